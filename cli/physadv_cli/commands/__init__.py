@@ -1,0 +1,1 @@
+"""One file a command, one library call each; torch is imported inside."""

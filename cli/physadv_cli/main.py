@@ -1,0 +1,54 @@
+"""The app and the one place where errors become exit codes: 0 done, 1 a known error in one line, 2 wrong usage."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+import typer
+
+COMMANDS = (
+    "demo", "patch", "print", "twin", "check", "calibrate", "cloak",
+    "attack", "train", "certify", "evaluate", "models", "study", "report", "doctor",
+)  # fmt: skip
+
+app = typer.Typer(
+    name="physadv",
+    help="Physical-world adversarial robustness and photo privacy. For your own models, signs and photos.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Physical-world adversarial robustness and photo privacy. For your own models, signs and photos."""
+
+
+for _name in COMMANDS:
+    _module = f"physadv_cli.commands.{_name}_command"
+    if find_spec(_module) is not None:
+        import_module(_module).register(app)
+
+
+def main() -> None:
+    """Entry point of the ``physadv`` script."""
+    from physadv.core.errors import PhysadvError
+
+    try:
+        app()
+    except PhysadvError as error:
+        sys.stderr.write(f"physadv: {error}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("physadv: stopped; what was reported as saved is saved.\n")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+if __name__ == "__main__":
+    main()

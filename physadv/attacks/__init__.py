@@ -1,0 +1,1 @@
+"""The loop, its updates, and the named recipes."""

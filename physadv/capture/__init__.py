@@ -1,0 +1,1 @@
+"""Cameras, videos, streams and folders, and the check that runs on them."""

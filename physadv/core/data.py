@@ -1,0 +1,26 @@
+"""Where the project's own data lies: ready-made patches and calibration charts, in a wheel or in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from physadv.core.errors import DataError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def _folder(name: str) -> Path:
+    for candidate in (_PACKAGE / "_data" / name, _PACKAGE.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise DataError(f"{name}/", "not found beside the package", "reinstall physadv")
+
+
+def patches_dir() -> Path:
+    """The folder of ready-made patch bundles."""
+    return _folder("patches")
+
+
+def calibration_dir() -> Path:
+    """The folder of charts and fitted profiles."""
+    return _folder("calibration")

@@ -1,0 +1,1 @@
+"""Rows, intervals and the evaluations that distrust themselves."""

@@ -1,0 +1,41 @@
+"""Raw rows are kept and tables recomputed from them: JSON lines, one outcome a line, flushed as they come."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from physadv.core.errors import DataError
+
+Row = dict[str, Any]
+
+
+def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
+    """Append rows and force them to disk, so that what was said to be saved survives a kill."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("a", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, default=float) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_rows(path: str | Path) -> Iterator[Row]:
+    """Rows of a file; a half-written last line (a kill) is left out, any other bad line raises DataError."""
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(f"{file}", "no such rows file", "check the path")
+    lines = file.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                return
+            raise DataError(f"{file}:{number}", f"not a JSON row ({error.msg})", "remove the line") from error

@@ -1,0 +1,1 @@
+"""Bundles and sheets, true to the millimetre."""

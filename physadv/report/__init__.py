@@ -1,0 +1,1 @@
+"""Rows to HTML: pure functions, one design."""

@@ -1,0 +1,1 @@
+"""What lies between the patch and the sensor, differentiable (EOT)."""

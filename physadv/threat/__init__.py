@@ -1,0 +1,1 @@
+"""What the attacker may do and wants: projections, constraints, objectives, criteria."""

@@ -1,0 +1,1 @@
+"""One training loop; a recipe is the part that differs."""

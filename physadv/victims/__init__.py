@@ -1,0 +1,1 @@
+"""Models under test: classifiers, detectors, and the registry of names to cards."""
