@@ -1,0 +1,25 @@
+"""Shared fixtures: where the real photos lie, and one thread, so that small nets do not crawl."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the project; PHYSADV_SHARED names another. Skips where there is none."""
+    root = Path(os.environ.get("PHYSADV_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    data = root / "data" if (root / "data").is_dir() else root
+    if not (data / "README.md").is_file():
+        pytest.skip(f"no shared data at {data} (set PHYSADV_SHARED)")
+    return data
