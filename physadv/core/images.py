@@ -43,17 +43,22 @@ def read_rgba(path: str | Path, *, svg_px: int = 512) -> Array:
         raise ImageError(f"{file}", "no such file", "check the path")
     if file.suffix.lower() == ".svg":
         return rasterise_svg(file.read_text(encoding="utf-8", errors="replace"), svg_px, name=str(file))
+    return decode_rgba(file.read_bytes(), str(file))
+
+
+def decode_rgba(data: bytes, name: str) -> Array:
+    """The same from the bytes of one image file, say a member of a zip; ``name`` is what an ImageError calls it."""
     try:
-        with Image.open(file) as opened:
+        with Image.open(io.BytesIO(data)) as opened:
             if opened.width * opened.height > MAX_PIXELS:
-                raise ImageError(f"{file}", f"{opened.width}x{opened.height} is over {MAX_PIXELS} px", "scale it down")
+                raise ImageError(name, f"{opened.width}x{opened.height} is over {MAX_PIXELS} px", "scale it down")
             opened.load()
             return np.asarray(_to_srgb(ImageOps.exif_transpose(opened)), dtype=np.uint8).copy()
     except ImageError:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "empty file" if file.stat().st_size == 0 else f"not a readable image ({error})"
-        raise ImageError(f"{file}", reason, "replace or remove the file") from error
+        reason = f"not a readable image ({error})" if data else "empty file"
+        raise ImageError(name, reason, "replace or remove the file") from error
 
 
 def read_image(path: str | Path, *, background: float = 1.0, svg_px: int = 512) -> Tensor:
