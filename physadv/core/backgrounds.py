@@ -14,8 +14,10 @@ def synthetic_background(seed: int, *path: str | int, height: int = 360, width: 
     rng = numpy_generator(seed, "background", *path)
     horizon = int(height * rng.uniform(0.35, 0.65))
     canvas = np.empty((height, width, 3), np.float32)
-    canvas[:horizon] = _ramp(rng.uniform((0.35, 0.45, 0.6), (0.75, 0.8, 0.95)), rng.uniform(0.55, 0.95, 3), horizon)
-    canvas[horizon:] = _ramp(rng.uniform(0.2, 0.55, 3), rng.uniform(0.15, 0.45, 3), height - horizon)
+    canvas[:horizon] = _ramp(
+        rng.uniform((0.35, 0.45, 0.6), (0.75, 0.8, 0.95)), rng.uniform(0.6, 0.95) * rng.uniform(0.9, 1.05, 3), horizon
+    )
+    canvas[horizon:] = _ramp(_earth(rng), _earth(rng), height - horizon)
     for _ in range(int(rng.integers(2, 7))):
         _building(canvas, rng, horizon)
     _road(canvas, rng, horizon)
@@ -25,6 +27,11 @@ def synthetic_background(seed: int, *path: str | int, height: int = 360, width: 
     canvas += rng.normal(0, 0.01, canvas.shape).astype(np.float32)
     blurred = np.asarray(cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.6)), np.float32)
     return np.asarray((blurred.clip(0, 1) * 255).round(), np.uint8)
+
+
+def _earth(rng: np.random.Generator) -> np.ndarray:
+    """Grass, soil or paving."""
+    return rng.uniform(0.2, 0.6) * rng.uniform((0.75, 0.85, 0.45), (1.1, 1.1, 0.9))
 
 
 def _ramp(top: np.ndarray, bottom: np.ndarray, rows: int) -> np.ndarray:

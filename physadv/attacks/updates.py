@@ -1,0 +1,53 @@
+"""How a gradient becomes a step: torch's own optimisers behind a functional face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Update(Protocol):
+    """init(x) -> state; step(x, grad, state) -> the next x (detached). Descends."""
+
+    def init(self, x: Tensor) -> Any:
+        """Fresh state for ``x``."""
+        ...
+
+    def step(self, x: Tensor, grad: Tensor, state: Any) -> Tensor:
+        """One step against ``grad``; ``state`` moves on."""
+        ...
+
+
+@dataclass
+class _TorchState:
+    leaf: Tensor
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma 2015) with a cosine schedule from ``lr`` down to 5 % of it over ``steps``."""
+
+    lr: float
+    steps: int
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def init(self, x: Tensor) -> _TorchState:
+        """Fresh moments for ``x``."""
+        leaf = x.detach().clone().requires_grad_()
+        optimiser = torch.optim.Adam([leaf], lr=self.lr, betas=self.betas)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(self.steps, 1), eta_min=self.lr / 20)
+        return _TorchState(leaf, optimiser, schedule)
+
+    def step(self, x: Tensor, grad: Tensor, state: _TorchState) -> Tensor:
+        """One Adam step from ``x``, which may have been projected since the last."""
+        with torch.no_grad():
+            state.leaf.copy_(x)
+        state.leaf.grad = grad.detach()
+        state.optimiser.step()
+        state.schedule.step()
+        return state.leaf.detach().clone()

@@ -1,0 +1,251 @@
+"""Scenes for the patch to be tried in: drawn signs before backgrounds, or photos in which the sign already stands.
+
+Scenes carry no gradient, so they are made by OpenCV on the CPU; only the patch is warped by torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from physadv.core.images import Array
+from physadv.core.signfaces import SignFace, sign_face
+from physadv.scene.geometry import pose_homography
+from physadv.scene.presets import EotRanges, Range
+
+Matrix = npt.NDArray[np.float64]
+Float = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """b scenes with the sign in them and no patch on it yet."""
+
+    images: Tensor  # (b, 3, h, w) sRGB in [0, 1]
+    homography: Tensor  # (b, 3, 3) sign plane in mm -> px
+    gain: Tensor  # (b, 3) linear gain that relights a patch to the scene
+    lift: Tensor  # (b, 3) linear offset (veil) of the scene
+    enlargement: Tensor  # (b,) px of the picture per px of the camera that saw it
+    groups: tuple[str, ...]  # which photo or drawing each scene comes from
+
+    def to(self, device: torch.device) -> SceneBatch:
+        """The same scenes on another device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "groups"})
+
+
+@dataclass(frozen=True)
+class PhotoSign:
+    """One sign in one photo: (h, w, 3) uint8, the (4, 2) px corners of its bounding square, and the photo's name."""
+
+    image: Array
+    corners: Float
+    group: str
+
+
+@dataclass(frozen=True)
+class View:
+    """What a victim is shown: a crop of the sign (classifier) or a whole frame (detector), ``size`` px square."""
+
+    size: int
+    whole_frame: bool
+
+
+class SceneSource(Protocol):
+    """Anything that yields scenes for a generator."""
+
+    def sample(self, count: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> SceneBatch:
+        """Draw ``count`` scenes; ``rng`` alone decides."""
+        ...
+
+
+class DrawnScenes:
+    """Sign faces, drawn or given as pictures with alpha, in perspective before backgrounds."""
+
+    def __init__(self, faces: Sequence[SignFace], backgrounds: Sequence[Array], width_mm: float) -> None:
+        self.faces, self.backgrounds, self.width_mm = tuple(faces), tuple(backgrounds), width_mm
+
+    def sample(self, count: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> SceneBatch:
+        """Draw ``count`` scenes."""
+        images, matrices, scale, groups = [], [], [], []
+        for _ in range(count):
+            face = self.faces[int(rng.integers(len(self.faces)))]
+            pose = _pose(rng, ranges, 1.0) @ np.diag([1 / self.width_mm, 1 / self.width_mm, 1.0])
+            half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * self.width_mm / 2
+            fit, enlargement = _fit(_project(pose, half), view, ranges, rng)
+            matrix = fit @ pose
+            background = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
+            canvas = _random_crop(background, view, rng)
+            images.append(_lay(canvas, face, matrix, self.width_mm, rng))
+            matrices.append(matrix)
+            scale.append(enlargement)
+            groups.append(face.name)
+        ones = torch.ones(count, 3)
+        return _batch(images, matrices, ones, torch.zeros_like(ones), scale, groups)
+
+
+class PhotoScenes:
+    """Signs that stand in photos, seen again by a virtual camera that zooms, shifts and turns a little."""
+
+    def __init__(self, signs: Sequence[PhotoSign], width_mm: float) -> None:
+        self.signs, self.width_mm = tuple(signs), width_mm
+        self._light = [relight(sign) for sign in self.signs]
+        self._pyramids: list[list[Array]] = [_pyramid(sign.image) for sign in self.signs]
+
+    def sample(self, count: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> SceneBatch:
+        """Draw ``count`` scenes."""
+        picks = [int(rng.integers(len(self.signs))) for _ in range(count)]
+        images, matrices, scale = [], [], []
+        for pick in picks:
+            image, matrix, enlargement = self._one(pick, view, ranges, rng)
+            images.append(image)
+            matrices.append(matrix)
+            scale.append(enlargement)
+        gain = torch.stack([self._light[p][0] for p in picks])
+        lift = torch.stack([self._light[p][1] for p in picks])
+        return _batch(images, matrices, gain, lift, scale, [self.signs[p].group for p in picks])
+
+    def _one(self, pick: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> tuple[Float, Matrix, float]:
+        sign = self.signs[pick]
+        centre, side = sign.corners.mean(0), float(np.ptp(sign.corners, axis=0).max())
+        to_unit = np.array([[1 / side, 0, -centre[0] / side], [0, 1 / side, -centre[1] / side], [0, 0, 1]])
+        turn = _pose(rng, ranges, 0.4) @ to_unit
+        fit, enlargement = _fit(_project(turn, sign.corners), view, ranges, rng)
+        camera = fit @ turn
+        half = self.width_mm / 2
+        plane = np.array([[-half, -half], [half, -half], [half, half], [-half, half]], np.float32)
+        in_photo = cv2.getPerspectiveTransform(plane, sign.corners.astype(np.float32))
+        shrink = side / max(np.ptp(_project(camera, sign.corners), axis=0).max(), 1)
+        level = int(np.clip(np.floor(np.log2(max(shrink, 1))), 0, len(self._pyramids[pick]) - 1))
+        photo = self._pyramids[pick][level]
+        rescale = np.diag([sign.image.shape[1] / photo.shape[1], sign.image.shape[0] / photo.shape[0], 1.0])
+        image = cv2.warpPerspective(
+            photo, camera @ rescale, (view.size, view.size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        )
+        # Enlarging a small photo cannot add detail, so a patch on it must not be sharper than the photo.
+        return (
+            np.asarray(image, np.float32) / 255,
+            np.asarray(camera @ in_photo, np.float64),
+            max(enlargement, 1 / max(shrink, 1e-3)),
+        )
+
+
+def relight(sign: PhotoSign) -> tuple[Tensor, Tensor]:
+    """Linear gain and lift, (3,) each, that carry the drawn sign's light to the photo's (percentiles, as in REAP)."""
+    target = np.array([[0, 0], [64, 0], [64, 64], [0, 64]], np.float32)
+    rectified = cv2.warpPerspective(
+        sign.image, cv2.getPerspectiveTransform(sign.corners.astype(np.float32), target), (64, 64), flags=cv2.INTER_AREA
+    )
+    face = sign_face("stop", 64).rgba
+    inside = face[..., 3] > 250
+    seen, drawn = _linear(rectified[inside]), _linear(face[..., :3][inside])
+    bright_seen, bright_drawn = np.percentile(seen, 92, axis=0), np.percentile(drawn, 92, axis=0)
+    dark_seen, dark_drawn = np.percentile(seen, 8, axis=0), np.percentile(drawn, 8, axis=0)
+    gain = np.clip(bright_seen / bright_drawn, 0.08, 1.6)
+    lift = np.clip(dark_seen - gain * dark_drawn, 0.0, 0.15)
+    return torch.from_numpy(np.clip(gain - lift, 0.05, 1.6)).float(), torch.from_numpy(lift).float()
+
+
+def _linear(values: Array) -> Float:
+    return _decode(np.asarray(values, np.float32) / np.float32(255))
+
+
+def _decode(encoded: Float) -> Float:
+    return np.asarray(np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4), np.float32)
+
+
+def _encode(linear: Float) -> Float:
+    dark = linear <= 0.0031308
+    return np.asarray(np.where(dark, linear * 12.92, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055), np.float32)
+
+
+def _uniform(rng: np.random.Generator, bounds: Range) -> float:
+    return float(rng.uniform(bounds[0], bounds[1]))
+
+
+def _pose(rng: np.random.Generator, ranges: EotRanges, share: float) -> Matrix:
+    """A unit-wide plane turned within ``share`` of the ranges, seen from 2.5 to 20 widths away, unit focal length."""
+    yaw, pitch, roll = (np.radians(_uniform(rng, r)) for r in (ranges.yaw_deg, ranges.pitch_deg, ranges.roll_deg))
+    one = torch.ones(1, dtype=torch.float64)
+    distance = float(np.exp(rng.uniform(np.log(2.5), np.log(20.0))))
+    matrix = pose_homography(
+        distance * one, share * yaw * one, share * pitch * one, roll * one,
+        focal_px=one, centre_px=torch.zeros(1, 2, dtype=torch.float64),
+    )  # fmt: skip
+    return np.asarray(matrix[0].numpy(), np.float64)
+
+
+def _project(matrix: Matrix, points: npt.NDArray[np.floating]) -> Matrix:
+    return np.asarray(cv2.perspectiveTransform(points.astype(np.float64)[None], matrix)[0], np.float64)
+
+
+def _fit(corners: Matrix, view: View, ranges: EotRanges, rng: np.random.Generator) -> tuple[Matrix, float]:
+    """Similarity that brings the seen square to its place in the view, and how far it is enlarged over the camera."""
+    low, high = corners.min(0), corners.max(0)
+    side, centre = float((high - low).max()), (low + high) / 2
+    if view.whole_frame:
+        share = float(np.exp(rng.uniform(*np.log(ranges.frame_share))))
+        scale, room = share * view.size / side, 1 - share
+        where = view.size * (0.5 + rng.uniform(-0.5, 0.5, 2) * room)
+        enlargement = 1.0
+    else:
+        margin = _uniform(rng, ranges.margin)
+        scale = view.size / (side * (1 + 2 * margin))
+        where = view.size * (0.5 + rng.uniform(-0.06, 0.06, 2))
+        native = float(np.exp(rng.uniform(*np.log(ranges.size_px))))
+        enlargement = max(1.0, scale * side / native)
+    shift = where - scale * centre
+    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]]), enlargement
+
+
+def _pyramid(image: Array) -> list[Array]:
+    levels = [image]
+    while min(levels[-1].shape[:2]) >= 64 and len(levels) < 6:
+        h, w = levels[-1].shape[:2]
+        levels.append(np.asarray(cv2.resize(levels[-1], (w // 2, h // 2), interpolation=cv2.INTER_AREA), np.uint8))
+    return levels
+
+
+def _random_crop(image: Array, view: View, rng: np.random.Generator) -> Float:
+    height, width = image.shape[:2]
+    side = int(min(height, width) * (rng.uniform(0.75, 1.0) if view.whole_frame else rng.uniform(0.15, 0.8)))
+    side = max(side, min(24, height, width))
+    y, x = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
+    method = cv2.INTER_AREA if side > view.size else cv2.INTER_LINEAR
+    resized = cv2.resize(image[y : y + side, x : x + side], (view.size, view.size), interpolation=method)
+    return np.asarray(resized, np.float32) / 255
+
+
+def _lay(canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np.random.Generator) -> Float:
+    """Lay the face over the canvas, 2x supersampled, blended in linear light, with a slightly varied material."""
+    size, over = canvas.shape[0], 2
+    level = face.rgba
+    seen = np.ptp(_project(matrix, np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * width_mm / 2), axis=0).max() * over
+    while level.shape[1] > 2 * seen and level.shape[1] > 16:
+        level = cv2.resize(level, (level.shape[1] // 2, level.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    height_mm = width_mm * face.rgba.shape[0] / face.rgba.shape[1]
+    to_mm = np.array(
+        [[width_mm / level.shape[1], 0, -width_mm / 2], [0, height_mm / level.shape[0], -height_mm / 2], [0, 0, 1]]
+    )
+    alpha = level[..., 3:].astype(np.float32) / 255
+    material = (rng.uniform(0.75, 1.1) * rng.uniform(0.93, 1.07, 3)).astype(np.float32)
+    light = _linear(level[..., :3]) * alpha * material
+    warp = np.diag([over, over, 1.0]) @ matrix @ to_mm
+    fine = cv2.warpPerspective(np.concatenate([light, alpha], 2), warp, (size * over, size * over))
+    layered = np.asarray(cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA), np.float32)
+    mixed = layered[..., :3] + (1 - layered[..., 3:]) * _decode(canvas)
+    return _encode(np.asarray(np.clip(mixed, 0, 1), np.float32))
+
+
+def _batch(
+    images: list[Float], matrices: list[Matrix], gain: Tensor, lift: Tensor, scale: list[float], groups: list[str]
+) -> SceneBatch:
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    homography = torch.from_numpy(np.stack([m / m[2, 2] for m in matrices])).float()
+    return SceneBatch(stacked, homography, gain, lift, torch.tensor(scale), tuple(groups))
