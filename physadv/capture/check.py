@@ -1,0 +1,174 @@
+"""The check: frames in, one row a frame out, judged by the victim in blocks clean, blank and patch.
+
+The folder of a check holds rows.jsonl (written as it goes), check.json (what was asked, of what, with which warnings)
+and examples/ (a few frames of each outcome). Tables and report are made from these alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from physadv.capture.examples import Examples
+from physadv.capture.frames import BLOCKS, Source
+from physadv.capture.judge import IOU, THRESHOLD, CardedVictim, Question, ask
+from physadv.capture.locate import Locator
+from physadv.capture.session import Feed, Progress, Session
+from physadv.core.errors import CaptureError, OptionError
+from physadv.core.files import write_json
+
+ROWS, SETTINGS, EXAMPLES = "rows.jsonl", "check.json", "examples"
+MARGIN = 0.08
+__all__ = ["EXAMPLES", "MARGIN", "ROWS", "SETTINGS", "Feed", "Progress", "run_check"]
+
+
+def run_check(
+    feeds: Sequence[Feed],
+    victim: CardedVictim,
+    *,
+    folder: str | Path,
+    locator: Locator,
+    goal: str,
+    true_class: str | int,
+    target_class: str | int | None = None,
+    threshold: float = THRESHOLD,
+    iou: float = IOU,
+    margin: float = MARGIN,
+    batch: int = 16,
+    max_frames: int | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    about: Mapping[str, Any] | None = None,
+) -> Iterator[Progress]:
+    """Judge every frame of ``feeds`` and yield after each batch; rows and settings lie in ``folder`` at any time.
+
+    Classifiers see the sign's bounding square, wider by ``margin`` on each side, resized by area; detectors see the
+    whole frame, and the sign counts as its class when a detection of it scores ``threshold`` or more and overlaps the
+    sign's box by ``iou``. ``max_frames`` is a limit per block. ``about`` is recorded as it is.
+
+    Raises OptionError for classes, goals and folders that do not fit, CaptureError when no frame could be judged,
+    VictimError for NaN. Closing the generator ends the check; what was judged is kept.
+    """
+    target, card = Path(folder), victim.card
+    question = ask(card, goal=goal, true_class=true_class, target_class=target_class, threshold=threshold, iou=iou)
+    if (target / ROWS).exists():
+        raise OptionError(f"{target}", "already holds the rows of a check", "name another folder with --out")
+    if not feeds:
+        raise OptionError("no source", "at least one is needed", "name a camera, a video or a folder")
+    session = Session(
+        target / ROWS, victim, question, locator, Examples(seed), margin, max(1, batch), max_frames, device
+    )
+    settings = _settings(card, question, feeds, margin, seed, about)
+    with _recorded(target, session, feeds, settings), _evaluating(victim):
+        total = _expected(feeds, max_frames)
+        for feed in feeds:
+            yield from _drain(session, feed, total)
+        if session.newest is None:
+            why = "; ".join(f"{n} {what}" for what, n in session.left_out.items()) or "the sources gave none"
+            raise CaptureError("no frame could be judged", why, "try --locate, --box x0,y0,x1,y1 or --block")
+
+
+def _drain(session: Session, feed: Feed, total: int | None) -> Iterator[Progress]:
+    """Judge one feed to its end, or until every block it can hold has its frames."""
+    with feed.source as source:
+        for frame in source:
+            view = session.view(feed, frame)
+            if view is not None and (session.add(view) or (source.live and session.flush())):
+                yield session.progress(total)
+            if _enough(session, feed):
+                break
+        if session.flush():
+            yield session.progress(total)
+
+
+def _enough(session: Session, feed: Feed) -> bool:
+    """Whether more of this feed would be thrown away. Without a sure block, any block may still come."""
+    blocks = BLOCKS if feed.block is None else (feed.block,)
+    return all(session.full(block) for block in blocks)
+
+
+def _expected(feeds: Sequence[Feed], max_frames: int | None) -> int | None:
+    """How many frames will be judged at most, where all sources know their length."""
+    expected = 0
+    for feed in feeds:
+        total = feed.source.total
+        if total is None and max_frames is None:
+            return None
+        limit = None if max_frames is None else max_frames * (1 if feed.block else len(BLOCKS))
+        expected += min(n for n in (total, limit) if n is not None)
+    return expected
+
+
+def _settings(
+    card: Any, question: Question, feeds: Sequence[Feed], margin: float, seed: int, about: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    target, detects = question.target_class, str(card.task) == "detect"
+    return {
+        "started": _now(),
+        "status": "running",
+        "victim": {"name": str(card.name), "task": str(card.task), "sha256": str(getattr(card, "sha256", "") or "")},
+        "goal": question.goal,
+        "true_class": question.classes[question.true_class],
+        "target_class": None if target is None else question.classes[target],
+        "threshold": question.threshold if detects else None,
+        "iou": question.iou if detects else None,
+        "margin": None if detects else margin,
+        "seed": seed,
+        "simulation": any(f.source.simulation for f in feeds),
+        **(about or {}),
+    }
+
+
+@contextmanager
+def _recorded(folder: Path, session: Session, feeds: Sequence[Feed], settings: dict[str, Any]) -> Iterator[None]:
+    """check.json before the first frame and after the last, whatever ends the run."""
+    write_json(folder / SETTINGS, settings)
+    status = "stopped"
+    try:
+        yield
+        status = "complete"
+    finally:
+        for feed in feeds:
+            feed.source.close()
+        session.examples.save(folder / EXAMPLES)
+        settings |= {
+            "status": status,
+            "finished": _now(),
+            "sources": [_described(f.source, f) for f in feeds],
+            "located_by": {block: dict(ways) for block, ways in session.located.items()},
+            "left_out": dict(session.left_out),
+            "warnings": [w for f in feeds for w in f.source.warnings]
+            + [f"{n} {what}" for what, n in session.contradicted.items()],
+        }
+        write_json(folder / SETTINGS, settings)
+
+
+@contextmanager
+def _evaluating(victim: object) -> Iterator[None]:
+    """Evaluation mode for the time of the check; every module's own flag is put back."""
+    modules = list(victim.modules()) if isinstance(victim, torch.nn.Module) else []
+    flags = [m.training for m in modules]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, flag in zip(modules, flags, strict=True):
+            module.training = flag
+
+
+def _described(source: Source, feed: Feed) -> dict[str, Any]:
+    sorting = "by name or markers" + (f", else {feed.fallback}" if feed.fallback else "")
+    return {
+        "name": source.name, "kind": source.kind, "live": source.live, "simulation": source.simulation,
+        "block": feed.block or ("by truth.jsonl" if source.kind == "twin" else sorting), "settings": source.settings,
+    }  # fmt: skip
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,84 @@
+"""Plane geometry of a located sign: boxes, crops, and the pose a known width and focal length give."""
+
+from __future__ import annotations
+
+from math import atan2, ceil, degrees, floor
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+Corners = npt.NDArray[np.float64]
+Box = tuple[float, float, float, float]
+
+
+def box_of(corners: Corners) -> Box:
+    """The upright box (x0, y0, x1, y1) around (n, 2) points."""
+    low, high = corners.min(0), corners.max(0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def corners_of(box: Box) -> Corners:
+    """TL, TR, BR, BL of a box."""
+    x0, y0, x1, y1 = box
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=np.float64)
+
+
+def square_around(box: Box, margin: float) -> tuple[int, int, int]:
+    """(x, y, side) in whole pixels of the square around ``box``, wider by ``margin`` of its side on every edge."""
+    x0, y0, x1, y1 = box
+    side = max(x1 - x0, y1 - y0) * (1 + 2 * margin)
+    left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
+    return floor(left), floor(top), max(1, ceil(side))
+
+
+def crop_square(image: Pixels, x: int, y: int, side: int) -> Pixels:
+    """Cut a square; what lies outside the picture repeats its edge."""
+    h, w = image.shape[:2]
+    left, top, right, bottom = max(0, -x), max(0, -y), max(0, x + side - w), max(0, y + side - h)
+    if left or top or right or bottom:
+        image = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_REPLICATE)
+    return image[y + top : y + top + side, x + left : x + left + side]
+
+
+def resize(image: Pixels, width: int, height: int) -> Pixels:
+    """Resize by area where it shrinks (no aliasing), bilinear where it grows."""
+    shrinks = width <= image.shape[1] and height <= image.shape[0]
+    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=way), dtype=np.uint8)
+
+
+def overlaps(box: Box, image: Pixels) -> bool:
+    """Whether any of ``box`` lies inside the picture."""
+    x0, y0, x1, y1 = box
+    return x1 > 0 and y1 > 0 and x0 < image.shape[1] and y0 < image.shape[0] and x1 > x0 and y1 > y0
+
+
+def iou_with(box: Box, boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Intersection over union of one box with (n, 4) boxes -> (n,)."""
+    one = np.asarray(box)
+    size = np.minimum(one[2:], boxes[:, 2:]) - np.maximum(one[:2], boxes[:, :2])
+    inter = np.clip(size, 0, None).prod(1)
+    areas = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1)
+    union = float((one[2:] - one[:2]).prod()) + areas - inter
+    return np.asarray(inter / np.maximum(union, 1e-9), dtype=np.float64)
+
+
+def pose_from_corners(corners: Corners, width_mm: float, focal_px: float, size: tuple[int, int]) -> tuple[float, float]:
+    """(distance in m, yaw in degrees) of a square of ``width_mm`` whose TL, TR, BR, BL corners are seen in the picture.
+
+    Square pixels, principal point at the centre of the picture of ``size`` (width, height), no lens distortion. The
+    yaw of a small square has two solutions (IPPE; Collins and Bartoli 2014); the better fitting one is given.
+    """
+    half = width_mm / 2
+    model = np.array([[-half, half, 0], [half, half, 0], [half, -half, 0], [-half, -half, 0]], dtype=np.float64)
+    camera = np.array([[focal_px, 0, size[0] / 2], [0, focal_px, size[1] / 2], [0, 0, 1]], dtype=np.float64)
+    found, turns, shifts, _ = cv2.solvePnPGeneric(
+        model, corners.astype(np.float64), camera, None, flags=cv2.SOLVEPNP_IPPE_SQUARE
+    )
+    if not found:
+        return float("nan"), float("nan")
+    rotation, _ = cv2.Rodrigues(turns[0])
+    facing = rotation[:, 2]  # the sign's normal, towards the camera
+    return float(np.linalg.norm(shifts[0])) / 1000, degrees(atan2(float(facing[0]), -float(facing[2])))
