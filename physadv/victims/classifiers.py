@@ -1,0 +1,115 @@
+"""What stands before and behind a net: resizing, normalisation, and the turning of its output into logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from physadv.core.errors import VictimError
+from physadv.core.types import Detections, Prediction
+
+Outputs = Literal["logits", "probabilities"]
+_TINY = 1e-12
+
+
+def resize(images: Tensor, height: int, width: int) -> Tensor:
+    """(b, c, h, w) stretched to height x width px: bilinear, anti-aliased where it shrinks, differentiable."""
+    if images.shape[-2:] == (height, width):
+        return images
+    return F.interpolate(images, (height, width), mode="bilinear", antialias=True, align_corners=False)
+
+
+def centre_crop(images: Tensor, side: int, short_side: int) -> Tensor:
+    """Scale the short side to ``short_side`` px, aspect kept, and take the central ``side`` x ``side`` px."""
+    height, width = images.shape[-2:]
+    scale = short_side / min(height, width)
+    images = resize(images, max(side, round(height * scale)), max(side, round(width * scale)))
+    top, left = (images.shape[-2] - side) // 2, (images.shape[-1] - side) // 2
+    return images[..., top : top + side, left : left + side]
+
+
+class Prepared(nn.Module):
+    """A net with its own preprocessing, so that everything else can speak of images in [0, 1] of any size.
+
+    ``input_size`` is (height, width) in px to stretch to, ``crop`` a (side, short side) pair for a central crop, None
+    takes images as they come. ``mean`` and ``std`` are in units of [0, 1], one number or one a channel. ``outputs``
+    says whether a classifier's numbers are logits or probabilities, whose logarithm then stands for the logits.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        task: str = "classify",
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        input_size: tuple[int, int] | None = None,
+        crop: tuple[int, int] | None = None,
+        outputs: Outputs = "logits",
+    ) -> None:
+        super().__init__()
+        self.net, self.task, self.outputs = net, task, outputs
+        self.input_size, self.crop = input_size, crop
+        self.register_buffer("mean", _channels(mean, 0.0, "mean"), persistent=False)
+        self.register_buffer("std", _channels(std, 1.0, "std"), persistent=False)
+
+    def forward(self, images: Tensor) -> Prediction:
+        """(b, 3, h, w) in [0, 1] -> logits, or Detections in pixels of ``images``."""
+        height, width = images.shape[-2:]
+        seen = images
+        if self.crop is not None:
+            seen = centre_crop(seen, *self.crop)
+        elif self.input_size is not None:
+            seen = resize(seen, *self.input_size)
+        output = self.net((seen - self.mean) / self.std)
+        if self.task == "detect":
+            scale = (width / seen.shape[-1], height / seen.shape[-2])
+            return _detections(output, scale)
+        return _logits(output, self.outputs)
+
+
+def _channels(value: float | Sequence[float] | None, default: float, name: str) -> Tensor:
+    numbers = torch.as_tensor(default if value is None else value, dtype=torch.float32).reshape(1, -1, 1, 1)
+    if numbers.shape[1] not in (1, 3):
+        raise VictimError(f"{name} of {numbers.shape[1]} numbers", "one or three are needed", "give one per channel")
+    if name == "std" and not bool((numbers > 0).all()):
+        raise VictimError(f"std {value}", "must be positive", "give the numbers the model was trained with")
+    return numbers
+
+
+def _logits(output: Any, outputs: Outputs) -> Tensor:
+    """A model's output -> (b, classes). Objects with ``.logits`` (or such a key) are opened; else it is a tensor."""
+    if isinstance(output, Mapping) and "logits" in output:
+        output = output["logits"]
+    output = getattr(output, "logits", output)
+    if not isinstance(output, Tensor):
+        raise VictimError(
+            f"the model returned {type(output).__name__}",
+            "a tensor of logits is needed",
+            "wrap it so that it returns one",
+        )
+    return output.clamp_min(_TINY).log() if outputs == "probabilities" else output
+
+
+def _detections(output: Any, scale: tuple[float, float]) -> Detections:
+    """Detections, a (boxes, scores) pair or a mapping of these -> Detections, boxes scaled to the image's pixels."""
+    if isinstance(output, Detections):
+        boxes, scores = output.boxes, output.scores
+    elif isinstance(output, Mapping) and {"boxes", "scores"} <= set(output):
+        boxes, scores = output["boxes"], output["scores"]
+    elif isinstance(output, tuple | list) and len(output) == 2:
+        boxes, scores = output
+    else:
+        raise VictimError(
+            f"the detector returned {type(output).__name__}",
+            "(boxes (b, n, 4) in px, scores (b, n, classes)) before suppression is needed",
+            "wrap the model so that it returns this pair",
+        )
+    return Detections(boxes * boxes.new_tensor((*scale, *scale)), scores)

@@ -1,0 +1,109 @@
+"""The victims known by name: where their weights lie, and how they are built."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from physadv.core.errors import VictimError
+from physadv.core.files import sha256_of
+from physadv.victims.cards import VictimCard, card_from
+from physadv.victims.fetch import cached
+from physadv.victims.loading import load_state, read_state
+from physadv.victims.nets.fastestdet import SIDE, FastestDet
+from physadv.victims.nets.signnet import NAMES, SignNet
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+
+_FASTESTDET_COMMIT = "97df0a850c4949dcd7d9abf9c539679eee6b6a90"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A victim known by name: its card, its net, and where its own weights are (None: nowhere yet)."""
+
+    card: Callable[[], VictimCard]
+    build: Callable[[], nn.Module]
+    own_weights: Callable[[], Path | None]
+    remedy: str
+    rename: Callable[[str], str] = str
+
+    def load(self, weights: Path | None) -> tuple[nn.Module, VictimCard]:
+        """The net with its weights and the card that is true of them. Raises VictimError where there are none."""
+        card, file = self.card(), weights or self.own_weights()
+        if file is None:
+            raise VictimError(f"victim {card.name}", "its weights are not here", self.remedy)
+        net = self.build()
+        load_state(net, {self.rename(k): v for k, v in read_state(file).items()}, name=card.name)
+        return net, _true_of(card, file, given=weights is not None)
+
+
+def _true_of(card: VictimCard, file: Path, *, given: bool) -> VictimCard:
+    """The card for this very file: weights of the user's own lose what was measured on ours; ours must be ours."""
+    digest = sha256_of(file)
+    if digest == card.sha256:
+        return card
+    if not given:
+        raise VictimError(
+            f"{file}", f"sha256 {digest[:12]}... is not the pinned {card.sha256[:12]}...", "fetch it anew"
+        )
+    return replace(card, sha256=digest, source=str(file), accuracy="not measured: weights of your own", licence="yours")
+
+
+def signs_card() -> VictimCard:
+    """The card beside the embedded weights."""
+    file = WEIGHTS / "signs.toml"
+    table = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return card_from(table, name="signs", task="classify", classes=NAMES, input_size=64)
+
+
+def fastestdet_card() -> VictimCard:
+    """FastestDet on COCO, as published."""
+    raw = "https://raw.githubusercontent.com/dog-qiuqiu/FastestDet"
+    return VictimCard(
+        name="fastestdet",
+        task="detect",
+        classes=COCO_CLASSES,
+        input_size=(SIDE, SIDE),
+        licence="BSD-3-Clause",
+        source="https://github.com/dog-qiuqiu/FastestDet (Ma, 2022)",
+        data="COCO 2017 train",
+        sha256="7f688d478ee474c82dbdb9c10e0ede2f8f3cf5d603f0825d2efd925eb561d05e",
+        accuracy="COCO val2017 AP50 25.3 %, AP 13.0 % at 352x352, as published",
+        urls=(
+            f"{raw}/{_FASTESTDET_COMMIT}/weights/weight_AP05%3A0.253207_280-epoch.pth",
+            f"{raw}/main/weights/weight_AP05%3A0.253207_280-epoch.pth",
+        ),
+        extra={"score_threshold": 0.65, "size_bytes": 1157945, "parameters": 241_000},
+    )
+
+
+def _embedded() -> Path | None:
+    file = WEIGHTS / "signs.safetensors"
+    return file if file.is_file() else None
+
+
+KNOWN: dict[str, Known] = {
+    "signs": Known(signs_card, lambda: SignNet(len(NAMES)), _embedded, "reinstall physadv"),
+    "fastestdet": Known(
+        fastestdet_card,
+        lambda: FastestDet(len(COCO_CLASSES)),
+        lambda: cached(fastestdet_card()),
+        "run `physadv models fetch fastestdet`, or give the file with --weights",
+    ),
+}

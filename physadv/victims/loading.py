@@ -1,0 +1,196 @@
+"""Reading models from files and import paths, without ever running what a pickle asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pickle
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from physadv.core.errors import VictimError
+
+Kind = Literal["torchscript", "exported", "weights", "safetensors", "unknown"]
+
+
+def kind_of(path: Path) -> Kind:
+    """What a model file holds, told by its content; its suffix may say anything. Raises VictimError if it is absent."""
+    if not path.is_file():
+        raise VictimError(f"{path}", "no such file", "check the path")
+    if path.suffix == ".safetensors":
+        return "safetensors"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = {name.partition("/")[2] or name for name in archive.namelist()}
+        if any(m.startswith("code/") for m in members):
+            return "torchscript"
+        return "weights" if "data.pkl" in members else "exported"
+    with path.open("rb") as stream:
+        return "weights" if stream.read(1) == b"\x80" else "unknown"
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """A state dict from safetensors or a torch file, on the CPU.
+
+    Unwraps ``{"state_dict": ...}`` and ``{"model": ...}`` and strips a common ``module.`` prefix. Nothing is unpickled
+    that ``weights_only=True`` refuses. Raises VictimError for a whole pickled module, TorchScript or anything else.
+    """
+    file = Path(path)
+    kind = kind_of(file)
+    if kind == "safetensors":
+        return _read_safetensors(file)
+    if kind != "weights":
+        raise VictimError(f"{file}", f"holds no state dict ({kind})", "save model.state_dict() and name that file")
+    found = _unpickle_weights(file)
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise VictimError(f"{file}", "holds something else than a state dict", "save model.state_dict() on its own")
+    prefixed = bool(found) and all(k.startswith("module.") for k in found)
+    return {k.removeprefix("module.") if prefixed else k: v for k, v in found.items()}
+
+
+def load_state(net: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
+    """Load ``state`` into ``net``, every key and shape; raises VictimError naming the first that do not fit."""
+    own = net.state_dict()
+    lacking, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    if lacking or unknown or shapes:
+        parts = {"missing": lacking, "unknown": unknown, "of another shape": shapes}
+        said = "; ".join(f"{len(k)} keys {what} ({', '.join(k[:2])} ...)" for what, k in parts.items() if k)
+        raise VictimError(f"weights of {name}", f"do not fit the architecture: {said}", "name the right file")
+    net.load_state_dict(state, strict=True)
+
+
+def load_torchscript(path: Path) -> nn.Module:
+    """A TorchScript module, on the CPU. Raises VictimError where it cannot be read."""
+    try:
+        return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-any-return, no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise VictimError(f"{path}", f"not readable as TorchScript ({_first_line(error)})", "export it anew") from error
+
+
+def load_exported(path: Path) -> tuple[nn.Module, tuple[int | None, ...] | None]:
+    """A ``torch.export`` file as a module, and the shape it was exported for (None where a size is free).
+
+    Raises VictimError where it cannot be read or takes more than the image.
+    """
+    try:
+        program = torch.export.load(str(path))
+        module = program.module()
+    except Exception as error:  # torch.export raises whatever its deserialiser met
+        raise VictimError(
+            f"{path}", f"not readable as a torch.export file ({_first_line(error)})", "export it anew"
+        ) from error
+    names = program.graph_signature.user_inputs
+    if len(names) != 1:
+        raise VictimError(f"{path}", f"takes {len(names)} inputs", "export a model of one image batch")
+    value = next((n.meta.get("val") for n in program.graph.nodes if n.name == names[0]), None)
+    if not isinstance(value, Tensor):
+        return module, None
+    return module, tuple(int(s) if isinstance(s, int) else None for s in value.shape)
+
+
+def load_import_path(text: str) -> tuple[Any, bool]:
+    """``module:factory`` -> what it names or makes, and whether it was made for us.
+
+    The working folder can be imported from. A class or function is called without arguments; a module instance is
+    handed out as it is. Raises VictimError where import, attribute or call fails.
+    """
+    module_name, _, attribute = text.partition(":")
+    with _working_folder_importable():
+        try:
+            found: Any = importlib.import_module(module_name)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        except ImportError as error:
+            raise VictimError(
+                text, f"cannot be imported ({error})", "run where the module lies, or install it"
+            ) from error
+        except AttributeError as error:
+            raise VictimError(text, f"has no such attribute ({error})", "name a function or a model of it") from error
+        if isinstance(found, nn.Module):
+            return found, False
+        if not callable(found):
+            raise VictimError(text, f"is a {type(found).__name__}", "name a function that returns the model")
+        try:
+            return found(), True
+        except VictimError:
+            raise
+        except Exception as error:
+            said = f"failed when called without arguments ({type(error).__name__}: {_first_line(error)})"
+            raise VictimError(text, said, "name a function that needs none") from error
+
+
+def sidecar(path: Path) -> dict[str, Any]:
+    """The table of ``<file>.toml`` beside a model file (classes, mean, std, input_size, task ...), or an empty one."""
+    file = path.with_name(path.name + ".toml")
+    if not file.is_file():
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise VictimError(f"{file}", f"not readable as TOML ({error})", "repair the file") from error
+
+
+def pick_device(name: str | torch.device) -> torch.device:
+    """``auto`` (cuda, then mps, then cpu) or a torch device. Raises VictimError for one that is not there."""
+    if str(name) == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise VictimError(f"device {name}", f"not usable ({_first_line(error)})", "try --device cpu") from error
+    return device
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise VictimError(f"{path}", f"not readable as safetensors ({_first_line(error)})", "fetch it anew") from error
+
+
+def _unpickle_weights(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise VictimError(
+            f"{path}",
+            "is a pickle of more than weights, and opening it could run any code",
+            "save model.state_dict() and name module:factory with --weights, or save TorchScript or torch.export",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise VictimError(f"{path}", f"damaged or not a torch file ({_first_line(error)})", "fetch it anew") from error
+
+
+@contextlib.contextmanager
+def _working_folder_importable() -> Iterator[None]:
+    folder = os.getcwd()  # noqa: PTH109 - sys.path holds text
+    added = folder not in sys.path
+    if added:
+        sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if added:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(folder)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

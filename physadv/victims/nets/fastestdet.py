@@ -1,0 +1,184 @@
+"""FastestDet (Ma, 2022): a one-scale, anchor-free COCO detector of 0.24 M parameters, differentiable from end to end.
+
+A ShuffleNetV2 trunk (Ma et al., 2018) gives maps at strides 8, 16 and 32; they meet at stride 16, where three stacks
+of 5x5 depthwise convolutions look at three widths of surroundings and three heads tell object, box and class.
+Module names follow the published state dict, so that it loads with ``strict=True``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from physadv.core.types import Detections
+
+SIDE = 352
+STRIDE = 16
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, depthwise: bool = False) -> list[nn.Module]:
+    """Convolution and batch norm, the pair everything here is made of."""
+    groups = inputs if depthwise else 1
+    return [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+
+
+class ShuffleUnit(nn.Module):
+    """ShuffleNetV2 unit: half of the channels pass by (stride 1), or both halves are made anew (stride 2)."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        taken = inputs if stride == 2 else inputs // 2
+        middle = outputs // 2
+        self.branch_main = nn.Sequential(
+            *_conv(taken, middle), nn.ReLU(),
+            *_conv(middle, middle, 3, stride=stride, depthwise=True),
+            *_conv(middle, outputs - taken), nn.ReLU(),
+        )  # fmt: skip
+        if stride == 2:
+            self.branch_proj = nn.Sequential(
+                *_conv(taken, taken, 3, stride=2, depthwise=True), *_conv(taken, taken), nn.ReLU()
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, outputs, h / stride, w / stride)."""
+        if self.stride == 2:
+            return torch.cat((self.branch_proj(x), self.branch_main(x)), 1)
+        return torch.cat((x[:, 0::2], self.branch_main(x[:, 1::2])), 1)
+
+
+class Trunk(nn.Module):
+    """ShuffleNetV2 with 24, 48, 96 and 192 channels; returns the maps at strides 8, 16 and 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first_conv = nn.Sequential(*_conv(3, 24, 3, stride=2), nn.ReLU())
+        self.stage2 = self._stage(24, 48, 4)
+        self.stage3 = self._stage(48, 96, 8)
+        self.stage4 = self._stage(96, 192, 4)
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, units: int) -> nn.Sequential:
+        rest = (ShuffleUnit(outputs, outputs, stride=1) for _ in range(units - 1))
+        return nn.Sequential(ShuffleUnit(inputs, outputs, stride=2), *rest)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, 3, h, w) -> maps of 48, 96 and 192 channels."""
+        fine = self.stage2(F.max_pool2d(self.first_conv(x), 3, 2, 1))
+        middle = self.stage3(fine)
+        return fine, middle, self.stage4(middle)
+
+
+class PointConv(nn.Module):
+    """1x1 convolution, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1x1 = nn.Sequential(*_conv(inputs, outputs), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, inputs, h, w) -> (b, outputs, h, w)."""
+        return self.conv1x1(x)  # type: ignore[no-any-return]
+
+
+class Surroundings(nn.Module):
+    """Looks at the merged map through one, two and three 5x5 depthwise layers, and adds what it saw."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        self.Conv1x1 = PointConv(inputs, channels)
+        self.S1, self.S2, self.S3 = (self._stack(channels, layers) for layers in (1, 2, 3))
+        self.output = nn.Sequential(*_conv(3 * channels, channels))
+
+    @staticmethod
+    def _stack(channels: int, layers: int) -> nn.Sequential:
+        return nn.Sequential(
+            *(m for _ in range(layers) for m in (*_conv(channels, channels, 5, depthwise=True), nn.ReLU()))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, inputs, h, w) -> (b, channels, h, w)."""
+        x = self.Conv1x1(x)
+        return F.relu(x + self.output(torch.cat((self.S1(x), self.S2(x), self.S3(x)), 1)))
+
+
+class Branch(nn.Module):
+    """One answer of the head: 5x5 depthwise, then 1x1."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.conv5x5 = nn.Sequential(
+            *_conv(channels, channels, 5, depthwise=True), nn.ReLU(), *_conv(channels, outputs)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, channels, h, w) -> (b, outputs, h, w)."""
+        return self.conv5x5(x)  # type: ignore[no-any-return]
+
+
+class Head(nn.Module):
+    """Objectness, box and class, all as raw numbers."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv1x1 = PointConv(channels, channels)
+        self.obj_layers = Branch(channels, 1)
+        self.reg_layers = Branch(channels, 4)
+        self.cls_layers = Branch(channels, classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, channels, h, w) -> (b, 1, h, w), (b, 4, h, w), (b, classes, h, w)."""
+        x = self.conv1x1(x)
+        return self.obj_layers(x), self.reg_layers(x), self.cls_layers(x)
+
+
+class FastestDet(nn.Module):
+    """The whole detector: images in [0, 1] of any size -> one candidate per cell of a 22x22 grid."""
+
+    def __init__(self, classes: int = 80) -> None:
+        super().__init__()
+        self.backbone = Trunk()
+        self.SPP = Surroundings(48 + 96 + 192, 96)
+        self.detect_head = Head(96, classes)
+
+    def forward(self, images: Tensor) -> Detections:
+        """(b, 3, h, w) sRGB RGB -> :class:`Detections` in pixels of ``images``: (b, 484, 4) and (b, 484, classes).
+
+        The image is stretched to 352x352 with anti-aliasing and turned to BGR, as in training.
+        """
+        height, width = images.shape[-2:]
+        if (height, width) != (SIDE, SIDE):
+            images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+        fine, middle, coarse = self.backbone(images.flip(1))
+        coarse = F.interpolate(coarse, size=middle.shape[-2:], mode="nearest")
+        merged = torch.cat((F.avg_pool2d(fine, 3, 2, 1), middle, coarse), 1)
+        objectness, box, kind = self.detect_head(self.SPP(merged))
+        return Detections(decode_boxes(box, height, width), decode_scores(objectness, kind))
+
+
+def decode_boxes(box: Tensor, height: int, width: int) -> Tensor:
+    """Raw (b, 4, rows, columns) -> (b, rows * columns, 4) corners x0, y0, x1, y1 in px of a height x width image."""
+    rows, columns = box.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.arange(rows, device=box.device, dtype=box.dtype),
+        torch.arange(columns, device=box.device, dtype=box.dtype),
+        indexing="ij",
+    )
+    centre_x = (box[:, 0].tanh() + x) / columns * width
+    centre_y = (box[:, 1].tanh() + y) / rows * height
+    half_w, half_h = box[:, 2].sigmoid() * width / 2, box[:, 3].sigmoid() * height / 2
+    corners = (centre_x - half_w, centre_y - half_h, centre_x + half_w, centre_y + half_h)
+    return torch.stack(corners, -1).flatten(1, 2)
+
+
+def decode_scores(objectness: Tensor, kind: Tensor) -> Tensor:
+    """Raw (b, 1, h, w) and (b, classes, h, w) -> (b, h * w, classes) of sigmoid(obj)^0.6 * softmax(class)^0.4.
+
+    Taken in logarithms: the derivative of p^0.4 is infinite at 0, that of exp(0.4 log p) is not.
+    """
+    logarithm = 0.6 * F.logsigmoid(objectness) + 0.4 * F.log_softmax(kind, 1)
+    return logarithm.exp().flatten(2).transpose(1, 2)

@@ -1,0 +1,199 @@
+"""Names, files and import paths -> victims.
+
+load_victim("signs")                             embedded
+load_victim("fastestdet", weights="f.pth")       or fetched before with `physadv models fetch fastestdet`
+load_victim("efficientnet-lite0")                with the extra `imagenet`
+load_victim("my_module:make_model")              any torch.nn.Module, made by your own code
+load_victim("model.pt"), load_victim("m.pt2")    TorchScript and torch.export files
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from physadv.core.errors import VictimError
+from physadv.core.files import sha256_of
+from physadv.victims.cards import LoadedVictim, Task, VictimCard, card_from
+from physadv.victims.classifiers import Outputs, Prepared
+from physadv.victims.known import KNOWN
+from physadv.victims.loading import (
+    kind_of,
+    load_exported,
+    load_import_path,
+    load_state,
+    load_torchscript,
+    pick_device,
+    read_state,
+    sidecar,
+)
+
+__all__ = ["LoadedVictim", "VictimCard", "as_victim", "card_of", "list_victims", "load_victim"]
+
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_PREPARED_KEYS = ("mean", "std", "outputs")
+
+
+def list_victims() -> list[VictimCard]:
+    """The cards of the victims known by name."""
+    return [known.card() for known in KNOWN.values()]
+
+
+def card_of(name: str) -> VictimCard:
+    """The card of a victim known by name. Raises VictimError, with the nearest names, for another."""
+    if name not in KNOWN:
+        near = difflib.get_close_matches(name, KNOWN, n=2)
+        hint = f"did you mean {' or '.join(near)}" if near else "name a model file or module:factory for your own"
+        raise VictimError(f"victim {name!r}", f"is none of {', '.join(KNOWN)}", hint)
+    return KNOWN[name].card()
+
+
+def load_victim(
+    name_or_path: str | Path, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
+) -> LoadedVictim:
+    """Load a victim by name, by file, or by ``module:factory``: eval mode, frozen parameters, on ``device``.
+
+    ``weights`` are read as a state dict into a named victim or into what ``module:factory`` makes. A model file may
+    have a sidecar ``<file>.toml`` with classes, mean, std, input_size, task and outputs. Raises VictimError for a name
+    that is unknown, a file that is absent, damaged or a pickle of more than weights, and weights that do not fit.
+    """
+    text = str(name_or_path)
+    file = None if weights is None else Path(weights)
+    if text in KNOWN:
+        net, card = KNOWN[text].load(file)
+        victim = LoadedVictim(net, card)
+    elif Path(text).is_file():
+        victim = _load_file(Path(text), file)
+    elif _IMPORT_PATH.fullmatch(text):
+        victim = _load_import(text, file)
+    elif Path(text).suffix or len(Path(text).parts) > 1:
+        raise VictimError(f"{text}", "no such file", "check the path; `physadv models list` shows the names")
+    else:
+        victim = LoadedVictim(nn.Identity(), card_of(text))  # card_of raises: the name is not known
+    return victim.eval().requires_grad_(False).to(pick_device(device))
+
+
+def as_victim(
+    module: nn.Module,
+    *,
+    name: str = "",
+    classes: Sequence[str] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    task: Task = "classify",
+    outputs: Outputs = "logits",
+) -> LoadedVictim:
+    """Wrap a module of your own. It is copied: your modes, flags and gradients stay as they are.
+
+    The module gets ``(images - mean) / std``, stretched to ``input_size`` px where that is given. A classifier returns
+    logits, or probabilities with ``outputs="probabilities"``; a detector (``task="detect"``) returns Detections or
+    (boxes (b, n, 4) in px of what it was given, scores (b, n, classes)) before suppression. Raises VictimError for a
+    module that cannot be copied and for settings that cannot be.
+    """
+    if isinstance(module, LoadedVictim):
+        return module
+    table = {"classes": classes, "input_size": input_size, "task": task, "mean": mean, "std": std, "outputs": outputs}
+    return _wrap(_copied(module), {k: v for k, v in table.items() if v is not None}, name or type(module).__name__)
+
+
+def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> LoadedVictim:
+    """A net and its table of settings -> a frozen victim; the settings of preprocessing stay on its card."""
+    card = card_from(table, name=name, **defaults)
+    settings = {k: table[k] for k in _PREPARED_KEYS if k in table}
+    if settings.get("outputs", "logits") not in ("logits", "probabilities"):
+        raise VictimError(f"outputs {settings['outputs']!r}", "is neither logits nor probabilities", "correct it")
+    net = Prepared(net, task=card.task, input_size=card.input_size, **settings)
+    for parameter in net.parameters():
+        parameter.grad = None
+    return LoadedVictim(_to_eval(net), card).requires_grad_(False)
+
+
+def _to_eval(net: nn.Module) -> nn.Module:
+    """Eval mode, child by child: modules made by torch.export refuse to be told, and need not be."""
+    for module in net.modules():
+        module.training = False
+    return net
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except (RuntimeError, TypeError) as error:
+        raise VictimError(
+            type(module).__name__, f"cannot be copied ({error})", "give a function that makes it, as module:factory"
+        ) from error
+
+
+def _load_file(path: Path, weights: Path | None) -> LoadedVictim:
+    if weights is not None:
+        raise VictimError(f"weights {weights}", f"{path.name} carries its own", "leave --weights out")
+    kind, table = kind_of(path), sidecar(path)
+    if kind == "torchscript":
+        net = load_torchscript(path)
+    elif kind == "exported":
+        net, shape = load_exported(path)
+        net, table = _fit_exported(net, shape, table)
+    elif kind in ("weights", "safetensors"):
+        read_state(path)  # says so itself where the file is an unsafe pickle
+        raise VictimError(f"{path}", "holds weights without a model", "name module:factory and give it with --weights")
+    else:
+        raise VictimError(f"{path}", "is no model file", "TorchScript, torch.export or module:factory are read")
+    return _wrap(net, table, path.stem, sha256=sha256_of(path), source=str(path))
+
+
+def _fit_exported(
+    net: nn.Module, shape: tuple[int | None, ...] | None, table: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """An exported net takes the sizes it was exported for: resize to its image, feed it its batch."""
+    if shape is None or len(shape) != 4:
+        return net, table
+    batch, _, height, width = shape
+    if height is not None and width is not None:
+        table = {"input_size": [height, width], **table}
+    return (net if batch is None else FixedBatch(net, batch)), table
+
+
+class FixedBatch(nn.Module):
+    """Feeds any number of images to a net that takes exactly ``batch`` at a time; classifiers and detectors alike."""
+
+    def __init__(self, net: nn.Module, batch: int) -> None:
+        super().__init__()
+        self.net, self.batch = net, batch
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """(b, 3, h, w) -> the net's output for all b images; the last piece is filled up with its own last image."""
+        outputs = []
+        for piece in torch.split(images, self.batch):
+            short = self.batch - piece.shape[0]
+            full = torch.cat([piece, piece[-1:].expand(short, -1, -1, -1)]) if short else piece
+            outputs.append(self.net(full))
+        count = images.shape[0]
+        if isinstance(outputs[0], torch.Tensor):
+            return torch.cat(outputs)[:count]
+        return tuple(torch.cat(parts)[:count] for parts in zip(*outputs, strict=True))
+
+
+def _load_import(text: str, weights: Path | None) -> LoadedVictim:
+    found, fresh = load_import_path(text)
+    if isinstance(found, LoadedVictim):
+        victim = found if fresh else copy.deepcopy(found)
+        if weights is not None:
+            net = victim.net.net if isinstance(victim.net, Prepared) else victim.net
+            load_state(net, read_state(weights), name=text)
+            victim.card = replace(victim.card, sha256=sha256_of(weights))
+        return victim
+    if not isinstance(found, nn.Module):
+        raise VictimError(text, f"made a {type(found).__name__}", "a torch.nn.Module is needed")
+    net = found if fresh else _copied(found)
+    if weights is not None:
+        load_state(net, read_state(weights), name=text)
+    return _wrap(net, {}, text, source=text, sha256=sha256_of(weights) if weights else "")
