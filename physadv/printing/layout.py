@@ -1,0 +1,126 @@
+"""Where things lie on a printed page: mm from the page's top-left corner, x right, y down. Nothing is drawn here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from physadv.core.errors import GeometryError
+from physadv.printing.fiducials import FIDUCIALS, GAP, MARKER, SHEET_IDS, test_sign_layout
+
+PAPERS = {"a5": (148.0, 210.0), "letter": (215.9, 279.4), "a4": (210.0, 297.0), "legal": (215.9, 355.6),
+          "a3": (297.0, 420.0), "a2": (420.0, 594.0), "a1": (594.0, 841.0)}  # fmt: skip
+MARGIN, HEADER, FOOTER = 7.0, 24.0, 19.0
+CUT_GAP, CUT_LENGTH = 1.5, 4.0
+SHEET_MARKER, SHEET_GAP = 12.0, 3.5
+BAR = 100.0
+MIN_WIDTH = 120.0
+Paper = str | tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Rect:
+    """A rectangle in mm: left, top, width, height."""
+
+    x: float
+    y: float
+    w: float
+    h: float
+
+
+@dataclass(frozen=True)
+class SheetLayout:
+    """The sticker sheet: the page (w, h), the sticker's cut rectangle, its markers by id, the 100 mm bar."""
+
+    page: tuple[float, float]
+    sticker: Rect
+    markers: dict[int, Rect]
+    bar: Rect
+
+
+@dataclass(frozen=True)
+class SignPageLayout:
+    """A test-sign page: the page (w, h), the sign's bounding square, its four markers by id."""
+
+    page: tuple[float, float]
+    sign: Rect
+    markers: dict[int, Rect]
+
+
+def paper_size(paper: Paper) -> tuple[float, float]:
+    """(width, height) in mm, as given. Raises GeometryError for an unknown name and for a size that cannot be used."""
+    if isinstance(paper, str) and paper.lower() not in PAPERS:
+        raise GeometryError(f"paper {paper!r}", f"known: {', '.join(PAPERS)}", "name one of them or give WxH in mm")
+    width, height = PAPERS[paper.lower()] if isinstance(paper, str) else paper
+    if min(width, height) < MIN_WIDTH or max(width, height) > 5000:
+        limit = f"each side {MIN_WIDTH:g} to 5000 mm"
+        raise GeometryError(f"paper {width:g} x {height:g} mm", limit, "choose another paper")
+    return float(width), float(height)
+
+
+def room(page: tuple[float, float]) -> tuple[float, float]:
+    """The largest sticker (width, height) in mm that a page this way round takes."""
+    sides = 2 * (MARGIN - 1 + CUT_GAP + CUT_LENGTH)  # cut marks may end a millimetre inside the margin
+    ends = 2 * (MARGIN + SHEET_GAP + SHEET_MARKER) + HEADER + FOOTER
+    return page[0] - sides, page[1] - ends
+
+
+def sheet_layout(width: float, height: float, paper: Paper) -> SheetLayout:
+    """Lay a sticker of ``width`` x ``height`` mm on the paper, turning the page where only that fits.
+
+    Raises GeometryError naming the sticker, the paper and what would fit.
+    """
+    page = paper_size(paper)
+    turned = (page[1], page[0])
+    page = next((p for p in (page, turned) if _fits(width, height, p)), (0.0, 0.0))
+    if not page[0]:
+        raise _too_large(width, height, paper)
+    x = _snap((page[0] - width) / 2)
+    top = MARGIN + HEADER + SHEET_GAP + SHEET_MARKER
+    free = room(page)[1] - height
+    sticker = Rect(x, _snap(top + free / 2), width, height)
+    bar = Rect(_snap(MARGIN + 1), page[1] - MARGIN - 8.5, BAR, 0.8)
+    return SheetLayout(page, sticker, _sheet_markers(sticker, page), bar)
+
+
+def sign_page_layout(paper: Paper, block: str) -> SignPageLayout:
+    """Lay the test sign of ``block`` (clean, blank or patch) on upright paper, as large as the width allows."""
+    width, height = sorted(paper_size(paper))
+    header, footer, tall = 15.0, 9.0, 1 + 2 * (MARKER + GAP)
+    side = min(width - 2 * (MARGIN + 1), (height - 2 * MARGIN - header - footer) / tall)
+    x = (width - side) / 2
+    y = MARGIN + header + (height - 2 * MARGIN - header - footer - side) / 2
+    markers = {
+        marker: Rect(x + float(corners[0, 0]) * side, y + float(corners[0, 1]) * side, MARKER * side, MARKER * side)
+        for marker, corners in zip(FIDUCIALS[block], test_sign_layout(), strict=True)
+    }
+    return SignPageLayout((width, height), Rect(x, y, side, side), markers)
+
+
+def _snap(value: float) -> float:
+    """To whole dots of 300 dpi: printers paint every dot a picture touches, so an edge off the grid grows it."""
+    return round(value / 25.4 * 300) / 300 * 25.4
+
+
+def _fits(width: float, height: float, page: tuple[float, float]) -> bool:
+    wide, high = room(page)
+    return width <= wide + 1e-6 and height <= high + 1e-6
+
+
+def _sheet_markers(sticker: Rect, page: tuple[float, float]) -> dict[int, Rect]:
+    """Diagonally off the corners where the page is wide enough, else above and below the sticker's ends."""
+    outside = sticker.x - SHEET_GAP - SHEET_MARKER
+    left = outside if outside >= MARGIN else sticker.x + SHEET_GAP
+    right = page[0] - left - SHEET_MARKER
+    top, bottom = sticker.y - SHEET_GAP - SHEET_MARKER, sticker.y + sticker.h + SHEET_GAP
+    places = ((left, top), (right, top), (right, bottom), (left, bottom))
+    return {m: Rect(x, y, SHEET_MARKER, SHEET_MARKER) for m, (x, y) in zip(SHEET_IDS, places, strict=True)}
+
+
+def _too_large(width: float, height: float, paper: Paper) -> GeometryError:
+    size = paper_size(paper)
+    name = paper.lower() if isinstance(paper, str) else f"{size[0]:g} x {size[1]:g} mm"
+    rooms = [room(size), room((size[1], size[0]))]
+    limit = " or ".join(f"{w:.0f} x {h:.0f} mm" for w, h in rooms if h > 0)
+    larger = [p for p, s in PAPERS.items() if _fits(width, height, s) or _fits(width, height, (s[1], s[0]))]
+    remedy = f"print with --paper {larger[0]}, or make the sticker smaller" if larger else "make the sticker smaller"
+    return GeometryError(f"sticker {width:g} x {height:g} mm", f"{name} takes at most {limit}", remedy)
