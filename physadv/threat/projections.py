@@ -1,0 +1,174 @@
+"""Projections onto epsilon balls within [0, 1]: pure, out of place, for any memory format and float dtype.
+
+Inside means inside after rounding: the distance of the returned tensor, measured in float64, never exceeds eps. All
+arithmetic is done in float64 and rounded towards the clean image. Points that are inside already come back unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from physadv.core.errors import OptionError
+
+Norm = Literal["linf", "l2", "l1"]
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+_SLACK = 1 - 1e-10  # a float64 sum over an image is exact to about this much
+
+
+def distance(x: Tensor, x0: Tensor, norm: Norm) -> Tensor:
+    """Distance (b,) of each sample from its clean image, in float64."""
+    order = {"linf": torch.inf, "l2": 2, "l1": 1}[known(norm)]
+    size: Tensor = torch.linalg.vector_norm((x.double() - x0.double()).flatten(1), ord=order, dim=1)
+    return size
+
+
+def known(norm: str) -> Norm:
+    """The norm itself if it is one of ours; raises OptionError otherwise."""
+    for name in NORMS:
+        if norm == name:
+            return name
+    raise OptionError(f"norm {norm!r}", f"one of {', '.join(NORMS)}", "choose one of these")
+
+
+def project(x: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
+    """The point of the ball around ``x0`` within [0, 1] that is nearest to ``x`` (b, ...)."""
+    return {"linf": l_inf, "l2": l_2, "l1": l_1}[known(norm)](x, x0, eps)
+
+
+def l_inf(x: Tensor, x0: Tensor, eps: float) -> Tensor:
+    """Nearest point with every pixel within ``eps`` of ``x0`` and in [0, 1]."""
+    return torch.clamp(x, *bounds(x0, eps))
+
+
+def bounds(x0: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Lowest and highest representable image of the l_inf ball within [0, 1]."""
+    exact = x0.double()
+    low = toward(x0, -exact.clamp(min=0, max=eps))
+    high = toward(x0, (1 - exact).clamp(min=0, max=eps))
+    return low.clamp_(0, 1), high.clamp_(0, 1)
+
+
+def toward(x0: Tensor, change: Tensor) -> Tensor:
+    """``x0 + change`` rounded to the dtype of ``x0`` so that no element ends farther from ``x0`` than ``change``."""
+    exact = x0.double()
+    x = (exact + change.double()).to(x0.dtype)
+    over = (x.double() - exact).abs() > change.double().abs()
+    return torch.where(over, torch.nextafter(x, x0), x)
+
+
+def l_2(x: Tensor, x0: Tensor, eps: float) -> Tensor:
+    """Nearest point of the l_2 ball within [0, 1]: the change is scaled and clipped, the scale found exactly."""
+    boxed = x.clamp(0, 1)
+    outside = distance(boxed, x0, "l2") > eps
+    if not outside.any():
+        return boxed
+    change = (x[outside].double() - x0[outside].double()).flatten(1)
+    room = _room(change, x0[outside])
+    scale = _clipped_scale(change.abs(), room, eps * _SLACK)
+    return _replaced(boxed, outside, x0, torch.minimum(change.abs() * scale, room) * change.sign())
+
+
+def l_1(x: Tensor, x0: Tensor, eps: float) -> Tensor:
+    """Nearest point of the l_1 ball within [0, 1] (sort of Duchi et al. 2008, with the box of Croce & Hein 2021)."""
+    boxed = x.clamp(0, 1)
+    outside = distance(boxed, x0, "l1") > eps
+    if not outside.any():
+        return boxed
+    change = (x[outside].double() - x0[outside].double()).flatten(1)
+    room = _room(change, x0[outside])
+    size = soft_threshold(change.abs(), room, eps * _SLACK)
+    return _replaced(boxed, outside, x0, size * change.sign())
+
+
+def soft_threshold(size: Tensor, room: Tensor, total: float) -> Tensor:
+    """min(max(size - t, 0), room) with the smallest t >= 0 whose rows sum to at most ``total``.
+
+    ``size`` and ``room`` are (b, n), not negative. The sum is piecewise linear in t with a corner where a size starts
+    to count (t = size) and one where it leaves its limit (t = size - room), so a sort of all corners finds t.
+    """
+    corners = torch.cat([size, (size - room).clamp_min(0)], 1)
+    slopes = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1)
+    corners, order = corners.sort(1, descending=True)
+    slopes = slopes.gather(1, order)
+    slope, lift = slopes.cumsum(1), (slopes * corners).cumsum(1)
+    following = torch.cat([corners[:, 1:], torch.zeros_like(corners[:, :1])], 1)
+    reached = lift - following * slope >= total
+    first = reached.int().argmax(1, keepdim=True)
+    cut = (lift.gather(1, first) - total) / slope.gather(1, first).clamp_min(1)
+    cut = torch.where(reached.any(1, keepdim=True), cut.clamp_min(0), 0)
+    return torch.minimum((size - cut).clamp_min(0), room)
+
+
+def _clipped_scale(size: Tensor, room: Tensor, radius: float) -> Tensor:
+    """The scale s (b, 1) with |min(s * size, room)|_2 = radius, for rows whose clipped length at s = 1 is longer."""
+    corners, order = (room / size.clamp_min(1e-300)).sort(1)
+    squares, limits = size.square().gather(1, order), room.square().gather(1, order)
+    full = torch.cat([torch.zeros_like(limits[:, :1]), limits.cumsum(1)], 1)
+    free = squares.sum(1, keepdim=True) - torch.cat([torch.zeros_like(squares[:, :1]), squares.cumsum(1)], 1)
+    length = full[:, :-1] + corners.square() * free[:, :-1]  # at each corner
+    first = (length >= radius**2).int().argmax(1, keepdim=True)
+    scale = ((radius**2 - full.gather(1, first)).clamp_min(0) / free.gather(1, first).clamp_min(1e-300)).sqrt()
+    return scale.clamp(max=1)
+
+
+def _room(change: Tensor, x0: Tensor) -> Tensor:
+    """How far each element (b, n) may move in the direction of its change before it leaves [0, 1]."""
+    exact = x0.double().flatten(1)
+    return torch.where(change > 0, 1 - exact, exact).clamp_min(0)
+
+
+def _replaced(x: Tensor, rows: Tensor, x0: Tensor, change: Tensor) -> Tensor:
+    """``x`` with ``rows`` set to ``x0 + change``, rounded towards ``x0``, and in the memory format of ``x0``."""
+    out = x.clone()
+    out[rows] = toward(x0[rows], change.view(x0[rows].shape)).clamp_(0, 1)
+    return out
+
+
+def quantise(x: Tensor, x0: Tensor, eps: float, norm: Norm, levels: int = 255) -> Tensor:
+    """The nearest image on the grid k / ``levels`` that is still within ``eps``: legal after a PNG round trip.
+
+    Where the float value of k / levels lies beyond eps by rounding alone, that level is given up: a checker that
+    measures in float64 without tolerance agrees. Elements whose nearest grid value is farther from ``x0`` than ``x``
+    take the next one towards ``x0`` unless the ball has room left. A sample without any grid point within reach (an
+    ``x0`` off the grid and a small ball) comes back as the grid point nearest to ``x0``, outside the ball.
+    """
+    grid = torch.arange(levels + 1, dtype=torch.float64, device=x.device).div(levels).to(x.dtype)
+    near = (x.double() * levels).round().long().clamp(0, levels)
+    if known(norm) == "linf":
+        low, high = bounds(x0, eps)
+        near = near + (grid[near] < low).long() - (grid[near] > high).long()
+        stranded = (grid[near.clamp(0, levels)] < low) | (grid[near.clamp(0, levels)] > high)
+        near = torch.where(stranded, (x0.double() * levels).round().long(), near)
+        return torch.empty_like(x).copy_(grid[near.clamp(0, levels)])
+    return _quantise_within_budget(x, x0, near, grid, eps, 2 if norm == "l2" else 1)
+
+
+def _quantise_within_budget(x: Tensor, x0: Tensor, near: Tensor, grid: Tensor, eps: float, power: int) -> Tensor:
+    """Round every element towards ``x0``, then spend what is left of the ball on nearest rounding, cheapest first."""
+    home = (x0.double() * (len(grid) - 1)).round().long()
+    step = torch.sign(home - near)
+    beyond = (grid[near].double() - x0.double()).abs() > (x.double() - x0.double()).abs()
+    inner = torch.where(beyond, near + step, near)
+    cost = (grid[near].double() - x0.double()).abs() ** power - (grid[inner].double() - x0.double()).abs() ** power
+    spent = ((grid[inner].double() - x0.double()).abs() ** power).flatten(1).sum(1, keepdim=True)
+    ordered, order = cost.flatten(1).sort(1)
+    fits = spent + ordered.cumsum(1) <= (eps * _SLACK) ** power
+    chosen = torch.zeros_like(fits).scatter(1, order, fits).view(x.shape)
+    return torch.empty_like(x).copy_(grid[torch.where(chosen, near, inner)])
+
+
+def unit_noise(shape: torch.Size, norm: Norm, generator: torch.Generator) -> Tensor:
+    """One float64 point drawn evenly from the unit ball of ``norm`` in as many dimensions as ``shape`` has elements."""
+    n = shape.numel()
+    if known(norm) == "linf":
+        return torch.rand(shape, dtype=torch.float64, generator=generator) * 2 - 1
+    radius = torch.rand((), dtype=torch.float64, generator=generator) ** (1 / n)
+    if norm == "l2":
+        way = torch.randn(shape, dtype=torch.float64, generator=generator)
+        return way / way.square().sum().sqrt() * radius
+    size = -torch.log1p(-torch.rand(shape, dtype=torch.float64, generator=generator))
+    sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1
+    return size / size.sum() * sign * radius
