@@ -14,6 +14,7 @@ from physadv.core.files import sha256_of
 from physadv.victims.cards import VictimCard, card_from
 from physadv.victims.fetch import cached
 from physadv.victims.loading import load_state, read_state
+from physadv.victims.nets import wongkolter
 from physadv.victims.nets.fastestdet import SIDE, FastestDet
 from physadv.victims.nets.signnet import NAMES, SignNet
 
@@ -105,5 +106,11 @@ KNOWN: dict[str, Known] = {
         lambda: FastestDet(len(COCO_CLASSES)),
         lambda: cached(fastestdet_card()),
         "run `physadv models fetch fastestdet`, or give the file with --weights",
+    ),
+    "wongkolter-mnist": Known(
+        wongkolter.mnist_card, wongkolter.mnist, lambda: None, "give the published file with --weights"
+    ),
+    "wongkolter-cifar": Known(
+        wongkolter.cifar_card, wongkolter.cifar, lambda: None, "give the published file with --weights"
     ),
 }

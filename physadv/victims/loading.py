@@ -53,6 +53,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
+        elif isinstance(found, Mapping) and isinstance(found.get(key), list) and found[key]:
+            found = found[key][0]  # a cascade keeps one state dict a stage: the first is the net
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
         raise VictimError(f"{file}", "holds something else than a state dict", "save model.state_dict() on its own")
     prefixed = bool(found) and all(k.startswith("module.") for k in found)
