@@ -1,0 +1,57 @@
+"""The print and twin commands: files where they are said to be, one JSON object, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from physadv.core.errors import GeometryError
+from physadv.printing.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+from physadv_cli.main import app
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A small patch folder."""
+    card = Card(
+        patch=PatchInfo("demo", "targeted", "stop", "priority road"),
+        size=Size(120.0, 80.0),
+        placement=Placement("stop", 762.0, (0.0, 180.0), 0.02),
+        victim=VictimInfo("signs", "classify"),
+    )
+    patch = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(5))
+    write_bundle(tmp_path / "patch", card=card, patch=patch, mask=torch.ones(1, 1, 40, 60))
+    return tmp_path / "patch"
+
+
+def test_print_writes_the_sheet(bundle: Path, tmp_path: Path) -> None:
+    """The PDF lies where --out says; stdout is one JSON object."""
+    result = CliRunner().invoke(app, ["print", str(bundle), "--out", str(tmp_path / "x.pdf"), "--json"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
+    said = json.loads(result.stdout)
+    assert said["pdf"] == str(tmp_path / "x.pdf")
+    assert said["sticker_mm"][2:] == [120.0, 80.0]
+
+
+def test_print_paper_in_mm(bundle: Path) -> None:
+    """WxH is read as millimetres; too small a paper is a GeometryError."""
+    assert CliRunner().invoke(app, ["print", str(bundle), "--paper", "250x300"]).exit_code == 0
+    assert (bundle / "sheet.pdf").is_file()
+    refused = CliRunner().invoke(app, ["print", str(bundle), "--paper", "125x125"])
+    assert isinstance(refused.exception, GeometryError)
+
+
+def test_print_error_is_one_line(tmp_path: Path) -> None:
+    """A folder that is no bundle ends with exit code 1 and one line."""
+    command = [sys.executable, "-m", "physadv_cli.main", "print", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "card.toml is missing" in done.stderr
