@@ -63,7 +63,7 @@ def run_check(
     session = Session(
         target / ROWS, victim, question, locator, Examples(seed), margin, max(1, batch), max_frames, device
     )
-    settings = _settings(card, question, feeds, margin, seed, about)
+    settings = _settings(question, feeds, margin, seed, about)
     with _recorded(target, session, feeds, settings), _evaluating(victim):
         total = _expected(feeds, max_frames)
         for feed in feeds:
@@ -105,16 +105,21 @@ def _expected(feeds: Sequence[Feed], max_frames: int | None) -> int | None:
 
 
 def _settings(
-    card: Any, question: Question, feeds: Sequence[Feed], margin: float, seed: int, about: Mapping[str, Any] | None
+    question: Question,
+    feeds: Sequence[Feed],
+    margin: float,
+    seed: int,
+    about: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    target, detects = question.target_class, str(card.task) == "detect"
+    card, target = question.card, question.target_class
+    detects = card.task == "detect"
     return {
         "started": _now(),
         "status": "running",
-        "victim": {"name": str(card.name), "task": str(card.task), "sha256": str(getattr(card, "sha256", "") or "")},
+        "victim": {"name": card.name, "task": card.task, "sha256": card.sha256},
         "goal": question.goal,
-        "true_class": question.classes[question.true_class],
-        "target_class": None if target is None else question.classes[target],
+        "true_class": question.name(question.true_class),
+        "target_class": None if target is None else question.name(target),
         "threshold": question.threshold if detects else None,
         "iou": question.iou if detects else None,
         "margin": None if detects else margin,

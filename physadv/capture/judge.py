@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch
 from physadv.capture.geometry import Box, iou_with
 from physadv.core.errors import OptionError, VictimError
 from physadv.core.types import Detections, Prediction
+from physadv.victims.cards import VictimCard
 
 NOTHING = "nothing"
 """The verdict on a sign no detection lies on."""
@@ -22,10 +23,10 @@ better), and belongs to the sign from this overlap on (a patch may bend the box,
 
 
 class CardedVictim(Protocol):
-    """A victim with a card: name, task ("classify" or "detect"), classes, input_size, sha256."""
+    """A victim with a card, such as a ``LoadedVictim``."""
 
     @property
-    def card(self) -> Any:
+    def card(self) -> VictimCard:
         """What the victim is."""
 
     def __call__(self, images: torch.Tensor) -> Prediction:
@@ -37,11 +38,15 @@ class Question:
     """What is asked of every frame: is it the true class, and is the attacker's goal met?"""
 
     goal: str
-    classes: tuple[str, ...]
+    card: VictimCard
     true_class: int
     target_class: int | None = None
     threshold: float = THRESHOLD
     iou: float = IOU
+
+    def name(self, index: int | None) -> str:
+        """What to call a verdict."""
+        return NOTHING if index is None else self.card.class_name(index)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Answer:
 
 
 def ask(
-    card: Any,
+    card: VictimCard,
     *,
     goal: str,
     true_class: str | int,
@@ -64,33 +69,23 @@ def ask(
     threshold: float = THRESHOLD,
     iou: float = IOU,
 ) -> Question:
-    """Build the question for a victim's card. Raises OptionError for an unknown goal, class or a share out of range."""
+    """Build the question for a victim's card.
+
+    Raises OptionError for an unknown goal, a share out of range or a target that is the true class; VictimError for a
+    class the card does not know.
+    """
     if goal not in {"targeted", "untargeted", "vanish"}:
         raise OptionError(f"goal {goal!r}", "one of targeted, untargeted, vanish", "correct the goal")
     for name, share in (("threshold", threshold), ("IoU", iou)):
-        if not 0 <= share <= 1:
-            raise OptionError(f"{name} {share:g}", "0 to 1", "give a share")
-    classes = tuple(map(str, card.classes))
-    true = class_index(classes, true_class)
-    target = None if target_class is None else class_index(classes, target_class)
+        if not 0 < share <= 1:
+            raise OptionError(f"{name} {share:g}", "above 0, at most 1", "give a share")
+    true = card.class_index(true_class)
+    target = None if target_class is None else card.class_index(target_class)
     if goal == "targeted" and target is None:
         raise OptionError("goal 'targeted'", "needs a target class", "give one, or choose untargeted")
     if target == true:
-        raise OptionError(f"target class {classes[true]!r}", "it is the true class", "choose another target")
-    return Question(goal, classes, true, target, threshold, iou)
-
-
-def class_index(classes: Sequence[str], wanted: str | int) -> int:
-    """The index of a class given by name (case and blanks do not matter) or by number."""
-    folded = [" ".join(c.replace("_", " ").lower().split()) for c in classes]
-    text = " ".join(str(wanted).replace("_", " ").lower().split())
-    if text in folded:
-        return folded.index(text)
-    if text.isdigit() and int(text) < len(classes):
-        return int(text)
-    raise OptionError(
-        f"class {wanted!r}", f"the victim knows {len(classes)} other classes", "see `physadv models list`"
-    )
+        raise OptionError(f"target class {card.class_name(true)!r}", "it is the true class", "choose another target")
+    return Question(goal, card, true, target, threshold, iou)
 
 
 def answers(prediction: Prediction, boxes: Sequence[Box | None], question: Question) -> list[Answer]:
@@ -117,7 +112,7 @@ def _classified(shares: torch.Tensor, question: Question) -> Answer:
 def _detected(places: np.ndarray, scores: np.ndarray, box: Box | None, question: Question) -> Answer:
     """True class if any detection of it lies on the sign; else the strongest other class on it; else nothing."""
     on_sign = scores if box is None else scores[iou_with(box, places) >= question.iou]
-    best = on_sign.max(0) if len(on_sign) else np.zeros(len(question.classes))
+    best = on_sign.max(0) if len(on_sign) else np.zeros(scores.shape[-1])
     true_score = float(best[question.true_class])
     if true_score >= question.threshold:
         return _answer(question.true_class, true_score, true_score, question)
@@ -135,13 +130,12 @@ def _detected(places: np.ndarray, scores: np.ndarray, box: Box | None, question:
 def _answer(index: int | None, confidence: float, true_score: float, question: Question) -> Answer:
     true = index == question.true_class
     success = index == question.target_class if question.goal == "targeted" else not true
-    name = NOTHING if index is None else question.classes[index]
-    return Answer(name, round(confidence, 6), round(true_score, 6), true, success)
+    return Answer(question.name(index), round(confidence, 6), round(true_score, 6), true, success)
 
 
 def _finite(values: torch.Tensor, question: Question | None) -> None:
-    if question is not None and values.shape[-1] != len(question.classes):
-        limit = f"its card names {len(question.classes)}"
+    if question is not None and question.card.classes and values.shape[-1] != len(question.card.classes):
+        limit = f"its card names {len(question.card.classes)}"
         raise VictimError(f"the victim answers with {values.shape[-1]} classes", limit, "use the card that fits it")
     if not bool(torch.isfinite(values).all()):
         kind = "NaN" if bool(torch.isnan(values).any()) else "infinite scores"

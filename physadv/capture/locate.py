@@ -22,6 +22,7 @@ from physadv.capture.judge import CardedVictim
 from physadv.core.errors import CaptureError, OptionError
 from physadv.core.images import to_tensor
 from physadv.core.types import Detections
+from physadv.printing.fiducials import blocks_seen, corners_from_markers, dictionary
 
 STRATEGIES = ("auto", "truth", "fiducials", "box", "detector", "frame")
 
@@ -53,6 +54,25 @@ def by_truth(frame: Frame) -> Location | None:
     return Location(corners, "truth", frame.block, _number(frame.truth, "distance_m"), _number(frame.truth, "yaw_deg"))
 
 
+def by_fiducials() -> Locator:
+    """Printed markers around the sign: exact corners, and the block, for each page carries markers of its own."""
+    settings = cv2.aruco.DetectorParameters()
+    settings.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
+    detector = cv2.aruco.ArucoDetector(dictionary(), settings)
+
+    def locate(frame: Frame) -> Location | None:
+        found, ids, _ = detector.detectMarkers(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY))
+        if ids is None:
+            return None
+        seen = blocks_seen(ids.ravel().tolist())
+        block = frame.block if frame.block in seen else next(iter(seen), None)
+        corners = None if block is None else corners_from_markers(ids.ravel().tolist(), found, block=block)
+        # OpenCV counts from the centre of the first pixel, boxes from its outer corner
+        return None if corners is None else Location(corners + 0.5, "fiducials", block)
+
+    return locate
+
+
 def by_box(box: Box) -> Locator:
     """The same box in every frame: a fixed camera and a fixed sign. Raises OptionError for a box without area."""
     x0, y0, x1, y1 = box
@@ -66,11 +86,8 @@ def by_box(box: Box) -> Locator:
 
 
 def by_detector(victim: CardedVictim, class_name: str = "stop sign", *, threshold: float = 0.25) -> Locator:
-    """The detector's best box of ``class_name`` with at least ``threshold``. Raises OptionError for unknown classes."""
-    names = list(victim.card.classes)
-    if class_name not in names:
-        raise OptionError(f"class {class_name!r}", f"the detector knows {len(names)} others", "locate by box instead")
-    wanted = names.index(class_name)
+    """The detector's best box of ``class_name`` with at least ``threshold``. Raises VictimError for another class."""
+    wanted = victim.card.class_index(class_name)
 
     def locate(frame: Frame) -> Location | None:
         with torch.no_grad():
@@ -99,6 +116,34 @@ def first_of(locators: Sequence[Locator]) -> Locator:
         return next((place for locator in locators if (place := locator(frame)) is not None), None)
 
     return locate
+
+
+def locator_for(
+    strategy: str = "auto",
+    *,
+    box: Box | None = None,
+    detector: CardedVictim | None = None,
+    detector_class: str = "stop sign",
+    whole_frame: bool = False,
+) -> Locator:
+    """The locator of a strategy; "auto" tries truth, fiducials, the box and the detector (as given), in this order.
+
+    ``whole_frame`` lets "auto" end with "somewhere in the frame", which only detectors can use well. Raises
+    OptionError for an unknown strategy, and for "box" and "detector" without one.
+    """
+    if strategy not in STRATEGIES:
+        raise OptionError(f"locate {strategy!r}", f"one of {', '.join(STRATEGIES)}", "correct it")
+    made: dict[str, Locator] = {"truth": by_truth, "fiducials": by_fiducials(), "frame": by_frame}
+    if box is not None:
+        made["box"] = by_box(box)
+    if detector is not None:
+        made["detector"] = by_detector(detector, detector_class)
+    if strategy == "auto":
+        order = ("truth", "fiducials", "box", "detector", *(["frame"] if whole_frame else []))
+        return first_of([made[name] for name in order if name in made])
+    if strategy not in made:
+        raise OptionError(f"locate {strategy!r}", f"no {strategy} was given", "give --box or the detector's weights")
+    return made[strategy]
 
 
 def with_pose(locator: Locator, *, sign_width_mm: float, focal_px: float) -> Locator:

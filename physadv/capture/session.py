@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from physadv.capture.judge import Answer, CardedVictim, Question, answers
 from physadv.capture.locate import Location, Locator
 from physadv.core.images import to_tensor
 from physadv.evaluation.rows import Row, append_rows
+from physadv.victims.cards import VictimCard
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,12 @@ class Session:
 
     def view(self, feed: Feed, frame: Frame) -> View | None:
         """Locate the sign and cut what the victim sees; None, and a count, for a frame that cannot be used."""
+        frame = frame if feed.block is None else replace(frame, block=feed.block)
         place = self.locator(frame)
         if place is None:
-            self.left_out[f"{feed.block or frame.block or feed.fallback or 'unsorted'}: sign not found"] += 1
+            self.left_out[f"{frame.block or feed.fallback or 'unsorted'}: sign not found"] += 1
             return None
-        block = feed.block or frame.block or place.block or feed.fallback
+        block = frame.block or place.block or feed.fallback
         if block not in BLOCKS:
             self.left_out["unsorted: block not known"] += 1
             return None
@@ -148,20 +149,13 @@ class Session:
         self.newest = row
 
 
-def seen(image: Pixels, box: Box | None, card: Any, margin: float) -> Pixels:
+def seen(image: Pixels, box: Box | None, card: VictimCard, margin: float) -> Pixels:
     """What the victim sees: a detector the frame, a classifier the sign's square (the frame, without a box)."""
-    if str(card.task) == "detect":
+    if card.task == "detect":
         return image
-    if box is None:
-        return resize(image, *_input_size(card))
-    x, y, side = square_around(box, margin)
-    return resize(crop_square(image, x, y, side), *_input_size(card))
-
-
-def _input_size(card: Any) -> tuple[int, int]:
-    """(width, height) of a card's input, which may be written as one number or as (height, width)."""
-    size = card.input_size
-    return (int(size), int(size)) if isinstance(size, int | float) else (int(size[-1]), int(size[-2]))
+    if box is not None:
+        image = crop_square(image, *square_around(box, margin))
+    return image if card.input_size is None else resize(image, card.input_size[1], card.input_size[0])
 
 
 def _row(row: Row, answer: Answer) -> Row:

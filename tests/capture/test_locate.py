@@ -1,0 +1,149 @@
+"""Every way to find the sign gives its corners, or None; which one it was is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from physadv.capture.frames import Frame
+from physadv.capture.geometry import corners_of, crop_square, iou_with, pose_from_corners, square_around
+from physadv.capture.locate import Location, by_box, by_detector, by_fiducials, locator_for, select_box, with_pose
+from physadv.core.errors import CaptureError, OptionError, VictimError
+from physadv.printing.fiducials import FIDUCIALS, marker_modules, test_sign_layout
+
+
+def frame(image: np.ndarray, **more: Any) -> Frame:
+    return Frame(image, 0.0, "a", more.pop("block", None), 0, **more)
+
+
+def marked_page(block: str, width: int = 300, shift: tuple[int, int] = (150, 90)) -> np.ndarray:
+    """A white page with a red sign of ``width`` px and its four markers, as it is printed."""
+    page = np.full((480, 640, 3), 255, np.uint8)
+    x, y = shift
+    page[y : y + width, x : x + width] = (200, 30, 30)
+    for marker, corners in zip(FIDUCIALS[block], test_sign_layout(), strict=True):
+        x0, y0 = np.round(corners[0] * width + shift).astype(int)
+        side = round(float(corners[1, 0] - corners[0, 0]) * width)
+        modules = np.where(marker_modules(marker), 0, 255).astype(np.uint8)
+        page[y0 : y0 + side, x0 : x0 + side] = cv2.resize(modules, (side, side), interpolation=cv2.INTER_NEAREST)[
+            ..., None
+        ]
+    return page
+
+
+@pytest.mark.parametrize("block", ["clean", "blank", "patch"])
+def test_markers_give_corners_and_block(block: str) -> None:
+    """The sign's corners come out within a pixel, and the page's ids say which block it is."""
+    place = by_fiducials()(frame(marked_page(block)))
+    assert place is not None
+    assert (place.by, place.block) == ("fiducials", block)
+    assert place.corners == pytest.approx(corners_of((150, 90, 450, 390)), abs=1.0)
+
+
+def test_markers_under_perspective() -> None:
+    """A page seen from the side still gives the sign's corners within a pixel and a half."""
+    source = np.array([[0, 0], [640, 0], [640, 480], [0, 480]], np.float32)
+    seen = np.array([[40, 20], [560, 60], [600, 430], [20, 470]], np.float32)
+    turn = cv2.getPerspectiveTransform(source, seen)
+    page = cv2.warpPerspective(marked_page("patch"), turn, (640, 480), flags=cv2.INTER_AREA, borderValue=(90, 90, 90))
+    place = by_fiducials()(frame(page))
+    assert place is not None
+    expected = cv2.perspectiveTransform(corners_of((150, 90, 450, 390))[None].astype(np.float32), turn)[0]
+    assert place.corners == pytest.approx(expected, abs=1.5)
+
+
+def test_no_markers_no_place() -> None:
+    """A plain wall has no sign by markers."""
+    assert by_fiducials()(frame(np.full((240, 320, 3), 128, np.uint8))) is None
+
+
+def test_box_and_its_errors() -> None:
+    """A box is used as it is; one without area is refused; one beside the picture finds nothing."""
+    image = np.zeros((100, 100, 3), np.uint8)
+    place = by_box((10, 20, 50, 60))(frame(image))
+    assert place is not None
+    assert (place.box, place.by) == ((10, 20, 50, 60), "box")
+    assert by_box((200, 200, 300, 300))(frame(image)) is None
+    with pytest.raises(OptionError, match="x0 < x1"):
+        by_box((50, 20, 10, 60))
+
+
+def test_detector_box(red_detector: Any, make_picture: Any) -> None:
+    """The detector's best box of the class is the place; below the threshold there is none."""
+    place = by_detector(red_detector)(frame(make_picture((200, 30, 30))))
+    assert place is not None
+    assert place.box == (50, 30, 110, 90)
+    assert by_detector(red_detector)(frame(make_picture((30, 30, 200)))) is None
+    with pytest.raises(VictimError, match="zebra"):
+        by_detector(red_detector, "zebra")
+
+
+def test_auto_prefers_truth_then_markers_then_box() -> None:
+    """auto asks in the order truth, fiducials, box, frame."""
+    truth = {"corners": [[1, 1], [9, 1], [9, 9], [1, 9]], "distance_m": 4.0, "yaw_deg": -3.0}
+    wall, page = np.full((480, 640, 3), 128, np.uint8), marked_page("patch")
+    auto = locator_for("auto", box=(1, 1, 50, 50), whole_frame=True)
+    assert [p.by for p in (auto(frame(page, truth=truth)), auto(frame(page)), auto(frame(wall))) if p] == [
+        "truth", "fiducials", "box",
+    ]  # fmt: skip
+    assert [p.by for p in (locator_for(whole_frame=True)(frame(wall)),) if p] == ["frame"]
+    with pytest.raises(OptionError, match="no box was given"):
+        locator_for("box")
+    with pytest.raises(OptionError, match="one of auto"):
+        locator_for("guess")
+
+
+@pytest.mark.parametrize(("distance", "yaw"), [(2.0, 25.0), (5.0, -40.0), (3.0, 0.0)])
+def test_pose_of_a_projected_square(distance: float, yaw: float) -> None:
+    """Corners projected from a known pose give its distance and yaw back."""
+    half, focal, turn = 0.381, 950.0, np.deg2rad(yaw)
+    square = np.array([[-half, -half, 0], [half, -half, 0], [half, half, 0], [-half, half, 0]])
+    # the sign's normal, (0, 0, -1) when it faces the camera, turns by yaw towards +x
+    rotation = np.array([[np.cos(turn), 0, -np.sin(turn)], [0, 1, 0], [np.sin(turn), 0, np.cos(turn)]])
+    points = square @ rotation.T + [0, 0, distance]
+    pixels = points[:, :2] / points[:, 2:] * focal + [640, 360]
+    measured, angle = pose_from_corners(pixels, 762, focal, (1280, 720))
+    assert measured == pytest.approx(distance, rel=1e-3)
+    assert abs(angle) == pytest.approx(abs(yaw), abs=0.5)
+    if yaw:
+        assert np.sign(angle) == np.sign(yaw)
+
+
+def test_pose_is_added_where_it_is_known() -> None:
+    """A drawn box tells distance but no angle; the truth is left as it is."""
+    image = np.zeros((720, 1280, 3), np.uint8)
+    posed = with_pose(by_box((540, 260, 740, 460)), sign_width_mm=762, focal_px=950)(frame(image))
+    assert posed is not None
+    assert posed.distance_m == pytest.approx(0.762 * 950 / 200, rel=1e-3)
+    assert posed.yaw_deg is None
+    told = Location(corners_of((0, 0, 9, 9)), "truth", distance_m=7.0, yaw_deg=1.0)
+    assert with_pose(lambda _: told, sign_width_mm=762, focal_px=950)(frame(image)) is told
+
+
+def test_select_without_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no window can open, --select says so and names --box."""
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(CaptureError, match="--box"):
+        select_box(frame(np.zeros((9, 9, 3), np.uint8)))
+
+
+def test_crops_beyond_the_edge_repeat_it() -> None:
+    """A square that leaves the picture keeps its size and repeats the border."""
+    image = np.arange(100, dtype=np.uint8).reshape(10, 10)[..., None].repeat(3, 2)
+    cut = crop_square(image, -3, -2, 16)
+    assert cut.shape == (16, 16, 3)
+    assert (cut[:2, :3] == 0).all()
+    assert cut[-1, -1, 0] == 99
+    assert (cut[2:12, 3:13] == image).all()
+
+
+def test_square_and_iou() -> None:
+    """The square is centred on the box and widened on each side; IoU of halves is a third."""
+    assert square_around((10, 20, 30, 30), 0.0) == (10, 15, 20)
+    assert square_around((10, 20, 30, 30), 0.1) == (8, 13, 24)
+    overlap = iou_with((0, 0, 2, 2), np.array([[1, 0, 3, 2], [0, 0, 2, 2], [5, 5, 6, 6]], float))
+    assert overlap == pytest.approx([1 / 3, 1, 0])
