@@ -1,0 +1,1 @@
+"""Defences and certificates: training, smoothing, bounds, defences against patches, and those that only mask."""
