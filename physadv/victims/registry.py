@@ -114,14 +114,7 @@ def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> 
     net = Prepared(net, task=card.task, input_size=card.input_size, **settings)
     for parameter in net.parameters():
         parameter.grad = None
-    return LoadedVictim(_to_eval(net), card).requires_grad_(False)
-
-
-def _to_eval(net: nn.Module) -> nn.Module:
-    """Eval mode, child by child: modules made by torch.export refuse to be told, and need not be."""
-    for module in net.modules():
-        module.training = False
-    return net
+    return LoadedVictim(net, card).eval().requires_grad_(False)
 
 
 def _copied(module: nn.Module) -> nn.Module:
@@ -140,46 +133,14 @@ def _load_file(path: Path, weights: Path | None) -> LoadedVictim:
     if kind == "torchscript":
         net = load_torchscript(path)
     elif kind == "exported":
-        net, shape = load_exported(path)
-        net, table = _fit_exported(net, shape, table)
+        net, size = load_exported(path)
+        table = {"input_size": size, **table} if size else table
     elif kind in ("weights", "safetensors"):
         read_state(path)  # says so itself where the file is an unsafe pickle
         raise VictimError(f"{path}", "holds weights without a model", "name module:factory and give it with --weights")
     else:
         raise VictimError(f"{path}", "is no model file", "TorchScript, torch.export or module:factory are read")
     return _wrap(net, table, path.stem, sha256=sha256_of(path), source=str(path))
-
-
-def _fit_exported(
-    net: nn.Module, shape: tuple[int | None, ...] | None, table: dict[str, Any]
-) -> tuple[nn.Module, dict[str, Any]]:
-    """An exported net takes the sizes it was exported for: resize to its image, feed it its batch."""
-    if shape is None or len(shape) != 4:
-        return net, table
-    batch, _, height, width = shape
-    if height is not None and width is not None:
-        table = {"input_size": [height, width], **table}
-    return (net if batch is None else FixedBatch(net, batch)), table
-
-
-class FixedBatch(nn.Module):
-    """Feeds any number of images to a net that takes exactly ``batch`` at a time; classifiers and detectors alike."""
-
-    def __init__(self, net: nn.Module, batch: int) -> None:
-        super().__init__()
-        self.net, self.batch = net, batch
-
-    def forward(self, images: torch.Tensor) -> Any:
-        """(b, 3, h, w) -> the net's output for all b images; the last piece is filled up with its own last image."""
-        outputs = []
-        for piece in torch.split(images, self.batch):
-            short = self.batch - piece.shape[0]
-            full = torch.cat([piece, piece[-1:].expand(short, -1, -1, -1)]) if short else piece
-            outputs.append(self.net(full))
-        count = images.shape[0]
-        if isinstance(outputs[0], torch.Tensor):
-            return torch.cat(outputs)[:count]
-        return tuple(torch.cat(parts)[:count] for parts in zip(*outputs, strict=True))
 
 
 def _load_import(text: str, weights: Path | None) -> LoadedVictim:
