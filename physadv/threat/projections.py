@@ -102,16 +102,16 @@ def soft_threshold(size: Tensor, room: Tensor, total: float) -> Tensor:
     return torch.minimum((size - cut).clamp_min(0), room)
 
 
-def _clipped_scale(size: Tensor, room: Tensor, radius: float) -> Tensor:
-    """The scale s (b, 1) with |min(s * size, room)|_2 = radius, for rows whose clipped length at s = 1 is longer."""
-    corners, order = (room / size.clamp_min(1e-300)).sort(1)
+def _clipped_scale(size: Tensor, room: Tensor, radius: float, most: float = 1.0) -> Tensor:
+    """The scale s (b, 1), at most ``most``, with |min(s * size, room)|_2 = radius, for rows where |room|_2 is more."""
+    corners, order = (room / size.clamp_min(1e-150)).clamp(max=1e150).sort(1)
     squares, limits = size.square().gather(1, order), room.square().gather(1, order)
     full = torch.cat([torch.zeros_like(limits[:, :1]), limits.cumsum(1)], 1)
     free = squares.sum(1, keepdim=True) - torch.cat([torch.zeros_like(squares[:, :1]), squares.cumsum(1)], 1)
     length = full[:, :-1] + corners.square() * free[:, :-1]  # at each corner
     first = (length >= radius**2).int().argmax(1, keepdim=True)
     scale = ((radius**2 - full.gather(1, first)).clamp_min(0) / free.gather(1, first).clamp_min(1e-300)).sqrt()
-    return scale.clamp(max=1)
+    return scale.clamp(max=most)
 
 
 def _room(change: Tensor, x0: Tensor) -> Tensor:
@@ -125,6 +125,26 @@ def _replaced(x: Tensor, rows: Tensor, x0: Tensor, change: Tensor) -> Tensor:
     out = x.clone()
     out[rows] = toward(x0[rows], change.view(x0[rows].shape)).clamp_(0, 1)
     return out
+
+
+def furthest(slope: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
+    """The point of the ball within [0, 1] where the linear function ``slope`` (b, ...) is least: the optimum of a
+    linear victim, and the best single step on any other. Elements without slope stay."""
+    way = -slope.double().flatten(1)
+    room = _room(way, x0) * (way != 0)
+    if known(norm) == "linf":
+        size = room.clamp(max=eps)
+    elif norm == "l2":
+        unit = way.abs() / way.abs().amax(1, keepdim=True).clamp_min(1e-300)
+        fits = room.square().sum(1, keepdim=True) <= eps**2
+        scale = _clipped_scale(unit, room, eps * _SLACK, most=torch.inf)
+        size = torch.where(fits, room, torch.minimum(unit * torch.where(fits, 0, scale), room))
+    else:
+        order = way.abs().argsort(1, descending=True)
+        ordered = room.gather(1, order)
+        left = (eps * _SLACK - (ordered.cumsum(1) - ordered)).clamp_min(0)
+        size = torch.zeros_like(room).scatter(1, order, torch.minimum(ordered, left))
+    return toward(x0, (size * way.sign()).view(x0.shape)).clamp_(0, 1)
 
 
 def quantise(x: Tensor, x0: Tensor, eps: float, norm: Norm, levels: int = 255) -> Tensor:

@@ -1,0 +1,210 @@
+"""Gradient attacks in an epsilon ball: input-gradient ascent, FGSM, PGD, momentum and diverse input.
+
+Each is a function whose signature is its configuration. ``images`` (b, ...) are floats in [0, 1], ``labels`` (b,) the
+true classes; with ``targets`` (b,) the attack wants exactly these. ``levels=255`` makes every evaluated image 8-bit
+legal. ``index`` (b,) numbers the samples (0, 1, ... without it): random starts derive from ``seed`` and that number, so
+that neither the batch nor its size changes them. Raises ImageError for images outside [0, 1], OptionError for options
+outside their range, VictimError for a victim whose output is no differentiable logits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from physadv.attacks import directions
+from physadv.attacks.fold import Prepared, Speed, stepper_of
+from physadv.attacks.logits import Best, Classifier, Task, check, judge, loss_and_gradient, quiet, task_of
+from physadv.attacks.result import AttackResult
+from physadv.core.errors import OptionError
+from physadv.core.seeds import generator
+from physadv.threat.constraints import LpBall
+from physadv.threat.projections import Norm, bounds, furthest
+
+Loss = Literal["ce", "margin", "dlr"]
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def fgsm(
+    victim: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: Norm = "linf",
+    loss: Loss = "ce",
+    targets: Tensor | None = None,
+    levels: int | None = None,
+) -> AttackResult:
+    """Fast gradient method (Goodfellow et al. 2015): the best single step on the linearised loss, in any norm.
+
+    In l_inf that is eps times the sign of the gradient; in l_2 and l_1 the optimum over the ball within [0, 1].
+    """
+    check(images, labels, targets)
+    ball = LpBall(norm, eps, levels)
+    task = task_of(victim, victim, loss, labels, targets)
+    x0 = images.detach().clone()
+    with quiet(victim):
+        _, _, grad = loss_and_gradient(victim, x0, task.objective)
+        x = ball.legal(furthest(grad, x0, eps, norm), x0)
+        value, success = judge(victim, x, task.objective, task.criterion)
+    used = torch.full((len(x0),), 2 * int(getattr(victim, "count", 1)), device=x0.device)
+    return AttackResult(torch.empty_like(images).copy_(x), success, value.float(), used)
+
+
+def pgd(
+    victim: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: Norm = "linf",
+    steps: int = 40,
+    step_size: float | None = None,
+    schedule: Schedule = "cosine",
+    loss: Loss = "ce",
+    targets: Tensor | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    keep: Literal["success", "loss"] = "success",
+    drop_broken: bool = True,
+    levels: int | None = None,
+    speed: Speed | Prepared = "fold",
+    seed: int = 0,
+    index: Tensor | None = None,
+) -> AttackResult:
+    """Projected gradient descent (Madry et al. 2018), with the best iterate of each sample kept.
+
+    ``keep="success"`` judges iterates by the criterion and then by the loss, and drops samples already broken unless
+    ``drop_broken`` is off. ``keep="loss"`` looks for the highest loss (adversarial training) and never drops any.
+    ``step_size`` defaults to 2.5 eps / steps for a constant schedule and to the first step of a falling one that covers
+    as much. Takes at most restarts * (steps + 1) forwards a sample with ``speed="plain"``; with a faster copy, one
+    more by the victim itself, whose verdict it is.
+    """
+    return _descend(
+        victim, images, labels, targets, LpBall(norm, eps, levels), _sizes(eps, steps, step_size, schedule),
+        loss=loss, restarts=restarts, random_start=random_start, by_loss=keep == "loss",
+        drop=drop_broken and keep == "success", speed=speed, seed=seed, index=index,
+    )  # fmt: skip
+
+
+def _sizes(eps: float, steps: int, step_size: float | None, schedule: Schedule) -> list[float]:
+    """The length of every step."""
+    if steps < 1:
+        raise OptionError(f"{steps} steps", "at least 1", "raise steps")
+    at = [step / steps for step in range(steps)]
+    shapes = {
+        "constant": [1.0 for _ in at],
+        "linear": [1 - t for t in at],
+        "cosine": [(1 + math.cos(math.pi * t)) / 2 for t in at],
+    }
+    if schedule not in shapes:
+        raise OptionError(f"schedule {schedule!r}", f"one of {', '.join(shapes)}", "choose one of these")
+    shape = shapes[schedule]
+    first = step_size if step_size is not None else 2.5 * eps / sum(shape)
+    return [first * s for s in shape]
+
+
+class Mover:
+    """One step of descent and back into the ball, for a batch that shrinks as samples are broken."""
+
+    def __init__(
+        self, x0: Tensor, ball: LpBall, sizes: Sequence[float], *, decay: float = 0.0, raw: bool = False
+    ) -> None:
+        self.x0, self.ball, self.sizes, self.decay, self.raw = x0, ball, sizes, decay, raw
+        self.limits = bounds(x0, ball.eps) if ball.norm == "linf" else None
+        self.velocity = torch.zeros_like(x0) if decay else None
+
+    def pick(self, rows: Tensor) -> None:
+        """Go on with these samples only."""
+        self.x0 = self.x0[rows]
+        self.limits = self.limits and (self.limits[0][rows], self.limits[1][rows])
+        self.velocity = None if self.velocity is None else self.velocity[rows]
+
+    def __call__(self, x: Tensor, grad: Tensor, step: int) -> Tensor:
+        """The next iterate."""
+        if self.velocity is not None:
+            mean = directions.normalised(grad).abs().flatten(1).mean(1).clamp_min(1e-12)
+            self.velocity = self.decay * self.velocity + directions.normalised(grad) / directions.spread(mean, grad)
+            grad = self.velocity
+        x = x - self.sizes[step] * self._direction(x, grad, step)
+        if self.limits is not None:
+            return torch.clamp(x, *self.limits)
+        return self.ball.project(x, self.x0)
+
+    def _direction(self, x: Tensor, grad: Tensor, step: int) -> Tensor:
+        if self.raw:
+            return directions.normalised(grad)
+        if self.ball.norm == "l1":
+            return directions.sparse(grad, x, 0.2 * 0.01 ** (step / max(1, len(self.sizes) - 1)))
+        return directions.unit(grad, self.ball.norm)
+
+
+def _descend(
+    victim: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor | None,
+    ball: LpBall,
+    sizes: Sequence[float],
+    *,
+    loss: Loss,
+    restarts: int = 1,
+    random_start: bool = False,
+    by_loss: bool = False,
+    drop: bool = True,
+    speed: Speed | Prepared = "fold",
+    seed: int = 0,
+    index: Tensor | None = None,
+    decay: float = 0.0,
+    raw: bool = False,
+) -> AttackResult:
+    """All restarts, each on the samples that none before has broken (all samples where the loss is asked)."""
+    check(images, labels, targets)
+    if restarts < 1:
+        raise OptionError(f"{restarts} restarts", "at least 1", "raise restarts")
+    with quiet(victim):
+        stepper = stepper_of(victim, speed if len(sizes) > 2 else "plain", images)
+        x0 = laid_out(images, stepper)
+        task = task_of(victim, stepper, loss, labels, targets)
+        best = Best(x0, task, by_loss=by_loss, drop=drop)
+        numbers = range(len(x0)) if index is None else index.tolist()
+        for restart in range(restarts):
+            rows = (~best.success).nonzero()[:, 0] if drop else torch.arange(len(x0), device=x0.device)
+            start = x0[rows]
+            if random_start:
+                start = ball.random_starts(
+                    start, [generator(seed, "start", restart, numbers[i]) for i in rows.tolist()]
+                )
+            mover = Mover(x0[rows], ball, sizes, decay=decay, raw=raw)
+            _one_start(task.pick(rows), rows, start, mover, best, drop)
+        return best.result(images)
+
+
+def _one_start(task: Task, rows: Tensor, x: Tensor, mover: Mover, best: Best, drop: bool) -> None:
+    """k steps and k + 1 forwards from one start, every iterate offered to ``best``."""
+    for step in range(len(mover.sizes)):
+        if not len(rows):
+            return
+        point = mover.ball.legal(x, mover.x0)
+        logits, value, grad = loss_and_gradient(task.stepper, point, task.objective)
+        won = best.offer(rows, point, value, task.criterion(logits))
+        if drop and bool(won.any()):
+            left = (~won).nonzero()[:, 0]
+            task, rows, x, grad = task.pick(left), rows[left], x[left], grad[left]
+            mover.pick(left)
+        x = mover(x, grad, step)
+    if len(rows):
+        point = mover.ball.legal(x, mover.x0)
+        best.offer(rows, point, *judge(task.stepper, point, task.objective, task.criterion))
+
+
+def laid_out(images: Tensor, stepper: Classifier) -> Tensor:
+    """A detached copy of the images in the memory format the stepper is fastest with."""
+    if isinstance(stepper, Prepared) and stepper.channels_last:
+        return images.detach().clone(memory_format=torch.channels_last)
+    return images.detach().clone()
