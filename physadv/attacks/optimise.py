@@ -14,7 +14,7 @@ from physadv.core.errors import VictimError
 from physadv.core.types import Prediction, Victim
 
 Render = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""(patch, step) -> (images (b, 3, h, w) with the patch in them, boxes (b, 4) of the signs); differentiable in the patch."""
+"""(patch, step) -> images (b, 3, h, w) with the patch in them and boxes (b, 4) of the signs; differentiable."""
 Objective = Callable[[Prediction, Tensor], Tensor]
 """(prediction, boxes) -> loss per scene, (b,), lower is better for the attacker."""
 

@@ -72,20 +72,23 @@ def sample(scenes: SceneBatch, ranges: EotRanges, generator: torch.Generator) ->
     )
 
 
-def photograph(images: Tensor, draw: Draw) -> Tensor:
-    """Light, lens, sensor and codec on (b, 3, h, w) sRGB scenes in [0, 1]; pure and differentiable."""
-    light = photometry.expose(photometry.to_linear(images), draw.ev, draw.white_balance)
-    light = optics.defocus(light, draw.sigma)
-    if bool((draw.motion > 0).any()):
-        light = optics.motion_blur(light, draw.motion, draw.motion_angle)
-    encoded = photometry.to_srgb(light.clamp(0, 1))
-    encoded = photometry.tone(encoded, draw.contrast, draw.brightness, draw.gamma)
+def photograph(light: Tensor, draw: Draw) -> Tensor:
+    """Exposure, lens, sensor and codec: (b, 3, h, w) linear light -> sRGB in [0, 1]; pure and differentiable."""
+    exposed = photometry.expose(light, draw.ev, draw.white_balance)
+    seen = optics.lens(exposed, draw.sigma, draw.motion, draw.motion_angle)
+    encoded = photometry.tone(photometry.to_srgb(seen.clamp(0, 1)), draw.contrast, draw.brightness, draw.gamma)
     noisy = optics.sensor_noise(encoded, draw.normal, draw.read, draw.shot)
     return jpeg(noisy.clamp(0, 1), draw.quality)
 
 
 def apply(patch: Tensor, mask: Tensor, placement: Placement, scenes: SceneBatch, draw: Draw) -> Tensor:
     """The whole chain: print the patch, place it on every scene, photograph. (1, 3, ph, pw) -> (b, 3, h, w)."""
-    light = printed_light(patch, draw.black, draw.white, draw.mixing)
-    placed = place(scenes.images, light, mask, scenes.homography, placement, scenes.gain, scenes.lift)
+    printed = printed_light(patch, draw.black, draw.white, draw.mixing)
+    light = photometry.to_linear(scenes.images)
+    placed = place(light, printed, mask, scenes.homography, placement, scenes.gain, scenes.lift)
     return photograph(placed, draw)
+
+
+def without_patch(scenes: SceneBatch, draw: Draw) -> Tensor:
+    """The clean control: the same scenes under the same draw."""
+    return photograph(photometry.to_linear(scenes.images), draw)

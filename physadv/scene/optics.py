@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
-from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 
-def defocus(image: Tensor, sigma_px: Tensor) -> Tensor:
-    """Gaussian blur with its own sigma, (b,) px, for each of (b, 3, h, w)."""
-    reach = int(2 * torch.ceil(2.5 * sigma_px.max()).item() + 1)
-    limit = 2 * ((min(image.shape[-2:]) - 1) // 2) + 1
-    size = max(3, min(reach, limit))
-    sigma = sigma_px.clamp(min=1e-2)[:, None].expand(-1, 2)
-    blurred: Tensor = gaussian_blur2d(image, (size, size), sigma.to(image), border_type="replicate")
-    return blurred
+def lens(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tensor) -> Tensor:
+    """Defocus (Gaussian, (b,) px) and straight motion ((b,) px at (b,) radians) of (b, 3, h, w) linear light.
 
-
-def motion_blur(image: Tensor, length_px: Tensor, angle: Tensor, *, taps: int = 7) -> Tensor:
-    """Average along a straight path of (b,) px at (b,) radians, by sub-pixel shifts of each image."""
-    height, width = image.shape[-2:]
-    steps = torch.linspace(-0.5, 0.5, taps).to(image)
-    shift = (length_px / 2)[:, None] * steps[None] * 2
-    dx, dy = shift * angle.cos()[:, None] * 2 / width, shift * angle.sin()[:, None] * 2 / height
-    base = F.affine_grid(
-        torch.eye(2, 3).to(image).expand(len(image), 2, 3), [len(image), 1, height, width], align_corners=False
-    )
-    total = torch.zeros_like(image)
-    for k in range(taps):
-        grid = base + torch.stack([dx[:, k], dy[:, k]], -1)[:, None, None]
-        total = total + F.grid_sample(image, grid, padding_mode="border", align_corners=False)
-    return total / taps
+    Both are one product with the optical transfer function, exp(-2 pi^2 sigma^2 f^2) sinc(length f), so the cost does
+    not grow with the blur. Borders are reflected before, and cut off after.
+    """
+    height, width = light.shape[-2:]
+    reach = int(torch.ceil(3 * sigma_px.max() + motion_px.max() / 2).item())
+    pad = min(max(reach, 1), height - 1, width - 1)
+    padded = F.pad(light, (pad, pad, pad, pad), mode="reflect")
+    rows, columns = padded.shape[-2:]
+    fy = torch.fft.fftfreq(rows, device=light.device, dtype=light.dtype)[None, :, None]
+    fx = torch.fft.rfftfreq(columns, device=light.device, dtype=light.dtype)[None, None, :]
+    sigma, length, angle = (p.to(light)[:, None, None] for p in (sigma_px, motion_px, motion_angle))
+    transfer = torch.exp(-2 * (math.pi * sigma) ** 2 * (fx**2 + fy**2))
+    transfer = transfer * torch.sinc(length * (fx * angle.cos() + fy * angle.sin()))
+    blurred: Tensor = torch.fft.irfft2(torch.fft.rfft2(padded) * transfer[:, None], s=(rows, columns))
+    return blurred[..., pad : pad + height, pad : pad + width]
 
 
 def sensor_noise(image: Tensor, normal: Tensor, read: Tensor, shot: Tensor) -> Tensor:

@@ -27,6 +27,6 @@ def tone(image: Tensor, contrast: Tensor, brightness: Tensor, gamma: Tensor) -> 
     return ((image - 0.5) * c + 0.5 + o).clamp(1e-6, 1) ** g
 
 
-def blend(background: Tensor, premultiplied: Tensor, alpha: Tensor) -> Tensor:
-    """Lay premultiplied linear light over an sRGB background: alpha is applied once, in linear light."""
-    return to_srgb(premultiplied + (1 - alpha) * to_linear(background))
+def over(background: Tensor, premultiplied: Tensor, alpha: Tensor) -> Tensor:
+    """Lay premultiplied light over a background, all in linear light: alpha is applied once."""
+    return premultiplied + (1 - alpha) * background

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from physadv.scene.geometry import warp_texture
-from physadv.scene.photometry import blend
+from physadv.scene.photometry import over
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,22 @@ class Placement:
 
 
 def place(
-    images: Tensor, light: Tensor, mask: Tensor, homography: Tensor, placement: Placement, gain: Tensor, lift: Tensor
+    scene_light: Tensor,
+    light: Tensor,
+    mask: Tensor,
+    homography: Tensor,
+    placement: Placement,
+    gain: Tensor,
+    lift: Tensor,
 ) -> Tensor:
-    """Lay a patch on b scenes.
+    """Lay a patch on b scenes; linear light in, linear light out.
 
-    ``images`` (b, 3, h, w) sRGB; ``light`` (1, 3, ph, pw) the patch's linear light; ``mask`` (1, 1, ph, pw);
+    ``scene_light`` (b, 3, h, w); ``light`` (1, 3, ph, pw) the patch's linear light; ``mask`` (1, 1, ph, pw);
     ``homography`` (b, 3, 3) plane mm to px; ``gain`` and ``lift`` (b, 3) relight it to each scene.
     """
     texture = torch.cat([light * mask, mask], 1)
-    size = (images.shape[-2], images.shape[-1])
-    warped = warp_texture(texture, homography.to(images), placement.rectangle_mm.to(images), size)
+    size = (scene_light.shape[-2], scene_light.shape[-1])
+    warped = warp_texture(texture, homography.to(scene_light), placement.rectangle_mm.to(scene_light), size)
     alpha = warped[:, 3:].clamp(0, 1)
     relit = warped[:, :3] * gain[:, :, None, None] + lift[:, :, None, None] * alpha
-    return blend(images, relit.clamp(0, None).minimum(alpha), alpha)
+    return over(scene_light, relit.clamp(0, None).minimum(alpha), alpha)

@@ -21,7 +21,7 @@ from physadv.scene.geometry import pose_homography
 from physadv.scene.presets import EotRanges, Range
 
 Matrix = npt.NDArray[np.float64]
-Float = npt.NDArray[np.float32]
+Float = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,15 @@ class PhotoScenes:
         photo = self._pyramids[pick][level]
         rescale = np.diag([sign.image.shape[1] / photo.shape[1], sign.image.shape[0] / photo.shape[0], 1.0])
         image = cv2.warpPerspective(
-            photo, camera @ rescale, (view.size, view.size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+            photo,
+            _for_opencv(camera @ rescale),
+            (view.size, view.size),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT_101,
         )
         # Enlarging a small photo cannot add detail, so a patch on it must not be sharper than the photo.
-        return (
-            np.asarray(image, np.float32) / 255,
-            np.asarray(camera @ in_photo, np.float64),
-            max(enlargement, 1 / max(shrink, 1e-3)),
-        )
+        seen = np.asarray(image, np.float32) / 255
+        return seen, np.asarray(camera @ in_photo, np.float64), max(enlargement, 1 / max(float(shrink), 1e-3))
 
 
 def relight(sign: PhotoSign) -> tuple[Tensor, Tensor]:
@@ -204,6 +205,12 @@ def _fit(corners: Matrix, view: View, ranges: EotRanges, rng: np.random.Generato
     return np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]]), enlargement
 
 
+def _for_opencv(matrix: Matrix) -> Matrix:
+    """The same map for OpenCV, whose pixel centres lie on whole numbers."""
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    return np.asarray(np.linalg.inv(half) @ matrix @ half, np.float64)
+
+
 def _pyramid(image: Array) -> list[Array]:
     levels = [image]
     while min(levels[-1].shape[:2]) >= 64 and len(levels) < 6:
@@ -237,7 +244,7 @@ def _lay(canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np
     material = (rng.uniform(0.75, 1.1) * rng.uniform(0.93, 1.07, 3)).astype(np.float32)
     light = _linear(level[..., :3]) * alpha * material
     warp = np.diag([over, over, 1.0]) @ matrix @ to_mm
-    fine = cv2.warpPerspective(np.concatenate([light, alpha], 2), warp, (size * over, size * over))
+    fine = cv2.warpPerspective(np.concatenate([light, alpha], 2), _for_opencv(warp), (size * over, size * over))
     layered = np.asarray(cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA), np.float32)
     mixed = layered[..., :3] + (1 - layered[..., 3:]) * _decode(canvas)
     return _encode(np.asarray(np.clip(mixed, 0, 1), np.float32))
@@ -246,6 +253,6 @@ def _lay(canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np
 def _batch(
     images: list[Float], matrices: list[Matrix], gain: Tensor, lift: Tensor, scale: list[float], groups: list[str]
 ) -> SceneBatch:
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    stacked = torch.from_numpy(np.stack(images).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
     homography = torch.from_numpy(np.stack([m / m[2, 2] for m in matrices])).float()
     return SceneBatch(stacked, homography, gain, lift, torch.tensor(scale), tuple(groups))

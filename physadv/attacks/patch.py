@@ -1,0 +1,220 @@
+"""Universal patches and stickers under EOT: optimise on some scenes, choose on others, report on yet others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from physadv.attacks.optimise import optimise
+from physadv.attacks.updates import Adam
+from physadv.core.seeds import generator, numpy_generator
+from physadv.core.types import Victim
+from physadv.evaluation.intervals import Rate, clustered, wilson
+from physadv.evaluation.rows import Row
+from physadv.scene import chain
+from physadv.scene.geometry import apply_homography, square_corners
+from physadv.scene.material import Material
+from physadv.scene.placement import Placement
+from physadv.scene.presets import EotRanges
+from physadv.scene.scenes import SceneBatch, SceneSource, View
+from physadv.threat.goals import Goal
+from physadv.threat.printable import eight_bit, ink_palette, non_printability, project_printable, total_variation
+
+BLOCKS = ("clean", "blank", "patch")
+BLANK = 0.94
+"""sRGB value of the blank control: bare paper of the sticker's shape."""
+
+
+@dataclass(frozen=True)
+class PatchTask:
+    """One patch problem: what is attacked, where, and under which draws."""
+
+    victims: Sequence[Victim]
+    goal: Goal
+    material: Material
+    mask: Tensor  # (1, 1, ph, pw)
+    placement: Placement
+    sign_width_mm: float
+    view: View
+    ranges: EotRanges = field(default_factory=EotRanges)
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the optimisation stands; ``best`` is the patch with the highest success on validation draws so far."""
+
+    step: int
+    patch: Tensor
+    best: Tensor
+    best_success: float
+    loss: float
+    success: float | None
+    """Success on the validation draws, on the steps where it was measured."""
+    state: object
+
+
+def render(task: PatchTask, patch: Tensor, scenes: SceneBatch, name: tuple[str | int, ...]) -> tuple[Tensor, Tensor]:
+    """One EOT draw named ``name``: the photographed scenes with the patch on them, and the signs' boxes (b, 4)."""
+    draw = chain.sample(scenes, task.ranges, generator(task.seed, "eot", *name)).to(task.device)
+    moved = scenes.to(task.device)
+    images = chain.apply(patch, task.mask.to(task.device), task.placement, moved, draw)
+    return images, sign_boxes(moved.homography, task.sign_width_mm, images.shape[-1])
+
+
+def sign_boxes(homography: Tensor, width_mm: float, size: int) -> Tensor:
+    """Axis-aligned boxes (b, 4) of the sign's square, cut at the picture's edge."""
+    corners = apply_homography(homography, square_corners(width_mm).to(homography).expand(len(homography), 4, 2))
+    return torch.cat([corners.amin(1), corners.amax(1)], -1).clamp(0, size)
+
+
+def scenes_of(task: PatchTask, source: SceneSource, count: int, *name: str | int) -> SceneBatch:
+    """``count`` scenes of a source; the task's seed and the name decide."""
+    return source.sample(count, task.view, task.ranges, numpy_generator(task.seed, "scenes", *name))
+
+
+def optimise_patch(
+    task: PatchTask,
+    *,
+    steps: int = 400,
+    draws: int = 32,
+    lr: float = 0.04,
+    tv: float = 0.15,
+    nps: float = 0.05,
+    validate_every: int = 50,
+    validation_draws: int = 128,
+    start: int = 0,
+    patch: Tensor | None = None,
+    best: tuple[Tensor, float] | None = None,
+    state: object = None,
+) -> Iterator[Progress]:
+    """Optimise a universal patch; each step sees ``draws`` new scenes (Athalye 2018; Brown 2017; Eykholt 2018).
+
+    ``tv`` and ``nps`` weigh total variation and non-printability against the loss. Every ``validate_every`` steps the
+    patch is scored, as 8-bit, on fixed draws that no step trains on; the best of these is kept. Give ``start``,
+    ``patch``, ``best`` and ``state`` of a saved :class:`Progress` to go on.
+    """
+    palette = ink_palette().to(task.device)
+    mask = task.mask.to(task.device)
+    first = _initial(task) if patch is None else patch.to(task.device)
+    kept, kept_score = best if best is not None else (first, -1.0)
+
+    def draw_step(current: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        return render(task, current, scenes_of(task, task.material.train, draws, "train", index), ("train", index))
+
+    def regulariser(current: Tensor) -> Tensor:
+        return tv * total_variation(current, mask) + nps * non_printability(current, mask, palette)
+
+    loop = optimise(
+        first, render=draw_step, victims=task.victims, objective=task.goal.loss, regulariser=regulariser,
+        project=project_printable, update=Adam(lr, steps), steps=steps, start=start, state=state,
+    )  # fmt: skip
+    for step in loop:
+        success = None
+        if step.index % validate_every == 0 or step.index == steps:
+            success = validate(task, step.patch, validation_draws)
+            if success >= kept_score:
+                kept, kept_score = step.patch, success
+        yield Progress(step.index, step.patch, kept, kept_score, step.loss, success, step.state)
+
+
+def _initial(task: PatchTask) -> Tensor:
+    shape = (1, 3, *task.mask.shape[-2:])
+    noise = torch.rand(shape, generator=generator(task.seed, "initial patch"))
+    return (0.5 + 0.1 * (noise - 0.5)).to(task.device)
+
+
+@torch.no_grad()
+def validate(task: PatchTask, patch: Tensor, count: int, batch: int = 64) -> float:
+    """Share of fixed validation draws on which the goal is met, plus a small term for confidence to break ties."""
+    won, doubt = 0.0, 0.0
+    for first in range(0, count, batch):
+        size = min(batch, count - first)
+        scenes = scenes_of(task, task.material.validation, size, "validation", first)
+        images, boxes = render(task, eight_bit(patch), scenes, ("validation", first))
+        for victim in task.victims:
+            prediction = victim(images)
+            won += float(task.goal.succeeded(prediction, boxes).sum()) / len(task.victims)
+            doubt += float((1 - task.goal.confidence_of_truth(prediction, boxes)).sum()) / len(task.victims)
+    return (won + 1e-3 * doubt) / count
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rates on held-out scenes and draws; every block sees the same scenes and the same draws."""
+
+    clean_recognised: Rate
+    blank_recognised: Rate
+    patch_recognised: Rate
+    success: Rate
+    """Goal met with the patch, among the draws whose clean control is recognised."""
+    blank_success: Rate
+    """The same with the blank sticker: what covering alone does."""
+    rows: tuple[Row, ...]
+
+
+@torch.no_grad()
+def measure(
+    task: PatchTask,
+    patch: Tensor,
+    *,
+    draws: int = 400,
+    name: str = "test",
+    batch: int = 50,
+    report: Callable[[int], None] | None = None,
+) -> Measured:
+    """Score a patch on the test scenes with clean and blank controls; intervals cluster by photo in photos."""
+    rows: list[Row] = []
+    victim = task.victims[0]
+    textures = {"blank": torch.full_like(patch, BLANK), "patch": eight_bit(patch)}
+    for first in range(0, draws, batch):
+        size = min(batch, draws - first)
+        scenes = scenes_of(task, task.material.test, size, name, first)
+        seen: dict[str, list[tuple[bool, bool, float]]] = {}
+        for block in BLOCKS:
+            images, boxes = _block(task, block, textures, scenes, (name, first))
+            prediction = victim(images)
+            parts = (
+                task.goal.recognised(prediction, boxes).tolist(),
+                task.goal.succeeded(prediction, boxes).tolist(),
+                task.goal.confidence_of_truth(prediction, boxes).tolist(),
+            )
+            seen[block] = list(zip(*parts, strict=True))
+        for i, group in enumerate(scenes.groups):
+            row: Row = {"draw": first + i, "group": group}
+            for block in BLOCKS:
+                recognised, success, confidence = seen[block][i]
+                row[block] = {"recognised": recognised, "success": success, "confidence": round(confidence, 4)}
+            rows.append(row)
+        if report is not None:
+            report(first + size)
+    return summarise(rows, by_group=task.material.kind == "photos")
+
+
+def _block(
+    task: PatchTask, block: str, textures: dict[str, Tensor], scenes: SceneBatch, name: tuple[str | int, ...]
+) -> tuple[Tensor, Tensor]:
+    if block != "clean":
+        return render(task, textures[block].to(task.device), scenes, name)
+    draw = chain.sample(scenes, task.ranges, generator(task.seed, "eot", *name)).to(task.device)
+    moved = scenes.to(task.device)
+    boxes = sign_boxes(moved.homography, task.sign_width_mm, scenes.images.shape[-1])
+    return chain.without_patch(moved, draw), boxes
+
+
+def summarise(rows: Sequence[Row], *, by_group: bool) -> Measured:
+    """Rates of rows, recomputable from a bundle's rows.jsonl."""
+
+    def rate(block: str, key: str, chosen: Sequence[Row]) -> Rate:
+        hits = [bool(row[block][key]) for row in chosen]
+        return clustered(hits, [row["group"] for row in chosen]) if by_group else wilson(sum(hits), len(hits))
+
+    valid = [row for row in rows if row["clean"]["recognised"]]
+    return Measured(
+        rate("clean", "recognised", rows), rate("blank", "recognised", rows), rate("patch", "recognised", rows),
+        rate("patch", "success", valid), rate("blank", "success", valid), tuple(rows),
+    )  # fmt: skip

@@ -1,0 +1,231 @@
+"""One sticker from its settings to a bundle, in steps that can be stopped, killed and taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from physadv.attacks.patch import Measured, PatchTask, Progress, measure, optimise_patch
+from physadv.core.errors import GeometryError, OptionError
+from physadv.core.seeds import derive
+from physadv.core.signfaces import STOP_WIDTH_MM
+from physadv.journey.checkpoint import load_checkpoint, save_checkpoint
+from physadv.journey.preview import preview_picture
+from physadv.printing.bundle import Bundle, Card, PatchInfo, Size, VictimInfo, write_bundle
+from physadv.printing.bundle import Placement as CardPlacement
+from physadv.scene.masks import area_share, make_mask
+from physadv.scene.material import Material, load_material
+from physadv.scene.placement import Placement
+from physadv.scene.presets import eot_preset
+from physadv.scene.scenes import PhotoScenes, PhotoSign, View
+from physadv.threat.goals import Goal
+from physadv.victims.cards import LoadedVictim
+from physadv.victims.checks import check_victim
+from physadv.victims.registry import load_victim
+
+OCTAGON_SHARE = 0.8284
+"""Area of a regular octagon over that of its bounding square."""
+
+
+@dataclass(frozen=True)
+class StickerSettings:
+    """Everything that decides a sticker; written on its card, so that `verify` can measure it anew."""
+
+    victim: str = "signs"
+    weights: str | None = None
+    goal: str = "untargeted"
+    true_class: str = "stop"
+    target_class: str | None = None
+    mask: str = "rectangle"
+    width_mm: float = 280.0
+    height_mm: float = 190.0
+    center_mm: tuple[float, float] = (0.0, 210.0)
+    sign_width_mm: float = STOP_WIDTH_MM
+    signs: str | None = None
+    backgrounds: str | None = None
+    eot: str = "default"
+    steps: int = 400
+    draws: int = 32
+    lr: float = 0.04
+    tv: float = 0.15
+    nps: float = 0.05
+    resolution: int = 96
+    test_draws: int = 400
+    threshold: float | None = None
+    """Detection score from which a detector's box counts; None takes the victim's own, or 0.25."""
+    seed: int = 0
+    device: str = "cpu"
+    name: str = ""
+
+    def key(self) -> int:
+        """Identifies the settings that decide the optimisation: a checkpoint is only taken up by its own run."""
+        return derive(self.seed, *(f"{k}={v}" for k, v in asdict(self).items() if k not in {"test_draws", "name"}))
+
+
+def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedVictim]:
+    """Load the victim and the scenes and put them to the test: one clear error for whatever cannot be used."""
+    if settings.steps < 1 or settings.draws < 1 or settings.test_draws < 1:
+        raise OptionError("--steps, --draws and --test-draws", "each at least 1", "give positive numbers")
+    if not settings.lr > 0 or settings.tv < 0 or settings.nps < 0:
+        raise OptionError("--lr, --tv and --nps", "lr over 0, weights at least 0", "correct them")
+    victim = load_victim(settings.victim, weights=settings.weights, device=settings.device)
+    mask = make_mask(settings.mask, settings.width_mm, settings.height_mm, longest_px=settings.resolution)
+    placement = Placement(settings.width_mm, settings.height_mm, settings.center_mm)
+    _check_on_sign(placement, settings)
+    goal = _goal(settings, victim)
+    view = _view(victim)
+    ranges = eot_preset(settings.eot)
+    device = next((p.device for p in victim.parameters()), torch.device("cpu"))
+
+    def accept(photos: Sequence[PhotoSign]) -> list[bool]:
+        return recognised_photos(victim, goal, photos, settings.sign_width_mm, device)
+
+    material = load_material(
+        _path(settings.signs), _path(settings.backgrounds), width_mm=settings.sign_width_mm, seed=settings.seed,
+        accept=accept,
+    )  # fmt: skip
+    task = PatchTask(
+        (victim,), goal, material, mask, placement, settings.sign_width_mm, view, ranges, settings.seed, device
+    )
+    check_victim(victim, _probe(task).to(device))
+    return task, victim
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+def _probe(task: PatchTask) -> Tensor:
+    from physadv.attacks.patch import scenes_of
+
+    return scenes_of(task, task.material.train, 2, "probe").images
+
+
+def _check_on_sign(placement: Placement, settings: StickerSettings) -> None:
+    x, y = placement.center_mm
+    half = settings.sign_width_mm / 2
+    if abs(x) + placement.width_mm / 2 > half or abs(y) + placement.height_mm / 2 > half:
+        raise GeometryError(
+            f"sticker {placement.width_mm:g} x {placement.height_mm:g} mm at {x:g}, {y:g}",
+            f"reaches beyond the sign of {settings.sign_width_mm:g} mm", "make it smaller or move it with --center",
+        )  # fmt: skip
+
+
+def _goal(settings: StickerSettings, victim: LoadedVictim) -> Goal:
+    name = settings.true_class
+    if name == "stop" and victim.card.task == "detect" and "stop sign" in victim.card.classes:
+        name = "stop sign"
+    target = None if settings.target_class is None else victim.card.class_index(settings.target_class)
+    threshold = settings.threshold
+    if threshold is None:
+        threshold = float(victim.card.extra.get("score_threshold", 0.25))
+    return Goal(settings.goal, victim.card.class_index(name), target, score_threshold=threshold)
+
+
+def _view(victim: LoadedVictim) -> View:
+    size = victim.card.input_size or (64, 64)
+    return View(max(size), victim.card.task == "detect")
+
+
+@torch.no_grad()
+def recognised_photos(
+    victim: LoadedVictim, goal: Goal, photos: Sequence[PhotoSign], width_mm: float, device: torch.device
+) -> list[bool]:
+    """Which located signs the victim sees as the true class in at least half of a few mild, unpatched views."""
+    from physadv.attacks.patch import sign_boxes
+    from physadv.core.seeds import numpy_generator
+    from physadv.scene.presets import EotRanges
+
+    mild = EotRanges(yaw_deg=(-8, 8), pitch_deg=(-4, 4), roll_deg=(-3, 3), size_px=(400, 401), frame_share=(0.25, 0.5))
+    kept = []
+    for number, photo in enumerate(photos):
+        scenes = PhotoScenes([photo], width_mm).sample(4, _view(victim), mild, numpy_generator(0, "accept", number))
+        boxes = sign_boxes(scenes.homography, width_mm, scenes.images.shape[-1]).to(device)
+        kept.append(bool(goal.recognised(victim(scenes.images.to(device)), boxes).float().mean() >= 0.5))
+    return kept
+
+
+class StickerRun:
+    """An optimisation with its folder: every validation is a checkpoint, and a second start goes on from it."""
+
+    def __init__(self, settings: StickerSettings, out: Path) -> None:
+        self.settings, self.out = settings, out
+        self.task, self.victim = build_task(settings)
+        self.resumed_at = 0
+        self._last: Progress | None = None
+
+    def steps(self, *, validate_every: int = 50) -> Iterator[Progress]:
+        """Run the remaining steps; the best patch so far is on disk whenever ``success`` is not None."""
+        saved = load_checkpoint(self.out, self.settings.key(), self.settings.lr, self.settings.steps)
+        start: dict[str, Any] = {}
+        if saved is not None:
+            self.resumed_at, self._last = saved.step, saved
+            start = {"start": saved.step, "patch": saved.patch, "state": saved.state,
+                     "best": (saved.best, saved.best_success)}  # fmt: skip
+        loop = optimise_patch(
+            self.task, steps=self.settings.steps, draws=self.settings.draws, lr=self.settings.lr,
+            tv=self.settings.tv, nps=self.settings.nps, validate_every=validate_every, **start,
+        )  # fmt: skip
+        for progress in loop:
+            self._last = progress
+            if progress.success is not None:
+                save_checkpoint(self.out, progress, self.settings.key())
+            yield progress
+
+    def finish(self, report: Callable[[int], None] | None = None) -> tuple[Bundle, Measured]:
+        """Measure the best patch on the held-out scenes and write the bundle. OptionError before the first step."""
+        if self._last is None:
+            raise OptionError("no step was made", "at least one is needed", "let it run longer")
+        best = self._last.best if self._last.best_success >= 0 else self._last.patch
+        measured = measure(self.task, best, draws=self.settings.test_draws, report=report)
+        card = make_card(self.settings, self.task, self.victim, measured, steps_done=self._last.step)
+        picture = preview_picture(self.task, best)
+        bundle = write_bundle(
+            self.out, card=card, patch=best, mask=self.task.mask, preview=picture, rows=list(measured.rows)
+        )
+        return bundle, measured
+
+
+def make_card(
+    settings: StickerSettings, task: PatchTask, victim: LoadedVictim, measured: Measured, *, steps_done: int
+) -> Card:
+    """The card of a sticker: what it is, where it goes, how it was made, and what was measured."""
+    true = victim.card.class_name(task.goal.true_class)
+    target = None if task.goal.target_class is None else victim.card.class_name(task.goal.target_class)
+    name = settings.name or f"{victim.card.name}-{settings.goal}-{settings.mask}"
+    share = area_share(task.mask, settings.width_mm, settings.height_mm, OCTAGON_SHARE * settings.sign_width_mm**2)
+    plain = {k: v for k, v in asdict(settings).items() if v is not None}
+    return Card(
+        patch=PatchInfo(
+            name=name, goal=settings.goal, true_class=true, target_class=target,
+            created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", physadv=version("physadv"),
+        ),
+        size=Size(settings.width_mm, settings.height_mm),
+        placement=CardPlacement("stop", settings.sign_width_mm, settings.center_mm, round(share, 4)),
+        victim=VictimInfo(victim.card.name, victim.card.task, victim.card.sha256),
+        eot=task.ranges.as_dict(),
+        optimisation={**plain, "steps_done": steps_done, "score_threshold": task.goal.score_threshold},
+        heldout=heldout_table(task.material, measured),
+        versions={name: version(name) for name in ("physadv", "torch", "kornia", "numpy", "opencv-python")},
+    )  # fmt: skip
+
+
+def heldout_table(material: Material, measured: Measured) -> dict[str, Any]:
+    """The [heldout] table: rates with their intervals, and in words how the scenes were held out."""
+    return {
+        "success": measured.success.as_dict(),
+        "blank_success": measured.blank_success.as_dict(),
+        "clean_recognised": measured.clean_recognised.as_dict(),
+        "blank_recognised": measured.blank_recognised.as_dict(),
+        "patch_recognised": measured.patch_recognised.as_dict(),
+        "scenes": material.kind,
+        "notes": list(material.notes),
+        "meaning": "success: goal met with the patch, in simulated draws whose clean control is recognised",
+    }

@@ -1,0 +1,71 @@
+"""Re-verify a bundle: rebuild its task from the card and measure its held-out success again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from physadv.attacks.patch import Measured, measure
+from physadv.core.errors import BundleError
+from physadv.evaluation.intervals import Rate
+from physadv.journey.sticker import StickerSettings, build_task
+from physadv.printing.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The card's rate, the rate measured now, and whether the one lies within the interval of the other."""
+
+    claimed: Rate
+    measured: Measured
+    agrees: bool
+
+
+def settings_of(bundle: Bundle) -> StickerSettings:
+    """The settings written on a bundle's card. Raises BundleError where there are none."""
+    table: dict[str, Any] = dict(bundle.card.optimisation)
+    known = {f.name for f in fields(StickerSettings)}
+    if not {"victim", "goal", "seed"} <= set(table):
+        raise BundleError(f"{bundle.folder}", "its card holds no [optimisation] settings", "make it anew")
+    chosen = {k: v for k, v in table.items() if k in known}
+    chosen["center_mm"] = tuple(chosen.get("center_mm", (0.0, 0.0)))
+    return StickerSettings(**chosen)
+
+
+def verify(
+    bundle: Bundle,
+    *,
+    weights: str | None = None,
+    signs: str | None = None,
+    backgrounds: str | None = None,
+    fresh: bool = False,
+    draws: int | None = None,
+    report: Callable[[int], None] | None = None,
+) -> Verdict:
+    """Measure a bundle's held-out success anew, by default on the very draws of its card.
+
+    ``fresh`` takes new draws (a sharper test). Agreement: the new rate lies in the card's interval, or, with new draws,
+    the two intervals overlap. Raises BundleError where the victim's weights are not those on the card.
+    """
+    settings = settings_of(bundle)
+    settings = replace(
+        settings, weights=weights or settings.weights, signs=signs or settings.signs,
+        backgrounds=backgrounds or settings.backgrounds, device="cpu",
+    )  # fmt: skip
+    task, victim = build_task(settings)
+    claimed_sha = bundle.card.victim.sha256
+    if claimed_sha and victim.card.sha256 and claimed_sha != victim.card.sha256:
+        raise BundleError(
+            f"victim {victim.card.name} {victim.card.sha256[:12]}", f"the card was measured on {claimed_sha[:12]}",
+            "give those weights with --weights, or make the patch anew",
+        )  # fmt: skip
+    task = replace(task, mask=bundle.mask)
+    name = "fresh" if fresh else "test"
+    measured = measure(task, bundle.patch, draws=draws or settings.test_draws, name=name, report=report)
+    claimed = Rate(**bundle.card.heldout["success"])
+    if fresh:
+        agrees = measured.success.low <= claimed.high and claimed.low <= measured.success.high
+    else:
+        agrees = claimed.low - 1e-9 <= measured.success.rate <= claimed.high + 1e-9
+    return Verdict(claimed, measured, agrees)
