@@ -6,7 +6,7 @@ and examples/ (a few frames of each outcome). Tables and report are made from th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from physadv.core.files import write_json
 
 ROWS, SETTINGS, EXAMPLES = "rows.jsonl", "check.json", "examples"
 MARGIN = 0.08
-__all__ = ["EXAMPLES", "MARGIN", "ROWS", "SETTINGS", "Feed", "Progress", "run_check"]
+__all__ = ["EXAMPLES", "MARGIN", "ROWS", "SETTINGS", "Feed", "Progress", "assert_fresh", "run_check"]
 
 
 def run_check(
@@ -44,7 +44,7 @@ def run_check(
     device: str = "cpu",
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Judge every frame of ``feeds`` and yield after each batch; rows and settings lie in ``folder`` at any time.
 
     Classifiers see the sign's bounding square, wider by ``margin`` on each side, resized by area; detectors see the
@@ -56,8 +56,7 @@ def run_check(
     """
     target, card = Path(folder), victim.card
     question = ask(card, goal=goal, true_class=true_class, target_class=target_class, threshold=threshold, iou=iou)
-    if (target / ROWS).exists():
-        raise OptionError(f"{target}", "already holds the rows of a check", "name another folder with --out")
+    assert_fresh(target)
     if not feeds:
         raise OptionError("no source", "at least one is needed", "name a camera, a video or a folder")
     session = Session(
@@ -71,6 +70,12 @@ def run_check(
         if session.newest is None:
             why = "; ".join(f"{n} {what}" for what, n in session.left_out.items()) or "the sources gave none"
             raise CaptureError("no frame could be judged", why, "try --locate, --box x0,y0,x1,y1 or --block")
+
+
+def assert_fresh(folder: str | Path) -> None:
+    """Raise OptionError where ``folder`` holds the rows of a check already: two checks must not mix."""
+    if (Path(folder) / ROWS).exists():
+        raise OptionError(f"{folder}", "already holds the rows of a check", "name another folder with --out")
 
 
 def _drain(session: Session, feed: Feed, total: int | None) -> Iterator[Progress]:

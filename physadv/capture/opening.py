@@ -42,19 +42,19 @@ def open_camera(index: int, *, size: Size | None, timeout_s: float) -> tuple[Any
     return capture, read_back(capture)
 
 
-def open_url(url: str, *, timeout_s: float) -> Any:
-    """Open an RTSP, HTTP or MJPEG address; raises CaptureError when nothing answers within ``timeout_s``."""
+def open_url(url: str, name: str, *, timeout_s: float) -> Any:
+    """Open an RTSP, HTTP or MJPEG address; raises CaptureError with ``name`` when nothing answers in ``timeout_s``."""
     limit = int(timeout_s * 1000)
     options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
     remedy = "check the address, and that the machine that serves it can be reached from here"
     # ffmpeg keeps the limit itself; the thread's own, a little longer, is for what it does not cover (name look-up).
-    return _within(lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, options), url, timeout_s + 2, remedy)
+    return _within(lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, options), name, timeout_s + 2, remedy)
 
 
-def open_file(path: str, *, timeout_s: float) -> Any:
+def open_file(path: str, *, timeout_s: float, name: str = "") -> Any:
     """Open a video file; raises CaptureError when it is not a video OpenCV can read."""
     remedy = "check that it plays, or convert it to MP4 (H.264) or AVI (MJPG)"
-    return _within(lambda: cv2.VideoCapture(path), path, timeout_s, remedy)
+    return _within(lambda: cv2.VideoCapture(path), name or path, timeout_s, remedy)
 
 
 def read_back(capture: Any) -> dict[str, Any]:

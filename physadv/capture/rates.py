@@ -67,14 +67,14 @@ def conclude(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> Co
     seen = str(settings.get("true_class", "the true class"))
     if patch is None:
         return Conclusion(False, "No frame with the patch was measured: nothing can be said about it.", notes)
-    measured = f"The patch met its goal ({_goal(settings)}) in {_share(patch)}"
+    measured = f"The patch met its goal ({goal_in_words(settings)}) in {_share(patch)}"
     missing = [b for b in ("clean", "blank") if b not in table]
     failed = [b for b in ("clean", "blank") if b in table and table[b].true.rate < CONTROL_FLOOR]
     if failed:
         which = " and ".join(f"{_named(b)} in only {table[b].true.rate:.1%}" for b in failed)
         return Conclusion(
             False,
-            f"Not valid for a claim: the victim says {seen!r} on {which} of the frames ({CONTROL_FLOOR:.0%} is "
+            f"Not valid for a claim: the victim says “{seen}” on {which} of the frames ({CONTROL_FLOOR:.0%} is "
             f"needed), so failures under the patch cannot be laid to the patch. {measured}.",
             notes,
         )
@@ -83,11 +83,8 @@ def conclude(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> Co
         return Conclusion(False, f"{measured}, but without a control ({lacking}) this proves nothing yet.", notes)
     controls = ", ".join(f"{_named(b)} {table[b].attack.rate:.1%}" for b in ("clean", "blank"))
     if patch.attack.low <= max(table[b].attack.high for b in ("clean", "blank")):
-        return Conclusion(
-            True,
-            f"{measured}; without it the same happened by itself ({controls}). No clear effect of the patch.",
-            notes,
-        )
+        unclear = "The intervals overlap: no clear effect of the patch."
+        return Conclusion(True, f"{measured}; without it: {controls}. {unclear}", notes)
     return Conclusion(True, f"{measured}; without it: {controls}.", notes)
 
 
@@ -117,11 +114,12 @@ def _share(rates: BlockRates) -> str:
     )
 
 
-def _goal(settings: Mapping[str, Any]) -> str:
+def goal_in_words(settings: Mapping[str, Any]) -> str:
+    """What counted as success."""
     true, target = settings.get("true_class", "the true class"), settings.get("target_class")
     if settings.get("goal") == "targeted":
-        return f"{true!r} taken for {target!r}"
-    return f"{true!r} not recognised"
+        return f"“{true}” taken for “{target}”"
+    return f"“{true}” not recognised"
 
 
 def _named(block: str) -> str:

@@ -37,7 +37,7 @@ class ClipSource(Source):
         self.kind = "clips" if len(clips) > 1 else "video"
         self.clips, self.timeout_s, self.clip_seconds, self.every = list(clips), timeout_s, clip_seconds, max(1, every)
         if len(self.clips) == 1:  # one file: fail now, not after the other blocks have been filmed
-            capture = open_file(str(self.clips[0].path), timeout_s=timeout_s)
+            capture = open_file(str(self.clips[0].path), timeout_s=timeout_s, name=name)
             self.settings = read_back(capture)
             count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             self.total = -(-count // self.every) if count > 0 else None
@@ -75,7 +75,8 @@ class ClipSource(Source):
         finally:
             capture.release()
         if number < promised:
-            self.warnings.append(f"{clip.path} ended after {number} of {promised} frames; what was read is kept")
+            name = clip.path if isinstance(clip.path, Path) else self.name  # an address may hold a password
+            self.warnings.append(f"{name} ended after {number} of {promised} frames; what was read is kept")
 
     def _frame(self, clip: Clip, number: int, time_s: float, bgr: npt.NDArray[np.uint8]) -> Frame:
         stretch = f"@{int(time_s // self.clip_seconds):03d}" if self.clip_seconds > 0 else ""

@@ -21,7 +21,7 @@ from physadv.core.images import SUFFIXES
 from physadv.evaluation.rows import read_rows
 
 VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mjpg", ".mjpeg", ".mpg", ".mpeg", ".ts"})
-__all__ = ["BLOCKS", "VIDEO_SUFFIXES", "Frame", "Source", "block_of", "open_source"]
+__all__ = ["BLOCKS", "VIDEO_SUFFIXES", "Frame", "Source", "block_of", "open_source", "public_address"]
 
 
 def open_source(
@@ -57,12 +57,20 @@ def open_source(
     return ClipSource(text, [Clip(path, path.stem, block_of(path.name))], timeout_s, clip_seconds, every)
 
 
+def public_address(url: str) -> str:
+    """An address without user, password and query, which have no place in a report."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if "://" in url else url
+
+
 def _open_address(url: str, timeout_s: float, clip_seconds: float, every: int) -> Source:
     """A recorded video behind an address is read whole like a file; anything else is live."""
-    if Path(urlsplit(url).path).suffix.lower() in VIDEO_SUFFIXES - {".mjpg", ".mjpeg"}:
-        return ClipSource(url, [Clip(url, Path(urlsplit(url).path).stem, None)], timeout_s, clip_seconds, every)
-    capture = open_url(url, timeout_s=timeout_s)
-    return LiveSource(url, "stream", capture, read_back(capture), clip_seconds or 10.0, timeout_s)
+    parts = urlsplit(url)
+    if Path(parts.path).suffix.lower() in VIDEO_SUFFIXES - {".mjpg", ".mjpeg"}:
+        clip = Clip(url, Path(parts.path).stem, block_of(Path(parts.path).name))
+        return ClipSource(public_address(url), [clip], timeout_s, clip_seconds, every)
+    capture = open_url(url, public_address(url), timeout_s=timeout_s)
+    return LiveSource(public_address(url), "stream", capture, read_back(capture), clip_seconds or 10.0, timeout_s)
 
 
 def _open_folder(folder: Path, timeout_s: float, clip_seconds: float, every: int, max_frames: int | None) -> Source:

@@ -1,0 +1,77 @@
+"""Rows sorted into bins of distance and angle, each with its rate, interval and count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
+from typing import Any
+
+from physadv.evaluation.intervals import Rate, clustered
+from physadv.evaluation.rows import Row
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Success by distance (rows of the grid) and yaw (columns); ``cells[i][j]`` is None where nothing was measured."""
+
+    distances: list[float]
+    yaws: list[float]
+    cells: list[list[Rate | None]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Edges and cells as plain values."""
+        cells = [[None if c is None else c.as_dict() for c in row] for row in self.cells]
+        return {"distance_edges_m": self.distances, "yaw_edges_deg": self.yaws, "cells": cells}
+
+
+def edges(values: Sequence[float], most: int) -> list[float]:
+    """At most ``most`` equal bins with round edges that hold all values (the last bin holds its upper edge)."""
+    low, high = min(values), max(values)
+    step = _round_step(max(high - low, 1e-9) / most)
+    while True:
+        first, last = floor(low / step + 1e-9), max(ceil(high / step - 1e-9), floor(low / step + 1e-9) + 1)
+        if last - first <= most:
+            return [round(step * k, 9) for k in range(first, last + 1)]
+        step = _round_step(step * 1.01)
+
+
+def place(value: float, bounds: Sequence[float]) -> int:
+    """The bin a value falls into."""
+    inside = sum(value >= bound for bound in bounds[1:-1])
+    return int(inside)
+
+
+def rate(rows: Sequence[Row]) -> Rate | None:
+    """How often the goal was met, bootstrapped by clip; None without rows."""
+    if not rows:
+        return None
+    return clustered([bool(r["success"]) for r in rows], [str(r["clip"]) for r in rows], draws=1000)
+
+
+def grid(rows: Sequence[Row], *, most: int = 7) -> Grid | None:
+    """The grid of the rows that know distance and yaw; None where none do."""
+    known = [r for r in rows if r.get("distance_m") is not None and r.get("yaw_deg") is not None]
+    if not known:
+        return None
+    distances = edges([float(r["distance_m"]) for r in known], most)
+    yaws = edges([float(r["yaw_deg"]) for r in known], most)
+    held: list[list[list[Row]]] = [[[] for _ in yaws[1:]] for _ in distances[1:]]
+    for row in known:
+        held[place(float(row["distance_m"]), distances)][place(float(row["yaw_deg"]), yaws)].append(row)
+    return Grid(distances, yaws, [[rate(cell) for cell in line] for line in held])
+
+
+def along(rows: Sequence[Row], key: str, bounds: Sequence[float]) -> list[Rate | None]:
+    """The rate in each bin of ``key``."""
+    held: list[list[Row]] = [[] for _ in bounds[1:]]
+    for row in rows:
+        if row.get(key) is not None:
+            held[place(float(row[key]), bounds)].append(row)
+    return [rate(cell) for cell in held]
+
+
+def _round_step(step: float) -> float:
+    """The next of 1, 1.5, 2, 2.5, 5, 10 times a power of ten that is not below ``step``."""
+    power = 10.0 ** floor(log10(step))
+    return float(next(m * power for m in (1, 1.5, 2, 2.5, 5, 10) if m * power >= step * (1 - 1e-9)))

@@ -1,0 +1,227 @@
+"""A check's rows -> report.html and report.json. Everything is recomputed from the rows and check.json."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from physadv.capture.check import EXAMPLES, ROWS, SETTINGS
+from physadv.capture.rates import BlockRates, conclude, goal_in_words, tabulate
+from physadv.core.errors import DataError
+from physadv.core.files import write_json, write_text
+from physadv.evaluation.rows import Row, read_rows
+from physadv.report.bins import along, edges, grid
+from physadv.report.charts import block_chart, heat_map, rate_along, score_strips
+from physadv.report.design import data_uri, page
+
+HTML, JSON = "report.html", "report.json"
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Where the report lies, and what report.json says."""
+
+    html: Path
+    json: Path
+    summary: dict[str, Any]
+
+
+def write_check_report(folder: str | Path) -> CheckReport:
+    """(Re)build report.html and report.json of a check's folder. Raises DataError where it holds no check."""
+    root = Path(folder)
+    rows, settings = read_check(root)
+    summary = summarise(rows, settings) | {"rows": str(root / ROWS), "report": str(root / HTML)}
+    pictures = _pictures(root / EXAMPLES)
+    write_json(root / JSON, summary)
+    write_text(root / HTML, render(rows, settings, pictures, rows_path=str(root / ROWS)))
+    return CheckReport(root / HTML, root / JSON, summary)
+
+
+def read_check(folder: Path) -> tuple[list[Row], dict[str, Any]]:
+    """Rows and settings of a check's folder."""
+    if not (folder / SETTINGS).is_file():
+        raise DataError(f"{folder}", f"holds no {SETTINGS}", "name the folder of a `physadv check` run")
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{folder / SETTINGS}", f"not JSON ({error.msg})", "run the check again") from error
+    rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
+    for number, row in enumerate(rows, 1):
+        lacking = {"clip", "block", "verdict", "true", "success"} - row.keys()
+        if lacking:
+            raise DataError(f"{folder / ROWS}:{number}", f"has no {', '.join(sorted(lacking))}", "run the check again")
+    return rows, settings
+
+
+def summarise(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
+    """What report.json holds: the words, the table, verdicts, bins, warnings and settings."""
+    table = tabulate(rows)
+    said = conclude(table, settings)
+    by_angle = grid([r for r in rows if r["block"] == "patch"])
+    return {
+        "kind": "check",
+        "valid": said.valid,
+        "headline": said.headline,
+        "notes": said.notes,
+        "simulation": bool(settings.get("simulation")),
+        "blocks": {name: rates.as_dict() for name, rates in table.items()},
+        "verdicts": {name: verdicts(rows, name) for name in table},
+        "patch_by_distance_and_yaw": None if by_angle is None else by_angle.as_dict(),
+        "warnings": warnings_of(settings),
+        "settings": dict(settings),
+    }
+
+
+def render(rows: Sequence[Row], settings: Settings, pictures: Sequence[Mapping[str, Any]], *, rows_path: str) -> str:
+    """The page. ``pictures`` are example rows with a data URI under ``uri``."""
+    table, summary = tabulate(rows), summarise(rows, settings)
+    bundle = settings.get("bundle") or {}
+    return page(
+        "check.html.j2",
+        title=f"Check of {bundle.get('name') or 'a patch'} on {_victim(settings).get('name', 'a victim')}",
+        what=_what(rows, settings),
+        patch=summary["blocks"].get("patch"),
+        figures=_figures(rows, table, settings),
+        examples=_groups(pictures),
+        limits=limits(rows, settings),
+        facts=_facts(settings),
+        rows_path=rows_path,
+        **{k: summary[k] for k in ("valid", "headline", "notes", "blocks", "verdicts", "warnings", "settings")},
+    )
+
+
+def verdicts(rows: Sequence[Row], block: str, most: int = 4) -> list[dict[str, Any]]:
+    """The most frequent verdicts of a block with their share."""
+    counts = Counter(str(r["verdict"]) for r in rows if r["block"] == block)
+    total = sum(counts.values())
+    return [{"verdict": v, "frames": n, "share": n / total} for v, n in counts.most_common(most)]
+
+
+def warnings_of(settings: Settings) -> list[str]:
+    """The run's warnings, and what was left out."""
+    left_out = [f"{n} frames left out ({what})" for what, n in (settings.get("left_out") or {}).items()]
+    blind = {b: ways["frame"] for b, ways in (settings.get("located_by") or {}).items() if ways.get("frame")}
+    unseen = [
+        f"In {n} {b} frames the sign's place is not known: a frame without the sign counts as one where it is missed"
+        for b, n in blind.items()
+    ]
+    biased = [
+        f"In {ways['detector']} {b} frames a detector found the sign; frames in which it saw none are not among them"
+        for b, ways in (settings.get("located_by") or {}).items()
+        if ways.get("detector")
+    ]
+    return [*map(str, settings.get("warnings") or []), *left_out, *unseen, *biased]
+
+
+def limits(rows: Sequence[Row], settings: Settings) -> list[str]:
+    """What the numbers do not cover, with the ranges that were measured."""
+    first = (
+        "This simulation was drawn by a model of printer, sign and camera. Only a print and a camera can confirm it."
+    )
+    filmed = "Another camera, printer, paper, light or sign was not measured; each can change the result."
+    return [
+        first if settings.get("simulation") else filmed,
+        f"Nothing was measured outside {_range(rows, 'distance_m', ' m')} and yaw {_range(rows, 'yaw_deg', '°')}.",
+        "Frames of one clip are alike. The intervals treat clips, not frames, as trials; few clips make them wide.",
+        f"One victim was asked. Another model, or a whole system with tracking, maps or several frames a decision, "
+        f"is not {_victim(settings).get('name', 'it')}.",
+        "Success here is a single frame's verdict. It does not say what a vehicle or a person would do.",
+    ]
+
+
+def _range(rows: Sequence[Row], key: str, unit: str) -> str:
+    values = [float(r[key]) for r in rows if r.get(key) is not None]
+    return f"{min(values):.1f} to {max(values):.1f}{unit}" if values else f"(unknown{unit and ', not measured'})"
+
+
+def _figures(rows: Sequence[Row], table: Mapping[str, BlockRates], settings: Settings) -> list[dict[str, Any]]:
+    if not table:
+        return []
+    by_block = {name: [r for r in rows if r["block"] == name] for name in table}
+    made = [
+        {"svg": block_chart(table), "title": "Goal met, by block.", "caption": "Bars are 95 % intervals over clips."}
+    ]
+    by_angle = grid(by_block.get("patch", []))
+    if by_angle is not None:
+        caption = "Share of patch frames that met the goal, and their number. Hatched: not measured."
+        made.append({"svg": heat_map(by_angle), "title": "Distance and angle.", "caption": caption})
+    key, unit, label = _depth(rows)
+    values = [float(r[key]) for r in rows if r.get(key) is not None]
+    if values:
+        bounds = edges(values, 6)
+        chart = rate_along({b: along(own, key, bounds) for b, own in by_block.items()}, bounds, unit, label)
+        made.append({"svg": chart, "title": f"Goal met, by {label}.", "caption": _legend(table)})
+    caption = "Score of the true class in every frame; low is good for the attacker. " + (
+        "Dashed: the threshold." if settings.get("threshold") is not None else "Upright lines part the clips."
+    )
+    strips = score_strips(by_block, settings.get("threshold"))
+    made.append({"svg": strips, "title": "Frame by frame.", "caption": caption})
+    return made
+
+
+def _depth(rows: Sequence[Row]) -> tuple[str, str, str]:
+    """Distance where it is known, else the sign's size in the picture."""
+    if any(r.get("distance_m") is not None for r in rows):
+        return "distance_m", "m", "distance"
+    return "crop_px", "px", "size of the sign"
+
+
+def _legend(table: Mapping[str, BlockRates]) -> str:
+    shapes = {"clean": "circle", "blank": "square", "patch": "diamond"}
+    return ", ".join(f"{shapes[name]}: {name}" for name in table) + "; bars are 95 % intervals over clips."
+
+
+def _what(rows: Sequence[Row], settings: Settings) -> str:
+    sources = ", ".join(str(s.get("name")) for s in settings.get("sources") or []) or "source not recorded"
+    return f"{len(rows)} frames judged, {settings.get('started', '')}, from {sources}"
+
+
+def _victim(settings: Settings) -> Mapping[str, Any]:
+    return settings.get("victim") or {}
+
+
+def _facts(settings: Settings) -> list[tuple[str, Any]]:
+    victim, bundle = _victim(settings), settings.get("bundle") or {}
+    pairs: list[tuple[str, Any]] = [
+        ("Victim", victim.get("name")),
+        ("Victim sha256", victim.get("sha256")),
+        ("Task", victim.get("task")),
+        ("Goal", goal_in_words(settings)),
+        ("Patch", bundle.get("name")),
+        ("Patch sha256", bundle.get("sha256")),
+        ("Score threshold", settings.get("threshold")),
+        ("Least overlap (IoU) with the sign", settings.get("iou")),
+        ("Margin around the sign's square", settings.get("margin")),
+    ]
+    for source in settings.get("sources") or []:
+        got = source.get("settings") or {}
+        size = f", {got['width']}x{got['height']} at {got.get('fps')} fps" if got.get("width") else ""
+        pairs.append(("Source", f"{source.get('name')} ({source.get('kind')}{size}); block: {source.get('block')}"))
+    ways = {
+        b: ", ".join(f"{w} {n}" for w, n in found.items()) for b, found in (settings.get("located_by") or {}).items()
+    }
+    pairs += [(f"Sign located, {block}", found) for block, found in ways.items()]
+    pairs += [("Started", settings.get("started")), ("Finished", settings.get("finished"))]
+    return [(key, value) for key, value in pairs if value not in (None, "")]
+
+
+def _pictures(folder: Path) -> list[dict[str, Any]]:
+    index = folder / "index.json"
+    if not index.is_file():
+        return []
+    shots = json.loads(index.read_text(encoding="utf-8"))
+    return [{**s, "uri": data_uri((folder / s["file"]).read_bytes())} for s in shots if (folder / s["file"]).is_file()]
+
+
+def _groups(pictures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Patch first; within a block what met the goal first."""
+    order = [("patch", True), ("patch", False), ("clean", False), ("clean", True), ("blank", False), ("blank", True)]
+    grouped = [
+        (block, met, [p for p in pictures if (p["block"], p["success"]) == (block, met)]) for block, met in order
+    ]
+    return [{"block": block, "success": met, "shots": shots} for block, met, shots in grouped if shots]

@@ -1,0 +1,69 @@
+"""One house style for every report: a self-contained, light HTML page that reads on a phone and prints well.
+
+A page asks nothing of a network: style, charts (inline SVG) and pictures (data URIs) are in the file.
+"""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from functools import cache
+from math import isfinite
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from physadv.core.images import Array, png_bytes
+
+INK, MUTED, LINE, PAPER = "#1b2733", "#5b6875", "#d5dce3", "#ffffff"
+BLOCK_COLOURS = {"clean": "#0072b2", "blank": "#7a7f85", "patch": "#d55e00"}
+"""Told apart by every kind of colour vision (after Okabe and Ito 2008); shapes differ as well."""
+
+
+def page(template: str, **context: Any) -> str:
+    """Render ``templates/<template>`` with the house style; values are escaped unless they are Markup."""
+    made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return _environment().get_template(template).render(made=made, block_colours=BLOCK_COLOURS, **context)
+
+
+def data_uri(png: bytes) -> str:
+    """PNG bytes as an address that needs no request."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def picture_uri(picture: Array) -> str:
+    """An (h, w, 3) uint8 picture as a data URI."""
+    return data_uri(png_bytes(picture))
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """0.934 -> "93.4 %"; what is not a number is a dash."""
+    return "–" if share is None or not isfinite(share) else f"{100 * share:.{digits}f} %"
+
+
+def span(low: float | None, high: float | None, digits: int = 1) -> str:
+    """An interval of shares: "85.7 to 97.2 %"."""
+    if low is None or high is None or not (isfinite(low) and isfinite(high)):
+        return "–"
+    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %"
+
+
+def number(value: Any) -> str:
+    """A plain value for a table: short numbers, yes and no, a dash for nothing."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("physadv.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters |= {"percent": percent, "number": number}
+    made.globals |= {"span": span, "Markup": Markup}
+    return made

@@ -1,0 +1,92 @@
+"""An evaluation's result -> report.html: rates, the attacks' shares, the curve over epsilon, doubts and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from physadv.core.files import write_text
+from physadv.evaluation.intervals import Rate
+from physadv.report.design import MUTED, data_uri, page
+from physadv.report.svg import WIDTH, line, marker, svg, text
+
+COLOUR = "#0072b2"
+
+
+def write_evaluate_report(
+    folder: str | Path, result: Mapping[str, Any], facts: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
+) -> Path:
+    """Write ``folder``/report.html.
+
+    ``result`` is what :meth:`physadv.attacks.evaluate.Evaluation.result` gives, ``facts`` the settings to print, and
+    ``examples`` rows whose pictures lie in ``folder``/examples.
+    """
+    root = Path(folder)
+    return write_text(root / "report.html", render(result, facts, [_with_pictures(root, row) for row in examples]))
+
+
+def render(result: Mapping[str, Any], facts: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> str:
+    """The page; ``examples`` carry their pictures as data URIs."""
+    clean, robust = Rate(**result["clean_accuracy"]), Rate(**result["robust_accuracy"])
+    return page(
+        "evaluate.html.j2",
+        title=f"Robust accuracy of {facts.get('victim', 'a victim')}",
+        threat=f"{facts.get('threat', '')}",
+        clean=clean,
+        robust=robust,
+        result=result,
+        attacks=_attacks(result),
+        curve=curve_chart(result["curve"], str(facts.get("norm", ""))) if len(result["curve"]) > 1 else None,
+        examples=examples,
+        facts=facts,
+    )
+
+
+def _attacks(result: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+    """Each attack with what it broke and what was still whole after it."""
+    n = max(1, int(result["clean_accuracy"]["n"]))
+    whole = round(result["clean_accuracy"]["rate"] * n) if result["clean_accuracy"]["n"] else 0
+    table = []
+    for name, count in result["broken_by"].items():
+        whole -= count
+        table.append((name, count, whole / n))
+    return table
+
+
+def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
+    """Robust accuracy over epsilon: one point a radius with its interval, joined by lines."""
+    left, top, right, bottom = 46.0, 10.0, WIDTH - 14.0, 210.0
+    widest = max(p["eps"] for p in points) or 1.0
+    places = [(left + p["eps"] / widest * (right - left), bottom - p["rate"] * (bottom - top)) for p in points]
+    parts: list[str] = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = bottom - share * (bottom - top)
+        parts += [line(left, y, right, y), text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11)]
+    for (x0, y0), (x1, y1) in zip(places, places[1:], strict=False):
+        parts.append(line(x0, y0, x1, y1, stroke=COLOUR, width=1.5))
+    for (x, y), point in zip(places, points, strict=True):
+        low, high = (bottom - point[k] * (bottom - top) for k in ("low", "high"))
+        rate = Rate(point["rate"], point["low"], point["high"], int(point["n"]))
+        parts += [line(x, low, x, high, stroke=COLOUR, width=2), marker(x, y, "clean", COLOUR, str(rate))]
+        parts.append(text(x, bottom + 17, in_255ths(point["eps"]), at="middle", fill=MUTED, size=11))
+    parts.append(text((left + right) / 2, bottom + 35, f"epsilon ({norm})", at="middle", fill=MUTED, size=12))
+    return svg(bottom + 44, parts, "Robust accuracy over epsilon")
+
+
+def in_255ths(eps: float) -> str:
+    """0.03137 -> "8/255" where that is what it is, else a short number."""
+    steps = eps * 255
+    if eps and abs(steps - round(steps)) < 1e-6 and round(steps) < 255:
+        return f"{round(steps)}/255"
+    return f"{eps:.3g}"
+
+
+def _with_pictures(root: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    uris = {}
+    for part in ("clean", "adversarial", "change"):
+        file = root / "examples" / f"{row['index']}-{part}.png"
+        uris[part] = data_uri(file.read_bytes()) if file.is_file() else ""
+    return {**row, "uris": uris}
