@@ -1,0 +1,173 @@
+"""dlib's face recognition network (29 convolutions, 128 numbers out), and a reader of the public-domain ``.dat`` file.
+
+The file holds dlib's own serialisation: a length-prefixed layer name, then its one tensor, innermost layer first, which
+is the order of computation. Only names and tensors are read; nothing in the file is ever executed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from physadv.core.errors import VictimError
+
+SIZE, DIMENSION = 150, 128
+MEAN_RGB = (122.782, 117.001, 104.298)
+# Residual stages of dlib's face network, in order of computation: (channels, halves the side) per block.
+_BLOCKS = (
+    *((32, False),) * 3,
+    *((64, True), (64, False), (64, False), (64, False)),
+    *((128, True), (128, False), (128, False)),
+    *((256, True), (256, False), (256, False)),
+    (256, True),
+)
+_LAYER = re.compile(rb"\x01(?:\x05con_4|\x07affine_|\x04fc_2)")
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; where the side is halved, the shortcut is an average pool."""
+
+    def __init__(self, before: int, channels: int, halves: bool) -> None:
+        super().__init__()
+        self.halves = halves
+        stride, padding = (2, 0) if halves else (1, 1)
+        self.first = nn.Conv2d(before, channels, 3, stride, padding)
+        self.first_scale = Affine(channels)
+        self.second = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.second_scale = Affine(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, before, h, w) -> (b, channels, h', w')."""
+        y = self.second_scale(self.second(torch.relu(self.first_scale(self.first(x)))))
+        return torch.relu(_add_padded(y, F.avg_pool2d(x, 2, 2) if self.halves else x))
+
+
+class Affine(nn.Module):
+    """A scale and a shift per channel: dlib's batch normalisation, frozen."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> the same shape."""
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class DlibResNet(nn.Module):
+    """Aligned faces (b, 3, 150, 150), RGB in [0, 1] -> descriptors (b, 128), as dlib gives them (not normalised)."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN_RGB)[:, None, None] / 255)
+        self.stem = nn.Conv2d(3, 32, 7, 2)
+        self.stem_scale = Affine(32)
+        before = (32, *(channels for channels, _ in _BLOCKS))
+        self.blocks = nn.ModuleList(Block(b, c, halves) for b, (c, halves) in zip(before, _BLOCKS, strict=False))
+        self.head = nn.Linear(256, DIMENSION, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Descriptors of aligned faces; two photos of one person are mostly less than 0.6 apart."""
+        return self.tail(self.trunk(x))
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """All but the last four blocks and the head: (b, 3, 150, 150) -> (b, 128, 8, 8)."""
+        x = torch.relu(self.stem_scale(self.stem((x - self.mean) * (255 / 256))))
+        x = F.max_pool2d(x, 3, 2)
+        for block in self.blocks[:-4]:
+            x = block(x)
+        return x
+
+    def tail(self, features: Tensor) -> Tensor:
+        """The last four blocks and the head: (b, 128, 8, 8) -> (b, 128)."""
+        for block in self.blocks[-4:]:
+            features = block(features)
+        out: Tensor = self.head(features.mean((2, 3)))
+        return out
+
+
+def load_dlib_resnet(path: str | Path) -> DlibResNet:
+    """Read ``dlib_face_recognition_resnet_model_v1.dat``. Raises VictimError where the layers are others."""
+    net = DlibResNet()
+    tensors = _tensors(Path(path))
+    layers: list[tuple[nn.Module, nn.Module]] = [(net.stem, net.stem_scale)]
+    for block in net.blocks:
+        assert isinstance(block, Block)
+        layers += [(block.first, block.first_scale), (block.second, block.second_scale)]
+    wanted = [module for pair in layers for module in pair] + [net.head]
+    if len(tensors) != len(wanted):
+        raise VictimError(f"{path}: {len(tensors)} layers", f"{len(wanted)} are expected", "use the file of 2017, v1")
+    with torch.no_grad():
+        for number, (module, values) in enumerate(zip(wanted, tensors, strict=True)):
+            _fill(module, values, f"{path}: layer {number}")
+    return net.eval().requires_grad_(False)
+
+
+def _fill(module: nn.Module, values: Tensor, name: str) -> None:
+    """dlib keeps one flat tensor a layer: weights, then biases; its last layer is (inputs, outputs)."""
+    if isinstance(module, nn.Linear):
+        values = values.reshape(module.in_features, module.out_features).T.reshape(-1)
+    parameters = list(module.parameters())
+    if sum(p.numel() for p in parameters) != values.numel():
+        raise VictimError(f"{name}, {values.numel()} numbers", "do not fit the net", "use the file of 2017, v1")
+    start = 0
+    for parameter in parameters:
+        parameter.copy_(values[start : start + parameter.numel()].reshape(parameter.shape))
+        start += parameter.numel()
+
+
+def _tensors(path: Path) -> list[Tensor]:
+    """The tensor of every convolution, affine and fully connected layer, in order of computation."""
+    data, found, position = path.read_bytes(), [], 0
+    while match := _LAYER.search(data, position):
+        at = match.end()
+        if match.group().endswith(b"fc_2"):
+            at = _skip_integers(data, at, 2)  # number of outputs, bias mode
+        values, position = _tensor(data, at, path)
+        found.append(values)
+    return found
+
+
+def _skip_integers(data: bytes, at: int, count: int) -> int:
+    for _ in range(count):
+        _, at = _integer(data, at)
+    return at
+
+
+def _integer(data: bytes, at: int) -> tuple[int, int]:
+    """One of dlib's packed integers: a byte with sign (0x80) and length (0x0f), then little-endian bytes."""
+    control = data[at]
+    size = control & 0x0F
+    value = int.from_bytes(data[at + 1 : at + 1 + size], "little")
+    return (-value if control & 0x80 else value), at + 1 + size
+
+
+def _tensor(data: bytes, at: int, path: Path) -> tuple[Tensor, int]:
+    """Version 2, four sizes, then float32 little-endian."""
+    header = []
+    for _ in range(5):
+        value, at = _integer(data, at)
+        header.append(value)
+    count = int(np.prod(header[1:]))
+    if header[0] != 2 or count < 0 or at + 4 * count > len(data):
+        raise VictimError(f"{path}", "broken or of another version", "fetch it again")
+    return torch.from_numpy(np.frombuffer(data, "<f4", count, at).copy()), at + 4 * count
+
+
+def _add_padded(first: Tensor, second: Tensor) -> Tensor:
+    """dlib's addition: whichever is smaller, in channels or in sides, counts as zero beyond its end."""
+    sizes = [max(a, b) for a, b in zip(first.shape[1:], second.shape[1:], strict=True)]
+    return _padded(first, sizes) + _padded(second, sizes)
+
+
+def _padded(x: Tensor, sizes: list[int]) -> Tensor:
+    c, h, w = (size - have for size, have in zip(sizes, x.shape[1:], strict=True))
+    return F.pad(x, (0, w, 0, h, 0, c)) if c or h or w else x

@@ -1,0 +1,106 @@
+"""MobileFaceNet (Chen et al., 2018) in the variant of foamliu: 128 numbers from an aligned 112 px face, 1 M parameters.
+
+Inverted residuals (Sandler et al., 2018) and a depthwise convolution over the whole last map in place of a pool.
+Module names follow the published state dict, so that it loads with ``strict=True``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+SIZE, DIMENSION = 112, 128
+# (expansion, channels, repeats, stride of the first)
+_STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Convolution, batch norm, ReLU6."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU6(),
+    )
+
+
+class Separable(nn.Module):
+    """Depthwise, then pointwise, each with batch norm and ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> the same shape."""
+        return torch.relu(self.bn2(self.pointwise(torch.relu(self.bn1(self.depthwise(x))))))
+
+
+class Inverted(nn.Module):
+    """Widen, filter each channel, narrow; added to its input where the shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        self.shortcut = stride == 1 and inputs == outputs
+        self.conv = nn.Sequential(
+            _conv(inputs, wide, 1),
+            _conv(wide, wide, stride=stride, groups=wide),
+            nn.Conv2d(wide, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, inputs, h, w) -> (b, outputs, h / stride, w / stride)."""
+        y: Tensor = self.conv(x)
+        return x + y if self.shortcut else y
+
+
+class Whole(nn.Module):
+    """One depthwise convolution as large as the map: a learned pool that keeps where things are."""
+
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, side, groups=channels, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, side, side) -> (b, c, 1, 1)."""
+        y: Tensor = self.bn(self.depthwise(x))
+        return y
+
+
+class MobileFaceNet(nn.Module):
+    """Aligned, normalised faces (b, 3, 112, 112) -> embeddings (b, 128), not yet of unit length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = _conv(3, 64, stride=2)
+        self.dw_conv = Separable(64)
+        blocks, inputs = [], 64
+        for expansion, channels, repeats, stride in _STAGES:
+            for index in range(repeats):
+                step = stride if index == 0 else 1
+                blocks.append(Inverted(inputs, channels, stride=step, expansion=expansion))
+                inputs = channels
+        self.features = nn.Sequential(*blocks)
+        self.conv2 = _conv(inputs, 512, 1)
+        self.gdconv = Whole(512, 7)
+        self.conv3 = nn.Conv2d(512, DIMENSION, 1)
+        self.bn = nn.BatchNorm2d(DIMENSION)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, 3, 112, 112) -> (b, 128)."""
+        return self.tail(self.trunk(x))
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """All but the last stage: (b, 3, 112, 112) -> (b, 128, 14, 14)."""
+        y: Tensor = self.features[:-3](self.dw_conv(self.conv1(x)))
+        return y
+
+    def tail(self, features: Tensor) -> Tensor:
+        """The last stage and the head: (b, 128, 14, 14) -> (b, 128)."""
+        y: Tensor = self.bn(self.conv3(self.gdconv(self.conv2(self.features[-3:](features)))))
+        return y.flatten(1)
