@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from physadv.attacks.logits import check, quiet
 from physadv.attacks.result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.seeds import generator
@@ -43,8 +44,9 @@ def square(
         raise OptionError(f"norm {norm}", "the Square attack knows linf and l2", "choose one of these")
     if eps < 0 or queries < 1:
         raise OptionError(f"eps {eps}, queries {queries}", "eps >= 0 and queries >= 1", "check both")
+    check(images, labels, targets)
     images = images.detach()
-    with torch.no_grad():
+    with quiet(victim), torch.no_grad():
         propose = (_linf_proposals if norm == "linf" else _l2_proposals)(images, eps, queries, share, seed)
         return _search(victim, images, Objective(margin, labels, targets), propose, queries)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from physadv.attacks.blackbox import Scores
+from physadv.attacks.logits import check, quiet
 from physadv.attacks.result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.seeds import generator
@@ -52,8 +53,9 @@ def rays(victim: Scores, images: Tensor, labels: Tensor, *, eps: float, queries:
     ``images`` (b, c, h, w) in [0, 1]. It draws nothing at random. ``AttackResult.queries`` counts labels asked, at
     most ``queries`` + 1 per sample. A sample that fails keeps its clean image.
     """
+    check(images, labels)
     images = images.detach()
-    with torch.no_grad():
+    with quiet(victim), torch.no_grad():
         oracle = _oracle(victim, labels, images, queries)
         everyone = torch.arange(len(images), device=images.device)
         won = oracle(images, everyone)
@@ -132,8 +134,9 @@ def hopskipjump(
     """
     if known(norm) == "l1":
         raise OptionError(f"norm {norm}", "HopSkipJump knows l2 and linf", "choose one of these")
+    check(images, labels)
     images = images.detach()
-    with torch.no_grad():
+    with quiet(victim), torch.no_grad():
         oracle = _oracle(victim, labels, images, queries)
         everyone = torch.arange(len(images), device=images.device)
         won = oracle(images, everyone)

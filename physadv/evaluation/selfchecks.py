@@ -131,17 +131,17 @@ def check_gradients(victim: Victim, images: Tensor, labels: Tensor, *, eps: floa
     leaf = images.detach().clone().requires_grad_()
     with torch.enable_grad():
         logits = logits_of(victim, leaf)
-        if not logits.requires_grad:
-            yield Doubt(
-                "no-gradient",
-                "the output carries no gradient to the image",
-                "White-box attacks cannot run: wrap the part that cuts it (BPDA) or trust the black-box attacks alone",
-            )
-            return
         own = logits.gather(1, labels[:, None])[:, 0]
         margin = own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-        by_margin = torch.autograd.grad(margin.sum(), leaf, retain_graph=True)[0].flatten(1).double()
-        by_ce = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), leaf)[0].flatten(1)
+        slopes = [_slope(loss, leaf) for loss in (margin, F.cross_entropy(logits, labels, reduction="none"))]
+    if slopes[0] is None or slopes[1] is None:
+        yield Doubt(
+            "no-gradient",
+            "the output carries no gradient to the image",
+            "White-box attacks cannot run: wrap the part that cuts it (BPDA) or trust the black-box attacks alone",
+        )
+        return
+    by_margin, by_ce = slopes[0].flatten(1).double(), slopes[1].flatten(1)
     right = margin.detach() > 0
     if not right.any():
         return
@@ -149,6 +149,13 @@ def check_gradients(victim: Victim, images: Tensor, labels: Tensor, *, eps: floa
     flat = (by_ce == 0).all(1)[right] & ~dead
     reach = eps * by_margin.norm(ball, dim=1)[right] / margin.detach()[right].double()
     yield from _gradient_doubts(dead, flat, reach, float(margin.detach()[right].median()))
+
+
+def _slope(loss: Tensor, leaf: Tensor) -> Tensor | None:
+    """Gradient of the summed loss with respect to the images, None where there is no path."""
+    if not loss.requires_grad:
+        return None
+    return torch.autograd.grad(loss.sum(), leaf, retain_graph=True, allow_unused=True)[0]
 
 
 def _gradient_doubts(dead: Tensor, flat: Tensor, reach: Tensor, gap: float) -> Iterator[Doubt]:
