@@ -95,6 +95,8 @@ def card_from(table: Mapping[str, Any], **defaults: Any) -> VictimCard:
         known["accuracy"] = ", ".join(f"{k} {v}" for k, v in known["accuracy"].items())
     if known.get("task", "classify") not in ("classify", "detect"):
         raise VictimError(f"task {known['task']!r}", "is neither classify nor detect", "correct the card")
+    if not isinstance(known.get("classes") or (), list | tuple):
+        raise VictimError(f"classes {known['classes']!r}", "is not a list of names", 'give e.g. ["stop", "yield"]')
     known["classes"] = tuple(str(c) for c in known.get("classes") or ())
     known["urls"] = tuple(known.get("urls", ()))
     known["input_size"] = as_size(known.get("input_size"))

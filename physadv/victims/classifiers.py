@@ -76,7 +76,10 @@ class Prepared(nn.Module):
 
 
 def _channels(value: float | Sequence[float] | None, default: float, name: str) -> Tensor:
-    numbers = torch.as_tensor(default if value is None else value, dtype=torch.float32).reshape(1, -1, 1, 1)
+    try:
+        numbers = torch.as_tensor(default if value is None else value, dtype=torch.float32).reshape(1, -1, 1, 1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise VictimError(f"{name} {value!r}", "is not one or three numbers", "give one per channel") from error
     if numbers.shape[1] not in (1, 3):
         raise VictimError(f"{name} of {numbers.shape[1]} numbers", "one or three are needed", "give one per channel")
     if name == "std" and not bool((numbers > 0).all()):
@@ -99,11 +102,20 @@ def _logits(output: Any, outputs: Outputs) -> Tensor:
 
 
 def _detections(output: Any, scale: tuple[float, float]) -> Detections:
-    """Detections, a (boxes, scores) pair or a mapping of these -> Detections, boxes scaled to the image's pixels."""
+    """A detector's output before suppression -> Detections, boxes scaled to the image's pixels.
+
+    Read are Detections, a (boxes, scores) pair, a mapping of these, and the YOLO layout: one tensor
+    (b, 4 + classes, n) of centre x, centre y, width, height in px and scores, alone or first in a tuple.
+    """
+    if isinstance(output, Mapping) and {"boxes", "scores"} <= set(output):
+        output = (output["boxes"], output["scores"])
+    if isinstance(output, tuple | list) and output and not all(isinstance(part, Tensor) for part in output):
+        output = output[0]
     if isinstance(output, Detections):
         boxes, scores = output.boxes, output.scores
-    elif isinstance(output, Mapping) and {"boxes", "scores"} <= set(output):
-        boxes, scores = output["boxes"], output["scores"]
+    elif isinstance(output, Tensor) and output.ndim == 3 and output.shape[1] > 4:
+        centre, half, scores = output[:, :2], output[:, 2:4] / 2, output[:, 4:].transpose(1, 2)
+        boxes = torch.cat((centre - half, centre + half), 1).transpose(1, 2)
     elif isinstance(output, tuple | list) and len(output) == 2:
         boxes, scores = output
     else:

@@ -45,10 +45,7 @@ def fetch(card: VictimCard, *, source: str | Path | None = None, progress: Progr
     this is the one function of the library that uses the network. Raises VictimError where the card has nothing to
     fetch, where no source answers, and where the bytes have another sha256 than the card; then nothing is left behind.
     """
-    if not card.sha256 or (source is None and not card.urls):
-        raise VictimError(
-            f"victim {card.name}", "has nothing to fetch", "`physadv models show` says where it comes from"
-        )
+    require_fetchable(card, source)
     target = cache_path(card)
     if target.is_file() and sha256_of(target) == card.sha256:
         return target
@@ -62,6 +59,13 @@ def fetch(card: VictimCard, *, source: str | Path | None = None, progress: Progr
         except VictimError as error:
             failures.append(error)
     raise failures[0]
+
+
+def require_fetchable(card: VictimCard, source: str | Path | None = None) -> None:
+    """Raise VictimError for a card without a pinned sha256, or without URLs where no ``source`` is given."""
+    if not card.sha256 or (source is None and not card.urls):
+        remedy = card.extra.get("install") or f"`physadv models show {card.name}` says where it comes from"
+        raise VictimError(f"victim {card.name}", "has nothing to fetch", remedy)
 
 
 def _verify(path: Path, card: VictimCard, origin: str) -> None:

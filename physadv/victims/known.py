@@ -33,7 +33,12 @@ COCO_CLASSES = (
     "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
 
-_FASTESTDET_COMMIT = "97df0a850c4949dcd7d9abf9c539679eee6b6a90"
+_FASTESTDET_FILES = (
+    "97df0a850c4949dcd7d9abf9c539679eee6b6a90/weights/weight_AP05%3A0.253207_280-epoch.pth",
+    "a2883e2bb718c3f978da9659a6827b39f3351103/weights/coco_ap05_0.250_280epoch.pth",
+    "6a776f81f824db8b8c35d132f6e510814e62d678/weights/weight_AP05%3A0.248723_280-epoch.pth",
+)
+"""Commit and path of the weights published for 352x352; the pinned sha256 says which file is the one."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,10 @@ def fastestdet_card() -> VictimCard:
         source="https://github.com/dog-qiuqiu/FastestDet (Ma, 2022)",
         data="COCO 2017 train",
         sha256="7f688d478ee474c82dbdb9c10e0ede2f8f3cf5d603f0825d2efd925eb561d05e",
-        accuracy="COCO val2017 AP50 25.3 %, AP 13.0 % at 352x352, as published",
-        urls=(
-            f"{raw}/{_FASTESTDET_COMMIT}/weights/weight_AP05%3A0.253207_280-epoch.pth",
-            f"{raw}/main/weights/weight_AP05%3A0.253207_280-epoch.pth",
-        ),
+        accuracy="COCO val2017 AP50 25 % at 352x352, as published; "
+        "stop sign found on 12 of 12 street photos [75.8, 100] %, invented on 0 of 12 [0, 24.2] % at score 0.65 "
+        "(tests/victims/test_fastestdet.py)",
+        urls=tuple(f"{raw}/{file}" for file in _FASTESTDET_FILES),
         extra={"score_threshold": 0.65, "size_bytes": 1157945, "parameters": 241_000},
     )
 

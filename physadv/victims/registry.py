@@ -36,7 +36,16 @@ from physadv.victims.loading import (
     sidecar,
 )
 
-__all__ = ["LoadedVictim", "VictimCard", "as_victim", "card_of", "list_victims", "load_victim"]
+__all__ = [
+    "LoadedVictim",
+    "VictimCard",
+    "as_victim",
+    "card_of",
+    "list_victims",
+    "load_victim",
+    "remedy_for",
+    "weights_of",
+]
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _PREPARED_KEYS = ("mean", "std", "outputs")
@@ -54,6 +63,18 @@ def card_of(name: str) -> VictimCard:
         hint = f"did you mean {' or '.join(near)}" if near else "name a model file or module:factory for your own"
         raise VictimError(f"victim {name!r}", f"is none of {', '.join(KNOWN)}", hint)
     return KNOWN[name].card()
+
+
+def weights_of(name: str) -> Path | None:
+    """The file with the weights of a victim known by name, None where it is not here yet."""
+    card_of(name)
+    return KNOWN[name].own_weights()
+
+
+def remedy_for(name: str) -> str:
+    """How the weights of a victim known by name get here."""
+    card_of(name)
+    return KNOWN[name].remedy
 
 
 def load_victim(

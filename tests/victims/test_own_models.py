@@ -167,6 +167,56 @@ def test_a_detectors_boxes_come_back_in_pixels_of_the_image_given() -> None:
     assert found.boxes[1, 3].tolist() == pytest.approx([100, 50, 200, 100])
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_yolo_layout_is_read(beside: bool) -> None:
+    """(b, 4 + classes, n) of centre, size and scores, alone or first in a tuple, becomes corners and scores."""
+
+    class Yolo(nn.Module):
+        def forward(self, images: Tensor) -> object:
+            row = torch.tensor([32.0, 16.0, 20.0, 10.0, 0.25, 0.75]).view(1, 6, 1) + 0 * images.mean()
+            output = row.expand(images.shape[0], 6, 7)
+            return (output, [images]) if beside else output
+
+    found = as_victim(Yolo(), task="detect", input_size=64)(torch.rand(2, 3, 64, 128))
+    assert isinstance(found, Detections)
+    assert found.boxes.shape == (2, 7, 4)
+    assert found.boxes[1, 6].tolist() == pytest.approx([44, 11, 84, 21])
+    assert found.scores[0, 0].tolist() == pytest.approx([0.25, 0.75])
+
+
+def test_a_detector_of_another_kind_is_told_what_is_needed() -> None:
+    """Lists of dictionaries after suppression are refused with what to return."""
+
+    class After(nn.Module):
+        def forward(self, images: Tensor) -> object:
+            return [{"labels": images}]
+
+    with pytest.raises(VictimError, match="before suppression"):
+        as_victim(After(), task="detect")(torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('mean = "grey"', "one or three numbers"),
+        ("std = 0", "must be positive"),
+        ("mean = [0.1, 0.2]", "one or three"),
+        ('classes = "abc"', "list of names"),
+        ("input_size = 22.4", "a side or"),
+        ('task = "segment"', "neither classify nor detect"),
+        ('outputs = "labels"', "neither logits nor probabilities"),
+        ("classes = [", "not readable as TOML"),
+    ],
+)
+def test_a_sidecar_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    """Every setting has its one-line error."""
+    path = tmp_path / "own.pt"
+    torch.jit.script(Tiny().eval()).save(str(path))
+    path.with_name("own.pt.toml").write_text(line + "\n")
+    with pytest.raises(VictimError, match=said):
+        load_victim(path)
+
+
 def test_torchscript_with_a_sidecar(tmp_path: Path) -> None:
     """A TorchScript file gives what the model gives; classes, mean, std and input size come from <file>.toml."""
     model = Tiny().eval()
