@@ -1,1 +1,1 @@
-"""The print-and-photograph simulation; imports core alone, so that it can contradict scene."""
+"""The print-and-photograph simulation; it stands on core/ alone, so that it can contradict scene/."""

@@ -1,0 +1,122 @@
+"""Virtual cameras: lens, Bayer sensor with shot and read noise, white balance, colour, tone curve, sharpening."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+
+from physadv.twin.colour import F32, U8, encode
+
+_WHITE, _BLACK = 15000.0, 800.0
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One camera.
+
+    ``focal`` length in picture widths; ``k1`` radial distortion (x_true = x_seen (1 + k1 r^2), r in focal lengths);
+    ``defocus_px``, ``shutter`` (share of the frame time) and ``vignette`` of the lens; ``electrons`` at white and
+    ``read_noise`` in electrons; ``response`` (3,) of the channels; ``saturation``, ``contrast`` and ``sharpen`` of its
+    processing; ``wb_error`` standard deviation of the white balance; ``jpeg`` quality 1 to 100; ``bayer`` False stands
+    for three full sensors.
+    """
+
+    name: str
+    focal: float
+    k1: float
+    defocus_px: float
+    shutter: float
+    vignette: float
+    electrons: float
+    read_noise: float
+    response: tuple[float, float, float]
+    saturation: float
+    contrast: float
+    sharpen: float
+    wb_error: float
+    jpeg: int
+    bayer: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for twin.json."""
+        return asdict(self)
+
+
+PHONE = Camera("phone", 0.95, 0.02, 0.45, 0.15, 0.15, 9000, 3, (0.58, 1.0, 0.66), 1.12, 0.28, 0.45, 0.02, 92)
+WEBCAM = Camera("webcam", 0.87, -0.06, 0.75, 0.35, 0.25, 2200, 6, (0.66, 1.0, 0.56), 0.92, 0.12, 0.25, 0.045, 78)
+DASHCAM = Camera("dashcam", 0.72, -0.14, 0.6, 0.3, 0.3, 3500, 5, (0.62, 1.0, 0.6), 1.0, 0.35, 0.8, 0.03, 70)
+CAMERAS = (PHONE, WEBCAM, DASHCAM)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What one clip does to a camera: exposure gain, and white balance gains (3,) left in error."""
+
+    exposure: float
+    white: F32
+
+
+def any_shot(camera: Camera, rng: np.random.Generator, exposure: float) -> Shot:
+    """Draw the clip's white balance error; ``exposure`` comes from the scene's brightness."""
+    error = np.exp(rng.normal(0, camera.wb_error, 3)).astype(np.float32)
+    return Shot(exposure, error / error[1])
+
+
+def with_quality(camera: Camera, **changes: Any) -> Camera:
+    """The camera with other values, e.g. ``with_quality(PHONE, electrons=1e9)`` for one without noise."""
+    return replace(camera, **changes)
+
+
+def develop(light: F32, camera: Camera, shot: Shot, rng: np.random.Generator) -> U8:
+    """(h, w, 3) linear light at the sensor -> (h, w, 3) uint8 sRGB as the camera delivers it. Even sizes only."""
+    response = np.array(camera.response, np.float32)
+    gains = response * np.float32(shot.exposure)
+    raw = _mosaic(light, gains) if camera.bayer else light * gains
+    np.clip(raw, 0, 1, out=raw)
+    variance = raw * np.float32(1 / camera.electrons) + np.float32((camera.read_noise / camera.electrons) ** 2)
+    raw += rng.standard_normal(raw.shape, dtype=np.float32) * np.sqrt(variance)
+    raw *= np.float32(_WHITE)
+    raw += np.float32(_BLACK)
+    levels = np.clip(raw, 0, _WHITE + _BLACK, out=raw).astype(np.uint16)
+    full = cv2.demosaicing(levels, cv2.COLOR_BayerRGGB2RGB) if camera.bayer else levels
+    matrix = _saturation(camera.saturation) @ np.diag(shot.white / response)
+    offset = -matrix.sum(1, keepdims=True) * _BLACK
+    balanced = cv2.transform(full, np.hstack([matrix, offset]).astype(np.float64))
+    picture = np.take(_tone_table(camera.contrast), balanced)
+    if camera.sharpen:
+        soft = cv2.GaussianBlur(picture, (0, 0), 1.0)
+        picture = cv2.addWeighted(picture, 1 + camera.sharpen, soft, -camera.sharpen, 0)
+    return np.asarray(picture, np.uint8)
+
+
+def vignette(camera: Camera, width: int, height: int) -> F32:
+    """(h, w, 1) gains: 1 in the middle, ``1 - vignette`` in the corners."""
+    y = ((np.arange(height, dtype=np.float32) + 0.5) / height * 2 - 1)[:, None] * (height / width)
+    x = ((np.arange(width, dtype=np.float32) + 0.5) / width * 2 - 1)[None, :]
+    r2 = (x * x + y * y) / (1 + (height / width) ** 2)
+    return np.asarray(1 - camera.vignette * r2[..., None], np.float32)
+
+
+def _mosaic(light: F32, gains: F32) -> F32:
+    """Keep one channel a pixel, times its gain: RGGB."""
+    raw = np.empty(light.shape[:2], np.float32)
+    for row, column, channel in ((0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 2)):
+        np.multiply(light[row::2, column::2, channel], gains[channel], out=raw[row::2, column::2])
+    return raw
+
+
+def _saturation(amount: float) -> F32:
+    grey = np.tile(np.array([0.3, 0.59, 0.11], np.float32), (3, 1))
+    return np.asarray(grey + (np.eye(3, dtype=np.float32) - grey) * amount, np.float32)
+
+
+@lru_cache(maxsize=16)
+def _tone_table(contrast: float) -> U8:
+    """sRGB encoding with an S-curve mixed in, as a table over 16-bit values."""
+    encoded = encode(np.arange(65536, dtype=np.float32) / _WHITE)
+    curved = encoded * encoded * (3 - 2 * encoded)
+    return np.asarray(np.round(255 * (encoded * (1 - contrast) + curved * contrast)), np.uint8)

@@ -1,0 +1,168 @@
+"""Print, cut, stick, film: a bundle and its sheet -> clips with their truth, as if somebody had gone outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from physadv.core.backgrounds import synthetic_background
+from physadv.core.errors import OptionError
+from physadv.core.files import sha256_of, write_json
+from physadv.core.images import Array
+from physadv.core.seeds import numpy_generator
+from physadv.core.signfaces import SignFace, sign_face
+from physadv.twin.cameras import CAMERAS, Camera, develop
+from physadv.twin.colour import U8
+from physadv.twin.paths import Angles
+from physadv.twin.photos import PhotoClip, PhotoScene
+from physadv.twin.printer import any_printer
+from physadv.twin.record import SETTINGS, ClipWriter, append_truth, prepare, write_contact
+from physadv.twin.scenes import BLOCKS, Clip, SignClip, print_out
+from physadv.twin.sheet import read_sticker
+from physadv.twin.surface import square_side
+
+SIGN_PX = (25.0, 200.0)
+
+
+@dataclass(frozen=True)
+class ClipDone:
+    """One clip number is on disk: its frames for each block, and how far the run is."""
+
+    number: int
+    total: int
+    frames: int
+    camera: str
+    files: tuple[str, ...]
+
+
+def simulate(
+    bundle_folder: str | Path,
+    sheet_pdf: str | Path,
+    out: str | Path,
+    *,
+    clips: int = 6,
+    frames: int = 24,
+    frame_size: tuple[int, int] = (640, 480),
+    seed: int = 0,
+    cameras: Sequence[Camera] = CAMERAS,
+    signs: Sequence[SignFace] | None = None,
+    backgrounds: Sequence[Array] | None = None,
+    scenes: Sequence[PhotoScene] | None = None,
+    distances_m: tuple[float, float] | None = None,
+    angles: Angles | None = None,
+) -> Iterator[ClipDone]:
+    """Film ``clips`` clips of each block (clean, blank, patch) into ``out``, yielding after each clip number.
+
+    A clip number has one path, light, camera and background for all three blocks. ``signs`` are filmed before
+    ``backgrounds`` (both made by code when None); ``scenes`` are photos with the sign already in them (with ``scenes``
+    and no ``signs``, photos alone are used). ``distances_m`` None: such that the sign is 25 to 200 px wide.
+    Writes clips/<block>-<NN>.avi, truth.jsonl, contact.png and twin.json ("simulation": true); what is complete stays
+    when the caller stops early. Raises OptionError for counts and sizes out of range, BundleError and GeometryError as
+    :func:`physadv.twin.sheet.read_sticker`. Nothing happens before the first ``next``.
+    """
+    folder, angles = Path(out), angles or Angles()
+    _check(clips, frames, frame_size, cameras, distances_m, angles)
+    sticker = read_sticker(bundle_folder, sheet_pdf)
+    printer = any_printer(seed)
+    printed = print_out(sticker, printer, seed)
+    prepare(folder)
+    sources: list[SignFace | PhotoScene] = [*(scenes or []), *(signs or [])]
+    if not sources:
+        sources = [sign_face(sticker.sign, 1024, sticker.sign_width_mm)]
+    settings = {
+        "simulation": True, "seed": seed, "clips": clips, "frames": frames, "frame_size": list(frame_size),
+        "bundle": str(bundle_folder), "bundle_sha256": sticker.sha256, "run_id": sticker.run_id,
+        "sheet": str(sheet_pdf), "sheet_sha256": sha256_of(sheet_pdf),
+        "sign": sticker.sign, "sign_width_mm": sticker.sign_width_mm, "signs": [_name(s) for s in sources],
+        "backgrounds": len(backgrounds) if backgrounds else "made by code",
+        "distances_m": distances_m, "angles_deg": asdict(angles), "cameras": [c.as_dict() for c in cameras],
+        "printer": {"gain": printer.gain, "spread_mm": printer.spread_mm, "primaries": printer.primaries.tolist()},
+        "pixels": "origin at the outer corner of the top-left pixel", "complete": False,
+    }  # fmt: skip
+    write_json(folder / SETTINGS, settings)
+    picked: dict[str, list[U8]] = {block: [] for block in BLOCKS}
+    for number in range(clips):
+        camera, source = cameras[number % len(cameras)], sources[number % len(sources)]
+        rng = numpy_generator(seed, "twin", "clip", number)
+        clip: Clip
+        if isinstance(source, PhotoScene):
+            clip = PhotoClip(rng, source, printed, camera, frames=frames, size=frame_size, sign_px=SIGN_PX)
+        else:
+            scene = _background(backgrounds, seed, number, frame_size)
+            reach = _distances(distances_m, square_side(source), camera.focal * frame_size[0])
+            clip = SignClip(
+                rng, source, scene, printed, camera, frames=frames, size=frame_size, distances_mm=reach, angles=angles
+            )  # fmt: skip
+        files = _film(clip, number, folder, frame_size, seed, picked)
+        yield ClipDone(number, clips, frames, camera.name, files)
+    write_contact(folder, picked)
+    write_json(folder / SETTINGS, {**settings, "complete": True})
+
+
+def _film(
+    clip: Clip, number: int, out: Path, size: tuple[int, int], seed: int, picked: dict[str, list[U8]]
+) -> tuple[str, ...]:
+    """Record one clip number in all blocks; its rows follow once the videos are in place."""
+    rows: dict[str, list[dict[str, Any]]] = {block: [] for block in BLOCKS}
+    noise = {block: numpy_generator(seed, "twin", "noise", number, block) for block in BLOCKS}
+    shown: dict[str, U8] = {}
+    with ClipWriter(out, number, BLOCKS, size, clip.camera.jpeg) as writer:
+        for index in range(len(clip)):
+            pictures, truth = clip.frame(index)
+            for block in BLOCKS:
+                frame = develop(pictures[block], clip.camera, clip.shot, noise[block])
+                writer.write(block, frame)
+                if index == (2 * len(clip)) // 3:
+                    shown[block] = frame
+                head = {"clip": f"{block}-{number:02d}", "block": block, "frame": index, "file": writer.names[block]}
+                rows[block].append({**head, **truth, "camera": clip.camera.name})
+    append_truth(out, [row for block in BLOCKS for row in rows[block]])
+    for block, frame in shown.items():
+        picked[block].append(frame)
+    return tuple(writer.names.values())
+
+
+def _background(backgrounds: Sequence[Array] | None, seed: int, number: int, size: tuple[int, int]) -> U8:
+    """A photo in shuffled order, or one made by code."""
+    if not backgrounds:
+        height, width = int(size[1] * 1.2), int(size[0] * 1.2)
+        return np.asarray(synthetic_background(seed, "twin", number, height=height, width=width), np.uint8)
+    order = numpy_generator(seed, "twin", "backgrounds").permutation(len(backgrounds))
+    return np.asarray(backgrounds[int(order[number % len(order)])], np.uint8)[..., :3]
+
+
+def _distances(distances_m: tuple[float, float] | None, side_mm: float, focal_px: float) -> tuple[float, float]:
+    """Nearest and farthest in mm; by default those at which the sign is SIGN_PX wide."""
+    if distances_m is not None:
+        return distances_m[0] * 1000, distances_m[1] * 1000
+    return side_mm * focal_px / SIGN_PX[1], side_mm * focal_px / SIGN_PX[0]
+
+
+def _name(source: SignFace | PhotoScene) -> str:
+    return f"photo {source.name}" if isinstance(source, PhotoScene) else f"{source.name} {source.width_mm:g} mm"
+
+
+def _check(
+    clips: int,
+    frames: int,
+    size: tuple[int, int],
+    cameras: Sequence[Camera],
+    distances_m: tuple[float, float] | None,
+    angles: Angles,
+) -> None:
+    if not 1 <= clips <= 99:
+        raise OptionError(f"{clips} clips", "1 to 99", "choose another --clips")
+    if not 1 <= frames <= 10_000:
+        raise OptionError(f"{frames} frames", "1 to 10000", "choose another --frames")
+    if min(size) < 64 or max(size) > 8192 or size[0] % 2 or size[1] % 2:
+        raise OptionError(f"frame size {size[0]}x{size[1]}", "even sides from 64 to 8192", "choose another size")
+    if not cameras:
+        raise OptionError("no camera", "at least one is needed", "leave cameras out for the usual ones")
+    if distances_m is not None and not 0 < distances_m[0] <= distances_m[1]:
+        raise OptionError(f"distances {distances_m}", "0 < nearest <= farthest (m)", "correct them")
+    if not (0 <= angles.yaw <= 75 and 0 <= angles.pitch <= 60 and 0 <= angles.roll <= 180):
+        raise OptionError(f"{angles}", "yaw <= 75, pitch <= 60, roll <= 180", "choose smaller angles")

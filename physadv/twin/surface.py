@@ -1,0 +1,138 @@
+"""What the camera looks at: the sign's face, weathered and lit, and the sticker on it, as textures in linear light."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from physadv.core.signfaces import SignFace
+from physadv.twin.colour import F32, LUMA, smooth_noise, to_linear
+from physadv.twin.sheet import Sticker
+
+EXTENT = 1.08
+"""Side of the square texture in sides of the sign's bounding square: room for soft edges."""
+
+
+@dataclass(frozen=True)
+class Light:
+    """Light on the sign: ``level`` (3,) per channel, a ``ramp`` across it along ``angle``, a soft ``shadow`` edge."""
+
+    level: F32
+    ramp: float
+    angle: float
+    shadow: float
+    shadow_at: float
+    gloss: float
+
+
+@dataclass(frozen=True)
+class Texture:
+    """Premultiplied linear RGBA pictures of a square of ``side_mm`` mm, each half the size of the one before."""
+
+    levels: tuple[F32, ...]
+    side_mm: float
+
+    def for_step(self, mm: float) -> F32:
+        """The coarsest level whose pixels are no larger than ``mm``."""
+        fitting = [level for level in self.levels if self.side_mm / level.shape[0] <= mm]
+        return fitting[-1] if fitting else self.levels[0]
+
+
+def any_light(rng: np.random.Generator, level: F32) -> Light:
+    """Light drawn at random around ``level``."""
+    shadow = rng.uniform(0.25, 0.6) if rng.random() < 0.3 else 0.0
+    ramp, angle, at = rng.uniform(0, 0.25), rng.uniform(0, 2 * np.pi), rng.uniform(-0.35, 0.35)
+    return Light(level, ramp, angle, shadow, at, rng.uniform(0, 0.03))
+
+
+def square_side(face: SignFace) -> float:
+    """Side in mm of the face's bounding square."""
+    return max(face.width_mm, face.height_mm)
+
+
+def face_layer(face: SignFace, size: int, rng: np.random.Generator) -> F32:
+    """The face, slightly faded and dirty, as premultiplied RGBA (size, size, 4), centred."""
+    rgba = np.asarray(face.rgba)
+    per_mm = size / (square_side(face) * EXTENT)
+    w, h = max(1, round(face.width_mm * per_mm)), max(1, round(face.height_mm * per_mm))
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    layer = np.concatenate([to_linear(rgba[..., :3]) * alpha, alpha], 2)
+    way = cv2.INTER_AREA if rgba.shape[1] > w else cv2.INTER_LINEAR
+    small = np.asarray(cv2.resize(layer, (w, h), interpolation=way), np.float32)
+    canvas = np.zeros((size, size, 4), np.float32)
+    y, x = (size - h) // 2, (size - w) // 2
+    canvas[y : y + h, x : x + w] = small
+    return _weathered(canvas, rng)
+
+
+def sticker_layer(
+    sticker: Sticker, shape: F32, colour: F32, face_mm: float, size: int, rng: np.random.Generator
+) -> F32:
+    """A sticker of ``shape`` (h, w) and linear ``colour`` (h, w, 3) or (3,), where a hand puts it: premultiplied RGBA.
+
+    The card's millimetres hold, whatever the size of the sign; the hand errs by some millimetres and a degree.
+    """
+    per_mm = size / (face_mm * EXTENT)
+    w, h = max(2, round(sticker.width_mm * per_mm)), max(2, round(sticker.height_mm * per_mm))
+    alpha = shape[..., None]
+    flat = np.broadcast_to(colour, (*shape.shape, 3)) * alpha
+    layer = np.concatenate([flat, alpha], 2).astype(np.float32)
+    small = np.asarray(cv2.resize(layer, (w, h), interpolation=cv2.INTER_AREA), np.float32)
+    small = cv2.copyMakeBorder(small, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
+    turn = np.deg2rad(rng.normal(0, 0.6))
+    error = np.clip(rng.normal(0, 0.003 * face_mm, 2), -0.006 * face_mm, 0.006 * face_mm)
+    middle = size / 2 + (np.array(sticker.center_mm) + error) * per_mm - 0.5
+    sx, sy = sticker.width_mm * per_mm / w, sticker.height_mm * per_mm / h
+    turned = np.array([[np.cos(turn) * sx, -np.sin(turn) * sy], [np.sin(turn) * sx, np.cos(turn) * sy]])
+    shift = middle - turned @ np.array([(w + 1) / 2, (h + 1) / 2])
+    placed = cv2.warpAffine(small, np.column_stack([turned, shift]), (size, size), flags=cv2.INTER_LINEAR)
+    return np.asarray(placed, np.float32)
+
+
+def compose(face: F32, sticker: F32 | None) -> F32:
+    """Sticker over face; the sticker's thickness throws a faint shadow."""
+    if sticker is None:
+        return face
+    cover = sticker[..., 3]
+    sigma = max(0.5, face.shape[0] / 900)
+    shadow = cv2.GaussianBlur(np.roll(cover, (1, 1), (0, 1)), (0, 0), sigma)[..., None]
+    under = face.copy()
+    under[..., :3] *= 1 - 0.2 * shadow
+    return np.asarray(sticker + under * (1 - sticker[..., 3:]), np.float32)
+
+
+def lit(layer: F32, light: Light) -> F32:
+    """Light a premultiplied layer: level and colour, ramp, soft shadow, a little gloss over everything."""
+    size = layer.shape[0]
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+    along = np.cos(light.angle) * axis[None, :] + np.sin(light.angle) * axis[:, None]
+    shade = (1 + light.ramp * 2 * along).astype(np.float32)
+    if light.shadow:
+        shade *= 1 - light.shadow / (1 + np.exp(-(along - light.shadow_at) * 60)).astype(np.float32)
+    out = layer.copy()
+    out[..., :3] = (out[..., :3] + light.gloss * out[..., 3:]) * shade[..., None] * light.level
+    return out
+
+
+def texture(layer: F32, face_mm: float) -> Texture:
+    """A texture with its pyramid, each level an exact area average of the one before."""
+    levels = [layer]
+    while levels[-1].shape[0] > 48:
+        half = levels[-1].shape[0] // 2
+        levels.append(np.asarray(cv2.resize(levels[-1], (half, half), interpolation=cv2.INTER_AREA), np.float32))
+    return Texture(tuple(levels), face_mm * EXTENT)
+
+
+def _weathered(layer: F32, rng: np.random.Generator) -> F32:
+    """Faded towards a lighter grey of its own, with dirt in clouds and a few runs from the top."""
+    size = layer.shape[0]
+    fade, dirt = rng.uniform(0, 0.14), rng.uniform(0, 0.18)
+    grey = (layer[..., :3] @ LUMA)[..., None] * 0.7 + 0.22 * layer[..., 3:]
+    clouds = smooth_noise(rng, size, size) ** 2
+    runs = cv2.resize(rng.random((3, 40), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC) ** 4
+    soil = np.clip(dirt * (clouds + 0.6 * runs), 0, 0.6)[..., None].astype(np.float32)
+    out = layer.copy()
+    out[..., :3] = (layer[..., :3] * (1 - fade) + grey * fade) * (1 - soil)
+    return out
