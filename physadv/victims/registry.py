@@ -86,20 +86,22 @@ def load_victim(
     have a sidecar ``<file>.toml`` with classes, mean, std, input_size, task and outputs. Raises VictimError for a name
     that is unknown, a file that is absent, damaged or a pickle of more than weights, and weights that do not fit.
     """
-    text = str(name_or_path)
     file = None if weights is None else Path(weights)
-    if text in KNOWN:
-        net, card = KNOWN[text].load(file)
-        victim = LoadedVictim(net, card)
-    elif Path(text).is_file():
-        victim = _load_file(Path(text), file)
-    elif _IMPORT_PATH.fullmatch(text):
-        victim = _load_import(text, file)
-    elif Path(text).suffix or len(Path(text).parts) > 1:
-        raise VictimError(f"{text}", "no such file", "check the path; `physadv models list` shows the names")
-    else:
-        victim = LoadedVictim(nn.Identity(), card_of(text))  # card_of raises: the name is not known
+    with torch.random.fork_rng(devices=[]):  # building a net draws its first weights from the caller's generator
+        victim = _load(str(name_or_path), file)
     return victim.eval().requires_grad_(False).to(pick_device(device))
+
+
+def _load(text: str, weights: Path | None) -> LoadedVictim:
+    if text in KNOWN:
+        return LoadedVictim(*KNOWN[text].load(weights))
+    if Path(text).is_file():
+        return _load_file(Path(text), weights)
+    if _IMPORT_PATH.fullmatch(text):
+        return _load_import(text, weights)
+    if Path(text).suffix or len(Path(text).parts) > 1:
+        raise VictimError(f"{text}", "no such file", "check the path; `physadv models list` shows the names")
+    return LoadedVictim(nn.Identity(), card_of(text))  # card_of raises: the name is not known
 
 
 def as_victim(

@@ -14,7 +14,7 @@ from physadv.victims.detectors import best_of_class, nms
 from physadv.victims.nets.fastestdet import FastestDet, decode_boxes, decode_scores
 from physadv.victims.registry import load_victim
 
-STOP, PERSON = 11, 0
+STOP = 11
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,25 @@ def test_the_box_lies_on_the_sign(detector: LoadedVictim, shared_data: Path) -> 
     elsewhere = best_of_class(found, STOP, torch.tensor([0.0, 150.0, 400.0, 705.0]), min_iou=0.5)
     assert float(here) > 0.9
     assert float(elsewhere) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "place"),
+    [
+        ("000000000025.jpg", "giraffe", [383.0, 72, 601, 357]),
+        ("000000000064.jpg", "clock", [106.0, 39, 281, 203]),
+        ("000000000036.jpg", "person", [185.0, 156, 432, 640]),
+    ],
+)
+def test_other_classes_have_their_names(
+    detector: LoadedVictim, shared_data: Path, file: str, kind: str, place: list[float]
+) -> None:
+    """A giraffe, a clock and a person are found under their own class, where they are."""
+    with torch.no_grad():
+        found = predict(detector, read_image(shared_data / "coco128" / "images" / file)[None])
+    label = detector.card.class_index(kind)
+    assert float(best_of_class(found, label, torch.tensor(place), min_iou=0.7)) > 0.8
+    assert int(nms(found, 0.65)[0].labels[0]) == label
 
 
 def test_gradient_reaches_the_image_and_not_the_parameters(detector: LoadedVictim, shared_data: Path) -> None:
