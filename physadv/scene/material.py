@@ -52,7 +52,7 @@ def load_material(
     drawings (SVG, or PNG with transparency), or a GTSRB folder or zip. ``accept`` can drop located signs that the
     victim does not know. Raises ImageError and DataError naming the file for what cannot be used.
     """
-    photos, faces, notes = ([], [], []) if signs is None else _read_signs(signs)
+    photos, faces, notes = ([], [], []) if signs is None else read_signs(signs)
     if photos and accept is not None:
         keep = accept(photos)
         lost = len(photos) - sum(keep)
@@ -93,7 +93,8 @@ def _count(photos: Sequence[PhotoSign]) -> int:
     return len({p.group for p in photos})
 
 
-def _read_signs(path: Path) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
+def read_signs(path: Path) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
+    """Photo signs with their corners, drawn faces (1 mm wide), and notes on what was skipped in a folder of signs."""
     if path.suffix.lower() == ".zip" or any(path.glob("**/GT-*.csv")):
         return _read_gtsrb(path), [], []
     files = list_images(path, suffixes=SUFFIXES | {".svg"})
