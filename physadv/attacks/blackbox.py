@@ -131,7 +131,12 @@ def _bump(side: int, like: Tensor) -> Tensor:
     rows = max(1, side // 2)
     for ring in range(rows):
         plane[ring : side - ring, ring : side - ring] += 1.0 / (rows - ring) ** 2
-    return plane / torch.linalg.vector_norm(plane).clamp_min(1e-12)
+    return _unit(plane)
+
+
+def _unit(plane: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(plane)
+    return plane / length.clamp_min(1e-12)
 
 
 def _dipole(side: int, source: torch.Generator, like: Tensor) -> Tensor:
@@ -142,7 +147,7 @@ def _dipole(side: int, source: torch.Generator, like: Tensor) -> Tensor:
     plane[:half] += nn.functional.interpolate(first[None, None], (half, side), mode="area")[0, 0]
     if side > half:
         plane[half:] -= nn.functional.interpolate(second[None, None], (side - half, side), mode="area")[0, 0]
-    plane = plane / torch.linalg.vector_norm(plane).clamp_min(1e-12)
+    plane = _unit(plane)
     return plane.T if _at(1, source) else plane
 
 

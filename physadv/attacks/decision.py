@@ -223,7 +223,8 @@ class _Walk:
         normal = torch.where(mean.abs() < 1, total - mean * shift, total)
         if self.norm == "linf":
             return normal.sign()
-        return normal / torch.linalg.vector_norm(normal.flatten(1), dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+        length: Tensor = torch.linalg.vector_norm(normal.flatten(1), dim=1).clamp_min(1e-12)
+        return normal / length.view(-1, 1, 1, 1)
 
     def _jump(self, normal: Tensor, rows: Tensor, step: int) -> None:
         """Halve the step until the point is misread, then go to the boundary from there."""

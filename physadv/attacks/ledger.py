@@ -1,8 +1,8 @@
 """What an evaluation has done so far, on disk: kill it at any moment and it goes on to the very same result.
 
-Two files of JSON lines. ``<name>.jsonl`` holds one row for each finished sample. ``<name>.marks.jsonl`` says which stage
-of which batch is complete. A stage always sees the samples that the *complete* stages before it left whole, whatever
-part of its own rows was already written when the kill came, so a batch is made up the same way each time.
+Two files of JSON lines. ``<name>.jsonl`` holds one row for each finished sample, ``<name>.marks.jsonl`` says which
+stage of which batch is complete. A stage always sees the samples that the *complete* stages before it left whole,
+whatever part of its own rows was already written when the kill came, so a batch is made up the same way each time.
 """
 
 from __future__ import annotations

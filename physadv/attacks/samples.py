@@ -25,7 +25,7 @@ class Samples:
     """The chosen images of a data set. ``indices`` are their numbers in it, ``labels`` the victim's class numbers.
 
     Images come as (b, channels, height, width) float32 in [0, 1]. Those of another size are stretched to ``size``
-    (height, width): bilinear, anti-aliased, rounded to 8 bit again. ``channels`` is 1 where the victim sees grey and the images are grey.
+    (height, width): bilinear, anti-aliased, rounded to 8 bit again. ``channels`` is 1 where the victim sees grey.
     """
 
     dataset: ImageDataset

@@ -48,8 +48,8 @@ def transfer(
 ) -> AttackResult:
     """Run ``attack`` on the surrogates together and judge its images (b, c, h, w) by the victim alone.
 
-    ``success`` and ``loss`` (the margin) are the victim's; ``queries`` is one a sample. With ``targets`` the attack must
-    have been bound to the same.
+    ``success`` and ``loss`` (the margin) are the victim's; ``queries`` is one a sample. With ``targets`` the attack
+    must have been bound to the same.
     """
     check(images, labels, targets)
     made = attack(Together(surrogates), images, labels).images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - share * (bottom - top)
         parts += [line(left, y, right, y), text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11)]
-    for (x0, y0), (x1, y1) in zip(places, places[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(places):
         parts.append(line(x0, y0, x1, y1, stroke=COLOUR, width=1.5))
     for (x, y), point in zip(places, points, strict=True):
         low, high = (bottom - point[k] * (bottom - top) for k in ("low", "high"))

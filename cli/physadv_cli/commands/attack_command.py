@@ -1,0 +1,70 @@
+"""`physadv attack`: one attack on a victim over a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from physadv_cli import options
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the command."""
+    app.command("attack", help="One epsilon-ball attack (fgsm, pgd, apgd, square ...) over a data set. Resumable.")(
+        attack
+    )
+
+
+def attack(
+    victim: options.Victim,
+    data: options.Data,
+    name: Annotated[
+        str, typer.Option("--attack", help="fgsm, pgd, apgd, fab, deepfool, cw, square, rays, hopskipjump ...")
+    ] = "pgd",
+    norm: Annotated[str, typer.Option("--norm", help="linf, l2 or l1.")] = "linf",
+    eps: Annotated[str, typer.Option("--eps", help="Radius in units of [0, 1]: 8/255, 0.03, 2.0.")] = "8/255",
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Steps, or queries of a black box. [default: its own]", min=1)
+    ] = None,
+    restarts: Annotated[int, typer.Option("--restarts", help="Random starts.", min=1)] = 1,
+    loss: Annotated[str | None, typer.Option("--loss", help="ce, margin or dlr. [default: the attack's own]")] = None,
+    targeted: Annotated[
+        bool, typer.Option("--targeted", help="Want a class drawn at random, not the true one.")
+    ] = False,
+    target: Annotated[str | None, typer.Option("--target", help="Want this class (a name or a number).")] = None,
+    weights: options.Weights = None,
+    split: Annotated[str, typer.Option("--split", help="Part of the data set, where it has parts.")] = "test",
+    limit: Annotated[int | None, typer.Option("--limit", help="This many images, drawn at random.", min=1)] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images at a time.", min=1)] = 128,
+    eight_bit: Annotated[bool, typer.Option("--eight-bit", help="Judge images rounded to 8 bit, inside eps.")] = False,
+    speed: Annotated[str, typer.Option("--speed", help="plain, fold (same function, faster) or bf16.")] = "fold",
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Folder for all broken images as PNG (implies --eight-bit).")
+    ] = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    threads: options.Threads = 0,
+    out: options.Out = None,
+    as_json: options.Json = False,
+) -> None:
+    """Run one attack on every image that the victim reads correctly, and say how many it still does.
+
+    One attack is an upper bound of robustness at best; `physadv evaluate` runs the whole ensemble.
+
+    Example: physadv attack --victim signs --data gtsrb.zip --attack pgd --eps 8/255 --steps 40 --limit 200
+
+    Example: physadv attack --victim signs --data gtsrb.zip --attack apgd --target stop --save adversarial/
+    """
+    from physadv_cli import evaluating
+    from physadv_cli.parsing import parse_eps, parse_norm
+
+    ball = parse_norm(norm)
+    request = evaluating.Request(
+        command="attack", victim=victim, weights=weights, data=data, split=split, norm=ball, eps=parse_eps(eps, ball),
+        limit=limit, batch_size=batch_size, eight_bit=eight_bit or save is not None, speed=speed, save=save, seed=seed,
+        device=device, threads=threads, out=out, attack=name, steps=steps, restarts=restarts, loss=loss,
+        targeted=targeted, target=target,
+    )  # fmt: skip
+    evaluating.run(request, as_json=as_json)

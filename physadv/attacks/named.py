@@ -1,0 +1,77 @@
+"""Attacks by name, each as a stage with the settings that a command line knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from physadv.attacks import apgd as _apgd
+from physadv.attacks import blackbox, decision, gradient, minimal
+from physadv.attacks.result import AttackResult
+from physadv.attacks.stages import Case, Family, Stage
+from physadv.core.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set: ``steps`` (queries for a black box), ``restarts`` and ``loss``; None keeps the attack's own."""
+
+    steps: int | None = None
+    restarts: int = 1
+    loss: str | None = None
+
+
+@dataclass(frozen=True)
+class _Named:
+    function: Callable[..., AttackResult]
+    family: Family = "white"
+    norms: tuple[str, ...] = ("linf", "l2", "l1")
+    steps: str | None = "steps"
+    takes: tuple[str, ...] = ()
+    targeted: bool = True
+
+
+_BALL = ("levels", "speed", "seed", "index", "loss")
+ATTACKS: dict[str, _Named] = {
+    "fgsm": _Named(gradient.fgsm, steps=None, takes=("levels", "loss")),
+    "pgd": _Named(gradient.pgd, takes=(*_BALL, "restarts")),
+    "apgd": _Named(_apgd.apgd, takes=(*_BALL, "restarts")),
+    "fab": _Named(minimal.fab, takes=("speed",)),
+    "square": _Named(blackbox.square, "black", ("linf", "l2"), "queries", ("seed",)),
+    "rays": _Named(decision.rays, "black", ("linf",), "queries", targeted=False),
+    "hopskipjump": _Named(decision.hopskipjump, "black", ("linf", "l2"), "queries", ("seed",), targeted=False),
+}
+
+
+def named(name: str, norm: str, settings: Settings, *, targeted: bool = False) -> Stage:
+    """The attack called ``name`` as a stage. Raises OptionError for another name and for what it does not know."""
+    if name not in ATTACKS:
+        raise OptionError(f"attack {name!r}", f"one of {', '.join(ATTACKS)}", "choose one of these")
+    attack = ATTACKS[name]
+    if norm not in attack.norms:
+        raise OptionError(f"{name} in {norm}", f"it knows {', '.join(attack.norms)}", "choose another attack or norm")
+    if targeted and not attack.targeted:
+        raise OptionError(f"{name} with targets", "it is untargeted", "choose another attack")
+    if settings.restarts != 1 and "restarts" not in attack.takes:
+        raise OptionError(f"{name} with {settings.restarts} restarts", "it has none", "leave --restarts out")
+    if settings.loss is not None and "loss" not in attack.takes:
+        raise OptionError(f"{name} with loss {settings.loss!r}", "it has its own", "leave --loss out")
+    if settings.steps is not None and attack.steps is None:
+        raise OptionError(f"{name} with {settings.steps} steps", "it takes one", "leave --steps out")
+    return Stage(name, attack.family, lambda case: _run(attack, case, settings))
+
+
+def _run(attack: _Named, case: Case, settings: Settings) -> AttackResult:
+    known: dict[str, Any] = {
+        "levels": case.ball.levels, "speed": case.speed, "seed": case.seed, "index": case.index,
+        "restarts": settings.restarts, "loss": settings.loss,
+    }  # fmt: skip
+    options = {key: known[key] for key in attack.takes if known[key] is not None or key == "levels"}
+    if attack.steps is not None and settings.steps is not None:
+        options[attack.steps] = settings.steps
+    if case.targets is not None:
+        options["targets"] = case.targets
+    if "linf" not in attack.norms or len(attack.norms) > 1:
+        options["norm"] = case.ball.norm
+    return attack.function(case.victim, case.images, case.labels, eps=case.ball.eps, **options)
