@@ -26,12 +26,12 @@ class Grid:
 
 
 def edges(values: Sequence[float], most: int) -> list[float]:
-    """At most ``most`` equal bins with round edges that hold all values (the last bin holds its upper edge)."""
+    """At most ``most`` (and 2, for values about zero) equal bins with round edges; the last holds its upper edge."""
     low, high = min(values), max(values)
-    step = _round_step(max(high - low, 1e-9) / most)
+    step = _round_step(max(high - low, 1e-3) / most)
     while True:
         first, last = floor(low / step + 1e-9), max(ceil(high / step - 1e-9), floor(low / step + 1e-9) + 1)
-        if last - first <= most:
+        if last - first <= max(most, 2):
             return [round(step * k, 9) for k in range(first, last + 1)]
         step = _round_step(step * 1.01)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from physadv_cli.checking import report_run
 from physadv_cli.options import Json
 
 
@@ -23,6 +24,4 @@ def report(
 
     Example: physadv report runs/20260101T120000Z-check
     """
-    from physadv_cli.commands.check_command import report_run
-
     report_run(run_dir, as_json=json)

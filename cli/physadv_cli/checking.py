@@ -1,0 +1,195 @@
+"""What stands between the options of `physadv check` and the library: sources, locator, progress, words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from physadv_cli.runs import console, finish
+
+if TYPE_CHECKING:
+    from physadv.capture.check import Feed, Progress
+    from physadv.capture.geometry import Box
+    from physadv.capture.locate import Locator
+    from physadv.capture.sources import Source
+    from physadv.victims.cards import LoadedVictim
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of whom: the bundle's card, overruled by options."""
+
+    victim: str
+    goal: str
+    true_class: str
+    target_class: str | None
+    sign_width_mm: float | None
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def what_is_asked(
+    bundle: Path | None,
+    *,
+    victim: str | None,
+    goal: str | None,
+    true_class: str | None,
+    target_class: str | None,
+    sign_width_mm: float | None,
+) -> Asked:
+    """Merge card and options. Raises OptionError where neither says what is needed."""
+    from physadv.core.errors import OptionError
+    from physadv.printing.bundle import read_bundle
+
+    if bundle is None:
+        if victim is None or goal is None or true_class is None:
+            limit = "then --victim, --goal and --true-class must be given"
+            raise OptionError("no --bundle", limit, "name the bundle that was printed")
+        return Asked(victim, goal, true_class, target_class, sign_width_mm)
+    card = read_bundle(bundle).card
+    about = {
+        "name": card.patch.name, "sha256": card.patch.sha256, "folder": str(bundle),
+        "victim": card.victim.name, "victim_sha256": card.victim.sha256,
+    }  # fmt: skip
+    return Asked(
+        victim or card.victim.name,
+        goal or card.patch.goal,
+        true_class or card.patch.true_class,
+        target_class or card.patch.target_class,
+        sign_width_mm or card.placement.sign_width_mm,
+        {"bundle": about},
+    )
+
+
+def open_feeds(
+    stack: ExitStack, controls: Mapping[str, str | None], source: str, block: str | None, opening: Mapping[str, Any]
+) -> list[Feed]:
+    """Controls first, then SOURCE, whose block is the option's, the twin's, the markers' or, for a file, patch."""
+    from physadv.capture.check import Feed
+    from physadv.capture.sources import BLOCKS, open_source
+    from physadv.core.errors import OptionError
+
+    if block is not None and block not in BLOCKS:
+        raise OptionError(f"--block {block}", f"one of {', '.join(BLOCKS)}", "correct it")
+
+    def opened(spec: str) -> Source:
+        return stack.enter_context(open_source(spec, **opening))
+
+    feeds = [Feed(opened(spec), name) for name, spec in controls.items() if spec is not None]
+    main = opened(source)
+    return [*feeds, Feed(main, block, None if main.live or main.kind == "twin" else "patch")]
+
+
+def build_locator(
+    strategy: str, *, box: Box | None, weights: Path | None, victim: LoadedVictim, twins_only: bool
+) -> Locator:
+    """The strategy's locator; a detector is loaded for classifiers only, and in "auto" only if its weights are here."""
+    from physadv.capture.locate import locator_for
+    from physadv.core.errors import VictimError
+    from physadv.victims.registry import load_victim
+
+    detector = None
+    wanted = strategy == "detector" or weights is not None
+    if wanted or (strategy == "auto" and victim.card.task == "classify" and not twins_only):
+        try:
+            detector = load_victim("fastestdet", weights=weights)
+        except VictimError:
+            if wanted:
+                raise
+    return locator_for(strategy, box=box, detector=detector, whole_frame=victim.card.task == "detect")
+
+
+def score_threshold(given: float | None, victim: LoadedVictim) -> float:
+    """The option, else what the victim's card says, else the library's."""
+    from physadv.capture.judge import THRESHOLD
+
+    return float(victim.card.extra.get("score_threshold", THRESHOLD)) if given is None else given
+
+
+def all_twins(*specs: str | None) -> bool:
+    """Whether every source given is a twin's folder, whose signs need no finding."""
+    return all((Path(s) / "truth.jsonl").is_file() for s in specs if s is not None)
+
+
+def follow(steps: Iterable[Progress]) -> None:
+    """Show where the check stands; Ctrl-C ends it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    said = TextColumn("{task.description}")
+    columns = (SpinnerColumn(), said, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("opening", total=None)
+        try:
+            for step in steps:
+                met = ", ".join(f"{b} {hits}/{n}" for b, (hits, n) in step.success.items())
+                bar.update(task, completed=step.judged, total=step.total, description=f"goal met: {met}")
+        except KeyboardInterrupt:
+            bar.stop()
+            console.print("stopped; reporting what was measured")
+
+
+def report_run(folder: Path, *, as_json: bool) -> None:
+    """Write the report of a check's folder and say what is in it."""
+    from physadv.report.check_report import write_check_report
+
+    report = write_check_report(folder)
+    said = {k: v for k, v in report.summary.items() if k not in {"patch_by_distance_and_yaw", "settings"}}
+    finish({"run": str(folder), **said}, as_json=as_json, summary=in_words(report.summary, report.html))
+
+
+def in_words(summary: Mapping[str, Any], html: Path) -> str:
+    """The result for people, a line a block."""
+    lines = ["simulation" if summary["simulation"] else "filmed", str(summary["headline"])]
+    for name, b in summary["blocks"].items():
+        lines.append(
+            f"  {name:5}  goal met {b['attack_success_rate']:6.1%} [{b['low']:.1%}, {b['high']:.1%}]  "
+            f"true class {b['true_class_rate']:6.1%}  n {b['frames']}, clips {b['clips']}"
+        )
+    lines += [f"note: {note}" for note in summary["notes"]]
+    lines += [f"warning: {warning}" for warning in summary["warnings"]]
+    return "\n".join([*lines, f"report: {html}"]).replace("[", "\\[")
+
+
+def recorded(options: Mapping[str, Any], asked: Asked, box: Box | None) -> dict[str, Any]:
+    """What config.toml records: the options, and what they resolved to; addresses without their passwords."""
+    from dataclasses import asdict
+
+    from physadv.capture.sources import public_address
+
+    merged = {**options, **{k: v for k, v in asdict(asked).items() if k != "about"}, "box": box}
+    return {k: public_address(v) if isinstance(v, str) else v for k, v in merged.items()}
+
+
+def parse_box(text: str | None) -> Box | None:
+    """x0,y0,x1,y1 in pixels. Raises OptionError for anything else."""
+    from physadv.core.errors import OptionError
+
+    if text is None:
+        return None
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError as error:
+        limit = "four numbers x0,y0,x1,y1 are needed"
+        raise OptionError(f"--box {text}", limit, "e.g. --box 410,220,610,420") from error
+    return x0, y0, x1, y1
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT. Raises OptionError for anything else."""
+    from physadv.core.errors import OptionError
+
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise OptionError(f"--camera-size {text}", "WIDTHxHEIGHT is needed", "e.g. --camera-size 1280x720")
+    return int(width), int(height)
+
+
+def draw_box(source: str, opening: Mapping[str, Any]) -> Box:
+    """The box drawn on the source's first frame; the source is opened anew for the check."""
+    from physadv.capture.locate import select_box
+    from physadv.capture.sources import open_source
+
+    with open_source(source, **opening) as opened:
+        return select_box(next(iter(opened)))

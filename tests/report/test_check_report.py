@@ -1,0 +1,204 @@
+"""A report says what the rows say, asks nothing of a network, and can be rebuilt from the folder alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from physadv.core.errors import DataError
+from physadv.core.images import save_png
+from physadv.evaluation.intervals import clustered
+from physadv.evaluation.rows import append_rows
+from physadv.report.check_report import render, summarise, write_check_report
+
+SETTINGS: dict[str, Any] = {
+    "started": "2026-01-01T00:00:00Z", "status": "complete", "simulation": False, "goal": "targeted",
+    "true_class": "stop", "target_class": "limit <80>",
+    "victim": {"name": "signs", "task": "classify", "sha256": "ab12"},
+    "bundle": {"name": "stop-v1", "sha256": "cd34", "victim_sha256": "ab12"}, "margin": 0.08,
+    "sources": [
+        {"name": "walk.mp4", "kind": "video", "block": "patch", "settings": {"width": 640, "height": 480, "fps": 30}}
+    ],
+    "located_by": {"patch": {"fiducials": 26}},
+    "left_out": {"patch: sign not found": 4}, "warnings": ["walk.mp4 ended early"],
+}  # fmt: skip
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+def rows_of(block: str, clips: list[str], **more: Any) -> list[dict[str, Any]]:
+    """One row a letter: "s" the target, "t" the true class, "o" another; distance and yaw run over the clip."""
+    verdicts = {"s": "limit <80>", "t": "stop", "o": "yield"}
+    return [
+        {
+            "clip": f"{block}-{c}", "block": block, "frame": i, "time_s": i / 10, "verdict": verdicts[letter],
+            "confidence": 0.8, "true_score": 0.9 if letter == "t" else 0.1, "true": letter == "t",
+            "success": letter == "s", "distance_m": 3.0 + i, "yaw_deg": -20.0 + 10 * c, "crop_px": 80 - i,
+            "located_by": "fiducials", **more,
+        }
+        for c, letters in enumerate(clips) for i, letter in enumerate(letters)
+    ]  # fmt: skip
+
+
+ROWS = [
+    *rows_of("clean", ["tttt"] * 5),
+    *rows_of("blank", ["tttt"] * 5),
+    *rows_of("patch", ["ssss", "ssts", "sos", "ssst", "s"]),
+]
+
+
+class Strict(HTMLParser):
+    """Collects text and attributes, and fails on tags that do not close in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [
+            v or "" for k, v in attrs if k in {"src", "href", "action", "data", "poster", "srcset", "xlink:href"}
+        ]
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def run_folder(tmp_path: Path, rows: list[dict[str, Any]] = ROWS, **settings: Any) -> Path:
+    append_rows(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "check.json").write_text(json.dumps({**SETTINGS, **settings}))
+    return tmp_path
+
+
+def test_json_has_rates_and_intervals_of_the_rows(tmp_path: Path) -> None:
+    """Each block's numbers are those of the clip bootstrap over its rows."""
+    report = write_check_report(run_folder(tmp_path))
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written == json.loads(json.dumps(report.summary, default=str))
+    patch = [r for r in ROWS if r["block"] == "patch"]
+    expected = clustered([r["success"] for r in patch], [r["clip"] for r in patch])
+    block = written["blocks"]["patch"]
+    assert (block["attack_success_rate"], block["low"], block["high"]) == (expected.rate, expected.low, expected.high)
+    assert (block["frames"], block["clips"]) == (16, 5)
+    assert block["attack_success_rate"] == 13 / 16
+    assert block["true_class_rate"] == 2 / 16
+    assert written["verdicts"]["patch"][0] == {"verdict": "limit <80>", "frames": 13, "share": 13 / 16}
+    assert written["valid"] is True
+
+
+def test_html_is_whole_and_self_contained(tmp_path: Path) -> None:
+    """The page parses, tags close in order, nothing is fetched from anywhere, and text is escaped."""
+    html = write_check_report(run_folder(tmp_path)).html.read_text()
+    parsed = Strict(html)
+    assert not re.search(r"https?:|//cdn|@import|url\((?!#)", html)
+    assert all(link.startswith("data:") for link in parsed.links)
+    assert not {"script", "link", "iframe"} & set(parsed.tags)
+    assert "limit <80>" not in html
+    assert "limit &lt;80&gt;" in html
+
+
+def test_html_shows_the_numbers(tmp_path: Path) -> None:
+    """Rate, interval, n, victim, warnings, what was left out and the limits stand on the page."""
+    report = write_check_report(run_folder(tmp_path))
+    block = report.summary["blocks"]["patch"]
+    said = " ".join(" ".join(Strict(report.html.read_text()).words).split())
+    for words in (
+        "81.2 %", f"{100 * block['low']:.1f} to {100 * block['high']:.1f} %", "ab12", "walk.mp4 ended early",
+        "4 frames left out (patch: sign not found)", "Nothing was measured outside 3.0 to 6.0 m and yaw -20.0 to 20.0°",
+        "What this cannot tell you", str(tmp_path / "rows.jsonl"), "controls passed", "fiducials 26",
+    ):  # fmt: skip
+        assert words in said, words
+
+
+def test_simulation_and_failed_controls_are_said_first(tmp_path: Path) -> None:
+    """A twin's report calls itself a simulation; failed controls turn the claim down on top."""
+    rows = [*rows_of("clean", ["ttoo"] * 5), *[r for r in ROWS if r["block"] != "clean"]]
+    html = write_check_report(run_folder(tmp_path, rows, simulation=True)).html.read_text()
+    said = " ".join(Strict(html).words)
+    assert "no valid claim" in said
+    assert "Not valid for a claim" in said
+    assert "This is a simulation" in said
+    assert said.index("Not valid for a claim") < said.index("The blocks")
+
+
+def test_transfer_is_named() -> None:
+    """Another victim than the bundle's is called a test of transfer."""
+    other = {**SETTINGS, "victim": {"name": "other", "task": "classify", "sha256": "ff"}}
+    assert any("transfer" in n for n in summarise(ROWS, other)["notes"])
+    assert not any("transfer" in n for n in summarise(ROWS, SETTINGS)["notes"])
+
+
+def test_heat_map_cells_hold_rate_and_n(tmp_path: Path) -> None:
+    """Every patch row falls into one cell; cells without rows are marked as not measured."""
+    grid = summarise(ROWS, SETTINGS)["patch_by_distance_and_yaw"]
+    cells = [c for line in grid["cells"] for c in line]
+    assert sum(c["n"] for c in cells if c) == 16
+    assert sum(round(c["rate"] * c["n"]) for c in cells if c) == 13
+    html = render(ROWS, SETTINGS, [], rows_path="rows.jsonl")
+    assert html.count("not measured</title>") == sum(c is None for c in cells)
+
+
+def test_without_geometry_there_is_no_heat_map() -> None:
+    """Rows that know only the sign's size are drawn by size; rows that know nothing still make a page."""
+    plain = [{**r, "distance_m": None, "yaw_deg": None} for r in ROWS]
+    html = render(plain, SETTINGS, [], rows_path="rows.jsonl")
+    assert "Distance and angle" not in html
+    assert "size of the sign (px)" in html
+    bare = [{**r, "crop_px": None} for r in plain]
+    assert "Frame by frame" in render(bare, SETTINGS, [], rows_path="rows.jsonl")
+    assert "No frame with the patch was measured" in render([], SETTINGS, [], rows_path="rows.jsonl")
+
+
+def test_examples_are_carried_in_the_page(tmp_path: Path) -> None:
+    """Pictures of the run's examples stand in the page as data, with verdict, clip and distance."""
+    folder = run_folder(tmp_path)
+    save_png(folder / "examples" / "patch-met-0.png", np.full((8, 8, 3), 200, np.uint8))
+    (folder / "examples" / "index.json").write_text(json.dumps([{"file": "patch-met-0.png", **ROWS[40]}]))
+    parsed = Strict(write_check_report(folder).html.read_text())
+    assert [link[:22] for link in parsed.links] == ["data:image/png;base64,"]
+    assert "patch: goal met" in parsed.words
+
+
+def test_same_rows_same_page(tmp_path: Path) -> None:
+    """Rebuilding changes nothing but the time it was made."""
+    folder = run_folder(tmp_path)
+    first, second = (write_check_report(folder).html.read_text() for _ in range(2))
+    assert re.sub(r"Made by physadv, [^.]*\.", "", first) == re.sub(r"Made by physadv, [^.]*\.", "", second)
+
+
+def test_a_killed_run_can_still_be_reported(tmp_path: Path) -> None:
+    """A half-written last row is left out, a record without its end says so; other damage names its line."""
+    folder = run_folder(tmp_path, status="running")
+    with (folder / "rows.jsonl").open("a") as stream:
+        stream.write('{"clip": "patch-9", "blo')
+    report = write_check_report(folder)
+    assert report.summary["blocks"]["patch"]["frames"] == 16
+    assert any("stopped before its end" in n for n in report.summary["notes"])
+    (folder / "rows.jsonl").write_text('{"clip": "a", "block": "patch"}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl:1.*success"):
+        write_check_report(folder)
+
+
+def test_a_folder_without_a_check_is_named(tmp_path: Path) -> None:
+    """What is no run says so."""
+    with pytest.raises(DataError, match=r"holds no check\.json"):
+        write_check_report(tmp_path)
