@@ -64,6 +64,14 @@ def room(page: tuple[float, float]) -> tuple[float, float]:
     return page[0] - sides, page[1] - ends
 
 
+def smallest_paper(width: float, height: float) -> str:
+    """The smallest named paper that takes a sticker of that size in mm. Raises GeometryError where none does."""
+    for name, size in PAPERS.items():
+        if _fits(width, height, size) or _fits(width, height, (size[1], size[0])):
+            return name
+    raise _too_large(width, height, "a1")
+
+
 def sheet_layout(width: float, height: float, paper: Paper) -> SheetLayout:
     """Lay a sticker of ``width`` x ``height`` mm on the paper, turning the page where only that fits.
 
@@ -122,5 +130,6 @@ def _too_large(width: float, height: float, paper: Paper) -> GeometryError:
     rooms = [room(size), room((size[1], size[0]))]
     limit = " or ".join(f"{w:.0f} x {h:.0f} mm" for w, h in rooms if h > 0)
     larger = [p for p, s in PAPERS.items() if _fits(width, height, s) or _fits(width, height, (s[1], s[0]))]
-    remedy = f"print with --paper {larger[0]}, or make the sticker smaller" if larger else "make the sticker smaller"
+    common = [p for p in larger if p in {"a4", "a3", "a2", "a1"}]  # named before the rarer ones
+    remedy = f"print with --paper {common[0]}, or make the sticker smaller" if common else "make the sticker smaller"
     return GeometryError(f"sticker {width:g} x {height:g} mm", f"{name} takes at most {limit}", remedy)

@@ -85,7 +85,7 @@ def composite(image: F32, corners: F64, printed: Print, hand: int) -> dict[str, 
     h, w = image.shape[:2]
     side = printed.sticker.sign_width_mm
     px = float(np.linalg.norm(corners - np.roll(corners, 1, 0), axis=1).max())
-    size = int(np.clip(2 ** np.ceil(np.log2(3.2 * px)), 128, 4096))
+    size = int(np.clip(np.ceil(3 * px / 64) * 64, 128, 2048))
     half = side / 2
     square = np.array([[-half, -half], [half, -half], [half, half], [-half, half]], np.float32)
     to_px = np.asarray(cv2.getPerspectiveTransform(square, corners.astype(np.float32)), np.float64)

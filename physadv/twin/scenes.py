@@ -163,7 +163,7 @@ def _textures(
     rng: np.random.Generator, face: SignFace, printed: Print, level: F32, size_px: float
 ) -> dict[str, Texture]:
     """The lit sign of each block; ``size_px`` bounds the texture's detail."""
-    size = int(np.clip(2 ** np.ceil(np.log2(size_px)), 256, 4096))
+    size = int(np.clip(np.ceil(size_px / 64) * 64, 256, 4096))
     side = square_side(face)
     bare, light = face_layer(face, size, rng), any_light(rng, level)
     hand = int(rng.integers(2**32))

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from physadv.core.errors import GeometryError
+from physadv.core.images import save_png
 from physadv.printing.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
 from physadv_cli.main import app
 
@@ -55,3 +57,45 @@ def test_print_error_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "card.toml is missing" in done.stderr
+
+
+def test_twin_films_and_says_simulation(bundle: Path, tmp_path: Path) -> None:
+    """Clips, truth and the sheet lie in --out; every output says simulation."""
+    out = tmp_path / "twin"
+    command = ["twin", str(bundle), "--clips", "1", "--frames", "2", "--out", str(out), "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["simulation"] is True
+    assert said["frames"] == 6
+    assert "simulation" in result.stderr
+    assert json.loads((out / "twin.json").read_text())["simulation"] is True
+    assert {p.name for p in (out / "clips").iterdir()} == {"clean-00.avi", "blank-00.avi", "patch-00.avi"}
+    assert (out / "sheet.pdf").is_file()
+    assert (out / "contact.png").is_file()
+
+
+def test_twin_uses_photos_with_boxes(bundle: Path, tmp_path: Path) -> None:
+    """Photos whose signs a boxes.csv names become the scenes; truth rows name the photo."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    image = np.full((240, 320, 3), 90, np.uint8)
+    image[60:160, 100:200] = (160, 20, 30)
+    save_png(photos / "a.png", image)
+    (photos / "boxes.csv").write_text("file,x0,y0,x1,y1\na.png,100,60,200,160\n")
+    command = [
+        "twin",
+        str(bundle),
+        "--clips",
+        "1",
+        "--frames",
+        "2",
+        "--signs",
+        str(photos),
+        "--out",
+        str(tmp_path / "t"),
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in (tmp_path / "t" / "truth.jsonl").read_text().splitlines()]
+    assert {row["photo"] for row in rows} == {"a.png"}
