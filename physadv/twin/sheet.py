@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from dataclasses import dataclass
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Sticker:
     sha256: str
 
 
-def read_sticker(bundle_folder: str | Path, sheet_pdf: str | Path, *, dpi: float = 200) -> Sticker:
+def read_sticker(bundle_folder: str | Path, sheet_pdf: str | Path, *, dpi: float = 150) -> Sticker:
     """Rasterise page 1 of the sheet and cut the sticker out.
 
     Raises BundleError for a missing file or card key, GeometryError when the sheet carries no TrimBox or one whose
@@ -99,11 +100,15 @@ def _cut(pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], d
         if abs(found[0] - width_mm) > 0.2 or abs(found[1] - height_mm) > 0.2:
             sizes = f"sticker {found[0]:.1f} x {found[1]:.1f} mm, card {width_mm:.1f} x {height_mm:.1f} mm"
             raise GeometryError(f"{pdf}", sizes, "print the sheet again from this bundle")
-        page_height = page.get_height()
-        image = np.asarray(page.render(scale=dpi / 72).to_pil().convert("RGB"), np.uint8)
-    scale = dpi / 72
-    x0, y0 = left * scale, (page_height - top) * scale
-    sx, sy = (right - left) * scale / shape[0], (top - bottom) * scale / shape[1]
+        width, height = page.get_size()
+        # whole points around the sticker, so that the cut falls on pixels that are known to a fraction
+        rim = (floor(left) - 1.0, floor(bottom) - 1.0, width - ceil(right) - 1.0, height - ceil(top) - 1.0)
+        rim = (max(rim[0], 0), max(rim[1], 0), max(rim[2], 0), max(rim[3], 0))
+        image = np.asarray(page.render(scale=dpi / 72, crop=rim).to_pil().convert("RGB"), np.uint8)
+    seen = (width - rim[0] - rim[2], height - rim[1] - rim[3])
+    per_x, per_y = image.shape[1] / seen[0], image.shape[0] / seen[1]
+    x0, y0 = (left - rim[0]) * per_x, (height - rim[3] - top) * per_y
+    sx, sy = (right - left) * per_x / shape[0], (top - bottom) * per_y / shape[1]
     to_source = np.array([[sx, 0, x0 + 0.5 * sx - 0.5], [0, sy, y0 + 0.5 * sy - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(image, to_source, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)

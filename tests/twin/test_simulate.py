@@ -1,0 +1,267 @@
+"""The twin films what was printed, knows where it is, repeats itself by seed, and keeps its controls alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from physadv.core.backgrounds import synthetic_background
+from physadv.core.errors import BundleError, GeometryError, OptionError
+from physadv.core.signfaces import SignFace, octagon_mm, sign_face
+from physadv.twin.cameras import PHONE, WEBCAM, with_quality
+from physadv.twin.paths import Angles
+from physadv.twin.photos import PhotoScene
+from physadv.twin.simulate import simulate
+
+Printed = tuple[Path, Path]
+SHARP = with_quality(PHONE, defocus_px=0.3, shutter=0.0, electrons=1e7, read_noise=0, wb_error=0, contrast=0, jpeg=98)
+GREY = [np.full((400, 500, 3), 150, np.uint8)]
+
+
+def rows_of(out: Path) -> list[dict]:
+    """Truth rows."""
+    return [json.loads(line) for line in (out / "truth.jsonl").read_text().splitlines()]
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    """All frames of a clip as RGB."""
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while True:
+        good, frame = capture.read()
+        if not good:
+            return frames
+        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+
+
+def on_sign(frame: np.ndarray, corners: list, size: int = 400) -> np.ndarray:
+    """The sign's bounding square seen straight on, (size, size, 3)."""
+    target = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
+    matrix = cv2.getPerspectiveTransform(np.array(corners, np.float32), target)
+    return cv2.warpPerspective(frame, matrix, (size, size), flags=cv2.INTER_LINEAR)
+
+
+@pytest.fixture(scope="module")
+def filmed(printed: Printed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clips, one by each of two cameras, near and frontal enough to look at."""
+    out = tmp_path_factory.mktemp("filmed")
+    done = list(
+        simulate(
+            *printed, out, clips=2, frames=4, seed=7, cameras=(SHARP, WEBCAM), backgrounds=GREY,
+            distances_m=(2.2, 3.5), angles=Angles(20, 6, 4),
+        )
+    )  # fmt: skip
+    assert [d.number for d in done] == [0, 1]
+    return out
+
+
+def test_clips_and_truth_are_whole(filmed: Path) -> None:
+    """Every clip opens with the frames promised; every frame has its row; the run says that it is a simulation."""
+    rows = rows_of(filmed)
+    assert len(rows) == 3 * 2 * 4
+    for block in ("clean", "blank", "patch"):
+        for number in range(2):
+            frames = frames_of(filmed / "clips" / f"{block}-{number:02d}.avi")
+            assert len(frames) == 4
+            assert frames[0].shape == (480, 640, 3)
+            mine = [r for r in rows if r["clip"] == f"{block}-{number:02d}"]
+            assert [r["frame"] for r in mine] == [0, 1, 2, 3]
+            assert {r["file"] for r in mine} == {f"clips/{block}-{number:02d}.avi"}
+            assert {r["block"] for r in mine} == {block}
+    assert {r["camera"] for r in rows} == {"phone", "webcam"}
+    settings = json.loads((filmed / "twin.json").read_text())
+    assert settings["simulation"] is True
+    assert settings["complete"] is True
+    assert not list(filmed.glob("clips/.*"))
+
+
+def test_blocks_share_path_and_light(filmed: Path) -> None:
+    """The three blocks of a clip number have one truth and one picture outside the sticker, but for the noise."""
+    rows = rows_of(filmed)
+    for number in range(2):
+        truths = [
+            [{k: r[k] for k in ("corners", "distance_m", "yaw_deg")} for r in rows if r["clip"] == f"{b}-{number:02d}"]
+            for b in ("clean", "blank", "patch")
+        ]
+        assert truths[0] == truths[1] == truths[2]
+    clean, blank = (frames_of(filmed / "clips" / f"{b}-00.avi")[0].astype(int) for b in ("clean", "blank"))
+    truth = next(r for r in rows if r["clip"] == "clean-00")
+    x1, y0 = int(np.max(np.array(truth["corners"])[:, 0])), int(np.min(np.array(truth["corners"])[:, 1]))
+    assert np.abs(clean - blank)[:, min(x1 + 5, 635) :].mean() < 2
+    assert np.abs(clean - blank)[: max(y0 - 5, 4)].mean() < 2
+
+
+def test_truth_is_where_the_sign_is(filmed: Path) -> None:
+    """The red area's centroid lies within 2 px of the truth's centre, and its extent within the square."""
+    for number in range(2):
+        frames = frames_of(filmed / "clips" / f"clean-{number:02d}.avi")
+        truths = [r for r in rows_of(filmed) if r["clip"] == f"clean-{number:02d}"]
+        for frame, truth in zip(frames, truths, strict=True):
+            f = frame.astype(int)
+            red = ((f[..., 0] > f[..., 1] + 30) & (f[..., 0] > f[..., 2] + 15)).astype(np.uint8)
+            hull = cv2.convexHull(cv2.findNonZero(cv2.morphologyEx(red, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))))
+            moments = cv2.moments(hull)
+            centre = np.array([moments["m10"], moments["m01"]]) / moments["m00"] + 0.5
+            corners = np.array(truth["corners"], np.float32)
+            plane = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
+            unit = np.array([octagon_mm(1.0)], np.float32)
+            outline = cv2.perspectiveTransform(unit, cv2.getPerspectiveTransform(plane, corners))
+            moments = cv2.moments(outline)
+            want = np.array([moments["m10"], moments["m01"]]) / moments["m00"]
+            assert centre == pytest.approx(want, abs=2)
+            assert (hull.reshape(-1, 2).min(0) >= corners.min(0) - 3).all()
+            assert (hull.reshape(-1, 2).max(0) <= corners.max(0) + 3).all()
+
+
+def test_sticker_is_where_the_card_says_and_in_order(filmed: Path) -> None:
+    """Seen straight on, the sticker's stripes stand red, green, blue, grey from left to right, below the centre."""
+    frame = frames_of(filmed / "clips" / "patch-00.avi")[-1]
+    truth = [r for r in rows_of(filmed) if r["clip"] == "patch-00"][-1]
+    sign = on_sign(frame, truth["corners"]).astype(int)
+    y = round(400 * (0.5 + 210 / 762))
+    stripes = [sign[y - 15 : y + 15, round(400 * (0.5 + (x - 200) / 762)) + np.arange(-8, 9)].mean((0, 1))
+               for x in (50, 150, 250, 350)]  # fmt: skip
+    assert [int(s.argmax()) for s in stripes[:3]] == [0, 1, 2]
+    for channel in range(3):
+        others = [stripes[i][channel] for i in range(3) if i != channel]
+        assert stripes[channel][channel] > 1.6 * max(others) + 8
+    assert np.ptp(stripes[3]) < 40
+
+
+def test_blank_is_white_paper(filmed: Path) -> None:
+    """The blank sticker is the brightest thing on the sign and without colour of its own."""
+    frame = frames_of(filmed / "clips" / "blank-00.avi")[-1]
+    truth = [r for r in rows_of(filmed) if r["clip"] == "blank-00"][-1]
+    sign = on_sign(frame, truth["corners"]).astype(float)
+    y = round(400 * (0.5 + 210 / 762))
+    paper = sign[y - 20 : y + 20, 120:280].reshape(-1, 3)
+    letters = np.quantile(sign[140:260, 60:340].reshape(-1, 3), 0.9, axis=0)
+    assert np.ptp(paper.mean(0)) < 45
+    assert paper.mean() > 0.85 * letters.mean()
+    assert paper.std(0).max() < 25
+
+
+def test_same_seed_same_files(printed: Printed, tmp_path: Path) -> None:
+    """One seed gives the same bytes, another seed other ones."""
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        list(simulate(*printed, tmp_path / name, clips=1, frames=2, frame_size=(320, 240), seed=seed))
+    for part in ("clips/patch-00.avi", "clips/clean-00.avi", "truth.jsonl"):
+        a, b, c = ((tmp_path / n / part).read_bytes() for n in "abc")
+        assert a == b
+        assert a != c
+
+
+def test_ranges_are_kept(printed: Printed, tmp_path: Path) -> None:
+    """Distances, angles and sizes stay within what was asked, and the sign within the picture."""
+    limits = Angles(30, 8, 3)
+    steps = simulate(
+        *printed, tmp_path, clips=4, frames=6, frame_size=(320, 240), seed=4, distances_m=(2, 9), angles=limits
+    )
+    list(steps)
+    for row in rows_of(tmp_path):
+        assert 2 <= row["distance_m"] <= 9
+        assert abs(row["yaw_deg"]) <= 30
+        assert abs(row["pitch_deg"]) <= 8
+        assert abs(row["roll_deg"]) <= 3
+        corners = np.array(row["corners"])
+        assert corners.min() > -2
+        assert (corners.max(0) < (322, 242)).all()
+
+
+def test_stopping_early_keeps_what_is_done(printed: Printed, tmp_path: Path) -> None:
+    """After a stop, the complete clips and their rows are there, and nothing half written."""
+    steps = simulate(*printed, tmp_path, clips=3, frames=2, frame_size=(320, 240))
+    next(steps)
+    steps.close()
+    assert len(rows_of(tmp_path)) == 6
+    assert len(list((tmp_path / "clips").iterdir())) == 3
+    assert json.loads((tmp_path / "twin.json").read_text())["complete"] is False
+
+
+def test_second_run_replaces_the_first(printed: Printed, tmp_path: Path) -> None:
+    """A shorter second run leaves no clip of the first; rows of somebody else are not touched."""
+    for clips in (2, 1):
+        list(simulate(*printed, tmp_path / "t", clips=clips, frames=1, frame_size=(320, 240)))
+    assert len(list((tmp_path / "t" / "clips").iterdir())) == 3
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "truth.jsonl").write_text("{}\n")
+    with pytest.raises(OptionError, match="other rows"):
+        next(simulate(*printed, tmp_path / "mine", clips=1, frames=1))
+
+
+def test_photo_scene(printed: Printed, tmp_path: Path) -> None:
+    """On a photo, the clean block shows no sticker, the blank one a sticker lit like the sign's white, at its place."""
+    face = sign_face("stop", 240)
+    photo = synthetic_background(3, height=600, width=800).copy()
+    alpha = face.rgba[..., 3:] / 255
+    dim = (face.rgba[..., :3] * np.array([0.6, 0.6, 0.55])).astype(np.uint8)
+    photo[100:340, 300:540] = (photo[100:340, 300:540] * (1 - alpha) + dim * alpha).astype(np.uint8)
+    corners = np.array([[300, 100], [540, 100], [540, 340], [300, 340]], float)
+    scene = PhotoScene(photo, corners, "made.png")
+    list(simulate(*printed, tmp_path, clips=1, frames=3, cameras=(SHARP,), scenes=[scene], seed=5))
+    rows = rows_of(tmp_path)
+    assert {r["photo"] for r in rows} == {"made.png"}
+    assert all(r["yaw_deg"] is None for r in rows)
+    truth = next(r for r in rows if r["clip"] == "clean-00")
+    signs = {b: on_sign(frames_of(tmp_path / "clips" / f"{b}-00.avi")[0], truth["corners"]).astype(float)
+             for b in ("clean", "blank", "patch")}  # fmt: skip
+    y = round(400 * (0.5 + 210 / 762))
+    place = {b: s[y - 20 : y + 20, 120:280] for b, s in signs.items()}
+    white = np.quantile(signs["clean"][140:260, 60:340].reshape(-1, 3), 0.95, axis=0)
+    assert place["clean"][..., 0].mean() > place["clean"][..., 1].mean() + 40
+    assert place["blank"].mean((0, 1)) == pytest.approx(white, abs=18)
+    assert np.abs(place["patch"] - place["blank"]).mean() > 30
+    assert np.abs(signs["clean"][:180] - signs["patch"][:180]).mean() < 4
+
+
+def test_small_photo_sign_is_refused(printed: Printed, tmp_path: Path) -> None:
+    """A sign of a few pixels is a GeometryError that names the photo."""
+    scene = PhotoScene(GREY[0], np.array([[0, 0], [5, 0], [5, 5], [0, 5]], float), "tiny.jpg")
+    with pytest.raises(GeometryError, match=r"tiny\.jpg"):
+        next(simulate(*printed, tmp_path, scenes=[scene]))
+
+
+def test_drawn_sign_of_another_shape(printed: Printed, tmp_path: Path) -> None:
+    """A triangular drawing is filmed too; its square is as wide as its longer side."""
+    picture = Image.new("RGBA", (200, 176))
+    ImageDraw.Draw(picture).polygon([(100, 0), (199, 175), (0, 175)], (220, 20, 30, 255))
+    face = SignFace("yield", np.asarray(picture), 900.0)
+    list(simulate(*printed, tmp_path, clips=1, frames=1, signs=[face], backgrounds=GREY, cameras=(SHARP,)))
+    row = rows_of(tmp_path)[0]
+    sign = on_sign(frames_of(tmp_path / row["file"])[0], row["corners"]).astype(int)
+    reds = sign[..., 0] - sign[..., 1] > 50
+    assert reds[200, 180:220].all()
+    assert not reds[60, :120].any()
+    assert 0.35 < reds.mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"clips": 0}, "0 clips"), ({"frames": 0}, "0 frames"), ({"frame_size": (321, 240)}, "321x240"),
+     ({"cameras": ()}, "no camera"), ({"distances_m": (3, 2)}, "distances"), ({"angles": Angles(90)}, "yaw")],
+)  # fmt: skip
+def test_options_out_of_range(printed: Printed, tmp_path: Path, wrong: dict, said: str) -> None:
+    """Counts and ranges that cannot be filmed are named."""
+    with pytest.raises(OptionError, match=said):
+        next(simulate(*printed, tmp_path, **wrong))
+
+
+def test_sheet_of_another_bundle_is_refused(printed: Printed, tmp_path: Path) -> None:
+    """A card whose size is not the sheet's, a sheet that is no PDF, and a missing card are named."""
+    folder, sheet = printed
+    other = tmp_path / "other"
+    other.mkdir()
+    for part in ("patch.png", "mask.png"):
+        (other / part).write_bytes((folder / part).read_bytes())
+    with pytest.raises(BundleError, match=r"card\.toml is missing"):
+        next(simulate(other, sheet, tmp_path / "o"))
+    (other / "card.toml").write_text((folder / "card.toml").read_text().replace("width_mm = 400", "width_mm = 390", 1))
+    with pytest.raises(GeometryError, match=r"400\.0 x 150\.0 mm, card 390\.0"):
+        next(simulate(other, sheet, tmp_path / "o"))
+    (tmp_path / "no.pdf").write_text("no")
+    with pytest.raises(BundleError, match="not a readable PDF"):
+        next(simulate(folder, tmp_path / "no.pdf", tmp_path / "o"))

@@ -1,0 +1,161 @@
+"""The twin's printer, lens and sensor by themselves; and that it stands on core alone."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import physadv.twin
+from physadv.twin.cameras import CAMERAS, PHONE, Shot, develop, with_quality
+from physadv.twin.colour import decode, encode, to_linear
+from physadv.twin.optics import View, blur_kernel, draw
+from physadv.twin.paths import Pose, distort, homography, rotation
+from physadv.twin.printer import any_printer, print_picture
+from physadv.twin.sheet import read_sticker
+from physadv.twin.surface import texture
+
+
+def test_imports_core_alone() -> None:
+    """No module of the twin imports another station of physadv, nor torch: it must be able to contradict them."""
+    folder = Path(physadv.twin.__file__).parent
+    allowed = {"physadv.core", "physadv.twin"}
+    modules = sorted(folder.glob("*.py"))
+    assert len(modules) > 5
+    for module in modules:
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, module
+                names = [node.module or ""]
+            for name in names:
+                assert not name.startswith(("torch", "kornia")), (module, name)
+                if name.startswith("physadv"):
+                    assert ".".join(name.split(".")[:2]) in allowed, (module, name)
+
+
+def test_sheet_is_cut_to_the_sticker(printed: tuple[Path, Path]) -> None:
+    """What is cut out along the TrimBox is the sticker and nothing beside it, at the card's size."""
+    sticker = read_sticker(*printed, dpi=100)
+    assert sticker.rgb.shape == (round(150 / 25.4 * 100), round(400 / 25.4 * 100), 3)
+    assert sticker.center_mm == (0.0, 210.0)
+    edges = sticker.rgb[5:-5, [1, -2]].astype(int)
+    assert np.abs(edges[:, 0] - (255, 0, 0)).max() < 20
+    assert np.abs(edges[:, 1] - 128).max() < 20
+    middle = sticker.rgb[60, [100, 600, 1000]].argmax(1)
+    assert middle.tolist() == [0, 1, 2]
+
+
+def test_printer_stays_in_its_gamut() -> None:
+    """Nothing is brighter than paper or darker than three inks; brightness keeps its order; a screen green dulls."""
+    printer = any_printer(3)
+    ramp = np.repeat(np.arange(0, 256, 5, dtype=np.uint8)[None, :, None], 3, 2).repeat(40, 0)
+    print_ = print_picture(ramp, printer, 0.5, 0)
+    line = print_[20]
+    assert (np.diff(line, axis=0) > -0.01).all()
+    assert line.max() <= printer.paper.max() * 1.02
+    assert line.min() >= 0.01
+    pure = np.zeros((8, 8, 3), np.uint8)
+    pure[..., 1] = 255
+    green = print_picture(pure, printer, 0.5, 0)[4, 4]
+    assert green[1] < 0.5
+    assert green.argmax() == 1
+    assert np.array_equal(any_printer(3).primaries, printer.primaries)
+    assert not np.array_equal(any_printer(4).primaries, printer.primaries)
+
+
+def test_srgb_round_trip() -> None:
+    """Encoding undoes decoding on all 8-bit values."""
+    values = np.arange(256) / 255
+    assert np.allclose(encode(decode(values)), values, atol=1e-6)
+    assert to_linear(np.array([[[0, 255, 188]]], np.uint8))[0, 0] == pytest.approx([0, 1, 0.5029], abs=1e-3)
+
+
+@pytest.mark.parametrize("k1", [0.0, -0.14, 0.05])
+def test_lens_inverse(k1: float) -> None:
+    """Points shown through the lens come back to the plane they lie on."""
+    pose = Pose(3000.0, 25.0, -8.0, 4.0, 500.0, 120.0)
+    view = View(homography(pose, 500.0, (640, 480)), k1, 500.0, (640, 480))
+    points = np.array([[-300.0, -200.0], [0, 0], [310, 250], [100, -350]])
+    for point, seen in zip(points, view.show(points), strict=True):
+        x, y = (int(v) for v in np.floor(seen))
+        gx, gy = view.plane_grid((x, y, x + 1, y + 1), 41)
+        near = np.argmin(np.hypot(gx - point[0], gy - point[1]))
+        assert np.hypot(gx - point[0], gy - point[1]).ravel()[near] < 0.3
+    assert np.allclose(distort(np.array([[320.0, 240.0]]), k1, 500, (640, 480)), [[320, 240]])
+
+
+def test_pose_conventions() -> None:
+    """The centre is seen where the pose says; yaw > 0 faces right: its right edge is farther and looks shorter."""
+    pose = Pose(4000.0, 30.0, 0.0, 0.0, 320.0, 240.0)
+    view = View(homography(pose, 600.0, (640, 480)), 0.0, 600.0, (640, 480))
+    square = view.show(np.array([[-381.0, -381.0], [381, -381], [381, 381], [-381, 381]]))
+    assert np.allclose(view.show(np.zeros((1, 2))), [[320, 240]])
+    assert square[2, 1] - square[1, 1] < square[3, 1] - square[0, 1]
+    away = rotation(pose)[:, 2]
+    assert np.rad2deg(np.arctan2(-away[0], away[2])) == pytest.approx(30)
+    assert np.allclose(rotation(Pose(1, 10, 20, 30, 0, 0)) @ rotation(Pose(1, 10, 20, 30, 0, 0)).T, np.eye(3))
+
+
+def test_drawing_small_does_not_alias() -> None:
+    """A fine checkerboard seen from afar is an even grey, not a pattern."""
+    board = np.indices((512, 512)).sum(0) % 2
+    layer = np.dstack([np.repeat(board[..., None], 3, 2), np.ones((512, 512))]).astype(np.float32)
+    surface = texture(layer, 762.0)
+    pose = Pose(9000.0, 20.0, 5.0, 3.0, 300.0, 200.0)
+    view = View(homography(pose, 600.0, (640, 480)), -0.05, 600.0, (640, 480))
+    drawn = draw(surface, view)
+    assert drawn is not None
+    whole = drawn[1][drawn[1][..., 3] > 0.999][:, 0]
+    assert len(whole) > 500
+    assert whole.mean() == pytest.approx(0.5, abs=0.02)
+    assert whole.std() < 0.03
+
+
+def test_blur_kernel_keeps_light() -> None:
+    """Point spreads sum to one, lie centred, and stretch along the motion."""
+    kernel = blur_kernel(0.7, np.array([6.0, 0.0]))
+    assert kernel.sum() == pytest.approx(1, abs=1e-5)
+    axis = np.arange(len(kernel)) - len(kernel) // 2
+    assert abs((kernel.sum(0) * axis).sum()) < 1e-4
+    assert (kernel.sum(0) * axis**2).sum() > 2 * (kernel.sum(1) * axis**2).sum()
+
+
+@pytest.mark.parametrize("camera", CAMERAS, ids=lambda c: c.name)
+def test_develop_is_neutral_and_ordered(camera) -> None:
+    """With its white balance right, grey stays grey, brighter stays brighter, white reaches white, black is black."""
+    quiet = with_quality(camera, electrons=1e8, read_noise=0)
+    shot = Shot(1.0, np.ones(3, np.float32))
+    seen = []
+    for level in (0.0, 0.05, 0.2, 0.5, 1.0):
+        picture = develop(np.full((32, 32, 3), level, np.float32), quiet, shot, np.random.default_rng(0))
+        assert np.ptp(picture[8:-8, 8:-8].mean((0, 1))) <= 2
+        seen.append(float(picture[8:-8, 8:-8].mean()))
+    assert seen == sorted(seen)
+    assert seen[0] < 3
+    assert seen[-1] > 250
+
+
+def test_colours_pass_the_sensor() -> None:
+    """Red, green and blue light come out as such: the Bayer pattern is read the way it was made."""
+    quiet = with_quality(PHONE, electrons=1e8, read_noise=0, sharpen=0)
+    for channel in range(3):
+        light = np.full((32, 32, 3), 0.02, np.float32)
+        light[..., channel] = 0.4
+        picture = develop(light, quiet, Shot(1.0, np.ones(3, np.float32)), np.random.default_rng(0))
+        assert int(picture[10:20, 10:20].mean((0, 1)).argmax()) == channel
+
+
+def test_noise_grows_with_less_light() -> None:
+    """Relative noise is larger in the dark, as photons count."""
+    rng, shot = np.random.default_rng(1), Shot(1.0, np.ones(3, np.float32))
+    camera = with_quality(PHONE, sharpen=0, electrons=1000, contrast=0)
+    spread = []
+    for level in (0.02, 0.5):
+        picture = develop(np.full((200, 200, 3), level, np.float32), camera, shot, rng).astype(float)
+        spread.append(picture[..., 1].std() / picture[..., 1].mean())
+    assert spread[0] > 2 * spread[1]
