@@ -69,7 +69,7 @@ def film_twin(
     result = {"simulation": True, "out": folder, "sheet": sheet, "clips": done, "frames": 3 * done * frames,
               "blocks": ["clean", "blank", "patch"], "stopped": stopped, "notes": notes}  # fmt: skip
     summary = f"simulation: {done} clips of each block (clean, blank, patch), {frames} frames each, in {folder}\n"
-    finish(result, as_json=json, summary=summary + f"next: physadv check {bundle} --source {folder}")
+    finish(result, as_json=json, summary=summary + f"next: physadv check {folder} --bundle {bundle}")
 
 
 def _sheet(patch: Bundle, folder: Path) -> Path:
