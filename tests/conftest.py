@@ -12,7 +12,6 @@ import torch
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
 
 
 @pytest.fixture(scope="session")

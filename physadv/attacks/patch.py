@@ -129,9 +129,10 @@ def _initial(task: PatchTask) -> Tensor:
 
 
 @torch.no_grad()
-def validate(task: PatchTask, patch: Tensor, count: int, batch: int = 64) -> float:
+def validate(task: PatchTask, patch: Tensor, count: int) -> float:
     """Share of fixed validation draws on which the goal is met, plus a small term for confidence to break ties."""
     won, doubt = 0.0, 0.0
+    batch = _batch_of(task)
     for first in range(0, count, batch):
         size = min(batch, count - first)
         scenes = scenes_of(task, task.material.validation, size, "validation", first)
@@ -141,6 +142,11 @@ def validate(task: PatchTask, patch: Tensor, count: int, batch: int = 64) -> flo
             won += float(task.goal.succeeded(prediction, boxes).sum()) / len(task.victims)
             doubt += float((1 - task.goal.confidence_of_truth(prediction, boxes)).sum()) / len(task.victims)
     return (won + 1e-3 * doubt) / count
+
+
+def _batch_of(task: PatchTask, pixels: int = 2**18) -> int:
+    """How many scenes are judged at once: few whole frames, or many crops."""
+    return max(8, pixels // task.view.size**2)
 
 
 @dataclass(frozen=True)
@@ -164,12 +170,11 @@ def measure(
     *,
     draws: int = 400,
     name: str = "test",
-    batch: int = 50,
     report: Callable[[int], None] | None = None,
 ) -> Measured:
     """Score a patch on the test scenes with clean and blank controls; intervals cluster by photo in photos."""
     rows: list[Row] = []
-    victim = task.victims[0]
+    victim, batch = task.victims[0], _batch_of(task)
     textures = {"blank": torch.full_like(patch, BLANK), "patch": eight_bit(patch)}
     for first in range(0, draws, batch):
         size = min(batch, draws - first)

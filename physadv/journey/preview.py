@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.attacks.patch import BLANK, PatchTask, render, scenes_of
+from physadv.attacks.patch import PatchTask, render, scenes_of
 from physadv.core.images import to_tensor
 from physadv.core.signfaces import sign_face
 from physadv.scene.photometry import over, to_linear, to_srgb
@@ -27,10 +27,10 @@ def preview_picture(task: PatchTask, patch: Tensor) -> Tensor:
 
 
 def face_with(task: PatchTask, patch: Tensor) -> Tensor:
-    """(3, 480, 480): the drawn sign on light grey with the patch where the card says."""
+    """(3, 480, 480): the drawn sign on grey with the patch where the card says."""
     face = task.material.faces[0] if task.material.faces else sign_face(width_px=SIDE)
     rgba = F.interpolate(to_tensor(face.rgba)[None], size=(SIDE, SIDE), mode="bilinear", antialias=True)
-    grey = to_linear(torch.full((1, 3, SIDE, SIDE), BLANK))
+    grey = to_linear(torch.full((1, 3, SIDE, SIDE), 0.6))
     canvas = over(grey, to_linear(rgba[:, :3]) * rgba[:, 3:], rgba[:, 3:])
     scale = SIDE / task.sign_width_mm
     x0, y0, width, height = (task.placement.rectangle_mm * scale).tolist()

@@ -15,6 +15,7 @@ from physadv.core.signfaces import octagon_mm
 
 BOXES_FILE = "boxes.csv"
 PERSPECTIVE_FROM_PX = 120
+ROUND_FROM_PX = 40
 Corners = npt.NDArray[np.float32]
 _OCTAGON = np.array(octagon_mm(1.0), np.float32)
 _SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
@@ -88,13 +89,31 @@ def _fit_octagon(contour: npt.NDArray[np.int32], smallest_px: int) -> tuple[floa
     ordered = np.roll(polygon, -start, axis=0)
     matrix = _plane_to_px(ordered)
     model = cv2.perspectiveTransform(_OCTAGON[None], matrix)[0]
-    overlap, _ = cv2.intersectConvexConvex(model.astype(np.float32), hull[:, 0].astype(np.float32))
-    union = cv2.contourArea(model.astype(np.float32)) + area - overlap
+    fit = _agreement(model, hull[:, 0])
+    if w >= ROUND_FROM_PX and _agreement(_ellipse_of(hull), hull[:, 0]) > fit:
+        return None
     sides = np.linalg.norm(np.roll(ordered, -1, 0) - ordered, axis=1) / np.array([w, min(w, h), h, min(w, h)] * 2)
-    if union <= 0 or overlap / union < 0.9 or sides.min() < 0.14 or sides.max() > 0.75:
+    if fit < 0.9 or sides.min() < 0.14 or sides.max() > 0.75:
         return None
     corners = cv2.perspectiveTransform(_SQUARE[None], matrix)[0]
-    return overlap / union, np.asarray(corners, np.float32)
+    return fit, np.asarray(corners, np.float32)
+
+
+def _agreement(polygon: npt.NDArray[np.floating], hull: npt.NDArray[np.integer]) -> float:
+    """Intersection over union of two convex polygons."""
+    first, second = polygon.astype(np.float32), hull.astype(np.float32)
+    shared, _ = cv2.intersectConvexConvex(first, second)
+    union = cv2.contourArea(first) + cv2.contourArea(second) - shared
+    return float(shared / union) if union > 0 else 0.0
+
+
+def _ellipse_of(hull: npt.NDArray[np.int32]) -> Corners:
+    """The fitted ellipse as a polygon: a disc is nearer to it than to any octagon."""
+    (x, y), (a, b), turn = cv2.fitEllipse(hull) if len(hull) >= 5 else ((0, 0), (0, 0), 0)
+    t = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    u, v = a / 2 * np.cos(t), b / 2 * np.sin(t)
+    return np.stack([x + u * c - v * s, y + u * s + v * c], 1).astype(np.float32)
 
 
 def _plane_to_px(octagon: Corners) -> npt.NDArray[np.float64]:
