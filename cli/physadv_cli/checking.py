@@ -123,11 +123,17 @@ def follow(steps: Iterable[Progress]) -> None:
         task = bar.add_task("opening", total=None)
         try:
             for step in steps:
-                met = ", ".join(f"{b} {hits}/{n}" for b, (hits, n) in step.success.items())
-                bar.update(task, completed=step.judged, total=step.total, description=f"goal met: {met}")
+                bar.update(task, completed=step.judged, total=step.total, description=standing(step))
         except KeyboardInterrupt:
             bar.stop()
             console.print("stopped; reporting what was measured")
+
+
+def standing(step: Progress) -> str:
+    """Where a check stands, in a few words."""
+    met = ", ".join(f"{block} {hits}/{n}" for block, (hits, n) in step.success.items())
+    unseen = f"no sign found in {step.left_out} frames" if step.left_out else ""
+    return "; ".join(part for part in (met and f"goal met: {met}", unseen) if part)
 
 
 def report_run(folder: Path, *, as_json: bool) -> None:

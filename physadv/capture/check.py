@@ -45,7 +45,7 @@ def run_check(
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
 ) -> Generator[Progress, None, None]:
-    """Judge every frame of ``feeds`` and yield after each batch; rows and settings lie in ``folder`` at any time.
+    """Judge every frame of ``feeds``; yield after each batch and each frame left out; rows and settings lie in ``folder`` at any time.
 
     Classifiers see the sign's bounding square, wider by ``margin`` on each side, resized by area; detectors see the
     whole frame, and the sign counts as its class when a detection of it scores ``threshold`` or more and overlaps the
@@ -83,7 +83,8 @@ def _drain(session: Session, feed: Feed, total: int | None) -> Iterator[Progress
     with feed.source as source:
         for frame in source:
             view = session.view(feed, frame)
-            if view is not None and (session.add(view) or (source.live and session.flush())):
+            judged = view is not None and (session.add(view) or (source.live and session.flush()))
+            if judged or view is None:  # who holds a page up to a camera must see that it is not recognised
                 yield session.progress(total)
             if _enough(session, feed):
                 break

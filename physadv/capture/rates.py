@@ -114,6 +114,11 @@ def _share(rates: BlockRates) -> str:
     )
 
 
+def count(n: int, noun: str) -> str:
+    """1 frame, 2 frames."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def goal_in_words(settings: Mapping[str, Any]) -> str:
     """What counted as success."""
     true, target = settings.get("true_class", "the true class"), settings.get("target_class")

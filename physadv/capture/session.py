@@ -30,7 +30,7 @@ class Feed:
 
 @dataclass(frozen=True)
 class Progress:
-    """After each batch: frames judged and left out so far, the number expected (if known), and the newest row."""
+    """Frames judged and left out so far, the number expected (None: not known), and the newest row."""
 
     judged: int
     left_out: int

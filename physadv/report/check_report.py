@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from physadv.capture.check import EXAMPLES, ROWS, SETTINGS
-from physadv.capture.rates import BlockRates, conclude, goal_in_words, tabulate
+from physadv.capture.rates import BlockRates, conclude, count, goal_in_words, tabulate
 from physadv.core.errors import DataError
 from physadv.core.files import write_json, write_text
 from physadv.evaluation.rows import Row, read_rows
@@ -104,15 +104,18 @@ def verdicts(rows: Sequence[Row], block: str, most: int = 4) -> list[dict[str, A
 
 def warnings_of(settings: Settings) -> list[str]:
     """The run's warnings, and what was left out."""
-    left_out = [f"{n} frames left out ({what})" for what, n in (settings.get("left_out") or {}).items()]
-    blind = {b: ways["frame"] for b, ways in (settings.get("located_by") or {}).items() if ways.get("frame")}
+    left_out = [f"{count(n, 'frame')} left out ({what})" for what, n in (settings.get("left_out") or {}).items()]
+    located = settings.get("located_by") or {}
     unseen = [
-        f"In {n} {b} frames the sign's place is not known: a frame without the sign counts as one where it is missed"
-        for b, n in blind.items()
+        f"In {count(ways['frame'], f'{block} frame')} the sign's place is not known: "
+        "a frame without the sign counts as one where it is missed"
+        for block, ways in located.items()
+        if ways.get("frame")
     ]
     biased = [
-        f"In {ways['detector']} {b} frames a detector found the sign; frames in which it saw none are not among them"
-        for b, ways in (settings.get("located_by") or {}).items()
+        f"In {count(ways['detector'], f'{block} frame')} a detector found the sign; "
+        "frames in which it saw none are not among them"
+        for block, ways in located.items()
         if ways.get("detector")
     ]
     return [*map(str, settings.get("warnings") or []), *left_out, *unseen, *biased]
@@ -126,7 +129,7 @@ def limits(rows: Sequence[Row], settings: Settings) -> list[str]:
     filmed = "Another camera, printer, paper, light or sign was not measured; each can change the result."
     return [
         first if settings.get("simulation") else filmed,
-        f"Nothing was measured outside {_range(rows, 'distance_m', ' m')} and yaw {_range(rows, 'yaw_deg', '°')}.",
+        _measured_range(rows),
         "Frames of one clip are alike. The intervals treat clips, not frames, as trials; few clips make them wide.",
         f"One victim was asked. Another model, or a whole system with tracking, maps or several frames a decision, "
         f"is not {_victim(settings).get('name', 'it')}.",
@@ -134,9 +137,17 @@ def limits(rows: Sequence[Row], settings: Settings) -> list[str]:
     ]
 
 
+def _measured_range(rows: Sequence[Row]) -> str:
+    distance, yaw = _range(rows, "distance_m", " m"), _range(rows, "yaw_deg", "°")
+    known = [part for part in (distance, yaw and f"yaw {yaw}") if part]
+    if not known:
+        return "Distance and angle are not known here: the numbers hold for these views alone."
+    return f"Nothing was measured outside {' and '.join(known)}."
+
+
 def _range(rows: Sequence[Row], key: str, unit: str) -> str:
     values = [float(r[key]) for r in rows if r.get(key) is not None]
-    return f"{min(values):.1f} to {max(values):.1f}{unit}" if values else f"(unknown{unit and ', not measured'})"
+    return f"{min(values):.1f} to {max(values):.1f}{unit}" if values else ""
 
 
 def _figures(rows: Sequence[Row], table: Mapping[str, BlockRates], settings: Settings) -> list[dict[str, Any]]:

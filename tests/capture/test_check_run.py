@@ -147,7 +147,7 @@ def test_missing_controls_and_no_effect(tmp_path: Path, twin: Callable[..., Path
     rows, settings = check(tmp_path / "a", twin({"patch-00": "bb"}, tmp_path / "t1"), colour_victim)
     assert "proves nothing yet" in conclude(tabulate(rows), settings).headline
     rows, settings = check(tmp_path / "b", twin({**CONTROLS, "patch-00": "rr"}, tmp_path / "t2"), colour_victim)
-    assert "No clear effect" in conclude(tabulate(rows), settings).headline
+    assert "no clear effect" in conclude(tabulate(rows), settings).headline
     assert "No frame with the patch" in conclude({}, {}).headline
 
 
@@ -272,3 +272,17 @@ def test_frames_of_several_sizes(
         tmp_path / "run", tmp_path / "p", red_detector, goal="vanish", true_class="stop sign", locator=by_frame
     )
     assert [r["clip"] for r in rows] == ["patch-0", "patch-1", "patch-2"]
+
+
+def test_progress_tells_of_frames_left_out(
+    tmp_path: Path, twin: Callable[..., Path], video: Callable[..., Path], colour_victim: Any
+) -> None:
+    """Frames without a sign are reported while they come, not only at the end."""
+    feeds = [Feed(open_source(video(tmp_path / "a.avi", "rrr")), "clean"), Feed(open_source(twin({"patch-00": "bb"})))]
+    steps = list(
+        run_check(
+            feeds, colour_victim, folder=tmp_path / "run", locator=locator_for(), goal="untargeted", true_class="stop"
+        )
+    )
+    assert [(s.judged, s.left_out) for s in steps] == [(0, 1), (0, 2), (0, 3), (2, 3)]
+    assert steps[-1].success == {"patch": (2, 2)}

@@ -161,7 +161,7 @@ def test_without_geometry_there_is_no_heat_map() -> None:
     """Rows that know only the sign's size are drawn by size; rows that know nothing still make a page."""
     plain = [{**r, "distance_m": None, "yaw_deg": None} for r in ROWS]
     html = render(plain, SETTINGS, [], rows_path="rows.jsonl")
-    assert "Distance and angle" not in html
+    assert "Distance and angle.<" not in html
     assert "size of the sign (px)" in html
     bare = [{**r, "crop_px": None} for r in plain]
     assert "Frame by frame" in render(bare, SETTINGS, [], rows_path="rows.jsonl")

@@ -44,7 +44,12 @@ Focal = Annotated[
     float | None, typer.Option("--focal-px", help="Focal length in px: distance and angle from the sign's size.", min=1)
 ]
 SignWidth = Annotated[
-    float | None, typer.Option("--sign-width-mm", help="Width of the sign in mm. [default: the bundle's]", min=1)
+    float | None,
+    typer.Option(
+        "--sign-width-mm",
+        help="Width of the filmed sign in mm; paper test signs are small. [default: the bundle's]",
+        min=1,
+    ),
 ]
 CameraSize = Annotated[str, typer.Option("--camera-size", help="Size asked of a camera, WIDTHxHEIGHT.")]
 ClipSeconds = Annotated[
