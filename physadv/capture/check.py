@@ -45,7 +45,9 @@ def run_check(
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
 ) -> Generator[Progress, None, None]:
-    """Judge every frame of ``feeds``; yield after each batch and each frame left out; rows and settings lie in ``folder`` at any time.
+    """Judge every frame of ``feeds``; yield after each batch and each frame left out.
+
+    Rows and settings lie in ``folder`` at any time.
 
     Classifiers see the sign's bounding square, wider by ``margin`` on each side, resized by area; detectors see the
     whole frame, and the sign counts as its class when a detection of it scores ``threshold`` or more and overlaps the
