@@ -106,7 +106,9 @@ def test_bundle_gives_goal_classes_and_victim(place: Path) -> None:
 
     card = Card(
         PatchInfo("blue-sticker", "targeted", "0", "1"),
-        Size(100.0, 100.0), Placement("stop", 762.0, (0.0, 0.0), 0.1), VictimInfo("red_or_blue:Colour", "classify", "feed"),
+        Size(100.0, 100.0),
+        Placement("stop", 762.0, (0.0, 0.0), 0.1),
+        VictimInfo("red_or_blue:Colour", "classify", "feed"),
     )  # fmt: skip
     bundle = write_bundle(place / "bundle", card=card, patch=torch.rand(1, 3, 8, 8), mask=torch.ones(1, 1, 8, 8))
     said = run("check", twin(place / "twin"), "--bundle", place / "bundle", "--out", "out")
