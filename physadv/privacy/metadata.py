@@ -1,0 +1,105 @@
+"""What a photo says beside its pixels: what stays, and what names a place, a device or shows the face as it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+ORIENTATION = 0x0112
+_EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x8769, 0x8825, 0xA005
+# Owner, body and lens serial numbers, unique ids, maker notes (they hold serials), user comment.
+_PRIVATE_EXIF = frozenset({0x927C, 0x9286, 0xA420, 0xA430, 0xA431, 0xA435})
+# Artist, copyright, host, document name, XP* fields, camera serial, raw data id, XMP, IPTC, Photoshop, DNG private.
+_PRIVATE_BASE = frozenset(
+    {0x013B, 0x8298, 0x013C, 0x010D, 0x010E, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F, 0xC62F, 0xC65D, 0x02BC, 0x83BB,
+     0x8649, 0xC634}
+)  # fmt: skip
+# Where pixels lie and how: Pillow writes its own. Thumbnails live in sub-images; those go always.
+_LAYOUT = frozenset(
+    {0x00FE, 0x00FF, 0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x010A, 0x0111, 0x0115, 0x0116, 0x0117, 0x011C, 0x013D,
+     0x0140, 0x0142, 0x0143, 0x0144, 0x0145, 0x014A, 0x0152, 0x0153, 0x0201, 0x0202, 0x0211, 0x0212, 0x0213, 0x0214,
+     0x8773}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """``icc`` profile and ``dpi`` stay always, both EXIF tables in part; GPS, ``xmp`` and ``comment`` on demand."""
+
+    icc: bytes | None
+    dpi: tuple[float, float] | None
+    base: dict[int, Any]
+    exif: dict[int, Any]
+    gps: dict[int, Any]
+    xmp: bytes | None
+    comment: bytes | None
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Metadata:
+        """What an opened image says. The orientation is left out: pixels are turned upright instead."""
+        table = image.getexif()
+        base = {k: v for k, v in dict(table).items() if k not in _LAYOUT | {ORIENTATION, _EXIF_IFD, _GPS_IFD}}
+        dpi = image.info.get("dpi")
+        xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+        comment = image.info.get("comment")
+        return cls(
+            icc=image.info.get("icc_profile") or None,
+            dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(float(v) > 0 for v in dpi) else None,
+            base=base,
+            exif={k: v for k, v in dict(table.get_ifd(_EXIF_IFD)).items() if k != _INTEROP_IFD},
+            gps=dict(table.get_ifd(_GPS_IFD)),
+            xmp=_without_pictures(xmp),
+            comment=comment if isinstance(comment, bytes) else None,
+        )
+
+    def stripped(self) -> Metadata:
+        """Without place, owner, serial numbers, maker notes, captions, XMP and comments."""
+        return replace(
+            self,
+            base={k: v for k, v in self.base.items() if k not in _PRIVATE_BASE},
+            exif={k: v for k, v in self.exif.items() if k not in _PRIVATE_EXIF},
+            gps={},
+            xmp=None,
+            comment=None,
+        )
+
+    def exif_bytes(self) -> bytes:
+        """An EXIF block without sub-images; b"" where there is nothing to say."""
+        table = Image.Exif()
+        for tag, value in self.base.items():
+            table[tag] = value
+        for ifd, values in ((_EXIF_IFD, self.exif), (_GPS_IFD, self.gps)):
+            if values:
+                table.get_ifd(ifd).update(values)
+        return table.tobytes() if len(table) or self.exif or self.gps else b""
+
+    def for_pillow(self, kind: str) -> dict[str, Any]:
+        """Keyword arguments of ``Image.save`` for a format."""
+        options: dict[str, Any] = {}
+        if self.icc and kind != "BMP":
+            options["icc_profile"] = self.icc
+        if self.dpi and kind in {"JPEG", "PNG", "TIFF", "BMP"}:
+            options["dpi"] = self.dpi
+        if kind != "BMP" and (block := self.exif_bytes()):
+            options["exif"] = block
+        if self.xmp and kind in {"JPEG", "WEBP"}:
+            options["xmp"] = self.xmp
+        if self.comment and kind == "JPEG":
+            options["comment"] = self.comment
+        return options
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where none is said or it makes no sense."""
+    found = image.getexif().get(ORIENTATION, 1)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _without_pictures(xmp: Any) -> bytes | None:
+    """XMP that carries a picture of its own (a thumbnail, a depth map) is not kept: it may show the face as it was."""
+    text = xmp.encode() if isinstance(xmp, str) else xmp
+    if not isinstance(text, bytes) or any(word in text for word in (b"humbnail", b"GImage", b"GDepth", b"hdrgm")):
+        return None
+    return text
