@@ -25,7 +25,8 @@ from physadv.twin.scenes import BLOCKS, Clip, SignClip, print_out
 from physadv.twin.sheet import read_sticker
 from physadv.twin.surface import square_side
 
-SIGN_PX = (25.0, 200.0)
+SIGN_PX = (40.0, 220.0)
+"""Width of the sign in the picture by default: small nets lose a clean sign below about 40 px."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def simulate(
 
     A clip number has one path, light, camera and background for all three blocks. ``signs`` are filmed before
     ``backgrounds`` (both made by code when None); ``scenes`` are photos with the sign already in them (with ``scenes``
-    and no ``signs``, photos alone are used). ``distances_m`` None: such that the sign is 25 to 200 px wide.
+    and no ``signs``, photos alone are used). ``distances_m`` None: such that the sign is 40 to 220 px wide.
     Writes clips/<block>-<NN>.avi, truth.jsonl, contact.png and twin.json ("simulation": true); what is complete stays
     when the caller stops early. Raises OptionError for counts and sizes out of range, BundleError and GeometryError as
     :func:`physadv.twin.sheet.read_sticker`. Nothing happens before the first ``next``.

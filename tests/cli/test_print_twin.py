@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from physadv.core.errors import GeometryError
+from physadv.core.errors import GeometryError, OptionError
 from physadv.core.images import save_png
 from physadv.printing.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
 from physadv_cli.main import app
@@ -62,7 +62,7 @@ def test_print_error_is_one_line(tmp_path: Path) -> None:
 def test_twin_films_and_says_simulation(bundle: Path, tmp_path: Path) -> None:
     """Clips, truth and the sheet lie in --out; every output says simulation."""
     out = tmp_path / "twin"
-    command = ["twin", str(bundle), "--clips", "1", "--frames", "2", "--out", str(out), "--json"]
+    command = ["twin", str(bundle), "--clips", "1", "--frames", "2", "--distance", "2,3", "--out", str(out), "--json"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
@@ -73,6 +73,10 @@ def test_twin_films_and_says_simulation(bundle: Path, tmp_path: Path) -> None:
     assert {p.name for p in (out / "clips").iterdir()} == {"clean-00.avi", "blank-00.avi", "patch-00.avi"}
     assert (out / "sheet.pdf").is_file()
     assert (out / "contact.png").is_file()
+    rows = [json.loads(line) for line in (out / "truth.jsonl").read_text().splitlines()]
+    assert all(2 <= row["distance_m"] <= 3 for row in rows)
+    wrong = CliRunner().invoke(app, ["twin", str(bundle), "--distance", "near", "--out", str(out)])
+    assert isinstance(wrong.exception, OptionError)
 
 
 def test_twin_uses_photos_with_boxes(bundle: Path, tmp_path: Path) -> None:

@@ -31,6 +31,10 @@ def film_twin(
     backgrounds: options.Backgrounds = None,
     clips: Annotated[int, typer.Option("--clips", help="Clips of each block: clean, blank, patch.", min=1)] = 6,
     frames: Annotated[int, typer.Option("--frames", help="Frames a clip.", min=1)] = 24,
+    distance: Annotated[
+        str | None,
+        typer.Option("--distance", help="Nearest and farthest in m, e.g. 2,12. [default: sign 40-220 px wide]"),
+    ] = None,
     seed: options.Seed = 0,
     out: options.Out = None,
     json: options.Json = False,
@@ -46,10 +50,11 @@ def film_twin(
     from physadv_cli.progress import bar
 
     patch = read_bundle(bundle)
+    reach = None if distance is None else _metres(distance)
     scenes, faces, notes = _signs(signs, patch) if signs is not None else ([], [], [])
     photos = _backgrounds(backgrounds) if backgrounds is not None else None
     config = {"bundle": bundle, "sheet": sheet, "signs": signs, "backgrounds": backgrounds,
-              "clips": clips, "frames": frames, "seed": seed, "simulation": True}  # fmt: skip
+              "clips": clips, "frames": frames, "distance": distance, "seed": seed, "simulation": True}  # fmt: skip
     folder = open_run("twin", out, config)
     sheet = sheet or _sheet(patch, folder)
     for note in notes:
@@ -60,7 +65,7 @@ def film_twin(
         try:
             for clip in simulate(
                 bundle, sheet, folder, clips=clips, frames=frames, seed=seed, signs=faces or None,
-                backgrounds=photos, scenes=scenes or None,
+                backgrounds=photos, scenes=scenes or None, distances_m=reach,
             ):  # fmt: skip
                 done = clip.number + 1
                 progress.update(task, completed=done, note=clip.camera)
@@ -70,6 +75,16 @@ def film_twin(
               "blocks": ["clean", "blank", "patch"], "stopped": stopped, "notes": notes}  # fmt: skip
     summary = f"simulation: {done} clips of each block (clean, blank, patch), {frames} frames each, in {folder}\n"
     finish(result, as_json=json, summary=summary + f"next: physadv check {folder} --bundle {bundle}")
+
+
+def _metres(text: str) -> tuple[float, float]:
+    from physadv.core.errors import OptionError
+
+    try:
+        near, far = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise OptionError(f"--distance {text!r}", "two numbers in m are needed", "write --distance 2,12") from error
+    return near, far
 
 
 def _sheet(patch: Bundle, folder: Path) -> Path:
