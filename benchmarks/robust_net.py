@@ -1,6 +1,6 @@
-"""Trains the ResNet of the benchmark against FGSM for a few minutes, so that an attack meets some resistance.
+"""Trains the ResNet of the benchmark against FGSM for a while, so that an attack meets some resistance.
 
-Example: OMP_NUM_THREADS=1 python benchmarks/robust_net.py ../shared/data/cifar10-jpg.zip /tmp/robust_net.pt --steps 1500
+Example: python benchmarks/robust_net.py ../shared/data/cifar10-jpg.zip /tmp/robust_net.pt --steps 1500
 """
 
 from __future__ import annotations

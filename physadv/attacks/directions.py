@@ -41,8 +41,7 @@ def sparse(grad: Tensor, x: Tensor, share: float | Tensor) -> Tensor:
     n = size.shape[1]
     shares = share if isinstance(share, Tensor) else torch.full((len(size),), share, device=size.device)
     count = (shares * n).round().long().clamp(1, n)
-    rank = torch.empty_like(size, dtype=torch.long)
-    rank.scatter_(1, size.argsort(1, descending=True), torch.arange(n, device=size.device).expand_as(size).contiguous())
-    chosen = (rank < count[:, None]) & (size > 0)
+    least = size.topk(int(count.max()) if len(count) else 1, 1).values.gather(1, count[:, None] - 1)
+    chosen = (size >= least) & (size > 0)
     weight = chosen.to(grad.dtype) / chosen.sum(1, keepdim=True).clamp_min(1)
     return torch.empty_like(grad).copy_(weight.view(grad.shape)) * grad.sign()

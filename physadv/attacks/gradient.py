@@ -29,6 +29,9 @@ Loss = Literal["ce", "margin", "dlr"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
+_PATH = {"constant": 2.5, "linear": 10.0, "cosine": 10.0}  # default length of all steps together, in eps
+
+
 def fgsm(
     victim: Classifier,
     images: Tensor,
@@ -81,8 +84,8 @@ def pgd(
 
     ``keep="success"`` judges iterates by the criterion and then by the loss, and drops samples already broken unless
     ``drop_broken`` is off. ``keep="loss"`` looks for the highest loss (adversarial training) and never drops any.
-    ``step_size`` defaults to 2.5 eps / steps for a constant schedule and to the first step of a falling one that covers
-    as much. Takes at most restarts * (steps + 1) forwards a sample with ``speed="plain"``; with a faster copy, one
+    ``step_size`` is the first one; by default all steps together cover 10 eps (constant schedule: the customary 2.5).
+    Takes at most restarts * (steps + 1) forwards a sample with ``speed="plain"``; with a faster copy, one
     more by the victim itself, whose verdict it is.
     """
     return _descend(
@@ -105,7 +108,8 @@ def _sizes(eps: float, steps: int, step_size: float | None, schedule: Schedule) 
     if schedule not in shapes:
         raise OptionError(f"schedule {schedule!r}", f"one of {', '.join(shapes)}", "choose one of these")
     shape = shapes[schedule]
-    first = step_size if step_size is not None else 2.5 * eps / sum(shape)
+    path = _PATH[schedule] * eps
+    first = step_size if step_size is not None else path / sum(shape)
     return [first * s for s in shape]
 
 

@@ -102,16 +102,23 @@ def soft_threshold(size: Tensor, room: Tensor, total: float) -> Tensor:
     return torch.minimum((size - cut).clamp_min(0), room)
 
 
-def _clipped_scale(size: Tensor, room: Tensor, radius: float, most: float = 1.0) -> Tensor:
-    """The scale s (b, 1), at most ``most``, with |min(s * size, room)|_2 = radius, for rows where |room|_2 is more."""
-    corners, order = (room / size.clamp_min(1e-150)).clamp(max=1e150).sort(1)
-    squares, limits = size.square().gather(1, order), room.square().gather(1, order)
-    full = torch.cat([torch.zeros_like(limits[:, :1]), limits.cumsum(1)], 1)
-    free = squares.sum(1, keepdim=True) - torch.cat([torch.zeros_like(squares[:, :1]), squares.cumsum(1)], 1)
-    length = full[:, :-1] + corners.square() * free[:, :-1]  # at each corner
-    first = (length >= radius**2).int().argmax(1, keepdim=True)
-    scale = ((radius**2 - full.gather(1, first)).clamp_min(0) / free.gather(1, first).clamp_min(1e-300)).sqrt()
-    return scale.clamp(max=most)
+def _clipped_scale(size: Tensor, room: Tensor, radius: float) -> Tensor:
+    """The scale s (b, 1) with |min(s * size, room)|_2 = radius, for rows where |room|_2 is larger.
+
+    Starts with nothing clipped and grows: each round solves for the elements still free, until no more reach their
+    limit. A round clips at least one element more, and a handful of rounds are enough in practice.
+    """
+    squares, limits = size.square(), room.square()
+    scale = radius / squares.sum(1, keepdim=True).sqrt().clamp_min(1e-300)
+    for _ in range(size.shape[1]):
+        free = scale * size <= room
+        length = (radius**2 - torch.where(free, 0, limits).sum(1, keepdim=True)).clamp_min(0)
+        larger = (length / torch.where(free, squares, 0).sum(1, keepdim=True).clamp_min(1e-300)).sqrt()
+        done = larger <= scale * (1 + 1e-12)
+        if bool(done.all()):
+            break
+        scale = torch.where(done, scale, larger)
+    return scale
 
 
 def _room(change: Tensor, x0: Tensor) -> Tensor:
@@ -137,7 +144,7 @@ def furthest(slope: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
     elif norm == "l2":
         unit = way.abs() / way.abs().amax(1, keepdim=True).clamp_min(1e-300)
         fits = room.square().sum(1, keepdim=True) <= eps**2
-        scale = _clipped_scale(unit, room, eps * _SLACK, most=torch.inf)
+        scale = _clipped_scale(unit, room, eps * _SLACK)
         size = torch.where(fits, room, torch.minimum(unit * torch.where(fits, 0, scale), room))
     else:
         order = way.abs().argsort(1, descending=True)

@@ -1,0 +1,211 @@
+"""Auto-PGD (Croce & Hein 2020; l_1: Croce & Hein 2021): PGD that sets its own step size, for each sample alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from physadv.attacks import directions
+from physadv.attacks.fold import Prepared, Speed, stepper_of
+from physadv.attacks.gradient import Loss, laid_out
+from physadv.attacks.logits import Best, Classifier, Task, check, judge, loss_and_gradient, quiet, task_of
+from physadv.attacks.result import AttackResult
+from physadv.core.errors import OptionError
+from physadv.core.seeds import generator
+from physadv.threat.constraints import LpBall
+from physadv.threat.criteria import Misclassified
+from physadv.threat.projections import Norm
+
+_MOMENTUM = 0.75
+_ENOUGH = 0.75  # share of steps that must have lowered the loss for the step size to stay
+
+
+def apgd(
+    victim: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: Norm = "linf",
+    steps: int = 100,
+    loss: Loss = "ce",
+    targets: Tensor | None = None,
+    any_class: bool = False,
+    restarts: int = 1,
+    random_start: bool = True,
+    keep: Literal["success", "loss"] = "success",
+    drop_broken: bool = True,
+    levels: int | None = None,
+    speed: Speed | Prepared = "fold",
+    seed: int = 0,
+    index: Tensor | None = None,
+) -> AttackResult:
+    """Auto-PGD with ``loss`` ce, margin or dlr, untargeted or towards ``targets`` (b,).
+
+    The step starts at 2 eps (l_1: eps, on a shrinking share of the elements) and is halved at checkpoints where the
+    loss has stopped to fall, going on from the best point. With ``any_class`` the targets only lead the way: every class
+    but the true one counts. ``keep`` and ``drop_broken`` as in
+    :func:`physadv.attacks.gradient.pgd`; restarts * (steps + 1) forwards a sample with ``speed="plain"``. Raises
+    ImageError for images outside [0, 1], OptionError for options out of range.
+    """
+    check(images, labels, targets)
+    if steps < 1 or restarts < 1:
+        raise OptionError(f"{steps} steps, {restarts} restarts", "at least 1 of each", "raise them")
+    ball = LpBall(norm, eps, levels)
+    drop = drop_broken and keep == "success"
+    with quiet(victim):
+        stepper = stepper_of(victim, speed if steps > 2 else "plain", images)
+        x0 = laid_out(images, stepper)
+        task = task_of(victim, stepper, loss, labels, targets)
+        task = replace(task, criterion=Misclassified(labels)) if any_class else task
+        best = Best(x0, task, by_loss=keep == "loss", drop=drop)
+        numbers = range(len(x0)) if index is None else index.tolist()
+        for restart in range(restarts):
+            rows = (~best.success).nonzero()[:, 0] if drop else torch.arange(len(x0), device=x0.device)
+            start = x0[rows]
+            if random_start:
+                start = ball.random_starts(start, [generator(seed, "apgd", restart, numbers[i]) for i in rows.tolist()])
+            _one_start(best.task.pick(rows), rows, x0[rows], start, ball, steps, best, drop)
+        return best.result(images)
+
+
+@dataclass
+class _State:
+    """Where each sample's search stands; every field has one entry a sample."""
+
+    rows: Tensor
+    x0: Tensor
+    x: Tensor
+    before: Tensor
+    grad: Tensor
+    loss: Tensor
+    size: Tensor
+    share: Tensor
+    used: Tensor
+    best_x: Tensor
+    best_grad: Tensor
+    best_loss: Tensor
+    lowered: Tensor
+    mark_loss: Tensor
+    mark_kept: Tensor
+
+    def pick(self, left: Tensor) -> _State:
+        """The same for a part of the samples."""
+        return _State(**{f.name: getattr(self, f.name)[left] for f in fields(self)})
+
+
+def _one_start(
+    task: Task, rows: Tensor, x0: Tensor, x: Tensor, ball: LpBall, steps: int, best: Best, drop: bool
+) -> None:
+    """k steps and k + 1 forwards from one start, every iterate offered to ``best``."""
+    if not len(rows):
+        return
+    point = ball.legal(x, x0)
+    logits, loss, grad = loss_and_gradient(task.stepper, point, task.objective)
+    won = best.offer(rows, point, loss, task.criterion(logits))
+    state = _begin(rows, x0, x, grad, loss, ball)
+    marks = _sparse_checkpoints(steps) if ball.norm == "l1" else _checkpoints(steps)
+    for step in range(1, steps + 1):
+        if drop and bool(won.any()):
+            left = (~won).nonzero()[:, 0]
+            task, state = task.pick(left), state.pick(left)
+            if not len(left):
+                return
+        x = _move(state, ball, first=step == 1)
+        point = ball.legal(x, state.x0)
+        if step == steps:
+            best.offer(state.rows, point, *judge(task.stepper, point, task.objective, task.criterion))
+            return
+        logits, loss, grad = loss_and_gradient(task.stepper, point, task.objective)
+        won = best.offer(state.rows, point, loss, task.criterion(logits))
+        _record(state, x, loss, grad)
+        if step in marks:
+            (_adapt_sparse if ball.norm == "l1" else _adapt)(state, ball, marks[step])
+
+
+def _begin(rows: Tensor, x0: Tensor, x: Tensor, grad: Tensor, loss: Tensor, ball: LpBall) -> _State:
+    first = 1.0 if ball.norm == "l1" else 2.0
+    ones = torch.ones(len(rows), device=x.device, dtype=x.dtype)
+    return _State(
+        rows=rows, x0=x0, x=x, before=x, grad=grad, loss=loss, size=first * ball.eps * ones, share=0.2 * ones,
+        used=ones, best_x=x, best_grad=grad, best_loss=loss, lowered=torch.zeros_like(rows), mark_loss=loss,
+        mark_kept=torch.zeros_like(rows, dtype=torch.bool),
+    )  # fmt: skip
+
+
+def _checkpoints(steps: int) -> dict[int, int]:
+    """Steps at which the step size is looked at, each with the number of steps since the one before."""
+    marks, last, share, gap = {}, 0, 0.22, 0.22
+    while share <= 1:
+        at = -int(-share * steps // 1)
+        if at > last:
+            marks[at], last = at - last, at
+        gap = max(gap - 0.03, 0.06)
+        share += gap
+    return marks
+
+
+def _sparse_checkpoints(steps: int) -> dict[int, int]:
+    every = max(1, int(0.04 * steps))
+    return dict.fromkeys(range(every, steps + 1, every), every)
+
+
+def _move(state: _State, ball: LpBall, first: bool) -> Tensor:
+    """A step down the gradient, then part of it and part of the step before (no momentum in l_1)."""
+    if ball.norm == "l1":
+        way = directions.sparse(state.grad, state.x, state.share)
+    else:
+        way = directions.unit(state.grad, ball.norm)
+    x = ball.project(state.x - directions.spread(state.size, state.x) * way, state.x0)
+    if first or ball.norm == "l1":
+        return x
+    step = _MOMENTUM * (x - state.x) + (1 - _MOMENTUM) * (state.x - state.before)
+    return ball.project(state.x + step, state.x0)
+
+
+def _record(state: _State, x: Tensor, loss: Tensor, grad: Tensor) -> None:
+    """Take the new point, and note whether it is better than the last and than the best."""
+    state.lowered = state.lowered + (loss < state.loss)
+    state.before, state.x, state.loss, state.grad = state.x, x, loss, grad
+    _keep(state, loss < state.best_loss)
+
+
+def _keep(state: _State, better: Tensor) -> None:
+    pixels = directions.spread(better, state.x)
+    state.best_x = torch.where(pixels, state.x, state.best_x)
+    state.best_grad = torch.where(pixels, state.grad, state.best_grad)
+    state.best_loss = torch.where(better, state.loss, state.best_loss)
+
+
+def _adapt(state: _State, ball: LpBall, window: int) -> None:
+    """Halve the step and go back to the best point where too few steps helped, or nothing has for two windows."""
+    few = state.lowered < _ENOUGH * window
+    stuck = state.mark_kept & (state.best_loss >= state.mark_loss)
+    halve = few | stuck
+    state.size = torch.where(halve, state.size / 2, state.size)
+    state.mark_kept, state.mark_loss = ~halve, state.best_loss
+    state.lowered = torch.zeros_like(state.lowered)
+    _return_to_best(state, halve)
+
+
+def _adapt_sparse(state: _State, ball: LpBall, window: int) -> None:
+    """Match the share of elements moved to the sparsity of the best point; where that has settled, shorten the step."""
+    n = state.x0[0].numel()
+    used = ((state.best_x != state.x0).flatten(1).sum(1) / n).to(state.used)
+    sparser = used < 0.95 * state.used
+    state.used = used
+    state.share = torch.where(sparser, (used / 1.5).clamp_min(1 / n), state.share)
+    shorter = (state.size / 1.5).clamp_min(ball.eps / 10)
+    state.size = torch.where(sparser, torch.full_like(state.size, ball.eps), shorter)
+    _return_to_best(state, sparser)
+
+
+def _return_to_best(state: _State, rows: Tensor) -> None:
+    pixels = directions.spread(rows, state.x)
+    state.x = torch.where(pixels, state.best_x, state.x)
+    state.before = torch.where(pixels, state.best_x, state.before)
+    state.grad = torch.where(pixels, state.best_grad, state.grad)
+    state.loss = torch.where(rows, state.best_loss, state.loss)
