@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint clean venv
+.PHONY: demo test test-slow lint wheel-check clean venv
 
 venv: $(STAMP)
 
@@ -33,6 +33,17 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The wheel as a stranger would install it: a clean venv, the doctor, and one tiny run from another folder.
+wheel-check: $(STAMP)
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install -q --disable-pip-version-check $(TORCH)
+	build/wheel/venv/bin/python -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt build/wheel/physadv-*.whl
+	cd build/wheel && venv/bin/physadv doctor
+	cd build/wheel && venv/bin/physadv demo --steps 2 --clips 1 --frames 2 --out demo --json > demo.json
+	test -s build/wheel/demo/sheet.pdf && test -s build/wheel/demo/check/report.html
 
 clean:
 	rm -rf $(VENV) build dist runs

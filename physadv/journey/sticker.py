@@ -15,7 +15,6 @@ from torch import Tensor
 from physadv.attacks.patch import Measured, PatchTask, Progress, measure, optimise_patch
 from physadv.core.errors import GeometryError, OptionError
 from physadv.core.seeds import derive
-from physadv.core.signfaces import STOP_WIDTH_MM
 from physadv.journey.checkpoint import load_checkpoint, save_checkpoint
 from physadv.journey.preview import preview_picture
 from physadv.printing.bundle import Bundle, Card, PatchInfo, Size, VictimInfo, write_bundle
@@ -44,10 +43,11 @@ class StickerSettings:
     true_class: str = "stop"
     target_class: str | None = None
     mask: str = "rectangle"
-    width_mm: float = 280.0
-    height_mm: float = 190.0
-    center_mm: tuple[float, float] = (0.0, 210.0)
-    sign_width_mm: float = STOP_WIDTH_MM
+    width_mm: float = 190.0
+    height_mm: float = 150.0
+    center_mm: tuple[float, float] = (0.0, 95.0)
+    sign_width_mm: float = 457.0
+    """The 18 in stop sign of bikeways: the largest whose default sticker fits on A4 and Letter."""
     signs: str | None = None
     backgrounds: str | None = None
     eot: str = "default"
@@ -56,7 +56,7 @@ class StickerSettings:
     lr: float = 0.04
     tv: float = 0.15
     nps: float = 0.05
-    resolution: int = 96
+    resolution: int = 64
     test_draws: int = 400
     threshold: float | None = None
     """Detection score from which a detector's box counts; None takes the victim's own, or 0.25."""

@@ -179,12 +179,21 @@ def fingerprint(bundle: Bundle) -> str:
     """Hex sha256 over the pixels, and over the names, sizes, placement and victim on the card."""
     card = bundle.card
     info = {k: v for k, v in asdict(card.patch).items() if k in {"name", "goal", "true_class", "target_class"}}
-    core = [info, asdict(card.size), asdict(card.placement), asdict(card.victim)]
+    core = [info, _as_floats(asdict(card.size)), _as_floats(asdict(card.placement)), asdict(card.victim)]
     digest = hashlib.sha256(json.dumps(core, sort_keys=True, default=float).encode())
     for picture in (bundle.patch, bundle.mask):
         digest.update(f"|{tuple(picture.shape)}|".encode())
         digest.update(to_uint8(picture).tobytes())
     return digest.hexdigest()
+
+
+def _as_floats(value: Any) -> Any:
+    """Numbers as floats, so that 190 and the 190.0 it becomes in TOML count as one."""
+    if isinstance(value, dict):
+        return {k: _as_floats(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_floats(v) for v in value]
+    return float(value) if isinstance(value, int) else value
 
 
 def _eight_bit(picture: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from physadv.core.errors import DataError, ImageError
 from physadv.core.images import SUFFIXES, Array, list_images, read_rgba
 from physadv.core.seeds import numpy_generator
 from physadv.core.signfaces import SignFace, sign_face
+from physadv.datasets import read_dataset
 from physadv.scene.locate import BOXES_FILE, box_corners, find_signs, read_boxes
 from physadv.scene.scenes import DrawnScenes, PhotoScenes, PhotoSign, SceneSource
 
@@ -126,10 +127,8 @@ def read_signs(path: Path) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
 
 
 def _read_gtsrb(path: Path, label: int = 14, most: int = 1500) -> list[PhotoSign]:
-    """Stop signs of a GTSRB folder or zip; a track is one group, so that its frames never part."""
-    from physadv.datasets import read_dataset
-
-    dataset = read_dataset(path)
+    """Stop signs of the tracks that the embedded victim never saw; a track is one group: its frames never part."""
+    dataset = read_dataset(path, split="test")
     chosen = np.flatnonzero(dataset.labels == label)[:most]
     if dataset.boxes is None or len(chosen) == 0:
         raise DataError(f"{path}", f"no image of class {label} with its box", "use the official GTSRB layout")

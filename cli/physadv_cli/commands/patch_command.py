@@ -34,9 +34,9 @@ def patch(
     mask: Annotated[
         str, typer.Option(help="rectangle, circle, octagon, bars, or a PNG (alpha) or SVG file.")
     ] = "rectangle",
-    size: Annotated[str, typer.Option(help="Width x height of the sticker in mm.")] = "280x190",
-    center: Annotated[str, typer.Option(help="Its centre from the sign's, in mm, x right, y down.")] = "0,210",
-    sign_width: Annotated[float, typer.Option(help="Width of the sign in mm.", min=1.0)] = 762.0,
+    size: Annotated[str, typer.Option(help="Width x height of the sticker in mm.")] = "190x150",
+    center: Annotated[str, typer.Option(help="Its centre from the sign's, in mm, x right, y down.")] = "0,95",
+    sign_width: Annotated[float, typer.Option(help="Width of the sign in mm.", min=1.0)] = 457.0,
     steps: Annotated[int, typer.Option(help="Optimisation steps.", min=1)] = 400,
     draws: Annotated[int, typer.Option(help="EOT draws a step.", min=1)] = 32,
     lr: Annotated[float, typer.Option(help="Adam's step size.")] = 0.04,
@@ -58,7 +58,7 @@ def patch(
 
     Ctrl-C keeps the best patch so far; the same command with the same --out goes on where it stopped.
 
-    Example: physadv patch --victim signs --goal untargeted --size 280x190 --center 0,210 --out my-sticker
+    Example: physadv patch --victim signs --goal untargeted --size 190x150 --center 0,95 --out my-sticker
 
     Example: physadv patch --victim fastestdet --weights fastestdet.pth --goal vanish --signs photos/ --mask bars
     """
@@ -75,7 +75,7 @@ def patch(
         backgrounds=None if backgrounds is None else str(backgrounds), steps=steps, draws=draws, lr=lr, tv=tv, nps=nps,
         resolution=resolution, test_draws=test_draws, threshold=threshold, seed=seed, device=device, name=name,
     )  # fmt: skip
-    _threads(threads)
+    prepare_torch(threads)
     folder = out or default_folder()
     result, summary = run_sticker(settings, folder)
     finish(result, as_json=as_json, summary=summary)
@@ -88,7 +88,8 @@ def default_folder() -> Path:
     return Path("runs") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-patch"
 
 
-def _threads(count: int) -> None:
+def prepare_torch(count: int) -> None:
+    """Flush denormals, which slow small nets down, and set the threads where asked."""
     import torch
 
     torch.set_flush_denormal(True)
@@ -162,7 +163,7 @@ def verify_bundle(
     from physadv.printing.bundle import read_bundle
     from physadv_cli.progress import bar
 
-    _threads(0)
+    prepare_torch(0)
     loaded = read_bundle(bundle)
     with bar() as progress:
         work = progress.add_task("measuring", total=draws or settings_of(loaded).test_draws, note="")
