@@ -54,9 +54,10 @@ def optimise(
         images, boxes = render(current, index)
         losses = torch.stack([objective(victim(images), boxes).mean() for victim in victims])
         loss = losses.mean()
-        (gradient,) = torch.autograd.grad(loss + regulariser(current), current, allow_unused=True)
+        (gradient,) = torch.autograd.grad(loss, current, allow_unused=True)
         _check(loss, gradient)
-        current = project(update.step(current.detach(), gradient, state)).detach()
+        (smoothing,) = torch.autograd.grad(regulariser(current), current)
+        current = project(update.step(current.detach(), gradient + smoothing, state)).detach()
         yield Step(index + 1, current, float(loss.detach()), state)
 
 

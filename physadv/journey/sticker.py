@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from physadv.attacks.patch import Measured, PatchTask, Progress, measure, optimise_patch
-from physadv.core.errors import GeometryError, OptionError
+from physadv.core.errors import GeometryError, OptionError, VictimError
 from physadv.core.seeds import derive
 from physadv.journey.checkpoint import load_checkpoint, save_checkpoint
 from physadv.journey.preview import preview_picture
@@ -26,7 +26,7 @@ from physadv.scene.presets import eot_preset
 from physadv.scene.scenes import PhotoScenes, PhotoSign, View
 from physadv.threat.goals import Goal
 from physadv.victims.cards import LoadedVictim
-from physadv.victims.checks import check_victim
+from physadv.victims.checks import check_victim, looks_like_probabilities
 from physadv.victims.registry import load_victim
 
 OCTAGON_SHARE = 0.8284
@@ -94,8 +94,20 @@ def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedVictim]:
     task = PatchTask(
         (victim,), goal, material, mask, placement, settings.sign_width_mm, view, ranges, settings.seed, device
     )
-    check_victim(victim, _probe(task).to(device))
-    return task, victim
+    notes = (*material.notes, *_trusted(victim, _probe(task).to(device)))
+    return replace(task, material=replace(material, notes=notes)), victim
+
+
+@torch.no_grad()
+def _trusted(victim: LoadedVictim, images: Tensor) -> list[str]:
+    """Warnings about the victim. Raises VictimError for what no patch can be optimised on, softmax among it."""
+    with torch.enable_grad():
+        warnings = check_victim(victim, images)
+    prediction = victim(images)
+    if isinstance(prediction, Tensor) and looks_like_probabilities(prediction):
+        remedy = 'return logits, or wrap it with as_victim(..., outputs="probabilities")'
+        raise VictimError("the victim returns softmax probabilities", "logits are needed", remedy)
+    return warnings
 
 
 def _path(name: str | None) -> Path | None:

@@ -42,7 +42,7 @@ def patch(
     lr: Annotated[float, typer.Option(help="Adam's step size.")] = 0.04,
     tv: Annotated[float, typer.Option(help="Weight of total variation.")] = 0.15,
     nps: Annotated[float, typer.Option(help="Weight of non-printability.")] = 0.05,
-    resolution: Annotated[int, typer.Option(help="Pixels of the patch along its longer side.", min=8, max=1024)] = 96,
+    resolution: Annotated[int, typer.Option(help="Pixels of the patch along its longer side.", min=8, max=1024)] = 64,
     test_draws: Annotated[int, typer.Option(help="Held-out draws for the reported figure.", min=1)] = 400,
     threshold: Annotated[
         float | None, typer.Option(help="Score from which a detection counts. [default: the victim's]")
