@@ -16,7 +16,7 @@ from physadv.core.seeds import numpy_generator
 from physadv.core.signfaces import SignFace, sign_face
 from physadv.datasets import read_dataset
 from physadv.scene.locate import BOXES_FILE, box_corners, find_signs, read_boxes
-from physadv.scene.scenes import DrawnScenes, PhotoScenes, PhotoSign, SceneSource
+from physadv.scene.scenes import DrawnScenes, MixedScenes, PhotoScenes, PhotoSign, SceneSource
 
 T = TypeVar("T")
 SHARES = (0.6, 0.15, 0.25)
@@ -62,9 +62,10 @@ def load_material(
             raise DataError(f"{signs}", "no sign in it is recognised by the victim", "use clearer photos of the sign")
         if lost:
             notes.append(f"{lost} located signs left out: the victim does not see the true class in them unpatched")
-    if photos:
-        return _photo_material(photos, notes, width_mm, seed)
     pools, note = _background_pools(backgrounds, seed)
+    if photos:
+        drawn_beside = DrawnScenes([sign_face()], pools[0], width_mm)
+        return _photo_material(photos, drawn_beside, [*notes, note], width_mm, seed)
     drawn = faces or [sign_face()]
     face_parts = _split(drawn, [f.name for f in drawn], seed)
     if len(drawn) > 1 and not all(face_parts):
@@ -73,7 +74,10 @@ def load_material(
     return Material(parts[0], parts[1], parts[2], "drawn", (*notes, note), faces=tuple(drawn))
 
 
-def _photo_material(photos: list[PhotoSign], notes: list[str], width_mm: float, seed: int) -> Material:
+def _photo_material(
+    photos: list[PhotoSign], drawn: DrawnScenes, notes: list[str], width_mm: float, seed: int
+) -> Material:
+    """Photos split by photo; few photos alone would be learnt by heart, so drawn signs are trained on beside them."""
     groups = [p.group for p in photos]
     train, validation, test = _split(photos, groups, seed)
     names = len(set(groups))
@@ -81,13 +85,15 @@ def _photo_material(photos: list[PhotoSign], notes: list[str], width_mm: float, 
         test = train
         notes.append("one photo only: judged on the photo it was optimised on, with other draws")
     else:
-        notes.append(f"{names} photos split by photo: {_count(train)} train, {_count(test)} test")
+        notes.append(
+            f"{names} photos split by photo: {_count(train)} train (drawn signs beside them), {_count(test)} test"
+        )
     if not validation:
         validation = train
         notes.append("validation on the training photos with other draws")
     first, second, third = (PhotoScenes(part, width_mm) for part in (train, validation, test))
     parts = (tuple(train), tuple(validation), tuple(test))
-    return Material(first, second, third, "photos", tuple(notes), signs=parts)
+    return Material(MixedScenes([first, drawn]), second, third, "photos", tuple(notes), signs=parts)
 
 
 def _count(photos: Sequence[PhotoSign]) -> int:

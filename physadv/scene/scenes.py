@@ -137,6 +137,24 @@ class PhotoScenes:
         return seen, np.asarray(camera @ in_photo, np.float64), max(enlargement, 1 / max(float(shrink), 1e-3))
 
 
+class MixedScenes:
+    """Scenes of several sources in turn, in equal shares: a few photos beside any number of drawn signs."""
+
+    def __init__(self, sources: Sequence[SceneSource]) -> None:
+        self.sources = tuple(sources)
+
+    def sample(self, count: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> SceneBatch:
+        """Draw ``count`` scenes."""
+        shares = [count // len(self.sources) + (i < count % len(self.sources)) for i in range(len(self.sources))]
+        parts = [s.sample(n, view, ranges, rng) for s, n in zip(self.sources, shares, strict=True) if n]
+        tensors = {
+            f.name: torch.cat([getattr(part, f.name) for part in parts])
+            for f in fields(SceneBatch)
+            if f.name != "groups"
+        }
+        return SceneBatch(**tensors, groups=tuple(g for part in parts for g in part.groups))
+
+
 def relight(sign: PhotoSign) -> tuple[Tensor, Tensor]:
     """Linear gain and lift, (3,) each, that carry the drawn sign's light to the photo's (percentiles, as in REAP)."""
     target = np.array([[0, 0], [64, 0], [64, 64], [0, 64]], np.float32)
