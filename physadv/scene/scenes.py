@@ -116,7 +116,9 @@ class PhotoScenes:
         centre, side = sign.corners.mean(0), float(np.ptp(sign.corners, axis=0).max())
         to_unit = np.array([[1 / side, 0, -centre[0] / side], [0, 1 / side, -centre[1] / side], [0, 0, 1]])
         turn = _pose(rng, ranges, 0.4) @ to_unit
-        fit, enlargement = _fit(_project(turn, sign.corners), view, ranges, rng)
+        height, width = sign.image.shape[:2]
+        edges = _project(turn, np.array([[0, 0], [width, 0], [width, height], [0, height]]))
+        fit, enlargement = _fit(_project(turn, sign.corners), view, ranges, rng, edges)
         camera = fit @ turn
         half = self.width_mm / 2
         plane = np.array([[-half, -half], [half, -half], [half, half], [-half, half]], np.float32)
@@ -130,7 +132,7 @@ class PhotoScenes:
             _for_opencv(camera @ rescale),
             (view.size, view.size),
             flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REFLECT_101,
+            borderMode=cv2.BORDER_REPLICATE,
         )
         # Enlarging a small photo cannot add detail, so a patch on it must not be sharper than the photo.
         seen = np.asarray(image, np.float32) / 255
@@ -204,15 +206,26 @@ def _project(matrix: Matrix, points: npt.NDArray[np.floating]) -> Matrix:
     return np.asarray(cv2.perspectiveTransform(points.astype(np.float64)[None], matrix)[0], np.float64)
 
 
-def _fit(corners: Matrix, view: View, ranges: EotRanges, rng: np.random.Generator) -> tuple[Matrix, float]:
-    """Similarity that brings the seen square to its place in the view, and how far it is enlarged over the camera."""
+def _fit(
+    corners: Matrix, view: View, ranges: EotRanges, rng: np.random.Generator, edges: Matrix | None = None
+) -> tuple[Matrix, float]:
+    """Similarity that brings the seen square to its place in the view, and how far it is enlarged over the camera.
+
+    ``edges`` are the corners of the photo it stands in: a frame keeps within them as far as it can.
+    """
     low, high = corners.min(0), corners.max(0)
     side, centre = float((high - low).max()), (low + high) / 2
     if view.whole_frame:
         share = float(np.exp(rng.uniform(*np.log(ranges.frame_share))))
-        scale, room = share * view.size / side, 1 - share
-        where = view.size * (0.5 + rng.uniform(-0.5, 0.5, 2) * room)
-        enlargement = 1.0
+        place = rng.uniform(0, 1, 2)
+        if edges is not None:
+            share = min(max(share, side / float(np.ptp(edges, axis=0).min())), 0.9)
+        window, enlargement = side / share, 1.0
+        first, last = high - window, low
+        if edges is not None:
+            first, last = np.maximum(first, edges.min(0)), np.minimum(last, edges.max(0) - window)
+        origin = first + place * (last - first)
+        scale, where = view.size / window, view.size / window * (centre - origin)
     else:
         margin = _uniform(rng, ranges.margin)
         scale = view.size / (side * (1 + 2 * margin))
