@@ -17,6 +17,7 @@ from physadv.attacks.apgd import apgd
 from physadv.attacks.blackbox import square
 from physadv.attacks.decision import rays
 from physadv.attacks.fold import Speed
+from physadv.attacks.gradient import Loss
 from physadv.attacks.logits import Classifier, check
 from physadv.attacks.minimal import fab
 from physadv.attacks.result import AttackResult
@@ -78,8 +79,8 @@ def ensemble(
 def standard(norm: Norm = "linf") -> list[Stage]:
     """The plan of :func:`ensemble`: the four attacks of AutoAttack, short for all, long for the close calls."""
     plan = [
-        Stage("apgd-ce", "white", lambda case: _apgd(case, "ce", steps=20)),
-        Stage("apgd-t", "white", lambda case: apgd_targeted(case, count=3, steps=30)),
+        Stage("apgd-ce", "white", lambda case: _apgd(case, "ce", steps=10)),
+        Stage("apgd-t", "white", lambda case: apgd_targeted(case, count=3, steps=20)),
         Stage("fab-t", "white", lambda case: fab_targeted(case, count=2, steps=15)),
         Stage("apgd-long", "white", lambda case: close_calls(case, CLOSE, _long)),
     ]
@@ -103,10 +104,11 @@ def scores_only(norm: Norm = "linf") -> list[Stage]:
     return plan
 
 
-def _apgd(case: Case, loss: str, steps: int, targets: Tensor | None = None, restart: int = 0) -> AttackResult:
+def _apgd(case: Case, loss: Loss, steps: int, targets: Tensor | None = None) -> AttackResult:
     return apgd(
         case.victim, case.images, case.labels, eps=case.ball.eps, norm=case.ball.norm, steps=steps, loss=loss,
-        targets=targets, levels=case.ball.levels, seed=case.seed + restart, speed=case.speed, index=case.index,
+        targets=targets, any_class=targets is not None, levels=case.ball.levels, seed=case.seed, speed=case.speed,
+        index=case.index,
     )  # fmt: skip
 
 
@@ -140,7 +142,7 @@ def fab_targeted(case: Case, *, count: int, steps: int) -> AttackResult:
     def run(part: Case, targets: Tensor) -> AttackResult:
         return fab(
             part.victim, part.images, part.labels, eps=part.ball.eps, norm=part.ball.norm, steps=steps,
-            targets=targets, speed=part.speed,
+            targets=targets, levels=part.ball.levels, speed=part.speed,
         )  # fmt: skip
 
     return _each_target(case, count, run)
