@@ -46,9 +46,9 @@ def apgd(
     """Auto-PGD with ``loss`` ce, margin or dlr, untargeted or towards ``targets`` (b,).
 
     The step starts at 2 eps (l_1: eps, on a shrinking share of the elements) and is halved at checkpoints where the
-    loss has stopped to fall, going on from the best point. With ``any_class`` the targets only lead the way: every class
-    but the true one counts. ``keep`` and ``drop_broken`` as in
-    :func:`physadv.attacks.gradient.pgd`; restarts * (steps + 1) forwards a sample with ``speed="plain"``. Raises
+    loss has stopped to fall, going on from the best point. With ``any_class`` the targets only lead the way: every
+    class but the true one counts. ``keep`` and ``drop_broken`` as in :func:`physadv.attacks.gradient.pgd`; restarts *
+    (steps + 1) forwards a sample with ``speed="plain"``. Raises
     ImageError for images outside [0, 1], OptionError for options out of range.
     """
     check(images, labels, targets)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from physadv.attacks import directions
 from physadv.attacks.fold import Prepared, Speed, stepper_of
-from physadv.attacks.logits import Best, Classifier, Task, check, judge, loss_and_gradient, quiet, task_of
+from physadv.attacks.logits import Best, Classifier, Task, asks, check, judge, loss_and_gradient, quiet, task_of
 from physadv.attacks.result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.seeds import generator
@@ -55,7 +55,7 @@ def fgsm(
         _, _, grad = loss_and_gradient(victim, x0, task.objective)
         x = ball.legal(furthest(grad, x0, eps, norm), x0)
         value, success = judge(victim, x, task.objective, task.criterion)
-    used = torch.full((len(x0),), 2 * int(getattr(victim, "count", 1)), device=x0.device)
+    used = torch.full((len(x0),), 2 * asks(victim), device=x0.device)
     return AttackResult(torch.empty_like(images).copy_(x), success, value.float(), used)
 
 
@@ -92,6 +92,37 @@ def pgd(
         victim, images, labels, targets, LpBall(norm, eps, levels), _sizes(eps, steps, step_size, schedule),
         loss=loss, restarts=restarts, random_start=random_start, by_loss=keep == "loss",
         drop=drop_broken and keep == "success", speed=speed, seed=seed, index=index,
+    )  # fmt: skip
+
+
+def gradient_ascent(
+    victim: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: Norm = "l2",
+    steps: int = 20,
+    step_size: float | None = None,
+    loss: Loss = "ce",
+    targets: Tensor | None = None,
+    keep: Literal["success", "loss"] = "success",
+    drop_broken: bool = True,
+    levels: int | None = None,
+    speed: Speed | Prepared = "fold",
+) -> AttackResult:
+    """Plain input-gradient ascent from the clean image, up the loss or, with ``targets``, towards them.
+
+    The oldest of the white-box attacks (Szegedy et al. 2013 minimise the same loss by L-BFGS): the step follows the
+    gradient itself, not its sign. Each is scaled so that the pixel with the largest slope moves by ``step_size``
+    (2 eps / steps in l_inf; in l_2 and l_1 the whole step has that length). steps + 1 forwards a sample.
+    """
+    sizes = [step_size if step_size is not None else 2 * eps / max(1, steps)] * steps
+    if steps < 1:
+        raise OptionError(f"{steps} steps", "at least 1", "raise steps")
+    return _descend(
+        victim, images, labels, targets, LpBall(norm, eps, levels), sizes, loss=loss, by_loss=keep == "loss",
+        drop=drop_broken and keep == "success", speed=speed, raw=True,
     )  # fmt: skip
 
 
@@ -142,7 +173,7 @@ class Mover:
 
     def _direction(self, x: Tensor, grad: Tensor, step: int) -> Tensor:
         if self.raw:
-            return directions.normalised(grad)
+            return directions.normalised(grad) if self.ball.norm == "linf" else directions.unit(grad, self.ball.norm)
         if self.ball.norm == "l1":
             return directions.sparse(grad, x, 0.2 * 0.01 ** (step / max(1, len(self.sizes) - 1)))
         return directions.unit(grad, self.ball.norm)

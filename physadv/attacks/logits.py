@@ -7,9 +7,11 @@ are put back as they were found.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -45,24 +47,29 @@ def quiet(*victims: Classifier) -> Iterator[None]:
 
 
 def modules_of(victim: object) -> list[nn.Module]:
-    """The modules a victim is made of: itself, or what a bound method, partial, closure or small object holds."""
-    if isinstance(victim, nn.Module):
-        return [victim]
-    parts: list[object] = [getattr(victim, "__self__", None)]
-    if isinstance(victim, functools.partial):
-        parts += [victim.func, *victim.args, *victim.keywords.values()]
-    parts += [cell.cell_contents for cell in getattr(victim, "__closure__", None) or () if _filled(cell)]
-    parts += list(getattr(victim, "__dict__", {}).values())
-    held = [x for part in parts for x in (part if isinstance(part, list | tuple) else [part])]
-    found = [m for x in held if isinstance(x, nn.Module) or callable(x) for m in modules_of(x)]
-    return list(dict.fromkeys(found))
-
-
-def _filled(cell: object) -> bool:
-    try:
-        return getattr(cell, "cell_contents", None) is not None
-    except ValueError:
-        return False
+    """The modules a victim is made of: itself, or what a bound method, partial, function or small object refers to."""
+    found: dict[nn.Module, None] = {}
+    seen: set[int] = set()
+    queue: list[object] = [victim]
+    while queue:
+        part = queue.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, nn.Module):
+            found[part] = None
+        elif isinstance(part, list | tuple):
+            queue += part
+        elif isinstance(part, functools.partial):
+            queue += [part.func, *part.args, *part.keywords.values()]
+        elif inspect.ismethod(part):
+            queue += [part.__self__, part.__func__]
+        elif inspect.isfunction(part):
+            held = inspect.getclosurevars(part)
+            queue += [*held.nonlocals.values(), *held.globals.values()]
+        elif callable(part) and not isinstance(part, type):
+            queue += list(getattr(part, "__dict__", {}).values())
+    return list(found)
 
 
 def check(images: Tensor, labels: Tensor, targets: Tensor | None = None) -> None:
@@ -107,22 +114,36 @@ def task_of(
 def loss_and_gradient(victim: Classifier, x: Tensor, goal: Objective) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, losses (b,) and the gradient of each sample's loss with respect to ``x``, from one forward pass.
 
-    A victim with ``draws`` (see :func:`physadv.attacks.wrappers.eot`) is asked once a draw: losses and gradients are
-    averaged over the draws, the logits are the log of the mean probability. Elements of the gradient that are not
-    finite count as 0. Raises VictimError where the output does not depend on the input differentiably.
+    A victim made by :func:`physadv.attacks.wrappers.eot` is asked once a draw: losses and gradients are averaged over
+    the draws, the logits are the log of the mean probability. Elements of the gradient that are not finite count as 0.
+    Raises VictimError where the output does not depend on the input differentiably.
     """
-    draws = getattr(victim, "draws", None)
-    if draws is None:
+    if not isinstance(victim, Drawn):
         return _once(victim, x, goal)
-    total: tuple[Tensor, Tensor, Tensor] | None = None
-    for draw in draws():
-        logits, loss, grad = _once(draw, x, goal)
-        part = (logits.double().softmax(1), loss, grad)
-        total = part if total is None else (total[0] + part[0], total[1] + part[1], total[2] + part[2])
-    if total is None:
-        raise OptionError("0 draws", "at least 1", "raise draws")
-    n = int(victim.count)  # type: ignore[attr-defined]
-    return (total[0] / n).log().to(x.dtype), total[1] / n, total[2] / n
+    parts = [_once(draw, x, goal) for draw in victim.eot_draws()]
+    chances = torch.stack([logits.double().softmax(1) for logits, _, _ in parts]).mean(0)
+    losses, grads = torch.stack([p[1] for p in parts]).mean(0), torch.stack([p[2] for p in parts]).mean(0)
+    return chances.log().to(parts[0][0].dtype), losses, grads
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A victim with random parts, as several callables, one a draw; see :func:`physadv.attacks.wrappers.eot`."""
+
+    eot_count: int
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Log of the mean probability (b, classes)."""
+        ...
+
+    def eot_draws(self) -> Iterator[Classifier]:
+        """The victim once a draw."""
+        ...
+
+
+def asks(victim: Classifier) -> int:
+    """Forward passes behind one call."""
+    return victim.eot_count if isinstance(victim, Drawn) else 1
 
 
 def _once(victim: Classifier, x: Tensor, goal: Objective) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,7 +185,7 @@ class Best:
 
     def offer(self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor) -> Tensor:
         """Show iterates ``x`` of the samples ``index`` after one forward pass each; returns which have won (b,)."""
-        self.queries[index] += getattr(self.task.stepper, "count", 1)
+        self.queries[index] += asks(self.task.stepper)
         loss = loss.double()
         old, old_loss = self.success[index], self.loss[index]
         lower = loss < old_loss
@@ -181,7 +202,7 @@ class Best:
     def _confirm(self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor, ask: Tensor) -> tuple[Tensor, ...]:
         part = self.task.pick(index[ask])
         true_loss, true_success = judge(self.task.victim, x[ask], part.objective, part.criterion)
-        self.queries[index[ask]] += 1
+        self.queries[index[ask]] += asks(self.task.victim)
         loss, success = loss.clone(), success.clone()
         loss[ask], success[ask] = true_loss.double(), true_success
         return loss, success, ask.clone()
@@ -193,6 +214,6 @@ class Best:
             part = self.task.pick(open_)
             loss, self.success[open_] = judge(self.task.victim, self.images[open_], part.objective, part.criterion)
             self.loss[open_] = loss.double()
-            self.queries[open_] += 1
+            self.queries[open_] += asks(self.task.victim)
         images = torch.empty_like(like).copy_(self.images)
         return AttackResult(images.detach(), self.success, self.loss.to(torch.float32), self.queries)

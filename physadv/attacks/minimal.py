@@ -17,7 +17,7 @@ from torch import Tensor
 from physadv.attacks.directions import spread
 from physadv.attacks.fold import Prepared, Speed, stepper_of
 from physadv.attacks.gradient import laid_out
-from physadv.attacks.logits import Classifier, check, judge, quiet, task_of
+from physadv.attacks.logits import Classifier, asks, check, judge, quiet, task_of
 from physadv.attacks.planes import to_plane
 from physadv.attacks.result import AttackResult
 from physadv.core.errors import OptionError, VictimError
@@ -201,6 +201,7 @@ class Hunt:
         self.task = task_of(victim, stepper, "margin", labels, targets)
         self.best, self.last = self.x0.clone(), self.x0.clone()
         self.distance = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
+        self.clean_gap = torch.full_like(self.distance, torch.nan)
         self.queries = torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
     def open(self) -> Tensor:
@@ -227,7 +228,9 @@ class Hunt:
             (slope,) = torch.autograd.grad(value.sum(), x)
         else:
             value, slope = _nearest_plane(logits, x, part.objective.labels, rivals, won, self.norm)
-        self.queries[rows] += 1
+        self.queries[rows] += asks(part.stepper)
+        gap = part.objective(logits.detach()).double()
+        self.clean_gap[rows] = torch.where(self.clean_gap[rows].isnan(), gap, self.clean_gap[rows])
         self.offer(rows, x.detach(), won)
         return value.detach().double(), torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0), won
 
@@ -245,7 +248,7 @@ class Hunt:
         ball = LpBall(self.norm, size if self.eps is None else self.eps, levels)
         out = ball.legal(ball.project(out, self.x0), self.x0)
         _, success = judge(self.task.victim, out, self.task.objective, self.task.criterion)
-        self.queries += 1
+        self.queries += asks(self.task.victim)
         far = distance(out, self.x0, self.norm).to(torch.float32)
         return AttackResult(torch.empty_like(self.images).copy_(out), success, far, self.queries)
 
@@ -255,34 +258,31 @@ class Hunt:
         The first look is at the find itself; while it is refused the search goes outwards. Then it is by turns false
         position and bisection.
         """
-        found = self.distance.isfinite()
-        rows = found.nonzero()[:, 0]
-        sure = torch.zeros_like(found)
+        rows = self.distance.isfinite().nonzero()[:, 0]
+        sure = torch.zeros_like(self.distance, dtype=torch.bool)
         part, x0 = self.task.pick(rows), self.x0[rows]
         change = self.best[rows].double() - x0.double()
-        low, high = torch.zeros(len(rows), device=x0.device).double(), torch.ones(len(rows), device=x0.device).double()
-        low_gap = torch.full_like(low, torch.inf)
-        at = high.clone()
+        low, low_gap = torch.zeros_like(self.distance[rows]), self.clean_gap[rows]
+        high, high_gap = torch.ones_like(low), torch.zeros_like(low)
+        at = high
         for turn in range(refine if len(rows) else 0):
             x = (x0.double() + spread(at, x0) * change).clamp(0, 1).to(x0.dtype)
             gap, won = judge(part.victim, x, part.objective, part.criterion)
-            self.queries[rows] += 1
-            first = won & ~sure[rows]
-            self.distance[rows[first]] = torch.inf
+            self.queries[rows] += asks(part.victim)
+            self.distance[rows[won & ~sure[rows]]] = torch.inf  # until here it was the copy's word
             self.offer(rows, x, won)
             sure[rows] |= won
-            if not bool(sure.any()):
-                high_gap = gap.double()
-            high_gap = torch.where(won, gap.double(), high_gap) if turn else gap.double()
-            high = torch.where(won, at, high)
             low, low_gap = torch.where(won, low, at), torch.where(won, low_gap, gap.double())
-            guess = low + (high - low) * low_gap / (low_gap - high_gap).clamp_min(1e-30)
-            guess = guess + 0.002 * (high - low)
-            middle = (low + high) / 2
-            inside = torch.where(guess.isfinite() & (turn % 2 == 0), guess.clamp(min=low, max=high), middle)
-            at = torch.where(sure[rows], inside, at * 1.02)
-            high = torch.where(sure[rows], high, at)
+            high, high_gap = torch.where(won, at, high), torch.where(won, gap.double(), high_gap)
+            at = torch.where(sure[rows], _between(low, low_gap, high, high_gap, turn), at * 1.02)
         return sure
+
+
+def _between(low: Tensor, low_gap: Tensor, high: Tensor, high_gap: Tensor, turn: int) -> Tensor:
+    """Where to look next: a little beyond the zero of the line through both gaps, or halfway in odd turns."""
+    zero = low + (high - low) * (low_gap / (low_gap - high_gap).clamp_min(1e-30) + 0.002)
+    usable = zero.isfinite() & (zero > low) & (zero < high) & (turn % 2 == 0)
+    return torch.where(usable, zero, (low + high) / 2)
 
 
 def _nearest_plane(

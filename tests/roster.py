@@ -1,0 +1,69 @@
+"""Every epsilon-ball attack of the package with the norms it knows, called alike, for the contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from physadv.attacks.apgd import apgd
+from physadv.attacks.blackbox import square
+from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
+from physadv.attacks.minimal import cw_l2, deepfool, fab
+from physadv.attacks.momentum import Diverse, mifgsm
+from physadv.attacks.result import AttackResult
+from physadv.attacks.universal import universal
+from physadv.threat.projections import NORMS, Norm
+
+EPS: dict[str, float] = {"linf": 8 / 255, "l2": 0.5, "l1": 5.0}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One attack: what it is called with, how many forwards that may take, and what it knows."""
+
+    name: str
+    function: Callable[..., AttackResult]
+    steps: int
+    fixed: dict[str, Any] = field(default_factory=dict)
+    norms: tuple[Norm, ...] = NORMS
+    plain: dict[str, Any] = field(default_factory=lambda: {"speed": "plain"})
+    random: bool = False
+    targeted: bool = True
+    levels: bool = True
+    scoreless: bool = False
+
+    def __call__(
+        self, victim: Any, x: Tensor, y: Tensor, norm: Norm, eps: float | None = None, **more: Any
+    ) -> AttackResult:
+        """Run it; with ``plain=True`` every forward is the victim's own."""
+        options = {**self.fixed, **more}
+        if options.pop("plain", False):
+            options.update(self.plain)
+        if self.norms != ("l2",):
+            options["norm"] = norm
+        return self.function(victim, x, y, eps=EPS[norm] if eps is None else eps, **options)
+
+
+ENTRIES = [
+    Entry("fgsm", fgsm, 1, plain={}),
+    Entry("gradient_ascent", gradient_ascent, 10, {"steps": 10}),
+    Entry("pgd", pgd, 10, {"steps": 10}, random=True),
+    Entry("pgd-margin", pgd, 10, {"steps": 10, "loss": "margin", "schedule": "constant"}, random=True),
+    Entry("pgd-loss", pgd, 10, {"steps": 10, "keep": "loss"}, random=True),
+    Entry("mifgsm", mifgsm, 10, {"steps": 10}, plain={}),
+    Entry("diverse", mifgsm, 10, {"steps": 10, "decay": 0.0, "diverse": Diverse()}, plain={}, random=True),
+    Entry("apgd-ce", apgd, 10, {"steps": 10}, random=True),
+    Entry("apgd-dlr", apgd, 10, {"steps": 10, "loss": "dlr"}, random=True),
+    Entry("fab", fab, 15, {"steps": 15}),
+    Entry("deepfool", deepfool, 15, {"steps": 15}),
+    Entry("cw_l2", cw_l2, 36, {"steps": 15, "searches": 2}, norms=("l2",)),
+    Entry("universal", universal, 4, {"epochs": 4, "batch": 3}, random=True),
+    Entry(
+        "square", square, 40, {"queries": 40}, norms=("linf", "l2"), plain={}, random=True, targeted=False, levels=False
+    ),
+]
+CASES = [(entry, norm) for entry in ENTRIES for norm in entry.norms]
+IDS = [f"{entry.name}-{norm}" for entry, norm in CASES]
