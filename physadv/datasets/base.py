@@ -1,0 +1,89 @@
+"""A labelled set of images of any size, in memory or read when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from physadv.core.errors import DataError
+from physadv.core.images import Array
+
+Labels = npt.NDArray[np.int64]
+Boxes = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Images with their labels; nothing is decoded before it is asked for.
+
+    ``read(i)`` gives image i as (h, w, 3) uint8 sRGB. ``labels`` is (n,), indices into ``classes``. ``groups`` (n
+    names) says which images belong together (the frames of one track) and so must not be split. ``boxes``, where the
+    layout has them, is (n, 4): x0, y0, x1, y1 of the object in pixels of its image.
+    """
+
+    read: Callable[[int], Array]
+    labels: Labels
+    classes: tuple[str, ...]
+    groups: tuple[str, ...]
+    names: tuple[str, ...]
+    boxes: Boxes | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        if n == 0:
+            raise DataError("data set", "holds no image", "check the path")
+        if len(self.groups) != n or len(self.names) != n or (self.boxes is not None and len(self.boxes) != n):
+            raise DataError(f"{n} labels", "as many groups, names and boxes are needed", "check the reader")
+        if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
+            worst = int(self.labels.max() if self.labels.max() >= len(self.classes) else self.labels.min())
+            raise DataError(f"label {worst}", f"0 to {len(self.classes) - 1} are named", "check the label file")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Array, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        return self.read(index), int(self.labels[index])
+
+    def __iter__(self) -> Iterator[tuple[Array, int]]:
+        return (self[i] for i in range(len(self)))
+
+    def subset(self, indices: Sequence[int] | Labels) -> ImageDataset:
+        """The images named by ``indices``, in that order, with the same classes."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return ImageDataset(
+            lambda i: self.read(int(chosen[i])),
+            self.labels[chosen],
+            self.classes,
+            tuple(self.groups[i] for i in chosen),
+            tuple(self.names[i] for i in chosen),
+            None if self.boxes is None else self.boxes[chosen],
+        )
+
+    def counts(self) -> Labels:
+        """How many images each class has."""
+        return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
+
+
+def in_memory(images: npt.NDArray[np.uint8], labels: Labels, classes: Sequence[str], source: str) -> ImageDataset:
+    """A set from one array: (n, h, w) grey or (n, h, w, 3) RGB uint8. Each image is a group of its own."""
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+        raise DataError(
+            f"{source}: images of {images.dtype} {images.shape}", "uint8 (n, h, w) or (n, h, w, 3)", "convert them"
+        )
+    if labels.ndim != 1 or len(labels) != len(images):
+        raise DataError(
+            f"{source}: {len(images)} images, labels {labels.shape}", "one label an image", "check the files"
+        )
+
+    def read(index: int) -> Array:
+        image = images[index]
+        return np.ascontiguousarray(np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image)
+
+    names = tuple(f"{source}#{i}" for i in range(len(labels)))
+    return ImageDataset(read, labels.astype(np.int64), tuple(classes), names, names)

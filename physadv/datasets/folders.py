@@ -1,0 +1,55 @@
+"""Class folders: ``<class>/<image>``, or ``train/<class>/<image>`` beside ``test/<class>/<image>``."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from physadv.core.errors import DataError
+from physadv.datasets.base import ImageDataset
+from physadv.datasets.sources import Source
+
+PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "test", "valid": "test"}
+"""Folder names that mark a part of the set. Validation stands in for the test part, for sets that have only it."""
+
+
+def read_folders(source: Source, split: str | None) -> ImageDataset:
+    """Read class folders; classes are sorted by name and numbered over all parts, each image is its own group.
+
+    Raises DataError where images lie outside class folders, or the part asked for is empty.
+    """
+    images = source.images()
+    paths = [PurePosixPath(n) for n in images]
+    depth = _class_depth(paths, source)
+    parts = [_part(p, depth) for p in paths]
+    classes = tuple(sorted({p.parts[depth] for p in paths}))
+    chosen = [i for i, part in enumerate(parts) if split is None or part is None or part == split]
+    if not chosen:
+        raise DataError(f"{source.path}", f"has no {split} part", f"parts there: {', '.join(_found(parts))}")
+    names = tuple(images[i] for i in chosen)
+    numbers = {name: i for i, name in enumerate(classes)}
+    labels = np.asarray([numbers[paths[i].parts[depth]] for i in chosen], np.int64)
+    return ImageDataset(lambda i: source.image(names[i]), labels, classes, names, names)
+
+
+def _class_depth(paths: list[PurePosixPath], source: Source) -> int:
+    """How many folders lie above the class folders: common ones, then at most one that names a part."""
+    shallow = min(len(p.parts) for p in paths)
+    depth = 0
+    while depth < shallow - 2 and len({p.parts[depth] for p in paths}) == 1:
+        depth += 1
+    if depth < shallow - 2 and all(p.parts[depth].lower() in PARTS for p in paths):
+        depth += 1
+    if shallow < depth + 2:
+        stray = next(str(p) for p in paths if len(p.parts) < depth + 2)
+        raise DataError(f"{source.path}: {stray}", "lies in no class folder", "sort images as <class>/<image>")
+    return depth
+
+
+def _part(path: PurePosixPath, depth: int) -> str | None:
+    return PARTS.get(path.parts[depth - 1].lower()) if depth else None
+
+
+def _found(parts: list[str | None]) -> list[str]:
+    return sorted({p for p in parts if p is not None})

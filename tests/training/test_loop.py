@@ -1,0 +1,127 @@
+"""The loop learns, is repeatable, resumes exactly and leaves the caller's random state alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from physadv.core.errors import DataError, OptionError
+from physadv.core.seeds import generator
+from physadv.training.loop import Schedule, Step, load_average, seeded, train, update_average
+
+FAST = Schedule(epochs=3, steps=8, lr=0.05, average=0.5, precision="fp32")
+
+
+def build() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def batches(step: int) -> tuple[Tensor, Tensor]:
+    points = torch.randn(64, 2, generator=generator(0, "points", step))
+    return points, (points[:, 0] > points[:, 1]).long()
+
+
+def run(
+    schedule: Schedule = FAST, checkpoint: Path | None = None, stop: int | None = None
+) -> tuple[nn.Module, list[Step]]:
+    net, steps = seeded(build, 3), []
+    for step in train(net, batches, schedule, checkpoint=checkpoint):
+        steps.append(step)
+        if step.number == stop:
+            break
+    return net, steps
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_learns(optimiser: str, precision: str) -> None:
+    """A separable toy problem is solved by the averaged net, in either arithmetic and with either optimiser."""
+    _, steps = run(Schedule(6, 20, lr=0.05, average=0.9, optimiser=optimiser, precision=precision))
+    points, labels = batches(-1)
+    assert not steps[-1].average.training
+    accuracy = (steps[-1].average(points).argmax(1) == labels).float().mean()
+    assert accuracy > 0.93
+    assert steps[-1].loss < steps[0].loss
+
+
+def test_same_seed_same_weights_and_global_rng_untouched() -> None:
+    """Two runs agree to the bit, and neither reads nor moves the global generator."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, _ = run()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    second, _ = run()
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_killed_run_goes_on_where_it_stood(tmp_path: Path) -> None:
+    """Stopped in the middle of an epoch and resumed, the result is that of the undisturbed run, to the bit."""
+    whole, _ = run()
+    run(checkpoint=tmp_path / "c.pt", stop=11)
+    resumed, steps = run(checkpoint=tmp_path / "c.pt")
+    assert steps[0].number == 9
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert run(checkpoint=tmp_path / "c.pt")[1] == []
+    average = load_average(tmp_path / "c.pt", build())
+    for a, b in zip(average.state_dict().values(), steps[-1].average.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    """Another schedule or identity, or a broken file, is a DataError that says what to do."""
+    run(checkpoint=tmp_path / "c.pt", stop=8)
+    with pytest.raises(DataError, match="another run"):
+        run(Schedule(4, 8, precision="fp32"), checkpoint=tmp_path / "c.pt")
+    with pytest.raises(DataError, match="another run"):
+        next(train(build(), batches, FAST, checkpoint=tmp_path / "c.pt", identity="other data"))
+    (tmp_path / "c.pt").write_bytes(b"rubbish")
+    with pytest.raises(DataError, match="not a readable checkpoint"):
+        run(checkpoint=tmp_path / "c.pt")
+
+
+def test_the_loss_is_a_hook() -> None:
+    """A defence hands over its own loss, which sees the net in train mode, the batch and the step number."""
+    seen: list[int] = []
+
+    def loss(net: nn.Module, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        assert net.training
+        seen.append(step)
+        return net(images).square().mean()
+
+    list(train(seeded(build, 0), batches, Schedule(1, 4, precision="fp32"), loss=loss))
+    assert seen == [0, 1, 2, 3]
+
+
+def test_divergence_is_an_error() -> None:
+    """A loss that is not finite ends the run with a DataError, not with NaN weights."""
+    with pytest.raises(DataError, match="diverged"):
+        list(train(build(), batches, FAST, loss=lambda net, x, y, s: net(x).sum() * float("nan")))
+
+
+def test_average_is_the_exponential_mean() -> None:
+    """keep = 0.75 moves a quarter of the way; integer buffers are copied."""
+    mean, net = build(), build()
+    expected = torch.lerp(mean[0].weight, net[0].weight, 0.25)
+    net[1].num_batches_tracked.fill_(7)
+    update_average(mean, net, 0.75)
+    assert torch.allclose(mean[0].weight, expected)
+    assert int(mean[1].num_batches_tracked) == 7
+
+
+def test_schedule_rises_falls_and_checks_itself() -> None:
+    """The rate peaks after the warm-up and ends near zero; values that cannot be are refused."""
+    schedule = Schedule(10, 10, lr=1.0, warmup=0.2)
+    rates = [schedule.rate(i) for i in range(100)]
+    assert max(rates) == pytest.approx(1.0)
+    assert rates.index(max(rates)) == 20
+    assert rates[0] < 0.1
+    assert rates[-1] < 0.01
+    for bad in ({"epochs": 0}, {"lr": 0.0}, {"optimiser": "lion"}, {"precision": "fp8"}, {"average": 1.0}):
+        with pytest.raises(OptionError):
+            Schedule(**{"epochs": 1, "steps": 1, **bad})
