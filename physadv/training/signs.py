@@ -34,7 +34,7 @@ class Mix:
     drawn: float = 0.25
     cut: float = 0.2
     covered: float = 0.4
-    camera: float = 0.85
+    camera: float = 0.65
     ease: float = 0.2
     easing: int = 1000
 
@@ -71,6 +71,10 @@ class SignBatches:
         shape = torch.maximum(shape, keep_edges)
         behind = _floats([self.photos.crop(rng, INPUT_PX) for _ in range(self.size)])
         return augment.camera(behind + (seen - behind) * shape, draws, share=self.mix.camera * hard), labels
+
+    def _hardness(self, step: int) -> float:
+        """From ``ease`` at the first step to 1 after ``easing`` steps."""
+        return min(1.0, self.mix.ease + (1 - self.mix.ease) * step / max(1, self.mix.easing))
 
     def _objects(
         self, labels: Tensor, hard: float, draws: Generator, rng: np.random.Generator
