@@ -134,6 +134,22 @@ def test_the_command_survives_a_kill(own_model: str, tmp_path: Path) -> None:
     assert Path(tmp_path / json.loads(stdout)["bundle"] / "patch.png").is_file()
 
 
+def test_ctrl_c_keeps_the_best_patch(own_model: str, tmp_path: Path) -> None:
+    """Interrupted after a checkpoint, `physadv patch` measures and writes the best patch so far and exits 0."""
+    arguments = ["patch", "--victim", own_model, "--steps", "3000", "--draws", "2", "--test-draws", "20",
+                 "--resolution", "16", "--out", "out", "--json"]  # fmt: skip
+    run = command(*arguments, cwd=tmp_path)
+    for _ in range(600):
+        if (tmp_path / "out" / "checkpoint.safetensors").exists() or run.poll() is not None:
+            break
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    stdout, stderr = run.communicate(timeout=120)
+    assert run.returncode == 0, stderr
+    assert json.loads(stdout)["stopped"] is True
+    assert 0 < read_bundle(tmp_path / "out").card.optimisation["steps_done"] < 3000
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

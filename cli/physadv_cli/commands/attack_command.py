@@ -12,7 +12,7 @@ from physadv_cli import options
 
 def register(app: typer.Typer) -> None:
     """Attach the command."""
-    app.command("attack", help="One epsilon-ball attack (fgsm, pgd, apgd, square ...) over a data set. Resumable.")(
+    app.command("attack", short_help="One epsilon-ball attack (fgsm, pgd, apgd ...) over a data set. Resumable.")(
         attack
     )
 

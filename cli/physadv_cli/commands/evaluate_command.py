@@ -12,7 +12,9 @@ from physadv_cli import options
 
 def register(app: typer.Typer) -> None:
     """Attach the command."""
-    app.command("evaluate", help="Robust accuracy by an ensemble of attacks -> rows, report.html. Resumable.")(evaluate)
+    app.command("evaluate", short_help="Robust accuracy by an ensemble of attacks -> rows, report.html. Resumable.")(
+        evaluate
+    )
 
 
 def evaluate(

@@ -17,7 +17,7 @@ app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
 def register(root: typer.Typer) -> None:
     """Attach the command group."""
     root.add_typer(
-        app, name="patch", help="Optimise a patch or sticker under EOT -> bundle; `patch verify` re-measures."
+        app, name="patch", short_help="Optimise a patch or sticker under EOT -> bundle; `patch verify` re-measures."
     )
 
 

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     """Attach the sub-commands."""
     group = typer.Typer(help="Train victims: weights, card and raw rows. Resumable.", no_args_is_help=True)
     group.callback()(_group)
-    group.command("signs", help="The embedded traffic-sign victim: GTSRB and background.")(signs)
+    group.command("signs", short_help="The embedded traffic-sign victim: GTSRB and background.")(signs)
     app.add_typer(group, name="train")
 
 
