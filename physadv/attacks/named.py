@@ -37,7 +37,9 @@ ATTACKS: dict[str, _Named] = {
     "fgsm": _Named(gradient.fgsm, steps=None, takes=("levels", "loss")),
     "pgd": _Named(gradient.pgd, takes=(*_BALL, "restarts")),
     "apgd": _Named(_apgd.apgd, takes=(*_BALL, "restarts")),
-    "fab": _Named(minimal.fab, takes=("speed",)),
+    "fab": _Named(minimal.fab, takes=("levels", "speed")),
+    "deepfool": _Named(minimal.deepfool, takes=("levels", "speed")),
+    "cw": _Named(minimal.cw_l2, norms=("l2",), takes=("levels", "speed")),
     "square": _Named(blackbox.square, "black", ("linf", "l2"), "queries", ("seed",)),
     "rays": _Named(decision.rays, "black", ("linf",), "queries", targeted=False),
     "hopskipjump": _Named(decision.hopskipjump, "black", ("linf", "l2"), "queries", ("seed",), targeted=False),
@@ -72,6 +74,6 @@ def _run(attack: _Named, case: Case, settings: Settings) -> AttackResult:
         options[attack.steps] = settings.steps
     if case.targets is not None:
         options["targets"] = case.targets
-    if "linf" not in attack.norms or len(attack.norms) > 1:
+    if len(attack.norms) > 1:
         options["norm"] = case.ball.norm
     return attack.function(case.victim, case.images, case.labels, eps=case.ball.eps, **options)
