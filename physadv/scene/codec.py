@@ -1,6 +1,6 @@
 """What a file or a stream does to a picture: JPEG with 4:2:0 chroma, differentiable.
 
-kornia's codec gives the same picture at about ten times the cost of the block transforms here (benchmarks/eot_step.py).
+kornia's codec is a little further from libjpeg and costs several times as much (benchmarks/eot_step.py measures both).
 """
 
 from __future__ import annotations

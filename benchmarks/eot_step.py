@@ -1,0 +1,109 @@
+"""What one EOT step costs beside the victim's own forward and backward pass, and our JPEG beside kornia's.
+
+    OMP_NUM_THREADS=1 python benchmarks/eot_step.py --out benchmarks/eot_step.jsonl
+
+CPU seconds of this process, interleaved, median of --repeats; ratios are what counts. The floor is one forward and one
+backward pass of the victim to its input, with frozen parameters, on images that are already there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import torch
+from kornia.enhance import jpeg_codec_differentiable
+
+from physadv.attacks.patch import PatchTask, render, scenes_of
+from physadv.core.backgrounds import synthetic_background
+from physadv.core.images import to_tensor
+from physadv.journey.sticker import StickerSettings, build_task
+from physadv.scene.codec import jpeg
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU time of one call."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def step_parts(task: PatchTask, draws: int) -> dict[str, Callable[[], object]]:
+    """The parts of one step, each as a call."""
+    victim, goal = task.victims[0], task.goal
+    patch = torch.rand(1, 3, *task.mask.shape[-2:]).requires_grad_()
+    scenes = scenes_of(task, task.material.train, draws, "bench")
+    ready, boxes = render(task, patch.detach(), scenes, ("bench",))
+
+    def floor() -> None:
+        images = ready.clone().requires_grad_()
+        torch.autograd.grad(goal.loss(victim(images), boxes).mean(), images)
+
+    def step() -> None:
+        images, places = render(task, patch, scenes, ("bench",))
+        torch.autograd.grad(goal.loss(victim(images), places).mean(), patch)
+
+    return {"floor": floor, "step": step, "scenes": lambda: scenes_of(task, task.material.train, draws, "bench")}
+
+
+def codecs(size: int = 352, batch: int = 8) -> dict[str, Callable[[], object]]:
+    """Forward and backward of both codecs on photos made by code."""
+    photos = torch.stack([to_tensor(synthetic_background(i, height=size, width=size)) for i in range(batch)])
+    quality = torch.full((batch,), 70.0)
+
+    def run(codec: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[], object]:
+        def both() -> None:
+            x = photos.clone().requires_grad_()
+            torch.autograd.grad(codec(x, quality).sum(), x)
+
+        return both
+
+    return {"jpeg": run(jpeg), "jpeg kornia": run(jpeg_codec_differentiable)}
+
+
+def distance_to_libjpeg(quality: int, size: int = 352) -> dict[str, float]:
+    """RMSE in 8-bit levels of each codec's picture to OpenCV's real one, and of doing nothing."""
+    picture = synthetic_background(0, height=size, width=size)
+    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    real = to_tensor(cv2.imdecode(data, 1)[..., ::-1].copy())[None]
+    image, q = to_tensor(picture)[None], torch.tensor([float(quality)])
+    pictures = {"ours": jpeg(image, q), "kornia": jpeg_codec_differentiable(image, q), "untouched": image}
+    return {name: round(float((p - real).square().mean().sqrt() * 255), 3) for name, p in pictures.items()}
+
+
+def main() -> None:
+    """Measure and append the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/eot_step.jsonl"))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--fastestdet", help="its weights, to measure whole frames too")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    works: dict[str, Callable[[], object]] = {}
+    task, _ = build_task(StickerSettings(steps=1))
+    works |= {f"signs 32x64x64 {k}": w for k, w in step_parts(task, 32).items()}
+    if options.fastestdet:
+        task, _ = build_task(StickerSettings(victim="fastestdet", weights=options.fastestdet, goal="vanish", steps=1))
+        works |= {f"fastestdet 8x352x352 {k}": w for k, w in step_parts(task, 8).items()}
+    works |= codecs()
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(options.repeats):
+        for name, work in works.items():
+            taken[name].append(seconds(work))
+    rows = [
+        {"what": n, "cpu_s": round(statistics.median(t), 4), "all": [round(x, 4) for x in t]} for n, t in taken.items()
+    ]
+    rows += [{"what": f"distance to libjpeg, quality {q}", **distance_to_libjpeg(q)} for q in (30, 50, 75, 92)]
+    options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        print({k: v for k, v in row.items() if k != "all"})
+
+
+if __name__ == "__main__":
+    main()
