@@ -39,7 +39,7 @@ def ours(victim: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float) -> tupl
     """Robust flags (n,) by the ensemble in batches of 100, and what each stage broke."""
     whole, by = [], {}
     for start in range(0, len(x), 100):
-        found = ensemble(victim, x[start : start + 100], y[start : start + 100], eps=eps, norm=norm)  # type: ignore[arg-type]
+        found = ensemble(victim, x[start : start + 100], y[start : start + 100], eps=eps, norm=norm)
         whole.append(~found.success)
         for name in found.broken_by:
             by[name or "whole"] = by.get(name or "whole", 0) + 1
