@@ -146,7 +146,8 @@ def _step(
     with torch.autocast(images.device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
         value = loss(net, images, labels, number)
     if not torch.isfinite(value):
-        raise DataError(f"loss {float(value)} at step {number + 1}", "the training diverged", "lower the learning rate")
+        met = f"loss {float(value.detach())} at step {number + 1}"
+        raise DataError(met, "the training diverged", "lower the learning rate")
     value.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)
     optimiser.step()

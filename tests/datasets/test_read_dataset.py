@@ -7,6 +7,7 @@ import io
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,9 +156,9 @@ def test_npz_groups_and_classes(tmp_path: Path) -> None:
     assert data.groups == ("t", "t2")
 
 
-def bad_npz(path: Path, **arrays: object) -> Path:
-    np.savez(path / "bad.npz", **arrays)
-    return path / "bad.npz"
+def bad_npz(folder: Path, name: str, **arrays: Any) -> Path:
+    np.savez(folder / name, **arrays)
+    return folder / name
 
 
 def test_bad_input_is_a_clear_error(tmp_path: Path) -> None:
@@ -174,11 +175,17 @@ def test_bad_input_is_a_clear_error(tmp_path: Path) -> None:
         (tmp_path / "stray", "x.png: lies in no class folder"),
         (tmp_path / "blank/blank.zip", "empty file"),
         (tmp_path / "junk/junk.zip", "neither a folder nor a readable zip"),
-        (bad_npz(tmp_path, images=np.zeros((2, 3, 3), np.uint8)), "images and labels are needed"),
-        (bad_npz(tmp_path, images=np.zeros((2, 3, 3), np.float32), labels=[0, 1]), "uint8"),
-        (bad_npz(tmp_path, images=np.zeros((2, 3, 3), np.uint8), labels=[0.5, 1]), "whole numbers"),
-        (bad_npz(tmp_path, images=np.zeros((2, 3, 3), np.uint8), labels=[0]), "one label an image"),
-        (bad_npz(tmp_path, images=np.zeros((2, 3, 3), np.uint8), labels=np.array([{}, 1], object)), "cannot be read"),
+        (
+            bad_npz(tmp_path, "1.npz", images=np.zeros((2, 3, 3), np.uint8)),
+            "images and labels are needed",
+        ),
+        (bad_npz(tmp_path, "2.npz", images=np.zeros((2, 3, 3), np.float32), labels=[0, 1]), "uint8"),
+        (bad_npz(tmp_path, "3.npz", images=np.zeros((2, 3, 3), np.uint8), labels=[0.5, 1]), "whole numbers"),
+        (bad_npz(tmp_path, "4.npz", images=np.zeros((2, 3, 3), np.uint8), labels=[0]), "one label an image"),
+        (
+            bad_npz(tmp_path, "5.npz", images=np.zeros((2, 3, 3), np.uint8), labels=np.array([{}, 1], object)),
+            "cannot be read",
+        ),
     ):
         with pytest.raises(DataError, match=text):
             read_dataset(path)

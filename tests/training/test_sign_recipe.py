@@ -1,0 +1,225 @@
+"""The sign recipe end to end on a toy: balanced repeatable batches, a resumable command, a card true of its weights."""
+
+from __future__ import annotations
+
+import io
+import json
+import tomllib
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from physadv.core.errors import DataError, OptionError
+from physadv.core.files import sha256_of
+from physadv.core.seeds import numpy_generator
+from physadv.datasets import read_dataset
+from physadv.evaluation.rows import read_rows
+from physadv.training.canvases import Photos, outline, outline_mask, sign_canvases
+from physadv.training.judge import judge_crops, judge_stop_photos, predict, rates, read_sign_boxes, sign_crop
+from physadv.training.sign_victim import CARD, ROWS, WEIGHTS, Recipe, load_material
+from physadv.training.signs import Mix, SignBatches
+from physadv.victims.nets.signnet import BACKGROUND, NAMES, STOP, SignNet
+from physadv_cli.main import app
+
+COLOURS = {1: (200, 200, 200), STOP: (180, 20, 30), 33: (20, 40, 200)}
+FAST = ["--epochs", "2", "--steps", "2", "--batch", "8", "--precision", "fp32"]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny GTSRB: three classes of coloured discs, four tracks each, two frames a track."""
+    path = tmp_path_factory.mktemp("toy") / "toy.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for label, colour in COLOURS.items():
+            lines = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
+            for track in range(4):
+                for frame in range(2):
+                    name = f"{track:05d}_{frame:05d}.ppm"
+                    picture = np.full((20, 20, 3), 20 * track, np.uint8)
+                    cv2.circle(picture, (10, 10), 8, colour, -1)
+                    buffer = io.BytesIO(cv2.imencode(".ppm", picture[..., ::-1])[1].tobytes())
+                    archive.writestr(f"GTSRB/{label:05d}/{name}", buffer.getvalue())
+                    lines.append(f"{name};20;20;2;2;18;18;{label}")
+            archive.writestr(f"GTSRB/{label:05d}/GT-{label:05d}.csv", "\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos() -> Photos:
+    return Photos([np.full((40, 60, 3), 128, np.uint8)], 0)
+
+
+def test_batches_are_balanced_repeatable_and_in_range(toy: Path, photos: Photos) -> None:
+    """Step and seed decide a batch; classes come in the mix's shares and only those that have data."""
+    canvases = sign_canvases(read_dataset(toy))
+    batches = SignBatches(canvases, photos, size=256, mix=Mix(background=0.25, stop=0.25))
+    images, labels = batches(5)
+    assert images.shape == (256, 3, 64, 64)
+    assert images.dtype == torch.float32
+    assert float(images.min()) >= 0
+    assert float(images.max()) <= 1
+    assert torch.equal(images, batches(5)[0])
+    assert not torch.equal(images, batches(6)[0])
+    shares = {c: float((labels == c).float().mean()) for c in (1, STOP, 33, BACKGROUND)}
+    assert sum(shares.values()) == 1
+    assert all(0.15 < share < 0.35 for share in shares.values()), shares
+
+
+def test_augmentation_eases_in(toy: Path, photos: Photos) -> None:
+    """At the first step poses are milder than later: more of a sign's own colour is in the middle of the crop."""
+    canvases = sign_canvases(read_dataset(toy))
+    batches = SignBatches(canvases, photos, size=200, mix=Mix(ease=0.0, easing=100))
+
+    def off(step: int) -> float:
+        images, labels = batches(step)
+        middle = images[labels == 33][:, :, 28:36, 28:36].mean((2, 3))
+        return float((middle - torch.tensor(COLOURS[33]) / 255).abs().mean())
+
+    assert off(0) < 0.02 < off(100)
+
+
+def test_stop_is_an_octagon_and_yield_points_down() -> None:
+    """Outlines are those of the classes: widths at the top and bottom of the mask tell."""
+    box = (-1.0, -1.0, 1.0, 1.0)
+    stop, yields, warning = (outline_mask(outline(c), box) > 127 for c in (STOP, 13, 18))
+    assert stop.mean() == pytest.approx(0.828, abs=0.02)
+    assert yields[:40].sum() > 2 * yields[40:].sum()
+    assert warning[40:].sum() > 2 * warning[:40].sum()
+
+
+class Redness(nn.Module):
+    """Calls stop what is red, background what is not."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = images.mean((2, 3))
+        logits = torch.zeros(len(images), 44)
+        logits[:, STOP] = 20 * (mean[:, 0] - mean[:, 1] - 0.3)
+        return logits.index_add(1, torch.tensor([BACKGROUND]), torch.full((len(images), 1), 0.01))
+
+
+def test_judging_counts_what_it_should(tmp_path: Path) -> None:
+    """A red square in a grey photo: its crops are stop, those of a grey photo are not; rates carry n and groups."""
+    photo = np.full((100, 140, 3), 128, np.uint8)
+    photo[20:60, 100:140] = (255, 0, 0)
+    cv2.imwrite(str(tmp_path / "a.png"), photo[..., ::-1])
+    (tmp_path / "b.csv").write_text("file,x0,y0,x1,y1,note\na.png,100,20,140,60,at the edge\n")
+    boxes = read_sign_boxes(tmp_path / "b.csv")
+    rows = judge_stop_photos(Redness(), tmp_path, boxes, 10, 0)
+    rows += judge_crops(Redness(), "grey", [("g", np.full((90, 90, 3), 99, np.uint8))], 10, 0)
+    found = rates(rows)
+    assert found["stop photos"]["right"].rate == 1.0  # type: ignore[union-attr]
+    assert found["stop photos"]["groups"] == 1
+    assert found["grey"]["called_stop"].n == 10  # type: ignore[union-attr]
+    assert found["grey"]["right"].rate == 1.0  # type: ignore[union-attr]
+
+
+def test_sign_crops_hold_the_sign() -> None:
+    """Every jittered crop is square and holds at least nine tenths of the sign, also at the photo's edge."""
+    picture = np.zeros((80, 120, 3), np.uint8)
+    picture[0:30, 90:120] = 255
+    rng = numpy_generator(0, "test")
+    for _ in range(200):
+        crop = sign_crop(picture, (90, 0, 120, 30), rng)
+        assert crop.shape[0] == crop.shape[1]
+        assert (crop[..., 0] > 0).sum() >= 0.9 * 30 * 30
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("file,x0,y0\na,1,2", "not a box"),
+        ("file,x0,y0,x1,y1\na,5,5,1,9", "empty"),
+        ("file,x0,y0,x1,y1\na,b,5,1,9", "2"),
+    ],
+)
+def test_bad_boxes_are_named(tmp_path: Path, text: str, reason: str) -> None:
+    """A malformed box file is a DataError that names the line."""
+    (tmp_path / "b.csv").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        read_sign_boxes(tmp_path / "b.csv")
+
+
+def test_predict_resizes_as_the_net_does() -> None:
+    """Batching pictures of several sizes gives what the net says of each alone."""
+    net = SignNet().eval()
+    pictures = [np.random.default_rng(i).integers(0, 256, (20 + 9 * i, 50, 3), np.uint8) for i in range(5)]
+    found = predict(net, pictures, batch=2)
+    with torch.no_grad():
+        alone = [net(torch.from_numpy(p).permute(2, 0, 1)[None] / 255).softmax(1).max(1) for p in pictures]
+    assert [f[0] for f in found] == [int(a.indices) for a in alone]
+    assert [f[1] for f in found] == pytest.approx([float(a.values) for a in alone], abs=1e-4)
+
+
+def test_material_is_divided_by_track_and_photo(toy: Path, tmp_path: Path) -> None:
+    """No track is on both sides; a fifth of the photos is held out; data without boxes is refused."""
+    for i in range(10):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((30, 30, 3), i, np.uint8))
+    material = load_material(Recipe(toy, (tmp_path,)))
+    assert not set(material.signs.groups) & set(material.held_signs.groups)
+    assert (len(material.photos), len(material.held_photos)) == (8, 2)
+    np.savez(tmp_path / "x.npz", images=np.zeros((4, 9, 9), np.uint8), labels=[0, 1, 0, 1])
+    with pytest.raises(DataError, match="without boxes"):
+        load_material(Recipe(tmp_path / "x.npz"))
+    with pytest.raises(OptionError, match="batch 1"):
+        load_material(Recipe(toy, batch=1))
+
+
+def test_command_writes_weights_card_and_rows(toy: Path, tmp_path: Path) -> None:
+    """Two runs of one seed give the same weights; the card names their sha256; --json is one object on stdout."""
+    digests = []
+    for name in ("one", "two"):
+        arguments = [
+            "train",
+            "signs",
+            "--data",
+            str(toy),
+            *FAST,
+            "--threads",
+            "1",
+            "--out",
+            str(tmp_path / name),
+            "--json",
+        ]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        digests.append(sha256_of(tmp_path / name / WEIGHTS))
+    found = json.loads(result.stdout)
+    card = tomllib.loads((tmp_path / "two" / CARD).read_text())
+    assert digests[0] == digests[1] == card["sha256"] == found["sha256"]
+    assert card["classes"] == list(NAMES)
+    assert str(tmp_path) not in (tmp_path / "two" / CARD).read_text()
+    assert card["measured"]["held-out tracks"]["right"]["n"] == 6
+    assert len(list(read_rows(tmp_path / "two" / ROWS))) == 6
+    assert (tmp_path / "two" / WEIGHTS).stat().st_size < 4_000_000
+
+
+def test_half_a_judge_is_refused(toy: Path, tmp_path: Path) -> None:
+    """Photos without their boxes are an error before anything is trained."""
+    result = CliRunner().invoke(app, ["train", "signs", "--data", str(toy), "--judge-stop", str(tmp_path)])
+    assert isinstance(result.exception, OptionError)
+
+
+@pytest.mark.slow
+def test_embedded_victim_is_as_good_as_its_card(shared_data: Path) -> None:
+    """Judged anew on held-out tracks and street photos, the embedded weights keep what their card says."""
+    from physadv.victims.registry import load_victim
+
+    victim = load_victim("signs")
+    material = load_material(
+        Recipe(shared_data / "gtsrb-train-third.zip", (shared_data / "backgrounds", shared_data / "imagenet-photos"))
+    )
+    from physadv.training.sign_victim import Street, judge
+
+    boxes = Path(__file__).resolve().parents[2] / "benchmarks" / "stop-photos-boxes.csv"
+    street = Street(shared_data / "stop-photos" / "stop", boxes, (shared_data / "stop-photos" / "other",))
+    found = rates(judge(victim, material, street))
+    said = victim.card.extra["measured"]
+    for name in ("held-out tracks", "held-out tracks, stop", "held-out photos", "stop photos", "street photos other"):
+        now = found[name]["right"].rate  # type: ignore[union-attr]
+        assert now == pytest.approx(said[name]["right"]["rate"], abs=0.005), name
