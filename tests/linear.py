@@ -40,45 +40,43 @@ def samples(victim: Linear, n: int = 8, *, seed: int = 0, middle: bool = False) 
         return x, victim(x).argmax(1)
 
 
-def least_margin(victim: Linear, x0: Tensor, labels: Tensor, eps: float, norm: Norm) -> Tensor:
+def least_margin(victim: Linear, x0: Tensor, labels: Tensor, eps: float | Tensor, norm: Norm) -> Tensor:
     """The lowest margin (b,) any image of the ball within [0, 1] has: the least over the rival classes, each linear."""
     weight, bias = victim.weight.detach().double(), victim.bias.detach().double()
-    best = torch.full((len(x0),), torch.inf, dtype=torch.float64)
-    for rival in range(len(weight)):
-        slope = weight[labels] - weight[rival]
-        offset = bias[labels] - bias[rival]
-        value = torch.stack([_least(w, x, eps, norm) for w, x in zip(slope, x0.double().flatten(1), strict=True)])
-        best = torch.where(labels == rival, best, torch.minimum(best, value + offset))
-    return best
+    radius = torch.as_tensor(eps, dtype=torch.float64).expand(len(x0))[:, None]
+    values = [
+        _least(weight[labels] - weight[rival], x0.double().flatten(1), radius, norm) + bias[labels] - bias[rival]
+        for rival in range(len(weight))
+    ]
+    own = torch.nn.functional.one_hot(labels, len(weight)).bool()
+    return torch.stack(values, 1).masked_fill(own, torch.inf).amin(1)
 
 
-def _least(w: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
-    """Minimum of <w, z> over the ball around x within [0, 1]."""
-    room = torch.where(w > 0, x, 1 - x)
+def _least(w: Tensor, x: Tensor, eps: Tensor, norm: Norm) -> Tensor:
+    """Minimum (b,) of <w, z> over the balls of radius ``eps`` (b, 1) around x (b, n) within [0, 1]."""
+    room, size = torch.where(w > 0, x, 1 - x), w.abs()
     if norm == "linf":
-        return w @ x - (w.abs() * room.clamp(max=eps)).sum()
-    if norm == "l1":
-        order = w.abs().argsort(descending=True)
-        left, gain = eps, torch.zeros((), dtype=torch.float64)
-        for i in order:
-            move = min(left, float(room[i]))
-            left, gain = left - move, gain + move * w[i].abs()
-        return w @ x - gain
-    low, high = 0.0, 1e6
-    for _ in range(200):
-        scale = (low + high) / 2
-        long = float(torch.minimum(scale * w.abs(), room).norm()) > eps
-        low, high = (low, scale) if long else (scale, high)
-    return w @ x - (w.abs() * torch.minimum(low * w.abs(), room)).sum()
+        move = torch.minimum(room, eps)
+    elif norm == "l1":
+        order = size.argsort(1, descending=True)
+        ordered = room.gather(1, order)
+        before = ordered.cumsum(1) - ordered
+        move = torch.zeros_like(room).scatter(1, order, torch.minimum(ordered, (eps - before).clamp_min(0)))
+    else:
+        low, high = torch.zeros_like(eps), torch.full_like(eps, 1e6)
+        for _ in range(100):
+            scale = (low + high) / 2
+            long = torch.minimum(scale * size, room).norm(dim=1, keepdim=True) > eps
+            low, high = torch.where(long, low, scale), torch.where(long, scale, high)
+        move = torch.minimum(low * size, room)
+    return (w * x).sum(1) - (size * move).sum(1)
 
 
 def least_distance(victim: Linear, x0: Tensor, labels: Tensor, norm: Norm) -> Tensor:
     """Distance (b,) to the nearest image of another class within [0, 1], by bisection over eps."""
-    low, high = torch.zeros(len(x0), dtype=torch.float64), torch.full((len(x0),), 1e3, dtype=torch.float64)
-    for _ in range(60):
+    low, high = torch.zeros(len(x0), dtype=torch.float64), torch.full((len(x0),), 100.0, dtype=torch.float64)
+    for _ in range(40):
         eps = (low + high) / 2
-        reached = torch.cat(
-            [least_margin(victim, x0[i : i + 1], labels[i : i + 1], float(e), norm) for i, e in enumerate(eps)]
-        )
-        high, low = torch.where(reached < 0, eps, high), torch.where(reached < 0, low, eps)
+        reached = least_margin(victim, x0, labels, eps, norm) < 0
+        high, low = torch.where(reached, eps, high), torch.where(reached, low, eps)
     return high

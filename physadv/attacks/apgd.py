@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -140,7 +141,7 @@ def _checkpoints(steps: int) -> dict[int, int]:
     """Steps at which the step size is looked at, each with the number of steps since the one before."""
     marks, last, share, gap = {}, 0, 0.22, 0.22
     while share <= 1:
-        at = -int(-share * steps // 1)
+        at = math.ceil(share * steps - 1e-9)
         if at > last:
             marks[at], last = at - last, at
         gap = max(gap - 0.03, 0.06)

@@ -29,7 +29,7 @@ Loss = Literal["ce", "margin", "dlr"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
-_PATH = {"constant": 2.5, "linear": 10.0, "cosine": 10.0}  # default length of all steps together, in eps
+_PATH = {"constant": 5.0, "linear": 10.0, "cosine": 10.0}  # default length of all steps together, in eps; twice in l_1
 
 
 def fgsm(
@@ -84,12 +84,12 @@ def pgd(
 
     ``keep="success"`` judges iterates by the criterion and then by the loss, and drops samples already broken unless
     ``drop_broken`` is off. ``keep="loss"`` looks for the highest loss (adversarial training) and never drops any.
-    ``step_size`` is the first one; by default all steps together cover 10 eps (constant schedule: the customary 2.5).
-    Takes at most restarts * (steps + 1) forwards a sample with ``speed="plain"``; with a faster copy, one
+    ``step_size`` is the first one; by default all steps together cover 10 eps (5 in a constant schedule), in l_1
+    twice that. Takes at most restarts * (steps + 1) forwards a sample with ``speed="plain"``; with a faster copy, one
     more by the victim itself, whose verdict it is.
     """
     return _descend(
-        victim, images, labels, targets, LpBall(norm, eps, levels), _sizes(eps, steps, step_size, schedule),
+        victim, images, labels, targets, LpBall(norm, eps, levels), _sizes(eps, norm, steps, step_size, schedule),
         loss=loss, restarts=restarts, random_start=random_start, by_loss=keep == "loss",
         drop=drop_broken and keep == "success", speed=speed, seed=seed, index=index,
     )  # fmt: skip
@@ -126,7 +126,7 @@ def gradient_ascent(
     )  # fmt: skip
 
 
-def _sizes(eps: float, steps: int, step_size: float | None, schedule: Schedule) -> list[float]:
+def _sizes(eps: float, norm: Norm, steps: int, step_size: float | None, schedule: Schedule) -> list[float]:
     """The length of every step."""
     if steps < 1:
         raise OptionError(f"{steps} steps", "at least 1", "raise steps")
@@ -139,7 +139,7 @@ def _sizes(eps: float, steps: int, step_size: float | None, schedule: Schedule) 
     if schedule not in shapes:
         raise OptionError(f"schedule {schedule!r}", f"one of {', '.join(shapes)}", "choose one of these")
     shape = shapes[schedule]
-    path = _PATH[schedule] * eps
+    path = _PATH[schedule] * eps * (2 if norm == "l1" else 1)
     first = step_size if step_size is not None else path / sum(shape)
     return [first * s for s in shape]
 

@@ -274,7 +274,7 @@ class Hunt:
             sure[rows] |= won
             low, low_gap = torch.where(won, low, at), torch.where(won, low_gap, gap.double())
             high, high_gap = torch.where(won, at, high), torch.where(won, gap.double(), high_gap)
-            at = torch.where(sure[rows], _between(low, low_gap, high, high_gap, turn), at * 1.02)
+            at = torch.where(sure[rows], _between(low, low_gap, high, high_gap, turn), 3 * at - 1.98)
         return sure
 
 

@@ -1,0 +1,194 @@
+"""FGSM, PGD and their relatives: the closed-form optimum, restarts, dropping, momentum and surrogates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from linear import Linear, least_margin, samples
+from torch import Tensor, nn
+
+from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
+from physadv.attacks.logits import modules_of, quiet
+from physadv.attacks.momentum import Diverse, mifgsm
+from physadv.core.errors import OptionError, VictimError
+from physadv.core.seeds import generator
+from physadv.threat.objectives import margin
+from physadv.threat.projections import NORMS, Norm
+
+RADII = {"linf": 0.1, "l2": 1.0, "l1": 6.0}
+
+
+def shortfall(victim: Linear, x: Tensor, y: Tensor, found: Tensor, norm: Norm) -> Tensor:
+    """How much of the possible fall of the margin (b,) an attack has missed, as a share."""
+    goal = least_margin(victim, x, y, RADII[norm], norm)
+    with torch.no_grad():
+        clean, reached = margin(victim(x), y), margin(victim(found), y)
+    return (reached.double() - goal) / (clean.double() - goal)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_fgsm_is_the_optimum_of_a_linear_victim(norm: Norm, loss: str, scale: float) -> None:
+    """One step reaches the lowest margin within the ball and [0, 1], whatever the loss and the logits' scale."""
+    victim = Linear(scale=scale)
+    x, y = samples(victim)
+    found = fgsm(victim, x, y, eps=RADII[norm], norm=norm, loss=loss)  # type: ignore[arg-type]
+    assert shortfall(victim, x, y, found.images, norm).max() < 1e-6
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_pgd_reaches_the_optimum(norm: Norm, scale: float, schedule: str) -> None:
+    """PGD from a random start ends at the optimum of a linear victim (l_1 by equal falling steps: within 2 %)."""
+    victim = Linear(scale=scale)
+    x, y = samples(victim)
+    size = 0.5 * RADII[norm] if norm == "l2" and schedule == "constant" else None
+    found = pgd(
+        victim,
+        x,
+        y,
+        eps=RADII[norm],
+        norm=norm,
+        keep="loss",
+        schedule=schedule,  # type: ignore[arg-type]
+        step_size=size,
+        speed="plain",  # type: ignore[arg-type]
+    )
+    allowed = {"linf": 1e-6, "l2": 1e-5, "l1": 0.02 if schedule != "constant" else 0.4}[norm]
+    assert shortfall(victim, x, y, found.images, norm).max() < allowed
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_ascent_and_momentum_reach_the_optimum(norm: Norm) -> None:
+    """Momentum reaches the optimum; plain ascent in its own norm, l_2, does as well."""
+    victim = Linear()
+    x, y = samples(victim)
+    found = mifgsm(victim, x, y, eps=RADII[norm], norm=norm, steps=20, step_size=RADII[norm] / 4)
+    assert shortfall(victim, x, y, found.images, norm).max() < 1e-3
+    steps = {"linf": 400, "l2": 60}[norm]
+    plain = gradient_ascent(
+        victim, x, y, eps=RADII[norm], norm=norm, steps=steps, step_size=RADII[norm] / 3, keep="loss"
+    )
+    assert shortfall(victim, x, y, plain.images, norm).max() < 0.01
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd, gradient_ascent, mifgsm])
+def test_targeted_reaches_the_optimum(attack) -> None:  # type: ignore[no-untyped-def]
+    """Towards a target in l_2, the margin of a five-class linear victim falls as for the two classes alone."""
+    victim = Linear(5)
+    x, y = samples(victim)
+    with torch.no_grad():
+        targets = victim(x).argsort(1)[:, -2]
+    result = attack(victim, x, y, eps=1.5, norm="l2", loss="margin", targets=targets)
+    with torch.no_grad():
+        before, after = margin(victim(x), y, targets), margin(victim(result.images), y, targets)
+    assert (after < before).all()
+    assert torch.equal(after < 0, result.success)
+    assert result.success.any()
+
+
+def test_keep_loss_is_the_highest_loss() -> None:
+    """``keep="loss"`` drops nothing and ends with a cross-entropy no lower than ``keep="success"``."""
+    victim = Linear(5)
+    x, y = samples(victim, 16)
+    losses = []
+    for keep in ("loss", "success"):
+        images = pgd(victim, x, y, eps=0.05, steps=10, keep=keep).images  # type: ignore[arg-type]
+        losses.append(F.cross_entropy(victim(images), y, reduction="none").detach())
+    assert (losses[0] >= losses[1] - 1e-9).all()
+    assert losses[0].mean() > losses[1].mean()
+
+
+def test_restarts_never_lose_a_success() -> None:
+    """What one restart has broken stays broken, and no restart makes the result worse."""
+    victim = nn.Sequential(nn.Flatten(), nn.Linear(108, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for p in victim.parameters():
+            nn.init.normal_(p, 0, 0.7)
+    x, _ = samples(Linear(), 24)
+    y = victim(x).argmax(1)
+    counts = []
+    before = torch.zeros(len(x), dtype=torch.bool)
+    for restarts in (1, 3):
+        success = pgd(victim, x, y, eps=0.02, steps=4, restarts=restarts).success
+        assert (success | ~before).all()
+        before = success
+        counts.append(int(success.sum()))
+    assert counts[1] >= counts[0] > 0
+
+
+def test_dropping_changes_no_verdict_and_saves_forwards() -> None:
+    """Samples broken early are asked about no more; the verdicts are those of a run that drops none."""
+    victim = Linear(5)
+    x, y = samples(victim, 16)
+    dropped = pgd(victim, x, y, eps=0.03, speed="plain")
+    kept = pgd(victim, x, y, eps=0.03, speed="plain", drop_broken=False)
+    assert torch.equal(dropped.success, kept.success)
+    assert dropped.success.any()
+    assert dropped.queries is not None
+    assert kept.queries is not None
+    assert (dropped.queries[dropped.success] < kept.queries[kept.success]).all()
+
+
+def test_eps_is_not_remembered() -> None:
+    """A second call with another eps takes that eps: nothing is stored between calls."""
+    victim = Linear()
+    x, y = samples(victim)
+    pgd(victim, x, y, eps=0.3)
+    assert float((pgd(victim, x, y, eps=0.01, keep="loss").images - x).abs().max()) == pytest.approx(0.01, abs=1e-7)
+
+
+def test_diverse_views_are_images_of_the_images() -> None:
+    """With share 0 the view is the image itself; with share 1 it is shrunk onto black, differently for each sample."""
+    x = torch.full((4, 3, 12, 12), 0.5)
+    sources = [generator(0, i) for i in range(4)]
+    torch.testing.assert_close(Diverse(share=0.0)(x, sources), x)
+    views = Diverse(share=1.0, smallest=0.5)(x, sources)
+    covered = (views > 0.25).flatten(1).double().mean(1)
+    assert covered.min() < 0.9
+    assert (covered > 0.2).all()
+    assert len(set(covered.tolist())) > 1
+    with pytest.raises(OptionError, match="share"):
+        Diverse(share=2.0)
+
+
+def test_surrogates_spare_the_victim() -> None:
+    """With surrogates the victim is asked once a sample, and a surrogate equal to it transfers fully."""
+    victim, twin = Linear(3), Linear(3)
+    x, y = samples(victim)
+    result = mifgsm(victim, x, y, eps=0.1, surrogates=[twin])
+    assert victim.calls == 2  # samples() asked once for the labels
+    assert result.queries is not None
+    assert result.queries.tolist() == [1] * len(x)
+    own = mifgsm(victim, x, y, eps=0.1)
+    torch.testing.assert_close(result.images, own.images)
+
+
+def test_no_gradient_is_an_error() -> None:
+    """A victim that cuts its gradient is refused with the remedy, not reported as robust."""
+    victim = Linear()
+    x, y = samples(victim)
+    with pytest.raises(VictimError, match="bpda"):
+        pgd(lambda images: victim(images.round()).detach(), x, y, eps=0.1)
+
+
+def test_wrapped_modules_are_found() -> None:
+    """Modules behind a function, a method or a small object are put in eval mode within, and back after."""
+    net = nn.Dropout(0.9)
+
+    class Holder:
+        def __init__(self) -> None:
+            self.nets = [net]
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return self.nets[0](x)
+
+    for victim in (net, lambda x: net(x), net.forward, Holder(), Holder().__call__):
+        assert modules_of(victim) == [net]
+        with quiet(victim):
+            assert not net.training
+        assert net.training
