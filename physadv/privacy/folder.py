@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -86,7 +86,7 @@ def run_folder(
     settings: dict[str, Any],
     keep_metadata: bool = False,
     recall: Recall | None = None,
-) -> Iterator[Done]:
+) -> Generator[Done]:
     """Cloak photo by photo and yield after each; the manifest in ``folder`` grows a row a photo, forced to disk.
 
     A photo whose original, settings and output are unchanged since an earlier run is skipped; a photo that cannot be

@@ -69,8 +69,8 @@ class Face:
     def box(self, height: int, width: int, *, margin: float = 0.0) -> Box:
         """Whole pixels (x0, y0, x1, y1) around the ArcFace square (forehead to chin), inside the photo."""
         quad = self.quad(margin=margin)
-        x0, y0 = np.floor(quad.min(0) + 1e-6).astype(int)
-        x1, y1 = np.ceil(quad.max(0) - 1e-6).astype(int)
+        x0, y0 = np.floor(quad.min(0) + 1e-3).astype(int)
+        x1, y1 = np.ceil(quad.max(0) - 1e-3).astype(int)
         return int(max(x0, 0)), int(max(y0, 0)), int(min(x1, width)), int(min(y1, height))
 
     def to_photo(self, alignment: Alignment, size: int, scheme: Scheme | None = None) -> Points:

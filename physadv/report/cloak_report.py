@@ -1,0 +1,154 @@
+"""A cloak check's result -> report.html: the verdict in plain words, the rates behind it, faces to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from physadv.core.files import write_text
+from physadv.evaluation.intervals import Rate
+from physadv.privacy.channels import CHANNELS
+from physadv.report.design import MUTED, data_uri, page, percent, span
+from physadv.report.svg import WIDTH, line, marker, svg, text
+
+COLOURS = {"original": "#0072b2", "noise": "#7a7f85", "cloaked": "#d55e00"}
+_SHAPES = {"original": "clean", "noise": "blank", "cloaked": "patch"}
+ROLES = {
+    "held-out": "held out: the cloak was not made with it",
+    "surrogate": "the cloak was made with it",
+    "unknown": "whether the cloak was made with it is not known",
+}
+KINDS = {
+    "cross photo": "with another photo of the same person",
+    "same photo": "with the very photo it was made from",
+    "cloaked pair": "with another cloaked photo of the person",
+}
+
+
+def write_cloak_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
+    """Write ``folder``/report.html from ``result``, the content of check.json; the faces lie in ``folder``/faces."""
+    root = Path(folder)
+    pictures = [
+        {
+            **row,
+            "uris": {
+                k: data_uri((root / f"{row['stem']}-{k}.png").read_bytes()) for k in ("before", "after", "change")
+            },
+        }
+        for row in result["pictures"]
+    ]
+    return write_text(root / "report.html", render(result, pictures))
+
+
+def render(result: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The page; ``pictures`` carry their faces as data URIs under ``uris``."""
+    return page(
+        "cloak.html.j2",
+        title="Are these photos protected?",
+        result=result,
+        verdict=result["verdict"],
+        recognisers=[_recogniser(table) for table in result["recognisers"]],
+        pictures=pictures,
+        quality=result["quality"],
+        cell=cell,
+    )
+
+
+def cell(rate: Mapping[str, Any] | None) -> Markup:
+    """A rate for a table, with its interval beneath."""
+    if rate is None or not rate["n"]:
+        return Markup("–")
+    return Markup('<span class="num">{}<small>{}</small></span>').format(
+        percent(rate["rate"], 0), span(rate["low"], rate["high"], 0)
+    )
+
+
+def _recogniser(table: Mapping[str, Any]) -> dict[str, Any]:
+    """One recogniser's part of the page: chart, tables by kind, and the attacks that use a gallery."""
+    crossed = table["pairs"].get("cross photo", {})
+    return {
+        **table,
+        "said": ROLES[table["role"]],
+        "chart": channel_chart(crossed) if crossed else None,
+        "tables": [(KINDS[kind], _rows(table["pairs"][kind], kind)) for kind in KINDS if kind in table["pairs"]],
+        "attacks": _attacks(table),
+    }
+
+
+def _rows(channels: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """A row a channel: before, after, the baselines, and the stricter threshold."""
+    rows = []
+    for name, variants in channels.items():
+        rows.append(
+            {
+                "channel": CHANNELS[name].title if name in CHANNELS else name,
+                "before": _at(variants, "original", "0.01") if kind == "cross photo" else None,
+                "after": _at(variants, "cloaked", "0.01"),
+                "strict": _at(variants, "cloaked", "0.001"),
+                "noise": _at(variants, "noise", "0.01"),
+                "blur": _at(variants, "blur", "0.01"),
+            }
+        )
+    return rows
+
+
+def _attacks(table: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Question, rate with uncloaked photos, rate with cloaked ones."""
+    rows = []
+    for kind, channels in table["gallery"].items():
+        for name, variants in channels.items():
+            if kind == "rank-1" and name not in ("png", "jpeg75", "half"):
+                continue
+            title = f"{_QUESTIONS[kind]}, {CHANNELS[name].title}" if kind == "rank-1" else _QUESTIONS[kind]
+            rows.append((title, _at(variants, "original", "0.01"), _at(variants, "cloaked", "0.01")))
+    for variants in [c["png"] for k, c in table["adaptive"].items() if k == "cross photo"]:
+        rows.append((_QUESTIONS["adaptive"], _at(variants, "original", "0.01"), _at(variants, "cloaked", "0.01")))
+    return rows
+
+
+_QUESTIONS = {
+    "rank-1": "The person comes first among all people in the gallery",
+    "poisoned 1-NN": "Cloaked photos collected under the name; a new, uncloaked photo, by its nearest neighbour",
+    "poisoned linear probe": "The same, by a classifier trained on the collection",
+    "adaptive": "A recogniser trained on cloaked photos of other people (at FAR 1 %)",
+}
+
+
+def _at(variants: Mapping[str, Any], variant: str, far: str) -> Any:
+    return variants.get(variant, {}).get(far)
+
+
+def channel_chart(channels: Mapping[str, Any]) -> Markup:
+    """Match rates at FAR 1 % by channel: before, noise of the same visibility, cloaked; with their intervals."""
+    left, step, top = 150.0, 34.0, 8.0
+    right, parts = WIDTH - 16.0, list[str]()
+    bottom = top + step * len(channels)
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x = left + share * (right - left)
+        parts += [line(x, top, x, bottom), text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=11)]
+    for row, (name, variants) in enumerate(channels.items()):
+        y = top + step * (row + 0.5)
+        title = CHANNELS[name].title if name in CHANNELS else name
+        parts.append(text(left - 10, y + 4, title, at="end", size=12))
+        for shift, variant in ((-9.0, "original"), (0.0, "noise"), (9.0, "cloaked")):
+            found = _at(variants, variant, "0.01")
+            if found is None or not found["n"]:
+                continue
+            rate = Rate(found["rate"], found["low"], found["high"], int(found["n"]))
+            low, middle, high = (left + v * (right - left) for v in (rate.low, rate.rate, rate.high))
+            parts.append(line(low, y + shift, high, y + shift, stroke=COLOURS[variant], width=2))
+            parts.append(marker(middle, y + shift, _SHAPES[variant], COLOURS[variant], f"{variant}, {title}: {rate}"))
+    parts.append(
+        text(
+            (left + right) / 2,
+            bottom + 34,
+            "matched with another photo of the person, FAR 1 %",
+            at="middle",
+            fill=MUTED,
+            size=12,
+        )
+    )
+    return svg(bottom + 42, parts, "Match rates by channel, before and after")

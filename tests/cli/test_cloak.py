@@ -1,0 +1,92 @@
+"""`physadv cloak`: both spellings work, dry runs write nothing, runs resume, JSON is alone on stdout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from physadv.core.errors import OptionError, PhysadvError
+from physadv_cli.main import app
+
+QUICK = ["--threads", "1", "--embedder", "mobilefacenet"]
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["cloak", *arguments])
+
+
+@pytest.fixture
+def photos(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two photos of one person, and one without a face."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for source in sorted((shared_data / "faces" / "Al_Gore").iterdir())[:2]:
+        shutil.copy(source, folder)
+    Image.fromarray(np.full((80, 80, 3), 90, np.uint8)).save(folder / "wall.png")
+    return folder
+
+
+@pytest.fixture
+def weights(shared_data: Path) -> list[str]:
+    root = shared_data / "weights"
+    return [
+        "--embedder-weights", f"mobilefacenet={root / 'mobilefacenet_foamliu.pt'}",
+        "--detector-weights", str(root / "facedet_slim_biubug6.pth"),
+    ]  # fmt: skip
+
+
+def test_help_shows_both_ways() -> None:
+    """The group's help names the photos and the check; both have an example."""
+    text = invoke("--help").output
+    assert "PHOTOS" in text
+    assert "check" in text
+    assert "Example: physadv cloak photos/" in invoke("photos", "--help").output
+    assert "Example: physadv cloak check" in " ".join(invoke("check", "--help").output.split())
+
+
+def test_errors_are_known_ones(tmp_path: Path) -> None:
+    """A missing folder, an unknown mode and an output among the originals end in one known error."""
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
+    for arguments in (
+        (str(tmp_path / "no"),),
+        (str(tmp_path), "--mode", "max"),
+        (str(tmp_path), "--out", str(tmp_path)),
+    ):
+        assert isinstance(invoke(*arguments).exception, PhysadvError)
+    assert isinstance(invoke(str(tmp_path), "--embedder-weights", "dlib").exception, OptionError)
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
+
+
+def test_dry_run_writes_nothing(photos: Path, weights: list[str]) -> None:
+    """It counts the faces and leaves no file behind."""
+    done = invoke(str(photos), "--dry-run", "--json", *QUICK, *weights)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["faces"] == 2
+    assert [p.name for p in photos.parent.iterdir()] == ["photos"]
+
+
+def test_cloak_then_resume_then_check(photos: Path, weights: list[str]) -> None:
+    """A first run cloaks, a second one skips, and the check reads the settings beside the photos."""
+    first = invoke(str(photos), "--mode", "low", "--json", *QUICK, *weights)
+    assert first.exit_code == 0, first.output
+    said = json.loads(first.stdout)
+    assert (said["cloaked"], said["no face"], said["failed"]) == (2, 1, 0)
+    assert said["linf_max"] <= 8
+    again = json.loads(invoke(str(photos), "--mode", "low", "--json", *QUICK, *weights).stdout)
+    assert (again["cloaked"], again["already done"]) == (0, 3)
+    out = photos.parent / "photos-cloaked"
+    checked = invoke(
+        "check", str(out), "--originals", str(photos), "--no-baselines", "--out", "run", "--json", *QUICK, *weights
+    )
+    assert checked.exit_code == 0, checked.output
+    result = json.loads(checked.stdout)
+    assert result["recognisers"][0]["role"] == "surrogate"
+    assert result["verdict"]["light"] in ("amber", "red")
+    assert (photos.parent / "run" / "report.html").is_file()

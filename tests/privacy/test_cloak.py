@@ -1,0 +1,276 @@
+"""The cloak: limits hold on the saved pixels, nothing else changes, the face leaves its own place and its siblings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import KnownFinder, drawn_photo, face_at, tiny_embedder
+
+from physadv.core.errors import OptionError
+from physadv.core.images import to_tensor
+from physadv.core.seeds import generator
+from physadv.privacy.cloak import MODES, WORKING_SIDE, Mode, Window, cloak_faces, mode_named
+from physadv.privacy.objective import Goal, Memory, decoy, margin, own_embeddings
+from physadv.privacy.quality import dssim
+from physadv.privacy.tool import PhotoCloaker, calm_threads, face_of
+from physadv.victims.embedders import Embedder
+
+QUICK = replace(MODES["mid"], steps=12, draws=2, every=6)
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return tiny_embedder()
+
+
+def margin_now(photo: np.ndarray, after: np.ndarray, face: object, embedder: Embedder) -> float:
+    """Margin of the cloaked face to the original one."""
+    rows = []
+    for pixels in (photo, after):
+        window = Window.around(pixels, face)  # type: ignore[arg-type]
+        rows.append(own_embeddings(window.scene, window.face, embedder)[:1])
+    return float(margin(embedder, rows[1], rows[0]))
+
+
+@pytest.mark.parametrize("mode", ["low", "mid", "high"])
+@pytest.mark.parametrize("side", [40, 90, 2 * WORKING_SIDE])
+def test_limits_hold_and_all_else_is_bit_identical(mode: str, side: int, embedder: Embedder) -> None:
+    """For small, usual and large faces: largest change, DSSIM of the face box, and every pixel outside of it."""
+    chosen = replace(MODES[mode], steps=8, draws=2, every=4)
+    face = face_at(30, 22, side)
+    photo = drawn_photo(side + 60, side + 80, face)
+    done, notes = cloak_faces(photo, [face], [embedder], chosen)
+    x0, y0, x1, y1 = notes[0].box
+    changed = np.abs(done.astype(int) - photo)
+    assert changed[y0:y1, x0:x1].max() <= chosen.linf
+    assert changed.max() > 0
+    changed[y0:y1, x0:x1] = 0
+    assert changed.max() == 0
+    window = Window.around(photo, face)
+    seen = [window.seen(to_tensor(p[y0:y1, x0:x1])) for p in (photo, done)]
+    assert float(dssim(seen[0], seen[1])) <= chosen.dssim + 1e-6
+    assert notes[0].change.dssim <= chosen.dssim + 1e-6
+
+
+def test_face_leaves_its_own_place(embedder: Embedder) -> None:
+    """The margin to the person falls from 1 to under the threshold, and the note says so."""
+    face = face_at(20, 20, 80)
+    photo = drawn_photo(120, 120, face)
+    done, notes = cloak_faces(photo, [face], [embedder], replace(MODES["high"], steps=30))
+    found = margin_now(photo, done, face, embedder)
+    assert found < 0
+    assert notes[0].margins["tiny"] < 0.3
+
+
+def test_equal_noise_does_much_less(embedder: Embedder) -> None:
+    """Random changes of the same DSSIM leave the margin high: it is the direction that counts, not the amount."""
+    from physadv.privacy.channels import noise_like
+
+    face = face_at(20, 20, 80)
+    photo = drawn_photo(120, 120, face)
+    done, notes = cloak_faces(photo, [face], [embedder], replace(MODES["high"], steps=30))
+    x0, y0, x1, y1 = notes[0].box
+    noisy = photo.copy()
+    noisy[y0:y1, x0:x1] = noise_like(photo[y0:y1, x0:x1], done[y0:y1, x0:x1], 0, "n")
+    assert margin_now(photo, noisy, face, embedder) > margin_now(photo, done, face, embedder) + 0.3
+
+
+def test_grey_stays_grey(embedder: Embedder) -> None:
+    """A photo with three equal channels comes out with three equal channels."""
+    face = face_at(20, 20, 80)
+    photo = np.repeat(drawn_photo(120, 120, face)[..., :1], 3, 2)
+    done, _ = cloak_faces(photo, [face], [embedder], QUICK)
+    assert (done != photo).any()
+    assert (done == done[..., :1]).all()
+
+
+def test_change_fades_at_the_border_of_the_box(embedder: Embedder) -> None:
+    """No seam: along the box's outermost pixels the change is at most a third of the limit."""
+    face = face_at(20, 20, 90)
+    photo = drawn_photo(130, 130, face)
+    done, notes = cloak_faces(photo, [face], [embedder], replace(QUICK, dssim=0.4))
+    x0, y0, x1, y1 = notes[0].box
+    changed = np.abs(done.astype(int) - photo)[y0:y1, x0:x1]
+    edge = np.concatenate([changed[0].ravel(), changed[-1].ravel(), changed[:, 0].ravel(), changed[:, -1].ravel()])
+    assert edge.max() <= QUICK.linf / 3
+    assert changed.max() >= QUICK.linf * 0.8
+
+
+def test_same_seed_same_pixels_and_nothing_of_the_users_moves(embedder: Embedder) -> None:
+    """Deterministic; the global generators, the embedder's flags and the photo stay as they were."""
+    face = face_at(20, 20, 60)
+    photo = drawn_photo(100, 100, face)
+    copy, state = photo.copy(), torch.get_rng_state()
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+    first, _ = cloak_faces(photo, [face], [embedder], QUICK, seed=3)
+    second, _ = cloak_faces(photo, [face], [embedder], QUICK, seed=3)
+    other, _ = cloak_faces(photo, [face], [embedder], QUICK, seed=4)
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+    assert np.array_equal(photo, copy)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    assert all(p.grad is None and not p.requires_grad for p in embedder.parameters())
+
+
+def test_embedder_that_wants_gradients_gets_none() -> None:
+    """Weights left trainable by their owner receive no gradient."""
+    open_weights = tiny_embedder().requires_grad_(True)
+    face = face_at(20, 20, 60)
+    cloak_faces(drawn_photo(100, 100, face), [face], [open_weights], QUICK)
+    assert all(p.grad is None and p.requires_grad for p in open_weights.parameters())
+
+
+def test_two_faces_in_one_photo(embedder: Embedder) -> None:
+    """Each face is cloaked in its own box, and each note belongs to its face."""
+    faces = [face_at(10, 20, 60), face_at(90, 20, 60)]
+    photo = drawn_photo(100, 160, faces[0])
+    photo[20:80, 90:150] = photo[20:80, 10:70][:, ::-1]
+    done, notes = cloak_faces(photo, faces, [embedder], QUICK)
+    changed = (done != photo).any(2)
+    for note, (x0, x1) in zip(notes, ((10, 70), (90, 150)), strict=True):
+        assert (note.box[0], note.box[2]) == (x0, x1)
+        assert changed[:, x0:x1].any()
+        changed[:, x0:x1] = False
+    assert not changed.any()
+
+
+def test_nothing_to_win_stops_early(embedder: Embedder) -> None:
+    """With no room to change anything the search ends after its patience, and the photo is as it was."""
+    face = face_at(20, 20, 60)
+    photo = drawn_photo(100, 100, face)
+    mode = Mode("none", linf=0, dssim=0.01, steps=100, every=2, patience=2, draws=1)
+    done, notes = cloak_faces(photo, [face], [embedder], mode)
+    assert notes[0].steps <= 8
+    assert np.array_equal(done, photo)
+
+
+def test_memory_knows_siblings_and_only_those(embedder: Embedder) -> None:
+    """Another photo of the person is a sibling, another person's is not; the oldest faces are forgotten first."""
+    face = face_at(20, 20, 80)
+
+    def clean(person: int, shot: int) -> dict[str, torch.Tensor]:
+        window = Window.around(drawn_photo(120, 120, face, person=person, shot=shot), face)
+        return {"tiny": own_embeddings(window.scene, window.face, embedder)[:1]}
+
+    memory = Memory(limit=2)
+    memory.add(clean(0, 0), clean(0, 0))
+    memory.add(clean(5, 0), clean(5, 0))
+    assert len(memory.siblings(clean(0, 1), [embedder])) == 1
+    assert len(memory.siblings(clean(9, 1), [embedder])) == 0
+    memory.add(clean(7, 0), clean(7, 0))
+    assert len(memory) == 2
+    assert len(memory.siblings(clean(0, 1), [embedder])) == 0
+
+
+def test_cloaked_siblings_are_pushed_apart(embedder: Embedder) -> None:
+    """With the memory the second cloaked photo matches the first one less than without it."""
+    face = face_at(20, 20, 80)
+    shots = [drawn_photo(120, 120, face, shot=k) for k in range(2)]
+    mode = replace(MODES["high"], steps=30)
+    found = {}
+    for name, memory in (("alone", None), ("remembered", Memory())):
+        cloaked = [cloak_faces(s, [face], [embedder], mode, memory=memory, name=str(k))[0] for k, s in enumerate(shots)]
+        found[name] = margin_now(cloaked[0], cloaked[1], face, embedder)
+    assert found["remembered"] < found["alone"]
+
+
+def test_decoy_is_an_average_far_from_the_person(embedder: Embedder) -> None:
+    """Never one real person, always a mean of eight; of the candidates the farthest; refused with too few."""
+    draw = generator(0, "test")
+    others = torch.randn(20, 16, generator=draw)
+    own = others.mean(0, keepdim=True)
+    found = decoy(embedder, others, own, generator(1, "d"))
+    apart = (others - found).norm(dim=1).min()
+    assert float(apart) > 1
+    groups = [others[torch.randperm(20, generator=generator(k, "x"))[:8]].mean(0) for k in range(20)]
+    typical = margin(embedder, torch.stack(groups), own).median()
+    assert float(margin(embedder, found, own)) < float(typical)
+    with pytest.raises(OptionError, match="at least 8"):
+        decoy(embedder, others[:7], own, generator(1, "d"))
+
+
+def test_decoy_pulls(embedder: Embedder) -> None:
+    """With a decoy the cloaked face ends nearer to it than without."""
+    face = face_at(20, 20, 80)
+    photo = drawn_photo(120, 120, face)
+    target = {"tiny": torch.randn(1, 16, generator=generator(5, "decoy"))}
+    mode = replace(MODES["high"], steps=30)
+    near = []
+    for decoys in (None, target):
+        done, _ = cloak_faces(photo, [face], [embedder], mode, decoys=decoys)
+        window = Window.around(done, face)
+        near.append(float(margin(embedder, own_embeddings(window.scene, window.face, embedder)[:1], target["tiny"])))
+    assert near[1] > near[0] + 0.1
+
+
+def test_goal_counts_siblings_and_decoys(embedder: Embedder) -> None:
+    """The loss falls away from the person, rises towards a cloaked sibling, falls towards a decoy."""
+    own, sibling, target = torch.eye(16)[:3][:, None]
+    goal = Goal({"tiny": own}, {"tiny": own}, {"tiny": sibling}, {"tiny": target})
+    far = torch.eye(16)[8:9]
+    losses = {
+        k: float(goal.loss(embedder, v))
+        for k, v in (("own", own), ("sibling", sibling), ("decoy", target), ("far", far))
+    }
+    assert losses["own"] > losses["far"]
+    assert losses["sibling"] > losses["far"]
+    assert losses["decoy"] < losses["far"]
+
+
+def test_tool_remembers_and_recalls(embedder: Embedder) -> None:
+    """What a run cloaked is remembered; a later run recalls it from pixels and the manifest's row alone."""
+    cloaker = PhotoCloaker([KnownFinder()], [embedder], QUICK)
+    photo = drawn_photo(140, 140, face_at(35, 35, 70))
+    work = cloaker(photo, "a.png")
+    assert len(work.faces) == 1
+    assert len(cloaker.memory) == 1
+    assert "margins" in work.faces[0]
+    assert not any("embedding" in key for key in work.faces[0])
+    later = PhotoCloaker([KnownFinder()], [embedder], QUICK)
+    later.recall(photo, work.rgb, work.faces)
+    assert len(later.memory) == 1
+    assert face_of(work.faces[0]).box(140, 140) == tuple(work.faces[0]["box"])
+
+
+def test_tiny_faces_are_left_alone_and_said(embedder: Embedder) -> None:
+    """A face too small to be recognised is not touched, and the notes say so."""
+    photo = drawn_photo(60, 60, face_at(25, 25, 12))
+    work = PhotoCloaker([KnownFinder(0.2)], [embedder], QUICK)(photo, "a.png")
+    assert work.faces == []
+    assert "1 faces under" in work.notes[0]
+    assert np.array_equal(work.rgb, photo)
+
+
+def test_threads_and_denormals_are_restored() -> None:
+    """Inside: few threads, no denormals. Afterwards, even after an error: as before."""
+    before = torch.get_num_threads()
+    torch.set_flush_denormal(False)
+    tiny_number = torch.full((1,), 1e-38)
+    try:
+        with pytest.raises(ZeroDivisionError), calm_threads(1):
+            _ = 1 // (torch.get_num_threads() - 1)
+        with calm_threads(1):
+            assert (torch.get_num_threads(), float(tiny_number * 0.5)) == (1, 0)
+        assert torch.get_num_threads() == before
+        assert float(tiny_number * 0.5) != 0
+    finally:
+        torch.set_flush_denormal(True)
+
+
+def test_unknown_mode_and_no_embedder_are_said() -> None:
+    """The errors name what there is."""
+    with pytest.raises(OptionError, match="low, mid, high"):
+        mode_named("max")
+    with pytest.raises(OptionError, match="at least one"):
+        cloak_faces(np.zeros((50, 50, 3), np.uint8), [], [], QUICK)
+
+
+def test_modes_get_stronger() -> None:
+    """low, mid, high: each may be seen more than the one before."""
+    low, mid, high = MODES["low"], MODES["mid"], MODES["high"]
+    assert low.linf < mid.linf < high.linf
+    assert low.dssim < mid.dssim < high.dssim
