@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from physadv.core.errors import VictimError
 from physadv.core.files import sha256_of
 from physadv.victims.cards import VictimCard
-from physadv.victims.faces import Alignment, model_file
+from physadv.victims.faces import SLIM_CARD, Alignment, model_file
 from physadv.victims.fetch import cached
 from physadv.victims.loading import (
     kind_of,
@@ -137,7 +137,8 @@ MOBILEFACENET_FILE = VictimCard(
     urls=("https://github.com/foamliu/MobileFaceNet/releases/download/v1.0/mobilefacenet.pt",),
     extra={"size_bytes": 4135271},
 )
-"""For ``models fetch``: the weights' file as such."""
+FETCHABLE = {card.name: card for card in (MOBILEFACENET_FILE, SLIM_CARD)}
+"""For ``models fetch``: weights' files that are no victims of their own."""
 
 
 def load_embedder(

@@ -247,3 +247,17 @@ def test_similarity_metrics() -> None:
     a, b = torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0, 8.0]])
     assert float(similarity("cosine", a, b)) == pytest.approx(1)
     assert float(similarity("euclidean", a, b)) == pytest.approx(-5)
+
+
+def test_faces_weights_can_be_carried_into_the_cache(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`models fetch` knows both weights' files by sha256, and what it brought is found without naming it again."""
+    from physadv.victims.embedders import FETCHABLE
+    from physadv.victims.fetch import fetch
+
+    monkeypatch.setenv("PHYSADV_CACHE", str(tmp_path))
+    fetch(FETCHABLE["mobilefacenet"], source=shared_data / "weights" / "mobilefacenet_foamliu.pt")
+    fetch(FETCHABLE["facedet-slim"], source=shared_data / "weights" / "facedet_slim_biubug6.pth")
+    assert load_embedder("mobilefacenet").card.accuracy.startswith("98.7 %")
+    assert SlimFinder()(np.zeros((64, 64, 3), np.uint8)) == []

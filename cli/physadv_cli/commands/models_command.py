@@ -88,10 +88,11 @@ def fetch(
     """
     from physadv.core.errors import OptionError
     from physadv.victims import fetch as fetching
+    from physadv.victims.embedders import FETCHABLE
     from physadv.victims.registry import card_of, weights_of
 
-    card = card_of(name)
-    there = weights_of(name)
+    card = FETCHABLE[name] if name in FETCHABLE else card_of(name)
+    there = fetching.cached(card) if name in FETCHABLE else weights_of(name)
     if there is not None and source is None:
         finish({"name": name, "path": there, "fetched": False}, as_json=json, summary=f"{name} is here: {there}")
         return
