@@ -142,6 +142,15 @@ def rates(rows: Sequence[Row]) -> dict[str, dict[str, Rate | int]]:
     return found
 
 
+def by_sign(rows: Sequence[Row]) -> dict[str, float]:
+    """Share of the crops of each boxed stop sign that are called stop, by ``file@x0,y0``."""
+    found: dict[str, list[bool]] = {}
+    for row in rows:
+        if row["set"] == "stop photos":
+            found.setdefault(str(row["group"]), []).append(row["predicted"] == STOP)
+    return {sign: round(sum(hits) / len(hits), 4) for sign, hits in found.items()}
+
+
 def _summary(rows: Sequence[Row]) -> dict[str, Rate | int]:
     hits = [r["predicted"] == r["label"] for r in rows]
     groups = [str(r["group"]) for r in rows]

@@ -23,6 +23,7 @@ from physadv.evaluation.intervals import Rate
 from physadv.evaluation.rows import Row, append_rows
 from physadv.training.canvases import Photos, load_photos, sign_canvases
 from physadv.training.judge import (
+    by_sign,
     judge_crops,
     judge_stop_photos,
     judge_tracks,
@@ -124,7 +125,7 @@ def judge(net: nn.Module, material: Material, street: Street, *, each: int = 40,
     if street.stop_photos is not None and street.boxes is not None:
         rows += judge_stop_photos(net, street.stop_photos, read_sign_boxes(street.boxes), each, seed)
     for folder in street.others:
-        rows += judge_crops(net, f"street photos {folder.name}", named_photos([folder]), each, seed)
+        rows += judge_crops(net, f"photos {folder.parent.name}/{folder.name}", named_photos([folder]), each, seed)
     return rows
 
 
@@ -166,6 +167,7 @@ def card_table(
         "command": command,
         "parameters": parameters_of(net),
         "measured": {name: _plain(found) for name, found in measured.items()},
+        "stop_photos_by_sign": by_sign(rows),
         "recipe": {
             **{k: v for k, v in asdict(recipe).items() if k not in ("data", "backgrounds")},
             "sign_images_px": _median_px(material.signs),
