@@ -11,6 +11,8 @@ from physadv_cli.parsing import parse_eps
 from physadv_cli.runs import console, finish, open_run
 
 if TYPE_CHECKING:
+    import torch
+
     from physadv.attacks.evaluate import Evaluation, Progress
     from physadv.attacks.samples import Samples
     from physadv.victims.registry import LoadedVictim
@@ -116,7 +118,7 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
 
     evaluation = Evaluation(
         victim=victim, samples=samples, ball=ball, plan=plan, curve=request.curve, folder=folder,
-        batch_size=request.batch_size, device=next(victim.parameters()).device, speed=_speed(request.speed),
+        batch_size=request.batch_size, device=_device_of(victim), speed=_speed(request.speed),
         seed=request.seed, targets=targets, keep=keep,
     )  # fmt: skip
     return folder, evaluation, facts
@@ -159,7 +161,7 @@ def _targets(request: Request, victim: LoadedVictim, samples: Samples) -> Any:
     if not request.targeted:
         return None
     with torch.no_grad():
-        logits = victim(samples.images([0]).to(next(victim.parameters()).device))
+        logits = victim(samples.images([0]).to(_device_of(victim)))
     classes = int(logits.shape[1])
 
     def draw(position: int) -> int:
@@ -225,3 +227,10 @@ def summary(result: dict[str, Any], *, stopped: bool) -> str:
         lines += ["over epsilon     " + ", ".join(f"{in_255ths(p['eps'])}: {p['rate']:.1%}" for p in result["curve"])]
     lines += [f"{result['seconds']:.1f} s, {result['forwards']} images asked about"]
     return "\n".join([*lines, f"rows and report in {result['out']}"])
+
+
+def _device_of(victim: LoadedVictim) -> torch.device:
+    """Where a victim lies; one without parameters lies on the CPU."""
+    import torch
+
+    return next((p.device for p in victim.parameters()), torch.device("cpu"))

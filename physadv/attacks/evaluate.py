@@ -20,7 +20,7 @@ from physadv.attacks.ensemble import quick, scores_only, standard
 from physadv.attacks.fold import Speed
 from physadv.attacks.gradient import pgd
 from physadv.attacks.ledger import Ledger
-from physadv.attacks.logits import Classifier
+from physadv.attacks.logits import Classifier, LogOf
 from physadv.attacks.samples import Samples
 from physadv.attacks.stages import CLEAN, Stage, Verdict, verdicts
 from physadv.evaluation import selfchecks
@@ -90,6 +90,8 @@ class Evaluation:
         positions = list(range(0, len(self.samples), max(1, len(self.samples) // count)))[:count]
         images, labels = self._load(positions)
         doubts = selfchecks.check_victim(self.victim, images, labels, eps=self.ball.eps, norm=self.ball.norm)
+        if any(d.name == "softmax-output" for d in doubts):
+            self.victim = LogOf(self.victim)
         if any(d.name == "no-gradient" for d in doubts):
             return doubts
         few = self._pgd(images, labels, self.ball.eps, 5)

@@ -24,6 +24,19 @@ from physadv.threat.objectives import Objective, objective
 Classifier = Callable[[Tensor], Tensor]
 
 
+class LogOf(nn.Module):
+    """A victim that returns probabilities, as one that returns their logarithm: the same verdicts, usable gradients."""
+
+    def __init__(self, victim: Classifier) -> None:
+        super().__init__()
+        self.victim = victim
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Log-probabilities (b, classes), finite where a probability is 0."""
+        probabilities = self.victim(images)
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
 @contextmanager
 def quiet(*victims: Classifier) -> Iterator[None]:
     """Within: every module of the victims in eval mode, parameters frozen, gradients on. After: all as it was."""

@@ -240,3 +240,23 @@ def test_colour_images_for_a_grey_victim_are_an_error() -> None:
     samples = Samples(toy_data(), (0,), (0,), (8, 8), channels=1)
     with pytest.raises(DataError, match="grey"):
         samples.images([0])
+
+
+class Softmax(Toy):
+    """The toy, saturated, with a softmax at its end."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (30 * super().forward(images)).softmax(1)
+
+
+def test_a_softmax_at_the_end_buys_no_robustness() -> None:
+    """A victim that returns probabilities is said so, and is read at most as robust as through its logits."""
+    samples = choose(toy_data(), CARD)
+    ball = LpBall("linf", 0.02)
+    rates = {}
+    for name, victim in (("logits", Toy()), ("softmax", Softmax())):
+        evaluation = Evaluation(victim, samples, ball, plan=plan())
+        list(evaluation.run())
+        rates[name] = evaluation.result()["robust_accuracy"]["rate"]
+        assert ("softmax-output" in {d.name for d in evaluation.doubts}) == (name == "softmax")
+    assert rates["softmax"] <= rates["logits"] + 1e-9
