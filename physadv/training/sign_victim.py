@@ -164,6 +164,8 @@ def card_table(
         "sha256": sha256,
         "accuracy": accuracy,
         "licence_note": LICENCE,
+        "note": "frames of one track are alike, so by_group is the honest interval; few tracks of a class are held "
+        "out, see groups; stop photos and other street photos were used for judging alone",
         "command": command,
         "parameters": parameters_of(net),
         "measured": {name: _plain(found) for name, found in measured.items()},
@@ -174,8 +176,8 @@ def card_table(
             "backgrounds": [folder.name for folder in recipe.backgrounds],
             "held_out": f"{HELD_OUT:.0%} of tracks and photos, split seed {SPLIT_SEED}; {_sizes(material)}",
             "augmentation": "perspective, rotation to 20 degrees, crop margin from tight to 45 % context, light, "
-            "distance, blur, noise, JPEG-like loss; blank and noise stickers over 3-25 % of half the samples; "
-            "never mirrored",
+            "distance, blur, sharpening, noise, JPEG-like loss, growing over the first steps; blank and noise stickers "
+            f"over 3-25 % of the sign on {recipe.mix.covered:.0%} of the samples; never mirrored",
             "drawn": f"{recipe.mix.drawn:.0%} of the stop samples are the stop face drawn by physadv.core.signfaces, "
             "laid on backgrounds",
             "weights": "exponential moving average",

@@ -21,7 +21,7 @@ from physadv.core.seeds import numpy_generator
 from physadv.datasets import read_dataset
 from physadv.evaluation.rows import read_rows
 from physadv.training.canvases import Photos, outline, outline_mask, sign_canvases
-from physadv.training.judge import judge_crops, judge_stop_photos, predict, rates, read_sign_boxes, sign_crop
+from physadv.training.judge import by_sign, judge_crops, judge_stop_photos, predict, rates, read_sign_boxes, sign_crop
 from physadv.training.sign_victim import CARD, ROWS, WEIGHTS, Recipe, load_material
 from physadv.training.signs import Mix, SignBatches
 from physadv.victims.nets.signnet import BACKGROUND, NAMES, STOP, SignNet
@@ -115,6 +115,7 @@ def test_judging_counts_what_it_should(tmp_path: Path) -> None:
     found = rates(rows)
     assert found["stop photos"]["right"].rate == 1.0  # type: ignore[union-attr]
     assert found["stop photos"]["groups"] == 1
+    assert by_sign(rows) == {"a.png@100,20": 1.0}
     assert found["grey"]["called_stop"].n == 10  # type: ignore[union-attr]
     assert found["grey"]["right"].rate == 1.0  # type: ignore[union-attr]
 
@@ -220,6 +221,12 @@ def test_embedded_victim_is_as_good_as_its_card(shared_data: Path) -> None:
     street = Street(shared_data / "stop-photos" / "stop", boxes, (shared_data / "stop-photos" / "other",))
     found = rates(judge(victim, material, street))
     said = victim.card.extra["measured"]
-    for name in ("held-out tracks", "held-out tracks, stop", "held-out photos", "stop photos", "street photos other"):
+    for name in (
+        "held-out tracks",
+        "held-out tracks, stop",
+        "held-out photos",
+        "stop photos",
+        "photos stop-photos/other",
+    ):
         now = found[name]["right"].rate  # type: ignore[union-attr]
         assert now == pytest.approx(said[name]["right"]["rate"], abs=0.005), name

@@ -106,8 +106,8 @@ def _paused(folder: Path) -> str:
 
 
 def _command() -> str:
-    """The command as it was given, without the folders that only this machine has."""
-    short = [Path(a).name if "/" in a else a for a in sys.argv[1:]]
+    """The command as it was given; of absolute paths the name alone, since only this machine has the rest."""
+    short = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
     return " ".join(["physadv", *short])
 
 
@@ -119,4 +119,5 @@ def _summary(folder: Path, card: dict[str, Any]) -> str:
             f"{name}: {right['rate']:.1%} [{right['low']:.1%}, {right['high']:.1%}] right, n = {right['n']} "
             f"of {found['groups']} groups; called stop {found['called_stop']['rate']:.2%}"
         )
+    lines += [f"  {sign}: {rate:.0%} of its crops recognised" for sign, rate in card["stop_photos_by_sign"].items()]
     return "\n".join(lines)
