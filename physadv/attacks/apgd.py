@@ -18,7 +18,7 @@ from physadv.core.errors import OptionError
 from physadv.core.seeds import generator
 from physadv.threat.constraints import LpBall
 from physadv.threat.criteria import Misclassified
-from physadv.threat.projections import Norm
+from physadv.threat.projections import Norm, bounds
 
 _MOMENTUM = 0.75
 _ENOUGH = 0.75  # share of steps that must have lowered the loss for the step size to stay
@@ -79,6 +79,8 @@ class _State:
 
     rows: Tensor
     x0: Tensor
+    low: Tensor
+    high: Tensor
     x: Tensor
     before: Tensor
     grad: Tensor
@@ -130,10 +132,11 @@ def _one_start(
 def _begin(rows: Tensor, x0: Tensor, x: Tensor, grad: Tensor, loss: Tensor, ball: LpBall) -> _State:
     first = 1.0 if ball.norm == "l1" else 2.0
     ones = torch.ones(len(rows), device=x.device, dtype=x.dtype)
+    low, high = bounds(x0, ball.eps) if ball.norm == "linf" else (x0, x0)
     return _State(
-        rows=rows, x0=x0, x=x, before=x, grad=grad, loss=loss, size=first * ball.eps * ones, share=0.2 * ones,
-        used=ones, best_x=x, best_grad=grad, best_loss=loss, lowered=torch.zeros_like(rows), mark_loss=loss,
-        mark_kept=torch.zeros_like(rows, dtype=torch.bool),
+        rows=rows, x0=x0, low=low, high=high, x=x, before=x, grad=grad, loss=loss, size=first * ball.eps * ones,
+        share=0.2 * ones, used=ones, best_x=x, best_grad=grad, best_loss=loss, lowered=torch.zeros_like(rows),
+        mark_loss=loss, mark_kept=torch.zeros_like(rows, dtype=torch.bool),
     )  # fmt: skip
 
 
@@ -160,11 +163,15 @@ def _move(state: _State, ball: LpBall, first: bool) -> Tensor:
         way = directions.sparse(state.grad, state.x, state.share)
     else:
         way = directions.unit(state.grad, ball.norm)
-    x = ball.project(state.x - directions.spread(state.size, state.x) * way, state.x0)
+    x = _inside(state, ball, state.x - directions.spread(state.size, state.x) * way)
     if first or ball.norm == "l1":
         return x
     step = _MOMENTUM * (x - state.x) + (1 - _MOMENTUM) * (state.x - state.before)
-    return ball.project(state.x + step, state.x0)
+    return _inside(state, ball, state.x + step)
+
+
+def _inside(state: _State, ball: LpBall, x: Tensor) -> Tensor:
+    return torch.clamp(x, state.low, state.high) if ball.norm == "linf" else ball.project(x, state.x0)
 
 
 def _record(state: _State, x: Tensor, loss: Tensor, grad: Tensor) -> None:

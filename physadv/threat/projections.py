@@ -84,22 +84,25 @@ def l_1(x: Tensor, x0: Tensor, eps: float) -> Tensor:
 
 
 def soft_threshold(size: Tensor, room: Tensor, total: float) -> Tensor:
-    """min(max(size - t, 0), room) with the smallest t >= 0 whose rows sum to at most ``total``.
+    """min(max(size - t, 0), room) with the smallest t >= 0 whose rows sum to ``total`` or less.
 
-    ``size`` and ``room`` are (b, n), not negative. The sum is piecewise linear in t with a corner where a size starts
-    to count (t = size) and one where it leaves its limit (t = size - room), so a sort of all corners finds t.
+    ``size`` and ``room`` are (b, n), float64 and not negative. The sum falls piecewise linearly in t; Newton steps find
+    the piece and solve it exactly, bisection steps in where they leave the bracket.
     """
-    corners = torch.cat([size, (size - room).clamp_min(0)], 1)
-    slopes = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1)
-    corners, order = corners.sort(1, descending=True)
-    slopes = slopes.gather(1, order)
-    slope, lift = slopes.cumsum(1), (slopes * corners).cumsum(1)
-    following = torch.cat([corners[:, 1:], torch.zeros_like(corners[:, :1])], 1)
-    reached = lift - following * slope >= total
-    first = reached.int().argmax(1, keepdim=True)
-    cut = (lift.gather(1, first) - total) / slope.gather(1, first).clamp_min(1)
-    cut = torch.where(reached.any(1, keepdim=True), cut.clamp_min(0), 0)
-    return torch.minimum((size - cut).clamp_min(0), room)
+    cut, low, high = torch.zeros_like(size[:, :1]), torch.zeros_like(size[:, :1]), size.amax(1, keepdim=True)
+    for _ in range(100):
+        left = size - cut
+        kept = torch.minimum(left.clamp_min(0), room)
+        excess = kept.sum(1, keepdim=True) - total
+        low, high = torch.where(excess > 0, cut, low), torch.where(excess > 0, high, cut)
+        done = (excess.abs() <= 1e-12 * total) | (excess <= 0) & (cut == 0)
+        if bool((done | (high - low <= 1e-15 * high)).all()):
+            break
+        free = ((left > 0) & (left < room)).sum(1, keepdim=True)
+        newton = cut + excess / free.clamp_min(1)
+        inside = (free > 0) & (newton > low) & (newton < high)
+        cut = torch.where(done, cut, torch.where(inside, newton, (low + high) / 2))
+    return torch.minimum((size - torch.where(excess > 1e-12 * total, high, cut)).clamp_min(0), room)
 
 
 def _clipped_scale(size: Tensor, room: Tensor, radius: float) -> Tensor:
