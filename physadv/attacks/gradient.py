@@ -49,9 +49,9 @@ def fgsm(
     """
     check(images, labels, targets)
     ball = LpBall(norm, eps, levels)
-    task = task_of(victim, victim, loss, labels, targets)
-    x0 = images.detach().clone()
     with quiet(victim):
+        task = task_of(victim, victim, loss, labels, targets)
+        x0 = images.detach().clone()
         _, _, grad = loss_and_gradient(victim, x0, task.objective)
         x = ball.legal(furthest(grad, x0, eps, norm), x0)
         value, success = judge(victim, x, task.objective, task.criterion)

@@ -121,6 +121,7 @@ def task_of(
 ) -> Task:
     """A task by its loss's name; ``ce`` becomes ``log_odds`` (same order, direction; no vanishing) unless ``exact``."""
     name = "log_odds" if loss == "ce" and not exact else loss
+    labels, targets = labels.clone(), None if targets is None else targets.clone()  # no inference tensors within
     return Task(victim, stepper, objective(name, labels, targets), wanted(labels, targets))
 
 

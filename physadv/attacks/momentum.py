@@ -75,10 +75,11 @@ def mifgsm(
         raise OptionError(f"{steps} steps", "at least 1", "raise steps")
     if diverse is not None and images.ndim != 4:
         raise OptionError(f"images of shape {tuple(images.shape)}", "diverse input needs (b, c, h, w)", "leave it out")
-    ball, x0 = LpBall(norm, eps, levels), images.detach().clone()
-    numbers = list(range(len(x0))) if index is None else index.tolist()
+    ball = LpBall(norm, eps, levels)
+    numbers = list(range(len(images))) if index is None else index.tolist()
     size = step_size if step_size is not None else eps / steps
     with quiet(victim, *surrogates):
+        x0 = images.detach().clone()
         task = task_of(victim, victim, loss, labels, targets)
         best, rows = Best(x0, task), torch.arange(len(x0), device=x0.device)
         mover = Mover(x0, ball, [size] * steps, decay=decay)

@@ -10,7 +10,7 @@ from torch import Tensor
 from physadv.attacks import directions
 from physadv.attacks.fold import Prepared, Speed, stepper_of
 from physadv.attacks.gradient import Loss, laid_out
-from physadv.attacks.logits import Classifier, check, judge, loss_and_gradient, quiet, task_of
+from physadv.attacks.logits import Classifier, asks, check, judge, loss_and_gradient, quiet, task_of
 from physadv.attacks.result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.seeds import generator
@@ -70,7 +70,7 @@ def universal(
         change = _rounded(change, ball)
         x = ball.legal(apply_change(x0, change), x0)
         value, success = judge(victim, x, task.objective, task.criterion)
-    used = torch.full((len(x0),), epochs + 1, device=x0.device)
+    used = torch.full((len(x0),), epochs * asks(stepper) + asks(victim), device=x0.device)
     out = torch.empty_like(images).copy_(x)
     return UniversalResult(out, success, value.float(), used, change.contiguous())
 

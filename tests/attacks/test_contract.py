@@ -205,6 +205,17 @@ def test_empty_batch_and_zero_eps(entry: Entry, norm: Norm) -> None:
     assert torch.equal(entry(net, x, y, norm, eps=0.0).images, x)
 
 
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd-dlr", "fab", "cw_l2", "universal", "diverse"])
+def test_inference_mode(name: str) -> None:
+    """Attacks work within the caller's ``inference_mode``, on tensors made there."""
+    entry, norm = next(c for c in CASES if c[0].name == name)
+    net = Net()
+    x, y = of_net(net)
+    with torch.inference_mode():
+        result = entry(net, x * 1.0, y + 0, norm)
+    torch.testing.assert_close(result.images, entry(net, x, y, norm).images)
+
+
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd-ce", "fab", "universal", "mifgsm"])
 def test_bad_input(name: str) -> None:
     """Images outside [0, 1], wrong labels and a bad eps are errors that name the remedy."""

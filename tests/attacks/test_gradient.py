@@ -14,7 +14,7 @@ from physadv.attacks.momentum import Diverse, mifgsm
 from physadv.core.errors import OptionError, VictimError
 from physadv.core.seeds import generator
 from physadv.threat.objectives import margin
-from physadv.threat.projections import NORMS, Norm
+from physadv.threat.projections import NORMS, Norm, distance
 
 RADII = {"linf": 0.1, "l2": 1.0, "l1": 6.0}
 
@@ -166,6 +166,17 @@ def test_surrogates_spare_the_victim() -> None:
     assert result.queries.tolist() == [1] * len(x)
     own = mifgsm(victim, x, y, eps=0.1)
     torch.testing.assert_close(result.images, own.images)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_vectors_are_attacked_too(norm: Norm) -> None:
+    """Inputs need not be images: any (b, ...) in [0, 1] will do."""
+    net = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.rand((5, 12), generator=generator(0, "vectors"))
+    y = net(x).argmax(1)
+    result = pgd(net, x, y, eps=RADII[norm], norm=norm, steps=5)
+    assert (distance(result.images, x, norm) <= RADII[norm]).all()
+    assert torch.equal(net(result.images).argmax(1) != y, result.success)
 
 
 def test_no_gradient_is_an_error() -> None:
