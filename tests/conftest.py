@@ -14,6 +14,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _denormals() -> None:
+    """Commands run in this process flush denormals; hypothesis' floats need them."""
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data beside the project; PHYSADV_SHARED names another. Skips where there is none."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import drawn_photo, face_at, tiny_embedder
+from tinyface import drawn_photo, face_at, tiny_embedder
 
 from physadv.core.images import to_tensor
 from physadv.core.seeds import numpy_generator

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import KnownFinder, drawn_photo, face_at, tiny_embedder
+from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 
 from physadv.core.errors import OptionError
 from physadv.core.images import to_tensor

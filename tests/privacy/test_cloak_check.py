@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import KnownFinder, drawn_photo, face_at, tiny_embedder
+from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 
 from physadv.core.errors import ImageError, OptionError
 from physadv.core.seeds import generator
