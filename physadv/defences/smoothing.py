@@ -49,12 +49,21 @@ def certify(
     ``image`` is (1, c, h, w) in [0, 1]; ``index`` names its noise under ``seed``. Raises OptionError for numbers out
     of range and VictimError for a victim that does not return logits.
     """
+    return certify_with(
+        Sampler(victim, noise, seed=seed, batch=batch), image, norm=norm, n0=n0, n=n, alpha=alpha, index=index
+    )
+
+
+def certify_with(
+    sampler: Sampler, image: Tensor, *, norm: str = "l2", n0: int = 100, n: int = 100_000, alpha: float = 0.001,
+    index: int = 0,
+) -> Certificate:  # fmt: skip
+    """:func:`certify` with a sampler of one's own."""
     check_numbers(n0, n, alpha)
-    sampler = Sampler(victim, noise, seed=seed, batch=batch)
     (picks,) = sampler.count([Request(image, index, "pick", 0, n0)])
     top = int(picks.argmax())
     (counts,) = sampler.count([Request(image, index, "count", 0, n)])
-    return certificate(top, int(counts[top]), n0, n, alpha, noise, norm, image[0].numel())
+    return certificate(top, int(counts[top]), n0, n, alpha, sampler.noise, norm, image[0].numel())
 
 
 def certificate(

@@ -6,7 +6,7 @@ Sample j of image i is the same noise whatever the batch size, the order or the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,19 +38,25 @@ class Sampler:
     """Adds noise to images and counts the classes a victim answers.
 
     ``batch`` bounds how many noisy images are in memory at once (rounded up to whole units of 16). Images are
-    (1, c, h, w) in [0, 1], all of one size. Raises VictimError for a victim that is not a classifier.
+    (1, c, h, w) in [0, 1], all of one size. ``tick`` is told the size of every batch
+    answered. Raises VictimError for a victim that is not a classifier.
     """
 
-    def __init__(self, victim: Victim, noise: Noise, *, seed: int = 0, batch: int = 256) -> None:
+    def __init__(
+        self, victim: Victim, noise: Noise, *, seed: int = 0, batch: int = 256,
+        tick: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
         if batch < 1:
             raise OptionError(f"batch {batch}", "at least 1", "use 256")
         self.victim, self.noise, self.seed, self.batch = victim, noise, seed, batch
+        self.tick = tick or (lambda count: None)
 
     def count(self, requests: Sequence[Request]) -> list[Counts]:
         """For each request the votes of each class; several requests share a batch."""
         totals: list[Counts | None] = [None] * len(requests)
         for owners, noisy in self._batches(requests):
             votes, classes = self._answers(noisy)
+            self.tick(len(noisy))
             start = 0
             for owner, size in owners:
                 found = np.bincount(votes[start : start + size], minlength=classes).astype(np.int64)

@@ -1,0 +1,78 @@
+"""Certificates -> report.html: certified accuracy at the radius asked about, and the curve over all radii."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from physadv.core.files import write_text
+from physadv.evaluation.intervals import Rate, wilson
+from physadv.evaluation.rows import Row
+from physadv.report.design import MUTED, page
+from physadv.report.svg import WIDTH, line, svg, text
+
+COLOUR, BAND = "#0072b2", "#cfe3f1"
+MOST_STEPS = 400
+
+
+def write_certify_report(
+    folder: str | Path, result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]
+) -> Path:
+    """Write ``folder``/report.html from a result, the settings to print, and the rows."""
+    return write_text(Path(folder) / "report.html", render(result, facts, rows))
+
+
+def render(result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """The page."""
+    return page(
+        "certify.html.j2",
+        title=f"Certified accuracy of {facts.get('victim', 'a victim')}",
+        certified=Rate(**result["certified_accuracy"]),
+        accuracy=Rate(**result["accuracy"]),
+        result=result,
+        facts=facts,
+        curve=certified_curve(rows, str(facts.get("norm", ""))) if rows else None,
+    )
+
+
+def certified_curve(rows: Sequence[Row], norm: str) -> Markup:
+    """Certified accuracy over the radius, as the steps it is, in its 95 % Wilson band."""
+    held = [float(r["radius"]) for r in rows if r["predicted"] == r["label"]]
+    steps = sorted(set(held))
+    steps = steps[:: max(1, len(steps) // MOST_STEPS)]
+    widest = max([*steps, 1e-9]) * 1.05
+    rates = [wilson(sum(h >= s for h in held), len(rows)) for s in steps]
+    left, top, right, bottom = 46.0, 10.0, WIDTH - 14.0, 210.0
+
+    def across(radius: float) -> float:
+        return left + radius / widest * (right - left)
+
+    def down(share: float) -> float:
+        return bottom - share * (bottom - top)
+
+    def stairs(shares: Sequence[float]) -> list[tuple[float, float]]:
+        points = [(left, down(shares[0] if shares else 0.0))]
+        for step, share, following in zip(steps, shares, [*shares[1:], 0.0], strict=True):
+            points += [(across(step), down(share)), (across(step), down(following))]
+        return points
+
+    parts: list[str] = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts += [line(left, down(share), right, down(share))]
+        parts += [text(left - 6, down(share) + 4, f"{share:.0%}", at="end", fill=MUTED, size=11)]
+    band = stairs([r.high for r in rates]) + stairs([r.low for r in rates])[::-1]
+    parts.append(f'<polygon points="{_points(band)}" fill="{BAND}"/>')
+    middle = _points(stairs([r.rate for r in rates]))
+    parts.append(f'<polyline points="{middle}" fill="none" stroke="{COLOUR}" stroke-width="2"/>')
+    for i in range(5):
+        radius = widest * i / 4
+        parts.append(text(across(radius), bottom + 17, f"{radius:.3g}", at="middle", fill=MUTED, size=11))
+    parts.append(text((left + right) / 2, bottom + 35, f"radius ({norm})", at="middle", fill=MUTED, size=12))
+    return svg(bottom + 44, parts, "Certified accuracy over the radius")
+
+
+def _points(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
