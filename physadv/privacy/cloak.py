@@ -21,27 +21,31 @@ from physadv.core.images import Array, to_tensor, to_uint8
 from physadv.core.seeds import numpy_generator
 from physadv.privacy.objective import Goal, Memory, margin, own_embeddings
 from physadv.privacy.quality import Change, change, dssim
-from physadv.privacy.views import Kind, Ranges, View, clean_view, draw_view, look
+from physadv.privacy.views import Kind, Ranges, View, clean_view, draw_view, look, seen_by, sent
 from physadv.victims.embedders import Embedder
 from physadv.victims.faces import Box, Face
 
-_KINDS: tuple[Kind, ...] = ("plain", "hard", "any")
+_OTHERS: tuple[Kind, ...] = ("hard", "any")
 WORKING_SIDE = 192
 """Faces larger than this are optimised at this size, in px; the change is then enlarged to the photo's."""
 
 
 @dataclass(frozen=True)
 class Mode:
-    """Budgets of a cloak, hard limits both: ``linf`` in 8-bit steps, ``dssim`` of the face box; and how long to try."""
+    """Budgets of a cloak, hard limits both: ``linf`` in 8-bit steps, ``dssim`` of the face box; and how it is sought.
+
+    ``steps`` moves of about ``rate`` 8-bit steps, each on ``draws`` views; ``chroma`` and ``smooth`` price colour and
+    broad patches; every ``every`` steps the best is kept, and ``patience`` looks without a gain end the search.
+    """
 
     name: str
     linf: int
     dssim: float
     steps: int = 40
-    draws: int = 3
-    rate: float = 0.12
+    draws: int = 2
+    rate: float = 1.0
     momentum: float = 0.9
-    chroma: float = 0.5
+    chroma: float = 2.0
     smooth: float = 0.5
     patience: int = 3
     every: int = 8
@@ -51,9 +55,9 @@ class Mode:
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("low", linf=8, dssim=0.02),
-        Mode("mid", linf=12, dssim=0.03),
-        Mode("high", linf=16, dssim=0.045),
+        Mode("low", linf=12, dssim=0.015),
+        Mode("mid", linf=16, dssim=0.025),
+        Mode("high", linf=20, dssim=0.04),
     )
 }
 
@@ -240,7 +244,7 @@ class Search:
             first = self.mode.momentum * first + (1 - self.mode.momentum) * gradient
             second = 0.99 * second + 0.01 * gradient**2
             move = (first / (1 - self.mode.momentum**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-12)
-            delta = (delta - self.mode.rate * self.limit * move).clamp(-self.limit, self.limit)
+            delta = (delta - self.mode.rate / 255 * move).clamp(-self.limit, self.limit)
             if step % self.mode.every == 0 or step == self.mode.steps:
                 idle = 0 if self._keep(delta) else idle + 1
                 if idle >= self.mode.patience:
@@ -251,7 +255,7 @@ class Search:
         """Gradient of the loss over fresh views, plus the price of being seen."""
         delta = delta.detach().requires_grad_()
         scene = self.window.add(delta.expand(-1, 3, -1, -1))
-        views = [draw_view(self.rng, self.mode.ranges, _KINDS[k % 3]) for k in range(self.mode.draws)]
+        views = [draw_view(self.rng, self.mode.ranges, kind) for kind in self._kinds()]
         loss = self._loss(scene, views)
         seen = dssim(self.window.box_of(self.window.scene), self.window.box_of(scene))[0]
         over = seen / self.mode.dssim
@@ -261,19 +265,26 @@ class Search:
         return gradient
 
     def _loss(self, scene: Tensor, views: Sequence[View]) -> Tensor:
-        parts = []
+        face, parts = self.window.face, []
+        arrived = [sent(scene, face, view) for view in views]
         for embedder in self.embedders:
-            crops = torch.cat([look(scene, self.window.face, embedder, view) for view in views])
+            seen = zip(arrived, views, strict=True)
+            crops = torch.cat([seen_by(embedder, photo, face, view) for photo, view in seen])
             parts.append(self.goal.loss(embedder, embedder(crops.contiguous(memory_format=torch.channels_last))))
         return torch.stack(parts).mean()
 
     def _taste(self, delta: Tensor) -> Tensor:
         """Chroma and broad patches cost extra: skin stays skin."""
-        scaled = delta / self.limit
+        scaled = delta * (255 / 8)
         weights = torch.tensor([0.299, 0.587, 0.114]).to(delta)[:, None, None]
         luma = (scaled * weights).sum(1, keepdim=True) if delta.shape[1] == 3 else scaled
         broad = F.avg_pool2d(scaled, max(2, delta.shape[-1] // 6))
         return self.mode.chroma * ((scaled - luma) ** 2).mean() + self.mode.smooth * (broad**2).mean()
+
+    def _kinds(self) -> list[Kind]:
+        """The first view of a step is plain; the others are hard and anything, by chance one or the other first."""
+        start = int(self.rng.integers(2))
+        return ["plain" if k == 0 else _OTHERS[(k + start) % 2] for k in range(self.mode.draws)]
 
     @torch.no_grad()
     def _keep(self, delta: Tensor) -> bool:

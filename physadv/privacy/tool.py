@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,16 @@ class PhotoCloaker:
     def __call__(self, rgb: Array, name: str) -> Work:
         """Cloak every face of one photo."""
         faces, small = self.faces(rgb)
+        work = self.cloak(rgb, name, faces)
+        return replace(work, notes=(f"{small} faces under {SMALLEST} px left as they are",)) if small else work
+
+    def cloak(self, rgb: Array, name: str, faces: list[Face]) -> Work:
+        """Cloak these faces of one photo."""
         decoys = self._decoys(rgb, faces, name)
         done, notes = cloak_faces(
             rgb, faces, self.embedders, self.mode, memory=self.memory, decoys=decoys, seed=self.seed, name=name
         )
-        said = (f"{small} faces under {SMALLEST} px left as they are",) if small else ()
-        return Work(done, [_row(face, note) for face, note in zip(faces, notes, strict=True)], said)
+        return Work(done, [_row(face, note) for face, note in zip(faces, notes, strict=True)])
 
     def recall(self, before: Array, after: Array, rows: list[dict[str, Any]]) -> None:
         """Remember the faces of a photo cloaked in an earlier run."""

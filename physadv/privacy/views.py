@@ -87,7 +87,12 @@ def draw_view(rng: np.random.Generator, ranges: Ranges, kind: Kind = "any") -> V
 
 def look(image: Tensor, face: Face, embedder: Embedder, view: View) -> Tensor:
     """The aligned crop (1, 3, size, size) that ``embedder`` gets of (1, 3, h, w) through ``view``, with gradients."""
-    seen, factor = sent(image, face, view)
+    return seen_by(embedder, sent(image, face, view), face, view)
+
+
+def seen_by(embedder: Embedder, arrived: tuple[Tensor, float], face: Face, view: View) -> Tensor:
+    """The same of a photo that :func:`sent` sent, so that several embedders can look at one arrival."""
+    seen, factor = arrived
     crop = crops(seen, alignment(face, embedder, view, factor)[None], embedder.card.size)
     return crop.flip(3) if view.flip else crop
 

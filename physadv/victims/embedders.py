@@ -27,7 +27,7 @@ from physadv.victims.loading import (
     read_state,
 )
 from physadv.victims.nets.dlib_resnet import load_dlib_resnet
-from physadv.victims.nets.mobilefacenet import MobileFaceNet
+from physadv.victims.nets.mobilefacenet import MobileFaceNet, folded
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -159,7 +159,10 @@ def load_embedder(
         raise VictimError(f"embedder {text!r}", f"is none of {', '.join(_KNOWN)}", "or name a descriptor file (.toml)")
     for module in embedder.modules():
         module.training = False  # modules made by torch.export refuse to be told
-    return embedder.requires_grad_(False).to(pick_device(device))
+    embedder.requires_grad_(False).to(pick_device(device))
+    # Small convolutions run about a fifth faster with the channels innermost.
+    embedder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return embedder
 
 
 def available_embedders() -> list[str]:
@@ -186,7 +189,7 @@ def _mobilefacenet(weights: Path | None) -> Embedder:
         raise VictimError("embedder mobilefacenet", "its weights are not here", remedy)
     net = MobileFaceNet()
     load_state(net, read_state(file), name="mobilefacenet")
-    return Embedder(net, _true_of(MOBILEFACENET, file))
+    return Embedder(folded(net.eval()), _true_of(MOBILEFACENET, file))
 
 
 _KNOWN: dict[str, Callable[[Path | None], Embedder]] = {"dlib": _dlib, "mobilefacenet": _mobilefacenet}

@@ -1,0 +1,148 @@
+"""The cloak measured on the shared faces: one net as surrogate, the other as judge, and the other way round.
+
+People of odd number only: budgets, ranges and weights were chosen on those of even number. Every photo is cloaked by
+one embedder and judged by the other, which the cloak never saw; thresholds come from the judge's own impostor pairs.
+Cells already measured are kept, so a stopped run goes on.
+
+python benchmarks/cloak.py [--people 16] [--photos 1] [--modes low mid high] [--out benchmarks/cloak.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from physadv.core.files import write_json
+from physadv.core.images import save_png
+from physadv.privacy.bank import Plan
+from physadv.privacy.check import run_check
+from physadv.privacy.cloak import MODES
+from physadv.privacy.photos import read_photo
+from physadv.privacy.tool import PhotoCloaker, calm_threads
+from physadv.victims.embedders import Embedder, load_embedder
+from physadv.victims.faces import DlibFinder, Finder, SlimFinder
+
+ORIGINALS = 6
+
+
+def people_of(faces: Path, count: int) -> list[Path]:
+    """Held-out people: every second folder, from the second on."""
+    return sorted(p for p in faces.iterdir() if p.is_dir())[1::2][:count]
+
+
+def cloak_all(people: list[Path], photos: int, cloaker: PhotoCloaker, folder: Path) -> dict[str, Any]:
+    """Cloak the first photos of each person into ``folder``; what it took and what it changed."""
+    rows, cpu, wall = [], time.process_time(), time.perf_counter()
+    for person in people:
+        for path in sorted(person.iterdir())[:photos]:
+            rgb = read_photo(path).rgb
+            main, _ = cloaker.faces(rgb)
+            middle = torch.tensor(rgb.shape[1::-1]) / 2
+            main = sorted(main, key=lambda f: float((torch.from_numpy(f.quad().mean(0)) - middle).norm()))[:1]
+            work = cloaker.cloak(rgb, path.stem, main)
+            save_png(folder / person.name / f"{path.stem}.png", work.rgb)
+            rows += work.faces
+    faces = max(1, len(rows))
+    return {
+        "faces": len(rows),
+        "cpu_seconds_a_face": round((time.process_time() - cpu) / faces, 2),
+        "wall_seconds_a_face": round((time.perf_counter() - wall) / faces, 2),
+        "steps": sum(row["steps"] for row in rows) / faces,
+        "surrogate_margin": sum(next(iter(row["margins"].values())) for row in rows) / faces,
+    }
+
+
+def cell(
+    surrogates: list[Embedder], judge: Embedder, mode: str, people: list[Path], photos: int, finders: list[Finder]
+) -> dict[str, Any]:
+    """One row of the table: surrogates -> judge in one mode."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for person in people:
+            for path in sorted(person.iterdir())[:ORIGINALS]:
+                (root / "originals" / person.name).mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, root / "originals" / person.name)
+        cost = cloak_all(people, photos, PhotoCloaker(finders, surrogates, MODES[mode]), root / "cloaked")
+        result = run_check(
+            root / "cloaked", root / "originals", [judge], finders, folder=root / "check", plan=Plan(),
+            surrogates=[e.card.sha256 for e in surrogates],
+        )  # fmt: skip
+        asked = result.recognisers[0]
+        return {
+            "surrogates": [e.card.name for e in surrogates],
+            "judge": judge.card.name,
+            "mode": mode,
+            "linf_limit": MODES[mode].linf,
+            "dssim_limit": MODES[mode].dssim,
+            "people": len(people),
+            "photos_a_person": photos,
+            "verdict": result.verdict.light,
+            "quality": result.quality,
+            **cost,
+            "thresholds": asked["thresholds"],
+            "cross_photo": asked["pairs"]["cross photo"],
+            "same_photo": asked["pairs"]["same photo"],
+            "cloaked_pair": asked["pairs"].get("cloaked pair", {}),
+            "gallery": asked["gallery"],
+            "adaptive": asked["adaptive"],
+        }
+
+
+def main() -> None:
+    """Measure the cells asked for and print one line each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
+    parser.add_argument("--people", type=int, default=16)
+    parser.add_argument("--photos", type=int, default=1)
+    parser.add_argument("--modes", nargs="+", default=list(MODES))
+    parser.add_argument("--directions", nargs="+", default=["mobilefacenet:dlib", "dlib:mobilefacenet"])
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    chosen = parser.parse_args()
+    weights = chosen.shared / "data/weights"
+    people = people_of(chosen.shared / "data/faces", chosen.people)
+    cells = json.loads(chosen.out.read_text(encoding="utf-8")) if chosen.out.is_file() else []
+    with calm_threads(1):
+        nets = {
+            "dlib": load_embedder("dlib"),
+            "mobilefacenet": load_embedder("mobilefacenet", weights=weights / "mobilefacenet_foamliu.pt"),
+        }
+        finders: list[Finder] = [SlimFinder(weights / "facedet_slim_biubug6.pth"), DlibFinder()]
+        for mode in chosen.modes:
+            for direction in chosen.directions:
+                names, judge = direction.split(":")
+                key = (names.split("+"), judge, mode, len(people), chosen.photos)
+                known = [(c["surrogates"], c["judge"], c["mode"], c["people"], c["photos_a_person"]) for c in cells]
+                if key not in known:
+                    found = cell([nets[n] for n in key[0]], nets[judge], mode, people, chosen.photos, finders)
+                    cells.append(found)
+                    write_json(chosen.out, cells)
+                    print(line(found), flush=True)
+
+
+def line(found: dict[str, Any]) -> str:
+    """One cell in one line."""
+    crossed = found["cross_photo"]
+
+    def at(variant: str, channel: str) -> str:
+        rate = crossed[channel][variant]["0.01"]
+        return f"{rate['rate']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]"
+
+    n, quality = crossed["png"]["cloaked"]["0.01"]["n"], found["quality"]
+    who = f"{'+'.join(found['surrogates'])} -> {found['judge']}, {found['mode']}"
+    rates = ", ".join(f"{c} {at('cloaked', c)}" for c in crossed)
+    return (
+        f"{who}: n = {n}; before {at('original', 'png')}; noise {at('noise', 'png')}; cloaked {rates}; "
+        f"DSSIM {quality['dssim_mean']}, PSNR {quality['psnr_mean']}, l_inf {quality['linf_max']}; "
+        f"{found['cpu_seconds_a_face']} CPU s a face"
+    )
+
+
+if __name__ == "__main__":
+    main()
