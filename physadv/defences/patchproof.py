@@ -1,0 +1,176 @@
+"""Defences against patches that come with a proof: double masking and derandomised smoothing.
+
+Both wrap a classifier and answer with logits whose best class is the defended verdict, so that attacks and evaluations
+run through them. A certificate says: no patch of that size, wherever it lies and whatever it shows, changes the
+verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from physadv.core.errors import OptionError, VictimError
+from physadv.core.types import Victim
+
+
+class PatchCleanser(nn.Module):
+    """Double masking around any classifier (Xiang et al. 2022) against one square patch of ``patch`` px.
+
+    ``masks`` along each axis are laid so that one of them covers any such patch; more of them are smaller, and cost
+    more: masks^2 passes an image, about masks^4 / 2 for a certificate. Masked pixels get ``fill``.
+    """
+
+    def __init__(self, victim: Victim, *, patch: int, masks: int = 6, fill: float = 0.5, batch: int = 256) -> None:
+        super().__init__()
+        if patch < 1 or masks < 1 or batch < 1:
+            raise OptionError(f"patch {patch}, masks {masks}", "at least 1 each", "use 6 masks")
+        self.victim, self.patch, self.masks, self.fill, self.batch = victim, patch, masks, fill, batch
+
+    def mask_set(self, height: int, width: int) -> Tensor:
+        """(m, 1, h, w) bool, true where a mask hides; any patch lies wholly within at least one."""
+        rows, columns = (mask_spans(n, self.patch, self.masks) for n in (height, width))
+        found = torch.zeros(len(rows) * len(columns), 1, height, width, dtype=torch.bool)
+        for k, (top, bottom, left, right) in enumerate((*r, *c) for r in rows for c in columns):
+            found[k, 0, top:bottom, left:right] = True
+        return found
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (b, classes) whose best class is the verdict of double masking.
+
+        Where all one-mask verdicts agree they are averaged. Else a mask whose verdict differs is believed if every
+        second mask upholds it, and its logits are the answer; if none is, the majority's logits are averaged.
+        """
+        masks = self.mask_set(*images.shape[-2:]).to(images.device)
+        once = self._masked_logits(images, masks)
+        return torch.stack([self._decide(x, masks, logits) for x, logits in zip(images, once, strict=True)])
+
+    @torch.no_grad()
+    def certify(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(b,) bool: every pair of masks leaves the victim right, so no patch of this size changes the verdict."""
+        masks = self.mask_set(*images.shape[-2:]).to(images.device)
+        sure = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        for k in range(len(masks)):
+            left = sure.nonzero()[:, 0]
+            if len(left) == 0:
+                break
+            logits = self._masked_logits(images[left], masks[k:] | masks[k])
+            sure[left] = (logits.argmax(2) == labels[left, None]).all(1)
+        return sure
+
+    def _decide(self, image: Tensor, masks: Tensor, logits: Tensor) -> Tensor:
+        verdicts = logits.argmax(1)
+        majority = int(verdicts.bincount().argmax())
+        for k in (verdicts != majority).nonzero()[:, 0].tolist():
+            with torch.no_grad():
+                twice = self._masked_logits(image[None], masks | masks[k])[0].argmax(1)
+            if bool((twice == verdicts[k]).all()):
+                return logits[k]
+        return logits[verdicts == majority].mean(0)
+
+    def _masked_logits(self, images: Tensor, masks: Tensor) -> Tensor:
+        """(b, m, classes): every image under every mask."""
+        hidden = torch.where(masks[None], torch.full_like(images[:1], self.fill)[:, None], images[:, None])
+        return in_batches(self.victim, hidden, self.batch)
+
+
+class Ablated(nn.Module):
+    """Derandomised smoothing (Levine and Feizi 2020): votes on images of which only a band or a block is left.
+
+    ``kind`` "band" keeps ``size`` columns, "block" a ``size`` x ``size`` square, at every place, around the border;
+    the rest gets ``fill``. Every place is one vote. The victim should have been trained on such images.
+    """
+
+    def __init__(
+        self, victim: Victim, *, size: int, kind: Literal["band", "block"] = "band", fill: float = 0.5, batch: int = 256
+    ) -> None:
+        super().__init__()
+        if size < 1 or kind not in ("band", "block"):
+            raise OptionError(f"{kind} of {size} px", "a band or a block of at least 1 px", "use band and 4")
+        self.victim, self.size, self.kind, self.fill, self.batch = victim, size, kind, fill, batch
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, classes), double: the share of votes, ties to the smaller class; gradients are of mean probabilities."""
+        logits = self._all_logits(images)
+        probabilities = logits.softmax(2).mean(1)
+        shares = self._broken_ties(self._votes(logits)) / logits.shape[1]
+        return probabilities + (shares - probabilities).detach()
+
+    @torch.no_grad()
+    def certify(self, images: Tensor, labels: Tensor, *, patch: int) -> Tensor:
+        """(b,) bool: the verdict is right and stays so for any ``patch`` x ``patch`` px square.
+
+        A patch meets at most ``met`` of the votes; each may leave the winner and join another class.
+        """
+        votes = self._votes(self._all_logits(images))
+        met = self.met(patch, *images.shape[-2:])
+        ordered = self._broken_ties(votes)
+        own = ordered.gather(1, labels[:, None])[:, 0]
+        best = ordered.scatter(1, labels[:, None], -torch.inf).max(1).values
+        return own - met > best + met
+
+    def met(self, patch: int, height: int, width: int) -> int:
+        """How many of the bands or blocks a square patch can touch."""
+        across = min(patch + self.size - 1, width)
+        return across if self.kind == "band" else across * min(patch + self.size - 1, height)
+
+    def keeps(self, height: int, width: int) -> Tensor:
+        """(m, 1, h, w) bool, true where an ablated image keeps its pixels."""
+        if self.size > width or (self.kind == "block" and self.size > height):
+            raise OptionError(
+                f"{self.kind} of {self.size} px", f"the image is {width} x {height} px", "make it smaller"
+            )
+        columns = _around(width, self.size)[:, None, None, :].expand(-1, 1, height, -1)
+        if self.kind == "band":
+            return columns
+        rows = _around(height, self.size)[:, None, :, None]
+        return (rows[:, None] & columns[None, :, :, :1]).flatten(0, 1)
+
+    def _all_logits(self, images: Tensor) -> Tensor:
+        keep = self.keeps(*images.shape[-2:]).to(images.device)
+        left = torch.where(keep[None], images[:, None], torch.full_like(images[:1], self.fill)[:, None])
+        return in_batches(self.victim, left, self.batch)
+
+    def _votes(self, logits: Tensor) -> Tensor:
+        """(b, classes) whole counts, in double precision so that they stay exact."""
+        ballots = torch.nn.functional.one_hot(logits.argmax(2), logits.shape[2])
+        return ballots.sum(1).double()
+
+    @staticmethod
+    def _broken_ties(votes: Tensor) -> Tensor:
+        """Equal counts ordered by class: the smaller one first, by less than half a vote."""
+        classes = votes.shape[1]
+        return votes - torch.arange(classes, device=votes.device) / (2 * classes)
+
+
+def mask_spans(side: int, patch: int, count: int) -> list[tuple[int, int]]:
+    """[start, end) of ``count`` spans on ``side`` px such that any ``patch`` px in a row lie within one."""
+    if patch > side:
+        raise OptionError(f"patch of {patch} px", f"the image is {side} px", "a patch must fit the image")
+    places = side - patch + 1
+    step = -(-places // count)
+    length = patch + step - 1
+    starts = [min(start, side - length) for start in range(0, places, step)]
+    return [(start, start + length) for start in starts]
+
+
+def in_batches(victim: Victim, stacks: Tensor, batch: int) -> Tensor:
+    """(b, m, c, h, w) -> logits (b, m, classes), at most ``batch`` images at a time."""
+    return torch.cat(list(_pieces(victim, stacks.flatten(0, 1), batch))).view(*stacks.shape[:2], -1)
+
+
+def _pieces(victim: Victim, images: Tensor, batch: int) -> Iterator[Tensor]:
+    for piece in torch.split(images, batch):
+        logits = victim(piece)
+        if not isinstance(logits, Tensor):
+            raise VictimError("a detector", "this defence needs logits (b, classes)", "wrap a classifier")
+        yield logits
+
+
+def _around(side: int, size: int) -> Tensor:
+    """(side, side) bool: row k keeps the ``size`` places from k on, around the end."""
+    places = torch.arange(side)
+    return (places[None] - places[:, None]) % side < size
