@@ -29,6 +29,9 @@ def patch(
     signs: options.Signs = None,
     backgrounds: options.Backgrounds = None,
     goal: Annotated[str, typer.Option(help="untargeted, targeted or vanish.")] = "untargeted",
+    eot: Annotated[
+        str, typer.Option(help="Ranges drawn: default, camera, athalye, brown, rp2, thys, tsea.")
+    ] = "default",
     true_class: Annotated[str, typer.Option("--class", help="The class the sign is of.")] = "stop",
     target: Annotated[str | None, typer.Option("--target", help="Class to be seen instead (goal targeted).")] = None,
     mask: Annotated[
@@ -73,7 +76,7 @@ def patch(
         target_class=target, mask=mask, width_mm=width_mm, height_mm=height_mm, center_mm=center_mm,
         sign_width_mm=sign_width, signs=None if signs is None else str(signs),
         backgrounds=None if backgrounds is None else str(backgrounds), steps=steps, draws=draws, lr=lr, tv=tv, nps=nps,
-        resolution=resolution, test_draws=test_draws, threshold=threshold, seed=seed, device=device, name=name,
+        resolution=resolution, test_draws=test_draws, threshold=threshold, seed=seed, device=device, name=name, eot=eot,
     )  # fmt: skip
     prepare_torch(threads)
     folder = out or default_folder()
