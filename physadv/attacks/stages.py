@@ -107,11 +107,12 @@ def verdicts(
     index = whole if index is None else index.to(images.device)
     near = torch.full((len(images),), torch.inf, device=images.device) if near is None else near.to(images.device)
     with quiet(victim):
-        stepper = stepper_of(victim, speed, images) if len(images) else victim
-        case = Case(victim, stepper, images, labels, ball, seed, index, near, targets)
+        case, ready = Case(victim, victim, images, labels, ball, seed, index, near, targets), False
         for stage in (Stage(CLEAN, "white", _untouched), *plan):
             if stage.name in done or not len(whole):
                 continue
+            if stage.name != CLEAN and not ready:
+                case, ready = replace(case, stepper=stepper_of(victim, speed, case.images)), True
             found = stage.run(case)
             verdict = _judge(case, stage.name, whole, found)
             yield verdict
