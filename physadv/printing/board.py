@@ -59,7 +59,7 @@ def write_board(path: str | Path, *, paper: Paper = "a4") -> ChartLayout:
     def draw(on: Page) -> None:
         lines = (
             "Print at 100 % and tape it flat on something stiff: a bent board gives a wrong lens.",
-            "Take 10 to 20 pictures: near and far, in all corners, tilted left, right, up and down by 20 to 45 degrees.",
+            "Take 10 to 20 pictures: near and far, in all corners, tilted left, right, up and down by 20 to 45 deg.",
         )
         bars.append(head_and_foot(on, title, lines))
         on.canvas.setFillColorRGB(0, 0, 0)

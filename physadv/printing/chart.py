@@ -64,7 +64,7 @@ class Chart:
 
     def as_dict(self) -> dict[str, Any]:
         """For a JSON file: every cell's colour, and where the markers are."""
-        rows = [["#%02x%02x%02x" % tuple(cell) for cell in row] for row in self.picture().tolist()]
+        rows = [[f"#{r:02x}{g:02x}{b:02x}" for r, g, b in row] for row in self.picture().tolist()]
         blocks = {str(i): list(b) for i, b in zip(self.marker_ids, BLOCKS, strict=True)}
         return {"set": self.number, "cell_mm": CELL, "marker_mm": MARKER, "markers": blocks, "cells": rows}
 
