@@ -86,6 +86,8 @@ def apply(patch: Tensor, mask: Tensor, placement: Placement, scenes: SceneBatch,
     printed = printed_light(patch, draw.black, draw.white, draw.mixing)
     light = photometry.to_linear(scenes.images)
     placed = place(light, printed, mask, scenes.homography, placement, scenes.gain, scenes.lift)
+    for further in () if scenes.others is None else scenes.others.unbind(1):
+        placed = place(placed, printed, mask, further, placement, scenes.gain, scenes.lift)
     return photograph(placed, draw)
 
 

@@ -19,6 +19,7 @@ from physadv.core.images import Array
 from physadv.core.signfaces import SignFace, sign_face
 from physadv.scene.geometry import pose_homography
 from physadv.scene.presets import EotRanges, Range
+from physadv.threat.goals import Marks
 
 Matrix = npt.NDArray[np.float64]
 Float = npt.NDArray[np.floating]
@@ -34,10 +35,13 @@ class SceneBatch:
     lift: Tensor  # (b, 3) linear offset (veil) of the scene
     enlargement: Tensor  # (b,) px of the picture per px of the camera that saw it
     groups: tuple[str, ...]  # which photo or drawing each scene comes from
+    marks: Marks | None = None  # what is judged where that is not the one sign a scene
+    others: Tensor | None = None  # (b, k, 3, 3) further places of the patch in each scene
 
     def to(self, device: torch.device) -> SceneBatch:
         """The same scenes on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "groups"})
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "groups"}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ class MixedScenes:
         tensors = {
             f.name: torch.cat([getattr(part, f.name) for part in parts])
             for f in fields(SceneBatch)
-            if f.name != "groups"
+            if f.name not in {"groups", "marks", "others"}
         }
         return SceneBatch(**tensors, groups=tuple(g for part in parts for g in part.groups))
 
