@@ -30,12 +30,11 @@ def adaptive_rows(recogniser: Embedder, bank: Bank, *, steps: int = 60, seed: in
     names = sorted({bank.people[i] for i in cloaked})
     if len(names) < FEWEST:
         return
-    for asked in (names[::2], names[1::2]):
-        train = [i for i in cloaked if bank.people[i] not in asked]
+    for taught in (names[1::2], names[::2]):
+        train = [i for i, person in enumerate(bank.people) if person in taught]
         adapted = adapt(recogniser, pairs, train, bank.people, steps=steps, seed=seed)
-        fold = _fold(
-            adapted, bank, pairs, [i for i, person in enumerate(bank.people) if i in cloaked and person in asked]
-        )
+        # Everybody else is asked about, the gallery too: its people are impostors for the threshold.
+        fold = _fold(adapted, bank, pairs, [i for i, person in enumerate(bank.people) if person not in taught])
         yield from pair_rows(adapted, fold, thresholds(adapted, fold), ["png"])
 
 
@@ -59,10 +58,14 @@ def adapt(
     adapted = copy.deepcopy(recogniser)
     adapted.card = replace(recogniser.card, name=f"{recogniser.card.name}, adapted", thresholds={})
     trunk, tail = _parts(adapted)
-    features = torch.cat([_features(adapted, trunk, pairs[i]) for i in train])
-    by_person: dict[str, list[int]] = {}
-    for row, i in enumerate(train):
-        by_person.setdefault(people[i], []).append(row)
+    features = torch.cat([_features(adapted, trunk, crop) for i in train for crop in pairs[i] if crop is not None])
+    by_person: dict[str, tuple[list[int], list[int]]] = {}
+    row = 0
+    for i in train:
+        for place, crop in enumerate(pairs[i]):
+            if crop is not None:
+                by_person.setdefault(people[i], ([], []))[place].append(row)
+                row += 1
     tail.requires_grad_(True)
     optimiser = torch.optim.Adam([p for p in tail.parameters() if p.requires_grad], lr=rate)
     rng = numpy_generator(seed, "adaptive", recogniser.card.name)
@@ -70,8 +73,8 @@ def adapt(
         chosen = rng.choice(sorted(by_person), min(batch, len(by_person)), replace=False)
         rows, labels = [], []
         for label, person in enumerate(chosen):
-            for row in rng.choice(by_person[str(person)], 2):
-                rows += [2 * int(row), 2 * int(row) + 1]  # the original and its cloaked copy
+            for photos in by_person[str(person)]:  # two of the originals, two of the cloaked
+                rows += [int(k) for k in rng.choice(photos, 2)]
                 labels += [label, label]
         out = F.normalize(tail(features[rows]))
         optimiser.zero_grad()
@@ -114,10 +117,8 @@ class _Tail(nn.Module):
 
 
 @torch.no_grad()
-def _features(embedder: Embedder, trunk: nn.Module | None, pair: tuple[Tensor, Tensor | None]) -> Tensor:
-    before, after = pair
-    assert after is not None
-    crops = embedder.prepared(torch.cat([before, after]).float() / 255)
+def _features(embedder: Embedder, trunk: nn.Module | None, crop: Tensor) -> Tensor:
+    crops = embedder.prepared(crop.float() / 255)
     net: nn.Module = trunk if trunk is not None else embedder.net
     out: Tensor = net.trunk(crops) if hasattr(net, "trunk") else net(crops)  # type: ignore[operator]
     return out
@@ -130,13 +131,7 @@ def _fold(adapted: Embedder, bank: Bank, pairs: Sequence[tuple[Tensor, Tensor | 
     for i in rows:
         number = fold.add(bank.people[i], bank.photos[i])
         for variant, crop in zip(("original", "cloaked"), pairs[i], strict=True):
-            assert crop is not None
-            fold.put((adapted.card.name, variant, "png"), number, adapted(crop.float() / 255)[0])  # type: ignore[arg-type]
+            if crop is not None:
+                seen = adapted(crop.float() / 255)[0]
+                fold.put((adapted.card.name, variant, "png"), number, seen)  # type: ignore[arg-type]
     return fold
-
-
-def people_in(bank: Bank) -> int:
-    """How many people have cloaked photos whose crops were kept."""
-    return len(
-        {bank.people[i] for pairs in bank.crops.values() for i, (_, after) in enumerate(pairs) if after is not None}
-    )

@@ -32,14 +32,21 @@ class Threshold:
 
 
 def thresholds(recogniser: Embedder, bank: Bank) -> list[Threshold]:
-    """From impostor pairs among the originals; from the recogniser's card where these are too few."""
+    """From impostor pairs among the originals; from the recogniser's card where these are too few.
+
+    Where the card states none, few pairs must do; a value common for its metric only where there is no pair at all.
+    """
     scores = impostors(recogniser, bank.table(recogniser.card.name, "original"), bank.people)
     found = []
     for far in FARS:
         if len(scores) * far >= _ENOUGH:
             found.append(Threshold(far, float(np.quantile(scores, 1 - far)), len(scores), "impostor pairs here"))
-        else:
+        elif recogniser.card.thresholds:
             found.append(Threshold(far, threshold_of(recogniser, far), len(scores), "the recogniser's card"))
+        elif len(scores):
+            found.append(Threshold(far, float(np.quantile(scores, 1 - far)), len(scores), "few impostor pairs here"))
+        else:
+            found.append(Threshold(far, threshold_of(recogniser, far), 0, "a guess: give --gallery"))
     return found
 
 

@@ -86,11 +86,11 @@ def cloak(
     from physadv.privacy.folder import plan, run_folder
     from physadv.privacy.tool import PhotoCloaker, calm_threads, settings_of, write_settings
 
-    chosen = mode_named(mode)
+    chosen, files = mode_named(mode), _named_files(embedder_weights)
     jobs, folder = plan(photos, out)
     finders = _finders(detector_weights)
     with calm_threads(threads):
-        embedders = _embedders(embedder, embedder_weights, device)
+        embedders = _embedders(embedder, files, device)
         cloaker = PhotoCloaker(finders, embedders, chosen, seed=seed)
         if dry_run:
             _dry(jobs, cloaker, as_json=json)
@@ -138,8 +138,9 @@ def check(
     from physadv.privacy.tool import calm_threads
     from physadv.report.cloak_report import write_cloak_report
 
+    files = _named_files(embedder_weights)
     with calm_threads(threads):
-        recognisers, finders = _embedders(embedder, embedder_weights, device), _finders(detector_weights)
+        recognisers, finders = _embedders(embedder, files, device), _finders(detector_weights)
         folder = open_run(
             "cloak-check", out, {"cloaked": cloaked, "originals": originals, "gallery": gallery, "seed": seed}
         )
@@ -162,14 +163,21 @@ def _finders(weights: Path | None) -> list[Finder]:
     return default_finders(weights)
 
 
-def _embedders(names: list[str] | None, weights: list[str] | None, device: str) -> list[Embedder]:
-    """The embedders named, or all whose weights are at hand."""
-    from physadv.core.errors import OptionError, VictimError
-    from physadv.victims.embedders import available_embedders, load_embedder
+def _named_files(weights: list[str] | None) -> dict[str, str]:
+    """NAME=FILE pairs as a table."""
+    from physadv.core.errors import OptionError
 
     files = dict(pair.partition("=")[::2] for pair in weights or [])
     if any(not file for file in files.values()):
         raise OptionError(f"--embedder-weights {weights}", "NAME=FILE is expected", "e.g. mobilefacenet=weights.pt")
+    return files
+
+
+def _embedders(names: list[str] | None, files: dict[str, str], device: str) -> list[Embedder]:
+    """The embedders named, or all whose weights are at hand."""
+    from physadv.core.errors import VictimError
+    from physadv.victims.embedders import available_embedders, load_embedder
+
     wanted = names or list(dict.fromkeys([*available_embedders(), *files]))
     if not wanted:
         raise VictimError("no embedder", "none has its weights here", "pip install 'physadv[faces]'")
