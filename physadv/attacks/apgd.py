@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from physadv.attacks import directions
-from physadv.attacks.fold import Prepared, Speed, stepper_of
-from physadv.attacks.gradient import Loss, laid_out
+from physadv.attacks.fold import Prepared, Speed, exactly, stepper_of
+from physadv.attacks.gradient import ROUGH, Loss, laid_out
 from physadv.attacks.logits import Best, Classifier, Task, check, judge, loss_and_gradient, quiet, task_of
 from physadv.attacks.result import AttackResult
 from physadv.core.errors import OptionError
@@ -112,6 +112,8 @@ def _one_start(
     state = _begin(rows, x0, x, grad, loss, ball)
     marks = _sparse_checkpoints(steps) if ball.norm == "l1" else _checkpoints(steps)
     for step in range(1, steps + 1):
+        if step == math.ceil(ROUGH * steps):
+            task = replace(task, stepper=exactly(task.stepper))
         if drop and bool(won.any()):
             left = (~won).nonzero()[:, 0]
             task, state = task.pick(left), state.pick(left)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from physadv.attacks import directions
-from physadv.attacks.fold import Prepared, Speed, stepper_of
+from physadv.attacks.fold import Prepared, Speed, exactly, stepper_of
 from physadv.attacks.logits import Best, Classifier, Task, asks, check, judge, loss_and_gradient, quiet, task_of
 from physadv.attacks.result import AttackResult
 from physadv.core.errors import OptionError
@@ -29,6 +30,8 @@ Loss = Literal["ce", "margin", "dlr"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
+ROUGH = 0.75
+"""Share of the steps that a bfloat16 copy may make; the rest are made in full precision."""
 _PATH = {"constant": 5.0, "linear": 10.0, "cosine": 10.0}  # default length of all steps together, in eps; twice in l_1
 
 
@@ -225,6 +228,8 @@ def _one_start(task: Task, rows: Tensor, x: Tensor, mover: Mover, best: Best, dr
     for step in range(len(mover.sizes)):
         if not len(rows):
             return
+        if step == math.ceil(ROUGH * len(mover.sizes)):
+            task = replace(task, stepper=exactly(task.stepper))
         point = mover.ball.legal(x, mover.x0)
         logits, value, grad = loss_and_gradient(task.stepper, point, task.objective)
         won = best.offer(rows, point, value, task.criterion(logits))

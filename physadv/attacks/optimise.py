@@ -13,10 +13,10 @@ from physadv.attacks.updates import Update
 from physadv.core.errors import VictimError
 from physadv.core.types import Prediction, Victim
 
-Render = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""(patch, step) -> images (b, 3, h, w) with the patch in them and boxes (b, 4) of the signs; differentiable."""
-Objective = Callable[[Prediction, Tensor], Tensor]
-"""(prediction, boxes) -> loss per scene, (b,), lower is better for the attacker."""
+Render = Callable[[Tensor, int], tuple[Tensor, Any]]
+"""(patch, step) -> images (b, 3, h, w) with the patch in them, and the marks that are judged; differentiable."""
+Objective = Callable[[Prediction, Any], Tensor]
+"""(prediction, marks) -> loss per marked object, (m,), lower is better for the attacker."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def optimise(
     *,
     render: Render,
     victims: Sequence[Victim],
-    objective: Objective,
+    objective: Objective | Sequence[Objective],
     regulariser: Callable[[Tensor], Tensor],
     project: Callable[[Tensor], Tensor],
     update: Update,
@@ -44,15 +44,18 @@ def optimise(
 ) -> Iterator[Step]:
     """Descend the mean objective over the draws of ``render`` and over ``victims`` (an ensemble counts each alike).
 
+    ``objective`` is one for all victims, or one for each of them.
+
     Starts after step ``start`` with ``state``, so that a saved run goes on as if it had never stopped. Only the patch
     receives gradients. Raises VictimError where the loss is not finite or no gradient reaches the patch.
     """
     current = patch.detach().clone()
+    objectives = list(objective) if isinstance(objective, Sequence) else [objective] * len(victims)
     state = update.init(current) if state is None else state
     for index in range(start, steps):
         current.requires_grad_()
-        images, boxes = render(current, index)
-        losses = torch.stack([objective(victim(images), boxes).mean() for victim in victims])
+        images, marks = render(current, index)
+        losses = torch.stack([loss(v(images), marks).mean() for v, loss in zip(victims, objectives, strict=True)])
         loss = losses.mean()
         (gradient,) = torch.autograd.grad(loss, current, allow_unused=True)
         _check(loss, gradient)

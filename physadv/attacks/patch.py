@@ -11,7 +11,8 @@ from torch import Tensor
 from physadv.attacks.optimise import optimise
 from physadv.attacks.updates import Adam
 from physadv.core.seeds import generator, numpy_generator
-from physadv.core.types import Victim
+from physadv.core.types import Detections, Prediction, Victim
+from physadv.evaluation.detection import DetectionMetrics, scene_rows, summarise_detection
 from physadv.evaluation.intervals import Rate, clustered, wilson
 from physadv.evaluation.rows import Row
 from physadv.scene import chain
@@ -20,8 +21,9 @@ from physadv.scene.material import Material
 from physadv.scene.placement import Placement
 from physadv.scene.presets import EotRanges
 from physadv.scene.scenes import SceneBatch, SceneSource, View
-from physadv.threat.goals import Goal
-from physadv.threat.printable import eight_bit, ink_palette, non_printability, project_printable, total_variation
+from physadv.threat.goals import Goal, Marks
+from physadv.threat.printable import Look, eight_bit, ink_palette, non_printability, project_printable, total_variation
+from physadv.victims.detectors import Found
 
 BLOCKS = ("clean", "blank", "patch")
 BLANK = 0.94
@@ -30,7 +32,10 @@ BLANK = 0.94
 
 @dataclass(frozen=True)
 class PatchTask:
-    """One patch problem: what is attacked, where, and under which draws."""
+    """One patch problem: what is attacked, where, and under which draws.
+
+    ``goals`` gives each victim of an ensemble its own, since each numbers its classes in its own way.
+    """
 
     victims: Sequence[Victim]
     goal: Goal
@@ -42,6 +47,12 @@ class PatchTask:
     ranges: EotRanges = field(default_factory=EotRanges)
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    goals: Sequence[Goal] = ()
+    look: Look = field(default_factory=Look)
+
+    def goal_of(self, victim: int) -> Goal:
+        """The goal in the terms of one of the victims."""
+        return self.goals[victim] if self.goals else self.goal
 
 
 @dataclass(frozen=True)
@@ -58,12 +69,19 @@ class Progress:
     state: object
 
 
-def render(task: PatchTask, patch: Tensor, scenes: SceneBatch, name: tuple[str | int, ...]) -> tuple[Tensor, Tensor]:
-    """One EOT draw named ``name``: the photographed scenes with the patch on them, and the signs' boxes (b, 4)."""
+def render(task: PatchTask, patch: Tensor, scenes: SceneBatch, name: tuple[str | int, ...]) -> tuple[Tensor, Marks]:
+    """One EOT draw named ``name``: the photographed scenes with the patch on them, and what is judged in them."""
     draw = chain.sample(scenes, task.ranges, generator(task.seed, "eot", *name)).to(task.device)
     moved = scenes.to(task.device)
     images = chain.apply(patch, task.mask.to(task.device), task.placement, moved, draw)
-    return images, sign_boxes(moved.homography, task.sign_width_mm, images.shape[-1])
+    return images, marks_of(task, moved)
+
+
+def marks_of(task: PatchTask, scenes: SceneBatch) -> Marks:
+    """What is judged in the scenes: what they name themselves, else the one sign in each."""
+    if scenes.marks is not None:
+        return scenes.marks
+    return Marks(sign_boxes(scenes.homography, task.sign_width_mm, scenes.images.shape[-1]))
 
 
 def sign_boxes(homography: Tensor, width_mm: float, size: int) -> Tensor:
@@ -94,7 +112,8 @@ def optimise_patch(
 ) -> Iterator[Progress]:
     """Optimise a universal patch; each step sees ``draws`` new scenes (Athalye 2018; Brown 2017; Eykholt 2018).
 
-    ``tv`` and ``nps`` weigh total variation and non-printability against the loss. Every ``validate_every`` steps the
+    ``tv`` and ``nps`` weigh total variation and non-printability against the loss; the task's look restricts it to a
+    palette or keeps it near a picture. Every ``validate_every`` steps the
     patch is scored, as 8-bit, on fixed draws that no step trains on; the best of these is kept. Give ``start``,
     ``patch``, ``best`` and ``state`` of a saved :class:`Progress` to go on.
     """
@@ -103,14 +122,19 @@ def optimise_patch(
     first = _initial(task) if patch is None else patch.to(task.device)
     kept, kept_score = best if best is not None else (first, -1.0)
 
-    def draw_step(current: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        return render(task, current, scenes_of(task, task.material.train, draws, "train", index), ("train", index))
+    look = task.look.to(task.device)
+
+    def draw_step(current: Tensor, index: int) -> tuple[Tensor, Marks]:
+        scenes = scenes_of(task, task.material.train, draws, "train", index)
+        return render(task, look.printed(current), scenes, ("train", index))
 
     def regulariser(current: Tensor) -> Tensor:
-        return tv * total_variation(current, mask) + nps * non_printability(current, mask, palette)
+        smooth = tv * total_variation(look.printed(current), mask)
+        return smooth + nps * non_printability(current, mask, palette) + look.distance(current, mask)
 
+    goals = [task.goal_of(i).loss for i in range(len(task.victims))]
     loop = optimise(
-        first, render=draw_step, victims=task.victims, objective=task.goal.loss, regulariser=regulariser,
+        first, render=draw_step, victims=task.victims, objective=goals, regulariser=regulariser,
         project=project_printable, update=Adam(lr, steps), steps=steps, start=start, state=state,
     )  # fmt: skip
     for step in loop:
@@ -124,6 +148,8 @@ def optimise_patch(
 
 def _initial(task: PatchTask) -> Tensor:
     shape = (1, 3, *task.mask.shape[-2:])
+    if task.look.content is not None:
+        return task.look.content.to(task.device).clone()
     noise = torch.rand(shape, generator=generator(task.seed, "initial patch"))
     return (0.5 + 0.1 * (noise - 0.5)).to(task.device)
 
@@ -131,17 +157,23 @@ def _initial(task: PatchTask) -> Tensor:
 @torch.no_grad()
 def validate(task: PatchTask, patch: Tensor, count: int) -> float:
     """Share of fixed validation draws on which the goal is met, plus a small term for confidence to break ties."""
-    won, doubt = 0.0, 0.0
+    won, doubt, judged = 0.0, 0.0, 0
     batch = _batch_of(task)
     for first in range(0, count, batch):
         size = min(batch, count - first)
         scenes = scenes_of(task, task.material.validation, size, "validation", first)
-        images, boxes = render(task, eight_bit(patch), scenes, ("validation", first))
-        for victim in task.victims:
-            prediction = victim(images)
-            won += float(task.goal.succeeded(prediction, boxes).sum()) / len(task.victims)
-            doubt += float((1 - task.goal.confidence_of_truth(prediction, boxes)).sum()) / len(task.victims)
-    return (won + 1e-3 * doubt) / count
+        images, marks = render(task, finished(task, patch), scenes, ("validation", first))
+        judged += len(marks.boxes)
+        for number, victim in enumerate(task.victims):
+            prediction, goal = victim(images), task.goal_of(number)
+            won += float(goal.succeeded(prediction, marks).sum()) / len(task.victims)
+            doubt += float((1 - goal.confidence_of_truth(prediction, marks)).sum()) / len(task.victims)
+    return (won + 1e-3 * doubt) / max(judged, 1)
+
+
+def finished(task: PatchTask, patch: Tensor) -> Tensor:
+    """The patch as its PNG will hold it: in the task's palette, where there is one, and in 8 bits."""
+    return eight_bit(task.look.to(patch.device).printed(patch))
 
 
 def _batch_of(task: PatchTask, pixels: int = 2**18) -> int:
@@ -161,6 +193,8 @@ class Measured:
     blank_success: Rate
     """The same with the blank sticker: what covering alone does."""
     rows: tuple[Row, ...]
+    detection: dict[str, DetectionMetrics] = field(default_factory=dict)
+    """For a detector: misses, AP and extra boxes of each block."""
 
 
 @torch.no_grad()
@@ -170,45 +204,75 @@ def measure(
     *,
     draws: int = 400,
     name: str = "test",
+    victim: int = 0,
     report: Callable[[int], None] | None = None,
 ) -> Measured:
-    """Score a patch on the test scenes with clean and blank controls; intervals cluster by photo in photos."""
+    """Score a patch on the test scenes with clean and blank controls; intervals cluster by photo in photos.
+
+    ``victim`` is the number of the one of the task's that judges. One row an object; for a detector the first row of
+    each scene also says what was found in it (see :mod:`physadv.evaluation.detection`).
+    """
     rows: list[Row] = []
-    victim, batch = task.victims[0], _batch_of(task)
-    textures = {"blank": torch.full_like(patch, BLANK), "patch": eight_bit(patch)}
+    batch = _batch_of(task)
+    textures = {"blank": torch.full_like(patch, BLANK), "patch": finished(task, patch)}
     for first in range(0, draws, batch):
         size = min(batch, draws - first)
         scenes = scenes_of(task, task.material.test, size, name, first)
-        seen: dict[str, list[tuple[bool, bool, float]]] = {}
-        for block in BLOCKS:
-            images, boxes = _block(task, block, textures, scenes, (name, first))
-            prediction = victim(images)
-            parts = (
-                task.goal.recognised(prediction, boxes).tolist(),
-                task.goal.succeeded(prediction, boxes).tolist(),
-                task.goal.confidence_of_truth(prediction, boxes).tolist(),
-            )
-            seen[block] = list(zip(*parts, strict=True))
-        for i, group in enumerate(scenes.groups):
-            row: Row = {"draw": first + i, "group": group}
-            for block in BLOCKS:
-                recognised, success, confidence = seen[block][i]
-                row[block] = {"recognised": recognised, "success": success, "confidence": round(confidence, 4)}
-            rows.append(row)
+        rows += _judged(task, victim, textures, scenes, (name, first))
         if report is not None:
             report(first + size)
     return summarise(rows, by_group=task.material.kind == "photos")
 
 
+def _judged(
+    task: PatchTask, victim: int, textures: dict[str, Tensor], scenes: SceneBatch, name: tuple[str, int]
+) -> list[Row]:
+    """The rows of one batch of scenes: every block under the same draw."""
+    goal = task.goal_of(victim)
+    answers: dict[str, list[Row]] = {}
+    found: dict[str, list[Row]] = {}
+    clean: list[Found] | None = None
+    for block in BLOCKS:
+        images, marks = _block(task, block, textures, scenes, name)
+        prediction = task.victims[victim](images)
+        answers[block] = _answers(goal, prediction, marks)
+        if isinstance(prediction, Detections):
+            owner = torch.arange(len(images)) if marks.scene is None else marks.scene
+            label = goal.true_class if goal.kind != "create" else int(goal.target_class or 0)
+            truth = marks.boxes if goal.kind != "create" else marks.boxes[:0]
+            tables, seen = scene_rows(prediction, clean, truth, owner[: len(truth)], label, goal.score_threshold)
+            found[block], clean = tables, clean or seen
+    several = marks.scene is not None
+    owners = marks.scene.tolist() if marks.scene is not None else range(len(scenes.groups))
+    rows: list[Row] = []
+    for number, owner in enumerate(owners):
+        row: Row = {"draw": name[1] + owner, "group": scenes.groups[owner]}
+        if several:
+            row["object"] = sum(r["draw"] == row["draw"] for r in rows)
+        row |= {block: answers[block][number] for block in BLOCKS}
+        if found and row.get("object", 0) == 0:
+            row["scene"] = {block: found[block][owner] for block in BLOCKS}
+        rows.append(row)
+    return rows
+
+
+def _answers(goal: Goal, prediction: Prediction, marks: Marks) -> list[Row]:
+    parts = (
+        goal.recognised(prediction, marks).tolist(),
+        goal.succeeded(prediction, marks).tolist(),
+        goal.confidence_of_truth(prediction, marks).tolist(),
+    )
+    return [{"recognised": r, "success": s, "confidence": round(c, 4)} for r, s, c in zip(*parts, strict=True)]
+
+
 def _block(
     task: PatchTask, block: str, textures: dict[str, Tensor], scenes: SceneBatch, name: tuple[str | int, ...]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Marks]:
     if block != "clean":
         return render(task, textures[block].to(task.device), scenes, name)
     draw = chain.sample(scenes, task.ranges, generator(task.seed, "eot", *name)).to(task.device)
     moved = scenes.to(task.device)
-    boxes = sign_boxes(moved.homography, task.sign_width_mm, scenes.images.shape[-1])
-    return chain.without_patch(moved, draw), boxes
+    return chain.without_patch(moved, draw), marks_of(task, moved)
 
 
 def summarise(rows: Sequence[Row], *, by_group: bool) -> Measured:
@@ -219,7 +283,9 @@ def summarise(rows: Sequence[Row], *, by_group: bool) -> Measured:
         return clustered(hits, [row["group"] for row in chosen]) if by_group else wilson(sum(hits), len(hits))
 
     valid = [row for row in rows if row["clean"]["recognised"]]
+    metrics = ((block, summarise_detection(rows, block)) for block in BLOCKS)
+    detection = {block: found for block, found in metrics if found is not None}
     return Measured(
         rate("clean", "recognised", rows), rate("blank", "recognised", rows), rate("patch", "recognised", rows),
-        rate("patch", "success", valid), rate("blank", "success", valid), tuple(rows),
+        rate("patch", "success", valid), rate("blank", "success", valid), tuple(rows), detection,
     )  # fmt: skip
