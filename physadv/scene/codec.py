@@ -1,4 +1,4 @@
-"""What a file or a stream does to a picture: JPEG with 4:2:0 chroma, differentiable.
+"""What a file or a stream does to a picture: JPEG and video frames with 4:2:0 chroma, differentiable.
 
 kornia's codec is a little further from libjpeg and costs several times as much (benchmarks/eot_step.py measures both).
 """
@@ -65,13 +65,28 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
 
     The forward pass is the codec's arithmetic without its 8-bit roundings; sides are padded to whole 16 px blocks.
     """
+    strength = quality.to(image)
+    return _coded(image, _table(_LUMA, strength), _table(_CHROMA, strength))
+
+
+def stream(image: Tensor, quality: Tensor, video: Tensor, qp: Tensor) -> Tensor:
+    """As :func:`jpeg`, but where (b,) ``video`` is 1 an intra-coded frame of a video stream at (b,) quantiser ``qp``.
+
+    All coefficients of such a frame share one step, 2^((qp - 4) / 6), as in H.264 without its prediction and filter.
+    """
+    is_video = video.to(image)[:, None, None, None, None, None] > 0
+    step = torch.exp2((qp.to(image) - 4) / 6)[:, None, None, None, None, None]
+    luma, chroma = (torch.where(is_video, step, _table(base, quality.to(image))) for base in (_LUMA, _CHROMA))
+    return _coded(image, luma, chroma)
+
+
+def _coded(image: Tensor, luma_table: Tensor, chroma_table: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate") * 255
     to_ycc = torch.tensor(_TO_YCC, device=image.device, dtype=image.dtype)
     ycc = torch.einsum("ij,bjhw->bihw", to_ycc, padded)
-    strength = quality.to(image)
-    luma = _quantised(ycc[:, :1] - 128, _table(_LUMA, strength)) + 128
-    chroma = _quantised(F.avg_pool2d(ycc[:, 1:], 2), _table(_CHROMA, strength))
+    luma = _quantised(ycc[:, :1] - 128, luma_table) + 128
+    chroma = _quantised(F.avg_pool2d(ycc[:, 1:], 2), chroma_table)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
     decoded = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(to_ycc), torch.cat([luma, chroma], 1)) / 255
     return decoded[..., :height, :width].clamp(0, 1)

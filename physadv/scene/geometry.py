@@ -8,6 +8,7 @@ always maps plane millimetres to image pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,9 @@ from kornia.geometry.transform import get_perspective_transform
 from torch import Tensor
 
 from physadv.core.errors import GeometryError
+
+FAR_MM = 1e9
+"""Where points lie that the camera cannot see."""
 
 
 def square_corners(width: float, height: float | None = None, *, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -72,42 +76,71 @@ def mip_volume(texture: Tensor, levels: int | None = None) -> Tensor:
     return torch.stack(stacked, 2)
 
 
-def warp_texture(texture: Tensor, plane_to_px: Tensor, rectangle_mm: Tensor, size: tuple[int, int]) -> Tensor:
-    """See one (1, c, h, w) texture, lying on the plane, in b images: (b, c, H, W), zero outside, anti-aliased.
+Lookup = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Bending = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
-    ``plane_to_px`` is (b, 3, 3); ``rectangle_mm`` is (4,): x0, y0, width, height of the texture on the plane. The level
-    of detail follows the area one pixel covers, so a texture seen from afar is averaged, not sampled. Differentiable
-    in the texture.
+
+def warp_texture(
+    texture: Tensor,
+    plane_to_px: Tensor,
+    rectangle_mm: Tensor,
+    size: tuple[int, int],
+    *,
+    at: tuple[Tensor, Tensor] | None = None,
+    pinhole: Lookup | None = None,
+    bending: Bending | None = None,
+) -> Tensor:
+    """See a texture, lying on the plane, in b images: (b, c, H, W), zero outside, anti-aliased.
+
+    ``texture`` is (1, c, h, w), or (b, c, h, w) for one of its own in each image. ``plane_to_px`` is (b, 3, 3);
+    ``rectangle_mm`` is (4,): x0, y0, width, height of the texture on the plane. The level of detail follows the area
+    one pixel covers, so a texture seen from afar is averaged, not sampled. Differentiable in the texture.
+
+    ``at`` gives the pixel centres, (b, 1, W) and (b, H, 1), where they are not all of an image of ``size``;
+    ``pinhole`` maps them to what a lens without distortion sees there; ``bending`` maps points of the plane in mm to
+    points of the flat texture and the share of light that these get.
     """
-    grid, texels = _texture_grid(plane_to_px, rectangle_mm, size, (texture.shape[-2], texture.shape[-1]))
+    xs, ys = pixel_centres(size, plane_to_px) if at is None else at
+    x, y, mm_per_px = plane_points(plane_to_px, xs, ys, pinhole)
+    shade = None
+    if bending is not None:
+        x, y, shade = bending(x, y)
     volume = mip_volume(texture)
-    levels = volume.shape[2]
-    lod = texels.clamp(1, 2.0 ** (levels - 1)).log2()
-    depth = (2 * lod + 1) / levels - 1  # align_corners=False along the levels as well
-    lookup = torch.cat([grid, depth[..., None]], -1)[None].to(volume.dtype)
-    return F.grid_sample(volume, lookup, padding_mode="zeros", align_corners=False)[0].transpose(0, 1)
+    levels, (height, width) = volume.shape[2], texture.shape[-2:]
+    texel_mm = (rectangle_mm[2] * rectangle_mm[3] / (height * width)).sqrt()
+    lod = (mm_per_px / texel_mm).clamp(1, 2.0 ** (levels - 1)).log2()
+    u, v = ((p - rectangle_mm[i]) * (2 / rectangle_mm[2 + i]) - 1 for p, i in ((x, 0), (y, 1)))
+    # align_corners=False along the levels as well.
+    lookup = torch.stack([u, v, (2 * lod + 1) / levels - 1], -1).to(volume.dtype)
+    own = texture.shape[0] > 1
+    seen = F.grid_sample(volume, lookup[:, None] if own else lookup[None], padding_mode="zeros", align_corners=False)
+    pictures = seen[:, :, 0] if own else seen[0].transpose(0, 1)
+    return pictures if shade is None else pictures * shade[:, None]
 
 
-def _texture_grid(
-    plane_to_px: Tensor, rectangle_mm: Tensor, size: tuple[int, int], texture_size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Where each output pixel looks, (b, H, W, 2) in [-1, 1], and how many texels it spans a side, (b, H, W)."""
-    height, width = size
-    device, dtype = plane_to_px.device, plane_to_px.dtype
-    rows = torch.arange(height, device=device, dtype=dtype) + 0.5
-    columns = torch.arange(width, device=device, dtype=dtype) + 0.5
-    ys, xs = torch.meshgrid(rows, columns, indexing="ij")
-    pixels = torch.stack([xs, ys, torch.ones_like(xs)], -1).view(1, -1, 3)
-    inverse = torch.linalg.inv(plane_to_px.double()).to(dtype)
-    homogeneous = pixels @ inverse.transpose(-1, -2)
-    depth = homogeneous[..., 2]
-    # Behind the camera the plane reappears mirrored; the sign's centre tells which side is in front.
-    in_front = (depth * plane_to_px[:, 2, 2, None] > 0)[..., None]
-    safe = torch.where(depth.abs() < 1e-9, torch.full_like(depth, 1e-9), depth)
-    unit = (homogeneous[..., :2] / safe[..., None] - rectangle_mm[:2]) / rectangle_mm[2:]
-    grid = torch.where(in_front, 2 * unit - 1, torch.full_like(unit, 9.0))
+def pixel_centres(size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """(1, 1, width) and (1, height, 1) pixel centres of an image of (height, width)."""
+    xs, ys = (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5 for n in (size[1], size[0]))
+    return xs[None, None, :], ys[None, :, None]
+
+
+def plane_points(
+    plane_to_px: Tensor, xs: Tensor, ys: Tensor, pinhole: Lookup | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What each pixel sees of the plane: x and y in mm and mm per px, (b, H, W) each; far away behind the camera."""
+    inverse = torch.linalg.inv(plane_to_px.double()).to(plane_to_px.dtype)
+    if pinhole is not None:
+        shape = (len(plane_to_px), ys.shape[1], xs.shape[2])
+        xs, ys = pinhole(xs.expand(shape), ys.expand(shape))
+    m = inverse[..., None, None]
+    depth = m[:, 2, 0] * xs + (m[:, 2, 1] * ys + m[:, 2, 2])
+    # Behind the camera the plane reappears mirrored; the plane's origin tells which side is in front.
+    in_front = depth * plane_to_px[:, 2, 2, None, None] > 0
+    per_depth = torch.where(in_front, depth, torch.full_like(depth, torch.inf)).reciprocal()
+    x = torch.where(
+        in_front, (m[:, 0, 0] * xs + (m[:, 0, 1] * ys + m[:, 0, 2])) * per_depth, torch.full_like(depth, FAR_MM)
+    )
+    y = (m[:, 1, 0] * xs + (m[:, 1, 1] * ys + m[:, 1, 2])) * per_depth
     # |d(plane)/d(pixel)| of a homography is det(H^-1) / w^3.
-    area_mm = torch.linalg.det(inverse)[:, None].abs() / safe.abs() ** 3
-    texel_mm = (rectangle_mm[2] * rectangle_mm[3]) / (texture_size[0] * texture_size[1])
-    texels = (area_mm / texel_mm).clamp(min=1e-12).sqrt()
-    return grid.view(-1, height, width, 2), texels.view(-1, height, width)
+    area = torch.linalg.det(inverse).abs()[:, None, None] * per_depth.abs() ** 3
+    return x, y, area.clamp(min=1e-12).sqrt()

@@ -12,21 +12,40 @@ from torch import Tensor
 def lens(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tensor) -> Tensor:
     """Defocus (Gaussian, (b,) px) and straight motion ((b,) px at (b,) radians) of (b, 3, h, w) linear light.
 
-    Both are one product with the optical transfer function, exp(-2 pi^2 sigma^2 f^2) sinc(length f), so the cost does
-    not grow with the blur. Borders are reflected before, and cut off after.
+    Borders are reflected before, and cut off after.
     """
     height, width = light.shape[-2:]
+    margin = lens_reach(sigma_px, motion_px, (height, width))
+    padded = F.pad(light, (margin,) * 4, mode="reflect")
+    return cut_margin(blurred(padded, sigma_px, motion_px, motion_angle), margin)
+
+
+def lens_reach(sigma_px: Tensor, motion_px: Tensor, picture: tuple[int, int]) -> int:
+    """How many px round a pixel the lens mixes into it, within a picture of (height, width)."""
     reach = int(torch.ceil(3 * sigma_px.max() + motion_px.max() / 2).item())
-    pad = min(max(reach, 1), height - 1, width - 1)
-    padded = F.pad(light, (pad, pad, pad, pad), mode="reflect")
-    rows, columns = padded.shape[-2:]
+    return min(max(reach, 1), picture[0] - 1, picture[1] - 1)
+
+
+def cut_margin(image: Tensor, margin: int) -> Tensor:
+    """(b, c, h, w) without ``margin`` px on each side."""
+    return image[..., margin : image.shape[-2] - margin, margin : image.shape[-1] - margin] if margin else image
+
+
+def blurred(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tensor) -> Tensor:
+    """The lens on a torus; the outermost :func:`lens_reach` px are wrong.
+
+    Defocus and motion are one product with the optical transfer function, exp(-2 pi^2 sigma^2 f^2) sinc(length f), so
+    the cost does not grow with the blur.
+    """
+    rows, columns = light.shape[-2:]
     fy = torch.fft.fftfreq(rows, device=light.device, dtype=light.dtype)[None, :, None]
     fx = torch.fft.rfftfreq(columns, device=light.device, dtype=light.dtype)[None, None, :]
     sigma, length, angle = (p.to(light)[:, None, None] for p in (sigma_px, motion_px, motion_angle))
-    transfer = torch.exp(-2 * (math.pi * sigma) ** 2 * (fx**2 + fy**2))
-    transfer = transfer * torch.sinc(length * (fx * angle.cos() + fy * angle.sin()))
-    blurred: Tensor = torch.fft.irfft2(torch.fft.rfft2(padded) * transfer[:, None], s=(rows, columns))
-    return blurred[..., pad : pad + height, pad : pad + width]
+    strength = -2 * (math.pi * sigma) ** 2
+    transfer = torch.exp(strength * fx**2) * torch.exp(strength * fy**2)
+    transfer = transfer * torch.sinc((length * angle.cos()) * fx + (length * angle.sin()) * fy)
+    result: Tensor = torch.fft.irfft2(torch.fft.rfft2(light) * transfer[:, None], s=(rows, columns))
+    return result
 
 
 def sensor_noise(image: Tensor, normal: Tensor, read: Tensor, shot: Tensor) -> Tensor:

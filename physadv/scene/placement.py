@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from physadv.scene.geometry import warp_texture
+from physadv.scene.bending import Bend, unbend
+from physadv.scene.camera import Radial
+from physadv.scene.geometry import Lookup, apply_homography, warp_texture
 from physadv.scene.photometry import over
 
 
@@ -34,15 +37,46 @@ def place(
     placement: Placement,
     gain: Tensor,
     lift: Tensor,
+    *,
+    at: tuple[Tensor, Tensor] | None = None,
+    pinhole: Lookup | None = None,
+    bend: Bend | None = None,
 ) -> Tensor:
     """Lay a patch on b scenes; linear light in, linear light out.
 
-    ``scene_light`` (b, 3, h, w); ``light`` (1, 3, ph, pw) the patch's linear light; ``mask`` (1, 1, ph, pw);
-    ``homography`` (b, 3, 3) plane mm to px; ``gain`` and ``lift`` (b, 3) relight it to each scene.
+    ``scene_light`` (b, 3, h, w); ``light`` (1, 3, ph, pw) the patch's linear light, or (b, 3, ph, pw) one for each
+    scene; ``mask`` (1, 1, ph, pw); ``homography`` (b, 3, 3) plane mm to px; ``gain`` and ``lift`` (b, 3) relight it to
+    each scene. ``at`` and ``pinhole`` as in :func:`~physadv.scene.geometry.warp_texture`; ``bend`` bends the sticker.
     """
-    texture = torch.cat([light * mask, mask], 1)
+    texture = torch.cat([light * mask, mask.expand(len(light), -1, -1, -1)], 1)
     size = (scene_light.shape[-2], scene_light.shape[-1])
-    warped = warp_texture(texture, homography.to(scene_light), placement.rectangle_mm.to(scene_light), size)
+    rectangle = placement.rectangle_mm.to(scene_light)
+    bending = None if bend is None else partial(unbend, rectangle_mm=rectangle, bend=bend)
+    warped = warp_texture(
+        texture, homography.to(scene_light), rectangle, size, at=at, pinhole=pinhole, bending=bending
+    )  # fmt: skip
     alpha = warped[:, 3:].clamp(0, 1)
     relit = warped[:, :3] * gain[:, :, None, None] + lift[:, :, None, None] * alpha
     return over(scene_light, relit.clamp(0, None).minimum(alpha), alpha)
+
+
+def reached_px(
+    placement: Placement, homography: Tensor, bend: Bend | None, radial: Radial | None, picture: tuple[int, int]
+) -> Tensor:
+    """(b, 4) boxes x0, y0, x1, y1 in px that hold the sticker, bent and seen through the lens, in (h, w) pictures."""
+    x, y, width, height = placement.rectangle_mm.tolist()
+    slack = 1.0 if bend is None else 1.0 + 1.5 * float(bend.shift_mm.abs().max())
+    edge = torch.tensor(
+        [[x - slack, y - slack], [x + width + slack, y - slack], [x + width + slack, y + height + slack],
+         [x - slack, y + height + slack]]
+    ).to(homography)  # fmt: skip
+    corners = apply_homography(homography, edge.expand(len(homography), 4, 2))
+    # Behind the camera, or so near that corners fly apart: the whole picture.
+    depth = (edge @ homography[:, 2, :2].T + homography[:, 2, 2]).T * homography[:, 2, 2:]
+    seen = (depth > 0).all(1, keepdim=True)
+    low, high = corners.amin(1) - 1, corners.amax(1) + 1
+    if radial is not None:
+        grown = 2 * float(radial.k1.abs().max()) * max(picture)
+        low, high = low - grown, high + grown
+    whole = torch.tensor([0.0, 0.0, picture[1], picture[0]]).to(homography)
+    return torch.where(seen, torch.cat([low, high], -1), whole)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from physadv.core.images import Array
 from physadv.core.signfaces import SignFace, sign_face
+from physadv.scene.camera import focal_length_px
 from physadv.scene.geometry import pose_homography
 from physadv.scene.presets import EotRanges, Range
 from physadv.threat.goals import Marks
@@ -37,6 +38,7 @@ class SceneBatch:
     groups: tuple[str, ...]  # which photo or drawing each scene comes from
     marks: Marks | None = None  # what is judged where that is not the one sign a scene
     others: Tensor | None = None  # (b, k, 3, 3) further places of the patch in each scene
+    distance_m: Tensor | None = None  # (b,) camera to sign, where it is known
 
     def to(self, device: torch.device) -> SceneBatch:
         """The same scenes on another device."""
@@ -77,12 +79,13 @@ class DrawnScenes:
 
     def sample(self, count: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> SceneBatch:
         """Draw ``count`` scenes."""
-        images, matrices, scale, groups = [], [], [], []
+        images, matrices, scale, groups, away = [], [], [], [], []
         for _ in range(count):
+            camera = shot(rng, ranges, self.width_mm)
             face = self.faces[int(rng.integers(len(self.faces)))]
-            pose = _pose(rng, ranges, 1.0) @ np.diag([1 / self.width_mm, 1 / self.width_mm, 1.0])
+            pose = _pose(rng, ranges, 1.0, camera) @ np.diag([1 / self.width_mm, 1 / self.width_mm, 1.0])
             half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * self.width_mm / 2
-            fit, enlargement = _fit(_project(pose, half), view, ranges, rng)
+            fit, enlargement = _fit(_project(pose, half), view, ranges, rng, camera=camera)
             matrix = fit @ pose
             background = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
             canvas = _random_crop(background, view, rng)
@@ -90,8 +93,10 @@ class DrawnScenes:
             matrices.append(matrix)
             scale.append(enlargement)
             groups.append(face.name)
+            away.append(pose[2, 2] * self.width_mm / 1000)
         ones = torch.ones(count, 3)
-        return _batch(images, matrices, ones, torch.zeros_like(ones), scale, groups)
+        batch = _batch(images, matrices, ones, torch.zeros_like(ones), scale, groups)
+        return replace(batch, distance_m=torch.tensor(away, dtype=torch.float32))
 
 
 class PhotoScenes:
@@ -105,42 +110,50 @@ class PhotoScenes:
     def sample(self, count: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> SceneBatch:
         """Draw ``count`` scenes."""
         picks = [int(rng.integers(len(self.signs))) for _ in range(count)]
-        images, matrices, scale = [], [], []
+        images, matrices, scale, away = [], [], [], []
         for pick in picks:
-            image, matrix, enlargement = self._one(pick, view, ranges, rng)
+            camera = shot(rng, ranges, self.width_mm)
+            image, matrix, enlargement, widths = self._one(pick, view, ranges, rng, camera)
             images.append(image)
             matrices.append(matrix)
             scale.append(enlargement)
+            away.append(widths * self.width_mm / 1000)
         gain = torch.stack([self._light[p][0] for p in picks])
         lift = torch.stack([self._light[p][1] for p in picks])
-        return _batch(images, matrices, gain, lift, scale, [self.signs[p].group for p in picks])
+        batch = _batch(images, matrices, gain, lift, scale, [self.signs[p].group for p in picks])
+        return replace(batch, distance_m=torch.tensor(away, dtype=torch.float32))
 
-    def _one(self, pick: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> tuple[Float, Matrix, float]:
+    def _one(
+        self, pick: int, view: View, ranges: EotRanges, rng: np.random.Generator, camera: Shot | None
+    ) -> tuple[Float, Matrix, float, float]:
+        """The picture, the plane's homography, the enlargement and the distance in widths of the sign."""
         sign = self.signs[pick]
         centre, side = sign.corners.mean(0), float(np.ptp(sign.corners, axis=0).max())
         to_unit = np.array([[1 / side, 0, -centre[0] / side], [0, 1 / side, -centre[1] / side], [0, 0, 1]])
-        turn = _pose(rng, ranges, 0.4) @ to_unit
+        pose = _pose(rng, ranges, 0.4, camera)
+        turn = pose @ to_unit
         height, width = sign.image.shape[:2]
         edges = _project(turn, np.array([[0, 0], [width, 0], [width, height], [0, height]]))
-        fit, enlargement = _fit(_project(turn, sign.corners), view, ranges, rng, edges)
-        camera = fit @ turn
+        fit, enlargement = _fit(_project(turn, sign.corners), view, ranges, rng, edges, camera)
+        to_view = fit @ turn
         half = self.width_mm / 2
         plane = np.array([[-half, -half], [half, -half], [half, half], [-half, half]], np.float32)
         in_photo = cv2.getPerspectiveTransform(plane, sign.corners.astype(np.float32))
-        shrink = side / max(np.ptp(_project(camera, sign.corners), axis=0).max(), 1)
+        shrink = side / max(np.ptp(_project(to_view, sign.corners), axis=0).max(), 1)
         level = int(np.clip(np.floor(np.log2(max(shrink, 1))), 0, len(self._pyramids[pick]) - 1))
         photo = self._pyramids[pick][level]
         rescale = np.diag([sign.image.shape[1] / photo.shape[1], sign.image.shape[0] / photo.shape[0], 1.0])
         image = cv2.warpPerspective(
             photo,
-            _for_opencv(camera @ rescale),
+            _for_opencv(to_view @ rescale),
             (view.size, view.size),
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
         # Enlarging a small photo cannot add detail, so a patch on it must not be sharper than the photo.
         seen = np.asarray(image, np.float32) / 255
-        return seen, np.asarray(camera @ in_photo, np.float64), max(enlargement, 1 / max(float(shrink), 1e-3))
+        blur = max(enlargement, 1 / max(float(shrink), 1e-3))
+        return seen, np.asarray(to_view @ in_photo, np.float64), blur, float(pose[2, 2])
 
 
 class MixedScenes:
@@ -156,8 +169,10 @@ class MixedScenes:
         tensors = {
             f.name: torch.cat([getattr(part, f.name) for part in parts])
             for f in fields(SceneBatch)
-            if f.name not in {"groups", "marks", "others"}
+            if f.name not in {"groups", "marks", "others", "distance_m"}
         }
+        away = [part.distance_m for part in parts if part.distance_m is not None]
+        tensors["distance_m"] = torch.cat(away) if len(away) == len(parts) else None
         return SceneBatch(**tensors, groups=tuple(g for part in parts for g in part.groups))
 
 
@@ -194,11 +209,38 @@ def _uniform(rng: np.random.Generator, bounds: Range) -> float:
     return float(rng.uniform(bounds[0], bounds[1]))
 
 
-def _pose(rng: np.random.Generator, ranges: EotRanges, share: float) -> Matrix:
-    """A unit-wide plane turned within ``share`` of the ranges, seen from 2.5 to 20 widths away, unit focal length."""
+@dataclass(frozen=True)
+class Shot:
+    """A camera before a sign: how far, and how large the sign is in its picture."""
+
+    widths: float
+    """Distance in widths of the sign."""
+    native_px: float
+    """Width of the sign in the camera's own pixels, seen frontally."""
+    frame_px: float
+    """Height of the camera's picture."""
+
+
+def shot(rng: np.random.Generator, ranges: EotRanges, width_mm: float) -> Shot | None:
+    """Draw distance, focal length and sensor from a stream of their own; None where the ranges give no distance."""
+    if not ranges.acts("distance_m"):
+        return None
+    own = rng.spawn(1)[0]
+    metres = float(np.exp(own.uniform(*np.log(ranges.distance_m))))
+    sensor = _uniform(own, ranges.sensor_px)
+    focal = focal_length_px(sensor, _uniform(own, ranges.field_of_view_deg))
+    return Shot(1000 * metres / width_mm, focal * width_mm / (1000 * metres), sensor * 9 / 16)
+
+
+def _pose(rng: np.random.Generator, ranges: EotRanges, share: float, camera: Shot | None = None) -> Matrix:
+    """A unit-wide plane turned within ``share`` of the ranges, unit focal length, from ``camera`` or 2.5 to 20 widths.
+
+    Its [2, 2] is the distance in widths.
+    """
     yaw, pitch, roll = (np.radians(_uniform(rng, r)) for r in (ranges.yaw_deg, ranges.pitch_deg, ranges.roll_deg))
     one = torch.ones(1, dtype=torch.float64)
     distance = float(np.exp(rng.uniform(np.log(2.5), np.log(20.0))))
+    distance = distance if camera is None else max(camera.widths, 1.2)
     matrix = pose_homography(
         distance * one, share * yaw * one, share * pitch * one, roll * one,
         focal_px=one, centre_px=torch.zeros(1, 2, dtype=torch.float64),
@@ -211,7 +253,12 @@ def _project(matrix: Matrix, points: npt.NDArray[np.floating]) -> Matrix:
 
 
 def _fit(
-    corners: Matrix, view: View, ranges: EotRanges, rng: np.random.Generator, edges: Matrix | None = None
+    corners: Matrix,
+    view: View,
+    ranges: EotRanges,
+    rng: np.random.Generator,
+    edges: Matrix | None = None,
+    camera: Shot | None = None,
 ) -> tuple[Matrix, float]:
     """Similarity that brings the seen square to its place in the view, and how far it is enlarged over the camera.
 
@@ -222,6 +269,7 @@ def _fit(
     if view.whole_frame:
         share = float(np.exp(rng.uniform(*np.log(ranges.frame_share))))
         place = rng.uniform(0, 1, 2)
+        share = share if camera is None else min(camera.native_px / camera.frame_px, 0.9)
         if edges is not None:
             share = min(max(share, side / float(np.ptp(edges, axis=0).min())), 0.9)
         window, enlargement = side / share, 1.0
@@ -235,6 +283,7 @@ def _fit(
         scale = view.size / (side * (1 + 2 * margin))
         where = view.size * (0.5 + rng.uniform(-0.06, 0.06, 2))
         native = float(np.exp(rng.uniform(*np.log(ranges.size_px))))
+        native = native if camera is None else camera.native_px
         enlargement = max(1.0, scale * side / native)
     shift = where - scale * centre
     return np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]]), enlargement
@@ -266,9 +315,10 @@ def _random_crop(image: Array, view: View, rng: np.random.Generator) -> Float:
 
 def _lay(canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np.random.Generator) -> Float:
     """Lay the face over the canvas, 2x supersampled, blended in linear light, with a slightly varied material."""
-    size, over = canvas.shape[0], 2
+    over = 2
     level = face.rgba
-    seen = np.ptp(_project(matrix, np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * width_mm / 2), axis=0).max() * over
+    corners = _project(matrix, np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * width_mm / 2)
+    seen = np.ptp(corners, axis=0).max() * over
     while level.shape[1] > 2 * seen and level.shape[1] > 16:
         level = cv2.resize(level, (level.shape[1] // 2, level.shape[0] // 2), interpolation=cv2.INTER_AREA)
     height_mm = width_mm * face.rgba.shape[0] / face.rgba.shape[1]
@@ -278,11 +328,28 @@ def _lay(canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np
     alpha = level[..., 3:].astype(np.float32) / 255
     material = (rng.uniform(0.75, 1.1) * rng.uniform(0.93, 1.07, 3)).astype(np.float32)
     light = _linear(level[..., :3]) * alpha * material
-    warp = np.diag([over, over, 1.0]) @ matrix @ to_mm
-    fine = cv2.warpPerspective(np.concatenate([light, alpha], 2), _for_opencv(warp), (size * over, size * over))
-    layered = np.asarray(cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA), np.float32)
-    mixed = layered[..., :3] + (1 - layered[..., 3:]) * _decode(canvas)
-    return _encode(np.asarray(np.clip(mixed, 0, 1), np.float32))
+    x0, y0, x1, y1 = _round(corners, canvas.shape[0], height_mm / width_mm)
+    there = np.array([[1, 0, -x0], [0, 1, -y0], [0, 0, 1.0]])
+    warp = np.diag([over, over, 1.0]) @ there @ matrix @ to_mm
+    sides = (x1 - x0, y1 - y0)
+    fine = cv2.warpPerspective(
+        np.concatenate([light, alpha], 2), _for_opencv(warp), (sides[0] * over, sides[1] * over)
+    )  # fmt: skip
+    layered = np.asarray(cv2.resize(fine, sides, interpolation=cv2.INTER_AREA), np.float32)
+    part = canvas[y0:y1, x0:x1]
+    mixed = layered[..., :3] + (1 - layered[..., 3:]) * _decode(part)
+    result = canvas.copy()
+    result[y0:y1, x0:x1] = _encode(np.asarray(np.clip(mixed, 0, 1), np.float32))
+    return result
+
+
+def _round(corners: Matrix, size: int, tallness: float) -> tuple[int, int, int, int]:
+    """The part x0, y0, x1, y1 of a square canvas that holds a sign, with room to spare; all of it where in doubt."""
+    if tallness > 1.01 or not np.isfinite(corners).all():
+        return 0, 0, size, size
+    low = np.clip(np.floor(corners.min(0)) - 2, 0, size - 1).astype(int)
+    high = np.clip(np.ceil(corners.max(0)) + 2, low + 1, size).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def _batch(

@@ -1,0 +1,94 @@
+"""Parts of a picture: what lies outside of the patch's reach needs neither a warp nor a gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 16
+"""Windows start and end on whole macroblocks, so that the codec cuts them as it cuts the picture."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The same size of window in each of b pictures, ``origin`` (b, 2) its first row and column; None: all of it.
+
+    Round a window pictures go on; round a picture they are reflected. ``margin`` asks for that many pixels more on
+    each side.
+    """
+
+    picture: tuple[int, int]
+    size: tuple[int, int]
+    origin: Tensor | None = None
+
+    @classmethod
+    def whole(cls, images: Tensor) -> Window:
+        """All of (b, c, h, w) pictures."""
+        size = (images.shape[-2], images.shape[-1])
+        return cls(size, size)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the window is the picture."""
+        return self.origin is None
+
+    def _along(self, axis: int, margin: int) -> Tensor:
+        """(b, size + 2 margin) row or column numbers of the picture, reflected at its edges."""
+        last = self.picture[axis] - 1
+        steps = torch.arange(-margin, self.size[axis] + margin)
+        numbers = steps[None] if self.origin is None else self.origin[:, axis : axis + 1].to(steps.device) + steps
+        return last - (last - numbers.abs()).abs()
+
+    def rows(self, margin: int, like: Tensor) -> Tensor:
+        """(b or 1, h + 2 margin, 1) heights of pixel centres in the picture."""
+        return self._along(0, margin)[:, :, None].to(like) + 0.5
+
+    def columns(self, margin: int, like: Tensor) -> Tensor:
+        """(b or 1, 1, w + 2 margin) widths of pixel centres in the picture."""
+        return self._along(1, margin)[:, None, :].to(like) + 0.5
+
+    def take(self, images: Tensor, margin: int = 0) -> Tensor:
+        """(b, c, h + 2 margin, w + 2 margin) of (b, c, H, W)."""
+        if self.origin is None:
+            return F.pad(images, (margin,) * 4, mode="reflect") if margin else images
+        ys, xs = (self._along(axis, margin).to(images.device) for axis in (0, 1))
+        rows = images.gather(2, ys[:, None, :, None].expand(-1, images.shape[1], -1, images.shape[3]))
+        return rows.gather(3, xs[:, None, None, :].expand(-1, images.shape[1], rows.shape[2], -1))
+
+    def paste(self, base: Tensor, part: Tensor) -> Tensor:
+        """Pictures ``base`` (b, c, H, W) with the windows replaced by ``part`` (b, c, h, w); differentiable in it."""
+        if self.origin is None:
+            return part
+        ys, xs = (self._along(axis, 0).to(base.device) for axis in (0, 1))
+        pictures = torch.arange(len(base), device=base.device)[:, None, None]
+        # Advanced indexing puts the channels last.
+        return (
+            base.permute(0, 2, 3, 1)
+            .index_put((pictures, ys[:, :, None], xs[:, None, :]), part.permute(0, 2, 3, 1))
+            .permute(0, 3, 1, 2)
+            .contiguous()
+        )
+
+
+def window_round(boxes: Tensor, picture: tuple[int, int], margin: int, *, most: float = 0.6) -> Window:
+    """The smallest window of one size over (b, 4) boxes x0, y0, x1, y1 in px and ``margin`` px round them.
+
+    All of the picture where that is over ``most`` of its area, or where its sides are no whole macroblocks.
+    """
+    height, width = picture
+    if height % BLOCK or width % BLOCK or not bool(torch.isfinite(boxes).all()):
+        return Window(picture, picture)
+    ends = torch.tensor([width, height, width, height], device=boxes.device, dtype=boxes.dtype)
+    reach = torch.tensor([-margin, -margin, margin, margin], device=boxes.device, dtype=boxes.dtype)
+    cut = (boxes + reach).clamp(min=torch.zeros_like(ends), max=ends)
+    first = (cut[:, :2] / BLOCK).floor().long()
+    blocks = ((cut[:, 2:] / BLOCK).ceil().long() - first).amax(0).clamp(min=1)
+    size = (int(blocks[1]) * BLOCK, int(blocks[0]) * BLOCK)
+    if size[0] * size[1] > most * height * width:
+        return Window(picture, picture)
+    limit = torch.tensor([width // BLOCK, height // BLOCK], device=boxes.device) - blocks
+    origin = first.minimum(limit).clamp(min=0) * BLOCK
+    return Window(picture, size, origin.flip(1).cpu())
