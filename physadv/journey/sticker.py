@@ -12,25 +12,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from physadv.attacks.patch import Measured, PatchTask, Progress, measure, optimise_patch
+from physadv.attacks.patch import Measured, PatchTask, Progress, finished, measure, optimise_patch
 from physadv.core.errors import GeometryError, OptionError, VictimError
+from physadv.core.images import read_image
 from physadv.core.seeds import derive
 from physadv.journey.checkpoint import load_checkpoint, save_checkpoint
+from physadv.journey.onphotos import ANYWHERE, ROLL_DEG, SHARES, object_share, photo_material
 from physadv.journey.preview import preview_picture
 from physadv.printing.bundle import Bundle, Card, PatchInfo, Size, VictimInfo, write_bundle
 from physadv.printing.bundle import Placement as CardPlacement
 from physadv.scene.masks import area_share, make_mask
 from physadv.scene.material import Material, load_material
+from physadv.scene.photos import Lie
 from physadv.scene.placement import Placement
 from physadv.scene.presets import eot_preset
 from physadv.scene.scenes import PhotoScenes, PhotoSign, View
 from physadv.threat.goals import Goal
+from physadv.threat.printable import Look, parse_palette
 from physadv.victims.cards import LoadedVictim
 from physadv.victims.checks import check_victim, looks_like_probabilities
+from physadv.victims.classifiers import Prepared
 from physadv.victims.registry import load_victim
 
 OCTAGON_SHARE = 0.8284
 """Area of a regular octagon over that of its bounding square."""
+STOP_NAMES = ("stop", "stop sign", "street sign")
+"""What GTSRB, COCO and ImageNet call it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,18 @@ class StickerSettings:
     """The 18 in stop sign of bikeways: the largest whose default sticker fits on A4 and Letter."""
     signs: str | None = None
     backgrounds: str | None = None
+    boxes: str | None = None
+    """Boxes of the signs or objects in the photos, where they do not lie beside them as boxes.csv."""
+    object: str = "sign"
+    """What carries the patch: a flat "sign", a class of the detector ("person"), or "anywhere" in any photo."""
+    photos: str | None = None
+    share: tuple[float, float] | None = None
+    """Width of the patch over the object's diagonal, or anywhere over the picture's side; None: as published."""
+    ensemble: tuple[str, ...] = ()
+    """Further victims, each NAME or NAME=WEIGHTS, that the patch shall beat as well."""
+    palette: str | None = None
+    content: str | None = None
+    content_weight: float = 5.0
     eot: str = "default"
     steps: int = 400
     draws: int = 32
@@ -75,25 +94,34 @@ def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedVictim]:
         raise OptionError("--steps, --draws and --test-draws", "each at least 1", "give positive numbers")
     if not settings.lr > 0 or settings.tv < 0 or settings.nps < 0:
         raise OptionError("--lr, --tv and --nps", "lr over 0, weights at least 0", "correct them")
-    victim = load_victim(settings.victim, weights=settings.weights, device=settings.device)
+    victims = load_victims(settings)
+    victim = victims[0]
     mask = make_mask(settings.mask, settings.width_mm, settings.height_mm, longest_px=settings.resolution)
-    placement = Placement(settings.width_mm, settings.height_mm, settings.center_mm)
-    _check_on_sign(placement, settings)
-    goal = _goal(settings, victim)
-    view = _view(victim)
+    goals = [_goal(settings, v) for v in victims]
+    goal, view = goals[0], _view(victims)
     ranges = eot_preset(settings.eot)
     device = next((p.device for p in victim.parameters()), torch.device("cpu"))
 
     def accept(photos: Sequence[PhotoSign]) -> list[bool]:
         return recognised_photos(victim, goal, photos, settings.sign_width_mm, device)
 
-    material = load_material(
-        _path(settings.signs), _path(settings.backgrounds), width_mm=settings.sign_width_mm, seed=settings.seed,
-        accept=accept,
-    )  # fmt: skip
+    if settings.object == "sign":
+        placement = Placement(settings.width_mm, settings.height_mm, settings.center_mm)
+        _check_on_sign(placement, settings)
+        material = load_material(
+            _path(settings.signs), _path(settings.backgrounds), width_mm=settings.sign_width_mm, seed=settings.seed,
+            accept=accept, boxes=_path(settings.boxes),
+        )  # fmt: skip
+    else:
+        placement = Placement(settings.width_mm, settings.height_mm)
+        material = photo_material(
+            _path(settings.photos), kind=settings.object, lie=lie_of(settings), victim=victim, goal=goal, view=view,
+            seed=settings.seed, boxes=_path(settings.boxes),
+        )  # fmt: skip
     task = PatchTask(
-        (victim,), goal, material, mask, placement, settings.sign_width_mm, view, ranges, settings.seed, device
-    )
+        victims, goal, material, mask, placement, settings.sign_width_mm, view, ranges, settings.seed, device,
+        goals, _look(settings, mask),
+    )  # fmt: skip
     notes = (*material.notes, *_trusted(victim, _probe(task).to(device)))
     return replace(task, material=replace(material, notes=notes)), victim
 
@@ -108,6 +136,37 @@ def _trusted(victim: LoadedVictim, images: Tensor) -> list[str]:
         remedy = 'return logits, or wrap it with as_victim(..., outputs="probabilities")'
         raise VictimError("the victim returns softmax probabilities", "logits are needed", remedy)
     return warnings
+
+
+def load_victims(settings: StickerSettings) -> list[LoadedVictim]:
+    """The victim and the further ones of its ensemble, all of one task: they are shown the same pictures."""
+    victims = [load_victim(settings.victim, weights=settings.weights, device=settings.device)]
+    for text in settings.ensemble:
+        name, _, weights = text.partition("=")
+        victims.append(load_victim(name, weights=weights or None, device=settings.device))
+    if len({v.card.task for v in victims}) > 1:
+        said = ", ".join(f"{v.card.name} ({v.card.task})" for v in victims)
+        raise OptionError(said, "an ensemble is of classifiers or of detectors", "make a patch for each kind")
+    return victims
+
+
+def lie_of(settings: StickerSettings) -> Lie:
+    """How a patch lies on photos: the settings, and what is published where they are silent."""
+    kind = ANYWHERE if settings.object == ANYWHERE else "objects"
+    share = settings.share or SHARES[kind]
+    if not 0 < share[0] <= share[1] <= 1:
+        raise OptionError(f"--share {share[0]:g}:{share[1]:g}", "0 < low <= high <= 1", "write for example 0.3:0.5")
+    return Lie(settings.width_mm, settings.height_mm, share, ROLL_DEG[kind])
+
+
+def _look(settings: StickerSettings, mask: Tensor) -> Look:
+    palette = None if settings.palette is None else parse_palette(settings.palette)
+    if settings.content is None:
+        return Look(palette)
+    picture = read_image(settings.content)[None]
+    size = (mask.shape[-2], mask.shape[-1])
+    content = torch.nn.functional.interpolate(picture, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+    return Look(palette, content, settings.content_weight)
 
 
 def _path(name: str | None) -> Path | None:
@@ -131,19 +190,31 @@ def _check_on_sign(placement: Placement, settings: StickerSettings) -> None:
 
 
 def _goal(settings: StickerSettings, victim: LoadedVictim) -> Goal:
-    name = settings.true_class
-    if name == "stop" and victim.card.task == "detect" and "stop sign" in victim.card.classes:
-        name = "stop sign"
-    target = None if settings.target_class is None else victim.card.class_index(settings.target_class)
+    card, name = victim.card, settings.true_class
+    if settings.object not in ("sign", ANYWHERE):
+        name = settings.object
+    true = 0 if settings.object == ANYWHERE else card.class_index(own_name(name, card.classes))
+    target = None if settings.target_class is None else card.class_index(own_name(settings.target_class, card.classes))
     threshold = settings.threshold
     if threshold is None:
-        threshold = float(victim.card.extra.get("score_threshold", 0.25))
-    return Goal(settings.goal, victim.card.class_index(name), target, score_threshold=threshold)
+        threshold = float(card.extra.get("score_threshold", 0.25))
+    if settings.object == ANYWHERE and target == true:  # every photo has its own class: this one is never used
+        true = 1 if target == 0 else 0
+    return Goal(settings.goal, true, target, score_threshold=threshold)
 
 
-def _view(victim: LoadedVictim) -> View:
-    size = victim.card.input_size or (64, 64)
-    return View(max(size), victim.card.task == "detect")
+def own_name(name: str, classes: Sequence[str]) -> str:
+    """A class as this victim calls it: some call a stop sign "stop", "stop sign" or just "street sign"."""
+    if classes and name not in classes and name in STOP_NAMES:
+        return next((own for own in STOP_NAMES if own in classes), name)
+    return name
+
+
+def _view(victims: Sequence[LoadedVictim]) -> View:
+    """Square pictures as large as the victim that sees most, before its own crop."""
+    sides = [max(v.card.input_size or (64, 64)) for v in victims]
+    crops = [v.net.crop[1] for v in victims if isinstance(v.net, Prepared) and v.net.crop is not None]
+    return View(max(sides + crops), victims[0].card.task == "detect")
 
 
 @torch.no_grad()
@@ -158,7 +229,7 @@ def recognised_photos(
     mild = EotRanges(yaw_deg=(-8, 8), pitch_deg=(-4, 4), roll_deg=(-3, 3), size_px=(400, 401), frame_share=(0.25, 0.5))
     kept = []
     for number, photo in enumerate(photos):
-        scenes = PhotoScenes([photo], width_mm).sample(4, _view(victim), mild, numpy_generator(0, "accept", number))
+        scenes = PhotoScenes([photo], width_mm).sample(4, _view([victim]), mild, numpy_generator(0, "accept", number))
         boxes = sign_boxes(scenes.homography, width_mm, scenes.images.shape[-1]).to(device)
         kept.append(bool(goal.recognised(victim(scenes.images.to(device)), boxes).float().mean() >= 0.5))
     return kept
@@ -195,24 +266,32 @@ class StickerRun:
         """Measure the best patch on the held-out scenes and write the bundle. OptionError before the first step."""
         if self._last is None:
             raise OptionError("no step was made", "at least one is needed", "let it run longer")
-        best = self._last.best if self._last.best_success >= 0 else self._last.patch
+        best = finished(self.task, self._last.best if self._last.best_success >= 0 else self._last.patch)
         measured = measure(self.task, best, draws=self.settings.test_draws, report=report)
         card = make_card(self.settings, self.task, self.victim, measured, steps_done=self._last.step)
+        card.heldout.update(self._further(best))
         picture = preview_picture(self.task, best)
         bundle = write_bundle(
             self.out, card=card, patch=best, mask=self.task.mask, preview=picture, rows=list(measured.rows)
         )
         return bundle, measured
 
+    def _further(self, best: Tensor) -> dict[str, Any]:
+        """For the card of an ensemble: the same draws judged by each of its further victims."""
+        tables = {}
+        for number, text in enumerate(self.settings.ensemble, 1):
+            judged = measure(self.task, best, draws=self.settings.test_draws, victim=number)
+            tables[text.partition("=")[0]] = rates_table(judged)
+        return {"further_victims": tables} if tables else {}
+
 
 def make_card(
     settings: StickerSettings, task: PatchTask, victim: LoadedVictim, measured: Measured, *, steps_done: int
 ) -> Card:
     """The card of a sticker: what it is, where it goes, how it was made, and what was measured."""
-    true = victim.card.class_name(task.goal.true_class)
+    true = ANYWHERE if settings.object == ANYWHERE else victim.card.class_name(task.goal.true_class)
     target = None if task.goal.target_class is None else victim.card.class_name(task.goal.target_class)
     name = settings.name or f"{victim.card.name}-{settings.goal}-{settings.mask}"
-    share = area_share(task.mask, settings.width_mm, settings.height_mm, OCTAGON_SHARE * settings.sign_width_mm**2)
     plain = {k: v for k, v in asdict(settings).items() if v is not None}
     return Card(
         patch=PatchInfo(
@@ -220,7 +299,7 @@ def make_card(
             created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", physadv=version("physadv"),
         ),
         size=Size(settings.width_mm, settings.height_mm),
-        placement=CardPlacement("stop", settings.sign_width_mm, settings.center_mm, round(share, 4)),
+        placement=_card_placement(settings, task),
         victim=VictimInfo(victim.card.name, victim.card.task, victim.card.sha256),
         eot=task.ranges.as_dict(),
         optimisation={**plain, "steps_done": steps_done, "score_threshold": task.goal.score_threshold},
@@ -229,15 +308,37 @@ def make_card(
     )  # fmt: skip
 
 
+def _card_placement(settings: StickerSettings, task: PatchTask) -> CardPlacement:
+    """Where it goes: on the sign, or as large a share of an object or of a picture as the photos had it on average."""
+    if settings.object == "sign":
+        sign_mm2 = OCTAGON_SHARE * settings.sign_width_mm**2
+        share = area_share(task.mask, settings.width_mm, settings.height_mm, sign_mm2)
+        return CardPlacement("stop", settings.sign_width_mm, settings.center_mm, round(share, 4))
+    lie = lie_of(settings)
+    share = object_share(task.material, lie) * float(task.mask.mean())
+    across_mm = round(2 * settings.width_mm / sum(lie.share), 1)
+    return CardPlacement(settings.object, across_mm, (0.0, 0.0), round(share, 4))
+
+
 def heldout_table(material: Material, measured: Measured) -> dict[str, Any]:
     """The [heldout] table: rates with their intervals, and in words how the scenes were held out."""
     return {
+        **rates_table(measured),
+        "scenes": material.kind,
+        "notes": list(material.notes),
+        "meaning": "success: goal met with the patch, in simulated draws whose clean control is recognised",
+    }
+
+
+def rates_table(measured: Measured) -> dict[str, Any]:
+    """The rates of one measurement; for a detector misses, AP and extra boxes of each block beside them."""
+    rates: dict[str, Any] = {
         "success": measured.success.as_dict(),
         "blank_success": measured.blank_success.as_dict(),
         "clean_recognised": measured.clean_recognised.as_dict(),
         "blank_recognised": measured.blank_recognised.as_dict(),
         "patch_recognised": measured.patch_recognised.as_dict(),
-        "scenes": material.kind,
-        "notes": list(material.notes),
-        "meaning": "success: goal met with the patch, in simulated draws whose clean control is recognised",
     }
+    if measured.detection:
+        rates["detection"] = {block: found.as_dict() for block, found in measured.detection.items()}
+    return rates

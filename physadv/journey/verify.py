@@ -29,7 +29,9 @@ def settings_of(bundle: Bundle) -> StickerSettings:
     if not {"victim", "goal", "seed"} <= set(table):
         raise BundleError(f"{bundle.folder}", "its card holds no [optimisation] settings", "make it anew")
     chosen = {k: v for k, v in table.items() if k in known}
-    chosen["center_mm"] = tuple(chosen.get("center_mm", (0.0, 0.0)))
+    for name in ("center_mm", "share", "ensemble"):
+        if name in chosen:
+            chosen[name] = tuple(chosen[name])
     return StickerSettings(**chosen)
 
 

@@ -20,7 +20,7 @@ from physadv.core.images import Array, read_rgba, save_png, to_tensor, to_uint8
 from physadv.evaluation.rows import Row
 
 PATCH, MASK, CARD, ROWS, PREVIEW = "patch.png", "mask.png", "card.toml", "rows.jsonl", "preview.png"
-GOALS = ("targeted", "untargeted", "vanish")
+GOALS = ("targeted", "untargeted", "vanish", "misclassify", "create")
 _Section = TypeVar("_Section")
 
 
@@ -76,6 +76,8 @@ class Card:
     eot: dict[str, Any] = field(default_factory=dict)
     optimisation: dict[str, Any] = field(default_factory=dict)
     heldout: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    """Data sets named under [optimisation], and how to get them."""
     versions: dict[str, Any] = field(default_factory=dict)
 
     def to_toml(self) -> str:

@@ -46,14 +46,15 @@ def load_material(
     width_mm: float,
     seed: int,
     accept: Callable[[Sequence[PhotoSign]], Sequence[bool]] | None = None,
+    boxes: Path | None = None,
 ) -> Material:
     """Read signs and backgrounds and split them by photo; with neither, everything is drawn by code.
 
-    ``signs`` may be a folder or file of photos (corners from boxes.csv beside them, else found in the picture), of
+    ``signs`` may be a folder or file of photos (corners from ``boxes`` or boxes.csv beside them, else found), of
     drawings (SVG, or PNG with transparency), or a GTSRB folder or zip. ``accept`` can drop located signs that the
     victim does not know. Raises ImageError and DataError naming the file for what cannot be used.
     """
-    photos, faces, notes = ([], [], []) if signs is None else read_signs(signs)
+    photos, faces, notes = ([], [], []) if signs is None else read_signs(signs, boxes)
     if photos and accept is not None:
         keep = accept(photos)
         lost = len(photos) - sum(keep)
@@ -100,13 +101,15 @@ def _count(photos: Sequence[PhotoSign]) -> int:
     return len({p.group for p in photos})
 
 
-def read_signs(path: Path) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
+def read_signs(path: Path, boxes: Path | None = None) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
     """Photo signs with their corners, drawn faces (1 mm wide), and notes on what was skipped in a folder of signs."""
     if path.suffix.lower() == ".zip" or any(path.glob("**/GT-*.csv")):
         return _read_gtsrb(path), [], []
     files = list_images(path, suffixes=SUFFIXES | {".svg"})
-    boxes_file = (path if path.is_dir() else path.parent) / BOXES_FILE
-    boxes = read_boxes(boxes_file) if boxes_file.is_file() else {}
+    boxes_file = boxes or (path if path.is_dir() else path.parent) / BOXES_FILE
+    if boxes is not None and not boxes.is_file():
+        raise DataError(f"{boxes}", "no such file", "check the path")
+    known = read_boxes(boxes_file) if boxes_file.is_file() else {}
     photos: list[PhotoSign] = []
     faces: list[SignFace] = []
     notes: list[str] = []
@@ -121,7 +124,7 @@ def read_signs(path: Path) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
         if _is_drawing(file, rgba):
             faces.append(SignFace(file.stem, _tight(rgba), 1.0))
             continue
-        located = boxes.get(file.name) or find_signs(rgba[..., :3])
+        located = known.get(file.name) or find_signs(rgba[..., :3])
         if not located:
             notes.append(f"skipped: no sign found in {file.name}; name its box in {BOXES_FILE}")
         photos += [PhotoSign(rgba[..., :3], corners, file.name) for corners in located]

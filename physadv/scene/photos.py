@@ -78,8 +78,8 @@ class Anywhere:
 class OnObjects:
     """Photos of objects that each carry the patch: persons with it before them, any other class with it in the middle.
 
-    Up to ``most`` objects a photo carry it, largest first; a photo with more is shown closer or not at all. Scale
-    and turn as ``lie`` says; the place jitters by ``jitter`` of the box's sides about ``centre`` (x, y in the box).
+    Up to ``most`` objects a photo carry it, largest first. Scale and turn as ``lie`` says; the place jitters by
+    ``jitter`` of the box's sides about ``centre`` (x, y in the box).
     """
 
     def __init__(
@@ -148,15 +148,13 @@ def patch_boxes(homography: Tensor, lie: Lie, size: int) -> Tensor:
     return torch.cat([seen.amin(1), seen.amax(1)], -1).clamp(0, size)
 
 
-def shrink(image: Array, boxes: Float | None, shorter_px: int) -> tuple[Array, Float | None]:
-    """A photo, and the boxes in it, no larger than a victim can tell: the shorter side at most ``shorter_px``."""
+def shrink(image: Array, shorter_px: int) -> Array:
+    """A photo no larger than a victim can tell: the shorter side at most ``shorter_px``."""
     factor = shorter_px / min(image.shape[:2])
     if factor >= 1:
-        return image, boxes
+        return image
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    scale = np.tile([size[0] / image.shape[1], size[1] / image.shape[0]], 2)
-    return small, None if boxes is None else boxes * scale
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _between(rng: np.random.Generator, bounds: Range) -> float:

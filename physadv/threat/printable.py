@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from physadv.core.errors import OptionError
 
 
 def total_variation(patch: Tensor, mask: Tensor) -> Tensor:
@@ -48,3 +52,53 @@ def project_printable(patch: Tensor) -> Tensor:
 def eight_bit(patch: Tensor) -> Tensor:
     """The patch as its PNG will hold it."""
     return patch.clamp(0, 1).mul(255).round().div(255)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a patch shall look besides being smooth: of few given colours, or near a picture.
+
+    ``palette`` (k, 3) sRGB colours, the only ones it may show; ``content`` (1, 3, h, w) a picture it stays near, with
+    ``weight`` for the mean squared distance from it. None: free.
+    """
+
+    palette: Tensor | None = None
+    content: Tensor | None = None
+    weight: float = 0.0
+
+    def to(self, device: torch.device) -> Look:
+        """The same on another device."""
+        palette, content = (None if t is None else t.to(device) for t in (self.palette, self.content))
+        return Look(palette, content, self.weight)
+
+    def printed(self, patch: Tensor) -> Tensor:
+        """The patch in its palette; the gradient passes as if it were free (straight-through)."""
+        return patch if self.palette is None else patch + (in_palette(patch, self.palette) - patch).detach()
+
+    def distance(self, patch: Tensor, mask: Tensor) -> Tensor:
+        """Weighted mean squared distance from the content picture within the mask; 0 without one."""
+        if self.content is None:
+            return patch.sum() * 0
+        gap = ((patch - self.content) ** 2 * mask).sum() / (patch.shape[1] * mask.sum().clamp(min=1))
+        return self.weight * gap
+
+
+def in_palette(patch: Tensor, palette: Tensor) -> Tensor:
+    """Every pixel of a (1, 3, h, w) patch replaced by the nearest of the (k, 3) colours."""
+    pixels = patch.detach()[0].flatten(1).T
+    nearest = palette.to(pixels)[torch.cdist(pixels, palette.to(pixels)).argmin(1)]
+    return nearest.T.reshape(patch.shape)
+
+
+def parse_palette(text: str) -> Tensor:
+    """Colours written ``#c01c28,#ffffff,#000`` as (k, 3) in [0, 1], at least two. OptionError names the bad one."""
+    colours = []
+    for word in filter(None, re.split(r"[\s,;]+", text.strip())):
+        digits = word.removeprefix("#")
+        if not re.fullmatch(r"[0-9a-fA-F]{3}|[0-9a-fA-F]{6}", digits):
+            raise OptionError(f"colour {word!r}", "is not #rgb or #rrggbb", "write for example #c01c28,#ffffff")
+        digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+        colours.append([int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)])
+    if len(colours) < 2:
+        raise OptionError(f"palette {text!r}", "needs two colours or more", "write for example #c01c28,#ffffff")
+    return torch.tensor(colours)
