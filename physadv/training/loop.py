@@ -1,29 +1,30 @@
-"""The one training loop: a generator of steps. A recipe, or a later defence, is only the part that differs.
+"""The one training loop: a generator of steps. A recipe gives the batches, a defence the loss; the rest is here.
 
-Batches are asked for by their number, so that a run resumed after a kill goes on exactly where its last checkpoint
-stood, without saved generator states.
+Batches are asked for by their number and a defence draws from a generator of its own step, so that a run resumed after
+a kill goes on exactly where its last checkpoint stood, without saved generator states.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from math import cos, pi
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import cos, inf, pi
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.core.errors import DataError, OptionError
-from physadv.core.files import atomic_path
-from physadv.core.seeds import derive
+from physadv.core.seeds import derive, generator
+from physadv.training.checkpoint import Tensors, load_optimiser, load_state, optimiser_tensors, save_state
+from physadv.training.defence import Defence, Metrics, Position, Run, Standard
 
 Batch = tuple[Tensor, Tensor]
-LossHook = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
-"""(net in train mode, images, labels, step number) -> scalar loss; adversarial training replaces this alone."""
+FACTS = ("claim", "done", "history", "seconds")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,42 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """After each epoch ``judge`` measures the averaged net; the weights with the highest ``score`` are kept as best.
+
+    With ``patience`` the run ends once so many epochs brought nothing better. Epochs before the share ``after`` of the
+    run are measured, not chosen: a defence still growing to its full strength is not yet what was asked for.
+    """
+
+    judge: Callable[[nn.Module], Metrics]
+    score: str
+    patience: int | None = None
+    after: float = 0.0
+
+    def scores(self, history: Sequence[Metrics], epochs: int) -> list[float]:
+        """One score an epoch, -inf where it does not count."""
+        return [h[self.score] if i + 1 > self.after * epochs else -inf for i, h in enumerate(history)]
+
+    def best(self, history: Sequence[Metrics], epochs: int) -> int:
+        """The epoch (from 0) whose weights are best; of equals the latest."""
+        scores = self.scores(history, epochs)
+        return max(range(len(scores)), key=lambda i: (scores[i], i))
+
+    def over(self, history: Sequence[Metrics], epochs: int) -> bool:
+        """Whether patience has run out."""
+        scores = self.scores(history, epochs)
+        if self.patience is None or not scores or max(scores) == -inf:
+            return False
+        return len(scores) - 1 - scores.index(max(scores)) >= self.patience
+
+
+@dataclass(frozen=True)
 class Step:
-    """What the loop reports after each step; ``average`` is the averaged net, to be judged and saved."""
+    """What the loop reports after each step; ``average`` is the averaged net, to be judged and saved.
+
+    ``metrics`` are the defence's and, at an epoch's end, the validation's; ``seconds`` is CPU time spent on training
+    (without validation) since the run began.
+    """
 
     number: int
     total: int
@@ -76,42 +111,59 @@ class Step:
     lr: float
     ends_epoch: bool
     average: nn.Module
+    metrics: Metrics
+    seconds: float
 
 
-def cross_entropy(net: nn.Module, images: Tensor, labels: Tensor, step: int) -> Tensor:
-    """The plain loss, with a little label smoothing so that the logits stay calibrated enough to compare."""
-    return F.cross_entropy(net(images).float(), labels, label_smoothing=0.05)
+@dataclass
+class _Progress:
+    """What the checkpoint keeps beside the moving parts."""
+
+    done: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    best: Tensors = field(default_factory=dict)
 
 
 def train(
-    net: nn.Module,
-    batches: Callable[[int], Batch],
-    schedule: Schedule,
-    *,
-    loss: LossHook = cross_entropy,
-    checkpoint: Path | None = None,
-    identity: str = "",
-) -> Iterator[Step]:
-    """Train ``net`` in place and yield a Step each; ``batches(step)`` gives the images and labels of that step.
+    net: nn.Module, batches: Callable[[int], Batch], schedule: Schedule, *, defence: Defence | None = None,
+    seed: int = 0, validation: Validation | None = None, checkpoint: Path | None = None, identity: str = "",
+) -> Iterator[Step]:  # fmt: skip
+    """Train ``net`` in place and yield a Step each; ``batches(number)`` gives images and labels.
 
-    With ``checkpoint`` the state is saved there at each epoch's end, and an existing file of the same schedule and
-    ``identity`` (whatever else decides the result: data, seed) is resumed; a finished run yields nothing more. Raises
-    DataError for a checkpoint of another run, or when the loss is no longer finite.
+    Without a ``defence`` the plain loss with a little label smoothing is used, so that logits stay calibrated enough to
+    compare. With ``checkpoint`` the state is saved there at each epoch's end, and an existing file of the same
+    schedule, defence, seed and ``identity`` (whatever else decides the result) is resumed, to the bit; a finished run
+    yields nothing more. Raises DataError for a checkpoint of another run, or when the loss is no longer finite.
     """
-    mean = copy.deepcopy(net).eval().requires_grad_(False)
-    optimiser = _optimiser(net, schedule)
-    claim = {"schedule": asdict(schedule), "identity": identity}
-    first = _resume(checkpoint, net, mean, optimiser, claim)
-    for number in range(first, schedule.total):
-        images, labels = batches(number)
-        for group in optimiser.param_groups:
+    defence = defence or Standard(0.05)
+    defence.begin(net, generator(seed, "begin"))
+    run = Run(net, copy.deepcopy(net).eval().requires_grad_(False), _optimiser(net, schedule))
+    claim = {"schedule": asdict(schedule), **defence.settings(), "seed": seed, "identity": identity}
+    claim = json.loads(json.dumps(claim))  # as it will be read back: tuples are lists
+    progress = _resume(checkpoint, run, defence, claim)
+    for number in range(progress.done, schedule.total):
+        if validation is not None and validation.over(progress.history, schedule.epochs):
+            return
+        begun = time.process_time()
+        at = Position(number, schedule.total, generator(seed, "defence", number))
+        for group in run.optimiser.param_groups:
             group["lr"] = schedule.rate(number)
-        value = _step(net, images, labels, number, optimiser, schedule, loss)
-        update_average(mean, net, min(schedule.average, (1 + number) / (10 + number)))
-        ends = (number + 1) % schedule.steps == 0
-        if ends and checkpoint is not None:
-            _save(checkpoint, net, mean, optimiser, claim, number + 1)
-        yield Step(number + 1, schedule.total, number // schedule.steps + 1, value, schedule.rate(number), ends, mean)
+        metrics = dict(defence.watch(run, at))
+        value, found = _step(net, batches(number // defence.repeats), at, run.optimiser, schedule, defence)
+        metrics |= found
+        update_average(run.mean, net, min(schedule.average, (1 + number) / (10 + number)))
+        progress.seconds += time.process_time() - begun
+        progress.done, ends = number + 1, (number + 1) % schedule.steps == 0
+        if ends:
+            if validation is not None:
+                metrics |= _validate(validation, run.mean, progress, schedule.epochs)
+            if checkpoint is not None:
+                _save(checkpoint, run, defence, progress, claim)
+        yield Step(
+            number + 1, schedule.total, number // schedule.steps + 1, value, schedule.rate(number), ends, run.mean,
+            metrics, progress.seconds,
+        )  # fmt: skip
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -132,26 +184,44 @@ def update_average(mean: nn.Module, net: nn.Module, keep: float) -> None:
             value.copy_(latest[name])
 
 
+def load_average(checkpoint: Path, net: nn.Module, *, best: bool = False) -> nn.Module:
+    """Put the averaged weights of a checkpoint into ``net`` and return it in eval mode. DataError as ``train``.
+
+    With ``best`` they are those of the epoch that validation chose, where there was one.
+    """
+    groups, _ = load_state(checkpoint, facts=FACTS)
+    net.load_state_dict(groups["best"] if best and "best" in groups else groups["mean"])
+    return net.eval()
+
+
+def read_progress(checkpoint: Path) -> Mapping[str, Any]:
+    """``done`` steps, the ``history`` of validations, CPU ``seconds`` and the ``claim`` of a checkpoint."""
+    return load_state(checkpoint, facts=FACTS)[1]
+
+
 def _step(
-    net: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    number: int,
-    optimiser: torch.optim.Optimizer,
-    schedule: Schedule,
-    loss: LossHook,
-) -> float:
+    net: nn.Module, batch: Batch, at: Position, optimiser: torch.optim.Optimizer, schedule: Schedule, defence: Defence,
+) -> tuple[float, Metrics]:  # fmt: skip
     net.train()
     optimiser.zero_grad(set_to_none=True)
+    images, labels = batch
     with torch.autocast(images.device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
-        value = loss(net, images, labels, number)
-    if not torch.isfinite(value):
-        met = f"loss {float(value.detach())} at step {number + 1}"
+        loss, metrics = defence.loss(net, images, labels, at)
+    if not torch.isfinite(loss):
+        met = f"loss {float(loss.detach())} at step {at.step + 1}"
         raise DataError(met, "the training diverged", "lower the learning rate")
-    value.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)
     optimiser.step()
-    return float(value.detach())
+    return float(loss.detach()), metrics
+
+
+def _validate(validation: Validation, mean: nn.Module, progress: _Progress, epochs: int) -> Metrics:
+    found = dict(validation.judge(mean))
+    progress.history.append(found)
+    if validation.best(progress.history, epochs) == len(progress.history) - 1:
+        progress.best = {key: value.clone() for key, value in mean.state_dict().items()}
+    return found
 
 
 def _optimiser(net: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
@@ -167,48 +237,23 @@ def _optimiser(net: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=schedule.lr)
 
 
-def load_average(checkpoint: Path, net: nn.Module) -> nn.Module:
-    """Put the averaged weights of a checkpoint into ``net`` and return it in eval mode. DataError as ``train``."""
-    net.load_state_dict(_read(checkpoint)["mean"])
-    return net.eval()
+def _save(path: Path, run: Run, defence: Defence, progress: _Progress, claim: dict[str, Any]) -> None:
+    groups = {
+        "net": run.net.state_dict(), "mean": run.mean.state_dict(), "best": progress.best,
+        "optimiser": optimiser_tensors(run.optimiser), "defence": defence.state(),
+    }  # fmt: skip
+    facts = {"claim": claim, "done": progress.done, "history": progress.history, "seconds": progress.seconds}
+    save_state(path, groups, facts)
 
 
-def _save(
-    path: Path,
-    net: nn.Module,
-    mean: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    claim: dict[str, Any],
-    done: int,
-) -> None:
-    state = {
-        "claim": claim,
-        "done": done,
-        "net": net.state_dict(),
-        "mean": mean.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
-
-
-def _resume(
-    path: Path | None, net: nn.Module, mean: nn.Module, optimiser: torch.optim.Optimizer, claim: dict[str, Any]
-) -> int:
+def _resume(path: Path | None, run: Run, defence: Defence, claim: dict[str, Any]) -> _Progress:
     if path is None or not path.is_file():
-        return 0
-    state = _read(path)
-    if state["claim"] != claim:
+        return _Progress()
+    groups, facts = load_state(path, facts=FACTS)
+    if facts["claim"] != claim:
         raise DataError(f"{path}", "belongs to another run", "use the options it was begun with, or remove it")
-    net.load_state_dict(state["net"])
-    mean.load_state_dict(state["mean"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["done"])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: state[key] for key in ("claim", "done", "net", "mean", "optimiser")}
-    except Exception as error:  # torch raises many kinds for a broken file
-        raise DataError(f"{path}", "not a readable checkpoint", "remove it to start afresh") from error
+    run.net.load_state_dict(groups["net"])
+    run.mean.load_state_dict(groups["mean"])
+    load_optimiser(run.optimiser, groups.get("optimiser", {}))
+    defence.load(groups.get("defence", {}))
+    return _Progress(int(facts["done"]), facts["history"], float(facts["seconds"]), groups.get("best", {}))

@@ -35,7 +35,7 @@ from physadv.training.loop import Batch, Schedule, Step, load_average, seeded, t
 from physadv.training.signs import Mix, SignBatches
 from physadv.victims.nets.signnet import BACKGROUND, CLASSES, INPUT_PX, NAMES, SignNet, parameters_of
 
-CHECKPOINT, WEIGHTS, CARD, ROWS = "checkpoint.pt", "signs.safetensors", "signs.toml", "rows.jsonl"
+CHECKPOINT, WEIGHTS, CARD, ROWS = "checkpoint.safetensors", "signs.safetensors", "signs.toml", "rows.jsonl"
 LICENCE = (
     "The weights are given under Apache-2.0 as far as their makers can; they were trained on research data sets "
     "(GTSRB; photos of BSDS500 and ImageNet) whose terms may bind commercial use."
@@ -103,7 +103,7 @@ def load_material(recipe: Recipe) -> Material:
 
 
 def train_signs(recipe: Recipe, material: Material, out: Path) -> Iterator[Step]:
-    """Train SignNet and yield a Step each; ``out/checkpoint.pt`` is kept at each epoch's end and resumed from."""
+    """Train SignNet and yield a Step each; ``out/checkpoint.safetensors`` is kept each epoch and resumed from."""
     batches = SignBatches(
         sign_canvases(material.signs), Photos(material.photos, recipe.seed), size=recipe.batch, seed=recipe.seed,
         mix=recipe.mix,
@@ -130,7 +130,7 @@ def judge(net: nn.Module, material: Material, street: Street, *, each: int = 40,
 
 
 def publish(recipe: Recipe, material: Material, street: Street, out: Path, command: str = "") -> dict[str, Any]:
-    """Judge the averaged weights in ``out/checkpoint.pt`` and write weights, card and rows beside it.
+    """Judge the averaged weights in ``out/checkpoint.safetensors`` and write weights, card and rows beside it.
 
     Returns the card as a table. The weights are fp32 safetensors under 4 MB; the card is what the registry shows.
     """

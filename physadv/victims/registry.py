@@ -5,6 +5,7 @@ load_victim("fastestdet", weights="f.pth")       or fetched before with `physadv
 load_victim("efficientnet-lite0")                with the extra `imagenet`
 load_victim("my_module:make_model")              any torch.nn.Module, made by your own code
 load_victim("model.pt"), load_victim("m.pt2")    TorchScript and torch.export files
+load_victim("model.safetensors")                 what `physadv train --defence` made: its card names the net
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from physadv.victims.loading import (
     read_state,
     sidecar,
 )
+from physadv.victims.nets.cnn import build_from
 
 __all__ = [
     "LoadedVictim",
@@ -158,6 +160,9 @@ def _load_file(path: Path, weights: Path | None) -> LoadedVictim:
     elif kind == "exported":
         net, size = load_exported(path)
         table = {"input_size": size, **table} if size else table
+    elif kind == "safetensors" and "architecture" in table:
+        net = build_from(table, path.name)
+        load_state(net, read_state(path), name=path.name)
     elif kind in ("weights", "safetensors"):
         read_state(path)  # says so itself where the file is an unsafe pickle
         raise VictimError(f"{path}", "holds weights without a model", "name module:factory and give it with --weights")

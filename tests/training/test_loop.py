@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,17 @@ from torch import Tensor, nn
 
 from physadv.core.errors import DataError, OptionError
 from physadv.core.seeds import generator
-from physadv.training.loop import Schedule, Step, load_average, seeded, train, update_average
+from physadv.training.defence import Defence, Metrics, Position
+from physadv.training.loop import (
+    Schedule,
+    Step,
+    Validation,
+    load_average,
+    read_progress,
+    seeded,
+    train,
+    update_average,
+)
 
 FAST = Schedule(epochs=3, steps=8, lr=0.05, average=0.5, precision="fp32")
 
@@ -62,46 +74,91 @@ def test_same_seed_same_weights_and_global_rng_untouched() -> None:
 def test_a_killed_run_goes_on_where_it_stood(tmp_path: Path) -> None:
     """Stopped in the middle of an epoch and resumed, the result is that of the undisturbed run, to the bit."""
     whole, _ = run()
-    run(checkpoint=tmp_path / "c.pt", stop=11)
-    resumed, steps = run(checkpoint=tmp_path / "c.pt")
+    run(checkpoint=tmp_path / "c.safetensors", stop=11)
+    resumed, steps = run(checkpoint=tmp_path / "c.safetensors")
     assert steps[0].number == 9
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    assert run(checkpoint=tmp_path / "c.pt")[1] == []
-    average = load_average(tmp_path / "c.pt", build())
+    assert run(checkpoint=tmp_path / "c.safetensors")[1] == []
+    average = load_average(tmp_path / "c.safetensors", build())
     for a, b in zip(average.state_dict().values(), steps[-1].average.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     """Another schedule or identity, or a broken file, is a DataError that says what to do."""
-    run(checkpoint=tmp_path / "c.pt", stop=8)
+    run(checkpoint=tmp_path / "c.safetensors", stop=8)
     with pytest.raises(DataError, match="another run"):
-        run(Schedule(4, 8, precision="fp32"), checkpoint=tmp_path / "c.pt")
+        run(Schedule(4, 8, precision="fp32"), checkpoint=tmp_path / "c.safetensors")
     with pytest.raises(DataError, match="another run"):
-        next(train(build(), batches, FAST, checkpoint=tmp_path / "c.pt", identity="other data"))
-    (tmp_path / "c.pt").write_bytes(b"rubbish")
+        next(train(build(), batches, FAST, checkpoint=tmp_path / "c.safetensors", identity="other data"))
+    (tmp_path / "c.safetensors").write_bytes(b"rubbish")
     with pytest.raises(DataError, match="not a readable checkpoint"):
-        run(checkpoint=tmp_path / "c.pt")
+        run(checkpoint=tmp_path / "c.safetensors")
 
 
-def test_the_loss_is_a_hook() -> None:
-    """A defence hands over its own loss, which sees the net in train mode, the batch and the step number."""
-    seen: list[int] = []
+@dataclass
+class Seen(Defence):
+    """Notes what it is given; ``factor`` spoils the loss."""
 
-    def loss(net: nn.Module, images: Tensor, labels: Tensor, step: int) -> Tensor:
+    factor: float = 1.0
+    steps: list[int] = field(default_factory=list, init=False)
+    draws: list[float] = field(default_factory=list, init=False)
+
+    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
         assert net.training
-        seen.append(step)
-        return net(images).square().mean()
+        self.steps.append(at.step)
+        self.draws.append(float(torch.rand((), generator=at.generator)))
+        return net(images).square().mean() * self.factor, {"share": at.share}
 
-    list(train(seeded(build, 0), batches, Schedule(1, 4, precision="fp32"), loss=loss))
-    assert seen == [0, 1, 2, 3]
+
+def test_a_defence_is_the_part_that_differs() -> None:
+    """It sees the net in train mode, the step and a generator of the step's own; its metrics come out of the loop."""
+    defence = Seen()
+    steps = list(train(seeded(build, 0), batches, Schedule(1, 4, precision="fp32"), defence=defence))
+    assert defence.steps == [0, 1, 2, 3]
+    assert len(set(defence.draws)) == 4
+    assert [s.metrics["share"] for s in steps] == [0, 0.25, 0.5, 0.75]
+    again = Seen()
+    list(train(seeded(build, 0), batches, Schedule(1, 4, precision="fp32"), defence=again))
+    assert again.draws == defence.draws
 
 
 def test_divergence_is_an_error() -> None:
     """A loss that is not finite ends the run with a DataError, not with NaN weights."""
     with pytest.raises(DataError, match="diverged"):
-        list(train(build(), batches, FAST, loss=lambda net, x, y, s: net(x).sum() * float("nan")))
+        list(train(build(), batches, FAST, defence=Seen(float("nan"))))
+
+
+def scripted(*scores: float) -> Callable[[nn.Module], Metrics]:
+    """A judge that finds these scores, epoch by epoch."""
+    left = list(scores)
+    return lambda net: {"robust": left.pop(0)}
+
+
+def test_validation_keeps_the_best_epoch_and_patience_ends_the_run(tmp_path: Path) -> None:
+    """Scores 1 5 5 2 2, patience 3: the later of equals is kept, and three epochs after the first of them it ends."""
+    file, schedule = tmp_path / "c.safetensors", Schedule(9, 2, lr=0.05, average=0.5, precision="fp32")
+    net, kept = seeded(build, 3), []
+    judge = Validation(scripted(1, 5, 5, 2, 2, 9, 9, 9, 9), "robust", patience=3)
+    for step in train(net, batches, schedule, validation=judge, checkpoint=file):
+        if step.ends_epoch:
+            kept.append({k: v.clone() for k, v in step.average.state_dict().items()})
+    assert len(kept) == 5
+    best = load_average(file, build(), best=True).state_dict()
+    assert all(torch.equal(best[k], kept[2][k]) for k in best)
+    assert [h["robust"] for h in read_progress(file)["history"]] == [1, 5, 5, 2, 2]
+    assert list(train(seeded(build, 3), batches, schedule, validation=judge, checkpoint=file)) == []
+
+
+def test_epochs_before_full_strength_are_not_chosen() -> None:
+    """With ``after`` a half, the first half's scores do not count."""
+    judge = Validation(lambda net: {}, "robust", patience=1, after=0.5)
+    history = [{"robust": r} for r in (0.9, 0.8, 0.1, 0.2)]
+    assert judge.best(history, 4) == 3
+    assert not judge.over(history[:2], 4)
+    assert not judge.over(history, 4)
+    assert judge.over([*history[:3], {"robust": 0.0}], 4)
 
 
 def test_average_is_the_exponential_mean() -> None:

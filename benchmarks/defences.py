@@ -1,0 +1,217 @@
+"""Every defence on MNIST (and some on GTSRB), small enough for two CPU cores: clean, PGD, ensemble and certified.
+
+    python benchmarks/defences.py train standard pgd ibp --shared ../shared/data --out runs/defences
+    python benchmarks/defences.py measure standard pgd ibp --shared ../shared/data --out runs/defences
+    python benchmarks/defences.py table
+
+`train` goes on where it was killed. `measure` appends one row an image, and one a run with its counts over the whole
+test set, to benchmarks/defences.jsonl; `table` makes benchmarks/defences.md of these rows alone. The test images are
+drawn at random by seed 0: 500 for PGD-40 and the bounds, the first 200 of these for the ensemble and for smoothing.
+Times are CPU seconds of one thread. A shorter budget than the papers' everywhere: see the epochs in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from physadv.attacks.ensemble import ensemble
+from physadv.attacks.gradient import pgd
+from physadv.attacks.samples import Samples, choose
+from physadv.datasets import read_dataset
+from physadv.defences.bounds.verify import prepare, verify
+from physadv.defences.radii import Gaussian
+from physadv.defences.staged import certify_at, make_plan
+from physadv.defences.training.material import load_material
+from physadv.defences.training.recipe import WEIGHTS, Recipe, publish, train_defence
+from physadv.defences.votes import Sampler
+from physadv.evaluation.intervals import wilson
+from physadv.evaluation.rows import append_rows, read_rows
+from physadv.victims.registry import LoadedVictim, load_victim
+
+HERE = Path(__file__).resolve().parent
+ROWS, TABLE = HERE / "defences.jsonl", HERE / "defences.md"
+SIGMA, RADIUS = 0.25, 0.5
+FEW, MANY = 200, 500
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: its recipe, its data, and the bound it is judged by on the whole test set (others: on 500 images)."""
+
+    recipe: Recipe
+    data: str = "mnist"
+    limit: int | None = None
+    side: int | None = None
+    bound: str = "crown-ibp"
+    whole: bool = False
+    smoothing: bool = False
+
+
+def mnist(defence: str, epochs: int, **settings: Any) -> Recipe:
+    """A recipe with the defaults of all MNIST runs."""
+    known = {k: settings.pop(k) for k in list(settings) if k in Recipe.__dataclass_fields__}
+    return Recipe(defence, **{"batch": 256, "eps": 0.1, "epochs": epochs, **known}, settings=settings)
+
+
+def signs(defence: str, epochs: int, **settings: Any) -> Recipe:
+    """A recipe with the defaults of all GTSRB runs."""
+    return mnist(defence, epochs, **{"batch": 128, "eps": 4 / 255, "shift": 2, **settings})
+
+
+BOUNDED: dict[str, Any] = {"architecture": "small-cnn-bn", "lr": 4e-3, "grow": (0.05, 0.5)}
+PLANS: dict[str, Plan] = {
+    "standard": Plan(mnist("standard", 6)),
+    "fgsm": Plan(mnist("fgsm", 6)),
+    "pgd": Plan(mnist("pgd", 5, steps=7)),
+    "free": Plan(mnist("free", 20, replays=4)),
+    "fast": Plan(mnist("fast", 10)),
+    "trades": Plan(mnist("trades", 4, steps=7)),
+    "gradient-penalty": Plan(mnist("gradient-penalty", 6)),
+    "gaussian": Plan(mnist("gaussian", 8, sigma=SIGMA), smoothing=True),
+    "smoothadv": Plan(mnist("smoothadv", 4, sigma=SIGMA), smoothing=True),
+    "ibp": Plan(mnist("ibp", 16, **BOUNDED), bound="ibp", whole=True),
+    "crown-ibp": Plan(mnist("crown-ibp", 10, **BOUNDED), bound="ibp", whole=True),
+    "polytope": Plan(mnist("polytope", 4, projections=5, batch=128), limit=20000, bound="polytope"),
+    "pgd-0.3": Plan(mnist("pgd", 5, eps=0.3, steps=10)),
+    "ibp-0.3": Plan(mnist("ibp", 12, eps=0.3, **BOUNDED), bound="ibp", whole=True),
+    "crown-ibp-0.3": Plan(mnist("crown-ibp", 12, eps=0.3, **BOUNDED), bound="ibp", whole=True),
+}
+
+
+def train_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
+    """Train one run, or go on with it, and publish it."""
+    material = load_material(shared / plan.data, side=plan.side, limit=plan.limit)
+    for step in train_defence(plan.recipe, material, out / name):
+        if step.ends_epoch:
+            shown = ", ".join(f"{k} {v:.3f}" for k, v in step.metrics.items())
+            print(f"{name} epoch {step.epoch} loss {step.loss:.3f} {shown} {step.seconds:.0f} s", flush=True)
+    publish(plan.recipe, material, out / name, data=plan.data, command=f"benchmarks/defences.py train {name}")
+
+
+def measure_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
+    """Judge one run on the test part and append its rows."""
+    victim = load_victim(str(out / name / WEIGHTS))
+    dataset = read_dataset(shared / plan.data, split="test")
+    every = choose(dataset, victim.card)
+    some = choose(dataset, victim.card, limit=min(MANY, len(dataset)))
+    images, labels = _load(victim, some)
+    eps, norm = plan.recipe.eps, "linf"
+    graph = prepare(victim, tuple(images.shape[1:]))
+    right = victim(images).argmax(1) == labels
+    begun = time.process_time()
+    columns = {"clean": right, "pgd": right & ~pgd(victim, images, labels, eps=eps, steps=40).success}
+    columns["certified"] = _by_parts(
+        images, labels, lambda x, y: verify(graph, x, y, eps=eps, method=plan.bound, norm=norm).certified
+    )
+    few = slice(0, FEW)
+    columns["ensemble"] = ~ensemble(victim, images[few], labels[few], eps=eps).success
+    if plan.smoothing:
+        columns["smoothed"] = _smoothed(victim, images[few], labels[few], list(some.indices[:FEW]))
+    rows: list[dict[str, Any]] = [
+        {"run": name, "index": index, **{k: int(v[i]) for k, v in columns.items() if i < len(v)}}
+        for i, index in enumerate(some.indices)
+    ]
+    totals = {"clean": _count(victim, every, lambda x, y: victim(x).argmax(1) == y), "n": len(every)}
+    if plan.whole:
+        totals["certified"] = _count(
+            victim, every, lambda x, y: verify(graph, x, y, eps=eps, method=plan.bound, norm=norm).certified
+        )
+    extra = victim.card.extra
+    append_rows(ROWS, [
+        {"run": name, "data": plan.data, "defence": plan.recipe.defence, "architecture": plan.recipe.architecture,
+         "eps": eps, "bound": plan.bound, "epochs": extra["epochs_done"], "train_images": plan.limit or "all",
+         "train_cpu_seconds": extra["cpu_seconds"], "measure_cpu_seconds": round(time.process_time() - begun, 1),
+         "sha256": victim.card.sha256, **{f"test_{k}": v for k, v in totals.items()}},
+        *rows,
+    ])  # fmt: skip
+    print(name, {k: f"{float(v.float().mean()):.3f}" for k, v in columns.items()}, totals, flush=True)
+
+
+def _load(victim: LoadedVictim, samples: Samples) -> tuple[Tensor, Tensor]:
+    places = range(len(samples))
+    return samples.images(places), samples.targets(places)
+
+
+def _by_parts(images: Tensor, labels: Tensor, judge: Callable[[Tensor, Tensor], Tensor], size: int = 50) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([judge(x, y) for x, y in zip(images.split(size), labels.split(size), strict=True)])
+
+
+def _count(victim: LoadedVictim, samples: Samples, judge: Callable[[Tensor, Tensor], Tensor]) -> int:
+    images, labels = _load(victim, samples)
+    return int(_by_parts(images, labels, judge, 250).sum())
+
+
+def _smoothed(victim: LoadedVictim, images: Tensor, labels: Tensor, indices: list[int]) -> Tensor:
+    """Certified at l_2 RADIUS by staged smoothing, alpha 0.001."""
+    noise = Gaussian(SIGMA)
+    plan = make_plan(noise.needed(RADIUS, "l2", images[0].numel()), n=20_000, alpha=0.001)
+    sampler = Sampler(victim, noise, seed=0, batch=1024)
+    found = certify_at(sampler, [x[None] for x in images], plan, radius=RADIUS, n0=32, indices=indices)
+    return torch.tensor([c.predicted == y and c.radius >= RADIUS for c, y in zip(found, labels.tolist(), strict=True)])
+
+
+def table() -> str:
+    """The table of all runs, from the rows alone; of a run measured twice the latest."""
+    runs: dict[str, dict[str, Any]] = {}
+    images: dict[str, list[dict[str, Any]]] = {}
+    for row in read_rows(ROWS):
+        name = str(row["run"])
+        if "index" in row:
+            images[name].append(row)
+        else:
+            runs[name], images[name] = row, []
+    lines = []
+    for data in dict.fromkeys(str(r["data"]) for r in runs.values()):
+        lines += [f"\n## {data}\n", "| run | eps | net | epochs | clean | PGD-40 | ensemble | certified | by | CPU s |"]
+        lines += ["|---" * 10 + "|"]
+        lines += [_line(name, run, images[name]) for name, run in runs.items() if run["data"] == data]
+    every = [row for rows in images.values() for row in rows]
+    broken = sum(r["certified"] > r.get(attack, 1) for r in every for attack in ("pgd", "ensemble"))
+    lines += [f"\nCertified by a bound and broken by an attack all the same: {broken} of {len(every)} images."]
+    head = (__doc__ or "").split("\n\n")
+    return f"# Defences side by side\n\n{head[0]}\n\n{head[2]}\n" + "\n".join(lines) + "\n"
+
+
+def _line(name: str, run: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    def rate(column: str) -> str:
+        have = [int(r[column]) for r in rows if column in r]
+        return str(wilson(sum(have), len(have))) if have else ""
+
+    clean = str(wilson(run["test_clean"], run["test_n"]))
+    certified, by = rate("certified"), str(run["bound"])
+    if "test_certified" in run:
+        certified = str(wilson(run["test_certified"], run["test_n"]))
+    if any("smoothed" in r for r in rows):
+        certified, by = f"{certified}; {rate('smoothed')}", f"{by}; smoothing, l2 {RADIUS}, sigma {SIGMA}"
+    cells = [name, f"{run['eps']:.3g}", run["architecture"], run["epochs"], clean, rate("pgd"), rate("ensemble"),
+             certified, by, f"{run['train_cpu_seconds']:.0f}"]  # fmt: skip
+    return "| " + " | ".join(str(c) for c in cells) + " |"
+
+
+def main() -> None:
+    """Train, measure or tabulate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("train", "measure", "table"))
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=", ".join(PLANS))
+    parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared" / "data")
+    parser.add_argument("--out", type=Path, default=Path("runs/defences"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    for name in options.runs:
+        if options.what != "table":
+            {"train": train_one, "measure": measure_one}[options.what](name, PLANS[name], options.shared, options.out)
+    TABLE.write_text(table(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
