@@ -45,6 +45,8 @@ class Request:
     loss: str | None = None
     targeted: bool = False
     target: str | None = None
+    surrogates: tuple[str, ...] = ()
+    eot_draws: int = 0
 
 
 def radii(text: str, norm: str, eps: float) -> tuple[float, ...]:
@@ -89,6 +91,7 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     from physadv.attacks.examples import Examples, SaveAll
     from physadv.attacks.ledger import claim
     from physadv.attacks.samples import choose
+    from physadv.attacks.wrappers import eot
     from physadv.datasets import read_dataset
     from physadv.threat.constraints import LpBall
     from physadv.threat.projections import known
@@ -99,7 +102,7 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     ball = LpBall(known(request.norm), request.eps, 255 if request.eight_bit else None)
     victim = load_victim(request.victim, weights=request.weights, device=request.device)
     _refuse_detectors(victim)
-    plan = _plan(request)
+    plan = _plan(request, victim)
     samples = choose(
         read_dataset(request.data, split=request.split), victim.card, limit=request.limit, seed=request.seed
     )
@@ -116,8 +119,9 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
         if save is not None:
             save(positions, clean, found)
 
+    attacked = eot(victim, draws=request.eot_draws, seed=request.seed) if request.eot_draws else victim
     evaluation = Evaluation(
-        victim=victim, samples=samples, ball=ball, plan=plan, curve=request.curve, folder=folder,
+        victim=attacked, samples=samples, ball=ball, plan=plan, curve=request.curve, folder=folder,
         batch_size=request.batch_size, device=_device_of(victim), speed=_speed(request.speed),
         seed=request.seed, targets=targets, keep=keep,
     )  # fmt: skip
@@ -139,14 +143,28 @@ def _speed(name: str) -> Any:
     return name
 
 
-def _plan(request: Request) -> Sequence[Any]:
+def _plan(request: Request, victim: LoadedVictim) -> Sequence[Any]:
     from physadv.attacks.named import Settings, named
 
     if not request.attack:
         return ()
-    settings = Settings(request.steps, request.restarts, request.loss)
+    nets = tuple(_surrogate(name, request.device, victim) for name in request.surrogates)
+    settings = Settings(request.steps, request.restarts, request.loss, nets)
     wanted = request.targeted or request.target is not None
     return (named(request.attack, request.norm, settings, targeted=wanted),)
+
+
+def _surrogate(name: str, device: str, victim: LoadedVictim) -> LoadedVictim:
+    """A surrogate by name, or by ``name=weights``; it must have the victim's classes."""
+    from physadv.core.errors import OptionError
+    from physadv.victims.registry import load_victim
+
+    model, _, weights = name.partition("=")
+    found = load_victim(model, weights=Path(weights) if weights else None, device=device)
+    if found.card.classes and victim.card.classes and len(found.card.classes) != len(victim.card.classes):
+        have, need = len(found.card.classes), len(victim.card.classes)
+        raise OptionError(f"surrogate {name!r} of {have} classes", f"the victim has {need}", "choose one trained alike")
+    return found
 
 
 def _targets(request: Request, victim: LoadedVictim, samples: Samples) -> Any:
@@ -191,6 +209,8 @@ def _facts(request: Request, victim: LoadedVictim, samples: Samples) -> dict[str
         "speed": request.speed,
         "batch_size": request.batch_size,
         "seed": request.seed,
+        "surrogates": ", ".join(request.surrogates),
+        "eot_draws": request.eot_draws,
         "physadv": __version__,
     }
 

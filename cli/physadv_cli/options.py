@@ -30,4 +30,8 @@ Signs = Annotated[
 Backgrounds = Annotated[
     Path | None, typer.Option("--backgrounds", help="Folder of photos without the sign. [default: made by code]")
 ]
+EotDraws = Annotated[
+    int,
+    typer.Option("--eot-draws", help="For a victim with random parts: attack the mean over this many draws.", min=0),
+]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads for torch; 0 keeps its own choice.", min=0)]

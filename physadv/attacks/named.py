@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from physadv.attacks import apgd as _apgd
-from physadv.attacks import blackbox, decision, gradient, minimal
+from physadv.attacks import blackbox, decision, gradient, minimal, momentum
+from physadv.attacks import universal as _universal
+from physadv.attacks.logits import Classifier
 from physadv.attacks.result import AttackResult
 from physadv.attacks.stages import Case, Family, Stage
+from physadv.attacks.transfer import transfer
 from physadv.core.errors import OptionError
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be set: ``steps`` (queries for a black box), ``restarts`` and ``loss``; None keeps the attack's own."""
+    """What can be set: ``steps`` (queries for a black box), ``restarts`` and ``loss``; None keeps the attack's own.
+
+    With ``surrogates`` the attack is made on them together, and the victim is only asked about the outcome.
+    """
 
     steps: int | None = None
     restarts: int = 1
     loss: str | None = None
+    surrogates: tuple[Classifier, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,11 +42,28 @@ class _Named:
     targeted: bool = True
 
 
+def _diverse(victim: Classifier, images: Tensor, labels: Tensor, **options: Any) -> AttackResult:
+    """Momentum and diverse input together, the usual choice for transfer."""
+    return momentum.mifgsm(victim, images, labels, diverse=momentum.Diverse(), **options)
+
+
+def _nes(victim: Classifier, images: Tensor, labels: Tensor, *, seed: int, **options: Any) -> AttackResult:
+    """PGD on gradients estimated from scores; ``queries`` counts every image the victim was asked about."""
+    estimated = blackbox.Estimated(victim, seed=seed)
+    found = gradient.pgd(estimated, images, labels, seed=seed, speed="plain", drop_broken=False, **options)
+    return AttackResult(found.images, found.success, found.loss, found.queries * (1 + 2 * estimated.pairs))
+
+
 _BALL = ("levels", "speed", "seed", "index", "loss")
 ATTACKS: dict[str, _Named] = {
     "fgsm": _Named(gradient.fgsm, steps=None, takes=("levels", "loss")),
     "pgd": _Named(gradient.pgd, takes=(*_BALL, "restarts")),
     "apgd": _Named(_apgd.apgd, takes=(*_BALL, "restarts")),
+    "ascent": _Named(gradient.gradient_ascent, takes=("levels", "speed", "loss")),
+    "mifgsm": _Named(momentum.mifgsm, takes=("levels", "seed", "index", "loss")),
+    "difgsm": _Named(_diverse, takes=("levels", "seed", "index", "loss")),
+    "universal": _Named(_universal.universal, steps="epochs", takes=("levels", "speed", "seed", "loss")),
+    "nes": _Named(_nes, "black", takes=("levels", "seed", "index", "loss")),
     "fab": _Named(minimal.fab, takes=("levels", "speed")),
     "deepfool": _Named(minimal.deepfool, takes=("levels", "speed")),
     "cw": _Named(minimal.cw_l2, norms=("l2",), takes=("levels", "speed")),
@@ -61,7 +88,9 @@ def named(name: str, norm: str, settings: Settings, *, targeted: bool = False) -
         raise OptionError(f"{name} with loss {settings.loss!r}", "it has its own", "leave --loss out")
     if settings.steps is not None and attack.steps is None:
         raise OptionError(f"{name} with {settings.steps} steps", "it takes one", "leave --steps out")
-    return Stage(name, attack.family, lambda case: _run(attack, case, settings))
+    if settings.surrogates and attack.family == "black":
+        raise OptionError(f"{name} with surrogates", "it is a black-box attack itself", "choose a gradient attack")
+    return Stage(name, "black" if settings.surrogates else attack.family, lambda case: _run(attack, case, settings))
 
 
 def _run(attack: _Named, case: Case, settings: Settings) -> AttackResult:
@@ -76,4 +105,9 @@ def _run(attack: _Named, case: Case, settings: Settings) -> AttackResult:
         options["targets"] = case.targets
     if len(attack.norms) > 1:
         options["norm"] = case.ball.norm
-    return attack.function(case.victim, case.images, case.labels, eps=case.ball.eps, **options)
+    function = partial(attack.function, eps=case.ball.eps, **options)
+    if settings.surrogates:
+        function = partial(function, speed="plain") if "speed" in attack.takes else function
+        victim, nets = case.victim, settings.surrogates
+        return transfer(victim, nets, case.images, case.labels, attack=function, targets=case.targets)
+    return function(case.victim, case.images, case.labels)

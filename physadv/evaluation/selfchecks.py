@@ -108,7 +108,7 @@ def check_random(first: Tensor, second: Tensor) -> Iterator[Doubt]:
         yield Doubt(
             "random-output",
             f"two forwards of the same images differ by {change:.2g} ({flipped:.1%} of the decisions flip)",
-            "Attack the expectation (wrap the victim in EOT), and read the rate as one draw",
+            "Attack the expectation (--eot-draws 16, or wrap the victim in eot), and read the rate as one draw",
         )
 
 

@@ -124,10 +124,13 @@ def test_attack_saves_the_very_images_it_judged(place: Path) -> None:
         assert wrong != row["image"].split("/")[-2]
 
 
-@pytest.mark.parametrize("name", ["fgsm", "apgd", "fab", "square", "rays", "hopskipjump"])
+NAMED = ("fgsm", "ascent", "mifgsm", "difgsm", "apgd", "fab", "universal", "nes", "square", "rays", "hopskipjump")
+
+
+@pytest.mark.parametrize("name", NAMED)
 def test_every_attack_runs_by_name(place: Path, name: str) -> None:
     """Each attack known by name breaks something that a large eps lets it."""
-    steps = () if name == "fgsm" else ("--steps", "800" if name == "hopskipjump" else "40")
+    steps = () if name == "fgsm" else ("--steps", {"hopskipjump": "800", "nes": "10"}.get(name, "40"))
     words = ("--victim", "colours:make", "--data", "data", "--eps", "12/255", "--limit", "6", "--out", "run", "--json")
     done = physadv(place, "attack", "--attack", name, *words, *steps)
     assert done.returncode == 0, done.stderr
@@ -142,6 +145,34 @@ def test_a_target_is_what_is_reached(place: Path) -> None:
     assert fixed.returncode == drawn.returncode == 0, fixed.stderr + drawn.stderr
     verdicts = {r["verdict"] for r in read_rows(place / "one" / "examples" / "examples.jsonl")}
     assert verdicts == {"2"}
+
+
+def test_surrogates_make_the_attack_and_the_victim_judges_it(place: Path) -> None:
+    """A victim without gradients falls to images made on a like one, at one forward an image; black boxes refuse."""
+    text = (place / "colours.py").read_text()
+    (place / "sealed.py").write_text(text.replace("return 20 *", "x = x.detach()\n        return 20 *"))
+    words = ("--victim", "sealed:make", "--data", "data", "--eps", "12/255", "--surrogate", "colours:make", "--json")
+    done = physadv(place, "attack", *words, "--attack", "difgsm", "--out", "run")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["broken_by"]["difgsm"] > 0
+    assert physadv(place, "attack", *words, "--attack", "pgd", "--out", "two").returncode == 0
+    refused = physadv(place, "attack", *words, "--attack", "square", "--out", "three")
+    assert refused.returncode == 1
+    assert "black-box attack itself" in refused.stderr
+
+
+def test_random_victims_are_attacked_in_expectation(place: Path) -> None:
+    """--eot-draws ends the doubt about random output, and the same seed gives the same rows."""
+    text = (place / "colours.py").read_text()
+    noisy = text.replace("return 20 *", "x = x + 0.02 * torch.randn_like(x)\n        return 20 *")
+    (place / "noisy.py").write_text(noisy)
+    words = ("evaluate", "--victim", "noisy:make", "--data", "data", "--threat", "linf:4/255", "--curve", "none")
+    plain = json.loads(physadv(place, *words, "--limit", "6", "--out", "plain", "--json").stdout)
+    assert "random-output" in {d["name"] for d in plain["doubts"]}
+    runs = [physadv(place, *words, "--limit", "6", "--eot-draws", "4", "--out", out, "--json") for out in ("a", "b")]
+    found = [json.loads(run.stdout) for run in runs]
+    assert "random-output" not in {d["name"] for d in found[0]["doubts"]}
+    assert (place / "a" / "rows.jsonl").read_text() == (place / "b" / "rows.jsonl").read_text()
 
 
 def test_a_killed_run_goes_on_to_the_same_result(place: Path) -> None:

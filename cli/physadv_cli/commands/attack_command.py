@@ -21,8 +21,17 @@ def attack(
     victim: options.Victim,
     data: options.Data,
     name: Annotated[
-        str, typer.Option("--attack", help="fgsm, pgd, apgd, fab, deepfool, cw, square, rays, hopskipjump ...")
+        str,
+        typer.Option(
+            "--attack",
+            help="ascent, fgsm, pgd, mifgsm, difgsm, apgd, fab, deepfool, cw, universal (one change for each batch); "
+            "black boxes: nes, square, rays, hopskipjump.",
+        ),
     ] = "pgd",
+    surrogate: Annotated[
+        list[str] | None,
+        typer.Option("--surrogate", help="Make the attack on this victim (or NAME=WEIGHTS) instead; repeat it."),
+    ] = None,
     norm: Annotated[str, typer.Option("--norm", help="linf, l2 or l1.")] = "linf",
     eps: Annotated[str, typer.Option("--eps", help="Radius in units of [0, 1]: 8/255, 0.03, 2.0.")] = "8/255",
     steps: Annotated[
@@ -43,6 +52,7 @@ def attack(
     save: Annotated[
         Path | None, typer.Option("--save", help="Folder for all broken images as PNG (implies --eight-bit).")
     ] = None,
+    eot_draws: options.EotDraws = 0,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
@@ -56,6 +66,8 @@ def attack(
     Example: physadv attack --victim signs --data gtsrb.zip --attack pgd --eps 8/255 --steps 40 --limit 200
 
     Example: physadv attack --victim signs --data gtsrb.zip --attack apgd --target stop --save adversarial/
+
+    Example: physadv attack --victim mine.ts --surrogate signs --data gtsrb.zip --attack difgsm --eps 8/255
     """
     from physadv_cli import evaluating
     from physadv_cli.parsing import parse_eps, parse_norm
@@ -65,6 +77,6 @@ def attack(
         command="attack", victim=victim, weights=weights, data=data, split=split, norm=ball, eps=parse_eps(eps, ball),
         limit=limit, batch_size=batch_size, eight_bit=eight_bit or save is not None, speed=speed, save=save, seed=seed,
         device=device, threads=threads, out=out, attack=name, steps=steps, restarts=restarts, loss=loss,
-        targeted=targeted, target=target,
+        targeted=targeted, target=target, surrogates=tuple(surrogate or ()), eot_draws=eot_draws,
     )  # fmt: skip
     evaluating.run(request, as_json=as_json)

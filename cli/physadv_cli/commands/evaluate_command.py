@@ -33,6 +33,7 @@ def evaluate(
     save: Annotated[
         Path | None, typer.Option("--save", help="Folder for all broken images as PNG (implies --eight-bit).")
     ] = None,
+    eot_draws: options.EotDraws = 0,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
@@ -53,6 +54,6 @@ def evaluate(
     request = evaluating.Request(
         command="evaluate", victim=victim, weights=weights, data=data, split=split, norm=norm, eps=eps, limit=limit,
         batch_size=batch_size, curve=evaluating.radii(curve, norm, eps), eight_bit=eight_bit or save is not None,
-        speed=speed, save=save, seed=seed, device=device, threads=threads, out=out,
+        speed=speed, save=save, seed=seed, device=device, threads=threads, out=out, eot_draws=eot_draws,
     )  # fmt: skip
     evaluating.run(request, as_json=as_json)
