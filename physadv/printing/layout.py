@@ -14,6 +14,7 @@ CUT_GAP, CUT_LENGTH = 1.5, 4.0
 SHEET_MARKER, SHEET_GAP = 12.0, 3.5
 BAR = 100.0
 MIN_WIDTH = 120.0
+MAX_BLEED = 5.0
 Paper = str | tuple[float, float]
 
 
@@ -25,6 +26,10 @@ class Rect:
     y: float
     w: float
     h: float
+
+    def grown(self, by: float) -> Rect:
+        """The rectangle with ``by`` mm more on every side; negative shrinks it."""
+        return Rect(self.x - by, self.y - by, self.w + 2 * by, self.h + 2 * by)
 
 
 @dataclass(frozen=True)
@@ -57,37 +62,47 @@ def paper_size(paper: Paper) -> tuple[float, float]:
     return float(width), float(height)
 
 
-def room(page: tuple[float, float]) -> tuple[float, float]:
-    """The largest sticker (width, height) in mm that a page this way round takes."""
+def room(page: tuple[float, float], bleed: float = 0.0) -> tuple[float, float]:
+    """The largest sticker (width, height) in mm that a page this way round takes, ``bleed`` mm around it."""
     sides = 2 * (MARGIN - 1 + CUT_GAP + CUT_LENGTH)  # cut marks may end a millimetre inside the margin
     ends = 2 * (MARGIN + SHEET_GAP + SHEET_MARKER) + HEADER + FOOTER
-    return page[0] - sides, page[1] - ends
+    return page[0] - sides - 2 * bleed, page[1] - ends - 2 * bleed
+
+
+def fits(width: float, height: float, paper: Paper, bleed: float = 0.0) -> bool:
+    """Whether a sticker of that size in mm lies on one page of the paper, upright or turned."""
+    size = paper_size(paper)
+    return any(_fits(width, height, page, bleed) for page in (size, (size[1], size[0])))
 
 
 def smallest_paper(width: float, height: float) -> str:
     """The smallest named paper that takes a sticker of that size in mm. Raises GeometryError where none does."""
-    for name, size in PAPERS.items():
-        if _fits(width, height, size) or _fits(width, height, (size[1], size[0])):
+    for name in PAPERS:
+        if fits(width, height, name):
             return name
-    raise _too_large(width, height, "a1")
+    raise _too_large(width, height, "a1", 0.0, "")
 
 
-def sheet_layout(width: float, height: float, paper: Paper) -> SheetLayout:
+def sheet_layout(width: float, height: float, paper: Paper, bleed: float = 0.0, *, instead: str = "") -> SheetLayout:
     """Lay a sticker of ``width`` x ``height`` mm on the paper, turning the page where only that fits.
 
-    Raises GeometryError naming the sticker, the paper and what would fit.
+    Raises GeometryError naming the sticker, the paper and what would fit; ``instead`` is a remedy named first.
     """
     page = paper_size(paper)
     turned = (page[1], page[0])
-    page = next((p for p in (page, turned) if _fits(width, height, p)), (0.0, 0.0))
+    page = next((p for p in (page, turned) if _fits(width, height, p, bleed)), (0.0, 0.0))
     if not page[0]:
-        raise _too_large(width, height, paper)
-    x = _snap((page[0] - width) / 2)
-    top = MARGIN + HEADER + SHEET_GAP + SHEET_MARKER
-    free = room(page)[1] - height
-    sticker = Rect(x, _snap(top + free / 2), width, height)
-    bar = Rect(_snap(MARGIN + 1), page[1] - MARGIN - 8.5, BAR, 0.8)
-    return SheetLayout(page, sticker, _sheet_markers(sticker, page), bar)
+        raise _too_large(width, height, paper, bleed, instead)
+    x = snap((page[0] - width) / 2)
+    top = MARGIN + HEADER + SHEET_GAP + SHEET_MARKER + bleed
+    free = room(page, bleed)[1] - height
+    sticker = Rect(x, snap(top + free / 2), width, height)
+    return SheetLayout(page, sticker, _sheet_markers(sticker, page, bleed), bar_place(page))
+
+
+def bar_place(page: tuple[float, float]) -> Rect:
+    """Where the 100 mm bar lies on every page that carries one."""
+    return Rect(snap(MARGIN + 1), page[1] - MARGIN - 8.5, BAR, 0.8)
 
 
 def sign_page_layout(paper: Paper, block: str) -> SignPageLayout:
@@ -104,32 +119,34 @@ def sign_page_layout(paper: Paper, block: str) -> SignPageLayout:
     return SignPageLayout((width, height), Rect(x, y, side, side), markers)
 
 
-def _snap(value: float) -> float:
+def snap(value: float) -> float:
     """To whole dots of 300 dpi: printers paint every dot a picture touches, so an edge off the grid grows it."""
     return round(value / 25.4 * 300) / 300 * 25.4
 
 
-def _fits(width: float, height: float, page: tuple[float, float]) -> bool:
-    wide, high = room(page)
+def _fits(width: float, height: float, page: tuple[float, float], bleed: float) -> bool:
+    wide, high = room(page, bleed)
     return width <= wide + 1e-6 and height <= high + 1e-6
 
 
-def _sheet_markers(sticker: Rect, page: tuple[float, float]) -> dict[int, Rect]:
+def _sheet_markers(sticker: Rect, page: tuple[float, float], bleed: float) -> dict[int, Rect]:
     """Diagonally off the corners where the page is wide enough, else above and below the sticker's ends."""
-    outside = sticker.x - SHEET_GAP - SHEET_MARKER
+    gap = SHEET_GAP + bleed
+    outside = sticker.x - gap - SHEET_MARKER
     left = outside if outside >= MARGIN else sticker.x + SHEET_GAP
     right = page[0] - left - SHEET_MARKER
-    top, bottom = sticker.y - SHEET_GAP - SHEET_MARKER, sticker.y + sticker.h + SHEET_GAP
+    top, bottom = sticker.y - gap - SHEET_MARKER, sticker.y + sticker.h + gap
     places = ((left, top), (right, top), (right, bottom), (left, bottom))
     return {m: Rect(x, y, SHEET_MARKER, SHEET_MARKER) for m, (x, y) in zip(SHEET_IDS, places, strict=True)}
 
 
-def _too_large(width: float, height: float, paper: Paper) -> GeometryError:
+def _too_large(width: float, height: float, paper: Paper, bleed: float, instead: str) -> GeometryError:
     size = paper_size(paper)
     name = paper.lower() if isinstance(paper, str) else f"{size[0]:g} x {size[1]:g} mm"
-    rooms = [room(size), room((size[1], size[0]))]
-    limit = " or ".join(f"{w:.0f} x {h:.0f} mm" for w, h in rooms if h > 0)
-    larger = [p for p, s in PAPERS.items() if _fits(width, height, s) or _fits(width, height, (s[1], s[0]))]
-    common = [p for p in larger if p in {"a4", "a3", "a2", "a1"}]  # named before the rarer ones
-    remedy = f"print with --paper {common[0]}, or make the sticker smaller" if common else "make the sticker smaller"
-    return GeometryError(f"sticker {width:g} x {height:g} mm", f"{name} takes at most {limit}", remedy)
+    rooms = [room(size, bleed), room((size[1], size[0]), bleed)]
+    limit = " or ".join(f"{w:.0f} x {h:.0f} mm" for w, h in rooms if h > 0) or "no sticker"
+    common = [p for p in ("a4", "a3", "a2", "a1") if fits(width, height, p, bleed)]  # the rarer ones are not named
+    remedies = [instead, f"print with --paper {common[0]}" if common else "", "make the sticker smaller"]
+    around = f" with {bleed:g} mm bleed" if bleed else ""
+    remedy = ", or ".join(r for r in remedies if r)
+    return GeometryError(f"sticker {width:g} x {height:g} mm{around}", f"{name} takes at most {limit}", remedy)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,20 @@ class Page:
         self.canvas.setFont(font, size)
         self.canvas.drawString(*self.point(x, y), text)
 
+    def text_centred(self, x: float, y: float, text: str, size: float, *, bold: bool = False) -> None:
+        """Baseline at y, middle at x."""
+        self.canvas.setFont("Helvetica-Bold" if bold else "Helvetica", size)
+        self.canvas.drawCentredString(*self.point(x, y), text)
+
+    def text_right(self, x: float, y: float, text: str, size: float) -> None:
+        """Baseline at y, ending at x."""
+        self.canvas.setFont("Helvetica", size)
+        self.canvas.drawRightString(*self.point(x, y), text)
+
+    def ring(self, x: float, y: float, radius: float) -> None:
+        """A stroked circle."""
+        self.canvas.circle(*self.point(x, y), radius * mm, stroke=1, fill=0)
+
     def line(self, x0: float, y0: float, x1: float, y1: float) -> None:
         """A stroke between two points."""
         self.canvas.line(*self.point(x0, y0), *self.point(x1, y1))
@@ -64,8 +80,22 @@ class Page:
         """An ArUco marker as one path: crisp at any size."""
         module = r.w / 6
         cells = np.argwhere(marker_modules(marker))
-        self.canvas.setFillColorRGB(0, 0, 0)
-        self.polygons([square(r.x + x * module, r.y + y * module, module) for y, x in cells], stroke=0, fill=1)
+        self.modules(cells, r.x, r.y, module)
+
+    def modules(self, cells: npt.NDArray[np.intp], x: float, y: float, side: float) -> None:
+        """Black squares of ``side`` mm at the (row, column) ``cells`` (n, 2) of a grid at x, y, as one path."""
+        self.canvas.setFillGray(0)
+        self.polygons([square(x + c * side, y + r * side, side) for r, c in cells], stroke=0, fill=1)
+
+    @contextmanager
+    def clipped(self, r: Rect) -> Iterator[None]:
+        """What is drawn inside shows within the rectangle only."""
+        self.canvas.saveState()
+        path = self.canvas.beginPath()
+        path.rect(*self.point(r.x, r.y + r.h), r.w * mm, r.h * mm)
+        self.canvas.clipPath(path, stroke=0, fill=0)
+        yield
+        self.canvas.restoreState()
 
 
 def picture(rgba: Array) -> ImageReader:

@@ -16,9 +16,10 @@ from PIL import Image
 
 from physadv.core.errors import GeometryError
 from physadv.printing.bundle import Bundle, Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+from physadv.printing.cutline import cut_contour
 from physadv.printing.fiducials import FIDUCIALS, SHEET_IDS, corners_from_markers, dictionary, marker_modules
 from physadv.printing.layout import Paper, paper_size, room, sheet_layout, sign_page_layout
-from physadv.printing.sheet import BAR_LABEL, SCALE_LINE, VISIBLE_LINE, cut_contour, write_sheet
+from physadv.printing.sheet import BAR_LABEL, SCALE_LINE, VISIBLE_LINE, write_sheet
 
 DPI = 600
 
@@ -61,7 +62,7 @@ def blue_rectangle(image: np.ndarray, dpi: int) -> tuple[float, float, float, fl
 def test_sticker_and_bar_measure_true(tmp_path: Path, paper: str) -> None:
     """Rasterised at 600 dpi the sticker and the 100 mm bar are within 0.1 mm of what they say they are."""
     bundle = make(tmp_path / "b")
-    layout = write_sheet(bundle, tmp_path / "s.pdf", paper=paper)
+    layout = write_sheet(bundle, tmp_path / "s.pdf", paper=paper).layout
     image = render(tmp_path / "s.pdf")
     x, y, w, h = blue_rectangle(image, DPI)
     assert (w, h) == pytest.approx((120.3, 81.7), abs=0.1)
@@ -84,7 +85,7 @@ def test_poppler_agrees(tmp_path: Path) -> None:
 
 def test_pdf_says_how_to_print(tmp_path: Path) -> None:
     """No scaling, the sticker as TrimBox, lossless pictures, a title."""
-    layout = write_sheet(make(tmp_path / "b"), tmp_path / "s.pdf", test_signs=True, sign_dpi=100)
+    layout = write_sheet(make(tmp_path / "b"), tmp_path / "s.pdf", test_signs=True, sign_dpi=100).layout
     with pikepdf.open(tmp_path / "s.pdf") as pdf:
         assert pdf.Root.ViewerPreferences.PrintScaling == "/None"
         s, box = layout.sticker, [float(v) * 25.4 / 72 for v in pdf.pages[0].obj["/TrimBox"]]
@@ -129,7 +130,7 @@ def test_mask_shows(tmp_path: Path) -> None:
     inside = ((xx + 0.5 - 60) / 60) ** 2 + ((yy + 0.5 - 41) / 41) ** 2 <= 1
     mask = torch.from_numpy(inside.astype(np.float32))[None, None]
     bundle = make(tmp_path / "b", mask=mask)
-    layout = write_sheet(bundle, tmp_path / "s.pdf")
+    layout = write_sheet(bundle, tmp_path / "s.pdf").layout
     image, s = render(tmp_path / "s.pdf", dpi=150), layout.sticker
     at = [round(v * 150 / 25.4) for v in (s.y, s.x)]
     assert (image[at[0] + 5, at[1] + 5] == 255).all()
@@ -150,7 +151,7 @@ def test_mask_with_hole_has_two_outlines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("paper", ["a4", "letter"])
 def test_markers_are_found(tmp_path: Path, paper: str) -> None:
     """A detector finds the right ids on every page, and from them the sign's square."""
-    layout = write_sheet(make(tmp_path / "b"), tmp_path / "s.pdf", paper=paper, test_signs=True, sign_dpi=60)
+    layout = write_sheet(make(tmp_path / "b"), tmp_path / "s.pdf", paper=paper, test_signs=True, sign_dpi=60).layout
     detector = cv2.aruco.ArucoDetector(dictionary(), cv2.aruco.DetectorParameters())
     for page, block in enumerate(["sheet", *FIDUCIALS]):
         corners, ids, _ = detector.detectMarkers(
@@ -202,7 +203,7 @@ def test_same_bytes(tmp_path: Path) -> None:
 def test_wide_sticker_turns_the_page(tmp_path: Path) -> None:
     """A sticker that fits only the long way is laid on a turned page, and still measures true."""
     bundle = make(tmp_path / "b", 250.0, 100.0)
-    layout = write_sheet(bundle, tmp_path / "s.pdf")
+    layout = write_sheet(bundle, tmp_path / "s.pdf").layout
     assert layout.page == (297.0, 210.0)
     assert blue_rectangle(render(tmp_path / "s.pdf"), DPI)[2:] == pytest.approx((250, 100), abs=0.1)
 

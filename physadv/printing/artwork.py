@@ -1,0 +1,67 @@
+"""The sticker's picture as it is printed: mask as alpha, or continued beyond the cut as bleed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import cv2
+import numpy as np
+
+from physadv.core.images import Array, to_uint8
+from physadv.printing.bundle import Bundle
+from physadv.printing.layout import Rect
+
+MIN_DPI = 300
+_MAX_PIXELS = 8000
+
+
+@dataclass(frozen=True)
+class Artwork:
+    """A picture ``rgba`` (h, w, 4) and by how many mm it reaches beyond the cut rectangle, across and down."""
+
+    rgba: Array
+    beyond: tuple[float, float] = (0.0, 0.0)
+
+    def around(self, sticker: Rect) -> Rect:
+        """Where the whole picture lies when the cut rectangle lies at ``sticker``."""
+        x, y = self.beyond
+        return Rect(sticker.x - x, sticker.y - y, sticker.w + 2 * x, sticker.h + 2 * y)
+
+
+def sticker_art(bundle: Bundle) -> Artwork:
+    """The sticker with its mask as alpha, every pixel as it is in the bundle."""
+    rgba = np.dstack([to_uint8(bundle.patch), to_uint8(bundle.mask)])
+    return Artwork(_repeated(rgba, _pixel_mm(bundle)))
+
+
+def bleed_art(bundle: Bundle, bleed: float) -> Artwork:
+    """The sticker continued by at least ``bleed`` mm beyond its shape: every new pixel repeats the nearest one inside.
+
+    Pixels inside the mask are those of the bundle; the picture ends on whole pixels, so clip it to the bleed.
+    """
+    size, pixel = bundle.card.size, _pixel_mm(bundle)
+    across, down = (ceil(bleed / side - 1e-9) for side in pixel)
+    inside = np.pad(to_uint8(bundle.mask)[:, :, 0] >= 128, ((down, down), (across, across)))
+    rgb = np.pad(to_uint8(bundle.patch), ((down, down), (across, across), (0, 0)), mode="edge")
+    # labels number the inside pixels; each pixel bears the number of the nearest one
+    _, labels = cv2.distanceTransformWithLabels(
+        np.asarray(~inside, np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    colours = np.zeros((int(labels.max()) + 1, 3), np.uint8)
+    colours[labels[inside]] = rgb[inside]
+    reach = cv2.dilate(np.asarray(inside, np.uint8), np.ones((2 * down + 1, 2 * across + 1), np.uint8))
+    rgba = np.dstack([colours[labels], reach * 255]).astype(np.uint8)
+    beyond = (across * size.width_mm / bundle.patch.shape[-1], down * size.height_mm / bundle.patch.shape[-2])
+    return Artwork(_repeated(rgba, pixel), beyond)
+
+
+def _pixel_mm(bundle: Bundle) -> tuple[float, float]:
+    h, w = bundle.patch.shape[-2:]
+    return bundle.card.size.width_mm / w, bundle.card.size.height_mm / h
+
+
+def _repeated(rgba: Array, pixel_mm: tuple[float, float]) -> Array:
+    """Pixels repeated, never smoothed, until no viewer has reason to smooth them."""
+    times = max(1, min(ceil(MIN_DPI * max(pixel_mm) / 25.4), _MAX_PIXELS // max(rgba.shape[:2])))
+    return np.ascontiguousarray(rgba.repeat(times, 0).repeat(times, 1))

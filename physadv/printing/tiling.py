@@ -1,0 +1,143 @@
+"""A sticker larger than the paper, laid over several sheets: where each tile is cut, glued and aligned.
+
+Sticker coordinates are mm from the top-left corner of the cut rectangle. All tiles are of one size, and every offset is
+a whole number of 300 dpi dots, so that two tiles print their common strip dot for dot alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from math import ceil, inf
+
+from physadv.core.errors import GeometryError, OptionError
+from physadv.printing.layout import BAR, MARGIN, Paper, Rect, bar_place, paper_size, snap
+
+OVERLAP = (5.0, 50.0)
+"""Least and most overlap in mm."""
+MARKS, HEAD, FOOT = 7.0, 12.0, 14.0
+"""mm left for alignment marks on every side, for the lines above and for the bar and the line below."""
+MARK_OFF = 4.0
+"""Distance of the round marks' centres from the tile, in mm."""
+MOST = 400
+_RIM = 1.0  # beyond the bleed, so that the whole width of the cut line is printed
+_DOT = 25.4 / 300
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One sheet: the ``region`` of the sticker it shows (sticker coordinates), and its ``window`` on the page."""
+
+    label: str
+    row: int
+    column: int
+    region: Rect
+    window: Rect
+
+    def on_page(self, x: float, y: float) -> tuple[float, float]:
+        """A point in sticker coordinates -> mm on this tile's page."""
+        return x - self.region.x + self.window.x, y - self.region.y + self.window.y
+
+
+@dataclass(frozen=True)
+class TileLayout:
+    """All tiles of a sticker, row by row, on pages of one size (w, h); ``overlap`` mm are shared by neighbours."""
+
+    page: tuple[float, float]
+    rows: int
+    columns: int
+    overlap: float
+    tiles: tuple[Tile, ...]
+    bar: Rect
+
+    def tile(self, row: int, column: int) -> Tile:
+        """The tile in that place."""
+        return self.tiles[row * self.columns + column]
+
+    def marks(self, tile: Tile) -> list[tuple[float, float]]:
+        """Centres of the round marks of a tile, in sticker coordinates; neighbours have theirs at the same points.
+
+        Marks of side-by-side tiles lie above and below the strip they share; marks of rows lie at the rows' outer ends.
+        """
+        r, found = tile.region, []
+        for seam in (tile.column, tile.column + 1):
+            if 0 < seam < self.columns:
+                x = self.tile(0, seam).region.x + self.overlap / 2
+                found += [(x, r.y - MARK_OFF), (x, r.y + r.h + MARK_OFF)]
+        for seam in (tile.row, tile.row + 1):
+            if 0 < seam < self.rows:
+                y = self.tile(seam, 0).region.y + self.overlap / 2
+                found += [(r.x - MARK_OFF, y)] if tile.column == 0 else []
+                found += [(r.x + r.w + MARK_OFF, y)] if tile.column == self.columns - 1 else []
+        return found
+
+
+def tile_layout(width: float, height: float, paper: Paper, *, overlap: float = 10.0, bleed: float = 0.0) -> TileLayout:
+    """Lay a sticker of ``width`` x ``height`` mm over as few sheets as it takes, upright or turned.
+
+    Raises OptionError for an overlap outside 5 to 50 mm, GeometryError for a paper without room or over 400 sheets.
+    """
+    if not OVERLAP[0] <= overlap <= OVERLAP[1]:
+        raise OptionError(
+            f"overlap {overlap:g} mm", f"{OVERLAP[0]:g} to {OVERLAP[1]:g} mm", "give a value in this range"
+        )
+    size = paper_size(paper)
+    overlap = _up(overlap)
+    spans = tuple(side + 2 * _up(bleed + _RIM) for side in (width, height))
+    layouts = [(_counts(spans, page, overlap), page) for page in (size, (size[1], size[0]))]
+    counts, page = min(layouts, key=lambda found: found[0][0] * found[0][1])
+    if counts[0] * counts[1] > MOST:
+        found = f"on {counts[0] * counts[1]:.0f} sheets" if counts[0] * counts[1] < inf else "has no room for tiles"
+        name = paper if isinstance(paper, str) else f"{paper[0]:g} x {paper[1]:g} mm"
+        value = f"sticker {width:g} x {height:g} mm, paper {name}, overlap {overlap:.0f} mm"
+        raise GeometryError(value, f"{found}; at most {MOST}", "choose a larger paper or a smaller overlap")
+    columns, rows = int(counts[0]), int(counts[1])
+    steps = [_up((span - overlap) / n) if n > 1 else 0.0 for span, n in zip(spans, (columns, rows), strict=True)]
+    tile_w, tile_h = (s + overlap if n > 1 else span for s, n, span in zip(steps, (columns, rows), spans, strict=True))
+    room = _room(page)
+    x = snap((page[0] - tile_w) / 2)
+    y = snap(MARGIN + HEAD + MARKS + (room[1] - tile_h) / 2)
+    start = -_up(bleed + _RIM)
+    tiles = tuple(
+        Tile(f"{_letters(r)}{c + 1}", r, c, Rect(start + c * steps[0], start + r * steps[1], tile_w, tile_h),
+             Rect(x, y, tile_w, tile_h))
+        for r, c in product(range(rows), range(columns))
+    )  # fmt: skip
+    return TileLayout(page, rows, columns, overlap, tiles, bar_place(page))
+
+
+def tiles_needed(width: float, height: float, paper: Paper, *, overlap: float = 10.0, bleed: float = 0.0) -> str:
+    """A remedy in words: how many sheets ``--tile`` would take, or nothing where it cannot help."""
+    try:
+        layout = tile_layout(width, height, paper, overlap=overlap, bleed=bleed)
+    except GeometryError:
+        return ""
+    sheets = f"{len(layout.tiles)} sheet{'s' if len(layout.tiles) > 1 else ''} ({layout.columns} x {layout.rows})"
+    return f"print with --tile on {sheets} and one to assemble by"
+
+
+def _room(page: tuple[float, float]) -> tuple[float, float]:
+    return page[0] - 2 * (MARGIN + MARKS), page[1] - 2 * (MARGIN + MARKS) - HEAD - FOOT
+
+
+def _counts(spans: tuple[float, ...], page: tuple[float, float], overlap: float) -> tuple[float, float]:
+    """Tiles across and down; infinite where the overlap leaves no room or the bar does not fit."""
+    across, down = (_count(span, room, overlap) for span, room in zip(spans, _room(page), strict=True))
+    return (across, down) if page[0] >= BAR + 2 * MARGIN + 2 else (inf, inf)
+
+
+def _count(span: float, room: float, overlap: float) -> float:
+    if span <= room:
+        return 1
+    step = int((room - overlap) / _DOT) * _DOT
+    return ceil((span - overlap) / step - 1e-9) if step > overlap else inf
+
+
+def _up(value: float) -> float:
+    """To whole dots of 300 dpi, never less."""
+    return ceil(value / _DOT - 1e-6) * _DOT
+
+
+def _letters(row: int) -> str:
+    """A, B ... Z, AA, AB ..."""
+    return (_letters(row // 26 - 1) if row >= 26 else "") + chr(ord("A") + row % 26)
