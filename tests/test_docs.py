@@ -1,0 +1,50 @@
+"""What README and docs tell people to type exists: every command, option and linked file."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from physadv_cli.main import app
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Every line of a fenced block that starts with ``physadv``, continued lines joined, comments cut."""
+    for block in re.findall(r"```(?:sh|bash|console|text)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.split(";"):
+                if part.strip().removeprefix("$ ").startswith("physadv "):
+                    yield part.strip().removeprefix("$ ")
+
+
+CASES = [pytest.param(page, line, id=f"{page.name}: {line[:60]}") for page in PAGES for line in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "line"), CASES)
+def test_what_a_page_says_can_be_typed(page: Path, line: str) -> None:
+    """The sub-command is known and has each of the options."""
+    words = shlex.split(line, comments=True)[1:]
+    root: Any = typer.main.get_command(app)
+    command = root
+    while words and getattr(command, "commands", {}).get(words[0]) is not None:
+        command = command.commands[words.pop(0)]
+    assert command is not root, f"{page.name}: no such command: {line}"
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    wanted = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+    assert wanted <= known | {"--help", "--version"}, f"{page.name}: {sorted(wanted - known)} in: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_of_the_pages_exist(page: Path) -> None:
+    """Every relative link points at a file or folder of the project."""
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
