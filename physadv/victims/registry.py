@@ -5,6 +5,8 @@ load_victim("fastestdet", weights="f.pth")       or fetched before with `physadv
 load_victim("efficientnet-lite0")                with the extra `imagenet`
 load_victim("my_module:make_model")              any torch.nn.Module, made by your own code
 load_victim("model.pt"), load_victim("m.pt2")    TorchScript and torch.export files
+load_victim("torchvision:resnet50")              with the extra `torchvision`; detectors too
+load_victim("ultralytics:yolo11n.pt")            with the extra `ultralytics` (AGPL-3.0) and the file
 load_victim("model.safetensors")                 what `physadv train --defence` made: its card names the net
 """
 
@@ -23,6 +25,7 @@ from torch import nn
 
 from physadv.core.errors import VictimError
 from physadv.core.files import sha256_of
+from physadv.victims.adapters import FOREIGN, adapt, load_foreign
 from physadv.victims.cards import LoadedVictim, Task, VictimCard, card_from
 from physadv.victims.classifiers import Outputs, Prepared
 from physadv.victims.known import KNOWN
@@ -97,6 +100,9 @@ def load_victim(
 def _load(text: str, weights: Path | None) -> LoadedVictim:
     if text in KNOWN:
         return LoadedVictim(*KNOWN[text].load(weights))
+    if text.partition(":")[0] in FOREIGN and ":" in text:
+        net, table = load_foreign(text, weights)
+        return _wrap(net, table, text, source=text, sha256=sha256_of(weights) if weights else "")
     if Path(text).is_file():
         return _load_file(Path(text), weights)
     if _IMPORT_PATH.fullmatch(text):
@@ -121,7 +127,8 @@ def as_victim(
 
     The module gets ``(images - mean) / std``, stretched to ``input_size`` px where that is given. A classifier returns
     logits, or probabilities with ``outputs="probabilities"``; a detector (``task="detect"``) returns Detections or
-    (boxes (b, n, 4) in px of what it was given, scores (b, n, classes)) before suppression. Raises VictimError for a
+    (boxes (b, n, 4) in px of what it was given, scores (b, n, classes)) before suppression; detectors of torchvision
+    and ultralytics are recognised and opened. Raises VictimError for a
     module that cannot be copied and for settings that cannot be.
     """
     if isinstance(module, LoadedVictim):
@@ -132,6 +139,9 @@ def as_victim(
 
 def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> LoadedVictim:
     """A net and its table of settings -> a frozen victim; the settings of preprocessing stay on its card."""
+    adapted = adapt(net)
+    if adapted is not None:
+        net, table = adapted[0], {**adapted[1], **table, "task": adapted[1]["task"]}
     card = card_from(table, name=name, **defaults)
     settings = {k: table[k] for k in _PREPARED_KEYS if k in table}
     if settings.get("outputs", "logits") not in ("logits", "probabilities"):
