@@ -9,7 +9,12 @@ import typer
 
 Victim = Annotated[
     str,
-    typer.Option("--victim", help="A name from `physadv models list`, a model file, or module:factory.", metavar="V"),
+    typer.Option(
+        "--victim",
+        help="A name from `physadv models list`, a model file, or module:factory; + puts a defence before it: "
+        "signs+jpeg, +median, +blur, +lgs, +remover, +patchcleanser, +derandomised, +patchguard.",
+        metavar="V",
+    ),
 ]
 Weights = Annotated[
     Path | None, typer.Option("--weights", help="Weights of the victim, where it does not carry its own.")
@@ -33,5 +38,12 @@ Backgrounds = Annotated[
 EotDraws = Annotated[
     int,
     typer.Option("--eot-draws", help="For a victim with random parts: attack the mean over this many draws.", min=0),
+]
+Photos = Annotated[
+    Path | None,
+    typer.Option("--photos", help="Folder of photos, with labels.csv or boxes.csv; else the victim labels them."),
+]
+Boxes = Annotated[
+    Path | None, typer.Option("--boxes", help="CSV file,x0,y0,x1,y1 of signs or objects. [default: boxes.csv beside]")
 ]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads for torch; 0 keeps its own choice.", min=0)]

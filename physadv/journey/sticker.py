@@ -97,8 +97,8 @@ def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedVictim]:
     victims = load_victims(settings)
     victim = victims[0]
     mask = make_mask(settings.mask, settings.width_mm, settings.height_mm, longest_px=settings.resolution)
-    goals = [_goal(settings, v) for v in victims]
-    goal, view = goals[0], _view(victims)
+    goals = [goal_for(settings, v) for v in victims]
+    goal, view = goals[0], view_for(victims)
     ranges = eot_preset(settings.eot)
     device = next((p.device for p in victim.parameters()), torch.device("cpu"))
 
@@ -189,7 +189,8 @@ def _check_on_sign(placement: Placement, settings: StickerSettings) -> None:
         )  # fmt: skip
 
 
-def _goal(settings: StickerSettings, victim: LoadedVictim) -> Goal:
+def goal_for(settings: StickerSettings, victim: LoadedVictim) -> Goal:
+    """The settings' goal in the numbers of one victim's classes. Raises VictimError for a class it does not know."""
     card, name = victim.card, settings.true_class
     if settings.object not in ("sign", ANYWHERE):
         name = settings.object
@@ -210,7 +211,7 @@ def own_name(name: str, classes: Sequence[str]) -> str:
     return name
 
 
-def _view(victims: Sequence[LoadedVictim]) -> View:
+def view_for(victims: Sequence[LoadedVictim]) -> View:
     """Square pictures as large as the victim that sees most, before its own crop."""
     sides = [max(v.card.input_size or (64, 64)) for v in victims]
     crops = [v.net.crop[1] for v in victims if isinstance(v.net, Prepared) and v.net.crop is not None]
@@ -229,7 +230,9 @@ def recognised_photos(
     mild = EotRanges(yaw_deg=(-8, 8), pitch_deg=(-4, 4), roll_deg=(-3, 3), size_px=(400, 401), frame_share=(0.25, 0.5))
     kept = []
     for number, photo in enumerate(photos):
-        scenes = PhotoScenes([photo], width_mm).sample(4, _view([victim]), mild, numpy_generator(0, "accept", number))
+        scenes = PhotoScenes([photo], width_mm).sample(
+            4, view_for([victim]), mild, numpy_generator(0, "accept", number)
+        )
         boxes = sign_boxes(scenes.homography, width_mm, scenes.images.shape[-1]).to(device)
         kept.append(bool(goal.recognised(victim(scenes.images.to(device)), boxes).float().mean() >= 0.5))
     return kept

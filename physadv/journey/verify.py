@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from physadv.attacks.patch import Measured, measure
-from physadv.core.errors import BundleError
+from physadv.core.errors import BundleError, DataError
 from physadv.evaluation.intervals import Rate
 from physadv.journey.sticker import StickerSettings, build_task
 from physadv.printing.bundle import Bundle
@@ -35,26 +36,47 @@ def settings_of(bundle: Bundle) -> StickerSettings:
     return StickerSettings(**chosen)
 
 
+FILES = ("weights", "signs", "backgrounds", "photos", "boxes", "content")
+"""Settings that name files: relative names are looked for here, under ``data`` and in the bundle itself."""
+
+
+def located(settings: StickerSettings, bundle: Bundle, data: Path | None = None) -> StickerSettings:
+    """The settings with the files on the card found where they are now.
+
+    Raises DataError for one that is nowhere, with what the card says about how to get it.
+    """
+    found: dict[str, Any] = {}
+    for key in FILES:
+        name = getattr(settings, key)
+        if name is None:
+            continue
+        places = [Path(name), *([data / name] if data else []), bundle.folder / Path(name).name]
+        place = next((p for p in places if p.exists()), None)
+        if place is None and key != "weights":  # the victim's own error says where its weights come from
+            how = bundle.card.data.get(name) or bundle.card.data.get(str(name).split("/")[0], "")
+            remedy = f"give --{key} or --data FOLDER that holds it" + (f" ({how})" if how else "")
+            raise DataError(f"{name}, named on the card of {bundle.card.patch.name}", "not found", remedy)
+        found[key] = None if place is None else str(place)
+    return replace(settings, **found)
+
+
 def verify(
     bundle: Bundle,
     *,
-    weights: str | None = None,
-    signs: str | None = None,
-    backgrounds: str | None = None,
+    given: Mapping[str, str | None] | None = None,
+    data: Path | None = None,
     fresh: bool = False,
     draws: int | None = None,
     report: Callable[[int], None] | None = None,
 ) -> Verdict:
     """Measure a bundle's held-out success anew, by default on the very draws of its card.
 
-    ``fresh`` takes new draws (a sharper test). Agreement: the new rate lies in the card's interval, or, with new draws,
-    the two intervals overlap. Raises BundleError where the victim's weights are not those on the card.
+    ``given`` replaces files on the card (:data:`FILES`); ``data`` is a folder under which the others lie. ``fresh``
+    takes new draws (a sharper test). Agreement: the new rate lies in the card's interval, or, with new draws, the two
+    intervals overlap. Raises BundleError where the victim's weights are not those on the card.
     """
-    settings = settings_of(bundle)
-    settings = replace(
-        settings, weights=weights or settings.weights, signs=signs or settings.signs,
-        backgrounds=backgrounds or settings.backgrounds, device="cpu",
-    )  # fmt: skip
+    chosen = {k: v for k, v in (given or {}).items() if v is not None}
+    settings = located(replace(settings_of(bundle), **chosen, device="cpu"), bundle, data)
     task, victim = build_task(settings)
     claimed_sha = bundle.card.victim.sha256
     if claimed_sha and victim.card.sha256 and claimed_sha != victim.card.sha256:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,16 @@ from physadv_cli.lengths import parse_size_mm
 from physadv_cli.runs import console, finish, open_run
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
+Victims = Annotated[
+    Sequence[str],
+    typer.Option("--victim", help="Name, model file or module:factory; several make an ensemble.", metavar="V"),
+]
+WeightFiles = Annotated[
+    Sequence[str], typer.Option("--weights", help="FILE of the first victim, or NAME=FILE.", metavar="FILE")
+]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", help="Folder under which the data sets named on the card lie.")
+]
 
 
 def register(root: typer.Typer) -> None:
@@ -24,16 +35,26 @@ def register(root: typer.Typer) -> None:
 @app.callback()
 def patch(
     context: typer.Context,
-    victim: options.Victim = "signs",
-    weights: options.Weights = None,
+    victim: Victims = ("signs",),
+    weights: WeightFiles = (),
+    on: Annotated[
+        str,
+        typer.Option("--object", help="What carries it: sign, anywhere (any photo), or a class the detector knows."),
+    ] = "sign",
     signs: options.Signs = None,
     backgrounds: options.Backgrounds = None,
-    goal: Annotated[str, typer.Option(help="untargeted, targeted or vanish.")] = "untargeted",
+    photos: options.Photos = None,
+    boxes: options.Boxes = None,
+    share: Annotated[
+        str | None,
+        typer.Option(help="Patch width LOW:HIGH over the picture's side or an object's diagonal. [default: published]"),
+    ] = None,
+    goal: Annotated[str, typer.Option(help="untargeted, targeted, vanish, misclassify or create.")] = "untargeted",
     eot: Annotated[
         str, typer.Option(help="Ranges drawn: default, camera, athalye, brown, rp2, thys, tsea.")
     ] = "default",
     true_class: Annotated[str, typer.Option("--class", help="The class the sign is of.")] = "stop",
-    target: Annotated[str | None, typer.Option("--target", help="Class to be seen instead (goal targeted).")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Class to be seen instead, or to appear.")] = None,
     mask: Annotated[
         str, typer.Option(help="rectangle, circle, octagon, bars, or a PNG (alpha) or SVG file.")
     ] = "rectangle",
@@ -45,6 +66,9 @@ def patch(
     lr: Annotated[float, typer.Option(help="Adam's step size.")] = 0.04,
     tv: Annotated[float, typer.Option(help="Weight of total variation.")] = 0.15,
     nps: Annotated[float, typer.Option(help="Weight of non-printability.")] = 0.05,
+    palette: Annotated[str | None, typer.Option(help="The only colours it may show: #c01c28,#ffffff,...")] = None,
+    content: Annotated[Path | None, typer.Option(help="Picture it shall stay near.")] = None,
+    content_weight: Annotated[float, typer.Option(help="How near.", min=0.0)] = 5.0,
     resolution: Annotated[int, typer.Option(help="Pixels of the patch along its longer side.", min=8, max=1024)] = 64,
     test_draws: Annotated[int, typer.Option(help="Held-out draws for the reported figure.", min=1)] = 400,
     threshold: Annotated[
@@ -64,6 +88,11 @@ def patch(
     Example: physadv patch --victim signs --goal untargeted --size 190x150 --center 0,95 --out my-sticker
 
     Example: physadv patch --victim fastestdet --weights fastestdet.pth --goal vanish --signs photos/ --mask bars
+
+    Example: physadv patch --victim fastestdet --object person --photos photos/ --goal vanish --size 190x190
+
+    Example: physadv patch --victim efficientnet-lite0 --object anywhere --photos photos/ --goal targeted
+    --target toaster --mask circle --size 180x180
     """
     if context.invoked_subcommand is not None:
         return
@@ -71,11 +100,14 @@ def patch(
 
     width_mm, height_mm = parse_size_mm(size, "--size")
     center_mm = parse_size_mm(center, "--center", positive=False)
+    first, own_weights, further = parse_victims(victim, weights)
     settings = StickerSettings(
-        victim=victim, weights=None if weights is None else str(weights), goal=goal, true_class=true_class,
+        victim=first, weights=own_weights, ensemble=further, object=on, photos=_text(photos), boxes=_text(boxes),
+        share=parse_share(share), palette=palette, content=_text(content), content_weight=content_weight, goal=goal,
+        true_class=true_class,
         target_class=target, mask=mask, width_mm=width_mm, height_mm=height_mm, center_mm=center_mm,
-        sign_width_mm=sign_width, signs=None if signs is None else str(signs),
-        backgrounds=None if backgrounds is None else str(backgrounds), steps=steps, draws=draws, lr=lr, tv=tv, nps=nps,
+        sign_width_mm=sign_width, signs=_text(signs), backgrounds=_text(backgrounds), steps=steps, draws=draws, lr=lr,
+        tv=tv, nps=nps,
         resolution=resolution, test_draws=test_draws, threshold=threshold, seed=seed, device=device, name=name, eot=eot,
     )  # fmt: skip
     prepare_torch(threads)
@@ -137,20 +169,33 @@ def run_sticker(settings: Any, folder: Path) -> tuple[dict[str, Any], str]:
         "patch_recognised": measured.patch_recognised.as_dict(),
         "area_share": bundle.card.placement.area_share, "stopped": stopped,
     }  # fmt: skip
+    if measured.detection:
+        result["detection"] = {block: found.as_dict() for block, found in measured.detection.items()}
     summary = (
         f"held-out draws (simulated): sticker succeeds in {measured.success}; blank sticker {measured.blank_success}; "
-        f"clean sign recognised {measured.clean_recognised}\nbundle: {bundle.folder}\n"
-        f"next: physadv print {bundle.folder}"
+        f"clean control recognised {measured.clean_recognised}\n{said_of_detector(measured.detection)}"
+        f"bundle: {bundle.folder}\nnext: physadv print {bundle.folder}"
     )
     return result, summary
 
 
+def said_of_detector(blocks: Mapping[str, Any]) -> str:
+    """One line a block: misses, AP and extra boxes, apart from each other; nothing for a classifier."""
+    return "".join(
+        f"  {block:5}  misses {found.fnr}; AP50 {found.ap}; extra boxes a picture {found.extra}\n"
+        for block, found in blocks.items()
+    )
+
+
 @app.command("verify")
 def verify_bundle(
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder.", metavar="BUNDLE")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder, or a name in patches/.", metavar="BUNDLE")],
     weights: options.Weights = None,
     signs: options.Signs = None,
     backgrounds: options.Backgrounds = None,
+    photos: options.Photos = None,
+    boxes: options.Boxes = None,
+    data: DataFolder = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="New draws instead of the card's own: a sharper test.")
     ] = False,
@@ -167,12 +212,14 @@ def verify_bundle(
     from physadv_cli.progress import bar
 
     prepare_torch(0)
-    loaded = read_bundle(bundle)
+    loaded = read_bundle(ready_made(bundle))
+    given = {"weights": _text(weights), "signs": _text(signs), "backgrounds": _text(backgrounds),
+             "photos": _text(photos), "boxes": _text(boxes)}  # fmt: skip
     with bar() as progress:
         work = progress.add_task("measuring", total=draws or settings_of(loaded).test_draws, note="")
         verdict = verify(
-            loaded, weights=_text(weights), signs=_text(signs), backgrounds=_text(backgrounds), fresh=fresh,
-            draws=draws, report=lambda done: progress.update(work, completed=done),
+            loaded, given=given, data=data, fresh=fresh, draws=draws,
+            report=lambda done: progress.update(work, completed=done),
         )  # fmt: skip
     now = verdict.measured.success
     word = "agrees" if verdict.agrees else "differs"
@@ -185,6 +232,84 @@ def verify_bundle(
     finish(result, as_json=as_json, summary=f"{word}: card {verdict.claimed}; measured now {now}")
     if not verdict.agrees:
         raise BundleError(f"{bundle}", f"success {now.rate:.1%} is outside the card's interval", "make the patch anew")
+
+
+@app.command("transfer")
+def transfer_bundles(
+    bundles: Annotated[
+        list[Path], typer.Argument(help="Bundle folders, or names under patches/.", metavar="BUNDLE...")
+    ],
+    victim: Victims,
+    weights: WeightFiles = (),
+    data: DataFolder = None,
+    draws: Annotated[int | None, typer.Option(help="Held-out draws a cell. [default: the card's]", min=1)] = None,
+    out: options.Out = None,
+    as_json: options.Json = False,
+) -> None:
+    """Judge bundles by other victims on the same held-out scenes: a matrix of success with intervals and controls.
+
+    Example: physadv patch transfer runs/a runs/b --victim signs --victim fastestdet --weights fastestdet=f.pth
+    """
+    from physadv.evaluation.rows import append_rows
+    from physadv.journey.transfer import table, transfer
+    from physadv.printing.bundle import read_bundle
+    from physadv_cli.progress import bar
+
+    prepare_torch(0)
+    first, own, further = parse_victims(victim, weights)
+    names = [first if own is None else f"{first}={own}", *further]
+    loaded = [read_bundle(ready_made(bundle)) for bundle in bundles]
+    folder = open_run("transfer", out, {"bundles": bundles, "victims": names, "data": data, "draws": draws})
+    cells = []
+    with bar() as progress:
+        work = progress.add_task("judging", total=len(loaded) * len(names), note="")
+        for cell in transfer(loaded, names, data=data, draws=draws, report=lambda t: progress.update(work, note=t)):
+            append_rows(folder / "transfer.jsonl", [cell.as_row()])
+            cells.append(cell)
+            progress.update(work, completed=len(cells))
+    notes = "".join(f"\n{c.bundle} on {c.victim}: {c.reason}" for c in cells if c.reason)
+    result = {"out": str(folder), "cells": [c.as_row() for c in cells]}
+    finish(result, as_json=as_json, summary=f"{table(cells)}{notes}\nrows: {folder / 'transfer.jsonl'}")
+
+
+def ready_made(name: Path) -> Path:
+    """The folder named, or else the ready-made bundle of that name."""
+    from physadv.core.data import patches_dir
+
+    own = patches_dir() / name.name
+    return own if not name.exists() and len(name.parts) == 1 and own.is_dir() else name
+
+
+def parse_victims(victims: Sequence[str], weights: Sequence[str]) -> tuple[str, str | None, tuple[str, ...]]:
+    """The first victim, its weights, and the further ones as NAME or NAME=WEIGHTS.
+
+    A weights file without a name belongs to the first. Raises OptionError for one whose victim is not named.
+    """
+    from physadv.core.errors import OptionError
+
+    names, files = list(dict.fromkeys(victims)), {}
+    for text in weights:
+        name, sign, file = text.partition("=")
+        owner = name if sign else names[0]
+        if owner not in names or owner in files:
+            limit = "has weights already" if owner in files else "is no --victim"
+            raise OptionError(f"--weights {text}", f"{owner} {limit}", "write --weights NAME=FILE, once a victim")
+        files[owner] = file if sign else text
+    further = tuple(f"{n}={files[n]}" if n in files else n for n in names[1:])
+    return names[0], files.get(names[0]), further
+
+
+def parse_share(text: str | None) -> tuple[float, float] | None:
+    """``0.3:0.5`` or ``0.4`` as a range. Raises OptionError for anything else."""
+    from physadv.core.errors import OptionError
+
+    if text is None:
+        return None
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high or low)
+    except ValueError as error:
+        raise OptionError(f"--share {text!r}", "one number or LOW:HIGH", "write for example 0.3:0.5") from error
 
 
 def _text(path: Path | None) -> str | None:
