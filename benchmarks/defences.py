@@ -37,6 +37,7 @@ from physadv.evaluation.rows import append_rows, read_rows
 from physadv.victims.registry import LoadedVictim, load_victim
 
 HERE = Path(__file__).resolve().parent
+GTSRB = "gtsrb-train-third.zip"
 ROWS, TABLE = HERE / "defences.jsonl", HERE / "defences.md"
 SIGMA, RADIUS = 0.25, 0.5
 FEW, MANY = 200, 500
@@ -63,26 +64,31 @@ def mnist(defence: str, epochs: int, **settings: Any) -> Recipe:
 
 def signs(defence: str, epochs: int, **settings: Any) -> Recipe:
     """A recipe with the defaults of all GTSRB runs."""
-    return mnist(defence, epochs, **{"batch": 128, "eps": 4 / 255, "shift": 2, **settings})
+    return mnist(defence, epochs, **{"batch": 128, "eps": 2 / 255, "shift": 2, **settings})
 
 
 BOUNDED: dict[str, Any] = {"architecture": "small-cnn-bn", "lr": 4e-3, "grow": (0.05, 0.5)}
+SHORT: dict[str, Any] = {**BOUNDED, "grow": (0.05, 0.35)}
 PLANS: dict[str, Plan] = {
     "standard": Plan(mnist("standard", 6)),
-    "fgsm": Plan(mnist("fgsm", 6)),
+    "fgsm": Plan(mnist("fgsm", 5)),
     "pgd": Plan(mnist("pgd", 5, steps=7)),
-    "free": Plan(mnist("free", 20, replays=4)),
+    "free": Plan(mnist("free", 12, replays=4)),
     "fast": Plan(mnist("fast", 10)),
-    "trades": Plan(mnist("trades", 4, steps=7)),
-    "gradient-penalty": Plan(mnist("gradient-penalty", 6)),
-    "gaussian": Plan(mnist("gaussian", 8, sigma=SIGMA), smoothing=True),
-    "smoothadv": Plan(mnist("smoothadv", 4, sigma=SIGMA), smoothing=True),
+    "trades": Plan(mnist("trades", 3, steps=7)),
+    "gradient-penalty": Plan(mnist("gradient-penalty", 5)),
+    "gaussian": Plan(mnist("gaussian", 6, sigma=SIGMA), smoothing=True),
+    "smoothadv": Plan(mnist("smoothadv", 3, sigma=SIGMA, steps=3), smoothing=True),
     "ibp": Plan(mnist("ibp", 16, **BOUNDED), bound="ibp", whole=True),
-    "crown-ibp": Plan(mnist("crown-ibp", 10, **BOUNDED), bound="ibp", whole=True),
     "polytope": Plan(mnist("polytope", 4, projections=5, batch=128), limit=20000, bound="polytope"),
+    "ibp-0.3": Plan(mnist("ibp", 8, eps=0.3, **SHORT), bound="ibp", whole=True),
+    "crown-ibp-0.3": Plan(mnist("crown-ibp", 8, eps=0.3, **SHORT), bound="ibp", whole=True),
     "pgd-0.3": Plan(mnist("pgd", 5, eps=0.3, steps=10)),
-    "ibp-0.3": Plan(mnist("ibp", 12, eps=0.3, **BOUNDED), bound="ibp", whole=True),
-    "crown-ibp-0.3": Plan(mnist("crown-ibp", 12, eps=0.3, **BOUNDED), bound="ibp", whole=True),
+    "crown-ibp": Plan(mnist("crown-ibp", 8, **BOUNDED), bound="ibp", whole=True),
+    "signs-standard": Plan(signs("standard", 12), GTSRB, side=32),
+    "signs-fast": Plan(signs("fast", 12), GTSRB, side=32),
+    "signs-trades": Plan(signs("trades", 8, steps=5), GTSRB, side=32),
+    "signs-ibp": Plan(signs("ibp", 20, **BOUNDED), GTSRB, side=32, bound="ibp", whole=True),
 }
 
 

@@ -1,32 +1,113 @@
-"""`physadv train`: make a victim from data. `signs` is the embedded traffic-sign classifier."""
+"""`physadv train`: a victim from your data, with a defence. `signs` is the embedded traffic-sign classifier."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from physadv_cli import options
 from physadv_cli.runs import console, finish, open_run
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from physadv.training.loop import Step
+DEFENCES = (
+    "standard", "fgsm", "pgd", "free", "fast", "trades", "gradient-penalty", "gaussian", "smoothadv", "ibp",
+    "crown-ibp", "polytope", "patch",
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
-    """Attach the sub-commands."""
-    group = typer.Typer(help="Train victims: weights, card and raw rows. Resumable.", no_args_is_help=True)
-    group.callback()(_group)
+    """Attach the command and its sub-command."""
+    group = typer.Typer()
+    group.callback(invoke_without_command=True)(train)
     group.command("signs", short_help="The embedded traffic-sign victim: GTSRB and background.")(signs)
-    app.add_typer(group, name="train")
+    app.add_typer(group, name="train", short_help="A victim with a defence: weights and card. Resumable.")
 
 
-def _group() -> None:
-    """Train victims: weights, card and raw rows. Resumable."""
+def train(
+    context: typer.Context,
+    defence: Annotated[str | None, typer.Option("--defence", help=", ".join(DEFENCES) + ".")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Data set: class folders, idx, npz, GTSRB layout, or a zip of those.")
+    ] = None,
+    arch: Annotated[
+        str, typer.Option("--arch", help="small-cnn, wide-cnn, each also with -bn (for ibp), or signnet.")
+    ] = "small-cnn",
+    eps: Annotated[str, typer.Option("--eps", help="Radius to train and judge at, as 8/255 or 0.1.")] = "8/255",
+    norm: Annotated[str, typer.Option("--norm", help="linf, l2 or l1.")] = "linf",
+    epochs: Annotated[int, typer.Option("--epochs", help="Epochs.", min=1)] = 10,
+    batch: Annotated[int, typer.Option("--batch", help="Images a batch.", min=2)] = 128,
+    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.", min=1e-6)] = 2e-3,
+    optimiser: Annotated[str, typer.Option("--optimiser", help="adamw or sgd.")] = "adamw",
+    average: Annotated[float, typer.Option("--average", help="How much of the averaged weights a step keeps.")] = 0.99,
+    precision: Annotated[str, typer.Option("--precision", help="bf16 or fp32 arithmetic while training.")] = "fp32",
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Steps of the inner attack: pgd, trades, smoothadv, patch.", min=0)
+    ] = None,
+    replays: Annotated[int | None, typer.Option("--replays", help="free: how often a batch is used.", min=1)] = None,
+    beta: Annotated[float | None, typer.Option("--beta", help="trades: weight of the divergence.", min=0)] = None,
+    penalty: Annotated[
+        float | None, typer.Option("--penalty", help="gradient-penalty: weight of the slope.", min=0)
+    ] = None,
+    sigma: Annotated[float | None, typer.Option("--sigma", help="gaussian, smoothadv: noise.", min=1e-6)] = None,
+    projections: Annotated[
+        int | None, typer.Option("--projections", help="polytope: random projections.", min=1)
+    ] = None,
+    grow: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--grow", help="ibp, crown-ibp, polytope: shares of the run between which eps grows to its size."),
+    ] = None,
+    shift: Annotated[int, typer.Option("--shift", help="Move images at random by so many pixels.", min=0)] = 0,
+    held: Annotated[float, typer.Option("--held", help="Share of the training images held out to judge by.")] = 0.05,
+    patience: Annotated[
+        int | None, typer.Option("--patience", help="End after so many epochs that brought nothing better.", min=1)
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option("--side", help="Stretch images to this many pixels. [default: their own, else 32]")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="This many images, drawn at random.", min=1)] = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    threads: options.Threads = 0,
+    out: options.Out = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train a victim with a defence; `physadv train signs` makes the embedded one.
+
+    A part of the training images is held out by group. After each epoch the averaged weights are judged on them: clean,
+    under PGD and, where the defence certifies, by its bound; the best epoch is written as model.safetensors with its
+    card, which --victim takes. Ctrl-C or a kill costs at most one epoch: the same command with the same --out goes on.
+
+    Example: physadv train --defence pgd --data mnist/ --eps 0.1 --epochs 5 --out runs/pgd
+
+    Example: physadv train --defence ibp --arch small-cnn-bn --data mnist/ --eps 0.1 --epochs 16 --out runs/ibp
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if defence is None and data is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+    if defence is None or data is None:
+        raise typer.BadParameter("--defence and --data belong together: give both")
+    import torch
+
+    from physadv.defences.training.recipe import Recipe
+    from physadv_cli import training
+    from physadv_cli.parsing import parse_eps, parse_norm
+
+    if threads:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    ball = parse_norm(norm)
+    own = {"steps": steps, "replays": replays, "beta": beta, "penalty": penalty, "sigma": sigma,
+           "projections": projections, "grow": grow}  # fmt: skip
+    recipe = Recipe(
+        defence, parse_eps(eps, ball), ball, arch, epochs, batch, lr, optimiser, average=average, precision=precision,
+        shift=shift, patience=patience, seed=seed, settings={k: v for k, v in own.items() if v is not None},
+    )  # fmt: skip
+    training.run(
+        recipe, data, held=held, side=side, limit=limit, device=device, out=out, as_json=as_json,
+    )  # fmt: skip
 
 
 def signs(
@@ -64,6 +145,7 @@ def signs(
 
     from physadv.core.errors import OptionError
     from physadv.training.sign_victim import Recipe, Street, load_material, publish, train_signs
+    from physadv_cli.training import command, paused, watch
 
     if (stop_photos is None) != (boxes is None):
         raise OptionError("--judge-stop and --judge-boxes", "belong together", "give both or neither")
@@ -76,39 +158,12 @@ def signs(
         material = load_material(recipe)
     folder = open_run("train-signs", out, {"data": data, "backgrounds": backgrounds or [], "epochs": epochs,
         "steps": steps, "batch": batch, "lr": lr, "precision": precision, "seed": seed})  # fmt: skip
-    if not _watch(train_signs(recipe, material, folder)):
-        finish({"out": str(folder), "finished": False}, as_json=as_json, summary=_paused(folder))
+    if not watch(train_signs(recipe, material, folder)):
+        finish({"out": str(folder), "finished": False}, as_json=as_json, summary=paused(folder))
         raise SystemExit(130)
     with console.status("judging"):
-        card = publish(recipe, material, street, folder, command=_command())
+        card = publish(recipe, material, street, folder, command=command())
     finish({"out": str(folder), "finished": True, **card}, as_json=as_json, summary=_summary(folder, card))
-
-
-def _watch(run: Iterator[Step]) -> bool:
-    """Show the run; False where Ctrl-C ended it."""
-    from physadv_cli.progress import bar
-
-    try:
-        with bar() as progress:
-            task = progress.add_task("training", total=None, note="")
-            smooth = 0.0
-            for step in run:
-                smooth = step.loss if smooth == 0 else 0.95 * smooth + 0.05 * step.loss
-                note = f"epoch {step.epoch}, loss {smooth:.3f}"
-                progress.update(task, completed=step.number, total=step.total, note=note)
-    except KeyboardInterrupt:
-        return False
-    return True
-
-
-def _paused(folder: Path) -> str:
-    return f"stopped; the last finished epoch is kept: the same command with --out {folder} goes on"
-
-
-def _command() -> str:
-    """The command as it was given; of absolute paths the name alone, since only this machine has the rest."""
-    short = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
-    return " ".join(["physadv", *short])
 
 
 def _summary(folder: Path, card: dict[str, Any]) -> str:

@@ -60,7 +60,7 @@ class Recipe:
         known(self.norm)
         for name, value, fits in (
             ("judged", self.judged, self.judged >= 1),
-            ("patience", self.patience or 1, (self.patience or 1) >= 1),
+            ("patience", self.patience, self.patience is None or self.patience >= 1),
             ("shift", self.shift, 0 <= self.shift <= 8),
         ):
             if not fits:
