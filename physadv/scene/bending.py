@@ -1,4 +1,8 @@
-"""Stickers that do not lie flat: a thin plate pushed about in its plane, and a curl about a cylinder."""
+"""Stickers that do not lie flat: a thin plate pushed about in its plane, and a curl about a cylinder.
+
+kornia's get_tps_transform builds its kernel from distances between source and target, so that its spline misses its
+own control points; the plate here meets them, and is one constant matrix.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +51,8 @@ def _plate_matrix() -> Tensor:
     system = torch.cat([torch.cat([_kernel(control, control), affine], 1), torch.cat([affine.T, corner], 1)])
     weights = torch.linalg.inv(system)[:, : len(control)]
     on_field = torch.cat([torch.ones(len(field), 1, dtype=torch.float64), field], 1)
-    return torch.cat([_kernel(field, control), on_field], 1) @ weights
+    matrix: Tensor = torch.cat([_kernel(field, control), on_field], 1) @ weights
+    return matrix
 
 
 def _unit_grid(count: int) -> Tensor:
@@ -63,8 +68,8 @@ def _kernel(first: Tensor, second: Tensor) -> Tensor:
 
 def thin_plate(shift: Tensor) -> Tensor:
     """(b, 2, FIELD, FIELD) shifts of a thin plate over the unit square from (b, 5, 5, 2) at its control points."""
-    field = _plate_matrix().to(shift) @ shift.flatten(1, 2)
-    return field.transpose(1, 2).unflatten(2, (FIELD, FIELD))
+    field: Tensor = _plate_matrix().to(shift) @ shift.flatten(1, 2)
+    return field.transpose(1, 2).reshape(len(shift), 2, FIELD, FIELD)
 
 
 def unbend(x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: Bend) -> tuple[Tensor, Tensor, Tensor]:

@@ -131,7 +131,7 @@ class EotRanges:
 
 
 NEUTRAL: dict[str, Range] = {
-    **{f.name: f.default for f in fields(EotRanges) if f.default in (ZERO, ONE)},  # type: ignore[misc]
+    **{f.name: f.default for f in fields(EotRanges) if f.default in (ZERO, ONE)},
     "size_px": NEAR, "yaw_deg": ZERO, "pitch_deg": ZERO, "roll_deg": ZERO,
     "ink_black": ZERO, "paper_white": ONE, "ink_mixing": ZERO,
     "temperature_k": (DAYLIGHT_K, DAYLIGHT_K), "exposure_ev": ZERO, "white_balance": ONE, "defocus_px": ZERO,

@@ -172,8 +172,9 @@ class MixedScenes:
             if f.name not in {"groups", "marks", "others", "distance_m"}
         }
         away = [part.distance_m for part in parts if part.distance_m is not None]
-        tensors["distance_m"] = torch.cat(away) if len(away) == len(parts) else None
-        return SceneBatch(**tensors, groups=tuple(g for part in parts for g in part.groups))
+        distance = torch.cat(away) if len(away) == len(parts) else None
+        groups = tuple(g for part in parts for g in part.groups)
+        return replace(SceneBatch(**tensors, groups=groups), distance_m=distance)
 
 
 def relight(sign: PhotoSign) -> tuple[Tensor, Tensor]:
