@@ -46,4 +46,10 @@ Photos = Annotated[
 Boxes = Annotated[
     Path | None, typer.Option("--boxes", help="CSV file,x0,y0,x1,y1 of signs or objects. [default: boxes.csv beside]")
 ]
+Profile = Annotated[
+    Path | None, typer.Option("--profile", help="Colour profile of your printer and camera, from `calibrate fit`.")
+]
+CameraProfile = Annotated[
+    Path | None, typer.Option("--camera-profile", help="Lens profile of your camera, from `calibrate camera`.")
+]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads for torch; 0 keeps its own choice.", min=0)]

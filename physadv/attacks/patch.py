@@ -16,6 +16,7 @@ from physadv.evaluation.detection import DetectionMetrics, scene_rows, summarise
 from physadv.evaluation.intervals import Rate, clustered, wilson
 from physadv.evaluation.rows import Row
 from physadv.scene import chain
+from physadv.scene.colourmap import ColourMap
 from physadv.scene.geometry import apply_homography, square_corners
 from physadv.scene.material import Material
 from physadv.scene.placement import Placement
@@ -49,6 +50,8 @@ class PatchTask:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     goals: Sequence[Goal] = ()
     look: Look = field(default_factory=Look)
+    colours: ColourMap | None = None
+    """A measured printer and camera in place of the drawn inks."""
 
     def goal_of(self, victim: int) -> Goal:
         """The goal in the terms of one of the victims."""
@@ -71,10 +74,16 @@ class Progress:
 
 def render(task: PatchTask, patch: Tensor, scenes: SceneBatch, name: tuple[str | int, ...]) -> tuple[Tensor, Marks]:
     """One EOT draw named ``name``: the photographed scenes with the patch on them, and what is judged in them."""
-    draw = chain.sample(scenes, task.ranges, generator(task.seed, "eot", *name)).to(task.device)
+    draw = draw_of(task, scenes, name)
     moved = scenes.to(task.device)
     images = chain.apply(patch, task.mask.to(task.device), task.placement, moved, draw)
     return images, marks_of(task, moved)
+
+
+def draw_of(task: PatchTask, scenes: SceneBatch, name: tuple[str | int, ...]) -> chain.Draw:
+    """The EOT draw named ``name`` for these scenes, on the task's device."""
+    rng = generator(task.seed, "eot", *name)
+    return chain.sample(scenes, task.ranges, rng, colours=task.colours).to(task.device)
 
 
 def marks_of(task: PatchTask, scenes: SceneBatch) -> Marks:
@@ -270,7 +279,7 @@ def _block(
 ) -> tuple[Tensor, Marks]:
     if block != "clean":
         return render(task, textures[block].to(task.device), scenes, name)
-    draw = chain.sample(scenes, task.ranges, generator(task.seed, "eot", *name)).to(task.device)
+    draw = draw_of(task, scenes, name)
     moved = scenes.to(task.device)
     return chain.without_patch(moved, draw), marks_of(task, moved)
 

@@ -17,6 +17,7 @@ from physadv.core.errors import GeometryError, OptionError, VictimError
 from physadv.core.images import read_image
 from physadv.core.seeds import derive
 from physadv.journey.checkpoint import load_checkpoint, save_checkpoint
+from physadv.journey.measured import PROFILES, checksums, colour_map_of, keep_profiles, with_camera_profile
 from physadv.journey.onphotos import ANYWHERE, ROLL_DEG, SHARES, object_share, photo_material
 from physadv.journey.preview import preview_picture
 from physadv.printing.bundle import Bundle, Card, PatchInfo, Size, VictimInfo, write_bundle
@@ -70,6 +71,10 @@ class StickerSettings:
     content: str | None = None
     content_weight: float = 5.0
     eot: str = "default"
+    profile: str | None = None
+    """A colour profile of `calibrate fit`: the measured map takes the place of drawn inks and of non-printability."""
+    camera_profile: str | None = None
+    """A camera profile of `calibrate camera`: its angle of view and distortion take the place of the drawn ones."""
     steps: int = 400
     draws: int = 32
     lr: float = 0.04
@@ -85,7 +90,8 @@ class StickerSettings:
 
     def key(self) -> int:
         """Identifies the settings that decide the optimisation: a checkpoint is only taken up by its own run."""
-        return derive(self.seed, *(f"{k}={v}" for k, v in asdict(self).items() if k not in {"test_draws", "name"}))
+        table = {**asdict(self), **checksums(asdict(self))}
+        return derive(self.seed, *(f"{k}={v}" for k, v in table.items() if k not in {"test_draws", "name", *PROFILES}))
 
 
 def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedVictim]:
@@ -99,7 +105,8 @@ def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedVictim]:
     mask = make_mask(settings.mask, settings.width_mm, settings.height_mm, longest_px=settings.resolution)
     goals = [goal_for(settings, v) for v in victims]
     goal, view = goals[0], view_for(victims)
-    ranges = eot_preset(settings.eot)
+    whole, width_mm = view.whole_frame, settings.sign_width_mm
+    ranges = with_camera_profile(eot_preset(settings.eot), settings.camera_profile, width_mm, whole_frame=whole)
     device = next((p.device for p in victim.parameters()), torch.device("cpu"))
 
     def accept(photos: Sequence[PhotoSign]) -> list[bool]:
@@ -120,7 +127,7 @@ def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedVictim]:
         )  # fmt: skip
     task = PatchTask(
         victims, goal, material, mask, placement, settings.sign_width_mm, view, ranges, settings.seed, device,
-        goals, _look(settings, mask),
+        goals, _look(settings, mask), colour_map_of(settings.profile),
     )  # fmt: skip
     notes = (*material.notes, *_trusted(victim, _probe(task).to(device)))
     return replace(task, material=replace(material, notes=notes)), victim
@@ -257,7 +264,8 @@ class StickerRun:
                      "best": (saved.best, saved.best_success)}  # fmt: skip
         loop = optimise_patch(
             self.task, steps=self.settings.steps, draws=self.settings.draws, lr=self.settings.lr,
-            tv=self.settings.tv, nps=self.settings.nps, validate_every=validate_every, **start,
+            tv=self.settings.tv, nps=0.0 if self.settings.profile else self.settings.nps,
+            validate_every=validate_every, **start,
         )  # fmt: skip
         for progress in loop:
             self._last = progress
@@ -277,6 +285,7 @@ class StickerRun:
         bundle = write_bundle(
             self.out, card=card, patch=best, mask=self.task.mask, preview=picture, rows=list(measured.rows)
         )
+        keep_profiles(asdict(self.settings), self.out)
         return bundle, measured
 
     def _further(self, best: Tensor) -> dict[str, Any]:
@@ -296,6 +305,7 @@ def make_card(
     target = None if task.goal.target_class is None else victim.card.class_name(task.goal.target_class)
     name = settings.name or f"{victim.card.name}-{settings.goal}-{settings.mask}"
     plain = {k: v for k, v in asdict(settings).items() if v is not None}
+    kept = {k: f"{k}.json" for k in PROFILES if k in plain} | checksums(plain)
     return Card(
         patch=PatchInfo(
             name=name, goal=settings.goal, true_class=true, target_class=target,
@@ -305,7 +315,7 @@ def make_card(
         placement=_card_placement(settings, task),
         victim=VictimInfo(victim.card.name, victim.card.task, victim.card.sha256),
         eot=task.ranges.as_dict(),
-        optimisation={**plain, "steps_done": steps_done, "score_threshold": task.goal.score_threshold},
+        optimisation={**plain, **kept, "steps_done": steps_done, "score_threshold": task.goal.score_threshold},
         heldout=heldout_table(task.material, measured),
         versions={name: version(name) for name in ("physadv", "torch", "kornia", "numpy", "opencv-python")},
     )  # fmt: skip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from physadv.attacks.patch import Measured, measure
 from physadv.core.errors import BundleError, DataError
 from physadv.evaluation.intervals import Rate
+from physadv.journey.measured import PROFILES, check_profiles
 from physadv.journey.sticker import StickerSettings, build_task
 from physadv.printing.bundle import Bundle
 
@@ -36,7 +37,7 @@ def settings_of(bundle: Bundle) -> StickerSettings:
     return StickerSettings(**chosen)
 
 
-FILES = ("weights", "signs", "backgrounds", "photos", "boxes", "content")
+FILES = ("weights", "signs", "backgrounds", "photos", "boxes", "content", *PROFILES)
 """Settings that name files: relative names are looked for here, under ``data`` and in the bundle itself."""
 
 
@@ -51,6 +52,8 @@ def located(settings: StickerSettings, bundle: Bundle, data: Path | None = None)
         if name is None:
             continue
         places = [Path(name), *([data / name] if data else []), bundle.folder / Path(name).name]
+        if key in PROFILES:  # the bundle keeps its own
+            places.reverse()
         place = next((p for p in places if p.exists()), None)
         if place is None and key != "weights":  # the victim's own error says where its weights come from
             how = bundle.card.data.get(name) or bundle.card.data.get(str(name).split("/")[0], "")
@@ -77,6 +80,7 @@ def verify(
     """
     chosen = {k: v for k, v in (given or {}).items() if v is not None}
     settings = located(replace(settings_of(bundle), **chosen, device="cpu"), bundle, data)
+    check_profiles(asdict(settings), bundle.card.optimisation, bundle.folder)
     task, victim = build_task(settings)
     claimed_sha = bundle.card.victim.sha256
     if claimed_sha and victim.card.sha256 and claimed_sha != victim.card.sha256:

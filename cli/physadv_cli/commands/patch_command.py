@@ -14,12 +14,14 @@ from physadv_cli.runs import console, finish, open_run
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
 Victims = Annotated[
-    Sequence[str],
+    list[str],
     typer.Option("--victim", help="Name, model file or module:factory; several make an ensemble.", metavar="V"),
 ]
 WeightFiles = Annotated[
-    Sequence[str], typer.Option("--weights", help="FILE of the first victim, or NAME=FILE.", metavar="FILE")
+    list[str], typer.Option("--weights", help="FILE of the first victim, or NAME=FILE.", metavar="FILE")
 ]
+SIGNS = ["signs"]
+NO_WEIGHTS: list[str] = []
 DataFolder = Annotated[
     Path | None, typer.Option("--data", help="Folder under which the data sets named on the card lie.")
 ]
@@ -35,8 +37,8 @@ def register(root: typer.Typer) -> None:
 @app.callback()
 def patch(
     context: typer.Context,
-    victim: Victims = ("signs",),
-    weights: WeightFiles = (),
+    victim: Victims = SIGNS,
+    weights: WeightFiles = NO_WEIGHTS,
     on: Annotated[
         str,
         typer.Option("--object", help="What carries it: sign, anywhere (any photo), or a class the detector knows."),
@@ -65,7 +67,9 @@ def patch(
     draws: Annotated[int, typer.Option(help="EOT draws a step.", min=1)] = 32,
     lr: Annotated[float, typer.Option(help="Adam's step size.")] = 0.04,
     tv: Annotated[float, typer.Option(help="Weight of total variation.")] = 0.15,
-    nps: Annotated[float, typer.Option(help="Weight of non-printability.")] = 0.05,
+    nps: Annotated[float, typer.Option(help="Weight of non-printability; unused with --profile.")] = 0.05,
+    profile: options.Profile = None,
+    camera_profile: options.CameraProfile = None,
     palette: Annotated[str | None, typer.Option(help="The only colours it may show: #c01c28,#ffffff,...")] = None,
     content: Annotated[Path | None, typer.Option(help="Picture it shall stay near.")] = None,
     content_weight: Annotated[float, typer.Option(help="How near.", min=0.0)] = 5.0,
@@ -109,6 +113,7 @@ def patch(
         sign_width_mm=sign_width, signs=_text(signs), backgrounds=_text(backgrounds), steps=steps, draws=draws, lr=lr,
         tv=tv, nps=nps,
         resolution=resolution, test_draws=test_draws, threshold=threshold, seed=seed, device=device, name=name, eot=eot,
+        profile=_text(profile), camera_profile=_text(camera_profile),
     )  # fmt: skip
     prepare_torch(threads)
     folder = out or default_folder()
@@ -240,7 +245,7 @@ def transfer_bundles(
         list[Path], typer.Argument(help="Bundle folders, or names under patches/.", metavar="BUNDLE...")
     ],
     victim: Victims,
-    weights: WeightFiles = (),
+    weights: WeightFiles = NO_WEIGHTS,
     data: DataFolder = None,
     draws: Annotated[int | None, typer.Option(help="Held-out draws a cell. [default: the card's]", min=1)] = None,
     out: options.Out = None,
