@@ -1,9 +1,11 @@
 """What one EOT step costs beside the victim's own forward and backward pass, and our JPEG beside kornia's.
 
-    OMP_NUM_THREADS=1 python benchmarks/eot_step.py --out benchmarks/eot_step.jsonl
+    OMP_NUM_THREADS=1 python benchmarks/eot_step.py --fastestdet fastestdet_coco.pth --out benchmarks/eot_step.jsonl
 
 CPU seconds of this process, interleaved, median of --repeats; ratios are what counts. The floor is one forward and one
-backward pass of the victim to its input, with frozen parameters, on images that are already there.
+backward pass of the victim to its input, with frozen parameters, on images that are already there. The step is the
+rendering of the patch under a preset, the victim, and the gradient in the patch; drawing new scenes is a row of its
+own ("scenes").
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -24,6 +27,8 @@ from physadv.core.backgrounds import synthetic_background
 from physadv.core.images import to_tensor
 from physadv.journey.sticker import StickerSettings, build_task
 from physadv.scene.codec import jpeg
+from physadv.scene.presets import eot_preset
+from physadv.scene.scenes import View
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -33,22 +38,38 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def step_parts(task: PatchTask, draws: int) -> dict[str, Callable[[], object]]:
+def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[], object]]:
     """The parts of one step, each as a call."""
+    task = replace(task, ranges=eot_preset(preset))
     victim, goal = task.victims[0], task.goal
     patch = torch.rand(1, 3, *task.mask.shape[-2:]).requires_grad_()
     scenes = scenes_of(task, task.material.train, draws, "bench")
-    ready, boxes = render(task, patch.detach(), scenes, ("bench",))
+    ready, marks = render(task, patch.detach(), scenes, ("bench",))
 
     def floor() -> None:
         images = ready.clone().requires_grad_()
-        torch.autograd.grad(goal.loss(victim(images), boxes).mean(), images)
+        torch.autograd.grad(goal.loss(victim(images), marks).mean(), images)
 
     def step() -> None:
         images, places = render(task, patch, scenes, ("bench",))
         torch.autograd.grad(goal.loss(victim(images), places).mean(), patch)
 
-    return {"floor": floor, "step": step, "scenes": lambda: scenes_of(task, task.material.train, draws, "bench")}
+    parts: dict[str, Callable[[], object]] = {f"step {preset}": step}
+    if preset == "default":
+        parts |= {"floor": floor, "scenes": lambda: scenes_of(task, task.material.train, draws, "bench")}
+    return parts
+
+
+def victims(fastestdet: str | None, only: Sequence[str]) -> Iterator[tuple[str, PatchTask, int]]:
+    """Name, task and draws a step of each row."""
+    if "signs" in only:
+        yield "signs 32x64x64", build_task(StickerSettings(steps=1))[0], 32
+    if "lite0" in only:
+        task, _ = build_task(StickerSettings(victim="efficientnet-lite0", true_class="street sign", steps=1))
+        yield "efficientnet-lite0 32x224x224", replace(task, view=View(224, False)), 32
+    if "fastestdet" in only and fastestdet:
+        task, _ = build_task(StickerSettings(victim="fastestdet", weights=fastestdet, goal="vanish", steps=1))
+        yield "fastestdet 8x352x352", task, 8
 
 
 def codecs(size: int = 352, batch: int = 8) -> dict[str, Callable[[], object]]:
@@ -82,27 +103,34 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/eot_step.jsonl"))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--fastestdet", help="its weights, to measure whole frames too")
+    parser.add_argument("--only", nargs="*", default=["signs", "lite0", "fastestdet", "codec"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     works: dict[str, Callable[[], object]] = {}
-    task, _ = build_task(StickerSettings(steps=1))
-    works |= {f"signs 32x64x64 {k}": w for k, w in step_parts(task, 32).items()}
-    if options.fastestdet:
-        task, _ = build_task(StickerSettings(victim="fastestdet", weights=options.fastestdet, goal="vanish", steps=1))
-        works |= {f"fastestdet 8x352x352 {k}": w for k, w in step_parts(task, 8).items()}
-    works |= codecs()
+    for name, task, draws in victims(options.fastestdet, options.only):
+        for preset in ("default", "camera"):
+            works |= {f"{name} {k}": w for k, w in step_parts(task, draws, preset).items()}
+    if "codec" in options.only:
+        works |= codecs()
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(options.repeats):
         for name, work in works.items():
             taken[name].append(seconds(work))
-    rows = [
-        {"what": n, "cpu_s": round(statistics.median(t), 4), "all": [round(x, 4) for x in t]} for n, t in taken.items()
-    ]
-    rows += [{"what": f"distance to libjpeg, quality {q}", **distance_to_libjpeg(q)} for q in (30, 50, 75, 92)]
-    options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    middle = {name: statistics.median(times) for name, times in taken.items()}
+    rows: list[dict[str, object]] = []
+    for name, times in taken.items():
+        row: dict[str, object] = {"what": name, "cpu_s": round(middle[name], 4)}
+        for part in (" step default", " step camera", " scenes"):
+            if name.endswith(part):
+                row["times_floor"] = round(middle[name] / middle[name.removesuffix(part) + " floor"], 3)
+        rows.append(row | {"all": [round(x, 4) for x in times]})
+    if "codec" in options.only:
+        rows += [{"what": f"distance to libjpeg, quality {q}", **distance_to_libjpeg(q)} for q in (30, 50, 75, 92)]
+    with options.out.open("a") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
     for row in rows:
-        print({k: v for k, v in row.items() if k != "all"})
+        print({k: v for k, v in row.items() if k != "all"}, flush=True)
 
 
 if __name__ == "__main__":

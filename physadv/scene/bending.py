@@ -1,7 +1,7 @@
 """Stickers that do not lie flat: a thin plate pushed about in its plane, and a curl about a cylinder.
 
-kornia's get_tps_transform builds its kernel from distances between source and target, so that its spline misses its
-own control points; the plate here meets them, and is one constant matrix.
+kornia's thin plate centres its kernel on the moved points and solves a system for each picture; here the shifts enter
+linearly, so one constant matrix does for all.
 """
 
 from __future__ import annotations

@@ -141,12 +141,15 @@ def apply(patch: Tensor, mask: Tensor, placement: Placement, scenes: SceneBatch,
     edited = patch if draw.patch_pixels is None else draw.patch_pixels.apply(patch)
     printed = printed_light(edited, draw.black, draw.white, draw.mixing, draw.measured)
     window, margin = _window(placement, scenes, draw), _margin(light, draw)
-    at = (window.columns(margin, light), window.rows(margin, light))
     part = window.take(light, margin)
     for homography in _places(scenes):
-        part = place(
-            part, printed, mask, homography, placement, scenes.gain, scenes.lift, at=at, pinhole=pinhole, bend=draw.bend
-        )
+        picture = (light.shape[-2], light.shape[-1])
+        near = window.within(reached_px(placement, homography, draw.bend, draw.radial, picture), margin)
+        placed = place(
+            near.take(part), printed, mask, homography, placement, scenes.gain, scenes.lift,
+            at=near.centres(window, margin, light), pinhole=pinhole, bend=draw.bend,
+        )  # fmt: skip
+        part = near.paste(part, placed)
     seen = _photograph(part, draw, window, margin)
     if window.is_whole:
         return seen
@@ -226,9 +229,15 @@ def _ring(draw: Draw) -> int:
 
 
 def _margin(light: Tensor, draw: Draw) -> int:
-    """Pixels that the picture needs round it: the lens's reach, and the sensor's and the sharpening's."""
+    """Pixels that the picture needs round it: the lens's reach, and the sensor's and the sharpening's.
+
+    Rounded up to where the Fourier transform of a square picture is fast.
+    """
     height, width = light.shape[-2:]
-    return min(optics.lens_reach(draw.sigma, draw.motion, (height, width)) + _ring(draw), height - 1, width - 1)
+    least = optics.lens_reach(draw.sigma, draw.motion, (height, width)) + _ring(draw)
+    return min(
+        (optics.smooth_size(height + 2 * least) - height) // 2 if height % 2 == 0 else least, height - 1, width - 1
+    )
 
 
 def _window(placement: Placement, scenes: SceneBatch, draw: Draw) -> Window:

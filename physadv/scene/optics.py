@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,8 +45,47 @@ def blurred(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Te
     strength = -2 * (math.pi * sigma) ** 2
     transfer = torch.exp(strength * fx**2) * torch.exp(strength * fy**2)
     transfer = transfer * torch.sinc((length * angle.cos()) * fx + (length * angle.sin()) * fy)
-    result: Tensor = torch.fft.irfft2(torch.fft.rfft2(light) * transfer[:, None], s=(rows, columns))
+    seen: Tensor = _Filtered.apply(light, transfer[:, None])
+    return seen
+
+
+class _Filtered(torch.autograd.Function):
+    """A product with a real, even transfer function: its own adjoint, so the backward pass costs what the forward does.
+
+    Gradients go to the light only; the lens itself is drawn, not learnt.
+    """
+
+    @staticmethod
+    def forward(context: Any, light: Tensor, transfer: Tensor) -> Tensor:
+        context.save_for_backward(transfer)
+        return _filtered(light, transfer)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (transfer,) = context.saved_tensors
+        return _filtered(gradient, transfer), None
+
+
+def _filtered(light: Tensor, transfer: Tensor) -> Tensor:
+    spectrum = torch.fft.rfft2(light).mul_(transfer)
+    result: Tensor = torch.fft.irfft2(spectrum, s=(light.shape[-2], light.shape[-1]))
     return result
+
+
+def smooth_size(at_least: int) -> int:
+    """The next even size without prime factors over 5, for which the Fourier transform is fast."""
+    size = at_least + at_least % 2
+    while _rest(size) > 1:
+        size += 2
+    return size
+
+
+def _rest(number: int) -> int:
+    for prime in (2, 3, 5):
+        while number % prime == 0:
+            number //= prime
+    return number
 
 
 def sensor_noise(image: Tensor, normal: Tensor, read: Tensor, shot: Tensor) -> Tensor:

@@ -22,9 +22,10 @@ def tone_curve(image: Tensor, strength: Tensor) -> Tensor:
 
 def sharpen(image: Tensor, amount: Tensor) -> Tensor:
     """Unsharp mask of (b,) amount over a 3 x 3 binomial blur, edges reflected."""
-    taps = torch.tensor([0.25, 0.5, 0.25], device=image.device, dtype=image.dtype)
-    planes = F.pad(image, (1, 1, 1, 1), mode="reflect").flatten(0, 1)[:, None]
-    blurred = F.conv2d(F.conv2d(planes, taps.view(1, 1, 3, 1)), taps.view(1, 1, 1, 3)).view_as(image)
+    # Sums of slices: on a CPU many times faster, backwards above all, than convolutions of single planes.
+    padded = F.pad(image, (1, 1, 1, 1), mode="reflect")
+    down = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
+    blurred = (down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]) / 16
     return image + spread(amount).to(image) * (image - blurred)
 
 

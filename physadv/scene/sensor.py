@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from kornia.color import CFA, raw_to_rgb, rgb_to_raw
 from torch import Tensor
 
 from physadv.scene.draws import happens, log_uniform, spread, uniform
@@ -71,8 +70,27 @@ def expose_sensor(light: Tensor, normal: Tensor, draw: Sensor) -> Tensor:
 
 
 def demosaiced(image: Tensor) -> Tensor:
-    """One colour kept at each pixel of (b, 3, h, w) and the others interpolated (bilinear), as by kornia."""
+    """One colour kept at each pixel of (b, 3, h, w) and the others interpolated (bilinear); the mosaic is RGGB.
+
+    As kornia's raw_to_rgb but at the borders; sums of slices, far cheaper on a CPU than its convolutions.
+    """
     height, width = image.shape[-2:]
-    even = F.pad(image, (0, width % 2, 0, height % 2), mode="reflect") if width % 2 or height % 2 else image
-    rgb: Tensor = raw_to_rgb(rgb_to_raw(even, CFA.BG), CFA.BG)
-    return rgb[..., :height, :width]
+    rows, columns = torch.arange(-1, height + 1) % 2, torch.arange(-1, width + 1) % 2
+    phase = (2 * rows[:, None] + columns).to(image.device)
+    mosaic = F.pad(image, (1, 1, 1, 1), mode="reflect")
+    red, green, blue = (
+        (mosaic[:, i] * keep) for i, keep in enumerate((phase == 0, (phase == 1) | (phase == 2), phase == 3))
+    )
+    return torch.stack([_tent(red), _cross(green), _tent(blue)], 1)
+
+
+def _tent(plane: Tensor) -> Tensor:
+    """Bilinear interpolation of every other sample of every other row, without the outermost px."""
+    down = plane[:, 1:-1] + (plane[:, :-2] + plane[:, 2:]) / 2
+    return down[..., 1:-1] + (down[..., :-2] + down[..., 2:]) / 2
+
+
+def _cross(plane: Tensor) -> Tensor:
+    """Samples on a chequerboard and the mean of the four neighbours between them, without the outermost px."""
+    beside = plane[:, 1:-1, :-2] + plane[:, 1:-1, 2:] + plane[:, :-2, 1:-1] + plane[:, 2:, 1:-1]
+    return plane[:, 1:-1, 1:-1] + beside / 4

@@ -50,6 +50,30 @@ class Window:
         """(b or 1, 1, w + 2 margin) widths of pixel centres in the picture."""
         return self._along(1, margin)[:, None, :].to(like) + 0.5
 
+    def within(self, boxes: Tensor, margin: int) -> Window:
+        """The smallest window of one size over (b, 4) boxes px, as a part of what ``take(..., margin)`` returns.
+
+        Where a box comes within the margin of the picture's edge its mirror image is held too.
+        """
+        own = torch.zeros(1, 2) if self.origin is None else self.origin.float()
+        first, last = boxes[:, :2].flip(1).cpu(), boxes[:, 2:].flip(1).cpu()
+        ends = torch.tensor(self.picture, dtype=torch.float32)
+        sides = torch.tensor(self.size) + 2 * margin
+        start = torch.where(first < margin + 1, -torch.inf, first) - own + margin
+        stop = torch.where(last > ends - margin - 1, torch.inf, last) - own + margin
+        start = start.floor().clamp(min=torch.zeros(2), max=sides - 1.0).long()
+        stop = stop.ceil().clamp(min=torch.zeros(2)).long().minimum(sides).maximum(start + 1)
+        size = (stop - start).amax(0)
+        return Window((int(sides[0]), int(sides[1])), (int(size[0]), int(size[1])), start.minimum(sides - size))
+
+    def centres(self, outer: Window, margin: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, 1, w) and (b, h, 1) pixel centres in the picture of a window that ``outer.within`` made."""
+        ys, xs = (
+            outer._along(axis, margin).expand(len(own), -1).gather(1, own).to(like) + 0.5
+            for axis, own in ((0, self._along(0, 0)), (1, self._along(1, 0)))
+        )
+        return xs[:, None, :], ys[:, :, None]
+
     def take(self, images: Tensor, margin: int = 0) -> Tensor:
         """(b, c, h + 2 margin, w + 2 margin) of (b, c, H, W)."""
         if self.origin is None:

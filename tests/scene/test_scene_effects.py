@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from kornia.color import CFA, raw_to_rgb, rgb_to_raw
 from scipy.interpolate import RBFInterpolator
 from torch import Tensor
 
@@ -301,6 +302,13 @@ def test_demosaicing_keeps_flat_colours_and_what_was_measured() -> None:
     out = demosaiced(image)
     torch.testing.assert_close(out[:, 0, ::2, ::2], image[:, 0, ::2, ::2])
     torch.testing.assert_close(out[:, 2, 1::2, 1::2], image[:, 2, 1::2, 1::2])
+
+
+def test_demosaicing_is_kornias_inside() -> None:
+    """Away from the borders the picture is that of kornia's raw_to_rgb."""
+    image = torch.rand(2, 3, 16, 20, dtype=DOUBLE)
+    expected = raw_to_rgb(rgb_to_raw(image, CFA.BG), CFA.BG)
+    torch.testing.assert_close(demosaiced(image)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
 
 
 def test_sharpening_keeps_the_mean_and_steepens_edges() -> None:
