@@ -24,6 +24,7 @@ SCALE_LINE = "print at 100 % (no fit to page)"
 CUT_LAYER = "/CutLine"
 """Resource name of the layer the cut line is drawn in; finish.py gives it the spot colour's name."""
 _ICON, _QR = 21.0, 17.0
+_HAIR = 0.002  # mm; an edge that rounding puts a hair outside its dot would be painted a dot wider
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Sticker:
     def draw(self, page: Page, place: Rect) -> None:
         """The picture with its bleed, then the cut line over it, its cut rectangle at ``place``."""
         art, reader = self._art
-        with page.clipped(place.grown(self.cut.bleed)):
+        with page.clipped(place.grown(self.cut.bleed - _HAIR)):
             page.image(reader, art.around(place))
         self.cut_line(page, self.contour(place))
 

@@ -50,6 +50,24 @@ def test_print_paper_in_mm(bundle: Path) -> None:
     assert isinstance(refused.exception, GeometryError)
 
 
+def test_print_on_tiles(bundle: Path, tmp_path: Path) -> None:
+    """--page is --paper, mm may be written out; --json names PDF, SVG, pages, tiles, sizes and the measured bar."""
+    command = ["print", str(bundle), "--page", "122x130mm", "--tile", "--overlap", "8", "--bleed", "2"]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "x.pdf"), "--json"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["svg"] == str(tmp_path / "x-cut.svg")
+    assert (tmp_path / "x-cut.svg").is_file()
+    assert said["pages"] == len(said["tiles"]) + 1 > 2
+    assert [tile["page"] for tile in said["tiles"]] == list(range(2, said["pages"] + 1))
+    assert said["tiles"][0]["label"] == "A1"
+    assert said["size_mm"] == [120.0, 80.0]
+    assert said["bar_mm"] == pytest.approx(100, abs=0.05)
+    refused = CliRunner().invoke(app, command[:4])
+    assert isinstance(refused.exception, GeometryError)
+    assert f"--tile on {len(said['tiles'])} sheets" in str(refused.exception)
+
+
 def test_print_error_is_one_line(tmp_path: Path) -> None:
     """A folder that is no bundle ends with exit code 1 and one line."""
     command = [sys.executable, "-m", "physadv_cli.main", "print", str(tmp_path)]

@@ -1,0 +1,116 @@
+"""What the printing tests share: a sticker to print, pages as pixels by two renderers, a CMYK profile made here."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pikepdf
+import pytest
+import torch
+from PIL import Image
+
+from physadv.printing.bundle import Bundle, Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+
+needs_poppler = pytest.mark.skipif(shutil.which("pdftoppm") is None, reason="pdftoppm (poppler-utils) is not installed")
+
+
+def sticker(folder: Path, width: float, height: float, patch: torch.Tensor, mask: torch.Tensor | None = None) -> Bundle:
+    """A bundle of that size in mm; the mask is full where none is given."""
+    card = Card(
+        patch=PatchInfo("demo", "targeted", "stop", "priority road"),
+        size=Size(width, height),
+        placement=Placement("stop", 762.0, (0.0, 150.0), 0.02),
+        victim=VictimInfo("signs", "classify"),
+    )
+    full = torch.ones(1, 1, *patch.shape[-2:])
+    return write_bundle(folder, card=card, patch=patch, mask=full if mask is None else mask)
+
+
+def noise(h: int, w: int, seed: int = 4) -> torch.Tensor:
+    """A random picture (1, 3, h, w)."""
+    return torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(seed))
+
+
+def poppler(pdf: Path, page: int = 1, dpi: int = 600, crop: tuple[int, int, int, int] | None = None) -> np.ndarray:
+    """A page (from 1), or x, y, w, h pixels of it, as (h, w, 3) uint8 by pdftoppm."""
+    part = [] if crop is None else [a for k, v in zip("xyWH", crop, strict=True) for a in (f"-{k}", str(v))]
+    out = pdf.with_name(f"{pdf.stem}-{page}-{dpi}")
+    command = ["pdftoppm", "-r", str(dpi), "-f", str(page), "-l", str(page), "-singlefile", *part, str(pdf), str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return np.asarray(Image.open(out.with_suffix(".ppm")).convert("RGB"))
+
+
+def without_cut_line(pdf: Path) -> Path:
+    """A copy whose cut line's layer is switched off, so that the picture alone can be measured."""
+    out = pdf.with_name(f"{pdf.stem}-bare.pdf")
+    with pikepdf.open(pdf) as document:
+        settings = document.Root.OCProperties
+        settings.D.OFF, settings.D.ON = settings.OCGs, pikepdf.Array([])
+        document.save(out)
+    return out
+
+
+def cmyk_profile(path: Path) -> Path:
+    """Write a CMYK output profile (ICC 2.1) of an ideal press: inks multiply, its gamut is smaller than sRGB's."""
+    inks = np.array([[0.10, 0.45, 0.70], [0.65, 0.12, 0.35], [0.85, 0.75, 0.10], [0.05, 0.05, 0.05]])
+    grid = np.array(list(product((0, 1), repeat=4)), float)
+    paper = np.prod(1 - grid[..., None] * (1 - inks), 1)
+    to_lab = _lut(b"mft2", 4, 3, 2, _lab16(paper))
+    steps = np.linspace(0, 1, 17)
+    lab = np.stack(np.meshgrid(steps * 100, steps * 255 - 128, steps * 255 - 128, indexing="ij"), -1).reshape(-1, 3)
+    rgb = np.clip(_rgb(lab), 0.0, 1.0)
+    ink = np.clip((1 - rgb) / (1 - np.array([0.10, 0.12, 0.10])), 0, 1)
+    ink = np.concatenate([ink, np.clip(ink.min(-1, keepdims=True) * 2 - 1, 0, 1)], -1)
+    from_lab = _lut(b"mft2", 3, 4, 17, ink)
+    text = b"desc\0\0\0\0" + struct.pack(">I", 11) + b"test press\0" + bytes(78)
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
+    rights = b"text\0\0\0\0none\0"
+    tags = {b"desc": text, b"cprt": rights, b"wtpt": white, b"A2B0": to_lab, b"B2A0": from_lab}
+    table, body, at = b"", b"", 128 + 4 + 12 * (len(tags) + 2)
+    places = {}
+    for name, data in tags.items():
+        data += bytes(-len(data) % 4)
+        places[name] = (at + len(body), len(data))
+        body += data
+    places |= {b"A2B1": places[b"A2B0"], b"B2A1": places[b"B2A0"]}
+    for name, (offset, size) in places.items():
+        table += name + struct.pack(">II", offset, size)
+    head = struct.pack(
+        ">I4sI4s4s4s12s4s", at + len(body), b"test", 0x02100000, b"prtr", b"CMYK", b"Lab ", bytes(12), b"acsp"
+    )
+    head += bytes(24) + struct.pack(">I3i", 0, 63190, 65536, 54061)
+    path.write_bytes(head + bytes(128 - len(head)) + struct.pack(">I", len(places)) + table + body)
+    return path
+
+
+def _lut(kind: bytes, inputs: int, outputs: int, grid: int, values: np.ndarray) -> bytes:
+    """An ICC lut16 with straight curves; ``values`` (grid ** inputs, outputs) in [0, 1]."""
+    head = kind + bytes(4) + struct.pack(">4B", inputs, outputs, grid, 0)
+    head += struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536) + struct.pack(">2H", 2, 2)
+    curves = struct.pack(">2H", 0, 65535)
+    cells = np.round(np.clip(values, 0, 1) * 65535).astype(">u2").tobytes()
+    return head + curves * inputs + cells + curves * outputs
+
+
+_D50 = np.array([[0.4361, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7141]])
+_WHITE = np.array([0.9642, 1.0, 0.8249])
+
+
+def _lab16(linear: np.ndarray) -> np.ndarray:
+    """Linear sRGB light -> Lab D50 as lut16 holds it: 0xFF00 is L 100."""
+    ratio = np.maximum(linear @ _D50.T / _WHITE, 1e-6)
+    f = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    lab = np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], -1)
+    return (lab + np.array([0, 128, 128])) / np.array([100, 255, 255]) * 0xFF00 / 0xFFFF
+
+
+def _rgb(lab: np.ndarray) -> np.ndarray:
+    fy = (lab[:, 0] + 16) / 116
+    f = np.stack([fy + lab[:, 1] / 500, fy, fy - lab[:, 2] / 200], -1)
+    xyz = np.where(f > 6 / 29, f**3, (f - 16 / 116) / 7.787) * _WHITE
+    return np.asarray(xyz @ np.linalg.inv(_D50).T)

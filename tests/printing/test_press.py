@@ -1,0 +1,93 @@
+"""Colour on paper: sRGB by default; a CMYK profile converts the pictures and says what will be missed."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pikepdf
+import pytest
+import torch
+from PIL import Image, ImageCms
+from printed import cmyk_profile, noise, sticker
+
+from physadv.core.errors import OptionError
+from physadv.core.images import read_rgba
+from physadv.printing.icc import Press, srgb_profile
+from physadv.printing.sheet import write_sheet
+
+
+def images(pdf: pikepdf.Pdf) -> list[pikepdf.Stream]:
+    """Pictures of a PDF, soft masks left out."""
+    streams = [o for o in pdf.objects if isinstance(o, pikepdf.Stream) and o.get("/Subtype") == "/Image"]
+    return [s for s in streams if s.get("/ColorSpace") != "/DeviceGray"]
+
+
+def test_srgb_is_the_default_intent(tmp_path: Path) -> None:
+    """The output intent carries an sRGB profile that LittleCMS reads, the same bytes each time."""
+    sheet = write_sheet(sticker(tmp_path / "b", 60, 40, noise(8, 12)), tmp_path / "s.pdf")
+    with pikepdf.open(sheet.pdf) as pdf:
+        (intent,) = pdf.Root.OutputIntents
+        data = intent.DestOutputProfile.read_bytes()
+        assert int(intent.DestOutputProfile.N) == 3
+    assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(data)))
+    assert data == srgb_profile()
+    assert sheet.proof is None
+    assert sheet.proof_png is None
+
+
+def test_cmyk_profile_converts_every_picture(tmp_path: Path) -> None:
+    """All pictures are lossless DeviceCMYK, hold what LittleCMS makes of them, and the intent is the profile given."""
+    profile = cmyk_profile(tmp_path / "press.icc")
+    bundle = sticker(tmp_path / "b", 60, 40, noise(8, 12))
+    sheet = write_sheet(bundle, tmp_path / "s.pdf", press=Press(profile), test_signs=True, sign_dpi=60)
+    with pikepdf.open(sheet.pdf) as pdf:
+        assert {str(i.ColorSpace) for i in images(pdf)} == {"/DeviceCMYK"}
+        assert {str(i.Filter) for i in images(pdf)} == {"/FlateDecode"}
+        (intent,) = pdf.Root.OutputIntents
+        assert intent.DestOutputProfile.read_bytes() == profile.read_bytes()
+        assert int(intent.DestOutputProfile.N) == 4
+        assert intent.S == "/GTS_PDFX"
+        name = next(k for k, o in pdf.pages[0].obj.Resources.XObject.items() if o.ColorSpace == "/DeviceCMYK")
+        picture = pdf.pages[0].obj.Resources.XObject[name]
+        ink = np.frombuffer(picture.read_bytes(), np.uint8).reshape(int(picture.Height), int(picture.Width), 4)
+    rgb = (bundle.patch[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    way = ImageCms.buildTransform(
+        ImageCms.createProfile("sRGB"), str(profile), "RGB", "CMYK", 1, ImageCms.Flags.BLACKPOINTCOMPENSATION
+    )
+    want = np.asarray(ImageCms.applyTransform(Image.fromarray(rgb), way))
+    k = ink.shape[0] // 8
+    assert np.array_equal(ink[::k, ::k], want)
+
+
+def test_proof_says_what_is_missed(tmp_path: Path) -> None:
+    """A screen green is far off and is counted so; paper white is right; the PNG lies beside the PDF."""
+    press = Press(cmyk_profile(tmp_path / "press.icc"))
+    patch = torch.ones(1, 3, 20, 20)
+    patch[..., :10] = torch.tensor([0.0, 1.0, 0.0])[None, :, None, None]
+    sheet = write_sheet(sticker(tmp_path / "b", 60, 60, patch), tmp_path / "s.pdf", press=press)
+    assert sheet.proof is not None
+    assert sheet.proof.share_far == pytest.approx(0.5)
+    assert sheet.proof.worst > 10
+    assert 0 < sheet.proof.mean < sheet.proof.worst
+    assert sheet.proof.most_ink_percent <= 400
+    white, green = press.proof(np.array([[[255, 255, 255], [0, 255, 0]]], np.uint8))[0].astype(int)
+    assert white.min() >= 250
+    assert green[1] < 240
+    assert sheet.proof_png == tmp_path / "s-proof.png"
+    assert read_rgba(tmp_path / "s-proof.png").shape[1] > 900
+
+
+def test_wrong_profiles_are_refused(tmp_path: Path) -> None:
+    """A missing file, a file that is no profile, an RGB profile and an unknown intent are each named."""
+    (tmp_path / "x.icc").write_bytes(b"nothing")
+    (tmp_path / "rgb.icc").write_bytes(srgb_profile())
+    with pytest.raises(OptionError, match="no such file"):
+        Press(tmp_path / "none.icc")
+    with pytest.raises(OptionError, match="not an ICC profile"):
+        Press(tmp_path / "x.icc")
+    with pytest.raises(OptionError, match="colour space RGB; a CMYK output profile is needed"):
+        Press(tmp_path / "rgb.icc")
+    with pytest.raises(OptionError, match="relative"):
+        Press(cmyk_profile(tmp_path / "press.icc"), intent="vivid")

@@ -1,0 +1,188 @@
+"""Tiles: together they are the sticker at its size, and what two of them share is printed alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pikepdf
+import pypdfium2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from printed import needs_poppler, noise, poppler, sticker
+
+from physadv.core.errors import GeometryError, OptionError
+from physadv.printing.cutline import Cut
+from physadv.printing.layout import PAPERS
+from physadv.printing.sheet import SCALE_LINE, VISIBLE_LINE, write_sheet
+from physadv.printing.tiling import tile_layout
+
+DOT = 25.4 / 300
+
+
+def whole(value: float) -> bool:
+    """Whether a length is a whole number of 300 dpi dots."""
+    return abs(value / DOT - round(value / DOT)) < 1e-5
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    width=st.floats(50, 3000), height=st.floats(50, 3000), overlap=st.floats(5, 50), bleed=st.floats(0, 5),
+    paper=st.sampled_from(["letter", "a4", "a3", (300.0, 400.0)]),
+)  # fmt: skip
+def test_tiles_cover_the_sticker(
+    width: float, height: float, overlap: float, bleed: float, paper: str | tuple[float, float]
+) -> None:
+    """Whatever the size, tiles cover sticker and bleed, share the overlap, lie on dots and stay off the page's edge."""
+    try:
+        layout = tile_layout(width, height, paper, overlap=overlap, bleed=bleed)
+    except GeometryError as error:
+        assert "at most 400" in str(error)  # noqa: PT017
+        return
+    first, last = layout.tiles[0].region, layout.tiles[-1].region
+    assert max(first.x, first.y) <= -bleed - 1 + 1e-6
+    assert last.x + last.w >= width + bleed + 1 - 1e-6
+    assert last.y + last.h >= height + bleed + 1 - 1e-6
+    assert len(layout.tiles) == layout.rows * layout.columns
+    assert len({t.label for t in layout.tiles}) == len(layout.tiles)
+    for t in layout.tiles:
+        assert (t.region.w, t.region.h) == (t.window.w, t.window.h)
+        assert t.window.x >= 13.9
+        assert t.window.x + t.window.w <= layout.page[0] - 13.9
+        assert t.window.y >= 25.9
+        assert t.window.y + t.window.h <= layout.bar.y - 11
+        assert whole(t.window.x - t.region.x)
+        assert whole(t.window.y - t.region.y)
+    for a, b in zip(layout.tiles, layout.tiles[1:], strict=False):
+        if a.row == b.row:
+            assert a.region.x + a.region.w - b.region.x == pytest.approx(layout.overlap)
+    if layout.rows > 1:
+        a, b = layout.tile(0, 0).region, layout.tile(1, 0).region
+        assert a.y + a.h - b.y == pytest.approx(layout.overlap)
+    assert layout.overlap >= overlap - 1e-9
+    assert layout.overlap < overlap + 0.1
+
+
+def test_marks_of_neighbours_meet() -> None:
+    """Round marks stand at the same points of the sticker on both tiles of a seam, outside what is printed."""
+    layout = tile_layout(500, 600, "a4")
+    assert (layout.rows, layout.columns) == (3, 3)
+    marks = {t.label: {(round(x, 4), round(y, 4)) for x, y in layout.marks(t)} for t in layout.tiles}
+    for t in layout.tiles:
+        if t.column + 1 < layout.columns:
+            assert len(marks[t.label] & marks[layout.tile(t.row, t.column + 1).label]) == 2
+        for x, y in layout.marks(t):
+            px, py = t.on_page(x, y)
+            w = t.window
+            outside = py < w.y - 2 or py > w.y + w.h + 2 or px < w.x - 2 or px > w.x + w.w + 2
+            assert outside
+            assert 8 <= px <= layout.page[0] - 8
+            assert 17 <= py <= layout.bar.y - 5
+    for row in range(layout.rows - 1):
+        for column in (0, layout.columns - 1):
+            upper, lower = layout.tile(row, column).label, layout.tile(row + 1, column).label
+            assert len(marks[upper] & marks[lower]) == 1
+
+
+def test_refusals() -> None:
+    """An overlap out of range, too many sheets and a paper without room are each named."""
+    with pytest.raises(OptionError, match="5 to 50 mm"):
+        tile_layout(500, 500, "a4", overlap=2)
+    with pytest.raises(GeometryError, match="at most 400"):
+        tile_layout(9000, 9000, "a4")
+    with pytest.raises(GeometryError, match="no room"):
+        tile_layout(500, 500, (121.0, 121.0), overlap=50)
+
+
+def test_without_tile_the_count_is_named(tmp_path: Path) -> None:
+    """A sticker that is too large is refused with the number of sheets it would take."""
+    bundle = sticker(tmp_path / "b", 560, 450, noise(9, 11))
+    with pytest.raises(GeometryError, match=r"560 x 450 mm: a4 takes at most .*--tile on 8 sheets \(4 x 2\)"):
+        write_sheet(bundle, tmp_path / "s.pdf")
+    assert len(tile_layout(560, 450, "a4").tiles) == 8
+    small = sticker(tmp_path / "c", 50, 50, noise(9, 11))
+    assert write_sheet(small, tmp_path / "c.pdf", tile=True).tiled is None
+
+
+def test_pages_say_what_they_are(tmp_path: Path) -> None:
+    """Page 1 has no TrimBox; each tile's is its window; every page has the label, each tile its name and the bar."""
+    bundle = sticker(tmp_path / "b", 300, 330, noise(9, 11))
+    sheet = write_sheet(bundle, tmp_path / "s.pdf", tile=True, test_signs=True, sign_dpi=50)
+    assert sheet.tiled is not None
+    with pikepdf.open(sheet.pdf) as pdf, pypdfium2.PdfDocument(str(sheet.pdf)) as document:
+        texts = [page.get_textpage().get_text_range() for page in document]
+        assert len(texts) == sheet.pages == 1 + len(sheet.tiled.tiles) + 3
+        assert all(VISIBLE_LINE in text for text in texts)
+        assert "/TrimBox" not in pdf.pages[0].obj
+        assert all("/TrimBox" not in page.obj for page in list(pdf.pages)[-3:])
+        for tile, page, text in zip(sheet.tiled.tiles, list(pdf.pages)[1:], texts[1:], strict=False):
+            assert f"tile {tile.label}," in text
+            assert SCALE_LINE in text
+            assert tile.label in texts[0]
+            w, height = tile.window, sheet.page_mm[1]
+            box = [float(v) * 25.4 / 72 for v in page.obj.TrimBox]
+            assert box == pytest.approx([w.x, height - w.y - w.h, w.x + w.w, height - w.y], abs=0.001)
+            assert page.obj.BleedBox == page.obj.TrimBox
+            assert len(page.obj.Resources.XObject) == 1
+        assert bundle.card.patch.run_id in texts[0]
+
+
+@needs_poppler
+@pytest.mark.parametrize(("paper", "size"), [("a4", (290.3, 180.0)), ((130.0, 160.0), (150.7, 140.9))])
+def test_assembled_tiles_are_the_sticker(
+    tmp_path: Path, paper: str | tuple[float, float], size: tuple[float, float]
+) -> None:
+    """Rasterised at 600 dpi, overlaps are equal pixel for pixel; laid together, all is the sticker at its size."""
+    bundle = sticker(tmp_path / "b", *size, noise(11, 17))
+    sheet = write_sheet(bundle, tmp_path / "s.pdf", paper=paper, tile=True, cut=Cut(bleed=2))
+    tiled, dots = sheet.tiled, 600 / 25.4
+    assert tiled is not None
+    assert len(tiled.tiles) > 1
+    first = tiled.tiles[0].region
+    span = [round((v + 60) * dots) for v in reversed(size)]
+    canvas, seen = np.full((*span, 3), 255, np.uint8), np.zeros(span, bool)
+    rows, columns = set(), set()
+    for i, tile in enumerate(tiled.tiles):
+        w = tile.window
+        x, y, wide, high = (round(v * dots) for v in (w.x, w.y, w.w, w.h))
+        image = poppler(sheet.pdf, i + 2, crop=(x, y, wide, high))
+        at = (round((tile.region.y - first.y) * dots), round((tile.region.x - first.x) * dots))
+        there = (slice(at[0], at[0] + high), slice(at[1], at[1] + wide))
+        old = seen[there]
+        assert np.array_equal(canvas[there][old], image[old]), tile.label
+        assert old.any() == (i > 0)
+        canvas[there], seen[there] = image, True
+        rows.add(at[0])
+        columns.add(at[1])
+    assert (len(rows), len(columns)) == (tiled.rows, tiled.columns)
+    want = (bundle.patch[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    cell = np.array([size[1] / 11, size[0] / 17])
+    edges = [
+        [round((k * c - o) * dots) for k in range(n + 1)]
+        for c, o, n in ((cell[0], first.y, 11), (cell[1], first.x, 17))
+    ]
+    for r in range(11):
+        for c in range(17):  # each cell of the picture, but one pixel (0.042 mm) at its edges and the cut line
+            rim = 3
+            part = canvas[edges[0][r] + rim : edges[0][r + 1] - rim, edges[1][c] + rim : edges[1][c + 1] - rim]
+            assert (part == want[r, c]).all()
+    ink = (canvas != 255).any(-1)
+    bleed = [np.nonzero(ink.any(a))[0] for a in (0, 1)]
+    for found, length in zip(bleed, size, strict=True):
+        assert (found[-1] - found[0] + 1) / dots == pytest.approx(length + 4, abs=0.09)
+
+
+@pytest.mark.parametrize("paper", sorted(PAPERS))
+def test_qr_code_names_the_run(tmp_path: Path, paper: str) -> None:
+    """A reader finds the run's id in the code on the page, on every paper."""
+    bundle = sticker(tmp_path / "b", 60, 40, noise(8, 12))
+    write_sheet(bundle, tmp_path / "s.pdf", paper=paper)
+    with pypdfium2.PdfDocument(str(tmp_path / "s.pdf")) as document:
+        page = document[0].render(scale=300 / 72, grayscale=True).to_numpy()
+    corner = np.ascontiguousarray(
+        page[: round(32 / 25.4 * 300), -round(75 / 25.4 * 300) :].reshape(round(32 / 25.4 * 300), -1)
+    )
+    text, _, _ = cv2.QRCodeDetector().detectAndDecode(corner)
+    assert text == f"physadv run {bundle.card.patch.run_id}"
