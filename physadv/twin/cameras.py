@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from physadv.core.errors import OptionError
 from physadv.twin.colour import F32, U8, encode
 
 _WHITE, _BLACK = 15000.0, 800.0
@@ -50,6 +52,46 @@ PHONE = Camera("phone", 0.95, 0.02, 0.45, 0.15, 0.15, 9000, 3, (0.58, 1.0, 0.66)
 WEBCAM = Camera("webcam", 0.87, -0.06, 0.75, 0.35, 0.25, 2200, 6, (0.66, 1.0, 0.56), 0.92, 0.12, 0.25, 0.045, 78)
 DASHCAM = Camera("dashcam", 0.72, -0.14, 0.6, 0.3, 0.3, 3500, 5, (0.62, 1.0, 0.6), 1.0, 0.35, 0.8, 0.03, 70)
 CAMERAS = (PHONE, WEBCAM, DASHCAM)
+"""Those that film by default."""
+
+OLD_PHONE = Camera("old-phone", 1.02, 0.05, 0.8, 0.3, 0.3, 2600, 8, (0.7, 1.0, 0.5), 1.25, 0.4, 0.9, 0.05, 75)
+SYSTEM_CAMERA = Camera(
+    "system-camera", 1.4, -0.01, 0.35, 0.08, 0.1, 40000, 3, (0.52, 1.0, 0.7), 1.05, 0.22, 0.2, 0.015, 97
+)
+ACTION_CAM = Camera("action-cam", 0.6, -0.2, 0.55, 0.2, 0.35, 4500, 5, (0.6, 1.0, 0.62), 1.2, 0.32, 0.7, 0.03, 82)
+CCTV = Camera("cctv", 0.8, -0.1, 0.95, 0.5, 0.3, 1500, 9, (0.68, 1.0, 0.58), 0.85, 0.18, 0.6, 0.05, 55)
+KNOWN = {c.name: c for c in (*CAMERAS, OLD_PHONE, SYSTEM_CAMERA, ACTION_CAM, CCTV)}
+"""Every virtual camera by its name."""
+
+_OFF: dict[str, dict[str, Any]] = {
+    "distortion": {"k1": 0.0},
+    "defocus": {"defocus_px": 0.0},
+    "motion": {"shutter": 0.0},
+    "vignette": {"vignette": 0.0},
+    "noise": {"electrons": 1e9, "read_noise": 0.0},
+    "bayer": {"bayer": False},
+    "white-balance": {"wb_error": 0.0},
+    "tone": {"saturation": 1.0, "contrast": 0.0},
+    "sharpening": {"sharpen": 0.0},
+    "jpeg": {"jpeg": 100},
+}
+EFFECTS = tuple(_OFF)
+"""What can be left out of a camera. JPEG at quality 100 is the nearest to none that a motion-JPEG clip can hold."""
+
+
+def cameras_named(names: Sequence[str]) -> tuple[Camera, ...]:
+    """The cameras of these names; "all" stands for every one. Raises OptionError for another name."""
+    wanted = list(KNOWN) if "all" in names else list(names)
+    for name in wanted:
+        if name not in KNOWN:
+            raise OptionError(f"camera {name!r}", f"one of {', '.join(KNOWN)}, or all", "choose one of these")
+    return tuple(KNOWN[name] for name in wanted)
+
+
+def leave_out(camera: Camera, effects: Collection[str]) -> Camera:
+    """The camera without these of its ``EFFECTS``; names of other things' effects are passed over."""
+    changes = {key: value for effect in EFFECTS if effect in effects for key, value in _OFF[effect].items()}
+    return replace(camera, **changes)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from physadv.twin.cameras import Camera, Shot, any_shot, vignette
 from physadv.twin.colour import F32, LUMA, U8, tint, to_linear
 from physadv.twin.optics import View, blur, blur_kernel, draw, draw_pole, lay_over
 from physadv.twin.paths import F64, Angles, any_path, homography
-from physadv.twin.printer import Printer, print_picture
+from physadv.twin.printer import IDEAL_WHITE, Printer, ideal_print, print_picture
 from physadv.twin.sheet import Sticker
 from physadv.twin.surface import Texture, any_light, compose, face_layer, lit, square_side, sticker_layer, texture
 
@@ -34,16 +34,20 @@ class Print:
 FINEST_PX_PER_MM = 4.0
 
 
-def print_out(sticker: Sticker, printer: Printer, seed: int) -> Print:
-    """Print the sticker; what no camera here resolves is averaged away."""
-    colours, alpha = print_picture(sticker.rgb, printer, sticker.px_per_mm, seed), sticker.alpha
+def print_out(sticker: Sticker, printer: Printer | None, seed: int) -> Print:
+    """Print the sticker (None: ideally); what no camera here resolves is averaged away."""
+    alpha, paper = sticker.alpha, np.full(3, IDEAL_WHITE, np.float32)
+    if printer is None:
+        colours = ideal_print(sticker.rgb)
+    else:
+        colours, paper = print_picture(sticker.rgb, printer, sticker.px_per_mm, seed), printer.paper
     shrink = FINEST_PX_PER_MM / sticker.px_per_mm
     if shrink < 1:
         shape = (max(2, round(alpha.shape[1] * shrink)), max(2, round(alpha.shape[0] * shrink)))
         inked = cv2.resize(colours * alpha[..., None], shape, interpolation=cv2.INTER_AREA)
         alpha = np.asarray(cv2.resize(alpha, shape, interpolation=cv2.INTER_AREA), np.float32)
         colours = np.asarray(inked / np.maximum(alpha, 1e-4)[..., None], np.float32)
-    return Print(sticker, alpha, colours, printer.paper)
+    return Print(sticker, alpha, colours, paper)
 
 
 class Clip(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from physadv.core.files import sha256_of, write_json
 from physadv.core.images import Array
 from physadv.core.seeds import numpy_generator
 from physadv.core.signfaces import SignFace, sign_face
-from physadv.twin.cameras import CAMERAS, Camera, develop
+from physadv.twin.cameras import CAMERAS, EFFECTS, Camera, develop, leave_out
 from physadv.twin.colour import U8
 from physadv.twin.paths import Angles
 from physadv.twin.photos import PhotoClip, PhotoScene
-from physadv.twin.printer import any_printer
+from physadv.twin.printer import printer_named
 from physadv.twin.record import SETTINGS, ClipWriter, append_truth, prepare, write_contact
 from physadv.twin.scenes import BLOCKS, Clip, SignClip, print_out
 from physadv.twin.sheet import read_sticker
@@ -27,6 +27,10 @@ from physadv.twin.surface import square_side
 
 SIGN_PX = (40.0, 220.0)
 """Width of the sign in the picture by default: small nets lose a clean sign below about 40 px."""
+
+
+LEAVABLE = ("printer", *EFFECTS)
+"""What can be left out of a simulation."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ def simulate(
     frame_size: tuple[int, int] = (640, 480),
     seed: int = 0,
     cameras: Sequence[Camera] = CAMERAS,
+    printer: str = "drawn",
+    without: Collection[str] = (),
     signs: Sequence[SignFace] | None = None,
     backgrounds: Sequence[Array] | None = None,
     scenes: Sequence[PhotoScene] | None = None,
@@ -61,15 +67,19 @@ def simulate(
     A clip number has one path, light, camera and background for all three blocks. ``signs`` are filmed before
     ``backgrounds`` (both made by code when None); ``scenes`` are photos with the sign already in them (with ``scenes``
     and no ``signs``, photos alone are used). ``distances_m`` None: such that the sign is 40 to 220 px wide.
+    ``printer`` is one of ``printer.PRINTERS``; ``without`` names effects of ``LEAVABLE`` that are left out, so that
+    what each of them costs can be told.
     Writes clips/<block>-<NN>.avi, truth.jsonl, contact.png and twin.json ("simulation": true); what is complete stays
     when the caller stops early. Raises OptionError for counts and sizes out of range, BundleError and GeometryError as
     :func:`physadv.twin.sheet.read_sticker`. Nothing happens before the first ``next``.
     """
     folder, angles = Path(out), angles or Angles()
     _check(clips, frames, frame_size, cameras, distances_m, angles)
+    _check_effects(without)
     sticker = read_sticker(bundle_folder, sheet_pdf)
-    printer = any_printer(seed)
-    printed = print_out(sticker, printer, seed)
+    machine = printer_named("ideal" if "printer" in without else printer, seed)
+    printed = print_out(sticker, machine, seed)
+    cameras = [leave_out(camera, without) for camera in cameras]
     prepare(folder)
     sources: list[SignFace | PhotoScene] = [*(scenes or []), *(signs or [])]
     if not sources:
@@ -81,7 +91,7 @@ def simulate(
         "sign": sticker.sign, "sign_width_mm": sticker.sign_width_mm, "signs": [_name(s) for s in sources],
         "backgrounds": len(backgrounds) if backgrounds else "made by code",
         "distances_m": distances_m, "angles_deg": asdict(angles), "cameras": [c.as_dict() for c in cameras],
-        "printer": {"gain": printer.gain, "spread_mm": printer.spread_mm, "primaries": printer.primaries.tolist()},
+        "printer": {"name": "ideal"} if machine is None else machine.as_dict(), "without": sorted(without),
         "pixels": "origin at the outer corner of the top-left pixel", "complete": False,
     }  # fmt: skip
     write_json(folder / SETTINGS, settings)
@@ -102,6 +112,12 @@ def simulate(
         yield ClipDone(number, clips, frames, camera.name, files)
     write_contact(folder, picked)
     write_json(folder / SETTINGS, {**settings, "complete": True})
+
+
+def _check_effects(without: Collection[str]) -> None:
+    for name in without:
+        if name not in LEAVABLE:
+            raise OptionError(f"effect {name!r}", f"one of {', '.join(LEAVABLE)}", "choose one of these")
 
 
 def _film(

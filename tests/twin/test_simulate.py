@@ -242,7 +242,8 @@ def test_drawn_sign_of_another_shape(printed: Printed, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [({"clips": 0}, "0 clips"), ({"frames": 0}, "0 frames"), ({"frame_size": (321, 240)}, "321x240"),
-     ({"cameras": ()}, "no camera"), ({"distances_m": (3, 2)}, "distances"), ({"angles": Angles(90)}, "yaw")],
+     ({"cameras": ()}, "no camera"), ({"without": ["rain"]}, "effect 'rain'"), ({"printer": "plotter"}, "plotter"),
+     ({"distances_m": (3, 2)}, "distances"), ({"angles": Angles(90)}, "yaw")],
 )  # fmt: skip
 def test_options_out_of_range(printed: Printed, tmp_path: Path, wrong: dict, said: str) -> None:
     """Counts and ranges that cannot be filmed are named."""
@@ -265,3 +266,16 @@ def test_sheet_of_another_bundle_is_refused(printed: Printed, tmp_path: Path) ->
     (tmp_path / "no.pdf").write_text("no")
     with pytest.raises(BundleError, match="not a readable PDF"):
         next(simulate(folder, tmp_path / "no.pdf", tmp_path / "o"))
+
+
+def test_an_effect_left_out_is_recorded_and_shows(printed: Printed, tmp_path: Path) -> None:
+    """Without the printer the sticker keeps a screen's colours; the settings name what was left out."""
+    common = {"clips": 1, "frames": 1, "backgrounds": GREY, "cameras": (SHARP,)}
+    list(simulate(*printed, tmp_path / "all", **common))
+    list(simulate(*printed, tmp_path / "ideal", without=("printer",), **common))
+    settings = json.loads((tmp_path / "ideal" / "twin.json").read_text())
+    assert settings["without"] == ["printer"]
+    assert settings["printer"] == {"name": "ideal"}
+    row = next(r for r in rows_of(tmp_path / "all") if r["block"] == "patch")
+    pictures = [frames_of(tmp_path / name / row["file"])[0].astype(float) for name in ("all", "ideal")]
+    assert np.abs(pictures[0] - pictures[1]).max() > 40

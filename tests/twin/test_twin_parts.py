@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import physadv.twin
-from physadv.twin.cameras import CAMERAS, PHONE, Shot, develop, with_quality
+from physadv.core.backgrounds import synthetic_background
+from physadv.core.errors import OptionError
+from physadv.twin.cameras import (
+    CAMERAS,
+    EFFECTS,
+    KNOWN,
+    PHONE,
+    Shot,
+    cameras_named,
+    develop,
+    leave_out,
+    with_quality,
+)  # fmt: skip
 from physadv.twin.colour import decode, encode, to_linear
+from physadv.twin.flat import photograph
 from physadv.twin.optics import View, blur_kernel, draw
 from physadv.twin.paths import Pose, distort, homography, rotation
-from physadv.twin.printer import any_printer, print_picture
+from physadv.twin.printer import PRINTERS, any_printer, print_picture, printer_named
 from physadv.twin.sheet import read_sticker
 from physadv.twin.surface import texture
 
@@ -159,3 +173,61 @@ def test_noise_grows_with_less_light() -> None:
         picture = develop(np.full((200, 200, 3), level, np.float32), camera, shot, rng).astype(float)
         spread.append(picture[..., 1].std() / picture[..., 1].mean())
     assert spread[0] > 2 * spread[1]
+
+
+def test_at_least_six_cameras_and_printers_by_name() -> None:
+    """Each camera and printer has a name and differs from the others; unknown names are refused by name."""
+    assert len(KNOWN) >= 6
+    assert len({tuple(c.as_dict().items()) for c in KNOWN.values()}) == len(KNOWN)
+    machines = [printer_named(name, 0) for name in PRINTERS if name != "ideal"]
+    assert len(machines) >= 6
+    assert len({m.primaries.tobytes() for m in machines if m is not None}) == len(machines)
+    with pytest.raises(OptionError, match="polaroid"):
+        cameras_named(["phone", "polaroid"])
+    with pytest.raises(OptionError, match="plotter"):
+        printer_named("plotter", 0)
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_each_effect_of_a_camera_can_be_left_out(effect: str) -> None:
+    """Leaving one out changes the camera, and leaving it out twice changes no more."""
+    camera = KNOWN["cctv"]
+    without = leave_out(camera, [effect])
+    assert without != camera
+    assert leave_out(without, [effect]) == without
+    assert leave_out(camera, []) == camera
+
+
+@pytest.mark.parametrize("name", [name for name in PRINTERS if name not in ("drawn", "ideal")])
+def test_a_driver_sends_what_comes_nearest(name: str) -> None:
+    """Printed by its driver, greys stay grey and colours keep their hue; without it the same inks are far off."""
+    printer = printer_named(name, 0)
+    assert printer is not None
+    asked = np.array([[[128, 128, 128], [90, 140, 60], [200, 120, 60], [250, 250, 250]]], np.uint8)
+    smooth = replace(printer, mottle=0.0)
+    shown = print_picture(asked, smooth, 0.1, 0) / printer.paper
+    raw = print_picture(asked, replace(smooth, managed=False), 0.1, 0) / printer.paper
+    darkest = printer.primaries[7] / printer.paper
+    wanted = darkest + (1 - darkest) * decode(asked / 255.0)
+    assert np.ptp(encode(shown[0, 0])) < 0.06
+    assert np.argmax(shown[0, 1]) == 1
+    assert np.argmax(shown[0, 2]) == 0
+    assert np.abs(encode(shown) - encode(wanted)).mean() < np.abs(encode(raw) - encode(wanted)).mean()
+
+
+def test_a_flat_photo_without_effects_is_the_picture() -> None:
+    """With everything left out only scale and light change: the cut-out correlates with the picture nearly fully."""
+    picture = synthetic_background(3, height=96, width=96)
+    clean = photograph(picture, camera=KNOWN["phone"], without=("printer", *EFFECTS), tilt_deg=0.0, span_px=384)
+    hard = photograph(picture, camera=KNOWN["cctv"], printer="newsprint", span_px=110)
+
+    def likeness(shown: np.ndarray) -> float:
+        return float(np.corrcoef(shown.ravel().astype(float), picture.ravel().astype(float))[0, 1])
+
+    assert clean.shape == hard.shape == picture.shape
+    assert likeness(clean) > 0.985
+    assert likeness(hard) < likeness(clean)
+    again = photograph(picture, camera=KNOWN["cctv"], printer="newsprint", span_px=110)
+    assert np.array_equal(hard, again)
+    with pytest.raises(OptionError, match="square"):
+        photograph(picture[:50], camera=KNOWN["phone"])

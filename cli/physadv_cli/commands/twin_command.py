@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from physadv.twin.photos import PhotoScene
 
 
+CAMERAS = "phone, webcam, dashcam, old-phone, system-camera, action-cam, cctv, or all"
+PRINTERS = (
+    "drawn (another machine for each seed), office-laser, office-inkjet, photo-inkjet, vinyl-latex, poster-offset, "
+    "newsprint or ideal."
+)
+EFFECTS = "printer, distortion, defocus, motion, vignette, noise, bayer, white-balance, tone, sharpening or jpeg"
+
+
 def register(app: typer.Typer) -> None:
     """Attach the command."""
     app.command("twin")(film_twin)
@@ -35,6 +43,12 @@ def film_twin(
         str | None,
         typer.Option("--distance", help="Nearest and farthest in m, e.g. 2,12. [default: sign 40-220 px wide]"),
     ] = None,
+    camera: Annotated[
+        list[str] | None,
+        typer.Option("--camera", help=f"{CAMERAS}; repeat it. [default: phone, webcam, dashcam]"),
+    ] = None,
+    printer: Annotated[str, typer.Option("--printer", help=PRINTERS)] = "drawn",
+    without: Annotated[list[str] | None, typer.Option("--without", help=f"Leave out {EFFECTS}; repeat it.")] = None,
     seed: options.Seed = 0,
     out: options.Out = None,
     json: options.Json = False,
@@ -44,17 +58,23 @@ def film_twin(
     What `physadv check` measures on these clips is a simulation's figure, and is marked so wherever it appears.
 
     Example: physadv twin runs/stop --clips 12 --out runs/twin
+
+    Example: physadv twin runs/stop --camera all --clips 14 --printer newsprint --without motion --out runs/hard
     """
     from physadv.printing.bundle import read_bundle
+    from physadv.twin.cameras import CAMERAS as USUAL
+    from physadv.twin.cameras import cameras_named
     from physadv.twin.simulate import simulate
     from physadv_cli.progress import bar
 
     patch = read_bundle(bundle)
+    filming = cameras_named(camera) if camera else USUAL
     reach = None if distance is None else _metres(distance)
     scenes, faces, notes = _signs(signs, patch) if signs is not None else ([], [], [])
     photos = _backgrounds(backgrounds) if backgrounds is not None else None
     config = {"bundle": bundle, "sheet": sheet, "signs": signs, "backgrounds": backgrounds,
-              "clips": clips, "frames": frames, "distance": distance, "seed": seed, "simulation": True}  # fmt: skip
+              "clips": clips, "frames": frames, "distance": distance, "camera": [c.name for c in filming],
+              "printer": printer, "without": without or [], "seed": seed, "simulation": True}  # fmt: skip
     folder = open_run("twin", out, config)
     sheet = sheet or _sheet(patch, folder)
     for note in notes:
@@ -66,6 +86,7 @@ def film_twin(
             for clip in simulate(
                 bundle, sheet, folder, clips=clips, frames=frames, seed=seed, signs=faces or None,
                 backgrounds=photos, scenes=scenes or None, distances_m=reach,
+                cameras=filming, printer=printer, without=without or (),
             ):  # fmt: skip
                 done = clip.number + 1
                 progress.update(task, completed=done, note=clip.camera)
