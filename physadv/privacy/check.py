@@ -225,7 +225,7 @@ def _judge(tables: Sequence[Mapping[str, Any]]) -> Verdict:
 _BESIDE = {
     "cross photo": "a recogniser trained on cloaked photos of other people",
     "poisoned 1-NN": "your cloaked photos collected under your name, then an uncloaked photo (nearest neighbour)",
-    "poisoned linear probe": "the same, with a classifier trained on them",
+    "poisoned linear probe": "your cloaked photos collected under your name, then an uncloaked photo (classifier)",
 }
 
 

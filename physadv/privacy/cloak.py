@@ -20,12 +20,13 @@ from physadv.core.errors import OptionError
 from physadv.core.images import Array, to_tensor, to_uint8
 from physadv.core.seeds import numpy_generator
 from physadv.privacy.objective import Goal, Memory, margin, own_embeddings
-from physadv.privacy.quality import Change, change, dssim
+from physadv.privacy.quality import Change, change, dssim, dssim_map, gaussian_blur
 from physadv.privacy.views import Kind, Ranges, View, clean_view, draw_view, look, seen_by, sent
 from physadv.victims.embedders import Embedder
 from physadv.victims.faces import Box, Face
 
 _OTHERS: tuple[Kind, ...] = ("hard", "any")
+_POWER = 1.5
 WORKING_SIDE = 192
 """Faces larger than this are optimised at this size, in px; the change is then enlarged to the photo's."""
 
@@ -34,16 +35,18 @@ WORKING_SIDE = 192
 class Mode:
     """Budgets of a cloak, hard limits both: ``linf`` in 8-bit steps, ``dssim`` of the face box; and how it is sought.
 
-    ``steps`` moves of about ``rate`` 8-bit steps, each on ``draws`` views; ``chroma`` and ``smooth`` price colour and
-    broad patches; every ``every`` steps the best is kept, and ``patience`` looks without a gain end the search.
+    ``steps`` moves of about ``rate`` 8-bit steps, each on ``draws`` views; the change is blurred by ``grain`` px of a
+    112 px face, so that it looks like light and shade and not like scratches. ``chroma`` and ``smooth`` price colour
+    and broad patches; every ``every`` steps the best is kept, and ``patience`` looks without a gain end the search.
     """
 
     name: str
     linf: int
     dssim: float
     steps: int = 40
-    draws: int = 2
+    draws: int = 3
     rate: float = 1.0
+    grain: float = 1.25
     momentum: float = 0.9
     chroma: float = 2.0
     smooth: float = 0.5
@@ -246,7 +249,7 @@ class Search:
             move = (first / (1 - self.mode.momentum**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-12)
             delta = (delta - self.mode.rate / 255 * move).clamp(-self.limit, self.limit)
             if step % self.mode.every == 0 or step == self.mode.steps:
-                idle = 0 if self._keep(delta) else idle + 1
+                idle = 0 if self._keep(self._shaped(delta)) else idle + 1
                 if idle >= self.mode.patience:
                     return step
         return self.mode.steps
@@ -254,15 +257,25 @@ class Search:
     def _gradient(self, delta: Tensor) -> Tensor:
         """Gradient of the loss over fresh views, plus the price of being seen."""
         delta = delta.detach().requires_grad_()
-        scene = self.window.add(delta.expand(-1, 3, -1, -1))
+        shaped = self._shaped(delta)
+        scene = self.window.add(shaped.expand(-1, 3, -1, -1))
         views = [draw_view(self.rng, self.mode.ranges, kind) for kind in self._kinds()]
         loss = self._loss(scene, views)
-        seen = dssim(self.window.box_of(self.window.scene), self.window.box_of(scene))[0]
-        over = seen / self.mode.dssim
-        self.price = float(np.clip(self.price * (1.15 if float(over.detach()) > 1 else 0.9), 0.02, 50))
-        total = loss + self.price * over + self._taste(delta)
+        seen = dssim_map(self.window.box_of(self.window.scene), self.window.box_of(scene))
+        over = float(seen.detach().mean()) / self.mode.dssim
+        self.price = float(np.clip(self.price * (1.15 if over > 1 else 0.9), 0.02, 50))
+        # A mean of powers: many faint traces are cheaper than a few deep ones, which the eye finds first.
+        ugly = (seen.clamp_min(1e-6) ** _POWER).mean() ** (1 / _POWER) / self.mode.dssim
+        total = loss + self.price * ugly + self._taste(shaped)
         (gradient,) = torch.autograd.grad(total, delta)
         return gradient
+
+    def _shaped(self, delta: Tensor) -> Tensor:
+        """A change without its finest detail, as strong as before where it is broad; within the largest change."""
+        if self.mode.grain <= 0:
+            return delta
+        blurred = gaussian_blur(delta, self.mode.grain * delta.shape[-1] / 112)
+        return (blurred * (1 + self.mode.grain)).clamp(-self.limit, self.limit)
 
     def _loss(self, scene: Tensor, views: Sequence[View]) -> Tensor:
         face, parts = self.window.face, []

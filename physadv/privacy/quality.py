@@ -28,6 +28,11 @@ def dssim(first: Tensor, second: Tensor) -> Tensor:
     SSIM after Wang et al. (2004): Gaussian window of 11 px, sigma 1.5, on each of R, G and B, averaged. Sides under
     11 px are padded by their border.
     """
+    return dssim_map(first, second).mean((1, 2, 3))
+
+
+def dssim_map(first: Tensor, second: Tensor) -> Tensor:
+    """The same before it is averaged, in each window and channel: (b, 3, h - 10, w - 10)."""
     a, b = _padded(first), _padded(second)
     stacked = _blurred(torch.cat([a, b, a * a, b * b, a * b]))
     mean_a, mean_b, square_a, square_b, product = stacked.chunk(5)
@@ -35,7 +40,7 @@ def dssim(first: Tensor, second: Tensor) -> Tensor:
     covariance = product - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
     structure = (2 * covariance + _C2) / (var_a + var_b + _C2)
-    return (1 - (luminance * structure).mean((1, 2, 3))) / 2
+    return (1 - luminance * structure) / 2
 
 
 def change(before: Tensor, after: Tensor) -> Change:

@@ -62,7 +62,7 @@ class PhotoCloaker:
         """Cloak every face of one photo."""
         faces, small = self.faces(rgb)
         work = self.cloak(rgb, name, faces)
-        return replace(work, notes=(f"{small} faces under {SMALLEST} px left as they are",)) if small else work
+        return replace(work, notes=(f"left as they are, under {SMALLEST} px: {small}",)) if small else work
 
     def cloak(self, rgb: Array, name: str, faces: list[Face]) -> Work:
         """Cloak these faces of one photo."""

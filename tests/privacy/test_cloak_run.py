@@ -241,7 +241,7 @@ def test_tiny_faces_are_left_alone_and_said(embedder: Embedder) -> None:
     photo = drawn_photo(60, 60, face_at(25, 25, 12))
     work = PhotoCloaker([KnownFinder(0.2)], [embedder], QUICK)(photo, "a.png")
     assert work.faces == []
-    assert "1 faces under" in work.notes[0]
+    assert "under 24 px: 1" in work.notes[0]
     assert np.array_equal(work.rgb, photo)
 
 

@@ -36,6 +36,11 @@ DetectorWeights = Annotated[
 class PathOrCommand(TyperGroup):
     """`cloak check ...` is the check, `cloak` with anything else is photos to cloak (a folder "check" is `./check`)."""
 
+    @property
+    def default_command(self) -> Any:
+        """What runs when no sub-command is named."""
+        return self.commands[_DEFAULT]
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the default command before arguments that name none."""
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
@@ -195,17 +200,18 @@ def _dry(jobs: Sequence[Job], cloaker: PhotoCloaker, *, as_json: bool) -> None:
             photo = read_photo(job.source)
             faces, small = cloaker.faces(photo.rgb)
             rows.append({"photo": job.name, "faces": len(faces), "too small": small, "notes": list(photo.notes)})
-            said = f"{len(faces)} faces" + (f", {small} too small" if small else "")
+            said = f"{_count(len(faces), 'face')}" + (f", {small} too small" if small else "")
         except PhysadvError as error:
             rows.append({"photo": job.name, "faces": 0, "failed": str(error)})
             said = f"cannot be done: {error}"
         console.print(f"{job.name}: {said}", markup=False)
     faces_in_all = sum(row["faces"] for row in rows)
-    finish(
-        {"dry_run": True, "photos": rows, "faces": faces_in_all},
-        as_json=as_json,
-        summary=f"{faces_in_all} faces in {len(rows)} photos would be cloaked; nothing was written.",
-    )
+    said = f"{_count(faces_in_all, 'face')} in {_count(len(rows), 'photo')} would be cloaked; nothing was written."
+    finish({"dry_run": True, "photos": rows, "faces": faces_in_all}, as_json=as_json, summary=said)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _follow(steps: Any, total: int) -> list[Done]:
@@ -216,7 +222,7 @@ def _follow(steps: Any, total: int) -> list[Done]:
             for step in steps:
                 done.append(step)
                 faces = sum(d.faces for d in done if d.status == "cloaked")
-                bar.update(task, completed=step.index, description=f"{faces} faces cloaked")
+                bar.update(task, completed=step.index, description=f"{_count(faces, 'face')} cloaked")
                 if step.notes or step.status in ("failed", "no face"):
                     said = "; ".join(step.notes)
                     bar.console.print(f"{step.job.name}: {step.status}{': ' if said else ''}{said}", markup=False)
@@ -256,7 +262,8 @@ def _counted(done: Sequence[Done]) -> dict[str, Any]:
 
 def _said(result: dict[str, Any], folder: Path) -> str:
     lines = [
-        f"{result['cloaked']} photos cloaked ({result['faces']} faces), {result['already done']} done before: {folder}"
+        f"{_count(result['cloaked'], 'photo')} cloaked ({_count(result['faces'], 'face')}), "
+        f"{result['already done']} done before: {folder}"
     ]
     if result["no face"]:
         lines.append(f"{result['no face']} without a face that could be found: not written, not protected")
