@@ -62,7 +62,8 @@ class Window:
         start = torch.where(first < margin + 1, -torch.inf, first) - own + margin
         stop = torch.where(last > ends - margin - 1, torch.inf, last) - own + margin
         start = start.floor().clamp(min=torch.zeros(2), max=sides - 1.0).long()
-        stop = stop.ceil().clamp(min=torch.zeros(2)).long().minimum(sides).maximum(start + 1)
+        # An infinite number has no integer: cut it first.
+        stop = stop.ceil().clamp(min=torch.zeros(2), max=sides.float()).long().maximum(start + 1)
         size = (stop - start).amax(0)
         return Window((int(sides[0]), int(sides[1])), (int(size[0]), int(size[1])), start.minimum(sides - size))
 
