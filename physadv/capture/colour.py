@@ -13,6 +13,7 @@ import torch
 
 from physadv.capture.chartphoto import ChartView, average, divide_light, read_chart
 from physadv.capture.frames import Frame, Source
+from physadv.capture.recordings import PhotoSource
 from physadv.core.colour import de00_of_srgb, linear_to_srgb
 from physadv.core.errors import CalibrationError, OptionError
 from physadv.scene.colourmap import DEGREES, terms
@@ -65,7 +66,7 @@ def views_of(
     """
     good = 0
     for seen, frame in enumerate(source, 1):
-        name = f"{source.name} frame {frame.index}" if source.kind != "photos" else frame.clip
+        name = picture_name(source, frame)
         try:
             found: ChartView | CalibrationError = read_chart(frame.image, name, camera)
             divide_light(found)
@@ -75,6 +76,13 @@ def views_of(
         yield frame, found
         if most is not None and (good >= most or (source.live and seen >= 10 * most)):
             return
+
+
+def picture_name(source: Source, frame: Frame) -> str:
+    """What to call a picture of a source when it cannot be used."""
+    if isinstance(source, PhotoSource):
+        return source.photos[frame.index].name
+    return f"{source.name} frame {frame.index}"
 
 
 def measure_chart(views: Sequence[ChartView]) -> Measured:
