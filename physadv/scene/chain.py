@@ -174,14 +174,17 @@ def _photograph(light: Tensor, draw: Draw, window: Window, margin: int) -> Tenso
     ring = _ring(draw)
     lit = _on_the_way(light, draw, window.columns(margin, light), window.rows(margin, light))
     exposed = photometry.expose(lit, draw.ev, draw.white_balance)
-    focused = optics.blurred(exposed, draw.sigma, draw.motion, draw.motion_angle)
+    sharp = not bool((draw.sigma + draw.motion).any())
+    focused = exposed if sharp else optics.blurred(exposed, draw.sigma, draw.motion, draw.motion_angle)
     seen = optics.cut_margin(focused, margin - ring)
     normal = window.take(draw.normal.to(light), ring)
     if draw.sensor is not None:
         seen = expose_sensor(banded(seen, window.rows(ring, light), draw.sensor), normal, draw.sensor)
     encoded = _processed(photometry.to_srgb(seen.clamp(0, 1)), draw)
-    noisy = optics.sensor_noise(optics.cut_margin(encoded, ring), optics.cut_margin(normal, ring), draw.read, draw.shot)
-    return _coded(noisy.clamp(0, 1), draw)
+    inner = optics.cut_margin(encoded, ring)
+    if bool((draw.read + draw.shot).any()):
+        inner = optics.sensor_noise(inner, optics.cut_margin(normal, ring), draw.read, draw.shot)
+    return _coded(inner.clamp(0, 1), draw)
 
 
 def _on_the_way(light: Tensor, draw: Draw, xs: Tensor, ys: Tensor) -> Tensor:
@@ -192,7 +195,8 @@ def _on_the_way(light: Tensor, draw: Draw, xs: Tensor, ys: Tensor) -> Tensor:
 
 def _processed(encoded: Tensor, draw: Draw) -> Tensor:
     """Tone, sharpening and papers' pixel arithmetic."""
-    image = photometry.tone(encoded, draw.contrast, draw.brightness, draw.gamma)
+    plain = bool(((draw.contrast == 1) & (draw.brightness == 0) & (draw.gamma == 1)).all())
+    image = encoded if plain else photometry.tone(encoded, draw.contrast, draw.brightness, draw.gamma)
     if draw.tone_curve is not None:
         image = tone_curve(image, draw.tone_curve)
     if draw.sharpening is not None:
