@@ -11,7 +11,7 @@ from physadv.core.errors import VictimError
 from physadv.defences.bounds.balls import Ball
 from physadv.defences.bounds.forms import Box, Forms, Lines
 from physadv.defences.bounds.graph import Graph
-from physadv.defences.bounds.layers import Add, Affine, Input, Relu
+from physadv.defences.bounds.layers import Add, Affine, Average, Input, Relu
 
 
 def backward(
@@ -21,7 +21,7 @@ def backward(
     """Lower bounds (b, k) over ``ball`` of ``forms`` on the value of node ``start``.
 
     ReLUs are passed by their lines in ``relaxed`` (by node number); with ``stops`` instead, each form ends at the first
-    ReLU it meets, at that node's box.
+    of these ReLU or pooling nodes it meets, at that node's box.
     """
     bound = torch.zeros((), dtype=ball.centre.dtype, device=ball.centre.device)
     pending = {start: forms}
@@ -33,7 +33,7 @@ def backward(
         layer = node.layer
         if isinstance(layer, Input):
             bound = bound + form.minimum(ball)
-        elif isinstance(layer, Relu) and stops is not None:
+        elif stops is not None and number in stops and isinstance(layer, Relu | Average):
             bound = bound + form.box_minimum(stops[number])
         elif isinstance(layer, Relu) and relaxed is not None:
             form, constant = form.past(relaxed[number])

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from physadv.defences.bounds.layers import Layer, Norm, Relu, Scale, merged
+from physadv.defences.bounds.layers import Average, Layer, Norm, Relu, Scale, merged
 
 Shape = tuple[int, ...]
 
@@ -82,15 +83,26 @@ class Graph:
         return last
 
     def last_relus(self) -> set[int]:
-        """The ReLU nodes from which affine layers and sums alone lead to the logits."""
+        """The nodes at which interval margins end: ReLUs from which affine layers and sums alone lead to the logits.
+
+        Where a global pooling follows such a ReLU it is the end itself: its box is as good, and a map's size smaller.
+        """
         found, pending = set[int](), [len(self.nodes) - 1]
         while pending:
             number = pending.pop()
-            if isinstance(self.nodes[number].layer, Relu):
+            if isinstance(self.nodes[number].layer, Relu) or self._pools(number):
                 found.add(number)
             else:
                 pending.extend(self.nodes[number].inputs)
         return found
+
+    def _pools(self, number: int) -> bool:
+        """Whether the node is the mean of each channel of a ReLU's map: no input reaches two outputs."""
+        node = self.nodes[number]
+        if not isinstance(node.layer, Average):
+            return False
+        source = self.nodes[node.inputs[0]]
+        return isinstance(source.layer, Relu) and len(source.shape) == 3 and prod(node.shape) == source.shape[0]
 
     def _readers(self) -> list[int]:
         """How many layers read each node."""

@@ -43,17 +43,52 @@ class Affine(Layer):
         """sqrt(W^2 radius^2): the exact spread over an ellipsoid with half axes ``radius``; None where not at hand."""
         return None
 
+    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest box around the layer's values over the box between ``lower`` and ``upper``."""
+        middle, radius = self.value((lower + upper) / 2), self.spread((upper - lower) / 2)
+        return middle - radius, middle + radius
+
     def constant(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
         """c, as (1, *out)."""
         return self.value(torch.zeros((1, *shape), dtype=like.dtype, device=like.device))
 
 
 @dataclass(frozen=True)
-class Linear(Affine):
-    """weight (out, in), bias (out) or None."""
+class _Weighted(Affine):
+    """What has a matrix of weights and a bias (out) or None."""
 
     weight: Tensor
     bias: Tensor | None
+
+    def _applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer with another weight and bias."""
+        raise NotImplementedError
+
+    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Affine`. Without gradients W / 2 and |W| / 2 are kept, which saves passes over the values."""
+        if torch.is_grad_enabled():
+            return super().box(lower, upper)
+        half, positive = self._halves()
+        middle = self._applied(lower + upper, half, self.bias)
+        radius = self._applied(upper - lower, positive, None)
+        return middle - radius, middle.add_(radius)
+
+    def _halves(self) -> tuple[Tensor, Tensor]:
+        """W / 2 and |W| / 2, made anew after the weights changed."""
+        stamp = self.weight._version, self.weight.data_ptr()
+        kept = self.__dict__.get("_kept")
+        if kept is None or kept[0] != stamp or self.weight.requires_grad:
+            kept = stamp, self.weight / 2, self.weight.abs() / 2
+            object.__setattr__(self, "_kept", kept)
+        return kept[1], kept[2]
+
+
+@dataclass(frozen=True)
+class Linear(_Weighted):
+    """weight (out, in), bias (out) or None."""
+
+    def _applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
 
     def value(self, *inputs: Tensor) -> Tensor:
         """See :class:`Layer`."""
@@ -73,11 +108,9 @@ class Linear(Affine):
 
 
 @dataclass(frozen=True)
-class Conv(Affine):
+class Conv(_Weighted):
     """A 2-D convolution with zero padding: weight (out, in / groups, kh, kw), bias (out) or None."""
 
-    weight: Tensor
-    bias: Tensor | None
     stride: Pair
     padding: Pair
     dilation: Pair
@@ -85,15 +118,15 @@ class Conv(Affine):
 
     def value(self, *inputs: Tensor) -> Tensor:
         """See :class:`Layer`."""
-        return self._conv(inputs[0], self.weight, self.bias)
+        return self._applied(inputs[0], self.weight, self.bias)
 
     def spread(self, radius: Tensor) -> Tensor:
         """See :class:`Affine`."""
-        return self._conv(radius, self.weight.abs(), None)
+        return self._applied(radius, self.weight.abs(), None)
 
     def squared_spread(self, radius: Tensor) -> Tensor | None:
         """See :class:`Affine`."""
-        return self._conv(radius.square(), self.weight.square(), None).clamp_min(0).sqrt()
+        return self._applied(radius.square(), self.weight.square(), None).clamp_min(0).sqrt()
 
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
         """See :class:`Affine`."""
@@ -102,7 +135,7 @@ class Conv(Affine):
         extra = [size[i] - ((out[i] - 1) * s[i] - 2 * p[i] + d[i] * (kernel[i] - 1) + 1) for i in (0, 1)]
         return F.conv_transpose2d(form, self.weight, None, s, p, extra, self.groups, d)
 
-    def _conv(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
