@@ -125,7 +125,7 @@ def adversarial(victim: LoadedVictim, clean: Tensor, attack: str, eps: int) -> T
 
 @torch.no_grad()
 def _read(victim: LoadedVictim, image: Tensor) -> int:
-    return int(victim(image).argmax(1))  # type: ignore[union-attr]
+    return int(victim(image).argmax(1))
 
 
 def _square(picture: Array, size: int) -> Array:
