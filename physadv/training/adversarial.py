@@ -99,7 +99,9 @@ class Free(_Attacked):
         order = {"l2": 2, "l1": 1}[self.norm]
         tall = (-1, *[1] * (change.ndim - 1))
         change = change + self.eps * gradient / gradient.flatten(1).norm(order, 1).clamp_min(1e-12).view(tall)
-        return change * (self.eps / change.flatten(1).norm(order, 1).clamp_min(1e-12)).clamp_max(1).view(tall)
+        size: Tensor = change.flatten(1).norm(order, 1).clamp_min(1e-12)
+        back: Tensor = change * (self.eps / size).clamp_max(1).view(tall)
+        return back
 
     def state(self) -> dict[str, Tensor]:
         """See :class:`Defence`."""

@@ -36,7 +36,7 @@ def load_state(path: Path, *, facts: tuple[str, ...] = ()) -> tuple[dict[str, Te
     """What :func:`save_state` wrote. Raises DataError for any other file, and where one of ``facts`` is missing."""
     groups: dict[str, Tensors] = {}
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             found: dict[str, Any] = json.loads(file.metadata()["facts"])
             for name in file.keys():  # noqa: SIM118 - the file is no mapping
                 group, _, key = name.partition("/")
