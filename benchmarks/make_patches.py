@@ -2,25 +2,32 @@
 
     python benchmarks/make_patches.py --data ../shared/data --scratch runs/patches [--only NAME ...] [--measure]
 
-A name's run is resumable in the scratch folder; with --measure no step is made and the best patch there is measured
-anew, as after a change of the transforms. Names on the cards are relative to the data folder.
+A name's run is resumable in the scratch folder. With --measure no step is made: the patch there (a checkpoint, or
+patch.png of an earlier bundle) is measured anew, as after a change of the transforms, and written to patches/. Names on
+the cards are relative to the data folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor
 
+from physadv.core.images import read_image
 from physadv.journey.sticker import StickerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 BOXES = "stop-photos-boxes.csv"
 PATCHES = {
-    "stop-sticker-signs-v1": StickerSettings(victim="signs", goal="untargeted", steps=400, draws=32),
+    "stop-sticker-signs-v1": StickerSettings(victim="signs", goal="untargeted", steps=300, draws=32),
     "stop-sticker-fastestdet-v1": StickerSettings(
         victim="fastestdet", weights="weights/fastestdet_coco.pth", goal="vanish", signs="stop-photos/stop",
         backgrounds="backgrounds", boxes=BOXES, steps=400, draws=12, width_mm=200, height_mm=200, center_mm=(0, 40),
@@ -37,6 +44,15 @@ PATCHES = {
 }  # fmt: skip
 
 
+HOW = {
+    "stop-photos": "12 street photos of github.com/mbasilyan/Stop-Sign-Detection; boxes in this bundle",
+    "backgrounds": "300 photos, train and val, of BSDS500: github.com/BIDS/BSDS500",
+    "coco128": "128 photos of COCO train2017: lightly-ai/coco128_yolo",
+    "imagenet-photos": "300 photos of github.com/EliSchwartz/imagenet-sample-images, with labels.csv: file, class",
+    "weights": "physadv models fetch fastestdet",
+}
+
+
 def optimise(name: str, settings: StickerSettings, folder: Path) -> None:
     """Make the steps; the checkpoint in ``folder`` is the product."""
     from physadv.journey.sticker import StickerRun
@@ -46,20 +62,67 @@ def optimise(name: str, settings: StickerSettings, folder: Path) -> None:
             print(name, step.step, f"loss {step.loss:.3f} validation {step.best_success:.3f}", flush=True)
 
 
+def patch_in(folder: Path) -> Tensor:
+    """The best patch of a run, from its checkpoint or, where there is none, from its bundle."""
+    checkpoint = folder / "checkpoint.safetensors"
+    if not checkpoint.is_file():
+        return read_image(folder / "patch.png")[None]
+    with safe_open(checkpoint, framework="pt") as file:
+        return file.get_tensor("best")
+
+
+def measured_bundle(name: str, settings: StickerSettings, folder: Path, target: Path) -> None:
+    """Measure the patch in ``folder`` and write it as a ready-made bundle, small enough to ship."""
+    from physadv.attacks.patch import finished, measure
+    from physadv.journey.preview import preview_picture
+    from physadv.journey.sticker import build_task, make_card
+    from physadv.printing.bundle import read_bundle, write_bundle
+    from physadv.printing.sheet import write_sheet
+
+    task, victim = build_task(settings)
+    patch = finished(task, patch_in(folder))
+    measured = measure(task, patch, draws=settings.test_draws)
+    card = make_card(settings, task, victim, measured, steps_done=settings.steps)
+    named = [settings.signs, settings.backgrounds, settings.photos, settings.weights]
+    sources = {str(n).split("/")[0]: HOW[str(n).split("/")[0]] for n in named if n}
+    rows = list(measured.rows)
+    bundle = write_bundle(
+        target, card=replace(card, data=sources), patch=patch, mask=task.mask, rows=rows,
+        preview=preview_picture(task, patch),
+    )  # fmt: skip
+    lines = [json.dumps(row, separators=(",", ":")) for row in rows]
+    (target / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with Image.open(target / "preview.png") as opened:
+        small = opened.convert("RGB").resize((720, 360), Image.Resampling.LANCZOS).quantize(200)
+    small.save(target / "preview.png", optimize=True)
+    if settings.boxes is not None:
+        shutil.copy(settings.boxes, target)
+    write_sheet(read_bundle(target), target / "sheet.pdf")
+    size = sum(f.stat().st_size for f in target.iterdir()) / 1000
+    print(name, f"success {measured.success}; blank {measured.blank_success}; clean {measured.clean_recognised}")
+    for block, found in measured.detection.items():
+        print(f"  {block}: misses {found.fnr}; AP50 {found.ap}; extra {found.extra}")
+    print(f"  {bundle.folder.name}: {size:.0f} kB", flush=True)
+
+
 def main() -> None:
     """Make the patches asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(PATCHES))
+    parser.add_argument("--measure", action="store_true", help="make no step")
+    parser.add_argument("--draws", type=int, default=300, help="held-out draws")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     scratch = options.scratch.resolve()
     os.chdir(options.data)
     for name in options.only:
-        settings = replace(PATCHES[name], name=name, test_draws=300)
-        optimise(name, settings, scratch / name)
+        settings = replace(PATCHES[name], name=name, test_draws=options.draws)
+        if not options.measure:
+            optimise(name, settings, scratch / name)
+        measured_bundle(name, settings, scratch / name, ROOT / "patches" / name)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from physadv.attacks.fold import prepare
 from physadv.attacks.optimise import optimise
 from physadv.attacks.updates import Adam
 from physadv.core.seeds import generator, numpy_generator
@@ -122,9 +123,9 @@ def optimise_patch(
     """Optimise a universal patch; each step sees ``draws`` new scenes (Athalye 2018; Brown 2017; Eykholt 2018).
 
     ``tv`` and ``nps`` weigh total variation and non-printability against the loss; the task's look restricts it to a
-    palette or keeps it near a picture. Every ``validate_every`` steps the
-    patch is scored, as 8-bit, on fixed draws that no step trains on; the best of these is kept. Give ``start``,
-    ``patch``, ``best`` and ``state`` of a saved :class:`Progress` to go on.
+    palette or keeps it near a picture. Every ``validate_every`` steps the patch is scored, as 8-bit, on fixed draws
+    that no step trains on; the best of these is kept. Give ``start``, ``patch``, ``best`` and ``state`` of a saved
+    :class:`Progress` to go on. Steps are made on a folded copy of a classifier, verdicts on the victim itself.
     """
     palette = ink_palette().to(task.device)
     mask = task.mask.to(task.device)
@@ -143,7 +144,7 @@ def optimise_patch(
 
     goals = [task.goal_of(i).loss for i in range(len(task.victims))]
     loop = optimise(
-        first, render=draw_step, victims=task.victims, objective=goals, regulariser=regulariser,
+        first, render=draw_step, victims=_steppers(task), objective=goals, regulariser=regulariser,
         project=project_printable, update=Adam(lr, steps), steps=steps, start=start, state=state,
     )  # fmt: skip
     for step in loop:
@@ -153,6 +154,13 @@ def optimise_patch(
             if success >= kept_score:
                 kept, kept_score = step.patch, success
         yield Progress(step.index, step.patch, kept, kept_score, step.loss, success, step.state)
+
+
+@torch.no_grad()
+def _steppers(task: PatchTask) -> list[Victim]:
+    """Faster copies of the classifiers, where they are the same function; detectors as they are."""
+    probe = scenes_of(task, task.material.train, 2, "probe").images.to(task.device)
+    return [prepare(v, probe) if isinstance(v(probe), Tensor) else v for v in task.victims]  # type: ignore[arg-type]
 
 
 def _initial(task: PatchTask) -> Tensor:

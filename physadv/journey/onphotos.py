@@ -85,11 +85,15 @@ def object_share(material: Material, lie: Lie) -> float:
     return share * float(np.mean((sides**2).sum(1) / sides.prod(1)))
 
 
-def _check(kind: str, victim: LoadedVictim, goal: Goal) -> None:
-    detects = victim.card.task == "detect"
-    if kind != ANYWHERE and not detects:
+def check_object(kind: str, victim: LoadedVictim) -> None:
+    """Raise OptionError where objects of a class shall carry the patch and the victim finds no objects."""
+    if kind != ANYWHERE and victim.card.task != "detect":
         raise OptionError(f"--object {kind}", f"{victim.card.name} is a classifier", f"use --object {ANYWHERE}")
-    if kind == ANYWHERE and detects and goal.kind != "create":
+
+
+def _check(kind: str, victim: LoadedVictim, goal: Goal) -> None:
+    check_object(kind, victim)
+    if kind == ANYWHERE and victim.card.task == "detect" and goal.kind != "create":
         raise OptionError(
             f"goal {goal.kind!r} {ANYWHERE} in a photo", "a detector's box appears there",
             "use --goal create --target CLASS, or --object CLASS to put the patch on objects",

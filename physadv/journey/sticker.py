@@ -18,7 +18,7 @@ from physadv.core.images import read_image
 from physadv.core.seeds import derive
 from physadv.journey.checkpoint import load_checkpoint, save_checkpoint
 from physadv.journey.measured import PROFILES, checksums, colour_map_of, keep_profiles, with_camera_profile
-from physadv.journey.onphotos import ANYWHERE, ROLL_DEG, SHARES, object_share, photo_material
+from physadv.journey.onphotos import ANYWHERE, ROLL_DEG, SHARES, check_object, object_share, photo_material
 from physadv.journey.preview import preview_picture
 from physadv.printing.bundle import Bundle, Card, PatchInfo, Size, VictimInfo, write_bundle
 from physadv.printing.bundle import Placement as CardPlacement
@@ -200,6 +200,7 @@ def goal_for(settings: StickerSettings, victim: LoadedVictim) -> Goal:
     """The settings' goal in the numbers of one victim's classes. Raises VictimError for a class it does not know."""
     card, name = victim.card, settings.true_class
     if settings.object not in ("sign", ANYWHERE):
+        check_object(settings.object, victim)
         name = settings.object
     true = 0 if settings.object == ANYWHERE else card.class_index(own_name(name, card.classes))
     target = None if settings.target_class is None else card.class_index(own_name(settings.target_class, card.classes))

@@ -54,7 +54,7 @@ def transfer(
     """
     for bundle in bundles:
         settings = replace(located(settings_of(bundle), bundle, data), device="cpu", **(scenes or {}))
-        name, made_on = bundle.card.patch.name, bundle.card.victim.name
+        name, made_on = bundle.card.patch.name, settings.victim
         task, own = build_task(settings)
         task = replace(task, mask=bundle.mask)
         for text in victims:
@@ -65,10 +65,10 @@ def transfer(
             try:
                 judged = replace(task, victims=(victim,), goals=(), **_asked(settings, victim, own))
             except PhysadvError as error:
-                yield Cell(name, made_on, victim.card.name, settings.goal, None, f"{error.value}: {error.limit}")
+                yield Cell(name, made_on, victim_name, settings.goal, None, f"{error.value}: {error.limit}")
                 continue
             measured = measure(judged, bundle.patch, draws=draws or settings.test_draws)
-            yield Cell(name, made_on, victim.card.name, judged.goal.kind, measured)
+            yield Cell(name, made_on, victim_name, judged.goal.kind, measured)
 
 
 def _loaded(name: str, weights: str, data: Path | None) -> LoadedVictim:
