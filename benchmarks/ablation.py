@@ -100,7 +100,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     began = time.monotonic()
-    done = read_rows(options.out) if options.out.is_file() else []
+    done = list(read_rows(options.out)) if options.out.is_file() else []
     known = {(row["arm"], row["steps"], row["draws"], row["seed"], row["clips"]) for row in done}
     for arm in options.arms:
         late = time.monotonic() - began > 60 * options.minutes
@@ -111,7 +111,7 @@ def main() -> None:
         with options.out.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         print(json.dumps({k: row[k] for k in ("arm", "camera_draws", "cpu_s")}), flush=True)
-    print(table(read_rows(options.out)))
+    print(table(list(read_rows(options.out))))
 
 
 if __name__ == "__main__":

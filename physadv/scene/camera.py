@@ -41,12 +41,29 @@ def undistorted(xs: Tensor, ys: Tensor, radial: Radial, picture: tuple[int, int]
     """
     centre_x, centre_y, half = picture[1] / 2, picture[0] / 2, picture[1] / 2
     k1 = radial.k1.to(xs).view(-1, *[1] * (xs.dim() - 1))
-    ax, ay = ((radial.anchor_px[:, i].to(xs) - c) / half for i, c in ((0, centre_x), (1, centre_y)))
     u, v = (xs - centre_x) / half, (ys - centre_y) / half
     shrink = _inverse_scale(u**2 + v**2, k1)
-    at_anchor = _inverse_scale(ax**2 + ay**2, radial.k1.to(xs)) - 1
-    shift_x, shift_y = ((at_anchor * a).view_as(k1) for a in (ax, ay))
+    shift_x, shift_y = _aim(radial, xs, picture)
     return (u * shrink - shift_x) * half + centre_x, (v * shrink - shift_y) * half + centre_y
+
+
+def distorted(xs: Tensor, ys: Tensor, radial: Radial, picture: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Where the lens shows what a pinhole camera sees at (xs, ys): the inverse of :func:`undistorted`."""
+    centre_x, centre_y, half = picture[1] / 2, picture[0] / 2, picture[1] / 2
+    k1 = radial.k1.to(xs).view(-1, *[1] * (xs.dim() - 1))
+    shift_x, shift_y = _aim(radial, xs, picture)
+    u, v = (xs - centre_x) / half + shift_x, (ys - centre_y) / half + shift_y
+    grow = 1 + k1 * (u**2 + v**2)
+    return u * grow * half + centre_x, v * grow * half + centre_y
+
+
+def _aim(radial: Radial, like: Tensor, picture: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """How far the pinhole's picture is shifted, in half widths, so that the anchor stays where it is."""
+    half = picture[1] / 2
+    x, y = ((radial.anchor_px[:, i].to(like) - picture[1 - i] / 2) / half for i in (0, 1))
+    moved = _inverse_scale(x**2 + y**2, radial.k1.to(like)) - 1
+    shape = (-1, *[1] * (like.dim() - 1))
+    return (moved * x).view(shape), (moved * y).view(shape)
 
 
 def _inverse_scale(distorted_squared: Tensor, k1: Tensor) -> Tensor:

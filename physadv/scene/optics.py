@@ -45,7 +45,7 @@ def blurred(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Te
     strength = -2 * (math.pi * sigma) ** 2
     transfer = torch.exp(strength * fx**2) * torch.exp(strength * fy**2)
     transfer = transfer * torch.sinc((length * angle.cos()) * fx + (length * angle.sin()) * fy)
-    seen: Tensor = _Filtered.apply(light, transfer[:, None])
+    seen: Tensor = _Filtered.apply(light, transfer[:, None])  # type: ignore[no-untyped-call]
     return seen
 
 
@@ -61,7 +61,7 @@ class _Filtered(torch.autograd.Function):
         return _filtered(light, transfer)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (transfer,) = context.saved_tensors
         return _filtered(gradient, transfer), None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from physadv.scene.bending import Bend, unbend
-from physadv.scene.camera import Radial
+from physadv.scene.camera import Radial, distorted
 from physadv.scene.geometry import Lookup, apply_homography, warp_texture
 from physadv.scene.photometry import over
 
@@ -66,17 +66,18 @@ def reached_px(
     """(b, 4) boxes x0, y0, x1, y1 in px that hold the sticker, bent and seen through the lens, in (h, w) pictures."""
     x, y, width, height = placement.rectangle_mm.tolist()
     slack = 1.0 if bend is None else 1.0 + 1.5 * float(bend.shift_mm.abs().max())
+    x0, y0, x1, y1 = x - slack, y - slack, x + width + slack, y + height + slack
+    xm, ym = (x0 + x1) / 2, (y0 + y1) / 2
     edge = torch.tensor(
-        [[x - slack, y - slack], [x + width + slack, y - slack], [x + width + slack, y + height + slack],
-         [x - slack, y + height + slack]]
+        [[x0, y0], [xm, y0], [x1, y0], [x1, ym], [x1, y1], [xm, y1], [x0, y1], [x0, ym]]
     ).to(homography)  # fmt: skip
-    corners = apply_homography(homography, edge.expand(len(homography), 4, 2))
+    points = apply_homography(homography, edge.expand(len(homography), -1, 2))
+    room = 1.0
+    if radial is not None:
+        points = torch.stack(distorted(points[..., 0], points[..., 1], radial, picture), -1)
+        room = 3.0
     # Behind the camera, or so near that corners fly apart: the whole picture.
     depth = (edge @ homography[:, 2, :2].T + homography[:, 2, 2]).T * homography[:, 2, 2:]
     seen = (depth > 0).all(1, keepdim=True)
-    low, high = corners.amin(1) - 1, corners.amax(1) + 1
-    if radial is not None:
-        grown = 2 * float(radial.k1.abs().max()) * max(picture)
-        low, high = low - grown, high + grown
     whole = torch.tensor([0.0, 0.0, picture[1], picture[0]]).to(homography)
-    return torch.where(seen, torch.cat([low, high], -1), whole)
+    return torch.where(seen, torch.cat([points.amin(1) - room, points.amax(1) + room], -1), whole)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -166,7 +166,7 @@ class MixedScenes:
         """Draw ``count`` scenes."""
         shares = [count // len(self.sources) + (i < count % len(self.sources)) for i in range(len(self.sources))]
         parts = [s.sample(n, view, ranges, rng) for s, n in zip(self.sources, shares, strict=True) if n]
-        tensors = {
+        tensors: dict[str, Any] = {
             f.name: torch.cat([getattr(part, f.name) for part in parts])
             for f in fields(SceneBatch)
             if f.name not in {"groups", "marks", "others", "distance_m"}

@@ -18,7 +18,7 @@ from physadv.core.seeds import generator
 from physadv.scene import optics, photometry
 from physadv.scene.air import Air, look_through, transmission
 from physadv.scene.bending import CONTROL, FIELD, Bend, thin_plate, unbend
-from physadv.scene.camera import Radial, focal_length_px, undistorted
+from physadv.scene.camera import Radial, distorted, focal_length_px, undistorted
 from physadv.scene.codec import jpeg, stream
 from physadv.scene.geometry import pixel_centres, pose_homography, warp_texture
 from physadv.scene.lighting import Lighting, Spot, illuminate, sign_spot, temperature_gains
@@ -185,6 +185,11 @@ def test_distortion_leaves_the_sign_in_its_place() -> None:
     x, y = undistorted(anchor[:, :1], anchor[:, 1:], Radial(one(0.1), anchor), (240, 320))
     torch.testing.assert_close(torch.cat([x, y], 1), anchor)
     xs, ys = (p.expand(1, 240, 320) for p in centres(240, 320))
+    there = distorted(
+        *undistorted(xs, ys, Radial(one(0.05), anchor), (240, 320)), Radial(one(0.05), anchor), (240, 320)
+    )
+    torch.testing.assert_close(there[0], xs, atol=1e-2, rtol=0)
+    torch.testing.assert_close(there[1], ys, atol=1e-2, rtol=0)
     same = undistorted(xs, ys, Radial(one(0), anchor), (240, 320))
     torch.testing.assert_close(same[0], xs)
 
