@@ -77,6 +77,7 @@ def measured_bundle(name: str, settings: StickerSettings, folder: Path, target: 
     from physadv.journey.preview import preview_picture
     from physadv.journey.sticker import build_task, make_card
     from physadv.printing.bundle import read_bundle, write_bundle
+    from physadv.printing.layout import smallest_paper
     from physadv.printing.sheet import write_sheet
 
     task, victim = build_task(settings)
@@ -97,7 +98,8 @@ def measured_bundle(name: str, settings: StickerSettings, folder: Path, target: 
     small.save(target / "preview.png", optimize=True)
     if settings.boxes is not None:
         shutil.copy(settings.boxes, target)
-    write_sheet(read_bundle(target), target / "sheet.pdf")
+    paper = smallest_paper(settings.width_mm, settings.height_mm)
+    write_sheet(read_bundle(target), target / "sheet.pdf", paper=paper)
     size = sum(f.stat().st_size for f in target.iterdir()) / 1000
     print(name, f"success {measured.success}; blank {measured.blank_success}; clean {measured.clean_recognised}")
     for block, found in measured.detection.items():
