@@ -84,6 +84,7 @@ def cell(
             "mode": mode,
             "linf_limit": MODES[mode].linf,
             "dssim_limit": MODES[mode].dssim,
+            "search": search_of(mode),
             "people": len(people),
             "photos_a_person": photos,
             "verdict": result.verdict.light,
@@ -96,6 +97,11 @@ def cell(
             "gallery": asked["gallery"],
             "adaptive": asked["adaptive"],
         }
+
+
+def search_of(mode: str) -> dict[str, float]:
+    """How a mode's cloak is sought: cells of other settings are other cells."""
+    return {key: getattr(MODES[mode], key) for key in ("steps", "draws", "grain", "chroma", "smooth")}
 
 
 def main() -> None:
@@ -120,15 +126,16 @@ def main() -> None:
         for mode in chosen.modes if people else []:
             for direction in chosen.directions:
                 names, judge = direction.split(":")
-                key = (names.split("+"), judge, mode, len(people), chosen.photos)
-                known = [(c["surrogates"], c["judge"], c["mode"], c["people"], c["photos_a_person"]) for c in cells]
+                key = (names.split("+"), judge, mode, len(people), chosen.photos, search_of(mode))
+                fields = ("surrogates", "judge", "mode", "people", "photos_a_person", "search")
+                known = [tuple(c.get(field) for field in fields) for c in cells]
                 if key not in known:
                     found = cell([nets[n] for n in key[0]], nets[judge], mode, people, chosen.photos, finders)
                     cells.append(found)
                     write_json(chosen.out, cells)
                     print(line(found), flush=True)
     order = list(MODES)
-    cells.sort(key=lambda c: (c["surrogates"], order.index(c["mode"])))
+    cells.sort(key=lambda c: (c["surrogates"], order.index(c["mode"]), c["search"] != search_of(c["mode"])))
     write_text(chosen.out.with_suffix(".md"), table(cells))
 
 
@@ -140,7 +147,7 @@ def rate(found: dict[str, Any], variant: str, channel: str, far: str = "0.01") -
 
 def table(cells: list[dict[str, Any]]) -> str:
     """The cells as Markdown: one table of costs, one of match rates by channel."""
-    names = [f"{'+'.join(c['surrogates'])} → {c['judge']}, {c['mode']}" for c in cells]
+    names = [title_of(c) for c in cells]
     parts = [
         "# The cloak, measured",
         "",
@@ -171,6 +178,13 @@ def table(cells: list[dict[str, Any]]) -> str:
             parts.append(f"| {title} | {' | '.join(shown)} | {rate(c, 'cloaked', channel, '0.001')} |")
         parts += ["", *_prepared(c), ""]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def title_of(c: dict[str, Any]) -> str:
+    """Who cloaked, who judged, which mode; cells of settings that are no longer the mode's say which."""
+    old = {key: value for key, value in c["search"].items() if value != search_of(c["mode"])[key]}
+    said = "".join(f", earlier {key} {value:g}" for key, value in old.items())
+    return f"{'+'.join(c['surrogates'])} → {c['judge']}, {c['mode']}{said}"
 
 
 _SETTING = (

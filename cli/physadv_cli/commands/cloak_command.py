@@ -110,7 +110,7 @@ def cloak(
         with closing(steps):
             done = _follow(steps, len(jobs))
     result = _counted(done) | {"out": folder, "mode": mode, "embedders": [e.card.name for e in embedders]}
-    finish(result, as_json=json, summary=_said(result, folder))
+    finish(result, as_json=json, summary=_said(result, folder, photos))
     if not result["cloaked"] and not result["already done"]:
         raise typer.Exit(1)
 
@@ -260,7 +260,7 @@ def _counted(done: Sequence[Done]) -> dict[str, Any]:
     }
 
 
-def _said(result: dict[str, Any], folder: Path) -> str:
+def _said(result: dict[str, Any], folder: Path, photos: Path) -> str:
     lines = [
         f"{_count(result['cloaked'], 'photo')} cloaked ({_count(result['faces'], 'face')}), "
         f"{result['already done']} done before: {folder}"
@@ -269,5 +269,5 @@ def _said(result: dict[str, Any], folder: Path) -> str:
         lines.append(f"{result['no face']} without a face that could be found: not written, not protected")
     if result["failed"]:
         lines.append(f"{result['failed']} failed; the reasons are above and in the manifest")
-    lines.append("How well it worked: physadv cloak check " + f"{folder} --originals ORIGINALS")
+    lines.append(f"How well it worked: physadv cloak check {folder} --originals {photos}")
     return "\n".join(lines)
