@@ -90,7 +90,7 @@ def codecs(size: int = 352, batch: int = 8) -> dict[str, Callable[[], object]]:
 def distance_to_libjpeg(quality: int, size: int = 352) -> dict[str, float]:
     """RMSE in 8-bit levels of each codec's picture to OpenCV's real one, and of doing nothing."""
     picture = synthetic_background(0, height=size, width=size)
-    data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     real = to_tensor(cv2.imdecode(data, 1)[..., ::-1].copy())[None]
     image, q = to_tensor(picture)[None], torch.tensor([float(quality)])
     pictures = {"ours": jpeg(image, q), "kornia": jpeg_codec_differentiable(image, q), "untouched": image}
