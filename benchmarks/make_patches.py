@@ -94,7 +94,7 @@ def measured_bundle(name: str, settings: StickerSettings, folder: Path, target: 
     lines = [json.dumps(row, separators=(",", ":")) for row in rows]
     (target / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with Image.open(target / "preview.png") as opened:
-        small = opened.convert("RGB").resize((720, 360), Image.Resampling.LANCZOS).quantize(200)
+        small = opened.convert("RGB").resize((640, 320), Image.Resampling.LANCZOS).quantize(128)
     small.save(target / "preview.png", optimize=True)
     if settings.boxes is not None:
         shutil.copy(settings.boxes, target)

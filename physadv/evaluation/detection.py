@@ -57,7 +57,7 @@ class DetectionMetrics:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the card."""
-        parts = {"fnr": self.fnr, "ap50": self.ap, "extra_boxes": self.extra}
+        parts: dict[str, Rate | Estimate] = {"fnr": self.fnr, "ap50": self.ap, "extra_boxes": self.extra}
         return {name: part.as_dict() for name, part in parts.items() if part.n}
 
 

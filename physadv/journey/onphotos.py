@@ -205,7 +205,8 @@ def _answer(victim: LoadedVictim, photo: Photo, size: int) -> Prediction:
         side = min(image.shape[-2:])
         y, x = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
         image = image[..., y : y + side, x : x + side]
-    return victim(resize(image, size, size).to(device))
+    answer: Prediction = victim(resize(image, size, size).to(device))
+    return answer
 
 
 def _own_class(victim: LoadedVictim, photo: Photo, size: int) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 from physadv.attacks.patch import Measured, measure
 from physadv.core.errors import OptionError, PhysadvError
 from physadv.evaluation.rows import Row
-from physadv.journey.sticker import ANYWHERE, StickerSettings, build_task, goal_for, rates_table, view_for
+from physadv.journey.onphotos import ANYWHERE
+from physadv.journey.sticker import StickerSettings, build_task, goal_for, rates_table, view_for
 from physadv.journey.verify import located, settings_of
 from physadv.printing.bundle import Bundle
 from physadv.victims.cards import LoadedVictim
@@ -52,8 +53,9 @@ def transfer(
     decides which draws count. ``data`` is where the files on the cards lie; ``scenes`` replaces "signs",
     "backgrounds", "photos" or "boxes" of every bundle. What a victim cannot be asked becomes a cell with its reason.
     """
+    changed: dict[str, Any] = dict(scenes or {})
     for bundle in bundles:
-        settings = replace(located(settings_of(bundle), bundle, data), device="cpu", **(scenes or {}))
+        settings = replace(located(settings_of(bundle), bundle, data), device="cpu", **changed)
         name, made_on = bundle.card.patch.name, settings.victim
         task, own = build_task(settings)
         task = replace(task, mask=bundle.mask)

@@ -78,7 +78,7 @@ def verify(
     takes new draws (a sharper test). Agreement: the new rate lies in the card's interval, or, with new draws, the two
     intervals overlap. Raises BundleError where the victim's weights are not those on the card.
     """
-    chosen = {k: v for k, v in (given or {}).items() if v is not None}
+    chosen: dict[str, Any] = {k: v for k, v in (given or {}).items() if v is not None}
     settings = located(replace(settings_of(bundle), **chosen, device="cpu"), bundle, data)
     check_profiles(asdict(settings), bundle.card.optimisation, bundle.folder)
     task, victim = build_task(settings)
