@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from kornia.enhance import jpeg_codec_differentiable
 
@@ -91,7 +92,7 @@ def distance_to_libjpeg(quality: int, size: int = 352) -> dict[str, float]:
     """RMSE in 8-bit levels of each codec's picture to OpenCV's real one, and of doing nothing."""
     picture = synthetic_background(0, height=size, width=size)
     _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    real = to_tensor(cv2.imdecode(data, 1)[..., ::-1].copy())[None]
+    real = to_tensor(np.asarray(cv2.imdecode(data, 1))[..., ::-1].copy())[None]
     image, q = to_tensor(picture)[None], torch.tensor([float(quality)])
     pictures = {"ours": jpeg(image, q), "kornia": jpeg_codec_differentiable(image, q), "untouched": image}
     return {name: round(float((p - real).square().mean().sqrt() * 255), 3) for name, p in pictures.items()}
