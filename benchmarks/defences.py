@@ -83,7 +83,7 @@ PLANS: dict[str, Plan] = {
     "smoothadv": Plan(
         mnist("smoothadv", 4, sigma=SIGMA, steps=3, eps=0.5, norm="l2", batch=128), limit=PART, smoothing=True
     ),
-    "polytope": Plan(mnist("polytope", 3, projections=5, batch=128, judged=100), limit=PART, bound="polytope"),
+    "polytope": Plan(mnist("polytope", 3, projections=5, batch=128, judged=100), limit=8000, bound="polytope"),
     "ibp-0.3": Plan(mnist("ibp", 8, eps=0.3, **SHORT), limit=PART, bound="ibp", whole=True),
     "crown-ibp-0.3": Plan(mnist("crown-ibp", 8, eps=0.3, **SHORT), limit=PART, bound="ibp", whole=True),
     "signs-standard": Plan(signs("standard", 12), GTSRB, side=32),
