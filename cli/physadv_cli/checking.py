@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physadv_cli.runs import console, finish
+from physadv_cli.runs import finish
 
 if TYPE_CHECKING:
-    from physadv.capture.check import Feed, Progress
+    from physadv.capture.check import Feed
     from physadv.capture.geometry import Box
-    from physadv.capture.locate import Locator
+    from physadv.capture.lens import LensFor
+    from physadv.capture.places import Location, Locator
+    from physadv.capture.posing import WidthOf
     from physadv.capture.sources import Source
+    from physadv.printing.bundle import Bundle
     from physadv.victims.cards import LoadedVictim
 
 
@@ -28,6 +31,7 @@ class Asked:
     target_class: str | None
     sign_width_mm: float | None
     about: dict[str, Any] = field(default_factory=dict)
+    bundle: Bundle | None = None
 
 
 def what_is_asked(
@@ -48,10 +52,12 @@ def what_is_asked(
             limit = "then --victim, --goal and --true-class must be given"
             raise OptionError("no --bundle", limit, "name the bundle that was printed")
         return Asked(victim, goal, true_class, target_class, sign_width_mm)
-    card = read_bundle(bundle).card
+    opened = read_bundle(bundle)
+    card = opened.card
     about = {
         "name": card.patch.name, "sha256": card.patch.sha256, "folder": str(bundle),
-        "victim": card.victim.name, "victim_sha256": card.victim.sha256,
+        "victim": card.victim.name, "victim_sha256": card.victim.sha256, "heldout": card.heldout,
+        "sign": card.placement.sign, "sign_width_mm": card.placement.sign_width_mm,
     }  # fmt: skip
     return Asked(
         victim or card.victim.name,
@@ -60,6 +66,7 @@ def what_is_asked(
         target_class or card.patch.target_class,
         sign_width_mm or card.placement.sign_width_mm,
         {"bundle": about},
+        opened,
     )
 
 
@@ -83,10 +90,11 @@ def open_feeds(
 
 
 def build_locator(
-    strategy: str, *, box: Box | None, weights: Path | None, victim: LoadedVictim, twins_only: bool
+    strategy: str, *, box: Box | None, weights: Path | None, victim: LoadedVictim, twins_only: bool, asked: Asked
 ) -> Locator:
     """The strategy's locator; a detector is loaded for classifiers only, and in "auto" only if its weights are here."""
     from physadv.capture.locate import locator_for
+    from physadv.capture.references import sign_pictures
     from physadv.core.errors import VictimError
     from physadv.victims.registry import load_victim
 
@@ -98,7 +106,71 @@ def build_locator(
         except VictimError:
             if wanted:
                 raise
-    return locator_for(strategy, box=box, detector=detector, whole_frame=victim.card.task == "detect")
+    by_features = asked.bundle is not None and strategy in {"auto", "features"} and not twins_only and box is None
+    references = sign_pictures(asked.bundle) if by_features and asked.bundle else []
+    return locator_for(
+        strategy, box=box, detector=detector, references=references, whole_frame=victim.card.task == "detect"
+    )
+
+
+def width_of(given: float | None, asked: Asked, paper: str) -> WidthOf:
+    """The sign's width in mm: what was typed, a test page's where its markers were seen, else the bundle's sign."""
+    from physadv.printing.layout import sign_page_layout
+
+    page = sign_page_layout(paper, "clean").sign.w
+
+    def width(place: Location) -> float | None:
+        if given is not None:
+            return given
+        return page if place.by == "fiducials" else asked.sign_width_mm
+
+    return width
+
+
+def lens_of(profile: Path | None, focal_px: float | None) -> LensFor:
+    """The lens by profile or by focal length. Raises OptionError for both."""
+    from physadv.capture.lens import lens_for
+    from physadv.core.errors import OptionError
+
+    if profile is not None and focal_px is not None:
+        raise OptionError("--camera-profile with --focal-px", "one of the two", "the profile holds the focal length")
+    return lens_for(profile, focal_px)
+
+
+def geometry(profile: Path | None, focal_px: float | None, paper: str, sign_width_mm: float | None) -> dict[str, Any]:
+    """What distances rest on, for the record and the report."""
+    from physadv.capture.lens import ASSUMED
+    from physadv.printing.layout import sign_page_layout
+
+    known = "profile" if profile else "typed" if focal_px else "assumed"
+    words = {
+        "profile": f"profile {profile.name if profile else ''}",
+        "typed": f"focal length {focal_px or 0:g} px, as typed",
+        "assumed": f"assumed: focal length {ASSUMED:g} times the picture's longer side",
+    }[known]
+    page = sign_width_mm or sign_page_layout(paper, "clean").sign.w
+    return {"geometry": {"lens": known, "lens_words": words, "page_sign_mm": round(page, 1)}}
+
+
+def parse_distance(text: str | None) -> float | None:
+    """A distance as people write it, 2.5m, 250cm or 2.5, in metres. Raises OptionError for anything else."""
+    import re
+
+    from physadv.core.errors import OptionError
+
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(mm|cm|m)?\s*", text)
+    if match is None:
+        raise OptionError(f"--distance {text}", "a length is needed", "write 2.5m, 250cm or 2500mm")
+    return float(match[1]) * {"mm": 0.001, "cm": 0.01, "m": 1.0}[match[2] or "m"]
+
+
+def twin_summary(folder: Path | None, bundle: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the report says of a check of the twin, beside this one. Raises OptionError for one that was filmed."""
+    from physadv.report.stages import stage_of_check
+
+    return {} if folder is None else {"twin_check": stage_of_check(folder, bundle)}
 
 
 def score_threshold(given: float | None, victim: LoadedVictim) -> float:
@@ -111,29 +183,6 @@ def score_threshold(given: float | None, victim: LoadedVictim) -> float:
 def all_twins(*specs: str | None) -> bool:
     """Whether every source given is a twin's folder, whose signs need no finding."""
     return all((Path(s) / "truth.jsonl").is_file() for s in specs if s is not None)
-
-
-def follow(steps: Iterable[Progress]) -> None:
-    """Show where the check stands; Ctrl-C ends it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
-    said = TextColumn("{task.description}")
-    columns = (SpinnerColumn(), said, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("opening", total=None)
-        try:
-            for step in steps:
-                bar.update(task, completed=step.judged, total=step.total, description=standing(step))
-        except KeyboardInterrupt:
-            bar.stop()
-            console.print("stopped; reporting what was measured")
-
-
-def standing(step: Progress) -> str:
-    """Where a check stands, in a few words."""
-    met = ", ".join(f"{block} {hits}/{n}" for block, (hits, n) in step.success.items())
-    unseen = f"no sign found in {step.left_out} frames" if step.left_out else ""
-    return "; ".join(part for part in (met and f"goal met: {met}", unseen) if part)
 
 
 def report_run(folder: Path, *, as_json: bool) -> None:
@@ -153,6 +202,8 @@ def in_words(summary: Mapping[str, Any], html: Path) -> str:
             f"  {name:5}  goal met {b['attack_success_rate']:6.1%} [{b['low']:.1%}, {b['high']:.1%}]  "
             f"true class {b['true_class_rate']:6.1%}  n {b['frames']}, clips {b['clips']}"
         )
+    lines += [str(stage) for stage in summary["stages_in_words"]]
+    lines += [str(line) for line in summary["missing"]]
     lines += [f"note: {note}" for note in summary["notes"]]
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
     return "\n".join([*lines, f"report: {html}"]).replace("[", "\\[")
@@ -160,11 +211,9 @@ def in_words(summary: Mapping[str, Any], html: Path) -> str:
 
 def recorded(options: Mapping[str, Any], asked: Asked, box: Box | None) -> dict[str, Any]:
     """What config.toml records: the options, and what they resolved to; addresses without their passwords."""
-    from dataclasses import asdict
-
     from physadv.capture.sources import public_address
 
-    merged = {**options, **{k: v for k, v in asdict(asked).items() if k != "about"}, "box": box}
+    merged = {**options, **{k: v for k, v in vars(asked).items() if k not in {"about", "bundle"}}, "box": box}
     return {k: public_address(v) if isinstance(v, str) else v for k, v in merged.items()}
 
 

@@ -1,28 +1,35 @@
 """The check: frames in, one row a frame out, judged by the victim in blocks clean, blank and patch.
 
 The folder of a check holds rows.jsonl (written as it goes), check.json (what was asked, of what, with which warnings)
-and examples/ (a few frames of each outcome). Tables and report are made from these alone.
+and examples/ (a few frames of each outcome). Tables and report are made from these alone. The same check on the same
+folder goes on where it was stopped or killed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from physadv.capture.enough import check_width
 from physadv.capture.examples import Examples
+from physadv.capture.folder import EXAMPLES, ROWS, SETTINGS, assert_fresh, continued
 from physadv.capture.frames import BLOCKS, Source
 from physadv.capture.judge import IOU, THRESHOLD, CardedVictim, Question, ask
-from physadv.capture.locate import Locator
+from physadv.capture.markers import LEAST_PX
+from physadv.capture.places import Locator
+from physadv.capture.rates import count
+from physadv.capture.remote import Remote
 from physadv.capture.session import Feed, Progress, Session
 from physadv.core.errors import CaptureError, OptionError
 from physadv.core.files import write_json
+from physadv.evaluation.rows import read_rows
 
-ROWS, SETTINGS, EXAMPLES = "rows.jsonl", "check.json", "examples"
 MARGIN = 0.08
 __all__ = ["EXAMPLES", "MARGIN", "ROWS", "SETTINGS", "Feed", "Progress", "assert_fresh", "run_check"]
 
@@ -44,6 +51,9 @@ def run_check(
     device: str = "cpu",
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
+    width: float | None = None,
+    remote: Remote | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Generator[Progress, None, None]:
     """Judge every frame of ``feeds``; yield after each batch and each frame left out.
 
@@ -51,45 +61,66 @@ def run_check(
 
     Classifiers see the sign's bounding square, wider by ``margin`` on each side, resized by area; detectors see the
     whole frame, and the sign counts as its class when a detection of it scores ``threshold`` or more and overlaps the
-    sign's box by ``iou``. ``max_frames`` is a limit per block. ``about`` is recorded as it is.
+    sign's box by ``iou``. ``max_frames`` is a limit per block; ``width`` ends a block when its 95 % interval is that
+    narrow. ``about`` is recorded as it is. ``remote`` lets somebody who watches name the block and end the check;
+    ``tell`` is called with a line when a source is lost or comes back.
 
-    Raises OptionError for classes, goals and folders that do not fit, CaptureError when no frame could be judged,
-    VictimError for NaN. Closing the generator ends the check; what was judged is kept.
+    A folder with rows of the same check, stopped before its end, is continued: files go on at the first frame not
+    judged, live sources with clips of a new name. Raises OptionError for classes, goals and folders that do not fit,
+    CaptureError when no frame could be judged, VictimError for NaN. Closing the generator ends the check; what was
+    judged is kept.
     """
     target, card = Path(folder), victim.card
     question = ask(card, goal=goal, true_class=true_class, target_class=target_class, threshold=threshold, iou=iou)
-    assert_fresh(target)
     if not feeds:
         raise OptionError("no source", "at least one is needed", "name a camera, a video or a folder")
-    session = Session(
-        target / ROWS, victim, question, locator, Examples(seed), margin, max(1, batch), max_frames, device
-    )
+    check_width(width)
     settings = _settings(question, feeds, margin, seed, about)
+    earlier = continued(target, settings)
+    session = Session(
+        target / ROWS, victim, question, locator, Examples(seed), margin, max(1, batch), max_frames, device, width,
+        remote or Remote(),
+    )  # fmt: skip
+    settings |= {"width": width, "attempt": _take_up(session, target, earlier)}
     with _recorded(target, session, feeds, settings), _evaluating(victim):
         total = _expected(feeds, max_frames)
         for feed in feeds:
-            yield from _drain(session, feed, total)
-        if session.newest is None:
+            feed.source.tell = tell or session.remote.say
+            yield from _drain(session, feed, total, settings["attempt"])
+        if not any(session.kept.values()):
             why = "; ".join(f"{n} {what}" for what, n in session.left_out.items()) or "the sources gave none"
-            raise CaptureError("no frame could be judged", why, "try --locate, --box x0,y0,x1,y1 or --block")
+            limit = f"{why}{_sizes(session)}"
+            raise CaptureError("no frame could be judged", limit, "try --locate, --box x0,y0,x1,y1 or --block")
 
 
-def assert_fresh(folder: str | Path) -> None:
-    """Raise OptionError where ``folder`` holds the rows of a check already: two checks must not mix."""
-    if (Path(folder) / ROWS).exists():
-        raise OptionError(f"{folder}", "already holds the rows of a check", "name another folder with --out")
+def _take_up(session: Session, folder: Path, earlier: Mapping[str, Any] | None) -> int:
+    """Count what earlier attempts judged; the number of this attempt."""
+    if earlier is None:
+        return 1
+    rows = list(read_rows(folder / ROWS))
+    session.remember(rows)
+    session.examples.take_up(folder / EXAMPLES, rows)
+    return int(earlier.get("attempt", 1)) + 1
 
 
-def _drain(session: Session, feed: Feed, total: int | None) -> Iterator[Progress]:
+def _drain(session: Session, feed: Feed, total: int | None, attempt: int) -> Iterator[Progress]:
     """Judge one feed to its end, or until every block it can hold has its frames."""
     with feed.source as source:
         for frame in source:
+            if session.remote.stopped:
+                break
+            if source.live and attempt > 1:  # clips are trials: those of another attempt are others
+                frame = replace(frame, clip=f"take{attempt}-{frame.clip}")
             view = session.view(feed, frame)
             judged = view is not None and (session.add(view) or (source.live and session.flush()))
+            if judged:
+                session.examples.save_now_and_then(session.rows.parent / EXAMPLES)
             if judged or view is None:  # who holds a page up to a camera must see that it is not recognised
                 yield session.progress(total)
             if _enough(session, feed):
                 break
+        else:
+            session.lost |= source.live
         if session.flush():
             yield session.progress(total)
 
@@ -133,8 +164,22 @@ def _settings(
         "margin": None if detects else margin,
         "seed": seed,
         "simulation": any(f.source.simulation for f in feeds),
+        "asked_of": [[f.source.name, f.block or f.fallback] for f in feeds],
         **(about or {}),
     }
+
+
+def _refusals(session: Session) -> list[str]:
+    """What was seen too small to be measured."""
+    if not session.refused_px:
+        return []
+    frames = count(len(session.refused_px), "frame")
+    return [f"{frames} refused{_sizes(session)}: come closer, or print the signs larger"]
+
+
+def _sizes(session: Session) -> str:
+    px = session.refused_px
+    return f" (markers of {min(px):.0f} to {max(px):.0f} px, {LEAST_PX:g} are needed)" if px else ""
 
 
 @contextmanager
@@ -144,7 +189,7 @@ def _recorded(folder: Path, session: Session, feeds: Sequence[Feed], settings: d
     status = "stopped"
     try:
         yield
-        status = "complete"
+        status = "stopped" if session.remote.stopped else "lost" if session.lost else "complete"
     finally:
         for feed in feeds:
             feed.source.close()
@@ -156,7 +201,8 @@ def _recorded(folder: Path, session: Session, feeds: Sequence[Feed], settings: d
             "located_by": {block: dict(ways) for block, ways in session.located.items()},
             "left_out": dict(session.left_out),
             "warnings": [w for f in feeds for w in f.source.warnings]
-            + [f"{n} {what}" for what, n in session.contradicted.items()],
+            + [f"{n} {what}" for what, n in session.contradicted.items()]
+            + _refusals(session),
         }
         write_json(folder / SETTINGS, settings)
 

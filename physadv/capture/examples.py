@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,11 @@ import numpy as np
 
 from physadv.capture.geometry import Corners, Pixels, box_of, crop_square, resize, square_around
 from physadv.core.files import write_json
-from physadv.core.images import save_png
+from physadv.core.images import read_image, save_png, to_uint8
 from physadv.core.seeds import numpy_generator
 
 SIDE, CONTEXT, INDEX = 160, 0.35, "index.json"
+SAVE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,9 @@ class _Kept:
 class Examples:
     """Keeps ``keep`` pictures per block and outcome by reservoir sampling (Vitter 1985); same rows, same choice."""
 
-    def __init__(self, seed: int = 0, *, keep: int = 4) -> None:
+    def __init__(self, seed: int = 0, *, keep: int = 6) -> None:
         self.keep = keep
+        self._saved = time.monotonic()
         self._seen: Counter[tuple[str, bool]] = Counter()
         self._kept: dict[tuple[str, bool], list[_Kept]] = {}
         self._random = numpy_generator(seed, "examples")
@@ -42,6 +47,23 @@ class Examples:
             kept.append(_Kept(picture(image, corners), row))
         elif (place := int(self._random.integers(0, self._seen[key]))) < self.keep:
             kept[place] = _Kept(picture(image, corners), row)
+
+    def take_up(self, folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Go on with the pictures that an earlier attempt left in ``folder``; ``rows`` are all it judged."""
+        self._seen.update((str(r["block"]), bool(r["success"])) for r in rows)
+        if not (folder / INDEX).is_file():
+            return
+        for entry in json.loads((folder / INDEX).read_text(encoding="utf-8")):
+            row = {k: v for k, v in entry.items() if k != "file"}
+            if (folder / entry["file"]).is_file():
+                kept = self._kept.setdefault((str(row["block"]), bool(row["success"])), [])
+                kept.append(_Kept(to_uint8(read_image(folder / entry["file"])), row))
+
+    def save_now_and_then(self, folder: Path) -> None:
+        """Save if the last time is ``SAVE_EVERY_S`` ago, so that a kill leaves pictures too."""
+        if time.monotonic() - self._saved >= SAVE_EVERY_S:
+            self.save(folder)
+            self._saved = time.monotonic()
 
     def save(self, folder: Path) -> None:
         """Write the pictures and index.json, which says which row each belongs to."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +34,10 @@ class Frame:
 
 
 class Source(ABC):
-    """Frames in order. ``warnings`` grows while it is read; ``settings`` is what the source reports of itself."""
+    """Frames in order. ``warnings`` grows while it is read; ``settings`` is what the source reports of itself.
+
+    ``tell`` is called with a line when something happens that somebody who watches should know at once.
+    """
 
     kind = "video"
     live = False
@@ -45,6 +48,7 @@ class Source(ABC):
         self.name = name
         self.warnings: list[str] = []
         self.settings: dict[str, Any] = {}
+        self.tell: Callable[[str], None] = lambda line: None
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...

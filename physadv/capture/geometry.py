@@ -1,8 +1,8 @@
-"""Plane geometry of a located sign: boxes, crops, and the pose a known width and focal length give."""
+"""Plane geometry of a located sign: boxes, crops, overlaps."""
 
 from __future__ import annotations
 
-from math import atan2, ceil, degrees, floor
+from math import ceil, floor
 
 import cv2
 import numpy as np
@@ -63,23 +63,3 @@ def iou_with(box: Box, boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64
     areas = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1)
     union = float((one[2:] - one[:2]).prod()) + areas - inter
     return np.asarray(inter / np.maximum(union, 1e-9), dtype=np.float64)
-
-
-def pose_from_corners(corners: Corners, width_mm: float, focal_px: float, size: tuple[int, int]) -> tuple[float, float]:
-    """(distance in m, yaw in degrees) of a square of ``width_mm`` whose TL, TR, BR, BL corners are seen in the picture.
-
-    Square pixels, principal point at the centre of the picture of ``size`` (width, height), no lens distortion. The
-    yaw is positive where the sign faces to the right of the camera; of a small square it has two solutions (IPPE;
-    Collins and Bartoli 2014), and the better fitting one is given.
-    """
-    half = width_mm / 2
-    model = np.array([[-half, -half, 0], [half, -half, 0], [half, half, 0], [-half, half, 0]], dtype=np.float64)
-    camera = np.array([[focal_px, 0, size[0] / 2], [0, focal_px, size[1] / 2], [0, 0, 1]], dtype=np.float64)
-    found, turns, shifts, _ = cv2.solvePnPGeneric(
-        model, corners.astype(np.float64), camera, None, flags=cv2.SOLVEPNP_IPPE
-    )
-    if not found:
-        return float("nan"), float("nan")
-    rotation, _ = cv2.Rodrigues(turns[0])
-    away = rotation[:, 2]  # the sign's back: x right and y down on the sign make z point away from the camera
-    return float(np.linalg.norm(shifts[0])) / 1000, degrees(atan2(-float(away[0]), float(away[2])))

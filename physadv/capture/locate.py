@@ -1,4 +1,4 @@
-"""Where the sign is in a frame: the twin's truth, printed markers, a box by hand, or a detector's box.
+"""Where the sign is in a frame: the twin's truth, printed markers, its features, a box by hand or a detector's.
 
 A locator takes a frame and says where the sign is, or None. Which one found it is written into every row.
 """
@@ -7,43 +7,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from math import isfinite
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
+from physadv.capture.features import by_features
 from physadv.capture.frames import Frame
-from physadv.capture.geometry import Box, Corners, box_of, corners_of, overlaps, pose_from_corners
+from physadv.capture.geometry import Box, Pixels, corners_of, overlaps
 from physadv.capture.judge import CardedVictim
+from physadv.capture.markers import by_fiducials
+from physadv.capture.places import Location, Locator
 from physadv.core.errors import CaptureError, OptionError
 from physadv.core.images import to_tensor
 from physadv.core.types import Detections
-from physadv.printing.fiducials import blocks_seen, corners_from_markers, dictionary
 
-STRATEGIES = ("auto", "truth", "fiducials", "box", "detector", "frame")
-
-
-@dataclass(frozen=True)
-class Location:
-    """The sign in a frame: TL, TR, BR, BL of its bounding square in px (None: somewhere in it), and who says so."""
-
-    corners: Corners | None
-    by: str
-    block: str | None = None
-    distance_m: float | None = None
-    yaw_deg: float | None = None
-
-    @property
-    def box(self) -> Box | None:
-        """The upright box around the corners."""
-        return None if self.corners is None else box_of(self.corners)
-
-
-Locator = Callable[[Frame], Location | None]
+STRATEGIES = ("auto", "truth", "fiducials", "box", "features", "detector", "frame")
+__all__ = ["STRATEGIES", "Location", "Locator", "by_fiducials", "first_of", "locator_for", "select_box"]
 
 
 def by_truth(frame: Frame) -> Location | None:
@@ -51,26 +33,8 @@ def by_truth(frame: Frame) -> Location | None:
     if frame.truth is None:
         return None
     corners = np.asarray(frame.truth["corners"], dtype=np.float64).reshape(-1, 2)
-    return Location(corners, "truth", frame.block, _number(frame.truth, "distance_m"), _number(frame.truth, "yaw_deg"))
-
-
-def by_fiducials() -> Locator:
-    """Printed markers around the sign: exact corners, and the block, for each page carries markers of its own."""
-    settings = cv2.aruco.DetectorParameters()
-    settings.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
-    detector = cv2.aruco.ArucoDetector(dictionary(), settings)
-
-    def locate(frame: Frame) -> Location | None:
-        found, ids, _ = detector.detectMarkers(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY))
-        if ids is None:
-            return None
-        seen = blocks_seen(ids.ravel().tolist())
-        block = frame.block if frame.block in seen else next(iter(seen), None)
-        corners = None if block is None else corners_from_markers(ids.ravel().tolist(), found, block=block)
-        # OpenCV counts from the centre of the first pixel, boxes from its outer corner
-        return None if corners is None else Location(corners + 0.5, "fiducials", block)
-
-    return locate
+    known = {k: _number(frame.truth, k) for k in ("distance_m", "yaw_deg", "pitch_deg", "roll_deg")}
+    return Location(corners, "truth", frame.block, **known, pose_by="truth")
 
 
 def by_box(box: Box) -> Locator:
@@ -110,10 +74,16 @@ def by_frame(frame: Frame) -> Location:
 
 
 def first_of(locators: Sequence[Locator]) -> Locator:
-    """The first locator that finds the sign speaks."""
+    """The first locator that finds a sign it need not refuse speaks; else the first that refused one."""
 
     def locate(frame: Frame) -> Location | None:
-        return next((place for locator in locators if (place := locator(frame)) is not None), None)
+        refusal: Location | None = None
+        for locator in locators:
+            place = locator(frame)
+            if place is not None and place.refused is None:
+                return place
+            refusal = refusal or place
+        return refusal
 
     return locate
 
@@ -124,43 +94,32 @@ def locator_for(
     box: Box | None = None,
     detector: CardedVictim | None = None,
     detector_class: str = "stop sign",
+    references: Sequence[Pixels] = (),
     whole_frame: bool = False,
 ) -> Locator:
-    """The locator of a strategy; "auto" tries truth, fiducials, the box and the detector (as given), in this order.
+    """The locator of a strategy.
 
-    ``whole_frame`` lets "auto" end with "somewhere in the frame", which only detectors can use well. Raises
-    OptionError for an unknown strategy, and for "box" and "detector" without one.
+    "auto" tries truth, fiducials, the box, the sign's features and the detector, of those that are given, in this
+    order; ``references`` are square pictures of the sign for its features. ``whole_frame`` lets "auto" end with
+    "somewhere in the frame", which only detectors can use well. Raises OptionError for an unknown strategy, and for
+    "box", "features" and "detector" without one.
     """
     if strategy not in STRATEGIES:
         raise OptionError(f"locate {strategy!r}", f"one of {', '.join(STRATEGIES)}", "correct it")
     made: dict[str, Locator] = {"truth": by_truth, "fiducials": by_fiducials(), "frame": by_frame}
     if box is not None:
         made["box"] = by_box(box)
+    if len(references):
+        made["features"] = by_features(references)
     if detector is not None:
         made["detector"] = by_detector(detector, detector_class)
     if strategy == "auto":
-        order = ("truth", "fiducials", "box", "detector", *(["frame"] if whole_frame else []))
+        order = ("truth", "fiducials", "box", "features", "detector", *(["frame"] if whole_frame else []))
         return first_of([made[name] for name in order if name in made])
     if strategy not in made:
-        raise OptionError(f"locate {strategy!r}", f"no {strategy} was given", "give --box or the detector's weights")
+        remedy = "give --box, the bundle, or the detector's weights"
+        raise OptionError(f"locate {strategy!r}", f"no {strategy} was given", remedy)
     return made[strategy]
-
-
-def with_pose(locator: Locator, *, sign_width_mm: float, focal_px: float) -> Locator:
-    """Add distance and yaw, from the sign's true width and the lens, where exact corners are known and no truth is."""
-
-    def locate(frame: Frame) -> Location | None:
-        place = locator(frame)
-        if place is None or place.corners is None or place.distance_m is not None:
-            return place
-        size = (frame.image.shape[1], frame.image.shape[0])
-        distance, yaw = pose_from_corners(place.corners, sign_width_mm, focal_px, size)
-        if not isfinite(distance):
-            return place
-        # a box has no perspective in it: its corners tell how far, not how turned
-        return replace(place, distance_m=distance, yaw_deg=yaw if place.by == "fiducials" else None)
-
-    return locate
 
 
 def select_box(frame: Frame, *, title: str = "Draw a box around the sign, then press Enter") -> Box:

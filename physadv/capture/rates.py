@@ -50,10 +50,11 @@ class Conclusion:
 def tabulate(rows: Iterable[Row], *, seed: int = 0) -> dict[str, BlockRates]:
     """Rates of each block that has frames, in the order clean, blank, patch; bootstrap over clips."""
     kept = list(rows)
-    return {b: _block(b, of_block, seed) for b in BLOCKS if (of_block := [r for r in kept if r["block"] == b])}
+    return {b: block_rates(b, of_block, seed) for b in BLOCKS if (of_block := [r for r in kept if r["block"] == b])}
 
 
-def _block(block: str, rows: Sequence[Row], seed: int) -> BlockRates:
+def block_rates(block: str, rows: Sequence[Row], seed: int = 0) -> BlockRates:
+    """Both rates of one block, bootstrapped over clips."""
     clips = [str(r["clip"]) for r in rows]
     true = clustered([bool(r["true"]) for r in rows], clips, seed=seed)
     attack = clustered([bool(r["success"]) for r in rows], clips, seed=seed)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
+from physadv.capture.enough import STEP, stand
 from physadv.capture.examples import Examples
 from physadv.capture.frames import BLOCKS, Frame, Source
 from physadv.capture.geometry import Box, Pixels, crop_square, overlaps, resize, square_around
 from physadv.capture.judge import Answer, CardedVictim, Question, answers
-from physadv.capture.locate import Location, Locator
+from physadv.capture.places import Location, Locator
+from physadv.capture.rates import block_rates
+from physadv.capture.remote import Remote
 from physadv.core.images import to_tensor
 from physadv.evaluation.rows import Row, append_rows
 from physadv.victims.cards import VictimCard
@@ -40,6 +43,13 @@ class Progress:
     """Block -> (frames with the true class as verdict, frames)."""
     success: Mapping[str, tuple[int, int]]
     """Block -> (frames in which the goal was met, frames)."""
+    rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    """Block -> all its rows so far; they go on growing."""
+    frame: Frame | None = None
+    """The newest frame, judged or not, and what was found in it."""
+    place: Location | None = None
+    block: str | None = None
+    """The block that frame belongs to, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,8 @@ class Session:
     batch: int
     max_frames: int | None
     device: str
+    width: float | None = None
+    remote: Remote = field(default_factory=Remote)
     taken: Counter[str] = field(default_factory=Counter)
     judged: Counter[str] = field(default_factory=Counter)
     true: Counter[str] = field(default_factory=Counter)
@@ -75,32 +87,69 @@ class Session:
     located: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     waiting: list[View] = field(default_factory=list)
     newest: Row | None = None
+    lost: bool = False
+    kept: dict[str, list[Row]] = field(default_factory=lambda: {b: [] for b in BLOCKS})
+    known: set[tuple[str, str, int]] = field(default_factory=set)
+    refused_px: list[float] = field(default_factory=list)
+    looking: tuple[Frame | None, Location | None, str | None] = (None, None, None)
+    _narrow: dict[str, tuple[int, bool]] = field(default_factory=dict)
 
     def full(self, block: str) -> bool:
-        """Whether the block has all the frames it may have."""
-        return self.max_frames is not None and self.taken[block] >= self.max_frames
+        """Whether the block has all the frames it may have, or an interval as narrow as was asked."""
+        if self.max_frames is not None and self.taken[block] >= self.max_frames:
+            return True
+        return self.width is not None and self._is_narrow(block, self.width)
+
+    def _is_narrow(self, block: str, width: float) -> bool:
+        """Looked at every ``STEP`` rows; narrow once is narrow."""
+        rows = self.kept[block]
+        looked, narrow = self._narrow.get(block, (0, False))
+        if not narrow and len(rows) - looked >= STEP:
+            narrow = stand(block_rates(block, rows), width).done
+            self._narrow[block] = len(rows), narrow
+        return narrow
+
+    def remember(self, rows: Sequence[Row]) -> None:
+        """Take up rows of an earlier attempt: they count, and their frames are not judged again."""
+        for row in rows:
+            self.known.add((row["block"], row["clip"], int(row["frame"])))
+            self.taken[row["block"]] += 1
+            self.located[row["block"]][str(row.get("located_by", "unknown"))] += 1
+            self._tally(row)
 
     def view(self, feed: Feed, frame: Frame) -> View | None:
         """Locate the sign and cut what the victim sees; None, and a count, for a frame that cannot be used."""
         frame = frame if feed.block is None else replace(frame, block=feed.block)
+        if frame.block is not None and (frame.block, frame.clip, frame.index) in self.known:
+            return None
         place = self.locator(frame)
-        if place is None:
-            self.left_out[f"{frame.block or feed.fallback or 'unsorted'}: sign not found"] += 1
+        block = frame.block or (place.block if place is not None else None) or self.remote.block or feed.fallback
+        self.looking = frame, place, block
+        why = self._unusable(frame, place, block)
+        if why is not None:
+            self.left_out[why] += 1
             return None
-        block = frame.block or place.block or feed.fallback
-        if block not in BLOCKS:
-            self.left_out["unsorted: block not known"] += 1
-            return None
-        if place.box is not None and not overlaps(place.box, frame.image):
-            self.left_out[f"{block}: sign outside the frame"] += 1
-            return None
-        if self.full(block):
+        if place is None or block is None or self.full(block) or (block, frame.clip, frame.index) in self.known:
             return None
         if place.block in BLOCKS and place.block != block:
             self.contradicted[f"{block} frames carry the markers of the {place.block} page"] += 1
+        if place.note is not None:
+            self.contradicted[place.note] += 1
         self.taken[block] += 1
         self.located[block][place.by] += 1
         return self._cut(frame, place, block)
+
+    def _unusable(self, frame: Frame, place: Location | None, block: str | None) -> str | None:
+        """Why a frame has to be left out; None where it need not."""
+        if place is None:
+            return f"{block or 'unsorted'}: sign not found"
+        if block not in BLOCKS:
+            return "unsorted: block not known"
+        if place.refused is not None:
+            self.refused_px += [] if place.marker_px is None else [place.marker_px]
+            return f"{block}: {place.refused}"
+        outside = place.box is not None and not overlaps(place.box, frame.image)
+        return f"{block}: sign outside the frame" if outside else None
 
     def add(self, view: View) -> bool:
         """Put a view into the batch; judge the batch when it is full or sizes differ. True if any was judged."""
@@ -129,24 +178,42 @@ class Session:
         true = {b: (self.true[b], self.judged[b]) for b in BLOCKS if self.judged[b]}
         success = {b: (self.success[b], self.judged[b]) for b in BLOCKS if self.judged[b]}
         left_out = sum(self.left_out.values())
-        return Progress(sum(self.judged.values()), left_out, total, self.newest, true, success)
+        rows = {b: kept for b, kept in self.kept.items() if kept}
+        return Progress(sum(self.judged.values()), left_out, total, self.newest, true, success, rows, *self.looking)
 
     def _cut(self, frame: Frame, place: Location, block: str) -> View:
         box = place.box
         crop_px = None if box is None else round(max(box[2] - box[0], box[3] - box[1]))
         row: Row = {
             "clip": frame.clip, "block": block, "frame": frame.index, "time_s": round(frame.time_s, 4),
-            "distance_m": place.distance_m, "yaw_deg": place.yaw_deg, "crop_px": crop_px, "located_by": place.by,
+            "distance_m": _short(place.distance_m), "yaw_deg": _short(place.yaw_deg),
+            "pitch_deg": _short(place.pitch_deg), "roll_deg": _short(place.roll_deg), "pose_by": place.pose_by,
+            "crop_px": crop_px, "located_by": place.by,
         }  # fmt: skip
+        if place.marker_px is not None:
+            row["marker_px"] = round(place.marker_px, 1)
+        if place.poses:
+            row["reprojection_px"] = [round(p.error_px, 3) for p in place.poses]
+        if len(place.poses) > 1:  # the solution that was not believed
+            other = place.poses[1]
+            row["other_pose"] = [round(v, 4) for v in (other.distance_m, other.yaw_deg, other.pitch_deg)]
         return View(seen(frame.image, box, self.victim.card, self.margin), box, row, frame, place)
 
     def _count(self, view: View, row: Row) -> None:
+        self._tally(row)
+        self.examples.offer(view.frame.image, view.place.corners, row)
+        self.newest = row
+
+    def _tally(self, row: Row) -> None:
         block = row["block"]
         self.judged[block] += 1
         self.true[block] += row["true"]
         self.success[block] += row["success"]
-        self.examples.offer(view.frame.image, view.place.corners, row)
-        self.newest = row
+        self.kept[block].append(row)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def seen(image: Pixels, box: Box | None, card: VictimCard, margin: float) -> Pixels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,13 +14,15 @@ import numpy as np
 
 from physadv.capture.frames import BLOCKS, Frame, Source, block_in, block_of
 from physadv.capture.live import LiveSource
-from physadv.capture.opening import Size, open_camera, open_url, read_back
+from physadv.capture.opening import Opened, Size, open_camera, open_url
 from physadv.capture.recordings import Clip, ClipSource, PhotoSource
 from physadv.core.errors import CaptureError
 from physadv.core.images import SUFFIXES
 from physadv.evaluation.rows import read_rows
 
 VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mjpg", ".mjpeg", ".mpg", ".mpeg", ".ts"})
+LIVE_CLIP_S = 10.0
+"""Clips of a live source, where nothing else is asked: long enough for a hand to have moved the sign."""
 __all__ = ["BLOCKS", "VIDEO_SUFFIXES", "Frame", "Source", "block_of", "open_source", "public_address"]
 
 
@@ -32,20 +34,26 @@ def open_source(
     clip_seconds: float = 0.0,
     every: int = 1,
     max_frames: int | None = None,
+    retry_s: float = 0.0,
+    hold: bool = True,
 ) -> Source:
     """Open ``spec``: a camera index ("0"), a stream or video address, a video, or a folder of photos, clips or a twin.
 
     ``clip_seconds`` cuts a longer recording into clips of that length (0: a recording is one clip; live sources are
-    then cut every 10 s). ``every`` takes each n-th frame of a file. ``max_frames`` spreads that many frames a block
-    evenly over a twin's clips. Raises CaptureError naming what did not open; nothing waits longer than ``timeout_s``.
+    then cut every ``LIVE_CLIP_S``). ``every`` takes each n-th frame of a file. ``max_frames`` spreads that many frames
+    a block evenly over a twin's clips. A live source that is lost is tried again for ``retry_s`` (0: not at all);
+    ``hold`` locks a camera's exposure, white balance and focus. Raises CaptureError naming what did not open; nothing
+    waits longer than ``timeout_s``.
     """
     text = str(spec).strip()
     device = re.fullmatch(r"(?:/dev/video)?(\d{1,3})", text)
     if device and not Path(text).is_file() and not Path(text).is_dir():
-        capture, got = open_camera(int(device[1]), size=camera_size, timeout_s=timeout_s)
-        return LiveSource(f"camera {device[1]}", "camera", capture, got, clip_seconds or 10.0, timeout_s, camera_size)
+        return _live(
+            f"camera {device[1]}", "camera", clip_seconds, timeout_s, retry_s,
+            lambda: open_camera(int(device[1]), size=camera_size, timeout_s=timeout_s, hold=hold),
+        )  # fmt: skip
     if "://" in text:
-        return _open_address(text, timeout_s, clip_seconds, every)
+        return _open_address(text, timeout_s, clip_seconds, every, retry_s)
     path = Path(text)
     if path.is_dir():
         return _open_folder(path, timeout_s, clip_seconds, every, max_frames)
@@ -63,14 +71,23 @@ def public_address(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if "://" in url else url
 
 
-def _open_address(url: str, timeout_s: float, clip_seconds: float, every: int) -> Source:
+def _live(
+    name: str, kind: str, clip_seconds: float, timeout_s: float, retry_s: float, opening: Callable[[], Opened]
+) -> LiveSource:
+    return LiveSource(
+        name, kind, opening(), clip_seconds=clip_seconds or LIVE_CLIP_S, stall_s=timeout_s, retry_s=retry_s,
+        again=opening,
+    )  # fmt: skip
+
+
+def _open_address(url: str, timeout_s: float, clip_seconds: float, every: int, retry_s: float) -> Source:
     """A recorded video behind an address is read whole like a file; anything else is live."""
     parts = urlsplit(url)
     if Path(parts.path).suffix.lower() in VIDEO_SUFFIXES - {".mjpg", ".mjpeg"}:
         clip = Clip(url, Path(parts.path).stem, block_of(Path(parts.path).name))
         return ClipSource(public_address(url), [clip], timeout_s, clip_seconds, every)
-    capture = open_url(url, public_address(url), timeout_s=timeout_s)
-    return LiveSource(public_address(url), "stream", capture, read_back(capture), clip_seconds or 10.0, timeout_s)
+    name = public_address(url)
+    return _live(name, "stream", clip_seconds, timeout_s, retry_s, lambda: open_url(url, name, timeout_s=timeout_s))
 
 
 def _open_folder(folder: Path, timeout_s: float, clip_seconds: float, every: int, max_frames: int | None) -> Source:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from physadv.capture.check import EXAMPLES, ROWS, SETTINGS
+from physadv.capture.enough import WIDTH, Stand, stands
+from physadv.capture.folder import EXAMPLES, ROWS, SETTINGS
+from physadv.capture.frames import BLOCKS
 from physadv.capture.rates import BlockRates, conclude, count, goal_in_words, tabulate
 from physadv.core.errors import DataError
 from physadv.core.files import write_json, write_text
@@ -17,6 +19,7 @@ from physadv.evaluation.rows import Row, read_rows
 from physadv.report.bins import along, edges, grid
 from physadv.report.charts import block_chart, heat_map, rate_along, score_strips
 from physadv.report.design import data_uri, page
+from physadv.report.stages import in_words, stage_chart, stages
 
 HTML, JSON = "report.html", "report.json"
 Settings = Mapping[str, Any]
@@ -63,6 +66,8 @@ def summarise(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
     table = tabulate(rows)
     said = conclude(table, settings)
     by_angle = grid([r for r in rows if r["block"] == "patch"])
+    known = stages(table, settings)
+    to_go = stands({b: [r for r in rows if r["block"] == b] for b in BLOCKS}, settings.get("width") or WIDTH)
     return {
         "kind": "check",
         "valid": said.valid,
@@ -70,6 +75,10 @@ def summarise(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
         "notes": said.notes,
         "simulation": bool(settings.get("simulation")),
         "blocks": {name: rates.as_dict() for name, rates in table.items()},
+        "stages": [s.as_dict() for s in known],
+        "stages_in_words": in_words(known),
+        "precision": {name: stand.as_dict() for name, stand in to_go.items()},
+        "missing": [_missing(name, stand) for name, stand in to_go.items() if not stand.done],
         "verdicts": {name: verdicts(rows, name) for name in table},
         "patch_by_distance_and_yaw": None if by_angle is None else by_angle.as_dict(),
         "warnings": warnings_of(settings),
@@ -91,8 +100,30 @@ def render(rows: Sequence[Row], settings: Settings, pictures: Sequence[Mapping[s
         limits=limits(rows, settings),
         facts=_facts(settings),
         rows_path=rows_path,
-        **{k: summary[k] for k in ("valid", "headline", "notes", "blocks", "verdicts", "warnings", "settings")},
+        **{
+            k: summary[k]
+            for k in (
+                "valid",
+                "headline",
+                "notes",
+                "blocks",
+                "verdicts",
+                "warnings",
+                "settings",
+                "stages",
+                "stages_in_words",
+                "precision",
+                "missing",
+            )
+        },
     )
+
+
+def _missing(block: str, stand: Stand) -> str:
+    """What a block lacks, in words."""
+    more = f"{count(stand.frames_missing, 'more frame')} from {count(stand.clips_missing, 'more clip')}"
+    wide = "from fewer than ten clips" if stand.width <= stand.aim else f"{100 * stand.width:.0f} points wide"
+    return f"{block}: the interval is {wide}; for {100 * stand.aim:g} points about {more} like these are missing"
 
 
 def verdicts(rows: Sequence[Row], block: str, most: int = 4) -> list[dict[str, Any]]:
@@ -130,11 +161,32 @@ def limits(rows: Sequence[Row], settings: Settings) -> list[str]:
     return [
         first if settings.get("simulation") else filmed,
         _measured_range(rows),
+        *_by_assumption(rows, settings),
         "Frames of one clip are alike. The intervals treat clips, not frames, as trials; few clips make them wide.",
         f"One victim was asked. Another model, or a whole system with tracking, maps or several frames a decision, "
         f"is not {_victim(settings).get('name', 'it')}.",
         "Success here is a single frame's verdict. It does not say what a vehicle or a person would do.",
     ]
+
+
+def _by_assumption(rows: Sequence[Row], settings: Settings) -> list[str]:
+    """What distances and angles rest on where it was not measured, and what a small paper sign stands for."""
+    geometry, said = settings.get("geometry") or {}, []
+    measured = any(r.get("pose_by") in {"fiducials", "features", "size"} for r in rows)
+    if measured and geometry.get("lens") == "assumed":
+        said.append(
+            "The camera's focal length was assumed, so distances may be 15 % wrong or more; "
+            "“physadv calibrate camera” measures it."
+        )
+    if any(r.get("pose_by") == "typed" for r in rows):
+        said.append("The distance was typed, not measured.")
+    paper, real = geometry.get("page_sign_mm"), (settings.get("bundle") or {}).get("sign_width_mm")
+    if paper and real and any(r.get("located_by") == "fiducials" for r in rows):
+        said.append(
+            f"The paper sign is {paper:.0f} mm wide, the real one {real:.0f} mm: 1 m here is seen as "
+            f"{real / paper:.1f} m there, but haze, a long lens and a moving car are not in it."
+        )
+    return said
 
 
 def _measured_range(rows: Sequence[Row]) -> str:
@@ -157,6 +209,10 @@ def _figures(rows: Sequence[Row], table: Mapping[str, BlockRates], settings: Set
     made = [
         {"svg": block_chart(table), "title": "Goal met, by block.", "caption": "Bars are 95 % intervals over clips."}
     ]
+    known = stages(table, settings)
+    if len(known) > 1:
+        caption = "The patch's success where it was made, in simulation and before the camera; bars are 95 % intervals."
+        made.append({"svg": stage_chart(known), "title": "From the screen to the camera.", "caption": caption})
     by_angle = grid(by_block.get("patch", []))
     if by_angle is not None:
         caption = "Share of patch frames that met the goal, and their number. Hatched: not measured."
@@ -208,17 +264,37 @@ def _facts(settings: Settings) -> list[tuple[str, Any]]:
         ("Score threshold", settings.get("threshold")),
         ("Least overlap (IoU) with the sign", settings.get("iou")),
         ("Margin around the sign's square", settings.get("margin")),
+        ("Lens", (settings.get("geometry") or {}).get("lens_words")),
+        ("Attempts", settings.get("attempt") if settings.get("attempt", 1) > 1 else None),
     ]
     for source in settings.get("sources") or []:
         got = source.get("settings") or {}
         size = f", {got['width']}x{got['height']} at {got.get('fps')} fps" if got.get("width") else ""
         pairs.append(("Source", f"{source.get('name')} ({source.get('kind')}{size}); block: {source.get('block')}"))
+        pairs += _camera_facts(got)
     ways = {
         b: ", ".join(f"{w} {n}" for w, n in found.items()) for b, found in (settings.get("located_by") or {}).items()
     }
     pairs += [(f"Sign located, {block}", found) for block, found in ways.items()]
     pairs += [("Started", settings.get("started")), ("Finished", settings.get("finished"))]
     return [(key, value) for key, value in pairs if value not in (None, "")]
+
+
+def _camera_facts(got: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What was asked of the camera and what it reads back."""
+    asked, facts = got.get("asked") or {}, []
+    if asked:
+        wanted = f"{asked.get('fourcc')}" + (f" {asked['width']}x{asked['height']}" if asked.get("width") else "")
+        facts.append(
+            ("Camera asked for", f"{wanted}; delivers {got.get('fourcc')} {got.get('width')}x{got.get('height')}")
+        )
+    for each in got.get("locks") if isinstance(got.get("locks"), list) else []:
+        value = f" at {each['value']:g}" if each.get("value") is not None else ""
+        why = f" ({each['why']})" if each.get("why") else ""
+        facts.append((f"Camera, {each['name']}", f"{'locked' + value if each['held'] else 'not locked'}{why}"))
+    if got.get("locks") == "not asked":
+        facts.append(("Camera", "exposure, white balance and focus were left automatic"))
+    return facts
 
 
 def _pictures(folder: Path) -> list[dict[str, Any]]:
@@ -230,9 +306,18 @@ def _pictures(folder: Path) -> list[dict[str, Any]]:
 
 
 def _groups(pictures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Patch first; within a block what met the goal first."""
-    order = [("patch", True), ("patch", False), ("clean", False), ("clean", True), ("blank", False), ("blank", True)]
+    """Frames that failed stand first: those the patch did not fool, and controls that were misread."""
+    order = [("patch", False), ("clean", True), ("blank", True), ("patch", True), ("clean", False), ("blank", False)]
+    words = {
+        ("patch", False): "frames that failed (goal not met)", ("patch", True): "goal met",
+        ("clean", True): "frames that failed (goal met without the patch)", ("clean", False): "goal not met",
+        ("blank", True): "frames that failed (goal met without the patch)", ("blank", False): "goal not met",
+    }  # fmt: skip
     grouped = [
         (block, met, [p for p in pictures if (p["block"], p["success"]) == (block, met)]) for block, met in order
     ]
-    return [{"block": block, "success": met, "shots": shots} for block, met, shots in grouped if shots]
+    return [
+        {"block": block, "success": met, "words": words[block, met], "shots": shots}
+        for block, met, shots in grouped
+        if shots
+    ]

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from physadv.capture.frames import Frame
-from physadv.capture.geometry import corners_of, crop_square, iou_with, pose_from_corners, square_around
-from physadv.capture.locate import Location, by_box, by_detector, by_fiducials, locator_for, select_box, with_pose
+from physadv.capture.geometry import corners_of, crop_square, iou_with, square_around
+from physadv.capture.lens import lens_for
+from physadv.capture.locate import Location, by_box, by_detector, by_fiducials, locator_for, select_box
+from physadv.capture.posing import with_pose
 from physadv.core.errors import CaptureError, OptionError, VictimError
 from physadv.printing.fiducials import FIDUCIALS, marker_modules, test_sign_layout
 
@@ -96,31 +98,32 @@ def test_auto_prefers_truth_then_markers_then_box() -> None:
         locator_for("guess")
 
 
-@pytest.mark.parametrize(("distance", "yaw"), [(2.0, 25.0), (5.0, -40.0), (3.0, 0.0)])
-def test_pose_of_a_projected_square(distance: float, yaw: float) -> None:
-    """Corners projected from a known pose give its distance and yaw back."""
-    half, focal, turn = 0.381, 950.0, np.deg2rad(yaw)
-    square = np.array([[-half, -half, 0], [half, -half, 0], [half, half, 0], [-half, half, 0]])
-    # the sign's normal, (0, 0, -1) when it faces the camera, turns by yaw towards +x
-    rotation = np.array([[np.cos(turn), 0, -np.sin(turn)], [0, 1, 0], [np.sin(turn), 0, np.cos(turn)]])
-    points = square @ rotation.T + [0, 0, distance]
-    pixels = points[:, :2] / points[:, 2:] * focal + [640, 360]
-    measured, angle = pose_from_corners(pixels, 762, focal, (1280, 720))
-    assert measured == pytest.approx(distance, rel=1e-3)
-    assert abs(angle) == pytest.approx(abs(yaw), abs=0.5)
-    if yaw:
-        assert np.sign(angle) == np.sign(yaw)
-
-
 def test_pose_is_added_where_it_is_known() -> None:
     """A drawn box tells distance but no angle; the truth is left as it is."""
     image = np.zeros((720, 1280, 3), np.uint8)
-    posed = with_pose(by_box((540, 260, 740, 460)), sign_width_mm=762, focal_px=950)(frame(image))
+    lens = lens_for(focal_px=950)
+    posed = with_pose(by_box((540, 260, 740, 460)), sign_width_mm=762, lens=lens)(frame(image))
     assert posed is not None
     assert posed.distance_m == pytest.approx(0.762 * 950 / 200, rel=1e-3)
-    assert posed.yaw_deg is None
-    told = Location(corners_of((0, 0, 9, 9)), "truth", distance_m=7.0, yaw_deg=1.0)
-    assert with_pose(lambda _: told, sign_width_mm=762, focal_px=950)(frame(image)) is told
+    assert (posed.yaw_deg, posed.pose_by) == (None, "size")
+    told = Location(corners_of((0, 0, 9, 9)), "truth", distance_m=7.0, yaw_deg=1.0, pose_by="truth")
+    assert with_pose(lambda _: told, sign_width_mm=762, lens=lens)(frame(image)) is told
+
+
+def test_typed_distance_is_for_what_cannot_be_measured() -> None:
+    """A typed distance stands in for an unknown width and for an assumed lens, never for a known lens."""
+    image, box = np.zeros((720, 1280, 3), np.uint8), by_box((540, 260, 740, 460))
+
+    def told(width: float | None, lens: Any) -> tuple[float | None, str | None]:
+        place = with_pose(box, sign_width_mm=width, lens=lens, typed_m=2.5)(frame(image))
+        assert place is not None
+        return place.distance_m, place.pose_by
+
+    assert told(None, lens_for(focal_px=950)) == (2.5, "typed")
+    assert told(762, lens_for()) == (2.5, "typed")
+    assert told(762, lens_for(focal_px=950))[1] == "size"
+    with pytest.raises(OptionError, match="1000 m"):
+        with_pose(box, sign_width_mm=762, lens=lens_for(), typed_m=-1)
 
 
 def test_select_without_a_display(monkeypatch: pytest.MonkeyPatch) -> None:

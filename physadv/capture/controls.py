@@ -1,0 +1,122 @@
+"""Locking a camera's exposure, white balance and focus, each read back: what was asked need not be what is held.
+
+A camera that adapts sees a dark patch brighter than a light one, so that blocks are not filmed alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+
+SETTLE_FRAMES, SETTLE_S = 20, 2.0
+_V4L2_MANUAL, _V4L2_AUTO = 1.0, 3.0
+_OTHER_MANUAL, _OTHER_AUTO = 0.25, 0.75
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One automatic that was to be switched off: what was asked, what is read back, and the value it is held at."""
+
+    name: str
+    held: bool
+    asked: float
+    got: float
+    value: float | None
+    why: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the run's record."""
+        return {k: v for k, v in asdict(self).items() if v not in (None, "")}
+
+
+@dataclass(frozen=True)
+class _Automatic:
+    name: str
+    switch: int
+    value: int
+    off: tuple[float, ...]
+    on: float
+
+
+def settle(capture: Any, frames: int = SETTLE_FRAMES, seconds: float = SETTLE_S) -> int:
+    """Read some frames, so that the automatics find their values before they are locked; returns how many came."""
+    limit, read = time.monotonic() + seconds, 0
+    while read < frames and time.monotonic() < limit:
+        ok, _ = capture.read()
+        if not ok:
+            break
+        read += 1
+    return read
+
+
+def lock(capture: Any, backend: str) -> list[Lock]:
+    """Switch exposure, white balance and focus to manual at the values they have, and read each back."""
+    return [_lock(capture, automatic) for automatic in _automatics(backend)]
+
+
+def release(capture: Any, backend: str, locks: Sequence[Lock]) -> None:
+    """Switch what was locked back to automatic: drivers keep it, and the next program would find it so."""
+    held = {each.name for each in locks if each.held}
+    for automatic in _automatics(backend):
+        if automatic.name in held:
+            _set(capture, automatic.switch, automatic.on)
+
+
+def lines(name: str, locks: Sequence[Lock]) -> list[str]:
+    """One line for all that did not lock; none where everything did."""
+    loose = [f"{each.name} ({each.why})" for each in locks if not each.held]
+    return [f"{name} did not lock {', '.join(loose)}: it may change while you film"] if loose else []
+
+
+def _automatics(backend: str) -> list[_Automatic]:
+    """What to switch. V4L2 takes its own menu numbers for exposure, other backends a quarter and three quarters."""
+    v4l2 = backend.upper().startswith("V4L")
+    manual = (_V4L2_MANUAL, _OTHER_MANUAL) if v4l2 else (_OTHER_MANUAL, _V4L2_MANUAL)
+    auto = _V4L2_AUTO if v4l2 else _OTHER_AUTO
+    return [
+        _Automatic("exposure", cv2.CAP_PROP_AUTO_EXPOSURE, cv2.CAP_PROP_EXPOSURE, manual, auto),
+        _Automatic("white balance", cv2.CAP_PROP_AUTO_WB, cv2.CAP_PROP_WB_TEMPERATURE, (0.0,), 1.0),
+        _Automatic("focus", cv2.CAP_PROP_AUTOFOCUS, cv2.CAP_PROP_FOCUS, (0.0,), 1.0),
+    ]
+
+
+def _lock(capture: Any, automatic: _Automatic) -> Lock:
+    value = _get(capture, automatic.value)
+    asked, got, took = automatic.off[0], _get(capture, automatic.switch), False
+    for asked in automatic.off:
+        took = _set(capture, automatic.switch, asked)
+        got = _get(capture, automatic.switch)
+        if took and _same(got, asked):
+            break
+    if not took:
+        return Lock(automatic.name, False, asked, got, None, "the driver does not offer it")
+    if not _same(got, asked):
+        return Lock(automatic.name, False, asked, got, None, f"asked for {asked:g}, reads back {got:g}")
+    if value in (0.0, -1.0):  # what drivers say of a value they do not know
+        return Lock(automatic.name, True, asked, got, None)
+    _set(capture, automatic.value, value)
+    kept = _get(capture, automatic.value)
+    moved = "" if _same(kept, value) else f"was {value:g}, reads back {kept:g}"
+    return Lock(automatic.name, True, asked, got, kept, moved)
+
+
+def _same(a: float, b: float) -> bool:
+    return abs(a - b) <= 0.01 + 0.02 * abs(b)
+
+
+def _set(capture: Any, key: int, value: float) -> bool:
+    try:
+        return bool(capture.set(key, value))
+    except cv2.error:
+        return False
+
+
+def _get(capture: Any, key: int) -> float:
+    try:
+        return float(capture.get(key))
+    except cv2.error:
+        return -1.0
