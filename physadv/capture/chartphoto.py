@@ -138,7 +138,8 @@ def _detect(grey: Pixels) -> dict[int, F64]:
     # dark cells beside a marker, and blur, make other squares near it: more of them are looked into
     settings.minMarkerDistanceRate, settings.adaptiveThreshWinSizeStep = 0.01, 6
     settings.perspectiveRemoveIgnoredMarginPerCell = 0.25
-    detector, found = cv2.aruco.ArucoDetector(dictionary(), settings), {}
+    detector = cv2.aruco.ArucoDetector(dictionary(), settings)
+    found: dict[int, F64] = {}
     for scale in (1.0, 2.0 if max(grey.shape) <= 2400 else 0.25, 0.5):
         way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         resized = grey if scale == 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=way)

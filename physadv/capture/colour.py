@@ -68,12 +68,12 @@ def views_of(
     for seen, frame in enumerate(source, 1):
         name = picture_name(source, frame)
         try:
-            found: ChartView | CalibrationError = read_chart(frame.image, name, camera)
-            divide_light(found)
+            view = read_chart(frame.image, name, camera)
+            divide_light(view)
             good += 1
+            yield frame, view
         except CalibrationError as error:
-            found = error
-        yield frame, found
+            yield frame, error
         if most is not None and (good >= most or (source.live and seen >= 10 * most)):
             return
 
@@ -96,10 +96,11 @@ def measure_chart(views: Sequence[ChartView]) -> Measured:
     view = average(views)
     chart = view.chart
     seen = linear_to_srgb(np.maximum(view.light, 0))[chart.places]  # (n, 2, 3)
-    valid = ~view.clipped[chart.places].any(1)
+    valid: Mask = np.logical_not(view.clipped[chart.places].any(axis=1))
     pair = de00_of_srgb(seen[:, 0], seen[:, 1])
-    spoiled, clipped = pair > MAX_PAIR, ~valid.any(1)
-    kept = ~(spoiled | clipped)
+    spoiled: Mask = pair > MAX_PAIR
+    clipped: Mask = np.logical_not(valid.any(axis=1))
+    kept: Mask = ~(spoiled | clipped)
     if kept.sum() < MIN_PATCHES:
         limit = f"only {int(kept.sum())} of {len(kept)} colours usable, {MIN_PATCHES} are needed"
         remedy = "lower the exposure, avoid reflections, and print the chart anew"

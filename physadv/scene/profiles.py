@@ -85,7 +85,7 @@ class CameraProfile:
     @property
     def opencv_matrix(self) -> F64:
         """The same for OpenCV, which counts from the centre of the first pixel."""
-        return self.matrix - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+        return np.asarray(self.matrix - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]), np.float64)
 
     def as_dict(self) -> dict[str, Any]:
         """For the JSON file."""
