@@ -25,6 +25,7 @@ from physadv.core.images import read_image
 from physadv.journey.sticker import StickerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
+LARGEST = 300_000
 BOXES = "stop-photos-boxes.csv"
 PATCHES = {
     "stop-sticker-signs-v1": StickerSettings(victim="signs", goal="untargeted", steps=300, draws=32),
@@ -94,12 +95,15 @@ def measured_bundle(name: str, settings: StickerSettings, folder: Path, target: 
     lines = [json.dumps(row, separators=(",", ":")) for row in rows]
     (target / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with Image.open(target / "preview.png") as opened:
-        small = opened.convert("RGB").resize((640, 320), Image.Resampling.LANCZOS).quantize(128)
+        small = opened.convert("RGB").resize((600, 300), Image.Resampling.LANCZOS).quantize(96)
     small.save(target / "preview.png", optimize=True)
     if settings.boxes is not None:
         shutil.copy(settings.boxes, target)
     paper = smallest_paper(settings.width_mm, settings.height_mm)
     write_sheet(read_bundle(target), target / "sheet.pdf", paper=paper)
+    if sum(f.stat().st_size for f in target.iterdir()) > LARGEST:  # `physadv print` makes the sheet at any time
+        for sheet in target.glob("sheet*"):
+            sheet.unlink()
     size = sum(f.stat().st_size for f in target.iterdir()) / 1000
     print(name, f"success {measured.success}; blank {measured.blank_success}; clean {measured.clean_recognised}")
     for block, found in measured.detection.items():
