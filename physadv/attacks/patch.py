@@ -231,7 +231,8 @@ def measure(
     """
     rows: list[Row] = []
     batch = _batch_of(task)
-    textures = {"blank": torch.full_like(patch, BLANK), "patch": finished(task, patch)}
+    paper = BLANK if task.colours is None else 1.0  # through a measured printer, bare paper is what white prints as
+    textures = {"blank": torch.full_like(patch, paper), "patch": finished(task, patch)}
     for first in range(0, draws, batch):
         size = min(batch, draws - first)
         scenes = scenes_of(task, task.material.test, size, name, first)
