@@ -23,15 +23,35 @@ def thermometer(images: Tensor, levels: int = 16) -> Tensor:
     return code.mean(-1) + 0 * images
 
 
-def staircase(images: Tensor, levels: int = 16, rounds: int = 40) -> Tensor:
-    """A smooth map towards ``levels`` steps, applied ``rounds`` times: as deep as a purifier run to convergence.
+def thermometer_code(images: Tensor, levels: int = 16) -> Tensor:
+    """(b, c, h, w) -> (b, c * levels, h, w): the code itself, for a net trained on it. No gradient."""
+    return _codes((images[:, :, None] > _marks(images, levels)).to(images)) + 0 * images.sum()
 
-    Differentiable, but its slope vanishes on the steps and explodes between them, as in PixelDefend and Defense-GAN.
+
+def soft_code(images: Tensor, levels: int = 16) -> Tensor:
+    """The stand-in of Athalye et al. (2018) for :func:`thermometer_code`: each mark rises over one level's width."""
+    return _codes(((images[:, :, None] - _marks(images, levels)) * levels + 0.5).clamp(0, 1))
+
+
+def _marks(images: Tensor, levels: int) -> Tensor:
+    return ((torch.arange(levels, device=images.device) + 0.5) / levels).to(images).view(-1, 1, 1)
+
+
+def _codes(marked: Tensor) -> Tensor:
+    return marked.flatten(1, 2)
+
+
+def staircase(images: Tensor, levels: int = 16, rounds: int = 60) -> Tensor:
+    """A continuous map towards ``levels`` steps, applied ``rounds`` times: as deep as a purifier run to convergence.
+
+    Differentiable almost everywhere, but slopes multiply to nothing on the steps and explode between them, as in
+    PixelDefend and Defense-GAN. Each round keeps t, the distance from the nearest step in steps, at 0 and 1/2.
     """
-    x = images
+    nearest = (images * levels).round().detach()
+    t = images * levels - nearest
     for _ in range(rounds):
-        x = x - 0.9 * torch.sin(2 * pi * levels * x) / (2 * pi * levels)
-    return x.clamp(0, 1)
+        t = t * (0.1 + 3.6 * t.square())
+    return ((nearest + t) / levels).clamp(0, 1)
 
 
 def sparse_fourier(images: Tensor, share: float = 0.1) -> Tensor:
@@ -63,8 +83,8 @@ def completed(images: Tensor, keep: float = 0.6, share: float = 0.3, rounds: int
     return low.clamp(0, 1)
 
 
-def random_resize(images: Tensor, most: float = 1.15) -> Tensor:
-    """Shrunk by a random factor within 1 to ``most`` and set at a random place on grey (after Xie et al. 2018).
+def random_resize(images: Tensor, most: float = 1.15, fill: float = 0.5) -> Tensor:
+    """Shrunk by a random factor within 1 to ``most`` and set at a random place on ``fill`` (after Xie et al. 2018).
 
     One draw a batch, from the global generator.
     """
@@ -74,7 +94,7 @@ def random_resize(images: Tensor, most: float = 1.15) -> Tensor:
     resized = F.interpolate(images, small, mode="bilinear", antialias=True)
     top = int(torch.randint(0, height - small[0] + 1, ()))
     left = int(torch.randint(0, width - small[1] + 1, ()))
-    return F.pad(resized, (left, width - small[1] - left, top, height - small[0] - top), value=0.5)
+    return F.pad(resized, (left, width - small[1] - left, top, height - small[0] - top), value=fill)
 
 
 class KWinners(nn.Module):
@@ -104,52 +124,72 @@ class KWinners(nn.Module):
 def with_winners(net: nn.Module, share: float, *, adaptive: bool) -> nn.Module:
     """A copy of ``net`` whose ReLU modules are k-winners. Raises OptionError where there is none to replace."""
     made = copy.deepcopy(net)
+    put_winners(made, share, adaptive=adaptive)
+    return made
+
+
+def put_winners(net: nn.Module, share: float, *, adaptive: bool) -> None:
+    """Put k-winners in the place of the ReLU (or earlier k-winners) modules of ``net``. OptionError without any."""
     found = 0
-    for module in list(made.modules()):
+    for module in list(net.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.ReLU):
+            if isinstance(child, nn.ReLU | KWinners):
                 setattr(module, name, KWinners(share, adaptive))
                 found += 1
     if not found:
         raise OptionError(type(net).__name__, "has no ReLU module to replace", "use a net built with nn.ReLU")
-    return made
 
 
 class Gaussians(nn.Module):
-    """A generative classifier: one Gaussian a class over leading components of the images (after Schott et al. 2019).
+    """A generative classifier: a Gaussian a class about a subspace of images (after Schott et al. 2019).
 
-    Logits are log likelihoods in nats, hundreds apart: softmax saturates and the cross entropy has no gradient.
+    Probabilistic PCA: each class has its mean and ``components`` directions; what they leave of an image is noise of
+    ``sigma``. Logits are log likelihoods in nats, hundreds apart: softmax saturates, and the cross entropy has no
+    gradient. Raises OptionError for a class with fewer than two images.
     """
 
-    mean: Tensor
-    basis: Tensor
     centres: Tensor
-    precisions: Tensor
+    bases: Tensor
 
     def __init__(
-        self, images: Tensor, labels: Tensor, *, classes: int, components: int = 24, floor: float = 1e-3
+        self, images: Tensor, labels: Tensor, *, classes: int, components: int = 24, sigma: float = 0.1
     ) -> None:
         super().__init__()
         rows = images.flatten(1)
-        components = min(components, *rows.shape)
-        mean = rows.mean(0)
-        _, _, axes = torch.linalg.svd(rows - mean, full_matrices=False)
-        basis = axes[:components].T
-        points = (rows - mean) @ basis
-        centres, precisions = torch.zeros(classes, components), torch.ones(classes, components)
+        counts = labels.bincount(minlength=classes)
+        if int(counts.min()) < 2:
+            short = int(counts.argmin())
+            raise OptionError(
+                f"class {short}", f"{int(counts[short])} images; 2 are needed to fit it", "give more images"
+            )
+        self.sigma = sigma
+        kept = min(components, int(counts.min()) - 1, rows.shape[1] - 1)
+        centres, bases = [], []
         for k in range(classes):
-            own = points[labels == k]
-            if len(own) < 2:
-                raise OptionError(f"class {k}", f"{len(own)} images; 2 are needed to fit it", "give more images")
-            centres[k], precisions[k] = own.mean(0), 1 / (own.var(0) + floor)
-        for name, value in (("mean", mean), ("basis", basis), ("centres", centres), ("precisions", precisions)):
-            self.register_buffer(name, value)
+            own = rows[labels == k]
+            centres.append(own.mean(0))
+            bases.append(torch.linalg.svd(own - centres[-1], full_matrices=False).Vh[:kept])
+        self.register_buffer("centres", torch.stack(centres))
+        self.register_buffer("bases", torch.stack(bases))
 
     def forward(self, images: Tensor) -> Tensor:
         """Log likelihoods (b, classes) up to a constant."""
-        points = (images.flatten(1) - self.mean) @ self.basis
-        apart = (points[:, None] - self.centres).square() * self.precisions
-        return (self.precisions.log() - apart).sum(2) / 2
+        apart = images.flatten(1)[:, None] - self.centres
+        within = torch.einsum("bkn,kcn->bkc", apart, self.bases)
+        return (within.square().sum(2) - apart.square().sum(2)) / (2 * self.sigma**2)
+
+
+class Noisy(nn.Module):
+    """``victim`` on images with a little Gaussian noise from the global generator, to smooth a slope that jumps."""
+
+    def __init__(self, victim: Any, sigma: float = 0.02) -> None:
+        super().__init__()
+        self.victim, self.sigma = victim, sigma
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (b, classes)."""
+        logits: Tensor = self.victim(images + self.sigma * torch.randn_like(images))
+        return logits
 
 
 class Scaled(nn.Module):

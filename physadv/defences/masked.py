@@ -15,14 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from physadv.attacks.blackbox import square
+from physadv.attacks.decision import rays
 from physadv.attacks.gradient import pgd
 from physadv.attacks.logits import Classifier
 from physadv.attacks.wrappers import bpda, eot
 from physadv.core.seeds import derive
 from physadv.defences import hiding
+from physadv.defences.asymmetric import BothAtOnce, Guarded
 from physadv.evaluation.intervals import Rate, wilson
 
-Remedy = Literal["bpda", "eot", "bpda + eot", "logits", "scale-free loss"]
+Remedy = Literal["bpda", "eot", "bpda + eot", "logits", "scale-free loss", "one loss for both", "none needed"]
 Part = Callable[[Tensor], Tensor]
 DRAWS = 8
 
@@ -32,7 +35,8 @@ class Masked:
     """One defence: ``defended`` as deployed, ``adaptive`` with the same verdicts and its gradient laid open.
 
     ``hides`` says how the gradient is hidden, ``remedy`` how it is found, ``loss`` what the adaptive attack climbs.
-    ``random`` defences are judged by their share of right verdicts over fresh draws.
+    ``random`` defences are judged by their share of right verdicts over fresh draws. One that ``rejects`` has a last
+    logit for it: wrong for a clean image, and no success for an attack. ``labels_only``: scores say nothing.
     """
 
     name: str
@@ -43,6 +47,25 @@ class Masked:
     adaptive: Classifier
     loss: Literal["ce", "margin"] = "ce"
     random: bool = False
+    rejects: bool = False
+    labels_only: bool = False
+
+
+@dataclass(frozen=True)
+class Stood:
+    """Which images (b,) bool the deployed defence still reads rightly: clean, under plain PGD, under the adaptive
+    attack alone, under the black box alone (None: not run), and under all of them."""
+
+    clean: Tensor
+    plain: Tensor
+    gradient: Tensor
+    black_box: Tensor | None
+
+    @property
+    def real(self) -> Tensor:
+        """Right whatever was tried."""
+        left = self.clean & self.plain & self.gradient
+        return left if self.black_box is None else left & self.black_box
 
 
 @dataclass(frozen=True)
@@ -73,7 +96,9 @@ def gallery(victim: nn.Module, images: Tensor, labels: Tensor, *, classes: int) 
 
 def one_hot(victim: Classifier) -> Masked:
     """Labels alone are given out. Whoever has the net reads the logits behind them."""
-    return Masked("one-hot output", "label-only APIs", "argmax", "logits", hiding.OneHot(victim), victim)
+    return Masked(
+        "one-hot output", "label-only APIs", "argmax", "logits", hiding.OneHot(victim), victim, labels_only=True
+    )
 
 
 def confident(victim: Classifier, factor: float = 1e5) -> Masked:
@@ -102,9 +127,9 @@ def fourier(victim: Classifier, share: float = 0.1) -> Masked:
     return _preprocessed("Fourier sparsification", "Bafna 2018", "hard threshold", victim, part)
 
 
-def resized(victim: Classifier, most: float = 1.15) -> Masked:
-    """A random size and place each time."""
-    defended = Behind(victim, lambda x: hiding.random_resize(x, most))
+def resized(victim: Classifier, most: float = 1.15, fill: float = 0.5) -> Masked:
+    """A random size and place each time, on ``fill``."""
+    defended = Behind(victim, partial(hiding.random_resize, most=most, fill=fill))
     return Masked("random resizing", "Xie 2018", "randomness", "eot", defended, eot(defended, draws=DRAWS), random=True)
 
 
@@ -119,9 +144,14 @@ def matrix_completion(victim: Classifier) -> Masked:
 
 
 def winners(victim: nn.Module, share: float = 0.4) -> Masked:
-    """k-winners-take-all activations."""
-    plain, adaptive = (hiding.with_winners(victim, share, adaptive=a).eval() for a in (False, True))
-    return Masked("k winners take all", "Xiao 2020", "slopes that jump", "bpda", plain, adaptive)
+    """k-winners-take-all activations in the place of a trained net's ReLU."""
+    return winners_of(hiding.with_winners(victim, share, adaptive=False).eval(), share)
+
+
+def winners_of(net: nn.Module, share: float = 0.2) -> Masked:
+    """A net that was trained with k-winners-take-all. Its slope is averaged over noise (Tramer et al. 2020)."""
+    adaptive = eot(hiding.Noisy(hiding.with_winners(net, share, adaptive=True).eval()), draws=DRAWS)
+    return Masked("k winners take all", "Xiao 2020", "slopes that jump", "bpda + eot", net, adaptive)
 
 
 def generative(images: Tensor, labels: Tensor, *, classes: int) -> Masked:
@@ -145,27 +175,87 @@ class Behind(nn.Module):
         return self.victim(self.part(images))
 
 
+def asymmetric(victim: Classifier, detectors: Classifier, threshold: float) -> Masked:
+    """A detector a class, trained adversarially, must agree with the classifier."""
+    return Masked(
+        "asymmetric adversarial training", "Yin 2020", "an attack on the classifier alone is rejected",
+        "one loss for both", Guarded(victim, detectors, threshold), BothAtOnce(victim, detectors, threshold),
+        loss="margin", rejects=True,
+    )  # fmt: skip
+
+
+def thermometer_net(net: Classifier, levels: int = 16) -> Masked:
+    """A net trained on the thermometer code itself: ``net`` takes (b, c * levels, h, w)."""
+    code = partial(hiding.thermometer_code, levels=levels)
+    adaptive = Behind(net, bpda(code, partial(hiding.soft_code, levels=levels)))
+    return Masked("thermometer code", "Buckman 2018", "quantisation", "bpda", Behind(net, code), adaptive)
+
+
 def unmask(
-    masked: Masked, images: Tensor, labels: Tensor, *, eps: float, steps: int = 20, seed: int = 0
+    masked: Masked, images: Tensor, labels: Tensor, *, eps: float, steps: int = 20, seed: int = 0, queries: int = 0
 ) -> Unmasked:  # fmt: skip
+    """The shares of :func:`stand`; the adaptive one counts what any of the attacks broke."""
+    found = stand(masked, images, labels, eps=eps, steps=steps, seed=seed, queries=queries)
+    shares = [wilson(int(r.sum()), len(labels)) for r in (found.clean, found.clean & found.plain, found.real)]
+    return Unmasked(masked.name, masked.remedy, *shares)
+
+
+def stand(
+    masked: Masked, images: Tensor, labels: Tensor, *, eps: float, steps: int = 20, seed: int = 0, queries: int = 0
+) -> Stood:  # fmt: skip
     """Attack the deployed defence by textbook PGD in l_inf, then by PGD through its adaptive counterpart.
 
     Both start at the image itself, so that the difference is the gradient's alone; adversarial images of either are
-    judged by the deployed defence. The adaptive share also counts what textbook PGD broke. The caller's global
-    generator stays as it was.
+    judged by the deployed defence. With ``queries`` a black box (Square, or RayS where labels alone are given out) is
+    tried too; random defences, asked for several draws a query, get a quarter of them. The caller's global generator
+    stays as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "masked", masked.name))
         plain = textbook_pgd(masked.defended, images, labels, eps=eps, steps=steps)
-    adaptive = pgd(
-        masked.adaptive, images, labels, eps=eps, steps=steps, random_start=False, speed="plain", loss=masked.loss,
-        seed=seed,
-    )  # fmt: skip
     clean = right(masked, images, labels, seed)
-    left = right(masked, plain, labels, seed) & clean
-    after = right(masked, adaptive.images, labels, seed) & left
-    shares = [wilson(int(r.sum()), len(labels)) for r in (clean, left, after)]
-    return Unmasked(masked.name, masked.remedy, *shares)
+    after = right(masked, plain, labels, seed, attacked=True)
+    adaptive = right(masked, _adaptive(masked, images, labels, eps, steps, seed), labels, seed, attacked=True)
+    if not queries:
+        return Stood(clean, after, adaptive, None)
+    moved = _black_box(masked, images, labels, eps, queries // 4 if masked.random else queries, seed)
+    return Stood(clean, after, adaptive, right(masked, moved, labels, seed, attacked=True))
+
+
+def _adaptive(masked: Masked, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    """The best the adaptive counterpart's gradient finds: untargeted, or towards each of up to nine nearest classes."""
+    options: dict[str, Any] = {"eps": eps, "steps": steps, "random_start": False, "speed": "plain", "seed": seed}
+    if not masked.rejects:
+        return pgd(masked.adaptive, images, labels, loss=masked.loss, **options).images
+    with torch.no_grad():
+        logits = masked.defended(images)[:, :-1].scatter(1, labels[:, None], -torch.inf)
+    best, done = images.clone(), torch.zeros(len(images), dtype=torch.bool)
+    for targets in logits.topk(min(9, logits.shape[1] - 1), 1).indices.T:
+        found = pgd(masked.adaptive, images, labels, targets=targets.contiguous(), loss=masked.loss, **options)
+        best[found.success & ~done] = found.images[found.success & ~done]
+        done |= found.success
+    return best
+
+
+def _black_box(masked: Masked, images: Tensor, labels: Tensor, eps: float, queries: int, seed: int) -> Tensor:
+    asked: Classifier = eot(masked.defended, draws=DRAWS // 2, seed=seed) if masked.random else masked.defended
+    if masked.rejects:
+        asked = _Scores(masked.adaptive)
+    if masked.labels_only:
+        return rays(asked, images, labels, eps=eps, queries=queries).images
+    return square(asked, images, labels, eps=eps, queries=queries, seed=seed).images
+
+
+class _Scores(nn.Module):
+    """The numbers of a rejecting defence with the rejection left out: a search climbs towards acceptance."""
+
+    def __init__(self, victim: Classifier) -> None:
+        super().__init__()
+        self.victim = victim
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, classes), 0 at least for none."""
+        return self.victim(images)[:, :-1]
 
 
 def textbook_pgd(victim: Classifier, images: Tensor, labels: Tensor, *, eps: float, steps: int) -> Tensor:
@@ -184,10 +274,15 @@ def textbook_pgd(victim: Classifier, images: Tensor, labels: Tensor, *, eps: flo
 
 
 @torch.no_grad()
-def right(masked: Masked, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-    """(b,) bool: the deployed defence reads the image rightly; a random one in most of 9 fresh draws."""
+def right(masked: Masked, images: Tensor, labels: Tensor, seed: int, *, attacked: bool = False) -> Tensor:
+    """(b,) bool: the deployed defence reads the image rightly; a random one in most of 9 fresh draws.
+
+    An ``attacked`` image that is rejected counts as right: the attack did not get through.
+    """
     if not masked.random:
-        return masked.defended(images).argmax(1) == labels
+        verdicts = masked.defended(images).argmax(1)
+        rejected = verdicts == masked.defended(images[:1]).shape[1] - 1
+        return (verdicts == labels) | rejected if masked.rejects and attacked else verdicts == labels
     draws = eot(masked.defended, draws=9, seed=seed + 1).eot_draws()
     return torch.stack([draw(images).argmax(1) == labels for draw in draws]).float().mean(0) > 0.5
 

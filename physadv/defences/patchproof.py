@@ -18,21 +18,24 @@ from physadv.core.types import Victim
 
 
 class PatchCleanser(nn.Module):
-    """Double masking around any classifier (Xiang et al. 2022) against one square patch of ``patch`` px.
+    """Double masking around any classifier (Xiang et al. 2022) against one patch of ``patch`` px (a side, or h and w).
 
     ``masks`` along each axis are laid so that one of them covers any such patch; more of them are smaller, and cost
     more: masks^2 passes an image, about masks^4 / 2 for a certificate. Masked pixels get ``fill``.
     """
 
-    def __init__(self, victim: Victim, *, patch: int, masks: int = 6, fill: float = 0.5, batch: int = 256) -> None:
+    def __init__(
+        self, victim: Victim, *, patch: int | tuple[int, int], masks: int = 6, fill: float = 0.5, batch: int = 256
+    ) -> None:
         super().__init__()
-        if patch < 1 or masks < 1 or batch < 1:
+        sides = (patch, patch) if isinstance(patch, int) else patch
+        if min(sides) < 1 or masks < 1 or batch < 1:
             raise OptionError(f"patch {patch}, masks {masks}", "at least 1 each", "use 6 masks")
-        self.victim, self.patch, self.masks, self.fill, self.batch = victim, patch, masks, fill, batch
+        self.victim, self.patch, self.masks, self.fill, self.batch = victim, sides, masks, fill, batch
 
     def mask_set(self, height: int, width: int) -> Tensor:
         """(m, 1, h, w) bool, true where a mask hides; any patch lies wholly within at least one."""
-        rows, columns = (mask_spans(n, self.patch, self.masks) for n in (height, width))
+        rows, columns = (mask_spans(n, p, self.masks) for n, p in zip((height, width), self.patch, strict=True))
         found = torch.zeros(len(rows) * len(columns), 1, height, width, dtype=torch.bool)
         for k, (top, bottom, left, right) in enumerate((*r, *c) for r in rows for c in columns):
             found[k, 0, top:bottom, left:right] = True
@@ -80,17 +83,20 @@ class PatchCleanser(nn.Module):
 class Ablated(nn.Module):
     """Derandomised smoothing (Levine and Feizi 2020): votes on images of which only a band or a block is left.
 
-    ``kind`` "band" keeps ``size`` columns, "block" a ``size`` x ``size`` square, at every place, around the border;
-    the rest gets ``fill``. Every place is one vote. The victim should have been trained on such images.
+    ``kind`` "band" keeps ``size`` columns, "block" a ``size`` x ``size`` square, at every ``stride``-th place, around
+    the border; the rest gets ``fill``. Every place is one vote. The victim should have been trained on such images.
+    ``patch`` px a side is what certificates are for unless they are asked for another.
     """
 
     def __init__(
-        self, victim: Victim, *, size: int, kind: Literal["band", "block"] = "band", fill: float = 0.5, batch: int = 256
-    ) -> None:
+        self, victim: Victim, *, size: int, kind: Literal["band", "block"] = "band", stride: int = 1,
+        patch: int = 5, fill: float = 0.5, batch: int = 256,
+    ) -> None:  # fmt: skip
         super().__init__()
-        if size < 1 or kind not in ("band", "block"):
+        if min(size, stride, patch) < 1 or kind not in ("band", "block"):
             raise OptionError(f"{kind} of {size} px", "a band or a block of at least 1 px", "use band and 4")
-        self.victim, self.size, self.kind, self.fill, self.batch = victim, size, kind, fill, batch
+        self.victim, self.size, self.kind, self.stride, self.fill, self.batch = victim, size, kind, stride, fill, batch
+        self.patch = patch, patch
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, classes), double: the share of votes, ties to the smaller class; gradients are of mean probabilities."""
@@ -100,13 +106,13 @@ class Ablated(nn.Module):
         return probabilities + (shares - probabilities).detach()
 
     @torch.no_grad()
-    def certify(self, images: Tensor, labels: Tensor, *, patch: int) -> Tensor:
-        """(b,) bool: the verdict is right and stays so for any ``patch`` x ``patch`` px square.
+    def certify(self, images: Tensor, labels: Tensor, *, patch: int | None = None) -> Tensor:
+        """(b,) bool: the verdict is right and stays so for any square of ``patch`` px a side (by default its own).
 
         A patch meets at most ``met`` of the votes; each may leave the winner and join another class.
         """
         votes = self._votes(self._all_logits(images))
-        met = self.met(patch, *images.shape[-2:])
+        met = self.met(self.patch[0] if patch is None else patch, *images.shape[-2:])
         ordered = self._broken_ties(votes)
         own = ordered.gather(1, labels[:, None])[:, 0]
         best = ordered.scatter(1, labels[:, None], -torch.inf).max(1).values
@@ -114,8 +120,13 @@ class Ablated(nn.Module):
 
     def met(self, patch: int, height: int, width: int) -> int:
         """How many of the bands or blocks a square patch can touch."""
-        across = min(patch + self.size - 1, width)
-        return across if self.kind == "band" else across * min(patch + self.size - 1, height)
+        down, across = (self._met_along(patch, n) for n in (height, width))
+        return across if self.kind == "band" else across * down
+
+    def _met_along(self, patch: int, side: int) -> int:
+        """Starts that lie within any window of patch + size - 1 px around the border, at most."""
+        starts, window = range(0, side, self.stride), min(patch + self.size - 1, side)
+        return max(sum((start - first) % side < window for start in starts) for first in range(side))
 
     def keeps(self, height: int, width: int) -> Tensor:
         """(m, 1, h, w) bool, true where an ablated image keeps its pixels."""
@@ -123,10 +134,10 @@ class Ablated(nn.Module):
             raise OptionError(
                 f"{self.kind} of {self.size} px", f"the image is {width} x {height} px", "make it smaller"
             )
-        columns = _around(width, self.size)[:, None, None, :].expand(-1, 1, height, -1)
+        columns = _around(width, self.size, self.stride)[:, None, None, :].expand(-1, 1, height, -1)
         if self.kind == "band":
             return columns
-        rows = _around(height, self.size)[:, None, :, None]
+        rows = _around(height, self.size, self.stride)[:, None, :, None]
         return (rows[:, None] & columns[None, :, :, :1]).flatten(0, 1)
 
     def _all_logits(self, images: Tensor) -> Tensor:
@@ -170,7 +181,7 @@ def _pieces(victim: Victim, images: Tensor, batch: int) -> Iterator[Tensor]:
         yield logits
 
 
-def _around(side: int, size: int) -> Tensor:
-    """(side, side) bool: row k keeps the ``size`` places from k on, around the end."""
+def _around(side: int, size: int, stride: int) -> Tensor:
+    """(starts, side) bool: a row keeps the ``size`` places from its start on, around the end."""
     places = torch.arange(side)
-    return (places[None] - places[:, None]) % side < size
+    return (places[None] - places[::stride, None]) % side < size

@@ -52,7 +52,7 @@ class RobustMasking(nn.Module):
         super().__init__()
         if patch < 1:
             raise OptionError(f"patch {patch}", "at least 1 px", "use a few per cent of the image's side")
-        self.local, self.patch = local, patch
+        self.local, self.patch = local, (patch, patch)
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, classes): the evidence of each class outside its strongest window, over the count of tiles."""
@@ -86,7 +86,7 @@ class RobustMasking(nn.Module):
         return sure
 
     def _window(self, evidence: Tensor) -> tuple[int, int]:
-        reach = self.local.reach(self.patch)
+        reach = self.local.reach(self.patch[0])
         return min(reach, evidence.shape[2]), min(reach, evidence.shape[3])
 
 

@@ -8,6 +8,7 @@ load_victim("model.pt"), load_victim("m.pt2")    TorchScript and torch.export fi
 load_victim("torchvision:resnet50")              with the extra `torchvision`; detectors too
 load_victim("ultralytics:yolo11n.pt")            with the extra `ultralytics` (AGPL-3.0) and the file
 load_victim("model.safetensors")                 what `physadv train --defence` made: its card names the net
+load_victim("signs+jpeg:quality50")              any of these behind defences: see physadv/defences/named.py
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +109,18 @@ def _load(text: str, weights: Path | None) -> LoadedVictim:
         return _load_file(Path(text), weights)
     if _IMPORT_PATH.fullmatch(text):
         return _load_import(text, weights)
+    base, plus, defence = text.rpartition("+")
+    if plus and base:
+        return _defended(_load(base, weights), defence)
     if Path(text).suffix or len(Path(text).parts) > 1:
         raise VictimError(f"{text}", "no such file", "check the path; `physadv models list` shows the names")
     return LoadedVictim(nn.Identity(), card_of(text))  # card_of raises: the name is not known
+
+
+def _defended(victim: LoadedVictim, text: str) -> LoadedVictim:
+    """``victim`` behind a named defence. Defences stand further down the journey, so theirs is looked up by name."""
+    made: LoadedVictim = import_module("physadv.defences.named").defend(victim, text)
+    return made
 
 
 def as_victim(

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from physadv.core.errors import OptionError
 from physadv.defences import hiding
-from physadv.defences.masked import Masked, gallery, textbook_pgd, unmask
+from physadv.defences.asymmetric import Asymmetric, threshold_for
+from physadv.defences.masked import Masked, asymmetric, gallery, right, stand, textbook_pgd, unmask
+from physadv.training.defence import Position
 from physadv.training.loop import seeded
 
 EPS, SIDE, CLASSES = 0.06, 12, 3
@@ -16,8 +18,10 @@ NAMES = (
     "one-hot output", "saturated softmax", "thermometer code", "very deep purifier", "Fourier sparsification",
     "random resizing", "matrix completion", "generative classifier", "k winners take all",
 )  # fmt: skip
-BLINDING = ("one-hot output", "saturated softmax", "thermometer code", "matrix completion")
-"""Those whose gradient is exactly zero for the textbook attack."""
+BLINDING = ("one-hot output", "saturated softmax", "thermometer code", "very deep purifier", "matrix completion")
+"""Those whose gradient is exactly zero, or nearly always, for the textbook attack."""
+RANDOM = ("random resizing", "matrix completion", "k winners take all")
+"""Those attacked over draws."""
 
 
 def data(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -65,10 +69,10 @@ def test_the_adaptive_attack_sees_through_it(shown: dict[str, Masked], name: str
     assert found.adaptive.rate <= 0.15
     assert found.adaptive.rate <= found.plain.rate
     if name in BLINDING:
-        assert found.plain.rate == found.clean.rate
+        assert found.plain.rate >= found.clean.rate - 0.15
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("random resizing", "matrix completion")])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in RANDOM])
 def test_the_counterpart_has_the_same_verdicts(shown: dict[str, Masked], name: str) -> None:
     """What the adaptive attack climbs is the same classifier, on clean and on noisy images."""
     x, _ = data(30, 7)
@@ -113,3 +117,81 @@ def test_bad_settings_are_refused() -> None:
         hiding.with_winners(nn.Linear(2, 2), 0.2, adaptive=False)
     with pytest.raises(OptionError):
         hiding.Gaussians(torch.rand(4, 3, 2, 2), torch.zeros(4, dtype=torch.long), classes=2)
+
+
+def test_the_thermometer_code_and_its_stand_in_agree() -> None:
+    """The code is 0 or 1, falls along its marks, has no slope; the stand-in is near it and has one."""
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    code, soft = hiding.thermometer_code(x, 8), hiding.soft_code(x, 8)
+    assert code.shape == soft.shape == (2, 24, 8, 8)
+    assert set(code.detach().unique().tolist()) == {0.0, 1.0}
+    assert (code.view(2, 3, 8, 8, 8).diff(dim=2) <= 0).all()
+    assert (code - soft).abs().max() <= 0.5 + 1e-5
+    assert not torch.autograd.grad(code.sum(), x)[0].any()
+    assert torch.autograd.grad(soft.sum(), x)[0].abs().sum() > 0
+
+
+class Corner(nn.Module):
+    """Three classes by one pixel each; ``scale`` sets how sure it is."""
+
+    def __init__(self, place: int, scale: float) -> None:
+        super().__init__()
+        self.place, self.scale = place, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * (x[:, :, 0, self.place] - 0.5)
+
+
+def test_guarded_verdicts_are_those_laid_open() -> None:
+    """A class counts where both agree, else the image is rejected; what the adaptive attack climbs says the same."""
+    defence = asymmetric(Corner(0, 10.0), Corner(1, 4.0), 0.1)
+    x = torch.rand(500, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    verdicts = defence.defended(x).argmax(1)
+    named, sure = Corner(0, 1.0)(x).argmax(1), Corner(1, 4.0)(x)
+    accepted = sure.gather(1, named[:, None])[:, 0] > 0.1
+    assert torch.equal(verdicts, torch.where(accepted, named, torch.full_like(named, 3)))
+    assert torch.equal(defence.adaptive(x).argmax(1), verdicts)
+    assert 0.1 < accepted.float().mean() < 0.9
+
+
+def test_a_rejected_image_is_wrong_when_clean_and_safe_when_attacked() -> None:
+    """Rejecting costs clean accuracy, and stops an attack; one loss for both gets through where plain PGD is rejected."""
+    defence = asymmetric(Corner(0, 10.0), Corner(1, 4.0), 0.1)
+    x = torch.full((2, 3, 4, 4), 0.45)
+    x[0, 0, 0, :2] = 0.56
+    x[1, 0, 0, 0] = 0.56
+    labels = torch.zeros(2, dtype=torch.long)
+    assert right(defence, x, labels, 0).tolist() == [True, False]
+    assert right(defence, x, labels, 0, attacked=True).tolist() == [True, True]
+    found = stand(defence, x[:1], labels[:1], eps=0.1, steps=20)
+    assert found.plain.all()
+    assert not found.gradient.any()
+
+
+def test_asymmetric_training_attacks_one_side_only(victim: nn.Module) -> None:
+    """Detectors learn to accept their own class and to refuse others that were moved towards it."""
+    x, y = data(240, 0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, CLASSES))
+    with torch.no_grad():
+        net[1].weight.zero_()
+        net[1].bias.zero_()
+    defence = Asymmetric(0.02, steps=3)
+    optimiser = torch.optim.Adam(net.parameters(), 5e-3)
+    for step in range(60):
+        optimiser.zero_grad()
+        loss, _ = defence.loss(net, x, y, Position(step, 60, torch.Generator().manual_seed(step)))
+        loss.backward()
+        optimiser.step()
+    own = net(x).gather(1, y[:, None])[:, 0]
+    other = net(x).gather(1, (y[:, None] + 1) % CLASSES)[:, 0]
+    assert own.median() > 0 > other.median()
+    limit = threshold_for(net, x, y)
+    assert (own >= limit).float().mean() == pytest.approx(0.95, abs=0.02)
+
+
+def test_the_black_box_needs_no_gradient(shown: dict[str, Masked]) -> None:
+    """Square breaks a thermometer code, and RayS a defence that gives out labels alone."""
+    for name in ("thermometer code", "one-hot output"):
+        found = stand(shown[name], *data(6, 5), eps=EPS, steps=2, queries=300)
+        assert found.black_box is not None
+        assert found.black_box.sum() <= 2

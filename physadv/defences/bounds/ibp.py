@@ -51,8 +51,9 @@ def boxes(graph: Graph, ball: Ball, keep: Container[int], tighten: Tighten | Non
 
 def ibp_margins(graph: Graph, ball: Ball, forms: Tensor) -> Tensor:
     """Lower bounds (b, k) of the forms (b, k, classes) on the logits, merged into the layers after the last ReLU."""
-    if ball.centre.ndim == 4 and not torch.is_grad_enabled():
-        ball = replace(ball, centre=ball.centre.contiguous(memory_format=torch.channels_last))  # convolutions are faster
+    if ball.centre.ndim == 4 and ball.centre.shape[1] > 1 and not torch.is_grad_enabled():
+        # convolutions of more than one channel are faster so
+        ball = replace(ball, centre=ball.centre.contiguous(memory_format=torch.channels_last))
     stops = boxes(graph, ball, graph.last_relus())
     return backward(graph, ball, len(graph.nodes) - 1, Dense(forms), stops=stops)
 
@@ -68,7 +69,7 @@ def _through(layer: Layer, inputs: list[_Known], *, reuse: bool) -> _Known:
         raise VictimError(f"layer {type(layer).__name__}", "has no interval rule", "fold the graph first")
     if isinstance(layer, Average | Reshape):
         return _ellipsoid(layer, (layer.value(lower), layer.value(upper)), inputs[0])
-    return _ellipsoid(layer, layer.box(lower, upper), inputs[0])
+    return _ellipsoid(layer, layer.box(lower, upper, reuse=reuse), inputs[0])
 
 
 def _ellipsoid(layer: Affine, box: Box, source: _Known) -> _Known:

@@ -43,8 +43,8 @@ class Affine(Layer):
         """sqrt(W^2 radius^2): the exact spread over an ellipsoid with half axes ``radius``; None where not at hand."""
         return None
 
-    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """The smallest box around the layer's values over the box between ``lower`` and ``upper``."""
+    def box(self, lower: Tensor, upper: Tensor, *, reuse: bool = False) -> tuple[Tensor, Tensor]:
+        """The smallest box of the layer's values over the box from ``lower`` to ``upper``; ``reuse`` may write there."""
         middle, radius = self.value((lower + upper) / 2), self.spread((upper - lower) / 2)
         return middle - radius, middle + radius
 
@@ -64,13 +64,13 @@ class _Weighted(Affine):
         """The layer with another weight and bias."""
         raise NotImplementedError
 
-    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def box(self, lower: Tensor, upper: Tensor, *, reuse: bool = False) -> tuple[Tensor, Tensor]:
         """See :class:`Affine`. Without gradients W / 2 and |W| / 2 are kept, which saves passes over the values."""
         if torch.is_grad_enabled():
             return super().box(lower, upper)
         half, positive = self._halves()
         middle = self._applied(lower + upper, half, self.bias)
-        radius = self._applied(upper - lower, positive, None)
+        radius = self._applied(upper.sub_(lower) if reuse else upper - lower, positive, None)
         return middle - radius, middle.add_(radius)
 
     def _halves(self) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""The classic experiments, each one command and one report."""
