@@ -4,8 +4,8 @@
 
 CPU seconds of this process, interleaved, median of --repeats; ratios are what counts. The floor is one forward and one
 backward pass of the victim to its input, with frozen parameters, on images that are already there. The step is the
-rendering of the patch under a preset, the victim, and the gradient in the patch; drawing new scenes is a row of its
-own ("scenes").
+rendering of the patch under a preset, the victim as the optimiser runs it (folded, if a classifier), and the gradient
+in the patch; drawing new scenes is a row of its own ("scenes").
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from kornia.enhance import jpeg_codec_differentiable
 
-from physadv.attacks.patch import PatchTask, render, scenes_of
+from physadv.attacks.patch import PatchTask, render, scenes_of, steppers
 from physadv.core.backgrounds import synthetic_background
 from physadv.core.images import to_tensor
 from physadv.journey.sticker import StickerSettings, build_task
@@ -46,6 +46,7 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
     patch = torch.rand(1, 3, *task.mask.shape[-2:]).requires_grad_()
     scenes = scenes_of(task, task.material.train, draws, "bench")
     ready, marks = render(task, patch.detach(), scenes, ("bench",))
+    stepper = steppers(task)[0]
 
     def floor() -> None:
         images = ready.clone().requires_grad_()
@@ -53,7 +54,7 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
 
     def step() -> None:
         images, places = render(task, patch, scenes, ("bench",))
-        torch.autograd.grad(goal.loss(victim(images), places).mean(), patch)
+        torch.autograd.grad(goal.loss(stepper(images), places).mean(), patch)
 
     parts: dict[str, Callable[[], object]] = {f"step {preset}": step}
     if preset == "default":

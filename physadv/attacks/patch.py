@@ -144,7 +144,7 @@ def optimise_patch(
 
     goals = [task.goal_of(i).loss for i in range(len(task.victims))]
     loop = optimise(
-        first, render=draw_step, victims=_steppers(task), objective=goals, regulariser=regulariser,
+        first, render=draw_step, victims=steppers(task), objective=goals, regulariser=regulariser,
         project=project_printable, update=Adam(lr, steps), steps=steps, start=start, state=state,
     )  # fmt: skip
     for step in loop:
@@ -157,7 +157,7 @@ def optimise_patch(
 
 
 @torch.no_grad()
-def _steppers(task: PatchTask) -> list[Victim]:
+def steppers(task: PatchTask) -> list[Victim]:
     """Faster copies of the classifiers, where they are the same function; detectors as they are."""
     probe = scenes_of(task, task.material.train, 2, "probe").images.to(task.device)
     return [prepare(v, probe) if isinstance(v(probe), Tensor) else v for v in task.victims]  # type: ignore[arg-type]
