@@ -1,0 +1,44 @@
+"""What `physadv patch` makes of --victim, --weights, --share and names of ready-made bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from physadv.core.data import patches_dir
+from physadv.core.errors import OptionError
+from physadv_cli.commands.patch_command import parse_share, parse_victims, ready_made
+
+
+def test_weights_find_their_victims() -> None:
+    """A file alone belongs to the first victim; NAME=FILE to its own; the rest of the victims are the ensemble."""
+    assert parse_victims(["a"], []) == ("a", None, ())
+    assert parse_victims(["a", "b"], ["f.pt"]) == ("a", "f.pt", ("b",))
+    assert parse_victims(["a", "m:make"], ["m:make=g.pt", "a=f.pt"]) == ("a", "f.pt", ("m:make=g.pt",))
+    assert parse_victims(["a", "a"], []) == ("a", None, ())
+
+
+@pytest.mark.parametrize("weights", [["c=f.pt"], ["f.pt", "a=g.pt"]])
+def test_weights_of_nobody_are_refused(weights: list[str]) -> None:
+    """Weights of a victim that is not named, or given twice, are one clear error."""
+    with pytest.raises(OptionError, match="--weights"):
+        parse_victims(["a", "b"], weights)
+
+
+def test_shares_are_numbers_or_ranges() -> None:
+    """0.4 stands for itself, 0.3:0.5 for a range; words are refused."""
+    assert parse_share(None) is None
+    assert parse_share("0.4") == (0.4, 0.4)
+    assert parse_share("0.3:0.5") == (0.3, 0.5)
+    with pytest.raises(OptionError, match="LOW:HIGH"):
+        parse_share("half")
+
+
+def test_ready_made_names_stand_for_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bare name is looked up beside the package; a folder that exists here is taken as it is."""
+    monkeypatch.chdir(tmp_path)
+    assert ready_made(Path("stop-sticker-signs-v1")) == patches_dir() / "stop-sticker-signs-v1"
+    (tmp_path / "stop-sticker-signs-v1").mkdir()
+    assert ready_made(Path("stop-sticker-signs-v1")) == Path("stop-sticker-signs-v1")
+    assert ready_made(Path("nowhere")) == Path("nowhere")
