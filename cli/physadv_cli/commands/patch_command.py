@@ -255,6 +255,7 @@ def transfer_bundles(
 
     Example: physadv patch transfer runs/a runs/b --victim signs --victim fastestdet --weights fastestdet=f.pth
     """
+    from physadv.core.files import write_text
     from physadv.evaluation.rows import append_rows
     from physadv.journey.transfer import table, transfer
     from physadv.printing.bundle import read_bundle
@@ -273,6 +274,7 @@ def transfer_bundles(
             cells.append(cell)
             progress.update(work, completed=len(cells))
     notes = "".join(f"\n{c.bundle} on {c.victim}: {c.reason}" for c in cells if c.reason)
+    write_text(folder / "transfer.md", f"{table(cells)}\n")
     result = {"out": str(folder), "cells": [c.as_row() for c in cells]}
     finish(result, as_json=as_json, summary=f"{table(cells)}{notes}\nrows: {folder / 'transfer.jsonl'}")
 
