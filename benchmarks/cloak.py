@@ -29,6 +29,7 @@ from physadv.privacy.check import run_check
 from physadv.privacy.cloak import MODES
 from physadv.privacy.photos import read_photo
 from physadv.privacy.tool import PhotoCloaker, calm_threads
+from physadv.privacy.verdict import LOST
 from physadv.victims.embedders import Embedder, load_embedder
 from physadv.victims.faces import DlibFinder, Finder, SlimFinder
 
@@ -197,11 +198,15 @@ _SETTING = (
 
 def _prepared(c: dict[str, Any]) -> list[str]:
     """What a recogniser does that was trained on cloaks of other people."""
-    adapted = c["adaptive"].get("cross photo", {}).get("png", {}).get("cloaked")
+    adapted = c["adaptive"].get("cross photo", {}).get("png")
     if adapted is None:
         return []
-    said = "{rate:.2f} [{low:.2f}, {high:.2f}] of {n}".format(**adapted["0.01"])
-    return [f"The same judge trained on cloaked photos of other people: {said} matched."]
+    clean, cloaked = (
+        "{rate:.2f} [{low:.2f}, {high:.2f}]".format(**adapted[k]["0.01"]) for k in ("original", "cloaked")
+    )
+    said = f"Trained on cloaked photos of other people, this judge matched {cloaked}; uncloaked ones {clean}"
+    failed = adapted["original"]["0.01"]["rate"] < LOST
+    return [said + ("; the training failed, and this says nothing." if failed else ".")]
 
 
 def line(found: dict[str, Any]) -> str:

@@ -56,7 +56,8 @@ def adapt(
     on their embeddings instead.
     """
     adapted = copy.deepcopy(recogniser)
-    adapted.card = replace(recogniser.card, name=f"{recogniser.card.name}, adapted", thresholds={})
+    # It learns angles, whatever its like was compared by before.
+    adapted.card = replace(recogniser.card, name=f"{recogniser.card.name}, adapted", thresholds={}, metric="cosine")
     trunk, tail = _parts(adapted)
     features = torch.cat([_features(adapted, trunk, crop) for i in train for crop in pairs[i] if crop is not None])
     by_person: dict[str, tuple[list[int], list[int]]] = {}

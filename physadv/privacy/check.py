@@ -25,7 +25,7 @@ from physadv.privacy.channels import CHANNELS
 from physadv.privacy.pairs import Pair, Portrait, match_files, portraits
 from physadv.privacy.quality import Change, change
 from physadv.privacy.rates import FARS, Threshold, gallery_rows, pair_rows, rate_of, thresholds
-from physadv.privacy.verdict import Verdict, verdict
+from physadv.privacy.verdict import LOST, Verdict, verdict
 from physadv.victims.embedders import Embedder
 from physadv.victims.faces import Finder
 
@@ -216,7 +216,8 @@ def _judge(tables: Sequence[Mapping[str, Any]]) -> Verdict:
         before[name] = cells["png"]["original"]["0.01"] if "png" in cells else nothing
         for kind, question in _BESIDE.items():
             source = table["adaptive"] if kind == "cross photo" else table["gallery"]
-            if kind in source:
+            # A trained recogniser that no longer matches uncloaked photos says nothing about cloaked ones.
+            if kind in source and source[kind]["png"]["original"]["0.01"].rate >= LOST:
                 beside.append((question, name, source[kind]["png"]["cloaked"]["0.01"]))
     roles = {table["name"]: table["role"] for table in tables}
     return verdict(crossed, before, roles, {c.name: c.title for c in CHANNELS.values()}, beside)
