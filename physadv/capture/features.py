@@ -33,7 +33,7 @@ def by_features(references: Sequence[Pixels], *, fewest: int = FEWEST) -> Locato
 
     Tells the place, not the block. Raises OptionError where a reference has too few corners to be recognised by.
     """
-    finder, matcher = cv2.ORB_create(1500), cv2.BFMatcher(cv2.NORM_HAMMING)
+    finder, matcher = cv2.ORB.create(1500), cv2.BFMatcher(cv2.NORM_HAMMING)
     known = [_known(finder, reference, fewest) for reference in references]
 
     def locate(frame: Frame) -> Location | None:

@@ -60,7 +60,7 @@ class Guide:
 def _prompt(block: str | None, waiting: Sequence[str], now: Mapping[str, Stand]) -> str:
     if not waiting:
         return "All blocks are measured: done."
-    if block in waiting:
+    if block is not None and block in waiting:
         return f"Keep {PAGES[block]} in view: {_missing(block, now)}"
     done = f"{block} is measured. " if block is not None else ""
     return f"{done}Hold up {PAGES[waiting[0]]}: {_missing(waiting[0], now)}"

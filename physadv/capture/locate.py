@@ -24,6 +24,7 @@ from physadv.core.errors import CaptureError, OptionError
 from physadv.core.images import to_tensor
 from physadv.core.types import Detections
 
+_ANGLES = ("distance_m", "yaw_deg", "pitch_deg", "roll_deg")
 STRATEGIES = ("auto", "truth", "fiducials", "box", "features", "detector", "frame")
 __all__ = ["STRATEGIES", "Location", "Locator", "by_fiducials", "first_of", "locator_for", "select_box"]
 
@@ -33,8 +34,8 @@ def by_truth(frame: Frame) -> Location | None:
     if frame.truth is None:
         return None
     corners = np.asarray(frame.truth["corners"], dtype=np.float64).reshape(-1, 2)
-    known = {k: _number(frame.truth, k) for k in ("distance_m", "yaw_deg", "pitch_deg", "roll_deg")}
-    return Location(corners, "truth", frame.block, **known, pose_by="truth")
+    distance, yaw, pitch, roll = (_number(frame.truth, k) for k in _ANGLES)
+    return Location(corners, "truth", frame.block, distance, yaw, pitch, roll, pose_by="truth")
 
 
 def by_box(box: Box) -> Locator:

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 
 from physadv.capture import controls
+from physadv.capture.mjpeg import open_mjpeg
 from physadv.core.errors import CaptureError
 
 Size = tuple[int, int]
@@ -100,7 +101,10 @@ def open_url(url: str, name: str, *, timeout_s: float) -> Opened:
     options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
     remedy = "check the address, and that the machine that serves it can be reached from here"
     # ffmpeg keeps the limit itself; the thread's own, a little longer, is for what it does not cover (name look-up).
-    capture = _within(lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, options), name, timeout_s + 2, remedy)
+    # a silent line is noticed by who waits for frames; the socket's own limit, a little longer, ends its thread
+    capture = _in_time(lambda: open_mjpeg(url, timeout_s + 2), timeout_s)
+    if capture is None:
+        capture = _within(lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, options), name, timeout_s + 2, remedy)
     return Opened(capture, read_back(capture))
 
 

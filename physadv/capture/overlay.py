@@ -169,8 +169,8 @@ def _grid(pen: _Pen, plan: Plan, advice: Advice) -> None:
     pen.y += rows * high + 4
     for j in range(columns):
         middle = (plan.yaws[j] + plan.yaws[j + 1]) / 2
-        at = (left + (j + 0.5) * wide, pen.y + 4)
-        pen.draw.text(at, f"{middle:+.0f}°" if middle else "0°", font=_font(11), fill=MUTED, anchor="mm")
+        below = (left + (j + 0.5) * wide, pen.y + 4)
+        pen.draw.text(below, f"{middle:+.0f}°" if middle else "0°", font=_font(11), fill=MUTED, anchor="mm")
     pen.y += 18
 
 

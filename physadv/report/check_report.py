@@ -288,11 +288,12 @@ def _camera_facts(got: Mapping[str, Any]) -> list[tuple[str, Any]]:
         facts.append(
             ("Camera asked for", f"{wanted}; delivers {got.get('fourcc')} {got.get('width')}x{got.get('height')}")
         )
-    for each in got.get("locks") if isinstance(got.get("locks"), list) else []:
+    locks = got.get("locks")
+    for each in locks if isinstance(locks, list) else []:
         value = f" at {each['value']:g}" if each.get("value") is not None else ""
         why = f" ({each['why']})" if each.get("why") else ""
         facts.append((f"Camera, {each['name']}", f"{'locked' + value if each['held'] else 'not locked'}{why}"))
-    if got.get("locks") == "not asked":
+    if locks == "not asked":
         facts.append(("Camera", "exposure, white balance and focus were left automatic"))
     return facts
 
