@@ -24,7 +24,7 @@ from physadv.core.errors import DataError, OptionError
 from physadv.core.images import Array, list_images, read_rgba, to_tensor
 from physadv.evaluation.intervals import Rate, wilson
 from physadv.evaluation.rows import Row, append_rows, read_rows
-from physadv.twin.cameras import EFFECTS, cameras_named
+from physadv.twin.cameras import EFFECTS, Camera, cameras_named
 from physadv.twin.flat import photograph
 from physadv.victims.cards import LoadedVictim
 
@@ -39,12 +39,15 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the study. ``eps`` in 255ths; ``only`` keeps these effects of the twin and leaves out all others."""
+    """What decides the study. ``eps`` in 255ths; every picture is photographed by each of ``cameras``.
+
+    ``only`` adds photographs by the last of the cameras with one effect of the twin alone, all others left out.
+    """
 
     data: Path
     images: int = 48
     eps: tuple[int, ...] = (16, 8)
-    camera: str = "phone"
+    cameras: tuple[str, ...] = ("phone",)
     printer: str = "office-laser"
     only: tuple[str, ...] = ()
     size: int = 224
@@ -58,9 +61,11 @@ class Settings:
             raise OptionError(f"{self.images} images, eps {self.eps}", "at least 1 of each", "raise them")
 
     @property
-    def without(self) -> tuple[str, ...]:
-        """The effects that are left out."""
-        return tuple(e for e in ("printer", *EFFECTS) if e not in self.only) if self.only else ()
+    def ways(self) -> dict[str, tuple[Camera, tuple[str, ...]]]:
+        """Name -> the camera and the effects left out."""
+        found = {camera.name: (camera, ()) for camera in cameras_named(self.cameras)}
+        last, all_ = list(found.values())[-1][0], ("printer", *EFFECTS)
+        return found | {f"{effect} alone": (last, tuple(e for e in all_ if e != effect)) for effect in self.only}
 
 
 def run(settings: Settings, victim: LoadedVictim, folder: Path) -> Generator[tuple[int, int], None, None]:
@@ -86,25 +91,28 @@ def chosen(settings: Settings) -> list[Path]:
 
 def of_picture(settings: Settings, victim: LoadedVictim, picture: Array, name: str, number: int) -> list[Row]:
     """The rows of one (n, n, 3) picture: what the victim sees of each version, on disk and photographed."""
-    camera = cameras_named([settings.camera])[0]
-
-    def taken(version: Array) -> Array:
-        return photograph(
-            version, camera=camera, printer=settings.printer, without=settings.without, seed=settings.seed, shot=number
-        )
-
     clean = to_tensor(picture)[None]
     truth, rows = _read(victim, clean), []
-    photo_of_clean = _read(victim, to_tensor(taken(picture))[None])
+
+    def taken(version: Array, way: str) -> int:
+        camera, without = settings.ways[way]
+        shown = photograph(
+            version, camera=camera, printer=settings.printer, without=without, seed=settings.seed, shot=number
+        )
+        return _read(victim, to_tensor(shown)[None])
+
+    photos_of_clean = {way: taken(picture, way) for way in settings.ways}
     for eps in settings.eps:
         for attack in ATTACKS:
             made = adversarial(victim, clean, attack, eps)
             version = (made[0].permute(1, 2, 0) * 255).round().byte().numpy()
-            seen = _read(victim, made), _read(victim, to_tensor(taken(version))[None])
-            rows.append({
-                "image": name, "attack": attack, "eps": eps, "class": truth, "clean_photo": photo_of_clean == truth,
-                "fooled": seen[0] != truth, "photo_fooled": seen[1] != truth,
-            })  # fmt: skip
+            fooled = _read(victim, made) != truth
+            rows += [
+                {"image": name, "way": way, "attack": attack, "eps": eps, "class": truth,
+                 "clean_photo": photos_of_clean[way] == truth, "fooled": fooled,
+                 "photo_fooled": taken(version, way) != truth}
+                for way in settings.ways
+            ]  # fmt: skip
     return rows
 
 
@@ -136,14 +144,14 @@ def _square(picture: Array, size: int) -> Array:
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """A line for each attack and eps: fooled on disk and in the photo, and the destruction rate, with intervals."""
+    """A line for each way, eps and attack: fooled on disk, fooled in the photo, destroyed; each with its interval."""
     lines = []
-    for attack, eps in dict.fromkeys((r["attack"], r["eps"]) for r in rows):
-        mine = [r for r in rows if (r["attack"], r["eps"]) == (attack, eps)]
+    for way, eps, attack in _places(rows):
+        mine = [r for r in rows if _place(r) == (way, eps, attack)]
         fooled = [r for r in mine if r["fooled"]]
         lost = sum(not r["photo_fooled"] for r in fooled)
         lines.append({
-            "attack": attack, "eps": eps, "n": len(mine),
+            "way": way, "attack": attack, "eps": eps, "n": len(mine),
             "clean_photo_right": _rate(sum(r["clean_photo"] for r in mine), len(mine)).as_dict(),
             "fooled": _rate(len(fooled), len(mine)).as_dict(),
             "photo_fooled": _rate(sum(r["photo_fooled"] for r in mine), len(mine)).as_dict(),
@@ -152,18 +160,37 @@ def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return lines
 
 
+def _places(rows: Sequence[Row]) -> list[tuple[str, int, str]]:
+    """Way by way, in the order in which they were taken."""
+    ways = list(dict.fromkeys(str(r["way"]) for r in rows))
+    return sorted(dict.fromkeys(map(_place, rows)), key=lambda place: ways.index(place[0]))
+
+
+def _place(row: Row) -> tuple[str, int, str]:
+    return str(row["way"]), int(row["eps"]), str(row["attack"])
+
+
 def _rate(hits: int, n: int) -> Rate:
     return wilson(hits, n)
 
 
 def markdown(lines: Sequence[dict[str, Any]]) -> str:
     """The table in Markdown."""
-    head = "| attack | eps | clean photo right | fooled on disk | fooled in the photo | destroyed | of | Kurakin 2016 |"
-    out = [head, "|---|---|---|---|---|---|---|---|"]
+    heads = ["photographed by", "attack", "eps", "clean photo right", "fooled on disk", "fooled in the photo"]
+    head = f"| {' | '.join([*heads, 'destroyed', 'of', 'Kurakin 2016'])} |"
+    out = [head, "|---|---|---|---|---|---|---|---|---|"]
     for line in lines:
         lost, known = line["destroyed"], line["published"]
         share = f"{lost['rate']:.1%} [{lost['low']:.1%}, {lost['high']:.1%}]" if lost["n"] else "-"
         shares = (f"{line[key]['rate']:.1%}" for key in ("clean_photo_right", "fooled", "photo_fooled"))
-        cells = [line["attack"], f"{line['eps']}/255", *shares, share, str(lost["n"]), f"{known:.1%}" if known else "-"]
+        cells = [
+            line["way"],
+            line["attack"],
+            f"{line['eps']}/255",
+            *shares,
+            share,
+            str(lost["n"]),
+            f"{known:.1%}" if known else "-",
+        ]
         out.append(f"| {' | '.join(cells)} |")
     return "\n".join(out) + "\n"

@@ -42,16 +42,17 @@ def victim() -> LoadedVictim:
 
 def test_a_stopped_study_goes_on_to_the_same_rows(photos: Path, tmp_path: Path) -> None:
     """A row for each picture, attack and eps; stopping after one picture changes nothing of the outcome."""
-    settings = Settings(photos, images=3, eps=(8,), size=48)
+    settings = Settings(photos, images=3, eps=(8,), cameras=("phone", "cctv"), only=("jpeg",), size=48)
     for _ in run(settings, victim(), tmp_path / "whole"):
         pass
     steps = run(settings, victim(), tmp_path / "torn")
     assert [next(steps), next(steps)] == [(0, 3), (1, 3)]
     steps.close()
-    assert len(list(read_rows(tmp_path / "torn" / ROWS))) == 3
+    assert len(list(read_rows(tmp_path / "torn" / ROWS))) == 9
     assert list(run(settings, victim(), tmp_path / "torn"))[-1] == (3, 3)
     rows = list(read_rows(tmp_path / "whole" / ROWS))
-    assert len(rows) == 9
+    assert len(rows) == 27
+    assert [line["way"] for line in table(rows)][::3] == ["phone", "cctv", "jpeg alone"]
     assert rows == list(read_rows(tmp_path / "torn" / ROWS))
 
 
@@ -71,9 +72,17 @@ def test_the_table_counts_what_was_lost() -> None:
     """Destroyed is a share of those that fooled the victim on disk, not of all."""
     outcomes = [(True, True), (True, False), (True, False), (False, False), (False, True)]
     rows = [
-        {"image": str(i), "attack": "fast", "eps": 16, "clean_photo": True, "fooled": disk, "photo_fooled": photo}
+        {
+            "image": str(i),
+            "way": "phone",
+            "attack": "fast",
+            "eps": 16,
+            "clean_photo": True,
+            "fooled": disk,
+            "photo_fooled": photo,
+        }
         for i, (disk, photo) in enumerate(outcomes)
-    ]
+    ]  # fmt: skip
     (line,) = table(rows)
     assert (line["fooled"]["rate"], line["photo_fooled"]["rate"], line["destroyed"]["n"]) == (0.6, 0.4, 3)
     assert line["destroyed"]["rate"] == pytest.approx(2 / 3)
@@ -84,9 +93,10 @@ def test_unknown_effects_are_named(tmp_path: Path) -> None:
     """Only the twin's own effects can be kept."""
     with pytest.raises(OptionError, match="rain"):
         Settings(tmp_path, only=("rain",))
-    kept = Settings(tmp_path, only=("noise",)).without
-    assert "noise" not in kept
-    assert "printer" in kept
+    camera, left_out = Settings(tmp_path, only=("noise",)).ways["noise alone"]
+    assert camera.name == "phone"
+    assert "noise" not in left_out
+    assert "printer" in left_out
 
 
 @pytest.mark.slow
