@@ -106,10 +106,13 @@ def photographed(
     weights: options.Weights = None,
     limit: Annotated[int, typer.Option("--limit", help="This many photos.", min=1)] = 48,
     eps: Annotated[list[int] | None, typer.Option("--eps255", help="In 255ths; repeat it. [default: 16, 8]")] = None,
-    camera: Annotated[str, typer.Option("--camera", help="A camera of the twin, see `physadv twin --help`.")] = "phone",
+    camera: Annotated[
+        list[str] | None,
+        typer.Option("--camera", help="Cameras of the twin, see `physadv twin --help`; repeat it. (default: phone)"),
+    ] = None,
     printer: Annotated[str, typer.Option("--printer", help="A printer of the twin.")] = "office-laser",
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Keep this effect alone (noise, jpeg ...); repeat it.")
+        list[str] | None, typer.Option("--only", help="Also by the last camera with this effect alone; repeat it.")
     ] = None,
     seed: options.Seed = 0,
     threads: options.Threads = 0,
@@ -124,6 +127,7 @@ def photographed(
     """
     import torch
 
+    from physadv.evaluation.rows import read_rows
     from physadv.studies import photographed as study_
     from physadv.victims.registry import load_victim
     from physadv_cli.progress import bar
@@ -131,7 +135,8 @@ def photographed(
 
     if threads:
         torch.set_num_threads(threads)
-    settings = study_.Settings(data, limit, tuple(eps or (16, 8)), camera, printer, tuple(only or ()), seed=seed)
+    radii, taken = tuple(eps or (16, 8)), tuple(camera or ("phone",))
+    settings = study_.Settings(data, limit, radii, taken, printer, tuple(only or ()), seed=seed)
     model = load_victim(victim, weights=weights)
     folder, stopped = open_run("study-photographed", out, vars(settings)), False
     with bar() as progress:
@@ -141,7 +146,7 @@ def photographed(
                 progress.update(work, completed=done, total=total)
         except KeyboardInterrupt:
             stopped = True
-    rows = list(study_.read_rows(folder / study_.ROWS)) if (folder / study_.ROWS).is_file() else []
+    rows = list(read_rows(folder / study_.ROWS)) if (folder / study_.ROWS).is_file() else []
     lines = study_.table(rows)
     (folder / "table.md").write_text(study_.markdown(lines), encoding="utf-8")
     result = {"simulation": True, "table": lines, "complete": not stopped, "out": str(folder)}
