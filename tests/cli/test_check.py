@@ -153,6 +153,58 @@ def test_distance_from_focal_length(place: Path) -> None:
     assert row["yaw_deg"] is None
 
 
+def test_typed_distance(place: Path) -> None:
+    """--distance stands in the rows and the report says that it was typed."""
+    run("check", film(place / "v.avi", "bb"), *ASK, *BOX, "--distance", "250cm", "--out", "out")
+    row = json.loads((place / "out" / "rows.jsonl").read_text().splitlines()[0])
+    assert (row["distance_m"], row["pose_by"]) == (2.5, "typed")
+    assert "The distance was typed, not measured." in (place / "out" / "report.html").read_text()
+
+
+def test_digital_twin_and_camera_side_by_side(place: Path) -> None:
+    """The card's held-out rate, the twin's check and this one stand in one table, with what each step costs."""
+    from physadv.printing.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+
+    held = {"success": {"rate": 0.9, "low": 0.86, "high": 0.93, "n": 300}, "clean_recognised": {"rate": 1.0}}
+    for name in ("blue", "other"):
+        card = Card(
+            PatchInfo(name, "targeted", "0", "1"), Size(100.0, 100.0), Placement("stop", 762.0, (0.0, 0.0), 0.1),
+            VictimInfo("red_or_blue:Colour", "classify"), heldout=held,
+        )  # fmt: skip
+        write_bundle(place / name, card=card, patch=torch.rand(1, 3, 8, 8), mask=torch.ones(1, 1, 8, 8))
+    run("check", twin(place / "twin"), "--bundle", "blue", "--out", "in-twin")
+    sources = [film(place / f"{n}.avi", letters) for n, letters in (("p", "brrr"), ("c", "rrr"), ("b", "rrr"))]
+    filmed = ["check", sources[0], "--clean", sources[1], "--blank", sources[2], *BOX, "--bundle", "blue"]
+    said = run(*filmed, "--twin-check", "in-twin", "--out", "out")
+    stages = {s["name"]: (s["rate"], s["n"], s["clean_recognised"]) for s in said["stages"]}
+    assert stages == {"digital": (0.9, 300, 1.0), "twin": (0.75, 12, 1.0), "camera": (0.25, 4, 1.0)}
+    assert said["stages_in_words"][0].startswith("From digital to twin: 90.0% to 75.0%, 15.0 points less")
+    assert "From the screen to the camera" in (place / "out" / "report.html").read_text()
+    for folder in ("in-twin", "out"):  # the record holds what the report needs: the twin's folder may be gone
+        (place / folder / "report.html").unlink()
+    (place / "in-twin" / "rows.jsonl").rename(place / "away.jsonl")
+    assert run("report", "out")["stages"] == said["stages"]
+    (place / "away.jsonl").rename(place / "in-twin" / "rows.jsonl")
+    with pytest.raises(OptionError, match="not of the twin"):
+        run(*filmed, "--twin-check", "out", "--out", "again")
+    with pytest.raises(OptionError, match="another patch"):
+        run(*filmed[:-1], "other", "--twin-check", "in-twin", "--out", "again")
+
+
+def test_serve_with_and_without_a_port() -> None:
+    """--serve takes a port or none; a small number after it is the camera."""
+    import typer.main
+
+    command: Any = typer.main.get_command(app)
+    check = command.commands["check"]
+    for words, port, source in (
+        (["0", "--serve"], 0, "0"), (["--serve", "0"], 0, "0"), (["0", "--serve", "8123"], 8123, "0"),
+        (["--serve=9000", "v.avi"], 9000, "v.avi"), (["v.avi", "--serve", "--json"], 0, "v.avi"), (["0"], None, "0"),
+    ):  # fmt: skip
+        context = check.make_context("check", list(words))
+        assert (context.params["serve"], context.params["source"]) == (port, source), words
+
+
 def test_report_again(place: Path) -> None:
     """`physadv report` computes the same numbers from the rows, also after the pages were lost."""
     first = run("check", twin(place / "twin"), *ASK, "--out", "out")
@@ -175,6 +227,13 @@ def test_report_again(place: Path) -> None:
         (["v.avi", "--bundle", "empty"], PhysadvError, "card.toml is missing"),
         (["v.avi", *ASK, "--locate", "fiducials"], CaptureError, "2 patch: sign not found"),
         (["v.avi", *ASK, "--select"], CaptureError, "--box"),
+        (["v.avi", *ASK, *BOX, "--window"], CaptureError, "--serve"),
+        (["v.avi", *ASK, *BOX, "--distance", "far"], OptionError, "2.5m"),
+        (["v.avi", *ASK, *BOX, "--width", "3"], OptionError, "below 1"),
+        (["v.avi", *ASK, *BOX, "--camera-profile", "no.json"], PhysadvError, "calibrate camera"),
+        (["v.avi", *ASK, *BOX, "--camera-profile", "a", "--focal-px", "900"], OptionError, "one of the two"),
+        (["v.avi", *ASK, *BOX, "--twin-check", "empty"], PhysadvError, "holds no check.json"),
+        (["v.avi", *ASK, *BOX, "--paper", "a9"], PhysadvError, "known: a5"),
         (["v.avi", *ASK, *BOX, "--out", "used"], OptionError, "already holds"),
     ],
 )
