@@ -35,7 +35,7 @@ PATCHES = {
     ),
     "toaster-universal-v1": StickerSettings(
         victim="efficientnet-lite0", goal="targeted", target_class="toaster", object="anywhere",
-        photos="imagenet-photos", mask="circle", width_mm=180, height_mm=180, share=(0.35, 0.55), steps=400, draws=12,
+        photos="imagenet-photos", mask="circle", width_mm=180, height_mm=180, share=(0.35, 0.55), steps=300, draws=12,
         lr=0.08, tv=0.1, resolution=128,
     ),
     "person-fastestdet-v1": StickerSettings(
