@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from physadv.attacks.ledger import Ledger
@@ -19,12 +20,15 @@ from physadv.core.errors import OptionError
 from physadv.core.types import Victim
 from physadv.defences.bounds.graph import Graph
 from physadv.defences.bounds.verify import verify
+from physadv.defences.named import certifying
 from physadv.defences.radii import Noise
 from physadv.defences.smoothing import Certificate, certify_with, check_numbers
 from physadv.defences.staged import Plan, certify_at, make_plan
 from physadv.defences.votes import Sampler
 from physadv.evaluation.intervals import wilson
 from physadv.evaluation.rows import Row
+from physadv.victims.cards import LoadedVictim
+from physadv.victims.classifiers import resize
 
 Tick = Callable[[float], None]
 """Told how much of the present group is done, as a share in [0, 1]."""
@@ -125,6 +129,39 @@ class Bounding:
         for i, certified in zip(chosen, found.certified.tolist(), strict=True):
             if certified:
                 best[i] = radius
+
+
+class PatchProof:
+    """Certified patch defences: ``radius`` is the side of the patch withstood, in px of the working size, or 0.
+
+    A defence for an h x w px patch is told by the smaller side. Raises OptionError for a victim without such a proof.
+    """
+
+    def __init__(self, victim: LoadedVictim, *, group: int = 8) -> None:
+        found = certifying(victim)
+        if found is None:
+            raise OptionError(
+                f"victim {victim.card.name}", "no patch certificate belongs to it",
+                "put patchcleanser, derandomised or patchguard before it: signs+patchcleanser:patch12",
+            )  # fmt: skip
+        self.defence, self.size = found
+        self.victim, self.group, self.patch = victim, group, min(self.defence.patch)
+
+    @torch.no_grad()
+    def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
+        """See :class:`Certifier`."""
+        logits = self.victim(images)
+        if not isinstance(logits, Tensor):
+            raise OptionError("a detector", "patch certificates are for classifiers", "use a classifier")
+        predicted = logits.argmax(1)
+        right = (predicted == labels).nonzero()[:, 0]
+        sure = torch.zeros_like(labels, dtype=torch.bool)
+        if len(right):
+            sure[right] = self.defence.certify(resize(images[right], *self.size), labels[right])
+        return [
+            {"predicted": int(p), "radius": float(self.patch) if s else 0.0}
+            for p, s in zip(predicted, sure.tolist(), strict=True)
+        ]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from math import pi
 from typing import Any
 
 import torch

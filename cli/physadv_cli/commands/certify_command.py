@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from physadv.defences.certify import Certifier
     from physadv.victims.registry import LoadedVictim
 
-METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope")
+METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "patch")
 
 
 def register(app: typer.Typer) -> None:
@@ -63,11 +63,14 @@ def certify(
     """Certify every image: no change within the radius, by whatever attack, alters the class.
 
     Smoothing certifies the majority vote under noise, for any classifier; train the victim with noise. Bounds certify
-    the net itself where it is made of linear, convolution, batch norm, ReLU and average pooling layers.
+    the net itself where it is made of linear, convolution, batch norm, ReLU and average pooling layers. Patch
+    certificates are those of a defence in the victim's name: no patch of its size, anywhere, changes the verdict.
 
     Example: physadv certify --victim signs --data gtsrb.zip --method smoothing --sigma 0.25 --radius 0.25 --limit 100
 
     Example: physadv certify --victim wongkolter-mnist --weights w.pth --data mnist/ --method polytope --eps 0.1
+
+    Example: physadv certify --victim signs+patchcleanser:patch12,masks4 --data gtsrb.zip --method patch --limit 50
     """
     import torch
 
@@ -81,7 +84,7 @@ def certify(
 
     if method not in METHODS:
         raise OptionError(f"method {method!r}", f"one of {', '.join(METHODS)} is needed", "for example smoothing")
-    ball = parse_norm(norm or ("l2" if method == "smoothing" else "linf"))
+    ball = "patch" if method == "patch" else parse_norm(norm or ("l2" if method == "smoothing" else "linf"))
     if threads:
         torch.set_num_threads(threads)
     loaded = load_victim(victim, weights=weights, device=device)
@@ -95,6 +98,8 @@ def certify(
         found, main, radii = _smoothing(
             loaded, samples, facts, ball, radius, noise, sigma, n0, n, alpha, batch_size, seed
         )
+    elif method == "patch":
+        found, main, radii = _patch(loaded, facts)
     else:
         found, main, radii = _bounds(loaded, samples, facts, method, ball, eps, curve, batch_size)
     folder = open_run("certify", out, {**facts, "limit": limit, "weights": weights})
@@ -122,6 +127,16 @@ def _smoothing(
     facts["threat"] = f"{norm}:{main:.4g}"
     radii = [0.0, main] if fixed is not None else sorted({0.0, main, *(made.widest * i / 8 for i in range(1, 9))})
     return made, main, radii
+
+
+def _patch(victim: LoadedVictim, facts: dict[str, Any]) -> tuple[Certifier, float, list[float]]:
+    """The certifier, the side of its patch, and the sides of the table."""
+    from physadv.defences.certify import PatchProof
+
+    made = PatchProof(victim)
+    side = "{} x {}".format(*made.size)
+    facts["threat"] = "one patch of {} x {} px".format(*made.defence.patch) + f" in {side} px"
+    return made, float(made.patch), [0.0, float(made.patch)]
 
 
 def _bounds(
