@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.types import Detections
+from physadv.printing.fiducials import FIDUCIALS, marker_modules, test_sign_layout
 from physadv.victims.cards import VictimCard
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -121,6 +122,26 @@ def middle() -> tuple[float, float, float, float]:
 @pytest.fixture
 def make_picture() -> Callable[..., np.ndarray]:
     return picture
+
+
+def draw_page(block: str, width: int = 300, shift: tuple[int, int] = (150, 90)) -> np.ndarray:
+    """A white page with a red sign of ``width`` px and its four markers, as it is printed."""
+    page = np.full((480, 640, 3), 255, np.uint8)
+    x, y = shift
+    page[y : y + width, x : x + width] = (200, 30, 30)
+    for marker, corners in zip(FIDUCIALS[block], test_sign_layout(), strict=True):
+        x0, y0 = np.round(corners[0] * width + shift).astype(int)
+        side = round(float(corners[1, 0] - corners[0, 0]) * width)
+        modules = np.where(marker_modules(marker), 0, 255).astype(np.uint8)
+        page[y0 : y0 + side, x0 : x0 + side] = cv2.resize(modules, (side, side), interpolation=cv2.INTER_NEAREST)[
+            ..., None
+        ]
+    return page
+
+
+@pytest.fixture(name="marked_page")
+def _marked_page() -> Callable[..., np.ndarray]:
+    return draw_page
 
 
 @pytest.fixture

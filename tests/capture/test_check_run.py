@@ -286,3 +286,92 @@ def test_progress_tells_of_frames_left_out(
     )
     assert [(s.judged, s.left_out) for s in steps] == [(0, 1), (0, 2), (0, 3), (2, 3)]
     assert steps[-1].success == {"patch": (2, 2)}
+
+
+def test_small_markers_are_refused_and_their_size_is_said(
+    tmp_path: Path, colour_victim: Any, marked_page: Callable[..., np.ndarray]
+) -> None:
+    """Pages too far away are left out; with none near enough the error names size and limit, else a warning does."""
+    from physadv.core.images import save_png
+
+    for name, width in (("far", 100), ("near", 300)):
+        for k in range(2):
+            save_png(tmp_path / name / f"{k}.png", marked_page("patch", width))
+    with pytest.raises(CaptureError, match=r"2 patch: markers under 20 px \(markers of 1\d to 1\d px, 20 are needed\)"):
+        check(tmp_path / "a", tmp_path / "far", colour_victim)
+    (tmp_path / "far").rename(tmp_path / "near" / "far")
+    rows, settings = check(tmp_path / "b", tmp_path / "near", colour_victim)
+    assert len(rows) == 2
+    assert all(r["marker_px"] > 30 for r in rows)
+    assert settings["left_out"] == {"patch: markers under 20 px": 2}
+    assert any("come closer, or print the signs larger" in w for w in settings["warnings"])
+
+
+def test_a_narrow_interval_ends_the_block(tmp_path: Path, video: Callable[..., Path], colour_victim: Any) -> None:
+    """Forty equal clips: the block ends at the first look at which Wilson's interval is narrow enough, not before."""
+    from physadv.evaluation.intervals import wilson
+
+    source = open_source(video(tmp_path / "patch.avi", "b" * 200), clip_seconds=0.5)
+    steps = list(
+        run_check(
+            [Feed(source, "patch")], colour_victim, folder=tmp_path / "run", locator=by_box((50, 30, 110, 90)),
+            goal="untargeted", true_class="stop", width=0.2, batch=1,
+        )
+    )  # fmt: skip
+    rates = tabulate(read_rows(tmp_path / "run" / "rows.jsonl"))["patch"]
+    assert rates.attack.high - rates.attack.low <= 0.2
+    assert steps[-1].judged < 200
+    before = wilson(rates.clips - 5, rates.clips - 5)
+    assert before.high - before.low > 0.2
+    assert json.loads((tmp_path / "run" / "check.json").read_text())["width"] == 0.2
+
+
+def test_whoever_watches_names_the_block_and_ends_it(tmp_path: Path, colour_victim: Any, make_picture: Any) -> None:
+    """Where no marker tells, the chosen block counts, from then on; a stop ends the check as stopped."""
+    from physadv.capture.frames import Frame, Source
+    from physadv.capture.remote import Remote
+
+    remote = Remote()
+
+    class Hands(Source):
+        live = True
+
+        def __iter__(self) -> Any:
+            for k in range(30):
+                if k == 10:
+                    remote.choose("clean")
+                if k == 20:
+                    remote.stop()
+                yield Frame(make_picture((200, 30, 30)), k / 10, "live-000", None, k)
+
+    for _ in run_check(
+        [Feed(Hands("hands"))], colour_victim, folder=tmp_path / "run", locator=by_box((50, 30, 110, 90)),
+        goal="untargeted", true_class="stop", remote=remote,
+    ):  # fmt: skip
+        pass
+    rows = list(read_rows(tmp_path / "run" / "rows.jsonl"))
+    assert [(r["block"], r["frame"]) for r in rows] == [("clean", k) for k in range(10, 20)]
+    settings = json.loads((tmp_path / "run" / "check.json").read_text())
+    assert (settings["status"], settings["left_out"]) == ("stopped", {"unsorted: block not known": 10})
+
+
+def test_the_same_check_goes_on(tmp_path: Path, twin: Callable[..., Path], colour_victim: Any) -> None:
+    """Stopped after a batch and run again: the rows are those of one run, pictures of the first attempt are kept."""
+    folder = twin(CLIPS)
+    check(tmp_path / "whole", folder, colour_victim)
+    steps = run_check(
+        [Feed(open_source(folder), fallback="patch")], colour_victim, folder=tmp_path / "run", locator=locator_for(),
+        goal="untargeted", true_class="stop", batch=4,
+    )  # fmt: skip
+    next(steps)
+    steps.close()
+    rows, settings = check(tmp_path / "run", folder, colour_victim)
+    assert rows == list(read_rows(tmp_path / "whole" / "rows.jsonl"))
+    assert (settings["attempt"], settings["status"]) == (2, "complete")
+    shown = json.loads((tmp_path / "run" / "examples" / "index.json").read_text())
+    assert {(s["block"], s["frame"]) for s in shown if s["clip"] == "clean-00"} & {("clean", 0), ("clean", 1)}
+    with pytest.raises(OptionError, match="already holds"):
+        check(tmp_path / "run", folder, colour_victim)
+    (tmp_path / "run" / "check.json").write_text(json.dumps({**settings, "status": "running"}))
+    with pytest.raises(OptionError, match="another target_class"):
+        check(tmp_path / "run", folder, colour_victim, target_class="limit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -14,30 +15,14 @@ from physadv.capture.lens import lens_for
 from physadv.capture.locate import Location, by_box, by_detector, by_fiducials, locator_for, select_box
 from physadv.capture.posing import with_pose
 from physadv.core.errors import CaptureError, OptionError, VictimError
-from physadv.printing.fiducials import FIDUCIALS, marker_modules, test_sign_layout
 
 
 def frame(image: np.ndarray, **more: Any) -> Frame:
     return Frame(image, 0.0, "a", more.pop("block", None), 0, **more)
 
 
-def marked_page(block: str, width: int = 300, shift: tuple[int, int] = (150, 90)) -> np.ndarray:
-    """A white page with a red sign of ``width`` px and its four markers, as it is printed."""
-    page = np.full((480, 640, 3), 255, np.uint8)
-    x, y = shift
-    page[y : y + width, x : x + width] = (200, 30, 30)
-    for marker, corners in zip(FIDUCIALS[block], test_sign_layout(), strict=True):
-        x0, y0 = np.round(corners[0] * width + shift).astype(int)
-        side = round(float(corners[1, 0] - corners[0, 0]) * width)
-        modules = np.where(marker_modules(marker), 0, 255).astype(np.uint8)
-        page[y0 : y0 + side, x0 : x0 + side] = cv2.resize(modules, (side, side), interpolation=cv2.INTER_NEAREST)[
-            ..., None
-        ]
-    return page
-
-
 @pytest.mark.parametrize("block", ["clean", "blank", "patch"])
-def test_markers_give_corners_and_block(block: str) -> None:
+def test_markers_give_corners_and_block(block: str, marked_page: Callable[..., np.ndarray]) -> None:
     """The sign's corners come out within a pixel, and the page's ids say which block it is."""
     place = by_fiducials()(frame(marked_page(block)))
     assert place is not None
@@ -45,7 +30,7 @@ def test_markers_give_corners_and_block(block: str) -> None:
     assert place.corners == pytest.approx(corners_of((150, 90, 450, 390)), abs=1.0)
 
 
-def test_markers_under_perspective() -> None:
+def test_markers_under_perspective(marked_page: Callable[..., np.ndarray]) -> None:
     """A page seen from the side still gives the sign's corners within a pixel and a half."""
     source = np.array([[0, 0], [640, 0], [640, 480], [0, 480]], np.float32)
     seen = np.array([[40, 20], [560, 60], [600, 430], [20, 470]], np.float32)
@@ -83,7 +68,7 @@ def test_detector_box(red_detector: Any, make_picture: Any) -> None:
         by_detector(red_detector, "zebra")
 
 
-def test_auto_prefers_truth_then_markers_then_box() -> None:
+def test_auto_prefers_truth_then_markers_then_box(marked_page: Callable[..., np.ndarray]) -> None:
     """auto asks in the order truth, fiducials, box, frame."""
     truth = {"corners": [[1, 1], [9, 1], [9, 9], [1, 9]], "distance_m": 4.0, "yaw_deg": -3.0}
     wall, page = np.full((480, 640, 3), 128, np.uint8), marked_page("patch")
