@@ -209,7 +209,8 @@ def _line(name: str, run: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         certified = str(wilson(run["test_certified"], run["test_n"]))
     if any("smoothed" in r for r in rows):
         certified, by = f"{certified}; {rate('smoothed')}", f"{by}; smoothing, l2 {RADIUS}, sigma {SIGMA}"
-    cells = [name, f"{run['eps']:.3g}", run["architecture"], f"{run['epochs']} x {run['train_images']}", clean, rate("pgd"), rate("ensemble"),
+    budget = f"{run['epochs']} x {run['train_images']}"
+    cells = [name, f"{run['eps']:.3g}", run["architecture"], budget, clean, rate("pgd"), rate("ensemble"),
              certified, by, f"{run['train_cpu_seconds']:.0f}"]  # fmt: skip
     return "| " + " | ".join(str(c) for c in cells) + " |"
 
