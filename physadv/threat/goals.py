@@ -131,7 +131,7 @@ class Goal:
             raise OptionError("goal 'create'", "is for detectors", "use --goal targeted on a classifier")
         scores = prediction.scores if isinstance(prediction, Detections) else prediction
         count = scores.shape[0]
-        if marks.labels is None:
+        if marks.labels is None or self.kind == "create":  # which class the photo is of is no matter there
             labels = torch.full((count,), self.true_class, dtype=torch.long, device=scores.device)
         else:
             labels = marks.labels.to(scores.device)
