@@ -44,7 +44,7 @@ class Affine(Layer):
         return None
 
     def box(self, lower: Tensor, upper: Tensor, *, reuse: bool = False) -> tuple[Tensor, Tensor]:
-        """The smallest box of the layer's values over the box from ``lower`` to ``upper``; ``reuse`` may write there."""
+        """The smallest box of the layer's values over the box from ``lower`` to ``upper``; ``reuse``: write in them."""
         middle, radius = self.value((lower + upper) / 2), self.spread((upper - lower) / 2)
         return middle - radius, middle + radius
 
