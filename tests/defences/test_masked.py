@@ -155,7 +155,7 @@ def test_guarded_verdicts_are_those_laid_open() -> None:
 
 
 def test_a_rejected_image_is_wrong_when_clean_and_safe_when_attacked() -> None:
-    """Rejecting costs clean accuracy, and stops an attack; one loss for both gets through where plain PGD is rejected."""
+    """Rejecting costs clean accuracy and stops an attack; one loss for both gets through where plain PGD does not."""
     defence = asymmetric(Corner(0, 10.0), Corner(1, 4.0), 0.1)
     x = torch.full((2, 3, 4, 4), 0.45)
     x[0, 0, 0, :2] = 0.56

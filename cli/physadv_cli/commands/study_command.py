@@ -31,7 +31,7 @@ def masked(
     eps: Annotated[str, typer.Option("--eps", help="Radius in l_inf, in units of [0, 1]: 0.2, 8/255.")] = "0.2",
     limit: Annotated[int, typer.Option("--limit", help="This many test images are attacked.", min=1)] = 200,
     steps: Annotated[int, typer.Option("--steps", help="Steps of PGD, plain and adaptive.", min=1)] = 40,
-    queries: Annotated[int, typer.Option("--queries", help="Queries of the black box an image; 0: none.", min=0)] = 1000,
+    queries: Annotated[int, typer.Option("--queries", help="Black-box queries an image; 0: none.", min=0)] = 1000,
     train: Annotated[int, typer.Option("--train", help="Images the small nets are trained on.", min=10)] = 10_000,
     epochs: Annotated[int, typer.Option("--epochs", help="Epochs of each net.", min=1)] = 4,
     quick: Annotated[bool, typer.Option("--quick", help="A few images and steps, to see that it runs.")] = False,
