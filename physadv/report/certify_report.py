@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import floor, log10
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,17 @@ def certified_curve(rows: Sequence[Row], norm: str) -> Markup:
     parts.append(f'<polygon points="{_points(band)}" fill="{BAND}"/>')
     middle = _points(stairs([r.rate for r in rates]))
     parts.append(f'<polyline points="{middle}" fill="none" stroke="{COLOUR}" stroke-width="2"/>')
-    for i in range(5):
-        radius = widest * i / 4
+    for radius in round_steps(widest):
         parts.append(text(across(radius), bottom + 17, f"{radius:.3g}", at="middle", fill=MUTED, size=11))
     parts.append(text((left + right) / 2, bottom + 35, f"radius ({norm})", at="middle", fill=MUTED, size=12))
     return svg(bottom + 44, parts, "Certified accuracy over the radius")
+
+
+def round_steps(widest: float) -> list[float]:
+    """From 0 in steps of 1, 2 or 5 times a power of ten, four to eight of them up to ``widest``."""
+    power = 10.0 ** floor(log10(widest / 4))
+    step = next(power * m for m in (1, 2, 5, 10) if widest / (power * m) <= 8)
+    return [step * i for i in range(int(widest / step + 1e-9) + 1)]
 
 
 def _points(points: Sequence[tuple[float, float]]) -> str:

@@ -280,7 +280,7 @@ def test_bad_options_are_refused() -> None:
 
 def test_agrees_with_auto_lirpa() -> None:
     """IBP and CROWN-IBP equal auto_LiRPA's, and CROWN is no looser, where that package is installed."""
-    lirpa = pytest.importorskip("auto_LiRPA")
+    lirpa = pytest.importorskip("auto_LiRPA", exc_type=ImportError)
     net = made(lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4)), 11)
     x, labels = images(11)
     forms = margin_forms(labels, 4)
