@@ -101,10 +101,11 @@ class Watch:
         """On the terminal, once for every change of block or of what is asked for."""
         if not self.live:
             return
-        said = self.guide.advise(step.rows, step.place, step.block).prompt.split(":")[0]
-        if said != self._told:
-            self._told = said
-            console.print(said)
+        advice = self.guide.advise(step.rows, step.place, step.block)
+        wanted = advice.block if advice.block in advice.waiting else next(iter(advice.waiting), "")
+        if wanted != self._told and (step.block is not None or not self._told):  # not for every frame without a sign
+            self._told = wanted
+            console.print(advice.prompt.replace("[", "\\["))
 
     def _show(self, step: Progress) -> None:
         if not self.shows or time.monotonic() - self._drawn < 1 / PICTURES_A_SECOND:

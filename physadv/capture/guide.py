@@ -28,6 +28,8 @@ class Advice:
     next: Cell | None = None
     cells: Counter[Cell] = field(default_factory=Counter)
     stands: Mapping[str, Stand] = field(default_factory=dict)
+    waiting: tuple[str, ...] = ()
+    """The blocks that still lack frames."""
 
 
 class Guide:
@@ -48,13 +50,13 @@ class Guide:
     def advise(self, rows: Mapping[str, Sequence[Row]], place: Location | None, block: str | None) -> Advice:
         """Advice while ``block`` is in hand (None: no sign in view) and the sign is at ``place``."""
         now = self.stands(rows)
-        waiting = [b for b in self.blocks if b not in now or not now[b].done]
+        waiting = tuple(b for b in self.blocks if b not in now or not now[b].done)
         prompt = _prompt(block, waiting, now)
         if self.plan is None or block is None:
-            return Advice(block, prompt, stands=now)
+            return Advice(block, prompt, stands=now, waiting=waiting)
         cells = covered(rows.get(block, ()), self.plan)
         target = _thinnest(self.plan, cells, place) if block in waiting else None
-        return Advice(block, prompt, _move(self.plan, target, place), target, cells, now)
+        return Advice(block, prompt, _move(self.plan, target, place), target, cells, now, waiting)
 
 
 def _prompt(block: str | None, waiting: Sequence[str], now: Mapping[str, Stand]) -> str:

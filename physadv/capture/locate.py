@@ -74,13 +74,13 @@ def by_frame(frame: Frame) -> Location:
     return Location(None, "frame", frame.block)
 
 
-def first_of(locators: Sequence[Locator]) -> Locator:
-    """The first locator that finds a sign it need not refuse speaks; else the first that refused one."""
+def first_of(locators: Sequence[Locator], by_hand: Sequence[Locator] = ()) -> Locator:
+    """The first locator that finds a sign speaks; a refusal stands, unless a box was drawn by hand."""
 
     def locate(frame: Frame) -> Location | None:
         refusal: Location | None = None
         for locator in locators:
-            place = locator(frame)
+            place = locator(frame) if refusal is None or locator in by_hand else None
             if place is not None and place.refused is None:
                 return place
             refusal = refusal or place
@@ -116,7 +116,7 @@ def locator_for(
         made["detector"] = by_detector(detector, detector_class)
     if strategy == "auto":
         order = ("truth", "fiducials", "box", "features", "detector", *(["frame"] if whole_frame else []))
-        return first_of([made[name] for name in order if name in made])
+        return first_of([made[name] for name in order if name in made], [made["box"]] if box is not None else [])
     if strategy not in made:
         remedy = "give --box, the bundle, or the detector's weights"
         raise OptionError(f"locate {strategy!r}", f"no {strategy} was given", remedy)

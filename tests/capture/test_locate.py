@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from torch import nn
 
 from physadv.capture.frames import Frame
 from physadv.capture.geometry import corners_of, crop_square, iou_with, square_around
@@ -109,6 +110,17 @@ def test_typed_distance_is_for_what_cannot_be_measured() -> None:
     assert told(762, lens_for(focal_px=950))[1] == "size"
     with pytest.raises(OptionError, match="1000 m"):
         with_pose(box, sign_width_mm=762, lens=lens_for(), typed_m=-1)
+
+
+def test_a_refusal_stands(marked_page: Callable[..., np.ndarray], red_detector: nn.Module) -> None:
+    """Markers too small are not made good by a detector that knows no block; a box drawn by hand is."""
+    small = frame(marked_page("patch", 100))
+    place = locator_for(detector=red_detector)(small)  # type: ignore[arg-type]
+    assert place is not None
+    assert (place.by, place.block, place.refused) == ("fiducials", "patch", "markers under 20 px")
+    drawn = locator_for(box=(150, 90, 250, 190))(small)
+    assert drawn is not None
+    assert (drawn.by, drawn.refused) == ("box", None)
 
 
 def test_select_without_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
