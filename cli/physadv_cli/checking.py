@@ -44,6 +44,7 @@ def what_is_asked(
     sign_width_mm: float | None,
 ) -> Asked:
     """Merge card and options. Raises OptionError where neither says what is needed."""
+    from physadv.core.data import bundle_folder
     from physadv.core.errors import OptionError
     from physadv.printing.bundle import read_bundle
 
@@ -52,6 +53,7 @@ def what_is_asked(
             limit = "then --victim, --goal and --true-class must be given"
             raise OptionError("no --bundle", limit, "name the bundle that was printed")
         return Asked(victim, goal, true_class, target_class, sign_width_mm)
+    bundle = bundle_folder(bundle)
     opened = read_bundle(bundle)
     card = opened.card
     about = {

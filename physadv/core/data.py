@@ -24,3 +24,9 @@ def patches_dir() -> Path:
 def calibration_dir() -> Path:
     """The folder of charts and fitted profiles."""
     return _folder("calibration")
+
+
+def bundle_folder(name: Path) -> Path:
+    """The folder named, or else the ready-made bundle of that name."""
+    own = patches_dir() / name.name
+    return own if not name.exists() and len(name.parts) == 1 and own.is_dir() else name

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from physadv.core.data import patches_dir
+from physadv.core.data import bundle_folder, patches_dir
 from physadv.core.errors import OptionError
-from physadv_cli.commands.patch_command import parse_share, parse_victims, ready_made
+from physadv_cli.commands.patch_command import parse_share, parse_victims
 
 
 def test_weights_find_their_victims() -> None:
@@ -38,7 +38,7 @@ def test_shares_are_numbers_or_ranges() -> None:
 def test_ready_made_names_stand_for_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bare name is looked up beside the package; a folder that exists here is taken as it is."""
     monkeypatch.chdir(tmp_path)
-    assert ready_made(Path("stop-sticker-signs-v1")) == patches_dir() / "stop-sticker-signs-v1"
+    assert bundle_folder(Path("stop-sticker-signs-v1")) == patches_dir() / "stop-sticker-signs-v1"
     (tmp_path / "stop-sticker-signs-v1").mkdir()
-    assert ready_made(Path("stop-sticker-signs-v1")) == Path("stop-sticker-signs-v1")
-    assert ready_made(Path("nowhere")) == Path("nowhere")
+    assert bundle_folder(Path("stop-sticker-signs-v1")) == Path("stop-sticker-signs-v1")
+    assert bundle_folder(Path("nowhere")) == Path("nowhere")

@@ -211,13 +211,14 @@ def verify_bundle(
 
     Example: physadv patch verify runs/my-sticker --fresh
     """
+    from physadv.core.data import bundle_folder
     from physadv.core.errors import BundleError
     from physadv.journey.verify import settings_of, verify
     from physadv.printing.bundle import read_bundle
     from physadv_cli.progress import bar
 
     prepare_torch(0)
-    loaded = read_bundle(ready_made(bundle))
+    loaded = read_bundle(bundle_folder(bundle))
     given = {"weights": _text(weights), "signs": _text(signs), "backgrounds": _text(backgrounds),
              "photos": _text(photos), "boxes": _text(boxes)}  # fmt: skip
     with bar() as progress:
@@ -255,6 +256,7 @@ def transfer_bundles(
 
     Example: physadv patch transfer runs/a runs/b --victim signs --victim fastestdet --weights fastestdet=f.pth
     """
+    from physadv.core.data import bundle_folder
     from physadv.core.files import write_text
     from physadv.evaluation.rows import append_rows
     from physadv.journey.transfer import table, transfer
@@ -264,7 +266,7 @@ def transfer_bundles(
     prepare_torch(0)
     first, own, further = parse_victims(victim, weights)
     names = [first if own is None else f"{first}={own}", *further]
-    loaded = [read_bundle(ready_made(bundle)) for bundle in bundles]
+    loaded = [read_bundle(bundle_folder(bundle)) for bundle in bundles]
     folder = open_run("transfer", out, {"bundles": bundles, "victims": names, "data": data, "draws": draws})
     cells = []
     with bar() as progress:
@@ -277,14 +279,6 @@ def transfer_bundles(
     write_text(folder / "transfer.md", f"{table(cells)}\n")
     result = {"out": str(folder), "cells": [c.as_row() for c in cells]}
     finish(result, as_json=as_json, summary=f"{table(cells)}{notes}\nrows: {folder / 'transfer.jsonl'}")
-
-
-def ready_made(name: Path) -> Path:
-    """The folder named, or else the ready-made bundle of that name."""
-    from physadv.core.data import patches_dir
-
-    own = patches_dir() / name.name
-    return own if not name.exists() and len(name.parts) == 1 and own.is_dir() else name
 
 
 def parse_victims(victims: Sequence[str], weights: Sequence[str]) -> tuple[str, str | None, tuple[str, ...]]:

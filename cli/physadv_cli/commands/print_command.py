@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def print_sheet(
-    bundle: Annotated[Path, typer.Argument(help="Patch folder, as made by `physadv patch`.", metavar="BUNDLE")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder, or a name in patches/.", metavar="BUNDLE")],
     paper: Annotated[
         str, typer.Option("--paper", "--page", help="a5, letter, a4, legal, a3, a2, a1, or a size: 300x400mm.")
     ] = "a4",
@@ -55,6 +55,7 @@ def print_sheet(
 
     Example: physadv print runs/stop --paper a4 --tile --bleed 2 --test-signs
     """
+    from physadv.core.data import bundle_folder
     from physadv.core.images import read_rgba
     from physadv.core.signfaces import SignFace
     from physadv.printing.bundle import read_bundle
@@ -62,12 +63,13 @@ def print_sheet(
     from physadv.printing.icc import Press
     from physadv.printing.sheet import write_sheet
 
-    patch = read_bundle(bundle)
+    beside = bundle / "sheet.pdf" if bundle.exists() else Path(f"{bundle.name}.pdf")  # ready-made ones stay as they are
+    patch = read_bundle(bundle_folder(bundle))
     place = patch.card.placement
     face = None if sign is None else SignFace(place.sign, read_rgba(sign, svg_px=2048), place.sign_width_mm)
     with console.status("Drawing the sheet"):
         sheet = write_sheet(
-            patch, out or bundle / "sheet.pdf", paper=paper_of(paper), tile=tile, overlap=overlap,
+            patch, out or beside, paper=paper_of(paper), tile=tile, overlap=overlap,
             cut=Cut(bleed, safe, corner_radius, cut_name, cut_width),
             press=None if icc is None else Press(icc, intent=intent), test_signs=test_signs, sign=face,
         )  # fmt: skip

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def film_twin(
-    bundle: Annotated[Path, typer.Argument(help="Patch folder, as made by `physadv patch`.", metavar="BUNDLE")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder, or a name in patches/.", metavar="BUNDLE")],
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="PDF of `physadv print`. [default: made here, in the run's folder]")
     ] = None,
@@ -61,12 +61,14 @@ def film_twin(
 
     Example: physadv twin runs/stop --camera all --clips 14 --printer newsprint --without motion --out runs/hard
     """
+    from physadv.core.data import bundle_folder
     from physadv.printing.bundle import read_bundle
     from physadv.twin.cameras import CAMERAS as USUAL
     from physadv.twin.cameras import cameras_named
     from physadv.twin.simulate import simulate
     from physadv_cli.progress import bar
 
+    bundle = bundle_folder(bundle)
     patch = read_bundle(bundle)
     filming = cameras_named(camera) if camera else USUAL
     reach = None if distance is None else _metres(distance)
