@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,7 @@ def _tables(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, Rate
 
 
 def _judge(tables: Sequence[Mapping[str, Any]]) -> Verdict:
-    crossed, before, beside = {}, {}, list[tuple[str, str, Rate]]()
+    crossed, before, beside, failed = {}, {}, list[tuple[str, str, Rate]](), list[str]()
     nothing = Rate(float("nan"), 0.0, 1.0, 0)
     for table in tables:
         name, cells = table["name"], table["pairs"].get("cross photo", {})
@@ -216,11 +216,23 @@ def _judge(tables: Sequence[Mapping[str, Any]]) -> Verdict:
         before[name] = cells["png"]["original"]["0.01"] if "png" in cells else nothing
         for kind, question in _BESIDE.items():
             source = table["adaptive"] if kind == "cross photo" else table["gallery"]
+            if kind not in source:
+                continue
+            rates = source[kind]["png"]
             # A trained recogniser that no longer matches uncloaked photos says nothing about cloaked ones.
-            if kind in source and source[kind]["png"]["original"]["0.01"].rate >= LOST:
-                beside.append((question, name, source[kind]["png"]["cloaked"]["0.01"]))
+            if rates["original"]["0.01"].rate >= LOST:
+                beside.append((question, name, rates["cloaked"]["0.01"]))
+            elif kind == "cross photo":
+                failed.append(f"{name} {_FAILED.format(rates['original']['0.01'].rate)}")
     roles = {table["name"]: table["role"] for table in tables}
-    return verdict(crossed, before, roles, {c.name: c.title for c in CHANNELS.values()}, beside)
+    judged = verdict(crossed, before, roles, {c.name: c.title for c in CHANNELS.values()}, beside)
+    return replace(judged, reasons=(*judged.reasons, *failed))
+
+
+_FAILED = (
+    "could not be trained on cloaked photos: afterwards it matched only {:.0%} of the uncloaked ones, so what it "
+    "says about cloaked ones means nothing."
+)
 
 
 _BESIDE = {

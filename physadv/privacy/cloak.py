@@ -20,13 +20,12 @@ from physadv.core.errors import OptionError
 from physadv.core.images import Array, to_tensor, to_uint8
 from physadv.core.seeds import numpy_generator
 from physadv.privacy.objective import Goal, Memory, margin, own_embeddings
-from physadv.privacy.quality import Change, change, dssim, dssim_map, gaussian_blur
+from physadv.privacy.quality import Change, change, dssim, gaussian_blur
 from physadv.privacy.views import Kind, Ranges, View, clean_view, draw_view, look, seen_by, sent
 from physadv.victims.embedders import Embedder
 from physadv.victims.faces import Box, Face
 
 _OTHERS: tuple[Kind, ...] = ("hard", "any")
-_POWER = 1.5
 WORKING_SIDE = 192
 """Faces larger than this are optimised at this size, in px; the change is then enlarged to the photo's."""
 
@@ -46,7 +45,7 @@ class Mode:
     steps: int = 40
     draws: int = 3
     rate: float = 1.0
-    grain: float = 1.25
+    grain: float = 1.0
     momentum: float = 0.9
     chroma: float = 2.0
     smooth: float = 0.5
@@ -261,12 +260,9 @@ class Search:
         scene = self.window.add(shaped.expand(-1, 3, -1, -1))
         views = [draw_view(self.rng, self.mode.ranges, kind) for kind in self._kinds()]
         loss = self._loss(scene, views)
-        seen = dssim_map(self.window.box_of(self.window.scene), self.window.box_of(scene))
-        over = float(seen.detach().mean()) / self.mode.dssim
-        self.price = float(np.clip(self.price * (1.15 if over > 1 else 0.9), 0.02, 50))
-        # A mean of powers: many faint traces are cheaper than a few deep ones, which the eye finds first.
-        ugly = (seen.clamp_min(1e-6) ** _POWER).mean() ** (1 / _POWER) / self.mode.dssim
-        total = loss + self.price * ugly + self._taste(shaped)
+        over = dssim(self.window.box_of(self.window.scene), self.window.box_of(scene))[0] / self.mode.dssim
+        self.price = float(np.clip(self.price * (1.15 if float(over.detach()) > 1 else 0.9), 0.02, 50))
+        total = loss + self.price * over + self._taste(shaped)
         (gradient,) = torch.autograd.grad(total, delta)
         return gradient
 

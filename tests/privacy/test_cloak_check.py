@@ -18,12 +18,12 @@ from physadv.evaluation.intervals import Rate, wilson
 from physadv.evaluation.rows import read_rows
 from physadv.privacy.adaptive import adaptive_rows
 from physadv.privacy.bank import Bank, Plan, aligned, embed
-from physadv.privacy.check import SETTINGS, made_with_of, run_check
+from physadv.privacy.check import SETTINGS, _judge, _plain, made_with_of, run_check
 from physadv.privacy.cloak import MODES, cloak_faces
 from physadv.privacy.pairs import match_files
 from physadv.privacy.rates import gallery_rows, linear_probe, pair_rows, rate_of, thresholds
 from physadv.privacy.verdict import light_of, verdict
-from physadv.report.cloak_report import write_cloak_report
+from physadv.report.cloak_report import _attacks, write_cloak_report
 
 SIDE = 140
 FACE = KnownFinder()(np.zeros((SIDE, SIDE, 3)))[0]
@@ -226,6 +226,23 @@ def test_adaptive_recogniser_learns_a_common_change() -> None:
     assert {r["person"] for r in adapted} == {f"p{k}" for k in range(10)}
     assert crossed(adapted) > crossed(plain) + 0.3
     assert all(torch.equal(a, b) for a, b in zip(weights, embedder.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("uncloaked", "believed"), [(0.9, True), (0.01, False)])
+def test_a_failed_training_is_said_and_shows_no_figure(uncloaked: float, believed: bool) -> None:
+    """A trained recogniser that no longer matches uncloaked photos: verdict and page say so, without its figure."""
+    asked = {"png": {"original": {"0.01": rates(1.0)}, "cloaked": {"0.01": rates(0.3)}}}
+    trained = {"png": {"original": {"0.01": rates(uncloaked)}, "cloaked": {"0.01": rates(0.77)}}}
+    table = {
+        "name": "judge", "role": "held-out", "pairs": {"cross photo": asked}, "gallery": {},
+        "adaptive": {"cross photo": trained},
+    }  # fmt: skip
+    found = _judge([table])
+    assert bool(found.beside) == believed
+    assert any("could not be trained" in reason for reason in found.reasons) != believed
+    (question, _, after) = _attacks(_plain(table))[0]
+    assert ("says nothing" in question) != believed
+    assert (after is not None) == believed
 
 
 @pytest.fixture(scope="module")
