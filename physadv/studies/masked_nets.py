@@ -63,7 +63,7 @@ class Workshop:
     def net(
         self, name: str, defence: Defence, *, channels: int | None = None, epochs: int | None = None,
         start: nn.Module | None = None,
-    ) -> SmallCNN:  # fmt: skip
+    ) -> nn.Module:  # fmt: skip
         """A small net trained with ``defence``, from the weights of ``start`` where given; in eval mode and frozen."""
         found = self._fresh(channels)
         if start is not None:
@@ -81,7 +81,7 @@ class Workshop:
         load_average(checkpoint, found)
         return found.requires_grad_(False)
 
-    def _fresh(self, channels: int | None) -> SmallCNN:
+    def _fresh(self, channels: int | None) -> nn.Module:
         side, classes = self.material.side, len(self.material.classes)
         wanted = channels or self.material.channels
         return seeded(lambda: SmallCNN(wanted, side, classes, WIDTHS["small-cnn"], norm=False), self.seed)

@@ -48,6 +48,7 @@ def masked(
     """
     import torch
 
+    from physadv.evaluation.rows import read_rows
     from physadv.report.masked_report import write_masked_report
     from physadv.studies import masked as study_
     from physadv_cli.parsing import parse_eps
@@ -61,7 +62,7 @@ def masked(
         settings = study_.Settings(data, settings.eps, min(limit, 20), 5, min(queries, 20), min(train, 512), 1, seed)
     folder = open_run("study-masked", out, vars(settings))
     stopped = _watch(settings, folder)
-    rows = list(study_.read_rows(folder / study_.ROWS)) if (folder / study_.ROWS).is_file() else []
+    rows = list(read_rows(folder / study_.ROWS)) if (folder / study_.ROWS).is_file() else []
     done = study_.finished(folder)
     lines = study_.table([r for r in rows if r["defence"] in done])
     result: dict[str, Any] = {"table": lines, "complete": not stopped, "out": str(folder), **vars(settings)}

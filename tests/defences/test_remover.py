@@ -1,0 +1,67 @@
+"""The patch remover: marks are completed, painted out, and the rest of the picture stays."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from physadv.core.errors import OptionError
+from physadv.defences.remover import WINDOWS, Remover, complete, remover
+
+
+class Reddish(nn.Module):
+    """Marks red pixels: a segmenter whose answer is known."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 40 * (x[:, :1] - x[:, 1:2] - 0.5)
+
+
+def image() -> Tensor:
+    """Grey with a red rectangle of 12 x 16 px, a few of its pixels grey."""
+    x = torch.full((1, 3, 64, 64), 0.4)
+    x[0, :, 20:32, 30:46] = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
+    x[0, :, 24:27, 35:38] = 0.4
+    return x
+
+
+def test_holes_in_a_rectangle_are_filled_and_specks_do_not_grow() -> None:
+    """A rectangle with unmarked parts is marked whole; a lone pixel marks itself alone."""
+    marks = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+    marks[0, 0, 20:32, 30:46] = True
+    marks[0, 0, 24:27, 35:38] = False
+    assert complete(marks)[0, 0, 20:32, 30:46].all()
+    speck = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+    speck[0, 0, 5, 5] = True
+    assert torch.equal(complete(speck), speck)
+    assert all(a <= 64 and b <= 64 for a, b in WINDOWS)
+
+
+def test_the_patch_goes_and_what_is_far_stays() -> None:
+    """No red is left, holes included; pixels away from the patch are untouched."""
+    x = image()
+    seen = Remover(Reddish())(x)
+    assert (seen[0, 0, 20:32, 30:46] < 0.45).all()
+    assert torch.equal(seen[..., :10, :], x[..., :10, :])
+    clean = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.3
+    assert torch.equal(Remover(Reddish())(clean), clean)
+
+
+def test_the_stand_in_has_a_slope_where_the_marks_have_none() -> None:
+    """Adaptive or not the picture seen is the same; only the adaptive one lets a slope through to the patch."""
+    x = image().requires_grad_(True)
+    slopes = []
+    for adaptive in (True, False):
+        front = remover(nn.Identity(), segmenter=Reddish(), adaptive=adaptive)
+        assert torch.equal(front(x), Remover(Reddish())(x))
+        (slope,) = torch.autograd.grad(front(x)[..., 22, 40].sum(), x)
+        slopes.append(slope[..., 20:32, 30:46].abs().sum())
+    assert slopes[0] > 0
+    assert slopes[1] < 1e-5  # rounding of the paint's mean
+
+
+@pytest.mark.parametrize("bad", [{"threshold": 0.0}, {"full": 2.0}, {"side": 8}])
+def test_bad_settings_are_refused(bad: dict[str, float]) -> None:
+    """Settings out of range are errors."""
+    with pytest.raises(OptionError):
+        Remover(Reddish(), **bad)  # type: ignore[arg-type]
