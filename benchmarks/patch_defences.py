@@ -34,6 +34,12 @@ from physadv.victims.classifiers import resize
 from physadv.victims.registry import load_victim
 
 STOP, SIDE = 14, 64
+INTRO = """How often `signs` still reads the stop sign, in held-out simulated scenes of
+`patches/stop-sticker-signs-v1` (16 % of the sign, about 27 x 29 px of the victim's 64), with 95 % Wilson intervals.
+"Plain" and "adaptive PGD" paint each scene's blank sticker anew, through the defence's own gradient and through its
+stand-in (BPDA); defences whose own gradient serves have one figure for both. Commands: `python
+benchmarks/patch_defences.py --help`. The certified defences run on `signs` as it is, which was not trained for masked
+or ablated pictures: the certified share is 0 here, and this sticker is larger than the patch they are set for."""
 COLUMNS = ("clean", "blank", "sticker", "plain", "adaptive", "certified")
 
 
@@ -157,7 +163,8 @@ def main() -> None:
         append_rows(args.out, judge(name, args.cache, args.n, args.steps))
         print(table(args.out).splitlines()[-1], flush=True)
     if args.what == "table":
-        args.out.with_suffix(".md").write_text(table(args.out), encoding="utf-8")
+        text = f"# Patch defences against stickers\n\n{INTRO}\n\n{table(args.out)}"
+        args.out.with_suffix(".md").write_text(text, encoding="utf-8")
         print(table(args.out))
 
 
