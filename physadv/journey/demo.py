@@ -43,7 +43,10 @@ def judge(folder: Path, settings: StickerSettings) -> Iterator[Progress]:
         shutil.rmtree(target)
     card = read_bundle(folder / "bundle").card
     victim = load_victim(settings.victim, weights=settings.weights)
-    about = {"bundle": {"name": card.patch.name, "sha256": card.patch.sha256, "folder": str(folder / "bundle")}}
+    about = {"bundle": {
+        "name": card.patch.name, "sha256": card.patch.sha256, "folder": str(folder / "bundle"),
+        "heldout": card.heldout, "sign_width_mm": card.placement.sign_width_mm,
+    }}  # fmt: skip
     with open_source(str(folder / "twin")) as source:
         yield from run_check(
             [Feed(source)], victim, folder=target, locator=locator_for("truth"), goal=card.patch.goal,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from physadv.core.errors import GeometryError
 from physadv.printing.fiducials import FIDUCIALS, GAP, MARKER, SHEET_IDS, test_sign_layout
 
-PAPERS = {"a5": (148.0, 210.0), "letter": (215.9, 279.4), "a4": (210.0, 297.0), "legal": (215.9, 355.6),
+PAPERS = {"a5": (148.0, 210.0), "a4": (210.0, 297.0), "letter": (215.9, 279.4), "legal": (215.9, 355.6),
           "a3": (297.0, 420.0), "a2": (420.0, 594.0), "a1": (594.0, 841.0)}  # fmt: skip
 MARGIN, HEADER, FOOTER = 7.0, 24.0, 19.0
 CUT_GAP, CUT_LENGTH = 1.5, 2.5
