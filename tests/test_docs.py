@@ -49,3 +49,9 @@ def test_links_of_the_pages_exist(page: Path) -> None:
     """Every relative link points at a file or folder of the project."""
     for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_no_help_text_is_taken_for_markup() -> None:
+    """The help is set by rich, which swallows words in square brackets: defaults are told in round ones."""
+    for file in sorted((ROOT / "cli").rglob("*.py")):
+        assert not re.search(r'help="[^"]*\[[a-z]', file.read_text(encoding="utf-8")), file.name

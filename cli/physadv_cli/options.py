@@ -24,16 +24,16 @@ Data = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="The run's named seed: same seed, same result.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder for what is written [default: runs/<utc>-<command>].")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for what is written (default: runs/<utc>-<command>).")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything for people on stderr.")]
 Signs = Annotated[
     Path | None,
     typer.Option(
-        "--signs", help="Photos (with or without box files) or drawings of your sign. [default: drawn by code]"
+        "--signs", help="Photos (with or without box files) or drawings of your sign. (default: drawn by code)"
     ),
 ]
 Backgrounds = Annotated[
-    Path | None, typer.Option("--backgrounds", help="Folder of photos without the sign. [default: made by code]")
+    Path | None, typer.Option("--backgrounds", help="Folder of photos without the sign. (default: made by code)")
 ]
 EotDraws = Annotated[
     int,
@@ -44,7 +44,7 @@ Photos = Annotated[
     typer.Option("--photos", help="Folder of photos, with labels.csv or boxes.csv; else the victim labels them."),
 ]
 Boxes = Annotated[
-    Path | None, typer.Option("--boxes", help="CSV file,x0,y0,x1,y1 of signs or objects. [default: boxes.csv beside]")
+    Path | None, typer.Option("--boxes", help="CSV file,x0,y0,x1,y1 of signs or objects. (default: boxes.csv beside)")
 ]
 Profile = Annotated[
     Path | None, typer.Option("--profile", help="Colour profile of your printer and camera, from `calibrate fit`.")

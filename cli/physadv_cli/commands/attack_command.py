@@ -35,10 +35,10 @@ def attack(
     norm: Annotated[str, typer.Option("--norm", help="linf, l2 or l1.")] = "linf",
     eps: Annotated[str, typer.Option("--eps", help="Radius in units of [0, 1]: 8/255, 0.03, 2.0.")] = "8/255",
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Steps, or queries of a black box. [default: its own]", min=1)
+        int | None, typer.Option("--steps", help="Steps, or queries of a black box. (default: its own)", min=1)
     ] = None,
     restarts: Annotated[int, typer.Option("--restarts", help="Random starts.", min=1)] = 1,
-    loss: Annotated[str | None, typer.Option("--loss", help="ce, margin or dlr. [default: the attack's own]")] = None,
+    loss: Annotated[str | None, typer.Option("--loss", help="ce, margin or dlr. (default: the attack's own)")] = None,
     targeted: Annotated[
         bool, typer.Option("--targeted", help="Want a class drawn at random, not the true one.")
     ] = False,

@@ -32,7 +32,7 @@ def chart(
         int, typer.Option("--set", help="Colours: 1 to fit on; 2 to 4 to test the fit.", min=1, max=4)
     ] = 1,
     paper: Annotated[str, typer.Option("--paper", help="a4, letter, a3 ..., or WxH in mm.")] = "a4",
-    out: Annotated[Path | None, typer.Option("--out", help="The PDF. [default: chart-<set>.pdf, board.pdf]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The PDF. (default: chart-<set>.pdf, board.pdf)")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Write the page to print: the colour chart, or the board for the camera's lens. Print it at 100 %.

@@ -28,7 +28,7 @@ def certify(
     data: options.Data,
     method: Annotated[str, typer.Option("--method", help=", ".join(METHODS) + ".")] = "smoothing",
     norm: Annotated[
-        str | None, typer.Option("--norm", help="l2, linf, or l1 (smoothing). [default: l2 smoothing, linf bounds]")
+        str | None, typer.Option("--norm", help="l2, linf, or l1 (smoothing). (default: l2 smoothing, linf bounds)")
     ] = None,
     eps: Annotated[str | None, typer.Option("--eps", help="Bounds: the radius, as 8/255 or 0.1.")] = None,
     curve: Annotated[
@@ -40,14 +40,14 @@ def certify(
     ] = None,
     sigma: Annotated[float, typer.Option("--sigma", help="Smoothing: scale of the noise.", min=1e-6)] = 0.25,
     noise: Annotated[
-        str | None, typer.Option("--noise", help="gaussian (l2, linf), laplace or uniform (l1). [default: by norm]")
+        str | None, typer.Option("--noise", help="gaussian (l2, linf), laplace or uniform (l1). (default: by norm)")
     ] = None,
     n0: Annotated[
-        int | None, typer.Option("--n0", help="Samples that pick the class. [default: 100, staged 32]", min=1)
+        int | None, typer.Option("--n0", help="Samples that pick the class. (default: 100, staged 32)", min=1)
     ] = None,
     n: Annotated[
         int | None,
-        typer.Option("--n", help="Samples that count, staged at most. [default: 100000, staged 120000]", min=1),
+        typer.Option("--n", help="Samples that count, staged at most. (default: 100000, staged 120000)", min=1),
     ] = None,
     alpha: Annotated[float, typer.Option("--alpha", help="Smoothing: error allowed each certificate.")] = 0.001,
     weights: options.Weights = None,

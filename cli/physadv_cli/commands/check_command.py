@@ -22,16 +22,16 @@ VictimName = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", help="Detectors: score from which a detection counts. [default: card, .25]"),
+    typer.Option("--threshold", help="Detectors: score from which a detection counts. (default: card, .25)"),
 ]
 Iou = Annotated[float, typer.Option("--iou", help="Detectors: least overlap of a detection with the sign's box.")]
-Goal = Annotated[str | None, typer.Option("--goal", help="targeted, untargeted or vanish. [default: the bundle's]")]
-TrueClass = Annotated[str | None, typer.Option("--true-class", help="The sign's true class. [default: the bundle's]")]
-TargetClass = Annotated[str | None, typer.Option("--target-class", help="The class aimed at. [default: the bundle's]")]
+Goal = Annotated[str | None, typer.Option("--goal", help="targeted, untargeted or vanish. (default: the bundle's)")]
+TrueClass = Annotated[str | None, typer.Option("--true-class", help="The sign's true class. (default: the bundle's)")]
+TargetClass = Annotated[str | None, typer.Option("--target-class", help="The class aimed at. (default: the bundle's)")]
 Clean = Annotated[str | None, typer.Option("--clean", help="Source of the clean control, where SOURCE lacks it.")]
 Blank = Annotated[str | None, typer.Option("--blank", help="Source of the blank-sticker control.")]
 Block = Annotated[
-    str | None, typer.Option("--block", help="clean, blank or patch: the block of all of SOURCE. [default: by markers]")
+    str | None, typer.Option("--block", help="clean, blank or patch: the block of all of SOURCE. (default: by markers)")
 ]
 Locate = Annotated[
     str, typer.Option("--locate", help="How the sign is found: auto, truth, fiducials, box, features, detector, frame.")
@@ -45,7 +45,7 @@ Profile = Annotated[
     Path | None, typer.Option("--camera-profile", help="Lens of the camera, made by `physadv calibrate camera`.")
 ]
 Focal = Annotated[
-    float | None, typer.Option("--focal-px", help="Focal length in px. [default: assumed, and said so]", min=1)
+    float | None, typer.Option("--focal-px", help="Focal length in px. (default: assumed, and said so)", min=1)
 ]
 Distance = Annotated[
     str | None, typer.Option("--distance", help="Distance of the sign, 2.5m, where it cannot be measured.")
@@ -55,19 +55,19 @@ SignWidth = Annotated[
     float | None,
     typer.Option(
         "--sign-width-mm",
-        help="Width of the filmed sign in mm. [default: by its markers a test page's, else the bundle's]",
+        help="Width of the filmed sign in mm. (default: by its markers a test page's, else the bundle's)",
         min=1,
     ),
 ]
 CameraSize = Annotated[str, typer.Option("--camera-size", help="Size asked of a camera, WIDTHxHEIGHT.")]
 ClipSeconds = Annotated[
-    float, typer.Option("--clip-seconds", help="Cut recordings into clips this long. [default: whole; live 10]", min=0)
+    float, typer.Option("--clip-seconds", help="Cut recordings into clips this long. (default: whole; live 10)", min=0)
 ]
 Every = Annotated[int, typer.Option("--every", help="Judge each n-th frame of a file.", min=1)]
 MaxFrames = Annotated[int | None, typer.Option("--max-frames", help="At most this many frames a block.", min=1)]
 Width = Annotated[
     float | None,
-    typer.Option("--width", help="End a block when its interval is this narrow; 0: never. [default: live 0.1]", min=0),
+    typer.Option("--width", help="End a block when its interval is this narrow; 0: never. (default: live 0.1)", min=0),
 ]
 Retry = Annotated[
     float, typer.Option("--retry", help="Seconds to try again when a camera or stream is lost; 0: not at all.", min=0)

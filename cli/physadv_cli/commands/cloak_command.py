@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _DEFAULT = "PHOTOS..."
 EmbedderName = Annotated[
     list[str] | None,
-    typer.Option("--embedder", help="dlib, mobilefacenet or a descriptor .toml; may repeat. [default: all at hand]"),
+    typer.Option("--embedder", help="dlib, mobilefacenet or a descriptor .toml; may repeat. (default: all at hand)"),
 ]
 EmbedderWeights = Annotated[
     list[str] | None, typer.Option("--embedder-weights", help="NAME=FILE: weights of an embedder; may repeat.")
@@ -72,7 +72,7 @@ def cloak(
         typer.Option("--decoys", help="Photos of 8 people or more: move towards averages of them, never one person."),
     ] = None,
     keep_metadata: Annotated[
-        bool, typer.Option("--keep-metadata", help="Keep GPS, serial numbers and captions. [default: left out]")
+        bool, typer.Option("--keep-metadata", help="Keep GPS, serial numbers and captions. (default: left out)")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Find the faces, write nothing.")] = False,
     seed: Seed = 0,

@@ -110,7 +110,7 @@ def check(
     victim: Model,
     weights: options.Weights = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="Photos to ask about. [default: made by code]")
+        Path | None, typer.Option("--images", help="Photos to ask about. (default: made by code)")
     ] = None,
     gradients: Annotated[bool, typer.Option(help="Also ask whether a gradient reaches the image.")] = True,
     device: options.Device = "auto",

@@ -49,7 +49,7 @@ def patch(
     boxes: options.Boxes = None,
     share: Annotated[
         str | None,
-        typer.Option(help="Patch width LOW:HIGH over the picture's side or an object's diagonal. [default: published]"),
+        typer.Option(help="Patch width LOW:HIGH over the picture's side or an object's diagonal. (default: published)"),
     ] = None,
     goal: Annotated[str, typer.Option(help="untargeted, targeted, vanish, misclassify or create.")] = "untargeted",
     eot: Annotated[
@@ -76,7 +76,7 @@ def patch(
     resolution: Annotated[int, typer.Option(help="Pixels of the patch along its longer side.", min=8, max=1024)] = 64,
     test_draws: Annotated[int, typer.Option(help="Held-out draws for the reported figure.", min=1)] = 400,
     threshold: Annotated[
-        float | None, typer.Option(help="Score from which a detection counts. [default: the victim's]")
+        float | None, typer.Option(help="Score from which a detection counts. (default: the victim's)")
     ] = None,
     name: Annotated[str, typer.Option(help="Name on the card and the sheet.")] = "",
     seed: options.Seed = 0,
@@ -204,7 +204,7 @@ def verify_bundle(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="New draws instead of the card's own: a sharper test.")
     ] = False,
-    draws: Annotated[int | None, typer.Option(help="How many held-out draws. [default: the card's]", min=1)] = None,
+    draws: Annotated[int | None, typer.Option(help="How many held-out draws. (default: the card's)", min=1)] = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure a bundle's held-out success again and compare it with the card's interval; exit 1 where they differ.
@@ -248,7 +248,7 @@ def transfer_bundles(
     victim: Victims,
     weights: WeightFiles = NO_WEIGHTS,
     data: DataFolder = None,
-    draws: Annotated[int | None, typer.Option(help="Held-out draws a cell. [default: the card's]", min=1)] = None,
+    draws: Annotated[int | None, typer.Option(help="Held-out draws a cell. (default: the card's)", min=1)] = None,
     out: options.Out = None,
     as_json: options.Json = False,
 ) -> None:

@@ -35,7 +35,7 @@ def print_sheet(
     cut_name: Annotated[str, typer.Option("--cut-name", help="Spot colour of the cut line.")] = "CutContour",
     cut_width: Annotated[float, typer.Option("--cut-width", help="Width of the cut line, 0.25 to 1 pt.")] = 0.25,
     icc: Annotated[
-        Path | None, typer.Option("--icc", help="CMYK profile of your print shop; writes a proof. [default: sRGB]")
+        Path | None, typer.Option("--icc", help="CMYK profile of your print shop; writes a proof. (default: sRGB)")
     ] = None,
     intent: Annotated[
         str, typer.Option("--intent", help="With --icc: relative, perceptual, saturation or absolute.")
@@ -44,9 +44,9 @@ def print_sheet(
         bool, typer.Option("--test-signs", help="Add three small paper signs to hold before a webcam.")
     ] = False,
     sign: Annotated[
-        Path | None, typer.Option("--sign", help="Drawing of the sign for --test-signs. [default: drawn by code]")
+        Path | None, typer.Option("--sign", help="Drawing of the sign for --test-signs. (default: drawn by code)")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The PDF. [default: BUNDLE/sheet.pdf]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The PDF. (default: BUNDLE/sheet.pdf)")] = None,
     json: options.Json = False,
 ) -> None:
     """Write the print sheet of a patch: cut line, 100 mm bar to measure, markers; print it at 100 %.

@@ -106,7 +106,7 @@ def photographed(
     victim: options.Victim = "efficientnet-lite0",
     weights: options.Weights = None,
     limit: Annotated[int, typer.Option("--limit", help="This many photos.", min=1)] = 48,
-    eps: Annotated[list[int] | None, typer.Option("--eps255", help="In 255ths; repeat it. [default: 16, 8]")] = None,
+    eps: Annotated[list[int] | None, typer.Option("--eps255", help="In 255ths; repeat it. (default: 16, 8)")] = None,
     camera: Annotated[
         list[str] | None,
         typer.Option("--camera", help="Cameras of the twin, see `physadv twin --help`; repeat it. (default: phone)"),

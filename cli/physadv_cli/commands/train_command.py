@@ -63,7 +63,7 @@ def train(
         int | None, typer.Option("--patience", help="End after so many epochs that brought nothing better.", min=1)
     ] = None,
     side: Annotated[
-        int | None, typer.Option("--side", help="Stretch images to this many pixels. [default: their own, else 32]")
+        int | None, typer.Option("--side", help="Stretch images to this many pixels. (default: their own, else 32)")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="This many images, drawn at random.", min=1)] = None,
     seed: options.Seed = 0,
@@ -114,7 +114,7 @@ def signs(
     data: options.Data,
     backgrounds: Annotated[
         list[Path] | None,
-        typer.Option("--backgrounds", help="Folder of photos without the signs; repeat it. [default: made by code]"),
+        typer.Option("--backgrounds", help="Folder of photos without the signs; repeat it. (default: made by code)"),
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Epochs.", min=1)] = 24,
     steps: Annotated[int, typer.Option("--steps", help="Batches an epoch.", min=1)] = 100,

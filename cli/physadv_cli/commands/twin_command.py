@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 def film_twin(
     bundle: Annotated[Path, typer.Argument(help="A bundle folder, or a name in patches/.", metavar="BUNDLE")],
     sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="PDF of `physadv print`. [default: made here, in the run's folder]")
+        Path | None, typer.Option("--sheet", help="PDF of `physadv print`. (default: made here, in the run's folder)")
     ] = None,
     signs: options.Signs = None,
     backgrounds: options.Backgrounds = None,
@@ -41,11 +41,11 @@ def film_twin(
     frames: Annotated[int, typer.Option("--frames", help="Frames a clip.", min=1)] = 24,
     distance: Annotated[
         str | None,
-        typer.Option("--distance", help="Nearest and farthest in m, e.g. 2,12. [default: sign 40-220 px wide]"),
+        typer.Option("--distance", help="Nearest and farthest in m, e.g. 2,12. (default: sign 40-220 px wide)"),
     ] = None,
     camera: Annotated[
         list[str] | None,
-        typer.Option("--camera", help=f"{CAMERAS}; repeat it. [default: phone, webcam, dashcam]"),
+        typer.Option("--camera", help=f"{CAMERAS}; repeat it. (default: phone, webcam, dashcam)"),
     ] = None,
     printer: Annotated[str, typer.Option("--printer", help=PRINTERS)] = "drawn",
     without: Annotated[list[str] | None, typer.Option("--without", help=f"Leave out {EFFECTS}; repeat it.")] = None,
