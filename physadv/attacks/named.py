@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from physadv.attacks import apgd as _apgd
@@ -51,7 +52,8 @@ def _nes(victim: Classifier, images: Tensor, labels: Tensor, *, seed: int, **opt
     """PGD on gradients estimated from scores; ``queries`` counts every image the victim was asked about."""
     estimated = blackbox.Estimated(victim, seed=seed)
     found = gradient.pgd(estimated, images, labels, seed=seed, speed="plain", drop_broken=False, **options)
-    return AttackResult(found.images, found.success, found.loss, found.queries * (1 + 2 * estimated.pairs))
+    each = torch.full_like(found.success, estimated.queries // max(1, len(images)), dtype=torch.long)
+    return AttackResult(found.images, found.success, found.loss, each)
 
 
 _BALL = ("levels", "speed", "seed", "index", "loss")

@@ -121,7 +121,7 @@ def print_picture(rgb: U8, printer: Printer, px_per_mm: float, seed: int) -> F32
     square-root space (Neugebauer 1937; Yule and Nielsen 1951, n = 2).
     """
     ink = driven(rgb, printer) if printer.managed else 1 - rgb.astype(np.float32) / 255
-    ink += np.float32(4 * printer.gain) * ink * (1 - ink)
+    ink = np.asarray(ink + np.float32(4 * printer.gain) * ink * (1 - ink), np.float32)
     sigma = printer.spread_mm * px_per_mm
     if sigma > 0.3:
         ink = np.asarray(cv2.GaussianBlur(ink, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
@@ -167,7 +167,8 @@ def _driver_table(primaries: bytes, gain: float) -> F32:
     ink = 1 - asked
 
     def shown(cover: F32) -> F32:
-        return np.asarray(encode(overprint(cover + np.float32(4 * gain) * cover * (1 - cover), printer)), np.float32)
+        inked = np.asarray(cover + np.float32(4 * gain) * cover * (1 - cover), np.float32)
+        return np.asarray(encode(overprint(inked, printer)), np.float32)
 
     for _ in range(30):
         now = shown(ink)
@@ -175,5 +176,7 @@ def _driver_table(primaries: bytes, gain: float) -> F32:
         jacobian = np.stack(slopes, -1)
         across = np.swapaxes(jacobian, 1, 2)
         normal = across @ jacobian + np.float32(0.01) * np.eye(3, dtype=np.float32)
-        ink = np.clip(ink + np.linalg.solve(normal, across @ (wanted - now)[..., None])[..., 0], 0, 1)
+        ink = np.clip(ink + np.linalg.solve(normal, across @ (wanted - now)[..., None])[..., 0], 0, 1).astype(
+            np.float32
+        )
     return np.asarray(ink.reshape(_NODES, _NODES, _NODES, 3), np.float32)
