@@ -95,8 +95,14 @@ def _notes(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list
         notes.append("This is a simulation: no sheet was printed and no camera was used.")
     bundle = settings.get("bundle") or {}
     wanted, used = str(bundle.get("victim_sha256") or ""), str((settings.get("victim") or {}).get("sha256") or "")
+    name, made_on = str((settings.get("victim") or {}).get("name") or ""), str(bundle.get("victim") or "")
     if wanted and used and wanted != used:
         notes.append("The victim is not the one the patch was optimised against: this is a test of transfer.")
+    elif made_on and name.startswith(f"{made_on}+"):
+        notes.append(
+            f"A defence stands before the victim here ({name[len(made_on) + 1 :]}), and none did where the patch was "
+            f"optimised: what is lost from the digital figure is lost to the defence as well."
+        )
     few = [f"{b} {t.clips}" for b, t in table.items() if t.clips < FEW_CLIPS]
     if few:
         notes.append(

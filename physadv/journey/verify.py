@@ -75,8 +75,8 @@ def verify(
     """Measure a bundle's held-out success anew, by default on the very draws of its card.
 
     ``given`` replaces files on the card (:data:`FILES`); ``data`` is a folder under which the others lie. ``fresh``
-    takes new draws (a sharper test). Agreement: the new rate lies in the card's interval, or, with new draws, the two
-    intervals overlap. Raises BundleError where the victim's weights are not those on the card.
+    takes new draws (a sharper test). Agreement: the new rate lies in the card's interval, or, with new draws or another
+    number of them, the two intervals overlap. Raises BundleError where the victim's weights are not those on the card.
     """
     chosen: dict[str, Any] = {k: v for k, v in (given or {}).items() if v is not None}
     settings = located(replace(settings_of(bundle), **chosen, device="cpu"), bundle, data)
@@ -92,7 +92,7 @@ def verify(
     name = "fresh" if fresh else "test"
     measured = measure(task, bundle.patch, draws=draws or settings.test_draws, name=name, report=report)
     claimed = Rate(**bundle.card.heldout["success"])
-    if fresh:
+    if fresh or (draws or settings.test_draws) != settings.test_draws:
         agrees = measured.success.low <= claimed.high and claimed.low <= measured.success.high
     else:
         agrees = claimed.low - 1e-9 <= measured.success.rate <= claimed.high + 1e-9

@@ -147,6 +147,15 @@ def test_transfer_is_named() -> None:
     assert not any("transfer" in n for n in summarise(ROWS, SETTINGS)["notes"])
 
 
+def test_a_defence_before_the_victim_is_named() -> None:
+    """The same net behind a defence that the patch was not made against is called that, and the bundle's own is not."""
+    bundle = {**SETTINGS["bundle"], "victim": SETTINGS["victim"]["name"]}
+    alike = {**SETTINGS, "bundle": bundle}
+    guarded = {**alike, "victim": {**SETTINGS["victim"], "name": f"{bundle['victim']}+jpeg"}}
+    assert any("(jpeg)" in n for n in summarise(ROWS, guarded)["notes"])
+    assert not any("defence" in n for n in summarise(ROWS, alike)["notes"])
+
+
 def test_heat_map_cells_hold_rate_and_n(tmp_path: Path) -> None:
     """Every patch row falls into one cell; cells without rows are marked as not measured."""
     grid = summarise(ROWS, SETTINGS)["patch_by_distance_and_yaw"]

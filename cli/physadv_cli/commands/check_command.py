@@ -160,7 +160,7 @@ def check(
     turn. It ends by itself when all intervals are narrow enough, or with Ctrl-C: what was measured is kept and
     reported, and the same command with the same --out goes on where it was stopped or killed.
 
-    Example: physadv check 0 --bundle patches/stop-to-limit-v1 --serve
+    Example: physadv check 0 --bundle patches/stop-sticker-signs-v1 --serve
 
     Example: physadv check runs/twin --bundle my-patch --json
     """

@@ -237,7 +237,9 @@ def verify_bundle(
     }
     finish(result, as_json=as_json, summary=f"{word}: card {verdict.claimed}; measured now {now}")
     if not verdict.agrees:
-        raise BundleError(f"{bundle}", f"success {now.rate:.1%} is outside the card's interval", "make the patch anew")
+        raise BundleError(
+            f"{bundle}", f"success {now} does not agree with the card's {verdict.claimed}", "make the patch anew"
+        )
 
 
 @app.command("transfer")

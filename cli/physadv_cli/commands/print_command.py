@@ -44,7 +44,8 @@ def print_sheet(
         bool, typer.Option("--test-signs", help="Add three small paper signs to hold before a webcam.")
     ] = False,
     sign: Annotated[
-        Path | None, typer.Option("--sign", help="Drawing of the sign for --test-signs. (default: drawn by code)")
+        Path | None,
+        typer.Option("--sign", "--signs", help="Drawing of the sign for --test-signs. (default: drawn by code)"),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The PDF. (default: BUNDLE/sheet.pdf)")] = None,
     json: options.Json = False,
