@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from physadv.victims.embedders import Embedder
 
 FEWEST = 8
 """People with cloaked photos that it takes: half to train on, half to ask about."""
+_SHARE = 0.01
 
 
 def adaptive_rows(recogniser: Embedder, bank: Bank, *, steps: int = 60, seed: int = 0) -> Iterator[Row]:
@@ -68,7 +70,7 @@ def adapt(
                 by_person.setdefault(people[i], ([], []))[place].append(row)
                 row += 1
     tail.requires_grad_(True)
-    optimiser = torch.optim.Adam([p for p in tail.parameters() if p.requires_grad], lr=rate)
+    optimiser = torch.optim.Adam(_groups(tail, rate))
     rng = numpy_generator(seed, "adaptive", recogniser.card.name)
     for _ in range(steps):
         chosen = rng.choice(sorted(by_person), min(batch, len(by_person)), replace=False)
@@ -82,6 +84,15 @@ def adapt(
         _supervised_contrast(out, torch.tensor(labels), temperature).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return adapted.requires_grad_(False)
+
+
+def _groups(tail: nn.Module, rate: float) -> list[dict[str, Any]]:
+    """Parameters with steps of ``rate``, at most ``_SHARE`` of their own size: dlib's are a hundred times smaller."""
+    return [
+        {"params": [p], "lr": min(rate, _SHARE * float(p.detach().square().mean().sqrt()))}
+        for p in tail.parameters()
+        if p.requires_grad
+    ]
 
 
 def _supervised_contrast(out: Tensor, labels: Tensor, temperature: float) -> Tensor:

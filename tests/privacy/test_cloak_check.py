@@ -16,7 +16,7 @@ from physadv.core.errors import ImageError, OptionError
 from physadv.core.seeds import generator
 from physadv.evaluation.intervals import Rate, wilson
 from physadv.evaluation.rows import read_rows
-from physadv.privacy.adaptive import adaptive_rows
+from physadv.privacy.adaptive import _groups, adaptive_rows
 from physadv.privacy.bank import Bank, Plan, aligned, embed
 from physadv.privacy.check import SETTINGS, _judge, _plain, made_with_of, run_check
 from physadv.privacy.cloak import MODES, cloak_faces
@@ -226,6 +226,15 @@ def test_adaptive_recogniser_learns_a_common_change() -> None:
     assert {r["person"] for r in adapted} == {f"p{k}" for k in range(10)}
     assert crossed(adapted) > crossed(plain) + 0.3
     assert all(torch.equal(a, b) for a, b in zip(weights, embedder.parameters(), strict=True))
+
+
+def test_training_moves_small_weights_in_small_steps() -> None:
+    """A step is the rate asked for, and never more than a hundredth of the weights it moves: dlib's are tiny."""
+    large, tiny = torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False)
+    torch.nn.init.constant_(large.weight, 1.0)
+    torch.nn.init.constant_(tiny.weight, -0.001)
+    steps = [group["lr"] for group in _groups(torch.nn.Sequential(large, tiny), 3e-4)]
+    assert steps == pytest.approx([3e-4, 1e-5])
 
 
 @pytest.mark.parametrize(("uncloaked", "believed"), [(0.9, True), (0.01, False)])
