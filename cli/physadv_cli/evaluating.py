@@ -156,10 +156,12 @@ def _plan(request: Request, victim: LoadedVictim) -> Sequence[Any]:
 
 def _surrogate(name: str, device: str, victim: LoadedVictim) -> LoadedVictim:
     """A surrogate by name, or by ``name=weights``; it must have the victim's classes."""
-    from physadv.core.errors import OptionError
-    from physadv.victims.registry import load_victim
+    from physadv.core.errors import OptionError, VictimError
+    from physadv.victims.registry import list_victims, load_victim, weights_of
 
     model, _, weights = name.partition("=")
+    if not weights and model in {card.name for card in list_victims()} and weights_of(model) is None:
+        raise VictimError(f"surrogate {model}", "its weights are not here", f"name them: --surrogate {model}=FILE")
     found = load_victim(model, weights=Path(weights) if weights else None, device=device)
     if found.card.classes and victim.card.classes and len(found.card.classes) != len(victim.card.classes):
         have, need = len(found.card.classes), len(victim.card.classes)

@@ -35,16 +35,24 @@ def render(result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[R
         accuracy=Rate(**result["accuracy"]),
         result=result,
         facts=facts,
-        curve=certified_curve(rows, str(facts.get("norm", ""))) if rows else None,
+        curve=_curve(result, facts, rows),
     )
 
 
-def certified_curve(rows: Sequence[Row], norm: str) -> Markup:
-    """Certified accuracy over the radius, as the steps it is, in its 95 % Wilson band."""
+def _curve(result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]) -> Markup | None:
+    """None for patches: one size is certified or not, and there is nothing between 0 and it."""
+    if not rows or facts.get("method") == "patch":
+        return None
+    asked = max((float(point["radius"]) for point in result["curve"]), default=0.0)
+    return certified_curve(rows, str(facts.get("norm", "")), asked)
+
+
+def certified_curve(rows: Sequence[Row], norm: str, asked: float = 0.0) -> Markup:
+    """Certified accuracy over the radius, as the steps it is, in its 95 % Wilson band; the axis reaches ``asked``."""
     held = [float(r["radius"]) for r in rows if r["predicted"] == r["label"]]
     steps = sorted(set(held))
     steps = steps[:: max(1, len(steps) // MOST_STEPS)]
-    widest = max([*steps, 1e-9]) * 1.05
+    widest = (max([*steps, asked]) or 1.0) * 1.05
     rates = [wilson(sum(h >= s for h in held), len(rows)) for s in steps]
     left, top, right, bottom = 46.0, 10.0, WIDTH - 14.0, 210.0
 
