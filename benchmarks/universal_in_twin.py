@@ -1,0 +1,92 @@
+"""The ready-made universal patch, printed with its photo and photographed by every camera of the twin (a simulation).
+
+    OMP_NUM_THREADS=1 python benchmarks/universal_in_twin.py ../shared/data/imagenet-photos
+
+The photos are those that the bundle's rows hold out. Each is cut to a square, gets the patch (or its shape in white, or
+nothing) 0.45 of its side wide at a place drawn by the seed, is printed by the twin's office-laser printer, photographed
+from the front and cut out again. A row a photo and camera; the table goes to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from physadv.core.data import patches_dir
+from physadv.core.images import Array, read_rgba, to_tensor
+from physadv.core.seeds import numpy_generator
+from physadv.evaluation.intervals import wilson
+from physadv.evaluation.rows import append_rows, read_rows
+from physadv.printing.bundle import Bundle, read_bundle
+from physadv.twin.cameras import KNOWN
+from physadv.twin.flat import photograph
+from physadv.victims.registry import load_victim
+
+SIDE, SHARE = 224, 0.45
+
+
+def square(file: Path) -> Array:
+    """The middle of a photo, (SIDE, SIDE, 3)."""
+    image = read_rgba(file)[..., :3]
+    side = min(image.shape[:2])
+    y, x = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    return np.asarray(
+        cv2.resize(image[y : y + side, x : x + side], (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8
+    )
+
+
+def laid(photo: Array, bundle: Bundle, place: tuple[float, float], *, blank: bool) -> Array:
+    """The photo with the patch on it, or with its shape in white."""
+    size = round(SHARE * SIDE)
+    texture = (bundle.patch[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    small = (
+        np.full((size, size, 3), 240, np.uint8)
+        if blank
+        else cv2.resize(texture, (size, size), interpolation=cv2.INTER_AREA)
+    )
+    alpha = cv2.resize(bundle.mask[0, 0].numpy(), (size, size), interpolation=cv2.INTER_AREA)[..., None]
+    x, y = (round(p * (SIDE - size)) for p in place)
+    out = photo.copy()
+    out[y : y + size, x : x + size] = (alpha * small + (1 - alpha) * out[y : y + size, x : x + size]).round()
+    return out
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("-n", type=int, default=30)
+    parser.add_argument("--rows", type=Path, default=Path(__file__).with_suffix(".jsonl"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = patches_dir() / "toaster-universal-v1"
+    bundle, victim = read_bundle(folder), load_victim("efficientnet-lite0")
+    target = victim.card.class_index("toaster")
+
+    def read(image: Array) -> int:
+        with torch.no_grad():
+            return int(victim(to_tensor(image)[None]).argmax(1))
+
+    held = list(dict.fromkeys(str(row["group"]) for row in read_rows(folder / "rows.jsonl")))[: options.n]
+    rows = []
+    for number, name in enumerate(held):
+        photo = square(options.photos / name)
+        place = tuple(numpy_generator(0, "universal in twin", number).uniform(0.1, 0.9, 2))
+        versions = {"patch": laid(photo, bundle, place, blank=False), "blank": laid(photo, bundle, place, blank=True)}
+        rows.append({"photo": name, "camera": "on disk", **{k: read(v) == target for k, v in versions.items()}})
+        for camera in KNOWN.values():
+            shown = {k: photograph(v, camera=camera, printer="office-laser", shot=number) for k, v in versions.items()}
+            rows.append({"photo": name, "camera": camera.name, **{k: read(v) == target for k, v in shown.items()}})
+    append_rows(options.rows, rows)
+    for camera in dict.fromkeys(row["camera"] for row in rows):
+        mine = [row for row in rows if row["camera"] == camera]
+        hit, blank = (wilson(sum(r[k] for r in mine), len(mine)) for k in ("patch", "blank"))
+        print(f"| {camera} | {hit} | {blank} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
