@@ -106,6 +106,8 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     samples = choose(
         read_dataset(request.data, split=request.split), victim.card, limit=request.limit, seed=request.seed
     )
+    if request.target is not None:
+        samples = samples.without(victim.card.class_index(request.target))
     targets = _targets(request, victim, samples)
     config = {k: v for k, v in asdict(request).items() if k not in ("out", "threads")}
     folder = open_run(request.command, request.out, config)
@@ -244,6 +246,8 @@ def summary(result: dict[str, Any], *, stopped: bool) -> str:
     lines = [f"stopped after {result['robust_accuracy']['n']} of {result['images']} images"] if stopped else []
     lines += [f"clean accuracy   {Rate(**result['clean_accuracy'])}"]
     lines += [f"robust accuracy  {Rate(**result['robust_accuracy'])}  at {result['threat']}"]
+    if result["targeted"]:
+        lines[-1] += ", broken where the target is seen"
     lines += ["broken by        " + ", ".join(f"{name} {count}" for name, count in result["broken_by"].items())]
     if len(result["curve"]) > 2:
         lines += ["over epsilon     " + ", ".join(f"{in_255ths(p['eps'])}: {p['rate']:.1%}" for p in result["curve"])]

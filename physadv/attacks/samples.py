@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,6 +44,18 @@ class Samples:
     def targets(self, positions: Sequence[int]) -> Tensor:
         """Their class numbers (b,)."""
         return torch.tensor([self.labels[p] for p in positions], dtype=torch.long)
+
+    def without(self, label: int) -> Samples:
+        """The images of all other classes: one of the class ``label`` cannot be made to look like what it is.
+
+        Raises DataError where none is left.
+        """
+        kept = [p for p, own in enumerate(self.labels) if own != label]
+        if not kept:
+            raise DataError(
+                f"{len(self)} images", "all are of the class wanted", "choose another target, or more images"
+            )
+        return replace(self, indices=tuple(self.indices[p] for p in kept), labels=tuple(self.labels[p] for p in kept))
 
     def name(self, position: int) -> str:
         """The image's name in its data set."""

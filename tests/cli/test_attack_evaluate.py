@@ -145,6 +145,9 @@ def test_a_target_is_what_is_reached(place: Path) -> None:
     assert fixed.returncode == drawn.returncode == 0, fixed.stderr + drawn.stderr
     verdicts = {r["verdict"] for r in read_rows(place / "one" / "examples" / "examples.jsonl")}
     assert verdicts == {"2"}
+    labels = {r["label"] for r in read_rows(place / "one" / "rows.jsonl")}
+    assert labels, "some images are left"
+    assert 2 not in labels, "an image of the class wanted cannot be broken towards it"
 
 
 def test_surrogates_make_the_attack_and_the_victim_judges_it(place: Path) -> None:

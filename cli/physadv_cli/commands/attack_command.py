@@ -33,7 +33,10 @@ def attack(
         typer.Option("--surrogate", help="Make the attack on this victim (or NAME=WEIGHTS) instead; repeat it."),
     ] = None,
     norm: Annotated[str, typer.Option("--norm", help="linf, l2 or l1.")] = "linf",
-    eps: Annotated[str, typer.Option("--eps", help="Radius in units of [0, 1]: 8/255, 0.03, 2.0.")] = "8/255",
+    eps: Annotated[
+        str | None,
+        typer.Option("--eps", help="Radius in units of [0, 1]: 8/255, 0.03, 2.0. (default: 8/255; l2 0.5, l1 12)"),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", help="Steps, or queries of a black box. (default: its own)", min=1)
     ] = None,
@@ -42,7 +45,9 @@ def attack(
     targeted: Annotated[
         bool, typer.Option("--targeted", help="Want a class drawn at random, not the true one.")
     ] = False,
-    target: Annotated[str | None, typer.Option("--target", help="Want this class (a name or a number).")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Want this class (a name or a number), from all other classes.")
+    ] = None,
     weights: options.Weights = None,
     split: Annotated[str, typer.Option("--split", help="Part of the data set, where it has parts.")] = "test",
     limit: Annotated[int | None, typer.Option("--limit", help="This many images, drawn at random.", min=1)] = None,
@@ -73,6 +78,7 @@ def attack(
     from physadv_cli.parsing import parse_eps, parse_norm
 
     ball = parse_norm(norm)
+    eps = eps or {"linf": "8/255", "l2": "0.5", "l1": "12"}[ball]
     request = evaluating.Request(
         command="attack", victim=victim, weights=weights, data=data, split=split, norm=ball, eps=parse_eps(eps, ball),
         limit=limit, batch_size=batch_size, eight_bit=eight_bit or save is not None, speed=speed, save=save, seed=seed,

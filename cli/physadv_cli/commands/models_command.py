@@ -65,9 +65,14 @@ def show(victim: Model, weights: options.Weights = None, json: options.Json = Fa
     here = weights or (weights_of(victim) if known else None)
     result = {**card.as_dict(), "weights": here}
     table = Table(box=None, show_header=False)
-    for key, value in result.items():
+    extra: dict[str, Any] = result.pop("extra", None) or {}
+    plain = {key: value for key, value in extra.items() if isinstance(value, str | int | float)}
+    for key, value in (result | plain).items():
         if value and key != "name":
             table.add_row(key, escape(_brief(value)))
+    if len(plain) < len(extra):
+        table.add_row("more", f"{', '.join(k for k in extra if k not in plain)}: with --json")
+    result["extra"] = extra
     console.print(table)
     finish(result, as_json=json, summary=f"[bold]{escape(card.name)}[/bold]: a victim to {card.task}.")
 
