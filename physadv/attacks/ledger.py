@@ -103,7 +103,8 @@ def claim(folder: Path, identity: dict[str, Any]) -> bool:
         return False
     found = json.loads(file.read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps(identity, default=str))
-    for key in sorted(found.keys() | wanted.keys()):
+    # What people name first; the curve, for one, follows from the threat.
+    for key in sorted(found.keys() | wanted.keys(), key=lambda k: (k not in ("victim", "data", "threat"), k)):
         if found.get(key) != wanted.get(key):
             raise OptionError(
                 f"{folder}: {key} = {found.get(key)!r}",
