@@ -83,7 +83,6 @@ class Evaluation:
             self.plan = scores_only(self.ball.norm) if blind else standard(self.ball.norm)
         yield from self._round(self.ledger, self.ball, self.plan, list(range(len(self.samples))), self.keep)
         yield from self._curve()
-        self.doubts += self._hindsight()
 
     def probe(self, count: int = 64) -> list[Doubt]:
         """The self-checks that need a few images only (see :mod:`physadv.evaluation.selfchecks`)."""
@@ -213,7 +212,7 @@ class Evaluation:
         return dict(sorted(found.items()))
 
     def _hindsight(self) -> list[Doubt]:
-        """The checks that need the outcome."""
+        """The checks that need the outcome, of a run that was stopped as well."""
         correct = [row for row in self.ledger.rows.values() if row["correct"]]
         broken = {s.name: [row["broken_by"] == s.name for row in correct] for s in self.plan}
         white = [s.name for s in self.plan if s.family == "white"]
@@ -233,7 +232,7 @@ class Evaluation:
             "complete": len(rows) == len(self.samples),
             "broken_by": {stage.name: by.get(stage.name, 0) for stage in self.plan},
             "curve": [{"eps": eps, **rate.as_dict()} for eps, rate in self.robust_at().items()],
-            "doubts": [doubt.as_dict() for doubt in self.doubts],
+            "doubts": [doubt.as_dict() for doubt in [*self.doubts, *self._hindsight()]],
             "seconds": sum(led.total("seconds") for led in ledgers),
             "forwards": int(sum(led.total("forwards") for led in ledgers)),
         }
