@@ -42,8 +42,8 @@ class PathOrCommand(TyperGroup):
         return self.commands[_DEFAULT]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the default command before arguments that name none."""
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+        """Put the default command before arguments that name none; its help is the help."""
+        if args and args[0] not in self.commands:
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
 
@@ -63,7 +63,9 @@ def register(app: typer.Typer) -> None:
 def cloak(
     photos: Annotated[Path, typer.Argument(help="A photo, or a folder with photos (recursive).", metavar="PHOTOS")],
     mode: Annotated[str, typer.Option("--mode", help="low, mid or high: how visible it may be.")] = "low",
-    out: Out = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the cloaked photos. (default: PHOTOS-cloaked)")
+    ] = None,
     embedder: EmbedderName = None,
     embedder_weights: EmbedderWeights = None,
     detector_weights: DetectorWeights = None,
@@ -83,6 +85,8 @@ def cloak(
     """Cloak every face in photos: originals are never touched, all but the face boxes stays as it was.
 
     Writes into PHOTOS-cloaked (or --out) beside a manifest, so that a second run resumes and skips. Works offline.
+
+    How well it works is told by `physadv cloak check` (see its own --help).
 
     Example: physadv cloak photos/ --mode low
     """
