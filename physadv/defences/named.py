@@ -75,7 +75,7 @@ def _ablated(
     return AtSize(Ablated(victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride), _size(victim))
 
 
-def _guard(victim: LoadedVictim, *, field: int = 24, stride: int = 8, patch: int = 20) -> nn.Module:
+def _guard(victim: LoadedVictim, *, field: int = 16, stride: int = 8, patch: int = 12) -> nn.Module:
     return AtSize(RobustMasking(Tiles(victim, field=field, stride=stride), patch=patch), _size(victim))
 
 
@@ -93,7 +93,7 @@ DEFENCES: dict[str, Known] = {
         {"band": {"kind": "band"}},
         True,
     ),
-    "patchguard": Known(_guard, "small receptive field with masking, certified (field24, stride8, patch20)", {}, True),
+    "patchguard": Known(_guard, "small receptive field with masking, certified (field16, stride8, patch12)", {}, True),
 }
 
 

@@ -87,6 +87,12 @@ class RobustMasking(nn.Module):
 
     def _window(self, evidence: Tensor) -> tuple[int, int]:
         reach = self.local.reach(self.patch[0])
+        if reach >= max(evidence.shape[2:]):
+            tiles = f"{evidence.shape[2]} x {evidence.shape[3]} tiles of {self.local.field} px"
+            raise OptionError(
+                f"patch {self.patch[0]} px", f"it can touch all of {tiles}: nothing is left to vote",
+                "use a smaller patch or field",
+            )  # fmt: skip
         return min(reach, evidence.shape[2]), min(reach, evidence.shape[3])
 
 
