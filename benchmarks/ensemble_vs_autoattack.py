@@ -2,9 +2,9 @@
 
 Both attack the same samples in one process, in turns; times are CPU times of the process. Raw rows are appended to
 ``--rows``, with the outcome of every sample. AutoAttack runs only where it can be imported, say from a folder made by
-``pip install --no-deps --target /tmp/peers pyautoattack`` and named in PYTHONPATH; it is no dependency.
+``pip install --no-deps --target PEERS pyautoattack`` and named in PYTHONPATH; it is no dependency.
 
-Example: PYTHONPATH=/tmp/peers python benchmarks/ensemble_vs_autoattack.py --data ../shared/data/cifar10-jpg.zip \
+Example: PYTHONPATH=PEERS python benchmarks/ensemble_vs_autoattack.py --data ../shared/data/cifar10-jpg.zip \
     --victim wongkolter-cifar --weights ../shared/data/weights/wongkolter_cifar_small_8px.pth --threat linf:8/255 -n 200
 """
 

