@@ -96,7 +96,7 @@ def average_precision(
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if points is None:
         return float((np.diff(recall, prepend=0.0) * envelope).sum())
-    at = np.searchsorted(recall, np.linspace(0, 1, points), side="left")
+    at = np.searchsorted(recall, np.linspace(0, 1, points) - 1e-12, side="left")  # 7/10 is not below 0.7
     return float(np.append(envelope, 0.0)[at].mean())
 
 
