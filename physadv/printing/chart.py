@@ -18,8 +18,8 @@ import numpy.typing as npt
 from physadv.core.errors import GeometryError, OptionError
 from physadv.core.seeds import numpy_generator
 from physadv.printing.fiducials import Points, square
-from physadv.printing.layout import Paper, Rect, paper_size
-from physadv.printing.onepage import FOOT, HEAD, dots, head_and_foot, write_one_page
+from physadv.printing.layout import Paper, Rect, paper_size, snap
+from physadv.printing.onepage import FOOT, HEAD, head_and_foot, write_one_page
 from physadv.printing.page import Page, picture
 
 COLUMNS, ROWS = 17, 22
@@ -125,7 +125,7 @@ def chart_origin(paper: Paper, width: float, height: float) -> tuple[tuple[float
     if width > page[0] - 14 or height > free:
         limit = f"at least {width + 14:.0f} x {height + HEAD + FOOT:.0f} mm are needed"
         raise GeometryError(f"paper {page[0]:g} x {page[1]:g} mm", limit, "print it on a4 or letter")
-    return page, dots((page[0] - width) / 2), dots(HEAD + (free - height) / 2)
+    return page, snap((page[0] - width) / 2), snap(HEAD + (free - height) / 2)
 
 
 def write_chart(path: str | Path, number: int = 1, *, paper: Paper = "a4") -> ChartLayout:

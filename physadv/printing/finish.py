@@ -27,18 +27,28 @@ def finish_pdf(
     the layer of the cut line. With ``press`` every picture is converted to its inks.
     """
     with atomic_path(path) as temporary, pikepdf.open(io.BytesIO(data)) as pdf:
-        wanted = {"/PrintScaling": Name("/None"), "/Duplex": Name("/Simplex")}
-        pdf.Root.ViewerPreferences = Dictionary({**wanted, "/PickTrayByPDFSize": True})
+        print_as_is(pdf)
         layer = _layer(pdf, cut_name)
         for index, (trim, bleed) in boxes.items():
             page = pdf.pages[index].obj
             page["/TrimBox"], page["/BleedBox"] = _box(page, trim), _box(page, bleed)
             page["/Resources"]["/Properties"] = Dictionary({CUT_LAYER: layer})
         _output_intent(pdf, press)
-        for item in pdf.objects:
-            if isinstance(item, pikepdf.Stream) and item.get("/Subtype") == "/Image":
-                _rewrite(item, press)
+        rewrite_images(pdf, press)
         pdf.save(temporary, deterministic_id=True, compress_streams=True)
+
+
+def print_as_is(pdf: pikepdf.Pdf) -> None:
+    """Ask viewers to print at 100 %, on one side, on paper of the page's size."""
+    wanted = {"/PrintScaling": Name("/None"), "/Duplex": Name("/Simplex")}
+    pdf.Root.ViewerPreferences = Dictionary({**wanted, "/PickTrayByPDFSize": True})
+
+
+def rewrite_images(pdf: pikepdf.Pdf, press: Press | None = None) -> None:
+    """Every picture as Flate alone, in the press's inks where one is given."""
+    for item in pdf.objects:
+        if isinstance(item, pikepdf.Stream) and item.get("/Subtype") == "/Image":
+            _rewrite(item, press)
 
 
 def _box(page: pikepdf.Object, r: Rect) -> Array:
