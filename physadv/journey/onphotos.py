@@ -13,7 +13,7 @@ from physadv.core.errors import DataError, ImageError, OptionError
 from physadv.core.images import list_images, read_rgba, to_tensor
 from physadv.core.types import Detections, Prediction
 from physadv.scene.locate import BOXES_FILE, read_boxes
-from physadv.scene.material import Material, _split
+from physadv.scene.material import Material, split_parts
 from physadv.scene.photos import Anywhere, Lie, OnObjects, Photo, shrink
 from physadv.scene.scenes import Float, SceneSource, View
 from physadv.threat.goals import Goal
@@ -59,7 +59,7 @@ def photo_material(
         photos, said = _labelled(folder, photos, victim, goal, view)
     else:
         photos, said = _boxed(folder, boxes, sizes, photos, victim, goal, view)
-    parts = _split(photos, [p.group for p in photos], seed)
+    parts = split_parts(photos, [p.group for p in photos], seed)
     notes += [*said, f"{len(photos)} photos split by photo: {len(parts[0])} train, {len(parts[2])} test"]
     train, validation, test = (_source(part or photos, kind, lie, victim) for part in parts)
     if not parts[1] or not parts[2]:

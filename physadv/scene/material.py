@@ -68,7 +68,7 @@ def load_material(
         drawn_beside = DrawnScenes([sign_face()], pools[0], width_mm)
         return _photo_material(photos, drawn_beside, [*notes, note], width_mm, seed)
     drawn = faces or [sign_face()]
-    face_parts = _split(drawn, [f.name for f in drawn], seed)
+    face_parts = split_parts(drawn, [f.name for f in drawn], seed)
     if len(drawn) > 1 and not all(face_parts):
         face_parts = (drawn, drawn, drawn)
     parts = [DrawnScenes(f or drawn, pool, width_mm) for f, pool in zip(face_parts, pools, strict=True)]
@@ -80,7 +80,7 @@ def _photo_material(
 ) -> Material:
     """Photos split by photo; few photos alone would be learnt by heart, so drawn signs are trained on beside them."""
     groups = [p.group for p in photos]
-    train, validation, test = _split(photos, groups, seed)
+    train, validation, test = split_parts(photos, groups, seed)
     names = len(set(groups))
     if names < 2:
         test = train
@@ -169,13 +169,13 @@ def _background_pools(folder: Path | None, seed: int, made: int = 24) -> tuple[l
         ], "backgrounds made by code"
     files = list_images(folder)
     pictures = [read_rgba(f)[..., :3] for f in files[:400]]
-    parts = _split(pictures, [f.name for f in files[:400]], seed)
+    parts = split_parts(pictures, [f.name for f in files[:400]], seed)
     if not all(parts):
         return [pictures] * 3, f"{len(files)} backgrounds: too few to hold any out"
     return list(parts), f"{len(pictures)} backgrounds split by photo"
 
 
-def _split(items: Sequence[T], groups: Sequence[str], seed: int) -> tuple[list[T], list[T], list[T]]:
+def split_parts(items: Sequence[T], groups: Sequence[str], seed: int) -> tuple[list[T], list[T], list[T]]:
     """Split whole groups by :data:`SHARES`, at least one group in the test part where there are two."""
     names = sorted(set(groups))
     order = [names[i] for i in numpy_generator(seed, "split").permutation(len(names))]

@@ -13,7 +13,7 @@ from torch import Tensor
 from physadv.core.images import Array
 from physadv.scene.geometry import apply_homography
 from physadv.scene.presets import EotRanges, Range
-from physadv.scene.scenes import Float, Matrix, SceneBatch, View, _batch, _for_opencv, _pose, _project
+from physadv.scene.scenes import Float, Matrix, SceneBatch, View, batch_of, draw_pose, for_opencv, to_pixels
 from physadv.threat.goals import Marks
 
 FAR_AWAY = ((1.0, 0.0, -1e5), (0.0, 1.0, -1e5), (0.0, 0.0, 1.0))
@@ -167,10 +167,10 @@ def _turned(lie: Lie, ranges: EotRanges, rng: np.random.Generator, width_px: flo
     Returned with it: the patch's four corners in px.
     """
     tilted = replace(ranges, roll_deg=lie.roll_deg)
-    pose = _pose(rng, tilted, lie.tilt) @ np.diag([1 / lie.width_mm, 1 / lie.width_mm, 1.0])
+    pose = draw_pose(rng, tilted, lie.tilt) @ np.diag([1 / lie.width_mm, 1 / lie.width_mm, 1.0])
     x, y = lie.width_mm / 2, lie.height_mm / 2
     corners = np.array([[-x, -y], [x, -y], [x, y], [-x, y]])
-    seen = _project(pose, corners)
+    seen = to_pixels(pose, corners)
     area = cv2.contourArea(seen.astype(np.float32))
     scale = width_px * np.sqrt(lie.height_mm / lie.width_mm) / max(np.sqrt(area), 1e-9)
     middle = (seen.min(0) + seen.max(0)) / 2
@@ -198,7 +198,7 @@ def _seen(image: Array, window: Float, size: int) -> Float:
     if scale.max() < 1:  # area first, so that nothing aliases
         smooth = cv2.GaussianBlur(image, (0, 0), 0.35 / float(scale.max()))
     picture = cv2.warpPerspective(
-        smooth, _for_opencv(matrix), (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        smooth, for_opencv(matrix), (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     return np.asarray(picture, np.float32) / 255
 
@@ -215,4 +215,4 @@ def _lit(
     count = len(images)
     gain = torch.from_numpy(rng.uniform(*lie.light, (count, 1)) * rng.uniform(0.93, 1.07, (count, 3))).float()
     lift = torch.from_numpy(rng.uniform(*lie.veil, (count, 1)).repeat(3, 1)).float()
-    return _batch(images, places, gain, lift, [1.0] * count, groups)
+    return batch_of(images, places, gain, lift, [1.0] * count, groups)

@@ -83,9 +83,9 @@ class DrawnScenes:
         for _ in range(count):
             camera = shot(rng, ranges, self.width_mm)
             face = self.faces[int(rng.integers(len(self.faces)))]
-            pose = _pose(rng, ranges, 1.0, camera) @ np.diag([1 / self.width_mm, 1 / self.width_mm, 1.0])
+            pose = draw_pose(rng, ranges, 1.0, camera) @ np.diag([1 / self.width_mm, 1 / self.width_mm, 1.0])
             half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * self.width_mm / 2
-            fit, enlargement = _fit(_project(pose, half), view, ranges, rng, camera=camera)
+            fit, enlargement = _fit(to_pixels(pose, half), view, ranges, rng, camera=camera)
             matrix = fit @ pose
             background = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
             canvas = _random_crop(background, view, rng)
@@ -95,7 +95,7 @@ class DrawnScenes:
             groups.append(face.name)
             away.append(pose[2, 2] * self.width_mm / 1000)
         ones = torch.ones(count, 3)
-        batch = _batch(images, matrices, ones, torch.zeros_like(ones), scale, groups)
+        batch = batch_of(images, matrices, ones, torch.zeros_like(ones), scale, groups)
         return replace(batch, distance_m=torch.tensor(away, dtype=torch.float32))
 
 
@@ -120,7 +120,7 @@ class PhotoScenes:
             away.append(widths * self.width_mm / 1000)
         gain = torch.stack([self._light[p][0] for p in picks])
         lift = torch.stack([self._light[p][1] for p in picks])
-        batch = _batch(images, matrices, gain, lift, scale, [self.signs[p].group for p in picks])
+        batch = batch_of(images, matrices, gain, lift, scale, [self.signs[p].group for p in picks])
         return replace(batch, distance_m=torch.tensor(away, dtype=torch.float32))
 
     def _one(
@@ -130,22 +130,22 @@ class PhotoScenes:
         sign = self.signs[pick]
         centre, side = sign.corners.mean(0), float(np.ptp(sign.corners, axis=0).max())
         to_unit = np.array([[1 / side, 0, -centre[0] / side], [0, 1 / side, -centre[1] / side], [0, 0, 1]])
-        pose = _pose(rng, ranges, 0.4, camera)
+        pose = draw_pose(rng, ranges, 0.4, camera)
         turn = pose @ to_unit
         height, width = sign.image.shape[:2]
-        edges = _project(turn, np.array([[0, 0], [width, 0], [width, height], [0, height]]))
-        fit, enlargement = _fit(_project(turn, sign.corners), view, ranges, rng, edges, camera)
+        edges = to_pixels(turn, np.array([[0, 0], [width, 0], [width, height], [0, height]]))
+        fit, enlargement = _fit(to_pixels(turn, sign.corners), view, ranges, rng, edges, camera)
         to_view = fit @ turn
         half = self.width_mm / 2
         plane = np.array([[-half, -half], [half, -half], [half, half], [-half, half]], np.float32)
         in_photo = cv2.getPerspectiveTransform(plane, sign.corners.astype(np.float32))
-        shrink = side / max(np.ptp(_project(to_view, sign.corners), axis=0).max(), 1)
+        shrink = side / max(np.ptp(to_pixels(to_view, sign.corners), axis=0).max(), 1)
         level = int(np.clip(np.floor(np.log2(max(shrink, 1))), 0, len(self._pyramids[pick]) - 1))
         photo = self._pyramids[pick][level]
         rescale = np.diag([sign.image.shape[1] / photo.shape[1], sign.image.shape[0] / photo.shape[0], 1.0])
         image = cv2.warpPerspective(
             photo,
-            _for_opencv(to_view @ rescale),
+            for_opencv(to_view @ rescale),
             (view.size, view.size),
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
@@ -233,7 +233,7 @@ def shot(rng: np.random.Generator, ranges: EotRanges, width_mm: float) -> Shot |
     return Shot(1000 * metres / width_mm, focal * width_mm / (1000 * metres), sensor * 9 / 16)
 
 
-def _pose(rng: np.random.Generator, ranges: EotRanges, share: float, camera: Shot | None = None) -> Matrix:
+def draw_pose(rng: np.random.Generator, ranges: EotRanges, share: float, camera: Shot | None = None) -> Matrix:
     """A unit-wide plane turned within ``share`` of the ranges, unit focal length, from ``camera`` or 2.5 to 20 widths.
 
     Its [2, 2] is the distance in widths.
@@ -249,7 +249,8 @@ def _pose(rng: np.random.Generator, ranges: EotRanges, share: float, camera: Sho
     return np.asarray(matrix[0].numpy(), np.float64)
 
 
-def _project(matrix: Matrix, points: npt.NDArray[np.floating]) -> Matrix:
+def to_pixels(matrix: Matrix, points: npt.NDArray[np.floating]) -> Matrix:
+    """(n, 2) points through a homography (3, 3)."""
     return np.asarray(cv2.perspectiveTransform(points.astype(np.float64)[None], matrix)[0], np.float64)
 
 
@@ -290,7 +291,7 @@ def _fit(
     return np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]]), enlargement
 
 
-def _for_opencv(matrix: Matrix) -> Matrix:
+def for_opencv(matrix: Matrix) -> Matrix:
     """The same map for OpenCV, whose pixel centres lie on whole numbers."""
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     return np.asarray(np.linalg.inv(half) @ matrix @ half, np.float64)
@@ -318,7 +319,7 @@ def _lay(canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np
     """Lay the face over the canvas, 2x supersampled, blended in linear light, with a slightly varied material."""
     over = 2
     level = face.rgba
-    corners = _project(matrix, np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * width_mm / 2)
+    corners = to_pixels(matrix, np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * width_mm / 2)
     seen = np.ptp(corners, axis=0).max() * over
     while level.shape[1] > 2 * seen and level.shape[1] > 16:
         level = cv2.resize(level, (level.shape[1] // 2, level.shape[0] // 2), interpolation=cv2.INTER_AREA)
@@ -334,7 +335,7 @@ def _lay(canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np
     warp = np.diag([over, over, 1.0]) @ there @ matrix @ to_mm
     sides = (x1 - x0, y1 - y0)
     fine = cv2.warpPerspective(
-        np.concatenate([light, alpha], 2), _for_opencv(warp), (sides[0] * over, sides[1] * over)
+        np.concatenate([light, alpha], 2), for_opencv(warp), (sides[0] * over, sides[1] * over)
     )  # fmt: skip
     layered = np.asarray(cv2.resize(fine, sides, interpolation=cv2.INTER_AREA), np.float32)
     part = canvas[y0:y1, x0:x1]
@@ -353,9 +354,10 @@ def _round(corners: Matrix, size: int, tallness: float) -> tuple[int, int, int, 
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
-def _batch(
+def batch_of(
     images: list[Float], matrices: list[Matrix], gain: Tensor, lift: Tensor, scale: list[float], groups: list[str]
 ) -> SceneBatch:
+    """Scenes from (h, w, 3) pictures and (3, 3) homographies, one each, as tensors."""
     stacked = torch.from_numpy(np.stack(images).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
     homography = torch.from_numpy(np.stack([m / m[2, 2] for m in matrices])).float()
     return SceneBatch(stacked, homography, gain, lift, torch.tensor(scale), tuple(groups))
