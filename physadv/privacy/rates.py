@@ -97,12 +97,7 @@ def _row(
     limits: Sequence[Threshold],
 ) -> Row:
     return {
-        "recogniser": recogniser,
-        "variant": variant,
-        "channel": channel,
-        "kind": kind,
-        "person": bank.people[i],
-        "photo": bank.photos[i],
+        **_probe(recogniser, variant, channel, kind, bank, i),
         "other": bank.photos[j],
         "score": round(score, 5),
         **{f"matched_{limit.far:g}": bool(score >= limit.value) for limit in limits},
@@ -162,6 +157,11 @@ def _nearest(scores: npt.NDArray[np.float32], people: npt.NDArray[np.str_], own:
 
 
 def _told(recogniser: str, variant: str, channel: str, kind: str, bank: Bank, i: int, hit: bool) -> Row:
+    return {**_probe(recogniser, variant, channel, kind, bank, i), "matched_0.01": bool(hit)}
+
+
+def _probe(recogniser: str, variant: str, channel: str, kind: str, bank: Bank, i: int) -> Row:
+    """What every row says of the photo that was asked about."""
     return {
         "recogniser": recogniser,
         "variant": variant,
@@ -169,7 +169,6 @@ def _told(recogniser: str, variant: str, channel: str, kind: str, bank: Bank, i:
         "kind": kind,
         "person": bank.people[i],
         "photo": bank.photos[i],
-        "matched_0.01": bool(hit),
     }
 
 
