@@ -23,7 +23,7 @@ from physadv.evaluation.intervals import wilson
 from physadv.evaluation.rows import append_rows, read_rows
 from physadv.printing.bundle import Bundle, read_bundle
 from physadv.twin.cameras import KNOWN
-from physadv.twin.flat import photograph
+from physadv.twin.flat import print_flat, shoot
 from physadv.victims.registry import load_victim
 
 SIDE, SHARE = 224, 0.45
@@ -78,8 +78,9 @@ def main() -> None:
         place = tuple(numpy_generator(0, "universal in twin", number).uniform(0.1, 0.9, 2))
         versions = {"patch": laid(photo, bundle, place, blank=False), "blank": laid(photo, bundle, place, blank=True)}
         rows.append({"photo": name, "camera": "on disk", **{k: read(v) == target for k, v in versions.items()}})
+        prints = {k: print_flat(v, "office-laser") for k, v in versions.items()}
         for camera in KNOWN.values():
-            shown = {k: photograph(v, camera=camera, printer="office-laser", shot=number) for k, v in versions.items()}
+            shown = {k: shoot(v, camera=camera, shot=number) for k, v in prints.items()}
             rows.append({"photo": name, "camera": camera.name, **{k: read(v) == target for k, v in shown.items()}})
     append_rows(options.rows, rows)
     for camera in dict.fromkeys(row["camera"] for row in rows):

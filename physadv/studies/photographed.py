@@ -24,8 +24,8 @@ from physadv.core.errors import DataError, OptionError
 from physadv.core.images import Array, list_images, read_rgba, to_tensor
 from physadv.evaluation.intervals import Rate, wilson
 from physadv.evaluation.rows import Row, append_rows, read_rows
-from physadv.twin.cameras import EFFECTS, Camera, cameras_named
-from physadv.twin.flat import photograph
+from physadv.twin.cameras import EFFECTS, Camera, cameras_named, leave_out
+from physadv.twin.flat import print_flat, shoot
 from physadv.victims.cards import LoadedVictim
 
 ROWS = "rows.jsonl"
@@ -61,11 +61,14 @@ class Settings:
             raise OptionError(f"{self.images} images, eps {self.eps}", "at least 1 of each", "raise them")
 
     @property
-    def ways(self) -> dict[str, tuple[Camera, tuple[str, ...]]]:
-        """Name -> the camera and the effects left out."""
-        found = {camera.name: (camera, ()) for camera in cameras_named(self.cameras)}
-        last, all_ = list(found.values())[-1][0], ("printer", *EFFECTS)
-        return found | {f"{effect} alone": (last, tuple(e for e in all_ if e != effect)) for effect in self.only}
+    def ways(self) -> dict[str, tuple[str, Camera]]:
+        """Name of each way to photograph -> the printer and the camera without what is left out."""
+        found = {camera.name: (self.printer, camera) for camera in cameras_named(self.cameras)}
+        last = list(found.values())[-1][1]
+        for effect in self.only:
+            machine = self.printer if effect == "printer" else "ideal"
+            found[f"{effect} alone"] = (machine, leave_out(last, [e for e in EFFECTS if e != effect]))
+        return found
 
 
 def run(settings: Settings, victim: LoadedVictim, folder: Path) -> Generator[tuple[int, int], None, None]:
@@ -91,27 +94,26 @@ def chosen(settings: Settings) -> list[Path]:
 
 def of_picture(settings: Settings, victim: LoadedVictim, picture: Array, name: str, number: int) -> list[Row]:
     """The rows of one (n, n, 3) picture: what the victim sees of each version, on disk and photographed."""
-    clean = to_tensor(picture)[None]
+    clean, ways = to_tensor(picture)[None], settings.ways
     truth, rows = _read(victim, clean), []
 
-    def taken(version: Array, way: str) -> int:
-        camera, without = settings.ways[way]
-        shown = photograph(
-            version, camera=camera, printer=settings.printer, without=without, seed=settings.seed, shot=number
-        )
-        return _read(victim, to_tensor(shown)[None])
+    def taken(version: Array) -> dict[str, int]:
+        """What the victim sees in each photograph; what is printed is printed once for all cameras."""
+        printers = dict.fromkeys(printer for printer, _ in ways.values())
+        prints = {printer: print_flat(version, printer, seed=settings.seed) for printer in printers}
+        shown = {n: shoot(prints[p], camera=c, seed=settings.seed, shot=number) for n, (p, c) in ways.items()}
+        return {way: _read(victim, to_tensor(photo)[None]) for way, photo in shown.items()}
 
-    photos_of_clean = {way: taken(picture, way) for way in settings.ways}
+    photos_of_clean = taken(picture)
     for eps in settings.eps:
         for attack in ATTACKS:
             made = adversarial(victim, clean, attack, eps)
-            version = (made[0].permute(1, 2, 0) * 255).round().byte().numpy()
+            photos = taken((made[0].permute(1, 2, 0) * 255).round().byte().numpy())
             fooled = _read(victim, made) != truth
             rows += [
                 {"image": name, "way": way, "attack": attack, "eps": eps, "class": truth,
-                 "clean_photo": photos_of_clean[way] == truth, "fooled": fooled,
-                 "photo_fooled": taken(version, way) != truth}
-                for way in settings.ways
+                 "clean_photo": photos_of_clean[way] == truth, "fooled": fooled, "photo_fooled": seen != truth}
+                for way, seen in photos.items()
             ]  # fmt: skip
     return rows
 

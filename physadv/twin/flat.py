@@ -37,15 +37,40 @@ def photograph(
     3) uint8 again. ``seed`` names the printer, ``shot`` the photo: hand, light, noise and white balance. ``without``
     as in :func:`physadv.twin.simulate.simulate`. Raises OptionError for a picture that is not square.
     """
+    printed = print_flat(picture, "ideal" if "printer" in without else printer, width_mm=width_mm, seed=seed)
+    return shoot(
+        printed, camera=leave_out(camera, without), width_mm=width_mm, span_px=span_px, tilt_deg=tilt_deg, seed=seed,
+        shot=shot,
+    )  # fmt: skip
+
+
+def print_flat(picture: U8, printer: str, *, width_mm: float = 100.0, seed: int = 0) -> F32:
+    """Reflectance (4 n, 4 n, 3) of the print; see :func:`photograph`. Several cameras can :func:`shoot` the same."""
     size = picture.shape[0]
     if picture.shape != (size, size, 3):
         raise OptionError(f"picture of shape {picture.shape}", "(n, n, 3)", "cut it to a square")
-    camera = leave_out(camera, without)
+    fine = cv2.resize(picture, None, fx=_FINE, fy=_FINE, interpolation=cv2.INTER_NEAREST)
+    dots = np.asarray(fine, np.uint8)
+    machine = printer_named(printer, seed)
+    return ideal_print(dots) if machine is None else print_picture(dots, machine, dots.shape[0] / width_mm, seed)
+
+
+def shoot(
+    printed: F32,
+    *,
+    camera: Camera,
+    width_mm: float = 100.0,
+    span_px: int = 0,
+    tilt_deg: float = 4.0,
+    seed: int = 0,
+    shot: int = 0,
+) -> U8:
+    """A photograph of a print of :func:`print_flat`, cut out again; see :func:`photograph`."""
+    size = printed.shape[0] // _FINE
     rng = numpy_generator(seed, "twin", "flat", shot)
     view, frame = _view(rng, camera, width_mm, span_px or round(1.4 * size), tilt_deg)
     light = np.float32(rng.uniform(0.75, 0.95)) * tint(rng.uniform(5500, 7500))
     light = light * np.float32(0.85 / light.max())
-    printed = _printed(picture, "ideal" if "printer" in without else printer, width_mm, seed)
     sheet = texture(_on_paper(printed * light), width_mm)
     base = np.empty((frame[1], frame[0], 3), np.float32)
     base[:] = np.float32(0.5) * light
@@ -68,13 +93,6 @@ def _view(
     middle = np.array(frame) / 2 + rng.uniform(-0.03, 0.03, 2) * span_px
     pose = Pose(width_mm * focal / span_px, yaw, pitch, roll, float(middle[0]), float(middle[1]))
     return View(homography(pose, focal, frame), camera.k1, focal, frame), frame
-
-
-def _printed(picture: U8, printer: str, width_mm: float, seed: int) -> F32:
-    fine = cv2.resize(picture, None, fx=_FINE, fy=_FINE, interpolation=cv2.INTER_NEAREST)
-    dots = np.asarray(fine, np.uint8)
-    machine = printer_named(printer, seed)
-    return ideal_print(dots) if machine is None else print_picture(dots, machine, dots.shape[0] / width_mm, seed)
 
 
 def _on_paper(lit: F32) -> F32:

@@ -13,6 +13,7 @@ from physadv.core.errors import OptionError
 from physadv.core.images import save_png
 from physadv.evaluation.rows import read_rows
 from physadv.studies.photographed import ATTACKS, ROWS, Settings, adversarial, markdown, run, table
+from physadv.twin.cameras import EFFECTS, PHONE, leave_out
 from physadv.victims.cards import LoadedVictim
 from physadv.victims.registry import as_victim
 
@@ -93,10 +94,10 @@ def test_unknown_effects_are_named(tmp_path: Path) -> None:
     """Only the twin's own effects can be kept."""
     with pytest.raises(OptionError, match="rain"):
         Settings(tmp_path, only=("rain",))
-    camera, left_out = Settings(tmp_path, only=("noise",)).ways["noise alone"]
+    printer, camera = Settings(tmp_path, only=("noise",)).ways["noise alone"]
     assert camera.name == "phone"
-    assert "noise" not in left_out
-    assert "printer" in left_out
+    assert camera == leave_out(PHONE, [effect for effect in EFFECTS if effect != "noise"])
+    assert printer == "ideal"
 
 
 @pytest.mark.slow
