@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commandline import environment, physadv, write_colours
 from PIL import Image
 
 from physadv.evaluation.rows import read_rows
@@ -35,29 +35,11 @@ def make():
 '''
 
 
-def physadv(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user would, in ``folder``."""
-    command = [sys.executable, "-m", "physadv_cli.main", *words]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
-
-
-def environment() -> dict[str, str]:
-    """One thread, and the checkout importable."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder with a victim and class folders of 16x16 images whose colours differ by little."""
     write_victim(tmp_path, 0.0)
-    source = np.random.default_rng(0)
-    for number, name in enumerate(("red", "green", "blue")):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for i in range(8):
-            pixels = source.integers(90, 160, (16, 16, 3), dtype=np.uint8)
-            pixels[..., number] += 2 + 2 * i
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
+    write_colours(tmp_path / "data", count=8, side=16, values=(90, 160), lead=2)
     return tmp_path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commandline import environment, physadv, write_colours
 from PIL import Image
 
 from physadv.evaluation.rows import read_rows
@@ -41,16 +41,6 @@ BOUNDS = ("certify", "--victim", "colours:make", "--data", "data", "--method", "
 VOTES = ("certify", "--victim", "colours:make", "--data", "data", "--sigma", "0.1", "--n", "400", "--n0", "20")
 
 
-def environment() -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-
-
-def physadv(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "physadv_cli.main", *words]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
-
-
 def write_victim(folder: Path, pause: float) -> None:
     (folder / "colours.py").write_text(VICTIM.replace("PAUSE", str(pause)))
 
@@ -59,13 +49,7 @@ def write_victim(folder: Path, pause: float) -> None:
 def place(tmp_path: Path) -> Path:
     """A victim and class folders of 8x8 images whose colours differ by a little more each time."""
     write_victim(tmp_path, 0.0)
-    source = np.random.default_rng(0)
-    for number, name in enumerate(("red", "green", "blue")):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for i in range(5):
-            pixels = source.integers(100, 120, (8, 8, 3), dtype=np.uint8)
-            pixels[..., number] += 2 + 6 * i
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
+    write_colours(tmp_path / "data", count=5, side=8, values=(100, 120), lead=6)
     return tmp_path
 
 
