@@ -72,6 +72,18 @@ def test_before_eps_grows_the_loss_is_the_standard_one(kind: type[Ibp]) -> None:
         assert "tracked" in name or torch.allclose(mine, theirs, atol=1e-6), name
 
 
+@pytest.mark.parametrize("kind", [Ibp, CrownIbp, Polytope])
+def test_stretch_trains_at_a_larger_ball(kind: type[Ibp]) -> None:
+    """Twice eps with half the radius is the same loss; less than the ball asked for is refused."""
+    found = []
+    for eps, stretch in ((0.1, 1.0), (0.05, 2.0)):
+        net, images, labels = net_and_batch()
+        found.append(kind(eps, grow=(0.0, 0.5), stretch=stretch).loss(net, images, labels, at())[0])
+    assert float(found[0].detach()) == pytest.approx(float(found[1].detach()), rel=1e-5)
+    with pytest.raises(OptionError, match="stretch"):
+        kind(0.1, stretch=0.5)
+
+
 @pytest.mark.parametrize("kind", [Ibp, CrownIbp])
 def test_the_loss_bounds_the_loss_of_every_image_in_the_ball(kind: type[Ibp]) -> None:
     """No random or attacked image of the ball has a larger cross-entropy under the same batch statistics."""

@@ -57,6 +57,9 @@ def train(
         tuple[float, float] | None,
         typer.Option("--grow", help="ibp, crown-ibp, polytope: shares of the run between which eps grows to its size."),
     ] = None,
+    stretch: Annotated[
+        float | None, typer.Option("--stretch", help="ibp, crown-ibp, polytope: train at so many times --eps.", min=1)
+    ] = None,
     shift: Annotated[int, typer.Option("--shift", help="Move images at random by so many pixels.", min=0)] = 0,
     held: Annotated[float, typer.Option("--held", help="Share of the training images held out to judge by.")] = 0.05,
     patience: Annotated[
@@ -100,7 +103,7 @@ def train(
     torch.set_flush_denormal(True)
     ball = parse_norm(norm)
     own = {"steps": steps, "replays": replays, "beta": beta, "penalty": penalty, "sigma": sigma,
-           "projections": projections, "grow": grow}  # fmt: skip
+           "projections": projections, "grow": grow, "stretch": stretch}  # fmt: skip
     recipe = Recipe(
         defence, parse_eps(eps, ball), ball, arch, epochs, batch, lr, optimiser, average=average, precision=precision,
         shift=shift, patience=patience, seed=seed, settings={k: v for k, v in own.items() if v is not None},
