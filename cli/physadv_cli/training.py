@@ -82,7 +82,7 @@ def _facts(recipe: Recipe, data: Path, held: float, side: int | None, limit: int
 
 
 def _shares(metrics: Mapping[str, float]) -> str:
-    shown = ("clean", "robust", "certified", "noisy")
+    shown = ("clean", "robust", "certified", "noisy", "masked")
     return "  ".join(f"{name} {metrics[name]:.1%}" for name in shown if name in metrics)
 
 

@@ -45,7 +45,8 @@ class Run(NamedTuple):
 class Defence(ABC):
     """The part of training that differs. Subclasses are dataclasses whose fields are their settings.
 
-    ``score`` names what chooses the best epoch: "clean", "robust" (under PGD), "certified" or "noisy".
+    ``score`` names what chooses the best epoch: "clean", "robust" (under PGD), "certified", "noisy" or
+    "masked".
     """
 
     score: ClassVar[str] = "robust"

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from physadv.core.errors import DataError, OptionError
+from physadv.core.errors import DataError, OptionError, VictimError
 from physadv.core.files import atomic_path, sha256_of, write_text
 from physadv.core.images import Array
 from physadv.core.seeds import numpy_generator
@@ -22,6 +22,7 @@ from physadv.datasets.read import HELD_OUT, SPLIT_SEED
 from physadv.evaluation.intervals import Rate
 from physadv.evaluation.rows import Row, append_rows
 from physadv.training.canvases import Photos, load_photos, sign_canvases
+from physadv.training.defence import Defence
 from physadv.training.judge import (
     by_sign,
     judge_crops,
@@ -34,6 +35,7 @@ from physadv.training.judge import (
 from physadv.training.loop import Batch, Schedule, Step, load_average, seeded, train
 from physadv.training.signs import Mix, SignBatches
 from physadv.victims.nets.signnet import BACKGROUND, CLASSES, INPUT_PX, NAMES, SignNet, parameters_of
+from physadv.victims.registry import load_victim
 
 CHECKPOINT, WEIGHTS, CARD, ROWS = "checkpoint.safetensors", "signs.safetensors", "signs.toml", "rows.jsonl"
 LICENCE = (
@@ -46,6 +48,9 @@ LICENCE = (
 class Recipe:
     """Everything that decides the weights. ``data`` is GTSRB's training layout, ``backgrounds`` are folders of photos
     without its signs. The held-out fifth of tracks and photos is fixed and does not depend on ``seed``.
+
+    ``defence`` gives the loss in place of the plain one. ``start`` is what the weights are at first: the file of such
+    weights, or "signs" for the embedded ones; else the seed decides.
     """
 
     data: Path
@@ -57,6 +62,13 @@ class Recipe:
     precision: str = "bf16"
     seed: int = 0
     mix: Mix = field(default_factory=Mix)
+    defence: Defence | None = None
+    start: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the victim is called: "signs", with a defence "signs-masked" and the like."""
+        return "signs" if self.defence is None else f"signs-{type(self.defence).__name__.lower()}"
 
     @property
     def schedule(self) -> Schedule:
@@ -108,14 +120,31 @@ def train_signs(recipe: Recipe, material: Material, out: Path) -> Iterator[Step]
         sign_canvases(material.signs), Photos(material.photos, recipe.seed), size=recipe.batch, seed=recipe.seed,
         mix=recipe.mix,
     )  # fmt: skip
-    net = seeded(SignNet, recipe.seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net, origin = first_net(recipe)
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def ordered(step: int) -> Batch:
         images, labels = batches(step)
         return images.contiguous(memory_format=torch.channels_last), labels
 
-    identity = f"seed {recipe.seed}, batch {recipe.batch}, mix {asdict(recipe.mix)}, {_sizes(material)}"
-    return train(net, ordered, recipe.schedule, checkpoint=out / CHECKPOINT, identity=identity)
+    identity = f"seed {recipe.seed}, batch {recipe.batch}, mix {asdict(recipe.mix)}, {_sizes(material)}{origin}"
+    return train(net, ordered, recipe.schedule, defence=recipe.defence, checkpoint=out / CHECKPOINT, identity=identity)
+
+
+def first_net(recipe: Recipe) -> tuple[nn.Module, str]:
+    """SignNet as training finds it, and of weights taken over what tells them from others.
+
+    Raises VictimError where ``start`` is neither a file of its weights nor a SignNet known by name.
+    """
+    if recipe.start is None:
+        return seeded(SignNet, recipe.seed), ""
+    file = Path(recipe.start)
+    loaded = load_victim("signs", weights=file) if file.is_file() else load_victim(recipe.start)
+    if not isinstance(loaded.net, SignNet):
+        raise VictimError(
+            f"--from {recipe.start}", "no weights of the sign victim", "use signs or a file of its weights"
+        )
+    return loaded.net.requires_grad_(True), f", from sha256 {loaded.card.sha256}"
 
 
 def judge(net: nn.Module, material: Material, street: Street, *, each: int = 40, seed: int = 0) -> list[Row]:
@@ -153,7 +182,7 @@ def card_table(
     tracks = measured["held-out tracks"]
     accuracy = f"{tracks['right']} frames of {tracks['groups']} held-out tracks (by track {_span(tracks['by_group'])})"
     return {
-        "name": "signs",
+        "name": recipe.name,
         "task": "classify",
         "classes": list(NAMES),
         "input_size": INPUT_PX,
@@ -171,7 +200,8 @@ def card_table(
         "measured": {name: _plain(found) for name, found in measured.items()},
         "stop_photos_by_sign": by_sign(rows),
         "recipe": {
-            **{k: v for k, v in asdict(recipe).items() if k not in ("data", "backgrounds")},
+            **{k: v for k, v in asdict(recipe).items() if k not in ("data", "backgrounds", "defence", "start")},
+            **_defended(recipe),
             "sign_images_px": _median_px(material.signs),
             "backgrounds": [folder.name for folder in recipe.backgrounds],
             "held_out": f"{HELD_OUT:.0%} of tracks and photos, split seed {SPLIT_SEED}; {_sizes(material)}",
@@ -183,6 +213,15 @@ def card_table(
             "weights": "exponential moving average",
         },
     }
+
+
+def _defended(recipe: Recipe) -> dict[str, Any]:
+    """What the card says of the defence and of the weights begun with, where there were any."""
+    said: dict[str, Any] = {} if recipe.start is None else {"start": Path(recipe.start).name}
+    if recipe.defence is not None:
+        settings = recipe.defence.settings()
+        said["defence"] = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if v is not None}
+    return said
 
 
 def _sizes(material: Material) -> str:
@@ -212,5 +251,6 @@ def _plain(found: Mapping[str, Rate | int]) -> dict[str, Any]:
 
 
 __all__ = [
-    "CLASSES", "Material", "Recipe", "Street", "card_table", "judge", "load_material", "publish", "train_signs",
+    "CLASSES", "Material", "Recipe", "Street", "card_table", "first_net", "judge", "load_material", "publish",
+    "train_signs",
 ]  # fmt: skip

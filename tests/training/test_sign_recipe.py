@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from physadv.core.errors import DataError, OptionError
+from physadv.core.errors import DataError, OptionError, VictimError
 from physadv.core.files import sha256_of
 from physadv.core.seeds import numpy_generator
 from physadv.datasets import read_dataset
@@ -198,6 +199,31 @@ def test_command_writes_weights_card_and_rows(toy: Path, tmp_path: Path) -> None
     assert card["measured"]["held-out tracks"]["right"]["n"] == 6
     assert len(list(read_rows(tmp_path / "two" / ROWS))) == 6
     assert (tmp_path / "two" / WEIGHTS).stat().st_size < 4_000_000
+
+
+def test_a_defence_and_weights_to_begin_with(toy: Path, tmp_path: Path) -> None:
+    """`--defence masked --from` begins with the weights named, and the card says by what they were trained."""
+    from physadv.training.masked import Masked
+    from physadv.training.sign_victim import first_net
+
+    own = tmp_path / "own.safetensors"
+    save_file(SignNet().state_dict(), own)
+    start, origin = first_net(Recipe(toy, start=str(own), defence=Masked()))
+    assert all(torch.equal(v, start.state_dict()[k]) for k, v in load_file(own).items())
+    assert sha256_of(own) in origin
+    arguments = ["train", "signs", "--data", str(toy), *FAST, "--defence", "masked", "--plain", "0.5"]
+    more = ["--kept", "0.3", "--covers", "0.2", "0.3", "--from", str(own), "--out", str(tmp_path / "m")]
+    result = CliRunner().invoke(app, [*arguments, *more])
+    assert result.exit_code == 0, result.output
+    card = tomllib.loads((tmp_path / "m" / CARD).read_text())
+    assert card["name"] == "signs-masked"
+    assert card["recipe"]["start"] == "own.safetensors"
+    said = card["recipe"]["defence"]
+    assert (said["defence"], said["plain"], said["covers"]) == ("Masked", 0.5, [0.2, 0.3])
+    with pytest.raises(VictimError, match="no weights of the sign victim"):
+        first_net(Recipe(toy, start=f"{__name__}:Redness"))
+    alone = CliRunner().invoke(app, ["train", "signs", "--data", str(toy), "--plain", "0.5"])
+    assert isinstance(alone.exception, OptionError)
 
 
 def test_half_a_judge_is_refused(toy: Path, tmp_path: Path) -> None:

@@ -12,8 +12,21 @@ from physadv_cli.runs import console, finish, open_run
 
 DEFENCES = (
     "standard", "fgsm", "pgd", "free", "fast", "trades", "gradient-penalty", "gaussian", "smoothadv", "ibp",
-    "crown-ibp", "polytope", "patch",
+    "crown-ibp", "polytope", "patch", "masked",
 )  # fmt: skip
+
+Plain = Annotated[float | None, typer.Option("--plain", help="masked: share of images left whole. (default: 0.2)")]
+Kept = Annotated[
+    float | None, typer.Option("--kept", help="masked: share of images reduced to a band or a square. (default: 0.4)")
+]
+Covers = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--covers", help="masked: sides of the two rectangles, as shares of the image's. (default: 0.2 0.45)"),
+]
+Windows = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--windows", help="masked: side of the band or square left, as a share. (default: 0.15 0.4)"),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,6 +73,10 @@ def train(
     stretch: Annotated[
         float | None, typer.Option("--stretch", help="ibp, crown-ibp, polytope: train at so many times --eps.", min=1)
     ] = None,
+    plain: Plain = None,
+    kept: Kept = None,
+    covers: Covers = None,
+    windows: Windows = None,
     shift: Annotated[int, typer.Option("--shift", help="Move images at random by so many pixels.", min=0)] = 0,
     held: Annotated[float, typer.Option("--held", help="Share of the training images held out to judge by.")] = 0.05,
     patience: Annotated[
@@ -103,7 +120,8 @@ def train(
     torch.set_flush_denormal(True)
     ball = parse_norm(norm)
     own = {"steps": steps, "replays": replays, "beta": beta, "penalty": penalty, "sigma": sigma,
-           "projections": projections, "grow": grow, "stretch": stretch}  # fmt: skip
+           "projections": projections, "grow": grow, "stretch": stretch,
+           "plain": plain, "kept": kept, "covers": covers, "windows": windows}  # fmt: skip
     recipe = Recipe(
         defence, parse_eps(eps, ball), ball, arch, epochs, batch, lr, optimiser, average=average, precision=precision,
         shift=shift, patience=patience, seed=seed, settings={k: v for k, v in own.items() if v is not None},
@@ -124,6 +142,16 @@ def signs(
     batch: Annotated[int, typer.Option("--batch", help="Images a batch.", min=2)] = 64,
     lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.", min=1e-6)] = 2e-3,
     precision: Annotated[str, typer.Option("--precision", help="bf16 or fp32 arithmetic while training.")] = "bf16",
+    defence: Annotated[
+        str | None, typer.Option("--defence", help="A defence's loss in place of the plain one, as masked.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Begin with these weights: signs, or a signs.safetensors of yours.")
+    ] = None,
+    plain: Plain = None,
+    kept: Kept = None,
+    covers: Covers = None,
+    windows: Windows = None,
     stop_photos: Annotated[
         Path | None, typer.Option("--judge-stop", help="Street photos with stop signs: judging only.")
     ] = None,
@@ -143,10 +171,13 @@ def signs(
     Ctrl-C or a kill costs at most one epoch: the same command with the same --out goes on.
 
     Example: physadv train signs --data gtsrb-train.zip --backgrounds photos/ --epochs 24 --out runs/signs
+
+    Example: physadv train signs --data gtsrb-train.zip --defence masked --from signs --out runs/signs-masked
     """
     import torch
 
     from physadv.core.errors import OptionError
+    from physadv.defences.training.named import named
     from physadv.training.sign_victim import Recipe, Street, load_material, publish, train_signs
     from physadv_cli.training import command, paused, watch
 
@@ -155,12 +186,20 @@ def signs(
     if threads:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    recipe = Recipe(data, tuple(backgrounds or ()), epochs, steps, batch, lr, precision, seed)
+    own = {"plain": plain, "kept": kept, "covers": covers, "windows": windows}
+    given = {k: v for k, v in own.items() if v is not None}
+    if given and defence is None:
+        raise OptionError(f"--{next(iter(given))}", "is a setting of a defence", "add --defence masked")
+    trained_by = None if defence is None else named(defence, given)
+    recipe = Recipe(
+        data, tuple(backgrounds or ()), epochs, steps, batch, lr, precision, seed, defence=trained_by, start=start
+    )
     street = Street(stop_photos, boxes, tuple(others or ()))
     with console.status("reading data"):
         material = load_material(recipe)
     folder = open_run("train-signs", out, {"data": data, "backgrounds": backgrounds or [], "epochs": epochs,
-        "steps": steps, "batch": batch, "lr": lr, "precision": precision, "seed": seed})  # fmt: skip
+        "steps": steps, "batch": batch, "lr": lr, "precision": precision, "seed": seed, "defence": defence or "",
+        "from": start or "", **{k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}})  # fmt: skip
     if not watch(train_signs(recipe, material, folder)):
         finish({"out": str(folder), "finished": False}, as_json=as_json, summary=paused(folder))
         raise SystemExit(130)

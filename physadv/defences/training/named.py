@@ -11,6 +11,7 @@ from physadv.defences.training.certified import CrownIbp, Ibp, Polytope
 from physadv.training.adversarial import Fgsm, Free, GradientPenalty, Pgd, Trades
 from physadv.training.defence import Defence, Standard
 from physadv.training.fast import Fast
+from physadv.training.masked import Masked
 from physadv.training.noise import Gaussian, SmoothAdv
 from physadv.training.stickers import Stickers
 
@@ -28,6 +29,7 @@ DEFENCES: dict[str, Callable[..., Defence]] = {
     "crown-ibp": CrownIbp,
     "polytope": Polytope,
     "patch": Stickers,
+    "masked": Masked,
 }
 BALL = ("eps", "norm")
 """Settings of the threat: a defence that has none is still judged under it."""

@@ -23,6 +23,7 @@ from physadv.evaluation.intervals import Rate, wilson
 from physadv.threat.projections import known
 from physadv.training.defence import Defence
 from physadv.training.loop import Schedule, Step, Validation, load_average, read_progress, seeded, train
+from physadv.training.masked import Masked
 from physadv.victims.nets.cnn import build
 
 CHECKPOINT, WEIGHTS, CARD = "checkpoint.safetensors", "model.safetensors", "model.safetensors.toml"
@@ -104,7 +105,7 @@ def train_defence(
 
 
 class Judge:
-    """What a net gets right of held-out images: clean, under PGD, and as its defence asks (certified, under noise)."""
+    """What a net gets right of held-out images: clean, under PGD, and as its defence asks (noisy, masked, proven)."""
 
     def __init__(
         self, recipe: Recipe, defence: Defence, part: Part, count: int, device: str | torch.device = "cpu"
@@ -143,6 +144,10 @@ class Judge:
             noise = sigma * torch.randn(images.shape, generator=generator(self.recipe.seed, "judged", start))
             with torch.no_grad():
                 found["noisy"] = net(images + noise.to(images)).argmax(1) == labels
+        if isinstance(self.defence, Masked):
+            hidden = self.defence.hide(images, generator(self.recipe.seed, "judged", start))
+            with torch.no_grad():
+                found["masked"] = net(hidden).argmax(1) == labels
         return found
 
 
