@@ -166,7 +166,8 @@ def _search(
 ) -> AttackResult:
     """steps - refine moves of all samples still open, then the line search; with ``once`` the first find is enough."""
     if steps <= refine or refine < 1:
-        raise OptionError(f"{steps} steps, {refine} of them to refine", "1 <= refine < steps", "raise steps")
+        needed = f"more than the {refine} that refine a find (1 or more)"
+        raise OptionError(f"steps {steps}", needed, f"use {max(refine, 1) + 1} steps or more")
     x, rows = hunt.x0, hunt.open()
     for _ in range(steps - refine):
         value, slope, won = hunt.look(rows, x, classes)

@@ -91,7 +91,7 @@ def check_outputs(logits: Tensor, labels: Tensor) -> Iterator[Doubt]:
     accuracy = float((values.argmax(1) == labels).double().mean())
     if len(labels) > 1 and (values - values[:1]).abs().max() == 0:
         yield Doubt("constant-output", "all images get the same output", "Check the weights and the normalisation")
-    elif len(labels) >= 30 and accuracy <= 1.5 / classes:
+    elif accuracy <= 1.5 / classes and (len(labels) >= 30 or (accuracy == 0 and len(labels) >= 10)):
         yield Doubt(
             "at-chance",
             f"clean accuracy {accuracy:.1%} of {len(labels)} is that of guessing among {classes} classes",
