@@ -15,6 +15,8 @@ from physadv.report.design import MUTED, data_uri, page
 from physadv.report.svg import WIDTH, line, marker, svg, text
 
 COLOUR = "#0072b2"
+ENSEMBLE = "ensemble"
+"""What ``facts`` call the attacks of a whole evaluation; another name is one attack alone."""
 
 
 def write_evaluate_report(
@@ -32,9 +34,12 @@ def write_evaluate_report(
 def render(result: Mapping[str, Any], facts: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> str:
     """The page; ``examples`` carry their pictures as data URIs."""
     clean, robust = Rate(**result["clean_accuracy"]), Rate(**result["robust_accuracy"])
+    victim, attacks = facts.get("victim", "a victim"), str(facts.get("attacks", ENSEMBLE))
+    alone = attacks if attacks != ENSEMBLE else None
     return page(
         "evaluate.html.j2",
-        title=f"Robust accuracy of {facts.get('victim', 'a victim')}",
+        title=f"Robust accuracy of {victim}" if alone is None else f"{victim} under {alone} alone",
+        alone=alone,
         threat=f"{facts.get('threat', '')}",
         clean=clean,
         robust=robust,
