@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from physadv_cli.arithmetic import prepare_torch
 from physadv_cli.parsing import parse_eps
 from physadv_cli.runs import console, finish, open_run
 
@@ -85,8 +86,6 @@ def run(request: Request, *, as_json: bool) -> None:
 
 def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     """The run's folder, the evaluation, and the facts that the report prints. Everything wrong is found here."""
-    import torch
-
     from physadv.attacks.evaluate import Evaluation
     from physadv.attacks.examples import Examples, SaveAll
     from physadv.attacks.ledger import claim
@@ -97,8 +96,7 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     from physadv.threat.projections import known
     from physadv.victims.registry import load_victim
 
-    if request.threads:
-        torch.set_num_threads(request.threads)
+    prepare_torch(request.threads)
     ball = LpBall(known(request.norm), request.eps, 255 if request.eight_bit else None)
     victim = load_victim(request.victim, weights=request.weights, device=request.device)
     _refuse_detectors(victim)

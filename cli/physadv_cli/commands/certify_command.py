@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from physadv_cli import options
+from physadv_cli.arithmetic import prepare_torch
 
 if TYPE_CHECKING:
     from physadv.attacks.ledger import Ledger
@@ -72,8 +73,6 @@ def certify(
 
     Example: physadv certify --victim signs+patchcleanser:patch12,masks4 --data gtsrb.zip --method patch --limit 50
     """
-    import torch
-
     from physadv.attacks.ledger import Ledger, claim
     from physadv.attacks.samples import choose
     from physadv.core.errors import OptionError
@@ -85,8 +84,7 @@ def certify(
     if method not in METHODS:
         raise OptionError(f"method {method!r}", f"one of {', '.join(METHODS)} is needed", "for example smoothing")
     ball = "patch" if method == "patch" else parse_norm(norm or ("l2" if method == "smoothing" else "linf"))
-    if threads:
-        torch.set_num_threads(threads)
+    prepare_torch(threads)
     loaded = load_victim(victim, weights=weights, device=device)
     samples = choose(read_dataset(data, split=split), loaded.card, limit=limit, seed=seed)
     facts: dict[str, Any] = {

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from physadv_cli import checking, watching
+from physadv_cli.arithmetic import prepare_torch
 from physadv_cli.options import Device, Json, Out, Seed, Threads, Weights
 from physadv_cli.runs import console, open_run
 
@@ -166,8 +167,6 @@ def check(
     """
     # ffmpeg complains of every damaged frame on stderr; what matters of it stands in the report's warnings
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    import torch
-
     from physadv.capture.check import assert_fresh, run_check
     from physadv.capture.enough import WIDTH, check_width
     from physadv.capture.posing import with_pose
@@ -175,8 +174,7 @@ def check(
     from physadv.victims.loading import pick_device
     from physadv.victims.registry import load_victim
 
-    if threads:
-        torch.set_num_threads(threads)
+    prepare_torch(threads)
     if out is not None:
         assert_fresh(out)
     check_width(width or None)

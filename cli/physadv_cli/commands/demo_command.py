@@ -45,7 +45,8 @@ def demo(
 def travel(settings: StickerSettings, folder: Path, *, clips: int, frames: int, threads: int) -> dict[str, Any]:
     """Run the stations one after the other in ``folder``; what is finished stays, and the optimisation resumes."""
     from physadv.journey.demo import film, judge, lay_out
-    from physadv_cli.commands.patch_command import prepare_torch, run_sticker
+    from physadv_cli.arithmetic import prepare_torch
+    from physadv_cli.commands.patch_command import run_sticker
     from physadv_cli.progress import bar
 
     prepare_torch(threads)

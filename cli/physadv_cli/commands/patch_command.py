@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from physadv_cli import options
+from physadv_cli.arithmetic import prepare_torch
 from physadv_cli.lengths import parse_size_mm
 from physadv_cli.runs import console, finish, open_run
 
@@ -126,15 +127,6 @@ def default_folder() -> Path:
     from datetime import UTC, datetime
 
     return Path("runs") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-patch"
-
-
-def prepare_torch(count: int) -> None:
-    """Flush denormals, which slow small nets down, and set the threads where asked."""
-    import torch
-
-    torch.set_flush_denormal(True)
-    if count:
-        torch.set_num_threads(count)
 
 
 def run_sticker(settings: Any, folder: Path) -> tuple[dict[str, Any], str]:

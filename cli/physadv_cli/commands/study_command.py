@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from physadv_cli import options
+from physadv_cli.arithmetic import prepare_torch
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -46,17 +47,13 @@ def masked(
 
     Example: physadv study masked --data mnist/ --eps 0.2 --out runs/masked
     """
-    import torch
-
     from physadv.evaluation.rows import read_rows
     from physadv.report.masked_report import write_masked_report
     from physadv.studies import masked as study_
     from physadv_cli.parsing import parse_eps
     from physadv_cli.runs import finish, open_run
 
-    if threads:
-        torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    prepare_torch(threads)
     settings = study_.Settings(data, parse_eps(eps, "linf"), limit, steps, queries, train, epochs, seed)
     if quick:
         settings = study_.Settings(data, settings.eps, min(limit, 20), 5, min(queries, 20), min(train, 512), 1, seed)
@@ -126,16 +123,13 @@ def photographed(
 
     Example: physadv study photographed --data photos/ --camera phone --printer office-laser --out runs/photographed
     """
-    import torch
-
     from physadv.evaluation.rows import read_rows
     from physadv.studies import photographed as study_
     from physadv.victims.registry import load_victim
     from physadv_cli.progress import bar
     from physadv_cli.runs import console, finish, open_run
 
-    if threads:
-        torch.set_num_threads(threads)
+    prepare_torch(threads)
     radii, taken = tuple(eps or (16, 8)), tuple(camera or ("phone",))
     settings = study_.Settings(data, limit, radii, taken, printer, tuple(only or ()), seed=seed)
     model = load_victim(victim, weights=weights)

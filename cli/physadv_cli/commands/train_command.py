@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from physadv_cli import options
+from physadv_cli.arithmetic import prepare_torch
 from physadv_cli.runs import console, finish, open_run
 
 DEFENCES = (
@@ -109,15 +110,11 @@ def train(
         raise typer.Exit(2)
     if defence is None or data is None:
         raise typer.BadParameter("--defence and --data belong together: give both")
-    import torch
-
     from physadv.defences.training.recipe import Recipe
     from physadv_cli import training
     from physadv_cli.parsing import parse_eps, parse_norm
 
-    if threads:
-        torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    prepare_torch(threads)
     ball = parse_norm(norm)
     own = {"steps": steps, "replays": replays, "beta": beta, "penalty": penalty, "sigma": sigma,
            "projections": projections, "grow": grow, "stretch": stretch,
@@ -174,8 +171,6 @@ def signs(
 
     Example: physadv train signs --data gtsrb-train.zip --defence masked --from signs --out runs/signs-masked
     """
-    import torch
-
     from physadv.core.errors import OptionError
     from physadv.defences.training.named import named
     from physadv.training.sign_victim import Recipe, Street, load_material, publish, train_signs
@@ -183,9 +178,7 @@ def signs(
 
     if (stop_photos is None) != (boxes is None):
         raise OptionError("--judge-stop and --judge-boxes", "belong together", "give both or neither")
-    if threads:
-        torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    prepare_torch(threads)
     own = {"plain": plain, "kept": kept, "covers": covers, "windows": windows}
     given = {k: v for k, v in own.items() if v is not None}
     if given and defence is None:
