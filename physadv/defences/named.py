@@ -19,7 +19,7 @@ from physadv.core.types import Prediction
 from physadv.defences import frontends
 from physadv.defences.patchproof import Ablated, PatchCleanser
 from physadv.defences.remover import remover
-from physadv.defences.smallfield import RobustMasking, Tiles
+from physadv.defences.smallfield import RobustMasking
 from physadv.victims.cards import LoadedVictim
 from physadv.victims.classifiers import resize
 
@@ -70,15 +70,22 @@ def _cleanser(victim: LoadedVictim, *, patch: int = 20, wide: int | None = None,
 
 
 def _ablated(
-    victim: LoadedVictim, *, size: int = 12, patch: int = 20, kind: str = "block", stride: int = 4
-) -> nn.Module:
-    return AtSize(Ablated(victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride), _size(victim))
+    victim: LoadedVictim, *, size: int = 16, stride: int = 4, patch: int = 6, threshold: float = 0.3,
+    kind: str = "block",
+) -> nn.Module:  # fmt: skip
+    local = Ablated(victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold)
+    return AtSize(local, _size(victim))
 
 
-def _guard(victim: LoadedVictim, *, field: int = 16, stride: int = 8, patch: int = 12) -> nn.Module:
-    return AtSize(RobustMasking(Tiles(victim, field=field, stride=stride), patch=patch), _size(victim))
+def _guard(
+    victim: LoadedVictim, *, size: int = 16, stride: int = 4, patch: int = 6, threshold: float = 0.0,
+    kind: str = "block",
+) -> nn.Module:  # fmt: skip
+    local = Ablated(victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold)
+    return AtSize(RobustMasking(local), _size(victim))
 
 
+_KIND = {"band": {"kind": "band"}, "block": {"kind": "block"}}
 _PLAIN = {"plain": {"adaptive": False}}
 DEFENCES: dict[str, Known] = {
     "jpeg": Known(frontends.jpeg, "JPEG by the real codec (quality75)", _PLAIN),
@@ -88,13 +95,13 @@ DEFENCES: dict[str, Known] = {
     "remover": Known(remover, "segment, complete and remove patches (threshold0.5)", _PLAIN),
     "patchcleanser": Known(_cleanser, "double masking, certified (patch20, masks4)", {}, True),
     "derandomised": Known(
-        _ablated,
-        "votes on ablated images, certified (size12, stride4, patch20, band)",
-        {"band": {"kind": "band"}},
-        True,
+        _ablated, "votes on ablated images, certified (size16, stride4, patch6, threshold0.3, band)", _KIND, True
     ),
-    "patchguard": Known(_guard, "small receptive field with masking, certified (field16, stride8, patch12)", {}, True),
-}
+    "patchguard": Known(
+        _guard, "robust masking of verdicts on ablated images, certified (size16, stride4, patch6, threshold0, band)",
+        _KIND, True,
+    ),
+}  # fmt: skip
 
 
 def defend(victim: LoadedVictim, text: str) -> LoadedVictim:

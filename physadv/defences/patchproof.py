@@ -7,7 +7,7 @@ verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -83,78 +83,114 @@ class PatchCleanser(nn.Module):
 class Ablated(nn.Module):
     """Derandomised smoothing (Levine and Feizi 2020): votes on images of which only a band or a block is left.
 
-    ``kind`` "band" keeps ``size`` columns, "block" a ``size`` x ``size`` square, at every ``stride``-th place, around
-    the border; the rest gets ``fill``. Every place is one vote. The victim should have been trained on such images.
-    ``patch`` px a side is what certificates are for unless they are asked for another.
+    ``kind`` "band" keeps ``size`` columns, "block" a ``size`` x ``size`` square, ``stride`` px apart and wholly inside
+    the image (theirs also run around its border, where there is little to see); the rest gets ``fill``. Every place has
+    one vote, which it casts where the victim gives its class at least the probability ``threshold``. The victim should
+    have been trained on such images (:class:`physadv.training.masked.Masked`). ``patch`` px a side is what certificates
+    are for unless they are asked for another.
     """
 
     def __init__(
         self, victim: Victim, *, size: int, kind: Literal["band", "block"] = "band", stride: int = 1,
-        patch: int = 5, fill: float = 0.5, batch: int = 256,
+        patch: int = 5, threshold: float = 0.0, fill: float = 0.5, batch: int = 256,
     ) -> None:  # fmt: skip
         super().__init__()
         if min(size, stride, patch) < 1 or kind not in ("band", "block"):
             raise OptionError(f"{kind} of {size} px", "a band or a block of at least 1 px", "use band and 4")
+        if not 0 <= threshold < 1:
+            raise OptionError(f"threshold {threshold:g}", "0 <= threshold < 1", "use 0.3, or 0 where all shall vote")
         self.victim, self.size, self.kind, self.stride, self.fill, self.batch = victim, size, kind, stride, fill, batch
-        self.patch = patch, patch
+        self.threshold, self.patch = threshold, (patch, patch)
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, classes), double: the share of votes, ties to the smaller class; gradients are of mean probabilities."""
-        logits = self._all_logits(images)
-        probabilities = logits.softmax(2).mean(1)
-        shares = self._broken_ties(self._votes(logits)) / logits.shape[1]
-        return probabilities + (shares - probabilities).detach()
+        local = self.probabilities(images)
+        mean = local.mean((2, 3))
+        shares = self._broken_ties(self.ballots(local).sum((2, 3))) / local[0, 0].numel()
+        return mean + (shares - mean).detach()
 
     @torch.no_grad()
     def certify(self, images: Tensor, labels: Tensor, *, patch: int | None = None) -> Tensor:
         """(b,) bool: the verdict is right and stays so for any square of ``patch`` px a side (by default its own).
 
-        A patch meets at most ``met`` of the votes; each may leave the winner and join another class.
+        Wherever the patch lies, the votes of the places it meets may all be for one other class; exact for votes that
+        nothing is known of, so never below the count of Levine and Feizi.
         """
-        votes = self._votes(self._all_logits(images))
-        met = self.met(self.patch[0] if patch is None else patch, *images.shape[-2:])
-        ordered = self._broken_ties(votes)
-        own = ordered.gather(1, labels[:, None])[:, 0]
-        best = ordered.scatter(1, labels[:, None], -torch.inf).max(1).values
-        return own - met > best + met
+        ballots = self.ballots(self.probabilities(images))
+        down, across = self.met(self.patch[0] if patch is None else patch, *images.shape[-2:])
+        down, across = down.to(ballots), across.to(ballots)
+        outside = ballots.sum((2, 3))[..., None, None] - window_sums(ballots, down, across)
+        reached = down.sum(1)[:, None] * across.sum(1)
+        ranked = self._broken_ties(outside.flatten(2).transpose(1, 2)).transpose(1, 2)
+        chosen = labels.view(-1, 1, 1).expand(-1, 1, ranked.shape[2])
+        others = ranked.scatter(1, chosen, -torch.inf).max(1).values
+        return (ranked.gather(1, chosen)[:, 0] > others + reached.flatten()).all(1)
 
-    def met(self, patch: int, height: int, width: int) -> int:
-        """How many of the bands or blocks a square patch can touch."""
-        down, across = (self._met_along(patch, n) for n in (height, width))
-        return across if self.kind == "band" else across * down
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(b, classes, rows, columns): what the victim says of each place; one row of bands."""
+        height, width = images.shape[-2:]
+        keep = self.keeps(height, width).to(images.device)
+        left = torch.where(keep[None], images[:, None], torch.full_like(images[:1], self.fill)[:, None])
+        logits = in_batches(self.victim, left, self.batch)
+        return logits.softmax(2).transpose(1, 2).reshape(len(images), logits.shape[2], -1, len(self._starts(width)))
 
-    def _met_along(self, patch: int, side: int) -> int:
-        """Starts that lie within any window of patch + size - 1 px around the border, at most."""
-        starts, window = range(0, side, self.stride), min(patch + self.size - 1, side)
-        return max(sum((start - first) % side < window for start in starts) for first in range(side))
+    def ballots(self, local: Tensor) -> Tensor:
+        """The votes of such probabilities, of the same shape: 1 or 0, in double precision so that sums stay exact."""
+        best = local.max(1, keepdim=True)
+        votes = torch.zeros_like(local, dtype=torch.double).scatter(1, best.indices, 1.0)
+        return votes * (best.values >= self.threshold)
+
+    def met(self, patch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Which rows (p, rows) and columns (q, columns) of places a square patch touches, bool, wherever it lies.
+
+        Where it can touch more, those that it touches elsewhere are left out. Raises OptionError for a patch that does
+        not fit the image.
+        """
+        across = touched(width, self._starts(width), self.size, patch)
+        if self.kind == "band":
+            return torch.ones(1, 1, dtype=torch.bool), across
+        return touched(height, self._starts(height), self.size, patch), across
 
     def keeps(self, height: int, width: int) -> Tensor:
-        """(m, 1, h, w) bool, true where an ablated image keeps its pixels."""
+        """(m, 1, h, w) bool, true where an ablated image keeps its pixels; rows of places, then columns."""
         if self.size > width or (self.kind == "block" and self.size > height):
             raise OptionError(
                 f"{self.kind} of {self.size} px", f"the image is {width} x {height} px", "make it smaller"
             )
-        columns = _around(width, self.size, self.stride)[:, None, None, :].expand(-1, 1, height, -1)
+        columns = _spans(width, self._starts(width), self.size)[:, None, None, :].expand(-1, 1, height, -1)
         if self.kind == "band":
             return columns
-        rows = _around(height, self.size, self.stride)[:, None, :, None]
+        rows = _spans(height, self._starts(height), self.size)[:, None, :, None]
         return (rows[:, None] & columns[None, :, :, :1]).flatten(0, 1)
 
-    def _all_logits(self, images: Tensor) -> Tensor:
-        keep = self.keeps(*images.shape[-2:]).to(images.device)
-        left = torch.where(keep[None], images[:, None], torch.full_like(images[:1], self.fill)[:, None])
-        return in_batches(self.victim, left, self.batch)
-
-    def _votes(self, logits: Tensor) -> Tensor:
-        """(b, classes) whole counts, in double precision so that they stay exact."""
-        ballots = torch.nn.functional.one_hot(logits.argmax(2), logits.shape[2])
-        return ballots.sum(1).double()
+    def _starts(self, side: int) -> range:
+        """Where windows begin, what is left over shared by both ends."""
+        return range((side - self.size) % self.stride // 2, side - self.size + 1, self.stride)
 
     @staticmethod
     def _broken_ties(votes: Tensor) -> Tensor:
-        """Equal counts ordered by class: the smaller one first, by less than half a vote."""
-        classes = votes.shape[1]
+        """Equal counts ordered by class, the last axis: the smaller one first, by less than half a vote."""
+        classes = votes.shape[-1]
         return votes - torch.arange(classes, device=votes.device) / (2 * classes)
+
+
+def touched(side: int, starts: Sequence[int], size: int, patch: int) -> Tensor:
+    """(p, starts) bool: which windows of ``size`` px a run of ``patch`` px on ``side`` touches, place by place.
+
+    Only the largest sets: one that lies within another is left out. Raises OptionError for a patch that does not fit.
+    """
+    if not 1 <= patch <= side:
+        raise OptionError(f"patch of {patch} px", f"the image is {side} px", "a patch must fit the image")
+    first = torch.tensor(list(starts))
+    places = torch.arange(side - patch + 1)[:, None]
+    found: Tensor = torch.unique((first < places + patch) & (first + size > places), dim=0)
+    alone = (found[:, None] <= found[None]).all(2).sum(1) == 1
+    return found[alone]
+
+
+def window_sums(values: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """(..., rows, columns) -> (..., p, q): the sum over each of the sets of rows ``down`` by each of columns."""
+    return down @ values @ across.T
 
 
 def mask_spans(side: int, patch: int, count: int) -> list[tuple[int, int]]:
@@ -181,7 +217,7 @@ def _pieces(victim: Victim, images: Tensor, batch: int) -> Iterator[Tensor]:
         yield logits
 
 
-def _around(side: int, size: int, stride: int) -> Tensor:
-    """(starts, side) bool: a row keeps the ``size`` places from its start on, around the end."""
-    places = torch.arange(side)
-    return (places[None] - places[::stride, None]) % side < size
+def _spans(side: int, starts: Sequence[int], size: int) -> Tensor:
+    """(starts, side) bool: a row keeps the ``size`` places from its start on."""
+    places, first = torch.arange(side)[None], torch.tensor(list(starts))[:, None]
+    return (places >= first) & (places < first + size)

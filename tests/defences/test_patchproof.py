@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from physadv.core.errors import OptionError, VictimError
-from physadv.defences.patchproof import Ablated, PatchCleanser, mask_spans
-from physadv.defences.smallfield import RobustMasking, Tiles
+from physadv.defences.patchproof import Ablated, PatchCleanser, mask_spans, touched
+from physadv.defences.smallfield import RobustMasking
 
-SIDE, PATCH = 6, 2
+SIDE, PATCH, FILL = 6, 2, 0.45
 Certify = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -33,6 +33,25 @@ class Brightness(nn.Module):
         return -40 * (mean[:, None] - self.centres).square()
 
 
+class Seen(Brightness):
+    """The same of the pixels that are left: those that are not exactly ``FILL``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = (x != FILL).to(x)
+        mean = (x * left * (0.8 + 0.2 * self.weight[..., : x.shape[2], : x.shape[3]])).sum((1, 2, 3)) / left.sum(
+            (1, 2, 3)
+        ).clamp_min(1)
+        return -40 * (mean[:, None] - self.centres).square()
+
+
+class Even(Seen):
+    """The same at every place."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.weight = torch.ones(1, 1, 1, 1)
+
+
 def patched(image: Tensor) -> Tensor:
     """``image`` (1, h, w) under every black and white patch at every place."""
     contents = torch.tensor(list(itertools.product([0.0, 1.0], repeat=PATCH**2))).view(-1, PATCH, PATCH)
@@ -47,17 +66,21 @@ def patched(image: Tensor) -> Tensor:
 def defences(seed: int) -> list[tuple[str, nn.Module, Certify]]:
     victim = Brightness(seed)
     cleanser = PatchCleanser(victim, patch=PATCH, masks=3)
-    band, block = Ablated(victim, size=2, fill=0.2), Ablated(victim, size=3, kind="block", fill=0.4)
-    guard = RobustMasking(Tiles(victim, field=2, stride=1), patch=PATCH)
+    left = Seen(seed)
+    band = Ablated(left, size=1, threshold=0.4, fill=FILL)
+    block = Ablated(left, size=2, kind="block", fill=FILL)
+    guard = RobustMasking(Ablated(left, size=1, kind="block", patch=PATCH, fill=FILL))
+    voting = RobustMasking(Ablated(left, size=1, patch=PATCH, threshold=0.4, fill=FILL), soft=False)
     return [
         ("cleanser", cleanser, cleanser.certify),
         ("band", band, lambda x, y: band.certify(x, y, patch=PATCH)),
         ("block", block, lambda x, y: block.certify(x, y, patch=1)),
         ("guard", guard, guard.certify),
+        ("voting guard", voting, voting.certify),
     ]
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_no_patch_changes_what_is_certified(number: int) -> None:
     """Of images certified, no patched copy gets another verdict; of the others some do."""
     certified, broken = 0, 0
@@ -87,7 +110,7 @@ def _single_pixels(image: Tensor) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_a_wrong_label_is_never_certified(number: int) -> None:
     """A certificate is for the label given: not for one the defence does not answer."""
     _, defence, certify = defences(0)[number]
@@ -110,30 +133,63 @@ def test_some_mask_covers_every_patch(side: int, patch: int, count: int) -> None
     assert all(any(a <= i and i + patch <= b for a, b in spans) for i in range(side - patch + 1))
 
 
-@given(patch=st.integers(1, 6), size=st.integers(1, 6), kind=st.sampled_from(["band", "block"]))
-@settings(deadline=None, max_examples=40)
-def test_no_patch_meets_more_votes_than_counted(patch: int, size: int, kind: str) -> None:
-    """The count of bands or blocks that a patch can touch is the largest over all places."""
-    ablated = Ablated(Brightness(0), size=size, kind=kind)
+@given(
+    patch=st.integers(1, 6), size=st.integers(1, 6), stride=st.integers(1, 3), kind=st.sampled_from(["band", "block"])
+)
+@settings(deadline=None, max_examples=60)
+def test_every_patch_meets_no_more_places_than_told(patch: int, size: int, stride: int, kind: str) -> None:
+    """What a patch touches, at the borders too, lies within one of the sets; each set is what some patch touches."""
+    ablated = Ablated(Brightness(0), size=size, kind=kind, stride=stride)
     keep = ablated.keeps(SIDE, SIDE)
-    most = 0
+    down, across = ablated.met(patch, SIDE, SIDE)
+    told = {tuple(t.tolist()) for t in (down[:, None, :, None] & across[None, :, None, :]).flatten(2).flatten(0, 1)}
+    found = set()
     for y, x in itertools.product(range(SIDE - patch + 1), repeat=2):
-        most = max(most, int(keep[:, 0, y : y + patch, x : x + patch].flatten(1).any(1).sum()))
-    assert most == ablated.met(patch, SIDE, SIDE)
+        met = keep[:, 0, y : y + patch, x : x + patch].flatten(1).any(1)
+        assert any(not (met & ~torch.tensor(t)).any() for t in told)
+        found.add(tuple(met.tolist()))
+    assert told <= found
 
 
-@given(field=st.integers(1, 4), stride=st.integers(1, 4), patch=st.integers(1, 6))
-@settings(deadline=None, max_examples=40)
-def test_no_patch_touches_more_tiles_than_counted(field: int, stride: int, patch: int) -> None:
-    """Along an axis of any length, tiles touched never exceed the reach."""
-    stride = min(stride, field)
-    reach = Tiles(Brightness(0), field=field, stride=stride).reach(patch)
-    starts = range(0, 10 * stride, stride)
-    for i in range(12):
-        assert sum(start < i + patch and start + field > i for start in starts) <= reach
+def test_windows_lie_within_the_image() -> None:
+    """No place runs around the border, and what strides leave over is shared by both ends."""
+    keep = Ablated(Brightness(0), size=3, stride=2).keeps(SIDE, 8)[:, 0, 0]
+    assert keep.int().tolist() == [[1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 0]]
+    assert touched(8, range(0, 7, 2), 2, 3).int().tolist() == [[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]]
+    with pytest.raises(OptionError):
+        touched(8, range(0, 7, 2), 2, 9)
 
 
-@pytest.mark.parametrize("number", range(4))
+def test_votes_know_where_the_patch_could_lie() -> None:
+    """Above the count of Levine and Feizi where no patch can meet votes for the label alone."""
+    columns = torch.tensor([0, 1, 0, 2, 0, 1, 0, 2, 0])
+    image = (columns / 2).expand(1, 1, 3, 9) * 0.8 + 0.1
+    bands = Ablated(Even(), size=1, patch=2, fill=FILL)
+    votes = bands.ballots(bands.probabilities(image)).sum((2, 3))[0].tolist()
+    assert votes == [5, 2, 2]
+    met = int(bands.met(2, 3, 9)[1].sum(1).max())
+    assert votes[0] - met < votes[1] + met  # theirs
+    assert bands.certify(image, torch.tensor([0])).all()
+    assert not bands.certify(image, torch.tensor([0]), patch=3).any()
+    for start in range(8):
+        for content in itertools.product((0.1, 0.5, 0.9), repeat=2):
+            moved = image.clone()
+            moved[..., start : start + 2] = torch.tensor(content)
+            assert int(bands(moved).argmax()) == 0
+
+
+def test_a_place_below_the_threshold_has_no_vote() -> None:
+    """Unsure places stay silent, so fewer votes are cast; a patch may still use them."""
+    image = torch.full((1, 1, SIDE, SIDE), 0.3)
+    counts = []
+    for threshold in (0.0, 0.9999):
+        ablated = Ablated(Brightness(3), size=2, threshold=threshold)
+        counts.append(float(ablated.ballots(ablated.probabilities(image)).sum()))
+    assert counts[0] == SIDE - 1
+    assert counts[1] < counts[0]
+
+
+@pytest.mark.parametrize("number", range(5))
 def test_gradients_reach_the_image(number: int) -> None:
     """Attacks that use gradients run through each defence."""
     _, defence, _ = defences(1)[number]
@@ -151,9 +207,10 @@ def test_bad_settings_are_refused() -> None:
         lambda: PatchCleanser(victim, patch=0),
         lambda: Ablated(victim, size=0),
         lambda: Ablated(victim, size=7)(x),
-        lambda: Tiles(victim, field=4, stride=5),
-        lambda: Tiles(victim, field=4, stride=4)(x),
-        lambda: RobustMasking(Tiles(victim, field=2, stride=1), patch=0),
+        lambda: Ablated(victim, size=2, threshold=1.0),
+        lambda: Ablated(victim, size=2, patch=7).certify(x, torch.tensor([0])),
+        lambda: RobustMasking(Ablated(victim, size=2, patch=0)),
+        lambda: RobustMasking(Ablated(victim, size=4, kind="block", patch=3))(x),
     ):
         with pytest.raises(OptionError):
             make()
