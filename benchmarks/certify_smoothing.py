@@ -17,8 +17,9 @@ import numpy.typing as npt
 from scipy import special, stats
 
 from physadv.core.seeds import numpy_generator
+from physadv.defences.plans import make_plan
 from physadv.defences.radii import Gaussian
-from physadv.defences.staged import make_plan, simulate
+from physadv.defences.staged import simulate
 from physadv.evaluation.rows import Row, append_rows
 
 Floats = npt.NDArray[np.float64]

@@ -21,9 +21,10 @@ from physadv.core.types import Victim
 from physadv.defences.bounds.graph import Graph
 from physadv.defences.bounds.verify import verify
 from physadv.defences.named import certifying
+from physadv.defences.plans import Plan, make_plan
 from physadv.defences.radii import Noise
 from physadv.defences.smoothing import Certificate, certify_with, check_numbers
-from physadv.defences.staged import Plan, certify_at, make_plan
+from physadv.defences.staged import certify_at
 from physadv.defences.votes import Sampler
 from physadv.evaluation.intervals import wilson
 from physadv.evaluation.rows import Row
@@ -57,8 +58,8 @@ class Smoothing:
     ) -> None:  # fmt: skip
         self.sampler = Sampler(victim, noise, seed=seed, batch=batch)
         self.norm, self.radius, self.alpha = norm, radius, alpha
-        self.n = n or (100_000 if radius is None else 120_000)
-        self.n0 = n0 or (100 if radius is None else 32)
+        self.n = n if n is not None else (100_000 if radius is None else 120_000)
+        self.n0 = n0 if n0 is not None else (100 if radius is None else 32)
         check_numbers(self.n0, self.n, alpha)
         self.plan: Plan | None = None
         if radius is not None:
@@ -83,7 +84,9 @@ class Smoothing:
         if self.plan is None or self.radius is None:
             found = [self._full(image, index) for image, index in zip(singles, indices, strict=True)]
         else:
-            found = certify_at(self.sampler, singles, self.plan, radius=self.radius, n0=self.n0, indices=indices)
+            found = certify_at(
+                self.sampler, singles, self.plan, radius=self.radius, norm=self.norm, n0=self.n0, indices=indices
+            )
         return [{"predicted": c.predicted, "radius": c.radius, "p_low": c.p_low, "samples": c.samples} for c in found]
 
     def _full(self, image: Tensor, index: int) -> Certificate:

@@ -73,7 +73,10 @@ class Gaussian(Noise):
 
 
 class Laplace(Noise):
-    """Laplace noise of scale b: l_1 radius -b log(2 (1 - p)) (Teng et al. 2019)."""
+    """Laplace noise of scale b: l_1 radius -b log(2 (1 - p)) (Teng et al. 2020).
+
+    The larger of the paper's two radii once the runner-up is bounded by 1 - p.
+    """
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """See :meth:`Noise.draw`. The difference of two exponentials is Laplace."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from physadv.attacks.logits import quiet
 from physadv.core.errors import OptionError, VictimError
 from physadv.core.seeds import generator
 from physadv.core.types import Victim
@@ -38,8 +39,8 @@ class Sampler:
     """Adds noise to images and counts the classes a victim answers.
 
     ``batch`` bounds how many noisy images are in memory at once (rounded up to whole units of 16). Images are
-    (1, c, h, w) in [0, 1], all of one size. ``tick`` is told the size of every batch
-    answered. Raises VictimError for a victim that is not a classifier.
+    (1, c, h, w) in [0, 1], all of one size. ``tick`` is told the size of every batch answered. Modules are asked in
+    eval mode and left as they were. Raises VictimError for a victim that is not a classifier.
     """
 
     def __init__(
@@ -90,9 +91,10 @@ class Sampler:
             inside = noise[max(request.first - unit * UNIT, 0) : last - unit * UNIT]
             yield request.image + inside.to(request.image)
 
-    @torch.no_grad()
     def _answers(self, noisy: Tensor) -> tuple[npt.NDArray[np.int64], int]:
-        logits = self.victim(noisy)
+        # in eval mode: a vote must not depend on the other images of its batch
+        with quiet(self.victim), torch.no_grad():
+            logits = self.victim(noisy)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise VictimError("this victim's output", "smoothing needs logits (b, classes)", "use a classifier")
         if torch.isnan(logits).any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from scipy import stats
 from torch import Tensor
 
 from physadv.core.errors import OptionError, VictimError
+from physadv.defences.plans import Plan, make_plan, prospects
 from physadv.defences.radii import Gaussian, Laplace, Noise, Uniform, noise_named
 from physadv.defences.smoothing import ABSTAIN, Certificate, certified_accuracy, certify, lower_bound, predict
-from physadv.defences.staged import certify_at, make_plan, simulate
+from physadv.defences.staged import certify_at, simulate
 from physadv.defences.votes import UNIT, Request, Sampler
 
 PUBLISHED = {("0.25", 0.25): 0.600, ("0.25", 0.5): 0.428, ("0.50", 0.25): 0.546, ("0.50", 0.5): 0.414}
@@ -153,20 +155,69 @@ def test_staged_error_is_at_most_alpha(needed: float, futility: float) -> None:
     """Images just not good enough are certified in at most a share alpha of the runs (100,000 simulated runs)."""
     plan = make_plan(needed, n=20_000, alpha=0.05, futility=futility)
     wrong, used = simulate(plan, np.full(100_000, needed), np.random.default_rng(0))
-    assert wrong.mean() <= 0.05
+    assert wrong.sum() <= stats.binom.isf(1e-4, 100_000, 0.05)  # the plan spends nearly all of alpha
     assert wrong.mean() > 0.005  # a rule that never certifies would pass the line above
     assert used.max() <= 20_000
 
 
-def test_staged_looks_certify_only_what_clopper_pearson_would() -> None:
-    """At every look the fewest accepted votes pass that look's Clopper-Pearson bound; one less does not."""
-    plan = make_plan(0.9, n=5000, alpha=0.01, last_share=0.5)
-    shares = [0.005 / (len(plan.looks) - 1)] * (len(plan.looks) - 1) + [0.005]
-    assert sum(shares) == pytest.approx(0.01)
-    for n, accept, share in zip(plan.looks, plan.accept, shares, strict=True):
-        if accept <= n:
-            assert lower_bound(accept, n, share) >= 0.9
-        assert lower_bound(accept - 1, n, share) < 0.9
+def chance_by_hand(plan: Plan, p: float) -> float:
+    """The chance of a certificate, one sample after the other: no tails cut, no barrier but the plan's own."""
+    chances, certified = np.ones(1), 0.0
+    for m in range(1, plan.looks[-1] + 1):
+        chances = np.append(chances * (1 - p), 0) + np.append(0, chances * p)
+        if m in plan.looks:
+            look = plan.looks.index(m)
+            certified += chances[plan.accept[look] :].sum()
+            chances[plan.accept[look] :] = 0
+            chances[: plan.reject[look] + 1] = 0
+    assert not chances.any()
+    return float(certified)
+
+
+@pytest.mark.parametrize(("needed", "n", "alpha"), [(0.5, 300, 0.05), (0.84, 1000, 0.01), (0.977, 2000, 0.001)])
+def test_the_error_of_a_plan_is_exact_and_never_above_alpha(needed: float, n: int, alpha: float) -> None:
+    """The chance at the needed probability, recomputed sample by sample, is that of the plan: at most alpha."""
+    plan = make_plan(needed, n=n, alpha=alpha, futility=0.01)
+    assert 0.5 * alpha < chance_by_hand(plan, needed) <= alpha
+    for p in (needed - 0.1, needed, (1 + needed) / 2, 1.0):
+        assert prospects(plan, p)[0] == pytest.approx(chance_by_hand(plan, p), abs=1e-10)
+
+
+@given(needed=st.floats(0.5, 0.9999), n=st.integers(1, 3000), alpha=st.floats(1e-6, 0.5), growth=st.floats(1.05, 4))
+@settings(max_examples=30, deadline=None)
+def test_any_plan_keeps_its_error_and_below_it_less(needed: float, n: int, alpha: float, growth: float) -> None:
+    """At or below the needed probability no plan certifies more often than alpha, and the chance rises with p."""
+    plan = make_plan(needed, n=n, alpha=alpha, growth=growth)
+    chances = [prospects(plan, needed * share)[0] for share in (0.7, 0.95, 0.999, 1.0)]
+    assert chances == sorted(chances)
+    assert chances[-1] <= alpha
+    assert plan.looks[-1] == n
+    assert all(r < a for r, a in zip(plan.reject, plan.accept, strict=True))
+
+
+def test_simulated_plans_do_what_the_recursion_says() -> None:
+    """Chance and mean number of samples agree with 50,000 simulated images."""
+    plan = make_plan(0.977, n=20_000, alpha=0.01)
+    for p in (0.97, 0.981, 0.99):
+        certified, used = simulate(plan, np.full(50_000, p), np.random.default_rng(3))
+        chance, samples = prospects(plan, p)
+        assert certified.mean() == pytest.approx(chance, abs=0.01)
+        assert used.mean() == pytest.approx(samples, rel=0.02)
+
+
+def test_no_look_certifies_what_clopper_pearson_would_not() -> None:
+    """The fewest votes that certify at any look pass the one-look bound at the whole of alpha."""
+    plan = make_plan(0.9, n=5000, alpha=0.01)
+    certifying = [(m, a) for m, a in zip(plan.looks, plan.accept, strict=True) if a <= m]
+    assert len(certifying) > 5
+    assert all(lower_bound(accept, m, 0.01) > 0.9 for m, accept in certifying)
+
+
+def test_staged_saves_samples_where_it_is_hardest() -> None:
+    """At three sigma, images far from the radius on either side cost a few percent of 100,000 samples on average."""
+    plan = make_plan(Gaussian(1.0).needed(3.0, "l2", 1))
+    assert prospects(plan, 0.5)[1] < 100
+    assert prospects(plan, 1.0) == (pytest.approx(1.0), pytest.approx(8000, rel=0.2))
 
 
 def test_staged_finds_what_is_clear_and_gives_up_early() -> None:
@@ -190,6 +241,57 @@ def test_staged_does_not_depend_on_company() -> None:
     together = certify_at(Sampler(FirstPixel(), noise, batch=64), crowd, plan, radius=0.2)
     alone = certify_at(Sampler(FirstPixel(), noise, batch=500), crowd[3:4], plan, radius=0.2, indices=[3])
     assert alone[0] == together[3]
+
+
+def test_a_plan_for_another_radius_is_refused() -> None:
+    """A certificate never has a radius that its plan does not reach, in whichever norm."""
+    noise = Gaussian(0.25)
+    plan = make_plan(noise.needed(0.2, "l2", 12), n=4000)
+    sampler = Sampler(FirstPixel(), noise)
+    with pytest.raises(OptionError):
+        certify_at(sampler, [image(0.9)], plan, radius=0.21)
+    with pytest.raises(OptionError):
+        certify_at(sampler, [image(0.9)], plan, radius=0.2, norm="linf")
+    (found,) = certify_at(sampler, [image(1.4)], plan, radius=0.2 / 12**0.5, norm="linf")
+    assert found.radius == 0.2 / 12**0.5
+
+
+def test_a_net_left_in_training_mode_is_certified_in_eval_mode() -> None:
+    """Batch normalisation must not mix the noisy images of a batch; afterwards the net is as it was."""
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(12), torch.nn.Linear(12, 2)).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    found = [certify(net, image(0.8), Gaussian(0.25), n=400, n0=16, batch=b) for b in (16, 160)]
+    assert found[0] == found[1]
+    assert net.training
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize(("first", "second", "named"), [(30, 12, True), (28, 14, False), (1, 0, False)])
+def test_predict_is_cohens_two_sided_test(first: int, second: int, named: bool) -> None:
+    """The class is named where a two-sided binomial test of the top two counts at one half rejects at alpha 0.01."""
+    tail = sum(comb(first + second, k) for k in range(first, first + second + 1)) / 2 ** (first + second)
+    assert (2 * tail <= 0.01) is named
+
+    class Counted:
+        """Answers class 2 ``first`` times, class 0 ``second`` times, then class 1 once."""
+
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def __call__(self, images: Tensor) -> Tensor:
+            turns = torch.arange(self.asked, self.asked + len(images))
+            self.asked += len(images)
+            answers = torch.where(turns < first, 2, torch.where(turns < first + second, 0, 1))
+            return torch.nn.functional.one_hot(answers, 3).float()
+
+    found = predict(Counted(), image(0.5), Gaussian(1.0), n=first + second, alpha=0.01)
+    assert found == (2 if named else ABSTAIN)
+
+
+def test_the_laplace_radius_is_the_better_of_the_papers_two() -> None:
+    """With the runner-up at 1 - p, -b log(2 (1 - p)) is never below b / 2 log(p / (1 - p)) (Teng et al. 2020)."""
+    for p in (0.51, 0.7, 0.9, 0.9999):
+        assert Laplace(0.4).radius(p, "l1", 4) >= 0.2 * np.log(p / (1 - p))
 
 
 def test_a_radius_out_of_reach_is_refused() -> None:
