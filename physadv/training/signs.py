@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from physadv.core.errors import OptionError
 from physadv.core.seeds import generator, numpy_generator
 from physadv.training import augment
 from physadv.training.canvases import CANVAS_PX, Canvases, Photos, drawn_stop, outline, outline_mask
@@ -26,7 +27,7 @@ class Mix:
     """Shares of a batch: ``background`` and ``stop`` of all samples, ``drawn`` of the stop samples, ``cut`` of all
     samples cut out by their outline and laid on a photo, ``covered`` by blank stickers, ``camera`` of those sent
     through the camera chain. The last three and the poses grow from ``ease`` of this to all of it over the first
-    ``easing`` steps: what is easy is learned first (Bengio et al. 2009).
+    ``easing`` steps: what is easy is learned first (Bengio et al. 2009). They stop growing at ``hardest``.
     """
 
     background: float = 0.2
@@ -37,6 +38,11 @@ class Mix:
     camera: float = 0.65
     ease: float = 0.2
     easing: int = 1000
+    hardest: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hardest <= 1:
+            raise OptionError(f"hardest {self.hardest:g}", "above 0, at most 1", "use 1, or 0.5 for milder pictures")
 
 
 class SignBatches:
@@ -73,8 +79,8 @@ class SignBatches:
         return augment.camera(behind + (seen - behind) * shape, draws, share=self.mix.camera * hard), labels
 
     def _hardness(self, step: int) -> float:
-        """From ``ease`` at the first step to 1 after ``easing`` steps."""
-        return min(1.0, self.mix.ease + (1 - self.mix.ease) * step / max(1, self.mix.easing))
+        """From ``ease`` at the first step to 1 after ``easing`` steps, or to ``hardest`` before."""
+        return min(self.mix.hardest, self.mix.ease + (1 - self.mix.ease) * step / max(1, self.mix.easing))
 
     def _objects(
         self, labels: Tensor, hard: float, draws: Generator, rng: np.random.Generator

@@ -83,6 +83,11 @@ def test_augmentation_eases_in(toy: Path, photos: Photos) -> None:
         return float((middle - torch.tensor(COLOURS[33]) / 255).abs().mean())
 
     assert off(0) < 0.02 < off(100)
+    mild = SignBatches(canvases, photos, size=4, mix=Mix(ease=0.0, easing=100, hardest=0.5))
+    half = SignBatches(canvases, photos, size=4, mix=Mix(ease=0.5, easing=10**9))
+    assert torch.allclose(mild(100)[0], half(100)[0], atol=1e-3)
+    with pytest.raises(OptionError):
+        Mix(hardest=1.5)
 
 
 def test_stop_is_an_octagon_and_yield_points_down() -> None:

@@ -149,6 +149,9 @@ def signs(
     kept: Kept = None,
     covers: Covers = None,
     windows: Windows = None,
+    hardest: Annotated[
+        float, typer.Option("--hardest", help="How far poses, occlusion and camera are driven: 1 whole, 0.5 half.")
+    ] = 1.0,
     stop_photos: Annotated[
         Path | None, typer.Option("--judge-stop", help="Street photos with stop signs: judging only.")
     ] = None,
@@ -174,6 +177,7 @@ def signs(
     from physadv.core.errors import OptionError
     from physadv.defences.training.named import named
     from physadv.training.sign_victim import Recipe, Street, load_material, publish, train_signs
+    from physadv.training.signs import Mix
     from physadv_cli.training import command, paused, watch
 
     if (stop_photos is None) != (boxes is None):
@@ -185,14 +189,16 @@ def signs(
         raise OptionError(f"--{next(iter(given))}", "is a setting of a defence", "add --defence masked")
     trained_by = None if defence is None else named(defence, given)
     recipe = Recipe(
-        data, tuple(backgrounds or ()), epochs, steps, batch, lr, precision, seed, defence=trained_by, start=start
-    )
+        data, tuple(backgrounds or ()), epochs, steps, batch, lr, precision, seed, Mix(hardest=hardest),
+        defence=trained_by, start=start,
+    )  # fmt: skip
     street = Street(stop_photos, boxes, tuple(others or ()))
     with console.status("reading data"):
         material = load_material(recipe)
     folder = open_run("train-signs", out, {"data": data, "backgrounds": backgrounds or [], "epochs": epochs,
-        "steps": steps, "batch": batch, "lr": lr, "precision": precision, "seed": seed, "defence": defence or "",
-        "from": start or "", **{k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}})  # fmt: skip
+        "steps": steps, "batch": batch, "lr": lr, "precision": precision, "seed": seed, "hardest": hardest,
+        "defence": defence or "", "from": start or "",
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}})  # fmt: skip
     if not watch(train_signs(recipe, material, folder)):
         finish({"out": str(folder), "finished": False}, as_json=as_json, summary=paused(folder))
         raise SystemExit(130)
