@@ -26,19 +26,6 @@ from physadv.scene.presets import EotRanges
 from physadv.scene.printer import draw_printer, printed_light
 from physadv.scene.profiles import CameraProfile, read_colour_profile, write_profile
 
-MODEL = """
-import torch
-from physadv.victims.registry import as_victim
-
-class RedOrNot(torch.nn.Module):
-    def forward(self, x):
-        red = (x[:, 0] - x[:, 1:].mean(1)).mean((1, 2))
-        return torch.stack([60 * red, 60 * (0.12 - 0 * red)], 1)
-
-def make():
-    return as_victim(RedOrNot(), classes=["stop", "other"], input_size=32)
-"""
-
 
 def write_linear_profile(path: Path, gains: tuple[float, float, float] = (0.9, 0.5, 0.7), spread: float = 0.0) -> Path:
     """A printer that shows ``gains`` times what it is sent, paper apart, with residuals of ``spread``."""
@@ -49,12 +36,8 @@ def write_linear_profile(path: Path, gains: tuple[float, float, float] = (0.9, 0
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StickerSettings:
-    (tmp_path / "my_models.py").write_text(MODEL)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    sys.modules.pop("my_models", None)
-    return StickerSettings(victim="my_models:make", steps=4, draws=4, test_draws=40, resolution=16, lr=0.1)
+def settings(own_model: str) -> StickerSettings:
+    return StickerSettings(victim=own_model, steps=4, draws=4, test_draws=40, resolution=16, lr=0.1)
 
 
 def test_printed_light_is_what_the_profile_says(tmp_path: Path) -> None:

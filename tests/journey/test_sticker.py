@@ -13,33 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_model import MODEL
 
 from physadv.core.errors import BundleError, GeometryError
 from physadv.journey.sticker import StickerRun, StickerSettings
 from physadv.journey.verify import verify
 from physadv.printing.bundle import read_bundle
-
-MODEL = """
-import torch
-from physadv.victims.registry import as_victim
-
-class RedOrNot(torch.nn.Module):
-    def forward(self, x):
-        red = (x[:, 0] - x[:, 1:].mean(1)).mean((1, 2))
-        return torch.stack([60 * red, 60 * (0.12 - 0 * red)], 1)
-
-def make():
-    return as_victim(RedOrNot(), classes=["stop", "other"], input_size=32)
-"""
-
-
-@pytest.fixture
-def own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "my_models.py").write_text(MODEL)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    sys.modules.pop("my_models", None)
-    return "my_models:make"
 
 
 @pytest.fixture
