@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.errors import OptionError
-from physadv.defences.remover import WINDOWS, Remover, complete, remover
+from physadv.defences.remover import WINDOWS, Remover, Segmenter, complete, filled, remover, trained
 
 
 class Reddish(nn.Module):
@@ -60,7 +60,35 @@ def test_the_stand_in_has_a_slope_where_the_marks_have_none() -> None:
     assert slopes[1] < 1e-5  # rounding of the paint's mean
 
 
-@pytest.mark.parametrize("bad", [{"threshold": 0.0}, {"full": 2.0}, {"side": 8}])
+def test_a_hole_is_filled_with_what_lies_around_it() -> None:
+    """A mark in a plain half gets that half's colour; unmarked pixels stay; where all is marked it is black."""
+    x = torch.zeros(1, 3, 50, 64)
+    x[..., 32:] = 0.8
+    marks = torch.zeros(1, 1, 50, 64)
+    marks[..., 15:30, 48:60] = 1
+    seen = filled(x.masked_fill(marks > 0, 0.3), marks)
+    assert torch.allclose(seen, x, atol=0.02)
+    assert torch.equal(filled(x, torch.zeros_like(marks)), x)
+    assert float(filled(x, torch.ones_like(marks)).abs().max()) == 0
+
+
+def test_marks_grow_by_as_many_pixels_as_asked() -> None:
+    """A marked rectangle grows by the pixels given on every side, and by none with 0."""
+    small, large = (Remover(Reddish(), grow=g).marks(image()).sum() for g in (0, 2))
+    assert (small, large) == (12 * 16, 16 * 20)
+
+
+def test_the_net_sees_pictures_of_any_size_and_its_weights_are_small() -> None:
+    """One logit a pixel, odd sizes too; at most 200,000 weights; a copy of its own for everyone."""
+    net = Segmenter().eval()
+    assert net(torch.rand(2, 3, 37, 50)).shape == (2, 1, 37, 50)
+    assert sum(p.numel() for p in net.parameters()) <= 200_000
+    first, second = trained(), trained()
+    next(first.parameters()).data.zero_()
+    assert float(next(second.parameters()).abs().sum()) > 0
+
+
+@pytest.mark.parametrize("bad", [{"threshold": 0.0}, {"full": 2.0}, {"side": 8}, {"grow": -1}])
 def test_bad_settings_are_refused(bad: dict[str, float]) -> None:
     """Settings out of range are errors."""
     with pytest.raises(OptionError):
