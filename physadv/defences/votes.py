@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from physadv.attacks.logits import quiet
+from physadv.attacks.logits import Classifier, quiet
 from physadv.core.errors import OptionError, VictimError
 from physadv.core.seeds import generator
 from physadv.core.types import Victim
@@ -93,7 +94,7 @@ class Sampler:
 
     def _answers(self, noisy: Tensor) -> tuple[npt.NDArray[np.int64], int]:
         # in eval mode: a vote must not depend on the other images of its batch
-        with quiet(self.victim), torch.no_grad():
+        with quiet(cast(Classifier, self.victim)), torch.no_grad():
             logits = self.victim(noisy)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise VictimError("this victim's output", "smoothing needs logits (b, classes)", "use a classifier")
