@@ -71,6 +71,7 @@ def signs(defence: str, epochs: int, **settings: Any) -> Recipe:
 
 BOUNDED: dict[str, Any] = {"architecture": "small-cnn-bn", "lr": 4e-3, "grow": (0.05, 0.5)}
 SHORT: dict[str, Any] = {**BOUNDED, "grow": (0.05, 0.35), "batch": 128}
+PLAIN: dict[str, Any] = {**SHORT, "own_start": False, "regularise": 0.0}
 PLANS: dict[str, Plan] = {
     "standard": Plan(mnist("standard", 6)),
     "fast": Plan(mnist("fast", 10)),
@@ -87,8 +88,21 @@ PLANS: dict[str, Plan] = {
     "polytope": Plan(mnist("polytope", 3, projections=5, batch=128, judged=100), limit=8000, bound="polytope"),
     "ibp-0.3": Plan(mnist("ibp", 8, eps=0.3, **SHORT), limit=PART, bound="ibp", whole=True),
     "crown-ibp-0.3": Plan(mnist("crown-ibp", 8, eps=0.3, **SHORT), limit=PART, bound="ibp", whole=True),
+    "ibp-0.3-plain": Plan(mnist("ibp", 8, eps=0.3, **PLAIN), limit=PART, bound="ibp", whole=True),
+    "crown-ibp-0.3-plain": Plan(mnist("crown-ibp", 8, eps=0.3, **PLAIN), limit=PART, bound="ibp", whole=True),
+    "ibp-0.3-long": Plan(mnist("ibp", 14, eps=0.3, **BOUNDED), bound="ibp", whole=True),
+    "crown-ibp-0.3-long": Plan(mnist("crown-ibp", 14, eps=0.3, **BOUNDED), bound="ibp", whole=True),
+    "crown-ibp": Plan(mnist("crown-ibp", 8, **SHORT), limit=PART, bound="ibp", whole=True),
+    "ibp-wide": Plan(
+        mnist("ibp", 45, **{**BOUNDED, "architecture": "wide-cnn-bn", "lr": 6e-3, "stretch": 1.5}),
+        bound="ibp",
+        whole=True,
+    ),
     "signs-standard": Plan(signs("standard", 12), GTSRB, side=32),
     "signs-fast": Plan(signs("fast", 12), GTSRB, side=32),
+    "signs-trades": Plan(signs("trades", 12, steps=5), GTSRB, side=32),
+    "signs-pgd": Plan(signs("pgd", 12, steps=5), GTSRB, side=32),
+    "signs-crown-ibp": Plan(signs("crown-ibp", 20, **BOUNDED), GTSRB, side=32, bound="ibp", whole=True),
     "signs-ibp": Plan(signs("ibp", 20, **BOUNDED), GTSRB, side=32, bound="ibp", whole=True),
 }
 
