@@ -145,7 +145,7 @@ class PatchProof:
         if found is None:
             raise OptionError(
                 f"victim {victim.card.name}", "no patch certificate belongs to it",
-                "put patchcleanser, derandomised or patchguard before it: signs+patchcleanser:patch12",
+                "put patchcleanser, derandomised or patchguard before it: signs-masked+patchcleanser",
             )  # fmt: skip
         self.defence, self.size = found
         self.victim, self.group, self.patch = victim, group, min(self.defence.patch)
@@ -153,17 +153,10 @@ class PatchProof:
     @torch.no_grad()
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
         """See :class:`Certifier`."""
-        logits = self.victim(images)
-        if not isinstance(logits, Tensor):
-            raise OptionError("a detector", "patch certificates are for classifiers", "use a classifier")
-        predicted = logits.argmax(1)
-        right = (predicted == labels).nonzero()[:, 0]
-        sure = torch.zeros_like(labels, dtype=torch.bool)
-        if len(right):
-            sure[right] = self.defence.certify(resize(images[right], *self.size), labels[right])
+        predicted, sure = self.defence.verdicts(resize(images, *self.size))
         return [
-            {"predicted": int(p), "radius": float(self.patch) if s else 0.0}
-            for p, s in zip(predicted, sure.tolist(), strict=True)
+            {"predicted": p, "radius": float(self.patch) if s else 0.0}
+            for p, s in zip(predicted.tolist(), sure.tolist(), strict=True)
         ]
 
 

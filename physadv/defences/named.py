@@ -1,7 +1,7 @@
 """Defences by name around any victim, in the victim's own name: ``signs+jpeg``, ``signs+jpeg:quality50+median``.
 
 Every command that takes a victim so takes a defended one, and a patch bundle made against it remembers it. Settings
-follow a colon: words, and names joined to their numbers (``signs+patchcleanser:patch20,masks6``).
+follow a colon: words, and names joined to their numbers (``signs-masked+patchcleanser:patch9,masks6``).
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class Certifying(Protocol):
         """(b,) bool: the verdict is the label, and no such patch changes it."""
         ...
 
+    def verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(b,) classes and (b,) bool: the verdicts, and whether they are certified."""
+        ...
+
 
 class AtSize(nn.Module):
     """A defence at one working ``size`` (height, width) px: images are stretched to it first."""
@@ -65,7 +69,7 @@ class Known:
     classifiers_only: bool = False
 
 
-def _cleanser(victim: LoadedVictim, *, patch: int = 20, wide: int | None = None, masks: int = 4) -> nn.Module:
+def _cleanser(victim: LoadedVictim, *, patch: int = 6, wide: int | None = None, masks: int = 4) -> nn.Module:
     return AtSize(PatchCleanser(victim, patch=(patch, wide or patch), masks=masks), _size(victim))
 
 
@@ -93,7 +97,7 @@ DEFENCES: dict[str, Known] = {
     "blur": Known(frontends.blur, "Gaussian blur (sigma1)", {}),
     "lgs": Known(frontends.local_gradient_smoothing, "local gradient smoothing (block15, overlap5)", _PLAIN),
     "remover": Known(remover, "segment, complete and remove patches (threshold0.5)", _PLAIN),
-    "patchcleanser": Known(_cleanser, "double masking, certified (patch20, masks4)", {}, True),
+    "patchcleanser": Known(_cleanser, "double masking, certified (patch6, masks4)", {}, True),
     "derandomised": Known(
         _ablated, "votes on ablated images, certified (size16, stride4, patch6, threshold0.3, band)", _KIND, True
     ),

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from physadv.core.errors import OptionError, VictimError
 from physadv.core.types import Victim
 
+CPU_BATCH = 64
+"""What fits the caches: a victim's pass over 64 images, channels last, is a third faster than over 256 as they come."""
+
 
 class PatchCleanser(nn.Module):
     """Double masking around any classifier (Xiang et al. 2022) against one patch of ``patch`` px (a side, or h and w).
@@ -64,6 +67,12 @@ class PatchCleanser(nn.Module):
             sure[left] = (logits.argmax(2) == labels[left, None]).all(1)
         return sure
 
+    @torch.no_grad()
+    def verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(b,) classes and (b,) bool: the verdicts, and whether they are certified."""
+        said = self(images).argmax(1)
+        return said, self.certify(images, said)
+
     def _decide(self, image: Tensor, masks: Tensor, logits: Tensor) -> Tensor:
         verdicts = logits.argmax(1)
         majority = int(verdicts.bincount().argmax())
@@ -106,7 +115,7 @@ class Ablated(nn.Module):
         """(b, classes), double: the share of votes, ties to the smaller class; gradients are of mean probabilities."""
         local = self.probabilities(images)
         mean = local.mean((2, 3))
-        shares = self._broken_ties(self.ballots(local).sum((2, 3))) / local[0, 0].numel()
+        shares = self._ranked(self.ballots(local)) / local[0, 0].numel()
         return mean + (shares - mean).detach()
 
     @torch.no_grad()
@@ -116,8 +125,21 @@ class Ablated(nn.Module):
         Wherever the patch lies, the votes of the places it meets may all be for one other class; exact for votes that
         nothing is known of, so never below the count of Levine and Feizi.
         """
+        size = self.patch[0] if patch is None else patch
+        return self._certified(self.ballots(self.probabilities(images)), labels, size, images.shape[-2:])
+
+    @torch.no_grad()
+    def verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(b,) classes and (b,) bool: the verdicts, and whether they are certified; for the price of the former."""
         ballots = self.ballots(self.probabilities(images))
-        down, across = self.met(self.patch[0] if patch is None else patch, *images.shape[-2:])
+        said = self._ranked(ballots).argmax(1)
+        return said, self._certified(ballots, said, self.patch[0], images.shape[-2:])
+
+    def _ranked(self, ballots: Tensor) -> Tensor:
+        return self._broken_ties(ballots.sum((2, 3)))
+
+    def _certified(self, ballots: Tensor, labels: Tensor, patch: int, size: Sequence[int]) -> Tensor:
+        down, across = self.met(patch, *size)
         down, across = down.to(ballots), across.to(ballots)
         outside = ballots.sum((2, 3))[..., None, None] - window_sums(ballots, down, across)
         reached = down.sum(1)[:, None] * across.sum(1)
@@ -210,8 +232,10 @@ def in_batches(victim: Victim, stacks: Tensor, batch: int) -> Tensor:
 
 
 def _pieces(victim: Victim, images: Tensor, batch: int) -> Iterator[Tensor]:
+    if images.device.type == "cpu":
+        batch = min(batch, CPU_BATCH)
     for piece in torch.split(images, batch):
-        logits = victim(piece)
+        logits = victim(piece.contiguous(memory_format=torch.channels_last))
         if not isinstance(logits, Tensor):
             raise VictimError("a detector", "this defence needs logits (b, classes)", "wrap a classifier")
         yield logits

@@ -32,10 +32,15 @@ class RobustMasking(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(b, classes): the evidence of each class outside its strongest window, over the count of places."""
         evidence = self.evidence(images)
-        down, across = self._windows(images, evidence)
-        strongest = window_sums(evidence, down, across).flatten(2).max(2).values
-        left: Tensor = (evidence.sum((2, 3)) - strongest) / evidence[0, 0].numel()
-        return left
+        return self._left(evidence, *self._windows(images, evidence))
+
+    @torch.no_grad()
+    def verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(b,) classes and (b,) bool: the verdicts, and whether they are certified; for the price of the former."""
+        evidence = self.evidence(images)
+        windows = self._windows(images, evidence)
+        said = self._left(evidence, *windows).argmax(1)
+        return said, self._certified(evidence, said, *windows)
 
     @torch.no_grad()
     def certify(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -46,12 +51,21 @@ class RobustMasking(nn.Module):
         window of that.
         """
         evidence = self.evidence(images)
-        down, across = self._windows(images, evidence)
-        own = evidence[torch.arange(len(images)), labels]
+        return self._certified(evidence, labels, *self._windows(images, evidence))
+
+    @staticmethod
+    def _left(evidence: Tensor, down: Tensor, across: Tensor) -> Tensor:
+        """(b, classes): what each class keeps, over the count of places."""
+        strongest = window_sums(evidence, down, across).flatten(2).max(2).values
+        return (evidence.sum((2, 3)) - strongest) / evidence[0, 0].numel()
+
+    @staticmethod
+    def _certified(evidence: Tensor, labels: Tensor, down: Tensor, across: Tensor) -> Tensor:
+        own = evidence[torch.arange(len(labels)), labels]
         outside = evidence.sum((2, 3))[..., None, None] - window_sums(evidence, down, across)
         chosen = labels.view(-1, 1, 1, 1).expand(-1, 1, *outside.shape[2:])
         others = outside.scatter(1, chosen, -torch.inf).max(1).values
-        sure = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        sure = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
         for place, rows in enumerate(down):
             rest = own[:, None] * (1 - rows[:, None] * across[:, None, :])
             lowest = rest.sum((2, 3)) - window_sums(rest, down, across).flatten(2).max(2).values

@@ -238,11 +238,12 @@ def test_half_a_judge_is_refused(toy: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_embedded_victim_is_as_good_as_its_card(shared_data: Path) -> None:
+@pytest.mark.parametrize("name", ["signs", "signs-masked"])
+def test_embedded_victim_is_as_good_as_its_card(shared_data: Path, name: str) -> None:
     """Judged anew on held-out tracks and street photos, the embedded weights keep what their card says."""
     from physadv.victims.registry import load_victim
 
-    victim = load_victim("signs")
+    victim = load_victim(name)
     material = load_material(
         Recipe(shared_data / "gtsrb-train-third.zip", (shared_data / "backgrounds", shared_data / "imagenet-photos"))
     )
@@ -252,12 +253,12 @@ def test_embedded_victim_is_as_good_as_its_card(shared_data: Path) -> None:
     street = Street(shared_data / "stop-photos" / "stop", boxes, (shared_data / "stop-photos" / "other",))
     found = rates(judge(victim, material, street))
     said = victim.card.extra["measured"]
-    for name in (
+    for kind in (
         "held-out tracks",
         "held-out tracks, stop",
         "held-out photos",
         "stop photos",
         "photos stop-photos/other",
     ):
-        now = found[name]["right"].rate  # type: ignore[union-attr]
-        assert now == pytest.approx(said[name]["right"]["rate"], abs=0.005), name
+        now = found[kind]["right"].rate  # type: ignore[union-attr]
+        assert now == pytest.approx(said[kind]["right"]["rate"], abs=0.005), kind
