@@ -125,7 +125,7 @@ def with_evasive(
 
 
 @torch.no_grad()
-def judged(net: nn.Module, pictures: Pictures, threshold: float = 0.5) -> str:
+def judged(net: nn.Module, pictures: Pictures, threshold: float = 0.7) -> str:
     """Pixel IoU of the marks as they are and completed, and what is marked and left where nothing is."""
     remove = Remover(net, threshold=threshold)
     chance = torch.cat([remove.chance(part) for part in pictures.images.split(64)])

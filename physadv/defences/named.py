@@ -96,7 +96,7 @@ DEFENCES: dict[str, Known] = {
     "median": Known(frontends.median, "median filter (size3)", _PLAIN),
     "blur": Known(frontends.blur, "Gaussian blur (sigma1)", {}),
     "lgs": Known(frontends.local_gradient_smoothing, "local gradient smoothing (block15, overlap5)", _PLAIN),
-    "remover": Known(remover, "segment, complete and remove patches (threshold0.5)", _PLAIN),
+    "remover": Known(remover, "segment, complete and remove patches (threshold0.7)", _PLAIN),
     "patchcleanser": Known(_cleanser, "double masking, certified (patch6, masks4)", {}, True),
     "derandomised": Known(
         _ablated, "votes on ablated images, certified (size16, stride4, patch6, threshold0.3, band)", _KIND, True

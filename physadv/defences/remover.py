@@ -70,13 +70,13 @@ class Remover(nn.Module):
     """
 
     def __init__(
-        self, segmenter: nn.Module, *, threshold: float = 0.5, full: float = 0.9, side: int = 64, grow: int = 1
+        self, segmenter: nn.Module, *, threshold: float = 0.7, full: float = 0.9, side: int = 64, grow: int = 1
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1 or not 0 < full <= 1 or side < 24 or grow < 0:
             raise OptionError(
                 f"threshold {threshold}, full {full}, side {side}, grow {grow}",
-                "0 to 1, 24 px or more, and 0 px or more", "use 0.5, 0.9, 64 and 1",
+                "0 to 1, 24 px or more, and 0 px or more", "use 0.7, 0.9, 64 and 1",
             )  # fmt: skip
         self.segmenter, self.threshold, self.full, self.side, self.grow = segmenter, threshold, full, side, grow
 
@@ -133,7 +133,7 @@ def filled(images: Tensor, marks: Tensor) -> Tensor:
 
 
 def remover(
-    victim: Victim, *, threshold: float = 0.5, side: int = 64, adaptive: bool = True, segmenter: nn.Module | None = None
+    victim: Victim, *, threshold: float = 0.7, side: int = 64, adaptive: bool = True, segmenter: nn.Module | None = None
 ) -> Frontend:
     """``victim`` behind a :class:`Remover` with the net that comes with it, or one's own ``segmenter``.
 
