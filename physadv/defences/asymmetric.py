@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.attacks.logits import Classifier, quiet
+from physadv.core.seeds import generator
 from physadv.training.defence import Defence, Metrics, Position, need
 
 
@@ -90,6 +91,58 @@ class BothAtOnce(nn.Module):
         rival = torch.where(logits == top[:, :1], top[:, 1:], top[:, :1])
         reached = torch.minimum(logits - rival, found)
         return torch.cat((reached, reached.new_zeros(len(reached), 1)), 1)
+
+
+def both_at_once(
+    victim: Classifier, detectors: Classifier, threshold: float, images: Tensor, labels: Tensor, *,
+    eps: float, steps: int = 100, seed: int = 0,
+) -> Tensor:  # fmt: skip
+    """Images (b, c, h, w) within ``eps`` in l_inf that another class's detector accepts too, where one is found.
+
+    PGD towards every other class in turn, with two losses: the victim's margin, worth no more than CLEAR, and the
+    detector's logit together; then, from a random start, the margin until it is won and the detector's logit from
+    there on (Tramer et al. 2020). Images that are not broken come back as they were.
+    """
+    best, open_ = images.clone(), torch.arange(len(images))
+    classes = detectors(images[:1]).shape[1]
+    for loss in ("sum", "turns"):
+        for ahead in range(1, classes):
+            x0, targets = images[open_], ((labels[open_] + ahead) % classes)[:, None]
+            start = x0 if loss == "sum" else _start(x0, eps, generator(seed, "both at once", ahead))
+            found, won = _toward_both(victim, detectors, threshold, x0, start, targets, eps, steps, loss)
+            best[open_[won]] = found[won]
+            open_ = open_[~won]
+    return best
+
+
+CLEAR = 0.5
+
+
+def _start(x0: Tensor, eps: float, draws: torch.Generator) -> Tensor:
+    return (x0 + eps * (2 * torch.rand(x0.shape, generator=draws) - 1).to(x0)).clamp(0, 1)
+
+
+def _toward_both(
+    victim: Classifier, detectors: Classifier, threshold: float, x0: Tensor, x: Tensor, targets: Tensor, eps: float,
+    steps: int, loss: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The last iterate that both accept as ``targets`` (b, 1), and where there was one (b,)."""
+    best, won = x0.clone(), torch.zeros(len(x0), dtype=torch.bool)
+    with quiet(victim, detectors):
+        for _ in range(steps if len(x0) else 0):
+            x = x.detach().requires_grad_(True)
+            logits = victim(x)
+            rival = logits.scatter(1, targets, -torch.inf).amax(1)
+            margin = logits.gather(1, targets)[:, 0] - rival
+            accepted = detectors(x).gather(1, targets)[:, 0] - threshold
+            in_turns = torch.where(margin > 0.01, accepted, margin)
+            aim = margin.clamp(max=CLEAR) + accepted if loss == "sum" else in_turns
+            (slope,) = torch.autograd.grad(aim.sum(), x)
+            now = (margin > 0) & (accepted > 0)
+            best[now], won = x.detach()[now], won | now
+            x = x.detach() + 2.5 * eps / steps * slope.sign()
+            x = torch.maximum(torch.minimum(x, x0 + eps), x0 - eps).clamp(0, 1)
+    return best, won
 
 
 def threshold_for(detectors: Classifier, images: Tensor, labels: Tensor, *, accept: float = 0.95) -> float:

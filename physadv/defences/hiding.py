@@ -53,17 +53,31 @@ def staircase(images: Tensor, levels: int = 16, rounds: int = 60) -> Tensor:
     return ((nearest + t) / levels).clamp(0, 1)
 
 
-def sparse_fourier(images: Tensor, share: float = 0.1) -> Tensor:
-    """Only the strongest ``share`` of each channel's Fourier coefficients is kept (after Bafna et al. 2018).
+def thresholded(images: Tensor, kept: int, spoiled: int, rounds: int = 10) -> Tensor:
+    """Iterative hard thresholding (Bafna et al. 2018): a few cosines and a few spoiled pixels explain the image.
 
-    Small changes below the threshold are removed, and with them their gradient.
+    In turn the ``kept`` strongest coefficients of each channel's 2-D cosine transform are fitted to what the spoiled
+    pixels leave, and the ``spoiled`` pixels worst explained by them are taken out. Returned is the part of the cosines.
     """
-    spectrum = torch.fft.rfft2(images)
-    size = spectrum.abs().flatten(2)
-    kept = max(1, round(share * size.shape[2]))
-    least = size.topk(kept, 2).values[..., -1:, None]
-    sparse: Tensor = torch.fft.irfft2(spectrum * (spectrum.abs() >= least), s=images.shape[-2:])
-    return sparse.clamp(0, 1)
+    rows, columns = (_cosines(side).to(images) for side in images.shape[-2:])
+    noise, image = torch.zeros_like(images), images
+    for _ in range(rounds if spoiled else 1):
+        image = rows.T @ _strongest(rows @ (images - noise) @ columns.T, kept) @ columns
+        noise = _strongest(images - image, spoiled) if spoiled else noise
+    return image
+
+
+def _cosines(side: int) -> Tensor:
+    """The orthonormal cosine transform (type II) of ``side`` numbers, one a row."""
+    place = torch.arange(side, dtype=torch.float64)
+    waves = torch.cos(torch.pi * (2 * place + 1) * place[:, None] / (2 * side)) * (2 / side) ** 0.5
+    return waves / torch.where(place == 0, 2**0.5, 1.0)[:, None]
+
+
+def _strongest(planes: Tensor, count: int) -> Tensor:
+    """Planes (b, c, h, w) with all but the ``count`` largest numbers of each channel set to 0."""
+    least = planes.flatten(2).abs().topk(count, 2).values[..., -1:, None]
+    return planes * (planes.abs() >= least)
 
 
 def completed(images: Tensor, keep: float = 0.6, share: float = 0.3, rounds: int = 4) -> Tensor:

@@ -12,22 +12,27 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.attacks.blackbox import square
 from physadv.attacks.decision import rays
 from physadv.attacks.gradient import pgd
 from physadv.attacks.logits import Classifier
+from physadv.attacks.sparse import saliency, sparse_search
 from physadv.attacks.wrappers import bpda, eot
 from physadv.core.seeds import derive
 from physadv.defences import hiding
 from physadv.defences.asymmetric import BothAtOnce, Guarded
+from physadv.defences.unmasking import Attack, Both, Climb, DeepFool, Saliency, Textbook
 from physadv.evaluation.intervals import Rate, wilson
 
-Remedy = Literal["bpda", "eot", "bpda + eot", "logits", "scale-free loss", "one loss for both", "none needed"]
+Remedy = Literal[
+    "bpda", "eot", "bpda + eot", "logits", "scale-free loss", "one loss for both", "the solver's own gradient",
+    "none needed",
+]  # fmt: skip
 Part = Callable[[Tensor], Tensor]
-DRAWS = 8
+DRAWS, WIDE = 8, 50
+TEXTBOOK = "PGD on it as deployed"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,10 @@ class Masked:
     ``hides`` says how the gradient is hidden, ``remedy`` how it is found, ``loss`` what the adaptive attack climbs.
     ``random`` defences are judged by their share of right verdicts over fresh draws. One that ``rejects`` has a last
     logit for it: wrong for a clean image, and no success for an attack. ``labels_only``: scores say nothing.
+
+    ``plain`` is the attack its authors judged it by, in the words of ``plain_is``; without one it is textbook PGD on
+    the deployed defence. ``further`` attacks try what the first adaptive one leaves. Where ``pixels`` is above 0 the
+    threat is that many pixels changed at will, as in its paper, and not ``eps``.
     """
 
     name: str
@@ -49,12 +58,16 @@ class Masked:
     random: bool = False
     rejects: bool = False
     labels_only: bool = False
+    plain: Attack | None = None
+    plain_is: str = TEXTBOOK
+    further: tuple[Attack, ...] = ()
+    pixels: int = 0
 
 
 @dataclass(frozen=True)
 class Stood:
-    """Which images (b,) bool the deployed defence still reads rightly: clean, under plain PGD, under the adaptive
-    attack alone, under the black box alone (None: not run), and under all of them."""
+    """Which images (b,) bool the deployed defence still reads rightly: clean, under the plain attack, under the
+    adaptive ones, under the black box alone (None: not run), and under all of them."""
 
     clean: Tensor
     plain: Tensor
@@ -70,7 +83,7 @@ class Stood:
 
 @dataclass(frozen=True)
 class Unmasked:
-    """Accuracy (with n and interval) clean, under plain PGD and under the adaptive attack at the same eps and steps."""
+    """Accuracy (with n and interval) clean, under the plain attack and under all of them, in the same threat."""
 
     name: str
     remedy: str
@@ -89,7 +102,13 @@ def gallery(victim: nn.Module, images: Tensor, labels: Tensor, *, classes: int) 
     ``images`` and ``labels`` fit the generative classifier, which stands on its own. k-winners-take-all is left out
     where the victim has no ReLU module.
     """
-    found = [one_hot(victim), confident(victim), thermometer(victim), staircase(victim), fourier(victim)]
+    found = [
+        one_hot(victim),
+        confident(victim),
+        thermometer(victim),
+        staircase(victim),
+        sparse_recovery(victim, images),
+    ]
     found += [resized(victim), matrix_completion(victim), generative(images, labels, classes=classes)]
     return [*found, winners(victim)] if any(isinstance(m, nn.ReLU) for m in victim.modules()) else found
 
@@ -121,16 +140,33 @@ def staircase(victim: Classifier, levels: int = 16) -> Masked:
     return _preprocessed("very deep purifier", "PixelDefend, Song 2018", "vanishing and exploding slopes", victim, part)
 
 
-def fourier(victim: Classifier, share: float = 0.1) -> Masked:
-    """Weak Fourier coefficients are removed."""
-    part = partial(hiding.sparse_fourier, share=share)
-    return _preprocessed("Fourier sparsification", "Bafna 2018", "hard threshold", victim, part)
+def sparse_recovery(victim: Classifier, like: Tensor, *, kept: float = 0.1, pixels: float = 0.025) -> Masked:
+    """Iterative hard thresholding against a few spoiled pixels; shares are of the pixels of images ``like`` (.., h, w).
+
+    Its authors attacked the net without the correction (JSMA, l_0 Carlini-Wagner) and corrected the result. The solver
+    is a dozen lines of products and top-k: its own gradient is there for the asking.
+    """
+    size = like.shape[-2] * like.shape[-1]
+    budget = max(1, round(pixels * size))
+    part = partial(hiding.thresholded, kept=max(1, round(kept * size)), spoiled=budget)
+    defended = Behind(victim, part)
+    return Masked(
+        "sparse Fourier recovery", "Bafna 2018", "a solver that no gradient was sent through",
+        "the solver's own gradient", defended, defended, plain=Saliency(victim, budget), pixels=budget,
+        plain_is="greedy pixels (JSMA) on the net without the solver",
+    )  # fmt: skip
 
 
-def resized(victim: Classifier, most: float = 1.15, fill: float = 0.5) -> Masked:
-    """A random size and place each time, on ``fill``."""
+def resized(victim: Classifier, most: float = 1.3, fill: float = 0.5) -> Masked:
+    """A random size and place each time, on ``fill``.
+
+    Its authors let the attacker know the net, not the random layer ("vanilla"), and counted DeepFool among the attacks.
+    """
     defended = Behind(victim, partial(hiding.random_resize, most=most, fill=fill))
-    return Masked("random resizing", "Xie 2018", "randomness", "eot", defended, eot(defended, draws=DRAWS), random=True)
+    return Masked(
+        "random resizing", "Xie 2018", "randomness", "eot", defended, eot(defended, draws=4 * DRAWS), random=True,
+        plain=DeepFool(victim), plain_is="DeepFool on the net without the random layer", further=(Textbook(victim),),
+    )  # fmt: skip
 
 
 def matrix_completion(victim: Classifier) -> Masked:
@@ -149,9 +185,13 @@ def winners(victim: nn.Module, share: float = 0.4) -> Masked:
 
 
 def winners_of(net: nn.Module, share: float = 0.2) -> Masked:
-    """A net that was trained with k-winners-take-all. Its slope is averaged over noise (Tramer et al. 2020)."""
+    """A net that was trained with k-winners-take-all. Its slope is averaged over noise, and estimated from differences
+    over many small changes (Tramer et al. 2020)."""
     adaptive = eot(hiding.Noisy(hiding.with_winners(net, share, adaptive=True).eval()), draws=DRAWS)
-    return Masked("k winners take all", "Xiao 2020", "slopes that jump", "bpda + eot", net, adaptive)
+    return Masked(
+        "k winners take all", "Xiao 2020", "slopes that jump", "bpda + eot", net, adaptive,
+        further=(Climb(net), Climb(net, pairs=WIDE)),
+    )  # fmt: skip
 
 
 def generative(images: Tensor, labels: Tensor, *, classes: int) -> Masked:
@@ -180,7 +220,7 @@ def asymmetric(victim: Classifier, detectors: Classifier, threshold: float) -> M
     return Masked(
         "asymmetric adversarial training", "Yin 2020", "an attack on the classifier alone is rejected",
         "one loss for both", Guarded(victim, detectors, threshold), BothAtOnce(victim, detectors, threshold),
-        loss="margin", rejects=True,
+        loss="margin", rejects=True, further=(Both(victim, detectors, threshold),),
     )  # fmt: skip
 
 
@@ -203,28 +243,35 @@ def unmask(
 def stand(
     masked: Masked, images: Tensor, labels: Tensor, *, eps: float, steps: int = 20, seed: int = 0, queries: int = 0
 ) -> Stood:  # fmt: skip
-    """Attack the deployed defence by textbook PGD in l_inf, then by PGD through its adaptive counterpart.
+    """Attack the deployed defence by the plain attack, then by its adaptive ones.
 
-    Both start at the image itself, so that the difference is the gradient's alone; adversarial images of either are
-    judged by the deployed defence. With ``queries`` a black box (Square, or RayS where labels alone are given out) is
-    tried too; random defences, asked for several draws a query, get a quarter of them. The caller's global generator
-    stays as it was.
+    Textbook PGD and the first adaptive attack both start at the image itself, so that the difference is the gradient's
+    alone; all adversarial images are judged by the deployed defence. With ``queries`` a black box (Square, RayS where
+    labels alone are given out, random search over pixels) is tried too; random defences, asked for several draws a
+    query, get a quarter of them. The caller's global generator stays as it was.
     """
+    clean = right(masked, images, labels, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "masked", masked.name))
-        plain = textbook_pgd(masked.defended, images, labels, eps=eps, steps=steps)
-    clean = right(masked, images, labels, seed)
-    after = right(masked, plain, labels, seed, attacked=True)
-    adaptive = right(masked, _adaptive(masked, images, labels, eps, steps, seed), labels, seed, attacked=True)
-    if not queries:
-        return Stood(clean, after, adaptive, None)
-    moved = _black_box(masked, images, labels, eps, queries // 4 if masked.random else queries, seed)
-    return Stood(clean, after, adaptive, right(masked, moved, labels, seed, attacked=True))
+        first = masked.plain or Textbook(masked.defended)
+        plain = right(masked, first(images, labels, eps=eps, steps=steps, seed=seed), labels, seed, attacked=True)
+        adaptive = right(masked, _adaptive(masked, images, labels, eps, steps, seed), labels, seed, attacked=True)
+        for attack in masked.further:
+            left = (clean & plain & adaptive).nonzero()[:, 0]
+            if len(left):
+                moved = attack(images[left], labels[left], eps=eps, steps=steps, seed=seed)
+                adaptive[left] = right(masked, moved, labels[left], seed, attacked=True)
+        if not queries:
+            return Stood(clean, plain, adaptive, None)
+        moved = _black_box(masked, images, labels, eps, queries // 4 if masked.random else queries, seed)
+    return Stood(clean, plain, adaptive, right(masked, moved, labels, seed, attacked=True))
 
 
 def _adaptive(masked: Masked, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
     """The best the adaptive counterpart's gradient finds: untargeted, or towards each of up to nine nearest classes."""
     options: dict[str, Any] = {"eps": eps, "steps": steps, "random_start": False, "speed": "plain", "seed": seed}
+    if masked.pixels:
+        return saliency(masked.adaptive, images, labels, pixels=masked.pixels).images
     if not masked.rejects:
         return pgd(masked.adaptive, images, labels, loss=masked.loss, **options).images
     with torch.no_grad():
@@ -241,6 +288,8 @@ def _black_box(masked: Masked, images: Tensor, labels: Tensor, eps: float, queri
     asked: Classifier = eot(masked.defended, draws=DRAWS // 2, seed=seed) if masked.random else masked.defended
     if masked.rejects:
         asked = _Scores(masked.adaptive)
+    if masked.pixels:
+        return sparse_search(asked, images, labels, pixels=masked.pixels, queries=queries, seed=seed).images
     if masked.labels_only:
         return rays(asked, images, labels, eps=eps, queries=queries).images
     return square(asked, images, labels, eps=eps, queries=queries, seed=seed).images
@@ -256,21 +305,6 @@ class _Scores(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(b, classes), 0 at least for none."""
         return self.victim(images)[:, :-1]
-
-
-def textbook_pgd(victim: Classifier, images: Tensor, labels: Tensor, *, eps: float, steps: int) -> Tensor:
-    """PGD as it is most often written: the sign of the gradient of the cross entropy, the last iterate returned.
-
-    What it cannot see is what the gallery is about; attack with :func:`physadv.attacks.gradient.pgd` instead.
-    """
-    x = images.clone()
-    for _ in range(steps):
-        x = x.detach().requires_grad_(True)
-        loss = F.cross_entropy(victim(x), labels, reduction="sum")
-        (grad,) = torch.autograd.grad(loss, x)
-        x = x.detach() + 2.5 * eps / steps * grad.sign()
-        x = torch.maximum(torch.minimum(x, images + eps), images - eps).clamp(0, 1)
-    return x.detach()
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from physadv.evaluation.intervals import Rate
 from physadv.report.design import BLOCK_COLOURS, page
 from physadv.report.svg import line, marker, percent_axis, svg, text
 
-KINDS = {"clean": ("clean", "clean"), "plain": ("blank", "plain PGD"), "real": ("patch", "real")}
+KINDS = {"clean": ("clean", "clean"), "plain": ("blank", "plain attack"), "real": ("patch", "real")}
 """Column -> shape and colour of its mark, and its name."""
 WIDE = 640
 
@@ -32,7 +32,7 @@ def render(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
 
 
 def figure(lines: Sequence[Mapping[str, Any]]) -> Markup:
-    """One row a defence: circle clean, square plain PGD, diamond real; bars are the intervals."""
+    """One row a defence: circle clean, square plain attack, diamond real; bars are the intervals."""
     left, right, row, top = 212.0, WIDE - 18.0, 30.0, 30.0
     bottom = top + row * len(lines)
     parts = percent_axis(left, right, top - 4, bottom)
@@ -44,7 +44,7 @@ def figure(lines: Sequence[Mapping[str, Any]]) -> Markup:
         parts.append(text(left - 12, y + 4, str(entry["defence"]), at="end", size=12))
         for shift, (column, (kind, _)) in zip((-6.0, 0.0, 6.0), KINDS.items(), strict=True):
             parts += _mark(left, right, y + shift, kind, Rate(**entry[column]))
-    return svg(bottom + 24, parts, "Accuracy clean, under plain PGD, and under every attack", WIDE)
+    return svg(bottom + 24, parts, "Accuracy clean, under the plain attack, and under every attack", WIDE)
 
 
 def _mark(left: float, right: float, y: float, kind: str, rate: Rate) -> list[str]:

@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from physadv.attacks.ledger import claim
 from physadv.attacks.samples import choose
 from physadv.core.errors import OptionError
+from physadv.core.seeds import numpy_generator
 from physadv.datasets import read_dataset
 from physadv.defences.masked import Masked, Stood, stand
 from physadv.defences.training.material import load_material
@@ -27,12 +30,19 @@ from physadv.studies.masked_nets import Workshop, shown
 from physadv.victims.cards import VictimCard
 
 ROWS = "rows.jsonl"
+Indices = npt.NDArray[np.int64]
+ABOUT = ("defence", "paper", "hides", "threat", "plain_is", "remedy", "train_s", "attack_s")
+PARTS = ("choose", "report")
 COLUMNS = ("clean", "plain", "gradient", "black_box", "real")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the study. ``eps`` is in l_inf; ``images`` are attacked, ``train`` images are trained on."""
+    """What decides the study. ``eps`` is in l_inf; ``images`` are attacked, ``train`` images are trained on.
+
+    ``part`` says which half of the test images they are drawn from: settings are chosen on "choose", figures told of
+    "report". The halves never overlap and do not depend on ``seed``.
+    """
 
     data: Path
     eps: float = 0.2
@@ -42,6 +52,7 @@ class Settings:
     train: int = 10_000
     epochs: int = 4
     seed: int = 0
+    part: str = "report"
 
     def __post_init__(self) -> None:
         if not 0 < self.eps < 1 or min(self.images, self.steps, self.train, self.epochs) < 1 or self.queries < 0:
@@ -49,6 +60,8 @@ class Settings:
                 f"eps {self.eps}, images {self.images}, steps {self.steps}", "0 < eps < 1 and counts of at least 1",
                 "use the defaults",
             )  # fmt: skip
+        if self.part not in PARTS:
+            raise OptionError(f"part {self.part!r}", f"one of {', '.join(PARTS)}", "use report")
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,10 @@ def run(settings: Settings, folder: Path, tell: Callable[[str], None] = lambda n
     claim(folder, asdict(settings))
     material = load_material(settings.data, limit=settings.train, seed=settings.seed)
     card = VictimCard("study", classes=material.classes, extra={"channels": material.channels})
-    test = choose(read_dataset(settings.data, split="test"), card, limit=settings.images, seed=settings.seed)
+    dataset = read_dataset(settings.data, split="test")
+    half = half_of(len(dataset), settings.part)
+    test = choose(dataset.subset(half), card, limit=settings.images, seed=settings.seed)
+    indices = [int(half[i]) for i in test.indices]
     positions = range(len(test))
     images = torch.nn.functional.interpolate(test.images(positions), (material.side,) * 2, mode="area")
     labels = test.targets(positions)
@@ -87,9 +103,15 @@ def run(settings: Settings, folder: Path, tell: Callable[[str], None] = lambda n
         if defence.name not in done:
             trained = time.process_time() - began
             tell(f"attacking {defence.name}")
-            append_rows(folder / ROWS, _rows(defence, images, labels, test.indices, settings, trained))
+            append_rows(folder / ROWS, _rows(defence, images, labels, indices, settings, trained))
         began = time.process_time()
         yield Stage(number, TOTAL, defence.name)
+
+
+def half_of(n: int, part: str) -> Indices:
+    """Which of ``n`` test images belong to a part, ascending: the same cut whatever is asked for."""
+    order = numpy_generator(0, "limit").permutation(n)
+    return np.sort(order[: n // 2] if part == "choose" else order[n // 2 :])
 
 
 def finished(folder: Path) -> set[str]:
@@ -110,7 +132,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     lines = []
     for name in dict.fromkeys(str(r["defence"]) for r in rows):
         own = [r for r in rows if r["defence"] == name]
-        told = {k: own[0][k] for k in ("defence", "paper", "hides", "remedy", "train_s", "attack_s")}
+        told = {k: own[0][k] for k in ABOUT}
         rates = {c: wilson(sum(bool(r[c]) for r in own), len(own)).as_dict() for c in COLUMNS}
         lines.append({**told, "n": len(own), **rates})
     return lines
@@ -122,12 +144,20 @@ def markdown(rows: Sequence[Row]) -> str:
     def cell(rate: dict[str, float]) -> str:
         return f"{rate['rate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]".replace("%", " %")
 
-    head = ("defence", "hides by", "seen through by", "clean", "plain PGD (apparent)", "adaptive PGD", "black box",
-            "**real**", "n", "train s", "attack s")  # fmt: skip
+    head = ("defence", "hides by", "threat", "plain attack", "seen through by", "clean", "plain (apparent)", "adaptive",
+            "black box", "**real**", "n", "train s", "attack s")  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for t in table(rows):
         named = t["defence"] + (f" ({t['paper']})" if t["paper"] else "")
-        cells = [named, t["hides"], t["remedy"], *(cell(t[c]) for c in COLUMNS[:-1]), f"**{cell(t['real'])}**"]
+        cells = [
+            named,
+            t["hides"],
+            t["threat"],
+            t["plain_is"],
+            t["remedy"],
+            *(cell(t[c]) for c in COLUMNS[:-1]),
+            f"**{cell(t['real'])}**",
+        ]
         cells += [str(t["n"]), f"{t['train_s']:.0f}", f"{t['attack_s']:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -142,7 +172,9 @@ def _rows(
     )
     about = {
         "defence": defence.name, "paper": defence.paper, "hides": defence.hides, "remedy": defence.remedy,
-        "of": len(labels), "train_s": round(trained, 1), "attack_s": round(time.process_time() - began, 1),
+        "threat": f"{defence.pixels} px" if defence.pixels else f"l_inf {settings.eps:.4g}",
+        "plain_is": defence.plain_is, "part": settings.part, "of": len(labels), "train_s": round(trained, 1),
+        "attack_s": round(time.process_time() - began, 1),
     }  # fmt: skip
     return [{**about, "index": int(i), "label": int(labels[k]), **_verdicts(found, k)} for k, i in enumerate(indices)]
 

@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 from physadv.core.errors import OptionError
 from physadv.defences import hiding
-from physadv.defences.asymmetric import Asymmetric, threshold_for
-from physadv.defences.masked import Masked, asymmetric, gallery, right, stand, textbook_pgd, unmask
+from physadv.defences.asymmetric import Asymmetric, both_at_once, threshold_for
+from physadv.defences.masked import Masked, asymmetric, gallery, right, sparse_recovery, stand, unmask
+from physadv.defences.unmasking import textbook_pgd
 from physadv.training.defence import Position
 from physadv.training.loop import seeded
 
 EPS, SIDE, CLASSES = 0.06, 12, 3
 NAMES = (
-    "one-hot output", "saturated softmax", "thermometer code", "very deep purifier", "Fourier sparsification",
+    "one-hot output", "saturated softmax", "thermometer code", "very deep purifier", "sparse Fourier recovery",
     "random resizing", "matrix completion", "generative classifier", "k winners take all",
 )  # fmt: skip
 BLINDING = ("one-hot output", "saturated softmax", "thermometer code", "very deep purifier", "matrix completion")
@@ -61,7 +62,7 @@ def test_the_gallery_is_complete(shown: dict[str, Masked]) -> None:
     assert all(m.paper and m.hides and m.remedy for m in shown.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "sparse Fourier recovery"])
 def test_the_adaptive_attack_sees_through_it(shown: dict[str, Masked], name: str) -> None:
     """Clean accuracy is high; the adaptive attack leaves almost nothing, whatever the textbook attack leaves."""
     found = unmask(shown[name], *data(24, 5), eps=EPS)
@@ -87,6 +88,57 @@ def test_the_undefended_victim_falls_to_the_textbook_attack(victim: nn.Module) -
     assert (victim(textbook_pgd(victim, x, y, eps=EPS, steps=20)).argmax(1) != y).float().mean() > 0.85
 
 
+def test_the_solvers_own_gradient_finds_pixels_that_it_does_not_take_out(victim: nn.Module) -> None:
+    """Correction beats the few pixels that were chosen for the net alone, and not those chosen through the solver."""
+    x, y = data(60, 5)
+    defence = sparse_recovery(victim, x, kept=0.1, pixels=0.1)
+    found = stand(defence, x, y, eps=EPS, queries=60)
+    assert defence.pixels == 14
+    assert found.clean.float().mean() >= 0.9
+    assert found.gradient.float().mean() < found.plain.float().mean() - 0.1
+    assert found.black_box is not None
+    moved = defence.plain(x, y, eps=EPS, steps=1, seed=0) if defence.plain else x
+    assert ((moved != x).any(1).flatten(1).sum(1) <= 14).all()
+
+
+def test_thresholding_takes_out_spoiled_pixels() -> None:
+    """An image of few cosines with a few pixels overwritten comes back; without correction it does not."""
+    draw = torch.Generator().manual_seed(2)
+    x = hiding.thresholded(torch.rand(4, 1, 16, 16, generator=draw), kept=8, spoiled=0)
+    assert torch.allclose(hiding.thresholded(x, kept=8, spoiled=0), x, atol=1e-5)
+    spoiled = x.flatten(1).clone()
+    spoiled[:, [7, 90, 201]] += 3.0
+    spoiled = spoiled.view_as(x)
+    near = (hiding.thresholded(spoiled, kept=8, spoiled=6, rounds=30) - x).abs().mean()
+    far = (hiding.thresholded(spoiled, kept=8, spoiled=0) - x).abs().mean()
+    assert near < 0.1 * far
+
+
+def test_both_at_once_stays_in_the_ball_and_counts_only_what_both_accept() -> None:
+    """What comes back changed is accepted as another class by victim and detector, within eps."""
+    x = torch.full((3, 3, 4, 4), 0.45)
+    x[:, 0, 0, :2] = torch.tensor([0.5, 0.56, 0.9])[:, None]
+    labels = torch.zeros(3, dtype=torch.long)
+    found = both_at_once(Corner(0, 10.0), Corner(1, 4.0), 0.1, x, labels, eps=0.1, steps=20)
+    assert (found - x).abs().max() <= 0.1 + 1e-6
+    moved = (found != x).flatten(1).any(1)
+    assert moved.tolist() == [True, True, False]
+    verdicts = asymmetric(Corner(0, 10.0), Corner(1, 4.0), 0.1).defended(found).argmax(1)
+    assert ((verdicts[moved] != 0) & (verdicts[moved] != 3)).all()
+
+
+def test_what_the_authors_tried_is_said_and_tried(shown: dict[str, Masked]) -> None:
+    """DeepFool on the net without its random layer is what random resizing was judged by: a near miss through it."""
+    defence = shown["random resizing"]
+    assert "DeepFool" in defence.plain_is
+    assert defence.plain is not None
+    x, y = data(24, 5)
+    moved = defence.plain(x, y, eps=EPS, steps=20, seed=0)
+    assert (moved - x).abs().max() <= EPS + 1e-6
+    found = stand(defence, x, y, eps=EPS)
+    assert found.plain.float().mean() > found.real.float().mean()
+
+
 def test_the_global_generator_stays(shown: dict[str, Masked]) -> None:
     """Random defences are attacked and judged without moving the caller's generator, and repeat."""
     before = torch.random.get_rng_state()
@@ -102,8 +154,6 @@ def test_parts_do_what_they_say() -> None:
     assert set((hiding.thermometer(x, 4) * 4).unique().tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
     stairs = hiding.staircase(x, 4, 200) * 4
     assert (stairs - stairs.round()).abs().median() < 1e-3
-    sparse = torch.fft.rfft2(hiding.sparse_fourier(0.5 + 0.1 * (x - 0.5), 0.1))
-    assert (sparse.abs() > 1e-3).float().mean() < 0.12
     assert (hiding.KWinners(0.25, adaptive=False)(x) != 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
     torch.manual_seed(0)
     assert hiding.random_resize(x).shape == hiding.completed(x).shape == x.shape

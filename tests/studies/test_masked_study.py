@@ -11,7 +11,7 @@ from PIL import Image
 from physadv.core.errors import OptionError
 from physadv.evaluation.rows import append_rows, read_rows
 from physadv.report.masked_report import render
-from physadv.studies.masked import COLUMNS, ROWS, TOTAL, Settings, finished, markdown, run, table
+from physadv.studies.masked import COLUMNS, ROWS, TOTAL, Settings, finished, half_of, markdown, run, table
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,24 @@ def test_another_study_in_the_folder_is_refused(settings: Settings, folder: Path
         next(run(Settings(data, eps=0.3, images=6, steps=2, queries=4, train=60, epochs=1), folder))
 
 
+def test_settings_are_chosen_on_other_images_than_those_reported(folder: Path) -> None:
+    """The halves of the test images share none, whatever is drawn from them, and rows say which half is theirs."""
+    halves = [set(half_of(101, part).tolist()) for part in ("choose", "report")]
+    assert not halves[0] & halves[1]
+    assert len(halves[0] | halves[1]) == 101
+    rows = list(read_rows(folder / ROWS))
+    assert {int(r["index"]) for r in rows} <= set(half_of(12, "report").tolist())
+    assert {r["part"] for r in rows} == {"report"}
+    threats = {r["defence"]: r["threat"] for r in rows}
+    assert threats["no defence"] == "l_inf 0.1"
+    assert threats["sparse Fourier recovery"].endswith(" px")
+
+
 def test_bad_settings_are_refused(data: Path) -> None:
     """A radius of 0 and no images are errors."""
     with pytest.raises(OptionError):
         Settings(data, eps=0.0)
     with pytest.raises(OptionError):
         Settings(data, images=0)
+    with pytest.raises(OptionError):
+        Settings(data, part="all")

@@ -35,13 +35,16 @@ def masked(
     queries: Annotated[int, typer.Option("--queries", help="Black-box queries an image; 0: none.", min=0)] = 1000,
     train: Annotated[int, typer.Option("--train", help="Images the small nets are trained on.", min=10)] = 10_000,
     epochs: Annotated[int, typer.Option("--epochs", help="Epochs of each net.", min=1)] = 4,
+    part: Annotated[
+        str, typer.Option("--part", help="Half of the test images: report, or choose, which settings were chosen on.")
+    ] = "report",
     quick: Annotated[bool, typer.Option("--quick", help="A few images and steps, to see that it runs.")] = False,
     seed: options.Seed = 0,
     threads: options.Threads = 0,
     out: options.Out = None,
     as_json: options.Json = False,
 ) -> None:
-    """Nine defences that mask gradients: robustness under plain PGD beside what is left under the adaptive attack.
+    """Nine defences that mask gradients: robustness under a plain attack beside what is left under adaptive ones.
 
     Small nets are trained here, one for each defence, and kept with --out: the same command goes on where it stopped.
 
@@ -54,9 +57,10 @@ def masked(
     from physadv_cli.runs import finish, open_run
 
     prepare_torch(threads)
-    settings = study_.Settings(data, parse_eps(eps, "linf"), limit, steps, queries, train, epochs, seed)
+    settings = study_.Settings(data, parse_eps(eps, "linf"), limit, steps, queries, train, epochs, seed, part)
     if quick:
-        settings = study_.Settings(data, settings.eps, min(limit, 20), 5, min(queries, 20), min(train, 512), 1, seed)
+        small = min(limit, 20), 5, min(queries, 20), min(train, 512), 1
+        settings = study_.Settings(data, settings.eps, *small, seed, part)
     folder = open_run("study-masked", out, vars(settings))
     stopped = _watch(settings, folder)
     rows = list(read_rows(folder / study_.ROWS)) if (folder / study_.ROWS).is_file() else []
@@ -90,7 +94,7 @@ def _summary(lines: list[dict[str, Any]], folder: Path, *, stopped: bool) -> str
     """A line a defence: clean, apparent, real."""
     said = ["stopped; the same command with the same --out goes on"] if stopped else []
     if lines:
-        said.append(f"{'':32} clean  plain PGD  real   (n = {lines[0]['n']})")
+        said.append(f"{'':32} clean      plain  real   (n = {lines[0]['n']})")
     for line in lines:
         rates = (line[c]["rate"] for c in ("clean", "plain", "real"))
         said.append(f"{line['defence']:32}" + "{:6.1%}  {:8.1%} {:6.1%}".format(*rates) + f"   {line['remedy']}")

@@ -1,0 +1,110 @@
+"""A few pixels changed as far as one likes (l_0): by gradient, one after the other, and by random search.
+
+A pixel is one place with all its channels. Changed pixels take 0 or 1 in each channel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from physadv.attacks.blackbox import Scores
+from physadv.attacks.logits import Classifier, check, loss_and_gradient, quiet
+from physadv.attacks.result import AttackResult
+from physadv.core.errors import OptionError
+from physadv.core.seeds import generator
+from physadv.threat.objectives import Objective, margin
+
+
+def saliency(victim: Classifier, images: Tensor, labels: Tensor, *, pixels: int) -> AttackResult:
+    """The pixel that lowers the margin most by its slope goes to 0 or 1, ``pixels`` times (after JSMA, Papernot 2016).
+
+    ``images`` (b, c, h, w) in [0, 1]. A sample that is misread changes no further; a pixel changes once. pixels + 1
+    forwards a sample. Raises OptionError for no pixel or more than there are.
+    """
+    check(images, labels)
+    _fits(images, pixels)
+    x, goal = images.detach().clone(), Objective(margin, labels)
+    free = torch.ones_like(x[:, 0], dtype=torch.bool)
+    success, loss = torch.zeros_like(labels, dtype=torch.bool), torch.zeros(len(x)).to(x)
+    queries = torch.zeros(len(x), dtype=torch.long)
+    with quiet(victim):
+        for step in range(pixels + 1):
+            rows = (~success).nonzero()[:, 0]
+            if not len(rows):
+                break
+            _, value, slope = loss_and_gradient(victim, x[rows], goal.pick(rows))
+            queries[rows.cpu()] += 1
+            loss[rows], success[rows] = value.to(loss), value < 0
+            if step < pixels:
+                going = (value >= 0).nonzero()[:, 0]
+                x[rows[going]], free[rows[going]] = _one_more(x[rows[going]], slope[going], free[rows[going]])
+    return AttackResult(images=x, success=success, loss=loss, queries=queries)
+
+
+def _one_more(x: Tensor, slope: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """``x`` with the most promising free pixel at its best corner, and which pixels are free then."""
+    corner = (slope < 0).to(x)
+    gain = (slope * (corner - x)).sum(1).masked_fill(~free, torch.inf)
+    best = torch.nn.functional.one_hot(gain.flatten(1).argmin(1), free.shape[1] * free.shape[2]).view_as(free).bool()
+    return torch.where(best[:, None], corner, x), free & ~best
+
+
+def sparse_search(
+    victim: Scores, images: Tensor, labels: Tensor, *, pixels: int, queries: int = 1000, seed: int = 0
+) -> AttackResult:
+    """Random search over which ``pixels`` go to which corner; what lowers the margin stays (after Croce et al. 2022).
+
+    Scores only. The share of pixels exchanged falls from 0.3 to one pixel. Samples of a batch see the same proposals.
+    ``AttackResult.queries`` counts at most ``queries`` + 1 forwards a sample. OptionError as :func:`saliency`.
+    """
+    check(images, labels)
+    _fits(images, pixels)
+    images, source = images.detach(), generator(seed, "sparse search")
+    b, channels, height, width = images.shape
+    places = torch.randperm(height * width, generator=source)[:pixels].repeat(b, 1)
+    corners = torch.randint(0, 2, (1, channels, pixels), generator=source).repeat(b, 1, 1)
+    best, used = images.clone(), torch.ones(b, dtype=torch.long)
+    with quiet(victim), torch.no_grad():
+        goal = Objective(margin, labels)
+        loss = goal(victim(images))
+        now = torch.full_like(loss, torch.inf)
+        for step in range(queries):
+            rows = (loss >= 0).nonzero()[:, 0].cpu()
+            if not len(rows):
+                break
+            slots, new, colour = _exchange(pixels, 0.3 * (1 - step / queries), height * width, channels, source)
+            moved, painted = places[rows].clone(), corners[rows].clone()
+            if step:
+                moved[:, slots], painted[:, :, slots] = new, colour
+            trial = _painted(images[rows], moved, painted)
+            score = goal.pick(rows)(victim(trial))
+            used[rows] += 1
+            better = (score < now[rows]).cpu()
+            kept = rows[better]
+            places[kept], corners[kept], now[kept] = moved[better], painted[better], score[better]
+            lower = rows[(score < loss[rows]).cpu()]
+            best[lower], loss[lower] = trial[score < loss[rows]], score[score < loss[rows]]
+    return AttackResult(images=best, success=loss < 0, loss=loss, queries=used)
+
+
+def _exchange(
+    pixels: int, share: float, size: int, channels: int, source: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of the chosen pixels are given up, where new ones lie, and their corners."""
+    count = max(1, round(share * pixels))
+    slots = torch.randperm(pixels, generator=source)[:count]
+    new = torch.randint(0, size, (count,), generator=source)
+    return slots, new, torch.randint(0, 2, (channels, count), generator=source)
+
+
+def _painted(images: Tensor, places: Tensor, corners: Tensor) -> Tensor:
+    """``images`` with the pixels at ``places`` (b, k) set to ``corners`` (b, c, k)."""
+    index = places[:, None].expand(-1, images.shape[1], -1).to(images.device)
+    return images.flatten(2).scatter(2, index, corners.to(images)).view_as(images)
+
+
+def _fits(images: Tensor, pixels: int) -> None:
+    room = images.shape[-2] * images.shape[-1]
+    if not 1 <= pixels <= room:
+        raise OptionError(f"{pixels} pixels", f"1 to {room}", "use a few percent of the image")
