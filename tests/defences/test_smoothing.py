@@ -122,6 +122,16 @@ def test_memory_is_one_batch() -> None:
     assert victim.largest <= 50 + UNIT
 
 
+def test_staged_memory_is_one_batch_however_many_images() -> None:
+    """Images share batches in stages too, and no batch grows with their number."""
+    victim, noise = FirstPixel(), Gaussian(0.25)
+    plan = make_plan(noise.needed(0.2, "l2", 12), n=2000)
+    crowd = [image(0.4 + 0.03 * i) for i in range(20)]
+    found = certify_at(Sampler(victim, noise, batch=48), crowd, plan, radius=0.2)
+    assert victim.largest <= 48 + UNIT
+    assert {c.predicted for c in found} > {1}
+
+
 @given(batch=st.integers(1, 300), first=st.integers(0, 40), count=st.integers(1, 120))
 @settings(max_examples=25, deadline=None)
 def test_counts_do_not_depend_on_packing(batch: int, first: int, count: int) -> None:
