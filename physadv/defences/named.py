@@ -74,7 +74,7 @@ def _cleanser(victim: LoadedVictim, *, patch: int = 6, wide: int | None = None, 
 
 
 def _ablated(
-    victim: LoadedVictim, *, size: int = 16, stride: int = 4, patch: int = 6, threshold: float = 0.3,
+    victim: LoadedVictim, *, size: int = 19, stride: int = 4, patch: int = 6, threshold: float = 0.3,
     kind: str = "block",
 ) -> nn.Module:  # fmt: skip
     local = Ablated(victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold)
@@ -82,7 +82,7 @@ def _ablated(
 
 
 def _guard(
-    victim: LoadedVictim, *, size: int = 16, stride: int = 4, patch: int = 6, threshold: float = 0.0,
+    victim: LoadedVictim, *, size: int = 19, stride: int = 4, patch: int = 6, threshold: float = 0.0,
     kind: str = "block",
 ) -> nn.Module:  # fmt: skip
     local = Ablated(victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold)
@@ -99,10 +99,10 @@ DEFENCES: dict[str, Known] = {
     "remover": Known(remover, "segment, complete and remove patches (threshold0.7)", _PLAIN),
     "patchcleanser": Known(_cleanser, "double masking, certified (patch6, masks4)", {}, True),
     "derandomised": Known(
-        _ablated, "votes on ablated images, certified (size16, stride4, patch6, threshold0.3, band)", _KIND, True
+        _ablated, "votes on ablated images, certified (size19, stride4, patch6, threshold0.3, band)", _KIND, True
     ),
     "patchguard": Known(
-        _guard, "robust masking of verdicts on ablated images, certified (size16, stride4, patch6, threshold0, band)",
+        _guard, "robust masking of verdicts on ablated images, certified (size19, stride4, patch6, threshold0, band)",
         _KIND, True,
     ),
 }  # fmt: skip

@@ -74,11 +74,11 @@ def _true_of(card: VictimCard, file: Path, *, given: bool) -> VictimCard:
     return replace(card, sha256=digest, source=str(file), accuracy="not measured: weights of your own", licence="yours")
 
 
-def signs_card() -> VictimCard:
-    """The card beside the embedded weights."""
-    file = WEIGHTS / "signs.toml"
+def embedded_card(name: str) -> VictimCard:
+    """The card beside embedded weights."""
+    file = WEIGHTS / f"{name}.toml"
     table = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return card_from(table, name="signs", task="classify", classes=NAMES, input_size=64)
+    return card_from(table, name=name, task="classify", classes=NAMES, input_size=64)
 
 
 def fastestdet_card() -> VictimCard:
@@ -130,13 +130,20 @@ def _prepare_imagenet(net: nn.Module) -> nn.Module:
     return Prepared(net, mean=efficientnet_lite.MEAN, std=efficientnet_lite.STD, crop=(side, short_side))
 
 
-def _embedded() -> Path | None:
-    file = WEIGHTS / "signs.safetensors"
-    return file if file.is_file() else None
+def _embedded(name: str) -> Known:
+    """A SignNet whose weights come with the package."""
+
+    def weights() -> Path | None:
+        file = WEIGHTS / f"{name}.safetensors"
+        return file if file.is_file() else None
+
+    return Known(lambda: embedded_card(name), lambda: SignNet(len(NAMES)), weights, "reinstall physadv")
 
 
+EMBEDDED = ("signs", "signs-masked")
+"""Victims that come with the package: of ``signs-masked`` patch defences with a proof can certify verdicts."""
 KNOWN: dict[str, Known] = {
-    "signs": Known(signs_card, lambda: SignNet(len(NAMES)), _embedded, "reinstall physadv"),
+    **{name: _embedded(name) for name in EMBEDDED},
     "fastestdet": Known(
         fastestdet_card,
         lambda: FastestDet(len(COCO_CLASSES)),

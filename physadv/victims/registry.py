@@ -1,6 +1,6 @@
 """Names, files and import paths -> victims.
 
-load_victim("signs")                             embedded
+load_victim("signs")                             embedded, like "signs-masked"
 load_victim("fastestdet", weights="f.pth")       or fetched before with `physadv models fetch fastestdet`
 load_victim("efficientnet-lite0")                with the extra `imagenet`
 load_victim("my_module:make_model")              any torch.nn.Module, made by your own code

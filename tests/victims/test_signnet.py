@@ -12,6 +12,7 @@ from physadv.core.errors import VictimError
 from physadv.core.files import sha256_of
 from physadv.core.images import to_tensor
 from physadv.core.signfaces import sign_face
+from physadv.victims.known import EMBEDDED
 from physadv.victims.nets.signnet import BACKGROUND, NAMES, STOP, SignNet, parameters_of
 from physadv.victims.registry import load_victim
 
@@ -78,22 +79,23 @@ def test_names() -> None:
     assert NAMES[BACKGROUND] == "background"
 
 
-needs_weights = pytest.mark.skipif(not (WEIGHTS / "signs.safetensors").is_file(), reason="no embedded weights")
+NAMED = pytest.mark.parametrize("name", EMBEDDED)
 
 
-@needs_weights
-def test_card_belongs_to_the_weights() -> None:
-    """The card's sha256 and classes are those of the file beside it, which stays under 4 MB."""
-    card = tomllib.loads((WEIGHTS / "signs.toml").read_text())
-    assert card["sha256"] == sha256_of(WEIGHTS / "signs.safetensors")
+@NAMED
+def test_card_belongs_to_the_weights(name: str) -> None:
+    """The card's name, sha256 and classes are those of the file beside it, which stays under 4 MB."""
+    card = tomllib.loads((WEIGHTS / f"{name}.toml").read_text())
+    assert card["name"] == name
+    assert card["sha256"] == sha256_of(WEIGHTS / f"{name}.safetensors")
     assert tuple(card["classes"]) == NAMES
-    assert (WEIGHTS / "signs.safetensors").stat().st_size < 4_000_000
+    assert (WEIGHTS / f"{name}.safetensors").stat().st_size < 4_000_000
 
 
-@needs_weights
-def test_embedded_victim_knows_the_drawn_sign() -> None:
+@NAMED
+def test_embedded_victim_knows_the_drawn_sign(name: str) -> None:
     """The stop face drawn by code is stop on any plain background, near or far, and the background alone is not."""
-    victim = load_victim("signs")
+    victim = load_victim(name)
     face = to_tensor(sign_face("stop", 256).rgba)
     for grey in (0.1, 0.5, 0.9):
         scene = torch.full((3, 320, 320), grey)

@@ -71,7 +71,7 @@ def certify(
 
     Example: physadv certify --victim wongkolter-mnist --weights w.pth --data mnist/ --method polytope --eps 0.1
 
-    Example: physadv certify --victim signs+patchcleanser:patch12,masks4 --data gtsrb.zip --method patch --limit 50
+    Example: physadv certify --victim signs-masked+patchcleanser:patch6 --data gtsrb.zip --method patch --limit 200
     """
     from physadv.attacks.ledger import Ledger, claim
     from physadv.attacks.samples import choose

@@ -153,10 +153,11 @@ def _extras() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     from physadv.core.files import sha256_of
+    from physadv.victims.known import EMBEDDED
     from physadv.victims.registry import list_victims, remedy_for, weights_of
 
     for card in list_victims():
-        file, embedded = weights_of(card.name), card.name == "signs"
+        file, embedded = weights_of(card.name), card.name in EMBEDDED
         if file is None:
             state: State = "broken" if embedded else "absent"
             yield Finding(f"victim {card.name}", state, "no weights here", remedy_for(card.name))
