@@ -6,8 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from physadv.attacks.patch import draw_of, render, scenes_of
+from physadv.core.data import patches_dir
 from physadv.core.errors import OptionError
+from physadv.defences.named import defend
 from physadv.defences.remover import WINDOWS, Remover, Segmenter, complete, filled, remover, trained
+from physadv.journey.sticker import build_task
+from physadv.journey.verify import settings_of
+from physadv.printing.bundle import read_bundle
+from physadv.scene import chain
 
 
 class Reddish(nn.Module):
@@ -86,6 +93,20 @@ def test_the_net_sees_pictures_of_any_size_and_its_weights_are_small() -> None:
     first, second = trained(), trained()
     next(first.parameters()).data.zero_()
     assert float(next(second.parameters()).abs().sum()) > 0
+
+
+@torch.no_grad()
+def test_the_ready_made_sticker_goes_and_the_sign_is_read_again() -> None:
+    """In drawn scenes our own sticker hides stop signs from `signs` and not from `signs+remover`; bare ones stay."""
+    bundle = read_bundle(patches_dir() / "stop-sticker-signs-v1")
+    task, victim = build_task(settings_of(bundle))
+    scenes = scenes_of(task, task.material.test, 16, "remover test")
+    seen, _ = render(task, bundle.patch, scenes, ("remover test",))
+    bare = chain.without_patch(scenes, draw_of(task, scenes, ("remover test",)))
+    behind = defend(victim, "remover")
+    read = [int((net(x).argmax(1) == 14).sum()) for net, x in ((victim, seen), (behind, seen), (behind, bare))]
+    assert read[0] <= 4
+    assert min(read[1:]) >= 13
 
 
 @pytest.mark.parametrize("bad", [{"threshold": 0.0}, {"full": 2.0}, {"side": 8}, {"grow": -1}])
