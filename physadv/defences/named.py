@@ -83,10 +83,10 @@ def _ablated(
 
 def _guard(
     victim: LoadedVictim, *, size: int = 19, stride: int = 4, patch: int = 6, threshold: float = 0.0,
-    kind: str = "block",
+    kind: str = "block", soft: bool = True,
 ) -> nn.Module:  # fmt: skip
     local = Ablated(victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold)
-    return AtSize(RobustMasking(local), _size(victim))
+    return AtSize(RobustMasking(local, soft=soft), _size(victim))
 
 
 _KIND = {"band": {"kind": "band"}, "block": {"kind": "block"}}
@@ -102,8 +102,9 @@ DEFENCES: dict[str, Known] = {
         _ablated, "votes on ablated images, certified (size19, stride4, patch6, threshold0.3, band)", _KIND, True
     ),
     "patchguard": Known(
-        _guard, "robust masking of verdicts on ablated images, certified (size19, stride4, patch6, threshold0, band)",
-        _KIND, True,
+        _guard,
+        "robust masking of verdicts on ablated images, certified (size19, stride4, patch6, threshold0, band, votes)",
+        {**_KIND, "votes": {"soft": False}}, True,
     ),
 }  # fmt: skip
 
@@ -137,7 +138,9 @@ def certifying(victim: nn.Module) -> tuple[Certifying, tuple[int, int]] | None:
 def _settings(name: str, known: Known, text: str) -> dict[str, Any]:
     """``quality50`` -> {"quality": 50}; words stand for what ``known.words`` says."""
     takes = {k: p for k, p in inspect.signature(known.make).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    numbers = [k for k, p in takes.items() if isinstance(p.default, int | float | None) and k != "adaptive"]
+    numbers = [
+        k for k, p in takes.items() if isinstance(p.default, int | float | None) and not isinstance(p.default, bool)
+    ]
     found: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         match = _SETTING.fullmatch(part.strip())
