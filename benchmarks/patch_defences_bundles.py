@@ -36,10 +36,11 @@ BLOCKS = ("clean", "blank", "patch")
 INTRO = """## The other bundles
 
 The same front ends before the victims that the other three bundles attack: how often an object is still seen as what it
-is, and how often the universal patch gets its "toaster". Each at its bundle's held-out photos in fresh simulated draws;
-95 % intervals by bootstrap over photos (few photos: wide intervals). No certified defence is asked here: those of this
-project need a classifier, and the one of ImageNet has no certified share to speak of. Nor are these patches adaptive: a
-front end that stops a patch made without it is not shown to stop one made with it (above, every one of them falls)."""
+is, and how often the universal patch gets its "toaster". Each at its bundle's held-out photos, in simulated draws that
+the card does not report; 95 % intervals by bootstrap over photos, wide where these are few. The remover learned from
+signs at 64 px; `side` is what it stretches other pictures to. These patches were made without any front end: what
+stops them here is not shown to stop one made with it (above, every front end falls). No proof is asked for: those of
+this project are for classifiers trained on masked pictures, and this page has them for signs only."""
 
 Seen = list[tuple[dict[str, Tensor], Marks, tuple[str, ...]]]
 
