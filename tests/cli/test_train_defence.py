@@ -64,7 +64,7 @@ def test_every_defence_makes_a_victim(toy: Path, tmp_path: Path, defence: str) -
     assert victim(torch.rand(2, 3, 20, 20)).shape == (2, 3)
     assert not any(p.requires_grad for p in victim.parameters())
     score = {"gaussian": "noisy", "smoothadv": "noisy", "ibp": "certified", "crown-ibp": "certified",
-             "polytope": "certified"}.get(defence, "robust")  # fmt: skip
+             "polytope": "certified", "masked": "masked"}.get(defence, "robust")  # fmt: skip
     assert set(result["measured"]) == {"clean", "robust"} | {score}
     assert result["measured"]["robust"]["rate"] <= result["measured"]["clean"]["rate"]
 
