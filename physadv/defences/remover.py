@@ -2,7 +2,8 @@
 
 Marks are completed to rectangles, since a segmenter misses parts that an attacker makes plain. What is taken out is
 filled from its surroundings. The net that comes with it was trained on traffic signs at 64 px, with stickers optimised
-against the victim ``signs`` and photographed in simulation (benchmarks/patch_remover.py).
+against the victim ``signs`` and photographed in simulation (benchmarks/patch_remover.py). It proves nothing: pixels
+told to hide from it undo it (benchmarks/patch_defences.md).
 """
 
 from __future__ import annotations
@@ -137,6 +138,7 @@ def remover(
 ) -> Frontend:
     """``victim`` behind a :class:`Remover` with the net that comes with it, or one's own ``segmenter``.
 
+    ``side`` 64 is for a sign that fills the picture; 128 served better on whole frames (benchmarks/patch_defences.md).
     Raises VictimError where the weights are missing from the installation.
     """
     part = Remover(trained() if segmenter is None else segmenter, threshold=threshold, side=side)
