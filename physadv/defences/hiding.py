@@ -71,7 +71,8 @@ def _cosines(side: int) -> Tensor:
     """The orthonormal cosine transform (type II) of ``side`` numbers, one a row."""
     place = torch.arange(side, dtype=torch.float64)
     waves = torch.cos(torch.pi * (2 * place + 1) * place[:, None] / (2 * side)) * (2 / side) ** 0.5
-    return waves / torch.where(place == 0, 2**0.5, 1.0)[:, None]
+    scaled: Tensor = waves / torch.where(place == 0, 2**0.5, 1.0)[:, None]
+    return scaled
 
 
 def _strongest(planes: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The gallery of masked gradients: defences that look robust to plain PGD, each beside the attack that sees through it.
+"""The gallery of masked gradients: defences that look robust to a plain attack, each beside those that see through it.
 
 After Athalye et al. (2018), Carlini et al. (2019) and Tramer et al. (2020). These are small honest versions: each has
 the mechanism of its paper, none its training.
