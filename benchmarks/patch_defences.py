@@ -18,6 +18,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import patch_defences_bundles
+import patch_proofs
 import torch
 from torch import Tensor
 
@@ -34,12 +36,15 @@ from physadv.victims.classifiers import resize
 from physadv.victims.registry import load_victim
 
 STOP, SIDE = 14, 64
-INTRO = """How often `signs` still reads the stop sign, in held-out simulated scenes of
+INTRO = """How often the victim still reads the stop sign, in held-out simulated scenes of
 `patches/stop-sticker-signs-v1` (16 % of the sign, about 27 x 29 px of the victim's 64), with 95 % Wilson intervals.
 "Plain" and "adaptive PGD" paint each scene's blank sticker anew, through the defence's own gradient and through its
 stand-in (BPDA); defences whose own gradient serves have one figure for both. Commands: `python
-benchmarks/patch_defences.py --help`. The certified defences run on `signs` as it is, which was not trained for masked
-or ablated pictures: the certified share is 0 here, and this sticker is larger than the patch they are set for."""
+benchmarks/patch_defences.py --help`. The ready-made sticker was made against `signs`, and it is four to five times as
+wide as the patches that the last three defences can prove anything about (their sizes stand beside the certified share,
+which is of the scenes without a sticker). What they keep under the sticker is therefore no proof, and an attacker who
+paints the sticker anew shows it. `signs-masked` is `signs` trained on for masked pictures; a sticker made against
+`signs` moves it less for that reason alone, as its row without a defence says."""
 COLUMNS = ("clean", "blank", "sticker", "plain", "adaptive", "certified")
 
 
@@ -86,10 +91,10 @@ def repainted(victim: LoadedVictim, images: Tensor, area: Tensor, steps: int) ->
     return best
 
 
-def judge(name: str, cache: Path, n: int, steps: int) -> list[dict[str, object]]:
+def judge(base: str, name: str, cache: Path, n: int, steps: int) -> list[dict[str, object]]:
     """One row a scene."""
     found = torch.load(cache, weights_only=True)
-    victim = load_victim("signs")
+    victim = load_victim(base)
     known = DEFENCES.get(name.partition(":")[0])
     front = known is not None and bool(known.words.get("plain"))
     defended = victim if name == "none" else defend(victim, name)
@@ -115,7 +120,7 @@ def judge(name: str, cache: Path, n: int, steps: int) -> list[dict[str, object]]
             right[column] = defended(moved).argmax(1) == STOP
     seconds = round(time.process_time() - began, 1)
     size = None if proof is None else list(proof[0].patch)
-    about = {"defence": name, "patch": size, "steps": steps, "cpu_s": seconds}
+    about = {"victim": base, "defence": name, "patch": size, "steps": steps, "cpu_s": seconds}
     return [
         {**about, "scene": k, "group": found["groups"][k], **{c: bool(right[c][k]) for c in COLUMNS}}
         for k in range(len(area))
@@ -126,13 +131,13 @@ def table(path: Path) -> str:
     """Markdown: how often the stop sign is still read, by defence."""
     rows = list(read_rows(path))
     head = (
-        "defence", "clean", "blank sticker", "ready-made sticker", "plain PGD", "adaptive PGD", "certified", "n",
-        "CPU s",
+        "victim", "defence", "clean", "blank sticker", "ready-made sticker", "plain PGD", "adaptive PGD", "certified",
+        "n", "CPU s",
     )  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for name in dict.fromkeys(r["defence"] for r in rows):
-        own = [r for r in rows if r["defence"] == name]
-        cells = [str(name)]
+    for base, name in dict.fromkeys((r["victim"], r["defence"]) for r in rows):
+        own = [r for r in rows if (r["victim"], r["defence"]) == (base, name)]
+        cells = [str(base), str(name)]
         for column in COLUMNS:
             if column == "certified" and own[0]["patch"] is None:
                 cells.append("none")
@@ -149,6 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("scenes", "judge", "table"))
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--victim", default="signs")
     parser.add_argument("--bundle", type=Path, default=Path("patches/stop-sticker-signs-v1"))
     parser.add_argument("--cache", type=Path, default=Path("runs/patch-defences.pt"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/patch_defences.jsonl"))
@@ -160,10 +166,14 @@ def main() -> None:
     if args.what == "scenes":
         make_scenes(args.bundle, args.n, args.cache)
     for name in args.names if args.what == "judge" else ():
-        append_rows(args.out, judge(name, args.cache, args.n, args.steps))
+        append_rows(args.out, judge(args.victim, name, args.cache, args.n, args.steps))
         print(table(args.out).splitlines()[-1], flush=True)
     if args.what == "table":
-        text = f"# Patch defences against stickers\n\n{INTRO}\n\n{table(args.out)}"
+        parts = [
+            "# Patch defences against stickers", INTRO, table(args.out), patch_proofs.INTRO, patch_proofs.table(),
+            patch_defences_bundles.INTRO, patch_defences_bundles.table(list(read_rows(patch_defences_bundles.ROWS))),
+        ]  # fmt: skip
+        text = "\n\n".join(part.strip() for part in parts) + "\n"
         args.out.with_suffix(".md").write_text(text, encoding="utf-8")
         print(table(args.out))
 
