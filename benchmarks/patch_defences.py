@@ -1,7 +1,8 @@
 r"""Patch defences against a ready-made sticker, and against a sticker whose content knows the defence.
 
     python benchmarks/patch_defences.py scenes --n 60
-    python benchmarks/patch_defences.py judge none jpeg jpeg:quality30 median:size5 blur:sigma1 lgs --n 60 --steps 20
+    python benchmarks/patch_defences.py judge none jpeg jpeg:quality30 median:size5 blur:sigma1 lgs remover \
+        --n 60 --steps 20
     python benchmarks/patch_defences.py judge patchcleanser:patch12,masks4 patchguard:patch12,field24,stride8 \
         derandomised:patch12,size20,stride4 --n 24 --steps 4
     python benchmarks/patch_defences.py table
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import patch_defences_bundles
 import patch_proofs
+import patch_remover
 import torch
 from torch import Tensor
 
@@ -171,6 +173,7 @@ def main() -> None:
     if args.what == "table":
         parts = [
             "# Patch defences against stickers", INTRO, table(args.out), patch_proofs.INTRO, patch_proofs.table(),
+            patch_remover.page(),
             patch_defences_bundles.INTRO, patch_defences_bundles.table(list(read_rows(patch_defences_bundles.ROWS))),
         ]  # fmt: skip
         text = "\n\n".join(part.strip() for part in parts) + "\n"

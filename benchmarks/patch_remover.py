@@ -15,6 +15,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import torch
 import torch.nn.functional as F
@@ -42,12 +43,12 @@ from physadv.victims.classifiers import resize
 from physadv.victims.registry import load_victim
 
 ROWS = Path("benchmarks/patch_remover.jsonl")
-INTRO = """## The remover on held-out tracks of GTSRB
-
-Stop signs and signs of all classes of tracks that neither `signs` nor the remover was trained on, in simulated
-photographs; 95 % intervals by bootstrap over tracks. `fresh-sticker` is one of another seed, made by `physadv patch` as
-the ready-made one was; `fresh-adaptive` was made against `signs+remover`. Overlap (IoU, mean) of what is taken out with
-stickers not trained on: {pixels}. The last line is why this is no proof: pixels free to move, told to hide, undo it."""
+TITLE = "## The remover on held-out tracks of GTSRB"
+INTRO = """Stop signs and signs of all classes of tracks that neither `signs` nor the remover was trained on, in
+simulated photographs; 95 % intervals by bootstrap over tracks (`python benchmarks/patch_remover.py judge`).
+`fresh-sticker` is one of another seed, made by `physadv patch` as the ready-made one was. Overlap (IoU, mean) of what
+is taken out with stickers not trained on, of any size and place: {pixels}. The last line is why this is no proof:
+pixels free to move, told to hide from the segmenter, undo it."""
 HELD_STICKERS = 6
 """How many of the stickers are kept for judging."""
 
@@ -254,7 +255,7 @@ def page() -> str:
     rows = list(read_rows(ROWS))
     pixels = [r for r in rows if r["what"] == "pixels"]
     shares = table([r for r in rows if r["what"] != "pixels"])
-    return f"{INTRO.format(pixels=pixels_said(pixels))}\n\n{shares}"
+    return f"{TITLE}\n\n{fill(INTRO.format(pixels=pixels_said(pixels)), 120)}\n\n{shares}"
 
 
 def main() -> None:
