@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/patch_defences.jsonl"))
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--steps", type=int, default=30)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if args.what == "scenes":

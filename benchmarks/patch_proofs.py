@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--places", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--out", type=Path, default=ROWS)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if args.what == "run":

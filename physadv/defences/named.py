@@ -69,7 +69,7 @@ class Known:
     classifiers_only: bool = False
 
 
-def _cleanser(victim: LoadedVictim, *, patch: int = 6, wide: int | None = None, masks: int = 4) -> nn.Module:
+def _cleanser(victim: LoadedVictim, *, patch: int = 6, wide: int | None = None, masks: int = 6) -> nn.Module:
     return AtSize(PatchCleanser(victim, patch=(patch, wide or patch), masks=masks), _size(victim))
 
 
@@ -97,7 +97,7 @@ DEFENCES: dict[str, Known] = {
     "blur": Known(frontends.blur, "Gaussian blur (sigma1)", {}),
     "lgs": Known(frontends.local_gradient_smoothing, "local gradient smoothing (block15, overlap5)", _PLAIN),
     "remover": Known(remover, "segment, complete and remove patches (threshold0.7)", _PLAIN),
-    "patchcleanser": Known(_cleanser, "double masking, certified (patch6, masks4)", {}, True),
+    "patchcleanser": Known(_cleanser, "double masking, certified (patch6, masks6)", {}, True),
     "derandomised": Known(
         _ablated, "votes on ablated images, certified (size19, stride4, patch6, threshold0.3, band)", _KIND, True
     ),

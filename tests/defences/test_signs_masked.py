@@ -49,7 +49,7 @@ def test_a_stop_sign_is_proven_by_every_defence_at_its_defaults(name: str) -> No
 
 def test_the_plain_victim_proves_nothing_here() -> None:
     """Without masked training the same sign is read, and not certified."""
-    found = certifying(load_victim("signs+patchcleanser"))
+    found = certifying(load_victim("signs+patchcleanser:masks4"))
     assert found is not None
     assert not found[0].certify(stop_signs(), torch.full((3,), STOP)).any()
 
