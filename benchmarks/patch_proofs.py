@@ -1,6 +1,6 @@
 r"""Patch defences with a proof, on GTSRB: certified accuracy, and an adaptive attack that must not get below it.
 
-    python benchmarks/patch_proofs.py run ../shared/data/gtsrb-train-third.zip patchcleanser:patch6,masks5
+    python benchmarks/patch_proofs.py run ../shared/data/gtsrb-train-third.zip patchcleanser:patch6,masks6
     python benchmarks/patch_defences.py table
 
 One frame, drawn at random, of each track of the split (test: the held-out fifth that no victim here was trained on),
@@ -166,7 +166,8 @@ def main() -> None:
                 steps=args.steps,
             )  # fmt: skip
             append_rows(args.out, rows)
-            print(table(args.out, args.split).splitlines()[-1], flush=True)
+            lines = table(args.out, args.split).splitlines()
+            print(next(line for line in lines if f"| {args.victim} | {name} |" in line), flush=True)
     else:
         print(table(args.out, args.split))
 
