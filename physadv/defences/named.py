@@ -83,10 +83,10 @@ def _ablated(
 
 def _guard(
     victim: LoadedVictim, *, size: int = 19, stride: int = 4, patch: int = 6, threshold: float = 0.0,
-    kind: str = "block", soft: bool = True,
+    kind: str = "block",
 ) -> nn.Module:  # fmt: skip
     local = Ablated(victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold)
-    return AtSize(RobustMasking(local, soft=soft), _size(victim))
+    return AtSize(RobustMasking(local), _size(victim))
 
 
 _KIND = {"band": {"kind": "band"}, "block": {"kind": "block"}}
@@ -102,9 +102,8 @@ DEFENCES: dict[str, Known] = {
         _ablated, "votes on ablated images, certified (size19, stride4, patch6, threshold0.3, band)", _KIND, True
     ),
     "patchguard": Known(
-        _guard,
-        "robust masking of verdicts on ablated images, certified (size19, stride4, patch6, threshold0, band, votes)",
-        {**_KIND, "votes": {"soft": False}}, True,
+        _guard, "robust masking of verdicts on ablated images, certified (size19, stride4, patch6, threshold0, band)",
+        _KIND, True,
     ),
 }  # fmt: skip
 

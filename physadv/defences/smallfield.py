@@ -13,21 +13,19 @@ class RobustMasking(nn.Module):
     """PatchGuard over the verdicts of ``local``: each class loses its strongest window, and the rest is its score.
 
     Local evidence is what the victim says of ablated images, as in their masked derandomised smoothing: the
-    probability of its class at each place, or of all classes there with ``soft``, which is in [0, 1] whatever a patch
-    shows. Places below the threshold of ``local`` count nothing. The window is the places that a patch of the size of
-    ``local`` can touch; its border is the image's, for no place runs around it.
+    probabilities of all classes at each place, in [0, 1] whatever a patch shows. Places where none reaches the
+    threshold of ``local`` count nothing. The window is the places that a patch of the size of ``local`` can touch; none
+    runs around the image's border.
     """
 
-    def __init__(self, local: Ablated, *, soft: bool = True) -> None:
+    def __init__(self, local: Ablated) -> None:
         super().__init__()
-        self.local, self.soft, self.patch = local, soft, local.patch
+        self.local, self.patch = local, local.patch
 
     def evidence(self, images: Tensor) -> Tensor:
         """(b, classes, rows, columns) in [0, 1], double."""
-        local = self.local.probabilities(images)
-        if self.soft:
-            return local.double() * (local.max(1, keepdim=True).values >= self.local.threshold)
-        return local + (self.local.ballots(local) - local).detach()
+        local = self.local.probabilities(images).double()
+        return local * (local.max(1, keepdim=True).values >= self.local.threshold)
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, classes): the evidence of each class outside its strongest window, over the count of places."""

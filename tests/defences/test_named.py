@@ -72,7 +72,7 @@ def test_the_certifying_ones_are_found(signs: LoadedVictim) -> None:
     for name, patch in (
         ("patchcleanser:patch18,wide24", (18, 24)),
         ("derandomised:patch9", (9, 9)),
-        ("patchguard:band,votes,patch7", (7, 7)),
+        ("patchguard:band,patch7", (7, 7)),
     ):
         found = certifying(defend(signs, name))
         assert found is not None

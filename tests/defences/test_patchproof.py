@@ -70,13 +70,13 @@ def defences(seed: int) -> list[tuple[str, nn.Module, Certify]]:
     band = Ablated(left, size=1, patch=PATCH, threshold=0.4, fill=FILL)
     block = Ablated(left, size=2, kind="block", fill=FILL)
     guard = RobustMasking(Ablated(left, size=1, kind="block", patch=PATCH, fill=FILL))
-    voting = RobustMasking(Ablated(left, size=1, patch=PATCH, threshold=0.4, fill=FILL), soft=False)
+    bands = RobustMasking(Ablated(left, size=1, patch=PATCH, threshold=0.4, fill=FILL))
     return [
         ("cleanser", cleanser, cleanser.certify),
         ("band", band, lambda x, y: band.certify(x, y, patch=PATCH)),
         ("block", block, lambda x, y: block.certify(x, y, patch=1)),
         ("guard", guard, guard.certify),
-        ("voting guard", voting, voting.certify),
+        ("guard of bands", bands, bands.certify),
     ]
 
 
