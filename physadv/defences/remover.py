@@ -1,10 +1,10 @@
 """Segment, complete and remove (after Liu et al. 2022): a small net marks what looks like a patch, and it is taken out.
 
 Marks are completed to rectangles, since a segmenter misses parts that an attacker makes plain. What is taken out is
-filled from its surroundings. The net that comes with it was trained at 64 px on a drawn stop sign and on training tracks
-of GTSRB (a research data set, whose terms may bind commercial use), with stickers optimised against the victim ``signs``
-and photographed in simulation (benchmarks/patch_remover.py). It proves nothing: pixels told to hide from it undo it
-(benchmarks/patch_defences.md).
+filled from its surroundings. The net that comes with it was trained at 64 px on a drawn stop sign and on training
+tracks of GTSRB (a research data set, whose terms may bind commercial use), with stickers optimised against the victim
+``signs`` and photographed in simulation (benchmarks/patch_remover.py). It proves nothing: pixels told to hide from it
+undo it (benchmarks/patch_defences.md).
 """
 
 from __future__ import annotations
