@@ -124,7 +124,7 @@ def table(path: Path = ROWS, split: str = "test") -> str:
         "n",
         "attacked: certified",
         "others",
-        "CPU s",
+        "CPU s an image",
     )
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     rows = [r for r in read_rows(path) if r["split"] == split] if path.is_file() else []
