@@ -3,8 +3,8 @@
 Marks are completed to rectangles, since a segmenter misses parts that an attacker makes plain. What is taken out is
 filled from its surroundings. The net that comes with it was trained at 64 px on a drawn stop sign and on training
 tracks of GTSRB (a research data set, whose terms may bind commercial use), with stickers optimised against the victim
-``signs`` and photographed in simulation (benchmarks/patch_remover.py). It proves nothing: pixels told to hide from it
-undo it (benchmarks/patch_defences.md).
+``signs`` and photographed in simulation (benchmarks/patch_remover.py). It proves nothing: a sticker told to hide
+from it undoes much of it (benchmarks/patch_defences.md).
 """
 
 from __future__ import annotations
