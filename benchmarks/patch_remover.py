@@ -2,6 +2,8 @@ r"""Train the segmenter of the patch remover on signs with photographed stickers
 
     python benchmarks/remover_material.py stickers DATA/gtsrb-train-third.zip --out runs/remover-stickers.safetensors
     python benchmarks/patch_remover.py train DATA/gtsrb-train-third.zip
+    physadv patch --victim signs --seed 11 --steps 100 --draws 24 --out runs/fresh-sticker
+    physadv patch --victim signs+remover --seed 12 --steps 100 --draws 24 --out runs/fresh-adaptive
     python benchmarks/patch_remover.py sticker DATA/gtsrb-train-third.zip --out runs/hiding-sticker
     python benchmarks/patch_remover.py judge DATA/gtsrb-train-third.zip --bundles patches/stop-sticker-signs-v1 \
         runs/fresh-sticker runs/fresh-adaptive runs/hiding-sticker
