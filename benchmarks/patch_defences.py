@@ -44,9 +44,11 @@ INTRO = """How often the victim still reads the stop sign, in held-out simulated
 stand-in (BPDA); defences whose own gradient serves have one figure for both. Commands: `python
 benchmarks/patch_defences.py --help`. The ready-made sticker was made against `signs`, and it is four to five times as
 wide as the patches that the last three defences can prove anything about (their sizes stand beside the certified share,
-which is of the scenes without a sticker). What they keep under the sticker is therefore no proof, and an attacker who
-paints the sticker anew shows it. `signs-masked` is `signs` trained on for masked pictures; a sticker made against
-`signs` moves it less for that reason alone, as its row without a defence says."""
+which is of the scenes without a sticker). What they keep under the sticker is therefore no
+proof: the sticker was not made against them, and their PGD is short (6 to 10 steps where the others have 20, since each
+takes many passes), so more may fall to a longer one. `signs-masked` is `signs` trained on for masked pictures; a
+sticker made against `signs` moves it less for that alone, as its row without a defence says. These drawn stop signs are
+easy to prove; the next table has signs of all kinds."""
 COLUMNS = ("clean", "blank", "sticker", "plain", "adaptive", "certified")
 
 
