@@ -13,6 +13,7 @@ SAFE, LOST = 0.2, 0.5
 """Green: not more than SAFE is likely matched (the interval's upper end). Red: more than LOST was matched."""
 _ORDER: tuple[Light, ...] = ("green", "amber", "red")
 _WORDS = {"green": "protected against what was tested", "amber": "partly protected", "red": "not protected"}
+UNTOLD, FEW, OWN = "nothing could be told", "too few photos to tell", "protected against its own recognisers alone"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The whole: ``light``, one sentence, and the findings it rests on; ``beside`` are attacks it does not count."""
+    """The whole: ``light``, one sentence (what the light means, a colon, why), and the findings it rests on.
+
+    ``beside`` are attacks it does not count.
+    """
 
     light: Light
     words: str
@@ -72,7 +76,7 @@ def verdict(
     if not counted:
         return Verdict(
             "amber",
-            "nothing could be told: two photos of a person are needed, and a recogniser that matches them",
+            f"{UNTOLD}: two photos of a person are needed, and a recogniser that matches them",
             (),
             (),
             tuple(reasons),
@@ -83,16 +87,24 @@ def verdict(
         for channel, rate in crossed[name].items()
     ]
     light = max((f.light for f in findings), key=_ORDER.index)
+    worst = max(findings, key=lambda f: f.rate["rate"])
+    headline = _headline(light, worst, capped)
     if capped and light == "green":
         light = "amber"
-    worst = max(findings, key=lambda f: f.rate["rate"])
-    said = f"{_WORDS[light]}: at worst ({worst.question}, {worst.recogniser}) {worst.words}"
+    said = f"{headline}: at worst ({worst.question}, {worst.recogniser}) {worst.words}"
     others = tuple(Finding(light_of(r), question, name, r.as_dict(), words(r)) for question, name, r in beside)
     if any(f.light == "red" for f in others):
         reasons.append(
             "A recogniser prepared for cloaks, or one fed with your cloaked photos, still finds you (see below)."
         )
     return Verdict(light, said, tuple(findings), others, tuple(reasons))
+
+
+def _headline(light: Light, worst: Finding, capped: bool) -> str:
+    """What the light means: amber is a part still matched, or few comparisons, which nothing speaks against."""
+    if light == "amber" and worst.rate["rate"] <= SAFE:
+        return FEW
+    return OWN if capped and light == "green" else _WORDS[light]
 
 
 def words(rate: Rate) -> str:

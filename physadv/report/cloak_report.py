@@ -51,6 +51,7 @@ def render(result: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]] = ()
         title="Are these photos protected?",
         result=result,
         verdict=result["verdict"],
+        headline=result["verdict"]["words"].partition(":")[0],
         recognisers=[_recogniser(table) for table in result["recognisers"]],
         pictures=pictures,
         quality=result["quality"],

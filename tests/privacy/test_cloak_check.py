@@ -189,6 +189,19 @@ def test_verdict_reports_prepared_attackers_beside() -> None:
     assert "prepared" in found.reasons[-1]
 
 
+def test_amber_says_whether_photos_are_few_or_matched() -> None:
+    """None of four matched is too few to tell; a third of 200 is partly; the surrogate's zero is its own alone."""
+    known = {"judge": rates(1.0)}
+    for found, role, said in (
+        (rates(0.0, 4), "held-out", "too few photos to tell: "),
+        (rates(0.33), "held-out", "partly protected: "),
+        (rates(0.0), "surrogate", "protected against its own recognisers alone: "),
+    ):
+        judged = verdict({"judge": {"png": found}}, known, {"judge": role}, {})
+        assert judged.light == "amber"
+        assert judged.words.startswith(said)
+
+
 @pytest.mark.parametrize(
     ("share", "light"), [(0.0, "green"), (0.1, "green"), (0.19, "amber"), (0.4, "amber"), (0.6, "red")]
 )
@@ -301,9 +314,8 @@ def test_whole_check_and_its_report(folders: Path, tmp_path: Path) -> None:
     assert page.count("data:image/png;base64") == 3 * len(saved["pictures"]) > 0
     for said in ("What a cloak cannot do", "already public", "held out", "half size + JPEG 75", "same-DSSIM noise"):
         assert said in page
-    assert {"green": "Protected here", "amber": "Partly protected", "red": "Not protected"}[
-        saved["verdict"]["light"]
-    ] in page
+    said = saved["verdict"]["words"].partition(":")[0]
+    assert f'<div class="big">{said[0].upper()}{said[1:]}</div>' in page
 
 
 def test_uncloaked_copies_are_not_protected(folders: Path, tmp_path: Path) -> None:
