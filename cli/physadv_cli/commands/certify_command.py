@@ -212,11 +212,13 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
 
     rate = Rate(**result["certified_accuracy"])
     lines = [f"stopped after {rate.n} of {result['images']} images"] if stopped else []
-    lines += [f"certified accuracy  {rate}  at {result['threat']}, {result['method']}"]
+    patch = result["method"] == "patch"
+    lines += [f"certified accuracy  {rate}  at {result['threat']}" + ("" if patch else f", {result['method']}")]
     lines += [f"accuracy            {Rate(**result['accuracy'])}"]
     if result["abstained"]:
         lines += [f"abstained           {result['abstained']}"]
-    lines += ["over the radius     " + ", ".join(f"{p['radius']:.3g}: {p['rate']:.1%}" for p in result["curve"])]
+    if not patch:  # one size is certified or not
+        lines += ["over the radius     " + ", ".join(f"{p['radius']:.3g}: {p['rate']:.1%}" for p in result["curve"])]
     if result["samples"] and rate.n:
         lines += [f"{result['samples'] / rate.n:.0f} noisy images each"]
     return "\n".join([*lines, f"{result['seconds']:.1f} s; rows and report in {result['out']}"])
