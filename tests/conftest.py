@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True)
+settings.register_profile("explore")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+"""Every run checks the same drawn examples; HYPOTHESIS_PROFILE=explore looks for new ones."""
 
 
 @pytest.fixture(scope="session", autouse=True)

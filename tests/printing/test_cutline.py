@@ -10,7 +10,7 @@ import numpy as np
 import pikepdf
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from printed import needs_poppler, noise, poppler, sticker, without_cut_line
 
@@ -184,19 +184,23 @@ def test_boxes_of_a_bleed(tmp_path: Path) -> None:
 
 
 @needs_poppler
-@settings(max_examples=6, deadline=None, phases=[Phase.generate])
+@settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(width=st.floats(20, 95), height=st.floats(20, 90), bleed=st.sampled_from([0.0, 1.0, 3.0]))
+@example(width=68.81773024835493, height=52.602191830638525, bleed=1.0)
 def test_size_on_paper_by_poppler(
     tmp_path_factory: pytest.TempPathFactory, width: float, height: float, bleed: float
 ) -> None:
-    """Rasterised at 600 dpi any sticker with any bleed is within 0.05 mm of its size and place."""
+    """Rasterised at 1200 dpi any sticker with any bleed is within 0.05 mm of its size and place.
+
+    A dot that an edge only touches may be painted whole: at 600 dpi these alone can be 0.08 mm.
+    """
     folder = tmp_path_factory.mktemp("size")
     blue = torch.tensor([0.0, 0.0, 1.0])[None, :, None, None].expand(1, 3, 7, 9)
     sheet = write_sheet(sticker(folder / "b", width, height, blue), folder / "s.pdf", paper=(130, 200), cut=Cut(bleed))
-    s, dots = sheet.layout.sticker.grown(bleed), 600 / 25.4
+    s, dots = sheet.layout.sticker.grown(bleed), 1200 / 25.4
     x0, y0 = int((s.x - 1) * dots), int((s.y - 1) * dots)
     crop = (x0, y0, int((s.w + 2) * dots), int((s.h + 2) * dots))
-    image = poppler(without_cut_line(sheet.pdf), crop=crop)
+    image = poppler(without_cut_line(sheet.pdf), dpi=1200, crop=crop)
     ink = 1 - image[..., 0] / 255
     middle = (image.shape[0] // 2, image.shape[1] // 2)
     for line, start, origin, length in ((ink[middle[0]], s.x, x0, s.w), (ink[:, middle[1]], s.y, y0, s.h)):
