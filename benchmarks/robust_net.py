@@ -1,6 +1,6 @@
 """Trains the ResNet of the benchmark against FGSM for a while, so that an attack meets some resistance.
 
-Example: python benchmarks/robust_net.py ../shared/data/cifar10-jpg.zip /tmp/robust_net.pt --steps 1500
+Example: python benchmarks/robust_net.py ../shared/data/cifar10-jpg.zip runs/robust_net.pt --steps 1500
 """
 
 from __future__ import annotations
