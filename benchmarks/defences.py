@@ -29,8 +29,9 @@ from physadv.attacks.gradient import pgd
 from physadv.attacks.samples import Samples, choose
 from physadv.datasets import read_dataset
 from physadv.defences.bounds.verify import prepare, verify
+from physadv.defences.plans import make_plan
 from physadv.defences.radii import Gaussian
-from physadv.defences.staged import certify_at, make_plan
+from physadv.defences.staged import certify_at
 from physadv.defences.training.material import load_material
 from physadv.defences.training.recipe import CARD, WEIGHTS, Recipe, publish, train_defence
 from physadv.defences.votes import Sampler
@@ -126,18 +127,15 @@ def measure_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
         return
     dataset = read_dataset(shared / plan.data, split="test")
     every = choose(dataset, victim.card)
-    some = choose(dataset, victim.card, limit=min(MANY, len(dataset)))
-    drawn = set(choose(dataset, victim.card, limit=min(FEW, len(dataset))).indices)  # a part of ``some``
-    few = [place for place, index in enumerate(some.indices) if index in drawn]
+    some = choose(dataset, victim.card, limit=min(MANY, len(dataset))).indices
+    few = choose(dataset, victim.card, limit=min(FEW, len(dataset))).indices  # a part of ``some``
     eps = 0.1 if plan.smoothing else plan.recipe.eps
     begun = time.process_time()
-    rows = _rows(name, plan, victim, some, few, eps)
-    graph = prepare(victim, tuple(some.images([0]).shape[1:]))
-    totals = {"clean": _count(victim, every, lambda x, y: victim(x).argmax(1) == y), "n": len(every)}
+    columns = _columns(plan, victim, every, list(some), list(few), eps)
+    rows = [{"run": name, "index": i, **{k: found[i] for k, found in columns.items() if i in found}} for i in some]
+    totals = {"clean": sum(columns["clean"].values()), "n": len(every)}
     if plan.whole:
-        totals["certified"] = _count(
-            victim, every, lambda x, y: verify(graph, x, y, eps=eps, method=plan.bound, norm="linf").certified
-        )
+        totals["certified"] = sum(columns["certified"].values())
     extra = victim.card.extra
     append_rows(ROWS, [
         {"run": name, "data": plan.data, "defence": plan.recipe.defence, "architecture": plan.recipe.architecture,
@@ -149,46 +147,39 @@ def measure_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
     print(name, totals, flush=True)
 
 
-def _rows(
-    name: str, plan: Plan, victim: LoadedVictim, some: Samples, few: list[int], eps: float
-) -> list[dict[str, Any]]:
-    """One row an image of ``some``: 1 where it is read, survives or is certified; at the places ``few`` of them all."""
-    rows: list[dict[str, Any]] = [{"run": name, "index": index} for index in some.indices]
-
-    def put(column: str, places: list[int], found: Tensor) -> None:
-        for place, value in zip(places, found.tolist(), strict=True):
-            rows[place][column] = int(value)
-
-    images, labels = _load(victim, some)
+def _columns(
+    plan: Plan, victim: LoadedVictim, every: Samples, some: list[int], few: list[int], eps: float
+) -> dict[str, dict[int, int]]:
+    """Of each column 1 or 0 by image: read, survives or is certified. ``every`` holds the data set in its order."""
+    images, labels = every.images(range(len(every))), every.targets(range(len(every)))
     graph = prepare(victim, tuple(images.shape[1:]))
-    whole = list(range(len(some)))
-    right = victim(images).argmax(1) == labels
-    put("clean", whole, right)
-    put("pgd", whole, right & ~pgd(victim, images, labels, eps=eps, steps=40).success)
-    judged = whole if plan.whole else few
-    put("certified", judged, _by_parts(
-        images[judged], labels[judged],
-        lambda x, y: verify(graph, x, y, eps=eps, method=plan.bound, norm="linf").certified,
-    ))  # fmt: skip
-    put("ensemble", few, ~ensemble(victim, images[few], labels[few], eps=eps).success)
+
+    def judged(places: list[int], judge: Callable[[Tensor, Tensor], Tensor]) -> dict[int, int]:
+        return dict(zip(places, _by_parts(images[places], labels[places], judge).int().tolist(), strict=True))
+
+    def left(places: list[int], success: Tensor) -> dict[int, int]:
+        return {place: int(clean[place] and not won) for place, won in zip(places, success.tolist(), strict=True)}
+
+    whole = list(range(len(every)))
+    clean = judged(whole, lambda x, y: victim(x).argmax(1) == y)
+    columns = {
+        "clean": clean,
+        "pgd": left(some, pgd(victim, images[some], labels[some], eps=eps, steps=40).success),
+        "certified": judged(
+            whole if plan.whole else few,
+            lambda x, y: verify(graph, x, y, eps=eps, method=plan.bound, norm="linf").certified,
+        ),
+        "ensemble": left(few, ensemble(victim, images[few], labels[few], eps=eps).success),
+    }
     if plan.smoothing:
-        put("smoothed", few, _smoothed(victim, images[few], labels[few], [some.indices[i] for i in few]))
-    return rows
-
-
-def _load(victim: LoadedVictim, samples: Samples) -> tuple[Tensor, Tensor]:
-    places = range(len(samples))
-    return samples.images(places), samples.targets(places)
+        smoothed = _smoothed(victim, images[few], labels[few], few)
+        columns["smoothed"] = dict(zip(few, smoothed.int().tolist(), strict=True))
+    return columns
 
 
 def _by_parts(images: Tensor, labels: Tensor, judge: Callable[[Tensor, Tensor], Tensor], size: int = 50) -> Tensor:
     with torch.no_grad():
         return torch.cat([judge(x, y) for x, y in zip(images.split(size), labels.split(size), strict=True)])
-
-
-def _count(victim: LoadedVictim, samples: Samples, judge: Callable[[Tensor, Tensor], Tensor]) -> int:
-    images, labels = _load(victim, samples)
-    return int(_by_parts(images, labels, judge, 250).sum())
 
 
 def _smoothed(victim: LoadedVictim, images: Tensor, labels: Tensor, indices: list[int]) -> Tensor:

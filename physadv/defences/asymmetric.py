@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from physadv.attacks.logits import Classifier, quiet
 from physadv.core.seeds import generator
 from physadv.training.defence import Defence, Metrics, Position, need
+from physadv.training.perturb import random_start
 
 
 @dataclass
@@ -108,7 +109,8 @@ def both_at_once(
     for loss in ("sum", "turns"):
         for ahead in range(1, classes):
             x0, targets = images[open_], ((labels[open_] + ahead) % classes)[:, None]
-            start = x0 if loss == "sum" else _start(x0, eps, generator(seed, "both at once", ahead))
+            draws = generator(seed, "both at once", ahead)
+            start = x0 if loss == "sum" else random_start(x0, eps, "linf", draws)
             found, won = _toward_both(victim, detectors, threshold, x0, start, targets, eps, steps, loss)
             best[open_[won]] = found[won]
             open_ = open_[~won]
@@ -116,10 +118,6 @@ def both_at_once(
 
 
 CLEAR = 0.5
-
-
-def _start(x0: Tensor, eps: float, draws: torch.Generator) -> Tensor:
-    return (x0 + eps * (2 * torch.rand(x0.shape, generator=draws) - 1).to(x0)).clamp(0, 1)
 
 
 def _toward_both(

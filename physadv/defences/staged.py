@@ -15,11 +15,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from physadv.core.errors import OptionError
-from physadv.defences.plans import Plan, make_plan
+from physadv.defences.plans import Plan
 from physadv.defences.smoothing import ABSTAIN, Certificate
 from physadv.defences.votes import Counts, Request, Sampler
 
-__all__ = ["Plan", "certify_at", "decide", "make_plan", "simulate"]
 Ints = npt.NDArray[np.int64]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from physadv.attacks.logits import Classifier
 from physadv.attacks.minimal import deepfool
 from physadv.attacks.sparse import saliency
 from physadv.defences.asymmetric import both_at_once
+from physadv.training.perturb import ascend
 
 
 class Attack(Protocol):
@@ -98,11 +98,8 @@ def textbook_pgd(victim: Classifier, images: Tensor, labels: Tensor, *, eps: flo
 
     What it cannot see is what the gallery is about; attack with :func:`physadv.attacks.gradient.pgd` instead.
     """
-    x = images.clone()
-    for _ in range(steps):
-        x = x.detach().requires_grad_(True)
-        loss = F.cross_entropy(victim(x), labels, reduction="sum")
-        (grad,) = torch.autograd.grad(loss, x)
-        x = x.detach() + 2.5 * eps / steps * grad.sign()
-        x = torch.maximum(torch.minimum(x, images + eps), images - eps).clamp(0, 1)
-    return x.detach()
+    size = 2.5 * eps / max(1, steps)
+    return ascend(
+        lambda x: F.cross_entropy(victim(x), labels, reduction="sum"),
+        images, eps=eps, norm="linf", steps=steps, step_size=size,
+    )  # fmt: skip

@@ -1,4 +1,11 @@
-"""A victim of the tests' own: it reads a stop sign where there is much red."""
+"""A victim of the tests' own, which reads a stop sign where there is much red, and how a module comes beside one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
 
 MODEL = """
 import torch
@@ -12,3 +19,11 @@ class RedOrNot(torch.nn.Module):
 def make():
     return as_victim(RedOrNot(), classes=["stop", "other"], input_size=32)
 """
+
+
+def work_beside(name: str, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go to ``folder``, where a module ``name`` of this ``source`` can be imported anew."""
+    (folder / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.chdir(folder)
+    sys.modules.pop(name, None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from own_model import work_beside
 from PIL import Image
 
 from physadv.core.errors import DataError, OptionError
@@ -53,10 +53,7 @@ def cells(): return as_victim(Cells(), classes=["person", "blue"], input_size=64
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Sixteen photos: red and green ones, a red square of one cell in the middle of each green one."""
-    (tmp_path / "small_models.py").write_text(MODELS)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    sys.modules.pop("small_models", None)
+    work_beside("small_models", MODELS, tmp_path, monkeypatch)
     folder, rng = tmp_path / "photos", numpy_generator(0, "photos")
     folder.mkdir()
     lines = ["file,class"]
