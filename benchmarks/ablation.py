@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from scipy import stats
 
-from physadv.attacks.patch import measure
-from physadv.evaluation.rows import read_rows
-from physadv.journey.demo import film, judge, lay_out
-from physadv.journey.sticker import StickerRun, StickerSettings
+from physadv.patches.optimize import measure
+from physadv.core.rows import read_rows
+from physadv.demo import film, judge, lay_out
+from physadv.patches.sticker_run import StickerRun, StickerSettings
 from physadv.report.check_report import write_check_report
-from physadv.scene.presets import eot_preset
-from physadv.scene.ranges import EotRanges, without
+from physadv.eot.presets import eot_preset
+from physadv.eot.ranges import EotRanges, without
 
 ARMS = ("camera", "athalye", "camera - blur", "camera - codec", "camera - colour", "camera - noise", "default", "thys")
 

@@ -22,15 +22,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from charttwin import SLANTED, photograph, printed, truth
 
-from physadv.capture.chartphoto import read_chart
-from physadv.capture.colour import Measured, fit_profile, measure_chart, predict
-from physadv.core.colour import de00_of_srgb
+from physadv.calibration.chart_reader import read_chart
+from physadv.calibration.color_fit import Measured, fit_profile, measure_chart, predict
+from physadv.core.color import de00_of_srgb
 from physadv.core.files import write_text
-from physadv.core.seeds import numpy_generator
-from physadv.printing.chart import write_chart
-from physadv.scene.colourmap import DEGREES
+from physadv.core.random_streams import numpy_generator
+from physadv.calibration.color_chart import write_chart
+from physadv.eot.color_map import DEGREES
 from physadv.twin.cameras import CAMERAS
-from physadv.twin.printer import any_printer
+from physadv.twin.virtual_printer import any_printer
 
 
 def per_channel(measured: Measured, sent: np.ndarray) -> np.ndarray:

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from physadv.defences.bounds.balls import Ball
-from physadv.defences.bounds.graph import Graph
-from physadv.defences.bounds.ibp import ibp_margins
-from physadv.defences.bounds.verify import margin_forms, prepare, verify
-from physadv.evaluation.intervals import wilson
-from physadv.evaluation.rows import Row, append_rows
-from physadv.victims.nets.signnet import SignNet
-from physadv.victims.registry import load_victim
+from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.graph import Graph
+from physadv.certification.bounds.ibp import ibp_margins
+from physadv.certification.bounds.verify import margin_forms, prepare, verify
+from physadv.evaluation.metrics.intervals import wilson
+from physadv.core.rows import Row, append_rows
+from physadv.models.architectures.signnet import SignNet
+from physadv.models.load import load_victim
 
 
 def mnist_test(folder: Path) -> tuple[Tensor, Tensor]:

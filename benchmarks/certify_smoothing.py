@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from physadv.core.seeds import numpy_generator
-from physadv.defences.plans import make_plan
-from physadv.defences.radii import Gaussian
-from physadv.defences.staged import simulate
-from physadv.evaluation.rows import Row, append_rows
+from physadv.core.random_streams import numpy_generator
+from physadv.certification.smoothing.sequential_plan import make_plan
+from physadv.certification.smoothing.noise import Gaussian
+from physadv.certification.smoothing.fixed_radius import simulate
+from physadv.core.rows import Row, append_rows
 
 Floats = npt.NDArray[np.float64]
 N, N0, ROWS_ALPHA = 100_000, 100, 0.01

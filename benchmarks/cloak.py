@@ -22,16 +22,16 @@ from typing import Any
 import torch
 
 from physadv.core.files import write_json, write_text
-from physadv.core.images import save_png
-from physadv.privacy.bank import Plan
-from physadv.privacy.channels import CHANNELS
-from physadv.privacy.check import run_check
-from physadv.privacy.cloak import MODES
-from physadv.privacy.photos import read_photo
-from physadv.privacy.tool import PhotoCloaker, calm_threads
-from physadv.privacy.verdict import LOST
-from physadv.victims.embedders import Embedder, load_embedder
-from physadv.victims.faces import DlibFinder, Finder, SlimFinder
+from physadv.core.image_io import save_png
+from physadv.privacy.check.embeddings import Plan
+from physadv.privacy.check.channels import CHANNELS
+from physadv.privacy.check.run_cloak_check import run_check
+from physadv.privacy.cloak_faces import MODES
+from physadv.privacy.photo_io.photo import read_photo
+from physadv.privacy.photo_cloaker import PhotoCloaker, calm_threads
+from physadv.privacy.check.protection_verdict import LOST
+from physadv.models.faces.embedders import Embedder, load_embedder
+from physadv.models.faces.face_detection import DlibFinder, Finder, SlimFinder
 
 ORIGINALS = 6
 

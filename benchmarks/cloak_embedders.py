@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from physadv.core.images import list_images, read_rgba, to_tensor
-from physadv.evaluation.intervals import clustered
-from physadv.victims.embedders import Embedder, load_embedder
-from physadv.victims.faces import DlibFinder, SlimFinder, crops, find_faces
+from physadv.core.image_io import list_images, read_rgba, to_tensor
+from physadv.evaluation.metrics.intervals import clustered
+from physadv.models.faces.embedders import Embedder, load_embedder
+from physadv.models.faces.face_detection import DlibFinder, SlimFinder, crops, find_faces
 
 FARS = (0.01, 0.001)
 

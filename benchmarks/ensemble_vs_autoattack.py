@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from physadv.attacks.ensemble import ensemble
-from physadv.attacks.samples import choose
+from physadv.evaluation.ensemble import ensemble
+from physadv.evaluation.samples import choose
 from physadv.core.files import sha256_of
 from physadv.datasets import read_dataset
-from physadv.evaluation.intervals import wilson
-from physadv.evaluation.rows import append_rows
-from physadv.victims.registry import LoadedVictim, as_victim, load_victim
+from physadv.evaluation.metrics.intervals import wilson
+from physadv.core.rows import append_rows
+from physadv.models.load import LoadedVictim, as_victim, load_victim
 from physadv_cli.parsing import parse_threat
 
 sys.path.insert(0, str(Path(__file__).parent))

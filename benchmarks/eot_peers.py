@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from physadv.core.seeds import generator
-from physadv.scene import chain
-from physadv.scene.masks import make_mask
-from physadv.scene.placement import Placement
-from physadv.scene.presets import eot_preset
-from physadv.scene.ranges import NOTHING
-from physadv.scene.scenes import SceneBatch
+from physadv.core.random_streams import generator
+from physadv.eot import pipeline
+from physadv.eot.mask_shapes import make_mask
+from physadv.eot.placement import Placement
+from physadv.eot.presets import eot_preset
+from physadv.eot.ranges import NOTHING
+from physadv.eot.scenes.signs import SceneBatch
 
 SIDE_MM = 100.0
 
@@ -55,8 +55,8 @@ def ours(preset: str, seed: int, batch: int, size: int, texels: int) -> float:
     )
     ranges = NOTHING if preset == "warp" else replace(eot_preset(preset), lens_k1=(0.0, 0.0))
     began = time.process_time()
-    draw = chain.sample(scenes, ranges, generator(seed, "peers"))
-    seen = chain.apply(patch, mask, Placement(SIDE_MM, SIDE_MM), scenes, draw)
+    draw = pipeline.sample(scenes, ranges, generator(seed, "peers"))
+    seen = pipeline.apply(patch, mask, Placement(SIDE_MM, SIDE_MM), scenes, draw)
     torch.autograd.grad(seen.sum(), patch)
     return time.process_time() - began
 

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from kornia.enhance import jpeg_codec_differentiable
 
-from physadv.attacks.patch import PatchTask, render, scenes_of, steppers
-from physadv.core.backgrounds import synthetic_background
-from physadv.core.images import to_tensor
-from physadv.journey.sticker import StickerSettings, build_task
-from physadv.scene.codec import jpeg
-from physadv.scene.presets import eot_preset
-from physadv.scene.scenes import View
+from physadv.patches.optimize import PatchTask, render, scenes_of, steppers
+from physadv.core.synthetic_backgrounds import synthetic_background
+from physadv.core.image_io import to_tensor
+from physadv.patches.sticker_run import StickerSettings, build_task
+from physadv.eot.transforms.codec import jpeg
+from physadv.eot.presets import eot_preset
+from physadv.eot.scenes.signs import View
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from physadv.attacks.apgd import apgd
 from physadv.attacks.gradient import pgd
-from physadv.evaluation.rows import append_rows, read_rows
+from physadv.core.rows import append_rows, read_rows
 
 EPS = 8 / 255
 Attack = Callable[[nn.Module, Tensor, Tensor, int], Tensor]

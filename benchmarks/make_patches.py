@@ -21,8 +21,8 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from physadv.core.images import read_image
-from physadv.journey.sticker import StickerSettings
+from physadv.core.image_io import read_image
+from physadv.patches.sticker_run import StickerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 300_000
@@ -64,7 +64,7 @@ HISTORY = {
 
 def optimise(name: str, settings: StickerSettings, folder: Path) -> None:
     """Make the steps; the checkpoint in ``folder`` is the product."""
-    from physadv.journey.sticker import StickerRun
+    from physadv.patches.sticker_run import StickerRun
 
     for step in StickerRun(settings, folder).steps():
         if step.success is not None:
@@ -82,10 +82,10 @@ def patch_in(folder: Path, steps: int) -> tuple[Tensor, int]:
 
 def measured_bundle(name: str, settings: StickerSettings, folder: Path, target: Path) -> None:
     """Measure the patch in ``folder`` and write it as a ready-made bundle, small enough to ship."""
-    from physadv.attacks.patch import finished, measure
-    from physadv.journey.preview import preview_picture
-    from physadv.journey.sticker import build_task, make_card
-    from physadv.printing.bundle import read_bundle, write_bundle
+    from physadv.patches.optimize import finished, measure
+    from physadv.patches.preview import preview_picture
+    from physadv.patches.sticker_run import build_task, make_card
+    from physadv.patches.bundle import read_bundle, write_bundle
     from physadv.printing.layout import smallest_paper
     from physadv.printing.sheet import write_sheet
 

@@ -1,13 +1,13 @@
 r"""Patch defences with a proof, on GTSRB: certified accuracy, and an adaptive attack that must not get below it.
 
     python benchmarks/patch_proofs.py run ../shared/data/gtsrb-train-third.zip patchcleanser:patch6,masks6
-    python benchmarks/patch_defences.py table
+    python benchmarks/patch_defenses.py table
 
 One frame, drawn at random, of each track of the split (test: the held-out fifth that no victim here was trained on),
 so that the images are independent. In ``--attacked`` images that the defence knows, half of them certified, a patch
 of the certified size is painted at ``--places`` places of each, from a random start and by ``--steps`` signed steps
 through the defence; the first place is where the defence's own slope is largest. The second table of
-patch_defences.md is made of the rows.
+patch_defenses.md is made of the rows.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from physadv.core.images import to_tensor
-from physadv.core.seeds import generator, numpy_generator
+from physadv.core.image_io import to_tensor
+from physadv.core.random_streams import generator, numpy_generator
 from physadv.datasets import ImageDataset, read_dataset
-from physadv.defences.named import Certifying, certifying, defend
-from physadv.evaluation.intervals import wilson
-from physadv.evaluation.rows import Row, append_rows, read_rows
-from physadv.threat.objectives import margin
-from physadv.victims.cards import LoadedVictim
-from physadv.victims.classifiers import resize
-from physadv.victims.registry import load_victim
+from physadv.defenses.registry import Certifying, certifying, defend
+from physadv.evaluation.metrics.intervals import wilson
+from physadv.core.rows import Row, append_rows, read_rows
+from physadv.threat.losses import margin
+from physadv.models.cards import LoadedVictim
+from physadv.models.classifiers import resize
+from physadv.models.load import load_victim
 
 ROWS = Path("benchmarks/patch_proofs.jsonl")
 SIDE, GROUP = 64, 8

@@ -28,27 +28,27 @@ from remover_material import SIDE, SIGN_MM, STOP, Pictures, make_pictures, photo
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from physadv.attacks.patch import BLANK, finished, measure, optimise_patch
-from physadv.core.images import to_tensor
-from physadv.core.seeds import generator, numpy_generator
+from physadv.patches.optimize import BLANK, finished, measure, optimise_patch
+from physadv.core.image_io import to_tensor
+from physadv.core.random_streams import generator, numpy_generator
 from physadv.datasets import read_dataset
-from physadv.defences.named import defend
-from physadv.defences.remover import WEIGHTS, Remover, Segmenter, filled, trained
-from physadv.evaluation.intervals import clustered
-from physadv.evaluation.rows import Row, append_rows, read_rows
-from physadv.journey.preview import preview_picture
-from physadv.journey.sticker import StickerSettings, build_task, make_card
-from physadv.printing.bundle import Bundle, read_bundle, write_bundle
-from physadv.scene import chain
-from physadv.scene.material import load_material
-from physadv.scene.placement import Placement
-from physadv.scene.presets import EotRanges
-from physadv.scene.scenes import PhotoScenes, SceneSource, View
-from physadv.threat.objectives import margin
+from physadv.defenses.registry import defend
+from physadv.defenses.patch_removal import WEIGHTS, Remover, Segmenter, filled, trained
+from physadv.evaluation.metrics.intervals import clustered
+from physadv.core.rows import Row, append_rows, read_rows
+from physadv.patches.preview import preview_picture
+from physadv.patches.sticker_run import StickerSettings, build_task, make_card
+from physadv.patches.bundle import Bundle, read_bundle, write_bundle
+from physadv.eot import pipeline
+from physadv.eot.scenes.load import load_material
+from physadv.eot.placement import Placement
+from physadv.eot.presets import EotRanges
+from physadv.eot.scenes.signs import PhotoScenes, SceneSource, View
+from physadv.threat.losses import margin
 from physadv.training.loop import seeded, update_average
-from physadv.victims.cards import LoadedVictim
-from physadv.victims.classifiers import resize
-from physadv.victims.registry import load_victim
+from physadv.models.cards import LoadedVictim
+from physadv.models.classifiers import resize
+from physadv.models.load import load_victim
 
 ROWS = Path("benchmarks/patch_remover.jsonl")
 TITLE = "## The remover, and stickers told to hide from it"
@@ -204,14 +204,14 @@ def sticker_rows(
 ) -> list[Row]:
     """Stop signs of a source with a bundle's sticker on them, blank, and without: is "stop" read."""
     scenes = source.sample(n, View(SIDE, False), EotRanges(), numpy_generator(0, "stops"))
-    draw = chain.sample(scenes, EotRanges(), generator(0, "stops"))
+    draw = pipeline.sample(scenes, EotRanges(), generator(0, "stops"))
     size, placed = bundle.card.size, bundle.card.placement
     place = Placement(size.width_mm, size.height_mm, (placed.center_mm[0], placed.center_mm[1]))
     blank = torch.full_like(bundle.patch, BLANK)
     pictures = {
-        "clean": chain.without_patch(scenes, draw),
-        "blank": chain.apply(blank, bundle.mask, place, scenes, draw),
-        "sticker": chain.apply(bundle.patch, bundle.mask, place, scenes, draw),
+        "clean": pipeline.without_patch(scenes, draw),
+        "blank": pipeline.apply(blank, bundle.mask, place, scenes, draw),
+        "sticker": pipeline.apply(bundle.patch, bundle.mask, place, scenes, draw),
     }
     rows: list[Row] = []
     for name in names:
@@ -233,7 +233,7 @@ def hiding_rows(victim: LoadedVictim, cache: Path, n: int = 20, steps: int = 30)
     """Is "stop" still read after each blank sticker's pixels were moved to hide from the segmenter and fool the victim.
 
     Signed steps with momentum on the margin behind the marks (straight through their threshold), on the margin without
-    the remover, and on the probability of being marked. The scenes are those of patch_defences.py.
+    the remover, and on the probability of being marked. The scenes are those of patch_defenses.py.
     """
     found = torch.load(cache, weights_only=True)
     x, area, labels = found["blank"][:n], found["area"][:n], torch.full((n,), STOP)
@@ -309,7 +309,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def page() -> str:
-    """The remover's part of patch_defences.md, of its rows."""
+    """The remover's part of patch_defenses.md, of its rows."""
     rows = list(read_rows(ROWS))
     pixels = [r for r in rows if r["what"] == "pixels"]
     shares = table([r for r in rows if r["what"] != "pixels"])

@@ -20,22 +20,22 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from physadv.attacks.patch import PatchTask, optimise_patch
-from physadv.core.seeds import generator, numpy_generator
+from physadv.patches.optimize import PatchTask, optimise_patch
+from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.types import Victim
 from physadv.datasets import read_dataset
 from physadv.datasets.split import split_by_group
-from physadv.scene import chain
-from physadv.scene.geometry import warp_texture
-from physadv.scene.locate import box_corners
-from physadv.scene.masks import make_mask
-from physadv.scene.material import Material, load_material
-from physadv.scene.placement import Placement
-from physadv.scene.presets import EotRanges, eot_preset
-from physadv.scene.ranges import ZERO
-from physadv.scene.scenes import MixedScenes, PhotoScenes, PhotoSign, View
-from physadv.threat.goals import Goal
-from physadv.victims.registry import load_victim
+from physadv.eot import pipeline
+from physadv.eot.warp import warp_texture
+from physadv.eot.scenes.find_signs import box_corners
+from physadv.eot.mask_shapes import make_mask
+from physadv.eot.scenes.load import Material, load_material
+from physadv.eot.placement import Placement
+from physadv.eot.presets import EotRanges, eot_preset
+from physadv.eot.ranges import ZERO
+from physadv.eot.scenes.signs import MixedScenes, PhotoScenes, PhotoSign, View
+from physadv.threat.patch_goals import Goal
+from physadv.models.load import load_victim
 
 SIGN_MM, SIDE, STOP, SIGNS = 457.0, 64, 14, 43
 SHAPES = ("rectangle", "rectangle", "circle", "octagon", "bars")
@@ -137,9 +137,9 @@ def _photographed(
     mask = _outline(rng, draws)
     lying = replace(scenes, homography=scenes.homography @ _lies(count, draws))
     square = Placement(100.0, 100.0)
-    draw = chain.sample(scenes, ranges, draws)
+    draw = pipeline.sample(scenes, ranges, draws)
     seen = torch.where(
-        bare[:, None, None, None], chain.without_patch(scenes, draw), chain.apply(textures, mask, square, lying, draw)
+        bare[:, None, None, None], pipeline.without_patch(scenes, draw), pipeline.apply(textures, mask, square, lying, draw)
     )
     there = warp_texture(mask, lying.homography, square.rectangle_mm, (SIDE, SIDE))
     there = there * (~bare)[:, None, None, None]

@@ -16,15 +16,15 @@ import cv2
 import numpy as np
 import torch
 
-from physadv.core.data import patches_dir
-from physadv.core.images import Array, read_rgba, to_tensor
-from physadv.core.seeds import numpy_generator
-from physadv.evaluation.intervals import wilson
-from physadv.evaluation.rows import append_rows, read_rows
-from physadv.printing.bundle import Bundle, read_bundle
+from physadv.core.package_data import patches_dir
+from physadv.core.image_io import Array, read_rgba, to_tensor
+from physadv.core.random_streams import numpy_generator
+from physadv.evaluation.metrics.intervals import wilson
+from physadv.core.rows import append_rows, read_rows
+from physadv.patches.bundle import Bundle, read_bundle
 from physadv.twin.cameras import KNOWN
-from physadv.twin.flat import print_flat, shoot
-from physadv.victims.registry import load_victim
+from physadv.twin.flat_print import print_flat, shoot
+from physadv.models.load import load_victim
 
 SIDE, SHARE = 224, 0.45
 

@@ -16,21 +16,21 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from physadv.attacks.apgd import apgd as apgd
-    from physadv.attacks.blackbox import square as square
-    from physadv.attacks.ensemble import ensemble as ensemble
-    from physadv.attacks.evaluate import Evaluation as Evaluation
+    from physadv.attacks.score_based import square as square
+    from physadv.evaluation.ensemble import ensemble as ensemble
+    from physadv.evaluation.robust_accuracy import Evaluation as Evaluation
     from physadv.attacks.gradient import fgsm as fgsm
     from physadv.attacks.gradient import pgd as pgd
-    from physadv.attacks.patch import optimise_patch as optimise_patch
-    from physadv.attacks.wrappers import bpda as bpda
-    from physadv.attacks.wrappers import eot as eot
+    from physadv.patches.optimize import optimise_patch as optimise_patch
+    from physadv.attacks.obfuscated import bpda as bpda
+    from physadv.attacks.obfuscated import eot as eot
     from physadv.datasets import read_dataset as read_dataset
-    from physadv.defences.bounds.verify import verify as verify
-    from physadv.defences.smoothing import certify as certify
-    from physadv.printing.bundle import read_bundle as read_bundle
-    from physadv.privacy.cloak import cloak_faces as cloak_faces
-    from physadv.victims.registry import as_victim as as_victim
-    from physadv.victims.registry import load_victim as load_victim
+    from physadv.certification.bounds.verify import verify as verify
+    from physadv.certification.smoothing.certify import certify as certify
+    from physadv.patches.bundle import read_bundle as read_bundle
+    from physadv.privacy.cloak_faces import cloak_faces as cloak_faces
+    from physadv.models.load import as_victim as as_victim
+    from physadv.models.load import load_victim as load_victim
 
 _HOMES = {
     "Evaluation": "attacks.evaluate",

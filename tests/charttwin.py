@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pypdfium2
 
-from physadv.core.colour import linear_to_srgb, srgb_to_linear
+from physadv.core.color import linear_to_srgb, srgb_to_linear
 from physadv.twin.cameras import PHONE, Camera, Shot, develop, vignette
-from physadv.twin.colour import smooth_noise, tint
+from physadv.twin.linear_light import smooth_noise, tint
 from physadv.twin.optics import View, blur, blur_kernel, draw, lay_over
-from physadv.twin.paths import Pose, homography
-from physadv.twin.printer import Printer, any_printer, print_picture
+from physadv.twin.trajectories import Pose, homography
+from physadv.twin.virtual_printer import Printer, any_printer, print_picture
 from physadv.twin.surface import Texture, texture
 
 DPI = 150

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from physadv.core.seeds import generator
-from physadv.threat.projections import Norm
+from physadv.core.random_streams import generator
+from physadv.threat.norms import Norm
 
 SHAPE = (3, 6, 6)
 

@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from physadv.attacks.apgd import apgd
-from physadv.attacks.blackbox import square
+from physadv.attacks.score_based import square
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
-from physadv.attacks.minimal import cw_l2, deepfool, fab
-from physadv.attacks.momentum import Diverse, mifgsm
-from physadv.attacks.result import AttackResult
+from physadv.attacks.minimum_norm import cw_l2, deepfool, fab
+from physadv.attacks.transfer_based import Diverse, mifgsm
+from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.universal import universal
-from physadv.threat.projections import NORMS, Norm
+from physadv.threat.norms import NORMS, Norm
 
 EPS: dict[str, float] = {"linf": 8 / 255, "l2": 0.5, "l1": 5.0}
 

@@ -13,7 +13,7 @@ ORDER = (
     "core", "datasets", "threat", "scene", "victims", "evaluation", "attacks", "training", "defences", "printing",
     "capture", "twin", "privacy", "report", "journey", "studies",
 )  # fmt: skip
-LEAVES = {"physadv.evaluation.rows", "physadv.evaluation.intervals"}
+LEAVES = {"physadv.core.rows", "physadv.evaluation.metrics.intervals"}
 """Rows and intervals import core alone, so every station may use them."""
 FILES = sorted((ROOT / "physadv").rglob("*.py"))
 

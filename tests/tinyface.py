@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from physadv.core.seeds import generator
-from physadv.victims.embedders import Embedder, EmbedderCard
-from physadv.victims.faces import TEMPLATES, Face
+from physadv.core.random_streams import generator
+from physadv.models.faces.embedders import Embedder, EmbedderCard
+from physadv.models.faces.face_detection import TEMPLATES, Face
 
 
 class TinyNet(nn.Module):

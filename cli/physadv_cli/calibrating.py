@@ -11,10 +11,10 @@ from physadv_cli.progress import bar
 from physadv_cli.runs import console
 
 if TYPE_CHECKING:
-    from physadv.capture.chartphoto import ChartView
-    from physadv.capture.intrinsics import BoardView
+    from physadv.calibration.chart_reader import ChartView
+    from physadv.calibration.intrinsics import BoardView
     from physadv.core.errors import CalibrationError
-    from physadv.scene.profiles import CameraProfile
+    from physadv.eot.profiles import CameraProfile
 
 
 def chart_views(
@@ -24,8 +24,8 @@ def chart_views(
 
     Raises the only CalibrationError where no picture can be used, or one that counts them. Ctrl-C keeps what is read.
     """
-    from physadv.capture.colour import views_of
-    from physadv.capture.sources import open_source
+    from physadv.calibration.color_fit import views_of
+    from physadv.camera.open_source import open_source
     from physadv.core.errors import CalibrationError
 
     views: list[ChartView] = []
@@ -51,9 +51,9 @@ def chart_views(
 
 def board_views(sources: Sequence[str], frames: int) -> tuple[list[BoardView], list[str]]:
     """Views of the board that differ from each other, at most ``frames``, and why other pictures were left out."""
-    from physadv.capture.colour import picture_name
-    from physadv.capture.intrinsics import find_board, is_new
-    from physadv.capture.sources import open_source
+    from physadv.calibration.color_fit import picture_name
+    from physadv.calibration.intrinsics import find_board, is_new
+    from physadv.camera.open_source import open_source
     from physadv.core.errors import CalibrationError
 
     views: list[BoardView] = []

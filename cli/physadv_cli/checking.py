@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from physadv_cli.runs import finish
 
 if TYPE_CHECKING:
-    from physadv.capture.check import Feed
-    from physadv.capture.geometry import Box
-    from physadv.capture.lens import LensFor
-    from physadv.capture.places import Location, Locator
-    from physadv.capture.posing import WidthOf
-    from physadv.capture.sources import Source
-    from physadv.printing.bundle import Bundle
-    from physadv.victims.cards import LoadedVictim
+    from physadv.check.run_check import Feed
+    from physadv.camera.localization.boxes import Box
+    from physadv.camera.lens import LensFor
+    from physadv.camera.localization.location import Location, Locator
+    from physadv.camera.localization.with_pose import WidthOf
+    from physadv.camera.open_source import Source
+    from physadv.patches.bundle import Bundle
+    from physadv.models.cards import LoadedVictim
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def what_is_asked(
     sign_width_mm: float | None,
 ) -> Asked:
     """Merge card and options. Raises OptionError where neither says what is needed."""
-    from physadv.core.data import bundle_folder
+    from physadv.core.package_data import bundle_folder
     from physadv.core.errors import OptionError
-    from physadv.printing.bundle import read_bundle
+    from physadv.patches.bundle import read_bundle
 
     if bundle is None:
         if victim is None or goal is None or true_class is None:
@@ -76,8 +76,8 @@ def open_feeds(
     stack: ExitStack, controls: Mapping[str, str | None], source: str, block: str | None, opening: Mapping[str, Any]
 ) -> list[Feed]:
     """Controls first, then SOURCE, whose block is the option's, the twin's, the markers' or, for a file, patch."""
-    from physadv.capture.check import Feed
-    from physadv.capture.sources import BLOCKS, open_source
+    from physadv.check.run_check import Feed
+    from physadv.camera.open_source import BLOCKS, open_source
     from physadv.core.errors import OptionError
 
     if block is not None and block not in BLOCKS:
@@ -95,10 +95,10 @@ def build_locator(
     strategy: str, *, box: Box | None, weights: Path | None, victim: LoadedVictim, twins_only: bool, asked: Asked
 ) -> Locator:
     """The strategy's locator; a detector is loaded for classifiers only, and in "auto" only if its weights are here."""
-    from physadv.capture.locate import locator_for
-    from physadv.capture.references import sign_pictures
+    from physadv.check.locators import locator_for
+    from physadv.camera.localization.reference_images import sign_pictures
     from physadv.core.errors import VictimError
-    from physadv.victims.registry import load_victim
+    from physadv.models.load import load_victim
 
     detector = None
     wanted = strategy == "detector" or weights is not None
@@ -131,7 +131,7 @@ def width_of(given: float | None, asked: Asked, paper: str) -> WidthOf:
 
 def lens_of(profile: Path | None, focal_px: float | None) -> LensFor:
     """The lens by profile or by focal length. Raises OptionError for both."""
-    from physadv.capture.lens import lens_for
+    from physadv.camera.lens import lens_for
     from physadv.core.errors import OptionError
 
     if profile is not None and focal_px is not None:
@@ -141,7 +141,7 @@ def lens_of(profile: Path | None, focal_px: float | None) -> LensFor:
 
 def geometry(profile: Path | None, focal_px: float | None, paper: str, sign_width_mm: float | None) -> dict[str, Any]:
     """What distances rest on, for the record and the report."""
-    from physadv.capture.lens import ASSUMED
+    from physadv.camera.lens import ASSUMED
     from physadv.printing.layout import sign_page_layout
 
     known = "profile" if profile else "typed" if focal_px else "assumed"
@@ -170,14 +170,14 @@ def parse_distance(text: str | None) -> float | None:
 
 def twin_summary(folder: Path | None, bundle: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the report says of a check of the twin, beside this one. Raises OptionError for one that was filmed."""
-    from physadv.report.stages import stage_of_check
+    from physadv.report.sim_to_real import stage_of_check
 
     return {} if folder is None else {"twin_check": stage_of_check(folder, bundle)}
 
 
 def score_threshold(given: float | None, victim: LoadedVictim) -> float:
     """The option, else what the victim's card says, else the library's."""
-    from physadv.capture.judge import THRESHOLD
+    from physadv.check.frame_verdict import THRESHOLD
 
     return float(victim.card.extra.get("score_threshold", THRESHOLD)) if given is None else given
 
@@ -213,7 +213,7 @@ def in_words(summary: Mapping[str, Any], html: Path) -> str:
 
 def recorded(options: Mapping[str, Any], asked: Asked, box: Box | None) -> dict[str, Any]:
     """What config.toml records: the options, and what they resolved to; addresses without their passwords."""
-    from physadv.capture.sources import public_address
+    from physadv.camera.open_source import public_address
 
     merged = {**options, **{k: v for k, v in vars(asked).items() if k not in {"about", "bundle"}}, "box": box}
     return {k: public_address(v) if isinstance(v, str) else v for k, v in merged.items()}
@@ -245,8 +245,8 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def draw_box(source: str, opening: Mapping[str, Any]) -> Box:
     """The box drawn on the source's first frame; the source is opened anew for the check."""
-    from physadv.capture.locate import select_box
-    from physadv.capture.sources import open_source
+    from physadv.check.locators import select_box
+    from physadv.camera.open_source import open_source
 
     with open_source(source, **opening) as opened:
         return select_box(next(iter(opened)))

@@ -14,9 +14,9 @@ from physadv_cli.runs import console, finish, open_run
 if TYPE_CHECKING:
     import torch
 
-    from physadv.attacks.evaluate import Evaluation, Progress
-    from physadv.attacks.samples import Samples
-    from physadv.victims.registry import LoadedVictim
+    from physadv.evaluation.robust_accuracy import Evaluation, Progress
+    from physadv.evaluation.samples import Samples
+    from physadv.models.load import LoadedVictim
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def radii(text: str, norm: str, eps: float) -> tuple[float, ...]:
 
 def run(request: Request, *, as_json: bool) -> None:
     """Load, attack with progress, report. Ctrl-C leaves a report of what is finished and ends with 130."""
-    from physadv.attacks.examples import worst
+    from physadv.evaluation.adversarial_examples import worst
     from physadv.report.evaluate_report import write_evaluate_report
 
     folder, evaluation, facts = prepare(request)
@@ -86,15 +86,15 @@ def run(request: Request, *, as_json: bool) -> None:
 
 def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     """The run's folder, the evaluation, and the facts that the report prints. Everything wrong is found here."""
-    from physadv.attacks.evaluate import Evaluation
-    from physadv.attacks.examples import Examples, SaveAll
-    from physadv.attacks.ledger import claim
-    from physadv.attacks.samples import choose
-    from physadv.attacks.wrappers import eot
+    from physadv.evaluation.robust_accuracy import Evaluation
+    from physadv.evaluation.adversarial_examples import Examples, SaveAll
+    from physadv.evaluation.progress_log import claim
+    from physadv.evaluation.samples import choose
+    from physadv.attacks.obfuscated import eot
     from physadv.datasets import read_dataset
     from physadv.threat.constraints import LpBall
-    from physadv.threat.projections import known
-    from physadv.victims.registry import load_victim
+    from physadv.threat.norms import known
+    from physadv.models.load import load_victim
 
     prepare_torch(request.threads)
     ball = LpBall(known(request.norm), request.eps, 255 if request.eight_bit else None)
@@ -144,7 +144,7 @@ def _speed(name: str) -> Any:
 
 
 def _plan(request: Request, victim: LoadedVictim) -> Sequence[Any]:
-    from physadv.attacks.named import Settings, named
+    from physadv.evaluation.attack_plan import Settings, named
 
     if not request.attack:
         return ()
@@ -157,7 +157,7 @@ def _plan(request: Request, victim: LoadedVictim) -> Sequence[Any]:
 def _surrogate(name: str, device: str, victim: LoadedVictim) -> LoadedVictim:
     """A surrogate by name, or by ``name=weights``; it must have the victim's classes."""
     from physadv.core.errors import OptionError, VictimError
-    from physadv.victims.registry import list_victims, load_victim, weights_of
+    from physadv.models.load import list_victims, load_victim, weights_of
 
     model, _, weights = name.partition("=")
     if not weights and model in {card.name for card in list_victims()} and weights_of(model) is None:
@@ -173,7 +173,7 @@ def _targets(request: Request, victim: LoadedVictim, samples: Samples) -> Any:
     """None, or a function from positions to the classes wanted there."""
     import torch
 
-    from physadv.core.seeds import numpy_generator
+    from physadv.core.random_streams import numpy_generator
 
     if request.target is not None:
         fixed = victim.card.class_index(request.target)
@@ -238,7 +238,7 @@ def _note(step: Progress) -> str:
 
 def summary(result: dict[str, Any], *, stopped: bool) -> str:
     """For people: the rates, what each attack broke, the curve, and where everything is."""
-    from physadv.evaluation.intervals import Rate
+    from physadv.evaluation.metrics.intervals import Rate
     from physadv.report.evaluate_report import in_255ths
 
     lines = [f"stopped after {result['robust_accuracy']['n']} of {result['images']} images"] if stopped else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from physadv_cli.runs import console, finish, open_run
 
 if TYPE_CHECKING:
-    from physadv.defences.training.recipe import Recipe
+    from physadv.training.classifier_recipe import Recipe
     from physadv.training.loop import Step
 
 
@@ -19,10 +19,10 @@ def run(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Train, or go on with a run that was stopped; then judge it and write the victim."""
-    from physadv.attacks.ledger import claim
-    from physadv.defences.training.material import load_material
-    from physadv.defences.training.recipe import WEIGHTS, publish, train_defence
-    from physadv.victims.loading import pick_device
+    from physadv.evaluation.progress_log import claim
+    from physadv.training.data import load_material
+    from physadv.training.classifier_recipe import WEIGHTS, publish, train_defence
+    from physadv.models.loading import pick_device
 
     where = pick_device(device)
     with console.status("reading data"):
@@ -87,7 +87,7 @@ def _shares(metrics: Mapping[str, float]) -> str:
 
 
 def _summary(victim: Path, card: Mapping[str, Any]) -> str:
-    from physadv.evaluation.intervals import Rate
+    from physadv.evaluation.metrics.intervals import Rate
 
     lines = [f"{name:10} {Rate(**found)}" for name, found in card["measured"].items()]
     lines += [f"on held-out training images; robust is PGD-10 at {card['threat']}"]

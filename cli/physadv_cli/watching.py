@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from physadv_cli.runs import console
 
 if TYPE_CHECKING:
-    from physadv.capture.check import Feed, Progress
-    from physadv.capture.coverage import Plan
-    from physadv.capture.geometry import Pixels
-    from physadv.capture.lens import LensFor
-    from physadv.capture.places import Location
-    from physadv.capture.posing import WidthOf
-    from physadv.capture.remote import Remote
+    from physadv.check.run_check import Feed, Progress
+    from physadv.check.view_coverage import Plan
+    from physadv.camera.localization.boxes import Pixels
+    from physadv.camera.lens import LensFor
+    from physadv.camera.localization.location import Location
+    from physadv.camera.localization.with_pose import WidthOf
+    from physadv.check.live.remote_control import Remote
 
 PICTURES_A_SECOND = 12
 
@@ -35,11 +35,11 @@ def open_shows(stack: ExitStack, remote: Remote, *, window: bool, serve: int | N
     """What was asked for, closed with ``stack``; says where the page is."""
     made: list[Shows] = []
     if window:
-        from physadv.capture.window import Window
+        from physadv.check.live.desktop_window import Window
 
         made.append(Window(remote))
     if serve is not None:
-        from physadv.capture.serve import Page
+        from physadv.check.live.server import Page
 
         page = Page(serve, remote)
         console.print(f"the live picture is at {page.address} (on this machine only, until the check ends)")
@@ -56,8 +56,8 @@ class Watch:
         self, feeds: Sequence[Feed], remote: Remote, shows: Sequence[Shows], *,
         lens: LensFor, width_mm: WidthOf, aim: float,
     ) -> None:  # fmt: skip
-        from physadv.capture.frames import BLOCKS
-        from physadv.capture.guide import Guide
+        from physadv.camera.frames import BLOCKS
+        from physadv.check.guidance import Guide
 
         sure = [f.block for f in feeds]
         self.live = any(f.source.live for f in feeds)
@@ -110,7 +110,7 @@ class Watch:
     def _show(self, step: Progress) -> None:
         if not self.shows or time.monotonic() - self._drawn < 1 / PICTURES_A_SECOND:
             return
-        from physadv.capture.overlay import Look, overlay
+        from physadv.check.live.overlay import Look, overlay
 
         self._drawn = time.monotonic()
         if self.guide.plan is None:
@@ -127,10 +127,10 @@ class Watch:
 
 def plan_of(place: Location, frame: Any, lens: LensFor, width_mm: WidthOf) -> Plan | None:
     """The views to be filmed; None where nothing tells angles."""
-    from physadv.capture.coverage import plan_for
-    from physadv.capture.markers import LEAST_PX
+    from physadv.check.view_coverage import plan_for
+    from physadv.camera.localization.by_markers import LEAST_PX
     from physadv.core.errors import CaptureError
-    from physadv.printing.fiducials import GAP, MARKER
+    from physadv.printing.aruco_markers import GAP, MARKER
 
     width = width_mm(place)
     if width is None or place.by not in {"fiducials", "features"}:

@@ -9,16 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from physadv.attacks import directions
-from physadv.attacks.fold import Prepared, Speed, exactly, stepper_of
+from physadv.attacks import _directions
+from physadv.attacks._fused_model import Prepared, Speed, exactly, stepper_of
 from physadv.attacks.gradient import ROUGH, Loss, laid_out
-from physadv.attacks.logits import Best, Classifier, Task, check, judge, loss_and_gradient, quiet, task_of
-from physadv.attacks.result import AttackResult
+from physadv.attacks._classifier_step import Best, Classifier, Task, check, judge, loss_and_gradient, quiet, task_of
+from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
-from physadv.core.seeds import generator
+from physadv.core.random_streams import generator
 from physadv.threat.constraints import LpBall
 from physadv.threat.criteria import Misclassified
-from physadv.threat.projections import Norm, bounds
+from physadv.threat.norms import Norm, bounds
 
 _MOMENTUM = 0.75
 _ENOUGH = 0.75  # share of steps that must have lowered the loss for the step size to stay
@@ -162,10 +162,10 @@ def _sparse_checkpoints(steps: int) -> dict[int, int]:
 def _move(state: _State, ball: LpBall, first: bool) -> Tensor:
     """A step down the gradient, then part of it and part of the step before (no momentum in l_1)."""
     if ball.norm == "l1":
-        way = directions.sparse(state.grad, state.x, state.share)
+        way = _directions.sparse(state.grad, state.x, state.share)
     else:
-        way = directions.unit(state.grad, ball.norm)
-    x = _inside(state, ball, state.x - directions.spread(state.size, state.x) * way)
+        way = _directions.unit(state.grad, ball.norm)
+    x = _inside(state, ball, state.x - _directions.spread(state.size, state.x) * way)
     if first or ball.norm == "l1":
         return x
     step = _MOMENTUM * (x - state.x) + (1 - _MOMENTUM) * (state.x - state.before)
@@ -184,7 +184,7 @@ def _record(state: _State, x: Tensor, loss: Tensor, grad: Tensor) -> None:
 
 
 def _keep(state: _State, better: Tensor) -> None:
-    pixels = directions.spread(better, state.x)
+    pixels = _directions.spread(better, state.x)
     state.best_x = torch.where(pixels, state.x, state.best_x)
     state.best_grad = torch.where(pixels, state.grad, state.best_grad)
     state.best_loss = torch.where(better, state.loss, state.best_loss)
@@ -214,7 +214,7 @@ def _adapt_sparse(state: _State, ball: LpBall, window: int) -> None:
 
 
 def _return_to_best(state: _State, rows: Tensor) -> None:
-    pixels = directions.spread(rows, state.x)
+    pixels = _directions.spread(rows, state.x)
     state.x = torch.where(pixels, state.best_x, state.x)
     state.before = torch.where(pixels, state.best_x, state.before)
     state.grad = torch.where(pixels, state.best_grad, state.grad)

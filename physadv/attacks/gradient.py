@@ -17,14 +17,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from physadv.attacks import directions
-from physadv.attacks.fold import Prepared, Speed, exactly, stepper_of
-from physadv.attacks.logits import Best, Classifier, Task, asks, check, judge, loss_and_gradient, quiet, task_of
-from physadv.attacks.result import AttackResult
+from physadv.attacks import _directions
+from physadv.attacks._fused_model import Prepared, Speed, exactly, stepper_of
+from physadv.attacks._classifier_step import Best, Classifier, Task, asks, check, judge, loss_and_gradient, quiet, task_of
+from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
-from physadv.core.seeds import generator
+from physadv.core.random_streams import generator
 from physadv.threat.constraints import LpBall
-from physadv.threat.projections import Norm, bounds, furthest
+from physadv.threat.norms import Norm, bounds, furthest
 
 Loss = Literal["ce", "margin", "dlr"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -166,8 +166,8 @@ class Mover:
     def __call__(self, x: Tensor, grad: Tensor, step: int) -> Tensor:
         """The next iterate."""
         if self.velocity is not None:
-            mean = directions.normalised(grad).abs().flatten(1).mean(1).clamp_min(1e-12)
-            self.velocity = self.decay * self.velocity + directions.normalised(grad) / directions.spread(mean, grad)
+            mean = _directions.normalised(grad).abs().flatten(1).mean(1).clamp_min(1e-12)
+            self.velocity = self.decay * self.velocity + _directions.normalised(grad) / _directions.spread(mean, grad)
             grad = self.velocity
         x = x - self.sizes[step] * self._direction(x, grad, step)
         if self.limits is not None:
@@ -176,10 +176,10 @@ class Mover:
 
     def _direction(self, x: Tensor, grad: Tensor, step: int) -> Tensor:
         if self.raw:
-            return directions.normalised(grad) if self.ball.norm == "linf" else directions.unit(grad, self.ball.norm)
+            return _directions.normalised(grad) if self.ball.norm == "linf" else _directions.unit(grad, self.ball.norm)
         if self.ball.norm == "l1":
-            return directions.sparse(grad, x, 0.2 * 0.01 ** (step / max(1, len(self.sizes) - 1)))
-        return directions.unit(grad, self.ball.norm)
+            return _directions.sparse(grad, x, 0.2 * 0.01 ** (step / max(1, len(self.sizes) - 1)))
+        return _directions.unit(grad, self.ball.norm)
 
 
 def _descend(

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from physadv.attacks.blackbox import Scores
-from physadv.attacks.logits import Classifier, check, loss_and_gradient, quiet
-from physadv.attacks.result import AttackResult
+from physadv.attacks.score_based import Scores
+from physadv.attacks._classifier_step import Classifier, check, loss_and_gradient, quiet
+from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
-from physadv.core.seeds import generator
-from physadv.threat.objectives import Objective, margin
+from physadv.core.random_streams import generator
+from physadv.threat.losses import Objective, margin
 
 
 def saliency(victim: Classifier, images: Tensor, labels: Tensor, *, pixels: int) -> AttackResult:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from physadv.attacks import directions
-from physadv.attacks.fold import Prepared, Speed, stepper_of
+from physadv.attacks import _directions
+from physadv.attacks._fused_model import Prepared, Speed, stepper_of
 from physadv.attacks.gradient import Loss, laid_out
-from physadv.attacks.logits import Classifier, asks, check, judge, loss_and_gradient, quiet, task_of
-from physadv.attacks.result import AttackResult
+from physadv.attacks._classifier_step import Classifier, asks, check, judge, loss_and_gradient, quiet, task_of
+from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
-from physadv.core.seeds import generator
+from physadv.core.random_streams import generator
 from physadv.threat.constraints import LpBall
-from physadv.threat.objectives import LossFunction, Objective
-from physadv.threat.projections import Norm, soft_threshold, toward
+from physadv.threat.losses import LossFunction, Objective
+from physadv.threat.norms import Norm, soft_threshold, toward
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def _batches(n: int, batch: int, seed: int, epoch: int) -> list[Tensor]:
 def _step(change: Tensor, grad: Tensor, size: float, ball: LpBall) -> Tensor:
     """Down the gradient and back into the ball around zero; [0, 1] is no limit for the change itself."""
     if ball.norm == "l1":
-        way = directions.sparse(grad, torch.full_like(grad, 0.5), 0.05)
+        way = _directions.sparse(grad, torch.full_like(grad, 0.5), 0.05)
     else:
-        way = directions.unit(grad, ball.norm)
+        way = _directions.unit(grad, ball.norm)
     return _within((change - size * way).double(), ball).to(change.dtype)
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from physadv.core.errors import DataError
 from physadv.datasets.base import ImageDataset, in_memory
-from physadv.datasets.sources import Source
+from physadv.datasets.file_access import Source
 
 _IDX = re.compile(r"(?P<part>.*?)[-_]?(?P<kind>images|labels)[-.]idx[13][-.]ubyte(\.gz)?$", re.IGNORECASE)
 _IMAGE_KEYS, _LABEL_KEYS = ("images", "x"), ("labels", "y")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from physadv.core.errors import DataError
-from physadv.core.images import Array
+from physadv.core.image_io import Array
 
 Labels = npt.NDArray[np.int64]
 Boxes = npt.NDArray[np.float32]

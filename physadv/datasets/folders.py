@@ -8,7 +8,7 @@ import numpy as np
 
 from physadv.core.errors import DataError
 from physadv.datasets.base import ImageDataset
-from physadv.datasets.sources import Source
+from physadv.datasets.file_access import Source
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "test", "valid": "test"}
 """Folder names that mark a part of the set. Validation stands in for the test part, for sets that have only it."""

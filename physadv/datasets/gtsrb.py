@@ -10,7 +10,7 @@ import numpy as np
 
 from physadv.core.errors import DataError
 from physadv.datasets.base import ImageDataset
-from physadv.datasets.sources import Source
+from physadv.datasets.file_access import Source
 
 _COLUMNS = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
 _Row = tuple[str, str, tuple[float, float, float, float], int]

@@ -9,7 +9,7 @@ from physadv.datasets.arrays import idx_files, read_idx, read_npz
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.folders import read_folders
 from physadv.datasets.gtsrb import annotation_files, read_gtsrb
-from physadv.datasets.sources import FolderSource, Source, open_source
+from physadv.datasets.file_access import FolderSource, Source, open_source
 from physadv.datasets.split import split_by_group
 
 SPLITS = ("train", "test")

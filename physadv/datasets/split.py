@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from physadv.core.errors import DataError, OptionError
-from physadv.core.seeds import numpy_generator
+from physadv.core.random_streams import numpy_generator
 from physadv.datasets.base import ImageDataset
 
 

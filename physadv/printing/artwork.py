@@ -8,8 +8,8 @@ from math import ceil
 import cv2
 import numpy as np
 
-from physadv.core.images import Array, to_uint8
-from physadv.printing.bundle import Bundle
+from physadv.core.image_io import Array, to_uint8
+from physadv.patches.bundle import Bundle
 from physadv.printing.layout import Rect
 
 MIN_DPI = 300

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-from physadv.core.colour import de00
+from physadv.core.color import de00
 from physadv.core.errors import OptionError
-from physadv.core.images import Array
+from physadv.core.image_io import Array
 
 INTENTS = {
     "perceptual": ImageCms.Intent.PERCEPTUAL,

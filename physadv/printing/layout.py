@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from physadv.core.errors import GeometryError
-from physadv.printing.fiducials import FIDUCIALS, GAP, MARKER, SHEET_IDS, test_sign_layout
+from physadv.printing.aruco_markers import FIDUCIALS, GAP, MARKER, SHEET_IDS, test_sign_layout
 
 PAPERS = {"a5": (148.0, 210.0), "a4": (210.0, 297.0), "letter": (215.9, 279.4), "legal": (215.9, 355.6),
           "a3": (297.0, 420.0), "a2": (420.0, 594.0), "a1": (594.0, 841.0)}  # fmt: skip

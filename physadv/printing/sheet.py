@@ -10,21 +10,21 @@ from reportlab.lib.units import mm
 from reportlab.pdfgen.canvas import Canvas
 
 from physadv.core.files import write_text
-from physadv.core.signfaces import SignFace
-from physadv.printing.bundle import Bundle
-from physadv.printing.cutline import Cut, cut_svg, safe_contour, safe_mask
-from physadv.printing.finish import finish_pdf
+from physadv.core.sign_artwork import SignFace
+from physadv.patches.bundle import Bundle
+from physadv.printing.cut_line import Cut, cut_svg, safe_contour, safe_mask
+from physadv.printing.pdf_postprocess import finish_pdf
 from physadv.printing.icc import Press, Proof
 from physadv.printing.layout import Paper, Rect, SheetLayout, fits, sheet_layout
-from physadv.printing.measure import measure_bar
-from physadv.printing.page import Page
-from physadv.printing.parts import BAR_LABEL as BAR_LABEL
-from physadv.printing.parts import SCALE_LINE as SCALE_LINE
-from physadv.printing.parts import VISIBLE_LINE as VISIBLE_LINE
-from physadv.printing.parts import Sticker, cut_marks, footer, header
-from physadv.printing.proof import write_proof
-from physadv.printing.signpages import draw_test_signs
-from physadv.printing.tilepages import draw_tiles
+from physadv.printing.scale_check import measure_bar
+from physadv.printing.pdf_page import Page
+from physadv.printing.sheet_parts import BAR_LABEL as BAR_LABEL
+from physadv.printing.sheet_parts import SCALE_LINE as SCALE_LINE
+from physadv.printing.sheet_parts import VISIBLE_LINE as VISIBLE_LINE
+from physadv.printing.sheet_parts import Sticker, cut_marks, footer, header
+from physadv.printing.soft_proof import write_proof
+from physadv.printing.webcam_test_signs import draw_test_signs
+from physadv.printing.tile_pages import draw_tiles
 from physadv.printing.tiling import TileLayout, tile_layout, tiles_needed
 
 

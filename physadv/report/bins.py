@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 from typing import Any
 
-from physadv.evaluation.intervals import Rate, clustered
-from physadv.evaluation.rows import Row
+from physadv.evaluation.metrics.intervals import Rate, clustered
+from physadv.core.rows import Row
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
-from physadv.evaluation.intervals import Rate, wilson
-from physadv.evaluation.rows import Row
+from physadv.evaluation.metrics.intervals import Rate, wilson
+from physadv.core.rows import Row
 from physadv.report.design import MUTED, page
 from physadv.report.svg import WIDTH, line, svg, text
 

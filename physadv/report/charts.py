@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from physadv.capture.rates import BlockRates
-from physadv.evaluation.intervals import Rate
-from physadv.evaluation.rows import Row
+from physadv.check.rates import BlockRates
+from physadv.evaluation.metrics.intervals import Rate
+from physadv.core.rows import Row
 from physadv.report.bins import Grid
 from physadv.report.design import BLOCK_COLOURS, LINE, MUTED
 from physadv.report.svg import WIDTH, hatch, ink_on, line, marker, percent_axis, rect, shade, svg, text

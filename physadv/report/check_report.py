@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from physadv.capture.enough import WIDTH, Stand, stands
-from physadv.capture.folder import EXAMPLES, ROWS, SETTINGS
-from physadv.capture.frames import BLOCKS
-from physadv.capture.rates import BlockRates, conclude, count, goal_in_words, tabulate
+from physadv.check.stopping_rule import WIDTH, Stand, stands
+from physadv.check.folder import EXAMPLES, ROWS, SETTINGS
+from physadv.camera.frames import BLOCKS
+from physadv.check.rates import BlockRates, conclude, count, goal_in_words, tabulate
 from physadv.core.errors import DataError
 from physadv.core.files import write_json, write_text
-from physadv.evaluation.rows import Row, read_rows
+from physadv.core.rows import Row, read_rows
 from physadv.report.bins import along, edges, grid
 from physadv.report.charts import block_chart, heat_map, rate_along, score_strips
 from physadv.report.design import data_uri, page
-from physadv.report.stages import in_words, stage_chart, stages
+from physadv.report.sim_to_real import in_words, stage_chart, stages
 
 HTML, JSON = "report.html", "report.json"
 Settings = Mapping[str, Any]

@@ -9,9 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
-from physadv.evaluation.intervals import Rate
-from physadv.privacy.channels import CHANNELS
-from physadv.privacy.verdict import LOST
+from physadv.evaluation.metrics.intervals import Rate
+from physadv.privacy.check.channels import CHANNELS
+from physadv.privacy.check.protection_verdict import LOST
 from physadv.report.design import MUTED, data_uri, page, percent, span
 from physadv.report.svg import WIDTH, line, marker, svg, text
 

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from physadv.core.images import Array, png_bytes
+from physadv.core.image_io import Array, png_bytes
 
 INK, MUTED, LINE, PAPER = "#1b2733", "#5b6875", "#d5dce3", "#ffffff"
 BLOCK_COLOURS = {"clean": "#0072b2", "blank": "#7a7f85", "patch": "#d55e00"}

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
-from physadv.evaluation.intervals import Rate
+from physadv.evaluation.metrics.intervals import Rate
 from physadv.report.design import MUTED, data_uri, page
 from physadv.report.svg import WIDTH, line, marker, svg, text
 
@@ -24,7 +24,7 @@ def write_evaluate_report(
 ) -> Path:
     """Write ``folder``/report.html.
 
-    ``result`` is what :meth:`physadv.attacks.evaluate.Evaluation.result` gives, ``facts`` the settings to print, and
+    ``result`` is what :meth:`physadv.evaluation.robust_accuracy.Evaluation.result` gives, ``facts`` the settings to print, and
     ``examples`` rows whose pictures lie in ``folder``/examples.
     """
     root = Path(folder)

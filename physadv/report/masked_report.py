@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
-from physadv.evaluation.intervals import Rate
+from physadv.evaluation.metrics.intervals import Rate
 from physadv.report.design import BLOCK_COLOURS, page
 from physadv.report.svg import line, marker, percent_axis, svg, text
 

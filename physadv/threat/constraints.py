@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from physadv.core.errors import ImageError, OptionError
-from physadv.threat import projections
-from physadv.threat.projections import Norm
+from physadv.threat import norms
+from physadv.threat.norms import Norm
 
 
 class Constraint(Protocol):
@@ -43,7 +43,7 @@ class LpBall:
     levels: int | None = None
 
     def __post_init__(self) -> None:
-        projections.known(self.norm)
+        norms.known(self.norm)
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise OptionError(f"eps {self.eps}", "a finite number, not negative", "write it like 8/255, 0.03 or 2.0")
         if self.levels is not None and self.levels < 1:
@@ -51,7 +51,7 @@ class LpBall:
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
         """Nearest point of the ball within [0, 1]; the grid is left to :meth:`legal`, so that small steps add up."""
-        return projections.project(x, x0, self.eps, self.norm)
+        return norms.project(x, x0, self.eps, self.norm)
 
     def legal(self, x: Tensor, x0: Tensor) -> Tensor:
         """``x`` (inside the ball) as it may be handed out: itself, or its neighbour on the 8-bit grid inside the ball.
@@ -60,8 +60,8 @@ class LpBall:
         """
         if self.levels is None:
             return x
-        out = projections.quantise(x, x0, self.eps, self.norm, self.levels)
-        if bool((projections.distance(out, x0, self.norm) > self.eps).any()):
+        out = norms.quantise(x, x0, self.eps, self.norm, self.levels)
+        if bool((norms.distance(out, x0, self.norm) > self.eps).any()):
             raise ImageError(
                 f"{self.norm} ball of {self.eps:.4g}",
                 f"holds no image with {self.levels + 1} levels",
@@ -77,13 +77,13 @@ class LpBall:
         """The same with a generator a sample, so that a start does not depend on the batch it is drawn in."""
         if not len(x0):
             return x0.clone()
-        noise = torch.stack([projections.unit_noise(x0.shape[1:], self.norm, g) for g in generators])
+        noise = torch.stack([norms.unit_noise(x0.shape[1:], self.norm, g) for g in generators])
         shift = torch.empty_like(x0).copy_(noise * self.eps)
         return self.project(x0 + shift, x0)
 
     def violation(self, x: Tensor, x0: Tensor) -> Tensor:
         """Distance beyond eps or, if larger, beyond [0, 1]."""
-        beyond = projections.distance(x, x0, self.norm) - self.eps
+        beyond = norms.distance(x, x0, self.norm) - self.eps
         outside = torch.maximum(-x.double(), x.double() - 1).flatten(1).amax(1)
         return torch.maximum(beyond, outside).clamp_min(0)
 

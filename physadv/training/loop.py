@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.errors import DataError, OptionError
-from physadv.core.seeds import derive, generator
+from physadv.core.random_streams import derive, generator
 from physadv.training.checkpoint import Tensors, load_optimiser, load_state, optimiser_tensors, save_state
-from physadv.training.defence import Defence, Metrics, Position, Run, Standard
+from physadv.training.methods.base import Defence, Metrics, Position, Run, Standard
 
 Batch = tuple[Tensor, Tensor]
 FACTS = ("claim", "done", "history", "seconds")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from physadv.core.errors import OptionError
-from physadv.twin.colour import F32, U8, encode
+from physadv.twin.linear_light import F32, U8, encode
 
 _WHITE, _BLACK = 15000.0, 800.0
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from physadv.twin.colour import F32
-from physadv.twin.paths import F64, distort, project
+from physadv.twin.linear_light import F32
+from physadv.twin.trajectories import F64, distort, project
 from physadv.twin.surface import Texture
 
 

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from physadv.core.backgrounds import synthetic_background
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.errors import OptionError
 from physadv.core.files import sha256_of, write_json
-from physadv.core.images import Array
-from physadv.core.seeds import numpy_generator
-from physadv.core.signfaces import SignFace, sign_face
+from physadv.core.image_io import Array
+from physadv.core.random_streams import numpy_generator
+from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.twin.cameras import CAMERAS, EFFECTS, Camera, develop, leave_out
-from physadv.twin.colour import U8
-from physadv.twin.paths import Angles
-from physadv.twin.photos import PhotoClip, PhotoScene
-from physadv.twin.printer import printer_named
-from physadv.twin.record import SETTINGS, ClipWriter, append_truth, prepare, write_contact
-from physadv.twin.scenes import BLOCKS, Clip, SignClip, print_out
-from physadv.twin.sheet import read_sticker
+from physadv.twin.linear_light import U8
+from physadv.twin.trajectories import Angles
+from physadv.twin.photo_clips import PhotoClip, PhotoScene
+from physadv.twin.virtual_printer import printer_named
+from physadv.twin.recording import SETTINGS, ClipWriter, append_truth, prepare, write_contact
+from physadv.twin.sign_clips import BLOCKS, Clip, SignClip, print_out
+from physadv.twin.printed_sheet import read_sticker
 from physadv.twin.surface import square_side
 
 SIGN_PX = (40.0, 220.0)
@@ -71,7 +71,7 @@ def simulate(
     what each of them costs can be told.
     Writes clips/<block>-<NN>.avi, truth.jsonl, contact.png and twin.json ("simulation": true); what is complete stays
     when the caller stops early. Raises OptionError for counts and sizes out of range, BundleError and GeometryError as
-    :func:`physadv.twin.sheet.read_sticker`. Nothing happens before the first ``next``.
+    :func:`physadv.twin.printed_sheet.read_sticker`. Nothing happens before the first ``next``.
     """
     folder, angles = Path(out), angles or Angles()
     _check(clips, frames, frame_size, cameras, distances_m, angles)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from physadv.core.signfaces import SignFace
-from physadv.twin.colour import F32, LUMA, smooth_noise, to_linear
-from physadv.twin.sheet import Sticker
+from physadv.core.sign_artwork import SignFace
+from physadv.twin.linear_light import F32, LUMA, smooth_noise, to_linear
+from physadv.twin.printed_sheet import Sticker
 
 EXTENT = 1.08
 """Side of the square texture in sides of the sign's bounding square: room for soft edges."""

@@ -9,7 +9,7 @@ from test_gradient import RADII, shortfall
 
 from physadv.attacks.apgd import _checkpoints, apgd
 from physadv.attacks.gradient import pgd
-from physadv.threat.projections import NORMS, Norm
+from physadv.threat.norms import NORMS, Norm
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -9,7 +9,7 @@ from roster import CASES, EPS, IDS, Entry
 from torch import Tensor, nn
 
 from physadv.core.errors import ImageError, OptionError
-from physadv.threat.projections import Norm, distance
+from physadv.threat.norms import Norm, distance
 
 
 class Net(nn.Module):

@@ -9,12 +9,12 @@ from linear import Linear, least_margin, samples
 from torch import Tensor, nn
 
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
-from physadv.attacks.logits import modules_of, quiet
-from physadv.attacks.momentum import Diverse, mifgsm
+from physadv.attacks._classifier_step import modules_of, quiet
+from physadv.attacks.transfer_based import Diverse, mifgsm
 from physadv.core.errors import OptionError, VictimError
-from physadv.core.seeds import generator
-from physadv.threat.objectives import margin
-from physadv.threat.projections import NORMS, Norm, distance
+from physadv.core.random_streams import generator
+from physadv.threat.losses import margin
+from physadv.threat.norms import NORMS, Norm, distance
 
 RADII = {"linf": 0.1, "l2": 1.0, "l1": 6.0}
 

@@ -7,7 +7,7 @@ import torch
 from linear import Linear, samples
 
 from physadv.attacks.universal import apply_change, universal
-from physadv.threat.projections import NORMS, Norm, distance
+from physadv.threat.norms import NORMS, Norm, distance
 
 RADII = {"linf": 0.08, "l2": 0.8, "l1": 6.0}
 

@@ -15,7 +15,7 @@ import pytest
 from commandline import environment, physadv, write_colours
 from PIL import Image
 
-from physadv.evaluation.rows import read_rows
+from physadv.core.rows import read_rows
 from physadv_cli.parsing import parse_eps, parse_threat
 
 ROOT = Path(__file__).resolve().parents[2]

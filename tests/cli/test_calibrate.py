@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from charttwin import SLANTED, photograph, printed, printer_of, raster
 
-from physadv.printing.board import write_board
-from physadv.printing.chart import write_chart
-from physadv.scene.profiles import read_camera_profile, read_colour_profile
-from physadv.twin.paths import Pose
+from physadv.calibration.charuco_board import write_board
+from physadv.calibration.color_chart import write_chart
+from physadv.eot.profiles import read_camera_profile, read_colour_profile
+from physadv.twin.trajectories import Pose
 
 Done = subprocess.CompletedProcess[str]
 

@@ -102,7 +102,7 @@ def test_twin_folder(place: Path) -> None:
 
 def test_bundle_gives_goal_classes_and_victim(place: Path) -> None:
     """With a bundle nothing else need be said; its name, sha and victim stand in the report."""
-    from physadv.printing.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+    from physadv.patches.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
 
     card = Card(
         PatchInfo("blue-sticker", "targeted", "0", "1"),
@@ -163,7 +163,7 @@ def test_typed_distance(place: Path) -> None:
 
 def test_digital_twin_and_camera_side_by_side(place: Path) -> None:
     """The card's held-out rate, the twin's check and this one stand in one table, with what each step costs."""
-    from physadv.printing.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+    from physadv.patches.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
 
     held = {"success": {"rate": 0.9, "low": 0.86, "high": 0.93, "n": 300}, "clean_recognised": {"rate": 1.0}}
     for name in ("blue", "other"):

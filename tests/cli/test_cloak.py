@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from physadv.core.errors import ImageError, OptionError, VictimError
-from physadv.privacy.cloak import MODES
+from physadv.privacy.cloak_faces import MODES
 from physadv_cli.main import app
 
 QUICK = ["--threads", "1", "--embedder", "mobilefacenet"]
@@ -56,8 +56,8 @@ def test_help_shows_both_ways() -> None:
 def test_errors_are_known_ones(installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrong in the command is said first, with or without the extra `faces`, and nothing is written."""
     if not installed:
-        monkeypatch.setattr("physadv.victims.faces._dlib", _absent)
-        monkeypatch.setattr("physadv.victims.faces.cached", lambda card: None)
+        monkeypatch.setattr("physadv.models.faces.face_detection._dlib", _absent)
+        monkeypatch.setattr("physadv.models.faces.face_detection.cached", lambda card: None)
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
     for arguments, met, kind in (
         ((str(tmp_path / "no"),), "no", ImageError),
@@ -78,8 +78,8 @@ def test_errors_are_known_ones(installed: bool, tmp_path: Path, monkeypatch: pyt
 
 def test_without_the_extra_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing wrong but the extra `faces` missing, the error names what to install."""
-    monkeypatch.setattr("physadv.victims.faces._dlib", _absent)
-    monkeypatch.setattr("physadv.victims.faces.cached", lambda card: None)
+    monkeypatch.setattr("physadv.models.faces.face_detection._dlib", _absent)
+    monkeypatch.setattr("physadv.models.faces.face_detection.cached", lambda card: None)
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
     error = invoke(str(tmp_path)).exception
     assert isinstance(error, VictimError)

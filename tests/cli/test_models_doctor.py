@@ -14,10 +14,10 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from physadv.core.errors import OptionError, VictimError
-from physadv.victims import known
-from physadv.victims.cards import VictimCard
-from physadv.victims.fetch import cache_path, cached
-from physadv.victims.registry import load_victim
+from physadv.models import zoo
+from physadv.models.cards import VictimCard
+from physadv.models.fetch import cache_path, cached
+from physadv.models.load import load_victim
 from physadv_cli.commands import doctor_command
 from physadv_cli.main import app
 
@@ -39,8 +39,8 @@ def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save(nn.Linear(2, 2).state_dict(), file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     card = VictimCard(name="small", sha256=digest, licence="MIT", urls=("https://example.invalid/small.pth",))
-    entry = known.Known(lambda: card, lambda: nn.Linear(2, 2), lambda: cached(card), "fetch it")
-    monkeypatch.setitem(known.KNOWN, "small", entry)
+    entry = zoo.Known(lambda: card, lambda: nn.Linear(2, 2), lambda: cached(card), "fetch it")
+    monkeypatch.setitem(zoo.KNOWN, "small", entry)
     return file
 
 
@@ -66,7 +66,7 @@ def test_show_prints_the_card_of_a_name() -> None:
 def test_show_and_check_take_a_model_of_the_users_own(tmp_path: Path) -> None:
     """module:factory in the working folder: shown with its classes, checked, and warned of its softmax."""
     (tmp_path / "own_for_cli.py").write_text(
-        "import torch\nfrom physadv.victims.registry import as_victim\n"
+        "import torch\nfrom physadv.models.load import as_victim\n"
         "class Net(torch.nn.Module):\n"
         "    def forward(self, x):\n        return x.mean((2, 3)).softmax(1)\n"
         "def make():\n    return as_victim(Net(), classes=['a', 'b', 'c'])\n"
@@ -84,7 +84,7 @@ def test_fetch_asks_and_takes_no_for_an_answer(carried: Path) -> None:
         result = invoke("models", "fetch", "small", "--from", str(carried), answer=answer)
         assert isinstance(result.exception, OptionError)
         assert "--accept-licence" in str(result.exception)
-    assert known.KNOWN["small"].own_weights() is None
+    assert zoo.KNOWN["small"].own_weights() is None
 
 
 def test_fetch_says_what_it_is_about_to_do(carried: Path) -> None:
@@ -108,12 +108,12 @@ def test_fetch_once_accepted_is_here_and_loads(carried: Path, accept: str) -> No
 def test_fetch_accepts_at_the_prompt(carried: Path) -> None:
     """An answer of yes fetches."""
     assert invoke("models", "fetch", "small", "--from", str(carried), answer="y\n").exit_code == 0
-    assert known.KNOWN["small"].own_weights() is not None
+    assert zoo.KNOWN["small"].own_weights() is not None
 
 
 def test_fetch_of_what_is_embedded_or_installed_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     """efficientnet-lite0 without its package: the error names the extra."""
-    monkeypatch.setattr(known, "find_spec", lambda name: None)
+    monkeypatch.setattr(zoo, "find_spec", lambda name: None)
     result = invoke("models", "fetch", "efficientnet-lite0", "--yes")
     assert isinstance(result.exception, VictimError)
     assert "physadv[imagenet]" in str(result.exception)
@@ -159,9 +159,9 @@ def test_doctor_names_a_broken_package_and_fails(monkeypatch: pytest.MonkeyPatch
 
 def test_doctor_notices_weights_that_are_not_the_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Embedded weights that are absent, and fetched ones that were changed, are broken."""
-    monkeypatch.setattr(known, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
     (tmp_path / "imagenet_classes.txt").write_text("a\n")
-    changed = cache_path(known.fastestdet_card())
+    changed = cache_path(zoo.fastestdet_card())
     changed.parent.mkdir(parents=True)
     changed.write_bytes(b"changed")
     result = invoke("doctor", "--json")

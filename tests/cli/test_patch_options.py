@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from physadv.core.data import bundle_folder, patches_dir
+from physadv.core.package_data import bundle_folder, patches_dir
 from physadv.core.errors import OptionError
 from physadv_cli.commands.patch_command import parse_share, parse_victims
 

@@ -13,8 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from physadv.core.errors import GeometryError, OptionError
-from physadv.core.images import save_png
-from physadv.printing.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+from physadv.core.image_io import save_png
+from physadv.patches.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
 from physadv_cli.main import app
 
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from physadv.core.backgrounds import synthetic_background
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.errors import ImageError, OptionError, PhysadvError
 from physadv.core.files import atomic_path, sha256_of, write_json
-from physadv.core.images import list_images, png_bytes, read_image, read_rgba, save_png, stack, to_tensor, to_uint8
-from physadv.core.seeds import derive, generator, numpy_generator
-from physadv.core.signfaces import octagon_mm, sign_face
+from physadv.core.image_io import list_images, png_bytes, read_image, read_rgba, save_png, stack, to_tensor, to_uint8
+from physadv.core.random_streams import derive, generator, numpy_generator
+from physadv.core.sign_artwork import octagon_mm, sign_face
 
 
 def gradient() -> np.ndarray:

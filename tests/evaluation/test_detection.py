@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from physadv.core.errors import OptionError
-from physadv.core.seeds import generator
+from physadv.core.random_streams import generator
 from physadv.core.types import Detections
-from physadv.evaluation.detection import added, average_precision, bootstrap, match, scene_rows, summarise_detection
-from physadv.victims.detectors import Found
+from physadv.evaluation.metrics.detection import added, average_precision, bootstrap, match, scene_rows, summarise_detection
+from physadv.models.detectors import Found
 
 BOX = [10.0, 10.0, 30.0, 30.0]
 

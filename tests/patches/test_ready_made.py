@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from physadv.attacks.patch import summarise
-from physadv.core.data import patches_dir
-from physadv.evaluation.rows import read_rows
-from physadv.journey.verify import settings_of, verify
-from physadv.printing.bundle import read_bundle
-from physadv.victims.registry import card_of
+from physadv.patches.optimize import summarise
+from physadv.core.package_data import patches_dir
+from physadv.core.rows import read_rows
+from physadv.patches.reverify import settings_of, verify
+from physadv.patches.bundle import read_bundle
+from physadv.models.load import card_of
 
 BUNDLES = sorted(p.name for p in patches_dir().iterdir() if (p / "card.toml").is_file())
 

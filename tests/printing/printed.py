@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from physadv.printing.bundle import Bundle, Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+from physadv.patches.bundle import Bundle, Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
 
 needs_poppler = pytest.mark.skipif(shutil.which("pdftoppm") is None, reason="pdftoppm (poppler-utils) is not installed")
 

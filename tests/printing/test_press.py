@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from printed import cmyk_profile, noise, sticker
 
 from physadv.core.errors import OptionError
-from physadv.core.images import read_rgba
+from physadv.core.image_io import read_rgba
 from physadv.printing.icc import Press, srgb_profile
 from physadv.printing.sheet import write_sheet
 

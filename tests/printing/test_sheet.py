@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from physadv.core.errors import GeometryError
-from physadv.printing.bundle import Bundle, Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
-from physadv.printing.cutline import cut_contour
-from physadv.printing.fiducials import FIDUCIALS, SHEET_IDS, corners_from_markers, dictionary, marker_modules
+from physadv.patches.bundle import Bundle, Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+from physadv.printing.cut_line import cut_contour
+from physadv.printing.aruco_markers import FIDUCIALS, SHEET_IDS, corners_from_markers, dictionary, marker_modules
 from physadv.printing.layout import Paper, paper_size, room, sheet_layout, sign_page_layout
 from physadv.printing.sheet import BAR_LABEL, SCALE_LINE, VISIBLE_LINE, write_sheet
 
@@ -248,7 +248,7 @@ def test_test_sign_layout_is_one_for_all_papers() -> None:
 
 def test_corners_from_few_markers() -> None:
     """Two markers seen askew give the square exactly; one is refused unless asked for; foreign ids are left out."""
-    from physadv.printing.fiducials import SIGN_SQUARE, test_sign_layout
+    from physadv.printing.aruco_markers import SIGN_SQUARE, test_sign_layout
 
     view = np.array([[90, 12, 300], [-8, 80, 200], [0.02, 0.1, 1]])
     seen = [cv2.perspectiveTransform(m[None], view)[0].astype(np.float32) for m in test_sign_layout()]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from printed import needs_poppler, noise, poppler, sticker
 
 from physadv.core.errors import GeometryError, OptionError
-from physadv.printing.cutline import Cut
+from physadv.printing.cut_line import Cut
 from physadv.printing.layout import PAPERS
 from physadv.printing.sheet import SCALE_LINE, VISIBLE_LINE, write_sheet
 from physadv.printing.tiling import tile_layout

@@ -13,16 +13,16 @@ from PIL import Image
 from tinyface import KnownFinder, drawn_photo, tiny_embedder
 
 from physadv.core.errors import ImageError, OptionError
-from physadv.core.seeds import generator
-from physadv.evaluation.intervals import Rate, wilson
-from physadv.evaluation.rows import read_rows
-from physadv.privacy.adaptive import _groups, adaptive_rows
-from physadv.privacy.bank import Bank, Plan, aligned, embed
-from physadv.privacy.check import SETTINGS, _judge, _plain, made_with_of, run_check
-from physadv.privacy.cloak import MODES, cloak_faces
-from physadv.privacy.pairs import match_files
-from physadv.privacy.rates import gallery_rows, linear_probe, pair_rows, rate_of, thresholds
-from physadv.privacy.verdict import light_of, verdict
+from physadv.core.random_streams import generator
+from physadv.evaluation.metrics.intervals import Rate, wilson
+from physadv.core.rows import read_rows
+from physadv.privacy.check.adaptive_recognizer import _groups, adaptive_rows
+from physadv.privacy.check.embeddings import Bank, Plan, aligned, embed
+from physadv.privacy.check.run_cloak_check import SETTINGS, _judge, _plain, made_with_of, run_check
+from physadv.privacy.cloak_faces import MODES, cloak_faces
+from physadv.privacy.check.pairs import match_files
+from physadv.privacy.check.match_rates import gallery_rows, linear_probe, pair_rows, rate_of, thresholds
+from physadv.privacy.check.protection_verdict import light_of, verdict
 from physadv.report.cloak_report import _attacks, write_cloak_report
 
 SIDE = 140

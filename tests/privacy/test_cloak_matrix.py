@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 
-from physadv.privacy.cloak import MODES
-from physadv.privacy.folder import plan, run_folder
-from physadv.privacy.photos import read_photo
-from physadv.privacy.tool import PhotoCloaker, settings_of
+from physadv.privacy.cloak_faces import MODES
+from physadv.privacy.batch import plan, run_folder
+from physadv.privacy.photo_io.photo import read_photo
+from physadv.privacy.photo_cloaker import PhotoCloaker, settings_of
 
 HEIGHT, WIDTH = 90, 120
 TURNS = {

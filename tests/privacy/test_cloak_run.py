@@ -10,13 +10,13 @@ import torch
 from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 
 from physadv.core.errors import OptionError
-from physadv.core.images import to_tensor
-from physadv.core.seeds import generator
-from physadv.privacy.cloak import MODES, WORKING_SIDE, Mode, Window, cloak_faces, mode_named
-from physadv.privacy.objective import Goal, Memory, decoy, margin, own_embeddings
-from physadv.privacy.quality import dssim
-from physadv.privacy.tool import PhotoCloaker, calm_threads, face_of
-from physadv.victims.embedders import Embedder
+from physadv.core.image_io import to_tensor
+from physadv.core.random_streams import generator
+from physadv.privacy.cloak_faces import MODES, WORKING_SIDE, Mode, Window, cloak_faces, mode_named
+from physadv.privacy.embedding_loss import Goal, Memory, decoy, margin, own_embeddings
+from physadv.privacy.visibility import dssim
+from physadv.privacy.photo_cloaker import PhotoCloaker, calm_threads, face_of
+from physadv.models.faces.embedders import Embedder
 
 QUICK = replace(MODES["mid"], steps=12, draws=2, every=6)
 
@@ -67,7 +67,7 @@ def test_face_leaves_its_own_place(embedder: Embedder) -> None:
 
 def test_equal_noise_does_much_less(embedder: Embedder) -> None:
     """Random changes of the same DSSIM leave the margin high: it is the direction that counts, not the amount."""
-    from physadv.privacy.channels import noise_like
+    from physadv.privacy.check.channels import noise_like
 
     face = face_at(20, 20, 80)
     photo = drawn_photo(120, 120, face)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from physadv.core.errors import ImageError
-from physadv.privacy.photos import encode_photo, output_name, read_photo, save_photo
+from physadv.privacy.photo_io.photo import encode_photo, output_name, read_photo, save_photo
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tif": "TIFF", "bmp": "BMP", "gif": "GIF"}
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -182,7 +182,7 @@ def test_sixteen_bits_are_kept(tmp_path: Path, channels: int, suffix: str, orien
     cv2.imwrite(str(path), np.ascontiguousarray(bgr))
     if orientation != 1:
         data = path.read_bytes()
-        from physadv.privacy.deep import _chunk
+        from physadv.privacy.photo_io.sixteen_bit import _chunk
 
         path.write_bytes(data[:33] + _chunk(b"eXIf", exif(orientation).removeprefix(b"Exif\0\0")) + data[33:])
     photo = read_photo(path)
@@ -201,8 +201,8 @@ def test_sixteen_bits_are_kept(tmp_path: Path, channels: int, suffix: str, orien
 
 def test_sixteen_bit_png_keeps_its_profile(tmp_path: Path) -> None:
     """The profile, resolution and EXIF are put back around the 16-bit pixels."""
-    from physadv.privacy.deep import _chunk, encode
-    from physadv.privacy.metadata import Metadata
+    from physadv.privacy.photo_io.sixteen_bit import _chunk, encode
+    from physadv.privacy.photo_io.metadata import Metadata
 
     full = np.full((8, 8, 3), 30000, np.uint16)
     eight = np.full((8, 8, 3), 117, np.uint8)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from tinyface import drawn_photo, face_at, tiny_embedder
 
-from physadv.core.images import to_tensor
-from physadv.core.seeds import numpy_generator
-from physadv.privacy.channels import CHANNELS, blur_like, noise_like
-from physadv.privacy.quality import change, dssim, gaussian_blur
-from physadv.privacy.views import Ranges, View, alignment, clean_view, coded, draw_view, look, sent, straight_through
+from physadv.core.image_io import to_tensor
+from physadv.core.random_streams import numpy_generator
+from physadv.privacy.check.channels import CHANNELS, blur_like, noise_like
+from physadv.privacy.visibility import change, dssim, gaussian_blur
+from physadv.privacy.transforms import Ranges, View, alignment, clean_view, coded, draw_view, look, sent, straight_through
 
 FACE = face_at(20, 15, 70)
 PHOTO = drawn_photo(100, 110, FACE)

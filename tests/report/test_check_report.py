@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from physadv.core.errors import DataError
-from physadv.core.images import save_png
-from physadv.evaluation.intervals import clustered
-from physadv.evaluation.rows import append_rows
+from physadv.core.image_io import save_png
+from physadv.evaluation.metrics.intervals import clustered
+from physadv.core.rows import append_rows
 from physadv.report.check_report import render, summarise, write_check_report
 
 SETTINGS: dict[str, Any] = {

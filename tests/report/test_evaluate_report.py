@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from physadv.evaluation.intervals import wilson
+from physadv.evaluation.metrics.intervals import wilson
 from physadv.report.evaluate_report import render
 
 FACTS = {"victim": "toy <net>", "threat": "linf:0.1", "norm": "linf"}

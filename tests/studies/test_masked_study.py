@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from physadv.core.errors import OptionError
-from physadv.evaluation.rows import append_rows, read_rows
+from physadv.core.rows import append_rows, read_rows
 from physadv.report.masked_report import render
-from physadv.studies.masked import COLUMNS, ROWS, TOTAL, Settings, finished, half_of, markdown, run, table
+from physadv.studies.gradient_masking.study import COLUMNS, ROWS, TOTAL, Settings, finished, half_of, markdown, run, table
 
 
 @pytest.fixture(scope="module")

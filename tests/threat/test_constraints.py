@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from physadv.core.errors import ImageError, OptionError
-from physadv.core.seeds import generator
+from physadv.core.random_streams import generator
 from physadv.threat.constraints import LpBall, Masked
-from physadv.threat.projections import NORMS, Norm
+from physadv.threat.norms import NORMS, Norm
 
 
 @pytest.mark.parametrize("eps", [-0.1, float("nan"), float("inf")])

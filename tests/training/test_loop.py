@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.errors import DataError, OptionError
-from physadv.core.seeds import generator
-from physadv.training.defence import Defence, Metrics, Position
+from physadv.core.random_streams import generator
+from physadv.training.methods.base import Defence, Metrics, Position
 from physadv.training.loop import (
     Schedule,
     Step,

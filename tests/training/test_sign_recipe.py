@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 
 from physadv.core.errors import DataError, OptionError, VictimError
 from physadv.core.files import sha256_of
-from physadv.core.seeds import numpy_generator
+from physadv.core.random_streams import numpy_generator
 from physadv.datasets import read_dataset
-from physadv.evaluation.rows import read_rows
-from physadv.training.canvases import Photos, outline, outline_mask, sign_canvases
-from physadv.training.judge import by_sign, judge_crops, judge_stop_photos, predict, rates, read_sign_boxes, sign_crop
-from physadv.training.sign_victim import CARD, ROWS, WEIGHTS, Recipe, load_material
-from physadv.training.signs import Mix, SignBatches
-from physadv.victims.nets.signnet import BACKGROUND, NAMES, STOP, SignNet
+from physadv.core.rows import read_rows
+from physadv.training.sign_classifier.canvases import Photos, outline, outline_mask, sign_canvases
+from physadv.training.sign_classifier.validation import by_sign, judge_crops, judge_stop_photos, predict, rates, read_sign_boxes, sign_crop
+from physadv.training.sign_classifier.recipe import CARD, ROWS, WEIGHTS, Recipe, load_material
+from physadv.training.sign_classifier.batches import Mix, SignBatches
+from physadv.models.architectures.signnet import BACKGROUND, NAMES, STOP, SignNet
 from physadv_cli.main import app
 
 COLOURS = {1: (200, 200, 200), STOP: (180, 20, 30), 33: (20, 40, 200)}
@@ -208,8 +208,8 @@ def test_command_writes_weights_card_and_rows(toy: Path, tmp_path: Path) -> None
 
 def test_a_defence_and_weights_to_begin_with(toy: Path, tmp_path: Path) -> None:
     """`--defence masked --from` begins with the weights named, and the card says by what they were trained."""
-    from physadv.training.masked import Masked
-    from physadv.training.sign_victim import first_net
+    from physadv.training.methods.occlusion import Masked
+    from physadv.training.sign_classifier.recipe import first_net
 
     own = tmp_path / "own.safetensors"
     save_file(SignNet().state_dict(), own)
@@ -241,13 +241,13 @@ def test_half_a_judge_is_refused(toy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["signs", "signs-masked"])
 def test_embedded_victim_is_as_good_as_its_card(shared_data: Path, name: str) -> None:
     """Judged anew on held-out tracks and street photos, the embedded weights keep what their card says."""
-    from physadv.victims.registry import load_victim
+    from physadv.models.load import load_victim
 
     victim = load_victim(name)
     material = load_material(
         Recipe(shared_data / "gtsrb-train-third.zip", (shared_data / "backgrounds", shared_data / "imagenet-photos"))
     )
-    from physadv.training.sign_victim import Street, judge
+    from physadv.training.sign_classifier.recipe import Street, judge
 
     boxes = Path(__file__).resolve().parents[2] / "benchmarks" / "stop-photos-boxes.csv"
     street = Street(shared_data / "stop-photos" / "stop", boxes, (shared_data / "stop-photos" / "other",))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from physadv.printing.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+from physadv.patches.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
 from physadv.printing.sheet import write_sheet
 
 STRIPES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.5, 0.5, 0.5))

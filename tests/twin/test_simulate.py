@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from physadv.core.backgrounds import synthetic_background
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.errors import BundleError, GeometryError, OptionError
-from physadv.core.signfaces import SignFace, octagon_mm, sign_face
+from physadv.core.sign_artwork import SignFace, octagon_mm, sign_face
 from physadv.twin.cameras import PHONE, WEBCAM, with_quality
-from physadv.twin.paths import Angles
-from physadv.twin.photos import PhotoScene
+from physadv.twin.trajectories import Angles
+from physadv.twin.photo_clips import PhotoScene
 from physadv.twin.simulate import simulate
 
 Printed = tuple[Path, Path]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import physadv.twin
-from physadv.core.backgrounds import synthetic_background
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.errors import OptionError
 from physadv.twin.cameras import (
     CAMERAS,
@@ -23,12 +23,12 @@ from physadv.twin.cameras import (
     leave_out,
     with_quality,
 )  # fmt: skip
-from physadv.twin.colour import decode, encode, to_linear
-from physadv.twin.flat import photograph
+from physadv.twin.linear_light import decode, encode, to_linear
+from physadv.twin.flat_print import photograph
 from physadv.twin.optics import View, blur_kernel, draw
-from physadv.twin.paths import Pose, distort, homography, rotation
-from physadv.twin.printer import PRINTERS, any_printer, print_picture, printer_named
-from physadv.twin.sheet import read_sticker
+from physadv.twin.trajectories import Pose, distort, homography, rotation
+from physadv.twin.virtual_printer import PRINTERS, any_printer, print_picture, printer_named
+from physadv.twin.printed_sheet import read_sticker
 from physadv.twin.surface import texture
 
 

@@ -40,8 +40,8 @@ def chart(
     Example: physadv calibrate chart --paper letter
     """
     from physadv.core.errors import OptionError
-    from physadv.printing.board import SQUARE, write_board
-    from physadv.printing.chart import COLOURS, write_chart
+    from physadv.calibration.charuco_board import SQUARE, write_board
+    from physadv.calibration.color_chart import COLOURS, write_chart
     from physadv_cli.commands.print_command import paper_of
 
     if kind not in ("colour", "charuco"):
@@ -80,8 +80,8 @@ def fit(
 
     Example: physadv calibrate fit chart-1.jpg --check chart-2.jpg --out laser-phone.json
     """
-    from physadv.capture.colour import check_profile, fit_profile, measure_chart
-    from physadv.scene.profiles import read_camera_profile, write_profile
+    from physadv.calibration.color_fit import check_profile, fit_profile, measure_chart
+    from physadv.eot.profiles import read_camera_profile, write_profile
     from physadv_cli.calibrating import chart_views
 
     lens = None if camera_profile is None else read_camera_profile(camera_profile)
@@ -134,8 +134,8 @@ def camera(
 
     Example: physadv calibrate camera photos-of-the-board/ --camera webcam --out webcam.json
     """
-    from physadv.capture.intrinsics import calibrate
-    from physadv.scene.profiles import write_profile
+    from physadv.calibration.intrinsics import calibrate
+    from physadv.eot.profiles import write_profile
     from physadv_cli.calibrating import board_views
 
     views, left_out = board_views(sources, frames)

@@ -11,10 +11,10 @@ from physadv_cli import options
 from physadv_cli.arithmetic import prepare_torch
 
 if TYPE_CHECKING:
-    from physadv.attacks.ledger import Ledger
-    from physadv.attacks.samples import Samples
-    from physadv.defences.certify import Certifier
-    from physadv.victims.registry import LoadedVictim
+    from physadv.evaluation.progress_log import Ledger
+    from physadv.evaluation.samples import Samples
+    from physadv.evaluation.certified_accuracy import Certifier
+    from physadv.models.load import LoadedVictim
 
 METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "patch")
 
@@ -73,11 +73,11 @@ def certify(
 
     Example: physadv certify --victim signs-masked+patchcleanser:patch6 --data gtsrb.zip --method patch --limit 200
     """
-    from physadv.attacks.ledger import Ledger, claim
-    from physadv.attacks.samples import choose
+    from physadv.evaluation.progress_log import Ledger, claim
+    from physadv.evaluation.samples import choose
     from physadv.core.errors import OptionError
     from physadv.datasets import read_dataset
-    from physadv.victims.registry import load_victim
+    from physadv.models.load import load_victim
     from physadv_cli.parsing import parse_norm
     from physadv_cli.runs import open_run
 
@@ -111,8 +111,8 @@ def _smoothing(
     sigma: float, n0: int | None, n: int | None, alpha: float, batch: int, seed: int,
 ) -> tuple[Certifier, float, list[float]]:  # fmt: skip
     """The certifier, the radius it is judged by, and the radii of the table."""
-    from physadv.defences.certify import Smoothing
-    from physadv.defences.radii import noise_named
+    from physadv.evaluation.certified_accuracy import Smoothing
+    from physadv.certification.smoothing.noise import noise_named
     from physadv_cli.parsing import parse_eps
 
     kind = noise or ("uniform" if norm == "l1" else "gaussian")
@@ -129,7 +129,7 @@ def _smoothing(
 
 def _patch(victim: LoadedVictim, facts: dict[str, Any]) -> tuple[Certifier, float, list[float]]:
     """The certifier, the side of its patch, and the sides of the table."""
-    from physadv.defences.certify import PatchProof
+    from physadv.evaluation.certified_accuracy import PatchProof
 
     made = PatchProof(victim)
     side = "{} x {}".format(*made.size)
@@ -143,9 +143,9 @@ def _bounds(
 ) -> tuple[Certifier, float, list[float]]:  # fmt: skip
     """The certifier, the radius it is judged by, and the radii of the table."""
     from physadv.core.errors import OptionError
-    from physadv.defences.bounds.balls import NORMS
-    from physadv.defences.bounds.verify import prepare
-    from physadv.defences.certify import Bounding
+    from physadv.certification.bounds.input_ball import NORMS
+    from physadv.certification.bounds.verify import prepare
+    from physadv.evaluation.certified_accuracy import Bounding
     from physadv_cli.evaluating import radii as other_radii
     from physadv_cli.parsing import parse_eps
 
@@ -165,8 +165,8 @@ def _run(
     folder: Path, *, as_json: bool,
 ) -> None:  # fmt: skip
     """Certify with a bar, then report; Ctrl-C leaves a report of what is finished and ends with 130."""
-    from physadv.defences.certify import certified, summarise
-    from physadv.evaluation.intervals import wilson
+    from physadv.evaluation.certified_accuracy import certified, summarise
+    from physadv.evaluation.metrics.intervals import wilson
     from physadv.report.certify_report import write_certify_report
     from physadv_cli.runs import finish
 
@@ -190,7 +190,7 @@ def _run(
 
 def _watch(certifier: Certifier, samples: Samples, ledger: Ledger, main: float, device: str) -> None:
     """Run with a bar: images finished, certified accuracy so far, time left."""
-    from physadv.defences.certify import certified, certify_all
+    from physadv.evaluation.certified_accuracy import certified, certify_all
     from physadv_cli.progress import bar
 
     with bar() as progress:
@@ -208,7 +208,7 @@ def _watch(certifier: Certifier, samples: Samples, ledger: Ledger, main: float, 
 
 def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     """For people: the rates, the table, and where everything is."""
-    from physadv.evaluation.intervals import Rate
+    from physadv.evaluation.metrics.intervals import Rate
 
     rate = Rate(**result["certified_accuracy"])
     lines = [f"stopped after {rate.n} of {result['images']} images"] if stopped else []

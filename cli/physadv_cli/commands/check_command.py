@@ -167,12 +167,12 @@ def check(
     """
     # ffmpeg complains of every damaged frame on stderr; what matters of it stands in the report's warnings
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from physadv.capture.check import assert_fresh, run_check
-    from physadv.capture.enough import WIDTH, check_width
-    from physadv.capture.posing import with_pose
-    from physadv.capture.remote import Remote
-    from physadv.victims.loading import pick_device
-    from physadv.victims.registry import load_victim
+    from physadv.check.run_check import assert_fresh, run_check
+    from physadv.check.stopping_rule import WIDTH, check_width
+    from physadv.camera.localization.with_pose import with_pose
+    from physadv.check.live.remote_control import Remote
+    from physadv.models.loading import pick_device
+    from physadv.models.load import load_victim
 
     prepare_torch(threads)
     if out is not None:

@@ -15,10 +15,10 @@ from physadv_cli.runs import console, finish, open_run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from physadv.privacy.folder import Done, Job
-    from physadv.privacy.tool import PhotoCloaker
-    from physadv.victims.embedders import Embedder
-    from physadv.victims.faces import Finder
+    from physadv.privacy.batch import Done, Job
+    from physadv.privacy.photo_cloaker import PhotoCloaker
+    from physadv.models.faces.embedders import Embedder
+    from physadv.models.faces.face_detection import Finder
 
 _DEFAULT = "PHOTOS..."
 EmbedderName = Annotated[
@@ -90,10 +90,10 @@ def cloak(
 
     Example: physadv cloak photos/ --mode low
     """
-    from physadv.privacy.check import SETTINGS
-    from physadv.privacy.cloak import mode_named
-    from physadv.privacy.folder import plan, run_folder
-    from physadv.privacy.tool import PhotoCloaker, calm_threads, settings_of, write_settings
+    from physadv.privacy.check.run_cloak_check import SETTINGS
+    from physadv.privacy.cloak_faces import mode_named
+    from physadv.privacy.batch import plan, run_folder
+    from physadv.privacy.photo_cloaker import PhotoCloaker, calm_threads, settings_of, write_settings
 
     chosen, files = mode_named(mode), _named_files(embedder_weights)
     jobs, folder = plan(photos, out)
@@ -142,9 +142,9 @@ def check(
 
     Example: physadv cloak check photos-cloaked --originals photos --gallery other-people
     """
-    from physadv.privacy.bank import Plan
-    from physadv.privacy.check import run_check
-    from physadv.privacy.tool import calm_threads
+    from physadv.privacy.check.embeddings import Plan
+    from physadv.privacy.check.run_cloak_check import run_check
+    from physadv.privacy.photo_cloaker import calm_threads
     from physadv.report.cloak_report import write_cloak_report
 
     files = _named_files(embedder_weights)
@@ -167,7 +167,7 @@ def check(
 
 
 def _finders(weights: Path | None) -> list[Finder]:
-    from physadv.victims.faces import default_finders
+    from physadv.models.faces.face_detection import default_finders
 
     return default_finders(weights)
 
@@ -185,7 +185,7 @@ def _named_files(weights: list[str] | None) -> dict[str, str]:
 def _embedders(names: list[str] | None, files: dict[str, str], device: str) -> list[Embedder]:
     """The embedders named, or all whose weights are at hand."""
     from physadv.core.errors import VictimError
-    from physadv.victims.embedders import available_embedders, load_embedder
+    from physadv.models.faces.embedders import available_embedders, load_embedder
 
     wanted = names or list(dict.fromkeys([*available_embedders(), *files]))
     if not wanted:
@@ -196,7 +196,7 @@ def _embedders(names: list[str] | None, files: dict[str, str], device: str) -> l
 def _dry(jobs: Sequence[Job], cloaker: PhotoCloaker, *, as_json: bool) -> None:
     """Say what would be done, photo by photo."""
     from physadv.core.errors import PhysadvError
-    from physadv.privacy.photos import read_photo
+    from physadv.privacy.photo_io.photo import read_photo
 
     rows: list[dict[str, Any]] = []
     for job in jobs:

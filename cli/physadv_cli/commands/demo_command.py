@@ -11,7 +11,7 @@ from physadv_cli import options
 from physadv_cli.runs import console, finish, open_run
 
 if TYPE_CHECKING:
-    from physadv.journey.sticker import StickerSettings
+    from physadv.patches.sticker_run import StickerSettings
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +34,7 @@ def demo(
 
     Example: physadv demo --out runs/demo
     """
-    from physadv.journey.demo import demo_settings
+    from physadv.demo import demo_settings
 
     folder = open_run("demo", out, {"steps": steps, "clips": clips, "frames": frames, "seed": seed})
     settings = demo_settings(steps=steps, seed=seed)
@@ -44,7 +44,7 @@ def demo(
 
 def travel(settings: StickerSettings, folder: Path, *, clips: int, frames: int, threads: int) -> dict[str, Any]:
     """Run the stations one after the other in ``folder``; what is finished stays, and the optimisation resumes."""
-    from physadv.journey.demo import film, judge, lay_out
+    from physadv.demo import film, judge, lay_out
     from physadv_cli.arithmetic import prepare_torch
     from physadv_cli.commands.patch_command import run_sticker
     from physadv_cli.progress import bar

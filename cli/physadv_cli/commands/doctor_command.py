@@ -153,8 +153,8 @@ def _extras() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     from physadv.core.files import sha256_of
-    from physadv.victims.known import EMBEDDED
-    from physadv.victims.registry import list_victims, remedy_for, weights_of
+    from physadv.models.zoo import EMBEDDED
+    from physadv.models.load import list_victims, remedy_for, weights_of
 
     for card in list_victims():
         file, embedded = weights_of(card.name), card.name in EMBEDDED
@@ -170,9 +170,9 @@ def _weights() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    from physadv.core.data import calibration_dir, patches_dir
+    from physadv.core.package_data import calibration_dir, patches_dir
     from physadv.core.errors import DataError
-    from physadv.victims.fetch import cache_dir
+    from physadv.models.fetch import cache_dir
 
     for name, where in (("ready-made patches", patches_dir), ("calibration", calibration_dir)):
         try:

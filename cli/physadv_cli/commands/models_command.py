@@ -13,7 +13,7 @@ from physadv_cli.runs import console, finish
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from physadv.victims.cards import VictimCard
+    from physadv.models.cards import VictimCard
 
 Name = Annotated[str, typer.Argument(help="A name from `physadv models list`.", metavar="NAME")]
 Model = Annotated[str, typer.Argument(help="A name, a model file, or module:factory.", metavar="VICTIM")]
@@ -37,7 +37,7 @@ def list_models(json: options.Json = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from physadv.victims.registry import list_victims, remedy_for, weights_of
+    from physadv.models.load import list_victims, remedy_for, weights_of
 
     table = Table("name", "task", "classes", "licence", "weights", box=None, header_style="bold")
     rows = []
@@ -58,7 +58,7 @@ def show(victim: Model, weights: options.Weights = None, json: options.Json = Fa
     from rich.markup import escape
     from rich.table import Table
 
-    from physadv.victims.registry import card_of, list_victims, load_victim, weights_of
+    from physadv.models.load import card_of, list_victims, load_victim, weights_of
 
     known = victim in {card.name for card in list_victims()}
     card = card_of(victim) if known and weights is None else load_victim(victim, weights=weights).card
@@ -92,9 +92,9 @@ def fetch(
     Example: physadv models fetch fastestdet --accept-licence
     """
     from physadv.core.errors import OptionError
-    from physadv.victims import fetch as fetching
-    from physadv.victims.embedders import FETCHABLE
-    from physadv.victims.registry import card_of, weights_of
+    from physadv.models import fetch as fetching
+    from physadv.models.faces.embedders import FETCHABLE
+    from physadv.models.load import card_of, weights_of
 
     card = FETCHABLE[name] if name in FETCHABLE else card_of(name)
     there = fetching.cached(card) if name in FETCHABLE else weights_of(name)
@@ -125,9 +125,9 @@ def check(
 
     Example: physadv models check my_models:make --images photos/
     """
-    from physadv.victims.checks import check_victim
-    from physadv.victims.loading import pick_device
-    from physadv.victims.registry import load_victim
+    from physadv.models.checks import check_victim
+    from physadv.models.loading import pick_device
+    from physadv.models.load import load_victim
 
     loaded = load_victim(victim, weights=weights, device=device)
     batch = _pictures(images).to(pick_device(device))
@@ -157,7 +157,7 @@ def _accepted() -> bool:
 def _fetch_with_bar(card: VictimCard, source: str | None) -> Path:
     from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
 
-    from physadv.victims.fetch import fetch as fetch_weights
+    from physadv.models.fetch import fetch as fetch_weights
 
     columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
@@ -171,9 +171,9 @@ def _pictures(folder: Path | None) -> Tensor:
     """Four photos at 240x320, or four pictures made by code."""
     import torch
 
-    from physadv.core.backgrounds import synthetic_background
-    from physadv.core.images import list_images, read_image, to_tensor
-    from physadv.victims.classifiers import resize
+    from physadv.core.synthetic_backgrounds import synthetic_background
+    from physadv.core.image_io import list_images, read_image, to_tensor
+    from physadv.models.classifiers import resize
 
     if folder is None:
         made = [to_tensor(synthetic_background(0, "check", i, height=240, width=320)) for i in range(4)]

@@ -101,7 +101,7 @@ def patch(
     """
     if context.invoked_subcommand is not None:
         return
-    from physadv.journey.sticker import StickerSettings
+    from physadv.patches.sticker_run import StickerSettings
 
     width_mm, height_mm = parse_size_mm(size, "--size")
     center_mm = parse_size_mm(center, "--center", positive=False)
@@ -133,7 +133,7 @@ def run_sticker(settings: Any, folder: Path) -> tuple[dict[str, Any], str]:
     """Run or resume a sticker with progress; returns what --json prints and the summary for people."""
     from dataclasses import asdict
 
-    from physadv.journey.sticker import StickerRun
+    from physadv.patches.sticker_run import StickerRun
     from physadv_cli.progress import bar
 
     run = StickerRun(settings, folder)
@@ -203,10 +203,10 @@ def verify_bundle(
 
     Example: physadv patch verify runs/my-sticker --fresh
     """
-    from physadv.core.data import bundle_folder
+    from physadv.core.package_data import bundle_folder
     from physadv.core.errors import BundleError
-    from physadv.journey.verify import settings_of, verify
-    from physadv.printing.bundle import read_bundle
+    from physadv.patches.reverify import settings_of, verify
+    from physadv.patches.bundle import read_bundle
     from physadv_cli.progress import bar
 
     prepare_torch(0)
@@ -250,11 +250,11 @@ def transfer_bundles(
 
     Example: physadv patch transfer runs/a runs/b --victim signs --victim fastestdet --weights fastestdet=f.pth
     """
-    from physadv.core.data import bundle_folder
+    from physadv.core.package_data import bundle_folder
     from physadv.core.files import write_text
-    from physadv.evaluation.rows import append_rows
-    from physadv.journey.transfer import table, transfer
-    from physadv.printing.bundle import read_bundle
+    from physadv.core.rows import append_rows
+    from physadv.patches.transfer import table, transfer
+    from physadv.patches.bundle import read_bundle
     from physadv_cli.progress import bar
 
     prepare_torch(0)

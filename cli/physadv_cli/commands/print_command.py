@@ -56,11 +56,11 @@ def print_sheet(
 
     Example: physadv print runs/stop --paper a4 --tile --bleed 2 --test-signs
     """
-    from physadv.core.data import bundle_folder
-    from physadv.core.images import read_rgba
-    from physadv.core.signfaces import SignFace
-    from physadv.printing.bundle import read_bundle
-    from physadv.printing.cutline import Cut
+    from physadv.core.package_data import bundle_folder
+    from physadv.core.image_io import read_rgba
+    from physadv.core.sign_artwork import SignFace
+    from physadv.patches.bundle import read_bundle
+    from physadv.printing.cut_line import Cut
     from physadv.printing.icc import Press
     from physadv.printing.sheet import write_sheet
 

@@ -50,9 +50,9 @@ def masked(
 
     Example: physadv study masked --data mnist/ --eps 0.2 --out runs/masked
     """
-    from physadv.evaluation.rows import read_rows
+    from physadv.core.rows import read_rows
     from physadv.report.masked_report import write_masked_report
-    from physadv.studies import masked as study_
+    from physadv.studies.gradient_masking import study as study_
     from physadv_cli.parsing import parse_eps
     from physadv_cli.runs import finish, open_run
 
@@ -77,7 +77,7 @@ def masked(
 
 def _watch(settings: Any, folder: Path) -> bool:
     """Run with a bar; True where Ctrl-C ended it."""
-    from physadv.studies import masked as study_
+    from physadv.studies.gradient_masking import study as study_
     from physadv_cli.progress import bar
 
     with bar() as progress:
@@ -127,9 +127,9 @@ def photographed(
 
     Example: physadv study photographed --data photos/ --camera phone --printer office-laser --out runs/photographed
     """
-    from physadv.evaluation.rows import read_rows
-    from physadv.studies import photographed as study_
-    from physadv.victims.registry import load_victim
+    from physadv.core.rows import read_rows
+    from physadv.studies import photographed_examples as study_
+    from physadv.models.load import load_victim
     from physadv_cli.progress import bar
     from physadv_cli.runs import console, finish, open_run
 

@@ -110,7 +110,7 @@ def train(
         raise typer.Exit(2)
     if defence is None or data is None:
         raise typer.BadParameter("--defence and --data belong together: give both")
-    from physadv.defences.training.recipe import Recipe
+    from physadv.training.classifier_recipe import Recipe
     from physadv_cli import training
     from physadv_cli.parsing import parse_eps, parse_norm
 
@@ -175,9 +175,9 @@ def signs(
     Example: physadv train signs --data gtsrb-train.zip --defence masked --from signs --out runs/signs-masked
     """
     from physadv.core.errors import OptionError
-    from physadv.defences.training.named import named
-    from physadv.training.sign_victim import Recipe, Street, load_material, publish, train_signs
-    from physadv.training.signs import Mix
+    from physadv.training.methods.by_name import named
+    from physadv.training.sign_classifier.recipe import Recipe, Street, load_material, publish, train_signs
+    from physadv.training.sign_classifier.batches import Mix
     from physadv_cli.training import command, paused, watch
 
     if (stop_photos is None) != (boxes is None):

@@ -11,10 +11,10 @@ from physadv_cli import options
 from physadv_cli.runs import console, finish, open_run
 
 if TYPE_CHECKING:
-    from physadv.core.images import Array
-    from physadv.core.signfaces import SignFace
-    from physadv.printing.bundle import Bundle
-    from physadv.twin.photos import PhotoScene
+    from physadv.core.image_io import Array
+    from physadv.core.sign_artwork import SignFace
+    from physadv.patches.bundle import Bundle
+    from physadv.twin.photo_clips import PhotoScene
 
 
 CAMERAS = "phone, webcam, dashcam, old-phone, system-camera, action-cam, cctv, or all"
@@ -61,8 +61,8 @@ def film_twin(
 
     Example: physadv twin runs/stop --camera all --clips 14 --printer newsprint --without motion --out runs/hard
     """
-    from physadv.core.data import bundle_folder
-    from physadv.printing.bundle import read_bundle
+    from physadv.core.package_data import bundle_folder
+    from physadv.patches.bundle import read_bundle
     from physadv.twin.cameras import CAMERAS as USUAL
     from physadv.twin.cameras import cameras_named
     from physadv.twin.simulate import simulate
@@ -128,9 +128,9 @@ def _signs(path: Path, patch: Bundle) -> tuple[list[PhotoScene], list[SignFace],
     import numpy as np
 
     from physadv.core.errors import DataError
-    from physadv.evaluation.rows import read_rows
-    from physadv.scene.material import read_signs
-    from physadv.twin.photos import PhotoScene
+    from physadv.core.rows import read_rows
+    from physadv.eot.scenes.load import read_signs
+    from physadv.twin.photo_clips import PhotoScene
 
     photos, faces, notes = read_signs(path)
     width = patch.card.placement.sign_width_mm
@@ -150,6 +150,6 @@ def _signs(path: Path, patch: Bundle) -> tuple[list[PhotoScene], list[SignFace],
 
 
 def _backgrounds(folder: Path) -> list[Array]:
-    from physadv.core.images import list_images, read_rgba
+    from physadv.core.image_io import list_images, read_rgba
 
     return [read_rgba(path)[..., :3] for path in list_images(folder)[:200]]

@@ -1,0 +1,63 @@
+"""Transfer: what was made on surrogates is shown to the victim, which is asked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from physadv.attacks._classifier_step import Classifier, check, quiet
+from physadv.attacks.attack_result import AttackResult
+from physadv.core.errors import OptionError
+from physadv.threat.criteria import wanted
+from physadv.threat.losses import margin
+
+Attack = Callable[[Classifier, Tensor, Tensor], AttackResult]
+"""A white-box attack with its settings bound: ``partial(pgd, eps=8 / 255, steps=20)``."""
+
+
+class Together:
+    """Several surrogates as one: the mean of their log-probabilities, so that none prevails by its logits' scale.
+
+    (Liu et al. 2017 average probabilities, Dong et al. 2018 logits.) All must have the same classes.
+    """
+
+    def __init__(self, surrogates: Sequence[Classifier]) -> None:
+        if not surrogates:
+            raise OptionError("0 surrogates", "at least one is needed", "name one")
+        self.surrogates = list(surrogates)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Mean log-probabilities (b, classes). Raises OptionError where the surrogates disagree on the classes."""
+        logits = [surrogate(images) for surrogate in self.surrogates]
+        counts = {part.shape[1] for part in logits}
+        if len(counts) > 1:
+            raise OptionError(f"surrogates of {sorted(counts)} classes", "one number is needed", "use the same classes")
+        return torch.stack([part.float().log_softmax(1) for part in logits]).mean(0)
+
+
+def transfer(
+    victim: Classifier,
+    surrogates: Sequence[Classifier],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    attack: Attack,
+    targets: Tensor | None = None,
+) -> AttackResult:
+    """Run ``attack`` on the surrogates together and judge its images (b, c, h, w) by the victim alone.
+
+    ``success`` and ``loss`` (the margin) are the victim's; ``queries`` is one a sample. With ``targets`` the attack
+    must have been bound to the same.
+    """
+    check(images, labels, targets)
+    made = attack(Together(surrogates), images, labels).images
+    with quiet(victim), torch.no_grad():
+        logits = victim(made)
+    return AttackResult(
+        images=made,
+        success=wanted(labels, targets)(logits),
+        loss=margin(logits, labels, targets),
+        queries=torch.ones(len(images), dtype=torch.long),
+    )

@@ -1,0 +1,1 @@
+"""Color charts and ChArUco boards: print, photograph, fit a profile."""

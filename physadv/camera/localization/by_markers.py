@@ -1,0 +1,67 @@
+"""Finding the printed markers around a test sign: exact corners, the block, and a refusal where they are too small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from physadv.camera.frames import Frame
+from physadv.camera.localization.location import Location, Locator, Matches, Points
+from physadv.printing.aruco_markers import FIDUCIALS, SIGN_SQUARE, blocks_seen, dictionary, test_sign_layout
+
+LEAST_PX = 20.0
+"""Smaller markers are found now and then, but their corners are too coarse for an angle."""
+TOO_SMALL = f"markers under {LEAST_PX:g} px"
+_FEWEST = 2
+
+
+def by_fiducials(*, least_px: float = LEAST_PX) -> Locator:
+    """Printed markers around the sign; each page carries its own, so they tell the block too.
+
+    A page with less than two markers in view is not found. Markers smaller than ``least_px`` refuse the frame.
+    """
+    detector = _detector()
+
+    def locate(frame: Frame) -> Location | None:
+        found, ids, _ = detector.detectMarkers(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY))
+        if ids is None:
+            return None
+        names = [int(i) for i in ids.ravel()]
+        seen = blocks_seen(names)
+        block = frame.block if frame.block in seen else next(iter(seen), None)
+        if block is None:
+            return None
+        # OpenCV counts from the centre of the first pixel; here all counts from its outer corner
+        corners = {n: np.asarray(c, np.float64).reshape(4, 2) + 0.5 for n, c in zip(names, found, strict=True)}
+        return _location(block, {n: c for n, c in corners.items() if n in FIDUCIALS[block]}, least_px)
+
+    return locate
+
+
+def side_px(corners: Sequence[Points]) -> float:
+    """The side of a square as large as the smallest of the quadrilaterals (4, 2), in px."""
+    return float(min(np.sqrt(abs(cv2.contourArea(c.astype(np.float32)))) for c in corners))
+
+
+def _location(block: str, markers: dict[int, Points], least_px: float) -> Location | None:
+    if len(markers) < _FEWEST:
+        return None
+    layout, members = test_sign_layout(), FIDUCIALS[block]
+    plane = np.concatenate([layout[members.index(m)] for m in markers])
+    seen = np.concatenate(list(markers.values()))
+    homography, _ = cv2.findHomography(plane, seen, 0)
+    if homography is None:
+        return None
+    square = np.asarray(cv2.perspectiveTransform(SIGN_SQUARE[None], homography)[0], np.float64)
+    side = side_px(list(markers.values()))
+    refused = TOO_SMALL if side < least_px else None
+    return Location(square, "fiducials", block, marker_px=side, refused=refused, matches=Matches(plane - 0.5, seen))
+
+
+def _detector() -> Any:
+    settings = cv2.aruco.DetectorParameters()
+    settings.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
+    return cv2.aruco.ArucoDetector(dictionary(), settings)

@@ -1,0 +1,43 @@
+"""Square pictures of the sign a bundle is for: clean, with a blank sticker, with the patch. To recognise it by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from physadv.camera.localization.boxes import Pixels, resize
+from physadv.core.errors import OptionError
+from physadv.core.image_io import to_uint8
+from physadv.core.sign_artwork import sign_face
+from physadv.patches.bundle import Bundle
+
+SIDE = 480
+_AROUND = 128
+
+
+def sign_pictures(bundle: Bundle) -> list[Pixels]:
+    """Three (h, w, 3) uint8 squares, grey around the sign; none for a sign that is not drawn by code."""
+    place = bundle.card.placement
+    try:
+        face = sign_face(place.sign, SIDE).rgba.astype(np.float64)
+    except OptionError:
+        return []
+    opaque = face[..., 3:] / 255
+    clean = (face[..., :3] * opaque + _AROUND * (1 - opaque)).round().astype(np.uint8)
+    white = np.full((*bundle.patch.shape[-2:], 3), 244, np.uint8)
+    return [clean, _worn(clean, white, bundle), _worn(clean, to_uint8(bundle.patch), bundle)]
+
+
+def _worn(sign: Pixels, sticker: Pixels, bundle: Bundle) -> Pixels:
+    size, place = bundle.card.size, bundle.card.placement
+    scale = SIDE / place.sign_width_mm
+    w, h = max(1, round(size.width_mm * scale)), max(1, round(size.height_mm * scale))
+    x = round(SIDE / 2 + place.center_mm[0] * scale - w / 2)
+    y = round(SIDE / 2 + place.center_mm[1] * scale - h / 2)
+    made = sign.copy()
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, SIDE), min(y + h, SIDE)
+    if right <= left or bottom <= top:
+        return made
+    inside = slice(top - y, bottom - y), slice(left - x, right - x)
+    mask = resize(to_uint8(bundle.mask)[..., 0], w, h)[inside] >= 128
+    made[top:bottom, left:right][mask] = resize(sticker, w, h)[inside][mask]
+    return made

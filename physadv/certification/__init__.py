@@ -1,0 +1,1 @@
+"""Certificates of robustness: bound propagation, randomized smoothing, patch masking."""

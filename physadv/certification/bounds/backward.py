@@ -1,0 +1,55 @@
+"""Linear functionals of a value, carried backward through the net to the input ball (Zhang et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from physadv.core.errors import VictimError
+from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.linear_forms import Box, Forms, Lines
+from physadv.certification.bounds.graph import Graph
+from physadv.certification.bounds.layers import Add, Affine, Average, Input, Relu
+
+
+def backward(
+    graph: Graph, ball: Ball, start: int, forms: Forms, relaxed: Mapping[int, Lines] | None = None,
+    *, stops: Mapping[int, Box] | None = None,
+) -> Tensor:  # fmt: skip
+    """Lower bounds (b, k) over ``ball`` of ``forms`` on the value of node ``start``.
+
+    ReLUs are passed by their lines in ``relaxed`` (by node number); with ``stops`` instead, each form ends at the first
+    of these ReLU or pooling nodes it meets, at that node's box.
+    """
+    bound = torch.zeros((), dtype=ball.centre.dtype, device=ball.centre.device)
+    pending = {start: forms}
+    for number in range(start, -1, -1):
+        form = pending.pop(number, None)
+        if form is None:
+            continue
+        node = graph.nodes[number]
+        layer = node.layer
+        if isinstance(layer, Input):
+            bound = bound + form.minimum(ball)
+        elif stops is not None and number in stops and isinstance(layer, Relu | Average):
+            bound = bound + form.box_minimum(stops[number])
+        elif isinstance(layer, Relu) and relaxed is not None:
+            form, constant = form.past(relaxed[number])
+            bound = bound + constant
+            _add(pending, node.inputs[0], form)
+        elif isinstance(layer, Add):
+            for source in node.inputs:
+                _add(pending, source, form)
+        elif isinstance(layer, Affine):
+            shape = graph.nodes[node.inputs[0]].shape
+            bound = bound + form.dot(layer.constant(ball.centre, shape))
+            _add(pending, node.inputs[0], form.back(layer, shape))
+        else:
+            raise VictimError(f"layer {type(layer).__name__}", "has no backward rule", "fold the graph first")
+    return bound
+
+
+def _add(pending: dict[int, Forms], number: int, form: Forms) -> None:
+    pending[number] = pending[number].plus(form) if number in pending else form

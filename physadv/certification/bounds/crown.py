@@ -1,0 +1,126 @@
+"""CROWN (Zhang et al. 2018) and CROWN-IBP (Zhang et al. 2020): ReLUs between lines, bounds by one backward pass.
+
+CROWN-IBP takes the boxes of the ReLUs from intervals; full CROWN tightens the box of every ReLU that intervals leave
+undecided by a backward pass of its own, and carries the tighter boxes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from physadv.certification.bounds.backward import backward
+from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.linear_forms import Box, Dense, Lines, Windows, lines, suits
+from physadv.certification.bounds.graph import Graph, relus
+from physadv.certification.bounds.ibp import boxes
+from physadv.certification.bounds.layers import Conv
+
+NUMBERS_AT_ONCE = 1 << 23
+"""How many float numbers the forms of one backward pass may hold in a layer: 32 MiB at single precision."""
+
+
+def crown_ibp_margins(graph: Graph, ball: Ball, forms: Tensor) -> Tensor:
+    """Lower bounds (b, k) of the forms (b, k, classes) on the logits, with interval boxes at the ReLUs."""
+    sources = {i: graph.nodes[i].inputs[0] for i in relus(graph)}
+    found = boxes(graph, ball, set(sources.values()))
+    relaxed = {i: lines(found[source]) for i, source in sources.items()}
+    return backward(graph, ball, len(graph.nodes) - 1, Dense(forms), relaxed)
+
+
+def crown_margins(graph: Graph, ball: Ball, forms: Tensor) -> Tensor:
+    """Lower bounds (b, k) of the forms (b, k, classes) on the logits, by full CROWN."""
+    return tightened_margins(graph, ball, forms, lines)
+
+
+def tightened_margins(graph: Graph, ball: Ball, forms: Tensor, rule: Callable[[Box], Lines]) -> Tensor:
+    """Full backward bounds with ``rule`` for the lines of each ReLU; never looser than intervals alone."""
+    relaxed: dict[int, Lines] = {}
+    users: dict[int, list[int]] = {}
+    for i in relus(graph):
+        users.setdefault(graph.nodes[i].inputs[0], []).append(i)
+
+    def tighten(number: int, box: Box) -> Box:
+        better = _undecided(graph, ball, number, box, relaxed) if relaxed else box
+        relaxed.update(dict.fromkeys(users[number], rule(better)))
+        return better
+
+    found = boxes(graph, ball, graph.last_relus(), tighten)
+    last = len(graph.nodes) - 1
+    by_lines = backward(graph, ball, last, Dense(forms), relaxed)
+    return torch.maximum(by_lines, backward(graph, ball, last, Dense(forms), stops=found))
+
+
+def _undecided(graph: Graph, ball: Ball, number: int, box: Box, relaxed: dict[int, Lines]) -> Box:
+    """``box`` with the entries that straddle zero tightened by backward passes."""
+    unstable = ((box[0] < 0) & (box[1] > 0)).flatten(1)
+    most = int(unstable.sum(1).max())
+    if most == 0:
+        return box
+    shape = graph.nodes[number].shape
+    whole = max(_size(node.shape) for node in graph.nodes[: number + 1])
+    windowed = widest_window(graph, number) if len(shape) == 3 else whole
+    if _size(shape) * windowed < most * whole:
+        step = max(1, NUMBERS_AT_ONCE // (2 * len(unstable) * shape[1] * shape[2] * windowed))
+        return _everywhere(graph, ball, number, box, relaxed, step)
+    step = max(1, NUMBERS_AT_ONCE // (2 * len(unstable) * whole))
+    return _selected(graph, ball, number, box, relaxed, unstable, most, step)
+
+
+def _everywhere(graph: Graph, ball: Ball, number: int, box: Box, relaxed: dict[int, Lines], step: int) -> Box:
+    """All neurons of a feature map, ``step`` channels at a time, by their windows."""
+    shape = graph.nodes[number].shape
+    lows, highs = [], []
+    for first in range(0, shape[0], step):
+        channels = torch.arange(first, min(first + step, shape[0]), device=box[0].device)
+        neurons = Windows.neurons(channels, shape, box[0])
+        both = replace(neurons, cut=torch.cat([neurons.cut, -neurons.cut], 2))
+        bound = backward(graph, ball, number, both, relaxed)
+        bound = bound.view(len(bound), shape[1], shape[2], -1).permute(0, 3, 1, 2)
+        lows.append(bound[:, : len(channels)])
+        highs.append(-bound[:, len(channels) :])
+    return torch.maximum(box[0], torch.cat(lows, 1)), torch.minimum(box[1], torch.cat(highs, 1))
+
+
+def _selected(
+    graph: Graph, ball: Ball, number: int, box: Box, relaxed: dict[int, Lines], unstable: Tensor, most: int, step: int
+) -> Box:
+    """Each image's own unstable neurons (b, n), ``step`` at a time, by whole forms."""
+    low, high = box[0].flatten(1), box[1].flatten(1)
+    places = torch.topk(unstable.to(torch.int8), most, dim=1, sorted=False).indices  # its own, then filler
+    for first in range(0, most, step):
+        piece = places[:, first : first + step]
+        forms = torch.zeros((*piece.shape, low.shape[1]), dtype=low.dtype, device=low.device)
+        forms = forms.scatter(2, piece[..., None], 1.0).view(*piece.shape, *graph.nodes[number].shape)
+        bound = backward(graph, ball, number, Dense(torch.cat([forms, -forms], 1)), relaxed)
+        below, above = bound[:, : piece.shape[1]], -bound[:, piece.shape[1] :]
+        low = low.scatter(1, piece, torch.maximum(low.gather(1, piece), below))
+        high = high.scatter(1, piece, torch.minimum(high.gather(1, piece), above))
+    return low.view_as(box[0]), high.view_as(box[1])
+
+
+def widest_window(graph: Graph, number: int) -> int:
+    """How many coefficients one neuron's window holds at its widest on the way from node ``number`` to the input."""
+    sizes = {number: 1}
+    widest = 1
+    for i in range(number, -1, -1):
+        size = sizes.pop(i, None)
+        if size is None:
+            continue
+        node = graph.nodes[i]
+        area = _size(node.shape[1:]) if len(node.shape) == 3 else 1
+        widest = max(widest, node.shape[0] * min(size * size, area))
+        if isinstance(node.layer, Conv) and suits(node.layer):
+            size = (size - 1) * node.layer.stride[0] + node.layer.weight.shape[2]
+        elif not suits(node.layer):
+            size = 1 << 15  # whole from here on
+        for source in node.inputs:
+            sizes[source] = max(sizes.get(source, 0), size)
+    return widest
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())

@@ -1,0 +1,123 @@
+"""A net as a graph of layers that bounds can pass.
+
+The parameters in the graph are the module's own tensors, so bounds are differentiable in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from physadv.certification.bounds.layers import Average, Layer, Norm, Relu, Scale, merged
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer, the numbers of the nodes it reads, and the shape of its value without the batch."""
+
+    layer: Layer
+    inputs: tuple[int, ...]
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in order of computation; node 0 is the input, the last one the logits."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def classes(self) -> int:
+        """How many logits there are."""
+        return self.nodes[-1].shape[0]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The logits (b, classes) of images (b, *input shape)."""
+        values = {0: images}
+        last_readers = self.last_readers()
+        for number, node in enumerate(self.nodes[1:], 1):
+            values[number] = node.layer.value(*(values[i] for i in node.inputs))
+            for i in {i for i in node.inputs if last_readers[i] == number}:
+                del values[i]
+        return values[len(self.nodes) - 1]
+
+    def folded(self, dtype: torch.dtype | None = None) -> Graph:
+        """The same function with batch normalisation merged into the layer before it, in ``dtype`` if given.
+
+        Differentiable in the parameters; call again after they changed.
+        """
+        nodes: list[Node] = []
+        renamed: dict[int, int] = {}
+        readers = self._readers()
+        for number, node in enumerate(self.nodes):
+            layer = node.layer if dtype is None else _cast(node.layer, dtype)
+            if isinstance(layer, Norm):
+                layer = layer.scale(len(node.shape) + 1)
+            inputs = tuple(renamed[i] for i in node.inputs)
+            if isinstance(layer, Scale) and layer.idle:
+                renamed[number] = inputs[0]
+                continue
+            if isinstance(layer, Scale) and readers[node.inputs[0]] == 1:
+                one = merged(nodes[inputs[0]].layer, layer)
+                if one is not None:
+                    nodes[inputs[0]] = replace(nodes[inputs[0]], layer=one)
+                    renamed[number] = inputs[0]
+                    continue
+            renamed[number] = len(nodes)
+            nodes.append(Node(layer, inputs, node.shape))
+        return Graph(tuple(nodes))
+
+    def last_readers(self) -> list[int]:
+        """For each node the last one that reads it; itself where none does."""
+        last = list(range(len(self.nodes)))
+        for number, node in enumerate(self.nodes):
+            for i in node.inputs:
+                last[i] = number
+        return last
+
+    def last_relus(self) -> set[int]:
+        """The nodes at which interval margins end: ReLUs from which affine layers and sums alone lead to the logits.
+
+        Where a global pooling follows such a ReLU it is the end itself: its box is as good, and a map's size smaller.
+        """
+        found, pending = set[int](), [len(self.nodes) - 1]
+        while pending:
+            number = pending.pop()
+            if isinstance(self.nodes[number].layer, Relu) or self._pools(number):
+                found.add(number)
+            else:
+                pending.extend(self.nodes[number].inputs)
+        return found
+
+    def _pools(self, number: int) -> bool:
+        """Whether the node is the mean of each channel of a ReLU's map: no input reaches two outputs."""
+        node = self.nodes[number]
+        if not isinstance(node.layer, Average):
+            return False
+        source = self.nodes[node.inputs[0]]
+        return isinstance(source.layer, Relu) and len(source.shape) == 3 and prod(node.shape) == source.shape[0]
+
+    def _readers(self) -> list[int]:
+        """How many layers read each node."""
+        counts = [0] * len(self.nodes)
+        for node in self.nodes:
+            for i in node.inputs:
+                counts[i] += 1
+        return counts
+
+
+def relus(graph: Graph) -> Iterator[int]:
+    """The numbers of the ReLU nodes, in order."""
+    return (i for i, node in enumerate(graph.nodes) if isinstance(node.layer, Relu))
+
+
+def _cast(layer: Layer, dtype: torch.dtype) -> Layer:
+    values: dict[str, Any] = {f.name: getattr(layer, f.name) for f in fields(layer)}
+    return type(layer)(**{k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in values.items()})

@@ -1,0 +1,85 @@
+"""Interval bound propagation (Gowal et al. 2018): a box through every layer, at the cost of about two passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from physadv.core.errors import VictimError
+from physadv.certification.bounds.backward import backward
+from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.linear_forms import Box, Dense
+from physadv.certification.bounds.graph import Graph
+from physadv.certification.bounds.layers import Add, Affine, Average, Layer, Relu, Reshape, Scale
+
+Tighten = Callable[[int, Box], Box]
+"""(number of a node, its box) -> a box at most as large; see crown.py."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a value: its box and, while it is an affine image of an l_2 ball with axes, centre and axes."""
+
+    box: Box
+    centre: Tensor | None = None
+    axes: Tensor | None = None
+
+
+def boxes(graph: Graph, ball: Ball, keep: Container[int], tighten: Tighten | None = None) -> dict[int, Box]:
+    """(lower, upper) over ``ball`` of the values of the nodes in ``keep``; the others are let go when read.
+
+    ``tighten`` may improve the box of each ReLU's input before it is used. Raises VictimError for a layer without a
+    rule (fold the graph first).
+    """
+    axes = torch.full_like(ball.centre, ball.eps) if ball.norm == "l2" else None
+    found = {0: _Known(ball.box(), ball.centre, axes)}
+    last_readers = graph.last_readers()
+    for number, node in enumerate(graph.nodes[1:], 1):
+        source = node.inputs[0]
+        if tighten is not None and isinstance(node.layer, Relu):
+            found[source] = _Known(tighten(source, found[source].box))
+        done = [i for i in set(node.inputs) if last_readers[i] == number and i not in keep]
+        reuse = source in done and graph.nodes[source].layer.fresh and not torch.is_grad_enabled()
+        found[number] = _through(node.layer, [found[i] for i in node.inputs], reuse=reuse)
+        for i in done:
+            del found[i]
+    return {i: known.box for i, known in found.items()}
+
+
+def ibp_margins(graph: Graph, ball: Ball, forms: Tensor) -> Tensor:
+    """Lower bounds (b, k) of the forms (b, k, classes) on the logits, merged into the layers after the last ReLU."""
+    if ball.centre.ndim == 4 and ball.centre.shape[1] > 1 and not torch.is_grad_enabled():
+        # convolutions of more than one channel are faster so
+        ball = replace(ball, centre=ball.centre.contiguous(memory_format=torch.channels_last))
+    stops = boxes(graph, ball, graph.last_relus())
+    return backward(graph, ball, len(graph.nodes) - 1, Dense(forms), stops=stops)
+
+
+def _through(layer: Layer, inputs: list[_Known], *, reuse: bool) -> _Known:
+    """The layer's box; with ``reuse`` the memory of its input may be written to."""
+    lower, upper = inputs[0].box
+    if isinstance(layer, Relu):
+        return _Known((lower.relu_(), upper.relu_()) if reuse else (lower.relu(), upper.relu()))
+    if isinstance(layer, Add):
+        return _Known((lower + inputs[1].box[0], upper + inputs[1].box[1]))
+    if not isinstance(layer, Affine):
+        raise VictimError(f"layer {type(layer).__name__}", "has no interval rule", "fold the graph first")
+    if isinstance(layer, Average | Reshape):
+        return _ellipsoid(layer, (layer.value(lower), layer.value(upper)), inputs[0])
+    return _ellipsoid(layer, layer.box(lower, upper, reuse=reuse), inputs[0])
+
+
+def _ellipsoid(layer: Affine, box: Box, source: _Known) -> _Known:
+    """The first layers after an l_2 ball: there its image, and so the box, is known exactly."""
+    if source.axes is None or source.centre is None:
+        return _Known(box)
+    if isinstance(layer, Scale | Reshape):
+        return _Known(box, layer.value(source.centre), layer.spread(source.axes))
+    radius = layer.squared_spread(source.axes)
+    if radius is None:
+        return _Known(box)
+    middle = layer.value(source.centre)
+    return _Known((torch.maximum(box[0], middle - radius), torch.minimum(box[1], middle + radius)))

@@ -1,0 +1,1 @@
+"""Certificates against every patch up to a given size."""

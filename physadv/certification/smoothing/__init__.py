@@ -1,0 +1,1 @@
+"""Randomized smoothing (Cohen et al. 2019)."""

@@ -1,0 +1,1 @@
+"""Test a printed sticker on camera frames, with clean and blank controls."""

@@ -1,0 +1,88 @@
+"""A few frames of each outcome, picked evenly at random while the check runs, so that a report can show them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from physadv.camera.localization.boxes import Corners, Pixels, box_of, crop_square, resize, square_around
+from physadv.core.files import write_json
+from physadv.core.image_io import read_image, save_png, to_uint8
+from physadv.core.random_streams import numpy_generator
+
+SIDE, CONTEXT, INDEX = 160, 0.35, "index.json"
+SAVE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Kept:
+    picture: Pixels
+    row: dict[str, Any]
+
+
+class Examples:
+    """Keeps ``keep`` pictures per block and outcome by reservoir sampling (Vitter 1985); same rows, same choice."""
+
+    def __init__(self, seed: int = 0, *, keep: int = 6) -> None:
+        self.keep = keep
+        self._saved = time.monotonic()
+        self._seen: Counter[tuple[str, bool]] = Counter()
+        self._kept: dict[tuple[str, bool], list[_Kept]] = {}
+        self._random = numpy_generator(seed, "examples")
+
+    def offer(self, image: Pixels, corners: Corners | None, row: dict[str, Any]) -> None:
+        """Show one judged frame; it is copied only if it is kept."""
+        key = (str(row["block"]), bool(row["success"]))
+        self._seen[key] += 1
+        kept = self._kept.setdefault(key, [])
+        if len(kept) < self.keep:
+            kept.append(_Kept(picture(image, corners), row))
+        elif (place := int(self._random.integers(0, self._seen[key]))) < self.keep:
+            kept[place] = _Kept(picture(image, corners), row)
+
+    def take_up(self, folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Go on with the pictures that an earlier attempt left in ``folder``; ``rows`` are all it judged."""
+        self._seen.update((str(r["block"]), bool(r["success"])) for r in rows)
+        if not (folder / INDEX).is_file():
+            return
+        for entry in json.loads((folder / INDEX).read_text(encoding="utf-8")):
+            row = {k: v for k, v in entry.items() if k != "file"}
+            if (folder / entry["file"]).is_file():
+                kept = self._kept.setdefault((str(row["block"]), bool(row["success"])), [])
+                kept.append(_Kept(to_uint8(read_image(folder / entry["file"])), row))
+
+    def save_now_and_then(self, folder: Path) -> None:
+        """Save if the last time is ``SAVE_EVERY_S`` ago, so that a kill leaves pictures too."""
+        if time.monotonic() - self._saved >= SAVE_EVERY_S:
+            self.save(folder)
+            self._saved = time.monotonic()
+
+    def save(self, folder: Path) -> None:
+        """Write the pictures and index.json, which says which row each belongs to."""
+        index = []
+        for (block, success), kept in sorted(self._kept.items()):
+            for number, item in enumerate(kept):
+                name = f"{block}-{'met' if success else 'notmet'}-{number}.png"
+                save_png(folder / name, item.picture)
+                index.append({"file": name, **item.row})
+        if index:
+            write_json(folder / INDEX, index)
+
+
+def picture(image: Pixels, corners: Corners | None) -> Pixels:
+    """The sign with its surroundings, outlined where its corners are known; the whole frame where they are not."""
+    if corners is None:
+        scale = SIDE / max(image.shape[:2])
+        return resize(image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    x, y, side = square_around(box_of(corners), CONTEXT)
+    cut = resize(crop_square(image, x, y, side), SIDE, SIDE)
+    outline = ((corners - [x, y]) * (SIDE / side)).round().astype(np.int32)
+    return np.asarray(cv2.polylines(cut.copy(), [outline], True, (255, 214, 10), 1, cv2.LINE_AA), dtype=np.uint8)

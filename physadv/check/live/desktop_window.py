@@ -1,0 +1,54 @@
+"""An optional window for the live picture, where this machine has a screen and this OpenCV opens windows."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import cv2
+
+from physadv.camera.localization.boxes import Pixels
+from physadv.check.live.remote_control import Remote
+from physadv.core.errors import CaptureError
+
+TITLE = "physadv check: c clean, b blank, p patch, q end"
+_KEYS = {"c": "clean", "b": "blank", "p": "patch"}
+
+
+def no_window() -> str | None:
+    """Why no window can be opened here; None where one can."""
+    gui = next((line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")), "")
+    if "NONE" in gui.upper():
+        return "this OpenCV is headless and opens no windows (pip's opencv-python has them)"
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return "no display to draw on"
+    return None
+
+
+class Window:
+    """Shows the newest picture; keys name the block in hand and end the check. CaptureError where none opens."""
+
+    def __init__(self, remote: Remote) -> None:
+        why = no_window()
+        if why is not None:
+            raise CaptureError("--window", why, "use --serve and open the page it names, or leave it out")
+        self.remote = remote
+        cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_KEEPRATIO)
+
+    def show(self, picture: Pixels) -> None:
+        """Draw, and obey a key."""
+        cv2.imshow(TITLE, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        obey(self.remote, cv2.waitKey(1) & 0xFF)
+
+    def close(self) -> None:
+        """Close the window."""
+        cv2.destroyWindow(TITLE)
+
+
+def obey(remote: Remote, key: int) -> None:
+    """c, b and p choose a block; q and Escape end."""
+    letter = chr(key).lower() if key < 128 else ""
+    if letter in _KEYS:
+        remote.choose(_KEYS[letter])
+    elif letter == "q" or key == 27:
+        remote.stop()

@@ -1,0 +1,108 @@
+"""A folder or a zip, seen alike: relative names with forward slashes, and the bytes behind them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from abc import ABC, abstractmethod
+from pathlib import Path, PurePosixPath
+from zlib import error as ZlibError
+
+from PIL import Image, UnidentifiedImageError
+
+from physadv.core.errors import DataError, ImageError
+from physadv.core.image_io import SUFFIXES, Array, decode_rgba
+
+MAX_MEMBER_BYTES = 1 << 30
+
+
+class Source(ABC):
+    """Where the files of a data set lie."""
+
+    path: Path
+    names: tuple[str, ...]
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The bytes of one file. Raises DataError naming it where it cannot be read."""
+
+    def image(self, name: str) -> Array:
+        """One image as (h, w, 3) uint8 sRGB. Raises DataError naming the file where it is truncated or no image."""
+        try:
+            return decode_rgba(self.read(name), f"{self.path}: {name}")[..., :3]
+        except ImageError as error:
+            raise DataError(error.value, error.limit, error.remedy) from error
+
+    def size(self, name: str) -> tuple[int, int]:
+        """(width, height) of an image from its header alone. Raises DataError where it is no image."""
+        try:
+            with Image.open(io.BytesIO(self.read(name))) as opened:
+                return opened.size
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            where = f"{self.path}: {name}"
+            raise DataError(where, f"not a readable image ({error})", "replace or remove the file") from error
+
+    def images(self) -> list[str]:
+        """The names of all image files, sorted."""
+        return [n for n in self.names if PurePosixPath(n).suffix.lower() in SUFFIXES]
+
+
+class FolderSource(Source):
+    """Files under a folder, hidden ones left out; ``only`` names some of them instead."""
+
+    def __init__(self, path: Path, only: tuple[str, ...] | None = None) -> None:
+        self.path = path
+        if only is not None:
+            self.names = only
+            return
+        found = (p.relative_to(path) for p in path.rglob("*") if p.is_file())
+        self.names = tuple(sorted(p.as_posix() for p in found if not any(q.startswith(".") for q in p.parts)))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file."""
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.path / name}", f"cannot be read ({error.strerror})", "check the file") from error
+
+
+class ZipSource(Source):
+    """Members of a zip, read in place; nothing is unpacked to disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"{path}", f"not a readable zip ({error})", "fetch the file again") from error
+        members = [m for m in self._zip.infolist() if not m.is_dir() and not _is_litter(m.filename)]
+        self.names = tuple(sorted(m.filename for m in members))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one member."""
+        size = self._zip.getinfo(name).file_size
+        if size > MAX_MEMBER_BYTES:
+            raise DataError(f"{self.path}: {name}", f"{size} bytes is over {MAX_MEMBER_BYTES}", "unpack the zip first")
+        try:
+            return self._zip.read(name)
+        except (zipfile.BadZipFile, OSError, EOFError, ZlibError, RuntimeError, NotImplementedError) as error:
+            raise DataError(f"{self.path}: {name}", f"cannot be unpacked ({error})", "fetch the zip again") from error
+
+
+def open_source(path: Path) -> Source:
+    """A folder or a zip as a Source. Raises DataError for what is missing, empty or neither."""
+    if not path.exists():
+        raise DataError(f"{path}", "no such file or folder", "check the path")
+    if path.is_file() and not zipfile.is_zipfile(path):
+        reason = "empty file" if path.stat().st_size == 0 else "neither a folder nor a readable zip"
+        raise DataError(f"{path}", reason, "name a folder, a zip, an idx or an npz file")
+    source = FolderSource(path) if path.is_dir() else ZipSource(path)
+    if not source.names:
+        raise DataError(f"{path}", "holds no file", "name a folder or zip with images")
+    return source
+
+
+def _is_litter(name: str) -> bool:
+    """What archivers of desktops leave behind."""
+    parts = PurePosixPath(name).parts
+    return "__MACOSX" in parts or any(p.startswith(".") for p in parts)

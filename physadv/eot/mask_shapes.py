@@ -1,0 +1,66 @@
+"""Shapes of stickers: rectangle, circle, octagon, two bars (RP2), or any PNG (alpha) or SVG file."""
+
+from __future__ import annotations
+
+from math import pi, tan
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from physadv.core.errors import GeometryError, OptionError
+from physadv.core.image_io import read_rgba, to_tensor
+
+BAR_GAP = 0.45
+"""Half of the space between the two bars, as a share of half the height."""
+SHAPES = ("rectangle", "circle", "octagon", "bars")
+
+
+def make_mask(shape: str, width_mm: float, height_mm: float, *, longest_px: int = 128) -> Tensor:
+    """The (1, 1, h, w) mask in [0, 1] of a sticker whose bounding box is width_mm x height_mm.
+
+    Edges are anti-aliased by 4x supersampling. Raises OptionError for an unknown shape and GeometryError for a size
+    that is not positive or a file without visible pixels.
+    """
+    if not (width_mm > 0 and height_mm > 0):
+        raise GeometryError(
+            f"sticker {width_mm:g} x {height_mm:g} mm", "both sides must be over 0 mm", "give --size W,H"
+        )
+    scale = longest_px / max(width_mm, height_mm)
+    width, height = max(8, round(width_mm * scale)), max(8, round(height_mm * scale))
+    mask = _drawn(shape, width, height) if shape in SHAPES else _from_file(shape, width, height)
+    if float(mask.max()) < 0.5:
+        raise GeometryError(f"mask {shape}", "holds no visible pixel", "use a picture whose alpha marks the sticker")
+    return mask
+
+
+def _drawn(shape: str, width: int, height: int, supersample: int = 4) -> Tensor:
+    y, x = np.mgrid[0 : height * supersample, 0 : width * supersample].astype(np.float32) + 0.5
+    u, v = x / (width * supersample) * 2 - 1, y / (height * supersample) * 2 - 1
+    if shape == "circle":
+        inside = u * u + v * v <= 1
+    elif shape == "octagon":
+        inside = np.abs(u) + np.abs(v) <= 1 + tan(pi / 8)
+    elif shape == "bars":
+        inside = np.abs(v) >= BAR_GAP
+    else:
+        inside = np.ones_like(u, dtype=bool)
+    fine = torch.from_numpy(inside.astype(np.float32))[None, None]
+    return torch.nn.functional.avg_pool2d(fine, supersample)
+
+
+def _from_file(name: str, width: int, height: int) -> Tensor:
+    path = Path(name)
+    if path.suffix.lower() not in {".png", ".svg"}:
+        raise OptionError(f"mask {name!r}", f"one of {', '.join(SHAPES)}, or a .png or .svg file", "change --mask")
+    rgba = to_tensor(read_rgba(path, svg_px=4 * width))
+    opaque = bool((rgba[3] > 0.999).all())
+    # A PNG without alpha marks the sticker by what is not white.
+    coverage = 1 - rgba[:3].mean(0, keepdim=True).round() if opaque else rgba[3:]
+    return torch.nn.functional.interpolate(coverage[None], size=(height, width), mode="area").clamp(0, 1)
+
+
+def area_share(mask: Tensor, width_mm: float, height_mm: float, sign_area_mm2: float) -> float:
+    """The share of the sign's area that the sticker covers."""
+    return float(mask.mean()) * width_mm * height_mm / sign_area_mm2

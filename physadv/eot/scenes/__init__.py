@@ -1,0 +1,1 @@
+"""Scenes that a patch is placed in: drawn signs, photographs, backgrounds."""

@@ -1,0 +1,1 @@
+"""Effects between print and model, one file each."""

@@ -1,0 +1,74 @@
+"""Between sign and lens: something in the way, and haze."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from physadv.eot.sampling import happens, spread, uniform
+from physadv.eot.transforms.light import REACH_MM, Spot
+from physadv.eot.ranges import EotRanges
+
+UNKNOWN_M = 10.0
+"""Distance taken where a scene does not know its own."""
+
+
+@dataclass(frozen=True)
+class Air:
+    """What b cameras look through."""
+
+    spot: Spot
+    present: Tensor  # (b,) 1: something is in the way
+    width_mm: Tensor  # (b,) of the occluder
+    length: Tensor  # (b,) its length over its width
+    at_mm: Tensor  # (b, 2)
+    angle: Tensor  # (b,)
+    colour: Tensor  # (b, 3) its light
+    clear: Tensor  # (b,) share of light that the haze lets through
+    airlight: Tensor  # (b,) light of the haze itself
+
+
+def sample_air(spot: Spot, distance_m: Tensor | None, ranges: EotRanges, generator: torch.Generator) -> Air | None:
+    """Draw occluder and haze of b scenes; None where neither acts."""
+    if not (ranges.acts("occlusion_probability") or ranges.acts("haze_per_km")):
+        return None
+    count, g = len(spot.px_per_mm), generator
+    away = torch.full((count,), UNKNOWN_M) if distance_m is None else distance_m
+    return Air(
+        spot=spot,
+        present=happens(g, ranges.occlusion_probability, count),
+        width_mm=uniform(g, ranges.occlusion_mm, count),
+        length=uniform(g, (1.5, 12.0), count),
+        at_mm=uniform(g, (-REACH_MM, REACH_MM), count, 2),
+        angle=uniform(g, (0.0, torch.pi), count),
+        colour=uniform(g, (0.02, 0.3), count, 1) * uniform(g, (0.6, 1.0), count, 3),
+        clear=transmission(uniform(g, ranges.haze_per_km, count), away),
+        airlight=uniform(g, (0.5, 0.9), count),
+    )
+
+
+def transmission(extinction_per_km: Tensor, distance_m: Tensor) -> Tensor:
+    """Share of light that reaches the camera (Koschmieder 1924)."""
+    return torch.exp(-extinction_per_km * distance_m / 1000)
+
+
+def look_through(light: Tensor, xs: Tensor, ys: Tensor, draw: Air) -> Tensor:
+    """Linear light (b, 3, h, w) behind the occluder and the haze; all of it is taken to be as far as the sign."""
+    cover = occluder_cover(xs, ys, draw)[:, None] * spread(draw.present).to(light)
+    seen = light + cover * (spread(draw.colour).to(light) - light)
+    clear = spread(draw.clear).to(light)
+    return seen * clear + spread(draw.airlight).to(light) * (1 - clear)
+
+
+def occluder_cover(xs: Tensor, ys: Tensor, draw: Air) -> Tensor:
+    """(b, h, w) in [0, 1]: an ellipse whose edge is one pixel wide."""
+    x, y = draw.spot.to_mm(xs, ys)
+    turn, at = draw.angle.to(xs)[:, None, None], draw.at_mm.to(xs)
+    dx, dy = x - at[:, :1, None], y - at[:, 1:, None]
+    half = (draw.width_mm.to(xs) / 2).clamp(min=0.5)[:, None, None]
+    along = (dx * turn.cos() + dy * turn.sin()) / (half * draw.length.to(xs)[:, None, None])
+    across = (dy * turn.cos() - dx * turn.sin()) / half
+    radius = (along**2 + across**2).clamp(min=1e-12).sqrt()
+    return ((1 - radius) * half * draw.spot.px_per_mm.to(xs)[:, None, None] + 0.5).clamp(0, 1)

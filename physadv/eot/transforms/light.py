@@ -1,0 +1,128 @@
+"""Light on the sign: shadow with its soft edge, a gradient, a specular highlight, and the lamp's colour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from physadv.eot.sampling import happens, spread, uniform
+from physadv.eot.ranges import DAYLIGHT_K, EotRanges
+
+REACH_MM = 250.0
+"""Shadow edges and highlights fall within this distance of the sign's centre."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where the sign's centre is in each of b pictures, and its scale there."""
+
+    centre_px: Tensor  # (b, 2) x, y
+    px_per_mm: Tensor  # (b,)
+
+    def to_mm(self, xs: Tensor, ys: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixel centres (b, 1, w) and (b, h, 1) as mm from the sign's centre, in the picture's plane."""
+        scale = self.px_per_mm.to(xs)[:, None, None]
+        centre = self.centre_px.to(xs)
+        return (xs - centre[:, :1, None]) / scale, (ys - centre[:, 1:, None]) / scale
+
+
+def sign_spot(homography: Tensor) -> Spot:
+    """The image of the plane's origin under (b, 3, 3) mm -> px, and the root of the area that 1 mm^2 covers there."""
+    centre = homography[:, :2, 2] / homography[:, 2:, 2]
+    slope = (homography[:, :2, :2] - centre[:, :, None] * homography[:, 2:, :2]) / homography[:, 2:, 2:]
+    return Spot(centre, torch.linalg.det(slope).abs().sqrt().clamp(min=1e-6))
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """Light on b scenes."""
+
+    spot: Spot
+    shadow_ev: Tensor  # (b,) 0: no shadow
+    shadow_edge_mm: Tensor
+    shadow_offset_mm: Tensor
+    shadow_angle: Tensor
+    gradient_ev: Tensor  # (b,) EV per metre
+    gradient_angle: Tensor
+    highlight: Tensor  # (b,) 0: none
+    highlight_mm: Tensor
+    highlight_at_mm: Tensor  # (b, 2)
+    temperature_k: Tensor  # (b,)
+
+
+def sample_lighting(spot: Spot, ranges: EotRanges, generator: torch.Generator) -> Lighting | None:
+    """Draw the light on b scenes; None where nothing of it acts."""
+    names = ("shadow_probability", "gradient_ev", "highlight_probability", "temperature_k")
+    if not any(ranges.acts(name) for name in names):
+        return None
+    count, g = len(spot.px_per_mm), generator
+    low, high = ranges.temperature_k
+    return Lighting(
+        spot=spot,
+        shadow_ev=happens(g, ranges.shadow_probability, count) * uniform(g, ranges.shadow_ev, count),
+        shadow_edge_mm=uniform(g, ranges.shadow_edge_mm, count),
+        shadow_offset_mm=uniform(g, (-REACH_MM, REACH_MM), count),
+        shadow_angle=uniform(g, (0.0, 2 * torch.pi), count),
+        gradient_ev=uniform(g, ranges.gradient_ev, count),
+        gradient_angle=uniform(g, (0.0, 2 * torch.pi), count),
+        highlight=happens(g, ranges.highlight_probability, count) * uniform(g, ranges.highlight, count),
+        highlight_mm=uniform(g, ranges.highlight_mm, count).clamp(min=1.0),
+        highlight_at_mm=uniform(g, (-REACH_MM, REACH_MM), count, 2),
+        temperature_k=1 / uniform(g, (1 / high, 1 / low), count) if low < high else torch.full((count,), low),
+    )
+
+
+def illuminate(light: Tensor, xs: Tensor, ys: Tensor, draw: Lighting) -> Tensor:
+    """Linear light (b, 3, h, w) at pixel centres (b, 1, w) and (b, h, 1) under the drawn light."""
+    x, y = draw.spot.to_mm(xs, ys)
+    factor = torch.exp2(_gradient(x, y, draw) - _shadow(x, y, draw))[:, None]
+    lit = light * (spread(temperature_gains(draw.temperature_k).to(light)) * factor)
+    return lit + _glint(x, y, draw)[:, None]
+
+
+def _along(x: Tensor, y: Tensor, angle: Tensor) -> Tensor:
+    turn = angle.to(x)[:, None, None]
+    return x * turn.cos() + y * turn.sin()
+
+
+def _gradient(x: Tensor, y: Tensor, draw: Lighting) -> Tensor:
+    metres = _along(x, y, draw.gradient_angle).clamp(-1000, 1000) / 1000
+    return draw.gradient_ev.to(x)[:, None, None] * metres
+
+
+def _shadow(x: Tensor, y: Tensor, draw: Lighting) -> Tensor:
+    """EV taken away: nothing on one side, all on the other, a smoothstep over the half-shadow."""
+    depth, edge, offset = (p.to(x)[:, None, None] for p in (draw.shadow_ev, draw.shadow_edge_mm, draw.shadow_offset_mm))
+    inside = ((_along(x, y, draw.shadow_angle) - offset) / edge.clamp(min=1e-3) + 0.5).clamp(0, 1)
+    return depth * inside**2 * (3 - 2 * inside)
+
+
+def _glint(x: Tensor, y: Tensor, draw: Lighting) -> Tensor:
+    at, size = draw.highlight_at_mm.to(x), draw.highlight_mm.to(x)[:, None, None]
+    across = torch.exp(-(((x - at[:, :1, None]) / size) ** 2) / 2)
+    down = torch.exp(-(((y - at[:, 1:, None]) / size) ** 2) / 2)
+    return draw.highlight.to(x)[:, None, None] * across * down
+
+
+def temperature_gains(kelvin: Tensor) -> Tensor:
+    """(b, 3) gains of linear sRGB under a black body of (b,) K for a camera balanced to 6504 K; green is 1."""
+    return _black_body(kelvin) / _black_body(torch.full_like(kelvin, DAYLIGHT_K))
+
+
+def _black_body(kelvin: Tensor) -> Tensor:
+    """Linear sRGB of Planck's locus, green 1, by the cubic of Kim 2002, 1667 to 25000 K."""
+    t = 1000 / kelvin.clamp(1667, 25000)
+    warm = -0.2661239 * t**3 - 0.2343589 * t**2 + 0.8776956 * t + 0.179910
+    cold = -3.0258469 * t**3 + 2.1070379 * t**2 + 0.2226347 * t + 0.240390
+    x = torch.where(kelvin <= 4000, warm, cold)
+    low = -1.1063814 * x**3 - 1.34811020 * x**2 + 2.18555832 * x - 0.20219683
+    middle = -0.9549476 * x**3 - 1.37418593 * x**2 + 2.09137015 * x - 0.16748867
+    high = 3.0817580 * x**3 - 5.87338670 * x**2 + 3.75112997 * x - 0.37001483
+    y = torch.where(kelvin <= 2222, low, torch.where(kelvin <= 4000, middle, high))
+    big_x, big_z = x / y, (1 - x - y) / y
+    red = 3.2404542 * big_x - 1.5371385 - 0.4985314 * big_z
+    green = -0.9692660 * big_x + 1.8760108 + 0.0415560 * big_z
+    blue = 0.0556434 * big_x - 0.2040259 + 1.0572252 * big_z
+    return torch.stack([red, green, blue], -1).clamp(min=1e-3) / green[..., None]

@@ -1,0 +1,210 @@
+"""Certify a victim over a data set: one row an image, whatever the method, resumable after a kill.
+
+A row says that the class ``predicted`` holds for every image within ``radius`` of this one. So the certified accuracy
+at any radius, and the whole curve, are recomputed from the rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from physadv.evaluation.progress_log import Ledger
+from physadv.evaluation.samples import Samples
+from physadv.core.errors import OptionError
+from physadv.core.types import Victim
+from physadv.certification.bounds.graph import Graph
+from physadv.certification.bounds.verify import verify
+from physadv.defenses.registry import certifying
+from physadv.certification.smoothing.sequential_plan import Plan, make_plan
+from physadv.certification.smoothing.noise import Noise
+from physadv.certification.smoothing.certify import Certificate, certify_with, check_numbers
+from physadv.certification.smoothing.fixed_radius import certify_at
+from physadv.certification.smoothing.sampler import Sampler
+from physadv.evaluation.metrics.intervals import wilson
+from physadv.core.rows import Row
+from physadv.models.cards import LoadedVictim
+from physadv.models.classifiers import resize
+
+Tick = Callable[[float], None]
+"""Told how much of the present group is done, as a share in [0, 1]."""
+
+
+class Certifier(Protocol):
+    """A method with its settings. ``group`` is how many images it takes at a time."""
+
+    group: int
+
+    def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
+        """For each image at least ``predicted`` and ``radius``; ``indices`` name the images, whatever their company."""
+        ...
+
+
+class Smoothing:
+    """Randomised smoothing: Cohen's certificates, or staged ones where a ``radius`` is fixed.
+
+    ``n`` and ``n0`` default to 100,000 and 100, or to at most 120,000 and 32 in stages. Raises OptionError for numbers
+    out of range and for a radius out of reach.
+    """
+
+    def __init__(
+        self, victim: Victim, noise: Noise, *, norm: str, dims: int, radius: float | None = None,
+        n0: int | None = None, n: int | None = None, alpha: float = 0.001, batch: int = 256, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.sampler = Sampler(victim, noise, seed=seed, batch=batch)
+        self.norm, self.radius, self.alpha = norm, radius, alpha
+        self.n = n if n is not None else (100_000 if radius is None else 120_000)
+        self.n0 = n0 if n0 is not None else (100 if radius is None else 32)
+        check_numbers(self.n0, self.n, alpha)
+        self.plan: Plan | None = None
+        if radius is not None:
+            if radius <= 0:
+                raise OptionError(f"radius {radius}", "a positive radius is needed", "leave it out for full radii")
+            self.plan = make_plan(noise.needed(radius, norm, dims), n=self.n, alpha=alpha)
+        self.widest = noise.radius(alpha ** (1 / self.n), norm, dims) if radius is None else radius
+        self.group = 1 if radius is None else 16
+
+    def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
+        """See :class:`Certifier`."""
+        expected = len(images) * (self.n0 + (self.n if self.plan is None else self.plan.looks[0]))
+        seen = 0
+
+        def count(size: int) -> None:
+            nonlocal seen
+            seen += size
+            tick(min(seen / expected, 0.99))
+
+        self.sampler.tick = count
+        singles = [image[None] for image in images]
+        if self.plan is None or self.radius is None:
+            found = [self._full(image, index) for image, index in zip(singles, indices, strict=True)]
+        else:
+            found = certify_at(
+                self.sampler, singles, self.plan, radius=self.radius, norm=self.norm, n0=self.n0, indices=indices
+            )
+        return [{"predicted": c.predicted, "radius": c.radius, "p_low": c.p_low, "samples": c.samples} for c in found]
+
+    def _full(self, image: Tensor, index: int) -> Certificate:
+        return certify_with(self.sampler, image, norm=self.norm, n0=self.n0, n=self.n, alpha=self.alpha, index=index)
+
+
+class Bounding:
+    """Deterministic bounds at the radii ``eps`` (ascending). What holds at a radius holds at all smaller ones."""
+
+    def __init__(
+        self, graph: Graph, method: str, *, norm: str, eps: Sequence[float], main: float, group: int = 32
+    ) -> None:
+        if not eps or main not in eps or min(eps) < 0:
+            raise OptionError(f"radii {list(eps)}", f"ascending, 0 or more and with {main}", "name one radius")
+        self.graph, self.method, self.norm, self.group = graph, method, norm, group
+        self.radii, self.main = sorted(eps), main
+
+    def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
+        """See :class:`Certifier`. ``margin`` is the bound at the main radius.
+
+        At each radius only those images are bounded that no larger one has certified and no smaller one refused.
+        """
+        first = verify(self.graph, images, labels, eps=self.main, method=self.method, norm=self.norm)
+        right = first.predicted == labels
+        best = [self.main if c else -1.0 for c in first.certified.tolist()]
+        place = self.radii.index(self.main)
+        for radius in self.radii[place + 1 :]:
+            self._try(images, labels, radius, best, [i for i, b in enumerate(best) if b == self._below(radius)])
+        for radius in reversed(self.radii[:place]):
+            self._try(images, labels, radius, best, [i for i, b in enumerate(best) if b < 0 and right[i]])
+        return [
+            {"predicted": int(p), "radius": max(b, 0.0), "margin": float(m)}
+            for p, b, m in zip(first.predicted, best, first.margins, strict=True)
+        ]
+
+    def _below(self, radius: float) -> float:
+        return self.radii[self.radii.index(radius) - 1]
+
+    def _try(self, images: Tensor, labels: Tensor, radius: float, best: list[float], chosen: list[int]) -> None:
+        if not chosen:
+            return
+        found = verify(self.graph, images[chosen], labels[chosen], eps=radius, method=self.method, norm=self.norm)
+        for i, certified in zip(chosen, found.certified.tolist(), strict=True):
+            if certified:
+                best[i] = radius
+
+
+class PatchProof:
+    """Certified patch defences: ``radius`` is the side of the patch withstood, in px of the working size, or 0.
+
+    A defence for an h x w px patch is told by the smaller side. Raises OptionError for a victim without such a proof.
+    """
+
+    def __init__(self, victim: LoadedVictim, *, group: int = 8) -> None:
+        found = certifying(victim)
+        if found is None:
+            raise OptionError(
+                f"victim {victim.card.name}", "no patch certificate belongs to it",
+                "put patchcleanser, derandomised or patchguard before it: signs-masked+patchcleanser",
+            )  # fmt: skip
+        self.defence, self.size = found
+        self.victim, self.group, self.patch = victim, group, min(self.defence.patch)
+
+    @torch.no_grad()
+    def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
+        """See :class:`Certifier`."""
+        predicted, sure = self.defence.verdicts(resize(images, *self.size))
+        return [
+            {"predicted": p, "radius": float(self.patch) if s else 0.0}
+            for p, s in zip(predicted.tolist(), sure.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Images finished, of how many, and how many of the finished are right at the radius asked about."""
+
+    done: int
+    total: int
+
+
+def certify_all(
+    certifier: Certifier, samples: Samples, ledger: Ledger, *, device: str, tick: Tick
+) -> Iterator[Progress]:
+    """Certify every sample that ``ledger`` has no row of yet, group by group, and yield after each."""
+    waiting = [p for p in range(len(samples)) if samples.indices[p] not in ledger.rows]
+    done = len(samples) - len(waiting)
+    yield Progress(done, len(samples))
+    for start in range(0, len(waiting), certifier.group):
+        group = waiting[start : start + certifier.group]
+        indices = [samples.indices[p] for p in group]
+        images, labels = samples.images(group).to(device), samples.targets(group).to(device)
+        began = time.perf_counter()
+        rows = certifier.rows(images, labels, indices, tick)
+        seconds = time.perf_counter() - began
+        named = [
+            {"index": i, "image": samples.name(p), "label": samples.labels[p], **row}
+            for i, p, row in zip(indices, group, rows, strict=True)
+        ]
+        ledger.write(indices[0], "certify", named, seconds=seconds)
+        done += len(group)
+        yield Progress(done, len(samples))
+
+
+def certified(row: Row, radius: float) -> bool:
+    """Whether a row's class is right and holds within ``radius``."""
+    return bool(row["predicted"] == row["label"] and row["radius"] >= radius)
+
+
+def summarise(rows: Sequence[Row], radii: Sequence[float]) -> dict[str, Any]:
+    """Accuracy with intervals at each of ``radii`` (0 is accuracy alone), and the mean certified radius."""
+    n = len(rows)
+    points = [{"radius": r, **wilson(sum(certified(row, r) for row in rows), n).as_dict()} for r in radii]
+    mean = sum(row["radius"] for row in rows if row["predicted"] == row["label"]) / n if n else 0.0
+    return {
+        "accuracy": wilson(sum(row["predicted"] == row["label"] for row in rows), n).as_dict(),
+        "abstained": sum(row["predicted"] < 0 for row in rows),
+        "mean_radius": mean,
+        "samples": sum(int(row.get("samples", 0)) for row in rows),
+        "curve": points,
+    }

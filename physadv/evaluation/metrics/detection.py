@@ -1,0 +1,169 @@
+"""What a patch does to a detector, told apart: misses (FNR), average precision, and boxes that it adds.
+
+mAP alone misleads: extra boxes lower it without hiding anything. So every figure here stands on its own, for the clean,
+the blank and the patched scene, each with an interval bootstrapped by photo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from physadv.core.errors import OptionError
+from physadv.core.random_streams import numpy_generator
+from physadv.core.types import Detections
+from physadv.evaluation.metrics.intervals import Rate, clustered
+from physadv.core.rows import Row
+from physadv.models.detectors import Found, iou, nms
+
+FLOOR = 0.05
+"""Detections under this score are not written down: they could only lengthen the flat end of the curve."""
+MATCH_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval, bootstrapped by photo; ``n`` is what it counts (objects, pictures)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}" if self.n else "no trials"
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DetectionMetrics:
+    """One block of a measurement on a detector."""
+
+    fnr: Rate
+    """Share of the objects that are not seen as what they are: misses."""
+    ap: Estimate
+    """Average precision of the true class at IoU 0.5, all points."""
+    extra: Estimate
+    """Boxes a picture, of any class, that the clean picture of the same draw does not have."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the card."""
+        parts: dict[str, Rate | Estimate] = {"fnr": self.fnr, "ap50": self.ap, "extra_boxes": self.extra}
+        return {name: part.as_dict() for name, part in parts.items() if part.n}
+
+
+def match(boxes: Tensor, truth: Tensor, min_iou: float = MATCH_IOU) -> list[bool]:
+    """Which of the (m, 4) boxes, best first, hit a (k, 4) true box that no better one took (COCO's greedy rule)."""
+    pairs = iou(boxes, truth)
+    free = torch.ones(len(truth), dtype=torch.bool)
+    hits = []
+    for line in pairs:
+        open_ones = line.masked_fill(~free, -1.0)
+        best = int(open_ones.argmax()) if len(truth) else -1
+        hit = best >= 0 and float(open_ones[best]) >= min_iou
+        if hit:
+            free[best] = False
+        hits.append(hit)
+    return hits
+
+
+def average_precision(
+    scores: Sequence[float], hits: Sequence[bool], truths: int, *, points: int | None = None
+) -> float:
+    """Area under the precision-recall curve of detections pooled over all pictures; NaN without true boxes.
+
+    ``points`` None takes every point (PASCAL VOC 2010 on), 101 COCO's interpolation at recall 0, 0.01, ..., 1. Ties in
+    the score keep their order. Raises OptionError where scores and hits differ in number or hits exceed ``truths``.
+    """
+    if len(scores) != len(hits) or sum(hits) > truths:
+        raise OptionError(f"{len(scores)} scores, {sum(hits)} hits, {truths} true boxes", "must fit", "check them")
+    if truths == 0:
+        return float("nan")
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    true = np.cumsum(np.asarray(hits, np.float64)[order])
+    if len(true) == 0:
+        return 0.0
+    recall, precision = true / truths, true / np.arange(1, len(true) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    if points is None:
+        return float((np.diff(recall, prepend=0.0) * envelope).sum())
+    at = np.searchsorted(recall, np.linspace(0, 1, points) - 1e-12, side="left")  # 7/10 is not below 0.7
+    return float(np.append(envelope, 0.0)[at].mean())
+
+
+def scene_rows(
+    prediction: Detections, clean: Sequence[Found] | None, marks: Tensor, scene: Tensor, label: int, threshold: float
+) -> tuple[list[dict[str, Any]], list[Found]]:
+    """What a block's rows keep of each scene, and what was found in it.
+
+    ``marks`` (m, 4) are the true boxes and ``scene`` (m,) tells whose; ``label`` is their class. ``clean`` is what the
+    clean block found, None for that block itself. The table: ``truth`` boxes; ``scores`` and ``hits`` of the class
+    from :data:`FLOOR` on, best first; ``extra`` boxes of any class that the clean picture lacks.
+    """
+    one_class = Detections(prediction.boxes, prediction.scores[..., label : label + 1])
+    of_class = nms(one_class, FLOOR)
+    found = nms(prediction, threshold)
+    tables = []
+    for number, (own, all_classes) in enumerate(zip(of_class, found, strict=True)):
+        truth = marks[scene == number]
+        hits = match(own.boxes.cpu(), truth.cpu())[:20]
+        extra = 0 if clean is None else added(all_classes, clean[number])
+        scores = [round(s, 3) for s in own.scores.tolist()[:20]]
+        tables.append({"truth": len(truth), "scores": scores, "hits": [int(h) for h in hits], "extra": extra})
+    return tables, found
+
+
+def added(found: Found, clean: Found) -> int:
+    """How many boxes of ``found`` match none of the same class in ``clean``."""
+    same = found.labels[:, None] == clean.labels[None]
+    return int((~((iou(found.boxes, clean.boxes) >= MATCH_IOU) & same).any(1)).sum()) if len(found) else 0
+
+
+def summarise_detection(rows: Sequence[Row], block: str) -> DetectionMetrics | None:
+    """FNR, AP and extra boxes of one block, from rows of `physadv patch`; None for a classifier's rows."""
+    scenes = [row for row in rows if "scene" in row]
+    if not scenes:
+        return None
+    missed = [not row[block]["recognised"] for row in rows]
+    tables = [row["scene"][block] for row in scenes]
+    groups = [str(row["group"]) for row in scenes]
+
+    def ap(chosen: npt.NDArray[np.intp]) -> float:
+        picked = [tables[i] for i in chosen]
+        scores = [s for t in picked for s in t["scores"]]
+        hits = [bool(h) for t in picked for h in t["hits"]]
+        return average_precision(scores, hits, sum(t["truth"] for t in picked))
+
+    def extra(chosen: npt.NDArray[np.intp]) -> float:
+        return float(np.mean([tables[i]["extra"] for i in chosen]))
+
+    return DetectionMetrics(
+        clustered(missed, [row["group"] for row in rows]),
+        bootstrap(ap, groups, n=sum(t["truth"] for t in tables)),
+        bootstrap(extra, groups, n=len(tables)),
+    )
+
+
+def bootstrap(
+    statistic: Callable[[npt.NDArray[np.intp]], float], groups: Sequence[str], *, n: int, draws: int = 300
+) -> Estimate:
+    """A statistic of line numbers with its percentile interval over whole groups (photos)."""
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    lines = [np.flatnonzero(index == i) for i in range(len(names))]
+    value = statistic(np.arange(len(groups)))
+    picks = numpy_generator(0, "bootstrap detection").integers(0, len(names), (draws, len(names)))
+    values = np.array([statistic(np.concatenate([lines[i] for i in pick])) for pick in picks])
+    values = values[np.isfinite(values)]
+    if not np.isfinite(value) or len(values) == 0:
+        return Estimate(float("nan"), 0.0, float("nan"), 0)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Estimate(value, float(min(low, value)), float(max(high, value)), n)

@@ -1,0 +1,69 @@
+"""Every rate with its interval: Wilson for independent trials, bootstrap by cluster for video frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy import stats
+
+from physadv.core.errors import OptionError
+from physadv.core.random_streams import numpy_generator
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share in [0, 1] with its confidence interval and the number of trials behind it."""
+
+    rate: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.rate:.1%} [{self.low:.1%}, {self.high:.1%}], n = {self.n}" if self.n else "no trials"
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Rate:
+    """Wilson's score interval (Wilson 1927); n = 0 gives the whole of [0, 1]."""
+    if not 0 <= successes <= n:
+        raise OptionError(f"{successes} successes of {n}", "0 <= successes <= n", "check the counts")
+    if n == 0:
+        return Rate(float("nan"), 0.0, 1.0, 0)
+    interval = stats.binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
+    return Rate(successes / n, float(interval.low), float(interval.high), int(n))
+
+
+def clustered(
+    outcomes: Sequence[bool | int],
+    clusters: Sequence[object],
+    *,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Rate:
+    """Percentile bootstrap over whole clusters (clips, people): frames of one clip are not independent.
+
+    Where the bootstrap is degenerate (one cluster, or all clusters alike) it knows nothing of what was not seen, so
+    the interval is widened to Wilson's with one trial a cluster.
+    """
+    hits = np.asarray(outcomes, dtype=float)
+    names, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
+    if hits.size == 0:
+        return wilson(0, 0)
+    totals = np.bincount(index, minlength=len(names)).astype(float)
+    sums = np.bincount(index, weights=hits, minlength=len(names))
+    picks = numpy_generator(seed, "bootstrap").integers(0, len(names), (draws, len(names)))
+    shares = sums[picks].sum(1) / totals[picks].sum(1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(shares, [tail, 1 - tail])
+    rate = float(hits.mean())
+    if np.ptp(sums / totals) == 0:
+        spread = wilson(round(rate * len(names)), len(names), confidence)
+        low, high = min(low, spread.low), max(high, spread.high)
+    return Rate(rate, float(min(low, rate)), float(max(high, rate)), int(hits.size))

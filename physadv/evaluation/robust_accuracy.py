@@ -1,0 +1,248 @@
+"""Robust accuracy over a data set: resumable, with its doubts about itself, and a curve over epsilon.
+
+Batches are finished one by one, so what is done so far is an honest sample at every moment. A sample broken at a
+smaller epsilon stays broken at a larger one, and one that withstood a larger stays whole at a smaller.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from physadv.evaluation.ensemble import quick, scores_only, standard
+from physadv.attacks._fused_model import Speed
+from physadv.attacks.gradient import pgd
+from physadv.evaluation.progress_log import Ledger
+from physadv.attacks._classifier_step import Classifier, LogOf
+from physadv.evaluation.samples import Samples
+from physadv.evaluation.stages import CLEAN, Stage, Verdict, verdicts
+from physadv.evaluation import masking_checks
+from physadv.evaluation.metrics.intervals import Rate, wilson
+from physadv.core.rows import Row
+from physadv.evaluation.masking_checks import Doubt
+from physadv.threat.constraints import LpBall
+from physadv.threat.norms import distance
+
+Keep = Callable[[Sequence[int], Tensor, Tensor], None]
+"""Given positions, clean and adversarial images of what a stage broke, to save or to show."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an evaluation stands: samples finished, and the rates among these."""
+
+    done: int
+    total: int
+    clean: Rate
+    robust: Rate
+    stage: str
+    round: str = "rows"
+
+
+@dataclass
+class Evaluation:
+    """One evaluation: iterate over :meth:`run`, then read :meth:`result`.
+
+    ``ball`` is the threat, ``plan`` the attacks in their order, ``curve`` further radii. With ``folder`` everything is
+    recorded there and a killed run goes on; the samples, seed and batch size must be the same, which the caller
+    ensures (:func:`physadv.evaluation.progress_log.claim`). ``keep`` gets the images of what was broken. ``targets`` gives the
+    class wanted for each position, where the attack is targeted.
+    """
+
+    victim: Classifier
+    samples: Samples
+    ball: LpBall
+    plan: Sequence[Stage] = ()
+    curve: Sequence[float] = ()
+    folder: Path | None = None
+    batch_size: int = 128
+    device: str | torch.device = "cpu"
+    speed: Speed = "fold"
+    seed: int = 0
+    keep: Keep | None = None
+    targets: Callable[[Sequence[int]], Tensor] | None = None
+    doubts: list[Doubt] = field(default_factory=list)
+    ledger: Ledger = field(init=False)
+    rounds: dict[float, Ledger] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.folder)
+
+    def run(self) -> Iterator[Progress]:
+        """Check the victim, attack every batch, then the other radii. What is already recorded is not done again."""
+        self.doubts = self.probe()
+        if not self.plan:
+            blind = any(d.name == "no-gradient" for d in self.doubts)
+            self.plan = scores_only(self.ball.norm) if blind else standard(self.ball.norm)
+        yield from self._round(self.ledger, self.ball, self.plan, list(range(len(self.samples))), self.keep)
+        yield from self._curve()
+
+    def probe(self, count: int = 64) -> list[Doubt]:
+        """The self-checks that need a few images only (see :mod:`physadv.evaluation.masking_checks`)."""
+        positions = list(range(0, len(self.samples), max(1, len(self.samples) // count)))[:count]
+        images, labels = self._load(positions)
+        doubts = masking_checks.check_victim(self.victim, images, labels, eps=self.ball.eps, norm=self.ball.norm)
+        if any(d.name == "softmax-output" for d in doubts):
+            self.victim = LogOf(self.victim)
+        if any(d.name == "no-gradient" for d in doubts):
+            return doubts
+        few = self._pgd(images, labels, self.ball.eps, 5)
+        doubts += masking_checks.check_steps(few, self._pgd(images, labels, self.ball.eps, 20), (5, 20))
+        widest = {"linf": 1.0, "l2": images[0].numel() ** 0.5, "l1": float(images[0].numel())}[self.ball.norm]
+        doubts += masking_checks.check_unbounded(self._pgd(images, labels, widest, 20), widest)
+        return doubts
+
+    def _pgd(self, images: Tensor, labels: Tensor, eps: float, steps: int) -> list[bool]:
+        found = pgd(self.victim, images, labels, eps=eps, norm=self.ball.norm, steps=steps, seed=self.seed)
+        return [bool(x) for x in found.success.tolist()]
+
+    def _load(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        images, labels = self.samples.images(positions), self.samples.targets(positions)
+        return images.to(self.device), labels.to(self.device)
+
+    def _round(
+        self, ledger: Ledger, ball: LpBall, plan: Sequence[Stage], members: list[int], keep: Keep | None
+    ) -> Iterator[Progress]:
+        """Every batch of ``members`` through every stage of ``plan``."""
+        for number, start in enumerate(range(0, len(members), self.batch_size)):
+            batch = members[start : start + self.batch_size]
+            if not ledger.finished(number, plan[-1].name):
+                for stage in self._batch(ledger, ball, plan, number, batch, keep):
+                    yield self._progress(ledger, len(members), stage)
+
+    def _batch(
+        self, ledger: Ledger, ball: LpBall, plan: Sequence[Stage], number: int, batch: list[int], keep: Keep | None
+    ) -> Iterator[str]:
+        left, names = ledger.left(number, batch), [stage.name for stage in plan]
+        begun = time.perf_counter()
+        if left:
+            images, labels = self._load(left)
+            for verdict in self._verdicts(ledger, ball, plan, number, left, images, labels):
+                last = verdict.stage == names[-1]
+                rows = [self._row(left, images, labels, verdict, i, ball) for i in _finished(verdict, last)]
+                if keep is not None and verdict.stage != CLEAN and verdict.broken.any():
+                    hit = verdict.rows[verdict.broken]
+                    keep([left[i] for i in hit.tolist()], images[hit], verdict.images[verdict.broken])
+                now = time.perf_counter()
+                near = {str(left[r]): float(verdict.near[i]) for i, r in enumerate(verdict.rows.tolist())}
+                spent = {"seconds": now - begun, "forwards": verdict.forwards}
+                ledger.write(number, verdict.stage, rows, near=near, **spent)
+                begun = now
+                yield verdict.stage
+        if not ledger.finished(number, names[-1]):
+            ledger.write(number, names[-1], [])
+            yield names[-1]
+
+    def _verdicts(
+        self,
+        ledger: Ledger,
+        ball: LpBall,
+        plan: Sequence[Stage],
+        number: int,
+        left: list[int],
+        images: Tensor,
+        labels: Tensor,
+    ) -> Iterator[Verdict]:
+        near = ledger.state(number, "near")
+        return verdicts(
+            self.victim, images, labels, ball=ball, plan=plan, speed=self.speed, seed=self.seed,
+            targets=None if self.targets is None else self.targets(left).to(images.device),
+            index=torch.tensor([self.samples.indices[p] for p in left]),
+            near=torch.tensor([near.get(p, torch.inf) for p in left]),
+            done=ledger.stages_done(number),
+        )  # fmt: skip
+
+    def _row(self, left: list[int], images: Tensor, labels: Tensor, verdict: Verdict, at: int, ball: LpBall) -> Row:
+        row, broken = int(verdict.rows[at]), bool(verdict.broken[at])
+        moved = broken and verdict.stage != CLEAN
+        away = distance(verdict.images[at : at + 1], images[row : row + 1], ball.norm) if moved else torch.zeros(1)
+        return {
+            "index": left[row],
+            "image": self.samples.name(left[row]),
+            "label": int(labels[row]),
+            "correct": not (broken and verdict.stage == CLEAN),
+            "robust": not broken,
+            "broken_by": verdict.stage if broken else "",
+            "stage": verdict.stage,
+            "distance": float(away[0]),
+            "near": float(verdict.near[at]),
+        }
+
+    def _progress(self, ledger: Ledger, total: int, stage: str) -> Progress:
+        name = ledger.name
+        return Progress(len(ledger.rows), total, _rate(ledger, "correct"), _rate(ledger, "robust"), stage, name)
+
+    def _curve(self) -> Iterator[Progress]:
+        """Smaller radii from the largest down, on what the one above broke; larger ones up, on what is still whole."""
+        self.rounds = {self.ball.eps: self.ledger}
+        broken = [p for p, row in sorted(self.ledger.rows.items()) if row["correct"] and not row["robust"]]
+        for eps in sorted((e for e in self.curve if e < self.ball.eps), reverse=True):
+            yield from self._radius(eps, broken)
+            broken = [p for p in broken if not self.rounds[eps].rows[p]["robust"]]
+        whole = [p for p, row in sorted(self.ledger.rows.items()) if row["robust"]]
+        for eps in sorted(e for e in self.curve if e > self.ball.eps):
+            yield from self._radius(eps, whole)
+            whole = [p for p in whole if self.rounds[eps].rows[p]["robust"]]
+
+    def _radius(self, eps: float, members: list[int]) -> Iterator[Progress]:
+        short = self.plan[:1] if self.plan[0].family == "black" else quick(self.ball.norm)
+        self.rounds[eps] = Ledger(self.folder, f"curve-{eps:.6g}")
+        yield from self._round(self.rounds[eps], replace(self.ball, eps=eps), short, members, None)
+
+    def robust_at(self) -> dict[float, Rate]:
+        """Robust accuracy at every radius measured, and clean accuracy at 0."""
+        rows, n = self.ledger.rows, len(self.ledger.rows)
+        whole = {p for p, row in rows.items() if row["robust"]}
+        found = {0.0: _rate(self.ledger, "correct"), self.ball.eps: wilson(len(whole), n)}
+        at = set(whole)
+        for eps in sorted((e for e in self.rounds if e < self.ball.eps), reverse=True):
+            at = at | {p for p, row in self.rounds[eps].rows.items() if row["robust"]}
+            found[eps] = wilson(len(at), n)
+        at = set(whole)
+        for eps in sorted(e for e in self.rounds if e > self.ball.eps):
+            at = {p for p, row in self.rounds[eps].rows.items() if row["robust"]}
+            found[eps] = wilson(len(at), n)
+        return dict(sorted(found.items()))
+
+    def _hindsight(self) -> list[Doubt]:
+        """The checks that need the outcome, of a run that was stopped as well."""
+        correct = [row for row in self.ledger.rows.values() if row["correct"]]
+        broken = {s.name: [row["broken_by"] == s.name for row in correct] for s in self.plan}
+        white = [s.name for s in self.plan if s.family == "white"]
+        black = [s.name for s in self.plan if s.family == "black"]
+        doubts = list(masking_checks.check_blackbox(broken, white, black)) if white else []
+        doubts += masking_checks.check_curve({e: r.rate for e, r in self.robust_at().items()})
+        return doubts
+
+    def result(self) -> dict[str, Any]:
+        """Rates with intervals, what each attack broke, the curve, doubts, seconds, images asked about."""
+        rows = self.ledger.rows
+        by = Counter(row["broken_by"] for row in rows.values() if row["correct"] and not row["robust"])
+        ledgers = [self.ledger, *(led for eps, led in self.rounds.items() if eps != self.ball.eps)]
+        return {
+            "clean_accuracy": _rate(self.ledger, "correct").as_dict(),
+            "robust_accuracy": _rate(self.ledger, "robust").as_dict(),
+            "complete": len(rows) == len(self.samples),
+            "broken_by": {stage.name: by.get(stage.name, 0) for stage in self.plan},
+            "curve": [{"eps": eps, **rate.as_dict()} for eps, rate in self.robust_at().items()],
+            "doubts": [doubt.as_dict() for doubt in [*self.doubts, *self._hindsight()]],
+            "seconds": sum(led.total("seconds") for led in ledgers),
+            "forwards": int(sum(led.total("forwards") for led in ledgers)),
+        }
+
+
+def _finished(verdict: Verdict, last: bool) -> list[int]:
+    """Places in a verdict whose samples are done: the broken ones, after the last stage all."""
+    return [i for i, broken in enumerate(verdict.broken.tolist()) if broken or last]
+
+
+def _rate(ledger: Ledger, key: str) -> Rate:
+    rows = ledger.rows.values()
+    return wilson(sum(bool(row[key]) for row in rows), len(rows))

@@ -1,0 +1,256 @@
+"""Face embedders as victims: an aligned crop in, an embedding out, and a card that says whose they are and how good."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from physadv.core.errors import VictimError
+from physadv.core.files import sha256_of
+from physadv.models.cards import VictimCard
+from physadv.models.faces.face_detection import SLIM_CARD, Alignment, model_file
+from physadv.models.fetch import cached
+from physadv.models.loading import (
+    kind_of,
+    load_exported,
+    load_import_path,
+    load_state,
+    load_torchscript,
+    pick_device,
+    read_state,
+)
+from physadv.models.architectures.dlib_resnet import load_dlib_resnet
+from physadv.models.architectures.mobilefacenet import MobileFaceNet, folded
+
+Metric = Literal["cosine", "euclidean"]
+
+
+@dataclass(frozen=True)
+class EmbedderCard:
+    """What an embedder takes and gives, and its provenance.
+
+    Aligned crops of ``size`` px, RGB or BGR, normalised by ``mean`` and ``std`` (of values in [0, 1]); ``dimension``
+    numbers out, compared by ``metric``. ``thresholds`` are similarities (higher is more alike; minus the distance for
+    "euclidean") at which a stated share of pairs of different people passes for one person: {0.01: ..., 0.001: ...}.
+    """
+
+    name: str
+    size: int
+    alignment: Alignment = "arcface"
+    channels: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    dimension: int = 512
+    metric: Metric = "cosine"
+    thresholds: Mapping[float, float] = field(default_factory=dict)
+    licence: str = "unknown"
+    source: str = "unknown"
+    accuracy: str = "not measured"
+    sha256: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and TOML."""
+        return {**asdict(self), "thresholds": {str(k): v for k, v in self.thresholds.items()}}
+
+
+class Embedder(nn.Module):
+    """A frozen net and its card: aligned crops (b, 3, size, size), RGB in [0, 1] -> embeddings (b, dimension)."""
+
+    card: EmbedderCard
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, card: EmbedderCard) -> None:
+        super().__init__()
+        self.net, self.card = net, card
+        self.register_buffer("mean", torch.tensor(card.mean).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(card.std).reshape(-1, 1, 1))
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Embeddings as the net gives them, not brought to unit length."""
+        out: Tensor = self.net(self.prepared(crops))
+        if out.ndim != 2 or out.shape[1] != self.card.dimension:
+            raise VictimError(
+                f"{self.card.name} gave shape {tuple(out.shape)}",
+                f"(b, {self.card.dimension}) is stated",
+                "correct the descriptor",
+            )
+        return out
+
+    def prepared(self, crops: Tensor) -> Tensor:
+        """What the net is given: channels in its order, normalised."""
+        ordered = crops if self.card.channels == "rgb" else crops.flip(1)
+        return (ordered - self.mean) / self.std
+
+    def similarity(self, first: Tensor, second: Tensor) -> Tensor:
+        """Similarities (n, m) of embeddings (n, d) and (m, d): higher is more alike. With gradients."""
+        return similarity(self.card.metric, first, second)
+
+
+def similarity(metric: Metric, first: Tensor, second: Tensor) -> Tensor:
+    """Cosine, or minus the Euclidean distance: (n, d) and (m, d) -> (n, m)."""
+    if metric == "cosine":
+        return F.normalize(first) @ F.normalize(second).T
+    squares = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2 * first @ second.T
+    return -squares.clamp_min(1e-12).sqrt()
+
+
+DLIB = EmbedderCard(
+    name="dlib",
+    size=150,
+    alignment="dlib",
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    dimension=128,
+    metric="euclidean",
+    thresholds={0.01: -0.608, 0.001: -0.547},
+    licence="CC0-1.0",
+    accuracy="98.4 % [97.6, 99.1] of 3,882 pairs, 80 people of LFW; true accepts 98.4 % at FAR 1 %, 91.5 % at 0.1 %",
+    source="dlib_face_recognition_resnet_model_v1.dat (King, 2017), from PyPI face_recognition_models",
+    sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+)
+MOBILEFACENET = EmbedderCard(
+    name="mobilefacenet",
+    size=112,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    dimension=128,
+    thresholds={0.01: 0.260, 0.001: 0.350},
+    licence="Apache-2.0",
+    accuracy="98.7 % [97.9, 99.5] of 3,882 pairs, 80 people of LFW; true accepts 99.0 % at FAR 1 %, 97.2 % at 0.1 %",
+    source="https://github.com/foamliu/MobileFaceNet",
+    sha256="90a00ba1d8b0b688af3deb731ed53dca582e6106805d1bc3cfdef55f570493f4",
+)
+MOBILEFACENET_FILE = VictimCard(
+    name="mobilefacenet",
+    licence=MOBILEFACENET.licence,
+    source=MOBILEFACENET.source,
+    data="MS-Celeb-1M, refined",
+    sha256=MOBILEFACENET.sha256,
+    urls=("https://github.com/foamliu/MobileFaceNet/releases/download/v1.0/mobilefacenet.pt",),
+    extra={"size_bytes": 4135271},
+)
+FETCHABLE = {card.name: card for card in (MOBILEFACENET_FILE, SLIM_CARD)}
+"""For ``models fetch``: weights' files that are no victims of their own."""
+
+
+def load_embedder(
+    name_or_path: str | Path, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
+) -> Embedder:
+    """An embedder by name ("dlib", "mobilefacenet") or by a descriptor, a TOML file of about ten lines.
+
+    A descriptor names its ``weights`` (TorchScript or torch.export, relative to itself), or a ``factory``
+    ("package.module:function") with or without weights, and the fields of :class:`EmbedderCard`; ``threshold`` and
+    ``far`` may stand for ``thresholds``. Raises VictimError where weights are absent, with what to do about it.
+    """
+    text = str(name_or_path)
+    if text in _KNOWN:
+        embedder = _KNOWN[text](None if weights is None else Path(weights))
+    elif Path(text).suffix == ".toml":
+        embedder = _from_descriptor(Path(text), None if weights is None else Path(weights))
+    else:
+        raise VictimError(f"embedder {text!r}", f"is none of {', '.join(_KNOWN)}", "or name a descriptor file (.toml)")
+    for module in embedder.modules():
+        module.training = False  # modules made by torch.export refuse to be told
+    embedder.requires_grad_(False).to(pick_device(device))
+    # Small convolutions run about a fifth faster with the channels innermost.
+    embedder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return embedder
+
+
+def available_embedders() -> list[str]:
+    """The embedders known by name whose weights are here, in the order they are preferred."""
+    found = []
+    for name, load in _KNOWN.items():
+        try:
+            load(None)
+        except VictimError:
+            continue
+        found.append(name)
+    return found
+
+
+def _dlib(weights: Path | None) -> Embedder:
+    file = weights or model_file("dlib_face_recognition_resnet_model_v1.dat")
+    return Embedder(load_dlib_resnet(file), _true_of(DLIB, file))
+
+
+def _mobilefacenet(weights: Path | None) -> Embedder:
+    file = weights or cached(MOBILEFACENET_FILE)
+    if file is None:
+        remedy = "`physadv models fetch mobilefacenet` (4 MB, Apache-2.0), or give the file"
+        raise VictimError("embedder mobilefacenet", "its weights are not here", remedy)
+    net = MobileFaceNet()
+    load_state(net, read_state(file), name="mobilefacenet")
+    return Embedder(folded(net.eval()), _true_of(MOBILEFACENET, file))
+
+
+_KNOWN: dict[str, Callable[[Path | None], Embedder]] = {"dlib": _dlib, "mobilefacenet": _mobilefacenet}
+
+
+def _true_of(card: EmbedderCard, file: Path) -> EmbedderCard:
+    """Weights of the user's own lose what was measured on the published ones."""
+    digest = sha256_of(file)
+    if digest == card.sha256:
+        return card
+    return replace(card, sha256=digest, source=str(file), accuracy="not measured", thresholds={}, licence="yours")
+
+
+def _from_descriptor(path: Path, weights: Path | None) -> Embedder:
+    table = _read_descriptor(path)
+    named = table.pop("weights", None)
+    file = weights or (None if named is None else path.parent / str(named))
+    factory = table.pop("factory", None)
+    card = _card_of(table, path, "" if file is None else sha256_of(file) if file.is_file() else "")
+    if factory is not None:
+        net, _ = load_import_path(str(factory))
+        if not isinstance(net, nn.Module):
+            raise VictimError(str(factory), f"made a {type(net).__name__}", "a torch.nn.Module is needed")
+        if file is not None:
+            load_state(net, read_state(file), name=card.name)
+        return Embedder(net, card)
+    if file is None:
+        raise VictimError(f"{path}", "names neither weights nor a factory", 'add weights = "net.pt"')
+    kind = kind_of(file)
+    if kind == "torchscript":
+        return Embedder(load_torchscript(file), card)
+    if kind == "exported":
+        return Embedder(load_exported(file)[0], card)
+    raise VictimError(f"{file}", f"holds {kind} without a net", 'add factory = "package.module:function"')
+
+
+def _read_descriptor(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise VictimError(f"{path}", f"not readable as TOML ({error})", "see `load_embedder`") from error
+
+
+def _card_of(table: dict[str, Any], path: Path, digest: str) -> EmbedderCard:
+    values = {"name": path.stem, **table, "sha256": digest}
+    thresholds = {float(k): float(v) for k, v in dict(values.pop("thresholds", {})).items()}
+    if "threshold" in values:
+        thresholds[float(values.pop("far", 0.01))] = float(values.pop("threshold"))
+    unknown = sorted(values.keys() - EmbedderCard.__dataclass_fields__.keys())
+    lacking = sorted({"size", "dimension", "licence"} - values.keys())
+    if unknown or lacking:
+        said = "; ".join(f"{what} {', '.join(k)}" for what, k in (("unknown:", unknown), ("missing:", lacking)) if k)
+        raise VictimError(f"{path}", said, f"known are {', '.join(EmbedderCard.__dataclass_fields__)}")
+    for key, choices in (
+        ("alignment", ("dlib", "arcface")),
+        ("channels", ("rgb", "bgr")),
+        ("metric", ("cosine", "euclidean")),
+    ):
+        if values.get(key, choices[0]) not in choices:
+            raise VictimError(f"{path}: {key} = {values[key]!r}", f"is none of {', '.join(choices)}", "correct it")
+    for key in ("mean", "std"):
+        if key in values:
+            values[key] = tuple(float(v) for v in values[key])
+    return EmbedderCard(**values, thresholds=thresholds)

@@ -1,0 +1,276 @@
+"""Faces in photos: where they are, their five landmarks, and aligned crops with gradients back to the photo.
+
+Points are pixels of the upright photo, origin at the outer corner of the top-left pixel. A landmark *scheme* says which
+five points they are: ``dlib5`` (the outer and inner corner of the eye at the right of the picture, of that at the left,
+then the base of the nose) or ``arc5`` (left and right eye, tip of the nose, left and right corner of the mouth). Every
+alignment knows both schemes, so that any detector serves any embedder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from physadv.core.errors import VictimError
+from physadv.core.image_io import Array
+from physadv.models.cards import VictimCard
+from physadv.models.fetch import cached
+from physadv.models.loading import load_state, read_state
+from physadv.models.architectures.facedet_slim import MEAN_BGR, SlimFaceNet, anchors, decode
+
+Points = npt.NDArray[np.float64]
+Box = tuple[int, int, int, int]
+Scheme = Literal["dlib5", "arc5"]
+Alignment = Literal["dlib", "arcface"]
+
+# Where each scheme's points lie in each aligned crop, as shares of its side. Two are the published templates (dlib's
+# chip with padding 0.25; ArcFace's 112 px); the two mixed ones are medians over 155 photos of 40 people (shared faces,
+# every second person) on which both detectors agree.
+_DLIB5_IN_DLIB = ((0.85957, 0.21350), (0.64606, 0.22897), (0.12058, 0.21373), (0.33409, 0.22906), (0.49011, 0.62780))
+TEMPLATES: Mapping[tuple[Alignment, Scheme], Points] = {
+    ("dlib", "dlib5"): (np.array(_DLIB5_IN_DLIB) + 0.25) / 1.5,
+    ("dlib", "arc5"): np.array(
+        [(0.3105, 0.3042), (0.6691, 0.3018), (0.4916, 0.5194), (0.3439, 0.6871), (0.6463, 0.6892)]
+    ),
+    ("arcface", "arc5"): np.array(
+        [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+    ) / 112,
+    ("arcface", "dlib5"): np.array(
+        [(81.74, 53.17), (67.09, 53.42), (31.24, 52.76), (45.29, 53.30), (56.17, 80.35)]
+    ) / 112,
+}  # fmt: skip
+_NOT_INSTALLED = "pip install 'physadv[faces]' (dlib-bin and face_recognition_models; both free to use)"
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face: the score of the detector that saw it best, and five landmarks in each scheme that could be found."""
+
+    score: float
+    marks: Mapping[Scheme, Points] = field(default_factory=dict)
+
+    def quad(self, alignment: Alignment = "arcface", *, margin: float = 0.0) -> Points:
+        """Corners (4, 2) of the aligned square in the photo, clockwise from its own top left, wider by ``margin``."""
+        to_photo = self.to_photo(alignment, 1)
+        low, high = -margin, 1 + margin
+        corners = np.array([(low, low), (high, low), (high, high), (low, high)])
+        return np.asarray(corners @ to_photo[:, :2].T + to_photo[:, 2])
+
+    def box(self, height: int, width: int, *, margin: float = 0.0) -> Box:
+        """Whole pixels (x0, y0, x1, y1) around the ArcFace square (forehead to chin), inside the photo."""
+        quad = self.quad(margin=margin)
+        x0, y0 = np.floor(quad.min(0) + 1e-3).astype(int)
+        x1, y1 = np.ceil(quad.max(0) - 1e-3).astype(int)
+        return int(max(x0, 0)), int(max(y0, 0)), int(min(x1, width)), int(min(y1, height))
+
+    def to_photo(self, alignment: Alignment, size: int, scheme: Scheme | None = None) -> Points:
+        """The similarity (2, 3) from a crop of ``size`` px to the photo. By default by the alignment's own scheme."""
+        own: Scheme = "dlib5" if alignment == "dlib" else "arc5"
+        used = scheme if scheme is not None else own if own in self.marks else next(iter(self.marks))
+        return similarity(TEMPLATES[alignment, used] * size, self.marks[used])
+
+    def moved(self, scale: float, dx: float, dy: float) -> Face:
+        """The same face in a photo that was scaled by ``scale`` and then shifted."""
+        return Face(self.score, {k: v * scale + np.array([dx, dy]) for k, v in self.marks.items()})
+
+
+class Finder(Protocol):
+    """Anything that finds faces in an upright (h, w, 3) uint8 RGB photo."""
+
+    def __call__(self, rgb: Array) -> list[Face]:
+        """All faces, best first."""
+        ...
+
+
+def similarity(source: Points, target: Points) -> Points:
+    """Rotation, scale and shift (2, 3) that take ``source`` (n, 2) nearest to ``target`` (Umeyama, 1991)."""
+    a, b = source - source.mean(0), target - target.mean(0)
+    norm = float((a**2).sum())
+    if norm == 0:
+        raise VictimError("landmarks", "all at one place", "leave this face out")
+    cos, sin = float((a * b).sum()) / norm, float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / norm
+    turn = np.array([[cos, -sin], [sin, cos]])
+    return np.concatenate([turn, (target.mean(0) - turn @ source.mean(0))[:, None]], 1)
+
+
+def crops(image: Tensor, to_photo: Tensor, size: int) -> Tensor:
+    """Aligned squares out of (1 or b, 3, h, w) by similarities (b, 2, 3): (b, 3, size, size), with gradients.
+
+    ``to_photo`` takes crop pixels to image pixels. Where a crop shrinks, the image is first shrunk by an anti-aliased
+    filter, so that fine texture does not alias into what the embedder sees.
+    """
+    scale = float(torch.linalg.vector_norm(to_photo[:, :, 0], dim=1).median())
+    if scale > 1.0:
+        height, width = (max(1, round(side / scale)) for side in image.shape[-2:])
+        ratio = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).to(to_photo)
+        image = F.interpolate(image, (height, width), mode="bilinear", antialias=True, align_corners=False)
+        to_photo = to_photo * ratio[:, None]
+    # affine_grid speaks in [-1, 1] of both pictures: u -> (u + 1) size / 2 -> photo px -> 2 x / side - 1.
+    sides = torch.tensor([image.shape[-1], image.shape[-2]]).to(to_photo)
+    linear = to_photo[:, :, :2] * (size / sides[:, None])
+    shift = (to_photo[:, :, :2].sum(2) * size / 2 + to_photo[:, :, 2]) * 2 / sides - 1
+    theta = torch.cat([linear, shift[..., None]], 2).to(image)
+    grid = F.affine_grid(theta, [len(theta), image.shape[1], size, size], align_corners=False)
+    batch = image.expand(len(theta), -1, -1, -1)
+    return F.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+class DlibFinder:
+    """dlib's HOG detector (King, 2009) and its CC0 five-point model: frontal faces of 40 px and more, fast on a CPU."""
+
+    def __init__(self, *, longest: int = 1600) -> None:
+        dlib = _dlib()
+        self._dlib = dlib
+        self._detect = dlib.get_frontal_face_detector()
+        self._landmarks = dlib.shape_predictor(str(model_file("shape_predictor_5_face_landmarks.dat")))
+        self._longest = longest
+
+    def __call__(self, rgb: Array) -> list[Face]:
+        """All faces, best first."""
+        small, scale = _shrunk(rgb, self._longest)
+        boxes, scores, _ = self._detect.run(small, 1 if max(small.shape[:2]) <= 1000 else 0, 0.0)
+        return [Face(float(s), {"dlib5": self._points(small, b) / scale}) for b, s in zip(boxes, scores, strict=True)]
+
+    def points_in(self, rgb: Array, marks: Points) -> Points:
+        """Five points of the ``dlib5`` scheme for a face known by its ``arc5`` landmarks."""
+        small, scale = _shrunk(rgb, self._longest)
+        centre = marks[:2].mean(0) + (marks[3:].mean(0) - marks[:2].mean(0)) * 0.35
+        half = 1.2 * float(np.linalg.norm(marks[1] - marks[0]))  # HOG boxes are 2.4 eye distances wide
+        x0, y0, x1, y1 = (np.concatenate([centre - half, centre + half]) * scale).round().astype(int).tolist()
+        return self._points(small, self._dlib.rectangle(x0, y0, x1, y1)) / scale
+
+    def _points(self, rgb: Array, box: Any) -> Points:
+        return np.array([(p.x, p.y) for p in self._landmarks(rgb, box).parts()], float) + 0.5
+
+
+class SlimFinder:
+    """The slim RetinaFace-style net (MIT): small and turned faces too; its weights are fetched or given as a file."""
+
+    def __init__(self, weights: str | Path | None = None, *, longest: int = 1024, threshold: float = 0.6) -> None:
+        file = Path(weights) if weights is not None else cached(SLIM_CARD)
+        if file is None:
+            raise VictimError(
+                "face detector facedet-slim", "its weights are not here", "`physadv models fetch facedet-slim`"
+            )
+        self._net = SlimFaceNet()
+        load_state(self._net, read_state(file), name="facedet-slim")
+        self._net.eval().requires_grad_(False)
+        self._longest, self._threshold = longest, threshold
+
+    def __call__(self, rgb: Array) -> list[Face]:
+        """All faces, best first."""
+        small, scale = _shrunk(rgb, self._longest)
+        bgr = torch.from_numpy(np.ascontiguousarray(small[..., ::-1])).permute(2, 0, 1).float()
+        offsets, scores, marks = self._net((bgr - torch.tensor(MEAN_BGR)[:, None, None])[None])
+        boxes, points = decode(offsets[0], marks[0], anchors(*small.shape[:2]))
+        sure = (scores[0] >= self._threshold).nonzero()[:, 0]
+        corners = boxes[sure].numpy()
+        rows = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
+        kept = cv2.dnn.NMSBoxes(rows, scores[0, sure].tolist(), self._threshold, 0.4) if rows else []
+        chosen = sure[torch.as_tensor(np.asarray(kept, dtype=np.int64).reshape(-1))]
+        return [Face(float(scores[0, i]), {"arc5": points[i].double().numpy() / scale}) for i in chosen]
+
+
+SLIM_CARD = VictimCard(
+    name="facedet-slim",
+    task="detect",
+    classes=("face",),
+    licence="MIT",
+    source="https://github.com/biubug6/Face-Detector-1MB-with-landmark (2019)",
+    data="WIDER FACE",
+    sha256="76cdb587b2cf5f91b3836b66a652a0f7a91891758cd4fb0b07e4b7527af1c651",
+    urls=(
+        "https://raw.githubusercontent.com/biubug6/Face-Detector-1MB-with-landmark/"
+        "7f49cebe8c46c0d36debf2f4776dff35dd59a071/weights/slim_Final.pth",
+    ),
+    extra={"size_bytes": 1427150},
+)
+
+
+def default_finders(slim_weights: str | Path | None = None) -> list[Finder]:
+    """The finders at hand: the slim net where its weights are, dlib where it is installed.
+
+    Raises VictimError, saying how to get one, where neither is there.
+    """
+    found: list[Finder] = []
+    if slim_weights is not None or cached(SLIM_CARD) is not None:
+        found.append(SlimFinder(slim_weights))
+    try:
+        found.append(DlibFinder())
+    except VictimError:
+        if not found:
+            raise
+    return found
+
+
+def find_faces(rgb: Array, finders: Sequence[Finder]) -> list[Face]:
+    """Faces seen by any of the finders; what two of them saw is one face with both schemes of landmarks.
+
+    A face that only the slim net saw gets ``dlib5`` points too where dlib is among the finders.
+    """
+    faces: list[Face] = []
+    for finder in finders:
+        for new in finder(rgb):
+            twin = next((k for k, old in enumerate(faces) if _same(old, new)), None)
+            if twin is None:
+                faces.append(new)
+            else:
+                old = faces[twin]
+                faces[twin] = Face(max(old.score, new.score), {**new.marks, **old.marks})
+    dlib = next((f for f in finders if isinstance(f, DlibFinder)), None)
+    return [_completed(face, rgb, dlib) for face in faces]
+
+
+def model_file(name: str) -> Path:
+    """A data file of the package ``face_recognition_models``, found by its metadata: the package is never imported.
+
+    Raises VictimError where it is not installed.
+    """
+    try:
+        match = next((f for f in files("face_recognition_models") or () if f.name == name), None)
+    except PackageNotFoundError:
+        match = None
+    path = None if match is None else Path(str(match.locate()))
+    if path is None or not path.is_file():
+        raise VictimError(f"{name}", "face_recognition_models is not installed", _NOT_INSTALLED)
+    return path
+
+
+def _dlib() -> Any:
+    try:
+        import dlib
+    except ImportError as error:
+        raise VictimError("dlib", f"is not installed ({error})", _NOT_INSTALLED) from error
+    return dlib
+
+
+def _completed(face: Face, rgb: Array, dlib: DlibFinder | None) -> Face:
+    if dlib is None or "dlib5" in face.marks:
+        return face
+    return Face(face.score, {**face.marks, "dlib5": dlib.points_in(rgb, face.marks["arc5"])})
+
+
+def _same(first: Face, second: Face) -> bool:
+    """Two findings are one face where their centres are nearer than a third of the larger square's side."""
+    a, b = first.quad(), second.quad()
+    side = max(float(np.linalg.norm(q[1] - q[0])) for q in (a, b))
+    return bool(np.linalg.norm(a.mean(0) - b.mean(0)) < side / 3)
+
+
+def _shrunk(rgb: Array, longest: int) -> tuple[Array, float]:
+    """Shrink by area so that the longer side is at most ``longest``; also the factor."""
+    factor = min(1.0, longest / max(rgb.shape[:2]))
+    if factor == 1.0:
+        return np.ascontiguousarray(rgb), 1.0
+    size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8), factor

@@ -1,0 +1,102 @@
+"""Fetching weights, on the user's word only: a named source, a pinned sha256, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from physadv.core.errors import VictimError
+from physadv.core.files import atomic_path, sha256_of
+from physadv.models.cards import VictimCard
+
+Progress = Callable[[int, int | None], None]
+"""Called with bytes so far and bytes in all (None where the server does not say)."""
+
+_PIECE = 1 << 16
+_LIMIT = 2 << 30
+
+
+def cache_dir() -> Path:
+    """PHYSADV_CACHE, else XDG_CACHE_HOME/physadv, else ~/.cache/physadv. Not created here."""
+    if own := os.environ.get("PHYSADV_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "physadv"
+
+
+def cache_path(card: VictimCard) -> Path:
+    """Where a card's weights lie once fetched; the name carries the sha256, so that versions do not meet."""
+    return cache_dir() / "weights" / f"{card.name}-{card.sha256[:12]}.pth"
+
+
+def cached(card: VictimCard) -> Path | None:
+    """The fetched weights of a card, or None."""
+    path = cache_path(card)
+    return path if path.is_file() else None
+
+
+def fetch(card: VictimCard, *, source: str | Path | None = None, progress: Progress | None = None) -> Path:
+    """Bring a card's weights into the cache and return the path; what is there already and whole is left alone.
+
+    ``source`` (a URL or a path) replaces the card's own URLs, which are tried in turn. The caller has asked the user:
+    this is the one function of the library that uses the network. Raises VictimError where the card has nothing to
+    fetch, where no source answers, and where the bytes have another sha256 than the card; then nothing is left behind.
+    """
+    require_fetchable(card, source)
+    target = cache_path(card)
+    if target.is_file() and sha256_of(target) == card.sha256:
+        return target
+    failures = []
+    for origin in [str(source)] if source is not None else card.urls:
+        try:
+            with atomic_path(target) as temporary:
+                _copy(origin, temporary, int(card.extra.get("size_bytes", _LIMIT)), progress)
+                _verify(temporary, card, origin)
+            return target
+        except VictimError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def require_fetchable(card: VictimCard, source: str | Path | None = None) -> None:
+    """Raise VictimError for a card without a pinned sha256, or without URLs where no ``source`` is given."""
+    if not card.sha256 or (source is None and not card.urls):
+        remedy = card.extra.get("install") or f"`physadv models show {card.name}` says where it comes from"
+        raise VictimError(f"victim {card.name}", "has nothing to fetch", remedy)
+
+
+def _verify(path: Path, card: VictimCard, origin: str) -> None:
+    digest = sha256_of(path)
+    if digest != card.sha256:
+        raise VictimError(
+            f"{origin}",
+            f"sha256 {digest} is not the pinned {card.sha256}",
+            "nothing was kept; give the right file with --from",
+        )
+
+
+def _copy(origin: str, target: Path, expected: int, progress: Progress | None) -> None:
+    scheme = urllib.parse.urlsplit(origin).scheme.lower()
+    if scheme in ("http", "https", "file"):
+        request: str = origin
+    elif Path(origin).is_file():
+        request = Path(origin).resolve().as_uri()
+    else:
+        raise VictimError(f"{origin}", "neither a file nor an http(s) URL", "check the path")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply, target.open("wb") as out:
+            total = int(reply.headers.get("Content-Length") or 0) or None
+            done = 0
+            while piece := reply.read(_PIECE):
+                done += len(piece)
+                if done > expected:
+                    raise VictimError(f"{origin}", f"is longer than the {expected} bytes expected", "check the source")
+                out.write(piece)
+                if progress is not None:
+                    progress(done, total)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise VictimError(f"{origin}", f"cannot be fetched ({reason})", "give another source with --from") from error

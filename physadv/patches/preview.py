@@ -1,0 +1,57 @@
+"""The picture on a bundle: the sign with its sticker, or the patch, beside scenes as the victim's camera sees them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from physadv.patches.optimize import PatchTask, render, scenes_of
+from physadv.core.image_io import to_tensor
+from physadv.core.sign_artwork import sign_face
+from physadv.eot.transforms.photometry import over, to_linear, to_srgb
+from physadv.eot.scenes.photos import Anywhere, OnObjects
+from physadv.threat.printability import eight_bit
+
+SIDE = 480
+
+
+@torch.no_grad()
+def preview_picture(task: PatchTask, patch: Tensor) -> Tensor:
+    """(3, 480, 960): left the face with the sticker (or the patch alone), right four held-out scenes with it."""
+    patch = eight_bit(patch.detach().cpu())
+    scenes = scenes_of(task, task.material.test, 4, "preview")
+    images, _ = render(task, patch.to(task.device), scenes, ("preview",))
+    tiles = F.interpolate(images.cpu(), size=(SIDE // 2, SIDE // 2), mode="bilinear", antialias=True)
+    grid = torch.cat([torch.cat([tiles[0], tiles[1]], 2), torch.cat([tiles[2], tiles[3]], 2)], 1)
+    return torch.cat([face_with(task, patch), grid], 2).clamp(0, 1)
+
+
+def face_with(task: PatchTask, patch: Tensor) -> Tensor:
+    """(3, 480, 480): the drawn sign on grey with the patch where the card says."""
+    if isinstance(task.material.test, Anywhere | OnObjects):
+        return patch_alone(task, patch)
+    face = task.material.faces[0] if task.material.faces else sign_face(width_px=SIDE)
+    rgba = F.interpolate(to_tensor(face.rgba)[None], size=(SIDE, SIDE), mode="bilinear", antialias=True)
+    grey = to_linear(torch.full((1, 3, SIDE, SIDE), 0.6))
+    canvas = over(grey, to_linear(rgba[:, :3]) * rgba[:, 3:], rgba[:, 3:])
+    return to_srgb(_laid(task, patch, canvas, SIDE / task.sign_width_mm)[0])
+
+
+def patch_alone(task: PatchTask, patch: Tensor) -> Tensor:
+    """(3, 480, 480): the patch on grey, as large as it fits."""
+    grey = to_linear(torch.full((1, 3, SIDE, SIDE), 0.6))
+    longest = max(task.placement.width_mm, task.placement.height_mm)
+    return to_srgb(_laid(task, patch, grey, 0.9 * SIDE / longest)[0])
+
+
+def _laid(task: PatchTask, patch: Tensor, canvas: Tensor, px_per_mm: float) -> Tensor:
+    """The patch in linear light laid where its placement says, from the canvas's middle."""
+    x0, y0, width, height = (task.placement.rectangle_mm * px_per_mm).tolist()
+    x, y = round(x0 + SIDE / 2), round(y0 + SIDE / 2)
+    size = (min(max(2, round(height)), SIDE - y), min(max(2, round(width)), SIDE - x))
+    sticker = F.interpolate(patch, size=size, mode="bilinear", antialias=True)
+    alpha = F.interpolate(task.mask.cpu(), size=size, mode="bilinear", antialias=True)
+    region = canvas[..., y : y + size[0], x : x + size[1]]
+    canvas[..., y : y + size[0], x : x + size[1]] = over(region, to_linear(sticker) * alpha, alpha)
+    return canvas

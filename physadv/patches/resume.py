@@ -1,0 +1,54 @@
+"""A patch run's checkpoint: safetensors with the patch, the best so far and Adam's moments; written atomically."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from physadv.patches.optimize import Progress
+from physadv.attacks._optimizers import Adam
+from physadv.core.files import atomic_path
+
+NAME = "checkpoint.safetensors"
+
+
+def save_checkpoint(folder: Path, progress: Progress, key: int) -> Path:
+    """Save everything the loop needs to go on; ``key`` identifies the settings."""
+    moments = progress.state.optimiser.state[progress.state.leaf]  # type: ignore[attr-defined]
+    tensors = {
+        "patch": progress.patch, "best": progress.best,
+        "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"],
+    }  # fmt: skip
+    meta = {"step": str(progress.step), "best_success": repr(progress.best_success), "key": str(key),
+            "loss": repr(progress.loss)}  # fmt: skip
+    with atomic_path(folder / NAME) as temporary:
+        save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, temporary, metadata=meta)
+    return folder / NAME
+
+
+def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> Progress | None:
+    """The saved state of the run with this key, or None: no file, another run's, or damaged."""
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in ("patch", "best", "exp_avg", "exp_avg_sq")}
+    except (SafetensorError, OSError, KeyError):
+        return None
+    if meta.get("key") != str(key):
+        return None
+    step, loss = int(meta["step"]), float(meta.get("loss", math.nan))
+    state = Adam(lr, steps).init(tensors["patch"])
+    state.optimiser.state[state.leaf] = {
+        "step": torch.tensor(float(step)), "exp_avg": tensors["exp_avg"], "exp_avg_sq": tensors["exp_avg_sq"],
+    }  # fmt: skip
+    for _ in range(step):
+        state.optimiser._opt_called = True  # type: ignore[attr-defined]  # the schedule catches up, no step is made
+        state.schedule.step()
+    return Progress(step, tensors["patch"], tensors["best"], float(meta["best_success"]), loss, None, state)

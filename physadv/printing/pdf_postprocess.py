@@ -1,0 +1,87 @@
+"""What reportlab cannot say about a PDF: boxes, printing as is, output intent, layers, ink; and lossless streams."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pikepdf
+from pikepdf import Array, Dictionary, Name, String
+
+from physadv.core.files import atomic_path
+from physadv.printing.icc import Press, srgb_profile
+from physadv.printing.layout import Rect
+from physadv.printing.sheet_parts import CUT_LAYER
+
+_POINTS = 72 / 25.4
+
+
+def finish_pdf(
+    data: bytes, path: str | Path, *, boxes: Mapping[int, tuple[Rect, Rect]], cut_name: str, press: Press | None
+) -> None:
+    """Save reportlab's ``data`` at ``path``, whole or not at all; the same data gives the same bytes.
+
+    ``boxes`` maps a page's index to its TrimBox and BleedBox in mm from the page's top-left corner; these pages bear
+    the layer of the cut line. With ``press`` every picture is converted to its inks.
+    """
+    with atomic_path(path) as temporary, pikepdf.open(io.BytesIO(data)) as pdf:
+        print_as_is(pdf)
+        layer = _layer(pdf, cut_name)
+        for index, (trim, bleed) in boxes.items():
+            page = pdf.pages[index].obj
+            page["/TrimBox"], page["/BleedBox"] = _box(page, trim), _box(page, bleed)
+            page["/Resources"]["/Properties"] = Dictionary({CUT_LAYER: layer})
+        _output_intent(pdf, press)
+        rewrite_images(pdf, press)
+        pdf.save(temporary, deterministic_id=True, compress_streams=True)
+
+
+def print_as_is(pdf: pikepdf.Pdf) -> None:
+    """Ask viewers to print at 100 %, on one side, on paper of the page's size."""
+    wanted = {"/PrintScaling": Name("/None"), "/Duplex": Name("/Simplex")}
+    pdf.Root.ViewerPreferences = Dictionary({**wanted, "/PickTrayByPDFSize": True})
+
+
+def rewrite_images(pdf: pikepdf.Pdf, press: Press | None = None) -> None:
+    """Every picture as Flate alone, in the press's inks where one is given."""
+    for item in pdf.objects:
+        if isinstance(item, pikepdf.Stream) and item.get("/Subtype") == "/Image":
+            _rewrite(item, press)
+
+
+def _box(page: pikepdf.Object, r: Rect) -> Array:
+    height = float(page["/MediaBox"][3]) / _POINTS
+    edges = (r.x, height - r.y - r.h, r.x + r.w, height - r.y)
+    return Array([round(v * _POINTS, 5) for v in edges])
+
+
+def _layer(pdf: pikepdf.Pdf, name: str) -> pikepdf.Object:
+    """A layer that is seen and printed, so that a shop finds the cut line alone and a viewer can hide it."""
+    layer = pdf.make_indirect(Dictionary(Type=Name("/OCG"), Name=String(name)))
+    listed = Array([layer])
+    pdf.Root.OCProperties = Dictionary(OCGs=listed, D=Dictionary(Order=listed, ON=listed, Name=String("as printed")))
+    return layer
+
+
+def _output_intent(pdf: pikepdf.Pdf, press: Press | None) -> None:
+    profile = pdf.make_stream(srgb_profile() if press is None else press.data)
+    profile["/N"] = 3 if press is None else 4
+    name = "sRGB IEC61966-2.1" if press is None else press.name
+    kind = Name("/GTS_PDFA1") if press is None else Name("/GTS_PDFX")  # a press profile belongs to PDF/X, sRGB does not
+    intent = Dictionary(
+        Type=Name("/OutputIntent"), S=kind, OutputConditionIdentifier=String("Custom" if press else name),
+        Info=String(name), RegistryName=String("http://www.color.org"), DestOutputProfile=profile,
+    )  # fmt: skip
+    pdf.Root.OutputIntents = Array([pdf.make_indirect(intent)])
+
+
+def _rewrite(image: pikepdf.Stream, press: Press | None) -> None:
+    """Flate alone (reportlab wraps it in ASCII85), in the press's inks where one is given."""
+    data = image.read_bytes()
+    if press is not None and image.get("/ColorSpace") == "/DeviceRGB":
+        rgb = np.frombuffer(data, np.uint8).reshape(int(image["/Height"]), int(image["/Width"]), 3)
+        data = press.convert(rgb).tobytes()
+        image["/ColorSpace"] = Name("/DeviceCMYK")
+    image.write(data)

@@ -1,0 +1,155 @@
+"""What the pages of a sheet have in common: header with icon and QR code, 100 mm bar, cut line, the label of a test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from reportlab.lib.colors import CMYKColorSep
+from reportlab.lib.utils import ImageReader
+
+from physadv.core.image_io import Array
+from physadv.core.sign_artwork import octagon_mm
+from physadv.printing.artwork import Artwork, bleed_art, sticker_art
+from physadv.patches.bundle import Bundle
+from physadv.printing.cut_line import Cut, Polygon, cut_contour
+from physadv.printing.layout import CUT_GAP, CUT_LENGTH, MARGIN, Rect
+from physadv.printing.pdf_page import Page, picture
+from physadv.printing.qr_code import QUIET, qr_modules
+
+VISIBLE_LINE = "Robustness test print - for your own signs in a lab, never for public roads"
+BAR_LABEL = "100 mm - measure me"
+SCALE_LINE = "print at 100 % (no fit to page)"
+CUT_LAYER = "/CutLine"
+"""Resource name of the layer the cut line is drawn in; finish.py gives it the spot colour's name."""
+_ICON, _QR = 21.0, 17.0
+_HAIR = 0.002  # mm; an edge that rounding puts a hair outside its dot would be painted a dot wider
+
+
+@dataclass(frozen=True)
+class Sticker:
+    """What is printed: a bundle, how it is cut, and its pictures, prepared once for all pages."""
+
+    bundle: Bundle
+    cut: Cut = field(default_factory=Cut)
+
+    @cached_property
+    def plain(self) -> ImageReader:
+        """The sticker without bleed, for icons and test signs."""
+        return picture(sticker_art(self.bundle).rgba)
+
+    @cached_property
+    def blank(self) -> ImageReader:
+        """The sticker's shape in white."""
+        rgba: Array = sticker_art(self.bundle).rgba.copy()
+        rgba[..., :3] = 255
+        return picture(rgba)
+
+    @cached_property
+    def _art(self) -> tuple[Artwork, ImageReader]:
+        art = bleed_art(self.bundle, self.cut.bleed) if self.cut.bleed else sticker_art(self.bundle)
+        return art, picture(art.rgba)
+
+    def draw(self, page: Page, place: Rect) -> None:
+        """The picture with its bleed, then the cut line over it, its cut rectangle at ``place``."""
+        art, reader = self._art
+        with page.clipped(place.grown(self.cut.bleed - _HAIR)):
+            page.image(reader, art.around(place))
+        self.cut_line(page, self.contour(place))
+
+    def contour(self, place: Rect) -> list[Polygon]:
+        """The cut line's polygons when the cut rectangle lies at ``place``."""
+        return cut_contour(self.bundle, place, self.cut.corner_radius)
+
+    def cut_line(self, page: Page, contour: list[Polygon]) -> None:
+        """A stroke in the spot colour that knocks nothing out, in a layer of its own."""
+        page.canvas.saveState()
+        page.canvas.addLiteral(f"/OC {CUT_LAYER} BDC")
+        page.canvas.setStrokeColor(CMYKColorSep(0, 1, 0, 0, spotName=self.cut.name))
+        page.canvas.setStrokeOverprint(True)
+        page.canvas.setOverprintMask(1)
+        page.canvas.setLineWidth(self.cut.points)
+        page.polygons(contour, stroke=1, fill=0)
+        page.canvas.addLiteral("EMC")
+        page.canvas.restoreState()
+
+    @property
+    def size(self) -> str:
+        """Its size in words."""
+        return f"{self.bundle.card.size.width_mm:.1f} x {self.bundle.card.size.height_mm:.1f} mm"
+
+    def on_sign(self, sign: Rect, scale: float) -> Rect:
+        """The sticker's rectangle on a sign drawn ``scale`` times its size."""
+        size, (cx, cy) = self.bundle.card.size, self.bundle.card.placement.center_mm
+        w, h = size.width_mm * scale, size.height_mm * scale
+        return Rect(sign.x + sign.w / 2 + cx * scale - w / 2, sign.y + sign.h / 2 + cy * scale - h / 2, w, h)
+
+
+def header(page: Page, sticker: Sticker) -> None:
+    """Name, size, run and place in words; the sign with the sticker on it; the run as QR code."""
+    card = sticker.bundle.card
+    icon = Rect(page.width - MARGIN - _ICON - 1, MARGIN + 1, _ICON, _ICON)
+    _placement_icon(page, sticker, icon)
+    modules = qr_modules(f"physadv run {card.patch.run_id}")
+    module = _QR / len(modules)
+    quiet = QUIET * module
+    code_x = icon.x - quiet - _QR
+    page.modules(np.argwhere(modules), code_x, icon.y + (_ICON - _QR) / 2, module)
+    x, space = MARGIN + 1, code_x - quiet - MARGIN - 1
+    (cx, cy), sign = card.placement.center_mm, card.placement
+    aim = card.patch.target_class or card.patch.goal
+    page.text(x, MARGIN + 6, card.patch.name, 15, bold=True, room=space)
+    page.text(x, MARGIN + 11.2, f"Sticker {sticker.size}, run {card.patch.run_id}", 8.5, room=space)
+    page.text(x, MARGIN + 15.2, f"{card.patch.true_class} -> {aim}; model: {card.victim.name}", 8.5, room=space)
+    page.text(x, MARGIN + 19.2, f"For a {sign.sign} sign {sign.sign_width_mm:g} mm wide; from its centre to the", 8.5,
+              room=space)  # fmt: skip
+    where = f"sticker's: {_off(cx, 'right', 'left')}, {_off(cy, 'down', 'up')}"
+    page.text(x, MARGIN + 23.2, where, 8.5, room=space)
+
+
+def _off(value: float, positive: str, negative: str) -> str:
+    return f"{abs(value):.1f} mm {positive if value >= 0 else negative}"
+
+
+def _placement_icon(page: Page, sticker: Sticker, r: Rect) -> None:
+    """The sign's outline with the sticker where it belongs."""
+    place = sticker.bundle.card.placement
+    outline = octagon_mm(r.w) if place.sign == "stop" else [(0, 0), (r.w, 0), (r.w, r.w), (0, r.w)]
+    page.canvas.setStrokeGray(0.3)
+    page.canvas.setFillGray(0.93)
+    page.canvas.setLineWidth(0.5)
+    page.polygons([np.array(outline) + np.array([r.x, r.y])], stroke=1, fill=1)
+    with page.clipped(r):
+        page.image(sticker.plain, sticker.on_sign(r, r.w / place.sign_width_mm))
+    page.canvas.setFillGray(0)
+
+
+def cut_marks(page: Page, r: Rect, bleed: float = 0.0) -> None:
+    """Two short lines off every corner of the cut rectangle, outside the bleed."""
+    page.canvas.setStrokeGray(0)
+    page.canvas.setLineWidth(0.25)
+    near = bleed + CUT_GAP
+    for x, dx in ((r.x, -1), (r.x + r.w, 1)):
+        for y, dy in ((r.y, -1), (r.y + r.h, 1)):
+            page.line(x + dx * near, y, x + dx * (near + CUT_LENGTH), y)
+            page.line(x, y + dy * near, x, y + dy * (near + CUT_LENGTH))
+
+
+def footer(page: Page, bar: Rect) -> None:
+    """The bar to measure and, below it, the label every page carries."""
+    page.canvas.setFillGray(0)
+    page.box(bar)
+    for i in range(11):  # 100 mm from outer edge to outer edge, a tick every 10 mm inside that length
+        thick, high = 0.3, 3.0 if i % 5 == 0 else 1.8
+        page.box(Rect(bar.x + (bar.w - thick) * i / 10, bar.y - high + bar.h, thick, high))
+    page.text(bar.x, bar.y - 3.4, BAR_LABEL, 8.5, bold=True)
+    page.text(bar.x + 36, bar.y - 3.4, SCALE_LINE, 8.5)
+    label(page)
+
+
+def label(page: Page) -> None:
+    """What the print is for, at the foot of the page."""
+    page.canvas.setFillGray(0)
+    room = page.width - 2 * MARGIN - 2
+    page.text(MARGIN + 1, page.height - MARGIN, VISIBLE_LINE, 8.5, bold=True, room=room)

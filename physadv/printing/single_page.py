@@ -1,0 +1,49 @@
+"""A PDF of one page that no printer may scale: what charts and boards have in common."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pikepdf
+from reportlab.lib.units import mm
+from reportlab.pdfgen.canvas import Canvas
+
+from physadv.core.files import atomic_path
+from physadv.printing.pdf_postprocess import print_as_is, rewrite_images
+from physadv.printing.layout import BAR, MARGIN, Rect, snap
+from physadv.printing.pdf_page import Page
+from physadv.printing.sheet_parts import VISIBLE_LINE, footer
+
+HEAD, FOOT = 20.0, 22.0
+"""mm taken by the lines above and by the bar and the line below."""
+
+
+def write_one_page(path: str | Path, size: tuple[float, float], title: str, draw: Callable[[Page], None]) -> None:
+    """Draw one page of ``size`` (width, height) mm and save it: 100 % scale asked for, same input, same bytes."""
+    buffer = io.BytesIO()
+    canvas = Canvas(buffer, pagesize=(size[0] * mm, size[1] * mm), invariant=1, pageCompression=1)
+    canvas.setTitle(title)
+    canvas.setSubject(VISIBLE_LINE)
+    canvas.setAuthor("physadv")
+    canvas.setCreator("physadv")
+    page = Page(canvas, size)
+    draw(page)
+    canvas.showPage()
+    canvas.save()
+    with atomic_path(path) as temporary, pikepdf.open(io.BytesIO(buffer.getvalue())) as pdf:
+        print_as_is(pdf)
+        rewrite_images(pdf)
+        pdf.save(temporary, deterministic_id=True, compress_streams=True)
+
+
+def head_and_foot(page: Page, title: str, lines: tuple[str, str]) -> Rect:
+    """Title and two lines above, 100 mm bar and test label below; returns the bar's rectangle."""
+    room = page.width - 2 * MARGIN - 2
+    page.text(MARGIN + 1, MARGIN + 4, title, 12, bold=True, room=room)
+    page.text(MARGIN + 1, MARGIN + 8.4, lines[0], 8.5, room=room)
+    page.text(MARGIN + 1, MARGIN + 12, lines[1], 8.5, room=room)
+    bar = Rect(snap(MARGIN + 1), snap(page.height - MARGIN - 8.5), BAR, 0.8)
+    footer(page, bar)
+    return bar

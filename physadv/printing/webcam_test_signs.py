@@ -1,0 +1,53 @@
+"""Three small paper signs, one a page: clean, with a blank sticker and with the patch, for a webcam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from reportlab.lib.utils import ImageReader
+
+from physadv.core.sign_artwork import SignFace, octagon_mm, sign_face
+from physadv.printing.aruco_markers import FIDUCIALS
+from physadv.printing.layout import MARGIN, Paper, Rect, SignPageLayout, sign_page_layout
+from physadv.printing.pdf_page import Page, picture
+from physadv.printing.sheet_parts import Sticker, label
+
+_PIECES = {"clean": "clean sign", "blank": "sign with a blank sticker", "patch": "sign with the patch"}
+
+
+def draw_test_signs(canvas: Any, sticker: Sticker, paper: Paper, sign: SignFace | None, dpi: int) -> None:
+    """Draw the three pages; ``sign`` is the sign's picture, drawn by code at ``dpi`` where it is None."""
+    place = sticker.bundle.card.placement
+    dots = sign_page_layout(paper, "clean").sign.w / 25.4 * dpi
+    face = sign or sign_face(place.sign, round(dots), place.sign_width_mm)
+    drawing = picture(face.rgba)
+    for block in FIDUCIALS:
+        layout = sign_page_layout(paper, block)
+        _sign_page(Page(canvas, layout.page), sticker, face, drawing, layout, block)
+
+
+def _sign_page(
+    page: Page, sticker: Sticker, face: SignFace, drawing: ImageReader, layout: SignPageLayout, block: str
+) -> None:
+    """One test sign: the face, its sticker in proportion, the markers, and what it is."""
+    card, sign = sticker.bundle.card, layout.sign
+    scale = sign.w / card.placement.sign_width_mm
+    shape = min(1.0, face.width_mm / face.height_mm)
+    w, h = sign.w * shape, sign.w * shape * face.height_mm / face.width_mm
+    page.image(drawing, Rect(sign.x + (sign.w - w) / 2, sign.y + (sign.h - h) / 2, w, h))
+    if face.name == "stop":
+        page.canvas.setStrokeGray(0.6)
+        page.canvas.setLineWidth(0.3)
+        page.polygons([np.array(octagon_mm(sign.w)) + np.array([sign.x, sign.y])], stroke=1, fill=0)
+    if block != "clean":
+        page.image(sticker.blank if block == "blank" else sticker.plain, sticker.on_sign(sign, scale))
+    for marker, place in layout.markers.items():
+        page.marker(marker, place)
+    title = f"{card.patch.name}: {_PIECES[block]} ({list(FIDUCIALS).index(block) + 1} of 3)"
+    x, space = MARGIN + 1, page.width - 2 * MARGIN - 2
+    page.text(x, MARGIN + 5, title, 13, bold=True, room=space)
+    note = f"1 : {1 / scale:.1f} of the sign, {sign.w:.0f} mm wide, run {card.patch.run_id}"
+    page.text(x, MARGIN + 10.5, f"{note}. Keep all four markers in view.", 9, room=space)
+    label(page)
+    page.canvas.showPage()

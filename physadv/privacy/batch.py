@@ -1,0 +1,189 @@
+"""A folder of photos, one after the other: resumable, one bad file never stops the rest, originals never touched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from physadv.core.errors import ImageError, OptionError, PhysadvError
+from physadv.core.files import sha256_of, write_bytes
+from physadv.core.image_io import Array, list_images
+from physadv.core.rows import Row, append_rows, read_rows
+from physadv.privacy.photo_io.photo import SUFFIXES, encode_photo, output_name, read_photo
+
+MANIFEST = "cloak-manifest.jsonl"
+Status = Literal["cloaked", "no face", "failed", "already done", "would cloak"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a cloaker did to one photo: its new pixels, one row a face, and remarks for the owner."""
+
+    rgb: Array
+    faces: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
+
+
+Cloaker = Callable[[Array, str], Work]
+"""(h, w, 3) uint8 and the photo's name -> what was done; no faces means nothing to protect was found."""
+
+Recall = Callable[[Array, Array, list[dict[str, Any]]], None]
+"""The original's and the cloaked pixels of a photo done in an earlier run, and its face rows: to remember its faces."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo to be: where it comes from, where it goes, what it is called in the manifest."""
+
+    source: Path
+    target: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """One photo's outcome and the place in the whole run."""
+
+    job: Job
+    status: Status
+    index: int
+    total: int
+    faces: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    row: Row = field(default_factory=dict)
+
+
+def plan(source: str | Path, out: str | Path | None = None) -> tuple[list[Job], Path]:
+    """The photos under ``source`` (a folder or a file) and where each goes; default: a folder beside it, "-cloaked".
+
+    Raises OptionError where the output would lie among the originals, ImageError where there is no photo.
+    """
+    root = Path(source)
+    folder = root if root.is_dir() else root.parent
+    target = (
+        Path(out)
+        if out is not None
+        else root.with_name(f"{root.stem if root.is_file() else root.resolve().name}-cloaked")
+    )
+    home, away = folder.resolve(), target.resolve()
+    if away == home or (root.is_dir() and away.is_relative_to(home)):
+        raise OptionError(f"--out {target}", "lies among the originals", "name a folder outside of them")
+    paths = [p for p in list_images(root, suffixes=SUFFIXES) if not p.name.startswith(".")]
+    return [Job(p, target / p.relative_to(folder), str(p.relative_to(folder))) for p in paths], target
+
+
+def run_folder(
+    jobs: Sequence[Job],
+    folder: Path,
+    cloaker: Cloaker,
+    *,
+    settings: dict[str, Any],
+    keep_metadata: bool = False,
+    recall: Recall | None = None,
+) -> Generator[Done]:
+    """Cloak photo by photo and yield after each; the manifest in ``folder`` grows a row a photo, forced to disk.
+
+    A photo whose original, settings and output are unchanged since an earlier run is skipped; a photo that cannot be
+    done is a row with the reason, and the next one follows. Memory holds one photo at a time.
+    """
+    key = hashlib.sha256(json.dumps({**settings, "keep": keep_metadata}, sort_keys=True).encode()).hexdigest()[:16]
+    known = _known(folder)
+    originals = {job.source.resolve() for job in jobs}
+    for index, job in enumerate(jobs, 1):
+        started = time.perf_counter()
+        try:
+            old = _finished(job, folder, known.get(job.name), key)
+            if old is not None:
+                if recall is not None and old["faces"]:
+                    _recall(job, folder, old, recall)
+                yield Done(job, "already done", index, len(jobs), len(old["faces"]), row=old)
+                continue
+            row, data = _one(job, folder, cloaker, key, keep_metadata, originals, known)
+            row["seconds"] = round(time.perf_counter() - started, 3)
+            # The row goes first: after a kill in between, the output is missing and the photo is done again.
+            append_rows(folder / MANIFEST, [row])
+            if data is not None:
+                write_bytes(folder / row["output"], data)
+        except (PhysadvError, OSError, MemoryError) as error:
+            row = _failed(job, error, known.get(job.name, {}))
+            append_rows(folder / MANIFEST, [row])
+        known[job.name] = row
+        notes = (*row["notes"], *([row["reason"]] if "reason" in row else []))
+        yield Done(job, row["status"], index, len(jobs), len(row["faces"]), time.perf_counter() - started, notes, row)
+
+
+def _one(
+    job: Job,
+    folder: Path,
+    cloaker: Cloaker,
+    key: str,
+    keep_metadata: bool,
+    originals: set[Path],
+    known: dict[str, Row],
+) -> tuple[Row, bytes | None]:
+    """The manifest's row for one photo and the bytes to be written, if any."""
+    photo = read_photo(job.source)
+    target = job.target.with_name(output_name(job.source, photo.suffix))
+    _refuse_foreign(target, folder, known, originals)
+    row: Row = {"source": job.name, "source_sha256": sha256_of(job.source), "settings": key}
+    work = cloaker(photo.rgb, job.name)
+    row |= {"faces": work.faces, "notes": [*photo.notes, *work.notes]}
+    if not work.faces:
+        return {**row, "status": "no face"}, None
+    data = encode_photo(photo, work.rgb, keep_metadata=keep_metadata)
+    row |= {"status": "cloaked", "output": str(target.relative_to(folder)), "lossless": photo.lossless}
+    return {**row, "output_sha256": hashlib.sha256(data).hexdigest()}, data
+
+
+def _failed(job: Job, error: Exception, before: Row) -> Row:
+    """The row of a photo that could not be done; what an earlier run wrote stays known as ours."""
+    mine: Row = {k: before[k] for k in ("output", "output_sha256") if k in before}
+    reason = str(error) or type(error).__name__
+    return {"source": job.name, "status": "failed", "reason": reason, "faces": [], "notes": [], **mine}
+
+
+def _refuse_foreign(target: Path, folder: Path, known: dict[str, Row], originals: set[Path]) -> None:
+    """Nothing is overwritten that this tool did not write itself."""
+    if target.resolve() in originals:
+        raise ImageError(f"{target}", "is an original", "name another folder with --out")
+    mine = {folder / row["output"]: row["output_sha256"] for row in known.values() if "output" in row}
+    if target.exists() and mine.get(target) != sha256_of(target):
+        raise ImageError(f"{target}", "exists and was not written by this tool", "move it, or name another folder")
+
+
+def _known(folder: Path) -> dict[str, Row]:
+    """The newest row of each photo, of an earlier run."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return {}
+    data = manifest.read_bytes()
+    if not data.endswith(
+        b"\n"
+    ):  # a kill in the middle of a line: it goes, so that the next row starts a line of its own
+        write_bytes(manifest, data[: data.rfind(b"\n") + 1])
+    return {row["source"]: row for row in read_rows(manifest)}
+
+
+def _finished(job: Job, folder: Path, row: Row | None, key: str) -> Row | None:
+    """The earlier row, if it still holds: same original, same settings, same output."""
+    if row is None or row["status"] == "failed" or row.get("settings") != key:
+        return None
+    if sha256_of(job.source) != row["source_sha256"]:
+        return None
+    if row["status"] == "cloaked":
+        output = folder / row["output"]
+        if not output.is_file() or sha256_of(output) != row["output_sha256"]:
+            return None
+    return row
+
+
+def _recall(job: Job, folder: Path, row: Row, recall: Recall) -> None:
+    before, after = read_photo(job.source).rgb, read_photo(folder / row["output"]).rgb
+    if before.shape == after.shape:
+        recall(before, after, row["faces"])

@@ -1,0 +1,1 @@
+"""Measure how well cloaked photos resist face recognizers."""

@@ -1,0 +1,94 @@
+"""What happens to a posted photo, as the check applies it, and two baselines that are no cloak: noise and blur."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from physadv.core.image_io import Array, to_tensor
+from physadv.core.random_streams import numpy_generator
+from physadv.privacy.visibility import dssim
+from physadv.privacy.transforms import coded
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One way a photo travels: ``send`` takes (h, w, 3) uint8 and the face's width in px; ``factor`` is its scale."""
+
+    name: str
+    title: str
+    send: Callable[[Array, float], Array]
+    factor: float = 1.0
+
+
+def _half(rgb: Array, side: float) -> Array:
+    return coded(_resized(rgb, 0.5), "jpeg", 75)
+
+
+def _screenshot(rgb: Array, side: float) -> Array:
+    """Shown at three quarters by a plain bilinear filter, a little dimmer and warmer, captured without loss."""
+    size = (max(16, round(rgb.shape[1] * 0.75)), max(16, round(rgb.shape[0] * 0.75)))
+    shown = cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
+    return np.asarray((shown * np.array([0.98, 0.97, 0.95], np.float32)).round(), np.uint8)
+
+
+def _blur(rgb: Array, side: float) -> Array:
+    return np.asarray(cv2.GaussianBlur(rgb, (0, 0), max(0.3, 1.2 * side / 112)), np.uint8)
+
+
+def _median(rgb: Array, side: float) -> Array:
+    return np.asarray(cv2.medianBlur(rgb, max(3, round(3 * side / 112) | 1)), np.uint8)
+
+
+def _resized(rgb: Array, factor: float) -> Array:
+    size = (max(16, round(rgb.shape[1] * factor)), max(16, round(rgb.shape[0] * factor)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+CHANNELS: dict[str, Channel] = {
+    channel.name: channel
+    for channel in (
+        Channel("png", "as saved", lambda rgb, side: rgb),
+        Channel("jpeg90", "JPEG 90", lambda rgb, side: coded(rgb, "jpeg", 90)),
+        Channel("jpeg75", "JPEG 75", lambda rgb, side: coded(rgb, "jpeg", 75)),
+        Channel("jpeg50", "JPEG 50", lambda rgb, side: coded(rgb, "jpeg", 50)),
+        Channel("half", "half size + JPEG 75", _half, 0.5),
+        Channel("screenshot", "screenshot", _screenshot, 0.75),
+        Channel("webp", "WebP 80", lambda rgb, side: coded(rgb, "webp", 80)),
+        Channel("blur", "blurred", _blur),
+        Channel("median", "median filter", _median),
+    )
+}
+
+
+def noise_like(before: Array, after: Array, seed: int, name: str) -> Array:
+    """``before`` with Gaussian noise of the same DSSIM as ``after``; both (h, w, 3) uint8, of the face box."""
+    normal = numpy_generator(seed, "noise", name).normal(0, 1, before.shape)
+    return _matched(before, after, lambda s: (before + 64 * s * normal).clip(0, 255).round().astype(np.uint8))
+
+
+def blur_like(before: Array, after: Array) -> Array:
+    """``before`` blurred to the same DSSIM as ``after``."""
+    side = max(before.shape[:2])
+    return _matched(
+        before, after, lambda s: np.asarray(cv2.GaussianBlur(before, (0, 0), 0.2 + s * side / 12), np.uint8)
+    )
+
+
+def _matched(before: Array, after: Array, make: Callable[[float], Array]) -> Array:
+    """The strength in [0, 1] that gives ``after``'s DSSIM, by halving."""
+    base = to_tensor(before)[None]
+    wanted = float(dssim(base, to_tensor(after)[None]))
+    if wanted <= 0:
+        return before.copy()
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        if float(dssim(base, to_tensor(make(middle))[None])) < wanted:
+            low = middle
+        else:
+            high = middle
+    return make((low + high) / 2)

@@ -1,0 +1,145 @@
+"""Embeddings of every portrait as original, cloaked, noisy and blurred, through every channel, by every recogniser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from physadv.core.errors import VictimError
+from physadv.core.image_io import Array, to_tensor
+from physadv.privacy.check.channels import CHANNELS, Channel, blur_like, noise_like
+from physadv.privacy.check.pairs import Portrait, main_face
+from physadv.models.faces.embedders import Embedder
+from physadv.models.faces.face_detection import Face, Finder, crops
+
+Variant = Literal["original", "cloaked", "noise", "blur"]
+BASELINE_CHANNELS = ("png", "jpeg75", "half")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is embedded: which channels, whether the baselines noise and blur are wanted, and their seed."""
+
+    channels: tuple[str, ...] = tuple(CHANNELS)
+    baselines: bool = True
+    seed: int = 0
+
+
+@dataclass
+class Bank:
+    """Embeddings by recogniser, variant and channel: rows in the order of ``people`` and ``photos``, NaN where none is.
+
+    ``found`` counts, for the cloaked photos as saved, in how many a detector still finds the face.
+    """
+
+    people: list[str] = field(default_factory=list)
+    photos: list[str] = field(default_factory=list)
+    rows: dict[tuple[str, Variant, str], list[Tensor | None]] = field(default_factory=dict)
+    crops: dict[str, list[tuple[Tensor, Tensor | None]]] = field(default_factory=dict)
+    found: list[bool] = field(default_factory=list)
+
+    def add(self, person: str, photo: str) -> int:
+        """Open a row; returns its number."""
+        self.people.append(person)
+        self.photos.append(photo)
+        return len(self.people) - 1
+
+    def put(self, key: tuple[str, Variant, str], number: int, embedding: Tensor) -> None:
+        """Keep one embedding (d,) in its place."""
+        column = self.rows.setdefault(key, [])
+        column += [None] * (number + 1 - len(column))
+        column[number] = embedding
+
+    def table(self, recogniser: str, variant: Variant, channel: str = "png") -> Tensor:
+        """Embeddings (n, d); rows of NaN where there is none."""
+        column = self.rows.get((recogniser, variant, channel), [])
+        width = next((len(row) for row in column if row is not None), 1)
+        gap = torch.full((width,), float("nan"))
+        column = column + [None] * (len(self.people) - len(column))
+        return torch.stack([gap if row is None else row for row in column]) if column else gap[None][:0]
+
+
+def fill(
+    bank: Bank,
+    found: Iterable[Portrait],
+    recognisers: Sequence[Embedder],
+    finders: Sequence[Finder],
+    plan: Plan,
+    *,
+    keep_crops: bool = False,
+) -> Iterator[Portrait]:
+    """Embed portraits one by one into ``bank`` and hand each on. ``keep_crops`` keeps aligned crops, to train on."""
+    for portrait in found:
+        number = bank.add(portrait.pair.person, portrait.pair.name)
+        for variant, pixels, channels in _variants(portrait, plan):
+            for channel in channels:
+                sent = channel.send(pixels, portrait.side)
+                face = _face_in(sent, portrait, channel, finders)
+                if variant == "cloaked" and channel.name == "png":
+                    bank.found.append(face is not None)
+                where = face or portrait.face.moved(channel.factor, 0, 0)
+                for recogniser in recognisers:
+                    crop = aligned(sent, where, recogniser)
+                    bank.put((recogniser.card.name, variant, channel.name), number, embed(recogniser, crop))
+                    if keep_crops and channel.name == "png" and variant in ("original", "cloaked"):
+                        _keep_crop(bank, recogniser.card.name, variant, crop)
+        yield portrait
+
+
+def embed(recogniser: Embedder, crop: Tensor) -> Tensor:
+    """One embedding (d,), on the CPU. Raises VictimError for NaN, which would pass for a perfect cloak."""
+    with torch.no_grad():
+        found: Tensor = recogniser(crop.to(recogniser.mean))[0].cpu()
+    if not torch.isfinite(found).all():
+        raise VictimError(f"{recogniser.card.name}", "gave NaN or infinity", "check its mean, std and weights")
+    return found
+
+
+def aligned(rgb: Array, face: Face, recogniser: Embedder) -> Tensor:
+    """The crop (1, 3, size, size) a recogniser sees of an (h, w, 3) uint8 picture."""
+    card = recogniser.card
+    warp = torch.from_numpy(face.to_photo(card.alignment, card.size))[None]
+    return crops(to_tensor(rgb)[None], warp, card.size)
+
+
+def _keep_crop(bank: Bank, name: str, variant: Variant, crop: Tensor) -> None:
+    column = bank.crops.setdefault(name, [])
+    small = crop.mul(255).round().byte()
+    if variant == "original":
+        column.append((small, None))
+    else:
+        column[-1] = (column[-1][0], small)
+
+
+def _variants(portrait: Portrait, plan: Plan) -> Iterator[tuple[Variant, Array, list[Channel]]]:
+    every = [CHANNELS[name] for name in plan.channels]
+    if portrait.after is None:
+        yield "original", portrait.before, [CHANNELS["png"]]
+        return
+    yield "original", portrait.before, every
+    yield "cloaked", portrait.after, every
+    if not plan.baselines:
+        return
+    few = [channel for channel in every if channel.name in BASELINE_CHANNELS]
+    x0, y0, x1, y1 = portrait.box()
+    before, after = portrait.before[y0:y1, x0:x1], portrait.after[y0:y1, x0:x1]
+    noisy, blurred = portrait.before.copy(), portrait.before.copy()
+    noisy[y0:y1, x0:x1] = noise_like(before, after, plan.seed, portrait.pair.name)
+    blurred[y0:y1, x0:x1] = blur_like(before, after)
+    yield "noise", noisy, few
+    yield "blur", blurred, few
+
+
+def _face_in(sent: Array, portrait: Portrait, channel: Channel, finders: Sequence[Finder]) -> Face | None:
+    """The face as a detector finds it anew, if it is the same one; else None, and the known place is used."""
+    face = main_face(sent, finders)
+    if face is None:
+        return None
+    known = portrait.face.moved(channel.factor, 0, 0).quad()
+    apart = np.linalg.norm(face.quad().mean(0) - known.mean(0))
+    return face if apart < np.linalg.norm(known[1] - known[0]) / 3 else None

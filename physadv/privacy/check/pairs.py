@@ -1,0 +1,131 @@
+"""Which cloaked photo belongs to which original, whose it is, and where the face is: for photos cloaked by any tool."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from physadv.core.errors import ImageError, PhysadvError
+from physadv.core.image_io import Array, list_images
+from physadv.privacy.photo_io.photo import SUFFIXES, read_photo
+from physadv.models.faces.face_detection import Face, Finder, find_faces
+
+# What other tools add to a name: photo_cloaked.png, photo_high_cloaked.png, photo_attacked.png, photo.jpg.png
+_ADDED = re.compile(r"(_(low|mid|high|min))?_(cloaked|attacked|protected)$|-cloaked$")
+CONTEXT = 0.6
+"""How much of the face's side is kept around it: enough for a detector, little enough for flat memory."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One original and, where there is one, its cloaked copy; ``person`` is whose face is the largest in it."""
+
+    person: str
+    original: Path
+    cloaked: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What the rows call the photo."""
+        return f"{self.person}/{self.original.name}" if self.original.parent.name == self.person else self.original.name
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """The largest face of a photo with its surroundings, in its own pixels, and the same place in the cloaked photo."""
+
+    pair: Pair
+    before: Array
+    after: Array | None
+    face: Face
+
+    @property
+    def side(self) -> float:
+        """Width of the face's square in px."""
+        quad = self.face.quad()
+        return float(np.linalg.norm(quad[1] - quad[0]))
+
+    def box(self) -> tuple[int, int, int, int]:
+        """The face box in these pixels."""
+        return self.face.box(*self.before.shape[:2])
+
+
+def match_files(originals: str | Path, cloaked: str | Path | None = None) -> tuple[list[Pair], list[Path]]:
+    """Pairs by relative name, and the cloaked files that belong to no original.
+
+    Where ``originals`` has folders of photos, each is a person; else all photos are of one person, the folder's name.
+    Raises ImageError where there is nothing to compare.
+    """
+    root = Path(originals)
+    found = {p: _key(p, root) for p in list_images(root, suffixes=SUFFIXES)}
+    folders = (
+        {p.relative_to(root).parts[0] for p in found if len(p.relative_to(root).parts) > 1} if root.is_dir() else set()
+    )
+    copies: dict[str, Path] = {}
+    if cloaked is not None:
+        away = Path(cloaked)
+        copies = {_key(p, away): p for p in list_images(away, suffixes=SUFFIXES) if not p.name.startswith(".")}
+    pairs = []
+    for path, key in found.items():
+        parts = path.relative_to(root).parts if root.is_dir() else (path.name,)
+        person = parts[0] if folders and len(parts) > 1 else root.resolve().name
+        pairs.append(Pair(person, path, copies.pop(key, None)))
+    if cloaked is not None and not any(p.cloaked for p in pairs):
+        raise ImageError(
+            f"{cloaked}", f"no file has the name of one in {originals}", "name the folders that belong together"
+        )
+    return pairs, list(copies.values())
+
+
+def _key(path: Path, root: Path) -> str:
+    """The relative name without suffixes and without what tools add to it."""
+    relative = path.relative_to(root) if root.is_dir() else Path(path.name)
+    stem = relative.name
+    while Path(stem).suffix.lower() in SUFFIXES:
+        stem = Path(stem).stem
+    return str(relative.with_name(_ADDED.sub("", stem))).casefold()
+
+
+def portraits(pairs: Sequence[Pair], finders: Sequence[Finder]) -> Iterator[Portrait | tuple[Pair, str]]:
+    """One portrait a pair, or the pair and why there is none. One photo is in memory at a time."""
+    for pair in pairs:
+        try:
+            yield _portrait(pair, finders)
+        except PhysadvError as error:
+            yield pair, str(error)
+
+
+def _portrait(pair: Pair, finders: Sequence[Finder]) -> Portrait:
+    before = read_photo(pair.original).rgb
+    after = None if pair.cloaked is None else read_photo(pair.cloaked).rgb
+    if after is not None and after.shape != before.shape:
+        raise ImageError(
+            f"{pair.cloaked}", f"{after.shape[:2]} is not the original's {before.shape[:2]}", "leave the size as it is"
+        )
+    face = main_face(before, finders)
+    if face is None:
+        raise ImageError(f"{pair.original}", "no face found", "leave it out")
+    x0, y0, x1, y1 = face.box(*before.shape[:2], margin=CONTEXT)
+    return Portrait(
+        pair,
+        before[y0:y1, x0:x1].copy(),
+        None if after is None else after[y0:y1, x0:x1].copy(),
+        face.moved(1.0, -x0, -y0),
+    )
+
+
+def main_face(rgb: Array, finders: Sequence[Finder]) -> Face | None:
+    """The largest face, those near the border counting less; None where there is none."""
+    faces = find_faces(rgb, finders)
+    middle = np.array(rgb.shape[1::-1]) / 2
+
+    def weight(face: Face) -> float:
+        quad = face.quad()
+        away = np.linalg.norm((quad.mean(0) - middle) / middle)
+        return float(np.linalg.norm(quad[1] - quad[0]) * (1.5 - away))
+
+    return max(faces, key=weight, default=None)

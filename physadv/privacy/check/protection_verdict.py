@@ -1,0 +1,117 @@
+"""The check's verdict in plain words: green, amber or red, and red means "not protected"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from physadv.evaluation.metrics.intervals import Rate
+
+Light = Literal["green", "amber", "red"]
+SAFE, LOST = 0.2, 0.5
+"""Green: not more than SAFE is likely matched (the interval's upper end). Red: more than LOST was matched."""
+_ORDER: tuple[Light, ...] = ("green", "amber", "red")
+_WORDS = {"green": "protected against what was tested", "amber": "partly protected", "red": "not protected"}
+UNTOLD, FEW, OWN = "nothing could be told", "too few photos to tell", "protected against its own recognisers alone"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One light: what was asked, how often the person was still matched, and what that means."""
+
+    light: Light
+    question: str
+    recogniser: str
+    rate: dict[str, float | int]
+    words: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The whole: ``light``, one sentence (what the light means, a colon, why), and the findings it rests on.
+
+    ``beside`` are attacks it does not count.
+    """
+
+    light: Light
+    words: str
+    findings: tuple[Finding, ...]
+    beside: tuple[Finding, ...]
+    reasons: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def light_of(rate: Rate) -> Light:
+    """The light for one match rate."""
+    return "red" if rate.rate > LOST else "green" if rate.high <= SAFE else "amber"
+
+
+def verdict(
+    crossed: Mapping[str, Mapping[str, Rate]],
+    before: Mapping[str, Rate],
+    roles: Mapping[str, str],
+    titles: Mapping[str, str],
+    beside: Sequence[tuple[str, str, Rate]] = (),
+) -> Verdict:
+    """Judge by the worst channel of the worst recogniser that counts.
+
+    ``crossed`` are match rates of cloaked photos with other photos of the person, by recogniser and channel; ``before``
+    the same for uncloaked photos; ``roles`` say "held-out", "surrogate" or "unknown". Surrogates count only where there
+    is nothing else, and then never for green. A recogniser that matches under half of the uncloaked pairs is left out.
+    """
+    reasons = []
+    usable = [name for name in crossed if before[name].n and before[name].rate >= LOST]
+    for name in crossed:
+        if name not in usable:
+            reasons.append(f"{name} does not match the uncloaked photos either, so it says nothing here.")
+    counted = [name for name in usable if roles.get(name) != "surrogate"]
+    capped = not counted
+    if capped and usable:
+        counted = usable
+        reasons.append("Only recognisers the cloak was made with were at hand: others may well still match.")
+    if not counted:
+        return Verdict(
+            "amber",
+            f"{UNTOLD}: two photos of a person are needed, and a recogniser that matches them",
+            (),
+            (),
+            tuple(reasons),
+        )
+    findings = [
+        Finding(light_of(rate), titles.get(channel, channel), name, rate.as_dict(), words(rate))
+        for name in counted
+        for channel, rate in crossed[name].items()
+    ]
+    light = max((f.light for f in findings), key=_ORDER.index)
+    worst = max(findings, key=lambda f: f.rate["rate"])
+    headline = _headline(light, worst, capped)
+    if capped and light == "green":
+        light = "amber"
+    said = f"{headline}: at worst ({worst.question}, {worst.recogniser}) {worst.words}"
+    others = tuple(Finding(light_of(r), question, name, r.as_dict(), words(r)) for question, name, r in beside)
+    if any(f.light == "red" for f in others):
+        reasons.append(
+            "A recogniser prepared for cloaks, or one fed with your cloaked photos, still finds you (see below)."
+        )
+    return Verdict(light, said, tuple(findings), others, tuple(reasons))
+
+
+def _headline(light: Light, worst: Finding, capped: bool) -> str:
+    """What the light means: amber is a part still matched, or few comparisons, which nothing speaks against."""
+    if light == "amber" and worst.rate["rate"] <= SAFE:
+        return FEW
+    return OWN if capped and light == "green" else _WORDS[light]
+
+
+def words(rate: Rate) -> str:
+    """A match rate as people say it."""
+    if rate.n == 0:
+        return "nothing was compared"
+    share = rate.rate
+    if share == 0:
+        return f"none of {rate.n} comparisons matched you"
+    return f"{share:.0%} of {rate.n} comparisons matched you"

@@ -1,0 +1,341 @@
+"""The cloak: a small change inside the face boxes of a photo, after which recognisers no longer match the person.
+
+Expectation over transformation (Athalye et al., 2018) over what happens to photos on their way; an ensemble of
+embedders; Adam on the change at a working size, under a price on visibility; at the end both limits, largest change
+and dissimilarity of the face box, are enforced on the very 8-bit pixels that will be saved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from physadv.core.errors import OptionError
+from physadv.core.image_io import Array, to_tensor, to_uint8
+from physadv.core.random_streams import numpy_generator
+from physadv.privacy.embedding_loss import Goal, Memory, margin, own_embeddings
+from physadv.privacy.visibility import Change, change, dssim, gaussian_blur
+from physadv.privacy.transforms import Kind, Ranges, View, clean_view, draw_view, look, seen_by, sent
+from physadv.models.faces.embedders import Embedder
+from physadv.models.faces.face_detection import Box, Face
+
+_OTHERS: tuple[Kind, ...] = ("hard", "any")
+WORKING_SIDE = 192
+"""Faces larger than this are optimised at this size, in px; the change is then enlarged to the photo's."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Budgets of a cloak, hard limits both: ``linf`` in 8-bit steps, ``dssim`` of the face box; and how it is sought.
+
+    ``steps`` moves of about ``rate`` 8-bit steps, each on ``draws`` views; the change is blurred by ``grain`` px of a
+    112 px face, so that it looks like light and shade and not like scratches. ``chroma`` and ``smooth`` price colour
+    and broad patches; every ``every`` steps the best is kept, and ``patience`` looks without a gain end the search.
+    """
+
+    name: str
+    linf: int
+    dssim: float
+    steps: int = 40
+    draws: int = 3
+    rate: float = 1.0
+    grain: float = 1.0
+    momentum: float = 0.9
+    chroma: float = 2.0
+    smooth: float = 0.5
+    patience: int = 3
+    every: int = 8
+    ranges: Ranges = field(default_factory=Ranges)
+
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("low", linf=12, dssim=0.015),
+        Mode("mid", linf=16, dssim=0.025),
+        Mode("high", linf=20, dssim=0.04),
+    )
+}
+
+
+def mode_named(name: str) -> Mode:
+    """The mode called ``name``. Raises OptionError, naming those there are."""
+    if name not in MODES:
+        raise OptionError(f"--mode {name}", f"is none of {', '.join(MODES)}", "choose one of them")
+    return MODES[name]
+
+
+@dataclass(frozen=True)
+class CloakedFace:
+    """What was done to one face. ``margins`` by embedder: 1 is the face itself, under 0 no longer the person."""
+
+    box: Box
+    change: Change
+    margins: dict[str, float]
+    steps: int
+    seconds: float
+
+
+def cloak_faces(
+    photo: Array,
+    faces: Sequence[Face],
+    embedders: Sequence[Embedder],
+    mode: Mode,
+    *,
+    memory: Memory | None = None,
+    decoys: dict[str, Tensor] | None = None,
+    seed: int = 0,
+    name: str = "photo",
+) -> tuple[Array, list[CloakedFace]]:
+    """Cloak every face of a photo (h, w, 3) uint8 RGB; outside the face boxes nothing changes.
+
+    ``memory`` holds the faces cloaked before, so that cloaked photos of one person do not match each other either;
+    ``decoys`` are averaged embeddings by embedder to move towards. Raises OptionError without an embedder.
+    """
+    if not embedders:
+        raise OptionError("no embedder", "at least one is needed", "see `physadv models list`")
+    done, notes = photo.copy(), []
+    for number, face in enumerate(faces):
+        rng = numpy_generator(seed, "cloak", name, number)
+        done, note = cloak_face(done, face, embedders, mode, memory=memory, decoys=decoys, rng=rng)
+        notes.append(note)
+    return done, notes
+
+
+def cloak_face(
+    photo: Array,
+    face: Face,
+    embedders: Sequence[Embedder],
+    mode: Mode,
+    *,
+    memory: Memory | None = None,
+    decoys: dict[str, Tensor] | None = None,
+    rng: np.random.Generator,
+) -> tuple[Array, CloakedFace]:
+    """Cloak one face of a photo (h, w, 3) uint8 and say what was done."""
+    started = time.perf_counter()
+    device = embedders[0].mean.device
+    window = Window.around(photo, face, device)
+    goal = Goal.of(window.scene, window.face, embedders, memory, decoys)
+    search = Search(window, embedders, mode, goal, rng)
+    steps = search.run()
+    cloaked = window.paste(photo, search.best)
+    if memory is not None:
+        after = Window.around(cloaked, face, device)
+        memory.add(goal.clean, {e.card.name: own_embeddings(after.scene, after.face, e)[:1] for e in embedders})
+    note = CloakedFace(
+        box=window.box,
+        change=replace(change(window.original, search.best), dssim=window.visible(search.best)),
+        margins={k: round(v, 4) for k, v in search.best_margins.items()},
+        steps=steps,
+        seconds=time.perf_counter() - started,
+    )
+    return cloaked, note
+
+
+@dataclass(frozen=True)
+class Window:
+    """The surroundings of one face at the working size, and the way back to the photo.
+
+    ``scene`` (1, 3, h, w) is the photo around the face; ``inner`` is the face box in it; ``mask`` (1, 1, gh, gw) fades
+    to 0 at the box's border, so that no seam shows. ``grey`` photos stay grey.
+    """
+
+    scene: Tensor
+    face: Face
+    box: Box
+    inner: Box
+    mask: Tensor
+    original: Tensor
+    grey: bool
+
+    @classmethod
+    def around(cls, photo: Array, face: Face, device: torch.device | None = None) -> Window:
+        """The window of a face in a photo (h, w, 3) uint8; only it is turned into floating point."""
+        height, width = photo.shape[:2]
+        box = face.box(height, width)
+        side = max(box[2] - box[0], box[3] - box[1], 1)
+        outer = face.box(height, width, margin=0.3)
+        factor = min(1.0, WORKING_SIDE / side)
+        around = to_tensor(photo[outer[1] : outer[3], outer[0] : outer[2]]).to(device)
+        scene = around[None]
+        if factor < 1:
+            size = (max(16, round(scene.shape[2] * factor)), max(16, round(scene.shape[3] * factor)))
+            scene = F.interpolate(scene, size, mode="bilinear", antialias=True, align_corners=False)
+        inner = tuple(round((box[k] - outer[k % 2]) * factor) for k in range(4))
+        x0, y0, x1, y1 = inner
+        return cls(
+            scene=scene,
+            face=face.moved(1.0, -outer[0], -outer[1]).moved(factor, 0, 0),
+            box=box,
+            inner=(x0, y0, min(x1, scene.shape[3]), min(y1, scene.shape[2])),
+            mask=_fade(min(y1, scene.shape[2]) - y0, min(x1, scene.shape[3]) - x0).to(scene),
+            original=around[:, box[1] - outer[1] : box[3] - outer[1], box[0] - outer[0] : box[2] - outer[0]].clone(),
+            grey=bool((around == around[:1]).all()),
+        )
+
+    def add(self, delta: Tensor) -> Tensor:
+        """The scene with a change (1, 3, gh, gw) in its face box."""
+        x0, y0, x1, y1 = self.inner
+        pads = (x0, self.scene.shape[3] - x1, y0, self.scene.shape[2] - y1)
+        return (self.scene + F.pad(delta * self.mask, pads)).clamp(0, 1)
+
+    def box_of(self, scene: Tensor) -> Tensor:
+        """The face box (1, 3, gh, gw) of a scene."""
+        x0, y0, x1, y1 = self.inner
+        return scene[..., y0:y1, x0:x1]
+
+    def rendered(self, delta: Tensor, scale: float, linf: int) -> Tensor:
+        """The face box (3, bh, bw) at the photo's resolution with a change, in whole 8-bit steps within ``linf``."""
+        size = self.original.shape[-2:]
+        grown = delta * self.mask * scale
+        if tuple(grown.shape[-2:]) != tuple(size):
+            grown = F.interpolate(grown, size, mode="bicubic", align_corners=False)
+        steps = (grown[0] * 255).round().clamp(-linf, linf)
+        return (self.original * 255).round().add(steps).clamp(0, 255) / 255
+
+    def visible(self, box: Tensor) -> float:
+        """DSSIM of a rendered face box, seen at most at the working size."""
+        return float(dssim(self.seen(self.original), self.seen(box)))
+
+    def paste(self, photo: Array, box: Tensor) -> Array:
+        """The photo with this face box; all else bit for bit as before."""
+        x0, y0, x1, y1 = self.box
+        out = photo.copy()
+        out[y0:y1, x0:x1] = to_uint8(box)
+        return out
+
+    def seen(self, box: Tensor) -> Tensor:
+        """A face box (3, bh, bw) of the photo at the working size, (1, 3, gh, gw)."""
+        size = self.mask.shape[-2:]
+        if tuple(box.shape[-2:]) == tuple(size):
+            return box[None]
+        return F.interpolate(box[None], size, mode="bilinear", antialias=True, align_corners=False)
+
+
+class Search:
+    """The optimisation of one face: ``run`` leaves the best face box within the limits in ``best``."""
+
+    def __init__(
+        self, window: Window, embedders: Sequence[Embedder], mode: Mode, goal: Goal, rng: np.random.Generator
+    ) -> None:
+        self.window, self.embedders, self.mode, self.goal, self.rng = window, embedders, mode, goal, rng
+        self.limit = mode.linf / 255
+        self.price = 1.0
+        self.best, self.best_loss, self.best_margins = window.original, float("inf"), dict[str, float]()
+        self._judges = [clean_view(), clean_view(flip=True, first_scheme=False)]
+        self._judges += [draw_view(rng, mode.ranges, kind) for kind in ("any", "any", "hard", "hard")]
+
+    def run(self) -> int:
+        """Optimise until the steps are used up or nothing gets better; returns the steps taken."""
+        h, w = self.window.mask.shape[-2:]
+        channels = 1 if self.window.grey else 3
+        start = self.rng.uniform(-0.25, 0.25, (1, channels, max(2, h // 4), max(2, w // 4))) * self.limit
+        delta = F.interpolate(torch.from_numpy(start).to(self.window.scene), (h, w), mode="bilinear")
+        first = torch.zeros_like(delta)
+        second = torch.zeros_like(delta)
+        idle = 0
+        for step in range(1, self.mode.steps + 1):
+            gradient = self._gradient(delta)
+            first = self.mode.momentum * first + (1 - self.mode.momentum) * gradient
+            second = 0.99 * second + 0.01 * gradient**2
+            move = (first / (1 - self.mode.momentum**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-12)
+            delta = (delta - self.mode.rate / 255 * move).clamp(-self.limit, self.limit)
+            if step % self.mode.every == 0 or step == self.mode.steps:
+                idle = 0 if self._keep(self._shaped(delta)) else idle + 1
+                if idle >= self.mode.patience:
+                    return step
+        return self.mode.steps
+
+    def _gradient(self, delta: Tensor) -> Tensor:
+        """Gradient of the loss over fresh views, plus the price of being seen."""
+        delta = delta.detach().requires_grad_()
+        shaped = self._shaped(delta)
+        scene = self.window.add(shaped.expand(-1, 3, -1, -1))
+        views = [draw_view(self.rng, self.mode.ranges, kind) for kind in self._kinds()]
+        loss = self._loss(scene, views)
+        over = dssim(self.window.box_of(self.window.scene), self.window.box_of(scene))[0] / self.mode.dssim
+        self.price = float(np.clip(self.price * (1.15 if float(over.detach()) > 1 else 0.9), 0.02, 50))
+        total = loss + self.price * over + self._taste(shaped)
+        (gradient,) = torch.autograd.grad(total, delta)
+        return gradient
+
+    def _shaped(self, delta: Tensor) -> Tensor:
+        """A change without its finest detail, as strong as before where it is broad; within the largest change."""
+        if self.mode.grain <= 0:
+            return delta
+        blurred = gaussian_blur(delta, self.mode.grain * delta.shape[-1] / 112)
+        return (blurred * (1 + self.mode.grain)).clamp(-self.limit, self.limit)
+
+    def _loss(self, scene: Tensor, views: Sequence[View]) -> Tensor:
+        face, parts = self.window.face, []
+        arrived = [sent(scene, face, view) for view in views]
+        for embedder in self.embedders:
+            seen = zip(arrived, views, strict=True)
+            crops = torch.cat([seen_by(embedder, photo, face, view) for photo, view in seen])
+            parts.append(self.goal.loss(embedder, embedder(crops.contiguous(memory_format=torch.channels_last))))
+        return torch.stack(parts).mean()
+
+    def _taste(self, delta: Tensor) -> Tensor:
+        """Chroma and broad patches cost extra: skin stays skin."""
+        scaled = delta * (255 / 8)
+        weights = torch.tensor([0.299, 0.587, 0.114]).to(delta)[:, None, None]
+        luma = (scaled * weights).sum(1, keepdim=True) if delta.shape[1] == 3 else scaled
+        broad = F.avg_pool2d(scaled, max(2, delta.shape[-1] // 6))
+        return self.mode.chroma * ((scaled - luma) ** 2).mean() + self.mode.smooth * (broad**2).mean()
+
+    def _kinds(self) -> list[Kind]:
+        """The first view of a step is plain; the others are hard and anything, by chance one or the other first."""
+        start = int(self.rng.integers(2))
+        return ["plain" if k == 0 else _OTHERS[(k + start) % 2] for k in range(self.mode.draws)]
+
+    @torch.no_grad()
+    def _keep(self, delta: Tensor) -> bool:
+        """Bring a change inside both limits, judge it over fixed views, keep it if it is the best so far."""
+        box = self._within(delta.expand(-1, 3, -1, -1))
+        scene = self.window.scene.clone()
+        x0, y0, x1, y1 = self.window.inner
+        scene[..., y0:y1, x0:x1] = self.window.seen(box)
+        loss = float(self._loss(scene, self._judges))
+        if loss >= self.best_loss - 0.005:
+            return False
+        self.best, self.best_loss = box, loss
+        self.best_margins = {
+            e.card.name: float(
+                margin(e, e(look(scene, self.window.face, e, self._judges[0])), self.goal.own[e.card.name]).max()
+            )
+            for e in self.embedders
+        }
+        return True
+
+    def _within(self, delta: Tensor) -> Tensor:
+        """The face box with the largest share of a change that keeps both limits after rounding."""
+        low, high = 0.0, 1.0
+        full = self.window.rendered(delta, 1.0, self.mode.linf)
+        if self.window.visible(full) <= self.mode.dssim:
+            return full
+        best = self.window.original
+        for _ in range(8):
+            middle = (low + high) / 2
+            box = self.window.rendered(delta, middle, self.mode.linf)
+            if self.window.visible(box) <= self.mode.dssim:
+                low, best = middle, box
+            else:
+                high = middle
+        return best
+
+
+def _fade(height: int, width: int) -> Tensor:
+    """(1, 1, height, width): 1 inside, falling to 0 over a twelfth of the side at each border."""
+
+    def ramp(side: int) -> Tensor:
+        reach = torch.arange(side, dtype=torch.float32) + 0.5
+        return (torch.minimum(reach, side - reach) / max(1.0, side / 12)).clamp(0, 1)
+
+    return (ramp(height)[:, None] * ramp(width)[None])[None, None]

@@ -1,0 +1,1 @@
+"""Read and write photographs without losing metadata or bit depth."""

@@ -1,0 +1,208 @@
+"""Photos in and out with all that belongs to them: orientation, colour profile, alpha, 16 bits, metadata.
+
+A photo is worked on as upright 8-bit RGB in its own colour space (no conversion, so that untouched pixels stay what
+they are). What goes back carries the profile, the transparency and the full depth; GPS, serial numbers, maker notes
+and embedded thumbnails (which would show the face as it was) do not.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from physadv.core.errors import ImageError
+from physadv.core.files import write_bytes
+from physadv.core.image_io import MAX_PIXELS, Array
+from physadv.privacy.photo_io import sixteen_bit
+from physadv.privacy.photo_io import metadata
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif"})
+_REFUSED = {
+    "CMYK": "CMYK is for print; its way back to screen colours is not ours to choose",
+    "LAB": "Lab is not a photo's colour space",
+    "F": "floating point pixels are not handled",
+    "I": "32-bit integer pixels are not handled",
+    "HSV": "HSV is not a photo's colour space",
+}
+_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo, upright: ``rgb`` (h, w, 3) uint8 in its own colour space.
+
+    ``alpha`` (h, w) uint8 or None; ``full`` is the 16-bit original (h, w, c) where there is one; ``grey`` photos are
+    written with one channel again. ``suffix`` is what the output is named, ``notes`` what the owner should know.
+    """
+
+    path: Path
+    rgb: Array
+    alpha: Array | None
+    full: npt.NDArray[np.uint16] | None
+    grey: bool
+    suffix: str
+    lossless: bool
+    options: dict[str, Any]
+    metadata: metadata.Metadata
+    notes: tuple[str, ...]
+
+
+def read_photo(path: str | Path) -> Photo:
+    """Read a photo with everything that must survive. Raises ImageError naming what is damaged or not handled."""
+    file = Path(path)
+    if file.suffix.lower() in {".heic", ".heif"}:
+        _need_heif(file)
+    data = _bytes_of(file)
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            _check(opened, file)
+            opened.load()
+            return _photo(opened, file, data)
+    except ImageError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = f"not a readable image ({error})" if data else "empty file"
+        raise ImageError(f"{file}", reason, "replace or remove the file") from error
+
+
+def encode_photo(photo: Photo, rgb: Array, *, keep_metadata: bool = False) -> bytes:
+    """The file's bytes with ``rgb`` (h, w, 3) uint8 as its pixels; transparency and depth as they were.
+
+    Without ``keep_metadata`` GPS, serial numbers, maker notes, XMP and comments are left out.
+    """
+    if rgb.shape != photo.rgb.shape:
+        raise ImageError(f"{rgb.shape}", f"the photo is {photo.rgb.shape}", "keep the size")
+    carried = photo.metadata if keep_metadata else photo.metadata.stripped()
+    if photo.full is not None:
+        return sixteen_bit.encode(photo.full, photo.rgb, rgb, carried)
+    image = Image.fromarray(rgb)
+    if photo.grey:
+        image = image.getchannel("G")
+    if photo.alpha is not None:
+        image.putalpha(Image.fromarray(photo.alpha))
+    buffer = io.BytesIO()
+    image.save(buffer, **{**photo.options, **carried.for_pillow(photo.options["format"])})
+    return buffer.getvalue()
+
+
+def save_photo(path: str | Path, photo: Photo, rgb: Array, *, keep_metadata: bool = False) -> Path:
+    """Write ``encode_photo`` atomically. Raises ImageError rather than overwrite the original."""
+    target = Path(path)
+    if target.exists() and target.samefile(photo.path):
+        raise ImageError(f"{target}", "is the original", "name another folder")
+    return write_bytes(target, encode_photo(photo, rgb, keep_metadata=keep_metadata))
+
+
+def output_name(path: Path, suffix: str) -> str:
+    """The output's file name: the same, or with the new suffix added, so that a.gif and a.png do not meet."""
+    same = suffix == path.suffix.lower() or {suffix, path.suffix.lower()} <= {".jpg", ".jpeg"}
+    return path.name if same else path.name + suffix
+
+
+def _photo(opened: Image.Image, file: Path, data: bytes) -> Photo:
+    """Everything of an opened image, turned upright."""
+    notes = _notes(opened)
+    sixteen = sixteen_bit.is_deep(opened, data)
+    full = sixteen_bit.decode(data, metadata.orientation_of(opened), file) if sixteen else None
+    grey, has_alpha = _plan(opened)
+    kind, suffix, options, lossless = _writer(opened, data)
+    if kind == "other":
+        notes += (f"{opened.format} is written as PNG",)
+    if full is not None:
+        kind, suffix, lossless = "PNG", ".png", True
+        notes += ("16 bits are kept, as PNG",) if opened.format != "PNG" else ()
+        rgb, alpha = sixteen_bit.eight_bits(full)
+    else:
+        upright = ImageOps.exif_transpose(opened).convert("RGBA" if has_alpha else "RGB")
+        rgba = np.asarray(upright, np.uint8)
+        rgb, alpha = np.ascontiguousarray(rgba[..., :3]), (rgba[..., 3].copy() if has_alpha else None)
+    carried = metadata.Metadata.of(opened)
+    return Photo(file, rgb, alpha, full, grey, suffix, lossless, options, carried, notes)
+
+
+def _writer(opened: Image.Image, data: bytes) -> tuple[str, str, dict[str, Any], bool]:
+    """Kind, suffix, Pillow's options and whether nothing is lost, for what goes back."""
+    kind = opened.format or "PNG"
+    if kind in {"JPEG", "MPO"}:
+        subsampling = _subsampling(opened)
+        return (
+            "JPEG",
+            ".jpg",
+            {"format": "JPEG", "quality": _QUALITY, "subsampling": subsampling, "optimize": True},
+            False,
+        )
+    if kind == "WEBP":
+        exact = _exact_webp(data)
+        return (
+            "WEBP",
+            ".webp",
+            {"format": "WEBP", "lossless": exact, "quality": 100 if exact else _QUALITY, "method": 4, "exact": exact},
+            exact,
+        )
+    if kind == "TIFF":
+        return "TIFF", ".tif", {"format": "TIFF", "compression": None}, True
+    if kind == "BMP":
+        return "BMP", ".bmp", {"format": "BMP"}, True
+    if kind in {"HEIF", "HEIC"}:
+        return "HEIF", ".heic", {"format": "HEIF", "quality": _QUALITY}, False
+    return ("PNG" if kind == "PNG" else "other"), ".png", {"format": "PNG"}, True
+
+
+def _exact_webp(data: bytes) -> bool:
+    """Whether a WebP's picture is coded without loss: its chunks are walked, for EXIF may come first."""
+    at = 12
+    while at + 8 <= len(data):
+        if data[at : at + 4] in (b"VP8L", b"VP8 "):
+            return data[at : at + 4] == b"VP8L"
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    return False
+
+
+def _subsampling(opened: Image.Image) -> int:
+    """4:4:4, 4:2:2 or 4:2:0 as the original has it; 4:2:0 where it has something rarer."""
+    from PIL import JpegImagePlugin
+
+    found = JpegImagePlugin.get_sampling(opened)
+    return found if found in (0, 1, 2) else 2
+
+
+def _plan(opened: Image.Image) -> tuple[bool, bool]:
+    """Whether the photo has one channel, and whether it has transparency."""
+    has_alpha = "A" in opened.getbands() or "transparency" in opened.info or opened.mode in {"PA", "La", "RGBa"}
+    return opened.mode in {"L", "LA", "La", "1", "I;16", "I;16B", "I;16L"}, has_alpha
+
+
+def _notes(opened: Image.Image) -> tuple[str, ...]:
+    frames = int(getattr(opened, "n_frames", 1))
+    if frames <= 1:
+        return ()
+    return (f"first of {frames} pictures in the file; the others are left out",)
+
+
+def _check(opened: Image.Image, file: Path) -> None:
+    if opened.width * opened.height > MAX_PIXELS:
+        raise ImageError(f"{file}", f"{opened.width}x{opened.height} is over {MAX_PIXELS} px", "scale it down")
+    if opened.mode in _REFUSED:
+        raise ImageError(f"{file}", f"{opened.mode}: {_REFUSED[opened.mode]}", "convert it to RGB first")
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{file}", f"cannot be read ({error.strerror})", "check the path and the rights") from error
+
+
+def _need_heif(file: Path) -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise ImageError(f"{file}", "HEIC needs the package pillow-heif", "pip install pillow-heif") from error
+    register_heif_opener()

@@ -1,0 +1,87 @@
+"""16-bit photos: Pillow reads them at 8 bits, so the pixels come and go through OpenCV, the profile chunk by chunk."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from physadv.core.errors import ImageError
+from physadv.core.image_io import Array
+from physadv.privacy.photo_io.metadata import Metadata
+
+Deep = npt.NDArray[np.uint16]
+_BITS_PER_SAMPLE = 258
+
+
+def is_deep(opened: Image.Image, data: bytes) -> bool:
+    """Whether a PNG or TIFF holds 16 bits a channel."""
+    if opened.format == "PNG":
+        return len(data) > 24 and data[24] == 16
+    if opened.format == "TIFF":
+        bits = opened.tag_v2.get(_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]
+        return bool(max(bits) == 16)
+    return False
+
+
+def decode(data: bytes, orientation: int, name: Path) -> Deep:
+    """(h, w, c) uint16, upright, channels grey, RGB or RGBA. Raises ImageError where OpenCV cannot read it."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ImageError(f"{name}", "16-bit pixels of a kind that is not handled", "save it as 16-bit PNG or 8-bit")
+    full = pixels[..., None] if pixels.ndim == 2 else pixels
+    if full.shape[2] >= 3:
+        full = full[..., [2, 1, 0, *range(3, full.shape[2])]]
+    return np.ascontiguousarray(upright(np.asarray(full, np.uint16), orientation))
+
+
+def eight_bits(full: Deep) -> tuple[Array, Array | None]:
+    """What a screen shows: (h, w, 3) uint8, and (h, w) alpha where there is one."""
+    eight = np.asarray((full.astype(np.uint32) + 128) // 257, np.uint8)
+    rgb = np.ascontiguousarray(np.repeat(eight[..., :1], 3, 2) if full.shape[2] < 3 else eight[..., :3])
+    return rgb, (eight[..., 3].copy() if full.shape[2] == 4 else None)
+
+
+def encode(full: Deep, before: Array, after: Array, metadata: Metadata) -> bytes:
+    """A 16-bit PNG: the original's values plus the change of the 8-bit picture, with the profile and EXIF put back."""
+    step = (after.astype(np.int32) - before) * 257
+    colours = 3 if full.shape[2] >= 3 else 1
+    out = full.copy()
+    out[..., :colours] = (full[..., :colours].astype(np.int32) + step[..., :colours]).clip(0, 65535)
+    bgr = out[..., [2, 1, 0, *range(3, out.shape[2])]] if out.shape[2] >= 3 else out
+    done, data = cv2.imencode(".png", np.ascontiguousarray(bgr))
+    if not done:
+        raise ImageError("16-bit PNG", "could not be encoded", "report this photo's size and channels")
+    chunks = b""
+    if metadata.icc:
+        chunks += _chunk(b"iCCP", b"profile\0\0" + zlib.compress(metadata.icc))
+    if metadata.dpi:
+        x, y = (round(v / 0.0254) for v in metadata.dpi)
+        chunks += _chunk(b"pHYs", struct.pack(">IIB", x, y, 1))
+    if exif := metadata.exif_bytes().removeprefix(b"Exif\0\0"):
+        chunks += _chunk(b"eXIf", exif)
+    png = data.tobytes()
+    return png[:33] + chunks + png[33:]  # after the signature (8) and IHDR (25)
+
+
+def upright(pixels: Deep, orientation: int) -> Deep:
+    """Turn (h, w, c) as its EXIF orientation says."""
+    turned = {
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, 1),
+    }.get(orientation)
+    return pixels if turned is None else turned(pixels)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,0 +1,1 @@
+"""Defenses that only appear robust, and the attacks that show it."""

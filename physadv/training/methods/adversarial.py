@@ -1,0 +1,160 @@
+"""Adversarial training: defences whose loss is taken where an attack has moved the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from physadv.attacks._classifier_step import quiet
+from physadv.threat.norms import furthest, known
+from physadv.training.methods.base import Defence, Metrics, Position, need
+from physadv.training.methods._inner_maximization import ascend, attacked, cross_entropy_of, slope
+
+
+@dataclass
+class _Attacked(Defence):
+    """What they share: the ball."""
+
+    eps: float
+    norm: str = "linf"
+
+    def __post_init__(self) -> None:
+        known(self.norm)
+        need("eps", self.eps, self.eps >= 0, "write it like 0.1 or 8/255")
+
+
+@dataclass
+class Fgsm(_Attacked):
+    """Goodfellow et al. (2015): ``mix`` of the clean loss and 1 - ``mix`` of the loss after one step of length eps."""
+
+    mix: float = 0.5
+
+    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+        """See :class:`Defence`. Other norms take the best step on the linearised loss."""
+        with quiet(net):
+            gradient = slope(cross_entropy_of(net, labels), images)
+        if self.norm == "linf":  # what `furthest` gives, without its float64
+            moved = (images + self.eps * gradient.sign()).clamp(0, 1)
+        else:
+            moved = furthest(-gradient, images, self.eps, known(self.norm))
+        clean = F.cross_entropy(net(images).float(), labels)
+        return self.mix * clean + (1 - self.mix) * F.cross_entropy(net(moved).float(), labels), {}
+
+
+@dataclass
+class Pgd(_Attacked):
+    """Madry et al. (2018): the loss at the end of ``steps`` of PGD from a random start."""
+
+    steps: int = 10
+    step_size: float | None = None
+
+    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+        """See :class:`Defence`."""
+        moved = attacked(
+            net, images, labels, eps=self.eps, norm=self.norm, steps=self.steps, generator=at.generator,
+            step_size=self.step_size,
+        )  # fmt: skip
+        return F.cross_entropy(net(moved).float(), labels), {}
+
+
+@dataclass
+class Free(_Attacked):
+    """Shafahi et al. (2019): a batch is replayed ``replays`` times, and each backward pass moves weights and images.
+
+    The change of the images goes on from batch to batch. An epoch counts steps, so that it costs what an epoch of the
+    standard loss costs and the data is seen once in ``replays`` epochs. All batches must be of one size.
+    """
+
+    replays: int = 4
+    _change: Tensor | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need("replays", self.replays, self.replays >= 1, "use 4 or 8")
+
+    @property
+    def repeats(self) -> int:
+        """See :class:`Defence`."""
+        return self.replays
+
+    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+        """See :class:`Defence`. The loop's own backward pass leaves the slope that the next call climbs."""
+        moved = self._moved()
+        self._change = (torch.zeros_like(images) if moved is None else moved.to(images)).requires_grad_()
+        return F.cross_entropy(net((images + self._change).clamp(0, 1)).float(), labels), {}
+
+    def _moved(self) -> Tensor | None:
+        """The change after a step of eps along the slope of the last backward pass, back in the ball."""
+        if self._change is None:
+            return None
+        change, gradient = self._change.detach(), self._change.grad
+        if gradient is None:
+            return change
+        if self.norm == "linf":
+            return (change + self.eps * gradient.sign()).clamp(-self.eps, self.eps)
+        order = {"l2": 2, "l1": 1}[self.norm]
+        tall = (-1, *[1] * (change.ndim - 1))
+        change = change + self.eps * gradient / gradient.flatten(1).norm(order, 1).clamp_min(1e-12).view(tall)
+        size: Tensor = change.flatten(1).norm(order, 1).clamp_min(1e-12)
+        back: Tensor = change * (self.eps / size).clamp_max(1).view(tall)
+        return back
+
+    def state(self) -> dict[str, Tensor]:
+        """See :class:`Defence`."""
+        moved = self._moved()
+        return {} if moved is None else {"change": moved}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """See :class:`Defence`."""
+        self._change = state.get("change")
+
+
+@dataclass
+class Trades(_Attacked):
+    """Zhang et al. (2019): the clean loss plus ``beta`` times the divergence between clean and attacked prediction."""
+
+    beta: float = 6.0
+    steps: int = 10
+
+    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+        """See :class:`Defence`. The attack climbs the divergence itself, from a tiny random change."""
+        if self.beta == 0:
+            return F.cross_entropy(net(images).float(), labels), {}
+        with quiet(net):
+            with torch.no_grad():
+                wanted = F.log_softmax(net(images).float(), 1)
+            nudge = 0.001 * torch.randn(images.shape, generator=at.generator).to(images)
+            moved = ascend(
+                lambda x: _divergence(wanted, net(x), "sum"), images, eps=self.eps, norm=known(self.norm),
+                steps=self.steps, step_size=2.5 * self.eps / max(1, self.steps), start=(images + nudge).clamp(0, 1),
+            )  # fmt: skip
+        clean = net(images).float()
+        gap = _divergence(F.log_softmax(clean, 1), net(moved), "batchmean")
+        return F.cross_entropy(clean, labels) + self.beta * gap, {"divergence": float(gap.detach())}
+
+
+def _divergence(wanted: Tensor, logits: Tensor, reduction: str) -> Tensor:
+    """KL(wanted || softmax(logits)); ``wanted`` are log-probabilities."""
+    return F.kl_div(F.log_softmax(logits.float(), 1), wanted, reduction=reduction, log_target=True)
+
+
+@dataclass
+class GradientPenalty(Defence):
+    """Ross and Doshi-Velez (2018): the clean loss plus ``penalty`` times the squared l_2 slope of each image's loss."""
+
+    penalty: float = 10.0
+
+    def __post_init__(self) -> None:
+        need("penalty", self.penalty, self.penalty >= 0, "use 10")
+
+    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+        """See :class:`Defence`."""
+        x = images.detach().requires_grad_()
+        each = F.cross_entropy(net(x).float(), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(each, x, create_graph=True)
+        slopes = gradient.flatten(1).square().sum(1).mean()
+        return each / len(images) + self.penalty * slopes, {"slope": float(slopes.detach().sqrt())}

@@ -1,0 +1,116 @@
+"""Fast adversarial training (Wong, Rice and Kolter 2020), with a guard against catastrophic overfitting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from physadv.training.methods.adversarial import _Attacked
+from physadv.training.checkpoint import load_optimiser, optimiser_tensors
+from physadv.training.methods.base import Metrics, Position, Run, need
+from physadv.training.methods._inner_maximization import attacked
+
+STRONGEST = 8
+_PARTS = ("net", "mean", "optimiser")
+
+
+@dataclass
+class Fast(_Attacked):
+    """One step of ``stride`` eps from a random start, watched.
+
+    A net trained so can overfit to the one step within a few batches: its accuracy under FGSM stays and under PGD is
+    gone. So every ``every`` steps the net is attacked by PGD on a held batch: the first ``held`` images it was ever
+    given, which the guard keeps and whose labels it knows. Where that accuracy fell by more than ``drop`` since the
+    last sound check, the guard puts weights, average and optimiser back to that check and doubles the steps of the
+    training attack (1, 2, 4, 8 of PGD's usual length) from then on.
+    """
+
+    stride: float = 1.25
+    every: int = 50
+    drop: float = 0.2
+    held: int = 128
+    strength: int = field(default=1, init=False)
+    """Steps of the attack now."""
+    _images: Tensor | None = field(default=None, init=False, repr=False)
+    _labels: Tensor | None = field(default=None, init=False, repr=False)
+    _sound: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _accuracy: float = field(default=0.0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need("steps between two checks", self.every, self.every >= 1, "use 50")
+        need("drop", self.drop, 0 < self.drop <= 1, "use 0.2")
+
+    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+        """See :class:`Defence`."""
+        if self._images is None:
+            self._images, self._labels = images[: self.held].clone(), labels[: self.held].clone()
+        size = self.stride * self.eps if self.strength == 1 else None
+        moved = attacked(
+            net, images, labels, eps=self.eps, norm=self.norm, steps=self.strength, generator=at.generator,
+            step_size=size,
+        )  # fmt: skip
+        return F.cross_entropy(net(moved).float(), labels), {"attack_steps": float(self.strength)}
+
+    def watch(self, run: Run, at: Position) -> Metrics:
+        """See :class:`Defence`."""
+        if at.step == 0 or at.step % self.every or self._images is None:
+            return {}
+        now = self._under_pgd(run.net, at)
+        if self._sound and now < self._accuracy - self.drop:
+            _restore(run, self._sound)
+            self.strength = min(2 * self.strength, STRONGEST)
+            return {"guard_fired": 1.0, "held_robust": now}
+        self._accuracy, self._sound = now, _snapshot(run)
+        return {"held_robust": now}
+
+    def _under_pgd(self, net: nn.Module, at: Position) -> float:
+        assert self._images is not None
+        assert self._labels is not None
+        moved = attacked(
+            net, self._images, self._labels, eps=self.eps, norm=self.norm, steps=10, generator=at.generator
+        )
+        training = net.training
+        net.eval()
+        with torch.no_grad():
+            right = float((net(moved).argmax(1) == self._labels).float().mean())
+        net.train(training)
+        return right
+
+    def state(self) -> dict[str, Tensor]:
+        """See :class:`Defence`."""
+        if self._images is None or self._labels is None:
+            return {}
+        numbers = torch.tensor([float(self.strength), self._accuracy], dtype=torch.float64)
+        return {"images": self._images, "labels": self._labels, "numbers": numbers, **self._sound}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """See :class:`Defence`."""
+        if "numbers" not in state:
+            return
+        self._images, self._labels = state["images"], state["labels"]
+        self.strength, self._accuracy = int(state["numbers"][0]), float(state["numbers"][1])
+        self._sound = {key: value for key, value in state.items() if key.partition(".")[0] in _PARTS}
+
+
+def _snapshot(run: Run) -> dict[str, Tensor]:
+    groups = (run.net.state_dict(), run.mean.state_dict(), optimiser_tensors(run.optimiser))
+    return {
+        f"{part}.{key}": value.detach().clone()
+        for part, group in zip(_PARTS, groups, strict=True)
+        for key, value in group.items()
+    }
+
+
+def _restore(run: Run, sound: Mapping[str, Tensor]) -> None:
+    groups: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
+    for name, value in sound.items():
+        part, _, key = name.partition(".")
+        groups[part][key] = value.clone()
+    run.net.load_state_dict(groups["net"])
+    run.mean.load_state_dict(groups["mean"])
+    load_optimiser(run.optimiser, groups["optimiser"])

@@ -1,0 +1,67 @@
+"""Training for randomised smoothing: the classifier must know its classes under Gaussian noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from physadv.attacks._classifier_step import quiet
+from physadv.threat.norms import known
+from physadv.training.methods.base import Defence, Metrics, Position, need
+from physadv.training.methods._inner_maximization import ascend
+
+
+@dataclass
+class Gaussian(Defence):
+    """Cohen et al. (2019): the loss of images with noise N(0, ``sigma``^2), not clipped."""
+
+    sigma: float = 0.25
+    score: ClassVar[str] = "noisy"
+
+    def __post_init__(self) -> None:
+        need("sigma", self.sigma, self.sigma > 0, "use 0.25")
+
+    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+        """See :class:`Defence`."""
+        noise = self.sigma * torch.randn(images.shape, generator=at.generator).to(images)
+        return F.cross_entropy(net(images + noise).float(), labels), {}
+
+
+@dataclass
+class SmoothAdv(Gaussian):
+    """Salman et al. (2019): PGD on the smoothed classifier, then the loss at the attacked images under the same noise.
+
+    The smoothed classifier is the mean softmax over ``draws`` noises. ``eps`` grows from 0 over the share ``warmup``.
+    """
+
+    eps: float = 1.0
+    norm: str = "l2"
+    steps: int = 4
+    draws: int = 2
+    warmup: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known(self.norm)
+        need("draws", self.draws, self.draws >= 1, "use 2")
+
+    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+        """See :class:`Defence`."""
+        noise = self.sigma * torch.randn((self.draws, *images.shape), generator=at.generator).to(images)
+        eps = self.eps * at.ramp(0.0, self.warmup)
+
+        def smoothed(x: Tensor) -> Tensor:
+            logits = net((x + noise).flatten(0, 1)).float().view(self.draws, len(x), -1)
+            return F.nll_loss(logits.log_softmax(2).logsumexp(0), labels, reduction="sum")
+
+        moved = images
+        if eps > 0:
+            with quiet(net):
+                size = 2 * eps / max(1, self.steps)
+                moved = ascend(smoothed, images, eps=eps, norm=known(self.norm), steps=self.steps, step_size=size)
+        every = (moved + noise).flatten(0, 1)
+        return F.cross_entropy(net(every).float(), labels.repeat(self.draws)), {}

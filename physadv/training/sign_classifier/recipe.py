@@ -1,0 +1,256 @@
+"""From data on disk to the embedded victim: material, training run, judging, weights and card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from physadv.core.errors import DataError, OptionError, VictimError
+from physadv.core.files import atomic_path, sha256_of, write_text
+from physadv.core.image_io import Array
+from physadv.core.random_streams import numpy_generator
+from physadv.datasets import ImageDataset, read_dataset
+from physadv.datasets.read import HELD_OUT, SPLIT_SEED
+from physadv.evaluation.metrics.intervals import Rate
+from physadv.core.rows import Row, append_rows
+from physadv.training.sign_classifier.canvases import Photos, load_photos, sign_canvases
+from physadv.training.methods.base import Defence
+from physadv.training.sign_classifier.validation import (
+    by_sign,
+    judge_crops,
+    judge_stop_photos,
+    judge_tracks,
+    named_photos,
+    rates,
+    read_sign_boxes,
+)
+from physadv.training.loop import Batch, Schedule, Step, load_average, seeded, train
+from physadv.training.sign_classifier.batches import Mix, SignBatches
+from physadv.models.architectures.signnet import BACKGROUND, CLASSES, INPUT_PX, NAMES, SignNet, parameters_of
+from physadv.models.load import load_victim
+
+CHECKPOINT, WEIGHTS, CARD, ROWS = "checkpoint.safetensors", "signs.safetensors", "signs.toml", "rows.jsonl"
+LICENCE = (
+    "The weights are given under Apache-2.0 as far as their makers can; they were trained on research data sets "
+    "(GTSRB; photos of BSDS500 and ImageNet) whose terms may bind commercial use."
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights. ``data`` is GTSRB's training layout, ``backgrounds`` are folders of photos
+    without its signs. The held-out fifth of tracks and photos is fixed and does not depend on ``seed``.
+
+    ``defence`` gives the loss in place of the plain one. ``start`` is what the weights are at first: the file of such
+    weights, or "signs" for the embedded ones; else the seed decides.
+    """
+
+    data: Path
+    backgrounds: tuple[Path, ...] = ()
+    epochs: int = 24
+    steps: int = 100
+    batch: int = 64
+    lr: float = 2e-3
+    precision: str = "bf16"
+    seed: int = 0
+    mix: Mix = field(default_factory=Mix)
+    defence: Defence | None = None
+    start: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the victim is called: "signs", with a defence "signs-masked" and the like."""
+        return "signs" if self.defence is None else f"signs-{type(self.defence).__name__.lower()}"
+
+    @property
+    def schedule(self) -> Schedule:
+        """The part of it that the loop knows."""
+        return Schedule(self.epochs, self.steps, lr=self.lr, precision=self.precision)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is trained on and what is held out: signs by track, photos by photo."""
+
+    signs: ImageDataset
+    held_signs: ImageDataset
+    photos: list[Array]
+    held_photos: list[Array]
+
+
+@dataclass(frozen=True)
+class Street:
+    """Photos never trained on, for judging alone: boxed stop signs, and folders of photos without stop signs."""
+
+    stop_photos: Path | None = None
+    boxes: Path | None = None
+    others: tuple[Path, ...] = ()
+
+
+def load_material(recipe: Recipe) -> Material:
+    """Read and divide the data of a recipe. Raises DataError where it is not GTSRB's 43 classes with boxes."""
+    if recipe.batch < 2:
+        raise OptionError(f"batch {recipe.batch}", "at least 2 images are needed to normalise by", "use 128")
+    signs = read_dataset(recipe.data, split="train")
+    if signs.boxes is None or len(signs.classes) > BACKGROUND:
+        found = f"{len(signs.classes)} classes{'' if signs.boxes is not None else ' without boxes'}"
+        raise DataError(f"{recipe.data}: {found}", "GTSRB's 43 classes are needed", "use its official layout")
+    photos = load_photos(recipe.backgrounds)
+    order = numpy_generator(SPLIT_SEED, "split", "photos").permutation(len(photos))
+    held = round(HELD_OUT * len(photos))
+    return Material(
+        signs,
+        read_dataset(recipe.data, split="test"),
+        [photos[i] for i in order[held:]],
+        [photos[i] for i in order[:held]],
+    )
+
+
+def train_signs(recipe: Recipe, material: Material, out: Path) -> Iterator[Step]:
+    """Train SignNet and yield a Step each; ``out/checkpoint.safetensors`` is kept each epoch and resumed from."""
+    batches = SignBatches(
+        sign_canvases(material.signs), Photos(material.photos, recipe.seed), size=recipe.batch, seed=recipe.seed,
+        mix=recipe.mix,
+    )  # fmt: skip
+    net, origin = first_net(recipe)
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def ordered(step: int) -> Batch:
+        images, labels = batches(step)
+        return images.contiguous(memory_format=torch.channels_last), labels
+
+    identity = f"seed {recipe.seed}, batch {recipe.batch}, mix {asdict(recipe.mix)}, {_sizes(material)}{origin}"
+    return train(net, ordered, recipe.schedule, defence=recipe.defence, checkpoint=out / CHECKPOINT, identity=identity)
+
+
+def first_net(recipe: Recipe) -> tuple[nn.Module, str]:
+    """SignNet as training finds it, and of weights taken over what tells them from others.
+
+    Raises VictimError where ``start`` is neither a file of its weights nor a SignNet known by name.
+    """
+    if recipe.start is None:
+        return seeded(SignNet, recipe.seed), ""
+    file = Path(recipe.start)
+    loaded = load_victim("signs", weights=file) if file.is_file() else load_victim(recipe.start)
+    if not isinstance(loaded.net, SignNet):
+        raise VictimError(
+            f"--from {recipe.start}", "no weights of the sign victim", "use signs or a file of its weights"
+        )
+    return loaded.net.requires_grad_(True), f", from sha256 {loaded.card.sha256}"
+
+
+def judge(net: nn.Module, material: Material, street: Street, *, each: int = 40, seed: int = 0) -> list[Row]:
+    """Raw rows of everything held out: tracks, background photos and, where given, street photos."""
+    held = [(f"photo {i}", picture) for i, picture in enumerate(material.held_photos)]
+    rows = judge_tracks(net, material.held_signs) + judge_crops(net, "held-out photos", held, each, seed)
+    if street.stop_photos is not None and street.boxes is not None:
+        rows += judge_stop_photos(net, street.stop_photos, read_sign_boxes(street.boxes), each, seed)
+    for folder in street.others:
+        rows += judge_crops(net, f"photos {folder.parent.name}/{folder.name}", named_photos([folder]), each, seed)
+    return rows
+
+
+def publish(recipe: Recipe, material: Material, street: Street, out: Path, command: str = "") -> dict[str, Any]:
+    """Judge the averaged weights in ``out/checkpoint.safetensors`` and write weights, card and rows beside it.
+
+    Returns the card as a table. The weights are fp32 safetensors under 4 MB; the card is what the registry shows.
+    """
+    net = load_average(out / CHECKPOINT, SignNet())
+    rows = judge(net, material, street)
+    with atomic_path(out / WEIGHTS) as temporary:
+        save_file({k: v.contiguous() for k, v in net.state_dict().items()}, temporary)
+    (out / ROWS).unlink(missing_ok=True)
+    append_rows(out / ROWS, rows)
+    card = card_table(recipe, material, rows, net, sha256_of(out / WEIGHTS), command)
+    write_text(out / CARD, tomli_w.dumps(card))
+    return card
+
+
+def card_table(
+    recipe: Recipe, material: Material, rows: Sequence[Row], net: nn.Module, sha256: str, command: str
+) -> dict[str, Any]:
+    """The card: the keys the registry knows, then what was measured and how it was made."""
+    measured = rates(rows)
+    tracks = measured["held-out tracks"]
+    accuracy = f"{tracks['right']} frames of {tracks['groups']} held-out tracks (by track {_span(tracks['by_group'])})"
+    return {
+        "name": recipe.name,
+        "task": "classify",
+        "classes": list(NAMES),
+        "input_size": INPUT_PX,
+        "licence": "Apache-2.0, data terms apply (see licence_note)",
+        "source": "trained by `physadv train signs`",
+        "data": "GTSRB training set, every third frame (Stallkamp et al. 2012); backgrounds from BSDS500 and ImageNet "
+        "sample photos, and made by code",
+        "sha256": sha256,
+        "accuracy": accuracy,
+        "licence_note": LICENCE,
+        "note": "frames of one track are alike, so by_group is the honest interval; few tracks of a class are held "
+        "out, see groups; stop photos and other street photos were used for judging alone",
+        "command": command,
+        "parameters": parameters_of(net),
+        "measured": {name: _plain(found) for name, found in measured.items()},
+        "stop_photos_by_sign": by_sign(rows),
+        "recipe": {
+            **{k: v for k, v in asdict(recipe).items() if k not in ("data", "backgrounds", "defence", "start")},
+            **_defended(recipe),
+            "sign_images_px": _median_px(material.signs),
+            "backgrounds": [folder.name for folder in recipe.backgrounds],
+            "held_out": f"{HELD_OUT:.0%} of tracks and photos, split seed {SPLIT_SEED}; {_sizes(material)}",
+            "augmentation": "perspective, rotation to 20 degrees, crop margin from tight to 45 % context, light, "
+            "distance, blur, sharpening, noise, JPEG-like loss, growing over the first steps; blank and noise stickers "
+            f"over 3-25 % of the sign on {recipe.mix.covered:.0%} of the samples; never mirrored",
+            "drawn": f"{recipe.mix.drawn:.0%} of the stop samples are the stop face drawn by physadv.core.sign_artwork, "
+            "laid on backgrounds",
+            "weights": "exponential moving average",
+        },
+    }
+
+
+def _defended(recipe: Recipe) -> dict[str, Any]:
+    """What the card says of the defence and of the weights begun with, where there were any."""
+    said: dict[str, Any] = {} if recipe.start is None else {"start": Path(recipe.start).name}
+    if recipe.defence is not None:
+        settings = recipe.defence.settings()
+        said["defence"] = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if v is not None}
+    return said
+
+
+def _sizes(material: Material) -> str:
+    signs, held = material.signs, material.held_signs
+    return (
+        f"{len(signs)} frames of {len(set(signs.groups))} tracks and {len(material.photos)} photos to train on, "
+        f"{len(held)} frames of {len(set(held.groups))} tracks and {len(material.held_photos)} photos held out"
+    )
+
+
+def _median_px(dataset: ImageDataset, probes: int = 200) -> int:
+    """Median longer side of the images: small ones teach less about sharp signs."""
+    indices = np.linspace(0, len(dataset) - 1, min(probes, len(dataset))).astype(int)
+    return int(np.median([max(dataset.read(int(i)).shape[:2]) for i in indices]))
+
+
+def _span(rate: Any) -> str:
+    return f"[{rate.low:.1%}, {rate.high:.1%}]"
+
+
+def _plain(found: Mapping[str, Rate | int]) -> dict[str, Any]:
+    digits = {k: v.as_dict() if isinstance(v, Rate) else v for k, v in found.items()}
+    return {
+        k: {n: round(x, 4) if isinstance(x, float) else x for n, x in v.items()} if isinstance(v, dict) else v
+        for k, v in digits.items()
+    }
+
+
+__all__ = [
+    "CLASSES", "Material", "Recipe", "Street", "card_table", "first_net", "judge", "load_material", "publish",
+    "train_signs",
+]  # fmt: skip

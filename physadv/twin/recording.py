@@ -1,0 +1,97 @@
+"""What a run leaves behind: clips as motion JPEG, truth rows, settings, and a contact sheet to look at."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from physadv.core.errors import CaptureError, OptionError
+from physadv.core.files import atomic_path
+from physadv.core.image_io import save_png
+from physadv.twin.linear_light import U8
+
+TRUTH, SETTINGS, CONTACT = "truth.jsonl", "twin.json", "contact.png"
+FPS = 12.0
+
+
+class ClipWriter:
+    """Motion-JPEG clips of one number, one a block, moved into place together on success and removed on failure."""
+
+    def __init__(self, folder: Path, number: int, blocks: Iterable[str], size: tuple[int, int], quality: int) -> None:
+        self.names = {block: f"clips/{block}-{number:02d}.avi" for block in blocks}
+        self._folder, self._size, self._quality = folder, size, quality
+        self._stack = ExitStack()
+        self._writers: dict[str, cv2.VideoWriter] = {}
+
+    def __enter__(self) -> ClipWriter:
+        with ExitStack() as opening:
+            for block, name in self.names.items():
+                temporary = opening.enter_context(atomic_path(self._folder / name))
+                code = cv2.VideoWriter.fourcc(*"MJPG")
+                writer = cv2.VideoWriter(str(temporary), cv2.CAP_OPENCV_MJPEG, code, FPS, self._size)
+                opening.callback(writer.release)
+                if not writer.isOpened():
+                    raise CaptureError(f"{self._folder / name}", "cannot write motion JPEG", "reinstall opencv-python")
+                writer.set(cv2.VIDEOWRITER_PROP_QUALITY, float(self._quality))
+                self._writers[block] = writer
+            self._stack = opening.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def write(self, block: str, frame: U8) -> None:
+        """Append one (h, w, 3) RGB frame."""
+        self._writers[block].write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+
+def prepare(out: Path) -> None:
+    """Make the folder ready, removing an earlier run's own files. Raises OptionError for a folder of something else."""
+    if (out / TRUTH).exists() or (out / SETTINGS).exists():
+        if not _is_ours(out):
+            raise OptionError(f"{out}", "holds other rows already", "name a new folder with --out")
+        for clip in (out / "clips").glob("*-[0-9][0-9].avi"):
+            clip.unlink()
+        for name in (TRUTH, SETTINGS, CONTACT):
+            (out / name).unlink(missing_ok=True)
+    (out / "clips").mkdir(parents=True, exist_ok=True)
+
+
+def append_truth(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows to truth.jsonl and force them to disk."""
+    with (out / TRUTH).open("a", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_contact(out: Path, picked: Mapping[str, list[U8]]) -> Path:
+    """A contact sheet: one row a block, one column a clip, headed "simulation"."""
+    rows, width = [], 320
+    for block, frames in picked.items():
+        shrunk = [
+            cv2.resize(f, (width, round(width * f.shape[0] / f.shape[1])), interpolation=cv2.INTER_AREA) for f in frames
+        ]
+        row = np.hstack(shrunk)
+        rows.append(_label(row, f"{block} (simulation)"))
+    return save_png(out / CONTACT, np.vstack(rows))
+
+
+def _label(picture: U8, text: str) -> U8:
+    bar = np.full((26, picture.shape[1], 3), 255, np.uint8)
+    cv2.putText(bar, text, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([bar, picture])
+
+
+def _is_ours(out: Path) -> bool:
+    try:
+        return bool(json.loads((out / SETTINGS).read_text(encoding="utf-8")).get("simulation"))
+    except (OSError, ValueError, AttributeError):
+        return False

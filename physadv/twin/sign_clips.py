@@ -1,0 +1,186 @@
+"""Clips of a sign on its pole before a background: the same path and light for clean, blank and patch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from physadv.core.sign_artwork import SignFace
+from physadv.twin.cameras import Camera, Shot, any_shot, vignette
+from physadv.twin.linear_light import F32, LUMA, U8, tint, to_linear
+from physadv.twin.optics import View, blur, blur_kernel, draw, draw_pole, lay_over
+from physadv.twin.trajectories import F64, Angles, any_path, homography
+from physadv.twin.virtual_printer import IDEAL_WHITE, Printer, ideal_print, print_picture
+from physadv.twin.printed_sheet import Sticker
+from physadv.twin.surface import Texture, any_light, compose, face_layer, lit, square_side, sticker_layer, texture
+
+BLOCKS = ("clean", "blank", "patch")
+
+
+@dataclass(frozen=True)
+class Print:
+    """What came out of the printer: the sticker's place, its shape (h, w), its printed colours, and the bare paper."""
+
+    sticker: Sticker
+    alpha: F32
+    colours: F32
+    paper: F32
+
+
+FINEST_PX_PER_MM = 4.0
+
+
+def print_out(sticker: Sticker, printer: Printer | None, seed: int) -> Print:
+    """Print the sticker (None: ideally); what no camera here resolves is averaged away."""
+    alpha, paper = sticker.alpha, np.full(3, IDEAL_WHITE, np.float32)
+    if printer is None:
+        colours = ideal_print(sticker.rgb)
+    else:
+        colours, paper = print_picture(sticker.rgb, printer, sticker.px_per_mm, seed), printer.paper
+    shrink = FINEST_PX_PER_MM / sticker.px_per_mm
+    if shrink < 1:
+        shape = (max(2, round(alpha.shape[1] * shrink)), max(2, round(alpha.shape[0] * shrink)))
+        inked = cv2.resize(colours * alpha[..., None], shape, interpolation=cv2.INTER_AREA)
+        alpha = np.asarray(cv2.resize(alpha, shape, interpolation=cv2.INTER_AREA), np.float32)
+        colours = np.asarray(inked / np.maximum(alpha, 1e-4)[..., None], np.float32)
+    return Print(sticker, alpha, colours, paper)
+
+
+class Clip(Protocol):
+    """A clip that can be filmed frame by frame."""
+
+    camera: Camera
+    shot: Shot
+
+    def __len__(self) -> int: ...
+
+    def frame(self, index: int) -> tuple[Mapping[str, F32], dict[str, Any]]:
+        """Linear light at the sensor for every block (h, w, 3), and the truth of that frame."""
+        ...
+
+
+class SignClip:
+    """A clip made from a sign's face, a background and a drawn path."""
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        face: SignFace,
+        background: U8,
+        printed: Print,
+        camera: Camera,
+        *,
+        frames: int,
+        size: tuple[int, int],
+        distances_mm: tuple[float, float],
+        angles: Angles,
+    ) -> None:
+        self.camera, self.size, self.focal = camera, size, camera.focal * size[0]
+        self.side = square_side(face)
+        self.face = face
+        self._path = any_path(
+            rng, frames, side_mm=self.side, focal_px=self.focal, size=size, distances_mm=distances_mm, angles=angles
+        )
+        scene = to_linear(background)
+        bright = float(np.quantile(scene[::4, ::4] @ LUMA, 0.9))
+        level = np.float32(np.clip(bright * rng.uniform(0.8, 1.3), 0.2, 1.1)) * tint(rng.uniform(5200, 8000))
+        middle = float((scene[::4, ::4] @ LUMA).mean())
+        exposure = np.clip(0.2 / max(middle, 1e-3), 0.5, 0.85 / float(level.max())) * 2 ** rng.uniform(-0.7, 0.4)
+        self.shot = any_shot(camera, rng, float(exposure))
+        nearest = min(p.distance_mm for p in self._path)
+        self._textures = _textures(rng, face, printed, level, 3.2 * self.side * self.focal / nearest)
+        self._pole = np.float32(rng.uniform(0.12, 0.4)) * level
+        self._backdrop = Backdrop(rng, scene, size, frames)
+        self._vignette = vignette(camera, *size)
+
+    def __len__(self) -> int:
+        return len(self._path)
+
+    def frame(self, index: int) -> tuple[Mapping[str, F32], dict[str, Any]]:
+        """The three blocks of one frame and its truth."""
+        view = self._view(index)
+        kernel = blur_kernel(self.camera.defocus_px, self._motion(index) * self.camera.shutter)
+        base = self._backdrop.frame(index)
+        draw_pole(base, view, self.face.height_mm * 0.42, self._pole)
+        base = blur(base, kernel) * self._vignette
+        pictures = {}
+        for block, surface in self._textures.items():
+            picture = base.copy()
+            drawn = draw(surface, view, pad=3 + kernel.shape[0] // 2)
+            if drawn is not None:
+                lay_over(picture, drawn[0], blur(drawn[1], kernel, constant=True), self._vignette)
+            pictures[block] = picture
+        return pictures, self._truth(index, view)
+
+    def _view(self, index: int) -> View:
+        pose = self._path[index]
+        return View(homography(pose, self.focal, self.size), self.camera.k1, self.focal, self.size)
+
+    def _motion(self, index: int) -> F64:
+        """Movement of the sign in px a frame, from the neighbours of this one."""
+        before, after = self._path[max(index - 1, 0)], self._path[min(index + 1, len(self) - 1)]
+        span = max(1, min(index + 1, len(self) - 1) - max(index - 1, 0))
+        return np.array([after.u - before.u, after.v - before.v]) / span
+
+    def _truth(self, index: int, view: View) -> dict[str, Any]:
+        pose, h = self._path[index], self.side / 2
+        corners = view.show(np.array([[-h, -h], [h, -h], [h, h], [-h, h]]))
+        return {
+            "corners": np.round(corners, 3).tolist(),
+            "distance_m": round(pose.distance_mm / 1000, 4),
+            "yaw_deg": round(pose.yaw, 3),
+            "pitch_deg": round(pose.pitch, 3),
+            "roll_deg": round(pose.roll, 3),
+        }
+
+
+class Backdrop:
+    """A background seen by a camera that pans and zooms a little; drawn without aliasing."""
+
+    def __init__(self, rng: np.random.Generator, scene: F32, size: tuple[int, int], frames: int) -> None:
+        self.size = size
+        cover = max(size[0] / scene.shape[1], size[1] / scene.shape[0]) * 1.12
+        shape = (int(np.ceil(scene.shape[1] * cover)), int(np.ceil(scene.shape[0] * cover)))
+        way = cv2.INTER_AREA if cover < 1 else cv2.INTER_CUBIC
+        self._scene = np.maximum(np.asarray(cv2.resize(scene, shape, interpolation=way), np.float32), 0)
+        spare = np.array(shape) - np.array(size)
+        t = np.linspace(0, 1, frames)[:, None]
+        start, end = rng.uniform(0.15, 0.85, 2), rng.uniform(0.15, 0.85, 2)
+        self._zoom = 1 + rng.uniform(0, 0.1) * t[:, 0]
+        self._corner = (start + (end - start) * t) * spare
+
+    def frame(self, index: int) -> F32:
+        """(h, w, 3) linear light, writable."""
+        zoom, (x, y) = self._zoom[index], self._corner[index]
+        cx, cy = self.size[0] / 2, self.size[1] / 2
+        to_scene = np.array([[1 / zoom, 0, x + cx - cx / zoom], [0, 1 / zoom, y + cy - cy / zoom]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        seen = cv2.warpAffine(self._scene, to_scene, self.size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+        return np.asarray(seen, np.float32)
+
+
+def _textures(
+    rng: np.random.Generator, face: SignFace, printed: Print, level: F32, size_px: float
+) -> dict[str, Texture]:
+    """The lit sign of each block; ``size_px`` bounds the texture's detail."""
+    size = int(np.clip(np.ceil(size_px / 64) * 64, 256, 4096))
+    side = square_side(face)
+    bare, light = face_layer(face, size, rng), any_light(rng, level)
+    hand = int(rng.integers(2**32))
+    layers = stickers(printed, side, size, hand)
+    return {block: texture(lit(compose(bare, layers[block]), light), side) for block in BLOCKS}
+
+
+def stickers(printed: Print, side_mm: float, size: int, hand: int) -> dict[str, F32 | None]:
+    """The sticker's layer of each block, put on by the same hand."""
+    colours: Sequence[tuple[str, F32]] = (("blank", printed.paper), ("patch", printed.colours))
+    layers: dict[str, F32 | None] = {"clean": None}
+    for block, colour in colours:
+        layers[block] = sticker_layer(
+            printed.sticker, printed.alpha, colour, side_mm, size, np.random.default_rng(hand)
+        )
+    return layers

@@ -1,0 +1,101 @@
+"""The faster copy: the same function or not used, and never at the cost of the user's module."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_contract import Net, of_net
+from torch import Tensor, nn
+
+from physadv.attacks._fused_model import Prepared, fold_batch_norm, prepare
+from physadv.attacks.gradient import pgd
+from physadv.core.errors import OptionError
+
+
+def batch_norms(module: nn.Module) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+
+
+def test_folds_and_agrees() -> None:
+    """All batch norms after convolutions are folded, the logits stay, and the user's module keeps its own."""
+    net = Net()
+    x, _ = of_net(net)
+    copy = prepare(net, x)
+    assert isinstance(copy, Prepared)
+    assert batch_norms(copy.module) == 0
+    assert batch_norms(net) == 2
+    assert not any(p.requires_grad for p in copy.module.parameters())
+    assert all(p.requires_grad for p in net.parameters())
+    torch.testing.assert_close(copy(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+class Shared(nn.Module):
+    """A convolution whose output goes to its batch norm and elsewhere: not to be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
+        self.norm.running_mean.fill_(0.7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.head((self.norm(y) + y).mean((2, 3)))
+
+
+class Twice(Shared):
+    """A convolution used twice: not to be folded either."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.norm(self.conv(x)) + self.norm(self.conv(x.flip(3)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Shared, Twice])
+def test_wrong_folds_are_not_used(kind: type[nn.Module]) -> None:
+    """Where folding would change the function, the result still is the victim's function."""
+    net = kind().eval()
+    x = torch.rand((4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(prepare(net, x)(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_in_use_is_kept() -> None:
+    """A batch norm that stands before its convolution, or has no statistics, is left alone."""
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    assert fold_batch_norm(net, torch.rand(2, 3, 8, 8)) == 0
+
+
+def test_victims_that_are_left_alone() -> None:
+    """No module, a module with hooks, and one that cannot be copied come back as they are."""
+    net = Net()
+    x, _ = of_net(net)
+    function = lambda images: net(images)  # noqa: E731
+    assert prepare(function, x) is function
+    handle = net.head.register_forward_hook(lambda *_: None)
+    assert prepare(net, x) is net
+    handle.remove()
+
+    class Locked(Net):
+        def __deepcopy__(self, memo: object) -> None:
+            raise TypeError("no copies")
+
+    locked = Locked()
+    assert prepare(locked, x) is locked
+
+
+@pytest.mark.parametrize("speed", ["plain", "fold", "bf16"])
+def test_every_speed_is_judged_by_the_victim(speed: str) -> None:
+    """Folded and bfloat16 steps end in verdicts of the user's own model, and break about as many samples."""
+    net = Net()
+    x, y = of_net(net, 24)
+    result = pgd(net, x, y, eps=0.03, steps=20, speed=speed)  # type: ignore[arg-type]
+    with torch.no_grad():
+        assert torch.equal(net(result.images).argmax(1) != y, result.success)
+    plain = pgd(net, x, y, eps=0.03, steps=20, speed="plain")
+    assert abs(int(result.success.sum()) - int(plain.success.sum())) <= 2
+
+
+def test_unknown_speed() -> None:
+    """A speed we do not know is an error that names the ones we do."""
+    net = Net()
+    x, y = of_net(net)
+    with pytest.raises(OptionError, match="bf16"):
+        pgd(net, x, y, eps=0.1, speed="warp")  # type: ignore[arg-type]

@@ -1,0 +1,125 @@
+"""Minimum-norm attacks: the nearest boundary of a linear victim, in every norm, with [0, 1] as a limit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from linear import Linear, least_distance, samples
+from torch import Tensor
+
+from physadv.attacks.minimum_norm import cw_l2, deepfool, fab
+from physadv.attacks._hyperplane import to_plane
+from physadv.core.errors import OptionError
+from physadv.threat.norms import NORMS, Norm, distance
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+@pytest.mark.parametrize("attack", [fab, deepfool])
+def test_finds_the_nearest_boundary(attack, norm: Norm, classes: int, scale: float) -> None:  # type: ignore[no-untyped-def]
+    """All samples are broken, at most half a percent farther than the closed-form nearest image, and never nearer."""
+    victim = Linear(classes, scale=scale)
+    x, y = samples(victim)
+    near = least_distance(victim, x, y, norm)
+    result = attack(victim, x, y, norm=norm, steps=30)
+    assert result.success.all()
+    assert (result.loss.double() < 1.005 * near).all()
+    assert (result.loss.double() > near - 1e-6).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_cw_finds_the_nearest_boundary(scale: float) -> None:
+    """Carlini & Wagner's attack comes within 8 % of the nearest image, at any logit scale."""
+    victim = Linear(5, scale=scale)
+    x, y = samples(victim)
+    near = least_distance(victim, x, y, "l2")
+    result = cw_l2(victim, x, y)
+    assert result.success.all()
+    assert result.loss is not None
+    assert (result.loss.double() < 1.08 * near).all()
+    assert (result.loss.double() > near - 1e-6).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_eps_decides(norm: Norm) -> None:
+    """With eps, exactly the samples whose nearest boundary lies within it are broken."""
+    victim = Linear(5)
+    x, y = samples(victim, 12)
+    near = least_distance(victim, x, y, norm)
+    eps = float(near.sort().values[5:7].mean())
+    for attack in (fab, deepfool):
+        result = attack(victim, x, y, norm=norm, eps=eps, steps=30)
+        assert torch.equal(result.success, near < eps)
+        assert (distance(result.images, x, norm) <= eps).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_targets(norm: Norm) -> None:
+    """Towards a target the result is the nearest image that is just classified as it."""
+    victim = Linear(4)
+    x, y = samples(victim)
+    targets = (y + 2) % 4
+    result = fab(victim, x, y, norm=norm, targets=targets, steps=60)
+    with torch.no_grad():
+        assert (victim(result.images).argmax(1) == targets).all()
+    assert result.success.all()
+
+
+def test_copy_and_victim_disagree_at_the_boundary() -> None:
+    """Finds made on a faster copy that is a little more easily fooled are pushed out until the victim agrees."""
+    victim, copy = Linear(3), Linear(3)
+    copy.bias.data += torch.tensor([0.02, 0.0, 0.0], dtype=torch.float64)
+    x, y = samples(victim)
+    result = fab(victim, x, y, norm="l2", steps=30, speed=Copy(copy))
+    with torch.no_grad():
+        assert torch.equal(victim(result.images).argmax(1) != y, result.success)
+    assert result.success.all()
+
+
+def Copy(module: torch.nn.Module):  # type: ignore[no-untyped-def]  # noqa: N802
+    """The module as a prepared faster copy."""
+    from physadv.attacks._fused_model import Prepared
+
+    return Prepared(module, channels_last=False, bf16=False)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_planes(norm: Norm) -> None:
+    """The change meets the plane and stays in [0, 1]; no random change that meets it is shorter."""
+    victim = Linear()
+    x, _ = samples(victim)
+    slope = victim.weight[0].detach().view(1, *x.shape[1:]).expand_as(x)
+    value = torch.linspace(-0.6, 0.6, len(x), dtype=torch.float64)
+    change = to_plane(x, slope, value, norm)
+    assert ((slope * change).flatten(1).sum(1) + value).abs().max() < 1e-9
+    assert (x + change).min() >= -1e-12
+    assert (x + change).max() <= 1 + 1e-12
+    own = length(change, norm)
+    for seed in range(20):
+        other = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - x
+        inner = (slope * other).flatten(1).sum(1)
+        share = -value / inner
+        usable = (share > 0) & (share <= 1)
+        assert (length(other * share.view(-1, 1, 1, 1), norm)[usable] >= own[usable] - 1e-9).all()
+
+
+def length(change: Tensor, norm: Norm) -> Tensor:
+    return distance(change, torch.zeros_like(change), norm)
+
+
+def test_unreachable_plane() -> None:
+    """Where the plane does not meet [0, 1], the change goes as far as it can and is finite."""
+    x = torch.full((2, 1, 2, 2), 0.5)
+    for norm in NORMS:
+        change = to_plane(x, torch.ones_like(x), torch.tensor([100.0, -100.0]), norm)
+        assert change.isfinite().all()
+        assert torch.equal(change.abs(), torch.full_like(change, 0.5))
+
+
+def test_refine_needs_room() -> None:
+    """Fewer steps than the line search takes is an error."""
+    victim = Linear()
+    x, y = samples(victim)
+    with pytest.raises(OptionError, match="refine"):
+        fab(victim, x, y, steps=3)

@@ -1,0 +1,251 @@
+"""Detectors of torchvision and ultralytics, tested with stand-ins that have the same interfaces.
+
+Neither library is installed here (torchvision has no build for this torch, ultralytics is AGPL-3.0): what is shown is
+that models of these shapes are opened rightly, not that every release of the libraries keeps its shape.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from physadv.core.errors import VictimError
+from physadv.core.types import Detections
+from physadv.models.checks import check_victim
+from physadv.models.load import as_victim, load_victim
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Predictor(nn.Module):
+    """Where torchvision's two-stage nets keep their number of classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(2, 3)
+
+
+class Heads(nn.Module):
+    """roi_heads: two fixed proposals that overlap, scored by red and green; then threshold, NMS and a limit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.box_predictor = Predictor()
+        self.score_thresh, self.nms_thresh, self.detections_per_img = 0.5, 0.5, 1
+        self.mask_roi_pool: nn.Module | None = nn.Identity()
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        boxes = torch.tensor([[2.0, 2.0, 10.0, 10.0], [2.0, 2.0, 10.0, 9.0]])
+        scores, labels = image[:2].mean((1, 2)), torch.tensor([1, 2])
+        keep = (scores > self.score_thresh).nonzero()[:, 0]
+        keep = keep[scores[keep].argsort(descending=True)]
+        if self.nms_thresh < 0.8:  # the two overlap by 7/8
+            keep = keep[:1]
+        keep = keep[: self.detections_per_img]
+        assert self.mask_roi_pool is None or not hasattr(self, "forbid_masks")
+        return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
+
+
+class TwoStage(nn.Module):
+    """A list of images in, a list of dicts out, as torchvision's GeneralizedRCNN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transform, self.roi_heads = nn.Identity(), Heads()
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        assert isinstance(images, list)
+        return [self.roi_heads(image) for image in images]
+
+
+def test_a_torchvision_detector_is_opened() -> None:
+    """Candidates under its threshold and under its suppression come out, with gradients; the user's model stays."""
+    mine = TwoStage()
+    victim = as_victim(mine, classes=["__background__", "person", "sign"])
+    images = torch.zeros(2, 3, 16, 16)
+    images[0, 0], images[0, 1], images[1, 1] = 0.9, 0.3, 0.2
+    found = victim(images.requires_grad_())
+    assert isinstance(found, Detections)
+    assert found.scores.shape == (2, 2, 3)
+    assert found.scores[0].detach().tolist() == [[0, pytest.approx(0.9), 0], [0, 0, pytest.approx(0.3)]]
+    assert found.scores[1].detach().max() == pytest.approx(0.2)
+    assert found.boxes[0, 0].tolist() == [2, 2, 10, 10]
+    (gradient,) = torch.autograd.grad(found.scores[0, 1, 2], images)
+    assert float(gradient[0, 1].sum()) == pytest.approx(1)
+    assert victim.card.task == "detect"
+    assert (mine.roi_heads.score_thresh, mine.roi_heads.nms_thresh, mine.roi_heads.detections_per_img) == (0.5, 0.5, 1)
+    assert isinstance(mine.roi_heads.mask_roi_pool, nn.Identity)
+    check_victim(victim, images.detach().clamp(0.05, 1))
+
+
+def test_a_picture_without_candidates_is_an_empty_answer() -> None:
+    """Black pictures give one candidate of score zero, not an error."""
+    found = as_victim(TwoStage(), classes=["none", "person", "sign"])(torch.zeros(1, 3, 16, 16))
+    assert found.scores.shape == (1, 1, 3)
+    assert float(found.scores.sum()) == 0
+
+
+def test_a_detector_that_cannot_be_opened_is_refused() -> None:
+    """Without a suppression to open, the line says so and what to return instead."""
+    closed = TwoStage()
+    del closed.roi_heads.nms_thresh
+    with pytest.raises(VictimError, match="nms_thresh"):
+        as_victim(closed)
+
+
+class YoloNet(nn.Module):
+    """ultralytics' DetectionModel: names, stride, model; in eval mode (predictions, feature maps)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names, self.stride = {0: "person", 1: "stop sign"}, torch.tensor([32.0])
+        self.model = nn.Sequential(nn.Identity())
+        self.end_to_end = False
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        assert images.shape[-1] % 32 == 0
+        if self.end_to_end:
+            return torch.zeros(len(images), 300, 6), []
+        red = images[:, 0].mean((1, 2))
+        line = torch.tensor([320.0, 160.0, 64.0, 32.0]).repeat(len(images), 1)
+        return torch.cat([line, red[:, None], 1 - red[:, None]], 1)[..., None].repeat(1, 1, 5), [images]
+
+
+class Yolo(nn.Module):
+    """ultralytics.YOLO: a wrapper whose own call predicts on files and whose train() starts a training."""
+
+    def __init__(self, task: str = "detect") -> None:
+        super().__init__()
+        self.model, self.task = YoloNet(), task
+
+    def train(self, mode: bool = True) -> Yolo:
+        raise AssertionError("a training was started")
+
+    def eval(self) -> Yolo:
+        return self
+
+    def forward(self, images: Tensor) -> list[str]:
+        raise AssertionError("the predictor was called")
+
+
+@pytest.mark.parametrize("make", [Yolo, YoloNet])
+def test_an_ultralytics_model_is_opened(make: type[nn.Module]) -> None:
+    """The net inside is called, in its own input size; names and boxes come out in the picture's pixels."""
+    victim = as_victim(make())
+    found = victim(torch.full((2, 3, 320, 320), 0.25))
+    assert victim.card.classes == ("person", "stop sign")
+    assert found.scores.shape == (2, 5, 2)
+    assert found.scores[0, 0].tolist() == pytest.approx([0.25, 0.75])
+    assert found.boxes[0, 0].tolist() == pytest.approx([144, 72, 176, 88])
+    assert victim.card.extra["score_threshold"] == 0.25
+
+
+def test_what_ultralytics_suppresses_itself_is_refused() -> None:
+    """An end-to-end answer (b, 300, 6) and a task without boxes are named, with what to do."""
+    net = YoloNet()
+    net.end_to_end = True
+    with pytest.raises(VictimError, match="before suppression"):
+        as_victim(net)(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(VictimError, match="classify"):
+        as_victim(Yolo("classify"))
+
+
+def test_module_factory_finds_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--victim mine:make` opens a detector of either shape without another word."""
+    (tmp_path / "my_yolo.py").write_text("from test_adapters import Yolo\n\ndef make():\n    return Yolo()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    assert load_victim("my_yolo:make").card.task == "detect"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("torchvision:fasterrcnn_resnet50_fpn", r"pip install 'physadv\[torchvision\]'"),
+        ("ultralytics:nowhere/yolo11n.pt", "nothing is downloaded"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_remedy(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the library, or without the file, one line tells how to get it."""
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    with pytest.raises(VictimError, match=said):
+        load_victim(name)
+
+
+def test_ultralytics_missing_with_its_file_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is here, the library is not: the line names the extra and its licence."""
+    monkeypatch.setitem(sys.modules, "ultralytics", None)
+    (tmp_path / "y.pt").write_bytes(b"x")
+    with pytest.raises(VictimError, match="AGPL"):
+        load_victim(f"ultralytics:{tmp_path / 'y.pt'}")
+
+
+def stub_torchvision(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
+    """A torchvision.models with one detector and one classifier, and their tables of weights."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3)) @ self.weight
+
+    shown = types.SimpleNamespace(crop_size=[32], resize_size=[40], mean=[0.5] * 3, std=[0.5] * 3)
+    det = types.SimpleNamespace(
+        url="https://x/det-1234.pth", meta={"categories": ["bg", "person", "sign"], "_metrics": {"C": {"box_map": 1.0}}}
+    )
+    cls = types.SimpleNamespace(
+        url="https://x/cls-1234.pth", transforms=lambda: shown,
+        meta={"categories": ["a", "b"], "_metrics": {"I": {"acc@1": 1.0}}},
+    )  # fmt: skip
+    models = types.ModuleType("torchvision.models")
+    models.list_models = lambda: ["det", "cls"]  # type: ignore[attr-defined]
+    models.get_model_weights = lambda n: types.SimpleNamespace(DEFAULT=det if n == "det" else cls)  # type: ignore[attr-defined]
+    models.get_model = lambda n, **_: TwoStage() if n == "det" else Net()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub))
+
+
+def test_torchvision_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names load what is in torch's cache, with classes and preprocessing of its table, and never fetch it."""
+    stub_torchvision(monkeypatch, tmp_path)
+    with pytest.raises(VictimError, match="DEFAULT"):
+        load_victim("torchvision:det")
+    with pytest.raises(VictimError, match="did you mean"):
+        load_victim("torchvision:dett")
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("det", "cls"):
+        (tmp_path / "checkpoints" / f"{name}-1234.pth").touch()
+    detector, classifier = load_victim("torchvision:det"), load_victim("torchvision:cls")
+    assert detector.card.class_index("sign") == 2
+    assert isinstance(detector(torch.rand(1, 3, 16, 16)), Detections)
+    assert classifier.card.task == "classify"
+    logits = classifier(torch.full((1, 3, 64, 48), 0.75))
+    assert logits.tolist() == [[pytest.approx(1.5), pytest.approx(1.5)]]
+
+
+def test_nothing_imports_them_unasked() -> None:
+    """Importing every module of the library leaves torchvision and ultralytics out; the imports stand in functions."""
+    names = [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in sorted((ROOT / "physadv").rglob("*.py"))
+        if p.name != "__init__.py" and "_data" not in p.parts
+    ]  # fmt: skip
+    code = (
+        f"import importlib, sys\nfor n in {names!r}:\n    try:\n        importlib.import_module(n)\n"
+        "    except ImportError:\n        pass\nassert not {'ultralytics', 'torchvision'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
+    for path in (ROOT / "physadv").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            roots = {a.name.split(".")[0] for a in getattr(node, "names", [])} | {str(getattr(node, "module", ""))[:11]}
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert not roots & {"ultralytics", "torchvision"}, path

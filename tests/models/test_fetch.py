@@ -1,0 +1,101 @@
+"""Fetching: from a server on this machine or a file, by pinned sha256, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from physadv.core.errors import VictimError
+from physadv.models.cards import VictimCard
+from physadv.models.fetch import cache_dir, cached, fetch
+
+DATA = b"weights" * 30_000
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHYSADV_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def card() -> VictimCard:
+    return VictimCard(name="own", sha256=hashlib.sha256(DATA).hexdigest(), extra={"size_bytes": len(DATA)})
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A server of this machine's own, with the right file, another file and one too long."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "right.pth").write_bytes(DATA)
+    (folder / "other.pth").write_bytes(DATA[:-1] + b"x")
+    (folder / "long.pth").write_bytes(DATA + b"x")
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def files_left() -> list[Path]:
+    return [p for p in cache_dir().rglob("*") if p.is_file()] if cache_dir().exists() else []
+
+
+def test_a_url_is_fetched_verified_and_found_again(card: VictimCard, server: str) -> None:
+    """The bytes arrive whole, progress counts to the end, and the cache then knows them."""
+    seen: list[tuple[int, int | None]] = []
+    path = fetch(card, source=f"{server}/right.pth", progress=lambda done, total: seen.append((done, total)))
+    assert path.read_bytes() == DATA
+    assert cached(card) == path
+    assert seen[-1] == (len(DATA), len(DATA))
+
+
+def test_a_file_of_another_machine_by_path(card: VictimCard, tmp_path: Path) -> None:
+    """--from takes a path, for machines without a network."""
+    (tmp_path / "carried file.pth").write_bytes(DATA)
+    assert fetch(card, source=tmp_path / "carried file.pth").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("name", ["other.pth", "long.pth", "absent.pth"])
+def test_the_wrong_bytes_leave_nothing_behind(card: VictimCard, server: str, name: str) -> None:
+    """Another sha256, too many bytes, and 404 raise VictimError naming the source; the cache stays empty."""
+    with pytest.raises(VictimError, match=name):
+        fetch(card, source=f"{server}/{name}")
+    assert files_left() == []
+
+
+def test_the_cards_urls_are_tried_in_turn(card: VictimCard, server: str) -> None:
+    """A first URL that is gone does not stop the second."""
+    urls = (f"{server}/absent.pth", f"{server}/right.pth")
+    both = VictimCard(name="own", sha256=card.sha256, urls=urls, extra=card.extra)
+    assert fetch(both).read_bytes() == DATA
+
+
+def test_what_is_there_is_not_fetched_again(card: VictimCard, tmp_path: Path) -> None:
+    """A whole file in the cache answers without its source; a damaged one is replaced."""
+    source = tmp_path / "w.pth"
+    source.write_bytes(DATA)
+    path = fetch(card, source=source)
+    path.write_bytes(b"damaged")
+    assert fetch(card, source=source).read_bytes() == DATA
+    source.unlink()
+    assert fetch(card, source=source) == path
+
+
+def test_nothing_to_fetch_is_said(card: VictimCard) -> None:
+    """A card without URLs, and a source that is neither file nor URL, raise VictimError."""
+    with pytest.raises(VictimError, match="nothing to fetch"):
+        fetch(card)
+    with pytest.raises(VictimError, match="neither a file nor"):
+        fetch(card, source="ftp://example.invalid/w.pth")

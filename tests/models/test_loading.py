@@ -1,0 +1,328 @@
+"""A user's own model: ten lines, TorchScript, torch.export, weights alone; and what must be refused."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from physadv.core.errors import VictimError
+from physadv.core.types import Detections
+from physadv.models.load import LoadedVictim, as_victim, load_victim
+
+TEN_LINES = """
+import torch
+from physadv.models.load import as_victim
+
+class Tiny(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+                         torch.nn.Flatten(), torch.nn.Linear(8, 3))
+
+def make():
+    return as_victim(Tiny(), classes=["stop", "yield", "other"], mean=[0.5, 0.5, 0.5], std=0.25, input_size=32)
+
+broken = 3
+instance = Tiny()
+def bare(): return Tiny()
+def needs(argument): return Tiny()
+def wrong(): return "a string"
+"""
+
+
+class Tiny(nn.Sequential):
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes),
+        )  # fmt: skip
+
+
+class Pair(nn.Module):
+    """A detector of four fixed places; boxes in px of what it is given."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        side = images.shape[-1]
+        corners = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 1], [0, 1, 1, 2], [1, 1, 2, 2]]) * side / 2.0
+        scores = nn.functional.adaptive_avg_pool2d(images, 2).mean(1).flatten(1)
+        return corners.expand(images.shape[0], 4, 4), scores[..., None].expand(-1, -1, 2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the user's own module, under a name of its own (modules are cached by name)."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"own_{abs(hash(tmp_path))}.py").write_text(TEN_LINES)
+    return tmp_path
+
+
+def module_of(folder: Path) -> str:
+    return next(folder.glob("own_*.py")).stem
+
+
+def logits(victim: LoadedVictim, images: Tensor) -> Tensor:
+    found = victim(images)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def test_ten_lines_in_the_working_folder_are_a_victim(folder: Path) -> None:
+    """`module:factory` gives a frozen victim in eval mode, with the classes it named, for images of any size."""
+    victim = load_victim(f"{module_of(folder)}:make")
+    assert logits(victim, torch.rand(2, 3, 50, 70)).shape == (2, 3)
+    assert victim.card.classes == ("stop", "yield", "other")
+    assert victim.card.class_index("Yield") == 1
+    assert victim.card.input_size == (32, 32)
+    assert not any(m.training for m in victim.modules())
+    assert not any(p.requires_grad for p in victim.parameters())
+
+
+def test_weights_go_into_what_the_factory_makes(folder: Path) -> None:
+    """--weights with module:factory loads a state dict, wrapped by as_victim or not."""
+    name = module_of(folder)
+    state = {k: v + 1 for k, v in load_victim(f"{name}:bare").net.net.state_dict().items()}  # type: ignore[union-attr]
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, folder / "w.pth")
+    for factory in ("bare", "make"):
+        victim = load_victim(f"{name}:{factory}", weights=folder / "w.pth")
+        loaded = victim.net.net.state_dict()  # type: ignore[union-attr]
+        assert all(torch.equal(loaded[k], v) for k, v in state.items())
+        assert len(victim.card.sha256) == 64
+
+
+def test_an_instance_in_the_users_module_is_left_as_it_is(folder: Path) -> None:
+    """Loading `module:instance` copies: the instance keeps training mode and requires_grad."""
+    name = module_of(folder)
+    victim = load_victim(f"{name}:instance")
+    import importlib
+
+    theirs = importlib.import_module(name).instance
+    assert theirs.training
+    assert all(p.requires_grad for p in theirs.parameters())
+    assert not any(p is q for p in theirs.parameters() for q in victim.parameters())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "said"),
+    [("absent", "no such attribute"), ("broken", "is a int"), ("needs", "called without arguments"), ("wrong", "str")],
+)
+def test_a_factory_that_cannot_be_used_is_told_in_one_line(folder: Path, attribute: str, said: str) -> None:
+    """Missing attribute, not callable, needs arguments, returns no module: VictimError that says which."""
+    with pytest.raises(VictimError, match=said):
+        load_victim(f"{module_of(folder)}:{attribute}")
+
+
+def test_an_unknown_module_file_or_name_is_refused(tmp_path: Path) -> None:
+    """Each kind of wrong name has an error of its own, with the nearest known name."""
+    with pytest.raises(VictimError, match="cannot be imported"):
+        load_victim("no_such_module_here:make")
+    with pytest.raises(VictimError, match="no such file"):
+        load_victim(tmp_path / "absent.pt")
+    with pytest.raises(VictimError, match="did you mean fastestdet"):
+        load_victim("fastestdt")
+
+
+def test_wrapping_changes_nothing_of_the_users_model() -> None:
+    """Training mode, requires_grad, gradients and batch-norm statistics are as before, also after a backward pass."""
+    model = Tiny()
+    model[0].weight.requires_grad_(False)
+    model[5].weight.grad = torch.ones_like(model[5].weight)
+    before = copy.deepcopy(model.state_dict())
+    flags = [(p.requires_grad, p.grad is None) for p in model.parameters()]
+    victim = as_victim(model, mean=0.5, std=0.25)
+    images = torch.rand(2, 3, 20, 20, requires_grad=True)
+    logits(victim, images).sum().backward()
+    assert images.grad is not None
+    assert model.training
+    assert [(p.requires_grad, p.grad is None) for p in model.parameters()] == flags
+    assert bool((model[5].weight.grad == 1).all())
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in victim.parameters())
+
+
+def test_mean_and_std_are_in_units_of_the_unit_interval() -> None:
+    """as_victim(model, mean, std)(x) equals model((x - mean) / std)."""
+    model = Tiny().eval()
+    images = torch.rand(2, 3, 20, 20)
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    victim = as_victim(model, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
+    assert torch.allclose(logits(victim, images), model((images - mean) / std), atol=1e-5)
+
+
+def test_probabilities_become_logits_with_the_same_ranking_and_softmax() -> None:
+    """outputs="probabilities": softmax of what the victim returns is what the model returned."""
+    model = nn.Sequential(Tiny(), nn.Softmax(1)).eval()
+    images = torch.rand(4, 3, 20, 20)
+    found = logits(as_victim(model, outputs="probabilities"), images)
+    assert torch.allclose(found.softmax(1), model(images), atol=1e-6)
+
+
+def test_a_detectors_boxes_come_back_in_pixels_of_the_image_given() -> None:
+    """A detector fed at 64x64 and asked about a 100x200 image: the last box ends at (200, 100)."""
+    found = as_victim(Pair(), task="detect", input_size=64)(torch.rand(2, 3, 100, 200))
+    assert isinstance(found, Detections)
+    assert found.boxes[1, 3].tolist() == pytest.approx([100, 50, 200, 100])
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_yolo_layout_is_read(beside: bool) -> None:
+    """(b, 4 + classes, n) of centre, size and scores, alone or first in a tuple, becomes corners and scores."""
+
+    class Yolo(nn.Module):
+        def forward(self, images: Tensor) -> object:
+            row = torch.tensor([32.0, 16.0, 20.0, 10.0, 0.25, 0.75]).view(1, 6, 1) + 0 * images.mean()
+            output = row.expand(images.shape[0], 6, 7)
+            return (output, [images]) if beside else output
+
+    found = as_victim(Yolo(), task="detect", input_size=64)(torch.rand(2, 3, 64, 128))
+    assert isinstance(found, Detections)
+    assert found.boxes.shape == (2, 7, 4)
+    assert found.boxes[1, 6].tolist() == pytest.approx([44, 11, 84, 21])
+    assert found.scores[0, 0].tolist() == pytest.approx([0.25, 0.75])
+
+
+def test_a_detector_of_another_kind_is_told_what_is_needed() -> None:
+    """Lists of dictionaries after suppression are refused with what to return."""
+
+    class After(nn.Module):
+        def forward(self, images: Tensor) -> object:
+            return [{"labels": images}]
+
+    with pytest.raises(VictimError, match="before suppression"):
+        as_victim(After(), task="detect")(torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('mean = "grey"', "one or three numbers"),
+        ("std = 0", "must be positive"),
+        ("mean = [0.1, 0.2]", "one or three"),
+        ('classes = "abc"', "list of names"),
+        ("input_size = 22.4", "a side or"),
+        ('task = "segment"', "neither classify nor detect"),
+        ('outputs = "labels"', "neither logits nor probabilities"),
+        ("classes = [", "not readable as TOML"),
+    ],
+)
+def test_a_sidecar_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    """Every setting has its one-line error."""
+    path = tmp_path / "own.pt"
+    torch.jit.script(Tiny().eval()).save(str(path))
+    path.with_name("own.pt.toml").write_text(line + "\n")
+    with pytest.raises(VictimError, match=said):
+        load_victim(path)
+
+
+def test_torchscript_with_a_sidecar(tmp_path: Path) -> None:
+    """A TorchScript file gives what the model gives; classes, mean, std and input size come from <file>.toml."""
+    model = Tiny().eval()
+    path = tmp_path / "own.pt"
+    torch.jit.script(model).save(str(path))
+    path.with_name("own.pt.toml").write_text(
+        'classes = ["a", "b", "c"]\nmean = [0.5, 0.5, 0.5]\nstd = 0.25\ninput_size = 24\nlicence = "MIT"\n'
+    )
+    victim = load_victim(path)
+    images = torch.rand(3, 3, 24, 24)
+    assert torch.allclose(logits(victim, images), model((images - 0.5) / 0.25), atol=1e-5)
+    assert victim.card.classes == ("a", "b", "c")
+    assert victim.card.licence == "MIT"
+    assert logits(victim, torch.rand(1, 3, 90, 40)).shape == (1, 3)
+    assert not any(p.requires_grad for p in victim.parameters())
+
+
+def test_exported_program_of_one_image_takes_batches_of_any_size(tmp_path: Path) -> None:
+    """torch.export of one 24x24 image: any batch and size is served, and the gradient reaches the image."""
+    model = Tiny().eval()
+    path = tmp_path / "own.pt2"
+    torch.export.save(torch.export.export(model, (torch.rand(1, 3, 24, 24),)), path)
+    victim = load_victim(path)
+    images = torch.rand(3, 3, 24, 24, requires_grad=True)
+    found = logits(victim, images)
+    assert torch.allclose(found, model(images), atol=1e-5)
+    (gradient,) = torch.autograd.grad(found.sum(), images)
+    assert float(gradient.abs().sum()) > 0
+    assert victim.card.input_size == (24, 24)
+    assert logits(victim, torch.rand(2, 3, 60, 30)).shape == (2, 3)
+    assert not any(p.requires_grad for p in victim.parameters())
+
+
+def test_exported_program_of_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
+    """Exported for batches of 4: five images are served in two pieces, and each answer is the image's own."""
+    model = Tiny().eval()
+    path = tmp_path / "four.pt2"
+    torch.export.save(torch.export.export(model, (torch.rand(4, 3, 24, 24),)), path)
+    images = torch.rand(5, 3, 24, 24)
+    assert torch.allclose(logits(load_victim(path), images), model(images), atol=1e-5)
+
+
+def test_a_state_dict_alone_is_no_model(tmp_path: Path) -> None:
+    """Weights without a model are refused with the remedy: name module:factory, give them with --weights."""
+    torch.save(Tiny().state_dict(), tmp_path / "w.pth")
+    with pytest.raises(VictimError, match="--weights"):
+        load_victim(tmp_path / "w.pth")
+
+
+class Bomb:
+    """Its pickle runs code when opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (self.path,))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth"])
+def test_a_pickle_of_more_than_weights_is_refused_and_never_run(tmp_path: Path, suffix: str) -> None:
+    """A pickled module, and a pickle that would run code, raise VictimError with the remedy; nothing ran."""
+    torch.save(Tiny(), tmp_path / f"module.{suffix}")
+    torch.save({"x": Bomb(tmp_path / "ran")}, tmp_path / f"bomb.{suffix}")
+    (tmp_path / f"plain.{suffix}").write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
+    for name in ("module", "bomb", "plain"):
+        with pytest.raises(VictimError, match=r"could run any code.*state_dict"):
+            load_victim(tmp_path / f"{name}.{suffix}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damaged_files_are_told_in_one_line(tmp_path: Path) -> None:
+    """An empty file, text, and a cut zip raise VictimError, not a traceback of the reader."""
+    torch.jit.script(Tiny().eval()).save(str(tmp_path / "whole.pt"))
+    whole = (tmp_path / "whole.pt").read_bytes()
+    for name, data in (("empty.pt", b""), ("text.pt", b"hello"), ("cut.pt", whole[: len(whole) // 2])):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(VictimError):
+            load_victim(tmp_path / name)
+
+
+def test_weights_that_do_not_fit_name_the_keys(folder: Path) -> None:
+    """Strict loading: a missing key, an unknown key and a wrong shape are each named."""
+    state = load_victim(f"{module_of(folder)}:bare").net.net.state_dict()  # type: ignore[union-attr]
+    state["4.weight"] = torch.zeros(4, 8)
+    del state["0.bias"]
+    state["9.bias"] = torch.zeros(1)
+    torch.save(state, folder / "w.pth")
+    with pytest.raises(VictimError, match=r"missing.*unknown.*another shape"):
+        load_victim(f"{module_of(folder)}:bare", weights=folder / "w.pth")
+
+
+def test_class_names_are_found_or_explained() -> None:
+    """Case and underscores do not matter; a near miss is suggested; a name of two classes and a wrong number raise."""
+    card = as_victim(Tiny(4), classes=["stop sign", "crane", "crane", "other"]).card
+    assert card.class_index("Stop_Sign") == 0
+    assert card.class_index("3") == 3
+    with pytest.raises(VictimError, match="did you mean 'stop sign'"):
+        card.class_index("stop signs")
+    with pytest.raises(VictimError, match=r"stands for \[1, 2\]"):
+        card.class_index("crane")
+    with pytest.raises(VictimError, match=r"0\.\.3"):
+        card.class_index(4)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    """An unknown device name raises VictimError with the remedy."""
+    with pytest.raises(VictimError, match="--device cpu"):
+        load_victim("efficientnet-lite0", device="nonsense")

