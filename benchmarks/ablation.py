@@ -1,11 +1,13 @@
-"""What each part of the camera's way buys: the same sticker optimised under `camera`, under `camera` without one
-effect, and under published presets; judged on one set of held-out draws of `camera` and in the twin.
+"""What each part of the camera's way buys: the same sticker optimized under `camera`, under
+`camera` without one effect, and under published presets; judged on one set of held-out draws of
+`camera` and in the twin.
 
     OMP_NUM_THREADS=1 python benchmarks/ablation.py --out benchmarks/ablation.jsonl
 
-The twin shares no code with the chain that the stickers are optimised under. Every arm has the same steps, draws and
-seed, and is filmed by the same cameras on the same paths; success counts frames, its interval resamples whole clips. So
-arms are compared clip by clip: the last column is the mean difference to `camera` on the same clips, by bootstrap.
+The twin shares no code with the chain that the stickers are optimized under. Every arm has the same
+steps, draws and seed, and is filmed by the same cameras on the same paths; success counts frames,
+its interval resamples whole clips. So arms are compared clip by clip: the last column is the mean
+difference to `camera` on the same clips, by bootstrap.
 """
 
 from __future__ import annotations
@@ -23,15 +25,24 @@ import numpy as np
 import torch
 from scipy import stats
 
-from physadv.patches.optimize import measure
 from physadv.core.rows import read_rows
 from physadv.demo import film, judge, lay_out
-from physadv.patches.sticker_run import StickerRun, StickerSettings
-from physadv.report.check_report import write_check_report
 from physadv.eot.presets import eot_preset
 from physadv.eot.ranges import EotRanges, without
+from physadv.patches.optimize import measure_patch
+from physadv.patches.sticker_run import StickerRun, StickerSettings
+from physadv.report.check_report import write_check_report
 
-ARMS = ("camera", "athalye", "camera - blur", "camera - codec", "camera - colour", "camera - noise", "default", "thys")
+ARMS = (
+    "camera",
+    "athalye",
+    "camera - blur",
+    "camera - codec",
+    "camera - color",
+    "camera - noise",
+    "default",
+    "thys",
+)
 
 
 def ranges_of(arm: str) -> EotRanges:
@@ -43,14 +54,19 @@ def ranges_of(arm: str) -> EotRanges:
 def run_arm(arm: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Optimise, measure under `camera`, print and film one sticker; returns its row."""
     began = time.process_time()
-    settings = StickerSettings(steps=options.steps, draws=options.draws, seed=options.seed, test_draws=64, name=arm)
+    settings = StickerSettings(
+        steps=options.steps, draws=options.draws, seed=options.seed, test_draws=64, name=arm
+    )
     run = StickerRun(settings, folder / "bundle")
     run.task = replace(run.task, ranges=ranges_of(arm))
     for _ in run.steps(validate_every=max(10, options.steps // 4)):
         pass
     bundle, own = run.finish()
-    camera = measure(
-        replace(run.task, ranges=eot_preset("camera")), bundle.patch, draws=options.test_draws, name="camera"
+    camera = measure_patch(
+        replace(run.task, ranges=eot_preset("camera")),
+        bundle.patch,
+        draws=options.test_draws,
+        name="camera",
     )
     sheet = lay_out(folder)
     for _ in film(folder, sheet, clips=options.clips, frames=options.frames, seed=options.seed + 1):
@@ -59,20 +75,31 @@ def run_arm(arm: str, options: argparse.Namespace, folder: Path) -> dict[str, An
         pass
     blocks = write_check_report(folder / "check").summary["blocks"]
     shots = [r for r in read_rows(folder / "check" / "rows.jsonl") if r["block"] == "patch"]
-    hits = {clip: _mean([r["success"] for r in shots if r["clip"] == clip]) for clip in {r["clip"] for r in shots}}
+    hits = {
+        clip: _mean([r["success"] for r in shots if r["clip"] == clip])
+        for clip in {r["clip"] for r in shots}
+    }
     return {
-        "arm": arm, "steps": options.steps, "draws": options.draws, "seed": options.seed,
-        "own_draws": own.success.as_dict(), "camera_draws": camera.success.as_dict(),
-        "camera_blank": camera.blank_success.as_dict(), "clips": options.clips, "twin": blocks,
+        "arm": arm,
+        "steps": options.steps,
+        "draws": options.draws,
+        "seed": options.seed,
+        "own_draws": own.success.as_dict(),
+        "camera_draws": camera.success.as_dict(),
+        "camera_blank": camera.blank_success.as_dict(),
+        "clips": options.clips,
+        "twin": blocks,
         "by_clip": dict(sorted(hits.items())),
         "cpu_s": round(time.process_time() - began, 1),
-    }  # fmt: skip
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: success under the arm's own draws, under `camera`, and in the twin, each with its interval."""
+    """Markdown: success under the arm's own draws, under `camera`, and in the twin, each with its
+    interval."""
     lines = [
-        "| optimised under | own held-out draws | held-out `camera` draws | twin | blank sticker in the twin "
+        "| optimized under | own held-out draws | held-out `camera` draws | twin | blank sticker "
+        "in the twin "
         "| twin, less `camera` |",
         "|---|" + "---|" * 5,
     ]
@@ -80,7 +107,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         rates = [_rate(row["own_draws"]), _rate(row["camera_draws"])]
         seen = [_block(row["twin"][name]) for name in ("patch", "blank")]
-        lines.append(f"| {row['arm']} | {' | '.join([*rates, *seen, _difference(row['by_clip'], full)])} |")
+        lines.append(
+            f"| {row['arm']} | {' | '.join([*rates, *seen, _difference(row['by_clip'], full)])} |"
+        )
     return "\n".join(lines)
 
 
@@ -108,7 +137,9 @@ def _block(block: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the arms that have no row yet, one line each, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/ablation.jsonl"))
     parser.add_argument("--arms", nargs="*", default=list(ARMS))
     parser.add_argument("--steps", type=int, default=400)
@@ -117,7 +148,9 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=1e6, help="start no further arm after this time")
+    parser.add_argument(
+        "--minutes", type=float, default=1e6, help="start no further arm after this time"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)

@@ -1,8 +1,9 @@
-"""ART's AdversarialPatchPyTorch, asked by eot_peers.py from an environment of its own: one overlay a line of stdin.
+"""ART's AdversarialPatchPyTorch, asked by eot_peers.py from an environment of its own: one overlay
+a line of stdin.
 
-The environment: torch, torchvision, adversarial-robustness-toolbox and what that needs. Where torchvision's compiled
-part does not load (a wheel for CUDA on a machine without), the two operators that its import asks for are declared
-here; the overlay uses none of them.
+The environment: torch, torchvision, adversarial-robustness-toolbox and what that needs. Where
+torchvision's compiled part does not load (a wheel for CUDA on a machine without), the two operators
+that its import asks for are declared here; the overlay uses none of them.
 """
 
 import json
@@ -35,9 +36,14 @@ def main(batch: int, size: int, texels: int) -> None:
     shape = (3, size, size)
     classifier = PyTorchClassifier(net, torch.nn.CrossEntropyLoss(), shape, 2, clip_values=(0, 1))
     attack = AdversarialPatchPyTorch(
-        classifier, rotation_max=22.5, scale_min=0.2, scale_max=0.6, patch_shape=(3, texels, texels), batch_size=batch,
+        classifier,
+        rotation_max=22.5,
+        scale_min=0.2,
+        scale_max=0.6,
+        patch_shape=(3, texels, texels),
+        batch_size=batch,
         verbose=False,
-    )  # fmt: skip
+    )
     images = torch.full((batch, *shape), 0.5)
     print(json.dumps({"art": art.__version__, "torchvision": torchvision.__version__}), flush=True)
     for line in sys.stdin:

@@ -1,10 +1,13 @@
-"""The certified error of the published MNIST net (Wong and Kolter 2018), and what each bound costs beside a pass.
+"""The certified error of the published MNIST net (Wong and Kolter 2018), and what each bound costs
+beside a pass.
 
-    python benchmarks/certify_bounds.py <shared data> --methods polytope crown --out benchmarks/certify_bounds.jsonl
-    python benchmarks/certify_bounds.py <shared data> --cost --out benchmarks/certify_bounds_cost.jsonl
+    python benchmarks/certify_bounds.py <shared data> --methods polytope crown --out
+    benchmarks/certify_bounds.jsonl python benchmarks/certify_bounds.py <shared data> --cost --out
+    benchmarks/certify_bounds_cost.jsonl
 
-Published for these weights: error 1.80 %, certified error at l_inf 0.1 of 5.8 % (balls not cut to [0, 1]).
-Times are CPU time of one thread, the passes taking turns; ratios are medians over the turns.
+Published for these weights: error 1.80 %, certified error at l_inf 0.1 of 5.8 % (balls not cut to
+[0, 1]). Times are CPU time of one thread, the passes taking turns; ratios are medians over the
+turns.
 """
 
 from __future__ import annotations
@@ -21,44 +24,60 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from physadv.certification.bounds.input_ball import Ball
 from physadv.certification.bounds.graph import Graph
 from physadv.certification.bounds.ibp import ibp_margins
-from physadv.certification.bounds.verify import margin_forms, prepare, verify
-from physadv.evaluation.metrics.intervals import wilson
+from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.verify import margin_forms, prepare_graph, verify_bounds
 from physadv.core.rows import Row, append_rows
+from physadv.evaluation.metrics.intervals import wilson
 from physadv.models.architectures.signnet import SignNet
 from physadv.models.load import load_victim
 
 
 def mnist_test(folder: Path) -> tuple[Tensor, Tensor]:
     """The 10,000 test images (n, 1, 28, 28) in [0, 1] and their labels."""
-    pixels = np.frombuffer(gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
-    labels = np.frombuffer(gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    pixels = np.frombuffer(
+        gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16
+    )
+    labels = np.frombuffer(
+        gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8
+    )
     return torch.tensor(pixels).view(-1, 1, 28, 28).float() / 255, torch.tensor(labels).long()
 
 
 def certified_errors(args: argparse.Namespace) -> list[Row]:
-    """For each method the certified error of the first ``--limit`` images, balls whole and cut to [0, 1]."""
+    """For each method the certified error of the first ``--limit`` images, balls whole and cut to
+    [0, 1]."""
     images, labels = (t[: args.limit] for t in mnist_test(args.data / "mnist"))
-    net = load_victim("wongkolter-mnist", weights=args.data / "weights" / "wongkolter_mnist_eps01.pth")
-    graph = prepare(net, (1, 28, 28))
+    net = load_victim(
+        "wongkolter-mnist", weights=args.data / "weights" / "wongkolter_mnist_eps01.pth"
+    )
+    graph = prepare_graph(net, (1, 28, 28))
     found = []
     for method in args.methods:
         for name, limits in (("whole", None), ("[0, 1]", (0.0, 1.0))):
             start, good, right = time.process_time(), 0, 0
             for x, y in zip(images.split(50), labels.split(50), strict=True):
-                bounded = verify(graph, x, y, eps=args.eps, method=method, limits=limits)
+                bounded = verify_bounds(graph, x, y, eps=args.eps, method=method, limits=limits)
                 good += int(bounded.certified.sum())
                 right += int((bounded.predicted == y).sum())
             n = len(labels)
             error = wilson(n - good, n)
             row: Row = {
-                "method": method, "eps": args.eps, "ball": name, "n": n, "error": 1 - right / n,
-                "certified_error": error.rate, "low": error.low, "high": error.high,
+                "method": method,
+                "eps": args.eps,
+                "ball": name,
+                "n": n,
+                "error": 1 - right / n,
+                "certified_error": error.rate,
+                "low": error.low,
+                "high": error.high,
                 "cpu_s": time.process_time() - start,
-            }  # fmt: skip
-            print(f"{method:9} eps {args.eps} ball {name:6} certified error {error} ({row['cpu_s']:.0f} s CPU)")
+            }
+            print(
+                f"{method:9} eps {args.eps} ball {name:6} certified error {error} "
+                f"({row['cpu_s']:.0f} s CPU)"
+            )
             found.append(row)
     return found
 
@@ -77,15 +96,25 @@ def interleaved(actions: Mapping[str, Callable[[], object]], runs: int) -> dict[
 
 @torch.no_grad()
 def costs(args: argparse.Namespace) -> list[Row]:
-    """IBP with merged margins beside a forward pass of the module itself, on a plain and a residual net."""
-    mnist = load_victim("wongkolter-mnist", weights=args.data / "weights" / "wongkolter_mnist_eps01.pth")
+    """IBP with merged margins beside a forward pass of the module itself, on a plain and a residual
+    net."""
+    mnist = load_victim(
+        "wongkolter-mnist", weights=args.data / "weights" / "wongkolter_mnist_eps01.pth"
+    )
     found = []
-    for name, net, shape in (("wongkolter-mnist", mnist, (1, 28, 28)), ("signnet", SignNet().eval(), (3, 64, 64))):
-        graph = prepare(net, shape)
+    for name, net, shape in (
+        ("wongkolter-mnist", mnist, (1, 28, 28)),
+        ("signnet", SignNet().eval(), (3, 64, 64)),
+    ):
+        graph = prepare_graph(net, shape)
         x = torch.rand((64, *shape), generator=torch.Generator().manual_seed(0))
         forms = margin_forms(torch.zeros(64, dtype=torch.long), graph.classes)
         times = interleaved(
-            {"forward": partial(net, x), "folded": partial(graph, x), "ibp": partial(_ibp, graph, x, forms)},
+            {
+                "forward": partial(net, x),
+                "folded": partial(graph, x),
+                "ibp": partial(_ibp, graph, x, forms),
+            },
             args.runs * (10 if name == "wongkolter-mnist" else 1),  # milliseconds need more turns
         )
         row: Row = {"net": name, "batch": 64, "turns": 0}
@@ -98,7 +127,8 @@ def costs(args: argparse.Namespace) -> list[Row]:
         low, high = row["over_forward_quartiles"]
         print(
             f"{name:17} forward {row['forward_s'] * 1e3:.2f} ms, IBP {row['ibp_s'] * 1e3:.2f} ms: "
-            f"x{row['over_forward']:.2f} (quartiles {low:.2f} to {high:.2f}), x{row['over_folded']:.2f} of the pass "
+            f"x{row['over_forward']:.2f} (quartiles {low:.2f} to {high:.2f}), "
+            f"x{row['over_folded']:.2f} of the pass "
             f"with norms folded; {row['turns']} turns"
         )
         found.append(row)

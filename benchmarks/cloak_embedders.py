@@ -1,4 +1,5 @@
-"""How good the embedders are on the shared faces: LFW-style accuracy, and thresholds at stated shares of false accepts.
+"""How good the embedders are on the shared faces: LFW-style accuracy, and thresholds at stated
+shares of false accepts.
 
 python benchmarks/cloak_embedders.py [--shared ../shared] [--out benchmarks/cloak_embedders.json]
 """
@@ -20,8 +21,11 @@ from physadv.models.faces.face_detection import DlibFinder, SlimFinder, crops, f
 FARS = (0.01, 0.001)
 
 
-def embed_all(embedders: list[Embedder], faces: Path, slim: Path) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
-    """People's names by photo, and each embedder's embeddings of the face nearest to the middle of each photo."""
+def embed_all(
+    embedders: list[Embedder], faces: Path, slim: Path
+) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
+    """People's names by photo, and each embedder's embeddings of the face nearest to the middle of
+    each photo."""
     finders = [SlimFinder(slim), DlibFinder()]
     people, rows = [], {e.card.name: [] for e in embedders}
     for path in list_images(faces):
@@ -34,13 +38,18 @@ def embed_all(embedders: list[Embedder], faces: Path, slim: Path) -> tuple[np.nd
         face = min(found, key=lambda f: float(np.linalg.norm(f.quad().mean(0) - middle)))
         people.append(path.parent.name)
         for embedder in embedders:
-            warp = torch.from_numpy(face.to_photo(embedder.card.alignment, embedder.card.size))[None]
-            rows[embedder.card.name].append(embedder(crops(to_tensor(rgb)[None], warp, embedder.card.size))[0])
+            warp = torch.from_numpy(face.to_photo(embedder.card.alignment, embedder.card.size))[
+                None
+            ]
+            rows[embedder.card.name].append(
+                embedder(crops(to_tensor(rgb)[None], warp, embedder.card.size))[0]
+            )
     return np.array(people), {k: torch.stack(v) for k, v in rows.items()}
 
 
 def measure(embedder: Embedder, people: np.ndarray, embeddings: torch.Tensor) -> dict[str, object]:
-    """Accuracy in ten folds of people at the other folds' best threshold, balanced pairs; thresholds at stated FAR."""
+    """Accuracy in ten folds of people at the other folds' best threshold, balanced pairs;
+    thresholds at stated FAR."""
     scores = embedder.similarity(embeddings, embeddings).numpy()
     first, second = np.triu_indices(len(people), 1)
     same, score = people[first] == people[second], scores[first, second]
@@ -55,7 +64,10 @@ def measure(embedder: Embedder, people: np.ndarray, embeddings: torch.Tensor) ->
         train = keep & (folds[first] != fold) & (folds[second] != fold)
         test = keep & (folds[first] == fold) & inside
         candidates = np.quantile(score[train], np.linspace(0, 1, 2001))
-        good = [(score[train & same] >= c).mean() + (score[train & ~same] < c).mean() for c in candidates]
+        good = [
+            (score[train & same] >= c).mean() + (score[train & ~same] < c).mean()
+            for c in candidates
+        ]
         hits += list((score[test] >= candidates[int(np.argmax(good))]) == same[test])
         who += list(people[first[test]])
     thresholds = {far: float(np.quantile(score[~same], 1 - far)) for far in FARS}
@@ -65,7 +77,8 @@ def measure(embedder: Embedder, people: np.ndarray, embeddings: torch.Tensor) ->
         "thresholds": thresholds,
         "impostor_pairs": int((~same).sum()),
         "true_accepts": {
-            far: clustered(list(score[same] >= t), list(people[first[same]])).as_dict() for far, t in thresholds.items()
+            far: clustered(list(score[same] >= t), list(people[first[same]])).as_dict()
+            for far, t in thresholds.items()
         },
         "photos": len(people),
         "people": len(names),
@@ -75,7 +88,9 @@ def measure(embedder: Embedder, people: np.ndarray, embeddings: torch.Tensor) ->
 def main() -> None:
     """Measure both embedders and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
+    parser.add_argument(
+        "--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -84,7 +99,9 @@ def main() -> None:
         load_embedder("dlib"),
         load_embedder("mobilefacenet", weights=weights / "mobilefacenet_foamliu.pt"),
     ]
-    people, embeddings = embed_all(embedders, chosen.shared / "data/faces", weights / "facedet_slim_biubug6.pth")
+    people, embeddings = embed_all(
+        embedders, chosen.shared / "data/faces", weights / "facedet_slim_biubug6.pth"
+    )
     table = [measure(e, people, embeddings[e.card.name]) for e in embedders]
     chosen.out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(table, indent=1))

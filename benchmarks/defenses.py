@@ -1,15 +1,18 @@
-"""Every defence on MNIST (and some on GTSRB), small enough for two CPU cores: clean, PGD, ensemble and certified.
+"""Every defense on MNIST (and some on GTSRB), small enough for two CPU cores: clean, PGD, ensemble
+and certified.
 
-    python benchmarks/defenses.py run standard pgd ibp --shared ../shared/data --out runs/defences
+    python benchmarks/defenses.py run standard pgd ibp --shared ../shared/data --out runs/defenses
     python benchmarks/defenses.py table
 
-`run` trains, going on where it was killed, and then measures: one row an image, and one a run with its counts over the
-whole test set, in benchmarks/defenses.jsonl. `table` makes benchmarks/defenses.md of these rows alone.
+`run` trains, going on where it was killed, and then measures: one row an image, and one a run with
+its counts over the whole test set, in benchmarks/defenses.jsonl. `table` makes
+benchmarks/defenses.md of these rows alone.
 
-The test images are drawn at random by seed 0: 1000 for PGD-40, 200 of these, drawn again, for the ensemble, for
-smoothing and for CROWN and polytope bounds; interval bounds and clean accuracy are of the whole test part. So compare
-columns by n. The last line compares attack and certificate image by image.
-Times are CPU seconds of one thread. A shorter budget than the papers' everywhere: see the epochs in the table.
+The test images are drawn at random by seed 0: 1000 for PGD-40, 200 of these, drawn again, for the
+ensemble, for smoothing and for CROWN and polytope bounds; interval bounds and clean accuracy are of
+the whole test part. So compare columns by n. The last line compares attack and certificate image by
+image. Times are CPU seconds of one thread. A shorter budget than the papers' everywhere: see the
+epochs in the table.
 """
 
 from __future__ import annotations
@@ -24,20 +27,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from physadv.evaluation.ensemble import ensemble
 from physadv.attacks.gradient import pgd
-from physadv.evaluation.samples import Samples, choose
-from physadv.datasets import read_dataset
-from physadv.certification.bounds.verify import prepare, verify
-from physadv.certification.smoothing.sequential_plan import make_plan
-from physadv.certification.smoothing.noise import Gaussian
+from physadv.certification.bounds.verify import prepare_graph, verify_bounds
 from physadv.certification.smoothing.fixed_radius import certify_at
-from physadv.training.data import load_material
-from physadv.training.classifier_recipe import CARD, WEIGHTS, Recipe, publish, train_defence
+from physadv.certification.smoothing.noise import GaussianNoise
 from physadv.certification.smoothing.sampler import Sampler
-from physadv.evaluation.metrics.intervals import wilson
+from physadv.certification.smoothing.sequential_plan import make_plan
 from physadv.core.rows import append_rows, read_rows
+from physadv.datasets import read_dataset
+from physadv.evaluation.ensemble import ensemble
+from physadv.evaluation.metrics.intervals import wilson
+from physadv.evaluation.samples import Samples, choose
 from physadv.models.load import LoadedVictim, load_victim
+from physadv.training.classifier_recipe import (
+    CARD,
+    WEIGHTS,
+    ClassifierRecipe,
+    publish_classifier,
+    train_defense,
+)
+from physadv.training.data import load_training_data
 
 HERE = Path(__file__).resolve().parent
 GTSRB = "gtsrb-train-third.zip"
@@ -48,9 +57,10 @@ FEW, MANY, PART = 200, 1000, 20_000
 
 @dataclass(frozen=True)
 class Plan:
-    """One run: its recipe, its data, and the bound it is judged by, on the ``whole`` test set or on few images."""
+    """One run: its recipe, its data, and the bound it is judged by, on the ``whole`` test set or on
+    few images."""
 
-    recipe: Recipe
+    recipe: ClassifierRecipe
     data: str = "mnist"
     limit: int | None = None
     side: int | None = None
@@ -59,15 +69,19 @@ class Plan:
     smoothing: bool = False
 
 
-def mnist(defence: str, epochs: int, **settings: Any) -> Recipe:
+def mnist(defense: str, epochs: int, **settings: Any) -> ClassifierRecipe:
     """A recipe with the defaults of all MNIST runs."""
-    known = {k: settings.pop(k) for k in list(settings) if k in Recipe.__dataclass_fields__}
-    return Recipe(defence, **{"batch": 256, "eps": 0.1, "epochs": epochs, **known}, settings=settings)
+    known = {
+        k: settings.pop(k) for k in list(settings) if k in ClassifierRecipe.__dataclass_fields__
+    }
+    return ClassifierRecipe(
+        defense, **{"batch": 256, "eps": 0.1, "epochs": epochs, **known}, settings=settings
+    )
 
 
-def signs(defence: str, epochs: int, **settings: Any) -> Recipe:
+def signs(defense: str, epochs: int, **settings: Any) -> ClassifierRecipe:
     """A recipe with the defaults of all GTSRB runs."""
-    return mnist(defence, epochs, **{"batch": 128, "eps": 2 / 255, "shift": 2, **settings})
+    return mnist(defense, epochs, **{"batch": 128, "eps": 2 / 255, "shift": 2, **settings})
 
 
 BOUNDED: dict[str, Any] = {"architecture": "small-cnn-bn", "lr": 4e-3, "grow": (0.05, 0.5)}
@@ -84,13 +98,21 @@ PLANS: dict[str, Plan] = {
     "gradient-penalty": Plan(mnist("gradient-penalty", 6, batch=128), limit=PART),
     "gaussian": Plan(mnist("gaussian", 6, sigma=SIGMA, batch=128), limit=PART, smoothing=True),
     "smoothadv": Plan(
-        mnist("smoothadv", 4, sigma=SIGMA, steps=3, eps=0.5, norm="l2", batch=128), limit=PART, smoothing=True
+        mnist("smoothadv", 4, sigma=SIGMA, steps=3, eps=0.5, norm="l2", batch=128),
+        limit=PART,
+        smoothing=True,
     ),
-    "polytope": Plan(mnist("polytope", 3, projections=5, batch=128, judged=100), limit=8000, bound="polytope"),
+    "polytope": Plan(
+        mnist("polytope", 3, projections=5, batch=128, judged=100), limit=8000, bound="polytope"
+    ),
     "ibp-0.3": Plan(mnist("ibp", 8, eps=0.3, **SHORT), limit=PART, bound="ibp", whole=True),
-    "crown-ibp-0.3": Plan(mnist("crown-ibp", 8, eps=0.3, **SHORT), limit=PART, bound="ibp", whole=True),
+    "crown-ibp-0.3": Plan(
+        mnist("crown-ibp", 8, eps=0.3, **SHORT), limit=PART, bound="ibp", whole=True
+    ),
     "ibp-0.3-plain": Plan(mnist("ibp", 8, eps=0.3, **PLAIN), limit=PART, bound="ibp", whole=True),
-    "crown-ibp-0.3-plain": Plan(mnist("crown-ibp", 8, eps=0.3, **PLAIN), limit=PART, bound="ibp", whole=True),
+    "crown-ibp-0.3-plain": Plan(
+        mnist("crown-ibp", 8, eps=0.3, **PLAIN), limit=PART, bound="ibp", whole=True
+    ),
     "ibp-0.3-long": Plan(mnist("ibp", 14, eps=0.3, **BOUNDED), bound="ibp", whole=True),
     "crown-ibp-0.3-long": Plan(mnist("crown-ibp", 14, eps=0.3, **BOUNDED), bound="ibp", whole=True),
     "crown-ibp": Plan(mnist("crown-ibp", 8, **SHORT), limit=PART, bound="ibp", whole=True),
@@ -103,7 +125,9 @@ PLANS: dict[str, Plan] = {
     "signs-fast": Plan(signs("fast", 12), GTSRB, side=32),
     "signs-trades": Plan(signs("trades", 12, steps=5), GTSRB, side=32),
     "signs-pgd": Plan(signs("pgd", 12, steps=5), GTSRB, side=32),
-    "signs-crown-ibp": Plan(signs("crown-ibp", 20, **BOUNDED), GTSRB, side=32, bound="ibp", whole=True),
+    "signs-crown-ibp": Plan(
+        signs("crown-ibp", 20, **BOUNDED), GTSRB, side=32, bound="ibp", whole=True
+    ),
     "signs-ibp": Plan(signs("ibp", 20, **BOUNDED), GTSRB, side=32, bound="ibp", whole=True),
 }
 
@@ -112,12 +136,21 @@ def train_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
     """Train one run, or go on with it, and publish it."""
     if (out / name / CARD).is_file():
         return
-    material = load_material(shared / plan.data, side=plan.side, limit=plan.limit)
-    for step in train_defence(plan.recipe, material, out / name):
+    material = load_training_data(shared / plan.data, side=plan.side, limit=plan.limit)
+    for step in train_defense(plan.recipe, material, out / name):
         if step.ends_epoch:
             shown = ", ".join(f"{k} {v:.3f}" for k, v in step.metrics.items())
-            print(f"{name} epoch {step.epoch} loss {step.loss:.3f} {shown} {step.seconds:.0f} s", flush=True)
-    publish(plan.recipe, material, out / name, data=plan.data, command=f"benchmarks/defenses.py run {name}")
+            print(
+                f"{name} epoch {step.epoch} loss {step.loss:.3f} {shown} {step.seconds:.0f} s",
+                flush=True,
+            )
+    publish_classifier(
+        plan.recipe,
+        material,
+        out / name,
+        data=plan.data,
+        command=f"benchmarks/defenses.py run {name}",
+    )
 
 
 def measure_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
@@ -132,33 +165,57 @@ def measure_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
     eps = 0.1 if plan.smoothing else plan.recipe.eps
     begun = time.process_time()
     columns = _columns(plan, victim, every, list(some), list(few), eps)
-    rows = [{"run": name, "index": i, **{k: found[i] for k, found in columns.items() if i in found}} for i in some]
+    rows = [
+        {"run": name, "index": i, **{k: found[i] for k, found in columns.items() if i in found}}
+        for i in some
+    ]
     totals = {"clean": sum(columns["clean"].values()), "n": len(every)}
     if plan.whole:
         totals["certified"] = sum(columns["certified"].values())
     extra = victim.card.extra
-    append_rows(ROWS, [
-        {"run": name, "data": plan.data, "defence": plan.recipe.defence, "architecture": plan.recipe.architecture,
-         "eps": eps, "bound": plan.bound, "epochs": extra["epochs_done"], "train_images": plan.limit or "all",
-         "train_cpu_seconds": extra["cpu_seconds"], "measure_cpu_seconds": round(time.process_time() - begun, 1),
-         "sha256": victim.card.sha256, **{f"test_{k}": v for k, v in totals.items()}},
-        *rows,
-    ])  # fmt: skip
+    append_rows(
+        ROWS,
+        [
+            {
+                "run": name,
+                "data": plan.data,
+                "defence": plan.recipe.defense,
+                "architecture": plan.recipe.architecture,
+                "eps": eps,
+                "bound": plan.bound,
+                "epochs": extra["epochs_done"],
+                "train_images": plan.limit or "all",
+                "train_cpu_seconds": extra["cpu_seconds"],
+                "measure_cpu_seconds": round(time.process_time() - begun, 1),
+                "sha256": victim.card.sha256,
+                **{f"test_{k}": v for k, v in totals.items()},
+            },
+            *rows,
+        ],
+    )
     print(name, totals, flush=True)
 
 
 def _columns(
     plan: Plan, victim: LoadedVictim, every: Samples, some: list[int], few: list[int], eps: float
 ) -> dict[str, dict[int, int]]:
-    """Of each column 1 or 0 by image: read, survives or is certified. ``every`` holds the data set in its order."""
+    """Of each column 1 or 0 by image: read, survives or is certified. ``every`` holds the data set
+    in its order."""
     images, labels = every.images(range(len(every))), every.targets(range(len(every)))
-    graph = prepare(victim, tuple(images.shape[1:]))
+    graph = prepare_graph(victim, tuple(images.shape[1:]))
 
     def judged(places: list[int], judge: Callable[[Tensor, Tensor], Tensor]) -> dict[int, int]:
-        return dict(zip(places, _by_parts(images[places], labels[places], judge).int().tolist(), strict=True))
+        return dict(
+            zip(
+                places, _by_parts(images[places], labels[places], judge).int().tolist(), strict=True
+            )
+        )
 
     def left(places: list[int], success: Tensor) -> dict[int, int]:
-        return {place: int(clean[place] and not won) for place, won in zip(places, success.tolist(), strict=True)}
+        return {
+            place: int(clean[place] and not won)
+            for place, won in zip(places, success.tolist(), strict=True)
+        }
 
     whole = list(range(len(every)))
     clean = judged(whole, lambda x, y: victim(x).argmax(1) == y)
@@ -167,7 +224,9 @@ def _columns(
         "pgd": left(some, pgd(victim, images[some], labels[some], eps=eps, steps=40).success),
         "certified": judged(
             whole if plan.whole else few,
-            lambda x, y: verify(graph, x, y, eps=eps, method=plan.bound, norm="linf").certified,
+            lambda x, y: (
+                verify_bounds(graph, x, y, eps=eps, method=plan.bound, norm="linf").certified
+            ),
         ),
         "ensemble": left(few, ensemble(victim, images[few], labels[few], eps=eps).success),
     }
@@ -177,18 +236,29 @@ def _columns(
     return columns
 
 
-def _by_parts(images: Tensor, labels: Tensor, judge: Callable[[Tensor, Tensor], Tensor], size: int = 50) -> Tensor:
+def _by_parts(
+    images: Tensor, labels: Tensor, judge: Callable[[Tensor, Tensor], Tensor], size: int = 50
+) -> Tensor:
     with torch.no_grad():
-        return torch.cat([judge(x, y) for x, y in zip(images.split(size), labels.split(size), strict=True)])
+        return torch.cat(
+            [judge(x, y) for x, y in zip(images.split(size), labels.split(size), strict=True)]
+        )
 
 
 def _smoothed(victim: LoadedVictim, images: Tensor, labels: Tensor, indices: list[int]) -> Tensor:
     """Certified at l_2 RADIUS by staged smoothing, alpha 0.001."""
-    noise = Gaussian(SIGMA)
+    noise = GaussianNoise(SIGMA)
     plan = make_plan(noise.needed(RADIUS, "l2", images[0].numel()), n=20_000, alpha=0.001)
     sampler = Sampler(victim, noise, seed=0, batch=1024)
-    found = certify_at(sampler, [x[None] for x in images], plan, radius=RADIUS, n0=32, indices=indices)
-    return torch.tensor([c.predicted == y and c.radius >= RADIUS for c, y in zip(found, labels.tolist(), strict=True)])
+    found = certify_at(
+        sampler, [x[None] for x in images], plan, radius=RADIUS, n0=32, indices=indices
+    )
+    return torch.tensor(
+        [
+            c.predicted == y and c.radius >= RADIUS
+            for c, y in zip(found, labels.tolist(), strict=True)
+        ]
+    )
 
 
 def table() -> str:
@@ -206,15 +276,23 @@ def table() -> str:
     for data in dict.fromkeys(str(r["data"]) for r in runs.values()):
         lines += [
             f"\n## {data}\n",
-            "| run | eps | net | epochs x images | clean | PGD-40 | ensemble | certified | by | CPU s |",
+            "| run | eps | net | epochs x images | clean | PGD-40 | ensemble | certified | by | "
+            "CPU s |",
         ]
         lines += ["|---" * 10 + "|"]
-        lines += [_line(name, run, images[name]) for name, run in runs.items() if run["data"] == data]
+        lines += [
+            _line(name, run, images[name]) for name, run in runs.items() if run["data"] == data
+        ]
     every = [row for rows in images.values() for row in rows]
-    broken = sum(r.get("certified", 0) > r.get(attack, 1) for r in every for attack in ("pgd", "ensemble"))
-    lines += [f"\nCertified by a bound and broken by an attack all the same: {broken} of {len(every)} images."]
+    broken = sum(
+        r.get("certified", 0) > r.get(attack, 1) for r in every for attack in ("pgd", "ensemble")
+    )
+    lines += [
+        f"\nCertified by a bound and broken by an attack all the same: {broken} of {len(every)} "
+        "images."
+    ]
     head = (__doc__ or "").split("\n\n")
-    return f"# Defences side by side\n\n{head[0]}\n\n{head[3]}\n" + "\n".join(lines) + "\n"
+    return f"# Defenses side by side\n\n{head[0]}\n\n{head[3]}\n" + "\n".join(lines) + "\n"
 
 
 def _line(name: str, run: dict[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -227,16 +305,31 @@ def _line(name: str, run: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     if "test_certified" in run:
         certified = str(wilson(run["test_certified"], run["test_n"]))
     if any("smoothed" in r for r in rows):
-        certified, by = f"{certified}; {rate('smoothed')}", f"{by}; smoothing, l2 {RADIUS}, sigma {SIGMA}"
+        certified, by = (
+            f"{certified}; {rate('smoothed')}",
+            f"{by}; smoothing, l2 {RADIUS}, sigma {SIGMA}",
+        )
     budget = f"{run['epochs']} x {run['train_images']}"
-    cells = [name, f"{run['eps']:.3g}", run["architecture"], budget, clean, rate("pgd"), rate("ensemble"),
-             certified, by, f"{run['train_cpu_seconds']:.0f}"]  # fmt: skip
+    cells = [
+        name,
+        f"{run['eps']:.3g}",
+        run["architecture"],
+        budget,
+        clean,
+        rate("pgd"),
+        rate("ensemble"),
+        certified,
+        by,
+        f"{run['train_cpu_seconds']:.0f}",
+    ]
     return "| " + " | ".join(str(c) for c in cells) + " |"
 
 
 def main() -> None:
     """Run or tabulate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("runs", nargs="*", metavar="RUN", help=", ".join(PLANS))
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared" / "data")

@@ -1,11 +1,15 @@
-"""The ensemble beside AutoAttack (the package pyautoattack) on the same images: robust accuracy and CPU time.
+"""The ensemble beside AutoAttack (the package pyautoattack) on the same images: robust accuracy and
+CPU time.
 
-Both attack the same samples in one process, in turns; times are CPU times of the process. Raw rows are appended to
-``--rows``, with the outcome of every sample. AutoAttack runs only where it can be imported, say from a folder made by
-``pip install --no-deps --target PEERS pyautoattack`` and named in PYTHONPATH; it is no dependency.
+Both attack the same samples in one process, in turns; times are CPU times of the process. Raw rows
+are appended to ``--rows``, with the outcome of every sample. AutoAttack runs only where it can be
+imported, say from a folder made by ``pip install --no-deps --target PEERS pyautoattack`` and named
+in PYTHONPATH; it is no dependency.
 
-Example: PYTHONPATH=PEERS python benchmarks/ensemble_vs_autoattack.py --data ../shared/data/cifar10-jpg.zip \
-    --victim wongkolter-cifar --weights ../shared/data/weights/wongkolter_cifar_small_8px.pth --threat linf:8/255 -n 200
+Example: PYTHONPATH=PEERS python benchmarks/ensemble_vs_autoattack.py --data
+    ../shared/data/cifar10-jpg.zip \
+    --victim wongkolter-cifar --weights ../shared/data/weights/wongkolter_cifar_small_8px.pth
+    --threat linf:8/255 -n 200
 """
 
 from __future__ import annotations
@@ -23,19 +27,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from physadv.evaluation.ensemble import ensemble
-from physadv.evaluation.samples import choose
 from physadv.core.files import sha256_of
-from physadv.datasets import read_dataset
-from physadv.evaluation.metrics.intervals import wilson
 from physadv.core.rows import append_rows
+from physadv.datasets import read_dataset
+from physadv.evaluation.ensemble import ensemble
+from physadv.evaluation.metrics.intervals import wilson
+from physadv.evaluation.samples import choose
 from physadv.models.load import LoadedVictim, as_victim, load_victim
 from physadv_cli.parsing import parse_threat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-def ours(victim: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float) -> tuple[Tensor, dict[str, int]]:
+def ours(
+    victim: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float
+) -> tuple[Tensor, dict[str, int]]:
     """Robust flags (n,) by the ensemble in batches of 100, and what each stage broke."""
     whole, by = [], {}
     for start in range(0, len(x), 100):
@@ -46,11 +52,16 @@ def ours(victim: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float) -> tupl
     return torch.cat(whole), by
 
 
-def theirs(victim: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float) -> tuple[Tensor, dict[str, int]]:
-    """The same by AutoAttack, version standard; the verdict is the victim's on the images it returns."""
+def theirs(
+    victim: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float
+) -> tuple[Tensor, dict[str, int]]:
+    """The same by AutoAttack, version standard; the verdict is the victim's on the images it
+    returns."""
     from pyautoattack import AutoAttack  # type: ignore[import-not-found]
 
-    attack = AutoAttack(victim, norm=norm.capitalize(), eps=eps, version="standard", device="cpu", seed=0)
+    attack = AutoAttack(
+        victim, norm=norm.capitalize(), eps=eps, version="standard", device="cpu", seed=0
+    )
     images, _ = attack.run_standard_evaluation(x, y, batch_size=100)
     with torch.no_grad():
         return victim(images).argmax(1) == y, {}
@@ -69,7 +80,9 @@ def load(name: str, weights: Path | None) -> LoadedVictim:
 
 def main() -> None:
     """Run, print a table, append the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--victim", required=True)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data", type=Path, required=True)
@@ -92,15 +105,27 @@ def main() -> None:
             begun, wall = time.process_time(), time.time()
             flags, by = sides[side](victim, x, y, norm, eps)
             row: dict[str, Any] = {
-                "side": side, "repeat": repeat, "victim": args.victim, "threat": args.threat, "n": len(samples),
-                "weights": sha256_of(args.weights) if args.weights else "", "robust": int(flags.sum()),
-                "cpu_seconds": time.process_time() - begun, "wall_seconds": time.time() - wall, "broken_by": by,
-                "flags": "".join("01"[int(f)] for f in flags), "torch": torch.__version__, "threads": 1,
+                "side": side,
+                "repeat": repeat,
+                "victim": args.victim,
+                "threat": args.threat,
+                "n": len(samples),
+                "weights": sha256_of(args.weights) if args.weights else "",
+                "robust": int(flags.sum()),
+                "cpu_seconds": time.process_time() - begun,
+                "wall_seconds": time.time() - wall,
+                "broken_by": by,
+                "flags": "".join("01"[int(f)] for f in flags),
+                "torch": torch.__version__,
+                "threads": 1,
                 "machine": platform.processor() or platform.machine(),
-            }  # fmt: skip
+            }
             append_rows(args.rows, [row])
             rate = wilson(int(flags.sum()), len(samples))
-            print(f"{side:7} robust {rate}  {row['cpu_seconds']:.1f} s CPU  {json.dumps(by)}", flush=True)
+            print(
+                f"{side:7} robust {rate}  {row['cpu_seconds']:.1f} s CPU  {json.dumps(by)}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

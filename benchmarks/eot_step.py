@@ -1,11 +1,14 @@
-"""What one EOT step costs beside the victim's own forward and backward pass, and our JPEG beside kornia's.
+"""What one EOT step costs beside the victim's own forward and backward pass, and our JPEG beside
+kornia's.
 
-    OMP_NUM_THREADS=1 python benchmarks/eot_step.py --fastestdet fastestdet_coco.pth --out benchmarks/eot_step.jsonl
+    OMP_NUM_THREADS=1 python benchmarks/eot_step.py --fastestdet fastestdet_coco.pth --out
+    benchmarks/eot_step.jsonl
 
-CPU seconds of this process, interleaved, median of --repeats; ratios are what counts. The floor is one forward and one
-backward pass of the victim to its input, with frozen parameters, on images that are already there. The step is the
-rendering of the patch under a preset, the victim as the optimiser runs it (folded, if a classifier), and the gradient
-in the patch; drawing new scenes is a row of its own ("scenes").
+CPU seconds of this process, interleaved, median of --repeats; ratios are what counts. The floor is
+one forward and one backward pass of the victim to its input, with frozen parameters, on images that
+are already there. The step is the rendering of the patch under a preset, the victim as the
+optimizer runs it (folded, if a classifier), and the gradient in the patch; drawing new scenes is a
+row of its own ("scenes").
 """
 
 from __future__ import annotations
@@ -23,13 +26,13 @@ import numpy as np
 import torch
 from kornia.enhance import jpeg_codec_differentiable
 
-from physadv.patches.optimize import PatchTask, render, scenes_of, steppers
-from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.image_io import to_tensor
-from physadv.patches.sticker_run import StickerSettings, build_task
-from physadv.eot.transforms.codec import jpeg
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.eot.presets import eot_preset
-from physadv.eot.scenes.signs import View
+from physadv.eot.scenes.signs import SceneSize
+from physadv.eot.transforms.codec import differentiable_jpeg
+from physadv.patches.optimize import PatchTask, render_scenes, scenes_of, steppers
+from physadv.patches.sticker_run import StickerSettings, build_task
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -45,7 +48,7 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
     victim, goal = task.victims[0], task.goal
     patch = torch.rand(1, 3, *task.mask.shape[-2:]).requires_grad_()
     scenes = scenes_of(task, task.material.train, draws, "bench")
-    ready, marks = render(task, patch.detach(), scenes, ("bench",))
+    ready, marks = render_scenes(task, patch.detach(), scenes, ("bench",))
     stepper = steppers(task)[0]
 
     def floor() -> None:
@@ -53,12 +56,15 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
         torch.autograd.grad(goal.loss(victim(images), marks).mean(), images)
 
     def step() -> None:
-        images, places = render(task, patch, scenes, ("bench",))
+        images, places = render_scenes(task, patch, scenes, ("bench",))
         torch.autograd.grad(goal.loss(stepper(images), places).mean(), patch)
 
     parts: dict[str, Callable[[], object]] = {f"step {preset}": step}
     if preset == "default":
-        parts |= {"floor": floor, "scenes": lambda: scenes_of(task, task.material.train, draws, "bench")}
+        parts |= {
+            "floor": floor,
+            "scenes": lambda: scenes_of(task, task.material.train, draws, "bench"),
+        }
     return parts
 
 
@@ -67,16 +73,22 @@ def victims(fastestdet: str | None, only: Sequence[str]) -> Iterator[tuple[str, 
     if "signs" in only:
         yield "signs 32x64x64", build_task(StickerSettings(steps=1))[0], 32
     if "lite0" in only:
-        task, _ = build_task(StickerSettings(victim="efficientnet-lite0", true_class="street sign", steps=1))
-        yield "efficientnet-lite0 32x224x224", replace(task, view=View(224, False)), 32
+        task, _ = build_task(
+            StickerSettings(victim="efficientnet-lite0", true_class="street sign", steps=1)
+        )
+        yield "efficientnet-lite0 32x224x224", replace(task, view=SceneSize(224, False)), 32
     if "fastestdet" in only and fastestdet:
-        task, _ = build_task(StickerSettings(victim="fastestdet", weights=fastestdet, goal="vanish", steps=1))
+        task, _ = build_task(
+            StickerSettings(victim="fastestdet", weights=fastestdet, goal="vanish", steps=1)
+        )
         yield "fastestdet 8x352x352", task, 8
 
 
 def codecs(size: int = 352, batch: int = 8) -> dict[str, Callable[[], object]]:
     """Forward and backward of both codecs on photos made by code."""
-    photos = torch.stack([to_tensor(synthetic_background(i, height=size, width=size)) for i in range(batch)])
+    photos = torch.stack(
+        [to_tensor(synthetic_background(i, height=size, width=size)) for i in range(batch)]
+    )
     quality = torch.full((batch,), 70.0)
 
     def run(codec: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[], object]:
@@ -86,7 +98,7 @@ def codecs(size: int = 352, batch: int = 8) -> dict[str, Callable[[], object]]:
 
         return both
 
-    return {"jpeg": run(jpeg), "jpeg kornia": run(jpeg_codec_differentiable)}
+    return {"jpeg": run(differentiable_jpeg), "jpeg kornia": run(jpeg_codec_differentiable)}
 
 
 def distance_to_libjpeg(quality: int, size: int = 352) -> dict[str, float]:
@@ -95,13 +107,22 @@ def distance_to_libjpeg(quality: int, size: int = 352) -> dict[str, float]:
     _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     real = to_tensor(np.asarray(cv2.imdecode(data, 1))[..., ::-1].copy())[None]
     image, q = to_tensor(picture)[None], torch.tensor([float(quality)])
-    pictures = {"ours": jpeg(image, q), "kornia": jpeg_codec_differentiable(image, q), "untouched": image}
-    return {name: round(float((p - real).square().mean().sqrt() * 255), 3) for name, p in pictures.items()}
+    pictures = {
+        "ours": differentiable_jpeg(image, q),
+        "kornia": jpeg_codec_differentiable(image, q),
+        "untouched": image,
+    }
+    return {
+        name: round(float((p - real).square().mean().sqrt() * 255), 3)
+        for name, p in pictures.items()
+    }
 
 
 def main() -> None:
     """Measure and append the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/eot_step.jsonl"))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--fastestdet", help="its weights, to measure whole frames too")
@@ -125,10 +146,15 @@ def main() -> None:
         row: dict[str, object] = {"what": name, "cpu_s": round(middle[name], 4)}
         for part in (" step default", " step camera", " scenes"):
             if name.endswith(part):
-                row["times_floor"] = round(middle[name] / middle[name.removesuffix(part) + " floor"], 3)
+                row["times_floor"] = round(
+                    middle[name] / middle[name.removesuffix(part) + " floor"], 3
+                )
         rows.append(row | {"all": [round(x, 4) for x in times]})
     if "codec" in options.only:
-        rows += [{"what": f"distance to libjpeg, quality {q}", **distance_to_libjpeg(q)} for q in (30, 50, 75, 92)]
+        rows += [
+            {"what": f"distance to libjpeg, quality {q}", **distance_to_libjpeg(q)}
+            for q in (30, 50, 75, 92)
+        ]
     with options.out.open("a") as stream:
         stream.writelines(json.dumps(row) + "\n" for row in rows)
     for row in rows:

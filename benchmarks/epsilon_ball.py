@@ -1,12 +1,15 @@
-"""PGD-40 beside the floor and beside foolbox, torchattacks and ART: CPU time, robust accuracy and final cross-entropy.
+"""PGD-40 beside the floor and beside foolbox, torchattacks and ART: CPU time, robust accuracy and
+final cross-entropy.
 
-The floor is what no library can do without: as many forward and input-backward passes of the plain float32 net with
-frozen parameters. All contenders run in turns in one process with one thread; each repeat's CPU time is divided by
-the floor's of the same repeat, and the median over repeats is reported. Peers run where they can be imported, say
-from a folder made by ``pip install --no-deps --target DIR foolbox eagerpy torchattacks adversarial-robustness-toolbox``
-and named in PYTHONPATH; none is a dependency. Raw rows are appended to ``--rows``; ``--table`` prints them again.
+The floor is what no library can do without: as many forward and input-backward passes of the plain
+float32 net with frozen parameters. All contenders run in turns in one process with one thread; each
+repeat's CPU time is divided by the floor's of the same repeat, and the median over repeats is
+reported. Peers run where they can be imported, say from a folder made by ``pip install --no-deps
+--target DIR foolbox eagerpy torchattacks adversarial-robustness-toolbox`` and named in PYTHONPATH;
+none is a dependency. Raw rows are appended to ``--rows``; ``--table`` prints them again.
 
-Example: PYTHONPATH=DIR python benchmarks/epsilon_ball.py --weights robust_net.pt --data ../shared/data/cifar10-jpg.zip
+Example: PYTHONPATH=DIR python benchmarks/epsilon_ball.py --weights robust_net.pt --data
+../shared/data/cifar10-jpg.zip
 """
 
 from __future__ import annotations
@@ -70,11 +73,19 @@ def art_pgd(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     from art.estimators.classification import PyTorchClassifier
 
-    model = PyTorchClassifier(net, nn.CrossEntropyLoss(), (3, 32, 32), 10, clip_values=(0, 1), device_type="cpu")
+    model = PyTorchClassifier(
+        net, nn.CrossEntropyLoss(), (3, 32, 32), 10, clip_values=(0, 1), device_type="cpu"
+    )
     attack = ProjectedGradientDescentPyTorch(
-        model, norm="inf", eps=EPS, eps_step=2.5 * EPS / steps, max_iter=steps, num_random_init=1,
-        batch_size=len(x), verbose=False,
-    )  # fmt: skip
+        model,
+        norm="inf",
+        eps=EPS,
+        eps_step=2.5 * EPS / steps,
+        max_iter=steps,
+        num_random_init=1,
+        batch_size=len(x),
+        verbose=False,
+    )
     return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
 
 
@@ -93,7 +104,8 @@ CONTENDERS: dict[str, Attack] = {
 
 
 def measure(name: str, net: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Any]:
-    """One run on the net as users have it, in eval mode with free parameters: CPU seconds, and what the net says."""
+    """One run on the net as users have it, in eval mode with free parameters: CPU seconds, and what
+    the net says."""
     net.eval().requires_grad_(True)
     began = time.process_time()
     images = CONTENDERS[name](net, x, y, steps)
@@ -102,11 +114,14 @@ def measure(name: str, net: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict
     with torch.no_grad():
         logits = net(images)
     return {
-        "attack": name, "seconds": seconds, "n": len(x), "steps": steps,
+        "attack": name,
+        "seconds": seconds,
+        "n": len(x),
+        "steps": steps,
         "robust_accuracy": float((logits.argmax(1) == y).double().mean()),
         "cross_entropy": float(F.cross_entropy(logits, y)),
         "distance": float((images.double() - x.double()).abs().max()),
-    }  # fmt: skip
+    }
 
 
 def usable(names: list[str], net: nn.Module, x: Tensor, y: Tensor) -> list[str]:
@@ -125,7 +140,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Median ratio to the floor of the same repeat, with the smallest and largest."""
     floors = {(r["run"], r["repeat"]): r["seconds"] for r in rows if r["attack"] == "floor"}
     lines = [
-        "| attack | CPU time over the floor (median; range) | robust accuracy | cross-entropy | n |",
+        "| attack | CPU time over the floor (median; range) | robust accuracy | cross-entropy | n "
+        "|",
         "|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(r["attack"] for r in rows):
@@ -134,15 +150,20 @@ def table(rows: list[dict[str, Any]]) -> str:
         spread = f"{statistics.median(ratios):.2f}; {min(ratios):.2f}-{max(ratios):.2f}"
         last = mine[-1]
         lines.append(
-            f"| {name} | {spread} | {last['robust_accuracy']:.3f} | {last['cross_entropy']:.4f} | {last['n']} |"
+            f"| {name} | {spread} | {last['robust_accuracy']:.3f} | {last['cross_entropy']:.4f} | "
+            f"{last['n']} |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Measure, append the rows, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, help="state of resnet.ResNet, from robust_net.py; random without")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--weights", type=Path, help="state of resnet.ResNet, from robust_net.py; random without"
+    )
     parser.add_argument("--data", type=Path)
     parser.add_argument("-n", type=int, default=64)
     parser.add_argument("--steps", type=int, default=40)
@@ -165,7 +186,11 @@ def main() -> None:
         right = (net(x).argmax(1) == y).nonzero()[: options.n, 0]
     x, y = x[right], y[right]
     names = usable(list(dict.fromkeys(["floor", *options.only])), net, x, y)
-    run = {"run": int(time.time()), "torch": torch.__version__, "cpu": platform.processor() or platform.machine()}
+    run = {
+        "run": int(time.time()),
+        "torch": torch.__version__,
+        "cpu": platform.processor() or platform.machine(),
+    }
     rows = []
     for repeat in range(options.repeats):
         for name in names:

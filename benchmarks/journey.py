@@ -1,9 +1,11 @@
-"""The journey on real photos: sticker -> sheet -> twin over held-out photos -> check, for `signs` and `fastestdet`.
+"""The journey on real photos: sticker -> sheet -> twin over held-out photos -> check, for `signs`
+and `fastestdet`.
 
     python benchmarks/journey.py --shared ../shared/data --out benchmarks/journey
 
-Each journey leaves its card, its held-out rows, the check's report.json and rows, and one line in summary.jsonl.
-Photos are split by photo (GTSRB: tracks the victim never saw), so every figure is on photos that nothing was fitted to.
+Each journey leaves its card, its held-out rows, the check's report.json and rows, and one line in
+summary.jsonl. Photos are split by photo (GTSRB: tracks the victim never saw), so every figure is on
+photos that nothing was fitted to.
 """
 
 from __future__ import annotations
@@ -43,16 +45,27 @@ JOURNEYS = (
     Journey("signs-gtsrb", "signs", "untargeted", "gtsrb-train-third.zip", "backgrounds", 400, 32),
     Journey("signs-drawings", "signs", "untargeted", "stop-drawings", "backgrounds", 400, 32),
     Journey(
-        "fastestdet-stop-photos", "fastestdet", "vanish", "stop-photos/stop", "backgrounds", 400, 12,
-        size="200x200", center="0,40", weights="weights/fastestdet_coco.pth",
+        "fastestdet-stop-photos",
+        "fastestdet",
+        "vanish",
+        "stop-photos/stop",
+        "backgrounds",
+        400,
+        12,
+        size="200x200",
+        center="0,40",
+        weights="weights/fastestdet_coco.pth",
     ),
-)  # fmt: skip
+)
 
 
 def physadv(*arguments: str) -> dict[str, Any]:
     """Run a command of the installed project with --json and return its object."""
     done = subprocess.run(
-        [sys.executable, "-m", "physadv_cli.main", *arguments, "--json"], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-m", "physadv_cli.main", *arguments, "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -71,15 +84,47 @@ def run(journey: Journey, shared: Path, out: Path, scratch: Path, threads: int) 
     """One journey; returns its line of the summary."""
     began = time.time()
     bundle, twin, check = (scratch / journey.name / part for part in ("bundle", "twin", "check"))
-    signs = stop_drawings(shared, scratch) if journey.signs == "stop-drawings" else shared / str(journey.signs)
+    signs = (
+        stop_drawings(shared, scratch)
+        if journey.signs == "stop-drawings"
+        else shared / str(journey.signs)
+    )
     places = ["--signs", str(signs), "--backgrounds", str(shared / str(journey.backgrounds))]
     weights = [] if journey.weights is None else ["--weights", str(shared / journey.weights)]
     made = physadv(
-        "patch", "--victim", journey.victim, "--goal", journey.goal, "--steps", str(journey.steps),
-        "--draws", str(journey.draws), "--size", journey.size, "--center", journey.center,
-        "--test-draws", str(journey.test_draws), "--threads", str(threads), "--out", str(bundle), *places, *weights,
-    )  # fmt: skip
-    physadv("twin", str(bundle), *places, "--clips", str(journey.clips), "--frames", "16", "--out", str(twin))
+        "patch",
+        "--victim",
+        journey.victim,
+        "--goal",
+        journey.goal,
+        "--steps",
+        str(journey.steps),
+        "--draws",
+        str(journey.draws),
+        "--size",
+        journey.size,
+        "--center",
+        journey.center,
+        "--test-draws",
+        str(journey.test_draws),
+        "--threads",
+        str(threads),
+        "--out",
+        str(bundle),
+        *places,
+        *weights,
+    )
+    physadv(
+        "twin",
+        str(bundle),
+        *places,
+        "--clips",
+        str(journey.clips),
+        "--frames",
+        "16",
+        "--out",
+        str(twin),
+    )
     seen = physadv("check", str(twin), "--bundle", str(bundle), "--out", str(check), *weights)
     target = out / journey.name
     target.mkdir(parents=True, exist_ok=True)
@@ -87,16 +132,24 @@ def run(journey: Journey, shared: Path, out: Path, scratch: Path, threads: int) 
         shutil.copy(source, target)
     shutil.copy(check / "rows.jsonl", target / "check-rows.jsonl")
     return {
-        "name": journey.name, "victim": journey.victim, "goal": journey.goal, "steps": journey.steps,
-        "area_share": made["area_share"], "success": made["success"], "blank_success": made["blank_success"],
-        "clean_recognised": made["clean_recognised"], "twin_blocks": seen["blocks"],
+        "name": journey.name,
+        "victim": journey.victim,
+        "goal": journey.goal,
+        "steps": journey.steps,
+        "area_share": made["area_share"],
+        "success": made["success"],
+        "blank_success": made["blank_success"],
+        "clean_recognised": made["clean_recognised"],
+        "twin_blocks": seen["blocks"],
         "seconds": round(time.time() - began, 1),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
     """Run the journeys asked for and append their lines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shared", type=Path, required=True, help="folder of the real data")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/journey"))
     parser.add_argument("--only", nargs="*", help="names of journeys")

@@ -1,10 +1,12 @@
-"""The ready-made bundles under patches/: made, measured and laid out, from a folder with the data sets.
+"""The ready-made bundles under patches/: made, measured and laid out, from a folder with the data
+sets.
 
-    python benchmarks/make_patches.py --data ../shared/data --scratch runs/patches [--only NAME ...] [--measure]
+    python benchmarks/make_patches.py --data ../shared/data --scratch runs/patches [--only NAME ...]
+    [--measure]
 
-A name's run is resumable in the scratch folder. With --measure no step is made: the patch there (a checkpoint, or
-patch.png of an earlier bundle) is measured anew, as after a change of the transforms, and written to patches/. Names on
-the cards are relative to the data folder.
+A name's run is resumable in the scratch folder. With --measure no step is made: the patch there (a
+checkpoint, or patch.png of an earlier bundle) is measured anew, as after a change of the
+transforms, and written to patches/. Names on the cards are relative to the data folder.
 """
 
 from __future__ import annotations
@@ -28,51 +30,90 @@ ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 300_000
 BOXES = "stop-photos-boxes.csv"
 PATCHES = {
-    "stop-sticker-signs-v1": StickerSettings(victim="signs", goal="untargeted", steps=300, draws=32),
+    "stop-sticker-signs-v1": StickerSettings(
+        victim="signs", goal="untargeted", steps=300, draws=32
+    ),
     "stop-sticker-fastestdet-v1": StickerSettings(
-        victim="fastestdet", weights="weights/fastestdet_coco.pth", goal="vanish", signs="stop-photos/stop",
-        backgrounds="backgrounds", boxes=BOXES, steps=400, draws=12, width_mm=200, height_mm=200, center_mm=(0, 40),
+        victim="fastestdet",
+        weights="weights/fastestdet_coco.pth",
+        goal="vanish",
+        signs="stop-photos/stop",
+        backgrounds="backgrounds",
+        boxes=BOXES,
+        steps=400,
+        draws=12,
+        width_mm=200,
+        height_mm=200,
+        center_mm=(0, 40),
     ),
     "toaster-universal-v1": StickerSettings(
-        victim="efficientnet-lite0", goal="targeted", target_class="toaster", object="anywhere",
-        photos="imagenet-photos", mask="circle", width_mm=180, height_mm=180, share=(0.35, 0.55), steps=300, draws=12,
-        lr=0.08, tv=0.1, resolution=128,
+        victim="efficientnet-lite0",
+        goal="targeted",
+        target_class="toaster",
+        object="anywhere",
+        photos="imagenet-photos",
+        mask="circle",
+        width_mm=180,
+        height_mm=180,
+        share=(0.35, 0.55),
+        steps=300,
+        draws=12,
+        lr=0.08,
+        tv=0.1,
+        resolution=128,
     ),
     "person-fastestdet-v1": StickerSettings(
-        victim="fastestdet", weights="weights/fastestdet_coco.pth", goal="vanish", object="person",
-        photos="coco128/images", width_mm=190, height_mm=190, steps=340, draws=12, resolution=96,
+        victim="fastestdet",
+        weights="weights/fastestdet_coco.pth",
+        goal="vanish",
+        object="person",
+        photos="coco128/images",
+        width_mm=190,
+        height_mm=190,
+        steps=340,
+        draws=12,
+        resolution=96,
     ),
-}  # fmt: skip
+}
 
 
 HOW = {
-    "stop-photos": "12 street photos of github.com/mbasilyan/Stop-Sign-Detection; boxes in this bundle",
+    "stop-photos": "12 street photos of github.com/mbasilyan/Stop-Sign-Detection; boxes in this "
+    "bundle",
     "backgrounds": "300 photos, train and val, of BSDS500: github.com/BIDS/BSDS500",
     "coco128": "128 photos of COCO train2017: lightly-ai/coco128_yolo",
-    "imagenet-photos": "300 photos of github.com/EliSchwartz/imagenet-sample-images, with labels.csv: file, class",
+    "imagenet-photos": "300 photos of github.com/EliSchwartz/imagenet-sample-images, with "
+    "labels.csv: file, class",
     "weights": "physadv models fetch fastestdet",
 }
 
 
 HISTORY = {
-    "toaster-universal-v1": "two runs: 240 steps of 16 draws, lr 0.06, share 0.3-0.5; then, from its last patch, steps "
+    "toaster-universal-v1": "two runs: 240 steps of 16 draws, lr 0.06, share 0.3-0.5; then, from "
+    "its last patch, steps "
     "as above, stopped early",
     "person-fastestdet-v1": "stopped after 200 of 340 steps",
 }
 """Where a shipped patch is not what one run of its settings gives."""
 
 
-def optimise(name: str, settings: StickerSettings, folder: Path) -> None:
+def optimize(name: str, settings: StickerSettings, folder: Path) -> None:
     """Make the steps; the checkpoint in ``folder`` is the product."""
     from physadv.patches.sticker_run import StickerRun
 
     for step in StickerRun(settings, folder).steps():
         if step.success is not None:
-            print(name, step.step, f"loss {step.loss:.3f} validation {step.best_success:.3f}", flush=True)
+            print(
+                name,
+                step.step,
+                f"loss {step.loss:.3f} validation {step.best_success:.3f}",
+                flush=True,
+            )
 
 
 def patch_in(folder: Path, steps: int) -> tuple[Tensor, int]:
-    """The best patch of a run and how many steps were made, from its checkpoint or, without one, its bundle."""
+    """The best patch of a run and how many steps were made, from its checkpoint or, without one,
+    its bundle."""
     checkpoint = folder / "checkpoint.safetensors"
     if not checkpoint.is_file():
         return read_image(folder / "patch.png")[None], steps
@@ -82,17 +123,17 @@ def patch_in(folder: Path, steps: int) -> tuple[Tensor, int]:
 
 def measured_bundle(name: str, settings: StickerSettings, folder: Path, target: Path) -> None:
     """Measure the patch in ``folder`` and write it as a ready-made bundle, small enough to ship."""
-    from physadv.patches.optimize import finished, measure
+    from physadv.patches.bundle import read_bundle, write_bundle
+    from physadv.patches.optimize import measure_patch, to_8bit
     from physadv.patches.preview import preview_picture
     from physadv.patches.sticker_run import build_task, make_card
-    from physadv.patches.bundle import read_bundle, write_bundle
     from physadv.printing.layout import smallest_paper
     from physadv.printing.sheet import write_sheet
 
     task, victim = build_task(settings)
     best, steps_done = patch_in(folder, settings.steps)
-    patch = finished(task, best)
-    measured = measure(task, patch, draws=settings.test_draws)
+    patch = to_8bit(task, best)
+    measured = measure_patch(task, patch, draws=settings.test_draws)
     card = make_card(settings, task, victim, measured, steps_done=steps_done)
     if name in HISTORY:
         card.optimisation["history"] = HISTORY[name]
@@ -100,9 +141,13 @@ def measured_bundle(name: str, settings: StickerSettings, folder: Path, target: 
     sources = {str(n).split("/")[0]: HOW[str(n).split("/")[0]] for n in named if n}
     rows = list(measured.rows)
     bundle = write_bundle(
-        target, card=replace(card, data=sources), patch=patch, mask=task.mask, rows=rows,
+        target,
+        card=replace(card, data=sources),
+        patch=patch,
+        mask=task.mask,
+        rows=rows,
         preview=preview_picture(task, patch),
-    )  # fmt: skip
+    )
     lines = [json.dumps(row, separators=(",", ":")) for row in rows]
     (target / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with Image.open(target / "preview.png") as opened:
@@ -112,11 +157,17 @@ def measured_bundle(name: str, settings: StickerSettings, folder: Path, target: 
         shutil.copy(settings.boxes, target)
     paper = smallest_paper(settings.width_mm, settings.height_mm)
     write_sheet(read_bundle(target), target / "sheet.pdf", paper=paper)
-    if sum(f.stat().st_size for f in target.iterdir()) > LARGEST:  # `physadv print` makes the sheet at any time
+    if (
+        sum(f.stat().st_size for f in target.iterdir()) > LARGEST
+    ):  # `physadv print` makes the sheet at any time
         for sheet in target.glob("sheet*"):
             sheet.unlink()
     size = sum(f.stat().st_size for f in target.iterdir()) / 1000
-    print(name, f"success {measured.success}; blank {measured.blank_success}; clean {measured.clean_recognised}")
+    print(
+        name,
+        f"success {measured.success}; blank {measured.blank_success}; clean "
+        f"{measured.clean_recognised}",
+    )
     for block, found in measured.detection.items():
         print(f"  {block}: misses {found.fnr}; AP50 {found.ap}; extra {found.extra}")
     print(f"  {bundle.folder.name}: {size:.0f} kB", flush=True)
@@ -124,7 +175,9 @@ def measured_bundle(name: str, settings: StickerSettings, folder: Path, target: 
 
 def main() -> None:
     """Make the patches asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(PATCHES))
@@ -138,7 +191,7 @@ def main() -> None:
     for name in options.only:
         settings = replace(PATCHES[name], name=name, test_draws=options.draws)
         if not options.measure:
-            optimise(name, settings, scratch / name)
+            optimize(name, settings, scratch / name)
         measured_bundle(name, settings, scratch / name, ROOT / "patches" / name)
 
 

@@ -1,10 +1,12 @@
-r"""Front ends before a detector and before an ImageNet classifier, against the ready-made patches made for these.
+r"""Front ends before a detector and before an ImageNet classifier, against the ready-made patches
+made for these.
 
-    python benchmarks/patch_defenses_bundles.py judge ../shared/data --bundle person-fastestdet-v1 --n 48 none jpeg lgs
-    python benchmarks/patch_defenses.py table
+    python benchmarks/patch_defenses_bundles.py judge ../shared/data --bundle person-fastestdet-v1
+    --n 48 none jpeg lgs python benchmarks/patch_defenses.py table
 
-Each bundle's own task, at its held-out photos, in simulated draws that its card does not report; the clean, the blank
-and the patched picture share a draw. The last table of patch_defenses.md is made of the rows.
+Each bundle's own task, at its held-out photos, in simulated draws that its card does not report;
+the clean, the blank and the patched picture share a draw. The last table of patch_defenses.md is
+made of the rows.
 """
 
 from __future__ import annotations
@@ -18,17 +20,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from physadv.patches.optimize import BLANK, PatchTask, draw_of, marks_of, render, scenes_of
 from physadv.core.package_data import patches_dir
-from physadv.defenses.registry import defend
-from physadv.evaluation.metrics.intervals import clustered
 from physadv.core.rows import Row, append_rows
-from physadv.patches.sticker_run import build_task
-from physadv.patches.reverify import located, settings_of
-from physadv.patches.bundle import read_bundle
+from physadv.defenses.registry import defend
 from physadv.eot import pipeline
-from physadv.threat.patch_goals import Marks
+from physadv.evaluation.metrics.intervals import clustered
 from physadv.models.cards import LoadedVictim
+from physadv.patches.bundle import read_bundle
+from physadv.patches.optimize import BLANK, PatchTask, draw_of, marks_of, render_scenes, scenes_of
+from physadv.patches.reverify import located, settings_from_bundle
+from physadv.patches.sticker_run import build_task
+from physadv.threat.patch_goals import Annotations
 
 ROWS = Path("benchmarks/patch_defenses_bundles.jsonl")
 BATCH = 8
@@ -42,28 +44,33 @@ signs at 64 px; `side` is what it stretches other pictures to. These patches wer
 stops them here is not shown to stop one made with it (above, every front end falls). No proof is asked for: those of
 this project are for classifiers trained on masked pictures, and this page has them for signs only."""
 
-Seen = list[tuple[dict[str, Tensor], Marks, tuple[str, ...]]]
+Seen = list[tuple[dict[str, Tensor], Annotations, tuple[str, ...]]]
 
 
 @torch.no_grad()
 def photographed(task: PatchTask, patch: Tensor, n: int) -> Seen:
-    """``n`` held-out scenes in batches: their three pictures, what is judged in them, and their photos' names."""
+    """``n`` held-out scenes in batches: their three pictures, what is judged in them, and their
+    photos' names."""
     found: Seen = []
     for first in range(0, n, BATCH):
         name = ("patch-defences", first)
         scenes = scenes_of(task, task.material.test, min(BATCH, n - first), *name)
         images = {"clean": pipeline.without_patch(scenes, draw_of(task, scenes, name))}
-        images["blank"], _ = render(task, torch.full_like(patch, BLANK), scenes, name)
-        images["patch"], _ = render(task, patch, scenes, name)
+        images["blank"], _ = render_scenes(task, torch.full_like(patch, BLANK), scenes, name)
+        images["patch"], _ = render_scenes(task, patch, scenes, name)
         found.append((images, marks_of(task, scenes), scenes.groups))
     return found
 
 
 def save(seen: Seen, path: Path) -> None:
-    """Keep the pictures as a camera would, in 8 bits, so that every defence sees the same."""
+    """Keep the pictures as a camera would, in 8 bits, so that every defense sees the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = [
-        ({b: x.mul(255).round().byte() for b, x in images.items()}, (m.boxes, m.labels, m.scene), list(groups))
+        (
+            {b: x.mul(255).round().byte() for b, x in images.items()},
+            (m.boxes, m.labels, m.scene),
+            list(groups),
+        )
         for images, m, groups in seen
     ]
     torch.save(plain, path)
@@ -72,12 +79,16 @@ def save(seen: Seen, path: Path) -> None:
 def load(path: Path) -> Seen:
     """What :func:`save` kept."""
     plain = torch.load(path, weights_only=True)
-    return [({b: x.float() / 255 for b, x in images.items()}, Marks(*m), tuple(g)) for images, m, g in plain]
+    return [
+        ({b: x.float() / 255 for b, x in images.items()}, Annotations(*m), tuple(g))
+        for images, m, g in plain
+    ]
 
 
 @torch.no_grad()
 def judged(task: PatchTask, victim: LoadedVictim, seen: Seen) -> list[Row]:
-    """One row an object: is it recognised, and is the patch's goal met, in each of the three pictures."""
+    """One row an object: is it recognized, and is the patch's goal met, in each of the three
+    pictures."""
     rows: list[Row] = []
     for images, marks, groups in seen:
         predictions = {block: victim(picture) for block, picture in images.items()}
@@ -92,9 +103,11 @@ def judged(task: PatchTask, victim: LoadedVictim, seen: Seen) -> list[Row]:
 
 
 def judge(bundle: str, names: Sequence[str], data: Path, n: int, out: Path) -> None:
-    """Photograph once, then every defence in turn."""
+    """Photograph once, then every defense in turn."""
     loaded = read_bundle(patches_dir() / bundle)
-    task, victim = build_task(located(replace(settings_of(loaded), device="cpu"), loaded, data))
+    task, victim = build_task(
+        located(replace(settings_from_bundle(loaded), device="cpu"), loaded, data)
+    )
     cache = Path(f"runs/patch-defences-{bundle}-{n}.pt")
     if not cache.is_file():
         save(photographed(replace(task, mask=loaded.mask), loaded.patch, n), cache)
@@ -103,7 +116,13 @@ def judge(bundle: str, names: Sequence[str], data: Path, n: int, out: Path) -> N
         began = time.process_time()
         rows = judged(task, victim if name == "none" else defend(victim, name), seen)
         seconds = round(time.process_time() - began, 1)
-        about = {"bundle": bundle, "defence": name, "goal": task.goal.kind, "scenes": n, "cpu_s": seconds}
+        about = {
+            "bundle": bundle,
+            "defence": name,
+            "goal": task.goal.kind,
+            "scenes": n,
+            "cpu_s": seconds,
+        }
         append_rows(out, [{**about, **row} for row in rows])
         print(line(bundle, name, [{**about, **row} for row in rows]), flush=True)
 
@@ -122,8 +141,17 @@ def line(bundle: str, name: str, rows: Sequence[Row]) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: how often objects are seen, by bundle and defence."""
-    head = ("bundle", "defence", "clean", "blank", "ready-made patch", "seen as the target", "n", "CPU s")
+    """Markdown: how often objects are seen, by bundle and defense."""
+    head = (
+        "bundle",
+        "defence",
+        "clean",
+        "blank",
+        "ready-made patch",
+        "seen as the target",
+        "n",
+        "CPU s",
+    )
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for bundle, name in dict.fromkeys((r["bundle"], r["defence"]) for r in rows):
         own = [r for r in rows if r["bundle"] == bundle and r["defence"] == name]
@@ -132,8 +160,10 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    """Judge the defences named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Judge the defenses named."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("judge",))
     parser.add_argument("data", type=Path)
     parser.add_argument("names", nargs="+")

@@ -1,13 +1,14 @@
-r"""Patch defences with a proof, on GTSRB: certified accuracy, and an adaptive attack that must not get below it.
+r"""Patch defenses with a proof, on GTSRB: certified accuracy, and an adaptive attack that must not
+get below it.
 
-    python benchmarks/patch_proofs.py run ../shared/data/gtsrb-train-third.zip patchcleanser:patch6,masks6
-    python benchmarks/patch_defenses.py table
+    python benchmarks/patch_proofs.py run ../shared/data/gtsrb-train-third.zip
+    patchcleanser:patch6,masks6 python benchmarks/patch_defenses.py table
 
-One frame, drawn at random, of each track of the split (test: the held-out fifth that no victim here was trained on),
-so that the images are independent. In ``--attacked`` images that the defence knows, half of them certified, a patch
-of the certified size is painted at ``--places`` places of each, from a random start and by ``--steps`` signed steps
-through the defence; the first place is where the defence's own slope is largest. The second table of
-patch_defenses.md is made of the rows.
+One frame, drawn at random, of each track of the split (test: the held-out fifth that no victim here
+was trained on), so that the images are independent. In ``--attacked`` images that the defense
+knows, half of them certified, a patch of the certified size is painted at ``--places`` places of
+each, from a random start and by ``--steps`` signed steps through the defense; the first place is
+where the defense's own slope is largest. The second table of patch_defenses.md is made of the rows.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from torch import Tensor
 
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator, numpy_generator
+from physadv.core.rows import Row, append_rows, read_rows
 from physadv.datasets import ImageDataset, read_dataset
 from physadv.defenses.registry import Certifying, certifying, defend
 from physadv.evaluation.metrics.intervals import wilson
-from physadv.core.rows import Row, append_rows, read_rows
-from physadv.threat.losses import margin
 from physadv.models.cards import LoadedVictim
-from physadv.models.classifiers import resize
+from physadv.models.classifiers import resize_images
 from physadv.models.load import load_victim
+from physadv.threat.losses import margin
 
 ROWS = Path("benchmarks/patch_proofs.jsonl")
 SIDE, GROUP = 64, 8
@@ -38,7 +39,7 @@ Certified accuracy on one random frame of each held-out track: no patch of that 
 shows, changes the right verdict. 95 % Wilson intervals over tracks. Patch sizes are px of the 64 x 64 that the victims
 see: 6, 9 and 14 px a side are 0.9, 2.0 and 4.8 % of the picture. Settings were chosen on training tracks. "Attacked" is
 how many of the certified and of the other known images an adaptive attack breaks with a patch of the certified size
-(random start, signed steps through the defence at several places): none of the certified, or the proof were wrong. It
+(random start, signed steps through the defense at several places): none of the certified, or the proof were wrong. It
 is a check of the proof, not a measure of robustness: few steps at few places find only part of what can be broken."""
 
 
@@ -53,9 +54,17 @@ def frames(dataset: ImageDataset, n: int, seed: int = 0) -> list[int]:
 
 
 def attacked(
-    victim: LoadedVictim, proof: Certifying, image: Tensor, label: Tensor, *, places: int, steps: int, seed: int
+    victim: LoadedVictim,
+    proof: Certifying,
+    image: Tensor,
+    label: Tensor,
+    *,
+    places: int,
+    steps: int,
+    seed: int,
 ) -> bool:
-    """Whether one of the places of a patch of the certified size was found to change the verdict of (1, c, h, w)."""
+    """Whether one of the places of a patch of the certified size was found to change the verdict of
+    (1, c, h, w)."""
     tall, wide = proof.patch
     draw = generator(seed, "patch-proofs", "attack")
     leaf = image.clone().requires_grad_(True)
@@ -82,39 +91,66 @@ def attacked(
 
 
 def judge(
-    base: str, name: str, dataset: ImageDataset, split: str, chosen: list[int], *, tried: int, places: int, steps: int
+    base: str,
+    name: str,
+    dataset: ImageDataset,
+    split: str,
+    chosen: list[int],
+    *,
+    tried: int,
+    places: int,
+    steps: int,
 ) -> list[Row]:
-    """One row an image: read right, certified, and broken by the attack (None where it was not attacked)."""
+    """One row an image: read right, certified, and broken by the attack (None where it was not
+    attacked)."""
     victim = defend(load_victim(base), name)
     found = certifying(victim)
     if found is None:
         raise SystemExit(f"{name} proves nothing")
     proof = found[0]
-    images = torch.cat([resize(to_tensor(dataset.read(i))[None], SIDE, SIDE) for i in chosen])
+    images = torch.cat(
+        [resize_images(to_tensor(dataset.read(i))[None], SIDE, SIDE) for i in chosen]
+    )
     labels = torch.tensor([int(dataset.labels[i]) for i in chosen])
     began = time.process_time()
     found_out = [proof.verdicts(x) for x in images.split(GROUP)]
     right = torch.cat([said for said, _ in found_out]) == labels
     sure = torch.cat([certain for _, certain in found_out])
     seconds = (time.process_time() - began) / len(chosen)
-    certain, others = ((right & which).nonzero()[: tried // 2, 0].tolist() for which in (sure, ~sure))
+    certain, others = (
+        (right & which).nonzero()[: tried // 2, 0].tolist() for which in (sure, ~sure)
+    )
     known = certain + others
     broken = {
-        k: attacked(victim, proof, images[k : k + 1], labels[k : k + 1], places=places, steps=steps, seed=k)
+        k: attacked(
+            victim, proof, images[k : k + 1], labels[k : k + 1], places=places, steps=steps, seed=k
+        )
         for k in known
     }
-    about = {"victim": base, "defence": name, "patch": list(proof.patch), "split": split, "cpu_s": round(seconds, 3)}
+    about = {
+        "victim": base,
+        "defence": name,
+        "patch": list(proof.patch),
+        "split": split,
+        "cpu_s": round(seconds, 3),
+    }
     return [
         {
-            **about, "image": dataset.names[i], "track": dataset.groups[i], "right": bool(right[k]),
-            "certified": bool(sure[k] & right[k]), "broken": broken.get(k), "places": places, "steps": steps,
+            **about,
+            "image": dataset.names[i],
+            "track": dataset.groups[i],
+            "right": bool(right[k]),
+            "certified": bool(sure[k] & right[k]),
+            "broken": broken.get(k),
+            "places": places,
+            "steps": steps,
         }
         for k, i in enumerate(chosen)
-    ]  # fmt: skip
+    ]
 
 
 def table(path: Path = ROWS, split: str = "test") -> str:
-    """Markdown: certified accuracy by victim, defence and size of the patch."""
+    """Markdown: certified accuracy by victim, defense and size of the patch."""
     head = (
         "victim",
         "defence",
@@ -128,12 +164,18 @@ def table(path: Path = ROWS, split: str = "test") -> str:
     )
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     rows = [r for r in read_rows(path) if r["split"] == split] if path.is_file() else []
-    found = {(r["victim"], r["defence"]): (r["defence"].partition(":")[0], r["patch"], r["cpu_s"]) for r in rows}
+    found = {
+        (r["victim"], r["defence"]): (r["defence"].partition(":")[0], r["patch"], r["cpu_s"])
+        for r in rows
+    }
     for victim, name in sorted(found, key=lambda key: found[key]):
         own = [r for r in rows if (r["victim"], r["defence"]) == (victim, name)]
         rates = [wilson(sum(r[key] for r in own), len(own)) for key in ("right", "certified")]
         said = [f"{r.rate:.1%} [{r.low:.1%}, {r.high:.1%}]".replace("%", " %") for r in rates]
-        tried = [[r["broken"] for r in own if r["broken"] is not None and r["certified"] == c] for c in (True, False)]
+        tried = [
+            [r["broken"] for r in own if r["broken"] is not None and r["certified"] == c]
+            for c in (True, False)
+        ]
         hits = [f"{sum(of)} of {len(of)} broken" for of in tried]
         size = "{} x {}".format(*own[0]["patch"])
         cells = [victim, name, size, *said, str(len(own)), *hits, f"{own[0]['cpu_s']:.2f}"]
@@ -143,9 +185,13 @@ def table(path: Path = ROWS, split: str = "test") -> str:
 
 def main() -> None:
     """Defences one by one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("data", nargs="?", type=Path, default=Path("../shared/data/gtsrb-train-third.zip"))
+    parser.add_argument(
+        "data", nargs="?", type=Path, default=Path("../shared/data/gtsrb-train-third.zip")
+    )
     parser.add_argument("names", nargs="*")
     parser.add_argument("--victim", default="signs-masked")
     parser.add_argument("--split", default="test")
@@ -162,9 +208,15 @@ def main() -> None:
         chosen = frames(dataset, args.n)
         for name in args.names:
             rows = judge(
-                args.victim, name, dataset, args.split, chosen, tried=args.attacked, places=args.places,
+                args.victim,
+                name,
+                dataset,
+                args.split,
+                chosen,
+                tried=args.attacked,
+                places=args.places,
                 steps=args.steps,
-            )  # fmt: skip
+            )
             append_rows(args.out, rows)
             lines = table(args.out, args.split).splitlines()
             print(next(line for line in lines if f"| {args.victim} | {name} |" in line), flush=True)

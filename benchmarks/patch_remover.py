@@ -1,16 +1,19 @@
-r"""Train the segmenter of the patch remover on signs with photographed stickers, and judge it on held-out ones.
+r"""Train the segmenter of the patch remover on signs with photographed stickers, and judge it on
+held-out ones.
 
-    python benchmarks/remover_material.py stickers DATA/gtsrb-train-third.zip --out runs/remover-stickers.safetensors
+    python benchmarks/remover_material.py stickers DATA/gtsrb-train-third.zip --out
+    runs/remover-stickers.safetensors
     python benchmarks/patch_remover.py train DATA/gtsrb-train-third.zip
     physadv patch --victim signs --seed 11 --steps 100 --draws 24 --out runs/fresh-sticker
     physadv patch --victim signs+remover --seed 12 --steps 100 --draws 24 --out runs/fresh-adaptive
     python benchmarks/patch_remover.py sticker DATA/gtsrb-train-third.zip --out runs/hiding-sticker
-    python benchmarks/patch_remover.py judge DATA/gtsrb-train-third.zip --bundles patches/stop-sticker-signs-v1 \
+    python benchmarks/patch_remover.py judge DATA/gtsrb-train-third.zip --bundles
+        patches/stop-sticker-signs-v1 \
         runs/fresh-sticker runs/fresh-adaptive runs/hiding-sticker
 
-Cross-entropy and dice loss on photographs of stickers; in the last epochs also on stickers whose pixels are moved
-against the segmenter and the victim behind it (self adversarial training, Liu et al. 2022). `judge` looks at GTSRB's
-held-out tracks with stickers that were not trained on.
+Cross-entropy and dice loss on photographs of stickers; in the last epochs also on stickers whose
+pixels are moved against the segmenter and the victim behind it (self adversarial training, Liu et
+al. 2022). `judge` looks at GTSRB's held-out tracks with stickers that were not trained on.
 """
 
 from __future__ import annotations
@@ -28,27 +31,27 @@ from remover_material import SIDE, SIGN_MM, STOP, Pictures, make_pictures, photo
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from physadv.patches.optimize import BLANK, finished, measure, optimise_patch
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator, numpy_generator
-from physadv.datasets import read_dataset
-from physadv.defenses.registry import defend
-from physadv.defenses.patch_removal import WEIGHTS, Remover, Segmenter, filled, trained
-from physadv.evaluation.metrics.intervals import clustered
 from physadv.core.rows import Row, append_rows, read_rows
-from physadv.patches.preview import preview_picture
-from physadv.patches.sticker_run import StickerSettings, build_task, make_card
-from physadv.patches.bundle import Bundle, read_bundle, write_bundle
+from physadv.datasets import read_dataset
+from physadv.defenses.patch_removal import WEIGHTS, Remover, Segmenter, filled, trained
+from physadv.defenses.registry import defend
 from physadv.eot import pipeline
-from physadv.eot.scenes.load import load_material
 from physadv.eot.placement import Placement
 from physadv.eot.presets import EotRanges
-from physadv.eot.scenes.signs import PhotoScenes, SceneSource, View
+from physadv.eot.scenes.load import load_scene_sources
+from physadv.eot.scenes.signs import PhotoScenes, SceneSize, SceneSource
+from physadv.evaluation.metrics.intervals import clustered
+from physadv.models.cards import LoadedVictim
+from physadv.models.classifiers import resize_images
+from physadv.models.load import load_victim
+from physadv.patches.bundle import Bundle, read_bundle, write_bundle
+from physadv.patches.optimize import BLANK, measure_patch, optimize_patch, to_8bit
+from physadv.patches.preview import preview_picture
+from physadv.patches.sticker_run import StickerSettings, build_task, make_card
 from physadv.threat.losses import margin
 from physadv.training.loop import seeded, update_average
-from physadv.models.cards import LoadedVictim
-from physadv.models.classifiers import resize
-from physadv.models.load import load_victim
 
 ROWS = Path("benchmarks/patch_remover.jsonl")
 TITLE = "## The remover, and stickers told to hide from it"
@@ -57,7 +60,7 @@ nor the remover was trained on; and drawn stop signs, whose face the training sh
 95 % intervals by bootstrap over tracks, or over scenes where drawn. `fresh-sticker` is one of another seed, made by
 `physadv patch` as the ready-made one was. `fresh-adaptive` was made so against `signs+remover` and found nothing,
 which says little: its loss does not tell it to hide. That of `hiding-sticker` does (120 steps), and it undoes much of
-the defence; pixels free to move and told to hide undo it all (last line). Overlap (IoU, mean) of what is taken out
+the defense; pixels free to move and told to hide undo it all (last line). Overlap (IoU, mean) of what is taken out
 with stickers not trained on, of any size and place: {pixels}. Commands: `python benchmarks/patch_remover.py
 --help`."""
 HELD_STICKERS = 6
@@ -65,7 +68,8 @@ HELD_STICKERS = 6
 
 
 def segment_loss(logits: Tensor, areas: Tensor, care: Tensor) -> Tensor:
-    """Cross-entropy where the answer is known, and one minus the dice overlap of each picture with a sticker."""
+    """Cross-entropy where the answer is known, and one minus the dice overlap of each picture with
+    a sticker."""
     entropy = F.binary_cross_entropy_with_logits(logits, areas, care)
     chance = logits.sigmoid() * care
     both, sums = (chance * areas).sum((1, 2, 3)), (chance + areas).sum((1, 2, 3))
@@ -75,9 +79,15 @@ def segment_loss(logits: Tensor, areas: Tensor, care: Tensor) -> Tensor:
 
 
 def evasive(
-    net: nn.Module, victim: nn.Module, pictures: Pictures, labels: Tensor, draws: torch.Generator, steps: int = 4
+    net: nn.Module,
+    victim: nn.Module,
+    pictures: Pictures,
+    labels: Tensor,
+    draws: torch.Generator,
+    steps: int = 4,
 ) -> Tensor:
-    """``pictures`` with the stickers' pixels moved in signed steps so that the segmenter and the victim fail."""
+    """``pictures`` with the stickers' pixels moved in signed steps so that the segmenter and the
+    victim fail."""
     images, areas = pictures.images, pictures.areas
     start = torch.rand(images.shape, generator=draws)
     mix = (torch.rand(len(images), 1, 1, 1, generator=draws) < 0.5).float()
@@ -92,13 +102,18 @@ def evasive(
     return x.detach()
 
 
-def train(pictures: Pictures, victim: nn.Module, *, epochs: int, hard: int, seed: int, lr: float) -> nn.Module:
-    """The averaged segmenter after ``epochs``; in the last ``hard`` ones a quarter of each batch fights back."""
+def train(
+    pictures: Pictures, victim: nn.Module, *, epochs: int, hard: int, seed: int, lr: float
+) -> nn.Module:
+    """The averaged segmenter after ``epochs``; in the last ``hard`` ones a quarter of each batch
+    fights back."""
     net = seeded(Segmenter, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean = seeded(Segmenter, seed).eval()
-    optimiser = torch.optim.AdamW(net.parameters(), lr, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(net.parameters(), lr, weight_decay=1e-2)
     batches = len(pictures) // 32
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=epochs * batches, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=epochs * batches, pct_start=0.2
+    )
     with torch.no_grad():
         labels = torch.cat([victim(part).argmax(1) for part in pictures.images.split(64)])
     began = time.process_time()
@@ -112,18 +127,22 @@ def train(pictures: Pictures, victim: nn.Module, *, epochs: int, hard: int, seed
                 batch = with_evasive(net, victim, batch, labels[rows], draws)
             if number % 2:
                 batch = Pictures(*(t.flip(3) for t in (batch.images, batch.areas, batch.care)))
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = net(batch.images.contiguous(memory_format=torch.channels_last))
             loss = segment_loss(logits.float(), batch.areas, batch.care)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             step = epoch * batches + number
             update_average(mean, net, min(0.995, (1 + step) / (10 + step)))
             total += float(loss.detach())
-        print(f"epoch {epoch + 1}: loss {total / batches:.3f}; {time.process_time() - began:.0f} s CPU", flush=True)
+        print(
+            f"epoch {epoch + 1}: loss {total / batches:.3f}; {time.process_time() - began:.0f} s "
+            "CPU",
+            flush=True,
+        )
     return mean
 
 
@@ -144,7 +163,8 @@ def with_evasive(
 
 @torch.no_grad()
 def pixel_rows(net: nn.Module, pictures: Pictures) -> list[Row]:
-    """One row a picture: IoU of what is taken out with the sticker or, without one, the share taken out."""
+    """One row a picture: IoU of what is taken out with the sticker or, without one, the share taken
+    out."""
     remove = Remover(net)
     taken = torch.cat([remove.marks(part) for part in pictures.images.split(64)])
     areas, care = pictures.areas > 0, pictures.care > 0
@@ -161,10 +181,14 @@ def pixel_rows(net: nn.Module, pictures: Pictures) -> list[Row]:
 
 
 def pixels_said(rows: Sequence[Row], from_px: int = 200) -> str:
-    """In words: mean IoU of small and of large stickers, and what is taken out of pictures without one."""
+    """In words: mean IoU of small and of large stickers, and what is taken out of pictures without
+    one."""
     means = []
     for name, values in (
-        (f"stickers from {from_px} px", [r["iou"] for r in rows if "iou" in r and r["sticker_px"] >= from_px]),
+        (
+            f"stickers from {from_px} px",
+            [r["iou"] for r in rows if "iou" in r and r["sticker_px"] >= from_px],
+        ),
         ("smaller ones", [r["iou"] for r in rows if "iou" in r and r["sticker_px"] < from_px]),
         ("bare signs (share of the picture)", [r["taken"] for r in rows if "taken" in r]),
     ):
@@ -178,7 +202,7 @@ def clean_rows(victim: LoadedVictim, data: Path, names: Sequence[str], n: int = 
     """Held-out signs of all classes as they are: is each read right behind each front end."""
     dataset = read_dataset(data, split="test")
     order = numpy_generator(0, "clean").permutation(len(dataset))[:n]
-    images = torch.cat([resize(to_tensor(dataset.read(i))[None], SIDE, SIDE) for i in order])
+    images = torch.cat([resize_images(to_tensor(dataset.read(i))[None], SIDE, SIDE) for i in order])
     rows: list[Row] = []
     for name in names:
         seen = defended(victim, name)
@@ -186,7 +210,12 @@ def clean_rows(victim: LoadedVictim, data: Path, names: Sequence[str], n: int = 
             dataset.labels[order]
         )
         rows += [
-            {"what": "signs of all classes", "defence": name, "group": dataset.groups[i], "clean": bool(r)}
+            {
+                "what": "signs of all classes",
+                "defence": name,
+                "group": dataset.groups[i],
+                "clean": bool(r),
+            }
             for i, r in zip(order, right, strict=True)
         ]
     return rows
@@ -195,15 +224,23 @@ def clean_rows(victim: LoadedVictim, data: Path, names: Sequence[str], n: int = 
 def stop_sources(data: Path) -> dict[str, SceneSource]:
     """Stop signs of held-out tracks, and drawn ones before backgrounds that nothing was trained on."""
     tracks = PhotoScenes(photo_signs(data, part="test", label=STOP), SIGN_MM)
-    return {"stop signs": tracks, "drawn stop signs": load_material(None, None, width_mm=SIGN_MM, seed=0).test}
+    return {
+        "stop signs": tracks,
+        "drawn stop signs": load_scene_sources(None, None, width_mm=SIGN_MM, seed=0).test,
+    }
 
 
 @torch.no_grad()
 def sticker_rows(
-    victim: LoadedVictim, source: SceneSource, kind: str, bundle: Bundle, names: Sequence[str], n: int = 160
+    victim: LoadedVictim,
+    source: SceneSource,
+    kind: str,
+    bundle: Bundle,
+    names: Sequence[str],
+    n: int = 160,
 ) -> list[Row]:
     """Stop signs of a source with a bundle's sticker on them, blank, and without: is "stop" read."""
-    scenes = source.sample(n, View(SIDE, False), EotRanges(), numpy_generator(0, "stops"))
+    scenes = source.sample(n, SceneSize(SIDE, False), EotRanges(), numpy_generator(0, "stops"))
     draw = pipeline.sample(scenes, EotRanges(), generator(0, "stops"))
     size, placed = bundle.card.size, bundle.card.placement
     place = Placement(size.width_mm, size.height_mm, (placed.center_mm[0], placed.center_mm[1]))
@@ -230,33 +267,47 @@ def sticker_rows(
 
 
 def hiding_rows(victim: LoadedVictim, cache: Path, n: int = 20, steps: int = 30) -> list[Row]:
-    """Is "stop" still read after each blank sticker's pixels were moved to hide from the segmenter and fool the victim.
+    """Is "stop" still read after each blank sticker's pixels were moved to hide from the segmenter
+    and fool the victim.
 
-    Signed steps with momentum on the margin behind the marks (straight through their threshold), on the margin without
-    the remover, and on the probability of being marked. The scenes are those of patch_defenses.py.
+    Signed steps with momentum on the margin behind the marks (straight through their threshold), on
+    the margin without the remover, and on the probability of being marked. The scenes are those of
+    patch_defenses.py.
     """
     found = torch.load(cache, weights_only=True)
     x, area, labels = found["blank"][:n], found["area"][:n], torch.full((n,), STOP)
     remove = Remover(trained())
-    defence, whole, speed = defended(victim, "remover"), torch.ones(n, dtype=torch.bool), torch.zeros_like(x)
+    defense, whole, speed = (
+        defended(victim, "remover"),
+        torch.ones(n, dtype=torch.bool),
+        torch.zeros_like(x),
+    )
     for step in range(steps + 1):
         with torch.no_grad():
-            whole &= defence(x).argmax(1) == STOP
+            whole &= defense(x).argmax(1) == STOP
         x = x.detach().requires_grad_(True)
         logits = remove.segmenter(x)
         chance = logits.sigmoid()
         marks = chance + ((chance > remove.threshold).float() - chance).detach()
         hidden = (F.softplus(logits) * area).sum((1, 2, 3)) / area.sum((1, 2, 3))
         seen, bare = (margin(victim(image), labels) for image in (filled(x, marks), x))
-        (slope,) = torch.autograd.grad((seen.clamp_min(-1) + 0.5 * bare.clamp_min(-3) + hidden).sum(), x)
+        (slope,) = torch.autograd.grad(
+            (seen.clamp_min(-1) + 0.5 * bare.clamp_min(-3) + hidden).sum(), x
+        )
         speed = 0.8 * speed + slope / slope.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
         x = (x - (0.1 * (1 - step / (steps + 1)) + 0.005) * speed.sign() * area).clamp(0, 1)
-    about = {"what": f"drawn scenes, pixels that hide from the segmenter, {steps} steps", "defence": "remover"}
-    return [{**about, "group": found["groups"][k] + str(k), "sticker": bool(whole[k])} for k in range(n)]
+    about = {
+        "what": f"drawn scenes, pixels that hide from the segmenter, {steps} steps",
+        "defence": "remover",
+    }
+    return [
+        {**about, "group": found["groups"][k] + str(k), "sticker": bool(whole[k])} for k in range(n)
+    ]
 
 
 class Hiding(nn.Module):
-    """The victim behind the remover as a sticker that hides sees it: what is marked counts for the stop sign."""
+    """The victim behind the remover as a sticker that hides sees it: what is marked counts for the
+    stop sign."""
 
     def __init__(self, victim: nn.Module, weight: float = 10.0) -> None:
         super().__init__()
@@ -269,17 +320,22 @@ class Hiding(nn.Module):
         marks = chance + ((chance > self.remove.threshold).float() - chance).detach()
         seen: Tensor = self.victim(filled(images, marks))
         marked = self.weight * F.softplus(logits).mean((2, 3))
-        return torch.cat((seen[:, :STOP], seen[:, STOP : STOP + 1] + marked, seen[:, STOP + 1 :]), 1)
+        return torch.cat(
+            (seen[:, :STOP], seen[:, STOP : STOP + 1] + marked, seen[:, STOP + 1 :]), 1
+        )
 
 
 def hiding_sticker(out: Path, steps: int, *, draws: int = 24, seed: int = 13) -> str:
-    """A bundle of a printable sticker that hides from the remover, judged on held-out draws of `signs+remover`."""
-    settings = StickerSettings(victim="signs+remover", steps=steps, draws=draws, seed=seed, test_draws=100)
+    """A bundle of a printable sticker that hides from the remover, judged on held-out draws of
+    `signs+remover`."""
+    settings = StickerSettings(
+        victim="signs+remover", steps=steps, draws=draws, seed=seed, test_draws=100
+    )
     task, victim = build_task(settings)
     aimed = replace(task, victims=[Hiding(load_victim("signs")).eval()])
-    *_, last = optimise_patch(aimed, steps=steps, draws=draws, validate_every=steps + 1)
-    patch = finished(task, last.patch)
-    measured = measure(task, patch, draws=settings.test_draws)
+    *_, last = optimize_patch(aimed, steps=steps, draws=draws, validate_every=steps + 1)
+    patch = to_8bit(task, last.patch)
+    measured = measure_patch(task, patch, draws=settings.test_draws)
     card = make_card(replace(settings, name=out.name), task, victim, measured, steps_done=steps)
     write_bundle(out, card=card, patch=patch, mask=task.mask, preview=preview_picture(task, patch))
     return f"success {measured.success}; blank {measured.blank_success}"
@@ -293,7 +349,7 @@ def defended(victim: LoadedVictim, name: str) -> nn.Module:
 def table(rows: Sequence[Row]) -> str:
     """Markdown: how often held-out signs are read, with and without the remover."""
     lines = [
-        "| scenes | defence | clean | blank sticker | sticker | n, tracks or scenes |",
+        "| scenes | defense | clean | blank sticker | sticker | n, tracks or scenes |",
         "|---|---|---|---|---|---|",
     ]
     for what, name in dict.fromkeys((r["what"], r["defence"]) for r in rows):
@@ -302,7 +358,11 @@ def table(rows: Sequence[Row]) -> str:
         cells = [str(what), str(name)]
         for block in ("clean", "blank", "sticker"):
             rate = clustered([r[block] for r in own], groups) if block in own[0] else None
-            said = "" if rate is None else f"{rate.rate:.0%} [{rate.low:.0%}, {rate.high:.0%}]".replace("%", " %")
+            said = (
+                ""
+                if rate is None
+                else f"{rate.rate:.0%} [{rate.low:.0%}, {rate.high:.0%}]".replace("%", " %")
+            )
             cells.append(said)
         lines.append("| " + " | ".join([*cells, f"{len(own)} in {len(set(groups))}"]) + " |")
     return "\n".join(lines) + "\n"
@@ -318,7 +378,9 @@ def page() -> str:
 
 def main() -> None:
     """Train and write, or judge."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("train", "sticker", "judge"))
     parser.add_argument("data", type=Path)
     parser.add_argument("--stickers", type=Path, default=Path("runs/remover-stickers.safetensors"))
@@ -330,7 +392,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120, help="of the sticker that hides")
     parser.add_argument("--lr", type=float, default=6e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bundles", type=Path, nargs="*", default=[Path("patches/stop-sticker-signs-v1")])
+    parser.add_argument(
+        "--bundles", type=Path, nargs="*", default=[Path("patches/stop-sticker-signs-v1")]
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -341,13 +405,17 @@ def main() -> None:
     if args.what == "train":
         source = scene_source(args.data, "train")
         pictures = make_pictures(source, stickers[:-HELD_STICKERS], args.pictures, args.seed)
-        net = train(pictures, victim, epochs=args.epochs, hard=args.hard, seed=args.seed, lr=args.lr)
+        net = train(
+            pictures, victim, epochs=args.epochs, hard=args.hard, seed=args.seed, lr=args.lr
+        )
         args.out.parent.mkdir(parents=True, exist_ok=True)
         save_file(net.state_dict(), args.out)
     net = Segmenter()
     net.load_state_dict(load_file(args.out))
     part = "validation" if args.what == "train" else "test"
-    held = make_pictures(scene_source(args.data, part), stickers[-HELD_STICKERS:], 600, args.seed + 1)
+    held = make_pictures(
+        scene_source(args.data, part), stickers[-HELD_STICKERS:], 600, args.seed + 1
+    )
     pixels = pixel_rows(net.eval(), held)
     print(f"{part}: {pixels_said(pixels)}", flush=True)
     if args.what == "judge":

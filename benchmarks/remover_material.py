@@ -1,9 +1,12 @@
-"""What the patch remover learns from: stickers optimised as `physadv patch` does, photographed on signs at 64 px.
+"""What the patch remover learns from: stickers optimized as `physadv patch` does, photographed on
+signs at 64 px.
 
-    python benchmarks/remover_material.py stickers DATA/gtsrb-train-third.zip --out runs/remover-stickers.safetensors
+    python benchmarks/remover_material.py stickers DATA/gtsrb-train-third.zip --out
+    runs/remover-stickers.safetensors
 
-Signs are GTSRB's training tracks and the drawn stop sign before backgrounds made by code; each sticker has a seed,
-shape, size, place, goal and smoothness of its own. None is one of patches/, nor is any held-out track used.
+Signs are GTSRB's training tracks and the drawn stop sign before backgrounds made by code; each
+sticker has a seed, shape, size, place, goal and smoothness of its own. None is one of patches/, nor
+is any held-out track used.
 """
 
 from __future__ import annotations
@@ -20,39 +23,47 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from physadv.patches.optimize import PatchTask, optimise_patch
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.types import Victim
 from physadv.datasets import read_dataset
 from physadv.datasets.split import split_by_group
 from physadv.eot import pipeline
-from physadv.eot.warp import warp_texture
-from physadv.eot.scenes.find_signs import box_corners
 from physadv.eot.mask_shapes import make_mask
-from physadv.eot.scenes.load import Material, load_material
 from physadv.eot.placement import Placement
 from physadv.eot.presets import EotRanges, eot_preset
 from physadv.eot.ranges import ZERO
-from physadv.eot.scenes.signs import MixedScenes, PhotoScenes, PhotoSign, View
-from physadv.threat.patch_goals import Goal
+from physadv.eot.scenes.find_signs import box_corners
+from physadv.eot.scenes.load import SceneSources, load_scene_sources
+from physadv.eot.scenes.signs import MixedScenes, PhotoScenes, PhotoSign, SceneSize
+from physadv.eot.warp import warp_texture
 from physadv.models.load import load_victim
+from physadv.patches.optimize import PatchTask, optimize_patch
+from physadv.threat.patch_goals import PatchGoal
 
 SIGN_MM, SIDE, STOP, SIGNS = 457.0, 64, 14, 43
 SHAPES = ("rectangle", "rectangle", "circle", "octagon", "bars")
 RANGES = (EotRanges(), EotRanges(), replace(eot_preset("camera"), lens_k1=ZERO))
-"""The road as stickers meet it; every third batch with all effects of the camera but its distortion."""
+"""The road as stickers meet it; every third batch with all effects of the camera but its
+distortion."""
 
 
-def photo_signs(data: Path, *, part: str = "train", label: int | None = None, most: int = 1600) -> list[PhotoSign]:
-    """Signs of one class or all of GTSRB: "validation" is a tenth of its training tracks, "test" the held-out fifth."""
+def photo_signs(
+    data: Path, *, part: str = "train", label: int | None = None, most: int = 1600
+) -> list[PhotoSign]:
+    """Signs of one class or all of GTSRB: "validation" is a tenth of its training tracks, "test"
+    the held-out fifth."""
     dataset = read_dataset(data, split="test" if part == "test" else "train")
     if part != "test":
         dataset = split_by_group(dataset, 0.1, 7)[part == "validation"]
     assert dataset.boxes is not None
     rng = numpy_generator(0, "photo signs", -1 if label is None else label)
-    rows = rng.permutation(len(dataset) if label is None else np.flatnonzero(dataset.labels == label))[:most]
+    rows = rng.permutation(
+        len(dataset) if label is None else np.flatnonzero(dataset.labels == label)
+    )[:most]
     boxes = dataset.boxes
-    return [PhotoSign(dataset.read(i), box_corners(*boxes[i].tolist()), dataset.groups[i]) for i in rows]
+    return [
+        PhotoSign(dataset.read(i), box_corners(*boxes[i].tolist()), dataset.groups[i]) for i in rows
+    ]
 
 
 def task_of(number: int, data: Path, victim: Victim, seed: int) -> tuple[PatchTask, float]:
@@ -62,19 +73,30 @@ def task_of(number: int, data: Path, victim: Victim, seed: int) -> tuple[PatchTa
     side, aspect = float(rng.uniform(90, 260)), math.exp(float(rng.uniform(-0.5, 0.5)))
     wide, high = side * aspect**0.5, side / aspect**0.5
     room = [max(0.0, SIGN_MM / 2 * 0.9 - length / 2) for length in (wide, high)]
-    centre = (float(rng.uniform(-room[0], room[0])), float(rng.uniform(-room[1], room[1])))
+    center = (float(rng.uniform(-room[0], room[0])), float(rng.uniform(-room[1], room[1])))
     drawn = number % 3 == 0
     label = STOP if number % 2 == 0 or drawn else int(rng.integers(SIGNS))
     target = (label + 1 + int(rng.integers(SIGNS))) % (SIGNS + 1)
-    goal = Goal("untargeted", label) if rng.random() < 0.75 else Goal("targeted", label, target)
+    goal = (
+        PatchGoal("untargeted", label)
+        if rng.random() < 0.75
+        else PatchGoal("targeted", label, target)
+    )
     if drawn:
-        material = load_material(None, None, width_mm=SIGN_MM, seed=seed + 1)
+        material = load_scene_sources(None, None, width_mm=SIGN_MM, seed=seed + 1)
     else:
         source = PhotoScenes(photo_signs(data, label=label, most=200), SIGN_MM)
-        material = Material(source, source, source, "photos")
+        material = SceneSources(source, source, source, "photos")
     mask = make_mask(shape, wide, high, longest_px=64)
     task = PatchTask(
-        [victim], goal, material, mask, Placement(wide, high, centre), SIGN_MM, View(SIDE, False), seed=seed + number
+        [victim],
+        goal,
+        material,
+        mask,
+        Placement(wide, high, center),
+        SIGN_MM,
+        SceneSize(SIDE, False),
+        seed=seed + number,
     )
     return task, float(rng.choice([0.02, 0.1, 0.15, 0.3]))
 
@@ -85,19 +107,30 @@ def make_stickers(data: Path, victim: Victim, count: int, steps: int, seed: int)
     for number in range(count):
         began = time.process_time()
         task, tv = task_of(number, data, victim, seed)
-        loop = optimise_patch(
-            task, steps=steps, draws=16, lr=0.08, tv=tv, validate_every=steps + 1, validation_draws=64
+        loop = optimize_patch(
+            task,
+            steps=steps,
+            draws=16,
+            lr=0.08,
+            tv=tv,
+            validate_every=steps + 1,
+            validation_draws=64,
         )
         *_, last = loop
         found.append(F.interpolate(last.patch, (SIDE, SIDE), mode="bilinear", align_corners=False))
         said = f"{task.goal.kind} {task.goal.true_class}, tv {tv}, {task.mask.shape[-1]} px"
-        print(f"sticker {number}: {said}: success {last.success:.2f}, {time.process_time() - began:.0f} s", flush=True)
+        print(
+            f"sticker {number}: {said}: success {last.success:.2f}, "
+            f"{time.process_time() - began:.0f} s",
+            flush=True,
+        )
     return torch.cat(found)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """``images`` (n, 3, 64, 64); ``areas`` (n, 1, 64, 64), 1 on stickers; ``care``, 0 where either answer will do."""
+    """``images`` (n, 3, 64, 64); ``areas`` (n, 1, 64, 64), 1 on stickers; ``care``, 0 where either
+    answer will do."""
 
     images: Tensor
     areas: Tensor
@@ -109,18 +142,25 @@ class Pictures:
 
 def scene_source(data: Path, part: str, seed: int = 1) -> MixedScenes:
     """All signs twice, stop signs, and the drawn stop sign, in equal shares."""
-    every = PhotoScenes(photo_signs(data, part=part, most=2400 if part == "train" else 500), SIGN_MM)
+    every = PhotoScenes(
+        photo_signs(data, part=part, most=2400 if part == "train" else 500), SIGN_MM
+    )
     stops = PhotoScenes(photo_signs(data, part=part, label=STOP), SIGN_MM)
-    drawn = load_material(None, None, width_mm=SIGN_MM, seed=seed)
+    drawn = load_scene_sources(None, None, width_mm=SIGN_MM, seed=seed)
     return MixedScenes([every, every, stops, drawn.train if part == "train" else drawn.validation])
 
 
-def make_pictures(source: MixedScenes, stickers: Tensor, count: int, seed: int, *, batch: int = 16) -> Pictures:
-    """``count`` photographs: three in ten bare, three in twenty with a blank sticker, the others with a patterned one.
+def make_pictures(
+    source: MixedScenes, stickers: Tensor, count: int, seed: int, *, batch: int = 16
+) -> Pictures:
+    """``count`` photographs: three in ten bare, three in twenty with a blank sticker, the others
+    with a patterned one.
 
     On a blank sticker either answer will do: whether it goes or stays, the sign is read.
     """
-    parts = [_photographed(source, stickers, batch, seed, number) for number in range(-(-count // batch))]
+    parts = [
+        _photographed(source, stickers, batch, seed, number) for number in range(-(-count // batch))
+    ]
     return Pictures(*(torch.cat(column)[:count] for column in zip(*parts, strict=True)))
 
 
@@ -129,17 +169,21 @@ def _photographed(
 ) -> tuple[Tensor, Tensor, Tensor]:
     draws, rng = generator(seed, "pictures", number), numpy_generator(seed, "pictures", number)
     ranges = RANGES[number % len(RANGES)]
-    scenes = source.sample(count, View(SIDE, False), ranges, rng)
+    scenes = source.sample(count, SceneSize(SIDE, False), ranges, rng)
     order = torch.randperm(count, generator=draws)
     kind = torch.rand(count, generator=draws)
     bare, blank = kind < 0.3, (kind >= 0.3) & (kind < 0.45)
-    textures = torch.where(blank[:, None, None, None], _flat(count, draws), _patterned(stickers, count, draws))
+    textures = torch.where(
+        blank[:, None, None, None], _flat(count, draws), _patterned(stickers, count, draws)
+    )
     mask = _outline(rng, draws)
     lying = replace(scenes, homography=scenes.homography @ _lies(count, draws))
     square = Placement(100.0, 100.0)
     draw = pipeline.sample(scenes, ranges, draws)
     seen = torch.where(
-        bare[:, None, None, None], pipeline.without_patch(scenes, draw), pipeline.apply(textures, mask, square, lying, draw)
+        bare[:, None, None, None],
+        pipeline.without_patch(scenes, draw),
+        pipeline.apply(textures, mask, square, lying, draw),
     )
     there = warp_texture(mask, lying.homography, square.rectangle_mm, (SIDE, SIDE))
     there = there * (~bare)[:, None, None, None]
@@ -149,7 +193,8 @@ def _photographed(
 
 
 def _lies(count: int, draws: torch.Generator) -> Tensor:
-    """(count, 3, 3) from a square of 100 mm to a place on the sign: 2 to 30 % of the picture, turned and stretched."""
+    """(count, 3, 3) from a square of 100 mm to a place on the sign: 2 to 30 % of the picture,
+    turned and stretched."""
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(count, generator=draws) * (high - low) + low
@@ -169,19 +214,22 @@ def _outline(rng: np.random.Generator, draws: torch.Generator) -> Tensor:
     """(1, 1, 64, 64): a drawn shape, or a blob of any form."""
     if rng.random() < 0.7:
         return make_mask(SHAPES[int(rng.integers(len(SHAPES)))], 100, 100, longest_px=64)
-    noise = F.interpolate(torch.rand(1, 1, 5, 5, generator=draws), (64, 64), mode="bicubic", align_corners=False)
+    noise = F.interpolate(
+        torch.rand(1, 1, 5, 5, generator=draws), (64, 64), mode="bicubic", align_corners=False
+    )
     line = torch.linspace(-1, 1, 64)
     return ((noise - 0.75 * (line[:, None] ** 2 + line[None] ** 2)) > -0.05).float()
 
 
 def _flat(count: int, draws: torch.Generator) -> Tensor:
-    colours = torch.rand(count, 3, 1, 1, generator=draws)
+    colors = torch.rand(count, 3, 1, 1, generator=draws)
     white = torch.rand(count, 1, 1, 1, generator=draws) < 0.6
-    return torch.where(white, torch.full_like(colours, 0.94), colours).expand(-1, -1, SIDE, SIDE)
+    return torch.where(white, torch.full_like(colors, 0.94), colors).expand(-1, -1, SIDE, SIDE)
 
 
 def _patterned(stickers: Tensor, count: int, draws: torch.Generator) -> Tensor:
-    """Mostly optimised stickers, turned, mirrored, cut and recoloured; noise of any grain for the others."""
+    """Mostly optimized stickers, turned, mirrored, cut and recolored; noise of any grain for the
+    others."""
     made = []
     for _ in range(count):
         a = torch.rand(6, generator=draws).tolist()
@@ -195,7 +243,9 @@ def _patterned(stickers: Tensor, count: int, draws: torch.Generator) -> Tensor:
             texture = torch.rot90(texture.flip(3) if a[2] < 0.5 else texture, int(a[3] * 4), (2, 3))
             cut = int(SIDE * (0.55 + 0.45 * a[4]))
             y, x = (int(torch.randint(0, SIDE - cut + 1, (), generator=draws)) for _ in range(2))
-            texture = F.interpolate(texture[..., y : y + cut, x : x + cut], (SIDE, SIDE), mode="bilinear")
+            texture = F.interpolate(
+                texture[..., y : y + cut, x : x + cut], (SIDE, SIDE), mode="bilinear"
+            )
             if a[5] < 0.3:
                 texture = texture[:, torch.randperm(3, generator=draws)]
         tone = torch.rand(1, 3, 1, 1, generator=draws)
@@ -206,7 +256,9 @@ def _patterned(stickers: Tensor, count: int, draws: torch.Generator) -> Tensor:
 
 def main() -> None:
     """Make the stickers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("stickers",))
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/remover-stickers.safetensors"))
@@ -216,7 +268,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    save_file({"stickers": make_stickers(args.data, load_victim("signs"), args.count, args.steps, args.seed)}, args.out)
+    save_file(
+        {
+            "stickers": make_stickers(
+                args.data, load_victim("signs"), args.count, args.steps, args.seed
+            )
+        },
+        args.out,
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or width_in != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Features in, features out."""
@@ -26,16 +28,20 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images (b, 3, 32, 32) in [0, 1] to logits; owns its normalisation."""
+    """Images (b, 3, 32, 32) in [0, 1] to logits; owns its normalization."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, classes: int = 10, widths: tuple[int, ...] = (32, 64, 128), blocks: int = 2) -> None:
+    def __init__(
+        self, classes: int = 10, widths: tuple[int, ...] = (32, 64, 128), blocks: int = 2
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.225, 0.225, 0.225]).view(1, 3, 1, 1))
-        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
         layers: list[nn.Module] = []
         before = widths[0]
         for stage, width in enumerate(widths):

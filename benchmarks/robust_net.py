@@ -1,6 +1,8 @@
-"""Trains the ResNet of the benchmark against FGSM for a while, so that an attack meets some resistance.
+"""Trains the ResNet of the benchmark against FGSM for a while, so that an attack meets some
+resistance.
 
-Example: python benchmarks/robust_net.py ../shared/data/cifar10-jpg.zip runs/robust_net.pt --steps 1500
+Example: python benchmarks/robust_net.py ../shared/data/cifar10-jpg.zip runs/robust_net.pt --steps
+1500
 """
 
 from __future__ import annotations
@@ -22,21 +24,30 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def load(archive: Path, part: str, limit: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """``limit`` images of "train" or "test", chosen by ``seed``: (n, 3, 32, 32) in [0, 1] and their classes."""
+    """``limit`` images of "train" or "test", chosen by ``seed``: (n, 3, 32, 32) in [0, 1] and their
+    classes."""
     with zipfile.ZipFile(archive) as file:
         names = sorted(n for n in file.namelist() if f"{part}/" in n and n.endswith(".jpg"))
         chosen = np.random.default_rng(seed).permutation(len(names))[:limit]
-        pixels = np.stack([np.asarray(Image.open(io.BytesIO(file.read(names[i]))).convert("RGB")) for i in chosen])
+        pixels = np.stack(
+            [np.asarray(Image.open(io.BytesIO(file.read(names[i]))).convert("RGB")) for i in chosen]
+        )
     labels = [next(c for c, name in enumerate(CLASSES) if f"/{name}/" in names[i]) for i in chosen]
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255).contiguous(), torch.tensor(labels)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255).contiguous(), torch.tensor(
+        labels
+    )
 
 
-def train(images: Tensor, labels: Tensor, *, steps: int, batch: int, eps: float, seed: int = 0) -> ResNet:
+def train(
+    images: Tensor, labels: Tensor, *, steps: int, batch: int, eps: float, seed: int = 0
+) -> ResNet:
     """FGSM with random starts (Wong et al. 2020), one-cycle learning rate, bfloat16 convolutions."""
     torch.manual_seed(seed)
     net = ResNet().to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.15, total_steps=steps)
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.15, total_steps=steps)
     start = time.time()
     for step in range(steps):
         rows = torch.randint(0, len(images), (batch,))
@@ -48,9 +59,9 @@ def train(images: Tensor, labels: Tensor, *, steps: int, batch: int, eps: float,
             (grad,) = torch.autograd.grad(F.cross_entropy(net(noisy), y), noisy)
             attacked = (x + (shift + 1.25 * eps * grad.sign()).clamp(-eps, eps)).clamp(0, 1)
             loss = F.cross_entropy(net(attacked), y)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         if step % 50 == 0:
             print(f"{step} {loss.item():.3f} {time.time() - start:.0f} s", flush=True)
@@ -65,7 +76,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--eps", type=float, default=6 / 255)
     options = parser.parse_args()
-    net = train(*load(options.archive, "train", 30000), steps=options.steps, batch=64, eps=options.eps)
+    net = train(
+        *load(options.archive, "train", 30000), steps=options.steps, batch=64, eps=options.eps
+    )
     torch.save(net.state_dict(), options.out)
     images, labels = load(options.archive, "test", 500)
     with torch.no_grad():

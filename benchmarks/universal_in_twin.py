@@ -1,10 +1,12 @@
-"""The ready-made universal patch, printed with its photo and photographed by every camera of the twin (a simulation).
+"""The ready-made universal patch, printed with its photo and photographed by every camera of the
+twin (a simulation).
 
     OMP_NUM_THREADS=1 python benchmarks/universal_in_twin.py ../shared/data/imagenet-photos
 
-The photos are those that the bundle's rows hold out. Each is cut to a square, gets the patch (or its shape in white, or
-nothing) 0.45 of its side wide at a place drawn by the seed, is printed by the twin's office-laser printer, photographed
-from the front and cut out again. A row a photo and camera; the table goes to standard output.
+The photos are those that the bundle's rows hold out. Each is cut to a square, gets the patch (or
+its shape in white, or nothing) 0.45 of its side wide at a place drawn by the seed, is printed by
+the twin's office-laser printer, photographed from the front and cut out again. A row a photo and
+camera; the table goes to standard output.
 """
 
 from __future__ import annotations
@@ -16,15 +18,15 @@ import cv2
 import numpy as np
 import torch
 
-from physadv.core.package_data import patches_dir
 from physadv.core.image_io import Array, read_rgba, to_tensor
+from physadv.core.package_data import patches_dir
 from physadv.core.random_streams import numpy_generator
-from physadv.evaluation.metrics.intervals import wilson
 from physadv.core.rows import append_rows, read_rows
+from physadv.evaluation.metrics.intervals import wilson
+from physadv.models.load import load_victim
 from physadv.patches.bundle import Bundle, read_bundle
 from physadv.twin.cameras import KNOWN
 from physadv.twin.flat_print import print_flat, shoot
-from physadv.models.load import load_victim
 
 SIDE, SHARE = 224, 0.45
 
@@ -35,7 +37,8 @@ def square(file: Path) -> Array:
     side = min(image.shape[:2])
     y, x = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     return np.asarray(
-        cv2.resize(image[y : y + side, x : x + side], (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8
+        cv2.resize(image[y : y + side, x : x + side], (SIDE, SIDE), interpolation=cv2.INTER_AREA),
+        np.uint8,
     )
 
 
@@ -48,16 +51,22 @@ def laid(photo: Array, bundle: Bundle, place: tuple[float, float], *, blank: boo
         if blank
         else cv2.resize(texture, (size, size), interpolation=cv2.INTER_AREA)
     )
-    alpha = cv2.resize(bundle.mask[0, 0].numpy(), (size, size), interpolation=cv2.INTER_AREA)[..., None]
+    alpha = cv2.resize(bundle.mask[0, 0].numpy(), (size, size), interpolation=cv2.INTER_AREA)[
+        ..., None
+    ]
     x, y = (round(p * (SIDE - size)) for p in place)
     out = photo.copy()
-    out[y : y + size, x : x + size] = (alpha * small + (1 - alpha) * out[y : y + size, x : x + size]).round()
+    out[y : y + size, x : x + size] = (
+        alpha * small + (1 - alpha) * out[y : y + size, x : x + size]
+    ).round()
     return out
 
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", type=Path)
     parser.add_argument("-n", type=int, default=30)
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_suffix(".jsonl"))
@@ -71,17 +80,34 @@ def main() -> None:
         with torch.no_grad():
             return int(victim(to_tensor(image)[None]).argmax(1))
 
-    held = list(dict.fromkeys(str(row["group"]) for row in read_rows(folder / "rows.jsonl")))[: options.n]
+    held = list(dict.fromkeys(str(row["group"]) for row in read_rows(folder / "rows.jsonl")))[
+        : options.n
+    ]
     rows = []
     for number, name in enumerate(held):
         photo = square(options.photos / name)
         place = tuple(numpy_generator(0, "universal in twin", number).uniform(0.1, 0.9, 2))
-        versions = {"patch": laid(photo, bundle, place, blank=False), "blank": laid(photo, bundle, place, blank=True)}
-        rows.append({"photo": name, "camera": "on disk", **{k: read(v) == target for k, v in versions.items()}})
+        versions = {
+            "patch": laid(photo, bundle, place, blank=False),
+            "blank": laid(photo, bundle, place, blank=True),
+        }
+        rows.append(
+            {
+                "photo": name,
+                "camera": "on disk",
+                **{k: read(v) == target for k, v in versions.items()},
+            }
+        )
         prints = {k: print_flat(v, "office-laser") for k, v in versions.items()}
         for camera in KNOWN.values():
             shown = {k: shoot(v, camera=camera, shot=number) for k, v in prints.items()}
-            rows.append({"photo": name, "camera": camera.name, **{k: read(v) == target for k, v in shown.items()}})
+            rows.append(
+                {
+                    "photo": name,
+                    "camera": camera.name,
+                    **{k: read(v) == target for k, v in shown.items()},
+                }
+            )
     append_rows(options.rows, rows)
     for camera in dict.fromkeys(row["camera"] for row in rows):
         mine = [row for row in rows if row["camera"] == camera]

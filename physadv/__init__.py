@@ -16,39 +16,39 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from physadv.attacks.apgd import apgd as apgd
-    from physadv.attacks.score_based import square as square
-    from physadv.evaluation.ensemble import ensemble as ensemble
-    from physadv.evaluation.robust_accuracy import Evaluation as Evaluation
     from physadv.attacks.gradient import fgsm as fgsm
     from physadv.attacks.gradient import pgd as pgd
-    from physadv.patches.optimize import optimise_patch as optimise_patch
     from physadv.attacks.obfuscated import bpda as bpda
     from physadv.attacks.obfuscated import eot as eot
-    from physadv.datasets import read_dataset as read_dataset
-    from physadv.certification.bounds.verify import verify as verify
+    from physadv.attacks.score_based import square as square
+    from physadv.certification.bounds.verify import verify_bounds as verify_bounds
     from physadv.certification.smoothing.certify import certify as certify
-    from physadv.patches.bundle import read_bundle as read_bundle
-    from physadv.privacy.cloak_faces import cloak_faces as cloak_faces
+    from physadv.datasets import read_dataset as read_dataset
+    from physadv.evaluation.ensemble import ensemble as ensemble
+    from physadv.evaluation.robust_accuracy import Evaluation as Evaluation
     from physadv.models.load import as_victim as as_victim
     from physadv.models.load import load_victim as load_victim
+    from physadv.patches.bundle import read_bundle as read_bundle
+    from physadv.patches.optimize import optimize_patch as optimize_patch
+    from physadv.privacy.cloak_faces import cloak_faces as cloak_faces
 
 _HOMES = {
-    "Evaluation": "attacks.evaluate",
+    "Evaluation": "evaluation.robust_accuracy",
     "apgd": "attacks.apgd",
-    "as_victim": "victims.registry",
-    "bpda": "attacks.wrappers",
-    "certify": "defences.smoothing",
-    "cloak_faces": "privacy.cloak",
-    "ensemble": "attacks.ensemble",
-    "eot": "attacks.wrappers",
+    "as_victim": "models.load",
+    "bpda": "attacks.obfuscated",
+    "certify": "certification.smoothing.certify",
+    "cloak_faces": "privacy.cloak_faces",
+    "ensemble": "evaluation.ensemble",
+    "eot": "attacks.obfuscated",
     "fgsm": "attacks.gradient",
-    "load_victim": "victims.registry",
-    "optimise_patch": "attacks.patch",
+    "load_victim": "models.load",
+    "optimize_patch": "patches.optimize",
     "pgd": "attacks.gradient",
-    "read_bundle": "printing.bundle",
+    "read_bundle": "patches.bundle",
     "read_dataset": "datasets",
-    "square": "attacks.blackbox",
-    "verify": "defences.bounds.verify",
+    "square": "attacks.score_based",
+    "verify_bounds": "certification.bounds.verify",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -6,15 +6,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from physadv.check.run_check import Feed, Progress, run_check
+from physadv.camera.open_source import open_frame_source
 from physadv.check.locators import locator_for
-from physadv.camera.open_source import open_source
-from physadv.patches.sticker_run import StickerSettings
+from physadv.check.run_check import CheckProgress, Feed, run_check
+from physadv.models.load import load_victim
 from physadv.patches.bundle import read_bundle
+from physadv.patches.sticker_run import StickerSettings
 from physadv.printing.layout import smallest_paper
 from physadv.printing.sheet import write_sheet
-from physadv.twin.simulate import ClipDone, simulate
-from physadv.models.load import load_victim
+from physadv.twin.simulate import ClipDone, simulate_clips
 
 
 def demo_settings(*, steps: int = 300, seed: int = 0) -> StickerSettings:
@@ -23,7 +23,8 @@ def demo_settings(*, steps: int = 300, seed: int = 0) -> StickerSettings:
 
 
 def lay_out(folder: Path) -> Path:
-    """Write sheet.pdf of the run's bundle, with the three test signs for a webcam, on the smallest paper that fits."""
+    """Write sheet.pdf of the run's bundle, with the three test signs for a webcam, on the smallest
+    paper that fits."""
     bundle = read_bundle(folder / "bundle")
     size = bundle.card.size
     path = folder / "sheet.pdf"
@@ -33,22 +34,36 @@ def lay_out(folder: Path) -> Path:
 
 def film(folder: Path, sheet: Path, *, clips: int, frames: int, seed: int) -> Iterator[ClipDone]:
     """Print and film the bundle in simulation."""
-    return simulate(folder / "bundle", sheet, folder / "twin", clips=clips, frames=frames, seed=seed)
+    return simulate_clips(
+        folder / "bundle", sheet, folder / "twin", clips=clips, frames=frames, seed=seed
+    )
 
 
-def judge(folder: Path, settings: StickerSettings) -> Iterator[Progress]:
+def judge(folder: Path, settings: StickerSettings) -> Iterator[CheckProgress]:
     """Check the filmed clips with the victim; an earlier check of the same run is replaced."""
     target = folder / "check"
     if target.exists():
         shutil.rmtree(target)
     card = read_bundle(folder / "bundle").card
     victim = load_victim(settings.victim, weights=settings.weights)
-    about = {"bundle": {
-        "name": card.patch.name, "sha256": card.patch.sha256, "folder": str(folder / "bundle"),
-        "heldout": card.heldout, "sign_width_mm": card.placement.sign_width_mm,
-    }}  # fmt: skip
-    with open_source(str(folder / "twin")) as source:
+    about = {
+        "bundle": {
+            "name": card.patch.name,
+            "sha256": card.patch.sha256,
+            "folder": str(folder / "bundle"),
+            "heldout": card.heldout,
+            "sign_width_mm": card.placement.sign_width_mm,
+        }
+    }
+    with open_frame_source(str(folder / "twin")) as source:
         yield from run_check(
-            [Feed(source)], victim, folder=target, locator=locator_for("truth"), goal=card.patch.goal,
-            true_class=card.patch.true_class, target_class=card.patch.target_class, seed=settings.seed, about=about,
-        )  # fmt: skip
+            [Feed(source)],
+            victim,
+            folder=target,
+            locator=locator_for("truth"),
+            goal=card.patch.goal,
+            true_class=card.patch.true_class,
+            target_class=card.patch.target_class,
+            seed=settings.seed,
+            about=about,
+        )

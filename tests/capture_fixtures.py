@@ -1,4 +1,4 @@
-"""Filmed signs of known colour, and victims whose answers can be worked out by hand."""
+"""Filmed signs of known color, and victims whose answers can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.types import Detections
-from physadv.printing.aruco_markers import FIDUCIALS, marker_modules, test_sign_layout
 from physadv.models.cards import VictimCard
+from physadv.printing.aruco_markers import FIDUCIALS, marker_modules, test_sign_layout
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 SIZE = (160, 120)
 
 
-class ColourVictim(nn.Module):
-    """stop where a picture's red exceeds its blue, limit where it does not; logits are ten times the difference."""
+class ColorVictim(nn.Module):
+    """stop where a picture's red exceeds its blue, limit where it does not; logits are ten times
+    the difference."""
 
     card = VictimCard("colour", "classify", ("stop", "limit"), (32, 32), sha256="c0ffee")
 
@@ -34,7 +35,8 @@ class ColourVictim(nn.Module):
 
 
 class RedDetector(nn.Module):
-    """One stop sign box at the place given, its score the mean red of the frame inside it; one far box of a car."""
+    """One stop sign box at the place given, its score the mean red of the frame inside it; one far
+    box of a car."""
 
     card = VictimCard("reds", "detect", ("car", "stop sign"), None)
 
@@ -45,18 +47,20 @@ class RedDetector(nn.Module):
     def forward(self, images: Tensor) -> Detections:
         b = len(images)
         x0, y0, x1, y1 = (int(v) for v in self.box)
-        red = images[:, 0, y0:y1, x0:x1].mean((1, 2)) * (images[:, 2, y0:y1, x0:x1].mean((1, 2)) < 0.4)
+        red = images[:, 0, y0:y1, x0:x1].mean((1, 2)) * (
+            images[:, 2, y0:y1, x0:x1].mean((1, 2)) < 0.4
+        )
         boxes = torch.tensor([self.box, [0.0, 0.0, 8.0, 8.0]]).expand(b, 2, 4)
         scores = torch.zeros(b, 2, 2)
         scores[:, 0, 1], scores[:, 1, 0] = red, 0.9
         return Detections(boxes, scores)
 
 
-def picture(colour: tuple[int, int, int], size: tuple[int, int] = SIZE) -> np.ndarray:
-    """A grey frame with a coloured square of 60 px in its middle, RGB."""
+def picture(color: tuple[int, int, int], size: tuple[int, int] = SIZE) -> np.ndarray:
+    """A gray frame with a colored square of 60 px in its middle, RGB."""
     image = np.full((size[1], size[0], 3), 128, np.uint8)
     x, y = size[0] // 2 - 30, size[1] // 2 - 30
-    image[y : y + 60, x : x + 60] = colour
+    image[y : y + 60, x : x + 60] = color
     return image
 
 
@@ -76,13 +80,16 @@ def write_video(path: Path, images: Sequence[np.ndarray], fps: float = 10) -> Pa
 @pytest.fixture
 def video() -> Callable[..., Path]:
     """write(path, "rrb"): a video of red and blue signs, one letter a frame."""
-    colours = {"r": RED, "b": BLUE}
-    return lambda path, letters, **more: write_video(path, [picture(colours[c]) for c in letters], **more)
+    colors = {"r": RED, "b": BLUE}
+    return lambda path, letters, **more: write_video(
+        path, [picture(colors[c]) for c in letters], **more
+    )
 
 
 @pytest.fixture
 def twin(tmp_path: Path, video: Callable[..., Path]) -> Callable[..., Path]:
-    """make({"patch-00": "rrb", ...}): a twin folder with clips of those colours and the truth about them."""
+    """make({"patch-00": "rrb", ...}): a twin folder with clips of those colors and the truth about
+    them."""
 
     def make(clips: dict[str, str], folder: Path = tmp_path / "twin") -> Path:
         rows: list[dict[str, Any]] = []
@@ -91,12 +98,18 @@ def twin(tmp_path: Path, video: Callable[..., Path]) -> Callable[..., Path]:
             video(folder / "clips" / f"{name}.avi", letters)
             rows += [
                 {
-                    "clip": name, "block": name.partition("-")[0], "frame": i, "file": f"clips/{name}.avi",
+                    "clip": name,
+                    "block": name.partition("-")[0],
+                    "frame": i,
+                    "file": f"clips/{name}.avi",
                     "corners": [[x0, y0], [x1, y0], [x1, y1], [x0, y1]],
-                    "distance_m": 3.0 + number, "yaw_deg": 10.0 * (number % 3 - 1), "pitch_deg": 0, "roll_deg": 0,
+                    "distance_m": 3.0 + number,
+                    "yaw_deg": 10.0 * (number % 3 - 1),
+                    "pitch_deg": 0,
+                    "roll_deg": 0,
                 }
                 for i in range(len(letters))
-            ]  # fmt: skip
+            ]
         (folder / "truth.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
         (folder / "twin.json").write_text(json.dumps({"simulation": True, "seed": 0}))
         return folder
@@ -105,8 +118,8 @@ def twin(tmp_path: Path, video: Callable[..., Path]) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def colour_victim() -> ColourVictim:
-    return ColourVictim()
+def color_victim() -> ColorVictim:
+    return ColorVictim()
 
 
 @pytest.fixture
@@ -133,9 +146,9 @@ def draw_page(block: str, width: int = 300, shift: tuple[int, int] = (150, 90)) 
         x0, y0 = np.round(corners[0] * width + shift).astype(int)
         side = round(float(corners[1, 0] - corners[0, 0]) * width)
         modules = np.where(marker_modules(marker), 0, 255).astype(np.uint8)
-        page[y0 : y0 + side, x0 : x0 + side] = cv2.resize(modules, (side, side), interpolation=cv2.INTER_NEAREST)[
-            ..., None
-        ]
+        page[y0 : y0 + side, x0 : x0 + side] = cv2.resize(
+            modules, (side, side), interpolation=cv2.INTER_NEAREST
+        )[..., None]
     return page
 
 
@@ -146,13 +159,16 @@ def _marked_page() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def mjpeg_stream() -> Iterator[Callable[[Sequence[np.ndarray], float], str]]:
-    """serve(images, seconds between them) -> address of an MJPEG stream that ends after the last image."""
+    """serve(images, seconds between them) -> address of an MJPEG stream that ends after the last
+    image."""
     servers: list[ThreadingHTTPServer] = []
 
     def serve(images: Sequence[np.ndarray], pause_s: float) -> str:
         from time import sleep
 
-        parts = [cv2.imencode(".jpg", cv2.cvtColor(i, cv2.COLOR_RGB2BGR))[1].tobytes() for i in images]
+        parts = [
+            cv2.imencode(".jpg", cv2.cvtColor(i, cv2.COLOR_RGB2BGR))[1].tobytes() for i in images
+        ]
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:

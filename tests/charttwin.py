@@ -1,4 +1,5 @@
-"""Pages printed by the twin's printer and photographed by its cameras: what calibration is tested on."""
+"""Pages printed by the twin's printer and photographed by its cameras: what calibration is tested
+on."""
 
 from __future__ import annotations
 
@@ -10,16 +11,16 @@ import numpy as np
 import pypdfium2
 
 from physadv.core.color import linear_to_srgb, srgb_to_linear
-from physadv.twin.cameras import PHONE, Camera, Shot, develop, vignette
+from physadv.twin.cameras import PHONE, Camera, ExposureError, develop, vignette
 from physadv.twin.linear_light import smooth_noise, tint
-from physadv.twin.optics import View, blur, blur_kernel, draw, lay_over
-from physadv.twin.trajectories import Pose, homography
-from physadv.twin.virtual_printer import Printer, any_printer, print_picture
+from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw, lay_over
 from physadv.twin.surface import Texture, texture
+from physadv.twin.trajectories import SignPose, homography
+from physadv.twin.virtual_printer import Printer, any_printer, print_picture
 
 DPI = 150
-STRAIGHT = Pose(420.0, 0.0, 0.0, 0.0, 0.5, 0.5)
-SLANTED = Pose(470.0, 14.0, -9.0, 4.0, 0.5, 0.5)
+STRAIGHT = SignPose(420.0, 0.0, 0.0, 0.0, 0.5, 0.5)
+SLANTED = SignPose(470.0, 14.0, -9.0, 4.0, 0.5, 0.5)
 
 
 def raster(pdf: Path, dpi: float = DPI) -> np.ndarray:
@@ -35,21 +36,35 @@ def printed(pdf: Path, printer: Printer, seed: int = 0) -> Texture:
     side = 1 << int(np.ceil(np.log2(max(rgb.shape[:2]))))
     layer = np.zeros((side, side, 4), np.float32)
     y, x = (side - rgb.shape[0]) // 2, (side - rgb.shape[1]) // 2
-    layer[y : y + rgb.shape[0], x : x + rgb.shape[1]] = np.dstack([light, np.ones(rgb.shape[:2], np.float32)])
+    layer[y : y + rgb.shape[0], x : x + rgb.shape[1]] = np.dstack(
+        [light, np.ones(rgb.shape[:2], np.float32)]
+    )
     return texture(layer, side / DPI * 25.4 / 1.08)
 
 
 def photograph(
-    page: Texture, camera: Camera = PHONE, *, pose: Pose = STRAIGHT, size: tuple[int, int] = (1600, 1200),
-    exposure: float = 0.8, ramp: float = 0.15, kelvin: float = 5600, blur_px: float | None = None, seed: int = 0,
-    shadow: float = 0.0, turned: bool = True,
-) -> np.ndarray:  # fmt: skip
-    """One photo (h, w, 3) uint8: the page on a grey desk in light that falls off by ``ramp`` either way."""
+    page: Texture,
+    camera: Camera = PHONE,
+    *,
+    pose: SignPose = STRAIGHT,
+    size: tuple[int, int] = (1600, 1200),
+    exposure: float = 0.8,
+    ramp: float = 0.15,
+    kelvin: float = 5600,
+    blur_px: float | None = None,
+    seed: int = 0,
+    shadow: float = 0.0,
+    turned: bool = True,
+) -> np.ndarray:
+    """One photo (h, w, 3) uint8: the page on a gray desk in light that falls off by ``ramp`` either
+    way."""
     rng = np.random.default_rng(seed)
     focal = camera.focal * size[0]
     roll = pose.roll + (90 if turned else 0)
-    placed = Pose(pose.distance_mm, pose.yaw, pose.pitch, roll, pose.u * size[0], pose.v * size[1])
-    view = View(homography(placed, focal, size), camera.k1, focal, size)
+    placed = SignPose(
+        pose.distance_mm, pose.yaw, pose.pitch, roll, pose.u * size[0], pose.v * size[1]
+    )
+    view = CameraView(homography(placed, focal, size), camera.k1, focal, size)
     scene = np.full((size[1], size[0], 3), 0.3, np.float32) * (
         0.8 + 0.4 * smooth_noise(rng, size[1], size[0])[..., None]
     )
@@ -62,25 +77,33 @@ def photograph(
     scene *= (light[..., None] * tint(kelvin) * vignette(camera, *size)).astype(np.float32)
     sigma = camera.defocus_px if blur_px is None else blur_px
     while sigma > 2.5:  # the kernel is cut at 15 px
-        scene, sigma = blur(scene, blur_kernel(2.5, np.zeros(2))), float(np.sqrt(sigma**2 - 2.5**2))
-    scene = blur(scene, blur_kernel(sigma, np.zeros(2)))
-    picture = develop(scene, camera, Shot(exposure, (1 / tint(kelvin)).astype(np.float32)), rng)
+        scene, sigma = (
+            blur_light(scene, blur_kernel(2.5, np.zeros(2))),
+            float(np.sqrt(sigma**2 - 2.5**2)),
+        )
+    scene = blur_light(scene, blur_kernel(sigma, np.zeros(2)))
+    picture = develop(
+        scene, camera, ExposureError(exposure, (1 / tint(kelvin)).astype(np.float32)), rng
+    )
     _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, camera.jpeg])
     return np.asarray(cv2.imdecode(data, 1)[..., ::-1])
 
 
-def truth(colours: np.ndarray, printer: Printer, camera: Camera = PHONE, exposure: float = 0.8) -> np.ndarray:
-    """What the camera shows of large, evenly lit areas of (n, 3) uint8 colours, encoded, bare paper being 1."""
+def truth(
+    colors: np.ndarray, printer: Printer, camera: Camera = PHONE, exposure: float = 0.8
+) -> np.ndarray:
+    """What the camera shows of large, evenly lit areas of (n, 3) uint8 colors, encoded, bare paper
+    being 1."""
     even = Printer(printer.primaries, printer.gain, printer.spread_mm, 0.0)
     quiet = Camera(**{**camera.as_dict(), "electrons": 1e9, "read_noise": 0.0, "sharpen": 0.0})
 
     def shown(values: np.ndarray) -> np.ndarray:
         light = print_picture(values[:, None].repeat(8, 1).repeat(8, 0), even, 0.1, 0)
-        shot = Shot(exposure, np.ones(3, np.float32))
+        shot = ExposureError(exposure, np.ones(3, np.float32))
         seen = develop(light, quiet, shot, np.random.default_rng(0)).reshape(len(values), 8, 8, 3)
         return srgb_to_linear(seen[:, 3:5, 3:5].mean((1, 2)) / 255)
 
-    return linear_to_srgb(shown(colours) / shown(np.full((1, 3), 255, np.uint8)))
+    return linear_to_srgb(shown(colors) / shown(np.full((1, 3), 255, np.uint8)))
 
 
 @lru_cache(maxsize=4)

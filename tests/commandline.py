@@ -22,11 +22,16 @@ def environment() -> dict[str, str]:
 def physadv(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command in ``folder``."""
     command = [sys.executable, "-m", "physadv_cli.main", *words]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300
+    )
 
 
-def write_colours(folder: Path, *, count: int, side: int, values: tuple[int, int], lead: int) -> None:
-    """Class folders red, green and blue of noise in which each class leads, by ``lead`` more from image to image."""
+def write_colors(
+    folder: Path, *, count: int, side: int, values: tuple[int, int], lead: int
+) -> None:
+    """Class folders red, green and blue of noise in which each class leads, by ``lead`` more from
+    image to image."""
     source = np.random.default_rng(0)
     for number, name in enumerate(("red", "green", "blue")):
         (folder / name).mkdir(parents=True)

@@ -28,7 +28,8 @@ def _denormals() -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data beside the project; PHYSADV_SHARED names another. Skips where there is none."""
+    """The folder of real data beside the project; PHYSADV_SHARED names another. Skips where there
+    is none."""
     root = Path(os.environ.get("PHYSADV_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     data = root / "data" if (root / "data").is_dir() else root
     if not (data / "README.md").is_file():

@@ -1,4 +1,5 @@
-"""The victim with a closed-form optimum: linear logits, so that what an attack must reach is known exactly."""
+"""The victim with a closed-form optimum: linear logits, so that what an attack must reach is known
+exactly."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ class Linear(nn.Module):
     """Logits = W x + b for images (b, 3, 6, 6); counts its calls and the images it saw."""
 
     def __init__(
-        self, classes: int = 2, *, scale: float = 1.0, seed: int = 0, dtype: torch.dtype = torch.float64
+        self,
+        classes: int = 2,
+        *,
+        scale: float = 1.0,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
         n = torch.Size(SHAPE).numel()
@@ -31,8 +37,11 @@ class Linear(nn.Module):
         return x.flatten(1) @ self.weight.T + self.bias
 
 
-def samples(victim: Linear, n: int = 8, *, seed: int = 0, middle: bool = False) -> tuple[Tensor, Tensor]:
-    """Images with pixels near both ends of [0, 1] (or all near 0.5) and the classes the victim gives them."""
+def samples(
+    victim: Linear, n: int = 8, *, seed: int = 0, middle: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Images with pixels near both ends of [0, 1] (or all near 0.5) and the classes the victim
+    gives them."""
     source = generator(seed, "linear-images")
     x = torch.rand((n, *SHAPE), generator=source, dtype=torch.float64)
     x = (0.45 + 0.1 * x if middle else x).to(victim.weight.dtype)
@@ -40,12 +49,17 @@ def samples(victim: Linear, n: int = 8, *, seed: int = 0, middle: bool = False) 
         return x, victim(x).argmax(1)
 
 
-def least_margin(victim: Linear, x0: Tensor, labels: Tensor, eps: float | Tensor, norm: Norm) -> Tensor:
-    """The lowest margin (b,) any image of the ball within [0, 1] has: the least over the rival classes, each linear."""
+def least_margin(
+    victim: Linear, x0: Tensor, labels: Tensor, eps: float | Tensor, norm: Norm
+) -> Tensor:
+    """The lowest margin (b,) any image of the ball within [0, 1] has: the least over the rival
+    classes, each linear."""
     weight, bias = victim.weight.detach().double(), victim.bias.detach().double()
     radius = torch.as_tensor(eps, dtype=torch.float64).expand(len(x0))[:, None]
     values = [
-        _least(weight[labels] - weight[rival], x0.double().flatten(1), radius, norm) + bias[labels] - bias[rival]
+        _least(weight[labels] - weight[rival], x0.double().flatten(1), radius, norm)
+        + bias[labels]
+        - bias[rival]
         for rival in range(len(weight))
     ]
     own = torch.nn.functional.one_hot(labels, len(weight)).bool()
@@ -61,7 +75,9 @@ def _least(w: Tensor, x: Tensor, eps: Tensor, norm: Norm) -> Tensor:
         order = size.argsort(1, descending=True)
         ordered = room.gather(1, order)
         before = ordered.cumsum(1) - ordered
-        move = torch.zeros_like(room).scatter(1, order, torch.minimum(ordered, (eps - before).clamp_min(0)))
+        move = torch.zeros_like(room).scatter(
+            1, order, torch.minimum(ordered, (eps - before).clamp_min(0))
+        )
     else:
         low, high = torch.zeros_like(eps), torch.full_like(eps, 1e6)
         for _ in range(100):
@@ -74,7 +90,10 @@ def _least(w: Tensor, x: Tensor, eps: Tensor, norm: Norm) -> Tensor:
 
 def least_distance(victim: Linear, x0: Tensor, labels: Tensor, norm: Norm) -> Tensor:
     """Distance (b,) to the nearest image of another class within [0, 1], by bisection over eps."""
-    low, high = torch.zeros(len(x0), dtype=torch.float64), torch.full((len(x0),), 100.0, dtype=torch.float64)
+    low, high = (
+        torch.zeros(len(x0), dtype=torch.float64),
+        torch.full((len(x0),), 100.0, dtype=torch.float64),
+    )
     for _ in range(40):
         eps = (low + high) / 2
         reached = least_margin(victim, x0, labels, eps, norm) < 0

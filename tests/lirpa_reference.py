@@ -1,10 +1,12 @@
-r"""Bounds by auto_LiRPA (Xu et al. 2020), the reference of the field, and the record of them that the tests read.
+r"""Bounds by auto_LiRPA (Xu et al. 2020), the reference of the field, and the record of them that
+the tests read.
 
-    PYTHONPATH=<folder with auto_LiRPA>:tests:tests/defences:. python tests/lirpa_reference.py
+    PYTHONPATH=<folder with auto_LiRPA>:tests:tests/defenses:. python tests/lirpa_reference.py
 
-writes tests/defences/auto_lirpa.json anew. The release on the package index, 0.3, asks for a torch of its day and older
-names in numpy; `load` lends it these names, so it is installed without its requirements:
-pip install --no-deps --target <folder> auto_LiRPA appdirs pyyaml sortedcontainers tqdm.
+writes tests/defenses/auto_lirpa.json anew. The release on the package index, 0.3, asks for a torch
+of its day and older names in numpy; `load` lends it these names, so it is installed without its
+requirements: pip install --no-deps --target <folder> auto_LiRPA appdirs pyyaml sortedcontainers
+tqdm.
 """
 
 from __future__ import annotations
@@ -45,10 +47,13 @@ def load() -> Any:
     lent: tuple[tuple[Any, str, Any], ...] = (
         (torch.onnx.utils, "_optimize_graph", utils._optimize_graph),
         (torch.onnx, "OperatorExportTypes", _onnx.OperatorExportTypes),
-        (torch.onnx.symbolic_helper, "_set_opset_version",
-         lambda version: setattr(_globals.GLOBALS, "export_onnx_opset_version", version)),
+        (
+            torch.onnx.symbolic_helper,
+            "_set_opset_version",
+            lambda version: setattr(_globals.GLOBALS, "export_onnx_opset_version", version),
+        ),
         (torch._C.Node, "__getitem__", lambda node, key: getattr(node, node.kindOf(key))(key)),
-    )  # fmt: skip
+    )
     for where, name, value in lent:
         if not hasattr(where, name):
             setattr(where, name, value)
@@ -64,12 +69,17 @@ def load() -> Any:
     return auto_LiRPA
 
 
-def margins(net: nn.Module, x: Tensor, forms: Tensor, *, eps: float, norm: str, method: str) -> Tensor:
-    """Its lower bounds (b, k) of the forms (b, k, classes) over the ball, which is not cut to [0, 1]."""
+def margins(
+    net: nn.Module, x: Tensor, forms: Tensor, *, eps: float, norm: str, method: str
+) -> Tensor:
+    """Its lower bounds (b, k) of the forms (b, k, classes) over the ball, which is not cut to [0,
+    1]."""
     lirpa = load()
     bounded = lirpa.BoundedModule(net, torch.zeros_like(x))
     point = lirpa.BoundedTensor(x, lirpa.PerturbationLpNorm(norm=NORMS[norm], eps=eps))
-    found: Tensor = bounded.compute_bounds(x=(point,), C=forms, method=NAMES[method], bound_upper=False)[0]
+    found: Tensor = bounded.compute_bounds(
+        x=(point,), C=forms, method=NAMES[method], bound_upper=False
+    )[0]
     return found.detach()
 
 
@@ -82,7 +92,9 @@ def main() -> None:
         net, x, forms = lirpa_case(case[0])
         found = margins(net, x, forms, eps=0.05, norm=case[1], method=case[2])
         rows.append({"net": case[0], "norm": case[1], "method": case[2], "margins": found.tolist()})
-    RECORD.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
+    RECORD.write_text(
+        "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Every epsilon-ball attack of the package with the norms it knows, called alike, for the contract tests."""
+"""Every epsilon-ball attack of the package with the norms it knows, called alike, for the contract
+tests."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from physadv.attacks.apgd import apgd
-from physadv.attacks.score_based import square
+from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
 from physadv.attacks.minimum_norm import cw_l2, deepfool, fab
+from physadv.attacks.score_based import square
 from physadv.attacks.transfer_based import Diverse, mifgsm
-from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.universal import universal
 from physadv.threat.norms import NORMS, Norm
 
@@ -51,10 +52,19 @@ ENTRIES = [
     Entry("fgsm", fgsm, 1, plain={}),
     Entry("gradient_ascent", gradient_ascent, 10, {"steps": 10}),
     Entry("pgd", pgd, 10, {"steps": 10}, random=True),
-    Entry("pgd-margin", pgd, 10, {"steps": 10, "loss": "margin", "schedule": "constant"}, random=True),
+    Entry(
+        "pgd-margin", pgd, 10, {"steps": 10, "loss": "margin", "schedule": "constant"}, random=True
+    ),
     Entry("pgd-loss", pgd, 10, {"steps": 10, "keep": "loss"}, random=True),
     Entry("mifgsm", mifgsm, 10, {"steps": 10}, plain={}),
-    Entry("diverse", mifgsm, 10, {"steps": 10, "decay": 0.0, "diverse": Diverse()}, plain={}, random=True),
+    Entry(
+        "diverse",
+        mifgsm,
+        10,
+        {"steps": 10, "decay": 0.0, "diverse": Diverse()},
+        plain={},
+        random=True,
+    ),
     Entry("apgd-ce", apgd, 10, {"steps": 10}, random=True),
     Entry("apgd-dlr", apgd, 10, {"steps": 10, "loss": "dlr"}, random=True),
     Entry("fab", fab, 15, {"steps": 15}),
@@ -62,7 +72,15 @@ ENTRIES = [
     Entry("cw_l2", cw_l2, 36, {"steps": 15, "searches": 2}, norms=("l2",)),
     Entry("universal", universal, 4, {"epochs": 4, "batch": 3}, random=True),
     Entry(
-        "square", square, 40, {"queries": 40}, norms=("linf", "l2"), plain={}, random=True, targeted=False, levels=False
+        "square",
+        square,
+        40,
+        {"queries": 40},
+        norms=("linf", "l2"),
+        plain={},
+        random=True,
+        targeted=False,
+        levels=False,
     ),
 ]
 CASES = [(entry, norm) for entry in ENTRIES for norm in entry.norms]

@@ -14,19 +14,30 @@ import typer.main
 from physadv_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "benchmarks").glob("*.md")),
+]
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Every line of a fenced block that starts with ``physadv``, continued lines joined, comments cut."""
-    for block in re.findall(r"```(?:sh|bash|console|text)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+    """Every line of a fenced block that starts with ``physadv``, continued lines joined, comments
+    cut."""
+    for block in re.findall(
+        r"```(?:sh|bash|console|text)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
+    ):
         for line in block.replace("\\\n", " ").splitlines():
             for part in line.split(";"):
                 if part.strip().removeprefix("$ ").startswith("physadv "):
                     yield part.strip().removeprefix("$ ")
 
 
-CASES = [pytest.param(page, line, id=f"{page.name}: {line[:60]}") for page in PAGES for line in commands(page)]
+CASES = [
+    pytest.param(page, line, id=f"{page.name}: {line[:60]}")
+    for page in PAGES
+    for line in commands(page)
+]
 
 
 @pytest.mark.parametrize(("page", "line"), CASES)
@@ -38,10 +49,18 @@ def test_what_a_page_says_can_be_typed(page: Path, line: str) -> None:
     while words and getattr(command, "commands", {}).get(words[0]) is not None:
         command = command.commands[words.pop(0)]
     assert command is not root, f"{page.name}: no such command: {line}"
-    command = getattr(command, "default_command", command)  # `cloak PHOTOS`: a group that is a command as well
-    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    command = getattr(
+        command, "default_command", command
+    )  # `cloak PHOTOS`: a group that is a command as well
+    known = {
+        name
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
     wanted = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-    assert wanted <= known | {"--help", "--version"}, f"{page.name}: {sorted(wanted - known)} in: {line}"
+    assert wanted <= known | {"--help", "--version"}, (
+        f"{page.name}: {sorted(wanted - known)} in: {line}"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -52,6 +71,7 @@ def test_links_of_the_pages_exist(page: Path) -> None:
 
 
 def test_no_help_text_is_taken_for_markup() -> None:
-    """The help is set by rich, which swallows words in square brackets: defaults are told in round ones."""
+    """The help is set by rich, which swallows words in square brackets: defaults are told in round
+    ones."""
     for file in sorted((ROOT / "cli").rglob("*.py")):
         assert not re.search(r'help="[^"]*\[[a-z]', file.read_text(encoding="utf-8")), file.name

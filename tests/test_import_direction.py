@@ -1,4 +1,5 @@
-"""Imports run one way, down the stations; the twin stands apart; nothing under physadv/ knows the command line."""
+"""Imports run one way, down the stations; the twin stands apart; nothing under physadv/ knows the
+command line."""
 
 from __future__ import annotations
 
@@ -10,9 +11,23 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
-    "core", "datasets", "threat", "scene", "victims", "evaluation", "attacks", "training", "defences", "printing",
-    "capture", "twin", "privacy", "report", "journey", "studies",
-)  # fmt: skip
+    "core",
+    "datasets",
+    "threat",
+    "scene",
+    "victims",
+    "evaluation",
+    "attacks",
+    "training",
+    "defences",
+    "printing",
+    "capture",
+    "twin",
+    "privacy",
+    "report",
+    "journey",
+    "studies",
+)
 LEAVES = {"physadv.core.rows", "physadv.evaluation.metrics.intervals"}
 """Rows and intervals import core alone, so every station may use them."""
 FILES = sorted((ROOT / "physadv").rglob("*.py"))
@@ -25,7 +40,9 @@ def imported(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "physadv")
+            yield from (
+                f"{node.module}.{alias.name}" for alias in node.names if node.module == "physadv"
+            )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -19,8 +19,11 @@ def test_every_name_that_is_offered_is_there(name: str) -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    """Neither torch nor numpy is loaded before a name is used; an unknown name is an AttributeError."""
-    code = "import sys, physadv; assert not {'torch', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    """Neither torch nor numpy is loaded before a name is used; an unknown name is an
+    AttributeError."""
+    code = (
+        "import sys, physadv; assert not {'torch', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
         _ = physadv.nothing_of_the_kind

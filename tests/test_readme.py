@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_model_of_ones_own_takes_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_ones_own_takes_ten_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The README's example is at most ten lines of code and loads as a victim that gives logits."""
     from physadv.models.load import load_victim
 
@@ -47,6 +49,9 @@ def test_every_command_has_an_example() -> None:
     assert {"demo", "patch", "print", "twin", "check"} <= set(commands)
     for command in commands:
         text = subprocess.run(
-            [sys.executable, "-m", "physadv_cli.main", command, "--help"], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "physadv_cli.main", command, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         assert "Example" in text or "COMMAND [ARGS]" in text, command

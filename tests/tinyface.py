@@ -1,4 +1,5 @@
-"""A small seeded embedder and a drawn face at a known place, so that the cloak's tests need no weights and no time."""
+"""A small seeded embedder and a drawn face at a known place, so that the cloak's tests need no
+weights and no time."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ class TinyNet(nn.Module):
 
 
 def tiny_embedder(seed: int = 0, name: str = "tiny", threshold: float = 0.5) -> Embedder:
-    card = EmbedderCard(name=name, size=32, dimension=16, licence="test", thresholds={0.01: threshold}, sha256=name)
+    card = EmbedderCard(
+        name=name, size=32, dimension=16, licence="test", thresholds={0.01: threshold}, sha256=name
+    )
     return Embedder(TinyNet(seed).eval(), card).requires_grad_(False)
 
 
@@ -36,7 +39,9 @@ def face_at(x: float, y: float, side: float) -> Face:
     return Face(0.99, {"arc5": TEMPLATES["arcface", "arc5"] * side + [x, y]})
 
 
-def drawn_photo(height: int, width: int, face: Face, *, person: int = 0, shot: int = 0) -> np.ndarray:
+def drawn_photo(
+    height: int, width: int, face: Face, *, person: int = 0, shot: int = 0
+) -> np.ndarray:
     """A photo with a blotchy head: ``person`` decides its features, ``shot`` light and grain."""
     rng = np.random.default_rng(person)
     x0, y0, x1, y1 = face.box(height, width)

@@ -1,4 +1,5 @@
-"""Gathering pictures for `physadv calibrate`: what is read, what is left out and why, with progress."""
+"""Gathering pictures for `physadv calibrate`: what is read, what is left out and why, with
+progress."""
 
 from __future__ import annotations
 
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 def chart_views(
     sources: Sequence[str], camera: CameraProfile | None, frames: int, *, what: str
 ) -> tuple[list[ChartView], list[str]]:
-    """The chart in every picture of the sources, and why others were left out; at most ``frames`` a video or camera.
+    """The chart in every picture of the sources, and why others were left out; at most ``frames`` a
+    video or camera.
 
-    Raises the only CalibrationError where no picture can be used, or one that counts them. Ctrl-C keeps what is read.
+    Raises the only CalibrationError where no picture can be used, or one that counts them. Ctrl-C
+    keeps what is read.
     """
     from physadv.calibration.color_fit import views_of
-    from physadv.camera.open_source import open_source
+    from physadv.camera.open_source import open_frame_source
     from physadv.core.errors import CalibrationError
 
     views: list[ChartView] = []
@@ -34,7 +37,7 @@ def chart_views(
         work = progress.add_task(what, total=None, note="")
         try:
             for spec in sources:
-                with open_source(spec) as source:
+                with open_frame_source(spec) as source:
                     most = None if source.kind == "photos" else frames
                     for _, found in views_of(source, camera, most=most):
                         if isinstance(found, CalibrationError):
@@ -50,10 +53,11 @@ def chart_views(
 
 
 def board_views(sources: Sequence[str], frames: int) -> tuple[list[BoardView], list[str]]:
-    """Views of the board that differ from each other, at most ``frames``, and why other pictures were left out."""
+    """Views of the board that differ from each other, at most ``frames``, and why other pictures
+    were left out."""
     from physadv.calibration.color_fit import picture_name
     from physadv.calibration.intrinsics import find_board, is_new
-    from physadv.camera.open_source import open_source
+    from physadv.camera.open_source import open_frame_source
     from physadv.core.errors import CalibrationError
 
     views: list[BoardView] = []
@@ -62,7 +66,7 @@ def board_views(sources: Sequence[str], frames: int) -> tuple[list[BoardView], l
         work = progress.add_task("looking for the board", total=None, note="")
         try:
             for spec in sources:
-                with open_source(spec) as source:
+                with open_frame_source(spec) as source:
                     for frame in source:
                         try:
                             view = find_board(frame.image, picture_name(source, frame))
@@ -71,7 +75,9 @@ def board_views(sources: Sequence[str], frames: int) -> tuple[list[BoardView], l
                         else:
                             if is_new(view, views):
                                 views.append(view)
-                        progress.update(work, advance=1, note=f"{len(views)} views, move the board for the next")
+                        progress.update(
+                            work, advance=1, note=f"{len(views)} views, move the board for the next"
+                        )
                         if len(views) >= frames:
                             break
         except KeyboardInterrupt:
@@ -92,7 +98,9 @@ def _complain(refused: Sequence[CalibrationError], usable: int) -> None:
         raise refused[0]
     elif refused:
         first = refused[0]
-        raise CalibrationError(f"none of {len(refused)} pictures can be used; {first.value}", first.limit, first.remedy)
+        raise CalibrationError(
+            f"none of {len(refused)} pictures can be used; {first.value}", first.limit, first.remedy
+        )
 
 
 def _say(refused: Sequence[CalibrationError], most: int = 5) -> None:

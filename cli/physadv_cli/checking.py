@@ -1,4 +1,5 @@
-"""What stands between the options of `physadv check` and the library: sources, locator, progress, words."""
+"""What stands between the options of `physadv check` and the library: sources, locator, progress,
+words."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from physadv_cli.runs import finish
 
 if TYPE_CHECKING:
-    from physadv.check.run_check import Feed
-    from physadv.camera.localization.boxes import Box
     from physadv.camera.lens import LensFor
+    from physadv.camera.localization.boxes import Box
     from physadv.camera.localization.location import Location, Locator
     from physadv.camera.localization.with_pose import WidthOf
-    from physadv.camera.open_source import Source
-    from physadv.patches.bundle import Bundle
+    from physadv.camera.open_source import FrameSource
+    from physadv.check.run_check import Feed
     from physadv.models.cards import LoadedVictim
+    from physadv.patches.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ def what_is_asked(
     sign_width_mm: float | None,
 ) -> Asked:
     """Merge card and options. Raises OptionError where neither says what is needed."""
-    from physadv.core.package_data import bundle_folder
     from physadv.core.errors import OptionError
+    from physadv.core.package_data import bundle_folder
     from physadv.patches.bundle import read_bundle
 
     if bundle is None:
@@ -57,10 +58,15 @@ def what_is_asked(
     opened = read_bundle(bundle)
     card = opened.card
     about = {
-        "name": card.patch.name, "sha256": card.patch.sha256, "folder": str(bundle),
-        "victim": card.victim.name, "victim_sha256": card.victim.sha256, "heldout": card.heldout,
-        "sign": card.placement.sign, "sign_width_mm": card.placement.sign_width_mm,
-    }  # fmt: skip
+        "name": card.patch.name,
+        "sha256": card.patch.sha256,
+        "folder": str(bundle),
+        "victim": card.victim.name,
+        "victim_sha256": card.victim.sha256,
+        "heldout": card.heldout,
+        "sign": card.placement.sign,
+        "sign_width_mm": card.placement.sign_width_mm,
+    }
     return Asked(
         victim or card.victim.name,
         goal or card.patch.goal,
@@ -73,18 +79,23 @@ def what_is_asked(
 
 
 def open_feeds(
-    stack: ExitStack, controls: Mapping[str, str | None], source: str, block: str | None, opening: Mapping[str, Any]
+    stack: ExitStack,
+    controls: Mapping[str, str | None],
+    source: str,
+    block: str | None,
+    opening: Mapping[str, Any],
 ) -> list[Feed]:
-    """Controls first, then SOURCE, whose block is the option's, the twin's, the markers' or, for a file, patch."""
+    """Controls first, then SOURCE, whose block is the option's, the twin's, the markers' or, for a
+    file, patch."""
+    from physadv.camera.open_source import BLOCKS, open_frame_source
     from physadv.check.run_check import Feed
-    from physadv.camera.open_source import BLOCKS, open_source
     from physadv.core.errors import OptionError
 
     if block is not None and block not in BLOCKS:
         raise OptionError(f"--block {block}", f"one of {', '.join(BLOCKS)}", "correct it")
 
-    def opened(spec: str) -> Source:
-        return stack.enter_context(open_source(spec, **opening))
+    def opened(spec: str) -> FrameSource:
+        return stack.enter_context(open_frame_source(spec, **opening))
 
     feeds = [Feed(opened(spec), name) for name, spec in controls.items() if spec is not None]
     main = opened(source)
@@ -92,11 +103,18 @@ def open_feeds(
 
 
 def build_locator(
-    strategy: str, *, box: Box | None, weights: Path | None, victim: LoadedVictim, twins_only: bool, asked: Asked
+    strategy: str,
+    *,
+    box: Box | None,
+    weights: Path | None,
+    victim: LoadedVictim,
+    twins_only: bool,
+    asked: Asked,
 ) -> Locator:
-    """The strategy's locator; a detector is loaded for classifiers only, and in "auto" only if its weights are here."""
-    from physadv.check.locators import locator_for
+    """The strategy's locator; a detector is loaded for classifiers only, and in "auto" only if its
+    weights are here."""
     from physadv.camera.localization.reference_images import sign_pictures
+    from physadv.check.locators import locator_for
     from physadv.core.errors import VictimError
     from physadv.models.load import load_victim
 
@@ -108,15 +126,25 @@ def build_locator(
         except VictimError:
             if wanted:
                 raise
-    by_features = asked.bundle is not None and strategy in {"auto", "features"} and not twins_only and box is None
+    by_features = (
+        asked.bundle is not None
+        and strategy in {"auto", "features"}
+        and not twins_only
+        and box is None
+    )
     references = sign_pictures(asked.bundle) if by_features and asked.bundle else []
     return locator_for(
-        strategy, box=box, detector=detector, references=references, whole_frame=victim.card.task == "detect"
+        strategy,
+        box=box,
+        detector=detector,
+        references=references,
+        whole_frame=victim.card.task == "detect",
     )
 
 
 def width_of(given: float | None, asked: Asked, paper: str) -> WidthOf:
-    """The sign's width in mm: what was typed, a test page's where its markers were seen, else the bundle's sign."""
+    """The sign's width in mm: what was typed, a test page's where its markers were seen, else the
+    bundle's sign."""
     from physadv.printing.layout import sign_page_layout
 
     page = sign_page_layout(paper, "clean").sign.w
@@ -135,11 +163,17 @@ def lens_of(profile: Path | None, focal_px: float | None) -> LensFor:
     from physadv.core.errors import OptionError
 
     if profile is not None and focal_px is not None:
-        raise OptionError("--camera-profile with --focal-px", "one of the two", "the profile holds the focal length")
+        raise OptionError(
+            "--camera-profile with --focal-px",
+            "one of the two",
+            "the profile holds the focal length",
+        )
     return lens_for(profile, focal_px)
 
 
-def geometry(profile: Path | None, focal_px: float | None, paper: str, sign_width_mm: float | None) -> dict[str, Any]:
+def geometry(
+    profile: Path | None, focal_px: float | None, paper: str, sign_width_mm: float | None
+) -> dict[str, Any]:
     """What distances rest on, for the record and the report."""
     from physadv.camera.lens import ASSUMED
     from physadv.printing.layout import sign_page_layout
@@ -155,7 +189,8 @@ def geometry(profile: Path | None, focal_px: float | None, paper: str, sign_widt
 
 
 def parse_distance(text: str | None) -> float | None:
-    """A distance as people write it, 2.5m, 250cm or 2.5, in metres. Raises OptionError for anything else."""
+    """A distance as people write it, 2.5m, 250cm or 2.5, in meters. Raises OptionError for anything
+    else."""
     import re
 
     from physadv.core.errors import OptionError
@@ -169,7 +204,8 @@ def parse_distance(text: str | None) -> float | None:
 
 
 def twin_summary(folder: Path | None, bundle: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the report says of a check of the twin, beside this one. Raises OptionError for one that was filmed."""
+    """What the report says of a check of the twin, beside this one. Raises OptionError for one that
+    was filmed."""
     from physadv.report.sim_to_real import stage_of_check
 
     return {} if folder is None else {"twin_check": stage_of_check(folder, bundle)}
@@ -192,8 +228,14 @@ def report_run(folder: Path, *, as_json: bool) -> None:
     from physadv.report.check_report import write_check_report
 
     report = write_check_report(folder)
-    said = {k: v for k, v in report.summary.items() if k not in {"patch_by_distance_and_yaw", "settings"}}
-    finish({"run": str(folder), **said}, as_json=as_json, summary=in_words(report.summary, report.html))
+    said = {
+        k: v
+        for k, v in report.summary.items()
+        if k not in {"patch_by_distance_and_yaw", "settings"}
+    }
+    finish(
+        {"run": str(folder), **said}, as_json=as_json, summary=in_words(report.summary, report.html)
+    )
 
 
 def in_words(summary: Mapping[str, Any], html: Path) -> str:
@@ -201,7 +243,8 @@ def in_words(summary: Mapping[str, Any], html: Path) -> str:
     lines = ["simulation" if summary["simulation"] else "filmed", str(summary["headline"])]
     for name, b in summary["blocks"].items():
         lines.append(
-            f"  {name:5}  goal met {b['attack_success_rate']:6.1%} [{b['low']:.1%}, {b['high']:.1%}]  "
+            f"  {name:5}  goal met {b['attack_success_rate']:6.1%} [{b['low']:.1%}, "
+            f"{b['high']:.1%}]  "
             f"true class {b['true_class_rate']:6.1%}  n {b['frames']}, clips {b['clips']}"
         )
     lines += [str(stage) for stage in summary["stages_in_words"]]
@@ -212,10 +255,15 @@ def in_words(summary: Mapping[str, Any], html: Path) -> str:
 
 
 def recorded(options: Mapping[str, Any], asked: Asked, box: Box | None) -> dict[str, Any]:
-    """What config.toml records: the options, and what they resolved to; addresses without their passwords."""
+    """What config.toml records: the options, and what they resolved to; addresses without their
+    passwords."""
     from physadv.camera.open_source import public_address
 
-    merged = {**options, **{k: v for k, v in vars(asked).items() if k not in {"about", "bundle"}}, "box": box}
+    merged = {
+        **options,
+        **{k: v for k, v in vars(asked).items() if k not in {"about", "bundle"}},
+        "box": box,
+    }
     return {k: public_address(v) if isinstance(v, str) else v for k, v in merged.items()}
 
 
@@ -239,14 +287,16 @@ def parse_size(text: str) -> tuple[int, int]:
 
     width, _, height = text.lower().partition("x")
     if not (width.isdigit() and height.isdigit()):
-        raise OptionError(f"--camera-size {text}", "WIDTHxHEIGHT is needed", "e.g. --camera-size 1280x720")
+        raise OptionError(
+            f"--camera-size {text}", "WIDTHxHEIGHT is needed", "e.g. --camera-size 1280x720"
+        )
     return int(width), int(height)
 
 
 def draw_box(source: str, opening: Mapping[str, Any]) -> Box:
     """The box drawn on the source's first frame; the source is opened anew for the check."""
+    from physadv.camera.open_source import open_frame_source
     from physadv.check.locators import select_box
-    from physadv.camera.open_source import open_source
 
-    with open_source(source, **opening) as opened:
+    with open_frame_source(source, **opening) as opened:
         return select_box(next(iter(opened)))

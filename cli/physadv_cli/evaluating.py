@@ -1,4 +1,5 @@
-"""What `attack` and `evaluate` share: from a request to an evaluation with progress, a summary and a report."""
+"""What `attack` and `evaluate` share: from a request to an evaluation with progress, a summary and
+a report."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from physadv_cli.runs import console, finish, open_run
 if TYPE_CHECKING:
     import torch
 
-    from physadv.evaluation.robust_accuracy import Evaluation, Progress
+    from physadv.evaluation.robust_accuracy import Evaluation, EvaluationProgress
     from physadv.evaluation.samples import Samples
     from physadv.models.load import LoadedVictim
 
@@ -63,7 +64,8 @@ def radii(text: str, norm: str, eps: float) -> tuple[float, ...]:
 
 
 def run(request: Request, *, as_json: bool) -> None:
-    """Load, attack with progress, report. Ctrl-C leaves a report of what is finished and ends with 130."""
+    """Load, attack with progress, report. Ctrl-C leaves a report of what is finished and ends with
+    130."""
     from physadv.evaluation.adversarial_examples import worst
     from physadv.report.evaluate_report import write_evaluate_report
 
@@ -85,24 +87,28 @@ def run(request: Request, *, as_json: bool) -> None:
 
 
 def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
-    """The run's folder, the evaluation, and the facts that the report prints. Everything wrong is found here."""
-    from physadv.evaluation.robust_accuracy import Evaluation
-    from physadv.evaluation.adversarial_examples import Examples, SaveAll
-    from physadv.evaluation.progress_log import claim
-    from physadv.evaluation.samples import choose
+    """The run's folder, the evaluation, and the facts that the report prints. Everything wrong is
+    found here."""
     from physadv.attacks.obfuscated import eot
     from physadv.datasets import read_dataset
-    from physadv.threat.constraints import LpBall
-    from physadv.threat.norms import known
+    from physadv.evaluation.adversarial_examples import AdversarialExamples, SaveAll
+    from physadv.evaluation.progress_log import claim
+    from physadv.evaluation.robust_accuracy import Evaluation
+    from physadv.evaluation.samples import choose
     from physadv.models.load import load_victim
+    from physadv.threat.constraints import LpBall
+    from physadv.threat.norms import parse_norm
 
     prepare_torch(request.threads)
-    ball = LpBall(known(request.norm), request.eps, 255 if request.eight_bit else None)
+    ball = LpBall(parse_norm(request.norm), request.eps, 255 if request.eight_bit else None)
     victim = load_victim(request.victim, weights=request.weights, device=request.device)
     _refuse_detectors(victim)
     plan = _plan(request, victim)
     samples = choose(
-        read_dataset(request.data, split=request.split), victim.card, limit=request.limit, seed=request.seed
+        read_dataset(request.data, split=request.split),
+        victim.card,
+        limit=request.limit,
+        seed=request.seed,
     )
     if request.target is not None:
         samples = samples.without(victim.card.class_index(request.target))
@@ -110,8 +116,16 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     config = {k: v for k, v in asdict(request).items() if k not in ("out", "threads")}
     folder = open_run(request.command, request.out, config)
     facts = _facts(request, victim, samples)
-    claim(folder, {**facts, **{k: config[k] for k in ("curve", "attack", "steps", "restarts", "loss", "target")}})
-    examples = Examples(folder / "examples", victim, victim.card.class_name, samples.labels)
+    claim(
+        folder,
+        {
+            **facts,
+            **{k: config[k] for k in ("curve", "attack", "steps", "restarts", "loss", "target")},
+        },
+    )
+    examples = AdversarialExamples(
+        folder / "examples", victim, victim.card.class_name, samples.labels
+    )
     save = SaveAll(request.save, victim.card.class_name, samples.labels) if request.save else None
 
     def keep(positions: Sequence[int], clean: torch.Tensor, found: torch.Tensor) -> None:
@@ -119,12 +133,23 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
         if save is not None:
             save(positions, clean, found)
 
-    attacked = eot(victim, draws=request.eot_draws, seed=request.seed) if request.eot_draws else victim
+    attacked = (
+        eot(victim, draws=request.eot_draws, seed=request.seed) if request.eot_draws else victim
+    )
     evaluation = Evaluation(
-        victim=attacked, samples=samples, ball=ball, plan=plan, curve=request.curve, folder=folder,
-        batch_size=request.batch_size, device=_device_of(victim), speed=_speed(request.speed),
-        seed=request.seed, targets=targets, keep=keep,
-    )  # fmt: skip
+        victim=attacked,
+        samples=samples,
+        ball=ball,
+        plan=plan,
+        curve=request.curve,
+        folder=folder,
+        batch_size=request.batch_size,
+        device=_device_of(victim),
+        speed=_speed(request.speed),
+        seed=request.seed,
+        targets=targets,
+        keep=keep,
+    )
     return folder, evaluation, facts
 
 
@@ -132,7 +157,9 @@ def _refuse_detectors(victim: LoadedVictim) -> None:
     from physadv.core.errors import VictimError
 
     if victim.card.task != "classify":
-        raise VictimError(f"victim {victim.card.name}", "is a detector", "attack detectors with `physadv patch`")
+        raise VictimError(
+            f"victim {victim.card.name}", "is a detector", "attack detectors with `physadv patch`"
+        )
 
 
 def _speed(name: str) -> Any:
@@ -144,14 +171,14 @@ def _speed(name: str) -> Any:
 
 
 def _plan(request: Request, victim: LoadedVictim) -> Sequence[Any]:
-    from physadv.evaluation.attack_plan import Settings, named
+    from physadv.evaluation.attack_plan import AttackSettings, attack_by_name
 
     if not request.attack:
         return ()
     nets = tuple(_surrogate(name, request.device, victim) for name in request.surrogates)
-    settings = Settings(request.steps, request.restarts, request.loss, nets)
+    settings = AttackSettings(request.steps, request.restarts, request.loss, nets)
     wanted = request.targeted or request.target is not None
-    return (named(request.attack, request.norm, settings, targeted=wanted),)
+    return (attack_by_name(request.attack, request.norm, settings, targeted=wanted),)
 
 
 def _surrogate(name: str, device: str, victim: LoadedVictim) -> LoadedVictim:
@@ -160,12 +187,26 @@ def _surrogate(name: str, device: str, victim: LoadedVictim) -> LoadedVictim:
     from physadv.models.load import list_victims, load_victim, weights_of
 
     model, _, weights = name.partition("=")
-    if not weights and model in {card.name for card in list_victims()} and weights_of(model) is None:
-        raise VictimError(f"surrogate {model}", "its weights are not here", f"name them: --surrogate {model}=FILE")
+    if (
+        not weights
+        and model in {card.name for card in list_victims()}
+        and weights_of(model) is None
+    ):
+        raise VictimError(
+            f"surrogate {model}", "its weights are not here", f"name them: --surrogate {model}=FILE"
+        )
     found = load_victim(model, weights=Path(weights) if weights else None, device=device)
-    if found.card.classes and victim.card.classes and len(found.card.classes) != len(victim.card.classes):
+    if (
+        found.card.classes
+        and victim.card.classes
+        and len(found.card.classes) != len(victim.card.classes)
+    ):
         have, need = len(found.card.classes), len(victim.card.classes)
-        raise OptionError(f"surrogate {name!r} of {have} classes", f"the victim has {need}", "choose one trained alike")
+        raise OptionError(
+            f"surrogate {name!r} of {have} classes",
+            f"the victim has {need}",
+            "choose one trained alike",
+        )
     return found
 
 
@@ -185,7 +226,9 @@ def _targets(request: Request, victim: LoadedVictim, samples: Samples) -> Any:
     classes = int(logits.shape[1])
 
     def draw(position: int) -> int:
-        shift = int(numpy_generator(request.seed, "target", samples.indices[position]).integers(1, classes))
+        shift = int(
+            numpy_generator(request.seed, "target", samples.indices[position]).integers(1, classes)
+        )
         return (samples.labels[position] + shift) % classes
 
     return lambda positions: torch.tensor([draw(p) for p in positions])
@@ -230,10 +273,14 @@ def _watch(evaluation: Evaluation) -> None:
             progress.update(tasks[step.round], completed=step.done, note=_note(step))
 
 
-def _note(step: Progress) -> str:
+def _note(step: EvaluationProgress) -> str:
     if not step.done:
         return step.stage
-    return f"clean {step.clean.rate:.1%}  robust {step.robust.rate:.1%}" if step.round == "rows" else step.stage
+    return (
+        f"clean {step.clean.rate:.1%}  robust {step.robust.rate:.1%}"
+        if step.round == "rows"
+        else step.stage
+    )
 
 
 def summary(result: dict[str, Any], *, stopped: bool) -> str:
@@ -241,14 +288,24 @@ def summary(result: dict[str, Any], *, stopped: bool) -> str:
     from physadv.evaluation.metrics.intervals import Rate
     from physadv.report.evaluate_report import in_255ths
 
-    lines = [f"stopped after {result['robust_accuracy']['n']} of {result['images']} images"] if stopped else []
+    lines = (
+        [f"stopped after {result['robust_accuracy']['n']} of {result['images']} images"]
+        if stopped
+        else []
+    )
     lines += [f"clean accuracy   {Rate(**result['clean_accuracy'])}"]
     lines += [f"robust accuracy  {Rate(**result['robust_accuracy'])}  at {result['threat']}"]
     if result["targeted"]:
         lines[-1] += ", broken where the target is seen"
-    lines += ["broken by        " + ", ".join(f"{name} {count}" for name, count in result["broken_by"].items())]
+    lines += [
+        "broken by        "
+        + ", ".join(f"{name} {count}" for name, count in result["broken_by"].items())
+    ]
     if len(result["curve"]) > 2:
-        lines += ["over epsilon     " + ", ".join(f"{in_255ths(p['eps'])}: {p['rate']:.1%}" for p in result["curve"])]
+        lines += [
+            "over epsilon     "
+            + ", ".join(f"{in_255ths(p['eps'])}: {p['rate']:.1%}" for p in result["curve"])
+        ]
     lines += [f"{result['seconds']:.1f} s, {result['forwards']} images asked about"]
     return "\n".join([*lines, f"rows and report in {result['out']}"])
 

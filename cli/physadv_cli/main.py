@@ -1,4 +1,5 @@
-"""The app and the one place where errors become exit codes: 0 done, 1 a known error in one line, 2 wrong usage."""
+"""The app and the one place where errors become exit codes: 0 done, 1 a known error in one line, 2
+wrong usage."""
 
 from __future__ import annotations
 
@@ -10,13 +11,27 @@ from typing import Annotated
 import typer
 
 COMMANDS = (
-    "demo", "patch", "print", "twin", "check", "calibrate", "cloak",
-    "attack", "train", "certify", "evaluate", "models", "study", "report", "doctor",
-)  # fmt: skip
+    "demo",
+    "patch",
+    "print",
+    "twin",
+    "check",
+    "calibrate",
+    "cloak",
+    "attack",
+    "train",
+    "certify",
+    "evaluate",
+    "models",
+    "study",
+    "report",
+    "doctor",
+)
 
 app = typer.Typer(
     name="physadv",
-    help="Physical-world adversarial robustness and photo privacy. For your own models, signs and photos.",
+    help="Physical-world adversarial robustness and photo privacy. For your own models, signs and "
+    "photos.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,10 +50,14 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and stop."
+        ),
     ] = False,
 ) -> None:
-    """Physical-world adversarial robustness and photo privacy. For your own models, signs and photos."""
+    """Physical-world adversarial robustness and photo privacy. For your own models, signs and
+    photos."""
 
 
 for _name in COMMANDS:

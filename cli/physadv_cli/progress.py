@@ -10,6 +10,11 @@ from physadv_cli.runs import console
 def bar() -> Progress:
     """A rich progress bar on stderr with a free ``note`` field."""
     return Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=console, transient=False,
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=False,
+    )

@@ -1,4 +1,5 @@
-"""A run records itself: config.toml and environment.json; results to stdout as JSON, to stderr as text."""
+"""A run records itself: config.toml and environment.json; results to stdout as JSON, to stderr as
+text."""
 
 from __future__ import annotations
 
@@ -19,7 +20,17 @@ from physadv.core.files import write_json, write_text
 console = Console(stderr=True, highlight=False)
 """Everything for people goes here; stdout belongs to --json."""
 
-_RECORDED = ("physadv", "torch", "kornia", "numpy", "opencv-python", "pillow", "reportlab", "pikepdf", "safetensors")
+_RECORDED = (
+    "physadv",
+    "torch",
+    "kornia",
+    "numpy",
+    "opencv-python",
+    "pillow",
+    "reportlab",
+    "pikepdf",
+    "safetensors",
+)
 
 
 def versions() -> dict[str, str]:
@@ -43,16 +54,21 @@ def plain(value: Any) -> Any:
 
 
 def open_run(command: str, out: Path | None, config: Mapping[str, Any]) -> Path:
-    """Create the run's folder (``out``, or runs/<utc>-<command>) and record its configuration and environment there."""
+    """Create the run's folder (``out``, or runs/<utc>-<command>) and record its configuration and
+    environment there."""
     folder = out or Path("runs") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}"
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.toml", tomli_w.dumps({"command": command, **plain(config)}))
-    write_json(folder / "environment.json", {**versions(), "platform": platform.platform(), "argv": sys.argv[1:]})
+    write_json(
+        folder / "environment.json",
+        {**versions(), "platform": platform.platform(), "argv": sys.argv[1:]},
+    )
     return folder
 
 
 def finish(result: Mapping[str, Any], *, as_json: bool, summary: str) -> None:
-    """End a command: one JSON object on stdout with ``as_json``; the summary for people on stderr either way."""
+    """End a command: one JSON object on stdout with ``as_json``; the summary for people on stderr
+    either way."""
     console.print(summary)
     if as_json:
         sys.stdout.write(json.dumps(plain(result)) + "\n")

@@ -1,4 +1,5 @@
-"""Watching a check while it runs: the progress line, the prompts, and the live picture in a window or on a page."""
+"""Watching a check while it runs: the progress line, the prompts, and the live picture in a window
+or on a page."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from physadv_cli.runs import console
 
 if TYPE_CHECKING:
-    from physadv.check.run_check import Feed, Progress
-    from physadv.check.view_coverage import Plan
-    from physadv.camera.localization.boxes import Pixels
     from physadv.camera.lens import LensFor
+    from physadv.camera.localization.boxes import Pixels
     from physadv.camera.localization.location import Location
     from physadv.camera.localization.with_pose import WidthOf
     from physadv.check.live.remote_control import Remote
+    from physadv.check.run_check import CheckProgress, Feed
+    from physadv.check.view_coverage import ViewPlan
 
 PICTURES_A_SECOND = 12
 
@@ -35,14 +36,16 @@ def open_shows(stack: ExitStack, remote: Remote, *, window: bool, serve: int | N
     """What was asked for, closed with ``stack``; says where the page is."""
     made: list[Shows] = []
     if window:
-        from physadv.check.live.desktop_window import Window
+        from physadv.check.live.desktop_window import DesktopWindow
 
-        made.append(Window(remote))
+        made.append(DesktopWindow(remote))
     if serve is not None:
-        from physadv.check.live.server import Page
+        from physadv.check.live.server import LivePage
 
-        page = Page(serve, remote)
-        console.print(f"the live picture is at {page.address} (on this machine only, until the check ends)")
+        page = LivePage(serve, remote)
+        console.print(
+            f"the live picture is at {page.address} (on this machine only, until the check ends)"
+        )
         made.append(page)
     for each in made:
         stack.callback(each.close)
@@ -53,9 +56,15 @@ class Watch:
     """Turns a check's steps into words and pictures."""
 
     def __init__(
-        self, feeds: Sequence[Feed], remote: Remote, shows: Sequence[Shows], *,
-        lens: LensFor, width_mm: WidthOf, aim: float,
-    ) -> None:  # fmt: skip
+        self,
+        feeds: Sequence[Feed],
+        remote: Remote,
+        shows: Sequence[Shows],
+        *,
+        lens: LensFor,
+        width_mm: WidthOf,
+        aim: float,
+    ) -> None:
         from physadv.camera.frames import BLOCKS
         from physadv.check.guidance import Guide
 
@@ -66,7 +75,7 @@ class Watch:
         self.remote, self.shows, self._lens, self._width_mm = remote, shows, lens, width_mm
         self._drawn, self._told, self._noted = 0.0, "", ""
 
-    def follow(self, steps: Iterable[Progress]) -> None:
+    def follow(self, steps: Iterable[CheckProgress]) -> None:
         """Show where the check stands; Ctrl-C ends it."""
         from rich.progress import (
             BarColumn,
@@ -78,12 +87,20 @@ class Watch:
         )
 
         said = TextColumn("{task.description}")
-        columns = (SpinnerColumn(), said, BarColumn(bar_width=16), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            SpinnerColumn(),
+            said,
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("opening", total=None)
             try:
                 for step in steps:
-                    bar.update(task, completed=step.judged, total=step.total, description=standing(step))
+                    bar.update(
+                        task, completed=step.judged, total=step.total, description=standing(step)
+                    )
                     self._prompt(step)
                     self._show(step)
             except KeyboardInterrupt:
@@ -97,38 +114,46 @@ class Watch:
             console.print(line.replace("[", "\\["))
         self.remote.say(line)
 
-    def _prompt(self, step: Progress) -> None:
+    def _prompt(self, step: CheckProgress) -> None:
         """On the terminal, once for every change of block or of what is asked for."""
         if not self.live:
             return
         advice = self.guide.advise(step.rows, step.place, step.block)
         wanted = advice.block if advice.block in advice.waiting else next(iter(advice.waiting), "")
-        if wanted != self._told and (step.block is not None or not self._told):  # not for every frame without a sign
+        if wanted != self._told and (
+            step.block is not None or not self._told
+        ):  # not for every frame without a sign
             self._told = wanted
             console.print(advice.prompt.replace("[", "\\["))
 
-    def _show(self, step: Progress) -> None:
+    def _show(self, step: CheckProgress) -> None:
         if not self.shows or time.monotonic() - self._drawn < 1 / PICTURES_A_SECOND:
             return
-        from physadv.check.live.overlay import Look, overlay
+        from physadv.check.live.overlay import OverlayState, overlay
 
         self._drawn = time.monotonic()
         if self.guide.plan is None:
             self.guide.plan = self._plan(step.place, step)
         advice = self.guide.advise(step.rows, step.place, step.block)
-        picture = overlay(Look(step, advice, self.guide.plan, self.remote.note, self.simulation))
+        picture = overlay(
+            OverlayState(step, advice, self.guide.plan, self.remote.note, self.simulation)
+        )
         for each in self.shows:
             each.show(picture)
 
-    def _plan(self, place: Location | None, step: Progress) -> Plan | None:
+    def _plan(self, place: Location | None, step: CheckProgress) -> ViewPlan | None:
         """Bins by lens and sign, once both are known."""
-        return None if place is None or step.frame is None else plan_of(place, step.frame, self._lens, self._width_mm)
+        return (
+            None
+            if place is None or step.frame is None
+            else plan_of(place, step.frame, self._lens, self._width_mm)
+        )
 
 
-def plan_of(place: Location, frame: Any, lens: LensFor, width_mm: WidthOf) -> Plan | None:
+def plan_of(place: Location, frame: Any, lens: LensFor, width_mm: WidthOf) -> ViewPlan | None:
     """The views to be filmed; None where nothing tells angles."""
-    from physadv.check.view_coverage import plan_for
     from physadv.camera.localization.by_markers import LEAST_PX
+    from physadv.check.view_coverage import plan_for
     from physadv.core.errors import CaptureError
     from physadv.printing.aruco_markers import GAP, MARKER
 
@@ -140,11 +165,13 @@ def plan_of(place: Location, frame: Any, lens: LensFor, width_mm: WidthOf) -> Pl
     except CaptureError:
         return None
     if place.by == "fiducials":
-        return plan_for(through, width, tall=1 + 2 * (GAP + MARKER), least_share=MARKER, least_px=LEAST_PX)
+        return plan_for(
+            through, width, tall=1 + 2 * (GAP + MARKER), least_share=MARKER, least_px=LEAST_PX
+        )
     return plan_for(through, width, least_share=1.0, least_px=60)
 
 
-def standing(step: Progress) -> str:
+def standing(step: CheckProgress) -> str:
     """Where a check stands, in a few words."""
     met = ", ".join(f"{block} {hits}/{n}" for block, (hits, n) in step.success.items())
     unseen = f"{step.left_out} frames left out" if step.left_out else ""

@@ -1,7 +1,8 @@
-"""What the attacks on classifiers share: a quiet victim, losses with their input gradients, and the best iterate.
+"""What the attacks on classifiers share: a quiet victim, losses with their input gradients, and the
+best iterate.
 
-A victim is any callable images -> logits (b, classes). Its parameters never receive gradients, and its modes and flags
-are put back as they were found.
+A victim is any callable images -> logits (b, classes). Its parameters never receive gradients, and
+its modes and flags are put back as they were found.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from torch import Tensor, nn
 
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import ImageError, OptionError, VictimError
-from physadv.threat.criteria import Criterion, wanted
+from physadv.threat.criteria import Criterion, success_criterion
 from physadv.threat.losses import Objective, objective
 
 Classifier = Callable[[Tensor], Tensor]
 
 
 class LogOf(nn.Module):
-    """A victim that returns probabilities, as one that returns their logarithm: the same verdicts, usable gradients."""
+    """A victim that returns probabilities, as one that returns their logarithm: the same verdicts,
+    usable gradients."""
 
     def __init__(self, victim: Classifier) -> None:
         super().__init__()
@@ -38,8 +40,9 @@ class LogOf(nn.Module):
 
 
 @contextmanager
-def quiet(*victims: Classifier) -> Iterator[None]:
-    """Within: every module of the victims in eval mode, parameters frozen, gradients on. After: all as it was."""
+def frozen_eval(*victims: Classifier) -> Iterator[None]:
+    """Within: every module of the victims in eval mode, parameters frozen, gradients on. After: all
+    as it was."""
     modules = [m for victim in victims for m in modules_of(victim)]
     modes = [(m, m.training) for root in modules for m in root.modules()]
     flags = [(p, p.requires_grad) for root in modules for p in root.parameters()]
@@ -60,7 +63,8 @@ def quiet(*victims: Classifier) -> Iterator[None]:
 
 
 def modules_of(victim: object) -> list[nn.Module]:
-    """The modules a victim is made of: itself, or what a bound method, partial, function or small object refers to."""
+    """The modules a victim is made of: itself, or what a bound method, partial, function or small
+    object refers to."""
     found: dict[nn.Module, None] = {}
     seen: set[int] = set()
     queue: list[object] = [victim]
@@ -86,15 +90,20 @@ def modules_of(victim: object) -> list[nn.Module]:
 
 
 def check(images: Tensor, labels: Tensor, targets: Tensor | None = None) -> None:
-    """Raises ImageError for images that are no floats in [0, 1], OptionError for labels or targets that do not fit."""
+    """Raises ImageError for images that are no floats in [0, 1], OptionError for labels or targets
+    that do not fit."""
     if not images.is_floating_point():
-        raise ImageError(f"images of {images.dtype}", "floats in [0, 1]", "divide 8-bit images by 255")
+        raise ImageError(
+            f"images of {images.dtype}", "floats in [0, 1]", "divide 8-bit images by 255"
+        )
     if len(images) and not (float(images.min()) >= 0 and float(images.max()) <= 1):
         low, high = float(images.min()), float(images.max())
-        remedy = "hand over images in [0, 1] and let the victim own its normalisation"
+        remedy = "hand over images in [0, 1] and let the victim own its normalization"
         raise ImageError(f"images in [{low:.3g}, {high:.3g}]", "[0, 1]", remedy)
     for name, classes in (("labels", labels), ("targets", targets)):
-        if classes is not None and (classes.shape != images.shape[:1] or classes.dtype != torch.int64):
+        if classes is not None and (
+            classes.shape != images.shape[:1] or classes.dtype != torch.int64
+        ):
             raise OptionError(
                 f"{name} of shape {tuple(classes.shape)} and {classes.dtype}",
                 f"({len(images)},) and int64",
@@ -113,36 +122,58 @@ class Task:
 
     def pick(self, index: Tensor) -> Task:
         """The same for a part of the samples."""
-        return replace(self, objective=self.objective.pick(index), criterion=self.criterion.pick(index))
+        return replace(
+            self, objective=self.objective.pick(index), criterion=self.criterion.pick(index)
+        )
 
 
 def task_of(
-    victim: Classifier, stepper: Classifier, loss: str, labels: Tensor, targets: Tensor | None, *, exact: bool = False
+    victim: Classifier,
+    stepper: Classifier,
+    loss: str,
+    labels: Tensor,
+    targets: Tensor | None,
+    *,
+    exact: bool = False,
 ) -> Task:
-    """A task by its loss's name; ``ce`` becomes ``log_odds`` (same order, direction; no vanishing) unless ``exact``."""
+    """A task by its loss's name; ``ce`` becomes ``log_odds`` (same order, direction; no vanishing)
+    unless ``exact``."""
     name = "log_odds" if loss == "ce" and not exact else loss
-    labels, targets = labels.clone(), None if targets is None else targets.clone()  # no inference tensors within
-    return Task(victim, stepper, objective(name, labels, targets), wanted(labels, targets))
+    labels, targets = (
+        labels.clone(),
+        None if targets is None else targets.clone(),
+    )  # no inference tensors within
+    return Task(
+        victim, stepper, objective(name, labels, targets), success_criterion(labels, targets)
+    )
 
 
-def loss_and_gradient(victim: Classifier, x: Tensor, goal: Objective) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, losses (b,) and the gradient of each sample's loss with respect to ``x``, from one forward pass.
+def loss_and_gradient(
+    victim: Classifier, x: Tensor, goal: Objective
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, losses (b,) and the gradient of each sample's loss with respect to ``x``, from one
+    forward pass.
 
-    A victim made by :func:`physadv.attacks.obfuscated.eot` is asked once a draw: losses and gradients are averaged over
-    the draws, the logits are the log of the mean probability. Elements of the gradient that are not finite count as 0.
-    Raises VictimError where the output does not depend on the input differentiably.
+    A victim made by :func:`physadv.attacks.obfuscated.eot` is asked once a draw: losses and
+    gradients are averaged over the draws, the logits are the log of the mean probability. Elements
+    of the gradient that are not finite count as 0. Raises VictimError where the output does not
+    depend on the input differentiably.
     """
     if not isinstance(victim, Drawn):
         return _once(victim, x, goal)
     parts = [_once(draw, x, goal) for draw in victim.eot_draws()]
     chances = torch.stack([logits.double().softmax(1) for logits, _, _ in parts]).mean(0)
-    losses, grads = torch.stack([p[1] for p in parts]).mean(0), torch.stack([p[2] for p in parts]).mean(0)
+    losses, grads = (
+        torch.stack([p[1] for p in parts]).mean(0),
+        torch.stack([p[2] for p in parts]).mean(0),
+    )
     return chances.log().to(parts[0][0].dtype), losses, grads
 
 
 @runtime_checkable
 class Drawn(Protocol):
-    """A victim with random parts, as several callables, one a draw; see :func:`physadv.attacks.obfuscated.eot`."""
+    """A victim with random parts, as several callables, one a draw; see
+    :func:`physadv.attacks.obfuscated.eot`."""
 
     eot_count: int
 
@@ -168,27 +199,34 @@ def _once(victim: Classifier, x: Tensor, goal: Objective) -> tuple[Tensor, Tenso
         raise VictimError(
             "victim's output",
             "does not depend on its input differentiably",
-            "wrap the part that blocks gradients with bpda, or use a black-box attack such as square",
+            "wrap the part that blocks gradients with bpda, or use a black-box attack such as "
+            "square",
         )
     grad = torch.autograd.grad(loss.sum(), x, allow_unused=True, materialize_grads=True)[0]
     return logits.detach(), loss.detach(), torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 @torch.no_grad()
-def judge(victim: Classifier, x: Tensor, goal: Objective, criterion: Criterion) -> tuple[Tensor, Tensor]:
+def judge(
+    victim: Classifier, x: Tensor, goal: Objective, criterion: Criterion
+) -> tuple[Tensor, Tensor]:
     """Losses and success (b,) of images as they are."""
     logits = victim(x)
     return goal(logits), criterion(logits)
 
 
 class Best:
-    """The best iterate of each sample so far, judged by the criterion and then by the objective (or by it alone).
+    """The best iterate of each sample so far, judged by the criterion and then by the objective (or
+    by it alone).
 
-    Where a faster copy makes the steps and samples drop out once won, its successes count only once the victim itself
-    has confirmed them. :meth:`result` asks the victim about all other samples, so that every verdict is its own.
+    Where a faster copy makes the steps and samples drop out once won, its successes count only once
+    the victim itself has confirmed them. :meth:`result` asks the victim about all other samples, so
+    that every verdict is its own.
     """
 
-    def __init__(self, x0: Tensor, task: Task, *, by_loss: bool = False, drop: bool = False) -> None:
+    def __init__(
+        self, x0: Tensor, task: Task, *, by_loss: bool = False, drop: bool = False
+    ) -> None:
         self.task, self.by_loss, self.drop = task, by_loss, drop
         self.images = x0.clone()
         self.success = torch.zeros(len(x0), dtype=torch.bool, device=x0.device)
@@ -198,7 +236,8 @@ class Best:
         self.indirect = task.victim is not task.stepper
 
     def offer(self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor) -> Tensor:
-        """Show iterates ``x`` of the samples ``index`` after one forward pass each; returns which have won (b,)."""
+        """Show iterates ``x`` of the samples ``index`` after one forward pass each; returns which
+        have won (b,)."""
         self.queries[index] += asks(self.task.stepper)
         loss = loss.double()
         old, old_loss = self.success[index], self.loss[index]
@@ -210,10 +249,16 @@ class Best:
             better = torch.where(success == old, loss < old_loss, success)
         rows = index[better]
         self.images[rows] = x[better]
-        self.success[rows], self.loss[rows], self.confirmed[rows] = success[better], loss[better], confirmed[better]
+        self.success[rows], self.loss[rows], self.confirmed[rows] = (
+            success[better],
+            loss[better],
+            confirmed[better],
+        )
         return self.success[index] if not self.by_loss else success
 
-    def _confirm(self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor, ask: Tensor) -> tuple[Tensor, ...]:
+    def _confirm(
+        self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor, ask: Tensor
+    ) -> tuple[Tensor, ...]:
         part = self.task.pick(index[ask])
         true_loss, true_success = judge(self.task.victim, x[ask], part.objective, part.criterion)
         self.queries[index[ask]] += asks(self.task.victim)
@@ -222,12 +267,19 @@ class Best:
         return loss, success, ask.clone()
 
     def result(self, like: Tensor) -> AttackResult:
-        """What was kept, in the memory format of ``like``; the victim judges what only its faster copy has seen."""
-        open_ = (~self.confirmed).nonzero()[:, 0] if self.indirect else self.confirmed.nonzero()[:0, 0]
+        """What was kept, in the memory format of ``like``; the victim judges what only its faster
+        copy has seen."""
+        open_ = (
+            (~self.confirmed).nonzero()[:, 0] if self.indirect else self.confirmed.nonzero()[:0, 0]
+        )
         if len(open_):
             part = self.task.pick(open_)
-            loss, self.success[open_] = judge(self.task.victim, self.images[open_], part.objective, part.criterion)
+            loss, self.success[open_] = judge(
+                self.task.victim, self.images[open_], part.objective, part.criterion
+            )
             self.loss[open_] = loss.double()
             self.queries[open_] += asks(self.task.victim)
         images = torch.empty_like(like).copy_(self.images)
-        return AttackResult(images.detach(), self.success, self.loss.to(torch.float32), self.queries)
+        return AttackResult(
+            images.detach(), self.success, self.loss.to(torch.float32), self.queries
+        )

@@ -1,7 +1,9 @@
-"""A faster copy of a victim to make the steps with: conv-BN folded, channels_last, frozen, optionally in bfloat16.
+"""A faster copy of a victim to make the steps with: conv-BN folded, channels_last, frozen,
+optionally in bfloat16.
 
-The user's module is never touched: all is done on a deep copy, and the copy is used only if it gives the victim's
-logits and input gradients on a probe. Verdicts stay with the victim itself (see ``logits.Best``).
+The user's module is never touched: all is done on a deep copy, and the copy is used only if it
+gives the victim's logits and input gradients on a probe. Verdicts stay with the victim itself (see
+``logits.Best``).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from physadv.attacks._classifier_step import Classifier, quiet
+from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.core.errors import OptionError
 
 Speed = Literal["plain", "fold", "bf16"]
@@ -22,18 +24,24 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class Prepared:
+class FusedModel:
     """A verified faster copy; callable like the victim it was made from.
 
-    ``exact`` is the copy to make the last steps with: in bfloat16 the signs of small slopes are noise, and it is the
-    small last steps that this noise costs most (see ``benchmarks/epsilon_ball.md``).
+    ``exact`` is the copy to make the last steps with: in bfloat16 the signs of small slopes are
+    noise, and it is the small last steps that this noise costs most (see
+    ``benchmarks/epsilon_ball.md``).
     """
 
     def __init__(
-        self, module: nn.Module, channels_last: bool, bf16: bool = False, *, exact: Prepared | None = None
+        self,
+        module: nn.Module,
+        channels_last: bool,
+        bf16: bool = False,
+        *,
+        exact: FusedModel | None = None,
     ) -> None:
         self.module, self.channels_last, self.bf16 = module, channels_last, bf16
-        self.exact: Prepared = exact or self
+        self.exact: FusedModel = exact or self
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (b, classes)."""
@@ -44,24 +52,26 @@ class Prepared:
 
 def exactly(stepper: Classifier) -> Classifier:
     """The stepper in full precision, for the last steps."""
-    return stepper.exact if isinstance(stepper, Prepared) else stepper
+    return stepper.exact if isinstance(stepper, FusedModel) else stepper
 
 
-def stepper_of(victim: Classifier, speed: Speed | Prepared, probe: Tensor) -> Classifier:
-    """The victim itself for "plain", the given copy if it is one, else what :func:`prepare` makes."""
-    if isinstance(speed, Prepared):
+def stepper_of(victim: Classifier, speed: Speed | FusedModel, probe: Tensor) -> Classifier:
+    """The victim itself for "plain", the given copy if it is one, else what :func:`fuse_model` makes."""
+    if isinstance(speed, FusedModel):
         return speed
     if speed not in ("plain", "fold", "bf16"):
         raise OptionError(f"speed {speed!r}", "plain, fold or bf16", "choose one of these")
-    return victim if speed == "plain" else prepare(victim, probe, bf16=speed == "bf16")
+    return victim if speed == "plain" else fuse_model(victim, probe, bf16=speed == "bf16")
 
 
-def prepare(victim: Classifier, probe: Tensor, *, bf16: bool = False) -> Classifier:
-    """A faster copy of ``victim`` that is the same function on ``probe`` (b, c, h, w) and on noise, or ``victim``.
+def fuse_model(victim: Classifier, probe: Tensor, *, bf16: bool = False) -> Classifier:
+    """A faster copy of ``victim`` that is the same function on ``probe`` (b, c, h, w) and on noise,
+    or ``victim``.
 
-    The victim comes back as it is where it is no module, carries forward hooks (they may be the caller's instruments),
-    cannot be copied, or where the copy's logits differ by more than 1e-4 of their scale (bfloat16: 10 %) or its input
-    gradients point elsewhere. ``bf16`` runs convolutions and linear layers in bfloat16.
+    The victim comes back as it is where it is no module, carries forward hooks (they may be the
+    caller's instruments), cannot be copied, or where the copy's logits differ by more than 1e-4 of
+    their scale (bfloat16: 10 %) or its input gradients point elsewhere. ``bf16`` runs convolutions
+    and linear layers in bfloat16.
     """
     if not isinstance(victim, nn.Module) or _has_hooks(victim) or not len(probe):
         return victim
@@ -74,18 +84,24 @@ def prepare(victim: Classifier, probe: Tensor, *, bf16: bool = False) -> Classif
             images = probe.ndim == 4
             if images:
                 module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            exact = Prepared(module, images)
-            rough = [Prepared(_in_bf16(copy.deepcopy(module)), images, True, exact=exact)] if bf16 else []
+            exact = FusedModel(module, images)
+            rough = (
+                [FusedModel(_in_bf16(copy.deepcopy(module)), images, True, exact=exact)]
+                if bf16
+                else []
+            )
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
         return victim
     return next((c for c in (*rough, exact) if _agrees(c, victim, probe)), victim)
 
 
 def fold_batch_norm(module: nn.Module, probe: Tensor) -> int:
-    """Fold, in place, each batch norm into the convolution whose output it was seen to take; returns how many.
+    """Fold, in place, each batch norm into the convolution whose output it was seen to take;
+    returns how many.
 
-    Pairs are found by watching one forward pass: both are called once and the very tensor the convolution returns is
-    what the batch norm gets. Whether that output also goes elsewhere is left to the caller's comparison of results.
+    Pairs are found by watching one forward pass: both are called once and the very tensor the
+    convolution returns is what the batch norm gets. Whether that output also goes elsewhere is left
+    to the caller's comparison of results.
     """
     produced: list[tuple[nn.Module, Tensor]] = []
     pairs: list[tuple[nn.Module, nn.Module]] = []
@@ -105,7 +121,11 @@ def fold_batch_norm(module: nn.Module, probe: Tensor) -> int:
         for handle in handles:
             handle.remove()
     called = [layer for layer, _ in produced]
-    folded = [p for p in pairs if called.count(p[0]) == 1 and _foldable(p[1]) and _count(pairs, p) == (1, 1)]
+    folded = [
+        p
+        for p in pairs
+        if called.count(p[0]) == 1 and _foldable(p[1]) and _count(pairs, p) == (1, 1)
+    ]
     for conv, norm in folded:
         _replace(module, conv, fuse_conv_bn_eval(conv, norm))  # type: ignore[type-var, arg-type]
         _replace(module, norm, nn.Identity())
@@ -113,12 +133,16 @@ def fold_batch_norm(module: nn.Module, probe: Tensor) -> int:
     return len(folded)
 
 
-def _count(pairs: list[tuple[nn.Module, nn.Module]], pair: tuple[nn.Module, nn.Module]) -> tuple[int, int]:
+def _count(
+    pairs: list[tuple[nn.Module, nn.Module]], pair: tuple[nn.Module, nn.Module]
+) -> tuple[int, int]:
     return sum(p[0] is pair[0] for p in pairs), sum(p[1] is pair[1] for p in pairs)
 
 
 def _foldable(norm: nn.Module) -> bool:
-    return getattr(norm, "running_var", None) is not None and getattr(norm, "weight", None) is not None
+    return (
+        getattr(norm, "running_var", None) is not None and getattr(norm, "weight", None) is not None
+    )
 
 
 def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -146,10 +170,10 @@ def _with_noise(probe: Tensor) -> Tensor:
     return torch.cat([probe[:1], noise.to(probe)])
 
 
-def _agrees(copy_: Prepared, victim: Classifier, probe: Tensor) -> bool:
+def _agrees(copy_: FusedModel, victim: Classifier, probe: Tensor) -> bool:
     """Same logits within tolerance, and input gradients in the same direction, on the probe."""
     try:
-        with quiet(victim):
+        with frozen_eval(victim):
             wanted, slope = _response(victim, probe)
             format_ = torch.channels_last if copy_.channels_last else torch.contiguous_format
             found, found_slope = _response(copy_, probe.contiguous(memory_format=format_))

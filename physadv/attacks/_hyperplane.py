@@ -1,4 +1,5 @@
-"""Nearest points on a hyperplane within [0, 1], in each norm: the step of minimum-norm attacks (Croce & Hein 2020)."""
+"""Nearest points on a hyperplane within [0, 1], in each norm: the step of minimum-norm attacks
+(Croce & Hein 2020)."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ from physadv.threat.norms import Norm
 
 
 def to_plane(x: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:
-    """The shortest change d (b, ...) in ``norm`` with value + <slope, d> = 0 and x + d in [0, 1]; float64.
+    """The shortest change d (b, ...) in ``norm`` with value + <slope, d> = 0 and x + d in [0, 1];
+    float64.
 
-    ``value`` (b,) is the plane's function at ``x``. Where the plane does not meet [0, 1], the change that comes
-    nearest to it.
+    ``value`` (b,) is the plane's function at ``x``. Where the plane does not meet [0, 1], the
+    change that comes nearest to it.
     """
     way = (-slope.double() * value.sign().view(-1, *[1] * (x.ndim - 1))).flatten(1)
     start = x.double().flatten(1)
@@ -26,7 +28,8 @@ def to_plane(x: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:
 
 
 def _fill(weight: Tensor, rate: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """min(t * rate, room) with the t at which sum(weight * it) = need: Newton on a concave function, from below."""
+    """min(t * rate, room) with the t at which sum(weight * it) = need: Newton on a concave
+    function, from below."""
     reach = torch.zeros_like(need)
     for _ in range(64):
         free = reach * rate < room

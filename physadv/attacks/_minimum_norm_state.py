@@ -1,21 +1,22 @@
-"""The state of a minimum-norm attack: the nearest find of each sample, its planes, and the line search at the end."""
+"""The state of a minimum-norm attack: the nearest find of each sample, its planes, and the line
+search at the end."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from physadv.attacks._directions import spread
-from physadv.attacks._fused_model import Prepared, Speed, stepper_of
-from physadv.attacks.gradient import laid_out
 from physadv.attacks._classifier_step import Classifier, asks, check, judge, task_of
+from physadv.attacks._directions import per_sample
+from physadv.attacks._fused_model import FusedModel, Speed, stepper_of
 from physadv.attacks.attack_result import AttackResult
+from physadv.attacks.gradient import to_memory_format
 from physadv.core.errors import VictimError
 from physadv.threat.constraints import LpBall
-from physadv.threat.norms import Norm, distance, known
+from physadv.threat.norms import Norm, distance, parse_norm
 
 
-class Hunt:
+class NearestAdversarial:
     """The nearest adversarial image of each sample so far, and the line search at the end."""
 
     def __init__(
@@ -26,35 +27,42 @@ class Hunt:
         targets: Tensor | None,
         eps: float | None,
         norm: Norm,
-        speed: Speed | Prepared,
+        speed: Speed | FusedModel,
     ) -> None:
         check(images, labels, targets)
-        self.norm, self.eps, self.images, self.targets = known(norm), eps, images, targets
+        self.norm, self.eps, self.images, self.targets = parse_norm(norm), eps, images, targets
         self.reach = -1.0 if eps is None else LpBall(norm, eps).eps
         stepper = stepper_of(victim, speed, images)
-        self.x0 = laid_out(images, stepper)
+        self.x0 = to_memory_format(images, stepper)
         self.task = task_of(victim, stepper, "margin", labels, targets)
         self.best, self.last = self.x0.clone(), self.x0.clone()
-        self.distance = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
+        self.distance = torch.full(
+            (len(images),), torch.inf, dtype=torch.float64, device=images.device
+        )
         self.clean_gap = torch.full_like(self.distance, torch.nan)
         self.queries = torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
     def open(self) -> Tensor:
-        """Samples for which nothing is found within reach: all, where the nearest image is asked for."""
+        """Samples for which nothing is found within reach: all, where the nearest image is asked
+        for."""
         return (self.distance > self.reach).nonzero()[:, 0]
 
     def look(self, rows: Tensor, x: Tensor, classes: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Value (b,) and slope of each sample's nearest boundary, linearised at ``x``, and whether ``x`` has won.
+        """Value (b,) and slope of each sample's nearest boundary, linearized at ``x``, and whether
+        ``x`` has won.
 
-        One forward pass. The value is positive where the attack has not won. With ``classes`` the nearest of so many
-        planes is taken where there are no targets, else the one of the highest rival.
+        One forward pass. The value is positive where the attack has not won. With ``classes`` the
+        nearest of so many planes is taken where there are no targets, else the one of the highest
+        rival.
         """
         part = self.task.pick(rows)
         x = x.detach().requires_grad_()
         logits = part.stepper(x)
         if not logits.requires_grad:
             raise VictimError(
-                "victim's output", "does not depend on its input differentiably", "use a black-box attack"
+                "victim's output",
+                "does not depend on its input differentiably",
+                "use a black-box attack",
             )
         won = part.criterion(logits.detach())
         rivals = min(classes, logits.shape[1] - 1)
@@ -67,7 +75,11 @@ class Hunt:
         gap = part.objective(logits.detach()).double()
         self.clean_gap[rows] = torch.where(self.clean_gap[rows].isnan(), gap, self.clean_gap[rows])
         self.offer(rows, x.detach(), won)
-        return value.detach().double(), torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0), won
+        return (
+            value.detach().double(),
+            torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0),
+            won,
+        )
 
     def offer(self, rows: Tensor, x: Tensor, won: Tensor) -> None:
         """Keep points that have won and are nearer than those before."""
@@ -76,9 +88,10 @@ class Hunt:
         self.best[rows[nearer]], self.distance[rows[nearer]] = x[nearer], far[nearer]
 
     def finish(self, refine: int, levels: int | None) -> AttackResult:
-        """Line search between clean and found images, judged by the victim; then the verdict on what is handed out."""
+        """Line search between clean and found images, judged by the victim; then the verdict on
+        what is handed out."""
         sure = self._refined(refine)
-        out = torch.where(spread(sure, self.x0), self.best, self.last)
+        out = torch.where(per_sample(sure, self.x0), self.best, self.last)
         size = float(distance(self.x0, self.x0 * 0 + 1, self.norm).max()) + 1 if len(out) else 1.0
         ball = LpBall(self.norm, size if self.eps is None else self.eps, levels)
         out = ball.legal(ball.project(out, self.x0), self.x0)
@@ -88,10 +101,11 @@ class Hunt:
         return AttackResult(torch.empty_like(self.images).copy_(out), success, far, self.queries)
 
     def _refined(self, refine: int) -> Tensor:
-        """Move each find along its line to the boundary in ``refine`` forwards; returns which the victim confirms.
+        """Move each find along its line to the boundary in ``refine`` forwards; returns which the
+        victim confirms.
 
-        The first look is at the find itself; while it is refused the search goes outwards. Then it is by turns false
-        position and bisection.
+        The first look is at the find itself; while it is refused the search goes outwards. Then it
+        is by turns false position and bisection.
         """
         rows = self.distance.isfinite().nonzero()[:, 0]
         sure = torch.zeros_like(self.distance, dtype=torch.bool)
@@ -101,7 +115,7 @@ class Hunt:
         high, high_gap = torch.ones_like(low), torch.zeros_like(low)
         at = high
         for turn in range(refine if len(rows) else 0):
-            x = (x0.double() + spread(at, x0) * change).clamp(0, 1).to(x0.dtype)
+            x = (x0.double() + per_sample(at, x0) * change).clamp(0, 1).to(x0.dtype)
             gap, won = judge(part.victim, x, part.objective, part.criterion)
             self.queries[rows] += asks(part.victim)
             self.distance[rows[won & ~sure[rows]]] = torch.inf  # until here it was the copy's word
@@ -109,12 +123,15 @@ class Hunt:
             sure[rows] |= won
             low, low_gap = torch.where(won, low, at), torch.where(won, low_gap, gap.double())
             high, high_gap = torch.where(won, at, high), torch.where(won, gap.double(), high_gap)
-            at = torch.where(sure[rows], _between(low, low_gap, high, high_gap, turn), 3 * at - 1.98)
+            at = torch.where(
+                sure[rows], _between(low, low_gap, high, high_gap, turn), 3 * at - 1.98
+            )
         return sure
 
 
 def _between(low: Tensor, low_gap: Tensor, high: Tensor, high_gap: Tensor, turn: int) -> Tensor:
-    """Where to look next: a little beyond the zero of the line through both gaps, or halfway in odd turns."""
+    """Where to look next: a little beyond the zero of the line through both gaps, or halfway in odd
+    turns."""
     zero = low + (high - low) * (low_gap / (low_gap - high_gap).clamp_min(1e-30) + 0.002)
     usable = zero.isfinite() & (zero > low) & (zero < high) & (turn % 2 == 0)
     return torch.where(usable, zero, (low + high) / 2)
@@ -123,7 +140,8 @@ def _between(low: Tensor, low_gap: Tensor, high: Tensor, high_gap: Tensor, turn:
 def _nearest_plane(
     logits: Tensor, x: Tensor, labels: Tensor, rivals: int, won: Tensor, norm: Norm
 ) -> tuple[Tensor, Tensor]:
-    """Margin to a rival and its slope: of the rival whose plane is nearest, or of the leader where it has won."""
+    """Margin to a rival and its slope: of the rival whose plane is nearest, or of the leader where
+    it has won."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     own = wide.gather(1, labels[:, None])
     others = wide.detach().scatter(1, labels[:, None], -torch.inf).topk(rivals, 1).indices
@@ -135,8 +153,11 @@ def _nearest_plane(
         dual: Norm = {"linf": "l1", "l2": "l2", "l1": "linf"}[norm]  # type: ignore[assignment]
         far = gaps[:, i].detach().abs() / length(way, dual).to(value).clamp_min(1e-30)
         nearer = (far < best_far) & (~won | (i == 0))
-        best_far, value = torch.where(nearer, far, best_far), torch.where(nearer, gaps[:, i].detach(), value)
-        slope = torch.where(spread(nearer, x), way, slope)
+        best_far, value = (
+            torch.where(nearer, far, best_far),
+            torch.where(nearer, gaps[:, i].detach(), value),
+        )
+        slope = torch.where(per_sample(nearer, x), way, slope)
     return value, slope.detach()
 
 

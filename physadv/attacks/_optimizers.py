@@ -1,4 +1,4 @@
-"""How a gradient becomes a step: torch's own optimisers behind a functional face."""
+"""How a gradient becomes a step: torch's own optimizers behind a functional face."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Update(Protocol):
 @dataclass
 class _TorchState:
     leaf: Tensor
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
 
 
@@ -39,15 +39,17 @@ class Adam:
     def init(self, x: Tensor) -> _TorchState:
         """Fresh moments for ``x``."""
         leaf = x.detach().clone().requires_grad_()
-        optimiser = torch.optim.Adam([leaf], lr=self.lr, betas=self.betas)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(self.steps, 1), eta_min=self.lr / 20)
-        return _TorchState(leaf, optimiser, schedule)
+        optimizer = torch.optim.Adam([leaf], lr=self.lr, betas=self.betas)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, max(self.steps, 1), eta_min=self.lr / 20
+        )
+        return _TorchState(leaf, optimizer, schedule)
 
     def step(self, x: Tensor, grad: Tensor, state: _TorchState) -> Tensor:
         """One Adam step from ``x``, which may have been projected since the last."""
         with torch.no_grad():
             state.leaf.copy_(x)
         state.leaf.grad = grad.detach()
-        state.optimiser.step()
+        state.optimizer.step()
         state.schedule.step()
         return state.leaf.detach().clone()

@@ -1,4 +1,5 @@
-"""Auto-PGD (Croce & Hein 2020; l_1: Croce & Hein 2021): PGD that sets its own step size, for each sample alone."""
+"""Auto-PGD (Croce & Hein 2020; l_1: Croce & Hein 2021): PGD that sets its own step size, for each
+sample alone."""
 
 from __future__ import annotations
 
@@ -10,10 +11,19 @@ import torch
 from torch import Tensor
 
 from physadv.attacks import _directions
-from physadv.attacks._fused_model import Prepared, Speed, exactly, stepper_of
-from physadv.attacks.gradient import ROUGH, Loss, laid_out
-from physadv.attacks._classifier_step import Best, Classifier, Task, check, judge, loss_and_gradient, quiet, task_of
+from physadv.attacks._classifier_step import (
+    Best,
+    Classifier,
+    Task,
+    check,
+    frozen_eval,
+    judge,
+    loss_and_gradient,
+    task_of,
+)
+from physadv.attacks._fused_model import FusedModel, Speed, exactly, stepper_of
 from physadv.attacks.attack_result import AttackResult
+from physadv.attacks.gradient import ROUGH, Loss, to_memory_format
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.threat.constraints import LpBall
@@ -40,35 +50,40 @@ def apgd(
     keep: Literal["success", "loss"] = "success",
     drop_broken: bool = True,
     levels: int | None = None,
-    speed: Speed | Prepared = "fold",
+    speed: Speed | FusedModel = "fold",
     seed: int = 0,
     index: Tensor | None = None,
 ) -> AttackResult:
     """Auto-PGD with ``loss`` ce, margin or dlr, untargeted or towards ``targets`` (b,).
 
-    The step starts at 2 eps (l_1: eps, on a shrinking share of the elements) and is halved at checkpoints where the
-    loss has stopped to fall, going on from the best point. With ``any_class`` the targets only lead the way: every
-    class but the true one counts. ``keep`` and ``drop_broken`` as in :func:`physadv.attacks.gradient.pgd`; restarts *
-    (steps + 1) forwards a sample with ``speed="plain"``. Raises
-    ImageError for images outside [0, 1], OptionError for options out of range.
+    The step starts at 2 eps (l_1: eps, on a shrinking share of the elements) and is halved at
+    checkpoints where the loss has stopped to fall, going on from the best point. With ``any_class``
+    the targets only lead the way: every class but the true one counts. ``keep`` and ``drop_broken``
+    as in :func:`physadv.attacks.gradient.pgd`; restarts * (steps + 1) forwards a sample with
+    ``speed="plain"``. Raises ImageError for images outside [0, 1], OptionError for options out of
+    range.
     """
     check(images, labels, targets)
     if steps < 1 or restarts < 1:
         raise OptionError(f"{steps} steps, {restarts} restarts", "at least 1 of each", "raise them")
     ball = LpBall(norm, eps, levels)
     drop = drop_broken and keep == "success"
-    with quiet(victim):
+    with frozen_eval(victim):
         stepper = stepper_of(victim, speed if steps > 2 else "plain", images)
-        x0 = laid_out(images, stepper)
+        x0 = to_memory_format(images, stepper)
         task = task_of(victim, stepper, loss, labels, targets)
         task = replace(task, criterion=Misclassified(labels)) if any_class else task
         best = Best(x0, task, by_loss=keep == "loss", drop=drop)
         numbers = range(len(x0)) if index is None else index.tolist()
         for restart in range(restarts):
-            rows = (~best.success).nonzero()[:, 0] if drop else torch.arange(len(x0), device=x0.device)
+            rows = (
+                (~best.success).nonzero()[:, 0] if drop else torch.arange(len(x0), device=x0.device)
+            )
             start = x0[rows]
             if random_start:
-                start = ball.random_starts(start, [generator(seed, "apgd", restart, numbers[i]) for i in rows.tolist()])
+                start = ball.random_starts(
+                    start, [generator(seed, "apgd", restart, numbers[i]) for i in rows.tolist()]
+                )
             _one_start(best.task.pick(rows), rows, x0[rows], start, ball, steps, best, drop)
         return best.result(images)
 
@@ -101,7 +116,14 @@ class _State:
 
 
 def _one_start(
-    task: Task, rows: Tensor, x0: Tensor, x: Tensor, ball: LpBall, steps: int, best: Best, drop: bool
+    task: Task,
+    rows: Tensor,
+    x0: Tensor,
+    x: Tensor,
+    ball: LpBall,
+    steps: int,
+    best: Best,
+    drop: bool,
 ) -> None:
     """k steps and k + 1 forwards from one start, every iterate offered to ``best``."""
     if not len(rows):
@@ -122,7 +144,9 @@ def _one_start(
         x = _move(state, ball, first=step == 1)
         point = ball.legal(x, state.x0)
         if step == steps:
-            best.offer(state.rows, point, *judge(task.stepper, point, task.objective, task.criterion))
+            best.offer(
+                state.rows, point, *judge(task.stepper, point, task.objective, task.criterion)
+            )
             return
         logits, loss, grad = loss_and_gradient(task.stepper, point, task.objective)
         won = best.offer(state.rows, point, loss, task.criterion(logits))
@@ -136,14 +160,29 @@ def _begin(rows: Tensor, x0: Tensor, x: Tensor, grad: Tensor, loss: Tensor, ball
     ones = torch.ones(len(rows), device=x.device, dtype=x.dtype)
     low, high = bounds(x0, ball.eps) if ball.norm == "linf" else (x0, x0)
     return _State(
-        rows=rows, x0=x0, low=low, high=high, x=x, before=x, grad=grad, loss=loss, size=first * ball.eps * ones,
-        share=0.2 * ones, used=ones, best_x=x, best_grad=grad, best_loss=loss, lowered=torch.zeros_like(rows),
-        mark_loss=loss, mark_kept=torch.zeros_like(rows, dtype=torch.bool),
-    )  # fmt: skip
+        rows=rows,
+        x0=x0,
+        low=low,
+        high=high,
+        x=x,
+        before=x,
+        grad=grad,
+        loss=loss,
+        size=first * ball.eps * ones,
+        share=0.2 * ones,
+        used=ones,
+        best_x=x,
+        best_grad=grad,
+        best_loss=loss,
+        lowered=torch.zeros_like(rows),
+        mark_loss=loss,
+        mark_kept=torch.zeros_like(rows, dtype=torch.bool),
+    )
 
 
 def _checkpoints(steps: int) -> dict[int, int]:
-    """Steps at which the step size is looked at, each with the number of steps since the one before."""
+    """Steps at which the step size is looked at, each with the number of steps since the one
+    before."""
     marks, last, share, gap = {}, 0, 0.22, 0.22
     while share <= 1:
         at = math.ceil(share * steps - 1e-9)
@@ -165,7 +204,7 @@ def _move(state: _State, ball: LpBall, first: bool) -> Tensor:
         way = _directions.sparse(state.grad, state.x, state.share)
     else:
         way = _directions.unit(state.grad, ball.norm)
-    x = _inside(state, ball, state.x - _directions.spread(state.size, state.x) * way)
+    x = _inside(state, ball, state.x - _directions.per_sample(state.size, state.x) * way)
     if first or ball.norm == "l1":
         return x
     step = _MOMENTUM * (x - state.x) + (1 - _MOMENTUM) * (state.x - state.before)
@@ -173,7 +212,9 @@ def _move(state: _State, ball: LpBall, first: bool) -> Tensor:
 
 
 def _inside(state: _State, ball: LpBall, x: Tensor) -> Tensor:
-    return torch.clamp(x, state.low, state.high) if ball.norm == "linf" else ball.project(x, state.x0)
+    return (
+        torch.clamp(x, state.low, state.high) if ball.norm == "linf" else ball.project(x, state.x0)
+    )
 
 
 def _record(state: _State, x: Tensor, loss: Tensor, grad: Tensor) -> None:
@@ -184,14 +225,15 @@ def _record(state: _State, x: Tensor, loss: Tensor, grad: Tensor) -> None:
 
 
 def _keep(state: _State, better: Tensor) -> None:
-    pixels = _directions.spread(better, state.x)
+    pixels = _directions.per_sample(better, state.x)
     state.best_x = torch.where(pixels, state.x, state.best_x)
     state.best_grad = torch.where(pixels, state.grad, state.best_grad)
     state.best_loss = torch.where(better, state.loss, state.best_loss)
 
 
 def _adapt(state: _State, ball: LpBall, window: int) -> None:
-    """Halve the step and go back to the best point where too few steps helped, or nothing has for two windows."""
+    """Halve the step and go back to the best point where too few steps helped, or nothing has for
+    two windows."""
     few = state.lowered < _ENOUGH * window
     stuck = state.mark_kept & (state.best_loss >= state.mark_loss)
     halve = few | stuck
@@ -202,7 +244,8 @@ def _adapt(state: _State, ball: LpBall, window: int) -> None:
 
 
 def _adapt_sparse(state: _State, ball: LpBall, window: int) -> None:
-    """Match the share of elements moved to the sparsity of the best point; where that has settled, shorten the step."""
+    """Match the share of elements moved to the sparsity of the best point; where that has settled,
+    shorten the step."""
     n = state.x0[0].numel()
     used = ((state.best_x != state.x0).flatten(1).sum(1) / n).to(state.used)
     sparser = used < 0.95 * state.used
@@ -214,7 +257,7 @@ def _adapt_sparse(state: _State, ball: LpBall, window: int) -> None:
 
 
 def _return_to_best(state: _State, rows: Tensor) -> None:
-    pixels = _directions.spread(rows, state.x)
+    pixels = _directions.per_sample(rows, state.x)
     state.x = torch.where(pixels, state.best_x, state.x)
     state.before = torch.where(pixels, state.best_x, state.before)
     state.grad = torch.where(pixels, state.best_grad, state.grad)

@@ -11,9 +11,9 @@ from torch import Tensor
 class AttackResult:
     """Adversarial images and what is known of them, one entry a sample.
 
-    ``images`` (b, c, h, w) are within the constraint and in [0, 1]; ``success`` (b,) is the criterion on exactly these;
-    ``loss`` (b,) is the attack's own objective, lower is better for the attacker; ``queries`` (b,) counts what a black
-    box was asked.
+    ``images`` (b, c, h, w) are within the constraint and in [0, 1]; ``success`` (b,) is the
+    criterion on exactly these; ``loss`` (b,) is the attack's own objective, lower is better for the
+    attacker; ``queries`` (b,) counts what a black box was asked.
     """
 
     images: Tensor

@@ -1,7 +1,8 @@
-"""Label-only black box: the victim's decisions are asked, its scores are not; every question is counted.
+"""Label-only black box: the victim's decisions are asked, its scores are not; every question is
+counted.
 
-Both attacks look for the nearest adversarial image and succeed where it lies within ``eps``. Samples that got there
-are asked about no further.
+Both attacks look for the nearest adversarial image and succeed where it lies within ``eps``.
+Samples that got there are asked about no further.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from physadv.attacks.score_based import Scores
-from physadv.attacks._classifier_step import check, quiet
+from physadv.attacks._classifier_step import check, frozen_eval
 from physadv.attacks.attack_result import AttackResult
+from physadv.attacks.score_based import Scores
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.threat.criteria import Misclassified
-from physadv.threat.norms import Norm, distance, known, toward
+from physadv.threat.norms import Norm, distance, parse_norm, toward
 
 
 @dataclass
 class Oracle:
-    """Answers "is this image misread?" and counts the questions per sample, ``limit`` at most. ``used`` is (b,)."""
+    """Answers "is this image misread?" and counts the questions per sample, ``limit`` at most.
+    ``used`` is (b,)."""
 
     victim: Scores
     labels: Tensor
@@ -31,7 +33,8 @@ class Oracle:
     limit: int
 
     def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Which of ``images`` (those of samples ``rows``, in order) the victim misreads; no, where the limit is met."""
+        """Which of ``images`` (those of samples ``rows``, in order) the victim misreads; no, where
+        the limit is met."""
         answer = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
         if len(ask := self.open(rows)):
             self.used[rows[ask]] += 1
@@ -44,18 +47,26 @@ class Oracle:
 
 
 def _oracle(victim: Scores, labels: Tensor, images: Tensor, queries: int) -> Oracle:
-    return Oracle(victim, labels, torch.zeros(len(images), dtype=torch.long, device=images.device), queries + 1)
+    return Oracle(
+        victim,
+        labels,
+        torch.zeros(len(images), dtype=torch.long, device=images.device),
+        queries + 1,
+    )
 
 
-def rays(victim: Scores, images: Tensor, labels: Tensor, *, eps: float, queries: int = 2000) -> AttackResult:
-    """RayS (Chen & Gu 2020): the l_inf direction of signs along which the boundary is nearest, block by block.
+def rays(
+    victim: Scores, images: Tensor, labels: Tensor, *, eps: float, queries: int = 2000
+) -> AttackResult:
+    """RayS (Chen & Gu 2020): the l_inf direction of signs along which the boundary is nearest,
+    block by block.
 
-    ``images`` (b, c, h, w) in [0, 1]. It draws nothing at random. ``AttackResult.queries`` counts labels asked, at
-    most ``queries`` + 1 per sample. A sample that fails keeps its clean image.
+    ``images`` (b, c, h, w) in [0, 1]. It draws nothing at random. ``AttackResult.queries`` counts
+    labels asked, at most ``queries`` + 1 per sample. A sample that fails keeps its clean image.
     """
     check(images, labels)
     images = images.detach()
-    with quiet(victim), torch.no_grad():
+    with frozen_eval(victim), torch.no_grad():
         oracle = _oracle(victim, labels, images, queries)
         everyone = torch.arange(len(images), device=images.device)
         won = oracle(images, everyone)
@@ -73,7 +84,8 @@ def _along(images: Tensor, signs: Tensor, radius: Tensor) -> Tensor:
 
 
 class _Rays:
-    """The state of RayS: a direction of signs and the radius at which it is adversarial, per sample."""
+    """The state of RayS: a direction of signs and the radius at which it is adversarial, per
+    sample."""
 
     def __init__(self, oracle: Oracle, images: Tensor, radius: Tensor) -> None:
         self.oracle, self.images, self.radius = oracle, images, radius
@@ -84,7 +96,8 @@ class _Rays:
         return ((self.radius > eps) & (self.oracle.used < self.oracle.limit)).nonzero()[:, 0]
 
     def run(self, eps: float) -> None:
-        """Try the whole direction, then flip halves, quarters ... of it, over and over with finer blocks."""
+        """Try the whole direction, then flip halves, quarters ... of it, over and over with finer
+        blocks."""
         size = self.images[0].numel()
         self._try(self.signs[self.alive(eps)], self.alive(eps), eps)
         blocks, index = 1, 0
@@ -99,7 +112,8 @@ class _Rays:
             index += 1
 
     def _try(self, signs: Tensor, rows: Tensor, eps: float) -> None:
-        """Ask at the present radius (1 while none is known); where it is adversarial, halve down to the boundary."""
+        """Ask at the present radius (1 while none is known); where it is adversarial, halve down to
+        the boundary."""
         radius = self.radius[rows].clamp(max=1)
         hit = self.oracle(_along(self.images[rows], signs, radius), rows)
         rows, signs, high = rows[hit], signs[hit], radius[hit]
@@ -107,7 +121,11 @@ class _Rays:
         inside = self.oracle(_along(self.images[rows], signs, torch.full_like(high, eps)), rows)
         high = torch.where(inside, torch.full_like(high, eps), high)
         low = torch.where(inside, high, torch.full_like(high, eps))
-        while len(open_ := ((high - low > 1e-3) & (self.oracle.used[rows] < self.oracle.limit)).nonzero()[:, 0]):
+        while len(
+            open_ := ((high - low > 1e-3) & (self.oracle.used[rows] < self.oracle.limit)).nonzero()[
+                :, 0
+            ]
+        ):
             middle = (low[open_] + high[open_]) / 2
             hit = self.oracle(_along(self.images[rows[open_]], signs[open_], middle), rows[open_])
             high[open_] = torch.where(hit, middle, high[open_])
@@ -126,17 +144,19 @@ def hopskipjump(
     probes: int = 50,
     seed: int = 0,
 ) -> AttackResult:
-    """HopSkipJump (Chen, Jordan & Wainwright 2020): walk along the boundary by the sign of labels around it.
+    """HopSkipJump (Chen, Jordan & Wainwright 2020): walk along the boundary by the sign of labels
+    around it.
 
-    ``images`` (b, c, h, w) in [0, 1]; ``norm`` "l2" or "linf"; ``probes`` is the first number of labels asked for one
-    direction (it grows with the root of the step). At most ``queries`` + 1 labels per sample. A sample that fails
-    keeps its clean image. Raises OptionError for another norm.
+    ``images`` (b, c, h, w) in [0, 1]; ``norm`` "l2" or "linf"; ``probes`` is the first number of
+    labels asked for one direction (it grows with the root of the step). At most ``queries`` + 1
+    labels per sample. A sample that fails keeps its clean image. Raises OptionError for another
+    norm.
     """
-    if known(norm) == "l1":
+    if parse_norm(norm) == "l1":
         raise OptionError(f"norm {norm}", "HopSkipJump knows l2 and linf", "choose one of these")
     check(images, labels)
     images = images.detach()
-    with quiet(victim), torch.no_grad():
+    with frozen_eval(victim), torch.no_grad():
         oracle = _oracle(victim, labels, images, queries)
         everyone = torch.arange(len(images), device=images.device)
         won = oracle(images, everyone)
@@ -154,7 +174,9 @@ class _Walk:
     def __init__(self, oracle: Oracle, images: Tensor, norm: Norm, seed: int) -> None:
         self.oracle, self.images, self.norm = oracle, images, norm
         self.points, self.source = images.clone(), generator(seed, "hopskipjump")
-        self.distance = torch.full((len(images),), torch.inf, device=images.device, dtype=torch.float64)
+        self.distance = torch.full(
+            (len(images),), torch.inf, device=images.device, dtype=torch.float64
+        )
 
     def draw(self, kind: Callable[..., Tensor]) -> Tensor:
         """One draw (1, c, h, w), the same for all samples."""
@@ -171,7 +193,8 @@ class _Walk:
                 return
 
     def _blend(self, far: Tensor, rows: Tensor, part: Tensor) -> Tensor:
-        """Between the clean image (``part`` 0) and ``far`` (1): along the line, or in l_inf by clipping the change."""
+        """Between the clean image (``part`` 0) and ``far`` (1): along the line, or in l_inf by
+        clipping the change."""
         clean, part = self.images[rows], part.view(-1, 1, 1, 1)
         change = far.double() - clean.double()
         if self.norm == "l2":
@@ -180,7 +203,8 @@ class _Walk:
         return toward(clean, torch.minimum(torch.maximum(change, -reach), reach))
 
     def _to_boundary(self, far: Tensor, rows: Tensor) -> None:
-        """Bisect from a misread image to the boundary; keep the result where it is nearer than what was known."""
+        """Bisect from a misread image to the boundary; keep the result where it is nearer than what
+        was known."""
         low, high = torch.zeros_like(self.distance[rows]), torch.ones_like(self.distance[rows])
         for _ in range(12):
             middle = (low + high) / 2
@@ -192,7 +216,8 @@ class _Walk:
         self.points[rows[nearer]], self.distance[rows[nearer]] = found[nearer], length[nearer]
 
     def run(self, eps: float, probes: int) -> None:
-        """Estimate the boundary's normal from labels around the point, step along it, go back to the boundary."""
+        """Estimate the boundary's normal from labels around the point, step along it, go back to
+        the boundary."""
         step = 0
         while True:
             step += 1
@@ -204,12 +229,17 @@ class _Walk:
             self._jump(normal, rows, step)
 
     def _normal(self, rows: Tensor, probes: int) -> Tensor:
-        """Direction (len(rows), c, h, w) into the misread side, from ``probes`` labels at a small radius."""
+        """Direction (len(rows), c, h, w) into the misread side, from ``probes`` labels at a small
+        radius."""
         size = self.images[0].numel()
         radius = (self.distance[rows] / size**0.5).clamp_min(1e-4).view(-1, 1, 1, 1).to(self.images)
         if self.norm == "linf":
             radius = radius * size**0.5 / 10
-        total, signs, shift = torch.zeros_like(self.images[rows]), [], torch.zeros_like(self.images[rows])
+        total, signs, shift = (
+            torch.zeros_like(self.images[rows]),
+            [],
+            torch.zeros_like(self.images[rows]),
+        )
         for _ in range(probes):
             noise = self.draw(torch.randn)
             noise = noise / noise.norm() * (1.0 if self.norm == "l2" else size**0.5)
@@ -232,7 +262,9 @@ class _Walk:
         far = self.points[rows].clone()
         todo = torch.arange(len(rows), device=rows.device)
         for _ in range(10):
-            trial = (self.points[rows[todo]] + reach[todo].view(-1, 1, 1, 1) * normal[todo]).clamp(0, 1)
+            trial = (self.points[rows[todo]] + reach[todo].view(-1, 1, 1, 1) * normal[todo]).clamp(
+                0, 1
+            )
             hit = self.oracle(trial, rows[todo])
             far[todo[hit]] = trial[hit]
             todo = todo[~hit]

@@ -1,10 +1,12 @@
-"""Minimum-norm attacks: FAB, DeepFool and Carlini & Wagner's l_2 look for the nearest image the victim gets wrong.
+"""Minimum-norm attacks: FAB, DeepFool and Carlini & Wagner's l_2 look for the nearest image the
+victim gets wrong.
 
-All follow one contract. Without ``eps`` the result is the nearest adversarial image found, and ``loss`` its distance.
-With ``eps`` an image counts as success only within that ball; what was found beyond it is projected onto it and judged
-there, and samples drop out once broken. Points on a decision boundary are at the mercy of rounding, so the last
-``refine`` of the steps are a line search judged by the victim itself, never by its faster copy. ``speed``, ``levels``,
-``targets`` and the errors are as in :mod:`physadv.attacks.gradient`.
+All follow one contract. Without ``eps`` the result is the nearest adversarial image found, and
+``loss`` its distance. With ``eps`` an image counts as success only within that ball; what was found
+beyond it is projected onto it and judged there, and samples drop out once broken. Points on a
+decision boundary are at the mercy of rounding, so the last ``refine`` of the steps are a line
+search judged by the victim itself, never by its faster copy. ``speed``, ``levels``, ``targets`` and
+the errors are as in :mod:`physadv.attacks.gradient`.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from physadv.attacks._directions import spread
-from physadv.attacks._fused_model import Prepared, Speed
-from physadv.attacks._minimum_norm_state import Hunt, length
-from physadv.attacks._classifier_step import Classifier, quiet
+from physadv.attacks._classifier_step import Classifier, frozen_eval
+from physadv.attacks._directions import per_sample
+from physadv.attacks._fused_model import FusedModel, Speed
 from physadv.attacks._hyperplane import to_plane
+from physadv.attacks._minimum_norm_state import NearestAdversarial, length
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.threat.norms import Norm
@@ -41,29 +43,33 @@ def fab(
     pull: float = 0.1,
     refine: int = _REFINE,
     levels: int | None = None,
-    speed: Speed | Prepared = "fold",
+    speed: Speed | FusedModel = "fold",
 ) -> AttackResult:
-    """Fast adaptive boundary attack (Croce & Hein 2020): steps to the linearised boundary, pulled to the clean image.
+    """Fast adaptive boundary attack (Croce & Hein 2020): steps to the linearized boundary, pulled
+    to the clean image.
 
-    Untargeted it takes the nearest of the planes to the ``classes`` classes with the highest logits, a backward pass
-    each; towards ``targets`` (b,) one. ``backward`` is how far an adversarial point keeps of its change before the
-    next step, ``pull`` the largest weight of the clean image's own projection. steps + 1 forwards a sample.
+    Untargeted it takes the nearest of the planes to the ``classes`` classes with the highest
+    logits, a backward pass each; towards ``targets`` (b,) one. ``backward`` is how far an
+    adversarial point keeps of its change before the next step, ``pull`` the largest weight of the
+    clean image's own projection. steps + 1 forwards a sample.
     """
 
     def move(x: Tensor, x0: Tensor, value: Tensor, slope: Tensor, won: Tensor) -> Tensor:
-        share = spread(torch.where(won, backward, 1.0), x).double()
+        share = per_sample(torch.where(won, backward, 1.0), x).double()
         base = x0.double() + share * (x.double() - x0.double())
         plane = value.double() + _inner(slope, base - x.double())
         own = value.double() + _inner(slope, x0.double() - x.double())
         step, own_step = to_plane(base, slope, plane, norm), to_plane(x0, slope, own, norm)
         far, own_far = length(step, norm), length(own_step, norm)
         weight = (far / (far + own_far).clamp_min(1e-30)).clamp(max=pull)
-        weight = spread(weight, x)
-        mixed = (1 - weight) * (base + overshoot * step) + weight * (x0.double() + overshoot * own_step)
+        weight = per_sample(weight, x)
+        mixed = (1 - weight) * (base + overshoot * step) + weight * (
+            x0.double() + overshoot * own_step
+        )
         return mixed.clamp(0, 1).to(x.dtype)
 
-    with quiet(victim):
-        hunt = Hunt(victim, images, labels, targets, eps, norm, speed)
+    with frozen_eval(victim):
+        hunt = NearestAdversarial(victim, images, labels, targets, eps, norm, speed)
         return _search(hunt, steps, refine, classes, levels, move, once=False)
 
 
@@ -80,19 +86,21 @@ def deepfool(
     overshoot: float = 0.02,
     refine: int = _REFINE,
     levels: int | None = None,
-    speed: Speed | Prepared = "fold",
+    speed: Speed | FusedModel = "fold",
 ) -> AttackResult:
-    """DeepFool (Moosavi-Dezfooli et al. 2016): steps to the nearest linearised boundary until the class changes.
+    """DeepFool (Moosavi-Dezfooli et al. 2016): steps to the nearest linearized boundary until the
+    class changes.
 
-    Planes as in :func:`fab`, but without a pull; steps stay within [0, 1]. steps + 1 forwards a sample.
+    Planes as in :func:`fab`, but without a pull; steps stay within [0, 1]. steps + 1 forwards a
+    sample.
     """
 
     def move(x: Tensor, x0: Tensor, value: Tensor, slope: Tensor, won: Tensor) -> Tensor:
         step = (1 + overshoot) * to_plane(x, slope, value, norm)
-        return (x.double() + step * spread(~won, x)).clamp(0, 1).to(x.dtype)
+        return (x.double() + step * per_sample(~won, x)).clamp(0, 1).to(x.dtype)
 
-    with quiet(victim):
-        hunt = Hunt(victim, images, labels, targets, eps, norm, speed)
+    with frozen_eval(victim):
+        hunt = NearestAdversarial(victim, images, labels, targets, eps, norm, speed)
         return _search(hunt, steps, refine, classes, levels, move, once=True)
 
 
@@ -110,18 +118,21 @@ def cw_l2(
     targets: Tensor | None = None,
     refine: int = _REFINE,
     levels: int | None = None,
-    speed: Speed | Prepared = "fold",
+    speed: Speed | FusedModel = "fold",
 ) -> AttackResult:
-    """Carlini & Wagner 2017 in l_2: Adam on squared distance + c * margin, with [0, 1] kept by a tanh.
+    """Carlini & Wagner 2017 in l_2: Adam on squared distance + c * margin, with [0, 1] kept by a
+    tanh.
 
-    c starts at ``weight`` and is bisected for each sample over ``searches`` runs of ``steps`` steps. The margin is
-    divided by its own gradient's scale at the clean image, so that logits of any scale meet the same c.
-    searches * steps + refine + 1 forwards a sample.
+    c starts at ``weight`` and is bisected for each sample over ``searches`` runs of ``steps``
+    steps. The margin is divided by its own gradient's scale at the clean image, so that logits of
+    any scale meet the same c. searches * steps + refine + 1 forwards a sample.
     """
     if searches < 1 or steps < 1:
-        raise OptionError(f"{searches} searches of {steps} steps", "at least 1 of each", "raise them")
-    with quiet(victim):
-        hunt = Hunt(victim, images, labels, targets, eps, "l2", speed)
+        raise OptionError(
+            f"{searches} searches of {steps} steps", "at least 1 of each", "raise them"
+        )
+    with frozen_eval(victim):
+        hunt = NearestAdversarial(victim, images, labels, targets, eps, "l2", speed)
         low, factor = torch.zeros_like(hunt.distance), torch.full_like(hunt.distance, weight)
         high, scale = torch.full_like(low, torch.inf), torch.zeros_like(low)
         for _ in range(searches):
@@ -136,7 +147,13 @@ def cw_l2(
 
 
 def _cw_run(
-    hunt: Hunt, rows: Tensor, factor: Tensor, scales: Tensor, steps: int, rate: float, confidence: float
+    hunt: NearestAdversarial,
+    rows: Tensor,
+    factor: Tensor,
+    scales: Tensor,
+    steps: int,
+    rate: float,
+    confidence: float,
 ) -> tuple[Tensor, Tensor]:
     """One run of Adam; returns which samples were ever adversarial, and the scale of every margin."""
     x0 = hunt.x0[rows].double()
@@ -150,7 +167,7 @@ def _cw_run(
         new = scales[rows] == 0
         scales[rows] = torch.where(new, length(slope, "l2").clamp_min(1e-30), scales[rows])
         active = factor * (gap / scales[rows] + confidence > 0) / scales[rows]
-        grad = spread(active, x) * slope.double() + 2 * (x.double() - x0)
+        grad = per_sample(active, x) * slope.double() + 2 * (x.double() - x0)
         grad = grad * (1 - z.tanh().square()) / 2
         mean, square = 0.9 * mean + 0.1 * grad, 0.999 * square + 0.001 * grad * grad
         z = z - rate * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
@@ -162,9 +179,16 @@ Move = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def _search(
-    hunt: Hunt, steps: int, refine: int, classes: int, levels: int | None, move: Move, once: bool
+    hunt: NearestAdversarial,
+    steps: int,
+    refine: int,
+    classes: int,
+    levels: int | None,
+    move: Move,
+    once: bool,
 ) -> AttackResult:
-    """steps - refine moves of all samples still open, then the line search; with ``once`` the first find is enough."""
+    """steps - refine moves of all samples still open, then the line search; with ``once`` the first
+    find is enough."""
     if steps <= refine or refine < 1:
         needed = f"more than the {refine} that refine a find (1 or more)"
         raise OptionError(f"steps {steps}", needed, f"use {max(refine, 1) + 1} steps or more")

@@ -1,4 +1,5 @@
-"""Victims that block or blur their gradients: BPDA for parts without a useful one, EOT for random ones."""
+"""Victims that block or blur their gradients: BPDA for parts without a useful one, EOT for random
+ones."""
 
 from __future__ import annotations
 
@@ -17,15 +18,16 @@ Part = Callable[[Tensor], Tensor]
 
 
 def identity(x: Tensor) -> Tensor:
-    """The usual stand-in for a defence that leaves images nearly as they were."""
+    """The usual stand-in for a defense that leaves images nearly as they were."""
     return x
 
 
 def bpda(part: Part, backward: Part = identity) -> Part:
     """``part`` forwards, ``backward`` in its place for the gradient (Athalye et al. 2018).
 
-    For quantisation, JPEG, median filters and the like: wrap the part and compose it with the rest of the victim,
-    ``lambda x: net(bpda(jpeg)(x))``. ``backward`` must give the shape that ``part`` gives; raises OptionError else.
+    For quantization, JPEG, median filters and the like: wrap the part and compose it with the rest
+    of the victim, ``lambda x: net(bpda(jpeg)(x))``. ``backward`` must give the shape that ``part``
+    gives; raises OptionError else.
     """
     return _Bpda(part, backward)
 
@@ -63,14 +65,16 @@ class _Straight(torch.autograd.Function):
 
 
 def eot(victim: Classifier, *, draws: int = 16, seed: int = 0) -> Eot:
-    """A victim with random parts, to be attacked in expectation over its randomness (Athalye et al. 2018).
+    """A victim with random parts, to be attacked in expectation over its randomness (Athalye et al.
+    2018).
 
-    Attacks that go through ``logits.loss_and_gradient`` (fgsm, pgd, gradient_ascent, mifgsm, apgd) ask it ``draws``
-    times a step and average the *losses* and their *gradients*; logits are never averaged for the gradient. Verdicts
-    are on the log of the mean probability over ``draws`` draws: a sample counts as broken where it is on average.
-    Every call sees the same ``draws`` seeds, a fixed sample of the randomness, so that losses can be compared from
-    step to step and results repeat; judge with another ``seed`` to see what holds for fresh draws. Draws use the
-    global RNG under a fork: the caller's random state stays as it was. ``queries`` count every draw.
+    Attacks that go through ``logits.loss_and_gradient`` (fgsm, pgd, gradient_ascent, mifgsm, apgd)
+    ask it ``draws`` times a step and average the *losses* and their *gradients*; logits are never
+    averaged for the gradient. Verdicts are on the log of the mean probability over ``draws`` draws:
+    a sample counts as broken where it is on average. Every call sees the same ``draws`` seeds, a
+    fixed sample of the randomness, so that losses can be compared from step to step and results
+    repeat; judge with another ``seed`` to see what holds for fresh draws. Draws use the global RNG
+    under a fork: the caller's random state stays as it was. ``queries`` count every draw.
     """
     if draws < 1:
         raise OptionError(f"{draws} draws", "at least 1", "raise draws")

@@ -1,4 +1,5 @@
-"""The loop of every optimised patch, a generator of steps: progress, stopping and checkpoints belong to the caller."""
+"""The loop of every optimized patch, a generator of steps: progress, stopping and checkpoints
+belong to the caller."""
 
 from __future__ import annotations
 
@@ -14,14 +15,16 @@ from physadv.core.errors import VictimError
 from physadv.core.types import Prediction, Victim
 
 Render = Callable[[Tensor, int], tuple[Tensor, Any]]
-"""(patch, step) -> images (b, 3, h, w) with the patch in them, and the marks that are judged; differentiable."""
+"""(patch, step) -> images (b, 3, h, w) with the patch in them, and the marks that are judged;
+differentiable."""
 Objective = Callable[[Prediction, Any], Tensor]
 """(prediction, marks) -> loss per marked object, (m,), lower is better for the attacker."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one step did: its number from 1, the patch after it, the mean loss before it, and the optimiser's state."""
+class PatchStep:
+    """What one step did: its number from 1, the patch after it, the mean loss before it, and the
+    optimizer's state."""
 
     index: int
     patch: Tensor
@@ -29,25 +32,27 @@ class Step:
     state: Any
 
 
-def optimise(
+def optimize(
     patch: Tensor,
     *,
     render: Render,
     victims: Sequence[Victim],
     objective: Objective | Sequence[Objective],
-    regulariser: Callable[[Tensor], Tensor],
+    regularizer: Callable[[Tensor], Tensor],
     project: Callable[[Tensor], Tensor],
     update: Update,
     steps: int,
     start: int = 0,
     state: Any = None,
-) -> Iterator[Step]:
-    """Descend the mean objective over the draws of ``render`` and over ``victims`` (an ensemble counts each alike).
+) -> Iterator[PatchStep]:
+    """Descend the mean objective over the draws of ``render`` and over ``victims`` (an ensemble
+    counts each alike).
 
     ``objective`` is one for all victims, or one for each of them.
 
-    Starts after step ``start`` with ``state``, so that a saved run goes on as if it had never stopped. Only the patch
-    receives gradients. Raises VictimError where the loss is not finite or no gradient reaches the patch.
+    Starts after step ``start`` with ``state``, so that a saved run goes on as if it had never
+    stopped. Only the patch receives gradients. Raises VictimError where the loss is not finite or
+    no gradient reaches the patch.
     """
     current = patch.detach().clone()
     objectives = list(objective) if isinstance(objective, Sequence) else [objective] * len(victims)
@@ -55,17 +60,25 @@ def optimise(
     for index in range(start, steps):
         current.requires_grad_()
         images, marks = render(current, index)
-        losses = torch.stack([loss(v(images), marks).mean() for v, loss in zip(victims, objectives, strict=True)])
+        losses = torch.stack(
+            [loss(v(images), marks).mean() for v, loss in zip(victims, objectives, strict=True)]
+        )
         loss = losses.mean()
         (gradient,) = torch.autograd.grad(loss, current, allow_unused=True)
         _check(loss, gradient)
-        (smoothing,) = torch.autograd.grad(regulariser(current), current)
+        (smoothing,) = torch.autograd.grad(regularizer(current), current)
         current = project(update.step(current.detach(), gradient + smoothing, state)).detach()
-        yield Step(index + 1, current, float(loss.detach()), state)
+        yield PatchStep(index + 1, current, float(loss.detach()), state)
 
 
 def _check(loss: Tensor, gradient: Tensor | None) -> None:
     if not bool(torch.isfinite(loss)):
-        raise VictimError(f"loss {float(loss.detach())}", "must be finite", "check the victim's output for NaN")
+        raise VictimError(
+            f"loss {float(loss.detach())}", "must be finite", "check the victim's output for NaN"
+        )
     if gradient is None or not bool(torch.isfinite(gradient).all()):
-        raise VictimError("gradient to the patch", "must exist and be finite", "wrap non-differentiable parts (BPDA)")
+        raise VictimError(
+            "gradient to the patch",
+            "must exist and be finite",
+            "wrap non-differentiable parts (BPDA)",
+        )

@@ -1,6 +1,7 @@
 """Score-based black box: the Square attack, and gradients estimated from scores alone.
 
-All samples of a batch see the same sequence of proposals, so a sample's result does not depend on its batch.
+All samples of a batch see the same sequence of proposals, so a sample's result does not depend on
+its batch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from physadv.attacks._classifier_step import check, quiet
+from physadv.attacks._classifier_step import check, frozen_eval
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
@@ -34,25 +35,34 @@ def square(
     targets: Tensor | None = None,
     seed: int = 0,
 ) -> AttackResult:
-    """Square attack (Andriushchenko et al. 2020): random windows, kept where they lower the margin; scores only.
+    """Square attack (Andriushchenko et al. 2020): random windows, kept where they lower the margin;
+    scores only.
 
-    ``images`` (b, c, h, w) in [0, 1]; ``norm`` "linf" or "l2"; ``share`` is the part of the pixels that the first
-    windows cover. With ``targets`` (b,) these classes are wanted. Needs at most ``queries`` + 1 forwards, and none more
-    for samples already won; ``AttackResult.queries`` counts them per sample. Raises OptionError for another norm.
+    ``images`` (b, c, h, w) in [0, 1]; ``norm`` "linf" or "l2"; ``share`` is the part of the pixels
+    that the first windows cover. With ``targets`` (b,) these classes are wanted. Needs at most
+    ``queries`` + 1 forwards, and none more for samples already won; ``AttackResult.queries`` counts
+    them per sample. Raises OptionError for another norm.
     """
     if norm not in ("linf", "l2"):
-        raise OptionError(f"norm {norm}", "the Square attack knows linf and l2", "choose one of these")
+        raise OptionError(
+            f"norm {norm}", "the Square attack knows linf and l2", "choose one of these"
+        )
     if eps < 0 or queries < 1:
-        raise OptionError(f"eps {eps}, queries {queries}", "eps >= 0 and queries >= 1", "check both")
+        raise OptionError(
+            f"eps {eps}, queries {queries}", "eps >= 0 and queries >= 1", "check both"
+        )
     check(images, labels, targets)
     images = images.detach()
-    with quiet(victim), torch.no_grad():
-        propose = (_linf_proposals if norm == "linf" else _l2_proposals)(images, eps, queries, share, seed)
+    with frozen_eval(victim), torch.no_grad():
+        propose = (_linf_proposals if norm == "linf" else _l2_proposals)(
+            images, eps, queries, share, seed
+        )
         return _search(victim, images, Objective(margin, labels, targets), propose, queries)
 
 
 Proposal = Callable[[Tensor, Tensor], Tensor]
-"""From the images and the best points so far (both of the samples still searched) to the next points to try."""
+"""From the images and the best points so far (both of the samples still searched) to the next
+points to try."""
 
 
 def _search(
@@ -85,7 +95,8 @@ def _search(
 
 
 def _side(step: int, queries: int, share: float, height: int, width: int) -> int:
-    """The window's side at a step: the covered share halves on the paper's schedule, stretched to ``queries``."""
+    """The window's side at a step: the covered share halves on the paper's schedule, stretched to
+    ``queries``."""
     scaled = step * 10_000 // queries
     halved = sum(scaled > mark for mark in _HALVINGS)
     side = round((share / 2**halved * height * width) ** 0.5)
@@ -100,7 +111,9 @@ def _at(limit: int, source: torch.Generator) -> int:
     return int(torch.randint(0, limit + 1, (), generator=source))
 
 
-def _linf_proposals(images: Tensor, eps: float, queries: int, share: float, seed: int) -> Iterator[Proposal]:
+def _linf_proposals(
+    images: Tensor, eps: float, queries: int, share: float, seed: int
+) -> Iterator[Proposal]:
     """Vertical stripes of +-eps first, then square windows of +-eps, one sign a channel."""
     source = generator(seed, "square", "linf")
     _, channels, height, width = images.shape
@@ -117,7 +130,9 @@ def _linf_proposals(images: Tensor, eps: float, queries: int, share: float, seed
         area = (slice(None), slice(None), slice(top, top + side), slice(left, left + side))
         up = _sign((1, channels, 1, 1), source, images) > 0
 
-        def window(clean: Tensor, now: Tensor, area: tuple[slice, ...] = area, up: Tensor = up) -> Tensor:
+        def window(
+            clean: Tensor, now: Tensor, area: tuple[slice, ...] = area, up: Tensor = up
+        ) -> Tensor:
             trial = now.clone()
             trial[area] = edge(clean[area], up)
             return trial
@@ -126,7 +141,8 @@ def _linf_proposals(images: Tensor, eps: float, queries: int, share: float, seed
 
 
 def _bump(side: int, like: Tensor) -> Tensor:
-    """Concentric rectangles of falling weight, (side, side), unit norm: the paper's shape for one half of a window."""
+    """Concentric rectangles of falling weight, (side, side), unit norm: the paper's shape for one
+    half of a window."""
     plane = like.new_zeros(side, side)
     rows = max(1, side // 2)
     for ring in range(rows):
@@ -140,27 +156,35 @@ def _unit(plane: Tensor) -> Tensor:
 
 
 def _dipole(side: int, source: torch.Generator, like: Tensor) -> Tensor:
-    """Two bumps of opposite sign side by side, (side, side), unit norm, lying or standing at random."""
+    """Two bumps of opposite sign side by side, (side, side), unit norm, lying or standing at
+    random."""
     half = max(1, side // 2)
     plane = like.new_zeros(side, side)
     first, second = _bump(side, like), _bump(side, like)
     plane[:half] += nn.functional.interpolate(first[None, None], (half, side), mode="area")[0, 0]
     if side > half:
-        plane[half:] -= nn.functional.interpolate(second[None, None], (side - half, side), mode="area")[0, 0]
+        plane[half:] -= nn.functional.interpolate(
+            second[None, None], (side - half, side), mode="area"
+        )[0, 0]
     plane = _unit(plane)
     return plane.T if _at(1, source) else plane
 
 
 def _within(clean: Tensor, delta: Tensor, eps: float) -> Tensor:
-    """``clean`` plus ``delta`` scaled onto the l_2 sphere, then clipped to [0, 1], which only shortens it."""
+    """``clean`` plus ``delta`` scaled onto the l_2 sphere, then clipped to [0, 1], which only
+    shortens it."""
     length = torch.linalg.vector_norm(delta.flatten(1), dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
-    # the factor keeps float32 rounding from ending a hair outside; shorter floats round too coarsely for that
+    # the factor keeps float32 rounding from ending a hair outside; shorter floats round too
+    # coarsely for that
     point = (clean + delta * (eps * (1 - 1e-6) / length)).clamp(0, 1)
     return point if torch.finfo(point.dtype).bits >= 32 else l_2(point, clean, eps)
 
 
-def _l2_proposals(images: Tensor, eps: float, queries: int, share: float, seed: int) -> Iterator[Proposal]:
-    """A grid of dipoles first; then one window takes the norm of another window, as the paper moves mass about."""
+def _l2_proposals(
+    images: Tensor, eps: float, queries: int, share: float, seed: int
+) -> Iterator[Proposal]:
+    """A grid of dipoles first; then one window takes the norm of another window, as the paper moves
+    mass about."""
     source = generator(seed, "square", "l2")
     _, channels, height, width = images.shape
     start = images.new_zeros(1, channels, height, width)
@@ -168,7 +192,9 @@ def _l2_proposals(images: Tensor, eps: float, queries: int, share: float, seed: 
     for top in range(0, height - tile + 1, tile):
         for left in range(0, width - tile + 1, tile):
             sign = _sign((1, channels, 1, 1), source, images)
-            start[:, :, top : top + tile, left : left + tile] += _dipole(tile, source, images) * sign
+            start[:, :, top : top + tile, left : left + tile] += (
+                _dipole(tile, source, images) * sign
+            )
     yield lambda clean, _: _within(clean, start.expand_as(clean), eps)
     for step in range(1, queries):
         side = max(3, _side(step, queries, share, height, width))
@@ -190,8 +216,11 @@ def _l2_proposals(images: Tensor, eps: float, queries: int, share: float, seed: 
         yield moved
 
 
-def _move(delta: Tensor, to: tuple[int, int], frm: tuple[int, int], side: int, shape: Tensor, eps: float) -> Tensor:
-    """Empty one window and give its norm, and whatever eps leaves unused, to the other, in the given shape."""
+def _move(
+    delta: Tensor, to: tuple[int, int], frm: tuple[int, int], side: int, shape: Tensor, eps: float
+) -> Tensor:
+    """Empty one window and give its norm, and whatever eps leaves unused, to the other, in the
+    given shape."""
     there = (slice(None), slice(None), slice(to[0], to[0] + side), slice(to[1], to[1] + side))
     away = (slice(None), slice(None), slice(frm[0], frm[0] + side), slice(frm[1], frm[1] + side))
     both = torch.zeros_like(delta[:1, :1])
@@ -200,7 +229,9 @@ def _move(delta: Tensor, to: tuple[int, int], frm: tuple[int, int], side: int, s
     budget = spare / delta.shape[1] + (delta * both).square().sum((2, 3), keepdim=True)
     old = delta[there]
     mixed = shape + old / old.square().sum((2, 3), keepdim=True).sqrt().clamp_min(1e-12)
-    mixed = mixed * (budget.sqrt() / mixed.square().sum((2, 3), keepdim=True).sqrt().clamp_min(1e-12))
+    mixed = mixed * (
+        budget.sqrt() / mixed.square().sum((2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+    )
     delta = delta.clone()
     delta[away] = 0
     delta[there] = mixed
@@ -208,11 +239,13 @@ def _move(delta: Tensor, to: tuple[int, int], frm: tuple[int, int], side: int, s
 
 
 class Estimated(nn.Module):
-    """A victim whose gradient is estimated from its scores alone, so that any gradient attack becomes black box.
+    """A victim whose gradient is estimated from its scores alone, so that any gradient attack
+    becomes black box.
 
-    ``method`` "nes" averages antithetic Gaussian differences over ``pairs`` directions (Ilyas et al. 2018, after
-    Wierstra et al. 2014); "finite" takes central differences along every coordinate, 2 c h w queries. ``sigma`` is the
-    step in units of [0, 1]. What is asked stays in [0, 1]. ``queries`` counts images asked, forwards included.
+    ``method`` "nes" averages antithetic Gaussian differences over ``pairs`` directions (Ilyas et
+    al. 2018, after Wierstra et al. 2014); "finite" takes central differences along every
+    coordinate, 2 c h w queries. ``sigma`` is the step in units of [0, 1]. What is asked stays in
+    [0, 1]. ``queries`` counts images asked, forwards included.
     """
 
     def __init__(
@@ -240,7 +273,9 @@ class Estimated(nn.Module):
         """Scores of images clipped to [0, 1], in pieces, without gradient."""
         self.queries += len(images)
         with torch.no_grad():
-            return torch.cat([self.victim(part) for part in torch.split(images.clamp(0, 1), self.batch)])
+            return torch.cat(
+                [self.victim(part) for part in torch.split(images.clamp(0, 1), self.batch)]
+            )
 
     def directions(self, images: Tensor) -> Iterator[Tensor]:
         """Directions (1, c, h, w) to difference along, the same for every sample of the batch."""
@@ -257,7 +292,8 @@ class Estimated(nn.Module):
             yield torch.randn((1, *shape), generator=source).to(images)
 
     def pull_back(self, images: Tensor, weights: Tensor) -> Tensor:
-        """Estimate of the logits' Jacobian transposed, times ``weights`` (b, classes); shaped like ``images``."""
+        """Estimate of the logits' Jacobian transposed, times ``weights`` (b, classes); shaped like
+        ``images``."""
         total, count = torch.zeros_like(images), 0
         for direction in self.directions(images):
             step = self.sigma * direction

@@ -1,4 +1,5 @@
-"""A few pixels changed as far as one likes (l_0): by gradient, one after the other, and by random search.
+"""A few pixels changed as far as one likes (l_0): by gradient, one after the other, and by random
+search.
 
 A pixel is one place with all its channels. Changed pixels take 0 or 1 in each channel.
 """
@@ -8,19 +9,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from physadv.attacks.score_based import Scores
-from physadv.attacks._classifier_step import Classifier, check, loss_and_gradient, quiet
+from physadv.attacks._classifier_step import Classifier, check, frozen_eval, loss_and_gradient
 from physadv.attacks.attack_result import AttackResult
+from physadv.attacks.score_based import Scores
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.threat.losses import Objective, margin
 
 
 def saliency(victim: Classifier, images: Tensor, labels: Tensor, *, pixels: int) -> AttackResult:
-    """The pixel that lowers the margin most by its slope goes to 0 or 1, ``pixels`` times (after JSMA, Papernot 2016).
+    """The pixel that lowers the margin most by its slope goes to 0 or 1, ``pixels`` times (after
+    JSMA, Papernot 2016).
 
-    ``images`` (b, c, h, w) in [0, 1]. A sample that is misread changes no further; a pixel changes once. pixels + 1
-    forwards a sample. Raises OptionError for no pixel or more than there are.
+    ``images`` (b, c, h, w) in [0, 1]. A sample that is misread changes no further; a pixel changes
+    once. pixels + 1 forwards a sample. Raises OptionError for no pixel or more than there are.
     """
     check(images, labels)
     _fits(images, pixels)
@@ -28,7 +30,7 @@ def saliency(victim: Classifier, images: Tensor, labels: Tensor, *, pixels: int)
     free = torch.ones_like(x[:, 0], dtype=torch.bool)
     success, loss = torch.zeros_like(labels, dtype=torch.bool), torch.zeros(len(x)).to(x)
     queries = torch.zeros(len(x), dtype=torch.long)
-    with quiet(victim):
+    with frozen_eval(victim):
         for step in range(pixels + 1):
             rows = (~success).nonzero()[:, 0]
             if not len(rows):
@@ -38,7 +40,9 @@ def saliency(victim: Classifier, images: Tensor, labels: Tensor, *, pixels: int)
             loss[rows], success[rows] = value.to(loss), value < 0
             if step < pixels:
                 going = (value >= 0).nonzero()[:, 0]
-                x[rows[going]], free[rows[going]] = _one_more(x[rows[going]], slope[going], free[rows[going]])
+                x[rows[going]], free[rows[going]] = _one_more(
+                    x[rows[going]], slope[going], free[rows[going]]
+                )
     return AttackResult(images=x, success=success, loss=loss, queries=queries)
 
 
@@ -46,17 +50,29 @@ def _one_more(x: Tensor, slope: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
     """``x`` with the most promising free pixel at its best corner, and which pixels are free then."""
     corner = (slope < 0).to(x)
     gain = (slope * (corner - x)).sum(1).masked_fill(~free, torch.inf)
-    best = torch.nn.functional.one_hot(gain.flatten(1).argmin(1), free.shape[1] * free.shape[2]).view_as(free).bool()
+    best = (
+        torch.nn.functional.one_hot(gain.flatten(1).argmin(1), free.shape[1] * free.shape[2])
+        .view_as(free)
+        .bool()
+    )
     return torch.where(best[:, None], corner, x), free & ~best
 
 
 def sparse_search(
-    victim: Scores, images: Tensor, labels: Tensor, *, pixels: int, queries: int = 1000, seed: int = 0
+    victim: Scores,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    pixels: int,
+    queries: int = 1000,
+    seed: int = 0,
 ) -> AttackResult:
-    """Random search over which ``pixels`` go to which corner; what lowers the margin stays (after Croce et al. 2022).
+    """Random search over which ``pixels`` go to which corner; what lowers the margin stays (after
+    Croce et al. 2022).
 
-    Scores only. The share of pixels exchanged falls from 0.3 to one pixel. Samples of a batch see the same proposals.
-    ``AttackResult.queries`` counts at most ``queries`` + 1 forwards a sample. OptionError as :func:`saliency`.
+    Scores only. The share of pixels exchanged falls from 0.3 to one pixel. Samples of a batch see
+    the same proposals. ``AttackResult.queries`` counts at most ``queries`` + 1 forwards a sample.
+    OptionError as :func:`saliency`.
     """
     check(images, labels)
     _fits(images, pixels)
@@ -65,7 +81,7 @@ def sparse_search(
     places = torch.randperm(height * width, generator=source)[:pixels].repeat(b, 1)
     corners = torch.randint(0, 2, (1, channels, pixels), generator=source).repeat(b, 1, 1)
     best, used = images.clone(), torch.ones(b, dtype=torch.long)
-    with quiet(victim), torch.no_grad():
+    with frozen_eval(victim), torch.no_grad():
         goal = Objective(margin, labels)
         loss = goal(victim(images))
         now = torch.full_like(loss, torch.inf)
@@ -73,10 +89,12 @@ def sparse_search(
             rows = (loss >= 0).nonzero()[:, 0].cpu()
             if not len(rows):
                 break
-            slots, new, colour = _exchange(pixels, 0.3 * (1 - step / queries), height * width, channels, source)
+            slots, new, color = _exchange(
+                pixels, 0.3 * (1 - step / queries), height * width, channels, source
+            )
             moved, painted = places[rows].clone(), corners[rows].clone()
             if step:
-                moved[:, slots], painted[:, :, slots] = new, colour
+                moved[:, slots], painted[:, :, slots] = new, color
             trial = _painted(images[rows], moved, painted)
             score = goal.pick(rows)(victim(trial))
             used[rows] += 1

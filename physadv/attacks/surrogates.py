@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from physadv.attacks._classifier_step import Classifier, check, quiet
+from physadv.attacks._classifier_step import Classifier, check, frozen_eval
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
-from physadv.threat.criteria import wanted
+from physadv.threat.criteria import success_criterion
 from physadv.threat.losses import margin
 
 Attack = Callable[[Classifier, Tensor, Tensor], AttackResult]
@@ -18,9 +18,11 @@ Attack = Callable[[Classifier, Tensor, Tensor], AttackResult]
 
 
 class Together:
-    """Several surrogates as one: the mean of their log-probabilities, so that none prevails by its logits' scale.
+    """Several surrogates as one: the mean of their log-probabilities, so that none prevails by its
+    logits' scale.
 
-    (Liu et al. 2017 average probabilities, Dong et al. 2018 logits.) All must have the same classes.
+    (Liu et al. 2017 average probabilities, Dong et al. 2018 logits.) All must have the same
+    classes.
     """
 
     def __init__(self, surrogates: Sequence[Classifier]) -> None:
@@ -29,15 +31,20 @@ class Together:
         self.surrogates = list(surrogates)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Mean log-probabilities (b, classes). Raises OptionError where the surrogates disagree on the classes."""
+        """Mean log-probabilities (b, classes). Raises OptionError where the surrogates disagree on
+        the classes."""
         logits = [surrogate(images) for surrogate in self.surrogates]
         counts = {part.shape[1] for part in logits}
         if len(counts) > 1:
-            raise OptionError(f"surrogates of {sorted(counts)} classes", "one number is needed", "use the same classes")
+            raise OptionError(
+                f"surrogates of {sorted(counts)} classes",
+                "one number is needed",
+                "use the same classes",
+            )
         return torch.stack([part.float().log_softmax(1) for part in logits]).mean(0)
 
 
-def transfer(
+def transfer_attack(
     victim: Classifier,
     surrogates: Sequence[Classifier],
     images: Tensor,
@@ -46,18 +53,19 @@ def transfer(
     attack: Attack,
     targets: Tensor | None = None,
 ) -> AttackResult:
-    """Run ``attack`` on the surrogates together and judge its images (b, c, h, w) by the victim alone.
+    """Run ``attack`` on the surrogates together and judge its images (b, c, h, w) by the victim
+    alone.
 
-    ``success`` and ``loss`` (the margin) are the victim's; ``queries`` is one a sample. With ``targets`` the attack
-    must have been bound to the same.
+    ``success`` and ``loss`` (the margin) are the victim's; ``queries`` is one a sample. With
+    ``targets`` the attack must have been bound to the same.
     """
     check(images, labels, targets)
     made = attack(Together(surrogates), images, labels).images
-    with quiet(victim), torch.no_grad():
+    with frozen_eval(victim), torch.no_grad():
         logits = victim(made)
     return AttackResult(
         images=made,
-        success=wanted(labels, targets)(logits),
+        success=success_criterion(labels, targets)(logits),
         loss=margin(logits, labels, targets),
         queries=torch.ones(len(images), dtype=torch.long),
     )

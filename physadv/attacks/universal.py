@@ -8,10 +8,18 @@ import torch
 from torch import Tensor
 
 from physadv.attacks import _directions
-from physadv.attacks._fused_model import Prepared, Speed, stepper_of
-from physadv.attacks.gradient import Loss, laid_out
-from physadv.attacks._classifier_step import Classifier, asks, check, judge, loss_and_gradient, quiet, task_of
+from physadv.attacks._classifier_step import (
+    Classifier,
+    asks,
+    check,
+    frozen_eval,
+    judge,
+    loss_and_gradient,
+    task_of,
+)
+from physadv.attacks._fused_model import FusedModel, Speed, stepper_of
 from physadv.attacks.attack_result import AttackResult
+from physadv.attacks.gradient import Loss, to_memory_format
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.threat.constraints import LpBall
@@ -21,7 +29,8 @@ from physadv.threat.norms import Norm, soft_threshold, toward
 
 @dataclass(frozen=True)
 class UniversalResult(AttackResult):
-    """``change`` (1, ...) within the ball, and the images it was made on with the change applied and clipped."""
+    """``change`` (1, ...) within the ball, and the images it was made on with the change applied
+    and clipped."""
 
     change: Tensor = None  # type: ignore[assignment]
 
@@ -40,26 +49,34 @@ def universal(
     clip: float = 9.0,
     targets: Tensor | None = None,
     levels: int | None = None,
-    speed: Speed | Prepared = "fold",
+    speed: Speed | FusedModel = "fold",
     seed: int = 0,
 ) -> UniversalResult:
-    """One perturbation for all ``images`` (b, ...), stochastic projected descent on the mean clipped loss.
+    """One perturbation for all ``images`` (b, ...), stochastic projected descent on the mean
+    clipped loss.
 
-    A sample whose loss has gained ``clip`` counts no more (the clipped loss of the paper), so that few samples do not
-    take all. ``step_size`` falls along a cosine from eps / 4. With ``levels=255`` the change is rounded towards zero
-    to the grid, so that images on the grid stay on it. ``change`` is for use on other images, see
-    :func:`apply_change`; ``success`` is on those it was made on. epochs + 1 forwards a sample.
+    A sample whose loss has gained ``clip`` counts no more (the clipped loss of the paper), so that
+    few samples do not take all. ``step_size`` falls along a cosine from eps / 4. With
+    ``levels=255`` the change is rounded towards zero to the grid, so that images on the grid stay
+    on it. ``change`` is for use on other images, see :func:`apply_change`; ``success`` is on those
+    it was made on. epochs + 1 forwards a sample.
     """
     check(images, labels, targets)
     if epochs < 1 or batch < 1 or not len(images):
-        raise OptionError(f"{epochs} epochs, batch {batch}, {len(images)} images", "at least 1 of each", "raise them")
+        raise OptionError(
+            f"{epochs} epochs, batch {batch}, {len(images)} images",
+            "at least 1 of each",
+            "raise them",
+        )
     ball = LpBall(norm, eps, levels)
-    with quiet(victim):
+    with frozen_eval(victim):
         stepper = stepper_of(victim, speed, images)
-        x0 = laid_out(images, stepper)
+        x0 = to_memory_format(images, stepper)
         task = task_of(victim, stepper, loss, labels, targets, exact=True)
         goal = Objective(_clipped(task.objective.loss, clip), labels, targets)
-        batches = [part for epoch in range(epochs) for part in _batches(len(x0), batch, seed, epoch)]
+        batches = [
+            part for epoch in range(epochs) for part in _batches(len(x0), batch, seed, epoch)
+        ]
         change = torch.zeros_like(x0[:1])
         for step, rows in enumerate(batches):
             rows = rows.to(x0.device)
@@ -76,7 +93,8 @@ def universal(
 
 
 def apply_change(images: Tensor, change: Tensor) -> Tensor:
-    """Images (b, ...) with a universal ``change`` (1, ...) added and clipped to [0, 1]; never farther than it."""
+    """Images (b, ...) with a universal ``change`` (1, ...) added and clipped to [0, 1]; never
+    farther than it."""
     moved = (images + change).clamp(0, 1)
     over = (moved.double() - images.double()).abs() > change.double().abs()
     return torch.where(over, torch.nextafter(moved, images), moved)
@@ -95,7 +113,8 @@ def _batches(n: int, batch: int, seed: int, epoch: int) -> list[Tensor]:
 
 
 def _step(change: Tensor, grad: Tensor, size: float, ball: LpBall) -> Tensor:
-    """Down the gradient and back into the ball around zero; [0, 1] is no limit for the change itself."""
+    """Down the gradient and back into the ball around zero; [0, 1] is no limit for the change
+    itself."""
     if ball.norm == "l1":
         way = _directions.sparse(grad, torch.full_like(grad, 0.5), 0.05)
     else:
@@ -110,7 +129,10 @@ def _within(change: Tensor, ball: LpBall) -> Tensor:
     if ball.norm == "l2":
         return change * min(1.0, ball.eps / max(float(change.square().sum().sqrt()), 1e-300))
     size = change.abs().flatten(1)
-    return soft_threshold(size, torch.full_like(size, torch.inf), ball.eps).view(change.shape) * change.sign()
+    return (
+        soft_threshold(size, torch.full_like(size, torch.inf), ball.eps).view(change.shape)
+        * change.sign()
+    )
 
 
 def _rounded(change: Tensor, ball: LpBall) -> Tensor:

@@ -1,6 +1,6 @@
-"""A photo of the colour chart -> the colours of its cells; or the reason why it cannot be used.
+"""A photo of the color chart -> the colors of its cells; or the reason why it cannot be used.
 
-Pixels: OpenCV's convention inside this module, the first pixel's centre at (0, 0).
+Pixels: OpenCV's convention inside this module, the first pixel's center at (0, 0).
 """
 
 from __future__ import annotations
@@ -14,11 +14,21 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
 
+from physadv.calibration.color_chart import (
+    BLOCKS,
+    CELL,
+    COLUMNS,
+    ROWS,
+    SETS,
+    Chart,
+    cell_centers,
+    color_chart,
+    marker_corners,
+)
 from physadv.core.color import linear_to_srgb, srgb_to_linear
 from physadv.core.errors import CalibrationError
-from physadv.calibration.color_chart import BLOCKS, CELL, COLUMNS, ROWS, SETS, Chart, cell_centres, colour_chart, marker_corners
-from physadv.printing.aruco_markers import dictionary
 from physadv.eot.profiles import CameraProfile
+from physadv.printing.aruco_markers import marker_dictionary
 
 F64 = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
@@ -26,17 +36,19 @@ Pixels = npt.NDArray[np.uint8]
 MIN_MARKERS = 6
 MIN_CELL_PX = 8.0
 MAX_EDGE_MM = 3.0
-"""Widest edge (10 to 90 % of the step) at which the middle of a cell is still its own colour."""
+"""Widest edge (10 to 90 % of the step) at which the middle of a cell is still its own color."""
 MAX_BENT_MM = 1.2
 CLIPPED, DARK = 251, 40
-_CENTRE, _GRID, _TRIM = 0.5, 14, 0.15
-"""The middle half of a cell's side is read at 14 x 14 points; the lightest and the darkest 15 % are left out."""
+_CENTER, _GRID, _TRIM = 0.5, 14, 0.15
+"""The middle half of a cell's side is read at 14 x 14 points; the lightest and the darkest 15 % are
+left out."""
 _LINEAR = srgb_to_linear(np.arange(256) / 255)
 
 
 @dataclass(frozen=True)
 class ChartView:
-    """One photo's cells, in linear light: ``light`` (cells, 3), and which of them are ``clipped`` (cells, 3)."""
+    """One photo's cells, in linear light: ``light`` (cells, 3), and which of them are ``clipped``
+    (cells, 3)."""
 
     chart: Chart
     light: F64
@@ -47,8 +59,9 @@ class ChartView:
 
 
 @dataclass(frozen=True)
-class Lens:
-    """Where the chart's mm are seen: a homography, then one radial term about the picture's ``middle``."""
+class ChartLens:
+    """Where the chart's mm are seen: a homography, then one radial term about the picture's
+    ``middle``."""
 
     matrix: F64
     k1: float
@@ -57,7 +70,9 @@ class Lens:
 
     def show(self, points: F64) -> F64:
         """(n, 2) mm -> (n, 2) px."""
-        seen = cv2.perspectiveTransform(points[None].astype(np.float64), self.matrix)[0] - self.middle
+        seen = (
+            cv2.perspectiveTransform(points[None].astype(np.float64), self.matrix)[0] - self.middle
+        )
         r2 = (seen**2).sum(1, keepdims=True) / self.reach**2
         return np.asarray(self.middle + seen * (1 + self.k1 * r2))
 
@@ -65,19 +80,19 @@ class Lens:
 def read_chart(image: Pixels, name: str, camera: CameraProfile | None = None) -> ChartView:
     """Find the chart in an (h, w, 3) uint8 sRGB photo and read its cells.
 
-    ``camera`` takes the lens's distortion out first. Raises CalibrationError, naming the photo and the reason: not
-    found, partly out of view, blurred, too small, over- or under-exposed, bent.
+    ``camera`` takes the lens's distortion out first. Raises CalibrationError, naming the photo and
+    the reason: not found, partly out of view, blurred, too small, over- or under-exposed, bent.
     """
     if camera is not None:
         image = undistorted(image, camera, name)
-    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-    chart, seen = _markers(grey, name)
+    gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+    chart, seen = _markers(gray, name)
     lens, bent_px = _fit_lens(seen, image.shape[1], image.shape[0])
     cell_px = _cell_px(lens)
     if cell_px < MIN_CELL_PX:
         limit = f"a cell of the chart is {cell_px:.1f} px wide, at least {MIN_CELL_PX:g} are needed"
         raise CalibrationError(name, limit, "go nearer or take a larger picture")
-    edge = _edge_mm(grey, lens, list(seen))
+    edge = _edge_mm(gray, lens, list(seen))
     if edge > MAX_EDGE_MM:
         limit = f"blurred: an edge is {edge:.1f} mm wide on the chart, at most {MAX_EDGE_MM:g} mm can be used"
         raise CalibrationError(name, limit, "focus, hold still, use more light")
@@ -87,24 +102,28 @@ def read_chart(image: Pixels, name: str, camera: CameraProfile | None = None) ->
         raise CalibrationError(name, limit, "tape it flat, or give the lens with --camera-profile")
     light, clipped = _read_cells(image, lens)
     _check_exposure(chart, light, clipped, name)
-    _check_colours(chart, light, name)
+    _check_colors(chart, light, name)
     return ChartView(chart, light, clipped, cell_px, edge, bent)
 
 
 def undistorted(image: Pixels, camera: CameraProfile, name: str) -> Pixels:
-    """The photo as a lens without distortion shows it. CalibrationError where the profile is of another shape."""
+    """The photo as a lens without distortion shows it. CalibrationError where the profile is of
+    another shape."""
     height, width = image.shape[:2]
     if abs(width / height - camera.width / camera.height) > 0.01:
-        limit = f"is {width}x{height}, the camera profile was made at {camera.width}x{camera.height}"
+        limit = (
+            f"is {width}x{height}, the camera profile was made at {camera.width}x{camera.height}"
+        )
         raise CalibrationError(name, limit, "use pictures of the same camera, upright alike")
     scale = np.diag([width / camera.width, height / camera.height, 1.0])
     matrix = scale @ camera.matrix - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     return np.asarray(cv2.undistort(image, matrix, np.array(camera.distortion)), np.uint8)
 
 
-def soft(grey: Pixels) -> bool:
-    """Whether a picture has no sharp edge: blurring it again changes little (after Crete et al. 2007)."""
-    small = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(np.float32)
+def soft(gray: Pixels) -> bool:
+    """Whether a picture has no sharp edge: blurring it again changes little (after Crete et al.
+    2007)."""
+    small = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(np.float32)
     again = cv2.boxFilter(small, -1, (5, 5))
     steps = [np.abs(np.diff(p, axis=a)) for p in (small, again) for a in (0, 1)]
     strong = [s > np.percentile(s, 98) for s in steps[:2]]
@@ -113,88 +132,115 @@ def soft(grey: Pixels) -> bool:
     return before == 0 or after / before > 0.62
 
 
-def _markers(grey: Pixels, name: str) -> tuple[Chart, dict[int, F64]]:
+def _markers(gray: Pixels, name: str) -> tuple[Chart, dict[int, F64]]:
     """The set whose markers are seen, and the four corners in px of each by its place in BLOCKS."""
-    found = _detect(grey)
-    best: tuple[Chart, dict[int, F64]] = (colour_chart(1), {})
+    found = _detect(gray)
+    best: tuple[Chart, dict[int, F64]] = (color_chart(1), {})
     for number in range(1, SETS + 1):
-        chart = colour_chart(number)
-        seen = {place: found[marker] for place, marker in enumerate(chart.marker_ids) if marker in found}
+        chart = color_chart(number)
+        seen = {
+            place: found[marker] for place, marker in enumerate(chart.marker_ids) if marker in found
+        }
         best = max(best, (chart, seen), key=lambda pair: len(pair[1]))
     if len(best[1]) >= MIN_MARKERS:
         return best
-    blurred = ", and the picture is blurred" if soft(grey) else ""
+    blurred = ", and the picture is blurred" if soft(gray) else ""
     if not best[1]:
-        limit = f"no colour chart found{blurred}"
-        raise CalibrationError(name, limit, "photograph the whole page of `physadv calibrate chart`, in focus")
+        limit = f"no color chart found{blurred}"
+        raise CalibrationError(
+            name, limit, "photograph the whole page of `physadv calibrate chart`, in focus"
+        )
     limit = f"only {len(best[1])} of the chart's {len(BLOCKS)} markers found{blurred}; {MIN_MARKERS} are needed"
-    raise CalibrationError(name, limit, "keep the whole page in view, flat, in focus and without reflections")
+    raise CalibrationError(
+        name, limit, "keep the whole page in view, flat, in focus and without reflections"
+    )
 
 
-def _detect(grey: Pixels) -> dict[int, F64]:
-    """Corners in px of every marker: at full size, then doubled for small pictures and halved for soft ones."""
+def _detect(gray: Pixels) -> dict[int, F64]:
+    """Corners in px of every marker: at full size, then doubled for small pictures and halved for
+    soft ones."""
     settings = cv2.aruco.DetectorParameters()
     settings.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
     # dark cells beside a marker, and blur, make other squares near it: more of them are looked into
     settings.minMarkerDistanceRate, settings.adaptiveThreshWinSizeStep = 0.01, 6
     settings.perspectiveRemoveIgnoredMarginPerCell = 0.25
-    detector = cv2.aruco.ArucoDetector(dictionary(), settings)
+    detector = cv2.aruco.ArucoDetector(marker_dictionary(), settings)
     found: dict[int, F64] = {}
-    for scale in (1.0, 2.0 if max(grey.shape) <= 2400 else 0.25, 0.5):
+    for scale in (1.0, 2.0 if max(gray.shape) <= 2400 else 0.25, 0.5):
         way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        resized = grey if scale == 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=way)
+        resized = (
+            gray if scale == 1 else cv2.resize(gray, None, fx=scale, fy=scale, interpolation=way)
+        )
         corners, ids, _ = detector.detectMarkers(resized)
-        for marker, four in zip([] if ids is None else np.asarray(ids).ravel().tolist(), corners, strict=False):
+        for marker, four in zip(
+            [] if ids is None else np.asarray(ids).ravel().tolist(), corners, strict=False
+        ):
             pixels = (np.asarray(four, np.float64).reshape(4, 2) + 0.5) / scale - 0.5
             found.setdefault(int(marker), pixels)
-        if any(len(set(colour_chart(n).marker_ids) & set(found)) >= MIN_MARKERS for n in range(1, SETS + 1)):
+        if any(
+            len(set(color_chart(n).marker_ids) & set(found)) >= MIN_MARKERS
+            for n in range(1, SETS + 1)
+        ):
             break
     return found
 
 
-def _fit_lens(seen: dict[int, F64], width: int, height: int) -> tuple[Lens, float]:
+def _fit_lens(seen: dict[int, F64], width: int, height: int) -> tuple[ChartLens, float]:
     """Homography and radial term from the markers, and the root mean square distance left, in px."""
     plane = marker_corners()[list(seen)].reshape(-1, 2)
     pixels = np.concatenate(list(seen.values()))
     first, _ = cv2.findHomography(plane, pixels, 0)
-    middle, reach = np.array([width / 2 - 0.5, height / 2 - 0.5]), float(np.hypot(width, height) / 2)
+    middle, reach = (
+        np.array([width / 2 - 0.5, height / 2 - 0.5]),
+        float(np.hypot(width, height) / 2),
+    )
 
-    def lens(v: F64) -> Lens:
-        return Lens(np.append(v[:8] * start[:8], 1.0).reshape(3, 3), float(v[8]), middle, reach)
+    def lens(v: F64) -> ChartLens:
+        return ChartLens(
+            np.append(v[:8] * start[:8], 1.0).reshape(3, 3), float(v[8]), middle, reach
+        )
 
     start = np.asarray(first, np.float64).ravel() / first[2, 2]
     start = np.where(np.abs(start) < 1e-12, 1e-12, start)
-    fit = least_squares(lambda v: (lens(v).show(plane) - pixels).ravel(), np.append(np.ones(8), 0.0), x_scale="jac")
+    fit = least_squares(
+        lambda v: (lens(v).show(plane) - pixels).ravel(), np.append(np.ones(8), 0.0), x_scale="jac"
+    )
     made = lens(np.asarray(fit.x))
     left = made.show(plane) - pixels
     return made, float(np.sqrt((left**2).sum(1).mean()))
 
 
-def _cell_px(lens: Lens) -> float:
+def _cell_px(lens: ChartLens) -> float:
     """The shorter side of a cell where it is seen smallest, in px."""
     at = np.array([[c, r] for c in (0.5, COLUMNS - 1.5) for r in (0.5, ROWS - 1.5)]) * CELL
-    centre = lens.show(at)
+    center = lens.show(at)
     sides = [
-        np.linalg.norm(lens.show(at + step) - centre, axis=1) for step in (np.array([CELL, 0]), np.array([0, CELL]))
+        np.linalg.norm(lens.show(at + step) - center, axis=1)
+        for step in (np.array([CELL, 0]), np.array([0, CELL]))
     ]
     return float(np.min(sides))
 
 
-def _edge_mm(grey: Pixels, lens: Lens, places: list[int]) -> float:
+def _edge_mm(gray: Pixels, lens: ChartLens, places: list[int]) -> float:
     """Median width of the markers' outer edges, from 10 to 90 % of the step, in mm on the chart."""
-    steps = np.linspace(-3.0, 2.0, 61)  # mm along the way into the marker's black border; white lies 2.9 mm around it
+    steps = np.linspace(
+        -3.0, 2.0, 61
+    )  # mm along the way into the marker's black border; white lies 2.9 mm around it
     widths = []
     for corners in marker_corners()[places]:
         for a, b in zip(corners, np.roll(corners, -1, 0), strict=True):
             along, inward = (b - a), np.array([-(b - a)[1], (b - a)[0]]) / np.linalg.norm(b - a)
-            across = np.stack([a + t * along + steps[:, None] * inward for t in np.linspace(0.15, 0.85, 15)])
-            profile = _sample(grey, lens.show(across.reshape(-1, 2))).reshape(15, -1).mean(0)
+            across = np.stack(
+                [a + t * along + steps[:, None] * inward for t in np.linspace(0.15, 0.85, 15)]
+            )
+            profile = _sample(gray, lens.show(across.reshape(-1, 2))).reshape(15, -1).mean(0)
             widths.append(_edge_width(profile, steps))
     return float(np.median(widths))
 
 
 def _edge_width(profile: F64, steps: F64) -> float:
-    """10 to 90 % of the step, by the spread of its slope: 2.56 standard deviations, as of a Gaussian blur."""
+    """10 to 90 % of the step, by the spread of its slope: 2.56 standard deviations, as of a
+    Gaussian blur."""
     slope = np.clip(-np.diff(profile), 0, None)
     slope = np.where(slope > 0.08 * slope.max(), slope, 0)
     at = (steps[1:] + steps[:-1]) / 2
@@ -215,12 +261,20 @@ def _sample(image: Pixels, points: F64) -> F64:
     return np.asarray(out.reshape(rows * columns, *image.shape[2:])[: len(points)], np.float64)
 
 
-def _read_cells(image: Pixels, lens: Lens) -> tuple[F64, npt.NDArray[np.bool_]]:
-    """Trimmed mean light (cells, 3) of every cell's middle, and the channels in which it is clipped."""
+def _read_cells(image: Pixels, lens: ChartLens) -> tuple[F64, npt.NDArray[np.bool_]]:
+    """Trimmed mean light (cells, 3) of every cell's middle, and the channels in which it is
+    clipped."""
     cells = np.arange(COLUMNS * ROWS)
-    offset = ((np.arange(_GRID) + 0.5) / _GRID - 0.5) * CELL * _CENTRE
-    points = cell_centres(cells)[:, None] + np.stack(np.meshgrid(offset, offset), -1).reshape(1, -1, 2)
-    values = _sample(image, lens.show(points.reshape(-1, 2))).round().astype(np.uint8).reshape(len(cells), -1, 3)
+    offset = ((np.arange(_GRID) + 0.5) / _GRID - 0.5) * CELL * _CENTER
+    points = cell_centers(cells)[:, None] + np.stack(np.meshgrid(offset, offset), -1).reshape(
+        1, -1, 2
+    )
+    values = (
+        _sample(image, lens.show(points.reshape(-1, 2)))
+        .round()
+        .astype(np.uint8)
+        .reshape(len(cells), -1, 3)
+    )
     clipped = (values >= CLIPPED).mean(1) > 0.02
     light = _LINEAR[values]
     order = np.argsort(light.sum(2), axis=1)
@@ -240,26 +294,36 @@ def _check_exposure(chart: Chart, light: F64, clipped: npt.NDArray[np.bool_], na
         raise CalibrationError(name, limit, "raise the exposure or the light")
 
 
-def _check_colours(chart: Chart, light: F64, name: str) -> None:
-    """The cells must follow the chart in colour, not only in lightness: a grey print or a wrong page does not."""
-    sent = np.repeat(chart.colours / 255, 2, 0)
+def _check_colors(chart: Chart, light: F64, name: str) -> None:
+    """The cells must follow the chart in color, not only in lightness: a gray print or a wrong page
+    does not."""
+    sent = np.repeat(chart.colors / 255, 2, 0)
     seen = linear_to_srgb(light[chart.places.ravel()])
     chroma = [(v[:, 0] - v[:, 1], v[:, 2] - v[:, 1]) for v in (sent, seen)]
-    agree = [float(np.corrcoef(a, b)[0, 1]) if b.std() > 0.02 else 0.0 for a, b in zip(*chroma, strict=True)]
+    agree = [
+        float(np.corrcoef(a, b)[0, 1]) if b.std() > 0.02 else 0.0
+        for a, b in zip(*chroma, strict=True)
+    ]
     if min(agree) < 0.6:
-        limit = f"its colours do not follow the chart (correlation {min(agree):.2f}, at least 0.6 is needed)"
-        raise CalibrationError(name, limit, "print and photograph it in colour, with nothing lying on it")
+        limit = f"its colors do not follow the chart (correlation {min(agree):.2f}, at least 0.6 is needed)"
+        raise CalibrationError(
+            name, limit, "print and photograph it in color, with nothing lying on it"
+        )
 
 
 def average(views: Sequence[ChartView]) -> ChartView:
-    """Several photos of one set as one: the mean light of each cell after bringing all to the same exposure.
+    """Several photos of one set as one: the mean light of each cell after bringing all to the same
+    exposure.
 
-    A channel of a cell counts as clipped where it is in most photos. Raises CalibrationError for photos of two sets.
+    A channel of a cell counts as clipped where it is in most photos. Raises CalibrationError for
+    photos of two sets.
     """
     numbers = sorted({v.chart.number for v in views})
     if len(numbers) != 1:
         limit = f"photos of sets {', '.join(map(str, numbers))} are mixed"
-        raise CalibrationError(f"{len(views)} photos", limit, "give one set; test the fit on another with --check")
+        raise CalibrationError(
+            f"{len(views)} photos", limit, "give one set; test the fit on another with --check"
+        )
     chart = views[0].chart
     even = [divide_light(v)[0] for v in views]
     clipped = np.mean([v.clipped for v in views], 0) > 0.5
@@ -270,10 +334,12 @@ def average(views: Sequence[ChartView]) -> ChartView:
 
 
 def divide_light(view: ChartView) -> tuple[F64, float]:
-    """Cells divided by the light that falls on them, so that bare paper is 1, and how uneven that light is.
+    """Cells divided by the light that falls on them, so that bare paper is 1, and how uneven that
+    light is.
 
-    The light is a cubic of the place, per channel, fitted to the logarithm of the white cells; whites three spreads
-    off it (a crumb, a reflection) are left out. Raises CalibrationError where the whites do not follow it: a shadow.
+    The light is a cubic of the place, per channel, fitted to the logarithm of the white cells;
+    whites three spreads off it (a crumb, a reflection) are left out. Raises CalibrationError where
+    the whites do not follow it: a shadow.
     """
     whites = view.chart.whites
     usable = whites[~view.clipped[whites].any(1)]
@@ -286,12 +352,14 @@ def divide_light(view: ChartView) -> tuple[F64, float]:
     left = float(np.percentile(np.abs(target - basis @ fit).max(1), 90))
     if left > 0.08 or kept.mean() < 0.7:
         limit = f"the light is uneven: bare paper varies by {left:.0%} from cell to cell"
-        raise CalibrationError("the chart photo", limit, "avoid shadow edges, reflections and several lamps")
+        raise CalibrationError(
+            "the chart photo", limit, "avoid shadow edges, reflections and several lamps"
+        )
     field = np.exp(_smooth(np.arange(COLUMNS * ROWS)) @ fit)
     return np.asarray(view.light / field), float(field[:, 1].max() / field[:, 1].min())
 
 
 def _smooth(cells: npt.NDArray[np.int64]) -> F64:
     """(n, 10) cubic terms of the cells' places, each axis from -1 to 1."""
-    x, y = (cell_centres(cells) / (np.array([COLUMNS, ROWS]) * CELL / 2) - 1).T
+    x, y = (cell_centers(cells) / (np.array([COLUMNS, ROWS]) * CELL / 2) - 1).T
     return np.stack([x**i * y**j for i in range(4) for j in range(4 - i)], -1)

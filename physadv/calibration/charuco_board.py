@@ -1,4 +1,5 @@
-"""The ChArUco board: a chessboard with a marker in every white square, from which a camera's lens is measured."""
+"""The ChArUco board: a chessboard with a marker in every white square, from which a camera's lens
+is measured."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from physadv.calibration.color_chart import ChartLayout, chart_origin
-from physadv.printing.aruco_markers import square
+from physadv.printing.aruco_markers import square_points
 from physadv.printing.layout import Paper, Rect
+from physadv.printing.pdf_page import PdfPage
 from physadv.printing.single_page import head_and_foot, write_one_page
-from physadv.printing.pdf_page import Page
 
 COLUMNS, ROWS = 7, 10
 SQUARE = 272 / 300 * 25.4
@@ -22,14 +23,14 @@ MODULES = 7
 MARKER = MODULES * 28 / 300 * 25.4
 
 
-def dictionary() -> Any:
+def board_dictionary() -> Any:
     """Another dictionary than the other pages': a board in view is never taken for a sign."""
     return cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_5X5_100)
 
 
 def board() -> Any:
     """The board as OpenCV knows it, in mm (Garrido-Jurado et al. 2014)."""
-    return cv2.aruco.CharucoBoard((COLUMNS, ROWS), SQUARE, MARKER, dictionary())
+    return cv2.aruco.CharucoBoard((COLUMNS, ROWS), SQUARE, MARKER, board_dictionary())
 
 
 def black_polygons() -> list[npt.NDArray[np.float64]]:
@@ -38,28 +39,35 @@ def black_polygons() -> list[npt.NDArray[np.float64]]:
     markers = [np.asarray(p, np.float64)[0, :2] for p in made.getObjPoints()]
     holders = {(int(x // SQUARE), int(y // SQUARE)) for x, y in markers}
     found = [
-        square(column * SQUARE, row * SQUARE, SQUARE)
+        square_points(column * SQUARE, row * SQUARE, SQUARE)
         for row in range(ROWS)
         for column in range(COLUMNS)
         if (column, row) not in holders
     ]
     module = MARKER / MODULES
     for number, (x, y) in zip(np.asarray(made.getIds()).ravel(), markers, strict=True):
-        cells = np.asarray(cv2.aruco.generateImageMarker(dictionary(), int(number), MODULES)) < 128
-        found += [square(x + j * module, y + i * module, module) for i, j in np.argwhere(cells)]
+        cells = (
+            np.asarray(cv2.aruco.generateImageMarker(board_dictionary(), int(number), MODULES))
+            < 128
+        )
+        found += [
+            square_points(x + j * module, y + i * module, module) for i, j in np.argwhere(cells)
+        ]
     return found
 
 
 def write_board(path: str | Path, *, paper: Paper = "a4") -> ChartLayout:
-    """Write the board as a PDF, its squares ``SQUARE`` mm wide, and return where things lie. GeometryError: paper."""
+    """Write the board as a PDF, its squares ``SQUARE`` mm wide, and return where things lie.
+    GeometryError: paper."""
     page, x, y = chart_origin(paper, COLUMNS * SQUARE, ROWS * SQUARE)
     title = f"Camera board: {COLUMNS} x {ROWS} squares of {SQUARE:.2f} mm"
     bars: list[Rect] = []
 
-    def draw(on: Page) -> None:
+    def draw(on: PdfPage) -> None:
         lines = (
             "Print at 100 % and tape it flat on something stiff: a bent board gives a wrong lens.",
-            "Take 10 to 20 pictures: near and far, in all corners, tilted left, right, up and down by 20 to 45 deg.",
+            "Take 10 to 20 pictures: near and far, in all corners, tilted left, right, up and "
+            "down by 20 to 45 deg.",
         )
         bars.append(head_and_foot(on, title, lines))
         on.canvas.setFillColorRGB(0, 0, 0)

@@ -1,4 +1,4 @@
-"""From photos of the colour chart to a profile: a fitted map with its measured error."""
+"""From photos of the color chart to a profile: a fitted map with its measured error."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 
 from physadv.calibration.chart_reader import ChartView, average, divide_light, read_chart
-from physadv.camera.frames import Frame, Source
+from physadv.camera.frames import Frame, FrameSource
 from physadv.camera.recordings import PhotoSource
 from physadv.core.color import de00_of_srgb, linear_to_srgb
 from physadv.core.errors import CalibrationError, OptionError
 from physadv.eot.color_map import DEGREES, terms
-from physadv.eot.profiles import CameraProfile, ColourProfile
+from physadv.eot.profiles import CameraProfile, ColorProfile
 
 F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -25,14 +25,15 @@ Mask = npt.NDArray[np.bool_]
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)
 MIN_PATCHES = 60
 MAX_PAIR = 6.0
-"""dE00 between a colour's two cells from which both are taken for spoiled."""
+"""dE00 between a color's two cells from which both are taken for spoiled."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Colours sent and seen, (n, 3) encoded, bare paper 1; ``valid`` (n, 3) is False where a channel was clipped.
+class ChartMeasurement:
+    """Colours sent and seen, (n, 3) encoded, bare paper 1; ``valid`` (n, 3) is False where a
+    channel was clipped.
 
-    ``pair`` (n,) is the dE00 between a colour's two cells.
+    ``pair`` (n,) is the dE00 between a color's two cells.
     """
 
     sent: F64
@@ -48,7 +49,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Fit:
-    """One map fitted: ``coefficients`` (k, 3), leave-one-out ``residuals`` (n, 3) and ``de00`` (n,)."""
+    """One map fitted: ``coefficients`` (k, 3), leave-one-out ``residuals`` (n, 3) and ``de00``
+    (n,)."""
 
     name: str
     ridge: float
@@ -58,7 +60,7 @@ class Fit:
 
 
 def views_of(
-    source: Source, camera: CameraProfile | None = None, *, most: int | None = None
+    source: FrameSource, camera: CameraProfile | None = None, *, most: int | None = None
 ) -> Iterator[tuple[Frame, ChartView | CalibrationError]]:
     """Read the chart in every frame of a source: the view, or why the frame cannot be used.
 
@@ -78,20 +80,23 @@ def views_of(
             return
 
 
-def picture_name(source: Source, frame: Frame) -> str:
+def picture_name(source: FrameSource, frame: Frame) -> str:
     """What to call a picture of a source when it cannot be used."""
     if isinstance(source, PhotoSource):
         return source.photos[frame.index].name
     return f"{source.name} frame {frame.index}"
 
 
-def measure_chart(views: Sequence[ChartView]) -> Measured:
-    """Average the views, divide out the light, pair the copies, and leave out what is clipped or spoiled.
+def measure_chart(views: Sequence[ChartView]) -> ChartMeasurement:
+    """Average the views, divide out the light, pair the copies, and leave out what is clipped or
+    spoiled.
 
-    Raises CalibrationError for views of two sets, uneven light, or too few colours left.
+    Raises CalibrationError for views of two sets, uneven light, or too few colors left.
     """
     if not views:
-        raise CalibrationError("no usable photo", "at least one is needed", "photograph the chart again")
+        raise CalibrationError(
+            "no usable photo", "at least one is needed", "photograph the chart again"
+        )
     unevenness = max(divide_light(v)[1] for v in views)
     view = average(views)
     chart = view.chart
@@ -102,20 +107,30 @@ def measure_chart(views: Sequence[ChartView]) -> Measured:
     clipped: Mask = np.logical_not(valid.any(axis=1))
     kept: Mask = ~(spoiled | clipped)
     if kept.sum() < MIN_PATCHES:
-        limit = f"only {int(kept.sum())} of {len(kept)} colours usable, {MIN_PATCHES} are needed"
+        limit = f"only {int(kept.sum())} of {len(kept)} colors usable, {MIN_PATCHES} are needed"
         remedy = "lower the exposure, avoid reflections, and print the chart anew"
-        raise CalibrationError("the chart", f"{limit} ({clipped.sum()} clipped, {spoiled.sum()} uneven)", remedy)
+        raise CalibrationError(
+            "the chart", f"{limit} ({clipped.sum()} clipped, {spoiled.sum()} uneven)", remedy
+        )
     rejected = {"clipped": int(clipped.sum()), "spoiled": int((spoiled & ~clipped).sum())}
-    return Measured(
-        chart.colours[kept] / 255, seen[kept].mean(1), valid[kept], pair[kept], chart.number, len(views), rejected,
-        unevenness, view.edge_mm,
-    )  # fmt: skip
+    return ChartMeasurement(
+        chart.colors[kept] / 255,
+        seen[kept].mean(1),
+        valid[kept],
+        pair[kept],
+        chart.number,
+        len(views),
+        rejected,
+        unevenness,
+        view.edge_mm,
+    )
 
 
-def fit_map(measured: Measured, name: str, ridge: float) -> Fit:
-    """Ridge regression of one map, channel by channel, over the colours not clipped in it.
+def fit_map(measured: ChartMeasurement, name: str, ridge: float) -> Fit:
+    """Ridge regression of one map, channel by channel, over the colors not clipped in it.
 
-    Leave-one-out predictions come in closed form from the hat matrix; both copies of a colour are left out together.
+    Leave-one-out predictions come in closed form from the hat matrix; both copies of a color are
+    left out together.
     """
     design = terms(measured.sent, name)
     penalty = ridge * len(design) * np.diag([0.0] + [1.0] * (design.shape[1] - 1))
@@ -127,13 +142,18 @@ def fit_map(measured: Measured, name: str, ridge: float) -> Fit:
         coefficients[:, channel] = inverse @ design[use].T @ measured.seen[use, channel]
         fitted = design @ coefficients[:, channel]
         leverage = np.where(use, ((design @ inverse) * design).sum(1), 0.0)
-        left_out[:, channel] = measured.seen[:, channel] - (measured.seen[:, channel] - fitted) / (1 - leverage)
+        left_out[:, channel] = measured.seen[:, channel] - (measured.seen[:, channel] - fitted) / (
+            1 - leverage
+        )
     residuals = np.where(measured.valid, measured.seen - left_out, 0.0)
-    return Fit(name, ridge, coefficients, residuals, de00_of_srgb(left_out.clip(0, None), measured.seen))
+    return Fit(
+        name, ridge, coefficients, residuals, de00_of_srgb(left_out.clip(0, None), measured.seen)
+    )
 
 
-def per_channel_de00(measured: Measured) -> F64:
-    """Leave-one-out dE00 (n,) of a cubic for each channel alone, the map without cross-channel terms (as in REAP)."""
+def per_channel_de00(measured: ChartMeasurement) -> F64:
+    """Leave-one-out dE00 (n,) of a cubic for each channel alone, the map without cross-channel
+    terms (as in REAP)."""
     left_out = np.zeros_like(measured.seen)
     for channel in range(3):
         use = measured.valid[:, channel]
@@ -141,58 +161,92 @@ def per_channel_de00(measured: Measured) -> F64:
         inverse = np.linalg.inv(design[use].T @ design[use])
         fitted = design @ inverse @ design[use].T @ measured.seen[use, channel]
         leverage = np.where(use, ((design @ inverse) * design).sum(1), 0.0)
-        left_out[:, channel] = measured.seen[:, channel] - (measured.seen[:, channel] - fitted) / (1 - leverage)
+        left_out[:, channel] = measured.seen[:, channel] - (measured.seen[:, channel] - fitted) / (
+            1 - leverage
+        )
     return de00_of_srgb(left_out.clip(0, None), measured.seen)
 
 
-def best_fits(measured: Measured) -> dict[str, Fit]:
+def best_fits(measured: ChartMeasurement) -> dict[str, Fit]:
     """Each map at the ridge whose leave-one-out dE00 is least."""
     return {
-        name: min((fit_map(measured, name, ridge) for ridge in RIDGES), key=lambda f: float(f.de00.mean()))
+        name: min(
+            (fit_map(measured, name, ridge) for ridge in RIDGES), key=lambda f: float(f.de00.mean())
+        )
         for name in DEGREES
     }
 
 
 def fit_profile(
-    measured: Measured, *, map_name: str = "auto", printer: str = "", paper: str = "", camera: str = "", **about: Any
-) -> ColourProfile:
-    """Fit all maps and keep the one whose leave-one-out dE00 is least, or the one named. Raises OptionError: name."""
+    measured: ChartMeasurement,
+    *,
+    map_name: str = "auto",
+    printer: str = "",
+    paper: str = "",
+    camera: str = "",
+    **about: Any,
+) -> ColorProfile:
+    """Fit all maps and keep the one whose leave-one-out dE00 is least, or the one named. Raises
+    OptionError: name."""
     if map_name not in ("auto", *DEGREES):
-        raise OptionError(f"map {map_name!r}", f"one of auto, {', '.join(DEGREES)}", "leave --map out")
+        raise OptionError(
+            f"map {map_name!r}", f"one of auto, {', '.join(DEGREES)}", "leave --map out"
+        )
     fits = best_fits(measured)
-    chosen = min(fits.values(), key=lambda f: float(f.de00.mean())) if map_name == "auto" else fits[map_name]
+    chosen = (
+        min(fits.values(), key=lambda f: float(f.de00.mean()))
+        if map_name == "auto"
+        else fits[map_name]
+    )
     maps = {name: summary(fit.de00) for name, fit in fits.items()}
     maps["per channel (not used)"] = summary(per_channel_de00(measured))
     facts = {
-        "chart_set": measured.chart_set, "photos": measured.photos, "rejected": measured.rejected,
-        "repeat_de00": summary(measured.pair), "ridge": chosen.ridge, "light_ratio": round(measured.unevenness, 3),
+        "chart_set": measured.chart_set,
+        "photos": measured.photos,
+        "rejected": measured.rejected,
+        "repeat_de00": summary(measured.pair),
+        "ridge": chosen.ridge,
+        "light_ratio": round(measured.unevenness, 3),
         "edge_mm": round(measured.edge_mm, 2),
-    }  # fmt: skip
-    return ColourProfile(
-        map=chosen.name, coefficients=chosen.coefficients, sent=measured.sent, seen=measured.seen,
-        covariance=chosen.residuals.T @ chosen.residuals / len(chosen.residuals), de00=summary(chosen.de00), maps=maps,
-        n_patches=len(measured.sent), created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", printer=printer, paper=paper,
-        camera=camera, about={**facts, **about},
-    )  # fmt: skip
+    }
+    return ColorProfile(
+        map=chosen.name,
+        coefficients=chosen.coefficients,
+        sent=measured.sent,
+        seen=measured.seen,
+        covariance=chosen.residuals.T @ chosen.residuals / len(chosen.residuals),
+        de00=summary(chosen.de00),
+        maps=maps,
+        n_patches=len(measured.sent),
+        created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        printer=printer,
+        paper=paper,
+        camera=camera,
+        about={**facts, **about},
+    )
 
 
 def summary(differences: F64) -> dict[str, float]:
-    """Mean, 95th percentile and number of colour differences."""
+    """Mean, 95th percentile and number of color differences."""
     mean, p95 = float(differences.mean()), float(np.percentile(differences, 95))
     return {"mean": round(mean, 3), "p95": round(p95, 3), "n": len(differences)}
 
 
-def predict(profile: ColourProfile, sent: F64) -> F64:
-    """(n, 3) sRGB sent -> (n, 3) encoded as the camera shows them, by the very map that training uses."""
+def predict_colors(profile: ColorProfile, sent: F64) -> F64:
+    """(n, 3) sRGB sent -> (n, 3) encoded as the camera shows them, by the very map that training
+    uses."""
     image = torch.from_numpy(np.asarray(sent, np.float32)).T[None, :, None]
-    return np.asarray(profile.colour_map().encoded(image)[0, :, 0].T.numpy(), np.float64)
+    return np.asarray(profile.color_map().encoded(image)[0, :, 0].T.numpy(), np.float64)
 
 
-def check_profile(profile: ColourProfile, measured: Measured) -> ColourProfile:
-    """The profile with its dE00 on colours it was not fitted to, as ``held_out``. CalibrationError for the same set."""
+def check_profile(profile: ColorProfile, measured: ChartMeasurement) -> ColorProfile:
+    """The profile with its dE00 on colors it was not fitted to, as ``held_out``. CalibrationError
+    for the same set."""
     if profile.about.get("chart_set") == measured.chart_set:
         limit = f"set {measured.chart_set} is the set the map is fitted to"
-        raise CalibrationError("the chart to check on", limit, "print another with `calibrate chart --set 2`")
-    differences = de00_of_srgb(predict(profile, measured.sent), measured.seen)
+        raise CalibrationError(
+            "the chart to check on", limit, "print another with `calibrate chart --set 2`"
+        )
+    differences = de00_of_srgb(predict_colors(profile, measured.sent), measured.seen)
     held_out = {**summary(differences), "chart_set": measured.chart_set}
     return replace(profile, about={**profile.about, "held_out": held_out})

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from physadv.core.errors import CalibrationError
 from physadv.calibration.charuco_board import COLUMNS, ROWS, SQUARE, board
+from physadv.core.errors import CalibrationError
 from physadv.eot.profiles import CameraProfile
 
 F64 = npt.NDArray[np.float64]
@@ -30,7 +30,8 @@ MAX_DOUBT = 0.02
 
 @dataclass(frozen=True)
 class BoardView:
-    """Board corners (n, 1, 3) mm and where one picture of (width, height) ``size`` shows them, (n, 1, 2) px."""
+    """Board corners (n, 1, 3) mm and where one picture of (width, height) ``size`` shows them, (n,
+    1, 2) px."""
 
     name: str
     corners: npt.NDArray[np.float32]
@@ -45,20 +46,25 @@ class BoardView:
 
 
 def find_board(image: Pixels, name: str) -> BoardView:
-    """Find the board in an (h, w, 3) uint8 picture. Raises CalibrationError where too little of it is seen."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    """Find the board in an (h, w, 3) uint8 picture. Raises CalibrationError where too little of it
+    is seen."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     made = board()
-    corners, ids, _, _ = cv2.aruco.CharucoDetector(made).detectBoard(grey)
+    corners, ids, _, _ = cv2.aruco.CharucoDetector(made).detectBoard(gray)
     count = 0 if ids is None else len(ids)
     if count < MIN_CORNERS:
-        limit = f"{count} of {(COLUMNS - 1) * (ROWS - 1)} board corners found, {MIN_CORNERS} are needed"
+        limit = (
+            f"{count} of {(COLUMNS - 1) * (ROWS - 1)} board corners found, {MIN_CORNERS} are needed"
+        )
         remedy = "photograph the board of `physadv calibrate chart --kind charuco`, in focus and near enough"
         raise CalibrationError(name, limit, remedy)
     plane, pixels = made.matchImagePoints(corners, ids)
     flat = np.asarray(plane, np.float32).reshape(-1, 1, 3)
     if np.linalg.matrix_rank(flat[:, 0, :2] - flat[:, 0, :2].mean(0)) < 2:
         raise CalibrationError(name, "the corners found lie on one line", "show more of the board")
-    return BoardView(name, flat, np.asarray(pixels, np.float32).reshape(-1, 1, 2), (grey.shape[1], grey.shape[0]))
+    return BoardView(
+        name, flat, np.asarray(pixels, np.float32).reshape(-1, 1, 2), (gray.shape[1], gray.shape[0])
+    )
 
 
 def _outline(view: BoardView) -> F64:
@@ -68,7 +74,8 @@ def _outline(view: BoardView) -> F64:
 
 
 def is_new(view: BoardView, others: Sequence[BoardView], *, share: float = 0.04) -> bool:
-    """Whether a view differs from all others: some corner of the board moved by ``share`` of the picture's width."""
+    """Whether a view differs from all others: some corner of the board moved by ``share`` of the
+    picture's width."""
     outline = _outline(view)
     return all(np.abs(_outline(o) - outline).max() > share * view.size[0] for o in others)
 
@@ -89,14 +96,19 @@ def tilt_deg(view: BoardView, focal: float | None = None) -> float:
 def coverage(views: Sequence[BoardView], cells: int = 4) -> float:
     """Share of a 4 x 4 grid over the picture in which some corner of the board was seen."""
     pixels = np.concatenate([v.pixels[:, 0] for v in views]) / np.array(views[0].size)
-    return len({tuple(c) for c in np.clip((pixels * cells).astype(int), 0, cells - 1).tolist()}) / cells**2
+    return (
+        len({tuple(c) for c in np.clip((pixels * cells).astype(int), 0, cells - 1).tolist()})
+        / cells**2
+    )
 
 
 def calibrate(views: Sequence[BoardView], *, camera: str = "") -> CameraProfile:
-    """Focal lengths, principal point and distortion (k1, k2, p1, p2, k3 = 0) from views of the board.
+    """Focal lengths, principal point and distortion (k1, k2, p1, p2, k3 = 0) from views of the
+    board.
 
-    Views that fit three times worse than the median are left out. Raises CalibrationError for too few views, too little
-    tilt, pictures of several sizes, and a result that fits badly or is in doubt.
+    Views that fit three times worse than the median are left out. Raises CalibrationError for too
+    few views, too little tilt, pictures of several sizes, and a result that fits badly or is in
+    doubt.
     """
     _check_views(views)
     kept = list(views)
@@ -110,21 +122,40 @@ def calibrate(views: Sequence[BoardView], *, camera: str = "") -> CameraProfile:
     fx, fy = float(found.matrix[0, 0]), float(found.matrix[1, 1])
     doubt = float(max(found.deviation[:2]) / fx)
     if found.rms > MAX_RMS:
-        limit_text = f"the corners are {found.rms:.1f} px off on average, at most {MAX_RMS:g} px can be used"
-        raise CalibrationError("the views", limit_text, "flatten the board, hold still, and photograph it again")
+        limit_text = (
+            f"the corners are {found.rms:.1f} px off on average, at most {MAX_RMS:g} px can be used"
+        )
+        raise CalibrationError(
+            "the views", limit_text, "flatten the board, hold still, and photograph it again"
+        )
     if doubt > MAX_DOUBT:
-        limit_text = f"the focal length is uncertain by {doubt:.1%}, at most {MAX_DOUBT:.0%} can be used"
-        raise CalibrationError("the views", limit_text, "add views nearer and more tilted, in all corners")
+        limit_text = (
+            f"the focal length is uncertain by {doubt:.1%}, at most {MAX_DOUBT:.0%} can be used"
+        )
+        raise CalibrationError(
+            "the views", limit_text, "add views nearer and more tilted, in all corners"
+        )
     width, height = views[0].size
     about = {
-        "focal_uncertainty": round(doubt, 5), "coverage": round(coverage(kept), 3), "left_out": len(views) - len(kept),
+        "focal_uncertainty": round(doubt, 5),
+        "coverage": round(coverage(kept), 3),
+        "left_out": len(views) - len(kept),
         "tilts_deg": [round(tilt_deg(v, fx), 1) for v in kept],
-    }  # fmt: skip
+    }
     return CameraProfile(
-        fx, fy, float(found.matrix[0, 2]) + 0.5, float(found.matrix[1, 2]) + 0.5,
-        tuple(round(float(k), 7) for k in found.distortion[:5]), width, height, round(found.rms, 4), len(kept),
-        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", camera, about,
-    )  # fmt: skip
+        fx,
+        fy,
+        float(found.matrix[0, 2]) + 0.5,
+        float(found.matrix[1, 2]) + 0.5,
+        tuple(round(float(k), 7) for k in found.distortion[:5]),
+        width,
+        height,
+        round(found.rms, 4),
+        len(kept),
+        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        camera,
+        about,
+    )
 
 
 @dataclass(frozen=True)
@@ -153,13 +184,17 @@ def _check_views(views: Sequence[BoardView]) -> None:
         missing = MIN_VIEWS - len(views)
         limit = f"{MIN_VIEWS} are needed: {missing} more"
         raise CalibrationError(
-            f"{len(views)} usable views of the board", limit, f"take {missing} or more, and {remedy}"
+            f"{len(views)} usable views of the board",
+            limit,
+            f"take {missing} or more, and {remedy}",
         )
     sizes = sorted({v.size for v in views})
     if len(sizes) > 1:
         said = ", ".join(f"{w}x{h}" for w, h in sizes)
         raise CalibrationError(
-            f"pictures of {said}", "one size is needed", "keep the camera upright, at one resolution"
+            f"pictures of {said}",
+            "one size is needed",
+            "keep the camera upright, at one resolution",
         )
     tilted = sum(tilt_deg(v) >= MIN_TILT for v in views)
     if tilted < MIN_TILTED:

@@ -1,6 +1,8 @@
-"""Locking a camera's exposure, white balance and focus, each read back: what was asked need not be what is held.
+"""Locking a camera's exposure, white balance and focus, each read back: what was asked need not be
+what is held.
 
-A camera that adapts sees a dark patch brighter than a light one, so that blocks are not filmed alike.
+A camera that adapts sees a dark patch brighter than a light one, so that blocks are not filmed
+alike.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ _OTHER_MANUAL, _OTHER_AUTO = 0.25, 0.75
 
 @dataclass(frozen=True)
 class Lock:
-    """One automatic that was to be switched off: what was asked, what is read back, and the value it is held at."""
+    """One automatic that was to be switched off: what was asked, what is read back, and the value
+    it is held at."""
 
     name: str
     held: bool
@@ -43,7 +46,8 @@ class _Automatic:
 
 
 def settle(capture: Any, frames: int = SETTLE_FRAMES, seconds: float = SETTLE_S) -> int:
-    """Read some frames, so that the automatics find their values before they are locked; returns how many came."""
+    """Read some frames, so that the automatics find their values before they are locked; returns
+    how many came."""
     limit, read = time.monotonic() + seconds, 0
     while read < frames and time.monotonic() < limit:
         ok, _ = capture.read()
@@ -54,26 +58,31 @@ def settle(capture: Any, frames: int = SETTLE_FRAMES, seconds: float = SETTLE_S)
 
 
 def lock(capture: Any, backend: str) -> list[Lock]:
-    """Switch exposure, white balance and focus to manual at the values they have, and read each back."""
+    """Switch exposure, white balance and focus to manual at the values they have, and read each
+    back."""
     return [_lock(capture, automatic) for automatic in _automatics(backend)]
 
 
 def release(capture: Any, backend: str, locks: Sequence[Lock]) -> None:
-    """Switch what was locked back to automatic: drivers keep it, and the next program would find it so."""
+    """Switch what was locked back to automatic: drivers keep it, and the next program would find it
+    so."""
     held = {each.name for each in locks if each.held}
     for automatic in _automatics(backend):
         if automatic.name in held:
             _set(capture, automatic.switch, automatic.on)
 
 
-def lines(name: str, locks: Sequence[Lock]) -> list[str]:
+def control_warnings(name: str, locks: Sequence[Lock]) -> list[str]:
     """One line for all that did not lock; none where everything did."""
     loose = [f"{each.name} ({each.why})" for each in locks if not each.held]
-    return [f"{name} did not lock {', '.join(loose)}: it may change while you film"] if loose else []
+    return (
+        [f"{name} did not lock {', '.join(loose)}: it may change while you film"] if loose else []
+    )
 
 
 def _automatics(backend: str) -> list[_Automatic]:
-    """What to switch. V4L2 takes its own menu numbers for exposure, other backends a quarter and three quarters."""
+    """What to switch. V4L2 takes its own menu numbers for exposure, other backends a quarter and
+    three quarters."""
     v4l2 = backend.upper().startswith("V4L")
     manual = (_V4L2_MANUAL, _OTHER_MANUAL) if v4l2 else (_OTHER_MANUAL, _V4L2_MANUAL)
     auto = _V4L2_AUTO if v4l2 else _OTHER_AUTO
@@ -95,7 +104,9 @@ def _lock(capture: Any, automatic: _Automatic) -> Lock:
     if not took:
         return Lock(automatic.name, False, asked, got, None, "the driver does not offer it")
     if not _same(got, asked):
-        return Lock(automatic.name, False, asked, got, None, f"asked for {asked:g}, reads back {got:g}")
+        return Lock(
+            automatic.name, False, asked, got, None, f"asked for {asked:g}, reads back {got:g}"
+        )
     if value in (0.0, -1.0):  # what drivers say of a value they do not know
         return Lock(automatic.name, True, asked, got, None)
     _set(capture, automatic.value, value)

@@ -1,6 +1,7 @@
 """A frame, and what every source of frames has in common.
 
-A clip is what an interval treats as one trial: one recording, one photo, or one stretch of a live source.
+A clip is what an interval treats as one trial: one recording, one photo, or one stretch of a live
+source.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _BLOCK = re.compile(rf"^({'|'.join(BLOCKS)})(?![A-Za-z])")
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a source: (h, w, 3) uint8 RGB, its time in seconds, its clip, and its block where known."""
+    """One picture of a source: (h, w, 3) uint8 RGB, its time in seconds, its clip, and its block
+    where known."""
 
     image: npt.NDArray[np.uint8]
     time_s: float
@@ -30,13 +32,16 @@ class Frame:
     block: str | None
     index: int
     truth: Mapping[str, Any] | None = None
-    """The twin's row for this frame (corners, distance_m, yaw_deg ...); None for everything filmed."""
+    """The twin's row for this frame (corners, distance_m, yaw_deg ...); None for everything filmed.
+    """
 
 
-class Source(ABC):
-    """Frames in order. ``warnings`` grows while it is read; ``settings`` is what the source reports of itself.
+class FrameSource(ABC):
+    """Frames in order. ``warnings`` grows while it is read; ``settings`` is what the source reports
+    of itself.
 
-    ``tell`` is called with a line when something happens that somebody who watches should know at once.
+    ``tell`` is called with a line when something happens that somebody who watches should know at
+    once.
     """
 
     kind = "video"
@@ -56,15 +61,18 @@ class Source(ABC):
     def close(self) -> None:  # noqa: B027 - files have nothing to give back
         """Give the device back; a source read to its end is closed already."""
 
-    def __enter__(self) -> Source:
+    def __enter__(self) -> FrameSource:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
 def block_of(name: str) -> str | None:
-    """The block a file or folder name starts with: "patch-03.avi" is "patch", "patchwork.avi" is none."""
+    """The block a file or folder name starts with: "patch-03.avi" is "patch", "patchwork.avi" is
+    none."""
     found = _BLOCK.match(name.lower())
     return found[1] if found else None
 

@@ -1,4 +1,5 @@
-"""What is known of the camera's lens: a measured profile, a typed focal length, or an assumed one, which is said."""
+"""What is known of the camera's lens: a measured profile, a typed focal length, or an assumed one,
+which is said."""
 
 from __future__ import annotations
 
@@ -14,21 +15,22 @@ from physadv.core.errors import CaptureError
 from physadv.eot.profiles import read_camera_profile
 
 ASSUMED = 0.75
-"""Focal length over the picture's longer side where nothing is known: 67 degrees across, between laptops' cameras (60
-to 80) and telephones' (65 to 75). Distances are then 15 % wrong or more; angles suffer less."""
+"""Focal length over the picture's longer side where nothing is known: 67 degrees across, between
+laptops' cameras (60 to 80) and telephones' (65 to 75). Distances are then 15 % wrong or more;
+angles suffer less."""
 SAME_SHAPE = 0.01
 
 
 @dataclass(frozen=True)
-class Lens:
+class CameraLens:
     """Focal lengths (x, y) and principal point in px of a picture of ``size`` (width, height).
 
-    The origin is the outer corner of the top-left pixel. ``distortion`` is (k1, k2, p1, p2, k3) of Brown (1966);
-    ``known`` tells how: profile, typed or assumed.
+    The origin is the outer corner of the top-left pixel. ``distortion`` is (k1, k2, p1, p2, k3) of
+    Brown (1966); ``known`` tells how: profile, typed or assumed.
     """
 
     focal: tuple[float, float]
-    centre: tuple[float, float]
+    center: tuple[float, float]
     size: tuple[int, int]
     known: str
     distortion: tuple[float, ...] = ()
@@ -37,7 +39,7 @@ class Lens:
     @property
     def matrix(self) -> npt.NDArray[np.float64]:
         """(3, 3) camera matrix."""
-        (fx, fy), (cx, cy) = self.focal, self.centre
+        (fx, fy), (cx, cy) = self.focal, self.center
         return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
 
     @property
@@ -45,8 +47,9 @@ class Lens:
         """The distortion as OpenCV takes it."""
         return np.array(self.distortion, dtype=np.float64) if self.distortion else None
 
-    def at(self, size: tuple[int, int]) -> Lens:
-        """The same lens for pictures of another size and the same shape; CaptureError for another shape."""
+    def at(self, size: tuple[int, int]) -> CameraLens:
+        """The same lens for pictures of another size and the same shape; CaptureError for another
+        shape."""
         if size == self.size:
             return self
         across, down = size[0] / self.size[0], size[1] / self.size[1]
@@ -54,20 +57,26 @@ class Lens:
             raise CaptureError(
                 f"{self.name or 'the lens'} of {self.size[0]}x{self.size[1]}",
                 f"frames are {size[0]}x{size[1]}, which is another part of the sensor",
-                f"film with --camera-size {self.size[0]}x{self.size[1]}, or calibrate at the size you film with",
+                f"film with --camera-size {self.size[0]}x{self.size[1]}, or calibrate at the size "
+                "you film with",
             )
-        (fx, fy), (cx, cy) = self.focal, self.centre
-        return replace(self, focal=(fx * across, fy * down), centre=(cx * across, cy * down), size=size)
+        (fx, fy), (cx, cy) = self.focal, self.center
+        return replace(
+            self, focal=(fx * across, fy * down), center=(cx * across, cy * down), size=size
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For the run's record."""
         return {
-            "known": self.known, "name": self.name, "focal_px": [round(v, 2) for v in self.focal],
-            "size": list(self.size), "distortion": list(self.distortion),
-        }  # fmt: skip
+            "known": self.known,
+            "name": self.name,
+            "focal_px": [round(v, 2) for v in self.focal],
+            "size": list(self.size),
+            "distortion": list(self.distortion),
+        }
 
 
-LensFor = Callable[[tuple[int, int]], Lens]
+LensFor = Callable[[tuple[int, int]], CameraLens]
 """The lens for pictures of a size (width, height)."""
 
 
@@ -78,13 +87,19 @@ def lens_for(profile: str | Path | None = None, focal_px: float | None = None) -
     """
     if profile is not None:
         read = read_camera_profile(profile)
-        measured = Lens(
-            (read.fx, read.fy), (read.cx, read.cy), (read.width, read.height), "profile", tuple(read.distortion),
+        measured = CameraLens(
+            (read.fx, read.fy),
+            (read.cx, read.cy),
+            (read.width, read.height),
+            "profile",
+            tuple(read.distortion),
             Path(profile).name,
-        )  # fmt: skip
+        )
         return measured.at
-    return lambda size: _central(focal_px or ASSUMED * max(size), size, "typed" if focal_px else "assumed")
+    return lambda size: _central(
+        focal_px or ASSUMED * max(size), size, "typed" if focal_px else "assumed"
+    )
 
 
-def _central(focal: float, size: tuple[int, int], known: str) -> Lens:
-    return Lens((focal, focal), (size[0] / 2, size[1] / 2), size, known)
+def _central(focal: float, size: tuple[int, int], known: str) -> CameraLens:
+    return CameraLens((focal, focal), (size[0] / 2, size[1] / 2), size, known)

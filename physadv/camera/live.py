@@ -1,6 +1,8 @@
-"""Live sources: a thread reads all the time and hands on only the newest frame, so that no verdict is of the past.
+"""Live sources: a thread reads all the time and hands on only the newest frame, so that no verdict
+is of the past.
 
-A source that breaks or falls silent is opened again, with growing pauses, until it has been gone for too long.
+A source that breaks or falls silent is opened again, with growing pauses, until it has been gone
+for too long.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from physadv.camera.frames import Frame, Source
+from physadv.camera.frames import Frame, FrameSource
 from physadv.camera.open_capture import Opened
 from physadv.core.errors import CaptureError
 
@@ -25,9 +27,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 class NewestFrame:
     """Reads ``capture`` in a thread and keeps one frame: the newest.
 
-    Drivers queue about four frames even when told to keep one; who reads slowly then sees the past. Iterating yields
-    (seconds since ``start``, RGB frame, number of frames read so far) until the source ends, stalls for ``stall_s`` or
-    :meth:`close` is called. A frame is never yielded twice. ``farewell`` is done to the device before its release.
+    Drivers queue about four frames even when told to keep one; who reads slowly then sees the past.
+    Iterating yields (seconds since ``start``, RGB frame, number of frames read so far) until the
+    source ends, stalls for ``stall_s`` or :meth:`close` is called. A frame is never yielded twice.
+    ``farewell`` is done to the device before its release.
     """
 
     def __init__(
@@ -53,7 +56,8 @@ class NewestFrame:
             yield item
 
     def close(self, wait_s: float = 2.0) -> None:
-        """Stop reading; the thread releases the device itself, for releasing it under a read can crash a driver."""
+        """Stop reading; the thread releases the device itself, for releasing it under a read can
+        crash a driver."""
         self._stop = True
         with self._news:
             self._news.notify_all()
@@ -79,7 +83,9 @@ class NewestFrame:
 
     def _next(self) -> tuple[float, Pixels, int] | None:
         with self._news:
-            arrived = self._news.wait_for(lambda: self._frame is not None or self.ended or self._stop, self.stall_s)
+            arrived = self._news.wait_for(
+                lambda: self._frame is not None or self.ended or self._stop, self.stall_s
+            )
             self.stalled = not arrived
             if self._frame is None or self._stop:
                 return None
@@ -88,11 +94,12 @@ class NewestFrame:
         return moment, np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), dtype=np.uint8), count
 
 
-class LiveSource(Source):
+class LiveSource(FrameSource):
     """A camera or stream: always the newest frame, cut into clips of ``clip_seconds``.
 
-    ``again`` opens it anew; it is tried with pauses of 0.5, 1, 2, 4 and 8 s until the source has been gone for
-    ``retry_s``. What happened is told through ``tell`` as it happens, and kept in ``warnings``.
+    ``again`` opens it anew; it is tried with pauses of 0.5, 1, 2, 4 and 8 s until the source has
+    been gone for ``retry_s``. What happened is told through ``tell`` as it happens, and kept in
+    ``warnings``.
     """
 
     live = True
@@ -130,7 +137,9 @@ class LiveSource(Source):
                 lost = self._why(handed)
                 if not handed:
                     limit = f"opened but gave no frame within {self.stall_s:g} s"
-                    raise CaptureError(self.name, limit, "check the camera, or that the stream is running")
+                    raise CaptureError(
+                        self.name, limit, "check the camera, or that the stream is running"
+                    )
                 if not self._reopen(lost):
                     return
         finally:
@@ -142,7 +151,9 @@ class LiveSource(Source):
         self._newest.close()
 
     def _reader(self, opened: Opened) -> NewestFrame:
-        return NewestFrame(opened.capture, stall_s=self.stall_s, start=self._start, farewell=opened.farewell)
+        return NewestFrame(
+            opened.capture, stall_s=self.stall_s, start=self._start, farewell=opened.farewell
+        )
 
     def _why(self, handed: int) -> str:
         if self._newest.stalled:
@@ -159,7 +170,9 @@ class LiveSource(Source):
         self._newest.close(0.5)  # a read that hangs is left to its thread
         opened = self._try_again(lost, gone)
         if opened is None:
-            self._say(f"{lost}; not back after {time.monotonic() - gone:.0f} s, so what was read is kept")
+            self._say(
+                f"{lost}; not back after {time.monotonic() - gone:.0f} s, so what was read is kept"
+            )
             return False
         self._say(f"{lost}; back after {time.monotonic() - gone:.1f} s")
         self._newest = self._reader(opened)

@@ -1,4 +1,5 @@
-"""Reading MJPEG over HTTP ourselves: OpenCV stretches every frame to the size of the first and does not say so."""
+"""Reading MJPEG over HTTP ourselves: OpenCV stretches every frame to the size of the first and does
+not say so."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ _END_OF_IMAGE = b"\xff\xd9"
 
 
 class MjpegCapture:
-    """What :mod:`physadv.camera.live` needs of a ``cv2.VideoCapture``, over an open multipart answer."""
+    """What :mod:`physadv.camera.live` needs of a ``cv2.VideoCapture``, over an open multipart
+    answer."""
 
     def __init__(self, answer: IO[bytes], size: tuple[int, int] | None = None) -> None:
         self._answer, self.size = answer, size
@@ -35,9 +37,10 @@ class MjpegCapture:
         """Width and height of the first frame, and its FOURCC; 0 for what HTTP does not tell."""
         width, height = self.size or (0, 0)
         known = {
-            cv2.CAP_PROP_FRAME_WIDTH: width, cv2.CAP_PROP_FRAME_HEIGHT: height,
+            cv2.CAP_PROP_FRAME_WIDTH: width,
+            cv2.CAP_PROP_FRAME_HEIGHT: height,
             cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*"MJPG"),
-        }  # fmt: skip
+        }
         return float(known.get(key, 0))
 
     def read(self) -> tuple[bool, Any]:
@@ -100,7 +103,8 @@ class MjpegCapture:
 def open_mjpeg(url: str, timeout_s: float) -> MjpegCapture | None:
     """The stream at an HTTP address; None where something else, or nobody, answers there.
 
-    A silent line ends :meth:`MjpegCapture.read` after ``timeout_s``. User and password in the address are sent along.
+    A silent line ends :meth:`MjpegCapture.read` after ``timeout_s``. User and password in the
+    address are sent along.
     """
     if not url.lower().startswith(("http://", "https://")):
         return None

@@ -1,4 +1,5 @@
-"""Where frames come from: camera index, video, stream address, folder of photos, folder of clips, twin folder."""
+"""Where frames come from: camera index, video, stream address, folder of photos, folder of clips,
+twin folder."""
 
 from __future__ import annotations
 
@@ -12,21 +13,32 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from physadv.camera.frames import BLOCKS, Frame, Source, block_in, block_of
+from physadv.camera.frames import BLOCKS, Frame, FrameSource, block_in, block_of
 from physadv.camera.live import LiveSource
 from physadv.camera.open_capture import Opened, Size, open_camera, open_url
-from physadv.camera.recordings import Clip, ClipSource, PhotoSource
+from physadv.camera.recordings import ClipSource, PhotoSource, RecordedClip
 from physadv.core.errors import CaptureError
 from physadv.core.image_io import SUFFIXES
 from physadv.core.rows import read_rows
 
-VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mjpg", ".mjpeg", ".mpg", ".mpeg", ".ts"})
+VIDEO_SUFFIXES = frozenset(
+    {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mjpg", ".mjpeg", ".mpg", ".mpeg", ".ts"}
+)
 LIVE_CLIP_S = 10.0
-"""Clips of a live source, where nothing else is asked: long enough for a hand to have moved the sign."""
-__all__ = ["BLOCKS", "VIDEO_SUFFIXES", "Frame", "Source", "block_of", "open_source", "public_address"]
+"""Clips of a live source, where nothing else is asked: long enough for a hand to have moved the
+sign."""
+__all__ = [
+    "BLOCKS",
+    "VIDEO_SUFFIXES",
+    "Frame",
+    "FrameSource",
+    "block_of",
+    "open_frame_source",
+    "public_address",
+]
 
 
-def open_source(
+def open_frame_source(
     spec: str | Path,
     *,
     timeout_s: float = 20.0,
@@ -36,22 +48,28 @@ def open_source(
     max_frames: int | None = None,
     retry_s: float = 0.0,
     hold: bool = True,
-) -> Source:
-    """Open ``spec``: a camera index ("0"), a stream or video address, a video, or a folder of photos, clips or a twin.
+) -> FrameSource:
+    """Open ``spec``: a camera index ("0"), a stream or video address, a video, or a folder of
+    photos, clips or a twin.
 
-    ``clip_seconds`` cuts a longer recording into clips of that length (0: a recording is one clip; live sources are
-    then cut every ``LIVE_CLIP_S``). ``every`` takes each n-th frame of a file. ``max_frames`` spreads that many frames
-    a block evenly over a twin's clips. A live source that is lost is tried again for ``retry_s`` (0: not at all);
-    ``hold`` locks a camera's exposure, white balance and focus. Raises CaptureError naming what did not open; nothing
-    waits longer than ``timeout_s``.
+    ``clip_seconds`` cuts a longer recording into clips of that length (0: a recording is one clip;
+    live sources are then cut every ``LIVE_CLIP_S``). ``every`` takes each n-th frame of a file.
+    ``max_frames`` spreads that many frames a block evenly over a twin's clips. A live source that
+    is lost is tried again for ``retry_s`` (0: not at all); ``hold`` locks a camera's exposure,
+    white balance and focus. Raises CaptureError naming what did not open; nothing waits longer than
+    ``timeout_s``.
     """
     text = str(spec).strip()
     device = re.fullmatch(r"(?:/dev/video)?(\d{1,3})", text)
     if device and not Path(text).is_file() and not Path(text).is_dir():
         return _live(
-            f"camera {device[1]}", "camera", clip_seconds, timeout_s, retry_s,
+            f"camera {device[1]}",
+            "camera",
+            clip_seconds,
+            timeout_s,
+            retry_s,
             lambda: open_camera(int(device[1]), size=camera_size, timeout_s=timeout_s, hold=hold),
-        )  # fmt: skip
+        )
     if "://" in text:
         return _open_address(text, timeout_s, clip_seconds, every, retry_s)
     path = Path(text)
@@ -62,53 +80,85 @@ def open_source(
         raise CaptureError(text, limit, "check the path, or give a camera index such as 0")
     if path.suffix.lower() in SUFFIXES:
         return PhotoSource(path, [path])
-    return ClipSource(text, [Clip(path, path.stem, block_of(path.name))], timeout_s, clip_seconds, every)
+    return ClipSource(
+        text, [RecordedClip(path, path.stem, block_of(path.name))], timeout_s, clip_seconds, every
+    )
 
 
 def public_address(url: str) -> str:
     """An address without user, password and query, which have no place in a report."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if "://" in url else url
+    return (
+        f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if "://" in url else url
+    )
 
 
 def _live(
-    name: str, kind: str, clip_seconds: float, timeout_s: float, retry_s: float, opening: Callable[[], Opened]
+    name: str,
+    kind: str,
+    clip_seconds: float,
+    timeout_s: float,
+    retry_s: float,
+    opening: Callable[[], Opened],
 ) -> LiveSource:
     return LiveSource(
-        name, kind, opening(), clip_seconds=clip_seconds or LIVE_CLIP_S, stall_s=timeout_s, retry_s=retry_s,
+        name,
+        kind,
+        opening(),
+        clip_seconds=clip_seconds or LIVE_CLIP_S,
+        stall_s=timeout_s,
+        retry_s=retry_s,
         again=opening,
-    )  # fmt: skip
+    )
 
 
-def _open_address(url: str, timeout_s: float, clip_seconds: float, every: int, retry_s: float) -> Source:
+def _open_address(
+    url: str, timeout_s: float, clip_seconds: float, every: int, retry_s: float
+) -> FrameSource:
     """A recorded video behind an address is read whole like a file; anything else is live."""
     parts = urlsplit(url)
     if Path(parts.path).suffix.lower() in VIDEO_SUFFIXES - {".mjpg", ".mjpeg"}:
-        clip = Clip(url, Path(parts.path).stem, block_of(Path(parts.path).name))
+        clip = RecordedClip(url, Path(parts.path).stem, block_of(Path(parts.path).name))
         return ClipSource(public_address(url), [clip], timeout_s, clip_seconds, every)
     name = public_address(url)
-    return _live(name, "stream", clip_seconds, timeout_s, retry_s, lambda: open_url(url, name, timeout_s=timeout_s))
+    return _live(
+        name,
+        "stream",
+        clip_seconds,
+        timeout_s,
+        retry_s,
+        lambda: open_url(url, name, timeout_s=timeout_s),
+    )
 
 
-def _open_folder(folder: Path, timeout_s: float, clip_seconds: float, every: int, max_frames: int | None) -> Source:
+def _open_folder(
+    folder: Path, timeout_s: float, clip_seconds: float, every: int, max_frames: int | None
+) -> FrameSource:
     if (folder / "truth.jsonl").is_file():
         return _open_twin(folder, timeout_s, max_frames)
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     videos = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
     photos = [p for p in files if p.suffix.lower() in SUFFIXES]
     if videos:
-        clips = [Clip(p, p.relative_to(folder).with_suffix("").as_posix(), block_in(p, folder)) for p in videos]
+        clips = [
+            RecordedClip(p, p.relative_to(folder).with_suffix("").as_posix(), block_in(p, folder))
+            for p in videos
+        ]
         source = ClipSource(str(folder), clips, timeout_s, clip_seconds, every)
         if photos:
-            source.warnings.append(f"{len(photos)} photos beside the videos in {folder} were not read")
+            source.warnings.append(
+                f"{len(photos)} photos beside the videos in {folder} were not read"
+            )
         return source
     if not photos:
         limit = "holds neither videos nor photos"
-        raise CaptureError(str(folder), limit, f"name a folder with {', '.join(sorted(SUFFIXES)[:4])} ... or clips")
+        raise CaptureError(
+            str(folder), limit, f"name a folder with {', '.join(sorted(SUFFIXES)[:4])} ... or clips"
+        )
     return PhotoSource(folder, photos)
 
 
-def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> Source:
+def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameSource:
     rows = list(read_rows(folder / "truth.jsonl"))
     if not rows:
         raise CaptureError(f"{folder / 'truth.jsonl'}", "holds no row", "run `physadv twin` again")
@@ -119,8 +169,13 @@ def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> Source
             by_clip[(row["clip"], row["block"], row["file"])][int(row["frame"])] = row
     except KeyError as error:
         limit = f"a row has no {error.args[0]!r}"
-        raise CaptureError(f"{folder / 'truth.jsonl'}", limit, "run `physadv twin` again") from error
-    clips = [Clip(folder / file, name, block, truth) for (name, block, file), truth in by_clip.items()]
+        raise CaptureError(
+            f"{folder / 'truth.jsonl'}", limit, "run `physadv twin` again"
+        ) from error
+    clips = [
+        RecordedClip(folder / file, name, block, truth)
+        for (name, block, file), truth in by_clip.items()
+    ]
     source = ClipSource(str(folder), clips, timeout_s)
     source.kind, source.total, source.simulation = "twin", len(kept), True
     if (folder / "twin.json").is_file():
@@ -140,5 +195,7 @@ def _spread(rows: list[dict[str, Any]], most: int | None) -> list[dict[str, Any]
     return [
         of_block[position]
         for of_block in blocks.values()
-        for position in np.unique(np.linspace(0, len(of_block) - 1, min(most, len(of_block))).round().astype(int))
+        for position in np.unique(
+            np.linspace(0, len(of_block) - 1, min(most, len(of_block))).round().astype(int)
+        )
     ]

@@ -11,15 +11,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from physadv.camera.frames import BLOCKS, Frame, Source, block_in
+from physadv.camera.frames import BLOCKS, Frame, FrameSource, block_in
 from physadv.camera.open_capture import open_file, quiet_opencv, read_back
 from physadv.core.errors import CaptureError, ImageError
 from physadv.core.image_io import read_image, to_uint8
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One recording: where it is, its name, its block where known, and the twin's rows by frame number."""
+class RecordedClip:
+    """One recording: where it is, its name, its block where known, and the twin's rows by frame
+    number."""
 
     path: Path | str
     name: str
@@ -27,15 +28,26 @@ class Clip:
     truth: Mapping[int, Mapping[str, Any]] | None = None
 
 
-class ClipSource(Source):
-    """Recorded videos, one after the other, every frame in order (or each n-th); nothing is dropped."""
+class ClipSource(FrameSource):
+    """Recorded videos, one after the other, every frame in order (or each n-th); nothing is
+    dropped."""
 
     def __init__(
-        self, name: str, clips: Sequence[Clip], timeout_s: float, clip_seconds: float = 0.0, every: int = 1
+        self,
+        name: str,
+        clips: Sequence[RecordedClip],
+        timeout_s: float,
+        clip_seconds: float = 0.0,
+        every: int = 1,
     ) -> None:
         super().__init__(name)
         self.kind = "clips" if len(clips) > 1 else "video"
-        self.clips, self.timeout_s, self.clip_seconds, self.every = list(clips), timeout_s, clip_seconds, max(1, every)
+        self.clips, self.timeout_s, self.clip_seconds, self.every = (
+            list(clips),
+            timeout_s,
+            clip_seconds,
+            max(1, every),
+        )
         if len(self.clips) == 1:  # one file: fail now, not after the other blocks have been filmed
             capture = open_file(str(self.clips[0].path), timeout_s=timeout_s, name=name)
             self.settings = read_back(capture)
@@ -54,9 +66,11 @@ class ClipSource(Source):
                 self.warnings.append(f"left out: {error}")
         if not any_frame:
             limit = f"none of {len(self.clips)} clips gave a frame"
-            raise CaptureError(self.name, limit, "check that they play, or record them again as MP4 or AVI")
+            raise CaptureError(
+                self.name, limit, "check that they play, or record them again as MP4 or AVI"
+            )
 
-    def _read(self, clip: Clip) -> Iterator[Frame]:
+    def _read(self, clip: RecordedClip) -> Iterator[Frame]:
         capture = open_file(str(clip.path), timeout_s=self.timeout_s)
         promised = max(clip.truth) + 1 if clip.truth else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         number = 0
@@ -65,34 +79,49 @@ class ClipSource(Source):
                 with quiet_opencv():
                     if not capture.grab():
                         break
-                    wanted = number in clip.truth if clip.truth is not None else number % self.every == 0
+                    wanted = (
+                        number in clip.truth if clip.truth is not None else number % self.every == 0
+                    )
                     ok, bgr = capture.retrieve() if wanted else (True, None)
                 if not ok:
                     break
                 if bgr is not None:
-                    yield self._frame(clip, number, float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000, bgr)
+                    yield self._frame(
+                        clip, number, float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000, bgr
+                    )
                 number += 1
         finally:
             capture.release()
         if number < promised:
-            name = clip.path if isinstance(clip.path, Path) else self.name  # an address may hold a password
-            self.warnings.append(f"{name} ended after {number} of {promised} frames; what was read is kept")
+            name = (
+                clip.path if isinstance(clip.path, Path) else self.name
+            )  # an address may hold a password
+            self.warnings.append(
+                f"{name} ended after {number} of {promised} frames; what was read is kept"
+            )
 
-    def _frame(self, clip: Clip, number: int, time_s: float, bgr: npt.NDArray[np.uint8]) -> Frame:
+    def _frame(
+        self, clip: RecordedClip, number: int, time_s: float, bgr: npt.NDArray[np.uint8]
+    ) -> Frame:
         stretch = f"@{int(time_s // self.clip_seconds):03d}" if self.clip_seconds > 0 else ""
         rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
         truth = clip.truth.get(number) if clip.truth is not None else None
         return Frame(rgb, time_s, clip.name + stretch, clip.block, number, truth)
 
 
-class PhotoSource(Source):
-    """Photos, sorted by name. A photo is a clip of its own; photos in one sub-folder (not a block's) are one clip."""
+class PhotoSource(FrameSource):
+    """Photos, sorted by name. A photo is a clip of its own; photos in one sub-folder (not a
+    block's) are one clip."""
 
     kind = "photos"
 
     def __init__(self, root: Path, photos: Sequence[Path]) -> None:
         super().__init__(str(root))
-        self.root, self.photos, self.total = (root if root.is_dir() else root.parent), list(photos), len(photos)
+        self.root, self.photos, self.total = (
+            (root if root.is_dir() else root.parent),
+            list(photos),
+            len(photos),
+        )
 
     def __iter__(self) -> Iterator[Frame]:
         read = 0

@@ -1,4 +1,5 @@
-"""A few frames of each outcome, picked evenly at random while the check runs, so that a report can show them."""
+"""A few frames of each outcome, picked evenly at random while the check runs, so that a report can
+show them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from physadv.camera.localization.boxes import Corners, Pixels, box_of, crop_square, resize, square_around
+from physadv.camera.localization.boxes import (
+    Corners,
+    Pixels,
+    box_of,
+    crop_square,
+    resize_box,
+    square_around,
+)
 from physadv.core.files import write_json
 from physadv.core.image_io import read_image, save_png, to_uint8
 from physadv.core.random_streams import numpy_generator
@@ -28,8 +36,9 @@ class _Kept:
     row: dict[str, Any]
 
 
-class Examples:
-    """Keeps ``keep`` pictures per block and outcome by reservoir sampling (Vitter 1985); same rows, same choice."""
+class ExampleFrames:
+    """Keeps ``keep`` pictures per block and outcome by reservoir sampling (Vitter 1985); same rows,
+    same choice."""
 
     def __init__(self, seed: int = 0, *, keep: int = 6) -> None:
         self.keep = keep
@@ -44,12 +53,13 @@ class Examples:
         self._seen[key] += 1
         kept = self._kept.setdefault(key, [])
         if len(kept) < self.keep:
-            kept.append(_Kept(picture(image, corners), row))
+            kept.append(_Kept(framed_sign(image, corners), row))
         elif (place := int(self._random.integers(0, self._seen[key]))) < self.keep:
-            kept[place] = _Kept(picture(image, corners), row)
+            kept[place] = _Kept(framed_sign(image, corners), row)
 
     def take_up(self, folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Go on with the pictures that an earlier attempt left in ``folder``; ``rows`` are all it judged."""
+        """Go on with the pictures that an earlier attempt left in ``folder``; ``rows`` are all it
+        judged."""
         self._seen.update((str(r["block"]), bool(r["success"])) for r in rows)
         if not (folder / INDEX).is_file():
             return
@@ -77,12 +87,17 @@ class Examples:
             write_json(folder / INDEX, index)
 
 
-def picture(image: Pixels, corners: Corners | None) -> Pixels:
-    """The sign with its surroundings, outlined where its corners are known; the whole frame where they are not."""
+def framed_sign(image: Pixels, corners: Corners | None) -> Pixels:
+    """The sign with its surroundings, outlined where its corners are known; the whole frame where
+    they are not."""
     if corners is None:
         scale = SIDE / max(image.shape[:2])
-        return resize(image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        return resize_box(
+            image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+        )
     x, y, side = square_around(box_of(corners), CONTEXT)
-    cut = resize(crop_square(image, x, y, side), SIDE, SIDE)
+    cut = resize_box(crop_square(image, x, y, side), SIDE, SIDE)
     outline = ((corners - [x, y]) * (SIDE / side)).round().astype(np.int32)
-    return np.asarray(cv2.polylines(cut.copy(), [outline], True, (255, 214, 10), 1, cv2.LINE_AA), dtype=np.uint8)
+    return np.asarray(
+        cv2.polylines(cut.copy(), [outline], True, (255, 214, 10), 1, cv2.LINE_AA), dtype=np.uint8
+    )

@@ -14,7 +14,8 @@ _SAME = ("victim", "goal", "true_class", "target_class", "threshold", "iou", "ma
 
 
 def assert_fresh(folder: str | Path) -> None:
-    """Raise OptionError where ``folder`` holds rows that no check can be added to: a whole one's, or nobody's."""
+    """Raise OptionError where ``folder`` holds rows that no check can be added to: a whole one's,
+    or nobody's."""
     root = Path(folder)
     if (root / ROWS).exists():
         earlier = _read(root)
@@ -23,9 +24,11 @@ def assert_fresh(folder: str | Path) -> None:
 
 
 def continued(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of the same check, stopped or killed in ``folder`` before its end; None where nothing is there.
+    """The record of the same check, stopped or killed in ``folder`` before its end; None where
+    nothing is there.
 
-    A last row that was half written is cut off. Raises OptionError where another check's rows lie there.
+    A last row that was half written is cut off. Raises OptionError where another check's rows lie
+    there.
     """
     assert_fresh(folder)
     if not (folder / ROWS).exists():
@@ -36,7 +39,11 @@ def continued(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | Non
     if (earlier.get("bundle") or {}).get("sha256") != (plain.get("bundle") or {}).get("sha256"):
         differs.append("bundle")
     if differs:
-        raise _taken(folder, f"already holds a check with another {', '.join(differs).replace('asked_of', 'source')}")
+        raise _taken(
+            folder,
+            "already holds a check with another "
+            f"{', '.join(differs).replace('asked_of', 'source')}",
+        )
     _mend(folder / ROWS)
     return earlier
 

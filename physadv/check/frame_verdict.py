@@ -1,4 +1,5 @@
-"""What the victim says of the sign, put as one verdict a frame, whether it classifies crops or detects in frames."""
+"""What the victim says of the sign, put as one verdict a frame, whether it classifies crops or
+detects in frames."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ NOTHING = "nothing"
 """The verdict on a sign no detection lies on."""
 
 THRESHOLD, IOU = 0.25, 0.3
-"""A detection counts from this score on (the usual working point of small detectors; the victim's owner can say
-better), and belongs to the sign from this overlap on (a patch may bend the box, so PASCAL's 0.5 is too strict)."""
+"""A detection counts from this score on (the usual working point of small detectors; the victim's
+owner can say better), and belongs to the sign from this overlap on (a patch may bend the box, so
+PASCAL's 0.5 is too strict)."""
 
 
 class CardedVictim(Protocol):
@@ -71,34 +73,48 @@ def ask(
 ) -> Question:
     """Build the question for a victim's card.
 
-    Raises OptionError for an unknown goal, a share out of range or a target that is the true class; VictimError for a
-    class the card does not know.
+    Raises OptionError for an unknown goal, a share out of range or a target that is the true class;
+    VictimError for a class the card does not know.
     """
     if goal not in {"targeted", "untargeted", "vanish"}:
-        raise OptionError(f"goal {goal!r}", "one of targeted, untargeted, vanish", "correct the goal")
+        raise OptionError(
+            f"goal {goal!r}", "one of targeted, untargeted, vanish", "correct the goal"
+        )
     for name, share in (("threshold", threshold), ("IoU", iou)):
         if not 0 < share <= 1:
             raise OptionError(f"{name} {share:g}", "above 0, at most 1", "give a share")
     true = card.class_index(true_class)
     target = None if target_class is None else card.class_index(target_class)
     if goal == "targeted" and target is None:
-        raise OptionError("goal 'targeted'", "needs a target class", "give one, or choose untargeted")
+        raise OptionError(
+            "goal 'targeted'", "needs a target class", "give one, or choose untargeted"
+        )
     if target == true:
-        raise OptionError(f"target class {card.class_name(true)!r}", "it is the true class", "choose another target")
+        raise OptionError(
+            f"target class {card.class_name(true)!r}",
+            "it is the true class",
+            "choose another target",
+        )
     return Question(goal, card, true, target, threshold, iou)
 
 
-def answers(prediction: Prediction, boxes: Sequence[Box | None], question: Question) -> list[Answer]:
-    """One answer a frame. ``boxes`` are the sign's, in px of what the victim saw; only detectors need them.
+def answers(
+    prediction: Prediction, boxes: Sequence[Box | None], question: Question
+) -> list[Answer]:
+    """One answer a frame. ``boxes`` are the sign's, in px of what the victim saw; only detectors
+    need them.
 
-    Raises VictimError for NaN, for infinite scores and for a number of classes that differs from the card's.
+    Raises VictimError for NaN, for infinite scores and for a number of classes that differs from
+    the card's.
     """
     if isinstance(prediction, Detections):
         _finite(prediction.scores, question)
         _finite(prediction.boxes, None)
         scores = prediction.scores.detach().double().cpu().numpy()
         places = prediction.boxes.detach().double().cpu().numpy()
-        return [_detected(p, s, box, question) for p, s, box in zip(places, scores, boxes, strict=True)]
+        return [
+            _detected(p, s, box, question) for p, s, box in zip(places, scores, boxes, strict=True)
+        ]
     _finite(prediction, question)
     shares = prediction.detach().double().softmax(-1).cpu()
     return [_classified(row, question) for row in shares]
@@ -109,14 +125,19 @@ def _classified(shares: torch.Tensor, question: Question) -> Answer:
     return _answer(best, float(shares[best]), float(shares[question.true_class]), question)
 
 
-def _detected(places: np.ndarray, scores: np.ndarray, box: Box | None, question: Question) -> Answer:
-    """True class if any detection of it lies on the sign; else the strongest other class on it; else nothing."""
+def _detected(
+    places: np.ndarray, scores: np.ndarray, box: Box | None, question: Question
+) -> Answer:
+    """True class if any detection of it lies on the sign; else the strongest other class on it;
+    else nothing."""
     on_sign = scores if box is None else scores[iou_with(box, places) >= question.iou]
     best = on_sign.max(0) if len(on_sign) else np.zeros(scores.shape[-1])
     true_score = float(best[question.true_class])
     if true_score >= question.threshold:
         return _answer(question.true_class, true_score, true_score, question)
-    if box is None:  # whatever else is in the frame is not the sign's business, save the class aimed at
+    if (
+        box is None
+    ):  # whatever else is in the frame is not the sign's business, save the class aimed at
         others = np.zeros_like(best)
         if question.target_class is not None:
             others[question.target_class] = best[question.target_class]
@@ -124,7 +145,9 @@ def _detected(places: np.ndarray, scores: np.ndarray, box: Box | None, question:
         others = best
     strongest = int(others.argmax())
     found = strongest if others[strongest] >= question.threshold else None
-    return _answer(found, float(others[strongest]) if found is not None else 0.0, true_score, question)
+    return _answer(
+        found, float(others[strongest]) if found is not None else 0.0, true_score, question
+    )
 
 
 def _answer(index: int | None, confidence: float, true_score: float, question: Question) -> Answer:
@@ -134,9 +157,19 @@ def _answer(index: int | None, confidence: float, true_score: float, question: Q
 
 
 def _finite(values: torch.Tensor, question: Question | None) -> None:
-    if question is not None and question.card.classes and values.shape[-1] != len(question.card.classes):
+    if (
+        question is not None
+        and question.card.classes
+        and values.shape[-1] != len(question.card.classes)
+    ):
         limit = f"its card names {len(question.card.classes)}"
-        raise VictimError(f"the victim answers with {values.shape[-1]} classes", limit, "use the card that fits it")
+        raise VictimError(
+            f"the victim answers with {values.shape[-1]} classes",
+            limit,
+            "use the card that fits it",
+        )
     if not bool(torch.isfinite(values).all()):
         kind = "NaN" if bool(torch.isnan(values).any()) else "infinite scores"
-        raise VictimError(f"the victim answers with {kind}", "finite numbers are needed", "check its weights")
+        raise VictimError(
+            f"the victim answers with {kind}", "finite numbers are needed", "check its weights"
+        )

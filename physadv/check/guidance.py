@@ -6,21 +6,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from physadv.check.view_coverage import Cell, Plan, covered
-from physadv.check.stopping_rule import Stand, stands
 from physadv.camera.frames import BLOCKS
 from physadv.camera.localization.by_markers import LEAST_PX
 from physadv.camera.localization.location import Location
 from physadv.check.rates import count
+from physadv.check.stopping_rule import Stand, stands
+from physadv.check.view_coverage import Cell, ViewPlan, covered
 from physadv.core.rows import Row
 
-PAGES = {"clean": "the clean sign", "blank": "the sign with the blank sticker", "patch": "the sign with the patch"}
+PAGES = {
+    "clean": "the clean sign",
+    "blank": "the sign with the blank sticker",
+    "patch": "the sign with the patch",
+}
 _NEAR_M, _NEAR_DEG = 0.05, 8.0
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The block in hand, what to hold up, where to move, and the bins of that block with their frames."""
+    """The block in hand, what to hold up, where to move, and the bins of that block with their
+    frames."""
 
     block: str | None
     prompt: str
@@ -33,9 +38,12 @@ class Advice:
 
 
 class Guide:
-    """Turns rows into advice. ``blocks`` are those to be filmed; ``plan`` the views, where distances are known."""
+    """Turns rows into advice. ``blocks`` are those to be filmed; ``plan`` the views, where
+    distances are known."""
 
-    def __init__(self, blocks: Sequence[str] = BLOCKS, *, width: float, plan: Plan | None = None) -> None:
+    def __init__(
+        self, blocks: Sequence[str] = BLOCKS, *, width: float, plan: ViewPlan | None = None
+    ) -> None:
         self.blocks, self.width, self.plan = tuple(blocks), width, plan
         self._stands: dict[str, Stand] = {}
         self._looked = -1
@@ -47,7 +55,9 @@ class Guide:
             self._stands, self._looked = stands(rows, self.width), total
         return self._stands
 
-    def advise(self, rows: Mapping[str, Sequence[Row]], place: Location | None, block: str | None) -> Advice:
+    def advise(
+        self, rows: Mapping[str, Sequence[Row]], place: Location | None, block: str | None
+    ) -> Advice:
         """Advice while ``block`` is in hand (None: no sign in view) and the sign is at ``place``."""
         now = self.stands(rows)
         waiting = tuple(b for b in self.blocks if b not in now or not now[b].done)
@@ -74,7 +84,7 @@ def _missing(block: str, now: Mapping[str, Stand]) -> str:
     return f"about {count(now[block].clips_missing, 'clip')} ({count(now[block].frames_missing, 'frame')}) to go"
 
 
-def _thinnest(plan: Plan, cells: Counter[Cell], place: Location | None) -> Cell:
+def _thinnest(plan: ViewPlan, cells: Counter[Cell], place: Location | None) -> Cell:
     """The bin with the fewest frames; among equals the one nearest to where the sign is."""
     here = plan.cell(place.distance_m, place.yaw_deg) if place is not None else None
 
@@ -85,9 +95,13 @@ def _thinnest(plan: Plan, cells: Counter[Cell], place: Location | None) -> Cell:
     return min(plan.cells, key=rank)
 
 
-def _move(plan: Plan, target: Cell | None, place: Location | None) -> str:
+def _move(plan: ViewPlan, target: Cell | None, place: Location | None) -> str:
     if place is not None and place.refused is not None:
-        size = f" of {place.marker_px:.0f} px, {LEAST_PX:g} are needed" if place.marker_px is not None else ""
+        size = (
+            f" of {place.marker_px:.0f} px, {LEAST_PX:g} are needed"
+            if place.marker_px is not None
+            else ""
+        )
         return f"Come closer: {place.refused if not size else 'markers' + size}"
     if target is None:
         return ""
@@ -96,7 +110,11 @@ def _move(plan: Plan, target: Cell | None, place: Location | None) -> str:
         return f"Move to {distance:.1f} m, {_facing(yaw)}"
     ways = [_step(distance - place.distance_m), _turn(yaw - place.yaw_deg)]
     how = " and ".join(w for w in ways if w)
-    return f"Move to {distance:.1f} m, {_facing(yaw)}: {how}" if how else f"Stay at {distance:.1f} m, {_facing(yaw)}"
+    return (
+        f"Move to {distance:.1f} m, {_facing(yaw)}: {how}"
+        if how
+        else f"Stay at {distance:.1f} m, {_facing(yaw)}"
+    )
 
 
 def _facing(yaw: float) -> str:

@@ -1,6 +1,8 @@
-"""Where the sign is in a frame: the twin's truth, printed markers, its features, a box by hand or a detector's.
+"""Where the sign is in a frame: the twin's truth, printed markers, its features, a box by hand or a
+detector's.
 
-A locator takes a frame and says where the sign is, or None. Which one found it is written into every row.
+A locator takes a frame and says where the sign is, or None. Which one found it is written into
+every row.
 """
 
 from __future__ import annotations
@@ -14,19 +16,27 @@ import cv2
 import numpy as np
 import torch
 
-from physadv.camera.localization.by_features import by_features
 from physadv.camera.frames import Frame
 from physadv.camera.localization.boxes import Box, Pixels, corners_of, overlaps
-from physadv.check.frame_verdict import CardedVictim
+from physadv.camera.localization.by_features import by_features
 from physadv.camera.localization.by_markers import by_fiducials
 from physadv.camera.localization.location import Location, Locator
+from physadv.check.frame_verdict import CardedVictim
 from physadv.core.errors import CaptureError, OptionError
 from physadv.core.image_io import to_tensor
 from physadv.core.types import Detections
 
 _ANGLES = ("distance_m", "yaw_deg", "pitch_deg", "roll_deg")
 STRATEGIES = ("auto", "truth", "fiducials", "box", "features", "detector", "frame")
-__all__ = ["STRATEGIES", "Location", "Locator", "by_fiducials", "first_of", "locator_for", "select_box"]
+__all__ = [
+    "STRATEGIES",
+    "Location",
+    "Locator",
+    "by_fiducials",
+    "first_of",
+    "locator_for",
+    "select_box",
+]
 
 
 def by_truth(frame: Frame) -> Location | None:
@@ -39,10 +49,13 @@ def by_truth(frame: Frame) -> Location | None:
 
 
 def by_box(box: Box) -> Locator:
-    """The same box in every frame: a fixed camera and a fixed sign. Raises OptionError for a box without area."""
+    """The same box in every frame: a fixed camera and a fixed sign. Raises OptionError for a box
+    without area."""
     x0, y0, x1, y1 = box
     if not (x0 < x1 and y0 < y1):
-        raise OptionError(f"box {x0:g},{y0:g},{x1:g},{y1:g}", "x0 < x1 and y0 < y1", "give x0,y0,x1,y1 in pixels")
+        raise OptionError(
+            f"box {x0:g},{y0:g},{x1:g},{y1:g}", "x0 < x1 and y0 < y1", "give x0,y0,x1,y1 in pixels"
+        )
 
     def locate(frame: Frame) -> Location | None:
         return Location(corners_of(box), "box") if overlaps(box, frame.image) else None
@@ -50,8 +63,11 @@ def by_box(box: Box) -> Locator:
     return locate
 
 
-def by_detector(victim: CardedVictim, class_name: str = "stop sign", *, threshold: float = 0.25) -> Locator:
-    """The detector's best box of ``class_name`` with at least ``threshold``. Raises VictimError for another class."""
+def by_detector(
+    victim: CardedVictim, class_name: str = "stop sign", *, threshold: float = 0.25
+) -> Locator:
+    """The detector's best box of ``class_name`` with at least ``threshold``. Raises VictimError for
+    another class."""
     wanted = victim.card.class_index(class_name)
 
     def locate(frame: Frame) -> Location | None:
@@ -100,10 +116,11 @@ def locator_for(
 ) -> Locator:
     """The locator of a strategy.
 
-    "auto" tries truth, fiducials, the box, the sign's features and the detector, of those that are given, in this
-    order; ``references`` are square pictures of the sign for its features. ``whole_frame`` lets "auto" end with
-    "somewhere in the frame", which only detectors can use well. Raises OptionError for an unknown strategy, and for
-    "box", "features" and "detector" without one.
+    "auto" tries truth, fiducials, the box, the sign's features and the detector, of those that are
+    given, in this order; ``references`` are square pictures of the sign for its features.
+    ``whole_frame`` lets "auto" end with "somewhere in the frame", which only detectors can use
+    well. Raises OptionError for an unknown strategy, and for "box", "features" and "detector"
+    without one.
     """
     if strategy not in STRATEGIES:
         raise OptionError(f"locate {strategy!r}", f"one of {', '.join(STRATEGIES)}", "correct it")
@@ -115,8 +132,17 @@ def locator_for(
     if detector is not None:
         made["detector"] = by_detector(detector, detector_class)
     if strategy == "auto":
-        order = ("truth", "fiducials", "box", "features", "detector", *(["frame"] if whole_frame else []))
-        return first_of([made[name] for name in order if name in made], [made["box"]] if box is not None else [])
+        order = (
+            "truth",
+            "fiducials",
+            "box",
+            "features",
+            "detector",
+            *(["frame"] if whole_frame else []),
+        )
+        return first_of(
+            [made[name] for name in order if name in made], [made["box"]] if box is not None else []
+        )
     if strategy not in made:
         remedy = "give --box, the bundle, or the detector's weights"
         raise OptionError(f"locate {strategy!r}", f"no {strategy} was given", remedy)
@@ -124,12 +150,17 @@ def locator_for(
 
 
 def select_box(frame: Frame, *, title: str = "Draw a box around the sign, then press Enter") -> Box:
-    """Ask for a box with the mouse. Raises CaptureError where no window can be opened or nothing was drawn."""
+    """Ask for a box with the mouse. Raises CaptureError where no window can be opened or nothing
+    was drawn."""
     remedy = "give the box as --box x0,y0,x1,y1"
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if sys.platform.startswith("linux") and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
         raise CaptureError("--select", "no display to draw on", remedy)
     try:
-        x, y, w, h = cv2.selectROI(title, cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), showCrosshair=False)
+        x, y, w, h = cv2.selectROI(
+            title, cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), showCrosshair=False
+        )
         cv2.destroyWindow(title)
     except cv2.error as error:
         raise CaptureError("--select", "this OpenCV opens no windows", remedy) from error

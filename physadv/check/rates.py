@@ -1,4 +1,5 @@
-"""Rows -> rates with intervals, and what they allow one to say. Pure functions: the report recomputes from rows."""
+"""Rows -> rates with intervals, and what they allow one to say. Pure functions: the report
+recomputes from rows."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from physadv.camera.frames import BLOCKS
-from physadv.evaluation.metrics.intervals import Rate, clustered
 from physadv.core.rows import Row
+from physadv.evaluation.metrics.intervals import Rate, clustered
 
 CONTROL_FLOOR = 0.9
 """Controls below this share of true verdicts leave nothing to attribute to the patch."""
@@ -50,7 +51,11 @@ class Conclusion:
 def tabulate(rows: Iterable[Row], *, seed: int = 0) -> dict[str, BlockRates]:
     """Rates of each block that has frames, in the order clean, blank, patch; bootstrap over clips."""
     kept = list(rows)
-    return {b: block_rates(b, of_block, seed) for b in BLOCKS if (of_block := [r for r in kept if r["block"] == b])}
+    return {
+        b: block_rates(b, of_block, seed)
+        for b in BLOCKS
+        if (of_block := [r for r in kept if r["block"] == b])
+    }
 
 
 def block_rates(block: str, rows: Sequence[Row], seed: int = 0) -> BlockRates:
@@ -62,12 +67,15 @@ def block_rates(block: str, rows: Sequence[Row], seed: int = 0) -> BlockRates:
 
 
 def conclude(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> Conclusion:
-    """Put the table in words, promising no more than was measured. ``settings`` is the run's check.json."""
+    """Put the table in words, promising no more than was measured. ``settings`` is the run's
+    check.json."""
     notes = _notes(table, settings)
     patch = table.get("patch")
     seen = str(settings.get("true_class", "the true class"))
     if patch is None:
-        return Conclusion(False, "No frame with the patch was measured: nothing can be said about it.", notes)
+        return Conclusion(
+            False, "No frame with the patch was measured: nothing can be said about it.", notes
+        )
     measured = f"The patch met its goal ({goal_in_words(settings)}) in {_share(patch)}"
     missing = [b for b in ("clean", "blank") if b not in table]
     failed = [b for b in ("clean", "blank") if b in table and table[b].true.rate < CONTROL_FLOOR]
@@ -75,13 +83,16 @@ def conclude(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> Co
         which = " and ".join(f"{_named(b)} in only {table[b].true.rate:.1%}" for b in failed)
         return Conclusion(
             False,
-            f"Not valid for a claim: the victim says “{seen}” on {which} of the frames ({CONTROL_FLOOR:.0%} is "
+            f"Not valid for a claim: the victim says “{seen}” on {which} of the frames "
+            f"({CONTROL_FLOOR:.0%} is "
             f"needed), so failures under the patch cannot be laid to the patch. {measured}.",
             notes,
         )
     if missing:
         lacking = " and ".join(_named(b) for b in missing)
-        return Conclusion(False, f"{measured}, but without a control ({lacking}) this proves nothing yet.", notes)
+        return Conclusion(
+            False, f"{measured}, but without a control ({lacking}) this proves nothing yet.", notes
+        )
     controls = ", ".join(f"{_named(b)} {table[b].attack.rate:.1%}" for b in ("clean", "blank"))
     if patch.attack.low <= max(table[b].attack.high for b in ("clean", "blank")):
         unclear = "The intervals overlap: no clear effect of the patch."
@@ -94,31 +105,41 @@ def _notes(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list
     if settings.get("simulation"):
         notes.append("This is a simulation: no sheet was printed and no camera was used.")
     bundle = settings.get("bundle") or {}
-    wanted, used = str(bundle.get("victim_sha256") or ""), str((settings.get("victim") or {}).get("sha256") or "")
-    name, made_on = str((settings.get("victim") or {}).get("name") or ""), str(bundle.get("victim") or "")
+    wanted, used = (
+        str(bundle.get("victim_sha256") or ""),
+        str((settings.get("victim") or {}).get("sha256") or ""),
+    )
+    name, made_on = (
+        str((settings.get("victim") or {}).get("name") or ""),
+        str(bundle.get("victim") or ""),
+    )
     if wanted and used and wanted != used:
-        notes.append("The victim is not the one the patch was optimised against: this is a test of transfer.")
+        notes.append(
+            "The victim is not the one the patch was optimized against: this is a test of transfer."
+        )
     elif made_on and name.startswith(f"{made_on}+"):
         notes.append(
-            f"A defence stands before the victim here ({name[len(made_on) + 1 :]}), and none did where the patch was "
-            f"optimised: what is lost from the digital figure is lost to the defence as well."
+            f"A defense stands before the victim here ({name[len(made_on) + 1 :]}), and none did "
+            "where the patch was "
+            f"optimised: what is lost from the digital figure is lost to the defense as well."
         )
     few = [f"{b} {t.clips}" for b, t in table.items() if t.clips < FEW_CLIPS]
     if few:
         notes.append(
-            f"Few clips ({', '.join(few)}): frames of one clip are alike, so the intervals rest on the number "
+            f"Few clips ({', '.join(few)}): frames of one clip are alike, so the intervals rest "
+            "on the number "
             f"of clips. {FEW_CLIPS} or more, each a new approach, say much more."
         )
     if settings.get("status") != "complete":
-        notes.append("The run was stopped before its end; the numbers are of what was measured until then.")
+        notes.append(
+            "The run was stopped before its end; the numbers are of what was measured until then."
+        )
     return notes
 
 
 def _share(rates: BlockRates) -> str:
     rate = rates.attack
-    return (
-        f"{rate.rate:.1%} of {rate.n} frames from {rates.clips} clips (95 % interval {rate.low:.1%} to {rate.high:.1%})"
-    )
+    return f"{rate.rate:.1%} of {rate.n} frames from {rates.clips} clips (95 % interval {rate.low:.1%} to {rate.high:.1%})"
 
 
 def count(n: int, noun: str) -> str:

@@ -1,8 +1,8 @@
 """The check: frames in, one row a frame out, judged by the victim in blocks clean, blank and patch.
 
-The folder of a check holds rows.jsonl (written as it goes), check.json (what was asked, of what, with which warnings)
-and examples/ (a few frames of each outcome). Tables and report are made from these alone. The same check on the same
-folder goes on where it was stopped or killed.
+The folder of a check holds rows.jsonl (written as it goes), check.json (what was asked, of what,
+with which warnings) and examples/ (a few frames of each outcome). Tables and report are made from
+these alone. The same check on the same folder goes on where it was stopped or killed.
 """
 
 from __future__ import annotations
@@ -16,22 +16,31 @@ from typing import Any
 
 import torch
 
-from physadv.check.stopping_rule import check_width
-from physadv.check.example_frames import Examples
-from physadv.check.folder import EXAMPLES, ROWS, SETTINGS, assert_fresh, continued
-from physadv.camera.frames import BLOCKS, Source
-from physadv.check.frame_verdict import IOU, THRESHOLD, CardedVictim, Question, ask
+from physadv.camera.frames import BLOCKS, FrameSource
 from physadv.camera.localization.by_markers import LEAST_PX
 from physadv.camera.localization.location import Locator
-from physadv.check.rates import count
+from physadv.check.example_frames import ExampleFrames
+from physadv.check.folder import EXAMPLES, ROWS, SETTINGS, assert_fresh, continued
+from physadv.check.frame_verdict import IOU, THRESHOLD, CardedVictim, Question, ask
 from physadv.check.live.remote_control import Remote
-from physadv.check.session import Feed, Progress, Session
+from physadv.check.rates import count
+from physadv.check.session import CheckProgress, Feed, Session
+from physadv.check.stopping_rule import check_width
 from physadv.core.errors import CaptureError, OptionError
 from physadv.core.files import write_json
 from physadv.core.rows import read_rows
 
 MARGIN = 0.08
-__all__ = ["EXAMPLES", "MARGIN", "ROWS", "SETTINGS", "Feed", "Progress", "assert_fresh", "run_check"]
+__all__ = [
+    "EXAMPLES",
+    "MARGIN",
+    "ROWS",
+    "SETTINGS",
+    "CheckProgress",
+    "Feed",
+    "assert_fresh",
+    "run_check",
+]
 
 
 def run_check(
@@ -54,33 +63,52 @@ def run_check(
     width: float | None = None,
     remote: Remote | None = None,
     tell: Callable[[str], None] | None = None,
-) -> Generator[Progress, None, None]:
+) -> Generator[CheckProgress, None, None]:
     """Judge every frame of ``feeds``; yield after each batch and each frame left out.
 
     Rows and settings lie in ``folder`` at any time.
 
-    Classifiers see the sign's bounding square, wider by ``margin`` on each side, resized by area; detectors see the
-    whole frame, and the sign counts as its class when a detection of it scores ``threshold`` or more and overlaps the
-    sign's box by ``iou``. ``max_frames`` is a limit per block; ``width`` ends a block when its 95 % interval is that
-    narrow. ``about`` is recorded as it is. ``remote`` lets somebody who watches name the block and end the check;
-    ``tell`` is called with a line when a source is lost or comes back.
+    Classifiers see the sign's bounding square, wider by ``margin`` on each side, resized by area;
+    detectors see the whole frame, and the sign counts as its class when a detection of it scores
+    ``threshold`` or more and overlaps the sign's box by ``iou``. ``max_frames`` is a limit per
+    block; ``width`` ends a block when its 95 % interval is that narrow. ``about`` is recorded as it
+    is. ``remote`` lets somebody who watches name the block and end the check; ``tell`` is called
+    with a line when a source is lost or comes back.
 
-    A folder with rows of the same check, stopped before its end, is continued: files go on at the first frame not
-    judged, live sources with clips of a new name. Raises OptionError for classes, goals and folders that do not fit,
-    CaptureError when no frame could be judged, VictimError for NaN. Closing the generator ends the check; what was
-    judged is kept.
+    A folder with rows of the same check, stopped before its end, is continued: files go on at the
+    first frame not judged, live sources with clips of a new name. Raises OptionError for classes,
+    goals and folders that do not fit, CaptureError when no frame could be judged, VictimError for
+    NaN. Closing the generator ends the check; what was judged is kept.
     """
     target, card = Path(folder), victim.card
-    question = ask(card, goal=goal, true_class=true_class, target_class=target_class, threshold=threshold, iou=iou)
+    question = ask(
+        card,
+        goal=goal,
+        true_class=true_class,
+        target_class=target_class,
+        threshold=threshold,
+        iou=iou,
+    )
     if not feeds:
-        raise OptionError("no source", "at least one is needed", "name a camera, a video or a folder")
+        raise OptionError(
+            "no source", "at least one is needed", "name a camera, a video or a folder"
+        )
     check_width(width)
     settings = _settings(question, feeds, margin, seed, about)
     earlier = continued(target, settings)
     session = Session(
-        target / ROWS, victim, question, locator, Examples(seed), margin, max(1, batch), max_frames, device, width,
+        target / ROWS,
+        victim,
+        question,
+        locator,
+        ExampleFrames(seed),
+        margin,
+        max(1, batch),
+        max_frames,
+        device,
+        width,
         remote or Remote(),
-    )  # fmt: skip
+    )
     settings |= {"width": width, "attempt": _take_up(session, target, earlier)}
     with _recorded(target, session, feeds, settings), _evaluating(victim):
         total = _expected(feeds, max_frames)
@@ -88,9 +116,14 @@ def run_check(
             feed.source.tell = tell or session.remote.say
             yield from _drain(session, feed, total, settings["attempt"])
         if not any(session.kept.values()):
-            why = "; ".join(f"{n} {what}" for what, n in session.left_out.items()) or "the sources gave none"
+            why = (
+                "; ".join(f"{n} {what}" for what, n in session.left_out.items())
+                or "the sources gave none"
+            )
             limit = f"{why}{_sizes(session)}"
-            raise CaptureError("no frame could be judged", limit, "try --locate, --box x0,y0,x1,y1 or --block")
+            raise CaptureError(
+                "no frame could be judged", limit, "try --locate, --box x0,y0,x1,y1 or --block"
+            )
 
 
 def _take_up(session: Session, folder: Path, earlier: Mapping[str, Any] | None) -> int:
@@ -103,7 +136,9 @@ def _take_up(session: Session, folder: Path, earlier: Mapping[str, Any] | None) 
     return int(earlier.get("attempt", 1)) + 1
 
 
-def _drain(session: Session, feed: Feed, total: int | None, attempt: int) -> Iterator[Progress]:
+def _drain(
+    session: Session, feed: Feed, total: int | None, attempt: int
+) -> Iterator[CheckProgress]:
     """Judge one feed to its end, or until every block it can hold has its frames."""
     with feed.source as source:
         for frame in source:
@@ -115,7 +150,9 @@ def _drain(session: Session, feed: Feed, total: int | None, attempt: int) -> Ite
             judged = view is not None and (session.add(view) or (source.live and session.flush()))
             if judged:
                 session.examples.save_now_and_then(session.rows.parent / EXAMPLES)
-            if judged or view is None:  # who holds a page up to a camera must see that it is not recognised
+            if (
+                judged or view is None
+            ):  # who holds a page up to a camera must see that it is not recognized
                 yield session.progress(total)
             if _enough(session, feed):
                 break
@@ -126,7 +163,8 @@ def _drain(session: Session, feed: Feed, total: int | None, attempt: int) -> Ite
 
 
 def _enough(session: Session, feed: Feed) -> bool:
-    """Whether more of this feed would be thrown away. Without a sure block, any block may still come."""
+    """Whether more of this feed would be thrown away. Without a sure block, any block may still
+    come."""
     blocks = BLOCKS if feed.block is None else (feed.block,)
     return all(session.full(block) for block in blocks)
 
@@ -183,7 +221,9 @@ def _sizes(session: Session) -> str:
 
 
 @contextmanager
-def _recorded(folder: Path, session: Session, feeds: Sequence[Feed], settings: dict[str, Any]) -> Iterator[None]:
+def _recorded(
+    folder: Path, session: Session, feeds: Sequence[Feed], settings: dict[str, Any]
+) -> Iterator[None]:
     """check.json before the first frame and after the last, whatever ends the run."""
     write_json(folder / SETTINGS, settings)
     status = "stopped"
@@ -221,12 +261,16 @@ def _evaluating(victim: object) -> Iterator[None]:
             module.training = flag
 
 
-def _described(source: Source, feed: Feed) -> dict[str, Any]:
+def _described(source: FrameSource, feed: Feed) -> dict[str, Any]:
     sorting = "by name or markers" + (f", else {feed.fallback}" if feed.fallback else "")
     return {
-        "name": source.name, "kind": source.kind, "live": source.live, "simulation": source.simulation,
-        "block": feed.block or ("by truth.jsonl" if source.kind == "twin" else sorting), "settings": source.settings,
-    }  # fmt: skip
+        "name": source.name,
+        "kind": source.kind,
+        "live": source.live,
+        "simulation": source.simulation,
+        "block": feed.block or ("by truth.jsonl" if source.kind == "twin" else sorting),
+        "settings": source.settings,
+    }
 
 
 def _now() -> str:

@@ -9,14 +9,21 @@ from pathlib import Path
 
 import torch
 
-from physadv.check.stopping_rule import STEP, stand
-from physadv.check.example_frames import Examples
-from physadv.camera.frames import BLOCKS, Frame, Source
-from physadv.camera.localization.boxes import Box, Pixels, crop_square, overlaps, resize, square_around
-from physadv.check.frame_verdict import Answer, CardedVictim, Question, answers
+from physadv.camera.frames import BLOCKS, Frame, FrameSource
+from physadv.camera.localization.boxes import (
+    Box,
+    Pixels,
+    crop_square,
+    overlaps,
+    resize_box,
+    square_around,
+)
 from physadv.camera.localization.location import Location, Locator
-from physadv.check.rates import block_rates
+from physadv.check.example_frames import ExampleFrames
+from physadv.check.frame_verdict import Answer, CardedVictim, Question, answers
 from physadv.check.live.remote_control import Remote
+from physadv.check.rates import block_rates
+from physadv.check.stopping_rule import STEP, stopping_state
 from physadv.core.image_io import to_tensor
 from physadv.core.rows import Row, append_rows
 from physadv.models.cards import VictimCard
@@ -24,15 +31,16 @@ from physadv.models.cards import VictimCard
 
 @dataclass(frozen=True)
 class Feed:
-    """A source and what is known of its block: ``block`` is sure, ``fallback`` is used where nothing else tells."""
+    """A source and what is known of its block: ``block`` is sure, ``fallback`` is used where
+    nothing else tells."""
 
-    source: Source
+    source: FrameSource
     block: str | None = None
     fallback: str | None = None
 
 
 @dataclass(frozen=True)
-class Progress:
+class CheckProgress:
     """Frames judged and left out so far, the number expected (None: not known), and the newest row."""
 
     judged: int
@@ -53,8 +61,9 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class View:
-    """One frame made ready: what the victim sees, the sign's box in it, and the row without its verdict."""
+class PreparedFrame:
+    """One frame made ready: what the victim sees, the sign's box in it, and the row without its
+    verdict."""
 
     pixels: Pixels
     box: Box | None
@@ -71,7 +80,7 @@ class Session:
     victim: CardedVictim
     question: Question
     locator: Locator
-    examples: Examples
+    examples: ExampleFrames
     margin: float
     batch: int
     max_frames: int | None
@@ -85,7 +94,7 @@ class Session:
     left_out: Counter[str] = field(default_factory=Counter)
     contradicted: Counter[str] = field(default_factory=Counter)
     located: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    waiting: list[View] = field(default_factory=list)
+    waiting: list[PreparedFrame] = field(default_factory=list)
     newest: Row | None = None
     lost: bool = False
     kept: dict[str, list[Row]] = field(default_factory=lambda: {b: [] for b in BLOCKS})
@@ -105,7 +114,7 @@ class Session:
         rows = self.kept[block]
         looked, narrow = self._narrow.get(block, (0, False))
         if not narrow and len(rows) - looked >= STEP:
-            narrow = stand(block_rates(block, rows), width).done
+            narrow = stopping_state(block_rates(block, rows), width).done
             self._narrow[block] = len(rows), narrow
         return narrow
 
@@ -117,19 +126,30 @@ class Session:
             self.located[row["block"]][str(row.get("located_by", "unknown"))] += 1
             self._tally(row)
 
-    def view(self, feed: Feed, frame: Frame) -> View | None:
-        """Locate the sign and cut what the victim sees; None, and a count, for a frame that cannot be used."""
+    def view(self, feed: Feed, frame: Frame) -> PreparedFrame | None:
+        """Locate the sign and cut what the victim sees; None, and a count, for a frame that cannot
+        be used."""
         frame = frame if feed.block is None else replace(frame, block=feed.block)
         if frame.block is not None and (frame.block, frame.clip, frame.index) in self.known:
             return None
         place = self.locator(frame)
-        block = frame.block or (place.block if place is not None else None) or self.remote.block or feed.fallback
+        block = (
+            frame.block
+            or (place.block if place is not None else None)
+            or self.remote.block
+            or feed.fallback
+        )
         self.looking = frame, place, block
         why = self._unusable(frame, place, block)
         if why is not None:
             self.left_out[why] += 1
             return None
-        if place is None or block is None or self.full(block) or (block, frame.clip, frame.index) in self.known:
+        if (
+            place is None
+            or block is None
+            or self.full(block)
+            or (block, frame.clip, frame.index) in self.known
+        ):
             return None
         if place.block in BLOCKS and place.block != block:
             self.contradicted[f"{block} frames carry the markers of the {place.block} page"] += 1
@@ -151,8 +171,9 @@ class Session:
         outside = place.box is not None and not overlaps(place.box, frame.image)
         return f"{block}: sign outside the frame" if outside else None
 
-    def add(self, view: View) -> bool:
-        """Put a view into the batch; judge the batch when it is full or sizes differ. True if any was judged."""
+    def add(self, view: PreparedFrame) -> bool:
+        """Put a view into the batch; judge the batch when it is full or sizes differ. True if any
+        was judged."""
         differs = bool(self.waiting) and self.waiting[0].pixels.shape != view.pixels.shape
         judged = self.flush() if differs else False
         self.waiting.append(view)
@@ -173,33 +194,53 @@ class Session:
         self.waiting = []
         return True
 
-    def progress(self, total: int | None) -> Progress:
+    def progress(self, total: int | None) -> CheckProgress:
         """The counts so far."""
         true = {b: (self.true[b], self.judged[b]) for b in BLOCKS if self.judged[b]}
         success = {b: (self.success[b], self.judged[b]) for b in BLOCKS if self.judged[b]}
         left_out = sum(self.left_out.values())
         rows = {b: kept for b, kept in self.kept.items() if kept}
-        return Progress(sum(self.judged.values()), left_out, total, self.newest, true, success, rows, *self.looking)
+        return CheckProgress(
+            sum(self.judged.values()),
+            left_out,
+            total,
+            self.newest,
+            true,
+            success,
+            rows,
+            *self.looking,
+        )
 
-    def _cut(self, frame: Frame, place: Location, block: str) -> View:
+    def _cut(self, frame: Frame, place: Location, block: str) -> PreparedFrame:
         box = place.box
         crop_px = None if box is None else round(max(box[2] - box[0], box[3] - box[1]))
         row: Row = {
-            "clip": frame.clip, "block": block, "frame": frame.index, "time_s": round(frame.time_s, 4),
-            "distance_m": _short(place.distance_m), "yaw_deg": _short(place.yaw_deg),
-            "pitch_deg": _short(place.pitch_deg), "roll_deg": _short(place.roll_deg), "pose_by": place.pose_by,
-            "crop_px": crop_px, "located_by": place.by,
-        }  # fmt: skip
+            "clip": frame.clip,
+            "block": block,
+            "frame": frame.index,
+            "time_s": round(frame.time_s, 4),
+            "distance_m": _short(place.distance_m),
+            "yaw_deg": _short(place.yaw_deg),
+            "pitch_deg": _short(place.pitch_deg),
+            "roll_deg": _short(place.roll_deg),
+            "pose_by": place.pose_by,
+            "crop_px": crop_px,
+            "located_by": place.by,
+        }
         if place.marker_px is not None:
             row["marker_px"] = round(place.marker_px, 1)
         if place.poses:
             row["reprojection_px"] = [round(p.error_px, 3) for p in place.poses]
         if len(place.poses) > 1:  # the solution that was not believed
             other = place.poses[1]
-            row["other_pose"] = [round(v, 4) for v in (other.distance_m, other.yaw_deg, other.pitch_deg)]
-        return View(seen(frame.image, box, self.victim.card, self.margin), box, row, frame, place)
+            row["other_pose"] = [
+                round(v, 4) for v in (other.distance_m, other.yaw_deg, other.pitch_deg)
+            ]
+        return PreparedFrame(
+            seen(frame.image, box, self.victim.card, self.margin), box, row, frame, place
+        )
 
-    def _count(self, view: View, row: Row) -> None:
+    def _count(self, view: PreparedFrame, row: Row) -> None:
         self._tally(row)
         self.examples.offer(view.frame.image, view.place.corners, row)
         self.newest = row
@@ -217,17 +258,25 @@ def _short(value: float | None) -> float | None:
 
 
 def seen(image: Pixels, box: Box | None, card: VictimCard, margin: float) -> Pixels:
-    """What the victim sees: a detector the frame, a classifier the sign's square (the frame, without a box)."""
+    """What the victim sees: a detector the frame, a classifier the sign's square (the frame,
+    without a box)."""
     if card.task == "detect":
         return image
     if box is not None:
         image = crop_square(image, *square_around(box, margin))
-    return image if card.input_size is None else resize(image, card.input_size[1], card.input_size[0])
+    return (
+        image
+        if card.input_size is None
+        else resize_box(image, card.input_size[1], card.input_size[0])
+    )
 
 
 def _row(row: Row, answer: Answer) -> Row:
     verdict = {
-        "verdict": answer.verdict, "confidence": answer.confidence, "true_score": answer.true_score,
-        "true": answer.true, "success": answer.success,
-    }  # fmt: skip
+        "verdict": answer.verdict,
+        "confidence": answer.confidence,
+        "true_score": answer.true_score,
+        "true": answer.true,
+        "success": answer.success,
+    }
     return {**row, **verdict}

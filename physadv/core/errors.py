@@ -1,4 +1,5 @@
-"""One tree of errors. Each names the value met, the limit it broke and the remedy; the CLI prints it as one line."""
+"""One tree of errors. Each names the value met, the limit it broke and the remedy; the CLI prints
+it as one line."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class OptionError(PhysadvError):
 
 
 class GeometryError(PhysadvError):
-    """A size or a placement that does not fit: a mask without pixels, a sticker larger than the paper."""
+    """A size or a placement that does not fit: a mask without pixels, a sticker larger than the
+    paper."""
 
 
 class BundleError(PhysadvError):

@@ -1,4 +1,5 @@
-"""Where the project's own data lies: ready-made patches and calibration charts, in a wheel or in a checkout."""
+"""Where the project's own data lies: ready-made patches and calibration charts, in a wheel or in a
+checkout."""
 
 from __future__ import annotations
 

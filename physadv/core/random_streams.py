@@ -1,4 +1,5 @@
-"""Randomness comes from a named seed: a seed and a path of names give one CPU generator, independent of all others."""
+"""Randomness comes from a named seed: a seed and a path of names give one CPU generator,
+independent of all others."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ def derive(seed: int, *path: str | int) -> int:
 
 
 def generator(seed: int, *path: str | int) -> torch.Generator:
-    """A CPU ``torch.Generator`` for the stream named by ``path``; the global RNG is neither read nor moved.
+    """A CPU ``torch.Generator`` for the stream named by ``path``; the global RNG is neither read
+    nor moved.
 
-    torch's CPU generator keeps 32 bits of a seed: two of n streams coincide with a chance of about n^2 / 2^33.
+    torch's CPU generator keeps 32 bits of a seed: two of n streams coincide with a chance of about
+    n^2 / 2^33.
     """
     return torch.Generator().manual_seed(derive(seed, *path))
 

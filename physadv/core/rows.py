@@ -1,4 +1,5 @@
-"""Raw rows are kept and tables recomputed from them: JSON lines, one outcome a line, flushed as they come."""
+"""Raw rows are kept and tables recomputed from them: JSON lines, one outcome a line, flushed as
+they come."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: str | Path) -> Iterator[Row]:
-    """Rows of a file; a half-written last line (a kill) is left out, any other bad line raises DataError."""
+    """Rows of a file; a half-written last line (a kill) is left out, any other bad line raises
+    DataError."""
     file = Path(path)
     if not file.is_file():
         raise DataError(f"{file}", "no such rows file", "check the path")
@@ -38,4 +40,6 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 return
-            raise DataError(f"{file}:{number}", f"not a JSON row ({error.msg})", "remove the line") from error
+            raise DataError(
+                f"{file}:{number}", f"not a JSON row ({error.msg})", "remove the line"
+            ) from error

@@ -1,7 +1,8 @@
-"""Sign faces drawn by code from the public standard's geometry, in millimetres.
+"""Sign faces drawn by code from the public standard's geometry, in millimeters.
 
-The stop sign is the R1-1 of the US Manual on Uniform Traffic Control Devices: a regular octagon, 762 mm (30 in) across
-the flats, white border 19 mm, letters 254 mm high, centred. The letters here are plain strokes of that height.
+The stop sign is the R1-1 of the US Manual on Uniform Traffic Control Devices: a regular octagon,
+762 mm (30 in) across the flats, white border 19 mm, letters 254 mm high, centered. The letters here
+are plain strokes of that height.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from math import pi, tan
 
 from physadv.core.errors import OptionError
-from physadv.core.image_io import Array, rasterise_svg
+from physadv.core.image_io import Array, rasterize_svg
 
 STOP_WIDTH_MM = 762.0
 _RED, _WHITE = "#b01c2e", "#f4f4f1"
@@ -18,7 +19,8 @@ _RED, _WHITE = "#b01c2e", "#f4f4f1"
 
 @dataclass(frozen=True)
 class SignFace:
-    """A planar sign: its picture (h, w, 4) uint8 with the outline as alpha, and its true width in mm."""
+    """A planar sign: its picture (h, w, 4) uint8 with the outline as alpha, and its true width in
+    mm."""
 
     name: str
     rgba: Array
@@ -31,14 +33,15 @@ class SignFace:
 
 
 def octagon_mm(across_flats_mm: float) -> list[tuple[float, float]]:
-    """The eight corners, clockwise from the left end of the top flat; origin at the top-left of the bounding box."""
+    """The eight corners, clockwise from the left end of the top flat; origin at the top-left of the
+    bounding box."""
     s = across_flats_mm
     c = s / 2 * (1 - tan(pi / 8))
     return [(c, 0), (s - c, 0), (s, c), (s, s - c), (s - c, s), (c, s), (0, s - c), (0, c)]
 
 
 def stop_sign_svg(across_flats_mm: float = STOP_WIDTH_MM) -> str:
-    """The stop sign as SVG text; one user unit is one millimetre of the standard 762 mm face."""
+    """The stop sign as SVG text; one user unit is one millimeter of the standard 762 mm face."""
     outer = " ".join(f"{x:.2f},{y:.2f}" for x, y in octagon_mm(STOP_WIDTH_MM))
     border = 19.0
     inner_size = STOP_WIDTH_MM - 2 * border
@@ -58,7 +61,14 @@ def stop_sign_svg(across_flats_mm: float = STOP_WIDTH_MM) -> str:
 
 
 def sign_face(name: str = "stop", width_px: int = 512, width_mm: float | None = None) -> SignFace:
-    """Draw the sign called ``name`` (only "stop" so far) ``width_px`` wide. Raises OptionError for other names."""
+    """Draw the sign called ``name`` (only "stop" so far) ``width_px`` wide. Raises OptionError for
+    other names."""
     if name != "stop":
-        raise OptionError(f"sign {name!r}", "only 'stop' is drawn by code", "give a drawing with --signs FILE")
-    return SignFace("stop", rasterise_svg(stop_sign_svg(), width_px), STOP_WIDTH_MM if width_mm is None else width_mm)
+        raise OptionError(
+            f"sign {name!r}", "only 'stop' is drawn by code", "give a drawing with --signs FILE"
+        )
+    return SignFace(
+        "stop",
+        rasterize_svg(stop_sign_svg(), width_px),
+        STOP_WIDTH_MM if width_mm is None else width_mm,
+    )

@@ -1,4 +1,5 @@
-"""Street-like backgrounds made by code, so that the demo needs no photo: sky, ground, road, walls, foliage, grain."""
+"""Street-like backgrounds made by code, so that the demo needs no photo: sky, ground, road, walls,
+foliage, grain."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ def synthetic_background(seed: int, *path: str | int, height: int = 360, width: 
     horizon = int(height * rng.uniform(0.35, 0.65))
     canvas = np.empty((height, width, 3), np.float32)
     canvas[:horizon] = _ramp(
-        rng.uniform((0.35, 0.45, 0.6), (0.75, 0.8, 0.95)), rng.uniform(0.6, 0.95) * rng.uniform(0.9, 1.05, 3), horizon
+        rng.uniform((0.35, 0.45, 0.6), (0.75, 0.8, 0.95)),
+        rng.uniform(0.6, 0.95) * rng.uniform(0.9, 1.05, 3),
+        horizon,
     )
     canvas[horizon:] = _ramp(_earth(rng), _earth(rng), height - horizon)
     for _ in range(int(rng.integers(2, 7))):
@@ -39,7 +42,9 @@ def _ramp(top: np.ndarray, bottom: np.ndarray, rows: int) -> np.ndarray:
     return (top * (1 - t) + bottom * t)[:rows].astype(np.float32)
 
 
-def _fractal_noise(rng: np.random.Generator, height: int, width: int, octaves: int = 5) -> np.ndarray:
+def _fractal_noise(
+    rng: np.random.Generator, height: int, width: int, octaves: int = 5
+) -> np.ndarray:
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         cells = 3 * 2**octave
@@ -62,20 +67,39 @@ def _building(canvas: np.ndarray, rng: np.random.Generator, horizon: int) -> Non
 
 def _road(canvas: np.ndarray, rng: np.random.Generator, horizon: int) -> None:
     height, width = canvas.shape[:2]
-    centre, vanish = rng.uniform(0.1, 0.9) * width, rng.uniform(0.3, 0.7) * width
-    half, grey = rng.uniform(0.3, 0.8) * width, float(rng.uniform(0.25, 0.5))
-    road = np.array([[vanish - 4, horizon], [vanish + 4, horizon], [centre + half, height], [centre - half, height]])
-    cv2.fillPoly(canvas, [road.astype(np.int32)], (grey, grey, grey * 1.03))
+    center, vanish = rng.uniform(0.1, 0.9) * width, rng.uniform(0.3, 0.7) * width
+    half, gray = rng.uniform(0.3, 0.8) * width, float(rng.uniform(0.25, 0.5))
+    road = np.array(
+        [
+            [vanish - 4, horizon],
+            [vanish + 4, horizon],
+            [center + half, height],
+            [center - half, height],
+        ]
+    )
+    cv2.fillPoly(canvas, [road.astype(np.int32)], (gray, gray, gray * 1.03))
     for t in np.linspace(0.15, 0.95, int(rng.integers(3, 8))):
-        x, y = vanish + (centre - vanish) * t, horizon + (height - horizon) * t
-        cv2.line(canvas, (int(x), int(y)), (int(x), int(y + 6 + 14 * t)), (0.85, 0.85, 0.8), int(1 + 4 * t))
+        x, y = vanish + (center - vanish) * t, horizon + (height - horizon) * t
+        cv2.line(
+            canvas,
+            (int(x), int(y)),
+            (int(x), int(y + 6 + 14 * t)),
+            (0.85, 0.85, 0.8),
+            int(1 + 4 * t),
+        )
 
 
 def _foliage(canvas: np.ndarray, rng: np.random.Generator, horizon: int) -> None:
     height, width = canvas.shape[:2]
     leaf = rng.uniform((0.08, 0.18, 0.05), (0.35, 0.5, 0.25))
-    centre = np.array([rng.uniform(0, width), horizon - rng.uniform(-0.05, 0.25) * height])
+    center = np.array([rng.uniform(0, width), horizon - rng.uniform(-0.05, 0.25) * height])
     spread = rng.uniform(0.04, 0.16) * width
     for _ in range(int(rng.integers(60, 160))):
-        x, y = centre + rng.normal(0, spread, 2) * (1, 0.8)
-        cv2.circle(canvas, (int(x), int(y)), int(rng.integers(2, 9)), (leaf * rng.uniform(0.6, 1.35)).tolist(), -1)
+        x, y = center + rng.normal(0, spread, 2) * (1, 0.8)
+        cv2.circle(
+            canvas,
+            (int(x), int(y)),
+            int(rng.integers(2, 9)),
+            (leaf * rng.uniform(0.6, 1.35)).tolist(),
+            -1,
+        )

@@ -1,7 +1,7 @@
 """The nouns of the journey and their shapes.
 
-Images are sRGB-encoded RGB, NCHW, float32 in [0, 1]. Box coordinates are pixels of the image handed to the victim,
-(x0, y0, x1, y1), origin at the outer corner of the top-left pixel.
+Images are sRGB-encoded RGB, NCHW, float32 in [0, 1]. Box coordinates are pixels of the image handed
+to the victim, (x0, y0, x1, y1), origin at the outer corner of the top-left pixel.
 """
 
 from __future__ import annotations
@@ -36,4 +36,5 @@ Prediction = Tensor | Detections
 """Logits of shape (b, classes) from a classifier, :class:`Detections` from a detector."""
 
 Victim = Callable[[Tensor], Prediction]
-"""Takes images in [0, 1] and owns resizing and normalisation; any ``torch.nn.Module`` that returns logits is one."""
+"""Takes images in [0, 1] and owns resizing and normalization; any ``torch.nn.Module`` that returns
+logits is one."""

@@ -1,4 +1,4 @@
-"""A labelled set of images of any size, in memory or read when asked for."""
+"""A labeled set of images of any size, in memory or read when asked for."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ Boxes = npt.NDArray[np.float32]
 class ImageDataset:
     """Images with their labels; nothing is decoded before it is asked for.
 
-    ``read(i)`` gives image i as (h, w, 3) uint8 sRGB. ``labels`` is (n,), indices into ``classes``. ``groups`` (n
-    names) says which images belong together (the frames of one track) and so must not be split. ``boxes``, where the
-    layout has them, is (n, 4): x0, y0, x1, y1 of the object in pixels of its image.
+    ``read(i)`` gives image i as (h, w, 3) uint8 sRGB. ``labels`` is (n,), indices into ``classes``.
+    ``groups`` (n names) says which images belong together (the frames of one track) and so must not
+    be split. ``boxes``, where the layout has them, is (n, 4): x0, y0, x1, y1 of the object in
+    pixels of its image.
     """
 
     read: Callable[[int], Array]
@@ -35,11 +36,21 @@ class ImageDataset:
         n = len(self.labels)
         if n == 0:
             raise DataError("data set", "holds no image", "check the path")
-        if len(self.groups) != n or len(self.names) != n or (self.boxes is not None and len(self.boxes) != n):
-            raise DataError(f"{n} labels", "as many groups, names and boxes are needed", "check the reader")
+        if (
+            len(self.groups) != n
+            or len(self.names) != n
+            or (self.boxes is not None and len(self.boxes) != n)
+        ):
+            raise DataError(
+                f"{n} labels", "as many groups, names and boxes are needed", "check the reader"
+            )
         if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
-            worst = int(self.labels.max() if self.labels.max() >= len(self.classes) else self.labels.min())
-            raise DataError(f"label {worst}", f"0 to {len(self.classes) - 1} are named", "check the label file")
+            worst = int(
+                self.labels.max() if self.labels.max() >= len(self.classes) else self.labels.min()
+            )
+            raise DataError(
+                f"label {worst}", f"0 to {len(self.classes) - 1} are named", "check the label file"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,15 +81,26 @@ class ImageDataset:
         return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
 
 
-def in_memory(images: npt.NDArray[np.uint8], labels: Labels, classes: Sequence[str], source: str) -> ImageDataset:
-    """A set from one array: (n, h, w) grey or (n, h, w, 3) RGB uint8. Each image is a group of its own."""
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+def in_memory(
+    images: npt.NDArray[np.uint8], labels: Labels, classes: Sequence[str], source: str
+) -> ImageDataset:
+    """A set from one array: (n, h, w) gray or (n, h, w, 3) RGB uint8. Each image is a group of its
+    own."""
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in (3, 4)
+        or (images.ndim == 4 and images.shape[3] != 3)
+    ):
         raise DataError(
-            f"{source}: images of {images.dtype} {images.shape}", "uint8 (n, h, w) or (n, h, w, 3)", "convert them"
+            f"{source}: images of {images.dtype} {images.shape}",
+            "uint8 (n, h, w) or (n, h, w, 3)",
+            "convert them",
         )
     if labels.ndim != 1 or len(labels) != len(images):
         raise DataError(
-            f"{source}: {len(images)} images, labels {labels.shape}", "one label an image", "check the files"
+            f"{source}: {len(images)} images, labels {labels.shape}",
+            "one label an image",
+            "check the files",
         )
 
     def read(index: int) -> Array:

@@ -16,7 +16,7 @@ from physadv.core.image_io import SUFFIXES, Array, decode_rgba
 MAX_MEMBER_BYTES = 1 << 30
 
 
-class Source(ABC):
+class FileSource(ABC):
     """Where the files of a data set lie."""
 
     path: Path
@@ -27,7 +27,8 @@ class Source(ABC):
         """The bytes of one file. Raises DataError naming it where it cannot be read."""
 
     def image(self, name: str) -> Array:
-        """One image as (h, w, 3) uint8 sRGB. Raises DataError naming the file where it is truncated or no image."""
+        """One image as (h, w, 3) uint8 sRGB. Raises DataError naming the file where it is truncated
+        or no image."""
         try:
             return decode_rgba(self.read(name), f"{self.path}: {name}")[..., :3]
         except ImageError as error:
@@ -38,16 +39,24 @@ class Source(ABC):
         try:
             with Image.open(io.BytesIO(self.read(name))) as opened:
                 return opened.size
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except (
+            UnidentifiedImageError,
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
             where = f"{self.path}: {name}"
-            raise DataError(where, f"not a readable image ({error})", "replace or remove the file") from error
+            raise DataError(
+                where, f"not a readable image ({error})", "replace or remove the file"
+            ) from error
 
     def images(self) -> list[str]:
         """The names of all image files, sorted."""
         return [n for n in self.names if PurePosixPath(n).suffix.lower() in SUFFIXES]
 
 
-class FolderSource(Source):
+class FolderSource(FileSource):
     """Files under a folder, hidden ones left out; ``only`` names some of them instead."""
 
     def __init__(self, path: Path, only: tuple[str, ...] | None = None) -> None:
@@ -56,17 +65,21 @@ class FolderSource(Source):
             self.names = only
             return
         found = (p.relative_to(path) for p in path.rglob("*") if p.is_file())
-        self.names = tuple(sorted(p.as_posix() for p in found if not any(q.startswith(".") for q in p.parts)))
+        self.names = tuple(
+            sorted(p.as_posix() for p in found if not any(q.startswith(".") for q in p.parts))
+        )
 
     def read(self, name: str) -> bytes:
         """The bytes of one file."""
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
-            raise DataError(f"{self.path / name}", f"cannot be read ({error.strerror})", "check the file") from error
+            raise DataError(
+                f"{self.path / name}", f"cannot be read ({error.strerror})", "check the file"
+            ) from error
 
 
-class ZipSource(Source):
+class ZipSource(FileSource):
     """Members of a zip, read in place; nothing is unpacked to disk."""
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +87,9 @@ class ZipSource(Source):
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{path}", f"not a readable zip ({error})", "fetch the file again") from error
+            raise DataError(
+                f"{path}", f"not a readable zip ({error})", "fetch the file again"
+            ) from error
         members = [m for m in self._zip.infolist() if not m.is_dir() and not _is_litter(m.filename)]
         self.names = tuple(sorted(m.filename for m in members))
 
@@ -82,14 +97,27 @@ class ZipSource(Source):
         """The bytes of one member."""
         size = self._zip.getinfo(name).file_size
         if size > MAX_MEMBER_BYTES:
-            raise DataError(f"{self.path}: {name}", f"{size} bytes is over {MAX_MEMBER_BYTES}", "unpack the zip first")
+            raise DataError(
+                f"{self.path}: {name}",
+                f"{size} bytes is over {MAX_MEMBER_BYTES}",
+                "unpack the zip first",
+            )
         try:
             return self._zip.read(name)
-        except (zipfile.BadZipFile, OSError, EOFError, ZlibError, RuntimeError, NotImplementedError) as error:
-            raise DataError(f"{self.path}: {name}", f"cannot be unpacked ({error})", "fetch the zip again") from error
+        except (
+            zipfile.BadZipFile,
+            OSError,
+            EOFError,
+            ZlibError,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:
+            raise DataError(
+                f"{self.path}: {name}", f"cannot be unpacked ({error})", "fetch the zip again"
+            ) from error
 
 
-def open_source(path: Path) -> Source:
+def open_file_source(path: Path) -> FileSource:
     """A folder or a zip as a Source. Raises DataError for what is missing, empty or neither."""
     if not path.exists():
         raise DataError(f"{path}", "no such file or folder", "check the path")

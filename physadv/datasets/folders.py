@@ -8,14 +8,23 @@ import numpy as np
 
 from physadv.core.errors import DataError
 from physadv.datasets.base import ImageDataset
-from physadv.datasets.file_access import Source
+from physadv.datasets.file_access import FileSource
 
-PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "test", "valid": "test"}
-"""Folder names that mark a part of the set. Validation stands in for the test part, for sets that have only it."""
+PARTS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "test",
+    "valid": "test",
+}
+"""Folder names that mark a part of the set. Validation stands in for the test part, for sets that
+have only it."""
 
 
-def read_folders(source: Source, split: str | None) -> ImageDataset:
-    """Read class folders; classes are sorted by name and numbered over all parts, each image is its own group.
+def read_folders(source: FileSource, split: str | None) -> ImageDataset:
+    """Read class folders; classes are sorted by name and numbered over all parts, each image is its
+    own group.
 
     Raises DataError where images lie outside class folders, or the part asked for is empty.
     """
@@ -26,15 +35,18 @@ def read_folders(source: Source, split: str | None) -> ImageDataset:
     classes = tuple(sorted({p.parts[depth] for p in paths}))
     chosen = [i for i, part in enumerate(parts) if split is None or part is None or part == split]
     if not chosen:
-        raise DataError(f"{source.path}", f"has no {split} part", f"parts there: {', '.join(_found(parts))}")
+        raise DataError(
+            f"{source.path}", f"has no {split} part", f"parts there: {', '.join(_found(parts))}"
+        )
     names = tuple(images[i] for i in chosen)
     numbers = {name: i for i, name in enumerate(classes)}
     labels = np.asarray([numbers[paths[i].parts[depth]] for i in chosen], np.int64)
     return ImageDataset(lambda i: source.image(names[i]), labels, classes, names, names)
 
 
-def _class_depth(paths: list[PurePosixPath], source: Source) -> int:
-    """How many folders lie above the class folders: common ones, then at most one that names a part."""
+def _class_depth(paths: list[PurePosixPath], source: FileSource) -> int:
+    """How many folders lie above the class folders: common ones, then at most one that names a
+    part."""
     shallow = min(len(p.parts) for p in paths)
     depth = 0
     while depth < shallow - 2 and len({p.parts[depth] for p in paths}) == 1:
@@ -43,7 +55,9 @@ def _class_depth(paths: list[PurePosixPath], source: Source) -> int:
         depth += 1
     if shallow < depth + 2:
         stray = next(str(p) for p in paths if len(p.parts) < depth + 2)
-        raise DataError(f"{source.path}: {stray}", "lies in no class folder", "sort images as <class>/<image>")
+        raise DataError(
+            f"{source.path}: {stray}", "lies in no class folder", "sort images as <class>/<image>"
+        )
     return depth
 
 

@@ -7,29 +7,33 @@ from pathlib import Path, PurePosixPath
 from physadv.core.errors import DataError, OptionError
 from physadv.datasets.arrays import idx_files, read_idx, read_npz
 from physadv.datasets.base import ImageDataset
+from physadv.datasets.file_access import FileSource, FolderSource, open_file_source
 from physadv.datasets.folders import read_folders
 from physadv.datasets.gtsrb import annotation_files, read_gtsrb
-from physadv.datasets.file_access import FolderSource, Source, open_source
 from physadv.datasets.split import split_by_group
 
 SPLITS = ("train", "test")
 HELD_OUT, SPLIT_SEED = 0.2, 0
-"""Tracks are divided once and for all, so that what one command holds out no other command trains on."""
+"""Tracks are divided once and for all, so that what one command holds out no other command trains
+on."""
 
 
 def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
     """Read a folder, a zip, an idx or an npz file; the layout is found by looking.
 
-    Known layouts: class folders (``[train|test/]<class>/*.png``), idx files as MNIST's (also gzipped), npz (see
-    ``read_npz``), GTSRB (``GT-*.csv`` beside ppm files). ``split`` is "train", "test" or None for all there is. A set
-    that has its own parts is divided by them. GTSRB's tracks are divided 80 : 20 by the fixed split that the embedded
-    victim was trained with. A set with neither is returned whole. Raises DataError for what is missing, empty, of
-    unknown layout or damaged (naming the file), OptionError for another split.
+    Known layouts: class folders (``[train|test/]<class>/*.png``), idx files as MNIST's (also
+    gzipped), npz (see ``read_npz``), GTSRB (``GT-*.csv`` beside ppm files). ``split`` is "train",
+    "test" or None for all there is. A set that has its own parts is divided by them. GTSRB's tracks
+    are divided 80 : 20 by the fixed split that the embedded victim was trained with. A set with
+    neither is returned whole. Raises DataError for what is missing, empty, of unknown layout or
+    damaged (naming the file), OptionError for another split.
     """
     if split is not None and split not in SPLITS:
-        raise OptionError(f"split {split!r}", f"is none of {', '.join(SPLITS)}", "choose one, or leave it out")
+        raise OptionError(
+            f"split {split!r}", f"is none of {', '.join(SPLITS)}", "choose one, or leave it out"
+        )
     root = Path(path).expanduser()
-    source: Source = _single(root) if _is_array_file(root) else open_source(root)
+    source: FileSource = _single(root) if _is_array_file(root) else open_file_source(root)
     if annotation_files(source):
         return _by_track(read_gtsrb(source), split)
     if idx_files(source):
@@ -40,7 +44,9 @@ def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
     if source.images():
         return read_folders(source, split)
     some = ", ".join(PurePosixPath(n).name for n in source.names[:3])
-    raise DataError(f"{root}", f"no layout is known for {some}", "class folders, idx, npz and GTSRB are read")
+    raise DataError(
+        f"{root}", f"no layout is known for {some}", "class folders, idx, npz and GTSRB are read"
+    )
 
 
 def _by_track(dataset: ImageDataset, split: str | None) -> ImageDataset:
@@ -51,12 +57,15 @@ def _by_track(dataset: ImageDataset, split: str | None) -> ImageDataset:
 
 
 def _is_array_file(path: Path) -> bool:
-    """An npz is a zip inside, so it is told apart by its name; so are idx files, which have no other mark."""
+    """An npz is a zip inside, so it is told apart by its name; so are idx files, which have no
+    other mark."""
     name = path.name.lower()
-    return path.is_file() and path.stat().st_size > 0 and (name.endswith(".npz") or "-ubyte" in name)
+    return (
+        path.is_file() and path.stat().st_size > 0 and (name.endswith(".npz") or "-ubyte" in name)
+    )
 
 
-def _single(path: Path) -> Source:
+def _single(path: Path) -> FileSource:
     """One file as a source: an idx images file brings its labels file along."""
     return FolderSource(path.parent, only=_companions(path))
 
@@ -65,5 +74,7 @@ def _companions(path: Path) -> tuple[str, ...]:
     """The file itself and, for idx, the other half of the pair."""
     name = path.name
     pairs = (("images-idx3", "labels-idx1"), ("images.idx3", "labels.idx1"))
-    other = next((name.replace(a, b) for a, b in (*pairs, *((b, a) for a, b in pairs)) if a in name), name)
+    other = next(
+        (name.replace(a, b) for a, b in (*pairs, *((b, a) for a, b in pairs)) if a in name), name
+    )
     return tuple(n for n in dict.fromkeys((name, other)) if (path.parent / n).is_file())

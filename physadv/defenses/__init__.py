@@ -1,1 +1,2 @@
-"""Defences and certificates: training, smoothing, bounds, defences against patches, and those that only mask."""
+"""Defences and certificates: training, smoothing, bounds, defenses against patches, and those that
+only mask."""

@@ -1,8 +1,10 @@
-"""Defences that clean the image before a victim sees it: JPEG, median, blur, local gradient smoothing.
+"""Defences that clean the image before a victim sees it: JPEG, median, blur, local gradient
+smoothing.
 
-Each wraps a victim of any kind. With ``adaptive`` (the default) gradients pass by a stand-in (BPDA, Athalye et al.
-2018), so that attacks meet the defence itself and not its missing gradient. Without it the gradient is what the
-operation gives by itself, often none: that robustness is only apparent, and the difference shows it.
+Each wraps a victim of any kind. With ``adaptive`` (the default) gradients pass by a stand-in (BPDA,
+Athalye et al. 2018), so that attacks meet the defense itself and not its missing gradient. Without
+it the gradient is what the operation gives by itself, often none: that robustness is only apparent,
+and the difference shows it.
 """
 
 from __future__ import annotations
@@ -19,18 +21,21 @@ from torch import Tensor, nn
 from physadv.attacks.obfuscated import bpda, identity
 from physadv.core.errors import OptionError
 from physadv.core.types import Prediction, Victim
-from physadv.eot.transforms.codec import jpeg as soft_jpeg
+from physadv.eot.transforms.codec import differentiable_jpeg as soft_jpeg
 
 Part = Callable[[Tensor], Tensor]
 
 
 class Frontend(nn.Module):
-    """``victim`` behind ``part``: images (b, 3, h, w) in [0, 1] -> the victim's prediction on the cleaned images.
+    """``victim`` behind ``part``: images (b, 3, h, w) in [0, 1] -> the victim's prediction on the
+    cleaned images.
 
     ``stand_in`` takes the place of ``part`` for the gradient while ``adaptive``.
     """
 
-    def __init__(self, victim: Victim, part: Part, *, stand_in: Part = identity, adaptive: bool = True) -> None:
+    def __init__(
+        self, victim: Victim, part: Part, *, stand_in: Part = identity, adaptive: bool = True
+    ) -> None:
         super().__init__()
         self.victim, self.part, self.stand_in, self.adaptive = victim, part, stand_in, adaptive
 
@@ -43,10 +48,11 @@ class Frontend(nn.Module):
         return self.victim(self.clean(images))
 
 
-def jpeg(victim: Victim, *, quality: int = 75, adaptive: bool = True) -> Frontend:
+def jpeg_purification(victim: Victim, *, quality: int = 75, adaptive: bool = True) -> Frontend:
     """JPEG by the real codec (Dziugaite et al. 2016); the stand-in is a differentiable copy of it.
 
-    Without ``adaptive`` the gradient is zero, as rounding makes it. Raises OptionError for a quality outside 1..100.
+    Without ``adaptive`` the gradient is zero, as rounding makes it. Raises OptionError for a
+    quality outside 1..100.
     """
     if not 1 <= quality <= 100:
         raise OptionError(f"quality {quality}", "1 to 100", "use 75")
@@ -54,13 +60,16 @@ def jpeg(victim: Victim, *, quality: int = 75, adaptive: bool = True) -> Fronten
     def stand_in(images: Tensor) -> Tensor:
         return soft_jpeg(images, torch.full((len(images),), float(quality), device=images.device))
 
-    return Frontend(victim, lambda x: _through_codec(x, quality) + 0 * x, stand_in=stand_in, adaptive=adaptive)
+    return Frontend(
+        victim, lambda x: _through_codec(x, quality) + 0 * x, stand_in=stand_in, adaptive=adaptive
+    )
 
 
 def median(victim: Victim, *, size: int = 3, adaptive: bool = True) -> Frontend:
-    """The median of each ``size`` x ``size`` neighbourhood, channel by channel (Xu et al. 2018); size is odd.
+    """The median of each ``size`` x ``size`` neighborhood, channel by channel (Xu et al. 2018);
+    size is odd.
 
-    By itself its gradient reaches one pixel of each neighbourhood; the stand-in is the mean of it.
+    By itself its gradient reaches one pixel of each neighborhood; the stand-in is the mean of it.
     """
     _odd(size)
     half = size // 2
@@ -72,8 +81,9 @@ def median(victim: Victim, *, size: int = 3, adaptive: bool = True) -> Frontend:
     return Frontend(victim, exact, stand_in=lambda x: _mean_filter(x, size), adaptive=adaptive)
 
 
-def blur(victim: Victim, *, sigma: float = 1.0) -> Frontend:
-    """A Gaussian blur of ``sigma`` px. It is linear: its own gradient is exact, and no stand-in is needed."""
+def blur_purification(victim: Victim, *, sigma: float = 1.0) -> Frontend:
+    """A Gaussian blur of ``sigma`` px. It is linear: its own gradient is exact, and no stand-in is
+    needed."""
     if not sigma > 0:
         raise OptionError(f"sigma {sigma}", "above 0 px", "use 1")
     reach = max(1, round(3 * sigma))
@@ -83,29 +93,41 @@ def blur(victim: Victim, *, sigma: float = 1.0) -> Frontend:
     def exact(images: Tensor) -> Tensor:
         line = weight.to(images).expand(images.shape[1], 1, 1, -1)
         padded = F.pad(images, (reach,) * 4, mode="replicate")
-        return F.conv2d(F.conv2d(padded, line, groups=len(line)), line.transpose(2, 3), groups=len(line))
+        return F.conv2d(
+            F.conv2d(padded, line, groups=len(line)), line.transpose(2, 3), groups=len(line)
+        )
 
     return Frontend(victim, exact, adaptive=False)
 
 
 def local_gradient_smoothing(
-    victim: Victim, *, block: int = 15, overlap: int = 5, threshold: float = 0.1, strength: float = 2.3,
+    victim: Victim,
+    *,
+    block: int = 15,
+    overlap: int = 5,
+    threshold: float = 0.1,
+    strength: float = 2.3,
     adaptive: bool = True,
-) -> Frontend:  # fmt: skip
-    """Dims what has strong edges over a whole block, as printed patches do (Naseer et al. 2019, their settings).
+) -> Frontend:
+    """Dims what has strong edges over a whole block, as printed patches do (Naseer et al. 2019,
+    their settings).
 
-    The magnitude of the image's gradient is scaled to [0, 1]; blocks whose mean of it exceeds ``threshold`` are
-    multiplied by 1 - ``strength`` times it. By itself it is differentiable almost everywhere; the stand-in holds the
-    dimming constant, which has the better gradient.
+    The magnitude of the image's gradient is scaled to [0, 1]; blocks whose mean of it exceeds
+    ``threshold`` are multiplied by 1 - ``strength`` times it. By itself it is differentiable almost
+    everywhere; the stand-in holds the dimming constant, which has the better gradient.
     """
     if not 0 <= overlap < block:
-        raise OptionError(f"block {block}, overlap {overlap}", "0 <= overlap < block", "use 15 and 5")
+        raise OptionError(
+            f"block {block}, overlap {overlap}", "0 <= overlap < block", "use 15 and 5"
+        )
 
     def keep(images: Tensor) -> Tensor:
         edges = _edges(images)
         step = block - overlap
         height, width = images.shape[-2:]
-        right, bottom = (max(0, -(-(n - block) // step)) * step + block - n for n in (width, height))
+        right, bottom = (
+            max(0, -(-(n - block) // step)) * step + block - n for n in (width, height)
+        )
         means = F.avg_pool2d(F.pad(edges, (0, right, 0, bottom)), block, step)
         marked = (means > threshold).to(images)
         spread = F.conv_transpose2d(marked, marked.new_ones(1, 1, block, block), stride=step)
@@ -118,10 +140,11 @@ def local_gradient_smoothing(
 
 
 def _edges(images: Tensor) -> Tensor:
-    """The size of the brightness gradient by forward differences, scaled to [0, 1] in each image: (b, 1, h, w)."""
-    grey = images.mean(1, keepdim=True)
-    across = F.pad(grey[..., 1:] - grey[..., :-1], (0, 1))
-    down = F.pad(grey[..., 1:, :] - grey[..., :-1, :], (0, 0, 0, 1))
+    """The size of the brightness gradient by forward differences, scaled to [0, 1] in each image:
+    (b, 1, h, w)."""
+    gray = images.mean(1, keepdim=True)
+    across = F.pad(gray[..., 1:] - gray[..., :-1], (0, 1))
+    down = F.pad(gray[..., 1:, :] - gray[..., :-1, :], (0, 0, 0, 1))
     size = (across.square() + down.square() + 1e-12).sqrt()
     low, high = size.amin((1, 2, 3), keepdim=True), size.amax((1, 2, 3), keepdim=True)
     return (size - low) / (high - low).clamp_min(1e-6)

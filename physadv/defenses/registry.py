@@ -1,7 +1,9 @@
-"""Defences by name around any victim, in the victim's own name: ``signs+jpeg``, ``signs+jpeg:quality50+median``.
+"""Defences by name around any victim, in the victim's own name: ``signs+jpeg``,
+``signs+jpeg:quality50+median``.
 
-Every command that takes a victim so takes a defended one, and a patch bundle made against it remembers it. Settings
-follow a colon: words, and names joined to their numbers (``signs-masked+patchcleanser:patch9,masks6``).
+Every command that takes a victim so takes a defended one, and a patch bundle made against it
+remembers it. Settings follow a colon: words, and names joined to their numbers
+(``signs-masked+patchcleanser:patch9,masks6``).
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
+from physadv.certification.patch.masking import Ablated, PatchCleanser
+from physadv.certification.patch.patchguard import RobustMasking
 from physadv.core.errors import OptionError, VictimError
 from physadv.core.types import Prediction
 from physadv.defenses import input_transforms
-from physadv.certification.patch.masking import Ablated, PatchCleanser
 from physadv.defenses.patch_removal import remover
-from physadv.certification.patch.patchguard import RobustMasking
 from physadv.models.cards import LoadedVictim
-from physadv.models.classifiers import resize
+from physadv.models.classifiers import resize_images
 
 SIDE = 64
 """Where the victim's card names no size of its own."""
@@ -31,7 +33,8 @@ Maker = Callable[..., nn.Module]
 
 @runtime_checkable
 class Certifying(Protocol):
-    """A defence against one patch of ``patch`` px a side (at its working size) that can prove its verdicts."""
+    """A defense against one patch of ``patch`` px a side (at its working size) that can prove its
+    verdicts."""
 
     @property
     def patch(self) -> tuple[int, int]:
@@ -48,20 +51,20 @@ class Certifying(Protocol):
 
 
 class AtSize(nn.Module):
-    """A defence at one working ``size`` (height, width) px: images are stretched to it first."""
+    """A defense at one working ``size`` (height, width) px: images are stretched to it first."""
 
-    def __init__(self, defence: nn.Module, size: tuple[int, int]) -> None:
+    def __init__(self, defense: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
-        self.defence, self.size = defence, size
+        self.defense, self.size = defense, size
 
     def forward(self, images: Tensor) -> Prediction:
         """Logits (b, classes)."""
-        return cast(Prediction, self.defence(resize(images, *self.size)))
+        return cast(Prediction, self.defense(resize_images(images, *self.size)))
 
 
 @dataclass(frozen=True)
-class Known:
-    """How a defence is made around a loaded victim, and a line on what it is."""
+class KnownDefense:
+    """How a defense is made around a loaded victim, and a line on what it is."""
 
     make: Maker
     about: str
@@ -69,76 +72,120 @@ class Known:
     classifiers_only: bool = False
 
 
-def _cleanser(victim: LoadedVictim, *, patch: int = 6, wide: int | None = None, masks: int = 6) -> nn.Module:
+def _cleanser(
+    victim: LoadedVictim, *, patch: int = 6, wide: int | None = None, masks: int = 6
+) -> nn.Module:
     return AtSize(PatchCleanser(victim, patch=(patch, wide or patch), masks=masks), _size(victim))
 
 
 def _ablated(
-    victim: LoadedVictim, *, size: int = 19, stride: int = 4, patch: int = 6, threshold: float = 0.3,
+    victim: LoadedVictim,
+    *,
+    size: int = 19,
+    stride: int = 4,
+    patch: int = 6,
+    threshold: float = 0.3,
     kind: str = "block",
-) -> nn.Module:  # fmt: skip
-    local = Ablated(victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold)
+) -> nn.Module:
+    local = Ablated(
+        victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold
+    )
     return AtSize(local, _size(victim))
 
 
 def _guard(
-    victim: LoadedVictim, *, size: int = 19, stride: int = 4, patch: int = 6, threshold: float = 0.0,
+    victim: LoadedVictim,
+    *,
+    size: int = 19,
+    stride: int = 4,
+    patch: int = 6,
+    threshold: float = 0.0,
     kind: str = "block",
-) -> nn.Module:  # fmt: skip
-    local = Ablated(victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold)
+) -> nn.Module:
+    local = Ablated(
+        victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold
+    )
     return AtSize(RobustMasking(local), _size(victim))
 
 
 _KIND = {"band": {"kind": "band"}, "block": {"kind": "block"}}
 _PLAIN = {"plain": {"adaptive": False}}
-DEFENCES: dict[str, Known] = {
-    "jpeg": Known(input_transforms.jpeg, "JPEG by the real codec (quality75)", _PLAIN),
-    "median": Known(input_transforms.median, "median filter (size3)", _PLAIN),
-    "blur": Known(input_transforms.blur, "Gaussian blur (sigma1)", {}),
-    "lgs": Known(input_transforms.local_gradient_smoothing, "local gradient smoothing (block15, overlap5)", _PLAIN),
-    "remover": Known(remover, "segment, complete and remove patches (threshold0.7)", _PLAIN),
-    "patchcleanser": Known(_cleanser, "double masking, certified (patch6, masks6)", {}, True),
-    "derandomised": Known(
-        _ablated, "votes on ablated images, certified (size19, stride4, patch6, threshold0.3, band)", _KIND, True
+DEFENSES: dict[str, KnownDefense] = {
+    "jpeg": KnownDefense(
+        input_transforms.jpeg_purification, "JPEG by the real codec (quality75)", _PLAIN
     ),
-    "patchguard": Known(
-        _guard, "robust masking of verdicts on ablated images, certified (size19, stride4, patch6, threshold0, band)",
-        _KIND, True,
+    "median": KnownDefense(input_transforms.median, "median filter (size3)", _PLAIN),
+    "blur": KnownDefense(input_transforms.blur_purification, "Gaussian blur (sigma1)", {}),
+    "lgs": KnownDefense(
+        input_transforms.local_gradient_smoothing,
+        "local gradient smoothing (block15, overlap5)",
+        _PLAIN,
     ),
-}  # fmt: skip
+    "remover": KnownDefense(remover, "segment, complete and remove patches (threshold0.7)", _PLAIN),
+    "patchcleanser": KnownDefense(
+        _cleanser, "double masking, certified (patch6, masks6)", {}, True
+    ),
+    "derandomised": KnownDefense(
+        _ablated,
+        "votes on ablated images, certified (size19, stride4, patch6, threshold0.3, band)",
+        _KIND,
+        True,
+    ),
+    "patchguard": KnownDefense(
+        _guard,
+        "robust masking of verdicts on ablated images, certified (size19, stride4, patch6, "
+        "threshold0, band)",
+        _KIND,
+        True,
+    ),
+}
 
 
 def defend(victim: LoadedVictim, text: str) -> LoadedVictim:
-    """``victim`` behind the defence that ``text`` names, with a card that says so.
+    """``victim`` behind the defense that ``text`` names, with a card that says so.
 
-    Front ends have stand-ins for their gradient (BPDA) unless the word ``plain`` is among the settings. Raises
-    OptionError for an unknown name or setting, VictimError where the defence needs a classifier.
+    Front ends have stand-ins for their gradient (BPDA) unless the word ``plain`` is among the
+    settings. Raises OptionError for an unknown name or setting, VictimError where the defense needs
+    a classifier.
     """
     name, _, rest = text.partition(":")
-    if name not in DEFENCES:
-        raise OptionError(f"defence {name!r}", f"one of {', '.join(DEFENCES)}", "for example signs+jpeg")
-    known = DEFENCES[name]
+    if name not in DEFENSES:
+        raise OptionError(
+            f"defense {name!r}", f"one of {', '.join(DEFENSES)}", "for example signs+jpeg"
+        )
+    known = DEFENSES[name]
     if known.classifiers_only and victim.card.task != "classify":
-        raise VictimError(f"{victim.card.name}", f"is a detector, and {name} needs a classifier", "use a front end")
+        raise VictimError(
+            f"{victim.card.name}",
+            f"is a detector, and {name} needs a classifier",
+            "use a front end",
+        )
     defended = known.make(victim, **_settings(name, known, rest))
     said = f"{victim.card.name}+{text}"
-    card = replace(victim.card, name=said, accuracy="not measured behind this defence")
+    card = replace(victim.card, name=said, accuracy="not measured behind this defense")
     return LoadedVictim(defended, card)
 
 
 def certifying(victim: nn.Module) -> tuple[Certifying, tuple[int, int]] | None:
-    """The outermost defence of a loaded victim that proves its verdicts, and its working size; None without one."""
+    """The outermost defense of a loaded victim that proves its verdicts, and its working size; None
+    without one."""
     net = victim.net if isinstance(victim, LoadedVictim) else victim
-    if isinstance(net, AtSize) and isinstance(net.defence, Certifying):
-        return net.defence, net.size
+    if isinstance(net, AtSize) and isinstance(net.defense, Certifying):
+        return net.defense, net.size
     return None
 
 
-def _settings(name: str, known: Known, text: str) -> dict[str, Any]:
+def _settings(name: str, known: KnownDefense, text: str) -> dict[str, Any]:
     """``quality50`` -> {"quality": 50}; words stand for what ``known.words`` says."""
-    takes = {k: p for k, p in inspect.signature(known.make).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    takes = {
+        k: p
+        for k, p in inspect.signature(known.make).parameters.items()
+        if p.kind is p.KEYWORD_ONLY
+    }
     numbers = [
-        k for k, p in takes.items() if isinstance(p.default, int | float | None) and not isinstance(p.default, bool)
+        k
+        for k, p in takes.items()
+        if isinstance(p.default, int | float | None) and not isinstance(p.default, bool)
     ]
     found: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
@@ -147,10 +194,14 @@ def _settings(name: str, known: Known, text: str) -> dict[str, Any]:
         if value is None and key in known.words:
             found |= known.words[key]
         elif value is not None and key in numbers:
-            found[key] = float(value) if isinstance(takes[key].default, float) else int(float(value))
+            found[key] = (
+                float(value) if isinstance(takes[key].default, float) else int(float(value))
+            )
         else:
             said = ", ".join([*known.words, *(f"{k}{_shown(takes[k].default)}" for k in numbers)])
-            raise OptionError(f"{name}:{part}", f"it takes {said}", f"for example {name}:{numbers[0]}8")
+            raise OptionError(
+                f"{name}:{part}", f"it takes {said}", f"for example {name}:{numbers[0]}8"
+            )
     return found
 
 

@@ -1,7 +1,9 @@
-"""A measured colour map: from the sRGB values sent to a printer to those a camera shows of the print.
+"""A measured color map: from the sRGB values sent to a printer to those a camera shows of the
+print.
 
-Both sides are sRGB-encoded, in which the mixing of inks is nearly linear in each of them. The map is a polynomial in
-all three channels: cross-channel terms decide, for an ink that absorbs one channel darkens the other two as well.
+Both sides are sRGB-encoded, in which the mixing of inks is nearly linear in each of them. The map
+is a polynomial in all three channels: cross-channel terms decide, for an ink that absorbs one
+channel darkens the other two as well.
 """
 
 from __future__ import annotations
@@ -26,64 +28,76 @@ DEGREES = {"3x4": 1, "10-term": 2, "20-term": 3}
 
 def exponents(name: str) -> list[tuple[int, ...]]:
     """The channels multiplied in each term, e.g. () for the constant and (0, 2) for r * b."""
-    return [c for degree in range(DEGREES[name] + 1) for c in combinations_with_replacement(range(3), degree)]
+    return [
+        c
+        for degree in range(DEGREES[name] + 1)
+        for c in combinations_with_replacement(range(3), degree)
+    ]
 
 
-def terms(colours: F64, name: str) -> F64:
-    """(n, 3) encoded colours -> (n, k) terms of the map."""
-    one = np.ones(len(colours))
-    return np.stack([reduce(mul, (colours[:, i] for i in product), one) for product in exponents(name)], -1)
+def terms(colors: F64, name: str) -> F64:
+    """(n, 3) encoded colors -> (n, k) terms of the map."""
+    one = np.ones(len(colors))
+    return np.stack(
+        [reduce(mul, (colors[:, i] for i in product), one) for product in exponents(name)], -1
+    )
 
 
 def terms_of_image(image: Tensor, name: str) -> Tensor:
     """(b, 3, h, w) encoded -> (b, k, h, w) terms of the map."""
     one = torch.ones_like(image[:, 0])
-    return torch.stack([reduce(mul, (image[:, i] for i in product), one) for product in exponents(name)], 1)
+    return torch.stack(
+        [reduce(mul, (image[:, i] for i in product), one) for product in exponents(name)], 1
+    )
 
 
 @dataclass(frozen=True)
 class Hull:
-    """A convex body in colour space: ``normals`` (m, 3) pointing out, ``room`` (m,) from ``centre`` (3,) to each face.
+    """A convex body in color space: ``normals`` (m, 3) pointing out, ``room`` (m,) from ``centre``
+    (3,) to each face.
 
-    Colours outside are drawn straight towards the centre until they lie on its surface.
+    Colors outside are drawn straight towards the center until they lie on its surface.
     """
 
-    centre: Tensor
+    center: Tensor
     normals: Tensor
     room: Tensor
 
     def clamp(self, image: Tensor) -> Tensor:
         """(b, 3, h, w) -> the same shape, inside; the identity for what is inside already."""
-        offset = image - self.centre.to(image)[None, :, None, None]
+        offset = image - self.center.to(image)[None, :, None, None]
         reach = torch.einsum("mc,bchw->bmhw", self.normals.to(image), offset)
         share = (reach / self.room.to(image)[None, :, None, None]).amax(1, keepdim=True)
-        return self.centre.to(image)[None, :, None, None] + offset / share.clamp(min=1)
+        return self.center.to(image)[None, :, None, None] + offset / share.clamp(min=1)
 
     def to(self, device: torch.device) -> Hull:
         """The same hull on another device."""
-        return Hull(self.centre.to(device), self.normals.to(device), self.room.to(device))
+        return Hull(self.center.to(device), self.normals.to(device), self.room.to(device))
 
 
-def hull_of(colours: F64) -> Hull:
-    """The convex hull of (n, 3) colours; their box where they span no volume."""
-    centre = colours.mean(0)
+def hull_of(colors: F64) -> Hull:
+    """The convex hull of (n, 3) colors; their box where they span no volume."""
+    center = colors.mean(0)
     try:
-        faces = np.unique(ConvexHull(colours).equations.round(9), axis=0)
+        faces = np.unique(ConvexHull(colors).equations.round(9), axis=0)
     except QhullError:
-        low, high = colours.min(0), np.maximum(colours.max(0), colours.min(0) + 1e-3)
+        low, high = colors.min(0), np.maximum(colors.max(0), colors.min(0) + 1e-3)
         eye = np.eye(3)
         faces = np.concatenate([np.c_[eye, -high], np.c_[-eye, low]])
-        centre = (low + high) / 2
-    room = -(faces[:, :3] @ centre + faces[:, 3])
-    return Hull(*(torch.from_numpy(np.ascontiguousarray(v)).float() for v in (centre, faces[:, :3], room)))
+        center = (low + high) / 2
+    room = -(faces[:, :3] @ center + faces[:, 3])
+    return Hull(
+        *(torch.from_numpy(np.ascontiguousarray(v)).float() for v in (center, faces[:, :3], room))
+    )
 
 
 @dataclass(frozen=True)
-class ColourMap:
-    """A fitted map, clamped to what was measured: ``coefficients`` (k, 3), hulls of what was sent and of what was seen.
+class ColorMap:
+    """A fitted map, clamped to what was measured: ``coefficients`` (k, 3), hulls of what was sent
+    and of what was seen.
 
-    ``spread`` (3, 3) is a root of the residuals' covariance; ``basis`` (4, 4) makes (1, r, g, b) of the chart's colours
-    uncorrelated and of unit mean square.
+    ``spread`` (3, 3) is a root of the residuals' covariance; ``basis`` (4, 4) makes (1, r, g, b) of
+    the chart's colors uncorrelated and of unit mean square.
     """
 
     name: str
@@ -94,34 +108,45 @@ class ColourMap:
     basis: Tensor
 
     def encoded(self, patch: Tensor, error: Tensor | None = None) -> Tensor:
-        """(1, 3, h, w) sRGB sent to the printer -> what the camera shows, bare paper being 1. Differentiable.
+        """(1, 3, h, w) sRGB sent to the printer -> what the camera shows, bare paper being 1.
+        Differentiable.
 
         ``error`` (3, 4) is one draw of :meth:`draw_error`.
         """
         inside = self.sent.clamp(patch)
-        out = torch.einsum("kc,bkhw->bchw", self.coefficients.to(patch), terms_of_image(inside, self.name))
+        out = torch.einsum(
+            "kc,bkhw->bchw", self.coefficients.to(patch), terms_of_image(inside, self.name)
+        )
         if error is not None:
-            out = out + torch.einsum("ck,bkhw->bchw", error.to(patch), terms_of_image(inside, "3x4"))
+            out = out + torch.einsum(
+                "ck,bkhw->bchw", error.to(patch), terms_of_image(inside, "3x4")
+            )
         return self.seen.clamp(out)
 
     def draw_error(self, generator: torch.Generator) -> Tensor:
-        """(3, 4): a colour error that changes evenly over colour space, its spread over the chart the residuals'.
+        """(3, 4): a color error that changes evenly over color space, its spread over the chart the
+        residuals'.
 
         The mean over the chart of the error's covariance is that of the leave-one-out residuals.
         """
         normal = torch.randn(3, 4, generator=generator) / 2  # four terms share the variance
         return self.spread.cpu() @ normal @ self.basis.cpu()
 
-    def to(self, device: torch.device) -> ColourMap:
+    def to(self, device: torch.device) -> ColorMap:
         """The same map on another device."""
         return replace(
-            self, coefficients=self.coefficients.to(device), sent=self.sent.to(device), seen=self.seen.to(device),
-            spread=self.spread.to(device), basis=self.basis.to(device),
-        )  # fmt: skip
+            self,
+            coefficients=self.coefficients.to(device),
+            sent=self.sent.to(device),
+            seen=self.seen.to(device),
+            spread=self.spread.to(device),
+            basis=self.basis.to(device),
+        )
 
 
-def make_map(name: str, coefficients: F64, sent: F64, seen: F64, covariance: F64) -> ColourMap:
-    """Build a map from its (k, 3) coefficients, the (n, 3) colours sent and seen, and the residuals' covariance."""
+def make_map(name: str, coefficients: F64, sent: F64, seen: F64, covariance: F64) -> ColorMap:
+    """Build a map from its (k, 3) coefficients, the (n, 3) colors sent and seen, and the residuals'
+    covariance."""
     values, vectors = np.linalg.eigh(covariance)
     spread = vectors * np.sqrt(np.maximum(values, 0))
     linear = terms(sent, "3x4")
@@ -130,4 +155,4 @@ def make_map(name: str, coefficients: F64, sent: F64, seen: F64, covariance: F64
     tensors: Sequence[Tensor] = [
         torch.from_numpy(np.ascontiguousarray(v)).float() for v in (coefficients, spread, basis)
     ]
-    return ColourMap(name, tensors[0], hull_of(sent), hull_of(seen), tensors[1], tensors[2])
+    return ColorMap(name, tensors[0], hull_of(sent), hull_of(seen), tensors[1], tensors[2])

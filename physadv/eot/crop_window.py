@@ -9,15 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 16
-"""Windows start and end on whole macroblocks, so that the codec cuts them as it cuts the picture."""
+"""Windows start and end on whole macroblocks, so that the codec cuts them as it cuts the picture.
+"""
 
 
 @dataclass(frozen=True)
-class Window:
-    """The same size of window in each of b pictures, ``origin`` (b, 2) its first row and column; None: all of it.
+class CropWindow:
+    """The same size of window in each of b pictures, ``origin`` (b, 2) its first row and column;
+    None: all of it.
 
-    Round a window pictures go on; round a picture they are reflected. ``margin`` asks for that many pixels more on
-    each side.
+    Round a window pictures go on; round a picture they are reflected. ``margin`` asks for that many
+    pixels more on each side.
     """
 
     picture: tuple[int, int]
@@ -25,7 +27,7 @@ class Window:
     origin: Tensor | None = None
 
     @classmethod
-    def whole(cls, images: Tensor) -> Window:
+    def whole(cls, images: Tensor) -> CropWindow:
         """All of (b, c, h, w) pictures."""
         size = (images.shape[-2], images.shape[-1])
         return cls(size, size)
@@ -39,19 +41,24 @@ class Window:
         """(b, size + 2 margin) row or column numbers of the picture, reflected at its edges."""
         last = self.picture[axis] - 1
         steps = torch.arange(-margin, self.size[axis] + margin)
-        numbers = steps[None] if self.origin is None else self.origin[:, axis : axis + 1].to(steps.device) + steps
+        numbers = (
+            steps[None]
+            if self.origin is None
+            else self.origin[:, axis : axis + 1].to(steps.device) + steps
+        )
         return last - (last - numbers.abs()).abs()
 
     def rows(self, margin: int, like: Tensor) -> Tensor:
-        """(b or 1, h + 2 margin, 1) heights of pixel centres in the picture."""
+        """(b or 1, h + 2 margin, 1) heights of pixel centers in the picture."""
         return self._along(0, margin)[:, :, None].to(like) + 0.5
 
     def columns(self, margin: int, like: Tensor) -> Tensor:
-        """(b or 1, 1, w + 2 margin) widths of pixel centres in the picture."""
+        """(b or 1, 1, w + 2 margin) widths of pixel centers in the picture."""
         return self._along(1, margin)[:, None, :].to(like) + 0.5
 
-    def within(self, boxes: Tensor, margin: int) -> Window:
-        """The smallest window of one size over (b, 4) boxes px, as a part of what ``take(..., margin)`` returns.
+    def within(self, boxes: Tensor, margin: int) -> CropWindow:
+        """The smallest window of one size over (b, 4) boxes px, as a part of what ``take(...,
+        margin)`` returns.
 
         Where a box comes within the margin of the picture's edge its mirror image is held too.
         """
@@ -65,10 +72,15 @@ class Window:
         # An infinite number has no integer: cut it first.
         stop = stop.ceil().clamp(min=torch.zeros(2), max=sides.float()).long().maximum(start + 1)
         size = (stop - start).amax(0)
-        return Window((int(sides[0]), int(sides[1])), (int(size[0]), int(size[1])), start.minimum(sides - size))
+        return CropWindow(
+            (int(sides[0]), int(sides[1])),
+            (int(size[0]), int(size[1])),
+            start.minimum(sides - size),
+        )
 
-    def centres(self, outer: Window, margin: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, 1, w) and (b, h, 1) pixel centres in the picture of a window that ``outer.within`` made."""
+    def centers(self, outer: CropWindow, margin: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, 1, w) and (b, h, 1) pixel centers in the picture of a window that ``outer.within``
+        made."""
         ys, xs = (
             outer._along(axis, margin).expand(len(own), -1).gather(1, own).to(like) + 0.5
             for axis, own in ((0, self._along(0, 0)), (1, self._along(1, 0)))
@@ -80,11 +92,14 @@ class Window:
         if self.origin is None:
             return F.pad(images, (margin,) * 4, mode="reflect") if margin else images
         ys, xs = (self._along(axis, margin).to(images.device) for axis in (0, 1))
-        rows = images.gather(2, ys[:, None, :, None].expand(-1, images.shape[1], -1, images.shape[3]))
+        rows = images.gather(
+            2, ys[:, None, :, None].expand(-1, images.shape[1], -1, images.shape[3])
+        )
         return rows.gather(3, xs[:, None, None, :].expand(-1, images.shape[1], rows.shape[2], -1))
 
     def paste(self, base: Tensor, part: Tensor) -> Tensor:
-        """Pictures ``base`` (b, c, H, W) with the windows replaced by ``part`` (b, c, h, w); differentiable in it."""
+        """Pictures ``base`` (b, c, H, W) with the windows replaced by ``part`` (b, c, h, w);
+        differentiable in it."""
         if self.origin is None:
             return part
         ys, xs = (self._along(axis, 0).to(base.device) for axis in (0, 1))
@@ -98,14 +113,18 @@ class Window:
         )
 
 
-def window_round(boxes: Tensor, picture: tuple[int, int], margin: int, *, most: float = 0.6) -> Window:
-    """The smallest window of one size over (b, 4) boxes x0, y0, x1, y1 in px and ``margin`` px round them.
+def window_round(
+    boxes: Tensor, picture: tuple[int, int], margin: int, *, most: float = 0.6
+) -> CropWindow:
+    """The smallest window of one size over (b, 4) boxes x0, y0, x1, y1 in px and ``margin`` px
+    round them.
 
-    All of the picture where that is over ``most`` of its area, or where its sides are no whole macroblocks.
+    All of the picture where that is over ``most`` of its area, or where its sides are no whole
+    macroblocks.
     """
     height, width = picture
     if height % BLOCK or width % BLOCK or not bool(torch.isfinite(boxes).all()):
-        return Window(picture, picture)
+        return CropWindow(picture, picture)
     ends = torch.tensor([width, height, width, height], device=boxes.device, dtype=boxes.dtype)
     reach = torch.tensor([-margin, -margin, margin, margin], device=boxes.device, dtype=boxes.dtype)
     cut = (boxes + reach).clamp(min=torch.zeros_like(ends), max=ends)
@@ -113,7 +132,7 @@ def window_round(boxes: Tensor, picture: tuple[int, int], margin: int, *, most: 
     blocks = ((cut[:, 2:] / BLOCK).ceil().long() - first).amax(0).clamp(min=1)
     size = (int(blocks[1]) * BLOCK, int(blocks[0]) * BLOCK)
     if size[0] * size[1] > most * height * width:
-        return Window(picture, picture)
+        return CropWindow(picture, picture)
     limit = torch.tensor([width // BLOCK, height // BLOCK], device=boxes.device) - blocks
     origin = first.minimum(limit).clamp(min=0) * BLOCK
-    return Window(picture, size, origin.flip(1).cpu())
+    return CropWindow(picture, size, origin.flip(1).cpu())

@@ -20,18 +20,22 @@ SHAPES = ("rectangle", "circle", "octagon", "bars")
 def make_mask(shape: str, width_mm: float, height_mm: float, *, longest_px: int = 128) -> Tensor:
     """The (1, 1, h, w) mask in [0, 1] of a sticker whose bounding box is width_mm x height_mm.
 
-    Edges are anti-aliased by 4x supersampling. Raises OptionError for an unknown shape and GeometryError for a size
-    that is not positive or a file without visible pixels.
+    Edges are anti-aliased by 4x supersampling. Raises OptionError for an unknown shape and
+    GeometryError for a size that is not positive or a file without visible pixels.
     """
     if not (width_mm > 0 and height_mm > 0):
         raise GeometryError(
-            f"sticker {width_mm:g} x {height_mm:g} mm", "both sides must be over 0 mm", "give --size W,H"
+            f"sticker {width_mm:g} x {height_mm:g} mm",
+            "both sides must be over 0 mm",
+            "give --size W,H",
         )
     scale = longest_px / max(width_mm, height_mm)
     width, height = max(8, round(width_mm * scale)), max(8, round(height_mm * scale))
     mask = _drawn(shape, width, height) if shape in SHAPES else _from_file(shape, width, height)
     if float(mask.max()) < 0.5:
-        raise GeometryError(f"mask {shape}", "holds no visible pixel", "use a picture whose alpha marks the sticker")
+        raise GeometryError(
+            f"mask {shape}", "holds no visible pixel", "use a picture whose alpha marks the sticker"
+        )
     return mask
 
 
@@ -53,12 +57,16 @@ def _drawn(shape: str, width: int, height: int, supersample: int = 4) -> Tensor:
 def _from_file(name: str, width: int, height: int) -> Tensor:
     path = Path(name)
     if path.suffix.lower() not in {".png", ".svg"}:
-        raise OptionError(f"mask {name!r}", f"one of {', '.join(SHAPES)}, or a .png or .svg file", "change --mask")
+        raise OptionError(
+            f"mask {name!r}", f"one of {', '.join(SHAPES)}, or a .png or .svg file", "change --mask"
+        )
     rgba = to_tensor(read_rgba(path, svg_px=4 * width))
     opaque = bool((rgba[3] > 0.999).all())
     # A PNG without alpha marks the sticker by what is not white.
     coverage = 1 - rgba[:3].mean(0, keepdim=True).round() if opaque else rgba[3:]
-    return torch.nn.functional.interpolate(coverage[None], size=(height, width), mode="area").clamp(0, 1)
+    return torch.nn.functional.interpolate(coverage[None], size=(height, width), mode="area").clamp(
+        0, 1
+    )
 
 
 def area_share(mask: Tensor, width_mm: float, height_mm: float, sign_area_mm2: float) -> float:

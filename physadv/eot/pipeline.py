@@ -1,4 +1,5 @@
-"""Between the placed patch and the victim: parameters are sampled first, then applied, so that any draw replays.
+"""Between the placed patch and the victim: parameters are sampled first, then applied, so that any
+draw replays.
 
 The order is that of the light: print, sticker, lamp, air, lens, sensor, processor, codec.
 """
@@ -11,21 +12,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from physadv.eot.transforms import blur_and_noise
-from physadv.eot.transforms import photometry
+from physadv.eot.color_map import ColorMap
+from physadv.eot.crop_window import CropWindow, window_round
+from physadv.eot.placement import Placement, place_patch, reached_px
+from physadv.eot.presets import EotRanges, Range
+from physadv.eot.ranges import NO_CODEC
+from physadv.eot.sampling import draw_uniform as uniform_from
+from physadv.eot.sampling import happens, moved, streams
+from physadv.eot.scenes.signs import SceneBatch
+from physadv.eot.transforms import blur_and_noise, photometry
 from physadv.eot.transforms.air import Air, look_through, sample_air
 from physadv.eot.transforms.bend import Bend, sample_bend
-from physadv.eot.transforms.lens_distortion import Radial, distort, sample_radial, undistorted
-from physadv.eot.transforms.codec import jpeg, stream
-from physadv.eot.color_map import ColourMap
-from physadv.eot.sampling import happens, moved, streams
-from physadv.eot.sampling import uniform as uniform_from
-from physadv.eot.warp import Lookup
-from physadv.eot.transforms.light import Lighting, illuminate, sample_lighting, sign_spot
-from physadv.eot.placement import Placement, place, reached_px
-from physadv.eot.presets import EotRanges, Range
-from physadv.eot.transforms.printer import MeasuredPrinter, draw_printer, printed_light
-from physadv.eot.ranges import NO_CODEC
+from physadv.eot.transforms.codec import differentiable_jpeg, stream
 from physadv.eot.transforms.image_processing import (
     PatchPixels,
     PicturePixels,
@@ -34,14 +32,17 @@ from physadv.eot.transforms.image_processing import (
     sharpen,
     tone_curve,
 )
-from physadv.eot.scenes.signs import SceneBatch
+from physadv.eot.transforms.lens_distortion import Radial, distort, sample_radial, undistorted
+from physadv.eot.transforms.light import Lighting, illuminate, sample_lighting, sign_spot
+from physadv.eot.transforms.printer import MeasuredPrinter, draw_printer, printed_light
 from physadv.eot.transforms.sensor import RING, Sensor, banded, expose_sensor, sample_sensor
-from physadv.eot.crop_window import Window, window_round
+from physadv.eot.warp import Lookup
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Parameters of one EOT draw for b scenes; tensors are (b,) unless said otherwise. None: the effect is off."""
+    """Parameters of one EOT draw for b scenes; tensors are (b,) unless said otherwise. None: the
+    effect is off."""
 
     black: Tensor  # (3,)
     white: Tensor  # (3,)
@@ -77,11 +78,16 @@ class Draw:
 
 
 def sample(
-    scenes: SceneBatch, ranges: EotRanges, generator: torch.Generator, *, colours: ColourMap | None = None
+    scenes: SceneBatch,
+    ranges: EotRanges,
+    generator: torch.Generator,
+    *,
+    colors: ColorMap | None = None,
 ) -> Draw:
     """Draw everything between the print and the victim for ``scenes``; the generator alone decides.
 
-    ``colours`` is a measured printer: its map takes the place of the drawn inks, with its residual spread.
+    ``colours`` is a measured printer: its map takes the place of the drawn inks, with its residual
+    spread.
     """
     count, height = len(scenes.images), scenes.images.shape[-2]
     named, spot = streams(generator), sign_spot(scenes.homography)
@@ -90,7 +96,9 @@ def sample(
         return uniform_from(generator, bounds, *(shape or (count,)))
 
     def optional(name: str) -> Tensor | None:
-        return uniform_from(named(name), getattr(ranges, name), count) if ranges.acts(name) else None
+        return (
+            uniform_from(named(name), getattr(ranges, name), count) if ranges.acts(name) else None
+        )
 
     leak = uniform(ranges.ink_mixing, 3, 3) / 2
     mixing = leak - torch.diag(leak.diagonal())
@@ -109,7 +117,8 @@ def sample(
         contrast=uniform(ranges.contrast),
         brightness=uniform(ranges.brightness),
         gamma=uniform(ranges.gamma),
-        # A sign seen small is enlarged to the victim's input: the blur of that belongs to its distance.
+        # A sign seen small is enlarged to the victim's input: the blur of that belongs to its
+        # distance.
         sigma=(uniform(ranges.defocus_px) ** 2 + 0.2 * (scenes.enlargement**2 - 1)).sqrt(),
         motion=uniform(ranges.motion_px),
         motion_angle=uniform((0.0, 3.1416)),
@@ -117,13 +126,14 @@ def sample(
         shot=uniform(ranges.shot_noise),
         normal=torch.randn(scenes.images.shape, generator=generator),
         quality=uniform(ranges.jpeg_quality) if ranges.jpeg_quality != NO_CODEC else None,
-        # What follows draws from streams of its own: another effect switched on moves none of the others.
-        measured=draw_printer(colours, named("printer")),
+        # What follows draws from streams of its own: another effect switched on moves none of the
+        # others.
+        measured=draw_printer(colors, named("printer")),
         patch_pixels=sample_patch_pixels(count, ranges, named("patch pixels")),
         bend=sample_bend(count, ranges, named("bend")),
         lighting=sample_lighting(spot, ranges, named("light")),
         air=sample_air(spot, scenes.distance_m, ranges, named("air")),
-        radial=sample_radial(count, ranges, spot.centre_px, named("lens")),
+        radial=sample_radial(count, ranges, spot.center_px, named("lens")),
         sensor=sample_sensor(count, height, ranges, named("sensor")),
         tone_curve=optional("tone_curve"),
         sharpening=optional("sharpening"),
@@ -133,10 +143,14 @@ def sample(
     )
 
 
-def apply(patch: Tensor, mask: Tensor, placement: Placement, scenes: SceneBatch, draw: Draw) -> Tensor:
-    """The whole way: print the patch, put it on every scene, photograph. (1, 3, ph, pw) -> (b, 3, h, w).
+def apply(
+    patch: Tensor, mask: Tensor, placement: Placement, scenes: SceneBatch, draw: Draw
+) -> Tensor:
+    """The whole way: print the patch, put it on every scene, photograph. (1, 3, ph, pw) -> (b, 3,
+    h, w).
 
-    Only a window round the patch is rendered with it; the rest of the picture is that of the clean scene.
+    Only a window round the patch is rendered with it; the rest of the picture is that of the clean
+    scene.
     """
     light, pinhole = _scene_light(scenes, draw), _pinhole(scenes, draw)
     edited = patch if draw.patch_pixels is None else draw.patch_pixels.apply(patch)
@@ -145,11 +159,21 @@ def apply(patch: Tensor, mask: Tensor, placement: Placement, scenes: SceneBatch,
     part = window.take(light, margin)
     for homography in _places(scenes):
         picture = (light.shape[-2], light.shape[-1])
-        near = window.within(reached_px(placement, homography, draw.bend, draw.radial, picture), margin)
-        placed = place(
-            near.take(part), printed, mask, homography, placement, scenes.gain, scenes.lift,
-            at=near.centres(window, margin, light), pinhole=pinhole, bend=draw.bend,
-        )  # fmt: skip
+        near = window.within(
+            reached_px(placement, homography, draw.bend, draw.radial, picture), margin
+        )
+        placed = place_patch(
+            near.take(part),
+            printed,
+            mask,
+            homography,
+            placement,
+            scenes.gain,
+            scenes.lift,
+            at=near.centers(window, margin, light),
+            pinhole=pinhole,
+            bend=draw.bend,
+        )
         part = near.paste(part, placed)
     seen = _photograph(part, draw, window, margin)
     if window.is_whole:
@@ -165,31 +189,41 @@ def without_patch(scenes: SceneBatch, draw: Draw) -> Tensor:
 
 
 def photograph(light: Tensor, draw: Draw) -> Tensor:
-    """Lamp, air, lens, sensor, processor and codec: (b, 3, h, w) linear light -> sRGB in [0, 1]; differentiable."""
-    window, margin = Window.whole(light), _margin(light, draw)
+    """Lamp, air, lens, sensor, processor and codec: (b, 3, h, w) linear light -> sRGB in [0, 1];
+    differentiable."""
+    window, margin = CropWindow.whole(light), _margin(light, draw)
     return _photograph(window.take(light, margin), draw, window, margin)
 
 
-def _photograph(light: Tensor, draw: Draw, window: Window, margin: int) -> Tensor:
-    """As :func:`photograph`, of a window of the picture whose light is given with ``margin`` px round it."""
+def _photograph(light: Tensor, draw: Draw, window: CropWindow, margin: int) -> Tensor:
+    """As :func:`photograph`, of a window of the picture whose light is given with ``margin`` px
+    round it."""
     ring = _ring(draw)
     lit = _on_the_way(light, draw, window.columns(margin, light), window.rows(margin, light))
     exposed = photometry.expose(lit, draw.ev, draw.white_balance)
     sharp = not bool((draw.sigma + draw.motion).any())
-    focused = exposed if sharp else blur_and_noise.blurred(exposed, draw.sigma, draw.motion, draw.motion_angle)
+    focused = (
+        exposed
+        if sharp
+        else blur_and_noise.blurred(exposed, draw.sigma, draw.motion, draw.motion_angle)
+    )
     seen = blur_and_noise.cut_margin(focused, margin - ring)
     normal = window.take(draw.normal.to(light), ring)
     if draw.sensor is not None:
-        seen = expose_sensor(banded(seen, window.rows(ring, light), draw.sensor), normal, draw.sensor)
-    encoded = _processed(photometry.to_srgb(seen.clamp(0, 1)), draw)
+        seen = expose_sensor(
+            banded(seen, window.rows(ring, light), draw.sensor), normal, draw.sensor
+        )
+    encoded = _processed(photometry.linear_to_srgb(seen.clamp(0, 1)), draw)
     inner = blur_and_noise.cut_margin(encoded, ring)
     if bool((draw.read + draw.shot).any()):
-        inner = blur_and_noise.sensor_noise(inner, blur_and_noise.cut_margin(normal, ring), draw.read, draw.shot)
+        inner = blur_and_noise.sensor_noise(
+            inner, blur_and_noise.cut_margin(normal, ring), draw.read, draw.shot
+        )
     return _coded(inner.clamp(0, 1), draw)
 
 
 def _on_the_way(light: Tensor, draw: Draw, xs: Tensor, ys: Tensor) -> Tensor:
-    """Lamp and air, at pixel centres."""
+    """Lamp and air, at pixel centers."""
     lit = light if draw.lighting is None else illuminate(light, xs, ys, draw.lighting)
     return lit if draw.air is None else look_through(lit, xs, ys, draw.air)
 
@@ -197,7 +231,9 @@ def _on_the_way(light: Tensor, draw: Draw, xs: Tensor, ys: Tensor) -> Tensor:
 def _processed(encoded: Tensor, draw: Draw) -> Tensor:
     """Tone, sharpening and papers' pixel arithmetic."""
     plain = bool(((draw.contrast == 1) & (draw.brightness == 0) & (draw.gamma == 1)).all())
-    image = encoded if plain else photometry.tone(encoded, draw.contrast, draw.brightness, draw.gamma)
+    image = (
+        encoded if plain else photometry.tone(encoded, draw.contrast, draw.brightness, draw.gamma)
+    )
     if draw.tone_curve is not None:
         image = tone_curve(image, draw.tone_curve)
     if draw.sharpening is not None:
@@ -210,18 +246,20 @@ def _coded(image: Tensor, draw: Draw) -> Tensor:
     if draw.quality is None:
         return image
     if draw.video is None or draw.video_qp is None:
-        return jpeg(image, draw.quality)
+        return differentiable_jpeg(image, draw.quality)
     return stream(image, draw.quality, draw.video, draw.video_qp)
 
 
 def _scene_light(scenes: SceneBatch, draw: Draw) -> Tensor:
-    light = photometry.to_linear(scenes.images)
+    light = photometry.srgb_to_linear(scenes.images)
     return light if draw.radial is None else distort(light, draw.radial)
 
 
 def _pinhole(scenes: SceneBatch, draw: Draw) -> Lookup | None:
     picture = (scenes.images.shape[-2], scenes.images.shape[-1])
-    return None if draw.radial is None else partial(undistorted, radial=draw.radial, picture=picture)
+    return (
+        None if draw.radial is None else partial(undistorted, radial=draw.radial, picture=picture)
+    )
 
 
 def _places(scenes: SceneBatch) -> tuple[Tensor, ...]:
@@ -234,21 +272,30 @@ def _ring(draw: Draw) -> int:
 
 
 def _margin(light: Tensor, draw: Draw) -> int:
-    """Pixels that the picture needs round it: the lens's reach, and the sensor's and the sharpening's.
+    """Pixels that the picture needs round it: the lens's reach, and the sensor's and the
+    sharpening's.
 
     Rounded up to where the Fourier transform of a square picture is fast.
     """
     height, width = light.shape[-2:]
     least = blur_and_noise.lens_reach(draw.sigma, draw.motion, (height, width)) + _ring(draw)
     return min(
-        (blur_and_noise.smooth_size(height + 2 * least) - height) // 2 if height % 2 == 0 else least, height - 1, width - 1
+        (blur_and_noise.smooth_size(height + 2 * least) - height) // 2
+        if height % 2 == 0
+        else least,
+        height - 1,
+        width - 1,
     )
 
 
-def _window(placement: Placement, scenes: SceneBatch, draw: Draw) -> Window:
+def _window(placement: Placement, scenes: SceneBatch, draw: Draw) -> CropWindow:
     """The part of the picture that the patch can reach."""
     picture = (scenes.images.shape[-2], scenes.images.shape[-1])
-    boxes = torch.stack([reached_px(placement, h, draw.bend, draw.radial, picture) for h in _places(scenes)])
+    boxes = torch.stack(
+        [reached_px(placement, h, draw.bend, draw.radial, picture) for h in _places(scenes)]
+    )
     return window_round(
-        torch.cat([boxes[..., :2].amin(0), boxes[..., 2:].amax(0)], -1), picture, _margin(scenes.images, draw)
+        torch.cat([boxes[..., :2].amin(0), boxes[..., 2:].amax(0)], -1),
+        picture,
+        _margin(scenes.images, draw),
     )

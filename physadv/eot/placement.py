@@ -1,4 +1,5 @@
-"""Placing a patch on a sign: its rectangle in millimetres on the plane, then into the picture by the homography."""
+"""Placing a patch on a sign: its rectangle in millimeters on the plane, then into the picture by
+the homography."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ from torch import Tensor
 
 from physadv.eot.transforms.bend import Bend, unbend
 from physadv.eot.transforms.lens_distortion import Radial, distorted
-from physadv.eot.warp import Lookup, apply_homography, warp_texture
 from physadv.eot.transforms.photometry import over
+from physadv.eot.warp import Lookup, apply_homography, warp_texture
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the sticker's bounding box lies on the sign, in mm from the sign's centre (x right, y down)."""
+    """Where the sticker's bounding box lies on the sign, in mm from the sign's center (x right, y
+    down)."""
 
     width_mm: float
     height_mm: float
@@ -26,10 +28,12 @@ class Placement:
     def rectangle_mm(self) -> Tensor:
         """(4,): x0, y0, width, height."""
         x, y = self.center_mm
-        return torch.tensor([x - self.width_mm / 2, y - self.height_mm / 2, self.width_mm, self.height_mm])
+        return torch.tensor(
+            [x - self.width_mm / 2, y - self.height_mm / 2, self.width_mm, self.height_mm]
+        )
 
 
-def place(
+def place_patch(
     scene_light: Tensor,
     light: Tensor,
     mask: Tensor,
@@ -44,33 +48,45 @@ def place(
 ) -> Tensor:
     """Lay a patch on b scenes; linear light in, linear light out.
 
-    ``scene_light`` (b, 3, h, w); ``light`` (1, 3, ph, pw) the patch's linear light, or (b, 3, ph, pw) one for each
-    scene; ``mask`` (1, 1, ph, pw); ``homography`` (b, 3, 3) plane mm to px; ``gain`` and ``lift`` (b, 3) relight it to
-    each scene. ``at`` and ``pinhole`` as in :func:`~physadv.eot.warp.warp_texture`; ``bend`` bends the sticker.
+    ``scene_light`` (b, 3, h, w); ``light`` (1, 3, ph, pw) the patch's linear light, or (b, 3, ph,
+    pw) one for each scene; ``mask`` (1, 1, ph, pw); ``homography`` (b, 3, 3) plane mm to px;
+    ``gain`` and ``lift`` (b, 3) relight it to each scene. ``at`` and ``pinhole`` as in
+    :func:`~physadv.eot.warp.warp_texture`; ``bend`` bends the sticker.
     """
     texture = torch.cat([light * mask, mask.expand(len(light), -1, -1, -1)], 1)
     size = (scene_light.shape[-2], scene_light.shape[-1])
     rectangle = placement.rectangle_mm.to(scene_light)
     bending = None if bend is None else partial(unbend, rectangle_mm=rectangle, bend=bend)
     warped = warp_texture(
-        texture, homography.to(scene_light), rectangle, size, at=at, pinhole=pinhole, bending=bending
-    )  # fmt: skip
+        texture,
+        homography.to(scene_light),
+        rectangle,
+        size,
+        at=at,
+        pinhole=pinhole,
+        bending=bending,
+    )
     alpha = warped[:, 3:].clamp(0, 1)
     relit = warped[:, :3] * gain[:, :, None, None] + lift[:, :, None, None] * alpha
     return over(scene_light, relit.clamp(0, None).minimum(alpha), alpha)
 
 
 def reached_px(
-    placement: Placement, homography: Tensor, bend: Bend | None, radial: Radial | None, picture: tuple[int, int]
+    placement: Placement,
+    homography: Tensor,
+    bend: Bend | None,
+    radial: Radial | None,
+    picture: tuple[int, int],
 ) -> Tensor:
-    """(b, 4) boxes x0, y0, x1, y1 in px that hold the sticker, bent and seen through the lens, in (h, w) pictures."""
+    """(b, 4) boxes x0, y0, x1, y1 in px that hold the sticker, bent and seen through the lens, in
+    (h, w) pictures."""
     x, y, width, height = placement.rectangle_mm.tolist()
     slack = 1.0 if bend is None else 1.0 + 1.5 * float(bend.shift_mm.abs().max())
     x0, y0, x1, y1 = x - slack, y - slack, x + width + slack, y + height + slack
     xm, ym = (x0 + x1) / 2, (y0 + y1) / 2
     edge = torch.tensor(
         [[x0, y0], [xm, y0], [x1, y0], [x1, ym], [x1, y1], [xm, y1], [x0, y1], [x0, ym]]
-    ).to(homography)  # fmt: skip
+    ).to(homography)
     points = apply_homography(homography, edge.expand(len(homography), -1, 2))
     room = 1.0
     if radial is not None:

@@ -1,7 +1,8 @@
 """Named ranges: the published ones as their papers and code state them, and ours.
 
-A published preset acts as its paper does, with that paper's shortcuts: pixel arithmetic on the encoded picture, no
-printer, no lens. What a paper leaves open (distances, margins) is filled from `default` and said in docs/eot.md.
+A published preset acts as its paper does, with that paper's shortcuts: pixel arithmetic on the
+encoded picture, no printer, no lens. What a paper leaves open (distances, margins) is filled from
+`default` and said in docs/eot.md.
 """
 
 from __future__ import annotations
@@ -18,53 +19,102 @@ FOOT_M = 0.3048
 PRESETS: dict[str, EotRanges] = {
     "default": EotRanges(),
     "camera": EotRanges(
-        distance_m=(1.5, 15.0), field_of_view_deg=(45.0, 90.0), sensor_px=(1280.0, 2560.0), lens_k1=(-0.06, 0.03),
-        yaw_deg=(-45.0, 45.0), bend_mm=(0.0, 3.0), curl_deg=(0.0, 30.0),
-        shadow_probability=(0.3, 0.3), shadow_ev=(0.3, 2.0), shadow_edge_mm=(5.0, 120.0), gradient_ev=(0.0, 1.2),
-        highlight_probability=(0.2, 0.2), highlight=(0.05, 0.6), highlight_mm=(20.0, 120.0),
-        temperature_k=(4800.0, 9000.0), occlusion_probability=(0.1, 0.1), occlusion_mm=(8.0, 60.0),
-        haze_per_km=(0.0, 6.0), white_balance=(0.9, 1.12), rolling_ev=(0.0, 0.3), rolling_rows=(0.15, 1.0),
-        full_well_e=(600.0, 12000.0), read_noise_e=(1.5, 8.0), bayer_probability=(1.0, 1.0),
-        tone_curve=(0.0, 0.6), contrast=(0.85, 1.15), brightness=(-0.05, 0.05), gamma=(0.85, 1.2),
-        sharpening=(0.0, 0.8), read_noise=(0.0, 0.0), shot_noise=(0.0, 0.0), jpeg_quality=(40.0, 95.0),
-        video_probability=(0.3, 0.3), video_qp=(20.0, 38.0),
+        distance_m=(1.5, 15.0),
+        field_of_view_deg=(45.0, 90.0),
+        sensor_px=(1280.0, 2560.0),
+        lens_k1=(-0.06, 0.03),
+        yaw_deg=(-45.0, 45.0),
+        bend_mm=(0.0, 3.0),
+        curl_deg=(0.0, 30.0),
+        shadow_probability=(0.3, 0.3),
+        shadow_ev=(0.3, 2.0),
+        shadow_edge_mm=(5.0, 120.0),
+        gradient_ev=(0.0, 1.2),
+        highlight_probability=(0.2, 0.2),
+        highlight=(0.05, 0.6),
+        highlight_mm=(20.0, 120.0),
+        temperature_k=(4800.0, 9000.0),
+        occlusion_probability=(0.1, 0.1),
+        occlusion_mm=(8.0, 60.0),
+        haze_per_km=(0.0, 6.0),
+        white_balance=(0.9, 1.12),
+        rolling_ev=(0.0, 0.3),
+        rolling_rows=(0.15, 1.0),
+        full_well_e=(600.0, 12000.0),
+        read_noise_e=(1.5, 8.0),
+        bayer_probability=(1.0, 1.0),
+        tone_curve=(0.0, 0.6),
+        contrast=(0.85, 1.15),
+        brightness=(-0.05, 0.05),
+        gamma=(0.85, 1.2),
+        sharpening=(0.0, 0.8),
+        read_noise=(0.0, 0.0),
+        shot_noise=(0.0, 0.0),
+        jpeg_quality=(40.0, 95.0),
+        video_probability=(0.3, 0.3),
+        video_qp=(20.0, 38.0),
     ),
     "athalye": replace(
-        NOTHING, roll_deg=(-22.5, 22.5), yaw_deg=(-40.0, 40.0), pitch_deg=(-15.0, 15.0), pixel_gain=(0.5, 2.0),
-        pixel_offset=(-0.15, 0.15), channel_gain=(0.7, 1.3), channel_offset=(-0.15, 0.15), read_noise=(0.0, 0.1),
+        NOTHING,
+        roll_deg=(-22.5, 22.5),
+        yaw_deg=(-40.0, 40.0),
+        pitch_deg=(-15.0, 15.0),
+        pixel_gain=(0.5, 2.0),
+        pixel_offset=(-0.15, 0.15),
+        channel_gain=(0.7, 1.3),
+        channel_offset=(-0.15, 0.15),
+        read_noise=(0.0, 0.1),
     ),
     "brown": replace(NOTHING, roll_deg=(-45.0, 45.0)),
     "rp2": replace(
-        NOTHING, distance_m=(5 * FOOT_M, 40 * FOOT_M), field_of_view_deg=(65.0, 65.0), sensor_px=(1920.0, 1920.0),
+        NOTHING,
+        distance_m=(5 * FOOT_M, 40 * FOOT_M),
+        field_of_view_deg=(65.0, 65.0),
+        sensor_px=(1920.0, 1920.0),
         yaw_deg=(-60.0, 60.0),
     ),
     "thys": replace(
-        NOTHING, roll_deg=(-20.0, 20.0), patch_contrast=(0.8, 1.2), patch_brightness=(-0.1, 0.1),
+        NOTHING,
+        roll_deg=(-20.0, 20.0),
+        patch_contrast=(0.8, 1.2),
+        patch_brightness=(-0.1, 0.1),
         patch_noise=(0.1, 0.1),
     ),
     "tsea": replace(
-        NOTHING, roll_deg=(-20.0, 20.0), patch_contrast=(0.8, 1.2), patch_brightness=(-0.1, 0.1),
-        patch_noise=(0.1, 0.1), cutout_probability=(0.9, 0.9), cutout_share=(0.4, 0.4),
+        NOTHING,
+        roll_deg=(-20.0, 20.0),
+        patch_contrast=(0.8, 1.2),
+        patch_brightness=(-0.1, 0.1),
+        patch_noise=(0.1, 0.1),
+        cutout_probability=(0.9, 0.9),
+        cutout_share=(0.4, 0.4),
     ),
-}  # fmt: skip
+}
 
 SOURCES: dict[str, str] = {
     "default": "ours: what the demo and the bundles shipped so far were made with",
     "camera": "ours: the whole way from print to stream, every effect on",
-    "athalye": "Athalye 2018, the printed objects: light x0.5-2 and +-0.15, per channel x0.7-1.3 and +-0.15, noise to "
-    "0.1; roll +-22.5 deg is their 2-D range; their 3-D objects turn freely, a flat sign keeps the yaw and pitch of "
+    "athalye": "Athalye 2018, the printed objects: light x0.5-2 and +-0.15, per channel x0.7-1.3 "
+    "and +-0.15, noise to "
+    "0.1; roll +-22.5 deg is their 2-D range; their 3-D objects turn freely, a flat sign keeps "
+    "the yaw and pitch of "
     "`default`",
     "brown": "Brown 2017: rotation +-45 deg; scale and place are the scene's",
-    "rp2": "Eykholt 2018, the stationary test: 5 to 40 feet, 0 to 60 deg; RP2 itself samples photos and states no "
+    "rp2": "Eykholt 2018, the stationary test: 5 to 40 feet, 0 to 60 deg; RP2 itself samples "
+    "photos and states no "
     "ranges; the camera (65 deg, 1920 px) is ours",
-    "thys": "Thys 2019: rotation +-20 deg, contrast 0.8-1.2, brightness +-0.1, uniform noise +-0.1, on the patch; "
+    "thys": "Thys 2019: rotation +-20 deg, contrast 0.8-1.2, brightness +-0.1, uniform noise "
+    "+-0.1, on the patch; "
     "the scale (0.2 of the box's diagonal) is the placement's",
-    "tsea": "T-SEA, Huang 2023: as Thys, and a grey square of 0.4 of the patch's side in 0.9 of the draws",
+    "tsea": "T-SEA, Huang 2023: as Thys, and a gray square of 0.4 of the patch's side in 0.9 of "
+    "the draws",
 }
 
 
 def eot_preset(name: str) -> EotRanges:
     """Ranges by name. Raises OptionError naming the known ones."""
     if name not in PRESETS:
-        raise OptionError(f"EOT preset {name!r}", f"one of {', '.join(PRESETS)}", "choose one with --eot")
+        raise OptionError(
+            f"EOT preset {name!r}", f"one of {', '.join(PRESETS)}", "choose one with --eot"
+        )
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""Measured profiles as JSON files: a printer and camera's colours, and a camera's lens."""
+"""Measured profiles as JSON files: a printer and camera's colors, and a camera's lens."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ import numpy.typing as npt
 
 from physadv.core.errors import CalibrationError
 from physadv.core.files import write_json
-from physadv.eot.color_map import DEGREES, ColourMap, exponents, make_map
+from physadv.eot.color_map import DEGREES, ColorMap, exponents, make_map
 
 F64 = npt.NDArray[np.float64]
-COLOUR_KIND, CAMERA_KIND = "physadv colour profile 1", "physadv camera profile 1"
+COLOR_KIND, CAMERA_KIND = "physadv color profile 1", "physadv camera profile 1"
 PIXELS = "origin at the outer corner of the top-left pixel"
 Table = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class ColourProfile:
-    """What one camera shows of one printer's colours on one paper, all sRGB-encoded, bare paper being 1.
+class ColorProfile:
+    """What one camera shows of one printer's colors on one paper, all sRGB-encoded, bare paper
+    being 1.
 
-    ``sent`` (n, 3) and ``seen`` (n, 3) are the measured pairs, ``coefficients`` (k, 3) the map fitted to them,
-    ``covariance`` (3, 3) that of its leave-one-out residuals; ``de00`` its leave-one-out colour differences (mean, p95)
-    and ``maps`` those of every map that was tried. ``about`` names printer, paper, camera and more.
+    ``sent`` (n, 3) and ``seen`` (n, 3) are the measured pairs, ``coefficients`` (k, 3) the map
+    fitted to them, ``covariance`` (3, 3) that of its leave-one-out residuals; ``de00`` its
+    leave-one-out color differences (mean, p95) and ``maps`` those of every map that was tried.
+    ``about`` names printer, paper, camera and more.
     """
 
     map: str
@@ -44,24 +46,28 @@ class ColourProfile:
     camera: str = ""
     about: dict[str, Any] = field(default_factory=dict)
 
-    def colour_map(self) -> ColourMap:
+    def color_map(self) -> ColorMap:
         """The differentiable map, for training."""
         return make_map(self.map, self.coefficients, self.sent, self.seen, self.covariance)
 
     def as_dict(self) -> dict[str, Any]:
         """For the JSON file."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        lists = {k: v.round(7).tolist() if isinstance(v, np.ndarray) else v for k, v in plain.items()}
+        lists = {
+            k: v.round(7).tolist() if isinstance(v, np.ndarray) else v for k, v in plain.items()
+        }
         about = lists.pop("about")
         measured = {k: lists.pop(k) for k in ("coefficients", "covariance", "sent", "seen")}
-        return {"kind": COLOUR_KIND, **lists, **about, **measured}
+        return {"kind": COLOR_KIND, **lists, **about, **measured}
 
 
 @dataclass(frozen=True)
 class CameraProfile:
-    """A camera's lens: focal lengths and principal point in px (origin: outer corner of the top-left pixel).
+    """A camera's lens: focal lengths and principal point in px (origin: outer corner of the
+    top-left pixel).
 
-    ``distortion`` is (k1, k2, p1, p2, k3) of Brown (1966) as OpenCV orders them; ``rms_px`` the reprojection error.
+    ``distortion`` is (k1, k2, p1, p2, k3) of Brown (1966) as OpenCV orders them; ``rms_px`` the
+    reprojection error.
     """
 
     fx: float
@@ -84,60 +90,94 @@ class CameraProfile:
 
     @property
     def opencv_matrix(self) -> F64:
-        """The same for OpenCV, which counts from the centre of the first pixel."""
+        """The same for OpenCV, which counts from the center of the first pixel."""
         return np.asarray(self.matrix - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]), np.float64)
 
     def as_dict(self) -> dict[str, Any]:
         """For the JSON file."""
         plain = asdict(self)
         about = plain.pop("about")
-        table = {"kind": CAMERA_KIND, "matrix": self.matrix.tolist(), "image_size": [self.width, self.height]}
+        table = {
+            "kind": CAMERA_KIND,
+            "matrix": self.matrix.tolist(),
+            "image_size": [self.width, self.height],
+        }
         for name in ("fx", "fy", "cx", "cy", "width", "height"):
             plain.pop(name)
         return {**table, **plain, "distortion": list(self.distortion), "pixels": PIXELS, **about}
 
 
-def write_profile(path: str | Path, profile: ColourProfile | CameraProfile) -> Path:
+def write_profile(path: str | Path, profile: ColorProfile | CameraProfile) -> Path:
     """Write a profile as JSON, atomically."""
     return write_json(path, profile.as_dict())
 
 
-def read_colour_profile(path: str | Path) -> ColourProfile:
-    """Read what `calibrate fit` wrote. Raises CalibrationError for another file, a damaged or an impossible one."""
-    table = _table(path, COLOUR_KIND, "physadv calibrate fit")
-    known = {f.name for f in fields(ColourProfile)} - {"about"}
+def read_color_profile(path: str | Path) -> ColorProfile:
+    """Read what `calibrate fit` wrote. Raises CalibrationError for another file, a damaged or an
+    impossible one."""
+    table = _table(path, COLOR_KIND, "physadv calibrate fit")
+    known = {f.name for f in fields(ColorProfile)} - {"about"}
     try:
         name = str(table["map"])
-        arrays = {k: np.asarray(table[k], np.float64) for k in ("coefficients", "covariance", "sent", "seen")}
+        arrays = {
+            k: np.asarray(table[k], np.float64)
+            for k in ("coefficients", "covariance", "sent", "seen")
+        }
         plain = {k: v for k, v in table.items() if k in known and k not in arrays}
         about = {k: v for k, v in table.items() if k not in known and k != "kind"}
-        profile = ColourProfile(**{**plain, **arrays, "about": about})
+        profile = ColorProfile(**{**plain, **arrays, "about": about})
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"a field is missing or misshapen ({error})") from error
     if name not in DEGREES:
         raise _damaged(path, f"map {name!r} is none of {', '.join(DEGREES)}")
-    shapes = {"coefficients": (len(exponents(name)), 3), "covariance": (3, 3), "seen": profile.sent.shape}
+    shapes = {
+        "coefficients": (len(exponents(name)), 3),
+        "covariance": (3, 3),
+        "seen": profile.sent.shape,
+    }
     wrong = [k for k, shape in shapes.items() if arrays[k].shape != shape]
     if wrong or profile.sent.ndim != 2 or profile.sent.shape[1:] != (3,) or len(profile.sent) < 8:
-        raise _damaged(path, f"{', '.join(wrong) or 'sent'} has another shape than the map {name!r} needs")
+        raise _damaged(
+            path, f"{', '.join(wrong) or 'sent'} has another shape than the map {name!r} needs"
+        )
     if not all(np.isfinite(v).all() for v in arrays.values()):
         raise _damaged(path, "it holds numbers that are not finite")
     return profile
 
 
 def read_camera_profile(path: str | Path) -> CameraProfile:
-    """Read what `calibrate camera` wrote. Raises CalibrationError for another file, a damaged or an impossible one."""
+    """Read what `calibrate camera` wrote. Raises CalibrationError for another file, a damaged or an
+    impossible one."""
     table = _table(path, CAMERA_KIND, "physadv calibrate camera")
     try:
         matrix = np.asarray(table["matrix"], np.float64).reshape(3, 3)
         width, height = (int(v) for v in table["image_size"])
         lens = tuple(float(v) for v in table["distortion"])
-        known = {"kind", "matrix", "image_size", "distortion", "rms_px", "n_views", "created", "camera", "pixels"}
+        known = {
+            "kind",
+            "matrix",
+            "image_size",
+            "distortion",
+            "rms_px",
+            "n_views",
+            "created",
+            "camera",
+            "pixels",
+        }
         profile = CameraProfile(
-            matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2], lens, width, height, float(table["rms_px"]),
-            int(table["n_views"]), str(table["created"]), str(table.get("camera", "")),
+            matrix[0, 0],
+            matrix[1, 1],
+            matrix[0, 2],
+            matrix[1, 2],
+            lens,
+            width,
+            height,
+            float(table["rms_px"]),
+            int(table["n_views"]),
+            str(table["created"]),
+            str(table.get("camera", "")),
             {k: v for k, v in table.items() if k not in known},
-        )  # fmt: skip
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"a field is missing or misshapen ({error})") from error
     finite = np.isfinite(matrix).all() and np.isfinite(lens).all()
@@ -153,7 +193,9 @@ def _table(path: str | Path, kind: str, command: str) -> Table:
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise CalibrationError(f"{file}", "not a readable JSON file", f"make a profile with `{command}`") from error
+        raise CalibrationError(
+            f"{file}", "not a readable JSON file", f"make a profile with `{command}`"
+        ) from error
     found = table.get("kind") if isinstance(table, dict) else None
     if found != kind:
         limit = f"its kind is {found!r}, not {kind!r}"

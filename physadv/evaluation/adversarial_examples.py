@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from physadv.attacks._classifier_step import Classifier, quiet
+from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.core.image_io import save_png
 from physadv.core.rows import Row, append_rows, read_rows
 
@@ -16,20 +16,33 @@ SHOWN, GAIN = 8, 10
 Names = Callable[[int], str]
 
 
-class Examples:
-    """Keeps, from each call, the broken images whose wrong verdict is the surest: picture, change and verdicts.
+class AdversarialExamples:
+    """Keeps, from each call, the broken images whose wrong verdict is the surest: picture, change
+    and verdicts.
 
-    ``folder`` gets ``<index>-{clean,adversarial,change}.png`` and ``examples.jsonl``. ``name`` turns a class number
-    into its name. The change is shown ``GAIN`` times as strong, around middle grey.
+    ``folder`` gets ``<index>-{clean,adversarial,change}.png`` and ``examples.jsonl``. ``name``
+    turns a class number into its name. The change is shown ``GAIN`` times as strong, around middle
+    gray.
     """
 
-    def __init__(self, folder: Path, victim: Classifier, name: Names, labels: Sequence[int], *, each: int = 3) -> None:
-        self.folder, self.victim, self.name, self.labels, self.each = folder, victim, name, labels, each
+    def __init__(
+        self, folder: Path, victim: Classifier, name: Names, labels: Sequence[int], *, each: int = 3
+    ) -> None:
+        self.folder, self.victim, self.name, self.labels, self.each = (
+            folder,
+            victim,
+            name,
+            labels,
+            each,
+        )
 
     def __call__(self, positions: Sequence[int], clean: Tensor, found: Tensor) -> None:
         """Look at clean and adversarial images (b, c, h, w) of the samples at ``positions``."""
-        with quiet(self.victim), torch.no_grad():
-            before, after = self.victim(clean).float().softmax(1).max(1), self.victim(found).float().softmax(1).max(1)
+        with frozen_eval(self.victim), torch.no_grad():
+            before, after = (
+                self.victim(clean).float().softmax(1).max(1),
+                self.victim(found).float().softmax(1).max(1),
+            )
         surest = after.values.argsort(dim=0, descending=True, stable=True)[: self.each].tolist()
         rows = []
         for i in surest:
@@ -58,7 +71,8 @@ def worst(folder: Path, count: int = SHOWN) -> list[Row]:
 
 
 class SaveAll:
-    """Writes every broken image as ``<index>-<label>.png``: 8 bit, so the attack must have been 8-bit legal."""
+    """Writes every broken image as ``<index>-<label>.png``: 8 bit, so the attack must have been
+    8-bit legal."""
 
     def __init__(self, folder: Path, name: Names, labels: Sequence[int]) -> None:
         self.folder, self.name, self.labels = folder, name, labels

@@ -11,24 +11,22 @@ import torch
 from torch import Tensor
 
 from physadv.attacks import apgd as _apgd
-from physadv.attacks import score_based
-from physadv.attacks import decision_based
-from physadv.attacks import minimum_norm
-from physadv.attacks import transfer_based
-from physadv.attacks import gradient
+from physadv.attacks import decision_based, gradient, minimum_norm, score_based, transfer_based
 from physadv.attacks import universal as _universal
 from physadv.attacks._classifier_step import Classifier
 from physadv.attacks.attack_result import AttackResult
-from physadv.evaluation.stages import Case, Family, Stage
-from physadv.attacks.surrogates import transfer
+from physadv.attacks.surrogates import transfer_attack
 from physadv.core.errors import OptionError
+from physadv.evaluation.stages import AttackStage, Case, Family
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What can be set: ``steps`` (queries for a black box), ``restarts`` and ``loss``; None keeps the attack's own.
+class AttackSettings:
+    """What can be set: ``steps`` (queries for a black box), ``restarts`` and ``loss``; None keeps
+    the attack's own.
 
-    With ``surrogates`` the attack is made on them together, and the victim is only asked about the outcome.
+    With ``surrogates`` the attack is made on them together, and the victim is only asked about the
+    outcome.
     """
 
     steps: int | None = None
@@ -49,14 +47,23 @@ class _Named:
 
 def _diverse(victim: Classifier, images: Tensor, labels: Tensor, **options: Any) -> AttackResult:
     """Momentum and diverse input together, the usual choice for transfer."""
-    return transfer_based.mifgsm(victim, images, labels, diverse=transfer_based.Diverse(), **options)
+    return transfer_based.mifgsm(
+        victim, images, labels, diverse=transfer_based.Diverse(), **options
+    )
 
 
-def _nes(victim: Classifier, images: Tensor, labels: Tensor, *, seed: int, **options: Any) -> AttackResult:
-    """PGD on gradients estimated from scores; ``queries`` counts every image the victim was asked about."""
+def _nes(
+    victim: Classifier, images: Tensor, labels: Tensor, *, seed: int, **options: Any
+) -> AttackResult:
+    """PGD on gradients estimated from scores; ``queries`` counts every image the victim was asked
+    about."""
     estimated = score_based.Estimated(victim, seed=seed)
-    found = gradient.pgd(estimated, images, labels, seed=seed, speed="plain", drop_broken=False, **options)
-    each = torch.full_like(found.success, estimated.queries // max(1, len(images)), dtype=torch.long)
+    found = gradient.pgd(
+        estimated, images, labels, seed=seed, speed="plain", drop_broken=False, **options
+    )
+    each = torch.full_like(
+        found.success, estimated.queries // max(1, len(images)), dtype=torch.long
+    )
     return AttackResult(found.images, found.success, found.loss, each)
 
 
@@ -68,42 +75,69 @@ ATTACKS: dict[str, _Named] = {
     "ascent": _Named(gradient.gradient_ascent, takes=("levels", "speed", "loss")),
     "mifgsm": _Named(transfer_based.mifgsm, takes=("levels", "seed", "index", "loss")),
     "difgsm": _Named(_diverse, takes=("levels", "seed", "index", "loss")),
-    "universal": _Named(_universal.universal, steps="epochs", takes=("levels", "speed", "seed", "loss")),
+    "universal": _Named(
+        _universal.universal, steps="epochs", takes=("levels", "speed", "seed", "loss")
+    ),
     "nes": _Named(_nes, "black", takes=("levels", "seed", "index", "loss")),
     "fab": _Named(minimum_norm.fab, takes=("levels", "speed")),
     "deepfool": _Named(minimum_norm.deepfool, takes=("levels", "speed")),
     "cw": _Named(minimum_norm.cw_l2, norms=("l2",), takes=("levels", "speed")),
     "square": _Named(score_based.square, "black", ("linf", "l2"), "queries", ("seed",)),
     "rays": _Named(decision_based.rays, "black", ("linf",), "queries", targeted=False),
-    "hopskipjump": _Named(decision_based.hopskipjump, "black", ("linf", "l2"), "queries", ("seed",), targeted=False),
+    "hopskipjump": _Named(
+        decision_based.hopskipjump, "black", ("linf", "l2"), "queries", ("seed",), targeted=False
+    ),
 }
 
 
-def named(name: str, norm: str, settings: Settings, *, targeted: bool = False) -> Stage:
-    """The attack called ``name`` as a stage. Raises OptionError for another name and for what it does not know."""
+def attack_by_name(
+    name: str, norm: str, settings: AttackSettings, *, targeted: bool = False
+) -> AttackStage:
+    """The attack called ``name`` as a stage. Raises OptionError for another name and for what it
+    does not know."""
     if name not in ATTACKS:
         raise OptionError(f"attack {name!r}", f"one of {', '.join(ATTACKS)}", "choose one of these")
     attack = ATTACKS[name]
     if norm not in attack.norms:
-        raise OptionError(f"{name} in {norm}", f"it knows {', '.join(attack.norms)}", "choose another attack or norm")
+        raise OptionError(
+            f"{name} in {norm}",
+            f"it knows {', '.join(attack.norms)}",
+            "choose another attack or norm",
+        )
     if targeted and not attack.targeted:
         raise OptionError(f"{name} with targets", "it is untargeted", "choose another attack")
     if settings.restarts != 1 and "restarts" not in attack.takes:
-        raise OptionError(f"{name} with {settings.restarts} restarts", "it has none", "leave --restarts out")
+        raise OptionError(
+            f"{name} with {settings.restarts} restarts", "it has none", "leave --restarts out"
+        )
     if settings.loss is not None and "loss" not in attack.takes:
-        raise OptionError(f"{name} with loss {settings.loss!r}", "it has its own", "leave --loss out")
+        raise OptionError(
+            f"{name} with loss {settings.loss!r}", "it has its own", "leave --loss out"
+        )
     if settings.steps is not None and attack.steps is None:
-        raise OptionError(f"{name} with {settings.steps} steps", "it takes one", "leave --steps out")
+        raise OptionError(
+            f"{name} with {settings.steps} steps", "it takes one", "leave --steps out"
+        )
     if settings.surrogates and attack.family == "black":
-        raise OptionError(f"{name} with surrogates", "it is a black-box attack itself", "choose a gradient attack")
-    return Stage(name, "black" if settings.surrogates else attack.family, lambda case: _run(attack, case, settings))
+        raise OptionError(
+            f"{name} with surrogates", "it is a black-box attack itself", "choose a gradient attack"
+        )
+    return AttackStage(
+        name,
+        "black" if settings.surrogates else attack.family,
+        lambda case: _run(attack, case, settings),
+    )
 
 
-def _run(attack: _Named, case: Case, settings: Settings) -> AttackResult:
+def _run(attack: _Named, case: Case, settings: AttackSettings) -> AttackResult:
     known: dict[str, Any] = {
-        "levels": case.ball.levels, "speed": case.speed, "seed": case.seed, "index": case.index,
-        "restarts": settings.restarts, "loss": settings.loss,
-    }  # fmt: skip
+        "levels": case.ball.levels,
+        "speed": case.speed,
+        "seed": case.seed,
+        "index": case.index,
+        "restarts": settings.restarts,
+        "loss": settings.loss,
+    }
     options = {key: known[key] for key in attack.takes if known[key] is not None or key == "levels"}
     if attack.steps is not None and settings.steps is not None:
         options[attack.steps] = settings.steps
@@ -115,5 +149,7 @@ def _run(attack: _Named, case: Case, settings: Settings) -> AttackResult:
     if settings.surrogates:
         function = partial(function, speed="plain") if "speed" in attack.takes else function
         victim, nets = case.victim, settings.surrogates
-        return transfer(victim, nets, case.images, case.labels, attack=function, targets=case.targets)
+        return transfer_attack(
+            victim, nets, case.images, case.labels, attack=function, targets=case.targets
+        )
     return function(case.victim, case.images, case.labels)

@@ -1,7 +1,7 @@
 """Certify a victim over a data set: one row an image, whatever the method, resumable after a kill.
 
-A row says that the class ``predicted`` holds for every image within ``radius`` of this one. So the certified accuracy
-at any radius, and the whole curve, are recomputed from the rows.
+A row says that the class ``predicted`` holds for every image within ``radius`` of this one. So the
+certified accuracy at any radius, and the whole curve, are recomputed from the rows.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from physadv.evaluation.progress_log import Ledger
-from physadv.evaluation.samples import Samples
-from physadv.core.errors import OptionError
-from physadv.core.types import Victim
 from physadv.certification.bounds.graph import Graph
-from physadv.certification.bounds.verify import verify
-from physadv.defenses.registry import certifying
-from physadv.certification.smoothing.sequential_plan import Plan, make_plan
-from physadv.certification.smoothing.noise import Noise
+from physadv.certification.bounds.verify import verify_bounds
 from physadv.certification.smoothing.certify import Certificate, certify_with, check_numbers
 from physadv.certification.smoothing.fixed_radius import certify_at
+from physadv.certification.smoothing.noise import Noise
 from physadv.certification.smoothing.sampler import Sampler
-from physadv.evaluation.metrics.intervals import wilson
+from physadv.certification.smoothing.sequential_plan import SequentialPlan, make_plan
+from physadv.core.errors import OptionError
 from physadv.core.rows import Row
+from physadv.core.types import Victim
+from physadv.defenses.registry import certifying
+from physadv.evaluation.metrics.intervals import wilson
+from physadv.evaluation.progress_log import Ledger
+from physadv.evaluation.samples import Samples
 from physadv.models.cards import LoadedVictim
-from physadv.models.classifiers import resize
+from physadv.models.classifiers import resize_images
 
 Tick = Callable[[float], None]
 """Told how much of the present group is done, as a share in [0, 1]."""
@@ -41,30 +41,43 @@ class Certifier(Protocol):
     group: int
 
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
-        """For each image at least ``predicted`` and ``radius``; ``indices`` name the images, whatever their company."""
+        """For each image at least ``predicted`` and ``radius``; ``indices`` name the images,
+        whatever their company."""
         ...
 
 
 class Smoothing:
     """Randomised smoothing: Cohen's certificates, or staged ones where a ``radius`` is fixed.
 
-    ``n`` and ``n0`` default to 100,000 and 100, or to at most 120,000 and 32 in stages. Raises OptionError for numbers
-    out of range and for a radius out of reach.
+    ``n`` and ``n0`` default to 100,000 and 100, or to at most 120,000 and 32 in stages. Raises
+    OptionError for numbers out of range and for a radius out of reach.
     """
 
     def __init__(
-        self, victim: Victim, noise: Noise, *, norm: str, dims: int, radius: float | None = None,
-        n0: int | None = None, n: int | None = None, alpha: float = 0.001, batch: int = 256, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        victim: Victim,
+        noise: Noise,
+        *,
+        norm: str,
+        dims: int,
+        radius: float | None = None,
+        n0: int | None = None,
+        n: int | None = None,
+        alpha: float = 0.001,
+        batch: int = 256,
+        seed: int = 0,
+    ) -> None:
         self.sampler = Sampler(victim, noise, seed=seed, batch=batch)
         self.norm, self.radius, self.alpha = norm, radius, alpha
         self.n = n if n is not None else (100_000 if radius is None else 120_000)
         self.n0 = n0 if n0 is not None else (100 if radius is None else 32)
         check_numbers(self.n0, self.n, alpha)
-        self.plan: Plan | None = None
+        self.plan: SequentialPlan | None = None
         if radius is not None:
             if radius <= 0:
-                raise OptionError(f"radius {radius}", "a positive radius is needed", "leave it out for full radii")
+                raise OptionError(
+                    f"radius {radius}", "a positive radius is needed", "leave it out for full radii"
+                )
             self.plan = make_plan(noise.needed(radius, norm, dims), n=self.n, alpha=alpha)
         self.widest = noise.radius(alpha ** (1 / self.n), norm, dims) if radius is None else radius
         self.group = 1 if radius is None else 16
@@ -82,41 +95,75 @@ class Smoothing:
         self.sampler.tick = count
         singles = [image[None] for image in images]
         if self.plan is None or self.radius is None:
-            found = [self._full(image, index) for image, index in zip(singles, indices, strict=True)]
+            found = [
+                self._full(image, index) for image, index in zip(singles, indices, strict=True)
+            ]
         else:
             found = certify_at(
-                self.sampler, singles, self.plan, radius=self.radius, norm=self.norm, n0=self.n0, indices=indices
+                self.sampler,
+                singles,
+                self.plan,
+                radius=self.radius,
+                norm=self.norm,
+                n0=self.n0,
+                indices=indices,
             )
-        return [{"predicted": c.predicted, "radius": c.radius, "p_low": c.p_low, "samples": c.samples} for c in found]
+        return [
+            {"predicted": c.predicted, "radius": c.radius, "p_low": c.p_low, "samples": c.samples}
+            for c in found
+        ]
 
     def _full(self, image: Tensor, index: int) -> Certificate:
-        return certify_with(self.sampler, image, norm=self.norm, n0=self.n0, n=self.n, alpha=self.alpha, index=index)
+        return certify_with(
+            self.sampler, image, norm=self.norm, n0=self.n0, n=self.n, alpha=self.alpha, index=index
+        )
 
 
 class Bounding:
-    """Deterministic bounds at the radii ``eps`` (ascending). What holds at a radius holds at all smaller ones."""
+    """Deterministic bounds at the radii ``eps`` (ascending). What holds at a radius holds at all
+    smaller ones."""
 
     def __init__(
-        self, graph: Graph, method: str, *, norm: str, eps: Sequence[float], main: float, group: int = 32
+        self,
+        graph: Graph,
+        method: str,
+        *,
+        norm: str,
+        eps: Sequence[float],
+        main: float,
+        group: int = 32,
     ) -> None:
         if not eps or main not in eps or min(eps) < 0:
-            raise OptionError(f"radii {list(eps)}", f"ascending, 0 or more and with {main}", "name one radius")
+            raise OptionError(
+                f"radii {list(eps)}", f"ascending, 0 or more and with {main}", "name one radius"
+            )
         self.graph, self.method, self.norm, self.group = graph, method, norm, group
         self.radii, self.main = sorted(eps), main
 
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
         """See :class:`Certifier`. ``margin`` is the bound at the main radius.
 
-        At each radius only those images are bounded that no larger one has certified and no smaller one refused.
+        At each radius only those images are bounded that no larger one has certified and no smaller
+        one refused.
         """
-        first = verify(self.graph, images, labels, eps=self.main, method=self.method, norm=self.norm)
+        first = verify_bounds(
+            self.graph, images, labels, eps=self.main, method=self.method, norm=self.norm
+        )
         right = first.predicted == labels
         best = [self.main if c else -1.0 for c in first.certified.tolist()]
         place = self.radii.index(self.main)
         for radius in self.radii[place + 1 :]:
-            self._try(images, labels, radius, best, [i for i, b in enumerate(best) if b == self._below(radius)])
+            self._try(
+                images,
+                labels,
+                radius,
+                best,
+                [i for i, b in enumerate(best) if b == self._below(radius)],
+            )
         for radius in reversed(self.radii[:place]):
-            self._try(images, labels, radius, best, [i for i, b in enumerate(best) if b < 0 and right[i]])
+            self._try(
+                images, labels, radius, best, [i for i, b in enumerate(best) if b < 0 and right[i]]
+            )
         return [
             {"predicted": int(p), "radius": max(b, 0.0), "margin": float(m)}
             for p, b, m in zip(first.predicted, best, first.margins, strict=True)
@@ -125,35 +172,48 @@ class Bounding:
     def _below(self, radius: float) -> float:
         return self.radii[self.radii.index(radius) - 1]
 
-    def _try(self, images: Tensor, labels: Tensor, radius: float, best: list[float], chosen: list[int]) -> None:
+    def _try(
+        self, images: Tensor, labels: Tensor, radius: float, best: list[float], chosen: list[int]
+    ) -> None:
         if not chosen:
             return
-        found = verify(self.graph, images[chosen], labels[chosen], eps=radius, method=self.method, norm=self.norm)
+        found = verify_bounds(
+            self.graph,
+            images[chosen],
+            labels[chosen],
+            eps=radius,
+            method=self.method,
+            norm=self.norm,
+        )
         for i, certified in zip(chosen, found.certified.tolist(), strict=True):
             if certified:
                 best[i] = radius
 
 
 class PatchProof:
-    """Certified patch defences: ``radius`` is the side of the patch withstood, in px of the working size, or 0.
+    """Certified patch defenses: ``radius`` is the side of the patch withstood, in px of the working
+    size, or 0.
 
-    A defence for an h x w px patch is told by the smaller side. Raises OptionError for a victim without such a proof.
+    A defense for an h x w px patch is told by the smaller side. Raises OptionError for a victim
+    without such a proof.
     """
 
     def __init__(self, victim: LoadedVictim, *, group: int = 8) -> None:
         found = certifying(victim)
         if found is None:
             raise OptionError(
-                f"victim {victim.card.name}", "no patch certificate belongs to it",
-                "put patchcleanser, derandomised or patchguard before it: signs-masked+patchcleanser",
-            )  # fmt: skip
-        self.defence, self.size = found
-        self.victim, self.group, self.patch = victim, group, min(self.defence.patch)
+                f"victim {victim.card.name}",
+                "no patch certificate belongs to it",
+                "put patchcleanser, derandomized or patchguard before it: "
+                "signs-masked+patchcleanser",
+            )
+        self.defense, self.size = found
+        self.victim, self.group, self.patch = victim, group, min(self.defense.patch)
 
     @torch.no_grad()
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
         """See :class:`Certifier`."""
-        predicted, sure = self.defence.verdicts(resize(images, *self.size))
+        predicted, sure = self.defense.verdicts(resize_images(images, *self.size))
         return [
             {"predicted": p, "radius": float(self.patch) if s else 0.0}
             for p, s in zip(predicted.tolist(), sure.tolist(), strict=True)
@@ -161,8 +221,9 @@ class PatchProof:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Images finished, of how many, and how many of the finished are right at the radius asked about."""
+class CertificationProgress:
+    """Images finished, of how many, and how many of the finished are right at the radius asked
+    about."""
 
     done: int
     total: int
@@ -170,11 +231,11 @@ class Progress:
 
 def certify_all(
     certifier: Certifier, samples: Samples, ledger: Ledger, *, device: str, tick: Tick
-) -> Iterator[Progress]:
+) -> Iterator[CertificationProgress]:
     """Certify every sample that ``ledger`` has no row of yet, group by group, and yield after each."""
     waiting = [p for p in range(len(samples)) if samples.indices[p] not in ledger.rows]
     done = len(samples) - len(waiting)
-    yield Progress(done, len(samples))
+    yield CertificationProgress(done, len(samples))
     for start in range(0, len(waiting), certifier.group):
         group = waiting[start : start + certifier.group]
         indices = [samples.indices[p] for p in group]
@@ -188,7 +249,7 @@ def certify_all(
         ]
         ledger.write(indices[0], "certify", named, seconds=seconds)
         done += len(group)
-        yield Progress(done, len(samples))
+        yield CertificationProgress(done, len(samples))
 
 
 def certified(row: Row, radius: float) -> bool:
@@ -196,10 +257,13 @@ def certified(row: Row, radius: float) -> bool:
     return bool(row["predicted"] == row["label"] and row["radius"] >= radius)
 
 
-def summarise(rows: Sequence[Row], radii: Sequence[float]) -> dict[str, Any]:
-    """Accuracy with intervals at each of ``radii`` (0 is accuracy alone), and the mean certified radius."""
+def summarize_certified(rows: Sequence[Row], radii: Sequence[float]) -> dict[str, Any]:
+    """Accuracy with intervals at each of ``radii`` (0 is accuracy alone), and the mean certified
+    radius."""
     n = len(rows)
-    points = [{"radius": r, **wilson(sum(certified(row, r) for row in rows), n).as_dict()} for r in radii]
+    points = [
+        {"radius": r, **wilson(sum(certified(row, r) for row in rows), n).as_dict()} for r in radii
+    ]
     mean = sum(row["radius"] for row in rows if row["predicted"] == row["label"]) / n if n else 0.0
     return {
         "accuracy": wilson(sum(row["predicted"] == row["label"] for row in rows), n).as_dict(),

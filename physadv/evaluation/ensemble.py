@@ -1,8 +1,10 @@
-"""The ensemble: APGD-CE, APGD-T, FAB-T and Square, cheapest first, each only on what the ones before left whole.
+"""The ensemble: APGD-CE, APGD-T, FAB-T and Square, cheapest first, each only on what the ones
+before left whole.
 
-After AutoAttack (Croce & Hein 2020). What makes it cheaper at no higher robust accuracy: samples already broken are
-dropped at once, targets are tried in the order in which a linear model says they lie near (as MALT, Melamed et al.
-2024), steps are made on a folded copy of the victim, and only close calls get the long runs.
+After AutoAttack (Croce & Hein 2020). What makes it cheaper at no higher robust accuracy: samples
+already broken are dropped at once, targets are tried in the order in which a linear model says they
+lie near (as MALT, Melamed et al. 2024), steps are made on a folded copy of the victim, and only
+close calls get the long runs.
 """
 
 from __future__ import annotations
@@ -13,16 +15,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from physadv.attacks.apgd import apgd
-from physadv.attacks.score_based import square
-from physadv.attacks.decision_based import rays
-from physadv.attacks._fused_model import Speed
-from physadv.attacks.gradient import Loss
 from physadv.attacks._classifier_step import Classifier, check
-from physadv.attacks.minimum_norm import fab
+from physadv.attacks._fused_model import Speed
+from physadv.attacks.apgd import apgd
 from physadv.attacks.attack_result import AttackResult
-from physadv.evaluation.stages import Case, Kept, Stage, verdicts
+from physadv.attacks.decision_based import rays
+from physadv.attacks.gradient import Loss
+from physadv.attacks.minimum_norm import fab
+from physadv.attacks.score_based import square
 from physadv.core.errors import OptionError
+from physadv.evaluation.stages import AttackStage, Case, Kept, verdicts
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import Norm
 
@@ -32,10 +34,11 @@ CLOSE = 0.3
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """``images`` (b, c, h, w), ``success`` (b,), and the name of the stage that broke each sample, "" where none did.
+    """``images`` (b, c, h, w), ``success`` (b,), and the name of the stage that broke each sample,
+    "" where none did.
 
-    A sample that the victim misreads when clean has the stage "clean" and comes back as it was. ``forwards`` counts
-    images that the victim or its faster copy was asked about.
+    A sample that the victim misreads when clean has the stage "clean" and comes back as it was.
+    ``forwards`` counts images that the victim or its faster copy was asked about.
     """
 
     images: Tensor
@@ -51,23 +54,30 @@ def ensemble(
     *,
     eps: float,
     norm: Norm = "linf",
-    plan: Sequence[Stage] | None = None,
+    plan: Sequence[AttackStage] | None = None,
     levels: int | None = None,
     speed: Speed = "fold",
     seed: int = 0,
 ) -> EnsembleResult:
-    """Attack images (b, c, h, w) in [0, 1] with all stages of ``plan`` (:func:`standard` without one).
+    """Attack images (b, c, h, w) in [0, 1] with all stages of ``plan`` (:func:`standard` without
+    one).
 
-    ``levels=255`` judges images rounded to 8 bit, still within ``eps``. The images are attacked as one batch; see
-    :class:`physadv.evaluation.robust_accuracy.Evaluation` for a whole data set. Raises OptionError for an empty plan, an unknown
-    norm or a negative eps, ImageError for images out of [0, 1].
+    ``levels=255`` judges images rounded to 8 bit, still within ``eps``. The images are attacked as
+    one batch; see :class:`physadv.evaluation.robust_accuracy.Evaluation` for a whole data set.
+    Raises OptionError for an empty plan, an unknown norm or a negative eps, ImageError for images
+    out of [0, 1].
     """
     check(images, labels)
     plan = standard(norm) if plan is None else plan
-    result, success = images.detach().clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    result, success = (
+        images.detach().clone(),
+        torch.zeros(len(images), dtype=torch.bool, device=images.device),
+    )
     broken_by, forwards = [""] * len(images), 0
     ball = LpBall(norm, eps, levels)
-    for verdict in verdicts(victim, images.detach(), labels, ball=ball, plan=plan, speed=speed, seed=seed):
+    for verdict in verdicts(
+        victim, images.detach(), labels, ball=ball, plan=plan, speed=speed, seed=seed
+    ):
         rows = verdict.rows[verdict.broken]
         result[rows], success[rows] = verdict.images[verdict.broken], True
         for row in rows.tolist():
@@ -76,40 +86,53 @@ def ensemble(
     return EnsembleResult(result, success, tuple(broken_by), forwards)
 
 
-def standard(norm: Norm = "linf") -> list[Stage]:
-    """The plan of :func:`ensemble`: the four attacks of AutoAttack, short for all, long for the close calls."""
+def standard(norm: Norm = "linf") -> list[AttackStage]:
+    """The plan of :func:`ensemble`: the four attacks of AutoAttack, short for all, long for the
+    close calls."""
     plan = [
-        Stage("apgd-ce", "white", lambda case: _apgd(case, "ce", steps=10)),
-        Stage("apgd-t", "white", lambda case: apgd_targeted(case, count=3, steps=20)),
-        Stage("fab-t", "white", lambda case: fab_targeted(case, count=2, steps=15)),
-        Stage("apgd-long", "white", lambda case: close_calls(case, CLOSE, _long)),
+        AttackStage("apgd-ce", "white", lambda case: _apgd(case, "ce", steps=10)),
+        AttackStage("apgd-t", "white", lambda case: apgd_targeted(case, count=3, steps=20)),
+        AttackStage("fab-t", "white", lambda case: fab_targeted(case, count=2, steps=15)),
+        AttackStage("apgd-long", "white", lambda case: close_calls(case, CLOSE, _long)),
     ]
     if norm != "l1":
-        plan.append(Stage("square", "black", lambda case: _square(case, 1000)))
+        plan.append(AttackStage("square", "black", lambda case: _square(case, 1000)))
     return plan
 
 
-def quick(norm: Norm = "linf") -> list[Stage]:
+def quick(norm: Norm = "linf") -> list[AttackStage]:
     """The two gradient attacks, short: for the curve over epsilon."""
     return standard(norm)[:2]
 
 
-def scores_only(norm: Norm = "linf") -> list[Stage]:
+def scores_only(norm: Norm = "linf") -> list[AttackStage]:
     """The plan for a victim without gradients: its scores and its labels are all there is."""
     if norm == "l1":
-        raise OptionError("norm l1 and a victim without gradients", "no black-box attack here", "use linf or l2")
-    plan = [Stage("square", "black", lambda case: _square(case, 5000))]
+        raise OptionError(
+            "norm l1 and a victim without gradients", "no black-box attack here", "use linf or l2"
+        )
+    plan = [AttackStage("square", "black", lambda case: _square(case, 5000))]
     if norm == "linf":
-        plan.append(Stage("rays", "black", _rays))
+        plan.append(AttackStage("rays", "black", _rays))
     return plan
 
 
 def _apgd(case: Case, loss: Loss, steps: int, targets: Tensor | None = None) -> AttackResult:
     return apgd(
-        case.victim, case.images, case.labels, eps=case.ball.eps, norm=case.ball.norm, steps=steps, loss=loss,
-        targets=targets, any_class=targets is not None, levels=case.ball.levels, seed=case.seed, speed=case.speed,
+        case.victim,
+        case.images,
+        case.labels,
+        eps=case.ball.eps,
+        norm=case.ball.norm,
+        steps=steps,
+        loss=loss,
+        targets=targets,
+        any_class=targets is not None,
+        levels=case.ball.levels,
+        seed=case.seed,
+        speed=case.speed,
         index=case.index,
-    )  # fmt: skip
+    )
 
 
 def _long(case: Case) -> AttackResult:
@@ -123,7 +146,13 @@ def _long(case: Case) -> AttackResult:
 
 def _square(case: Case, queries: int) -> AttackResult:
     return square(
-        case.stepper, case.images, case.labels, eps=case.ball.eps, norm=case.ball.norm, queries=queries, seed=case.seed
+        case.stepper,
+        case.images,
+        case.labels,
+        eps=case.ball.eps,
+        norm=case.ball.norm,
+        queries=queries,
+        seed=case.seed,
     )
 
 
@@ -132,7 +161,8 @@ def _rays(case: Case) -> AttackResult:
 
 
 def apgd_targeted(case: Case, *, count: int, steps: int) -> AttackResult:
-    """APGD on the targeted DLR towards the ``count`` nearest classes, one after the other, on what is still whole."""
+    """APGD on the targeted DLR towards the ``count`` nearest classes, one after the other, on what
+    is still whole."""
     return _each_target(case, count, lambda part, targets: _apgd(part, "dlr", steps, targets))
 
 
@@ -141,15 +171,25 @@ def fab_targeted(case: Case, *, count: int, steps: int) -> AttackResult:
 
     def run(part: Case, targets: Tensor) -> AttackResult:
         return fab(
-            part.victim, part.images, part.labels, eps=part.ball.eps, norm=part.ball.norm, steps=steps,
-            targets=targets, levels=part.ball.levels, speed=part.speed,
-        )  # fmt: skip
+            part.victim,
+            part.images,
+            part.labels,
+            eps=part.ball.eps,
+            norm=part.ball.norm,
+            steps=steps,
+            targets=targets,
+            levels=part.ball.levels,
+            speed=part.speed,
+        )
 
     return _each_target(case, count, run)
 
 
-def _each_target(case: Case, count: int, run: Callable[[Case, Tensor], AttackResult]) -> AttackResult:
-    """Run towards each target in turn; a target reached is a class that is not the true one, so it counts."""
+def _each_target(
+    case: Case, count: int, run: Callable[[Case, Tensor], AttackResult]
+) -> AttackResult:
+    """Run towards each target in turn; a target reached is a class that is not the true one, so it
+    counts."""
     targets = nearest_classes(case, count)
     kept = Kept(case)
     for column in targets.T:
@@ -170,9 +210,11 @@ def close_calls(case: Case, below: float, run: Callable[[Case], AttackResult]) -
 
 
 def nearest_classes(case: Case, count: int, candidates: int = 12) -> Tensor:
-    """The ``count`` classes (b, count) whose boundary a linear model puts nearest: margin over its gradient's norm.
+    """The ``count`` classes (b, count) whose boundary a linear model puts nearest: margin over its
+    gradient's norm.
 
-    Only the ``candidates`` classes of the highest logits are asked about. Fewer columns where there are fewer classes.
+    Only the ``candidates`` classes of the highest logits are asked about. Fewer columns where there
+    are fewer classes.
     """
     x = case.images.detach().requires_grad_()
     with torch.enable_grad():

@@ -1,7 +1,8 @@
-"""Checks by which an evaluation distrusts itself: each finds one way in which robustness is only apparent.
+"""Checks by which an evaluation distrusts itself: each finds one way in which robustness is only
+apparent.
 
-They follow the lists of Athalye et al. (2018), Carlini et al. (2019) and Croce et al. (2022). A check never raises for
-what it finds: it returns a :class:`Doubt` that names the remedy.
+They follow the lists of Athalye et al. (2018), Carlini et al. (2019) and Croce et al. (2022). A
+check never raises for what it finds: it returns a :class:`Finding` that names the remedy.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from physadv.core.types import Victim
 
 
 @dataclass(frozen=True)
-class Doubt:
+class Finding:
     """A reason not to believe a robust accuracy: what was found and what to do about it."""
 
     name: str
@@ -34,10 +35,13 @@ class Doubt:
         return asdict(self)
 
 
-def check_victim(victim: Victim, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf") -> list[Doubt]:
+def masking_findings(
+    victim: Victim, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf"
+) -> list[Finding]:
     """All checks that need only the victim and a few images (b, c, h, w) with their labels (b,).
 
-    Asks for three forwards and two gradients. Raises VictimError where the output is not finite logits (b, classes).
+    Asks for three forwards and two gradients. Raises VictimError where the output is not finite
+    logits (b, classes).
     """
     doubts = list(check_images(images))
     with torch.no_grad():
@@ -50,95 +54,121 @@ def check_victim(victim: Victim, images: Tensor, labels: Tensor, *, eps: float, 
 
 
 def logits_of(victim: Victim, images: Tensor) -> Tensor:
-    """The victim's logits (b, classes). Raises VictimError for another shape, one class, or NaN and infinity."""
+    """The victim's logits (b, classes). Raises VictimError for another shape, one class, or NaN and
+    infinity."""
     logits = victim(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise VictimError(f"output {shape}", f"({len(images)}, classes) logits are needed", "wrap the model")
+        raise VictimError(
+            f"output {shape}", f"({len(images)}, classes) logits are needed", "wrap the model"
+        )
     if logits.shape[1] < 2:
-        raise VictimError("1 class", "at least 2 are needed", "let a binary model return two logits: [-z, z]")
+        raise VictimError(
+            "1 class", "at least 2 are needed", "let a binary model return two logits: [-z, z]"
+        )
     if not logits.isfinite().all():
         raise VictimError(
-            "NaN or infinity in the logits", "finite values are needed", "check weights and normalisation"
+            "NaN or infinity in the logits",
+            "finite values are needed",
+            "check weights and normalization",
         )
     return logits
 
 
-def check_images(images: Tensor) -> Iterator[Doubt]:
+def check_images(images: Tensor) -> Iterator[Finding]:
     """Are the images in [0, 1], and not of the range 0..1/255?"""
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
-        yield Doubt(
+        yield Finding(
             "inputs-out-of-range",
             f"pixel values reach from {low:.3g} to {high:.3g}, outside [0, 1]",
-            "Hand over images in [0, 1] and let the victim normalise; eps means nothing otherwise",
+            "Hand over images in [0, 1] and let the victim normalize; eps means nothing otherwise",
         )
     elif high <= 1 / 128:
-        yield Doubt("inputs-out-of-range", f"the brightest pixel is {high:.3g}", "The images were divided by 255 twice")
+        yield Finding(
+            "inputs-out-of-range",
+            f"the brightest pixel is {high:.3g}",
+            "The images were divided by 255 twice",
+        )
 
 
-def check_outputs(logits: Tensor, labels: Tensor) -> Iterator[Doubt]:
+def check_outputs(logits: Tensor, labels: Tensor) -> Iterator[Finding]:
     """Are the outputs probabilities, constant, or unrelated to the labels?"""
     values = logits.double()
     sums = values.sum(1)
     if values.min() >= 0 and ((sums - 1).abs() < 1e-3).all():
-        yield Doubt(
+        yield Finding(
             "softmax-output",
             "the outputs are probabilities (no value below 0, each row sums to 1)",
-            "Return logits: softmax flattens the gradients of every attack; the ensemble here used their logarithm",
+            "Return logits: softmax flattens the gradients of every attack; the ensemble here "
+            "used their logarithm",
         )
     classes = values.shape[1]
     accuracy = float((values.argmax(1) == labels).double().mean())
     if len(labels) > 1 and (values - values[:1]).abs().max() == 0:
-        yield Doubt("constant-output", "all images get the same output", "Check the weights and the normalisation")
+        yield Finding(
+            "constant-output",
+            "all images get the same output",
+            "Check the weights and the normalization",
+        )
     elif accuracy <= 1.5 / classes and (len(labels) >= 30 or (accuracy == 0 and len(labels) >= 10)):
-        yield Doubt(
+        yield Finding(
             "at-chance",
-            f"clean accuracy {accuracy:.1%} of {len(labels)} is that of guessing among {classes} classes",
+            f"clean accuracy {accuracy:.1%} of {len(labels)} is that of guessing among {classes} "
+            "classes",
             "Check that the data's class order is the victim's",
         )
 
 
-def check_random(first: Tensor, second: Tensor) -> Iterator[Doubt]:
+def check_random(first: Tensor, second: Tensor) -> Iterator[Finding]:
     """Do two forwards of the same images differ?"""
     change = float((first - second).abs().max())
     spread = float(first.std().clamp_min(1e-12))
     if change > 1e-4 * spread:
         flipped = float((first.argmax(1) != second.argmax(1)).double().mean())
-        yield Doubt(
+        yield Finding(
             "random-output",
-            f"two forwards of the same images differ by {change:.2g} ({flipped:.1%} of the decisions flip)",
-            "Attack the expectation (--eot-draws 16, or wrap the victim in eot), and read the rate as one draw",
+            f"two forwards of the same images differ by {change:.2g} ({flipped:.1%} of the "
+            "decisions flip)",
+            "Attack the expectation (--eot-draws 16, or wrap the victim in eot), and read the "
+            "rate as one draw",
         )
 
 
-def check_mode(victim: Victim) -> Iterator[Doubt]:
+def check_mode(victim: Victim) -> Iterator[Finding]:
     """Is a part of the model in training mode?"""
     if isinstance(victim, nn.Module):
         kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
         active = sum(part.training for part in victim.modules() if isinstance(part, kinds))
         if active:
-            yield Doubt(
+            yield Finding(
                 "training-mode",
                 f"{active} batch-norm or dropout layers are in training mode",
                 "Call victim.eval(): the result depends on the batch and on chance otherwise",
             )
 
 
-def check_gradients(victim: Victim, images: Tensor, labels: Tensor, *, eps: float, norm: str) -> Iterator[Doubt]:
-    """Do gradients arrive at the image, from the cross-entropy and from the margin, and are they of use?"""
+def check_gradients(
+    victim: Victim, images: Tensor, labels: Tensor, *, eps: float, norm: str
+) -> Iterator[Finding]:
+    """Do gradients arrive at the image, from the cross-entropy and from the margin, and are they of
+    use?"""
     ball = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}[norm]
     leaf = images.detach().clone().requires_grad_()
     with torch.enable_grad():
         logits = logits_of(victim, leaf)
         own = logits.gather(1, labels[:, None])[:, 0]
         margin = own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-        slopes = [_slope(loss, leaf) for loss in (margin, F.cross_entropy(logits, labels, reduction="none"))]
+        slopes = [
+            _slope(loss, leaf)
+            for loss in (margin, F.cross_entropy(logits, labels, reduction="none"))
+        ]
     if slopes[0] is None or slopes[1] is None:
-        yield Doubt(
+        yield Finding(
             "no-gradient",
             "the output carries no gradient to the image",
-            "White-box attacks cannot run: wrap the part that cuts it (BPDA) or trust the black-box attacks alone",
+            "White-box attacks cannot run: wrap the part that cuts it (BPDA) or trust the "
+            "black-box attacks alone",
         )
         return
     by_margin, by_ce = slopes[0].flatten(1).double(), slopes[1].flatten(1)
@@ -158,30 +188,37 @@ def _slope(loss: Tensor, leaf: Tensor) -> Tensor | None:
     return torch.autograd.grad(loss.sum(), leaf, retain_graph=True, allow_unused=True)[0]
 
 
-def _gradient_doubts(dead: Tensor, flat: Tensor, reach: Tensor, gap: float) -> Iterator[Doubt]:
+def _gradient_doubts(dead: Tensor, flat: Tensor, reach: Tensor, gap: float) -> Iterator[Finding]:
     n = len(dead)
     if dead.double().mean() > 0.05:
-        yield Doubt(
+        yield Finding(
             "zero-gradient",
             f"the gradient of the margin is exactly zero for {int(dead.sum())} of {n} images",
-            "A step, a clamp or a rounding hides it: use BPDA or a gradient estimate, and trust the black box more",
+            "A step, a clamp or a rounding hides it: use BPDA or a gradient estimate, and trust "
+            "the black box more",
         )
     if flat.double().mean() > 0.05:
-        yield Doubt(
+        yield Finding(
             "saturated-cross-entropy",
-            f"cross-entropy has a gradient of exactly zero for {int(flat.sum())} of {n} images (median gap {gap:.3g})",
-            "Use a scale-free loss (margin, dlr), as the ensemble here does; plain CE attacks would see robustness",
+            f"cross-entropy has a gradient of exactly zero for {int(flat.sum())} of {n} images "
+            f"(median gap {gap:.3g})",
+            "Use a scale-free loss (margin, dlr), as the ensemble here does; plain CE attacks "
+            "would see robustness",
         )
     weak = (reach < 1e-3)[~dead]
     if len(weak) and weak.double().mean() > 0.5:
-        yield Doubt(
+        yield Finding(
             "vanishing-gradient",
-            f"a first-order step of eps changes the margin by less than 0.1 % for {int(weak.sum())} of {n} images",
-            "Gradients are masked: use BPDA, a gradient estimate or transfer, and read Square's part of the result",
+            "a first-order step of eps changes the margin by less than 0.1 % for "
+            f"{int(weak.sum())} of {n} images",
+            "Gradients are masked: use BPDA, a gradient estimate or transfer, and read Square's "
+            "part of the result",
         )
 
 
-def check_blackbox(broken: Mapping[str, Sequence[bool]], white: Sequence[str], black: Sequence[str]) -> Iterator[Doubt]:
+def check_blackbox(
+    broken: Mapping[str, Sequence[bool]], white: Sequence[str], black: Sequence[str]
+) -> Iterator[Finding]:
     """Did a black-box attack break samples that every white-box attack had left whole?
 
     ``broken`` maps an attack's name to its outcomes on the same samples, in the same order.
@@ -189,44 +226,52 @@ def check_blackbox(broken: Mapping[str, Sequence[bool]], white: Sequence[str], b
     size = max((len(v) for v in broken.values()), default=0)
     by_white = [any(broken[name][i] for name in white if name in broken) for i in range(size)]
     for name in black:
-        extra = sum(hit and not seen for hit, seen in zip(broken.get(name, ()), by_white, strict=False))
+        extra = sum(
+            hit and not seen for hit, seen in zip(broken.get(name, ()), by_white, strict=False)
+        )
         if extra > max(1, 0.01 * size):
-            yield Doubt(
+            yield Finding(
                 "blackbox-beats-whitebox",
                 f"{name} broke {extra} of {size} images that the gradient attacks had left whole",
-                "The gradients mislead: adapt the attack to this victim (BPDA, EOT, a gradient estimate)",
+                "The gradients mislead: adapt the attack to this victim (BPDA, EOT, a gradient "
+                "estimate)",
             )
 
 
-def check_steps(few: Sequence[bool], many: Sequence[bool], steps: tuple[int, int]) -> Iterator[Doubt]:
+def check_steps(
+    few: Sequence[bool], many: Sequence[bool], steps: tuple[int, int]
+) -> Iterator[Finding]:
     """Does an attack with more steps break fewer of the same samples?"""
     lost = sum(a and not b for a, b in zip(few, many, strict=True))
     won = sum(b and not a for a, b in zip(few, many, strict=True))
     if lost - won > max(1, 0.02 * len(few)):
-        yield Doubt(
+        yield Finding(
             "more-steps-worse",
-            f"{steps[1]} steps broke {sum(many)} of {len(many)} images, {steps[0]} steps {sum(few)}",
+            f"{steps[1]} steps broke {sum(many)} of {len(many)} images, {steps[0]} steps "
+            f"{sum(few)}",
             "The attack does not ascend: check for random output, rounding or a masked gradient",
         )
 
 
-def check_unbounded(broken: Sequence[bool], eps: float) -> Iterator[Doubt]:
+def check_unbounded(broken: Sequence[bool], eps: float) -> Iterator[Finding]:
     """Does an attack that may change nearly everything still fail?"""
     whole = len(broken) - sum(broken)
     if whole > max(0, 0.02 * len(broken)):
-        yield Doubt(
+        yield Finding(
             "unbounded-attack-fails",
-            f"{whole} of {len(broken)} images withstand eps = {eps:.3g}, which leaves nothing of them",
-            "No honest classifier does: the gradients are masked; use BPDA, EOT or a gradient estimate",
+            f"{whole} of {len(broken)} images withstand eps = {eps:.3g}, which leaves nothing of "
+            "them",
+            "No honest classifier does: the gradients are masked; use BPDA, EOT or a gradient "
+            "estimate",
         )
 
 
-def check_curve(rates: Mapping[float, float]) -> Iterator[Doubt]:
+def check_curve(rates: Mapping[float, float]) -> Iterator[Finding]:
     """Does robust accuracy rise anywhere with eps?"""
     ordered = sorted(rates.items())
     for (a, high), (b, low) in pairwise(ordered):
         if low > high + 1e-9:
-            yield Doubt(
+            yield Finding(
                 "curve-rises",
                 f"robust accuracy rises from {high:.1%} at eps {a:.4g} to {low:.1%} at {b:.4g}",
                 "The attack is too weak at the larger eps: give it more steps or restarts",

@@ -1,8 +1,10 @@
-"""What an evaluation has done so far, on disk: kill it at any moment and it goes on to the very same result.
+"""What an evaluation has done so far, on disk: kill it at any moment and it goes on to the very
+same result.
 
-Two files of JSON lines. ``<name>.jsonl`` holds one row for each finished sample, ``<name>.marks.jsonl`` says which
-stage of which batch is complete. A stage always sees the samples that the *complete* stages before it left whole,
-whatever part of its own rows was already written when the kill came, so a batch is made up the same way each time.
+Two files of JSON lines. ``<name>.jsonl`` holds one row for each finished sample,
+``<name>.marks.jsonl`` says which stage of which batch is complete. A stage always sees the samples
+that the *complete* stages before it left whole, whatever part of its own rows was already written
+when the kill came, so a batch is made up the same way each time.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ class Ledger:
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut off a last line that a kill left without its end, so that the next row starts on a line of its own."""
+    """Cut off a last line that a kill left without its end, so that the next row starts on a line
+    of its own."""
     data = path.read_bytes()
     if data and not data.endswith(b"\n"):
         path.write_bytes(data[: data.rfind(b"\n") + 1])
@@ -104,7 +107,9 @@ def claim(folder: Path, identity: dict[str, Any]) -> bool:
     found = json.loads(file.read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps(identity, default=str))
     # What people name first; the curve, for one, follows from the threat.
-    for key in sorted(found.keys() | wanted.keys(), key=lambda k: (k not in ("victim", "data", "threat"), k)):
+    for key in sorted(
+        found.keys() | wanted.keys(), key=lambda k: (k not in ("victim", "data", "threat"), k)
+    ):
         if found.get(key) != wanted.get(key):
             raise OptionError(
                 f"{folder}: {key} = {found.get(key)!r}",

@@ -1,7 +1,9 @@
-"""Robust accuracy over a data set: resumable, with its doubts about itself, and a curve over epsilon.
+"""Robust accuracy over a data set: resumable, with its doubts about itself, and a curve over
+epsilon.
 
-Batches are finished one by one, so what is done so far is an honest sample at every moment. A sample broken at a
-smaller epsilon stays broken at a larger one, and one that withstood a larger stays whole at a smaller.
+Batches are finished one by one, so what is done so far is an honest sample at every moment. A
+sample broken at a smaller epsilon stays broken at a larger one, and one that withstood a larger
+stays whole at a smaller.
 """
 
 from __future__ import annotations
@@ -16,17 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from physadv.evaluation.ensemble import quick, scores_only, standard
+from physadv.attacks._classifier_step import Classifier, LogOf
 from physadv.attacks._fused_model import Speed
 from physadv.attacks.gradient import pgd
-from physadv.evaluation.progress_log import Ledger
-from physadv.attacks._classifier_step import Classifier, LogOf
-from physadv.evaluation.samples import Samples
-from physadv.evaluation.stages import CLEAN, Stage, Verdict, verdicts
-from physadv.evaluation import masking_checks
-from physadv.evaluation.metrics.intervals import Rate, wilson
 from physadv.core.rows import Row
-from physadv.evaluation.masking_checks import Doubt
+from physadv.evaluation import masking_checks
+from physadv.evaluation.ensemble import quick, scores_only, standard
+from physadv.evaluation.masking_checks import Finding
+from physadv.evaluation.metrics.intervals import Rate, wilson
+from physadv.evaluation.progress_log import Ledger
+from physadv.evaluation.samples import Samples
+from physadv.evaluation.stages import CLEAN, AttackStage, StageOutcome, verdicts
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import distance
 
@@ -35,7 +37,7 @@ Keep = Callable[[Sequence[int], Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Progress:
+class EvaluationProgress:
     """Where an evaluation stands: samples finished, and the rates among these."""
 
     done: int
@@ -50,16 +52,17 @@ class Progress:
 class Evaluation:
     """One evaluation: iterate over :meth:`run`, then read :meth:`result`.
 
-    ``ball`` is the threat, ``plan`` the attacks in their order, ``curve`` further radii. With ``folder`` everything is
-    recorded there and a killed run goes on; the samples, seed and batch size must be the same, which the caller
-    ensures (:func:`physadv.evaluation.progress_log.claim`). ``keep`` gets the images of what was broken. ``targets`` gives the
-    class wanted for each position, where the attack is targeted.
+    ``ball`` is the threat, ``plan`` the attacks in their order, ``curve`` further radii. With
+    ``folder`` everything is recorded there and a killed run goes on; the samples, seed and batch
+    size must be the same, which the caller ensures (:func:`physadv.evaluation.progress_log.claim`).
+    ``keep`` gets the images of what was broken. ``targets`` gives the class wanted for each
+    position, where the attack is targeted.
     """
 
     victim: Classifier
     samples: Samples
     ball: LpBall
-    plan: Sequence[Stage] = ()
+    plan: Sequence[AttackStage] = ()
     curve: Sequence[float] = ()
     folder: Path | None = None
     batch_size: int = 128
@@ -68,39 +71,51 @@ class Evaluation:
     seed: int = 0
     keep: Keep | None = None
     targets: Callable[[Sequence[int]], Tensor] | None = None
-    doubts: list[Doubt] = field(default_factory=list)
+    doubts: list[Finding] = field(default_factory=list)
     ledger: Ledger = field(init=False)
     rounds: dict[float, Ledger] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.folder)
 
-    def run(self) -> Iterator[Progress]:
-        """Check the victim, attack every batch, then the other radii. What is already recorded is not done again."""
+    def run(self) -> Iterator[EvaluationProgress]:
+        """Check the victim, attack every batch, then the other radii. What is already recorded is
+        not done again."""
         self.doubts = self.probe()
         if not self.plan:
             blind = any(d.name == "no-gradient" for d in self.doubts)
             self.plan = scores_only(self.ball.norm) if blind else standard(self.ball.norm)
-        yield from self._round(self.ledger, self.ball, self.plan, list(range(len(self.samples))), self.keep)
+        yield from self._round(
+            self.ledger, self.ball, self.plan, list(range(len(self.samples))), self.keep
+        )
         yield from self._curve()
 
-    def probe(self, count: int = 64) -> list[Doubt]:
-        """The self-checks that need a few images only (see :mod:`physadv.evaluation.masking_checks`)."""
+    def probe(self, count: int = 64) -> list[Finding]:
+        """The self-checks that need a few images only (see
+        :mod:`physadv.evaluation.masking_checks`)."""
         positions = list(range(0, len(self.samples), max(1, len(self.samples) // count)))[:count]
         images, labels = self._load(positions)
-        doubts = masking_checks.check_victim(self.victim, images, labels, eps=self.ball.eps, norm=self.ball.norm)
+        doubts = masking_checks.masking_findings(
+            self.victim, images, labels, eps=self.ball.eps, norm=self.ball.norm
+        )
         if any(d.name == "softmax-output" for d in doubts):
             self.victim = LogOf(self.victim)
         if any(d.name == "no-gradient" for d in doubts):
             return doubts
         few = self._pgd(images, labels, self.ball.eps, 5)
-        doubts += masking_checks.check_steps(few, self._pgd(images, labels, self.ball.eps, 20), (5, 20))
-        widest = {"linf": 1.0, "l2": images[0].numel() ** 0.5, "l1": float(images[0].numel())}[self.ball.norm]
+        doubts += masking_checks.check_steps(
+            few, self._pgd(images, labels, self.ball.eps, 20), (5, 20)
+        )
+        widest = {"linf": 1.0, "l2": images[0].numel() ** 0.5, "l1": float(images[0].numel())}[
+            self.ball.norm
+        ]
         doubts += masking_checks.check_unbounded(self._pgd(images, labels, widest, 20), widest)
         return doubts
 
     def _pgd(self, images: Tensor, labels: Tensor, eps: float, steps: int) -> list[bool]:
-        found = pgd(self.victim, images, labels, eps=eps, norm=self.ball.norm, steps=steps, seed=self.seed)
+        found = pgd(
+            self.victim, images, labels, eps=eps, norm=self.ball.norm, steps=steps, seed=self.seed
+        )
         return [bool(x) for x in found.success.tolist()]
 
     def _load(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -108,8 +123,13 @@ class Evaluation:
         return images.to(self.device), labels.to(self.device)
 
     def _round(
-        self, ledger: Ledger, ball: LpBall, plan: Sequence[Stage], members: list[int], keep: Keep | None
-    ) -> Iterator[Progress]:
+        self,
+        ledger: Ledger,
+        ball: LpBall,
+        plan: Sequence[AttackStage],
+        members: list[int],
+        keep: Keep | None,
+    ) -> Iterator[EvaluationProgress]:
         """Every batch of ``members`` through every stage of ``plan``."""
         for number, start in enumerate(range(0, len(members), self.batch_size)):
             batch = members[start : start + self.batch_size]
@@ -118,7 +138,13 @@ class Evaluation:
                     yield self._progress(ledger, len(members), stage)
 
     def _batch(
-        self, ledger: Ledger, ball: LpBall, plan: Sequence[Stage], number: int, batch: list[int], keep: Keep | None
+        self,
+        ledger: Ledger,
+        ball: LpBall,
+        plan: Sequence[AttackStage],
+        number: int,
+        batch: list[int],
+        keep: Keep | None,
     ) -> Iterator[str]:
         left, names = ledger.left(number, batch), [stage.name for stage in plan]
         begun = time.perf_counter()
@@ -126,12 +152,20 @@ class Evaluation:
             images, labels = self._load(left)
             for verdict in self._verdicts(ledger, ball, plan, number, left, images, labels):
                 last = verdict.stage == names[-1]
-                rows = [self._row(left, images, labels, verdict, i, ball) for i in _finished(verdict, last)]
+                rows = [
+                    self._row(left, images, labels, verdict, i, ball)
+                    for i in _finished(verdict, last)
+                ]
                 if keep is not None and verdict.stage != CLEAN and verdict.broken.any():
                     hit = verdict.rows[verdict.broken]
-                    keep([left[i] for i in hit.tolist()], images[hit], verdict.images[verdict.broken])
+                    keep(
+                        [left[i] for i in hit.tolist()], images[hit], verdict.images[verdict.broken]
+                    )
                 now = time.perf_counter()
-                near = {str(left[r]): float(verdict.near[i]) for i, r in enumerate(verdict.rows.tolist())}
+                near = {
+                    str(left[r]): float(verdict.near[i])
+                    for i, r in enumerate(verdict.rows.tolist())
+                }
                 spent = {"seconds": now - begun, "forwards": verdict.forwards}
                 ledger.write(number, verdict.stage, rows, near=near, **spent)
                 begun = now
@@ -144,25 +178,43 @@ class Evaluation:
         self,
         ledger: Ledger,
         ball: LpBall,
-        plan: Sequence[Stage],
+        plan: Sequence[AttackStage],
         number: int,
         left: list[int],
         images: Tensor,
         labels: Tensor,
-    ) -> Iterator[Verdict]:
+    ) -> Iterator[StageOutcome]:
         near = ledger.state(number, "near")
         return verdicts(
-            self.victim, images, labels, ball=ball, plan=plan, speed=self.speed, seed=self.seed,
+            self.victim,
+            images,
+            labels,
+            ball=ball,
+            plan=plan,
+            speed=self.speed,
+            seed=self.seed,
             targets=None if self.targets is None else self.targets(left).to(images.device),
             index=torch.tensor([self.samples.indices[p] for p in left]),
             near=torch.tensor([near.get(p, torch.inf) for p in left]),
             done=ledger.stages_done(number),
-        )  # fmt: skip
+        )
 
-    def _row(self, left: list[int], images: Tensor, labels: Tensor, verdict: Verdict, at: int, ball: LpBall) -> Row:
+    def _row(
+        self,
+        left: list[int],
+        images: Tensor,
+        labels: Tensor,
+        verdict: StageOutcome,
+        at: int,
+        ball: LpBall,
+    ) -> Row:
         row, broken = int(verdict.rows[at]), bool(verdict.broken[at])
         moved = broken and verdict.stage != CLEAN
-        away = distance(verdict.images[at : at + 1], images[row : row + 1], ball.norm) if moved else torch.zeros(1)
+        away = (
+            distance(verdict.images[at : at + 1], images[row : row + 1], ball.norm)
+            if moved
+            else torch.zeros(1)
+        )
         return {
             "index": left[row],
             "image": self.samples.name(left[row]),
@@ -175,14 +227,19 @@ class Evaluation:
             "near": float(verdict.near[at]),
         }
 
-    def _progress(self, ledger: Ledger, total: int, stage: str) -> Progress:
+    def _progress(self, ledger: Ledger, total: int, stage: str) -> EvaluationProgress:
         name = ledger.name
-        return Progress(len(ledger.rows), total, _rate(ledger, "correct"), _rate(ledger, "robust"), stage, name)
+        return EvaluationProgress(
+            len(ledger.rows), total, _rate(ledger, "correct"), _rate(ledger, "robust"), stage, name
+        )
 
-    def _curve(self) -> Iterator[Progress]:
-        """Smaller radii from the largest down, on what the one above broke; larger ones up, on what is still whole."""
+    def _curve(self) -> Iterator[EvaluationProgress]:
+        """Smaller radii from the largest down, on what the one above broke; larger ones up, on what
+        is still whole."""
         self.rounds = {self.ball.eps: self.ledger}
-        broken = [p for p, row in sorted(self.ledger.rows.items()) if row["correct"] and not row["robust"]]
+        broken = [
+            p for p, row in sorted(self.ledger.rows.items()) if row["correct"] and not row["robust"]
+        ]
         for eps in sorted((e for e in self.curve if e < self.ball.eps), reverse=True):
             yield from self._radius(eps, broken)
             broken = [p for p in broken if not self.rounds[eps].rows[p]["robust"]]
@@ -191,7 +248,7 @@ class Evaluation:
             yield from self._radius(eps, whole)
             whole = [p for p in whole if self.rounds[eps].rows[p]["robust"]]
 
-    def _radius(self, eps: float, members: list[int]) -> Iterator[Progress]:
+    def _radius(self, eps: float, members: list[int]) -> Iterator[EvaluationProgress]:
         short = self.plan[:1] if self.plan[0].family == "black" else quick(self.ball.norm)
         self.rounds[eps] = Ledger(self.folder, f"curve-{eps:.6g}")
         yield from self._round(self.rounds[eps], replace(self.ball, eps=eps), short, members, None)
@@ -211,7 +268,7 @@ class Evaluation:
             found[eps] = wilson(len(at), n)
         return dict(sorted(found.items()))
 
-    def _hindsight(self) -> list[Doubt]:
+    def _hindsight(self) -> list[Finding]:
         """The checks that need the outcome, of a run that was stopped as well."""
         correct = [row for row in self.ledger.rows.values() if row["correct"]]
         broken = {s.name: [row["broken_by"] == s.name for row in correct] for s in self.plan}
@@ -222,9 +279,12 @@ class Evaluation:
         return doubts
 
     def result(self) -> dict[str, Any]:
-        """Rates with intervals, what each attack broke, the curve, doubts, seconds, images asked about."""
+        """Rates with intervals, what each attack broke, the curve, doubts, seconds, images asked
+        about."""
         rows = self.ledger.rows
-        by = Counter(row["broken_by"] for row in rows.values() if row["correct"] and not row["robust"])
+        by = Counter(
+            row["broken_by"] for row in rows.values() if row["correct"] and not row["robust"]
+        )
         ledgers = [self.ledger, *(led for eps, led in self.rounds.items() if eps != self.ball.eps)]
         return {
             "clean_accuracy": _rate(self.ledger, "correct").as_dict(),
@@ -238,7 +298,7 @@ class Evaluation:
         }
 
 
-def _finished(verdict: Verdict, last: bool) -> list[int]:
+def _finished(verdict: StageOutcome, last: bool) -> list[int]:
     """Places in a verdict whose samples are done: the broken ones, after the last stage all."""
     return [i for i, broken in enumerate(verdict.broken.tolist()) if broken or last]
 

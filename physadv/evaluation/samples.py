@@ -1,4 +1,5 @@
-"""A data set as an evaluation needs it: a fixed choice of images, of one size, with the victim's class numbers."""
+"""A data set as an evaluation needs it: a fixed choice of images, of one size, with the victim's
+class numbers."""
 
 from __future__ import annotations
 
@@ -15,17 +16,19 @@ from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import numpy_generator
 from physadv.datasets.base import ImageDataset
 from physadv.models.cards import VictimCard
-from physadv.models.classifiers import resize
+from physadv.models.classifiers import resize_images
 
 PROBE = 64
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The chosen images of a data set. ``indices`` are their numbers in it, ``labels`` the victim's class numbers.
+    """The chosen images of a data set. ``indices`` are their numbers in it, ``labels`` the victim's
+    class numbers.
 
-    Images come as (b, channels, height, width) float32 in [0, 1]. Those of another size are stretched to ``size``
-    (height, width): bilinear, anti-aliased, rounded to 8 bit again. ``channels`` is 1 where the victim sees grey.
+    Images come as (b, channels, height, width) float32 in [0, 1]. Those of another size are
+    stretched to ``size`` (height, width): bilinear, anti-aliased, rounded to 8 bit again.
+    ``channels`` is 1 where the victim sees gray.
     """
 
     dataset: ImageDataset
@@ -38,7 +41,8 @@ class Samples:
         return len(self.indices)
 
     def images(self, positions: Sequence[int]) -> Tensor:
-        """The images at these positions of the choice. Raises DataError for one that is grey by promise and is not."""
+        """The images at these positions of the choice. Raises DataError for one that is gray by
+        promise and is not."""
         return torch.stack([self._image(self.indices[p]) for p in positions])
 
     def targets(self, positions: Sequence[int]) -> Tensor:
@@ -46,16 +50,23 @@ class Samples:
         return torch.tensor([self.labels[p] for p in positions], dtype=torch.long)
 
     def without(self, label: int) -> Samples:
-        """The images of all other classes: one of the class ``label`` cannot be made to look like what it is.
+        """The images of all other classes: one of the class ``label`` cannot be made to look like
+        what it is.
 
         Raises DataError where none is left.
         """
         kept = [p for p, own in enumerate(self.labels) if own != label]
         if not kept:
             raise DataError(
-                f"{len(self)} images", "all are of the class wanted", "choose another target, or more images"
+                f"{len(self)} images",
+                "all are of the class wanted",
+                "choose another target, or more images",
             )
-        return replace(self, indices=tuple(self.indices[p] for p in kept), labels=tuple(self.labels[p] for p in kept))
+        return replace(
+            self,
+            indices=tuple(self.indices[p] for p in kept),
+            labels=tuple(self.labels[p] for p in kept),
+        )
 
     def name(self, position: int) -> str:
         """The image's name in its data set."""
@@ -65,19 +76,26 @@ class Samples:
         array, _ = self.dataset[index]
         image = to_tensor(array)
         if image.shape[-2:] != self.size:
-            image = resize(image[None], *self.size)[0].clamp(0, 1).mul(255).round().div(255)
+            image = resize_images(image[None], *self.size)[0].clamp(0, 1).mul(255).round().div(255)
         if self.channels == 3:
             return image
         if (image - image[:1]).abs().max() > 0:
-            raise DataError(self.dataset.names[index], "has colours, and the victim sees grey", "convert the images")
+            raise DataError(
+                self.dataset.names[index],
+                "has colors, and the victim sees gray",
+                "convert the images",
+            )
         return image[:1]
 
 
-def choose(dataset: ImageDataset, card: VictimCard, *, limit: int | None = None, seed: int = 0) -> Samples:
-    """``limit`` images drawn at random (all of them without one), the same for the same seed, as the victim needs them.
+def choose(
+    dataset: ImageDataset, card: VictimCard, *, limit: int | None = None, seed: int = 0
+) -> Samples:
+    """``limit`` images drawn at random (all of them without one), the same for the same seed, as
+    the victim needs them.
 
-    The size is that of the images where they agree, else the card's ``input_size``, else the size most of the first
-    64 have. Raises DataError where the classes cannot be those of the victim.
+    The size is that of the images where they agree, else the card's ``input_size``, else the size
+    most of the first 64 have. Raises DataError where the classes cannot be those of the victim.
     """
     order = numpy_generator(seed, "limit").permutation(len(dataset))
     indices = order if limit is None else np.sort(order[:limit])
@@ -85,11 +103,19 @@ def choose(dataset: ImageDataset, card: VictimCard, *, limit: int | None = None,
     number = class_numbers(dataset.classes, card)
     labels = tuple(number[int(dataset.labels[i])] for i in indices)
     channels = 1 if card.extra.get("channels") == 1 else 3
-    return Samples(dataset, tuple(int(i) for i in indices), labels, _size(dataset, indices.tolist(), card), channels)
+    return Samples(
+        dataset,
+        tuple(int(i) for i in indices),
+        labels,
+        _size(dataset, indices.tolist(), card),
+        channels,
+    )
 
 
 def _size(dataset: ImageDataset, indices: list[int], card: VictimCard) -> tuple[int, int]:
-    sizes = Counter((int(a.shape[0]), int(a.shape[1])) for a, _ in (dataset[i] for i in indices[:PROBE]))
+    sizes = Counter(
+        (int(a.shape[0]), int(a.shape[1])) for a, _ in (dataset[i] for i in indices[:PROBE])
+    )
     if len(sizes) == 1:
         return next(iter(sizes))
     return card.input_size or sizes.most_common(1)[0][0]

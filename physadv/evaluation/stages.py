@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from physadv.attacks._fused_model import Prepared, Speed, stepper_of
-from physadv.attacks._classifier_step import Classifier, quiet
+from physadv.attacks._classifier_step import Classifier, frozen_eval
+from physadv.attacks._fused_model import FusedModel, Speed, stepper_of
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.threat.constraints import LpBall
-from physadv.threat.criteria import Misclassified, wanted
+from physadv.threat.criteria import Misclassified, success_criterion
 from physadv.threat.losses import dlr
 
 CLEAN = "clean"
@@ -24,11 +24,12 @@ Family = Literal["white", "black"]
 
 @dataclass(frozen=True)
 class Case:
-    """What a stage gets: images (b, c, h, w) still whole, their labels, the threat, and how near each came to breaking.
+    """What a stage gets: images (b, c, h, w) still whole, their labels, the threat, and how near
+    each came to breaking.
 
-    ``stepper`` is the victim or a faster copy of it. ``index`` (b,) numbers the samples, for random starts that do not
-    depend on the batch. ``near`` (b,) is the lowest scale-free margin (DLR) that any stage so far reached; 0 would be
-    broken. ``targets`` (b,), if any, are the classes wanted.
+    ``stepper`` is the victim or a faster copy of it. ``index`` (b,) numbers the samples, for random
+    starts that do not depend on the batch. ``near`` (b,) is the lowest scale-free margin (DLR) that
+    any stage so far reached; 0 would be broken. ``targets`` (b,), if any, are the classes wanted.
     """
 
     victim: Classifier
@@ -42,9 +43,9 @@ class Case:
     targets: Tensor | None = None
 
     @property
-    def speed(self) -> Speed | Prepared:
+    def speed(self) -> Speed | FusedModel:
         """The stepper as the attacks take it."""
-        return self.stepper if isinstance(self.stepper, Prepared) else "plain"
+        return self.stepper if isinstance(self.stepper, FusedModel) else "plain"
 
     def pick(self, rows: Tensor) -> Case:
         """The same for a part of the samples."""
@@ -59,7 +60,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Stage:
+class AttackStage:
     """One attack of a plan: its name, its family, and how it is run."""
 
     name: str
@@ -68,8 +69,9 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What one stage did: images and whether the victim misreads them (b,), for the samples ``rows`` it was shown.
+class StageOutcome:
+    """What one stage did: images and whether the victim misreads them (b,), for the samples
+    ``rows`` it was shown.
 
     ``forwards`` counts images that the victim or its faster copy was asked about.
     """
@@ -88,27 +90,32 @@ def verdicts(
     labels: Tensor,
     *,
     ball: LpBall,
-    plan: Sequence[Stage],
-    speed: Speed | Prepared = "fold",
+    plan: Sequence[AttackStage],
+    speed: Speed | FusedModel = "fold",
     seed: int = 0,
     targets: Tensor | None = None,
     index: Tensor | None = None,
     near: Tensor | None = None,
     done: Sequence[str] = (),
-) -> Iterator[Verdict]:
+) -> Iterator[StageOutcome]:
     """The stages one by one, so that the caller can save what each found; ``clean`` comes first.
 
-    To go on with a batch, give the images still whole, their ``near``, and the names of the stages ``done``. With
-    ``targets`` a sample is broken where the victim sees its target. Raises OptionError for an empty plan.
+    To go on with a batch, give the images still whole, their ``near``, and the names of the stages
+    ``done``. With ``targets`` a sample is broken where the victim sees its target. Raises
+    OptionError for an empty plan.
     """
     if not plan:
         raise OptionError("a plan of 0 stages", "at least one attack is needed", "name one")
     whole = torch.arange(len(images), device=images.device)
     index = whole if index is None else index.to(images.device)
-    near = torch.full((len(images),), torch.inf, device=images.device) if near is None else near.to(images.device)
-    with quiet(victim):
+    near = (
+        torch.full((len(images),), torch.inf, device=images.device)
+        if near is None
+        else near.to(images.device)
+    )
+    with frozen_eval(victim):
         case, ready = Case(victim, victim, images, labels, ball, seed, index, near, targets), False
-        for stage in (Stage(CLEAN, "white", _untouched), *plan):
+        for stage in (AttackStage(CLEAN, "white", _untouched), *plan):
             if stage.name in done or not len(whole):
                 continue
             if stage.name != CLEAN and not ready:
@@ -125,14 +132,18 @@ def _untouched(case: Case) -> AttackResult:
 
 
 @torch.no_grad()
-def _judge(case: Case, stage: str, rows: Tensor, found: AttackResult) -> Verdict:
+def _judge(case: Case, stage: str, rows: Tensor, found: AttackResult) -> StageOutcome:
     """Ask the victim itself about the very images that are handed out."""
     images = found.images if stage == CLEAN else case.ball.legal(found.images, case.images)
     logits = case.victim(images)
-    criterion = Misclassified(case.labels) if stage == CLEAN else wanted(case.labels, case.targets)
+    criterion = (
+        Misclassified(case.labels)
+        if stage == CLEAN
+        else success_criterion(case.labels, case.targets)
+    )
     closer = torch.minimum(case.near, dlr(logits, case.labels).to(case.near))
     asked = len(rows) + (int(found.queries.sum()) if found.queries is not None else 0)
-    return Verdict(stage, rows, images, criterion(logits), closer, asked)
+    return StageOutcome(stage, rows, images, criterion(logits), closer, asked)
 
 
 @dataclass

@@ -1,8 +1,10 @@
-"""Detectors of torchvision and ultralytics, known by their shape alone, so that neither is ever imported here unasked.
+"""Detectors of torchvision and ultralytics, known by their shape alone, so that neither is ever
+imported here unasked.
 
-`torchvision:NAME` and `ultralytics:FILE.pt` import the library by the user's own request; a model that the user's code
-has made is recognised by what it has. What they would suppress is opened up, so that gradients reach the candidates.
-ultralytics is AGPL-3.0: nothing of it is used, called or imported unless the user names one of its models.
+`torchvision:NAME` and `ultralytics:FILE.pt` import the library by the user's own request; a model
+that the user's code has made is recognized by what it has. What they would suppress is opened up,
+so that gradients reach the candidates. ultralytics is AGPL-3.0: nothing of it is used, called or
+imported unless the user names one of its models.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from physadv.core.errors import VictimError
 from physadv.core.types import Detections
-from physadv.models.classifiers import Prepared
+from physadv.models.classifiers import Preprocessed
 from physadv.models.loading import load_state, read_state
 
 FOREIGN = ("torchvision", "ultralytics")
@@ -27,28 +29,39 @@ CANDIDATES, FLOOR = 300, 0.01
 
 
 class TorchvisionDetector(nn.Module):
-    """A torchvision detector (list of images -> list of dicts), its suppression opened: every candidate comes out.
+    """A torchvision detector (list of images -> list of dicts), its suppression opened: every
+    candidate comes out.
 
-    Two-stage nets still suppress among their proposals. Raises VictimError for a net whose suppression cannot be told.
+    Two-stage nets still suppress among their proposals. Raises VictimError for a net whose
+    suppression cannot be told.
     """
 
     def __init__(self, net: nn.Module, classes: int) -> None:
         super().__init__()
         self.net, self.classes = net, classes
         part: Any = getattr(net, "roi_heads", net)
-        for name, value in (("score_thresh", FLOOR), ("nms_thresh", 1.0), ("detections_per_img", CANDIDATES)):
+        for name, value in (
+            ("score_thresh", FLOOR),
+            ("nms_thresh", 1.0),
+            ("detections_per_img", CANDIDATES),
+        ):
             if not hasattr(part, name):
                 raise VictimError(
-                    type(net).__name__, f"has no {name}: it gives out boxes after suppression only",
+                    type(net).__name__,
+                    f"has no {name}: it gives out boxes after suppression only",
                     "return (boxes, scores) before suppression from a module of your own",
-                )  # fmt: skip
+                )
             setattr(part, name, value)
-        for extra in ("mask_roi_pool", "keypoint_roi_pool"):  # masks and keypoints cost time and are not judged
+        for extra in (
+            "mask_roi_pool",
+            "keypoint_roi_pool",
+        ):  # masks and keypoints cost time and are not judged
             if getattr(part, extra, None) is not None:
                 setattr(part, extra, None)
 
     def forward(self, images: Tensor) -> Detections:
-        """(b, 3, h, w) in [0, 1] -> candidates, each with the score of its one class; short lists end in zeros."""
+        """(b, 3, h, w) in [0, 1] -> candidates, each with the score of its one class; short lists
+        end in zeros."""
         found: list[Mapping[str, Tensor]] = self.net(list(images))
         most = max(1, *(len(f["scores"]) for f in found))
         boxes = [F.pad(f["boxes"], (0, 0, 0, most - len(f["boxes"]))) for f in found]
@@ -61,7 +74,8 @@ class TorchvisionDetector(nn.Module):
 
 
 class YoloDetector(nn.Module):
-    """A net of ultralytics' layout: (b, 4 + classes [+ more], n) of centre x, y, width, height in px and scores."""
+    """A net of ultralytics' layout: (b, 4 + classes [+ more], n) of center x, y, width, height in
+    px and scores."""
 
     def __init__(self, net: nn.Module, classes: int) -> None:
         super().__init__()
@@ -71,25 +85,33 @@ class YoloDetector(nn.Module):
             head.end2end = False
 
     def forward(self, images: Tensor) -> Detections:
-        """(b, 3, h, w) in [0, 1], sides in whole multiples of the net's stride -> Detections in px of these images."""
+        """(b, 3, h, w) in [0, 1], sides in whole multiples of the net's stride -> Detections in px
+        of these images."""
         output = self.net(images)
         while isinstance(output, tuple | list) and output:
             output = output[0]
-        if not isinstance(output, Tensor) or output.ndim != 3 or not 0 <= output.shape[1] - 4 - self.classes <= 200:
+        if (
+            not isinstance(output, Tensor)
+            or output.ndim != 3
+            or not 0 <= output.shape[1] - 4 - self.classes <= 200
+        ):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise VictimError(
-                f"output {shape}", f"needs (b, {4 + self.classes}, n) before suppression",
+                f"output {shape}",
+                f"needs (b, {4 + self.classes}, n) before suppression",
                 "load the net without its end-to-end head, or not from an export",
-            )  # fmt: skip
-        centre, half = output[:, :2], output[:, 2:4] / 2
-        boxes = torch.cat((centre - half, centre + half), 1).transpose(1, 2)
+            )
+        center, half = output[:, :2], output[:, 2:4] / 2
+        boxes = torch.cat((center - half, center + half), 1).transpose(1, 2)
         return Detections(boxes, output[:, 4 : 4 + self.classes].transpose(1, 2))
 
 
-def adapt(net: nn.Module) -> tuple[nn.Module, dict[str, Any]] | None:
-    """A net of either library made a detector as this toolkit knows them, with what its card can say; else None.
+def adapt_detector(net: nn.Module) -> tuple[nn.Module, dict[str, Any]] | None:
+    """A net of either library made a detector as this toolkit knows them, with what its card can
+    say; else None.
 
-    The net itself is changed (its thresholds): hand over a copy. Raises VictimError for one of a task not known here.
+    The net itself is changed (its thresholds): hand over a copy. Raises VictimError for one of a
+    task not known here.
     """
     inner = getattr(net, "model", None)
     if isinstance(inner, nn.Module) and _is_yolo(inner):
@@ -102,7 +124,8 @@ def adapt(net: nn.Module) -> tuple[nn.Module, dict[str, Any]] | None:
 
 
 def load_foreign(text: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
-    """``torchvision:NAME`` or ``ultralytics:FILE.pt`` -> the net and the table for its card; nothing is downloaded.
+    """``torchvision:NAME`` or ``ultralytics:FILE.pt`` -> the net and the table for its card;
+    nothing is downloaded.
 
     Raises VictimError, with the remedy, where the library or the weights are not here.
     """
@@ -111,22 +134,39 @@ def load_foreign(text: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
 
 
 def _is_yolo(net: nn.Module) -> bool:
-    return all(hasattr(net, name) for name in ("names", "stride", "model")) and isinstance(net.model, nn.Module)
+    return all(hasattr(net, name) for name in ("names", "stride", "model")) and isinstance(
+        net.model, nn.Module
+    )
 
 
 def _adapt_yolo(net: nn.Module, task: str) -> tuple[nn.Module, dict[str, Any]]:
     if task not in ("detect", "segment", "pose"):
-        raise VictimError(f"ultralytics task {task!r}", "is not one of detect, segment, pose", "use a detector")
+        raise VictimError(
+            f"ultralytics task {task!r}", "is not one of detect, segment, pose", "use a detector"
+        )
     names: Any = net.names
-    classes = [str(names[i]) for i in sorted(names)] if isinstance(names, Mapping) else [str(n) for n in names]
-    table = {"task": "detect", "classes": classes, "input_size": 640, "score_threshold": 0.25, "licence": "AGPL-3.0"}
+    classes = (
+        [str(names[i]) for i in sorted(names)]
+        if isinstance(names, Mapping)
+        else [str(n) for n in names]
+    )
+    table = {
+        "task": "detect",
+        "classes": classes,
+        "input_size": 640,
+        "score_threshold": 0.25,
+        "licence": "AGPL-3.0",
+    }
     return YoloDetector(net, len(classes)), table
 
 
 def _counts(net: nn.Module) -> int | None:
     """The number of classes of a torchvision detector, background included; None for any other net."""
-    for path in ("roi_heads.box_predictor.cls_score.out_features", "head.classification_head.num_classes",
-                 "head.classification_head.num_columns"):  # fmt: skip
+    for path in (
+        "roi_heads.box_predictor.cls_score.out_features",
+        "head.classification_head.num_classes",
+        "head.classification_head.num_columns",
+    ):
         found: Any = net
         for part in path.split("."):
             found = getattr(found, part, None)
@@ -138,32 +178,47 @@ def _counts(net: nn.Module) -> int | None:
 def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
     try:
         from torchvision.models import get_model, get_model_weights, list_models
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a build that does not fit this torch
+    except (
+        ImportError,
+        RuntimeError,
+    ) as error:  # RuntimeError: a build that does not fit this torch
         limit = f"torchvision cannot be imported ({str(error).splitlines()[0][:100]})"
-        raise VictimError(f"victim torchvision:{name}", limit, "pip install 'physadv[torchvision]'") from error
+        raise VictimError(
+            f"victim torchvision:{name}", limit, "pip install 'physadv[torchvision]'"
+        ) from error
     known = [str(m) for m in list_models()]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=2)
-        hint = f"did you mean {' or '.join(near)}" if near else "torchvision.models.list_models() shows its names"
+        hint = (
+            f"did you mean {' or '.join(near)}"
+            if near
+            else "torchvision.models.list_models() shows its names"
+        )
         raise VictimError(f"torchvision:{name}", "no such model", hint)
     published: Any = get_model_weights(name).DEFAULT
     if weights is not None:
-        net = get_model(name, weights=None, **({"weights_backbone": None} if _detects(published) else {}))
+        net = get_model(
+            name, weights=None, **({"weights_backbone": None} if _detects(published) else {})
+        )
         load_state(net, read_state(weights), name=name)
     elif (Path(torch.hub.get_dir()) / "checkpoints" / Path(str(published.url)).name).is_file():
         net = get_model(name, weights=published)
     else:
         code = f"from torchvision.models import get_model; get_model('{name}', weights='DEFAULT')"
         raise VictimError(
-            f"victim torchvision:{name}", "its weights are not here and nothing is downloaded unasked",
+            f"victim torchvision:{name}",
+            "its weights are not here and nothing is downloaded unasked",
             f'run once python -c "{code}", or give the file with --weights',
-        )  # fmt: skip
-    table: dict[str, Any] = {"classes": list(published.meta["categories"]), "data": "as torchvision's card says"}
+        )
+    table: dict[str, Any] = {
+        "classes": list(published.meta["categories"]),
+        "data": "as torchvision's card says",
+    }
     if _detects(published):
         return net, {**table, "task": "detect", "score_threshold": 0.5}
     shown = published.transforms()
     crop = (int(shown.crop_size[0]), int(shown.resize_size[0]))
-    prepared = Prepared(net, mean=list(shown.mean), std=list(shown.std), crop=crop)
+    prepared = Preprocessed(net, mean=list(shown.mean), std=list(shown.std), crop=crop)
     return prepared, {**table, "input_size": None}
 
 
@@ -177,7 +232,9 @@ def _ultralytics(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
     file = weights or Path(name)
     if not file.is_file():
         raise VictimError(
-            f"{file}", "no such file, and nothing is downloaded unasked", "fetch it from its publisher and name it"
+            f"{file}",
+            "no such file, and nothing is downloaded unasked",
+            "fetch it from its publisher and name it",
         )
     try:
         from ultralytics import YOLO

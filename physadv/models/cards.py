@@ -19,10 +19,11 @@ Task = Literal["classify", "detect"]
 class VictimCard:
     """Name, task and provenance of a victim.
 
-    ``classes`` are names by index, empty where nobody told them. ``input_size`` is (height, width) in px of what the
-    net sees after its own resizing, None where it takes any size. ``sha256`` is of the weights' file; ``accuracy`` says
-    what was measured, on what and by whom. ``urls`` are where ``physadv models fetch`` may look. ``extra`` holds what
-    else the card knows (``score_threshold`` of a detector, full tables of a measurement).
+    ``classes`` are names by index, empty where nobody told them. ``input_size`` is (height, width)
+    in px of what the net sees after its own resizing, None where it takes any size. ``sha256`` is
+    of the weights' file; ``accuracy`` says what was measured, on what and by whom. ``urls`` are
+    where ``physadv models fetch`` may look. ``extra`` holds what else the card knows
+    (``score_threshold`` of a detector, full tables of a measurement).
     """
 
     name: str
@@ -40,7 +41,8 @@ class VictimCard:
     def class_index(self, wanted: str | int) -> int:
         """Index of a class given by name (case and "_" do not matter) or number.
 
-        Raises VictimError for a name that is unknown or stands for several classes, and for a number out of range.
+        Raises VictimError for a name that is unknown or stands for several classes, and for a
+        number out of range.
         """
         text = str(wanted).strip()
         if text.lstrip("-").isdigit():
@@ -50,7 +52,9 @@ class VictimCard:
         if len(hits) == 1:
             return hits[0]
         if hits:
-            raise VictimError(f"class {text!r}", f"stands for {hits} in {self.name}", "give the number")
+            raise VictimError(
+                f"class {text!r}", f"stands for {hits} in {self.name}", "give the number"
+            )
         near = difflib.get_close_matches(_plain(text), plain, n=3)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}" if near else "give its number"
         raise VictimError(f"class {text!r}", f"unknown to {self.name}", hint)
@@ -71,7 +75,8 @@ class VictimCard:
 
 
 class LoadedVictim(nn.Module):
-    """A net in eval mode with frozen parameters, and its card: images (b, 3, h, w) in [0, 1] -> Prediction."""
+    """A net in eval mode with frozen parameters, and its card: images (b, 3, h, w) in [0, 1] ->
+    Prediction."""
 
     card: VictimCard
 
@@ -81,12 +86,14 @@ class LoadedVictim(nn.Module):
         self.card = card
 
     def forward(self, images: Tensor) -> Prediction:
-        """Logits (b, classes) from a classifier, Detections in pixels of ``images`` from a detector."""
+        """Logits (b, classes) from a classifier, Detections in pixels of ``images`` from a
+        detector."""
         return cast(Prediction, self.net(images))
 
 
 def card_from(table: Mapping[str, Any], **defaults: Any) -> VictimCard:
-    """A card from a TOML table; keys the card lacks go to ``extra``. Raises VictimError for an unusable value."""
+    """A card from a TOML table; keys the card lacks go to ``extra``. Raises VictimError for an
+    unusable value."""
     values = {**defaults, **table}
     known = {k: values.pop(k) for k in list(values) if k in VictimCard.__dataclass_fields__}
     extra = {**dict(known.pop("extra", {})), **values}
@@ -94,9 +101,13 @@ def card_from(table: Mapping[str, Any], **defaults: Any) -> VictimCard:
         extra["accuracy"] = known["accuracy"]
         known["accuracy"] = ", ".join(f"{k} {v}" for k, v in known["accuracy"].items())
     if known.get("task", "classify") not in ("classify", "detect"):
-        raise VictimError(f"task {known['task']!r}", "is neither classify nor detect", "correct the card")
+        raise VictimError(
+            f"task {known['task']!r}", "is neither classify nor detect", "correct the card"
+        )
     if not isinstance(known.get("classes") or (), list | tuple):
-        raise VictimError(f"classes {known['classes']!r}", "is not a list of names", 'give e.g. ["stop", "yield"]')
+        raise VictimError(
+            f"classes {known['classes']!r}", "is not a list of names", 'give e.g. ["stop", "yield"]'
+        )
     known["classes"] = tuple(str(c) for c in known.get("classes") or ())
     known["urls"] = tuple(known.get("urls", ()))
     known["input_size"] = as_size(known.get("input_size"))
@@ -104,12 +115,23 @@ def card_from(table: Mapping[str, Any], **defaults: Any) -> VictimCard:
 
 
 def as_size(value: Any) -> tuple[int, int] | None:
-    """None, a side, or [height, width] -> (height, width) in px. Raises VictimError for anything else."""
+    """None, a side, or [height, width] -> (height, width) in px. Raises VictimError for anything
+    else."""
     if value is None:
         return None
-    sides = [value, value] if isinstance(value, int) else list(value) if isinstance(value, list | tuple) else []
-    if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides):
-        raise VictimError(f"input_size {value!r}", "is not a side or [height, width] in px", "give e.g. 224")
+    sides = (
+        [value, value]
+        if isinstance(value, int)
+        else list(value)
+        if isinstance(value, list | tuple)
+        else []
+    )
+    if len(sides) != 2 or not all(
+        isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides
+    ):
+        raise VictimError(
+            f"input_size {value!r}", "is not a side or [height, width] in px", "give e.g. 224"
+        )
     return sides[0], sides[1]
 
 

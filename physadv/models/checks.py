@@ -1,4 +1,5 @@
-"""Can this victim's answers, and its gradients, be trusted? Asked once, before the hours of an attack."""
+"""Can this victim's answers, and its gradients, be trusted? Asked once, before the hours of an
+attack."""
 
 from __future__ import annotations
 
@@ -10,21 +11,30 @@ from physadv.core.types import Detections, Prediction, Victim
 from physadv.models.cards import VictimCard
 
 _SATURATED = 16.6
-"""Gap between the two best logits from which the best class has probability 1 in float32: its loss is exactly 0."""
+"""Gap between the two best logits from which the best class has probability 1 in float32: its loss
+is exactly 0."""
 
 
-def check_victim(victim: Victim, images: Tensor, *, gradients: bool = True, limit: int = 4) -> list[str]:
-    """Run ``victim`` on at most ``limit`` of ``images`` (b, 3, h, w) in [0, 1]; returns warnings, each with its remedy.
+def check_victim(
+    victim: Victim, images: Tensor, *, gradients: bool = True, limit: int = 4
+) -> list[str]:
+    """Run ``victim`` on at most ``limit`` of ``images`` (b, 3, h, w) in [0, 1]; returns warnings,
+    each with its remedy.
 
-    Raises VictimError where no attack or evaluation could mean anything: the model fails, returns another shape or
-    number of classes than its card says, NaN or infinity, detector scores outside [0, 1], or (with ``gradients``) lets
-    no finite gradient reach the image. Warns of probabilities in place of logits, saturated logits, answers that differ
-    from run to run or with the other images of the batch, gradients that are zero, and a model left in training mode.
-    Model, images and the global random state stay as they were.
+    Raises VictimError where no attack or evaluation could mean anything: the model fails, returns
+    another shape or number of classes than its card says, NaN or infinity, detector scores outside
+    [0, 1], or (with ``gradients``) lets no finite gradient reach the image. Warns of probabilities
+    in place of logits, saturated logits, answers that differ from run to run or with the other
+    images of the batch, gradients that are zero, and a model left in training mode. Model, images
+    and the global random state stay as they were.
     """
     images = images[:limit].detach().clone()
     if images.ndim != 4 or images.shape[0] == 0:
-        raise VictimError(f"images of shape {tuple(images.shape)}", "(b, 3, h, w) is needed", "pass a batch of images")
+        raise VictimError(
+            f"images of shape {tuple(images.shape)}",
+            "(b, 3, h, w) is needed",
+            "pass a batch of images",
+        )
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         prediction = _run(victim, images)
@@ -45,11 +55,15 @@ def _run(victim: Victim, images: Tensor) -> Prediction:
         except Exception as error:  # whatever the user's model raises is told in one line
             said = (str(error).strip().splitlines() or [""])[0][:160]
             raise VictimError(
-                f"the model fails on images {tuple(images.shape)}", f"{type(error).__name__}: {said}", "set input_size"
+                f"the model fails on images {tuple(images.shape)}",
+                f"{type(error).__name__}: {said}",
+                "set input_size",
             ) from error
     if not isinstance(prediction, Tensor | Detections):
         raise VictimError(
-            f"the model returned {type(prediction).__name__}", "logits or Detections are needed", "use as_victim"
+            f"the model returned {type(prediction).__name__}",
+            "logits or Detections are needed",
+            "use as_victim",
         )
     return prediction
 
@@ -57,9 +71,18 @@ def _run(victim: Victim, images: Tensor) -> Prediction:
 def _require_shape(prediction: Prediction, count: int, card: VictimCard | None) -> None:
     if isinstance(prediction, Tensor):
         shape = tuple(prediction.shape)
-        if len(shape) != 2 or shape[0] != count or shape[1] < 2 or not prediction.is_floating_point():
+        if (
+            len(shape) != 2
+            or shape[0] != count
+            or shape[1] < 2
+            or not prediction.is_floating_point()
+        ):
             said = f"{prediction.dtype} of shape {shape}"
-            raise VictimError(said, f"logits ({count}, classes >= 2) are needed", "return one row of logits an image")
+            raise VictimError(
+                said,
+                f"logits ({count}, classes >= 2) are needed",
+                "return one row of logits an image",
+            )
     else:
         boxes, shape = tuple(prediction.boxes.shape), tuple(prediction.scores.shape)
         if len(shape) != 3 or shape[0] != count or boxes != (*shape[:2], 4) or 0 in shape:
@@ -70,12 +93,16 @@ def _require_shape(prediction: Prediction, count: int, card: VictimCard | None) 
             )
     if card is not None and card.classes and len(card.classes) != shape[-1]:
         raise VictimError(
-            f"the model has {shape[-1]} classes", f"its card names {len(card.classes)}", "give the classes it has"
+            f"the model has {shape[-1]} classes",
+            f"its card names {len(card.classes)}",
+            "give the classes it has",
         )
 
 
 def _require_finite(prediction: Prediction) -> None:
-    parts = [prediction] if isinstance(prediction, Tensor) else [prediction.boxes, prediction.scores]
+    parts = (
+        [prediction] if isinstance(prediction, Tensor) else [prediction.boxes, prediction.scores]
+    )
     bad = sum(int((~p.isfinite()).sum()) for p in parts)
     if bad:
         raise VictimError(
@@ -86,7 +113,11 @@ def _require_finite(prediction: Prediction) -> None:
     if isinstance(prediction, Detections):
         low, high = float(prediction.scores.min()), float(prediction.scores.max())
         if low < -1e-6 or high > 1 + 1e-6:
-            raise VictimError(f"scores from {low:.3g} to {high:.3g}", "must lie in [0, 1]", "apply sigmoid or softmax")
+            raise VictimError(
+                f"scores from {low:.3g} to {high:.3g}",
+                "must lie in [0, 1]",
+                "apply sigmoid or softmax",
+            )
 
 
 def _training(victim: Victim) -> str:
@@ -106,15 +137,18 @@ def _scale(prediction: Prediction) -> str:
         return ""
     if looks_like_probabilities(prediction):
         return (
-            "The model returns probabilities, not logits: softmax twice flattens the gradient and flatters robustness; "
+            "The model returns probabilities, not logits: softmax twice flattens the gradient and "
+            "flatters robustness; "
             'return logits, or set outputs = "probabilities" (as_victim or <file>.toml).'
         )
     best = prediction.float().topk(2, 1).values
     saturated = (best[:, 0] - best[:, 1]) > _SATURATED
     if bool(saturated.float().mean() > 0.5):
         return (
-            f"The best logit leads by more than {_SATURATED} on {int(saturated.sum())} of {len(saturated)} images: the "
-            "cross entropy is 0 in float32 and its gradient vanishes; use a margin loss, or divide the logits."
+            f"The best logit leads by more than {_SATURATED} on {int(saturated.sum())} of "
+            f"{len(saturated)} images: the "
+            "cross entropy is 0 in float32 and its gradient vanishes; use a margin loss, or "
+            "divide the logits."
         )
     return ""
 
@@ -122,10 +156,14 @@ def _scale(prediction: Prediction) -> str:
 def _steady(victim: Victim, images: Tensor, first: Prediction) -> list[str]:
     again, alone = _run(victim, images), _run(victim, images[:1])
     if _distance(first, again) > 1e-3:
-        return ["Two runs on the same images differ: the model is random; judge it over several draws (EOT)."]
+        return [
+            "Two runs on the same images differ: the model is random; judge it over several draws "
+            "(EOT)."
+        ]
     if images.shape[0] > 1 and _distance(_head(first), alone) > 1e-2:
         return [
-            "The answer for an image depends on the others in its batch: use batch statistics of training, .eval()."
+            "The answer for an image depends on the others in its batch: use batch statistics of "
+            "training, .eval()."
         ]
     return []
 
@@ -150,22 +188,31 @@ def _gradient(victim: Victim, images: Tensor) -> str:
         prediction = victim(seen)
         values = prediction if isinstance(prediction, Tensor) else prediction.scores
         if not values.requires_grad:
-            raise VictimError("no gradient reaches the image", "attacks that optimise need one", _GRADIENT_REMEDY)
+            raise VictimError(
+                "no gradient reaches the image", "attacks that optimize need one", _GRADIENT_REMEDY
+            )
         best = values.flatten(1).amax(1)
         (gradient,) = torch.autograd.grad(best.sum(), seen, allow_unused=True)
     if gradient is None:
-        raise VictimError("no gradient reaches the image", "attacks that optimise need one", _GRADIENT_REMEDY)
+        raise VictimError(
+            "no gradient reaches the image", "attacks that optimize need one", _GRADIENT_REMEDY
+        )
     if not bool(gradient.isfinite().all()):
         raise VictimError(
-            "the gradient is NaN or infinite", "a finite one is needed", "look for sqrt, log or power at 0 in the model"
+            "the gradient is NaN or infinite",
+            "a finite one is needed",
+            "look for sqrt, log or power at 0 in the model",
         )
     dead = int((gradient.flatten(1).abs().amax(1) == 0).sum())
     if dead:
         return (
-            f"The gradient is zero on {dead} of {len(gradient)} images: rounding, thresholds or saturation mask it; "
+            f"The gradient is zero on {dead} of {len(gradient)} images: rounding, thresholds or "
+            "saturation mask it; "
             "confirm any robustness with a black-box attack."
         )
     return ""
 
 
-_GRADIENT_REMEDY = "remove detach, no_grad, rounding or numpy from the model, or use a black-box attack"
+_GRADIENT_REMEDY = (
+    "remove detach, no_grad, rounding or numpy from the model, or use a black-box attack"
+)

@@ -1,4 +1,5 @@
-"""What stands before and behind a net: resizing, normalisation, and the turning of its output into logits."""
+"""What stands before and behind a net: resizing, normalization, and the turning of its output into
+logits."""
 
 from __future__ import annotations
 
@@ -16,28 +17,36 @@ Outputs = Literal["logits", "probabilities"]
 _TINY = 1e-12
 
 
-def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """(b, c, h, w) stretched to height x width px: bilinear, anti-aliased where it shrinks, differentiable."""
+def resize_images(images: Tensor, height: int, width: int) -> Tensor:
+    """(b, c, h, w) stretched to height x width px: bilinear, anti-aliased where it shrinks,
+    differentiable."""
     if images.shape[-2:] == (height, width):
         return images
-    return F.interpolate(images, (height, width), mode="bilinear", antialias=True, align_corners=False)
+    return F.interpolate(
+        images, (height, width), mode="bilinear", antialias=True, align_corners=False
+    )
 
 
-def centre_crop(images: Tensor, side: int, short_side: int) -> Tensor:
-    """Scale the short side to ``short_side`` px, aspect kept, and take the central ``side`` x ``side`` px."""
+def center_crop(images: Tensor, side: int, short_side: int) -> Tensor:
+    """Scale the short side to ``short_side`` px, aspect kept, and take the central ``side`` x
+    ``side`` px."""
     height, width = images.shape[-2:]
     scale = short_side / min(height, width)
-    images = resize(images, max(side, round(height * scale)), max(side, round(width * scale)))
+    images = resize_images(
+        images, max(side, round(height * scale)), max(side, round(width * scale))
+    )
     top, left = (images.shape[-2] - side) // 2, (images.shape[-1] - side) // 2
     return images[..., top : top + side, left : left + side]
 
 
-class Prepared(nn.Module):
-    """A net with its own preprocessing, so that everything else can speak of images in [0, 1] of any size.
+class Preprocessed(nn.Module):
+    """A net with its own preprocessing, so that everything else can speak of images in [0, 1] of
+    any size.
 
-    ``input_size`` is (height, width) in px to stretch to, ``crop`` a (side, short side) pair for a central crop, None
-    takes images as they come. ``mean`` and ``std`` are in units of [0, 1], one number or one a channel. ``outputs``
-    says whether a classifier's numbers are logits or probabilities, whose logarithm then stands for the logits.
+    ``input_size`` is (height, width) in px to stretch to, ``crop`` a (side, short side) pair for a
+    central crop, None takes images as they come. ``mean`` and ``std`` are in units of [0, 1], one
+    number or one a channel. ``outputs`` says whether a classifier's numbers are logits or
+    probabilities, whose logarithm then stands for the logits.
     """
 
     mean: Tensor
@@ -65,9 +74,9 @@ class Prepared(nn.Module):
         height, width = images.shape[-2:]
         seen = images
         if self.crop is not None:
-            seen = centre_crop(seen, *self.crop)
+            seen = center_crop(seen, *self.crop)
         elif self.input_size is not None:
-            seen = resize(seen, *self.input_size)
+            seen = resize_images(seen, *self.input_size)
         output = self.net((seen - self.mean) / self.std)
         if self.task == "detect":
             scale = (width / seen.shape[-1], height / seen.shape[-2])
@@ -77,18 +86,29 @@ class Prepared(nn.Module):
 
 def _channels(value: float | Sequence[float] | None, default: float, name: str) -> Tensor:
     try:
-        numbers = torch.as_tensor(default if value is None else value, dtype=torch.float32).reshape(1, -1, 1, 1)
+        numbers = torch.as_tensor(default if value is None else value, dtype=torch.float32).reshape(
+            1, -1, 1, 1
+        )
     except (TypeError, ValueError, RuntimeError) as error:
-        raise VictimError(f"{name} {value!r}", "is not one or three numbers", "give one per channel") from error
+        raise VictimError(
+            f"{name} {value!r}", "is not one or three numbers", "give one per channel"
+        ) from error
     if numbers.shape[1] not in (1, 3):
-        raise VictimError(f"{name} of {numbers.shape[1]} numbers", "one or three are needed", "give one per channel")
+        raise VictimError(
+            f"{name} of {numbers.shape[1]} numbers",
+            "one or three are needed",
+            "give one per channel",
+        )
     if name == "std" and not bool((numbers > 0).all()):
-        raise VictimError(f"std {value}", "must be positive", "give the numbers the model was trained with")
+        raise VictimError(
+            f"std {value}", "must be positive", "give the numbers the model was trained with"
+        )
     return numbers
 
 
 def _logits(output: Any, outputs: Outputs) -> Tensor:
-    """A model's output -> (b, classes). Objects with ``.logits`` (or such a key) are opened; else it is a tensor."""
+    """A model's output -> (b, classes). Objects with ``.logits`` (or such a key) are opened; else
+    it is a tensor."""
     if isinstance(output, Mapping) and "logits" in output:
         output = output["logits"]
     output = getattr(output, "logits", output)
@@ -105,17 +125,22 @@ def _detections(output: Any, scale: tuple[float, float]) -> Detections:
     """A detector's output before suppression -> Detections, boxes scaled to the image's pixels.
 
     Read are Detections, a (boxes, scores) pair, a mapping of these, and the YOLO layout: one tensor
-    (b, 4 + classes, n) of centre x, centre y, width, height in px and scores, alone or first in a tuple.
+    (b, 4 + classes, n) of center x, center y, width, height in px and scores, alone or first in a
+    tuple.
     """
     if isinstance(output, Mapping) and {"boxes", "scores"} <= set(output):
         output = (output["boxes"], output["scores"])
-    if isinstance(output, tuple | list) and output and not all(isinstance(part, Tensor) for part in output):
+    if (
+        isinstance(output, tuple | list)
+        and output
+        and not all(isinstance(part, Tensor) for part in output)
+    ):
         output = output[0]
     if isinstance(output, Detections):
         boxes, scores = output.boxes, output.scores
     elif isinstance(output, Tensor) and output.ndim == 3 and output.shape[1] > 4:
-        centre, half, scores = output[:, :2], output[:, 2:4] / 2, output[:, 4:].transpose(1, 2)
-        boxes = torch.cat((centre - half, centre + half), 1).transpose(1, 2)
+        center, half, scores = output[:, :2], output[:, 2:4] / 2, output[:, 4:].transpose(1, 2)
+        boxes = torch.cat((center - half, center + half), 1).transpose(1, 2)
     elif isinstance(output, tuple | list) and len(output) == 2:
         boxes, scores = output
     else:

@@ -1,4 +1,5 @@
-"""What is done with a detector's dense candidates: overlap, suppression, and the score of one class at one place."""
+"""What is done with a detector's dense candidates: overlap, suppression, and the score of one class
+at one place."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from physadv.core.types import Detections
 
 @dataclass(frozen=True)
 class Found:
-    """What one image holds after suppression, best first: ``boxes`` (m, 4) px, ``scores`` (m,), ``labels`` (m,)."""
+    """What one image holds after suppression, best first: ``boxes`` (m, 4) px, ``scores`` (m,),
+    ``labels`` (m,)."""
 
     boxes: Float[Tensor, "m 4"]
     scores: Float[Tensor, " m"]
@@ -52,14 +54,18 @@ def nms(
     multi_label: bool = False,
     limit: int = 300,
 ) -> list[Found]:
-    """Greedy suppression within each class; one :class:`Found` an image, best first, at most ``limit`` boxes.
+    """Greedy suppression within each class; one :class:`Found` an image, best first, at most
+    ``limit`` boxes.
 
-    A candidate counts for its best class, or with ``multi_label`` for every class that reaches ``score_threshold``.
-    A box goes when a better one *kept* of its class overlaps it by more than ``iou_threshold``. Only picks: the numbers
-    stay those of ``detections``, gradients included.
+    A candidate counts for its best class, or with ``multi_label`` for every class that reaches
+    ``score_threshold``. A box goes when a better one *kept* of its class overlaps it by more than
+    ``iou_threshold``. Only picks: the numbers stay those of ``detections``, gradients included.
     """
     pairs = zip(detections.boxes, detections.scores, strict=True)
-    return [_suppress(_candidates(b, s, score_threshold, multi_label), iou_threshold, limit) for b, s in pairs]
+    return [
+        _suppress(_candidates(b, s, score_threshold, multi_label), iou_threshold, limit)
+        for b, s in pairs
+    ]
 
 
 def _candidates(boxes: Tensor, scores: Tensor, threshold: float, multi_label: bool) -> Found:
@@ -76,10 +82,13 @@ def _candidates(boxes: Tensor, scores: Tensor, threshold: float, multi_label: bo
 
 def _suppress(found: Found, threshold: float, limit: int) -> Found:
     with torch.no_grad():
-        hits = (iou(found.boxes, found.boxes) > threshold) & (found.labels[:, None] == found.labels[None])
+        hits = (iou(found.boxes, found.boxes) > threshold) & (
+            found.labels[:, None] == found.labels[None]
+        )
         hits = hits.triu(1)  # hits[i, j]: i is better than j and would suppress it
         keep = torch.ones(len(found), dtype=torch.bool, device=hits.device)
-        # Greedy suppression as a fixed point: each round settles at least one more box, mostly all in a few rounds.
+        # Greedy suppression as a fixed point: each round settles at least one more box, mostly all
+        # in a few rounds.
         while True:
             settled = ~(hits & keep[:, None]).any(0)
             if torch.equal(settled, keep):
@@ -92,9 +101,11 @@ def _suppress(found: Found, threshold: float, limit: int) -> Found:
 def best_of_class(
     detections: Detections, label: int, box: Tensor | None = None, min_iou: float = 0.5
 ) -> Float[Tensor, " b"]:
-    """The best score of class ``label`` in each image, (b,), differentiable; 0 where no candidate qualifies.
+    """The best score of class ``label`` in each image, (b,), differentiable; 0 where no candidate
+    qualifies.
 
-    ``box`` (4,) or (b, 4) in px keeps to the candidates whose overlap with it is at least ``min_iou``.
+    ``box`` (4,) or (b, 4) in px keeps to the candidates whose overlap with it is at least
+    ``min_iou``.
     """
     scores = detections.scores[..., label]
     if box is None:

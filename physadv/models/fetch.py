@@ -28,7 +28,8 @@ def cache_dir() -> Path:
 
 
 def cache_path(card: VictimCard) -> Path:
-    """Where a card's weights lie once fetched; the name carries the sha256, so that versions do not meet."""
+    """Where a card's weights lie once fetched; the name carries the sha256, so that versions do not
+    meet."""
     return cache_dir() / "weights" / f"{card.name}-{card.sha256[:12]}.pth"
 
 
@@ -38,12 +39,16 @@ def cached(card: VictimCard) -> Path | None:
     return path if path.is_file() else None
 
 
-def fetch(card: VictimCard, *, source: str | Path | None = None, progress: Progress | None = None) -> Path:
-    """Bring a card's weights into the cache and return the path; what is there already and whole is left alone.
+def fetch(
+    card: VictimCard, *, source: str | Path | None = None, progress: Progress | None = None
+) -> Path:
+    """Bring a card's weights into the cache and return the path; what is there already and whole is
+    left alone.
 
-    ``source`` (a URL or a path) replaces the card's own URLs, which are tried in turn. The caller has asked the user:
-    this is the one function of the library that uses the network. Raises VictimError where the card has nothing to
-    fetch, where no source answers, and where the bytes have another sha256 than the card; then nothing is left behind.
+    ``source`` (a URL or a path) replaces the card's own URLs, which are tried in turn. The caller
+    has asked the user: this is the one function of the library that uses the network. Raises
+    VictimError where the card has nothing to fetch, where no source answers, and where the bytes
+    have another sha256 than the card; then nothing is left behind.
     """
     require_fetchable(card, source)
     target = cache_path(card)
@@ -62,9 +67,13 @@ def fetch(card: VictimCard, *, source: str | Path | None = None, progress: Progr
 
 
 def require_fetchable(card: VictimCard, source: str | Path | None = None) -> None:
-    """Raise VictimError for a card without a pinned sha256, or without URLs where no ``source`` is given."""
+    """Raise VictimError for a card without a pinned sha256, or without URLs where no ``source`` is
+    given."""
     if not card.sha256 or (source is None and not card.urls):
-        remedy = card.extra.get("install") or f"`physadv models show {card.name}` says where it comes from"
+        remedy = (
+            card.extra.get("install")
+            or f"`physadv models show {card.name}` says where it comes from"
+        )
         raise VictimError(f"victim {card.name}", "has nothing to fetch", remedy)
 
 
@@ -93,10 +102,16 @@ def _copy(origin: str, target: Path, expected: int, progress: Progress | None) -
             while piece := reply.read(_PIECE):
                 done += len(piece)
                 if done > expected:
-                    raise VictimError(f"{origin}", f"is longer than the {expected} bytes expected", "check the source")
+                    raise VictimError(
+                        f"{origin}",
+                        f"is longer than the {expected} bytes expected",
+                        "check the source",
+                    )
                 out.write(piece)
                 if progress is not None:
                     progress(done, total)
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise VictimError(f"{origin}", f"cannot be fetched ({reason})", "give another source with --from") from error
+        raise VictimError(
+            f"{origin}", f"cannot be fetched ({reason})", "give another source with --from"
+        ) from error

@@ -1,14 +1,15 @@
 """Names, files and import paths -> victims.
 
 load_victim("signs")                             embedded, like "signs-masked"
-load_victim("fastestdet", weights="f.pth")       or fetched before with `physadv models fetch fastestdet`
-load_victim("efficientnet-lite0")                with the extra `imagenet`
+load_victim("fastestdet", weights="f.pth")       or fetched before with `physadv models fetch
+fastestdet` load_victim("efficientnet-lite0")                with the extra `imagenet`
 load_victim("my_module:make_model")              any torch.nn.Module, made by your own code
 load_victim("model.pt"), load_victim("m.pt2")    TorchScript and torch.export files
 load_victim("torchvision:resnet50")              with the extra `torchvision`; detectors too
-load_victim("ultralytics:yolo11n.pt")            with the extra `ultralytics` (AGPL-3.0) and the file
-load_victim("model.safetensors")                 what `physadv train --defence` made: its card names the net
-load_victim("signs+jpeg:quality50")              any of these behind defences: see physadv/defences/named.py
+load_victim("ultralytics:yolo11n.pt")            with the extra `ultralytics` (AGPL-3.0) and the
+file load_victim("model.safetensors")                 what `physadv train --defense` made: its card
+names the net load_victim("signs+jpeg:quality50")              any of these behind defenses: see
+physadv/defenses/named.py
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from torch import nn
 
 from physadv.core.errors import VictimError
 from physadv.core.files import sha256_of
-from physadv.models.adapters import FOREIGN, adapt, load_foreign
+from physadv.models.adapters import FOREIGN, adapt_detector, load_foreign
+from physadv.models.architectures.cnn import build_from
 from physadv.models.cards import LoadedVictim, Task, VictimCard, card_from
-from physadv.models.classifiers import Outputs, Prepared
-from physadv.models.zoo import KNOWN
+from physadv.models.classifiers import Outputs, Preprocessed
 from physadv.models.loading import (
     kind_of,
     load_exported,
@@ -41,7 +42,7 @@ from physadv.models.loading import (
     read_state,
     sidecar,
 )
-from physadv.models.architectures.cnn import build_from
+from physadv.models.zoo import KNOWN
 
 __all__ = [
     "LoadedVictim",
@@ -67,7 +68,11 @@ def card_of(name: str) -> VictimCard:
     """The card of a victim known by name. Raises VictimError, with the nearest names, for another."""
     if name not in KNOWN:
         near = difflib.get_close_matches(name, KNOWN, n=2)
-        hint = f"did you mean {' or '.join(near)}" if near else "name a model file or module:factory for your own"
+        hint = (
+            f"did you mean {' or '.join(near)}"
+            if near
+            else "name a model file or module:factory for your own"
+        )
         raise VictimError(f"victim {name!r}", f"is none of {', '.join(KNOWN)}", hint)
     return KNOWN[name].card()
 
@@ -85,16 +90,23 @@ def remedy_for(name: str) -> str:
 
 
 def load_victim(
-    name_or_path: str | Path, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
+    name_or_path: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
 ) -> LoadedVictim:
-    """Load a victim by name, by file, or by ``module:factory``: eval mode, frozen parameters, on ``device``.
+    """Load a victim by name, by file, or by ``module:factory``: eval mode, frozen parameters, on
+    ``device``.
 
-    ``weights`` are read as a state dict into a named victim or into what ``module:factory`` makes. A model file may
-    have a sidecar ``<file>.toml`` with classes, mean, std, input_size, task and outputs. Raises VictimError for a name
-    that is unknown, a file that is absent, damaged or a pickle of more than weights, and weights that do not fit.
+    ``weights`` are read as a state dict into a named victim or into what ``module:factory`` makes.
+    A model file may have a sidecar ``<file>.toml`` with classes, mean, std, input_size, task and
+    outputs. Raises VictimError for a name that is unknown, a file that is absent, damaged or a
+    pickle of more than weights, and weights that do not fit.
     """
     file = None if weights is None else Path(weights)
-    with torch.random.fork_rng(devices=[]):  # building a net draws its first weights from the caller's generator
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # building a net draws its first weights from the caller's generator
         victim = _load(str(name_or_path), file)
     return victim.eval().requires_grad_(False).to(pick_device(device))
 
@@ -109,16 +121,19 @@ def _load(text: str, weights: Path | None) -> LoadedVictim:
         return _load_file(Path(text), weights)
     if _IMPORT_PATH.fullmatch(text):
         return _load_import(text, weights)
-    base, plus, defence = text.rpartition("+")
+    base, plus, defense = text.rpartition("+")
     if plus and base:
-        return _defended(_load(base, weights), defence)
+        return _defended(_load(base, weights), defense)
     if Path(text).suffix or len(Path(text).parts) > 1:
-        raise VictimError(f"{text}", "no such file", "check the path; `physadv models list` shows the names")
+        raise VictimError(
+            f"{text}", "no such file", "check the path; `physadv models list` shows the names"
+        )
     return LoadedVictim(nn.Identity(), card_of(text))  # card_of raises: the name is not known
 
 
 def _defended(victim: LoadedVictim, text: str) -> LoadedVictim:
-    """``victim`` behind a named defence. Defences stand further down the journey, so theirs is looked up by name."""
+    """``victim`` behind a named defense. Defenses stand further down the journey, so theirs is
+    looked up by name."""
     made: LoadedVictim = import_module("physadv.defenses.registry").defend(victim, text)
     return made
 
@@ -136,28 +151,42 @@ def as_victim(
 ) -> LoadedVictim:
     """Wrap a module of your own. It is copied: your modes, flags and gradients stay as they are.
 
-    The module gets ``(images - mean) / std``, stretched to ``input_size`` px where that is given. A classifier returns
-    logits, or probabilities with ``outputs="probabilities"``; a detector (``task="detect"``) returns Detections or
-    (boxes (b, n, 4) in px of what it was given, scores (b, n, classes)) before suppression; detectors of torchvision
-    and ultralytics are recognised and opened. Raises VictimError for a
-    module that cannot be copied and for settings that cannot be.
+    The module gets ``(images - mean) / std``, stretched to ``input_size`` px where that is given. A
+    classifier returns logits, or probabilities with ``outputs="probabilities"``; a detector
+    (``task="detect"``) returns Detections or (boxes (b, n, 4) in px of what it was given, scores
+    (b, n, classes)) before suppression; detectors of torchvision and ultralytics are recognized and
+    opened. Raises VictimError for a module that cannot be copied and for settings that cannot be.
     """
     if isinstance(module, LoadedVictim):
         return module
-    table = {"classes": classes, "input_size": input_size, "task": task, "mean": mean, "std": std, "outputs": outputs}
-    return _wrap(_copied(module), {k: v for k, v in table.items() if v is not None}, name or type(module).__name__)
+    table = {
+        "classes": classes,
+        "input_size": input_size,
+        "task": task,
+        "mean": mean,
+        "std": std,
+        "outputs": outputs,
+    }
+    return _wrap(
+        _copied(module),
+        {k: v for k, v in table.items() if v is not None},
+        name or type(module).__name__,
+    )
 
 
 def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> LoadedVictim:
-    """A net and its table of settings -> a frozen victim; the settings of preprocessing stay on its card."""
-    adapted = adapt(net)
+    """A net and its table of settings -> a frozen victim; the settings of preprocessing stay on its
+    card."""
+    adapted = adapt_detector(net)
     if adapted is not None:
         net, table = adapted[0], {**adapted[1], **table, "task": adapted[1]["task"]}
     card = card_from(table, name=name, **defaults)
     settings = {k: table[k] for k in _PREPARED_KEYS if k in table}
     if settings.get("outputs", "logits") not in ("logits", "probabilities"):
-        raise VictimError(f"outputs {settings['outputs']!r}", "is neither logits nor probabilities", "correct it")
-    net = Prepared(net, task=card.task, input_size=card.input_size, **settings)
+        raise VictimError(
+            f"outputs {settings['outputs']!r}", "is neither logits nor probabilities", "correct it"
+        )
+    net = Preprocessed(net, task=card.task, input_size=card.input_size, **settings)
     for parameter in net.parameters():
         parameter.grad = None
     return LoadedVictim(net, card).eval().requires_grad_(False)
@@ -168,13 +197,17 @@ def _copied(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module)
     except (RuntimeError, TypeError) as error:
         raise VictimError(
-            type(module).__name__, f"cannot be copied ({error})", "give a function that makes it, as module:factory"
+            type(module).__name__,
+            f"cannot be copied ({error})",
+            "give a function that makes it, as module:factory",
         ) from error
 
 
 def _load_file(path: Path, weights: Path | None) -> LoadedVictim:
     if weights is not None:
-        raise VictimError(f"weights {weights}", f"{path.name} carries its own", "leave --weights out")
+        raise VictimError(
+            f"weights {weights}", f"{path.name} carries its own", "leave --weights out"
+        )
     kind, table = kind_of(path), sidecar(path)
     if kind == "torchscript":
         net = load_torchscript(path)
@@ -186,9 +219,15 @@ def _load_file(path: Path, weights: Path | None) -> LoadedVictim:
         load_state(net, read_state(path), name=path.name)
     elif kind in ("weights", "safetensors"):
         read_state(path)  # says so itself where the file is an unsafe pickle
-        raise VictimError(f"{path}", "holds weights without a model", "name module:factory and give it with --weights")
+        raise VictimError(
+            f"{path}",
+            "holds weights without a model",
+            "name module:factory and give it with --weights",
+        )
     else:
-        raise VictimError(f"{path}", "is no model file", "TorchScript, torch.export or module:factory are read")
+        raise VictimError(
+            f"{path}", "is no model file", "TorchScript, torch.export or module:factory are read"
+        )
     return _wrap(net, table, path.stem, sha256=sha256_of(path), source=str(path))
 
 
@@ -197,7 +236,7 @@ def _load_import(text: str, weights: Path | None) -> LoadedVictim:
     if isinstance(found, LoadedVictim):
         victim = found if fresh else copy.deepcopy(found)
         if weights is not None:
-            net = victim.net.net if isinstance(victim.net, Prepared) else victim.net
+            net = victim.net.net if isinstance(victim.net, Preprocessed) else victim.net
             load_state(net, read_state(weights), name=text)
             victim.card = replace(victim.card, sha256=sha256_of(weights))
         return victim

@@ -23,7 +23,8 @@ Kind = Literal["torchscript", "exported", "weights", "safetensors", "unknown"]
 
 
 def kind_of(path: Path) -> Kind:
-    """What a model file holds, told by its content; its suffix may say anything. Raises VictimError if it is absent."""
+    """What a model file holds, told by its content; its suffix may say anything. Raises VictimError
+    if it is absent."""
     if not path.is_file():
         raise VictimError(f"{path}", "no such file", "check the path")
     if path.suffix == ".safetensors":
@@ -41,15 +42,18 @@ def kind_of(path: Path) -> Kind:
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """A state dict from safetensors or a torch file, on the CPU.
 
-    Unwraps ``{"state_dict": ...}`` and ``{"model": ...}`` and strips a common ``module.`` prefix. Nothing is unpickled
-    that ``weights_only=True`` refuses. Raises VictimError for a whole pickled module, TorchScript or anything else.
+    Unwraps ``{"state_dict": ...}`` and ``{"model": ...}`` and strips a common ``module.`` prefix.
+    Nothing is unpickled that ``weights_only=True`` refuses. Raises VictimError for a whole pickled
+    module, TorchScript or anything else.
     """
     file = Path(path)
     kind = kind_of(file)
     if kind == "safetensors":
         return _read_safetensors(file)
     if kind != "weights":
-        raise VictimError(f"{file}", f"holds no state dict ({kind})", "save model.state_dict() and name that file")
+        raise VictimError(
+            f"{file}", f"holds no state dict ({kind})", "save model.state_dict() and name that file"
+        )
     found = _unpickle_weights(file)
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
@@ -57,20 +61,29 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         elif isinstance(found, Mapping) and isinstance(found.get(key), list) and found[key]:
             found = found[key][0]  # a cascade keeps one state dict a stage: the first is the net
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise VictimError(f"{file}", "holds something else than a state dict", "save model.state_dict() on its own")
+        raise VictimError(
+            f"{file}",
+            "holds something else than a state dict",
+            "save model.state_dict() on its own",
+        )
     prefixed = bool(found) and all(k.startswith("module.") for k in found)
     return {k.removeprefix("module.") if prefixed else k: v for k, v in found.items()}
 
 
 def load_state(net: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
-    """Load ``state`` into ``net``, every key and shape; raises VictimError naming the first that do not fit."""
+    """Load ``state`` into ``net``, every key and shape; raises VictimError naming the first that do
+    not fit."""
     own = net.state_dict()
     lacking, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     if lacking or unknown or shapes:
         parts = {"missing": lacking, "unknown": unknown, "of another shape": shapes}
-        said = "; ".join(f"{len(k)} keys {what} ({', '.join(k[:2])} ...)" for what, k in parts.items() if k)
-        raise VictimError(f"weights of {name}", f"do not fit the architecture: {said}", "name the right file")
+        said = "; ".join(
+            f"{len(k)} keys {what} ({', '.join(k[:2])} ...)" for what, k in parts.items() if k
+        )
+        raise VictimError(
+            f"weights of {name}", f"do not fit the architecture: {said}", "name the right file"
+        )
     net.load_state_dict(state, strict=True)
 
 
@@ -79,23 +92,28 @@ def load_torchscript(path: Path) -> nn.Module:
     try:
         return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-any-return, no-untyped-call]
     except (RuntimeError, ValueError) as error:
-        raise VictimError(f"{path}", f"not readable as TorchScript ({_first_line(error)})", "export it anew") from error
+        raise VictimError(
+            f"{path}", f"not readable as TorchScript ({_first_line(error)})", "export it anew"
+        ) from error
 
 
 def load_exported(path: Path) -> tuple[nn.Module, tuple[int, int] | None]:
-    """A ``torch.export`` file as a module, and the (height, width) px it was exported for (None where that is free).
+    """A ``torch.export`` file as a module, and the (height, width) px it was exported for (None
+    where that is free).
 
     Raises VictimError where it cannot be read or takes more than the image.
     """
     try:
         program = torch.export.load(str(path))
         module = program.module()
-    except Exception as error:  # torch.export raises whatever its deserialiser met
+    except Exception as error:  # torch.export raises whatever its deserializer met
         said = f"not readable as a torch.export file ({_first_line(error)})"
         raise VictimError(f"{path}", said, "export it anew with this version of torch") from error
     names = program.graph_signature.user_inputs
     if len(names) != 1:
-        raise VictimError(f"{path}", f"takes {len(names)} inputs", "export a model of one image batch")
+        raise VictimError(
+            f"{path}", f"takes {len(names)} inputs", "export a model of one image batch"
+        )
     value = next((n.meta.get("val") for n in program.graph.nodes if n.name == names[0]), None)
     shape = tuple(value.shape) if isinstance(value, Tensor) else ()
     batch, height, width = (shape[0], *shape[2:]) if len(shape) == 4 else (None, None, None)
@@ -104,7 +122,8 @@ def load_exported(path: Path) -> tuple[nn.Module, tuple[int, int] | None]:
 
 
 class Exported(nn.Module):
-    """An exported program as a plain module: takes any number of images, and keeps the mode it was exported in.
+    """An exported program as a plain module: takes any number of images, and keeps the mode it was
+    exported in.
 
     ``batch`` is the number of images it takes at a time, None where that is free.
     """
@@ -114,18 +133,24 @@ class Exported(nn.Module):
         self.net, self.batch = net, batch
 
     def train(self, mode: bool = True) -> Self:
-        """Mark only this module: the program inside was fixed when it was exported, and refuses to be told."""
+        """Mark only this module: the program inside was fixed when it was exported, and refuses to
+        be told."""
         self.training = self.net.training = mode
         return self
 
     def forward(self, images: Tensor) -> Any:
-        """(b, 3, h, w) -> the program's output for all b images; a short last piece is filled up by repetition."""
+        """(b, 3, h, w) -> the program's output for all b images; a short last piece is filled up by
+        repetition."""
         if self.batch is None:
             return self.net(images)
         outputs = []
         for piece in torch.split(images, self.batch):
             short = self.batch - piece.shape[0]
-            outputs.append(self.net(torch.cat([piece, piece[-1:].expand(short, -1, -1, -1)]) if short else piece))
+            outputs.append(
+                self.net(
+                    torch.cat([piece, piece[-1:].expand(short, -1, -1, -1)]) if short else piece
+                )
+            )
         count = images.shape[0]
         if isinstance(outputs[0], Tensor):
             return torch.cat(outputs)[:count]
@@ -135,8 +160,9 @@ class Exported(nn.Module):
 def load_import_path(text: str) -> tuple[Any, bool]:
     """``module:factory`` -> what it names or makes, and whether it was made for us.
 
-    The working folder can be imported from. A class or function is called without arguments; a module instance is
-    handed out as it is. Raises VictimError where import, attribute or call fails.
+    The working folder can be imported from. A class or function is called without arguments; a
+    module instance is handed out as it is. Raises VictimError where import, attribute or call
+    fails.
     """
     module_name, _, attribute = text.partition(":")
     with _working_folder_importable():
@@ -149,11 +175,15 @@ def load_import_path(text: str) -> tuple[Any, bool]:
                 text, f"cannot be imported ({error})", "run where the module lies, or install it"
             ) from error
         except AttributeError as error:
-            raise VictimError(text, f"has no such attribute ({error})", "name a function or a model of it") from error
+            raise VictimError(
+                text, f"has no such attribute ({error})", "name a function or a model of it"
+            ) from error
         if isinstance(found, nn.Module):
             return found, False
         if not callable(found):
-            raise VictimError(text, f"is a {type(found).__name__}", "name a function that returns the model")
+            raise VictimError(
+                text, f"is a {type(found).__name__}", "name a function that returns the model"
+            )
         try:
             return found(), True
         except VictimError:
@@ -164,25 +194,37 @@ def load_import_path(text: str) -> tuple[Any, bool]:
 
 
 def sidecar(path: Path) -> dict[str, Any]:
-    """The table of ``<file>.toml`` beside a model file (classes, mean, std, input_size, task ...), or an empty one."""
+    """The table of ``<file>.toml`` beside a model file (classes, mean, std, input_size, task ...),
+    or an empty one."""
     file = path.with_name(path.name + ".toml")
     if not file.is_file():
         return {}
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise VictimError(f"{file}", f"not readable as TOML ({error})", "repair the file") from error
+        raise VictimError(
+            f"{file}", f"not readable as TOML ({error})", "repair the file"
+        ) from error
 
 
 def pick_device(name: str | torch.device) -> torch.device:
-    """``auto`` (cuda, then mps, then cpu) or a torch device. Raises VictimError for one that is not there."""
+    """``auto`` (cuda, then mps, then cpu) or a torch device. Raises VictimError for one that is not
+    there."""
     if str(name) == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise VictimError(f"device {name}", f"not usable ({_first_line(error)})", "try --device cpu") from error
+        raise VictimError(
+            f"device {name}", f"not usable ({_first_line(error)})", "try --device cpu"
+        ) from error
     return device
 
 
@@ -193,7 +235,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise VictimError(f"{path}", f"not readable as safetensors ({_first_line(error)})", "fetch it anew") from error
+        raise VictimError(
+            f"{path}", f"not readable as safetensors ({_first_line(error)})", "fetch it anew"
+        ) from error
 
 
 def _unpickle_weights(path: Path) -> Any:
@@ -205,10 +249,13 @@ def _unpickle_weights(path: Path) -> Any:
         raise VictimError(
             f"{path}",
             "is a pickle of more than weights, and opening it could run any code",
-            "save model.state_dict() and name module:factory with --weights, or save TorchScript or torch.export",
+            "save model.state_dict() and name module:factory with --weights, or save TorchScript "
+            "or torch.export",
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise VictimError(f"{path}", f"damaged or not a torch file ({_first_line(error)})", "fetch it anew") from error
+        raise VictimError(
+            f"{path}", f"damaged or not a torch file ({_first_line(error)})", "fetch it anew"
+        ) from error
 
 
 @contextlib.contextmanager

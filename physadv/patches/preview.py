@@ -1,4 +1,5 @@
-"""The picture on a bundle: the sign with its sticker, or the patch, beside scenes as the victim's camera sees them."""
+"""The picture on a bundle: the sign with its sticker, or the patch, beside scenes as the victim's
+camera sees them."""
 
 from __future__ import annotations
 
@@ -6,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.patches.optimize import PatchTask, render, scenes_of
 from physadv.core.image_io import to_tensor
 from physadv.core.sign_artwork import sign_face
-from physadv.eot.transforms.photometry import over, to_linear, to_srgb
 from physadv.eot.scenes.photos import Anywhere, OnObjects
+from physadv.eot.transforms.photometry import linear_to_srgb, over, srgb_to_linear
+from physadv.patches.optimize import PatchTask, render_scenes, scenes_of
 from physadv.threat.printability import eight_bit
 
 SIDE = 480
@@ -18,31 +19,36 @@ SIDE = 480
 
 @torch.no_grad()
 def preview_picture(task: PatchTask, patch: Tensor) -> Tensor:
-    """(3, 480, 960): left the face with the sticker (or the patch alone), right four held-out scenes with it."""
+    """(3, 480, 960): left the face with the sticker (or the patch alone), right four held-out
+    scenes with it."""
     patch = eight_bit(patch.detach().cpu())
     scenes = scenes_of(task, task.material.test, 4, "preview")
-    images, _ = render(task, patch.to(task.device), scenes, ("preview",))
-    tiles = F.interpolate(images.cpu(), size=(SIDE // 2, SIDE // 2), mode="bilinear", antialias=True)
+    images, _ = render_scenes(task, patch.to(task.device), scenes, ("preview",))
+    tiles = F.interpolate(
+        images.cpu(), size=(SIDE // 2, SIDE // 2), mode="bilinear", antialias=True
+    )
     grid = torch.cat([torch.cat([tiles[0], tiles[1]], 2), torch.cat([tiles[2], tiles[3]], 2)], 1)
     return torch.cat([face_with(task, patch), grid], 2).clamp(0, 1)
 
 
 def face_with(task: PatchTask, patch: Tensor) -> Tensor:
-    """(3, 480, 480): the drawn sign on grey with the patch where the card says."""
+    """(3, 480, 480): the drawn sign on gray with the patch where the card says."""
     if isinstance(task.material.test, Anywhere | OnObjects):
         return patch_alone(task, patch)
     face = task.material.faces[0] if task.material.faces else sign_face(width_px=SIDE)
-    rgba = F.interpolate(to_tensor(face.rgba)[None], size=(SIDE, SIDE), mode="bilinear", antialias=True)
-    grey = to_linear(torch.full((1, 3, SIDE, SIDE), 0.6))
-    canvas = over(grey, to_linear(rgba[:, :3]) * rgba[:, 3:], rgba[:, 3:])
-    return to_srgb(_laid(task, patch, canvas, SIDE / task.sign_width_mm)[0])
+    rgba = F.interpolate(
+        to_tensor(face.rgba)[None], size=(SIDE, SIDE), mode="bilinear", antialias=True
+    )
+    gray = srgb_to_linear(torch.full((1, 3, SIDE, SIDE), 0.6))
+    canvas = over(gray, srgb_to_linear(rgba[:, :3]) * rgba[:, 3:], rgba[:, 3:])
+    return linear_to_srgb(_laid(task, patch, canvas, SIDE / task.sign_width_mm)[0])
 
 
 def patch_alone(task: PatchTask, patch: Tensor) -> Tensor:
-    """(3, 480, 480): the patch on grey, as large as it fits."""
-    grey = to_linear(torch.full((1, 3, SIDE, SIDE), 0.6))
+    """(3, 480, 480): the patch on gray, as large as it fits."""
+    gray = srgb_to_linear(torch.full((1, 3, SIDE, SIDE), 0.6))
     longest = max(task.placement.width_mm, task.placement.height_mm)
-    return to_srgb(_laid(task, patch, grey, 0.9 * SIDE / longest)[0])
+    return linear_to_srgb(_laid(task, patch, gray, 0.9 * SIDE / longest)[0])
 
 
 def _laid(task: PatchTask, patch: Tensor, canvas: Tensor, px_per_mm: float) -> Tensor:
@@ -53,5 +59,7 @@ def _laid(task: PatchTask, patch: Tensor, canvas: Tensor, px_per_mm: float) -> T
     sticker = F.interpolate(patch, size=size, mode="bilinear", antialias=True)
     alpha = F.interpolate(task.mask.cpu(), size=size, mode="bilinear", antialias=True)
     region = canvas[..., y : y + size[0], x : x + size[1]]
-    canvas[..., y : y + size[0], x : x + size[1]] = over(region, to_linear(sticker) * alpha, alpha)
+    canvas[..., y : y + size[0], x : x + size[1]] = over(
+        region, srgb_to_linear(sticker) * alpha, alpha
+    )
     return canvas

@@ -1,4 +1,5 @@
-"""A patch run's checkpoint: safetensors with the patch, the best so far and Adam's moments; written atomically."""
+"""A patch run's checkpoint: safetensors with the patch, the best so far and Adam's moments; written
+atomically."""
 
 from __future__ import annotations
 
@@ -9,28 +10,38 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from physadv.patches.optimize import Progress
 from physadv.attacks._optimizers import Adam
 from physadv.core.files import atomic_path
+from physadv.patches.optimize import PatchProgress
 
 NAME = "checkpoint.safetensors"
 
 
-def save_checkpoint(folder: Path, progress: Progress, key: int) -> Path:
+def save_checkpoint(folder: Path, progress: PatchProgress, key: int) -> Path:
     """Save everything the loop needs to go on; ``key`` identifies the settings."""
-    moments = progress.state.optimiser.state[progress.state.leaf]  # type: ignore[attr-defined]
+    moments = progress.state.optimizer.state[progress.state.leaf]  # type: ignore[attr-defined]
     tensors = {
-        "patch": progress.patch, "best": progress.best,
-        "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"],
-    }  # fmt: skip
-    meta = {"step": str(progress.step), "best_success": repr(progress.best_success), "key": str(key),
-            "loss": repr(progress.loss)}  # fmt: skip
+        "patch": progress.patch,
+        "best": progress.best,
+        "exp_avg": moments["exp_avg"],
+        "exp_avg_sq": moments["exp_avg_sq"],
+    }
+    meta = {
+        "step": str(progress.step),
+        "best_success": repr(progress.best_success),
+        "key": str(key),
+        "loss": repr(progress.loss),
+    }
     with atomic_path(folder / NAME) as temporary:
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, temporary, metadata=meta)
+        save_file(
+            {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()},
+            temporary,
+            metadata=meta,
+        )
     return folder / NAME
 
 
-def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> Progress | None:
+def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> PatchProgress | None:
     """The saved state of the run with this key, or None: no file, another run's, or damaged."""
     path = folder / NAME
     if not path.is_file():
@@ -38,17 +49,23 @@ def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> Progress |
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in ("patch", "best", "exp_avg", "exp_avg_sq")}
+            tensors = {
+                name: file.get_tensor(name) for name in ("patch", "best", "exp_avg", "exp_avg_sq")
+            }
     except (SafetensorError, OSError, KeyError):
         return None
     if meta.get("key") != str(key):
         return None
     step, loss = int(meta["step"]), float(meta.get("loss", math.nan))
     state = Adam(lr, steps).init(tensors["patch"])
-    state.optimiser.state[state.leaf] = {
-        "step": torch.tensor(float(step)), "exp_avg": tensors["exp_avg"], "exp_avg_sq": tensors["exp_avg_sq"],
-    }  # fmt: skip
+    state.optimizer.state[state.leaf] = {
+        "step": torch.tensor(float(step)),
+        "exp_avg": tensors["exp_avg"],
+        "exp_avg_sq": tensors["exp_avg_sq"],
+    }
     for _ in range(step):
-        state.optimiser._opt_called = True  # type: ignore[attr-defined]  # the schedule catches up, no step is made
+        state.optimizer._opt_called = True  # type: ignore[attr-defined]  # the schedule catches up, no step is made
         state.schedule.step()
-    return Progress(step, tensors["patch"], tensors["best"], float(meta["best_success"]), loss, None, state)
+    return PatchProgress(
+        step, tensors["patch"], tensors["best"], float(meta["best_success"]), loss, None, state
+    )

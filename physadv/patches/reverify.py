@@ -7,29 +7,32 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from physadv.patches.optimize import Measured, measure
 from physadv.core.errors import BundleError, DataError
 from physadv.evaluation.metrics.intervals import Rate
-from physadv.patches.calibrated import PROFILES, check_profiles
-from physadv.patches.sticker_run import StickerSettings, build_task
 from physadv.patches.bundle import Bundle
+from physadv.patches.calibrated import PROFILES, check_profiles
+from physadv.patches.optimize import PatchMeasurement, measure_patch
+from physadv.patches.sticker_run import StickerSettings, build_task
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The card's rate, the rate measured now, and whether the one lies within the interval of the other."""
+class VerifyOutcome:
+    """The card's rate, the rate measured now, and whether the one lies within the interval of the
+    other."""
 
     claimed: Rate
-    measured: Measured
+    measured: PatchMeasurement
     agrees: bool
 
 
-def settings_of(bundle: Bundle) -> StickerSettings:
+def settings_from_bundle(bundle: Bundle) -> StickerSettings:
     """The settings written on a bundle's card. Raises BundleError where there are none."""
     table: dict[str, Any] = dict(bundle.card.optimisation)
     known = {f.name for f in fields(StickerSettings)}
     if not {"victim", "goal", "seed"} <= set(table):
-        raise BundleError(f"{bundle.folder}", "its card holds no [optimisation] settings", "make it anew")
+        raise BundleError(
+            f"{bundle.folder}", "its card holds no [optimisation] settings", "make it anew"
+        )
     chosen = {k: v for k, v in table.items() if k in known}
     for name in ("center_mm", "share", "ensemble"):
         if name in chosen:
@@ -38,7 +41,8 @@ def settings_of(bundle: Bundle) -> StickerSettings:
 
 
 FILES = ("weights", "signs", "backgrounds", "photos", "boxes", "content", *PROFILES)
-"""Settings that name files: relative names are looked for here, under ``data`` and in the bundle itself."""
+"""Settings that name files: relative names are looked for here, under ``data`` and in the bundle
+itself."""
 
 
 def located(settings: StickerSettings, bundle: Bundle, data: Path | None = None) -> StickerSettings:
@@ -55,15 +59,19 @@ def located(settings: StickerSettings, bundle: Bundle, data: Path | None = None)
         if key in PROFILES:  # the bundle keeps its own
             places.reverse()
         place = next((p for p in places if p.exists()), None)
-        if place is None and key != "weights":  # the victim's own error says where its weights come from
+        if (
+            place is None and key != "weights"
+        ):  # the victim's own error says where its weights come from
             how = bundle.card.data.get(name) or bundle.card.data.get(str(name).split("/")[0], "")
             remedy = f"give --{key} or --data FOLDER that holds it" + (f" ({how})" if how else "")
-            raise DataError(f"{name}, named on the card of {bundle.card.patch.name}", "not found", remedy)
+            raise DataError(
+                f"{name}, named on the card of {bundle.card.patch.name}", "not found", remedy
+            )
         found[key] = None if place is None else str(place)
     return replace(settings, **found)
 
 
-def verify(
+def verify_bundle(
     bundle: Bundle,
     *,
     given: Mapping[str, str | None] | None = None,
@@ -71,29 +79,33 @@ def verify(
     fresh: bool = False,
     draws: int | None = None,
     report: Callable[[int], None] | None = None,
-) -> Verdict:
+) -> VerifyOutcome:
     """Measure a bundle's held-out success anew, by default on the very draws of its card.
 
-    ``given`` replaces files on the card (:data:`FILES`); ``data`` is a folder under which the others lie. ``fresh``
-    takes new draws (a sharper test). Agreement: the new rate lies in the card's interval, or, with new draws or another
-    number of them, the two intervals overlap. Raises BundleError where the victim's weights are not those on the card.
+    ``given`` replaces files on the card (:data:`FILES`); ``data`` is a folder under which the
+    others lie. ``fresh`` takes new draws (a sharper test). Agreement: the new rate lies in the
+    card's interval, or, with new draws or another number of them, the two intervals overlap. Raises
+    BundleError where the victim's weights are not those on the card.
     """
     chosen: dict[str, Any] = {k: v for k, v in (given or {}).items() if v is not None}
-    settings = located(replace(settings_of(bundle), **chosen, device="cpu"), bundle, data)
+    settings = located(replace(settings_from_bundle(bundle), **chosen, device="cpu"), bundle, data)
     check_profiles(asdict(settings), bundle.card.optimisation, bundle.folder)
     task, victim = build_task(settings)
     claimed_sha = bundle.card.victim.sha256
     if claimed_sha and victim.card.sha256 and claimed_sha != victim.card.sha256:
         raise BundleError(
-            f"victim {victim.card.name} {victim.card.sha256[:12]}", f"the card was measured on {claimed_sha[:12]}",
+            f"victim {victim.card.name} {victim.card.sha256[:12]}",
+            f"the card was measured on {claimed_sha[:12]}",
             "give those weights with --weights, or make the patch anew",
-        )  # fmt: skip
+        )
     task = replace(task, mask=bundle.mask)
     name = "fresh" if fresh else "test"
-    measured = measure(task, bundle.patch, draws=draws or settings.test_draws, name=name, report=report)
+    measured = measure_patch(
+        task, bundle.patch, draws=draws or settings.test_draws, name=name, report=report
+    )
     claimed = Rate(**bundle.card.heldout["success"])
     if fresh or (draws or settings.test_draws) != settings.test_draws:
         agrees = measured.success.low <= claimed.high and claimed.low <= measured.success.high
     else:
         agrees = claimed.low - 1e-9 <= measured.success.rate <= claimed.high + 1e-9
-    return Verdict(claimed, measured, agrees)
+    return VerifyOutcome(claimed, measured, agrees)

@@ -1,4 +1,5 @@
-"""Transfer: bundles made against one victim, judged by others on the same held-out scenes, with the same controls."""
+"""Transfer: bundles made against one victim, judged by others on the same held-out scenes, with the
+same controls."""
 
 from __future__ import annotations
 
@@ -7,37 +8,43 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from physadv.patches.optimize import Measured, measure
 from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.rows import Row
-from physadv.patches.photo_task import ANYWHERE
-from physadv.patches.sticker_run import StickerSettings, build_task, goal_for, rates_table, view_for
-from physadv.patches.reverify import located, settings_of
-from physadv.patches.bundle import Bundle
 from physadv.models.cards import LoadedVictim
 from physadv.models.load import load_victim
+from physadv.patches.bundle import Bundle
+from physadv.patches.optimize import PatchMeasurement, measure_patch
+from physadv.patches.photo_task import ANYWHERE
+from physadv.patches.reverify import located, settings_from_bundle
+from physadv.patches.sticker_run import StickerSettings, build_task, goal_for, rates_table, view_for
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One bundle judged by one victim; ``measured`` is None where ``reason`` says why that has no sense."""
+    """One bundle judged by one victim; ``measured`` is None where ``reason`` says why that has no
+    sense."""
 
     bundle: str
     made_on: str
     victim: str
     goal: str
-    measured: Measured | None
+    measured: PatchMeasurement | None
     reason: str = ""
 
     def as_row(self) -> Row:
         """One line of transfer.jsonl."""
-        row: Row = {"bundle": self.bundle, "made_on": self.made_on, "victim": self.victim, "goal": self.goal}
+        row: Row = {
+            "bundle": self.bundle,
+            "made_on": self.made_on,
+            "victim": self.victim,
+            "goal": self.goal,
+        }
         if self.measured is None:
             return {**row, "reason": self.reason}
         return {**row, "same_victim": self.made_on == self.victim, **rates_table(self.measured)}
 
 
-def transfer(
+def transfer_matrix(
     bundles: Sequence[Bundle],
     victims: Sequence[str],
     *,
@@ -48,14 +55,17 @@ def transfer(
 ) -> Iterator[Cell]:
     """Judge every bundle by every victim (NAME or NAME=WEIGHTS), one cell after the other.
 
-    The scenes are the bundle's own held-out ones, shown as the judging victim sees them: crops to a classifier, frames
-    to a detector, where a class to be seen anywhere becomes a box to be created. Each victim's own clean control
-    decides which draws count. ``data`` is where the files on the cards lie; ``scenes`` replaces "signs",
-    "backgrounds", "photos" or "boxes" of every bundle. What a victim cannot be asked becomes a cell with its reason.
+    The scenes are the bundle's own held-out ones, shown as the judging victim sees them: crops to a
+    classifier, frames to a detector, where a class to be seen anywhere becomes a box to be created.
+    Each victim's own clean control decides which draws count. ``data`` is where the files on the
+    cards lie; ``scenes`` replaces "signs", "backgrounds", "photos" or "boxes" of every bundle. What
+    a victim cannot be asked becomes a cell with its reason.
     """
     changed: dict[str, Any] = dict(scenes or {})
     for bundle in bundles:
-        settings = replace(located(settings_of(bundle), bundle, data), device="cpu", **changed)
+        settings = replace(
+            located(settings_from_bundle(bundle), bundle, data), device="cpu", **changed
+        )
         name, made_on = bundle.card.patch.name, settings.victim
         task, own = build_task(settings)
         task = replace(task, mask=bundle.mask)
@@ -63,13 +73,19 @@ def transfer(
             victim_name, _, weights = text.partition("=")
             if report is not None:
                 report(f"{name} on {victim_name}")
-            victim = own if victim_name == settings.victim and not weights else _loaded(victim_name, weights, data)
+            victim = (
+                own
+                if victim_name == settings.victim and not weights
+                else _loaded(victim_name, weights, data)
+            )
             try:
                 judged = replace(task, victims=(victim,), goals=(), **_asked(settings, victim, own))
             except PhysadvError as error:
-                yield Cell(name, made_on, victim_name, settings.goal, None, f"{error.value}: {error.limit}")
+                yield Cell(
+                    name, made_on, victim_name, settings.goal, None, f"{error.value}: {error.limit}"
+                )
                 continue
-            measured = measure(judged, bundle.patch, draws=draws or settings.test_draws)
+            measured = measure_patch(judged, bundle.patch, draws=draws or settings.test_draws)
             yield Cell(name, made_on, victim_name, judged.goal.kind, measured)
 
 
@@ -81,26 +97,36 @@ def _loaded(name: str, weights: str, data: Path | None) -> LoadedVictim:
 
 
 def _asked(settings: StickerSettings, victim: LoadedVictim, own: LoadedVictim) -> dict[str, Any]:
-    """Goal and view of another victim. Raises OptionError and VictimError for what it cannot be asked."""
+    """Goal and view of another victim. Raises OptionError and VictimError for what it cannot be
+    asked."""
     detects = victim.card.task == "detect"
     if settings.object not in ("sign", ANYWHERE) and not detects:
-        raise OptionError(f"boxes of {settings.object}", f"{victim.card.name} is a classifier", "name a detector")
+        raise OptionError(
+            f"boxes of {settings.object}", f"{victim.card.name} is a classifier", "name a detector"
+        )
     if settings.object == ANYWHERE and not detects and victim.card.classes != own.card.classes:
-        raise OptionError(f"photos labelled by {own.card.name}'s classes", f"{victim.card.name} has others", "name one")
+        raise OptionError(
+            f"photos labeled by {own.card.name}'s classes",
+            f"{victim.card.name} has others",
+            "name one",
+        )
     asked = replace(settings, threshold=settings.threshold if victim is own else None)
     if settings.object == ANYWHERE and detects:  # a class to be seen becomes a box to appear
         asked = replace(asked, goal="create")
     return {"goal": goal_for(asked, victim), "view": view_for([victim])}
 
 
-def table(cells: Sequence[Cell]) -> str:
-    """A Markdown table: a line a bundle, a column a victim, success with its interval and the blank control."""
+def transfer_table(cells: Sequence[Cell]) -> str:
+    """A Markdown table: a line a bundle, a column a victim, success with its interval and the blank
+    control."""
     victims = list(dict.fromkeys(c.victim for c in cells))
     lines = ["| patch (made on) | " + " | ".join(victims) + " |", "|---" * (len(victims) + 1) + "|"]
     for name in dict.fromkeys(c.bundle for c in cells):
         own = {c.victim: c for c in cells if c.bundle == name}
         made = next(iter(own.values())).made_on
-        lines.append(f"| {name} ({made}) | " + " | ".join(_cell(own.get(v)) for v in victims) + " |")
+        lines.append(
+            f"| {name} ({made}) | " + " | ".join(_cell(own.get(v)) for v in victims) + " |"
+        )
     return "\n".join(lines)
 
 

@@ -1,1 +1,1 @@
-"""Bundles and sheets, true to the millimetre."""
+"""Bundles and sheets, true to the millimeter."""

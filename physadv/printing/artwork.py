@@ -18,7 +18,8 @@ _MAX_PIXELS = 8000
 
 @dataclass(frozen=True)
 class Artwork:
-    """A picture ``rgba`` (h, w, 4) and by how many mm it reaches beyond the cut rectangle, across and down."""
+    """A picture ``rgba`` (h, w, 4) and by how many mm it reaches beyond the cut rectangle, across
+    and down."""
 
     rgba: Array
     beyond: tuple[float, float] = (0.0, 0.0)
@@ -36,9 +37,11 @@ def sticker_art(bundle: Bundle) -> Artwork:
 
 
 def bleed_art(bundle: Bundle, bleed: float) -> Artwork:
-    """The sticker continued by at least ``bleed`` mm beyond its shape: every new pixel repeats the nearest one inside.
+    """The sticker continued by at least ``bleed`` mm beyond its shape: every new pixel repeats the
+    nearest one inside.
 
-    Pixels inside the mask are those of the bundle; the picture ends on whole pixels, so clip it to the bleed.
+    Pixels inside the mask are those of the bundle; the picture ends on whole pixels, so clip it to
+    the bleed.
     """
     size, pixel = bundle.card.size, _pixel_mm(bundle)
     across, down = (ceil(bleed / side - 1e-9) for side in pixel)
@@ -48,11 +51,16 @@ def bleed_art(bundle: Bundle, bleed: float) -> Artwork:
     _, labels = cv2.distanceTransformWithLabels(
         np.asarray(~inside, np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    colours = np.zeros((int(labels.max()) + 1, 3), np.uint8)
-    colours[labels[inside]] = rgb[inside]
-    reach = cv2.dilate(np.asarray(inside, np.uint8), np.ones((2 * down + 1, 2 * across + 1), np.uint8))
-    rgba = np.dstack([colours[labels], reach * 255]).astype(np.uint8)
-    beyond = (across * size.width_mm / bundle.patch.shape[-1], down * size.height_mm / bundle.patch.shape[-2])
+    colors = np.zeros((int(labels.max()) + 1, 3), np.uint8)
+    colors[labels[inside]] = rgb[inside]
+    reach = cv2.dilate(
+        np.asarray(inside, np.uint8), np.ones((2 * down + 1, 2 * across + 1), np.uint8)
+    )
+    rgba = np.dstack([colors[labels], reach * 255]).astype(np.uint8)
+    beyond = (
+        across * size.width_mm / bundle.patch.shape[-1],
+        down * size.height_mm / bundle.patch.shape[-2],
+    )
     return Artwork(_repeated(rgba, pixel), beyond)
 
 

@@ -1,7 +1,8 @@
 """The ArUco markers on printed pages: which ids stand for what, and where they sit beside the sign.
 
-Units are sign widths, origin at the top-left corner of the sign's bounding square, x right, y down; the layout is the
-same on every paper, so a camera needs no paper size. Dictionary: DICT_4X4_50 (Garrido-Jurado et al. 2014).
+Units are sign widths, origin at the top-left corner of the sign's bounding square, x right, y down;
+the layout is the same on every paper, so a camera needs no paper size. Dictionary: DICT_4X4_50
+(Garrido-Jurado et al. 2014).
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ MARKER, GAP = 0.13, 0.05
 SIGN_SQUARE: Points = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 
 
-def dictionary() -> Any:
+def marker_dictionary() -> Any:
     """The marker dictionary all pages use."""
     return cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_4X4_50)
 
 
 def marker_modules(marker_id: int) -> npt.NDArray[np.bool_]:
     """The marker as 6x6 modules, black border included; True is black."""
-    return np.asarray(cv2.aruco.generateImageMarker(dictionary(), int(marker_id), 6)) < 128
+    return np.asarray(cv2.aruco.generateImageMarker(marker_dictionary(), int(marker_id), 6)) < 128
 
 
-def square(x: float, y: float, side: float) -> Points:
+def square_points(x: float, y: float, side: float) -> Points:
     """Corners (4, 2) of a square: top-left, top-right, bottom-right, bottom-left."""
     return np.array([[x, y], [x + side, y], [x + side, y + side], [x, y + side]])
 
@@ -48,7 +49,12 @@ def square(x: float, y: float, side: float) -> Points:
 def test_sign_layout() -> Points:
     """Corners (4 markers, 4 corners, 2) of the markers of one test sign, in sign widths."""
     top, bottom, right = -GAP - MARKER, 1 + GAP, 1 - MARKER
-    return np.stack([square(x, y, MARKER) for x, y in ((0, top), (right, top), (right, bottom), (0, bottom))])
+    return np.stack(
+        [
+            square_points(x, y, MARKER)
+            for x, y in ((0, top), (right, top), (right, bottom), (0, bottom))
+        ]
+    )
 
 
 test_sign_layout.__test__ = False  # type: ignore[attr-defined]  # its name must not make it a test
@@ -67,21 +73,29 @@ def corners_from_markers(
     block: str | None = None,
     min_markers: int = 2,
 ) -> Points | None:
-    """The sign's bounding square (4, 2) in pixels (TL, TR, BR, BL), from markers as ``ArucoDetector`` returns them.
+    """The sign's bounding square (4, 2) in pixels (TL, TR, BR, BL), from markers as
+    ``ArucoDetector`` returns them.
 
-    ``ids`` n marker ids, ``marker_corners`` n arrays of 4 corners in pixels; markers of other blocks are left out.
-    ``block=None`` takes the block most seen. None when fewer than ``min_markers`` (1 to 4) of the block are there.
-    Pixel coordinates come back in the convention they were given in. Raises GeometryError for an unknown block.
+    ``ids`` n marker ids, ``marker_corners`` n arrays of 4 corners in pixels; markers of other
+    blocks are left out. ``block=None`` takes the block most seen. None when fewer than
+    ``min_markers`` (1 to 4) of the block are there. Pixel coordinates come back in the convention
+    they were given in. Raises GeometryError for an unknown block.
     """
     if block is not None and block not in FIDUCIALS:
-        raise GeometryError(f"block {block!r}", f"one of {', '.join(FIDUCIALS)}", "correct the name")
+        raise GeometryError(
+            f"block {block!r}", f"one of {', '.join(FIDUCIALS)}", "correct the name"
+        )
     names = [int(i) for i in np.asarray(ids).ravel()]
     seen = blocks_seen(names)
     chosen = block if block is not None else (seen[0] if seen else None)
     if chosen is None:
         return None
     layout, members = test_sign_layout(), FIDUCIALS[chosen]
-    pairs = {m: np.asarray(c, float).reshape(4, 2) for m, c in zip(names, marker_corners, strict=True) if m in members}
+    pairs = {
+        m: np.asarray(c, float).reshape(4, 2)
+        for m, c in zip(names, marker_corners, strict=True)
+        if m in members
+    }
     if len(pairs) < max(min_markers, 1):
         return None
     plane = np.concatenate([layout[members.index(m)] for m in pairs])

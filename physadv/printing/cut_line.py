@@ -1,4 +1,5 @@
-"""Where the blade runs: the mask's outline with rounded corners, the safe area inside it, and both as SVG."""
+"""Where the blade runs: the mask's outline with rounded corners, the safe area inside it, and both
+as SVG."""
 
 from __future__ import annotations
 
@@ -23,10 +24,11 @@ _POINT_MM = 25.4 / 72
 
 @dataclass(frozen=True)
 class Cut:
-    """How the sticker is cut: mm of ``bleed`` (0 to 5), ``safe`` area (0 to 20) and ``corner_radius`` (0.3 or more).
+    """How the sticker is cut: mm of ``bleed`` (0 to 5), ``safe`` area (0 to 20) and
+    ``corner_radius`` (0.3 or more).
 
-    ``name`` is the spot colour of the cut line, ``points`` its width (0.25 to 1 pt). Raises OptionError outside these
-    ranges and for a name that is a process ink's.
+    ``name`` is the spot color of the cut line, ``points`` its width (0.25 to 1 pt). Raises
+    OptionError outside these ranges and for a name that is a process ink's.
     """
 
     bleed: float = 0.0
@@ -43,26 +45,35 @@ class Cut:
         plain = self.name.isascii() and self.name.isprintable() and self.name.strip() == self.name
         if not plain or not 0 < len(self.name) <= 60 or self.name.lower() in _PROCESS_INKS:
             limit = "1 to 60 plain characters, and not the name of a process ink"
-            raise OptionError(f"cut name {self.name!r}", limit, "use the name your print shop gives, e.g. CutContour")
+            raise OptionError(
+                f"cut name {self.name!r}",
+                limit,
+                "use the name your print shop gives, e.g. CutContour",
+            )
 
 
 def cut_contour(bundle: Bundle, place: Rect, corner_radius: float = 0.3) -> list[Polygon]:
-    """Outlines of the mask as closed polygons (n, 2) in mm on the page, holes included, corners rounded.
+    """Outlines of the mask as closed polygons (n, 2) in mm on the page, holes included, corners
+    rounded.
 
-    The line runs on the outer edges of the mask's pixels. A corner between edges too short for the radius gets the
-    largest radius they take. Raises GeometryError for a radius over half the shorter side.
+    The line runs on the outer edges of the mask's pixels. A corner between edges too short for the
+    radius gets the largest radius they take. Raises GeometryError for a radius over half the
+    shorter side.
     """
     limit = min(place.w, place.h) / 2
     if corner_radius > limit + 1e-9:
         raise GeometryError(
-            f"corner radius {corner_radius:g} mm", f"at most {limit:g} mm, half the shorter side", "make it smaller"
+            f"corner radius {corner_radius:g} mm",
+            f"at most {limit:g} mm, half the shorter side",
+            "make it smaller",
         )
     mask = to_uint8(bundle.mask)[:, :, 0] >= 128
     return [_rounded(polygon, corner_radius) for polygon in _outlines(mask, place)]
 
 
 def safe_contour(bundle: Bundle, place: Rect, safe: float) -> list[Polygon]:
-    """Outlines of what stays ``safe`` mm inside the cut, to a pixel of the mask; empty where nothing does."""
+    """Outlines of what stays ``safe`` mm inside the cut, to a pixel of the mask; empty where
+    nothing does."""
     mask = to_uint8(bundle.mask)[:, :, 0] >= 128
     if bool(mask.all()):
         inner = place.grown(-safe)
@@ -75,14 +86,21 @@ def safe_mask(bundle: Bundle, safe: float) -> npt.NDArray[np.bool_]:
     mask = np.pad(to_uint8(bundle.mask)[:, :, 0] >= 128, 1)
     h, w = bundle.mask.shape[-2:]
     size = bundle.card.size
-    across, down = (int(np.ceil(safe / side - 1e-9)) for side in (size.width_mm / w, size.height_mm / h))
+    across, down = (
+        int(np.ceil(safe / side - 1e-9)) for side in (size.width_mm / w, size.height_mm / h)
+    )
     ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * across + 1, 2 * down + 1))
-    kept = cv2.erode(np.asarray(mask, np.uint8), ellipse, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    kept = cv2.erode(
+        np.asarray(mask, np.uint8), ellipse, borderType=cv2.BORDER_CONSTANT, borderValue=0
+    )
     return np.asarray(kept[1:-1, 1:-1] > 0)
 
 
-def cut_svg(contours: Sequence[Polygon], safe: Sequence[Polygon], view: Rect, cut: Cut, *, title: str) -> str:
-    """The cut line as SVG text in mm: the group named as the spot colour is cut, the group "guides" is not.
+def cut_svg(
+    contours: Sequence[Polygon], safe: Sequence[Polygon], view: Rect, cut: Cut, *, title: str
+) -> str:
+    """The cut line as SVG text in mm: the group named as the spot color is cut, the group "guides"
+    is not.
 
     ``view`` is the part of the plane that becomes the SVG's canvas, in the contours' coordinates.
     """
@@ -100,15 +118,21 @@ def cut_svg(contours: Sequence[Polygon], safe: Sequence[Polygon], view: Rect, cu
 
 def _within(what: str, value: float, low: float, high: float, unit: str) -> None:
     if not low <= value <= high:
-        raise OptionError(f"{what} {value:g} {unit}", f"{low:g} to {high:g} {unit}", "give a value in this range")
+        raise OptionError(
+            f"{what} {value:g} {unit}", f"{low:g} to {high:g} {unit}", "give a value in this range"
+        )
 
 
 def _path(polygons: Sequence[Polygon]) -> str:
-    return " ".join("M" + " L".join(f"{x:.4f},{y:.4f}" for x, y in polygon) + " Z" for polygon in polygons)
+    return " ".join(
+        "M" + " L".join(f"{x:.4f},{y:.4f}" for x, y in polygon) + " Z" for polygon in polygons
+    )
 
 
 def _corners(r: Rect) -> Polygon:
-    return np.array([(r.x, r.y), (r.x + r.w, r.y), (r.x + r.w, r.y + r.h), (r.x, r.y + r.h)], np.float64)
+    return np.array(
+        [(r.x, r.y), (r.x + r.w, r.y), (r.x + r.w, r.y + r.h), (r.x, r.y + r.h)], np.float64
+    )
 
 
 def _outlines(mask: npt.NDArray[np.bool_], place: Rect) -> list[Polygon]:
@@ -119,7 +143,9 @@ def _outlines(mask: npt.NDArray[np.bool_], place: Rect) -> list[Polygon]:
     zoom = max(1, min(16, 8000 // max(h, w)))
     padded = np.pad(np.asarray(mask, np.uint8) * 255, 1)
     fine = cv2.resize(padded, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
-    found, _ = cv2.findContours(np.asarray(fine >= 128, np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    found, _ = cv2.findContours(
+        np.asarray(fine >= 128, np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
+    )
     step, origin = np.array([place.w / w, place.h / h]), np.array([place.x, place.y])
     outlines = []
     for contour in found:
@@ -131,7 +157,8 @@ def _outlines(mask: npt.NDArray[np.bool_], place: Rect) -> list[Polygon]:
 
 
 def _pushed_out(points: Polygon) -> Polygon:
-    """From the centres of the border's pixels to their outer edges; OpenCV keeps the inside on one side."""
+    """From the centers of the border's pixels to their outer edges; OpenCV keeps the inside on one
+    side."""
     along = np.roll(points, -2, 0) - np.roll(points, 2, 0)
     length = np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
     outward = np.stack([-along[:, 1], along[:, 0]], 1) / length
@@ -139,7 +166,8 @@ def _pushed_out(points: Polygon) -> Polygon:
 
 
 def _rounded(polygon: Polygon, radius: float) -> Polygon:
-    """Every corner replaced by an arc that touches both edges; an arc takes at most half of an edge."""
+    """Every corner replaced by an arc that touches both edges; an arc takes at most half of an
+    edge."""
     points = []
     before, after = np.roll(polygon, 1, 0), np.roll(polygon, -1, 0)
     for a, corner, b in zip(before, polygon, after, strict=True):
@@ -154,13 +182,17 @@ def _arc(a: Polygon, corner: Polygon, b: Polygon, radius: float) -> Polygon:
         return corner[None]
     u, v = into / reach[0], out / reach[1]
     turn = np.pi - float(np.arccos(np.clip(u @ v, -1, 1)))
-    if turn > np.pi - 1e-3 or radius * (1 / np.cos(turn / 2) - 1) < _SAGITTA:  # a spike, or as good as round
+    if (
+        turn > np.pi - 1e-3 or radius * (1 / np.cos(turn / 2) - 1) < _SAGITTA
+    ):  # a spike, or as good as round
         return corner[None]
     tangent = min(radius * float(np.tan(turn / 2)), min(reach) / 2)
     radius = tangent / float(np.tan(turn / 2))
     middle = (u + v) / np.linalg.norm(u + v)
-    centre = corner + middle * (radius / np.cos(turn / 2))
+    center = corner + middle * (radius / np.cos(turn / 2))
     chord = 2 * float(np.arccos(max(0.0, 1 - _SAGITTA / radius))) if radius > _SAGITTA else np.pi
     angles = np.linspace(-turn / 2, turn / 2, max(2, int(np.ceil(turn / chord)) + 1))
     sideways = (v - u) / np.linalg.norm(v - u)
-    return np.asarray(centre + radius * (np.outer(np.sin(angles), sideways) - np.outer(np.cos(angles), middle)))
+    return np.asarray(
+        center + radius * (np.outer(np.sin(angles), sideways) - np.outer(np.cos(angles), middle))
+    )

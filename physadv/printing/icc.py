@@ -1,4 +1,5 @@
-"""Colour on paper: sRGB as the default output intent, or a print shop's CMYK profile with a soft proof.
+"""Colour on paper: sRGB as the default output intent, or a print shop's CMYK profile with a soft
+proof.
 
 A proof is what the profile predicts, not a measurement of a print.
 """
@@ -26,13 +27,14 @@ INTENTS = {
     "absolute": ImageCms.Intent.ABSOLUTE_COLORIMETRIC,
 }
 FAR = 5.0
-"""dE00 above which a colour counts as clearly missed."""
+"""dE00 above which a color counts as clearly missed."""
 _DATE = slice(24, 36)  # of an ICC header
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What a profile predicts of a picture: dE00 between wish and print (paper white taken as white), and its ink."""
+    """What a profile predicts of a picture: dE00 between wish and print (paper white taken as
+    white), and its ink."""
 
     mean: float
     p95: float
@@ -42,7 +44,8 @@ class Proof:
 
 
 def srgb_profile() -> bytes:
-    """The sRGB profile as ICC bytes, without the date of its making, so that the same sheet gives the same file."""
+    """The sRGB profile as ICC bytes, without the date of its making, so that the same sheet gives
+    the same file."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     data[_DATE] = bytes([0x07, 0xD0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0])  # 2000-01-01
     return bytes(data)
@@ -51,13 +54,15 @@ def srgb_profile() -> bytes:
 class Press:
     """A print shop's CMYK profile: converts pictures for it, and predicts how they will look.
 
-    ``intent`` is relative (with black-point compensation), perceptual, saturation or absolute. Raises OptionError for
-    a file that is no CMYK output profile, naming what it is.
+    ``intent`` is relative (with black-point compensation), perceptual, saturation or absolute.
+    Raises OptionError for a file that is no CMYK output profile, naming what it is.
     """
 
     def __init__(self, profile: str | Path, *, intent: str = "relative") -> None:
         if intent not in INTENTS:
-            raise OptionError(f"intent {intent!r}", f"one of {', '.join(INTENTS)}", "correct the name")
+            raise OptionError(
+                f"intent {intent!r}", f"one of {', '.join(INTENTS)}", "correct the name"
+            )
         self.path, self.intent = Path(profile), intent
         if not self.path.is_file():
             raise OptionError(f"ICC profile {self.path}", "no such file", "check the path")
@@ -74,14 +79,22 @@ class Press:
         space = profile.profile.xcolor_space.strip()
         if space != "CMYK" or not profile.profile.is_intent_supported(INTENTS[self.intent], 1):
             kind = f"colour space {space}" if space != "CMYK" else "it cannot be printed with"
-            raise OptionError(f"ICC profile {self.path}", f"{kind}; a CMYK output profile is needed", remedy)
+            raise OptionError(
+                f"ICC profile {self.path}", f"{kind}; a CMYK output profile is needed", remedy
+            )
         return profile
 
     @cached_property
     def _to_press(self) -> Any:
-        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION if self.intent == "relative" else ImageCms.Flags.NONE
+        flags = (
+            ImageCms.Flags.BLACKPOINTCOMPENSATION
+            if self.intent == "relative"
+            else ImageCms.Flags.NONE
+        )
         srgb = ImageCms.createProfile("sRGB")
-        return ImageCms.buildTransform(srgb, self._profile, "RGB", "CMYK", INTENTS[self.intent], flags)
+        return ImageCms.buildTransform(
+            srgb, self._profile, "RGB", "CMYK", INTENTS[self.intent], flags
+        )
 
     def convert(self, rgb: Array) -> Array:
         """sRGB (h, w, 3) -> ink (h, w, 4), 255 is solid; transparency is no business of this."""
@@ -91,10 +104,15 @@ class Press:
         """sRGB (h, w, 3) -> sRGB as the profile predicts the print, seen with its paper as white."""
         return self._seen(rgb, ImageCms.createProfile("sRGB"), "RGB")
 
-    def judge(self, rgb: Array, inside: npt.NDArray[np.bool_]) -> tuple[Proof, npt.NDArray[np.float64]]:
-        """How far the print will be off over the pixels ``inside`` (h, w), and dE00 of every pixel (h, w)."""
+    def judge(
+        self, rgb: Array, inside: npt.NDArray[np.bool_]
+    ) -> tuple[Proof, npt.NDArray[np.float64]]:
+        """How far the print will be off over the pixels ``inside`` (h, w), and dE00 of every pixel
+        (h, w)."""
         lab = ImageCms.createProfile("LAB")
-        way = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), lab, "RGB", "LAB", INTENTS["relative"])
+        way = ImageCms.buildTransform(
+            ImageCms.createProfile("sRGB"), lab, "RGB", "LAB", INTENTS["relative"]
+        )
         wished = np.asarray(ImageCms.applyTransform(Image.fromarray(rgb), way), np.uint8)
         off = de00(_lab(wished), _lab(self._seen(rgb, lab, "LAB")))
         there = off[inside]
@@ -111,6 +129,7 @@ class Press:
 
 
 def _lab(eight_bit: Array) -> npt.NDArray[np.float64]:
-    """8-bit Lab as Pillow hands it out (a and b in two's complement) -> L 0 to 100, a and b -128 to 127."""
+    """8-bit Lab as Pillow hands it out (a and b in two's complement) -> L 0 to 100, a and b -128 to
+    127."""
     signed = eight_bit[..., 1:].astype(np.int8).astype(np.float64)
     return np.concatenate([eight_bit[..., :1] / 2.55, signed], -1)

@@ -1,4 +1,5 @@
-"""Where things lie on a printed page: mm from the page's top-left corner, x right, y down. Nothing is drawn here."""
+"""Where things lie on a printed page: mm from the page's top-left corner, x right, y down. Nothing
+is drawn here."""
 
 from __future__ import annotations
 
@@ -7,8 +8,15 @@ from dataclasses import dataclass
 from physadv.core.errors import GeometryError
 from physadv.printing.aruco_markers import FIDUCIALS, GAP, MARKER, SHEET_IDS, test_sign_layout
 
-PAPERS = {"a5": (148.0, 210.0), "a4": (210.0, 297.0), "letter": (215.9, 279.4), "legal": (215.9, 355.6),
-          "a3": (297.0, 420.0), "a2": (420.0, 594.0), "a1": (594.0, 841.0)}  # fmt: skip
+PAPERS = {
+    "a5": (148.0, 210.0),
+    "a4": (210.0, 297.0),
+    "letter": (215.9, 279.4),
+    "legal": (215.9, 355.6),
+    "a3": (297.0, 420.0),
+    "a2": (420.0, 594.0),
+    "a1": (594.0, 841.0),
+}
 MARGIN, HEADER, FOOTER = 7.0, 24.0, 19.0
 CUT_GAP, CUT_LENGTH = 1.5, 2.5
 SHEET_MARKER, SHEET_GAP = 12.0, 3.5
@@ -34,7 +42,8 @@ class Rect:
 
 @dataclass(frozen=True)
 class SheetLayout:
-    """The sticker sheet: the page (w, h), the sticker's cut rectangle, its markers by id, the 100 mm bar."""
+    """The sticker sheet: the page (w, h), the sticker's cut rectangle, its markers by id, the 100
+    mm bar."""
 
     page: tuple[float, float]
     sticker: Rect
@@ -52,9 +61,12 @@ class SignPageLayout:
 
 
 def paper_size(paper: Paper) -> tuple[float, float]:
-    """(width, height) in mm, as given. Raises GeometryError for an unknown name and for a size that cannot be used."""
+    """(width, height) in mm, as given. Raises GeometryError for an unknown name and for a size that
+    cannot be used."""
     if isinstance(paper, str) and paper.lower() not in PAPERS:
-        raise GeometryError(f"paper {paper!r}", f"known: {', '.join(PAPERS)}", "name one of them or give WxH in mm")
+        raise GeometryError(
+            f"paper {paper!r}", f"known: {', '.join(PAPERS)}", "name one of them or give WxH in mm"
+        )
     width, height = PAPERS[paper.lower()] if isinstance(paper, str) else paper
     if min(width, height) < MIN_WIDTH or max(width, height) > 5000:
         limit = f"each side {MIN_WIDTH:g} to 5000 mm"
@@ -63,8 +75,11 @@ def paper_size(paper: Paper) -> tuple[float, float]:
 
 
 def room(page: tuple[float, float], bleed: float = 0.0) -> tuple[float, float]:
-    """The largest sticker (width, height) in mm that a page this way round takes, ``bleed`` mm around it."""
-    sides = 2 * (MARGIN - 1 + CUT_GAP + CUT_LENGTH)  # cut marks may end a millimetre inside the margin
+    """The largest sticker (width, height) in mm that a page this way round takes, ``bleed`` mm
+    around it."""
+    sides = 2 * (
+        MARGIN - 1 + CUT_GAP + CUT_LENGTH
+    )  # cut marks may end a millimeter inside the margin
     ends = 2 * (MARGIN + SHEET_GAP + SHEET_MARKER) + HEADER + FOOTER
     return page[0] - sides - 2 * bleed, page[1] - ends - 2 * bleed
 
@@ -76,17 +91,22 @@ def fits(width: float, height: float, paper: Paper, bleed: float = 0.0) -> bool:
 
 
 def smallest_paper(width: float, height: float) -> str:
-    """The smallest named paper that takes a sticker of that size in mm. Raises GeometryError where none does."""
+    """The smallest named paper that takes a sticker of that size in mm. Raises GeometryError where
+    none does."""
     for name in PAPERS:
         if fits(width, height, name):
             return name
     raise _too_large(width, height, "a1", 0.0, "")
 
 
-def sheet_layout(width: float, height: float, paper: Paper, bleed: float = 0.0, *, instead: str = "") -> SheetLayout:
-    """Lay a sticker of ``width`` x ``height`` mm on the paper, turning the page where only that fits.
+def sheet_layout(
+    width: float, height: float, paper: Paper, bleed: float = 0.0, *, instead: str = ""
+) -> SheetLayout:
+    """Lay a sticker of ``width`` x ``height`` mm on the paper, turning the page where only that
+    fits.
 
-    Raises GeometryError naming the sticker, the paper and what would fit; ``instead`` is a remedy named first.
+    Raises GeometryError naming the sticker, the paper and what would fit; ``instead`` is a remedy
+    named first.
     """
     page = paper_size(paper)
     turned = (page[1], page[0])
@@ -106,21 +126,28 @@ def bar_place(page: tuple[float, float]) -> Rect:
 
 
 def sign_page_layout(paper: Paper, block: str) -> SignPageLayout:
-    """Lay the test sign of ``block`` (clean, blank or patch) on upright paper, as large as the width allows."""
+    """Lay the test sign of ``block`` (clean, blank or patch) on upright paper, as large as the
+    width allows."""
     width, height = sorted(paper_size(paper))
     header, footer, tall = 15.0, 9.0, 1 + 2 * (MARKER + GAP)
     side = min(width - 2 * (MARGIN + 1), (height - 2 * MARGIN - header - footer) / tall)
     x = (width - side) / 2
     y = MARGIN + header + (height - 2 * MARGIN - header - footer - side) / 2
     markers = {
-        marker: Rect(x + float(corners[0, 0]) * side, y + float(corners[0, 1]) * side, MARKER * side, MARKER * side)
+        marker: Rect(
+            x + float(corners[0, 0]) * side,
+            y + float(corners[0, 1]) * side,
+            MARKER * side,
+            MARKER * side,
+        )
         for marker, corners in zip(FIDUCIALS[block], test_sign_layout(), strict=True)
     }
     return SignPageLayout((width, height), Rect(x, y, side, side), markers)
 
 
 def snap(value: float) -> float:
-    """To whole dots of 300 dpi: printers paint every dot a picture touches, so an edge off the grid grows it."""
+    """To whole dots of 300 dpi: printers paint every dot a picture touches, so an edge off the grid
+    grows it."""
     return round(value / 25.4 * 300) / 300 * 25.4
 
 
@@ -130,23 +157,37 @@ def _fits(width: float, height: float, page: tuple[float, float], bleed: float) 
 
 
 def _sheet_markers(sticker: Rect, page: tuple[float, float], bleed: float) -> dict[int, Rect]:
-    """Diagonally off the corners where the page is wide enough, else above and below the sticker's ends."""
+    """Diagonally off the corners where the page is wide enough, else above and below the sticker's
+    ends."""
     gap = SHEET_GAP + bleed
     outside = sticker.x - gap - SHEET_MARKER
     left = outside if outside >= MARGIN else sticker.x + SHEET_GAP
     right = page[0] - left - SHEET_MARKER
     top, bottom = sticker.y - gap - SHEET_MARKER, sticker.y + sticker.h + gap
     places = ((left, top), (right, top), (right, bottom), (left, bottom))
-    return {m: Rect(x, y, SHEET_MARKER, SHEET_MARKER) for m, (x, y) in zip(SHEET_IDS, places, strict=True)}
+    return {
+        m: Rect(x, y, SHEET_MARKER, SHEET_MARKER)
+        for m, (x, y) in zip(SHEET_IDS, places, strict=True)
+    }
 
 
-def _too_large(width: float, height: float, paper: Paper, bleed: float, instead: str) -> GeometryError:
+def _too_large(
+    width: float, height: float, paper: Paper, bleed: float, instead: str
+) -> GeometryError:
     size = paper_size(paper)
     name = paper.lower() if isinstance(paper, str) else f"{size[0]:g} x {size[1]:g} mm"
     rooms = [room(size, bleed), room((size[1], size[0]), bleed)]
     limit = " or ".join(f"{w:.0f} x {h:.0f} mm" for w, h in rooms if h > 0) or "no sticker"
-    common = [p for p in ("a4", "a3", "a2", "a1") if fits(width, height, p, bleed)]  # the rarer ones are not named
-    remedies = [instead, f"print with --paper {common[0]}" if common else "", "make the sticker smaller"]
+    common = [
+        p for p in ("a4", "a3", "a2", "a1") if fits(width, height, p, bleed)
+    ]  # the rarer ones are not named
+    remedies = [
+        instead,
+        f"print with --paper {common[0]}" if common else "",
+        "make the sticker smaller",
+    ]
     around = f" with {bleed:g} mm bleed" if bleed else ""
     remedy = ", or ".join(r for r in remedies if r)
-    return GeometryError(f"sticker {width:g} x {height:g} mm{around}", f"{name} takes at most {limit}", remedy)
+    return GeometryError(
+        f"sticker {width:g} x {height:g} mm{around}", f"{name} takes at most {limit}", remedy
+    )

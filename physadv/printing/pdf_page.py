@@ -1,4 +1,4 @@
-"""A PDF page spoken to in millimetres from its top-left corner."""
+"""A PDF page spoken to in millimeters from its top-left corner."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from reportlab.lib.utils import ImageReader
 from reportlab.pdfbase.pdfmetrics import stringWidth
 
 from physadv.core.image_io import Array
-from physadv.printing.aruco_markers import marker_modules, square
+from physadv.printing.aruco_markers import marker_modules, square_points
 from physadv.printing.layout import Rect
 
 
-class Page:
-    """A canvas spoken to in millimetres from the top-left corner."""
+class PdfPage:
+    """A canvas spoken to in millimeters from the top-left corner."""
 
     def __init__(self, canvas: Any, page: tuple[float, float]) -> None:
         self.canvas, self.width, self.height = canvas, page[0], page[1]
@@ -29,7 +29,9 @@ class Page:
         """mm from the top-left -> points from the bottom-left."""
         return x * mm, (self.height - y) * mm
 
-    def text(self, x: float, y: float, text: str, size: float, *, bold: bool = False, room: float = 1e9) -> None:
+    def text(
+        self, x: float, y: float, text: str, size: float, *, bold: bool = False, room: float = 1e9
+    ) -> None:
         """Baseline at y; shrunk, then cut, to ``room`` mm; characters outside Latin-1 become '?'."""
         font = "Helvetica-Bold" if bold else "Helvetica"
         text = text.encode("latin-1", "replace").decode("latin-1")
@@ -40,7 +42,9 @@ class Page:
         self.canvas.setFont(font, size)
         self.canvas.drawString(*self.point(x, y), text)
 
-    def text_centred(self, x: float, y: float, text: str, size: float, *, bold: bool = False) -> None:
+    def text_centerd(
+        self, x: float, y: float, text: str, size: float, *, bold: bool = False
+    ) -> None:
         """Baseline at y, middle at x."""
         self.canvas.setFont("Helvetica-Bold" if bold else "Helvetica", size)
         self.canvas.drawCentredString(*self.point(x, y), text)
@@ -64,10 +68,12 @@ class Page:
 
     def image(self, picture: ImageReader, r: Rect) -> None:
         """A picture filling the rectangle, its alpha as a soft mask."""
-        self.canvas.drawImage(picture, *self.point(r.x, r.y + r.h), r.w * mm, r.h * mm, mask="auto")
+        self.canvas.drawImage(
+            pdf_image, *self.point(r.x, r.y + r.h), r.w * mm, r.h * mm, mask="auto"
+        )
 
     def polygons(self, polygons: list[npt.NDArray[np.float64]], *, stroke: int, fill: int) -> None:
-        """One path of closed polygons given as (n, 2) mm, so that neighbours meet without a seam."""
+        """One path of closed polygons given as (n, 2) mm, so that neighbors meet without a seam."""
         path = self.canvas.beginPath()
         for polygon in polygons:
             path.moveTo(*self.point(*polygon[0]))
@@ -83,9 +89,12 @@ class Page:
         self.modules(cells, r.x, r.y, module)
 
     def modules(self, cells: npt.NDArray[np.intp], x: float, y: float, side: float) -> None:
-        """Black squares of ``side`` mm at the (row, column) ``cells`` (n, 2) of a grid at x, y, as one path."""
+        """Black squares of ``side`` mm at the (row, column) ``cells`` (n, 2) of a grid at x, y, as
+        one path."""
         self.canvas.setFillGray(0)
-        self.polygons([square(x + c * side, y + r * side, side) for r, c in cells], stroke=0, fill=1)
+        self.polygons(
+            [square_points(x + c * side, y + r * side, side) for r, c in cells], stroke=0, fill=1
+        )
 
     @contextmanager
     def clipped(self, r: Rect) -> Iterator[None]:
@@ -98,7 +107,7 @@ class Page:
         self.canvas.restoreState()
 
 
-def picture(rgba: Array) -> ImageReader:
+def pdf_image(rgba: Array) -> ImageReader:
     """An (h, w, 4) picture for :meth:`Page.image`; alpha only where it is used."""
     opaque = bool((rgba[..., 3] == 255).all())
     return ImageReader(Image.fromarray(rgba[..., :3] if opaque else rgba))

@@ -1,4 +1,5 @@
-"""What reportlab cannot say about a PDF: boxes, printing as is, output intent, layers, ink; and lossless streams."""
+"""What reportlab cannot say about a PDF: boxes, printing as is, output intent, layers, ink; and
+lossless streams."""
 
 from __future__ import annotations
 
@@ -19,12 +20,19 @@ _POINTS = 72 / 25.4
 
 
 def finish_pdf(
-    data: bytes, path: str | Path, *, boxes: Mapping[int, tuple[Rect, Rect]], cut_name: str, press: Press | None
+    data: bytes,
+    path: str | Path,
+    *,
+    boxes: Mapping[int, tuple[Rect, Rect]],
+    cut_name: str,
+    press: Press | None,
 ) -> None:
-    """Save reportlab's ``data`` at ``path``, whole or not at all; the same data gives the same bytes.
+    """Save reportlab's ``data`` at ``path``, whole or not at all; the same data gives the same
+    bytes.
 
-    ``boxes`` maps a page's index to its TrimBox and BleedBox in mm from the page's top-left corner; these pages bear
-    the layer of the cut line. With ``press`` every picture is converted to its inks.
+    ``boxes`` maps a page's index to its TrimBox and BleedBox in mm from the page's top-left corner;
+    these pages bear the layer of the cut line. With ``press`` every picture is converted to its
+    inks.
     """
     with atomic_path(path) as temporary, pikepdf.open(io.BytesIO(data)) as pdf:
         print_as_is(pdf)
@@ -58,10 +66,13 @@ def _box(page: pikepdf.Object, r: Rect) -> Array:
 
 
 def _layer(pdf: pikepdf.Pdf, name: str) -> pikepdf.Object:
-    """A layer that is seen and printed, so that a shop finds the cut line alone and a viewer can hide it."""
+    """A layer that is seen and printed, so that a shop finds the cut line alone and a viewer can
+    hide it."""
     layer = pdf.make_indirect(Dictionary(Type=Name("/OCG"), Name=String(name)))
     listed = Array([layer])
-    pdf.Root.OCProperties = Dictionary(OCGs=listed, D=Dictionary(Order=listed, ON=listed, Name=String("as printed")))
+    pdf.Root.OCProperties = Dictionary(
+        OCGs=listed, D=Dictionary(Order=listed, ON=listed, Name=String("as printed"))
+    )
     return layer
 
 
@@ -69,11 +80,17 @@ def _output_intent(pdf: pikepdf.Pdf, press: Press | None) -> None:
     profile = pdf.make_stream(srgb_profile() if press is None else press.data)
     profile["/N"] = 3 if press is None else 4
     name = "sRGB IEC61966-2.1" if press is None else press.name
-    kind = Name("/GTS_PDFA1") if press is None else Name("/GTS_PDFX")  # a press profile belongs to PDF/X, sRGB does not
+    kind = (
+        Name("/GTS_PDFA1") if press is None else Name("/GTS_PDFX")
+    )  # a press profile belongs to PDF/X, sRGB does not
     intent = Dictionary(
-        Type=Name("/OutputIntent"), S=kind, OutputConditionIdentifier=String("Custom" if press else name),
-        Info=String(name), RegistryName=String("http://www.color.org"), DestOutputProfile=profile,
-    )  # fmt: skip
+        Type=Name("/OutputIntent"),
+        S=kind,
+        OutputConditionIdentifier=String("Custom" if press else name),
+        Info=String(name),
+        RegistryName=String("http://www.color.org"),
+        DestOutputProfile=profile,
+    )
     pdf.Root.OutputIntents = Array([pdf.make_indirect(intent)])
 
 

@@ -11,6 +11,7 @@ QUIET = 4
 
 
 def qr_modules(text: str) -> npt.NDArray[np.bool_]:
-    """The QR code (n, n) of ``text`` without its quiet zone, error correction M (15 % may be lost); True is black."""
+    """The QR code (n, n) of ``text`` without its quiet zone, error correction M (15 % may be lost);
+    True is black."""
     code = segno.make_qr(text, error="m", boost_error=False)
     return np.array([[bool(v) for v in row] for row in code.matrix], np.bool_)

@@ -1,4 +1,5 @@
-"""The print sheet: a PDF in which the sticker measures on paper what its card says, on one page or on tiles."""
+"""The print sheet: a PDF in which the sticker measures on paper what its card says, on one page or
+on tiles."""
 
 from __future__ import annotations
 
@@ -13,24 +14,25 @@ from physadv.core.files import write_text
 from physadv.core.sign_artwork import SignFace
 from physadv.patches.bundle import Bundle
 from physadv.printing.cut_line import Cut, cut_svg, safe_contour, safe_mask
-from physadv.printing.pdf_postprocess import finish_pdf
 from physadv.printing.icc import Press, Proof
 from physadv.printing.layout import Paper, Rect, SheetLayout, fits, sheet_layout
+from physadv.printing.pdf_page import PdfPage
+from physadv.printing.pdf_postprocess import finish_pdf
 from physadv.printing.scale_check import measure_bar
-from physadv.printing.pdf_page import Page
 from physadv.printing.sheet_parts import BAR_LABEL as BAR_LABEL
 from physadv.printing.sheet_parts import SCALE_LINE as SCALE_LINE
 from physadv.printing.sheet_parts import VISIBLE_LINE as VISIBLE_LINE
-from physadv.printing.sheet_parts import Sticker, cut_marks, footer, header
+from physadv.printing.sheet_parts import PrintedSticker, cut_marks, footer, header
 from physadv.printing.soft_proof import write_proof
-from physadv.printing.webcam_test_signs import draw_test_signs
 from physadv.printing.tile_pages import draw_tiles
 from physadv.printing.tiling import TileLayout, tile_layout, tiles_needed
+from physadv.printing.webcam_test_signs import draw_test_signs
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What was written: files, pages, where things lie (``single`` or ``tiled``), the bar as rasterised in mm.
+    """What was written: files, pages, where things lie (``single`` or ``tiled``), the bar as
+    rasterized in mm.
 
     ``safe_share`` is the share of the sticker's area inside the safe area.
     """
@@ -67,18 +69,21 @@ def write_sheet(
     sign: SignFace | None = None,
     sign_dpi: int = 600,
 ) -> Sheet:
-    """Write the PDF, the cut line as SVG beside it and, with ``press``, a proof beside it; say what was written.
+    """Write the PDF, the cut line as SVG beside it and, with ``press``, a proof beside it; say what
+    was written.
 
-    ``paper`` is a name (a4, letter, a3 ...) or (width, height) in mm. A sticker that does not fit is laid over several
-    sheets, ``overlap`` mm in common, where ``tile`` allows it; page 1 then shows how to assemble them. ``test_signs``
-    adds three small paper signs, one a page, with markers that tell `check` which is which; ``sign`` is the sign's
-    picture for them where it is not drawn by code.
+    ``paper`` is a name (a4, letter, a3 ...) or (width, height) in mm. A sticker that does not fit
+    is laid over several sheets, ``overlap`` mm in common, where ``tile`` allows it; page 1 then
+    shows how to assemble them. ``test_signs`` adds three small paper signs, one a page, with
+    markers that tell `check` which is which; ``sign`` is the sign's picture for them where it is
+    not drawn by code.
 
-    The TrimBox of a single sheet is the sticker's cut rectangle, its BleedBox that and the bleed; on a tile both are
-    the tile's window, overlap included; the other pages have none. The same input gives the same bytes.
-    Raises GeometryError when the sticker does not fit, OptionError for an option out of range.
+    The TrimBox of a single sheet is the sticker's cut rectangle, its BleedBox that and the bleed;
+    on a tile both are the tile's window, overlap included; the other pages have none. The same
+    input gives the same bytes. Raises GeometryError when the sticker does not fit, OptionError for
+    an option out of range.
     """
-    pdf, sticker = Path(path), Sticker(bundle, cut or Cut())
+    pdf, sticker = Path(path), PrintedSticker(bundle, cut or Cut())
     size, cut = bundle.card.size, sticker.cut
     single: SheetLayout | None = None
     tiled: TileLayout | None = None
@@ -95,7 +100,7 @@ def write_sheet(
         draw_tiles(canvas, sticker, tiled)
         boxes = {i + 1: (t.window, t.window) for i, t in enumerate(tiled.tiles)}
     if single:
-        _sticker_page(Page(canvas, single.page), sticker, single)
+        _sticker_page(PdfPage(canvas, single.page), sticker, single)
         boxes = {0: (single.sticker, single.sticker.grown(cut.bleed))}
     if test_signs:
         draw_test_signs(canvas, sticker, paper, sign, sign_dpi)
@@ -106,10 +111,12 @@ def write_sheet(
     proof_png, proof = write_proof(bundle, press, pdf) if press else (None, None)
     safe_share = float(safe_mask(bundle, cut.safe).sum()) / float((bundle.mask >= 0.5).sum())
     svg = _write_svg(sticker, pdf.with_name(f"{pdf.stem}-cut.svg"), single)
-    return Sheet(pdf, svg, pages, page_mm, measure_bar(pdf, bar), safe_share, single, tiled, proof_png, proof)
+    return Sheet(
+        pdf, svg, pages, page_mm, measure_bar(pdf, bar), safe_share, single, tiled, proof_png, proof
+    )
 
 
-def _canvas(buffer: io.BytesIO, sticker: Sticker, page: tuple[float, float]) -> Canvas:
+def _canvas(buffer: io.BytesIO, sticker: PrintedSticker, page: tuple[float, float]) -> Canvas:
     card = sticker.bundle.card
     canvas = Canvas(buffer, pagesize=(page[0] * mm, page[1] * mm), invariant=1, pageCompression=1)
     canvas.setTitle(f"{card.patch.name} - {sticker.size}")
@@ -120,7 +127,7 @@ def _canvas(buffer: io.BytesIO, sticker: Sticker, page: tuple[float, float]) -> 
     return canvas
 
 
-def _sticker_page(page: Page, sticker: Sticker, layout: SheetLayout) -> None:
+def _sticker_page(page: PdfPage, sticker: PrintedSticker, layout: SheetLayout) -> None:
     header(page, sticker)
     cut_marks(page, layout.sticker, sticker.cut.bleed)
     sticker.draw(page, layout.sticker)
@@ -130,7 +137,7 @@ def _sticker_page(page: Page, sticker: Sticker, layout: SheetLayout) -> None:
     page.canvas.showPage()
 
 
-def _write_svg(sticker: Sticker, path: Path, layout: SheetLayout | None) -> Path:
+def _write_svg(sticker: PrintedSticker, path: Path, layout: SheetLayout | None) -> Path:
     """In the page's coordinates for a single sheet; the sticker alone, with its bleed, for tiles."""
     bundle, cut = sticker.bundle, sticker.cut
     size = bundle.card.size

@@ -1,4 +1,5 @@
-"""What the pages of a sheet have in common: header with icon and QR code, 100 mm bar, cut line, the label of a test."""
+"""What the pages of a sheet have in common: header with icon and QR code, 100 mm bar, cut line, the
+label of a test."""
 
 from __future__ import annotations
 
@@ -11,24 +12,24 @@ from reportlab.lib.utils import ImageReader
 
 from physadv.core.image_io import Array
 from physadv.core.sign_artwork import octagon_mm
-from physadv.printing.artwork import Artwork, bleed_art, sticker_art
 from physadv.patches.bundle import Bundle
+from physadv.printing.artwork import Artwork, bleed_art, sticker_art
 from physadv.printing.cut_line import Cut, Polygon, cut_contour
 from physadv.printing.layout import CUT_GAP, CUT_LENGTH, MARGIN, Rect
-from physadv.printing.pdf_page import Page, picture
+from physadv.printing.pdf_page import PdfPage, pdf_image
 from physadv.printing.qr_code import QUIET, qr_modules
 
 VISIBLE_LINE = "Robustness test print - for your own signs in a lab, never for public roads"
 BAR_LABEL = "100 mm - measure me"
 SCALE_LINE = "print at 100 % (no fit to page)"
 CUT_LAYER = "/CutLine"
-"""Resource name of the layer the cut line is drawn in; finish.py gives it the spot colour's name."""
+"""Resource name of the layer the cut line is drawn in; finish.py gives it the spot color's name."""
 _ICON, _QR = 21.0, 17.0
 _HAIR = 0.002  # mm; an edge that rounding puts a hair outside its dot would be painted a dot wider
 
 
 @dataclass(frozen=True)
-class Sticker:
+class PrintedSticker:
     """What is printed: a bundle, how it is cut, and its pictures, prepared once for all pages."""
 
     bundle: Bundle
@@ -37,21 +38,21 @@ class Sticker:
     @cached_property
     def plain(self) -> ImageReader:
         """The sticker without bleed, for icons and test signs."""
-        return picture(sticker_art(self.bundle).rgba)
+        return pdf_image(sticker_art(self.bundle).rgba)
 
     @cached_property
     def blank(self) -> ImageReader:
         """The sticker's shape in white."""
         rgba: Array = sticker_art(self.bundle).rgba.copy()
         rgba[..., :3] = 255
-        return picture(rgba)
+        return pdf_image(rgba)
 
     @cached_property
     def _art(self) -> tuple[Artwork, ImageReader]:
         art = bleed_art(self.bundle, self.cut.bleed) if self.cut.bleed else sticker_art(self.bundle)
-        return art, picture(art.rgba)
+        return art, pdf_image(art.rgba)
 
-    def draw(self, page: Page, place: Rect) -> None:
+    def draw(self, page: PdfPage, place: Rect) -> None:
         """The picture with its bleed, then the cut line over it, its cut rectangle at ``place``."""
         art, reader = self._art
         with page.clipped(place.grown(self.cut.bleed - _HAIR)):
@@ -62,8 +63,8 @@ class Sticker:
         """The cut line's polygons when the cut rectangle lies at ``place``."""
         return cut_contour(self.bundle, place, self.cut.corner_radius)
 
-    def cut_line(self, page: Page, contour: list[Polygon]) -> None:
-        """A stroke in the spot colour that knocks nothing out, in a layer of its own."""
+    def cut_line(self, page: PdfPage, contour: list[Polygon]) -> None:
+        """A stroke in the spot color that knocks nothing out, in a layer of its own."""
         page.canvas.saveState()
         page.canvas.addLiteral(f"/OC {CUT_LAYER} BDC")
         page.canvas.setStrokeColor(CMYKColorSep(0, 1, 0, 0, spotName=self.cut.name))
@@ -83,10 +84,12 @@ class Sticker:
         """The sticker's rectangle on a sign drawn ``scale`` times its size."""
         size, (cx, cy) = self.bundle.card.size, self.bundle.card.placement.center_mm
         w, h = size.width_mm * scale, size.height_mm * scale
-        return Rect(sign.x + sign.w / 2 + cx * scale - w / 2, sign.y + sign.h / 2 + cy * scale - h / 2, w, h)
+        return Rect(
+            sign.x + sign.w / 2 + cx * scale - w / 2, sign.y + sign.h / 2 + cy * scale - h / 2, w, h
+        )
 
 
-def header(page: Page, sticker: Sticker) -> None:
+def header(page: PdfPage, sticker: PrintedSticker) -> None:
     """Name, size, run and place in words; the sign with the sticker on it; the run as QR code."""
     card = sticker.bundle.card
     icon = Rect(page.width - MARGIN - _ICON - 1, MARGIN + 1, _ICON, _ICON)
@@ -101,9 +104,20 @@ def header(page: Page, sticker: Sticker) -> None:
     aim = card.patch.target_class or card.patch.goal
     page.text(x, MARGIN + 6, card.patch.name, 15, bold=True, room=space)
     page.text(x, MARGIN + 11.2, f"Sticker {sticker.size}, run {card.patch.run_id}", 8.5, room=space)
-    page.text(x, MARGIN + 15.2, f"{card.patch.true_class} -> {aim}; model: {card.victim.name}", 8.5, room=space)
-    page.text(x, MARGIN + 19.2, f"For a {sign.sign} sign {sign.sign_width_mm:g} mm wide; from its centre to the", 8.5,
-              room=space)  # fmt: skip
+    page.text(
+        x,
+        MARGIN + 15.2,
+        f"{card.patch.true_class} -> {aim}; model: {card.victim.name}",
+        8.5,
+        room=space,
+    )
+    page.text(
+        x,
+        MARGIN + 19.2,
+        f"For a {sign.sign} sign {sign.sign_width_mm:g} mm wide; from its center to the",
+        8.5,
+        room=space,
+    )
     where = f"sticker's: {_off(cx, 'right', 'left')}, {_off(cy, 'down', 'up')}"
     page.text(x, MARGIN + 23.2, where, 8.5, room=space)
 
@@ -112,7 +126,7 @@ def _off(value: float, positive: str, negative: str) -> str:
     return f"{abs(value):.1f} mm {positive if value >= 0 else negative}"
 
 
-def _placement_icon(page: Page, sticker: Sticker, r: Rect) -> None:
+def _placement_icon(page: PdfPage, sticker: PrintedSticker, r: Rect) -> None:
     """The sign's outline with the sticker where it belongs."""
     place = sticker.bundle.card.placement
     outline = octagon_mm(r.w) if place.sign == "stop" else [(0, 0), (r.w, 0), (r.w, r.w), (0, r.w)]
@@ -125,7 +139,7 @@ def _placement_icon(page: Page, sticker: Sticker, r: Rect) -> None:
     page.canvas.setFillGray(0)
 
 
-def cut_marks(page: Page, r: Rect, bleed: float = 0.0) -> None:
+def cut_marks(page: PdfPage, r: Rect, bleed: float = 0.0) -> None:
     """Two short lines off every corner of the cut rectangle, outside the bleed."""
     page.canvas.setStrokeGray(0)
     page.canvas.setLineWidth(0.25)
@@ -136,11 +150,13 @@ def cut_marks(page: Page, r: Rect, bleed: float = 0.0) -> None:
             page.line(x, y + dy * near, x, y + dy * (near + CUT_LENGTH))
 
 
-def footer(page: Page, bar: Rect) -> None:
+def footer(page: PdfPage, bar: Rect) -> None:
     """The bar to measure and, below it, the label every page carries."""
     page.canvas.setFillGray(0)
     page.box(bar)
-    for i in range(11):  # 100 mm from outer edge to outer edge, a tick every 10 mm inside that length
+    for i in range(
+        11
+    ):  # 100 mm from outer edge to outer edge, a tick every 10 mm inside that length
         thick, high = 0.3, 3.0 if i % 5 == 0 else 1.8
         page.box(Rect(bar.x + (bar.w - thick) * i / 10, bar.y - high + bar.h, thick, high))
     page.text(bar.x, bar.y - 3.4, BAR_LABEL, 8.5, bold=True)
@@ -148,7 +164,7 @@ def footer(page: Page, bar: Rect) -> None:
     label(page)
 
 
-def label(page: Page) -> None:
+def label(page: PdfPage) -> None:
     """What the print is for, at the foot of the page."""
     page.canvas.setFillGray(0)
     room = page.width - 2 * MARGIN - 2

@@ -11,24 +11,27 @@ from reportlab.lib.units import mm
 from reportlab.pdfgen.canvas import Canvas
 
 from physadv.core.files import atomic_path
-from physadv.printing.pdf_postprocess import print_as_is, rewrite_images
 from physadv.printing.layout import BAR, MARGIN, Rect, snap
-from physadv.printing.pdf_page import Page
+from physadv.printing.pdf_page import PdfPage
+from physadv.printing.pdf_postprocess import print_as_is, rewrite_images
 from physadv.printing.sheet_parts import VISIBLE_LINE, footer
 
 HEAD, FOOT = 20.0, 22.0
 """mm taken by the lines above and by the bar and the line below."""
 
 
-def write_one_page(path: str | Path, size: tuple[float, float], title: str, draw: Callable[[Page], None]) -> None:
-    """Draw one page of ``size`` (width, height) mm and save it: 100 % scale asked for, same input, same bytes."""
+def write_one_page(
+    path: str | Path, size: tuple[float, float], title: str, draw: Callable[[PdfPage], None]
+) -> None:
+    """Draw one page of ``size`` (width, height) mm and save it: 100 % scale asked for, same input,
+    same bytes."""
     buffer = io.BytesIO()
     canvas = Canvas(buffer, pagesize=(size[0] * mm, size[1] * mm), invariant=1, pageCompression=1)
     canvas.setTitle(title)
     canvas.setSubject(VISIBLE_LINE)
     canvas.setAuthor("physadv")
     canvas.setCreator("physadv")
-    page = Page(canvas, size)
+    page = PdfPage(canvas, size)
     draw(page)
     canvas.showPage()
     canvas.save()
@@ -38,7 +41,7 @@ def write_one_page(path: str | Path, size: tuple[float, float], title: str, draw
         pdf.save(temporary, deterministic_id=True, compress_streams=True)
 
 
-def head_and_foot(page: Page, title: str, lines: tuple[str, str]) -> Rect:
+def head_and_foot(page: PdfPage, title: str, lines: tuple[str, str]) -> Rect:
     """Title and two lines above, 100 mm bar and test label below; returns the bar's rectangle."""
     room = page.width - 2 * MARGIN - 2
     page.text(MARGIN + 1, MARGIN + 4, title, 12, bold=True, room=room)

@@ -16,21 +16,27 @@ _SIDE, _GAP, _HEAD, _FOOT = 420, 16, 34, 62
 
 
 def write_proof(bundle: Bundle, press: Press, pdf: Path) -> tuple[Path, Proof]:
-    """Write ``<pdf's name>-proof.png`` beside the PDF; return its path and the figures over the sticker's mask."""
+    """Write ``<pdf's name>-proof.png`` beside the PDF; return its path and the figures over the
+    sticker's mask."""
     rgb, inside = to_uint8(bundle.patch), to_uint8(bundle.mask)[:, :, 0] >= 128
     proof, off = press.judge(rgb, inside)
     heat = np.clip(off / (4 * FAR) * 255, 0, 255).astype(np.uint8)
     missed = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    pictures = [np.where(inside[..., None], p, 255).astype(np.uint8) for p in (rgb, press.proof(rgb), missed)]
+    pictures = [
+        np.where(inside[..., None], p, 255).astype(np.uint8)
+        for p in (rgb, press.proof(rgb), missed)
+    ]
     captions = (
         "as designed (sRGB)",
         "as the profile predicts",
         f"difference: black 0, yellow dE00 {4 * FAR:.0f} and more",
     )
     notes = (
-        f"{press.name}, intent {press.intent}. Soft proof: what the profile predicts, not a measured print.",
+        f"{press.name}, intent {press.intent}. Soft proof: what the profile predicts, not a "
+        "measured print.",
         f"dE00 mean {proof.mean:.1f}, 95 % under {proof.p95:.1f}, worst {proof.worst:.1f}; "
-        f"over {FAR:.0f} on {100 * proof.share_far:.0f} % of the area; most ink {proof.most_ink_percent:.0f} %",
+        f"over {FAR:.0f} on {100 * proof.share_far:.0f} % of the area; most ink "
+        f"{proof.most_ink_percent:.0f} %",
     )
     path = pdf.with_name(f"{pdf.stem}-proof.png")
     save_png(path, _panel(pictures, captions, notes))

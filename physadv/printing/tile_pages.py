@@ -5,35 +5,46 @@ from __future__ import annotations
 from typing import Any
 
 from physadv.printing.layout import HEADER, MARGIN, Rect
-from physadv.printing.pdf_page import Page
-from physadv.printing.sheet_parts import Sticker, footer, header
+from physadv.printing.pdf_page import PdfPage
+from physadv.printing.sheet_parts import PrintedSticker, footer, header
 from physadv.printing.tiling import Tile, TileLayout
 
 _STEPS = (
     "1. Print all pages at 100 % and measure the bar on each: 100 mm.",
-    "2. Row by row, from the left: cut each tile but the first along its left ticks (cut), lay it on its neighbour",
-    "    so that the cut edge meets the ticks marked with its name and the round marks meet; glue it down.",
-    "3. From the top: cut each row but the first along its upper ticks and lay it on the row above in the same way.",
-    "4. Cut the sticker out along the thin line. The strips that overlap are printed alike, dot for dot.",
+    "2. Row by row, from the left: cut each tile but the first along its left ticks (cut), lay it "
+    "on its neighbor",
+    "    so that the cut edge meets the ticks marked with its name and the round marks meet; glue "
+    "it down.",
+    "3. From the top: cut each row but the first along its upper ticks and lay it on the row "
+    "above in the same way.",
+    "4. Cut the sticker out along the thin line. The strips that overlap are printed alike, dot "
+    "for dot.",
 )
 _LINE = 4.2
 _TICK = (1.0, 5.0)
 _RING = 1.8
 
 
-def draw_tiles(canvas: Any, sticker: Sticker, layout: TileLayout) -> None:
+def draw_tiles(canvas: Any, sticker: PrintedSticker, layout: TileLayout) -> None:
     """Draw the assembly page, then the tiles, row by row."""
-    _assembly_page(Page(canvas, layout.page), sticker, layout)
+    _assembly_page(PdfPage(canvas, layout.page), sticker, layout)
     for tile in layout.tiles:
-        _tile_page(Page(canvas, layout.page), sticker, layout, tile)
+        _tile_page(PdfPage(canvas, layout.page), sticker, layout, tile)
 
 
-def _assembly_page(page: Page, sticker: Sticker, layout: TileLayout) -> None:
+def _assembly_page(page: PdfPage, sticker: PrintedSticker, layout: TileLayout) -> None:
     header(page, sticker)
     y = MARGIN + HEADER + 6
     counts = f"{layout.columns} across, {layout.rows} down, {layout.overlap:.1f} mm overlap"
     room = page.width - 2 * MARGIN - 2
-    page.text(MARGIN + 1, y, f"To assemble from {len(layout.tiles)} tiles: {counts}", 11, bold=True, room=room)
+    page.text(
+        MARGIN + 1,
+        y,
+        f"To assemble from {len(layout.tiles)} tiles: {counts}",
+        11,
+        bold=True,
+        room=room,
+    )
     for i, step in enumerate(_STEPS):
         page.text(MARGIN + 1, y + 5.5 + _LINE * i, step, 8.5, room=room)
     top = y + 5.5 + _LINE * len(_STEPS) + 2
@@ -42,7 +53,7 @@ def _assembly_page(page: Page, sticker: Sticker, layout: TileLayout) -> None:
     page.canvas.showPage()
 
 
-def _drawing(page: Page, sticker: Sticker, layout: TileLayout, space: Rect) -> None:
+def _drawing(page: PdfPage, sticker: PrintedSticker, layout: TileLayout, space: Rect) -> None:
     """The whole sticker, scaled into ``space``, with every tile's edges and name."""
     last, first = layout.tiles[-1].region, layout.tiles[0].region
     whole = Rect(first.x, first.y, last.x + last.w - first.x, last.y + last.h - first.y)
@@ -53,7 +64,8 @@ def _drawing(page: Page, sticker: Sticker, layout: TileLayout, space: Rect) -> N
     page.image(sticker.plain, Rect(x0, y0, size.width_mm * scale, size.height_mm * scale))
     page.canvas.setStrokeGray(0)
     places = [
-        Rect(x0 + r.x * scale, y0 + r.y * scale, r.w * scale, r.h * scale) for r in (t.region for t in layout.tiles)
+        Rect(x0 + r.x * scale, y0 + r.y * scale, r.w * scale, r.h * scale)
+        for r in (t.region for t in layout.tiles)
     ]
     for place in places:
         _outline(page, place)
@@ -61,11 +73,11 @@ def _drawing(page: Page, sticker: Sticker, layout: TileLayout, space: Rect) -> N
         _name_plate(page, tile.label, place)
 
 
-def _outline(page: Page, r: Rect) -> None:
+def _outline(page: PdfPage, r: Rect) -> None:
     """Black on a white line, so that it shows on any picture; dashed."""
     corners = ((r.x, r.y), (r.x + r.w, r.y), (r.x + r.w, r.y + r.h), (r.x, r.y + r.h))
-    for grey, width, dash in ((1.0, 0.9, []), (0.0, 0.45, [3, 2])):
-        page.canvas.setStrokeGray(grey)
+    for gray, width, dash in ((1.0, 0.9, []), (0.0, 0.45, [3, 2])):
+        page.canvas.setStrokeGray(gray)
         page.canvas.setLineWidth(width)
         page.canvas.setDash(dash)
         for a, b in zip(corners, (*corners[1:], corners[0]), strict=True):
@@ -73,24 +85,38 @@ def _outline(page: Page, r: Rect) -> None:
     page.canvas.setDash()
 
 
-def _name_plate(page: Page, name: str, r: Rect) -> None:
+def _name_plate(page: PdfPage, name: str, r: Rect) -> None:
     """A tile's name in the middle of its place, on white."""
     points = max(5.0, min(16.0, r.w * 0.8, r.h * 1.2))
     high, wide = points * 0.35, points * 0.26 * len(name)
     page.canvas.setFillGray(1)
-    page.box(Rect(r.x + (r.w - wide) / 2 - 0.8, r.y + (r.h - high) / 2 - 0.6, wide + 1.6, high + 1.2))
+    page.box(
+        Rect(r.x + (r.w - wide) / 2 - 0.8, r.y + (r.h - high) / 2 - 0.6, wide + 1.6, high + 1.2)
+    )
     page.canvas.setFillGray(0)
-    page.text_centred(r.x + r.w / 2, r.y + r.h / 2 + points * 0.125, name, points, bold=True)
+    page.text_centerd(r.x + r.w / 2, r.y + r.h / 2 + points * 0.125, name, points, bold=True)
 
 
-def _tile_page(page: Page, sticker: Sticker, layout: TileLayout, tile: Tile) -> None:
+def _tile_page(page: PdfPage, sticker: PrintedSticker, layout: TileLayout, tile: Tile) -> None:
     card = sticker.bundle.card
     x, room = MARGIN + 1, page.width - 2 * MARGIN - 2
     page.text(x, MARGIN + 5.5, tile.label, 15, bold=True)
     place = f"row {tile.row + 1} of {layout.rows}, column {tile.column + 1} of {layout.columns}"
-    page.text(x + 14, MARGIN + 2.5, f"{card.patch.name}: tile {tile.label}, {place}", 8.5, bold=True, room=room - 14)
-    page.text(x + 14, MARGIN + 6.5, f"Sticker {sticker.size}, run {card.patch.run_id}; assemble by page 1", 8.5,
-              room=room - 14)  # fmt: skip
+    page.text(
+        x + 14,
+        MARGIN + 2.5,
+        f"{card.patch.name}: tile {tile.label}, {place}",
+        8.5,
+        bold=True,
+        room=room - 14,
+    )
+    page.text(
+        x + 14,
+        MARGIN + 6.5,
+        f"Sticker {sticker.size}, run {card.patch.run_id}; assemble by page 1",
+        8.5,
+        room=room - 14,
+    )
     size = card.size
     with page.clipped(tile.window):
         sticker.draw(page, Rect(*tile.on_page(0, 0), size.width_mm, size.height_mm))
@@ -101,7 +127,7 @@ def _tile_page(page: Page, sticker: Sticker, layout: TileLayout, tile: Tile) -> 
     page.canvas.showPage()
 
 
-def _ticks(page: Page, layout: TileLayout, tile: Tile) -> None:
+def _ticks(page: PdfPage, layout: TileLayout, tile: Tile) -> None:
     """Where this tile is cut, and where the edge of the one laid on it comes to lie."""
     w, near, far = tile.window, *_TICK
     page.canvas.setStrokeGray(0)
@@ -120,12 +146,14 @@ def _ticks(page: Page, layout: TileLayout, tile: Tile) -> None:
     for y, name in level:
         page.line(w.x - near, y, w.x - far, y)
         page.line(w.x + w.w + near, y, w.x + w.w + far, y)
-        beside = y + 2.6 if name == "cut" else y - 0.8  # away from the tick at the corner, and from the round mark
+        beside = (
+            y + 2.6 if name == "cut" else y - 0.8
+        )  # away from the tick at the corner, and from the round mark
         page.text_right(w.x - near, beside, name, 6.5)
         page.text(w.x + w.w + near, beside, name, 6.5)
 
 
-def _round_mark(page: Page, x: float, y: float) -> None:
+def _round_mark(page: PdfPage, x: float, y: float) -> None:
     """A ring with a cross through it."""
     page.canvas.setStrokeGray(0)
     page.canvas.setLineWidth(0.35)

@@ -1,7 +1,9 @@
-"""A sticker larger than the paper, laid over several sheets: where each tile is cut, glued and aligned.
+"""A sticker larger than the paper, laid over several sheets: where each tile is cut, glued and
+aligned.
 
-Sticker coordinates are mm from the top-left corner of the cut rectangle. All tiles are of one size, and every offset is
-a whole number of 300 dpi dots, so that two tiles print their common strip dot for dot alike.
+Sticker coordinates are mm from the top-left corner of the cut rectangle. All tiles are of one size,
+and every offset is a whole number of 300 dpi dots, so that two tiles print their common strip dot
+for dot alike.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from physadv.printing.layout import BAR, MARGIN, Paper, Rect, bar_place, paper_s
 OVERLAP = (5.0, 50.0)
 """Least and most overlap in mm."""
 MARKS, HEAD, FOOT = 7.0, 12.0, 14.0
-"""mm left for alignment marks on every side, for the lines above and for the bar and the line below."""
+"""mm left for alignment marks on every side, for the lines above and for the bar and the line
+below."""
 MARK_OFF = 4.0
-"""Distance of the round marks' centres from the tile, in mm."""
+"""Distance of the round marks' centers from the tile, in mm."""
 MOST = 400
 _RIM = 1.0  # beyond the bleed, so that the whole width of the cut line is printed
 _DOT = 25.4 / 300
@@ -26,7 +29,8 @@ _DOT = 25.4 / 300
 
 @dataclass(frozen=True)
 class Tile:
-    """One sheet: the ``region`` of the sticker it shows (sticker coordinates), and its ``window`` on the page."""
+    """One sheet: the ``region`` of the sticker it shows (sticker coordinates), and its ``window``
+    on the page."""
 
     label: str
     row: int
@@ -41,7 +45,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class TileLayout:
-    """All tiles of a sticker, row by row, on pages of one size (w, h); ``overlap`` mm are shared by neighbours."""
+    """All tiles of a sticker, row by row, on pages of one size (w, h); ``overlap`` mm are shared by
+    neighbors."""
 
     page: tuple[float, float]
     rows: int
@@ -55,9 +60,11 @@ class TileLayout:
         return self.tiles[row * self.columns + column]
 
     def marks(self, tile: Tile) -> list[tuple[float, float]]:
-        """Centres of the round marks of a tile, in sticker coordinates; neighbours have theirs at the same points.
+        """Centres of the round marks of a tile, in sticker coordinates; neighbors have theirs at
+        the same points.
 
-        Marks of side-by-side tiles lie above and below the strip they share; marks of rows lie at the rows' outer ends.
+        Marks of side-by-side tiles lie above and below the strip they share; marks of rows lie at
+        the rows' outer ends.
         """
         r, found = tile.region, []
         for seam in (tile.column, tile.column + 1):
@@ -72,14 +79,19 @@ class TileLayout:
         return found
 
 
-def tile_layout(width: float, height: float, paper: Paper, *, overlap: float = 10.0, bleed: float = 0.0) -> TileLayout:
+def tile_layout(
+    width: float, height: float, paper: Paper, *, overlap: float = 10.0, bleed: float = 0.0
+) -> TileLayout:
     """Lay a sticker of ``width`` x ``height`` mm over as few sheets as it takes, upright or turned.
 
-    Raises OptionError for an overlap outside 5 to 50 mm, GeometryError for a paper without room or over 400 sheets.
+    Raises OptionError for an overlap outside 5 to 50 mm, GeometryError for a paper without room or
+    over 400 sheets.
     """
     if not OVERLAP[0] <= overlap <= OVERLAP[1]:
         raise OptionError(
-            f"overlap {overlap:g} mm", f"{OVERLAP[0]:g} to {OVERLAP[1]:g} mm", "give a value in this range"
+            f"overlap {overlap:g} mm",
+            f"{OVERLAP[0]:g} to {OVERLAP[1]:g} mm",
+            "give a value in this range",
         )
     size = paper_size(paper)
     overlap = _up(overlap)
@@ -87,26 +99,45 @@ def tile_layout(width: float, height: float, paper: Paper, *, overlap: float = 1
     layouts = [(_counts(spans, page, overlap), page) for page in (size, (size[1], size[0]))]
     counts, page = min(layouts, key=lambda found: found[0][0] * found[0][1])
     if counts[0] * counts[1] > MOST:
-        found = f"on {counts[0] * counts[1]:.0f} sheets" if counts[0] * counts[1] < inf else "has no room for tiles"
+        found = (
+            f"on {counts[0] * counts[1]:.0f} sheets"
+            if counts[0] * counts[1] < inf
+            else "has no room for tiles"
+        )
         name = paper if isinstance(paper, str) else f"{paper[0]:g} x {paper[1]:g} mm"
         value = f"sticker {width:g} x {height:g} mm, paper {name}, overlap {overlap:.0f} mm"
-        raise GeometryError(value, f"{found}; at most {MOST}", "choose a larger paper or a smaller overlap")
+        raise GeometryError(
+            value, f"{found}; at most {MOST}", "choose a larger paper or a smaller overlap"
+        )
     columns, rows = int(counts[0]), int(counts[1])
-    steps = [_up((span - overlap) / n) if n > 1 else 0.0 for span, n in zip(spans, (columns, rows), strict=True)]
-    tile_w, tile_h = (s + overlap if n > 1 else span for s, n, span in zip(steps, (columns, rows), spans, strict=True))
+    steps = [
+        _up((span - overlap) / n) if n > 1 else 0.0
+        for span, n in zip(spans, (columns, rows), strict=True)
+    ]
+    tile_w, tile_h = (
+        s + overlap if n > 1 else span
+        for s, n, span in zip(steps, (columns, rows), spans, strict=True)
+    )
     room = _room(page)
     x = snap((page[0] - tile_w) / 2)
     y = snap(MARGIN + HEAD + MARKS + (room[1] - tile_h) / 2)
     start = -_up(bleed + _RIM)
     tiles = tuple(
-        Tile(f"{_letters(r)}{c + 1}", r, c, Rect(start + c * steps[0], start + r * steps[1], tile_w, tile_h),
-             Rect(x, y, tile_w, tile_h))
+        Tile(
+            f"{_letters(r)}{c + 1}",
+            r,
+            c,
+            Rect(start + c * steps[0], start + r * steps[1], tile_w, tile_h),
+            Rect(x, y, tile_w, tile_h),
+        )
         for r, c in product(range(rows), range(columns))
-    )  # fmt: skip
+    )
     return TileLayout(page, rows, columns, overlap, tiles, bar_place(page))
 
 
-def tiles_needed(width: float, height: float, paper: Paper, *, overlap: float = 10.0, bleed: float = 0.0) -> str:
+def tiles_needed(
+    width: float, height: float, paper: Paper, *, overlap: float = 10.0, bleed: float = 0.0
+) -> str:
     """A remedy in words: how many sheets ``--tile`` would take, or nothing where it cannot help."""
     try:
         layout = tile_layout(width, height, paper, overlap=overlap, bleed=bleed)
@@ -120,9 +151,13 @@ def _room(page: tuple[float, float]) -> tuple[float, float]:
     return page[0] - 2 * (MARGIN + MARKS), page[1] - 2 * (MARGIN + MARKS) - HEAD - FOOT
 
 
-def _counts(spans: tuple[float, ...], page: tuple[float, float], overlap: float) -> tuple[float, float]:
+def _counts(
+    spans: tuple[float, ...], page: tuple[float, float], overlap: float
+) -> tuple[float, float]:
     """Tiles across and down; infinite where the overlap leaves no room or the bar does not fit."""
-    across, down = (_count(span, room, overlap) for span, room in zip(spans, _room(page), strict=True))
+    across, down = (
+        _count(span, room, overlap) for span, room in zip(spans, _room(page), strict=True)
+    )
     return (across, down) if page[0] >= BAR + 2 * MARGIN + 2 else (inf, inf)
 
 

@@ -1,4 +1,5 @@
-"""Three small paper signs, one a page: clean, with a blank sticker and with the patch, for a webcam."""
+"""Three small paper signs, one a page: clean, with a blank sticker and with the patch, for a
+webcam."""
 
 from __future__ import annotations
 
@@ -10,25 +11,37 @@ from reportlab.lib.utils import ImageReader
 from physadv.core.sign_artwork import SignFace, octagon_mm, sign_face
 from physadv.printing.aruco_markers import FIDUCIALS
 from physadv.printing.layout import MARGIN, Paper, Rect, SignPageLayout, sign_page_layout
-from physadv.printing.pdf_page import Page, picture
-from physadv.printing.sheet_parts import Sticker, label
+from physadv.printing.pdf_page import PdfPage, pdf_image
+from physadv.printing.sheet_parts import PrintedSticker, label
 
-_PIECES = {"clean": "clean sign", "blank": "sign with a blank sticker", "patch": "sign with the patch"}
+_PIECES = {
+    "clean": "clean sign",
+    "blank": "sign with a blank sticker",
+    "patch": "sign with the patch",
+}
 
 
-def draw_test_signs(canvas: Any, sticker: Sticker, paper: Paper, sign: SignFace | None, dpi: int) -> None:
-    """Draw the three pages; ``sign`` is the sign's picture, drawn by code at ``dpi`` where it is None."""
+def draw_test_signs(
+    canvas: Any, sticker: PrintedSticker, paper: Paper, sign: SignFace | None, dpi: int
+) -> None:
+    """Draw the three pages; ``sign`` is the sign's picture, drawn by code at ``dpi`` where it is
+    None."""
     place = sticker.bundle.card.placement
     dots = sign_page_layout(paper, "clean").sign.w / 25.4 * dpi
     face = sign or sign_face(place.sign, round(dots), place.sign_width_mm)
-    drawing = picture(face.rgba)
+    drawing = pdf_image(face.rgba)
     for block in FIDUCIALS:
         layout = sign_page_layout(paper, block)
-        _sign_page(Page(canvas, layout.page), sticker, face, drawing, layout, block)
+        _sign_page(PdfPage(canvas, layout.page), sticker, face, drawing, layout, block)
 
 
 def _sign_page(
-    page: Page, sticker: Sticker, face: SignFace, drawing: ImageReader, layout: SignPageLayout, block: str
+    page: PdfPage,
+    sticker: PrintedSticker,
+    face: SignFace,
+    drawing: ImageReader,
+    layout: SignPageLayout,
+    block: str,
 ) -> None:
     """One test sign: the face, its sticker in proportion, the markers, and what it is."""
     card, sign = sticker.bundle.card, layout.sign
@@ -41,7 +54,9 @@ def _sign_page(
         page.canvas.setLineWidth(0.3)
         page.polygons([np.array(octagon_mm(sign.w)) + np.array([sign.x, sign.y])], stroke=1, fill=0)
     if block != "clean":
-        page.image(sticker.blank if block == "blank" else sticker.plain, sticker.on_sign(sign, scale))
+        page.image(
+            sticker.blank if block == "blank" else sticker.plain, sticker.on_sign(sign, scale)
+        )
     for marker, place in layout.markers.items():
         page.marker(marker, place)
     title = f"{card.patch.name}: {_PIECES[block]} ({list(FIDUCIALS).index(block) + 1} of 3)"

@@ -1,4 +1,5 @@
-"""A folder of photos, one after the other: resumable, one bad file never stops the rest, originals never touched."""
+"""A folder of photos, one after the other: resumable, one bad file never stops the rest, originals
+never touched."""
 
 from __future__ import annotations
 
@@ -30,10 +31,12 @@ class Work:
 
 
 Cloaker = Callable[[Array, str], Work]
-"""(h, w, 3) uint8 and the photo's name -> what was done; no faces means nothing to protect was found."""
+"""(h, w, 3) uint8 and the photo's name -> what was done; no faces means nothing to protect was
+found."""
 
 Recall = Callable[[Array, Array, list[dict[str, Any]]], None]
-"""The original's and the cloaked pixels of a photo done in an earlier run, and its face rows: to remember its faces."""
+"""The original's and the cloaked pixels of a photo done in an earlier run, and its face rows: to
+remember its faces."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,11 @@ class Done:
 
 
 def plan(source: str | Path, out: str | Path | None = None) -> tuple[list[Job], Path]:
-    """The photos under ``source`` (a folder or a file) and where each goes; default: a folder beside it, "-cloaked".
+    """The photos under ``source`` (a folder or a file) and where each goes; default: a folder
+    beside it, "-cloaked".
 
-    Raises OptionError where the output would lie among the originals, ImageError where there is no photo.
+    Raises OptionError where the output would lie among the originals, ImageError where there is no
+    photo.
     """
     root = Path(source)
     folder = root if root.is_dir() else root.parent
@@ -73,9 +78,13 @@ def plan(source: str | Path, out: str | Path | None = None) -> tuple[list[Job], 
     )
     home, away = folder.resolve(), target.resolve()
     if away == home or (root.is_dir() and away.is_relative_to(home)):
-        raise OptionError(f"--out {target}", "lies among the originals", "name a folder outside of them")
+        raise OptionError(
+            f"--out {target}", "lies among the originals", "name a folder outside of them"
+        )
     paths = [p for p in list_images(root, suffixes=SUFFIXES) if not p.name.startswith(".")]
-    return [Job(p, target / p.relative_to(folder), str(p.relative_to(folder))) for p in paths], target
+    return [
+        Job(p, target / p.relative_to(folder), str(p.relative_to(folder))) for p in paths
+    ], target
 
 
 def run_folder(
@@ -87,12 +96,16 @@ def run_folder(
     keep_metadata: bool = False,
     recall: Recall | None = None,
 ) -> Generator[Done]:
-    """Cloak photo by photo and yield after each; the manifest in ``folder`` grows a row a photo, forced to disk.
+    """Cloak photo by photo and yield after each; the manifest in ``folder`` grows a row a photo,
+    forced to disk.
 
-    A photo whose original, settings and output are unchanged since an earlier run is skipped; a photo that cannot be
-    done is a row with the reason, and the next one follows. Memory holds one photo at a time.
+    A photo whose original, settings and output are unchanged since an earlier run is skipped; a
+    photo that cannot be done is a row with the reason, and the next one follows. Memory holds one
+    photo at a time.
     """
-    key = hashlib.sha256(json.dumps({**settings, "keep": keep_metadata}, sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        json.dumps({**settings, "keep": keep_metadata}, sort_keys=True).encode()
+    ).hexdigest()[:16]
     known = _known(folder)
     originals = {job.source.resolve() for job in jobs}
     for index, job in enumerate(jobs, 1):
@@ -106,7 +119,8 @@ def run_folder(
                 continue
             row, data = _one(job, folder, cloaker, key, keep_metadata, originals, known)
             row["seconds"] = round(time.perf_counter() - started, 3)
-            # The row goes first: after a kill in between, the output is missing and the photo is done again.
+            # The row goes first: after a kill in between, the output is missing and the photo is
+            # done again.
             append_rows(folder / MANIFEST, [row])
             if data is not None:
                 write_bytes(folder / row["output"], data)
@@ -115,7 +129,16 @@ def run_folder(
             append_rows(folder / MANIFEST, [row])
         known[job.name] = row
         notes = (*row["notes"], *([row["reason"]] if "reason" in row else []))
-        yield Done(job, row["status"], index, len(jobs), len(row["faces"]), time.perf_counter() - started, notes, row)
+        yield Done(
+            job,
+            row["status"],
+            index,
+            len(jobs),
+            len(row["faces"]),
+            time.perf_counter() - started,
+            notes,
+            row,
+        )
 
 
 def _one(
@@ -137,7 +160,11 @@ def _one(
     if not work.faces:
         return {**row, "status": "no face"}, None
     data = encode_photo(photo, work.rgb, keep_metadata=keep_metadata)
-    row |= {"status": "cloaked", "output": str(target.relative_to(folder)), "lossless": photo.lossless}
+    row |= {
+        "status": "cloaked",
+        "output": str(target.relative_to(folder)),
+        "lossless": photo.lossless,
+    }
     return {**row, "output_sha256": hashlib.sha256(data).hexdigest()}, data
 
 
@@ -145,16 +172,31 @@ def _failed(job: Job, error: Exception, before: Row) -> Row:
     """The row of a photo that could not be done; what an earlier run wrote stays known as ours."""
     mine: Row = {k: before[k] for k in ("output", "output_sha256") if k in before}
     reason = str(error) or type(error).__name__
-    return {"source": job.name, "status": "failed", "reason": reason, "faces": [], "notes": [], **mine}
+    return {
+        "source": job.name,
+        "status": "failed",
+        "reason": reason,
+        "faces": [],
+        "notes": [],
+        **mine,
+    }
 
 
-def _refuse_foreign(target: Path, folder: Path, known: dict[str, Row], originals: set[Path]) -> None:
+def _refuse_foreign(
+    target: Path, folder: Path, known: dict[str, Row], originals: set[Path]
+) -> None:
     """Nothing is overwritten that this tool did not write itself."""
     if target.resolve() in originals:
         raise ImageError(f"{target}", "is an original", "name another folder with --out")
-    mine = {folder / row["output"]: row["output_sha256"] for row in known.values() if "output" in row}
+    mine = {
+        folder / row["output"]: row["output_sha256"] for row in known.values() if "output" in row
+    }
     if target.exists() and mine.get(target) != sha256_of(target):
-        raise ImageError(f"{target}", "exists and was not written by this tool", "move it, or name another folder")
+        raise ImageError(
+            f"{target}",
+            "exists and was not written by this tool",
+            "move it, or name another folder",
+        )
 
 
 def _known(folder: Path) -> dict[str, Row]:

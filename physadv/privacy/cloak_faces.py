@@ -1,8 +1,10 @@
-"""The cloak: a small change inside the face boxes of a photo, after which recognisers no longer match the person.
+"""The cloak: a small change inside the face boxes of a photo, after which recognizers no longer
+match the person.
 
-Expectation over transformation (Athalye et al., 2018) over what happens to photos on their way; an ensemble of
-embedders; Adam on the change at a working size, under a price on visibility; at the end both limits, largest change
-and dissimilarity of the face box, are enforced on the very 8-bit pixels that will be saved.
+Expectation over transformation (Athalye et al., 2018) over what happens to photos on their way; an
+ensemble of embedders; Adam on the change at a working size, under a price on visibility; at the end
+both limits, largest change and dissimilarity of the face box, are enforced on the very 8-bit pixels
+that will be saved.
 """
 
 from __future__ import annotations
@@ -19,24 +21,36 @@ from torch import Tensor
 from physadv.core.errors import OptionError
 from physadv.core.image_io import Array, to_tensor, to_uint8
 from physadv.core.random_streams import numpy_generator
-from physadv.privacy.embedding_loss import Goal, Memory, margin, own_embeddings
-from physadv.privacy.visibility import Change, change, dssim, gaussian_blur
-from physadv.privacy.transforms import Kind, Ranges, View, clean_view, draw_view, look, seen_by, sent
 from physadv.models.faces.embedders import Embedder
 from physadv.models.faces.face_detection import Box, Face
+from physadv.privacy.embedding_loss import CloakGoal, Memory, own_embeddings, similarity_margin
+from physadv.privacy.transforms import (
+    Kind,
+    PhotoView,
+    Ranges,
+    clean_view,
+    draw_view,
+    look,
+    seen_by,
+    sent,
+)
+from physadv.privacy.visibility import Change, change, dssim, gaussian_blur
 
 _OTHERS: tuple[Kind, ...] = ("hard", "any")
 WORKING_SIDE = 192
-"""Faces larger than this are optimised at this size, in px; the change is then enlarged to the photo's."""
+"""Faces larger than this are optimized at this size, in px; the change is then enlarged to the
+photo's."""
 
 
 @dataclass(frozen=True)
 class Mode:
-    """Budgets of a cloak, hard limits both: ``linf`` in 8-bit steps, ``dssim`` of the face box; and how it is sought.
+    """Budgets of a cloak, hard limits both: ``linf`` in 8-bit steps, ``dssim`` of the face box; and
+    how it is sought.
 
-    ``steps`` moves of about ``rate`` 8-bit steps, each on ``draws`` views; the change is blurred by ``grain`` px of a
-    112 px face, so that it looks like light and shade and not like scratches. ``chroma`` and ``smooth`` price colour
-    and broad patches; every ``every`` steps the best is kept, and ``patience`` looks without a gain end the search.
+    ``steps`` moves of about ``rate`` 8-bit steps, each on ``draws`` views; the change is blurred by
+    ``grain`` px of a 112 px face, so that it looks like light and shade and not like scratches.
+    ``chroma`` and ``smooth`` price color and broad patches; every ``every`` steps the best is kept,
+    and ``patience`` looks without a gain end the search.
     """
 
     name: str
@@ -73,7 +87,8 @@ def mode_named(name: str) -> Mode:
 
 @dataclass(frozen=True)
 class CloakedFace:
-    """What was done to one face. ``margins`` by embedder: 1 is the face itself, under 0 no longer the person."""
+    """What was done to one face. ``margins`` by embedder: 1 is the face itself, under 0 no longer
+    the person."""
 
     box: Box
     change: Change
@@ -95,8 +110,9 @@ def cloak_faces(
 ) -> tuple[Array, list[CloakedFace]]:
     """Cloak every face of a photo (h, w, 3) uint8 RGB; outside the face boxes nothing changes.
 
-    ``memory`` holds the faces cloaked before, so that cloaked photos of one person do not match each other either;
-    ``decoys`` are averaged embeddings by embedder to move towards. Raises OptionError without an embedder.
+    ``memory`` holds the faces cloaked before, so that cloaked photos of one person do not match
+    each other either; ``decoys`` are averaged embeddings by embedder to move towards. Raises
+    OptionError without an embedder.
     """
     if not embedders:
         raise OptionError("no embedder", "at least one is needed", "see `physadv models list`")
@@ -121,14 +137,17 @@ def cloak_face(
     """Cloak one face of a photo (h, w, 3) uint8 and say what was done."""
     started = time.perf_counter()
     device = embedders[0].mean.device
-    window = Window.around(photo, face, device)
-    goal = Goal.of(window.scene, window.face, embedders, memory, decoys)
+    window = FaceWindow.around(photo, face, device)
+    goal = CloakGoal.of(window.scene, window.face, embedders, memory, decoys)
     search = Search(window, embedders, mode, goal, rng)
     steps = search.run()
     cloaked = window.paste(photo, search.best)
     if memory is not None:
-        after = Window.around(cloaked, face, device)
-        memory.add(goal.clean, {e.card.name: own_embeddings(after.scene, after.face, e)[:1] for e in embedders})
+        after = FaceWindow.around(cloaked, face, device)
+        memory.add(
+            goal.clean,
+            {e.card.name: own_embeddings(after.scene, after.face, e)[:1] for e in embedders},
+        )
     note = CloakedFace(
         box=window.box,
         change=replace(change(window.original, search.best), dssim=window.visible(search.best)),
@@ -140,11 +159,11 @@ def cloak_face(
 
 
 @dataclass(frozen=True)
-class Window:
+class FaceWindow:
     """The surroundings of one face at the working size, and the way back to the photo.
 
-    ``scene`` (1, 3, h, w) is the photo around the face; ``inner`` is the face box in it; ``mask`` (1, 1, gh, gw) fades
-    to 0 at the box's border, so that no seam shows. ``grey`` photos stay grey.
+    ``scene`` (1, 3, h, w) is the photo around the face; ``inner`` is the face box in it; ``mask``
+    (1, 1, gh, gw) fades to 0 at the box's border, so that no seam shows. ``grey`` photos stay gray.
     """
 
     scene: Tensor
@@ -153,10 +172,10 @@ class Window:
     inner: Box
     mask: Tensor
     original: Tensor
-    grey: bool
+    gray: bool
 
     @classmethod
-    def around(cls, photo: Array, face: Face, device: torch.device | None = None) -> Window:
+    def around(cls, photo: Array, face: Face, device: torch.device | None = None) -> FaceWindow:
         """The window of a face in a photo (h, w, 3) uint8; only it is turned into floating point."""
         height, width = photo.shape[:2]
         box = face.box(height, width)
@@ -166,7 +185,10 @@ class Window:
         around = to_tensor(photo[outer[1] : outer[3], outer[0] : outer[2]]).to(device)
         scene = around[None]
         if factor < 1:
-            size = (max(16, round(scene.shape[2] * factor)), max(16, round(scene.shape[3] * factor)))
+            size = (
+                max(16, round(scene.shape[2] * factor)),
+                max(16, round(scene.shape[3] * factor)),
+            )
             scene = F.interpolate(scene, size, mode="bilinear", antialias=True, align_corners=False)
         inner = tuple(round((box[k] - outer[k % 2]) * factor) for k in range(4))
         x0, y0, x1, y1 = inner
@@ -176,8 +198,10 @@ class Window:
             box=box,
             inner=(x0, y0, min(x1, scene.shape[3]), min(y1, scene.shape[2])),
             mask=_fade(min(y1, scene.shape[2]) - y0, min(x1, scene.shape[3]) - x0).to(scene),
-            original=around[:, box[1] - outer[1] : box[3] - outer[1], box[0] - outer[0] : box[2] - outer[0]].clone(),
-            grey=bool((around == around[:1]).all()),
+            original=around[
+                :, box[1] - outer[1] : box[3] - outer[1], box[0] - outer[0] : box[2] - outer[0]
+            ].clone(),
+            gray=bool((around == around[:1]).all()),
         )
 
     def add(self, delta: Tensor) -> Tensor:
@@ -192,7 +216,8 @@ class Window:
         return scene[..., y0:y1, x0:x1]
 
     def rendered(self, delta: Tensor, scale: float, linf: int) -> Tensor:
-        """The face box (3, bh, bw) at the photo's resolution with a change, in whole 8-bit steps within ``linf``."""
+        """The face box (3, bh, bw) at the photo's resolution with a change, in whole 8-bit steps
+        within ``linf``."""
         size = self.original.shape[-2:]
         grown = delta * self.mask * scale
         if tuple(grown.shape[-2:]) != tuple(size):
@@ -220,24 +245,46 @@ class Window:
 
 
 class Search:
-    """The optimisation of one face: ``run`` leaves the best face box within the limits in ``best``."""
+    """The optimization of one face: ``run`` leaves the best face box within the limits in ``best``."""
 
     def __init__(
-        self, window: Window, embedders: Sequence[Embedder], mode: Mode, goal: Goal, rng: np.random.Generator
+        self,
+        window: FaceWindow,
+        embedders: Sequence[Embedder],
+        mode: Mode,
+        goal: CloakGoal,
+        rng: np.random.Generator,
     ) -> None:
-        self.window, self.embedders, self.mode, self.goal, self.rng = window, embedders, mode, goal, rng
+        self.window, self.embedders, self.mode, self.goal, self.rng = (
+            window,
+            embedders,
+            mode,
+            goal,
+            rng,
+        )
         self.limit = mode.linf / 255
         self.price = 1.0
-        self.best, self.best_loss, self.best_margins = window.original, float("inf"), dict[str, float]()
+        self.best, self.best_loss, self.best_margins = (
+            window.original,
+            float("inf"),
+            dict[str, float](),
+        )
         self._judges = [clean_view(), clean_view(flip=True, first_scheme=False)]
-        self._judges += [draw_view(rng, mode.ranges, kind) for kind in ("any", "any", "hard", "hard")]
+        self._judges += [
+            draw_view(rng, mode.ranges, kind) for kind in ("any", "any", "hard", "hard")
+        ]
 
     def run(self) -> int:
         """Optimise until the steps are used up or nothing gets better; returns the steps taken."""
         h, w = self.window.mask.shape[-2:]
-        channels = 1 if self.window.grey else 3
-        start = self.rng.uniform(-0.25, 0.25, (1, channels, max(2, h // 4), max(2, w // 4))) * self.limit
-        delta = F.interpolate(torch.from_numpy(start).to(self.window.scene), (h, w), mode="bilinear")
+        channels = 1 if self.window.gray else 3
+        start = (
+            self.rng.uniform(-0.25, 0.25, (1, channels, max(2, h // 4), max(2, w // 4)))
+            * self.limit
+        )
+        delta = F.interpolate(
+            torch.from_numpy(start).to(self.window.scene), (h, w), mode="bilinear"
+        )
         first = torch.zeros_like(delta)
         second = torch.zeros_like(delta)
         idle = 0
@@ -245,7 +292,9 @@ class Search:
             gradient = self._gradient(delta)
             first = self.mode.momentum * first + (1 - self.mode.momentum) * gradient
             second = 0.99 * second + 0.01 * gradient**2
-            move = (first / (1 - self.mode.momentum**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-12)
+            move = (first / (1 - self.mode.momentum**step)) / (
+                (second / (1 - 0.99**step)).sqrt() + 1e-12
+            )
             delta = (delta - self.mode.rate / 255 * move).clamp(-self.limit, self.limit)
             if step % self.mode.every == 0 or step == self.mode.steps:
                 idle = 0 if self._keep(self._shaped(delta)) else idle + 1
@@ -260,26 +309,36 @@ class Search:
         scene = self.window.add(shaped.expand(-1, 3, -1, -1))
         views = [draw_view(self.rng, self.mode.ranges, kind) for kind in self._kinds()]
         loss = self._loss(scene, views)
-        over = dssim(self.window.box_of(self.window.scene), self.window.box_of(scene))[0] / self.mode.dssim
-        self.price = float(np.clip(self.price * (1.15 if float(over.detach()) > 1 else 0.9), 0.02, 50))
+        over = (
+            dssim(self.window.box_of(self.window.scene), self.window.box_of(scene))[0]
+            / self.mode.dssim
+        )
+        self.price = float(
+            np.clip(self.price * (1.15 if float(over.detach()) > 1 else 0.9), 0.02, 50)
+        )
         total = loss + self.price * over + self._taste(shaped)
         (gradient,) = torch.autograd.grad(total, delta)
         return gradient
 
     def _shaped(self, delta: Tensor) -> Tensor:
-        """A change without its finest detail, as strong as before where it is broad; within the largest change."""
+        """A change without its finest detail, as strong as before where it is broad; within the
+        largest change."""
         if self.mode.grain <= 0:
             return delta
         blurred = gaussian_blur(delta, self.mode.grain * delta.shape[-1] / 112)
         return (blurred * (1 + self.mode.grain)).clamp(-self.limit, self.limit)
 
-    def _loss(self, scene: Tensor, views: Sequence[View]) -> Tensor:
+    def _loss(self, scene: Tensor, views: Sequence[PhotoView]) -> Tensor:
         face, parts = self.window.face, []
         arrived = [sent(scene, face, view) for view in views]
         for embedder in self.embedders:
             seen = zip(arrived, views, strict=True)
             crops = torch.cat([seen_by(embedder, photo, face, view) for photo, view in seen])
-            parts.append(self.goal.loss(embedder, embedder(crops.contiguous(memory_format=torch.channels_last))))
+            parts.append(
+                self.goal.loss(
+                    embedder, embedder(crops.contiguous(memory_format=torch.channels_last))
+                )
+            )
         return torch.stack(parts).mean()
 
     def _taste(self, delta: Tensor) -> Tensor:
@@ -288,16 +347,20 @@ class Search:
         weights = torch.tensor([0.299, 0.587, 0.114]).to(delta)[:, None, None]
         luma = (scaled * weights).sum(1, keepdim=True) if delta.shape[1] == 3 else scaled
         broad = F.avg_pool2d(scaled, max(2, delta.shape[-1] // 6))
-        return self.mode.chroma * ((scaled - luma) ** 2).mean() + self.mode.smooth * (broad**2).mean()
+        return (
+            self.mode.chroma * ((scaled - luma) ** 2).mean() + self.mode.smooth * (broad**2).mean()
+        )
 
     def _kinds(self) -> list[Kind]:
-        """The first view of a step is plain; the others are hard and anything, by chance one or the other first."""
+        """The first view of a step is plain; the others are hard and anything, by chance one or the
+        other first."""
         start = int(self.rng.integers(2))
         return ["plain" if k == 0 else _OTHERS[(k + start) % 2] for k in range(self.mode.draws)]
 
     @torch.no_grad()
     def _keep(self, delta: Tensor) -> bool:
-        """Bring a change inside both limits, judge it over fixed views, keep it if it is the best so far."""
+        """Bring a change inside both limits, judge it over fixed views, keep it if it is the best
+        so far."""
         box = self._within(delta.expand(-1, 3, -1, -1))
         scene = self.window.scene.clone()
         x0, y0, x1, y1 = self.window.inner
@@ -308,7 +371,11 @@ class Search:
         self.best, self.best_loss = box, loss
         self.best_margins = {
             e.card.name: float(
-                margin(e, e(look(scene, self.window.face, e, self._judges[0])), self.goal.own[e.card.name]).max()
+                similarity_margin(
+                    e,
+                    e(look(scene, self.window.face, e, self._judges[0])),
+                    self.goal.own[e.card.name],
+                ).max()
             )
             for e in self.embedders
         }

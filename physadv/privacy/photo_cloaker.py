@@ -19,13 +19,13 @@ from physadv.core.errors import OptionError
 from physadv.core.files import write_json
 from physadv.core.image_io import Array
 from physadv.core.random_streams import generator
-from physadv.privacy.check.embeddings import aligned, embed
-from physadv.privacy.cloak_faces import CloakedFace, Mode, Window, cloak_faces
-from physadv.privacy.batch import Work
-from physadv.privacy.embedding_loss import Memory, decoy, own_embeddings
-from physadv.privacy.check.pairs import Portrait, match_files, portraits
 from physadv.models.faces.embedders import Embedder
 from physadv.models.faces.face_detection import Face, Finder, Points, Scheme, find_faces
+from physadv.privacy.batch import Work
+from physadv.privacy.check.embeddings import aligned, embed
+from physadv.privacy.check.pairs import Portrait, match_files, portraits
+from physadv.privacy.cloak_faces import CloakedFace, FaceWindow, Mode, cloak_faces
+from physadv.privacy.embedding_loss import Memory, decoy, own_embeddings
 
 FEWEST = 8
 SMALLEST = 24
@@ -33,9 +33,11 @@ SMALLEST = 24
 
 
 class PhotoCloaker:
-    """Finds and cloaks the faces of photos; remembers them, so that cloaked photos do not match each other.
+    """Finds and cloaks the faces of photos; remembers them, so that cloaked photos do not match
+    each other.
 
-    ``others`` are photos' faces of other people, by embedder (n, d), to average decoys from; None for none.
+    ``others`` are photos' faces of other people, by embedder (n, d), to average decoys from; None
+    for none.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class PhotoCloaker:
         self.memory = Memory()
 
     def faces(self, rgb: Array) -> tuple[list[Face], int]:
-        """The faces large enough to be recognised, and how many were too small."""
+        """The faces large enough to be recognized, and how many were too small."""
         found = find_faces(rgb, self.finders)
         boxes = [face.box(*rgb.shape[:2]) for face in found]
         large = [min(x1 - x0, y1 - y0) >= SMALLEST for x0, y0, x1, y1 in boxes]
@@ -62,13 +64,24 @@ class PhotoCloaker:
         """Cloak every face of one photo."""
         faces, small = self.faces(rgb)
         work = self.cloak(rgb, name, faces)
-        return replace(work, notes=(f"left as they are, under {SMALLEST} px: {small}",)) if small else work
+        return (
+            replace(work, notes=(f"left as they are, under {SMALLEST} px: {small}",))
+            if small
+            else work
+        )
 
     def cloak(self, rgb: Array, name: str, faces: list[Face]) -> Work:
         """Cloak these faces of one photo."""
         decoys = self._decoys(rgb, faces, name)
         done, notes = cloak_faces(
-            rgb, faces, self.embedders, self.mode, memory=self.memory, decoys=decoys, seed=self.seed, name=name
+            rgb,
+            faces,
+            self.embedders,
+            self.mode,
+            memory=self.memory,
+            decoys=decoys,
+            seed=self.seed,
+            name=name,
         )
         return Work(done, [_row(face, note) for face, note in zip(faces, notes, strict=True)])
 
@@ -78,36 +91,56 @@ class PhotoCloaker:
             face = face_of(row)
             pair = [
                 {e.card.name: own_embeddings(w.scene, w.face, e)[:1] for e in self.embedders}
-                for w in (Window.around(pixels, face, self.embedders[0].mean.device) for pixels in (before, after))
+                for w in (
+                    FaceWindow.around(pixels, face, self.embedders[0].mean.device)
+                    for pixels in (before, after)
+                )
             ]
             self.memory.add(pair[0], pair[1])
 
     def learn_others(self, folder: str | Path) -> None:
-        """Take the largest face of each photo in ``folder`` (one a person) as material for averaged decoys.
+        """Take the largest face of each photo in ``folder`` (one a person) as material for averaged
+        decoys.
 
         Raises OptionError with fewer than eight people.
         """
         rows: dict[str, dict[str, Tensor]] = {}
         for item in portraits(match_files(folder)[0], self.finders):
             if isinstance(item, Portrait):
-                key = item.pair.person if item.pair.original.parent != Path(folder) else item.pair.original.stem
-                rows[key] = {e.card.name: embed(e, aligned(item.before, item.face, e))[None] for e in self.embedders}
+                key = (
+                    item.pair.person
+                    if item.pair.original.parent != Path(folder)
+                    else item.pair.original.stem
+                )
+                rows[key] = {
+                    e.card.name: embed(e, aligned(item.before, item.face, e))[None]
+                    for e in self.embedders
+                }
         if len(rows) < FEWEST:
-            raise OptionError(f"{folder}: {len(rows)} people", f"{FEWEST} or more are averaged", "add photos of others")
-        self.others = {e.card.name: torch.cat([row[e.card.name] for row in rows.values()]) for e in self.embedders}
+            raise OptionError(
+                f"{folder}: {len(rows)} people",
+                f"{FEWEST} or more are averaged",
+                "add photos of others",
+            )
+        self.others = {
+            e.card.name: torch.cat([row[e.card.name] for row in rows.values()])
+            for e in self.embedders
+        }
 
     def _decoys(self, rgb: Array, faces: list[Face], name: str) -> dict[str, Tensor] | None:
         if self.others is None or not faces:
             return None
-        window = Window.around(rgb, faces[0], self.embedders[0].mean.device)
+        window = FaceWindow.around(rgb, faces[0], self.embedders[0].mean.device)
         draw = generator(self.seed, "decoy", name)
         return {
-            e.card.name: decoy(e, self.others[e.card.name], own_embeddings(window.scene, window.face, e), draw)
+            e.card.name: decoy(
+                e, self.others[e.card.name], own_embeddings(window.scene, window.face, e), draw
+            )
             for e in self.embedders
         }
 
 
-def settings_of(cloaker: PhotoCloaker) -> dict[str, Any]:
+def cloaker_settings(cloaker: PhotoCloaker) -> dict[str, Any]:
     """What a result depends on, for the manifest's key and for the check."""
     return {
         "physadv": version("physadv"),
@@ -120,10 +153,14 @@ def settings_of(cloaker: PhotoCloaker) -> dict[str, Any]:
 
 
 def write_settings(path: Path, settings: dict[str, Any]) -> Path:
-    """Leave the settings beside the cloaked photos; embedders of earlier runs into the same folder stay listed."""
+    """Leave the settings beside the cloaked photos; embedders of earlier runs into the same folder
+    stay listed."""
     before = json.loads(path.read_text(encoding="utf-8"))["embedders"] if path.is_file() else []
     known = {e["sha256"] for e in settings["embedders"]}
-    merged = {**settings, "embedders": [*settings["embedders"], *(e for e in before if e["sha256"] not in known)]}
+    merged = {
+        **settings,
+        "embedders": [*settings["embedders"], *(e for e in before if e["sha256"] not in known)],
+    }
     return write_json(path, merged)
 
 
@@ -134,7 +171,8 @@ def face_of(row: dict[str, Any]) -> Face:
 
 
 def _row(face: Face, note: CloakedFace) -> dict[str, Any]:
-    """A face as the manifest keeps it: places and figures, no embedding, for that would be the very thing to hide."""
+    """A face as the manifest keeps it: places and figures, no embedding, for that would be the very
+    thing to hide."""
     return {
         "box": list(note.box),
         "score": round(face.score, 3),
@@ -150,10 +188,11 @@ def _row(face: Face, note: CloakedFace) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def calm_threads(threads: int = 2) -> Iterator[None]:
-    """At most ``threads`` CPU threads and no denormal numbers while the block runs; both as before afterwards.
+    """At most ``threads`` CPU threads and no denormal numbers while the block runs; both as before
+    afterwards.
 
-    A small net on more threads than there are free cores was seen fifty times slower, and so was one that computes
-    with denormals.
+    A small net on more threads than there are free cores was seen fifty times slower, and so was
+    one that computes with denormals.
     """
     before, flushed = torch.get_num_threads(), _flushes_denormals()
     torch.set_num_threads(max(1, min(threads or before, os.cpu_count() or 1)))

@@ -1,7 +1,9 @@
-"""What happens to a photo between its owner and a recogniser, drawn at random and differentiable (EOT).
+"""What happens to a photo between its owner and a recognizer, drawn at random and differentiable
+(EOT).
 
-Resized, blurred, compressed as JPEG 4:2:0 or WebP, found by another detector, aligned by other landmarks, mirrored.
-The codecs are the real ones; their gradient is passed straight through (Bengio et al., 2013).
+Resized, blurred, compressed as JPEG 4:2:0 or WebP, found by another detector, aligned by other
+landmarks, mirrored. The codecs are the real ones; their gradient is passed straight through (Bengio
+et al., 2013).
 """
 
 from __future__ import annotations
@@ -16,9 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from physadv.core.image_io import Array
-from physadv.privacy.visibility import gaussian_blur
 from physadv.models.faces.embedders import Embedder
-from physadv.models.faces.face_detection import TEMPLATES, Face, Points, Scheme, crops, similarity
+from physadv.models.faces.face_detection import (
+    TEMPLATES,
+    Face,
+    Points,
+    Scheme,
+    crops,
+    similarity_transform,
+)
+from physadv.privacy.visibility import gaussian_blur
 
 Codec = Literal["none", "jpeg", "webp"]
 Kind = Literal["plain", "any", "hard"]
@@ -28,9 +37,10 @@ Kind = Literal["plain", "any", "hard"]
 class Ranges:
     """From what views are drawn.
 
-    ``jitter`` of the landmarks is a share of the distance between the eyes; ``turn`` is in degrees, ``shift`` and
-    ``zoom`` are shares of the crop's side. ``blur`` is the largest sigma, in px of a 112 px face, ``resize`` the
-    smallest factor, ``often`` how likely each of the two is. Qualities are those of the codecs.
+    ``jitter`` of the landmarks is a share of the distance between the eyes; ``turn`` is in degrees,
+    ``shift`` and ``zoom`` are shares of the crop's side. ``blur`` is the largest sigma, in px of a
+    112 px face, ``resize`` the smallest factor, ``often`` how likely each of the two is. Qualities
+    are those of the codecs.
     """
 
     jitter: float = 0.04
@@ -45,7 +55,7 @@ class Ranges:
 
 
 @dataclass(frozen=True)
-class View:
+class PhotoView:
     """One drawn view. ``noise`` (5, 2) moves the landmarks, in eye distances; ``turn`` in radians."""
 
     noise: Points
@@ -60,20 +70,21 @@ class View:
     quality: int = 100
 
 
-def clean_view(*, flip: bool = False, first_scheme: bool = True) -> View:
+def clean_view(*, flip: bool = False, first_scheme: bool = True) -> PhotoView:
     """The photo as it is, aligned as found."""
-    return View(np.zeros((5, 2)), first_scheme, flip=flip)
+    return PhotoView(np.zeros((5, 2)), first_scheme, flip=flip)
 
 
-def draw_view(rng: np.random.Generator, ranges: Ranges, kind: Kind = "any") -> View:
-    """Draw one view: ``plain`` leaves the pixels alone and moves the alignment only, ``hard`` shrinks, compresses."""
+def draw_view(rng: np.random.Generator, ranges: Ranges, kind: Kind = "any") -> PhotoView:
+    """Draw one view: ``plain`` leaves the pixels alone and moves the alignment only, ``hard``
+    shrinks, compresses."""
     noise = rng.normal(0, ranges.jitter, (5, 2))
     turn = float(np.deg2rad(rng.normal(0, ranges.turn)))
     shift = (float(rng.normal(0, ranges.shift)), float(rng.normal(0, ranges.shift)))
     zoom = float(np.exp(rng.normal(0, ranges.zoom)))
     first, flip = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
     if kind == "plain":
-        return View(noise, first, turn, shift, zoom, flip)
+        return PhotoView(noise, first, turn, shift, zoom, flip)
     blur = float(rng.uniform(0, ranges.blur)) if rng.random() < ranges.often else 0.0
     resize = float(rng.uniform(ranges.resize, 1)) if rng.random() < ranges.often else 1.0
     codec: Codec = ("none", "jpeg", "jpeg", "webp")[int(rng.integers(4))]
@@ -82,22 +93,26 @@ def draw_view(rng: np.random.Generator, ranges: Ranges, kind: Kind = "any") -> V
         codec = "jpeg" if rng.random() < 0.75 else "webp"
     low, high = ranges.webp if codec == "webp" else ranges.jpeg
     quality = int(rng.integers(low, high + 1))
-    return View(noise, first, turn, shift, zoom, flip, blur, resize, codec, quality)
+    return PhotoView(noise, first, turn, shift, zoom, flip, blur, resize, codec, quality)
 
 
-def look(image: Tensor, face: Face, embedder: Embedder, view: View) -> Tensor:
-    """The aligned crop (1, 3, size, size) that ``embedder`` gets of (1, 3, h, w) through ``view``, with gradients."""
+def look(image: Tensor, face: Face, embedder: Embedder, view: PhotoView) -> Tensor:
+    """The aligned crop (1, 3, size, size) that ``embedder`` gets of (1, 3, h, w) through ``view``,
+    with gradients."""
     return seen_by(embedder, sent(image, face, view), face, view)
 
 
-def seen_by(embedder: Embedder, arrived: tuple[Tensor, float], face: Face, view: View) -> Tensor:
-    """The same of a photo that :func:`sent` sent, so that several embedders can look at one arrival."""
+def seen_by(
+    embedder: Embedder, arrived: tuple[Tensor, float], face: Face, view: PhotoView
+) -> Tensor:
+    """The same of a photo that :func:`sent` sent, so that several embedders can look at one
+    arrival."""
     seen, factor = arrived
     crop = crops(seen, alignment(face, embedder, view, factor)[None], embedder.card.size)
     return crop.flip(3) if view.flip else crop
 
 
-def sent(image: Tensor, face: Face, view: View) -> tuple[Tensor, float]:
+def sent(image: Tensor, face: Face, view: PhotoView) -> tuple[Tensor, float]:
     """The photo as it arrives: resized, blurred, compressed; and the factor of its size."""
     height, width = image.shape[-2:]
     if view.resize < 1:
@@ -111,26 +126,31 @@ def sent(image: Tensor, face: Face, view: View) -> tuple[Tensor, float]:
     return image, image.shape[-1] / width
 
 
-def alignment(face: Face, embedder: Embedder, view: View, factor: float = 1.0) -> Tensor:
-    """The similarity (2, 3) from the embedder's crop to a photo scaled by ``factor``, with the view's jitter."""
+def alignment(face: Face, embedder: Embedder, view: PhotoView, factor: float = 1.0) -> Tensor:
+    """The similarity (2, 3) from the embedder's crop to a photo scaled by ``factor``, with the
+    view's jitter."""
     size = embedder.card.size
     schemes: list[Scheme] = sorted(face.marks)
     scheme = schemes[0 if view.first_scheme else -1]
     marks = face.marks[scheme] * factor
     template = TEMPLATES[embedder.card.alignment, scheme]
     eyes = float(np.linalg.norm(marks.max(0) - marks.min(0))) / 1.8
-    found = similarity(template * size, marks + view.noise * eyes)
+    found = similarity_transform(template * size, marks + view.noise * eyes)
     cos, sin = np.cos(view.turn) * view.zoom, np.sin(view.turn) * view.zoom
     turn = np.array([[cos, -sin], [sin, cos]])
     middle = np.array([size / 2, size / 2])
     offset = middle - turn @ middle + np.array(view.shift) * size
-    return torch.from_numpy(np.concatenate([found[:, :2] @ turn, (found[:, :2] @ offset + found[:, 2])[:, None]], 1))
+    return torch.from_numpy(
+        np.concatenate([found[:, :2] @ turn, (found[:, :2] @ offset + found[:, 2])[:, None]], 1)
+    )
 
 
 def straight_through(image: Tensor, codec: Codec, quality: int) -> Tensor:
     """(1, 3, h, w) through the real codec; the gradient passes as if nothing had happened."""
     rgb = image[0].detach().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
-    decoded = torch.from_numpy(coded(rgb, codec, quality).copy()).permute(2, 0, 1)[None].to(image) / 255
+    decoded = (
+        torch.from_numpy(coded(rgb, codec, quality).copy()).permute(2, 0, 1)[None].to(image) / 255
+    )
     return image + (decoded - image).detach()
 
 
@@ -138,7 +158,11 @@ def coded(rgb: Array, codec: Codec, quality: int) -> Array:
     """(h, w, 3) uint8 RGB through JPEG (4:2:0) or WebP and back."""
     if codec == "none":
         return rgb
-    suffix, flag = (".jpg", cv2.IMWRITE_JPEG_QUALITY) if codec == "jpeg" else (".webp", cv2.IMWRITE_WEBP_QUALITY)
+    suffix, flag = (
+        (".jpg", cv2.IMWRITE_JPEG_QUALITY)
+        if codec == "jpeg"
+        else (".webp", cv2.IMWRITE_WEBP_QUALITY)
+    )
     bgr = np.ascontiguousarray(rgb[..., ::-1])
     _, data = cv2.imencode(suffix, bgr, [flag, quality])
     decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)

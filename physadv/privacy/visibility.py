@@ -15,7 +15,8 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 @dataclass(frozen=True)
 class Change:
-    """What happened to one face box: ``linf`` in 8-bit steps, ``dssim`` in [0, 0.5], ``psnr`` in dB (inf if equal)."""
+    """What happened to one face box: ``linf`` in 8-bit steps, ``dssim`` in [0, 0.5], ``psnr`` in dB
+    (inf if equal)."""
 
     linf: int
     dssim: float
@@ -23,10 +24,11 @@ class Change:
 
 
 def dssim(first: Tensor, second: Tensor) -> Tensor:
-    """Structural dissimilarity (1 - SSIM) / 2 of (b, 3, h, w) in [0, 1], (b,): 0 is equal, 0.5 has nothing in common.
+    """Structural dissimilarity (1 - SSIM) / 2 of (b, 3, h, w) in [0, 1], (b,): 0 is equal, 0.5 has
+    nothing in common.
 
-    SSIM after Wang et al. (2004): Gaussian window of 11 px, sigma 1.5, on each of R, G and B, averaged. Sides under
-    11 px are padded by their border.
+    SSIM after Wang et al. (2004): Gaussian window of 11 px, sigma 1.5, on each of R, G and B,
+    averaged. Sides under 11 px are padded by their border.
     """
     return dssim_map(first, second).mean((1, 2, 3))
 
@@ -48,7 +50,9 @@ def change(before: Tensor, after: Tensor) -> Change:
     difference = (after - before).double()
     error = float((difference**2).mean())
     psnr = -10 * log10(error) if error > 0 else float("inf")
-    return Change(round(float(difference.abs().max()) * 255), float(dssim(before[None], after[None])), psnr)
+    return Change(
+        round(float(difference.abs().max()) * 255), float(dssim(before[None], after[None])), psnr
+    )
 
 
 def _padded(x: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 from typing import Any
 
-from physadv.evaluation.metrics.intervals import Rate, clustered
 from physadv.core.rows import Row
+from physadv.evaluation.metrics.intervals import Rate, clustered
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Success by distance (rows of the grid) and yaw (columns); ``cells[i][j]`` is None where nothing was measured."""
+    """Success by distance (rows of the grid) and yaw (columns); ``cells[i][j]`` is None where
+    nothing was measured."""
 
     distances: list[float]
     yaws: list[float]
@@ -26,17 +27,21 @@ class Grid:
 
 
 def edges(values: Sequence[float], most: int) -> list[float]:
-    """At most ``most`` (and 2, for values about zero) equal bins with round edges; the last holds its upper edge."""
+    """At most ``most`` (and 2, for values about zero) equal bins with round edges; the last holds
+    its upper edge."""
     low, high = min(values), max(values)
     step = _round_step(max(high - low, 1e-3) / most)
     while True:
-        first, last = floor(low / step + 1e-9), max(ceil(high / step - 1e-9), floor(low / step + 1e-9) + 1)
+        first, last = (
+            floor(low / step + 1e-9),
+            max(ceil(high / step - 1e-9), floor(low / step + 1e-9) + 1),
+        )
         if last - first <= max(most, 2):
             return [round(step * k, 9) for k in range(first, last + 1)]
         step = _round_step(step * 1.01)
 
 
-def place(value: float, bounds: Sequence[float]) -> int:
+def bin_index(value: float, bounds: Sequence[float]) -> int:
     """The bin a value falls into."""
     inside = sum(value >= bound for bound in bounds[1:-1])
     return int(inside)
@@ -58,7 +63,9 @@ def grid(rows: Sequence[Row], *, most: int = 7) -> Grid | None:
     yaws = edges([float(r["yaw_deg"]) for r in known], most)
     held: list[list[list[Row]]] = [[[] for _ in yaws[1:]] for _ in distances[1:]]
     for row in known:
-        held[place(float(row["distance_m"]), distances)][place(float(row["yaw_deg"]), yaws)].append(row)
+        held[bin_index(float(row["distance_m"]), distances)][
+            bin_index(float(row["yaw_deg"]), yaws)
+        ].append(row)
     return Grid(distances, yaws, [[rate(cell) for cell in line] for line in held])
 
 
@@ -67,7 +74,7 @@ def along(rows: Sequence[Row], key: str, bounds: Sequence[float]) -> list[Rate |
     held: list[list[Row]] = [[] for _ in bounds[1:]]
     for row in rows:
         if row.get(key) is not None:
-            held[place(float(row[key]), bounds)].append(row)
+            held[bin_index(float(row[key]), bounds)].append(row)
     return [rate(cell) for cell in held]
 
 

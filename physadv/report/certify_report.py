@@ -1,4 +1,5 @@
-"""Certificates -> report.html: certified accuracy at the radius asked about, and the curve over all radii."""
+"""Certificates -> report.html: certified accuracy at the radius asked about, and the curve over all
+radii."""
 
 from __future__ import annotations
 
@@ -10,12 +11,12 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
-from physadv.evaluation.metrics.intervals import Rate, wilson
 from physadv.core.rows import Row
+from physadv.evaluation.metrics.intervals import Rate, wilson
 from physadv.report.design import MUTED, page
 from physadv.report.svg import WIDTH, line, svg, text
 
-COLOUR, BAND = "#0072b2", "#cfe3f1"
+COLOR, BAND = "#0072b2", "#cfe3f1"
 MOST_STEPS = 400
 
 
@@ -23,10 +24,12 @@ def write_certify_report(
     folder: str | Path, result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]
 ) -> Path:
     """Write ``folder``/report.html from a result, the settings to print, and the rows."""
-    return write_text(Path(folder) / "report.html", render(result, facts, rows))
+    return write_text(Path(folder) / "report.html", render_certify_report(result, facts, rows))
 
 
-def render(result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def render_certify_report(
+    result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]
+) -> str:
     """The page."""
     return page(
         "certify.html.j2",
@@ -39,7 +42,9 @@ def render(result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[R
     )
 
 
-def _curve(result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]) -> Markup | None:
+def _curve(
+    result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]
+) -> Markup | None:
     """None for patches: one size is certified or not, and there is nothing between 0 and it."""
     if not rows or facts.get("method") == "patch":
         return None
@@ -48,7 +53,8 @@ def _curve(result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[R
 
 
 def certified_curve(rows: Sequence[Row], norm: str, asked: float = 0.0) -> Markup:
-    """Certified accuracy over the radius, as the steps it is, in its 95 % Wilson band; the axis reaches ``asked``."""
+    """Certified accuracy over the radius, as the steps it is, in its 95 % Wilson band; the axis
+    reaches ``asked``."""
     held = [float(r["radius"]) for r in rows if r["predicted"] == r["label"]]
     steps = sorted(set(held))
     steps = steps[:: max(1, len(steps) // MOST_STEPS)]
@@ -75,10 +81,14 @@ def certified_curve(rows: Sequence[Row], norm: str, asked: float = 0.0) -> Marku
     band = stairs([r.high for r in rates]) + stairs([r.low for r in rates])[::-1]
     parts.append(f'<polygon points="{_points(band)}" fill="{BAND}"/>')
     middle = _points(stairs([r.rate for r in rates]))
-    parts.append(f'<polyline points="{middle}" fill="none" stroke="{COLOUR}" stroke-width="2"/>')
+    parts.append(f'<polyline points="{middle}" fill="none" stroke="{COLOR}" stroke-width="2"/>')
     for radius in round_steps(widest):
-        parts.append(text(across(radius), bottom + 17, f"{radius:.3g}", at="middle", fill=MUTED, size=11))
-    parts.append(text((left + right) / 2, bottom + 35, f"radius ({norm})", at="middle", fill=MUTED, size=12))
+        parts.append(
+            text(across(radius), bottom + 17, f"{radius:.3g}", at="middle", fill=MUTED, size=11)
+        )
+    parts.append(
+        text((left + right) / 2, bottom + 35, f"radius ({norm})", at="middle", fill=MUTED, size=12)
+    )
     return svg(bottom + 44, parts, "Certified accuracy over the radius")
 
 

@@ -7,11 +7,22 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from physadv.check.rates import BlockRates
-from physadv.evaluation.metrics.intervals import Rate
 from physadv.core.rows import Row
+from physadv.evaluation.metrics.intervals import Rate
 from physadv.report.bins import Grid
-from physadv.report.design import BLOCK_COLOURS, LINE, MUTED
-from physadv.report.svg import WIDTH, hatch, ink_on, line, marker, percent_axis, rect, shade, svg, text
+from physadv.report.design import BLOCK_COLORS, LINE, MUTED
+from physadv.report.svg import (
+    WIDTH,
+    hatch,
+    ink_on,
+    line,
+    marker,
+    percent_axis,
+    rect,
+    shade,
+    svg,
+    text,
+)
 
 
 def block_chart(table: Mapping[str, BlockRates]) -> Markup:
@@ -21,16 +32,19 @@ def block_chart(table: Mapping[str, BlockRates]) -> Markup:
     parts = percent_axis(left, right, 6, bottom)
     for number, (block, rates) in enumerate(table.items()):
         y = 10 + row * (number + 0.5)
-        parts += [text(left - 12, y + 4, block, at="end"), *_whisker(left, right, y, block, rates.attack)]
+        parts += [
+            text(left - 12, y + 4, block, at="end"),
+            *_whisker(left, right, y, block, rates.attack),
+        ]
     return svg(bottom + 24, parts, "How often the goal was met, by block")
 
 
 def _whisker(left: float, right: float, y: float, block: str, rate: Rate) -> list[str]:
-    colour, width = BLOCK_COLOURS[block], right - left
+    color, width = BLOCK_COLORS[block], right - left
     x0, x1, x = (left + share * width for share in (rate.low, rate.high, rate.rate))
-    bar = [line(x0, y, x1, y, stroke=colour, width=2.5)]
-    ends = [line(end, y - 5, end, y + 5, stroke=colour, width=2.5) for end in (x0, x1)]
-    return [*bar, *ends, marker(x, y, block, colour, str(rate))]
+    bar = [line(x0, y, x1, y, stroke=color, width=2.5)]
+    ends = [line(end, y - 5, end, y + 5, stroke=color, width=2.5) for end in (x0, x1)]
+    return [*bar, *ends, marker(x, y, block, color, str(rate))]
 
 
 def heat_map(grid: Grid, name: str = "heat") -> Markup:
@@ -44,10 +58,16 @@ def heat_map(grid: Grid, name: str = "heat") -> Markup:
         for j, cell in enumerate(row):
             parts += _cell(left + j * wide, bottom - (i + 1) * high, wide, high, cell, name)
     for j, yaw in enumerate(grid.yaws):
-        parts.append(text(left + j * wide, bottom + 15, f"{yaw:g}°", at="middle", fill=MUTED, size=11))
+        parts.append(
+            text(left + j * wide, bottom + 15, f"{yaw:g}°", at="middle", fill=MUTED, size=11)
+        )
     for i, distance in enumerate(grid.distances):
-        parts.append(text(left - 6, bottom - i * high + 4, f"{distance:g} m", at="end", fill=MUTED, size=11))
-    parts.append(text((left + right) / 2, bottom + 33, "yaw of the sign", at="middle", fill=MUTED, size=12))
+        parts.append(
+            text(left - 6, bottom - i * high + 4, f"{distance:g} m", at="end", fill=MUTED, size=11)
+        )
+    parts.append(
+        text((left + right) / 2, bottom + 33, "yaw of the sign", at="middle", fill=MUTED, size=12)
+    )
     middle = (top + bottom) / 2
     label = text(12, middle, "distance", at="middle", fill=MUTED, size=12)
     parts.append(f'<g transform="rotate(-90 12 {middle:.1f})">{label}</g>')
@@ -65,14 +85,19 @@ def _cell(x: float, y: float, w: float, h: float, cell: Rate | None, name: str) 
     ]
 
 
-def rate_along(rates: Mapping[str, Sequence[Rate | None]], bounds: Sequence[float], unit: str, label: str) -> Markup:
+def rate_along(
+    rates: Mapping[str, Sequence[Rate | None]], bounds: Sequence[float], unit: str, label: str
+) -> Markup:
     """The rate of each block by distance (or size), with intervals; bins are equally wide."""
     left, top, right, bottom = 46.0, 10.0, WIDTH - 18.0, 190.0
     wide = (right - left) / (len(bounds) - 1)
     parts = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - share * (bottom - top)
-        parts += [line(left, y, right, y), text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11)]
+        parts += [
+            line(left, y, right, y),
+            text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11),
+        ]
     for j, bound in enumerate(bounds):
         parts += [
             line(left + j * wide, bottom, left + j * wide, bottom + 4, stroke=MUTED),
@@ -83,17 +108,21 @@ def rate_along(rates: Mapping[str, Sequence[Rate | None]], bounds: Sequence[floa
         for j, value in enumerate(values):
             if value is not None:
                 parts += _upright(left + (j + 0.5) * wide + shift, top, bottom, block, value)
-    parts.append(text((left + right) / 2, bottom + 35, f"{label} ({unit})", at="middle", fill=MUTED, size=12))
+    parts.append(
+        text((left + right) / 2, bottom + 35, f"{label} ({unit})", at="middle", fill=MUTED, size=12)
+    )
     return svg(bottom + 44, parts, f"Success by {label}")
 
 
 def _upright(x: float, top: float, bottom: float, block: str, rate: Rate) -> list[str]:
-    colour, height = BLOCK_COLOURS[block], bottom - top
+    color, height = BLOCK_COLORS[block], bottom - top
     low, high, y = (bottom - share * height for share in (rate.low, rate.high, rate.rate))
-    return [line(x, low, x, high, stroke=colour, width=2), marker(x, y, block, colour, str(rate))]
+    return [line(x, low, x, high, stroke=color, width=2), marker(x, y, block, color, str(rate))]
 
 
-def score_strips(rows: Mapping[str, Sequence[Row]], threshold: float | None, *, columns: int = 220) -> Markup:
+def score_strips(
+    rows: Mapping[str, Sequence[Row]], threshold: float | None, *, columns: int = 220
+) -> Markup:
     """The true class's score frame by frame, one strip a block; thin upright lines part the clips."""
     left, right, high, gap = 70.0, WIDTH - 18.0, 62.0, 14.0
     parts: list[str] = []
@@ -109,14 +138,30 @@ def score_strips(rows: Mapping[str, Sequence[Row]], threshold: float | None, *, 
             text(right + 4, top + high, "0", fill=MUTED, size=10.5),
         ]
     bottom = 6 + len(rows) * (high + gap)
-    parts.append(text((left + right) / 2, bottom + 8, "frames, clip after clip", at="middle", fill=MUTED, size=12))
+    parts.append(
+        text(
+            (left + right) / 2,
+            bottom + 8,
+            "frames, clip after clip",
+            at="middle",
+            fill=MUTED,
+            size=12,
+        )
+    )
     return svg(bottom + 16, parts, "Score of the true class, frame by frame")
 
 
 def _strip(
-    block: str, rows: Sequence[Row], left: float, right: float, top: float, high: float, columns: int
+    block: str,
+    rows: Sequence[Row],
+    left: float,
+    right: float,
+    top: float,
+    high: float,
+    columns: int,
 ) -> list[str]:
-    """Each column spans the lowest to the highest score of its frames, so that no single failure is averaged away."""
+    """Each column spans the lowest to the highest score of its frames, so that no single failure is
+    averaged away."""
     count = min(columns, len(rows))
     wide = (right - left) / max(count, 1)
     parts = [rect(left, top, right - left, high, "#f4f6f8")]
@@ -124,7 +169,9 @@ def _strip(
         part = rows[k * len(rows) // count : (k + 1) * len(rows) // count]
         scores = [float(r.get("true_score", 0.0)) for r in part]
         y0, y1 = top + high * (1 - max(scores)), top + high * (1 - min(scores))
-        parts.append(rect(left + k * wide, y0 - 1, max(wide, 1.2), max(y1 - y0, 0) + 2, BLOCK_COLOURS[block]))
+        parts.append(
+            rect(left + k * wide, y0 - 1, max(wide, 1.2), max(y1 - y0, 0) + 2, BLOCK_COLORS[block])
+        )
     changes = [i for i in range(1, len(rows)) if rows[i]["clip"] != rows[i - 1]["clip"]]
     if len(changes) <= 60:
         x = [left + (right - left) * i / len(rows) for i in changes]

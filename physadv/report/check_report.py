@@ -1,4 +1,5 @@
-"""A check's rows -> report.html and report.json. Everything is recomputed from the rows and check.json."""
+"""A check's rows -> report.html and report.json. Everything is recomputed from the rows and
+check.json."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from physadv.check.stopping_rule import WIDTH, Stand, stands
-from physadv.check.folder import EXAMPLES, ROWS, SETTINGS
 from physadv.camera.frames import BLOCKS
+from physadv.check.folder import EXAMPLES, ROWS, SETTINGS
 from physadv.check.rates import BlockRates, conclude, count, goal_in_words, tabulate
+from physadv.check.stopping_rule import WIDTH, Stand, stands
 from physadv.core.errors import DataError
 from physadv.core.files import write_json, write_text
 from physadv.core.rows import Row, read_rows
@@ -35,39 +36,55 @@ class CheckReport:
 
 
 def write_check_report(folder: str | Path) -> CheckReport:
-    """(Re)build report.html and report.json of a check's folder. Raises DataError where it holds no check."""
+    """(Re)build report.html and report.json of a check's folder. Raises DataError where it holds no
+    check."""
     root = Path(folder)
     rows, settings = read_check(root)
-    summary = summarise(rows, settings) | {"rows": str(root / ROWS), "report": str(root / HTML)}
+    summary = summarize_check(rows, settings) | {
+        "rows": str(root / ROWS),
+        "report": str(root / HTML),
+    }
     pictures = _pictures(root / EXAMPLES)
     write_json(root / JSON, summary)
-    write_text(root / HTML, render(rows, settings, pictures, rows_path=str(root / ROWS)))
+    write_text(
+        root / HTML, render_check_report(rows, settings, pictures, rows_path=str(root / ROWS))
+    )
     return CheckReport(root / HTML, root / JSON, summary)
 
 
 def read_check(folder: Path) -> tuple[list[Row], dict[str, Any]]:
     """Rows and settings of a check's folder."""
     if not (folder / SETTINGS).is_file():
-        raise DataError(f"{folder}", f"holds no {SETTINGS}", "name the folder of a `physadv check` run")
+        raise DataError(
+            f"{folder}", f"holds no {SETTINGS}", "name the folder of a `physadv check` run"
+        )
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise DataError(f"{folder / SETTINGS}", f"not JSON ({error.msg})", "run the check again") from error
+        raise DataError(
+            f"{folder / SETTINGS}", f"not JSON ({error.msg})", "run the check again"
+        ) from error
     rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
     for number, row in enumerate(rows, 1):
         lacking = {"clip", "block", "verdict", "true", "success"} - row.keys()
         if lacking:
-            raise DataError(f"{folder / ROWS}:{number}", f"has no {', '.join(sorted(lacking))}", "run the check again")
+            raise DataError(
+                f"{folder / ROWS}:{number}",
+                f"has no {', '.join(sorted(lacking))}",
+                "run the check again",
+            )
     return rows, settings
 
 
-def summarise(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
+def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
     """What report.json holds: the words, the table, verdicts, bins, warnings and settings."""
     table = tabulate(rows)
     said = conclude(table, settings)
     by_angle = grid([r for r in rows if r["block"] == "patch"])
     known = stages(table, settings)
-    to_go = stands({b: [r for r in rows if r["block"] == b] for b in BLOCKS}, settings.get("width") or WIDTH)
+    to_go = stands(
+        {b: [r for r in rows if r["block"] == b] for b in BLOCKS}, settings.get("width") or WIDTH
+    )
     return {
         "kind": "check",
         "valid": said.valid,
@@ -79,20 +96,27 @@ def summarise(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
         "stages_in_words": in_words(known),
         "precision": {name: stand.as_dict() for name, stand in to_go.items()},
         "missing": [_missing(name, stand) for name, stand in to_go.items() if not stand.done],
-        "verdicts": {name: verdicts(rows, name) for name in table},
+        "verdicts": {name: frequent_verdicts(rows, name) for name in table},
         "patch_by_distance_and_yaw": None if by_angle is None else by_angle.as_dict(),
         "warnings": warnings_of(settings),
         "settings": dict(settings),
     }
 
 
-def render(rows: Sequence[Row], settings: Settings, pictures: Sequence[Mapping[str, Any]], *, rows_path: str) -> str:
+def render_check_report(
+    rows: Sequence[Row],
+    settings: Settings,
+    pictures: Sequence[Mapping[str, Any]],
+    *,
+    rows_path: str,
+) -> str:
     """The page. ``pictures`` are example rows with a data URI under ``uri``."""
-    table, summary = tabulate(rows), summarise(rows, settings)
+    table, summary = tabulate(rows), summarize_check(rows, settings)
     bundle = settings.get("bundle") or {}
     return page(
         "check.html.j2",
-        title=f"Check of {bundle.get('name') or 'a patch'} on {_victim(settings).get('name', 'a victim')}",
+        title=f"Check of {bundle.get('name') or 'a patch'} on "
+        f"{_victim(settings).get('name', 'a victim')}",
         what=_what(rows, settings),
         patch=summary["blocks"].get("patch"),
         figures=_figures(rows, table, settings),
@@ -122,11 +146,15 @@ def render(rows: Sequence[Row], settings: Settings, pictures: Sequence[Mapping[s
 def _missing(block: str, stand: Stand) -> str:
     """What a block lacks, in words."""
     more = f"{count(stand.frames_missing, 'more frame')} from {count(stand.clips_missing, 'more clip')}"
-    wide = "from fewer than ten clips" if stand.width <= stand.aim else f"{100 * stand.width:.0f} points wide"
+    wide = (
+        "from fewer than ten clips"
+        if stand.width <= stand.aim
+        else f"{100 * stand.width:.0f} points wide"
+    )
     return f"{block}: the interval is {wide}; for {100 * stand.aim:g} points about {more} like these are missing"
 
 
-def verdicts(rows: Sequence[Row], block: str, most: int = 4) -> list[dict[str, Any]]:
+def frequent_verdicts(rows: Sequence[Row], block: str, most: int = 4) -> list[dict[str, Any]]:
     """The most frequent verdicts of a block with their share."""
     counts = Counter(str(r["verdict"]) for r in rows if r["block"] == block)
     total = sum(counts.values())
@@ -135,7 +163,10 @@ def verdicts(rows: Sequence[Row], block: str, most: int = 4) -> list[dict[str, A
 
 def warnings_of(settings: Settings) -> list[str]:
     """The run's warnings, and what was left out."""
-    left_out = [f"{count(n, 'frame')} left out ({what})" for what, n in (settings.get("left_out") or {}).items()]
+    left_out = [
+        f"{count(n, 'frame')} left out ({what})"
+        for what, n in (settings.get("left_out") or {}).items()
+    ]
     located = settings.get("located_by") or {}
     unseen = [
         f"In {count(ways['frame'], f'{block} frame')} the sign's place is not known: "
@@ -154,23 +185,25 @@ def warnings_of(settings: Settings) -> list[str]:
 
 def limits(rows: Sequence[Row], settings: Settings) -> list[str]:
     """What the numbers do not cover, with the ranges that were measured."""
-    first = (
-        "This simulation was drawn by a model of printer, sign and camera. Only a print and a camera can confirm it."
-    )
+    first = "This simulation was drawn by a model of printer, sign and camera. Only a print and a camera can confirm it."
     filmed = "Another camera, printer, paper, light or sign was not measured; each can change the result."
     return [
         first if settings.get("simulation") else filmed,
         _measured_range(rows),
         *_by_assumption(rows, settings),
-        "Frames of one clip are alike. The intervals treat clips, not frames, as trials; few clips make them wide.",
-        f"One victim was asked. Another model, or a whole system with tracking, maps or several frames a decision, "
+        "Frames of one clip are alike. The intervals treat clips, not frames, as trials; few "
+        "clips make them wide.",
+        "One victim was asked. Another model, or a whole system with tracking, maps or several "
+        "frames a decision, "
         f"is not {_victim(settings).get('name', 'it')}.",
-        "Success here is a single frame's verdict. It does not say what a vehicle or a person would do.",
+        "Success here is a single frame's verdict. It does not say what a vehicle or a person "
+        "would do.",
     ]
 
 
 def _by_assumption(rows: Sequence[Row], settings: Settings) -> list[str]:
-    """What distances and angles rest on where it was not measured, and what a small paper sign stands for."""
+    """What distances and angles rest on where it was not measured, and what a small paper sign
+    stands for."""
     geometry, said = settings.get("geometry") or {}, []
     measured = any(r.get("pose_by") in {"fiducials", "features", "size"} for r in rows)
     if measured and geometry.get("lens") == "assumed":
@@ -183,7 +216,8 @@ def _by_assumption(rows: Sequence[Row], settings: Settings) -> list[str]:
     paper, real = geometry.get("page_sign_mm"), (settings.get("bundle") or {}).get("sign_width_mm")
     if paper and real and any(r.get("located_by") == "fiducials" for r in rows):
         said.append(
-            f"The paper sign is {paper:.0f} mm wide, the real one {real:.0f} mm: 1 m here is seen as "
+            f"The paper sign is {paper:.0f} mm wide, the real one {real:.0f} mm: 1 m here is seen "
+            "as "
             f"{real / paper:.1f} m there, but haze, a long lens and a moving car are not in it."
         )
     return said
@@ -202,29 +236,47 @@ def _range(rows: Sequence[Row], key: str, unit: str) -> str:
     return f"{min(values):.1f} to {max(values):.1f}{unit}" if values else ""
 
 
-def _figures(rows: Sequence[Row], table: Mapping[str, BlockRates], settings: Settings) -> list[dict[str, Any]]:
+def _figures(
+    rows: Sequence[Row], table: Mapping[str, BlockRates], settings: Settings
+) -> list[dict[str, Any]]:
     if not table:
         return []
     by_block = {name: [r for r in rows if r["block"] == name] for name in table}
     made = [
-        {"svg": block_chart(table), "title": "Goal met, by block.", "caption": "Bars are 95 % intervals over clips."}
+        {
+            "svg": block_chart(table),
+            "title": "Goal met, by block.",
+            "caption": "Bars are 95 % intervals over clips.",
+        }
     ]
     known = stages(table, settings)
     if len(known) > 1:
         caption = "The patch's success where it was made, in simulation and before the camera; bars are 95 % intervals."
-        made.append({"svg": stage_chart(known), "title": "From the screen to the camera.", "caption": caption})
+        made.append(
+            {
+                "svg": stage_chart(known),
+                "title": "From the screen to the camera.",
+                "caption": caption,
+            }
+        )
     by_angle = grid(by_block.get("patch", []))
     if by_angle is not None:
-        caption = "Share of patch frames that met the goal, and their number. Hatched: not measured."
+        caption = (
+            "Share of patch frames that met the goal, and their number. Hatched: not measured."
+        )
         made.append({"svg": heat_map(by_angle), "title": "Distance and angle.", "caption": caption})
     key, unit, label = _depth(rows)
     values = [float(r[key]) for r in rows if r.get(key) is not None]
     if values:
         bounds = edges(values, 6)
-        chart = rate_along({b: along(own, key, bounds) for b, own in by_block.items()}, bounds, unit, label)
+        chart = rate_along(
+            {b: along(own, key, bounds) for b, own in by_block.items()}, bounds, unit, label
+        )
         made.append({"svg": chart, "title": f"Goal met, by {label}.", "caption": _legend(table)})
     caption = "Score of the true class in every frame; low is good for the attacker. " + (
-        "Dashed: the threshold." if settings.get("threshold") is not None else "Upright lines part the clips."
+        "Dashed: the threshold."
+        if settings.get("threshold") is not None
+        else "Upright lines part the clips."
     )
     strips = score_strips(by_block, settings.get("threshold"))
     made.append({"svg": strips, "title": "Frame by frame.", "caption": caption})
@@ -240,11 +292,17 @@ def _depth(rows: Sequence[Row]) -> tuple[str, str, str]:
 
 def _legend(table: Mapping[str, BlockRates]) -> str:
     shapes = {"clean": "circle", "blank": "square", "patch": "diamond"}
-    return ", ".join(f"{shapes[name]}: {name}" for name in table) + "; bars are 95 % intervals over clips."
+    return (
+        ", ".join(f"{shapes[name]}: {name}" for name in table)
+        + "; bars are 95 % intervals over clips."
+    )
 
 
 def _what(rows: Sequence[Row], settings: Settings) -> str:
-    sources = ", ".join(str(s.get("name")) for s in settings.get("sources") or []) or "source not recorded"
+    sources = (
+        ", ".join(str(s.get("name")) for s in settings.get("sources") or [])
+        or "source not recorded"
+    )
     return f"{len(rows)} frames judged, {settings.get('started', '')}, from {sources}"
 
 
@@ -269,11 +327,19 @@ def _facts(settings: Settings) -> list[tuple[str, Any]]:
     ]
     for source in settings.get("sources") or []:
         got = source.get("settings") or {}
-        size = f", {got['width']}x{got['height']} at {got.get('fps')} fps" if got.get("width") else ""
-        pairs.append(("Source", f"{source.get('name')} ({source.get('kind')}{size}); block: {source.get('block')}"))
+        size = (
+            f", {got['width']}x{got['height']} at {got.get('fps')} fps" if got.get("width") else ""
+        )
+        pairs.append(
+            (
+                "Source",
+                f"{source.get('name')} ({source.get('kind')}{size}); block: {source.get('block')}",
+            )
+        )
         pairs += _camera_facts(got)
     ways = {
-        b: ", ".join(f"{w} {n}" for w, n in found.items()) for b, found in (settings.get("located_by") or {}).items()
+        b: ", ".join(f"{w} {n}" for w, n in found.items())
+        for b, found in (settings.get("located_by") or {}).items()
     }
     pairs += [(f"Sign located, {block}", found) for block, found in ways.items()]
     pairs += [("Started", settings.get("started")), ("Finished", settings.get("finished"))]
@@ -284,15 +350,25 @@ def _camera_facts(got: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """What was asked of the camera and what it reads back."""
     asked, facts = got.get("asked") or {}, []
     if asked:
-        wanted = f"{asked.get('fourcc')}" + (f" {asked['width']}x{asked['height']}" if asked.get("width") else "")
+        wanted = f"{asked.get('fourcc')}" + (
+            f" {asked['width']}x{asked['height']}" if asked.get("width") else ""
+        )
         facts.append(
-            ("Camera asked for", f"{wanted}; delivers {got.get('fourcc')} {got.get('width')}x{got.get('height')}")
+            (
+                "Camera asked for",
+                f"{wanted}; delivers {got.get('fourcc')} {got.get('width')}x{got.get('height')}",
+            )
         )
     locks = got.get("locks")
     for each in locks if isinstance(locks, list) else []:
         value = f" at {each['value']:g}" if each.get("value") is not None else ""
         why = f" ({each['why']})" if each.get("why") else ""
-        facts.append((f"Camera, {each['name']}", f"{'locked' + value if each['held'] else 'not locked'}{why}"))
+        facts.append(
+            (
+                f"Camera, {each['name']}",
+                f"{'locked' + value if each['held'] else 'not locked'}{why}",
+            )
+        )
     if locks == "not asked":
         facts.append(("Camera", "exposure, white balance and focus were left automatic"))
     return facts
@@ -303,19 +379,34 @@ def _pictures(folder: Path) -> list[dict[str, Any]]:
     if not index.is_file():
         return []
     shots = json.loads(index.read_text(encoding="utf-8"))
-    return [{**s, "uri": data_uri((folder / s["file"]).read_bytes())} for s in shots if (folder / s["file"]).is_file()]
+    return [
+        {**s, "uri": data_uri((folder / s["file"]).read_bytes())}
+        for s in shots
+        if (folder / s["file"]).is_file()
+    ]
 
 
 def _groups(pictures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Frames that failed stand first: those the patch did not fool, and controls that were misread."""
-    order = [("patch", False), ("clean", True), ("blank", True), ("patch", True), ("clean", False), ("blank", False)]
+    order = [
+        ("patch", False),
+        ("clean", True),
+        ("blank", True),
+        ("patch", True),
+        ("clean", False),
+        ("blank", False),
+    ]
     words = {
-        ("patch", False): "frames that failed (goal not met)", ("patch", True): "goal met",
-        ("clean", True): "frames that failed (goal met without the patch)", ("clean", False): "goal not met",
-        ("blank", True): "frames that failed (goal met without the patch)", ("blank", False): "goal not met",
-    }  # fmt: skip
+        ("patch", False): "frames that failed (goal not met)",
+        ("patch", True): "goal met",
+        ("clean", True): "frames that failed (goal met without the patch)",
+        ("clean", False): "goal not met",
+        ("blank", True): "frames that failed (goal met without the patch)",
+        ("blank", False): "goal not met",
+    }
     grouped = [
-        (block, met, [p for p in pictures if (p["block"], p["success"]) == (block, met)]) for block, met in order
+        (block, met, [p for p in pictures if (p["block"], p["success"]) == (block, met)])
+        for block, met in order
     ]
     return [
         {"block": block, "success": met, "words": words[block, met], "shots": shots}

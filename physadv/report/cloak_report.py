@@ -1,4 +1,5 @@
-"""A cloak check's result -> report.html: the verdict in plain words, the rates behind it, faces to look at."""
+"""A cloak check's result -> report.html: the verdict in plain words, the rates behind it, faces to
+look at."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from physadv.privacy.check.protection_verdict import LOST
 from physadv.report.design import MUTED, data_uri, page, percent, span
 from physadv.report.svg import WIDTH, line, marker, svg, text
 
-COLOURS = {"original": "#0072b2", "noise": "#7a7f85", "cloaked": "#d55e00"}
+COLORS = {"original": "#0072b2", "noise": "#7a7f85", "cloaked": "#d55e00"}
 _SHAPES = {"original": "clean", "noise": "blank", "cloaked": "patch"}
 ROLES = {
     "held-out": "held out: the cloak was not made with it",
@@ -30,21 +31,25 @@ KINDS = {
 
 
 def write_cloak_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
-    """Write ``folder``/report.html from ``result``, the content of check.json; the faces lie in ``folder``/faces."""
+    """Write ``folder``/report.html from ``result``, the content of check.json; the faces lie in
+    ``folder``/faces."""
     root = Path(folder)
     pictures = [
         {
             **row,
             "uris": {
-                k: data_uri((root / f"{row['stem']}-{k}.png").read_bytes()) for k in ("before", "after", "change")
+                k: data_uri((root / f"{row['stem']}-{k}.png").read_bytes())
+                for k in ("before", "after", "change")
             },
         }
         for row in result["pictures"]
     ]
-    return write_text(root / "report.html", render(result, pictures))
+    return write_text(root / "report.html", render_cloak_report(result, pictures))
 
 
-def render(result: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]] = ()) -> str:
+def render_cloak_report(
+    result: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """The page; ``pictures`` carry their faces as data URIs under ``uris``."""
     return page(
         "cloak.html.j2",
@@ -52,7 +57,7 @@ def render(result: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]] = ()
         result=result,
         verdict=result["verdict"],
         headline=result["verdict"]["words"].partition(":")[0],
-        recognisers=[_recogniser(table) for table in result["recognisers"]],
+        recognizers=[_recognizer(table) for table in result["recognisers"]],
         pictures=pictures,
         quality=result["quality"],
         cell=cell,
@@ -68,14 +73,18 @@ def cell(rate: Mapping[str, Any] | None) -> Markup:
     )
 
 
-def _recogniser(table: Mapping[str, Any]) -> dict[str, Any]:
-    """One recogniser's part of the page: chart, tables by kind, and the attacks that use a gallery."""
+def _recognizer(table: Mapping[str, Any]) -> dict[str, Any]:
+    """One recognizer's part of the page: chart, tables by kind, and the attacks that use a gallery."""
     crossed = table["pairs"].get("cross photo", {})
     return {
         **table,
         "said": ROLES[table["role"]],
         "chart": channel_chart(crossed) if crossed else None,
-        "tables": [(KINDS[kind], _rows(table["pairs"][kind], kind)) for kind in KINDS if kind in table["pairs"]],
+        "tables": [
+            (KINDS[kind], _rows(table["pairs"][kind], kind))
+            for kind in KINDS
+            if kind in table["pairs"]
+        ],
         "attacks": _attacks(table),
     }
 
@@ -104,20 +113,33 @@ def _attacks(table: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
         for name, variants in channels.items():
             if kind == "rank-1" and name not in ("png", "jpeg75", "half"):
                 continue
-            title = f"{_QUESTIONS[kind]}, {CHANNELS[name].title}" if kind == "rank-1" else _QUESTIONS[kind]
-            rows.append((title, _at(variants, "original", "0.01"), _at(variants, "cloaked", "0.01")))
+            title = (
+                f"{_QUESTIONS[kind]}, {CHANNELS[name].title}"
+                if kind == "rank-1"
+                else _QUESTIONS[kind]
+            )
+            rows.append(
+                (title, _at(variants, "original", "0.01"), _at(variants, "cloaked", "0.01"))
+            )
     for variants in [c["png"] for k, c in table["adaptive"].items() if k == "cross photo"]:
         before, after = _at(variants, "original", "0.01"), _at(variants, "cloaked", "0.01")
         failed = before["rate"] < LOST
-        rows.append((_QUESTIONS["adaptive"] + (_FAILED if failed else ""), before, None if failed else after))
+        rows.append(
+            (
+                _QUESTIONS["adaptive"] + (_FAILED if failed else ""),
+                before,
+                None if failed else after,
+            )
+        )
     return rows
 
 
 _QUESTIONS = {
     "rank-1": "The person comes first among all people in the gallery",
-    "poisoned 1-NN": "Cloaked photos collected under the name; a new, uncloaked photo, by its nearest neighbour",
+    "poisoned 1-NN": "Cloaked photos collected under the name; a new, uncloaked photo, by its "
+    "nearest neighbor",
     "poisoned linear probe": "The same, by a classifier trained on the collection",
-    "adaptive": "A recogniser trained on cloaked photos of other people (at FAR 1 %)",
+    "adaptive": "A recognizer trained on cloaked photos of other people (at FAR 1 %)",
 }
 
 _FAILED = ". The training failed: it no longer matches uncloaked photos, so it says nothing about cloaked ones"
@@ -128,13 +150,17 @@ def _at(variants: Mapping[str, Any], variant: str, far: str) -> Any:
 
 
 def channel_chart(channels: Mapping[str, Any]) -> Markup:
-    """Match rates at FAR 1 % by channel: before, noise of the same visibility, cloaked; with their intervals."""
+    """Match rates at FAR 1 % by channel: before, noise of the same visibility, cloaked; with their
+    intervals."""
     left, step, top = 150.0, 34.0, 8.0
     right, parts = WIDTH - 16.0, list[str]()
     bottom = top + step * len(channels)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = left + share * (right - left)
-        parts += [line(x, top, x, bottom), text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=11)]
+        parts += [
+            line(x, top, x, bottom),
+            text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=11),
+        ]
     for row, (name, variants) in enumerate(channels.items()):
         y = top + step * (row + 0.5)
         title = CHANNELS[name].title if name in CHANNELS else name
@@ -144,9 +170,19 @@ def channel_chart(channels: Mapping[str, Any]) -> Markup:
             if found is None or not found["n"]:
                 continue
             rate = Rate(found["rate"], found["low"], found["high"], int(found["n"]))
-            low, middle, high = (left + v * (right - left) for v in (rate.low, rate.rate, rate.high))
-            parts.append(line(low, y + shift, high, y + shift, stroke=COLOURS[variant], width=2))
-            parts.append(marker(middle, y + shift, _SHAPES[variant], COLOURS[variant], f"{variant}, {title}: {rate}"))
+            low, middle, high = (
+                left + v * (right - left) for v in (rate.low, rate.rate, rate.high)
+            )
+            parts.append(line(low, y + shift, high, y + shift, stroke=COLORS[variant], width=2))
+            parts.append(
+                marker(
+                    middle,
+                    y + shift,
+                    _SHAPES[variant],
+                    COLORS[variant],
+                    f"{variant}, {title}: {rate}",
+                )
+            )
     parts.append(
         text(
             (left + right) / 2,

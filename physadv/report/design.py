@@ -1,6 +1,8 @@
-"""One house style for every report: a self-contained, light HTML page that reads on a phone and prints well.
+"""One house style for every report: a self-contained, light HTML page that reads on a phone and
+prints well.
 
-A page asks nothing of a network: style, charts (inline SVG) and pictures (data URIs) are in the file.
+A page asks nothing of a network: style, charts (inline SVG) and pictures (data URIs) are in the
+file.
 """
 
 from __future__ import annotations
@@ -17,14 +19,19 @@ from markupsafe import Markup
 from physadv.core.image_io import Array, png_bytes
 
 INK, MUTED, LINE, PAPER = "#1b2733", "#5b6875", "#d5dce3", "#ffffff"
-BLOCK_COLOURS = {"clean": "#0072b2", "blank": "#7a7f85", "patch": "#d55e00"}
-"""Told apart by every kind of colour vision (after Okabe and Ito 2008); shapes differ as well."""
+BLOCK_COLORS = {"clean": "#0072b2", "blank": "#7a7f85", "patch": "#d55e00"}
+"""Told apart by every kind of color vision (after Okabe and Ito 2008); shapes differ as well."""
 
 
 def page(template: str, **context: Any) -> str:
-    """Render ``templates/<template>`` with the house style; values are escaped unless they are Markup."""
+    """Render ``templates/<template>`` with the house style; values are escaped unless they are
+    Markup."""
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    return _environment().get_template(template).render(made=made, block_colours=BLOCK_COLOURS, **context)
+    return (
+        _environment()
+        .get_template(template)
+        .render(made=made, block_colors=BLOCK_COLORS, **context)
+    )
 
 
 def data_uri(png: bytes) -> str:
@@ -61,9 +68,12 @@ def number(value: Any) -> str:
 @cache
 def _environment() -> Environment:
     made = Environment(
-        loader=PackageLoader("physadv.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("physadv.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     made.filters |= {"percent": percent, "number": number}
     made.globals |= {"span": span, "Markup": Markup}
     return made

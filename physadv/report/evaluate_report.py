@@ -1,4 +1,5 @@
-"""An evaluation's result -> report.html: rates, the attacks' shares, the curve over epsilon, doubts and pictures."""
+"""An evaluation's result -> report.html: rates, the attacks' shares, the curve over epsilon, doubts
+and pictures."""
 
 from __future__ import annotations
 
@@ -14,24 +15,32 @@ from physadv.evaluation.metrics.intervals import Rate
 from physadv.report.design import MUTED, data_uri, page
 from physadv.report.svg import WIDTH, line, marker, svg, text
 
-COLOUR = "#0072b2"
+COLOR = "#0072b2"
 ENSEMBLE = "ensemble"
 """What ``facts`` call the attacks of a whole evaluation; another name is one attack alone."""
 
 
 def write_evaluate_report(
-    folder: str | Path, result: Mapping[str, Any], facts: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
+    folder: str | Path,
+    result: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]],
 ) -> Path:
     """Write ``folder``/report.html.
 
-    ``result`` is what :meth:`physadv.evaluation.robust_accuracy.Evaluation.result` gives, ``facts`` the settings to print, and
-    ``examples`` rows whose pictures lie in ``folder``/examples.
+    ``result`` is what :meth:`physadv.evaluation.robust_accuracy.Evaluation.result` gives, ``facts``
+    the settings to print, and ``examples`` rows whose pictures lie in ``folder``/examples.
     """
     root = Path(folder)
-    return write_text(root / "report.html", render(result, facts, [_with_pictures(root, row) for row in examples]))
+    return write_text(
+        root / "report.html",
+        render_evaluate_report(result, facts, [_with_pictures(root, row) for row in examples]),
+    )
 
 
-def render(result: Mapping[str, Any], facts: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> str:
+def render_evaluate_report(
+    result: Mapping[str, Any], facts: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
+) -> str:
     """The page; ``examples`` carry their pictures as data URIs."""
     clean, robust = Rate(**result["clean_accuracy"]), Rate(**result["robust_accuracy"])
     victim, attacks = facts.get("victim", "a victim"), str(facts.get("attacks", ENSEMBLE))
@@ -45,7 +54,9 @@ def render(result: Mapping[str, Any], facts: Mapping[str, Any], examples: Sequen
         robust=robust,
         result=result,
         attacks=_attacks(result),
-        curve=curve_chart(result["curve"], str(facts.get("norm", ""))) if len(result["curve"]) > 1 else None,
+        curve=curve_chart(result["curve"], str(facts.get("norm", "")))
+        if len(result["curve"]) > 1
+        else None,
         examples=examples,
         facts=facts,
     )
@@ -66,19 +77,32 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
     """Robust accuracy over epsilon: one point a radius with its interval, joined by lines."""
     left, top, right, bottom = 46.0, 10.0, WIDTH - 14.0, 210.0
     widest = max(p["eps"] for p in points) or 1.0
-    places = [(left + p["eps"] / widest * (right - left), bottom - p["rate"] * (bottom - top)) for p in points]
+    places = [
+        (left + p["eps"] / widest * (right - left), bottom - p["rate"] * (bottom - top))
+        for p in points
+    ]
     parts: list[str] = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - share * (bottom - top)
-        parts += [line(left, y, right, y), text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11)]
+        parts += [
+            line(left, y, right, y),
+            text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11),
+        ]
     for (x0, y0), (x1, y1) in pairwise(places):
-        parts.append(line(x0, y0, x1, y1, stroke=COLOUR, width=1.5))
+        parts.append(line(x0, y0, x1, y1, stroke=COLOR, width=1.5))
     for (x, y), point in zip(places, points, strict=True):
         low, high = (bottom - point[k] * (bottom - top) for k in ("low", "high"))
         rate = Rate(point["rate"], point["low"], point["high"], int(point["n"]))
-        parts += [line(x, low, x, high, stroke=COLOUR, width=2), marker(x, y, "clean", COLOUR, str(rate))]
-        parts.append(text(x, bottom + 17, in_255ths(point["eps"]), at="middle", fill=MUTED, size=11))
-    parts.append(text((left + right) / 2, bottom + 35, f"epsilon ({norm})", at="middle", fill=MUTED, size=12))
+        parts += [
+            line(x, low, x, high, stroke=COLOR, width=2),
+            marker(x, y, "clean", COLOR, str(rate)),
+        ]
+        parts.append(
+            text(x, bottom + 17, in_255ths(point["eps"]), at="middle", fill=MUTED, size=11)
+        )
+    parts.append(
+        text((left + right) / 2, bottom + 35, f"epsilon ({norm})", at="middle", fill=MUTED, size=12)
+    )
     return svg(bottom + 44, parts, "Robust accuracy over epsilon")
 
 

@@ -10,44 +10,52 @@ from markupsafe import Markup
 
 from physadv.core.files import write_text
 from physadv.evaluation.metrics.intervals import Rate
-from physadv.report.design import BLOCK_COLOURS, page
+from physadv.report.design import BLOCK_COLORS, page
 from physadv.report.svg import line, marker, percent_axis, svg, text
 
 KINDS = {"clean": ("clean", "clean"), "plain": ("blank", "plain attack"), "real": ("patch", "real")}
-"""Column -> shape and colour of its mark, and its name."""
+"""Column -> shape and color of its mark, and its name."""
 WIDE = 640
 
 
-def write_masked_report(folder: str | Path, lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Path:
+def write_masked_report(
+    folder: str | Path, lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> Path:
     """Write ``folder``/report.html from the study's table and settings."""
-    return write_text(Path(folder) / "report.html", render(lines, facts))
+    return write_text(Path(folder) / "report.html", render_masked_report(lines, facts))
 
 
-def render(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+def render_masked_report(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """The page."""
     return page(
-        "masked.html.j2", title="Masked gradients: apparent and real robustness", lines=lines, facts=facts,
-        figure=figure(lines), n=lines[0]["n"] if lines else 0,
-    )  # fmt: skip
+        "masked.html.j2",
+        title="Masked gradients: apparent and real robustness",
+        lines=lines,
+        facts=facts,
+        figure=figure(lines),
+        n=lines[0]["n"] if lines else 0,
+    )
 
 
 def figure(lines: Sequence[Mapping[str, Any]]) -> Markup:
-    """One row a defence: circle clean, square plain attack, diamond real; bars are the intervals."""
+    """One row a defense: circle clean, square plain attack, diamond real; bars are the intervals."""
     left, right, row, top = 212.0, WIDE - 18.0, 30.0, 30.0
     bottom = top + row * len(lines)
     parts = percent_axis(left, right, top - 4, bottom)
     for k, (kind, name) in enumerate(KINDS.values()):
-        parts += [marker(left + 12 + k * 120, 12, kind, BLOCK_COLOURS[kind], name)]
+        parts += [marker(left + 12 + k * 120, 12, kind, BLOCK_COLORS[kind], name)]
         parts.append(text(left + 22 + k * 120, 16, name, size=12))
     for number, entry in enumerate(lines):
         y = top + row * (number + 0.5)
         parts.append(text(left - 12, y + 4, str(entry["defence"]), at="end", size=12))
         for shift, (column, (kind, _)) in zip((-6.0, 0.0, 6.0), KINDS.items(), strict=True):
             parts += _mark(left, right, y + shift, kind, Rate(**entry[column]))
-    return svg(bottom + 24, parts, "Accuracy clean, under the plain attack, and under every attack", WIDE)
+    return svg(
+        bottom + 24, parts, "Accuracy clean, under the plain attack, and under every attack", WIDE
+    )
 
 
 def _mark(left: float, right: float, y: float, kind: str, rate: Rate) -> list[str]:
     low, high, x = (left + share * (right - left) for share in (rate.low, rate.high, rate.rate))
-    colour = BLOCK_COLOURS[kind]
-    return [line(low, y, high, y, stroke=colour, width=1.6), marker(x, y, kind, colour, str(rate))]
+    color = BLOCK_COLORS[kind]
+    return [line(low, y, high, y, stroke=color, width=1.6), marker(x, y, kind, color, str(rate))]

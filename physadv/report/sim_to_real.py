@@ -1,4 +1,5 @@
-"""The same patch on the screen, in the twin and before the camera, side by side: how much of its success is left."""
+"""The same patch on the screen, in the twin and before the camera, side by side: how much of its
+success is left."""
 
 from __future__ import annotations
 
@@ -18,13 +19,14 @@ from physadv.report.design import MUTED
 from physadv.report.svg import WIDTH, line, marker, percent_axis, svg, text
 
 NAMES = ("digital", "twin", "camera")
-_COLOURS = {"digital": "#5b6875", "twin": "#0072b2", "camera": "#d55e00"}
+_COLORS = {"digital": "#5b6875", "twin": "#0072b2", "camera": "#d55e00"}
 _SHAPES = {"digital": "clean", "twin": "blank", "camera": "patch"}
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One place where the patch was measured: its success with interval, n (and clips), and its controls."""
+class MeasuredStage:
+    """One place where the patch was measured: its success with interval, n (and clips), and its
+    controls."""
 
     name: str
     rate: float
@@ -37,7 +39,9 @@ class Stage:
 
     def __str__(self) -> str:
         clips = "" if self.clips is None else f", {self.clips} clips"
-        return f"{self.name}: {self.rate:.1%} [{self.low:.1%}, {self.high:.1%}], n = {self.n}{clips}"
+        return (
+            f"{self.name}: {self.rate:.1%} [{self.low:.1%}, {self.high:.1%}], n = {self.n}{clips}"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -47,79 +51,97 @@ class Stage:
 def stage_of_check(folder: str | Path, bundle: Mapping[str, Any] | None) -> dict[str, Any]:
     """The stage of another check's folder, for the record of this one: recomputed from its rows.
 
-    Raises DataError where it holds no check, OptionError where it was filmed, holds no patch frame or another patch.
+    Raises DataError where it holds no check, OptionError where it was filmed, holds no patch frame
+    or another patch.
     """
     from physadv.report.check_report import read_check
 
     rows, settings = read_check(Path(folder))
     if not settings.get("simulation"):
-        raise OptionError(f"{folder}", "a check of filmed frames, not of the twin", "name the check of a twin's folder")
+        raise OptionError(
+            f"{folder}",
+            "a check of filmed frames, not of the twin",
+            "name the check of a twin's folder",
+        )
     theirs, ours = (settings.get("bundle") or {}).get("sha256"), (bundle or {}).get("sha256")
     if theirs and ours and theirs != ours:
         raise OptionError(f"{folder}", "a check of another patch", "check the twin of this bundle")
     made = _of_table("twin", tabulate(rows))
     if made is None:
-        raise OptionError(f"{folder / Path(ROWS)}", "holds no frame with the patch", "check a twin with all blocks")
+        raise OptionError(
+            f"{folder / Path(ROWS)}",
+            "holds no frame with the patch",
+            "check a twin with all blocks",
+        )
     return made.as_dict() | {"folder": str(folder)}
 
 
-def stages(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list[Stage]:
-    """Digital from the bundle's card, twin from its check, and what was measured here; those that are known."""
+def stages(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list[MeasuredStage]:
+    """Digital from the bundle's card, twin from its check, and what was measured here; those that
+    are known."""
     here = _of_table("twin" if settings.get("simulation") else "camera", table)
     twin = settings.get("twin_check")
     known = {
         "digital": _of_card((settings.get("bundle") or {}).get("heldout") or {}),
-        "twin": Stage(**{k: twin.get(k) for k in Stage.__dataclass_fields__}) if twin else None,
+        "twin": MeasuredStage(**{k: twin.get(k) for k in MeasuredStage.__dataclass_fields__})
+        if twin
+        else None,
     }
     if here is not None:
         known[here.name] = here
     return [stage for name in NAMES if (stage := known.get(name)) is not None]
 
 
-def in_words(found: Sequence[Stage]) -> list[str]:
+def in_words(found: Sequence[MeasuredStage]) -> list[str]:
     """What is lost from each stage to the next; nothing where there is only one."""
     return [
-        f"From {a.name} to {b.name}: {a.rate:.1%} to {b.rate:.1%}, {_points(b.rate - a.rate)}{_unclear(a, b)}."
+        f"From {a.name} to {b.name}: {a.rate:.1%} to {b.rate:.1%}, "
+        f"{_points(b.rate - a.rate)}{_unclear(a, b)}."
         for a, b in pairwise(found)
     ]
 
 
-def stage_chart(found: Sequence[Stage]) -> Markup:
+def stage_chart(found: Sequence[MeasuredStage]) -> Markup:
     """One line a stage, from the screen to the camera."""
     left, right, row = 78.0, WIDTH - 18.0, 38.0
     bottom = 10 + row * len(found)
     parts = percent_axis(left, right, 6, bottom)
     for number, stage in enumerate(found):
-        y, colour = 10 + row * (number + 0.5), _COLOURS[stage.name]
+        y, color = 10 + row * (number + 0.5), _COLORS[stage.name]
         x0, x1, x = (left + share * (right - left) for share in (stage.low, stage.high, stage.rate))
         parts += [
             text(left - 12, y + 1, stage.name, at="end"),
             text(left - 12, y + 14, f"n {stage.n}", at="end", fill=MUTED, size=10.5),
-            line(x0, y, x1, y, stroke=colour, width=2.5),
-            *(line(end, y - 5, end, y + 5, stroke=colour, width=2.5) for end in (x0, x1)),
-            marker(x, y, _SHAPES[stage.name], colour, str(stage)),
+            line(x0, y, x1, y, stroke=color, width=2.5),
+            *(line(end, y - 5, end, y + 5, stroke=color, width=2.5) for end in (x0, x1)),
+            marker(x, y, _SHAPES[stage.name], color, str(stage)),
         ]
     return svg(bottom + 24, parts, "Success of the patch: digital, twin, camera")
 
 
-def _of_table(name: str, table: Mapping[str, BlockRates]) -> Stage | None:
+def _of_table(name: str, table: Mapping[str, BlockRates]) -> MeasuredStage | None:
     patch = table.get("patch")
     if patch is None:
         return None
     blank, clean = table.get("blank"), table.get("clean")
-    return Stage(
-        name, *_plain(patch.attack), patch.clips,
-        None if blank is None else blank.attack.rate, None if clean is None else clean.true.rate,
-    )  # fmt: skip
+    return MeasuredStage(
+        name,
+        *_plain(patch.attack),
+        patch.clips,
+        None if blank is None else blank.attack.rate,
+        None if clean is None else clean.true.rate,
+    )
 
 
-def _of_card(heldout: Mapping[str, Any]) -> Stage | None:
+def _of_card(heldout: Mapping[str, Any]) -> MeasuredStage | None:
     success = heldout.get("success")
     if not isinstance(success, Mapping) or not {"rate", "low", "high", "n"} <= success.keys():
         return None
     blank, clean = heldout.get("blank_success") or {}, heldout.get("clean_recognised") or {}
-    rate = Rate(float(success["rate"]), float(success["low"]), float(success["high"]), int(success["n"]))
-    return Stage("digital", *_plain(rate), None, blank.get("rate"), clean.get("rate"))
+    rate = Rate(
+        float(success["rate"]), float(success["low"]), float(success["high"]), int(success["n"])
+    )
+    return MeasuredStage("digital", *_plain(rate), None, blank.get("rate"), clean.get("rate"))
 
 
 def _plain(rate: Rate) -> tuple[float, float, float, int]:
@@ -132,5 +154,5 @@ def _points(change: float) -> str:
     return f"{abs(change) * 100:.1f} points {'more' if change > 0 else 'less'}"
 
 
-def _unclear(a: Stage, b: Stage) -> str:
+def _unclear(a: MeasuredStage, b: MeasuredStage) -> str:
     return " (the intervals overlap)" if a.low <= b.high and b.low <= a.high else ""

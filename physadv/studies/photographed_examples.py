@@ -1,9 +1,10 @@
 """`physadv study photographed`: do adversarial pictures survive being printed and photographed?
 
-After Kurakin, Goodfellow & Bengio (2016), with the twin in place of printer and phone: a simulation. Pictures are made
-adversarial by the fast method, by small steps of it, and by small steps towards the least likely class; then each is
-printed, photographed and cut out again. The destruction rate is the share of those that fooled the victim on disk and
-no longer do so in the photo. One row a picture, attack and eps; every table is computed from the rows.
+After Kurakin, Goodfellow & Bengio (2016), with the twin in place of printer and phone: a
+simulation. Pictures are made adversarial by the fast method, by small steps of it, and by small
+steps towards the least likely class; then each is printed, photographed and cut out again. The
+destruction rate is the share of those that fooled the victim on disk and no longer do so in the
+photo. One row a picture, attack and eps; every table is computed from the rows.
 """
 
 from __future__ import annotations
@@ -19,29 +20,35 @@ import torch
 from torch import Tensor
 
 from physadv.attacks.gradient import fgsm, pgd
-from physadv.evaluation.progress_log import claim
 from physadv.core.errors import DataError, OptionError
 from physadv.core.image_io import Array, list_images, read_rgba, to_tensor
-from physadv.evaluation.metrics.intervals import Rate, wilson
 from physadv.core.rows import Row, append_rows, read_rows
+from physadv.evaluation.metrics.intervals import Rate, wilson
+from physadv.evaluation.progress_log import claim
+from physadv.models.cards import LoadedVictim
 from physadv.twin.cameras import EFFECTS, Camera, cameras_named, leave_out
 from physadv.twin.flat_print import print_flat, shoot
-from physadv.models.cards import LoadedVictim
 
 ROWS = "rows.jsonl"
 ATTACKS = ("fast", "iterative", "least-likely")
 PUBLISHED = {
-    ("fast", 16): 0.125, ("fast", 8): 0.333, ("iterative", 16): 0.404, ("iterative", 8): 0.521,
-    ("least-likely", 16): 0.722, ("least-likely", 8): 0.863,
-}  # fmt: skip
+    ("fast", 16): 0.125,
+    ("fast", 8): 0.333,
+    ("iterative", 16): 0.404,
+    ("iterative", 8): 0.521,
+    ("least-likely", 16): 0.722,
+    ("least-likely", 8): 0.863,
+}
 """Destruction rates of the paper's photos (table 1, top-1, 102 pictures, Inception v3)."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What decides the study. ``eps`` in 255ths; every picture is photographed by each of ``cameras``.
+class PhotographedConfig:
+    """What decides the study. ``eps`` in 255ths; every picture is photographed by each of
+    ``cameras``.
 
-    ``only`` adds photographs by the last of the cameras with one effect of the twin alone, all others left out.
+    ``only`` adds photographs by the last of the cameras with one effect of the twin alone, all
+    others left out.
     """
 
     data: Path
@@ -56,9 +63,15 @@ class Settings:
     def __post_init__(self) -> None:
         for name in self.only:
             if name not in ("printer", *EFFECTS):
-                raise OptionError(f"effect {name!r}", f"one of printer, {', '.join(EFFECTS)}", "choose one of these")
+                raise OptionError(
+                    f"effect {name!r}",
+                    f"one of printer, {', '.join(EFFECTS)}",
+                    "choose one of these",
+                )
         if self.images < 1 or not self.eps or min(self.eps) < 1:
-            raise OptionError(f"{self.images} images, eps {self.eps}", "at least 1 of each", "raise them")
+            raise OptionError(
+                f"{self.images} images, eps {self.eps}", "at least 1 of each", "raise them"
+            )
 
     @property
     def ways(self) -> dict[str, tuple[str, Camera]]:
@@ -67,33 +80,53 @@ class Settings:
         last = list(found.values())[-1][1]
         for effect in self.only:
             machine = self.printer if effect == "printer" else "ideal"
-            found[f"{effect} alone"] = (machine, leave_out(last, [e for e in EFFECTS if e != effect]))
+            found[f"{effect} alone"] = (
+                machine,
+                leave_out(last, [e for e in EFFECTS if e != effect]),
+            )
         return found
 
 
-def run(settings: Settings, victim: LoadedVictim, folder: Path) -> Generator[tuple[int, int], None, None]:
-    """Do what is not done yet, a picture at a time; yields (done, total). Rows are on disk before each yield."""
+def run_photographed(
+    settings: PhotographedConfig, victim: LoadedVictim, folder: Path
+) -> Generator[tuple[int, int], None, None]:
+    """Do what is not done yet, a picture at a time; yields (done, total). Rows are on disk before
+    each yield."""
     claim(folder, {k: str(v) for k, v in vars(settings).items()} | {"victim": victim.card.name})
-    known = {row["image"] for row in read_rows(folder / ROWS)} if (folder / ROWS).is_file() else set()
+    known = (
+        {row["image"] for row in read_rows(folder / ROWS)} if (folder / ROWS).is_file() else set()
+    )
     files = chosen(settings)
     yield len(known), len(files)
     for number, file in enumerate(files):
         if file.name not in known:
-            append_rows(folder / ROWS, of_picture(settings, victim, _square(read_rgba(file)[..., :3], settings.size),
-                                                  file.name, number))  # fmt: skip
+            append_rows(
+                folder / ROWS,
+                of_picture(
+                    settings,
+                    victim,
+                    _square(read_rgba(file)[..., :3], settings.size),
+                    file.name,
+                    number,
+                ),
+            )
         yield number + 1, len(files)
 
 
-def chosen(settings: Settings) -> list[Path]:
-    """Every k-th photo of the folder, so that the choice spreads over it. Raises DataError where there is none."""
+def chosen(settings: PhotographedConfig) -> list[Path]:
+    """Every k-th photo of the folder, so that the choice spreads over it. Raises DataError where
+    there is none."""
     files = list_images(settings.data)
     if not files:
         raise DataError(f"{settings.data}", "holds no photo", "name a folder of photos")
     return files[:: max(1, len(files) // settings.images)][: settings.images]
 
 
-def of_picture(settings: Settings, victim: LoadedVictim, picture: Array, name: str, number: int) -> list[Row]:
-    """The rows of one (n, n, 3) picture: what the victim sees of each version, on disk and photographed."""
+def of_picture(
+    settings: PhotographedConfig, victim: LoadedVictim, picture: Array, name: str, number: int
+) -> list[Row]:
+    """The rows of one (n, n, 3) picture: what the victim sees of each version, on disk and
+    photographed."""
     clean, ways = to_tensor(picture)[None], settings.ways
     truth, rows = _read(victim, clean), []
 
@@ -101,7 +134,10 @@ def of_picture(settings: Settings, victim: LoadedVictim, picture: Array, name: s
         """What the victim sees in each photograph; what is printed is printed once for all cameras."""
         printers = dict.fromkeys(printer for printer, _ in ways.values())
         prints = {printer: print_flat(version, printer, seed=settings.seed) for printer in printers}
-        shown = {n: shoot(prints[p], camera=c, seed=settings.seed, shot=number) for n, (p, c) in ways.items()}
+        shown = {
+            n: shoot(prints[p], camera=c, seed=settings.seed, shot=number)
+            for n, (p, c) in ways.items()
+        }
         return {way: _read(victim, to_tensor(photo)[None]) for way, photo in shown.items()}
 
     photos_of_clean = taken(picture)
@@ -111,15 +147,24 @@ def of_picture(settings: Settings, victim: LoadedVictim, picture: Array, name: s
             photos = taken((made[0].permute(1, 2, 0) * 255).round().byte().numpy())
             fooled = _read(victim, made) != truth
             rows += [
-                {"image": name, "way": way, "attack": attack, "eps": eps, "class": truth,
-                 "clean_photo": photos_of_clean[way] == truth, "fooled": fooled, "photo_fooled": seen != truth}
+                {
+                    "image": name,
+                    "way": way,
+                    "attack": attack,
+                    "eps": eps,
+                    "class": truth,
+                    "clean_photo": photos_of_clean[way] == truth,
+                    "fooled": fooled,
+                    "photo_fooled": seen != truth,
+                }
                 for way, seen in photos.items()
-            ]  # fmt: skip
+            ]
     return rows
 
 
 def adversarial(victim: LoadedVictim, clean: Tensor, attack: str, eps: int) -> Tensor:
-    """(1, 3, n, n) in l_inf ``eps``/255 and 8 bit, by one of ``ATTACKS``; steps of 1/255, as many as in the paper."""
+    """(1, 3, n, n) in l_inf ``eps``/255 and 8 bit, by one of ``ATTACKS``; steps of 1/255, as many
+    as in the paper."""
     radius, steps = eps / 255, round(min(eps + 4, 1.25 * eps))
     with torch.no_grad():
         logits = victim(clean)
@@ -128,9 +173,18 @@ def adversarial(victim: LoadedVictim, clean: Tensor, attack: str, eps: int) -> T
         return fgsm(victim, clean, labels, eps=radius, levels=255).images
     towards = {"targets": logits.argmin(1)} if attack == "least-likely" else {}
     return pgd(
-        victim, clean, labels, eps=radius, steps=steps, step_size=1 / 255, schedule="constant", random_start=False,
-        keep="loss", levels=255, **towards,
-    ).images  # fmt: skip
+        victim,
+        clean,
+        labels,
+        eps=radius,
+        steps=steps,
+        step_size=1 / 255,
+        schedule="constant",
+        random_start=False,
+        keep="loss",
+        levels=255,
+        **towards,
+    ).images
 
 
 @torch.no_grad()
@@ -145,20 +199,29 @@ def _square(picture: Array, size: int) -> Array:
     return np.asarray(cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """A line for each way, eps and attack: fooled on disk, fooled in the photo, destroyed; each with its interval."""
+def photographed_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A line for each way, eps and attack: fooled on disk, fooled in the photo, destroyed; each
+    with its interval."""
     lines = []
     for way, eps, attack in _places(rows):
         mine = [r for r in rows if _place(r) == (way, eps, attack)]
         fooled = [r for r in mine if r["fooled"]]
         lost = sum(not r["photo_fooled"] for r in fooled)
-        lines.append({
-            "way": way, "attack": attack, "eps": eps, "n": len(mine),
-            "clean_photo_right": _rate(sum(r["clean_photo"] for r in mine), len(mine)).as_dict(),
-            "fooled": _rate(len(fooled), len(mine)).as_dict(),
-            "photo_fooled": _rate(sum(r["photo_fooled"] for r in mine), len(mine)).as_dict(),
-            "destroyed": _rate(lost, len(fooled)).as_dict(), "published": PUBLISHED.get((attack, eps)),
-        })  # fmt: skip
+        lines.append(
+            {
+                "way": way,
+                "attack": attack,
+                "eps": eps,
+                "n": len(mine),
+                "clean_photo_right": _rate(
+                    sum(r["clean_photo"] for r in mine), len(mine)
+                ).as_dict(),
+                "fooled": _rate(len(fooled), len(mine)).as_dict(),
+                "photo_fooled": _rate(sum(r["photo_fooled"] for r in mine), len(mine)).as_dict(),
+                "destroyed": _rate(lost, len(fooled)).as_dict(),
+                "published": PUBLISHED.get((attack, eps)),
+            }
+        )
     return lines
 
 
@@ -176,15 +239,24 @@ def _rate(hits: int, n: int) -> Rate:
     return wilson(hits, n)
 
 
-def markdown(lines: Sequence[dict[str, Any]]) -> str:
+def photographed_markdown(lines: Sequence[dict[str, Any]]) -> str:
     """The table in Markdown."""
-    heads = ["photographed by", "attack", "eps", "clean photo right", "fooled on disk", "fooled in the photo"]
+    heads = [
+        "photographed by",
+        "attack",
+        "eps",
+        "clean photo right",
+        "fooled on disk",
+        "fooled in the photo",
+    ]
     head = f"| {' | '.join([*heads, 'destroyed', 'of', 'Kurakin 2016'])} |"
     out = [head, "|---|---|---|---|---|---|---|---|---|"]
     for line in lines:
         lost, known = line["destroyed"], line["published"]
         share = f"{lost['rate']:.1%} [{lost['low']:.1%}, {lost['high']:.1%}]" if lost["n"] else "-"
-        shares = (f"{line[key]['rate']:.1%}" for key in ("clean_photo_right", "fooled", "photo_fooled"))
+        shares = (
+            f"{line[key]['rate']:.1%}" for key in ("clean_photo_right", "fooled", "photo_fooled")
+        )
         cells = [
             line["way"],
             line["attack"],

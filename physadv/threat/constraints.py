@@ -33,9 +33,11 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True)
 class LpBall:
-    """All images in [0, 1] within ``eps`` of the clean one in ``norm``; with ``levels`` (255), on the 8-bit grid too.
+    """All images in [0, 1] within ``eps`` of the clean one in ``norm``; with ``levels`` (255), on
+    the 8-bit grid too.
 
-    Raises OptionError for an unknown norm, an eps that is negative or not finite, or fewer than one level.
+    Raises OptionError for an unknown norm, an eps that is negative or not finite, or fewer than one
+    level.
     """
 
     norm: Norm
@@ -43,24 +45,31 @@ class LpBall:
     levels: int | None = None
 
     def __post_init__(self) -> None:
-        norms.known(self.norm)
+        norms.parse_norm(self.norm)
         if not (math.isfinite(self.eps) and self.eps >= 0):
-            raise OptionError(f"eps {self.eps}", "a finite number, not negative", "write it like 8/255, 0.03 or 2.0")
+            raise OptionError(
+                f"eps {self.eps}",
+                "a finite number, not negative",
+                "write it like 8/255, 0.03 or 2.0",
+            )
         if self.levels is not None and self.levels < 1:
             raise OptionError(f"levels {self.levels}", "at least 1", "use 255 for 8-bit images")
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
-        """Nearest point of the ball within [0, 1]; the grid is left to :meth:`legal`, so that small steps add up."""
-        return norms.project(x, x0, self.eps, self.norm)
+        """Nearest point of the ball within [0, 1]; the grid is left to :meth:`legal`, so that small
+        steps add up."""
+        return norms.project_onto_ball(x, x0, self.eps, self.norm)
 
     def legal(self, x: Tensor, x0: Tensor) -> Tensor:
-        """``x`` (inside the ball) as it may be handed out: itself, or its neighbour on the 8-bit grid inside the ball.
+        """``x`` (inside the ball) as it may be handed out: itself, or its neighbor on the 8-bit
+        grid inside the ball.
 
-        Raises ImageError where the ball holds no grid point: clean images off the grid and an eps too small.
+        Raises ImageError where the ball holds no grid point: clean images off the grid and an eps
+        too small.
         """
         if self.levels is None:
             return x
-        out = norms.quantise(x, x0, self.eps, self.norm, self.levels)
+        out = norms.quantize(x, x0, self.eps, self.norm, self.levels)
         if bool((norms.distance(out, x0, self.norm) > self.eps).any()):
             raise ImageError(
                 f"{self.norm} ball of {self.eps:.4g}",
@@ -70,11 +79,13 @@ class LpBall:
         return out
 
     def random_start(self, x0: Tensor, generator: torch.Generator) -> Tensor:
-        """A point of the ball drawn evenly and brought into [0, 1]; all samples from one generator, in order."""
+        """A point of the ball drawn evenly and brought into [0, 1]; all samples from one generator,
+        in order."""
         return self.random_starts(x0, [generator] * len(x0))
 
     def random_starts(self, x0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """The same with a generator a sample, so that a start does not depend on the batch it is drawn in."""
+        """The same with a generator a sample, so that a start does not depend on the batch it is
+        drawn in."""
         if not len(x0):
             return x0.clone()
         noise = torch.stack([norms.unit_noise(x0.shape[1:], self.norm, g) for g in generators])
@@ -89,8 +100,9 @@ class LpBall:
 
 
 @dataclass(frozen=True)
-class Masked:
-    """Another constraint, on the pixels where ``mask`` (broadcast over the images) is true; the rest stays clean."""
+class MaskedConstraint:
+    """Another constraint, on the pixels where ``mask`` (broadcast over the images) is true; the
+    rest stays clean."""
 
     inner: Constraint
     mask: Tensor

@@ -22,12 +22,13 @@ class Criterion:
         raise NotImplementedError
 
     def __and__(self, other: Criterion) -> Criterion:
-        return Both(self, other)
+        return AllOf(self, other)
 
 
 @dataclass(frozen=True)
 class Misclassified(Criterion):
-    """The prediction, ``argmax`` of the logits, is not the true class; ties go as ``argmax`` breaks them."""
+    """The prediction, ``argmax`` of the logits, is not the true class; ties go as ``argmax`` breaks
+    them."""
 
     labels: Tensor
 
@@ -57,7 +58,8 @@ class Targeted(Criterion):
 
 @dataclass(frozen=True)
 class Confident(Criterion):
-    """The predicted class has a softmax probability of at least ``least``: composes with the other two."""
+    """The predicted class has a softmax probability of at least ``least``: composes with the other
+    two."""
 
     least: float
 
@@ -72,7 +74,7 @@ class Confident(Criterion):
 
 
 @dataclass(frozen=True)
-class Both(Criterion):
+class AllOf(Criterion):
     """Two criteria at once."""
 
     first: Criterion
@@ -82,12 +84,12 @@ class Both(Criterion):
         """Logits (b, classes) to success (b,)."""
         return self.first(logits) & self.second(logits)
 
-    def pick(self, index: Tensor) -> Both:
+    def pick(self, index: Tensor) -> AllOf:
         """Both for a part of the samples."""
-        return Both(self.first.pick(index), self.second.pick(index))
+        return AllOf(self.first.pick(index), self.second.pick(index))
 
 
-def wanted(labels: Tensor, targets: Tensor | None) -> Criterion:
+def success_criterion(labels: Tensor, targets: Tensor | None) -> Criterion:
     """Misclassification of ``labels``, or the targets where there are any."""
     return Misclassified(labels) if targets is None else Targeted(targets)
 

@@ -1,13 +1,17 @@
-"""What the attacker wants of a classifier, as a loss per sample: lower is better for the attacker, always.
+"""What the attacker wants of a classifier, as a loss per sample: lower is better for the attacker,
+always.
 
-``labels`` are the true classes; with ``targets`` the attacker wants exactly these classes. Logits of any float dtype
-are taken to float32 at least. Two families:
+``labels`` are the true classes; with ``targets`` the attacker wants exactly these classes. Logits
+of any float dtype are taken to float32 at least. Two families:
 
-* ``ce`` is the cross-entropy itself. Use it where losses of several samples or draws are added up: a sample that is
+* ``ce`` is the cross-entropy itself. Use it where losses of several samples or draws are added up:
+  a sample that is
   already won stops to count.
-* ``log_odds``, ``margin`` and ``dlr`` keep their gradient however large the logits are. ``log_odds`` orders the images
-  of one sample exactly as ``ce`` does and has its gradient up to a positive factor, so attacks that use the direction
-  of the gradient only (sign, normalised) take it in the place of ``ce``.
+* ``log_odds``, ``margin`` and ``dlr`` keep their gradient however large the logits are.
+  ``log_odds`` orders the images
+  of one sample exactly as ``ce`` does and has its gradient up to a positive factor, so attacks that
+  use the direction
+  of the gradient only (sign, normalized) take it in the place of ``ce``.
 """
 
 from __future__ import annotations
@@ -28,7 +32,8 @@ LossName = Literal["ce", "log_odds", "margin", "dlr"]
 
 @dataclass(frozen=True)
 class Objective:
-    """One loss function with the classes it is about; calling it on logits (b, classes) gives the loss (b,)."""
+    """One loss function with the classes it is about; calling it on logits (b, classes) gives the
+    loss (b,)."""
 
     loss: LossFunction
     labels: Tensor
@@ -45,7 +50,8 @@ class Objective:
 
 
 def objective(name: str, labels: Tensor, targets: Tensor | None = None) -> Objective:
-    """The objective called ``name``: ce, log_odds, margin or dlr. Raises OptionError for another name."""
+    """The objective called ``name``: ce, log_odds, margin or dlr. Raises OptionError for another
+    name."""
     if name not in LOSSES:
         raise OptionError(f"loss {name!r}", f"one of {', '.join(LOSSES)}", "choose one of these")
     return Objective(LOSSES[name], labels, targets)
@@ -54,14 +60,16 @@ def objective(name: str, labels: Tensor, targets: Tensor | None = None) -> Objec
 def ce(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """Negative cross-entropy of the true class (b,), or the cross-entropy of the target.
 
-    Written as softplus of the log-odds, so its gradient is exact to the last float even where the softmax rounds to 1.
+    Written as softplus of the log-odds, so its gradient is exact to the last float even where the
+    softmax rounds to 1.
     """
     odds = log_odds(logits, labels, targets)
     return F.softplus(odds) if targets is not None else -F.softplus(-odds)
 
 
 def log_odds(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
-    """log p(label) - log(1 - p(label)) (b,), or the negative of that for the target; never saturates."""
+    """log p(label) - log(1 - p(label)) (b,), or the negative of that for the target; never
+    saturates."""
     logits = _wide(logits, labels)
     wanted = labels if targets is None else targets
     odds = _at(logits, wanted) - torch.logsumexp(_without(logits, wanted), 1)
@@ -69,7 +77,8 @@ def log_odds(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> T
 
 
 def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Logit of the true class less the best other (Carlini & Wagner 2017), or the best other less the target."""
+    """Logit of the true class less the best other (Carlini & Wagner 2017), or the best other less
+    the target."""
     logits = _wide(logits, labels)
     wanted = labels if targets is None else targets
     gap = _at(logits, wanted) - _without(logits, wanted).amax(1)
@@ -77,11 +86,13 @@ def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Ten
 
 
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Difference of logits ratio (Croce & Hein 2020): the margin over the spread of the top logits, free of scale.
+    """Difference of logits ratio (Croce & Hein 2020): the margin over the spread of the top logits,
+    free of scale.
 
-    It is made for four classes and more. With three it divides by the first less the third logit, taken as a number
-    (the ratio's own gradient vanishes where these two classes decide it); with two, where every ratio is constant, it
-    is the margin. Where the true class comes third the untargeted loss is constant: such a sample is won already.
+    It is made for four classes and more. With three it divides by the first less the third logit,
+    taken as a number (the ratio's own gradient vanishes where these two classes decide it); with
+    two, where every ratio is constant, it is the margin. Where the true class comes third the
+    untargeted loss is constant: such a sample is won already.
     """
     logits = _wide(logits, labels)
     classes = logits.shape[1]
@@ -90,7 +101,11 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor
     top = logits.topk(min(4, classes), 1).values
     if classes == 3:
         spread = _positive(top[:, 0] - top[:, 2], top).detach()
-        return (margin(logits, labels) if targets is None else _at(logits, labels) - _at(logits, targets)) / spread
+        return (
+            margin(logits, labels)
+            if targets is None
+            else _at(logits, labels) - _at(logits, targets)
+        ) / spread
     if targets is None:
         return margin(logits, labels) / _positive(top[:, 0] - top[:, 2], top)
     spread = _positive(top[:, 0] - (top[:, 2] + top[:, 3]) / 2, top)
@@ -101,7 +116,8 @@ LOSSES: dict[str, LossFunction] = {"ce": ce, "log_odds": log_odds, "margin": mar
 
 
 def _wide(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits in float32 or float64; raises VictimError for what is not (b, classes >= 2) logits of these labels."""
+    """Logits in float32 or float64; raises VictimError for what is not (b, classes >= 2) logits of
+    these labels."""
     if logits.ndim != 2 or logits.shape[1] < 2 or len(logits) != len(labels):
         raise VictimError(
             f"output of shape {tuple(logits.shape)} for {len(labels)} images",

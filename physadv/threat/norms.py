@@ -1,7 +1,9 @@
-"""Projections onto epsilon balls within [0, 1]: pure, out of place, for any memory format and float dtype.
+"""Projections onto epsilon balls within [0, 1]: pure, out of place, for any memory format and float
+dtype.
 
-Inside means inside after rounding: the distance of the returned tensor, measured in float64, never exceeds eps. All
-arithmetic is done in float64 and rounded towards the clean image. Points that are inside already come back unchanged.
+Inside means inside after rounding: the distance of the returned tensor, measured in float64, never
+exceeds eps. All arithmetic is done in float64 and rounded towards the clean image. Points that are
+inside already come back unchanged.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ _SLACK = 1 - 1e-10  # a float64 sum over an image is exact to about this much
 
 def distance(x: Tensor, x0: Tensor, norm: Norm) -> Tensor:
     """Distance (b,) of each sample from its clean image, in float64."""
-    order = {"linf": torch.inf, "l2": 2, "l1": 1}[known(norm)]
+    order = {"linf": torch.inf, "l2": 2, "l1": 1}[parse_norm(norm)]
     size: Tensor = torch.linalg.vector_norm((x.double() - x0.double()).flatten(1), ord=order, dim=1)
     return size
 
 
-def known(norm: str) -> Norm:
+def parse_norm(norm: str) -> Norm:
     """The norm itself if it is one of ours; raises OptionError otherwise."""
     for name in NORMS:
         if norm == name:
@@ -33,9 +35,9 @@ def known(norm: str) -> Norm:
     raise OptionError(f"norm {norm!r}", f"one of {', '.join(NORMS)}", "choose one of these")
 
 
-def project(x: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
+def project_onto_ball(x: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
     """The point of the ball around ``x0`` within [0, 1] that is nearest to ``x`` (b, ...)."""
-    return {"linf": l_inf, "l2": l_2, "l1": l_1}[known(norm)](x, x0, eps)
+    return {"linf": l_inf, "l2": l_2, "l1": l_1}[parse_norm(norm)](x, x0, eps)
 
 
 def l_inf(x: Tensor, x0: Tensor, eps: float) -> Tensor:
@@ -52,7 +54,8 @@ def bounds(x0: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def toward(x0: Tensor, change: Tensor) -> Tensor:
-    """``x0 + change`` rounded to the dtype of ``x0`` so that no element ends farther from ``x0`` than ``change``."""
+    """``x0 + change`` rounded to the dtype of ``x0`` so that no element ends farther from ``x0``
+    than ``change``."""
     exact = x0.double()
     x = (exact + change.double()).to(x0.dtype)
     over = (x.double() - exact).abs() > change.double().abs()
@@ -60,7 +63,8 @@ def toward(x0: Tensor, change: Tensor) -> Tensor:
 
 
 def l_2(x: Tensor, x0: Tensor, eps: float) -> Tensor:
-    """Nearest point of the l_2 ball within [0, 1]: the change is scaled and clipped, the scale found exactly."""
+    """Nearest point of the l_2 ball within [0, 1]: the change is scaled and clipped, the scale
+    found exactly."""
     boxed = x.clamp(0, 1)
     outside = distance(boxed, x0, "l2") > eps
     if not outside.any():
@@ -72,7 +76,8 @@ def l_2(x: Tensor, x0: Tensor, eps: float) -> Tensor:
 
 
 def l_1(x: Tensor, x0: Tensor, eps: float) -> Tensor:
-    """Nearest point of the l_1 ball within [0, 1] (sort of Duchi et al. 2008, with the box of Croce & Hein 2021)."""
+    """Nearest point of the l_1 ball within [0, 1] (sort of Duchi et al. 2008, with the box of Croce
+    & Hein 2021)."""
     boxed = x.clamp(0, 1)
     outside = distance(boxed, x0, "l1") > eps
     if not outside.any():
@@ -86,10 +91,15 @@ def l_1(x: Tensor, x0: Tensor, eps: float) -> Tensor:
 def soft_threshold(size: Tensor, room: Tensor, total: float) -> Tensor:
     """min(max(size - t, 0), room) with the smallest t >= 0 whose rows sum to ``total`` or less.
 
-    ``size`` and ``room`` are (b, n), float64 and not negative. The sum falls piecewise linearly in t; Newton steps find
-    the piece and solve it exactly, bisection steps in where they leave the bracket.
+    ``size`` and ``room`` are (b, n), float64 and not negative. The sum falls piecewise linearly in
+    t; Newton steps find the piece and solve it exactly, bisection steps in where they leave the
+    bracket.
     """
-    cut, low, high = torch.zeros_like(size[:, :1]), torch.zeros_like(size[:, :1]), size.amax(1, keepdim=True)
+    cut, low, high = (
+        torch.zeros_like(size[:, :1]),
+        torch.zeros_like(size[:, :1]),
+        size.amax(1, keepdim=True),
+    )
     for _ in range(100):
         left = size - cut
         kept = torch.minimum(left.clamp_min(0), room)
@@ -108,15 +118,18 @@ def soft_threshold(size: Tensor, room: Tensor, total: float) -> Tensor:
 def _clipped_scale(size: Tensor, room: Tensor, radius: float) -> Tensor:
     """The scale s (b, 1) with |min(s * size, room)|_2 = radius, for rows where |room|_2 is larger.
 
-    Starts with nothing clipped and grows: each round solves for the elements still free, until no more reach their
-    limit. A round clips at least one element more, and a handful of rounds are enough in practice.
+    Starts with nothing clipped and grows: each round solves for the elements still free, until no
+    more reach their limit. A round clips at least one element more, and a handful of rounds are
+    enough in practice.
     """
     squares, limits = size.square(), room.square()
     scale = radius / squares.sum(1, keepdim=True).sqrt().clamp_min(1e-300)
     for _ in range(size.shape[1]):
         free = scale * size <= room
         length = (radius**2 - torch.where(free, 0, limits).sum(1, keepdim=True)).clamp_min(0)
-        larger = (length / torch.where(free, squares, 0).sum(1, keepdim=True).clamp_min(1e-300)).sqrt()
+        larger = (
+            length / torch.where(free, squares, 0).sum(1, keepdim=True).clamp_min(1e-300)
+        ).sqrt()
         done = larger <= scale * (1 + 1e-12)
         if bool(done.all()):
             break
@@ -131,18 +144,20 @@ def _room(change: Tensor, x0: Tensor) -> Tensor:
 
 
 def _replaced(x: Tensor, rows: Tensor, x0: Tensor, change: Tensor) -> Tensor:
-    """``x`` with ``rows`` set to ``x0 + change``, rounded towards ``x0``, and in the memory format of ``x0``."""
+    """``x`` with ``rows`` set to ``x0 + change``, rounded towards ``x0``, and in the memory format
+    of ``x0``."""
     out = x.clone()
     out[rows] = toward(x0[rows], change.view(x0[rows].shape)).clamp_(0, 1)
     return out
 
 
 def furthest(slope: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
-    """The point of the ball within [0, 1] where the linear function ``slope`` (b, ...) is least: the optimum of a
-    linear victim, and the best single step on any other. Elements without slope stay."""
+    """The point of the ball within [0, 1] where the linear function ``slope`` (b, ...) is least:
+    the optimum of a linear victim, and the best single step on any other. Elements without slope
+    stay."""
     way = -slope.double().flatten(1)
     room = _room(way, x0) * (way != 0)
-    if known(norm) == "linf":
+    if parse_norm(norm) == "linf":
         size = room.clamp(max=eps)
     elif norm == "l2":
         unit = way.abs() / way.abs().amax(1, keepdim=True).clamp_min(1e-300)
@@ -157,32 +172,39 @@ def furthest(slope: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
     return toward(x0, (size * way.sign()).view(x0.shape)).clamp_(0, 1)
 
 
-def quantise(x: Tensor, x0: Tensor, eps: float, norm: Norm, levels: int = 255) -> Tensor:
-    """The nearest image on the grid k / ``levels`` that is still within ``eps``: legal after a PNG round trip.
+def quantize(x: Tensor, x0: Tensor, eps: float, norm: Norm, levels: int = 255) -> Tensor:
+    """The nearest image on the grid k / ``levels`` that is still within ``eps``: legal after a PNG
+    round trip.
 
-    Where the float value of k / levels lies beyond eps by rounding alone, that level is given up: a checker that
-    measures in float64 without tolerance agrees. Elements whose nearest grid value is farther from ``x0`` than ``x``
-    take the next one towards ``x0`` unless the ball has room left. A sample without any grid point within reach (an
-    ``x0`` off the grid and a small ball) comes back as the grid point nearest to ``x0``, outside the ball.
+    Where the float value of k / levels lies beyond eps by rounding alone, that level is given up: a
+    checker that measures in float64 without tolerance agrees. Elements whose nearest grid value is
+    farther from ``x0`` than ``x`` take the next one towards ``x0`` unless the ball has room left. A
+    sample without any grid point within reach (an ``x0`` off the grid and a small ball) comes back
+    as the grid point nearest to ``x0``, outside the ball.
     """
     grid = torch.arange(levels + 1, dtype=torch.float64, device=x.device).div(levels).to(x.dtype)
     near = (x.double() * levels).round().long().clamp(0, levels)
-    if known(norm) == "linf":
+    if parse_norm(norm) == "linf":
         low, high = bounds(x0, eps)
         near = near + (grid[near] < low).long() - (grid[near] > high).long()
         stranded = (grid[near.clamp(0, levels)] < low) | (grid[near.clamp(0, levels)] > high)
         near = torch.where(stranded, (x0.double() * levels).round().long(), near)
         return torch.empty_like(x).copy_(grid[near.clamp(0, levels)])
-    return _quantise_within_budget(x, x0, near, grid, eps, 2 if norm == "l2" else 1)
+    return _quantize_within_budget(x, x0, near, grid, eps, 2 if norm == "l2" else 1)
 
 
-def _quantise_within_budget(x: Tensor, x0: Tensor, near: Tensor, grid: Tensor, eps: float, power: int) -> Tensor:
-    """Round every element towards ``x0``, then spend what is left of the ball on nearest rounding, cheapest first."""
+def _quantize_within_budget(
+    x: Tensor, x0: Tensor, near: Tensor, grid: Tensor, eps: float, power: int
+) -> Tensor:
+    """Round every element towards ``x0``, then spend what is left of the ball on nearest rounding,
+    cheapest first."""
     home = (x0.double() * (len(grid) - 1)).round().long()
     step = torch.sign(home - near)
     beyond = (grid[near].double() - x0.double()).abs() > (x.double() - x0.double()).abs()
     inner = torch.where(beyond, near + step, near)
-    cost = (grid[near].double() - x0.double()).abs() ** power - (grid[inner].double() - x0.double()).abs() ** power
+    cost = (grid[near].double() - x0.double()).abs() ** power - (
+        grid[inner].double() - x0.double()
+    ).abs() ** power
     spent = ((grid[inner].double() - x0.double()).abs() ** power).flatten(1).sum(1, keepdim=True)
     ordered, order = cost.flatten(1).sort(1)
     fits = spent + ordered.cumsum(1) <= (eps * _SLACK) ** power
@@ -191,9 +213,10 @@ def _quantise_within_budget(x: Tensor, x0: Tensor, near: Tensor, grid: Tensor, e
 
 
 def unit_noise(shape: torch.Size, norm: Norm, generator: torch.Generator) -> Tensor:
-    """One float64 point drawn evenly from the unit ball of ``norm`` in as many dimensions as ``shape`` has elements."""
+    """One float64 point drawn evenly from the unit ball of ``norm`` in as many dimensions as
+    ``shape`` has elements."""
     n = shape.numel()
-    if known(norm) == "linf":
+    if parse_norm(norm) == "linf":
         return torch.rand(shape, dtype=torch.float64, generator=generator) * 2 - 1
     radius = torch.rand((), dtype=torch.float64, generator=generator) ** (1 / n)
     if norm == "l2":

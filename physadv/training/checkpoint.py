@@ -1,6 +1,8 @@
-"""Where a run stands, in one safetensors file: its tensors by group, and everything else as JSON in the header.
+"""Where a run stands, in one safetensors file: its tensors by group, and everything else as JSON in
+the header.
 
-One file, moved into place whole: a kill at any moment leaves the last checkpoint or the next, never half of each.
+One file, moved into place whole: a kill at any moment leaves the last checkpoint or the next, never
+half of each.
 """
 
 from __future__ import annotations
@@ -21,19 +23,31 @@ from physadv.core.files import atomic_path
 Tensors = dict[str, Tensor]
 
 
-def save_state(path: Path, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
+def save_state(
+    path: Path, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
+) -> None:
     """Write ``groups`` of named tensors and ``facts`` (plain JSON values)."""
-    flat = {f"{group}/{key}": value.detach() for group, tensors in groups.items() for key, value in tensors.items()}
+    flat = {
+        f"{group}/{key}": value.detach()
+        for group, tensors in groups.items()
+        for key, value in tensors.items()
+    }
     with atomic_path(path) as temporary:
         save_file(
-            {key: value.cpu().clone(memory_format=torch.contiguous_format) for key, value in flat.items()},
+            {
+                key: value.cpu().clone(memory_format=torch.contiguous_format)
+                for key, value in flat.items()
+            },
             temporary,
             {"facts": json.dumps(facts)},
         )
 
 
-def load_state(path: Path, *, facts: tuple[str, ...] = ()) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """What :func:`save_state` wrote. Raises DataError for any other file, and where one of ``facts`` is missing."""
+def load_training_state(
+    path: Path, *, facts: tuple[str, ...] = ()
+) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """What :func:`save_state` wrote. Raises DataError for any other file, and where one of
+    ``facts`` is missing."""
     groups: dict[str, Tensors] = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -43,19 +57,25 @@ def load_state(path: Path, *, facts: tuple[str, ...] = ()) -> tuple[dict[str, Te
                 groups.setdefault(group, {})[key] = file.get_tensor(name)
         return groups, {name: found[name] for name in facts} if facts else found
     except Exception as error:  # safetensors raises several kinds for a broken file
-        raise DataError(f"{path}", "not a readable checkpoint", "remove it to start afresh") from error
+        raise DataError(
+            f"{path}", "not a readable checkpoint", "remove it to start afresh"
+        ) from error
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> Tensors:
-    """The moments of an optimiser as named tensors."""
-    state: dict[int, dict[str, Any]] = optimiser.state_dict()["state"]
-    return {f"{i}.{key}": v for i, of in state.items() for key, v in of.items() if isinstance(v, Tensor)}
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
+    """The moments of an optimizer as named tensors."""
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {
+        f"{i}.{key}": v for i, of in state.items() for key, v in of.items() if isinstance(v, Tensor)
+    }
 
 
-def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put the moments back into an optimiser made with the same settings."""
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put the moments back into an optimizer made with the same settings."""
     state: dict[int, Tensors] = {}
     for name, value in tensors.items():
         number, _, key = name.partition(".")
         state.setdefault(int(number), {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

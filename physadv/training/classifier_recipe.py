@@ -1,4 +1,5 @@
-"""From a data set and the name of a defence to a victim: train, judge on what was held out, write weights and card."""
+"""From a data set and the name of a defense to a victim: train, judge on what was held out, write
+weights and card."""
 
 from __future__ import annotations
 
@@ -13,42 +14,53 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from physadv.attacks.gradient import pgd
+from physadv.certification.bounds.verify import prepare_graph, verify_bounds
 from physadv.core.errors import OptionError
 from physadv.core.files import atomic_path, sha256_of, write_text
 from physadv.core.random_streams import generator
-from physadv.certification.bounds.verify import prepare, verify
-from physadv.training.data import Material, Part, Shuffled
-from physadv.training.methods.by_name import named
 from physadv.evaluation.metrics.intervals import Rate, wilson
-from physadv.threat.norms import known
-from physadv.training.methods.base import Defence
-from physadv.training.loop import Schedule, Step, Validation, load_average, read_progress, seeded, train
-from physadv.training.methods.occlusion import Masked
 from physadv.models.architectures.cnn import build
+from physadv.threat.norms import parse_norm
+from physadv.training.data import Part, Shuffled, TrainingData
+from physadv.training.loop import (
+    Schedule,
+    TrainingStep,
+    Validation,
+    load_average,
+    read_progress,
+    seeded,
+    train,
+)
+from physadv.training.methods.base import Defense
+from physadv.training.methods.by_name import defense_by_name
+from physadv.training.methods.occlusion import OcclusionTraining
 
 CHECKPOINT, WEIGHTS, CARD = "checkpoint.safetensors", "model.safetensors", "model.safetensors.toml"
 BOUND = {"polytope": "polytope"}
 """What judges a net that was trained to a bound, where that is not the interval bound."""
 GROWN = 0.5
-"""Share of a run after which weights may be chosen, where the defence grows to its full strength first."""
+"""Share of a run after which weights may be chosen, where the defense grows to its full strength
+first."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the weights, apart from the data. ``eps`` and ``norm`` are the threat it is judged by.
+class ClassifierRecipe:
+    """Everything that decides the weights, apart from the data. ``eps`` and ``norm`` are the threat
+    it is judged by.
 
-    ``settings`` are those of the defence (see :data:`physadv.training.methods.by_name.DEFENCES`), None where it shall
-    keep its own. ``judged`` is how many held-out images each epoch is judged on, ``patience`` ends a run early.
+    ``settings`` are those of the defense (see :data:`physadv.training.methods.by_name.DEFENSES`),
+    None where it shall keep its own. ``judged`` is how many held-out images each epoch is judged
+    on, ``patience`` ends a run early.
     """
 
-    defence: str
+    defense: str
     eps: float = 0.1
     norm: str = "linf"
     architecture: str = "small-cnn"
     epochs: int = 10
     batch: int = 128
     lr: float = 2e-3
-    optimiser: str = "adamw"
+    optimizer: str = "adamw"
     weight_decay: float = 0.0005
     average: float = 0.99
     clip: float = 8.0
@@ -60,7 +72,7 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known(self.norm)
+        parse_norm(self.norm)
         for name, value, fits in (
             ("judged", self.judged, self.judged >= 1),
             ("patience", self.patience, self.patience is None or self.patience >= 1),
@@ -70,47 +82,74 @@ class Recipe:
                 raise OptionError(f"{name} {value}", "outside its range", "leave it out")
         self.made()
 
-    def made(self) -> Defence:
-        """The defence, fresh."""
-        return named(self.defence, {**self.settings, "eps": self.eps, "norm": self.norm})
+    def made(self) -> Defense:
+        """The defense, fresh."""
+        return defense_by_name(self.defense, {**self.settings, "eps": self.eps, "norm": self.norm})
 
-    def net(self, material: Material) -> nn.Module:
+    def net(self, material: TrainingData) -> nn.Module:
         """The net, with the initial weights that the seed gives."""
         classes = len(material.classes)
         return seeded(
-            lambda: build(self.architecture, channels=material.channels, side=material.side, classes=classes), self.seed
+            lambda: build(
+                self.architecture, channels=material.channels, side=material.side, classes=classes
+            ),
+            self.seed,
         )
 
 
-def train_defence(
-    recipe: Recipe, material: Material, out: Path | None = None, *, device: str | torch.device = "cpu"
-) -> Iterator[Step]:
-    """Train and yield a Step each. With ``out`` the run is kept there at each epoch's end, and resumed to the bit."""
-    batches = Shuffled(material.train, size=recipe.batch, seed=recipe.seed, shift=recipe.shift, device=device)
+def train_defense(
+    recipe: ClassifierRecipe,
+    material: TrainingData,
+    out: Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+) -> Iterator[TrainingStep]:
+    """Train and yield a Step each. With ``out`` the run is kept there at each epoch's end, and
+    resumed to the bit."""
+    batches = Shuffled(
+        material.train, size=recipe.batch, seed=recipe.seed, shift=recipe.shift, device=device
+    )
     schedule = Schedule(
-        recipe.epochs, batches.steps, lr=recipe.lr, optimiser=recipe.optimiser, weight_decay=recipe.weight_decay,
-        average=recipe.average, clip=recipe.clip, precision=recipe.precision,
-    )  # fmt: skip
-    defence = recipe.made()
-    judge = Judge(recipe, defence, material.held, recipe.judged, device)
-    after = GROWN if defence.score == "certified" else 0.0
+        recipe.epochs,
+        batches.steps,
+        lr=recipe.lr,
+        optimizer=recipe.optimizer,
+        weight_decay=recipe.weight_decay,
+        average=recipe.average,
+        clip=recipe.clip,
+        precision=recipe.precision,
+    )
+    defense = recipe.made()
+    judge = Validator(recipe, defense, material.held, recipe.judged, device)
+    after = GROWN if defense.score == "certified" else 0.0
     plain = {k: v for k, v in asdict(recipe).items() if k != "settings"}
     shape = f"{material.channels}x{material.side}x{material.side}"
     facts = f"{plain}, {shape}, {len(material.train)} + {len(material.held)}"
     return train(
-        recipe.net(material).to(device), batches, schedule, defence=defence, seed=recipe.seed, identity=facts,
-        validation=Validation(judge, defence.score, recipe.patience, after),
+        recipe.net(material).to(device),
+        batches,
+        schedule,
+        defense=defense,
+        seed=recipe.seed,
+        identity=facts,
+        validation=Validation(judge, defense.score, recipe.patience, after),
         checkpoint=None if out is None else out / CHECKPOINT,
-    )  # fmt: skip
+    )
 
 
-class Judge:
-    """What a net gets right of held-out images: clean, under PGD, and as its defence asks (noisy, masked, proven)."""
+class Validator:
+    """What a net gets right of held-out images: clean, under PGD, and as its defense asks (noisy,
+    masked, proven)."""
 
     def __init__(
-        self, recipe: Recipe, defence: Defence, part: Part, count: int, device: str | torch.device = "cpu"
+        self,
+        recipe: ClassifierRecipe,
+        defense: Defense,
+        part: Part,
+        count: int,
+        device: str | torch.device = "cpu",
     ) -> None:
-        self.recipe, self.defence, self.device = recipe, defence, device
+        self.recipe, self.defense, self.device = recipe, defense, device
         rows = torch.randperm(len(part), generator=generator(recipe.seed, "judged"))[:count]
         self.images, self.labels = part.floats(rows.sort().values)
         self.n = len(rows)
@@ -129,35 +168,46 @@ class Judge:
                 found[name] = found.get(name, 0) + int(right.sum())
         return found
 
-    def _batch(self, net: nn.Module, images: Tensor, labels: Tensor, start: int) -> dict[str, Tensor]:
-        eps, norm = self.recipe.eps, known(self.recipe.norm)
+    def _batch(
+        self, net: nn.Module, images: Tensor, labels: Tensor, start: int
+    ) -> dict[str, Tensor]:
+        eps, norm = self.recipe.eps, parse_norm(self.recipe.norm)
         with torch.no_grad():
             found = {"clean": net(images).argmax(1) == labels}
-        broken = pgd(net, images, labels, eps=eps, norm=norm, steps=10, seed=self.recipe.seed).success
+        broken = pgd(
+            net, images, labels, eps=eps, norm=norm, steps=10, seed=self.recipe.seed
+        ).success
         found["robust"] = found["clean"] & ~broken
-        if self.defence.score == "certified":
-            graph = prepare(net, tuple(images.shape[1:]))
-            method = BOUND.get(self.recipe.defence, "ibp")
-            found["certified"] = verify(graph, images, labels, eps=eps, method=method, norm=norm).certified
-        if self.defence.score == "noisy":
-            sigma = float(getattr(self.defence, "sigma", 0.25))
-            noise = sigma * torch.randn(images.shape, generator=generator(self.recipe.seed, "judged", start))
+        if self.defense.score == "certified":
+            graph = prepare_graph(net, tuple(images.shape[1:]))
+            method = BOUND.get(self.recipe.defense, "ibp")
+            found["certified"] = verify_bounds(
+                graph, images, labels, eps=eps, method=method, norm=norm
+            ).certified
+        if self.defense.score == "noisy":
+            sigma = float(getattr(self.defense, "sigma", 0.25))
+            noise = sigma * torch.randn(
+                images.shape, generator=generator(self.recipe.seed, "judged", start)
+            )
             with torch.no_grad():
                 found["noisy"] = net(images + noise.to(images)).argmax(1) == labels
-        if isinstance(self.defence, Masked):
-            hidden = self.defence.hide(images, generator(self.recipe.seed, "judged", start))
+        if isinstance(self.defense, OcclusionTraining):
+            hidden = self.defense.hide(images, generator(self.recipe.seed, "judged", start))
             with torch.no_grad():
                 found["masked"] = net(hidden).argmax(1) == labels
         return found
 
 
-def publish(recipe: Recipe, material: Material, out: Path, *, data: str, command: str = "") -> dict[str, Any]:
-    """Judge the chosen weights in ``out`` on all held-out images (at most 2000), write weights and card beside it.
+def publish_classifier(
+    recipe: ClassifierRecipe, material: TrainingData, out: Path, *, data: str, command: str = ""
+) -> dict[str, Any]:
+    """Judge the chosen weights in ``out`` on all held-out images (at most 2000), write weights and
+    card beside it.
 
     Returns the card as a table; `--victim OUT/model.safetensors` loads it.
     """
     net = load_average(out / CHECKPOINT, recipe.net(material), best=True).requires_grad_(False)
-    judge = Judge(recipe, recipe.made(), material.held, 2000)
+    judge = Validator(recipe, recipe.made(), material.held, 2000)
     measured = {name: wilson(right, judge.n) for name, right in judge.counts(net).items()}
     with atomic_path(out / WEIGHTS) as temporary:
         save_file({k: v.contiguous() for k, v in net.state_dict().items()}, temporary)
@@ -167,22 +217,31 @@ def publish(recipe: Recipe, material: Material, out: Path, *, data: str, command
 
 
 def _card(
-    recipe: Recipe, material: Material, out: Path, measured: Mapping[str, Rate], data: str, command: str
+    recipe: ClassifierRecipe,
+    material: TrainingData,
+    out: Path,
+    measured: Mapping[str, Rate],
+    data: str,
+    command: str,
 ) -> dict[str, Any]:
     progress = read_progress(out / CHECKPOINT)
     threat = f"{recipe.norm}:{recipe.eps:g}"
     said = ", ".join(f"{name} {rate}" for name, rate in measured.items())
     settings = {k: v for k, v in asdict(recipe).items() if v is not None and k != "settings"}
-    own = {k: list(v) if isinstance(v, tuple) else v for k, v in recipe.made().settings().items() if v is not None}
+    own = {
+        k: list(v) if isinstance(v, tuple) else v
+        for k, v in recipe.made().settings().items()
+        if v is not None
+    }
     return {
-        "name": f"{recipe.architecture} {recipe.defence}",
+        "name": f"{recipe.architecture} {recipe.defense}",
         "task": "classify",
         "classes": list(material.classes),
         "architecture": recipe.architecture,
         "channels": material.channels,
         "input_size": material.side,
         "licence": "yours, as far as the data's terms allow",
-        "source": "trained by `physadv train --defence`",
+        "source": "trained by `physadv train --defense`",
         "data": data,
         "sha256": sha256_of(out / WEIGHTS),
         "accuracy": f"{said} on held-out training images; robust is PGD-10 at {threat}",

@@ -1,4 +1,5 @@
-"""A data set in memory, as training wants it: all images of one size, a part held out, and batches by their number."""
+"""A data set in memory, as training wants it: all images of one size, a part held out, and batches
+by their number."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from physadv.core.image_io import Array, to_tensor
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.datasets import ImageDataset, read_dataset
 from physadv.datasets.split import split_by_group
+from physadv.models.classifiers import resize_images
 from physadv.training.loop import Batch
-from physadv.models.classifiers import resize
 
 PROBE = 64
 
@@ -38,7 +39,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What is trained on and what is held out, never sharing a group (the frames of one track)."""
 
     train: Part
@@ -48,35 +49,62 @@ class Material:
     side: int
 
 
-def load_material(
-    data: Path, *, held: float = 0.05, side: int | None = None, limit: int | None = None, seed: int = 0
-) -> Material:
+def load_training_data(
+    data: Path,
+    *,
+    held: float = 0.05,
+    side: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> TrainingData:
     """Read the training part of a data set and hold out a share of each class's groups.
 
-    ``side`` px is what images are stretched to: their own size if all agree and are square, else 32. Grey images give
-    one channel. ``limit`` images are drawn at random. Raises OptionError for numbers out of range, DataError as the
-    readers do.
+    ``side`` px is what images are stretched to: their own size if all agree and are square, else
+    32. Gray images give one channel. ``limit`` images are drawn at random. Raises OptionError for
+    numbers out of range, DataError as the readers do.
     """
     if limit is not None and limit < 1:
         raise OptionError(f"limit {limit}", "at least 1", "leave it out for all images")
     dataset = read_dataset(data, split="train")
     if limit is not None and limit < len(dataset):
-        dataset = dataset.subset(np.sort(numpy_generator(seed, "limit").permutation(len(dataset))[:limit]))
+        dataset = dataset.subset(
+            np.sort(numpy_generator(seed, "limit").permutation(len(dataset))[:limit])
+        )
     kept, out = split_by_group(dataset, held, seed)
     size = side or _own_side(dataset)
-    channels = 1 if all(_grey(dataset.read(i)) for i in range(0, len(dataset), max(1, len(dataset) // PROBE))) else 3
-    return Material(_part(kept, size, channels), _part(out, size, channels), dataset.classes, channels, size)
+    channels = (
+        1
+        if all(
+            _gray(dataset.read(i)) for i in range(0, len(dataset), max(1, len(dataset) // PROBE))
+        )
+        else 3
+    )
+    return TrainingData(
+        _part(kept, size, channels), _part(out, size, channels), dataset.classes, channels, size
+    )
 
 
 class Shuffled:
-    """Batches of one size by their number: every epoch in an order of its own, the rest that fills no batch left out.
+    """Batches of one size by their number: every epoch in an order of its own, the rest that fills
+    no batch left out.
 
-    ``shift`` px is how far images are moved at random, their border repeated. Raises OptionError for too few images.
+    ``shift`` px is how far images are moved at random, their border repeated. Raises OptionError
+    for too few images.
     """
 
-    def __init__(self, part: Part, *, size: int, seed: int, shift: int = 0, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        part: Part,
+        *,
+        size: int,
+        seed: int,
+        shift: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
         if not 1 <= size <= len(part):
-            raise OptionError(f"batch {size}", f"there are {len(part)} images to train on", "use a smaller batch")
+            raise OptionError(
+                f"batch {size}", f"there are {len(part)} images to train on", "use a smaller batch"
+            )
         self.part, self.size, self.seed, self.shift, self.device = part, size, seed, shift, device
         self.steps = len(part) // size
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -98,7 +126,9 @@ def _shifted(images: Tensor, reach: int, draws: torch.Generator) -> Tensor:
     side = images.shape[-1]
     wide = torch.nn.functional.pad(images, (reach,) * 4, mode="replicate")
     moves = torch.randint(0, 2 * reach + 1, (len(images), 2), generator=draws).tolist()
-    return torch.stack([w[:, y : y + side, x : x + side] for w, (y, x) in zip(wide, moves, strict=True)])
+    return torch.stack(
+        [w[:, y : y + side, x : x + side] for w, (y, x) in zip(wide, moves, strict=True)]
+    )
 
 
 def _own_side(dataset: ImageDataset) -> int:
@@ -108,7 +138,7 @@ def _own_side(dataset: ImageDataset) -> int:
     return int(height) if len(sizes) == 1 and height == width else 32
 
 
-def _grey(image: Array) -> bool:
+def _gray(image: Array) -> bool:
     return bool((image == image[..., :1]).all())
 
 
@@ -118,6 +148,12 @@ def _part(dataset: ImageDataset, side: int, channels: int) -> Part:
         image = dataset.read(i)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if image.shape[:2] != (side, side):
-            pixels = resize(to_tensor(image)[None], side, side)[0].clamp(0, 1).mul(255).round().byte()
+            pixels = (
+                resize_images(to_tensor(image)[None], side, side)[0]
+                .clamp(0, 1)
+                .mul(255)
+                .round()
+                .byte()
+            )
         images[i] = pixels[:channels]
     return Part(images, torch.from_numpy(dataset.labels.astype(np.int64)), dataset.groups)

@@ -1,7 +1,9 @@
-"""The one training loop: a generator of steps. A recipe gives the batches, a defence the loss; the rest is here.
+"""The one training loop: a generator of steps. A recipe gives the batches, a defense the loss; the
+rest is here.
 
-Batches are asked for by their number and a defence draws from a generator of its own step, so that a run resumed after
-a kill goes on exactly where its last checkpoint stood, without saved generator states.
+Batches are asked for by their number and a defense draws from a generator of its own step, so that
+a run resumed after a kill goes on exactly where its last checkpoint stood, without saved generator
+states.
 """
 
 from __future__ import annotations
@@ -20,8 +22,14 @@ from torch import Tensor, nn
 
 from physadv.core.errors import DataError, OptionError
 from physadv.core.random_streams import derive, generator
-from physadv.training.checkpoint import Tensors, load_optimiser, load_state, optimiser_tensors, save_state
-from physadv.training.methods.base import Defence, Metrics, Position, Run, Standard
+from physadv.training.checkpoint import (
+    Tensors,
+    load_optimizer,
+    load_training_state,
+    optimizer_tensors,
+    save_state,
+)
+from physadv.training.methods.base import Defense, Metrics, Position, Run, Standard
 
 Batch = tuple[Tensor, Tensor]
 FACTS = ("claim", "done", "history", "seconds")
@@ -29,13 +37,14 @@ FACTS = ("claim", "done", "history", "seconds")
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast. ``lr`` is the peak of a one-cycle schedule (linear up over ``warmup``, cosine down)."""
+    """How long and how fast. ``lr`` is the peak of a one-cycle schedule (linear up over ``warmup``,
+    cosine down)."""
 
     epochs: int
     steps: int
     lr: float = 2e-3
     warmup: float = 0.15
-    optimiser: str = "adamw"
+    optimizer: str = "adamw"
     weight_decay: float = 0.02
     average: float = 0.998
     clip: float = 2.0
@@ -47,11 +56,15 @@ class Schedule:
             ("steps an epoch", self.steps, self.steps >= 1),
             ("lr", self.lr, self.lr > 0),
             ("average", self.average, 0 <= self.average < 1),
-            ("optimiser", self.optimiser, self.optimiser in ("adamw", "sgd")),
+            ("optimiser", self.optimizer, self.optimizer in ("adamw", "sgd")),
             ("precision", self.precision, self.precision in ("bf16", "fp32")),
         ):
             if not fits:
-                raise OptionError(f"{name} {value}", "outside what the training loop takes", "see Schedule's docstring")
+                raise OptionError(
+                    f"{name} {value}",
+                    "outside what the training loop takes",
+                    "see Schedule's docstring",
+                )
 
     @property
     def total(self) -> int:
@@ -63,15 +76,19 @@ class Schedule:
         rise = max(1.0, self.warmup * self.total)
         if step < rise:
             return self.lr * (step + 1) / (rise + 1)
-        return self.lr * (0.001 + 0.999 * (1 + cos(pi * (step - rise) / max(1.0, self.total - rise))) / 2)
+        return self.lr * (
+            0.001 + 0.999 * (1 + cos(pi * (step - rise) / max(1.0, self.total - rise))) / 2
+        )
 
 
 @dataclass(frozen=True)
 class Validation:
-    """After each epoch ``judge`` measures the averaged net; the weights with the highest ``score`` are kept as best.
+    """After each epoch ``judge`` measures the averaged net; the weights with the highest ``score``
+    are kept as best.
 
-    With ``patience`` the run ends once so many epochs brought nothing better. Epochs before the share ``after`` of the
-    run are measured, not chosen: a defence still growing to its full strength is not yet what was asked for.
+    With ``patience`` the run ends once so many epochs brought nothing better. Epochs before the
+    share ``after`` of the run are measured, not chosen: a defense still growing to its full
+    strength is not yet what was asked for.
     """
 
     judge: Callable[[nn.Module], Metrics]
@@ -81,7 +98,9 @@ class Validation:
 
     def scores(self, history: Sequence[Metrics], epochs: int) -> list[float]:
         """One score an epoch, -inf where it does not count."""
-        return [h[self.score] if i + 1 > self.after * epochs else -inf for i, h in enumerate(history)]
+        return [
+            h[self.score] if i + 1 > self.after * epochs else -inf for i, h in enumerate(history)
+        ]
 
     def best(self, history: Sequence[Metrics], epochs: int) -> int:
         """The epoch (from 0) whose weights are best; of equals the latest."""
@@ -97,11 +116,12 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What the loop reports after each step; ``average`` is the averaged net, to be judged and saved.
+class TrainingStep:
+    """What the loop reports after each step; ``average`` is the averaged net, to be judged and
+    saved.
 
-    ``metrics`` are the defence's and, at an epoch's end, the validation's; ``seconds`` is CPU time spent on training
-    (without validation) since the run began.
+    ``metrics`` are the defense's and, at an epoch's end, the validation's; ``seconds`` is CPU time
+    spent on training (without validation) since the run began.
     """
 
     number: int
@@ -126,31 +146,41 @@ class _Progress:
 
 
 def train(
-    net: nn.Module, batches: Callable[[int], Batch], schedule: Schedule, *, defence: Defence | None = None,
-    seed: int = 0, validation: Validation | None = None, checkpoint: Path | None = None, identity: str = "",
-) -> Iterator[Step]:  # fmt: skip
+    net: nn.Module,
+    batches: Callable[[int], Batch],
+    schedule: Schedule,
+    *,
+    defense: Defense | None = None,
+    seed: int = 0,
+    validation: Validation | None = None,
+    checkpoint: Path | None = None,
+    identity: str = "",
+) -> Iterator[TrainingStep]:
     """Train ``net`` in place and yield a Step each; ``batches(number)`` gives images and labels.
 
-    Without a ``defence`` the plain loss with a little label smoothing is used, so that logits stay calibrated enough to
-    compare. With ``checkpoint`` the state is saved there at each epoch's end, and an existing file of the same
-    schedule, defence, seed and ``identity`` (whatever else decides the result) is resumed, to the bit; a finished run
-    yields nothing more. Raises DataError for a checkpoint of another run, or when the loss is no longer finite.
+    Without a ``defence`` the plain loss with a little label smoothing is used, so that logits stay
+    calibrated enough to compare. With ``checkpoint`` the state is saved there at each epoch's end,
+    and an existing file of the same schedule, defense, seed and ``identity`` (whatever else decides
+    the result) is resumed, to the bit; a finished run yields nothing more. Raises DataError for a
+    checkpoint of another run, or when the loss is no longer finite.
     """
-    defence = defence or Standard(0.05)
-    defence.begin(net, generator(seed, "begin"))
-    run = Run(net, copy.deepcopy(net).eval().requires_grad_(False), _optimiser(net, schedule))
-    claim = {"schedule": asdict(schedule), **defence.settings(), "seed": seed, "identity": identity}
+    defense = defense or Standard(0.05)
+    defense.begin(net, generator(seed, "begin"))
+    run = Run(net, copy.deepcopy(net).eval().requires_grad_(False), _optimizer(net, schedule))
+    claim = {"schedule": asdict(schedule), **defense.settings(), "seed": seed, "identity": identity}
     claim = json.loads(json.dumps(claim))  # as it will be read back: tuples are lists
-    progress = _resume(checkpoint, run, defence, claim)
+    progress = _resume(checkpoint, run, defense, claim)
     for number in range(progress.done, schedule.total):
         if validation is not None and validation.over(progress.history, schedule.epochs):
             return
         begun = time.process_time()
         at = Position(number, schedule.total, generator(seed, "defence", number))
-        for group in run.optimiser.param_groups:
+        for group in run.optimizer.param_groups:
             group["lr"] = schedule.rate(number)
-        metrics = dict(defence.watch(run, at))
-        value, found = _step(net, batches(number // defence.repeats), at, run.optimiser, schedule, defence)
+        metrics = dict(defense.watch(run, at))
+        value, found = _step(
+            net, batches(number // defense.repeats), at, run.optimizer, schedule, defense
+        )
         metrics |= found
         update_average(run.mean, net, min(schedule.average, (1 + number) / (10 + number)))
         progress.seconds += time.process_time() - begun
@@ -159,15 +189,23 @@ def train(
             if validation is not None:
                 metrics |= _validate(validation, run.mean, progress, schedule.epochs)
             if checkpoint is not None:
-                _save(checkpoint, run, defence, progress, claim)
-        yield Step(
-            number + 1, schedule.total, number // schedule.steps + 1, value, schedule.rate(number), ends, run.mean,
-            metrics, progress.seconds,
-        )  # fmt: skip
+                _save(checkpoint, run, defense, progress, claim)
+        yield TrainingStep(
+            number + 1,
+            schedule.total,
+            number // schedule.steps + 1,
+            value,
+            schedule.rate(number),
+            ends,
+            run.mean,
+            metrics,
+            progress.seconds,
+        )
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Build a net whose initial weights depend on ``seed`` alone; the global RNG is left as it was found."""
+    """Build a net whose initial weights depend on ``seed`` alone; the global RNG is left as it was
+    found."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
         return build()
@@ -185,34 +223,41 @@ def update_average(mean: nn.Module, net: nn.Module, keep: float) -> None:
 
 
 def load_average(checkpoint: Path, net: nn.Module, *, best: bool = False) -> nn.Module:
-    """Put the averaged weights of a checkpoint into ``net`` and return it in eval mode. DataError as ``train``.
+    """Put the averaged weights of a checkpoint into ``net`` and return it in eval mode. DataError
+    as ``train``.
 
     With ``best`` they are those of the epoch that validation chose, where there was one.
     """
-    groups, _ = load_state(checkpoint, facts=FACTS)
+    groups, _ = load_training_state(checkpoint, facts=FACTS)
     net.load_state_dict(groups["best"] if best and "best" in groups else groups["mean"])
     return net.eval()
 
 
 def read_progress(checkpoint: Path) -> Mapping[str, Any]:
-    """``done`` steps, the ``history`` of validations, CPU ``seconds`` and the ``claim`` of a checkpoint."""
-    return load_state(checkpoint, facts=FACTS)[1]
+    """``done`` steps, the ``history`` of validations, CPU ``seconds`` and the ``claim`` of a
+    checkpoint."""
+    return load_training_state(checkpoint, facts=FACTS)[1]
 
 
 def _step(
-    net: nn.Module, batch: Batch, at: Position, optimiser: torch.optim.Optimizer, schedule: Schedule, defence: Defence,
-) -> tuple[float, Metrics]:  # fmt: skip
+    net: nn.Module,
+    batch: Batch,
+    at: Position,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    defense: Defense,
+) -> tuple[float, Metrics]:
     net.train()
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     images, labels = batch
     with torch.autocast(images.device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
-        loss, metrics = defence.loss(net, images, labels, at)
+        loss, metrics = defense.loss(net, images, labels, at)
     if not torch.isfinite(loss):
         met = f"loss {float(loss.detach())} at step {at.step + 1}"
         raise DataError(met, "the training diverged", "lower the learning rate")
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)
-    optimiser.step()
+    optimizer.step()
     return float(loss.detach()), metrics
 
 
@@ -224,7 +269,7 @@ def _validate(validation: Validation, mean: nn.Module, progress: _Progress, epoc
     return found
 
 
-def _optimiser(net: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+def _optimizer(net: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     """Weight decay for matrices and kernels only, not for biases and norms."""
     kernels = [p for p in net.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in net.parameters() if p.requires_grad and p.ndim <= 1]
@@ -232,28 +277,42 @@ def _optimiser(net: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
         {"params": kernels, "weight_decay": schedule.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    if schedule.optimiser == "sgd":
+    if schedule.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=schedule.lr)
 
 
-def _save(path: Path, run: Run, defence: Defence, progress: _Progress, claim: dict[str, Any]) -> None:
+def _save(
+    path: Path, run: Run, defense: Defense, progress: _Progress, claim: dict[str, Any]
+) -> None:
     groups = {
-        "net": run.net.state_dict(), "mean": run.mean.state_dict(), "best": progress.best,
-        "optimiser": optimiser_tensors(run.optimiser), "defence": defence.state(),
-    }  # fmt: skip
-    facts = {"claim": claim, "done": progress.done, "history": progress.history, "seconds": progress.seconds}
+        "net": run.net.state_dict(),
+        "mean": run.mean.state_dict(),
+        "best": progress.best,
+        "optimiser": optimizer_tensors(run.optimizer),
+        "defence": defense.state(),
+    }
+    facts = {
+        "claim": claim,
+        "done": progress.done,
+        "history": progress.history,
+        "seconds": progress.seconds,
+    }
     save_state(path, groups, facts)
 
 
-def _resume(path: Path | None, run: Run, defence: Defence, claim: dict[str, Any]) -> _Progress:
+def _resume(path: Path | None, run: Run, defense: Defense, claim: dict[str, Any]) -> _Progress:
     if path is None or not path.is_file():
         return _Progress()
-    groups, facts = load_state(path, facts=FACTS)
+    groups, facts = load_training_state(path, facts=FACTS)
     if facts["claim"] != claim:
-        raise DataError(f"{path}", "belongs to another run", "use the options it was begun with, or remove it")
+        raise DataError(
+            f"{path}", "belongs to another run", "use the options it was begun with, or remove it"
+        )
     run.net.load_state_dict(groups["net"])
     run.mean.load_state_dict(groups["mean"])
-    load_optimiser(run.optimiser, groups.get("optimiser", {}))
-    defence.load(groups.get("defence", {}))
-    return _Progress(int(facts["done"]), facts["history"], float(facts["seconds"]), groups.get("best", {}))
+    load_optimizer(run.optimizer, groups.get("optimiser", {}))
+    defense.load(groups.get("defence", {}))
+    return _Progress(
+        int(facts["done"]), facts["history"], float(facts["seconds"]), groups.get("best", {})
+    )

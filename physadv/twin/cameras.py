@@ -1,4 +1,5 @@
-"""Virtual cameras: lens, Bayer sensor with shot and read noise, white balance, colour, tone curve, sharpening."""
+"""Virtual cameras: lens, Bayer sensor with shot and read noise, white balance, color, tone curve,
+sharpening."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 
 from physadv.core.errors import OptionError
-from physadv.twin.linear_light import F32, U8, encode
+from physadv.twin.linear_light import F32, U8, light_to_srgb
 
 _WHITE, _BLACK = 15000.0, 800.0
 
@@ -20,11 +21,11 @@ _WHITE, _BLACK = 15000.0, 800.0
 class Camera:
     """One camera.
 
-    ``focal`` length in picture widths; ``k1`` radial distortion (x_true = x_seen (1 + k1 r^2), r in focal lengths);
-    ``defocus_px``, ``shutter`` (share of the frame time) and ``vignette`` of the lens; ``electrons`` at white and
-    ``read_noise`` in electrons; ``response`` (3,) of the channels; ``saturation``, ``contrast`` and ``sharpen`` of its
-    processing; ``wb_error`` standard deviation of the white balance; ``jpeg`` quality 1 to 100; ``bayer`` False stands
-    for three full sensors.
+    ``focal`` length in picture widths; ``k1`` radial distortion (x_true = x_seen (1 + k1 r^2), r in
+    focal lengths); ``defocus_px``, ``shutter`` (share of the frame time) and ``vignette`` of the
+    lens; ``electrons`` at white and ``read_noise`` in electrons; ``response`` (3,) of the channels;
+    ``saturation``, ``contrast`` and ``sharpen`` of its processing; ``wb_error`` standard deviation
+    of the white balance; ``jpeg`` quality 1 to 100; ``bayer`` False stands for three full sensors.
     """
 
     name: str
@@ -48,18 +49,43 @@ class Camera:
         return asdict(self)
 
 
-PHONE = Camera("phone", 0.95, 0.02, 0.45, 0.15, 0.15, 9000, 3, (0.58, 1.0, 0.66), 1.12, 0.28, 0.45, 0.02, 92)
-WEBCAM = Camera("webcam", 0.87, -0.06, 0.75, 0.35, 0.25, 2200, 6, (0.66, 1.0, 0.56), 0.92, 0.12, 0.25, 0.045, 78)
-DASHCAM = Camera("dashcam", 0.72, -0.14, 0.6, 0.3, 0.3, 3500, 5, (0.62, 1.0, 0.6), 1.0, 0.35, 0.8, 0.03, 70)
+PHONE = Camera(
+    "phone", 0.95, 0.02, 0.45, 0.15, 0.15, 9000, 3, (0.58, 1.0, 0.66), 1.12, 0.28, 0.45, 0.02, 92
+)
+WEBCAM = Camera(
+    "webcam", 0.87, -0.06, 0.75, 0.35, 0.25, 2200, 6, (0.66, 1.0, 0.56), 0.92, 0.12, 0.25, 0.045, 78
+)
+DASHCAM = Camera(
+    "dashcam", 0.72, -0.14, 0.6, 0.3, 0.3, 3500, 5, (0.62, 1.0, 0.6), 1.0, 0.35, 0.8, 0.03, 70
+)
 CAMERAS = (PHONE, WEBCAM, DASHCAM)
 """Those that film by default."""
 
-OLD_PHONE = Camera("old-phone", 1.02, 0.05, 0.8, 0.3, 0.3, 2600, 8, (0.7, 1.0, 0.5), 1.25, 0.4, 0.9, 0.05, 75)
-SYSTEM_CAMERA = Camera(
-    "system-camera", 1.4, -0.01, 0.35, 0.08, 0.1, 40000, 3, (0.52, 1.0, 0.7), 1.05, 0.22, 0.2, 0.015, 97
+OLD_PHONE = Camera(
+    "old-phone", 1.02, 0.05, 0.8, 0.3, 0.3, 2600, 8, (0.7, 1.0, 0.5), 1.25, 0.4, 0.9, 0.05, 75
 )
-ACTION_CAM = Camera("action-cam", 0.6, -0.2, 0.55, 0.2, 0.35, 4500, 5, (0.6, 1.0, 0.62), 1.2, 0.32, 0.7, 0.03, 82)
-CCTV = Camera("cctv", 0.8, -0.1, 0.95, 0.5, 0.3, 1500, 9, (0.68, 1.0, 0.58), 0.85, 0.18, 0.6, 0.05, 55)
+SYSTEM_CAMERA = Camera(
+    "system-camera",
+    1.4,
+    -0.01,
+    0.35,
+    0.08,
+    0.1,
+    40000,
+    3,
+    (0.52, 1.0, 0.7),
+    1.05,
+    0.22,
+    0.2,
+    0.015,
+    97,
+)
+ACTION_CAM = Camera(
+    "action-cam", 0.6, -0.2, 0.55, 0.2, 0.35, 4500, 5, (0.6, 1.0, 0.62), 1.2, 0.32, 0.7, 0.03, 82
+)
+CCTV = Camera(
+    "cctv", 0.8, -0.1, 0.95, 0.5, 0.3, 1500, 9, (0.68, 1.0, 0.58), 0.85, 0.18, 0.6, 0.05, 55
+)
 KNOWN = {c.name: c for c in (*CAMERAS, OLD_PHONE, SYSTEM_CAMERA, ACTION_CAM, CCTV)}
 """Every virtual camera by its name."""
 
@@ -76,7 +102,8 @@ _OFF: dict[str, dict[str, Any]] = {
     "jpeg": {"jpeg": 100},
 }
 EFFECTS = tuple(_OFF)
-"""What can be left out of a camera. JPEG at quality 100 is the nearest to none that a motion-JPEG clip can hold."""
+"""What can be left out of a camera. JPEG at quality 100 is the nearest to none that a motion-JPEG
+clip can hold."""
 
 
 def cameras_named(names: Sequence[str]) -> tuple[Camera, ...]:
@@ -84,42 +111,50 @@ def cameras_named(names: Sequence[str]) -> tuple[Camera, ...]:
     wanted = list(KNOWN) if "all" in names else list(names)
     for name in wanted:
         if name not in KNOWN:
-            raise OptionError(f"camera {name!r}", f"one of {', '.join(KNOWN)}, or all", "choose one of these")
+            raise OptionError(
+                f"camera {name!r}", f"one of {', '.join(KNOWN)}, or all", "choose one of these"
+            )
     return tuple(KNOWN[name] for name in wanted)
 
 
 def leave_out(camera: Camera, effects: Collection[str]) -> Camera:
     """The camera without these of its ``EFFECTS``; names of other things' effects are passed over."""
-    changes = {key: value for effect in EFFECTS if effect in effects for key, value in _OFF[effect].items()}
+    changes = {
+        key: value for effect in EFFECTS if effect in effects for key, value in _OFF[effect].items()
+    }
     return replace(camera, **changes)
 
 
 @dataclass(frozen=True)
-class Shot:
+class ExposureError:
     """What one clip does to a camera: exposure gain, and white balance gains (3,) left in error."""
 
     exposure: float
     white: F32
 
 
-def any_shot(camera: Camera, rng: np.random.Generator, exposure: float) -> Shot:
+def any_shot(camera: Camera, rng: np.random.Generator, exposure: float) -> ExposureError:
     """Draw the clip's white balance error; ``exposure`` comes from the scene's brightness."""
     error = np.exp(rng.normal(0, camera.wb_error, 3)).astype(np.float32)
-    return Shot(exposure, error / error[1])
+    return ExposureError(exposure, error / error[1])
 
 
 def with_quality(camera: Camera, **changes: Any) -> Camera:
-    """The camera with other values, e.g. ``with_quality(PHONE, electrons=1e9)`` for one without noise."""
+    """The camera with other values, e.g. ``with_quality(PHONE, electrons=1e9)`` for one without
+    noise."""
     return replace(camera, **changes)
 
 
-def develop(light: F32, camera: Camera, shot: Shot, rng: np.random.Generator) -> U8:
-    """(h, w, 3) linear light at the sensor -> (h, w, 3) uint8 sRGB as the camera delivers it. Even sizes only."""
+def develop(light: F32, camera: Camera, shot: ExposureError, rng: np.random.Generator) -> U8:
+    """(h, w, 3) linear light at the sensor -> (h, w, 3) uint8 sRGB as the camera delivers it. Even
+    sizes only."""
     response = np.array(camera.response, np.float32)
     gains = response * np.float32(shot.exposure)
     raw = _mosaic(light, gains) if camera.bayer else light * gains
     np.clip(raw, 0, 1, out=raw)
-    variance = raw * np.float32(1 / camera.electrons) + np.float32((camera.read_noise / camera.electrons) ** 2)
+    variance = raw * np.float32(1 / camera.electrons) + np.float32(
+        (camera.read_noise / camera.electrons) ** 2
+    )
     raw += rng.standard_normal(raw.shape, dtype=np.float32) * np.sqrt(variance)
     raw *= np.float32(_WHITE)
     raw += np.float32(_BLACK)
@@ -152,13 +187,13 @@ def _mosaic(light: F32, gains: F32) -> F32:
 
 
 def _saturation(amount: float) -> F32:
-    grey = np.tile(np.array([0.3, 0.59, 0.11], np.float32), (3, 1))
-    return np.asarray(grey + (np.eye(3, dtype=np.float32) - grey) * amount, np.float32)
+    gray = np.tile(np.array([0.3, 0.59, 0.11], np.float32), (3, 1))
+    return np.asarray(gray + (np.eye(3, dtype=np.float32) - gray) * amount, np.float32)
 
 
 @lru_cache(maxsize=16)
 def _tone_table(contrast: float) -> U8:
     """sRGB encoding with an S-curve mixed in, as a table over 16-bit values."""
-    encoded = encode(np.arange(65536, dtype=np.float32) / _WHITE)
+    encoded = light_to_srgb(np.arange(65536, dtype=np.float32) / _WHITE)
     curved = encoded * encoded * (3 - 2 * encoded)
     return np.asarray(np.round(255 * (encoded * (1 - contrast) + curved * contrast)), np.uint8)

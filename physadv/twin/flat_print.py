@@ -1,4 +1,5 @@
-"""A picture printed on paper and photographed from the front, then cut out again: the way of Kurakin et al. (2016)."""
+"""A picture printed on paper and photographed from the front, then cut out again: the way of
+Kurakin et al. (2016)."""
 
 from __future__ import annotations
 
@@ -11,15 +12,16 @@ from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.twin.cameras import Camera, any_shot, develop, leave_out, vignette
 from physadv.twin.linear_light import F32, U8, tint
-from physadv.twin.optics import View, blur, blur_kernel, draw, lay_over
-from physadv.twin.trajectories import Pose, homography
-from physadv.twin.virtual_printer import ideal_print, print_picture, printer_named
+from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw, lay_over
 from physadv.twin.surface import EXTENT, texture
+from physadv.twin.trajectories import SignPose, homography
+from physadv.twin.virtual_printer import ideal_print, print_picture, printer_named
 
-_FINE = 4  # print dots drawn per pixel of the picture and axis, so that the print itself is not what limits
+# print dots drawn per pixel of the picture and axis, so that the print itself is not what limits
+_FINE = 4
 
 
-def photograph(
+def photograph_print(
     picture: U8,
     *,
     camera: Camera,
@@ -31,28 +33,42 @@ def photograph(
     seed: int = 0,
     shot: int = 0,
 ) -> U8:
-    """Print a square (n, n, 3) uint8 picture ``width_mm`` wide, photograph it by hand, and cut it out by its corners.
+    """Print a square (n, n, 3) uint8 picture ``width_mm`` wide, photograph it by hand, and cut it
+    out by its corners.
 
-    In the photo it is ``span_px`` wide (0: 1.4 n), turned by up to ``tilt_deg`` about each axis; the cut-out is (n, n,
-    3) uint8 again. ``seed`` names the printer, ``shot`` the photo: hand, light, noise and white balance. ``without``
-    as in :func:`physadv.twin.simulate.simulate`. Raises OptionError for a picture that is not square.
+    In the photo it is ``span_px`` wide (0: 1.4 n), turned by up to ``tilt_deg`` about each axis;
+    the cut-out is (n, n, 3) uint8 again. ``seed`` names the printer, ``shot`` the photo: hand,
+    light, noise and white balance. ``without`` as in :func:`physadv.twin.simulate.simulate_clips`. Raises
+    OptionError for a picture that is not square.
     """
-    printed = print_flat(picture, "ideal" if "printer" in without else printer, width_mm=width_mm, seed=seed)
+    printed = print_flat(
+        picture, "ideal" if "printer" in without else printer, width_mm=width_mm, seed=seed
+    )
     return shoot(
-        printed, camera=leave_out(camera, without), width_mm=width_mm, span_px=span_px, tilt_deg=tilt_deg, seed=seed,
+        printed,
+        camera=leave_out(camera, without),
+        width_mm=width_mm,
+        span_px=span_px,
+        tilt_deg=tilt_deg,
+        seed=seed,
         shot=shot,
-    )  # fmt: skip
+    )
 
 
 def print_flat(picture: U8, printer: str, *, width_mm: float = 100.0, seed: int = 0) -> F32:
-    """Reflectance (4 n, 4 n, 3) of the print; see :func:`photograph`. Several cameras can :func:`shoot` the same."""
+    """Reflectance (4 n, 4 n, 3) of the print; see :func:`photograph_print`. Several cameras can
+    :func:`shoot` the same."""
     size = picture.shape[0]
     if picture.shape != (size, size, 3):
         raise OptionError(f"picture of shape {picture.shape}", "(n, n, 3)", "cut it to a square")
     fine = cv2.resize(picture, None, fx=_FINE, fy=_FINE, interpolation=cv2.INTER_NEAREST)
     dots = np.asarray(fine, np.uint8)
     machine = printer_named(printer, seed)
-    return ideal_print(dots) if machine is None else print_picture(dots, machine, dots.shape[0] / width_mm, seed)
+    return (
+        ideal_print(dots)
+        if machine is None
+        else print_picture(dots, machine, dots.shape[0] / width_mm, seed)
+    )
 
 
 def shoot(
@@ -65,7 +81,7 @@ def shoot(
     seed: int = 0,
     shot: int = 0,
 ) -> U8:
-    """A photograph of a print of :func:`print_flat`, cut out again; see :func:`photograph`."""
+    """A photograph of a print of :func:`print_flat`, cut out again; see :func:`photograph_print`."""
     size = printed.shape[0] // _FINE
     rng = numpy_generator(seed, "twin", "flat", shot)
     view, frame = _view(rng, camera, width_mm, span_px or round(1.4 * size), tilt_deg)
@@ -78,39 +94,48 @@ def shoot(
     drawn = draw(sheet, view, pad=3 + kernel.shape[0] // 2)
     if drawn is not None:
         lay_over(base, drawn[0], drawn[1])
-    base = blur(base, kernel) * vignette(camera, *frame)
+    base = blur_light(base, kernel) * vignette(camera, *frame)
     shown = develop(base, camera, any_shot(camera, rng, 1.0), rng)
     return _cut_out(_stored(shown, camera.jpeg), view, width_mm, size)
 
 
 def _view(
     rng: np.random.Generator, camera: Camera, width_mm: float, span_px: int, tilt_deg: float
-) -> tuple[View, tuple[int, int]]:
+) -> tuple[CameraView, tuple[int, int]]:
     """Where the sheet is seen: nearly from the front, filling about two thirds of the frame."""
     frame = (int(span_px * 1.5) // 2 * 2 + 2, int(span_px * 1.5) // 2 * 2 + 2)
     focal = camera.focal * frame[0] * 1.5
     yaw, pitch, roll = (float(a) for a in rng.uniform(-tilt_deg, tilt_deg, 3))
     middle = np.array(frame) / 2 + rng.uniform(-0.03, 0.03, 2) * span_px
-    pose = Pose(width_mm * focal / span_px, yaw, pitch, roll, float(middle[0]), float(middle[1]))
-    return View(homography(pose, focal, frame), camera.k1, focal, frame), frame
+    pose = SignPose(
+        width_mm * focal / span_px, yaw, pitch, roll, float(middle[0]), float(middle[1])
+    )
+    return CameraView(homography(pose, focal, frame), camera.k1, focal, frame), frame
 
 
 def _on_paper(lit: F32) -> F32:
     """Opaque RGBA with a rim of its own edge, as wide as a texture keeps for soft edges."""
     rim = round((EXTENT - 1) / 2 * lit.shape[0])
     opaque = np.dstack([lit, np.ones(lit.shape[:2], np.float32)])
-    return np.asarray(cv2.copyMakeBorder(opaque, rim, rim, rim, rim, cv2.BORDER_REPLICATE), np.float32)
+    return np.asarray(
+        cv2.copyMakeBorder(opaque, rim, rim, rim, rim, cv2.BORDER_REPLICATE), np.float32
+    )
 
 
 def _stored(picture: U8, quality: int) -> U8:
     if quality >= 100:
         return picture
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
+    _, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    return np.asarray(
+        cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8
+    )
 
 
-def _cut_out(photo: U8, view: View, width_mm: float, size: int) -> U8:
-    """The sheet's square by its corners, as an experimenter cuts it with printed marks (here: by the truth)."""
+def _cut_out(photo: U8, view: CameraView, width_mm: float, size: int) -> U8:
+    """The sheet's square by its corners, as an experimenter cuts it with printed marks (here: by
+    the truth)."""
     half = width_mm / 2
     corners = view.show(np.array([[-half, -half], [half, -half], [half, half], [-half, half]]))
     target = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)

@@ -1,4 +1,5 @@
-"""sRGB to linear light and back, smooth random fields; all arrays are RGB, height by width by channel."""
+"""sRGB to linear light and back, smooth random fields; all arrays are RGB, height by width by
+channel."""
 
 from __future__ import annotations
 
@@ -13,20 +14,20 @@ U8 = npt.NDArray[np.uint8]
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
-def decode(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def srgb_to_light(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """sRGB-encoded [0, 1] -> linear light."""
     curve = ((np.maximum(value, 0.04045) + 0.055) / 1.055) ** 2.4
     return np.asarray(np.where(value <= 0.04045, value / 12.92, curve))
 
 
-def encode(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def light_to_srgb(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Linear light -> sRGB-encoded, clipped to [0, 1]."""
     v = np.clip(value, 0, 1)
     curve = 1.055 * np.maximum(v, 0.0031308) ** (1 / 2.4) - 0.055
     return np.asarray(np.where(v <= 0.0031308, v * 12.92, curve))
 
 
-_TABLE: F32 = decode(np.arange(256) / 255).astype(np.float32)
+_TABLE: F32 = srgb_to_light(np.arange(256) / 255).astype(np.float32)
 
 
 def to_linear(image: U8) -> F32:
@@ -34,18 +35,23 @@ def to_linear(image: U8) -> F32:
     return np.asarray(np.take(_TABLE, image), np.float32)
 
 
-def smooth_noise(rng: np.random.Generator, height: int, width: int, *, cells: int = 4, octaves: int = 4) -> F32:
+def smooth_noise(
+    rng: np.random.Generator, height: int, width: int, *, cells: int = 4, octaves: int = 4
+) -> F32:
     """A smooth random field in [0, 1], coarse to fine."""
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         n = cells * 2**octave
         coarse = rng.standard_normal((n, n), dtype=np.float32)
-        total += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) * np.float32(0.55**octave)
+        total += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) * np.float32(
+            0.55**octave
+        )
     low, high = float(total.min()), float(total.max())
     return np.asarray((total - low) / (high - low + 1e-9), np.float32)
 
 
 def tint(kelvin: float) -> F32:
-    """(3,) channel gains of daylight of that colour temperature against 6500 K, green kept at 1 (a smooth fit)."""
+    """(3,) channel gains of daylight of that color temperature against 6500 K, green kept at 1 (a
+    smooth fit)."""
     t = float(np.log(kelvin / 6500.0))
     return np.array([np.exp(-0.55 * t), 1.0, np.exp(0.75 * t)], np.float32)

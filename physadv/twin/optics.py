@@ -1,4 +1,5 @@
-"""Planes seen through a lens: textures drawn into a picture without aliasing, and the blur of focus and motion."""
+"""Planes seen through a lens: textures drawn into a picture without aliasing, and the blur of focus
+and motion."""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ import cv2
 import numpy as np
 
 from physadv.twin.linear_light import F32
-from physadv.twin.trajectories import F64, distort, project
 from physadv.twin.surface import Texture
+from physadv.twin.trajectories import F64, distort_points, project_points
 
 
 @dataclass(frozen=True)
-class View:
-    """How a plane (mm) is seen: homography to ideal pixels, then the lens; ``size`` (w, h) of the picture."""
+class CameraView:
+    """How a plane (mm) is seen: homography to ideal pixels, then the lens; ``size`` (w, h) of the
+    picture."""
 
     plane_to_px: F64
     k1: float
@@ -23,33 +25,43 @@ class View:
 
     def show(self, points_mm: F64) -> F64:
         """(n, 2) mm on the plane -> pixels."""
-        return distort(project(self.plane_to_px, points_mm), self.k1, self.focal_px, self.size)
+        return distort_points(
+            project_points(self.plane_to_px, points_mm), self.k1, self.focal_px, self.size
+        )
 
     def plane_grid(self, window: tuple[int, int, int, int], fine: int) -> tuple[F32, F32]:
-        """mm on the plane behind each of ``fine`` x ``fine`` sub-pixels of the window (x0, y0, x1, y1)."""
+        """mm on the plane behind each of ``fine`` x ``fine`` sub-pixels of the window (x0, y0, x1,
+        y1)."""
         x0, y0, x1, y1 = window
         cx, cy, f = self.size[0] / 2, self.size[1] / 2, self.focal_px
         x = ((x0 + (np.arange((x1 - x0) * fine) + 0.5) / fine - cx) / f).astype(np.float32)[None, :]
         y = ((y0 + (np.arange((y1 - y0) * fine) + 0.5) / fine - cy) / f).astype(np.float32)[:, None]
         bend = 1 + np.float32(self.k1) * (x * x + y * y)
-        # normalised so that float32 carries it: rows in units of the focal length, columns in metres
+        # normalized so that float32 carries it: rows in units of the focal length, columns in
+        # meters
         inverse = np.linalg.inv(self.plane_to_px) @ np.array([[f, 0, cx], [0, f, cy], [0, 0, 1.0]])
         m = (inverse / np.abs(inverse[2]).max()).astype(np.float32)
         xb, yb = x * bend, y * bend
         below = m[2, 0] * xb + m[2, 1] * yb + m[2, 2]
-        return (m[0, 0] * xb + m[0, 1] * yb + m[0, 2]) / below, (m[1, 0] * xb + m[1, 1] * yb + m[1, 2]) / below
+        return (m[0, 0] * xb + m[0, 1] * yb + m[0, 2]) / below, (
+            m[1, 0] * xb + m[1, 1] * yb + m[1, 2]
+        ) / below
 
 
 def window_of(points: F64, size: tuple[int, int], pad: int) -> tuple[int, int, int, int] | None:
-    """Whole-pixel box around points, padded and cut to the picture; None where nothing of it is seen."""
+    """Whole-pixel box around points, padded and cut to the picture; None where nothing of it is
+    seen."""
     low, high = np.floor(points.min(0)).astype(int) - pad, np.ceil(points.max(0)).astype(int) + pad
     x0, y0 = max(0, int(low[0])), max(0, int(low[1]))
     x1, y1 = min(size[0], int(high[0])), min(size[1], int(high[1]))
     return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
 
-def draw(texture: Texture, view: View, pad: int = 4) -> tuple[tuple[int, int, int, int], F32] | None:
-    """The texture as premultiplied RGBA in a window of the picture, averaged over sub-pixels; None if out of sight."""
+def draw(
+    texture: Texture, view: CameraView, pad: int = 4
+) -> tuple[tuple[int, int, int, int], F32] | None:
+    """The texture as premultiplied RGBA in a window of the picture, averaged over sub-pixels; None
+    if out of sight."""
     half = texture.side_mm / 2
     outline = view.show(np.array([[-half, -half], [half, -half], [half, half], [-half, half]]))
     window = window_of(outline, view.size, pad)
@@ -62,37 +74,51 @@ def draw(texture: Texture, view: View, pad: int = 4) -> tuple[tuple[int, int, in
     x, y = view.plane_grid(window, fine)
     to_texel = np.float32(n / texture.side_mm)
     seen = cv2.remap(
-        level, x * to_texel + np.float32(n / 2 - 0.5), y * to_texel + np.float32(n / 2 - 0.5),
-        cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
-    )  # fmt: skip
+        level,
+        x * to_texel + np.float32(n / 2 - 0.5),
+        y * to_texel + np.float32(n / 2 - 0.5),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
     shape = (window[2] - window[0], window[3] - window[1])
     return window, np.asarray(cv2.resize(seen, shape, interpolation=cv2.INTER_AREA), np.float32)
 
 
-def draw_pole(base: F32, view: View, top_mm: float, colour: F32, radius_mm: float = 30.0) -> None:
-    """Draw a round pole from ``top_mm`` below the sign's centre to 2.5 m into ``base`` (h, w, 3), in place."""
-    ends = np.array([[-radius_mm, top_mm], [radius_mm, top_mm], [radius_mm, 2500.0], [-radius_mm, 2500.0]])
+def draw_pole(
+    base: F32, view: CameraView, top_mm: float, color: F32, radius_mm: float = 30.0
+) -> None:
+    """Draw a round pole from ``top_mm`` below the sign's center to 2.5 m into ``base`` (h, w, 3),
+    in place."""
+    ends = np.array(
+        [[-radius_mm, top_mm], [radius_mm, top_mm], [radius_mm, 2500.0], [-radius_mm, 2500.0]]
+    )
     window = window_of(view.show(ends), view.size, 2)
     if window is None:
         return
     x, y = view.plane_grid(window, 3)
     inside = ((np.abs(x) < radius_mm) & (y > top_mm)).astype(np.float32)
     round_shade = 0.35 + 0.65 * np.sqrt(np.clip(1 - ((x / radius_mm + 0.3) / 1.3) ** 2, 0, 1))
-    pole = np.dstack([inside[..., None] * round_shade[..., None] * colour, inside])
+    pole = np.dstack([inside[..., None] * round_shade[..., None] * color, inside])
     shape = (window[2] - window[0], window[3] - window[1])
-    lay_over(base, window, np.asarray(cv2.resize(pole, shape, interpolation=cv2.INTER_AREA), np.float32))
+    lay_over(
+        base, window, np.asarray(cv2.resize(pole, shape, interpolation=cv2.INTER_AREA), np.float32)
+    )
 
 
-def lay_over(base: F32, window: tuple[int, int, int, int], layer: F32, gain: F32 | None = None) -> None:
-    """Blend a premultiplied layer over a window of ``base``, in place; ``gain`` (h, w, 1) dims the layer alone."""
+def lay_over(
+    base: F32, window: tuple[int, int, int, int], layer: F32, gain: F32 | None = None
+) -> None:
+    """Blend a premultiplied layer over a window of ``base``, in place; ``gain`` (h, w, 1) dims the
+    layer alone."""
     x0, y0, x1, y1 = window
-    colour = layer[..., :3] if gain is None else layer[..., :3] * gain[y0:y1, x0:x1]
+    color = layer[..., :3] if gain is None else layer[..., :3] * gain[y0:y1, x0:x1]
     base[y0:y1, x0:x1] *= 1 - layer[..., 3:]
-    base[y0:y1, x0:x1] += colour
+    base[y0:y1, x0:x1] += color
 
 
 def blur_kernel(defocus_px: float, motion: F64) -> F32:
-    """(n, n) point spread: a Gaussian of ``defocus_px`` smeared along ``motion`` (2,) px, cut at 15 px."""
+    """(n, n) point spread: a Gaussian of ``defocus_px`` smeared along ``motion`` (2,) px, cut at 15
+    px."""
     length = float(np.hypot(*motion))
     motion = motion * min(1.0, 9.0 / max(length, 1e-9))
     reach = int(np.ceil(2.5 * defocus_px + np.abs(motion).max() / 2))
@@ -107,7 +133,7 @@ def blur_kernel(defocus_px: float, motion: F64) -> F32:
     return np.asarray(total / total.sum(), np.float32)
 
 
-def blur(picture: F32, kernel: F32, *, constant: bool = False) -> F32:
+def blur_light(picture: F32, kernel: F32, *, constant: bool = False) -> F32:
     """Convolve all channels; outside the picture its mirror, or nothing with ``constant``."""
     border = cv2.BORDER_CONSTANT if constant else cv2.BORDER_REFLECT_101
     return np.asarray(cv2.filter2D(picture, -1, kernel, borderType=border), np.float32)

@@ -1,4 +1,5 @@
-"""Clips over a real photo of a sign: the sticker composited on it, lit as the sign in the photo is lit."""
+"""Clips over a real photo of a sign: the sticker composited on it, lit as the sign in the photo is
+lit."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ import numpy as np
 from physadv.core.errors import GeometryError
 from physadv.twin.cameras import Camera, any_shot, vignette
 from physadv.twin.linear_light import F32, LUMA, U8, to_linear
-from physadv.twin.optics import View, blur, blur_kernel, draw, lay_over
-from physadv.twin.trajectories import F64, project
+from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw, lay_over
 from physadv.twin.sign_clips import BLOCKS, Print, stickers
 from physadv.twin.surface import texture
+from physadv.twin.trajectories import F64, project_points
 
 _PLAIN = 0.88
 """Linear reflectance taken for the white of a sign in a photo."""
@@ -23,7 +24,8 @@ _PLAIN = 0.88
 
 @dataclass(frozen=True)
 class PhotoScene:
-    """A photo (h, w, 3) uint8 sRGB with a sign in it; ``corners`` (4, 2) TL, TR, BR, BL of its bounding square, px."""
+    """A photo (h, w, 3) uint8 sRGB with a sign in it; ``corners`` (4, 2) TL, TR, BR, BL of its
+    bounding square, px."""
 
     image: U8
     corners: F64
@@ -48,12 +50,14 @@ class PhotoClip:
         self._sign_mm = printed.sticker.sign_width_mm
         self._corners = _checked(scene)
         image = to_linear(scene.image)
-        exposure = np.clip(0.2 / max(float((image[::4, ::4] @ LUMA).mean()), 1e-3), 0.7, 1.25) * 2 ** rng.uniform(
-            -0.5, 0.25
-        )
+        exposure = np.clip(
+            0.2 / max(float((image[::4, ::4] @ LUMA).mean()), 1e-3), 0.7, 1.25
+        ) * 2 ** rng.uniform(-0.5, 0.25)
         self.shot = any_shot(camera, rng, float(exposure))
         self._photos = composite(image, self._corners, printed, int(rng.integers(2**32)))
-        self._maps = _path(rng, self._corners, (image.shape[1], image.shape[0]), size, frames, sign_px)
+        self._maps = _path(
+            rng, self._corners, (image.shape[1], image.shape[0]), size, frames, sign_px
+        )
         self._vignette = vignette(camera, *size)
 
     def __len__(self) -> int:
@@ -64,11 +68,17 @@ class PhotoClip:
         to_px = self._maps[index]
         middle = self._corners.mean(0, keepdims=True)
         near = self._maps[max(index - 1, 0)]
-        motion = (project(to_px, middle) - project(near, middle))[0]
+        motion = (project_points(to_px, middle) - project_points(near, middle))[0]
         kernel = blur_kernel(self.camera.defocus_px * 0.7, motion * self.camera.shutter)
-        pictures = {b: blur(_warp(p, to_px, self.size), kernel) * self._vignette for b, p in self._photos.items()}
-        corners = project(to_px, self._corners)
-        width = float(np.linalg.norm(corners[1] - corners[0]) + np.linalg.norm(corners[2] - corners[3])) / 2
+        pictures = {
+            b: blur_light(_warp(p, to_px, self.size), kernel) * self._vignette
+            for b, p in self._photos.items()
+        }
+        corners = project_points(to_px, self._corners)
+        width = (
+            float(np.linalg.norm(corners[1] - corners[0]) + np.linalg.norm(corners[2] - corners[3]))
+            / 2
+        )
         truth = {
             "corners": np.round(corners, 3).tolist(),
             "distance_m": round(self.camera.focal * self.size[0] * self._sign_mm / width / 1000, 4),
@@ -81,7 +91,8 @@ class PhotoClip:
 
 
 def composite(image: F32, corners: F64, printed: Print, hand: int) -> dict[str, tuple[F32, ...]]:
-    """The photo (linear) of each block, with its pyramid; the sticker is lit by the sign's own dark and light parts."""
+    """The photo (linear) of each block, with its pyramid; the sticker is lit by the sign's own dark
+    and light parts."""
     h, w = image.shape[:2]
     side = printed.sticker.sign_width_mm
     px = float(np.linalg.norm(corners - np.roll(corners, 1, 0), axis=1).max())
@@ -89,7 +100,7 @@ def composite(image: F32, corners: F64, printed: Print, hand: int) -> dict[str, 
     half = side / 2
     square = np.array([[-half, -half], [half, -half], [half, half], [-half, half]], np.float32)
     to_px = np.asarray(cv2.getPerspectiveTransform(square, corners.astype(np.float32)), np.float64)
-    view = View(to_px, 0.0, float(max(h, w)), (w, h))
+    view = CameraView(to_px, 0.0, float(max(h, w)), (w, h))
     haze, gain = sign_light(image, corners)
     soft = blur_kernel(0.6, np.zeros(2))
     photos = {}
@@ -101,16 +112,17 @@ def composite(image: F32, corners: F64, printed: Print, hand: int) -> dict[str, 
             drawn = draw(texture(relit, side), view)
             if drawn is not None:
                 picture = image.copy()
-                lay_over(picture, drawn[0], blur(drawn[1], soft, constant=True))
+                lay_over(picture, drawn[0], blur_light(drawn[1], soft, constant=True))
         photos[block] = _pyramid(picture)
     return {block: photos[block] for block in BLOCKS}
 
 
 def sign_light(image: F32, corners: F64) -> tuple[F32, F32]:
-    """(3,) haze and (3,) gain that turn reflectance into this photo's light, from percentiles over the sign.
+    """(3,) haze and (3,) gain that turn reflectance into this photo's light, from percentiles over
+    the sign.
 
-    After the relighting by percentiles of Hingun et al. (REAP, 2023): the darkest parts give the haze, the brightest
-    the light on white.
+    After the relighting by percentiles of Hingun et al. (REAP, 2023): the darkest parts give the
+    haze, the brightest the light on white.
     """
     middle = corners.mean(0)
     inner = (middle + (corners - middle) * 0.85).astype(np.float32)
@@ -128,7 +140,11 @@ def sign_light(image: F32, corners: F64) -> tuple[F32, F32]:
 def _checked(scene: PhotoScene) -> F64:
     corners = np.asarray(scene.corners, np.float64)
     if corners.shape != (4, 2) or not bool(np.isfinite(corners).all()):
-        raise GeometryError(f"{scene.name or 'photo'}: corners {corners.shape}", "(4, 2) numbers", "give four corners")
+        raise GeometryError(
+            f"{scene.name or 'photo'}: corners {corners.shape}",
+            "(4, 2) numbers",
+            "give four corners",
+        )
     area = cv2.contourArea(corners.astype(np.float32))
     if area < 16**2:
         limit = f"the sign covers {area:.0f} px, 256 are needed"
@@ -140,20 +156,25 @@ def _pyramid(picture: F32) -> tuple[F32, ...]:
     levels = [picture]
     while min(levels[-1].shape[:2]) > 128:
         shape = (levels[-1].shape[1] // 2, levels[-1].shape[0] // 2)
-        levels.append(np.asarray(cv2.resize(levels[-1], shape, interpolation=cv2.INTER_AREA), np.float32))
+        levels.append(
+            np.asarray(cv2.resize(levels[-1], shape, interpolation=cv2.INTER_AREA), np.float32)
+        )
     return tuple(levels)
 
 
 def _warp(levels: tuple[F32, ...], to_px: F64, size: tuple[int, int]) -> F32:
-    """The photo through a map (3, 3) photo px -> frame px, from the level that shrinks by less than two."""
+    """The photo through a map (3, 3) photo px -> frame px, from the level that shrinks by less than
+    two."""
     scale = float(np.sqrt(abs(np.linalg.det(to_px[:2, :2]))))
     k = int(np.clip(np.floor(np.log2(1 / scale)), 0, len(levels) - 1)) if scale < 1 else 0
     fx, fy = levels[0].shape[1] / levels[k].shape[1], levels[0].shape[0] / levels[k].shape[0]
     to_level = np.diag([1 / fx, 1 / fy, 1]) @ np.linalg.inv(to_px)
     shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    centred = np.linalg.inv(shift) @ to_level @ shift
+    centered = np.linalg.inv(shift) @ to_level @ shift
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    seen = cv2.warpAffine(levels[k], centred[:2], size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    seen = cv2.warpAffine(
+        levels[k], centered[:2], size, flags=flags, borderMode=cv2.BORDER_REFLECT_101
+    )
     return np.asarray(seen, np.float32)
 
 
@@ -165,8 +186,11 @@ def _path(
     frames: int,
     sign_px: tuple[float, float],
 ) -> list[F64]:
-    """Maps photo px -> frame px: a zoom between two sizes of the sign, which wanders and trembles in the frame."""
-    width = float(np.linalg.norm(corners[1] - corners[0]) + np.linalg.norm(corners[2] - corners[3])) / 2
+    """Maps photo px -> frame px: a zoom between two sizes of the sign, which wanders and trembles
+    in the frame."""
+    width = (
+        float(np.linalg.norm(corners[1] - corners[0]) + np.linalg.norm(corners[2] - corners[3])) / 2
+    )
     cover = max(size[0] / photo[0], size[1] / photo[1])
     low = max(cover * 1.02, sign_px[0] / width)
     high = max(low * 1.15, min(sign_px[1] / width, 3.0))
@@ -188,7 +212,9 @@ def _path(
     return maps
 
 
-def _inside(target: F64, middle: F64, scale: float, photo: tuple[int, int], size: tuple[int, int]) -> F64:
+def _inside(
+    target: F64, middle: F64, scale: float, photo: tuple[int, int], size: tuple[int, int]
+) -> F64:
     """Move the wanted place of the sign so that the frame stays on the photo."""
     high = middle * scale
     low = np.array(size) - (np.array(photo) - middle) * scale

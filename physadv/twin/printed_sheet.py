@@ -1,4 +1,5 @@
-"""The printed sheet as the twin gets it: rasterised from the PDF and cut along TrimBox and mask, like with scissors."""
+"""The printed sheet as the twin gets it: rasterized from the PDF and cut along TrimBox and mask,
+like with scissors."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ MM_PER_POINT = 25.4 / 72
 
 
 @dataclass(frozen=True)
-class Sticker:
-    """The cut sticker: ``rgb`` (h, w, 3) as sent to the printer, ``alpha`` (h, w) its shape, sizes and place in mm."""
+class CutSticker:
+    """The cut sticker: ``rgb`` (h, w, 3) as sent to the printer, ``alpha`` (h, w) its shape, sizes
+    and place in mm."""
 
     rgb: U8
     alpha: F32
@@ -36,11 +38,13 @@ class Sticker:
     sha256: str
 
 
-def read_sticker(bundle_folder: str | Path, sheet_pdf: str | Path, *, dpi: float = 150) -> Sticker:
+def read_sticker(
+    bundle_folder: str | Path, sheet_pdf: str | Path, *, dpi: float = 150
+) -> CutSticker:
     """Rasterise page 1 of the sheet and cut the sticker out.
 
-    Raises BundleError for a missing file or card key, GeometryError when the sheet carries no TrimBox or one whose
-    size is not the card's, and for a mask without pixels.
+    Raises BundleError for a missing file or card key, GeometryError when the sheet carries no
+    TrimBox or one whose size is not the card's, and for a mask without pixels.
     """
     folder = Path(bundle_folder)
     card, digest = _read_card(folder)
@@ -51,26 +55,38 @@ def read_sticker(bundle_folder: str | Path, sheet_pdf: str | Path, *, dpi: float
         sign, sign_width = str(place["sign"]), float(place["sign_width_mm"])
         run_id = str(card["patch"].get("run_id", ""))
     except KeyError as error:
-        raise BundleError(f"{folder / 'card.toml'}", f"key {error.args[0]!r} is missing", "restore the card") from error
+        raise BundleError(
+            f"{folder / 'card.toml'}", f"key {error.args[0]!r} is missing", "restore the card"
+        ) from error
     except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise BundleError(f"{folder / 'card.toml'}", f"not a patch card ({error})", "restore the card") from error
+        raise BundleError(
+            f"{folder / 'card.toml'}", f"not a patch card ({error})", "restore the card"
+        ) from error
     if not (folder / "mask.png").is_file():
-        raise BundleError(f"{folder}", "mask.png is missing", "name a folder made by `physadv patch`")
+        raise BundleError(
+            f"{folder}", "mask.png is missing", "name a folder made by `physadv patch`"
+        )
     scale = dpi / 25.4
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
     rgb = _cut(Path(sheet_pdf), width, height, shape, dpi)
     mask = read_rgba(folder / "mask.png")[:, :, 0].astype(np.float32) / 255
     if not bool((mask > 0.5).any()):
-        raise GeometryError(f"{folder / 'mask.png'}", "the mask has no pixels", "mark the sticker's shape white in it")
+        raise GeometryError(
+            f"{folder / 'mask.png'}",
+            "the mask has no pixels",
+            "mark the sticker's shape white in it",
+        )
     way = cv2.INTER_AREA if mask.shape[1] > shape[0] else cv2.INTER_NEAREST
     alpha = np.asarray(cv2.resize(mask, shape, interpolation=way), np.float32)
-    return Sticker(rgb, alpha, width, height, center, sign, sign_width, scale, run_id, digest)
+    return CutSticker(rgb, alpha, width, height, center, sign, sign_width, scale, run_id, digest)
 
 
 def _read_card(folder: Path) -> tuple[dict[str, Any], str]:
     path = folder / "card.toml"
     if not path.is_file():
-        raise BundleError(f"{folder}", "card.toml is missing", "name a folder made by `physadv patch`")
+        raise BundleError(
+            f"{folder}", "card.toml is missing", "name a folder made by `physadv patch`"
+        )
     data = path.read_bytes()
     try:
         card = tomllib.loads(data.decode("utf-8"))
@@ -83,26 +99,37 @@ def _read_card(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _cut(pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], dpi: float) -> U8:
-    """The TrimBox of page 1 as (h, w, 3) pixels of ``shape`` (w, h), placed to a fraction of a pixel."""
+    """The TrimBox of page 1 as (h, w, 3) pixels of ``shape`` (w, h), placed to a fraction of a
+    pixel."""
     if not pdf.is_file():
         raise BundleError(f"{pdf}", "no such sheet", "make it with `physadv print`")
     try:
         document = pypdfium2.PdfDocument(str(pdf))
     except pypdfium2.PdfiumError as error:
-        raise BundleError(f"{pdf}", f"not a readable PDF ({error})", "make it with `physadv print`") from error
+        raise BundleError(
+            f"{pdf}", f"not a readable PDF ({error})", "make it with `physadv print`"
+        ) from error
     with document:
         page = document[0]
         box = page.get_trimbox(fallback_ok=False)
         if box is None:
-            raise GeometryError(f"{pdf}", "page 1 has no TrimBox to cut along", "make it with `physadv print`")
+            raise GeometryError(
+                f"{pdf}", "page 1 has no TrimBox to cut along", "make it with `physadv print`"
+            )
         left, bottom, right, top = box
         found = ((right - left) * MM_PER_POINT, (top - bottom) * MM_PER_POINT)
         if abs(found[0] - width_mm) > 0.2 or abs(found[1] - height_mm) > 0.2:
             sizes = f"sticker {found[0]:.1f} x {found[1]:.1f} mm, card {width_mm:.1f} x {height_mm:.1f} mm"
             raise GeometryError(f"{pdf}", sizes, "print the sheet again from this bundle")
         width, height = page.get_size()
-        # whole points around the sticker, so that the cut falls on pixels that are known to a fraction
-        rim = (floor(left) - 1.0, floor(bottom) - 1.0, width - ceil(right) - 1.0, height - ceil(top) - 1.0)
+        # whole points around the sticker, so that the cut falls on pixels that are known to a
+        # fraction
+        rim = (
+            floor(left) - 1.0,
+            floor(bottom) - 1.0,
+            width - ceil(right) - 1.0,
+            height - ceil(top) - 1.0,
+        )
         rim = (max(rim[0], 0), max(rim[1], 0), max(rim[2], 0), max(rim[3], 0))
         image = np.asarray(page.render(scale=dpi / 72, crop=rim).to_pil().convert("RGB"), np.uint8)
     seen = (width - rim[0] - rim[2], height - rim[1] - rim[3])
@@ -111,4 +138,7 @@ def _cut(pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], d
     sx, sy = (right - left) * per_x / shape[0], (top - bottom) * per_y / shape[1]
     to_source = np.array([[sx, 0, x0 + 0.5 * sx - 0.5], [0, sy, y0 + 0.5 * sy - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(image, to_source, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    return np.asarray(
+        cv2.warpAffine(image, to_source, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE),
+        np.uint8,
+    )

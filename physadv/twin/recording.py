@@ -1,4 +1,5 @@
-"""What a run leaves behind: clips as motion JPEG, truth rows, settings, and a contact sheet to look at."""
+"""What a run leaves behind: clips as motion JPEG, truth rows, settings, and a contact sheet to look
+at."""
 
 from __future__ import annotations
 
@@ -22,9 +23,12 @@ FPS = 12.0
 
 
 class ClipWriter:
-    """Motion-JPEG clips of one number, one a block, moved into place together on success and removed on failure."""
+    """Motion-JPEG clips of one number, one a block, moved into place together on success and
+    removed on failure."""
 
-    def __init__(self, folder: Path, number: int, blocks: Iterable[str], size: tuple[int, int], quality: int) -> None:
+    def __init__(
+        self, folder: Path, number: int, blocks: Iterable[str], size: tuple[int, int], quality: int
+    ) -> None:
         self.names = {block: f"clips/{block}-{number:02d}.avi" for block in blocks}
         self._folder, self._size, self._quality = folder, size, quality
         self._stack = ExitStack()
@@ -35,10 +39,16 @@ class ClipWriter:
             for block, name in self.names.items():
                 temporary = opening.enter_context(atomic_path(self._folder / name))
                 code = cv2.VideoWriter.fourcc(*"MJPG")
-                writer = cv2.VideoWriter(str(temporary), cv2.CAP_OPENCV_MJPEG, code, FPS, self._size)
+                writer = cv2.VideoWriter(
+                    str(temporary), cv2.CAP_OPENCV_MJPEG, code, FPS, self._size
+                )
                 opening.callback(writer.release)
                 if not writer.isOpened():
-                    raise CaptureError(f"{self._folder / name}", "cannot write motion JPEG", "reinstall opencv-python")
+                    raise CaptureError(
+                        f"{self._folder / name}",
+                        "cannot write motion JPEG",
+                        "reinstall opencv-python",
+                    )
                 writer.set(cv2.VIDEOWRITER_PROP_QUALITY, float(self._quality))
                 self._writers[block] = writer
             self._stack = opening.pop_all()
@@ -52,8 +62,9 @@ class ClipWriter:
         self._writers[block].write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
 
-def prepare(out: Path) -> None:
-    """Make the folder ready, removing an earlier run's own files. Raises OptionError for a folder of something else."""
+def prepare_folder(out: Path) -> None:
+    """Make the folder ready, removing an earlier run's own files. Raises OptionError for a folder
+    of something else."""
     if (out / TRUTH).exists() or (out / SETTINGS).exists():
         if not _is_ours(out):
             raise OptionError(f"{out}", "holds other rows already", "name a new folder with --out")
@@ -77,7 +88,10 @@ def write_contact(out: Path, picked: Mapping[str, list[U8]]) -> Path:
     rows, width = [], 320
     for block, frames in picked.items():
         shrunk = [
-            cv2.resize(f, (width, round(width * f.shape[0] / f.shape[1])), interpolation=cv2.INTER_AREA) for f in frames
+            cv2.resize(
+                f, (width, round(width * f.shape[0] / f.shape[1])), interpolation=cv2.INTER_AREA
+            )
+            for f in frames
         ]
         row = np.hstack(shrunk)
         rows.append(_label(row, f"{block} (simulation)"))

@@ -1,4 +1,5 @@
-"""Clips of a sign on its pole before a background: the same path and light for clean, blank and patch."""
+"""Clips of a sign on its pole before a background: the same path and light for clean, blank and
+patch."""
 
 from __future__ import annotations
 
@@ -10,51 +11,61 @@ import cv2
 import numpy as np
 
 from physadv.core.sign_artwork import SignFace
-from physadv.twin.cameras import Camera, Shot, any_shot, vignette
+from physadv.twin.cameras import Camera, ExposureError, any_shot, vignette
 from physadv.twin.linear_light import F32, LUMA, U8, tint, to_linear
-from physadv.twin.optics import View, blur, blur_kernel, draw, draw_pole, lay_over
+from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw, draw_pole, lay_over
+from physadv.twin.printed_sheet import CutSticker
+from physadv.twin.surface import (
+    Texture,
+    any_light,
+    compose,
+    face_layer,
+    lit,
+    square_side,
+    sticker_layer,
+    texture,
+)
 from physadv.twin.trajectories import F64, Angles, any_path, homography
 from physadv.twin.virtual_printer import IDEAL_WHITE, Printer, ideal_print, print_picture
-from physadv.twin.printed_sheet import Sticker
-from physadv.twin.surface import Texture, any_light, compose, face_layer, lit, square_side, sticker_layer, texture
 
 BLOCKS = ("clean", "blank", "patch")
 
 
 @dataclass(frozen=True)
 class Print:
-    """What came out of the printer: the sticker's place, its shape (h, w), its printed colours, and the bare paper."""
+    """What came out of the printer: the sticker's place, its shape (h, w), its printed colors, and
+    the bare paper."""
 
-    sticker: Sticker
+    sticker: CutSticker
     alpha: F32
-    colours: F32
+    colors: F32
     paper: F32
 
 
 FINEST_PX_PER_MM = 4.0
 
 
-def print_out(sticker: Sticker, printer: Printer | None, seed: int) -> Print:
+def print_out(sticker: CutSticker, printer: Printer | None, seed: int) -> Print:
     """Print the sticker (None: ideally); what no camera here resolves is averaged away."""
     alpha, paper = sticker.alpha, np.full(3, IDEAL_WHITE, np.float32)
     if printer is None:
-        colours = ideal_print(sticker.rgb)
+        colors = ideal_print(sticker.rgb)
     else:
-        colours, paper = print_picture(sticker.rgb, printer, sticker.px_per_mm, seed), printer.paper
+        colors, paper = print_picture(sticker.rgb, printer, sticker.px_per_mm, seed), printer.paper
     shrink = FINEST_PX_PER_MM / sticker.px_per_mm
     if shrink < 1:
         shape = (max(2, round(alpha.shape[1] * shrink)), max(2, round(alpha.shape[0] * shrink)))
-        inked = cv2.resize(colours * alpha[..., None], shape, interpolation=cv2.INTER_AREA)
+        inked = cv2.resize(colors * alpha[..., None], shape, interpolation=cv2.INTER_AREA)
         alpha = np.asarray(cv2.resize(alpha, shape, interpolation=cv2.INTER_AREA), np.float32)
-        colours = np.asarray(inked / np.maximum(alpha, 1e-4)[..., None], np.float32)
-    return Print(sticker, alpha, colours, paper)
+        colors = np.asarray(inked / np.maximum(alpha, 1e-4)[..., None], np.float32)
+    return Print(sticker, alpha, colors, paper)
 
 
-class Clip(Protocol):
+class FilmedClip(Protocol):
     """A clip that can be filmed frame by frame."""
 
     camera: Camera
-    shot: Shot
+    shot: ExposureError
 
     def __len__(self) -> int: ...
 
@@ -83,16 +94,28 @@ class SignClip:
         self.side = square_side(face)
         self.face = face
         self._path = any_path(
-            rng, frames, side_mm=self.side, focal_px=self.focal, size=size, distances_mm=distances_mm, angles=angles
+            rng,
+            frames,
+            side_mm=self.side,
+            focal_px=self.focal,
+            size=size,
+            distances_mm=distances_mm,
+            angles=angles,
         )
         scene = to_linear(background)
         bright = float(np.quantile(scene[::4, ::4] @ LUMA, 0.9))
-        level = np.float32(np.clip(bright * rng.uniform(0.8, 1.3), 0.2, 1.1)) * tint(rng.uniform(5200, 8000))
+        level = np.float32(np.clip(bright * rng.uniform(0.8, 1.3), 0.2, 1.1)) * tint(
+            rng.uniform(5200, 8000)
+        )
         middle = float((scene[::4, ::4] @ LUMA).mean())
-        exposure = np.clip(0.2 / max(middle, 1e-3), 0.5, 0.85 / float(level.max())) * 2 ** rng.uniform(-0.7, 0.4)
+        exposure = np.clip(
+            0.2 / max(middle, 1e-3), 0.5, 0.85 / float(level.max())
+        ) * 2 ** rng.uniform(-0.7, 0.4)
         self.shot = any_shot(camera, rng, float(exposure))
         nearest = min(p.distance_mm for p in self._path)
-        self._textures = _textures(rng, face, printed, level, 3.2 * self.side * self.focal / nearest)
+        self._textures = _textures(
+            rng, face, printed, level, 3.2 * self.side * self.focal / nearest
+        )
         self._pole = np.float32(rng.uniform(0.12, 0.4)) * level
         self._backdrop = Backdrop(rng, scene, size, frames)
         self._vignette = vignette(camera, *size)
@@ -106,27 +129,31 @@ class SignClip:
         kernel = blur_kernel(self.camera.defocus_px, self._motion(index) * self.camera.shutter)
         base = self._backdrop.frame(index)
         draw_pole(base, view, self.face.height_mm * 0.42, self._pole)
-        base = blur(base, kernel) * self._vignette
+        base = blur_light(base, kernel) * self._vignette
         pictures = {}
         for block, surface in self._textures.items():
             picture = base.copy()
             drawn = draw(surface, view, pad=3 + kernel.shape[0] // 2)
             if drawn is not None:
-                lay_over(picture, drawn[0], blur(drawn[1], kernel, constant=True), self._vignette)
+                lay_over(
+                    picture, drawn[0], blur_light(drawn[1], kernel, constant=True), self._vignette
+                )
             pictures[block] = picture
         return pictures, self._truth(index, view)
 
-    def _view(self, index: int) -> View:
+    def _view(self, index: int) -> CameraView:
         pose = self._path[index]
-        return View(homography(pose, self.focal, self.size), self.camera.k1, self.focal, self.size)
+        return CameraView(
+            homography(pose, self.focal, self.size), self.camera.k1, self.focal, self.size
+        )
 
     def _motion(self, index: int) -> F64:
-        """Movement of the sign in px a frame, from the neighbours of this one."""
+        """Movement of the sign in px a frame, from the neighbors of this one."""
         before, after = self._path[max(index - 1, 0)], self._path[min(index + 1, len(self) - 1)]
         span = max(1, min(index + 1, len(self) - 1) - max(index - 1, 0))
         return np.array([after.u - before.u, after.v - before.v]) / span
 
-    def _truth(self, index: int, view: View) -> dict[str, Any]:
+    def _truth(self, index: int, view: CameraView) -> dict[str, Any]:
         pose, h = self._path[index], self.side / 2
         corners = view.show(np.array([[-h, -h], [h, -h], [h, h], [-h, h]]))
         return {
@@ -141,12 +168,16 @@ class SignClip:
 class Backdrop:
     """A background seen by a camera that pans and zooms a little; drawn without aliasing."""
 
-    def __init__(self, rng: np.random.Generator, scene: F32, size: tuple[int, int], frames: int) -> None:
+    def __init__(
+        self, rng: np.random.Generator, scene: F32, size: tuple[int, int], frames: int
+    ) -> None:
         self.size = size
         cover = max(size[0] / scene.shape[1], size[1] / scene.shape[0]) * 1.12
         shape = (int(np.ceil(scene.shape[1] * cover)), int(np.ceil(scene.shape[0] * cover)))
         way = cv2.INTER_AREA if cover < 1 else cv2.INTER_CUBIC
-        self._scene = np.maximum(np.asarray(cv2.resize(scene, shape, interpolation=way), np.float32), 0)
+        self._scene = np.maximum(
+            np.asarray(cv2.resize(scene, shape, interpolation=way), np.float32), 0
+        )
         spare = np.array(shape) - np.array(size)
         t = np.linspace(0, 1, frames)[:, None]
         start, end = rng.uniform(0.15, 0.85, 2), rng.uniform(0.15, 0.85, 2)
@@ -159,7 +190,9 @@ class Backdrop:
         cx, cy = self.size[0] / 2, self.size[1] / 2
         to_scene = np.array([[1 / zoom, 0, x + cx - cx / zoom], [0, 1 / zoom, y + cy - cy / zoom]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        seen = cv2.warpAffine(self._scene, to_scene, self.size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+        seen = cv2.warpAffine(
+            self._scene, to_scene, self.size, flags=flags, borderMode=cv2.BORDER_REFLECT_101
+        )
         return np.asarray(seen, np.float32)
 
 
@@ -177,10 +210,10 @@ def _textures(
 
 def stickers(printed: Print, side_mm: float, size: int, hand: int) -> dict[str, F32 | None]:
     """The sticker's layer of each block, put on by the same hand."""
-    colours: Sequence[tuple[str, F32]] = (("blank", printed.paper), ("patch", printed.colours))
+    colors: Sequence[tuple[str, F32]] = (("blank", printed.paper), ("patch", printed.colors))
     layers: dict[str, F32 | None] = {"clean": None}
-    for block, colour in colours:
+    for block, color in colors:
         layers[block] = sticker_layer(
-            printed.sticker, printed.alpha, colour, side_mm, size, np.random.default_rng(hand)
+            printed.sticker, printed.alpha, color, side_mm, size, np.random.default_rng(hand)
         )
     return layers

@@ -1,4 +1,5 @@
-"""Print, cut, stick, film: a bundle and its sheet -> clips with their truth, as if somebody had gone outside."""
+"""Print, cut, stick, film: a bundle and its sheet -> clips with their truth, as if somebody had
+gone outside."""
 
 from __future__ import annotations
 
@@ -9,21 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.errors import OptionError
 from physadv.core.files import sha256_of, write_json
 from physadv.core.image_io import Array
 from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import SignFace, sign_face
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.twin.cameras import CAMERAS, EFFECTS, Camera, develop, leave_out
 from physadv.twin.linear_light import U8
-from physadv.twin.trajectories import Angles
 from physadv.twin.photo_clips import PhotoClip, PhotoScene
-from physadv.twin.virtual_printer import printer_named
-from physadv.twin.recording import SETTINGS, ClipWriter, append_truth, prepare, write_contact
-from physadv.twin.sign_clips import BLOCKS, Clip, SignClip, print_out
 from physadv.twin.printed_sheet import read_sticker
+from physadv.twin.recording import SETTINGS, ClipWriter, append_truth, prepare_folder, write_contact
+from physadv.twin.sign_clips import BLOCKS, FilmedClip, SignClip, print_out
 from physadv.twin.surface import square_side
+from physadv.twin.trajectories import Angles
+from physadv.twin.virtual_printer import printer_named
 
 SIGN_PX = (40.0, 220.0)
 """Width of the sign in the picture by default: small nets lose a clean sign below about 40 px."""
@@ -44,7 +45,7 @@ class ClipDone:
     files: tuple[str, ...]
 
 
-def simulate(
+def simulate_clips(
     bundle_folder: str | Path,
     sheet_pdf: str | Path,
     out: str | Path,
@@ -62,16 +63,18 @@ def simulate(
     distances_m: tuple[float, float] | None = None,
     angles: Angles | None = None,
 ) -> Iterator[ClipDone]:
-    """Film ``clips`` clips of each block (clean, blank, patch) into ``out``, yielding after each clip number.
+    """Film ``clips`` clips of each block (clean, blank, patch) into ``out``, yielding after each
+    clip number.
 
-    A clip number has one path, light, camera and background for all three blocks. ``signs`` are filmed before
-    ``backgrounds`` (both made by code when None); ``scenes`` are photos with the sign already in them (with ``scenes``
-    and no ``signs``, photos alone are used). ``distances_m`` None: such that the sign is 40 to 220 px wide.
-    ``printer`` is one of ``printer.PRINTERS``; ``without`` names effects of ``LEAVABLE`` that are left out, so that
-    what each of them costs can be told.
-    Writes clips/<block>-<NN>.avi, truth.jsonl, contact.png and twin.json ("simulation": true); what is complete stays
-    when the caller stops early. Raises OptionError for counts and sizes out of range, BundleError and GeometryError as
-    :func:`physadv.twin.printed_sheet.read_sticker`. Nothing happens before the first ``next``.
+    A clip number has one path, light, camera and background for all three blocks. ``signs`` are
+    filmed before ``backgrounds`` (both made by code when None); ``scenes`` are photos with the sign
+    already in them (with ``scenes`` and no ``signs``, photos alone are used). ``distances_m`` None:
+    such that the sign is 40 to 220 px wide. ``printer`` is one of ``printer.PRINTERS``; ``without``
+    names effects of ``LEAVABLE`` that are left out, so that what each of them costs can be told.
+    Writes clips/<block>-<NN>.avi, truth.jsonl, contact.png and twin.json ("simulation": true); what
+    is complete stays when the caller stops early. Raises OptionError for counts and sizes out of
+    range, BundleError and GeometryError as :func:`physadv.twin.printed_sheet.read_sticker`. Nothing
+    happens before the first ``next``.
     """
     folder, angles = Path(out), angles or Angles()
     _check(clips, frames, frame_size, cameras, distances_m, angles)
@@ -80,34 +83,57 @@ def simulate(
     machine = printer_named("ideal" if "printer" in without else printer, seed)
     printed = print_out(sticker, machine, seed)
     cameras = [leave_out(camera, without) for camera in cameras]
-    prepare(folder)
+    prepare_folder(folder)
     sources: list[SignFace | PhotoScene] = [*(scenes or []), *(signs or [])]
     if not sources:
         sources = [sign_face(sticker.sign, 1024, sticker.sign_width_mm)]
     settings = {
-        "simulation": True, "seed": seed, "clips": clips, "frames": frames, "frame_size": list(frame_size),
-        "bundle": str(bundle_folder), "bundle_sha256": sticker.sha256, "run_id": sticker.run_id,
-        "sheet": str(sheet_pdf), "sheet_sha256": sha256_of(sheet_pdf),
-        "sign": sticker.sign, "sign_width_mm": sticker.sign_width_mm, "signs": [_name(s) for s in sources],
+        "simulation": True,
+        "seed": seed,
+        "clips": clips,
+        "frames": frames,
+        "frame_size": list(frame_size),
+        "bundle": str(bundle_folder),
+        "bundle_sha256": sticker.sha256,
+        "run_id": sticker.run_id,
+        "sheet": str(sheet_pdf),
+        "sheet_sha256": sha256_of(sheet_pdf),
+        "sign": sticker.sign,
+        "sign_width_mm": sticker.sign_width_mm,
+        "signs": [_name(s) for s in sources],
         "backgrounds": len(backgrounds) if backgrounds else "made by code",
-        "distances_m": distances_m, "angles_deg": asdict(angles), "cameras": [c.as_dict() for c in cameras],
-        "printer": {"name": "ideal"} if machine is None else machine.as_dict(), "without": sorted(without),
-        "pixels": "origin at the outer corner of the top-left pixel", "complete": False,
-    }  # fmt: skip
+        "distances_m": distances_m,
+        "angles_deg": asdict(angles),
+        "cameras": [c.as_dict() for c in cameras],
+        "printer": {"name": "ideal"} if machine is None else machine.as_dict(),
+        "without": sorted(without),
+        "pixels": "origin at the outer corner of the top-left pixel",
+        "complete": False,
+    }
     write_json(folder / SETTINGS, settings)
     picked: dict[str, list[U8]] = {block: [] for block in BLOCKS}
     for number in range(clips):
         camera, source = cameras[number % len(cameras)], sources[number % len(sources)]
         rng = numpy_generator(seed, "twin", "clip", number)
-        clip: Clip
+        clip: FilmedClip
         if isinstance(source, PhotoScene):
-            clip = PhotoClip(rng, source, printed, camera, frames=frames, size=frame_size, sign_px=SIGN_PX)
+            clip = PhotoClip(
+                rng, source, printed, camera, frames=frames, size=frame_size, sign_px=SIGN_PX
+            )
         else:
             scene = _background(backgrounds, seed, number, frame_size)
             reach = _distances(distances_m, square_side(source), camera.focal * frame_size[0])
             clip = SignClip(
-                rng, source, scene, printed, camera, frames=frames, size=frame_size, distances_mm=reach, angles=angles
-            )  # fmt: skip
+                rng,
+                source,
+                scene,
+                printed,
+                camera,
+                frames=frames,
+                size=frame_size,
+                distances_mm=reach,
+                angles=angles,
+            )
         files = _film(clip, number, folder, frame_size, seed, picked)
         yield ClipDone(number, clips, frames, camera.name, files)
     write_contact(folder, picked)
@@ -117,11 +143,18 @@ def simulate(
 def _check_effects(without: Collection[str]) -> None:
     for name in without:
         if name not in LEAVABLE:
-            raise OptionError(f"effect {name!r}", f"one of {', '.join(LEAVABLE)}", "choose one of these")
+            raise OptionError(
+                f"effect {name!r}", f"one of {', '.join(LEAVABLE)}", "choose one of these"
+            )
 
 
 def _film(
-    clip: Clip, number: int, out: Path, size: tuple[int, int], seed: int, picked: dict[str, list[U8]]
+    clip: FilmedClip,
+    number: int,
+    out: Path,
+    size: tuple[int, int],
+    seed: int,
+    picked: dict[str, list[U8]],
 ) -> tuple[str, ...]:
     """Record one clip number in all blocks; its rows follow once the videos are in place."""
     rows: dict[str, list[dict[str, Any]]] = {block: [] for block in BLOCKS}
@@ -135,7 +168,12 @@ def _film(
                 writer.write(block, frame)
                 if index == (2 * len(clip)) // 3:
                     shown[block] = frame
-                head = {"clip": f"{block}-{number:02d}", "block": block, "frame": index, "file": writer.names[block]}
+                head = {
+                    "clip": f"{block}-{number:02d}",
+                    "block": block,
+                    "frame": index,
+                    "file": writer.names[block],
+                }
                 rows[block].append({**head, **truth, "camera": clip.camera.name})
     append_truth(out, [row for block in BLOCKS for row in rows[block]])
     for block, frame in shown.items():
@@ -143,16 +181,22 @@ def _film(
     return tuple(writer.names.values())
 
 
-def _background(backgrounds: Sequence[Array] | None, seed: int, number: int, size: tuple[int, int]) -> U8:
+def _background(
+    backgrounds: Sequence[Array] | None, seed: int, number: int, size: tuple[int, int]
+) -> U8:
     """A photo in shuffled order, or one made by code."""
     if not backgrounds:
         height, width = int(size[1] * 1.2), int(size[0] * 1.2)
-        return np.asarray(synthetic_background(seed, "twin", number, height=height, width=width), np.uint8)
+        return np.asarray(
+            synthetic_background(seed, "twin", number, height=height, width=width), np.uint8
+        )
     order = numpy_generator(seed, "twin", "backgrounds").permutation(len(backgrounds))
     return np.asarray(backgrounds[int(order[number % len(order)])], np.uint8)[..., :3]
 
 
-def _distances(distances_m: tuple[float, float] | None, side_mm: float, focal_px: float) -> tuple[float, float]:
+def _distances(
+    distances_m: tuple[float, float] | None, side_mm: float, focal_px: float
+) -> tuple[float, float]:
     """Nearest and farthest in mm; by default those at which the sign is SIGN_PX wide."""
     if distances_m is not None:
         return distances_m[0] * 1000, distances_m[1] * 1000
@@ -160,7 +204,11 @@ def _distances(distances_m: tuple[float, float] | None, side_mm: float, focal_px
 
 
 def _name(source: SignFace | PhotoScene) -> str:
-    return f"photo {source.name}" if isinstance(source, PhotoScene) else f"{source.name} {source.width_mm:g} mm"
+    return (
+        f"photo {source.name}"
+        if isinstance(source, PhotoScene)
+        else f"{source.name} {source.width_mm:g} mm"
+    )
 
 
 def _check(
@@ -176,10 +224,16 @@ def _check(
     if not 1 <= frames <= 10_000:
         raise OptionError(f"{frames} frames", "1 to 10000", "choose another --frames")
     if min(size) < 64 or max(size) > 8192 or size[0] % 2 or size[1] % 2:
-        raise OptionError(f"frame size {size[0]}x{size[1]}", "even sides from 64 to 8192", "choose another size")
+        raise OptionError(
+            f"frame size {size[0]}x{size[1]}", "even sides from 64 to 8192", "choose another size"
+        )
     if not cameras:
-        raise OptionError("no camera", "at least one is needed", "leave cameras out for the usual ones")
+        raise OptionError(
+            "no camera", "at least one is needed", "leave cameras out for the usual ones"
+        )
     if distances_m is not None and not 0 < distances_m[0] <= distances_m[1]:
         raise OptionError(f"distances {distances_m}", "0 < nearest <= farthest (m)", "correct them")
     if not (0 <= angles.yaw <= 75 and 0 <= angles.pitch <= 60 and 0 <= angles.roll <= 180):
-        raise OptionError(f"{angles}", "yaw <= 75, pitch <= 60, roll <= 180", "choose smaller angles")
+        raise OptionError(
+            f"{angles}", "yaw <= 75, pitch <= 60, roll <= 180", "choose smaller angles"
+        )

@@ -1,4 +1,5 @@
-"""What the camera looks at: the sign's face, weathered and lit, and the sticker on it, as textures in linear light."""
+"""What the camera looks at: the sign's face, weathered and lit, and the sticker on it, as textures
+in linear light."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from physadv.core.sign_artwork import SignFace
 from physadv.twin.linear_light import F32, LUMA, smooth_noise, to_linear
-from physadv.twin.printed_sheet import Sticker
+from physadv.twin.printed_sheet import CutSticker
 
 EXTENT = 1.08
 """Side of the square texture in sides of the sign's bounding square: room for soft edges."""
@@ -17,7 +18,8 @@ EXTENT = 1.08
 
 @dataclass(frozen=True)
 class Light:
-    """Light on the sign: ``level`` (3,) per channel, a ``ramp`` across it along ``angle``, a soft ``shadow`` edge."""
+    """Light on the sign: ``level`` (3,) per channel, a ``ramp`` across it along ``angle``, a soft
+    ``shadow`` edge."""
 
     level: F32
     ramp: float
@@ -29,7 +31,8 @@ class Light:
 
 @dataclass(frozen=True)
 class Texture:
-    """Premultiplied linear RGBA pictures of a square of ``side_mm`` mm, each half the size of the one before."""
+    """Premultiplied linear RGBA pictures of a square of ``side_mm`` mm, each half the size of the
+    one before."""
 
     levels: tuple[F32, ...]
     side_mm: float
@@ -53,7 +56,7 @@ def square_side(face: SignFace) -> float:
 
 
 def face_layer(face: SignFace, size: int, rng: np.random.Generator) -> F32:
-    """The face, slightly faded and dirty, as premultiplied RGBA (size, size, 4), centred."""
+    """The face, slightly faded and dirty, as premultiplied RGBA (size, size, 4), centered."""
     rgba = np.asarray(face.rgba)
     per_mm = size / (square_side(face) * EXTENT)
     w, h = max(1, round(face.width_mm * per_mm)), max(1, round(face.height_mm * per_mm))
@@ -68,16 +71,18 @@ def face_layer(face: SignFace, size: int, rng: np.random.Generator) -> F32:
 
 
 def sticker_layer(
-    sticker: Sticker, shape: F32, colour: F32, face_mm: float, size: int, rng: np.random.Generator
+    sticker: CutSticker, shape: F32, color: F32, face_mm: float, size: int, rng: np.random.Generator
 ) -> F32:
-    """A sticker of ``shape`` (h, w) and linear ``colour`` (h, w, 3) or (3,), where a hand puts it: premultiplied RGBA.
+    """A sticker of ``shape`` (h, w) and linear ``colour`` (h, w, 3) or (3,), where a hand puts it:
+    premultiplied RGBA.
 
-    The card's millimetres hold, whatever the size of the sign; the hand errs by some millimetres and a degree.
+    The card's millimeters hold, whatever the size of the sign; the hand errs by some millimeters
+    and a degree.
     """
     per_mm = size / (face_mm * EXTENT)
     w, h = max(2, round(sticker.width_mm * per_mm)), max(2, round(sticker.height_mm * per_mm))
     alpha = shape[..., None]
-    flat = np.broadcast_to(colour, (*shape.shape, 3)) * alpha
+    flat = np.broadcast_to(color, (*shape.shape, 3)) * alpha
     layer = np.concatenate([flat, alpha], 2).astype(np.float32)
     small = np.asarray(cv2.resize(layer, (w, h), interpolation=cv2.INTER_AREA), np.float32)
     small = cv2.copyMakeBorder(small, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
@@ -85,9 +90,13 @@ def sticker_layer(
     error = np.clip(rng.normal(0, 0.003 * face_mm, 2), -0.006 * face_mm, 0.006 * face_mm)
     middle = size / 2 + (np.array(sticker.center_mm) + error) * per_mm - 0.5
     sx, sy = sticker.width_mm * per_mm / w, sticker.height_mm * per_mm / h
-    turned = np.array([[np.cos(turn) * sx, -np.sin(turn) * sy], [np.sin(turn) * sx, np.cos(turn) * sy]])
+    turned = np.array(
+        [[np.cos(turn) * sx, -np.sin(turn) * sy], [np.sin(turn) * sx, np.cos(turn) * sy]]
+    )
     shift = middle - turned @ np.array([(w + 1) / 2, (h + 1) / 2])
-    placed = cv2.warpAffine(small, np.column_stack([turned, shift]), (size, size), flags=cv2.INTER_LINEAR)
+    placed = cv2.warpAffine(
+        small, np.column_stack([turned, shift]), (size, size), flags=cv2.INTER_LINEAR
+    )
     return np.asarray(placed, np.float32)
 
 
@@ -104,7 +113,8 @@ def compose(face: F32, sticker: F32 | None) -> F32:
 
 
 def lit(layer: F32, light: Light) -> F32:
-    """Light a premultiplied layer: level and colour, ramp, soft shadow, a little gloss over everything."""
+    """Light a premultiplied layer: level and color, ramp, soft shadow, a little gloss over
+    everything."""
     size = layer.shape[0]
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     along = np.cos(light.angle) * axis[None, :] + np.sin(light.angle) * axis[:, None]
@@ -121,18 +131,27 @@ def texture(layer: F32, face_mm: float) -> Texture:
     levels = [layer]
     while levels[-1].shape[0] > 48:
         half = levels[-1].shape[0] // 2
-        levels.append(np.asarray(cv2.resize(levels[-1], (half, half), interpolation=cv2.INTER_AREA), np.float32))
+        levels.append(
+            np.asarray(
+                cv2.resize(levels[-1], (half, half), interpolation=cv2.INTER_AREA), np.float32
+            )
+        )
     return Texture(tuple(levels), face_mm * EXTENT)
 
 
 def _weathered(layer: F32, rng: np.random.Generator) -> F32:
-    """Faded towards a lighter grey of its own, with dirt in clouds and a few runs from the top."""
+    """Faded towards a lighter gray of its own, with dirt in clouds and a few runs from the top."""
     size = layer.shape[0]
     fade, dirt = rng.uniform(0, 0.14), rng.uniform(0, 0.18)
-    grey = (layer[..., :3] @ LUMA)[..., None] * 0.7 + 0.22 * layer[..., 3:]
+    gray = (layer[..., :3] @ LUMA)[..., None] * 0.7 + 0.22 * layer[..., 3:]
     clouds = smooth_noise(rng, size, size) ** 2
-    runs = cv2.resize(rng.random((3, 40), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC) ** 4
+    runs = (
+        cv2.resize(
+            rng.random((3, 40), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC
+        )
+        ** 4
+    )
     soil = np.clip(dirt * (clouds + 0.6 * runs), 0, 0.6)[..., None].astype(np.float32)
     out = layer.copy()
-    out[..., :3] = (layer[..., :3] * (1 - fade) + grey * fade) * (1 - soil)
+    out[..., :3] = (layer[..., :3] * (1 - fade) + gray * fade) * (1 - soil)
     return out

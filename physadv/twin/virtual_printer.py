@@ -1,4 +1,5 @@
-"""A virtual colour printer: ink coverage, dot gain, ink spread, and colours mixed as overprinted dots on paper."""
+"""A virtual color printer: ink coverage, dot gain, ink spread, and colors mixed as overprinted dots
+on paper."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ from scipy.ndimage import map_coordinates
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
-from physadv.twin.linear_light import F32, U8, decode, encode, smooth_noise, to_linear
+from physadv.twin.linear_light import F32, U8, light_to_srgb, smooth_noise, srgb_to_light, to_linear
 
-# Linear reflectance of paper and of one, two and three inks over each other (index 4c + 2m + y), as office inks on
-# matt paper look under daylight. Overprints are far from products of single inks: that is what makes it cross-channel.
+# Linear reflectance of paper and of one, two and three inks over each other (index 4c + 2m + y), as
+# office inks on matt paper look under daylight. Overprints are far from products of single inks:
+# that is what makes it cross-channel.
 _PRIMARIES: F32 = np.array(
     [
         [0.920, 0.920, 0.905],  # paper
@@ -35,8 +37,8 @@ _PRIMARIES: F32 = np.array(
 class Printer:
     """One printer with its paper.
 
-    ``primaries`` (8, 3) linear reflectances, ``gain`` of a half-tone dot at 50 %, ``spread_mm`` standard deviation of
-    the ink's spread, ``mottle`` relative unevenness.
+    ``primaries`` (8, 3) linear reflectances, ``gain`` of a half-tone dot at 50 %, ``spread_mm``
+    standard deviation of the ink's spread, ``mottle`` relative unevenness.
     """
 
     primaries: F32
@@ -45,11 +47,15 @@ class Printer:
     mottle: float
     name: str = "office machine"
     managed: bool = False
-    """With a driver that knows its inks and sends what comes nearest to the colours asked for."""
+    """With a driver that knows its inks and sends what comes nearest to the colors asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for twin.json."""
-        values = {"gain": self.gain, "spread_mm": self.spread_mm, "primaries": self.primaries.tolist()}
+        values = {
+            "gain": self.gain,
+            "spread_mm": self.spread_mm,
+            "primaries": self.primaries.tolist(),
+        }
         return {"name": self.name, **values, "mottle": self.mottle}
 
     @property
@@ -64,12 +70,15 @@ def any_printer(seed: int) -> Printer:
     jitter = np.exp(rng.normal(0, 0.12, (8, 3))).astype(np.float32)
     jitter[0] = 1 + rng.uniform(-0.015, 0.015, 3)
     primaries = np.clip(_PRIMARIES * jitter, 0.015, 0.95)
-    return Printer(primaries, rng.uniform(0.03, 0.1), rng.uniform(0.06, 0.18), rng.uniform(0.004, 0.015))
+    return Printer(
+        primaries, rng.uniform(0.03, 0.1), rng.uniform(0.06, 0.18), rng.uniform(0.004, 0.015)
+    )
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a kind of machine differs: ink density (1 as above), paper (3,), dot gain, spread in mm, mottle."""
+    """How a kind of machine differs: ink density (1 as above), paper (3,), dot gain, spread in mm,
+    mottle."""
 
     density: float
     paper: tuple[float, float, float]
@@ -87,17 +96,21 @@ _KINDS = {
     "newsprint": _Kind(0.55, (0.62, 0.59, 0.52), 0.16, 0.20, 0.020),
 }
 PRINTERS = ("drawn", *_KINDS, "ideal")
-"""Every printer by name: ``drawn`` differs from seed to seed, ``ideal`` shows a screen's colours on paper."""
+"""Every printer by name: ``drawn`` differs from seed to seed, ``ideal`` shows a screen's colors on
+paper."""
 
 
 def printer_named(name: str, seed: int) -> Printer | None:
-    """A printer by name; one machine of that kind for each seed; None for ``ideal``. Raises OptionError otherwise."""
+    """A printer by name; one machine of that kind for each seed; None for ``ideal``. Raises
+    OptionError otherwise."""
     if name == "drawn":
         return any_printer(seed)
     if name == "ideal":
         return None
     if name not in _KINDS:
-        raise OptionError(f"printer {name!r}", f"one of {', '.join(PRINTERS)}", "choose one of these")
+        raise OptionError(
+            f"printer {name!r}", f"one of {', '.join(PRINTERS)}", "choose one of these"
+        )
     kind = _KINDS[name]
     ink = (_PRIMARIES / _PRIMARIES[0]) ** kind.density
     jitter = np.exp(numpy_generator(seed, "twin", "printer", name).normal(0, 0.03, (8, 3)))
@@ -110,21 +123,24 @@ IDEAL_WHITE = 0.92
 
 
 def ideal_print(rgb: U8) -> F32:
-    """(h, w, 3) uint8 sRGB -> the same colours in reflectance of white paper: a print that changes nothing."""
+    """(h, w, 3) uint8 sRGB -> the same colors in reflectance of white paper: a print that changes
+    nothing."""
     return to_linear(rgb) * np.float32(IDEAL_WHITE)
 
 
 def print_picture(rgb: U8, printer: Printer, px_per_mm: float, seed: int) -> F32:
     """(h, w, 3) uint8 sRGB sent to the printer -> (h, w, 3) linear reflectance of the print.
 
-    Coverage is one minus the encoded value, with dot gain; colours mix by Demichel's weights in Yule and Nielsen's
-    square-root space (Neugebauer 1937; Yule and Nielsen 1951, n = 2).
+    Coverage is one minus the encoded value, with dot gain; colors mix by Demichel's weights in Yule
+    and Nielsen's square-root space (Neugebauer 1937; Yule and Nielsen 1951, n = 2).
     """
     ink = driven(rgb, printer) if printer.managed else 1 - rgb.astype(np.float32) / 255
     ink = np.asarray(ink + np.float32(4 * printer.gain) * ink * (1 - ink), np.float32)
     sigma = printer.spread_mm * px_per_mm
     if sigma > 0.3:
-        ink = np.asarray(cv2.GaussianBlur(ink, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
+        ink = np.asarray(
+            cv2.GaussianBlur(ink, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32
+        )
     light = overprint(ink, printer)
     rng = numpy_generator(seed, "twin", "mottle")
     uneven = smooth_noise(rng, *rgb.shape[:2], cells=12, octaves=4) * 2 - 1
@@ -143,7 +159,8 @@ def overprint(ink: F32, printer: Printer) -> F32:
 
 
 def driven(rgb: U8, printer: Printer) -> F32:
-    """(h, w, 3) uint8 sRGB -> (h, w, 3) coverage before dot gain, by a table as a driver's profile holds it."""
+    """(h, w, 3) uint8 sRGB -> (h, w, 3) coverage before dot gain, by a table as a driver's profile
+    holds it."""
     places = rgb.reshape(-1, 3).T.astype(np.float32) * np.float32((_NODES - 1) / 255)
     table = _driver_table(printer.primaries.tobytes(), printer.gain)
     planes = [map_coordinates(table[..., i], places, order=1, mode="nearest") for i in range(3)]
@@ -155,28 +172,32 @@ _NODES = 17
 
 @lru_cache(maxsize=8)
 def _driver_table(primaries: bytes, gain: float) -> F32:
-    """(17, 17, 17, 3): coverage whose print comes nearest in encoded value to each colour, black and white matched.
+    """(17, 17, 17, 3): coverage whose print comes nearest in encoded value to each color, black and
+    white matched.
 
-    Found by damped Gauss-Newton steps within [0, 1]; colours out of gamut end on its edge.
+    Found by damped Gauss-Newton steps within [0, 1]; colors out of gamut end on its edge.
     """
     printer = Printer(np.frombuffer(primaries, np.float32).reshape(8, 3), gain, 0.0, 0.0)
     axis = np.linspace(0, 1, _NODES, dtype=np.float32)
     asked = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     darkest, paper = printer.primaries[7], printer.primaries[0]
-    wanted = encode(darkest + (paper - darkest) * decode(asked))
+    wanted = light_to_srgb(darkest + (paper - darkest) * srgb_to_light(asked))
     ink = 1 - asked
 
     def shown(cover: F32) -> F32:
         inked = np.asarray(cover + np.float32(4 * gain) * cover * (1 - cover), np.float32)
-        return np.asarray(encode(overprint(inked, printer)), np.float32)
+        return np.asarray(light_to_srgb(overprint(inked, printer)), np.float32)
 
     for _ in range(30):
         now = shown(ink)
-        slopes = [(shown(ink + h) - now) / np.float32(0.01) for h in np.float32(0.01) * np.eye(3, dtype=np.float32)]
+        slopes = [
+            (shown(ink + h) - now) / np.float32(0.01)
+            for h in np.float32(0.01) * np.eye(3, dtype=np.float32)
+        ]
         jacobian = np.stack(slopes, -1)
         across = np.swapaxes(jacobian, 1, 2)
         normal = across @ jacobian + np.float32(0.01) * np.eye(3, dtype=np.float32)
-        ink = np.clip(ink + np.linalg.solve(normal, across @ (wanted - now)[..., None])[..., 0], 0, 1).astype(
-            np.float32
-        )
+        ink = np.clip(
+            ink + np.linalg.solve(normal, across @ (wanted - now)[..., None])[..., 0], 0, 1
+        ).astype(np.float32)
     return np.asarray(ink.reshape(_NODES, _NODES, _NODES, 3), np.float32)

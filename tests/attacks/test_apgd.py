@@ -16,11 +16,15 @@ from physadv.threat.norms import NORMS, Norm
 @pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_reaches_the_optimum(norm: Norm, loss: str, scale: float) -> None:
-    """APGD ends at the lowest margin a linear victim has within the ball (l_1: within 2 %), at any logit scale."""
+    """APGD ends at the lowest margin a linear victim has within the ball (l_1: within 2 %), at any
+    logit scale."""
     victim = Linear(scale=scale)
     x, y = samples(victim)
     found = apgd(victim, x, y, eps=RADII[norm], norm=norm, loss=loss, steps=100, keep="loss")  # type: ignore[arg-type]
-    assert shortfall(victim, x, y, found.images, norm).max() < {"linf": 1e-6, "l2": 1e-4, "l1": 0.02}[norm]
+    assert (
+        shortfall(victim, x, y, found.images, norm).max()
+        < {"linf": 1e-6, "l2": 1e-4, "l1": 0.02}[norm]
+    )
 
 
 def test_checkpoints_follow_the_paper() -> None:

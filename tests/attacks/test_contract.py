@@ -13,16 +13,24 @@ from physadv.threat.norms import Norm, distance
 
 
 class Net(nn.Module):
-    """A small net with what can go wrong in it: batch norm, dropout, mixed modes, frozen and free parameters."""
+    """A small net with what can go wrong in it: batch norm, dropout, mixed modes, frozen and free
+    parameters."""
 
-    def __init__(self, classes: int = 5, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> None:
+    def __init__(
+        self, classes: int = 5, dtype: torch.dtype = torch.float32, scale: float = 1.0
+    ) -> None:
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(3)
             self.body = nn.Sequential(
-                nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5),
-                nn.Conv2d(8, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-            )  # fmt: skip
+                nn.Conv2d(3, 8, 3, padding=1),
+                nn.BatchNorm2d(8),
+                nn.ReLU(),
+                nn.Dropout(0.5),
+                nn.Conv2d(8, 8, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(8),
+                nn.ReLU(),
+            )
             self.head = nn.Linear(8 * 9, classes)
             for norm in (self.body[1], self.body[5]):
                 norm.running_mean.normal_(0, 0.3)
@@ -37,7 +45,8 @@ class Net(nn.Module):
 
 
 def of_net(net: Net, n: int = 7) -> tuple[Tensor, Tensor]:
-    """Images on the 8-bit grid with some pixels at the ends of [0, 1], and the classes the net gives them."""
+    """Images on the 8-bit grid with some pixels at the ends of [0, 1], and the classes the net
+    gives them."""
     dtype = net.head.weight.dtype
     x, _ = samples(Linear(dtype=torch.float64), n)
     x = (x * 1.2 - 0.1).clamp(0, 1).mul(255).round().div(255).to(dtype)
@@ -61,7 +70,9 @@ def test_within_the_ball(entry: Entry, norm: Norm) -> None:
 
 @pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize(("entry", "norm"), CASES, ids=IDS)
-def test_success_is_the_victims_word_on_the_returned_images(entry: Entry, norm: Norm, plain: bool) -> None:
+def test_success_is_the_victims_word_on_the_returned_images(
+    entry: Entry, norm: Norm, plain: bool
+) -> None:
     """``success`` is what the user's own victim predicts for the very images that come back."""
     net = Net()
     x, y = of_net(net)
@@ -76,7 +87,8 @@ def test_success_is_the_victims_word_on_the_returned_images(entry: Entry, norm: 
     ids=[i for c, i in zip(CASES, IDS, strict=True) if c[0].levels],
 )
 def test_eight_bit(entry: Entry, norm: Norm) -> None:
-    """With ``levels=255`` the result survives a PNG round trip, and is inside the ball and judged as it then is."""
+    """With ``levels=255`` the result survives a PNG round trip, and is inside the ball and judged
+    as it then is."""
     net = Net()
     x, y = of_net(net)
     result = entry(net, x, y, norm, levels=255)
@@ -128,7 +140,8 @@ def test_memory_format(entry: Entry, norm: Norm) -> None:
 @pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize(("entry", "norm"), CASES, ids=IDS)
 def test_no_side_effects(entry: Entry, norm: Norm, plain: bool) -> None:
-    """Modes of every submodule, statistics, parameters, flags, gradients, global RNG and input stay as they were."""
+    """Modes of every submodule, statistics, parameters, flags, gradients, global RNG and input stay
+    as they were."""
     net = Net()
     x, y = of_net(net)
     net.train()
@@ -153,7 +166,8 @@ def test_no_side_effects(entry: Entry, norm: Norm, plain: bool) -> None:
 
 @pytest.mark.parametrize(("entry", "norm"), CASES, ids=IDS)
 def test_forwards(entry: Entry, norm: Norm) -> None:
-    """k steps take at most k + 1 forwards of any sample, counted by a hook, and ``queries`` says how many."""
+    """k steps take at most k + 1 forwards of any sample, counted by a hook, and ``queries`` says
+    how many."""
     net = Net()
     x, y = of_net(net)
     seen: list[int] = []
@@ -170,7 +184,8 @@ def test_forwards(entry: Entry, norm: Norm) -> None:
 @pytest.mark.parametrize("classes", [2, 3, 4])
 @pytest.mark.parametrize(("entry", "norm"), CASES, ids=IDS)
 def test_few_classes_and_large_logits(entry: Entry, norm: Norm, classes: int) -> None:
-    """Nothing breaks with 2, 3 or 4 classes, and logits times 1000 are attacked as well as the logits themselves."""
+    """Nothing breaks with 2, 3 or 4 classes, and logits times 1000 are attacked as well as the
+    logits themselves."""
     small, large = Net(classes), Net(classes, scale=1000.0)
     x, y = of_net(small)
     few = {"eps": 3 * EPS[norm]}
@@ -205,7 +220,9 @@ def test_empty_batch_and_zero_eps(entry: Entry, norm: Norm) -> None:
     assert torch.equal(entry(net, x, y, norm, eps=0.0).images, x)
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd-dlr", "fab", "cw_l2", "universal", "diverse"])
+@pytest.mark.parametrize(
+    "name", ["fgsm", "pgd", "apgd-dlr", "fab", "cw_l2", "universal", "diverse"]
+)
 def test_inference_mode(name: str) -> None:
     """Attacks work within the caller's ``inference_mode``, on tensors made there."""
     entry, norm = next(c for c in CASES if c[0].name == name)

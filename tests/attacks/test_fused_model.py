@@ -7,7 +7,7 @@ import torch
 from test_contract import Net, of_net
 from torch import Tensor, nn
 
-from physadv.attacks._fused_model import Prepared, fold_batch_norm, prepare
+from physadv.attacks._fused_model import FusedModel, fold_batch_norm, fuse_model
 from physadv.attacks.gradient import pgd
 from physadv.core.errors import OptionError
 
@@ -17,11 +17,12 @@ def batch_norms(module: nn.Module) -> int:
 
 
 def test_folds_and_agrees() -> None:
-    """All batch norms after convolutions are folded, the logits stay, and the user's module keeps its own."""
+    """All batch norms after convolutions are folded, the logits stay, and the user's module keeps
+    its own."""
     net = Net()
     x, _ = of_net(net)
-    copy = prepare(net, x)
-    assert isinstance(copy, Prepared)
+    copy = fuse_model(net, x)
+    assert isinstance(copy, FusedModel)
     assert batch_norms(copy.module) == 0
     assert batch_norms(net) == 2
     assert not any(p.requires_grad for p in copy.module.parameters())
@@ -54,12 +55,14 @@ def test_wrong_folds_are_not_used(kind: type[nn.Module]) -> None:
     """Where folding would change the function, the result still is the victim's function."""
     net = kind().eval()
     x = torch.rand((4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(prepare(net, x)(x), net(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fuse_model(net, x)(x), net(x), rtol=1e-4, atol=1e-5)
 
 
 def test_batch_norm_in_use_is_kept() -> None:
     """A batch norm that stands before its convolution, or has no statistics, is left alone."""
-    net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    net = nn.Sequential(
+        nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)
+    ).eval()
     assert fold_batch_norm(net, torch.rand(2, 3, 8, 8)) == 0
 
 
@@ -68,9 +71,9 @@ def test_victims_that_are_left_alone() -> None:
     net = Net()
     x, _ = of_net(net)
     function = lambda images: net(images)  # noqa: E731
-    assert prepare(function, x) is function
+    assert fuse_model(function, x) is function
     handle = net.head.register_forward_hook(lambda *_: None)
-    assert prepare(net, x) is net
+    assert fuse_model(net, x) is net
     handle.remove()
 
     class Locked(Net):
@@ -78,12 +81,13 @@ def test_victims_that_are_left_alone() -> None:
             raise TypeError("no copies")
 
     locked = Locked()
-    assert prepare(locked, x) is locked
+    assert fuse_model(locked, x) is locked
 
 
 @pytest.mark.parametrize("speed", ["plain", "fold", "bf16"])
 def test_every_speed_is_judged_by_the_victim(speed: str) -> None:
-    """Folded and bfloat16 steps end in verdicts of the user's own model, and break about as many samples."""
+    """Folded and bfloat16 steps end in verdicts of the user's own model, and break about as many
+    samples."""
     net = Net()
     x, y = of_net(net, 24)
     result = pgd(net, x, y, eps=0.03, steps=20, speed=speed)  # type: ignore[arg-type]

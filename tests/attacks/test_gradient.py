@@ -1,4 +1,5 @@
-"""FGSM, PGD and their relatives: the closed-form optimum, restarts, dropping, momentum and surrogates."""
+"""FGSM, PGD and their relatives: the closed-form optimum, restarts, dropping, momentum and
+surrogates."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ import torch.nn.functional as F
 from linear import Linear, least_margin, samples
 from torch import Tensor, nn
 
+from physadv.attacks._classifier_step import frozen_eval, modules_of
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
-from physadv.attacks._classifier_step import modules_of, quiet
 from physadv.attacks.transfer_based import Diverse, mifgsm
 from physadv.core.errors import OptionError, VictimError
 from physadv.core.random_streams import generator
@@ -31,7 +32,8 @@ def shortfall(victim: Linear, x: Tensor, y: Tensor, found: Tensor, norm: Norm) -
 @pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_fgsm_is_the_optimum_of_a_linear_victim(norm: Norm, loss: str, scale: float) -> None:
-    """One step reaches the lowest margin within the ball and [0, 1], whatever the loss and the logits' scale."""
+    """One step reaches the lowest margin within the ball and [0, 1], whatever the loss and the
+    logits' scale."""
     victim = Linear(scale=scale)
     x, y = samples(victim)
     found = fgsm(victim, x, y, eps=RADII[norm], norm=norm, loss=loss)  # type: ignore[arg-type]
@@ -42,7 +44,8 @@ def test_fgsm_is_the_optimum_of_a_linear_victim(norm: Norm, loss: str, scale: fl
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_pgd_reaches_the_optimum(norm: Norm, scale: float, schedule: str) -> None:
-    """PGD from a random start ends at the optimum of a linear victim (l_1 by equal falling steps: within 2 %)."""
+    """PGD from a random start ends at the optimum of a linear victim (l_1 by equal falling steps:
+    within 2 %)."""
     victim = Linear(scale=scale)
     x, y = samples(victim)
     size = 0.5 * RADII[norm] if norm == "l2" and schedule == "constant" else None
@@ -70,14 +73,22 @@ def test_ascent_and_momentum_reach_the_optimum(norm: Norm) -> None:
     assert shortfall(victim, x, y, found.images, norm).max() < 1e-3
     steps = {"linf": 400, "l2": 60}[norm]
     plain = gradient_ascent(
-        victim, x, y, eps=RADII[norm], norm=norm, steps=steps, step_size=RADII[norm] / 3, keep="loss"
+        victim,
+        x,
+        y,
+        eps=RADII[norm],
+        norm=norm,
+        steps=steps,
+        step_size=RADII[norm] / 3,
+        keep="loss",
     )
     assert shortfall(victim, x, y, plain.images, norm).max() < 0.01
 
 
 @pytest.mark.parametrize("attack", [fgsm, pgd, gradient_ascent, mifgsm])
 def test_targeted_reaches_the_optimum(attack) -> None:  # type: ignore[no-untyped-def]
-    """Towards a target in l_2, the margin of a five-class linear victim falls as for the two classes alone."""
+    """Towards a target in l_2, the margin of a five-class linear victim falls as for the two
+    classes alone."""
     victim = Linear(5)
     x, y = samples(victim)
     with torch.no_grad():
@@ -122,7 +133,8 @@ def test_restarts_never_lose_a_success() -> None:
 
 
 def test_dropping_changes_no_verdict_and_saves_forwards() -> None:
-    """Samples broken early are asked about no more; the verdicts are those of a run that drops none."""
+    """Samples broken early are asked about no more; the verdicts are those of a run that drops
+    none."""
     victim = Linear(5)
     x, y = samples(victim, 16)
     dropped = pgd(victim, x, y, eps=0.03, speed="plain")
@@ -139,11 +151,14 @@ def test_eps_is_not_remembered() -> None:
     victim = Linear()
     x, y = samples(victim)
     pgd(victim, x, y, eps=0.3)
-    assert float((pgd(victim, x, y, eps=0.01, keep="loss").images - x).abs().max()) == pytest.approx(0.01, abs=1e-7)
+    assert float(
+        (pgd(victim, x, y, eps=0.01, keep="loss").images - x).abs().max()
+    ) == pytest.approx(0.01, abs=1e-7)
 
 
 def test_diverse_views_are_images_of_the_images() -> None:
-    """With share 0 the view is the image itself; with share 1 it is shrunk onto black, differently for each sample."""
+    """With share 0 the view is the image itself; with share 1 it is shrunk onto black, differently
+    for each sample."""
     x = torch.full((4, 3, 12, 12), 0.5)
     sources = [generator(0, i) for i in range(4)]
     torch.testing.assert_close(Diverse(share=0.0)(x, sources), x)
@@ -157,7 +172,8 @@ def test_diverse_views_are_images_of_the_images() -> None:
 
 
 def test_surrogates_spare_the_victim() -> None:
-    """With surrogates the victim is asked once a sample, and a surrogate equal to it transfers fully."""
+    """With surrogates the victim is asked once a sample, and a surrogate equal to it transfers
+    fully."""
     victim, twin = Linear(3), Linear(3)
     x, y = samples(victim)
     result = mifgsm(victim, x, y, eps=0.1, surrogates=[twin])
@@ -188,7 +204,8 @@ def test_no_gradient_is_an_error() -> None:
 
 
 def test_wrapped_modules_are_found() -> None:
-    """Modules behind a function, a method or a small object are put in eval mode within, and back after."""
+    """Modules behind a function, a method or a small object are put in eval mode within, and back
+    after."""
     net = nn.Dropout(0.9)
 
     class Holder:
@@ -200,6 +217,6 @@ def test_wrapped_modules_are_found() -> None:
 
     for victim in (net, lambda x: net(x), net.forward, Holder(), Holder().__call__):
         assert modules_of(victim) == [net]
-        with quiet(victim):
+        with frozen_eval(victim):
             assert not net.training
         assert net.training

@@ -1,4 +1,5 @@
-"""Minimum-norm attacks: the nearest boundary of a linear victim, in every norm, with [0, 1] as a limit."""
+"""Minimum-norm attacks: the nearest boundary of a linear victim, in every norm, with [0, 1] as a
+limit."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import torch
 from linear import Linear, least_distance, samples
 from torch import Tensor
 
-from physadv.attacks.minimum_norm import cw_l2, deepfool, fab
 from physadv.attacks._hyperplane import to_plane
+from physadv.attacks.minimum_norm import cw_l2, deepfool, fab
 from physadv.core.errors import OptionError
 from physadv.threat.norms import NORMS, Norm, distance
 
@@ -18,7 +19,8 @@ from physadv.threat.norms import NORMS, Norm, distance
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 @pytest.mark.parametrize("attack", [fab, deepfool])
 def test_finds_the_nearest_boundary(attack, norm: Norm, classes: int, scale: float) -> None:  # type: ignore[no-untyped-def]
-    """All samples are broken, at most half a percent farther than the closed-form nearest image, and never nearer."""
+    """All samples are broken, at most half a percent farther than the closed-form nearest image,
+    and never nearer."""
     victim = Linear(classes, scale=scale)
     x, y = samples(victim)
     near = least_distance(victim, x, y, norm)
@@ -67,7 +69,8 @@ def test_targets(norm: Norm) -> None:
 
 
 def test_copy_and_victim_disagree_at_the_boundary() -> None:
-    """Finds made on a faster copy that is a little more easily fooled are pushed out until the victim agrees."""
+    """Finds made on a faster copy that is a little more easily fooled are pushed out until the
+    victim agrees."""
     victim, copy = Linear(3), Linear(3)
     copy.bias.data += torch.tensor([0.02, 0.0, 0.0], dtype=torch.float64)
     x, y = samples(victim)
@@ -79,9 +82,9 @@ def test_copy_and_victim_disagree_at_the_boundary() -> None:
 
 def Copy(module: torch.nn.Module):  # type: ignore[no-untyped-def]  # noqa: N802
     """The module as a prepared faster copy."""
-    from physadv.attacks._fused_model import Prepared
+    from physadv.attacks._fused_model import FusedModel
 
-    return Prepared(module, channels_last=False, bf16=False)
+    return FusedModel(module, channels_last=False, bf16=False)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -97,7 +100,10 @@ def test_planes(norm: Norm) -> None:
     assert (x + change).max() <= 1 + 1e-12
     own = length(change, norm)
     for seed in range(20):
-        other = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - x
+        other = (
+            torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            - x
+        )
         inner = (slope * other).flatten(1).sum(1)
         share = -value / inner
         usable = (share > 0) & (share <= 1)

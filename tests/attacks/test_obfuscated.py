@@ -7,20 +7,20 @@ import torch
 from linear import Linear, samples
 from torch import Tensor
 
-from physadv.attacks.gradient import fgsm, pgd
 from physadv.attacks._classifier_step import loss_and_gradient
+from physadv.attacks.gradient import fgsm, pgd
 from physadv.attacks.obfuscated import bpda, eot
 from physadv.core.errors import OptionError
 from physadv.threat.losses import objective
 
 
 def coarse(x: Tensor) -> Tensor:
-    """Eight grey levels: a gradient of zero almost everywhere."""
+    """Eight gray levels: a gradient of zero almost everywhere."""
     return (x * 7).round() / 7
 
 
 def test_bpda_restores_the_attack() -> None:
-    """Behind quantisation FGSM has no gradient and finds nothing; with BPDA it breaks most samples."""
+    """Behind quantization FGSM has no gradient and finds nothing; with BPDA it breaks most samples."""
     victim = Linear()
     x, y = samples(victim, 16)
     y = victim(coarse(x)).argmax(1)
@@ -31,7 +31,8 @@ def test_bpda_restores_the_attack() -> None:
 
 
 def test_bpda_forward_and_backward() -> None:
-    """The value is the part's, the gradient the stand-in's; a stand-in of another shape is an error."""
+    """The value is the part's, the gradient the stand-in's; a stand-in of another shape is an
+    error."""
     x = torch.rand(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     out = bpda(coarse, lambda x: 3 * x)(x)
     assert torch.equal(out, coarse(x))
@@ -52,7 +53,8 @@ class Noisy(torch.nn.Module):
 
 
 def test_eot_averages_losses_and_gradients() -> None:
-    """The gradient is the mean of the draws' own loss gradients, and is not that of the averaged logits."""
+    """The gradient is the mean of the draws' own loss gradients, and is not that of the averaged
+    logits."""
     net = Noisy()
     x, y = samples(net.inner)
     victim = eot(net, draws=5)
@@ -72,12 +74,16 @@ def test_eot_repeats_and_leaves_the_rng_alone() -> None:
     net = Noisy()
     x, y = samples(net.inner)
     state = torch.get_rng_state()
-    first, second = (pgd(eot(net, draws=3), x, y, eps=0.05, steps=4, drop_broken=False) for _ in range(2))
+    first, second = (
+        pgd(eot(net, draws=3), x, y, eps=0.05, steps=4, drop_broken=False) for _ in range(2)
+    )
     assert torch.equal(first.images, second.images)
     assert torch.equal(state, torch.get_rng_state())
     assert first.queries is not None
     assert first.queries.tolist() == [15] * len(x)
-    assert not torch.equal(pgd(eot(net, draws=3, seed=1), x, y, eps=0.05, steps=4).images, first.images)
+    assert not torch.equal(
+        pgd(eot(net, draws=3, seed=1), x, y, eps=0.05, steps=4).images, first.images
+    )
 
 
 def test_eot_verdict_is_the_mean_probability() -> None:

@@ -1,4 +1,4 @@
-"""The optimisation loop on a victim whose optimum is known in closed form."""
+"""The optimization loop on a victim whose optimum is known in closed form."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from physadv.attacks.patch_loop import optimise
 from physadv.attacks._optimizers import Adam
+from physadv.attacks.patch_loop import optimize
 from physadv.core.errors import VictimError
 from physadv.threat.printability import project_printable
 
@@ -26,16 +26,30 @@ class Linear(torch.nn.Module):
         return (images * self.weight).sum((1, 2, 3))[:, None]
 
 
-def run(victim: torch.nn.Module, steps: int, start: int = 0, state: object = None, patch: Tensor | None = None):  # type: ignore[no-untyped-def]
-    return optimise(
-        torch.full((1, 3, 4, 4), 0.5) if patch is None else patch, render=lambda p, i: (p, BOX), victims=[victim],
-        objective=lambda logits, boxes: logits[:, 0], regulariser=lambda p: p.sum() * 0, project=project_printable,
-        update=Adam(0.1, 60), steps=steps, start=start, state=state,
-    )  # fmt: skip
+def run(
+    victim: torch.nn.Module,
+    steps: int,
+    start: int = 0,
+    state: object = None,
+    patch: Tensor | None = None,
+):  # type: ignore[no-untyped-def]
+    return optimize(
+        torch.full((1, 3, 4, 4), 0.5) if patch is None else patch,
+        render=lambda p, i: (p, BOX),
+        victims=[victim],
+        objective=lambda logits, boxes: logits[:, 0],
+        regularizer=lambda p: p.sum() * 0,
+        project=project_printable,
+        update=Adam(0.1, 60),
+        steps=steps,
+        start=start,
+        state=state,
+    )
 
 
 def test_the_closed_form_optimum_is_reached() -> None:
-    """Minimising a linear logit over the box ends at 0 where the weight is positive and at 1 where it is negative."""
+    """Minimising a linear logit over the box ends at 0 where the weight is positive and at 1 where
+    it is negative."""
     last = list(run(Linear(), 60))[-1]
     torch.testing.assert_close(last.patch, (WEIGHT < 0).float(), atol=1e-3, rtol=0)
 

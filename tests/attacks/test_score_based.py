@@ -1,4 +1,5 @@
-"""Square and estimated gradients: scores only, counted, inside the ball, at the optimum of a linear victim."""
+"""Square and estimated gradients: scores only, counted, inside the ball, at the optimum of a linear
+victim."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from physadv.threat.norms import distance
 
 
 class Plane(nn.Module):
-    """Two classes parted by a plane through grey images: the smallest eps that flips one is known in closed form."""
+    """Two classes parted by a plane through gray images: the smallest eps that flips one is known
+    in closed form."""
 
     def __init__(self, scale: float = 1.0, shape: tuple[int, ...] = (1, 6, 6)) -> None:
         super().__init__()
@@ -29,20 +31,21 @@ class Plane(nn.Module):
 
 
 def smallest(norm: str) -> float:
-    """The eps at which the grey image of Plane changes class."""
+    """The eps at which the gray image of Plane changes class."""
     weight = Plane().weight.detach().flatten()
     return 0.8 / float(weight.abs().sum() if norm == "linf" else weight.norm())
 
 
-GREY, ZEROS = torch.full((3, 1, 6, 6), 0.5), torch.zeros(3, dtype=torch.long)
+GRAY, ZEROS = torch.full((3, 1, 6, 6), 0.5), torch.zeros(3, dtype=torch.long)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_square_breaks_a_plane_just_above_its_margin_and_never_below(norm: str) -> None:
-    """A linear victim falls a little above the closed-form radius, and at a radius below it nothing is claimed."""
+    """A linear victim falls a little above the closed-form radius, and at a radius below it nothing
+    is claimed."""
     factor = {"linf": 1.15, "l2": 1.35}[norm]
-    above = square(Plane(), GREY, ZEROS, eps=factor * smallest(norm), norm=norm, queries=3000)
-    below = square(Plane(), GREY, ZEROS, eps=0.99 * smallest(norm), norm=norm, queries=300)
+    above = square(Plane(), GRAY, ZEROS, eps=factor * smallest(norm), norm=norm, queries=3000)
+    below = square(Plane(), GRAY, ZEROS, eps=0.99 * smallest(norm), norm=norm, queries=300)
     assert above.success.all()
     assert not below.success.any()
 
@@ -53,7 +56,9 @@ def test_square_stays_inside_the_ball_in_float64(norm: str, dtype: torch.dtype) 
     """No image is farther than eps, measured in float64, or outside [0, 1], in any float dtype."""
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     victim = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).to(dtype)
-    found = square(victim, images, torch.zeros(4, dtype=torch.long), eps=0.07, norm=norm, queries=80)  # type: ignore[arg-type]
+    found = square(
+        victim, images, torch.zeros(4, dtype=torch.long), eps=0.07, norm=norm, queries=80
+    )  # type: ignore[arg-type]
     assert found.images.dtype == dtype
     assert (distance(found.images, images, norm) <= 0.07).all()  # type: ignore[arg-type]
     assert found.images.min() >= 0
@@ -64,7 +69,7 @@ def test_square_asks_at_most_one_more_than_its_queries_and_counts_them() -> None
     """q queries are at most q + 1 forwards; a sample that the victim misreads costs one."""
     victim = Plane()
     labels = torch.tensor([0, 0, 1])
-    found = square(victim, GREY, labels, eps=0.001, queries=40)
+    found = square(victim, GRAY, labels, eps=0.001, queries=40)
     assert victim.forwards == 41
     assert found.queries is not None
     assert found.queries.tolist() == [41, 41, 1]
@@ -74,7 +79,12 @@ def test_square_does_not_depend_on_the_batch_and_repeats_by_seed() -> None:
     """One by one or together, a sample gets the same image; another seed gives another."""
     images = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.1 + 0.45
     together = square(Plane(), images, ZEROS, eps=0.02, queries=60)
-    alone = torch.cat([square(Plane(), images[i : i + 1], ZEROS[:1], eps=0.02, queries=60).images for i in range(3)])
+    alone = torch.cat(
+        [
+            square(Plane(), images[i : i + 1], ZEROS[:1], eps=0.02, queries=60).images
+            for i in range(3)
+        ]
+    )
     other = square(Plane(), images, ZEROS, eps=0.02, queries=60, seed=1)
     assert torch.equal(together.images, alone)
     assert not torch.equal(together.images, other.images)
@@ -82,8 +92,8 @@ def test_square_does_not_depend_on_the_batch_and_repeats_by_seed() -> None:
 
 def test_square_is_blind_to_the_scale_of_the_logits() -> None:
     """Logits times 1000 give the very same images."""
-    plain = square(Plane(), GREY, ZEROS, eps=1.3 * smallest("linf"), queries=300)
-    scaled = square(Plane(1000.0), GREY, ZEROS, eps=1.3 * smallest("linf"), queries=300)
+    plain = square(Plane(), GRAY, ZEROS, eps=1.3 * smallest("linf"), queries=300)
+    scaled = square(Plane(1000.0), GRAY, ZEROS, eps=1.3 * smallest("linf"), queries=300)
     assert torch.equal(plain.images, scaled.images)
 
 
@@ -91,20 +101,26 @@ def test_square_reaches_a_target() -> None:
     """With targets, success means that class and no other."""
     victim = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     images, wanted = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1])
-    found = square(victim, images, torch.zeros(6, dtype=torch.long), eps=0.5, queries=300, targets=wanted)
+    found = square(
+        victim, images, torch.zeros(6, dtype=torch.long), eps=0.5, queries=300, targets=wanted
+    )
     assert torch.equal(victim(found.images).argmax(1) == wanted, found.success)
     assert found.success.float().mean() > 0.5
 
 
 def test_square_leaves_no_trace() -> None:
     """Modes, gradients, flags, the input and the global RNG are as before."""
-    victim = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3)).train()
-    state, images, rng = copy.deepcopy(victim.state_dict()), GREY.clone(), torch.get_rng_state()
+    victim = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3)
+    ).train()
+    state, images, rng = copy.deepcopy(victim.state_dict()), GRAY.clone(), torch.get_rng_state()
     found = square(victim, images, ZEROS, eps=0.1, queries=20)
     assert victim[1].training
-    assert all(torch.equal(a, b) for a, b in zip(state.values(), victim.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(state.values(), victim.state_dict().values(), strict=True)
+    )
     assert all(p.grad is None and p.requires_grad for p in victim.parameters())
-    assert torch.equal(images, GREY)
+    assert torch.equal(images, GRAY)
     assert torch.equal(rng, torch.get_rng_state())
     assert not found.images.requires_grad
 
@@ -112,26 +128,27 @@ def test_square_leaves_no_trace() -> None:
 def test_square_refuses_what_it_cannot_do() -> None:
     """An unknown norm, a negative eps and images out of [0, 1] are said in one line each."""
     with pytest.raises(OptionError, match="l1"):
-        square(Plane(), GREY, ZEROS, eps=1, norm="l1")
+        square(Plane(), GRAY, ZEROS, eps=1, norm="l1")
     with pytest.raises(OptionError, match="eps -1"):
-        square(Plane(), GREY, ZEROS, eps=-1)
+        square(Plane(), GRAY, ZEROS, eps=-1)
     with pytest.raises(ImageError, match="0, 1"):
-        square(Plane(), GREY * 255, ZEROS, eps=1)
+        square(Plane(), GRAY * 255, ZEROS, eps=1)
 
 
 def test_finite_differences_are_the_gradient_of_a_linear_victim() -> None:
     """Central differences along every pixel give the exact slope, and each image asked is counted."""
     victim = Plane().double()
     source = Estimated(victim, method="finite", sigma=0.01)
-    images = GREY.double().requires_grad_()
+    images = GRAY.double().requires_grad_()
     (slope,) = torch.autograd.grad(source(images)[:, 0].sum(), images)
     assert torch.allclose(slope, victim.weight.expand_as(slope), atol=1e-9)
     assert source.queries == 3 + 3 * 2 * 36
 
 
 def test_nes_points_along_the_gradient_and_repeats() -> None:
-    """With many pairs the estimate points where the gradient does; the same seed gives the same estimate."""
-    images = GREY.clone().requires_grad_()
+    """With many pairs the estimate points where the gradient does; the same seed gives the same
+    estimate."""
+    images = GRAY.clone().requires_grad_()
     slopes = []
     for _ in range(2):
         source = Estimated(Plane(), pairs=400, sigma=0.01, seed=5)
@@ -148,4 +165,4 @@ def test_an_estimated_victim_falls_to_a_gradient_attack() -> None:
     blind = Plane()
     blind.forward = torch.no_grad()(blind.forward)  # type: ignore[method-assign]
     source = Estimated(blind, method="finite", sigma=0.01)
-    assert pgd(source, GREY, ZEROS, eps=1.05 * smallest("linf"), steps=5).success.all()
+    assert pgd(source, GRAY, ZEROS, eps=1.05 * smallest("linf"), steps=5).success.all()

@@ -32,12 +32,14 @@ def changed(x: Tensor, x0: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("pixels", [1, 3, 25])
 def test_no_more_pixels_than_asked_and_all_at_corners(pixels: int) -> None:
-    """Both attacks change at most so many pixels, and only to 0 or 1; success is the victim's own verdict."""
+    """Both attacks change at most so many pixels, and only to 0 or 1; success is the victim's own
+    verdict."""
     victim, x = Weighted(), images()
     labels = victim(x).argmax(1)
     for found in (
-        saliency(victim, x, labels, pixels=pixels), sparse_search(victim, x, labels, pixels=pixels, queries=60)
-    ):  # fmt: skip
+        saliency(victim, x, labels, pixels=pixels),
+        sparse_search(victim, x, labels, pixels=pixels, queries=60),
+    ):
         assert (changed(found.images, x) <= pixels).all()
         moved = found.images[found.images != x]
         assert set(moved.tolist()) <= {0.0, 1.0}
@@ -62,12 +64,14 @@ def test_saliency_takes_the_best_pixels_of_a_linear_victim() -> None:
 
 
 def test_search_finds_what_a_few_pixels_allow_and_repeats() -> None:
-    """Random search breaks most of what the gradient breaks, and the same seed gives the same images."""
+    """Random search breaks most of what the gradient breaks, and the same seed gives the same
+    images."""
     victim, x = Weighted(), images(40)
     labels = victim(x).argmax(1)
     best, found = (
-        saliency(victim, x, labels, pixels=3), sparse_search(victim, x, labels, pixels=3, queries=300, seed=1)
-    )  # fmt: skip
+        saliency(victim, x, labels, pixels=3),
+        sparse_search(victim, x, labels, pixels=3, queries=300, seed=1),
+    )
     assert found.success.sum() >= 0.8 * best.success.sum()
     again = sparse_search(victim, x, labels, pixels=3, queries=300, seed=1)
     assert torch.equal(found.images, again.images)

@@ -25,7 +25,8 @@ def test_one_change_for_all(norm: Norm) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_reaches_the_optimum_for_one_class(norm: Norm) -> None:
-    """On images of one class of a linear victim, all far from the ends of [0, 1], it is the best change there is."""
+    """On images of one class of a linear victim, all far from the ends of [0, 1], it is the best
+    change there is."""
     victim = Linear()
     x, y = samples(victim, 30, middle=True)
     x, y = x[y == 0], y[y == 0]
@@ -50,10 +51,15 @@ def test_works_on_other_images() -> None:
 
 
 def test_eight_bit_change() -> None:
-    """With levels the change is whole steps of 1/255, the same for every image off the ends of [0, 1]."""
+    """With levels the change is whole steps of 1/255, the same for every image off the ends of [0,
+    1]."""
     victim = Linear()
     x, y = samples(victim, 10)
     x = x.mul(255).round().div(255)
     result = universal(victim, x, y, eps=8 / 255, levels=255)
-    torch.testing.assert_close(result.change * 255, (result.change * 255).round(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(result.images, apply_change(x, result.change), atol=1.01 / 255, rtol=0)
+    torch.testing.assert_close(
+        result.change * 255, (result.change * 255).round(), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(
+        result.images, apply_change(x, result.change), atol=1.01 / 255, rtol=0
+    )

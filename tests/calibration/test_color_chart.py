@@ -1,4 +1,4 @@
-"""The chart and the board on paper: true to the millimetre, every colour twice, whites everywhere."""
+"""The chart and the board on paper: true to the millimeter, every color twice, whites everywhere."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import pikepdf
 import pytest
 from PIL import Image
 
-from physadv.core.package_data import calibration_dir
-from physadv.core.errors import GeometryError, OptionError
 from physadv.calibration.charuco_board import COLUMNS as SQUARES
 from physadv.calibration.charuco_board import SQUARE, board, write_board
 from physadv.calibration.color_chart import (
@@ -23,21 +21,27 @@ from physadv.calibration.color_chart import (
     COLUMNS,
     MARKER,
     ROWS,
-    cell_centres,
-    colour_chart,
+    cell_centers,
+    color_chart,
     marker_corners,
     write_chart,
 )
-from physadv.printing.aruco_markers import dictionary
+from physadv.core.errors import GeometryError, OptionError
+from physadv.core.package_data import calibration_dir
+from physadv.printing.aruco_markers import marker_dictionary
 
 DPI = 600
 MM = 25.4 / DPI
-poppler = pytest.mark.skipif(shutil.which("pdftoppm") is None, reason="pdftoppm (poppler) is not installed")
+poppler = pytest.mark.skipif(
+    shutil.which("pdftoppm") is None, reason="pdftoppm (poppler) is not installed"
+)
 
 
 def pdftoppm(path: Path) -> np.ndarray:
     """The page at 600 dpi, (h, w, 3) uint8."""
-    subprocess.run(["pdftoppm", "-r", str(DPI), "-png", "-singlefile", str(path), str(path)], check=True)
+    subprocess.run(
+        ["pdftoppm", "-r", str(DPI), "-png", "-singlefile", str(path), str(path)], check=True
+    )
     return np.asarray(Image.open(f"{path}.png").convert("RGB"))
 
 
@@ -49,37 +53,40 @@ def dark_span(line: np.ndarray) -> tuple[float, float]:
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_a_set_holds_what_it_says(number: int) -> None:
-    """136 different cells twice, 70 whites, none of them under a marker; every third of the page has whites."""
-    chart = colour_chart(number)
+    """136 different cells twice, 70 whites, none of them under a marker; every third of the page
+    has whites."""
+    chart = color_chart(number)
     used = np.concatenate([chart.places.ravel(), chart.whites])
-    assert len(chart.colours) == 136 >= 125
+    assert len(chart.colors) == 136 >= 125
     assert len(np.unique(used)) == len(used) == 2 * 136 + len(chart.whites)
     under = {(r + i) * COLUMNS + c + j for c, r in BLOCKS for i in (0, 1) for j in (0, 1)}
     assert not under & set(used.tolist())
-    where = cell_centres(chart.whites) / (np.array([COLUMNS, ROWS]) * CELL) * 3
+    where = cell_centers(chart.whites) / (np.array([COLUMNS, ROWS]) * CELL) * 3
     counts = np.histogram2d(*where.T, bins=3, range=[[0, 3], [0, 3]])[0]
     assert counts.min() >= 4
-    apart = np.linalg.norm(np.diff(cell_centres(chart.places.ravel()).reshape(-1, 2, 2), axis=1), axis=2)
+    apart = np.linalg.norm(
+        np.diff(cell_centers(chart.places.ravel()).reshape(-1, 2, 2), axis=1), axis=2
+    )
     assert float(np.median(apart)) > 5 * CELL  # copies lie at random, not side by side
 
 
-def test_set_1_spans_the_cube_and_the_greys() -> None:
-    """All 125 combinations of five levels, and sixteen greys; the sets have different marker ids."""
-    colours = {tuple(c) for c in colour_chart(1).colours.tolist()}
-    assert len(colours) == 136
-    assert {(r, g, b) for r in (0, 255) for g in (0, 255) for b in (0, 255)} <= colours
-    assert sum(r == g == b for r, g, b in colours) == 16
-    ids = [i for n in (1, 2, 3, 4) for i in colour_chart(n).marker_ids]
+def test_set_1_spans_the_cube_and_the_grays() -> None:
+    """All 125 combinations of five levels, and sixteen grays; the sets have different marker ids."""
+    colors = {tuple(c) for c in color_chart(1).colors.tolist()}
+    assert len(colors) == 136
+    assert {(r, g, b) for r in (0, 255) for g in (0, 255) for b in (0, 255)} <= colors
+    assert sum(r == g == b for r, g, b in colors) == 16
+    ids = [i for n in (1, 2, 3, 4) for i in color_chart(n).marker_ids]
     assert len(set(ids)) == 32
     assert min(ids) == 16
     with pytest.raises(OptionError, match="1 to 4"):
-        colour_chart(5)
+        color_chart(5)
 
 
 @poppler
 @pytest.mark.parametrize("paper", ["a4", "letter"])
 def test_the_chart_measures_true(tmp_path: Path, paper: str) -> None:
-    """Rasterised by poppler: bar, markers and cells within 0.05 mm of their place, colours exact."""
+    """Rasterised by poppler: bar, markers and cells within 0.05 mm of their place, colors exact."""
     layout = write_chart(tmp_path / "c.pdf", paper=paper)
     image = pdftoppm(tmp_path / "c.pdf")
     assert image.shape[:2] == pytest.approx((layout.page[1] / MM, layout.page[0] / MM), abs=1)
@@ -91,16 +98,20 @@ def test_the_chart_measures_true(tmp_path: Path, paper: str) -> None:
     a, b = dark_span(image[y, span, 0])
     assert a + span.start * MM == pytest.approx(layout.grid.x + first[0], abs=0.05)
     assert b - a == pytest.approx(MARKER, abs=0.05)
-    found, ids, _ = cv2.aruco.ArucoDetector(dictionary()).detectMarkers(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-    order = {i: n for n, i in enumerate(colour_chart(1).marker_ids)}
+    found, ids, _ = cv2.aruco.ArucoDetector(marker_dictionary()).detectMarkers(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    )
+    order = {i: n for n, i in enumerate(color_chart(1).marker_ids)}
     assert set(order) <= set(ids.ravel().tolist())
     for marker, seen in zip(ids.ravel().tolist(), found, strict=True):
         said = corners[order[marker]] + np.array([layout.grid.x, layout.grid.y])
-        assert np.abs((seen.reshape(4, 2) + 0.5) * MM - said).max() < 0.15  # the detector is good to some pixels
-    chart = colour_chart(1)
-    at = (cell_centres(chart.places.ravel()) + np.array([layout.grid.x, layout.grid.y])) / MM
+        assert (
+            np.abs((seen.reshape(4, 2) + 0.5) * MM - said).max() < 0.15
+        )  # the detector is good to some pixels
+    chart = color_chart(1)
+    at = (cell_centers(chart.places.ravel()) + np.array([layout.grid.x, layout.grid.y])) / MM
     seen = image[at[:, 1].astype(int), at[:, 0].astype(int)]
-    assert np.abs(seen.astype(int) - np.repeat(chart.colours, 2, 0)).max() <= 1
+    assert np.abs(seen.astype(int) - np.repeat(chart.colors, 2, 0)).max() <= 1
     edge = round((layout.grid.x + 2 * CELL) / MM)
     row = image[round((layout.grid.y + 0.5 * CELL) / MM), edge - 40 : edge + 40].astype(int)
     steps = np.abs(np.diff(row, axis=0)).sum(1)
@@ -109,18 +120,27 @@ def test_the_chart_measures_true(tmp_path: Path, paper: str) -> None:
 
 @poppler
 def test_the_board_measures_true(tmp_path: Path) -> None:
-    """The first row of squares is SQUARE mm wide each, and OpenCV finds all 54 corners where they belong."""
+    """The first row of squares is SQUARE mm wide each, and OpenCV finds all 54 corners where they
+    belong."""
     layout = write_board(tmp_path / "b.pdf")
     image = pdftoppm(tmp_path / "b.pdf")
     row = image[round((layout.grid.y + 1.5) / MM), :, 0] < 128
     edges = np.nonzero(np.diff(row.astype(int)))[0] + 1
     expected = layout.grid.x + SQUARE * np.arange(SQUARES + 1)
     np.testing.assert_allclose(edges * MM, expected, atol=0.05)
-    small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY),
+        None,
+        fx=0.25,
+        fy=0.25,
+        interpolation=cv2.INTER_AREA,
+    )
     corners, ids, _, _ = cv2.aruco.CharucoDetector(board()).detectBoard(small)
     assert len(ids) == 54
     plane, pixels = board().matchImagePoints(corners, ids)
-    seen = (np.asarray(pixels).reshape(-1, 2) + 0.5) * 4 * MM - np.array([layout.grid.x, layout.grid.y])
+    seen = (np.asarray(pixels).reshape(-1, 2) + 0.5) * 4 * MM - np.array(
+        [layout.grid.x, layout.grid.y]
+    )
     assert np.abs(seen - np.asarray(plane).reshape(-1, 3)[:, :2]).max() < 0.1
 
 
@@ -140,6 +160,16 @@ def test_the_ready_charts_are_those_of_the_code() -> None:
     """calibration/ holds the sets as data, and PDFs of set 1 and of the board for both papers."""
     folder = calibration_dir()
     for number in (1, 2, 3, 4):
-        assert json.loads((folder / f"chart-{number}.json").read_text()) == colour_chart(number).as_dict()
-    for name in ("chart-1-a4", "chart-1-letter", "chart-2-a4", "chart-2-letter", "board-a4", "board-letter"):
+        assert (
+            json.loads((folder / f"chart-{number}.json").read_text())
+            == color_chart(number).as_dict()
+        )
+    for name in (
+        "chart-1-a4",
+        "chart-1-letter",
+        "chart-2-a4",
+        "chart-2-letter",
+        "board-a4",
+        "board-letter",
+    ):
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")

@@ -1,4 +1,5 @@
-"""The chart through the twin's printer and camera: found, read, fitted to the truth, or refused with the reason."""
+"""The chart through the twin's printer and camera: found, read, fitted to the truth, or refused
+with the reason."""
 
 from __future__ import annotations
 
@@ -12,16 +13,22 @@ import pytest
 from charttwin import SLANTED, STRAIGHT, photograph, printed, printer_of, truth
 
 from physadv.calibration.chart_reader import average, divide_light, read_chart
-from physadv.calibration.color_fit import best_fits, check_profile, fit_profile, measure_chart, predict
-from physadv.core.synthetic_backgrounds import synthetic_background
+from physadv.calibration.color_chart import write_chart
+from physadv.calibration.color_fit import (
+    best_fits,
+    check_profile,
+    fit_profile,
+    measure_chart,
+    predict_colors,
+)
 from physadv.core.color import de00_of_srgb, linear_to_srgb
 from physadv.core.errors import CalibrationError, OptionError
 from physadv.core.random_streams import numpy_generator
-from physadv.calibration.color_chart import write_chart
-from physadv.eot.profiles import read_colour_profile, write_profile
+from physadv.core.synthetic_backgrounds import synthetic_background
+from physadv.eot.profiles import read_color_profile, write_profile
 from physadv.twin.cameras import DASHCAM, PHONE, WEBCAM, Camera
-from physadv.twin.trajectories import Pose
 from physadv.twin.surface import Texture
+from physadv.twin.trajectories import SignPose
 
 HELD_OUT = numpy_generator(5, "held-out colours").integers(0, 256, (200, 3)).astype(np.uint8)
 
@@ -43,42 +50,55 @@ def photo(pages: dict[int, Texture]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("camera", [PHONE, WEBCAM, DASHCAM], ids=lambda c: c.name)
-def test_colours_it_was_not_fitted_to_are_met(pages: dict[int, Texture], camera: Camera) -> None:
-    """From one slanted JPEG in uneven light: mean dE00 to the truth under 1.5 on 200 other colours.
+def test_colors_it_was_not_fitted_to_are_met(pages: dict[int, Texture], camera: Camera) -> None:
+    """From one slanted JPEG in uneven light: mean dE00 to the truth under 1.5 on 200 other colors.
 
     That is over four times nearer than any map without cross-channel terms comes.
     """
     measured = measure_chart([read_chart(photograph(pages[1], camera, pose=SLANTED), "photo")])
     profile = fit_profile(measured)
     true = truth(HELD_OUT, printer_of(0), camera)
-    found = de00_of_srgb(predict(profile, HELD_OUT / 255), true)
+    found = de00_of_srgb(predict_colors(profile, HELD_OUT / 255), true)
     alone = np.stack(
-        [np.polyval(np.polyfit(measured.sent[:, c], measured.seen[:, c], 3), HELD_OUT[:, c] / 255) for c in range(3)],
+        [
+            np.polyval(
+                np.polyfit(measured.sent[:, c], measured.seen[:, c], 3), HELD_OUT[:, c] / 255
+            )
+            for c in range(3)
+        ],
         -1,
     )
     assert float(found.mean()) < 1.5
     assert float(de00_of_srgb(alone.clip(0, 1), true).mean()) > 4 * float(found.mean())
     assert profile.maps["per channel (not used)"]["mean"] > 6
-    # leave-one-out says beforehand what held-out colours show
+    # leave-one-out says beforehand what held-out colors show
     assert profile.de00["mean"] == pytest.approx(float(found.mean()), abs=0.5)
 
 
 def test_more_terms_fit_better_and_the_best_is_kept(photo: np.ndarray, tmp_path: Path) -> None:
-    """By leave-one-out error 20 terms beat 10 beat 4 here; the profile names its map and survives its file."""
+    """By leave-one-out error 20 terms beat 10 beat 4 here; the profile names its map and survives
+    its file."""
     measured = measure_chart([read_chart(photo, "photo")])
     fits = {name: float(fit.de00.mean()) for name, fit in best_fits(measured).items()}
     assert fits["20-term"] < fits["10-term"] < fits["3x4"]
     profile = fit_profile(measured, printer="office", paper="matt", camera="phone")
     assert profile.map == "20-term"
-    again = read_colour_profile(write_profile(tmp_path / "p.json", profile))
-    assert (again.printer, again.paper, again.camera, again.n_patches) == ("office", "matt", "phone", 136)
-    np.testing.assert_allclose(predict(again, HELD_OUT / 255), predict(profile, HELD_OUT / 255), atol=1e-5)
+    again = read_color_profile(write_profile(tmp_path / "p.json", profile))
+    assert (again.printer, again.paper, again.camera, again.n_patches) == (
+        "office",
+        "matt",
+        "phone",
+        136,
+    )
+    np.testing.assert_allclose(
+        predict_colors(again, HELD_OUT / 255), predict_colors(profile, HELD_OUT / 255), atol=1e-5
+    )
     with pytest.raises(OptionError, match="auto, 3x4"):
         fit_profile(measured, map_name="linear")
 
 
 def test_leave_one_out_is_what_leaving_one_out_gives(photo: np.ndarray) -> None:
-    """The closed form equals a fit without that colour."""
+    """The closed form equals a fit without that color."""
     measured = measure_chart([read_chart(photo, "photo")])
     fit = best_fits(measured)["10-term"]
     from physadv.calibration.color_fit import fit_map
@@ -86,11 +106,18 @@ def test_leave_one_out_is_what_leaving_one_out_gives(photo: np.ndarray) -> None:
 
     for index in (0, 60, 131):
         others = np.arange(len(measured.sent)) != index
-        part = replace(measured, sent=measured.sent[others], seen=measured.seen[others], valid=measured.valid[others])
+        part = replace(
+            measured,
+            sent=measured.sent[others],
+            seen=measured.seen[others],
+            valid=measured.valid[others],
+        )
         ridge = fit.ridge * len(measured.sent) / (len(measured.sent) - 1)
         without = fit_map(part, "10-term", ridge)
         predicted = terms(measured.sent[index : index + 1], "10-term") @ without.coefficients
-        np.testing.assert_allclose(measured.seen[index] - predicted[0], fit.residuals[index], atol=1e-8)
+        np.testing.assert_allclose(
+            measured.seen[index] - predicted[0], fit.residuals[index], atol=1e-8
+        )
 
 
 def test_another_set_checks_the_fit(pages: dict[int, Texture], photo: np.ndarray) -> None:
@@ -110,23 +137,32 @@ def test_several_noisy_frames_are_better_than_one(pages: dict[int, Texture]) -> 
     """The average of six frames lies nearer to a quiet picture's cells than single frames do."""
     noisy = replace(PHONE, electrons=150.0, jpeg=70)
     frames = [read_chart(photograph(pages[1], noisy, seed=i), "x") for i in range(6)]
-    quiet = divide_light(read_chart(photograph(pages[1], replace(PHONE, electrons=1e6, jpeg=98)), "x"))[0]
+    quiet = divide_light(
+        read_chart(photograph(pages[1], replace(PHONE, electrons=1e6, jpeg=98)), "x")
+    )[0]
 
     def distance(light: np.ndarray) -> float:
         return float(de00_of_srgb(linear_to_srgb(light), linear_to_srgb(quiet)).mean())
 
-    assert distance(average(frames).light) < 0.7 * float(np.mean([distance(divide_light(f)[0]) for f in frames]))
+    assert distance(average(frames).light) < 0.7 * float(
+        np.mean([distance(divide_light(f)[0]) for f in frames])
+    )
 
 
 def test_the_light_is_divided_out(pages: dict[int, Texture]) -> None:
-    """A light that falls off by 35 % either way changes the colours by less than one dE00 on average."""
-    even, uneven = (measure_chart([read_chart(photograph(pages[1], ramp=r, exposure=0.65), "x")]) for r in (0.0, 0.35))
+    """A light that falls off by 35 % either way changes the colors by less than one dE00 on
+    average."""
+    even, uneven = (
+        measure_chart([read_chart(photograph(pages[1], ramp=r, exposure=0.65), "x")])
+        for r in (0.0, 0.35)
+    )
     assert uneven.unevenness > 1.3 * even.unevenness
     assert float(de00_of_srgb(even.seen, uneven.seen).mean()) < 1.0
 
 
 def test_turned_photos_and_covered_cells(photo: np.ndarray) -> None:
-    """Upside down it reads the same; a thumb on the chart costs the colours under it, and is counted."""
+    """Upside down it reads the same; a thumb on the chart costs the colors under it, and is
+    counted."""
     turned = read_chart(np.ascontiguousarray(photo[::-1, ::-1]), "x")
     np.testing.assert_allclose(turned.light, read_chart(photo, "x").light, atol=0.02)
     covered = photo.copy()
@@ -136,7 +172,7 @@ def test_turned_photos_and_covered_cells(photo: np.ndarray) -> None:
     assert fit_profile(measured).de00["mean"] < 1
 
 
-def grey(photo: np.ndarray) -> np.ndarray:
+def gray(photo: np.ndarray) -> np.ndarray:
     return np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
 
 
@@ -145,7 +181,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("slightly blurred", {"blur_px": 4}, "blurred"),
     ("over-exposed", {"exposure": 1.3}, r"over-exposed: \d+ of 70 white cells"),
     ("under-exposed", {"exposure": 0.02}, "under-exposed"),
-    ("partly out of view", {"pose": Pose(420, 0, 0, 0, 0.8, 0.5)}, "of the chart's 8 markers"),
+    ("partly out of view", {"pose": SignPose(420, 0, 0, 0, 0.8, 0.5)}, "of the chart's 8 markers"),
     ("in a shadow", {"shadow": 0.5}, "light is uneven"),
 ]
 
@@ -161,21 +197,22 @@ def test_bad_photos_are_refused_with_the_reason(
 
 
 def test_what_is_no_chart_is_refused(photo: np.ndarray) -> None:
-    """A photo without the chart, a grey print, a small picture and an empty one, each for what it is."""
+    """A photo without the chart, a gray print, a small picture and an empty one, each for what it
+    is."""
     scene = np.asarray(synthetic_background(0, height=600, width=800), np.uint8)[..., :3].copy()
     small = cv2.resize(photo, (320, 240), interpolation=cv2.INTER_AREA)
-    with pytest.raises(CalibrationError, match=r"x\.jpg: no colour chart found\. photograph"):
+    with pytest.raises(CalibrationError, match=r"x\.jpg: no color chart found\. photograph"):
         read_chart(scene, "x.jpg")
     with pytest.raises(CalibrationError, match="do not follow the chart"):
-        read_chart(grey(photo), "x.jpg")
+        read_chart(gray(photo), "x.jpg")
     with pytest.raises(CalibrationError, match="px wide"):
         read_chart(small, "x.jpg")
-    with pytest.raises(CalibrationError, match="no colour chart"):
+    with pytest.raises(CalibrationError, match="no color chart"):
         read_chart(np.full((3, 3, 3), 200, np.uint8), "x.jpg")
 
 
 def test_clipped_cells_are_left_out(photo: np.ndarray) -> None:
-    """A channel that is clipped in a cell has no part in the fit; the colour's other channels have."""
+    """A channel that is clipped in a cell has no part in the fit; the color's other channels have."""
     view = read_chart(photo, "x")
     clipped = view.clipped.copy()
     clipped[view.chart.places[:10, 0], 1] = True
@@ -184,5 +221,5 @@ def test_clipped_cells_are_left_out(photo: np.ndarray) -> None:
     assert measured.rejected["clipped"] == 2
     assert int((~measured.valid).sum()) == 10
     clipped[view.chart.places[:100]] = True
-    with pytest.raises(CalibrationError, match=r"only 3\d of 136 colours usable"):
+    with pytest.raises(CalibrationError, match=r"only 3\d of 136 colors usable"):
         measure_chart([replace(view, clipped=clipped)])

@@ -9,48 +9,68 @@ import numpy as np
 import pytest
 import torch
 
-from physadv.camera.localization.by_features import by_features
 from physadv.camera.frames import Frame
 from physadv.camera.lens import lens_for
-from physadv.check.locators import locator_for
+from physadv.camera.localization.by_features import by_features
 from physadv.camera.localization.pose import rotation_of
-from physadv.camera.localization.with_pose import with_pose
 from physadv.camera.localization.reference_images import SIDE, sign_pictures
+from physadv.camera.localization.with_pose import with_pose
+from physadv.check.locators import locator_for
 from physadv.core.errors import OptionError
 from physadv.core.sign_artwork import octagon_mm
-from physadv.patches.bundle import Bundle, Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+from physadv.patches.bundle import (
+    Bundle,
+    Card,
+    CardPlacement,
+    PatchInfo,
+    Size,
+    VictimInfo,
+    write_bundle,
+)
 
 FOCAL, SIGN_MM = 950.0, 762.0
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """A checkered sticker of 200 mm, 100 mm under the sign's centre."""
+    """A checkered sticker of 200 mm, 100 mm under the sign's center."""
     card = Card(
-        PatchInfo("checks", "untargeted", "stop"), Size(200.0, 200.0), Placement("stop", SIGN_MM, (0.0, 100.0), 0.06),
+        PatchInfo("checks", "untargeted", "stop"),
+        Size(200.0, 200.0),
+        CardPlacement("stop", SIGN_MM, (0.0, 100.0), 0.06),
         VictimInfo("colour", "classify"),
-    )  # fmt: skip
+    )
     checks = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     return write_bundle(tmp_path / "bundle", card=card, patch=checks, mask=torch.ones(1, 1, 8, 8))
 
 
 def wall(seed: int) -> np.ndarray:
     noise = np.random.default_rng(seed).integers(40, 220, (36, 64, 3)).astype(np.uint8)
-    return cv2.GaussianBlur(cv2.resize(noise, (1280, 720), interpolation=cv2.INTER_CUBIC), (0, 0), 2)
+    return cv2.GaussianBlur(
+        cv2.resize(noise, (1280, 720), interpolation=cv2.INTER_CUBIC), (0, 0), 2
+    )
 
 
-def street(sign: np.ndarray, distance_m: float, yaw: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def street(
+    sign: np.ndarray, distance_m: float, yaw: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The octagon before a blotchy wall, and its square's corners in px."""
     camera = np.array([[FOCAL, 0, 600 + 20 * seed], [0, FOCAL, 350], [0, 0, 1]])
     plane = np.column_stack([rotation_of(yaw, 4, -3)[:, :2], [0, 0, distance_m * 1000]])
-    to_mm = np.array([[SIGN_MM / SIDE, 0, -SIGN_MM / 2], [0, SIGN_MM / SIDE, -SIGN_MM / 2], [0, 0, 1]])
+    to_mm = np.array(
+        [[SIGN_MM / SIDE, 0, -SIGN_MM / 2], [0, SIGN_MM / SIDE, -SIGN_MM / 2], [0, 0, 1]]
+    )
     turn = camera @ plane @ to_mm
     shape = np.zeros((SIDE, SIDE), np.uint8)
     cv2.fillPoly(shape, [np.array(octagon_mm(SIDE)).astype(np.int32)], 255)
-    seen, inside = (cv2.warpPerspective(v, turn, (1280, 720), flags=cv2.INTER_AREA) for v in (sign, shape))
+    seen, inside = (
+        cv2.warpPerspective(v, turn, (1280, 720), flags=cv2.INTER_AREA) for v in (sign, shape)
+    )
     made = wall(seed)
     made[inside > 127] = seen[inside > 127]
-    noisy = cv2.GaussianBlur(made, (0, 0), 0.7) + np.random.default_rng(seed).normal(0, 3, made.shape)
+    noisy = cv2.GaussianBlur(made, (0, 0), 0.7) + np.random.default_rng(seed).normal(
+        0, 3, made.shape
+    )
     square = np.array([[[0, 0], [SIDE, 0], [SIDE, SIDE], [0, SIDE]]], np.float64)
     return np.clip(noisy, 0, 255).astype(np.uint8), cv2.perspectiveTransform(square, turn)[0]
 
@@ -87,7 +107,7 @@ def test_references_wear_their_stickers(bundle: Bundle) -> None:
     assert changed.max(0) == pytest.approx([y + half, x + half], abs=2)
 
 
-def test_what_cannot_be_recognised_is_refused() -> None:
+def test_what_cannot_be_recognized_is_refused() -> None:
     """A plain picture has no corners to match; the strategy without pictures is named."""
     with pytest.raises(OptionError, match="corners in its drawing"):
         by_features([np.full((64, 64, 3), 200, np.uint8)])

@@ -1,4 +1,5 @@
-"""What is asked of a camera in which order, what it reads back, and that it is left as it was found."""
+"""What is asked of a camera in which order, what it reads back, and that it is left as it was
+found."""
 
 from __future__ import annotations
 
@@ -16,18 +17,37 @@ MJPG = cv2.VideoWriter.fourcc(*"MJPG")
 
 
 class FakeCamera:
-    """A camera that records what is set; ``deaf`` properties are refused, ``fixed`` ones are taken and not kept."""
+    """A camera that records what is set; ``deaf`` properties are refused, ``fixed`` ones are taken
+    and not kept."""
 
-    def __init__(self, *, backend: str = "V4L2", deaf: tuple[int, ...] = (), fixed: tuple[int, ...] = (),
-                 frames: int = 10**6) -> None:  # fmt: skip
-        self.backend, self.deaf, self.fixed, self.frames, self.released = backend, deaf, fixed, frames, False
+    def __init__(
+        self,
+        *,
+        backend: str = "V4L2",
+        deaf: tuple[int, ...] = (),
+        fixed: tuple[int, ...] = (),
+        frames: int = 10**6,
+    ) -> None:
+        self.backend, self.deaf, self.fixed, self.frames, self.released = (
+            backend,
+            deaf,
+            fixed,
+            frames,
+            False,
+        )
         self.asked: list[tuple[int, float]] = []
         self.values: dict[int, float] = {
-            cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*"YUYV"), cv2.CAP_PROP_FRAME_WIDTH: 640,
-            cv2.CAP_PROP_FRAME_HEIGHT: 480, cv2.CAP_PROP_FPS: 30, cv2.CAP_PROP_AUTO_EXPOSURE: 3,
-            cv2.CAP_PROP_EXPOSURE: 157, cv2.CAP_PROP_AUTO_WB: 1, cv2.CAP_PROP_WB_TEMPERATURE: 4200,
-            cv2.CAP_PROP_AUTOFOCUS: 1, cv2.CAP_PROP_FOCUS: 30,
-        }  # fmt: skip
+            cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*"YUYV"),
+            cv2.CAP_PROP_FRAME_WIDTH: 640,
+            cv2.CAP_PROP_FRAME_HEIGHT: 480,
+            cv2.CAP_PROP_FPS: 30,
+            cv2.CAP_PROP_AUTO_EXPOSURE: 3,
+            cv2.CAP_PROP_EXPOSURE: 157,
+            cv2.CAP_PROP_AUTO_WB: 1,
+            cv2.CAP_PROP_WB_TEMPERATURE: 4200,
+            cv2.CAP_PROP_AUTOFOCUS: 1,
+            cv2.CAP_PROP_FOCUS: 30,
+        }
 
     def getBackendName(self) -> str:  # noqa: N802
         return self.backend
@@ -56,11 +76,14 @@ class FakeCamera:
 
 
 def prepared(camera: FakeCamera, **more: Any) -> Opened:
-    return prepare_camera(camera, "camera 0", size=(1280, 720), timeout_s=10, **{"hold": True, **more})
+    return prepare_camera(
+        camera, "camera 0", size=(1280, 720), timeout_s=10, **{"hold": True, **more}
+    )
 
 
 def test_format_before_size() -> None:
-    """MJPG is asked for before the size: the other way round many cameras fall back to a few raw frames a second."""
+    """MJPG is asked for before the size: the other way round many cameras fall back to a few raw
+    frames a second."""
     camera = FakeCamera()
     prepared(camera)
     keys = [k for k, _ in camera.asked]
@@ -69,27 +92,36 @@ def test_format_before_size() -> None:
 
 
 def test_everything_locked_is_read_back() -> None:
-    """Exposure, white balance and focus are held at the values they had settled on; nothing is left to warn of."""
+    """Exposure, white balance and focus are held at the values they had settled on; nothing is left
+    to warn of."""
     opened = prepared(FakeCamera())
     assert {each["name"]: (each["held"], each["value"]) for each in opened.settings["locks"]} == {
-        "exposure": (True, 157), "white balance": (True, 4200), "focus": (True, 30),
-    }  # fmt: skip
+        "exposure": (True, 157),
+        "white balance": (True, 4200),
+        "focus": (True, 30),
+    }
     assert opened.warnings == []
 
 
 def test_what_did_not_stick_is_said() -> None:
-    """A fixed focus, a white balance that takes and does not keep, a size and a format not delivered: each is named."""
+    """A fixed focus, a white balance that takes and does not keep, a size and a format not
+    delivered: each is named."""
     opened = prepared(
-        FakeCamera(deaf=(cv2.CAP_PROP_AUTOFOCUS,), fixed=(cv2.CAP_PROP_AUTO_WB, cv2.CAP_PROP_FOURCC,
-                                                          cv2.CAP_PROP_FRAME_WIDTH)),
-    )  # fmt: skip
+        FakeCamera(
+            deaf=(cv2.CAP_PROP_AUTOFOCUS,),
+            fixed=(cv2.CAP_PROP_AUTO_WB, cv2.CAP_PROP_FOURCC, cv2.CAP_PROP_FRAME_WIDTH),
+        ),
+    )
     assert {each["name"]: each["held"] for each in opened.settings["locks"]} == {
-        "exposure": True, "white balance": False, "focus": False,
-    }  # fmt: skip
+        "exposure": True,
+        "white balance": False,
+        "focus": False,
+    }
     assert opened.warnings == [
         "camera 0 delivers 640x720, not the 1280x720 asked for",
         "camera 0 delivers YUYV, not MJPG: expect few fps",
-        "camera 0 did not lock white balance (asked for 0, reads back 1), focus (the driver does not offer it): "
+        "camera 0 did not lock white balance (asked for 0, reads back 1), focus (the driver does "
+        "not offer it): "
         "it may change while you film",
     ]
 
@@ -110,7 +142,9 @@ def test_hold_can_be_left_out() -> None:
     """Without hold no automatic is touched, and the record says so."""
     camera = FakeCamera()
     opened = prepared(camera, hold=False)
-    assert {k for k, _ in camera.asked}.isdisjoint({cv2.CAP_PROP_AUTO_EXPOSURE, cv2.CAP_PROP_AUTO_WB})
+    assert {k for k, _ in camera.asked}.isdisjoint(
+        {cv2.CAP_PROP_AUTO_EXPOSURE, cv2.CAP_PROP_AUTO_WB}
+    )
     assert opened.settings["locks"] == "not asked"
 
 
@@ -135,7 +169,8 @@ def test_only_what_was_locked_is_released() -> None:
 
 
 def test_lost_and_found_again() -> None:
-    """A camera that breaks is opened again, twice in vain; frames go on, the gap is said, counting goes on."""
+    """A camera that breaks is opened again, twice in vain; frames go on, the gap is said, counting
+    goes on."""
     tries: list[int] = []
 
     def again() -> Opened:
@@ -148,7 +183,13 @@ def test_lost_and_found_again() -> None:
 
     told: list[str] = []
     source = LiveSource(
-        "camera 0", "camera", Opened(FakeCamera(frames=40), {}), clip_seconds=10, stall_s=5, retry_s=5, again=again
+        "camera 0",
+        "camera",
+        Opened(FakeCamera(frames=40), {}),
+        clip_seconds=10,
+        stall_s=5,
+        retry_s=5,
+        again=again,
     )
     source.tell = told.append
     frames = []
@@ -166,7 +207,8 @@ def test_lost_and_found_again() -> None:
 
 
 def test_gone_for_good() -> None:
-    """A source that stays away ends the loop after the time given, with one line; nothing is raised."""
+    """A source that stays away ends the loop after the time given, with one line; nothing is
+    raised."""
 
     def never() -> Opened:
         from physadv.core.errors import CaptureError
@@ -174,7 +216,13 @@ def test_gone_for_good() -> None:
         raise CaptureError("camera 0", "did not open")
 
     source = LiveSource(
-        "camera 0", "camera", Opened(FakeCamera(frames=5), {}), clip_seconds=10, stall_s=5, retry_s=1, again=never
+        "camera 0",
+        "camera",
+        Opened(FakeCamera(frames=5), {}),
+        clip_seconds=10,
+        stall_s=5,
+        retry_s=1,
+        again=never,
     )
     frames = list(source)
     assert 1 <= len(frames) <= 5

@@ -1,4 +1,5 @@
-"""MJPEG over HTTP, part by part: with and without lengths, broken parts, changes of size, passwords."""
+"""MJPEG over HTTP, part by part: with and without lengths, broken parts, changes of size,
+passwords."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ def jpeg(level: int, size: tuple[int, int] = (32, 24)) -> bytes:
 
 
 def part(body: bytes, *, length: bool = True) -> bytes:
-    head = b"--frame\r\nContent-Type: image/jpeg\r\n" + (b"Content-Length: %d\r\n" % len(body) if length else b"")
+    head = b"--frame\r\nContent-Type: image/jpeg\r\n" + (
+        b"Content-Length: %d\r\n" % len(body) if length else b""
+    )
     return head + b"\r\n" + body + b"\r\n"
 
 
@@ -32,7 +35,11 @@ def frames(stream: bytes) -> list[tuple[int, tuple[int, ...]]]:
 @pytest.mark.parametrize("length", [True, False])
 def test_every_part_in_its_own_size(length: bool) -> None:
     """Frames come in order and are not stretched to the first one's size, with lengths and without."""
-    stream = part(jpeg(40), length=length) + part(jpeg(90, (64, 24)), length=length) + part(jpeg(150), length=length)
+    stream = (
+        part(jpeg(40), length=length)
+        + part(jpeg(90, (64, 24)), length=length)
+        + part(jpeg(150), length=length)
+    )
     assert frames(stream) == [(40, (24, 32)), (90, (24, 64)), (150, (24, 32))]
 
 
@@ -48,7 +55,10 @@ def test_broken_parts_are_left_out() -> None:
 def test_what_the_source_reports() -> None:
     """Size of the first frame and MJPG; the first frame is not lost by looking at it."""
     capture = MjpegCapture(io.BytesIO(part(jpeg(40))))
-    assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (32, 24)
+    assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (
+        32,
+        24,
+    )
     assert capture.read()[0]
     assert capture.read() == (False, None)
 

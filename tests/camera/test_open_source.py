@@ -1,4 +1,5 @@
-"""Frames come whole and in order from files, newest first from live sources, and a named error from the rest."""
+"""Frames come whole and in order from files, newest first from live sources, and a named error from
+the rest."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import pytest
 
 from physadv.camera.frames import block_of
 from physadv.camera.live import NewestFrame
-from physadv.camera.open_source import open_source
+from physadv.camera.open_source import open_frame_source
 from physadv.core.errors import CaptureError
 from physadv.core.image_io import save_png
 
@@ -22,32 +23,43 @@ def is_red(image: np.ndarray) -> bool:
     return bool(image[60, 80, 0] > image[60, 80, 2])
 
 
-def test_a_video_gives_every_frame_in_order_as_rgb(tmp_path: Path, video: Callable[..., Path]) -> None:
-    """Nothing of a file is dropped, colours are not swapped, times follow the frame rate."""
-    source = open_source(video(tmp_path / "patch-00.avi", "rrbrb"))
+def test_a_video_gives_every_frame_in_order_as_rgb(
+    tmp_path: Path, video: Callable[..., Path]
+) -> None:
+    """Nothing of a file is dropped, colors are not swapped, times follow the frame rate."""
+    source = open_frame_source(video(tmp_path / "patch-00.avi", "rrbrb"))
     frames = list(source)
     assert [is_red(f.image) for f in frames] == [True, True, False, True, False]
     assert [f.index for f in frames] == list(range(5))
     assert [f.time_s for f in frames] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=0.01)
-    assert (source.total, source.live, frames[0].clip, frames[0].block) == (5, False, "patch-00", "patch")
+    assert (source.total, source.live, frames[0].clip, frames[0].block) == (
+        5,
+        False,
+        "patch-00",
+        "patch",
+    )
     assert source.warnings == []
 
 
 def test_every_nth_frame_and_stretches(tmp_path: Path, video: Callable[..., Path]) -> None:
     """`every` keeps the frames' own numbers; `clip_seconds` cuts a recording into clips by time."""
-    frames = list(open_source(video(tmp_path / "a.avi", "r" * 12), every=3, clip_seconds=0.5))
+    frames = list(open_frame_source(video(tmp_path / "a.avi", "r" * 12), every=3, clip_seconds=0.5))
     assert [f.index for f in frames] == [0, 3, 6, 9]
     assert [f.clip for f in frames] == ["a@000", "a@000", "a@001", "a@001"]
 
 
-def test_a_video_cut_in_half_keeps_what_was_read(tmp_path: Path, video: Callable[..., Path]) -> None:
+def test_a_video_cut_in_half_keeps_what_was_read(
+    tmp_path: Path, video: Callable[..., Path]
+) -> None:
     """A broken video ends early with a warning that counts the frames; it is no error."""
     whole = video(tmp_path / "a.avi", "rb" * 20).read_bytes()
     (tmp_path / "half.avi").write_bytes(whole[: len(whole) // 2])
-    source = open_source(tmp_path / "half.avi")
+    source = open_frame_source(tmp_path / "half.avi")
     read = len(list(source))
     assert 5 < read < 40
-    assert source.warnings == [f"{tmp_path / 'half.avi'} ended after {read} of 40 frames; what was read is kept"]
+    assert source.warnings == [
+        f"{tmp_path / 'half.avi'} ended after {read} of 40 frames; what was read is kept"
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all"])
@@ -55,47 +67,56 @@ def test_what_is_no_video_is_named(tmp_path: Path, content: bytes) -> None:
     """An empty or foreign file raises CaptureError with its name."""
     (tmp_path / "bad.avi").write_bytes(content)
     with pytest.raises(CaptureError, match=r"bad\.avi: did not open"):
-        open_source(tmp_path / "bad.avi")
+        open_frame_source(tmp_path / "bad.avi")
 
 
 def test_missing_file_and_camera_are_named() -> None:
     """Camera 99 and a path that is not there fail at once, each with a remedy."""
     with pytest.raises(CaptureError, match=r"camera 99: did not open.*plugged in"):
-        open_source("99")
+        open_frame_source("99")
     with pytest.raises(CaptureError, match=r"nowhere\.mp4.*check the path"):
-        open_source("nowhere.mp4")
+        open_frame_source("nowhere.mp4")
 
 
 def test_an_address_nobody_answers_at_fails_within_the_limit() -> None:
-    """A port that accepts and says nothing costs the limit and no more, and the error names the address."""
+    """A port that accepts and says nothing costs the limit and no more, and the error names the
+    address."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
         start = time.monotonic()
         with pytest.raises(CaptureError, match=r"127\.0\.0\.1"):
-            open_source(url, timeout_s=1)
+            open_frame_source(url, timeout_s=1)
         assert time.monotonic() - start < 30
 
 
 def test_folder_of_clips_knows_its_blocks(tmp_path: Path, video: Callable[..., Path]) -> None:
-    """Blocks are read from file names and from folder names; a clip that does not open is a warning."""
+    """Blocks are read from file names and from folder names; a clip that does not open is a
+    warning."""
     video(tmp_path / "clean-00.avi", "r")
     video(tmp_path / "patch" / "walk.avi", "bb")
     (tmp_path / "blank-00.avi").write_bytes(b"junk")
-    source = open_source(tmp_path)
-    assert [(f.clip, f.block) for f in source] == [("clean-00", "clean"), *[("patch/walk", "patch")] * 2]
+    source = open_frame_source(tmp_path)
+    assert [(f.clip, f.block) for f in source] == [
+        ("clean-00", "clean"),
+        *[("patch/walk", "patch")] * 2,
+    ]
     assert len(source.warnings) == 1
     assert "blank-00.avi: did not open" in source.warnings[0]
 
 
 def test_photos(tmp_path: Path, make_picture: Callable[..., np.ndarray]) -> None:
-    """A photo is its own clip; photos in a sub-folder are one; a broken one is left out with a warning."""
+    """A photo is its own clip; photos in a sub-folder are one; a broken one is left out with a
+    warning."""
     for name in ("clean/a.png", "clean/b.png", "patch/walk1/1.png", "patch/walk1/2.png"):
         save_png(tmp_path / name, make_picture((200, 30, 30)))
     (tmp_path / "clean" / "c.png").write_bytes(b"")
-    source = open_source(tmp_path)
+    source = open_frame_source(tmp_path)
     assert [(f.clip, f.block) for f in source] == [
-        ("clean/a", "clean"), ("clean/b", "clean"), ("patch/walk1", "patch"), ("patch/walk1", "patch"),
-    ]  # fmt: skip
+        ("clean/a", "clean"),
+        ("clean/b", "clean"),
+        ("patch/walk1", "patch"),
+        ("patch/walk1", "patch"),
+    ]
     assert len(source.warnings) == 1
     assert "c.png: empty file" in source.warnings[0]
 
@@ -104,18 +125,19 @@ def test_folder_without_pictures(tmp_path: Path) -> None:
     """A folder with nothing to read is named, with what it should hold."""
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(CaptureError, match="holds neither videos nor photos"):
-        open_source(tmp_path)
+        open_frame_source(tmp_path)
 
 
 def test_twin_folder_carries_its_truth(twin: Callable[..., Path]) -> None:
-    """Frames of a twin come with block and truth, the source says simulation, max_frames is spread over the clips."""
+    """Frames of a twin come with block and truth, the source says simulation, max_frames is spread
+    over the clips."""
     folder = twin({"clean-00": "rrrr", "patch-00": "rrrr", "patch-01": "bbbb"})
-    source = open_source(folder)
+    source = open_frame_source(folder)
     frames = list(source)
     assert (source.kind, source.simulation, source.total, len(frames)) == ("twin", True, 12, 12)
     assert frames[4].truth is not None
     assert (frames[4].block, frames[4].truth["frame"]) == ("patch", 0)
-    few = [(f.clip, f.index) for f in open_source(folder, max_frames=4)]
+    few = [(f.clip, f.index) for f in open_frame_source(folder, max_frames=4)]
     assert few == [
         *[("clean-00", i) for i in range(4)],
         ("patch-00", 0),
@@ -130,18 +152,22 @@ def test_twin_with_a_bad_truth(twin: Callable[..., Path]) -> None:
     folder = twin({"clean-00": "r"})
     (folder / "truth.jsonl").write_text('{"clip": "clean-00"}\n')
     with pytest.raises(CaptureError, match=r"truth\.jsonl.*'block'"):
-        open_source(folder)
+        open_frame_source(folder)
 
 
-def test_mjpeg_stream_until_it_ends(mjpeg_stream: Callable[..., str], make_picture: Callable[..., np.ndarray]) -> None:
+def test_mjpeg_stream_until_it_ends(
+    mjpeg_stream: Callable[..., str], make_picture: Callable[..., np.ndarray]
+) -> None:
     """A live stream is read until it ends; that it ended is a warning, and what was read is kept."""
     url = mjpeg_stream([make_picture((200, 30, 30))] * 12, 0.05)
-    source = open_source(url, timeout_s=10)
+    source = open_frame_source(url, timeout_s=10)
     frames = list(source)
     assert source.live
     assert frames
     assert all(is_red(f.image) for f in frames)
-    assert source.warnings == [f"{url} ended or broke after {len(frames)} frames; what was read is kept"]
+    assert source.warnings == [
+        f"{url} ended or broke after {len(frames)} frames; what was read is kept"
+    ]
 
 
 class SlowReaderCamera:
@@ -160,7 +186,8 @@ class SlowReaderCamera:
 
 
 def test_newest_frame_is_handed_on() -> None:
-    """Whoever reads slowly gets the newest frame each time, never an old one, none twice; the device is released."""
+    """Whoever reads slowly gets the newest frame each time, never an old one, none twice; the
+    device is released."""
     camera = SlowReaderCamera(200)
     newest = NewestFrame(camera)
     seen = []
@@ -196,5 +223,9 @@ def test_a_live_source_that_falls_silent_ends() -> None:
 def test_block_names() -> None:
     """A name starts with its block, and only as a word of its own."""
     assert [block_of(n) for n in ("patch-03.avi", "clean", "Blank_1", "patchwork", "my-patch")] == [
-        "patch", "clean", "blank", None, None,
-    ]  # fmt: skip
+        "patch",
+        "clean",
+        "blank",
+        None,
+        None,
+    ]

@@ -1,4 +1,5 @@
-"""Poses of printed test pages, drawn through a known camera: distances and angles come back, sides are not mixed up."""
+"""Poses of printed test pages, drawn through a known camera: distances and angles come back, sides
+are not mixed up."""
 
 from __future__ import annotations
 
@@ -12,14 +13,20 @@ import numpy as np
 import pytest
 
 from physadv.camera.frames import Frame
-from physadv.camera.lens import ASSUMED, Lens, lens_for
+from physadv.camera.lens import ASSUMED, CameraLens, lens_for
 from physadv.camera.localization.by_markers import by_fiducials
-from physadv.camera.localization.pose import Pose, PoseTracker, angle_between, both_poses, rotation_of
+from physadv.camera.localization.pose import (
+    CameraPose,
+    PoseTracker,
+    angle_between,
+    both_poses,
+    rotation_of,
+)
 from physadv.camera.localization.with_pose import with_pose
 from physadv.core.errors import CaptureError
+from physadv.eot.profiles import CameraProfile, write_profile
 from physadv.printing.aruco_markers import FIDUCIALS, marker_modules, test_sign_layout
 from physadv.printing.layout import sign_page_layout
-from physadv.eot.profiles import CameraProfile, write_profile
 
 FOCAL, SIZE = 950.0, (1280, 720)
 WIDTH = sign_page_layout("a4", "clean").sign.w
@@ -37,37 +44,57 @@ def page(block: str) -> np.ndarray:
     for marker, place in layout.markers.items():
         modules = np.where(marker_modules(marker), 15, 250).astype(np.uint8)
         # drawn to a fraction of a pixel: rounding would move the markers by 0.1 mm
-        turn = np.array([[place.w * PX_MM / 6, 0, place.x * PX_MM], [0, place.h * PX_MM / 6, place.y * PX_MM]])
+        turn = np.array(
+            [[place.w * PX_MM / 6, 0, place.x * PX_MM], [0, place.h * PX_MM / 6, place.y * PX_MM]]
+        )
         half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
         full = np.linalg.inv(half) @ np.vstack([turn, [0, 0, 1]]) @ half
-        drawn = cv2.warpPerspective(modules, full, (made.shape[1], made.shape[0]), flags=cv2.INTER_NEAREST)
-        inside = cv2.warpPerspective(np.full((6, 6), 255, np.uint8), full, (made.shape[1], made.shape[0]),
-                                     flags=cv2.INTER_NEAREST) > 127  # fmt: skip
+        drawn = cv2.warpPerspective(
+            modules, full, (made.shape[1], made.shape[0]), flags=cv2.INTER_NEAREST
+        )
+        inside = (
+            cv2.warpPerspective(
+                np.full((6, 6), 255, np.uint8),
+                full,
+                (made.shape[1], made.shape[0]),
+                flags=cv2.INTER_NEAREST,
+            )
+            > 127
+        )
         made[inside] = drawn[inside][:, None]
     return made
 
 
 def shoot(
-    pose: Pose, block: str = "patch", *, size: tuple[int, int] = SIZE, focal: float = FOCAL, seed: int = 0,
+    pose: CameraPose,
+    block: str = "patch",
+    *,
+    size: tuple[int, int] = SIZE,
+    focal: float = FOCAL,
+    seed: int = 0,
     distortion: tuple[float, ...] = (),
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """The page as a camera sees it: area-averaged from four times the size, blurred, noisy, JPEG."""
     over, layout = 4, sign_page_layout("a4", block)
     camera = np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]])
-    plane = np.column_stack([pose.rotation[:, :2], pose.centre])
+    plane = np.column_stack([pose.rotation[:, :2], pose.center])
     x, y = layout.sign.x + WIDTH / 2, layout.sign.y + WIDTH / 2
     to_mm = np.array([[1 / PX_MM, 0, -x], [0, 1 / PX_MM, -y], [0, 0, 1]])
     half, grow = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]]), np.diag([over, over, 1.0])
     turn = np.linalg.inv(half) @ grow @ camera @ plane @ to_mm @ half
     large = (size[0] * over, size[1] * over)
-    seen = cv2.warpPerspective(page(block), turn, large, flags=cv2.INTER_LINEAR, borderValue=(110, 115, 105))
+    seen = cv2.warpPerspective(
+        page(block), turn, large, flags=cv2.INTER_LINEAR, borderValue=(110, 115, 105)
+    )
     seen = cv2.resize(seen, size, interpolation=cv2.INTER_AREA)
     if distortion:
         seen = bend(seen, camera, distortion)
     seen = cv2.GaussianBlur(seen, (0, 0), BLUR_PX)
     noise = np.random.default_rng(seed).normal(0, NOISE, seen.shape)
     noisy = np.clip(seen + noise, 0, 255).astype(np.uint8)
-    return np.asarray(cv2.imdecode(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1], 1))
+    return np.asarray(
+        cv2.imdecode(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1], 1)
+    )
 
 
 def bend(image: np.ndarray, camera: np.ndarray, distortion: tuple[float, ...]) -> np.ndarray:
@@ -75,36 +102,46 @@ def bend(image: np.ndarray, camera: np.ndarray, distortion: tuple[float, ...]) -
     h, w = image.shape[:2]
     at = np.stack(np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5), -1).reshape(-1, 1, 2)
     ideal = cv2.undistortPoints(at, camera, np.array(distortion), P=camera).reshape(h, w, 2) - 0.5
-    return np.asarray(cv2.remap(image, *np.moveaxis(ideal.astype(np.float32), -1, 0), cv2.INTER_CUBIC))
+    return np.asarray(
+        cv2.remap(image, *np.moveaxis(ideal.astype(np.float32), -1, 0), cv2.INTER_CUBIC)
+    )
 
 
 def posed(
-    distance_m: float, yaw: float, pitch: float = 0.0, roll: float = 0.0, off: tuple[float, float] = (0, 0)
-) -> Pose:
+    distance_m: float,
+    yaw: float,
+    pitch: float = 0.0,
+    roll: float = 0.0,
+    off: tuple[float, float] = (0, 0),
+) -> CameraPose:
     ray = np.array([off[0], off[1], 1.0])
-    return Pose(rotation_of(yaw, pitch, roll), ray / np.linalg.norm(ray) * distance_m * 1000, 0.0)
+    return CameraPose(
+        rotation_of(yaw, pitch, roll), ray / np.linalg.norm(ray) * distance_m * 1000, 0.0
+    )
 
 
 def frame(image: np.ndarray, time_s: float = 0.0) -> Frame:
     return Frame(image, time_s, "a", None, 0)
 
 
-def views(n: int, distance: float, yaw: float, seed: int = 0) -> Iterator[Pose]:
-    """n views at that distance and yaw, with small pitches, rolls and places in the picture drawn at random."""
+def views(n: int, distance: float, yaw: float, seed: int = 0) -> Iterator[CameraPose]:
+    """n views at that distance and yaw, with small pitches, rolls and places in the picture drawn
+    at random."""
     random = np.random.default_rng([seed, round(distance * 100), round(yaw) + 90])
     for _ in range(n):
         pitch, roll, x, y = random.uniform(-1, 1, 4) * [8, 10, 0.12, 0.03]
         yield posed(distance, yaw, pitch, roll, (x, y))
 
 
-def measure(pose: Pose, lens: Any, **more: Any) -> Any:
+def measure(pose: CameraPose, lens: Any, **more: Any) -> Any:
     place = with_pose(by_fiducials(), sign_width_mm=WIDTH, lens=lens)(frame(shoot(pose, **more)))
     return None if place is None or place.refused else place
 
 
 @pytest.mark.parametrize(("distance", "yaw"), [(0.6, 0.0), (0.6, 30.0), (0.85, -30.0), (0.7, 45.0)])
 def test_distance_and_angle_of_a_page(distance: float, yaw: float) -> None:
-    """Within 0.5 % and 2 degrees in every view, with the right side; the block is read from the markers."""
+    """Within 0.5 % and 2 degrees in every view, with the right side; the block is read from the
+    markers."""
     for number, pose in enumerate(views(3, distance, yaw)):
         place = measure(pose, lens_for(focal_px=FOCAL), seed=number)
         assert place is not None
@@ -118,7 +155,7 @@ def test_distance_and_angle_of_a_page(distance: float, yaw: float) -> None:
 
 def test_angles_are_the_twins() -> None:
     """Yaw, pitch and roll mean what they mean in the twin's truth."""
-    from physadv.twin.trajectories import Pose as TwinPose
+    from physadv.twin.trajectories import SignPose as TwinPose
     from physadv.twin.trajectories import rotation
 
     for angles in ((20.0, 5.0, -8.0), (-35.0, -12.0, 30.0)):
@@ -128,7 +165,8 @@ def test_angles_are_the_twins() -> None:
 
 
 def test_both_solutions_are_kept() -> None:
-    """From afar two poses fit: both are in the location, nearly equally good, tilted to opposite sides."""
+    """From afar two poses fit: both are in the location, nearly equally good, tilted to opposite
+    sides."""
     place = measure(posed(1.0, 20.0), lens_for(focal_px=FOCAL))
     assert place is not None
     first, second = place.poses
@@ -137,19 +175,23 @@ def test_both_solutions_are_kept() -> None:
     assert np.sign(first.yaw_deg) != np.sign(second.yaw_deg)
 
 
-def noisy_poses(path: list[float], noise_px: float, seed: int) -> Iterator[tuple[float, list[Pose]]]:
-    """Both poses of a page at 4 m that follows the yaws of ``path`` at 15 fps, its marker corners with that noise."""
+def noisy_poses(
+    path: list[float], noise_px: float, seed: int
+) -> Iterator[tuple[float, list[CameraPose]]]:
+    """Both poses of a page at 4 m that follows the yaws of ``path`` at 15 fps, its marker corners
+    with that noise."""
     random, lens = np.random.default_rng(seed), lens_for(focal_px=FOCAL)(SIZE)
     plane = (test_sign_layout().reshape(-1, 2) - 0.5) * WIDTH
     for yaw in path:
         pose = posed(4.0, yaw)
-        points = np.column_stack([plane, np.zeros(len(plane))]) @ pose.rotation.T + pose.centre
+        points = np.column_stack([plane, np.zeros(len(plane))]) @ pose.rotation.T + pose.center
         seen = points[:, :2] / points[:, 2:] * FOCAL + np.array(SIZE) / 2
         yield yaw, both_poses(plane, seen + random.normal(0, noise_px, seen.shape), lens)
 
 
 def test_continuity_chooses_the_side() -> None:
-    """A page swung from -35 to 35 degrees far away: the tracker takes the wrong side less often than single frames."""
+    """A page swung from -35 to 35 degrees far away: the tracker takes the wrong side less often
+    than single frames."""
     path = [float(v) for v in np.concatenate([np.linspace(-35, 35, 90), np.linspace(35, -35, 90)])]
     alone = tracked = n = 0
     for seed in range(4):
@@ -172,7 +214,10 @@ def test_the_tracker_starts_anew() -> None:
         tracker = PoseTracker()
         for k in range(5):
             tracker.choose([left], k / 15)
-        a, b = Pose(right.rotation, right.centre, 0.30), Pose(left.rotation, left.centre, 0.32)
+        a, b = (
+            CameraPose(right.rotation, right.center, 0.30),
+            CameraPose(left.rotation, left.center, 0.32),
+        )
         assert tracker.choose([a, b], 5 / 15) is b, "within the clip it stays"
         assert tracker.choose([a, b], 5 / 15 + poses_now) is a, later
     assert PoseTracker().choose([], 0.0) is None
@@ -192,13 +237,16 @@ def test_small_markers_are_refused(distance: float, refused: bool) -> None:
 
 
 def test_a_profile_undoes_the_lens(tmp_path: Path) -> None:
-    """Through a strongly bent lens the profile gives the distance; an assumed lens is as wrong as its focal length."""
+    """Through a strongly bent lens the profile gives the distance; an assumed lens is as wrong as
+    its focal length."""
     bent = (-0.22, 0.05, 0.0, 0.0, 0.0)
     profile = CameraProfile(1180.0, 1180.0, 640.0, 360.0, bent, *SIZE, 0.2, 12, "2026-01-01")
     write_profile(tmp_path / "camera.json", profile)
     pose = posed(0.9, 25.0, off=(0.2, 0.05))
     image = shoot(pose, focal=1180.0, distortion=bent)
-    by_profile = with_pose(by_fiducials(), sign_width_mm=WIDTH, lens=lens_for(tmp_path / "camera.json"))(frame(image))
+    by_profile = with_pose(
+        by_fiducials(), sign_width_mm=WIDTH, lens=lens_for(tmp_path / "camera.json")
+    )(frame(image))
     assumed = with_pose(by_fiducials(), sign_width_mm=WIDTH, lens=lens_for())(frame(image))
     assert by_profile is not None
     assert assumed is not None
@@ -208,10 +256,15 @@ def test_a_profile_undoes_the_lens(tmp_path: Path) -> None:
 
 
 def test_a_profile_of_another_shape_gives_no_distance(tmp_path: Path) -> None:
-    """16:9 scales to 16:9; 4:3 is another part of the sensor: the frame stays, without distance, the reason is said."""
-    write_profile(tmp_path / "c.json", CameraProfile(950, 950, 640, 360, (), *SIZE, 0.2, 12, "2026-01-01"))
+    """16:9 scales to 16:9; 4:3 is another part of the sensor: the frame stays, without distance,
+    the reason is said."""
+    write_profile(
+        tmp_path / "c.json", CameraProfile(950, 950, 640, 360, (), *SIZE, 0.2, 12, "2026-01-01")
+    )
     lens = lens_for(tmp_path / "c.json")
-    assert lens((640, 360)) == Lens((475, 475), (320, 180), (640, 360), "profile", (), "c.json")
+    assert lens((640, 360)) == CameraLens(
+        (475, 475), (320, 180), (640, 360), "profile", (), "c.json"
+    )
     with pytest.raises(CaptureError, match=r"640x480.*calibrate"):
         lens((640, 480))
     image = shoot(posed(0.6, 0), size=(640, 480))

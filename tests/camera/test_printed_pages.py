@@ -1,4 +1,5 @@
-"""From the print sheet to the check: the pages that are printed are the pages the check sorts into blocks."""
+"""From the print sheet to the check: the pages that are printed are the pages the check sorts into
+blocks."""
 
 from __future__ import annotations
 
@@ -10,12 +11,12 @@ import pypdfium2
 import pytest
 import torch
 
-from physadv.check.run_check import Feed, run_check
+from physadv.camera.open_source import open_frame_source
 from physadv.check.locators import locator_for
-from physadv.camera.open_source import open_source
+from physadv.check.run_check import Feed, run_check
 from physadv.core.image_io import save_png
 from physadv.core.rows import read_rows
-from physadv.patches.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+from physadv.patches.bundle import Card, CardPlacement, PatchInfo, Size, VictimInfo, write_bundle
 from physadv.printing.sheet import write_sheet
 
 
@@ -23,25 +24,37 @@ from physadv.printing.sheet import write_sheet
 def pages(tmp_path: Path) -> Path:
     """The sheet and the three test signs of a small patch, as pictures of 58 dots an inch."""
     card = Card(
-        PatchInfo("blue", "untargeted", "stop"), Size(100.0, 100.0), Placement("stop", 762.0, (0.0, 0.0), 0.02),
+        PatchInfo("blue", "untargeted", "stop"),
+        Size(100.0, 100.0),
+        CardPlacement("stop", 762.0, (0.0, 0.0), 0.02),
         VictimInfo("colour", "classify"),
-    )  # fmt: skip
+    )
     blue = torch.tensor([0.1, 0.1, 0.9])[None, :, None, None].expand(1, 3, 16, 16)
     bundle = write_bundle(tmp_path / "bundle", card=card, patch=blue, mask=torch.ones(1, 1, 16, 16))
     write_sheet(bundle, tmp_path / "sheet.pdf", test_signs=True)
     document = pypdfium2.PdfDocument(tmp_path / "sheet.pdf")
     for i in range(len(document)):
-        save_png(tmp_path / "pages" / f"{i}.png", np.asarray(document[i].render(scale=0.8).to_pil().convert("RGB")))
+        save_png(
+            tmp_path / "pages" / f"{i}.png",
+            np.asarray(document[i].render(scale=0.8).to_pil().convert("RGB")),
+        )
     return tmp_path / "pages"
 
 
-def test_markers_sort_the_printed_pages(tmp_path: Path, pages: Path, colour_victim: Any) -> None:
+def test_markers_sort_the_printed_pages(tmp_path: Path, pages: Path, color_victim: Any) -> None:
     """Clean, blank and patch page are told apart by their markers; the sticker sheet is left out."""
-    feeds = [Feed(open_source(pages))]
+    feeds = [Feed(open_frame_source(pages))]
     for _ in run_check(
-        feeds, colour_victim, folder=tmp_path / "run", locator=locator_for(), goal="untargeted", true_class="stop"
+        feeds,
+        color_victim,
+        folder=tmp_path / "run",
+        locator=locator_for(),
+        goal="untargeted",
+        true_class="stop",
     ):
         pass
     rows = list(read_rows(tmp_path / "run" / "rows.jsonl"))
-    assert [(r["block"], r["located_by"]) for r in rows] == [(b, "fiducials") for b in ("clean", "blank", "patch")]
+    assert [(r["block"], r["located_by"]) for r in rows] == [
+        (b, "fiducials") for b in ("clean", "blank", "patch")
+    ]
     assert all(r["true"] for r in rows)  # signs are red, the patch is small

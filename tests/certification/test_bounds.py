@@ -1,4 +1,5 @@
-"""Bounds: sound against points and gradients, exact where the net is linear, one function however it is written."""
+"""Bounds: sound against points and gradients, exact where the net is linear, one function however
+it is written."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from physadv.core.errors import OptionError, VictimError
 from physadv.certification.bounds import crown
-from physadv.certification.bounds.input_ball import Ball
-from physadv.certification.bounds.linear_forms import Lines, lines
 from physadv.certification.bounds.graph import relus
 from physadv.certification.bounds.ibp import boxes
-from physadv.certification.bounds.verify import METHODS, margin_forms, prepare, verify
+from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.linear_forms import Lines, relu_lines
 from physadv.certification.bounds.tracing import trace
+from physadv.certification.bounds.verify import METHODS, margin_forms, prepare_graph, verify_bounds
+from physadv.core.errors import OptionError, VictimError
 from physadv.training.loop import seeded
 
 SHAPE = (3, 8, 8)
@@ -44,21 +45,37 @@ class Block(nn.Module):
 
 def plain() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 6, 4, 2, 1, groups=2),
-        nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(24, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Dropout(),
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 6, 4, 2, 1, groups=2),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24, 10),
+        nn.BatchNorm1d(10),
+        nn.ReLU(),
+        nn.Dropout(),
         nn.Linear(10, 4),
-    )  # fmt: skip
+    )
 
 
 def residual() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 4, 5, 1, 2), nn.ReLU(), Block(4, 4, 1), Block(4, 6, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 4, 5, 1, 2),
+        nn.ReLU(),
+        Block(4, 4, 1),
+        Block(4, 6, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(6, 4),
-    )  # fmt: skip
+    )
 
 
 def dense() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4)
+    )
 
 
 def made(build: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -78,14 +95,14 @@ def images(seed: int, n: int = 2) -> tuple[Tensor, Tensor]:
     return torch.rand((n, *SHAPE), generator=draw), torch.randint(0, 4, (n,), generator=draw)
 
 
-def in_ball(x: Tensor, centre: Tensor, eps: float, norm: str) -> Tensor:
-    step = x - centre
+def in_ball(x: Tensor, center: Tensor, eps: float, norm: str) -> Tensor:
+    step = x - center
     if norm == "linf":
         step = step.clamp(-eps, eps)
     else:
         size = step.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
         step = step * (eps / size).clamp(max=1)
-    return (centre + step).clamp(0, 1)
+    return (center + step).clamp(0, 1)
 
 
 def worst(net: nn.Module, x0: Tensor, labels: Tensor, eps: float, norm: str, seed: int) -> Tensor:
@@ -134,7 +151,9 @@ def test_no_point_of_the_ball_is_below_the_bound(
     net = made(build, seed)
     x, labels = images(seed)
     eps = eps if norm == "linf" else 5 * eps
-    bound = verify(prepare(net, SHAPE), x, labels, eps=eps, method=method, norm=norm).margins
+    bound = verify_bounds(
+        prepare_graph(net, SHAPE), x, labels, eps=eps, method=method, norm=norm
+    ).margins
     found = worst(net, x, labels, eps, norm, seed)
     assert (bound <= found + 1e-4 * (1 + found.abs())).all()
 
@@ -149,14 +168,15 @@ def test_a_ball_of_no_size_gives_the_margin_itself(method: str, seed: int) -> No
     logits = net(x)
     own = logits.gather(1, labels[:, None])[:, 0]
     margin = own - logits.scatter(1, labels[:, None], -torch.inf).max(1).values
-    bound = verify(prepare(net, SHAPE), x, labels, eps=0.0, method=method).margins
+    bound = verify_bounds(prepare_graph(net, SHAPE), x, labels, eps=0.0, method=method).margins
     assert torch.allclose(bound, margin, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
 def test_exact_on_linear_nets(method: str, norm: str, dual: int) -> None:
-    """Without ReLU every method gives the closed form: margin - eps * dual norm of the weight difference."""
+    """Without ReLU every method gives the closed form: margin - eps * dual norm of the weight
+    difference."""
     net = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Flatten(), nn.Linear(64, 4)), 3)
     x, labels = images(4)
     x.requires_grad_(True)
@@ -165,16 +185,24 @@ def test_exact_on_linear_nets(method: str, norm: str, dual: int) -> None:
     for k in range(3):
         (grad,) = torch.autograd.grad(margins[:, k].sum(), x, retain_graph=True)
         wanted.append(margins[:, k] - 0.1 * grad.flatten(1).norm(p=dual, dim=1))
-    bound = verify(prepare(net, SHAPE), x.detach(), labels, eps=0.1, method=method, norm=norm, limits=None).margins
+    bound = verify_bounds(
+        prepare_graph(net, SHAPE),
+        x.detach(),
+        labels,
+        eps=0.1,
+        method=method,
+        norm=norm,
+        limits=None,
+    ).margins
     assert torch.allclose(bound, torch.stack(wanted, 1).min(1).values, atol=1e-5)
 
 
 def test_tightened_bounds_are_never_looser_than_intervals() -> None:
     """Full CROWN and the polytope bound are at least the interval bound, on every image."""
     for seed in range(5):
-        graph = prepare(made(residual, seed), SHAPE)
+        graph = prepare_graph(made(residual, seed), SHAPE)
         x, labels = images(seed)
-        found = {m: verify(graph, x, labels, eps=0.05, method=m).margins for m in METHODS}
+        found = {m: verify_bounds(graph, x, labels, eps=0.05, method=m).margins for m in METHODS}
         assert (found["crown"] >= found["ibp"] - 1e-5).all()
         assert (found["polytope"] >= found["ibp"] - 1e-5).all()
 
@@ -184,7 +212,7 @@ def test_tightened_bounds_are_never_looser_than_intervals() -> None:
 def test_relu_lies_between_its_lines(low: float, width: float, at: float, parallel: bool) -> None:
     """lower x <= relu(x) <= upper (x - least) for every x of the box."""
     box = torch.tensor([low], dtype=torch.float64), torch.tensor([low + width], dtype=torch.float64)
-    found = lines(box, parallel=parallel)
+    found = relu_lines(box, parallel=parallel)
     x = box[0] + at * (box[1] - box[0])
     assert float(found.lower * x) <= float(x.relu()) + 1e-9
     assert float(found.upper * (x - found.least)) >= float(x.relu()) - 1e-9
@@ -194,9 +222,11 @@ def test_relu_lies_between_its_lines(low: float, width: float, at: float, parall
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=3, deadline=None)
-def test_windows_and_whole_forms_agree(build: Callable[[], nn.Module], norm: str, seed: int) -> None:
+def test_windows_and_whole_forms_agree(
+    build: Callable[[], nn.Module], norm: str, seed: int
+) -> None:
     """The boxes inside the net are the same by windows of coefficients and by whole rows."""
-    graph = prepare(made(build, seed), SHAPE)
+    graph = prepare_graph(made(build, seed), SHAPE)
     ball = Ball(images(seed)[0], 0.3 if norm == "l2" else 0.03, norm)
     relaxed: dict[int, Lines] = {}
     checked = 0
@@ -211,7 +241,7 @@ def test_windows_and_whole_forms_agree(build: Callable[[], nn.Module], norm: str
             for a, b in zip(windows, whole, strict=True):
                 assert torch.allclose(a, b, atol=1e-4)
             checked += 1
-        relaxed[relu] = lines(box)
+        relaxed[relu] = relu_lines(box)
     assert checked >= 1
 
 
@@ -223,7 +253,9 @@ def test_bounds_are_differentiable_in_the_weights(method: str) -> None:
     graph = trace(net, SHAPE)
     forms, ball = margin_forms(labels, 4), Ball(x, 0.02)
     before = METHODS[method](graph.folded(), ball, forms).mean()
-    grads = torch.autograd.grad(before, [p for p in net.parameters() if p.requires_grad], allow_unused=True)
+    grads = torch.autograd.grad(
+        before, [p for p in net.parameters() if p.requires_grad], allow_unused=True
+    )
     with torch.no_grad():
         for p, g in zip(net.parameters(), grads, strict=True):
             if g is not None:
@@ -235,8 +267,10 @@ def test_single_and_double_precision_agree() -> None:
     """Bounds in float32 are those in float64 up to rounding."""
     net = made(residual, 9)
     x, labels = images(9)
-    single = verify(prepare(net, SHAPE), x, labels, eps=0.05).margins
-    double = verify(prepare(net, SHAPE, torch.float64), x.double(), labels, eps=0.05).margins
+    single = verify_bounds(prepare_graph(net, SHAPE), x, labels, eps=0.05).margins
+    double = verify_bounds(
+        prepare_graph(net, SHAPE, torch.float64), x.double(), labels, eps=0.05
+    ).margins
     assert torch.allclose(single.double(), double, atol=1e-4)
 
 
@@ -261,41 +295,61 @@ class Squares(nn.Module):
         return (x * x).flatten(1)[:, :4]
 
 
-@pytest.mark.parametrize("net", [Sigmoid(), Decides(), AcrossBatch(), Squares(), nn.Conv2d(3, 4, 3)])
+@pytest.mark.parametrize(
+    "net", [Sigmoid(), Decides(), AcrossBatch(), Squares(), nn.Conv2d(3, 4, 3)]
+)
 def test_what_cannot_be_bounded_is_refused(net: nn.Module) -> None:
-    """An operation without a rule, a decision by pixel values, a mix across images, a map instead of logits."""
+    """An operation without a rule, a decision by pixel values, a mix across images, a map instead
+    of logits."""
     with pytest.raises(VictimError):
         trace(net, SHAPE)
 
 
 def test_bad_options_are_refused() -> None:
     """Unknown methods and norms, negative radii and labels out of range are errors."""
-    graph = prepare(made(dense, 0), SHAPE)
+    graph = prepare_graph(made(dense, 0), SHAPE)
     x, labels = images(0)
     for bad in ({"method": "magic"}, {"norm": "l7"}, {"eps": -0.1}):
         with pytest.raises(OptionError):
-            verify(graph, x, labels, **{"eps": 0.1, **bad})
+            verify_bounds(graph, x, labels, **{"eps": 0.1, **bad})
     with pytest.raises(OptionError):
-        verify(graph, x, labels + 4, eps=0.1)
+        verify_bounds(graph, x, labels + 4, eps=0.1)
 
 
 def convolutions() -> nn.Module:
     """What auto_LiRPA 0.3 can take of ``plain``: no groups and no pooling."""
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 4, 2, 1), nn.ReLU(), nn.Flatten(),
-        nn.Linear(96, 10), nn.ReLU(), nn.Linear(10, 4),
-    )  # fmt: skip
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 4, 2, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(96, 10),
+        nn.ReLU(),
+        nn.Linear(10, 4),
+    )
 
 
 def blocks() -> nn.Module:
     """``residual`` likewise."""
     return nn.Sequential(
-        nn.Conv2d(3, 4, 5, 1, 2), nn.ReLU(), Block(4, 4, 1), Block(4, 6, 2), nn.Flatten(), nn.Linear(96, 4)
+        nn.Conv2d(3, 4, 5, 1, 2),
+        nn.ReLU(),
+        Block(4, 4, 1),
+        Block(4, 6, 2),
+        nn.Flatten(),
+        nn.Linear(96, 4),
     )
 
 
 LIRPA_NETS = {"convolutions": convolutions, "blocks": blocks, "dense": dense}
-LIRPA_CASES = [(net, norm, method) for net in LIRPA_NETS for norm in ("linf", "l2") for method in lirpa_reference.NAMES]
+LIRPA_CASES = [
+    (net, norm, method)
+    for net in LIRPA_NETS
+    for norm in ("linf", "l2")
+    for method in lirpa_reference.NAMES
+]
 
 
 def lirpa_case(name: str) -> tuple[nn.Module, Tensor, Tensor]:
@@ -306,7 +360,8 @@ def lirpa_case(name: str) -> tuple[nn.Module, Tensor, Tensor]:
 
 @pytest.mark.parametrize("case", LIRPA_CASES, ids="-".join)
 def test_agrees_with_the_record_of_auto_lirpa(case: tuple[str, str, str]) -> None:
-    """IBP, CROWN-IBP and CROWN equal what auto_LiRPA 0.3 gave on the same nets (tests/lirpa_reference.py)."""
+    """IBP, CROWN-IBP and CROWN equal what auto_LiRPA 0.3 gave on the same nets
+    (tests/lirpa_reference.py)."""
     rows = json.loads(lirpa_reference.RECORD.read_text())
     (row,) = (r for r in rows if (r["net"], r["norm"], r["method"]) == case)
     _assert_equal_bounds(case, torch.tensor(row["margins"]))
@@ -320,14 +375,19 @@ def test_agrees_with_auto_lirpa() -> None:
         pytest.skip(f"auto_LiRPA: {error}")
     for case in LIRPA_CASES:
         net, x, forms = lirpa_case(case[0])
-        _assert_equal_bounds(case, lirpa_reference.margins(net, x, forms, eps=0.05, norm=case[1], method=case[2]))
+        _assert_equal_bounds(
+            case, lirpa_reference.margins(net, x, forms, eps=0.05, norm=case[1], method=case[2])
+        )
 
 
 def _assert_equal_bounds(case: tuple[str, str, str], wanted: Tensor) -> None:
     """Equal up to rounding; where we keep the tighter of two boxes (CROWN, l_2), never looser."""
     net, x, forms = lirpa_case(case[0])
     with torch.no_grad():
-        gap = METHODS[case[2]](prepare(net, SHAPE), Ball(x, 0.05, case[1], None), forms) - wanted
+        gap = (
+            METHODS[case[2]](prepare_graph(net, SHAPE), Ball(x, 0.05, case[1], None), forms)
+            - wanted
+        )
     assert float(gap.min()) >= -1e-5
     if case[0] == "dense" or (case[1] == "linf" and case[2] != "crown"):
         assert float(gap.max()) <= 1e-5

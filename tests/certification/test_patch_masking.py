@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from physadv.core.errors import OptionError, VictimError
 from physadv.certification.patch.masking import Ablated, PatchCleanser, mask_spans, touched
 from physadv.certification.patch.patchguard import RobustMasking
+from physadv.core.errors import OptionError, VictimError
 
 SIDE, PATCH, FILL = 6, 2, 0.45
 Certify = Callable[[Tensor, Tensor], Tensor]
@@ -26,11 +26,11 @@ class Brightness(nn.Module):
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
         self.weight = 1 + 0.6 * torch.randn(1, 1, SIDE, SIDE, generator=draw)
-        self.centres = torch.tensor([0.1, 0.5, 0.9])
+        self.centers = torch.tensor([0.1, 0.5, 0.9])
 
     def forward(self, x: Tensor) -> Tensor:
         mean = (x * self.weight[..., : x.shape[2], : x.shape[3]]).mean((1, 2, 3))
-        return -40 * (mean[:, None] - self.centres).square()
+        return -40 * (mean[:, None] - self.centers).square()
 
 
 class Seen(Brightness):
@@ -38,10 +38,10 @@ class Seen(Brightness):
 
     def forward(self, x: Tensor) -> Tensor:
         left = (x != FILL).to(x)
-        mean = (x * left * (0.8 + 0.2 * self.weight[..., : x.shape[2], : x.shape[3]])).sum((1, 2, 3)) / left.sum(
+        mean = (x * left * (0.8 + 0.2 * self.weight[..., : x.shape[2], : x.shape[3]])).sum(
             (1, 2, 3)
-        ).clamp_min(1)
-        return -40 * (mean[:, None] - self.centres).square()
+        ) / left.sum((1, 2, 3)).clamp_min(1)
+        return -40 * (mean[:, None] - self.centers).square()
 
 
 class Even(Seen):
@@ -54,7 +54,9 @@ class Even(Seen):
 
 def patched(image: Tensor) -> Tensor:
     """``image`` (1, h, w) under every black and white patch at every place."""
-    contents = torch.tensor(list(itertools.product([0.0, 1.0], repeat=PATCH**2))).view(-1, PATCH, PATCH)
+    contents = torch.tensor(list(itertools.product([0.0, 1.0], repeat=PATCH**2))).view(
+        -1, PATCH, PATCH
+    )
     found = []
     for y, x in itertools.product(range(SIDE - PATCH + 1), repeat=2):
         copies = image.expand(len(contents), -1, -1, -1).clone()
@@ -63,7 +65,7 @@ def patched(image: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def defences(seed: int) -> list[tuple[str, nn.Module, Certify]]:
+def defenses(seed: int) -> list[tuple[str, nn.Module, Certify]]:
     victim = Brightness(seed)
     cleanser = PatchCleanser(victim, patch=PATCH, masks=3)
     left = Seen(seed)
@@ -85,20 +87,20 @@ def test_no_patch_changes_what_is_certified(number: int) -> None:
     """Of images certified, no patched copy gets another verdict; of the others some do."""
     certified, broken = 0, 0
     for seed in range(4):
-        name, defence, certify = defences(seed)[number]
+        name, defense, certify = defenses(seed)[number]
         draw = torch.Generator().manual_seed(seed)
         level = torch.linspace(0, 1, 7).view(-1, 1, 1, 1)
         images = (level + 0.1 * torch.randn(7, 1, SIDE, SIDE, generator=draw)).clamp(0, 1)
-        verdicts = defence(images).argmax(1)
+        verdicts = defense(images).argmax(1)
         sure = certify(images, verdicts)
         if name != "block":  # certified for another patch than its own
-            said, certain = defence.verdicts(images)
+            said, certain = defense.verdicts(images)
             assert torch.equal(said, verdicts)
             assert torch.equal(certain, sure)
         certified += int(sure.sum())
         for image, verdict, is_sure in zip(images, verdicts, sure, strict=True):
             copies = patched(image) if name != "block" else _single_pixels(image)
-            changed = bool((defence(copies).argmax(1) != verdict).any())
+            changed = bool((defense(copies).argmax(1) != verdict).any())
             assert not (changed and is_sure)
             broken += changed
     assert certified > 0
@@ -116,17 +118,18 @@ def _single_pixels(image: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("number", range(5))
 def test_a_wrong_label_is_never_certified(number: int) -> None:
-    """A certificate is for the label given: not for one the defence does not answer."""
-    _, defence, certify = defences(0)[number]
+    """A certificate is for the label given: not for one the defense does not answer."""
+    _, defense, certify = defenses(0)[number]
     images = torch.full((3, 1, SIDE, SIDE), 0.9)
-    wrong = (defence(images).argmax(1) + 1) % 3
+    wrong = (defense(images).argmax(1) + 1) % 3
     assert not certify(images, wrong).any()
 
 
 @given(side=st.integers(3, 40), patch=st.integers(1, 40), count=st.integers(1, 8))
 @settings(deadline=None)
 def test_some_mask_covers_every_patch(side: int, patch: int, count: int) -> None:
-    """Whatever the sizes, every patch place lies within one of at most ``count`` spans inside the image."""
+    """Whatever the sizes, every patch place lies within one of at most ``count`` spans inside the
+    image."""
     if patch > side:
         with pytest.raises(OptionError):
             mask_spans(side, patch, count)
@@ -138,15 +141,24 @@ def test_some_mask_covers_every_patch(side: int, patch: int, count: int) -> None
 
 
 @given(
-    patch=st.integers(1, 6), size=st.integers(1, 6), stride=st.integers(1, 3), kind=st.sampled_from(["band", "block"])
+    patch=st.integers(1, 6),
+    size=st.integers(1, 6),
+    stride=st.integers(1, 3),
+    kind=st.sampled_from(["band", "block"]),
 )
 @settings(deadline=None, max_examples=60)
-def test_every_patch_meets_no_more_places_than_told(patch: int, size: int, stride: int, kind: str) -> None:
-    """What a patch touches, at the borders too, lies within one of the sets; each set is what some patch touches."""
+def test_every_patch_meets_no_more_places_than_told(
+    patch: int, size: int, stride: int, kind: str
+) -> None:
+    """What a patch touches, at the borders too, lies within one of the sets; each set is what some
+    patch touches."""
     ablated = Ablated(Brightness(0), size=size, kind=kind, stride=stride)
     keep = ablated.keeps(SIDE, SIDE)
     down, across = ablated.met(patch, SIDE, SIDE)
-    told = {tuple(t.tolist()) for t in (down[:, None, :, None] & across[None, :, None, :]).flatten(2).flatten(0, 1)}
+    told = {
+        tuple(t.tolist())
+        for t in (down[:, None, :, None] & across[None, :, None, :]).flatten(2).flatten(0, 1)
+    }
     found = set()
     for y, x in itertools.product(range(SIDE - patch + 1), repeat=2):
         met = keep[:, 0, y : y + patch, x : x + patch].flatten(1).any(1)
@@ -158,8 +170,16 @@ def test_every_patch_meets_no_more_places_than_told(patch: int, size: int, strid
 def test_windows_lie_within_the_image() -> None:
     """No place runs around the border, and what strides leave over is shared by both ends."""
     keep = Ablated(Brightness(0), size=3, stride=2).keeps(SIDE, 8)[:, 0, 0]
-    assert keep.int().tolist() == [[1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 0]]
-    assert touched(8, range(0, 7, 2), 2, 3).int().tolist() == [[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]]
+    assert keep.int().tolist() == [
+        [1, 1, 1, 0, 0, 0, 0, 0],
+        [0, 0, 1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 1, 0],
+    ]
+    assert touched(8, range(0, 7, 2), 2, 3).int().tolist() == [
+        [0, 0, 1, 1],
+        [0, 1, 1, 0],
+        [1, 1, 0, 0],
+    ]
     with pytest.raises(OptionError):
         touched(8, range(0, 7, 2), 2, 9)
 
@@ -195,10 +215,12 @@ def test_a_place_below_the_threshold_has_no_vote() -> None:
 
 @pytest.mark.parametrize("number", range(5))
 def test_gradients_reach_the_image(number: int) -> None:
-    """Attacks that use gradients run through each defence."""
-    _, defence, _ = defences(1)[number]
-    x = (torch.full((2, 1, SIDE, SIDE), 0.5) + 0.01 * torch.arange(36.0).view(SIDE, SIDE)).requires_grad_(True)
-    (grad,) = torch.autograd.grad(defence(x)[:, 0].sum(), x)
+    """Attacks that use gradients run through each defense."""
+    _, defense, _ = defenses(1)[number]
+    x = (
+        torch.full((2, 1, SIDE, SIDE), 0.5) + 0.01 * torch.arange(36.0).view(SIDE, SIDE)
+    ).requires_grad_(True)
+    (grad,) = torch.autograd.grad(defense(x)[:, 0].sum(), x)
     assert grad.isfinite().all()
     assert grad.abs().sum() > 0
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from physadv.attacks.gradient import pgd
 from physadv.certification.bounds.graph import Graph
-from physadv.certification.bounds.verify import prepare, verify
+from physadv.certification.bounds.verify import prepare_graph, verify_bounds
 from physadv.evaluation.metrics.intervals import wilson
 from physadv.models.cards import LoadedVictim
 from physadv.models.load import load_victim
@@ -26,19 +26,26 @@ Mnist = tuple[LoadedVictim, Graph, Tensor, Tensor]
 def mnist(shared_data: Path) -> Mnist:
     """The published net, its graph, and the MNIST test set."""
     folder = shared_data / "mnist"
-    pixels = np.frombuffer(gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
-    labels = np.frombuffer(gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
-    net = load_victim("wongkolter-mnist", weights=shared_data / "weights" / "wongkolter_mnist_eps01.pth")
+    pixels = np.frombuffer(
+        gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16
+    )
+    labels = np.frombuffer(
+        gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8
+    )
+    net = load_victim(
+        "wongkolter-mnist", weights=shared_data / "weights" / "wongkolter_mnist_eps01.pth"
+    )
     images = torch.tensor(pixels).view(-1, 1, 28, 28).float() / 255
-    return net, prepare(net, (1, 28, 28)), images, torch.tensor(labels).long()
+    return net, prepare_graph(net, (1, 28, 28)), images, torch.tensor(labels).long()
 
 
 def test_a_part_of_mnist_agrees_with_the_published_certificate(mnist: Mnist) -> None:
-    """On 100 images the interval of the certified error holds the published 5.8 %; cutting balls to [0, 1] helps."""
+    """On 100 images the interval of the certified error holds the published 5.8 %; cutting balls to
+    [0, 1] helps."""
     _, graph, images, labels = mnist
     x, y = images[::100], labels[::100]
-    whole = verify(graph, x, y, eps=EPS, method="polytope", limits=None)
-    cut = verify(graph, x, y, eps=EPS, method="polytope")
+    whole = verify_bounds(graph, x, y, eps=EPS, method="polytope", limits=None)
+    cut = verify_bounds(graph, x, y, eps=EPS, method="polytope")
     error = wilson(int((~whole.certified).sum()), len(y))
     assert error.low <= PUBLISHED <= error.high
     assert cut.certified.sum() >= whole.certified.sum()
@@ -46,23 +53,27 @@ def test_a_part_of_mnist_agrees_with_the_published_certificate(mnist: Mnist) -> 
 
 @pytest.mark.parametrize("method", ["polytope", "crown"])
 def test_no_attack_breaks_what_is_certified(mnist: Mnist, method: str) -> None:
-    """PGD at the certified radius leaves every certified image as it was, and does break others beyond it."""
+    """PGD at the certified radius leaves every certified image as it was, and does break others
+    beyond it."""
     net, graph, images, labels = mnist
     x, y = images[:40], labels[:40]
-    certified = verify(graph, x, y, eps=EPS, method=method).certified
+    certified = verify_bounds(graph, x, y, eps=EPS, method=method).certified
     attacked = pgd(net, x, y, eps=EPS, steps=20)
     assert certified.float().mean() > 0.8
     assert not (attacked.success & certified).any()
-    assert pgd(net, x, y, eps=0.4, steps=20).success.float().mean() > 0.5  # the attack can break this net
+    assert (
+        pgd(net, x, y, eps=0.4, steps=20).success.float().mean() > 0.5
+    )  # the attack can break this net
 
 
 @pytest.mark.slow
 def test_all_of_mnist_gives_the_published_certified_error(mnist: Mnist) -> None:
-    """Published for these weights: 5.8 % certified error at 0.1 on the 10,000 test images, 1.80 % error."""
+    """Published for these weights: 5.8 % certified error at 0.1 on the 10,000 test images, 1.80 %
+    error."""
     _, graph, images, labels = mnist
     lost, wrong = 0, 0
     for x, y in zip(images.split(50), labels.split(50), strict=True):
-        bounded = verify(graph, x, y, eps=EPS, method="polytope", limits=None)
+        bounded = verify_bounds(graph, x, y, eps=EPS, method="polytope", limits=None)
         lost += int((~bounded.certified).sum())
         wrong += int((bounded.predicted != y).sum())
     assert wrong == 180

@@ -12,28 +12,34 @@ import cv2
 import numpy as np
 import pytest
 
-from physadv.check.view_coverage import Plan, covered, plan_for
-from physadv.check.stopping_rule import check_width, clips_missing, stand, stands
 from physadv.camera.frames import Frame
-from physadv.camera.localization.boxes import corners_of
-from physadv.check.guidance import Guide
 from physadv.camera.lens import lens_for
-from physadv.check.live.overlay import PANEL, Look, overlay
+from physadv.camera.localization.boxes import corners_of
 from physadv.camera.localization.location import Location
-from physadv.check.rates import block_rates
+from physadv.check.guidance import Guide
+from physadv.check.live.desktop_window import DesktopWindow, no_window, obey
+from physadv.check.live.overlay import PANEL, OverlayState, overlay
 from physadv.check.live.remote_control import Remote
-from physadv.check.live.server import Page
-from physadv.check.session import Progress
-from physadv.check.live.desktop_window import Window, no_window, obey
+from physadv.check.live.server import LivePage
+from physadv.check.rates import block_rates
+from physadv.check.session import CheckProgress
+from physadv.check.stopping_rule import check_width, clips_missing, stands, stopping_state
+from physadv.check.view_coverage import ViewPlan, covered, plan_for
 from physadv.core.errors import CaptureError, OptionError
 from physadv.evaluation.metrics.intervals import clustered, wilson
 
 
 def row(clip: int, success: bool, block: str = "patch", **more: Any) -> dict[str, Any]:
     return {
-        "clip": f"live-{clip:03d}", "block": block, "frame": 0, "verdict": "limit" if success else "stop",
-        "confidence": 0.9, "true": not success, "success": success, **more,
-    }  # fmt: skip
+        "clip": f"live-{clip:03d}",
+        "block": block,
+        "frame": 0,
+        "verdict": "limit" if success else "stop",
+        "confidence": 0.9,
+        "true": not success,
+        "success": success,
+        **more,
+    }
 
 
 def clips(n: int, hits: int, frames: int = 10, block: str = "patch") -> list[dict[str, Any]]:
@@ -42,18 +48,19 @@ def clips(n: int, hits: int, frames: int = 10, block: str = "patch") -> list[dic
 
 
 def test_equal_clips_need_what_wilson_needs() -> None:
-    """Where every clip says the same, the clips missing are those with which Wilson's interval has the width."""
+    """Where every clip says the same, the clips missing are those with which Wilson's interval has
+    the width."""
     rate = clustered([True] * 20, [0] * 10 + [1] * 10)
     missing = clips_missing(rate, 2, 0.1)
     enough, short = wilson(2 + missing, 2 + missing), wilson(1 + missing, 1 + missing)
     assert enough.high - enough.low <= 0.1 < short.high - short.low
-    assert stand(block_rates("patch", clips(2, 10)), 0.1).frames_missing == 10 * missing
+    assert stopping_state(block_rates("patch", clips(2, 10)), 0.1).frames_missing == 10 * missing
 
 
 def test_twice_as_wide_needs_four_times_the_clips() -> None:
     """Where clips differ the interval shrinks with the root of their number."""
     rows = clips(20, 8) + [row(k, False) for k in range(100, 120) for _ in range(10)]
-    now = stand(block_rates("patch", rows), 0.1)
+    now = stopping_state(block_rates("patch", rows), 0.1)
     assert now.clips_missing == pytest.approx(40 * ((now.width / 0.1) ** 2 - 1), abs=1)
     assert not now.done
 
@@ -61,14 +68,15 @@ def test_twice_as_wide_needs_four_times_the_clips() -> None:
 def test_ten_clips_are_the_least() -> None:
     """A narrow interval of few clips is not enough; ten clips that agree on a wide aim are."""
     assert clips_missing(clustered([True, False] * 40, [0] * 40 + [1] * 40), 2, 0.5) == 8
-    assert stand(block_rates("patch", clips(10, 10)), 0.3).done
-    assert not stand(block_rates("patch", clips(9, 10)), 0.3).done
+    assert stopping_state(block_rates("patch", clips(10, 10)), 0.3).done
+    assert not stopping_state(block_rates("patch", clips(9, 10)), 0.3).done
     with pytest.raises(OptionError, match="below 1"):
         check_width(1.5)
 
 
 def test_a_control_is_judged_by_both_its_rates() -> None:
-    """A targeted goal is never met on a clean sign; that it is recognised in half of the clips still shows."""
+    """A targeted goal is never met on a clean sign; that it is recognized in half of the clips
+    still shows."""
     rows = [{**row(k, False, "clean"), "true": k % 2 == 0} for k in range(12) for _ in range(10)]
     now = stands({"clean": rows}, 0.3)["clean"]
     assert now.rates.attack.high - now.rates.attack.low < 0.3
@@ -77,7 +85,8 @@ def test_a_control_is_judged_by_both_its_rates() -> None:
 
 
 def test_the_plan_fits_lens_and_sign() -> None:
-    """At the nearest distance the page fits the picture, at the farthest its markers are over 20 px."""
+    """At the nearest distance the page fits the picture, at the farthest its markers are over 20
+    px."""
     lens = lens_for(focal_px=950)((1280, 720))
     plan = plan_for(lens, 190.0, tall=1.36, least_share=0.13, least_px=20)
     near, far = plan.distances[0], plan.distances[-1]
@@ -91,7 +100,7 @@ def test_the_plan_fits_lens_and_sign() -> None:
     assert seen == {(0, 2): 3}
 
 
-PLAN = Plan((0.4, 0.6, 0.8, 1.0))
+PLAN = ViewPlan((0.4, 0.6, 0.8, 1.0))
 
 
 def at(distance: float, yaw: float) -> Location:
@@ -100,11 +109,19 @@ def at(distance: float, yaw: float) -> Location:
 
 def test_move_here_next() -> None:
     """The emptiest view is next, the nearest of several; the words say how far and which way."""
-    rows = [row(0, True, distance_m=d, yaw_deg=y) for d, y in map(PLAN.middle, PLAN.cells) for _ in range(2)]
+    rows = [
+        row(0, True, distance_m=d, yaw_deg=y)
+        for d, y in map(PLAN.middle, PLAN.cells)
+        for _ in range(2)
+    ]
     missing = [r for r in rows if (r["distance_m"], r["yaw_deg"]) != PLAN.middle((2, 4))]
     advice = Guide(width=0.1, plan=PLAN).advise({"patch": missing}, at(0.5, 0.0), "patch")
     assert advice.next == (2, 4)
-    assert advice.move == "Move to 0.9 m, facing 40° to the right: 0.4 m back and turn it 40° to the picture's right"
+    assert (
+        advice.move
+        == "Move to 0.9 m, facing 40° to the right: 0.4 m back and turn it 40° to the picture's "
+        "right"
+    )
     advice = Guide(width=0.1, plan=PLAN).advise({"patch": []}, at(0.5, -38.0), "patch")
     assert advice.next == (0, 0)
     assert advice.move.startswith("Stay at 0.5 m")
@@ -114,33 +131,46 @@ def test_prompts_go_through_the_blocks() -> None:
     """First the page in hand, then the blocks that lack frames, then the end."""
     full = {b: clips(40, 10 * (b == "patch"), block=b) for b in ("clean", "blank", "patch")}
     guide = Guide(width=0.1)
-    assert guide.advise({}, None, None).prompt.startswith("Hold up the clean sign: nothing filmed yet")
+    assert guide.advise({}, None, None).prompt.startswith(
+        "Hold up the clean sign: nothing filmed yet"
+    )
     some = {"clean": full["clean"], "patch": clips(3, 10)}
-    assert "about 32 clips (320 frames) to go" in Guide(width=0.1).advise(some, None, "patch").prompt
+    assert (
+        "about 32 clips (320 frames) to go" in Guide(width=0.1).advise(some, None, "patch").prompt
+    )
     turned = Guide(width=0.1).advise(some, None, "clean").prompt
-    assert turned == "clean is measured. Hold up the sign with the blank sticker: nothing filmed yet"
+    assert (
+        turned == "clean is measured. Hold up the sign with the blank sticker: nothing filmed yet"
+    )
     assert Guide(width=0.1).advise(full, None, "patch").prompt == "All blocks are measured: done."
 
 
 def test_too_small_says_come_closer() -> None:
     """A refused page is answered with its markers' size."""
-    small = Location(corners_of((1, 1, 9, 9)), "fiducials", "patch", 1.6, marker_px=13.8, refused="markers under 20 px")
+    small = Location(
+        corners_of((1, 1, 9, 9)),
+        "fiducials",
+        "patch",
+        1.6,
+        marker_px=13.8,
+        refused="markers under 20 px",
+    )
     said = Guide(width=0.1, plan=PLAN).advise({}, small, "patch").move
     assert said == "Come closer: markers of 14 px, 20 are needed"
 
 
-def look(**more: Any) -> Look:
+def look(**more: Any) -> OverlayState:
     image = np.full((720, 1280, 3), 90, np.uint8)
     newest = row(3, True, distance_m=0.5, yaw_deg=0.0)
     rows = {"patch": clips(12, 9)}
     frame = Frame(image, 1.0, "live-003", None, 3)
-    step = Progress(120, 4, None, newest, {}, {}, rows, frame, at(0.5, 0.0), "patch")
+    step = CheckProgress(120, 4, None, newest, {}, {}, rows, frame, at(0.5, 0.0), "patch")
     advice = Guide(width=0.1, plan=PLAN).advise(rows, at(0.5, 0.0), "patch")
-    return Look(step, advice, PLAN, **more)
+    return OverlayState(step, advice, PLAN, **more)
 
 
 def test_overlay_shows_frame_and_panel() -> None:
-    """The frame is 800 px wide, the sign outlined in the colour of a met goal, the panel written on."""
+    """The frame is 800 px wide, the sign outlined in the color of a met goal, the panel written on."""
     picture = overlay(look(note="camera 0 fell silent"))
     assert picture.shape[1] == 800 + PANEL
     x = round(100 * 800 / 1280)
@@ -154,13 +184,13 @@ def test_overlay_without_a_sign() -> None:
     """No sign, no rows, portrait and tiny frames: still a picture."""
     for size in ((720, 1280), (1280, 720), (48, 64)):
         frame = Frame(np.zeros((*size, 3), np.uint8), 0.0, "a", None, 0)
-        step = Progress(0, 1, None, None, {}, {}, {}, frame, None, None)
-        picture = overlay(Look(step, Guide(width=0.1).advise({}, None, None)))
+        step = CheckProgress(0, 1, None, None, {}, {}, {}, frame, None, None)
+        picture = overlay(OverlayState(step, Guide(width=0.1).advise({}, None, None)))
         assert picture.shape[0] >= 560
         assert picture.shape[1] > PANEL
 
 
-def ask(page: Page, method: str, path: str, **headers: str) -> tuple[int, bytes]:
+def ask(page: LivePage, method: str, path: str, **headers: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
     connection.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
     answer = connection.getresponse()
@@ -168,13 +198,14 @@ def ask(page: Page, method: str, path: str, **headers: str) -> tuple[int, bytes]
 
 
 @pytest.fixture
-def served() -> Iterator[Page]:
-    with Page(0, Remote()) as page:
+def served() -> Iterator[LivePage]:
+    with LivePage(0, Remote()) as page:
         yield page
 
 
-def test_the_page_shows_the_newest_picture(served: Page) -> None:
-    """HTML with the stream in it; the newest picture as JPEG; two parts of the stream are two pictures."""
+def test_the_page_shows_the_newest_picture(served: LivePage) -> None:
+    """HTML with the stream in it; the newest picture as JPEG; two parts of the stream are two
+    pictures."""
     status, html = ask(served, "GET", "/")
     assert status == 200
     assert b'src="/stream"' in html
@@ -192,8 +223,9 @@ def test_the_page_shows_the_newest_picture(served: Page) -> None:
     assert ask(served, "GET", "/elsewhere")[0] == 404
 
 
-def test_only_this_machine_may_look_and_only_the_page_may_steer(served: Page) -> None:
-    """Bound to 127.0.0.1; a foreign Host is refused; without the token nothing is steered; with it, it is."""
+def test_only_this_machine_may_look_and_only_the_page_may_steer(served: LivePage) -> None:
+    """Bound to 127.0.0.1; a foreign Host is refused; without the token nothing is steered; with it,
+    it is."""
     assert served._server.server_address[0] == "127.0.0.1"
     assert ask(served, "GET", "/", Host="evil.example")[0] == 403
     assert ask(served, "POST", "/stop")[0] == 403
@@ -209,13 +241,13 @@ def test_only_this_machine_may_look_and_only_the_page_may_steer(served: Page) ->
 
 def test_the_page_ends_with_the_run() -> None:
     """After closing nobody answers, also where a browser was watching; a taken port is named."""
-    page = Page(0, Remote())
+    page = LivePage(0, Remote())
     page.show(np.zeros((8, 8, 3), np.uint8))
     watching = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
     watching.request("GET", "/stream")
     watching.getresponse()
     with pytest.raises(CaptureError, match="another port"):
-        Page(page.port, Remote())
+        LivePage(page.port, Remote())
     start = time.monotonic()
     page.close()
     assert time.monotonic() - start < 60
@@ -229,12 +261,12 @@ def test_windows_only_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(CaptureError, match=r"no display.*--serve"):
-        Window(Remote())
+        DesktopWindow(Remote())
     monkeypatch.setenv("DISPLAY", ":0")
     assert no_window() is None or "headless" in str(no_window())
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:           NONE\n")
     with pytest.raises(CaptureError, match=r"headless.*--serve"):
-        Window(Remote())
+        DesktopWindow(Remote())
 
 
 def test_keys() -> None:

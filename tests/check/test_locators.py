@@ -11,10 +11,17 @@ import pytest
 from torch import nn
 
 from physadv.camera.frames import Frame
-from physadv.camera.localization.boxes import corners_of, crop_square, iou_with, square_around
 from physadv.camera.lens import lens_for
-from physadv.check.locators import Location, by_box, by_detector, by_fiducials, locator_for, select_box
+from physadv.camera.localization.boxes import corners_of, crop_square, iou_with, square_around
 from physadv.camera.localization.with_pose import with_pose
+from physadv.check.locators import (
+    Location,
+    by_box,
+    by_detector,
+    by_fiducials,
+    locator_for,
+    select_box,
+)
 from physadv.core.errors import CaptureError, OptionError, VictimError
 
 
@@ -36,10 +43,14 @@ def test_markers_under_perspective(marked_page: Callable[..., np.ndarray]) -> No
     source = np.array([[0, 0], [640, 0], [640, 480], [0, 480]], np.float32)
     seen = np.array([[40, 20], [560, 60], [600, 430], [20, 470]], np.float32)
     turn = cv2.getPerspectiveTransform(source, seen)
-    page = cv2.warpPerspective(marked_page("patch"), turn, (640, 480), flags=cv2.INTER_AREA, borderValue=(90, 90, 90))
+    page = cv2.warpPerspective(
+        marked_page("patch"), turn, (640, 480), flags=cv2.INTER_AREA, borderValue=(90, 90, 90)
+    )
     place = by_fiducials()(frame(page))
     assert place is not None
-    expected = cv2.perspectiveTransform(corners_of((150, 90, 450, 390))[None].astype(np.float32), turn)[0]
+    expected = cv2.perspectiveTransform(
+        corners_of((150, 90, 450, 390))[None].astype(np.float32), turn
+    )[0]
     assert place.corners == pytest.approx(expected, abs=1.5)
 
 
@@ -74,9 +85,13 @@ def test_auto_prefers_truth_then_markers_then_box(marked_page: Callable[..., np.
     truth = {"corners": [[1, 1], [9, 1], [9, 9], [1, 9]], "distance_m": 4.0, "yaw_deg": -3.0}
     wall, page = np.full((480, 640, 3), 128, np.uint8), marked_page("patch")
     auto = locator_for("auto", box=(1, 1, 50, 50), whole_frame=True)
-    assert [p.by for p in (auto(frame(page, truth=truth)), auto(frame(page)), auto(frame(wall))) if p] == [
-        "truth", "fiducials", "box",
-    ]  # fmt: skip
+    assert [
+        p.by for p in (auto(frame(page, truth=truth)), auto(frame(page)), auto(frame(wall))) if p
+    ] == [
+        "truth",
+        "fiducials",
+        "box",
+    ]
     assert [p.by for p in (locator_for(whole_frame=True)(frame(wall)),) if p] == ["frame"]
     with pytest.raises(OptionError, match="no box was given"):
         locator_for("box")
@@ -97,7 +112,8 @@ def test_pose_is_added_where_it_is_known() -> None:
 
 
 def test_typed_distance_is_for_what_cannot_be_measured() -> None:
-    """A typed distance stands in for an unknown width and for an assumed lens, never for a known lens."""
+    """A typed distance stands in for an unknown width and for an assumed lens, never for a known
+    lens."""
     image, box = np.zeros((720, 1280, 3), np.uint8), by_box((540, 260, 740, 460))
 
     def told(width: float | None, lens: Any) -> tuple[float | None, str | None]:
@@ -113,7 +129,8 @@ def test_typed_distance_is_for_what_cannot_be_measured() -> None:
 
 
 def test_a_refusal_stands(marked_page: Callable[..., np.ndarray], red_detector: nn.Module) -> None:
-    """Markers too small are not made good by a detector that knows no block; a box drawn by hand is."""
+    """Markers too small are not made good by a detector that knows no block; a box drawn by hand
+    is."""
     small = frame(marked_page("patch", 100))
     place = locator_for(detector=red_detector)(small)  # type: ignore[arg-type]
     assert place is not None
@@ -142,7 +159,7 @@ def test_crops_beyond_the_edge_repeat_it() -> None:
 
 
 def test_square_and_iou() -> None:
-    """The square is centred on the box and widened on each side; IoU of halves is a third."""
+    """The square is centered on the box and widened on each side; IoU of halves is a third."""
     assert square_around((10, 20, 30, 30), 0.0) == (10, 15, 20)
     assert square_around((10, 20, 30, 30), 0.1) == (8, 13, 24)
     overlap = iou_with((0, 0, 2, 2), np.array([[1, 0, 3, 2], [0, 0, 2, 2], [5, 5, 6, 6]], float))

@@ -1,4 +1,5 @@
-"""A check with a victim whose answers are known: rates, rows, controls and failures come out as worked out by hand."""
+"""A check with a victim whose answers are known: rates, rows, controls and failures come out as
+worked out by hand."""
 
 from __future__ import annotations
 
@@ -12,18 +13,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from physadv.check.run_check import Feed, run_check
+from physadv.camera.open_source import open_frame_source
 from physadv.check.locators import by_box, by_frame, locator_for
 from physadv.check.rates import conclude, tabulate
-from physadv.camera.open_source import open_source
+from physadv.check.run_check import Feed, run_check
 from physadv.core.errors import CaptureError, OptionError, VictimError
-from physadv.evaluation.metrics.intervals import clustered
 from physadv.core.rows import read_rows
+from physadv.evaluation.metrics.intervals import clustered
 
 
-def check(folder: Path, source: Path, victim: Any, **more: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    options: dict[str, Any] = {"goal": "untargeted", "true_class": "stop", "locator": locator_for(), "batch": 4, **more}
-    for _ in run_check([Feed(open_source(source), fallback="patch")], victim, folder=folder, **options):
+def check(
+    folder: Path, source: Path, victim: Any, **more: Any
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    options: dict[str, Any] = {
+        "goal": "untargeted",
+        "true_class": "stop",
+        "locator": locator_for(),
+        "batch": 4,
+        **more,
+    }
+    for _ in run_check(
+        [Feed(open_frame_source(source), fallback="patch")], victim, folder=folder, **options
+    ):
         pass
     return list(read_rows(folder / "rows.jsonl")), json.loads((folder / "check.json").read_text())
 
@@ -32,9 +43,10 @@ CONTROLS = {"clean-00": "rrrrr", "clean-01": "rrrrr", "blank-00": "rrrrr", "blan
 CLIPS = {**CONTROLS, "patch-00": "rrrbb", "patch-01": "bbbbb"}
 
 
-def test_rates_of_a_twin(tmp_path: Path, twin: Callable[..., Path], colour_victim: Any) -> None:
-    """7 of 10 patch frames are blue, so the goal is met in 70 %; controls are true; intervals go by clip."""
-    rows, settings = check(tmp_path / "run", twin(CLIPS), colour_victim)
+def test_rates_of_a_twin(tmp_path: Path, twin: Callable[..., Path], color_victim: Any) -> None:
+    """7 of 10 patch frames are blue, so the goal is met in 70 %; controls are true; intervals go by
+    clip."""
+    rows, settings = check(tmp_path / "run", twin(CLIPS), color_victim)
     table = tabulate(rows)
     patch = table["patch"].as_dict()
     expected = clustered([False] * 3 + [True] * 7, ["patch-00"] * 5 + ["patch-01"] * 5)
@@ -43,18 +55,31 @@ def test_rates_of_a_twin(tmp_path: Path, twin: Callable[..., Path], colour_victi
     assert (patch["low"], patch["high"]) == pytest.approx((0.4, 1.0))  # two clips: 40 % and 100 %
     assert patch["true_class_rate"] == pytest.approx(0.3)
     assert [table[b].true.rate for b in ("clean", "blank")] == [1.0, 1.0]
-    assert (settings["status"], settings["simulation"], settings["warnings"]) == ("complete", True, [])
+    assert (settings["status"], settings["simulation"], settings["warnings"]) == (
+        "complete",
+        True,
+        [],
+    )
     assert settings["located_by"]["patch"] == {"truth": 10}
 
 
-def test_row_fields(tmp_path: Path, twin: Callable[..., Path], colour_victim: Any) -> None:
+def test_row_fields(tmp_path: Path, twin: Callable[..., Path], color_victim: Any) -> None:
     """A row holds clip, block, frame, verdict, scores and geometry, all finite."""
-    rows, _ = check(tmp_path / "run", twin(CLIPS), colour_victim)
+    rows, _ = check(tmp_path / "run", twin(CLIPS), color_victim)
     row = rows[-1]
-    assert {k: row[k] for k in ("clip", "block", "frame", "verdict", "true", "success", "located_by", "crop_px")} == {
-        "clip": "patch-01", "block": "patch", "frame": 4, "verdict": "limit", "true": False, "success": True,
-        "located_by": "truth", "crop_px": 60,
-    }  # fmt: skip
+    assert {
+        k: row[k]
+        for k in ("clip", "block", "frame", "verdict", "true", "success", "located_by", "crop_px")
+    } == {
+        "clip": "patch-01",
+        "block": "patch",
+        "frame": 4,
+        "verdict": "limit",
+        "true": False,
+        "success": True,
+        "located_by": "truth",
+        "crop_px": 60,
+    }
     assert row["distance_m"] == 8.0
     assert row["yaw_deg"] == 10.0
     assert row["confidence"] > 0.9
@@ -62,79 +87,110 @@ def test_row_fields(tmp_path: Path, twin: Callable[..., Path], colour_victim: An
 
 
 def test_the_classifier_sees_the_sign_and_its_margin(
-    tmp_path: Path, twin: Callable[..., Path], colour_victim: nn.Module
+    tmp_path: Path, twin: Callable[..., Path], color_victim: nn.Module
 ) -> None:
-    """The crop is the sign's square widened by the margin: blue in it, mostly grey where the margin is wide."""
+    """The crop is the sign's square widened by the margin: blue in it, mostly gray where the margin
+    is wide."""
     seen: list[Tensor] = []
-    forward = colour_victim.forward
-    colour_victim.forward = lambda images: (seen.append(images), forward(images))[1]
-    check(tmp_path / "run", twin({"patch-00": "b"}), colour_victim, margin=0.5)
+    forward = color_victim.forward
+    color_victim.forward = lambda images: (seen.append(images), forward(images))[1]
+    check(tmp_path / "run", twin({"patch-00": "b"}), color_victim, margin=0.5)
     crop = seen[0][0]
     assert crop.shape == (3, 32, 32)
     assert crop[2, 9:23, 9:23].mean() > 0.7  # the inner half is the sign
     assert abs(float(crop[:, :6].mean()) - 128 / 255) < 0.05  # the outer quarter is the wall
 
 
-def test_same_input_same_rows_and_examples(tmp_path: Path, twin: Callable[..., Path], colour_victim: Any) -> None:
+def test_same_input_same_rows_and_examples(
+    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+) -> None:
     """Two runs write the same bytes of rows and choose the same example frames, whatever the batch."""
     folder = twin(CLIPS)
-    check(tmp_path / "a", folder, colour_victim)
-    check(tmp_path / "b", folder, colour_victim, batch=3)
+    check(tmp_path / "a", folder, color_victim)
+    check(tmp_path / "b", folder, color_victim, batch=3)
     for name in ("rows.jsonl", "examples/index.json", "examples/patch-met-0.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_targeted_success_is_the_target(tmp_path: Path, twin: Callable[..., Path], colour_victim: nn.Module) -> None:
+def test_targeted_success_is_the_target(
+    tmp_path: Path, twin: Callable[..., Path], color_victim: nn.Module
+) -> None:
     """Targeted: only the target's verdict counts; the true rate is reported beside it."""
-    rows, _ = check(tmp_path / "r", twin(CLIPS), colour_victim, goal="targeted", target_class="limit")
+    rows, _ = check(
+        tmp_path / "r", twin(CLIPS), color_victim, goal="targeted", target_class="limit"
+    )
     assert tabulate(rows)["patch"].attack.rate == 0.7
     with pytest.raises(OptionError, match="needs a target"):
-        check(tmp_path / "s", twin(CLIPS), colour_victim, goal="targeted")
+        check(tmp_path / "s", twin(CLIPS), color_victim, goal="targeted")
     with pytest.raises(OptionError, match="threshold 0"):
-        check(tmp_path / "u", twin(CLIPS), colour_victim, threshold=0.0)
+        check(tmp_path / "u", twin(CLIPS), color_victim, threshold=0.0)
     with pytest.raises(OptionError, match="it is the true class"):
-        check(tmp_path / "t", twin(CLIPS), colour_victim, goal="targeted", target_class="stop")
+        check(tmp_path / "t", twin(CLIPS), color_victim, goal="targeted", target_class="stop")
 
 
 def test_detector_verdicts(
     tmp_path: Path, twin: Callable[..., Path], red_detector: Any, middle: tuple[float, ...]
 ) -> None:
-    """A stop sign box over the sign is true; a score below the threshold, or a box elsewhere, leaves nothing."""
+    """A stop sign box over the sign is true; a score below the threshold, or a box elsewhere,
+    leaves nothing."""
     folder = twin(CLIPS)
-    rows, settings = check(tmp_path / "a", folder, red_detector, goal="vanish", true_class="stop sign")
+    rows, settings = check(
+        tmp_path / "a", folder, red_detector, goal="vanish", true_class="stop sign"
+    )
     assert tabulate(rows)["patch"].attack.rate == 0.7
     assert {r["verdict"] for r in rows if r["block"] == "patch"} == {"stop sign", "nothing"}
     assert settings["threshold"] == 0.25
-    strict, _ = check(tmp_path / "b", folder, red_detector, goal="vanish", true_class="stop sign", threshold=0.95)
+    strict, _ = check(
+        tmp_path / "b", folder, red_detector, goal="vanish", true_class="stop sign", threshold=0.95
+    )
     assert tabulate(strict)["clean"].true.rate == 0.0
     red_detector.box = [5.0, 30.0, 65.0, 90.0]
-    apart, _ = check(tmp_path / "c", folder, red_detector, goal="vanish", true_class="stop sign", threshold=0.01)
+    apart, _ = check(
+        tmp_path / "c", folder, red_detector, goal="vanish", true_class="stop sign", threshold=0.01
+    )
     assert {r["verdict"] for r in apart} == {"nothing"}  # IoU with the sign's box is 0.14
 
 
 def test_detector_without_a_box_asks_the_whole_frame(
     tmp_path: Path, video: Callable[..., Path], red_detector: nn.Module
 ) -> None:
-    """Where the sign's place is unknown any stop sign in the frame counts, and other objects do not."""
+    """Where the sign's place is unknown any stop sign in the frame counts, and other objects do
+    not."""
     source = video(tmp_path / "a.avi", "rb")
-    rows, _ = check(tmp_path / "run", source, red_detector, goal="vanish", true_class="stop sign", locator=by_frame)
+    rows, _ = check(
+        tmp_path / "run",
+        source,
+        red_detector,
+        goal="vanish",
+        true_class="stop sign",
+        locator=by_frame,
+    )
     assert [r["verdict"] for r in rows] == ["stop sign", "nothing"]
     assert [r["crop_px"] for r in rows] == [None, None]
 
 
-def test_failed_controls_forbid_the_claim(tmp_path: Path, twin: Callable[..., Path], colour_victim: Any) -> None:
+def test_failed_controls_forbid_the_claim(
+    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+) -> None:
     """With a clean block below 90 % true the words say that the test is not valid."""
-    rows, settings = check(tmp_path / "r", twin({**CLIPS, "clean-01": "rrbbb"}), colour_victim)
+    rows, settings = check(tmp_path / "r", twin({**CLIPS, "clean-01": "rrbbb"}), color_victim)
     said = conclude(tabulate(rows), settings)
     assert not said.valid
     assert "Not valid for a claim" in said.headline
     assert "70.0% of the frames" in said.headline  # 7 of 10 clean frames are true
 
 
-def test_words_for_a_valid_result(tmp_path: Path, twin: Callable[..., Path], colour_victim: Any) -> None:
-    """Ten clips each, the patch always: the headline has rate, n, clips, interval and both controls; notes say twin."""
-    clips = {f"{b}-{i:02d}": ("bb" if b == "patch" else "rr") for b in ("clean", "blank", "patch") for i in range(10)}
-    rows, settings = check(tmp_path / "r", twin(clips), colour_victim)
+def test_words_for_a_valid_result(
+    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+) -> None:
+    """Ten clips each, the patch always: the headline has rate, n, clips, interval and both
+    controls; notes say twin."""
+    clips = {
+        f"{b}-{i:02d}": ("bb" if b == "patch" else "rr")
+        for b in ("clean", "blank", "patch")
+        for i in range(10)
+    }
+    rows, settings = check(tmp_path / "r", twin(clips), color_victim)
     said = conclude(tabulate(rows), settings)
     assert said.valid
     assert "100.0% of 20 frames from 10 clips" in said.headline
@@ -142,16 +198,22 @@ def test_words_for_a_valid_result(tmp_path: Path, twin: Callable[..., Path], col
     assert said.notes == ["This is a simulation: no sheet was printed and no camera was used."]
 
 
-def test_missing_controls_and_no_effect(tmp_path: Path, twin: Callable[..., Path], colour_victim: Any) -> None:
+def test_missing_controls_and_no_effect(
+    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+) -> None:
     """Without controls nothing is proved; a patch that does nothing has no clear effect."""
-    rows, settings = check(tmp_path / "a", twin({"patch-00": "bb"}, tmp_path / "t1"), colour_victim)
+    rows, settings = check(tmp_path / "a", twin({"patch-00": "bb"}, tmp_path / "t1"), color_victim)
     assert "proves nothing yet" in conclude(tabulate(rows), settings).headline
-    rows, settings = check(tmp_path / "b", twin({**CONTROLS, "patch-00": "rr"}, tmp_path / "t2"), colour_victim)
+    rows, settings = check(
+        tmp_path / "b", twin({**CONTROLS, "patch-00": "rr"}, tmp_path / "t2"), color_victim
+    )
     assert "no clear effect" in conclude(tabulate(rows), settings).headline
     assert "No frame with the patch" in conclude({}, {}).headline
 
 
-def test_nan_stops_with_what_was_judged_kept(tmp_path: Path, video: Callable[..., Path], middle: Any) -> None:
+def test_nan_stops_with_what_was_judged_kept(
+    tmp_path: Path, video: Callable[..., Path], middle: Any
+) -> None:
     """A victim that turns NaN raises VictimError; the rows of earlier batches stay."""
 
     class Turning(nn.Module):
@@ -188,12 +250,19 @@ def test_wrong_number_of_classes(tmp_path: Path, twin: Callable[..., Path]) -> N
         check(tmp_path / "run", twin({"patch-00": "r"}), Three())
 
 
-def test_stopping_keeps_the_rows(tmp_path: Path, twin: Callable[..., Path], colour_victim: Any) -> None:
+def test_stopping_keeps_the_rows(
+    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+) -> None:
     """Closing the generator after the first batch leaves its rows and a record that says stopped."""
     progress = run_check(
-        [Feed(open_source(twin(CLIPS)))], colour_victim, folder=tmp_path / "run", locator=locator_for(),
-        goal="untargeted", true_class="stop", batch=4,
-    )  # fmt: skip
+        [Feed(open_frame_source(twin(CLIPS)))],
+        color_victim,
+        folder=tmp_path / "run",
+        locator=locator_for(),
+        goal="untargeted",
+        true_class="stop",
+        batch=4,
+    )
     assert next(progress).judged == 4
     progress.close()
     assert len(list(read_rows(tmp_path / "run" / "rows.jsonl"))) == 4
@@ -202,32 +271,49 @@ def test_stopping_keeps_the_rows(tmp_path: Path, twin: Callable[..., Path], colo
     assert any("stopped before its end" in n for n in conclude({}, settings).notes)
 
 
-def test_a_second_check_does_not_mix_rows(tmp_path: Path, twin: Callable[..., Path], colour_victim: nn.Module) -> None:
+def test_a_second_check_does_not_mix_rows(
+    tmp_path: Path, twin: Callable[..., Path], color_victim: nn.Module
+) -> None:
     """A folder that already holds rows is refused."""
-    check(tmp_path / "run", twin({"patch-00": "r"}), colour_victim)
+    check(tmp_path / "run", twin({"patch-00": "r"}), color_victim)
     with pytest.raises(OptionError, match="already holds"):
-        check(tmp_path / "run", twin({"patch-00": "r"}), colour_victim)
+        check(tmp_path / "run", twin({"patch-00": "r"}), color_victim)
 
 
-def test_max_frames_a_block(tmp_path: Path, video: Callable[..., Path], colour_victim: Any, middle: Any) -> None:
+def test_max_frames_a_block(
+    tmp_path: Path, video: Callable[..., Path], color_victim: Any, middle: Any
+) -> None:
     """The limit counts per block, and reading stops there."""
-    source = open_source(video(tmp_path / "a.avi", "r" * 30))
+    source = open_frame_source(video(tmp_path / "a.avi", "r" * 30))
     steps = list(
         run_check(
-            [Feed(source, "clean")], colour_victim, folder=tmp_path / "run", locator=by_box(middle), goal="untargeted",
-            true_class="stop", max_frames=7, batch=4,
+            [Feed(source, "clean")],
+            color_victim,
+            folder=tmp_path / "run",
+            locator=by_box(middle),
+            goal="untargeted",
+            true_class="stop",
+            max_frames=7,
+            batch=4,
         )
-    )  # fmt: skip
+    )
     assert [s.judged for s in steps] == [4, 7]
     assert steps[-1].total == 7
 
 
-def test_signs_not_found_are_counted(tmp_path: Path, video: Callable[..., Path], colour_victim: Any) -> None:
+def test_signs_not_found_are_counted(
+    tmp_path: Path, video: Callable[..., Path], color_victim: Any
+) -> None:
     """A frame without a located sign is left out and counted; with none at all the check says so."""
     with pytest.raises(CaptureError, match="5 patch: sign not found"):
-        check(tmp_path / "run", video(tmp_path / "a.avi", "rrrrr"), colour_victim)
+        check(tmp_path / "run", video(tmp_path / "a.avi", "rrrrr"), color_victim)
     with pytest.raises(CaptureError, match="3 patch: sign outside the frame"):
-        check(tmp_path / "off", video(tmp_path / "b.avi", "rrr"), colour_victim, locator=by_frame_outside)
+        check(
+            tmp_path / "off",
+            video(tmp_path / "b.avi", "rrr"),
+            color_victim,
+            locator=by_frame_outside,
+        )
 
 
 def by_frame_outside(_: Any) -> Any:
@@ -237,23 +323,27 @@ def by_frame_outside(_: Any) -> Any:
     return Location(corners_of((500, 500, 600, 600)), "box")
 
 
-def test_flags_of_the_victim_are_put_back(tmp_path: Path, twin: Callable[..., Path], colour_victim: Any) -> None:
+def test_flags_of_the_victim_are_put_back(
+    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+) -> None:
     """A module in train mode is judged in eval mode and handed back in train mode."""
     modes: list[bool] = []
-    colour_victim.train()
-    forward = colour_victim.forward
-    colour_victim.forward = lambda x: (modes.append(colour_victim.training), forward(x))[1]
-    check(tmp_path / "run", twin({"patch-00": "r"}), colour_victim)
+    color_victim.train()
+    forward = color_victim.forward
+    color_victim.forward = lambda x: (modes.append(color_victim.training), forward(x))[1]
+    check(tmp_path / "run", twin({"patch-00": "r"}), color_victim)
     assert modes == [False]
-    assert colour_victim.training
+    assert color_victim.training
 
 
-def test_a_truncated_clip_keeps_its_half(tmp_path: Path, twin: Callable[..., Path], colour_victim: nn.Module) -> None:
+def test_a_truncated_clip_keeps_its_half(
+    tmp_path: Path, twin: Callable[..., Path], color_victim: nn.Module
+) -> None:
     """One clip of a twin cut in half: the rest is judged, the record carries the warning."""
     folder = twin({"clean-00": "r" * 10, "patch-00": "b" * 40})
     clip = folder / "clips" / "patch-00.avi"
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-    rows, settings = check(tmp_path / "run", folder, colour_victim)
+    rows, settings = check(tmp_path / "run", folder, color_victim)
     patch = [r for r in rows if r["block"] == "patch"]
     assert 5 < len(patch) < 40
     assert len(settings["warnings"]) == 1
@@ -269,19 +359,32 @@ def test_frames_of_several_sizes(
     for i, size in enumerate([(160, 120), (160, 120), (200, 160)]):
         save_png(tmp_path / "p" / f"patch-{i}.png", make_picture((200, 30, 30), size))
     rows, _ = check(
-        tmp_path / "run", tmp_path / "p", red_detector, goal="vanish", true_class="stop sign", locator=by_frame
+        tmp_path / "run",
+        tmp_path / "p",
+        red_detector,
+        goal="vanish",
+        true_class="stop sign",
+        locator=by_frame,
     )
     assert [r["clip"] for r in rows] == ["patch-0", "patch-1", "patch-2"]
 
 
 def test_progress_tells_of_frames_left_out(
-    tmp_path: Path, twin: Callable[..., Path], video: Callable[..., Path], colour_victim: Any
+    tmp_path: Path, twin: Callable[..., Path], video: Callable[..., Path], color_victim: Any
 ) -> None:
     """Frames without a sign are reported while they come, not only at the end."""
-    feeds = [Feed(open_source(video(tmp_path / "a.avi", "rrr")), "clean"), Feed(open_source(twin({"patch-00": "bb"})))]
+    feeds = [
+        Feed(open_frame_source(video(tmp_path / "a.avi", "rrr")), "clean"),
+        Feed(open_frame_source(twin({"patch-00": "bb"}))),
+    ]
     steps = list(
         run_check(
-            feeds, colour_victim, folder=tmp_path / "run", locator=locator_for(), goal="untargeted", true_class="stop"
+            feeds,
+            color_victim,
+            folder=tmp_path / "run",
+            locator=locator_for(),
+            goal="untargeted",
+            true_class="stop",
         )
     )
     assert [(s.judged, s.left_out) for s in steps] == [(0, 1), (0, 2), (0, 3), (2, 3)]
@@ -289,35 +392,48 @@ def test_progress_tells_of_frames_left_out(
 
 
 def test_small_markers_are_refused_and_their_size_is_said(
-    tmp_path: Path, colour_victim: Any, marked_page: Callable[..., np.ndarray]
+    tmp_path: Path, color_victim: Any, marked_page: Callable[..., np.ndarray]
 ) -> None:
-    """Pages too far away are left out; with none near enough the error names size and limit, else a warning does."""
+    """Pages too far away are left out; with none near enough the error names size and limit, else a
+    warning does."""
     from physadv.core.image_io import save_png
 
     for name, width in (("far", 100), ("near", 300)):
         for k in range(2):
             save_png(tmp_path / name / f"{k}.png", marked_page("patch", width))
-    with pytest.raises(CaptureError, match=r"2 patch: markers under 20 px \(markers of 1\d to 1\d px, 20 are needed\)"):
-        check(tmp_path / "a", tmp_path / "far", colour_victim)
+    with pytest.raises(
+        CaptureError,
+        match=r"2 patch: markers under 20 px \(markers of 1\d to 1\d px, 20 are needed\)",
+    ):
+        check(tmp_path / "a", tmp_path / "far", color_victim)
     (tmp_path / "far").rename(tmp_path / "near" / "far")
-    rows, settings = check(tmp_path / "b", tmp_path / "near", colour_victim)
+    rows, settings = check(tmp_path / "b", tmp_path / "near", color_victim)
     assert len(rows) == 2
     assert all(r["marker_px"] > 30 for r in rows)
     assert settings["left_out"] == {"patch: markers under 20 px": 2}
     assert any("come closer, or print the signs larger" in w for w in settings["warnings"])
 
 
-def test_a_narrow_interval_ends_the_block(tmp_path: Path, video: Callable[..., Path], colour_victim: Any) -> None:
-    """Forty equal clips: the block ends at the first look at which Wilson's interval is narrow enough, not before."""
+def test_a_narrow_interval_ends_the_block(
+    tmp_path: Path, video: Callable[..., Path], color_victim: Any
+) -> None:
+    """Forty equal clips: the block ends at the first look at which Wilson's interval is narrow
+    enough, not before."""
     from physadv.evaluation.metrics.intervals import wilson
 
-    source = open_source(video(tmp_path / "patch.avi", "b" * 200), clip_seconds=0.5)
+    source = open_frame_source(video(tmp_path / "patch.avi", "b" * 200), clip_seconds=0.5)
     steps = list(
         run_check(
-            [Feed(source, "patch")], colour_victim, folder=tmp_path / "run", locator=by_box((50, 30, 110, 90)),
-            goal="untargeted", true_class="stop", width=0.2, batch=1,
+            [Feed(source, "patch")],
+            color_victim,
+            folder=tmp_path / "run",
+            locator=by_box((50, 30, 110, 90)),
+            goal="untargeted",
+            true_class="stop",
+            width=0.2,
+            batch=1,
         )
-    )  # fmt: skip
+    )
     rates = tabulate(read_rows(tmp_path / "run" / "rows.jsonl"))["patch"]
     assert rates.attack.high - rates.attack.low <= 0.2
     assert steps[-1].judged < 200
@@ -326,14 +442,17 @@ def test_a_narrow_interval_ends_the_block(tmp_path: Path, video: Callable[..., P
     assert json.loads((tmp_path / "run" / "check.json").read_text())["width"] == 0.2
 
 
-def test_whoever_watches_names_the_block_and_ends_it(tmp_path: Path, colour_victim: Any, make_picture: Any) -> None:
-    """Where no marker tells, the chosen block counts, from then on; a stop ends the check as stopped."""
-    from physadv.camera.frames import Frame, Source
+def test_whoever_watches_names_the_block_and_ends_it(
+    tmp_path: Path, color_victim: Any, make_picture: Any
+) -> None:
+    """Where no marker tells, the chosen block counts, from then on; a stop ends the check as
+    stopped."""
+    from physadv.camera.frames import Frame, FrameSource
     from physadv.check.live.remote_control import Remote
 
     remote = Remote()
 
-    class Hands(Source):
+    class Hands(FrameSource):
         live = True
 
         def __iter__(self) -> Any:
@@ -345,33 +464,52 @@ def test_whoever_watches_names_the_block_and_ends_it(tmp_path: Path, colour_vict
                 yield Frame(make_picture((200, 30, 30)), k / 10, "live-000", None, k)
 
     for _ in run_check(
-        [Feed(Hands("hands"))], colour_victim, folder=tmp_path / "run", locator=by_box((50, 30, 110, 90)),
-        goal="untargeted", true_class="stop", remote=remote,
-    ):  # fmt: skip
+        [Feed(Hands("hands"))],
+        color_victim,
+        folder=tmp_path / "run",
+        locator=by_box((50, 30, 110, 90)),
+        goal="untargeted",
+        true_class="stop",
+        remote=remote,
+    ):
         pass
     rows = list(read_rows(tmp_path / "run" / "rows.jsonl"))
     assert [(r["block"], r["frame"]) for r in rows] == [("clean", k) for k in range(10, 20)]
     settings = json.loads((tmp_path / "run" / "check.json").read_text())
-    assert (settings["status"], settings["left_out"]) == ("stopped", {"unsorted: block not known": 10})
+    assert (settings["status"], settings["left_out"]) == (
+        "stopped",
+        {"unsorted: block not known": 10},
+    )
 
 
-def test_the_same_check_goes_on(tmp_path: Path, twin: Callable[..., Path], colour_victim: Any) -> None:
-    """Stopped after a batch and run again: the rows are those of one run, pictures of the first attempt are kept."""
+def test_the_same_check_goes_on(
+    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+) -> None:
+    """Stopped after a batch and run again: the rows are those of one run, pictures of the first
+    attempt are kept."""
     folder = twin(CLIPS)
-    check(tmp_path / "whole", folder, colour_victim)
+    check(tmp_path / "whole", folder, color_victim)
     steps = run_check(
-        [Feed(open_source(folder), fallback="patch")], colour_victim, folder=tmp_path / "run", locator=locator_for(),
-        goal="untargeted", true_class="stop", batch=4,
-    )  # fmt: skip
+        [Feed(open_frame_source(folder), fallback="patch")],
+        color_victim,
+        folder=tmp_path / "run",
+        locator=locator_for(),
+        goal="untargeted",
+        true_class="stop",
+        batch=4,
+    )
     next(steps)
     steps.close()
-    rows, settings = check(tmp_path / "run", folder, colour_victim)
+    rows, settings = check(tmp_path / "run", folder, color_victim)
     assert rows == list(read_rows(tmp_path / "whole" / "rows.jsonl"))
     assert (settings["attempt"], settings["status"]) == (2, "complete")
     shown = json.loads((tmp_path / "run" / "examples" / "index.json").read_text())
-    assert {(s["block"], s["frame"]) for s in shown if s["clip"] == "clean-00"} & {("clean", 0), ("clean", 1)}
+    assert {(s["block"], s["frame"]) for s in shown if s["clip"] == "clean-00"} & {
+        ("clean", 0),
+        ("clean", 1),
+    }
     with pytest.raises(OptionError, match="already holds"):
-        check(tmp_path / "run", folder, colour_victim)
+        check(tmp_path / "run", folder, color_victim)
     (tmp_path / "run" / "check.json").write_text(json.dumps({**settings, "status": "running"}))
     with pytest.raises(OptionError, match="another target_class"):
-        check(tmp_path / "run", folder, colour_victim, target_class="limit")
+        check(tmp_path / "run", folder, color_victim, target_class="limit")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import environment, physadv, write_colours
+from commandline import environment, physadv, write_colors
 from PIL import Image
 
 from physadv.core.rows import read_rows
@@ -24,32 +24,44 @@ import time
 import torch
 from torch import nn
 
-class Colours(nn.Module):
+class Colors(nn.Module):
     """Reads which channel is the brightest; each forward takes a moment, so that a kill finds it at work."""
     def forward(self, x):
         time.sleep(PAUSE)
         return 20 * x.mean((2, 3))
 
 def make():
-    return Colours()
+    return Colors()
 '''
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with a victim and class folders of 16x16 images whose colours differ by little."""
+    """A folder with a victim and class folders of 16x16 images whose colors differ by little."""
     write_victim(tmp_path, 0.0)
-    write_colours(tmp_path / "data", count=8, side=16, values=(90, 160), lead=2)
+    write_colors(tmp_path / "data", count=8, side=16, values=(90, 160), lead=2)
     return tmp_path
 
 
 def write_victim(folder: Path, pause: float) -> None:
     """The victim's module; classes are told in the order of their folders by name."""
-    text = VICTIM.replace("PAUSE", str(pause)).replace("x.mean((2, 3))", "x.mean((2, 3))[:, [2, 1, 0]]")
-    (folder / "colours.py").write_text(text)
+    text = VICTIM.replace("PAUSE", str(pause)).replace(
+        "x.mean((2, 3))", "x.mean((2, 3))[:, [2, 1, 0]]"
+    )
+    (folder / "colors.py").write_text(text)
 
 
-EVALUATE = ("evaluate", "--victim", "colours:make", "--data", "data", "--threat", "linf:4/255", "--threads", "1")
+EVALUATE = (
+    "evaluate",
+    "--victim",
+    "colors:make",
+    "--data",
+    "data",
+    "--threat",
+    "linf:4/255",
+    "--threads",
+    "1",
+)
 
 
 def test_evaluate_reports_rates_rows_curve_and_pictures(place: Path) -> None:
@@ -76,7 +88,7 @@ def test_evaluate_reports_rates_rows_curve_and_pictures(place: Path) -> None:
 
 
 def test_the_gap_to_the_certified_optimum_is_nil_on_a_linear_victim(place: Path) -> None:
-    """The colours' means move by at most eps each way: exactly the images within twice eps fall."""
+    """The colors' means move by at most eps each way: exactly the images within twice eps fall."""
     done = physadv(place, *EVALUATE, "--out", "run", "--curve", "none", "--json")
     rows = {r["image"]: r["robust"] for r in read_rows(place / "run" / "rows.jsonl")}
     assert done.returncode == 0, done.stderr
@@ -89,8 +101,20 @@ def test_the_gap_to_the_certified_optimum_is_nil_on_a_linear_victim(place: Path)
 
 
 def test_attack_saves_the_very_images_it_judged(place: Path) -> None:
-    """Saved PNG files are read wrongly, lie within eps of their clean images, and are as many as were broken."""
-    words = ("--victim", "colours:make", "--data", "data", "--attack", "pgd", "--eps", "4/255", "--steps", "5")
+    """Saved PNG files are read wrongly, lie within eps of their clean images, and are as many as
+    were broken."""
+    words = (
+        "--victim",
+        "colors:make",
+        "--data",
+        "data",
+        "--attack",
+        "pgd",
+        "--eps",
+        "4/255",
+        "--steps",
+        "5",
+    )
     done = physadv(place, "attack", *words, "--save", "broken", "--out", "run", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -99,21 +123,49 @@ def test_attack_saves_the_very_images_it_judged(place: Path) -> None:
     assert len(saved) == result["broken_by"]["pgd"] > 0
     for file in saved:
         row = rows[int(file.name[:6])]
-        clean = np.asarray(Image.open(next((place / "data").rglob("/".join(row["image"].split("/")[-2:]))))).astype(int)
+        clean = np.asarray(
+            Image.open(next((place / "data").rglob("/".join(row["image"].split("/")[-2:]))))
+        ).astype(int)
         found = np.asarray(Image.open(file)).astype(int)
         assert abs(found - clean).max() <= 4
         wrong = ["red", "green", "blue"][int(found.mean((0, 1)).argmax())]
         assert wrong != row["image"].split("/")[-2]
 
 
-NAMED = ("fgsm", "ascent", "mifgsm", "difgsm", "apgd", "fab", "universal", "nes", "square", "rays", "hopskipjump")
+NAMED = (
+    "fgsm",
+    "ascent",
+    "mifgsm",
+    "difgsm",
+    "apgd",
+    "fab",
+    "universal",
+    "nes",
+    "square",
+    "rays",
+    "hopskipjump",
+)
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_every_attack_runs_by_name(place: Path, name: str) -> None:
     """Each attack known by name breaks something that a large eps lets it."""
-    steps = () if name == "fgsm" else ("--steps", {"hopskipjump": "800", "nes": "10"}.get(name, "40"))
-    words = ("--victim", "colours:make", "--data", "data", "--eps", "12/255", "--limit", "6", "--out", "run", "--json")
+    steps = (
+        () if name == "fgsm" else ("--steps", {"hopskipjump": "800", "nes": "10"}.get(name, "40"))
+    )
+    words = (
+        "--victim",
+        "colors:make",
+        "--data",
+        "data",
+        "--eps",
+        "12/255",
+        "--limit",
+        "6",
+        "--out",
+        "run",
+        "--json",
+    )
     done = physadv(place, "attack", "--attack", name, *words, *steps)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["broken_by"][name] > 0
@@ -121,7 +173,17 @@ def test_every_attack_runs_by_name(place: Path, name: str) -> None:
 
 def test_a_target_is_what_is_reached(place: Path) -> None:
     """With --target, broken means that class; --targeted draws one by the seed."""
-    words = ("--victim", "colours:make", "--data", "data", "--attack", "pgd", "--eps", "12/255", "--out")
+    words = (
+        "--victim",
+        "colors:make",
+        "--data",
+        "data",
+        "--attack",
+        "pgd",
+        "--eps",
+        "12/255",
+        "--out",
+    )
     fixed = physadv(place, "attack", *words, "one", "--target", "2", "--json")
     drawn = physadv(place, "attack", *words, "two", "--targeted", "--json")
     assert fixed.returncode == drawn.returncode == 0, fixed.stderr + drawn.stderr
@@ -133,10 +195,23 @@ def test_a_target_is_what_is_reached(place: Path) -> None:
 
 
 def test_surrogates_make_the_attack_and_the_victim_judges_it(place: Path) -> None:
-    """A victim without gradients falls to images made on a like one, at one forward an image; black boxes refuse."""
-    text = (place / "colours.py").read_text()
-    (place / "sealed.py").write_text(text.replace("return 20 *", "x = x.detach()\n        return 20 *"))
-    words = ("--victim", "sealed:make", "--data", "data", "--eps", "12/255", "--surrogate", "colours:make", "--json")
+    """A victim without gradients falls to images made on a like one, at one forward an image; black
+    boxes refuse."""
+    text = (place / "colors.py").read_text()
+    (place / "sealed.py").write_text(
+        text.replace("return 20 *", "x = x.detach()\n        return 20 *")
+    )
+    words = (
+        "--victim",
+        "sealed:make",
+        "--data",
+        "data",
+        "--eps",
+        "12/255",
+        "--surrogate",
+        "colors:make",
+        "--json",
+    )
     done = physadv(place, "attack", *words, "--attack", "difgsm", "--out", "run")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["broken_by"]["difgsm"] > 0
@@ -148,13 +223,26 @@ def test_surrogates_make_the_attack_and_the_victim_judges_it(place: Path) -> Non
 
 def test_random_victims_are_attacked_in_expectation(place: Path) -> None:
     """--eot-draws ends the doubt about random output, and the same seed gives the same rows."""
-    text = (place / "colours.py").read_text()
+    text = (place / "colors.py").read_text()
     noisy = text.replace("return 20 *", "x = x + 0.02 * torch.randn_like(x)\n        return 20 *")
     (place / "noisy.py").write_text(noisy)
-    words = ("evaluate", "--victim", "noisy:make", "--data", "data", "--threat", "linf:4/255", "--curve", "none")
+    words = (
+        "evaluate",
+        "--victim",
+        "noisy:make",
+        "--data",
+        "data",
+        "--threat",
+        "linf:4/255",
+        "--curve",
+        "none",
+    )
     plain = json.loads(physadv(place, *words, "--limit", "6", "--out", "plain", "--json").stdout)
     assert "random-output" in {d["name"] for d in plain["doubts"]}
-    runs = [physadv(place, *words, "--limit", "6", "--eot-draws", "4", "--out", out, "--json") for out in ("a", "b")]
+    runs = [
+        physadv(place, *words, "--limit", "6", "--eot-draws", "4", "--out", out, "--json")
+        for out in ("a", "b")
+    ]
     found = [json.loads(run.stdout) for run in runs]
     assert "random-output" not in {d["name"] for d in found[0]["doubts"]}
     assert (place / "a" / "rows.jsonl").read_text() == (place / "b" / "rows.jsonl").read_text()
@@ -166,7 +254,9 @@ def test_a_killed_run_goes_on_to_the_same_result(place: Path) -> None:
     whole = json.loads(physadv(place, *words, "--out", "whole").stdout)
     write_victim(place, 0.02)
     command = [sys.executable, "-m", "physadv_cli.main", *words, "--out", "torn"]
-    with subprocess.Popen(command, cwd=place, env=environment(), stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, cwd=place, env=environment(), stderr=subprocess.DEVNULL
+    ) as process:
         rows = place / "torn" / "rows.jsonl"
         deadline = time.time() + 120
         while process.poll() is None and time.time() < deadline:
@@ -179,7 +269,10 @@ def test_a_killed_run_goes_on_to_the_same_result(place: Path) -> None:
     write_victim(place, 0.0)
     again = json.loads(physadv(place, *words, "--out", "torn").stdout)
     assert again["robust_accuracy"] == whole["robust_accuracy"]
-    both = [sorted(read_rows(place / name / "rows.jsonl"), key=lambda r: r["index"]) for name in ("whole", "torn")]
+    both = [
+        sorted(read_rows(place / name / "rows.jsonl"), key=lambda r: r["index"])
+        for name in ("whole", "torn")
+    ]
     assert both[0] == both[1]
 
 
@@ -197,7 +290,9 @@ def test_a_killed_run_goes_on_to_the_same_result(place: Path) -> None:
         (("--nonsense",), 2, "nonsense"),
     ],
 )
-def test_bad_input_is_one_line_and_the_right_code(place: Path, words: tuple[str, ...], code: int, said: str) -> None:
+def test_bad_input_is_one_line_and_the_right_code(
+    place: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
     """A known error is one line on stderr and exit 1; wrong usage is exit 2; stdout stays empty."""
     done = physadv(place, *EVALUATE, *words, "--out", "run", "--json")
     assert done.returncode == code
@@ -210,14 +305,24 @@ def test_bad_input_is_one_line_and_the_right_code(place: Path, words: tuple[str,
 
 def test_a_folder_of_another_run_is_refused(place: Path) -> None:
     """--out of a run with another threat is not continued."""
-    assert physadv(place, *EVALUATE, "--out", "run", "--limit", "3", "--curve", "none").returncode == 0
+    assert (
+        physadv(place, *EVALUATE, "--out", "run", "--limit", "3", "--curve", "none").returncode == 0
+    )
     done = physadv(place, *EVALUATE, "--out", "run", "--limit", "4", "--curve", "none")
     assert done.returncode == 1
     assert "name another --out" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), (" 1 / 4 ", 0.25), (".5", 0.5), ("0", 0.0), ("1e-3", 1e-3)]
+    ("text", "value"),
+    [
+        ("8/255", 8 / 255),
+        ("0.03", 0.03),
+        (" 1 / 4 ", 0.25),
+        (".5", 0.5),
+        ("0", 0.0),
+        ("1e-3", 1e-3),
+    ],
 )
 def test_eps_reads_as_people_write_it(text: str, value: float) -> None:
     """Fractions and decimals are the same number."""

@@ -1,4 +1,5 @@
-"""`physadv calibrate` as people run it: a process of its own, one JSON object, one line for what goes wrong."""
+"""`physadv calibrate` as people run it: a process of its own, one JSON object, one line for what
+goes wrong."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from charttwin import SLANTED, photograph, printed, printer_of, raster
 
 from physadv.calibration.charuco_board import write_board
 from physadv.calibration.color_chart import write_chart
-from physadv.eot.profiles import read_camera_profile, read_colour_profile
-from physadv.twin.trajectories import Pose
+from physadv.eot.profiles import read_camera_profile, read_color_profile
+from physadv.twin.trajectories import SignPose
 
 Done = subprocess.CompletedProcess[str]
 
@@ -24,7 +25,9 @@ Done = subprocess.CompletedProcess[str]
 def physadv(folder: Path, *arguments: str) -> Done:
     command = [sys.executable, "-m", "physadv_cli.main", "calibrate", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def save(path: Path, picture: np.ndarray) -> Path:
@@ -57,17 +60,31 @@ def test_chart_writes_the_page(tmp_path: Path) -> None:
 
 
 def test_fit_writes_a_profile(photos: Path, tmp_path: Path) -> None:
-    """One photo fits, a blurred one beside it is left out with its reason, another set gives the held-out error."""
+    """One photo fits, a blurred one beside it is left out with its reason, another set gives the
+    held-out error."""
     done = physadv(
-        tmp_path, "fit", str(photos / "set1.jpg"), str(photos / "blurred.jpg"), "--check", str(photos / "set2.jpg"),
-        "--printer", "office", "--printed-on", "matt", "--camera", "phone", "--out", "mine.json", "--json",
-    )  # fmt: skip
+        tmp_path,
+        "fit",
+        str(photos / "set1.jpg"),
+        str(photos / "blurred.jpg"),
+        "--check",
+        str(photos / "set2.jpg"),
+        "--printer",
+        "office",
+        "--printed-on",
+        "matt",
+        "--camera",
+        "phone",
+        "--out",
+        "mine.json",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["profile"] == "mine.json"
     assert "blurred" in said["left_out"][0]
     assert said["held_out"]["mean"] < 1.5
-    profile = read_colour_profile(tmp_path / "mine.json")
+    profile = read_color_profile(tmp_path / "mine.json")
     assert (profile.printer, profile.paper, profile.camera) == ("office", "matt", "phone")
     assert profile.de00 == said["de00"]
     assert profile.n_patches == 136
@@ -78,7 +95,10 @@ def test_fit_averages_a_video(photos: Path, tmp_path: Path) -> None:
     """A video is read to the number of usable frames asked for."""
     picture = cv2.imread(str(photos / "set1.jpg"))
     writer = cv2.VideoWriter(
-        str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (picture.shape[1], picture.shape[0])
+        str(tmp_path / "v.avi"),
+        cv2.VideoWriter.fourcc(*"MJPG"),
+        5,
+        (picture.shape[1], picture.shape[0]),
     )
     for _ in range(5):
         writer.write(picture)
@@ -100,7 +120,9 @@ def test_fit_averages_a_video(photos: Path, tmp_path: Path) -> None:
         (["camera", "set1.jpg"], "board corners"),
     ],
 )
-def test_what_goes_wrong_is_one_line(photos: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_what_goes_wrong_is_one_line(
+    photos: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
     """Exit code 1, the reason in one line, no traceback and no profile."""
     done = physadv(photos, *arguments, "--out", str(tmp_path / "x.json"))
     lines = [line for line in done.stderr.splitlines() if line.startswith("physadv:")]
@@ -112,18 +134,31 @@ def test_what_goes_wrong_is_one_line(photos: Path, tmp_path: Path, arguments: li
 
 
 def test_camera_measures_the_twins_lens(tmp_path: Path) -> None:
-    """From photos of the board by the twin's telephone the focal length comes out within 1 %; four are too few."""
+    """From photos of the board by the twin's telephone the focal length comes out within 1 %; four
+    are too few."""
     from charttwin import PHONE
 
     write_board(tmp_path / "b.pdf")
     page = printed(tmp_path / "b.pdf", printer_of(0))
     assert raster(tmp_path / "b.pdf").shape[2] == 3
-    poses = [(0, 0, 0.5, 0.5), (30, 0, 0.4, 0.4), (-30, 0, 0.6, 0.6), (0, 30, 0.6, 0.4), (0, -30, 0.4, 0.6),
-             (25, 20, 0.5, 0.4), (-25, 20, 0.45, 0.5), (20, -25, 0.55, 0.5), (-22, -22, 0.5, 0.55)]  # fmt: skip
+    poses = [
+        (0, 0, 0.5, 0.5),
+        (30, 0, 0.4, 0.4),
+        (-30, 0, 0.6, 0.6),
+        (0, 30, 0.6, 0.4),
+        (0, -30, 0.4, 0.6),
+        (25, 20, 0.5, 0.4),
+        (-25, 20, 0.45, 0.5),
+        (20, -25, 0.55, 0.5),
+        (-22, -22, 0.5, 0.55),
+    ]
     (tmp_path / "views").mkdir()
     for i, (yaw, pitch, u, v) in enumerate(poses):
-        pose = Pose(430, yaw, pitch, 6 * i, u, v)
-        save(tmp_path / "views" / f"{i}.jpg", photograph(page, pose=pose, size=(1200, 900), exposure=0.7, seed=i))
+        pose = SignPose(430, yaw, pitch, 6 * i, u, v)
+        save(
+            tmp_path / "views" / f"{i}.jpg",
+            photograph(page, pose=pose, size=(1200, 900), exposure=0.7, seed=i),
+        )
     done = physadv(tmp_path, "camera", "views", "--camera", "phone", "--out", "lens.json", "--json")
     assert done.returncode == 0, done.stderr
     profile = read_camera_profile(tmp_path / "lens.json")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import environment, physadv, write_colours
+from commandline import environment, physadv, write_colors
 from PIL import Image
 
 from physadv.core.rows import read_rows
@@ -24,7 +24,7 @@ import time
 from torch import nn
 import torch
 
-class Colours(nn.Module):
+class Colors(nn.Module):
     """A linear victim: which channel is the brightest. Told by order of folder names: blue, green, red."""
     def __init__(self):
         super().__init__()
@@ -35,21 +35,43 @@ class Colours(nn.Module):
         return self.head(self.flat(self.pool(x)))
 
 def make():
-    return Colours()
+    return Colors()
 '''
-BOUNDS = ("certify", "--victim", "colours:make", "--data", "data", "--method", "crown-ibp", "--eps", "4/255")
-VOTES = ("certify", "--victim", "colours:make", "--data", "data", "--sigma", "0.1", "--n", "400", "--n0", "20")
+BOUNDS = (
+    "certify",
+    "--victim",
+    "colors:make",
+    "--data",
+    "data",
+    "--method",
+    "crown-ibp",
+    "--eps",
+    "4/255",
+)
+VOTES = (
+    "certify",
+    "--victim",
+    "colors:make",
+    "--data",
+    "data",
+    "--sigma",
+    "0.1",
+    "--n",
+    "400",
+    "--n0",
+    "20",
+)
 
 
 def write_victim(folder: Path, pause: float) -> None:
-    (folder / "colours.py").write_text(VICTIM.replace("PAUSE", str(pause)))
+    (folder / "colors.py").write_text(VICTIM.replace("PAUSE", str(pause)))
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A victim and class folders of 8x8 images whose colours differ by a little more each time."""
+    """A victim and class folders of 8x8 images whose colors differ by a little more each time."""
     write_victim(tmp_path, 0.0)
-    write_colours(tmp_path / "data", count=5, side=8, values=(100, 120), lead=6)
+    write_colors(tmp_path / "data", count=5, side=8, values=(100, 120), lead=6)
     return tmp_path
 
 
@@ -65,7 +87,9 @@ def test_bounds_are_exact_on_a_linear_victim(place: Path) -> None:
         means = np.asarray(Image.open(file)).astype(float).mean((0, 1))
         order = np.sort(means)
         right = ["red", "green", "blue"][int(means.argmax())] == file.parent.name
-        row = next(r for name, r in rows.items() if name.endswith(f"{file.parent.name}/{file.name}"))
+        row = next(
+            r for name, r in rows.items() if name.endswith(f"{file.parent.name}/{file.name}")
+        )
         holds = right and order[2] - order[1] > 8
         assert (row["predicted"] == row["label"] and row["radius"] >= 4 / 255) == holds
         wanted += holds
@@ -79,9 +103,12 @@ def test_bounds_are_exact_on_a_linear_victim(place: Path) -> None:
     assert not re.search(r"(src|href)=\"http", report)
 
 
-@pytest.mark.parametrize("more", [(), ("--radius", "0.05"), ("--norm", "linf"), ("--norm", "l1", "--noise", "laplace")])
+@pytest.mark.parametrize(
+    "more", [(), ("--radius", "0.05"), ("--norm", "linf"), ("--norm", "l1", "--noise", "laplace")]
+)
 def test_smoothing_in_every_mode(place: Path, more: tuple[str, ...]) -> None:
-    """Full radii, a fixed radius, l_inf and l_1 all give rows with a class and a radius, and an interval."""
+    """Full radii, a fixed radius, l_inf and l_1 all give rows with a class and a radius, and an
+    interval."""
     done = physadv(place, *VOTES, *more, "--limit", "6", "--out", "run", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -97,7 +124,9 @@ def test_a_killed_run_goes_on_to_the_same_rows(place: Path) -> None:
     assert physadv(place, *VOTES, "--out", "whole").returncode == 0
     write_victim(place, 0.05)
     command = [sys.executable, "-m", "physadv_cli.main", *VOTES, "--out", "torn"]
-    with subprocess.Popen(command, cwd=place, env=environment(), stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, cwd=place, env=environment(), stderr=subprocess.DEVNULL
+    ) as process:
         rows = place / "torn" / "rows.jsonl"
         deadline = time.time() + 200
         while process.poll() is None and time.time() < deadline:
@@ -108,7 +137,10 @@ def test_a_killed_run_goes_on_to_the_same_rows(place: Path) -> None:
     assert 3 <= len(list(read_rows(rows))) < 15
     write_victim(place, 0.0)
     assert physadv(place, *VOTES, "--out", "torn").returncode == 0
-    both = [sorted(read_rows(place / name / "rows.jsonl"), key=lambda r: r["index"]) for name in ("whole", "torn")]
+    both = [
+        sorted(read_rows(place / name / "rows.jsonl"), key=lambda r: r["index"])
+        for name in ("whole", "torn")
+    ]
     assert both[0] == both[1]
 
 
@@ -126,12 +158,26 @@ def test_a_killed_run_goes_on_to_the_same_rows(place: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_the_right_code(
-    place: Path, words: tuple[str, ...], code: int, said: str, monkeypatch: pytest.MonkeyPatch,
+    place: Path,
+    words: tuple[str, ...],
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """A known error is one line on stderr and exit 1; wrong usage is exit 2; stdout stays empty."""
     monkeypatch.chdir(place)
-    base = ("physadv", "certify", "--victim", "colours:make", "--data", "data", "--out", "run", "--json")
+    base = (
+        "physadv",
+        "certify",
+        "--victim",
+        "colors:make",
+        "--data",
+        "data",
+        "--out",
+        "run",
+        "--json",
+    )
     monkeypatch.setattr(sys, "argv", [*base, *words])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -1,4 +1,5 @@
-"""`physadv check` and `physadv report` from the outside: files in, one JSON object, exit codes and pages out."""
+"""`physadv check` and `physadv report` from the outside: files in, one JSON object, exit codes and
+pages out."""
 
 from __future__ import annotations
 
@@ -27,18 +28,18 @@ VICTIM = """
 import torch
 from torch import nn
 
-class Colour(nn.Module):
+class Color(nn.Module):
     def forward(self, images):
         d = 10 * (images[:, 0] - images[:, 2]).mean((1, 2))
         return torch.stack([d, -d], 1)
 """
-COLOURS = {"r": (30, 30, 200), "b": (200, 30, 30)}  # as OpenCV writes them, BGR
+COLORS = {"r": (30, 30, 200), "b": (200, 30, 30)}  # as OpenCV writes them, BGR
 PHYSADV = [sys.executable, "-m", "physadv_cli.main"]
 
 
 def picture(letter: str) -> np.ndarray:
     image = np.full((120, 160, 3), 128, np.uint8)
-    image[30:90, 50:110] = COLOURS[letter]
+    image[30:90, 50:110] = COLORS[letter]
     return image
 
 
@@ -53,7 +54,8 @@ def film(path: Path, letters: str) -> Path:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a victim of the user's own: class 0 where red exceeds blue, 1 where not."""
+    """A working folder with a victim of the user's own: class 0 where red exceeds blue, 1 where
+    not."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "red_or_blue.py").write_text(VICTIM)
     yield_name = "red_or_blue"
@@ -61,7 +63,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-ASK = ["--victim", "red_or_blue:Colour", "--goal", "untargeted", "--true-class", "0"]
+ASK = ["--victim", "red_or_blue:Color", "--goal", "untargeted", "--true-class", "0"]
 BOX = ["--box", "50,30,110,90"]
 
 
@@ -79,11 +81,16 @@ def twin(folder: Path) -> Path:
             film(folder / "clips" / f"{block}-{k:02d}.avi", letters)
             rows += [
                 {
-                    "clip": f"{block}-{k:02d}", "block": block, "frame": i, "file": f"clips/{block}-{k:02d}.avi",
-                    "corners": [[50, 30], [110, 30], [110, 90], [50, 90]], "distance_m": 3 + i, "yaw_deg": 5 * k,
+                    "clip": f"{block}-{k:02d}",
+                    "block": block,
+                    "frame": i,
+                    "file": f"clips/{block}-{k:02d}.avi",
+                    "corners": [[50, 30], [110, 30], [110, 90], [50, 90]],
+                    "distance_m": 3 + i,
+                    "yaw_deg": 5 * k,
                 }
                 for i in range(4)
-            ]  # fmt: skip
+            ]
     (folder / "truth.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return folder
 
@@ -96,21 +103,35 @@ def test_twin_folder(place: Path) -> None:
     assert said["blocks"]["clean"]["true_class_rate"] == 1.0
     assert said["valid"] is True
     assert {p.name for p in (place / "out").iterdir()} >= {
-        "rows.jsonl", "check.json", "report.html", "report.json", "config.toml", "environment.json",
-    }  # fmt: skip
+        "rows.jsonl",
+        "check.json",
+        "report.html",
+        "report.json",
+        "config.toml",
+        "environment.json",
+    }
 
 
 def test_bundle_gives_goal_classes_and_victim(place: Path) -> None:
     """With a bundle nothing else need be said; its name, sha and victim stand in the report."""
-    from physadv.patches.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+    from physadv.patches.bundle import (
+        Card,
+        CardPlacement,
+        PatchInfo,
+        Size,
+        VictimInfo,
+        write_bundle,
+    )
 
     card = Card(
         PatchInfo("blue-sticker", "targeted", "0", "1"),
         Size(100.0, 100.0),
-        Placement("stop", 762.0, (0.0, 0.0), 0.1),
-        VictimInfo("red_or_blue:Colour", "classify", "feed"),
-    )  # fmt: skip
-    bundle = write_bundle(place / "bundle", card=card, patch=torch.rand(1, 3, 8, 8), mask=torch.ones(1, 1, 8, 8))
+        CardPlacement("stop", 762.0, (0.0, 0.0), 0.1),
+        VictimInfo("red_or_blue:Color", "classify", "feed"),
+    )
+    bundle = write_bundle(
+        place / "bundle", card=card, patch=torch.rand(1, 3, 8, 8), mask=torch.ones(1, 1, 8, 8)
+    )
     said = run("check", twin(place / "twin"), "--bundle", place / "bundle", "--out", "out")
     assert said["blocks"]["patch"]["attack_success_rate"] == 0.75
     page = (place / "out" / "report.html").read_text()
@@ -120,17 +141,50 @@ def test_bundle_gives_goal_classes_and_victim(place: Path) -> None:
 
 def test_three_videos_and_a_box(place: Path) -> None:
     """Patch, clean and blank from files of their own, the sign found by the box."""
-    sources = [film(place / f"{n}.avi", letters) for n, letters in (("p", "bbrb"), ("c", "rrr"), ("b", "rrrrr"))]
-    said = run("check", sources[0], "--clean", sources[1], "--blank", sources[2], *ASK, *BOX, "--out", "out")
-    assert {b: v["frames"] for b, v in said["blocks"].items()} == {"clean": 3, "blank": 5, "patch": 4}
+    sources = [
+        film(place / f"{n}.avi", letters)
+        for n, letters in (("p", "bbrb"), ("c", "rrr"), ("b", "rrrrr"))
+    ]
+    said = run(
+        "check",
+        sources[0],
+        "--clean",
+        sources[1],
+        "--blank",
+        sources[2],
+        *ASK,
+        *BOX,
+        "--out",
+        "out",
+    )
+    assert {b: v["frames"] for b, v in said["blocks"].items()} == {
+        "clean": 3,
+        "blank": 5,
+        "patch": 4,
+    }
     assert said["blocks"]["patch"]["attack_success_rate"] == 0.75
-    assert json.loads((place / "out" / "check.json").read_text())["located_by"]["patch"] == {"box": 4}
+    assert json.loads((place / "out" / "check.json").read_text())["located_by"]["patch"] == {
+        "box": 4
+    }
 
 
 def test_block_and_limits(place: Path) -> None:
     """--block names the block of SOURCE; --max-frames, --every and --clip-seconds do what they say."""
     video = film(place / "v.avi", "r" * 20)
-    said = run("check", video, *ASK, *BOX, "--block", "clean", "--max-frames", 6, "--every", 2, "--clip-seconds", 0.5)
+    said = run(
+        "check",
+        video,
+        *ASK,
+        *BOX,
+        "--block",
+        "clean",
+        "--max-frames",
+        6,
+        "--every",
+        2,
+        "--clip-seconds",
+        0.5,
+    )
     assert (said["blocks"]["clean"]["frames"], said["blocks"]["clean"]["clips"]) == (6, 3)
     assert said["valid"] is False
     assert "No frame with the patch" in said["headline"]
@@ -147,7 +201,18 @@ def test_half_a_video_is_a_warning(place: Path) -> None:
 
 def test_distance_from_focal_length(place: Path) -> None:
     """--focal-px and the sign's width turn the box's size into a distance: 762 mm * 100 px / 60 px."""
-    run("check", film(place / "v.avi", "bb"), *ASK, *BOX, "--focal-px", 100, "--sign-width-mm", 762, "--out", "out")
+    run(
+        "check",
+        film(place / "v.avi", "bb"),
+        *ASK,
+        *BOX,
+        "--focal-px",
+        100,
+        "--sign-width-mm",
+        762,
+        "--out",
+        "out",
+    )
     row = json.loads((place / "out" / "rows.jsonl").read_text().splitlines()[0])
     assert row["distance_m"] == pytest.approx(1.27, rel=0.01)
     assert row["yaw_deg"] is None
@@ -162,25 +227,59 @@ def test_typed_distance(place: Path) -> None:
 
 
 def test_digital_twin_and_camera_side_by_side(place: Path) -> None:
-    """The card's held-out rate, the twin's check and this one stand in one table, with what each step costs."""
-    from physadv.patches.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+    """The card's held-out rate, the twin's check and this one stand in one table, with what each
+    step costs."""
+    from physadv.patches.bundle import (
+        Card,
+        CardPlacement,
+        PatchInfo,
+        Size,
+        VictimInfo,
+        write_bundle,
+    )
 
-    held = {"success": {"rate": 0.9, "low": 0.86, "high": 0.93, "n": 300}, "clean_recognised": {"rate": 1.0}}
+    held = {
+        "success": {"rate": 0.9, "low": 0.86, "high": 0.93, "n": 300},
+        "clean_recognised": {"rate": 1.0},
+    }
     for name in ("blue", "other"):
         card = Card(
-            PatchInfo(name, "targeted", "0", "1"), Size(100.0, 100.0), Placement("stop", 762.0, (0.0, 0.0), 0.1),
-            VictimInfo("red_or_blue:Colour", "classify"), heldout=held,
-        )  # fmt: skip
-        write_bundle(place / name, card=card, patch=torch.rand(1, 3, 8, 8), mask=torch.ones(1, 1, 8, 8))
+            PatchInfo(name, "targeted", "0", "1"),
+            Size(100.0, 100.0),
+            CardPlacement("stop", 762.0, (0.0, 0.0), 0.1),
+            VictimInfo("red_or_blue:Color", "classify"),
+            heldout=held,
+        )
+        write_bundle(
+            place / name, card=card, patch=torch.rand(1, 3, 8, 8), mask=torch.ones(1, 1, 8, 8)
+        )
     run("check", twin(place / "twin"), "--bundle", "blue", "--out", "in-twin")
-    sources = [film(place / f"{n}.avi", letters) for n, letters in (("p", "brrr"), ("c", "rrr"), ("b", "rrr"))]
-    filmed = ["check", sources[0], "--clean", sources[1], "--blank", sources[2], *BOX, "--bundle", "blue"]
+    sources = [
+        film(place / f"{n}.avi", letters)
+        for n, letters in (("p", "brrr"), ("c", "rrr"), ("b", "rrr"))
+    ]
+    filmed = [
+        "check",
+        sources[0],
+        "--clean",
+        sources[1],
+        "--blank",
+        sources[2],
+        *BOX,
+        "--bundle",
+        "blue",
+    ]
     said = run(*filmed, "--twin-check", "in-twin", "--out", "out")
     stages = {s["name"]: (s["rate"], s["n"], s["clean_recognised"]) for s in said["stages"]}
     assert stages == {"digital": (0.9, 300, 1.0), "twin": (0.75, 12, 1.0), "camera": (0.25, 4, 1.0)}
-    assert said["stages_in_words"][0].startswith("From digital to twin: 90.0% to 75.0%, 15.0 points less")
+    assert said["stages_in_words"][0].startswith(
+        "From digital to twin: 90.0% to 75.0%, 15.0 points less"
+    )
     assert "From the screen to the camera" in (place / "out" / "report.html").read_text()
-    for folder in ("in-twin", "out"):  # the record holds what the report needs: the twin's folder may be gone
+    for folder in (
+        "in-twin",
+        "out",
+    ):  # the record holds what the report needs: the twin's folder may be gone
         (place / folder / "report.html").unlink()
     (place / "in-twin" / "rows.jsonl").rename(place / "away.jsonl")
     assert run("report", "out")["stages"] == said["stages"]
@@ -198,9 +297,13 @@ def test_serve_with_and_without_a_port() -> None:
     command: Any = typer.main.get_command(app)
     check = command.commands["check"]
     for words, port, source in (
-        (["0", "--serve"], 0, "0"), (["--serve", "0"], 0, "0"), (["0", "--serve", "8123"], 8123, "0"),
-        (["--serve=9000", "v.avi"], 9000, "v.avi"), (["v.avi", "--serve", "--json"], 0, "v.avi"), (["0"], None, "0"),
-    ):  # fmt: skip
+        (["0", "--serve"], 0, "0"),
+        (["--serve", "0"], 0, "0"),
+        (["0", "--serve", "8123"], 8123, "0"),
+        (["--serve=9000", "v.avi"], 9000, "v.avi"),
+        (["v.avi", "--serve", "--json"], 0, "v.avi"),
+        (["0"], None, "0"),
+    ):
         context = check.make_context("check", list(words))
         assert (context.params["serve"], context.params["source"]) == (port, source), words
 
@@ -223,7 +326,7 @@ def test_report_again(place: Path) -> None:
         (["v.avi", *ASK, "--camera-size", "big"], OptionError, "WIDTHxHEIGHT"),
         (["v.avi", *ASK, "--block", "left"], OptionError, "one of clean, blank, patch"),
         (["v.avi", *ASK, "--locate", "magic"], OptionError, "one of auto"),
-        (["v.avi", "--victim", "red_or_blue:Colour"], OptionError, "--true-class"),
+        (["v.avi", "--victim", "red_or_blue:Color"], OptionError, "--true-class"),
         (["v.avi", "--bundle", "empty"], PhysadvError, "card.toml is missing"),
         (["v.avi", *ASK, "--locate", "fiducials"], CaptureError, "2 patch: sign not found"),
         (["v.avi", *ASK, "--select"], CaptureError, "--box"),
@@ -231,14 +334,22 @@ def test_report_again(place: Path) -> None:
         (["v.avi", *ASK, *BOX, "--distance", "far"], OptionError, "2.5m"),
         (["v.avi", *ASK, *BOX, "--width", "3"], OptionError, "below 1"),
         (["v.avi", *ASK, *BOX, "--camera-profile", "no.json"], PhysadvError, "calibrate camera"),
-        (["v.avi", *ASK, *BOX, "--camera-profile", "a", "--focal-px", "900"], OptionError, "one of the two"),
+        (
+            ["v.avi", *ASK, *BOX, "--camera-profile", "a", "--focal-px", "900"],
+            OptionError,
+            "one of the two",
+        ),
         (["v.avi", *ASK, *BOX, "--twin-check", "empty"], PhysadvError, "holds no check.json"),
         (["v.avi", *ASK, *BOX, "--paper", "a9"], PhysadvError, "known: a5"),
         (["v.avi", *ASK, *BOX, "--out", "used"], OptionError, "already holds"),
     ],
 )
 def test_wrong_use_is_named(
-    place: Path, arguments: list[str], error: type[PhysadvError], said: str, monkeypatch: pytest.MonkeyPatch
+    place: Path,
+    arguments: list[str],
+    error: type[PhysadvError],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each mistake raises an error of the tree, with what to do about it."""
     monkeypatch.delenv("DISPLAY", raising=False)
@@ -254,9 +365,14 @@ def test_wrong_use_is_named(
 def shell(place: Path, *arguments: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*PHYSADV, *map(str, arguments)], cwd=place, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [*PHYSADV, *map(str, arguments)],
+        cwd=place,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def test_a_camera_that_is_not_there_is_one_line(place: Path) -> None:
@@ -298,8 +414,11 @@ def endless_stream() -> Iterator[str]:
 
 
 def test_ctrl_c_on_a_stream_reports_what_was_measured(place: Path, endless_stream: str) -> None:
-    """SIGINT ends a live check with exit code 0 and a report; the address's password is in no file of the report."""
-    process = shell(place, "check", endless_stream, *ASK, *BOX, "--block", "patch", "--out", "out", "--json")
+    """SIGINT ends a live check with exit code 0 and a report; the address's password is in no file
+    of the report."""
+    process = shell(
+        place, "check", endless_stream, *ASK, *BOX, "--block", "patch", "--out", "out", "--json"
+    )
     rows = place / "out" / "rows.jsonl"
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:

@@ -1,4 +1,5 @@
-"""A webcam check played from a stream on 127.0.0.1 that stalls, drops, changes size and dies; kills and resumption."""
+"""A webcam check played from a stream on 127.0.0.1 that stalls, drops, changes size and dies; kills
+and resumption."""
 
 from __future__ import annotations
 
@@ -25,13 +26,13 @@ VICTIM = """
 import torch
 from torch import nn
 
-class Colour(nn.Module):
+class Color(nn.Module):
     def forward(self, images):
         d = 10 * (images[:, 0] - images[:, 2]).mean((1, 2))
         return torch.stack([d, -d], 1)
 """
 PHYSADV = [sys.executable, "-m", "physadv_cli.main"]
-ASK = ["--victim", "red_or_blue:Colour", "--goal", "untargeted", "--true-class", "0"]
+ASK = ["--victim", "red_or_blue:Color", "--goal", "untargeted", "--true-class", "0"]
 BOX = ["--box", "50,30,110,90", "--block", "patch"]
 
 
@@ -46,7 +47,8 @@ def jpeg(size: tuple[int, int] = (160, 120)) -> bytes:
 
 
 class Webcam:
-    """An MJPEG server. Each connection is served by the next of ``acts``; the last one again and again."""
+    """An MJPEG server. Each connection is served by the next of ``acts``; the last one again and
+    again."""
 
     def __init__(self, acts: list[Callable[[Any], None]]) -> None:
         self.connections, self.over = 0, Event()
@@ -62,7 +64,9 @@ class Webcam:
                 with suppress(OSError):
                     act(self)
 
-            def send(self, frames: int, size: tuple[int, int] = (160, 120), pause_s: float = 0.04) -> None:
+            def send(
+                self, frames: int, size: tuple[int, int] = (160, 120), pause_s: float = 0.04
+            ) -> None:
                 """That many frames, one every ``pause_s``."""
                 part = jpeg(size)
                 head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(part)}\r\n\r\n".encode()
@@ -107,9 +111,14 @@ def place(tmp_path: Path) -> Path:
 def shell(place: Path, *arguments: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
     return subprocess.Popen(
-        [*PHYSADV, *map(str, arguments)], cwd=place, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [*PHYSADV, *map(str, arguments)],
+        cwd=place,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def rows_in(folder: Path) -> int:
@@ -117,14 +126,17 @@ def rows_in(folder: Path) -> int:
     return file.read_text().count("\n") if file.is_file() else 0
 
 
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 240) -> None:
+def wait_for(
+    what: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 240
+) -> None:
     limit = time.monotonic() + seconds
     while time.monotonic() < limit and process.poll() is None and not what():
         time.sleep(0.05)
 
 
 def test_a_bad_webcam_from_beginning_to_end(place: Path, webcam: Callable[..., Webcam]) -> None:
-    """It drops, comes back larger, stalls, changes within a line and dies: exit 0, rows are kept, each event a line."""
+    """It drops, comes back larger, stalls, changes within a line and dies: exit 0, rows are kept,
+    each event a line."""
 
     def drops(it: Any) -> None:
         it.send(40)
@@ -139,7 +151,20 @@ def test_a_bad_webcam_from_beginning_to_end(place: Path, webcam: Callable[..., W
         Thread(target=camera.die, daemon=True).start()
 
     camera = webcam(drops, larger_then_stalls, changes_and_dies)
-    process = shell(place, "check", camera.address, *ASK, *BOX, "--out", "out", "--timeout", 3, "--retry", 6, "--json")
+    process = shell(
+        place,
+        "check",
+        camera.address,
+        *ASK,
+        *BOX,
+        "--out",
+        "out",
+        "--timeout",
+        3,
+        "--retry",
+        6,
+        "--json",
+    )
     out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
     said = json.loads(out)
@@ -166,7 +191,8 @@ def forever(it: Any) -> None:
 
 
 def test_killed_and_gone_on(place: Path, webcam: Callable[..., Webcam]) -> None:
-    """SIGKILL leaves rows; `report` reads them; the same command adds clips of a new name; another one is refused."""
+    """SIGKILL leaves rows; `report` reads them; the same command adds clips of a new name; another
+    one is refused."""
     camera, out = webcam(forever), place / "out"
     command = ["check", camera.address, *ASK, *BOX, "--out", "out", "--clip-seconds", 1, "--json"]
     process = shell(place, *command)
@@ -193,20 +219,36 @@ def test_killed_and_gone_on(place: Path, webcam: Callable[..., Webcam]) -> None:
     assert {r["clip"].startswith("take2-live-") for r in rows[kept:]} == {True}
     assert json.loads((out / "check.json").read_text())["attempt"] == 2
 
-    other = shell(place, "check", camera.address, *ASK, "--box", "0,0,9,9", "--block", "clean", "--out", "out")
+    other = shell(
+        place, "check", camera.address, *ASK, "--box", "0,0,9,9", "--block", "clean", "--out", "out"
+    )
     _, err = other.communicate(timeout=240)
     assert other.returncode == 1
     assert "another source" in err
     assert "--out" in err
 
 
-def test_a_page_while_it_runs_and_an_end_of_its_own(place: Path, webcam: Callable[..., Webcam]) -> None:
-    """--serve alone names its page; the page shows the picture; the check ends by itself when --width is reached."""
+def test_a_page_while_it_runs_and_an_end_of_its_own(
+    place: Path, webcam: Callable[..., Webcam]
+) -> None:
+    """--serve alone names its page; the page shows the picture; the check ends by itself when
+    --width is reached."""
     camera = webcam(forever)
     process = shell(
-        place, "check", camera.address, *ASK, *BOX, "--serve", "--width", 0.35, "--clip-seconds", 0.5, "--out", "out",
+        place,
+        "check",
+        camera.address,
+        *ASK,
+        *BOX,
+        "--serve",
+        "--width",
+        0.35,
+        "--clip-seconds",
+        0.5,
+        "--out",
+        "out",
         "--json",
-    )  # fmt: skip
+    )
     assert process.stderr is not None
     said: list[str] = []
     reader = Thread(target=lambda: said.extend(process.stderr or []), daemon=True)
@@ -236,7 +278,8 @@ def film(path: Path, frames: int) -> Path:
 
 
 def test_a_file_goes_on_at_the_first_frame_not_judged(place: Path) -> None:
-    """Half of the rows cut away and the record marked running, as a kill leaves them: the rest is judged, once."""
+    """Half of the rows cut away and the record marked running, as a kill leaves them: the rest is
+    judged, once."""
     film(place / "v.avi", 24)
     command = ["check", "v.avi", *ASK, *BOX, "--out", "out", "--json"]
     first = shell(place, *command)

@@ -1,4 +1,5 @@
-"""`physadv cloak`: both spellings work, dry runs write nothing, runs resume, JSON is alone on stdout."""
+"""`physadv cloak`: both spellings work, dry runs write nothing, runs resume, JSON is alone on
+stdout."""
 
 from __future__ import annotations
 
@@ -38,9 +39,11 @@ def photos(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def weights(shared_data: Path) -> list[str]:
     root = shared_data / "weights"
     return [
-        "--embedder-weights", f"mobilefacenet={root / 'mobilefacenet_foamliu.pt'}",
-        "--detector-weights", str(root / "facedet_slim_biubug6.pth"),
-    ]  # fmt: skip
+        "--embedder-weights",
+        f"mobilefacenet={root / 'mobilefacenet_foamliu.pt'}",
+        "--detector-weights",
+        str(root / "facedet_slim_biubug6.pth"),
+    ]
 
 
 def test_help_shows_both_ways() -> None:
@@ -53,8 +56,11 @@ def test_help_shows_both_ways() -> None:
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_errors_are_known_ones(installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is wrong in the command is said first, with or without the extra `faces`, and nothing is written."""
+def test_errors_are_known_ones(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong in the command is said first, with or without the extra `faces`, and nothing is
+    written."""
     if not installed:
         monkeypatch.setattr("physadv.models.faces.face_detection._dlib", _absent)
         monkeypatch.setattr("physadv.models.faces.face_detection.cached", lambda card: None)
@@ -76,7 +82,9 @@ def test_errors_are_known_ones(installed: bool, tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
 
 
-def test_without_the_extra_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_remedy_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With nothing wrong but the extra `faces` missing, the error names what to install."""
     monkeypatch.setattr("physadv.models.faces.face_detection._dlib", _absent)
     monkeypatch.setattr("physadv.models.faces.face_detection.cached", lambda card: None)
@@ -110,7 +118,16 @@ def test_cloak_then_resume_then_check(photos: Path, weights: list[str]) -> None:
     assert (again["cloaked"], again["already done"]) == (0, 3)
     out = photos.parent / "photos-cloaked"
     checked = invoke(
-        "check", str(out), "--originals", str(photos), "--no-baselines", "--out", "run", "--json", *QUICK, *weights
+        "check",
+        str(out),
+        "--originals",
+        str(photos),
+        "--no-baselines",
+        "--out",
+        "run",
+        "--json",
+        *QUICK,
+        *weights,
     )
     assert checked.exit_code == 0, checked.output
     result = json.loads(checked.stdout)

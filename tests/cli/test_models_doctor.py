@@ -1,4 +1,5 @@
-"""`physadv models` and `physadv doctor`: JSON on stdout, nothing fetched unasked, exit codes that mean it."""
+"""`physadv models` and `physadv doctor`: JSON on stdout, nothing fetched unasked, exit codes that
+mean it."""
 
 from __future__ import annotations
 
@@ -38,8 +39,10 @@ def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "carried.pth"
     torch.save(nn.Linear(2, 2).state_dict(), file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    card = VictimCard(name="small", sha256=digest, licence="MIT", urls=("https://example.invalid/small.pth",))
-    entry = zoo.Known(lambda: card, lambda: nn.Linear(2, 2), lambda: cached(card), "fetch it")
+    card = VictimCard(
+        name="small", sha256=digest, licence="MIT", urls=("https://example.invalid/small.pth",)
+    )
+    entry = zoo.KnownModel(lambda: card, lambda: nn.Linear(2, 2), lambda: cached(card), "fetch it")
     monkeypatch.setitem(zoo.KNOWN, "small", entry)
     return file
 
@@ -64,14 +67,19 @@ def test_show_prints_the_card_of_a_name() -> None:
 
 
 def test_show_and_check_take_a_model_of_the_users_own(tmp_path: Path) -> None:
-    """module:factory in the working folder: shown with its classes, checked, and warned of its softmax."""
+    """module:factory in the working folder: shown with its classes, checked, and warned of its
+    softmax."""
     (tmp_path / "own_for_cli.py").write_text(
         "import torch\nfrom physadv.models.load import as_victim\n"
         "class Net(torch.nn.Module):\n"
         "    def forward(self, x):\n        return x.mean((2, 3)).softmax(1)\n"
         "def make():\n    return as_victim(Net(), classes=['a', 'b', 'c'])\n"
     )
-    assert json.loads(invoke("models", "show", "own_for_cli:make", "--json").stdout)["classes"] == ["a", "b", "c"]
+    assert json.loads(invoke("models", "show", "own_for_cli:make", "--json").stdout)["classes"] == [
+        "a",
+        "b",
+        "c",
+    ]
     result = invoke("models", "check", "own_for_cli:make", "--device", "cpu", "--json")
     assert result.exit_code == 0, result.output
     (warning,) = json.loads(result.stdout)["warnings"]
@@ -79,25 +87,26 @@ def test_show_and_check_take_a_model_of_the_users_own(tmp_path: Path) -> None:
 
 
 def test_fetch_asks_and_takes_no_for_an_answer(carried: Path) -> None:
-    """Unasked, or answered no, or without anybody to ask: nothing is fetched, and the remedy is named."""
+    """Unasked, or answered no, or without anybody to ask: nothing is fetched, and the remedy is
+    named."""
     for answer in ("n\n", None):
         result = invoke("models", "fetch", "small", "--from", str(carried), answer=answer)
         assert isinstance(result.exception, OptionError)
-        assert "--accept-licence" in str(result.exception)
+        assert "--accept-license" in str(result.exception)
     assert zoo.KNOWN["small"].own_weights() is None
 
 
 def test_fetch_says_what_it_is_about_to_do(carried: Path) -> None:
-    """Source, sha256 and licence are on stderr before the question."""
+    """Source, sha256 and license are on stderr before the question."""
     result = invoke("models", "fetch", "small", answer="n\n")
     assert "https://example.invalid/small.pth" in result.stderr
     assert hashlib.sha256(carried.read_bytes()).hexdigest() in result.stderr
     assert "MIT" in result.stderr
 
 
-@pytest.mark.parametrize("accept", ["--yes", "--accept-licence"])
+@pytest.mark.parametrize("accept", ["--yes", "--accept-license"])
 def test_fetch_once_accepted_is_here_and_loads(carried: Path, accept: str) -> None:
-    """--yes and --accept-licence are one; a second fetch finds it here; the victim loads by name."""
+    """--yes and --accept-license are one; a second fetch finds it here; the victim loads by name."""
     result = invoke("models", "fetch", "small", "--from", str(carried), accept, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["fetched"] is True
@@ -140,11 +149,19 @@ def findings(result: Result) -> dict[str, dict[str, str]]:
 
 
 def test_doctor_finds_this_installation_sound() -> None:
-    """Packages, markers, the CPU and the embedded weights are in order; exit code 0; nothing is left behind."""
+    """Packages, markers, the CPU and the embedded weights are in order; exit code 0; nothing is
+    left behind."""
     result = invoke("doctor", "--json")
     found = findings(result)
     assert result.exit_code == 0, [f for f in found.values() if f["state"] == "broken"]
-    for what in ("torch", "opencv-python", "aruco markers", "device cpu", "victim signs", "runs folder"):
+    for what in (
+        "torch",
+        "opencv-python",
+        "aruco markers",
+        "device cpu",
+        "victim signs",
+        "runs folder",
+    ):
         assert found[what]["state"] == "ok"
     assert list(Path().iterdir()) == []
 
@@ -157,7 +174,9 @@ def test_doctor_names_a_broken_package_and_fails(monkeypatch: pytest.MonkeyPatch
     assert findings(result)["no-such-package"]["remedy"] == "pip install no-such-package"
 
 
-def test_doctor_notices_weights_that_are_not_the_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_notices_weights_that_are_not_the_cards(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Embedded weights that are absent, and fetched ones that were changed, are broken."""
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
     (tmp_path / "imagenet_classes.txt").write_text("a\n")

@@ -6,16 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from physadv.core.package_data import bundle_folder, patches_dir
 from physadv.core.errors import OptionError
+from physadv.core.package_data import bundle_folder, patches_dir
 from physadv_cli.commands.patch_command import parse_share, parse_victims
 
 
 def test_weights_find_their_victims() -> None:
-    """A file alone belongs to the first victim; NAME=FILE to its own; the rest of the victims are the ensemble."""
+    """A file alone belongs to the first victim; NAME=FILE to its own; the rest of the victims are
+    the ensemble."""
     assert parse_victims(["a"], []) == ("a", None, ())
     assert parse_victims(["a", "b"], ["f.pt"]) == ("a", "f.pt", ("b",))
-    assert parse_victims(["a", "m:make"], ["m:make=g.pt", "a=f.pt"]) == ("a", "f.pt", ("m:make=g.pt",))
+    assert parse_victims(["a", "m:make"], ["m:make=g.pt", "a=f.pt"]) == (
+        "a",
+        "f.pt",
+        ("m:make=g.pt",),
+    )
     assert parse_victims(["a", "a"], []) == ("a", None, ())
 
 
@@ -35,7 +40,9 @@ def test_shares_are_numbers_or_ranges() -> None:
         parse_share("half")
 
 
-def test_ready_made_names_stand_for_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ready_made_names_stand_for_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A bare name is looked up beside the package; a folder that exists here is taken as it is."""
     monkeypatch.chdir(tmp_path)
     assert bundle_folder(Path("stop-sticker-signs-v1")) == patches_dir() / "stop-sticker-signs-v1"

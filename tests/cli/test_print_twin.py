@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from physadv.core.errors import GeometryError, OptionError
 from physadv.core.image_io import save_png
-from physadv.patches.bundle import Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+from physadv.patches.bundle import Card, CardPlacement, PatchInfo, Size, VictimInfo, write_bundle
 from physadv_cli.main import app
 
 
@@ -24,7 +24,7 @@ def bundle(tmp_path: Path) -> Path:
     card = Card(
         patch=PatchInfo("demo", "targeted", "stop", "priority road"),
         size=Size(120.0, 80.0),
-        placement=Placement("stop", 762.0, (0.0, 180.0), 0.02),
+        placement=CardPlacement("stop", 762.0, (0.0, 180.0), 0.02),
         victim=VictimInfo("signs", "classify"),
     )
     patch = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(5))
@@ -34,7 +34,9 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_print_writes_the_sheet(bundle: Path, tmp_path: Path) -> None:
     """The PDF lies where --out says; stdout is one JSON object."""
-    result = CliRunner().invoke(app, ["print", str(bundle), "--out", str(tmp_path / "x.pdf"), "--json"])
+    result = CliRunner().invoke(
+        app, ["print", str(bundle), "--out", str(tmp_path / "x.pdf"), "--json"]
+    )
     assert result.exit_code == 0, result.output
     assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
     said = json.loads(result.stdout)
@@ -43,7 +45,7 @@ def test_print_writes_the_sheet(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_print_paper_in_mm(bundle: Path) -> None:
-    """WxH is read as millimetres; too small a paper is a GeometryError."""
+    """WxH is read as millimeters; too small a paper is a GeometryError."""
     assert CliRunner().invoke(app, ["print", str(bundle), "--paper", "250x300"]).exit_code == 0
     assert (bundle / "sheet.pdf").is_file()
     refused = CliRunner().invoke(app, ["print", str(bundle), "--paper", "125x125"])
@@ -51,8 +53,19 @@ def test_print_paper_in_mm(bundle: Path) -> None:
 
 
 def test_print_on_tiles(bundle: Path, tmp_path: Path) -> None:
-    """--page is --paper, mm may be written out; --json names PDF, SVG, pages, tiles, sizes and the measured bar."""
-    command = ["print", str(bundle), "--page", "122x130mm", "--tile", "--overlap", "8", "--bleed", "2"]
+    """--page is --paper, mm may be written out; --json names PDF, SVG, pages, tiles, sizes and the
+    measured bar."""
+    command = [
+        "print",
+        str(bundle),
+        "--page",
+        "122x130mm",
+        "--tile",
+        "--overlap",
+        "8",
+        "--bleed",
+        "2",
+    ]
     result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "x.pdf"), "--json"])
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
@@ -80,7 +93,19 @@ def test_print_error_is_one_line(tmp_path: Path) -> None:
 def test_twin_films_and_says_simulation(bundle: Path, tmp_path: Path) -> None:
     """Clips, truth and the sheet lie in --out; every output says simulation."""
     out = tmp_path / "twin"
-    command = ["twin", str(bundle), "--clips", "1", "--frames", "2", "--distance", "2,3", "--out", str(out), "--json"]
+    command = [
+        "twin",
+        str(bundle),
+        "--clips",
+        "1",
+        "--frames",
+        "2",
+        "--distance",
+        "2,3",
+        "--out",
+        str(out),
+        "--json",
+    ]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
@@ -88,7 +113,11 @@ def test_twin_films_and_says_simulation(bundle: Path, tmp_path: Path) -> None:
     assert said["frames"] == 6
     assert "simulation" in result.stderr
     assert json.loads((out / "twin.json").read_text())["simulation"] is True
-    assert {p.name for p in (out / "clips").iterdir()} == {"clean-00.avi", "blank-00.avi", "patch-00.avi"}
+    assert {p.name for p in (out / "clips").iterdir()} == {
+        "clean-00.avi",
+        "blank-00.avi",
+        "patch-00.avi",
+    }
     assert (out / "sheet.pdf").is_file()
     assert (out / "contact.png").is_file()
     rows = [json.loads(line) for line in (out / "truth.jsonl").read_text().splitlines()]

@@ -1,4 +1,5 @@
-"""`physadv train --defence`: a toy set to a victim that the other commands take, through a kill as well."""
+"""`physadv train --defense`: a toy set to a victim that the other commands take, through a kill as
+well."""
 
 from __future__ import annotations
 
@@ -19,10 +20,10 @@ from typer.testing import CliRunner
 from physadv.core.errors import DataError, OptionError, VictimError
 from physadv.core.files import sha256_of
 from physadv.core.random_streams import numpy_generator
-from physadv.training.data import Shuffled, load_material
-from physadv.training.methods.by_name import DEFENCES
-from physadv.training.classifier_recipe import Recipe, train_defence
 from physadv.models.load import load_victim
+from physadv.training.classifier_recipe import ClassifierRecipe, train_defense
+from physadv.training.data import Shuffled, load_training_data
+from physadv.training.methods.by_name import DEFENSES
 from physadv_cli.main import app
 
 FAST = ["--epochs", "2", "--batch", "32", "--eps", "0.1"]
@@ -30,7 +31,7 @@ FAST = ["--epochs", "2", "--batch", "32", "--eps", "0.1"]
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 12x12 grey images: a bright third of each, with noise."""
+    """Three classes of 12x12 gray images: a bright third of each, with noise."""
     rng = numpy_generator(0, "toy")
     path = tmp_path_factory.mktemp("toy") / "toy.npz"
     parts = {}
@@ -39,7 +40,10 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images = rng.integers(0, 60, (n, 12, 12))
         for image, label in zip(images, labels, strict=True):
             image[:, 4 * label : 4 * label + 4] += 180
-        parts |= {f"{part}_images": images.astype(np.uint8), f"{part}_labels": labels.astype(np.int64)}
+        parts |= {
+            f"{part}_images": images.astype(np.uint8),
+            f"{part}_labels": labels.astype(np.int64),
+        }
     np.savez(path, **parts)
     return path
 
@@ -50,11 +54,13 @@ def invoke(*arguments: object) -> str:
     return found.stdout
 
 
-@pytest.mark.parametrize("defence", list(DEFENCES))
-def test_every_defence_makes_a_victim(toy: Path, tmp_path: Path, defence: str) -> None:
+@pytest.mark.parametrize("defense", list(DEFENSES))
+def test_every_defense_makes_a_victim(toy: Path, tmp_path: Path, defense: str) -> None:
     """Weights and a card true of them; the registry loads it, frozen, with the classes of the data."""
-    out = tmp_path / defence
-    result = json.loads(invoke("train", "--defence", defence, "--data", toy, *FAST, "--out", out, "--json"))
+    out = tmp_path / defense
+    result = json.loads(
+        invoke("train", "--defense", defense, "--data", toy, *FAST, "--out", out, "--json")
+    )
     assert result["finished"] is True
     assert result["sha256"] == sha256_of(out / "model.safetensors")
     victim = load_victim(result["victim"])
@@ -63,28 +69,68 @@ def test_every_defence_makes_a_victim(toy: Path, tmp_path: Path, defence: str) -
     assert victim.card.extra["channels"] == 1
     assert victim(torch.rand(2, 3, 20, 20)).shape == (2, 3)
     assert not any(p.requires_grad for p in victim.parameters())
-    score = {"gaussian": "noisy", "smoothadv": "noisy", "ibp": "certified", "crown-ibp": "certified",
-             "polytope": "certified", "masked": "masked"}.get(defence, "robust")  # fmt: skip
+    score = {
+        "gaussian": "noisy",
+        "smoothadv": "noisy",
+        "ibp": "certified",
+        "crown-ibp": "certified",
+        "polytope": "certified",
+        "masked": "masked",
+    }.get(defense, "robust")
     assert set(result["measured"]) == {"clean", "robust"} | {score}
     assert result["measured"]["robust"]["rate"] <= result["measured"]["clean"]["rate"]
 
 
 def test_the_other_commands_take_it(toy: Path, tmp_path: Path) -> None:
-    """evaluate, attack and certify load the file as any victim, and no attack falls below the certificate."""
+    """evaluate, attack and certify load the file as any victim, and no attack falls below the
+    certificate."""
     out = tmp_path / "ibp"
-    invoke("train", "--defence", "ibp", "--arch", "small-cnn-bn", "--data", toy, "--epochs", 12, "--batch", 32, "--lr",
-           0.01, "--eps", 0.1, "--out", out)  # fmt: skip
+    invoke(
+        "train",
+        "--defense",
+        "ibp",
+        "--arch",
+        "small-cnn-bn",
+        "--data",
+        toy,
+        "--epochs",
+        12,
+        "--batch",
+        32,
+        "--lr",
+        0.01,
+        "--eps",
+        0.1,
+        "--out",
+        out,
+    )
     victim = ["--victim", out / "model.safetensors", "--data", toy]
-    robust = json.loads(invoke("evaluate", *victim, "--threat", "linf:0.1", "--curve", "none", "--out",
-                               tmp_path / "e", "--json"))  # fmt: skip
-    bound = json.loads(invoke("certify", *victim, "--method", "ibp", "--eps", "0.1", "--out", tmp_path / "c", "--json"))
+    robust = json.loads(
+        invoke(
+            "evaluate",
+            *victim,
+            "--threat",
+            "linf:0.1",
+            "--curve",
+            "none",
+            "--out",
+            tmp_path / "e",
+            "--json",
+        )
+    )
+    bound = json.loads(
+        invoke(
+            "certify", *victim, "--method", "ibp", "--eps", "0.1", "--out", tmp_path / "c", "--json"
+        )
+    )
     assert bound["certified_accuracy"]["rate"] > 0.5
     assert bound["certified_accuracy"]["rate"] <= robust["robust_accuracy"]["rate"]
 
 
 def test_a_second_call_goes_on_and_another_run_is_refused(toy: Path, tmp_path: Path) -> None:
-    """A finished run is only judged again: same weights; other options with the same folder are an error."""
-    arguments = ["train", "--defence", "fast", "--data", toy, *FAST, "--out", tmp_path, "--json"]
+    """A finished run is only judged again: same weights; other options with the same folder are an
+    error."""
+    arguments = ["train", "--defense", "fast", "--data", toy, *FAST, "--out", tmp_path, "--json"]
     first, second = json.loads(invoke(*arguments)), json.loads(invoke(*arguments))
     assert first["sha256"] == second["sha256"]
     with pytest.raises((DataError, OptionError)):
@@ -92,15 +138,30 @@ def test_a_second_call_goes_on_and_another_run_is_refused(toy: Path, tmp_path: P
 
 
 def test_killed_and_resumed_it_is_the_uninterrupted_run(toy: Path, tmp_path: Path) -> None:
-    """A real process, killed after its first checkpoint and gone on with, ends with the bytes of a run left alone."""
+    """A real process, killed after its first checkpoint and gone on with, ends with the bytes of a
+    run left alone."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    arguments = ["train", "--defence", "free", "--data", str(toy), "--epochs", "20", "--batch", "16", "--arch",
-                 "small-cnn-bn", "--out"]  # fmt: skip
+    arguments = [
+        "train",
+        "--defense",
+        "free",
+        "--data",
+        str(toy),
+        "--epochs",
+        "20",
+        "--batch",
+        "16",
+        "--arch",
+        "small-cnn-bn",
+        "--out",
+    ]
     invoke(*arguments, whole)
     with subprocess.Popen(
         [sys.executable, "-m", "physadv_cli.main", *arguments, str(cut)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         until = time.monotonic() + 240
         while not (cut / "checkpoint.safetensors").is_file() and time.monotonic() < until:
             time.sleep(0.01)
@@ -110,30 +171,45 @@ def test_killed_and_resumed_it_is_the_uninterrupted_run(toy: Path, tmp_path: Pat
     assert sha256_of(cut / "model.safetensors") == sha256_of(whole / "model.safetensors")
 
 
-RESUMED = [("free", "sgd"), ("fast", "sgd"), ("fast", "adamw"), ("ibp", "adamw"), ("polytope", "adamw"),
-           ("smoothadv", "sgd"), ("patch", "adamw")]  # fmt: skip
+RESUMED = [
+    ("free", "sgd"),
+    ("fast", "sgd"),
+    ("fast", "adamw"),
+    ("ibp", "adamw"),
+    ("polytope", "adamw"),
+    ("smoothadv", "sgd"),
+    ("patch", "adamw"),
+]
 
 
-@pytest.mark.parametrize(("defence", "optimiser"), RESUMED)
-def test_resumed_in_the_library_to_the_bit(toy: Path, tmp_path: Path, defence: str, optimiser: str) -> None:
-    """Stopped in the middle of an epoch: net and average end as if nothing had been, whatever state it keeps."""
-    material = load_material(toy)
-    settings = {"every": 3} if defence == "fast" else {}
-    recipe = Recipe(defence, epochs=3, batch=64, judged=12, optimiser=optimiser, lr=0.01, settings=settings)
-    whole = list(train_defence(recipe, material))[-1]
-    for step in train_defence(recipe, material, tmp_path):
+@pytest.mark.parametrize(("defense", "optimizer"), RESUMED)
+def test_resumed_in_the_library_to_the_bit(
+    toy: Path, tmp_path: Path, defense: str, optimizer: str
+) -> None:
+    """Stopped in the middle of an epoch: net and average end as if nothing had been, whatever state
+    it keeps."""
+    material = load_training_data(toy)
+    settings = {"every": 3} if defense == "fast" else {}
+    recipe = ClassifierRecipe(
+        defense, epochs=3, batch=64, judged=12, optimizer=optimizer, lr=0.01, settings=settings
+    )
+    whole = list(train_defense(recipe, material))[-1]
+    for step in train_defense(recipe, material, tmp_path):
         if step.number == whole.total // 2:
             break
-    resumed = list(train_defence(recipe, material, tmp_path))
+    resumed = list(train_defense(recipe, material, tmp_path))
     assert resumed[0].number == whole.total // 3 + 1
     assert resumed[-1].metrics == whole.metrics
-    for a, b in zip(resumed[-1].average.state_dict().values(), whole.average.state_dict().values(), strict=True):
+    for a, b in zip(
+        resumed[-1].average.state_dict().values(), whole.average.state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b)
 
 
 def test_material_never_shares_a_group_and_batches_repeat_themselves(toy: Path) -> None:
-    """Held-out images are none of the training ones; a batch's number alone decides it; grey sets have one channel."""
-    material = load_material(toy, held=0.1)
+    """Held-out images are none of the training ones; a batch's number alone decides it; gray sets
+    have one channel."""
+    material = load_training_data(toy, held=0.1)
     assert (material.channels, material.side) == (1, 12)
     assert not set(material.train.groups) & set(material.held.groups)
     assert len(material.train) + len(material.held) == 240
@@ -146,18 +222,25 @@ def test_material_never_shares_a_group_and_batches_repeat_themselves(toy: Path) 
 
 
 def test_what_does_not_fit_is_refused(toy: Path, tmp_path: Path) -> None:
-    """Batches, shares, sides, architectures and settings: an error that names value, limit and remedy."""
-    material = load_material(toy)
+    """Batches, shares, sides, architectures and settings: an error that names value, limit and
+    remedy."""
+    material = load_training_data(toy)
     for wrong in (
-        lambda: Recipe("pgd", norm="l7"),
-        lambda: Recipe("pgd", patience=0),
-        lambda: Recipe("pgd", settings={"sigma": 1.0}),
-        lambda: load_material(toy, held=1.5),
-        lambda: load_material(toy, limit=0),
-        lambda: next(train_defence(Recipe("pgd", batch=4000), material)),
-        lambda: next(train_defence(Recipe("pgd", batch=32, architecture="resnet"), material)),
-        lambda: next(train_defence(Recipe("pgd", batch=32, architecture="signnet"), material)),
-        lambda: next(train_defence(Recipe("pgd", batch=32), load_material(toy, side=13))),
+        lambda: ClassifierRecipe("pgd", norm="l7"),
+        lambda: ClassifierRecipe("pgd", patience=0),
+        lambda: ClassifierRecipe("pgd", settings={"sigma": 1.0}),
+        lambda: load_training_data(toy, held=1.5),
+        lambda: load_training_data(toy, limit=0),
+        lambda: next(train_defense(ClassifierRecipe("pgd", batch=4000), material)),
+        lambda: next(
+            train_defense(ClassifierRecipe("pgd", batch=32, architecture="resnet"), material)
+        ),
+        lambda: next(
+            train_defense(ClassifierRecipe("pgd", batch=32, architecture="signnet"), material)
+        ),
+        lambda: next(
+            train_defense(ClassifierRecipe("pgd", batch=32), load_training_data(toy, side=13))
+        ),
     ):
         with pytest.raises(OptionError):
             wrong()
@@ -165,7 +248,7 @@ def test_what_does_not_fit_is_refused(toy: Path, tmp_path: Path) -> None:
 
 def test_a_weights_file_whose_card_is_wrong_is_refused(toy: Path, tmp_path: Path) -> None:
     """Another architecture on the card, a broken one, and none at all: a VictimError each."""
-    invoke("train", "--defence", "standard", "--data", toy, *FAST, "--out", tmp_path)
+    invoke("train", "--defense", "standard", "--data", toy, *FAST, "--out", tmp_path)
     file, card = tmp_path / "model.safetensors", tmp_path / "model.safetensors.toml"
     text = card.read_text()
     assert tomllib.loads(text)["architecture"] == "small-cnn"
@@ -183,9 +266,10 @@ def test_a_weights_file_whose_card_is_wrong_is_refused(toy: Path, tmp_path: Path
 
 
 def test_help_and_usage() -> None:
-    """No options: the help, with an example; half of the pair: a usage error; and `train signs` is still there."""
+    """No options: the help, with an example; half of the pair: a usage error; and `train signs` is
+    still there."""
     runner = CliRunner()
-    assert "Example: physadv train --defence" in runner.invoke(app, ["train", "--help"]).output
+    assert "Example: physadv train --defense" in runner.invoke(app, ["train", "--help"]).output
     assert runner.invoke(app, ["train"]).exit_code == 2
-    assert runner.invoke(app, ["train", "--defence", "pgd"]).exit_code == 2
+    assert runner.invoke(app, ["train", "--defense", "pgd"]).exit_code == 2
     assert "physadv train signs" in runner.invoke(app, ["train", "signs", "--help"]).output

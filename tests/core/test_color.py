@@ -57,7 +57,7 @@ def test_de00_is_the_published_one() -> None:
     np.testing.assert_allclose(de00(second, first), said, atol=5.1e-5)
 
 
-def test_lab_of_known_colours() -> None:
+def test_lab_of_known_colors() -> None:
     """White is (100, 0, 0), black 0, and sRGB red is (53.24, 80.09, 67.20) under D65."""
     found = lab(np.array([[1.0, 1, 1], [0, 0, 0], [1, 0, 0]]))
     np.testing.assert_allclose(found, [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20]], atol=0.02)
@@ -65,6 +65,7 @@ def test_lab_of_known_colours() -> None:
 
 
 def test_srgb_curve_inverts_beyond_white() -> None:
-    """Encoding undoes decoding, over 1 as well, where a patch is brighter than the mean of the paper."""
+    """Encoding undoes decoding, over 1 as well, where a patch is brighter than the mean of the
+    paper."""
     x = np.linspace(0, 1.2, 500)
     np.testing.assert_allclose(linear_to_srgb(srgb_to_linear(x)), x, atol=1e-6)

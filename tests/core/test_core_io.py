@@ -12,12 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.errors import ImageError, OptionError, PhysadvError
 from physadv.core.files import atomic_path, sha256_of, write_json
-from physadv.core.image_io import list_images, png_bytes, read_image, read_rgba, save_png, stack, to_tensor, to_uint8
+from physadv.core.image_io import (
+    list_images,
+    png_bytes,
+    read_image,
+    read_rgba,
+    save_png,
+    stack,
+    to_tensor,
+    to_uint8,
+)
 from physadv.core.random_streams import derive, generator, numpy_generator
 from physadv.core.sign_artwork import octagon_mm, sign_face
+from physadv.core.synthetic_backgrounds import synthetic_background
 
 
 def gradient() -> np.ndarray:
@@ -46,21 +55,21 @@ def test_png_round_trip_is_exact(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(png_bytes(to_tensor(gradient())))).size == (30, 20)
 
 
-def test_sixteen_bit_grey_keeps_its_brightness(tmp_path: Path) -> None:
-    """A 16-bit greyscale image is scaled, not clipped."""
+def test_sixteen_bit_gray_keeps_its_brightness(tmp_path: Path) -> None:
+    """A 16-bit grayscale image is scaled, not clipped."""
     deep = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     assert np.abs(read_rgba(tmp_path / "deep.png")[..., 0].astype(float) - deep / 257).max() <= 1
 
 
-def test_icc_profile_is_honoured(tmp_path: Path) -> None:
+def test_icc_profile_is_honored(tmp_path: Path) -> None:
     """A picture tagged with its profile is converted to sRGB; an sRGB tag changes nothing."""
     tagged = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(gradient()).save(tmp_path / "s.png", icc_profile=tagged)
     assert np.abs(read_rgba(tmp_path / "s.png")[..., :3].astype(int) - gradient()).max() <= 1
 
 
-def test_transparency_is_laid_on_grey(tmp_path: Path) -> None:
+def test_transparency_is_laid_on_gray(tmp_path: Path) -> None:
     """read_image composes alpha over the background asked for."""
     Image.fromarray(np.zeros((4, 4, 4), np.uint8)).save(tmp_path / "clear.png")
     assert float(read_image(tmp_path / "clear.png", background=0.5).mean()) == pytest.approx(0.5)
@@ -109,12 +118,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
-@given(st.integers(0, 2**40), st.lists(st.text("abc/", min_size=1, max_size=4), min_size=1, max_size=3))
+@given(
+    st.integers(0, 2**40), st.lists(st.text("abc/", min_size=1, max_size=4), min_size=1, max_size=3)
+)
 def test_streams_are_named(seed: int, path: list[str]) -> None:
     """The same seed and names give the same stream; another name another one."""
     assert derive(seed, *path) == derive(seed, *path)
     assert derive(seed, *path) != derive(seed, *path, "more")
-    assert torch.equal(torch.rand(2, generator=generator(seed, *path)), torch.rand(2, generator=generator(seed, *path)))
+    assert torch.equal(
+        torch.rand(2, generator=generator(seed, *path)),
+        torch.rand(2, generator=generator(seed, *path)),
+    )
     assert numpy_generator(seed, *path).random() == numpy_generator(seed, *path).random()
 
 
@@ -126,7 +140,8 @@ def test_errors_read_as_value_limit_remedy() -> None:
 
 
 def test_the_stop_sign_is_a_regular_octagon() -> None:
-    """All eight sides are equal, and its alpha covers 82.84 % of the square; red field, white letters."""
+    """All eight sides are equal, and its alpha covers 82.84 % of the square; red field, white
+    letters."""
     corners = np.array(octagon_mm(100))
     sides = np.linalg.norm(np.roll(corners, -1, 0) - corners, axis=1)
     assert np.ptp(sides) < 1e-9
@@ -142,8 +157,10 @@ def test_the_stop_sign_is_a_regular_octagon() -> None:
 def test_backgrounds_made_by_code_repeat() -> None:
     """The same names give the same picture, others another."""
     assert (
-        synthetic_background(1, "a", height=40, width=60) == synthetic_background(1, "a", height=40, width=60)
+        synthetic_background(1, "a", height=40, width=60)
+        == synthetic_background(1, "a", height=40, width=60)
     ).all()
     assert (
-        synthetic_background(1, "a", height=40, width=60) != synthetic_background(1, "b", height=40, width=60)
+        synthetic_background(1, "a", height=40, width=60)
+        != synthetic_background(1, "b", height=40, width=60)
     ).any()

@@ -53,7 +53,12 @@ def gtsrb_files(tracks: int = 3, frames: int = 2, declared: int = 12) -> dict[st
 
 
 def idx(array: np.ndarray) -> bytes:
-    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return (
+        b"\0\0\x08"
+        + bytes([array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 def mnist_files(n: int = 3) -> dict[str, bytes]:
@@ -69,8 +74,13 @@ def mnist_files(n: int = 3) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_class_folders_with_parts(tmp_path: Path, zipped: bool) -> None:
-    """train/ and test/ are parts, classes have one numbering over both, and a zip reads as its folder does."""
-    files = {"set/train/cat/a.png": picture(1), "set/train/dog/b.png": picture(2), "set/test/dog/c.png": picture(3)}
+    """train/ and test/ are parts, classes have one numbering over both, and a zip reads as its
+    folder does."""
+    files = {
+        "set/train/cat/a.png": picture(1),
+        "set/train/dog/b.png": picture(2),
+        "set/test/dog/c.png": picture(3),
+    }
     path = pack(tmp_path / "set.zip", files) if zipped else put(tmp_path / "all", files)
     assert read_dataset(path).classes == ("cat", "dog")
     assert len(read_dataset(path)) == 3
@@ -84,7 +94,8 @@ def test_class_folders_with_parts(tmp_path: Path, zipped: bool) -> None:
 
 
 def test_class_folders_without_parts_are_whole(tmp_path: Path) -> None:
-    """A set with no parts and no tracks is returned whole for any split; each image is its own group."""
+    """A set with no parts and no tracks is returned whole for any split; each image is its own
+    group."""
     data = read_dataset(put(tmp_path, {"a/1.png": picture(1), "b/2.png": picture(2)}), split="test")
     assert data.classes == ("a", "b")
     assert len(set(data.groups)) == 2
@@ -119,7 +130,8 @@ def test_gtsrb_split_is_by_track_and_disjoint(tmp_path: Path) -> None:
 
 
 def test_mnist_layout(tmp_path: Path) -> None:
-    """idx pairs, gzipped or not; grey becomes RGB; t10k is the test part; one file brings its labels along."""
+    """idx pairs, gzipped or not; gray becomes RGB; t10k is the test part; one file brings its
+    labels along."""
     root = put(tmp_path, mnist_files())
     assert len(read_dataset(root)) == 4
     test = read_dataset(root, split="test")
@@ -150,7 +162,13 @@ def test_npz_keys(tmp_path: Path, keys: tuple[str, str], split: str | None, n: i
 def test_npz_groups_and_classes(tmp_path: Path) -> None:
     """Names and groups, where given, are kept."""
     path = tmp_path / "a.npz"
-    np.savez(path, images=np.zeros((2, 5, 5), np.uint8), labels=[0, 1], classes=["a", "b"], groups=["t", "t2"])
+    np.savez(
+        path,
+        images=np.zeros((2, 5, 5), np.uint8),
+        labels=[0, 1],
+        classes=["a", "b"],
+        groups=["t", "t2"],
+    )
     data = read_dataset(path)
     assert data.classes == ("a", "b")
     assert data.groups == ("t", "t2")
@@ -179,11 +197,25 @@ def test_bad_input_is_a_clear_error(tmp_path: Path) -> None:
             bad_npz(tmp_path, "1.npz", images=np.zeros((2, 3, 3), np.uint8)),
             "images and labels are needed",
         ),
-        (bad_npz(tmp_path, "2.npz", images=np.zeros((2, 3, 3), np.float32), labels=[0, 1]), "uint8"),
-        (bad_npz(tmp_path, "3.npz", images=np.zeros((2, 3, 3), np.uint8), labels=[0.5, 1]), "whole numbers"),
-        (bad_npz(tmp_path, "4.npz", images=np.zeros((2, 3, 3), np.uint8), labels=[0]), "one label an image"),
         (
-            bad_npz(tmp_path, "5.npz", images=np.zeros((2, 3, 3), np.uint8), labels=np.array([{}, 1], object)),
+            bad_npz(tmp_path, "2.npz", images=np.zeros((2, 3, 3), np.float32), labels=[0, 1]),
+            "uint8",
+        ),
+        (
+            bad_npz(tmp_path, "3.npz", images=np.zeros((2, 3, 3), np.uint8), labels=[0.5, 1]),
+            "whole numbers",
+        ),
+        (
+            bad_npz(tmp_path, "4.npz", images=np.zeros((2, 3, 3), np.uint8), labels=[0]),
+            "one label an image",
+        ),
+        (
+            bad_npz(
+                tmp_path,
+                "5.npz",
+                images=np.zeros((2, 3, 3), np.uint8),
+                labels=np.array([{}, 1], object),
+            ),
             "cannot be read",
         ),
     ):
@@ -192,7 +224,8 @@ def test_bad_input_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_unknown_split_and_missing_part(tmp_path: Path) -> None:
-    """A split nobody knows is an option error; a part the set lacks is a data error that names the parts there."""
+    """A split nobody knows is an option error; a part the set lacks is a data error that names the
+    parts there."""
     put(tmp_path, {"train/a/1.png": picture(1)})
     put(tmp_path, {"train/b/1.png": picture(1)})
     with pytest.raises(OptionError, match="dev"):
@@ -203,7 +236,9 @@ def test_unknown_split_and_missing_part(tmp_path: Path) -> None:
 
 def test_truncated_files_are_named(tmp_path: Path) -> None:
     """A cut-off image, idx or csv row is reported with its name."""
-    data = read_dataset(put(tmp_path / "p", {"a/ok.png": picture(1), "b/cut.png": picture(1, 64, 64)[:60]}))
+    data = read_dataset(
+        put(tmp_path / "p", {"a/ok.png": picture(1), "b/cut.png": picture(1, 64, 64)[:60]})
+    )
     with pytest.raises(DataError, match=r"b/cut\.png"):
         data[1]
     files = mnist_files()
@@ -221,7 +256,9 @@ def test_split_by_group_is_stratified_and_seeded() -> None:
     labels = np.repeat(np.arange(4), 30)
     groups = tuple(f"{label}/{i // 3 % 10}" for i, label in enumerate(labels))
     names = tuple(str(i) for i in range(120))
-    data = ImageDataset(lambda i: np.zeros((1, 1, 3), np.uint8), labels, ("a", "b", "c", "d"), groups, names)
+    data = ImageDataset(
+        lambda i: np.zeros((1, 1, 3), np.uint8), labels, ("a", "b", "c", "d"), groups, names
+    )
     kept, held = split_by_group(data, 0.2, 0)
     assert not set(kept.groups) & set(held.groups)
     assert held.counts().tolist() == [6, 6, 6, 6]

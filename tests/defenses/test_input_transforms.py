@@ -37,7 +37,7 @@ def images(n: int = 6) -> Tensor:
 def test_jpeg_is_the_real_codec() -> None:
     """The image the victim sees is what Pillow reads back, bit for bit."""
     x = images(2)
-    seen = input_transforms.jpeg(nn.Identity(), quality=60)(x)
+    seen = input_transforms.jpeg_purification(nn.Identity(), quality=60)(x)
     array = (x[1].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "JPEG", quality=60)
@@ -55,11 +55,14 @@ def test_median_removes_a_speck_and_keeps_a_step() -> None:
 
 
 def test_blur_keeps_flat_images_and_brightness() -> None:
-    """A flat image is unchanged; a spot is spread and its neighbours gain what it loses."""
-    assert torch.allclose(input_transforms.blur(nn.Identity())(torch.full((1, 3, 9, 9), 0.3)), torch.full((1, 3, 9, 9), 0.3))
+    """A flat image is unchanged; a spot is spread and its neighbors gain what it loses."""
+    assert torch.allclose(
+        input_transforms.blur_purification(nn.Identity())(torch.full((1, 3, 9, 9), 0.3)),
+        torch.full((1, 3, 9, 9), 0.3),
+    )
     spot = torch.zeros(1, 1, 21, 21)
     spot[..., 10, 10] = 1.0
-    found = input_transforms.blur(nn.Identity(), sigma=1.5)(spot)
+    found = input_transforms.blur_purification(nn.Identity(), sigma=1.5)(spot)
     assert float(found.sum()) == pytest.approx(1.0, abs=1e-5)
     assert float(found.max()) == pytest.approx(1 / (2 * torch.pi * 1.5**2), rel=0.05)
 
@@ -82,23 +85,39 @@ def test_the_stand_in_changes_gradients_only(name: str) -> None:
 
 
 def test_jpeg_masks_gradients_and_bpda_finds_them() -> None:
-    """Plain PGD through the codec breaks nothing; through the stand-in it breaks every image at the same eps."""
+    """Plain PGD through the codec breaks nothing; through the stand-in it breaks every image at the
+    same eps."""
     victim, x = Waves(), images()
-    labels = input_transforms.jpeg(victim)(x).argmax(1)
+    labels = input_transforms.jpeg_purification(victim)(x).argmax(1)
     masked = pgd(
-        input_transforms.jpeg(victim, adaptive=False), x, labels, eps=8 / 255, steps=10, random_start=False, speed="plain"
+        input_transforms.jpeg_purification(victim, adaptive=False),
+        x,
+        labels,
+        eps=8 / 255,
+        steps=10,
+        random_start=False,
+        speed="plain",
     )
-    adaptive = pgd(input_transforms.jpeg(victim), x, labels, eps=8 / 255, steps=10, speed="plain")
+    adaptive = pgd(
+        input_transforms.jpeg_purification(victim), x, labels, eps=8 / 255, steps=10, speed="plain"
+    )
     assert adaptive.success.all()
     assert not masked.success.any()
-    assert (input_transforms.jpeg(victim)(adaptive.images).argmax(1) != labels).all()
+    assert (input_transforms.jpeg_purification(victim)(adaptive.images).argmax(1) != labels).all()
 
 
 @pytest.mark.parametrize(
-    ("name", "eps"), [("jpeg", 8 / 255), ("median", 8 / 255), ("blur", 8 / 255), ("local_gradient_smoothing", 24 / 255)]
+    ("name", "eps"),
+    [
+        ("jpeg", 8 / 255),
+        ("median", 8 / 255),
+        ("blur", 8 / 255),
+        ("local_gradient_smoothing", 24 / 255),
+    ],
 )
 def test_every_front_end_falls_to_the_adaptive_attack(name: str, eps: float) -> None:
-    """None of them withstands PGD that knows of it; the wave that dimming halves takes a larger eps."""
+    """None of them withstands PGD that knows of it; the wave that dimming halves takes a larger
+    eps."""
     defended = getattr(input_transforms, name)(Waves())
     labels = defended(images()).argmax(1)
     assert pgd(defended, images(), labels, eps=eps, steps=20, speed="plain").success.all()
@@ -108,9 +127,11 @@ def test_detectors_pass_through() -> None:
     """A front end wraps detectors too."""
 
     def detector(x: Tensor) -> Detections:
-        return Detections(torch.zeros(len(x), 2, 4), x.mean((1, 2, 3)).view(-1, 1, 1).expand(-1, 2, 1))
+        return Detections(
+            torch.zeros(len(x), 2, 4), x.mean((1, 2, 3)).view(-1, 1, 1).expand(-1, 2, 1)
+        )
 
-    found = input_transforms.jpeg(detector)(images())
+    found = input_transforms.jpeg_purification(detector)(images())
     assert isinstance(found, Detections)
     assert found.boxes.shape == (6, 2, 4)
 
@@ -118,9 +139,9 @@ def test_detectors_pass_through() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: input_transforms.jpeg(Waves(), quality=0),
+        lambda: input_transforms.jpeg_purification(Waves(), quality=0),
         lambda: input_transforms.median(Waves(), size=4),
-        lambda: input_transforms.blur(Waves(), sigma=0),
+        lambda: input_transforms.blur_purification(Waves(), sigma=0),
         lambda: input_transforms.local_gradient_smoothing(Waves(), block=5, overlap=5),
     ],
 )

@@ -6,15 +6,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from physadv.patches.optimize import draw_of, render, scenes_of
-from physadv.core.package_data import patches_dir
 from physadv.core.errors import OptionError
+from physadv.core.package_data import patches_dir
+from physadv.defenses.patch_removal import (
+    WINDOWS,
+    Remover,
+    Segmenter,
+    complete,
+    filled,
+    remover,
+    trained,
+)
 from physadv.defenses.registry import defend
-from physadv.defenses.patch_removal import WINDOWS, Remover, Segmenter, complete, filled, remover, trained
-from physadv.patches.sticker_run import build_task
-from physadv.patches.reverify import settings_of
-from physadv.patches.bundle import read_bundle
 from physadv.eot import pipeline
+from physadv.patches.bundle import read_bundle
+from physadv.patches.optimize import draw_of, render_scenes, scenes_of
+from physadv.patches.reverify import settings_from_bundle
+from physadv.patches.sticker_run import build_task
 
 
 class Reddish(nn.Module):
@@ -25,7 +33,7 @@ class Reddish(nn.Module):
 
 
 def image() -> Tensor:
-    """Grey with a red rectangle of 12 x 16 px, a few of its pixels grey."""
+    """Grey with a red rectangle of 12 x 16 px, a few of its pixels gray."""
     x = torch.full((1, 3, 64, 64), 0.4)
     x[0, :, 20:32, 30:46] = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
     x[0, :, 24:27, 35:38] = 0.4
@@ -55,7 +63,8 @@ def test_the_patch_goes_and_what_is_far_stays() -> None:
 
 
 def test_the_stand_in_has_a_slope_where_the_marks_have_none() -> None:
-    """Adaptive or not the picture seen is the same; only the adaptive one lets a slope through to the patch."""
+    """Adaptive or not the picture seen is the same; only the adaptive one lets a slope through to
+    the patch."""
     x = image().requires_grad_(True)
     slopes = []
     for adaptive in (True, False):
@@ -68,7 +77,8 @@ def test_the_stand_in_has_a_slope_where_the_marks_have_none() -> None:
 
 
 def test_a_hole_is_filled_with_what_lies_around_it() -> None:
-    """A mark in a plain half gets that half's colour; unmarked pixels stay; where all is marked it is black."""
+    """A mark in a plain half gets that half's color; unmarked pixels stay; where all is marked it
+    is black."""
     x = torch.zeros(1, 3, 50, 64)
     x[..., 32:] = 0.8
     marks = torch.zeros(1, 1, 50, 64)
@@ -97,14 +107,18 @@ def test_the_net_sees_pictures_of_any_size_and_its_weights_are_small() -> None:
 
 @torch.no_grad()
 def test_the_ready_made_sticker_goes_and_the_sign_is_read_again() -> None:
-    """In drawn scenes our own sticker hides stop signs from `signs` and not from `signs+remover`; bare ones stay."""
+    """In drawn scenes our own sticker hides stop signs from `signs` and not from `signs+remover`;
+    bare ones stay."""
     bundle = read_bundle(patches_dir() / "stop-sticker-signs-v1")
-    task, victim = build_task(settings_of(bundle))
+    task, victim = build_task(settings_from_bundle(bundle))
     scenes = scenes_of(task, task.material.test, 16, "remover test")
-    seen, _ = render(task, bundle.patch, scenes, ("remover test",))
+    seen, _ = render_scenes(task, bundle.patch, scenes, ("remover test",))
     bare = pipeline.without_patch(scenes, draw_of(task, scenes, ("remover test",)))
     behind = defend(victim, "remover")
-    read = [int((net(x).argmax(1) == 14).sum()) for net, x in ((victim, seen), (behind, seen), (behind, bare))]
+    read = [
+        int((net(x).argmax(1) == 14).sum())
+        for net, x in ((victim, seen), (behind, seen), (behind, bare))
+    ]
     assert read[0] <= 4
     assert min(read[1:]) >= 13
 

@@ -1,4 +1,5 @@
-"""Defences by name: one way for every command, cards that say so, certificates that are found again."""
+"""Defences by name: one way for every command, cards that say so, certificates that are found
+again."""
 
 from __future__ import annotations
 
@@ -9,14 +10,16 @@ from torch import Tensor
 from physadv.attacks.gradient import pgd
 from physadv.core.errors import OptionError, VictimError
 from physadv.core.types import Detections
-from physadv.defenses.registry import DEFENCES, certifying, defend
+from physadv.defenses.registry import DEFENSES, certifying, defend
 from physadv.models.cards import LoadedVictim
 from physadv.models.load import as_victim, load_victim
 
 
 class Boxes(torch.nn.Module):
     def forward(self, x: Tensor) -> Detections:
-        return Detections(torch.zeros(len(x), 2, 4), x.mean((1, 2, 3)).view(-1, 1, 1).expand(-1, 2, 1))
+        return Detections(
+            torch.zeros(len(x), 2, 4), x.mean((1, 2, 3)).view(-1, 1, 1).expand(-1, 2, 1)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -28,26 +31,27 @@ def images(n: int = 2) -> Tensor:
     return torch.rand(n, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_plus_puts_a_defence_before_any_victim(signs: LoadedVictim) -> None:
-    """The name carries the defence and its settings; card and classes stay the victim's, its accuracy does not."""
+def test_a_plus_puts_a_defense_before_any_victim(signs: LoadedVictim) -> None:
+    """The name carries the defense and its settings; card and classes stay the victim's, its
+    accuracy does not."""
     found = load_victim("signs+jpeg:quality30")
     assert found.card.name == "signs+jpeg:quality30"
     assert found.card.classes == signs.card.classes
-    assert found.card.accuracy == "not measured behind this defence"
+    assert found.card.accuracy == "not measured behind this defense"
     assert not torch.equal(found(images()), signs(images()))
     assert not found.training
     assert not any(p.requires_grad for p in found.parameters())
 
 
-def test_defences_stack() -> None:
+def test_defenses_stack() -> None:
     """The last one named sees the image first."""
     both = load_victim("signs+jpeg+median:size5")
     median, jpeg = load_victim("signs+median:size5").net, load_victim("signs+jpeg")
     assert torch.equal(both(images()), jpeg(median.clean(images())))
 
 
-@pytest.mark.parametrize("name", list(DEFENCES))
-def test_every_defence_answers_and_passes_gradients(signs: LoadedVictim, name: str) -> None:
+@pytest.mark.parametrize("name", list(DEFENSES))
+def test_every_defense_answers_and_passes_gradients(signs: LoadedVictim, name: str) -> None:
     """Logits of the victim's classes for images of any size, and a slope that attacks can climb."""
     found = defend(signs, name)
     x = images(1).requires_grad_(True)
@@ -59,10 +63,19 @@ def test_every_defence_answers_and_passes_gradients(signs: LoadedVictim, name: s
 
 
 def test_plain_front_ends_have_no_stand_in(signs: LoadedVictim) -> None:
-    """With the word "plain" JPEG has the gradient it has by itself: none. An attack then breaks nothing it did not."""
+    """With the word "plain" JPEG has the gradient it has by itself: none. An attack then breaks
+    nothing it did not."""
     x = images(3)
     labels = defend(signs, "jpeg")(x).argmax(1)
-    masked = pgd(defend(signs, "jpeg:plain"), x, labels, eps=4 / 255, steps=5, random_start=False, speed="plain")
+    masked = pgd(
+        defend(signs, "jpeg:plain"),
+        x,
+        labels,
+        eps=4 / 255,
+        steps=5,
+        random_start=False,
+        speed="plain",
+    )
     assert torch.equal(masked.images, x)
     assert pgd(defend(signs, "jpeg"), x, labels, eps=4 / 255, steps=5, speed="plain").success.any()
 
@@ -76,14 +89,14 @@ def test_the_certifying_ones_are_found(signs: LoadedVictim) -> None:
     ):
         found = certifying(defend(signs, name))
         assert found is not None
-        defence, size = found
-        assert defence.patch == patch
+        defense, size = found
+        assert defense.patch == patch
         assert size == (64, 64)
     assert certifying(defend(signs, "jpeg")) is None
 
 
 def test_a_detector_takes_front_ends_only() -> None:
-    """Certified defences need logits; front ends pass detections through."""
+    """Certified defenses need logits; front ends pass detections through."""
     detector = as_victim(Boxes(), task="detect", name="boxes")
     assert isinstance(defend(detector, "median")(images()), Detections)
     with pytest.raises(VictimError):
@@ -91,7 +104,14 @@ def test_a_detector_takes_front_ends_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["signs+magic", "signs+jpeg:quality", "signs+jpeg:size3", "signs+median:size4", "signs+jpeg:50"]
+    "name",
+    [
+        "signs+magic",
+        "signs+jpeg:quality",
+        "signs+jpeg:size3",
+        "signs+median:size4",
+        "signs+jpeg:50",
+    ],
 )
 def test_unknown_names_and_settings_are_refused(name: str) -> None:
     """One error that says what there is."""
@@ -99,7 +119,7 @@ def test_unknown_names_and_settings_are_refused(name: str) -> None:
         load_victim(name)
 
 
-def test_an_unknown_victim_behind_a_defence_is_refused() -> None:
+def test_an_unknown_victim_behind_a_defense_is_refused() -> None:
     """The victim's own error comes first."""
     with pytest.raises(VictimError):
         load_victim("nosuch+jpeg")

@@ -1,4 +1,5 @@
-"""The ready-made victim behind patch defences: what it was trained for is there, and its sibling lacks it."""
+"""The ready-made victim behind patch defenses: what it was trained for is there, and its sibling
+lacks it."""
 
 from __future__ import annotations
 
@@ -10,26 +11,27 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from physadv.core.image_io import save_png, to_tensor
+from physadv.core.rows import read_rows
 from physadv.core.sign_artwork import sign_face
 from physadv.defenses.registry import certifying
-from physadv.core.rows import read_rows
-from physadv.models.classifiers import resize
 from physadv.models.architectures.signnet import STOP
+from physadv.models.classifiers import resize_images
 from physadv.models.load import load_victim
 from physadv_cli.main import app
 
 
 def stop_signs() -> Tensor:
-    """The stop face drawn by code, filling the picture as GTSRB's do, before three greys."""
+    """The stop face drawn by code, filling the picture as GTSRB's do, before three grays."""
     face = to_tensor(sign_face("stop", 256).rgba)
     scenes = torch.tensor([0.1, 0.5, 0.9]).view(3, 1, 1, 1).expand(3, 3, 288, 288).clone()
     scenes[..., 16:272, 16:272] = face[:3] * face[3:] + scenes[..., 16:272, 16:272] * (1 - face[3:])
-    return resize(scenes, 64, 64)
+    return resize_images(scenes, 64, 64)
 
 
 @pytest.mark.parametrize("name", ["patchcleanser", "derandomised", "patchguard"])
-def test_a_stop_sign_is_proven_by_every_defence_at_its_defaults(name: str) -> None:
-    """Read and certified behind each of them; patches of the size, random and by the slope, leave the verdict."""
+def test_a_stop_sign_is_proven_by_every_defense_at_its_defaults(name: str) -> None:
+    """Read and certified behind each of them; patches of the size, random and by the slope, leave
+    the verdict."""
     victim = load_victim(f"signs-masked+{name}")
     found = certifying(victim)
     assert found is not None
@@ -43,7 +45,9 @@ def test_a_stop_sign_is_proven_by_every_defence_at_its_defaults(name: str) -> No
     for content in (torch.rand(slope.shape, generator=draw), (slope < 0).float()):
         for top, left in ((0, 0), (29, 29), (25, 40)):
             moved = images[:1].clone()
-            moved[..., top : top + side, left : left + side] = content[..., top : top + side, left : left + side]
+            moved[..., top : top + side, left : left + side] = content[
+                ..., top : top + side, left : left + side
+            ]
             assert int(victim(moved).argmax()) == STOP
 
 
@@ -55,12 +59,23 @@ def test_the_plain_victim_proves_nothing_here() -> None:
 
 
 def test_certify_as_a_user_types_it(tmp_path: Path) -> None:
-    """`certify --method patch` on a folder of signs: one row each, with the size proven, and a share that says so."""
+    """`certify --method patch` on a folder of signs: one row each, with the size proven, and a
+    share that says so."""
     (tmp_path / "data" / "stop").mkdir(parents=True)
     for i, image in enumerate(stop_signs()):
         save_png(tmp_path / "data" / "stop" / f"{i}.png", image)
-    words = ["--method", "patch", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--json"]
-    result = CliRunner().invoke(app, ["certify", "--victim", "signs-masked+patchcleanser:patch9,masks4", *words])
+    words = [
+        "--method",
+        "patch",
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    result = CliRunner().invoke(
+        app, ["certify", "--victim", "signs-masked+patchcleanser:patch9,masks4", *words]
+    )
     assert result.exit_code == 0, result.output
     rows = list(read_rows(tmp_path / "out" / "rows.jsonl"))
     assert [(r["predicted"], r["radius"]) for r in rows if "predicted" in r] == [(STOP, 9.0)] * 3

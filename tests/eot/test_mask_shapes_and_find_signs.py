@@ -14,19 +14,22 @@ from PIL import Image
 from physadv.core.errors import DataError, GeometryError, ImageError, OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import sign_face
-from physadv.eot.scenes.find_signs import find_signs, read_boxes
 from physadv.eot.mask_shapes import area_share, make_mask
-from physadv.eot.scenes.load import load_material
 from physadv.eot.presets import EotRanges
-from physadv.eot.scenes.signs import DrawnScenes, PhotoScenes, PhotoSign, View, relight
+from physadv.eot.scenes.find_signs import find_signs, read_boxes
+from physadv.eot.scenes.load import load_scene_sources
+from physadv.eot.scenes.signs import DrawnScenes, PhotoScenes, PhotoSign, SceneSize, relight
 
 
 @pytest.mark.parametrize(
-    ("shape", "share"), [("rectangle", 1.0), ("circle", pi / 4), ("octagon", 0.8284), ("bars", 0.55)]
+    ("shape", "share"),
+    [("rectangle", 1.0), ("circle", pi / 4), ("octagon", 0.8284), ("bars", 0.55)],
 )
 def test_shapes_cover_their_share(shape: str, share: float) -> None:
     """Each shape covers the share of its box that geometry gives."""
-    assert float(make_mask(shape, 100, 100, longest_px=128).mean()) == pytest.approx(share, abs=0.01)
+    assert float(make_mask(shape, 100, 100, longest_px=128).mean()) == pytest.approx(
+        share, abs=0.01
+    )
 
 
 def test_a_png_marks_by_alpha_and_an_svg_by_ink(tmp_path: Path) -> None:
@@ -40,7 +43,9 @@ def test_a_png_marks_by_alpha_and_an_svg_by_ink(tmp_path: Path) -> None:
     assert float(mask[..., 33:].max()) == 0
     svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10"><rect width="10" height="5"/></svg>'
     (tmp_path / "top.svg").write_text(svg)
-    assert float(make_mask(str(tmp_path / "top.svg"), 50, 50).mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(make_mask(str(tmp_path / "top.svg"), 50, 50).mean()) == pytest.approx(
+        0.5, abs=0.02
+    )
 
 
 def test_masks_without_pixels_and_unknown_shapes_are_refused(tmp_path: Path) -> None:
@@ -62,16 +67,19 @@ def test_area_share_of_a_quarter() -> None:
 
 
 def street(corners: np.ndarray) -> np.ndarray:
-    """A grey picture with the drawn stop sign seen at the given corners."""
+    """A gray picture with the drawn stop sign seen at the given corners."""
     face = sign_face(width_px=256).rgba
     source = np.array([[0, 0], [256, 0], [256, 256], [0, 256]], np.float32)
-    seen = cv2.warpPerspective(face, cv2.getPerspectiveTransform(source, corners), (480, 360), flags=cv2.INTER_AREA)
+    seen = cv2.warpPerspective(
+        face, cv2.getPerspectiveTransform(source, corners), (480, 360), flags=cv2.INTER_AREA
+    )
     alpha = seen[..., 3:] / 255
     return (seen[..., :3] * alpha + np.array([120, 130, 140]) * (1 - alpha)).astype(np.uint8)
 
 
 def test_a_drawn_sign_is_found_where_it_stands() -> None:
-    """The found corners of a sign in perspective lie within 4 % of its width of the true ones (its border is white)."""
+    """The found corners of a sign in perspective lie within 4 % of its width of the true ones (its
+    border is white)."""
     corners = np.array([[150, 90], [290, 105], [285, 240], [145, 235]], np.float32)
     found = find_signs(street(corners))
     assert len(found) == 1
@@ -88,11 +96,17 @@ def test_nothing_red_means_nothing_found() -> None:
 
 
 def test_most_signs_of_real_photos_are_found(shared_data: Path) -> None:
-    """At least 11 of the 12 street photos yield a sign, and at most 2 of the 12 without one yield a false one."""
+    """At least 11 of the 12 street photos yield a sign, and at most 2 of the 12 without one yield a
+    false one."""
     from physadv.core.image_io import list_images, read_rgba
 
-    stops = [find_signs(read_rgba(f)[..., :3]) for f in list_images(shared_data / "stop-photos" / "stop")]
-    others = [find_signs(read_rgba(f)[..., :3]) for f in list_images(shared_data / "stop-photos" / "other")]
+    stops = [
+        find_signs(read_rgba(f)[..., :3]) for f in list_images(shared_data / "stop-photos" / "stop")
+    ]
+    others = [
+        find_signs(read_rgba(f)[..., :3])
+        for f in list_images(shared_data / "stop-photos" / "other")
+    ]
     assert sum(bool(found) for found in stops) >= 11
     assert sum(bool(found) for found in others) <= 2
 
@@ -111,12 +125,13 @@ def test_boxes_file_is_read_and_its_errors_name_the_line(tmp_path: Path) -> None
 
 
 def test_photo_scenes_keep_the_sign_under_the_homography() -> None:
-    """In every virtual view the plane's centre falls on the red sign, and the corners inside the crop."""
+    """In every virtual view the plane's center falls on the red sign, and the corners inside the
+    crop."""
     corners = np.array([[150, 90], [290, 90], [290, 230], [150, 230]], np.float32)
     source = PhotoScenes([PhotoSign(street(corners), corners, "a")], 762)
-    batch = source.sample(8, View(64, False), EotRanges(), numpy_generator(0, "p"))
-    centre = batch.homography[:, :2, 2] / batch.homography[:, 2:, 2]
-    assert bool(((centre > 20) & (centre < 44)).all())
+    batch = source.sample(8, SceneSize(64, False), EotRanges(), numpy_generator(0, "p"))
+    center = batch.homography[:, :2, 2] / batch.homography[:, 2:, 2]
+    assert bool(((center > 20) & (center < 44)).all())
     below = batch.homography @ torch.tensor([0.0, 230.0, 1.0])
     for image, point in zip(batch.images, below[:, :2] / below[:, 2:], strict=True):
         red, green, _ = image[:, int(point[1]), int(point[0])].tolist()
@@ -138,9 +153,11 @@ def test_folders_split_by_photo(tmp_path: Path) -> None:
     """No photo is both trained on and judged on; a folder without a sign is refused."""
     for i in range(8):
         shift = np.array([4 * i, 2 * i], np.float32)
-        picture = street(np.array([[150, 90], [290, 90], [290, 230], [150, 230]], np.float32) + shift)
+        picture = street(
+            np.array([[150, 90], [290, 90], [290, 230], [150, 230]], np.float32) + shift
+        )
         Image.fromarray(picture).save(tmp_path / f"{i}.png")
-    material = load_material(tmp_path, None, width_mm=762, seed=0)
+    material = load_scene_sources(tmp_path, None, width_mm=762, seed=0)
     parts = [{sign.group for sign in part} for part in material.signs]
     assert material.kind == "photos"
     assert not parts[0] & parts[2]
@@ -150,12 +167,15 @@ def test_folders_split_by_photo(tmp_path: Path) -> None:
     empty.mkdir()
     Image.fromarray(np.full((60, 60, 3), 90, np.uint8)).save(empty / "x.png")
     with pytest.raises(DataError, match="no sign found"):
-        load_material(empty, None, width_mm=762, seed=0)
+        load_scene_sources(empty, None, width_mm=762, seed=0)
 
 
 def test_drawn_scenes_are_reproducible() -> None:
     """The same generator draws the same scenes."""
     source = DrawnScenes([sign_face(width_px=64)], [np.full((90, 120, 3), 99, np.uint8)], 762)
-    first, second = (source.sample(3, View(32, True), EotRanges(), numpy_generator(5, "d")) for _ in range(2))
+    first, second = (
+        source.sample(3, SceneSize(32, True), EotRanges(), numpy_generator(5, "d"))
+        for _ in range(2)
+    )
     assert torch.equal(first.images, second.images)
     assert torch.equal(first.homography, second.homography)

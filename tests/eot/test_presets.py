@@ -1,4 +1,5 @@
-"""Presets: published ranges, draws that stay as they were, effects that are off, windows, the table in the docs."""
+"""Presets: published ranges, draws that stay as they were, effects that are off, windows, the table
+in the docs."""
 
 from __future__ import annotations
 
@@ -10,27 +11,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.sign_artwork import sign_face
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.eot import pipeline
-from physadv.eot.transforms import photometry
+from physadv.eot.crop_window import CropWindow, window_round
 from physadv.eot.mask_shapes import make_mask
 from physadv.eot.placement import Placement
+from physadv.eot.preset_table import presets_table
 from physadv.eot.presets import PRESETS, SOURCES, EotRanges, eot_preset
 from physadv.eot.ranges import EFFECTS, NEUTRAL, NOTHING, without
-from physadv.eot.scenes.signs import DrawnScenes, SceneBatch, View
-from physadv.eot.preset_table import presets_table
-from physadv.eot.crop_window import Window, window_round
+from physadv.eot.scenes.signs import DrawnScenes, SceneBatch, SceneSize
+from physadv.eot.transforms import photometry
 
 PAGE = Path(__file__).parents[2] / "docs" / "eot.md"
 PLACED = Placement(190, 150, (0.0, 95.0))
 
 
-def scenes_for(ranges: EotRanges, size: int = 64, count: int = 4, *, whole_frame: bool = False) -> SceneBatch:
-    source = DrawnScenes([sign_face(width_px=128)], [synthetic_background(0, i) for i in range(3)], 457)
-    return source.sample(count, View(size, whole_frame), ranges, numpy_generator(0, "scenes"))
+def scenes_for(
+    ranges: EotRanges, size: int = 64, count: int = 4, *, whole_frame: bool = False
+) -> SceneBatch:
+    source = DrawnScenes(
+        [sign_face(width_px=128)], [synthetic_background(0, i) for i in range(3)], 457
+    )
+    return source.sample(count, SceneSize(size, whole_frame), ranges, numpy_generator(0, "scenes"))
 
 
 def photo(patch: Tensor, scenes: SceneBatch, ranges: EotRanges, seed: int = 1) -> Tensor:
@@ -39,14 +44,28 @@ def photo(patch: Tensor, scenes: SceneBatch, ranges: EotRanges, seed: int = 1) -
 
 
 def test_default_draws_stay_what_they_were() -> None:
-    """The draws of `default`, on which the cards of shipped bundles rest, are those of 0.1 bit for bit."""
+    """The draws of `default`, on which the cards of shipped bundles rest, are those of 0.1 bit for
+    bit."""
     scenes = scenes_for(EotRanges())
     draw = pipeline.sample(scenes, EotRanges(), generator(0, "eot"))
     names = (
-        "black", "white", "mixing", "ev", "white_balance", "contrast", "brightness", "gamma", "motion", "read", "shot",
-        "normal", "quality",
-    )  # fmt: skip
-    digest = hashlib.sha256(b"".join(getattr(draw, name).numpy().tobytes() for name in names)).hexdigest()
+        "black",
+        "white",
+        "mixing",
+        "ev",
+        "white_balance",
+        "contrast",
+        "brightness",
+        "gamma",
+        "motion",
+        "read",
+        "shot",
+        "normal",
+        "quality",
+    )
+    digest = hashlib.sha256(
+        b"".join(getattr(draw, name).numpy().tobytes() for name in names)
+    ).hexdigest()
     assert digest[:16] == "60d042ef35429f5b"
     others = {f.name for f in fields(draw)} - {*names, "sigma", "motion_angle"}
     assert all(getattr(draw, name) is None for name in others)
@@ -57,7 +76,10 @@ def test_another_effect_moves_no_draw() -> None:
     scenes = scenes_for(EotRanges())
     plain = pipeline.sample(scenes, EotRanges(), generator(0, "eot"))
     more = replace(EotRanges(), bend_mm=(0.0, 2.0), haze_per_km=(0.0, 9.0), tone_curve=(0.0, 1.0))
-    one, two = (pipeline.sample(scenes, r, generator(0, "eot")) for r in (more, replace(more, curl_deg=(0.0, 20.0))))
+    one, two = (
+        pipeline.sample(scenes, r, generator(0, "eot"))
+        for r in (more, replace(more, curl_deg=(0.0, 20.0)))
+    )
     assert torch.equal(one.normal, plain.normal)
     assert torch.equal(one.ev, plain.ev)
     assert one.air is not None
@@ -84,10 +106,13 @@ def test_every_preset_renders_replays_and_passes_gradients(name: str) -> None:
 
 
 def test_all_effects_off_leave_the_scene_and_the_patch() -> None:
-    """With every range at its neutral value the chain is the identity on the scene, and the patch keeps its colour."""
+    """With every range at its neutral value the chain is the identity on the scene, and the patch
+    keeps its color."""
     scenes = scenes_for(NOTHING, 128)
     draw = pipeline.sample(scenes, NOTHING, generator(0, "off"))
-    torch.testing.assert_close(pipeline.without_patch(scenes, draw), scenes.images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        pipeline.without_patch(scenes, draw), scenes.images, atol=1e-4, rtol=0
+    )
     patch = torch.tensor([0.1, 0.6, 0.9]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
     seen = pipeline.apply(patch, torch.ones(1, 1, 32, 32), PLACED, scenes, draw)
     middle = scenes.homography @ torch.tensor([0.0, 95.0, 1.0])
@@ -95,9 +120,12 @@ def test_all_effects_off_leave_the_scene_and_the_patch() -> None:
         torch.testing.assert_close(seen[i, :, y, x], patch[0, :, 0, 0], atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("name", sorted(set(NEUTRAL) - {"size_px", "yaw_deg", "pitch_deg", "roll_deg"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(NEUTRAL) - {"size_px", "yaw_deg", "pitch_deg", "roll_deg"})
+)
 def test_equal_ends_switch_an_effect_off(name: str) -> None:
-    """A range at its neutral value gives the picture that chain has without the effect: its draw does nothing."""
+    """A range at its neutral value gives the picture that chain has without the effect: its draw
+    does nothing."""
     ranges = replace(eot_preset("camera"), **{name: NEUTRAL[name]})
     assert not ranges.acts(name)
     assert name not in ranges.as_dict()
@@ -108,7 +136,9 @@ def test_equal_ends_switch_an_effect_off(name: str) -> None:
     if only.acts(name):
         assert name in only.as_dict()
     off = pipeline.sample(scenes, replace(only, **{name: NEUTRAL[name]}), generator(0, "one"))
-    torch.testing.assert_close(pipeline.without_patch(scenes, off), scenes.images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        pipeline.without_patch(scenes, off), scenes.images, atol=1e-4, rtol=0
+    )
 
 
 def test_effects_can_be_left_out_by_name() -> None:
@@ -122,7 +152,9 @@ def test_effects_can_be_left_out_by_name() -> None:
 
 def test_published_ranges_are_exact() -> None:
     """The numbers that papers state: Athalye, Brown, Eykholt, Thys, T-SEA."""
-    athalye, brown, rp2, thys, tsea = (eot_preset(n) for n in ("athalye", "brown", "rp2", "thys", "tsea"))
+    athalye, brown, rp2, thys, tsea = (
+        eot_preset(n) for n in ("athalye", "brown", "rp2", "thys", "tsea")
+    )
     assert (athalye.pixel_gain, athalye.pixel_offset) == ((0.5, 2.0), (-0.15, 0.15))
     assert (athalye.channel_gain, athalye.channel_offset) == ((0.7, 1.3), (-0.15, 0.15))
     assert athalye.read_noise == (0.0, 0.1)
@@ -137,8 +169,11 @@ def test_published_ranges_are_exact() -> None:
 
 
 def test_thys_stays_within_its_ranges_on_the_patch() -> None:
-    """A grey patch of 0.5 under `thys` lies within 0.5 x (0.8..1.2) + 0.1 + 0.1 of itself, and differs by scene."""
-    draw = pipeline.sample(scenes_for(NOTHING), eot_preset("thys"), generator(0, "thys")).patch_pixels
+    """A gray patch of 0.5 under `thys` lies within 0.5 x (0.8..1.2) + 0.1 + 0.1 of itself, and
+    differs by scene."""
+    draw = pipeline.sample(
+        scenes_for(NOTHING), eot_preset("thys"), generator(0, "thys")
+    ).patch_pixels
     assert draw is not None
     out = draw.apply(torch.full((1, 3, 20, 20), 0.5))
     assert float(out.min()) >= 0.2
@@ -153,7 +188,8 @@ def test_unknown_preset_is_named_with_the_known_ones() -> None:
 
 
 def test_distance_sets_the_size_of_the_sign() -> None:
-    """A 457 mm sign at 3.05 m under 65 degrees and 1920 px is 226 px wide in the camera: enlarged never at 64 px."""
+    """A 457 mm sign at 3.05 m under 65 degrees and 1920 px is 226 px wide in the camera: enlarged
+    never at 64 px."""
     ranges = replace(eot_preset("rp2"), distance_m=(3.05, 3.05), yaw_deg=(0.0, 0.0))
     scenes = scenes_for(ranges)
     assert scenes.distance_m is not None
@@ -162,13 +198,17 @@ def test_distance_sets_the_size_of_the_sign() -> None:
     far = scenes_for(replace(ranges, distance_m=(30.0, 30.0)))
     assert float(far.enlargement.min()) > 1.8
     framed = scenes_for(ranges, 352, whole_frame=True)
-    corners = torch.tensor([[-228.5, 0.0, 1.0], [228.5, 0.0, 1.0]]) @ framed.homography.transpose(1, 2)
+    corners = torch.tensor([[-228.5, 0.0, 1.0], [228.5, 0.0, 1.0]]) @ framed.homography.transpose(
+        1, 2
+    )
     width = (corners[:, 1, 0] / corners[:, 1, 2] - corners[:, 0, 0] / corners[:, 0, 2]) / 352
     torch.testing.assert_close(width, torch.full((4,), 225.6 / 1080), atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["default", "camera"])
-def test_a_window_shows_what_the_whole_picture_shows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_shows_what_the_whole_picture_shows(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rendering the patch in its window alone changes neither the picture nor the gradient."""
     ranges = eot_preset(name)
     scenes = scenes_for(ranges, 256, whole_frame=True)
@@ -176,7 +216,9 @@ def test_a_window_shows_what_the_whole_picture_shows(name: str, monkeypatch: pyt
     weights = torch.rand(scenes.images.shape, generator=generator(0, "weights"))
     small = photo(patch, scenes, ranges)
     (gradient,) = torch.autograd.grad((small * weights).sum(), patch)
-    monkeypatch.setattr(pipeline, "_window", lambda placement, batch, draw: Window.whole(batch.images))
+    monkeypatch.setattr(
+        pipeline, "_window", lambda placement, batch, draw: CropWindow.whole(batch.images)
+    )
     large = photo(patch, scenes, ranges)
     (expected,) = torch.autograd.grad((large * weights).sum(), patch)
     # A coefficient on the edge between two steps of the codec may fall either way.
@@ -185,8 +227,11 @@ def test_a_window_shows_what_the_whole_picture_shows(name: str, monkeypatch: pyt
 
 
 def test_windows_are_whole_blocks_within_the_picture() -> None:
-    """Windows have one size, start on macroblocks, hold their boxes, and give way to the whole picture when large."""
-    boxes = torch.tensor([[10.0, 20.0, 40.0, 60.0], [200.0, 230.0, 250.0, 256.0], [-9.0, -9.0, 3.0, 3.0]])
+    """Windows have one size, start on macroblocks, hold their boxes, and give way to the whole
+    picture when large."""
+    boxes = torch.tensor(
+        [[10.0, 20.0, 40.0, 60.0], [200.0, 230.0, 250.0, 256.0], [-9.0, -9.0, 3.0, 3.0]]
+    )
     window = window_round(boxes, (256, 256), 4)
     assert window.origin is not None
     assert bool((window.origin % 16 == 0).all())
@@ -198,28 +243,33 @@ def test_windows_are_whole_blocks_within_the_picture() -> None:
 
 
 def test_windows_take_and_paste() -> None:
-    """What is taken at a window and pasted back is the picture; margins beyond the edge are reflected."""
+    """What is taken at a window and pasted back is the picture; margins beyond the edge are
+    reflected."""
     images = torch.rand(2, 3, 32, 48)
-    window = Window((32, 48), (16, 16), torch.tensor([[0, 32], [16, 16]]))
+    window = CropWindow((32, 48), (16, 16), torch.tensor([[0, 32], [16, 16]]))
     part = window.take(images, 2)
     torch.testing.assert_close(window.paste(images, part[..., 2:-2, 2:-2]), images)
     torch.testing.assert_close(part[0, :, 0, 2:-2], images[0, :, 2, 32:48])
-    whole = Window.whole(images)
-    torch.testing.assert_close(whole.take(images, 3), torch.nn.functional.pad(images, (3,) * 4, mode="reflect"))
+    whole = CropWindow.whole(images)
+    torch.testing.assert_close(
+        whole.take(images, 3), torch.nn.functional.pad(images, (3,) * 4, mode="reflect")
+    )
 
 
 def test_camera_light_is_linear_before_the_curve() -> None:
-    """Under exposure alone the chain scales linear light: +1 EV of a dark scene doubles it before encoding."""
+    """Under exposure alone the chain scales linear light: +1 EV of a dark scene doubles it before
+    encoding."""
     ranges = replace(NOTHING, exposure_ev=(1.0, 1.0))
     scenes = scenes_for(ranges)
     dim = replace(scenes, images=scenes.images * 0.4)
     draw = pipeline.sample(dim, ranges, generator(0, "ev"))
-    seen = photometry.to_linear(pipeline.without_patch(dim, draw))
-    torch.testing.assert_close(seen, 2 * photometry.to_linear(dim.images), atol=1e-4, rtol=0)
+    seen = photometry.srgb_to_linear(pipeline.without_patch(dim, draw))
+    torch.testing.assert_close(seen, 2 * photometry.srgb_to_linear(dim.images), atol=1e-4, rtol=0)
 
 
 def test_the_docs_hold_the_table_of_the_code() -> None:
-    """docs/eot.md shows the ranges of every preset as the code has them, and says where they come from."""
+    """docs/eot.md shows the ranges of every preset as the code has them, and says where they come
+    from."""
     text = PAGE.read_text(encoding="utf-8")
     assert presets_table() in text
     assert set(SOURCES) == set(PRESETS)

@@ -1,4 +1,5 @@
-"""Each effect between print and file: units, linear light, nothing at its neutral value, true gradients."""
+"""Each effect between print and file: units, linear light, nothing at its neutral value, true
+gradients."""
 
 from __future__ import annotations
 
@@ -15,17 +16,16 @@ from scipy.interpolate import RBFInterpolator
 from torch import Tensor
 
 from physadv.core.random_streams import generator
-from physadv.eot.transforms import blur_and_noise
-from physadv.eot.transforms import photometry
+from physadv.eot.placement import Placement, place_patch
+from physadv.eot.transforms import blur_and_noise, photometry
 from physadv.eot.transforms.air import Air, look_through, transmission
 from physadv.eot.transforms.bend import CONTROL, FIELD, Bend, thin_plate, unbend
-from physadv.eot.transforms.lens_distortion import Radial, distorted, focal_length_px, undistorted
-from physadv.eot.transforms.codec import jpeg, stream
-from physadv.eot.warp import pixel_centres, pose_homography, warp_texture
-from physadv.eot.transforms.light import Lighting, Spot, illuminate, sign_spot, temperature_gains
-from physadv.eot.placement import Placement, place
+from physadv.eot.transforms.codec import differentiable_jpeg, stream
 from physadv.eot.transforms.image_processing import PatchPixels, PicturePixels, sharpen, tone_curve
+from physadv.eot.transforms.lens_distortion import Radial, distorted, focal_length_px, undistorted
+from physadv.eot.transforms.light import Lighting, Spot, illuminate, sign_spot, temperature_gains
 from physadv.eot.transforms.sensor import Sensor, banded, demosaiced, expose_sensor
+from physadv.eot.warp import pixel_centers, pose_homography, warp_texture
 
 DOUBLE = torch.float64
 RECTANGLE = torch.tensor([-100.0, -75.0, 200.0, 150.0], dtype=DOUBLE)
@@ -42,13 +42,25 @@ def spot() -> Spot:
 def dark() -> Lighting:
     """Light that changes nothing."""
     return Lighting(
-        spot(), one(0), one(10), one(0), one(0), one(0), one(0), one(0), one(20), one(0, 1, 2), one(6504)
-    )  # fmt: skip
+        spot(),
+        one(0),
+        one(10),
+        one(0),
+        one(0),
+        one(0),
+        one(0),
+        one(0),
+        one(20),
+        one(0, 1, 2),
+        one(6504),
+    )
 
 
 def clear() -> Air:
     """Air with nothing in it."""
-    return Air(spot(), one(0), one(20), one(4), one(0, 1, 2), one(0), one(0.1, 1, 3), one(1), one(0.7))
+    return Air(
+        spot(), one(0), one(20), one(4), one(0, 1, 2), one(0), one(0.1, 1, 3), one(1), one(0.7)
+    )
 
 
 def ideal() -> Sensor:
@@ -60,16 +72,16 @@ def flat() -> Bend:
     return Bend(one(0, 1, CONTROL, CONTROL, 2), one(0), one(0.4))
 
 
-def centres(height: int = 80, width: int = 100) -> tuple[Tensor, Tensor]:
-    return pixel_centres((height, width), one(0))
+def centers(height: int = 80, width: int = 100) -> tuple[Tensor, Tensor]:
+    return pixel_centers((height, width), one(0))
 
 
 def lit(draw: Lighting, light: Tensor | None = None) -> Tensor:
     light = one(0.4, 1, 3, 80, 100) if light is None else light
-    return illuminate(light, *centres(light.shape[-2], light.shape[-1]), draw)
+    return illuminate(light, *centers(light.shape[-2], light.shape[-1]), draw)
 
 
-# Light and colour.
+# Light and color.
 
 
 def test_one_ev_doubles_the_light() -> None:
@@ -85,7 +97,8 @@ def test_light_at_rest_changes_nothing() -> None:
 
 
 def test_daylight_is_neutral_and_lamps_are_warm() -> None:
-    """6504 K has gains of 1; a tungsten lamp (2856 K) is red, a blue sky (12000 K) is blue; green is always 1."""
+    """6504 K has gains of 1; a tungsten lamp (2856 K) is red, a blue sky (12000 K) is blue; green
+    is always 1."""
     gains = temperature_gains(torch.tensor([6504.0, 2856.0, 12000.0], dtype=DOUBLE))
     torch.testing.assert_close(gains[0], torch.ones(3, dtype=DOUBLE))
     assert gains[1, 0] > 1.3
@@ -96,11 +109,16 @@ def test_daylight_is_neutral_and_lamps_are_warm() -> None:
 
 
 def test_tungsten_has_its_published_chromaticity() -> None:
-    """The gains of illuminant A (2856 K), put back on a 6504 K black body, have x = 0.4476 and y = 0.4074 (CIE 15)."""
+    """The gains of illuminant A (2856 K), put back on a 6504 K black body, have x = 0.4476 and y =
+    0.4074 (CIE 15)."""
     from physadv.eot.transforms.light import _black_body
 
     to_xyz = torch.tensor(
-        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]],
+        [
+            [0.4124564, 0.3575761, 0.1804375],
+            [0.2126729, 0.7151522, 0.0721750],
+            [0.0193339, 0.1191920, 0.9503041],
+        ],
         dtype=DOUBLE,
     )
     xyz = to_xyz @ _black_body(one(2856))[0]
@@ -109,7 +127,8 @@ def test_tungsten_has_its_published_chromaticity() -> None:
 
 
 def test_shadow_takes_its_depth_on_one_side_only() -> None:
-    """A shadow of 2 EV leaves a quarter of the light on one side, all on the other, and is soft over its edge."""
+    """A shadow of 2 EV leaves a quarter of the light on one side, all on the other, and is soft
+    over its edge."""
     out = lit(replace(dark(), shadow_ev=one(2), shadow_edge_mm=one(40)))[0, 0, 0]
     torch.testing.assert_close(out[:35], one(0.4, 35))
     torch.testing.assert_close(out[65:], one(0.1, 35))
@@ -117,14 +136,15 @@ def test_shadow_takes_its_depth_on_one_side_only() -> None:
     assert 16 <= len(soft) <= 20  # 40 mm at 0.5 px/mm
 
 
-def test_gradient_is_in_ev_per_metre() -> None:
+def test_gradient_is_in_ev_per_meter() -> None:
     """A gradient of 1 EV/m doubles the light from one point to another 1 m further on."""
     out = lit(replace(dark(), gradient_ev=one(1)), one(0.1, 1, 3, 4, 600))[0, 0, 0]
     assert float(out[549] / out[49]) == pytest.approx(2.0, rel=1e-6)
 
 
 def test_highlight_adds_light_and_falls_off_by_its_size() -> None:
-    """A highlight adds its peak at its place and exp(-1/2) of that one standard deviation away, whatever lies below."""
+    """A highlight adds its peak at its place and exp(-1/2) of that one standard deviation away,
+    whatever lies below."""
     draw = replace(dark(), highlight=one(0.5), highlight_mm=one(20), highlight_at_mm=one(1, 1, 2))
     for ground in (0.0, 0.3):
         added = lit(draw, one(ground, 1, 3, 80, 100))[0, 0] - ground
@@ -133,29 +153,33 @@ def test_highlight_adds_light_and_falls_off_by_its_size() -> None:
 
 
 def test_haze_follows_koschmieder() -> None:
-    """At the visual range (3.912 over the extinction) 2 % of the contrast is left; without haze all of it."""
+    """At the visual range (3.912 over the extinction) 2 % of the contrast is left; without haze all
+    of it."""
     assert float(transmission(one(3.912), one(1000))) == pytest.approx(0.02, abs=1e-4)
     light = torch.rand(1, 3, 80, 100, dtype=DOUBLE)
-    torch.testing.assert_close(look_through(light, *centres(), clear()), light)
-    hazy = look_through(light, *centres(), replace(clear(), clear=one(0.25)))
+    torch.testing.assert_close(look_through(light, *centers(), clear()), light)
+    hazy = look_through(light, *centers(), replace(clear(), clear=one(0.25)))
     torch.testing.assert_close(hazy, 0.25 * light + 0.75 * 0.7)
 
 
-def test_occluder_has_its_size_in_millimetres() -> None:
-    """An occluder 20 mm wide and 80 mm long covers its ellipse at 0.5 px/mm, and nothing where it is absent."""
+def test_occluder_has_its_size_in_millimeters() -> None:
+    """An occluder 20 mm wide and 80 mm long covers its ellipse at 0.5 px/mm, and nothing where it
+    is absent."""
     light = one(1, 1, 3, 80, 100)
-    seen = look_through(light, *centres(), replace(clear(), present=one(1)))
+    seen = look_through(light, *centers(), replace(clear(), present=one(1)))
     covered = float(((1 - seen[0, 0]) / 0.9).sum())
     assert covered == pytest.approx(math.pi * 10 * 40 * 0.25, rel=0.02)
 
 
-def test_sign_spot_finds_centre_and_scale() -> None:
-    """The spot of a frontal sign at 5 m under f = 1000 px is its centre and 0.2 px per mm."""
+def test_sign_spot_finds_center_and_scale() -> None:
+    """The spot of a frontal sign at 5 m under f = 1000 px is its center and 0.2 px per mm."""
     zero, single = torch.zeros(1), torch.ones(1)
     middle = torch.tensor([[30.0, 20.0]])
-    frontal = pose_homography(5000 * single, zero, zero, zero, focal_px=1000 * single, centre_px=middle)
+    frontal = pose_homography(
+        5000 * single, zero, zero, zero, focal_px=1000 * single, center_px=middle
+    )
     found = sign_spot(frontal)
-    torch.testing.assert_close(found.centre_px, middle)
+    torch.testing.assert_close(found.center_px, middle)
     torch.testing.assert_close(found.px_per_mm, torch.tensor([0.2]))
 
 
@@ -171,23 +195,33 @@ def test_field_of_view_gives_the_focal_length() -> None:
 def test_distortion_is_opencvs(k1: float) -> None:
     """Undoing the lens returns the points that OpenCV's Brown model distorted, within 0.01 px."""
     height, width = 240, 320
-    points = np.random.default_rng(0).uniform(-0.9, 0.9, (50, 3)) * [1, height / width, 0] + [0, 0, 1]
+    points = np.random.default_rng(0).uniform(-0.9, 0.9, (50, 3)) * [1, height / width, 0] + [
+        0,
+        0,
+        1,
+    ]
     matrix = np.array([[width / 2, 0, width / 2], [0, width / 2, height / 2], [0, 0, 1]])
-    seen = cv2.projectPoints(points, np.zeros(3), np.zeros(3), matrix, np.array([k1, 0, 0, 0.0]))[0][:, 0]
+    seen = cv2.projectPoints(points, np.zeros(3), np.zeros(3), matrix, np.array([k1, 0, 0, 0.0]))[
+        0
+    ][:, 0]
     ideal_px = points[:, :2] * width / 2 + [width / 2, height / 2]
     radial = Radial(one(k1), torch.tensor([[width / 2, height / 2]], dtype=DOUBLE))
-    x, y = undistorted(torch.tensor(seen[None, :, 0]), torch.tensor(seen[None, :, 1]), radial, (height, width))
+    x, y = undistorted(
+        torch.tensor(seen[None, :, 0]), torch.tensor(seen[None, :, 1]), radial, (height, width)
+    )
     np.testing.assert_allclose(torch.stack([x[0], y[0]], 1).numpy(), ideal_px, atol=0.01)
 
 
 def test_distortion_leaves_the_sign_in_its_place() -> None:
-    """The anchor, the sign's centre, is not moved by the lens, and nothing is at k1 = 0."""
+    """The anchor, the sign's center, is not moved by the lens, and nothing is at k1 = 0."""
     anchor = torch.tensor([[30.0, 200.0]], dtype=DOUBLE)
     x, y = undistorted(anchor[:, :1], anchor[:, 1:], Radial(one(0.1), anchor), (240, 320))
     torch.testing.assert_close(torch.cat([x, y], 1), anchor)
-    xs, ys = (p.expand(1, 240, 320) for p in centres(240, 320))
+    xs, ys = (p.expand(1, 240, 320) for p in centers(240, 320))
     there = distorted(
-        *undistorted(xs, ys, Radial(one(0.05), anchor), (240, 320)), Radial(one(0.05), anchor), (240, 320)
+        *undistorted(xs, ys, Radial(one(0.05), anchor), (240, 320)),
+        Radial(one(0.05), anchor),
+        (240, 320),
     )
     torch.testing.assert_close(there[0], xs, atol=1e-2, rtol=0)
     torch.testing.assert_close(there[1], ys, atol=1e-2, rtol=0)
@@ -199,8 +233,12 @@ def test_thin_plate_is_scipys() -> None:
     """The bending field is scipy's thin-plate spline on the same control points, and meets these."""
     shift = torch.randn(CONTROL, CONTROL, 2, dtype=DOUBLE, generator=generator(0, "plate"))
     steps = [torch.linspace(0, 1, n, dtype=DOUBLE) for n in (CONTROL, FIELD)]
-    control, field = (torch.stack(torch.meshgrid(s, s, indexing="xy"), -1).view(-1, 2) for s in steps)
-    spline = RBFInterpolator(control.numpy(), shift.flatten(0, 1).numpy(), kernel="thin_plate_spline", degree=1)
+    control, field = (
+        torch.stack(torch.meshgrid(s, s, indexing="xy"), -1).view(-1, 2) for s in steps
+    )
+    spline = RBFInterpolator(
+        control.numpy(), shift.flatten(0, 1).numpy(), kernel="thin_plate_spline", degree=1
+    )
     bent = thin_plate(shift[None])[0]
     np.testing.assert_allclose(bent.flatten(1).T.numpy(), spline(field.numpy()), atol=1e-9)
     every = (FIELD - 1) // (CONTROL - 1)
@@ -215,7 +253,7 @@ def test_a_flat_sticker_is_not_bent() -> None:
         torch.testing.assert_close(got, expected)
 
 
-def test_thin_plate_moves_millimetres() -> None:
+def test_thin_plate_moves_millimeters() -> None:
     """All control points shifted by (3, -2) mm move every point by just that."""
     shift = torch.tensor([3.0, -2.0], dtype=DOUBLE).expand(1, CONTROL, CONTROL, 2)
     x, y = torch.rand(2, 1, 5, 6, dtype=DOUBLE) * 100 - 50
@@ -225,11 +263,14 @@ def test_thin_plate_moves_millimetres() -> None:
 
 
 def test_curl_is_a_cylinder() -> None:
-    """Curled by 60 degrees the 200 mm side shows a chord of 2 R sin(30) and its edge gets cos(30) of the light."""
+    """Curled by 60 degrees the 200 mm side shows a chord of 2 R sin(30) and its edge gets cos(30)
+    of the light."""
     curl = math.radians(60)
     radius = 200 / curl
     edge = one(radius * math.sin(curl / 2), 1, 1, 1)
-    x, _, shade = unbend(edge, one(0, 1, 1, 1), RECTANGLE, replace(flat(), curl=one(curl), axis=one(0)))
+    x, _, shade = unbend(
+        edge, one(0, 1, 1, 1), RECTANGLE, replace(flat(), curl=one(curl), axis=one(0))
+    )
     assert float(x) == pytest.approx(100.0, abs=1e-6)
     assert float(shade) == pytest.approx(math.cos(curl / 2), abs=1e-9)
 
@@ -245,23 +286,39 @@ def test_motion_of_n_px_moves_n_px() -> None:
 
 @pytest.mark.parametrize("bent", [False, True])
 def test_white_on_white_has_no_edge(bent: bool) -> None:
-    """A white patch on white, turned, far away, bent, relit or not, is invisible up to the shade of its curl."""
+    """A white patch on white, turned, far away, bent, relit or not, is invisible up to the shade of
+    its curl."""
     single = torch.ones(2)
     seen = pose_homography(
-        torch.tensor([500.0, 6000.0]), 0.6 * single, 0.2 * single, 0.3 * single,
-        focal_px=200 * single, centre_px=torch.full((2, 2), 32.0),
-    )  # fmt: skip
-    bend = Bend(5 * torch.randn(2, CONTROL, CONTROL, 2, generator=generator(0, "w")), torch.zeros(2), torch.zeros(2))
+        torch.tensor([500.0, 6000.0]),
+        0.6 * single,
+        0.2 * single,
+        0.3 * single,
+        focal_px=200 * single,
+        center_px=torch.full((2, 2), 32.0),
+    )
+    bend = Bend(
+        5 * torch.randn(2, CONTROL, CONTROL, 2, generator=generator(0, "w")),
+        torch.zeros(2),
+        torch.zeros(2),
+    )
     white, ones = torch.ones(2, 3, 64, 64), torch.ones(2, 3)
-    out = place(
-        white, torch.ones(1, 3, 40, 60), torch.ones(1, 1, 40, 60), seen, Placement(150, 100), ones, 0 * ones,
+    out = place_patch(
+        white,
+        torch.ones(1, 3, 40, 60),
+        torch.ones(1, 1, 40, 60),
+        seen,
+        Placement(150, 100),
+        ones,
+        0 * ones,
         bend=bend if bent else None,
-    )  # fmt: skip
+    )
     assert float((out - 1).abs().max()) < 1e-5
 
 
 def test_ten_times_smaller_is_the_area_average() -> None:
-    """RMSE to the exact area average at 10x, over three shifts: <= 0.03 (0.02 measured; plain bilinear has 0.26)."""
+    """RMSE to the exact area average at 10x, over three shifts: <= 0.03 (0.02 measured; plain
+    bilinear has 0.26)."""
     texture = torch.rand(1, 3, 400, 400, generator=generator(0, "texture"))
     exact = torch.nn.functional.avg_pool2d(texture, 10)
     scale = torch.tensor([[[0.1, 0, 0], [0, 0.1, 0], [0, 0, 1.0]]])
@@ -273,9 +330,10 @@ def test_ten_times_smaller_is_the_area_average() -> None:
 
 
 def test_ideal_sensor_and_processor_change_nothing() -> None:
-    """No bands, no noise, no filter array; no curve, no sharpening; neutral pixels: the picture is what it was."""
+    """No bands, no noise, no filter array; no curve, no sharpening; neutral pixels: the picture is
+    what it was."""
     image = torch.rand(1, 3, 12, 14, dtype=DOUBLE)
-    ys = centres(12, 14)[1]
+    ys = centers(12, 14)[1]
     torch.testing.assert_close(banded(image, ys, ideal()), image)
     torch.testing.assert_close(expose_sensor(image, torch.randn_like(image), ideal()), image)
     torch.testing.assert_close(tone_curve(image, one(0)), image)
@@ -286,24 +344,28 @@ def test_ideal_sensor_and_processor_change_nothing() -> None:
 
 
 def test_raw_noise_is_counted_in_electrons() -> None:
-    """At half of a full well of 1000 e with 10 e of read noise the spread is sqrt(500 + 100) electrons."""
-    grey = one(0.5, 1, 3, 200, 200)
-    normal = torch.randn(grey.shape, dtype=DOUBLE, generator=generator(0, "noise"))
-    out = expose_sensor(grey, normal, replace(ideal(), full_well_e=one(1000), read_e=one(10)))
+    """At half of a full well of 1000 e with 10 e of read noise the spread is sqrt(500 + 100)
+    electrons."""
+    gray = one(0.5, 1, 3, 200, 200)
+    normal = torch.randn(gray.shape, dtype=DOUBLE, generator=generator(0, "noise"))
+    out = expose_sensor(gray, normal, replace(ideal(), full_well_e=one(1000), read_e=one(10)))
     assert float(out.std() * 1000) == pytest.approx(math.sqrt(600), rel=0.02)
 
 
 def test_bands_have_their_depth_and_period() -> None:
     """Bands of 1 EV and 20 rows halve the light in every other run of ten rows."""
-    out = banded(one(0.8, 1, 3, 80, 4), centres(80, 4)[1], replace(ideal(), rolling_ev=one(1)))[0, 0, :, 0]
+    out = banded(one(0.8, 1, 3, 80, 4), centers(80, 4)[1], replace(ideal(), rolling_ev=one(1)))[
+        0, 0, :, 0
+    ]
     torch.testing.assert_close(out[5::20], one(0.4, 4))
     torch.testing.assert_close(out[15::20], one(0.8, 4))
 
 
-def test_demosaicing_keeps_flat_colours_and_what_was_measured() -> None:
-    """A flat colour passes the filter array unchanged, red is kept at RGGB's red pixels, and odd sizes are taken."""
-    flat_colour = torch.tensor([0.2, 0.5, 0.7]).view(1, 3, 1, 1).expand(1, 3, 7, 9)
-    torch.testing.assert_close(demosaiced(flat_colour), flat_colour)
+def test_demosaicing_keeps_flat_colors_and_what_was_measured() -> None:
+    """A flat color passes the filter array unchanged, red is kept at RGGB's red pixels, and odd
+    sizes are taken."""
+    flat_color = torch.tensor([0.2, 0.5, 0.7]).view(1, 3, 1, 1).expand(1, 3, 7, 9)
+    torch.testing.assert_close(demosaiced(flat_color), flat_color)
     image = torch.rand(1, 3, 8, 8)
     out = demosaiced(image)
     torch.testing.assert_close(out[:, 0, ::2, ::2], image[:, 0, ::2, ::2])
@@ -325,7 +387,7 @@ def test_sharpening_keeps_the_mean_and_steepens_edges() -> None:
     torch.testing.assert_close(out[..., :6], step[..., :6])
 
 
-def test_tone_curve_keeps_black_grey_and_white() -> None:
+def test_tone_curve_keeps_black_gray_and_white() -> None:
     """The S-curve leaves 0, 0.5 and 1 and steepens the middle by up to 1.5."""
     x = torch.tensor([0.0, 0.5, 1.0, 0.51], dtype=DOUBLE).view(1, 1, 1, 4)
     out = tone_curve(x, one(1)).flatten()
@@ -333,25 +395,28 @@ def test_tone_curve_keeps_black_grey_and_white() -> None:
     assert float((out[3] - 0.5) / 0.01) == pytest.approx(1.5, rel=1e-3)
 
 
-def test_cutout_is_grey_and_of_its_size() -> None:
-    """A cutout of 0.4 of the side turns 16 % of the texels grey, in the scenes that have one only."""
-    draw = PatchPixels(one(1, 2), one(0, 2), one(0, 2), 0, torch.tensor([1.0, 0.0]), one(0.4, 2), one(0.5, 2, 2))
+def test_cutout_is_gray_and_of_its_size() -> None:
+    """A cutout of 0.4 of the side turns 16 % of the texels gray, in the scenes that have one only."""
+    draw = PatchPixels(
+        one(1, 2), one(0, 2), one(0, 2), 0, torch.tensor([1.0, 0.0]), one(0.4, 2), one(0.5, 2, 2)
+    )
     out = draw.apply(torch.zeros(1, 3, 50, 50, dtype=DOUBLE))
     assert float((out[0, 0] == 0.5).double().mean()) == pytest.approx(0.16, abs=0.005)
     assert float(out[1].max()) == 0
 
 
 def test_stream_is_jpeg_for_files_and_its_step_doubles_every_six() -> None:
-    """Files in a mixed batch are coded as by jpeg; the error of video frames doubles with 6 more of the quantiser."""
+    """Files in a mixed batch are coded as by jpeg; the error of video frames doubles with 6 more of
+    the quantizer."""
     image = torch.rand(1, 3, 64, 64, generator=generator(0, "codec")).expand(2, -1, -1, -1)
     quality = torch.tensor([60.0, 60.0])
     out = stream(image, quality, torch.tensor([0.0, 1.0]), torch.tensor([30.0, 30.0]))
-    torch.testing.assert_close(out[:1], jpeg(image[:1], quality[:1]))
-    grey = image[:1].mean(1, keepdim=True).expand(1, 3, 64, 64) * 0.5 + 0.25
+    torch.testing.assert_close(out[:1], differentiable_jpeg(image[:1], quality[:1]))
+    gray = image[:1].mean(1, keepdim=True).expand(1, 3, 64, 64) * 0.5 + 0.25
 
     def error(qp: float) -> float:
-        coded = stream(grey, quality[:1], torch.ones(1), torch.tensor([qp]))
-        return float((coded - grey).square().mean().sqrt())
+        coded = stream(gray, quality[:1], torch.ones(1), torch.tensor([qp]))
+        return float((coded - gray).square().mean().sqrt())
 
     assert error(28) / error(22) == pytest.approx(2, rel=0.15)
 
@@ -361,19 +426,30 @@ def test_stream_is_jpeg_for_files_and_its_step_doubles_every_six() -> None:
 GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
     "light": lambda x: lit(
         replace(
-            dark(), shadow_ev=one(1), gradient_ev=one(0.5), highlight=one(0.3), temperature_k=one(4000)
-        ), x,
+            dark(),
+            shadow_ev=one(1),
+            gradient_ev=one(0.5),
+            highlight=one(0.3),
+            temperature_k=one(4000),
+        ),
+        x,
     ),
-    "air": lambda x: look_through(x, *centres(6, 8), replace(clear(), present=one(1), clear=one(0.8))),
-    "bands": lambda x: banded(x, centres(6, 8)[1], replace(ideal(), rolling_ev=one(0.5), rolling_px=one(4))),
+    "air": lambda x: look_through(
+        x, *centers(6, 8), replace(clear(), present=one(1), clear=one(0.8))
+    ),
+    "bands": lambda x: banded(
+        x, centers(6, 8)[1], replace(ideal(), rolling_ev=one(0.5), rolling_px=one(4))
+    ),
     "filter array": demosaiced,
     "lens": lambda x: blur_and_noise.lens(x, one(0.8), one(2), one(0.3)),
     "exposure": lambda x: photometry.expose(x, one(0.3), one(0.9, 1, 3)),
     "tone curve": lambda x: tone_curve(x, one(0.7)),
     "sharpening": lambda x: sharpen(x, one(0.7)),
     "picture pixels": PicturePixels(one(1.1, 1, 3), one(0.02, 1, 3)).apply,
-    "patch pixels": PatchPixels(one(0.9), one(0.02), one(0.03), 3, one(1), one(0.4), one(0.5, 1, 2)).apply,
-}  # fmt: skip
+    "patch pixels": PatchPixels(
+        one(0.9), one(0.02), one(0.03), 3, one(1), one(0.4), one(0.5, 1, 2)
+    ).apply,
+}
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
@@ -384,7 +460,7 @@ def test_gradients_are_true(name: str) -> None:
 
 
 def test_gradients_of_light_are_true_in_its_parameters() -> None:
-    """Shadow, gradient, highlight and colour have true gradients in their own strengths too."""
+    """Shadow, gradient, highlight and color have true gradients in their own strengths too."""
     light = one(0.3, 1, 3, 6, 8)
     names = ("shadow_ev", "gradient_ev", "highlight", "temperature_k", "highlight_mm")
     start = [one(v).requires_grad_() for v in (1.0, 0.5, 0.3, 4500.0, 30.0)]
@@ -394,20 +470,29 @@ def test_gradients_of_light_are_true_in_its_parameters() -> None:
 
 
 def test_gradients_pass_bending_and_distortion() -> None:
-    """The warp of a bent sticker through a lens passes gradcheck in the texture, one texture for each picture too."""
+    """The warp of a bent sticker through a lens passes gradcheck in the texture, one texture for
+    each picture too."""
     single = torch.ones(2, dtype=DOUBLE)
     seen = pose_homography(
-        300 * single, 0.4 * single, -0.2 * single, 0.1 * single, focal_px=14 * single, centre_px=one(4, 2, 2)
+        300 * single,
+        0.4 * single,
+        -0.2 * single,
+        0.1 * single,
+        focal_px=14 * single,
+        center_px=one(4, 2, 2),
     )
     bend = Bend(one(4, 2, CONTROL, CONTROL, 2), 0.5 * single, 0.3 * single)
     radial = Radial(0.05 * single, one(4, 2, 2))
 
     def warped(texture: Tensor) -> Tensor:
         return warp_texture(
-            texture, seen, RECTANGLE, (8, 8),
+            texture,
+            seen,
+            RECTANGLE,
+            (8, 8),
             pinhole=lambda x, y: undistorted(x, y, radial, (8, 8)),
             bending=lambda x, y: unbend(x, y, RECTANGLE, bend),
-        )  # fmt: skip
+        )
 
     for count in (1, 2):
         texture = torch.rand(count, 2, 6, 8, dtype=DOUBLE, generator=generator(count, "t"))
@@ -417,6 +502,10 @@ def test_gradients_pass_bending_and_distortion() -> None:
 def test_gradients_of_bending_are_true_in_its_parameters() -> None:
     """Where a bent sticker is looked up has true gradients in the shifts and the curl."""
     x, y = torch.rand(2, 1, 3, 4, dtype=DOUBLE, generator=generator(0, "xy")) * 100 - 50
-    shift = torch.randn(1, CONTROL, CONTROL, 2, dtype=DOUBLE, generator=generator(0, "s")).requires_grad_()
+    shift = torch.randn(
+        1, CONTROL, CONTROL, 2, dtype=DOUBLE, generator=generator(0, "s")
+    ).requires_grad_()
     curl = one(0.6).requires_grad_()
-    assert torch.autograd.gradcheck(lambda s, c: unbend(x, y, RECTANGLE, Bend(s, c, one(0.7))), (shift, curl))
+    assert torch.autograd.gradcheck(
+        lambda s, c: unbend(x, y, RECTANGLE, Bend(s, c, one(0.7))), (shift, curl)
+    )

@@ -7,15 +7,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from physadv.evaluation.progress_log import Ledger
-from physadv.evaluation.samples import Samples, choose
+from physadv.certification.bounds.verify import prepare_graph, verify_bounds
+from physadv.certification.smoothing.noise import GaussianNoise
 from physadv.core.errors import OptionError
 from physadv.datasets.base import in_memory
-from physadv.certification.bounds.verify import prepare, verify
-from physadv.evaluation.certified_accuracy import Bounding, Smoothing, certified, certify_all, summarise
-from physadv.certification.smoothing.noise import Gaussian
-from physadv.training.loop import seeded
+from physadv.evaluation.certified_accuracy import (
+    Bounding,
+    Smoothing,
+    certified,
+    certify_all,
+    summarize_certified,
+)
+from physadv.evaluation.progress_log import Ledger
+from physadv.evaluation.samples import Samples, choose
 from physadv.models.cards import VictimCard
+from physadv.training.loop import seeded
 
 SIDE = 6
 
@@ -26,11 +32,13 @@ def net() -> nn.Module:
 
 
 def samples(victim: nn.Module, n: int = 9) -> Samples:
-    """Images labelled as the victim reads them, one in three wrongly."""
+    """Images labeled as the victim reads them, one in three wrongly."""
     pixels = np.random.default_rng(0).integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
     read = victim(torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255).argmax(1).numpy()
     labels = np.where(np.arange(n) % 3 == 2, (read + 1) % 3, read)
-    return choose(in_memory(pixels, labels.astype(np.int64), ("0", "1", "2"), "made"), VictimCard("made"))
+    return choose(
+        in_memory(pixels, labels.astype(np.int64), ("0", "1", "2"), "made"), VictimCard("made")
+    )
 
 
 def rows_of(certifier: Bounding | Smoothing, data: Samples) -> list[dict[str, float]]:
@@ -40,13 +48,19 @@ def rows_of(certifier: Bounding | Smoothing, data: Samples) -> list[dict[str, fl
 
 
 def test_the_largest_certified_radius_is_found() -> None:
-    """The radius of a row is the largest asked about that holds by itself, whichever radius is the main one."""
+    """The radius of a row is the largest asked about that holds by itself, whichever radius is the
+    main one."""
     victim = net()
-    data, graph = samples(victim), prepare(victim, (3, SIDE, SIDE))
+    data, graph = samples(victim), prepare_graph(victim, (3, SIDE, SIDE))
     radii = [0.001, 0.004, 0.01, 0.03, 0.1]
     images, labels = data.images(range(len(data))), data.targets(range(len(data)))
-    each = torch.stack([verify(graph, images, labels, eps=r, method="ibp").certified for r in radii])
-    wanted = [max((r for r, ok in zip(radii, column, strict=True) if ok), default=0.0) for column in each.T]
+    each = torch.stack(
+        [verify_bounds(graph, images, labels, eps=r, method="ibp").certified for r in radii]
+    )
+    wanted = [
+        max((r for r, ok in zip(radii, column, strict=True) if ok), default=0.0)
+        for column in each.T
+    ]
     assert len(set(wanted)) >= 3
     for main in (0.001, 0.01, 0.1):
         rows = rows_of(Bounding(graph, "ibp", norm="linf", eps=radii, main=main, group=4), data)
@@ -61,7 +75,15 @@ def test_smoothing_rows_do_not_depend_on_batch(radius: float | None) -> None:
 
     def run(batch: int) -> list[dict[str, float]]:
         made = Smoothing(
-            victim, Gaussian(0.1), norm="l2", dims=3 * SIDE**2, radius=radius, n=600, n0=20, alpha=0.01, batch=batch
+            victim,
+            GaussianNoise(0.1),
+            norm="l2",
+            dims=3 * SIDE**2,
+            radius=radius,
+            n=600,
+            n0=20,
+            alpha=0.01,
+            batch=batch,
         )
         return rows_of(made, data)
 
@@ -72,10 +94,12 @@ def test_smoothing_rows_do_not_depend_on_batch(radius: float | None) -> None:
 def test_summary_counts_only_right_and_wide_enough() -> None:
     """Certified accuracy falls with the radius; wrong and abstained images never count."""
     rows = [
-        {"label": 1, "predicted": 1, "radius": 0.3}, {"label": 1, "predicted": 2, "radius": 0.9},
-        {"label": 0, "predicted": -1, "radius": 0.0}, {"label": 2, "predicted": 2, "radius": 0.1},
-    ]  # fmt: skip
-    found = summarise(rows, [0.0, 0.2, 0.5])
+        {"label": 1, "predicted": 1, "radius": 0.3},
+        {"label": 1, "predicted": 2, "radius": 0.9},
+        {"label": 0, "predicted": -1, "radius": 0.0},
+        {"label": 2, "predicted": 2, "radius": 0.1},
+    ]
+    found = summarize_certified(rows, [0.0, 0.2, 0.5])
     assert [p["rate"] for p in found["curve"]] == [0.5, 0.25, 0.0]
     assert found["abstained"] == 1
     assert found["mean_radius"] == pytest.approx(0.1)
@@ -93,7 +117,7 @@ def test_certified_images_of_a_linear_victim_cannot_be_moved() -> None:
         return (x.flatten(1)[:, 0] - 0.5).abs()
 
     data = samples(victim.eval(), 6)
-    made = Smoothing(victim, Gaussian(0.2), norm="l2", dims=3 * SIDE**2, n=3000, alpha=0.01)
+    made = Smoothing(victim, GaussianNoise(0.2), norm="l2", dims=3 * SIDE**2, n=3000, alpha=0.01)
     radii = torch.tensor([r["radius"] for r in rows_of(made, data)])
     assert (radii <= distances(data.images(range(6)))).all()
     assert radii.max() > 0.1
@@ -102,6 +126,6 @@ def test_certified_images_of_a_linear_victim_cannot_be_moved() -> None:
 def test_settings_out_of_reach_are_refused() -> None:
     """A radius that the noise can never certify, and radii without the main one, are errors."""
     with pytest.raises(OptionError):
-        Smoothing(net(), Gaussian(0.1), norm="l2", dims=108, radius=5.0)
+        Smoothing(net(), GaussianNoise(0.1), norm="l2", dims=108, radius=5.0)
     with pytest.raises(OptionError):
-        Bounding(prepare(net(), (3, SIDE, SIDE)), "ibp", norm="linf", eps=[0.1], main=0.2)
+        Bounding(prepare_graph(net(), (3, SIDE, SIDE)), "ibp", norm="linf", eps=[0.1], main=0.2)

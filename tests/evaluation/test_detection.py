@@ -1,4 +1,5 @@
-"""AP against numbers worked by hand and against COCO's definition written out; misses and extra boxes told apart."""
+"""AP against numbers worked by hand and against COCO's definition written out; misses and extra
+boxes told apart."""
 
 from __future__ import annotations
 
@@ -12,22 +13,33 @@ from hypothesis import strategies as st
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.core.types import Detections
-from physadv.evaluation.metrics.detection import added, average_precision, bootstrap, match, scene_rows, summarise_detection
+from physadv.evaluation.metrics.detection import (
+    added,
+    average_precision,
+    bootstrap,
+    match,
+    scene_rows,
+    summarize_detection,
+)
 from physadv.models.detectors import Found
 
 BOX = [10.0, 10.0, 30.0, 30.0]
 
 
 def test_average_precision_by_hand() -> None:
-    """Hits T F T F T of 4 objects: precision 1, 2/3, 3/5 at recall 1/4, 2/4, 3/4, so all points give 0.5667."""
+    """Hits T F T F T of 4 objects: precision 1, 2/3, 3/5 at recall 1/4, 2/4, 3/4, so all points
+    give 0.5667."""
     scores, hits = [0.9, 0.8, 0.7, 0.6, 0.5], [True, False, True, False, True]
     assert average_precision(scores, hits, 4) == pytest.approx((1 + 2 / 3 + 3 / 5) / 4)
     # COCO: 26 of the 101 recalls (0 .. 0.25) at 1, 25 at 2/3, 25 at 3/5, the last 25 at 0.
-    assert average_precision(scores, hits, 4, points=101) == pytest.approx((26 + 25 * 2 / 3 + 25 * 3 / 5) / 101)
+    assert average_precision(scores, hits, 4, points=101) == pytest.approx(
+        (26 + 25 * 2 / 3 + 25 * 3 / 5) / 101
+    )
 
 
 def test_the_ends_of_average_precision() -> None:
-    """All found first: 1. Nothing found: 0. No object: not a number. A better hit later lifts what came before it."""
+    """All found first: 1. Nothing found: 0. No object: not a number. A better hit later lifts what
+    came before it."""
     assert average_precision([0.9, 0.8], [True, True], 2) == 1
     assert average_precision([], [], 3) == 0
     assert average_precision([0.9], [False], 3) == 0
@@ -38,7 +50,8 @@ def test_the_ends_of_average_precision() -> None:
 
 
 def written_out(scores: list[float], hits: list[bool], truths: int) -> float:
-    """COCO's interpolation as its text says: at each recall the best precision at that recall or a higher one."""
+    """COCO's interpolation as its text says: at each recall the best precision at that recall or a
+    higher one."""
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     curve, true = [], 0
     for rank, i in enumerate(order, 1):
@@ -51,19 +64,23 @@ def written_out(scores: list[float], hits: list[bool], truths: int) -> float:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=30), st.integers(0, 5))
 def test_average_precision_is_cocos(pairs: list[tuple[float, bool]], missed: int) -> None:
-    """101 points equal the definition written out; more objects never raise it; a last miss changes nothing."""
+    """101 points equal the definition written out; more objects never raise it; a last miss changes
+    nothing."""
     scores, hits = [p[0] for p in pairs], [p[1] for p in pairs]
     truths = sum(hits) + missed
     if truths == 0:
         return
-    assert average_precision(scores, hits, truths, points=101) == pytest.approx(written_out(scores, hits, truths))
+    assert average_precision(scores, hits, truths, points=101) == pytest.approx(
+        written_out(scores, hits, truths)
+    )
     whole = average_precision(scores, hits, truths)
     assert average_precision(scores, hits, truths + 1) <= whole + 1e-12
     assert average_precision([*scores, -1.0], [*hits, False], truths) == pytest.approx(whole)
 
 
 def test_matching_takes_each_object_once() -> None:
-    """The second box on an object is no hit, nor is one that overlaps too little; none is a hit without objects."""
+    """The second box on an object is no hit, nor is one that overlaps too little; none is a hit
+    without objects."""
     boxes = torch.tensor([BOX, [11.0, 10, 30, 30], [20.0, 20, 40, 40]])
     assert match(boxes, torch.tensor([BOX])) == [True, False, False]
     assert match(boxes, torch.tensor([[20.0, 20, 40, 40], BOX])) == [True, False, True]
@@ -72,11 +89,16 @@ def test_matching_takes_each_object_once() -> None:
 
 
 def found(boxes: list[list[float]], labels: list[int]) -> Found:
-    return Found(torch.tensor(boxes).view(-1, 4), torch.ones(len(labels)), torch.tensor(labels, dtype=torch.long))
+    return Found(
+        torch.tensor(boxes).view(-1, 4),
+        torch.ones(len(labels)),
+        torch.tensor(labels, dtype=torch.long),
+    )
 
 
 def test_extra_boxes_are_those_the_clean_picture_lacks() -> None:
-    """A moved box and a changed class are extra; the same box a little off is not; a box that vanished is not."""
+    """A moved box and a changed class are extra; the same box a little off is not; a box that
+    vanished is not."""
     clean = found([BOX, [50.0, 50, 70, 70]], [0, 1])
     assert added(found([BOX, [51.0, 50, 70, 70]], [0, 1]), clean) == 0
     assert added(found([BOX, [50.0, 50, 70, 70]], [0, 2]), clean) == 1
@@ -94,9 +116,15 @@ def rows_of(scores: list[list[float]]) -> list[dict[str, object]]:
         clean = None
         tables = {}
         for block in ("clean", "patch"):
-            values = torch.tensor([[[0.9], [0.0]]]) if block == "clean" else torch.tensor([[[on], [beside]]])
+            values = (
+                torch.tensor([[[0.9], [0.0]]])
+                if block == "clean"
+                else torch.tensor([[[on], [beside]]])
+            )
             prediction = Detections(boxes, values)
-            made, seen = scene_rows(prediction, clean, torch.tensor([BOX]), torch.tensor([0]), 0, 0.5)
+            made, seen = scene_rows(
+                prediction, clean, torch.tensor([BOX]), torch.tensor([0]), 0, 0.5
+            )
             clean = clean or seen
             row[block] = {"recognised": float(values[0, 0, 0]) >= 0.5}
             tables[block] = made[0]
@@ -105,10 +133,11 @@ def rows_of(scores: list[list[float]]) -> list[dict[str, object]]:
 
 
 def test_extra_boxes_lower_ap_but_not_the_misses() -> None:
-    """The trap of mAP: strong extra boxes halve AP though every object is found; hiding shows as misses alone."""
-    shouted = summarise_detection(rows_of([[0.8, 0.95]] * 20), "patch")
-    hidden = summarise_detection(rows_of([[0.0, 0.0]] * 10 + [[0.8, 0.0]] * 10), "patch")
-    clean = summarise_detection(rows_of([[0.8, 0.95]] * 20), "clean")
+    """The trap of mAP: strong extra boxes halve AP though every object is found; hiding shows as
+    misses alone."""
+    shouted = summarize_detection(rows_of([[0.8, 0.95]] * 20), "patch")
+    hidden = summarize_detection(rows_of([[0.0, 0.0]] * 10 + [[0.8, 0.0]] * 10), "patch")
+    clean = summarize_detection(rows_of([[0.8, 0.95]] * 20), "clean")
     assert shouted is not None
     assert hidden is not None
     assert clean is not None
@@ -119,12 +148,17 @@ def test_extra_boxes_lower_ap_but_not_the_misses() -> None:
     assert hidden.ap.value == pytest.approx(0.5)
     assert hidden.ap.low <= 0.5 <= hidden.ap.high
     assert hidden.ap.n == 20
-    assert summarise_detection([{"draw": 0, "group": "a", "patch": {"recognised": True}}], "patch") is None
+    assert (
+        summarize_detection([{"draw": 0, "group": "a", "patch": {"recognised": True}}], "patch")
+        is None
+    )
 
 
 def test_intervals_know_that_draws_of_one_photo_are_one() -> None:
     """A hundred draws of four photos give a wider interval than a hundred photos."""
-    values = (torch.rand(4, generator=generator(0, "v")) > 0.5).double().repeat_interleave(25).numpy()
+    values = (
+        (torch.rand(4, generator=generator(0, "v")) > 0.5).double().repeat_interleave(25).numpy()
+    )
     values[:25], values[25:50] = 1, 0
 
     def share(index: object) -> float:

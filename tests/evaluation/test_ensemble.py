@@ -1,4 +1,5 @@
-"""The ensemble: the closed-form optimum in every norm, few classes, any scale, masked gradients, and a certificate."""
+"""The ensemble: the closed-form optimum in every norm, few classes, any scale, masked gradients,
+and a certificate."""
 
 from __future__ import annotations
 
@@ -9,13 +10,13 @@ import torch
 from linear import Linear, least_margin, samples
 from torch import Tensor, nn
 
-from physadv.evaluation.ensemble import ensemble, nearest_classes, scores_only, standard
-from physadv.evaluation.stages import Case, Stage, verdicts
 from physadv.core.errors import OptionError
 from physadv.datasets import read_dataset
+from physadv.evaluation.ensemble import ensemble, nearest_classes, scores_only, standard
+from physadv.evaluation.stages import AttackStage, Case, verdicts
+from physadv.models.load import LoadedVictim, load_victim
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import Norm, distance
-from physadv.models.load import LoadedVictim, load_victim
 
 RADII: dict[Norm, float] = {"linf": 0.04, "l2": 0.4, "l1": 2.0}
 
@@ -23,7 +24,8 @@ RADII: dict[Norm, float] = {"linf": 0.04, "l2": 0.4, "l1": 2.0}
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
 def test_a_linear_victim_breaks_exactly_where_it_can(norm: Norm, classes: int) -> None:
-    """For 2 classes and up, in every norm, all that the closed form says can fall falls, and nothing else."""
+    """For 2 classes and up, in every norm, all that the closed form says can fall falls, and
+    nothing else."""
     victim = Linear(classes)
     images, labels = samples(victim, 24)
     found = ensemble(victim, images, labels, eps=RADII[norm], norm=norm, plan=standard(norm)[:4])
@@ -35,7 +37,7 @@ def test_a_linear_victim_breaks_exactly_where_it_can(norm: Norm, classes: int) -
 
 
 def test_the_scale_of_the_logits_changes_nothing() -> None:
-    """Logits times 1000 are no defence."""
+    """Logits times 1000 are no defense."""
     images, labels = samples(Linear(5), 16)
     plain = ensemble(Linear(5), images, labels, eps=0.04)
     scaled = ensemble(Linear(5, scale=1000.0), images, labels, eps=0.04)
@@ -54,7 +56,8 @@ def test_a_victim_that_hides_its_gradient_falls_to_square() -> None:
     images, labels = samples(victim, 12)
     found = ensemble(victim, images, labels, eps=0.1)
     assert "square" in found.broken_by
-    # Rounding moves each pixel by up to 1/100, so those with room to spare over the closed form must fall.
+    # Rounding moves each pixel by up to 1/100, so those with room to spare over the closed form
+    # must fall.
     least = least_margin(victim, images, labels, 0.1, "linf")
     assert found.success[least < -0.3].all()
     assert found.success.float().mean() >= 0.75
@@ -74,7 +77,8 @@ def test_a_victim_without_scores_falls_to_labels() -> None:
 
 
 def test_what_is_misread_when_clean_is_not_attacked() -> None:
-    """A sample with a wrong label counts as broken by nothing but the victim, and comes back as it was."""
+    """A sample with a wrong label counts as broken by nothing but the victim, and comes back as it
+    was."""
     victim = Linear(3)
     images, labels = samples(victim, 6)
     wrong = (labels + 1) % 3
@@ -85,7 +89,8 @@ def test_what_is_misread_when_clean_is_not_attacked() -> None:
 
 
 def test_the_verdict_is_about_the_images_returned() -> None:
-    """An attack that claims success it has not got is not believed; 8-bit images are what is judged where asked."""
+    """An attack that claims success it has not got is not believed; 8-bit images are what is judged
+    where asked."""
     victim = Linear(3, dtype=torch.float32)
     images, labels = samples(victim, 8)
     images = images.mul(255).round().div(255)
@@ -96,7 +101,7 @@ def test_the_verdict_is_about_the_images_returned() -> None:
 
         return AttackResult(case.images, torch.ones(len(case.images), dtype=torch.bool))
 
-    plan = [Stage("boast", "white", boast)]  # type: ignore[arg-type]
+    plan = [AttackStage("boast", "white", boast)]  # type: ignore[arg-type]
     assert not ensemble(victim, images, labels, eps=8 / 255, plan=plan).success.any()
     found = ensemble(victim, images, labels, eps=12 / 255, levels=255)
     assert torch.equal(found.images, found.images.mul(255).round().div(255))
@@ -139,18 +144,21 @@ def test_an_empty_plan_is_refused() -> None:
 
 def certified(shared_data: Path) -> LoadedVictim:
     """The published MNIST net: certified error at l_inf 0.1 at most 5.8 %."""
-    return load_victim("wongkolter-mnist", weights=shared_data / "weights" / "wongkolter_mnist_eps01.pth")
+    return load_victim(
+        "wongkolter-mnist", weights=shared_data / "weights" / "wongkolter_mnist_eps01.pth"
+    )
 
 
 def mnist(shared_data: Path, count: int) -> tuple[Tensor, Tensor]:
-    """The first test images, one grey channel."""
+    """The first test images, one gray channel."""
     data = read_dataset(shared_data / "mnist", split="test")
     pixels = torch.stack([torch.from_numpy(data.read(i)[..., 0].copy()) for i in range(count)])
     return pixels[:, None].float().div(255), torch.from_numpy(data.labels[:count])
 
 
 def test_a_part_of_mnist_stays_above_its_certificate(shared_data: Path) -> None:
-    """On 200 images a few fall at eps 0.1, most stand, and nearly all fall at three times the radius trained for."""
+    """On 200 images a few fall at eps 0.1, most stand, and nearly all fall at three times the
+    radius trained for."""
     victim, (images, labels) = certified(shared_data), mnist(shared_data, 200)
     near = ensemble(victim, images, labels, eps=0.1, plan=standard()[:3])
     far = ensemble(victim, images, labels, eps=0.3, plan=standard()[:3])
@@ -160,10 +168,13 @@ def test_a_part_of_mnist_stays_above_its_certificate(shared_data: Path) -> None:
 
 @pytest.mark.slow
 def test_all_of_mnist_stays_above_its_certificate(shared_data: Path) -> None:
-    """No attack may break more than 5.8 % at eps 0.1; PGD is published at about 4.1 %, so less than 3.9 % is weak."""
+    """No attack may break more than 5.8 % at eps 0.1; PGD is published at about 4.1 %, so less than
+    3.9 % is weak."""
     victim, (images, labels) = certified(shared_data), mnist(shared_data, 10_000)
     broken = 0
     for start in range(0, 10_000, 500):
         part = slice(start, start + 500)
-        broken += int(ensemble(victim, images[part], labels[part], eps=0.1, plan=standard()[:4]).success.sum())
+        broken += int(
+            ensemble(victim, images[part], labels[part], eps=0.1, plan=standard()[:4]).success.sum()
+        )
     assert 390 <= broken <= 580

@@ -33,7 +33,7 @@ LABELS = Honest()(IMAGES).argmax(1)
 
 def names(victim: Victim, images: Tensor = IMAGES, labels: Tensor = LABELS) -> set[str]:
     """Names of the doubts about a victim."""
-    return {d.name for d in masking_checks.check_victim(victim, images, labels, eps=0.03)}
+    return {d.name for d in masking_checks.masking_findings(victim, images, labels, eps=0.03)}
 
 
 def test_an_honest_victim_raises_no_doubt() -> None:
@@ -75,7 +75,7 @@ def test_training_mode_is_noticed() -> None:
 
 
 def test_images_out_of_range_are_noticed() -> None:
-    """Images in 0..255, normalised ones and those divided twice are all named."""
+    """Images in 0..255, normalized ones and those divided twice are all named."""
     for images in (IMAGES * 255, IMAGES * 2 - 1, IMAGES / 255):
         assert {d.name for d in masking_checks.check_images(images)} == {"inputs-out-of-range"}
 
@@ -88,7 +88,8 @@ def test_guessing_and_constant_output_are_noticed() -> None:
 
 @pytest.mark.parametrize(("n", "right", "noticed"), [(12, 0, True), (12, 1, False), (8, 0, False)])
 def test_ten_images_without_one_right_are_noticed(n: int, right: int, noticed: bool) -> None:
-    """A data set of other classes is seen with few images too; one that is read shows that some agree."""
+    """A data set of other classes is seen with few images too; one that is read shows that some
+    agree."""
     labels = torch.arange(n) % 4
     logits = F.one_hot((labels + 1) % 4, 4).float()
     logits[:right] = F.one_hot(labels[:right], 4).float()
@@ -98,17 +99,26 @@ def test_ten_images_without_one_right_are_noticed(n: int, right: int, noticed: b
 
 def test_output_that_is_no_logits_is_an_error() -> None:
     """One class, NaN and another shape cannot be evaluated at all."""
-    for broken in (lambda x: Honest()(x)[:, :1], lambda x: Honest()(x) * torch.nan, lambda x: Honest()(x)[0]):
+    for broken in (
+        lambda x: Honest()(x)[:, :1],
+        lambda x: Honest()(x) * torch.nan,
+        lambda x: Honest()(x)[0],
+    ):
         with pytest.raises(VictimError):
-            masking_checks.check_victim(broken, IMAGES, LABELS, eps=0.03)
+            masking_checks.masking_findings(broken, IMAGES, LABELS, eps=0.03)
 
 
 def test_a_black_box_that_beats_the_gradient_is_noticed() -> None:
-    """Square breaking what no gradient attack broke is a sign of masking; breaking what they broke too is not."""
+    """Square breaking what no gradient attack broke is a sign of masking; breaking what they broke
+    too is not."""
     white, square = [True, False, False, False], [True, True, True, False]
-    doubts = list(masking_checks.check_blackbox({"pgd": white, "square": square}, ["pgd"], ["square"]))
+    doubts = list(
+        masking_checks.check_blackbox({"pgd": white, "square": square}, ["pgd"], ["square"])
+    )
     assert [d.name for d in doubts] == ["blackbox-beats-whitebox"]
-    assert not list(masking_checks.check_blackbox({"pgd": square, "square": white}, ["pgd"], ["square"]))
+    assert not list(
+        masking_checks.check_blackbox({"pgd": square, "square": white}, ["pgd"], ["square"])
+    )
 
 
 def test_more_steps_doing_worse_is_noticed() -> None:
@@ -120,13 +130,17 @@ def test_more_steps_doing_worse_is_noticed() -> None:
 
 def test_an_unbounded_attack_must_succeed() -> None:
     """Images that withstand eps = 1 were not attacked honestly."""
-    assert [d.name for d in masking_checks.check_unbounded([True, False], 1.0)] == ["unbounded-attack-fails"]
+    assert [d.name for d in masking_checks.check_unbounded([True, False], 1.0)] == [
+        "unbounded-attack-fails"
+    ]
     assert not list(masking_checks.check_unbounded([True, True], 1.0))
 
 
 def test_a_rising_curve_is_noticed() -> None:
     """Robust accuracy cannot grow with eps."""
-    assert [d.name for d in masking_checks.check_curve({0.0: 0.9, 0.1: 0.4, 0.2: 0.5})] == ["curve-rises"]
+    assert [d.name for d in masking_checks.check_curve({0.0: 0.9, 0.1: 0.4, 0.2: 0.5})] == [
+        "curve-rises"
+    ]
     assert not list(masking_checks.check_curve({0.0: 0.9, 0.2: 0.5, 0.1: 0.6}))
 
 

@@ -1,4 +1,5 @@
-"""Evaluations: honest rates, monotone curves, the same result after any kill, doubts where they belong."""
+"""Evaluations: honest rates, monotone curves, the same result after any kill, doubts where they
+belong."""
 
 from __future__ import annotations
 
@@ -9,22 +10,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from physadv.evaluation.robust_accuracy import Evaluation
 from physadv.attacks.gradient import pgd
-from physadv.evaluation.progress_log import Ledger, claim
-from physadv.evaluation.samples import Samples, choose, class_numbers
-from physadv.evaluation.stages import Case, Stage
 from physadv.core.errors import DataError, OptionError
-from physadv.datasets.base import ImageDataset, in_memory
 from physadv.core.rows import read_rows
-from physadv.threat.constraints import LpBall
+from physadv.datasets.base import ImageDataset, in_memory
+from physadv.evaluation.progress_log import Ledger, claim
+from physadv.evaluation.robust_accuracy import Evaluation
+from physadv.evaluation.samples import Samples, choose, class_numbers
+from physadv.evaluation.stages import AttackStage, Case
 from physadv.models.cards import VictimCard
+from physadv.threat.constraints import LpBall
 
 CARD = VictimCard("toy", classes=("a", "b", "c"))
 
 
 class Toy(nn.Module):
-    """A small fixed net on 8x8 colour images."""
+    """A small fixed net on 8x8 color images."""
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class Toy(nn.Module):
 
 
 def toy_data(n: int = 40) -> ImageDataset:
-    """Random images labelled by the toy itself, one in ten wrongly."""
+    """Random images labeled by the toy itself, one in ten wrongly."""
     images = np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
     with torch.no_grad():
         labels = Toy()(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255).argmax(1).numpy()
@@ -46,16 +47,26 @@ def toy_data(n: int = 40) -> ImageDataset:
     return in_memory(images, labels, ("a", "b", "c"), "toy")
 
 
-def plan() -> list[Stage]:
+def plan() -> list[AttackStage]:
     """A weak and a strong attack."""
 
     def run(case: Case, steps: int) -> object:
         return pgd(
-            case.victim, case.images, case.labels, eps=case.ball.eps, norm=case.ball.norm, steps=steps,
-            levels=case.ball.levels, speed=case.speed, index=case.index,
-        )  # fmt: skip
+            case.victim,
+            case.images,
+            case.labels,
+            eps=case.ball.eps,
+            norm=case.ball.norm,
+            steps=steps,
+            levels=case.ball.levels,
+            speed=case.speed,
+            index=case.index,
+        )
 
-    return [Stage("weak", "white", lambda c: run(c, 1)), Stage("strong", "white", lambda c: run(c, 10))]  # type: ignore[arg-type, return-value]
+    return [
+        AttackStage("weak", "white", lambda c: run(c, 1)),
+        AttackStage("strong", "white", lambda c: run(c, 10)),
+    ]  # type: ignore[arg-type, return-value]
 
 
 def evaluation(folder: Path | None = None, **changes: object) -> Evaluation:
@@ -79,8 +90,11 @@ def test_rates_are_those_of_the_victim_itself() -> None:
 
 
 @pytest.mark.parametrize("stop", range(1, 9))
-def test_a_run_stopped_after_any_stage_ends_like_one_that_was_not(tmp_path: Path, stop: int) -> None:
-    """Stopped after any stage of any batch and started again, rows and rates are the same as without a stop."""
+def test_a_run_stopped_after_any_stage_ends_like_one_that_was_not(
+    tmp_path: Path, stop: int
+) -> None:
+    """Stopped after any stage of any batch and started again, rows and rates are the same as
+    without a stop."""
     whole = evaluation(tmp_path / "whole")
     list(whole.run())
     for number, _ in enumerate(evaluation(tmp_path / "torn").run(), 1):
@@ -88,7 +102,10 @@ def test_a_run_stopped_after_any_stage_ends_like_one_that_was_not(tmp_path: Path
             break
     again = evaluation(tmp_path / "torn")
     list(again.run())
-    rows = [sorted(read_rows(tmp_path / name / "rows.jsonl"), key=lambda r: r["index"]) for name in ("whole", "torn")]
+    rows = [
+        sorted(read_rows(tmp_path / name / "rows.jsonl"), key=lambda r: r["index"])
+        for name in ("whole", "torn")
+    ]
     assert rows[0] == rows[1]
     assert again.result()["robust_accuracy"] == whole.result()["robust_accuracy"]
     assert again.result()["forwards"] == whole.result()["forwards"]
@@ -96,7 +113,8 @@ def test_a_run_stopped_after_any_stage_ends_like_one_that_was_not(tmp_path: Path
 
 @pytest.mark.parametrize("cut", [1, 7, 30, 200, 1000])
 def test_a_kill_in_the_middle_of_a_line_loses_nothing_else(tmp_path: Path, cut: int) -> None:
-    """Rows and marks cut off anywhere, even inside a line, still lead to the result of an undisturbed run."""
+    """Rows and marks cut off anywhere, even inside a line, still lead to the result of an
+    undisturbed run."""
     whole = evaluation(tmp_path / "whole")
     list(whole.run())
     torn = tmp_path / "torn"
@@ -138,14 +156,19 @@ def test_samples_do_not_depend_on_the_batch_size() -> None:
     runs = [evaluation(batch_size=size) for size in (16, 7)]
     for run in runs:
         list(run.run())
-    outcomes = [{i: (r["robust"], r["broken_by"]) for i, r in run.ledger.rows.items()} for run in runs]
+    outcomes = [
+        {i: (r["robust"], r["broken_by"]) for i, r in run.ledger.rows.items()} for run in runs
+    ]
     assert outcomes[0] == outcomes[1]
 
 
 def test_what_is_kept_is_what_was_judged() -> None:
-    """The images handed to keep are broken for the victim, inside the ball, and on the 8-bit grid when asked."""
+    """The images handed to keep are broken for the victim, inside the ball, and on the 8-bit grid
+    when asked."""
     shown: list[tuple[list[int], Tensor, Tensor]] = []
-    run = evaluation(keep=lambda positions, clean, found: shown.append((list(positions), clean, found)))
+    run = evaluation(
+        keep=lambda positions, clean, found: shown.append((list(positions), clean, found))
+    )
     run.ball = LpBall("linf", 0.02, 255)
     list(run.run())
     positions = [p for part, _, _ in shown for p in part]
@@ -163,10 +186,16 @@ def test_targets_are_what_counts_where_there_are_any() -> None:
     shown: list[Tensor] = []
     run = evaluation(
         targets=lambda positions: (choose(toy_data(), CARD).targets(positions) + 1) % 3,
-        keep=lambda positions, clean, found: shown.append(Toy()(found).argmax(1) - run.targets(positions)),  # type: ignore[misc]
+        keep=lambda positions, clean, found: shown.append(
+            Toy()(found).argmax(1) - run.targets(positions)
+        ),  # type: ignore[misc]
     )
     run.plan = [
-        Stage("pgd", "white", lambda c: pgd(c.victim, c.images, c.labels, eps=0.05, steps=10, targets=c.targets))
+        AttackStage(
+            "pgd",
+            "white",
+            lambda c: pgd(c.victim, c.images, c.labels, eps=0.05, steps=10, targets=c.targets),
+        )
     ]
     run.ball = LpBall("linf", 0.05)
     list(run.run())
@@ -210,13 +239,17 @@ def test_a_stage_sees_the_same_samples_whatever_its_own_rows_say(tmp_path: Path)
 def test_a_limit_draws_the_same_images_each_time() -> None:
     """The same seed draws the same images; a smaller limit draws some of the larger's."""
     few, many = choose(toy_data(), CARD, limit=5), choose(toy_data(), CARD, limit=20)
-    assert few == choose(toy_data(), CARD, limit=5) or few.indices == choose(toy_data(), CARD, limit=5).indices
+    assert (
+        few == choose(toy_data(), CARD, limit=5)
+        or few.indices == choose(toy_data(), CARD, limit=5).indices
+    )
     assert set(few.indices) <= set(many.indices)
     assert few.indices != choose(toy_data(), CARD, limit=5, seed=1).indices
 
 
 def test_classes_are_matched_by_name_before_number() -> None:
-    """Class folders in another order than the victim's get the victim's numbers; too many classes are refused."""
+    """Class folders in another order than the victim's get the victim's numbers; too many classes
+    are refused."""
     card = VictimCard("v", classes=("stop sign", "Yield", "go"))
     assert class_numbers(["go", "stop_sign"], card) == [2, 0]
     assert class_numbers(["00", "01"], card) == [0, 1]
@@ -225,7 +258,8 @@ def test_classes_are_matched_by_name_before_number() -> None:
 
 
 def test_images_of_several_sizes_become_one_size_on_the_grid() -> None:
-    """Other sizes are stretched to the card's size and are 8-bit images again; grey ones keep one channel if asked."""
+    """Other sizes are stretched to the card's size and are 8-bit images again; gray ones keep one
+    channel if asked."""
     arrays = [np.full((size, size, 3), 77, np.uint8) for size in (8, 12, 16)]
     names = ("x", "y", "z")
     data = ImageDataset(lambda i: arrays[i], np.zeros(3, np.int64), ("a",), names, names)
@@ -235,8 +269,8 @@ def test_images_of_several_sizes_become_one_size_on_the_grid() -> None:
     assert torch.equal(images, (images * 255).round() / 255)
 
 
-def test_colour_images_for_a_grey_victim_are_an_error() -> None:
-    """A grey victim is not fed the mean of colours in silence."""
+def test_color_images_for_a_gray_victim_are_an_error() -> None:
+    """A gray victim is not fed the mean of colors in silence."""
     samples = Samples(toy_data(), (0,), (0,), (8, 8), channels=1)
     with pytest.raises(DataError, match="grey"):
         samples.images([0])
@@ -250,7 +284,8 @@ class Softmax(Toy):
 
 
 def test_a_softmax_at_the_end_buys_no_robustness() -> None:
-    """A victim that returns probabilities is said so, and is read at most as robust as through its logits."""
+    """A victim that returns probabilities is said so, and is read at most as robust as through its
+    logits."""
     samples = choose(toy_data(), CARD)
     ball = LpBall("linf", 0.02)
     rates = {}

@@ -1,7 +1,8 @@
 """Detectors of torchvision and ultralytics, tested with stand-ins that have the same interfaces.
 
-Neither library is installed here (torchvision has no build for this torch, ultralytics is AGPL-3.0): what is shown is
-that models of these shapes are opened rightly, not that every release of the libraries keeps its shape.
+Neither library is installed here (torchvision has no build for this torch, ultralytics is
+AGPL-3.0): what is shown is that models of these shapes are opened rightly, not that every release
+of the libraries keeps its shape.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Predictor(nn.Module):
 
 
 class Heads(nn.Module):
-    """roi_heads: two fixed proposals that overlap, scored by red and green; then threshold, NMS and a limit."""
+    """roi_heads: two fixed proposals that overlap, scored by red and green; then threshold, NMS and
+    a limit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +68,8 @@ class TwoStage(nn.Module):
 
 
 def test_a_torchvision_detector_is_opened() -> None:
-    """Candidates under its threshold and under its suppression come out, with gradients; the user's model stays."""
+    """Candidates under its threshold and under its suppression come out, with gradients; the user's
+    model stays."""
     mine = TwoStage()
     victim = as_victim(mine, classes=["__background__", "person", "sign"])
     images = torch.zeros(2, 3, 16, 16)
@@ -74,13 +77,20 @@ def test_a_torchvision_detector_is_opened() -> None:
     found = victim(images.requires_grad_())
     assert isinstance(found, Detections)
     assert found.scores.shape == (2, 2, 3)
-    assert found.scores[0].detach().tolist() == [[0, pytest.approx(0.9), 0], [0, 0, pytest.approx(0.3)]]
+    assert found.scores[0].detach().tolist() == [
+        [0, pytest.approx(0.9), 0],
+        [0, 0, pytest.approx(0.3)],
+    ]
     assert found.scores[1].detach().max() == pytest.approx(0.2)
     assert found.boxes[0, 0].tolist() == [2, 2, 10, 10]
     (gradient,) = torch.autograd.grad(found.scores[0, 1, 2], images)
     assert float(gradient[0, 1].sum()) == pytest.approx(1)
     assert victim.card.task == "detect"
-    assert (mine.roi_heads.score_thresh, mine.roi_heads.nms_thresh, mine.roi_heads.detections_per_img) == (0.5, 0.5, 1)
+    assert (
+        mine.roi_heads.score_thresh,
+        mine.roi_heads.nms_thresh,
+        mine.roi_heads.detections_per_img,
+    ) == (0.5, 0.5, 1)
     assert isinstance(mine.roi_heads.mask_roi_pool, nn.Identity)
     check_victim(victim, images.detach().clamp(0.05, 1))
 
@@ -115,11 +125,14 @@ class YoloNet(nn.Module):
             return torch.zeros(len(images), 300, 6), []
         red = images[:, 0].mean((1, 2))
         line = torch.tensor([320.0, 160.0, 64.0, 32.0]).repeat(len(images), 1)
-        return torch.cat([line, red[:, None], 1 - red[:, None]], 1)[..., None].repeat(1, 1, 5), [images]
+        return torch.cat([line, red[:, None], 1 - red[:, None]], 1)[..., None].repeat(1, 1, 5), [
+            images
+        ]
 
 
 class Yolo(nn.Module):
-    """ultralytics.YOLO: a wrapper whose own call predicts on files and whose train() starts a training."""
+    """ultralytics.YOLO: a wrapper whose own call predicts on files and whose train() starts a
+    training."""
 
     def __init__(self, task: str = "detect") -> None:
         super().__init__()
@@ -137,7 +150,8 @@ class Yolo(nn.Module):
 
 @pytest.mark.parametrize("make", [Yolo, YoloNet])
 def test_an_ultralytics_model_is_opened(make: type[nn.Module]) -> None:
-    """The net inside is called, in its own input size; names and boxes come out in the picture's pixels."""
+    """The net inside is called, in its own input size; names and boxes come out in the picture's
+    pixels."""
     victim = as_victim(make())
     found = victim(torch.full((2, 3, 320, 320), 0.25))
     assert victim.card.classes == ("person", "stop sign")
@@ -159,7 +173,9 @@ def test_what_ultralytics_suppresses_itself_is_refused() -> None:
 
 def test_module_factory_finds_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--victim mine:make` opens a detector of either shape without another word."""
-    (tmp_path / "my_yolo.py").write_text("from test_adapters import Yolo\n\ndef make():\n    return Yolo()\n")
+    (tmp_path / "my_yolo.py").write_text(
+        "from test_adapters import Yolo\n\ndef make():\n    return Yolo()\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     assert load_victim("my_yolo:make").card.task == "detect"
@@ -172,15 +188,19 @@ def test_module_factory_finds_them_too(tmp_path: Path, monkeypatch: pytest.Monke
         ("ultralytics:nowhere/yolo11n.pt", "nothing is downloaded"),
     ],
 )
-def test_what_is_missing_is_named_with_its_remedy(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_named_with_its_remedy(
+    name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without the library, or without the file, one line tells how to get it."""
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     with pytest.raises(VictimError, match=said):
         load_victim(name)
 
 
-def test_ultralytics_missing_with_its_file_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is here, the library is not: the line names the extra and its licence."""
+def test_ultralytics_missing_with_its_file_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is here, the library is not: the line names the extra and its license."""
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     (tmp_path / "y.pt").write_bytes(b"x")
     with pytest.raises(VictimError, match="AGPL"):
@@ -200,12 +220,14 @@ def stub_torchvision(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
 
     shown = types.SimpleNamespace(crop_size=[32], resize_size=[40], mean=[0.5] * 3, std=[0.5] * 3)
     det = types.SimpleNamespace(
-        url="https://x/det-1234.pth", meta={"categories": ["bg", "person", "sign"], "_metrics": {"C": {"box_map": 1.0}}}
+        url="https://x/det-1234.pth",
+        meta={"categories": ["bg", "person", "sign"], "_metrics": {"C": {"box_map": 1.0}}},
     )
     cls = types.SimpleNamespace(
-        url="https://x/cls-1234.pth", transforms=lambda: shown,
+        url="https://x/cls-1234.pth",
+        transforms=lambda: shown,
         meta={"categories": ["a", "b"], "_metrics": {"I": {"acc@1": 1.0}}},
-    )  # fmt: skip
+    )
     models = types.ModuleType("torchvision.models")
     models.list_models = lambda: ["det", "cls"]  # type: ignore[attr-defined]
     models.get_model_weights = lambda n: types.SimpleNamespace(DEFAULT=det if n == "det" else cls)  # type: ignore[attr-defined]
@@ -216,7 +238,8 @@ def stub_torchvision(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
 
 
 def test_torchvision_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names load what is in torch's cache, with classes and preprocessing of its table, and never fetch it."""
+    """Names load what is in torch's cache, with classes and preprocessing of its table, and never
+    fetch it."""
     stub_torchvision(monkeypatch, tmp_path)
     with pytest.raises(VictimError, match="DEFAULT"):
         load_victim("torchvision:det")
@@ -234,18 +257,24 @@ def test_torchvision_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_nothing_imports_them_unasked() -> None:
-    """Importing every module of the library leaves torchvision and ultralytics out; the imports stand in functions."""
+    """Importing every module of the library leaves torchvision and ultralytics out; the imports
+    stand in functions."""
     names = [
-        ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in sorted((ROOT / "physadv").rglob("*.py"))
+        ".".join(p.relative_to(ROOT).with_suffix("").parts)
+        for p in sorted((ROOT / "physadv").rglob("*.py"))
         if p.name != "__init__.py" and "_data" not in p.parts
-    ]  # fmt: skip
+    ]
     code = (
-        f"import importlib, sys\nfor n in {names!r}:\n    try:\n        importlib.import_module(n)\n"
-        "    except ImportError:\n        pass\nassert not {'ultralytics', 'torchvision'} & set(sys.modules)"
+        f"import importlib, sys\nfor n in {names!r}:\n    try:\n        "
+        "importlib.import_module(n)\n"
+        "    except ImportError:\n        pass\nassert not {'ultralytics', 'torchvision'} & "
+        "set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
     for path in (ROOT / "physadv").rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            roots = {a.name.split(".")[0] for a in getattr(node, "names", [])} | {str(getattr(node, "module", ""))[:11]}
+            roots = {a.name.split(".")[0] for a in getattr(node, "names", [])} | {
+                str(getattr(node, "module", ""))[:11]
+            }
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert not roots & {"ultralytics", "torchvision"}, path

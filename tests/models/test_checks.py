@@ -56,7 +56,8 @@ def test_a_sound_victim_passes_without_a_word() -> None:
     ],
 )
 def test_worthless_answers_are_errors(change: object, said: str) -> None:
-    """NaN, infinity, labels for logits, one class, a tuple, detached outputs and a crash raise VictimError."""
+    """NaN, infinity, labels for logits, one class, a tuple, detached outputs and a crash raise
+    VictimError."""
     with pytest.raises(VictimError, match=said):
         check_victim(Changed(change).eval(), IMAGES)
 

@@ -19,7 +19,8 @@ def boxes_of(n: int, seed: int) -> torch.Tensor:
 
 
 def test_overlap_by_hand() -> None:
-    """Two 2x2 squares sharing one unit overlap by 1/7; a box with itself by 1; apart by 0; an empty one by 0."""
+    """Two 2x2 squares sharing one unit overlap by 1/7; a box with itself by 1; apart by 0; an empty
+    one by 0."""
     a = torch.tensor([[0.0, 0, 2, 2], [5, 5, 5, 5]])
     b = torch.tensor([[1.0, 1, 3, 3], [0, 0, 2, 2], [9, 9, 10, 10]])
     assert torch.allclose(iou(a, b), torch.tensor([[1 / 7, 1, 0], [0, 0, 0]]))
@@ -68,7 +69,8 @@ def test_nothing_over_the_threshold_is_an_empty_answer() -> None:
 
 
 def test_best_of_class_looks_where_it_is_told() -> None:
-    """Without a box the best anywhere; with one, only candidates that overlap it; with none there, 0."""
+    """Without a box the best anywhere; with one, only candidates that overlap it; with none there,
+    0."""
     boxes = torch.tensor([[[0.0, 0, 10, 10], [50, 50, 60, 60]]]).repeat(2, 1, 1)
     scores = torch.tensor([[[0.3], [0.9]], [[0.2], [0.1]]], requires_grad=True)
     found = Detections(boxes, scores)

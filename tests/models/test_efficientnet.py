@@ -1,4 +1,5 @@
-"""EfficientNet-Lite0 from its package recognises real photos, resizes for itself, and passes the gradient through."""
+"""EfficientNet-Lite0 from its package recognizes real photos, resizes for itself, and passes the
+gradient through."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from torch import Tensor
 from physadv.core.errors import VictimError
 from physadv.core.image_io import read_image
 from physadv.models import zoo
-from physadv.models.checks import check_victim
 from physadv.models.architectures.efficientnet_lite import SameConv
+from physadv.models.checks import check_victim
 from physadv.models.load import LoadedVictim, load_victim
 
 
@@ -35,7 +36,7 @@ def top1(victim: LoadedVictim, folder: Path, step: int) -> tuple[int, int]:
     return hits, len(rows)
 
 
-def test_a_sample_of_photos_is_recognised(victim: LoadedVictim, shared_data: Path) -> None:
+def test_a_sample_of_photos_is_recognized(victim: LoadedVictim, shared_data: Path) -> None:
     """At least 80 % of every tenth photo: a wrong mean, padding or channel order falls well below."""
     hits, n = top1(victim, shared_data / "imagenet-photos", 10)
     assert hits >= 0.8 * n
@@ -54,7 +55,9 @@ def test_class_names_stand_at_their_index(victim: LoadedVictim, shared_data: Pat
     with (shared_data / "imagenet-photos" / "labels.csv").open() as stream:
         for row in csv.DictReader(stream):
             name = row["file"].split("_", 1)[1].removesuffix(".jpg").replace("_", " ")
-            assert victim.card.classes[int(row["class"])].split(" (")[0].casefold() == name.casefold()
+            assert (
+                victim.card.classes[int(row["class"])].split(" (")[0].casefold() == name.casefold()
+            )
     assert victim.card.class_index("toaster") == 859
     assert len(victim.card.classes) == 1000
 

@@ -1,4 +1,5 @@
-"""Faces: the ports agree with their originals, detectors find what is there, crops carry gradients, cards are true."""
+"""Faces: the ports agree with their originals, detectors find what is there, crops carry gradients,
+cards are true."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from torch import nn
 from physadv.core.errors import VictimError
 from physadv.core.image_io import list_images, read_rgba, to_tensor
 from physadv.models.faces import embedders as embedders_module
-from physadv.models.faces.embedders import DLIB, MOBILEFACENET, load_embedder, similarity
+from physadv.models.faces.embedders import DLIB, MOBILEFACENET, embedding_similarity, load_embedder
 from physadv.models.faces.face_detection import (
     TEMPLATES,
     DlibFinder,
@@ -26,12 +27,15 @@ from physadv.models.faces.face_detection import (
     find_faces,
     model_file,
 )
-from physadv.models.faces.face_detection import similarity as fitted
+from physadv.models.faces.face_detection import similarity_transform as fitted
 
 
 @pytest.fixture(scope="module")
 def faces(shared_data: Path) -> list[np.ndarray]:
-    return [np.ascontiguousarray(read_rgba(p)[..., :3]) for p in list_images(shared_data / "faces")[::40]]
+    return [
+        np.ascontiguousarray(read_rgba(p)[..., :3])
+        for p in list_images(shared_data / "faces")[::40]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,9 @@ def slim_file(shared_data: Path) -> Path:
 def test_dlib_port_agrees_with_dlib(faces: list[np.ndarray]) -> None:
     """The torch port gives dlib's own descriptors: cosine 0.999 and more on real, aligned faces."""
     dlib = pytest.importorskip("dlib", reason="extra 'faces' is not installed")
-    own = dlib.face_recognition_model_v1(str(model_file("dlib_face_recognition_resnet_model_v1.dat")))
+    own = dlib.face_recognition_model_v1(
+        str(model_file("dlib_face_recognition_resnet_model_v1.dat"))
+    )
     find = dlib.get_frontal_face_detector()
     points = dlib.shape_predictor(str(model_file("shape_predictor_5_face_landmarks.dat")))
     port, seen = load_embedder("dlib"), 0
@@ -58,9 +64,12 @@ def test_dlib_port_agrees_with_dlib(faces: list[np.ndarray]) -> None:
 
 
 def test_our_alignment_agrees_with_dlibs(faces: list[np.ndarray]) -> None:
-    """From photo to descriptor, our landmarks and crops stay within a tenth of dlib's threshold of its own chain."""
+    """From photo to descriptor, our landmarks and crops stay within a tenth of dlib's threshold of
+    its own chain."""
     dlib = pytest.importorskip("dlib", reason="extra 'faces' is not installed")
-    own = dlib.face_recognition_model_v1(str(model_file("dlib_face_recognition_resnet_model_v1.dat")))
+    own = dlib.face_recognition_model_v1(
+        str(model_file("dlib_face_recognition_resnet_model_v1.dat"))
+    )
     points = dlib.shape_predictor(str(model_file("shape_predictor_5_face_landmarks.dat")))
     port, finder, distances = load_embedder("dlib"), DlibFinder(), []
     for rgb in faces:
@@ -75,7 +84,8 @@ def test_our_alignment_agrees_with_dlibs(faces: list[np.ndarray]) -> None:
 
 
 def test_both_finders_see_the_same_faces(faces: list[np.ndarray], slim_file: Path) -> None:
-    """Slim net and dlib find one face on (nearly) every photo, and the union merges the two findings into one."""
+    """Slim net and dlib find one face on (nearly) every photo, and the union merges the two
+    findings into one."""
     pytest.importorskip("dlib", reason="extra 'faces' is not installed")
     both = default_finders(slim_file)
     merged = [find_faces(rgb, both) for rgb in faces]
@@ -84,7 +94,10 @@ def test_both_finders_see_the_same_faces(faces: list[np.ndarray], slim_file: Pat
     assert len(with_both) >= 0.9 * sum(len(found) for found in merged)
     for face in with_both:
         middles = [
-            np.mean(face.to_photo("arcface", 1, s)[:, :2].sum(1) / 2 + face.to_photo("arcface", 1, s)[:, 2])
+            np.mean(
+                face.to_photo("arcface", 1, s)[:, :2].sum(1) / 2
+                + face.to_photo("arcface", 1, s)[:, 2]
+            )
             for s in ("dlib5", "arc5")
         ]
         assert abs(middles[0] - middles[1]) < 6
@@ -117,7 +130,9 @@ def test_known_people_are_told_apart(shared_data: Path, slim_file: Path) -> None
         for path in paths:
             rgb = read_rgba(path)[..., :3]
             face = find_faces(rgb, finders)[0]
-            warp = torch.from_numpy(face.to_photo(embedder.card.alignment, embedder.card.size))[None]
+            warp = torch.from_numpy(face.to_photo(embedder.card.alignment, embedder.card.size))[
+                None
+            ]
             rows.append(embedder(crops(to_tensor(rgb)[None], warp, embedder.card.size))[0])
         scores = embedder.similarity(torch.stack(rows), torch.stack(rows)).numpy()
         upper = np.triu_indices(len(paths), 1)
@@ -151,7 +166,7 @@ def test_crop_is_exact_for_a_shift_and_has_gradients() -> None:
 
 
 def test_shrinking_crop_does_not_alias() -> None:
-    """One-pixel stripes in a large photo become grey in a small crop instead of false stripes."""
+    """One-pixel stripes in a large photo become gray in a small crop instead of false stripes."""
     stripes = torch.zeros(1, 3, 400, 400)
     stripes[..., ::2] = 1
     warp = torch.tensor([[[4.1, 0.0, 30.0], [0.0, 4.1, 30.0]]])
@@ -187,12 +202,20 @@ def make_tiny() -> nn.Module:
 
 
 def test_a_ten_line_descriptor_is_an_embedder(tmp_path: Path) -> None:
-    """TorchScript and ten lines of TOML: channel order, mean, std and threshold are honoured."""
+    """TorchScript and ten lines of TOML: channel order, mean, std and threshold are honored."""
     torch.jit.script(Tiny()).save(str(tmp_path / "net.pt"))
     lines = [
-        'name = "tiny"', 'weights = "net.pt"', "size = 16", 'channels = "bgr"', "mean = [0.5, 0.5, 0.5]",
-        "std = [0.25, 0.25, 0.25]", "dimension = 3", 'licence = "mine"', "threshold = 0.4", "far = 0.01",
-    ]  # fmt: skip
+        'name = "tiny"',
+        'weights = "net.pt"',
+        "size = 16",
+        'channels = "bgr"',
+        "mean = [0.5, 0.5, 0.5]",
+        "std = [0.25, 0.25, 0.25]",
+        "dimension = 3",
+        'licence = "mine"',
+        "threshold = 0.4",
+        "far = 0.01",
+    ]
     descriptor = tmp_path / "tiny.toml"
     descriptor.write_text("\n".join(lines), encoding="utf-8")
     embedder = load_embedder(descriptor)
@@ -218,14 +241,15 @@ def test_wrong_descriptors_are_refused_by_name(tmp_path: Path, line: str, said: 
 def test_wrong_dimension_is_said(tmp_path: Path) -> None:
     """An embedder that gives another number of values than stated is caught at its first use."""
     torch.jit.script(Tiny()).save(str(tmp_path / "net.pt"))
-    text = 'weights = "net.pt"\nsize = 16\ndimension = 4\nlicence = "mine"\n'
+    text = 'weights = "net.pt"\nsize = 16\ndimension = 4\nlicense = "mine"\n'
     (tmp_path / "net.toml").write_text(text, encoding="utf-8")
     with pytest.raises(VictimError, match="is stated"):
         load_embedder(tmp_path / "net.toml")(torch.zeros(1, 3, 16, 16))
 
 
 def test_missing_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without weights at hand the error names the command that fetches them; so does a missing package."""
+    """Without weights at hand the error names the command that fetches them; so does a missing
+    package."""
     monkeypatch.setattr(embedders_module, "cached", lambda card: None)
     with pytest.raises(VictimError, match="models fetch mobilefacenet"):
         load_embedder("mobilefacenet")
@@ -245,14 +269,15 @@ def test_foreign_dat_file_is_refused(tmp_path: Path) -> None:
 def test_similarity_metrics() -> None:
     """Cosine of parallel vectors is 1; the Euclidean similarity is minus the distance."""
     a, b = torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0, 8.0]])
-    assert float(similarity("cosine", a, b)) == pytest.approx(1)
-    assert float(similarity("euclidean", a, b)) == pytest.approx(-5)
+    assert float(embedding_similarity("cosine", a, b)) == pytest.approx(1)
+    assert float(embedding_similarity("euclidean", a, b)) == pytest.approx(-5)
 
 
 def test_faces_weights_can_be_carried_into_the_cache(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`models fetch` knows both weights' files by sha256, and what it brought is found without naming it again."""
+    """`models fetch` knows both weights' files by sha256, and what it brought is found without
+    naming it again."""
     from physadv.models.faces.embedders import FETCHABLE
     from physadv.models.fetch import fetch
 

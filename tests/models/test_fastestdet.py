@@ -1,4 +1,5 @@
-"""FastestDet: the published weights fit, real photos are understood, gradients are finite and reach the image only."""
+"""FastestDet: the published weights fit, real photos are understood, gradients are finite and reach
+the image only."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import torch
 
 from physadv.core.image_io import list_images, read_image
 from physadv.core.types import Detections
+from physadv.models.architectures.fastestdet import FastestDet, decode_boxes, decode_scores
 from physadv.models.cards import LoadedVictim
 from physadv.models.detectors import best_of_class, nms
-from physadv.models.architectures.fastestdet import FastestDet, decode_boxes, decode_scores
 from physadv.models.load import load_victim
 
 STOP = 11
@@ -29,19 +30,21 @@ def predict(victim: LoadedVictim, images: torch.Tensor) -> Detections:
 
 
 def test_candidates_are_dense_and_in_pixels_of_the_image_given() -> None:
-    """A 200x300 image has 484 candidates whose centres lie within a cell of the image; scores lie in [0, 1]."""
+    """A 200x300 image has 484 candidates whose centers lie within a cell of the image; scores lie
+    in [0, 1]."""
     found = FastestDet().eval()(torch.rand(2, 3, 200, 300))
     assert found.boxes.shape == (2, 484, 4)
     assert found.scores.shape == (2, 484, 80)
-    centre = (found.boxes[..., :2] + found.boxes[..., 2:]) / 2
+    center = (found.boxes[..., :2] + found.boxes[..., 2:]) / 2
     limit = torch.tensor([300.0, 200.0])
-    assert bool((centre > -limit / 22).all())
-    assert bool((centre < limit * 23 / 22).all())
+    assert bool((center > -limit / 22).all())
+    assert bool((center < limit * 23 / 22).all())
     assert bool(((found.scores >= 0) & (found.scores <= 1)).all())
 
 
 def test_boxes_decode_by_hand() -> None:
-    """Raw zeros in cell (row 1, column 2) of a 4x4 grid are a box of half the image around that cell's corner."""
+    """Raw zeros in cell (row 1, column 2) of a 4x4 grid are a box of half the image around that
+    cell's corner."""
     boxes = decode_boxes(torch.zeros(1, 4, 4, 4), height=80, width=160)
     assert boxes[0, 1 * 4 + 2].tolist() == pytest.approx([80 - 40, 20 - 20, 80 + 40, 20 + 20])
 
@@ -80,7 +83,8 @@ def test_every_stop_sign_of_the_street_photos_is_found_and_none_is_invented(
 
 
 def test_the_box_lies_on_the_sign(detector: LoadedVictim, shared_data: Path) -> None:
-    """Photo 018: the sign fills the right of the middle; the best box overlaps its hand-read place by over 0.7."""
+    """Photo 018: the sign fills the right of the middle; the best box overlaps its hand-read place
+    by over 0.7."""
     image = read_image(shared_data / "stop-photos" / "stop" / "018.jpg")[None]
     with torch.no_grad():
         found = predict(detector, image)
@@ -109,8 +113,11 @@ def test_other_classes_have_their_names(
     assert int(nms(found, 0.65)[0].labels[0]) == label
 
 
-def test_gradient_reaches_the_image_and_not_the_parameters(detector: LoadedVictim, shared_data: Path) -> None:
-    """Backward from a stop score fills the image's gradient, finite, and leaves every parameter without one."""
+def test_gradient_reaches_the_image_and_not_the_parameters(
+    detector: LoadedVictim, shared_data: Path
+) -> None:
+    """Backward from a stop score fills the image's gradient, finite, and leaves every parameter
+    without one."""
     image = read_image(shared_data / "stop-photos" / "stop" / "004.jpg")[None].requires_grad_()
     best_of_class(predict(detector, image), STOP).sum().backward()
     assert image.grad is not None

@@ -25,7 +25,9 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def card() -> VictimCard:
-    return VictimCard(name="own", sha256=hashlib.sha256(DATA).hexdigest(), extra={"size_bytes": len(DATA)})
+    return VictimCard(
+        name="own", sha256=hashlib.sha256(DATA).hexdigest(), extra={"size_bytes": len(DATA)}
+    )
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -55,7 +57,9 @@ def files_left() -> list[Path]:
 def test_a_url_is_fetched_verified_and_found_again(card: VictimCard, server: str) -> None:
     """The bytes arrive whole, progress counts to the end, and the cache then knows them."""
     seen: list[tuple[int, int | None]] = []
-    path = fetch(card, source=f"{server}/right.pth", progress=lambda done, total: seen.append((done, total)))
+    path = fetch(
+        card, source=f"{server}/right.pth", progress=lambda done, total: seen.append((done, total))
+    )
     assert path.read_bytes() == DATA
     assert cached(card) == path
     assert seen[-1] == (len(DATA), len(DATA))
@@ -69,7 +73,8 @@ def test_a_file_of_another_machine_by_path(card: VictimCard, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["other.pth", "long.pth", "absent.pth"])
 def test_the_wrong_bytes_leave_nothing_behind(card: VictimCard, server: str, name: str) -> None:
-    """Another sha256, too many bytes, and 404 raise VictimError naming the source; the cache stays empty."""
+    """Another sha256, too many bytes, and 404 raise VictimError naming the source; the cache stays
+    empty."""
     with pytest.raises(VictimError, match=name):
         fetch(card, source=f"{server}/{name}")
     assert files_left() == []

@@ -1,4 +1,5 @@
-"""A user's own model: ten lines, TorchScript, torch.export, weights alone; and what must be refused."""
+"""A user's own model: ten lines, TorchScript, torch.export, weights alone; and what must be
+refused."""
 
 from __future__ import annotations
 
@@ -37,9 +38,13 @@ def wrong(): return "a string"
 class Tiny(nn.Sequential):
     def __init__(self, classes: int = 3) -> None:
         super().__init__(
-            nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes),
-        )  # fmt: skip
+            nn.Conv2d(3, 8, 3, 2),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, classes),
+        )
 
 
 class Pair(nn.Module):
@@ -47,14 +52,17 @@ class Pair(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         side = images.shape[-1]
-        corners = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 1], [0, 1, 1, 2], [1, 1, 2, 2]]) * side / 2.0
+        corners = (
+            torch.tensor([[0, 0, 1, 1], [1, 0, 2, 1], [0, 1, 1, 2], [1, 1, 2, 2]]) * side / 2.0
+        )
         scores = nn.functional.adaptive_avg_pool2d(images, 2).mean(1).flatten(1)
         return corners.expand(images.shape[0], 4, 4), scores[..., None].expand(-1, -1, 2)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the user's own module, under a name of its own (modules are cached by name)."""
+    """A working folder with the user's own module, under a name of its own (modules are cached by
+    name)."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / f"own_{abs(hash(tmp_path))}.py").write_text(TEN_LINES)
     return tmp_path
@@ -71,7 +79,8 @@ def logits(victim: LoadedVictim, images: Tensor) -> Tensor:
 
 
 def test_ten_lines_in_the_working_folder_are_a_victim(folder: Path) -> None:
-    """`module:factory` gives a frozen victim in eval mode, with the classes it named, for images of any size."""
+    """`module:factory` gives a frozen victim in eval mode, with the classes it named, for images of
+    any size."""
     victim = load_victim(f"{module_of(folder)}:make")
     assert logits(victim, torch.rand(2, 3, 50, 70)).shape == (2, 3)
     assert victim.card.classes == ("stop", "yield", "other")
@@ -107,10 +116,18 @@ def test_an_instance_in_the_users_module_is_left_as_it_is(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("attribute", "said"),
-    [("absent", "no such attribute"), ("broken", "is a int"), ("needs", "called without arguments"), ("wrong", "str")],
+    [
+        ("absent", "no such attribute"),
+        ("broken", "is a int"),
+        ("needs", "called without arguments"),
+        ("wrong", "str"),
+    ],
 )
-def test_a_factory_that_cannot_be_used_is_told_in_one_line(folder: Path, attribute: str, said: str) -> None:
-    """Missing attribute, not callable, needs arguments, returns no module: VictimError that says which."""
+def test_a_factory_that_cannot_be_used_is_told_in_one_line(
+    folder: Path, attribute: str, said: str
+) -> None:
+    """Missing attribute, not callable, needs arguments, returns no module: VictimError that says
+    which."""
     with pytest.raises(VictimError, match=said):
         load_victim(f"{module_of(folder)}:{attribute}")
 
@@ -126,7 +143,8 @@ def test_an_unknown_module_file_or_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_wrapping_changes_nothing_of_the_users_model() -> None:
-    """Training mode, requires_grad, gradients and batch-norm statistics are as before, also after a backward pass."""
+    """Training mode, requires_grad, gradients and batch-norm statistics are as before, also after a
+    backward pass."""
     model = Tiny()
     model[0].weight.requires_grad_(False)
     model[5].weight.grad = torch.ones_like(model[5].weight)
@@ -147,7 +165,10 @@ def test_mean_and_std_are_in_units_of_the_unit_interval() -> None:
     """as_victim(model, mean, std)(x) equals model((x - mean) / std)."""
     model = Tiny().eval()
     images = torch.rand(2, 3, 20, 20)
-    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    mean, std = (
+        torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1),
+        torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1),
+    )
     victim = as_victim(model, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
     assert torch.allclose(logits(victim, images), model((images - mean) / std), atol=1e-5)
 
@@ -169,11 +190,14 @@ def test_a_detectors_boxes_come_back_in_pixels_of_the_image_given() -> None:
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_the_yolo_layout_is_read(beside: bool) -> None:
-    """(b, 4 + classes, n) of centre, size and scores, alone or first in a tuple, becomes corners and scores."""
+    """(b, 4 + classes, n) of center, size and scores, alone or first in a tuple, becomes corners
+    and scores."""
 
     class Yolo(nn.Module):
         def forward(self, images: Tensor) -> object:
-            row = torch.tensor([32.0, 16.0, 20.0, 10.0, 0.25, 0.75]).view(1, 6, 1) + 0 * images.mean()
+            row = (
+                torch.tensor([32.0, 16.0, 20.0, 10.0, 0.25, 0.75]).view(1, 6, 1) + 0 * images.mean()
+            )
             output = row.expand(images.shape[0], 6, 7)
             return (output, [images]) if beside else output
 
@@ -218,12 +242,14 @@ def test_a_sidecar_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, sa
 
 
 def test_torchscript_with_a_sidecar(tmp_path: Path) -> None:
-    """A TorchScript file gives what the model gives; classes, mean, std and input size come from <file>.toml."""
+    """A TorchScript file gives what the model gives; classes, mean, std and input size come from
+    <file>.toml."""
     model = Tiny().eval()
     path = tmp_path / "own.pt"
     torch.jit.script(model).save(str(path))
     path.with_name("own.pt.toml").write_text(
-        'classes = ["a", "b", "c"]\nmean = [0.5, 0.5, 0.5]\nstd = 0.25\ninput_size = 24\nlicence = "MIT"\n'
+        'classes = ["a", "b", "c"]\nmean = [0.5, 0.5, 0.5]\nstd = 0.25\ninput_size = 24\nlicense '
+        '= "MIT"\n'
     )
     victim = load_victim(path)
     images = torch.rand(3, 3, 24, 24)
@@ -235,7 +261,8 @@ def test_torchscript_with_a_sidecar(tmp_path: Path) -> None:
 
 
 def test_exported_program_of_one_image_takes_batches_of_any_size(tmp_path: Path) -> None:
-    """torch.export of one 24x24 image: any batch and size is served, and the gradient reaches the image."""
+    """torch.export of one 24x24 image: any batch and size is served, and the gradient reaches the
+    image."""
     model = Tiny().eval()
     path = tmp_path / "own.pt2"
     torch.export.save(torch.export.export(model, (torch.rand(1, 3, 24, 24),)), path)
@@ -251,7 +278,8 @@ def test_exported_program_of_one_image_takes_batches_of_any_size(tmp_path: Path)
 
 
 def test_exported_program_of_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
-    """Exported for batches of 4: five images are served in two pieces, and each answer is the image's own."""
+    """Exported for batches of 4: five images are served in two pieces, and each answer is the
+    image's own."""
     model = Tiny().eval()
     path = tmp_path / "four.pt2"
     torch.export.save(torch.export.export(model, (torch.rand(4, 3, 24, 24),)), path)
@@ -260,7 +288,8 @@ def test_exported_program_of_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
 
 
 def test_a_state_dict_alone_is_no_model(tmp_path: Path) -> None:
-    """Weights without a model are refused with the remedy: name module:factory, give them with --weights."""
+    """Weights without a model are refused with the remedy: name module:factory, give them with
+    --weights."""
     torch.save(Tiny().state_dict(), tmp_path / "w.pth")
     with pytest.raises(VictimError, match="--weights"):
         load_victim(tmp_path / "w.pth")
@@ -277,8 +306,11 @@ class Bomb:
 
 
 @pytest.mark.parametrize("suffix", ["pt", "pth"])
-def test_a_pickle_of_more_than_weights_is_refused_and_never_run(tmp_path: Path, suffix: str) -> None:
-    """A pickled module, and a pickle that would run code, raise VictimError with the remedy; nothing ran."""
+def test_a_pickle_of_more_than_weights_is_refused_and_never_run(
+    tmp_path: Path, suffix: str
+) -> None:
+    """A pickled module, and a pickle that would run code, raise VictimError with the remedy;
+    nothing ran."""
     torch.save(Tiny(), tmp_path / f"module.{suffix}")
     torch.save({"x": Bomb(tmp_path / "ran")}, tmp_path / f"bomb.{suffix}")
     (tmp_path / f"plain.{suffix}").write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
@@ -292,7 +324,11 @@ def test_damaged_files_are_told_in_one_line(tmp_path: Path) -> None:
     """An empty file, text, and a cut zip raise VictimError, not a traceback of the reader."""
     torch.jit.script(Tiny().eval()).save(str(tmp_path / "whole.pt"))
     whole = (tmp_path / "whole.pt").read_bytes()
-    for name, data in (("empty.pt", b""), ("text.pt", b"hello"), ("cut.pt", whole[: len(whole) // 2])):
+    for name, data in (
+        ("empty.pt", b""),
+        ("text.pt", b"hello"),
+        ("cut.pt", whole[: len(whole) // 2]),
+    ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(VictimError):
             load_victim(tmp_path / name)
@@ -310,7 +346,8 @@ def test_weights_that_do_not_fit_name_the_keys(folder: Path) -> None:
 
 
 def test_class_names_are_found_or_explained() -> None:
-    """Case and underscores do not matter; a near miss is suggested; a name of two classes and a wrong number raise."""
+    """Case and underscores do not matter; a near miss is suggested; a name of two classes and a
+    wrong number raise."""
     card = as_victim(Tiny(4), classes=["stop sign", "crane", "crane", "other"]).card
     assert card.class_index("Stop_Sign") == 0
     assert card.class_index("3") == 3

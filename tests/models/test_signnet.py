@@ -12,9 +12,9 @@ from physadv.core.errors import VictimError
 from physadv.core.files import sha256_of
 from physadv.core.image_io import to_tensor
 from physadv.core.sign_artwork import sign_face
-from physadv.models.zoo import EMBEDDED
 from physadv.models.architectures.signnet import BACKGROUND, NAMES, STOP, SignNet, parameters_of
 from physadv.models.load import load_victim
+from physadv.models.zoo import EMBEDDED
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "physadv" / "victims" / "weights"
 
@@ -39,30 +39,39 @@ def test_small_enough() -> None:
 
 
 def test_shrinking_is_antialiased(net: SignNet) -> None:
-    """A one-pixel checkerboard shrinks to grey, not to a moire."""
+    """A one-pixel checkerboard shrinks to gray, not to a moire."""
     y, x = torch.meshgrid(torch.arange(320), torch.arange(320), indexing="ij")
     board = ((x + y) % 2).float().expand(1, 3, 320, 320)
-    assert net.normalise(board).abs().max() < 0.1
+    assert net.normalize(board).abs().max() < 0.1
 
 
-def test_normalise_maps_the_range(net: SignNet) -> None:
+def test_normalize_maps_the_range(net: SignNet) -> None:
     """[0, 1] becomes [-1, 1]; an image of 64 px is not resampled."""
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(net.normalise(image), image * 2 - 1)
+    assert torch.equal(net.normalize(image), image * 2 - 1)
 
 
 def test_gradient_reaches_the_image(net: SignNet) -> None:
     """The gradient by finite difference is the gradient by autograd, through the resizing."""
     twin = SignNet().double().eval()
     twin.load_state_dict(net.state_dict())
-    image = torch.rand(1, 3, 80, 72, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    image = torch.rand(
+        1, 3, 80, 72, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     image.requires_grad_(True)
     (gradient,) = torch.autograd.grad(twin(image)[0, STOP], image)
-    direction = torch.randn(image.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    direction = torch.randn(
+        image.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
     step = 1e-6
     with torch.no_grad():
-        ahead, back = twin(image + step * direction)[0, STOP], twin(image - step * direction)[0, STOP]
-    assert float((ahead - back) / (2 * step)) == pytest.approx(float((gradient * direction).sum()), rel=1e-4)
+        ahead, back = (
+            twin(image + step * direction)[0, STOP],
+            twin(image - step * direction)[0, STOP],
+        )
+    assert float((ahead - back) / (2 * step)) == pytest.approx(
+        float((gradient * direction).sum()), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 0, 5)])
@@ -94,14 +103,17 @@ def test_card_belongs_to_the_weights(name: str) -> None:
 
 @NAMED
 def test_embedded_victim_knows_the_drawn_sign(name: str) -> None:
-    """The stop face drawn by code is stop on any plain background, near or far, and the background alone is not."""
+    """The stop face drawn by code is stop on any plain background, near or far, and the background
+    alone is not."""
     victim = load_victim(name)
     face = to_tensor(sign_face("stop", 256).rgba)
-    for grey in (0.1, 0.5, 0.9):
-        scene = torch.full((3, 320, 320), grey)
+    for gray in (0.1, 0.5, 0.9):
+        scene = torch.full((3, 320, 320), gray)
         empty = scene[None].clone()
         scene[:, 32:288, 32:288] = face[:3] * face[3:] + scene[:, 32:288, 32:288] * (1 - face[3:])
-        far = torch.nn.functional.interpolate(scene[None], size=(32, 32), mode="bilinear", antialias=True)
+        far = torch.nn.functional.interpolate(
+            scene[None], size=(32, 32), mode="bilinear", antialias=True
+        )
         assert int(victim(scene[None]).argmax()) == STOP
         assert int(victim(far).argmax()) == STOP
         assert int(victim(empty).argmax()) == BACKGROUND

@@ -1,4 +1,5 @@
-"""The victims known by name: embedded weights are verified, weights of one's own are told apart, nothing else moves."""
+"""The victims known by name: embedded weights are verified, weights of one's own are told apart,
+nothing else moves."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         save_file(SignNet().state_dict(), tmp_path / "signs.safetensors")
     digest = sha256_of(tmp_path / "signs.safetensors")
     (tmp_path / "signs.toml").write_text(
-        f'licence = "CC0"\nsha256 = "{digest}"\nmade = "by the test"\n[accuracy]\nreal = "90 %"\nsynthetic = "95 %"\n'
+        f'licence = "CC0"\nsha256 = "{digest}"\nmade = "by the test"\n[accuracy]\nreal = "90 '
+        '%"\nsynthetic = "95 %"\n'
     )
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
     return tmp_path
@@ -65,7 +67,8 @@ def test_loading_moves_no_random_state(embedded: Path) -> None:
 
 
 def test_every_card_is_complete() -> None:
-    """Name, licence, source and data are told by every card; a detector tells its threshold; names are unique."""
+    """Name, license, source and data are told by every card; a detector tells its threshold; names
+    are unique."""
     cards = list_victims()
     assert len({c.name for c in cards}) == len(cards)
     for card in cards:
@@ -77,7 +80,9 @@ def test_every_card_is_complete() -> None:
         assert card_of(card.name) == card
 
 
-def test_weights_that_are_not_here_name_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_that_are_not_here_name_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """FastestDet before it was fetched: the error names the command that fetches it."""
     monkeypatch.setenv("PHYSADV_CACHE", str(tmp_path))
     with pytest.raises(VictimError, match="physadv models fetch fastestdet"):

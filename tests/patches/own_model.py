@@ -1,4 +1,5 @@
-"""A victim of the tests' own, which reads a stop sign where there is much red, and how a module comes beside one."""
+"""A victim of the tests' own, which reads a stop sign where there is much red, and how a module
+comes beside one."""
 
 from __future__ import annotations
 

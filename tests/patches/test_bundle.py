@@ -11,21 +11,28 @@ import torch
 from physadv.core.errors import BundleError, GeometryError
 from physadv.patches.bundle import (
     Card,
+    CardPlacement,
     PatchInfo,
-    Placement,
     Size,
     VictimInfo,
     fingerprint,
     read_bundle,
     write_bundle,
-)  # fmt: skip
+)
 
 
 def card(**size: float) -> Card:
     return Card(
-        patch=PatchInfo("demo", "targeted", "stop", "priority road", created="2026-01-01T00:00:00Z", physadv="0.1.0"),
+        patch=PatchInfo(
+            "demo",
+            "targeted",
+            "stop",
+            "priority road",
+            created="2026-01-01T00:00:00Z",
+            physadv="0.1.0",
+        ),
         size=Size(size.get("width", 60.0), size.get("height", 40.0)),
-        placement=Placement("stop", 762.0, (0.0, 120.5), 0.004),
+        placement=CardPlacement("stop", 762.0, (0.0, 120.5), 0.004),
         victim=VictimInfo("signs", "classify", "ab" * 32),
         eot={"yaw_deg": [-35, 35]},
         optimisation={"steps": 10, "lr": 0.05},
@@ -42,7 +49,9 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor]:
 def test_round_trip(tmp_path: Path) -> None:
     """What is read equals what was written, to 8 bits; the returned bundle is that of the disk."""
     patch, mask = pictures()
-    written = write_bundle(tmp_path / "b", card=card(), patch=patch, mask=mask, preview=patch, rows=[{"a": 1}])
+    written = write_bundle(
+        tmp_path / "b", card=card(), patch=patch, mask=mask, preview=patch, rows=[{"a": 1}]
+    )
     read = read_bundle(tmp_path / "b")
     assert read.card == written.card
     assert torch.equal(read.patch, written.patch)
@@ -65,7 +74,7 @@ def test_inputs_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_margins_are_cut(tmp_path: Path) -> None:
-    """Empty margins go, and size and centre on the card follow by the millimetre."""
+    """Empty margins go, and size and center on the card follow by the millimeter."""
     patch, mask = pictures()
     mask[..., :10] = 0
     mask[..., 15:, :] = 0
@@ -112,7 +121,9 @@ def test_altered(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="changed"):
         read_bundle(tmp_path / "a")
     text = (tmp_path / "a" / "card.toml").read_text()
-    kept = [line for line in text.splitlines() if not line.startswith("sha256") or "ab" * 32 in line]
+    kept = [
+        line for line in text.splitlines() if not line.startswith("sha256") or "ab" * 32 in line
+    ]
     (tmp_path / "a" / "card.toml").write_text("\n".join(kept))
     assert torch.equal(read_bundle(tmp_path / "a").patch, read_bundle(tmp_path / "b").patch)
 

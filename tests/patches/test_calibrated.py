@@ -1,4 +1,5 @@
-"""The user's own printer and camera in the training: what the profile says is what is printed, and the card replays."""
+"""The user's own printer and camera in the training: what the profile says is what is printed, and
+the card replays."""
 
 from __future__ import annotations
 
@@ -13,25 +14,30 @@ import numpy as np
 import pytest
 import torch
 
-from physadv.patches.optimize import render, scenes_of
-from physadv.calibration.color_fit import Measured, fit_profile
+from physadv.calibration.color_chart import color_chart
+from physadv.calibration.color_fit import ChartMeasurement, fit_profile
 from physadv.core.errors import BundleError, CalibrationError
-from physadv.patches.calibrated import with_camera
-from physadv.patches.sticker_run import StickerRun, StickerSettings, build_task
-from physadv.patches.reverify import verify
-from physadv.patches.bundle import read_bundle
-from physadv.calibration.color_chart import colour_chart
-from physadv.eot.transforms.photometry import to_linear
 from physadv.eot.presets import EotRanges
+from physadv.eot.profiles import CameraProfile, read_color_profile, write_profile
+from physadv.eot.transforms.photometry import srgb_to_linear
 from physadv.eot.transforms.printer import draw_printer, printed_light
-from physadv.eot.profiles import CameraProfile, read_colour_profile, write_profile
+from physadv.patches.bundle import read_bundle
+from physadv.patches.calibrated import with_camera
+from physadv.patches.optimize import render_scenes, scenes_of
+from physadv.patches.reverify import verify_bundle
+from physadv.patches.sticker_run import StickerRun, StickerSettings, build_task
 
 
-def write_linear_profile(path: Path, gains: tuple[float, float, float] = (0.9, 0.5, 0.7), spread: float = 0.0) -> Path:
-    """A printer that shows ``gains`` times what it is sent, paper apart, with residuals of ``spread``."""
-    sent = colour_chart(1).colours / 255
+def write_linear_profile(
+    path: Path, gains: tuple[float, float, float] = (0.9, 0.5, 0.7), spread: float = 0.0
+) -> Path:
+    """A printer that shows ``gains`` times what it is sent, paper apart, with residuals of
+    ``spread``."""
+    sent = color_chart(1).colors / 255
     seen = sent * gains + np.random.default_rng(0).normal(0, 1, sent.shape) * spread
-    measured = Measured(sent, seen, np.ones(sent.shape, bool), np.zeros(len(sent)), 1, 1, {}, 1.0, 0.5)
+    measured = ChartMeasurement(
+        sent, seen, np.ones(sent.shape, bool), np.zeros(len(sent)), 1, 1, {}, 1.0, 0.5
+    )
     return write_profile(path, fit_profile(measured, map_name="3x4", printer="test"))
 
 
@@ -41,71 +47,91 @@ def settings(own_model: str) -> StickerSettings:
 
 
 def test_printed_light_is_what_the_profile_says(tmp_path: Path) -> None:
-    """Without spread, each channel's light is the paper's times the measured share, and the drawn inks have no part."""
-    colours = read_colour_profile(write_linear_profile(tmp_path / "p.json")).colour_map()
+    """Without spread, each channel's light is the paper's times the measured share, and the drawn
+    inks have no part."""
+    colors = read_color_profile(write_linear_profile(tmp_path / "p.json")).color_map()
     patch = torch.rand(1, 3, 8, 9) * 0.9 + 0.05
     paper, black, mixing = torch.tensor([0.8, 0.9, 0.7]), torch.full((3,), 0.5), torch.eye(3)
-    printed = printed_light(patch, black, paper, mixing, draw_printer(colours, torch.Generator().manual_seed(0)))
-    said = to_linear(patch * torch.tensor([0.9, 0.5, 0.7])[None, :, None, None]) * paper[None, :, None, None]
+    printed = printed_light(
+        patch, black, paper, mixing, draw_printer(colors, torch.Generator().manual_seed(0))
+    )
+    said = (
+        srgb_to_linear(patch * torch.tensor([0.9, 0.5, 0.7])[None, :, None, None])
+        * paper[None, :, None, None]
+    )
     torch.testing.assert_close(printed, said, atol=2e-3, rtol=0)
 
 
 def test_spread_of_the_draws_is_that_of_the_residuals(tmp_path: Path) -> None:
-    """Over many draws the error at the chart's colours has the covariance of the leave-one-out residuals."""
-    profile = read_colour_profile(write_linear_profile(tmp_path / "p.json", spread=0.02))
-    colours, generator = profile.colour_map(), torch.Generator().manual_seed(1)
+    """Over many draws the error at the chart's colors has the covariance of the leave-one-out
+    residuals."""
+    profile = read_color_profile(write_linear_profile(tmp_path / "p.json", spread=0.02))
+    colors, generator = profile.color_map(), torch.Generator().manual_seed(1)
     sent = torch.from_numpy(profile.sent).float()
     linear = torch.cat([torch.ones(len(sent), 1), sent], 1)
-    errors = torch.cat([linear @ colours.draw_error(generator).T for _ in range(800)])
+    errors = torch.cat([linear @ colors.draw_error(generator).T for _ in range(800)])
     covariance = (errors.T @ errors / len(errors)).numpy()
-    assert np.sqrt(np.diag(covariance)) == pytest.approx(np.sqrt(np.diag(profile.covariance)), rel=0.1)
+    assert np.sqrt(np.diag(covariance)) == pytest.approx(
+        np.sqrt(np.diag(profile.covariance)), rel=0.1
+    )
     assert np.sqrt(np.diag(covariance)) == pytest.approx([0.02] * 3, rel=0.25)
 
 
 def test_the_measured_printer_has_true_gradients(tmp_path: Path) -> None:
-    """gradcheck in float64, for colours inside the hull and for those the hull clamps."""
-    colours = read_colour_profile(write_linear_profile(tmp_path / "p.json", spread=0.01)).colour_map()
-    measured = draw_printer(colours, torch.Generator().manual_seed(2))
+    """gradcheck in float64, for colors inside the hull and for those the hull clamps."""
+    colors = read_color_profile(write_linear_profile(tmp_path / "p.json", spread=0.01)).color_map()
+    measured = draw_printer(colors, torch.Generator().manual_seed(2))
     assert measured is not None
-    patch = torch.rand(1, 3, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 0.9 + 0.05
+    patch = (
+        torch.rand(1, 3, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+        * 0.9
+        + 0.05
+    )
     assert torch.autograd.gradcheck(measured.light, (patch.requires_grad_(),), atol=1e-4)
 
 
 def test_training_sees_the_profile(settings: StickerSettings, tmp_path: Path) -> None:
-    """A printer that makes everything dark gives darker pictures of a white patch, in the same scenes."""
+    """A printer that makes everything dark gives darker pictures of a white patch, in the same
+    scenes."""
     dark = write_linear_profile(tmp_path / "dark.json", (0.2, 0.2, 0.2))
     plain, _ = build_task(settings)
     task, _ = build_task(replace(settings, profile=str(dark)))
     white = torch.ones(1, 3, *task.mask.shape[-2:])
     scenes = scenes_of(task, task.material.train, 6, "x")
     assert torch.equal(scenes.images, scenes_of(plain, plain.material.train, 6, "x").images)
-    before, after = (render(t, white, scenes, ("x", 0))[0] for t in (plain, task))
+    before, after = (render_scenes(t, white, scenes, ("x", 0))[0] for t in (plain, task))
     assert float(after.mean()) < float(before.mean()) - 0.02
 
 
 def test_a_bundle_keeps_its_profiles_and_replays(settings: StickerSettings, tmp_path: Path) -> None:
-    """With the originals gone verify measures the card's very rate from the bundle's copies, unless altered."""
+    """With the originals gone verify measures the card's very rate from the bundle's copies, unless
+    altered."""
     profile = write_linear_profile(tmp_path / "mine.json", spread=0.01)
     camera = CameraProfile(900, 900, 640, 360, (-0.1, 0, 0, 0, 0), 1280, 720, 0.2, 12, "now")
     lens = write_profile(tmp_path / "lens.json", camera)
-    run = StickerRun(replace(settings, profile=str(profile), camera_profile=str(lens)), tmp_path / "out")
+    run = StickerRun(
+        replace(settings, profile=str(profile), camera_profile=str(lens)), tmp_path / "out"
+    )
     for _ in run.steps(validate_every=2):
         pass
     bundle, measured = run.finish()
     profile.unlink()
     lens.unlink()
-    verdict = verify(read_bundle(bundle.folder))
+    verdict = verify_bundle(read_bundle(bundle.folder))
     assert verdict.agrees
     assert verdict.measured.success == measured.success
-    assert bundle.card.eot["field_of_view_deg"][0] == pytest.approx(2 * np.degrees(np.arctan(640 / 900)))
+    assert bundle.card.eot["field_of_view_deg"][0] == pytest.approx(
+        2 * np.degrees(np.arctan(640 / 900))
+    )
     table = json.loads((tmp_path / "out/profile.json").read_text())
     (tmp_path / "out/profile.json").write_text(json.dumps({**table, "printer": "another"}))
     with pytest.raises(BundleError, match="profile has sha256"):
-        verify(read_bundle(bundle.folder))
+        verify_bundle(read_bundle(bundle.folder))
 
 
 def test_a_camera_profile_becomes_ranges() -> None:
-    """Angle of view, width and distortion are the camera's; sizes become the distances at which it sees them so."""
+    """Angle of view, width and distortion are the camera's; sizes become the distances at which it
+    sees them so."""
     camera = CameraProfile(1000, 1000, 640, 360, (-0.2, 0.05, 0, 0, 0), 1280, 720, 0.2, 12, "now")
     ranges = with_camera(EotRanges(size_px=(20, 100)), camera, 500, False)
     assert ranges.distance_m == pytest.approx((5.0, 25.0))
@@ -115,8 +141,12 @@ def test_a_camera_profile_becomes_ranges() -> None:
     assert given.distance_m == (2, 3)
 
 
-@pytest.mark.parametrize(("text", "said"), [("{}", "kind"), ("nonsense", "JSON"), (None, "no such file")])
-def test_what_is_no_profile_is_refused(settings: StickerSettings, tmp_path: Path, text: str | None, said: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"), [("{}", "kind"), ("nonsense", "JSON"), (None, "no such file")]
+)
+def test_what_is_no_profile_is_refused(
+    settings: StickerSettings, tmp_path: Path, text: str | None, said: str
+) -> None:
     """Another JSON, no JSON and no file are each named."""
     if text is not None:
         (tmp_path / "p.json").write_text(text)
@@ -130,10 +160,10 @@ def test_a_damaged_profile_is_refused(tmp_path: Path) -> None:
     table = json.loads(path.read_text())
     path.write_text(json.dumps({**table, "map": "20-term"}))
     with pytest.raises(CalibrationError, match="another shape"):
-        read_colour_profile(path)
+        read_color_profile(path)
     path.write_text(json.dumps({**table, "covariance": [[float("nan")] * 3] * 3}))
     with pytest.raises(CalibrationError, match="finite"):
-        read_colour_profile(path)
+        read_color_profile(path)
 
 
 def test_the_command_takes_a_profile(settings: StickerSettings, tmp_path: Path) -> None:
@@ -143,13 +173,28 @@ def test_the_command_takes_a_profile(settings: StickerSettings, tmp_path: Path) 
 
     def physadv(*arguments: str) -> dict[str, object]:
         command = [sys.executable, "-m", "physadv_cli.main", *arguments, "--json"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
     physadv(
-        "patch", "--victim", settings.victim, "--steps", "3", "--draws", "2", "--test-draws", "20", "--resolution",
-        "16", "--profile", "mine.json", "--out", "out",
-    )  # fmt: skip
+        "patch",
+        "--victim",
+        settings.victim,
+        "--steps",
+        "3",
+        "--draws",
+        "2",
+        "--test-draws",
+        "20",
+        "--resolution",
+        "16",
+        "--profile",
+        "mine.json",
+        "--out",
+        "out",
+    )
     (tmp_path / "mine.json").unlink()
-    assert physadv("patch", "verify", "out")["agrees"] is True
+    assert physadv("patch", "verify_bundle", "out")["agrees"] is True

@@ -13,12 +13,12 @@ from PIL import Image
 
 from physadv.core.errors import DataError, OptionError
 from physadv.core.random_streams import numpy_generator
-from physadv.evaluation.metrics.detection import summarise_detection
 from physadv.core.rows import read_rows
-from physadv.patches.sticker_run import StickerRun, StickerSettings, build_task, own_name
-from physadv.patches.transfer import table, transfer
-from physadv.patches.reverify import located, settings_of, verify
+from physadv.evaluation.metrics.detection import summarize_detection
 from physadv.patches.bundle import Bundle, read_bundle
+from physadv.patches.reverify import located, settings_from_bundle, verify_bundle
+from physadv.patches.sticker_run import StickerRun, StickerSettings, build_task, own_name
+from physadv.patches.transfer import transfer_matrix, transfer_table
 from physadv.threat.printability import in_palette, parse_palette
 
 MODELS = """
@@ -26,7 +26,7 @@ import torch
 from physadv.core.types import Detections
 from physadv.models.load import as_victim
 
-class Colours(torch.nn.Module):
+class Colors(torch.nn.Module):
     def __init__(self, order):
         super().__init__()
         self.order = order
@@ -44,8 +44,8 @@ class Cells(torch.nn.Module):
         blue = torch.sigmoid(16 * (cells[:, 2] - cells[:, 1]) - 2)
         return Detections(boxes.expand(b, 16, 4), torch.stack([score, blue], 2))
 
-def rgb(): return as_victim(Colours([0, 1, 2]), classes=["red", "green", "blue"], input_size=48)
-def bgr(): return as_victim(Colours([2, 1, 0]), classes=["blue", "green", "red"], input_size=32)
+def rgb(): return as_victim(Colors([0, 1, 2]), classes=["red", "green", "blue"], input_size=48)
+def bgr(): return as_victim(Colors([2, 1, 0]), classes=["blue", "green", "red"], input_size=32)
 def cells(): return as_victim(Cells(), classes=["person", "blue"], input_size=64, task="detect")
 """
 
@@ -69,11 +69,29 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 BASE = StickerSettings(
-    victim="small_models:rgb", photos="photos", object="anywhere", goal="targeted", target_class="blue", steps=25,
-    draws=4, lr=0.1, test_draws=40, resolution=8, width_mm=100, height_mm=100, share=(0.7, 0.9), eot="default",
-)  # fmt: skip
+    victim="small_models:rgb",
+    photos="photos",
+    object="anywhere",
+    goal="targeted",
+    target_class="blue",
+    steps=25,
+    draws=4,
+    lr=0.1,
+    test_draws=40,
+    resolution=8,
+    width_mm=100,
+    height_mm=100,
+    share=(0.7, 0.9),
+    eot="default",
+)
 WORN = replace(
-    BASE, victim="small_models:cells", object="person", goal="vanish", target_class=None, share=(0.5, 0.7), steps=15
+    BASE,
+    victim="small_models:cells",
+    object="person",
+    goal="vanish",
+    target_class=None,
+    share=(0.5, 0.7),
+    steps=15,
 )
 
 
@@ -85,7 +103,8 @@ def made(settings: StickerSettings, out: Path) -> Bundle:
 
 
 def test_a_universal_patch_turns_every_photo(photos: Path, tmp_path: Path) -> None:
-    """Optimised on some photos it turns others to the target; the blank does not; the card names no place or sign."""
+    """Optimised on some photos it turns others to the target; the blank does not; the card names no
+    place or sign."""
     bundle = made(BASE, tmp_path / "out")
     card = read_bundle(bundle.folder).card
     assert card.heldout["success"]["rate"] > 0.9
@@ -94,7 +113,7 @@ def test_a_universal_patch_turns_every_photo(photos: Path, tmp_path: Path) -> No
     assert card.placement.sign == "anywhere"
     assert card.placement.area_share == pytest.approx(0.64, abs=0.02)
     assert float(bundle.patch[:, 2].mean()) > float(bundle.patch[:, :2].mean()) + 0.3
-    assert verify(read_bundle(bundle.folder)).agrees
+    assert verify_bundle(read_bundle(bundle.folder)).agrees
     train, test = (
         set(build_task(BASE)[0].material.train.sample(60, *_view()).groups),
         set(build_task(BASE)[0].material.test.sample(60, *_view()).groups),
@@ -105,9 +124,9 @@ def test_a_universal_patch_turns_every_photo(photos: Path, tmp_path: Path) -> No
 
 def _view() -> tuple[object, ...]:
     from physadv.eot.presets import EotRanges
-    from physadv.eot.scenes.signs import View
+    from physadv.eot.scenes.signs import SceneSize
 
-    return View(32, False), EotRanges(), numpy_generator(0, "v")
+    return SceneSize(32, False), EotRanges(), numpy_generator(0, "v")
 
 
 def test_without_labels_the_victims_own_answer_is_the_truth(photos: Path) -> None:
@@ -120,7 +139,8 @@ def test_without_labels_the_victims_own_answer_is_the_truth(photos: Path) -> Non
 
 
 def test_a_worn_patch_hides_what_the_detector_found(photos: Path, tmp_path: Path) -> None:
-    """Its own clean detections are the labels; misses, AP and extra boxes are on the card, each with its controls."""
+    """Its own clean detections are the labels; misses, AP and extra boxes are on the card, each
+    with its controls."""
     bundle = made(WORN, tmp_path / "out")
     card = read_bundle(bundle.folder).card
     assert card.placement.sign == "person"
@@ -131,7 +151,7 @@ def test_a_worn_patch_hides_what_the_detector_found(photos: Path, tmp_path: Path
     assert blocks["patch"]["ap50"]["value"] < blocks["clean"]["ap50"]["value"]
     assert blocks["clean"]["extra_boxes"]["value"] == 0
     rows = list(read_rows(bundle.folder / "rows.jsonl"))
-    again = summarise_detection(rows, "patch")
+    again = summarize_detection(rows, "patch")
     assert again is not None
     assert again.fnr.rate == pytest.approx(blocks["patch"]["fnr"]["rate"])
 
@@ -147,8 +167,11 @@ def test_boxes_can_be_given(photos: Path, tmp_path: Path) -> None:
 
 
 def test_a_box_is_created_where_none_is(photos: Path, tmp_path: Path) -> None:
-    """Anywhere in a photo a detector is made to see a class that the clean photo does not hold there."""
-    settings = replace(WORN, object="anywhere", goal="create", target_class="blue", share=(0.3, 0.5))
+    """Anywhere in a photo a detector is made to see a class that the clean photo does not hold
+    there."""
+    settings = replace(
+        WORN, object="anywhere", goal="create", target_class="blue", share=(0.3, 0.5)
+    )
     card = made(settings, tmp_path / "out").card
     assert card.heldout["success"]["rate"] > card.heldout["blank_success"]["rate"] + 0.3
     assert card.heldout["detection"]["patch"]["extra_boxes"]["value"] > 0
@@ -165,14 +188,18 @@ def test_a_box_is_created_where_none_is(photos: Path, tmp_path: Path) -> None:
         ({"palette": "#12"}, "#12"),
     ],
 )
-def test_what_has_no_sense_is_said_in_one_line(photos: Path, change: dict[str, object], said: str) -> None:
-    """Boxes of a classifier, no photos, a target anywhere for a detector, mixed ensembles, bad palettes: each named."""
+def test_what_has_no_sense_is_said_in_one_line(
+    photos: Path, change: dict[str, object], said: str
+) -> None:
+    """Boxes of a classifier, no photos, a target anywhere for a detector, mixed ensembles, bad
+    palettes: each named."""
     with pytest.raises(OptionError, match=said):
         build_task(replace(BASE, **change))  # type: ignore[arg-type]
 
 
 def test_an_ensemble_counts_classes_as_each_victim_does(photos: Path, tmp_path: Path) -> None:
-    """Blue is class 2 of the one and 0 of the other: the patch beats both, and the card has a rate for each."""
+    """Blue is class 2 of the one and 0 of the other: the patch beats both, and the card has a rate
+    for each."""
     settings = replace(BASE, ensemble=("small_models:bgr",))
     task, _ = build_task(settings)
     assert [g.target_class for g in task.goals] == [2, 0]
@@ -183,7 +210,7 @@ def test_an_ensemble_counts_classes_as_each_victim_does(photos: Path, tmp_path: 
 
 
 def test_a_palette_is_kept_to_the_bit(photos: Path, tmp_path: Path) -> None:
-    """Every pixel of the written patch is one of the colours given, and it still succeeds."""
+    """Every pixel of the written patch is one of the colors given, and it still succeeds."""
     bundle = made(replace(BASE, palette="#102080, #c0c0c0 #000"), tmp_path / "out")
     palette = parse_palette("#102080,#c0c0c0,#000")
     assert torch.equal(in_palette(bundle.patch, palette), bundle.patch)
@@ -195,16 +222,30 @@ def test_a_content_picture_is_stayed_near(photos: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((20, 20, 3), (200, 180, 40), np.uint8)).save("yellow.png")
     picture = torch.tensor([200, 180, 40]).view(1, 3, 1, 1) / 255
     far, near = (
-        float((made(replace(BASE, content="yellow.png", content_weight=w, steps=12), tmp_path / f"{w}").patch
-               - picture).abs().mean()) for w in (0.0, 500.0)
-    )  # fmt: skip
+        float(
+            (
+                made(
+                    replace(BASE, content="yellow.png", content_weight=w, steps=12),
+                    tmp_path / f"{w}",
+                ).patch
+                - picture
+            )
+            .abs()
+            .mean()
+        )
+        for w in (0.0, 500.0)
+    )
     assert near < 0.5 * far
 
 
 def test_transfer_asks_each_victim_in_its_own_terms(photos: Path, tmp_path: Path) -> None:
-    """Same scenes, own classes, own controls; what has no sense is a cell with its reason; rows hold it all."""
-    universal, worn = made(replace(BASE, steps=12), tmp_path / "u"), made(replace(WORN, steps=6), tmp_path / "w")
-    cells = list(transfer([universal, worn], ["small_models:rgb", "small_models:cells"]))
+    """Same scenes, own classes, own controls; what has no sense is a cell with its reason; rows
+    hold it all."""
+    universal, worn = (
+        made(replace(BASE, steps=12), tmp_path / "u"),
+        made(replace(WORN, steps=6), tmp_path / "w"),
+    )
+    cells = list(transfer_matrix([universal, worn], ["small_models:rgb", "small_models:cells"]))
     assert [c.victim for c in cells] == ["small_models:rgb", "small_models:cells"] * 2
     assert cells[0].measured is not None
     assert cells[0].measured.rows == tuple(read_bundle_rows(universal))
@@ -215,7 +256,7 @@ def test_transfer_asks_each_victim_in_its_own_terms(photos: Path, tmp_path: Path
     row = cells[3].as_row()
     assert row["same_victim"] is True
     assert {"success", "blank_success", "clean_recognised", "detection"} <= set(row)
-    text = table(cells)
+    text = transfer_table(cells)
     assert text.count("\n") == 3
     assert "| - |" in text
 
@@ -233,12 +274,13 @@ def test_stop_signs_have_many_names() -> None:
 
 
 def test_files_on_the_card_are_found_under_a_data_folder(photos: Path, tmp_path: Path) -> None:
-    """Relative names are looked for here, under --data and in the bundle; what is nowhere is named with its source."""
+    """Relative names are looked for here, under --data and in the bundle; what is nowhere is named
+    with its source."""
     bundle = made(replace(BASE, steps=1, test_draws=4), tmp_path / "out")
     (tmp_path / "elsewhere").mkdir()
     photos.rename(tmp_path / "elsewhere" / "photos")
-    found = located(settings_of(bundle), bundle, tmp_path / "elsewhere")
+    found = located(settings_from_bundle(bundle), bundle, tmp_path / "elsewhere")
     assert found.photos == str(tmp_path / "elsewhere" / "photos")
     told = replace(bundle, card=replace(bundle.card, data={"photos": "from the moon"}))
     with pytest.raises(DataError, match="from the moon"):
-        located(settings_of(told), told)
+        located(settings_from_bundle(told), told)

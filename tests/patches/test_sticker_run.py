@@ -1,4 +1,5 @@
-"""A sticker from settings to bundle: resumable, reproducible, re-verifiable; the user's own model in ten lines."""
+"""A sticker from settings to bundle: resumable, reproducible, re-verifiable; the user's own model
+in ten lines."""
 
 from __future__ import annotations
 
@@ -16,14 +17,16 @@ import torch
 from own_model import MODEL
 
 from physadv.core.errors import BundleError, GeometryError
-from physadv.patches.sticker_run import StickerRun, StickerSettings
-from physadv.patches.reverify import verify
 from physadv.patches.bundle import read_bundle
+from physadv.patches.reverify import verify_bundle
+from physadv.patches.sticker_run import StickerRun, StickerSettings
 
 
 @pytest.fixture
 def settings(own_model: str) -> StickerSettings:
-    return StickerSettings(victim=own_model, steps=12, draws=4, test_draws=60, resolution=16, lr=0.1)
+    return StickerSettings(
+        victim=own_model, steps=12, draws=4, test_draws=60, resolution=16, lr=0.1
+    )
 
 
 def finished(settings: StickerSettings, out: Path) -> StickerRun:
@@ -33,8 +36,11 @@ def finished(settings: StickerSettings, out: Path) -> StickerRun:
     return run
 
 
-def test_a_sticker_beats_the_blank_and_keeps_its_card(settings: StickerSettings, tmp_path: Path) -> None:
-    """On a victim that counts red the sticker turns away from red, and the card says what was measured."""
+def test_a_sticker_beats_the_blank_and_keeps_its_card(
+    settings: StickerSettings, tmp_path: Path
+) -> None:
+    """On a victim that counts red the sticker turns away from red, and the card says what was
+    measured."""
     bundle, measured = finished(settings, tmp_path / "out").finish()
     assert measured.patch_recognised.rate <= measured.blank_recognised.rate
     red, green, blue = (float(bundle.patch[:, c].mean()) for c in range(3))
@@ -55,7 +61,8 @@ def test_same_seed_same_patch(settings: StickerSettings, tmp_path: Path) -> None
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not(settings: StickerSettings, tmp_path: Path) -> None:
-    """Stopped after its first checkpoint and started again, it ends with the pixels of the uninterrupted run."""
+    """Stopped after its first checkpoint and started again, it ends with the pixels of the
+    uninterrupted run."""
     whole = finished(settings, tmp_path / "whole").finish()[0].patch
     for step in StickerRun(settings, tmp_path / "cut").steps(validate_every=6):
         if step.step == 7:
@@ -65,18 +72,24 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(settings: StickerSettings, tmp_p
     assert torch.equal(again.finish()[0].patch, whole)
 
 
-def test_a_bundle_verifies_and_a_false_card_does_not(settings: StickerSettings, tmp_path: Path) -> None:
+def test_a_bundle_verifies_and_a_false_card_does_not(
+    settings: StickerSettings, tmp_path: Path
+) -> None:
     """Measured again the success lies in the card's interval; a card that claims more is found out."""
     bundle, _ = finished(settings, tmp_path / "out").finish()
-    assert verify(bundle).agrees
-    assert verify(bundle, fresh=True).agrees
-    assert verify(bundle, draws=7).agrees, "a few of the card's own draws are judged by their own wide interval"
+    assert verify_bundle(bundle).agrees
+    assert verify_bundle(bundle, fresh=True).agrees
+    assert verify_bundle(bundle, draws=7).agrees, (
+        "a few of the card's own draws are judged by their own wide interval"
+    )
     claimed = {"rate": 0.999, "low": 0.99, "high": 1.0, "n": 60}
-    boasting = replace(bundle, card=replace(bundle.card, heldout={**bundle.card.heldout, "success": claimed}))
-    assert not verify(boasting).agrees
+    boasting = replace(
+        bundle, card=replace(bundle.card, heldout={**bundle.card.heldout, "success": claimed})
+    )
+    assert not verify_bundle(boasting).agrees
     empty = replace(bundle, card=replace(bundle.card, optimisation={}))
     with pytest.raises(BundleError, match="settings"):
-        verify(empty)
+        verify_bundle(empty)
 
 
 def test_a_sticker_beyond_the_sign_is_refused(settings: StickerSettings, tmp_path: Path) -> None:
@@ -88,17 +101,34 @@ def test_a_sticker_beyond_the_sign_is_refused(settings: StickerSettings, tmp_pat
 def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd)}
     return subprocess.Popen(
-        [sys.executable, "-m", "physadv_cli.main", *arguments], cwd=cwd, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-m", "physadv_cli.main", *arguments],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def test_the_command_survives_a_kill(own_model: str, tmp_path: Path) -> None:
-    """Killed after a checkpoint and started again, `physadv patch` resumes, and prints one JSON object on stdout."""
+    """Killed after a checkpoint and started again, `physadv patch` resumes, and prints one JSON
+    object on stdout."""
     arguments = [
-        "patch", "--victim", own_model, "--steps", "400", "--draws", "2", "--test-draws", "20", "--resolution", "16",
-        "--out", "out", "--json",
-    ]  # fmt: skip
+        "patch",
+        "--victim",
+        own_model,
+        "--steps",
+        "400",
+        "--draws",
+        "2",
+        "--test-draws",
+        "20",
+        "--resolution",
+        "16",
+        "--out",
+        "out",
+        "--json",
+    ]
     first = command(*arguments, cwd=tmp_path)
     for _ in range(600):
         if (tmp_path / "out" / "checkpoint.safetensors").exists() or first.poll() is not None:
@@ -115,9 +145,24 @@ def test_the_command_survives_a_kill(own_model: str, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_the_best_patch(own_model: str, tmp_path: Path) -> None:
-    """Interrupted after a checkpoint, `physadv patch` measures and writes the best patch so far and exits 0."""
-    arguments = ["patch", "--victim", own_model, "--steps", "3000", "--draws", "2", "--test-draws", "20",
-                 "--resolution", "16", "--out", "out", "--json"]  # fmt: skip
+    """Interrupted after a checkpoint, `physadv patch` measures and writes the best patch so far and
+    exits 0."""
+    arguments = [
+        "patch",
+        "--victim",
+        own_model,
+        "--steps",
+        "3000",
+        "--draws",
+        "2",
+        "--test-draws",
+        "20",
+        "--resolution",
+        "16",
+        "--out",
+        "out",
+        "--json",
+    ]
     run = command(*arguments, cwd=tmp_path)
     for _ in range(600):
         if (tmp_path / "out" / "checkpoint.safetensors").exists() or run.poll() is not None:
@@ -142,7 +187,9 @@ def test_ctrl_c_keeps_the_best_patch(own_model: str, tmp_path: Path) -> None:
         (["--weights", "absent.pth", "--victim", "fastestdet"], "absent.pth"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_1(own_model: str, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_bad_input_is_one_line_and_exit_1(
+    own_model: str, tmp_path: Path, arguments: list[str], said: str
+) -> None:
     """Every bad value is named in one line on stderr, with exit code 1 and no traceback."""
     run = command("patch", "--victim", own_model, "--steps", "1", *arguments, cwd=tmp_path)
     _, stderr = run.communicate(timeout=120)
@@ -155,7 +202,8 @@ def test_bad_input_is_one_line_and_exit_1(own_model: str, tmp_path: Path, argume
 
 @pytest.mark.parametrize("kind", ["nan", "softmax", "truncated", "empty folder", "no sign"])
 def test_bad_victims_and_photos_are_named(own_model: str, tmp_path: Path, kind: str) -> None:
-    """NaN, softmax instead of logits, a truncated photo and folders without use end in one line that says so."""
+    """NaN, softmax instead of logits, a truncated photo and folders without use end in one line
+    that says so."""
     import numpy as np
     from PIL import Image
 

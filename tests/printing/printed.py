@@ -1,4 +1,5 @@
-"""What the printing tests share: a sticker to print, pages as pixels by two renderers, a CMYK profile made here."""
+"""What the printing tests share: a sticker to print, pages as pixels by two renderers, a CMYK
+profile made here."""
 
 from __future__ import annotations
 
@@ -14,17 +15,29 @@ import pytest
 import torch
 from PIL import Image
 
-from physadv.patches.bundle import Bundle, Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+from physadv.patches.bundle import (
+    Bundle,
+    Card,
+    CardPlacement,
+    PatchInfo,
+    Size,
+    VictimInfo,
+    write_bundle,
+)
 
-needs_poppler = pytest.mark.skipif(shutil.which("pdftoppm") is None, reason="pdftoppm (poppler-utils) is not installed")
+needs_poppler = pytest.mark.skipif(
+    shutil.which("pdftoppm") is None, reason="pdftoppm (poppler-utils) is not installed"
+)
 
 
-def sticker(folder: Path, width: float, height: float, patch: torch.Tensor, mask: torch.Tensor | None = None) -> Bundle:
+def sticker(
+    folder: Path, width: float, height: float, patch: torch.Tensor, mask: torch.Tensor | None = None
+) -> Bundle:
     """A bundle of that size in mm; the mask is full where none is given."""
     card = Card(
         patch=PatchInfo("demo", "targeted", "stop", "priority road"),
         size=Size(width, height),
-        placement=Placement("stop", 762.0, (0.0, 150.0), 0.02),
+        placement=CardPlacement("stop", 762.0, (0.0, 150.0), 0.02),
         victim=VictimInfo("signs", "classify"),
     )
     full = torch.ones(1, 1, *patch.shape[-2:])
@@ -36,11 +49,29 @@ def noise(h: int, w: int, seed: int = 4) -> torch.Tensor:
     return torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(seed))
 
 
-def poppler(pdf: Path, page: int = 1, dpi: int = 600, crop: tuple[int, int, int, int] | None = None) -> np.ndarray:
+def poppler(
+    pdf: Path, page: int = 1, dpi: int = 600, crop: tuple[int, int, int, int] | None = None
+) -> np.ndarray:
     """A page (from 1), or x, y, w, h pixels of it, as (h, w, 3) uint8 by pdftoppm."""
-    part = [] if crop is None else [a for k, v in zip("xyWH", crop, strict=True) for a in (f"-{k}", str(v))]
+    part = (
+        []
+        if crop is None
+        else [a for k, v in zip("xyWH", crop, strict=True) for a in (f"-{k}", str(v))]
+    )
     out = pdf.with_name(f"{pdf.stem}-{page}-{dpi}")
-    command = ["pdftoppm", "-r", str(dpi), "-f", str(page), "-l", str(page), "-singlefile", *part, str(pdf), str(out)]
+    command = [
+        "pdftoppm",
+        "-r",
+        str(dpi),
+        "-f",
+        str(page),
+        "-l",
+        str(page),
+        "-singlefile",
+        *part,
+        str(pdf),
+        str(out),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return np.asarray(Image.open(out.with_suffix(".ppm")).convert("RGB"))
 
@@ -56,13 +87,18 @@ def without_cut_line(pdf: Path) -> Path:
 
 
 def cmyk_profile(path: Path) -> Path:
-    """Write a CMYK output profile (ICC 2.1) of an ideal press: inks multiply, its gamut is smaller than sRGB's."""
-    inks = np.array([[0.10, 0.45, 0.70], [0.65, 0.12, 0.35], [0.85, 0.75, 0.10], [0.05, 0.05, 0.05]])
+    """Write a CMYK output profile (ICC 2.1) of an ideal press: inks multiply, its gamut is smaller
+    than sRGB's."""
+    inks = np.array(
+        [[0.10, 0.45, 0.70], [0.65, 0.12, 0.35], [0.85, 0.75, 0.10], [0.05, 0.05, 0.05]]
+    )
     grid = np.array(list(product((0, 1), repeat=4)), float)
     paper = np.prod(1 - grid[..., None] * (1 - inks), 1)
     to_lab = _lut(b"mft2", 4, 3, 2, _lab16(paper))
     steps = np.linspace(0, 1, 17)
-    lab = np.stack(np.meshgrid(steps * 100, steps * 255 - 128, steps * 255 - 128, indexing="ij"), -1).reshape(-1, 3)
+    lab = np.stack(
+        np.meshgrid(steps * 100, steps * 255 - 128, steps * 255 - 128, indexing="ij"), -1
+    ).reshape(-1, 3)
     rgb = np.clip(_rgb(lab), 0.0, 1.0)
     ink = np.clip((1 - rgb) / (1 - np.array([0.10, 0.12, 0.10])), 0, 1)
     ink = np.concatenate([ink, np.clip(ink.min(-1, keepdims=True) * 2 - 1, 0, 1)], -1)
@@ -81,7 +117,15 @@ def cmyk_profile(path: Path) -> Path:
     for name, (offset, size) in places.items():
         table += name + struct.pack(">II", offset, size)
     head = struct.pack(
-        ">I4sI4s4s4s12s4s", at + len(body), b"test", 0x02100000, b"prtr", b"CMYK", b"Lab ", bytes(12), b"acsp"
+        ">I4sI4s4s4s12s4s",
+        at + len(body),
+        b"test",
+        0x02100000,
+        b"prtr",
+        b"CMYK",
+        b"Lab ",
+        bytes(12),
+        b"acsp",
     )
     head += bytes(24) + struct.pack(">I3i", 0, 63190, 65536, 54061)
     path.write_bytes(head + bytes(128 - len(head)) + struct.pack(">I", len(places)) + table + body)

@@ -1,4 +1,5 @@
-"""The cut line: a real spot colour, on the mask's edge in mm, with round corners, and the same in the SVG."""
+"""The cut line: a real spot color, on the mask's edge in mm, with round corners, and the same in
+the SVG."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from printed import needs_poppler, noise, poppler, sticker, without_cut_line
 
 from physadv.core.errors import GeometryError, OptionError
+from physadv.patches.bundle import Bundle, Card, CardPlacement, PatchInfo, Size, VictimInfo
 from physadv.printing.artwork import bleed_art
-from physadv.patches.bundle import Bundle, Card, PatchInfo, Placement, Size, VictimInfo
 from physadv.printing.cut_line import Cut, cut_contour, safe_contour
 from physadv.printing.layout import Rect
 from physadv.printing.sheet import write_sheet
@@ -27,19 +28,26 @@ MM = 72 / 25.4
 def in_memory(mask: np.ndarray, width: float, height: float) -> Bundle:
     """A bundle of that shape that lies nowhere."""
     tensor = torch.from_numpy(mask.astype(np.float32))[None, None]
-    card = Card(PatchInfo("m", "untargeted", "stop"), Size(width, height), Placement("stop", 762.0, (0.0, 0.0), 0.01),
-                VictimInfo("v", "classify"))  # fmt: skip
+    card = Card(
+        PatchInfo("m", "untargeted", "stop"),
+        Size(width, height),
+        CardPlacement("stop", 762.0, (0.0, 0.0), 0.01),
+        VictimInfo("v", "classify"),
+    )
     return Bundle(card, tensor.expand(1, 3, *mask.shape), tensor, Path())
 
 
 def ellipse(h: int, w: int) -> np.ndarray:
     """A mask (h, w) that touches all edges."""
     yy, xx = np.mgrid[:h, :w]
-    return np.asarray(((xx + 0.5 - w / 2) / (w / 2)) ** 2 + ((yy + 0.5 - h / 2) / (h / 2)) ** 2 <= 1)
+    return np.asarray(
+        ((xx + 0.5 - w / 2) / (w / 2)) ** 2 + ((yy + 0.5 - h / 2) / (h / 2)) ** 2 <= 1
+    )
 
 
-def test_spot_colour_is_a_separation_and_overprints(tmp_path: Path) -> None:
-    """The page strokes one path in a /Separation of the given name, that wide, unfilled, overprinting, in its layer."""
+def test_spot_color_is_a_separation_and_overprints(tmp_path: Path) -> None:
+    """The page strokes one path in a /Separation of the given name, that wide, unfilled,
+    overprinting, in its layer."""
     cut = Cut(name="Thru Cut", points=0.5)
     sheet = write_sheet(sticker(tmp_path / "b", 60, 40, noise(8, 12)), tmp_path / "s.pdf", cut=cut)
     with pikepdf.open(sheet.pdf) as pdf:
@@ -66,9 +74,20 @@ def test_spot_colour_is_a_separation_and_overprints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"bleed": 6}, {"bleed": -1}, {"corner_radius": 0.1}, {"points": 2}, {"safe": 30}, {"name": ""}, {"name": "Cyan"},
-     {"name": "All"}, {"name": "Schnitt\n"}, {"name": "x" * 61}, {"bleed": float("nan")}],
-)  # fmt: skip
+    [
+        {"bleed": 6},
+        {"bleed": -1},
+        {"corner_radius": 0.1},
+        {"points": 2},
+        {"safe": 30},
+        {"name": ""},
+        {"name": "Cyan"},
+        {"name": "All"},
+        {"name": "Schnitt\n"},
+        {"name": "x" * 61},
+        {"bleed": float("nan")},
+    ],
+)
 def test_values_out_of_range_are_named(wrong: dict[str, float | str]) -> None:
     """Each bad value is refused with its range."""
     with pytest.raises(OptionError, match=r"to|process ink"):
@@ -77,12 +96,18 @@ def test_values_out_of_range_are_named(wrong: dict[str, float | str]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    width=st.floats(4, 900), height=st.floats(4, 900), x=st.floats(-50, 50), share=st.floats(0.0, 0.999),
-)  # fmt: skip
+    width=st.floats(4, 900),
+    height=st.floats(4, 900),
+    x=st.floats(-50, 50),
+    share=st.floats(0.0, 0.999),
+)
 def test_rectangles_are_exact(width: float, height: float, x: float, share: float) -> None:
-    """For any size and radius the line touches all four sides, and its area is the rectangle's less the corners."""
+    """For any size and radius the line touches all four sides, and its area is the rectangle's less
+    the corners."""
     radius = max(0.3, share * min(width, height) / 2)
-    (line,) = cut_contour(in_memory(np.ones((3, 4)), width, height), Rect(x, 5, width, height), radius)
+    (line,) = cut_contour(
+        in_memory(np.ones((3, 4)), width, height), Rect(x, 5, width, height), radius
+    )
     assert line.min(0) == pytest.approx([x, 5], abs=0.003)
     assert line.max(0) == pytest.approx([x + width, 5 + height], abs=0.003)
     following = np.roll(line, -1, 0)
@@ -92,7 +117,8 @@ def test_rectangles_are_exact(width: float, height: float, x: float, share: floa
 
 
 def test_corner_has_its_radius() -> None:
-    """Every point of a corner lies a radius from its centre; a radius over half the side is refused."""
+    """Every point of a corner lies a radius from its center; a radius over half the side is
+    refused."""
     bundle = in_memory(np.ones((3, 4)), 80, 60)
     (line,) = cut_contour(bundle, Rect(0, 0, 80, 60), 7.0)
     corner = line[(line[:, 0] < 6.9) & (line[:, 1] < 6.9)]
@@ -103,7 +129,8 @@ def test_corner_has_its_radius() -> None:
 
 
 def test_ellipse_within_its_pixels() -> None:
-    """The line of an elliptic mask stays within half a pixel of the ellipse and within 0.05 mm of its ends."""
+    """The line of an elliptic mask stays within half a pixel of the ellipse and within 0.05 mm of
+    its ends."""
     bundle = in_memory(ellipse(400, 600), 150, 100)
     (line,) = cut_contour(bundle, Rect(0, 0, 150, 100))
     off = np.linalg.norm((line - [75, 50]) / [75, 50], axis=1) - 1
@@ -113,7 +140,8 @@ def test_ellipse_within_its_pixels() -> None:
 
 
 def test_straight_edges_of_a_shape_are_exact() -> None:
-    """A cross whose edges lie on pixel edges is cut on them within 0.05 mm, holes and inner corners too."""
+    """A cross whose edges lie on pixel edges is cut on them within 0.05 mm, holes and inner corners
+    too."""
     mask = np.zeros((60, 60), bool)
     mask[20:40], mask[:, 20:40] = True, True
     mask[28:32, 28:32] = False
@@ -129,7 +157,9 @@ def test_straight_edges_of_a_shape_are_exact() -> None:
 
 def test_svg_is_the_line_of_the_pdf(tmp_path: Path) -> None:
     """The SVG is the page in mm, its cut path measures the sticker, its guide lies 2 mm inside."""
-    sheet = write_sheet(sticker(tmp_path / "b", 60.2, 40.4, noise(8, 12)), tmp_path / "s.pdf", cut=Cut(name="A&B"))
+    sheet = write_sheet(
+        sticker(tmp_path / "b", 60.2, 40.4, noise(8, 12)), tmp_path / "s.pdf", cut=Cut(name="A&B")
+    )
     root = ElementTree.parse(sheet.svg).getroot()
     assert root.get("width") == "210.0000mm"
     assert root.get("viewBox") == "0.0000 0.0000 210.0000 297.0000"
@@ -150,12 +180,15 @@ def test_safe_area(tmp_path: Path) -> None:
     (line,) = safe_contour(bundle, Rect(0, 0, 100, 100), 5)
     assert np.linalg.norm(line - 50, axis=1) == pytest.approx(45, abs=0.8)
     assert safe_contour(in_memory(np.ones((3, 4)), 4, 4), Rect(0, 0, 4, 4), 2) == []
-    sheet = write_sheet(sticker(tmp_path / "b", 60, 40, noise(40, 60)), tmp_path / "s.pdf", cut=Cut(safe=5))
+    sheet = write_sheet(
+        sticker(tmp_path / "b", 60, 40, noise(40, 60)), tmp_path / "s.pdf", cut=Cut(safe=5)
+    )
     assert sheet.safe_share == pytest.approx(50 * 30 / 2400)
 
 
 def test_bleed_repeats_the_edge() -> None:
-    """Beyond the cut the nearest pixel goes on; inside nothing changes; it reaches at least as far as asked."""
+    """Beyond the cut the nearest pixel goes on; inside nothing changes; it reaches at least as far
+    as asked."""
     mask = ellipse(20, 30)
     bundle = in_memory(mask, 60, 40)
     patch = noise(20, 30)
@@ -172,10 +205,15 @@ def test_bleed_repeats_the_edge() -> None:
 
 
 def test_boxes_of_a_bleed(tmp_path: Path) -> None:
-    """TrimBox is the cut rectangle, BleedBox 3 mm more on every side; markers and marks stay outside it."""
-    sheet = write_sheet(sticker(tmp_path / "b", 60, 40, noise(8, 12)), tmp_path / "s.pdf", cut=Cut(bleed=3))
+    """TrimBox is the cut rectangle, BleedBox 3 mm more on every side; markers and marks stay
+    outside it."""
+    sheet = write_sheet(
+        sticker(tmp_path / "b", 60, 40, noise(8, 12)), tmp_path / "s.pdf", cut=Cut(bleed=3)
+    )
     with pikepdf.open(sheet.pdf) as pdf:
-        trim, bleed = ([float(v) / MM for v in pdf.pages[0].obj[k]] for k in ("/TrimBox", "/BleedBox"))
+        trim, bleed = (
+            [float(v) / MM for v in pdf.pages[0].obj[k]] for k in ("/TrimBox", "/BleedBox")
+        )
     s = sheet.layout.sticker
     assert trim == pytest.approx([s.x, 297 - s.y - 40, s.x + 60, 297 - s.y], abs=0.001)
     assert bleed == pytest.approx([trim[0] - 3, trim[1] - 3, trim[2] + 3, trim[3] + 3], abs=0.001)
@@ -196,14 +234,22 @@ def test_size_on_paper_by_poppler(
     """
     folder = tmp_path_factory.mktemp("size")
     blue = torch.tensor([0.0, 0.0, 1.0])[None, :, None, None].expand(1, 3, 7, 9)
-    sheet = write_sheet(sticker(folder / "b", width, height, blue), folder / "s.pdf", paper=(130, 200), cut=Cut(bleed))
+    sheet = write_sheet(
+        sticker(folder / "b", width, height, blue),
+        folder / "s.pdf",
+        paper=(130, 200),
+        cut=Cut(bleed),
+    )
     s, dots = sheet.layout.sticker.grown(bleed), 1200 / 25.4
     x0, y0 = int((s.x - 1) * dots), int((s.y - 1) * dots)
     crop = (x0, y0, int((s.w + 2) * dots), int((s.h + 2) * dots))
     image = poppler(without_cut_line(sheet.pdf), dpi=1200, crop=crop)
     ink = 1 - image[..., 0] / 255
     middle = (image.shape[0] // 2, image.shape[1] // 2)
-    for line, start, origin, length in ((ink[middle[0]], s.x, x0, s.w), (ink[:, middle[1]], s.y, y0, s.h)):
+    for line, start, origin, length in (
+        (ink[middle[0]], s.x, x0, s.w),
+        (ink[:, middle[1]], s.y, y0, s.h),
+    ):
         assert line.sum() / dots == pytest.approx(length, abs=0.05)
         first = int(np.nonzero(line)[0][0])
         assert (origin + first + 1 - line[first]) / dots == pytest.approx(start, abs=0.05)

@@ -1,4 +1,5 @@
-"""Colour on paper: sRGB by default; a CMYK profile converts the pictures and says what will be missed."""
+"""Colour on paper: sRGB by default; a CMYK profile converts the pictures and says what will be
+missed."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ from physadv.printing.sheet import write_sheet
 
 def images(pdf: pikepdf.Pdf) -> list[pikepdf.Stream]:
     """Pictures of a PDF, soft masks left out."""
-    streams = [o for o in pdf.objects if isinstance(o, pikepdf.Stream) and o.get("/Subtype") == "/Image"]
+    streams = [
+        o for o in pdf.objects if isinstance(o, pikepdf.Stream) and o.get("/Subtype") == "/Image"
+    ]
     return [s for s in streams if s.get("/ColorSpace") != "/DeviceGray"]
 
 
@@ -38,10 +41,13 @@ def test_srgb_is_the_default_intent(tmp_path: Path) -> None:
 
 
 def test_cmyk_profile_converts_every_picture(tmp_path: Path) -> None:
-    """All pictures are lossless DeviceCMYK, hold what LittleCMS makes of them, and the intent is the profile given."""
+    """All pictures are lossless DeviceCMYK, hold what LittleCMS makes of them, and the intent is
+    the profile given."""
     profile = cmyk_profile(tmp_path / "press.icc")
     bundle = sticker(tmp_path / "b", 60, 40, noise(8, 12))
-    sheet = write_sheet(bundle, tmp_path / "s.pdf", press=Press(profile), test_signs=True, sign_dpi=60)
+    sheet = write_sheet(
+        bundle, tmp_path / "s.pdf", press=Press(profile), test_signs=True, sign_dpi=60
+    )
     with pikepdf.open(sheet.pdf) as pdf:
         assert {str(i.ColorSpace) for i in images(pdf)} == {"/DeviceCMYK"}
         assert {str(i.Filter) for i in images(pdf)} == {"/FlateDecode"}
@@ -49,12 +55,23 @@ def test_cmyk_profile_converts_every_picture(tmp_path: Path) -> None:
         assert intent.DestOutputProfile.read_bytes() == profile.read_bytes()
         assert int(intent.DestOutputProfile.N) == 4
         assert intent.S == "/GTS_PDFX"
-        name = next(k for k, o in pdf.pages[0].obj.Resources.XObject.items() if o.ColorSpace == "/DeviceCMYK")
+        name = next(
+            k
+            for k, o in pdf.pages[0].obj.Resources.XObject.items()
+            if o.ColorSpace == "/DeviceCMYK"
+        )
         picture = pdf.pages[0].obj.Resources.XObject[name]
-        ink = np.frombuffer(picture.read_bytes(), np.uint8).reshape(int(picture.Height), int(picture.Width), 4)
+        ink = np.frombuffer(picture.read_bytes(), np.uint8).reshape(
+            int(picture.Height), int(picture.Width), 4
+        )
     rgb = (bundle.patch[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     way = ImageCms.buildTransform(
-        ImageCms.createProfile("sRGB"), str(profile), "RGB", "CMYK", 1, ImageCms.Flags.BLACKPOINTCOMPENSATION
+        ImageCms.createProfile("sRGB"),
+        str(profile),
+        "RGB",
+        "CMYK",
+        1,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
     want = np.asarray(ImageCms.applyTransform(Image.fromarray(rgb), way))
     k = ink.shape[0] // 8
@@ -62,7 +79,8 @@ def test_cmyk_profile_converts_every_picture(tmp_path: Path) -> None:
 
 
 def test_proof_says_what_is_missed(tmp_path: Path) -> None:
-    """A screen green is far off and is counted so; paper white is right; the PNG lies beside the PDF."""
+    """A screen green is far off and is counted so; paper white is right; the PNG lies beside the
+    PDF."""
     press = Press(cmyk_profile(tmp_path / "press.icc"))
     patch = torch.ones(1, 3, 20, 20)
     patch[..., :10] = torch.tensor([0.0, 1.0, 0.0])[None, :, None, None]
@@ -80,7 +98,8 @@ def test_proof_says_what_is_missed(tmp_path: Path) -> None:
 
 
 def test_wrong_profiles_are_refused(tmp_path: Path) -> None:
-    """A missing file, a file that is no profile, an RGB profile and an unknown intent are each named."""
+    """A missing file, a file that is no profile, an RGB profile and an unknown intent are each
+    named."""
     (tmp_path / "x.icc").write_bytes(b"nothing")
     (tmp_path / "rgb.icc").write_bytes(srgb_profile())
     with pytest.raises(OptionError, match="no such file"):

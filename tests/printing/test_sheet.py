@@ -15,27 +15,45 @@ import torch
 from PIL import Image
 
 from physadv.core.errors import GeometryError
-from physadv.patches.bundle import Bundle, Card, PatchInfo, Placement, Size, VictimInfo, write_bundle
+from physadv.patches.bundle import (
+    Bundle,
+    Card,
+    CardPlacement,
+    PatchInfo,
+    Size,
+    VictimInfo,
+    write_bundle,
+)
+from physadv.printing.aruco_markers import (
+    FIDUCIALS,
+    SHEET_IDS,
+    corners_from_markers,
+    marker_dictionary,
+    marker_modules,
+)
 from physadv.printing.cut_line import cut_contour
-from physadv.printing.aruco_markers import FIDUCIALS, SHEET_IDS, corners_from_markers, dictionary, marker_modules
 from physadv.printing.layout import Paper, paper_size, room, sheet_layout, sign_page_layout
 from physadv.printing.sheet import BAR_LABEL, SCALE_LINE, VISIBLE_LINE, write_sheet
 
 DPI = 600
 
 
-def make(folder: Path, width: float = 120.3, height: float = 81.7, *, mask: torch.Tensor | None = None) -> Bundle:
-    """A blue sticker with a picture inside, so that its rectangle can be measured by colour."""
+def make(
+    folder: Path, width: float = 120.3, height: float = 81.7, *, mask: torch.Tensor | None = None
+) -> Bundle:
+    """A blue sticker with a picture inside, so that its rectangle can be measured by color."""
     patch = torch.zeros(1, 3, 82, 120)
     patch[:, 2] = 1
     patch[:, :, 20:60, 30:90] = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(3))
     card = Card(
         patch=PatchInfo("demo", "targeted", "stop", "priority road"),
         size=Size(width, height),
-        placement=Placement("stop", 762.0, (0.0, 150.0), 0.02),
+        placement=CardPlacement("stop", 762.0, (0.0, 150.0), 0.02),
         victim=VictimInfo("signs", "classify"),
     )
-    return write_bundle(folder, card=card, patch=patch, mask=torch.ones(1, 1, 82, 120) if mask is None else mask)
+    return write_bundle(
+        folder, card=card, patch=patch, mask=torch.ones(1, 1, 82, 120) if mask is None else mask
+    )
 
 
 def render(path: Path, page: int = 0, dpi: int = DPI) -> np.ndarray:
@@ -45,7 +63,8 @@ def render(path: Path, page: int = 0, dpi: int = DPI) -> np.ndarray:
 
 
 def blue_rectangle(image: np.ndarray, dpi: int) -> tuple[float, float, float, float]:
-    """Left, top, width, height in mm of the blue area, edges placed within a pixel by their coverage."""
+    """Left, top, width, height in mm of the blue area, edges placed within a pixel by their
+    coverage."""
     head = round(28 / 25.4 * dpi)  # the header holds a small picture of the sticker
     image = image[head:]
     is_blue = (image[..., 2] > 200) & (image[..., 0] < 128) & (image[..., 1] < 128)
@@ -60,7 +79,8 @@ def blue_rectangle(image: np.ndarray, dpi: int) -> tuple[float, float, float, fl
 
 @pytest.mark.parametrize("paper", ["a4", "letter"])
 def test_sticker_and_bar_measure_true(tmp_path: Path, paper: str) -> None:
-    """Rasterised at 600 dpi the sticker and the 100 mm bar are within 0.1 mm of what they say they are."""
+    """Rasterised at 600 dpi the sticker and the 100 mm bar are within 0.1 mm of what they say they
+    are."""
     bundle = make(tmp_path / "b")
     layout = write_sheet(bundle, tmp_path / "s.pdf", paper=paper).layout
     image = render(tmp_path / "s.pdf")
@@ -77,7 +97,18 @@ def test_sticker_and_bar_measure_true(tmp_path: Path, paper: str) -> None:
 def test_poppler_agrees(tmp_path: Path) -> None:
     """A second renderer measures the same sticker."""
     write_sheet(make(tmp_path / "b"), tmp_path / "s.pdf")
-    command = ["pdftoppm", "-r", "600", "-f", "1", "-l", "1", "-png", str(tmp_path / "s.pdf"), str(tmp_path / "page")]
+    command = [
+        "pdftoppm",
+        "-r",
+        "600",
+        "-f",
+        "1",
+        "-l",
+        "1",
+        "-png",
+        str(tmp_path / "s.pdf"),
+        str(tmp_path / "page"),
+    ]
     subprocess.run(command, check=True)
     image = np.asarray(Image.open(next(tmp_path.glob("page*.png"))).convert("RGB"))
     assert blue_rectangle(image, DPI)[2:] == pytest.approx((120.3, 81.7), abs=0.1)
@@ -85,13 +116,19 @@ def test_poppler_agrees(tmp_path: Path) -> None:
 
 def test_pdf_says_how_to_print(tmp_path: Path) -> None:
     """No scaling, the sticker as TrimBox, lossless pictures, a title."""
-    layout = write_sheet(make(tmp_path / "b"), tmp_path / "s.pdf", test_signs=True, sign_dpi=100).layout
+    layout = write_sheet(
+        make(tmp_path / "b"), tmp_path / "s.pdf", test_signs=True, sign_dpi=100
+    ).layout
     with pikepdf.open(tmp_path / "s.pdf") as pdf:
         assert pdf.Root.ViewerPreferences.PrintScaling == "/None"
         s, box = layout.sticker, [float(v) * 25.4 / 72 for v in pdf.pages[0].obj["/TrimBox"]]
         assert box == pytest.approx([s.x, 297 - s.y - s.h, s.x + s.w, 297 - s.y], abs=0.001)
         assert "demo" in str(pdf.docinfo["/Title"])
-        pictures = [o for o in pdf.objects if isinstance(o, pikepdf.Stream) and o.get("/Subtype") == "/Image"]
+        pictures = [
+            o
+            for o in pdf.objects
+            if isinstance(o, pikepdf.Stream) and o.get("/Subtype") == "/Image"
+        ]
         assert pictures
         assert {str(p.get("/Filter")) for p in pictures} == {"/FlateDecode"}
         assert all("/TrimBox" not in page.obj for page in list(pdf.pages)[1:])
@@ -105,7 +142,10 @@ def test_text_is_there(tmp_path: Path) -> None:
         texts = [page.get_textpage().get_text_range() for page in document]
     assert len(texts) == 4
     assert all(VISIBLE_LINE in text for text in texts)
-    assert VISIBLE_LINE == "Robustness test print - for your own signs in a lab, never for public roads"
+    assert (
+        VISIBLE_LINE
+        == "Robustness test print - for your own signs in a lab, never for public roads"
+    )
     for wanted in (BAR_LABEL, SCALE_LINE, bundle.card.patch.run_id, "demo", "120.3 x 81.7 mm"):
         assert wanted in texts[0]
 
@@ -115,7 +155,11 @@ def test_pixels_survive(tmp_path: Path) -> None:
     bundle = make(tmp_path / "b")
     write_sheet(bundle, tmp_path / "s.pdf")
     with pikepdf.open(tmp_path / "s.pdf") as pdf:
-        streams = [o for o in pdf.objects if isinstance(o, pikepdf.Stream) and o.get("/Subtype") == "/Image"]
+        streams = [
+            o
+            for o in pdf.objects
+            if isinstance(o, pikepdf.Stream) and o.get("/Subtype") == "/Image"
+        ]
         largest = max(streams, key=lambda s: int(s.Width))
         picture = np.asarray(pikepdf.PdfImage(largest).as_pil_image().convert("RGB"))
     want = (bundle.patch[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
@@ -125,7 +169,8 @@ def test_pixels_survive(tmp_path: Path) -> None:
 
 
 def test_mask_shows(tmp_path: Path) -> None:
-    """Outside the mask the paper stays white, inside the sticker shows; the cut line follows the mask in mm."""
+    """Outside the mask the paper stays white, inside the sticker shows; the cut line follows the
+    mask in mm."""
     yy, xx = np.mgrid[:82, :120]
     inside = ((xx + 0.5 - 60) / 60) ** 2 + ((yy + 0.5 - 41) / 41) ** 2 <= 1
     mask = torch.from_numpy(inside.astype(np.float32))[None, None]
@@ -151,8 +196,10 @@ def test_mask_with_hole_has_two_outlines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("paper", ["a4", "letter"])
 def test_markers_are_found(tmp_path: Path, paper: str) -> None:
     """A detector finds the right ids on every page, and from them the sign's square."""
-    layout = write_sheet(make(tmp_path / "b"), tmp_path / "s.pdf", paper=paper, test_signs=True, sign_dpi=60).layout
-    detector = cv2.aruco.ArucoDetector(dictionary(), cv2.aruco.DetectorParameters())
+    layout = write_sheet(
+        make(tmp_path / "b"), tmp_path / "s.pdf", paper=paper, test_signs=True, sign_dpi=60
+    ).layout
+    detector = cv2.aruco.ArucoDetector(marker_dictionary(), cv2.aruco.DetectorParameters())
     for page, block in enumerate(["sheet", *FIDUCIALS]):
         corners, ids, _ = detector.detectMarkers(
             cv2.cvtColor(render(tmp_path / "s.pdf", page, 150), cv2.COLOR_RGB2GRAY)
@@ -168,7 +215,9 @@ def test_markers_are_found(tmp_path: Path, paper: str) -> None:
             square = corners_from_markers(ids, corners)
             assert square is not None
             assert square[0] * 25.4 / 150 == pytest.approx((sign.x, sign.y), abs=0.5)
-            assert square[2] * 25.4 / 150 == pytest.approx((sign.x + sign.w, sign.y + sign.h), abs=0.5)
+            assert square[2] * 25.4 / 150 == pytest.approx(
+                (sign.x + sign.w, sign.y + sign.h), abs=0.5
+            )
 
 
 def test_test_signs_differ_only_by_sticker(tmp_path: Path) -> None:
@@ -177,10 +226,18 @@ def test_test_signs_differ_only_by_sticker(tmp_path: Path) -> None:
     pages = [render(tmp_path / "s.pdf", i, 100).astype(int) for i in (1, 2, 3)]
     sign = sign_page_layout("a4", "clean").sign
     scale = sign.w / 762 * 100 / 25.4
-    middle = np.array([sign.y + sign.h / 2, sign.x + sign.w / 2]) * 100 / 25.4 + np.array([150 * scale, 0])
+    middle = np.array([sign.y + sign.h / 2, sign.x + sign.w / 2]) * 100 / 25.4 + np.array(
+        [150 * scale, 0]
+    )
     half = np.array([81.7, 120.3]) * scale / 2
     y0, y1, x0, x1 = (
-        int(v) for v in (middle[0] - half[0], middle[0] + half[0], middle[1] - half[1], middle[1] + half[1])
+        int(v)
+        for v in (
+            middle[0] - half[0],
+            middle[0] + half[0],
+            middle[1] - half[1],
+            middle[1] + half[1],
+        )
     )
     assert (pages[1][y0 + 2 : y1 - 1, x0 + 2 : x1 - 1] == 255).all()
     top, bottom = (int(v * 100 / 25.4) for v in (sign.y, sign.y + sign.h))
@@ -221,7 +278,8 @@ def test_too_large_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("paper", ["a5", "a4", "letter", "a3", (160.0, 330.0)])
 def test_layout_keeps_apart(paper: Paper) -> None:
-    """At the largest size the paper takes, nothing leaves the page and markers stay off the sticker and the bar."""
+    """At the largest size the paper takes, nothing leaves the page and markers stay off the sticker
+    and the bar."""
     for turn in (1, -1):
         page = paper_size(paper)[::turn]
         if min(room(page)) <= 40:
@@ -241,17 +299,25 @@ def test_test_sign_layout_is_one_for_all_papers() -> None:
     for paper in ("a5", "a4", "letter", "a3"):
         layout = sign_page_layout(paper, "blank")
         sign = layout.sign
-        seen.append([((m.x - sign.x) / sign.w, (m.y - sign.y) / sign.w, m.w / sign.w) for m in layout.markers.values()])
+        seen.append(
+            [
+                ((m.x - sign.x) / sign.w, (m.y - sign.y) / sign.w, m.w / sign.w)
+                for m in layout.markers.values()
+            ]
+        )
         assert all(m.y >= 20 and m.y + m.h <= layout.page[1] - 12 for m in layout.markers.values())
     assert np.allclose(seen, seen[0])
 
 
 def test_corners_from_few_markers() -> None:
-    """Two markers seen askew give the square exactly; one is refused unless asked for; foreign ids are left out."""
+    """Two markers seen askew give the square exactly; one is refused unless asked for; foreign ids
+    are left out."""
     from physadv.printing.aruco_markers import SIGN_SQUARE, test_sign_layout
 
     view = np.array([[90, 12, 300], [-8, 80, 200], [0.02, 0.1, 1]])
-    seen = [cv2.perspectiveTransform(m[None], view)[0].astype(np.float32) for m in test_sign_layout()]
+    seen = [
+        cv2.perspectiveTransform(m[None], view)[0].astype(np.float32) for m in test_sign_layout()
+    ]
     want = cv2.perspectiveTransform(SIGN_SQUARE[None], view)[0]
     got = corners_from_markers([4, 6, 33], [seen[0], seen[2], seen[1]])
     assert got is not None

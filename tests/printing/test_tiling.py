@@ -29,13 +29,17 @@ def whole(value: float) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    width=st.floats(50, 3000), height=st.floats(50, 3000), overlap=st.floats(5, 50), bleed=st.floats(0, 5),
+    width=st.floats(50, 3000),
+    height=st.floats(50, 3000),
+    overlap=st.floats(5, 50),
+    bleed=st.floats(0, 5),
     paper=st.sampled_from(["letter", "a4", "a3", (300.0, 400.0)]),
-)  # fmt: skip
+)
 def test_tiles_cover_the_sticker(
     width: float, height: float, overlap: float, bleed: float, paper: str | tuple[float, float]
 ) -> None:
-    """Whatever the size, tiles cover sticker and bleed, share the overlap, lie on dots and stay off the page's edge."""
+    """Whatever the size, tiles cover sticker and bleed, share the overlap, lie on dots and stay off
+    the page's edge."""
     try:
         layout = tile_layout(width, height, paper, overlap=overlap, bleed=bleed)
     except GeometryError as error:
@@ -65,11 +69,14 @@ def test_tiles_cover_the_sticker(
     assert layout.overlap < overlap + 0.1
 
 
-def test_marks_of_neighbours_meet() -> None:
-    """Round marks stand at the same points of the sticker on both tiles of a seam, outside what is printed."""
+def test_marks_of_neighbors_meet() -> None:
+    """Round marks stand at the same points of the sticker on both tiles of a seam, outside what is
+    printed."""
     layout = tile_layout(500, 600, "a4")
     assert (layout.rows, layout.columns) == (3, 3)
-    marks = {t.label: {(round(x, 4), round(y, 4)) for x, y in layout.marks(t)} for t in layout.tiles}
+    marks = {
+        t.label: {(round(x, 4), round(y, 4)) for x, y in layout.marks(t)} for t in layout.tiles
+    }
     for t in layout.tiles:
         if t.column + 1 < layout.columns:
             assert len(marks[t.label] & marks[layout.tile(t.row, t.column + 1).label]) == 2
@@ -99,7 +106,9 @@ def test_refusals() -> None:
 def test_without_tile_the_count_is_named(tmp_path: Path) -> None:
     """A sticker that is too large is refused with the number of sheets it would take."""
     bundle = sticker(tmp_path / "b", 560, 450, noise(9, 11))
-    with pytest.raises(GeometryError, match=r"560 x 450 mm: a4 takes at most .*--tile on 8 sheets \(4 x 2\)"):
+    with pytest.raises(
+        GeometryError, match=r"560 x 450 mm: a4 takes at most .*--tile on 8 sheets \(4 x 2\)"
+    ):
         write_sheet(bundle, tmp_path / "s.pdf")
     assert len(tile_layout(560, 450, "a4").tiles) == 8
     small = sticker(tmp_path / "c", 50, 50, noise(9, 11))
@@ -107,7 +116,8 @@ def test_without_tile_the_count_is_named(tmp_path: Path) -> None:
 
 
 def test_pages_say_what_they_are(tmp_path: Path) -> None:
-    """Page 1 has no TrimBox; each tile's is its window; every page has the label, each tile its name and the bar."""
+    """Page 1 has no TrimBox; each tile's is its window; every page has the label, each tile its
+    name and the bar."""
     bundle = sticker(tmp_path / "b", 300, 330, noise(9, 11))
     sheet = write_sheet(bundle, tmp_path / "s.pdf", tile=True, test_signs=True, sign_dpi=50)
     assert sheet.tiled is not None
@@ -117,24 +127,31 @@ def test_pages_say_what_they_are(tmp_path: Path) -> None:
         assert all(VISIBLE_LINE in text for text in texts)
         assert "/TrimBox" not in pdf.pages[0].obj
         assert all("/TrimBox" not in page.obj for page in list(pdf.pages)[-3:])
-        for tile, page, text in zip(sheet.tiled.tiles, list(pdf.pages)[1:], texts[1:], strict=False):
+        for tile, page, text in zip(
+            sheet.tiled.tiles, list(pdf.pages)[1:], texts[1:], strict=False
+        ):
             assert f"tile {tile.label}," in text
             assert SCALE_LINE in text
             assert tile.label in texts[0]
             w, height = tile.window, sheet.page_mm[1]
             box = [float(v) * 25.4 / 72 for v in page.obj.TrimBox]
-            assert box == pytest.approx([w.x, height - w.y - w.h, w.x + w.w, height - w.y], abs=0.001)
+            assert box == pytest.approx(
+                [w.x, height - w.y - w.h, w.x + w.w, height - w.y], abs=0.001
+            )
             assert page.obj.BleedBox == page.obj.TrimBox
             assert len(page.obj.Resources.XObject) == 1
         assert bundle.card.patch.run_id in texts[0]
 
 
 @needs_poppler
-@pytest.mark.parametrize(("paper", "size"), [("a4", (290.3, 180.0)), ((130.0, 160.0), (150.7, 140.9))])
+@pytest.mark.parametrize(
+    ("paper", "size"), [("a4", (290.3, 180.0)), ((130.0, 160.0), (150.7, 140.9))]
+)
 def test_assembled_tiles_are_the_sticker(
     tmp_path: Path, paper: str | tuple[float, float], size: tuple[float, float]
 ) -> None:
-    """Rasterised at 600 dpi, overlaps are equal pixel for pixel; laid together, all is the sticker at its size."""
+    """Rasterised at 600 dpi, overlaps are equal pixel for pixel; laid together, all is the sticker
+    at its size."""
     bundle = sticker(tmp_path / "b", *size, noise(11, 17))
     sheet = write_sheet(bundle, tmp_path / "s.pdf", paper=paper, tile=True, cut=Cut(bleed=2))
     tiled, dots = sheet.tiled, 600 / 25.4
@@ -164,9 +181,13 @@ def test_assembled_tiles_are_the_sticker(
         for c, o, n in ((cell[0], first.y, 11), (cell[1], first.x, 17))
     ]
     for r in range(11):
-        for c in range(17):  # each cell of the picture, but one pixel (0.042 mm) at its edges and the cut line
+        for c in range(
+            17
+        ):  # each cell of the picture, but one pixel (0.042 mm) at its edges and the cut line
             rim = 3
-            part = canvas[edges[0][r] + rim : edges[0][r + 1] - rim, edges[1][c] + rim : edges[1][c + 1] - rim]
+            part = canvas[
+                edges[0][r] + rim : edges[0][r + 1] - rim, edges[1][c] + rim : edges[1][c + 1] - rim
+            ]
             assert (part == want[r, c]).all()
     ink = (canvas != 255).any(-1)
     bleed = [np.nonzero(ink.any(a))[0] for a in (0, 1)]
@@ -182,7 +203,9 @@ def test_qr_code_names_the_run(tmp_path: Path, paper: str) -> None:
     with pypdfium2.PdfDocument(str(tmp_path / "s.pdf")) as document:
         page = document[0].render(scale=300 / 72, grayscale=True).to_numpy()
     corner = np.ascontiguousarray(
-        page[: round(32 / 25.4 * 300), -round(75 / 25.4 * 300) :].reshape(round(32 / 25.4 * 300), -1)
+        page[: round(32 / 25.4 * 300), -round(75 / 25.4 * 300) :].reshape(
+            round(32 / 25.4 * 300), -1
+        )
     )
     text, _, _ = cv2.QRCodeDetector().detectAndDecode(corner)
     assert text == f"physadv run {bundle.card.patch.run_id}"

@@ -1,4 +1,5 @@
-"""A folder run: resumes after a kill, skips what is done, survives bad files, never touches originals, stays flat."""
+"""A folder run: resumes after a kill, skips what is done, survives bad files, never touches
+originals, stays flat."""
 
 from __future__ import annotations
 
@@ -61,12 +62,18 @@ def test_structure_is_kept_and_originals_are_not_touched(photos: Path) -> None:
     done = run(photos, FakeCloaker())
     assert [d.status for d in done] == ["cloaked"] * 4
     out = photos.parent / "photos-cloaked"
-    assert {str(p.relative_to(out)) for p in out.rglob("*.png")} == {"a.png", "b.png", "trip/a.png", "trip/c.png"}
+    assert {str(p.relative_to(out)) for p in out.rglob("*.png")} == {
+        "a.png",
+        "b.png",
+        "trip/a.png",
+        "trip/c.png",
+    }
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in photos.rglob("*.png")} == before
 
 
 def test_second_run_skips_everything(photos: Path) -> None:
-    """Hashes of original, output and settings agree: nothing is done again, but the faces are recalled."""
+    """Hashes of original, output and settings agree: nothing is done again, but the faces are
+    recalled."""
     run(photos, FakeCloaker())
     again = FakeCloaker()
     assert {d.status for d in run(photos, again, recall=again.recall)} == {"already done"}
@@ -92,7 +99,8 @@ def test_what_changed_is_done_again(photos: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["before the write", "in the middle"])
 def test_resume_after_a_kill(photos: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    """Killed between the manifest and the file, or with a half-written manifest line: the rest is done, once."""
+    """Killed between the manifest and the file, or with a half-written manifest line: the rest is
+    done, once."""
     jobs, out = plan(photos)
     if moment == "before the write":
         real = folder_module.write_bytes
@@ -120,12 +128,17 @@ def test_resume_after_a_kill(photos: Path, monkeypatch: pytest.MonkeyPatch, mome
 
 
 def test_bad_files_do_not_stop_the_rest(photos: Path) -> None:
-    """Empty, foreign, CMYK and unreadable files each get a row with the reason; all others are cloaked."""
+    """Empty, foreign, CMYK and unreadable files each get a row with the reason; all others are
+    cloaked."""
     (photos / "empty.jpg").write_bytes(b"")
     (photos / "text.png").write_text("hello", encoding="utf-8")
     Image.new("CMYK", (20, 20)).save(photos / "print.jpg")
     done = {d.job.name: d for d in run(photos, FakeCloaker())}
-    assert {n for n, d in done.items() if d.status == "failed"} == {"empty.jpg", "text.png", "print.jpg"}
+    assert {n for n, d in done.items() if d.status == "failed"} == {
+        "empty.jpg",
+        "text.png",
+        "print.jpg",
+    }
     assert "CMYK" in done["print.jpg"].notes[0]
     assert sum(d.status == "cloaked" for d in done.values()) == 4
 
@@ -142,7 +155,8 @@ def test_a_bug_in_the_cloaker_is_not_hidden(photos: Path) -> None:
 
 
 def test_photo_without_a_face_is_not_written(photos: Path) -> None:
-    """Nothing was protected, so nothing is written that could pass for it; a second run does not look again."""
+    """Nothing was protected, so nothing is written that could pass for it; a second run does not
+    look again."""
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(photos / "dark.png")
     done = {d.job.name: d.status for d in run(photos, FakeCloaker())}
     assert done["dark.png"] == "no face"
@@ -151,7 +165,8 @@ def test_photo_without_a_face_is_not_written(photos: Path) -> None:
 
 
 def test_foreign_files_are_not_overwritten(photos: Path) -> None:
-    """What lies in the output folder and is not ours stays, and the photo is a failure that says so."""
+    """What lies in the output folder and is not ours stays, and the photo is a failure that says
+    so."""
     out = photos.parent / "photos-cloaked"
     out.mkdir()
     (out / "a.png").write_bytes(b"precious")
@@ -203,12 +218,17 @@ def test_names_that_differ_by_suffix_do_not_meet(photos: Path) -> None:
 
 
 def _resident_mb() -> float:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return (
+        int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        * os.sysconf("SC_PAGE_SIZE")
+        / 1e6
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads /proc")
 def test_memory_stays_flat_over_500_photos(tmp_path: Path) -> None:
-    """Between the 50th and the 500th photo of 0.5 MB of pixels each, the process grows by less than 30 MB."""
+    """Between the 50th and the 500th photo of 0.5 MB of pixels each, the process grows by less than
+    30 MB."""
     root = tmp_path / "many"
     root.mkdir()
     base = np.random.default_rng(1).integers(0, 200, (40, 40, 3)).astype(np.uint8)

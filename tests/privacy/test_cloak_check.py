@@ -1,4 +1,5 @@
-"""The check: files find their originals, rates are those of known embeddings, the verdict can be "not protected"."""
+"""The check: files find their originals, rates are those of known embeddings, the verdict can be
+"not protected"."""
 
 from __future__ import annotations
 
@@ -14,15 +15,27 @@ from tinyface import KnownFinder, drawn_photo, tiny_embedder
 
 from physadv.core.errors import ImageError, OptionError
 from physadv.core.random_streams import generator
-from physadv.evaluation.metrics.intervals import Rate, wilson
 from physadv.core.rows import read_rows
+from physadv.evaluation.metrics.intervals import Rate, wilson
 from physadv.privacy.check.adaptive_recognizer import _groups, adaptive_rows
-from physadv.privacy.check.embeddings import Bank, Plan, aligned, embed
-from physadv.privacy.check.run_cloak_check import SETTINGS, _judge, _plain, made_with_of, run_check
-from physadv.privacy.cloak_faces import MODES, cloak_faces
+from physadv.privacy.check.embeddings import Bank, EmbeddingPlan, aligned, embed
+from physadv.privacy.check.match_rates import (
+    gallery_rows,
+    linear_probe,
+    pair_rows,
+    rate_of,
+    thresholds,
+)
 from physadv.privacy.check.pairs import match_files
-from physadv.privacy.check.match_rates import gallery_rows, linear_probe, pair_rows, rate_of, thresholds
 from physadv.privacy.check.protection_verdict import light_of, verdict
+from physadv.privacy.check.run_cloak_check import (
+    SETTINGS,
+    _judge,
+    _plain,
+    made_with_of,
+    run_cloak_check,
+)
+from physadv.privacy.cloak_faces import MODES, cloak_faces
 from physadv.report.cloak_report import _attacks, write_cloak_report
 
 SIDE = 140
@@ -35,7 +48,9 @@ def save(path: Path, rgb: np.ndarray) -> Path:
     return path
 
 
-def known_bank(people: list[str], clean: torch.Tensor, cloaked: torch.Tensor | None = None, name: str = "tiny") -> Bank:
+def known_bank(
+    people: list[str], clean: torch.Tensor, cloaked: torch.Tensor | None = None, name: str = "tiny"
+) -> Bank:
     """A bank with given embeddings, as saved; no cloaked ones where none are given."""
     bank = Bank()
     for k, person in enumerate(people):
@@ -46,19 +61,30 @@ def known_bank(people: list[str], clean: torch.Tensor, cloaked: torch.Tensor | N
     return bank
 
 
-def clusters(count: int, each: int, *, spread: float = 0.05, seed: int = 0) -> tuple[list[str], torch.Tensor]:
+def clusters(
+    count: int, each: int, *, spread: float = 0.05, seed: int = 0
+) -> tuple[list[str], torch.Tensor]:
     """``each`` unit vectors around each of ``count`` well separated people."""
     draw = generator(seed, "clusters")
-    centres = torch.linalg.qr(torch.randn(16, 16, generator=draw))[0][:count]
-    rows = centres.repeat_interleave(each, 0) + spread * torch.randn(count * each, 16, generator=draw)
+    centers = torch.linalg.qr(torch.randn(16, 16, generator=draw))[0][:count]
+    rows = centers.repeat_interleave(each, 0) + spread * torch.randn(
+        count * each, 16, generator=draw
+    )
     return [f"p{k}" for k in range(count) for _ in range(each)], rows
 
 
 @pytest.mark.parametrize(
     ("original", "cloaked"),
-    [("a.jpg", "a.jpg"), ("a.jpg", "a.png"), ("a.gif", "a.gif.png"), ("a.jpg", "a_cloaked.png"),
-     ("a.jpg", "a_high_cloaked.png"), ("A.JPG", "a_attacked.png"), ("x/a.jpg", "x/a.webp")],
-)  # fmt: skip
+    [
+        ("a.jpg", "a.jpg"),
+        ("a.jpg", "a.png"),
+        ("a.gif", "a.gif.png"),
+        ("a.jpg", "a_cloaked.png"),
+        ("a.jpg", "a_high_cloaked.png"),
+        ("A.JPG", "a_attacked.png"),
+        ("x/a.jpg", "x/a.webp"),
+    ],
+)
 def test_cloaked_files_find_their_originals(tmp_path: Path, original: str, cloaked: str) -> None:
     """By relative name, whatever suffix this or another tool gave them."""
     for root, name in (("o", original), ("c", cloaked)):
@@ -71,8 +97,16 @@ def test_cloaked_files_find_their_originals(tmp_path: Path, original: str, cloak
 
 
 def test_people_are_folders_or_one(tmp_path: Path) -> None:
-    """Folders are people; without folders all photos are of one person; strangers among the cloaked are said."""
-    for name in ("o/ann/1.png", "o/bob/1.png", "c/ann/1.png", "c/bob/9.png", "flat/1.png", "flat/2.png"):
+    """Folders are people; without folders all photos are of one person; strangers among the cloaked
+    are said."""
+    for name in (
+        "o/ann/1.png",
+        "o/bob/1.png",
+        "c/ann/1.png",
+        "c/bob/9.png",
+        "flat/1.png",
+        "flat/2.png",
+    ):
         save(tmp_path / name, np.zeros((8, 8, 3), np.uint8))
     pairs, foreign = match_files(tmp_path / "o", tmp_path / "c")
     assert [(p.person, p.cloaked is not None) for p in pairs] == [("ann", True), ("bob", False)]
@@ -90,14 +124,17 @@ def test_thresholds_come_from_impostors_or_from_the_card() -> None:
     scores = embedder.similarity(rows, rows)
     apart = torch.tensor([[a != b for b in people] for a in people]).triu(1)
     assert limits[0].source == "impostor pairs here"
-    assert float((scores[apart] >= limits[0].value).float().mean()) == pytest.approx(0.01, abs=0.002)
-    assert limits[1].source == "the recogniser's card"
+    assert float((scores[apart] >= limits[0].value).float().mean()) == pytest.approx(
+        0.01, abs=0.002
+    )
+    assert limits[1].source == "the recognizer's card"
     few = thresholds(embedder, known_bank(people[:9], rows[:9]))
     assert [limit.value for limit in few] == [0.5, 0.5]
 
 
 def test_rates_of_a_perfect_and_of_no_cloak() -> None:
-    """Embeddings that moved away are matched by nobody, those that stayed by everybody; kinds are told apart."""
+    """Embeddings that moved away are matched by nobody, those that stayed by everybody; kinds are
+    told apart."""
     embedder = tiny_embedder()
     people, rows = clusters(4, 3)
     away = torch.randn(12, 16, generator=generator(1, "away"))
@@ -110,24 +147,32 @@ def test_rates_of_a_perfect_and_of_no_cloak() -> None:
         before = [r for r in found if r["kind"] == "cross photo" and r["variant"] == "original"]
         assert rate_of(before).rate == 1.0
     paired = [
-        r for r in pair_rows(embedder, known_bank(people, rows, -rows), limits, ["png"]) if r["kind"] == "cloaked pair"
+        r
+        for r in pair_rows(embedder, known_bank(people, rows, -rows), limits, ["png"])
+        if r["kind"] == "cloaked pair"
     ]
     assert rate_of(paired).rate == 1.0  # all pushed the same way: they still match each other
     random = [
-        r for r in pair_rows(embedder, known_bank(people, rows, away), limits, ["png"]) if r["kind"] == "cloaked pair"
+        r
+        for r in pair_rows(embedder, known_bank(people, rows, away), limits, ["png"])
+        if r["kind"] == "cloaked pair"
     ]
     assert rate_of(random).rate < 0.2
 
 
 def test_gallery_attacks_on_known_embeddings() -> None:
-    """Rank-1 and the poisoned gallery find everybody who is not cloaked, and nobody whose cloak went elsewhere."""
+    """Rank-1 and the poisoned gallery find everybody who is not cloaked, and nobody whose cloak
+    went elsewhere."""
     embedder = tiny_embedder()
     people, rows = clusters(6, 4)
-    elsewhere = rows[torch.arange(24).roll(4)]  # everybody's cloaked photos look like the neighbour's originals
+    elsewhere = rows[
+        torch.arange(24).roll(4)
+    ]  # everybody's cloaked photos look like the neighbor's originals
     found = list(gallery_rows(embedder, known_bank(people, rows, elsewhere), ["png"]))
     for kind in ("rank-1", "poisoned 1-NN", "poisoned linear probe"):
         rates = {
-            v: rate_of([r for r in found if r["kind"] == kind and r["variant"] == v]) for v in ("original", "cloaked")
+            v: rate_of([r for r in found if r["kind"] == kind and r["variant"] == v])
+            for v in ("original", "cloaked")
         }
         assert rates["original"].rate == 1.0
         assert rates["cloaked"].rate < 0.3
@@ -142,8 +187,11 @@ def test_linear_probe_learns_classes() -> None:
 
 
 def test_intervals_are_over_people_or_photos() -> None:
-    """Many photos of few people do not make a narrow interval; with one person photos are resampled."""
-    rows = [{"person": f"p{k % 4}", "photo": str(k), "matched_0.01": k % 4 == 0} for k in range(400)]
+    """Many photos of few people do not make a narrow interval; with one person photos are
+    resampled."""
+    rows = [
+        {"person": f"p{k % 4}", "photo": str(k), "matched_0.01": k % 4 == 0} for k in range(400)
+    ]
     found = rate_of(rows)
     assert found.high - found.low > 0.4
     alone = [{**row, "person": "me"} for row in rows]
@@ -155,47 +203,52 @@ def rates(value: float, n: int = 200) -> Rate:
 
 
 def test_verdict_can_be_not_protected() -> None:
-    """Red by the worst channel of a held-out recogniser, whatever the surrogate says."""
+    """Red by the worst channel of a held-out recognizer, whatever the surrogate says."""
     crossed = {"judge": {"png": rates(0.0), "half": rates(0.8)}, "own": {"png": rates(0.0)}}
     roles = {"judge": "held-out", "own": "surrogate"}
     found = verdict(crossed, {"judge": rates(1.0), "own": rates(1.0)}, roles, {"half": "half size"})
     assert found.light == "red"
     assert "not protected" in found.words
     assert "half size" in found.words
-    assert {f.recogniser for f in found.findings} == {"judge"}
+    assert {f.recognizer for f in found.findings} == {"judge"}
 
 
 def test_verdict_is_never_green_by_surrogates_alone() -> None:
-    """A cloak tested by its own recogniser only is amber at best, and the reason is said."""
+    """A cloak tested by its own recognizer only is amber at best, and the reason is said."""
     found = verdict({"own": {"png": rates(0.0)}}, {"own": rates(1.0)}, {"own": "surrogate"}, {})
     assert found.light == "amber"
     assert "made with" in found.reasons[0]
 
 
-def test_verdict_leaves_blind_recognisers_out() -> None:
-    """A recogniser that cannot match the uncloaked photos says nothing about the cloak."""
-    found = verdict({"judge": {"png": rates(0.0)}}, {"judge": rates(0.2)}, {"judge": "held-out"}, {})
+def test_verdict_leaves_blind_recognizers_out() -> None:
+    """A recognizer that cannot match the uncloaked photos says nothing about the cloak."""
+    found = verdict(
+        {"judge": {"png": rates(0.0)}}, {"judge": rates(0.2)}, {"judge": "held-out"}, {}
+    )
     assert found.light == "amber"
     assert "nothing could be told" in found.words
     assert "judge" in found.reasons[0]
 
 
 def test_verdict_reports_prepared_attackers_beside() -> None:
-    """An adaptive recogniser does not change the light, but it is said."""
+    """An adaptive recognizer does not change the light, but it is said."""
     crossed, before = {"judge": {"png": rates(0.01)}}, {"judge": rates(1.0)}
-    found = verdict(crossed, before, {"judge": "held-out"}, {}, [("trained on cloaks", "judge", rates(0.97))])
+    found = verdict(
+        crossed, before, {"judge": "held-out"}, {}, [("trained on cloaks", "judge", rates(0.97))]
+    )
     assert found.light == "green"
     assert found.beside[0].light == "red"
     assert "prepared" in found.reasons[-1]
 
 
 def test_amber_says_whether_photos_are_few_or_matched() -> None:
-    """None of four matched is too few to tell; a third of 200 is partly; the surrogate's zero is its own alone."""
+    """None of four matched is too few to tell; a third of 200 is partly; the surrogate's zero is
+    its own alone."""
     known = {"judge": rates(1.0)}
     for found, role, said in (
         (rates(0.0, 4), "held-out", "too few photos to tell: "),
         (rates(0.33), "held-out", "partly protected: "),
-        (rates(0.0), "surrogate", "protected against its own recognisers alone: "),
+        (rates(0.0), "surrogate", "protected against its own recognizers alone: "),
     ):
         judged = verdict({"judge": {"png": found}}, known, {"judge": role}, {})
         assert judged.light == "amber"
@@ -203,7 +256,8 @@ def test_amber_says_whether_photos_are_few_or_matched() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "light"), [(0.0, "green"), (0.1, "green"), (0.19, "amber"), (0.4, "amber"), (0.6, "red")]
+    ("share", "light"),
+    [(0.0, "green"), (0.1, "green"), (0.19, "amber"), (0.4, "amber"), (0.6, "red")],
 )
 def test_lights(share: float, light: str) -> None:
     """Green needs the whole interval under the limit; few comparisons cannot give it."""
@@ -211,8 +265,9 @@ def test_lights(share: float, light: str) -> None:
     assert light_of(wilson(0, 3)) == "amber"
 
 
-def test_adaptive_recogniser_learns_a_common_change() -> None:
-    """Trained on other people's photos with a change common to all, it matches what the plain one does not."""
+def test_adaptive_recognizer_learns_a_common_change() -> None:
+    """Trained on other people's photos with a change common to all, it matches what the plain one
+    does not."""
     embedder, bank = tiny_embedder(threshold=0.6), Bank()
     common = np.kron(np.random.default_rng(5).normal(0, 60, (14, 14, 3)), np.ones((10, 10, 1)))
     for person in range(10):
@@ -229,7 +284,9 @@ def test_adaptive_recogniser_learns_a_common_change() -> None:
     weights = [p.clone() for p in embedder.parameters()]
 
     def crossed(rows: list[dict[str, object]], variant: str = "cloaked") -> float:
-        return rate_of([r for r in rows if r["kind"] == "cross photo" and r["variant"] == variant]).rate
+        return rate_of(
+            [r for r in rows if r["kind"] == "cross photo" and r["variant"] == variant]
+        ).rate
 
     plain = list(pair_rows(embedder, bank, thresholds(embedder, bank), ["png"]))
     adapted = list(adaptive_rows(embedder, bank, steps=150))
@@ -242,7 +299,8 @@ def test_adaptive_recogniser_learns_a_common_change() -> None:
 
 
 def test_training_moves_small_weights_in_small_steps() -> None:
-    """A step is the rate asked for, and never more than a hundredth of the weights it moves: dlib's are tiny."""
+    """A step is the rate asked for, and never more than a hundredth of the weights it moves: dlib's
+    are tiny."""
     large, tiny = torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False)
     torch.nn.init.constant_(large.weight, 1.0)
     torch.nn.init.constant_(tiny.weight, -0.001)
@@ -252,13 +310,17 @@ def test_training_moves_small_weights_in_small_steps() -> None:
 
 @pytest.mark.parametrize(("uncloaked", "believed"), [(0.9, True), (0.01, False)])
 def test_a_failed_training_is_said_and_shows_no_figure(uncloaked: float, believed: bool) -> None:
-    """A trained recogniser that no longer matches uncloaked photos: verdict and page say so, without its figure."""
+    """A trained recognizer that no longer matches uncloaked photos: verdict and page say so,
+    without its figure."""
     asked = {"png": {"original": {"0.01": rates(1.0)}, "cloaked": {"0.01": rates(0.3)}}}
     trained = {"png": {"original": {"0.01": rates(uncloaked)}, "cloaked": {"0.01": rates(0.77)}}}
     table = {
-        "name": "judge", "role": "held-out", "pairs": {"cross photo": asked}, "gallery": {},
+        "name": "judge",
+        "role": "held-out",
+        "pairs": {"cross photo": asked},
+        "gallery": {},
         "adaptive": {"cross photo": trained},
-    }  # fmt: skip
+    }
     found = _judge([table])
     assert bool(found.beside) == believed
     assert any("could not be trained" in reason for reason in found.reasons) != believed
@@ -281,29 +343,41 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             done, _ = cloak_faces(photo, [FACE], [embedder], mode, name=name)
             save(root / "cloaked" / name, done)
     for person in range(4, 9):
-        save(root / "gallery" / f"g{person}" / "0.png", drawn_photo(SIDE, SIDE, FACE, person=person))
+        save(
+            root / "gallery" / f"g{person}" / "0.png", drawn_photo(SIDE, SIDE, FACE, person=person)
+        )
     settings = {"embedders": [{"name": "own", "sha256": "own"}]}
     (root / "cloaked" / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
     return root
 
 
 def test_whole_check_and_its_report(folders: Path, tmp_path: Path) -> None:
-    """Rows, result and a self-contained report: roles from the settings file, all channels, baselines, faces."""
-    recognisers = [tiny_embedder(0, "own"), tiny_embedder(1, "judge")]
+    """Rows, result and a self-contained report: roles from the settings file, all channels,
+    baselines, faces."""
+    recognizers = [tiny_embedder(0, "own"), tiny_embedder(1, "judge")]
     seen: list[tuple[int, int, str]] = []
-    result = run_check(
-        folders / "cloaked", folders / "originals", recognisers, [KnownFinder()], folder=tmp_path / "run",
-        gallery=folders / "gallery", progress=lambda *a: seen.append(a),
-    )  # fmt: skip
+    result = run_cloak_check(
+        folders / "cloaked",
+        folders / "originals",
+        recognizers,
+        [KnownFinder()],
+        folder=tmp_path / "run",
+        gallery=folders / "gallery",
+        progress=lambda *a: seen.append(a),
+    )
     assert (result.people, result.cloaked, result.photos) == (4, 8, 13)
-    assert [r["role"] for r in result.recognisers] == ["surrogate", "held-out"]
-    judged = result.recognisers[1]["pairs"]
+    assert [r["role"] for r in result.recognizers] == ["surrogate", "held-out"]
+    judged = result.recognizers[1]["pairs"]
     assert set(judged) == {"same photo", "cross photo", "cloaked pair"}
     assert len(judged["cross photo"]) == 9
     assert set(judged["cross photo"]["png"]) == {"original", "cloaked", "noise", "blur"}
-    assert result.recognisers[0]["pairs"]["cross photo"]["png"]["cloaked"]["0.01"]["n"] == 8
-    assert set(result.recognisers[1]["gallery"]) == {"rank-1", "poisoned 1-NN", "poisoned linear probe"}
-    assert result.recognisers[1]["adaptive"] == {}  # four people are too few
+    assert result.recognizers[0]["pairs"]["cross photo"]["png"]["cloaked"]["0.01"]["n"] == 8
+    assert set(result.recognizers[1]["gallery"]) == {
+        "rank-1",
+        "poisoned 1-NN",
+        "poisoned linear probe",
+    }
+    assert result.recognizers[1]["adaptive"] == {}  # four people are too few
     assert result.quality["linf_max"] <= MODES["high"].linf
     assert result.quality["faces_still_found"] == 8
     assert len(list(read_rows(tmp_path / "run" / "rows.jsonl"))) > 500
@@ -312,7 +386,13 @@ def test_whole_check_and_its_report(folders: Path, tmp_path: Path) -> None:
     page = write_cloak_report(tmp_path / "run", saved).read_text(encoding="utf-8")
     assert "http" not in page.replace("http://www.w3.org", "")
     assert page.count("data:image/png;base64") == 3 * len(saved["pictures"]) > 0
-    for said in ("What a cloak cannot do", "already public", "held out", "half size + JPEG 75", "same-DSSIM noise"):
+    for said in (
+        "What a cloak cannot do",
+        "already public",
+        "held out",
+        "half size + JPEG 75",
+        "same-DSSIM noise",
+    ):
         assert said in page
     said = saved["verdict"]["words"].partition(":")[0]
     assert f'<div class="big">{said[0].upper()}{said[1:]}</div>' in page
@@ -320,29 +400,46 @@ def test_whole_check_and_its_report(folders: Path, tmp_path: Path) -> None:
 
 def test_uncloaked_copies_are_not_protected(folders: Path, tmp_path: Path) -> None:
     """Copies of the originals, given as cloaked, get red: the check does not take a tool's word."""
-    result = run_check(
-        folders / "originals", folders / "originals", [tiny_embedder(1, "judge")], [KnownFinder()],
-        folder=tmp_path / "run", gallery=folders / "gallery", plan=Plan(channels=("png", "jpeg75"), baselines=False),
-    )  # fmt: skip
+    result = run_cloak_check(
+        folders / "originals",
+        folders / "originals",
+        [tiny_embedder(1, "judge")],
+        [KnownFinder()],
+        folder=tmp_path / "run",
+        gallery=folders / "gallery",
+        plan=EmbeddingPlan(channels=("png", "jpeg75"), baselines=False),
+    )
     assert result.verdict.light == "red"
     assert "not protected" in result.verdict.words
     assert result.quality["unchanged"] == 8
-    assert result.recognisers[0]["role"] == "unknown"
+    assert result.recognizers[0]["role"] == "unknown"
 
 
 def test_check_refuses_what_it_cannot_do(folders: Path, tmp_path: Path) -> None:
-    """No recogniser, a folder that holds a check already, photos without a face: each is said."""
+    """No recognizer, a folder that holds a check already, photos without a face: each is said."""
     away = {"folder": tmp_path / "run"}
     with pytest.raises(OptionError, match="no recogniser"):
-        run_check(folders / "cloaked", folders / "originals", [], [KnownFinder()], folder=tmp_path / "run")
+        run_cloak_check(
+            folders / "cloaked", folders / "originals", [], [KnownFinder()], folder=tmp_path / "run"
+        )
     with pytest.raises(OptionError, match="no pair"):
-        run_check(
-            folders / "cloaked", folders / "originals", [tiny_embedder()], [lambda rgb: []], folder=away["folder"]
+        run_cloak_check(
+            folders / "cloaked",
+            folders / "originals",
+            [tiny_embedder()],
+            [lambda rgb: []],
+            folder=away["folder"],
         )
     (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "rows.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(OptionError, match="already holds"):
-        run_check(folders / "cloaked", folders / "originals", [tiny_embedder()], [KnownFinder()], folder=away["folder"])
+        run_cloak_check(
+            folders / "cloaked",
+            folders / "originals",
+            [tiny_embedder()],
+            [KnownFinder()],
+            folder=away["folder"],
+        )
 
 
 def test_made_with_is_read_from_beside_the_photos(folders: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Every orientation, in every format, by every mode: from file to cloaked file, through the real cloak."""
+"""Every orientation, in every format, by every mode: from file to cloaked file, through the real
+cloak."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ import pytest
 from PIL import Image
 from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 
-from physadv.privacy.cloak_faces import MODES
 from physadv.privacy.batch import plan, run_folder
+from physadv.privacy.cloak_faces import MODES
+from physadv.privacy.photo_cloaker import PhotoCloaker, cloaker_settings
 from physadv.privacy.photo_io.photo import read_photo
-from physadv.privacy.photo_cloaker import PhotoCloaker, settings_of
 
 HEIGHT, WIDTH = 90, 120
 TURNS = {
@@ -32,8 +33,11 @@ TURNS = {
 @pytest.mark.parametrize("mode", list(MODES))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", TURNS)
-def test_cloak_is_upright_and_in_its_box(tmp_path: Path, mode: str, suffix: str, orientation: int) -> None:
-    """The output is upright without an orientation mark; only the face box changed, within the mode's limits."""
+def test_cloak_is_upright_and_in_its_box(
+    tmp_path: Path, mode: str, suffix: str, orientation: int
+) -> None:
+    """The output is upright without an orientation mark; only the face box changed, within the
+    mode's limits."""
     finder = KnownFinder()
     upright = drawn_photo(HEIGHT, WIDTH, face_at(37, 22, 45))
     stored = (
@@ -44,19 +48,24 @@ def test_cloak_is_upright_and_in_its_box(tmp_path: Path, mode: str, suffix: str,
     exif = Image.Exif()
     exif[0x0112] = orientation
     (tmp_path / "in").mkdir()
-    exact = {"webp": {"lossless": True, "exact": True}, "jpg": {"quality": 98, "subsampling": 0}}.get(suffix, {})
+    exact = {
+        "webp": {"lossless": True, "exact": True},
+        "jpg": {"quality": 98, "subsampling": 0},
+    }.get(suffix, {})
     stored.save(tmp_path / "in" / f"a.{suffix}", exif=exif, **exact)  # type: ignore[arg-type]
 
     chosen = replace(MODES[mode], steps=2, draws=1, every=2)
     cloaker = PhotoCloaker([finder], [tiny_embedder()], chosen)
     jobs, out = plan(tmp_path / "in", tmp_path / "out")
-    (done,) = run_folder(jobs, out, cloaker, settings=settings_of(cloaker))
+    (done,) = run_folder(jobs, out, cloaker, settings=cloaker_settings(cloaker))
     assert done.status == "cloaked"
     written = Image.open(out / f"a.{suffix}")
     assert written.size == (WIDTH, HEIGHT)
     assert written.getexif().get(0x0112, 1) == 1
 
-    before, after = (read_photo(folder / f"a.{suffix}").rgb.astype(int) for folder in (tmp_path / "in", out))
+    before, after = (
+        read_photo(folder / f"a.{suffix}").rgb.astype(int) for folder in (tmp_path / "in", out)
+    )
     changed = np.abs(after - before).max(2)
     x0, y0, x1, y1 = done.row["faces"][0]["box"]
     inside = changed[y0:y1, x0:x1].max()

@@ -1,4 +1,5 @@
-"""The cloak: limits hold on the saved pixels, nothing else changes, the face leaves its own place and its siblings."""
+"""The cloak: limits hold on the saved pixels, nothing else changes, the face leaves its own place
+and its siblings."""
 
 from __future__ import annotations
 
@@ -12,11 +13,24 @@ from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 from physadv.core.errors import OptionError
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator
-from physadv.privacy.cloak_faces import MODES, WORKING_SIDE, Mode, Window, cloak_faces, mode_named
-from physadv.privacy.embedding_loss import Goal, Memory, decoy, margin, own_embeddings
-from physadv.privacy.visibility import dssim
-from physadv.privacy.photo_cloaker import PhotoCloaker, calm_threads, face_of
 from physadv.models.faces.embedders import Embedder
+from physadv.privacy.cloak_faces import (
+    MODES,
+    WORKING_SIDE,
+    FaceWindow,
+    Mode,
+    cloak_faces,
+    mode_named,
+)
+from physadv.privacy.embedding_loss import (
+    CloakGoal,
+    Memory,
+    decoy,
+    own_embeddings,
+    similarity_margin,
+)
+from physadv.privacy.photo_cloaker import PhotoCloaker, calm_threads, face_of
+from physadv.privacy.visibility import dssim
 
 QUICK = replace(MODES["mid"], steps=12, draws=2, every=6)
 
@@ -30,15 +44,18 @@ def margin_now(photo: np.ndarray, after: np.ndarray, face: object, embedder: Emb
     """Margin of the cloaked face to the original one."""
     rows = []
     for pixels in (photo, after):
-        window = Window.around(pixels, face)  # type: ignore[arg-type]
+        window = FaceWindow.around(pixels, face)  # type: ignore[arg-type]
         rows.append(own_embeddings(window.scene, window.face, embedder)[:1])
-    return float(margin(embedder, rows[1], rows[0]))
+    return float(similarity_margin(embedder, rows[1], rows[0]))
 
 
 @pytest.mark.parametrize("mode", ["low", "mid", "high"])
 @pytest.mark.parametrize("side", [40, 90, 2 * WORKING_SIDE])
-def test_limits_hold_and_all_else_is_bit_identical(mode: str, side: int, embedder: Embedder) -> None:
-    """For small, usual and large faces: largest change, DSSIM of the face box, and every pixel outside of it."""
+def test_limits_hold_and_all_else_is_bit_identical(
+    mode: str, side: int, embedder: Embedder
+) -> None:
+    """For small, usual and large faces: largest change, DSSIM of the face box, and every pixel
+    outside of it."""
     chosen = replace(MODES[mode], steps=8, draws=2, every=4)
     face = face_at(30, 22, side)
     photo = drawn_photo(side + 60, side + 80, face)
@@ -49,7 +66,7 @@ def test_limits_hold_and_all_else_is_bit_identical(mode: str, side: int, embedde
     assert changed.max() > 0
     changed[y0:y1, x0:x1] = 0
     assert changed.max() == 0
-    window = Window.around(photo, face)
+    window = FaceWindow.around(photo, face)
     seen = [window.seen(to_tensor(p[y0:y1, x0:x1])) for p in (photo, done)]
     assert float(dssim(seen[0], seen[1])) <= chosen.dssim + 1e-6
     assert notes[0].change.dssim <= chosen.dssim + 1e-6
@@ -59,14 +76,17 @@ def test_face_leaves_its_own_place(embedder: Embedder) -> None:
     """The margin to the person falls from 1 to under the threshold, and the note says so."""
     face = face_at(20, 20, 80)
     photo = drawn_photo(120, 120, face)
-    done, notes = cloak_faces(photo, [face], [embedder], replace(MODES["high"], steps=60, dssim=0.1, chroma=0.1))
+    done, notes = cloak_faces(
+        photo, [face], [embedder], replace(MODES["high"], steps=60, dssim=0.1, chroma=0.1)
+    )
     found = margin_now(photo, done, face, embedder)
     assert found < 0
     assert notes[0].margins["tiny"] < 0.3
 
 
 def test_equal_noise_does_much_less(embedder: Embedder) -> None:
-    """Random changes of the same DSSIM leave the margin high: it is the direction that counts, not the amount."""
+    """Random changes of the same DSSIM leave the margin high: it is the direction that counts, not
+    the amount."""
     from physadv.privacy.check.channels import noise_like
 
     face = face_at(20, 20, 80)
@@ -78,7 +98,7 @@ def test_equal_noise_does_much_less(embedder: Embedder) -> None:
     assert margin_now(photo, noisy, face, embedder) > margin_now(photo, done, face, embedder) + 0.3
 
 
-def test_grey_stays_grey(embedder: Embedder) -> None:
+def test_gray_stays_gray(embedder: Embedder) -> None:
     """A photo with three equal channels comes out with three equal channels."""
     face = face_at(20, 20, 80)
     photo = np.repeat(drawn_photo(120, 120, face)[..., :1], 3, 2)
@@ -94,7 +114,9 @@ def test_change_fades_at_the_border_of_the_box(embedder: Embedder) -> None:
     done, notes = cloak_faces(photo, [face], [embedder], replace(QUICK, dssim=0.4))
     x0, y0, x1, y1 = notes[0].box
     changed = np.abs(done.astype(int) - photo)[y0:y1, x0:x1]
-    edge = np.concatenate([changed[0].ravel(), changed[-1].ravel(), changed[:, 0].ravel(), changed[:, -1].ravel()])
+    edge = np.concatenate(
+        [changed[0].ravel(), changed[-1].ravel(), changed[:, 0].ravel(), changed[:, -1].ravel()]
+    )
     assert edge.max() <= QUICK.linf / 3
     assert changed.max() >= QUICK.linf * 0.8
 
@@ -139,7 +161,8 @@ def test_two_faces_in_one_photo(embedder: Embedder) -> None:
 
 
 def test_nothing_to_win_stops_early(embedder: Embedder) -> None:
-    """With no room to change anything the search ends after its patience, and the photo is as it was."""
+    """With no room to change anything the search ends after its patience, and the photo is as it
+    was."""
     face = face_at(20, 20, 60)
     photo = drawn_photo(100, 100, face)
     mode = Mode("none", linf=0, dssim=0.01, steps=100, every=2, patience=2, draws=1)
@@ -149,11 +172,12 @@ def test_nothing_to_win_stops_early(embedder: Embedder) -> None:
 
 
 def test_memory_knows_siblings_and_only_those(embedder: Embedder) -> None:
-    """Another photo of the person is a sibling, another person's is not; the oldest faces are forgotten first."""
+    """Another photo of the person is a sibling, another person's is not; the oldest faces are
+    forgotten first."""
     face = face_at(20, 20, 80)
 
     def clean(person: int, shot: int) -> dict[str, torch.Tensor]:
-        window = Window.around(drawn_photo(120, 120, face, person=person, shot=shot), face)
+        window = FaceWindow.around(drawn_photo(120, 120, face, person=person, shot=shot), face)
         return {"tiny": own_embeddings(window.scene, window.face, embedder)[:1]}
 
     memory = Memory(limit=2)
@@ -173,22 +197,28 @@ def test_cloaked_siblings_are_pushed_apart(embedder: Embedder) -> None:
     mode = replace(MODES["high"], steps=30)
     found = {}
     for name, memory in (("alone", None), ("remembered", Memory())):
-        cloaked = [cloak_faces(s, [face], [embedder], mode, memory=memory, name=str(k))[0] for k, s in enumerate(shots)]
+        cloaked = [
+            cloak_faces(s, [face], [embedder], mode, memory=memory, name=str(k))[0]
+            for k, s in enumerate(shots)
+        ]
         found[name] = margin_now(cloaked[0], cloaked[1], face, embedder)
     assert found["remembered"] < found["alone"]
 
 
 def test_decoy_is_an_average_far_from_the_person(embedder: Embedder) -> None:
-    """Never one real person, always a mean of eight; of the candidates the farthest; refused with too few."""
+    """Never one real person, always a mean of eight; of the candidates the farthest; refused with
+    too few."""
     draw = generator(0, "test")
     others = torch.randn(20, 16, generator=draw)
     own = others.mean(0, keepdim=True)
     found = decoy(embedder, others, own, generator(1, "d"))
     apart = (others - found).norm(dim=1).min()
     assert float(apart) > 1
-    groups = [others[torch.randperm(20, generator=generator(k, "x"))[:8]].mean(0) for k in range(20)]
-    typical = margin(embedder, torch.stack(groups), own).median()
-    assert float(margin(embedder, found, own)) < float(typical)
+    groups = [
+        others[torch.randperm(20, generator=generator(k, "x"))[:8]].mean(0) for k in range(20)
+    ]
+    typical = similarity_margin(embedder, torch.stack(groups), own).median()
+    assert float(similarity_margin(embedder, found, own)) < float(typical)
     with pytest.raises(OptionError, match="at least 8"):
         decoy(embedder, others[:7], own, generator(1, "d"))
 
@@ -202,15 +232,23 @@ def test_decoy_pulls(embedder: Embedder) -> None:
     near = []
     for decoys in (None, target):
         done, _ = cloak_faces(photo, [face], [embedder], mode, decoys=decoys)
-        window = Window.around(done, face)
-        near.append(float(margin(embedder, own_embeddings(window.scene, window.face, embedder)[:1], target["tiny"])))
+        window = FaceWindow.around(done, face)
+        near.append(
+            float(
+                similarity_margin(
+                    embedder,
+                    own_embeddings(window.scene, window.face, embedder)[:1],
+                    target["tiny"],
+                )
+            )
+        )
     assert near[1] > near[0] + 0.1
 
 
 def test_goal_counts_siblings_and_decoys(embedder: Embedder) -> None:
     """The loss falls away from the person, rises towards a cloaked sibling, falls towards a decoy."""
     own, sibling, target = torch.eye(16)[:3][:, None]
-    goal = Goal({"tiny": own}, {"tiny": own}, {"tiny": sibling}, {"tiny": target})
+    goal = CloakGoal({"tiny": own}, {"tiny": own}, {"tiny": sibling}, {"tiny": target})
     far = torch.eye(16)[8:9]
     losses = {
         k: float(goal.loss(embedder, v))
@@ -222,7 +260,8 @@ def test_goal_counts_siblings_and_decoys(embedder: Embedder) -> None:
 
 
 def test_tool_remembers_and_recalls(embedder: Embedder) -> None:
-    """What a run cloaked is remembered; a later run recalls it from pixels and the manifest's row alone."""
+    """What a run cloaked is remembered; a later run recalls it from pixels and the manifest's row
+    alone."""
     cloaker = PhotoCloaker([KnownFinder()], [embedder], QUICK)
     photo = drawn_photo(140, 140, face_at(35, 35, 70))
     work = cloaker(photo, "a.png")
@@ -237,7 +276,7 @@ def test_tool_remembers_and_recalls(embedder: Embedder) -> None:
 
 
 def test_tiny_faces_are_left_alone_and_said(embedder: Embedder) -> None:
-    """A face too small to be recognised is not touched, and the notes say so."""
+    """A face too small to be recognized is not touched, and the notes say so."""
     photo = drawn_photo(60, 60, face_at(25, 25, 12))
     work = PhotoCloaker([KnownFinder(0.2)], [embedder], QUICK)(photo, "a.png")
     assert work.faces == []

@@ -1,4 +1,5 @@
-"""Photos in and out: orientation x format x depth, profiles, transparency; what names a place or a face goes."""
+"""Photos in and out: orientation x format x depth, profiles, transparency; what names a place or a
+face goes."""
 
 from __future__ import annotations
 
@@ -26,10 +27,15 @@ def picture(height: int = 40, width: int = 56) -> np.ndarray:
 def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
     """The pixels as a camera held that way stores them: the inverse of what the tag asks for."""
     turns = {
-        1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-        5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, 1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
         8: lambda a: np.rot90(a, -1),
-    }  # fmt: skip
+    }
     return np.ascontiguousarray(turns[orientation](upright))
 
 
@@ -40,14 +46,22 @@ def exif(orientation: int = 1, *, private: bool = False) -> bytes:
     table.get_ifd(0x8769)[0x9003] = "2024:05:06 07:08:09"
     if private:
         table[0x013B] = "Jane Artist"
-        table.get_ifd(0x8769).update({0xA431: "BODY-SERIAL-77", 0xA435: "LENS-SERIAL-88", 0x927C: b"MAKERNOTE-99"})
+        table.get_ifd(0x8769).update(
+            {0xA431: "BODY-SERIAL-77", 0xA435: "LENS-SERIAL-88", 0x927C: b"MAKERNOTE-99"}
+        )
         table.get_ifd(0x8825).update({1: "N", 2: (52.0, 31.0, 12.0), 3: "E", 4: (13.0, 24.0, 18.0)})
     return table.tobytes()
 
 
 def written(folder: Path, suffix: str, pixels: np.ndarray, **options: object) -> Path:
     path = folder / f"photo.{suffix}"
-    extra = {"quality": 98, "subsampling": 0} if suffix == "jpg" else {"lossless": True} if suffix == "webp" else {}
+    extra = (
+        {"quality": 98, "subsampling": 0}
+        if suffix == "jpg"
+        else {"lossless": True}
+        if suffix == "webp"
+        else {}
+    )
     Image.fromarray(pixels).save(path, format=FORMATS[suffix], **{**extra, **options})
     return path
 
@@ -67,7 +81,9 @@ def test_every_orientation_comes_out_upright(tmp_path: Path, suffix: str, orient
     with Image.open(out) as again:
         assert again.getexif().get(0x0112, 1) == 1
         assert again.format == FORMATS[suffix]
-        assert np.abs(np.asarray(again.convert("RGB")).astype(int) - changed).mean() <= tolerance / 4
+        assert (
+            np.abs(np.asarray(again.convert("RGB")).astype(int) - changed).mean() <= tolerance / 4
+        )
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "tif", "bmp"])
@@ -92,7 +108,8 @@ def test_profile_is_kept(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 def test_place_and_serials_go_and_the_rest_stays(tmp_path: Path, suffix: str) -> None:
-    """GPS, serial numbers, maker notes and names are gone by default; the date and the model are not."""
+    """GPS, serial numbers, maker notes and names are gone by default; the date and the model are
+    not."""
     path = written(tmp_path, suffix, picture(), exif=exif(6, private=True))
     photo = read_photo(path)
     data = encode_photo(photo, photo.rgb)
@@ -128,10 +145,21 @@ def test_embedded_thumbnail_never_survives(tmp_path: Path) -> None:
     link, start = first + 2 + 12 * count, len(tiff)
 
     def entry(tag: int, value: int) -> bytes:
-        return tag.to_bytes(2, order) + (4).to_bytes(2, order) + (1).to_bytes(4, order) + value.to_bytes(4, order)
+        return (
+            tag.to_bytes(2, order)
+            + (4).to_bytes(2, order)
+            + (1).to_bytes(4, order)
+            + value.to_bytes(4, order)
+        )
 
     tiff[link : link + 4] = start.to_bytes(4, order)
-    tiff += (2).to_bytes(2, order) + entry(0x0201, start + 30) + entry(0x0202, len(thumbnail)) + bytes(4) + thumbnail
+    tiff += (
+        (2).to_bytes(2, order)
+        + entry(0x0201, start + 30)
+        + entry(0x0202, len(thumbnail))
+        + bytes(4)
+        + thumbnail
+    )
     path = written(tmp_path, "jpg", picture(), exif=b"Exif\0\0" + bytes(tiff))
     assert thumbnail in path.read_bytes()
     photo = read_photo(path)
@@ -152,27 +180,33 @@ def test_xmp_with_a_picture_is_dropped_even_when_metadata_is_kept(tmp_path: Path
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
 def test_transparency_is_kept_exactly(tmp_path: Path, suffix: str) -> None:
-    """RGBA: the alpha channel and the colour under it come back as they were."""
+    """RGBA: the alpha channel and the color under it come back as they were."""
     alpha = np.linspace(0, 255, 40 * 56).reshape(40, 56, 1).astype(np.uint8)
     rgba = np.concatenate([picture(), alpha], 2)
-    photo = read_photo(written(tmp_path, suffix, rgba, **({"exact": True} if suffix == "webp" else {})))
+    photo = read_photo(
+        written(tmp_path, suffix, rgba, **({"exact": True} if suffix == "webp" else {}))
+    )
     again = np.asarray(Image.open(io.BytesIO(encode_photo(photo, photo.rgb))))
     assert np.array_equal(again, rgba)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
-def test_grey_stays_grey(tmp_path: Path, suffix: str) -> None:
-    """One channel in, one channel out (WebP knows no grey: three equal ones)."""
-    grey = picture()[..., 1]
-    photo = read_photo(written(tmp_path, suffix, grey))
+def test_gray_stays_gray(tmp_path: Path, suffix: str) -> None:
+    """One channel in, one channel out (WebP knows no gray: three equal ones)."""
+    gray = picture()[..., 1]
+    photo = read_photo(written(tmp_path, suffix, gray))
     out = Image.open(io.BytesIO(encode_photo(photo, photo.rgb)))
     assert out.mode == ("RGB" if suffix == "webp" else "L")
-    assert np.abs(np.asarray(out.convert("RGB")).astype(int) - grey[..., None]).max() <= (4 if suffix == "jpg" else 0)
+    assert np.abs(np.asarray(out.convert("RGB")).astype(int) - gray[..., None]).max() <= (
+        4 if suffix == "jpg" else 0
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize(("suffix", "orientation"), [("png", 1), ("png", 6), ("tif", 1)])
-def test_sixteen_bits_are_kept(tmp_path: Path, channels: int, suffix: str, orientation: int) -> None:
+def test_sixteen_bits_are_kept(
+    tmp_path: Path, channels: int, suffix: str, orientation: int
+) -> None:
     """16-bit values outside of the change come back exactly, inside they move by whole 8-bit steps."""
     rng = np.random.default_rng(channels)
     upright = rng.integers(2000, 60000, (40, 56, channels)).astype(np.uint16)
@@ -184,7 +218,9 @@ def test_sixteen_bits_are_kept(tmp_path: Path, channels: int, suffix: str, orien
         data = path.read_bytes()
         from physadv.privacy.photo_io.sixteen_bit import _chunk
 
-        path.write_bytes(data[:33] + _chunk(b"eXIf", exif(orientation).removeprefix(b"Exif\0\0")) + data[33:])
+        path.write_bytes(
+            data[:33] + _chunk(b"eXIf", exif(orientation).removeprefix(b"Exif\0\0")) + data[33:]
+        )
     photo = read_photo(path)
     assert photo.rgb.shape == (40, 56, 3)
     changed = photo.rgb.copy()
@@ -201,13 +237,13 @@ def test_sixteen_bits_are_kept(tmp_path: Path, channels: int, suffix: str, orien
 
 def test_sixteen_bit_png_keeps_its_profile(tmp_path: Path) -> None:
     """The profile, resolution and EXIF are put back around the 16-bit pixels."""
-    from physadv.privacy.photo_io.sixteen_bit import _chunk, encode
     from physadv.privacy.photo_io.metadata import Metadata
+    from physadv.privacy.photo_io.sixteen_bit import _chunk, encode_16bit
 
     full = np.full((8, 8, 3), 30000, np.uint16)
     eight = np.full((8, 8, 3), 117, np.uint8)
     said = Metadata(ICC, (300.0, 300.0), {0x0110: "Model X"}, {}, {}, None, None)
-    with Image.open(io.BytesIO(encode(full, eight, eight, said))) as out:
+    with Image.open(io.BytesIO(encode_16bit(full, eight, eight, said))) as out:
         out.load()
         assert out.info["icc_profile"] == ICC
         assert out.info["dpi"] == pytest.approx((300, 300), abs=0.1)
@@ -215,8 +251,8 @@ def test_sixteen_bit_png_keeps_its_profile(tmp_path: Path) -> None:
     assert _chunk(b"IEND", b"") == bytes.fromhex("0000000049454e44ae426082")
 
 
-def test_palette_picture_is_read_in_colour(tmp_path: Path) -> None:
-    """A palette PNG with a transparent colour comes out as full colour with transparency."""
+def test_palette_picture_is_read_in_color(tmp_path: Path) -> None:
+    """A palette PNG with a transparent color comes out as full color with transparency."""
     image = Image.fromarray(picture()).quantize(64)
     image.info["transparency"] = 3
     path = tmp_path / "p.png"
@@ -238,12 +274,16 @@ def test_gif_gives_its_first_frame_and_says_so(tmp_path: Path) -> None:
     assert np.abs(photo.rgb.astype(int) - picture()).mean() < 10
 
 
-@pytest.mark.parametrize(("mode", "said"), [("CMYK", "CMYK"), ("F", "floating"), ("LAB", "Lab"), ("I", "32-bit")])
+@pytest.mark.parametrize(
+    ("mode", "said"), [("CMYK", "CMYK"), ("F", "floating"), ("LAB", "Lab"), ("I", "32-bit")]
+)
 def test_what_is_not_handled_is_refused_by_name(tmp_path: Path, mode: str, said: str) -> None:
     """Colour spaces that would be guessed at are refused, each by its name."""
     path = tmp_path / "x.tif"
     if mode == "LAB":
-        profile = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+        profile = ImageCms.buildTransform(
+            ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"
+        )
         found = ImageCms.applyTransform(Image.fromarray(picture()), profile)
         assert found is not None
         found.save(path)
@@ -254,7 +294,7 @@ def test_what_is_not_handled_is_refused_by_name(tmp_path: Path, mode: str, said:
 
 
 def test_cmyk_jpeg_is_refused_by_name(tmp_path: Path) -> None:
-    """A print shop's JPEG is not turned into wrong colours in silence."""
+    """A print shop's JPEG is not turned into wrong colors in silence."""
     Image.fromarray(picture()).convert("CMYK").save(tmp_path / "x.jpg")
     with pytest.raises(ImageError, match="CMYK"):
         read_photo(tmp_path / "x.jpg")
@@ -289,7 +329,8 @@ def test_original_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_jpeg_keeps_its_subsampling_and_nearly_its_pixels(tmp_path: Path) -> None:
-    """JPEG is lossy by nature: unchanged pixels move by a few steps at most, and full chroma stays full."""
+    """JPEG is lossy by nature: unchanged pixels move by a few steps at most, and full chroma stays
+    full."""
     for subsampling in (0, 2):
         photo = read_photo(written(tmp_path, "jpg", picture(), subsampling=subsampling))
         assert photo.options["subsampling"] == subsampling

@@ -12,15 +12,26 @@ from tinyface import drawn_photo, face_at, tiny_embedder
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import numpy_generator
 from physadv.privacy.check.channels import CHANNELS, blur_like, noise_like
+from physadv.privacy.transforms import (
+    PhotoView,
+    Ranges,
+    alignment,
+    clean_view,
+    coded,
+    draw_view,
+    look,
+    sent,
+    straight_through,
+)
 from physadv.privacy.visibility import change, dssim, gaussian_blur
-from physadv.privacy.transforms import Ranges, View, alignment, clean_view, coded, draw_view, look, sent, straight_through
 
 FACE = face_at(20, 15, 70)
 PHOTO = drawn_photo(100, 110, FACE)
 
 
 def test_dssim_by_its_definition() -> None:
-    """At the one window of an 11 x 11 picture it is Wang's formula; equal pictures give 0; it is symmetric."""
+    """At the one window of an 11 x 11 picture it is Wang's formula; equal pictures give 0; it is
+    symmetric."""
     rng = np.random.default_rng(0)
     a, b = rng.random((2, 11, 11))
     reach = np.arange(-5, 6)
@@ -68,7 +79,12 @@ def test_codec_is_real_and_its_gradient_passes(codec: str) -> None:
     """The value is the decoded picture, the gradient the identity; JPEG halves the chroma (4:2:0)."""
     x = to_tensor(PHOTO)[None].requires_grad_()
     out = straight_through(x, codec, 70)  # type: ignore[arg-type]
-    assert np.abs(out[0].detach().mul(255).round().permute(1, 2, 0).numpy() - coded(PHOTO, codec, 70)).max() == 0  # type: ignore[arg-type]
+    assert (
+        np.abs(
+            out[0].detach().mul(255).round().permute(1, 2, 0).numpy() - coded(PHOTO, codec, 70)
+        ).max()
+        == 0
+    )  # type: ignore[arg-type]
     (gradient,) = torch.autograd.grad(out.sum(), x)
     assert torch.equal(gradient, torch.ones_like(x))
     stripes = np.zeros((32, 32, 3), np.uint8)
@@ -78,7 +94,8 @@ def test_codec_is_real_and_its_gradient_passes(codec: str) -> None:
 
 
 def test_views_are_drawn_within_their_ranges() -> None:
-    """Plain views leave the pixels alone, hard ones always shrink and compress, any stays within its ranges."""
+    """Plain views leave the pixels alone, hard ones always shrink and compress, any stays within
+    its ranges."""
     rng, ranges = numpy_generator(0, "views"), Ranges()
     for _ in range(60):
         plain, hard, some = (draw_view(rng, ranges, kind) for kind in ("plain", "hard", "any"))  # type: ignore[arg-type]
@@ -96,11 +113,12 @@ def test_views_are_drawn_within_their_ranges() -> None:
         clean_view(),
         clean_view(flip=True),
         replace(clean_view(), blur=1.0, resize=0.5, codec="jpeg", quality=60),
-        View(np.full((5, 2), 0.03), True, turn=0.05, shift=(0.02, -0.01), zoom=1.05),
+        PhotoView(np.full((5, 2), 0.03), True, turn=0.05, shift=(0.02, -0.01), zoom=1.05),
     ],
 )
-def test_every_view_lets_gradients_through_to_the_face(view: View) -> None:
-    """Whatever happens on the way, the photo's pixels inside the face get a finite gradient that is not zero."""
+def test_every_view_lets_gradients_through_to_the_face(view: PhotoView) -> None:
+    """Whatever happens on the way, the photo's pixels inside the face get a finite gradient that is
+    not zero."""
     embedder = tiny_embedder()
     x = to_tensor(PHOTO)[None].requires_grad_()
     (gradient,) = torch.autograd.grad(embedder(look(x, FACE, embedder, view)).square().sum(), x)
@@ -111,7 +129,10 @@ def test_every_view_lets_gradients_through_to_the_face(view: View) -> None:
 def test_a_mirrored_view_is_the_mirrored_crop() -> None:
     """Flipping happens on the aligned crop."""
     embedder, x = tiny_embedder(), to_tensor(PHOTO)[None]
-    assert torch.equal(look(x, FACE, embedder, clean_view(flip=True)), look(x, FACE, embedder, clean_view()).flip(3))
+    assert torch.equal(
+        look(x, FACE, embedder, clean_view(flip=True)),
+        look(x, FACE, embedder, clean_view()).flip(3),
+    )
 
 
 def test_alignment_follows_a_resized_photo() -> None:
@@ -120,8 +141,12 @@ def test_alignment_follows_a_resized_photo() -> None:
     view = replace(clean_view(), resize=0.5)
     small, factor = sent(x, FACE, view)
     assert factor == pytest.approx(0.5)
-    assert torch.allclose(alignment(FACE, embedder, view, factor) * 2, alignment(FACE, embedder, clean_view()))
-    assert (look(x, FACE, embedder, view) - look(x, FACE, embedder, clean_view())).abs().mean() < 0.05
+    assert torch.allclose(
+        alignment(FACE, embedder, view, factor) * 2, alignment(FACE, embedder, clean_view())
+    )
+    assert (
+        look(x, FACE, embedder, view) - look(x, FACE, embedder, clean_view())
+    ).abs().mean() < 0.05
     assert small.shape[-1] == 55
 
 
@@ -140,11 +165,16 @@ def test_baselines_have_the_same_dssim() -> None:
     """Noise and blur are brought to the DSSIM of the cloak they stand beside."""
     before = PHOTO[15:85, 20:90]
     after = (
-        (before.astype(int) + np.where(np.indices(before.shape[:2]).sum(0) % 3 == 0, 7, -3)[..., None])
+        (
+            before.astype(int)
+            + np.where(np.indices(before.shape[:2]).sum(0) % 3 == 0, 7, -3)[..., None]
+        )
         .clip(0, 255)
         .astype(np.uint8)
     )
     wanted = float(dssim(to_tensor(before)[None], to_tensor(after)[None]))
     for other in (noise_like(before, after, 0, "x"), blur_like(before, after)):
-        assert float(dssim(to_tensor(before)[None], to_tensor(other)[None])) == pytest.approx(wanted, rel=0.1)
+        assert float(dssim(to_tensor(before)[None], to_tensor(other)[None])) == pytest.approx(
+            wanted, rel=0.1
+        )
     assert np.array_equal(noise_like(before, before, 0, "x"), before)

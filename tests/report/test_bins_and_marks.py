@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from physadv.report.bins import edges, place, rate
+from physadv.report.bins import bin_index, edges, rate
 from physadv.report.design import number, percent, span
 from physadv.report.svg import shade, text
 
@@ -15,17 +15,18 @@ finite = st.integers(-(10**7), 10**7).map(lambda v: v / 1000)
 
 @given(st.lists(finite, min_size=1, max_size=30), st.integers(1, 9))
 def test_every_value_lies_in_its_bin(values: list[float], most: int) -> None:
-    """Edges rise, there are at most as many bins as asked, and each value lies within the edges of its bin."""
+    """Edges rise, there are at most as many bins as asked, and each value lies within the edges of
+    its bin."""
     bounds = edges(values, most)
     assert bounds == sorted(set(bounds))
     assert 1 <= len(bounds) - 1 <= max(most, 2)
     for value in values:
-        k = place(value, bounds)
+        k = bin_index(value, bounds)
         assert bounds[k] - 1e-6 <= value <= bounds[k + 1] + 1e-6
 
 
 def test_edges_are_round() -> None:
-    """3.1 to 8.9 m in six bins gives whole metres; a single value gives one bin around it."""
+    """3.1 to 8.9 m in six bins gives whole meters; a single value gives one bin around it."""
     assert edges([3.1, 8.9], 6) == [3, 4, 5, 6, 7, 8, 9]
     single = edges([5.0], 6)
     assert len(single) == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from physadv.report.certify_report import certified_curve, render, round_steps
+from physadv.report.certify_report import certified_curve, render_certify_report, round_steps
 
 
 @given(st.floats(1e-6, 1e4))
@@ -19,7 +19,10 @@ def test_ticks_are_few_and_within_the_chart(widest: float) -> None:
 
 def test_the_curve_says_what_the_rows_say() -> None:
     """One drop a radius at which certificates end; wrong rows never count."""
-    rows = [{"label": 1, "predicted": 1, "radius": 0.2}, {"label": 1, "predicted": 0, "radius": 0.5}]
+    rows = [
+        {"label": 1, "predicted": 1, "radius": 0.2},
+        {"label": 1, "predicted": 0, "radius": 0.5},
+    ]
     chart = str(certified_curve(rows, "l2"))
     assert "radius (l2)" in chart
     assert ">0.2<" in chart
@@ -37,10 +40,23 @@ def test_a_patch_certificate_has_no_curve_over_a_radius() -> None:
     """Its page names the patch's side and speaks of certified images alone."""
     rate = {"rate": 0.5, "low": 0.1, "high": 0.9, "n": 2}
     curve = [{"radius": 0.0, **rate}, {"radius": 12.0, **rate}]
-    result = {"certified_accuracy": rate, "accuracy": rate, "curve": curve, "complete": True, "abstained": 0,
-              "mean_radius": 6.0, "samples": 0, "seconds": 1.0}  # fmt: skip
-    rows = [{"label": 1, "predicted": 1, "radius": 12.0}, {"label": 1, "predicted": 1, "radius": 0.0}]
-    html = render(result, {"method": "patch", "norm": "patch", "threat": "one patch"}, rows)
+    result = {
+        "certified_accuracy": rate,
+        "accuracy": rate,
+        "curve": curve,
+        "complete": True,
+        "abstained": 0,
+        "mean_radius": 6.0,
+        "samples": 0,
+        "seconds": 1.0,
+    }
+    rows = [
+        {"label": 1, "predicted": 1, "radius": 12.0},
+        {"label": 1, "predicted": 1, "radius": 0.0},
+    ]
+    html = render_certify_report(
+        result, {"method": "patch", "norm": "patch", "threat": "one patch"}, rows
+    )
     assert "<svg" not in html
     assert "Side of the patch, px" in html
     assert "these images" not in html

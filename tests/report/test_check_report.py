@@ -1,4 +1,5 @@
-"""A report says what the rows say, asks nothing of a network, and can be rebuilt from the folder alone."""
+"""A report says what the rows say, asks nothing of a network, and can be rebuilt from the folder
+alone."""
 
 from __future__ import annotations
 
@@ -13,36 +14,59 @@ import pytest
 
 from physadv.core.errors import DataError
 from physadv.core.image_io import save_png
-from physadv.evaluation.metrics.intervals import clustered
 from physadv.core.rows import append_rows
-from physadv.report.check_report import render, summarise, write_check_report
+from physadv.evaluation.metrics.intervals import clustered
+from physadv.report.check_report import render_check_report, summarize_check, write_check_report
 
 SETTINGS: dict[str, Any] = {
-    "started": "2026-01-01T00:00:00Z", "status": "complete", "simulation": False, "goal": "targeted",
-    "true_class": "stop", "target_class": "limit <80>",
+    "started": "2026-01-01T00:00:00Z",
+    "status": "complete",
+    "simulation": False,
+    "goal": "targeted",
+    "true_class": "stop",
+    "target_class": "limit <80>",
     "victim": {"name": "signs", "task": "classify", "sha256": "ab12"},
-    "bundle": {"name": "stop-v1", "sha256": "cd34", "victim_sha256": "ab12"}, "margin": 0.08,
+    "bundle": {"name": "stop-v1", "sha256": "cd34", "victim_sha256": "ab12"},
+    "margin": 0.08,
     "sources": [
-        {"name": "walk.mp4", "kind": "video", "block": "patch", "settings": {"width": 640, "height": 480, "fps": 30}}
+        {
+            "name": "walk.mp4",
+            "kind": "video",
+            "block": "patch",
+            "settings": {"width": 640, "height": 480, "fps": 30},
+        }
     ],
     "located_by": {"patch": {"fiducials": 26}},
-    "left_out": {"patch: sign not found": 4}, "warnings": ["walk.mp4 ended early"],
-}  # fmt: skip
+    "left_out": {"patch: sign not found": 4},
+    "warnings": ["walk.mp4 ended early"],
+}
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 def rows_of(block: str, clips: list[str], **more: Any) -> list[dict[str, Any]]:
-    """One row a letter: "s" the target, "t" the true class, "o" another; distance and yaw run over the clip."""
+    """One row a letter: "s" the target, "t" the true class, "o" another; distance and yaw run over
+    the clip."""
     verdicts = {"s": "limit <80>", "t": "stop", "o": "yield"}
     return [
         {
-            "clip": f"{block}-{c}", "block": block, "frame": i, "time_s": i / 10, "verdict": verdicts[letter],
-            "confidence": 0.8, "true_score": 0.9 if letter == "t" else 0.1, "true": letter == "t",
-            "success": letter == "s", "distance_m": 3.0 + i, "yaw_deg": -20.0 + 10 * c, "crop_px": 80 - i,
-            "located_by": "fiducials", **more,
+            "clip": f"{block}-{c}",
+            "block": block,
+            "frame": i,
+            "time_s": i / 10,
+            "verdict": verdicts[letter],
+            "confidence": 0.8,
+            "true_score": 0.9 if letter == "t" else 0.1,
+            "true": letter == "t",
+            "success": letter == "s",
+            "distance_m": 3.0 + i,
+            "yaw_deg": -20.0 + 10 * c,
+            "crop_px": 80 - i,
+            "located_by": "fiducials",
+            **more,
         }
-        for c, letters in enumerate(clips) for i, letter in enumerate(letters)
-    ]  # fmt: skip
+        for c, letters in enumerate(clips)
+        for i, letter in enumerate(letters)
+    ]
 
 
 ROWS = [
@@ -68,7 +92,9 @@ class Strict(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.links += [
-            v or "" for k, v in attrs if k in {"src", "href", "action", "data", "poster", "srcset", "xlink:href"}
+            v or ""
+            for k, v in attrs
+            if k in {"src", "href", "action", "data", "poster", "srcset", "xlink:href"}
         ]
         if tag not in VOID:
             self.stack.append(tag)
@@ -97,11 +123,19 @@ def test_json_has_rates_and_intervals_of_the_rows(tmp_path: Path) -> None:
     patch = [r for r in ROWS if r["block"] == "patch"]
     expected = clustered([r["success"] for r in patch], [r["clip"] for r in patch])
     block = written["blocks"]["patch"]
-    assert (block["attack_success_rate"], block["low"], block["high"]) == (expected.rate, expected.low, expected.high)
+    assert (block["attack_success_rate"], block["low"], block["high"]) == (
+        expected.rate,
+        expected.low,
+        expected.high,
+    )
     assert (block["frames"], block["clips"]) == (16, 5)
     assert block["attack_success_rate"] == 13 / 16
     assert block["true_class_rate"] == 2 / 16
-    assert written["verdicts"]["patch"][0] == {"verdict": "limit <80>", "frames": 13, "share": 13 / 16}
+    assert written["verdicts"]["patch"][0] == {
+        "verdict": "limit <80>",
+        "frames": 13,
+        "share": 13 / 16,
+    }
     assert written["valid"] is True
 
 
@@ -122,10 +156,17 @@ def test_html_shows_the_numbers(tmp_path: Path) -> None:
     block = report.summary["blocks"]["patch"]
     said = " ".join(" ".join(Strict(report.html.read_text()).words).split())
     for words in (
-        "81.2 %", f"{100 * block['low']:.1f} to {100 * block['high']:.1f} %", "ab12", "walk.mp4 ended early",
-        "4 frames left out (patch: sign not found)", "Nothing was measured outside 3.0 to 6.0 m and yaw -20.0 to 20.0°",
-        "What this cannot tell you", str(tmp_path / "rows.jsonl"), "controls passed", "fiducials 26",
-    ):  # fmt: skip
+        "81.2 %",
+        f"{100 * block['low']:.1f} to {100 * block['high']:.1f} %",
+        "ab12",
+        "walk.mp4 ended early",
+        "4 frames left out (patch: sign not found)",
+        "Nothing was measured outside 3.0 to 6.0 m and yaw -20.0 to 20.0°",
+        "What this cannot tell you",
+        str(tmp_path / "rows.jsonl"),
+        "controls passed",
+        "fiducials 26",
+    ):
         assert words in said, words
 
 
@@ -143,45 +184,51 @@ def test_simulation_and_failed_controls_are_said_first(tmp_path: Path) -> None:
 def test_transfer_is_named() -> None:
     """Another victim than the bundle's is called a test of transfer."""
     other = {**SETTINGS, "victim": {"name": "other", "task": "classify", "sha256": "ff"}}
-    assert any("transfer" in n for n in summarise(ROWS, other)["notes"])
-    assert not any("transfer" in n for n in summarise(ROWS, SETTINGS)["notes"])
+    assert any("transfer" in n for n in summarize_check(ROWS, other)["notes"])
+    assert not any("transfer" in n for n in summarize_check(ROWS, SETTINGS)["notes"])
 
 
-def test_a_defence_before_the_victim_is_named() -> None:
-    """The same net behind a defence that the patch was not made against is called that, and the bundle's own is not."""
+def test_a_defense_before_the_victim_is_named() -> None:
+    """The same net behind a defense that the patch was not made against is called that, and the
+    bundle's own is not."""
     bundle = {**SETTINGS["bundle"], "victim": SETTINGS["victim"]["name"]}
     alike = {**SETTINGS, "bundle": bundle}
     guarded = {**alike, "victim": {**SETTINGS["victim"], "name": f"{bundle['victim']}+jpeg"}}
-    assert any("(jpeg)" in n for n in summarise(ROWS, guarded)["notes"])
-    assert not any("defence" in n for n in summarise(ROWS, alike)["notes"])
+    assert any("(jpeg)" in n for n in summarize_check(ROWS, guarded)["notes"])
+    assert not any("defence" in n for n in summarize_check(ROWS, alike)["notes"])
 
 
 def test_heat_map_cells_hold_rate_and_n(tmp_path: Path) -> None:
     """Every patch row falls into one cell; cells without rows are marked as not measured."""
-    grid = summarise(ROWS, SETTINGS)["patch_by_distance_and_yaw"]
+    grid = summarize_check(ROWS, SETTINGS)["patch_by_distance_and_yaw"]
     cells = [c for line in grid["cells"] for c in line]
     assert sum(c["n"] for c in cells if c) == 16
     assert sum(round(c["rate"] * c["n"]) for c in cells if c) == 13
-    html = render(ROWS, SETTINGS, [], rows_path="rows.jsonl")
+    html = render_check_report(ROWS, SETTINGS, [], rows_path="rows.jsonl")
     assert html.count("not measured</title>") == sum(c is None for c in cells)
 
 
 def test_without_geometry_there_is_no_heat_map() -> None:
-    """Rows that know only the sign's size are drawn by size; rows that know nothing still make a page."""
+    """Rows that know only the sign's size are drawn by size; rows that know nothing still make a
+    page."""
     plain = [{**r, "distance_m": None, "yaw_deg": None} for r in ROWS]
-    html = render(plain, SETTINGS, [], rows_path="rows.jsonl")
+    html = render_check_report(plain, SETTINGS, [], rows_path="rows.jsonl")
     assert "Distance and angle.<" not in html
     assert "size of the sign (px)" in html
     bare = [{**r, "crop_px": None} for r in plain]
-    assert "Frame by frame" in render(bare, SETTINGS, [], rows_path="rows.jsonl")
-    assert "No frame with the patch was measured" in render([], SETTINGS, [], rows_path="rows.jsonl")
+    assert "Frame by frame" in render_check_report(bare, SETTINGS, [], rows_path="rows.jsonl")
+    assert "No frame with the patch was measured" in render_check_report(
+        [], SETTINGS, [], rows_path="rows.jsonl"
+    )
 
 
 def test_examples_are_carried_in_the_page(tmp_path: Path) -> None:
     """Pictures of the run's examples stand in the page as data, with verdict, clip and distance."""
     folder = run_folder(tmp_path)
     save_png(folder / "examples" / "patch-met-0.png", np.full((8, 8, 3), 200, np.uint8))
-    (folder / "examples" / "index.json").write_text(json.dumps([{"file": "patch-met-0.png", **ROWS[40]}]))
+    (folder / "examples" / "index.json").write_text(
+        json.dumps([{"file": "patch-met-0.png", **ROWS[40]}])
+    )
     parsed = Strict(write_check_report(folder).html.read_text())
     assert [link[:22] for link in parsed.links] == ["data:image/png;base64,"]
     assert "patch: goal met" in parsed.words
@@ -191,11 +238,14 @@ def test_same_rows_same_page(tmp_path: Path) -> None:
     """Rebuilding changes nothing but the time it was made."""
     folder = run_folder(tmp_path)
     first, second = (write_check_report(folder).html.read_text() for _ in range(2))
-    assert re.sub(r"Made by physadv, [^.]*\.", "", first) == re.sub(r"Made by physadv, [^.]*\.", "", second)
+    assert re.sub(r"Made by physadv, [^.]*\.", "", first) == re.sub(
+        r"Made by physadv, [^.]*\.", "", second
+    )
 
 
 def test_a_killed_run_can_still_be_reported(tmp_path: Path) -> None:
-    """A half-written last row is left out, a record without its end says so; other damage names its line."""
+    """A half-written last row is left out, a record without its end says so; other damage names its
+    line."""
     folder = run_folder(tmp_path, status="running")
     with (folder / "rows.jsonl").open("a") as stream:
         stream.write('{"clip": "patch-9", "blo')

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from physadv.evaluation.metrics.intervals import wilson
-from physadv.report.evaluate_report import render
+from physadv.report.evaluate_report import render_evaluate_report
 
 FACTS = {"victim": "toy <net>", "threat": "linf:0.1", "norm": "linf"}
 
@@ -15,15 +15,25 @@ FACTS = {"victim": "toy <net>", "threat": "linf:0.1", "norm": "linf"}
 def result(**changes: Any) -> dict[str, Any]:
     """40 images, 36 read, of which apgd-ce breaks 20 and square 4."""
     return {
-        "clean_accuracy": wilson(36, 40).as_dict(), "robust_accuracy": wilson(12, 40).as_dict(), "complete": True,
-        "broken_by": {"apgd-ce": 20, "square": 4}, "curve": [], "doubts": [], "seconds": 1.0, "forwards": 400,
-    } | changes  # fmt: skip
+        "clean_accuracy": wilson(36, 40).as_dict(),
+        "robust_accuracy": wilson(12, 40).as_dict(),
+        "complete": True,
+        "broken_by": {"apgd-ce": 20, "square": 4},
+        "curve": [],
+        "doubts": [],
+        "seconds": 1.0,
+        "forwards": 400,
+    } | changes
 
 
 def test_what_is_left_after_each_attack_is_counted() -> None:
     """36 of 40 read, 16 after apgd-ce, 12 after square; a name of the user's is escaped."""
-    page = render(result(), {**FACTS, "attacks": "ensemble"}, [])
-    for cell in ('<td>apgd-ce</td><td class="n">20</td><td class="n">40.0 %</td>', "30.0 %", "90.0 %"):
+    page = render_evaluate_report(result(), {**FACTS, "attacks": "ensemble"}, [])
+    for cell in (
+        '<td>apgd-ce</td><td class="n">20</td><td class="n">40.0 %</td>',
+        "30.0 %",
+        "90.0 %",
+    ):
         assert cell in page
     assert "<net>" not in page
     assert "toy &lt;net&gt;" in page
@@ -32,7 +42,7 @@ def test_what_is_left_after_each_attack_is_counted() -> None:
 @pytest.mark.parametrize(("attacks", "alone"), [("ensemble", False), ("pgd", True)])
 def test_one_attack_alone_is_called_that(attacks: str, alone: bool) -> None:
     """Its title, its tag and its limits name it; an ensemble's do not."""
-    page = render(result(), {**FACTS, "attacks": attacks}, [])
+    page = render_evaluate_report(result(), {**FACTS, "attacks": attacks}, [])
     assert ("one attack" in page) == alone
     assert ("pgd alone" in page) == alone
     assert ("runs the whole ensemble" in page) == alone
@@ -41,7 +51,9 @@ def test_one_attack_alone_is_called_that(attacks: str, alone: bool) -> None:
 def test_doubts_and_an_unfinished_run_are_shown() -> None:
     """Neither passes for a finished evaluation without doubts."""
     doubt = {"name": "at-chance", "finding": "guessing", "remedy": "Check the classes"}
-    page = render(result(doubts=[doubt], complete=False), {**FACTS, "attacks": "ensemble"}, [])
+    page = render_evaluate_report(
+        result(doubts=[doubt], complete=False), {**FACTS, "attacks": "ensemble"}, []
+    )
     assert "with doubts" in page
     assert "self-checks passed" not in page
     assert "not complete" in page

@@ -8,18 +8,43 @@ from torch import Tensor, nn
 
 from physadv.core.errors import OptionError
 from physadv.studies.gradient_masking import obfuscations
-from physadv.studies.gradient_masking.asymmetric_training import Asymmetric, both_at_once, threshold_for
-from physadv.studies.gradient_masking.gallery import Masked, asymmetric, gallery, right, sparse_recovery, stand, unmask
 from physadv.studies.gradient_masking.adaptive_attacks import textbook_pgd
-from physadv.training.methods.base import Position
+from physadv.studies.gradient_masking.asymmetric_training import (
+    Asymmetric,
+    both_at_once,
+    threshold_for,
+)
+from physadv.studies.gradient_masking.gallery import (
+    MaskedDefense,
+    asymmetric,
+    gallery,
+    gallery_entry,
+    right,
+    sparse_recovery,
+    unmask,
+)
 from physadv.training.loop import seeded
+from physadv.training.methods.base import Position
 
 EPS, SIDE, CLASSES = 0.06, 12, 3
 NAMES = (
-    "one-hot output", "saturated softmax", "thermometer code", "very deep purifier", "sparse Fourier recovery",
-    "random resizing", "matrix completion", "generative classifier", "k winners take all",
-)  # fmt: skip
-BLINDING = ("one-hot output", "saturated softmax", "thermometer code", "very deep purifier", "matrix completion")
+    "one-hot output",
+    "saturated softmax",
+    "thermometer code",
+    "very deep purifier",
+    "sparse Fourier recovery",
+    "random resizing",
+    "matrix completion",
+    "generative classifier",
+    "k winners take all",
+)
+BLINDING = (
+    "one-hot output",
+    "saturated softmax",
+    "thermometer code",
+    "very deep purifier",
+    "matrix completion",
+)
 """Those whose gradient is exactly zero, or nearly always, for the textbook attack."""
 RANDOM = ("random resizing", "matrix completion", "k winners take all")
 """Those attacked over draws."""
@@ -31,7 +56,11 @@ def data(n: int, seed: int) -> tuple[Tensor, Tensor]:
     labels = torch.arange(n) % CLASSES
     line = torch.arange(SIDE) / SIDE * 6.28
     waves = torch.stack(
-        [line.sin().expand(SIDE, SIDE), line.cos()[:, None].expand(SIDE, SIDE), torch.zeros(SIDE, SIDE)]
+        [
+            line.sin().expand(SIDE, SIDE),
+            line.cos()[:, None].expand(SIDE, SIDE),
+            torch.zeros(SIDE, SIDE),
+        ]
     )
     x = 0.5 + 0.08 * waves[labels][:, None] + 0.03 * torch.randn(n, 3, SIDE, SIDE, generator=draw)
     return x.clamp(0, 1), labels
@@ -43,28 +72,29 @@ def victim() -> nn.Module:
     layers = nn.Conv2d(3, 8, 5, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(288, CLASSES)
     net = seeded(lambda: nn.Sequential(*layers), 1)
     x, y = data(240, 0)
-    optimiser = torch.optim.Adam(net.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         nn.functional.cross_entropy(net(x), y).backward()
-        optimiser.step()
+        optimizer.step()
     return net.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
-def shown(victim: nn.Module) -> dict[str, Masked]:
+def shown(victim: nn.Module) -> dict[str, MaskedDefense]:
     return {m.name: m for m in gallery(victim, *data(240, 0), classes=CLASSES)}
 
 
-def test_the_gallery_is_complete(shown: dict[str, Masked]) -> None:
-    """Every defence is there once, with its paper and its remedy."""
+def test_the_gallery_is_complete(shown: dict[str, MaskedDefense]) -> None:
+    """Every defense is there once, with its paper and its remedy."""
     assert set(shown) == set(NAMES)
     assert all(m.paper and m.hides and m.remedy for m in shown.values())
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "sparse Fourier recovery"])
-def test_the_adaptive_attack_sees_through_it(shown: dict[str, Masked], name: str) -> None:
-    """Clean accuracy is high; the adaptive attack leaves almost nothing, whatever the textbook attack leaves."""
+def test_the_adaptive_attack_sees_through_it(shown: dict[str, MaskedDefense], name: str) -> None:
+    """Clean accuracy is high; the adaptive attack leaves almost nothing, whatever the textbook
+    attack leaves."""
     found = unmask(shown[name], *data(24, 5), eps=EPS)
     assert found.clean.rate >= 0.6  # k winners without training cost accuracy; the others do not
     assert found.adaptive.rate <= 0.15
@@ -74,35 +104,41 @@ def test_the_adaptive_attack_sees_through_it(shown: dict[str, Masked], name: str
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in RANDOM])
-def test_the_counterpart_has_the_same_verdicts(shown: dict[str, Masked], name: str) -> None:
+def test_the_counterpart_has_the_same_verdicts(shown: dict[str, MaskedDefense], name: str) -> None:
     """What the adaptive attack climbs is the same classifier, on clean and on noisy images."""
     x, _ = data(30, 7)
     noisy = (x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     for images in (x, noisy):
-        assert torch.equal(shown[name].defended(images).argmax(1), shown[name].adaptive(images).argmax(1))
+        assert torch.equal(
+            shown[name].defended(images).argmax(1), shown[name].adaptive(images).argmax(1)
+        )
 
 
 def test_the_undefended_victim_falls_to_the_textbook_attack(victim: nn.Module) -> None:
     """At this eps there was never robustness to begin with."""
     x, y = data(24, 5)
-    assert (victim(textbook_pgd(victim, x, y, eps=EPS, steps=20)).argmax(1) != y).float().mean() > 0.85
+    assert (
+        victim(textbook_pgd(victim, x, y, eps=EPS, steps=20)).argmax(1) != y
+    ).float().mean() > 0.85
 
 
 def test_the_solvers_own_gradient_finds_pixels_that_it_does_not_take_out(victim: nn.Module) -> None:
-    """Correction beats the few pixels that were chosen for the net alone, and not those chosen through the solver."""
+    """Correction beats the few pixels that were chosen for the net alone, and not those chosen
+    through the solver."""
     x, y = data(60, 5)
-    defence = sparse_recovery(victim, x, kept=0.1, pixels=0.1)
-    found = stand(defence, x, y, eps=EPS, queries=60)
-    assert defence.pixels == 14
+    defense = sparse_recovery(victim, x, kept=0.1, pixels=0.1)
+    found = gallery_entry(defense, x, y, eps=EPS, queries=60)
+    assert defense.pixels == 14
     assert found.clean.float().mean() >= 0.9
     assert found.gradient.float().mean() < found.plain.float().mean() - 0.1
     assert found.black_box is not None
-    moved = defence.plain(x, y, eps=EPS, steps=1, seed=0) if defence.plain else x
+    moved = defense.plain(x, y, eps=EPS, steps=1, seed=0) if defense.plain else x
     assert ((moved != x).any(1).flatten(1).sum(1) <= 14).all()
 
 
 def test_thresholding_takes_out_spoiled_pixels() -> None:
-    """An image of few cosines with a few pixels overwritten comes back; without correction it does not."""
+    """An image of few cosines with a few pixels overwritten comes back; without correction it does
+    not."""
     draw = torch.Generator().manual_seed(2)
     x = obfuscations.thresholded(torch.rand(4, 1, 16, 16, generator=draw), kept=8, spoiled=0)
     assert torch.allclose(obfuscations.thresholded(x, kept=8, spoiled=0), x, atol=1e-5)
@@ -127,20 +163,21 @@ def test_both_at_once_stays_in_the_ball_and_counts_only_what_both_accept() -> No
     assert ((verdicts[moved] != 0) & (verdicts[moved] != 3)).all()
 
 
-def test_what_the_authors_tried_is_said_and_tried(shown: dict[str, Masked]) -> None:
-    """DeepFool on the net without its random layer is what random resizing was judged by: a near miss through it."""
-    defence = shown["random resizing"]
-    assert "DeepFool" in defence.plain_is
-    assert defence.plain is not None
+def test_what_the_authors_tried_is_said_and_tried(shown: dict[str, MaskedDefense]) -> None:
+    """DeepFool on the net without its random layer is what random resizing was judged by: a near
+    miss through it."""
+    defense = shown["random resizing"]
+    assert "DeepFool" in defense.plain_is
+    assert defense.plain is not None
     x, y = data(24, 5)
-    moved = defence.plain(x, y, eps=EPS, steps=20, seed=0)
+    moved = defense.plain(x, y, eps=EPS, steps=20, seed=0)
     assert (moved - x).abs().max() <= EPS + 1e-6
-    found = stand(defence, x, y, eps=EPS)
+    found = gallery_entry(defense, x, y, eps=EPS)
     assert found.plain.float().mean() > found.real.float().mean()
 
 
-def test_the_global_generator_stays(shown: dict[str, Masked]) -> None:
-    """Random defences are attacked and judged without moving the caller's generator, and repeat."""
+def test_the_global_generator_stays(shown: dict[str, MaskedDefense]) -> None:
+    """Random defenses are attacked and judged without moving the caller's generator, and repeat."""
     before = torch.random.get_rng_state()
     first = unmask(shown["random resizing"], *data(6, 5), eps=EPS, steps=3)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -149,12 +186,15 @@ def test_the_global_generator_stays(shown: dict[str, Masked]) -> None:
 
 
 def test_parts_do_what_they_say() -> None:
-    """Codes have as many levels as asked for; sparsity and winners leave the share they name; stairs end on steps."""
+    """Codes have as many levels as asked for; sparsity and winners leave the share they name;
+    stairs end on steps."""
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert set((obfuscations.thermometer(x, 4) * 4).unique().tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
     stairs = obfuscations.staircase(x, 4, 200) * 4
     assert (stairs - stairs.round()).abs().median() < 1e-3
-    assert (obfuscations.KWinners(0.25, adaptive=False)(x) != 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert (
+        obfuscations.KWinners(0.25, adaptive=False)(x) != 0
+    ).float().mean().item() == pytest.approx(0.25, abs=0.01)
     torch.manual_seed(0)
     assert obfuscations.random_resize(x).shape == obfuscations.completed(x).shape == x.shape
 
@@ -193,27 +233,29 @@ class Corner(nn.Module):
 
 
 def test_guarded_verdicts_are_those_laid_open() -> None:
-    """A class counts where both agree, else the image is rejected; what the adaptive attack climbs says the same."""
-    defence = asymmetric(Corner(0, 10.0), Corner(1, 4.0), 0.1)
+    """A class counts where both agree, else the image is rejected; what the adaptive attack climbs
+    says the same."""
+    defense = asymmetric(Corner(0, 10.0), Corner(1, 4.0), 0.1)
     x = torch.rand(500, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    verdicts = defence.defended(x).argmax(1)
+    verdicts = defense.defended(x).argmax(1)
     named, sure = Corner(0, 1.0)(x).argmax(1), Corner(1, 4.0)(x)
     accepted = sure.gather(1, named[:, None])[:, 0] > 0.1
     assert torch.equal(verdicts, torch.where(accepted, named, torch.full_like(named, 3)))
-    assert torch.equal(defence.adaptive(x).argmax(1), verdicts)
+    assert torch.equal(defense.adaptive(x).argmax(1), verdicts)
     assert 0.1 < accepted.float().mean() < 0.9
 
 
 def test_a_rejected_image_is_wrong_when_clean_and_safe_when_attacked() -> None:
-    """Rejecting costs clean accuracy and stops an attack; one loss for both gets through where plain PGD does not."""
-    defence = asymmetric(Corner(0, 10.0), Corner(1, 4.0), 0.1)
+    """Rejecting costs clean accuracy and stops an attack; one loss for both gets through where
+    plain PGD does not."""
+    defense = asymmetric(Corner(0, 10.0), Corner(1, 4.0), 0.1)
     x = torch.full((2, 3, 4, 4), 0.45)
     x[0, 0, 0, :2] = 0.56
     x[1, 0, 0, 0] = 0.56
     labels = torch.zeros(2, dtype=torch.long)
-    assert right(defence, x, labels, 0).tolist() == [True, False]
-    assert right(defence, x, labels, 0, attacked=True).tolist() == [True, True]
-    found = stand(defence, x[:1], labels[:1], eps=0.1, steps=20)
+    assert right(defense, x, labels, 0).tolist() == [True, False]
+    assert right(defense, x, labels, 0, attacked=True).tolist() == [True, True]
+    found = gallery_entry(defense, x[:1], labels[:1], eps=0.1, steps=20)
     assert found.plain.all()
     assert not found.gradient.any()
 
@@ -225,13 +267,13 @@ def test_asymmetric_training_attacks_one_side_only(victim: nn.Module) -> None:
     with torch.no_grad():
         net[1].weight.zero_()
         net[1].bias.zero_()
-    defence = Asymmetric(0.02, steps=3)
-    optimiser = torch.optim.Adam(net.parameters(), 5e-3)
+    defense = Asymmetric(0.02, steps=3)
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
     for step in range(60):
-        optimiser.zero_grad()
-        loss, _ = defence.loss(net, x, y, Position(step, 60, torch.Generator().manual_seed(step)))
+        optimizer.zero_grad()
+        loss, _ = defense.loss(net, x, y, Position(step, 60, torch.Generator().manual_seed(step)))
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     own = net(x).gather(1, y[:, None])[:, 0]
     other = net(x).gather(1, (y[:, None] + 1) % CLASSES)[:, 0]
     assert own.median() > 0 > other.median()
@@ -239,9 +281,9 @@ def test_asymmetric_training_attacks_one_side_only(victim: nn.Module) -> None:
     assert (own >= limit).float().mean() == pytest.approx(0.95, abs=0.02)
 
 
-def test_the_black_box_needs_no_gradient(shown: dict[str, Masked]) -> None:
-    """Square breaks a thermometer code, and RayS a defence that gives out labels alone."""
+def test_the_black_box_needs_no_gradient(shown: dict[str, MaskedDefense]) -> None:
+    """Square breaks a thermometer code, and RayS a defense that gives out labels alone."""
     for name in ("thermometer code", "one-hot output"):
-        found = stand(shown[name], *data(6, 5), eps=EPS, steps=2, queries=300)
+        found = gallery_entry(shown[name], *data(6, 5), eps=EPS, steps=2, queries=300)
         assert found.black_box is not None
         assert found.black_box.sum() <= 2

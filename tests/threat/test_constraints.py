@@ -7,7 +7,7 @@ import torch
 
 from physadv.core.errors import ImageError, OptionError
 from physadv.core.random_streams import generator
-from physadv.threat.constraints import LpBall, Masked
+from physadv.threat.constraints import LpBall, MaskedConstraint
 from physadv.threat.norms import NORMS, Norm
 
 
@@ -42,7 +42,7 @@ def test_masked(norm: Norm) -> None:
     x0, x = torch.rand((2, 3, 4, 4), generator=source), torch.rand((2, 3, 4, 4), generator=source)
     mask = torch.zeros(1, 1, 4, 4)
     mask[..., :2] = 1
-    constraint = Masked(LpBall(norm, 0.3), mask)
+    constraint = MaskedConstraint(LpBall(norm, 0.3), mask)
     for y in (constraint.project(x, x0), constraint.random_start(x0, source)):
         assert torch.equal(y[..., 2:], x0[..., 2:])
         assert not torch.equal(y[..., :2], x0[..., :2])

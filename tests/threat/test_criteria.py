@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from physadv.core.errors import VictimError
-from physadv.threat.criteria import Confident, Misclassified, Targeted, wanted
+from physadv.threat.criteria import Confident, Misclassified, Targeted, success_criterion
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.1, 0.2]])
 LABELS = torch.tensor([0, 0, 0])
@@ -16,8 +16,8 @@ def test_misclassified_and_targeted() -> None:
     """Misclassified is another class than the label; targeted is the wanted class."""
     assert Misclassified(LABELS)(LOGITS).tolist() == [False, True, True]
     assert Targeted(torch.tensor([1, 1, 1]))(LOGITS).tolist() == [False, True, False]
-    assert wanted(LABELS, None)(LOGITS).tolist() == [False, True, True]
-    assert wanted(LABELS, LABELS)(LOGITS).tolist() == [True, False, False]
+    assert success_criterion(LABELS, None)(LOGITS).tolist() == [False, True, True]
+    assert success_criterion(LABELS, LABELS)(LOGITS).tolist() == [True, False, False]
 
 
 def test_composition() -> None:

@@ -11,7 +11,9 @@ from physadv.core.random_streams import generator
 from physadv.threat.losses import LOSSES, ce, dlr, log_odds, margin, objective
 
 
-def some(classes: int = 5, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def some(
+    classes: int = 5, dtype: torch.dtype = torch.float64
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     source = generator(0, "logits", classes)
     logits = torch.randn((7, classes), generator=source, dtype=dtype) * 3
     labels = torch.randint(0, classes, (7,), generator=source)
@@ -21,13 +23,18 @@ def some(classes: int = 5, dtype: torch.dtype = torch.float64) -> tuple[torch.Te
 def test_ce_is_cross_entropy() -> None:
     """``ce`` is the negative cross-entropy of the label, and the cross-entropy of a target."""
     logits, labels, targets = some()
-    torch.testing.assert_close(ce(logits, labels), -F.cross_entropy(logits, labels, reduction="none"))
-    torch.testing.assert_close(ce(logits, labels, targets), F.cross_entropy(logits, targets, reduction="none"))
+    torch.testing.assert_close(
+        ce(logits, labels), -F.cross_entropy(logits, labels, reduction="none")
+    )
+    torch.testing.assert_close(
+        ce(logits, labels, targets), F.cross_entropy(logits, targets, reduction="none")
+    )
 
 
 @pytest.mark.parametrize("targeted", [False, True])
 def test_log_odds_has_the_direction_of_ce(targeted: bool) -> None:
-    """The gradients of ``log_odds`` and ``ce`` are parallel for each sample, and both order points alike."""
+    """The gradients of ``log_odds`` and ``ce`` are parallel for each sample, and both order points
+    alike."""
     logits, labels, targets = some()
     logits.requires_grad_()
     aim = targets if targeted else None
@@ -40,7 +47,8 @@ def test_log_odds_has_the_direction_of_ce(targeted: bool) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
 def test_lower_is_better_for_the_attacker(name: str, classes: int) -> None:
-    """A step down the gradient lowers the label's logit or raises the target's, with 2 classes and more."""
+    """A step down the gradient lowers the label's logit or raises the target's, with 2 classes and
+    more."""
     logits, labels, targets = some(classes)
     logits = (logits + 9 * F.one_hot(labels, classes)).requires_grad_()
     (grad,) = torch.autograd.grad(LOSSES[name](logits, labels, None).sum(), logits)
@@ -52,7 +60,8 @@ def test_lower_is_better_for_the_attacker(name: str, classes: int) -> None:
 @pytest.mark.parametrize("name", ["log_odds", "margin", "dlr"])
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
 def test_no_vanishing_at_scale(name: str, classes: int) -> None:
-    """Confident logits, times 1000 and in float32, still give finite gradients that are not zero for any sample."""
+    """Confident logits, times 1000 and in float32, still give finite gradients that are not zero
+    for any sample."""
     logits, labels, targets = some(classes, torch.float32)
     logits = (logits + 9 * F.one_hot(labels, classes)).mul(1000).requires_grad_()
     for aim in (None, targets):
@@ -62,7 +71,8 @@ def test_no_vanishing_at_scale(name: str, classes: int) -> None:
 
 
 def test_ce_does_not_cancel() -> None:
-    """Where the softmax rounds to 1 in float32, the gradient of ``ce`` still has its true-class part."""
+    """Where the softmax rounds to 1 in float32, the gradient of ``ce`` still has its true-class
+    part."""
     logits = torch.tensor([[40.0, 0.0, -1.0]], requires_grad=True)
     (grad,) = torch.autograd.grad(ce(logits, torch.tensor([0])).sum(), logits)
     assert grad[0, 0] > 0
@@ -88,7 +98,8 @@ def test_tied_and_low_precision_logits(name: str) -> None:
 
 
 def test_margin_and_pick() -> None:
-    """The margin is negative exactly for misclassified samples; a part of an objective is about its own samples."""
+    """The margin is negative exactly for misclassified samples; a part of an objective is about its
+    own samples."""
     logits, labels, _ = some()
     goal = objective("margin", labels)
     assert torch.equal(goal(logits) < 0, logits.argmax(1) != labels)

@@ -12,7 +12,7 @@ from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.threat import norms
 from physadv.threat.constraints import LpBall
-from physadv.threat.norms import NORMS, Norm, distance, project, quantise
+from physadv.threat.norms import NORMS, Norm, distance, project_onto_ball, quantize
 
 EPS = {"linf": 8 / 255, "l2": 0.5, "l1": 6.0}
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -23,18 +23,23 @@ def clean_and_far(
 ) -> tuple[Tensor, Tensor]:
     """Clean images with pixels on both ends of [0, 1], and points far outside the ball and the box."""
     source = generator(seed, "projection")
-    x0 = (torch.rand(shape, generator=source, dtype=torch.float64) * 1.4 - 0.2).clamp(0, 1).to(dtype)
-    return x0, (x0.double() + torch.randn(shape, generator=source, dtype=torch.float64) * 0.7).to(dtype)
+    x0 = (
+        (torch.rand(shape, generator=source, dtype=torch.float64) * 1.4 - 0.2).clamp(0, 1).to(dtype)
+    )
+    return x0, (x0.double() + torch.randn(shape, generator=source, dtype=torch.float64) * 0.7).to(
+        dtype
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("norm", NORMS)
 def test_inside_after_rounding(norm: Norm, dtype: torch.dtype) -> None:
-    """The float64 distance never exceeds eps and the image stays in [0, 1], in every dtype and at every size of eps."""
+    """The float64 distance never exceeds eps and the image stays in [0, 1], in every dtype and at
+    every size of eps."""
     for seed, factor in enumerate((1e-3, 0.1, 1.0, 3.0)):
         x0, far = clean_and_far(seed, dtype)
         eps = EPS[norm] * factor
-        x = project(far, x0, eps, norm)
+        x = project_onto_ball(far, x0, eps, norm)
         assert x.dtype == dtype
         assert (distance(x, x0, norm) <= eps).all()
         assert x.min() >= 0
@@ -45,20 +50,29 @@ def test_inside_after_rounding(norm: Norm, dtype: torch.dtype) -> None:
 def test_inside_points_unchanged(norm: Norm) -> None:
     """A point that is already allowed comes back bit for bit: nothing is pushed out to the sphere."""
     x0, far = clean_and_far()
-    inside = project(far, x0, EPS[norm] * 0.7, norm)
-    assert torch.equal(project(inside, x0, EPS[norm], norm), inside)
+    inside = project_onto_ball(far, x0, EPS[norm] * 0.7, norm)
+    assert torch.equal(project_onto_ball(inside, x0, EPS[norm], norm), inside)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_memory_format_does_not_matter(norm: Norm) -> None:
-    """channels_last and expanded inputs give the values of contiguous ones, and channels_last stays channels_last."""
+    """channels_last and expanded inputs give the values of contiguous ones, and channels_last stays
+    channels_last."""
     x0, far = clean_and_far()
-    plain = project(far, x0, EPS[norm], norm)
-    last = project(far.to(memory_format=torch.channels_last), x0.to(memory_format=torch.channels_last), EPS[norm], norm)
+    plain = project_onto_ball(far, x0, EPS[norm], norm)
+    last = project_onto_ball(
+        far.to(memory_format=torch.channels_last),
+        x0.to(memory_format=torch.channels_last),
+        EPS[norm],
+        norm,
+    )
     assert torch.equal(plain, last)
     assert last.is_contiguous(memory_format=torch.channels_last)
     expanded = x0[:1].expand_as(x0)
-    assert torch.equal(project(far, expanded, EPS[norm], norm), project(far, expanded.clone(), EPS[norm], norm))
+    assert torch.equal(
+        project_onto_ball(far, expanded, EPS[norm], norm),
+        project_onto_ball(far, expanded.clone(), EPS[norm], norm),
+    )
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -66,7 +80,7 @@ def test_pure(norm: Norm) -> None:
     """Neither argument is written to."""
     x0, far = clean_and_far()
     before = x0.clone(), far.clone()
-    project(far, x0, EPS[norm], norm)
+    project_onto_ball(far, x0, EPS[norm], norm)
     assert torch.equal(x0, before[0])
     assert torch.equal(far, before[1])
 
@@ -76,15 +90,18 @@ def test_nearest_point(norm: Norm) -> None:
     """No allowed point found by a general solver is nearer than the projection."""
     x0, far = clean_and_far(3, torch.float64, (3, 1, 2, 3))
     eps = {"linf": 0.2, "l2": 0.4, "l1": 0.6}[norm]
-    x = project(far, x0, eps, norm)
-    for start, point, found in zip(x0.flatten(1).numpy(), far.flatten(1).numpy(), x.flatten(1).numpy(), strict=True):
+    x = project_onto_ball(far, x0, eps, norm)
+    for start, point, found in zip(
+        x0.flatten(1).numpy(), far.flatten(1).numpy(), x.flatten(1).numpy(), strict=True
+    ):
         best = solve(start, point, eps, norm)
         assert np.linalg.norm(found - point) <= np.linalg.norm(best - point) + 1e-6
         np.testing.assert_allclose(found, best, atol=2e-4)
 
 
 def solve(x0: np.ndarray, u: np.ndarray, eps: float, norm: str) -> np.ndarray:
-    """Nearest allowed point by sequential quadratic programming, the change split into two non-negative parts."""
+    """Nearest allowed point by sequential quadratic programming, the change split into two
+    non-negative parts."""
     n = len(x0)
     change = lambda z: z[:n] - z[n:]  # noqa: E731
     limits = {
@@ -105,27 +122,29 @@ def solve(x0: np.ndarray, u: np.ndarray, eps: float, norm: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_quantised_survives_png(norm: Norm) -> None:
-    """A quantised image is on the 8-bit grid, in the ball in float64, and the same after uint8 and back."""
+def test_quantized_survives_png(norm: Norm) -> None:
+    """A quantized image is on the 8-bit grid, in the ball in float64, and the same after uint8 and
+    back."""
     x0 = clean_and_far()[0].mul(255).round().div(255)
-    inside = project(clean_and_far()[1], x0, EPS[norm], norm)
-    x = quantise(inside, x0, EPS[norm], norm)
+    inside = project_onto_ball(clean_and_far()[1], x0, EPS[norm], norm)
+    x = quantize(inside, x0, EPS[norm], norm)
     assert torch.equal(x.mul(255).round().to(torch.uint8).float().div(255), x)
     assert (distance(x, x0, norm) <= EPS[norm]).all()
     assert (distance(x, inside, "linf") <= 1 / 255 + 1e-6).all()
     assert distance(x, x0, norm).min() > 0.75 * EPS[norm]
 
 
-def test_quantised_off_the_grid() -> None:
-    """Clean images between grid points still get legal neighbours where the ball reaches one."""
+def test_quantized_off_the_grid() -> None:
+    """Clean images between grid points still get legal neighbors where the ball reaches one."""
     x0, far = clean_and_far()
-    x = quantise(project(far, x0, 8 / 255, "linf"), x0, 8 / 255, "linf")
+    x = quantize(project_onto_ball(far, x0, 8 / 255, "linf"), x0, 8 / 255, "linf")
     assert (distance(x, x0, "linf") <= 8 / 255).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_starts(norm: Norm) -> None:
-    """Starts lie in the ball and fill it, differ between samples, and depend on their own generator only."""
+    """Starts lie in the ball and fill it, differ between samples, and depend on their own generator
+    only."""
     x0, _ = clean_and_far()
     ball = LpBall(norm, EPS[norm])
     seeds = [generator(0, i) for i in range(len(x0))]
@@ -148,12 +167,12 @@ def test_unit_noise_is_even() -> None:
 def test_zero_eps_and_empty_batch(norm: Norm) -> None:
     """eps 0 gives the clean image, and no images give no images."""
     x0, far = clean_and_far()
-    assert torch.equal(project(far, x0, 0.0, norm), x0)
-    assert project(far[:0], x0[:0], 1.0, norm).shape == (0, 3, 8, 8)
+    assert torch.equal(project_onto_ball(far, x0, 0.0, norm), x0)
+    assert project_onto_ball(far[:0], x0[:0], 1.0, norm).shape == (0, 3, 8, 8)
 
 
 def test_unknown_norm() -> None:
     """A norm we do not know is an error that names the ones we do."""
     x0, far = clean_and_far()
     with pytest.raises(OptionError, match="linf, l2, l1"):
-        project(far, x0, 0.1, "l7")  # type: ignore[arg-type]
+        project_onto_ball(far, x0, 0.1, "l7")  # type: ignore[arg-type]

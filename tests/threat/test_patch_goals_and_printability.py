@@ -7,7 +7,7 @@ import torch
 
 from physadv.core.errors import OptionError, VictimError
 from physadv.core.types import Detections
-from physadv.threat.patch_goals import Goal, Marks, overlap
+from physadv.threat.patch_goals import Annotations, PatchGoal, overlap
 from physadv.threat.printability import ink_palette, non_printability, total_variation
 
 NO_BOX = torch.zeros(3, 4)
@@ -16,7 +16,7 @@ LOGITS = torch.tensor([[5.0, 0.0, 1.0], [0.0, 5.0, 1.0], [1.0, 0.5, 5.0]])
 
 def test_untargeted_loss_falls_as_the_truth_loses() -> None:
     """Lower is better for the attacker; success is that the true class is no longer the verdict."""
-    goal = Goal("untargeted", 0)
+    goal = PatchGoal("untargeted", 0)
     loss = goal.loss(LOGITS, NO_BOX)
     assert loss[0] > loss[1]
     assert loss[0] > loss[2]
@@ -26,7 +26,7 @@ def test_untargeted_loss_falls_as_the_truth_loses() -> None:
 
 def test_targeted_success_needs_the_target() -> None:
     """Another wrong class is no success of a targeted patch, and its loss is not the lowest."""
-    goal = Goal("targeted", 0, 1)
+    goal = PatchGoal("targeted", 0, 1)
     assert goal.succeeded(LOGITS, NO_BOX).tolist() == [False, True, False]
     assert int(goal.loss(LOGITS, NO_BOX).argmin()) == 1
 
@@ -34,11 +34,11 @@ def test_targeted_success_needs_the_target() -> None:
 def test_goals_without_sense_are_refused() -> None:
     """Unknown goals, missing targets and classes the victim lacks name the remedy."""
     with pytest.raises(OptionError, match="explode"):
-        Goal("explode", 0)
+        PatchGoal("explode", 0)
     with pytest.raises(OptionError, match="--target"):
-        Goal("targeted", 1)
+        PatchGoal("targeted", 1)
     with pytest.raises(VictimError, match="class 7"):
-        Goal("untargeted", 7).loss(LOGITS, NO_BOX)
+        PatchGoal("untargeted", 7).loss(LOGITS, NO_BOX)
 
 
 def detections(score: float, shift: float = 0.0) -> Detections:
@@ -49,7 +49,7 @@ def detections(score: float, shift: float = 0.0) -> Detections:
 
 def test_a_detector_sees_the_sign_only_where_it_stands() -> None:
     """A strong box elsewhere does not count as seeing this sign; a strong box on it does."""
-    goal, box = Goal("vanish", 0), torch.tensor([[10.0, 10.0, 30.0, 30.0]])
+    goal, box = PatchGoal("vanish", 0), torch.tensor([[10.0, 10.0, 30.0, 30.0]])
     assert bool(goal.recognised(detections(0.8), box))
     assert bool(goal.succeeded(detections(0.1), box))
     assert bool(goal.succeeded(detections(0.8, shift=25.0), box))
@@ -59,11 +59,14 @@ def test_a_detector_sees_the_sign_only_where_it_stands() -> None:
 def test_overlap_of_known_boxes() -> None:
     """Half shifted squares overlap by one third; disjoint ones by nothing."""
     candidates = torch.tensor([[[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [5.0, 5.0, 6.0, 6.0]]])
-    assert overlap(candidates, torch.tensor([[0.0, 0.0, 2.0, 2.0]]))[0].tolist() == pytest.approx([1, 1 / 3, 0])
+    assert overlap(candidates, torch.tensor([[0.0, 0.0, 2.0, 2.0]]))[0].tolist() == pytest.approx(
+        [1, 1 / 3, 0]
+    )
 
 
 def test_total_variation_of_stripes() -> None:
-    """A flat patch has none, stripes one jump a pixel along their axis; jumps over the mask's edge do not count."""
+    """A flat patch has none, stripes one jump a pixel along their axis; jumps over the mask's edge
+    do not count."""
     flat, mask = torch.full((1, 3, 8, 8), 0.3), torch.ones(1, 1, 8, 8)
     stripes = (torch.arange(8) % 2).float().expand(1, 3, 8, 8)
     assert float(total_variation(flat, mask)) == 0
@@ -75,8 +78,8 @@ def test_total_variation_of_stripes() -> None:
     assert float(total_variation(edge, half)) == 0
 
 
-def test_printable_colours_cost_nothing() -> None:
-    """A patch of palette colours scores zero; a saturated primary does not."""
+def test_printable_colors_cost_nothing() -> None:
+    """A patch of palette colors scores zero; a saturated primary does not."""
     palette, mask = ink_palette(), torch.ones(1, 1, 8, 8)
     printable = palette.T.reshape(1, 3, 8, 8)
     assert float(non_printability(printable, mask, palette)) == pytest.approx(0, abs=1e-3)
@@ -86,17 +89,24 @@ def test_printable_colours_cost_nothing() -> None:
 
 
 class Toy(torch.nn.Module):
-    """Two fixed candidates, on the object and on an empty place; scores of three classes are sigmoids of one pixel."""
+    """Two fixed candidates, on the object and on an empty place; scores of three classes are
+    sigmoids of one pixel."""
 
     def forward(self, images: torch.Tensor) -> Detections:
-        boxes = torch.tensor([[10.0, 10.0, 30.0, 30.0], [60.0, 60.0, 80.0, 80.0]]).expand(len(images), 2, 4)
-        x = images[:, :, 0, 0]  # (b, 3): red is the score of class 0 on the object, green of class 1, blue elsewhere
+        boxes = torch.tensor([[10.0, 10.0, 30.0, 30.0], [60.0, 60.0, 80.0, 80.0]]).expand(
+            len(images), 2, 4
+        )
+        x = images[
+            :, :, 0, 0
+        ]  # (b, 3): red is the score of class 0 on the object, green of class 1, blue elsewhere
         on = torch.stack([x[:, 0], x[:, 1], 0 * x[:, 0] + 0.05], 1)
         off = torch.stack([0 * x[:, 0] + 0.05, x[:, 2], 0 * x[:, 0]], 1)
         return Detections(boxes, torch.stack([on, off], 1))
 
 
-def descended(goal: Goal, box: list[float], start: tuple[float, float, float]) -> tuple[list[float], bool]:
+def descended(
+    goal: PatchGoal, box: list[float], start: tuple[float, float, float]
+) -> tuple[list[float], bool]:
     image = torch.tensor(start).view(1, 3, 1, 1).clone()
     marks = torch.tensor([box])
     for _ in range(60):
@@ -112,18 +122,19 @@ ON, OFF = [10.0, 10.0, 30.0, 30.0], [58.0, 58.0, 84.0, 84.0]
 @pytest.mark.parametrize(
     ("goal", "box", "optimum"),
     [
-        (Goal("vanish", 0), ON, (0.0, None, None)),
-        (Goal("misclassify", 0), ON, (0.0, 1.0, None)),
-        (Goal("misclassify", 0, 1), ON, (0.0, 1.0, None)),
-        (Goal("targeted", 0, 1), ON, (0.0, 1.0, None)),
-        (Goal("create", 0, 1), OFF, (None, None, 1.0)),
+        (PatchGoal("vanish", 0), ON, (0.0, None, None)),
+        (PatchGoal("misclassify", 0), ON, (0.0, 1.0, None)),
+        (PatchGoal("misclassify", 0, 1), ON, (0.0, 1.0, None)),
+        (PatchGoal("targeted", 0, 1), ON, (0.0, 1.0, None)),
+        (PatchGoal("create", 0, 1), OFF, (None, None, 1.0)),
     ],
-    ids=lambda value: value.kind if isinstance(value, Goal) else None,
+    ids=lambda value: value.kind if isinstance(value, PatchGoal) else None,
 )
 def test_each_goal_ends_at_its_closed_form(
-    goal: Goal, box: list[float], optimum: tuple[float | None, float | None, float | None]
+    goal: PatchGoal, box: list[float], optimum: tuple[float | None, float | None, float | None]
 ) -> None:
-    """On the toy every goal pushes exactly the scores it is about to 0 or 1, leaves the others, and then succeeds."""
+    """On the toy every goal pushes exactly the scores it is about to 0 or 1, leaves the others, and
+    then succeeds."""
     reached, success = descended(goal, box, (0.6, 0.3, 0.15))
     for value, wanted, began in zip(reached, optimum, (0.6, 0.3, 0.15), strict=True):
         assert value == pytest.approx(began if wanted is None else wanted, abs=1e-6)
@@ -131,17 +142,24 @@ def test_each_goal_ends_at_its_closed_form(
 
 
 def test_misclassify_is_not_vanish_and_create_needs_an_empty_place() -> None:
-    """A box that is gone was not misclassified; a true box beside the other class was not either; and so on."""
+    """A box that is gone was not misclassified; a true box beside the other class was not either;
+    and so on."""
     box = torch.tensor([ON])
-    gone, both, other = (Toy()(torch.tensor(v).view(1, 3, 1, 1)) for v in ((0, 0, 0), (0.9, 0.9, 0), (0, 0.9, 0)))
-    goal = Goal("misclassify", 0)
+    gone, both, other = (
+        Toy()(torch.tensor(v).view(1, 3, 1, 1)) for v in ((0, 0, 0), (0.9, 0.9, 0), (0, 0.9, 0))
+    )
+    goal = PatchGoal("misclassify", 0)
     assert [bool(goal.succeeded(p, box)) for p in (gone, both, other)] == [False, False, True]
-    assert [bool(Goal("targeted", 0, 1).succeeded(p, box)) for p in (gone, both, other)] == [False, True, True]
-    create, empty = Goal("create", 0, 1), torch.tensor([OFF])
+    assert [bool(PatchGoal("targeted", 0, 1).succeeded(p, box)) for p in (gone, both, other)] == [
+        False,
+        True,
+        True,
+    ]
+    create, empty = PatchGoal("create", 0, 1), torch.tensor([OFF])
     there = Toy()(torch.tensor((0, 0, 0.9)).view(1, 3, 1, 1))
     assert [bool(create.recognised(p, empty)) for p in (gone, there)] == [True, False]
     assert [bool(create.succeeded(p, empty)) for p in (gone, there)] == [False, True]
-    for senseless in (lambda: Goal("create", 0), lambda: Goal("misclassify", 0, 0)):
+    for senseless in (lambda: PatchGoal("create", 0), lambda: PatchGoal("misclassify", 0, 0)):
         with pytest.raises(OptionError):
             senseless()
     with pytest.raises(OptionError, match="detectors"):
@@ -151,9 +169,11 @@ def test_misclassify_is_not_vanish_and_create_needs_an_empty_place() -> None:
 def test_several_objects_a_scene_and_a_class_each() -> None:
     """Marks name the scene of each object and its own class: one answer an object."""
     prediction = Toy()(torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1]]).view(2, 3, 1, 1))
-    marks = Marks(torch.tensor([ON, OFF, ON]), torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
-    goal = Goal("vanish", 0)
+    marks = Annotations(
+        torch.tensor([ON, OFF, ON]), torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1])
+    )
+    goal = PatchGoal("vanish", 0)
     assert goal.recognised(prediction, marks).tolist() == [True, False, True]
     assert goal.loss(prediction, marks).shape == (3,)
-    labels = Marks(NO_BOX, torch.tensor([0, 1, 0]))
-    assert Goal("untargeted", 2).recognised(LOGITS, labels).tolist() == [True, True, False]
+    labels = Annotations(NO_BOX, torch.tensor([0, 1, 0]))
+    assert PatchGoal("untargeted", 2).recognised(LOGITS, labels).tolist() == [True, True, False]

@@ -1,4 +1,5 @@
-"""Training to a bound: exact on linear nets, Shi's start and statistics, and estimates that estimate."""
+"""Training to a bound: exact on linear nets, Shi's start and statistics, and estimates that
+estimate."""
 
 from __future__ import annotations
 
@@ -10,21 +11,21 @@ import torch.nn.functional as F
 from linear import Linear, least_margin, samples
 from torch import Tensor, nn
 
-from physadv.core.errors import OptionError
-from physadv.core.random_streams import generator
-from physadv.certification.bounds.input_ball import Ball
-from physadv.certification.bounds.linear_forms import lines
 from physadv.certification.bounds.graph import relus
 from physadv.certification.bounds.ibp import boxes
-from physadv.certification.bounds.verify import margin_forms, prepare, verify
+from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.linear_forms import relu_lines
 from physadv.certification.bounds.tracing import trace
-from physadv.training.methods.certified import CrownIbp, Ibp, Polytope, robust_cross_entropy
-from physadv.training.methods.by_name import DEFENCES, named
-from physadv.training.methods._ibp_initialization import balance, initialise, on_batch, tightness
+from physadv.certification.bounds.verify import margin_forms, prepare_graph, verify_bounds
+from physadv.core.errors import OptionError
+from physadv.core.random_streams import generator
+from physadv.models.architectures.cnn import build
+from physadv.training.loop import seeded
+from physadv.training.methods._ibp_initialization import balance, initialize, on_batch, tightness
 from physadv.training.methods._random_projections import sketched_lines
 from physadv.training.methods.base import Position
-from physadv.training.loop import seeded
-from physadv.models.architectures.cnn import build
+from physadv.training.methods.by_name import DEFENSES, defense_by_name
+from physadv.training.methods.certified import CrownIbp, Ibp, Polytope, robust_cross_entropy
 
 
 def at(step: int = 99, total: int = 100) -> Position:
@@ -40,7 +41,8 @@ def net_and_batch(architecture: str = "small-cnn-bn") -> tuple[nn.Module, Tensor
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("kind", [Ibp, CrownIbp, Polytope])
 def test_on_a_linear_net_the_loss_is_the_exact_worst_case(kind: type[Ibp], norm: str) -> None:
-    """Two linear classes: the worst margin is known, so is the worst cross-entropy; l_2 balls need no polytope."""
+    """Two linear classes: the worst margin is known, so is the worst cross-entropy; l_2 balls need
+    no polytope."""
     if kind is Polytope and norm == "l2":
         pytest.skip("projections serve l_inf")
     known = Linear(2, dtype=torch.float32, scale=3.0)
@@ -56,7 +58,8 @@ def test_on_a_linear_net_the_loss_is_the_exact_worst_case(kind: type[Ibp], norm:
 
 @pytest.mark.parametrize("kind", [Ibp, CrownIbp, Polytope])
 def test_before_eps_grows_the_loss_is_the_standard_one(kind: type[Ibp]) -> None:
-    """With batch statistics, as a forward pass in train mode has them; the stored ones move as it would move them."""
+    """With batch statistics, as a forward pass in train mode has them; the stored ones move as it
+    would move them."""
     net, images, labels = net_and_batch()
     twin = seeded(lambda: build("small-cnn-bn", channels=1, side=12, classes=4), 1).train()
     expected = F.cross_entropy(twin(images), labels)
@@ -86,9 +89,10 @@ def test_stretch_trains_at_a_larger_ball(kind: type[Ibp]) -> None:
 
 @pytest.mark.parametrize("kind", [Ibp, CrownIbp])
 def test_the_loss_bounds_the_loss_of_every_image_in_the_ball(kind: type[Ibp]) -> None:
-    """No random or attacked image of the ball has a larger cross-entropy under the same batch statistics."""
+    """No random or attacked image of the ball has a larger cross-entropy under the same batch
+    statistics."""
     net, images, labels = net_and_batch("small-cnn")
-    loss, _ = kind(0.05, grow=(0.0, 1.0), regularise=0.0).loss(net, images, labels, at(50))
+    loss, _ = kind(0.05, grow=(0.0, 1.0), regularize=0.0).loss(net, images, labels, at(50))
     eps = 0.05 * 0.5
     for draw in range(20):
         shift = torch.rand(images.shape, generator=generator(draw, "in")) * 2 - 1
@@ -100,14 +104,21 @@ def test_crown_ibp_is_never_the_looser_one_at_its_start_and_ibp_at_its_end() -> 
     """Its weight falls from 1 to 0 as eps grows: at full eps both losses agree."""
     net, images, labels = net_and_batch("small-cnn")
     settings = {"grow": (0.0, 0.5), "regularise": 0.0}
-    early = [float(k(0.3, **settings).loss(net, images, labels, at(5))[0].detach()) for k in (CrownIbp, Ibp)]
-    late = [float(k(0.3, **settings).loss(net, images, labels, at(99))[0].detach()) for k in (CrownIbp, Ibp)]
+    early = [
+        float(k(0.3, **settings).loss(net, images, labels, at(5))[0].detach())
+        for k in (CrownIbp, Ibp)
+    ]
+    late = [
+        float(k(0.3, **settings).loss(net, images, labels, at(99))[0].detach())
+        for k in (CrownIbp, Ibp)
+    ]
     assert early[0] < early[1]
     assert late[0] == late[1]
 
 
 def test_initial_weights_keep_boxes_from_growing() -> None:
-    """Six wide layers: with Shi's start each grows the boxes by about one, with torch's own they would shrink."""
+    """Six wide layers: with Shi's start each grows the boxes by about one, with torch's own they
+    would shrink."""
 
     def deep() -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()]
@@ -119,8 +130,8 @@ def test_initial_weights_keep_boxes_from_growing() -> None:
     for name in ("shi", "torch"):
         net = seeded(deep, 3)
         if name == "shi":
-            initialise(net, generator(0, "begin"))
-        graph = prepare(net, (1, 20, 20))
+            initialize(net, generator(0, "begin"))
+        graph = prepare_graph(net, (1, 20, 20))
         images = torch.rand((8, 1, 20, 20), generator=generator(0, "deep"))
         sources = [graph.nodes[i].inputs[0] for i in relus(graph)]
         found = boxes(graph, Ball(images, 0.05, limits=None), set(sources))
@@ -130,10 +141,11 @@ def test_initial_weights_keep_boxes_from_growing() -> None:
     assert all(g > 3 for g in growth["torch"])
 
 
-def test_regularisers_are_zero_where_nothing_is_wrong() -> None:
-    """Boxes no wider than twice the input's and evenly split cost nothing; wide or one-sided ones do."""
-    centre = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
-    narrow, wide = (centre - 0.1, centre + 0.1), (centre - 0.9, centre + 0.9)
+def test_regularizers_are_zero_where_nothing_is_wrong() -> None:
+    """Boxes no wider than twice the input's and evenly split cost nothing; wide or one-sided ones
+    do."""
+    center = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
+    narrow, wide = (center - 0.1, center + 0.1), (center - 0.9, center + 0.9)
     assert float(tightness(narrow, [narrow])) == 0
     assert float(tightness(narrow, [wide])) == pytest.approx((0.5 - 0.2 / 1.8) / 0.5)
     assert float(balance([narrow])) == 0
@@ -153,26 +165,37 @@ def test_on_batch_is_the_net_in_train_mode() -> None:
 
 
 def test_sketched_boxes_estimate_the_exact_ones() -> None:
-    """With many projections the lines come near those of the exact zonotope; at the first ReLU that is the box."""
+    """With many projections the lines come near those of the exact zonotope; at the first ReLU that
+    is the box."""
     net, images, _ = net_and_batch("small-cnn")
-    graph = prepare(net, (1, 12, 12))
+    graph = prepare_graph(net, (1, 12, 12))
     ball = Ball(images, 0.05)
     found = sketched_lines(graph, ball, 2001, generator(0, "sketch"))
     first = next(iter(relus(graph)))
-    exact = lines(boxes(graph, ball, {graph.nodes[first].inputs[0]})[graph.nodes[first].inputs[0]], parallel=True)
+    exact = relu_lines(
+        boxes(graph, ball, {graph.nodes[first].inputs[0]})[graph.nodes[first].inputs[0]],
+        parallel=True,
+    )
     assert float((found[first].upper - exact.upper).abs().mean()) < 0.02
-    assert float((found[first].least - exact.least).abs().mean()) < 0.01 * float(exact.least.abs().max())
+    assert float((found[first].least - exact.least).abs().mean()) < 0.01 * float(
+        exact.least.abs().max()
+    )
 
 
 def test_polytope_margins_are_near_the_certified_ones() -> None:
-    """Averaged over draws the training loss is near the loss of the true bound, not a different quantity."""
+    """Averaged over draws the training loss is near the loss of the true bound, not a different
+    quantity."""
     net, images, labels = net_and_batch("small-cnn")
-    truth = verify(prepare(net, (1, 12, 12)), images, labels, eps=0.05, method="polytope").margins
+    truth = verify_bounds(
+        prepare_graph(net, (1, 12, 12)), images, labels, eps=0.05, method="polytope"
+    ).margins
     forms = margin_forms(labels, 4)
-    defence = Polytope(0.05, grow=(0.0, 0.0), projections=100)
-    graph = prepare(net, (1, 12, 12))
-    _, margins = defence._bounded(graph, Ball(images, 0.05), forms, at())
-    assert torch.allclose(margins.amin(1).detach(), truth, atol=0.02 + 0.1 * float(truth.abs().max()))
+    defense = Polytope(0.05, grow=(0.0, 0.0), projections=100)
+    graph = prepare_graph(net, (1, 12, 12))
+    _, margins = defense._bounded(graph, Ball(images, 0.05), forms, at())
+    assert torch.allclose(
+        margins.amin(1).detach(), truth, atol=0.02 + 0.1 * float(truth.abs().max())
+    )
 
 
 def test_robust_cross_entropy_of_margins_is_that_of_the_logits() -> None:
@@ -180,19 +203,29 @@ def test_robust_cross_entropy_of_margins_is_that_of_the_logits() -> None:
     logits = torch.randn((5, 4), generator=generator(0, "logits"))
     labels = torch.tensor([0, 1, 2, 3, 0])
     margins = torch.einsum("bkc,bc->bk", margin_forms(labels, 4), logits)
-    assert float(robust_cross_entropy(margins)) == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
+    assert float(robust_cross_entropy(margins)) == pytest.approx(
+        float(F.cross_entropy(logits, labels)), rel=1e-5
+    )
 
 
-def test_every_defence_has_its_name_and_refuses_what_it_does_not_know() -> None:
-    """All of the classic line are made by name; foreign settings and names are OptionErrors that say what there is."""
+def test_every_defense_has_its_name_and_refuses_what_it_does_not_know() -> None:
+    """All of the classic line are made by name; foreign settings and names are OptionErrors that
+    say what there is."""
     asked = "standard fgsm pgd free fast trades gradient-penalty gaussian smoothadv ibp crown-ibp polytope patch masked"
-    assert set(DEFENCES) == set(asked.split())
-    for name in DEFENCES:
-        assert named(name, {"eps": 0.1, "norm": None}).settings()["defence"] == DEFENCES[name].__name__  # type: ignore[attr-defined]
+    assert set(DEFENSES) == set(asked.split())
+    for name in DEFENSES:
+        assert (
+            defense_by_name(name, {"eps": 0.1, "norm": None}).settings()["defence"]
+            == DEFENSES[name].__name__
+        )  # type: ignore[attr-defined]
     with pytest.raises(OptionError, match="beta for pgd"):
-        named("pgd", {"beta": 3.0})
+        defense_by_name("pgd", {"beta": 3.0})
     with pytest.raises(OptionError, match="one of standard"):
-        named("magic", {})
-    for bad in (lambda: Ibp(0.1, "l1"), lambda: Ibp(0.1, grow=(0.6, 0.2)), lambda: Polytope(0.1, "l2")):
+        defense_by_name("magic", {})
+    for bad in (
+        lambda: Ibp(0.1, "l1"),
+        lambda: Ibp(0.1, grow=(0.6, 0.2)),
+        lambda: Polytope(0.1, "l2"),
+    ):
         with pytest.raises(OptionError):
             bad()

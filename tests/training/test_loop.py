@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from physadv.core.errors import DataError, OptionError
 from physadv.core.random_streams import generator
-from physadv.training.methods.base import Defence, Metrics, Position
 from physadv.training.loop import (
     Schedule,
-    Step,
+    TrainingStep,
     Validation,
     load_average,
     read_progress,
@@ -23,6 +22,7 @@ from physadv.training.loop import (
     train,
     update_average,
 )
+from physadv.training.methods.base import Defense, Metrics, Position
 
 FAST = Schedule(epochs=3, steps=8, lr=0.05, average=0.5, precision="fp32")
 
@@ -38,7 +38,7 @@ def batches(step: int) -> tuple[Tensor, Tensor]:
 
 def run(
     schedule: Schedule = FAST, checkpoint: Path | None = None, stop: int | None = None
-) -> tuple[nn.Module, list[Step]]:
+) -> tuple[nn.Module, list[TrainingStep]]:
     net, steps = seeded(build, 3), []
     for step in train(net, batches, schedule, checkpoint=checkpoint):
         steps.append(step)
@@ -47,11 +47,12 @@ def run(
     return net, steps
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_it_learns(optimiser: str, precision: str) -> None:
-    """A separable toy problem is solved by the averaged net, in either arithmetic and with either optimiser."""
-    _, steps = run(Schedule(6, 20, lr=0.05, average=0.9, optimiser=optimiser, precision=precision))
+def test_it_learns(optimizer: str, precision: str) -> None:
+    """A separable toy problem is solved by the averaged net, in either arithmetic and with either
+    optimizer."""
+    _, steps = run(Schedule(6, 20, lr=0.05, average=0.9, optimizer=optimizer, precision=precision))
     points, labels = batches(-1)
     assert not steps[-1].average.training
     accuracy = (steps[-1].average(points).argmax(1) == labels).float().mean()
@@ -72,7 +73,8 @@ def test_same_seed_same_weights_and_global_rng_untouched() -> None:
 
 
 def test_a_killed_run_goes_on_where_it_stood(tmp_path: Path) -> None:
-    """Stopped in the middle of an epoch and resumed, the result is that of the undisturbed run, to the bit."""
+    """Stopped in the middle of an epoch and resumed, the result is that of the undisturbed run, to
+    the bit."""
     whole, _ = run()
     run(checkpoint=tmp_path / "c.safetensors", stop=11)
     resumed, steps = run(checkpoint=tmp_path / "c.safetensors")
@@ -81,7 +83,9 @@ def test_a_killed_run_goes_on_where_it_stood(tmp_path: Path) -> None:
         assert torch.equal(a, b)
     assert run(checkpoint=tmp_path / "c.safetensors")[1] == []
     average = load_average(tmp_path / "c.safetensors", build())
-    for a, b in zip(average.state_dict().values(), steps[-1].average.state_dict().values(), strict=True):
+    for a, b in zip(
+        average.state_dict().values(), steps[-1].average.state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b)
 
 
@@ -91,43 +95,52 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="another run"):
         run(Schedule(4, 8, precision="fp32"), checkpoint=tmp_path / "c.safetensors")
     with pytest.raises(DataError, match="another run"):
-        next(train(build(), batches, FAST, checkpoint=tmp_path / "c.safetensors", identity="other data"))
+        next(
+            train(
+                build(), batches, FAST, checkpoint=tmp_path / "c.safetensors", identity="other data"
+            )
+        )
     (tmp_path / "c.safetensors").write_bytes(b"rubbish")
     with pytest.raises(DataError, match="not a readable checkpoint"):
         run(checkpoint=tmp_path / "c.safetensors")
 
 
 @dataclass
-class Seen(Defence):
+class Seen(Defense):
     """Notes what it is given; ``factor`` spoils the loss."""
 
     factor: float = 1.0
     steps: list[int] = field(default_factory=list, init=False)
     draws: list[float] = field(default_factory=list, init=False)
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
         assert net.training
         self.steps.append(at.step)
         self.draws.append(float(torch.rand((), generator=at.generator)))
         return net(images).square().mean() * self.factor, {"share": at.share}
 
 
-def test_a_defence_is_the_part_that_differs() -> None:
-    """It sees the net in train mode, the step and a generator of the step's own; its metrics come out of the loop."""
-    defence = Seen()
-    steps = list(train(seeded(build, 0), batches, Schedule(1, 4, precision="fp32"), defence=defence))
-    assert defence.steps == [0, 1, 2, 3]
-    assert len(set(defence.draws)) == 4
+def test_a_defense_is_the_part_that_differs() -> None:
+    """It sees the net in train mode, the step and a generator of the step's own; its metrics come
+    out of the loop."""
+    defense = Seen()
+    steps = list(
+        train(seeded(build, 0), batches, Schedule(1, 4, precision="fp32"), defense=defense)
+    )
+    assert defense.steps == [0, 1, 2, 3]
+    assert len(set(defense.draws)) == 4
     assert [s.metrics["share"] for s in steps] == [0, 0.25, 0.5, 0.75]
     again = Seen()
-    list(train(seeded(build, 0), batches, Schedule(1, 4, precision="fp32"), defence=again))
-    assert again.draws == defence.draws
+    list(train(seeded(build, 0), batches, Schedule(1, 4, precision="fp32"), defense=again))
+    assert again.draws == defense.draws
 
 
 def test_divergence_is_an_error() -> None:
     """A loss that is not finite ends the run with a DataError, not with NaN weights."""
     with pytest.raises(DataError, match="diverged"):
-        list(train(build(), batches, FAST, defence=Seen(float("nan"))))
+        list(train(build(), batches, FAST, defense=Seen(float("nan"))))
 
 
 def scripted(*scores: float) -> Callable[[nn.Module], Metrics]:
@@ -137,8 +150,12 @@ def scripted(*scores: float) -> Callable[[nn.Module], Metrics]:
 
 
 def test_validation_keeps_the_best_epoch_and_patience_ends_the_run(tmp_path: Path) -> None:
-    """Scores 1 5 5 2 2, patience 3: the later of equals is kept, and three epochs after the first of them it ends."""
-    file, schedule = tmp_path / "c.safetensors", Schedule(9, 2, lr=0.05, average=0.5, precision="fp32")
+    """Scores 1 5 5 2 2, patience 3: the later of equals is kept, and three epochs after the first
+    of them it ends."""
+    file, schedule = (
+        tmp_path / "c.safetensors",
+        Schedule(9, 2, lr=0.05, average=0.5, precision="fp32"),
+    )
     net, kept = seeded(build, 3), []
     judge = Validation(scripted(1, 5, 5, 2, 2, 9, 9, 9, 9), "robust", patience=3)
     for step in train(net, batches, schedule, validation=judge, checkpoint=file):
@@ -179,6 +196,12 @@ def test_schedule_rises_falls_and_checks_itself() -> None:
     assert rates.index(max(rates)) == 20
     assert rates[0] < 0.1
     assert rates[-1] < 0.01
-    for bad in ({"epochs": 0}, {"lr": 0.0}, {"optimiser": "lion"}, {"precision": "fp8"}, {"average": 1.0}):
+    for bad in (
+        {"epochs": 0},
+        {"lr": 0.0},
+        {"optimizer": "lion"},
+        {"precision": "fp8"},
+        {"average": 1.0},
+    ):
         with pytest.raises(OptionError):
             Schedule(**{"epochs": 1, "steps": 1, **bad})

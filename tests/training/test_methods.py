@@ -1,4 +1,4 @@
-"""Each defence against what its paper says of it, where that has a closed form."""
+"""Each defense against what its paper says of it, where that has a closed form."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
-from physadv.training.methods.adversarial import Fgsm, Free, GradientPenalty, Pgd, Trades
-from physadv.training.methods.base import Defence, Position, Standard
-from physadv.training.methods.fast import Fast
 from physadv.training.loop import Schedule, seeded, train
-from physadv.training.methods.noise_augmentation import Gaussian, SmoothAdv
+from physadv.training.methods.adversarial import Fgsm, Free, GradientPenalty, Pgd, Trades
+from physadv.training.methods.base import Defense, Position, Standard
+from physadv.training.methods.fast import Fast
+from physadv.training.methods.noise_augmentation import GaussianAugmentation, SmoothAdv
 from physadv.training.methods.patch import Stickers
 
 
@@ -33,7 +33,8 @@ def linear_batch(classes: int = 2) -> tuple[Linear, Tensor, Tensor]:
 
 
 def dual_norm_loss(net: Linear, images: Tensor, labels: Tensor, eps: float, order: float) -> Tensor:
-    """The worst cross-entropy of two linear classes: the margin less eps times the dual norm of the difference."""
+    """The worst cross-entropy of two linear classes: the margin less eps times the dual norm of the
+    difference."""
     w = net.weight[0] - net.weight[1]
     sign = 1.0 - 2.0 * labels
     margin = sign * (net(images) @ torch.tensor([1.0, -1.0]))
@@ -41,8 +42,9 @@ def dual_norm_loss(net: Linear, images: Tensor, labels: Tensor, eps: float, orde
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1.0), ("l2", 2.0)])
-def test_fgsm_on_a_linear_net_is_the_dual_norm_regularised_loss(norm: str, dual: float) -> None:
-    """Goodfellow's logistic regression: the attacked loss has a closed form, and so has its gradient in the weights."""
+def test_fgsm_on_a_linear_net_is_the_dual_norm_regularized_loss(norm: str, dual: float) -> None:
+    """Goodfellow's logistic regression: the attacked loss has a closed form, and so has its
+    gradient in the weights."""
     net, images, labels = linear_batch()
     loss, _ = Fgsm(0.05, norm, mix=0.0).loss(net, images, labels, at())
     expected = dual_norm_loss(net, images, labels, 0.05, dual)
@@ -56,7 +58,9 @@ def test_pgd_reaches_the_optimum_on_a_linear_net() -> None:
     """Ten steps end in the corner that is best."""
     net, images, labels = linear_batch()
     loss, _ = Pgd(0.05).loss(net, images, labels, at())
-    assert float(loss) == pytest.approx(float(dual_norm_loss(net, images, labels, 0.05, 1.0)), rel=1e-4)
+    assert float(loss) == pytest.approx(
+        float(dual_norm_loss(net, images, labels, 0.05, 1.0)), rel=1e-4
+    )
 
 
 def test_fgsm_mixes_the_clean_loss_in() -> None:
@@ -101,7 +105,9 @@ def test_free_with_one_replay_trains_on_the_change_the_last_batch_left() -> None
     leaf = images.clone().requires_grad_()
     (up,) = torch.autograd.grad(F.cross_entropy(net(leaf), labels), leaf)
     second, _ = free.loss(net, images, labels, at(1))
-    assert float(second) == pytest.approx(float(F.cross_entropy(net(images + 0.05 * up.sign()), labels)))
+    assert float(second) == pytest.approx(
+        float(F.cross_entropy(net(images + 0.05 * up.sign()), labels))
+    )
     assert float(second) > float(first)
 
 
@@ -112,7 +118,11 @@ def test_free_stays_in_its_ball(norm: str) -> None:
     free = Free(0.3, norm, replays=3)
     for step in range(5):
         free.loss(net, images, labels, at(step))[0].backward()
-        size = free.state()["change"].flatten(1).norm({"linf": float("inf"), "l2": 2, "l1": 1}[norm], dim=1)
+        size = (
+            free.state()["change"]
+            .flatten(1)
+            .norm({"linf": float("inf"), "l2": 2, "l1": 1}[norm], dim=1)
+        )
         assert bool((size <= 0.3 * (1 + 1e-5)).all())
 
 
@@ -125,7 +135,14 @@ def test_free_replays_each_batch() -> None:
         _, images, labels = linear_batch()
         return images, labels
 
-    list(train(Linear(dtype=torch.float32), batches, Schedule(1, 6, precision="fp32"), defence=Free(0.1, replays=3)))
+    list(
+        train(
+            Linear(dtype=torch.float32),
+            batches,
+            Schedule(1, 6, precision="fp32"),
+            defense=Free(0.1, replays=3),
+        )
+    )
     assert asked == [0, 0, 0, 1, 1, 1]
 
 
@@ -150,11 +167,12 @@ def fragile_batch(_: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def test_the_guard_fires_on_a_constructed_collapse_and_puts_the_net_back() -> None:
-    """Turned over behind its back, the net is put back to the last sound check and attacked by twice the steps."""
+    """Turned over behind its back, the net is put back to the last sound check and attacked by
+    twice the steps."""
     fast, net = Fast(0.1, every=4), Fragile()
     schedule = Schedule(1, 12, lr=1e-4, precision="fp32", average=0.5)
     seen = []
-    for step in train(net, fragile_batch, schedule, defence=fast):
+    for step in train(net, fragile_batch, schedule, defense=fast):
         seen.append(dict(step.metrics))
         if step.number == 6:
             sound = float(fast.state()["net.gain"])
@@ -173,7 +191,7 @@ def test_the_guard_fires_on_a_constructed_collapse_and_puts_the_net_back() -> No
 def test_the_guard_leaves_a_sound_run_alone() -> None:
     """No collapse, no change of strength; and the net's mode stays train."""
     fast, net = Fast(0.1, every=3), Fragile()
-    list(train(net, fragile_batch, Schedule(1, 12, lr=1e-4, precision="fp32"), defence=fast))
+    list(train(net, fragile_batch, Schedule(1, 12, lr=1e-4, precision="fp32"), defense=fast))
     assert fast.strength == 1
     assert net.training
 
@@ -181,13 +199,14 @@ def test_the_guard_leaves_a_sound_run_alone() -> None:
 def test_gaussian_is_the_loss_under_its_noise() -> None:
     """The same generator gives the same noise, not clipped."""
     net, images, labels = linear_batch(4)
-    loss, _ = Gaussian(0.5).loss(net, images, labels, at())
+    loss, _ = GaussianAugmentation(0.5).loss(net, images, labels, at())
     noise = 0.5 * torch.randn(images.shape, generator=at().generator)
     assert float(loss) == float(F.cross_entropy(net(images + noise), labels))
 
 
 def test_smoothadv_without_eps_is_gaussian_with_more_draws_and_is_harder_with_it() -> None:
-    """In its warm-up's first step nothing is attacked; later the loss under the same noise is higher."""
+    """In its warm-up's first step nothing is attacked; later the loss under the same noise is
+    higher."""
     net, images, labels = linear_batch(4)
     adv = SmoothAdv(0.25, eps=0.5, draws=3, warmup=0.5)
     early, _ = adv.loss(net, images, labels, at(0))
@@ -199,11 +218,13 @@ def test_smoothadv_without_eps_is_gaussian_with_more_draws_and_is_harder_with_it
 
 
 def test_stickers_raise_the_loss_of_covered_images_and_reach_the_weights() -> None:
-    """More steps make a more harmful sticker under the same draw; grey images are taken too."""
+    """More steps make a more harmful sticker under the same draw; gray images are taken too."""
     net = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4)), 1)
     images = torch.rand((6, 3, 12, 12), generator=generator(0, "x"))
     labels = torch.arange(6) % 4
-    idle, busy = (Stickers((0.2, 0.3), steps=n).loss(net, images, labels, at())[1]["covered"] for n in (0, 6))
+    idle, busy = (
+        Stickers((0.2, 0.3), steps=n).loss(net, images, labels, at())[1]["covered"] for n in (0, 6)
+    )
     assert busy > idle
     loss, _ = Stickers(steps=1).loss(net, images[:, :1].expand(-1, 3, -1, -1), labels, at())
     loss.backward()
@@ -211,20 +232,31 @@ def test_stickers_raise_the_loss_of_covered_images_and_reach_the_weights() -> No
 
 
 EVERY: list[Any] = [
-    Standard(), Fgsm(0.05), Pgd(0.05, steps=2), Pgd(0.5, "l2", steps=2), Pgd(2.0, "l1", steps=2), Free(0.05),
-    Fast(0.05), Trades(0.05, steps=2), GradientPenalty(), Gaussian(), SmoothAdv(eps=0.2, steps=1, warmup=0.0),
+    Standard(),
+    Fgsm(0.05),
+    Pgd(0.05, steps=2),
+    Pgd(0.5, "l2", steps=2),
+    Pgd(2.0, "l1", steps=2),
+    Free(0.05),
+    Fast(0.05),
+    Trades(0.05, steps=2),
+    GradientPenalty(),
+    GaussianAugmentation(),
+    SmoothAdv(eps=0.2, steps=1, warmup=0.0),
     Stickers(steps=1),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize("defence", EVERY, ids=lambda d: type(d).__name__)
-def test_a_loss_touches_nothing_but_what_it_returns(defence: Defence) -> None:
+@pytest.mark.parametrize("defense", EVERY, ids=lambda d: type(d).__name__)
+def test_a_loss_touches_nothing_but_what_it_returns(defense: Defense) -> None:
     """No gradient, mode, flag, weight, input or random state is changed by asking for a loss."""
-    net = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 4)), 1)
+    net = seeded(
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 4)), 1
+    )
     net[0].weight.requires_grad_(False)
     images = torch.rand((6, 3, 12, 12), generator=generator(0, "x"))
     before = [p.clone() for p in net.parameters()], images.clone(), torch.get_rng_state()
-    loss, metrics = defence.loss(net, images, torch.arange(6) % 4, at(5))
+    loss, metrics = defense.loss(net, images, torch.arange(6) % 4, at(5))
     assert loss.requires_grad
     assert all(isinstance(v, float) for v in metrics.values())
     assert net.training
@@ -238,11 +270,16 @@ def test_a_loss_touches_nothing_but_what_it_returns(defence: Defence) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Pgd(-0.1), lambda: Pgd(0.1, "l7"), lambda: Free(0.1, replays=0), lambda: Fast(0.1, drop=0.0),
-        lambda: Gaussian(0.0), lambda: SmoothAdv(draws=0), lambda: GradientPenalty(-1.0),
+        lambda: Pgd(-0.1),
+        lambda: Pgd(0.1, "l7"),
+        lambda: Free(0.1, replays=0),
+        lambda: Fast(0.1, drop=0.0),
+        lambda: GaussianAugmentation(0.0),
+        lambda: SmoothAdv(draws=0),
+        lambda: GradientPenalty(-1.0),
         lambda: Stickers(area=(0.5, 0.1)),
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range_are_refused(make: Any) -> None:
     """Each with an OptionError that says what to use."""
     with pytest.raises(OptionError):

@@ -24,16 +24,27 @@ def pictures(n: int = 12, px: int = 64) -> Tensor:
 
 
 CHAIN: list[Augmentation] = [
-    augmentation.light, augmentation.from_afar, augmentation.blur, augmentation.sharpen, augmentation.noise, augmentation.compress, augmentation.camera,
-]  # fmt: skip
+    augmentation.light,
+    augmentation.from_afar,
+    augmentation.blur_crops,
+    augmentation.sharpen_crops,
+    augmentation.noise,
+    augmentation.compress,
+    augmentation.camera,
+]
 
 
 @pytest.mark.parametrize("step", CHAIN, ids=lambda f: f.__name__)
 def test_range_shape_repeatability_and_purity(step: Augmentation) -> None:
-    """Outputs stay in [0, 1] and keep their shape; the generator alone decides; inputs and global RNG are untouched."""
+    """Outputs stay in [0, 1] and keep their shape; the generator alone decides; inputs and global
+    RNG are untouched."""
     images = pictures()
     kept, state = images.clone(), torch.get_rng_state()
-    first, again, other = step(images, generator(1)), step(images, generator(1)), step(images, generator(2))
+    first, again, other = (
+        step(images, generator(1)),
+        step(images, generator(1)),
+        step(images, generator(2)),
+    )
     assert first.shape == images.shape
     assert float(first.min()) >= -1e-6
     assert float(first.max()) <= 1 + 1e-6
@@ -51,7 +62,7 @@ def test_share_zero_changes_nothing(step: Callable[..., Tensor]) -> None:
 
 
 def test_views_never_mirror() -> None:
-    """Every drawn view keeps orientation: its determinant is positive at the object's centre."""
+    """Every drawn view keeps orientation: its determinant is positive at the object's center."""
     view, _ = augmentation.homographies(BOXES.repeat(500, 1), generator())
     corners = torch.tensor([[-0.8, -0.8, 1], [0.8, -0.8, 1], [0.8, 0.8, 1], [-0.8, 0.8, 1.0]]).T
     seen = torch.linalg.inv(view) @ corners
@@ -62,7 +73,9 @@ def test_views_never_mirror() -> None:
 
 def test_fill_is_the_share_of_the_crop() -> None:
     """Without tilt and squeeze the object's side is the drawn fill, within the range asked for."""
-    view, fill = augmentation.homographies(BOXES.repeat(200, 1), generator(), fill=(0.6, 0.9), degrees=0, tilt=0, squeeze=0)
+    view, fill = augmentation.homographies(
+        BOXES.repeat(200, 1), generator(), fill=(0.6, 0.9), degrees=0, tilt=0, squeeze=0
+    )
     left, right = (torch.linalg.inv(view) @ torch.tensor([x, 0.0, 1.0]) for x in (-0.8, 0.8))
     width = (right[:, 0] / right[:, 2] - left[:, 0] / left[:, 2]) / 2
     assert torch.allclose(width, fill, atol=1e-5)
@@ -73,11 +86,13 @@ def test_fill_is_the_share_of_the_crop() -> None:
 def test_identity_view_is_a_resize() -> None:
     """The identity looks at the canvas as it is."""
     images = pictures(2)
-    assert torch.allclose(augmentation.warp(images, torch.eye(3).repeat(2, 1, 1), 64), images, atol=1e-5)
+    assert torch.allclose(
+        augmentation.warp(images, torch.eye(3).repeat(2, 1, 1), 64), images, atol=1e-5
+    )
 
 
 def test_shrinking_views_are_smoothed() -> None:
-    """A view that shrinks a one-pixel checkerboard by two sees grey."""
+    """A view that shrinks a one-pixel checkerboard by two sees gray."""
     y, x = torch.meshgrid(torch.arange(80), torch.arange(80), indexing="ij")
     board = ((x + y) % 2).float().expand(1, 3, 80, 80)
     seen = augmentation.warp(board, torch.eye(3)[None], 40)
@@ -85,9 +100,12 @@ def test_shrinking_views_are_smoothed() -> None:
 
 
 def test_stickers_cover_what_they_promise() -> None:
-    """About the asked-for share gets a sticker, each covers at most 25 % of the box, and the rest is untouched."""
+    """About the asked-for share gets a sticker, each covers at most 25 % of the box, and the rest
+    is untouched."""
     canvas = torch.full((400, 3, 40, 40), 0.5)
-    covered = augmentation.cover(canvas, torch.tensor([[-1.0, -1, 1, 1]]).repeat(400, 1), generator(), share=0.5)
+    covered = augmentation.cover(
+        canvas, torch.tensor([[-1.0, -1, 1, 1]]).repeat(400, 1), generator(), share=0.5
+    )
     area = (covered != canvas).any(1).float().mean((1, 2))
     assert 0.4 < float((area > 0).float().mean()) < 0.6
     assert float(area.max()) <= 0.26

@@ -1,4 +1,5 @@
-"""The sign recipe end to end on a toy: balanced repeatable batches, a resumable command, a card true of its weights."""
+"""The sign recipe end to end on a toy: balanced repeatable batches, a resumable command, a card
+true of its weights."""
 
 from __future__ import annotations
 
@@ -19,31 +20,39 @@ from typer.testing import CliRunner
 from physadv.core.errors import DataError, OptionError, VictimError
 from physadv.core.files import sha256_of
 from physadv.core.random_streams import numpy_generator
-from physadv.datasets import read_dataset
 from physadv.core.rows import read_rows
-from physadv.training.sign_classifier.canvases import Photos, outline, outline_mask, sign_canvases
-from physadv.training.sign_classifier.validation import by_sign, judge_crops, judge_stop_photos, predict, rates, read_sign_boxes, sign_crop
-from physadv.training.sign_classifier.recipe import CARD, ROWS, WEIGHTS, Recipe, load_material
-from physadv.training.sign_classifier.batches import Mix, SignBatches
+from physadv.datasets import read_dataset
 from physadv.models.architectures.signnet import BACKGROUND, NAMES, STOP, SignNet
+from physadv.training.sign_classifier.batches import Mix, SignBatches
+from physadv.training.sign_classifier.canvases import Photos, outline, outline_mask, sign_canvases
+from physadv.training.sign_classifier.recipe import CARD, ROWS, WEIGHTS, SignRecipe, load_sign_data
+from physadv.training.sign_classifier.validation import (
+    by_sign,
+    judge_crops,
+    judge_stop_photos,
+    predict_pictures,
+    rates,
+    read_sign_boxes,
+    sign_crop,
+)
 from physadv_cli.main import app
 
-COLOURS = {1: (200, 200, 200), STOP: (180, 20, 30), 33: (20, 40, 200)}
+COLORS = {1: (200, 200, 200), STOP: (180, 20, 30), 33: (20, 40, 200)}
 FAST = ["--epochs", "2", "--steps", "2", "--batch", "8", "--precision", "fp32"]
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny GTSRB: three classes of coloured discs, four tracks each, two frames a track."""
+    """A tiny GTSRB: three classes of colored discs, four tracks each, two frames a track."""
     path = tmp_path_factory.mktemp("toy") / "toy.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for label, colour in COLOURS.items():
+        for label, color in COLORS.items():
             lines = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
             for track in range(4):
                 for frame in range(2):
                     name = f"{track:05d}_{frame:05d}.ppm"
                     picture = np.full((20, 20, 3), 20 * track, np.uint8)
-                    cv2.circle(picture, (10, 10), 8, colour, -1)
+                    cv2.circle(picture, (10, 10), 8, color, -1)
                     buffer = io.BytesIO(cv2.imencode(".ppm", picture[..., ::-1])[1].tobytes())
                     archive.writestr(f"GTSRB/{label:05d}/{name}", buffer.getvalue())
                     lines.append(f"{name};20;20;2;2;18;18;{label}")
@@ -73,14 +82,15 @@ def test_batches_are_balanced_repeatable_and_in_range(toy: Path, photos: Photos)
 
 
 def test_augmentation_eases_in(toy: Path, photos: Photos) -> None:
-    """At the first step poses are milder than later: more of a sign's own colour is in the middle of the crop."""
+    """At the first step poses are milder than later: more of a sign's own color is in the middle of
+    the crop."""
     canvases = sign_canvases(read_dataset(toy))
     batches = SignBatches(canvases, photos, size=200, mix=Mix(ease=0.0, easing=100))
 
     def off(step: int) -> float:
         images, labels = batches(step)
         middle = images[labels == 33][:, :, 28:36, 28:36].mean((2, 3))
-        return float((middle - torch.tensor(COLOURS[33]) / 255).abs().mean())
+        return float((middle - torch.tensor(COLORS[33]) / 255).abs().mean())
 
     assert off(0) < 0.02 < off(100)
     mild = SignBatches(canvases, photos, size=4, mix=Mix(ease=0.0, easing=100, hardest=0.5))
@@ -110,7 +120,8 @@ class Redness(nn.Module):
 
 
 def test_judging_counts_what_it_should(tmp_path: Path) -> None:
-    """A red square in a grey photo: its crops are stop, those of a grey photo are not; rates carry n and groups."""
+    """A red square in a gray photo: its crops are stop, those of a gray photo are not; rates carry
+    n and groups."""
     photo = np.full((100, 140, 3), 128, np.uint8)
     photo[20:60, 100:140] = (255, 0, 0)
     cv2.imwrite(str(tmp_path / "a.png"), photo[..., ::-1])
@@ -127,7 +138,8 @@ def test_judging_counts_what_it_should(tmp_path: Path) -> None:
 
 
 def test_sign_crops_hold_the_sign() -> None:
-    """Every jittered crop is square and holds at least nine tenths of the sign, also at the photo's edge."""
+    """Every jittered crop is square and holds at least nine tenths of the sign, also at the photo's
+    edge."""
     picture = np.zeros((80, 120, 3), np.uint8)
     picture[0:30, 90:120] = 255
     rng = numpy_generator(0, "test")
@@ -155,10 +167,15 @@ def test_bad_boxes_are_named(tmp_path: Path, text: str, reason: str) -> None:
 def test_predict_resizes_as_the_net_does() -> None:
     """Batching pictures of several sizes gives what the net says of each alone."""
     net = SignNet().eval()
-    pictures = [np.random.default_rng(i).integers(0, 256, (20 + 9 * i, 50, 3), np.uint8) for i in range(5)]
-    found = predict(net, pictures, batch=2)
+    pictures = [
+        np.random.default_rng(i).integers(0, 256, (20 + 9 * i, 50, 3), np.uint8) for i in range(5)
+    ]
+    found = predict_pictures(net, pictures, batch=2)
     with torch.no_grad():
-        alone = [net(torch.from_numpy(p).permute(2, 0, 1)[None] / 255).softmax(1).max(1) for p in pictures]
+        alone = [
+            net(torch.from_numpy(p).permute(2, 0, 1)[None] / 255).softmax(1).max(1)
+            for p in pictures
+        ]
     assert [f[0] for f in found] == [int(a.indices) for a in alone]
     assert [f[1] for f in found] == pytest.approx([float(a.values) for a in alone], abs=1e-4)
 
@@ -167,18 +184,19 @@ def test_material_is_divided_by_track_and_photo(toy: Path, tmp_path: Path) -> No
     """No track is on both sides; a fifth of the photos is held out; data without boxes is refused."""
     for i in range(10):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((30, 30, 3), i, np.uint8))
-    material = load_material(Recipe(toy, (tmp_path,)))
+    material = load_sign_data(SignRecipe(toy, (tmp_path,)))
     assert not set(material.signs.groups) & set(material.held_signs.groups)
     assert (len(material.photos), len(material.held_photos)) == (8, 2)
     np.savez(tmp_path / "x.npz", images=np.zeros((4, 9, 9), np.uint8), labels=[0, 1, 0, 1])
     with pytest.raises(DataError, match="without boxes"):
-        load_material(Recipe(tmp_path / "x.npz"))
+        load_sign_data(SignRecipe(tmp_path / "x.npz"))
     with pytest.raises(OptionError, match="batch 1"):
-        load_material(Recipe(toy, batch=1))
+        load_sign_data(SignRecipe(toy, batch=1))
 
 
 def test_command_writes_weights_card_and_rows(toy: Path, tmp_path: Path) -> None:
-    """Two runs of one seed give the same weights; the card names their sha256; --json is one object on stdout."""
+    """Two runs of one seed give the same weights; the card names their sha256; --json is one object
+    on stdout."""
     digests = []
     for name in ("one", "two"):
         arguments = [
@@ -206,18 +224,39 @@ def test_command_writes_weights_card_and_rows(toy: Path, tmp_path: Path) -> None
     assert (tmp_path / "two" / WEIGHTS).stat().st_size < 4_000_000
 
 
-def test_a_defence_and_weights_to_begin_with(toy: Path, tmp_path: Path) -> None:
-    """`--defence masked --from` begins with the weights named, and the card says by what they were trained."""
-    from physadv.training.methods.occlusion import Masked
+def test_a_defense_and_weights_to_begin_with(toy: Path, tmp_path: Path) -> None:
+    """`--defense masked --from` begins with the weights named, and the card says by what they were
+    trained."""
+    from physadv.training.methods.occlusion import OcclusionTraining
     from physadv.training.sign_classifier.recipe import first_net
 
     own = tmp_path / "own.safetensors"
     save_file(SignNet().state_dict(), own)
-    start, origin = first_net(Recipe(toy, start=str(own), defence=Masked()))
+    start, origin = first_net(SignRecipe(toy, start=str(own), defense=OcclusionTraining()))
     assert all(torch.equal(v, start.state_dict()[k]) for k, v in load_file(own).items())
     assert sha256_of(own) in origin
-    arguments = ["train", "signs", "--data", str(toy), *FAST, "--defence", "masked", "--plain", "0.5"]
-    more = ["--kept", "0.3", "--covers", "0.2", "0.3", "--from", str(own), "--out", str(tmp_path / "m")]
+    arguments = [
+        "train",
+        "signs",
+        "--data",
+        str(toy),
+        *FAST,
+        "--defense",
+        "masked",
+        "--plain",
+        "0.5",
+    ]
+    more = [
+        "--kept",
+        "0.3",
+        "--covers",
+        "0.2",
+        "0.3",
+        "--from",
+        str(own),
+        "--out",
+        str(tmp_path / "m"),
+    ]
     result = CliRunner().invoke(app, [*arguments, *more])
     assert result.exit_code == 0, result.output
     card = tomllib.loads((tmp_path / "m" / CARD).read_text())
@@ -226,32 +265,40 @@ def test_a_defence_and_weights_to_begin_with(toy: Path, tmp_path: Path) -> None:
     said = card["recipe"]["defence"]
     assert (said["defence"], said["plain"], said["covers"]) == ("Masked", 0.5, [0.2, 0.3])
     with pytest.raises(VictimError, match="no weights of the sign victim"):
-        first_net(Recipe(toy, start=f"{__name__}:Redness"))
+        first_net(SignRecipe(toy, start=f"{__name__}:Redness"))
     alone = CliRunner().invoke(app, ["train", "signs", "--data", str(toy), "--plain", "0.5"])
     assert isinstance(alone.exception, OptionError)
 
 
 def test_half_a_judge_is_refused(toy: Path, tmp_path: Path) -> None:
     """Photos without their boxes are an error before anything is trained."""
-    result = CliRunner().invoke(app, ["train", "signs", "--data", str(toy), "--judge-stop", str(tmp_path)])
+    result = CliRunner().invoke(
+        app, ["train", "signs", "--data", str(toy), "--judge-stop", str(tmp_path)]
+    )
     assert isinstance(result.exception, OptionError)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["signs", "signs-masked"])
 def test_embedded_victim_is_as_good_as_its_card(shared_data: Path, name: str) -> None:
-    """Judged anew on held-out tracks and street photos, the embedded weights keep what their card says."""
+    """Judged anew on held-out tracks and street photos, the embedded weights keep what their card
+    says."""
     from physadv.models.load import load_victim
 
     victim = load_victim(name)
-    material = load_material(
-        Recipe(shared_data / "gtsrb-train-third.zip", (shared_data / "backgrounds", shared_data / "imagenet-photos"))
+    material = load_sign_data(
+        SignRecipe(
+            shared_data / "gtsrb-train-third.zip",
+            (shared_data / "backgrounds", shared_data / "imagenet-photos"),
+        )
     )
-    from physadv.training.sign_classifier.recipe import Street, judge
+    from physadv.training.sign_classifier.recipe import Street, judge_held_out
 
     boxes = Path(__file__).resolve().parents[2] / "benchmarks" / "stop-photos-boxes.csv"
-    street = Street(shared_data / "stop-photos" / "stop", boxes, (shared_data / "stop-photos" / "other",))
-    found = rates(judge(victim, material, street))
+    street = Street(
+        shared_data / "stop-photos" / "stop", boxes, (shared_data / "stop-photos" / "other",)
+    )
+    found = rates(judge_held_out(victim, material, street))
     said = victim.card.extra["measured"]
     for kind in (
         "held-out tracks",

@@ -1,4 +1,5 @@
-"""The twin films what was printed, knows where it is, repeats itself by seed, and keeps its controls alike."""
+"""The twin films what was printed, knows where it is, repeats itself by seed, and keeps its
+controls alike."""
 
 from __future__ import annotations
 
@@ -10,17 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.errors import BundleError, GeometryError, OptionError
 from physadv.core.sign_artwork import SignFace, octagon_mm, sign_face
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.twin.cameras import PHONE, WEBCAM, with_quality
-from physadv.twin.trajectories import Angles
 from physadv.twin.photo_clips import PhotoScene
-from physadv.twin.simulate import simulate
+from physadv.twin.simulate import simulate_clips
+from physadv.twin.trajectories import Angles
 
 Printed = tuple[Path, Path]
-SHARP = with_quality(PHONE, defocus_px=0.3, shutter=0.0, electrons=1e7, read_noise=0, wb_error=0, contrast=0, jpeg=98)
-GREY = [np.full((400, 500, 3), 150, np.uint8)]
+SHARP = with_quality(
+    PHONE, defocus_px=0.3, shutter=0.0, electrons=1e7, read_noise=0, wb_error=0, contrast=0, jpeg=98
+)
+GRAY = [np.full((400, 500, 3), 150, np.uint8)]
 
 
 def rows_of(out: Path) -> list[dict]:
@@ -50,17 +53,25 @@ def filmed(printed: Printed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two clips, one by each of two cameras, near and frontal enough to look at."""
     out = tmp_path_factory.mktemp("filmed")
     done = list(
-        simulate(
-            *printed, out, clips=2, frames=4, seed=7, cameras=(SHARP, WEBCAM), backgrounds=GREY,
-            distances_m=(2.2, 3.5), angles=Angles(20, 6, 4),
+        simulate_clips(
+            *printed,
+            out,
+            clips=2,
+            frames=4,
+            seed=7,
+            cameras=(SHARP, WEBCAM),
+            backgrounds=GRAY,
+            distances_m=(2.2, 3.5),
+            angles=Angles(20, 6, 4),
         )
-    )  # fmt: skip
+    )
     assert [d.number for d in done] == [0, 1]
     return out
 
 
 def test_clips_and_truth_are_whole(filmed: Path) -> None:
-    """Every clip opens with the frames promised; every frame has its row; the run says that it is a simulation."""
+    """Every clip opens with the frames promised; every frame has its row; the run says that it is a
+    simulation."""
     rows = rows_of(filmed)
     assert len(rows) == 3 * 2 * 4
     for block in ("clean", "blank", "patch"):
@@ -80,51 +91,67 @@ def test_clips_and_truth_are_whole(filmed: Path) -> None:
 
 
 def test_blocks_share_path_and_light(filmed: Path) -> None:
-    """The three blocks of a clip number have one truth and one picture outside the sticker, but for the noise."""
+    """The three blocks of a clip number have one truth and one picture outside the sticker, but for
+    the noise."""
     rows = rows_of(filmed)
     for number in range(2):
         truths = [
-            [{k: r[k] for k in ("corners", "distance_m", "yaw_deg")} for r in rows if r["clip"] == f"{b}-{number:02d}"]
+            [
+                {k: r[k] for k in ("corners", "distance_m", "yaw_deg")}
+                for r in rows
+                if r["clip"] == f"{b}-{number:02d}"
+            ]
             for b in ("clean", "blank", "patch")
         ]
         assert truths[0] == truths[1] == truths[2]
-    clean, blank = (frames_of(filmed / "clips" / f"{b}-00.avi")[0].astype(int) for b in ("clean", "blank"))
+    clean, blank = (
+        frames_of(filmed / "clips" / f"{b}-00.avi")[0].astype(int) for b in ("clean", "blank")
+    )
     truth = next(r for r in rows if r["clip"] == "clean-00")
-    x1, y0 = int(np.max(np.array(truth["corners"])[:, 0])), int(np.min(np.array(truth["corners"])[:, 1]))
+    x1, y0 = (
+        int(np.max(np.array(truth["corners"])[:, 0])),
+        int(np.min(np.array(truth["corners"])[:, 1])),
+    )
     assert np.abs(clean - blank)[:, min(x1 + 5, 635) :].mean() < 2
     assert np.abs(clean - blank)[: max(y0 - 5, 4)].mean() < 2
 
 
 def test_truth_is_where_the_sign_is(filmed: Path) -> None:
-    """The red area's centroid lies within 2 px of the truth's centre, and its extent within the square."""
+    """The red area's centroid lies within 2 px of the truth's center, and its extent within the
+    square."""
     for number in range(2):
         frames = frames_of(filmed / "clips" / f"clean-{number:02d}.avi")
         truths = [r for r in rows_of(filmed) if r["clip"] == f"clean-{number:02d}"]
         for frame, truth in zip(frames, truths, strict=True):
             f = frame.astype(int)
             red = ((f[..., 0] > f[..., 1] + 30) & (f[..., 0] > f[..., 2] + 15)).astype(np.uint8)
-            hull = cv2.convexHull(cv2.findNonZero(cv2.morphologyEx(red, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))))
+            hull = cv2.convexHull(
+                cv2.findNonZero(cv2.morphologyEx(red, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
+            )
             moments = cv2.moments(hull)
-            centre = np.array([moments["m10"], moments["m01"]]) / moments["m00"] + 0.5
+            center = np.array([moments["m10"], moments["m01"]]) / moments["m00"] + 0.5
             corners = np.array(truth["corners"], np.float32)
             plane = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
             unit = np.array([octagon_mm(1.0)], np.float32)
             outline = cv2.perspectiveTransform(unit, cv2.getPerspectiveTransform(plane, corners))
             moments = cv2.moments(outline)
             want = np.array([moments["m10"], moments["m01"]]) / moments["m00"]
-            assert centre == pytest.approx(want, abs=2)
+            assert center == pytest.approx(want, abs=2)
             assert (hull.reshape(-1, 2).min(0) >= corners.min(0) - 3).all()
             assert (hull.reshape(-1, 2).max(0) <= corners.max(0) + 3).all()
 
 
 def test_sticker_is_where_the_card_says_and_in_order(filmed: Path) -> None:
-    """Seen straight on, the sticker's stripes stand red, green, blue, grey from left to right, below the centre."""
+    """Seen straight on, the sticker's stripes stand red, green, blue, gray from left to right,
+    below the center."""
     frame = frames_of(filmed / "clips" / "patch-00.avi")[-1]
     truth = [r for r in rows_of(filmed) if r["clip"] == "patch-00"][-1]
     sign = on_sign(frame, truth["corners"]).astype(int)
     y = round(400 * (0.5 + 210 / 762))
-    stripes = [sign[y - 15 : y + 15, round(400 * (0.5 + (x - 200) / 762)) + np.arange(-8, 9)].mean((0, 1))
-               for x in (50, 150, 250, 350)]  # fmt: skip
+    stripes = [
+        sign[y - 15 : y + 15, round(400 * (0.5 + (x - 200) / 762)) + np.arange(-8, 9)].mean((0, 1))
+        for x in (50, 150, 250, 350)
+    ]
     assert [int(s.argmax()) for s in stripes[:3]] == [0, 1, 2]
     for channel in range(3):
         others = [stripes[i][channel] for i in range(3) if i != channel]
@@ -133,7 +160,7 @@ def test_sticker_is_where_the_card_says_and_in_order(filmed: Path) -> None:
 
 
 def test_blank_is_white_paper(filmed: Path) -> None:
-    """The blank sticker is the brightest thing on the sign and without colour of its own."""
+    """The blank sticker is the brightest thing on the sign and without color of its own."""
     frame = frames_of(filmed / "clips" / "blank-00.avi")[-1]
     truth = [r for r in rows_of(filmed) if r["clip"] == "blank-00"][-1]
     sign = on_sign(frame, truth["corners"]).astype(float)
@@ -148,7 +175,11 @@ def test_blank_is_white_paper(filmed: Path) -> None:
 def test_same_seed_same_files(printed: Printed, tmp_path: Path) -> None:
     """One seed gives the same bytes, another seed other ones."""
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        list(simulate(*printed, tmp_path / name, clips=1, frames=2, frame_size=(320, 240), seed=seed))
+        list(
+            simulate_clips(
+                *printed, tmp_path / name, clips=1, frames=2, frame_size=(320, 240), seed=seed
+            )
+        )
     for part in ("clips/patch-00.avi", "clips/clean-00.avi", "truth.jsonl"):
         a, b, c = ((tmp_path / n / part).read_bytes() for n in "abc")
         assert a == b
@@ -158,8 +189,15 @@ def test_same_seed_same_files(printed: Printed, tmp_path: Path) -> None:
 def test_ranges_are_kept(printed: Printed, tmp_path: Path) -> None:
     """Distances, angles and sizes stay within what was asked, and the sign within the picture."""
     limits = Angles(30, 8, 3)
-    steps = simulate(
-        *printed, tmp_path, clips=4, frames=6, frame_size=(320, 240), seed=4, distances_m=(2, 9), angles=limits
+    steps = simulate_clips(
+        *printed,
+        tmp_path,
+        clips=4,
+        frames=6,
+        frame_size=(320, 240),
+        seed=4,
+        distances_m=(2, 9),
+        angles=limits,
     )
     list(steps)
     for row in rows_of(tmp_path):
@@ -174,7 +212,7 @@ def test_ranges_are_kept(printed: Printed, tmp_path: Path) -> None:
 
 def test_stopping_early_keeps_what_is_done(printed: Printed, tmp_path: Path) -> None:
     """After a stop, the complete clips and their rows are there, and nothing half written."""
-    steps = simulate(*printed, tmp_path, clips=3, frames=2, frame_size=(320, 240))
+    steps = simulate_clips(*printed, tmp_path, clips=3, frames=2, frame_size=(320, 240))
     next(steps)
     steps.close()
     assert len(rows_of(tmp_path)) == 6
@@ -185,16 +223,17 @@ def test_stopping_early_keeps_what_is_done(printed: Printed, tmp_path: Path) -> 
 def test_second_run_replaces_the_first(printed: Printed, tmp_path: Path) -> None:
     """A shorter second run leaves no clip of the first; rows of somebody else are not touched."""
     for clips in (2, 1):
-        list(simulate(*printed, tmp_path / "t", clips=clips, frames=1, frame_size=(320, 240)))
+        list(simulate_clips(*printed, tmp_path / "t", clips=clips, frames=1, frame_size=(320, 240)))
     assert len(list((tmp_path / "t" / "clips").iterdir())) == 3
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "truth.jsonl").write_text("{}\n")
     with pytest.raises(OptionError, match="other rows"):
-        next(simulate(*printed, tmp_path / "mine", clips=1, frames=1))
+        next(simulate_clips(*printed, tmp_path / "mine", clips=1, frames=1))
 
 
 def test_photo_scene(printed: Printed, tmp_path: Path) -> None:
-    """On a photo, the clean block shows no sticker, the blank one a sticker lit like the sign's white, at its place."""
+    """On a photo, the clean block shows no sticker, the blank one a sticker lit like the sign's
+    white, at its place."""
     face = sign_face("stop", 240)
     photo = synthetic_background(3, height=600, width=800).copy()
     alpha = face.rgba[..., 3:] / 255
@@ -202,13 +241,19 @@ def test_photo_scene(printed: Printed, tmp_path: Path) -> None:
     photo[100:340, 300:540] = (photo[100:340, 300:540] * (1 - alpha) + dim * alpha).astype(np.uint8)
     corners = np.array([[300, 100], [540, 100], [540, 340], [300, 340]], float)
     scene = PhotoScene(photo, corners, "made.png")
-    list(simulate(*printed, tmp_path, clips=1, frames=3, cameras=(SHARP,), scenes=[scene], seed=5))
+    list(
+        simulate_clips(
+            *printed, tmp_path, clips=1, frames=3, cameras=(SHARP,), scenes=[scene], seed=5
+        )
+    )
     rows = rows_of(tmp_path)
     assert {r["photo"] for r in rows} == {"made.png"}
     assert all(r["yaw_deg"] is None for r in rows)
     truth = next(r for r in rows if r["clip"] == "clean-00")
-    signs = {b: on_sign(frames_of(tmp_path / "clips" / f"{b}-00.avi")[0], truth["corners"]).astype(float)
-             for b in ("clean", "blank", "patch")}  # fmt: skip
+    signs = {
+        b: on_sign(frames_of(tmp_path / "clips" / f"{b}-00.avi")[0], truth["corners"]).astype(float)
+        for b in ("clean", "blank", "patch")
+    }
     y = round(400 * (0.5 + 210 / 762))
     place = {b: s[y - 20 : y + 20, 120:280] for b, s in signs.items()}
     white = np.quantile(signs["clean"][140:260, 60:340].reshape(-1, 3), 0.95, axis=0)
@@ -220,9 +265,9 @@ def test_photo_scene(printed: Printed, tmp_path: Path) -> None:
 
 def test_small_photo_sign_is_refused(printed: Printed, tmp_path: Path) -> None:
     """A sign of a few pixels is a GeometryError that names the photo."""
-    scene = PhotoScene(GREY[0], np.array([[0, 0], [5, 0], [5, 5], [0, 5]], float), "tiny.jpg")
+    scene = PhotoScene(GRAY[0], np.array([[0, 0], [5, 0], [5, 5], [0, 5]], float), "tiny.jpg")
     with pytest.raises(GeometryError, match=r"tiny\.jpg"):
-        next(simulate(*printed, tmp_path, scenes=[scene]))
+        next(simulate_clips(*printed, tmp_path, scenes=[scene]))
 
 
 def test_drawn_sign_of_another_shape(printed: Printed, tmp_path: Path) -> None:
@@ -230,7 +275,11 @@ def test_drawn_sign_of_another_shape(printed: Printed, tmp_path: Path) -> None:
     picture = Image.new("RGBA", (200, 176))
     ImageDraw.Draw(picture).polygon([(100, 0), (199, 175), (0, 175)], (220, 20, 30, 255))
     face = SignFace("yield", np.asarray(picture), 900.0)
-    list(simulate(*printed, tmp_path, clips=1, frames=1, signs=[face], backgrounds=GREY, cameras=(SHARP,)))
+    list(
+        simulate_clips(
+            *printed, tmp_path, clips=1, frames=1, signs=[face], backgrounds=GRAY, cameras=(SHARP,)
+        )
+    )
     row = rows_of(tmp_path)[0]
     sign = on_sign(frames_of(tmp_path / row["file"])[0], row["corners"]).astype(int)
     reds = sign[..., 0] - sign[..., 1] > 50
@@ -241,14 +290,21 @@ def test_drawn_sign_of_another_shape(printed: Printed, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [({"clips": 0}, "0 clips"), ({"frames": 0}, "0 frames"), ({"frame_size": (321, 240)}, "321x240"),
-     ({"cameras": ()}, "no camera"), ({"without": ["rain"]}, "effect 'rain'"), ({"printer": "plotter"}, "plotter"),
-     ({"distances_m": (3, 2)}, "distances"), ({"angles": Angles(90)}, "yaw")],
-)  # fmt: skip
+    [
+        ({"clips": 0}, "0 clips"),
+        ({"frames": 0}, "0 frames"),
+        ({"frame_size": (321, 240)}, "321x240"),
+        ({"cameras": ()}, "no camera"),
+        ({"without": ["rain"]}, "effect 'rain'"),
+        ({"printer": "plotter"}, "plotter"),
+        ({"distances_m": (3, 2)}, "distances"),
+        ({"angles": Angles(90)}, "yaw"),
+    ],
+)
 def test_options_out_of_range(printed: Printed, tmp_path: Path, wrong: dict, said: str) -> None:
     """Counts and ranges that cannot be filmed are named."""
     with pytest.raises(OptionError, match=said):
-        next(simulate(*printed, tmp_path, **wrong))
+        next(simulate_clips(*printed, tmp_path, **wrong))
 
 
 def test_sheet_of_another_bundle_is_refused(printed: Printed, tmp_path: Path) -> None:
@@ -259,23 +315,27 @@ def test_sheet_of_another_bundle_is_refused(printed: Printed, tmp_path: Path) ->
     for part in ("patch.png", "mask.png"):
         (other / part).write_bytes((folder / part).read_bytes())
     with pytest.raises(BundleError, match=r"card\.toml is missing"):
-        next(simulate(other, sheet, tmp_path / "o"))
-    (other / "card.toml").write_text((folder / "card.toml").read_text().replace("width_mm = 400", "width_mm = 390", 1))
+        next(simulate_clips(other, sheet, tmp_path / "o"))
+    (other / "card.toml").write_text(
+        (folder / "card.toml").read_text().replace("width_mm = 400", "width_mm = 390", 1)
+    )
     with pytest.raises(GeometryError, match=r"400\.0 x 150\.0 mm, card 390\.0"):
-        next(simulate(other, sheet, tmp_path / "o"))
+        next(simulate_clips(other, sheet, tmp_path / "o"))
     (tmp_path / "no.pdf").write_text("no")
     with pytest.raises(BundleError, match="not a readable PDF"):
-        next(simulate(folder, tmp_path / "no.pdf", tmp_path / "o"))
+        next(simulate_clips(folder, tmp_path / "no.pdf", tmp_path / "o"))
 
 
 def test_an_effect_left_out_is_recorded_and_shows(printed: Printed, tmp_path: Path) -> None:
-    """Without the printer the sticker keeps a screen's colours; the settings name what was left out."""
-    common = {"clips": 1, "frames": 1, "backgrounds": GREY, "cameras": (SHARP,)}
-    list(simulate(*printed, tmp_path / "all", **common))
-    list(simulate(*printed, tmp_path / "ideal", without=("printer",), **common))
+    """Without the printer the sticker keeps a screen's colors; the settings name what was left out."""
+    common = {"clips": 1, "frames": 1, "backgrounds": GRAY, "cameras": (SHARP,)}
+    list(simulate_clips(*printed, tmp_path / "all", **common))
+    list(simulate_clips(*printed, tmp_path / "ideal", without=("printer",), **common))
     settings = json.loads((tmp_path / "ideal" / "twin.json").read_text())
     assert settings["without"] == ["printer"]
     assert settings["printer"] == {"name": "ideal"}
     row = next(r for r in rows_of(tmp_path / "all") if r["block"] == "patch")
-    pictures = [frames_of(tmp_path / name / row["file"])[0].astype(float) for name in ("all", "ideal")]
+    pictures = [
+        frames_of(tmp_path / name / row["file"])[0].astype(float) for name in ("all", "ideal")
+    ]
     assert np.abs(pictures[0] - pictures[1]).max() > 40

@@ -10,30 +10,31 @@ import numpy as np
 import pytest
 
 import physadv.twin
-from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.errors import OptionError
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.twin.cameras import (
     CAMERAS,
     EFFECTS,
     KNOWN,
     PHONE,
-    Shot,
+    ExposureError,
     cameras_named,
     develop,
     leave_out,
     with_quality,
-)  # fmt: skip
-from physadv.twin.linear_light import decode, encode, to_linear
-from physadv.twin.flat_print import photograph
-from physadv.twin.optics import View, blur_kernel, draw
-from physadv.twin.trajectories import Pose, distort, homography, rotation
-from physadv.twin.virtual_printer import PRINTERS, any_printer, print_picture, printer_named
+)
+from physadv.twin.flat_print import photograph_print
+from physadv.twin.linear_light import light_to_srgb, srgb_to_light, to_linear
+from physadv.twin.optics import CameraView, blur_kernel, draw
 from physadv.twin.printed_sheet import read_sticker
 from physadv.twin.surface import texture
+from physadv.twin.trajectories import SignPose, distort_points, homography, rotation
+from physadv.twin.virtual_printer import PRINTERS, any_printer, print_picture, printer_named
 
 
 def test_imports_core_alone() -> None:
-    """No module of the twin imports another station of physadv, nor torch: it must be able to contradict them."""
+    """No module of the twin imports another station of physadv, nor torch: it must be able to
+    contradict them."""
     folder = Path(physadv.twin.__file__).parent
     allowed = {"physadv.core", "physadv.twin"}
     modules = sorted(folder.glob("*.py"))
@@ -65,7 +66,8 @@ def test_sheet_is_cut_to_the_sticker(printed: tuple[Path, Path]) -> None:
 
 
 def test_printer_stays_in_its_gamut() -> None:
-    """Nothing is brighter than paper or darker than three inks; brightness keeps its order; a screen green dulls."""
+    """Nothing is brighter than paper or darker than three inks; brightness keeps its order; a
+    screen green dulls."""
     printer = any_printer(3)
     ramp = np.repeat(np.arange(0, 256, 5, dtype=np.uint8)[None, :, None], 3, 2).repeat(40, 0)
     print_ = print_picture(ramp, printer, 0.5, 0)
@@ -85,43 +87,51 @@ def test_printer_stays_in_its_gamut() -> None:
 def test_srgb_round_trip() -> None:
     """Encoding undoes decoding on all 8-bit values."""
     values = np.arange(256) / 255
-    assert np.allclose(encode(decode(values)), values, atol=1e-6)
-    assert to_linear(np.array([[[0, 255, 188]]], np.uint8))[0, 0] == pytest.approx([0, 1, 0.5029], abs=1e-3)
+    assert np.allclose(light_to_srgb(srgb_to_light(values)), values, atol=1e-6)
+    assert to_linear(np.array([[[0, 255, 188]]], np.uint8))[0, 0] == pytest.approx(
+        [0, 1, 0.5029], abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("k1", [0.0, -0.14, 0.05])
 def test_lens_inverse(k1: float) -> None:
     """Points shown through the lens come back to the plane they lie on."""
-    pose = Pose(3000.0, 25.0, -8.0, 4.0, 500.0, 120.0)
-    view = View(homography(pose, 500.0, (640, 480)), k1, 500.0, (640, 480))
+    pose = SignPose(3000.0, 25.0, -8.0, 4.0, 500.0, 120.0)
+    view = CameraView(homography(pose, 500.0, (640, 480)), k1, 500.0, (640, 480))
     points = np.array([[-300.0, -200.0], [0, 0], [310, 250], [100, -350]])
     for point, seen in zip(points, view.show(points), strict=True):
         x, y = (int(v) for v in np.floor(seen))
         gx, gy = view.plane_grid((x, y, x + 1, y + 1), 41)
         near = np.argmin(np.hypot(gx - point[0], gy - point[1]))
         assert np.hypot(gx - point[0], gy - point[1]).ravel()[near] < 0.3
-    assert np.allclose(distort(np.array([[320.0, 240.0]]), k1, 500, (640, 480)), [[320, 240]])
+    assert np.allclose(
+        distort_points(np.array([[320.0, 240.0]]), k1, 500, (640, 480)), [[320, 240]]
+    )
 
 
 def test_pose_conventions() -> None:
-    """The centre is seen where the pose says; yaw > 0 faces right: its right edge is farther and looks shorter."""
-    pose = Pose(4000.0, 30.0, 0.0, 0.0, 320.0, 240.0)
-    view = View(homography(pose, 600.0, (640, 480)), 0.0, 600.0, (640, 480))
+    """The center is seen where the pose says; yaw > 0 faces right: its right edge is farther and
+    looks shorter."""
+    pose = SignPose(4000.0, 30.0, 0.0, 0.0, 320.0, 240.0)
+    view = CameraView(homography(pose, 600.0, (640, 480)), 0.0, 600.0, (640, 480))
     square = view.show(np.array([[-381.0, -381.0], [381, -381], [381, 381], [-381, 381]]))
     assert np.allclose(view.show(np.zeros((1, 2))), [[320, 240]])
     assert square[2, 1] - square[1, 1] < square[3, 1] - square[0, 1]
     away = rotation(pose)[:, 2]
     assert np.rad2deg(np.arctan2(-away[0], away[2])) == pytest.approx(30)
-    assert np.allclose(rotation(Pose(1, 10, 20, 30, 0, 0)) @ rotation(Pose(1, 10, 20, 30, 0, 0)).T, np.eye(3))
+    assert np.allclose(
+        rotation(SignPose(1, 10, 20, 30, 0, 0)) @ rotation(SignPose(1, 10, 20, 30, 0, 0)).T,
+        np.eye(3),
+    )
 
 
 def test_drawing_small_does_not_alias() -> None:
-    """A fine checkerboard seen from afar is an even grey, not a pattern."""
+    """A fine checkerboard seen from afar is an even gray, not a pattern."""
     board = np.indices((512, 512)).sum(0) % 2
     layer = np.dstack([np.repeat(board[..., None], 3, 2), np.ones((512, 512))]).astype(np.float32)
     surface = texture(layer, 762.0)
-    pose = Pose(9000.0, 20.0, 5.0, 3.0, 300.0, 200.0)
-    view = View(homography(pose, 600.0, (640, 480)), -0.05, 600.0, (640, 480))
+    pose = SignPose(9000.0, 20.0, 5.0, 3.0, 300.0, 200.0)
+    view = CameraView(homography(pose, 600.0, (640, 480)), -0.05, 600.0, (640, 480))
     drawn = draw(surface, view)
     assert drawn is not None
     whole = drawn[1][drawn[1][..., 3] > 0.999][:, 0]
@@ -131,7 +141,7 @@ def test_drawing_small_does_not_alias() -> None:
 
 
 def test_blur_kernel_keeps_light() -> None:
-    """Point spreads sum to one, lie centred, and stretch along the motion."""
+    """Point spreads sum to one, lie centered, and stretch along the motion."""
     kernel = blur_kernel(0.7, np.array([6.0, 0.0]))
     assert kernel.sum() == pytest.approx(1, abs=1e-5)
     axis = np.arange(len(kernel)) - len(kernel) // 2
@@ -141,12 +151,15 @@ def test_blur_kernel_keeps_light() -> None:
 
 @pytest.mark.parametrize("camera", CAMERAS, ids=lambda c: c.name)
 def test_develop_is_neutral_and_ordered(camera) -> None:
-    """With its white balance right, grey stays grey, brighter stays brighter, white reaches white, black is black."""
+    """With its white balance right, gray stays gray, brighter stays brighter, white reaches white,
+    black is black."""
     quiet = with_quality(camera, electrons=1e8, read_noise=0)
-    shot = Shot(1.0, np.ones(3, np.float32))
+    shot = ExposureError(1.0, np.ones(3, np.float32))
     seen = []
     for level in (0.0, 0.05, 0.2, 0.5, 1.0):
-        picture = develop(np.full((32, 32, 3), level, np.float32), quiet, shot, np.random.default_rng(0))
+        picture = develop(
+            np.full((32, 32, 3), level, np.float32), quiet, shot, np.random.default_rng(0)
+        )
         assert np.ptp(picture[8:-8, 8:-8].mean((0, 1))) <= 2
         seen.append(float(picture[8:-8, 8:-8].mean()))
     assert seen == sorted(seen)
@@ -154,29 +167,34 @@ def test_develop_is_neutral_and_ordered(camera) -> None:
     assert seen[-1] > 250
 
 
-def test_colours_pass_the_sensor() -> None:
+def test_colors_pass_the_sensor() -> None:
     """Red, green and blue light come out as such: the Bayer pattern is read the way it was made."""
     quiet = with_quality(PHONE, electrons=1e8, read_noise=0, sharpen=0)
     for channel in range(3):
         light = np.full((32, 32, 3), 0.02, np.float32)
         light[..., channel] = 0.4
-        picture = develop(light, quiet, Shot(1.0, np.ones(3, np.float32)), np.random.default_rng(0))
+        picture = develop(
+            light, quiet, ExposureError(1.0, np.ones(3, np.float32)), np.random.default_rng(0)
+        )
         assert int(picture[10:20, 10:20].mean((0, 1)).argmax()) == channel
 
 
 def test_noise_grows_with_less_light() -> None:
     """Relative noise is larger in the dark, as photons count."""
-    rng, shot = np.random.default_rng(1), Shot(1.0, np.ones(3, np.float32))
+    rng, shot = np.random.default_rng(1), ExposureError(1.0, np.ones(3, np.float32))
     camera = with_quality(PHONE, sharpen=0, electrons=1000, contrast=0)
     spread = []
     for level in (0.02, 0.5):
-        picture = develop(np.full((200, 200, 3), level, np.float32), camera, shot, rng).astype(float)
+        picture = develop(np.full((200, 200, 3), level, np.float32), camera, shot, rng).astype(
+            float
+        )
         spread.append(picture[..., 1].std() / picture[..., 1].mean())
     assert spread[0] > 2 * spread[1]
 
 
 def test_at_least_six_cameras_and_printers_by_name() -> None:
-    """Each camera and printer has a name and differs from the others; unknown names are refused by name."""
+    """Each camera and printer has a name and differs from the others; unknown names are refused by
+    name."""
     assert len(KNOWN) >= 6
     assert len({tuple(c.as_dict().items()) for c in KNOWN.values()}) == len(KNOWN)
     machines = [printer_named(name, 0) for name in PRINTERS if name != "ideal"]
@@ -200,7 +218,8 @@ def test_each_effect_of_a_camera_can_be_left_out(effect: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in PRINTERS if name not in ("drawn", "ideal")])
 def test_a_driver_sends_what_comes_nearest(name: str) -> None:
-    """Printed by its driver, greys stay grey and colours keep their hue; without it the same inks are far off."""
+    """Printed by its driver, grays stay gray and colors keep their hue; without it the same inks
+    are far off."""
     printer = printer_named(name, 0)
     assert printer is not None
     asked = np.array([[[128, 128, 128], [90, 140, 60], [200, 120, 60], [250, 250, 250]]], np.uint8)
@@ -208,18 +227,24 @@ def test_a_driver_sends_what_comes_nearest(name: str) -> None:
     shown = print_picture(asked, smooth, 0.1, 0) / printer.paper
     raw = print_picture(asked, replace(smooth, managed=False), 0.1, 0) / printer.paper
     darkest = printer.primaries[7] / printer.paper
-    wanted = darkest + (1 - darkest) * decode(asked / 255.0)
-    assert np.ptp(encode(shown[0, 0])) < 0.06
+    wanted = darkest + (1 - darkest) * srgb_to_light(asked / 255.0)
+    assert np.ptp(light_to_srgb(shown[0, 0])) < 0.06
     assert np.argmax(shown[0, 1]) == 1
     assert np.argmax(shown[0, 2]) == 0
-    assert np.abs(encode(shown) - encode(wanted)).mean() < np.abs(encode(raw) - encode(wanted)).mean()
+    assert (
+        np.abs(light_to_srgb(shown) - light_to_srgb(wanted)).mean()
+        < np.abs(light_to_srgb(raw) - light_to_srgb(wanted)).mean()
+    )
 
 
 def test_a_flat_photo_without_effects_is_the_picture() -> None:
-    """With everything left out only scale and light change: the cut-out correlates with the picture nearly fully."""
+    """With everything left out only scale and light change: the cut-out correlates with the picture
+    nearly fully."""
     picture = synthetic_background(3, height=96, width=96)
-    clean = photograph(picture, camera=KNOWN["phone"], without=("printer", *EFFECTS), tilt_deg=0.0, span_px=384)
-    hard = photograph(picture, camera=KNOWN["cctv"], printer="newsprint", span_px=110)
+    clean = photograph_print(
+        picture, camera=KNOWN["phone"], without=("printer", *EFFECTS), tilt_deg=0.0, span_px=384
+    )
+    hard = photograph_print(picture, camera=KNOWN["cctv"], printer="newsprint", span_px=110)
 
     def likeness(shown: np.ndarray) -> float:
         return float(np.corrcoef(shown.ravel().astype(float), picture.ravel().astype(float))[0, 1])
@@ -227,7 +252,7 @@ def test_a_flat_photo_without_effects_is_the_picture() -> None:
     assert clean.shape == hard.shape == picture.shape
     assert likeness(clean) > 0.985
     assert likeness(hard) < likeness(clean)
-    again = photograph(picture, camera=KNOWN["cctv"], printer="newsprint", span_px=110)
+    again = photograph_print(picture, camera=KNOWN["cctv"], printer="newsprint", span_px=110)
     assert np.array_equal(hard, again)
     with pytest.raises(OptionError, match="square"):
-        photograph(picture[:50], camera=KNOWN["phone"])
+        photograph_print(picture[:50], camera=KNOWN["phone"])

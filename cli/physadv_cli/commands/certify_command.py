@@ -11,9 +11,9 @@ from physadv_cli import options
 from physadv_cli.arithmetic import prepare_torch
 
 if TYPE_CHECKING:
+    from physadv.evaluation.certified_accuracy import Certifier
     from physadv.evaluation.progress_log import Ledger
     from physadv.evaluation.samples import Samples
-    from physadv.evaluation.certified_accuracy import Certifier
     from physadv.models.load import LoadedVictim
 
 METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "patch")
@@ -21,7 +21,9 @@ METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "patch")
 
 def register(app: typer.Typer) -> None:
     """Attach the command."""
-    app.command("certify", short_help="Certified accuracy: randomised smoothing or bounds. Resumable.")(certify)
+    app.command(
+        "certify", short_help="Certified accuracy: randomized smoothing or bounds. Resumable."
+    )(certify)
 
 
 def certify(
@@ -29,32 +31,61 @@ def certify(
     data: options.Data,
     method: Annotated[str, typer.Option("--method", help=", ".join(METHODS) + ".")] = "smoothing",
     norm: Annotated[
-        str | None, typer.Option("--norm", help="l2, linf, or l1 (smoothing). (default: l2 smoothing, linf bounds)")
+        str | None,
+        typer.Option(
+            "--norm", help="l2, linf, or l1 (smoothing). (default: l2 smoothing, linf bounds)"
+        ),
     ] = None,
-    eps: Annotated[str | None, typer.Option("--eps", help="Bounds: the radius, as 8/255 or 0.1.")] = None,
+    eps: Annotated[
+        str | None, typer.Option("--eps", help="Bounds: the radius, as 8/255 or 0.1.")
+    ] = None,
     curve: Annotated[
-        str, typer.Option("--curve", help="Bounds: other radii for the curve: auto, none, or 1/255,2/255 ...")
+        str,
+        typer.Option(
+            "--curve", help="Bounds: other radii for the curve: auto, none, or 1/255,2/255 ..."
+        ),
     ] = "auto",
     radius: Annotated[
         str | None,
-        typer.Option("--radius", help="Smoothing: this radius alone, in stages: about 10-100 times fewer samples."),
+        typer.Option(
+            "--radius",
+            help="Smoothing: this radius alone, in stages: about 10-100 times fewer samples.",
+        ),
     ] = None,
-    sigma: Annotated[float, typer.Option("--sigma", help="Smoothing: scale of the noise.", min=1e-6)] = 0.25,
+    sigma: Annotated[
+        float, typer.Option("--sigma", help="Smoothing: scale of the noise.", min=1e-6)
+    ] = 0.25,
     noise: Annotated[
-        str | None, typer.Option("--noise", help="gaussian (l2, linf), laplace or uniform (l1). (default: by norm)")
+        str | None,
+        typer.Option(
+            "--noise", help="gaussian (l2, linf), laplace or uniform (l1). (default: by norm)"
+        ),
     ] = None,
     n0: Annotated[
-        int | None, typer.Option("--n0", help="Samples that pick the class. (default: 100, staged 32)", min=1)
+        int | None,
+        typer.Option("--n0", help="Samples that pick the class. (default: 100, staged 32)", min=1),
     ] = None,
     n: Annotated[
         int | None,
-        typer.Option("--n", help="Samples that count, staged at most. (default: 100000, staged 120000)", min=1),
+        typer.Option(
+            "--n",
+            help="Samples that count, staged at most. (default: 100000, staged 120000)",
+            min=1,
+        ),
     ] = None,
-    alpha: Annotated[float, typer.Option("--alpha", help="Smoothing: error allowed each certificate.")] = 0.001,
+    alpha: Annotated[
+        float, typer.Option("--alpha", help="Smoothing: error allowed each certificate.")
+    ] = 0.001,
     weights: options.Weights = None,
-    split: Annotated[str, typer.Option("--split", help="Part of the data set, where it has parts.")] = "test",
-    limit: Annotated[int | None, typer.Option("--limit", help="This many images, drawn at random.", min=1)] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Noisy images, or images, at a time.", min=1)] = 256,
+    split: Annotated[
+        str, typer.Option("--split", help="Part of the data set, where it has parts.")
+    ] = "test",
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="This many images, drawn at random.", min=1)
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Noisy images, or images, at a time.", min=1)
+    ] = 256,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
@@ -63,35 +94,51 @@ def certify(
 ) -> None:
     """Certify every image: no change within the radius, by whatever attack, alters the class.
 
-    Smoothing certifies the majority vote under noise, for any classifier; train the victim with noise. Bounds certify
-    the net itself where it is made of linear, convolution, batch norm, ReLU and average pooling layers. Patch
-    certificates are those of a defence in the victim's name: no patch of its size, anywhere, changes the verdict.
+    Smoothing certifies the majority vote under noise, for any classifier; train the victim with
+    noise. Bounds certify the net itself where it is made of linear, convolution, batch norm, ReLU
+    and average pooling layers. Patch certificates are those of a defense in the victim's name: no
+    patch of its size, anywhere, changes the verdict.
 
-    Example: physadv certify --victim signs --data gtsrb.zip --method smoothing --sigma 0.25 --radius 0.25 --limit 100
+    Example: physadv certify --victim signs --data gtsrb.zip --method smoothing --sigma 0.25
+    --radius 0.25 --limit 100
 
-    Example: physadv certify --victim wongkolter-mnist --weights w.pth --data mnist/ --method polytope --eps 0.1
+    Example: physadv certify --victim wongkolter-mnist --weights w.pth --data mnist/ --method
+    polytope --eps 0.1
 
-    Example: physadv certify --victim signs-masked+patchcleanser:patch6 --data gtsrb.zip --method patch --limit 200
+    Example: physadv certify --victim signs-masked+patchcleanser:patch6 --data gtsrb.zip --method
+    patch --limit 200
     """
-    from physadv.evaluation.progress_log import Ledger, claim
-    from physadv.evaluation.samples import choose
     from physadv.core.errors import OptionError
     from physadv.datasets import read_dataset
+    from physadv.evaluation.progress_log import Ledger, claim
+    from physadv.evaluation.samples import choose
     from physadv.models.load import load_victim
     from physadv_cli.parsing import parse_norm
     from physadv_cli.runs import open_run
 
     if method not in METHODS:
-        raise OptionError(f"method {method!r}", f"one of {', '.join(METHODS)} is needed", "for example smoothing")
-    ball = "patch" if method == "patch" else parse_norm(norm or ("l2" if method == "smoothing" else "linf"))
+        raise OptionError(
+            f"method {method!r}", f"one of {', '.join(METHODS)} is needed", "for example smoothing"
+        )
+    ball = (
+        "patch"
+        if method == "patch"
+        else parse_norm(norm or ("l2" if method == "smoothing" else "linf"))
+    )
     prepare_torch(threads)
     loaded = load_victim(victim, weights=weights, device=device)
     samples = choose(read_dataset(data, split=split), loaded.card, limit=limit, seed=seed)
     facts: dict[str, Any] = {
-        "victim": loaded.card.name, "weights_sha256": loaded.card.sha256, "data": str(data), "split": split,
-        "images": len(samples), "image_size": f"{samples.channels}x{samples.size[0]}x{samples.size[1]}",
-        "method": method, "norm": ball, "seed": seed,
-    }  # fmt: skip
+        "victim": loaded.card.name,
+        "weights_sha256": loaded.card.sha256,
+        "data": str(data),
+        "split": split,
+        "images": len(samples),
+        "image_size": f"{samples.channels}x{samples.size[0]}x{samples.size[1]}",
+        "method": method,
+        "norm": ball,
+        "seed": seed,
+    }
     if method == "smoothing":
         found, main, radii = _smoothing(
             loaded, samples, facts, ball, radius, noise, sigma, n0, n, alpha, batch_size, seed
@@ -107,23 +154,57 @@ def certify(
 
 
 def _smoothing(
-    victim: LoadedVictim, samples: Samples, facts: dict[str, Any], norm: str, radius: str | None, noise: str | None,
-    sigma: float, n0: int | None, n: int | None, alpha: float, batch: int, seed: int,
-) -> tuple[Certifier, float, list[float]]:  # fmt: skip
+    victim: LoadedVictim,
+    samples: Samples,
+    facts: dict[str, Any],
+    norm: str,
+    radius: str | None,
+    noise: str | None,
+    sigma: float,
+    n0: int | None,
+    n: int | None,
+    alpha: float,
+    batch: int,
+    seed: int,
+) -> tuple[Certifier, float, list[float]]:
     """The certifier, the radius it is judged by, and the radii of the table."""
-    from physadv.evaluation.certified_accuracy import Smoothing
     from physadv.certification.smoothing.noise import noise_named
+    from physadv.evaluation.certified_accuracy import Smoothing
     from physadv_cli.parsing import parse_eps
 
     kind = noise or ("uniform" if norm == "l1" else "gaussian")
     dims = samples.channels * samples.size[0] * samples.size[1]
     fixed = None if radius is None else parse_eps(radius, norm)
     drawn = noise_named(kind, sigma)
-    made = Smoothing(victim, drawn, norm=norm, dims=dims, radius=fixed, n0=n0, n=n, alpha=alpha, batch=batch, seed=seed)
-    facts |= {"noise": kind, "sigma": sigma, "radius": fixed, "n0": made.n0, "n": made.n, "alpha": alpha}
-    main = fixed if fixed is not None else drawn.radius(0.84134, norm, dims)  # one sigma, by Gaussian noise
+    made = Smoothing(
+        victim,
+        drawn,
+        norm=norm,
+        dims=dims,
+        radius=fixed,
+        n0=n0,
+        n=n,
+        alpha=alpha,
+        batch=batch,
+        seed=seed,
+    )
+    facts |= {
+        "noise": kind,
+        "sigma": sigma,
+        "radius": fixed,
+        "n0": made.n0,
+        "n": made.n,
+        "alpha": alpha,
+    }
+    main = (
+        fixed if fixed is not None else drawn.radius(0.84134, norm, dims)
+    )  # one sigma, by Gaussian noise
     facts["threat"] = f"{norm}:{main:.4g}"
-    radii = [0.0, main] if fixed is not None else sorted({0.0, main, *(made.widest * i / 8 for i in range(1, 9))})
+    radii = (
+        [0.0, main]
+        if fixed is not None
+        else sorted({0.0, main, *(made.widest * i / 8 for i in range(1, 9))})
+    )
     return made, main, radii
 
 
@@ -133,39 +214,65 @@ def _patch(victim: LoadedVictim, facts: dict[str, Any]) -> tuple[Certifier, floa
 
     made = PatchProof(victim)
     side = "{} x {}".format(*made.size)
-    facts["threat"] = "one patch of {} x {} px".format(*made.defence.patch) + f" in {side} px"
+    facts["threat"] = "one patch of {} x {} px".format(*made.defense.patch) + f" in {side} px"
     return made, float(made.patch), [0.0, float(made.patch)]
 
 
 def _bounds(
-    victim: LoadedVictim, samples: Samples, facts: dict[str, Any], method: str, norm: str, eps: str | None, curve: str,
+    victim: LoadedVictim,
+    samples: Samples,
+    facts: dict[str, Any],
+    method: str,
+    norm: str,
+    eps: str | None,
+    curve: str,
     batch: int,
-) -> tuple[Certifier, float, list[float]]:  # fmt: skip
+) -> tuple[Certifier, float, list[float]]:
     """The certifier, the radius it is judged by, and the radii of the table."""
-    from physadv.core.errors import OptionError
     from physadv.certification.bounds.input_ball import NORMS
-    from physadv.certification.bounds.verify import prepare
+    from physadv.certification.bounds.verify import prepare_graph
+    from physadv.core.errors import OptionError
     from physadv.evaluation.certified_accuracy import Bounding
     from physadv_cli.evaluating import radii as other_radii
     from physadv_cli.parsing import parse_eps
 
     if norm not in NORMS:
-        raise OptionError(f"norm {norm}", f"{method} bounds {' and '.join(NORMS)}", "use --method smoothing for l1")
+        raise OptionError(
+            f"norm {norm}",
+            f"{method} bounds {' and '.join(NORMS)}",
+            "use --method smoothing for l1",
+        )
     if eps is None:
         raise OptionError("no --eps", f"{method} needs a radius", "for example --eps 8/255")
     main = parse_eps(eps, norm)
     radii = sorted({main, *other_radii(curve, norm, main)})
-    graph = prepare(victim, (samples.channels, *samples.size))
-    facts |= {"eps": main, "radii": ", ".join(f"{r:.6g}" for r in radii), "threat": f"{norm}:{eps.strip()}"}
-    return Bounding(graph, method, norm=norm, eps=radii, main=main, group=min(batch, 32)), main, [0.0, *radii]
+    graph = prepare_graph(victim, (samples.channels, *samples.size))
+    facts |= {
+        "eps": main,
+        "radii": ", ".join(f"{r:.6g}" for r in radii),
+        "threat": f"{norm}:{eps.strip()}",
+    }
+    return (
+        Bounding(graph, method, norm=norm, eps=radii, main=main, group=min(batch, 32)),
+        main,
+        [0.0, *radii],
+    )
 
 
 def _run(
-    certifier: Certifier, samples: Samples, ledger: Ledger, facts: dict[str, Any], main: float, radii: list[float],
-    folder: Path, *, as_json: bool,
-) -> None:  # fmt: skip
-    """Certify with a bar, then report; Ctrl-C leaves a report of what is finished and ends with 130."""
-    from physadv.evaluation.certified_accuracy import certified, summarise
+    certifier: Certifier,
+    samples: Samples,
+    ledger: Ledger,
+    facts: dict[str, Any],
+    main: float,
+    radii: list[float],
+    folder: Path,
+    *,
+    as_json: bool,
+) -> None:
+    """Certify with a bar, then report; Ctrl-C leaves a report of what is finished and ends with
+    130."""
+    from physadv.evaluation.certified_accuracy import certified, summarize_certified
     from physadv.evaluation.metrics.intervals import wilson
     from physadv.report.certify_report import write_certify_report
     from physadv_cli.runs import finish
@@ -178,9 +285,13 @@ def _run(
     rows = list(ledger.rows.values())
     rate = wilson(sum(certified(r, main) for r in rows), len(rows))
     result = {
-        "certified_accuracy": rate.as_dict(), **summarise(rows, radii), "complete": len(rows) == len(samples),
-        "seconds": ledger.total("seconds"), **facts, "out": str(folder),
-    }  # fmt: skip
+        "certified_accuracy": rate.as_dict(),
+        **summarize_certified(rows, radii),
+        "complete": len(rows) == len(samples),
+        "seconds": ledger.total("seconds"),
+        **facts,
+        "out": str(folder),
+    }
     if rows:
         result["report"] = str(write_certify_report(folder, result, facts, rows))
     finish(result, as_json=as_json, summary=_summary(result, stopped=stopped))
@@ -188,7 +299,9 @@ def _run(
         raise SystemExit(130)
 
 
-def _watch(certifier: Certifier, samples: Samples, ledger: Ledger, main: float, device: str) -> None:
+def _watch(
+    certifier: Certifier, samples: Samples, ledger: Ledger, main: float, device: str
+) -> None:
     """Run with a bar: images finished, certified accuracy so far, time left."""
     from physadv.evaluation.certified_accuracy import certified, certify_all
     from physadv_cli.progress import bar
@@ -198,12 +311,16 @@ def _watch(certifier: Certifier, samples: Samples, ledger: Ledger, main: float, 
         done = 0
 
         def tick(share: float) -> None:
-            progress.update(task, completed=done + share * min(certifier.group, len(samples) - done))
+            progress.update(
+                task, completed=done + share * min(certifier.group, len(samples) - done)
+            )
 
         for step in certify_all(certifier, samples, ledger, device=device, tick=tick):
             done = step.done
             good = sum(certified(r, main) for r in ledger.rows.values())
-            progress.update(task, completed=done, note=f"certified {good / done:.1%}" if done else "")
+            progress.update(
+                task, completed=done, note=f"certified {good / done:.1%}" if done else ""
+            )
 
 
 def _summary(result: dict[str, Any], *, stopped: bool) -> str:
@@ -213,12 +330,18 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     rate = Rate(**result["certified_accuracy"])
     lines = [f"stopped after {rate.n} of {result['images']} images"] if stopped else []
     patch = result["method"] == "patch"
-    lines += [f"certified accuracy  {rate}  at {result['threat']}" + ("" if patch else f", {result['method']}")]
+    lines += [
+        f"certified accuracy  {rate}  at {result['threat']}"
+        + ("" if patch else f", {result['method']}")
+    ]
     lines += [f"accuracy            {Rate(**result['accuracy'])}"]
     if result["abstained"]:
         lines += [f"abstained           {result['abstained']}"]
     if not patch:  # one size is certified or not
-        lines += ["over the radius     " + ", ".join(f"{p['radius']:.3g}: {p['rate']:.1%}" for p in result["curve"])]
+        lines += [
+            "over the radius     "
+            + ", ".join(f"{p['radius']:.3g}: {p['rate']:.1%}" for p in result["curve"])
+        ]
     if result["samples"] and rate.n:
         lines += [f"{result['samples'] / rate.n:.0f} noisy images each"]
     return "\n".join([*lines, f"{result['seconds']:.1f} s; rows and report in {result['out']}"])

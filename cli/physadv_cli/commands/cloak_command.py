@@ -15,26 +15,32 @@ from physadv_cli.runs import console, finish, open_run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from physadv.privacy.batch import Done, Job
-    from physadv.privacy.photo_cloaker import PhotoCloaker
     from physadv.models.faces.embedders import Embedder
     from physadv.models.faces.face_detection import Finder
+    from physadv.privacy.batch import Done, Job
+    from physadv.privacy.photo_cloaker import PhotoCloaker
 
 _DEFAULT = "PHOTOS..."
 EmbedderName = Annotated[
     list[str] | None,
-    typer.Option("--embedder", help="dlib, mobilefacenet or a descriptor .toml; may repeat. (default: all at hand)"),
+    typer.Option(
+        "--embedder",
+        help="dlib, mobilefacenet or a descriptor .toml; may repeat. (default: all at hand)",
+    ),
 ]
 EmbedderWeights = Annotated[
-    list[str] | None, typer.Option("--embedder-weights", help="NAME=FILE: weights of an embedder; may repeat.")
+    list[str] | None,
+    typer.Option("--embedder-weights", help="NAME=FILE: weights of an embedder; may repeat."),
 ]
 DetectorWeights = Annotated[
-    Path | None, typer.Option("--detector-weights", help="Weights of the face detector facedet-slim.")
+    Path | None,
+    typer.Option("--detector-weights", help="Weights of the face detector facedet-slim."),
 ]
 
 
 class PathOrCommand(TyperGroup):
-    """`cloak check ...` is the check, `cloak` with anything else is photos to cloak (a folder "check" is `./check`)."""
+    """`cloak check ...` is the check, `cloak` with anything else is photos to cloak (a folder
+    "check" is `./check`)."""
 
     @property
     def default_command(self) -> Any:
@@ -52,7 +58,8 @@ def register(app: typer.Typer) -> None:
     """Attach both commands under one name."""
     group = typer.Typer(
         cls=PathOrCommand,
-        help="Cloak personal photos so that face recognition no longer matches them; check how well.",
+        help="Cloak personal photos so that face recognition no longer matches them; check how "
+        "well.",
         no_args_is_help=True,
     )
     group.command(_DEFAULT, help=cloak.__doc__)(cloak)
@@ -61,39 +68,59 @@ def register(app: typer.Typer) -> None:
 
 
 def cloak(
-    photos: Annotated[Path, typer.Argument(help="A photo, or a folder with photos (recursive).", metavar="PHOTOS")],
-    mode: Annotated[str, typer.Option("--mode", help="low, mid or high: how visible it may be.")] = "low",
+    photos: Annotated[
+        Path, typer.Argument(help="A photo, or a folder with photos (recursive).", metavar="PHOTOS")
+    ],
+    mode: Annotated[
+        str, typer.Option("--mode", help="low, mid or high: how visible it may be.")
+    ] = "low",
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the cloaked photos. (default: PHOTOS-cloaked)")
+        Path | None,
+        typer.Option("--out", help="Folder for the cloaked photos. (default: PHOTOS-cloaked)"),
     ] = None,
     embedder: EmbedderName = None,
     embedder_weights: EmbedderWeights = None,
     detector_weights: DetectorWeights = None,
     decoys: Annotated[
         Path | None,
-        typer.Option("--decoys", help="Photos of 8 people or more: move towards averages of them, never one person."),
+        typer.Option(
+            "--decoys",
+            help="Photos of 8 people or more: move towards averages of them, never one person.",
+        ),
     ] = None,
     keep_metadata: Annotated[
-        bool, typer.Option("--keep-metadata", help="Keep GPS, serial numbers and captions. (default: left out)")
+        bool,
+        typer.Option(
+            "--keep-metadata", help="Keep GPS, serial numbers and captions. (default: left out)"
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Find the faces, write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Find the faces, write nothing.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 2,
     json: Json = False,
 ) -> None:
-    """Cloak every face in photos: originals are never touched, all but the face boxes stays as it was.
+    """Cloak every face in photos: originals are never touched, all but the face boxes stays as it
+    was.
 
-    Writes into PHOTOS-cloaked (or --out) beside a manifest, so that a second run resumes and skips. Works offline.
+    Writes into PHOTOS-cloaked (or --out) beside a manifest, so that a second run resumes and skips.
+    Works offline.
 
     How well it works is told by `physadv cloak check` (see its own --help).
 
     Example: physadv cloak photos/ --mode low
     """
+    from physadv.privacy.batch import plan, run_folder
     from physadv.privacy.check.run_cloak_check import SETTINGS
     from physadv.privacy.cloak_faces import mode_named
-    from physadv.privacy.batch import plan, run_folder
-    from physadv.privacy.photo_cloaker import PhotoCloaker, calm_threads, settings_of, write_settings
+    from physadv.privacy.photo_cloaker import (
+        PhotoCloaker,
+        calm_threads,
+        cloaker_settings,
+        write_settings,
+    )
 
     chosen, files = mode_named(mode), _named_files(embedder_weights)
     jobs, folder = plan(photos, out)
@@ -106,22 +133,35 @@ def cloak(
             return
         if decoys is not None:
             cloaker.learn_others(decoys)
-        settings = settings_of(cloaker)
+        settings = cloaker_settings(cloaker)
         steps = run_folder(
-            jobs, folder, cloaker, settings=settings, keep_metadata=keep_metadata, recall=cloaker.recall
-        )  # fmt: skip
+            jobs,
+            folder,
+            cloaker,
+            settings=settings,
+            keep_metadata=keep_metadata,
+            recall=cloaker.recall,
+        )
         write_settings(folder / SETTINGS, settings)
         with closing(steps):
             done = _follow(steps, len(jobs))
-    result = _counted(done) | {"out": folder, "mode": mode, "embedders": [e.card.name for e in embedders]}
+    result = _counted(done) | {
+        "out": folder,
+        "mode": mode,
+        "embedders": [e.card.name for e in embedders],
+    }
     finish(result, as_json=json, summary=_said(result, folder, photos))
     if not result["cloaked"] and not result["already done"]:
         raise typer.Exit(1)
 
 
 def check(
-    cloaked: Annotated[Path, typer.Argument(help="The cloaked photos, by any tool.", metavar="CLOAKED")],
-    originals: Annotated[Path, typer.Option("--originals", help="The photos they were made from; a folder a person.")],
+    cloaked: Annotated[
+        Path, typer.Argument(help="The cloaked photos, by any tool.", metavar="CLOAKED")
+    ],
+    originals: Annotated[
+        Path, typer.Option("--originals", help="The photos they were made from; a folder a person.")
+    ],
     gallery: Annotated[
         Path | None, typer.Option("--gallery", help="Photos of other people, a folder a person.")
     ] = None,
@@ -129,40 +169,60 @@ def check(
     embedder_weights: EmbedderWeights = None,
     detector_weights: DetectorWeights = None,
     adaptive: Annotated[
-        bool, typer.Option(help="Also train a recogniser on the cloaks of half of the people (8 or more).")
+        bool,
+        typer.Option(
+            help="Also train a recognizer on the cloaks of half of the people (8 or more)."
+        ),
     ] = True,
-    baselines: Annotated[bool, typer.Option(help="Also measure noise and blur of the same visibility.")] = True,
+    baselines: Annotated[
+        bool, typer.Option(help="Also measure noise and blur of the same visibility.")
+    ] = True,
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 2,
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Ask recognisers whether cloaked photos still match: a verdict that can be "not protected", and what it rests on.
+    """Ask recognizers whether cloaked photos still match: a verdict that can be "not protected",
+    and what it rests on.
 
     Example: physadv cloak check photos-cloaked --originals photos --gallery other-people
     """
-    from physadv.privacy.check.embeddings import Plan
-    from physadv.privacy.check.run_cloak_check import run_check
+    from physadv.privacy.check.embeddings import EmbeddingPlan
+    from physadv.privacy.check.run_cloak_check import run_cloak_check
     from physadv.privacy.photo_cloaker import calm_threads
     from physadv.report.cloak_report import write_cloak_report
 
     files = _named_files(embedder_weights)
     with calm_threads(threads):
-        recognisers, finders = _embedders(embedder, files, device), _finders(detector_weights)
+        recognizers, finders = _embedders(embedder, files, device), _finders(detector_weights)
         folder = open_run(
-            "cloak-check", out, {"cloaked": cloaked, "originals": originals, "gallery": gallery, "seed": seed}
+            "cloak-check",
+            out,
+            {"cloaked": cloaked, "originals": originals, "gallery": gallery, "seed": seed},
         )
         with _bar("photos") as (bar, task):
-            result = run_check(
-                cloaked, originals, recognisers, finders, folder=folder, gallery=gallery,
-                plan=Plan(baselines=baselines, seed=seed), adaptive=adaptive,
-                progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
-            )  # fmt: skip
+            result = run_cloak_check(
+                cloaked,
+                originals,
+                recognizers,
+                finders,
+                folder=folder,
+                gallery=gallery,
+                plan=EmbeddingPlan(baselines=baselines, seed=seed),
+                adaptive=adaptive,
+                progress=lambda done, total, what: bar.update(
+                    task, completed=done, total=total, description=what
+                ),
+            )
     plain = result.as_dict()
     report = write_cloak_report(folder, plain)
     verdict = result.verdict
-    lines = [f"[bold]{verdict.light}[/bold]: {verdict.words}.", *verdict.reasons, f"report: {report}"]
+    lines = [
+        f"[bold]{verdict.light}[/bold]: {verdict.words}.",
+        *verdict.reasons,
+        f"report: {report}",
+    ]
     finish({**plain, "report": report}, as_json=json, summary="\n".join(lines))
 
 
@@ -178,7 +238,11 @@ def _named_files(weights: list[str] | None) -> dict[str, str]:
 
     files = dict(pair.partition("=")[::2] for pair in weights or [])
     if any(not file for file in files.values()):
-        raise OptionError(f"--embedder-weights {weights}", "NAME=FILE is expected", "e.g. mobilefacenet=weights.pt")
+        raise OptionError(
+            f"--embedder-weights {weights}",
+            "NAME=FILE is expected",
+            "e.g. mobilefacenet=weights.pt",
+        )
     return files
 
 
@@ -189,7 +253,9 @@ def _embedders(names: list[str] | None, files: dict[str, str], device: str) -> l
 
     wanted = names or list(dict.fromkeys([*available_embedders(), *files]))
     if not wanted:
-        raise VictimError("no embedder", "none has its weights here", "pip install 'physadv[faces]'")
+        raise VictimError(
+            "no embedder", "none has its weights here", "pip install 'physadv[faces]'"
+        )
     return [load_embedder(name, weights=files.get(name), device=device) for name in wanted]
 
 
@@ -203,7 +269,14 @@ def _dry(jobs: Sequence[Job], cloaker: PhotoCloaker, *, as_json: bool) -> None:
         try:
             photo = read_photo(job.source)
             faces, small = cloaker.faces(photo.rgb)
-            rows.append({"photo": job.name, "faces": len(faces), "too small": small, "notes": list(photo.notes)})
+            rows.append(
+                {
+                    "photo": job.name,
+                    "faces": len(faces),
+                    "too small": small,
+                    "notes": list(photo.notes),
+                }
+            )
             said = f"{_count(len(faces), 'face')}" + (f", {small} too small" if small else "")
         except PhysadvError as error:
             rows.append({"photo": job.name, "faces": 0, "failed": str(error)})
@@ -226,10 +299,14 @@ def _follow(steps: Any, total: int) -> list[Done]:
             for step in steps:
                 done.append(step)
                 faces = sum(d.faces for d in done if d.status == "cloaked")
-                bar.update(task, completed=step.index, description=f"{_count(faces, 'face')} cloaked")
+                bar.update(
+                    task, completed=step.index, description=f"{_count(faces, 'face')} cloaked"
+                )
                 if step.notes or step.status in ("failed", "no face"):
                     said = "; ".join(step.notes)
-                    bar.console.print(f"{step.job.name}: {step.status}{': ' if said else ''}{said}", markup=False)
+                    bar.console.print(
+                        f"{step.job.name}: {step.status}{': ' if said else ''}{said}", markup=False
+                    )
         except KeyboardInterrupt:
             bar.console.print("stopped; run the same command again to go on")
     return done
@@ -238,11 +315,22 @@ def _follow(steps: Any, total: int) -> list[Done]:
 def _bar(what: str, total: int | None = None) -> Any:
     from contextlib import contextmanager
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     @contextmanager
     def shown() -> Any:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console, transient=True) as bar:
             yield bar, bar.add_task(what, total=total)
 
@@ -258,7 +346,9 @@ def _counted(done: Sequence[Done]) -> dict[str, Any]:
         "faces": len(faces),
         "dssim_max": max((f["dssim"] for f in faces), default=None),
         "linf_max": max((f["linf"] for f in faces), default=None),
-        "seconds_per_face": round(sum(f["seconds"] for f in faces) / len(faces), 2) if faces else None,
+        "seconds_per_face": round(sum(f["seconds"] for f in faces) / len(faces), 2)
+        if faces
+        else None,
         "failures": {d.job.name: "; ".join(d.notes) for d in done if d.status == "failed"},
         "without_face": [d.job.name for d in done if d.status == "no face"],
     }
@@ -270,7 +360,9 @@ def _said(result: dict[str, Any], folder: Path, photos: Path) -> str:
         f"{result['already done']} done before: {folder}"
     ]
     if result["no face"]:
-        lines.append(f"{result['no face']} without a face that could be found: not written, not protected")
+        lines.append(
+            f"{result['no face']} without a face that could be found: not written, not protected"
+        )
     if result["failed"]:
         lines.append(f"{result['failed']} failed; the reasons are above and in the manifest")
     lines.append(f"How well it worked: physadv cloak check {folder} --originals {photos}")

@@ -1,4 +1,5 @@
-"""`physadv demo`: the whole journey on embedded defaults, from model to printed sheet to camera check."""
+"""`physadv demo`: the whole journey on embedded defaults, from model to printed sheet to camera
+check."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def demo(
     out: options.Out = None,
     as_json: options.Json = False,
 ) -> None:
-    """The whole journey: optimise a stop-sign sticker, lay out its sheet, film it in simulation, check it, report.
+    """The whole journey: optimize a stop-sign sticker, lay out its sheet, film it in simulation,
+    check it, report.
 
     Needs no photo, no network, no GPU and opens nothing by itself.
 
@@ -42,15 +44,18 @@ def demo(
     finish(result, as_json=as_json, summary=in_words(result))
 
 
-def travel(settings: StickerSettings, folder: Path, *, clips: int, frames: int, threads: int) -> dict[str, Any]:
-    """Run the stations one after the other in ``folder``; what is finished stays, and the optimisation resumes."""
+def travel(
+    settings: StickerSettings, folder: Path, *, clips: int, frames: int, threads: int
+) -> dict[str, Any]:
+    """Run the stations one after the other in ``folder``; what is finished stays, and the
+    optimization resumes."""
     from physadv.demo import film, judge, lay_out
     from physadv_cli.arithmetic import prepare_torch
     from physadv_cli.commands.patch_command import run_sticker
     from physadv_cli.progress import bar
 
     prepare_torch(threads)
-    console.print("[bold]1/4[/] optimise the sticker")
+    console.print("[bold]1/4[/] optimize the sticker")
     made, _ = run_sticker(settings, folder / "bundle")
     console.print("[bold]2/4[/] lay out the sheet")
     sheet = lay_out(folder)
@@ -69,11 +74,18 @@ def travel(settings: StickerSettings, folder: Path, *, clips: int, frames: int, 
 
     report = write_check_report(folder / "check")
     return {
-        "sheet": str(sheet), "report": str(report.html), "report_json": str(report.json),
-        "bundle": made["bundle"], "preview": made["preview"], "twin": str(folder / "twin"),
-        "simulation": True, "heldout": made["success"], "area_share": made["area_share"],
-        "headline": report.summary["headline"], "blocks": report.summary["blocks"],
-    }  # fmt: skip
+        "sheet": str(sheet),
+        "report": str(report.html),
+        "report_json": str(report.json),
+        "bundle": made["bundle"],
+        "preview": made["preview"],
+        "twin": str(folder / "twin"),
+        "simulation": True,
+        "heldout": made["success"],
+        "area_share": made["area_share"],
+        "headline": report.summary["headline"],
+        "blocks": report.summary["blocks"],
+    }
 
 
 def in_words(result: dict[str, Any]) -> str:
@@ -83,7 +95,9 @@ def in_words(result: dict[str, Any]) -> str:
     hit = blocks["patch"]
     return (
         f"sheet:  {result['sheet']}\nreport: {result['report']}\n"
-        f"In simulation the sign was read as stop in {seen['clean']} of frames when clean, {seen['blank']} with a "
+        f"In simulation the sign was read as stop in {seen['clean']} of frames when clean, "
+        f"{seen['blank']} with a "
         f"blank sticker and {seen['patch']} with this one; the sticker met its goal in "
-        f"{hit['attack_success_rate']:.0%} ({hit['low']:.0%} to {hit['high']:.0%}) of {hit['frames']} frames."
+        f"{hit['attack_success_rate']:.0%} ({hit['low']:.0%} to {hit['high']:.0%}) of "
+        f"{hit['frames']} frames."
     )

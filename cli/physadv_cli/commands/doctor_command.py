@@ -22,11 +22,21 @@ from physadv_cli.runs import console, finish
 State = Literal["ok", "absent", "broken"]
 
 ESSENTIAL = {
-    "torch": "torch", "kornia": "kornia", "numpy": "numpy", "scipy": "scipy", "opencv-python": "cv2", "pillow": "PIL",
-    "safetensors": "safetensors.torch", "reportlab": "reportlab.pdfgen.canvas", "pikepdf": "pikepdf",
-    "pypdfium2": "pypdfium2", "resvg-py": "resvg_py", "jinja2": "jinja2", "jaxtyping": "jaxtyping",
+    "torch": "torch",
+    "kornia": "kornia",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "opencv-python": "cv2",
+    "pillow": "PIL",
+    "safetensors": "safetensors.torch",
+    "reportlab": "reportlab.pdfgen.canvas",
+    "pikepdf": "pikepdf",
+    "pypdfium2": "pypdfium2",
+    "resvg-py": "resvg_py",
+    "jinja2": "jinja2",
+    "jaxtyping": "jaxtyping",
     "tomli-w": "tomli_w",
-}  # fmt: skip
+}
 """Distribution -> module to import."""
 
 EXTRAS = {
@@ -40,7 +50,8 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``broken`` means that physadv cannot do its work, ``absent`` that a part is optional."""
+    """One line of the report; ``broken`` means that physadv cannot do its work, ``absent`` that a
+    part is optional."""
 
     what: str
     state: State
@@ -54,7 +65,8 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(json: options.Json = False) -> None:
-    """Examine this installation: packages, devices, camera backends, extras, embedded weights, folders.
+    """Examine this installation: packages, devices, camera backends, extras, embedded weights,
+    folders.
 
     Ends with exit code 1 if something that every run needs is broken. Example: physadv doctor
     """
@@ -64,14 +76,22 @@ def doctor(json: options.Json = False) -> None:
     with console.status("Examining"):
         findings = examine()
     table = Table("", "what", "found", box=None, header_style="bold")
-    signs = {"ok": "[green]ok[/green]", "absent": "[yellow]absent[/yellow]", "broken": "[red]broken[/red]"}
+    signs = {
+        "ok": "[green]ok[/green]",
+        "absent": "[yellow]absent[/yellow]",
+        "broken": "[red]broken[/red]",
+    }
     for found in findings:
         said = escape(f"{found.detail}. {found.remedy}" if found.remedy else found.detail)
         table.add_row(signs[found.state], found.what, said)
     console.print(table)
     broken = [f.what for f in findings if f.state == "broken"]
-    summary = f"Broken: {', '.join(broken)}." if broken else "Everything that every run needs is here."
-    finish({"ok": not broken, "findings": [asdict(f) for f in findings]}, as_json=json, summary=summary)
+    summary = (
+        f"Broken: {', '.join(broken)}." if broken else "Everything that every run needs is here."
+    )
+    finish(
+        {"ok": not broken, "findings": [asdict(f) for f in findings]}, as_json=json, summary=summary
+    )
     if broken:
         raise typer.Exit(1)
 
@@ -83,7 +103,9 @@ def examine() -> list[Finding]:
         try:
             found += inspect()
         except Exception as error:  # a doctor that dies of the illness is of no use
-            found.append(Finding(name, "broken", f"{type(error).__name__}: {error}", "Reinstall physadv"))
+            found.append(
+                Finding(name, "broken", f"{type(error).__name__}: {error}", "Reinstall physadv")
+            )
     return found
 
 
@@ -106,16 +128,29 @@ def _packages() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    yield Finding("threads", "ok", f"{torch.get_num_threads()} for torch, {os.cpu_count()} in this machine")
+    yield Finding(
+        "threads", "ok", f"{torch.get_num_threads()} for torch, {os.cpu_count()} in this machine"
+    )
     names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     names += ["mps"] if torch.backends.mps.is_available() else []
     for name in names:
-        title = torch.cuda.get_device_name(name) if name.startswith("cuda") else platform.processor() or name
+        title = (
+            torch.cuda.get_device_name(name)
+            if name.startswith("cuda")
+            else platform.processor() or name
+        )
         try:
             x = torch.ones(1, 3, 8, 8, device=name, requires_grad=True)
-            torch.autograd.grad(torch.nn.functional.conv2d(x, torch.ones(1, 3, 3, 3, device=name)).sum(), x)
+            torch.autograd.grad(
+                torch.nn.functional.conv2d(x, torch.ones(1, 3, 3, 3, device=name)).sum(), x
+            )
         except RuntimeError as error:
-            yield Finding(f"device {name}", "broken" if name == "cpu" else "absent", f"{title}: {error}", "Use another")
+            yield Finding(
+                f"device {name}",
+                "broken" if name == "cpu" else "absent",
+                f"{title}: {error}",
+                "Use another",
+            )
         else:
             yield Finding(f"device {name}", "ok", title)
 
@@ -125,17 +160,36 @@ def _opencv() -> Iterator[Finding]:
 
     aruco = hasattr(cv2, "aruco") and hasattr(cv2.aruco, "ArucoDetector")
     remedy = "" if aruco else "pip install 'opencv-python>=4.9'"
-    yield Finding("aruco markers", "ok" if aruco else "broken", "in OpenCV" if aruco else "not in this OpenCV", remedy)
+    yield Finding(
+        "aruco markers",
+        "ok" if aruco else "broken",
+        "in OpenCV" if aruco else "not in this OpenCV",
+        remedy,
+    )
     registry = cv2.videoio_registry
     names = [registry.getBackendName(b) for b in registry.getCameraBackends()]
     yield Finding(
-        "camera backends", "ok" if names else "absent", ", ".join(names) or "none", "" if names else "Use clips"
+        "camera backends",
+        "ok" if names else "absent",
+        ", ".join(names) or "none",
+        "" if names else "Use clips",
     )
-    devices = sorted(str(p) for p in Path("/dev").glob("video*")) if sys.platform.startswith("linux") else []
+    devices = (
+        sorted(str(p) for p in Path("/dev").glob("video*"))
+        if sys.platform.startswith("linux")
+        else []
+    )
     if sys.platform.startswith("linux"):
-        yield Finding("cameras", "ok" if devices else "absent", ", ".join(devices) or "no /dev/video*")
+        yield Finding(
+            "cameras", "ok" if devices else "absent", ", ".join(devices) or "no /dev/video*"
+        )
     gui = next(
-        (line.split(":")[1].strip() for line in cv2.getBuildInformation().splitlines() if "GUI:" in line), "NONE"
+        (
+            line.split(":")[1].strip()
+            for line in cv2.getBuildInformation().splitlines()
+            if "GUI:" in line
+        ),
+        "NONE",
     )
     headless = gui in ("", "NONE")
     remedy = "For a live window: pip install opencv-python (not -headless)" if headless else ""
@@ -146,15 +200,20 @@ def _extras() -> Iterator[Finding]:
     for extra, modules in EXTRAS.items():
         missing = [m for m in modules if find_spec(m) is None]
         if missing:
-            yield Finding(f"extra {extra}", "absent", f"no {', '.join(missing)}", f"pip install 'physadv[{extra}]'")
+            yield Finding(
+                f"extra {extra}",
+                "absent",
+                f"no {', '.join(missing)}",
+                f"pip install 'physadv[{extra}]'",
+            )
         else:
             yield Finding(f"extra {extra}", "ok", ", ".join(modules))
 
 
 def _weights() -> Iterator[Finding]:
     from physadv.core.files import sha256_of
-    from physadv.models.zoo import EMBEDDED
     from physadv.models.load import list_victims, remedy_for, weights_of
+    from physadv.models.zoo import EMBEDDED
 
     for card in list_victims():
         file, embedded = weights_of(card.name), card.name in EMBEDDED
@@ -163,15 +222,20 @@ def _weights() -> Iterator[Finding]:
             yield Finding(f"victim {card.name}", state, "no weights here", remedy_for(card.name))
         elif sha256_of(file) != card.sha256:
             yield Finding(
-                f"victim {card.name}", "broken", f"{file}: not the sha256 of its card", "Reinstall or fetch anew"
+                f"victim {card.name}",
+                "broken",
+                f"{file}: not the sha256 of its card",
+                "Reinstall or fetch anew",
             )
         else:
-            yield Finding(f"victim {card.name}", "ok", f"sha256 {card.sha256[:16]}... as on its card")
+            yield Finding(
+                f"victim {card.name}", "ok", f"sha256 {card.sha256[:16]}... as on its card"
+            )
 
 
 def _folders() -> Iterator[Finding]:
-    from physadv.core.package_data import calibration_dir, patches_dir
     from physadv.core.errors import DataError
+    from physadv.core.package_data import calibration_dir, patches_dir
     from physadv.models.fetch import cache_dir
 
     for name, where in (("ready-made patches", patches_dir), ("calibration", calibration_dir)):
@@ -179,7 +243,12 @@ def _folders() -> Iterator[Finding]:
             yield Finding(name, "ok", str(where()))
         except DataError as error:
             yield Finding(name, "broken", str(error), "Reinstall physadv")
-    yield _writable("runs folder", Path("runs"), essential=True, remedy="Change to a folder of yours, or give --out")
+    yield _writable(
+        "runs folder",
+        Path("runs"),
+        essential=True,
+        remedy="Change to a folder of yours, or give --out",
+    )
     yield _writable("cache folder", cache_dir(), essential=False, remedy="Set PHYSADV_CACHE")
 
 
@@ -191,7 +260,9 @@ def _writable(what: str, folder: Path, *, essential: bool, remedy: str) -> Findi
         with tempfile.TemporaryFile(dir=place) as stream:
             stream.write(b"x")
     except OSError as error:
-        return Finding(what, "broken" if essential else "absent", f"{folder}: {error.strerror}", remedy)
+        return Finding(
+            what, "broken" if essential else "absent", f"{folder}: {error.strerror}", remedy
+        )
     return Finding(what, "ok", f"{folder} can be written")
 
 

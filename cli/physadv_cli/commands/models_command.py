@@ -1,4 +1,5 @@
-"""`physadv models`: which victims there are, what they say of themselves, how to get and check them."""
+"""`physadv models`: which victims there are, what they say of themselves, how to get and check
+them."""
 
 from __future__ import annotations
 
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
     from physadv.models.cards import VictimCard
 
 Name = Annotated[str, typer.Argument(help="A name from `physadv models list`.", metavar="NAME")]
-Model = Annotated[str, typer.Argument(help="A name, a model file, or module:factory.", metavar="VICTIM")]
+Model = Annotated[
+    str, typer.Argument(help="A name, a model file, or module:factory.", metavar="VICTIM")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Attach the commands."""
-    models = typer.Typer(help="The models under test: list, show, fetch, check.", no_args_is_help=True)
+    models = typer.Typer(
+        help="The models under test: list, show, fetch, check.", no_args_is_help=True
+    )
     models.command("list")(list_models)
     models.command("show")(show)
     models.command("fetch")(fetch)
@@ -47,11 +52,15 @@ def list_models(json: options.Json = False) -> None:
         table.add_row(card.name, card.task, str(len(card.classes)), card.licence, escape(state))
         rows.append({**card.as_dict(), "here": here})
     console.print(table)
-    finish({"victims": rows}, as_json=json, summary="Your own: a TorchScript or torch.export file, or module:factory.")
+    finish(
+        {"victims": rows},
+        as_json=json,
+        summary="Your own: a TorchScript or torch.export file, or module:factory.",
+    )
 
 
 def show(victim: Model, weights: options.Weights = None, json: options.Json = False) -> None:
-    """Show the card of a victim: classes, licence, source, data, sha256, accuracy.
+    """Show the card of a victim: classes, license, source, data, sha256, accuracy.
 
     Example: physadv models show fastestdet
     """
@@ -61,7 +70,9 @@ def show(victim: Model, weights: options.Weights = None, json: options.Json = Fa
     from physadv.models.load import card_of, list_victims, load_victim, weights_of
 
     known = victim in {card.name for card in list_victims()}
-    card = card_of(victim) if known and weights is None else load_victim(victim, weights=weights).card
+    card = (
+        card_of(victim) if known and weights is None else load_victim(victim, weights=weights).card
+    )
     here = weights or (weights_of(victim) if known else None)
     result = {**card.as_dict(), "weights": here}
     table = Table(box=None, show_header=False)
@@ -74,22 +85,32 @@ def show(victim: Model, weights: options.Weights = None, json: options.Json = Fa
         table.add_row("more", f"{', '.join(k for k in extra if k not in plain)}: with --json")
     result["extra"] = extra
     console.print(table)
-    finish(result, as_json=json, summary=f"[bold]{escape(card.name)}[/bold]: a victim to {card.task}.")
+    finish(
+        result, as_json=json, summary=f"[bold]{escape(card.name)}[/bold]: a victim to {card.task}."
+    )
 
 
 def fetch(
     name: Name,
     source: Annotated[
-        str | None, typer.Option("--from", help="Another URL, or a file carried here.", metavar="URL|PATH")
+        str | None,
+        typer.Option("--from", help="Another URL, or a file carried here.", metavar="URL|PATH"),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", "--accept-licence", help="Accept source and licence without being asked.")
+        bool,
+        typer.Option(
+            "--yes",
+            "--accept-license",
+            "--accept-licence",
+            help="Accept source and licence without being asked.",
+        ),
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Fetch a victim's weights into the cache, once you accept source and licence; the sha256 is pinned.
+    """Fetch a victim's weights into the cache, once you accept source and license; the sha256 is
+    pinned.
 
-    Example: physadv models fetch fastestdet --accept-licence
+    Example: physadv models fetch fastestdet --accept-license
     """
     from physadv.core.errors import OptionError
     from physadv.models import fetch as fetching
@@ -99,16 +120,31 @@ def fetch(
     card = FETCHABLE[name] if name in FETCHABLE else card_of(name)
     there = fetching.cached(card) if name in FETCHABLE else weights_of(name)
     if there is not None and source is None:
-        finish({"name": name, "path": there, "fetched": False}, as_json=json, summary=f"{name} is here: {there}")
+        finish(
+            {"name": name, "path": there, "fetched": False},
+            as_json=json,
+            summary=f"{name} is here: {there}",
+        )
         return
     fetching.require_fetchable(card, source)
     origins = [source] if source else card.urls
-    said = [f"{name} from", *(f"  {o}" for o in origins), f"sha256  {card.sha256}", f"licence {card.licence}"]
+    said = [
+        f"{name} from",
+        *(f"  {o}" for o in origins),
+        f"sha256  {card.sha256}",
+        f"licence {card.licence}",
+    ]
     console.print("\n".join(said), soft_wrap=True, markup=False)
     if not yes and not _accepted():
-        raise OptionError(f"the licence of {name}", "was not accepted", "give --accept-licence once you accept it")
+        raise OptionError(
+            f"the licence of {name}", "was not accepted", "give --accept-licence once you accept it"
+        )
     path = _fetch_with_bar(card, source)
-    finish({"name": name, "path": path, "fetched": True}, as_json=json, summary=f"{name} is here: {path}")
+    finish(
+        {"name": name, "path": path, "fetched": True},
+        as_json=json,
+        summary=f"{name} is here: {path}",
+    )
 
 
 def check(
@@ -117,7 +153,9 @@ def check(
     images: Annotated[
         Path | None, typer.Option("--images", help="Photos to ask about. (default: made by code)")
     ] = None,
-    gradients: Annotated[bool, typer.Option(help="Also ask whether a gradient reaches the image.")] = True,
+    gradients: Annotated[
+        bool, typer.Option(help="Also ask whether a gradient reaches the image.")
+    ] = True,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
@@ -126,8 +164,8 @@ def check(
     Example: physadv models check my_models:make --images photos/
     """
     from physadv.models.checks import check_victim
-    from physadv.models.loading import pick_device
     from physadv.models.load import load_victim
+    from physadv.models.loading import pick_device
 
     loaded = load_victim(victim, weights=weights, device=device)
     batch = _pictures(images).to(pick_device(device))
@@ -135,7 +173,12 @@ def check(
     for warning in warnings:
         console.print(f"warning: {warning}", soft_wrap=True, markup=False, style="yellow")
     said = f"{len(warnings)} warnings" if warnings else "answers, shapes and gradients are sound"
-    result = {"victim": victim, "warnings": warnings, "sha256": loaded.card.sha256, "images": batch.shape[0]}
+    result = {
+        "victim": victim,
+        "warnings": warnings,
+        "sha256": loaded.card.sha256,
+        "images": batch.shape[0],
+    }
     finish(result, as_json=json, summary=f"{victim}: {said}.")
 
 
@@ -163,7 +206,9 @@ def _fetch_with_bar(card: VictimCard, source: str | None) -> Path:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(card.name, total=card.extra.get("size_bytes"))
         return fetch_weights(
-            card, source=source, progress=lambda done, total: progress.update(task, completed=done, total=total)
+            card,
+            source=source,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
 
 
@@ -171,11 +216,15 @@ def _pictures(folder: Path | None) -> Tensor:
     """Four photos at 240x320, or four pictures made by code."""
     import torch
 
-    from physadv.core.synthetic_backgrounds import synthetic_background
     from physadv.core.image_io import list_images, read_image, to_tensor
-    from physadv.models.classifiers import resize
+    from physadv.core.synthetic_backgrounds import synthetic_background
+    from physadv.models.classifiers import resize_images
 
     if folder is None:
-        made = [to_tensor(synthetic_background(0, "check", i, height=240, width=320)) for i in range(4)]
+        made = [
+            to_tensor(synthetic_background(0, "check", i, height=240, width=320)) for i in range(4)
+        ]
         return torch.stack(made)
-    return torch.cat([resize(read_image(file)[None], 240, 320) for file in list_images(folder)[:4]])
+    return torch.cat(
+        [resize_images(read_image(file)[None], 240, 320) for file in list_images(folder)[:4]]
+    )

@@ -17,10 +17,13 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of a `physadv check` run.", metavar="RUN_DIR")],
+    run_dir: Annotated[
+        Path, typer.Argument(help="Folder of a `physadv check` run.", metavar="RUN_DIR")
+    ],
     json: Json = False,
 ) -> None:
-    """Rebuild report.html and report.json of a check from rows.jsonl; every table and chart is computed anew.
+    """Rebuild report.html and report.json of a check from rows.jsonl; every table and chart is
+    computed anew.
 
     Example: physadv report runs/20260101T120000Z-check
     """

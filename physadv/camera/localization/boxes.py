@@ -26,7 +26,8 @@ def corners_of(box: Box) -> Corners:
 
 
 def square_around(box: Box, margin: float) -> tuple[int, int, int]:
-    """(x, y, side) in whole pixels of the square around ``box``, wider by ``margin`` of its side on every edge."""
+    """(x, y, side) in whole pixels of the square around ``box``, wider by ``margin`` of its side on
+    every edge."""
     x0, y0, x1, y1 = box
     side = max(x1 - x0, y1 - y0) * (1 + 2 * margin)
     left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
@@ -42,7 +43,7 @@ def crop_square(image: Pixels, x: int, y: int, side: int) -> Pixels:
     return image[y + top : y + top + side, x + left : x + left + side]
 
 
-def resize(image: Pixels, width: int, height: int) -> Pixels:
+def resize_box(image: Pixels, width: int, height: int) -> Pixels:
     """Resize by area where it shrinks (no aliasing), bilinear where it grows."""
     shrinks = width <= image.shape[1] and height <= image.shape[0]
     way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

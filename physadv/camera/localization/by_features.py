@@ -1,4 +1,5 @@
-"""Finding a known sign without markers, by the corners of its drawing (ORB; Rublee et al. 2011) and a homography."""
+"""Finding a known sign without markers, by the corners of its drawing (ORB; Rublee et al. 2011) and
+a homography."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from physadv.camera.frames import Frame
-from physadv.camera.localization.boxes import Pixels, resize
+from physadv.camera.localization.boxes import Pixels, resize_box
 from physadv.camera.localization.location import Location, Locator, Matches, Points
 from physadv.core.errors import OptionError
 from physadv.printing.aruco_markers import SIGN_SQUARE
@@ -29,9 +30,11 @@ class _Known:
 
 
 def by_features(references: Sequence[Pixels], *, fewest: int = FEWEST) -> Locator:
-    """The sign whose square picture is one of ``references`` (RGB): clean, with a blank sticker, with the patch.
+    """The sign whose square picture is one of ``references`` (RGB): clean, with a blank sticker,
+    with the patch.
 
-    Tells the place, not the block. Raises OptionError where a reference has too few corners to be recognised by.
+    Tells the place, not the block. Raises OptionError where a reference has too few corners to be
+    recognized by.
     """
     finder, matcher = cv2.ORB.create(1500), cv2.BFMatcher(cv2.NORM_HAMMING)
     known = [_known(finder, reference, fewest) for reference in references]
@@ -39,7 +42,11 @@ def by_features(references: Sequence[Pixels], *, fewest: int = FEWEST) -> Locato
     def locate(frame: Frame) -> Location | None:
         scale = min(1.0, LONGEST_PX / max(frame.image.shape[:2]))
         h, w = frame.image.shape[:2]
-        small = resize(frame.image, round(w * scale), round(h * scale)) if scale < 1 else frame.image
+        small = (
+            resize_box(frame.image, round(w * scale), round(h * scale))
+            if scale < 1
+            else frame.image
+        )
         points, words = finder.detectAndCompute(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), None)
         if words is None or len(points) < fewest:
             return None
@@ -52,26 +59,35 @@ def by_features(references: Sequence[Pixels], *, fewest: int = FEWEST) -> Locato
 
 
 def _known(finder: Any, reference: Pixels, fewest: int) -> _Known:
-    square = resize(reference, REFERENCE_PX, REFERENCE_PX)
+    square = resize_box(reference, REFERENCE_PX, REFERENCE_PX)
     # a sign ends where its drawing ends: the corners of its outline count too
     framed = cv2.copyMakeBorder(square, 24, 24, 24, 24, cv2.BORDER_REPLICATE)
     points, words = finder.detectAndCompute(cv2.cvtColor(framed, cv2.COLOR_RGB2GRAY), None)
     count = 0 if words is None else len(points)
     if count < 2 * fewest:
         limit = f"{count} corners in its drawing, {2 * fewest} are needed"
-        raise OptionError("the sign's picture", limit, "use --locate fiducials with the printed pages, or --box")
+        raise OptionError(
+            "the sign's picture", limit, "use --locate fiducials with the printed pages, or --box"
+        )
     return _Known((np.array([p.pt for p in points]) + 0.5 - 24) / REFERENCE_PX, words)
 
 
 def _place(
-    matcher: Any, known: _Known, seen: Points, words: npt.NDArray[np.uint8], scale: float, fewest: int
+    matcher: Any,
+    known: _Known,
+    seen: Points,
+    words: npt.NDArray[np.uint8],
+    scale: float,
+    fewest: int,
 ) -> Location | None:
     pairs = [p for p in matcher.knnMatch(known.words, words, k=2) if len(p) == 2]
     good = [a for a, b in pairs if a.distance < _RATIO * b.distance]
     if len(good) < fewest:
         return None
     plane, image = known.points[[m.queryIdx for m in good]], seen[[m.trainIdx for m in good]]
-    homography, inside = cv2.findHomography(plane, image, cv2.RANSAC, _REPROJECTION_PX / scale, maxIters=2000)
+    homography, inside = cv2.findHomography(
+        plane, image, cv2.RANSAC, _REPROJECTION_PX / scale, maxIters=2000
+    )
     if homography is None or int(inside.sum()) < fewest:
         return None
     corners = np.asarray(cv2.perspectiveTransform(SIGN_SQUARE[None], homography)[0], np.float64)
@@ -84,6 +100,8 @@ def _place(
 def _plausible(corners: Points) -> bool:
     """A convex quadrilateral seen from the front, of some size, no side eight times another."""
     sides = np.linalg.norm(corners - np.roll(corners, -1, 0), axis=1)
-    turns = np.cross(np.pad(np.roll(corners, -1, 0) - corners, ((0, 0), (0, 1))),
-                     np.pad(np.roll(corners, -2, 0) - np.roll(corners, -1, 0), ((0, 0), (0, 1))))[:, 2]  # fmt: skip
+    turns = np.cross(
+        np.pad(np.roll(corners, -1, 0) - corners, ((0, 0), (0, 1))),
+        np.pad(np.roll(corners, -2, 0) - np.roll(corners, -1, 0), ((0, 0), (0, 1))),
+    )[:, 2]
     return bool((turns > 0).all() and sides.min() > 16 and sides.max() < 8 * sides.min())

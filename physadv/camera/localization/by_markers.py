@@ -1,4 +1,5 @@
-"""Finding the printed markers around a test sign: exact corners, the block, and a refusal where they are too small."""
+"""Finding the printed markers around a test sign: exact corners, the block, and a refusal where
+they are too small."""
 
 from __future__ import annotations
 
@@ -10,7 +11,13 @@ import numpy as np
 
 from physadv.camera.frames import Frame
 from physadv.camera.localization.location import Location, Locator, Matches, Points
-from physadv.printing.aruco_markers import FIDUCIALS, SIGN_SQUARE, blocks_seen, dictionary, test_sign_layout
+from physadv.printing.aruco_markers import (
+    FIDUCIALS,
+    SIGN_SQUARE,
+    blocks_seen,
+    marker_dictionary,
+    test_sign_layout,
+)
 
 LEAST_PX = 20.0
 """Smaller markers are found now and then, but their corners are too coarse for an angle."""
@@ -21,7 +28,8 @@ _FEWEST = 2
 def by_fiducials(*, least_px: float = LEAST_PX) -> Locator:
     """Printed markers around the sign; each page carries its own, so they tell the block too.
 
-    A page with less than two markers in view is not found. Markers smaller than ``least_px`` refuse the frame.
+    A page with less than two markers in view is not found. Markers smaller than ``least_px`` refuse
+    the frame.
     """
     detector = _detector()
 
@@ -34,9 +42,14 @@ def by_fiducials(*, least_px: float = LEAST_PX) -> Locator:
         block = frame.block if frame.block in seen else next(iter(seen), None)
         if block is None:
             return None
-        # OpenCV counts from the centre of the first pixel; here all counts from its outer corner
-        corners = {n: np.asarray(c, np.float64).reshape(4, 2) + 0.5 for n, c in zip(names, found, strict=True)}
-        return _location(block, {n: c for n, c in corners.items() if n in FIDUCIALS[block]}, least_px)
+        # OpenCV counts from the center of the first pixel; here all counts from its outer corner
+        corners = {
+            n: np.asarray(c, np.float64).reshape(4, 2) + 0.5
+            for n, c in zip(names, found, strict=True)
+        }
+        return _location(
+            block, {n: c for n, c in corners.items() if n in FIDUCIALS[block]}, least_px
+        )
 
     return locate
 
@@ -58,10 +71,17 @@ def _location(block: str, markers: dict[int, Points], least_px: float) -> Locati
     square = np.asarray(cv2.perspectiveTransform(SIGN_SQUARE[None], homography)[0], np.float64)
     side = side_px(list(markers.values()))
     refused = TOO_SMALL if side < least_px else None
-    return Location(square, "fiducials", block, marker_px=side, refused=refused, matches=Matches(plane - 0.5, seen))
+    return Location(
+        square,
+        "fiducials",
+        block,
+        marker_px=side,
+        refused=refused,
+        matches=Matches(plane - 0.5, seen),
+    )
 
 
 def _detector() -> Any:
     settings = cv2.aruco.DetectorParameters()
     settings.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
-    return cv2.aruco.ArucoDetector(dictionary(), settings)
+    return cv2.aruco.ArucoDetector(marker_dictionary(), settings)

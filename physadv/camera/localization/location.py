@@ -10,14 +10,15 @@ import numpy.typing as npt
 
 from physadv.camera.frames import Frame
 from physadv.camera.localization.boxes import Box, Corners, box_of
-from physadv.camera.localization.pose import Pose
+from physadv.camera.localization.pose import CameraPose
 
 Points = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Points known on the sign, ``plane`` (n, 2) in sign widths from its centre, and where they are ``seen`` in px."""
+    """Points known on the sign, ``plane`` (n, 2) in sign widths from its center, and where they are
+    ``seen`` in px."""
 
     plane: Points
     seen: Points
@@ -25,10 +26,11 @@ class Matches:
 
 @dataclass(frozen=True)
 class Location:
-    """The sign in a frame: TL, TR, BR, BL of its bounding square in px (None: somewhere in it), and who says so.
+    """The sign in a frame: TL, TR, BR, BL of its bounding square in px (None: somewhere in it), and
+    who says so.
 
-    ``refused`` says why a sign that was seen must not be used. ``poses`` are all that fit what was seen, ``pose_by``
-    what distance and angles rest on.
+    ``refused`` says why a sign that was seen must not be used. ``poses`` are all that fit what was
+    seen, ``pose_by`` what distance and angles rest on.
     """
 
     corners: Corners | None
@@ -41,7 +43,7 @@ class Location:
     marker_px: float | None = None
     refused: str | None = None
     matches: Matches | None = None
-    poses: tuple[Pose, ...] = ()
+    poses: tuple[CameraPose, ...] = ()
     pose_by: str | None = None
     note: str | None = None
 

@@ -1,10 +1,11 @@
-"""Square pictures of the sign a bundle is for: clean, with a blank sticker, with the patch. To recognise it by."""
+"""Square pictures of the sign a bundle is for: clean, with a blank sticker, with the patch. To
+recognize it by."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from physadv.camera.localization.boxes import Pixels, resize
+from physadv.camera.localization.boxes import Pixels, resize_box
 from physadv.core.errors import OptionError
 from physadv.core.image_io import to_uint8
 from physadv.core.sign_artwork import sign_face
@@ -15,7 +16,8 @@ _AROUND = 128
 
 
 def sign_pictures(bundle: Bundle) -> list[Pixels]:
-    """Three (h, w, 3) uint8 squares, grey around the sign; none for a sign that is not drawn by code."""
+    """Three (h, w, 3) uint8 squares, gray around the sign; none for a sign that is not drawn by
+    code."""
     place = bundle.card.placement
     try:
         face = sign_face(place.sign, SIDE).rgba.astype(np.float64)
@@ -38,6 +40,6 @@ def _worn(sign: Pixels, sticker: Pixels, bundle: Bundle) -> Pixels:
     if right <= left or bottom <= top:
         return made
     inside = slice(top - y, bottom - y), slice(left - x, right - x)
-    mask = resize(to_uint8(bundle.mask)[..., 0], w, h)[inside] >= 128
-    made[top:bottom, left:right][mask] = resize(sticker, w, h)[inside][mask]
+    mask = resize_box(to_uint8(bundle.mask)[..., 0], w, h)[inside] >= 128
+    made[top:bottom, left:right][mask] = resize_box(sticker, w, h)[inside][mask]
     return made

@@ -1,4 +1,5 @@
-"""Distance and angles for every located sign: measured through the lens, by its size, or as a person typed them."""
+"""Distance and angles for every located sign: measured through the lens, by its size, or as a
+person typed them."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from physadv.camera.frames import Frame
+from physadv.camera.lens import CameraLens, LensFor
 from physadv.camera.localization.boxes import Box
-from physadv.camera.lens import Lens, LensFor
 from physadv.camera.localization.location import Location, Locator
 from physadv.camera.localization.pose import PoseTracker, both_poses
 from physadv.core.errors import CaptureError, OptionError
@@ -20,12 +21,17 @@ _SQUARE = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
 
 
 def with_pose(
-    locator: Locator, *, sign_width_mm: float | WidthOf | None, lens: LensFor, typed_m: float | None = None
+    locator: Locator,
+    *,
+    sign_width_mm: float | WidthOf | None,
+    lens: LensFor,
+    typed_m: float | None = None,
 ) -> Locator:
     """Add distance and angles to what ``locator`` finds, where no truth is told.
 
-    Markers and features give all of them, a box by hand or of a detector the distance only. ``typed_m`` is used where
-    nothing could be measured through a lens that is known. Raises OptionError for a typed distance that is none.
+    Markers and features give all of them, a box by hand or of a detector the distance only.
+    ``typed_m`` is used where nothing could be measured through a lens that is known. Raises
+    OptionError for a typed distance that is none.
     """
     if typed_m is not None and not 0.01 <= typed_m <= 1000:
         raise OptionError(f"distance {typed_m:g} m", "0.01 to 1000 m", "correct it")
@@ -48,7 +54,9 @@ def with_pose(
     return locate
 
 
-def _measured(place: Location, width_mm: float, lens: Lens, tracker: PoseTracker, time_s: float) -> Location:
+def _measured(
+    place: Location, width_mm: float, lens: CameraLens, tracker: PoseTracker, time_s: float
+) -> Location:
     if place.matches is None or place.refused is not None:
         return _by_size(place, width_mm, lens)
     poses = both_poses(place.matches.plane * width_mm, place.matches.seen, lens)
@@ -56,12 +64,17 @@ def _measured(place: Location, width_mm: float, lens: Lens, tracker: PoseTracker
     if pose is None:
         return place
     return replace(
-        place, distance_m=pose.distance_m, yaw_deg=pose.yaw_deg, pitch_deg=pose.pitch_deg, roll_deg=pose.roll_deg,
-        poses=(pose, *(p for p in poses if p is not pose)), pose_by=place.by,
-    )  # fmt: skip
+        place,
+        distance_m=pose.distance_m,
+        yaw_deg=pose.yaw_deg,
+        pitch_deg=pose.pitch_deg,
+        roll_deg=pose.roll_deg,
+        poses=(pose, *(p for p in poses if p is not pose)),
+        pose_by=place.by,
+    )
 
 
-def _by_size(place: Location, width_mm: float, lens: Lens) -> Location:
+def _by_size(place: Location, width_mm: float, lens: CameraLens) -> Location:
     """A box has no perspective in it: its size tells how far, not how turned."""
     x0, y0, x1, y1 = place.box or (0.0, 0.0, 0.0, 0.0)
     box: Box = (x0, y0, x1, y1)
@@ -70,10 +83,11 @@ def _by_size(place: Location, width_mm: float, lens: Lens) -> Location:
 
 
 def _upright(box: Box) -> np.ndarray:
-    """The corners of a square as high as the box is at most, about its centre: signs are turned, not squeezed."""
+    """The corners of a square as high as the box is at most, about its center: signs are turned,
+    not squeezed."""
     x0, y0, x1, y1 = box
-    centre, half = np.array([(x0 + x1) / 2, (y0 + y1) / 2]), max(x1 - x0, y1 - y0) / 2
-    return np.asarray(centre + 2 * half * _SQUARE, np.float64)
+    center, half = np.array([(x0 + x1) / 2, (y0 + y1) / 2]), max(x1 - x0, y1 - y0) / 2
+    return np.asarray(center + 2 * half * _SQUARE, np.float64)
 
 
 def _typed(place: Location, typed_m: float | None) -> Location:

@@ -1,4 +1,5 @@
-"""Linear functionals of a value, carried backward through the net to the input ball (Zhang et al. 2018)."""
+"""Linear functionals of a value, carried backward through the net to the input ball (Zhang et al.
+2018)."""
 
 from __future__ import annotations
 
@@ -7,23 +8,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from physadv.core.errors import VictimError
-from physadv.certification.bounds.input_ball import Ball
-from physadv.certification.bounds.linear_forms import Box, Forms, Lines
 from physadv.certification.bounds.graph import Graph
-from physadv.certification.bounds.layers import Add, Affine, Average, Input, Relu
+from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.layers import Add, AffineLayer, Average, Input, Relu
+from physadv.certification.bounds.linear_forms import Box, Forms, Lines
+from physadv.core.errors import VictimError
 
 
 def backward(
-    graph: Graph, ball: Ball, start: int, forms: Forms, relaxed: Mapping[int, Lines] | None = None,
-    *, stops: Mapping[int, Box] | None = None,
-) -> Tensor:  # fmt: skip
+    graph: Graph,
+    ball: Ball,
+    start: int,
+    forms: Forms,
+    relaxed: Mapping[int, Lines] | None = None,
+    *,
+    stops: Mapping[int, Box] | None = None,
+) -> Tensor:
     """Lower bounds (b, k) over ``ball`` of ``forms`` on the value of node ``start``.
 
-    ReLUs are passed by their lines in ``relaxed`` (by node number); with ``stops`` instead, each form ends at the first
-    of these ReLU or pooling nodes it meets, at that node's box.
+    ReLUs are passed by their lines in ``relaxed`` (by node number); with ``stops`` instead, each
+    form ends at the first of these ReLU or pooling nodes it meets, at that node's box.
     """
-    bound = torch.zeros((), dtype=ball.centre.dtype, device=ball.centre.device)
+    bound = torch.zeros((), dtype=ball.center.dtype, device=ball.center.device)
     pending = {start: forms}
     for number in range(start, -1, -1):
         form = pending.pop(number, None)
@@ -42,12 +48,14 @@ def backward(
         elif isinstance(layer, Add):
             for source in node.inputs:
                 _add(pending, source, form)
-        elif isinstance(layer, Affine):
+        elif isinstance(layer, AffineLayer):
             shape = graph.nodes[node.inputs[0]].shape
-            bound = bound + form.dot(layer.constant(ball.centre, shape))
+            bound = bound + form.dot(layer.constant(ball.center, shape))
             _add(pending, node.inputs[0], form.back(layer, shape))
         else:
-            raise VictimError(f"layer {type(layer).__name__}", "has no backward rule", "fold the graph first")
+            raise VictimError(
+                f"layer {type(layer).__name__}", "has no backward rule", "fold the graph first"
+            )
     return bound
 
 

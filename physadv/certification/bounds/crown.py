@@ -1,7 +1,8 @@
-"""CROWN (Zhang et al. 2018) and CROWN-IBP (Zhang et al. 2020): ReLUs between lines, bounds by one backward pass.
+"""CROWN (Zhang et al. 2018) and CROWN-IBP (Zhang et al. 2020): ReLUs between lines, bounds by one
+backward pass.
 
-CROWN-IBP takes the boxes of the ReLUs from intervals; full CROWN tightens the box of every ReLU that intervals leave
-undecided by a backward pass of its own, and carries the tighter boxes on.
+CROWN-IBP takes the boxes of the ReLUs from intervals; full CROWN tightens the box of every ReLU
+that intervals leave undecided by a backward pass of its own, and carries the tighter boxes on.
 """
 
 from __future__ import annotations
@@ -13,31 +14,36 @@ import torch
 from torch import Tensor
 
 from physadv.certification.bounds.backward import backward
-from physadv.certification.bounds.input_ball import Ball
-from physadv.certification.bounds.linear_forms import Box, Dense, Lines, Windows, lines, suits
 from physadv.certification.bounds.graph import Graph, relus
 from physadv.certification.bounds.ibp import boxes
+from physadv.certification.bounds.input_ball import Ball
 from physadv.certification.bounds.layers import Conv
+from physadv.certification.bounds.linear_forms import Box, Dense, Lines, Windows, relu_lines, suits
 
 NUMBERS_AT_ONCE = 1 << 23
-"""How many float numbers the forms of one backward pass may hold in a layer: 32 MiB at single precision."""
+"""How many float numbers the forms of one backward pass may hold in a layer: 32 MiB at single
+precision."""
 
 
 def crown_ibp_margins(graph: Graph, ball: Ball, forms: Tensor) -> Tensor:
-    """Lower bounds (b, k) of the forms (b, k, classes) on the logits, with interval boxes at the ReLUs."""
+    """Lower bounds (b, k) of the forms (b, k, classes) on the logits, with interval boxes at the
+    ReLUs."""
     sources = {i: graph.nodes[i].inputs[0] for i in relus(graph)}
     found = boxes(graph, ball, set(sources.values()))
-    relaxed = {i: lines(found[source]) for i, source in sources.items()}
+    relaxed = {i: relu_lines(found[source]) for i, source in sources.items()}
     return backward(graph, ball, len(graph.nodes) - 1, Dense(forms), relaxed)
 
 
 def crown_margins(graph: Graph, ball: Ball, forms: Tensor) -> Tensor:
     """Lower bounds (b, k) of the forms (b, k, classes) on the logits, by full CROWN."""
-    return tightened_margins(graph, ball, forms, lines)
+    return tightened_margins(graph, ball, forms, relu_lines)
 
 
-def tightened_margins(graph: Graph, ball: Ball, forms: Tensor, rule: Callable[[Box], Lines]) -> Tensor:
-    """Full backward bounds with ``rule`` for the lines of each ReLU; never looser than intervals alone."""
+def tightened_margins(
+    graph: Graph, ball: Ball, forms: Tensor, rule: Callable[[Box], Lines]
+) -> Tensor:
+    """Full backward bounds with ``rule`` for the lines of each ReLU; never looser than intervals
+    alone."""
     relaxed: dict[int, Lines] = {}
     users: dict[int, list[int]] = {}
     for i in relus(graph):
@@ -70,7 +76,9 @@ def _undecided(graph: Graph, ball: Ball, number: int, box: Box, relaxed: dict[in
     return _selected(graph, ball, number, box, relaxed, unstable, most, step)
 
 
-def _everywhere(graph: Graph, ball: Ball, number: int, box: Box, relaxed: dict[int, Lines], step: int) -> Box:
+def _everywhere(
+    graph: Graph, ball: Ball, number: int, box: Box, relaxed: dict[int, Lines], step: int
+) -> Box:
     """All neurons of a feature map, ``step`` channels at a time, by their windows."""
     shape = graph.nodes[number].shape
     lows, highs = [], []
@@ -86,15 +94,26 @@ def _everywhere(graph: Graph, ball: Ball, number: int, box: Box, relaxed: dict[i
 
 
 def _selected(
-    graph: Graph, ball: Ball, number: int, box: Box, relaxed: dict[int, Lines], unstable: Tensor, most: int, step: int
+    graph: Graph,
+    ball: Ball,
+    number: int,
+    box: Box,
+    relaxed: dict[int, Lines],
+    unstable: Tensor,
+    most: int,
+    step: int,
 ) -> Box:
     """Each image's own unstable neurons (b, n), ``step`` at a time, by whole forms."""
     low, high = box[0].flatten(1), box[1].flatten(1)
-    places = torch.topk(unstable.to(torch.int8), most, dim=1, sorted=False).indices  # its own, then filler
+    places = torch.topk(
+        unstable.to(torch.int8), most, dim=1, sorted=False
+    ).indices  # its own, then filler
     for first in range(0, most, step):
         piece = places[:, first : first + step]
         forms = torch.zeros((*piece.shape, low.shape[1]), dtype=low.dtype, device=low.device)
-        forms = forms.scatter(2, piece[..., None], 1.0).view(*piece.shape, *graph.nodes[number].shape)
+        forms = forms.scatter(2, piece[..., None], 1.0).view(
+            *piece.shape, *graph.nodes[number].shape
+        )
         bound = backward(graph, ball, number, Dense(torch.cat([forms, -forms], 1)), relaxed)
         below, above = bound[:, : piece.shape[1]], -bound[:, piece.shape[1] :]
         low = low.scatter(1, piece, torch.maximum(low.gather(1, piece), below))
@@ -103,7 +122,8 @@ def _selected(
 
 
 def widest_window(graph: Graph, number: int) -> int:
-    """How many coefficients one neuron's window holds at its widest on the way from node ``number`` to the input."""
+    """How many coefficients one neuron's window holds at its widest on the way from node ``number``
+    to the input."""
     sizes = {number: 1}
     widest = 1
     for i in range(number, -1, -1):

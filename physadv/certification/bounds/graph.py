@@ -49,7 +49,8 @@ class Graph:
         return values[len(self.nodes) - 1]
 
     def folded(self, dtype: torch.dtype | None = None) -> Graph:
-        """The same function with batch normalisation merged into the layer before it, in ``dtype`` if given.
+        """The same function with batch normalization merged into the layer before it, in ``dtype``
+        if given.
 
         Differentiable in the parameters; call again after they changed.
         """
@@ -83,9 +84,11 @@ class Graph:
         return last
 
     def last_relus(self) -> set[int]:
-        """The nodes at which interval margins end: ReLUs from which affine layers and sums alone lead to the logits.
+        """The nodes at which interval margins end: ReLUs from which affine layers and sums alone
+        lead to the logits.
 
-        Where a global pooling follows such a ReLU it is the end itself: its box is as good, and a map's size smaller.
+        Where a global pooling follows such a ReLU it is the end itself: its box is as good, and a
+        map's size smaller.
         """
         found, pending = set[int](), [len(self.nodes) - 1]
         while pending:
@@ -97,12 +100,17 @@ class Graph:
         return found
 
     def _pools(self, number: int) -> bool:
-        """Whether the node is the mean of each channel of a ReLU's map: no input reaches two outputs."""
+        """Whether the node is the mean of each channel of a ReLU's map: no input reaches two
+        outputs."""
         node = self.nodes[number]
         if not isinstance(node.layer, Average):
             return False
         source = self.nodes[node.inputs[0]]
-        return isinstance(source.layer, Relu) and len(source.shape) == 3 and prod(node.shape) == source.shape[0]
+        return (
+            isinstance(source.layer, Relu)
+            and len(source.shape) == 3
+            and prod(node.shape) == source.shape[0]
+        )
 
     def _readers(self) -> list[int]:
         """How many layers read each node."""
@@ -120,4 +128,6 @@ def relus(graph: Graph) -> Iterator[int]:
 
 def _cast(layer: Layer, dtype: torch.dtype) -> Layer:
     values: dict[str, Any] = {f.name: getattr(layer, f.name) for f in fields(layer)}
-    return type(layer)(**{k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in values.items()})
+    return type(layer)(
+        **{k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in values.items()}
+    )

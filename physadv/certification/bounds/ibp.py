@@ -1,4 +1,5 @@
-"""Interval bound propagation (Gowal et al. 2018): a box through every layer, at the cost of about two passes."""
+"""Interval bound propagation (Gowal et al. 2018): a box through every layer, at the cost of about
+two passes."""
 
 from __future__ import annotations
 
@@ -8,12 +9,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from physadv.core.errors import VictimError
 from physadv.certification.bounds.backward import backward
-from physadv.certification.bounds.input_ball import Ball
-from physadv.certification.bounds.linear_forms import Box, Dense
 from physadv.certification.bounds.graph import Graph
-from physadv.certification.bounds.layers import Add, Affine, Average, Layer, Relu, Reshape, Scale
+from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.layers import (
+    Add,
+    AffineLayer,
+    Average,
+    Layer,
+    Relu,
+    Reshape,
+    Scale,
+)
+from physadv.certification.bounds.linear_forms import Box, Dense
+from physadv.core.errors import VictimError
 
 Tighten = Callable[[int, Box], Box]
 """(number of a node, its box) -> a box at most as large; see crown.py."""
@@ -21,21 +30,25 @@ Tighten = Callable[[int, Box], Box]
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a value: its box and, while it is an affine image of an l_2 ball with axes, centre and axes."""
+    """What is known of a value: its box and, while it is an affine image of an l_2 ball with axes,
+    center and axes."""
 
     box: Box
-    centre: Tensor | None = None
+    center: Tensor | None = None
     axes: Tensor | None = None
 
 
-def boxes(graph: Graph, ball: Ball, keep: Container[int], tighten: Tighten | None = None) -> dict[int, Box]:
-    """(lower, upper) over ``ball`` of the values of the nodes in ``keep``; the others are let go when read.
+def boxes(
+    graph: Graph, ball: Ball, keep: Container[int], tighten: Tighten | None = None
+) -> dict[int, Box]:
+    """(lower, upper) over ``ball`` of the values of the nodes in ``keep``; the others are let go
+    when read.
 
-    ``tighten`` may improve the box of each ReLU's input before it is used. Raises VictimError for a layer without a
-    rule (fold the graph first).
+    ``tighten`` may improve the box of each ReLU's input before it is used. Raises VictimError for a
+    layer without a rule (fold the graph first).
     """
-    axes = torch.full_like(ball.centre, ball.eps) if ball.norm == "l2" else None
-    found = {0: _Known(ball.box(), ball.centre, axes)}
+    axes = torch.full_like(ball.center, ball.eps) if ball.norm == "l2" else None
+    found = {0: _Known(ball.box(), ball.center, axes)}
     last_readers = graph.last_readers()
     for number, node in enumerate(graph.nodes[1:], 1):
         source = node.inputs[0]
@@ -50,10 +63,11 @@ def boxes(graph: Graph, ball: Ball, keep: Container[int], tighten: Tighten | Non
 
 
 def ibp_margins(graph: Graph, ball: Ball, forms: Tensor) -> Tensor:
-    """Lower bounds (b, k) of the forms (b, k, classes) on the logits, merged into the layers after the last ReLU."""
-    if ball.centre.ndim == 4 and ball.centre.shape[1] > 1 and not torch.is_grad_enabled():
+    """Lower bounds (b, k) of the forms (b, k, classes) on the logits, merged into the layers after
+    the last ReLU."""
+    if ball.center.ndim == 4 and ball.center.shape[1] > 1 and not torch.is_grad_enabled():
         # convolutions of more than one channel are faster so
-        ball = replace(ball, centre=ball.centre.contiguous(memory_format=torch.channels_last))
+        ball = replace(ball, center=ball.center.contiguous(memory_format=torch.channels_last))
     stops = boxes(graph, ball, graph.last_relus())
     return backward(graph, ball, len(graph.nodes) - 1, Dense(forms), stops=stops)
 
@@ -65,21 +79,23 @@ def _through(layer: Layer, inputs: list[_Known], *, reuse: bool) -> _Known:
         return _Known((lower.relu_(), upper.relu_()) if reuse else (lower.relu(), upper.relu()))
     if isinstance(layer, Add):
         return _Known((lower + inputs[1].box[0], upper + inputs[1].box[1]))
-    if not isinstance(layer, Affine):
-        raise VictimError(f"layer {type(layer).__name__}", "has no interval rule", "fold the graph first")
+    if not isinstance(layer, AffineLayer):
+        raise VictimError(
+            f"layer {type(layer).__name__}", "has no interval rule", "fold the graph first"
+        )
     if isinstance(layer, Average | Reshape):
         return _ellipsoid(layer, (layer.value(lower), layer.value(upper)), inputs[0])
     return _ellipsoid(layer, layer.box(lower, upper, reuse=reuse), inputs[0])
 
 
-def _ellipsoid(layer: Affine, box: Box, source: _Known) -> _Known:
+def _ellipsoid(layer: AffineLayer, box: Box, source: _Known) -> _Known:
     """The first layers after an l_2 ball: there its image, and so the box, is known exactly."""
-    if source.axes is None or source.centre is None:
+    if source.axes is None or source.center is None:
         return _Known(box)
     if isinstance(layer, Scale | Reshape):
-        return _Known(box, layer.value(source.centre), layer.spread(source.axes))
+        return _Known(box, layer.value(source.center), layer.spread(source.axes))
     radius = layer.squared_spread(source.axes)
     if radius is None:
         return _Known(box)
-    middle = layer.value(source.centre)
+    middle = layer.value(source.center)
     return _Known((torch.maximum(box[0], middle - radius), torch.minimum(box[1], middle + radius)))

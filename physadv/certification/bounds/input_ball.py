@@ -16,24 +16,26 @@ NORMS = ("linf", "l2")
 class Ball:
     """All legal images within ``eps`` of ``centre`` (b, *shape) in ``norm``.
 
-    ``limits`` are the ends of what an image can hold; None leaves the ball whole, as Wong and Kolter (2018) do.
-    Raises OptionError for another norm or a negative eps.
+    ``limits`` are the ends of what an image can hold; None leaves the ball whole, as Wong and
+    Kolter (2018) do. Raises OptionError for another norm or a negative eps.
     """
 
-    centre: Tensor
+    center: Tensor
     eps: float
     norm: str = "linf"
     limits: tuple[float, float] | None = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
-            raise OptionError(f"norm {self.norm!r}", f"bounds know {' and '.join(NORMS)}", "use linf")
+            raise OptionError(
+                f"norm {self.norm!r}", f"bounds know {' and '.join(NORMS)}", "use linf"
+            )
         if not 0 <= self.eps < float("inf"):
             raise OptionError(f"eps {self.eps}", "0 or more", "use 0.1")
 
     def box(self) -> tuple[Tensor, Tensor]:
         """(lower, upper): the smallest box that holds the set."""
-        lower, upper = self.centre - self.eps, self.centre + self.eps
+        lower, upper = self.center - self.eps, self.center + self.eps
         if self.limits is not None:
             lower, upper = lower.clamp(*self.limits), upper.clamp(*self.limits)
         return lower, upper
@@ -43,7 +45,9 @@ class Ball:
         rows = forms.flatten(2)
         if self.norm == "linf":
             return box_minimum(rows, *self.box())
-        ball = torch.einsum("bkn,bn->bk", rows, self.centre.flatten(1)) - self.eps * rows.norm(dim=2)
+        ball = torch.einsum("bkn,bn->bk", rows, self.center.flatten(1)) - self.eps * rows.norm(
+            dim=2
+        )
         return ball if self.limits is None else torch.maximum(ball, box_minimum(rows, *self.box()))
 
 

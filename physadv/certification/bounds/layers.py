@@ -1,6 +1,8 @@
-"""The layers bounds can pass: affine maps, sums and ReLU. Each knows its value, its spread and its transpose.
+"""The layers bounds can pass: affine maps, sums and ReLU. Each knows its value, its spread and its
+transpose.
 
-Shapes: a value is (b, *shape). A form is (m, *shape): m linear functionals of that value, one a row.
+Shapes: a value is (b, *shape). A form is (m, *shape): m linear functionals of that value, one a
+row.
 """
 
 from __future__ import annotations
@@ -28,23 +30,26 @@ class Layer(ABC):
         """What the layer computes."""
 
 
-class Affine(Layer):
+class AffineLayer(Layer):
     """x -> W x + c."""
 
     @abstractmethod
     def spread(self, radius: Tensor) -> Tensor:
-        """|W| radius: how far the output can move when each input number moves by at most ``radius`` (b, *shape)."""
+        """|W| radius: how far the output can move when each input number moves by at most ``radius`` (b,
+        *shape)."""
 
     @abstractmethod
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
         """W^T applied to forms on the output (m, *out): forms on the input (m, *shape)."""
 
     def squared_spread(self, radius: Tensor) -> Tensor | None:
-        """sqrt(W^2 radius^2): the exact spread over an ellipsoid with half axes ``radius``; None where not at hand."""
+        """sqrt(W^2 radius^2): the exact spread over an ellipsoid with half axes ``radius``; None
+        where not at hand."""
         return None
 
     def box(self, lower: Tensor, upper: Tensor, *, reuse: bool = False) -> tuple[Tensor, Tensor]:
-        """The smallest box of the layer's values over the box from ``lower`` to ``upper``; ``reuse``: write in them."""
+        """The smallest box of the layer's values over the box from ``lower`` to ``upper``;
+        ``reuse``: write in them."""
         middle, radius = self.value((lower + upper) / 2), self.spread((upper - lower) / 2)
         return middle - radius, middle + radius
 
@@ -54,7 +59,7 @@ class Affine(Layer):
 
 
 @dataclass(frozen=True)
-class _Weighted(Affine):
+class _Weighted(AffineLayer):
     """What has a matrix of weights and a bias (out) or None."""
 
     weight: Tensor
@@ -65,7 +70,8 @@ class _Weighted(Affine):
         raise NotImplementedError
 
     def box(self, lower: Tensor, upper: Tensor, *, reuse: bool = False) -> tuple[Tensor, Tensor]:
-        """See :class:`Affine`. Without gradients W / 2 and |W| / 2 are kept, which saves passes over the values."""
+        """See :class:`AffineLayer`. Without gradients W / 2 and |W| / 2 are kept, which saves passes
+        over the values."""
         if torch.is_grad_enabled():
             return super().box(lower, upper)
         half, positive = self._halves()
@@ -95,15 +101,15 @@ class Linear(_Weighted):
         return F.linear(inputs[0], self.weight, self.bias)
 
     def spread(self, radius: Tensor) -> Tensor:
-        """See :class:`Affine`."""
+        """See :class:`AffineLayer`."""
         return F.linear(radius, self.weight.abs())
 
     def squared_spread(self, radius: Tensor) -> Tensor | None:
-        """See :class:`Affine`."""
+        """See :class:`AffineLayer`."""
         return F.linear(radius.square(), self.weight.square()).clamp_min(0).sqrt()
 
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """See :class:`Affine`."""
+        """See :class:`AffineLayer`."""
         return form @ self.weight
 
 
@@ -121,18 +127,20 @@ class Conv(_Weighted):
         return self._applied(inputs[0], self.weight, self.bias)
 
     def spread(self, radius: Tensor) -> Tensor:
-        """See :class:`Affine`."""
+        """See :class:`AffineLayer`."""
         return self._applied(radius, self.weight.abs(), None)
 
     def squared_spread(self, radius: Tensor) -> Tensor | None:
-        """See :class:`Affine`."""
+        """See :class:`AffineLayer`."""
         return self._applied(radius.square(), self.weight.square(), None).clamp_min(0).sqrt()
 
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """See :class:`Affine`."""
+        """See :class:`AffineLayer`."""
         s, p, d = self.stride, self.padding, self.dilation
         kernel, out, size = self.weight.shape[2:], form.shape[2:], shape[1:]
-        extra = [size[i] - ((out[i] - 1) * s[i] - 2 * p[i] + d[i] * (kernel[i] - 1) + 1) for i in (0, 1)]
+        extra = [
+            size[i] - ((out[i] - 1) * s[i] - 2 * p[i] + d[i] * (kernel[i] - 1) + 1) for i in (0, 1)
+        ]
         return F.conv_transpose2d(form, self.weight, None, s, p, extra, self.groups, d)
 
     def _applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -140,7 +148,7 @@ class Conv(_Weighted):
 
 
 @dataclass(frozen=True)
-class Scale(Affine):
+class Scale(AffineLayer):
     """x -> factor x + shift, both broadcast against (1, *shape)."""
 
     factor: Tensor
@@ -157,17 +165,18 @@ class Scale(Affine):
         return inputs[0] * self.factor + self.shift
 
     def spread(self, radius: Tensor) -> Tensor:
-        """See :class:`Affine`."""
+        """See :class:`AffineLayer`."""
         return radius * self.factor.abs()
 
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """See :class:`Affine`."""
+        """See :class:`AffineLayer`."""
         return form * self.factor
 
 
 @dataclass(frozen=True)
 class Norm(Layer):
-    """Batch normalisation with its stored statistics; folded into a Scale before bounds are computed."""
+    """Batch normalization with its stored statistics; folded into a Scale before bounds are
+    computed."""
 
     mean: Tensor
     var: Tensor
@@ -190,8 +199,9 @@ class Norm(Layer):
 
 
 @dataclass(frozen=True)
-class Average(Affine):
-    """A linear map without negative weights and without constant: pooling, means, resizing, cropping, reordering.
+class Average(AffineLayer):
+    """A linear map without negative weights and without constant: pooling, means, resizing,
+    cropping, reordering.
 
     ``function`` takes (b, *in) and gives (b, *out) for any b.
     """
@@ -204,20 +214,22 @@ class Average(Affine):
         return self.function(inputs[0])
 
     def spread(self, radius: Tensor) -> Tensor:
-        """See :class:`Affine`."""
+        """See :class:`AffineLayer`."""
         return self.function(radius)
 
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """See :class:`Affine`."""
+        """See :class:`AffineLayer`."""
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
-            at = torch.zeros((len(form), *shape), dtype=form.dtype, device=form.device, requires_grad=True)
+            at = torch.zeros(
+                (len(form), *shape), dtype=form.dtype, device=form.device, requires_grad=True
+            )
             (result,) = torch.autograd.grad(self.function(at), at, form, create_graph=learning)
         return result
 
 
 @dataclass(frozen=True)
-class Reshape(Affine):
+class Reshape(AffineLayer):
     """The same numbers in another shape (without the batch)."""
 
     shape: tuple[int, ...]
@@ -228,11 +240,11 @@ class Reshape(Affine):
         return inputs[0].reshape(len(inputs[0]), *self.shape)
 
     def spread(self, radius: Tensor) -> Tensor:
-        """See :class:`Affine`."""
+        """See :class:`AffineLayer`."""
         return self.value(radius)
 
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """See :class:`Affine`."""
+        """See :class:`AffineLayer`."""
         return form.reshape(len(form), *shape)
 
 
@@ -261,13 +273,17 @@ class Input(Layer):
 
 
 def merged(first: Layer, then: Scale) -> Layer | None:
-    """``then`` folded into the affine layer before it, where there is a way: one factor a channel, or two scales."""
+    """``then`` folded into the affine layer before it, where there is a way: one factor a channel,
+    or two scales."""
     if isinstance(first, Scale):
         return Scale(first.factor * then.factor, first.shift * then.factor + then.shift)
     if not isinstance(first, Linear | Conv):
         return None
     outputs = first.weight.shape[0]
-    factor, shift = _per_channel(then.factor, first, outputs), _per_channel(then.shift, first, outputs)
+    factor, shift = (
+        _per_channel(then.factor, first, outputs),
+        _per_channel(then.shift, first, outputs),
+    )
     if factor is None or shift is None:
         return None
     weight = first.weight * factor.view(-1, *[1] * (first.weight.ndim - 1))

@@ -1,7 +1,8 @@
 """Linear functionals of a value ("forms"), whole or cut to the windows they live in.
 
-A form is a row of coefficients on the value of a node. For one neuron of a convolution all but a window of them are
-zero, and away from the border the window is the same everywhere: :class:`Windows` keeps no more than that.
+A form is a row of coefficients on the value of a node. For one neuron of a convolution all but a
+window of them are zero, and away from the border the window is the same everywhere:
+:class:`Windows` keeps no more than that.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from physadv.certification.bounds.input_ball import Ball, box_minimum
-from physadv.certification.bounds.layers import Add, Affine, Conv, Relu, Scale
+from physadv.certification.bounds.layers import Add, AffineLayer, Conv, Relu, Scale
 
 Box = tuple[Tensor, Tensor]
 Shape = tuple[int, ...]
@@ -23,7 +24,8 @@ _LARGEST_MATRIX = 1 << 19
 
 @dataclass(frozen=True)
 class Lines:
-    """A ReLU between two lines over its input's box: below x -> lower x, above x -> upper (x - least), (b, *shape).
+    """A ReLU between two lines over its input's box: below x -> lower x, above x -> upper (x -
+    least), (b, *shape).
 
     ``least`` is the lower end of the box where the ReLU is unstable and 0 elsewhere.
     """
@@ -33,11 +35,12 @@ class Lines:
     least: Tensor
 
 
-def lines(box: Box, *, parallel: bool = False) -> Lines:
+def relu_lines(box: Box, *, parallel: bool = False) -> Lines:
     """The two lines of every ReLU over ``box``.
 
-    The upper one is the chord. The lower one has slope 0 or 1, whichever leaves the smaller area (CROWN, Zhang et al.
-    2018), or the chord's slope with ``parallel`` (Wong and Kolter 2018; Weng et al. 2018).
+    The upper one is the chord. The lower one has slope 0 or 1, whichever leaves the smaller area
+    (CROWN, Zhang et al. 2018), or the chord's slope with ``parallel`` (Wong and Kolter 2018; Weng
+    et al. 2018).
     """
     low, high = box
     unstable = (low < 0) & (high > 0)
@@ -52,8 +55,9 @@ class Forms(ABC):
     """k forms for each of b images on the value of one node."""
 
     @abstractmethod
-    def back(self, layer: Affine, shape: Shape) -> Forms:
-        """The same functionals as forms on the input, of ``shape``, of an affine layer (its constant apart)."""
+    def back(self, layer: AffineLayer, shape: Shape) -> Forms:
+        """The same functionals as forms on the input, of ``shape``, of an affine layer (its
+        constant apart)."""
 
     @abstractmethod
     def past(self, relu: Lines) -> tuple[Forms, Tensor]:
@@ -86,7 +90,7 @@ class Dense(Forms):
 
     rows: Tensor
 
-    def back(self, layer: Affine, shape: Shape) -> Dense:
+    def back(self, layer: AffineLayer, shape: Shape) -> Dense:
         """See :class:`Forms`."""
         back = layer.transpose(self.rows.flatten(0, 1), shape)
         return Dense(back.reshape(*self.rows.shape[:2], *shape))
@@ -120,11 +124,12 @@ class Dense(Forms):
 
 @dataclass(frozen=True)
 class Windows(Forms):
-    """Forms of the neurons at every place of a ``grid`` (gh, gw), cut to windows: (b, gh gw, k, c, w, w).
+    """Forms of the neurons at every place of a ``grid`` (gh, gw), cut to windows: (b, gh gw, k, c,
+    w, w).
 
-    The window of place (i, j) starts at row i stride - pad and column j stride - pad of the node's ``shape``
-    (c, h, w). The first two sizes may be 1: the same for all images, for all places. ``clean`` says that coefficients
-    outside the node, in the padding, are zero.
+    The window of place (i, j) starts at row i stride - pad and column j stride - pad of the node's
+    ``shape`` (c, h, w). The first two sizes may be 1: the same for all images, for all places.
+    ``clean`` says that coefficients outside the node, in the padding, are zero.
     """
 
     cut: Tensor
@@ -136,11 +141,12 @@ class Windows(Forms):
 
     @classmethod
     def neurons(cls, channels: Tensor, shape: Shape, like: Tensor) -> Windows:
-        """The values of ``channels`` (k) at every place of a node of ``shape``; ``like`` gives type and device."""
+        """The values of ``channels`` (k) at every place of a node of ``shape``; ``like`` gives type
+        and device."""
         eye = torch.eye(shape[0], dtype=like.dtype, device=like.device)[channels]
         return cls(eye.view(1, 1, len(channels), shape[0], 1, 1), (shape[1], shape[2]), shape)
 
-    def back(self, layer: Affine, shape: Shape) -> Forms:
+    def back(self, layer: AffineLayer, shape: Shape) -> Forms:
         """See :class:`Forms`."""
         if isinstance(layer, Scale):
             factor = layer.factor.expand(1, *self.shape)
@@ -154,7 +160,9 @@ class Windows(Forms):
         cut = self._cleaned().cut
         wide = _widened(cut.flatten(0, 2), layer)
         stride, pad = self.stride * layer.stride[0], self.pad * layer.stride[0] + layer.padding[0]
-        found = Windows(wide.view(*cut.shape[:3], *wide.shape[1:]), self.grid, shape, stride, pad, clean=False)
+        found = Windows(
+            wide.view(*cut.shape[:3], *wide.shape[1:]), self.grid, shape, stride, pad, clean=False
+        )
         return found.dense() if wide.shape[-1] ** 2 >= shape[1] * shape[2] else found
 
     def past(self, relu: Lines) -> tuple[Windows, Tensor]:
@@ -173,7 +181,9 @@ class Windows(Forms):
         if ball.norm == "linf":
             return self.box_minimum(ball.box())
         size = self._cleaned().cut.flatten(3).norm(dim=3)
-        whole = (_products(self.cut.flatten(3), self._windows(ball.centre).flatten(2)) - ball.eps * size).flatten(1)
+        whole = (
+            _products(self.cut.flatten(3), self._windows(ball.center).flatten(2)) - ball.eps * size
+        ).flatten(1)
         return whole if ball.limits is None else torch.maximum(whole, self.box_minimum(ball.box()))
 
     def box_minimum(self, box: Box) -> Tensor:
@@ -222,10 +232,12 @@ class Windows(Forms):
         return found.reshape(len(value), -1, 1, value.shape[1], size, size)
 
     def _margins(self, sign: int) -> list[int]:
-        """What is to be added (sign 1) to the node's borders to hold all windows: left, right, top, bottom."""
+        """What is to be added (sign 1) to the node's borders to hold all windows: left, right, top,
+        bottom."""
         size = self.cut.shape[-1]
         right, bottom = (
-            (self.grid[axis] - 1) * self.stride + size - self.pad - self.shape[1 + axis] for axis in (1, 0)
+            (self.grid[axis] - 1) * self.stride + size - self.pad - self.shape[1 + axis]
+            for axis in (1, 0)
         )
         return [sign * m for m in (self.pad, right, self.pad, bottom)]
 
@@ -234,12 +246,15 @@ def suits(layer: object) -> bool:
     """Whether windows stay windows across the layer."""
     if isinstance(layer, Conv):
         square = layer.stride[0] == layer.stride[1] and layer.padding[0] == layer.padding[1]
-        return square and layer.dilation == (1, 1) and layer.weight.shape[2] == layer.weight.shape[3]
+        return (
+            square and layer.dilation == (1, 1) and layer.weight.shape[2] == layer.weight.shape[3]
+        )
     return isinstance(layer, Scale | Relu | Add)
 
 
 def _widened(cuts: Tensor, layer: Conv) -> Tensor:
-    """The transposed convolution of many small windows (n, c, w, w), as one matrix product where that is faster."""
+    """The transposed convolution of many small windows (n, c, w, w), as one matrix product where
+    that is faster."""
     count, inner, outer = len(cuts), cuts[0].numel(), layer.weight.shape[1] * layer.groups
     side = (cuts.shape[-1] - 1) * layer.stride[0] + layer.weight.shape[2]
     if count < 4 * inner or inner * outer * side * side > _LARGEST_MATRIX:

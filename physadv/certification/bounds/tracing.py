@@ -1,4 +1,5 @@
-"""Watching a forward pass: every torch function that touches the images becomes a layer, or an error that names it."""
+"""Watching a forward pass: every torch function that touches the images becomes a layer, or an
+error that names it."""
 
 from __future__ import annotations
 
@@ -12,25 +13,93 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from physadv.certification.bounds.graph import Graph, Node, Shape
+from physadv.certification.bounds.layers import (
+    Add,
+    Average,
+    Conv,
+    Input,
+    Layer,
+    Linear,
+    Norm,
+    Pair,
+    Relu,
+    Reshape,
+    Scale,
+)
 from physadv.core.errors import VictimError
 from physadv.core.random_streams import generator
-from physadv.certification.bounds.graph import Graph, Node, Shape
-from physadv.certification.bounds.layers import Add, Average, Conv, Input, Layer, Linear, Norm, Pair, Relu, Reshape, Scale
 
 _ABOUT_SHAPE = frozenset(
     (
-        *("shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_leaf", "is_cuda", "is_mps", "is_sparse"),
-        *("is_quantized", "is_meta", "is_nested", "size", "dim", "ndimension", "numel", "nelement", "__len__"),
-        *("is_floating_point", "is_complex", "is_contiguous", "stride", "get_device", "element_size", "names"),
+        *(
+            "shape",
+            "ndim",
+            "dtype",
+            "device",
+            "layout",
+            "requires_grad",
+            "is_leaf",
+            "is_cuda",
+            "is_mps",
+            "is_sparse",
+        ),
+        *(
+            "is_quantized",
+            "is_meta",
+            "is_nested",
+            "size",
+            "dim",
+            "ndimension",
+            "numel",
+            "nelement",
+            "__len__",
+        ),
+        *(
+            "is_floating_point",
+            "is_complex",
+            "is_contiguous",
+            "stride",
+            "get_device",
+            "element_size",
+            "names",
+        ),
     )
 )
 _SAME = frozenset(
-    ("clone", "contiguous", "detach", "float", "identity", "type_as", "to", "dropout", "dropout2d", "alpha_dropout")
+    (
+        "clone",
+        "contiguous",
+        "detach",
+        "float",
+        "identity",
+        "type_as",
+        "to",
+        "dropout",
+        "dropout2d",
+        "alpha_dropout",
+    )
 )
-_SYNONYMS = {"iadd": "add", "radd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "truediv": "div",
-             "itruediv": "div", "true_divide": "div", "multiply": "mul", "subtract": "sub", "divide": "div",
-             "view": "reshape", "unflatten": "reshape", "squeeze": "reshape", "unsqueeze": "reshape",
-             "flatten": "reshape", "upsample": "interpolate", "negative": "neg"}  # fmt: skip
+_SYNONYMS = {
+    "iadd": "add",
+    "radd": "add",
+    "isub": "sub",
+    "imul": "mul",
+    "rmul": "mul",
+    "truediv": "div",
+    "itruediv": "div",
+    "true_divide": "div",
+    "multiply": "mul",
+    "subtract": "sub",
+    "divide": "div",
+    "view": "reshape",
+    "unflatten": "reshape",
+    "squeeze": "reshape",
+    "unsqueeze": "reshape",
+    "flatten": "reshape",
+    "upsample": "interpolate",
+    "negative": "neg",
+}
 
 
 _BATCH = 7  # no layer has this first size by accident
@@ -39,8 +108,9 @@ _BATCH = 7  # no layer has this first size by accident
 def trace(net: nn.Module, shape: Shape) -> Graph:
     """The graph of ``net`` in eval mode for inputs of ``shape`` (c, h, w), images in [0, 1].
 
-    Modes, gradients and generators of the user stay as they are. Raises VictimError naming the first operation bounds
-    cannot pass, and for a net that does not return logits (b, classes) or decides by the values of its input.
+    Modes, gradients and generators of the user stay as they are. Raises VictimError naming the
+    first operation bounds cannot pass, and for a net that does not return logits (b, classes) or
+    decides by the values of its input.
     """
     images = torch.rand((_BATCH, *shape), generator=generator(0, "bounds", "trace"))
     images = images.to(next((p for p in net.parameters()), images))
@@ -50,8 +120,16 @@ def trace(net: nn.Module, shape: Shape) -> Graph:
             output = net(images)
         graph = Graph(tuple(watcher.nodes_up_to(output)))
         if len(graph.nodes[-1].shape) != 1:
-            raise VictimError(f"output of shape {tuple(output.shape)}", "bounds need logits (b, classes)", "wrap it")
-        _check(graph, net, torch.cat([1 - images[:2], images[2:4].square(), torch.zeros_like(images[:1])]))
+            raise VictimError(
+                f"output of shape {tuple(output.shape)}",
+                "bounds need logits (b, classes)",
+                "wrap it",
+            )
+        _check(
+            graph,
+            net,
+            torch.cat([1 - images[:2], images[2:4].square(), torch.zeros_like(images[:1])]),
+        )
     return graph
 
 
@@ -66,7 +144,11 @@ class Watcher(TorchFunctionMode):
         self._alive: list[Any] = [images]  # ids stay unique only while their tensors live
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the function; record it if it touches what is watched."""
         kwargs = kwargs or {}
@@ -76,7 +158,9 @@ class Watcher(TorchFunctionMode):
         name = _name(func)
         if name in _ABOUT_SHAPE:
             return func(*args, **kwargs)
-        numbers = {id(a): self._numbers[id(a)] for a in touched}  # before an in-place function renames them
+        numbers = {
+            id(a): self._numbers[id(a)] for a in touched
+        }  # before an in-place function renames them
         result = func(*args, **kwargs)
         if not isinstance(result, Tensor):
             raise _unknown(name, "its outcome depends on the values of the images")
@@ -87,7 +171,9 @@ class Watcher(TorchFunctionMode):
         """The nodes that end in ``output``; those it does not depend on are left out."""
         if not isinstance(output, Tensor) or id(output) not in self._numbers:
             raise VictimError(
-                "this victim", "its layers cannot be watched", "give it as a torch module, or use smoothing"
+                "this victim",
+                "its layers cannot be watched",
+                "give it as a torch module, or use smoothing",
             )
         wanted, needed = self._numbers[id(output)], set[int]()
         pending = [wanted]
@@ -99,14 +185,23 @@ class Watcher(TorchFunctionMode):
         order = sorted(needed | {0})
         places = {old: new for new, old in enumerate(order)}
         return [
-            Node(self.nodes[i].layer, tuple(places[j] for j in self.nodes[i].inputs), self.nodes[i].shape)
+            Node(
+                self.nodes[i].layer,
+                tuple(places[j] for j in self.nodes[i].inputs),
+                self.nodes[i].shape,
+            )
             for i in order
         ]
 
     def _record(
-        self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-        numbers: dict[int, int], result: Tensor,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        numbers: dict[int, int],
+        result: Tensor,
+    ) -> None:
         if not args and "input" in kwargs:
             args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
         places = [i for i, a in enumerate(args[:2]) if isinstance(a, Tensor) and id(a) in numbers]
@@ -128,10 +223,19 @@ class Watcher(TorchFunctionMode):
         return len(self.nodes) - 1
 
     def _sum(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: tuple[int, ...], result: Tensor
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: tuple[int, ...],
+        result: Tensor,
     ) -> int:
         """x + y or x - y of two watched values of one shape."""
-        if name not in ("add", "sub", "rsub") or kwargs.get("alpha", 1) != 1 or args[0].shape != args[1].shape:
+        if (
+            name not in ("add", "sub", "rsub")
+            or kwargs.get("alpha", 1) != 1
+            or args[0].shape != args[1].shape
+        ):
             raise _unknown(name, "of two values that both depend on the images")
         one = torch.ones((), dtype=result.dtype, device=result.device)
         minus = Scale(-one, 0 * one)
@@ -143,9 +247,14 @@ class Watcher(TorchFunctionMode):
         return self._append(Add(), (first, second), result)
 
     def _layer(
-        self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], place: int,
+        self,
+        name: str,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        place: int,
         result: Tensor,
-    ) -> Layer | None:  # fmt: skip
+    ) -> Layer | None:
         """The layer of a function of one watched value; None where it changes nothing."""
         x = args[place]
         if name in _SAME:
@@ -162,15 +271,28 @@ class Watcher(TorchFunctionMode):
             return _weighted(name, args, kwargs)
         if name == "reshape":
             return Reshape(tuple(result.shape[1:]))
-        if name in ("avg_pool2d", "adaptive_avg_pool2d", "mean", "permute", "transpose", "getitem", "sum"):
+        if name in (
+            "avg_pool2d",
+            "adaptive_avg_pool2d",
+            "mean",
+            "permute",
+            "transpose",
+            "getitem",
+            "sum",
+        ):
             return Average(lambda t: func(t, *args[1:], **kwargs))
-        if (name == "pad" and _pads_with_zero(args, kwargs)) or (name == "interpolate" and _interpolates(args, kwargs)):
+        if (name == "pad" and _pads_with_zero(args, kwargs)) or (
+            name == "interpolate" and _interpolates(args, kwargs)
+        ):
             return Average(lambda t: func(t, *args[1:], **kwargs))
         raise _unknown(name, "bounds have no rule for it")
 
 
-def _scale(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: int, x: Tensor) -> Scale:
-    """x + c, x - c, c - x, c x, x / c or -x with a constant that is the same for every image of a batch."""
+def _scale(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: int, x: Tensor
+) -> Scale:
+    """x + c, x - c, c - x, c x, x / c or -x with a constant that is the same for every image of a
+    batch."""
     one = torch.ones((), dtype=x.dtype, device=x.device)
     zero = 0 * one
     if name == "neg":
@@ -178,18 +300,25 @@ def _scale(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: int,
     other: Any = args[1 - place] if len(args) > 1 else kwargs["other"]
     c = other if isinstance(other, Tensor) else one * other
     wider = c.ndim > x.ndim or (c.ndim == x.ndim and c.shape[0] != 1)
-    if kwargs.get("alpha", 1) != 1 or wider or (name == "div" and (place == 1 or kwargs.get("rounding_mode"))):
+    if (
+        kwargs.get("alpha", 1) != 1
+        or wider
+        or (name == "div" and (place == 1 or kwargs.get("rounding_mode")))
+    ):
         raise _unknown(name, "with these operands")
     if place == 1 and name in ("sub", "rsub"):
         name = {"sub": "rsub", "rsub": "sub"}[name]
     return {
-        "add": lambda: Scale(one, c), "sub": lambda: Scale(one, -c), "rsub": lambda: Scale(-one, c),
-        "mul": lambda: Scale(c, zero), "div": lambda: Scale(1 / c, zero),
-    }[name]()  # fmt: skip
+        "add": lambda: Scale(one, c),
+        "sub": lambda: Scale(one, -c),
+        "rsub": lambda: Scale(-one, c),
+        "mul": lambda: Scale(c, zero),
+        "div": lambda: Scale(1 / c, zero),
+    }[name]()
 
 
 def _weighted(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layer:
-    """Convolution, linear layer or batch normalisation from its call."""
+    """Convolution, linear layer or batch normalization from its call."""
     if name == "linear":
         return Linear(*_bound(("weight", "bias"), (None, None), args, kwargs))
     if name == "batch_norm":
@@ -200,7 +329,9 @@ def _weighted(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layer
             raise _unknown(name, "with statistics of the batch")
         return Norm(mean, var, weight, bias, eps)
     names = ("weight", "bias", "stride", "padding", "dilation", "groups")
-    weight, bias, stride, padding, dilation, groups = _bound(names, (None, None, 1, 0, 1, 1), args, kwargs)
+    weight, bias, stride, padding, dilation, groups = _bound(
+        names, (None, None, 1, 0, 1, 1), args, kwargs
+    )
     stride, dilation = _pair(stride), _pair(dilation)
     return Conv(weight, bias, stride, _padding(padding, weight, dilation), dilation, groups)
 
@@ -231,7 +362,9 @@ def _padding(value: Any, weight: Tensor, dilation: Pair) -> Pair:
     return (sizes[0] // 2, sizes[1] // 2)
 
 
-def _option(function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _option(
+    function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     """The value of one argument of a call."""
     call = inspect.signature(function).bind(*args, **kwargs)
     call.apply_defaults()
@@ -239,22 +372,32 @@ def _option(function: Callable[..., Any], name: str, args: tuple[Any, ...], kwar
 
 
 def _pads_with_zero(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return _option(F.pad, "mode", args, kwargs) == "constant" and not _option(F.pad, "value", args, kwargs)
+    return _option(F.pad, "mode", args, kwargs) == "constant" and not _option(
+        F.pad, "value", args, kwargs
+    )
 
 
 def _interpolates(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """By weights that are never negative, as bicubic's are."""
-    return _option(F.interpolate, "mode", args, kwargs) in ("nearest", "nearest-exact", "bilinear", "area")
+    return _option(F.interpolate, "mode", args, kwargs) in (
+        "nearest",
+        "nearest-exact",
+        "bilinear",
+        "area",
+    )
 
 
-def _refuse_training(name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _refuse_training(
+    name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     training = kwargs.get("training", args[2] if len(args) > 2 else True)
     if training:
         raise _unknown(name, "in training mode")
 
 
 def _name(func: Callable[..., Any]) -> str:
-    """The plain name: relu of F.relu, torch.relu_, Tensor.relu; add of Tensor.__add__; shape of its getter."""
+    """The plain name: relu of F.relu, torch.relu_, Tensor.relu; add of Tensor.__add__; shape of its
+    getter."""
     full: str = resolve_name(func) or getattr(func, "__name__", str(func))
     parts = full.removesuffix(".__get__").split(".")
     last = parts[-1]
@@ -294,5 +437,7 @@ def _check(graph: Graph, net: nn.Module, images: Tensor) -> None:
     if not torch.allclose(seen, wanted, rtol=1e-3, atol=1e-4 * (1 + float(wanted.abs().max()))):
         gap = float((seen - wanted).abs().max())
         raise VictimError(
-            f"{type(net).__name__}", f"its layers as watched differ from it by {gap:.2g}", "use --method smoothing"
+            f"{type(net).__name__}",
+            f"its layers as watched differ from it by {gap:.2g}",
+            "use --method smoothing",
         )

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from physadv.core.errors import OptionError
-from physadv.certification.bounds.input_ball import Ball
 from physadv.certification.bounds.crown import crown_ibp_margins, crown_margins
 from physadv.certification.bounds.graph import Graph
 from physadv.certification.bounds.ibp import ibp_margins
+from physadv.certification.bounds.input_ball import Ball
 from physadv.certification.bounds.polytope import polytope_margins
 from physadv.certification.bounds.tracing import trace
+from physadv.core.errors import OptionError
 
 Method = Callable[[Graph, Ball, Tensor], Tensor]
 METHODS: dict[str, Method] = {
@@ -27,9 +27,11 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Bounded:
-    """``margins`` (b,): lower bounds on the logit of the label minus the best other one, over the whole ball.
+    """``margins`` (b,): lower bounds on the logit of the label minus the best other one, over the
+    whole ball.
 
-    ``predicted`` (b,) are the classes of the images themselves. Certified is what has a positive margin.
+    ``predicted`` (b,) are the classes of the images themselves. Certified is what has a positive
+    margin.
     """
 
     predicted: Tensor
@@ -42,9 +44,14 @@ class Bounded:
 
 
 def margin_forms(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(b, classes - 1, classes): the label's logit minus each other. Raises OptionError for a label out of range."""
+    """(b, classes - 1, classes): the label's logit minus each other. Raises OptionError for a label
+    out of range."""
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise OptionError(f"label {int(labels.max())}", f"the victim has {classes} classes", "check victim and data")
+        raise OptionError(
+            f"label {int(labels.max())}",
+            f"the victim has {classes} classes",
+            "check victim and data",
+        )
     eye = torch.eye(classes, dtype=dtype, device=labels.device)
     every = eye[labels][:, None] - eye
     others = torch.arange(classes - 1, device=labels.device).expand(len(labels), -1)
@@ -52,20 +59,28 @@ def margin_forms(labels: Tensor, classes: int, dtype: torch.dtype = torch.float3
     return every.gather(1, others[..., None].expand(-1, -1, classes))
 
 
-def prepare(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Graph:
+def prepare_graph(
+    net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = None
+) -> Graph:
     """The folded graph of ``net`` for images of ``shape`` (c, h, w), to be used for many batches."""
     return trace(net, shape).folded(dtype)
 
 
 @torch.no_grad()
-def verify(
-    graph: Graph, images: Tensor, labels: Tensor, *, eps: float, method: str = "crown", norm: str = "linf",
+def verify_bounds(
+    graph: Graph,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    method: str = "crown",
+    norm: str = "linf",
     limits: tuple[float, float] | None = (0.0, 1.0),
-) -> Bounded:  # fmt: skip
+) -> Bounded:
     """Bound the margins of ``images`` (b, c, h, w) in [0, 1] over balls of ``eps`` in ``norm``.
 
-    ``method`` is one of METHODS. Bounds are computed in floating point: each is exact up to its rounding. Raises
-    OptionError for an unknown method or norm.
+    ``method`` is one of METHODS. Bounds are computed in floating point: each is exact up to its
+    rounding. Raises OptionError for an unknown method or norm.
     """
     if method not in METHODS:
         raise OptionError(f"method {method!r}", f"one of {', '.join(METHODS)}", "use crown-ibp")

@@ -1,8 +1,8 @@
-"""Defences against patches that come with a proof: double masking and derandomised smoothing.
+"""Defences against patches that come with a proof: double masking and derandomized smoothing.
 
-Both wrap a classifier and answer with logits whose best class is the defended verdict, so that attacks and evaluations
-run through them. A certificate says: no patch of that size, wherever it lies and whatever it shows, changes the
-verdict.
+Both wrap a classifier and answer with logits whose best class is the defended verdict, so that
+attacks and evaluations run through them. A certificate says: no patch of that size, wherever it
+lies and whatever it shows, changes the verdict.
 """
 
 from __future__ import annotations
@@ -17,28 +17,45 @@ from physadv.core.errors import OptionError, VictimError
 from physadv.core.types import Victim
 
 CPU_BATCH = 64
-"""What fits the caches: a victim's pass over 64 images, channels last, is a third faster than over 256 as they come."""
+"""What fits the caches: a victim's pass over 64 images, channels last, is a third faster than over
+256 as they come."""
 
 
 class PatchCleanser(nn.Module):
-    """Double masking around any classifier (Xiang et al. 2022) against one patch of ``patch`` px (a side, or h and w).
+    """Double masking around any classifier (Xiang et al. 2022) against one patch of ``patch`` px (a
+    side, or h and w).
 
-    ``masks`` along each axis are laid so that one of them covers any such patch; more of them are smaller, and cost
-    more: masks^2 passes an image, about masks^4 / 2 for a certificate. Masked pixels get ``fill``.
+    ``masks`` along each axis are laid so that one of them covers any such patch; more of them are
+    smaller, and cost more: masks^2 passes an image, about masks^4 / 2 for a certificate. Masked
+    pixels get ``fill``.
     """
 
     def __init__(
-        self, victim: Victim, *, patch: int | tuple[int, int], masks: int = 6, fill: float = 0.5, batch: int = 256
+        self,
+        victim: Victim,
+        *,
+        patch: int | tuple[int, int],
+        masks: int = 6,
+        fill: float = 0.5,
+        batch: int = 256,
     ) -> None:
         super().__init__()
         sides = (patch, patch) if isinstance(patch, int) else patch
         if min(sides) < 1 or masks < 1 or batch < 1:
             raise OptionError(f"patch {patch}, masks {masks}", "at least 1 each", "use 6 masks")
-        self.victim, self.patch, self.masks, self.fill, self.batch = victim, sides, masks, fill, batch
+        self.victim, self.patch, self.masks, self.fill, self.batch = (
+            victim,
+            sides,
+            masks,
+            fill,
+            batch,
+        )
 
     def mask_set(self, height: int, width: int) -> Tensor:
         """(m, 1, h, w) bool, true where a mask hides; any patch lies wholly within at least one."""
-        rows, columns = (mask_spans(n, p, self.masks) for n, p in zip((height, width), self.patch, strict=True))
+        rows, columns = (
+            mask_spans(n, p, self.masks) for n, p in zip((height, width), self.patch, strict=True)
+        )
         found = torch.zeros(len(rows) * len(columns), 1, height, width, dtype=torch.bool)
         for k, (top, bottom, left, right) in enumerate((*r, *c) for r in rows for c in columns):
             found[k, 0, top:bottom, left:right] = True
@@ -47,16 +64,20 @@ class PatchCleanser(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (b, classes) whose best class is the verdict of double masking.
 
-        Where all one-mask verdicts agree they are averaged. Else a mask whose verdict differs is believed if every
-        second mask upholds it, and its logits are the answer; if none is, the majority's logits are averaged.
+        Where all one-mask verdicts agree they are averaged. Else a mask whose verdict differs is
+        believed if every second mask upholds it, and its logits are the answer; if none is, the
+        majority's logits are averaged.
         """
         masks = self.mask_set(*images.shape[-2:]).to(images.device)
         once = self._masked_logits(images, masks)
-        return torch.stack([self._decide(x, masks, logits) for x, logits in zip(images, once, strict=True)])
+        return torch.stack(
+            [self._decide(x, masks, logits) for x, logits in zip(images, once, strict=True)]
+        )
 
     @torch.no_grad()
     def certify(self, images: Tensor, labels: Tensor) -> Tensor:
-        """(b,) bool: every pair of masks leaves the victim right, so no patch of this size changes the verdict."""
+        """(b,) bool: every pair of masks leaves the victim right, so no patch of this size changes
+        the verdict."""
         masks = self.mask_set(*images.shape[-2:]).to(images.device)
         sure = torch.ones(len(images), dtype=torch.bool, device=images.device)
         for k in range(len(masks)):
@@ -85,34 +106,60 @@ class PatchCleanser(nn.Module):
 
     def _masked_logits(self, images: Tensor, masks: Tensor) -> Tensor:
         """(b, m, classes): every image under every mask."""
-        hidden = torch.where(masks[None], torch.full_like(images[:1], self.fill)[:, None], images[:, None])
+        hidden = torch.where(
+            masks[None], torch.full_like(images[:1], self.fill)[:, None], images[:, None]
+        )
         return in_batches(self.victim, hidden, self.batch)
 
 
 class Ablated(nn.Module):
-    """Derandomised smoothing (Levine and Feizi 2020): votes on images of which only a band or a block is left.
+    """Derandomised smoothing (Levine and Feizi 2020): votes on images of which only a band or a
+    block is left.
 
-    ``kind`` "band" keeps ``size`` columns, "block" a ``size`` x ``size`` square, ``stride`` px apart and wholly inside
-    the image (theirs also run around its border, where there is little to see); the rest gets ``fill``. Every place has
-    one vote, which it casts where the victim gives its class at least the probability ``threshold``. The victim should
-    have been trained on such images (:class:`physadv.training.methods.occlusion.Masked`). ``patch`` px a side is what certificates
-    are for unless they are asked for another.
+    ``kind`` "band" keeps ``size`` columns, "block" a ``size`` x ``size`` square, ``stride`` px
+    apart and wholly inside the image (theirs also run around its border, where there is little to
+    see); the rest gets ``fill``. Every place has one vote, which it casts where the victim gives
+    its class at least the probability ``threshold``. The victim should have been trained on such
+    images (:class:`physadv.training.methods.occlusion.OcclusionTraining`). ``patch`` px a side is what
+    certificates are for unless they are asked for another.
     """
 
     def __init__(
-        self, victim: Victim, *, size: int, kind: Literal["band", "block"] = "band", stride: int = 1,
-        patch: int = 5, threshold: float = 0.0, fill: float = 0.5, batch: int = 256,
-    ) -> None:  # fmt: skip
+        self,
+        victim: Victim,
+        *,
+        size: int,
+        kind: Literal["band", "block"] = "band",
+        stride: int = 1,
+        patch: int = 5,
+        threshold: float = 0.0,
+        fill: float = 0.5,
+        batch: int = 256,
+    ) -> None:
         super().__init__()
         if min(size, stride, patch) < 1 or kind not in ("band", "block"):
-            raise OptionError(f"{kind} of {size} px", "a band or a block of at least 1 px", "use band and 4")
+            raise OptionError(
+                f"{kind} of {size} px", "a band or a block of at least 1 px", "use band and 4"
+            )
         if not 0 <= threshold < 1:
-            raise OptionError(f"threshold {threshold:g}", "0 <= threshold < 1", "use 0.3, or 0 where all shall vote")
-        self.victim, self.size, self.kind, self.stride, self.fill, self.batch = victim, size, kind, stride, fill, batch
+            raise OptionError(
+                f"threshold {threshold:g}",
+                "0 <= threshold < 1",
+                "use 0.3, or 0 where all shall vote",
+            )
+        self.victim, self.size, self.kind, self.stride, self.fill, self.batch = (
+            victim,
+            size,
+            kind,
+            stride,
+            fill,
+            batch,
+        )
         self.threshold, self.patch = threshold, (patch, patch)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(b, classes), double: the share of votes, ties to the smaller class; gradients are of mean probabilities."""
+        """(b, classes), double: the share of votes, ties to the smaller class; gradients are of
+        mean probabilities."""
         local = self.probabilities(images)
         mean = local.mean((2, 3))
         shares = self._ranked(self.ballots(local)) / local[0, 0].numel()
@@ -120,17 +167,21 @@ class Ablated(nn.Module):
 
     @torch.no_grad()
     def certify(self, images: Tensor, labels: Tensor, *, patch: int | None = None) -> Tensor:
-        """(b,) bool: the verdict is right and stays so for any square of ``patch`` px a side (by default its own).
+        """(b,) bool: the verdict is right and stays so for any square of ``patch`` px a side (by
+        default its own).
 
-        Wherever the patch lies, the votes of the places it meets may all be for one other class; exact for votes that
-        nothing is known of, so never below the count of Levine and Feizi.
+        Wherever the patch lies, the votes of the places it meets may all be for one other class;
+        exact for votes that nothing is known of, so never below the count of Levine and Feizi.
         """
         size = self.patch[0] if patch is None else patch
-        return self._certified(self.ballots(self.probabilities(images)), labels, size, images.shape[-2:])
+        return self._certified(
+            self.ballots(self.probabilities(images)), labels, size, images.shape[-2:]
+        )
 
     @torch.no_grad()
     def verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(b,) classes and (b,) bool: the verdicts, and whether they are certified; for the price of the former."""
+        """(b,) classes and (b,) bool: the verdicts, and whether they are certified; for the price
+        of the former."""
         ballots = self.ballots(self.probabilities(images))
         said = self._ranked(ballots).argmax(1)
         return said, self._certified(ballots, said, self.patch[0], images.shape[-2:])
@@ -138,7 +189,9 @@ class Ablated(nn.Module):
     def _ranked(self, ballots: Tensor) -> Tensor:
         return self._broken_ties(ballots.sum((2, 3)))
 
-    def _certified(self, ballots: Tensor, labels: Tensor, patch: int, size: Sequence[int]) -> Tensor:
+    def _certified(
+        self, ballots: Tensor, labels: Tensor, patch: int, size: Sequence[int]
+    ) -> Tensor:
         down, across = self.met(patch, *size)
         down, across = down.to(ballots), across.to(ballots)
         outside = ballots.sum((2, 3))[..., None, None] - window_sums(ballots, down, across)
@@ -152,21 +205,29 @@ class Ablated(nn.Module):
         """(b, classes, rows, columns): what the victim says of each place; one row of bands."""
         height, width = images.shape[-2:]
         keep = self.keeps(height, width).to(images.device)
-        left = torch.where(keep[None], images[:, None], torch.full_like(images[:1], self.fill)[:, None])
+        left = torch.where(
+            keep[None], images[:, None], torch.full_like(images[:1], self.fill)[:, None]
+        )
         logits = in_batches(self.victim, left, self.batch)
-        return logits.softmax(2).transpose(1, 2).reshape(len(images), logits.shape[2], -1, len(self._starts(width)))
+        return (
+            logits.softmax(2)
+            .transpose(1, 2)
+            .reshape(len(images), logits.shape[2], -1, len(self._starts(width)))
+        )
 
     def ballots(self, local: Tensor) -> Tensor:
-        """The votes of such probabilities, of the same shape: 1 or 0, in double precision so that sums stay exact."""
+        """The votes of such probabilities, of the same shape: 1 or 0, in double precision so that
+        sums stay exact."""
         best = local.max(1, keepdim=True)
         votes = torch.zeros_like(local, dtype=torch.double).scatter(1, best.indices, 1.0)
         return votes * (best.values >= self.threshold)
 
     def met(self, patch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Which rows (p, rows) and columns (q, columns) of places a square patch touches, bool, wherever it lies.
+        """Which rows (p, rows) and columns (q, columns) of places a square patch touches, bool,
+        wherever it lies.
 
-        Where it can touch more, those that it touches elsewhere are left out. Raises OptionError for a patch that does
-        not fit the image.
+        Where it can touch more, those that it touches elsewhere are left out. Raises OptionError
+        for a patch that does not fit the image.
         """
         across = touched(width, self._starts(width), self.size, patch)
         if self.kind == "band":
@@ -174,12 +235,17 @@ class Ablated(nn.Module):
         return touched(height, self._starts(height), self.size, patch), across
 
     def keeps(self, height: int, width: int) -> Tensor:
-        """(m, 1, h, w) bool, true where an ablated image keeps its pixels; rows of places, then columns."""
+        """(m, 1, h, w) bool, true where an ablated image keeps its pixels; rows of places, then
+        columns."""
         if self.size > width or (self.kind == "block" and self.size > height):
             raise OptionError(
-                f"{self.kind} of {self.size} px", f"the image is {width} x {height} px", "make it smaller"
+                f"{self.kind} of {self.size} px",
+                f"the image is {width} x {height} px",
+                "make it smaller",
             )
-        columns = _spans(width, self._starts(width), self.size)[:, None, None, :].expand(-1, 1, height, -1)
+        columns = _spans(width, self._starts(width), self.size)[:, None, None, :].expand(
+            -1, 1, height, -1
+        )
         if self.kind == "band":
             return columns
         rows = _spans(height, self._starts(height), self.size)[:, None, :, None]
@@ -191,18 +257,23 @@ class Ablated(nn.Module):
 
     @staticmethod
     def _broken_ties(votes: Tensor) -> Tensor:
-        """Equal counts ordered by class, the last axis: the smaller one first, by less than half a vote."""
+        """Equal counts ordered by class, the last axis: the smaller one first, by less than half a
+        vote."""
         classes = votes.shape[-1]
         return votes - torch.arange(classes, device=votes.device) / (2 * classes)
 
 
 def touched(side: int, starts: Sequence[int], size: int, patch: int) -> Tensor:
-    """(p, starts) bool: which windows of ``size`` px a run of ``patch`` px on ``side`` touches, place by place.
+    """(p, starts) bool: which windows of ``size`` px a run of ``patch`` px on ``side`` touches,
+    place by place.
 
-    Only the largest sets: one that lies within another is left out. Raises OptionError for a patch that does not fit.
+    Only the largest sets: one that lies within another is left out. Raises OptionError for a patch
+    that does not fit.
     """
     if not 1 <= patch <= side:
-        raise OptionError(f"patch of {patch} px", f"the image is {side} px", "a patch must fit the image")
+        raise OptionError(
+            f"patch of {patch} px", f"the image is {side} px", "a patch must fit the image"
+        )
     first = torch.tensor(list(starts))
     places = torch.arange(side - patch + 1)[:, None]
     found: Tensor = torch.unique((first < places + patch) & (first + size > places), dim=0)
@@ -211,14 +282,18 @@ def touched(side: int, starts: Sequence[int], size: int, patch: int) -> Tensor:
 
 
 def window_sums(values: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """(..., rows, columns) -> (..., p, q): the sum over each of the sets of rows ``down`` by each of columns."""
+    """(..., rows, columns) -> (..., p, q): the sum over each of the sets of rows ``down`` by each
+    of columns."""
     return down @ values @ across.T
 
 
 def mask_spans(side: int, patch: int, count: int) -> list[tuple[int, int]]:
-    """[start, end) of ``count`` spans on ``side`` px such that any ``patch`` px in a row lie within one."""
+    """[start, end) of ``count`` spans on ``side`` px such that any ``patch`` px in a row lie within
+    one."""
     if patch > side:
-        raise OptionError(f"patch of {patch} px", f"the image is {side} px", "a patch must fit the image")
+        raise OptionError(
+            f"patch of {patch} px", f"the image is {side} px", "a patch must fit the image"
+        )
     places = side - patch + 1
     step = -(-places // count)
     length = patch + step - 1
@@ -237,7 +312,9 @@ def _pieces(victim: Victim, images: Tensor, batch: int) -> Iterator[Tensor]:
     for piece in torch.split(images, batch):
         logits = victim(piece.contiguous(memory_format=torch.channels_last))
         if not isinstance(logits, Tensor):
-            raise VictimError("a detector", "this defence needs logits (b, classes)", "wrap a classifier")
+            raise VictimError(
+                "a detector", "this defense needs logits (b, classes)", "wrap a classifier"
+            )
         yield logits
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from physadv.core.errors import OptionError
 from physadv.certification.patch.masking import Ablated, window_sums
+from physadv.core.errors import OptionError
 
 
 class RobustMasking(nn.Module):
-    """PatchGuard over the verdicts of ``local``: each class loses its strongest window, and the rest is its score.
+    """PatchGuard over the verdicts of ``local``: each class loses its strongest window, and the
+    rest is its score.
 
-    Local evidence is what the victim says of ablated images, as in their masked derandomised smoothing: the
-    probabilities of all classes at each place, in [0, 1] whatever a patch shows. Places where none reaches the
-    threshold of ``local`` count nothing. The window is the places that a patch of the size of ``local`` can touch; none
-    runs around the image's border.
+    Local evidence is what the victim says of ablated images, as in their masked derandomized
+    smoothing: the probabilities of all classes at each place, in [0, 1] whatever a patch shows.
+    Places where none reaches the threshold of ``local`` count nothing. The window is the places
+    that a patch of the size of ``local`` can touch; none runs around the image's border.
     """
 
     def __init__(self, local: Ablated) -> None:
@@ -28,13 +29,15 @@ class RobustMasking(nn.Module):
         return local * (local.max(1, keepdim=True).values >= self.local.threshold)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(b, classes): the evidence of each class outside its strongest window, over the count of places."""
+        """(b, classes): the evidence of each class outside its strongest window, over the count of
+        places."""
         evidence = self.evidence(images)
         return self._left(evidence, *self._windows(images, evidence))
 
     @torch.no_grad()
     def verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(b,) classes and (b,) bool: the verdicts, and whether they are certified; for the price of the former."""
+        """(b,) classes and (b,) bool: the verdicts, and whether they are certified; for the price
+        of the former."""
         evidence = self.evidence(images)
         windows = self._windows(images, evidence)
         said = self._left(evidence, *windows).argmax(1)
@@ -44,9 +47,9 @@ class RobustMasking(nn.Module):
     def certify(self, images: Tensor, labels: Tensor) -> Tensor:
         """(b,) bool: whatever a patch shows, wherever it lies, the label keeps the most evidence.
 
-        For each window that may be the patch's: other classes keep at most what they have outside it, since at least
-        as much is masked as the patch could add; the label keeps at least what it has outside it, less the strongest
-        window of that.
+        For each window that may be the patch's: other classes keep at most what they have outside
+        it, since at least as much is masked as the patch could add; the label keeps at least what
+        it has outside it, less the strongest window of that.
         """
         evidence = self.evidence(images)
         return self._certified(evidence, labels, *self._windows(images, evidence))
@@ -75,7 +78,8 @@ class RobustMasking(nn.Module):
         if bool(down.all(1).any() and across.all(1).any()):
             raise OptionError(
                 f"patch {self.patch[0]} px",
-                f"it can touch all of {down.shape[1]} x {across.shape[1]} places that see {self.local.size} px",
+                f"it can touch all of {down.shape[1]} x {across.shape[1]} places that see "
+                f"{self.local.size} px",
                 "use a smaller patch, size or stride",
             )
         return down.to(evidence), across.to(evidence)

@@ -1,4 +1,5 @@
-"""Randomised smoothing (Cohen, Rosenfeld and Kolter 2019): predict and certify by counting votes under noise.
+"""Randomised smoothing (Cohen, Rosenfeld and Kolter 2019): predict and certify by counting votes
+under noise.
 
 Counts are streamed: memory does not grow with the number of samples.
 """
@@ -11,20 +12,21 @@ from dataclasses import dataclass
 from scipy import stats
 from torch import Tensor
 
-from physadv.core.errors import OptionError
-from physadv.core.types import Victim
 from physadv.certification.smoothing.noise import Noise
 from physadv.certification.smoothing.sampler import Request, Sampler
+from physadv.core.errors import OptionError
+from physadv.core.types import Victim
 
 ABSTAIN = -1
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was certified for one image: with probability 1 - alpha over the noise, the class holds within ``radius``.
+    """What was certified for one image: with probability 1 - alpha over the noise, the class holds
+    within ``radius``.
 
-    ``predicted`` is ABSTAIN (-1), and the radius 0, where nothing could be certified. ``p_low`` is the lower bound of
-    the class probability, ``samples`` how many noisy images were classified.
+    ``predicted`` is ABSTAIN (-1), and the radius 0, where nothing could be certified. ``p_low`` is
+    the lower bound of the class probability, ``samples`` how many noisy images were classified.
     """
 
     predicted: int
@@ -34,30 +36,55 @@ class Certificate:
 
 
 def lower_bound(successes: int, n: int, alpha: float) -> float:
-    """One-sided Clopper-Pearson: a value that is below the true probability in at least 1 - alpha of all cases."""
+    """One-sided Clopper-Pearson: a value that is below the true probability in at least 1 - alpha
+    of all cases."""
     if not 0 <= successes <= n or n < 1:
-        raise OptionError(f"{successes} of {n}", "0 <= successes <= n and n >= 1", "check the counts")
+        raise OptionError(
+            f"{successes} of {n}", "0 <= successes <= n and n >= 1", "check the counts"
+        )
     return float(stats.beta.ppf(alpha, successes, n - successes + 1)) if successes else 0.0
 
 
 def certify(
-    victim: Victim, image: Tensor, noise: Noise, *, norm: str = "l2", n0: int = 100, n: int = 100_000,
-    alpha: float = 0.001, seed: int = 0, index: int = 0, batch: int = 256,
-) -> Certificate:  # fmt: skip
-    """Cohen's CERTIFY: ``n0`` samples pick the class, ``n`` others bound its probability, alpha is the error allowed.
+    victim: Victim,
+    image: Tensor,
+    noise: Noise,
+    *,
+    norm: str = "l2",
+    n0: int = 100,
+    n: int = 100_000,
+    alpha: float = 0.001,
+    seed: int = 0,
+    index: int = 0,
+    batch: int = 256,
+) -> Certificate:
+    """Cohen's CERTIFY: ``n0`` samples pick the class, ``n`` others bound its probability, alpha is
+    the error allowed.
 
-    ``image`` is (1, c, h, w) in [0, 1]; ``index`` names its noise under ``seed``. Raises OptionError for numbers out
-    of range and VictimError for a victim that does not return logits.
+    ``image`` is (1, c, h, w) in [0, 1]; ``index`` names its noise under ``seed``. Raises
+    OptionError for numbers out of range and VictimError for a victim that does not return logits.
     """
     return certify_with(
-        Sampler(victim, noise, seed=seed, batch=batch), image, norm=norm, n0=n0, n=n, alpha=alpha, index=index
+        Sampler(victim, noise, seed=seed, batch=batch),
+        image,
+        norm=norm,
+        n0=n0,
+        n=n,
+        alpha=alpha,
+        index=index,
     )
 
 
 def certify_with(
-    sampler: Sampler, image: Tensor, *, norm: str = "l2", n0: int = 100, n: int = 100_000, alpha: float = 0.001,
+    sampler: Sampler,
+    image: Tensor,
+    *,
+    norm: str = "l2",
+    n0: int = 100,
+    n: int = 100_000,
+    alpha: float = 0.001,
     index: int = 0,
-) -> Certificate:  # fmt: skip
+) -> Certificate:
     """:func:`certify` with a sampler of one's own."""
     check_numbers(n0, n, alpha)
     (picks,) = sampler.count([Request(image, index, "pick", 0, n0)])
@@ -69,33 +96,49 @@ def certify_with(
 def certificate(
     top: int, successes: int, n0: int, n: int, alpha: float, noise: Noise, norm: str, dims: int
 ) -> Certificate:
-    """The certificate of ``successes`` votes for class ``top`` among ``n`` samples taken after the pick."""
+    """The certificate of ``successes`` votes for class ``top`` among ``n`` samples taken after the
+    pick."""
     low = lower_bound(successes, n, alpha)
     if low <= 0.5:
         return Certificate(ABSTAIN, 0.0, low, n0 + n)
     return Certificate(top, noise.radius(low, norm, dims), low, n0 + n)
 
 
-def predict(
-    victim: Victim, image: Tensor, noise: Noise, *, n: int = 1000, alpha: float = 0.001, seed: int = 0,
-    index: int = 0, batch: int = 256,
-) -> int:  # fmt: skip
-    """Cohen's PREDICT: the smoothed class, or ABSTAIN where a two-sided test cannot tell the top two classes apart.
+def predict_smoothed(
+    victim: Victim,
+    image: Tensor,
+    noise: Noise,
+    *,
+    n: int = 1000,
+    alpha: float = 0.001,
+    seed: int = 0,
+    index: int = 0,
+    batch: int = 256,
+) -> int:
+    """Cohen's PREDICT: the smoothed class, or ABSTAIN where a two-sided test cannot tell the top
+    two classes apart.
 
     Wrong (not the smoothed classifier's class) with probability at most alpha.
     """
     check_numbers(1, n, alpha)
-    (counts,) = Sampler(victim, noise, seed=seed, batch=batch).count([Request(image, index, "predict", 0, n)])
+    (counts,) = Sampler(victim, noise, seed=seed, batch=batch).count(
+        [Request(image, index, "predict_smoothed", 0, n)]
+    )
     order = counts.argsort()[::-1]
     first = int(counts[order[0]])
     second = int(counts[order[1]]) if len(order) > 1 else 0
     return int(order[0]) if stats.binomtest(first, first + second, 0.5).pvalue <= alpha else ABSTAIN
 
 
-def certified_accuracy(labels: Sequence[int], certificates: Sequence[Certificate], radius: float) -> float:
-    """Share of images whose certified class is right within ``radius`` or more; at 0, of those not abstained on."""
+def certified_accuracy(
+    labels: Sequence[int], certificates: Sequence[Certificate], radius: float
+) -> float:
+    """Share of images whose certified class is right within ``radius`` or more; at 0, of those not
+    abstained on."""
     pairs = list(zip(labels, certificates, strict=True))
-    return sum(c.predicted == label and c.radius >= radius for label, c in pairs) / max(len(pairs), 1)
+    return sum(c.predicted == label and c.radius >= radius for label, c in pairs) / max(
+        len(pairs), 1
+    )
 
 
 def check_numbers(n0: int, n: int, alpha: float) -> None:

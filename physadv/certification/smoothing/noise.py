@@ -1,8 +1,9 @@
-"""Noise for randomised smoothing, and what a class probability under it certifies.
+"""Noise for randomized smoothing, and what a class probability under it certifies.
 
-Each noise turns p, the probability of the most likely class under noise, into a radius within which the smoothed
-classifier cannot change, with all other classes together bounded by 1 - p; and back. Noise is added to images in
-[0, 1] and not clipped, so radii are in units of the image scale (1 = black to white).
+Each noise turns p, the probability of the most likely class under noise, into a radius within which
+the smoothed classifier cannot change, with all other classes together bounded by 1 - p; and back.
+Noise is added to images in [0, 1] and not clipped, so radii are in units of the image scale (1 =
+black to white).
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from physadv.core.errors import OptionError
 
 @dataclass(frozen=True)
 class Noise(ABC):
-    """Independent noise of one ``scale`` on every input number. Raises OptionError for a scale that is not positive."""
+    """Independent noise of one ``scale`` on every input number. Raises OptionError for a scale that
+    is not positive."""
 
     scale: float
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < inf:
-            raise OptionError(f"noise of scale {self.scale}", "a positive number is needed", "use 0.25")
+            raise OptionError(
+                f"noise of scale {self.scale}", "a positive number is needed", "use 0.25"
+            )
 
     @abstractmethod
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -34,9 +38,11 @@ class Noise(ABC):
 
     @abstractmethod
     def radius(self, p: float, norm: str, dims: int) -> float:
-        """The radius in ``norm`` certified by a top-class probability of at least ``p``; 0 where p <= 1/2.
+        """The radius in ``norm`` certified by a top-class probability of at least ``p``; 0 where p
+        <= 1/2.
 
-        ``dims`` is the count of input numbers (3hw). Raises OptionError for a norm this noise does not serve.
+        ``dims`` is the count of input numbers (3hw). Raises OptionError for a norm this noise does
+        not serve.
         """
 
     @abstractmethod
@@ -44,11 +50,12 @@ class Noise(ABC):
         """The top-class probability that certifies ``radius``: the inverse of :meth:`radius`."""
 
 
-class Gaussian(Noise):
+class GaussianNoise(Noise):
     """N(0, scale^2): l_2 radius scale * Phi^-1(p) (Cohen et al. 2019), tight.
 
-    For l_inf the l_2 ball that holds the l_inf ball is used: the radius is divided by sqrt(dims). No noise does
-    essentially better for large dims (Blum et al. 2020), so a 32x32 RGB image pays a factor of 55.
+    For l_inf the l_2 ball that holds the l_inf ball is used: the radius is divided by sqrt(dims).
+    No noise does essentially better for large dims (Blum et al. 2020), so a 32x32 RGB image pays a
+    factor of 55.
     """
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -68,7 +75,11 @@ class Gaussian(Noise):
     def _price(norm: str, dims: int) -> float:
         prices = {"l2": 1.0, "linf": sqrt(dims)}
         if norm not in prices:
-            raise OptionError(f"norm {norm} with Gaussian noise", "it certifies l2 and linf", "use laplace or uniform")
+            raise OptionError(
+                f"norm {norm} with Gaussian noise",
+                "it certifies l2 and linf",
+                "use laplace or uniform",
+            )
         return prices[norm]
 
 
@@ -115,8 +126,13 @@ class Uniform(Noise):
 
 
 def noise_named(name: str, scale: float) -> Noise:
-    """``gaussian``, ``laplace`` or ``uniform`` noise. Raises OptionError for another name or a bad scale."""
-    kinds: dict[str, type[Noise]] = {"gaussian": Gaussian, "laplace": Laplace, "uniform": Uniform}
+    """``gaussian``, ``laplace`` or ``uniform`` noise. Raises OptionError for another name or a bad
+    scale."""
+    kinds: dict[str, type[Noise]] = {
+        "gaussian": GaussianNoise,
+        "laplace": Laplace,
+        "uniform": Uniform,
+    }
     if name not in kinds:
         raise OptionError(f"noise {name!r}", f"one of {', '.join(kinds)}", "use gaussian")
     return kinds[name](scale)
@@ -125,5 +141,7 @@ def noise_named(name: str, scale: float) -> Noise:
 def _only_l1(norm: str, name: str) -> None:
     if norm != "l1":
         raise OptionError(
-            f"norm {norm} with {name} noise", "it certifies l1 only", "use gaussian noise for l2 and linf"
+            f"norm {norm} with {name} noise",
+            "it certifies l1 only",
+            "use gaussian noise for l2 and linf",
         )

@@ -1,7 +1,9 @@
-"""Counting votes under noise: many images packed into one batch, and memory of one batch however many samples.
+"""Counting votes under noise: many images packed into one batch, and memory of one batch however
+many samples.
 
-Sample j of image i is the same noise whatever the batch size, the order or the company: it is drawn in units of
-``UNIT`` samples, each unit from its own named seed. So a run may be resumed, repacked or moved and counts the same.
+Sample j of image i is the same noise whatever the batch size, the order or the company: it is drawn
+in units of ``UNIT`` samples, each unit from its own named seed. So a run may be resumed, repacked
+or moved and counts the same.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from physadv.attacks._classifier_step import Classifier, quiet
+from physadv.attacks._classifier_step import Classifier, frozen_eval
+from physadv.certification.smoothing.noise import Noise
 from physadv.core.errors import OptionError, VictimError
 from physadv.core.random_streams import generator
 from physadv.core.types import Victim
-from physadv.certification.smoothing.noise import Noise
 
 UNIT = 16
 Counts = npt.NDArray[np.int64]
@@ -39,15 +41,21 @@ class Request:
 class Sampler:
     """Adds noise to images and counts the classes a victim answers.
 
-    ``batch`` bounds how many noisy images are in memory at once (rounded up to whole units of 16). Images are
-    (1, c, h, w) in [0, 1], all of one size. ``tick`` is told the size of every batch answered. Modules are asked in
-    eval mode and left as they were. Raises VictimError for a victim that is not a classifier.
+    ``batch`` bounds how many noisy images are in memory at once (rounded up to whole units of 16).
+    Images are (1, c, h, w) in [0, 1], all of one size. ``tick`` is told the size of every batch
+    answered. Modules are asked in eval mode and left as they were. Raises VictimError for a victim
+    that is not a classifier.
     """
 
     def __init__(
-        self, victim: Victim, noise: Noise, *, seed: int = 0, batch: int = 256,
+        self,
+        victim: Victim,
+        noise: Noise,
+        *,
+        seed: int = 0,
+        batch: int = 256,
         tick: Callable[[int], None] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if batch < 1:
             raise OptionError(f"batch {batch}", "at least 1", "use 256")
         self.victim, self.noise, self.seed, self.batch = victim, noise, seed, batch
@@ -67,7 +75,9 @@ class Sampler:
                 start += size
         return [np.zeros(1, np.int64) if t is None else t for t in totals]
 
-    def _batches(self, requests: Sequence[Request]) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
+    def _batches(
+        self, requests: Sequence[Request]
+    ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
         """Noisy images up to a batch at a time, with (request, how many) in their order."""
         owners: list[tuple[int, int]] = []
         pieces: list[Tensor] = []
@@ -94,10 +104,14 @@ class Sampler:
 
     def _answers(self, noisy: Tensor) -> tuple[npt.NDArray[np.int64], int]:
         # in eval mode: a vote must not depend on the other images of its batch
-        with quiet(cast(Classifier, self.victim)), torch.no_grad():
+        with frozen_eval(cast(Classifier, self.victim)), torch.no_grad():
             logits = self.victim(noisy)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise VictimError("this victim's output", "smoothing needs logits (b, classes)", "use a classifier")
+            raise VictimError(
+                "this victim's output", "smoothing needs logits (b, classes)", "use a classifier"
+            )
         if torch.isnan(logits).any():
-            raise VictimError("a logit that is not a number", "noisy images leave [0, 1]", "check the victim")
+            raise VictimError(
+                "a logit that is not a number", "noisy images leave [0, 1]", "check the victim"
+            )
         return logits.argmax(1).cpu().numpy().astype(np.int64), logits.shape[1]

@@ -1,11 +1,14 @@
-"""When to look at a smoothing count at a fixed radius, and what each look decides: a one-sided test in stages.
+"""When to look at a smoothing count at a fixed radius, and what each look decides: a one-sided test
+in stages.
 
-The hypothesis to reject is "the class's probability is ``needed`` or less". A plan is a walk with two barriers: enough
-votes at a look certify, too few give up ("futility"). Guarantee: with probability at most alpha over the noise is an
-image certified whose probability is not above ``needed``. For p <= needed draw each vote as U < p and as U < needed
-with the same U: the second count is never smaller at any look, so whatever certifies under p certifies under
-``needed``, and the chance at ``needed``, computed here exactly by recursion over the looks, bounds them all. How much
-of alpha is spent by which look is fixed beforehand (Lan and DeMets 1983; Jennison and Turnbull 2000, chapters 7, 12).
+The hypothesis to reject is "the class's probability is ``needed`` or less". A plan is a walk with
+two barriers: enough votes at a look certify, too few give up ("futility"). Guarantee: with
+probability at most alpha over the noise is an image certified whose probability is not above
+``needed``. For p <= needed draw each vote as U < p and as U < needed with the same U: the second
+count is never smaller at any look, so whatever certifies under p certifies under ``needed``, and
+the chance at ``needed``, computed here exactly by recursion over the looks, bounds them all. How
+much of alpha is spent by which look is fixed beforehand (Lan and DeMets 1983; Jennison and Turnbull
+2000, chapters 7, 12).
 """
 
 from __future__ import annotations
@@ -17,22 +20,24 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from physadv.core.errors import OptionError
 from physadv.certification.smoothing.certify import check_numbers
 from physadv.certification.smoothing.sampler import UNIT
+from physadv.core.errors import OptionError
 
 FIRST = 64
 """Samples before the first look. It can only give up, unless the radius is small."""
 TAIL, SLACK = 1e-14, 1e-11
-"""Tails of a binomial that are cut off at each look, and what is held back of alpha for them and for rounding."""
+"""Tails of a binomial that are cut off at each look, and what is held back of alpha for them and
+for rounding."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class SequentialPlan:
     """When to look and what each look decides.
 
-    After ``looks[k]`` samples: ``accept[k]`` votes or more certify, ``reject[k]`` or fewer give up, else go on. At the
-    last look everything that is not accepted gives up. ``needed`` is the probability the radius asks for.
+    After ``looks[k]`` samples: ``accept[k]`` votes or more certify, ``reject[k]`` or fewer give up,
+    else go on. At the last look everything that is not accepted gives up. ``needed`` is the
+    probability the radius asks for.
     """
 
     needed: float
@@ -43,20 +48,27 @@ class Plan:
 
 
 def make_plan(
-    needed: float, *, n: int = 120_000, alpha: float = 0.001, growth: float = 1.25, futility: float = 0.003
-) -> Plan:
+    needed: float,
+    *,
+    n: int = 120_000,
+    alpha: float = 0.001,
+    growth: float = 1.25,
+    futility: float = 0.003,
+) -> SequentialPlan:
     """A plan of at most ``n`` samples for p > ``needed``.
 
-    Looks grow by ``growth`` from FIRST samples on, in whole units of noise. After m samples a share m / n of alpha may
-    have been spent. An image is given up when, going by its votes so far, it would pass the last look with a
-    probability below ``futility``. Raises OptionError for numbers out of range.
+    Looks grow by ``growth`` from FIRST samples on, in whole units of noise. After m samples a share
+    m / n of alpha may have been spent. An image is given up when, going by its votes so far, it
+    would pass the last look with a probability below ``futility``. Raises OptionError for numbers
+    out of range.
     """
     check_numbers(1, n, alpha)
     if not 0.5 <= needed < 1 or growth <= 1 or not 0 <= futility < 1:
         raise OptionError(
             f"needed p {needed:.6g}, growth {growth}, futility {futility}",
-            "1/2 <= p < 1, growth > 1, 0 <= futility < 1", "lower the radius or raise the noise",
-        )  # fmt: skip
+            "1/2 <= p < 1, growth > 1, 0 <= futility < 1",
+            "lower the radius or raise the noise",
+        )
     looks = _looks(n, growth)
     goal = n - int(stats.binom.ppf(alpha, n, 1 - needed)) + 1
     walk, spent = _Walk(), 0.0
@@ -69,18 +81,19 @@ def make_plan(
         walk.give_up(last - hopeless)
         accept.append(last - fewest)
         reject.append(min(hopeless, last - fewest - 1))
-    return Plan(needed, alpha, looks, tuple(accept), tuple(reject))
+    return SequentialPlan(needed, alpha, looks, tuple(accept), tuple(reject))
 
 
-def prospects(plan: Plan, p: float) -> tuple[float, float]:
-    """The exact chance that an image of top-class probability ``p`` is certified, and the samples it takes on average.
+def prospects(plan: SequentialPlan, p: float) -> tuple[float, float]:
+    """The exact chance that an image of top-class probability ``p`` is certified, and the samples
+    it takes on average.
 
     Exact but for tails of 1e-14 a look.
     """
     walk, certified, samples = _Walk(), 0.0, 0.0
     for first, last, accept, reject in zip(
         (0, *plan.looks[:-1]), plan.looks, plan.accept, plan.reject, strict=True
-    ):  # fmt: skip
+    ):
         samples += (last - first) * float(walk.mass.sum())
         walk.go(last - first, 1 - p)
         certified += walk.certify(last - accept)
@@ -89,7 +102,8 @@ def prospects(plan: Plan, p: float) -> tuple[float, float]:
 
 
 class _Walk:
-    """The images still going by their count of failures (votes not for the class): ``mass[i]`` has ``lowest`` + i."""
+    """The images still going by their count of failures (votes not for the class): ``mass[i]`` has
+    ``lowest`` + i."""
 
     def __init__(self) -> None:
         self.lowest, self.mass = 0, np.ones(1)
@@ -103,7 +117,8 @@ class _Walk:
         self.lowest += low
 
     def within(self, chance: float) -> int:
-        """The most failures such that so many or fewer have at most this chance; -1 where none have."""
+        """The most failures such that so many or fewer have at most this chance; -1 where none
+        have."""
         states = int(np.searchsorted(np.cumsum(self.mass), chance, side="right"))
         return self.lowest + states - 1 if states else -1
 
@@ -130,7 +145,8 @@ def _looks(n: int, growth: float) -> tuple[int, ...]:
 
 
 def _hopeless(n: int, total: int, accept: int, futility: float) -> int:
-    """The most votes of n after which ``accept`` of ``total`` is out of reach but for a chance of ``futility``.
+    """The most votes of n after which ``accept`` of ``total`` is out of reach but for a chance of
+    ``futility``.
 
     By the normal approximation to the predictive distribution: this decides only when to abstain.
     """
@@ -138,5 +154,7 @@ def _hopeless(n: int, total: int, accept: int, futility: float) -> int:
     p = (votes + 0.5) / (n + 1)
     rest = total - n
     deviation = np.sqrt(rest * p * (1 - p) * (1 + rest / n))
-    hopeless: npt.NDArray[np.bool_] = stats.norm.sf((accept - 0.5 - votes - rest * p) / deviation) < futility
+    hopeless: npt.NDArray[np.bool_] = (
+        stats.norm.sf((accept - 0.5 - votes - rest * p) / deviation) < futility
+    )
     return int(votes[hopeless].max(initial=-1))

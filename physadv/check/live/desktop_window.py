@@ -1,4 +1,5 @@
-"""An optional window for the live picture, where this machine has a screen and this OpenCV opens windows."""
+"""An optional window for the live picture, where this machine has a screen and this OpenCV opens
+windows."""
 
 from __future__ import annotations
 
@@ -17,21 +18,33 @@ _KEYS = {"c": "clean", "b": "blank", "p": "patch"}
 
 def no_window() -> str | None:
     """Why no window can be opened here; None where one can."""
-    gui = next((line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")), "")
+    gui = next(
+        (
+            line
+            for line in cv2.getBuildInformation().splitlines()
+            if line.strip().startswith("GUI:")
+        ),
+        "",
+    )
     if "NONE" in gui.upper():
         return "this OpenCV is headless and opens no windows (pip's opencv-python has them)"
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if sys.platform.startswith("linux") and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
         return "no display to draw on"
     return None
 
 
-class Window:
-    """Shows the newest picture; keys name the block in hand and end the check. CaptureError where none opens."""
+class DesktopWindow:
+    """Shows the newest picture; keys name the block in hand and end the check. CaptureError where
+    none opens."""
 
     def __init__(self, remote: Remote) -> None:
         why = no_window()
         if why is not None:
-            raise CaptureError("--window", why, "use --serve and open the page it names, or leave it out")
+            raise CaptureError(
+                "--window", why, "use --serve and open the page it names, or leave it out"
+            )
         self.remote = remote
         cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_KEEPRATIO)
 

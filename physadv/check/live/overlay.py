@@ -1,4 +1,5 @@
-"""The live picture: the frame with its verdict, beside it the blocks, the views covered, and what to do next."""
+"""The live picture: the frame with its verdict, beside it the blocks, the views covered, and what
+to do next."""
 
 from __future__ import annotations
 
@@ -10,31 +11,31 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from physadv.check.view_coverage import Plan
-from physadv.check.stopping_rule import Stand
 from physadv.camera.frames import BLOCKS
-from physadv.camera.localization.boxes import Corners, Pixels, resize
+from physadv.camera.localization.boxes import Corners, Pixels, resize_box
 from physadv.check.guidance import Advice
-from physadv.check.session import Progress
+from physadv.check.session import CheckProgress
+from physadv.check.stopping_rule import Stand
+from physadv.check.view_coverage import ViewPlan
 
 WIDE, HIGH, PANEL = 800, 600, 380
 INK, PAPER, MUTED, LINE = (27, 39, 51), (255, 255, 255), (91, 104, 117), (213, 220, 227)
 FOUND, MET, NOT_MET, GOAL = (255, 214, 10), (213, 94, 0), (0, 158, 115), (240, 228, 66)
-COLOURS = {"clean": (0, 114, 178), "blank": (122, 127, 133), "patch": (213, 94, 0)}
+COLORS = {"clean": (0, 114, 178), "blank": (122, 127, 133), "patch": (213, 94, 0)}
 
 
 @dataclass(frozen=True)
-class Look:
+class OverlayState:
     """What is drawn beside the frame."""
 
-    step: Progress
+    step: CheckProgress
     advice: Advice
-    plan: Plan | None = None
+    plan: ViewPlan | None = None
     note: str = ""
     simulation: bool = False
 
 
-def overlay(look: Look) -> Pixels:
+def overlay(look: OverlayState) -> Pixels:
     """The picture (h, w, 3) uint8: at most 800 x 600 px of frame, and a panel of 380 px."""
     view = _view(look)
     height = max(view.shape[0], 560)
@@ -45,44 +46,58 @@ def overlay(look: Look) -> Pixels:
     return np.asarray(sheet, dtype=np.uint8)
 
 
-def _view(look: Look) -> Pixels:
+def _view(look: OverlayState) -> Pixels:
     frame, place = look.step.frame, look.step.place
     if frame is None:
         return np.full((HIGH, WIDE, 3), 40, np.uint8)
     h, w = frame.image.shape[:2]
     scale = min(WIDE / w, HIGH / h)
     size = max(1, round(w * scale)), max(1, round(h * scale))
-    picture = Image.fromarray(resize(frame.image, *size))
+    picture = Image.fromarray(resize_box(frame.image, *size))
     pen = ImageDraw.Draw(picture)
     corners = None if place is None else place.corners
     if corners is not None:
-        colour = _outline(look)
+        color = _outline(look)
         points = [tuple(p) for p in (corners * scale).tolist()]
-        pen.line([*points, points[0]], fill=colour, width=3)
+        pen.line([*points, points[0]], fill=color, width=3)
     _banner(pen, look, corners, scale, size)
     return np.asarray(picture, dtype=np.uint8)
 
 
-def _outline(look: Look) -> tuple[int, int, int]:
+def _outline(look: OverlayState) -> tuple[int, int, int]:
     place, row = look.step.place, look.step.row
     if place is None or place.refused is not None or row is None:
         return FOUND
     return MET if row["success"] else NOT_MET
 
 
-def _banner(pen: Any, look: Look, corners: Corners | None, scale: float, size: tuple[int, int]) -> None:
+def _banner(
+    pen: Any, look: OverlayState, corners: Corners | None, scale: float, size: tuple[int, int]
+) -> None:
     """The verdict over the sign, the way to move at the picture's foot."""
     row, place = look.step.row, look.step.place
     if corners is not None and row is not None and place is not None and place.refused is None:
-        said = f"{row['verdict']} {row['confidence']:.0%}" if row["confidence"] else str(row["verdict"])
-        _label(pen, said, (float(corners[:, 0].min()) * scale, float(corners[:, 1].min()) * scale - 30), 20, size)
+        said = (
+            f"{row['verdict']} {row['confidence']:.0%}"
+            if row["confidence"]
+            else str(row["verdict"])
+        )
+        _label(
+            pen,
+            said,
+            (float(corners[:, 0].min()) * scale, float(corners[:, 1].min()) * scale - 30),
+            20,
+            size,
+        )
     elif place is None:
         _label(pen, "no sign found", (12, 12), 20, size)
     if look.advice.move:
         _label(pen, look.advice.move, (12, size[1] - 38), 20, size)
 
 
-def _label(pen: Any, words: str, at: tuple[float, float], points: int, size: tuple[int, int]) -> None:
+def _label(
+    pen: Any, words: str, at: tuple[float, float], points: int, size: tuple[int, int]
+) -> None:
     font = _font(points)
     while points > 11 and pen.textlength(words, font=font) > size[0] - 24:
         points -= 1
@@ -102,14 +117,16 @@ class _Pen:
     wide: int
     y: int = 14
 
-    def words(self, text: str, points: int = 15, fill: tuple[int, int, int] = INK, gap: int = 6) -> None:
+    def words(
+        self, text: str, points: int = 15, fill: tuple[int, int, int] = INK, gap: int = 6
+    ) -> None:
         """A paragraph."""
         for line in wrap(text, max(8, int(self.wide / (points * 0.53)))):
             self.draw.text((self.x, self.y), line, font=_font(points), fill=fill)
             self.y += points + gap
 
 
-def _panel(pen: _Pen, look: Look) -> None:
+def _panel(pen: _Pen, look: OverlayState) -> None:
     if look.simulation:
         pen.words("simulation", 13, MET)
     pen.words(look.advice.prompt, 18)
@@ -129,14 +146,14 @@ def _block(pen: _Pen, block: str, stand: Stand | None, now: bool) -> None:
     draw, x, y, left = pen.draw, pen.x, pen.y, pen.x + 64
     right = pen.x + pen.wide
     if now:
-        draw.rectangle((x - 8, y - 3, right + 8, y + 40), outline=COLOURS[block], width=2)
-    draw.text((x, y), block, font=_font(15), fill=COLOURS[block])
+        draw.rectangle((x - 8, y - 3, right + 8, y + 40), outline=COLORS[block], width=2)
+    draw.text((x, y), block, font=_font(15), fill=COLORS[block])
     draw.line((left, y + 9, right, y + 9), fill=LINE, width=2)
     if stand is not None:
         rate = stand.rates.attack
         a, b, at = (left + share * (right - left) for share in (rate.low, rate.high, rate.rate))
-        draw.line((a, y + 9, b, y + 9), fill=COLOURS[block], width=5)
-        draw.ellipse((at - 6, y + 3, at + 6, y + 15), fill=COLOURS[block])
+        draw.line((a, y + 9, b, y + 9), fill=COLORS[block], width=5)
+        draw.ellipse((at - 6, y + 3, at + 6, y + 15), fill=COLORS[block])
         todo = "enough" if stand.done else f"{stand.frames_missing} more for {stand.aim:.0%}"
         said = f"{rate.rate:.0%} [{rate.low:.0%}, {rate.high:.0%}] of {rate.n}, {stand.rates.clips} clips; {todo}"
     else:
@@ -145,7 +162,7 @@ def _block(pen: _Pen, block: str, stand: Stand | None, now: bool) -> None:
     pen.y += 50
 
 
-def _grid(pen: _Pen, plan: Plan, advice: Advice) -> None:
+def _grid(pen: _Pen, plan: ViewPlan, advice: Advice) -> None:
     """Frames a bin, far at the top; the next bin is framed."""
     pen.y += 4
     pen.words(f"views of {advice.block}: distance x angle, frames", 12, MUTED)
@@ -157,11 +174,13 @@ def _grid(pen: _Pen, plan: Plan, advice: Advice) -> None:
         n = advice.cells[i, j]
         x, y = left + j * wide, pen.y + (rows - 1 - i) * high
         fade = 0.15 + 0.6 * n / most if n else 0.0
-        shade = tuple(round(255 + fade * (c - 255)) for c in COLOURS[str(advice.block)])
+        shade = tuple(round(255 + fade * (c - 255)) for c in COLORS[str(advice.block)])
         pen.draw.rectangle((x + 1, y + 1, x + wide - 2, y + high - 2), fill=shade, outline=LINE)
         if (i, j) == advice.next:
             pen.draw.rectangle((x, y, x + wide - 1, y + high - 1), outline=INK, width=3)
-        pen.draw.text((x + wide / 2, y + high / 2), str(n or ""), font=_font(12), fill=INK, anchor="mm")
+        pen.draw.text(
+            (x + wide / 2, y + high / 2), str(n or ""), font=_font(12), fill=INK, anchor="mm"
+        )
     for i in range(rows):
         middle = (plan.distances[i] + plan.distances[i + 1]) / 2
         at = (pen.x, pen.y + (rows - 1 - i) * high + high / 2)
@@ -170,7 +189,9 @@ def _grid(pen: _Pen, plan: Plan, advice: Advice) -> None:
     for j in range(columns):
         middle = (plan.yaws[j] + plan.yaws[j + 1]) / 2
         below = (left + (j + 0.5) * wide, pen.y + 4)
-        pen.draw.text(below, f"{middle:+.0f}°" if middle else "0°", font=_font(11), fill=MUTED, anchor="mm")
+        pen.draw.text(
+            below, f"{middle:+.0f}°" if middle else "0°", font=_font(11), fill=MUTED, anchor="mm"
+        )
     pen.y += 18
 
 

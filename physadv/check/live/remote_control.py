@@ -1,4 +1,5 @@
-"""What a person at a window or a page asks of a running check: the block in hand, and the end. Safe across threads."""
+"""What a person at a window or a page asks of a running check: the block in hand, and the end. Safe
+across threads."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from physadv.core.errors import OptionError
 
 
 class Remote:
-    """The wishes of whoever watches. The block counts where neither the source nor a marker tells one."""
+    """The wishes of whoever watches. The block counts where neither the source nor a marker tells
+    one."""
 
     def __init__(self) -> None:
         self._lock = Lock()

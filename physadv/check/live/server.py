@@ -1,7 +1,9 @@
-"""A page on this machine that shows the running check: MJPEG on 127.0.0.1, for machines without a screen.
+"""A page on this machine that shows the running check: MJPEG on 127.0.0.1, for machines without a
+screen.
 
-Nothing outside this machine can ask for it: the socket is bound to 127.0.0.1, a request must name that host (so that no
-foreign name can be pointed at it), and whoever steers must send the token that only the page knows.
+Nothing outside this machine can ask for it: the socket is bound to 127.0.0.1, a request must name
+that host (so that no foreign name can be pointed at it), and whoever steers must send the token
+that only the page knows.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ HOST = "127.0.0.1"
 _QUALITY, _PATIENCE_S = 80, 2.0
 
 
-class Page:
-    """Serves the newest picture from :meth:`open` to :meth:`close`. Raises CaptureError where the port is taken."""
+class LivePage:
+    """Serves the newest picture from :meth:`open` to :meth:`close`. Raises CaptureError where the
+    port is taken."""
 
     def __init__(self, port: int, remote: Remote) -> None:
         self.remote, self.token = remote, secrets.token_urlsafe(12)
@@ -35,9 +38,13 @@ class Page:
         try:
             self._server = ThreadingHTTPServer((HOST, port), _handler(self))
         except (OSError, OverflowError) as error:
-            raise CaptureError(f"--serve {port}", str(error), "name another port, or 0 for any free one") from error
+            raise CaptureError(
+                f"--serve {port}", str(error), "name another port, or 0 for any free one"
+            ) from error
         self._server.daemon_threads = True
-        self._thread = Thread(target=self._server.serve_forever, args=(0.2,), daemon=True, name="page")
+        self._thread = Thread(
+            target=self._server.serve_forever, args=(0.2,), daemon=True, name="page"
+        )
         self._thread.start()
 
     @property
@@ -61,7 +68,8 @@ class Page:
                 self._news.notify_all()
 
     def next(self, seen: int) -> tuple[bytes, int] | None:
-        """The picture after number ``seen``, or the same again when none comes; None once it is closed."""
+        """The picture after number ``seen``, or the same again when none comes; None once it is
+        closed."""
         with self._news:
             self._news.wait_for(lambda: self._count > seen or not self._open, _PATIENCE_S)
             return (self._jpeg, self._count) if self._open else None
@@ -74,14 +82,16 @@ class Page:
         self._server.shutdown()
         self._server.server_close()
 
-    def __enter__(self) -> Page:
+    def __enter__(self) -> LivePage:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
-def _handler(page: Page) -> type[BaseHTTPRequestHandler]:
+def _handler(page: LivePage) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         server_version, sys_version = "physadv", ""
 
@@ -95,7 +105,11 @@ def _handler(page: Page) -> type[BaseHTTPRequestHandler]:
             elif self.path == "/frame.jpg":
                 self._frame()
             elif self.path == "/state.json":
-                state = {"block": page.remote.block, "stopped": page.remote.stopped, "note": page.remote.note}
+                state = {
+                    "block": page.remote.block,
+                    "stopped": page.remote.stopped,
+                    "note": page.remote.note,
+                }
                 self._answer(200, "application/json", json.dumps(state).encode())
             else:
                 self._answer(404, "text/plain", b"not found\n")
@@ -112,7 +126,8 @@ def _handler(page: Page) -> type[BaseHTTPRequestHandler]:
                 self._answer(404, "text/plain", f"{error}\n".encode())
 
         def _local(self) -> bool:
-            """Whether the request names this machine: a foreign name that was pointed here does not."""
+            """Whether the request names this machine: a foreign name that was pointed here does
+            not."""
             return self.headers.get("Host", "") in {f"{HOST}:{page.port}", f"localhost:{page.port}"}
 
         def _frame(self) -> None:

@@ -1,4 +1,5 @@
-"""Where the sign is in a photo: boxes from a file beside the photos, or a red octagon found in the picture."""
+"""Where the sign is in a photo: boxes from a file beside the photos, or a red octagon found in the
+picture."""
 
 from __future__ import annotations
 
@@ -27,27 +28,33 @@ def box_corners(x0: float, y0: float, x1: float, y1: float) -> Corners:
 
 
 def read_boxes(path: Path) -> dict[str, list[Corners]]:
-    """Boxes by file name from a CSV with the columns file, x0, y0, x1, y1 (px). Raises DataError naming the line."""
+    """Boxes by file name from a CSV with the columns file, x0, y0, x1, y1 (px). Raises DataError
+    naming the line."""
     boxes: dict[str, list[Corners]] = {}
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         needed = {"file", "x0", "y0", "x1", "y1"}
         if not needed <= set(reader.fieldnames or ()):
-            raise DataError(f"{path}", f"needs the columns {', '.join(sorted(needed))}", "add a header line")
+            raise DataError(
+                f"{path}", f"needs the columns {', '.join(sorted(needed))}", "add a header line"
+            )
         for number, row in enumerate(reader, 2):
             try:
                 corners = box_corners(*(float(row[key]) for key in ("x0", "y0", "x1", "y1")))
             except (TypeError, ValueError) as error:
-                raise DataError(f"{path}:{number}", "x0, y0, x1, y1 must be numbers", "correct the line") from error
+                raise DataError(
+                    f"{path}:{number}", "x0, y0, x1, y1 must be numbers", "correct the line"
+                ) from error
             boxes.setdefault(row["file"], []).append(corners)
     return boxes
 
 
 def find_signs(image: Array, *, smallest_px: int = 20) -> list[Corners]:
-    """Red octagons in an (h, w, 3) uint8 picture, largest first, as the (4, 2) corners of their bounding square.
+    """Red octagons in an (h, w, 3) uint8 picture, largest first, as the (4, 2) corners of their
+    bounding square.
 
-    Red regions are closed, their hulls compared with a regular octagon seen in perspective; what is not nearly one is
-    left out. A miss is likely on faded or shaded signs: give a boxes file there.
+    Red regions are closed, their hulls compared with a regular octagon seen in perspective; what is
+    not nearly one is left out. A miss is likely on faded or shaded signs: give a boxes file there.
     """
     found: list[tuple[float, Corners]] = []
     for mask in _red_masks(image):
@@ -73,7 +80,8 @@ def _red_masks(image: Array) -> list[npt.NDArray[np.uint8]]:
 
 
 def _fit_octagon(contour: npt.NDArray[np.int32], smallest_px: int) -> tuple[float, Corners] | None:
-    """The best octagon under a homography of the contour's hull, as (intersection over union, square corners)."""
+    """The best octagon under a homography of the contour's hull, as (intersection over union,
+    square corners)."""
     x, y, w, h = cv2.boundingRect(contour)
     if min(w, h) < smallest_px or not 0.45 <= w / h <= 1.6:
         return None
@@ -92,7 +100,9 @@ def _fit_octagon(contour: npt.NDArray[np.int32], smallest_px: int) -> tuple[floa
     fit = _agreement(model, hull[:, 0])
     if w >= ROUND_FROM_PX and _agreement(_ellipse_of(hull), hull[:, 0]) > fit:
         return None
-    sides = np.linalg.norm(np.roll(ordered, -1, 0) - ordered, axis=1) / np.array([w, min(w, h), h, min(w, h)] * 2)
+    sides = np.linalg.norm(np.roll(ordered, -1, 0) - ordered, axis=1) / np.array(
+        [w, min(w, h), h, min(w, h)] * 2
+    )
     if fit < 0.9 or sides.min() < 0.14 or sides.max() > 0.75:
         return None
     corners = cv2.perspectiveTransform(_SQUARE[None], matrix)[0]
@@ -117,7 +127,8 @@ def _ellipse_of(hull: npt.NDArray[np.int32]) -> Corners:
 
 
 def _plane_to_px(octagon: Corners) -> npt.NDArray[np.float64]:
-    """Unit square -> px: a homography where the sign is large enough to show perspective, else an affine map."""
+    """Unit square -> px: a homography where the sign is large enough to show perspective, else an
+    affine map."""
     if np.ptp(octagon, axis=0).max() >= PERSPECTIVE_FROM_PX:
         homography, _ = cv2.findHomography(_OCTAGON, octagon)
         if homography is not None:
@@ -128,7 +139,8 @@ def _plane_to_px(octagon: Corners) -> npt.NDArray[np.float64]:
 
 
 def _reduce(points: Corners, count: int) -> Corners | None:
-    """Merge a clockwise convex polygon to ``count`` corners, each time dropping the one that changes the area least."""
+    """Merge a clockwise convex polygon to ``count`` corners, each time dropping the one that
+    changes the area least."""
     if len(points) < count:
         return None
     if cv2.contourArea(points, oriented=True) < 0:
@@ -141,5 +153,7 @@ def _reduce(points: Corners, count: int) -> Corners | None:
 
 
 def _overlaps(corners: Corners, others: list[Corners]) -> bool:
-    centre = corners.mean(0)
-    return any(cv2.pointPolygonTest(o, (float(centre[0]), float(centre[1])), False) >= 0 for o in others)
+    center = corners.mean(0)
+    return any(
+        cv2.pointPolygonTest(o, (float(center[0]), float(center[1])), False) >= 0 for o in others
+    )

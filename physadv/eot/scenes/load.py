@@ -1,4 +1,5 @@
-"""From the user's folders to scenes: photos or drawings of the sign and backgrounds, parts of them held out."""
+"""From the user's folders to scenes: photos or drawings of the sign and backgrounds, parts of them
+held out."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.errors import DataError, ImageError
 from physadv.core.image_io import SUFFIXES, Array, list_images, read_rgba
 from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import SignFace, sign_face
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.datasets import read_dataset
 from physadv.eot.scenes.find_signs import BOXES_FILE, box_corners, find_signs, read_boxes
 from physadv.eot.scenes.signs import DrawnScenes, MixedScenes, PhotoScenes, PhotoSign, SceneSource
@@ -24,8 +25,8 @@ SHARES = (0.6, 0.15, 0.25)
 
 
 @dataclass(frozen=True)
-class Material:
-    """Everything a patch is optimised on and judged by."""
+class SceneSources:
+    """Everything a patch is optimized on and judged by."""
 
     train: SceneSource
     validation: SceneSource
@@ -39,7 +40,7 @@ class Material:
     """Photo signs of the three parts."""
 
 
-def load_material(
+def load_scene_sources(
     signs: Path | None,
     backgrounds: Path | None,
     *,
@@ -47,12 +48,14 @@ def load_material(
     seed: int,
     accept: Callable[[Sequence[PhotoSign]], Sequence[bool]] | None = None,
     boxes: Path | None = None,
-) -> Material:
-    """Read signs and backgrounds and split them by photo; with neither, everything is drawn by code.
+) -> SceneSources:
+    """Read signs and backgrounds and split them by photo; with neither, everything is drawn by
+    code.
 
-    ``signs`` may be a folder or file of photos (corners from ``boxes`` or boxes.csv beside them, else found), of
-    drawings (SVG, or PNG with transparency), or a GTSRB folder or zip. ``accept`` can drop located signs that the
-    victim does not know. Raises ImageError and DataError naming the file for what cannot be used.
+    ``signs`` may be a folder or file of photos (corners from ``boxes`` or boxes.csv beside them,
+    else found), of drawings (SVG, or PNG with transparency), or a GTSRB folder or zip. ``accept``
+    can drop located signs that the victim does not know. Raises ImageError and DataError naming the
+    file for what cannot be used.
     """
     photos, faces, notes = ([], [], []) if signs is None else read_signs(signs, boxes)
     if photos and accept is not None:
@@ -60,9 +63,16 @@ def load_material(
         lost = len(photos) - sum(keep)
         photos = [p for p, good in zip(photos, keep, strict=True) if good]
         if not photos:
-            raise DataError(f"{signs}", "no sign in it is recognised by the victim", "use clearer photos of the sign")
+            raise DataError(
+                f"{signs}",
+                "no sign in it is recognised by the victim",
+                "use clearer photos of the sign",
+            )
         if lost:
-            notes.append(f"{lost} located signs left out: the victim does not see the true class in them unpatched")
+            notes.append(
+                f"{lost} located signs left out: the victim does not see the true class in them "
+                "unpatched"
+            )
     pools, note = _background_pools(backgrounds, seed)
     if photos:
         drawn_beside = DrawnScenes([sign_face()], pools[0], width_mm)
@@ -71,38 +81,47 @@ def load_material(
     face_parts = split_parts(drawn, [f.name for f in drawn], seed)
     if len(drawn) > 1 and not all(face_parts):
         face_parts = (drawn, drawn, drawn)
-    parts = [DrawnScenes(f or drawn, pool, width_mm) for f, pool in zip(face_parts, pools, strict=True)]
-    return Material(parts[0], parts[1], parts[2], "drawn", (*notes, note), faces=tuple(drawn))
+    parts = [
+        DrawnScenes(f or drawn, pool, width_mm) for f, pool in zip(face_parts, pools, strict=True)
+    ]
+    return SceneSources(parts[0], parts[1], parts[2], "drawn", (*notes, note), faces=tuple(drawn))
 
 
 def _photo_material(
     photos: list[PhotoSign], drawn: DrawnScenes, notes: list[str], width_mm: float, seed: int
-) -> Material:
-    """Photos split by photo; few photos alone would be learnt by heart, so drawn signs are trained on beside them."""
+) -> SceneSources:
+    """Photos split by photo; few photos alone would be learnt by heart, so drawn signs are trained
+    on beside them."""
     groups = [p.group for p in photos]
     train, validation, test = split_parts(photos, groups, seed)
     names = len(set(groups))
     if names < 2:
         test = train
-        notes.append("one photo only: judged on the photo it was optimised on, with other draws")
+        notes.append("one photo only: judged on the photo it was optimized on, with other draws")
     else:
         notes.append(
-            f"{names} photos split by photo: {_count(train)} train (drawn signs beside them), {_count(test)} test"
+            f"{names} photos split by photo: {_count(train)} train (drawn signs beside them), "
+            f"{_count(test)} test"
         )
     if not validation:
         validation = train
         notes.append("validation on the training photos with other draws")
     first, second, third = (PhotoScenes(part, width_mm) for part in (train, validation, test))
     parts = (tuple(train), tuple(validation), tuple(test))
-    return Material(MixedScenes([first, drawn]), second, third, "photos", tuple(notes), signs=parts)
+    return SceneSources(
+        MixedScenes([first, drawn]), second, third, "photos", tuple(notes), signs=parts
+    )
 
 
 def _count(photos: Sequence[PhotoSign]) -> int:
     return len({p.group for p in photos})
 
 
-def read_signs(path: Path, boxes: Path | None = None) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
-    """Photo signs with their corners, drawn faces (1 mm wide), and notes on what was skipped in a folder of signs."""
+def read_signs(
+    path: Path, boxes: Path | None = None
+) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
+    """Photo signs with their corners, drawn faces (1 mm wide), and notes on what was skipped in a
+    folder of signs."""
     if path.suffix.lower() == ".zip" or any(path.glob("**/GT-*.csv")):
         return _read_gtsrb(path), [], []
     files = list_images(path, suffixes=SUFFIXES | {".svg"})
@@ -131,17 +150,25 @@ def read_signs(path: Path, boxes: Path | None = None) -> tuple[list[PhotoSign], 
     if photos and faces:
         notes.append(f"{len(faces)} drawings left out beside photos")
     if not photos and not faces:
-        raise DataError(f"{path}", "no sign found in any picture", f"add {BOXES_FILE} with file,x0,y0,x1,y1")
+        raise DataError(
+            f"{path}", "no sign found in any picture", f"add {BOXES_FILE} with file,x0,y0,x1,y1"
+        )
     return photos, faces, notes
 
 
 def _read_gtsrb(path: Path, label: int = 14, most: int = 1500) -> list[PhotoSign]:
-    """Stop signs of the tracks that the embedded victim never saw; a track is one group: its frames never part."""
+    """Stop signs of the tracks that the embedded victim never saw; a track is one group: its frames
+    never part."""
     dataset = read_dataset(path, split="test")
     chosen = np.flatnonzero(dataset.labels == label)[:most]
     if dataset.boxes is None or len(chosen) == 0:
-        raise DataError(f"{path}", f"no image of class {label} with its box", "use the official GTSRB layout")
-    return [PhotoSign(dataset.read(i), box_corners(*dataset.boxes[i].tolist()), dataset.groups[i]) for i in chosen]
+        raise DataError(
+            f"{path}", f"no image of class {label} with its box", "use the official GTSRB layout"
+        )
+    return [
+        PhotoSign(dataset.read(i), box_corners(*dataset.boxes[i].tolist()), dataset.groups[i])
+        for i in chosen
+    ]
 
 
 def _is_drawing(file: Path, rgba: Array) -> bool:
@@ -161,7 +188,9 @@ def _tight(rgba: Array) -> Array:
     return square
 
 
-def _background_pools(folder: Path | None, seed: int, made: int = 24) -> tuple[list[list[Array]], str]:
+def _background_pools(
+    folder: Path | None, seed: int, made: int = 24
+) -> tuple[list[list[Array]], str]:
     if folder is None:
         names = ("train", "validation", "test")
         return [
@@ -175,13 +204,18 @@ def _background_pools(folder: Path | None, seed: int, made: int = 24) -> tuple[l
     return list(parts), f"{len(pictures)} backgrounds split by photo"
 
 
-def split_parts(items: Sequence[T], groups: Sequence[str], seed: int) -> tuple[list[T], list[T], list[T]]:
-    """Split whole groups by :data:`SHARES`, at least one group in the test part where there are two."""
+def split_parts(
+    items: Sequence[T], groups: Sequence[str], seed: int
+) -> tuple[list[T], list[T], list[T]]:
+    """Split whole groups by :data:`SHARES`, at least one group in the test part where there are
+    two."""
     names = sorted(set(groups))
     order = [names[i] for i in numpy_generator(seed, "split").permutation(len(names))]
     test = max(1, round(SHARES[2] * len(order))) if len(order) > 1 else 0
     validation = round(SHARES[1] * len(order)) if len(order) >= 6 else 0
-    part = {name: 2 if i < test else 1 if i < test + validation else 0 for i, name in enumerate(order)}
+    part = {
+        name: 2 if i < test else 1 if i < test + validation else 0 for i, name in enumerate(order)
+    }
     split: tuple[list[T], list[T], list[T]] = ([], [], [])
     for item, group in zip(items, groups, strict=True):
         split[part[group]].append(item)

@@ -1,4 +1,5 @@
-"""Photos for the patch to be tried in: anywhere in the picture (Brown 2017), or on the objects in it (Thys 2019)."""
+"""Photos for the patch to be tried in: anywhere in the picture (Brown 2017), or on the objects in
+it (Thys 2019)."""
 
 from __future__ import annotations
 
@@ -11,18 +12,29 @@ import torch
 from torch import Tensor
 
 from physadv.core.image_io import Array
-from physadv.eot.warp import apply_homography
 from physadv.eot.presets import EotRanges, Range
-from physadv.eot.scenes.signs import Float, Matrix, SceneBatch, View, batch_of, draw_pose, for_opencv, to_pixels
-from physadv.threat.patch_goals import Marks
+from physadv.eot.scenes.signs import (
+    Float,
+    Matrix,
+    SceneBatch,
+    SceneSize,
+    batch_of,
+    draw_pose,
+    for_opencv,
+    to_pixels,
+)
+from physadv.eot.warp import apply_homography
+from physadv.threat.patch_goals import Annotations
 
 FAR_AWAY = ((1.0, 0.0, -1e5), (0.0, 1.0, -1e5), (0.0, 0.0, 1.0))
-"""A place outside of every picture: for the scenes that hold fewer objects than others of their batch."""
+"""A place outside of every picture: for the scenes that hold fewer objects than others of their
+batch."""
 
 
 @dataclass(frozen=True)
-class Photo:
-    """One photo: (h, w, 3) uint8, its name, its class (-1: none), and (k, 4) px boxes of the objects in it."""
+class ScenePhoto:
+    """One photo: (h, w, 3) uint8, its name, its class (-1: none), and (k, 4) px boxes of the
+    objects in it."""
 
     image: Array
     group: str
@@ -31,10 +43,11 @@ class Photo:
 
 
 @dataclass(frozen=True)
-class Lie:
+class PatchPose:
     """How a patch lies in a photo: uniform ranges, drawn anew for every patch.
 
-    ``share`` is the patch's width over the picture's side (anywhere) or over the diagonal of the object's box.
+    ``share`` is the patch's width over the picture's side (anywhere) or over the diagonal of the
+    object's box.
     """
 
     width_mm: float
@@ -49,46 +62,70 @@ class Lie:
 
 
 class Anywhere:
-    """Photos with the patch in any place, at any scale and turn, wholly within the picture (Brown 2017).
+    """Photos with the patch in any place, at any scale and turn, wholly within the picture (Brown
+    2017).
 
     ``inner`` is the central share of the picture's side that the victim sees after its own crop.
     """
 
-    def __init__(self, photos: Sequence[Photo], lie: Lie, *, inner: float = 1.0) -> None:
+    def __init__(self, photos: Sequence[ScenePhoto], lie: PatchPose, *, inner: float = 1.0) -> None:
         self.photos, self.lie, self.inner = tuple(photos), lie, inner
 
-    def sample(self, count: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> SceneBatch:
+    def sample(
+        self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
+    ) -> SceneBatch:
         """Draw ``count`` scenes; ``marks`` holds the photo's class and the patch's own box."""
         images, places, groups, labels = [], [], [], []
         for _ in range(count):
             photo = self.photos[int(rng.integers(len(self.photos)))]
             window = _square_window(photo.image, rng)
             images.append(_seen(photo.image, window, view.size))
-            turned, half = _turned(self.lie, ranges, rng, _between(rng, self.lie.share) * self.inner * view.size)
+            turned, half = _turned(
+                self.lie, ranges, rng, _between(rng, self.lie.share) * self.inner * view.size
+            )
             reach = np.minimum(np.abs(half).max(0), self.inner * view.size / 2)
-            low, high = reach + view.size * (1 - self.inner) / 2, view.size * (1 + self.inner) / 2 - reach
+            low, high = (
+                reach + view.size * (1 - self.inner) / 2,
+                view.size * (1 + self.inner) / 2 - reach,
+            )
             places.append(_moved(turned, rng.uniform(low, np.maximum(low, high))))
             groups.append(photo.group)
             labels.append(photo.label)
         batch = _lit(images, places, groups, self.lie, rng)
-        marks = Marks(patch_boxes(batch.homography, self.lie, view.size), torch.tensor(labels))
+        marks = Annotations(
+            patch_boxes(batch.homography, self.lie, view.size), torch.tensor(labels)
+        )
         return replace(batch, marks=marks if min(labels) >= 0 else replace(marks, labels=None))
 
 
 class OnObjects:
-    """Photos of objects that each carry the patch: persons with it before them, any other class with it in the middle.
+    """Photos of objects that each carry the patch: persons with it before them, any other class
+    with it in the middle.
 
-    Up to ``most`` objects a photo carry it, largest first. Scale and turn as ``lie`` says; the place jitters by
-    ``jitter`` of the box's sides about ``centre`` (x, y in the box).
+    Up to ``most`` objects a photo carry it, largest first. Scale and turn as ``lie`` says; the
+    place jitters by ``jitter`` of the box's sides about ``centre`` (x, y in the box).
     """
 
     def __init__(
-        self, photos: Sequence[Photo], lie: Lie, *, centre: tuple[float, float] = (0.5, 0.5), jitter: float = 0.05,
+        self,
+        photos: Sequence[ScenePhoto],
+        lie: PatchPose,
+        *,
+        center: tuple[float, float] = (0.5, 0.5),
+        jitter: float = 0.05,
         most: int = 4,
-    ) -> None:  # fmt: skip
-        self.photos, self.lie, self.centre, self.jitter, self.most = tuple(photos), lie, centre, jitter, most
+    ) -> None:
+        self.photos, self.lie, self.center, self.jitter, self.most = (
+            tuple(photos),
+            lie,
+            center,
+            jitter,
+            most,
+        )
 
-    def sample(self, count: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> SceneBatch:
+    def sample(
+        self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
+    ) -> SceneBatch:
         """Draw ``count`` scenes; ``marks`` holds the box of every object that carries the patch."""
         images, groups, places, marks, owners = [], [], [], [], []
         for number in range(count):
@@ -105,11 +142,16 @@ class OnObjects:
         others = torch.from_numpy(np.array(rest, np.float64)).float().view(count, most - 1, 3, 3)
         boxes_px = torch.from_numpy(np.array(marks, np.float32)).view(-1, 4)
         return replace(
-            batch, marks=Marks(boxes_px, None, torch.tensor(owners)), others=others if most > 1 else None
-        )  # fmt: skip
+            batch,
+            marks=Annotations(boxes_px, None, torch.tensor(owners)),
+            others=others if most > 1 else None,
+        )
 
-    def _shown(self, photo: Photo, view: View, rng: np.random.Generator) -> tuple[Float, list[Float]]:
-        """A closer or the whole view of a photo, perhaps mirrored, and the boxes in it; no object is cut by half."""
+    def _shown(
+        self, photo: ScenePhoto, view: SceneSize, rng: np.random.Generator
+    ) -> tuple[Float, list[Float]]:
+        """A closer or the whole view of a photo, perhaps mirrored, and the boxes in it; no object
+        is cut by half."""
         height, width = photo.image.shape[:2]
         boxes = np.zeros((0, 4)) if photo.boxes is None else photo.boxes
         whole = np.array([0.0, 0.0, width, height])
@@ -120,7 +162,10 @@ class OnObjects:
             x, y = rng.uniform(0, 1 - share, 2)
             window = np.array([x * width, y * height, (x + share) * width, (y + share) * height])
             inside = _shares_inside(boxes, window)
-            if 1 <= (inside > 0.8).sum() <= self.most and not ((inside > 0) & (inside <= 0.8)).any():
+            if (
+                1 <= (inside > 0.8).sum() <= self.most
+                and not ((inside > 0) & (inside <= 0.8)).any()
+            ):
                 chosen = window
                 break
         kept = boxes[_shares_inside(boxes, chosen) > 0.8]
@@ -130,17 +175,21 @@ class OnObjects:
         image = _seen(photo.image, chosen, view.size)
         if mirrored:
             image = np.ascontiguousarray(image[:, ::-1])
-            seen = np.stack([view.size - seen[:, 2], seen[:, 1], view.size - seen[:, 0], seen[:, 3]], 1)
+            seen = np.stack(
+                [view.size - seen[:, 2], seen[:, 1], view.size - seen[:, 0], seen[:, 3]], 1
+            )
         return image, list(seen)
 
     def _worn(self, box: Float, ranges: EotRanges, rng: np.random.Generator) -> Matrix:
         sides = box[2:] - box[:2]
-        turned, _ = _turned(self.lie, ranges, rng, _between(rng, self.lie.share) * float(np.hypot(*sides)))
+        turned, _ = _turned(
+            self.lie, ranges, rng, _between(rng, self.lie.share) * float(np.hypot(*sides))
+        )
         shift = rng.uniform(-self.jitter, self.jitter, 2)
-        return _moved(turned, box[:2] + (np.array(self.centre) + shift) * sides)
+        return _moved(turned, box[:2] + (np.array(self.center) + shift) * sides)
 
 
-def patch_boxes(homography: Tensor, lie: Lie, size: int) -> Tensor:
+def patch_boxes(homography: Tensor, lie: PatchPose, size: int) -> Tensor:
     """Axis-aligned boxes (b, 4) of the patch itself, cut at the picture's edge."""
     x, y = lie.width_mm / 2, lie.height_mm / 2
     corners = torch.tensor([[-x, -y], [x, -y], [x, y], [-x, y]]).expand(len(homography), 4, 2)
@@ -161,8 +210,11 @@ def _between(rng: np.random.Generator, bounds: Range) -> float:
     return float(rng.uniform(bounds[0], bounds[1]))
 
 
-def _turned(lie: Lie, ranges: EotRanges, rng: np.random.Generator, width_px: float) -> tuple[Matrix, Float]:
-    """Plane mm -> px about the origin: turned and tilted, its area that of an upright patch ``width_px`` wide.
+def _turned(
+    lie: PatchPose, ranges: EotRanges, rng: np.random.Generator, width_px: float
+) -> tuple[Matrix, Float]:
+    """Plane mm -> px about the origin: turned and tilted, its area that of an upright patch
+    ``width_px`` wide.
 
     Returned with it: the patch's four corners in px.
     """
@@ -183,36 +235,56 @@ def _moved(matrix: Matrix, to: Float) -> Matrix:
 
 
 def _square_window(image: Array, rng: np.random.Generator) -> Float:
-    """A square of most of the photo's shorter side, near its middle, as classifiers are shown photos."""
+    """A square of most of the photo's shorter side, near its middle, as classifiers are shown
+    photos."""
     height, width = image.shape[:2]
     side = min(height, width) * rng.uniform(0.9, 1.0)
-    centre = np.array([width, height]) / 2 + rng.uniform(-0.5, 0.5, 2) * (np.array([width, height]) - side) * 0.3
-    return np.concatenate([centre - side / 2, centre + side / 2])
+    center = (
+        np.array([width, height]) / 2
+        + rng.uniform(-0.5, 0.5, 2) * (np.array([width, height]) - side) * 0.3
+    )
+    return np.concatenate([center - side / 2, center + side / 2])
 
 
 def _seen(image: Array, window: Float, size: int) -> Float:
     """The window x0, y0, x1, y1 of a photo as (size, size, 3) float in [0, 1]."""
     scale = size / (window[2:] - window[:2])
-    matrix = np.array([[scale[0], 0, -scale[0] * window[0]], [0, scale[1], -scale[1] * window[1]], [0, 0, 1.0]])
+    matrix = np.array(
+        [[scale[0], 0, -scale[0] * window[0]], [0, scale[1], -scale[1] * window[1]], [0, 0, 1.0]]
+    )
     smooth = image
     if scale.max() < 1:  # area first, so that nothing aliases
         smooth = cv2.GaussianBlur(image, (0, 0), 0.35 / float(scale.max()))
     picture = cv2.warpPerspective(
-        smooth, for_opencv(matrix), (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        smooth,
+        for_opencv(matrix),
+        (size, size),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
     )
     return np.asarray(picture, np.float32) / 255
 
 
 def _shares_inside(boxes: Float, window: Float) -> Float:
     """(k,): the share of each box that lies in the window."""
-    shared = (np.minimum(boxes[:, 2:], window[2:]) - np.maximum(boxes[:, :2], window[:2])).clip(0).prod(1)
+    shared = (
+        (np.minimum(boxes[:, 2:], window[2:]) - np.maximum(boxes[:, :2], window[:2]))
+        .clip(0)
+        .prod(1)
+    )
     return np.asarray(shared / (boxes[:, 2:] - boxes[:, :2]).prod(1).clip(1e-9), np.float64)
 
 
 def _lit(
-    images: list[Float], places: list[Matrix], groups: list[str], lie: Lie, rng: np.random.Generator
+    images: list[Float],
+    places: list[Matrix],
+    groups: list[str],
+    lie: PatchPose,
+    rng: np.random.Generator,
 ) -> SceneBatch:
     count = len(images)
-    gain = torch.from_numpy(rng.uniform(*lie.light, (count, 1)) * rng.uniform(0.93, 1.07, (count, 3))).float()
+    gain = torch.from_numpy(
+        rng.uniform(*lie.light, (count, 1)) * rng.uniform(0.93, 1.07, (count, 3))
+    ).float()
     lift = torch.from_numpy(rng.uniform(*lie.veil, (count, 1)).repeat(3, 1)).float()
     return batch_of(images, places, gain, lift, [1.0] * count, groups)

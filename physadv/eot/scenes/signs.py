@@ -1,4 +1,5 @@
-"""Scenes for the patch to be tried in: drawn signs before backgrounds, or photos in which the sign already stands.
+"""Scenes for the patch to be tried in: drawn signs before backgrounds, or photos in which the sign
+already stands.
 
 Scenes carry no gradient, so they are made by OpenCV on the CPU; only the patch is warped by torch.
 """
@@ -17,10 +18,10 @@ from torch import Tensor
 
 from physadv.core.image_io import Array
 from physadv.core.sign_artwork import SignFace, sign_face
+from physadv.eot.presets import EotRanges, Range
 from physadv.eot.transforms.lens_distortion import focal_length_px
 from physadv.eot.warp import pose_homography
-from physadv.eot.presets import EotRanges, Range
-from physadv.threat.patch_goals import Marks
+from physadv.threat.patch_goals import Annotations
 
 Matrix = npt.NDArray[np.float64]
 Float = npt.NDArray[np.floating]
@@ -36,19 +37,22 @@ class SceneBatch:
     lift: Tensor  # (b, 3) linear offset (veil) of the scene
     enlargement: Tensor  # (b,) px of the picture per px of the camera that saw it
     groups: tuple[str, ...]  # which photo or drawing each scene comes from
-    marks: Marks | None = None  # what is judged where that is not the one sign a scene
+    marks: Annotations | None = None  # what is judged where that is not the one sign a scene
     others: Tensor | None = None  # (b, k, 3, 3) further places of the patch in each scene
     distance_m: Tensor | None = None  # (b,) camera to sign, where it is known
 
     def to(self, device: torch.device) -> SceneBatch:
         """The same scenes on another device."""
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "groups"}
-        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
+        return replace(
+            self, **{name: part.to(device) for name, part in parts.items() if part is not None}
+        )
 
 
 @dataclass(frozen=True)
 class PhotoSign:
-    """One sign in one photo: (h, w, 3) uint8, the (4, 2) px corners of its bounding square, and the photo's name."""
+    """One sign in one photo: (h, w, 3) uint8, the (4, 2) px corners of its bounding square, and the
+    photo's name."""
 
     image: Array
     corners: Float
@@ -56,8 +60,9 @@ class PhotoSign:
 
 
 @dataclass(frozen=True)
-class View:
-    """What a victim is shown: a crop of the sign (classifier) or a whole frame (detector), ``size`` px square."""
+class SceneSize:
+    """What a victim is shown: a crop of the sign (classifier) or a whole frame (detector), ``size``
+    px square."""
 
     size: int
     whole_frame: bool
@@ -66,7 +71,9 @@ class View:
 class SceneSource(Protocol):
     """Anything that yields scenes for a generator."""
 
-    def sample(self, count: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> SceneBatch:
+    def sample(
+        self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
+    ) -> SceneBatch:
         """Draw ``count`` scenes; ``rng`` alone decides."""
         ...
 
@@ -74,16 +81,22 @@ class SceneSource(Protocol):
 class DrawnScenes:
     """Sign faces, drawn or given as pictures with alpha, in perspective before backgrounds."""
 
-    def __init__(self, faces: Sequence[SignFace], backgrounds: Sequence[Array], width_mm: float) -> None:
+    def __init__(
+        self, faces: Sequence[SignFace], backgrounds: Sequence[Array], width_mm: float
+    ) -> None:
         self.faces, self.backgrounds, self.width_mm = tuple(faces), tuple(backgrounds), width_mm
 
-    def sample(self, count: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> SceneBatch:
+    def sample(
+        self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
+    ) -> SceneBatch:
         """Draw ``count`` scenes."""
         images, matrices, scale, groups, away = [], [], [], [], []
         for _ in range(count):
             camera = shot(rng, ranges, self.width_mm)
             face = self.faces[int(rng.integers(len(self.faces)))]
-            pose = draw_pose(rng, ranges, 1.0, camera) @ np.diag([1 / self.width_mm, 1 / self.width_mm, 1.0])
+            pose = draw_pose(rng, ranges, 1.0, camera) @ np.diag(
+                [1 / self.width_mm, 1 / self.width_mm, 1.0]
+            )
             half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * self.width_mm / 2
             fit, enlargement = _fit(to_pixels(pose, half), view, ranges, rng, camera=camera)
             matrix = fit @ pose
@@ -100,14 +113,17 @@ class DrawnScenes:
 
 
 class PhotoScenes:
-    """Signs that stand in photos, seen again by a virtual camera that zooms, shifts and turns a little."""
+    """Signs that stand in photos, seen again by a virtual camera that zooms, shifts and turns a
+    little."""
 
     def __init__(self, signs: Sequence[PhotoSign], width_mm: float) -> None:
         self.signs, self.width_mm = tuple(signs), width_mm
         self._light = [relight(sign) for sign in self.signs]
         self._pyramids: list[list[Array]] = [_pyramid(sign.image) for sign in self.signs]
 
-    def sample(self, count: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> SceneBatch:
+    def sample(
+        self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
+    ) -> SceneBatch:
         """Draw ``count`` scenes."""
         picks = [int(rng.integers(len(self.signs))) for _ in range(count)]
         images, matrices, scale, away = [], [], [], []
@@ -124,12 +140,20 @@ class PhotoScenes:
         return replace(batch, distance_m=torch.tensor(away, dtype=torch.float32))
 
     def _one(
-        self, pick: int, view: View, ranges: EotRanges, rng: np.random.Generator, camera: Shot | None
+        self,
+        pick: int,
+        view: SceneSize,
+        ranges: EotRanges,
+        rng: np.random.Generator,
+        camera: SignFraming | None,
     ) -> tuple[Float, Matrix, float, float]:
-        """The picture, the plane's homography, the enlargement and the distance in widths of the sign."""
+        """The picture, the plane's homography, the enlargement and the distance in widths of the
+        sign."""
         sign = self.signs[pick]
-        centre, side = sign.corners.mean(0), float(np.ptp(sign.corners, axis=0).max())
-        to_unit = np.array([[1 / side, 0, -centre[0] / side], [0, 1 / side, -centre[1] / side], [0, 0, 1]])
+        center, side = sign.corners.mean(0), float(np.ptp(sign.corners, axis=0).max())
+        to_unit = np.array(
+            [[1 / side, 0, -center[0] / side], [0, 1 / side, -center[1] / side], [0, 0, 1]]
+        )
         pose = draw_pose(rng, ranges, 0.4, camera)
         turn = pose @ to_unit
         height, width = sign.image.shape[:2]
@@ -142,7 +166,9 @@ class PhotoScenes:
         shrink = side / max(np.ptp(to_pixels(to_view, sign.corners), axis=0).max(), 1)
         level = int(np.clip(np.floor(np.log2(max(shrink, 1))), 0, len(self._pyramids[pick]) - 1))
         photo = self._pyramids[pick][level]
-        rescale = np.diag([sign.image.shape[1] / photo.shape[1], sign.image.shape[0] / photo.shape[0], 1.0])
+        rescale = np.diag(
+            [sign.image.shape[1] / photo.shape[1], sign.image.shape[0] / photo.shape[0], 1.0]
+        )
         image = cv2.warpPerspective(
             photo,
             for_opencv(to_view @ rescale),
@@ -150,22 +176,31 @@ class PhotoScenes:
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        # Enlarging a small photo cannot add detail, so a patch on it must not be sharper than the photo.
+        # Enlarging a small photo cannot add detail, so a patch on it must not be sharper than the
+        # photo.
         seen = np.asarray(image, np.float32) / 255
         blur = max(enlargement, 1 / max(float(shrink), 1e-3))
         return seen, np.asarray(to_view @ in_photo, np.float64), blur, float(pose[2, 2])
 
 
 class MixedScenes:
-    """Scenes of several sources in turn, in equal shares: a few photos beside any number of drawn signs."""
+    """Scenes of several sources in turn, in equal shares: a few photos beside any number of drawn
+    signs."""
 
     def __init__(self, sources: Sequence[SceneSource]) -> None:
         self.sources = tuple(sources)
 
-    def sample(self, count: int, view: View, ranges: EotRanges, rng: np.random.Generator) -> SceneBatch:
+    def sample(
+        self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
+    ) -> SceneBatch:
         """Draw ``count`` scenes."""
-        shares = [count // len(self.sources) + (i < count % len(self.sources)) for i in range(len(self.sources))]
-        parts = [s.sample(n, view, ranges, rng) for s, n in zip(self.sources, shares, strict=True) if n]
+        shares = [
+            count // len(self.sources) + (i < count % len(self.sources))
+            for i in range(len(self.sources))
+        ]
+        parts = [
+            s.sample(n, view, ranges, rng) for s, n in zip(self.sources, shares, strict=True) if n
+        ]
         tensors: dict[str, Any] = {
             f.name: torch.cat([getattr(part, f.name) for part in parts])
             for f in fields(SceneBatch)
@@ -178,10 +213,14 @@ class MixedScenes:
 
 
 def relight(sign: PhotoSign) -> tuple[Tensor, Tensor]:
-    """Linear gain and lift, (3,) each, that carry the drawn sign's light to the photo's (percentiles, as in REAP)."""
+    """Linear gain and lift, (3,) each, that carry the drawn sign's light to the photo's
+    (percentiles, as in REAP)."""
     target = np.array([[0, 0], [64, 0], [64, 64], [0, 64]], np.float32)
     rectified = cv2.warpPerspective(
-        sign.image, cv2.getPerspectiveTransform(sign.corners.astype(np.float32), target), (64, 64), flags=cv2.INTER_AREA
+        sign.image,
+        cv2.getPerspectiveTransform(sign.corners.astype(np.float32), target),
+        (64, 64),
+        flags=cv2.INTER_AREA,
     )
     face = sign_face("stop", 64).rgba
     inside = face[..., 3] > 250
@@ -198,12 +237,18 @@ def _linear(values: Array) -> Float:
 
 
 def _decode(encoded: Float) -> Float:
-    return np.asarray(np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4), np.float32)
+    return np.asarray(
+        np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4),
+        np.float32,
+    )
 
 
 def _encode(linear: Float) -> Float:
     dark = linear <= 0.0031308
-    return np.asarray(np.where(dark, linear * 12.92, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055), np.float32)
+    return np.asarray(
+        np.where(dark, linear * 12.92, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055),
+        np.float32,
+    )
 
 
 def _uniform(rng: np.random.Generator, bounds: Range) -> float:
@@ -211,7 +256,7 @@ def _uniform(rng: np.random.Generator, bounds: Range) -> float:
 
 
 @dataclass(frozen=True)
-class Shot:
+class SignFraming:
     """A camera before a sign: how far, and how large the sign is in its picture."""
 
     widths: float
@@ -222,52 +267,67 @@ class Shot:
     """Height of the camera's picture."""
 
 
-def shot(rng: np.random.Generator, ranges: EotRanges, width_mm: float) -> Shot | None:
-    """Draw distance, focal length and sensor from a stream of their own; None where the ranges give no distance."""
+def shot(rng: np.random.Generator, ranges: EotRanges, width_mm: float) -> SignFraming | None:
+    """Draw distance, focal length and sensor from a stream of their own; None where the ranges give
+    no distance."""
     if not ranges.acts("distance_m"):
         return None
     own = rng.spawn(1)[0]
-    metres = float(np.exp(own.uniform(*np.log(ranges.distance_m))))
+    meters = float(np.exp(own.uniform(*np.log(ranges.distance_m))))
     sensor = _uniform(own, ranges.sensor_px)
     focal = focal_length_px(sensor, _uniform(own, ranges.field_of_view_deg))
-    return Shot(1000 * metres / width_mm, focal * width_mm / (1000 * metres), sensor * 9 / 16)
+    return SignFraming(
+        1000 * meters / width_mm, focal * width_mm / (1000 * meters), sensor * 9 / 16
+    )
 
 
-def draw_pose(rng: np.random.Generator, ranges: EotRanges, share: float, camera: Shot | None = None) -> Matrix:
-    """A unit-wide plane turned within ``share`` of the ranges, unit focal length, from ``camera`` or 2.5 to 20 widths.
+def draw_pose(
+    rng: np.random.Generator, ranges: EotRanges, share: float, camera: SignFraming | None = None
+) -> Matrix:
+    """A unit-wide plane turned within ``share`` of the ranges, unit focal length, from ``camera``
+    or 2.5 to 20 widths.
 
     Its [2, 2] is the distance in widths.
     """
-    yaw, pitch, roll = (np.radians(_uniform(rng, r)) for r in (ranges.yaw_deg, ranges.pitch_deg, ranges.roll_deg))
+    yaw, pitch, roll = (
+        np.radians(_uniform(rng, r)) for r in (ranges.yaw_deg, ranges.pitch_deg, ranges.roll_deg)
+    )
     one = torch.ones(1, dtype=torch.float64)
     distance = float(np.exp(rng.uniform(np.log(2.5), np.log(20.0))))
     distance = distance if camera is None else max(camera.widths, 1.2)
     matrix = pose_homography(
-        distance * one, share * yaw * one, share * pitch * one, roll * one,
-        focal_px=one, centre_px=torch.zeros(1, 2, dtype=torch.float64),
-    )  # fmt: skip
+        distance * one,
+        share * yaw * one,
+        share * pitch * one,
+        roll * one,
+        focal_px=one,
+        center_px=torch.zeros(1, 2, dtype=torch.float64),
+    )
     return np.asarray(matrix[0].numpy(), np.float64)
 
 
 def to_pixels(matrix: Matrix, points: npt.NDArray[np.floating]) -> Matrix:
     """(n, 2) points through a homography (3, 3)."""
-    return np.asarray(cv2.perspectiveTransform(points.astype(np.float64)[None], matrix)[0], np.float64)
+    return np.asarray(
+        cv2.perspectiveTransform(points.astype(np.float64)[None], matrix)[0], np.float64
+    )
 
 
 def _fit(
     corners: Matrix,
-    view: View,
+    view: SceneSize,
     ranges: EotRanges,
     rng: np.random.Generator,
     edges: Matrix | None = None,
-    camera: Shot | None = None,
+    camera: SignFraming | None = None,
 ) -> tuple[Matrix, float]:
-    """Similarity that brings the seen square to its place in the view, and how far it is enlarged over the camera.
+    """Similarity that brings the seen square to its place in the view, and how far it is enlarged
+    over the camera.
 
     ``edges`` are the corners of the photo it stands in: a frame keeps within them as far as it can.
     """
     low, high = corners.min(0), corners.max(0)
-    side, centre = float((high - low).max()), (low + high) / 2
+    side, center = float((high - low).max()), (low + high) / 2
     if view.whole_frame:
         share = float(np.exp(rng.uniform(*np.log(ranges.frame_share))))
         place = rng.uniform(0, 1, 2)
@@ -279,7 +339,7 @@ def _fit(
         if edges is not None:
             first, last = np.maximum(first, edges.min(0)), np.minimum(last, edges.max(0) - window)
         origin = first + place * (last - first)
-        scale, where = view.size / window, view.size / window * (centre - origin)
+        scale, where = view.size / window, view.size / window * (center - origin)
     else:
         margin = _uniform(rng, ranges.margin)
         scale = view.size / (side * (1 + 2 * margin))
@@ -287,12 +347,12 @@ def _fit(
         native = float(np.exp(rng.uniform(*np.log(ranges.size_px))))
         native = native if camera is None else camera.native_px
         enlargement = max(1.0, scale * side / native)
-    shift = where - scale * centre
+    shift = where - scale * center
     return np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]]), enlargement
 
 
 def for_opencv(matrix: Matrix) -> Matrix:
-    """The same map for OpenCV, whose pixel centres lie on whole numbers."""
+    """The same map for OpenCV, whose pixel centers lie on whole numbers."""
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     return np.asarray(np.linalg.inv(half) @ matrix @ half, np.float64)
 
@@ -301,31 +361,49 @@ def _pyramid(image: Array) -> list[Array]:
     levels = [image]
     while min(levels[-1].shape[:2]) >= 64 and len(levels) < 6:
         h, w = levels[-1].shape[:2]
-        levels.append(np.asarray(cv2.resize(levels[-1], (w // 2, h // 2), interpolation=cv2.INTER_AREA), np.uint8))
+        levels.append(
+            np.asarray(
+                cv2.resize(levels[-1], (w // 2, h // 2), interpolation=cv2.INTER_AREA), np.uint8
+            )
+        )
     return levels
 
 
-def _random_crop(image: Array, view: View, rng: np.random.Generator) -> Float:
+def _random_crop(image: Array, view: SceneSize, rng: np.random.Generator) -> Float:
     height, width = image.shape[:2]
-    side = int(min(height, width) * (rng.uniform(0.75, 1.0) if view.whole_frame else rng.uniform(0.15, 0.8)))
+    side = int(
+        min(height, width)
+        * (rng.uniform(0.75, 1.0) if view.whole_frame else rng.uniform(0.15, 0.8))
+    )
     side = max(side, min(24, height, width))
     y, x = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
     method = cv2.INTER_AREA if side > view.size else cv2.INTER_LINEAR
-    resized = cv2.resize(image[y : y + side, x : x + side], (view.size, view.size), interpolation=method)
+    resized = cv2.resize(
+        image[y : y + side, x : x + side], (view.size, view.size), interpolation=method
+    )
     return np.asarray(resized, np.float32) / 255
 
 
-def _lay(canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np.random.Generator) -> Float:
-    """Lay the face over the canvas, 2x supersampled, blended in linear light, with a slightly varied material."""
+def _lay(
+    canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np.random.Generator
+) -> Float:
+    """Lay the face over the canvas, 2x supersampled, blended in linear light, with a slightly
+    varied material."""
     over = 2
     level = face.rgba
     corners = to_pixels(matrix, np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * width_mm / 2)
     seen = np.ptp(corners, axis=0).max() * over
     while level.shape[1] > 2 * seen and level.shape[1] > 16:
-        level = cv2.resize(level, (level.shape[1] // 2, level.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        level = cv2.resize(
+            level, (level.shape[1] // 2, level.shape[0] // 2), interpolation=cv2.INTER_AREA
+        )
     height_mm = width_mm * face.rgba.shape[0] / face.rgba.shape[1]
     to_mm = np.array(
-        [[width_mm / level.shape[1], 0, -width_mm / 2], [0, height_mm / level.shape[0], -height_mm / 2], [0, 0, 1]]
+        [
+            [width_mm / level.shape[1], 0, -width_mm / 2],
+            [0, height_mm / level.shape[0], -height_mm / 2],
+            [0, 0, 1],
+        ]
     )
     alpha = level[..., 3:].astype(np.float32) / 255
     material = (rng.uniform(0.75, 1.1) * rng.uniform(0.93, 1.07, 3)).astype(np.float32)
@@ -336,7 +414,7 @@ def _lay(canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np
     sides = (x1 - x0, y1 - y0)
     fine = cv2.warpPerspective(
         np.concatenate([light, alpha], 2), for_opencv(warp), (sides[0] * over, sides[1] * over)
-    )  # fmt: skip
+    )
     layered = np.asarray(cv2.resize(fine, sides, interpolation=cv2.INTER_AREA), np.float32)
     part = canvas[y0:y1, x0:x1]
     mixed = layered[..., :3] + (1 - layered[..., 3:]) * _decode(part)
@@ -346,7 +424,8 @@ def _lay(canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np
 
 
 def _round(corners: Matrix, size: int, tallness: float) -> tuple[int, int, int, int]:
-    """The part x0, y0, x1, y1 of a square canvas that holds a sign, with room to spare; all of it where in doubt."""
+    """The part x0, y0, x1, y1 of a square canvas that holds a sign, with room to spare; all of it
+    where in doubt."""
     if tallness > 1.01 or not np.isfinite(corners).all():
         return 0, 0, size, size
     low = np.clip(np.floor(corners.min(0)) - 2, 0, size - 1).astype(int)
@@ -355,7 +434,12 @@ def _round(corners: Matrix, size: int, tallness: float) -> tuple[int, int, int, 
 
 
 def batch_of(
-    images: list[Float], matrices: list[Matrix], gain: Tensor, lift: Tensor, scale: list[float], groups: list[str]
+    images: list[Float],
+    matrices: list[Matrix],
+    gain: Tensor,
+    lift: Tensor,
+    scale: list[float],
+    groups: list[str],
 ) -> SceneBatch:
     """Scenes from (h, w, 3) pictures and (3, 3) homographies, one each, as tensors."""
     stacked = torch.from_numpy(np.stack(images).astype(np.float32)).permute(0, 3, 1, 2).contiguous()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from physadv.eot.sampling import happens, spread, uniform
-from physadv.eot.transforms.light import REACH_MM, Spot
 from physadv.eot.ranges import EotRanges
+from physadv.eot.sampling import broadcast_parameters, draw_uniform, happens
+from physadv.eot.transforms.light import REACH_MM, Spot
 
 UNKNOWN_M = 10.0
 """Distance taken where a scene does not know its own."""
@@ -25,12 +25,14 @@ class Air:
     length: Tensor  # (b,) its length over its width
     at_mm: Tensor  # (b, 2)
     angle: Tensor  # (b,)
-    colour: Tensor  # (b, 3) its light
+    color: Tensor  # (b, 3) its light
     clear: Tensor  # (b,) share of light that the haze lets through
     airlight: Tensor  # (b,) light of the haze itself
 
 
-def sample_air(spot: Spot, distance_m: Tensor | None, ranges: EotRanges, generator: torch.Generator) -> Air | None:
+def sample_air(
+    spot: Spot, distance_m: Tensor | None, ranges: EotRanges, generator: torch.Generator
+) -> Air | None:
     """Draw occluder and haze of b scenes; None where neither acts."""
     if not (ranges.acts("occlusion_probability") or ranges.acts("haze_per_km")):
         return None
@@ -39,13 +41,13 @@ def sample_air(spot: Spot, distance_m: Tensor | None, ranges: EotRanges, generat
     return Air(
         spot=spot,
         present=happens(g, ranges.occlusion_probability, count),
-        width_mm=uniform(g, ranges.occlusion_mm, count),
-        length=uniform(g, (1.5, 12.0), count),
-        at_mm=uniform(g, (-REACH_MM, REACH_MM), count, 2),
-        angle=uniform(g, (0.0, torch.pi), count),
-        colour=uniform(g, (0.02, 0.3), count, 1) * uniform(g, (0.6, 1.0), count, 3),
-        clear=transmission(uniform(g, ranges.haze_per_km, count), away),
-        airlight=uniform(g, (0.5, 0.9), count),
+        width_mm=draw_uniform(g, ranges.occlusion_mm, count),
+        length=draw_uniform(g, (1.5, 12.0), count),
+        at_mm=draw_uniform(g, (-REACH_MM, REACH_MM), count, 2),
+        angle=draw_uniform(g, (0.0, torch.pi), count),
+        color=draw_uniform(g, (0.02, 0.3), count, 1) * draw_uniform(g, (0.6, 1.0), count, 3),
+        clear=transmission(draw_uniform(g, ranges.haze_per_km, count), away),
+        airlight=draw_uniform(g, (0.5, 0.9), count),
     )
 
 
@@ -55,11 +57,12 @@ def transmission(extinction_per_km: Tensor, distance_m: Tensor) -> Tensor:
 
 
 def look_through(light: Tensor, xs: Tensor, ys: Tensor, draw: Air) -> Tensor:
-    """Linear light (b, 3, h, w) behind the occluder and the haze; all of it is taken to be as far as the sign."""
-    cover = occluder_cover(xs, ys, draw)[:, None] * spread(draw.present).to(light)
-    seen = light + cover * (spread(draw.colour).to(light) - light)
-    clear = spread(draw.clear).to(light)
-    return seen * clear + spread(draw.airlight).to(light) * (1 - clear)
+    """Linear light (b, 3, h, w) behind the occluder and the haze; all of it is taken to be as far
+    as the sign."""
+    cover = occluder_cover(xs, ys, draw)[:, None] * broadcast_parameters(draw.present).to(light)
+    seen = light + cover * (broadcast_parameters(draw.color).to(light) - light)
+    clear = broadcast_parameters(draw.clear).to(light)
+    return seen * clear + broadcast_parameters(draw.airlight).to(light) * (1 - clear)
 
 
 def occluder_cover(xs: Tensor, ys: Tensor, draw: Air) -> Tensor:

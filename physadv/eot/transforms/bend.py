@@ -1,7 +1,8 @@
-"""Stickers that do not lie flat: a thin plate pushed about in its plane, and a curl about a cylinder.
+"""Stickers that do not lie flat: a thin plate pushed about in its plane, and a curl about a
+cylinder.
 
-kornia's thin plate centres its kernel on the moved points and solves a system for each picture; here the shifts enter
-linearly, so one constant matrix does for all.
+kornia's thin plate centers its kernel on the moved points and solves a system for each picture;
+here the shifts enter linearly, so one constant matrix does for all.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.eot.sampling import uniform
 from physadv.eot.ranges import EotRanges
+from physadv.eot.sampling import draw_uniform
 
 CONTROL = 5
 """Control points a side (AdvTexture, Hu 2022)."""
@@ -35,20 +36,23 @@ def sample_bend(count: int, ranges: EotRanges, generator: torch.Generator) -> Be
     """Draw the bending of ``count`` stickers; None where nothing bends."""
     if not (ranges.acts("bend_mm") or ranges.acts("curl_deg")):
         return None
-    amount = uniform(generator, ranges.bend_mm, count, 1, 1, 1)
-    shift = amount * uniform(generator, (-1.0, 1.0), count, CONTROL, CONTROL, 2)
-    curl = torch.deg2rad(uniform(generator, ranges.curl_deg, count))
-    return Bend(shift, curl, uniform(generator, (0.0, torch.pi), count))
+    amount = draw_uniform(generator, ranges.bend_mm, count, 1, 1, 1)
+    shift = amount * draw_uniform(generator, (-1.0, 1.0), count, CONTROL, CONTROL, 2)
+    curl = torch.deg2rad(draw_uniform(generator, ranges.curl_deg, count))
+    return Bend(shift, curl, draw_uniform(generator, (0.0, torch.pi), count))
 
 
 @cache
 def _plate_matrix() -> Tensor:
-    """(FIELD^2, CONTROL^2) float64: shifts of the control points -> thin plate (Bookstein 1989) on the unit square."""
+    """(FIELD^2, CONTROL^2) float64: shifts of the control points -> thin plate (Bookstein 1989) on
+    the unit square."""
     control, field = (_unit_grid(n) for n in (CONTROL, FIELD))
     ones = torch.ones(len(control), 1, dtype=torch.float64)
     affine = torch.cat([ones, control], 1)
     corner = torch.zeros(3, 3, dtype=torch.float64)
-    system = torch.cat([torch.cat([_kernel(control, control), affine], 1), torch.cat([affine.T, corner], 1)])
+    system = torch.cat(
+        [torch.cat([_kernel(control, control), affine], 1), torch.cat([affine.T, corner], 1)]
+    )
     weights = torch.linalg.inv(system)[:, : len(control)]
     on_field = torch.cat([torch.ones(len(field), 1, dtype=torch.float64), field], 1)
     matrix: Tensor = torch.cat([_kernel(field, control), on_field], 1) @ weights
@@ -67,31 +71,39 @@ def _kernel(first: Tensor, second: Tensor) -> Tensor:
 
 
 def thin_plate(shift: Tensor) -> Tensor:
-    """(b, 2, FIELD, FIELD) shifts of a thin plate over the unit square from (b, 5, 5, 2) at its control points."""
+    """(b, 2, FIELD, FIELD) shifts of a thin plate over the unit square from (b, 5, 5, 2) at its
+    control points."""
     field: Tensor = _plate_matrix().to(shift) @ shift.flatten(1, 2)
     return field.transpose(1, 2).reshape(len(shift), 2, FIELD, FIELD)
 
 
 def unbend(x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: Bend) -> tuple[Tensor, Tensor, Tensor]:
-    """Which point of the flat sticker is seen at (x, y) mm of the sign, (b, h, w) each, and how much light it gets.
+    """Which point of the flat sticker is seen at (x, y) mm of the sign, (b, h, w) each, and how
+    much light it gets.
 
-    ``rectangle_mm`` (4,): x0, y0, width, height of the flat sticker. The light is Lambert's for a lamp beside the
-    camera: the cosine of the slope.
+    ``rectangle_mm`` (4,): x0, y0, width, height of the flat sticker. The light is Lambert's for a
+    lamp beside the camera: the cosine of the slope.
     """
     x, y, shade = _uncurl(x, y, rectangle_mm, bend)
-    grid = torch.stack([(x - rectangle_mm[0]) / rectangle_mm[2], (y - rectangle_mm[1]) / rectangle_mm[3]], -1)
+    grid = torch.stack(
+        [(x - rectangle_mm[0]) / rectangle_mm[2], (y - rectangle_mm[1]) / rectangle_mm[3]], -1
+    )
     field = thin_plate(bend.shift_mm.to(x))
     shift = F.grid_sample(field, 2 * grid - 1, padding_mode="border", align_corners=True)
     return x + shift[:, 0], y + shift[:, 1], shade
 
 
-def _uncurl(x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: Bend) -> tuple[Tensor, Tensor, Tensor]:
+def _uncurl(
+    x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: Bend
+) -> tuple[Tensor, Tensor, Tensor]:
     """Arc length on a cylinder from its projection: R asin(p / R)."""
     curl, axis = (p.to(x)[:, None, None] for p in (bend.curl, bend.axis))
     middle = rectangle_mm[:2] + rectangle_mm[2:] / 2
     along = (x - middle[0]) * axis.cos() + (y - middle[1]) * axis.sin()
     turn = (along * curl / rectangle_mm[2:].max()).clamp(-0.999, 0.999)
     small = turn.abs() < 1e-3
-    ratio = torch.where(small, 1 + turn**2 / 6, turn.asin() / torch.where(small, torch.ones_like(turn), turn))
+    ratio = torch.where(
+        small, 1 + turn**2 / 6, turn.asin() / torch.where(small, torch.ones_like(turn), turn)
+    )
     longer = along * (ratio - 1)
     return x + longer * axis.cos(), y + longer * axis.sin(), (1 - turn**2).sqrt()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 
 def lens(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tensor) -> Tensor:
-    """Defocus (Gaussian, (b,) px) and straight motion ((b,) px at (b,) radians) of (b, 3, h, w) linear light.
+    """Defocus (Gaussian, (b,) px) and straight motion ((b,) px at (b,) radians) of (b, 3, h, w)
+    linear light.
 
     Borders are reflected before, and cut off after.
     """
@@ -29,14 +30,18 @@ def lens_reach(sigma_px: Tensor, motion_px: Tensor, picture: tuple[int, int]) ->
 
 def cut_margin(image: Tensor, margin: int) -> Tensor:
     """(b, c, h, w) without ``margin`` px on each side."""
-    return image[..., margin : image.shape[-2] - margin, margin : image.shape[-1] - margin] if margin else image
+    return (
+        image[..., margin : image.shape[-2] - margin, margin : image.shape[-1] - margin]
+        if margin
+        else image
+    )
 
 
 def blurred(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tensor) -> Tensor:
     """The lens on a torus; the outermost :func:`lens_reach` px are wrong.
 
-    Defocus and motion are one product with the optical transfer function, exp(-2 pi^2 sigma^2 f^2) sinc(length f), so
-    the cost does not grow with the blur.
+    Defocus and motion are one product with the optical transfer function, exp(-2 pi^2 sigma^2 f^2)
+    sinc(length f), so the cost does not grow with the blur.
     """
     rows, columns = light.shape[-2:]
     fy = torch.fft.fftfreq(rows, device=light.device, dtype=light.dtype)[None, :, None]
@@ -50,7 +55,8 @@ def blurred(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Te
 
 
 class _Filtered(torch.autograd.Function):
-    """A product with a real, even transfer function: its own adjoint, so the backward pass costs what the forward does.
+    """A product with a real, even transfer function: its own adjoint, so the backward pass costs
+    what the forward does.
 
     Gradients go to the light only; the lens itself is drawn, not learnt.
     """
@@ -89,6 +95,9 @@ def _rest(number: int) -> int:
 
 
 def sensor_noise(image: Tensor, normal: Tensor, read: Tensor, shot: Tensor) -> Tensor:
-    """Add noise of standard deviation sqrt(read^2 + shot^2 * signal); ``normal`` is the drawn (b, 3, h, w) sample."""
-    variance = read[:, None, None, None] ** 2 + shot[:, None, None, None] ** 2 * image.detach().clamp(0, 1)
+    """Add noise of standard deviation sqrt(read^2 + shot^2 * signal); ``normal`` is the drawn (b,
+    3, h, w) sample."""
+    variance = read[:, None, None, None] ** 2 + shot[
+        :, None, None, None
+    ] ** 2 * image.detach().clamp(0, 1)
     return image + variance.sqrt() * normal

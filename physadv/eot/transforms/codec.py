@@ -1,6 +1,8 @@
-"""What a file or a stream does to a picture: JPEG and video frames with 4:2:0 chroma, differentiable.
+"""What a file or a stream does to a picture: JPEG and video frames with 4:2:0 chroma,
+differentiable.
 
-kornia's codec is a little further from libjpeg and costs several times as much (benchmarks/eot_step.py measures both).
+kornia's codec is a little further from libjpeg and costs several times as much
+(benchmarks/eot_step.py measures both).
 """
 
 from __future__ import annotations
@@ -13,14 +15,106 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LUMA = (
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
-    87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
-    72, 92, 95, 98, 112, 100, 103, 99,
-)  # fmt: skip
+    16,
+    11,
+    10,
+    16,
+    24,
+    40,
+    51,
+    61,
+    12,
+    12,
+    14,
+    19,
+    26,
+    58,
+    60,
+    55,
+    14,
+    13,
+    16,
+    24,
+    40,
+    57,
+    69,
+    56,
+    14,
+    17,
+    22,
+    29,
+    51,
+    87,
+    80,
+    62,
+    18,
+    22,
+    37,
+    56,
+    68,
+    109,
+    103,
+    77,
+    24,
+    35,
+    55,
+    64,
+    81,
+    104,
+    113,
+    92,
+    49,
+    64,
+    78,
+    87,
+    103,
+    121,
+    120,
+    101,
+    72,
+    92,
+    95,
+    98,
+    112,
+    100,
+    103,
+    99,
+)
 _CHROMA = (
-    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99,
-    99, 99, 99, *(99,) * 32,
-)  # fmt: skip
+    17,
+    18,
+    24,
+    47,
+    99,
+    99,
+    99,
+    99,
+    18,
+    21,
+    26,
+    66,
+    99,
+    99,
+    99,
+    99,
+    24,
+    26,
+    56,
+    99,
+    99,
+    99,
+    99,
+    99,
+    47,
+    66,
+    99,
+    99,
+    99,
+    99,
+    99,
+    99,
+    *(99,) * 32,
+)
 _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
@@ -41,17 +135,18 @@ def _table(base: tuple[int, ...], quality: Tensor) -> Tensor:
 
 
 def _soft_round(x: Tensor) -> Tensor:
-    """Rounding with a usable gradient: 1 where the value survives, 3 x^2 where it is rounded to nothing.
+    """Rounding with a usable gradient: 1 where the value survives, 3 x^2 where it is rounded to
+    nothing.
 
-    The first is the straight-through estimate; the second is Shin & Song's (2017), which lets a lost coefficient come
-    back once it is near the threshold without pretending that it passes.
+    The first is the straight-through estimate; the second is Shin & Song's (2017), which lets a
+    lost coefficient come back once it is near the threshold without pretending that it passes.
     """
     whole = x.detach().round()
     slope = torch.where(whole != 0, torch.ones_like(whole), 3 * x.detach() ** 2)
     return whole + slope * (x - x.detach())
 
 
-def _quantised(plane: Tensor, table: Tensor) -> Tensor:
+def _quantized(plane: Tensor, table: Tensor) -> Tensor:
     """Quantise 8x8 blocks of (b, c, h, w) planes in 0..255 levels about 0; sides are whole blocks."""
     b, c, h, w = plane.shape
     matrix = _dct().to(plane)
@@ -60,23 +155,29 @@ def _quantised(plane: Tensor, table: Tensor) -> Tensor:
     return (matrix.T @ coefficients @ matrix).transpose(3, 4).reshape(b, c, h, w)
 
 
-def jpeg(image: Tensor, quality: Tensor) -> Tensor:
-    """Encode and decode (b, 3, h, w) in [0, 1] at (b,) quality in 1..100 as libjpeg would; returns [0, 1].
+def differentiable_jpeg(image: Tensor, quality: Tensor) -> Tensor:
+    """Encode and decode (b, 3, h, w) in [0, 1] at (b,) quality in 1..100 as libjpeg would; returns
+    [0, 1].
 
-    The forward pass is the codec's arithmetic without its 8-bit roundings; sides are padded to whole 16 px blocks.
+    The forward pass is the codec's arithmetic without its 8-bit roundings; sides are padded to
+    whole 16 px blocks.
     """
     strength = quality.to(image)
     return _coded(image, _table(_LUMA, strength), _table(_CHROMA, strength))
 
 
 def stream(image: Tensor, quality: Tensor, video: Tensor, qp: Tensor) -> Tensor:
-    """As :func:`jpeg`, but where (b,) ``video`` is 1 an intra-coded frame of a video stream at (b,) quantiser ``qp``.
+    """As :func:`differentiable_jpeg`, but where (b,) ``video`` is 1 an intra-coded frame of a video stream at (b,)
+    quantizer ``qp``.
 
-    All coefficients of such a frame share one step, 2^((qp - 4) / 6), as in H.264 without its prediction and filter.
+    All coefficients of such a frame share one step, 2^((qp - 4) / 6), as in H.264 without its
+    prediction and filter.
     """
     is_video = video.to(image)[:, None, None, None, None, None] > 0
     step = torch.exp2((qp.to(image) - 4) / 6)[:, None, None, None, None, None]
-    luma, chroma = (torch.where(is_video, step, _table(base, quality.to(image))) for base in (_LUMA, _CHROMA))
+    luma, chroma = (
+        torch.where(is_video, step, _table(base, quality.to(image))) for base in (_LUMA, _CHROMA)
+    )
     return _coded(image, luma, chroma)
 
 
@@ -85,8 +186,10 @@ def _coded(image: Tensor, luma_table: Tensor, chroma_table: Tensor) -> Tensor:
     padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate") * 255
     to_ycc = torch.tensor(_TO_YCC, device=image.device, dtype=image.dtype)
     ycc = torch.einsum("ij,bjhw->bihw", to_ycc, padded)
-    luma = _quantised(ycc[:, :1] - 128, luma_table) + 128
-    chroma = _quantised(F.avg_pool2d(ycc[:, 1:], 2), chroma_table)
+    luma = _quantized(ycc[:, :1] - 128, luma_table) + 128
+    chroma = _quantized(F.avg_pool2d(ycc[:, 1:], 2), chroma_table)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
-    decoded = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(to_ycc), torch.cat([luma, chroma], 1)) / 255
+    decoded = (
+        torch.einsum("ij,bjhw->bihw", torch.linalg.inv(to_ycc), torch.cat([luma, chroma], 1)) / 255
+    )
     return decoded[..., :height, :width].clamp(0, 1)

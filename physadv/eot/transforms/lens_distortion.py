@@ -9,56 +9,68 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.eot.sampling import uniform
 from physadv.eot.ranges import EotRanges
+from physadv.eot.sampling import draw_uniform
 
 
 def focal_length_px(width_px: float, field_of_view_deg: float) -> float:
-    """Focal length in px of a pinhole camera whose picture is ``width_px`` wide and spans that angle."""
+    """Focal length in px of a pinhole camera whose picture is ``width_px`` wide and spans that
+    angle."""
     return width_px / 2 / math.tan(math.radians(field_of_view_deg) / 2)
 
 
 @dataclass(frozen=True)
 class Radial:
-    """Brown's radial distortion of b pictures; lengths in units of half the picture's width, origin at its middle."""
+    """Brown's radial distortion of b pictures; lengths in units of half the picture's width, origin
+    at its middle."""
 
     k1: Tensor  # (b,)
     anchor_px: Tensor  # (b, 2) x, y that stay where they are: the camera is aimed so
 
 
-def sample_radial(count: int, ranges: EotRanges, sign_px: Tensor, generator: torch.Generator) -> Radial | None:
-    """Draw the distortion; ``sign_px`` (b, 2) is where the sign's centre is and stays."""
+def sample_radial(
+    count: int, ranges: EotRanges, sign_px: Tensor, generator: torch.Generator
+) -> Radial | None:
+    """Draw the distortion; ``sign_px`` (b, 2) is where the sign's center is and stays."""
     if not ranges.acts("lens_k1"):
         return None
-    return Radial(uniform(generator, ranges.lens_k1, count), sign_px)
+    return Radial(draw_uniform(generator, ranges.lens_k1, count), sign_px)
 
 
-def undistorted(xs: Tensor, ys: Tensor, radial: Radial, picture: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Where a pinhole camera sees what the lens shows at (xs, ys), (b, ...) px each, in pictures of (height, width).
+def undistorted(
+    xs: Tensor, ys: Tensor, radial: Radial, picture: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Where a pinhole camera sees what the lens shows at (xs, ys), (b, ...) px each, in pictures of
+    (height, width).
 
-    The lens maps r to r (1 + k1 r^2) (Brown 1966); its inverse is found by fixed-point steps, within 1e-3 px for
+    The lens maps r to r (1 + k1 r^2) (Brown 1966); its inverse is found by fixed-point steps,
+    within 1e-3 px for
     |k1| <= 0.1 inside the picture.
     """
-    centre_x, centre_y, half = picture[1] / 2, picture[0] / 2, picture[1] / 2
+    center_x, center_y, half = picture[1] / 2, picture[0] / 2, picture[1] / 2
     k1 = radial.k1.to(xs).view(-1, *[1] * (xs.dim() - 1))
-    u, v = (xs - centre_x) / half, (ys - centre_y) / half
+    u, v = (xs - center_x) / half, (ys - center_y) / half
     shrink = _inverse_scale(u**2 + v**2, k1)
     shift_x, shift_y = _aim(radial, xs, picture)
-    return (u * shrink - shift_x) * half + centre_x, (v * shrink - shift_y) * half + centre_y
+    return (u * shrink - shift_x) * half + center_x, (v * shrink - shift_y) * half + center_y
 
 
-def distorted(xs: Tensor, ys: Tensor, radial: Radial, picture: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Where the lens shows what a pinhole camera sees at (xs, ys): the inverse of :func:`undistorted`."""
-    centre_x, centre_y, half = picture[1] / 2, picture[0] / 2, picture[1] / 2
+def distorted(
+    xs: Tensor, ys: Tensor, radial: Radial, picture: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Where the lens shows what a pinhole camera sees at (xs, ys): the inverse of
+    :func:`undistorted`."""
+    center_x, center_y, half = picture[1] / 2, picture[0] / 2, picture[1] / 2
     k1 = radial.k1.to(xs).view(-1, *[1] * (xs.dim() - 1))
     shift_x, shift_y = _aim(radial, xs, picture)
-    u, v = (xs - centre_x) / half + shift_x, (ys - centre_y) / half + shift_y
+    u, v = (xs - center_x) / half + shift_x, (ys - center_y) / half + shift_y
     grow = 1 + k1 * (u**2 + v**2)
-    return u * grow * half + centre_x, v * grow * half + centre_y
+    return u * grow * half + center_x, v * grow * half + center_y
 
 
 def _aim(radial: Radial, like: Tensor, picture: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """How far the pinhole's picture is shifted, in half widths, so that the anchor stays where it is."""
+    """How far the pinhole's picture is shifted, in half widths, so that the anchor stays where it
+    is."""
     half = picture[1] / 2
     x, y = ((radial.anchor_px[:, i].to(like) - picture[1 - i] / 2) / half for i in (0, 1))
     moved = _inverse_scale(x**2 + y**2, radial.k1.to(like)) - 1

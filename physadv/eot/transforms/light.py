@@ -1,4 +1,5 @@
-"""Light on the sign: shadow with its soft edge, a gradient, a specular highlight, and the lamp's colour."""
+"""Light on the sign: shadow with its soft edge, a gradient, a specular highlight, and the lamp's
+color."""
 
 from __future__ import annotations
 
@@ -7,32 +8,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from physadv.eot.sampling import happens, spread, uniform
 from physadv.eot.ranges import DAYLIGHT_K, EotRanges
+from physadv.eot.sampling import broadcast_parameters, draw_uniform, happens
 
 REACH_MM = 250.0
-"""Shadow edges and highlights fall within this distance of the sign's centre."""
+"""Shadow edges and highlights fall within this distance of the sign's center."""
 
 
 @dataclass(frozen=True)
 class Spot:
-    """Where the sign's centre is in each of b pictures, and its scale there."""
+    """Where the sign's center is in each of b pictures, and its scale there."""
 
-    centre_px: Tensor  # (b, 2) x, y
+    center_px: Tensor  # (b, 2) x, y
     px_per_mm: Tensor  # (b,)
 
     def to_mm(self, xs: Tensor, ys: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixel centres (b, 1, w) and (b, h, 1) as mm from the sign's centre, in the picture's plane."""
+        """Pixel centers (b, 1, w) and (b, h, 1) as mm from the sign's center, in the picture's
+        plane."""
         scale = self.px_per_mm.to(xs)[:, None, None]
-        centre = self.centre_px.to(xs)
-        return (xs - centre[:, :1, None]) / scale, (ys - centre[:, 1:, None]) / scale
+        center = self.center_px.to(xs)
+        return (xs - center[:, :1, None]) / scale, (ys - center[:, 1:, None]) / scale
 
 
 def sign_spot(homography: Tensor) -> Spot:
-    """The image of the plane's origin under (b, 3, 3) mm -> px, and the root of the area that 1 mm^2 covers there."""
-    centre = homography[:, :2, 2] / homography[:, 2:, 2]
-    slope = (homography[:, :2, :2] - centre[:, :, None] * homography[:, 2:, :2]) / homography[:, 2:, 2:]
-    return Spot(centre, torch.linalg.det(slope).abs().sqrt().clamp(min=1e-6))
+    """The image of the plane's origin under (b, 3, 3) mm -> px, and the root of the area that 1
+    mm^2 covers there."""
+    center = homography[:, :2, 2] / homography[:, 2:, 2]
+    slope = (homography[:, :2, :2] - center[:, :, None] * homography[:, 2:, :2]) / homography[
+        :, 2:, 2:
+    ]
+    return Spot(center, torch.linalg.det(slope).abs().sqrt().clamp(min=1e-6))
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Lighting:
     shadow_edge_mm: Tensor
     shadow_offset_mm: Tensor
     shadow_angle: Tensor
-    gradient_ev: Tensor  # (b,) EV per metre
+    gradient_ev: Tensor  # (b,) EV per meter
     gradient_angle: Tensor
     highlight: Tensor  # (b,) 0: none
     highlight_mm: Tensor
@@ -61,24 +66,28 @@ def sample_lighting(spot: Spot, ranges: EotRanges, generator: torch.Generator) -
     low, high = ranges.temperature_k
     return Lighting(
         spot=spot,
-        shadow_ev=happens(g, ranges.shadow_probability, count) * uniform(g, ranges.shadow_ev, count),
-        shadow_edge_mm=uniform(g, ranges.shadow_edge_mm, count),
-        shadow_offset_mm=uniform(g, (-REACH_MM, REACH_MM), count),
-        shadow_angle=uniform(g, (0.0, 2 * torch.pi), count),
-        gradient_ev=uniform(g, ranges.gradient_ev, count),
-        gradient_angle=uniform(g, (0.0, 2 * torch.pi), count),
-        highlight=happens(g, ranges.highlight_probability, count) * uniform(g, ranges.highlight, count),
-        highlight_mm=uniform(g, ranges.highlight_mm, count).clamp(min=1.0),
-        highlight_at_mm=uniform(g, (-REACH_MM, REACH_MM), count, 2),
-        temperature_k=1 / uniform(g, (1 / high, 1 / low), count) if low < high else torch.full((count,), low),
+        shadow_ev=happens(g, ranges.shadow_probability, count)
+        * draw_uniform(g, ranges.shadow_ev, count),
+        shadow_edge_mm=draw_uniform(g, ranges.shadow_edge_mm, count),
+        shadow_offset_mm=draw_uniform(g, (-REACH_MM, REACH_MM), count),
+        shadow_angle=draw_uniform(g, (0.0, 2 * torch.pi), count),
+        gradient_ev=draw_uniform(g, ranges.gradient_ev, count),
+        gradient_angle=draw_uniform(g, (0.0, 2 * torch.pi), count),
+        highlight=happens(g, ranges.highlight_probability, count)
+        * draw_uniform(g, ranges.highlight, count),
+        highlight_mm=draw_uniform(g, ranges.highlight_mm, count).clamp(min=1.0),
+        highlight_at_mm=draw_uniform(g, (-REACH_MM, REACH_MM), count, 2),
+        temperature_k=1 / draw_uniform(g, (1 / high, 1 / low), count)
+        if low < high
+        else torch.full((count,), low),
     )
 
 
 def illuminate(light: Tensor, xs: Tensor, ys: Tensor, draw: Lighting) -> Tensor:
-    """Linear light (b, 3, h, w) at pixel centres (b, 1, w) and (b, h, 1) under the drawn light."""
+    """Linear light (b, 3, h, w) at pixel centers (b, 1, w) and (b, h, 1) under the drawn light."""
     x, y = draw.spot.to_mm(xs, ys)
     factor = torch.exp2(_gradient(x, y, draw) - _shadow(x, y, draw))[:, None]
-    lit = light * (spread(temperature_gains(draw.temperature_k).to(light)) * factor)
+    lit = light * (broadcast_parameters(temperature_gains(draw.temperature_k).to(light)) * factor)
     return lit + _glint(x, y, draw)[:, None]
 
 
@@ -88,13 +97,15 @@ def _along(x: Tensor, y: Tensor, angle: Tensor) -> Tensor:
 
 
 def _gradient(x: Tensor, y: Tensor, draw: Lighting) -> Tensor:
-    metres = _along(x, y, draw.gradient_angle).clamp(-1000, 1000) / 1000
-    return draw.gradient_ev.to(x)[:, None, None] * metres
+    meters = _along(x, y, draw.gradient_angle).clamp(-1000, 1000) / 1000
+    return draw.gradient_ev.to(x)[:, None, None] * meters
 
 
 def _shadow(x: Tensor, y: Tensor, draw: Lighting) -> Tensor:
     """EV taken away: nothing on one side, all on the other, a smoothstep over the half-shadow."""
-    depth, edge, offset = (p.to(x)[:, None, None] for p in (draw.shadow_ev, draw.shadow_edge_mm, draw.shadow_offset_mm))
+    depth, edge, offset = (
+        p.to(x)[:, None, None] for p in (draw.shadow_ev, draw.shadow_edge_mm, draw.shadow_offset_mm)
+    )
     inside = ((_along(x, y, draw.shadow_angle) - offset) / edge.clamp(min=1e-3) + 0.5).clamp(0, 1)
     return depth * inside**2 * (3 - 2 * inside)
 
@@ -107,7 +118,8 @@ def _glint(x: Tensor, y: Tensor, draw: Lighting) -> Tensor:
 
 
 def temperature_gains(kelvin: Tensor) -> Tensor:
-    """(b, 3) gains of linear sRGB under a black body of (b,) K for a camera balanced to 6504 K; green is 1."""
+    """(b, 3) gains of linear sRGB under a black body of (b,) K for a camera balanced to 6504 K;
+    green is 1."""
     return _black_body(kelvin) / _black_body(torch.full_like(kelvin, DAYLIGHT_K))
 
 

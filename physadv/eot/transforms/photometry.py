@@ -1,4 +1,4 @@
-"""Light and colour: the sRGB curve, exposure and white balance in linear light, tone after it."""
+"""Light and color: the sRGB curve, exposure and white balance in linear light, tone after it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import torch
 from torch import Tensor
 
 
-def to_linear(image: Tensor) -> Tensor:
+def srgb_to_linear(image: Tensor) -> Tensor:
     """sRGB-encoded -> linear light, both in [0, 1] (IEC 61966-2-1)."""
-    return torch.where(image <= 0.04045, image / 12.92, ((image.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4)
+    return torch.where(
+        image <= 0.04045, image / 12.92, ((image.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4
+    )
 
 
-def to_srgb(linear: Tensor) -> Tensor:
-    """Linear light -> sRGB-encoded; the inverse of :func:`to_linear`."""
-    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+def linear_to_srgb(linear: Tensor) -> Tensor:
+    """Linear light -> sRGB-encoded; the inverse of :func:`srgb_to_linear`."""
+    return torch.where(
+        linear <= 0.0031308,
+        linear * 12.92,
+        1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055,
+    )
 
 
 def expose(linear: Tensor, ev: Tensor, white_balance: Tensor) -> Tensor:
@@ -22,7 +28,7 @@ def expose(linear: Tensor, ev: Tensor, white_balance: Tensor) -> Tensor:
 
 
 def tone(image: Tensor, contrast: Tensor, brightness: Tensor, gamma: Tensor) -> Tensor:
-    """Contrast about mid-grey, brightness offset and gamma on the encoded image, each (b,)."""
+    """Contrast about mid-gray, brightness offset and gamma on the encoded image, each (b,)."""
     c, o, g = (p[:, None, None, None] for p in (contrast, brightness, gamma))
     return ((image - 0.5) * c + 0.5 + o).clamp(1e-6, 1) ** g
 

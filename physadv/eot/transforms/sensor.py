@@ -1,4 +1,5 @@
-"""The sensor: bands of a rolling shutter, photons and read-out, the colour filter array and its demosaicing."""
+"""The sensor: bands of a rolling shutter, photons and read-out, the color filter array and its
+demosaicing."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.eot.sampling import happens, log_uniform, spread, uniform
 from physadv.eot.ranges import EotRanges
+from physadv.eot.sampling import broadcast_parameters, draw_uniform, happens, log_uniform
 
 RING = 4
-"""Pixels round a window that demosaicing and sharpening look at; even, so that the filter array keeps its phase."""
+"""Pixels round a window that demosaicing and sharpening look at; even, so that the filter array
+keeps its phase."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,28 @@ class Sensor:
     bayer: Tensor  # (b,) 1: through a filter array
 
 
-def sample_sensor(count: int, height: int, ranges: EotRanges, generator: torch.Generator) -> Sensor | None:
+def sample_sensor(
+    count: int, height: int, ranges: EotRanges, generator: torch.Generator
+) -> Sensor | None:
     """Draw b sensors for pictures of ``height`` rows; None where nothing of it acts."""
     if not any(ranges.acts(name) for name in ("rolling_ev", "full_well_e", "bayer_probability")):
         return None
     g = generator
     return Sensor(
-        rolling_ev=uniform(g, ranges.rolling_ev, count),
-        rolling_px=(uniform(g, ranges.rolling_rows, count) * height).clamp(min=2.0),
-        rolling_phase=uniform(g, (0.0, 1.0), count),
-        full_well_e=log_uniform(g, ranges.full_well_e, count) if ranges.acts("full_well_e") else None,
-        read_e=uniform(g, ranges.read_noise_e, count),
+        rolling_ev=draw_uniform(g, ranges.rolling_ev, count),
+        rolling_px=(draw_uniform(g, ranges.rolling_rows, count) * height).clamp(min=2.0),
+        rolling_phase=draw_uniform(g, (0.0, 1.0), count),
+        full_well_e=log_uniform(g, ranges.full_well_e, count)
+        if ranges.acts("full_well_e")
+        else None,
+        read_e=draw_uniform(g, ranges.read_noise_e, count),
         bayer=happens(g, ranges.bayer_probability, count),
     )
 
 
 def banded(light: Tensor, ys: Tensor, draw: Sensor) -> Tensor:
-    """Rows exposed while the lamp was dim are darker by ``rolling_ev``; ``ys`` (b, h, 1) are their heights in px.
+    """Rows exposed while the lamp was dim are darker by ``rolling_ev``; ``ys`` (b, h, 1) are their
+    heights in px.
 
     The steps between bright and dim rows are soft over a tenth of the period.
     """
@@ -56,30 +63,37 @@ def banded(light: Tensor, ys: Tensor, draw: Sensor) -> Tensor:
 def expose_sensor(light: Tensor, normal: Tensor, draw: Sensor) -> Tensor:
     """Clip (b, 3, h, w) light at white, add the noise of photons and read-out, and demosaic (RGGB).
 
-    ``normal`` is the drawn sample. Noise has the standard deviation sqrt(signal well + read^2) electrons; its
-    strength carries no gradient.
+    ``normal`` is the drawn sample. Noise has the standard deviation sqrt(signal well + read^2)
+    electrons; its strength carries no gradient.
     """
     signal = light.clamp(0, 1)
     if draw.full_well_e is not None:
-        well, read = (spread(p).to(light) for p in (draw.full_well_e, draw.read_e))
+        well, read = (broadcast_parameters(p).to(light) for p in (draw.full_well_e, draw.read_e))
         signal = signal + (signal.detach() / well + (read / well) ** 2).sqrt() * normal
     if not bool(draw.bayer.any()):
         return signal
     through = demosaiced(signal)
-    return through if bool(draw.bayer.all()) else torch.where(spread(draw.bayer).to(light) > 0, through, signal)
+    return (
+        through
+        if bool(draw.bayer.all())
+        else torch.where(broadcast_parameters(draw.bayer).to(light) > 0, through, signal)
+    )
 
 
 def demosaiced(image: Tensor) -> Tensor:
-    """One colour kept at each pixel of (b, 3, h, w) and the others interpolated (bilinear); the mosaic is RGGB.
+    """One color kept at each pixel of (b, 3, h, w) and the others interpolated (bilinear); the
+    mosaic is RGGB.
 
-    As kornia's raw_to_rgb but at the borders; sums of slices, far cheaper on a CPU than its convolutions.
+    As kornia's raw_to_rgb but at the borders; sums of slices, far cheaper on a CPU than its
+    convolutions.
     """
     height, width = image.shape[-2:]
     rows, columns = torch.arange(-1, height + 1) % 2, torch.arange(-1, width + 1) % 2
     phase = (2 * rows[:, None] + columns).to(image.device)
     mosaic = F.pad(image, (1, 1, 1, 1), mode="reflect")
     red, green, blue = (
-        (mosaic[:, i] * keep) for i, keep in enumerate((phase == 0, (phase == 1) | (phase == 2), phase == 3))
+        (mosaic[:, i] * keep)
+        for i, keep in enumerate((phase == 0, (phase == 1) | (phase == 2), phase == 3))
     )
     return torch.stack([_tent(red), _cross(green), _tent(blue)], 1)
 
@@ -91,6 +105,7 @@ def _tent(plane: Tensor) -> Tensor:
 
 
 def _cross(plane: Tensor) -> Tensor:
-    """Samples on a chequerboard and the mean of the four neighbours between them, without the outermost px."""
+    """Samples on a chequerboard and the mean of the four neighbors between them, without the
+    outermost px."""
     beside = plane[:, 1:-1, :-2] + plane[:, 1:-1, 2:] + plane[:, :-2, 1:-1] + plane[:, 2:, 1:-1]
     return plane[:, 1:-1, 1:-1] + beside / 4

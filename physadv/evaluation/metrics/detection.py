@@ -1,7 +1,8 @@
-"""What a patch does to a detector, told apart: misses (FNR), average precision, and boxes that it adds.
+"""What a patch does to a detector, told apart: misses (FNR), average precision, and boxes that it
+adds.
 
-mAP alone misleads: extra boxes lower it without hiding anything. So every figure here stands on its own, for the clean,
-the blank and the patched scene, each with an interval bootstrapped by photo.
+mAP alone misleads: extra boxes lower it without hiding anything. So every figure here stands on its
+own, for the clean, the blank and the patched scene, each with an interval bootstrapped by photo.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ from torch import Tensor
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
+from physadv.core.rows import Row
 from physadv.core.types import Detections
 from physadv.evaluation.metrics.intervals import Rate, clustered
-from physadv.core.rows import Row
 from physadv.models.detectors import Found, iou, nms
 
 FLOOR = 0.05
-"""Detections under this score are not written down: they could only lengthen the flat end of the curve."""
+"""Detections under this score are not written down: they could only lengthen the flat end of the
+curve."""
 MATCH_IOU = 0.5
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval, bootstrapped by photo; ``n`` is what it counts (objects, pictures)."""
+    """A figure with its 95 % interval, bootstrapped by photo; ``n`` is what it counts (objects,
+    pictures)."""
 
     value: float
     low: float
@@ -37,7 +40,11 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}" if self.n else "no trials"
+        return (
+            f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}"
+            if self.n
+            else "no trials"
+        )
 
     def as_dict(self) -> dict[str, float | int]:
         """Plain values for JSON."""
@@ -57,12 +64,17 @@ class DetectionMetrics:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the card."""
-        parts: dict[str, Rate | Estimate] = {"fnr": self.fnr, "ap50": self.ap, "extra_boxes": self.extra}
+        parts: dict[str, Rate | Estimate] = {
+            "fnr": self.fnr,
+            "ap50": self.ap,
+            "extra_boxes": self.extra,
+        }
         return {name: part.as_dict() for name, part in parts.items() if part.n}
 
 
 def match(boxes: Tensor, truth: Tensor, min_iou: float = MATCH_IOU) -> list[bool]:
-    """Which of the (m, 4) boxes, best first, hit a (k, 4) true box that no better one took (COCO's greedy rule)."""
+    """Which of the (m, 4) boxes, best first, hit a (k, 4) true box that no better one took (COCO's
+    greedy rule)."""
     pairs = iou(boxes, truth)
     free = torch.ones(len(truth), dtype=torch.bool)
     hits = []
@@ -79,13 +91,17 @@ def match(boxes: Tensor, truth: Tensor, min_iou: float = MATCH_IOU) -> list[bool
 def average_precision(
     scores: Sequence[float], hits: Sequence[bool], truths: int, *, points: int | None = None
 ) -> float:
-    """Area under the precision-recall curve of detections pooled over all pictures; NaN without true boxes.
+    """Area under the precision-recall curve of detections pooled over all pictures; NaN without
+    true boxes.
 
-    ``points`` None takes every point (PASCAL VOC 2010 on), 101 COCO's interpolation at recall 0, 0.01, ..., 1. Ties in
-    the score keep their order. Raises OptionError where scores and hits differ in number or hits exceed ``truths``.
+    ``points`` None takes every point (PASCAL VOC 2010 on), 101 COCO's interpolation at recall 0,
+    0.01, ..., 1. Ties in the score keep their order. Raises OptionError where scores and hits
+    differ in number or hits exceed ``truths``.
     """
     if len(scores) != len(hits) or sum(hits) > truths:
-        raise OptionError(f"{len(scores)} scores, {sum(hits)} hits, {truths} true boxes", "must fit", "check them")
+        raise OptionError(
+            f"{len(scores)} scores, {sum(hits)} hits, {truths} true boxes", "must fit", "check them"
+        )
     if truths == 0:
         return float("nan")
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
@@ -96,18 +112,26 @@ def average_precision(
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if points is None:
         return float((np.diff(recall, prepend=0.0) * envelope).sum())
-    at = np.searchsorted(recall, np.linspace(0, 1, points) - 1e-12, side="left")  # 7/10 is not below 0.7
+    at = np.searchsorted(
+        recall, np.linspace(0, 1, points) - 1e-12, side="left"
+    )  # 7/10 is not below 0.7
     return float(np.append(envelope, 0.0)[at].mean())
 
 
 def scene_rows(
-    prediction: Detections, clean: Sequence[Found] | None, marks: Tensor, scene: Tensor, label: int, threshold: float
+    prediction: Detections,
+    clean: Sequence[Found] | None,
+    marks: Tensor,
+    scene: Tensor,
+    label: int,
+    threshold: float,
 ) -> tuple[list[dict[str, Any]], list[Found]]:
     """What a block's rows keep of each scene, and what was found in it.
 
-    ``marks`` (m, 4) are the true boxes and ``scene`` (m,) tells whose; ``label`` is their class. ``clean`` is what the
-    clean block found, None for that block itself. The table: ``truth`` boxes; ``scores`` and ``hits`` of the class
-    from :data:`FLOOR` on, best first; ``extra`` boxes of any class that the clean picture lacks.
+    ``marks`` (m, 4) are the true boxes and ``scene`` (m,) tells whose; ``label`` is their class.
+    ``clean`` is what the clean block found, None for that block itself. The table: ``truth`` boxes;
+    ``scores`` and ``hits`` of the class from :data:`FLOOR` on, best first; ``extra`` boxes of any
+    class that the clean picture lacks.
     """
     one_class = Detections(prediction.boxes, prediction.scores[..., label : label + 1])
     of_class = nms(one_class, FLOOR)
@@ -118,18 +142,25 @@ def scene_rows(
         hits = match(own.boxes.cpu(), truth.cpu())[:20]
         extra = 0 if clean is None else added(all_classes, clean[number])
         scores = [round(s, 3) for s in own.scores.tolist()[:20]]
-        tables.append({"truth": len(truth), "scores": scores, "hits": [int(h) for h in hits], "extra": extra})
+        tables.append(
+            {"truth": len(truth), "scores": scores, "hits": [int(h) for h in hits], "extra": extra}
+        )
     return tables, found
 
 
 def added(found: Found, clean: Found) -> int:
     """How many boxes of ``found`` match none of the same class in ``clean``."""
     same = found.labels[:, None] == clean.labels[None]
-    return int((~((iou(found.boxes, clean.boxes) >= MATCH_IOU) & same).any(1)).sum()) if len(found) else 0
+    return (
+        int((~((iou(found.boxes, clean.boxes) >= MATCH_IOU) & same).any(1)).sum())
+        if len(found)
+        else 0
+    )
 
 
-def summarise_detection(rows: Sequence[Row], block: str) -> DetectionMetrics | None:
-    """FNR, AP and extra boxes of one block, from rows of `physadv patch`; None for a classifier's rows."""
+def summarize_detection(rows: Sequence[Row], block: str) -> DetectionMetrics | None:
+    """FNR, AP and extra boxes of one block, from rows of `physadv patch`; None for a classifier's
+    rows."""
     scenes = [row for row in rows if "scene" in row]
     if not scenes:
         return None
@@ -154,7 +185,11 @@ def summarise_detection(rows: Sequence[Row], block: str) -> DetectionMetrics | N
 
 
 def bootstrap(
-    statistic: Callable[[npt.NDArray[np.intp]], float], groups: Sequence[str], *, n: int, draws: int = 300
+    statistic: Callable[[npt.NDArray[np.intp]], float],
+    groups: Sequence[str],
+    *,
+    n: int,
+    draws: int = 300,
 ) -> Estimate:
     """A statistic of line numbers with its percentile interval over whole groups (photos)."""
     names, index = np.unique(np.asarray(groups), return_inverse=True)

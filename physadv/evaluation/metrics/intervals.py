@@ -1,4 +1,5 @@
-"""Every rate with its interval: Wilson for independent trials, bootstrap by cluster for video frames."""
+"""Every rate with its interval: Wilson for independent trials, bootstrap by cluster for video
+frames."""
 
 from __future__ import annotations
 
@@ -22,7 +23,11 @@ class Rate:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.rate:.1%} [{self.low:.1%}, {self.high:.1%}], n = {self.n}" if self.n else "no trials"
+        return (
+            f"{self.rate:.1%} [{self.low:.1%}, {self.high:.1%}], n = {self.n}"
+            if self.n
+            else "no trials"
+        )
 
     def as_dict(self) -> dict[str, float | int]:
         """Plain values for JSON."""
@@ -32,7 +37,9 @@ class Rate:
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Rate:
     """Wilson's score interval (Wilson 1927); n = 0 gives the whole of [0, 1]."""
     if not 0 <= successes <= n:
-        raise OptionError(f"{successes} successes of {n}", "0 <= successes <= n", "check the counts")
+        raise OptionError(
+            f"{successes} successes of {n}", "0 <= successes <= n", "check the counts"
+        )
     if n == 0:
         return Rate(float("nan"), 0.0, 1.0, 0)
     interval = stats.binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
@@ -47,10 +54,11 @@ def clustered(
     draws: int = 2000,
     seed: int = 0,
 ) -> Rate:
-    """Percentile bootstrap over whole clusters (clips, people): frames of one clip are not independent.
+    """Percentile bootstrap over whole clusters (clips, people): frames of one clip are not
+    independent.
 
-    Where the bootstrap is degenerate (one cluster, or all clusters alike) it knows nothing of what was not seen, so
-    the interval is widened to Wilson's with one trial a cluster.
+    Where the bootstrap is degenerate (one cluster, or all clusters alike) it knows nothing of what
+    was not seen, so the interval is widened to Wilson's with one trial a cluster.
     """
     hits = np.asarray(outcomes, dtype=float)
     names, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)

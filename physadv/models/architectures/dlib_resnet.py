@@ -1,7 +1,9 @@
-"""dlib's face recognition network (29 convolutions, 128 numbers out), and a reader of the public-domain ``.dat`` file.
+"""dlib's face recognition network (29 convolutions, 128 numbers out), and a reader of the
+public-domain ``.dat`` file.
 
-The file holds dlib's own serialisation: a length-prefixed layer name, then its one tensor, innermost layer first, which
-is the order of computation. Only names and tensors are read; nothing in the file is ever executed.
+The file holds dlib's own serialization: a length-prefixed layer name, then its one tensor,
+innermost layer first, which is the order of computation. Only names and tensors are read; nothing
+in the file is ever executed.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from physadv.core.errors import VictimError
 
 SIZE, DIMENSION = 150, 128
 MEAN_RGB = (122.782, 117.001, 104.298)
-# Residual stages of dlib's face network, in order of computation: (channels, halves the side) per block.
+# Residual stages of dlib's face network, in order of computation: (channels, halves the side) per
+# block.
 _BLOCKS = (
     *((32, False),) * 3,
     *((64, True), (64, False), (64, False), (64, False)),
@@ -30,16 +33,17 @@ _LAYER = re.compile(rb"\x01(?:\x05con_4|\x07affine_|\x04fc_2)")
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; where the side is halved, the shortcut is an average pool."""
+    """Two 3x3 convolutions beside a shortcut; where the side is halved, the shortcut is an average
+    pool."""
 
     def __init__(self, before: int, channels: int, halves: bool) -> None:
         super().__init__()
         self.halves = halves
         stride, padding = (2, 0) if halves else (1, 1)
         self.first = nn.Conv2d(before, channels, 3, stride, padding)
-        self.first_scale = Affine(channels)
+        self.first_scale = ChannelAffine(channels)
         self.second = nn.Conv2d(channels, channels, 3, 1, 1)
-        self.second_scale = Affine(channels)
+        self.second_scale = ChannelAffine(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, before, h, w) -> (b, channels, h', w')."""
@@ -47,8 +51,8 @@ class Block(nn.Module):
         return torch.relu(_add_padded(y, F.avg_pool2d(x, 2, 2) if self.halves else x))
 
 
-class Affine(nn.Module):
-    """A scale and a shift per channel: dlib's batch normalisation, frozen."""
+class ChannelAffine(nn.Module):
+    """A scale and a shift per channel: dlib's batch normalization, frozen."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -61,7 +65,8 @@ class Affine(nn.Module):
 
 
 class DlibResNet(nn.Module):
-    """Aligned faces (b, 3, 150, 150), RGB in [0, 1] -> descriptors (b, 128), as dlib gives them (not normalised)."""
+    """Aligned faces (b, 3, 150, 150), RGB in [0, 1] -> descriptors (b, 128), as dlib gives them
+    (not normalized)."""
 
     mean: Tensor
 
@@ -69,9 +74,11 @@ class DlibResNet(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(MEAN_RGB)[:, None, None] / 255)
         self.stem = nn.Conv2d(3, 32, 7, 2)
-        self.stem_scale = Affine(32)
+        self.stem_scale = ChannelAffine(32)
         before = (32, *(channels for channels, _ in _BLOCKS))
-        self.blocks = nn.ModuleList(Block(b, c, halves) for b, (c, halves) in zip(before, _BLOCKS, strict=False))
+        self.blocks = nn.ModuleList(
+            Block(b, c, halves) for b, (c, halves) in zip(before, _BLOCKS, strict=False)
+        )
         self.head = nn.Linear(256, DIMENSION, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +102,8 @@ class DlibResNet(nn.Module):
 
 
 def load_dlib_resnet(path: str | Path) -> DlibResNet:
-    """Read ``dlib_face_recognition_resnet_model_v1.dat``. Raises VictimError where the layers are others."""
+    """Read ``dlib_face_recognition_resnet_model_v1.dat``. Raises VictimError where the layers are
+    others."""
     net = DlibResNet()
     tensors = _tensors(Path(path))
     layers: list[tuple[nn.Module, nn.Module]] = [(net.stem, net.stem_scale)]
@@ -104,7 +112,11 @@ def load_dlib_resnet(path: str | Path) -> DlibResNet:
         layers += [(block.first, block.first_scale), (block.second, block.second_scale)]
     wanted = [module for pair in layers for module in pair] + [net.head]
     if len(tensors) != len(wanted):
-        raise VictimError(f"{path}: {len(tensors)} layers", f"{len(wanted)} are expected", "use the file of 2017, v1")
+        raise VictimError(
+            f"{path}: {len(tensors)} layers",
+            f"{len(wanted)} are expected",
+            "use the file of 2017, v1",
+        )
     with torch.no_grad():
         for number, (module, values) in enumerate(zip(wanted, tensors, strict=True)):
             _fill(module, values, f"{path}: layer {number}")
@@ -112,12 +124,15 @@ def load_dlib_resnet(path: str | Path) -> DlibResNet:
 
 
 def _fill(module: nn.Module, values: Tensor, name: str) -> None:
-    """dlib keeps one flat tensor a layer: weights, then biases; its last layer is (inputs, outputs)."""
+    """dlib keeps one flat tensor a layer: weights, then biases; its last layer is (inputs,
+    outputs)."""
     if isinstance(module, nn.Linear):
         values = values.reshape(module.in_features, module.out_features).T.reshape(-1)
     parameters = list(module.parameters())
     if sum(p.numel() for p in parameters) != values.numel():
-        raise VictimError(f"{name}, {values.numel()} numbers", "do not fit the net", "use the file of 2017, v1")
+        raise VictimError(
+            f"{name}, {values.numel()} numbers", "do not fit the net", "use the file of 2017, v1"
+        )
     start = 0
     for parameter in parameters:
         parameter.copy_(values[start : start + parameter.numel()].reshape(parameter.shape))
@@ -143,7 +158,8 @@ def _skip_integers(data: bytes, at: int, count: int) -> int:
 
 
 def _integer(data: bytes, at: int) -> tuple[int, int]:
-    """One of dlib's packed integers: a byte with sign (0x80) and length (0x0f), then little-endian bytes."""
+    """One of dlib's packed integers: a byte with sign (0x80) and length (0x0f), then little-endian
+    bytes."""
     control = data[at]
     size = control & 0x0F
     value = int.from_bytes(data[at + 1 : at + 1 + size], "little")
@@ -163,7 +179,8 @@ def _tensor(data: bytes, at: int, path: Path) -> tuple[Tensor, int]:
 
 
 def _add_padded(first: Tensor, second: Tensor) -> Tensor:
-    """dlib's addition: whichever is smaller, in channels or in sides, counts as zero beyond its end."""
+    """dlib's addition: whichever is smaller, in channels or in sides, counts as zero beyond its
+    end."""
     sizes = [max(a, b) for a, b in zip(first.shape[1:], second.shape[1:], strict=True)]
     return _padded(first, sizes) + _padded(second, sizes)
 

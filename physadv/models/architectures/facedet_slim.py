@@ -1,6 +1,8 @@
-"""A small face detector with five landmarks (biubug6, 2019): RetinaFace's heads (Deng et al., 2020) on a 0.3 M trunk.
+"""A small face detector with five landmarks (biubug6, 2019): RetinaFace's heads (Deng et al., 2020)
+on a 0.3 M trunk.
 
-Module names follow the published state dict, so that it loads with ``strict=True``. Input: BGR, 0-255, minus MEAN_BGR.
+Module names follow the published state dict, so that it loads with ``strict=True``. Input: BGR,
+0-255, minus MEAN_BGR.
 """
 
 from __future__ import annotations
@@ -30,39 +32,63 @@ def _separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 def _plain(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """The same without batch norm, as the heads have it."""
     return nn.Sequential(
-        nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs), nn.ReLU(), nn.Conv2d(inputs, outputs, 1)
+        nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs),
+        nn.ReLU(),
+        nn.Conv2d(inputs, outputs, 1),
     )
 
 
 class SlimFaceNet(nn.Module):
-    """Normalised images (b, 3, h, w) -> offsets (b, n, 4), face scores (b, n) and landmark offsets (b, n, 10)."""
+    """Normalised images (b, 3, h, w) -> offsets (b, n, 4), face scores (b, n) and landmark offsets
+    (b, n, 10)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
-        self.conv2, self.conv3, self.conv4 = _separable(16, 32), _separable(32, 32, 2), _separable(32, 32)
-        self.conv5, self.conv6, self.conv7 = _separable(32, 64, 2), _separable(64, 64), _separable(64, 64)
-        self.conv8, self.conv9, self.conv10 = _separable(64, 64), _separable(64, 128, 2), _separable(128, 128)
-        self.conv11, self.conv12, self.conv13 = _separable(128, 128), _separable(128, 256, 2), _separable(256, 256)
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+        )
+        self.conv2, self.conv3, self.conv4 = (
+            _separable(16, 32),
+            _separable(32, 32, 2),
+            _separable(32, 32),
+        )
+        self.conv5, self.conv6, self.conv7 = (
+            _separable(32, 64, 2),
+            _separable(64, 64),
+            _separable(64, 64),
+        )
+        self.conv8, self.conv9, self.conv10 = (
+            _separable(64, 64),
+            _separable(64, 128, 2),
+            _separable(128, 128),
+        )
+        self.conv11, self.conv12, self.conv13 = (
+            _separable(128, 128),
+            _separable(128, 256, 2),
+            _separable(256, 256),
+        )
         self.conv14 = nn.Sequential(nn.Conv2d(256, 64, 1), nn.ReLU(), _plain(64, 256, 2), nn.ReLU())
         self.loc, self.conf, self.landm = _heads(4), _heads(2), _heads(10)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw predictions at strides 8, 16, 32 and 64; :func:`decode` turns them into pixels."""
+        """Raw predictions at strides 8, 16, 32 and 64; :func:`decode_faces` turns them into pixels."""
         maps = []
         for number in range(1, 15):
             x = getattr(self, f"conv{number}")(x)
             if number in (8, 11, 13, 14):
                 maps.append(x)
         offsets, scores, marks = (
-            _gather(heads, maps, k) for heads, k in ((self.loc, 4), (self.conf, 2), (self.landm, 10))
+            _gather(heads, maps, k)
+            for heads, k in ((self.loc, 4), (self.conf, 2), (self.landm, 10))
         )
         return offsets, scores.softmax(-1)[..., 1], marks
 
 
 def _heads(numbers: int) -> nn.Sequential:
     channels = (64, 128, 256)
-    heads: list[nn.Module] = [_plain(c, len(s) * numbers) for c, s in zip(channels, _SIDES, strict=False)]
+    heads: list[nn.Module] = [
+        _plain(c, len(s) * numbers) for c, s in zip(channels, _SIDES, strict=False)
+    ]
     return nn.Sequential(*heads, nn.Conv2d(256, len(_SIDES[3]) * numbers, 3, padding=1))
 
 
@@ -72,7 +98,8 @@ def _gather(heads: nn.Sequential, maps: list[Tensor], numbers: int) -> Tensor:
 
 
 def anchors(height: int, width: int) -> Tensor:
-    """Anchor squares (n, 4): centre x, y, side, side in px of an image of this size, in the predictions' order."""
+    """Anchor squares (n, 4): center x, y, side, side in px of an image of this size, in the
+    predictions' order."""
     rows = []
     for sides, stride in zip(_SIDES, _STRIDES, strict=True):
         for y, x in product(range(-(-height // stride)), range(-(-width // stride))):
@@ -80,9 +107,10 @@ def anchors(height: int, width: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def decode(offsets: Tensor, marks: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
-    """One image's offsets (n, 4) and (n, 10) -> boxes (n, 4) x0, y0, x1, y1 and landmarks (n, 5, 2), both in px."""
-    centres = base[:, :2] + offsets[:, :2] * _VARIANCE[0] * base[:, 2:]
+def decode_faces(offsets: Tensor, marks: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+    """One image's offsets (n, 4) and (n, 10) -> boxes (n, 4) x0, y0, x1, y1 and landmarks (n, 5,
+    2), both in px."""
+    centers = base[:, :2] + offsets[:, :2] * _VARIANCE[0] * base[:, 2:]
     sides = base[:, 2:] * (offsets[:, 2:] * _VARIANCE[1]).exp()
     points = base[:, None, :2] + marks.reshape(-1, 5, 2) * _VARIANCE[0] * base[:, None, 2:]
-    return torch.cat([centres - sides / 2, centres + sides / 2], 1), points
+    return torch.cat([centers - sides / 2, centers + sides / 2], 1), points

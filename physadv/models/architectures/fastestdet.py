@@ -1,8 +1,10 @@
-"""FastestDet (Ma, 2022): a one-scale, anchor-free COCO detector of 0.24 M parameters, differentiable from end to end.
+"""FastestDet (Ma, 2022): a one-scale, anchor-free COCO detector of 0.24 M parameters,
+differentiable from end to end.
 
-A ShuffleNetV2 trunk (Ma et al., 2018) gives maps at strides 8, 16 and 32; they meet at stride 16, where three stacks
-of 5x5 depthwise convolutions look at three widths of surroundings and three heads tell object, box and class.
-Module names follow the published state dict, so that it loads with ``strict=True``.
+A ShuffleNetV2 trunk (Ma et al., 2018) gives maps at strides 8, 16 and 32; they meet at stride 16,
+where three stacks of 5x5 depthwise convolutions look at three widths of surroundings and three
+heads tell object, box and class. Module names follow the published state dict, so that it loads
+with ``strict=True``.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ SIDE = 352
 STRIDE = 16
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, depthwise: bool = False) -> list[nn.Module]:
+def _conv(
+    inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, depthwise: bool = False
+) -> list[nn.Module]:
     """Convolution and batch norm, the pair everything here is made of."""
     groups = inputs if depthwise else 1
     return [
@@ -27,7 +31,8 @@ def _conv(inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, depthw
 
 
 class ShuffleUnit(nn.Module):
-    """ShuffleNetV2 unit: half of the channels pass by (stride 1), or both halves are made anew (stride 2)."""
+    """ShuffleNetV2 unit: half of the channels pass by (stride 1), or both halves are made anew
+    (stride 2)."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
         super().__init__()
@@ -35,10 +40,12 @@ class ShuffleUnit(nn.Module):
         taken = inputs if stride == 2 else inputs // 2
         middle = outputs // 2
         self.branch_main = nn.Sequential(
-            *_conv(taken, middle), nn.ReLU(),
+            *_conv(taken, middle),
+            nn.ReLU(),
             *_conv(middle, middle, 3, stride=stride, depthwise=True),
-            *_conv(middle, outputs - taken), nn.ReLU(),
-        )  # fmt: skip
+            *_conv(middle, outputs - taken),
+            nn.ReLU(),
+        )
         if stride == 2:
             self.branch_proj = nn.Sequential(
                 *_conv(taken, taken, 3, stride=2, depthwise=True), *_conv(taken, taken), nn.ReLU()
@@ -86,7 +93,8 @@ class PointConv(nn.Module):
 
 
 class Surroundings(nn.Module):
-    """Looks at the merged map through one, two and three 5x5 depthwise layers, and adds what it saw."""
+    """Looks at the merged map through one, two and three 5x5 depthwise layers, and adds what it
+    saw."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -97,7 +105,11 @@ class Surroundings(nn.Module):
     @staticmethod
     def _stack(channels: int, layers: int) -> nn.Sequential:
         return nn.Sequential(
-            *(m for _ in range(layers) for m in (*_conv(channels, channels, 5, depthwise=True), nn.ReLU()))
+            *(
+                m
+                for _ in range(layers)
+                for m in (*_conv(channels, channels, 5, depthwise=True), nn.ReLU())
+            )
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,13 +158,16 @@ class FastestDet(nn.Module):
         self.detect_head = Head(96, classes)
 
     def forward(self, images: Tensor) -> Detections:
-        """(b, 3, h, w) sRGB RGB -> :class:`Detections` in pixels of ``images``: (b, 484, 4) and (b, 484, classes).
+        """(b, 3, h, w) sRGB RGB -> :class:`Detections` in pixels of ``images``: (b, 484, 4) and (b,
+        484, classes).
 
         The image is stretched to 352x352 with anti-aliasing and turned to BGR, as in training.
         """
         height, width = images.shape[-2:]
         if (height, width) != (SIDE, SIDE):
-            images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+            images = F.interpolate(
+                images, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False
+            )
         fine, middle, coarse = self.backbone(images.flip(1))
         coarse = F.interpolate(coarse, size=middle.shape[-2:], mode="nearest")
         merged = torch.cat((F.avg_pool2d(fine, 3, 2, 1), middle, coarse), 1)
@@ -161,22 +176,24 @@ class FastestDet(nn.Module):
 
 
 def decode_boxes(box: Tensor, height: int, width: int) -> Tensor:
-    """Raw (b, 4, rows, columns) -> (b, rows * columns, 4) corners x0, y0, x1, y1 in px of a height x width image."""
+    """Raw (b, 4, rows, columns) -> (b, rows * columns, 4) corners x0, y0, x1, y1 in px of a height
+    x width image."""
     rows, columns = box.shape[-2:]
     y, x = torch.meshgrid(
         torch.arange(rows, device=box.device, dtype=box.dtype),
         torch.arange(columns, device=box.device, dtype=box.dtype),
         indexing="ij",
     )
-    centre_x = (box[:, 0].tanh() + x) / columns * width
-    centre_y = (box[:, 1].tanh() + y) / rows * height
+    center_x = (box[:, 0].tanh() + x) / columns * width
+    center_y = (box[:, 1].tanh() + y) / rows * height
     half_w, half_h = box[:, 2].sigmoid() * width / 2, box[:, 3].sigmoid() * height / 2
-    corners = (centre_x - half_w, centre_y - half_h, centre_x + half_w, centre_y + half_h)
+    corners = (center_x - half_w, center_y - half_h, center_x + half_w, center_y + half_h)
     return torch.stack(corners, -1).flatten(1, 2)
 
 
 def decode_scores(objectness: Tensor, kind: Tensor) -> Tensor:
-    """Raw (b, 1, h, w) and (b, classes, h, w) -> (b, h * w, classes) of sigmoid(obj)^0.6 * softmax(class)^0.4.
+    """Raw (b, 1, h, w) and (b, classes, h, w) -> (b, h * w, classes) of sigmoid(obj)^0.6 *
+    softmax(class)^0.4.
 
     Taken in logarithms: the derivative of p^0.4 is infinite at 0, that of exp(0.4 log p) is not.
     """

@@ -1,7 +1,9 @@
-"""MobileFaceNet (Chen et al., 2018) in the variant of foamliu: 128 numbers from an aligned 112 px face, 1 M parameters.
+"""MobileFaceNet (Chen et al., 2018) in the variant of foamliu: 128 numbers from an aligned 112 px
+face, 1 M parameters.
 
-Inverted residuals (Sandler et al., 2018) and a depthwise convolution over the whole last map in place of a pool.
-Module names follow the published state dict, so that it loads with ``strict=True``.
+Inverted residuals (Sandler et al., 2018) and a depthwise convolution over the whole last map in
+place of a pool. Module names follow the published state dict, so that it loads with
+``strict=True``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ SIZE, DIMENSION = 112, 128
 _STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def _conv(
+    inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     """Convolution, batch norm, ReLU6."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
@@ -74,7 +78,8 @@ class Whole(nn.Module):
 
 
 def folded(net: nn.Module) -> nn.Module:
-    """Batch norms folded into the convolutions before them, in place: the same function, a seventh faster."""
+    """Batch norms folded into the convolutions before them, in place: the same function, a seventh
+    faster."""
     for module in list(net.modules()):
         before: tuple[str, nn.Conv2d] | None = None
         for name, child in list(module.named_children()):
@@ -86,7 +91,7 @@ def folded(net: nn.Module) -> nn.Module:
 
 
 class MobileFaceNet(nn.Module):
-    """Aligned, normalised faces (b, 3, 112, 112) -> embeddings (b, 128), not yet of unit length."""
+    """Aligned, normalized faces (b, 3, 112, 112) -> embeddings (b, 128), not yet of unit length."""
 
     def __init__(self) -> None:
         super().__init__()

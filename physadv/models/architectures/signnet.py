@@ -1,8 +1,9 @@
-"""SignNet: the small residual net behind the embedded victim ``signs``. It resizes and normalises for itself.
+"""SignNet: the small residual net behind the embedded victim ``signs``. It resizes and normalizes
+for itself.
 
-Plain 3x3 convolutions, batch normalisation and ReLU in residual blocks (after He et al. 2016), widths 32-64-96-128,
-global average pooling: about 0.78 M parameters and 35 M multiply-adds an image, so that an attack of a thousand steps
-is a matter of minutes on one CPU core.
+Plain 3x3 convolutions, batch normalization and ReLU in residual blocks (after He et al. 2016),
+widths 32-64-96-128, global average pooling: about 0.78 M parameters and 35 M multiply-adds an
+image, so that an attack of a thousand steps is a matter of minutes on one CPU core.
 """
 
 from __future__ import annotations
@@ -17,20 +18,57 @@ CLASSES = 44
 BACKGROUND = 43
 STOP = 14
 NAMES = (
-    "speed limit 20", "speed limit 30", "speed limit 50", "speed limit 60", "speed limit 70", "speed limit 80",
-    "end of speed limit 80", "speed limit 100", "speed limit 120", "no passing", "no passing for trucks",
-    "right of way at next intersection", "priority road", "yield", "stop", "no vehicles", "no trucks", "no entry",
-    "general caution", "dangerous curve left", "dangerous curve right", "double curve", "bumpy road", "slippery road",
-    "road narrows on the right", "road work", "traffic signals", "pedestrians", "children crossing",
-    "bicycles crossing", "beware of ice or snow", "wild animals crossing", "end of all limits", "turn right ahead",
-    "turn left ahead", "ahead only", "go straight or right", "go straight or left", "keep right", "keep left",
-    "roundabout mandatory", "end of no passing", "end of no passing for trucks", "background",
-)  # fmt: skip
+    "speed limit 20",
+    "speed limit 30",
+    "speed limit 50",
+    "speed limit 60",
+    "speed limit 70",
+    "speed limit 80",
+    "end of speed limit 80",
+    "speed limit 100",
+    "speed limit 120",
+    "no passing",
+    "no passing for trucks",
+    "right of way at next intersection",
+    "priority road",
+    "yield",
+    "stop",
+    "no vehicles",
+    "no trucks",
+    "no entry",
+    "general caution",
+    "dangerous curve left",
+    "dangerous curve right",
+    "double curve",
+    "bumpy road",
+    "slippery road",
+    "road narrows on the right",
+    "road work",
+    "traffic signals",
+    "pedestrians",
+    "children crossing",
+    "bicycles crossing",
+    "beware of ice or snow",
+    "wild animals crossing",
+    "end of all limits",
+    "turn right ahead",
+    "turn left ahead",
+    "ahead only",
+    "go straight or right",
+    "go straight or left",
+    "keep right",
+    "keep left",
+    "roundabout mandatory",
+    "end of no passing",
+    "end of no passing for trucks",
+    "background",
+)
 """GTSRB's 43 classes in their official order, in English, then ``background``: nothing of these."""
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; the shortcut is a 1x1 convolution where width or stride change."""
+    """Two 3x3 convolutions beside a shortcut; the shortcut is a 1x1 convolution where width or
+    stride change."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -40,7 +78,9 @@ class Residual(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, inputs, h, w) -> (b, outputs, h / stride, w / stride)."""
@@ -49,29 +89,41 @@ class Residual(nn.Module):
 
 
 class SignNet(nn.Module):
-    """Images (b, 3, h, w) in [0, 1], sRGB, of any size from one pixel on -> logits (b, classes); differentiable.
+    """Images (b, 3, h, w) in [0, 1], sRGB, of any size from one pixel on -> logits (b, classes);
+    differentiable.
 
-    The image is resized to 64x64 (bilinear, anti-aliased; aspect is not kept, as in the training crops) and mapped to
-    [-1, 1]. Raises VictimError for another number of channels or an empty image.
+    The image is resized to 64x64 (bilinear, anti-aliased; aspect is not kept, as in the training
+    crops) and mapped to [-1, 1]. Raises VictimError for another number of channels or an empty
+    image.
     """
 
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 32, 5, 2, 2, bias=False), nn.BatchNorm2d(32), nn.ReLU())
-        self.body = nn.Sequential(Residual(32, 64, 2), Residual(64, 96, 2), Residual(96, 128, 2), Residual(128, 128))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 32, 5, 2, 2, bias=False), nn.BatchNorm2d(32), nn.ReLU()
+        )
+        self.body = nn.Sequential(
+            Residual(32, 64, 2), Residual(64, 96, 2), Residual(96, 128, 2), Residual(128, 128)
+        )
         self.head = nn.Linear(128, classes)
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """[0, 1] of any size -> [-1, 1] at 64x64."""
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[-2:]:
-            raise VictimError(f"images of shape {tuple(images.shape)}", "(b, 3, h, w) is needed", "pass RGB batches")
+            raise VictimError(
+                f"images of shape {tuple(images.shape)}",
+                "(b, 3, h, w) is needed",
+                "pass RGB batches",
+            )
         if images.shape[-2:] != (INPUT_PX, INPUT_PX):
-            images = F.interpolate(images, size=(INPUT_PX, INPUT_PX), mode="bilinear", antialias=True)
+            images = F.interpolate(
+                images, size=(INPUT_PX, INPUT_PX), mode="bilinear", antialias=True
+            )
         return images * 2 - 1
 
     def features(self, images: Tensor) -> Tensor:
         """The 128 pooled features of each image."""
-        pooled: Tensor = self.body(self.stem(self.normalise(images))).mean((2, 3))
+        pooled: Tensor = self.body(self.stem(self.normalize(images))).mean((2, 3))
         return pooled
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""The small convolutional nets of Wong & Kolter (2018), trained to a certified bound in the l_inf ball.
+"""The small convolutional nets of Wong & Kolter (2018), trained to a certified bound in the l_inf
+ball.
 
-The layers stand in the order of the published ``Sequential`` files, so that their keys (``0.weight`` ...) load as they
-are. Their published certificates make them a check on attacks: none may break more than the certificate allows.
+The layers stand in the order of the published ``Sequential`` files, so that their keys
+(``0.weight`` ...) load as they are. Their published certificates make them a check on attacks: none
+may break more than the certificate allows.
 """
 
 from __future__ import annotations
@@ -16,12 +18,16 @@ CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), 0.225
 
 
 class WongKolterNet(nn.Sequential):
-    """conv 16, conv 32 (4x4, stride 2, pad 1), linear 100, linear ``classes``, ReLU between; images in [0, 1].
+    """conv 16, conv 32 (4x4, stride 2, pad 1), linear 100, linear ``classes``, ReLU between; images
+    in [0, 1].
 
-    A net of one channel also takes RGB images, by the mean of their channels. The images must have the net's size.
+    A net of one channel also takes RGB images, by the mean of their channels. The images must have
+    the net's size.
     """
 
-    def __init__(self, channels: int, side: int, mean: tuple[float, ...], std: float, classes: int = 10) -> None:
+    def __init__(
+        self, channels: int, side: int, mean: tuple[float, ...], std: float, classes: int = 10
+    ) -> None:
         flat = 32 * (side // 4) ** 2
         super().__init__(
             nn.Conv2d(channels, 16, 4, 2, 1),
@@ -48,12 +54,13 @@ class WongKolterNet(nn.Sequential):
 
 
 def mnist() -> WongKolterNet:
-    """For 28x28 grey images, no normalisation. Published: error 1.80 %, certified error at l_inf 0.1 <= 5.8 %."""
+    """For 28x28 gray images, no normalization. Published: error 1.80 %, certified error at l_inf
+    0.1 <= 5.8 %."""
     return WongKolterNet(1, 28, (0.0,), 1.0)
 
 
 def cifar() -> WongKolterNet:
-    """For 32x32 colour images; the first stage of the published cascade, l_inf 8/255."""
+    """For 32x32 color images; the first stage of the published cascade, l_inf 8/255."""
     return WongKolterNet(3, 32, CIFAR_MEAN, CIFAR_STD)
 
 
@@ -67,14 +74,26 @@ def mnist_card() -> VictimCard:
         source=SOURCE,
         data="MNIST",
         sha256="95014ab0c04c73f48b3be0cb7acc42aff60ce4420c6c43bec25e9a1447279e08",
-        accuracy="error 1.80 %, certified error <= 5.8 % and PGD error about 4.1 % at l_inf 0.1, as published",
+        accuracy="error 1.80 %, certified error <= 5.8 % and PGD error about 4.1 % at l_inf 0.1, "
+        "as published",
         extra={"channels": 1},
     )
 
 
 def cifar_card() -> VictimCard:
     """The first stage of the CIFAR-10 cascade, trained for l_inf 8/255."""
-    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    classes = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     return VictimCard(
         name="wongkolter-cifar",
         classes=classes,
@@ -83,5 +102,6 @@ def cifar_card() -> VictimCard:
         source=SOURCE,
         data="CIFAR-10",
         sha256="f07c615f58616cbc7667974f146c4baa851bf0e71df8431a150abea8b7901f37",
-        accuracy="first stage of a cascade; robust error of the cascade 71.7 % at l_inf 8/255 by its own file",
+        accuracy="first stage of a cascade; robust error of the cascade 71.7 % at l_inf 8/255 by "
+        "its own file",
     )

@@ -1,4 +1,5 @@
-"""Face embedders as victims: an aligned crop in, an embedding out, and a card that says whose they are and how good."""
+"""Face embedders as victims: an aligned crop in, an embedding out, and a card that says whose they
+are and how good."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from physadv.core.errors import VictimError
 from physadv.core.files import sha256_of
+from physadv.models.architectures.dlib_resnet import load_dlib_resnet
+from physadv.models.architectures.mobilefacenet import MobileFaceNet, folded
 from physadv.models.cards import VictimCard
 from physadv.models.faces.face_detection import SLIM_CARD, Alignment, model_file
 from physadv.models.fetch import cached
@@ -26,8 +29,6 @@ from physadv.models.loading import (
     pick_device,
     read_state,
 )
-from physadv.models.architectures.dlib_resnet import load_dlib_resnet
-from physadv.models.architectures.mobilefacenet import MobileFaceNet, folded
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -36,9 +37,10 @@ Metric = Literal["cosine", "euclidean"]
 class EmbedderCard:
     """What an embedder takes and gives, and its provenance.
 
-    Aligned crops of ``size`` px, RGB or BGR, normalised by ``mean`` and ``std`` (of values in [0, 1]); ``dimension``
-    numbers out, compared by ``metric``. ``thresholds`` are similarities (higher is more alike; minus the distance for
-    "euclidean") at which a stated share of pairs of different people passes for one person: {0.01: ..., 0.001: ...}.
+    Aligned crops of ``size`` px, RGB or BGR, normalized by ``mean`` and ``std`` (of values in [0,
+    1]); ``dimension`` numbers out, compared by ``metric``. ``thresholds`` are similarities (higher
+    is more alike; minus the distance for "euclidean") at which a stated share of pairs of different
+    people passes for one person: {0.01: ..., 0.001: ...}.
     """
 
     name: str
@@ -61,7 +63,8 @@ class EmbedderCard:
 
 
 class Embedder(nn.Module):
-    """A frozen net and its card: aligned crops (b, 3, size, size), RGB in [0, 1] -> embeddings (b, dimension)."""
+    """A frozen net and its card: aligned crops (b, 3, size, size), RGB in [0, 1] -> embeddings (b,
+    dimension)."""
 
     card: EmbedderCard
     mean: Tensor
@@ -85,16 +88,17 @@ class Embedder(nn.Module):
         return out
 
     def prepared(self, crops: Tensor) -> Tensor:
-        """What the net is given: channels in its order, normalised."""
+        """What the net is given: channels in its order, normalized."""
         ordered = crops if self.card.channels == "rgb" else crops.flip(1)
         return (ordered - self.mean) / self.std
 
     def similarity(self, first: Tensor, second: Tensor) -> Tensor:
-        """Similarities (n, m) of embeddings (n, d) and (m, d): higher is more alike. With gradients."""
-        return similarity(self.card.metric, first, second)
+        """Similarities (n, m) of embeddings (n, d) and (m, d): higher is more alike. With
+        gradients."""
+        return embedding_similarity(self.card.metric, first, second)
 
 
-def similarity(metric: Metric, first: Tensor, second: Tensor) -> Tensor:
+def embedding_similarity(metric: Metric, first: Tensor, second: Tensor) -> Tensor:
     """Cosine, or minus the Euclidean distance: (n, d) and (m, d) -> (n, m)."""
     if metric == "cosine":
         return F.normalize(first) @ F.normalize(second).T
@@ -112,8 +116,10 @@ DLIB = EmbedderCard(
     metric="euclidean",
     thresholds={0.01: -0.608, 0.001: -0.547},
     licence="CC0-1.0",
-    accuracy="98.4 % [97.6, 99.1] of 3,882 pairs, 80 people of LFW; true accepts 98.4 % at FAR 1 %, 91.5 % at 0.1 %",
-    source="dlib_face_recognition_resnet_model_v1.dat (King, 2017), from PyPI face_recognition_models",
+    accuracy="98.4 % [97.6, 99.1] of 3,882 pairs, 80 people of LFW; true accepts 98.4 % at FAR 1 "
+    "%, 91.5 % at 0.1 %",
+    source="dlib_face_recognition_resnet_model_v1.dat (King, 2017), from PyPI "
+    "face_recognition_models",
     sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
 )
 MOBILEFACENET = EmbedderCard(
@@ -124,7 +130,8 @@ MOBILEFACENET = EmbedderCard(
     dimension=128,
     thresholds={0.01: 0.260, 0.001: 0.350},
     licence="Apache-2.0",
-    accuracy="98.7 % [97.9, 99.5] of 3,882 pairs, 80 people of LFW; true accepts 99.0 % at FAR 1 %, 97.2 % at 0.1 %",
+    accuracy="98.7 % [97.9, 99.5] of 3,882 pairs, 80 people of LFW; true accepts 99.0 % at FAR 1 "
+    "%, 97.2 % at 0.1 %",
     source="https://github.com/foamliu/MobileFaceNet",
     sha256="90a00ba1d8b0b688af3deb731ed53dca582e6106805d1bc3cfdef55f570493f4",
 )
@@ -142,13 +149,18 @@ FETCHABLE = {card.name: card for card in (MOBILEFACENET_FILE, SLIM_CARD)}
 
 
 def load_embedder(
-    name_or_path: str | Path, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
+    name_or_path: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
 ) -> Embedder:
-    """An embedder by name ("dlib", "mobilefacenet") or by a descriptor, a TOML file of about ten lines.
+    """An embedder by name ("dlib", "mobilefacenet") or by a descriptor, a TOML file of about ten
+    lines.
 
-    A descriptor names its ``weights`` (TorchScript or torch.export, relative to itself), or a ``factory``
-    ("package.module:function") with or without weights, and the fields of :class:`EmbedderCard`; ``threshold`` and
-    ``far`` may stand for ``thresholds``. Raises VictimError where weights are absent, with what to do about it.
+    A descriptor names its ``weights`` (TorchScript or torch.export, relative to itself), or a
+    ``factory`` ("package.module:function") with or without weights, and the fields of
+    :class:`EmbedderCard`; ``threshold`` and ``far`` may stand for ``thresholds``. Raises
+    VictimError where weights are absent, with what to do about it.
     """
     text = str(name_or_path)
     if text in _KNOWN:
@@ -156,7 +168,11 @@ def load_embedder(
     elif Path(text).suffix == ".toml":
         embedder = _from_descriptor(Path(text), None if weights is None else Path(weights))
     else:
-        raise VictimError(f"embedder {text!r}", f"is none of {', '.join(_KNOWN)}", "or name a descriptor file (.toml)")
+        raise VictimError(
+            f"embedder {text!r}",
+            f"is none of {', '.join(_KNOWN)}",
+            "or name a descriptor file (.toml)",
+        )
     for module in embedder.modules():
         module.training = False  # modules made by torch.export refuse to be told
     embedder.requires_grad_(False).to(pick_device(device))
@@ -192,7 +208,10 @@ def _mobilefacenet(weights: Path | None) -> Embedder:
     return Embedder(folded(net.eval()), _true_of(MOBILEFACENET, file))
 
 
-_KNOWN: dict[str, Callable[[Path | None], Embedder]] = {"dlib": _dlib, "mobilefacenet": _mobilefacenet}
+_KNOWN: dict[str, Callable[[Path | None], Embedder]] = {
+    "dlib": _dlib,
+    "mobilefacenet": _mobilefacenet,
+}
 
 
 def _true_of(card: EmbedderCard, file: Path) -> EmbedderCard:
@@ -200,7 +219,14 @@ def _true_of(card: EmbedderCard, file: Path) -> EmbedderCard:
     digest = sha256_of(file)
     if digest == card.sha256:
         return card
-    return replace(card, sha256=digest, source=str(file), accuracy="not measured", thresholds={}, licence="yours")
+    return replace(
+        card,
+        sha256=digest,
+        source=str(file),
+        accuracy="not measured",
+        thresholds={},
+        licence="yours",
+    )
 
 
 def _from_descriptor(path: Path, weights: Path | None) -> Embedder:
@@ -212,25 +238,33 @@ def _from_descriptor(path: Path, weights: Path | None) -> Embedder:
     if factory is not None:
         net, _ = load_import_path(str(factory))
         if not isinstance(net, nn.Module):
-            raise VictimError(str(factory), f"made a {type(net).__name__}", "a torch.nn.Module is needed")
+            raise VictimError(
+                str(factory), f"made a {type(net).__name__}", "a torch.nn.Module is needed"
+            )
         if file is not None:
             load_state(net, read_state(file), name=card.name)
         return Embedder(net, card)
     if file is None:
-        raise VictimError(f"{path}", "names neither weights nor a factory", 'add weights = "net.pt"')
+        raise VictimError(
+            f"{path}", "names neither weights nor a factory", 'add weights = "net.pt"'
+        )
     kind = kind_of(file)
     if kind == "torchscript":
         return Embedder(load_torchscript(file), card)
     if kind == "exported":
         return Embedder(load_exported(file)[0], card)
-    raise VictimError(f"{file}", f"holds {kind} without a net", 'add factory = "package.module:function"')
+    raise VictimError(
+        f"{file}", f"holds {kind} without a net", 'add factory = "package.module:function"'
+    )
 
 
 def _read_descriptor(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise VictimError(f"{path}", f"not readable as TOML ({error})", "see `load_embedder`") from error
+        raise VictimError(
+            f"{path}", f"not readable as TOML ({error})", "see `load_embedder`"
+        ) from error
 
 
 def _card_of(table: dict[str, Any], path: Path, digest: str) -> EmbedderCard:
@@ -241,15 +275,23 @@ def _card_of(table: dict[str, Any], path: Path, digest: str) -> EmbedderCard:
     unknown = sorted(values.keys() - EmbedderCard.__dataclass_fields__.keys())
     lacking = sorted({"size", "dimension", "licence"} - values.keys())
     if unknown or lacking:
-        said = "; ".join(f"{what} {', '.join(k)}" for what, k in (("unknown:", unknown), ("missing:", lacking)) if k)
-        raise VictimError(f"{path}", said, f"known are {', '.join(EmbedderCard.__dataclass_fields__)}")
+        said = "; ".join(
+            f"{what} {', '.join(k)}"
+            for what, k in (("unknown:", unknown), ("missing:", lacking))
+            if k
+        )
+        raise VictimError(
+            f"{path}", said, f"known are {', '.join(EmbedderCard.__dataclass_fields__)}"
+        )
     for key, choices in (
         ("alignment", ("dlib", "arcface")),
         ("channels", ("rgb", "bgr")),
         ("metric", ("cosine", "euclidean")),
     ):
         if values.get(key, choices[0]) not in choices:
-            raise VictimError(f"{path}: {key} = {values[key]!r}", f"is none of {', '.join(choices)}", "correct it")
+            raise VictimError(
+                f"{path}: {key} = {values[key]!r}", f"is none of {', '.join(choices)}", "correct it"
+            )
     for key in ("mean", "std"):
         if key in values:
             values[key] = tuple(float(v) for v in values[key])

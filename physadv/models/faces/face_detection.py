@@ -1,9 +1,11 @@
-"""Faces in photos: where they are, their five landmarks, and aligned crops with gradients back to the photo.
+"""Faces in photos: where they are, their five landmarks, and aligned crops with gradients back to
+the photo.
 
-Points are pixels of the upright photo, origin at the outer corner of the top-left pixel. A landmark *scheme* says which
-five points they are: ``dlib5`` (the outer and inner corner of the eye at the right of the picture, of that at the left,
-then the base of the nose) or ``arc5`` (left and right eye, tip of the nose, left and right corner of the mouth). Every
-alignment knows both schemes, so that any detector serves any embedder.
+Points are pixels of the upright photo, origin at the outer corner of the top-left pixel. A landmark
+*scheme* says which five points they are: ``dlib5`` (the outer and inner corner of the eye at the
+right of the picture, of that at the left, then the base of the nose) or ``arc5`` (left and right
+eye, tip of the nose, left and right corner of the mouth). Every alignment knows both schemes, so
+that any detector serves any embedder.
 """
 
 from __future__ import annotations
@@ -23,61 +25,83 @@ from torch import Tensor
 
 from physadv.core.errors import VictimError
 from physadv.core.image_io import Array
+from physadv.models.architectures.facedet_slim import MEAN_BGR, SlimFaceNet, anchors, decode_faces
 from physadv.models.cards import VictimCard
 from physadv.models.fetch import cached
 from physadv.models.loading import load_state, read_state
-from physadv.models.architectures.facedet_slim import MEAN_BGR, SlimFaceNet, anchors, decode
 
 Points = npt.NDArray[np.float64]
 Box = tuple[int, int, int, int]
 Scheme = Literal["dlib5", "arc5"]
 Alignment = Literal["dlib", "arcface"]
 
-# Where each scheme's points lie in each aligned crop, as shares of its side. Two are the published templates (dlib's
-# chip with padding 0.25; ArcFace's 112 px); the two mixed ones are medians over 155 photos of 40 people (shared faces,
-# every second person) on which both detectors agree.
-_DLIB5_IN_DLIB = ((0.85957, 0.21350), (0.64606, 0.22897), (0.12058, 0.21373), (0.33409, 0.22906), (0.49011, 0.62780))
+# Where each scheme's points lie in each aligned crop, as shares of its side. Two are the published
+# templates (dlib's chip with padding 0.25; ArcFace's 112 px); the two mixed ones are medians over
+# 155 photos of 40 people (shared faces, every second person) on which both detectors agree.
+_DLIB5_IN_DLIB = (
+    (0.85957, 0.21350),
+    (0.64606, 0.22897),
+    (0.12058, 0.21373),
+    (0.33409, 0.22906),
+    (0.49011, 0.62780),
+)
 TEMPLATES: Mapping[tuple[Alignment, Scheme], Points] = {
     ("dlib", "dlib5"): (np.array(_DLIB5_IN_DLIB) + 0.25) / 1.5,
     ("dlib", "arc5"): np.array(
         [(0.3105, 0.3042), (0.6691, 0.3018), (0.4916, 0.5194), (0.3439, 0.6871), (0.6463, 0.6892)]
     ),
     ("arcface", "arc5"): np.array(
-        [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
-    ) / 112,
+        [
+            (38.2946, 51.6963),
+            (73.5318, 51.5014),
+            (56.0252, 71.7366),
+            (41.5493, 92.3655),
+            (70.7299, 92.2041),
+        ]
+    )
+    / 112,
     ("arcface", "dlib5"): np.array(
         [(81.74, 53.17), (67.09, 53.42), (31.24, 52.76), (45.29, 53.30), (56.17, 80.35)]
-    ) / 112,
-}  # fmt: skip
-_NOT_INSTALLED = "pip install 'physadv[faces]' (dlib-bin and face_recognition_models; both free to use)"
+    )
+    / 112,
+}
+_NOT_INSTALLED = (
+    "pip install 'physadv[faces]' (dlib-bin and face_recognition_models; both free to use)"
+)
 
 
 @dataclass(frozen=True)
 class Face:
-    """One face: the score of the detector that saw it best, and five landmarks in each scheme that could be found."""
+    """One face: the score of the detector that saw it best, and five landmarks in each scheme that
+    could be found."""
 
     score: float
     marks: Mapping[Scheme, Points] = field(default_factory=dict)
 
     def quad(self, alignment: Alignment = "arcface", *, margin: float = 0.0) -> Points:
-        """Corners (4, 2) of the aligned square in the photo, clockwise from its own top left, wider by ``margin``."""
+        """Corners (4, 2) of the aligned square in the photo, clockwise from its own top left, wider
+        by ``margin``."""
         to_photo = self.to_photo(alignment, 1)
         low, high = -margin, 1 + margin
         corners = np.array([(low, low), (high, low), (high, high), (low, high)])
         return np.asarray(corners @ to_photo[:, :2].T + to_photo[:, 2])
 
     def box(self, height: int, width: int, *, margin: float = 0.0) -> Box:
-        """Whole pixels (x0, y0, x1, y1) around the ArcFace square (forehead to chin), inside the photo."""
+        """Whole pixels (x0, y0, x1, y1) around the ArcFace square (forehead to chin), inside the
+        photo."""
         quad = self.quad(margin=margin)
         x0, y0 = np.floor(quad.min(0) + 1e-3).astype(int)
         x1, y1 = np.ceil(quad.max(0) - 1e-3).astype(int)
         return int(max(x0, 0)), int(max(y0, 0)), int(min(x1, width)), int(min(y1, height))
 
     def to_photo(self, alignment: Alignment, size: int, scheme: Scheme | None = None) -> Points:
-        """The similarity (2, 3) from a crop of ``size`` px to the photo. By default by the alignment's own scheme."""
+        """The similarity (2, 3) from a crop of ``size`` px to the photo. By default by the
+        alignment's own scheme."""
         own: Scheme = "dlib5" if alignment == "dlib" else "arc5"
-        used = scheme if scheme is not None else own if own in self.marks else next(iter(self.marks))
-        return similarity(TEMPLATES[alignment, used] * size, self.marks[used])
+        used = (
+            scheme if scheme is not None else own if own in self.marks else next(iter(self.marks))
+        )
+        return similarity_transform(TEMPLATES[alignment, used] * size, self.marks[used])
 
     def moved(self, scale: float, dx: float, dy: float) -> Face:
         """The same face in a photo that was scaled by ``scale`` and then shifted."""
@@ -92,30 +116,38 @@ class Finder(Protocol):
         ...
 
 
-def similarity(source: Points, target: Points) -> Points:
-    """Rotation, scale and shift (2, 3) that take ``source`` (n, 2) nearest to ``target`` (Umeyama, 1991)."""
+def similarity_transform(source: Points, target: Points) -> Points:
+    """Rotation, scale and shift (2, 3) that take ``source`` (n, 2) nearest to ``target`` (Umeyama,
+    1991)."""
     a, b = source - source.mean(0), target - target.mean(0)
     norm = float((a**2).sum())
     if norm == 0:
         raise VictimError("landmarks", "all at one place", "leave this face out")
-    cos, sin = float((a * b).sum()) / norm, float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / norm
+    cos, sin = (
+        float((a * b).sum()) / norm,
+        float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / norm,
+    )
     turn = np.array([[cos, -sin], [sin, cos]])
     return np.concatenate([turn, (target.mean(0) - turn @ source.mean(0))[:, None]], 1)
 
 
 def crops(image: Tensor, to_photo: Tensor, size: int) -> Tensor:
-    """Aligned squares out of (1 or b, 3, h, w) by similarities (b, 2, 3): (b, 3, size, size), with gradients.
+    """Aligned squares out of (1 or b, 3, h, w) by similarities (b, 2, 3): (b, 3, size, size), with
+    gradients.
 
-    ``to_photo`` takes crop pixels to image pixels. Where a crop shrinks, the image is first shrunk by an anti-aliased
-    filter, so that fine texture does not alias into what the embedder sees.
+    ``to_photo`` takes crop pixels to image pixels. Where a crop shrinks, the image is first shrunk
+    by an anti-aliased filter, so that fine texture does not alias into what the embedder sees.
     """
     scale = float(torch.linalg.vector_norm(to_photo[:, :, 0], dim=1).median())
     if scale > 1.0:
         height, width = (max(1, round(side / scale)) for side in image.shape[-2:])
         ratio = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).to(to_photo)
-        image = F.interpolate(image, (height, width), mode="bilinear", antialias=True, align_corners=False)
+        image = F.interpolate(
+            image, (height, width), mode="bilinear", antialias=True, align_corners=False
+        )
         to_photo = to_photo * ratio[:, None]
-    # affine_grid speaks in [-1, 1] of both pictures: u -> (u + 1) size / 2 -> photo px -> 2 x / side - 1.
+    # affine_grid speaks in [-1, 1] of both pictures: u -> (u + 1) size / 2 -> photo px -> 2 x /
+    # side - 1.
     sides = torch.tensor([image.shape[-1], image.shape[-2]]).to(to_photo)
     linear = to_photo[:, :, :2] * (size / sides[:, None])
     shift = (to_photo[:, :, :2].sum(2) * size / 2 + to_photo[:, :, 2]) * 2 / sides - 1
@@ -126,27 +158,37 @@ def crops(image: Tensor, to_photo: Tensor, size: int) -> Tensor:
 
 
 class DlibFinder:
-    """dlib's HOG detector (King, 2009) and its CC0 five-point model: frontal faces of 40 px and more, fast on a CPU."""
+    """dlib's HOG detector (King, 2009) and its CC0 five-point model: frontal faces of 40 px and
+    more, fast on a CPU."""
 
     def __init__(self, *, longest: int = 1600) -> None:
         dlib = _dlib()
         self._dlib = dlib
         self._detect = dlib.get_frontal_face_detector()
-        self._landmarks = dlib.shape_predictor(str(model_file("shape_predictor_5_face_landmarks.dat")))
+        self._landmarks = dlib.shape_predictor(
+            str(model_file("shape_predictor_5_face_landmarks.dat"))
+        )
         self._longest = longest
 
     def __call__(self, rgb: Array) -> list[Face]:
         """All faces, best first."""
         small, scale = _shrunk(rgb, self._longest)
         boxes, scores, _ = self._detect.run(small, 1 if max(small.shape[:2]) <= 1000 else 0, 0.0)
-        return [Face(float(s), {"dlib5": self._points(small, b) / scale}) for b, s in zip(boxes, scores, strict=True)]
+        return [
+            Face(float(s), {"dlib5": self._points(small, b) / scale})
+            for b, s in zip(boxes, scores, strict=True)
+        ]
 
     def points_in(self, rgb: Array, marks: Points) -> Points:
         """Five points of the ``dlib5`` scheme for a face known by its ``arc5`` landmarks."""
         small, scale = _shrunk(rgb, self._longest)
-        centre = marks[:2].mean(0) + (marks[3:].mean(0) - marks[:2].mean(0)) * 0.35
-        half = 1.2 * float(np.linalg.norm(marks[1] - marks[0]))  # HOG boxes are 2.4 eye distances wide
-        x0, y0, x1, y1 = (np.concatenate([centre - half, centre + half]) * scale).round().astype(int).tolist()
+        center = marks[:2].mean(0) + (marks[3:].mean(0) - marks[:2].mean(0)) * 0.35
+        half = 1.2 * float(
+            np.linalg.norm(marks[1] - marks[0])
+        )  # HOG boxes are 2.4 eye distances wide
+        x0, y0, x1, y1 = (
+            (np.concatenate([center - half, center + half]) * scale).round().astype(int).tolist()
+        )
         return self._points(small, self._dlib.rectangle(x0, y0, x1, y1)) / scale
 
     def _points(self, rgb: Array, box: Any) -> Points:
@@ -154,13 +196,18 @@ class DlibFinder:
 
 
 class SlimFinder:
-    """The slim RetinaFace-style net (MIT): small and turned faces too; its weights are fetched or given as a file."""
+    """The slim RetinaFace-style net (MIT): small and turned faces too; its weights are fetched or
+    given as a file."""
 
-    def __init__(self, weights: str | Path | None = None, *, longest: int = 1024, threshold: float = 0.6) -> None:
+    def __init__(
+        self, weights: str | Path | None = None, *, longest: int = 1024, threshold: float = 0.6
+    ) -> None:
         file = Path(weights) if weights is not None else cached(SLIM_CARD)
         if file is None:
             raise VictimError(
-                "face detector facedet-slim", "its weights are not here", "`physadv models fetch facedet-slim`"
+                "face detector facedet-slim",
+                "its weights are not here",
+                "`physadv models fetch facedet-slim`",
             )
         self._net = SlimFaceNet()
         load_state(self._net, read_state(file), name="facedet-slim")
@@ -172,13 +219,17 @@ class SlimFinder:
         small, scale = _shrunk(rgb, self._longest)
         bgr = torch.from_numpy(np.ascontiguousarray(small[..., ::-1])).permute(2, 0, 1).float()
         offsets, scores, marks = self._net((bgr - torch.tensor(MEAN_BGR)[:, None, None])[None])
-        boxes, points = decode(offsets[0], marks[0], anchors(*small.shape[:2]))
+        boxes, points = decode_faces(offsets[0], marks[0], anchors(*small.shape[:2]))
         sure = (scores[0] >= self._threshold).nonzero()[:, 0]
         corners = boxes[sure].numpy()
         rows = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
-        kept = cv2.dnn.NMSBoxes(rows, scores[0, sure].tolist(), self._threshold, 0.4) if rows else []
+        kept = (
+            cv2.dnn.NMSBoxes(rows, scores[0, sure].tolist(), self._threshold, 0.4) if rows else []
+        )
         chosen = sure[torch.as_tensor(np.asarray(kept, dtype=np.int64).reshape(-1))]
-        return [Face(float(scores[0, i]), {"arc5": points[i].double().numpy() / scale}) for i in chosen]
+        return [
+            Face(float(scores[0, i]), {"arc5": points[i].double().numpy() / scale}) for i in chosen
+        ]
 
 
 SLIM_CARD = VictimCard(
@@ -214,7 +265,8 @@ def default_finders(slim_weights: str | Path | None = None) -> list[Finder]:
 
 
 def find_faces(rgb: Array, finders: Sequence[Finder]) -> list[Face]:
-    """Faces seen by any of the finders; what two of them saw is one face with both schemes of landmarks.
+    """Faces seen by any of the finders; what two of them saw is one face with both schemes of
+    landmarks.
 
     A face that only the slim net saw gets ``dlib5`` points too where dlib is among the finders.
     """
@@ -232,7 +284,8 @@ def find_faces(rgb: Array, finders: Sequence[Finder]) -> list[Face]:
 
 
 def model_file(name: str) -> Path:
-    """A data file of the package ``face_recognition_models``, found by its metadata: the package is never imported.
+    """A data file of the package ``face_recognition_models``, found by its metadata: the package is
+    never imported.
 
     Raises VictimError where it is not installed.
     """
@@ -261,7 +314,8 @@ def _completed(face: Face, rgb: Array, dlib: DlibFinder | None) -> Face:
 
 
 def _same(first: Face, second: Face) -> bool:
-    """Two findings are one face where their centres are nearer than a third of the larger square's side."""
+    """Two findings are one face where their centers are nearer than a third of the larger square's
+    side."""
     a, b = first.quad(), second.quad()
     side = max(float(np.linalg.norm(q[1] - q[0])) for q in (a, b))
     return bool(np.linalg.norm(a.mean(0) - b.mean(0)) < side / 3)

@@ -1,4 +1,5 @@
-"""The recogniser that has seen cloaks: fine-tuned on cloaked copies of *other* people (Radiya-Dixit et al., 2022)."""
+"""The recognizer that has seen cloaks: fine-tuned on cloaked copies of *other* people (Radiya-Dixit
+et al., 2022)."""
 
 from __future__ import annotations
 
@@ -13,35 +14,45 @@ from torch import Tensor, nn
 
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
+from physadv.models.faces.embedders import Embedder
 from physadv.privacy.check.embeddings import Bank
 from physadv.privacy.check.match_rates import pair_rows, thresholds
-from physadv.models.faces.embedders import Embedder
 
 FEWEST = 8
 """People with cloaked photos that it takes: half to train on, half to ask about."""
 _SHARE = 0.01
 
 
-def adaptive_rows(recogniser: Embedder, bank: Bank, *, steps: int = 60, seed: int = 0) -> Iterator[Row]:
-    """Rows like those of ``pair_rows``, by a copy of ``recogniser`` trained on the other half of the people, both ways.
+def adaptive_rows(
+    recognizer: Embedder, bank: Bank, *, steps: int = 60, seed: int = 0
+) -> Iterator[Row]:
+    """Rows like those of ``pair_rows``, by a copy of ``recogniser`` trained on the other half of
+    the people, both ways.
 
-    ``bank`` must have kept its crops. Nothing with fewer than ``FEWEST`` people. The recogniser itself is not changed.
+    ``bank`` must have kept its crops. Nothing with fewer than ``FEWEST`` people. The recognizer
+    itself is not changed.
     """
-    pairs = bank.crops.get(recogniser.card.name, [])
+    pairs = bank.crops.get(recognizer.card.name, [])
     cloaked = [i for i, (_, after) in enumerate(pairs) if after is not None]
     names = sorted({bank.people[i] for i in cloaked})
     if len(names) < FEWEST:
         return
     for taught in (names[1::2], names[::2]):
         train = [i for i, person in enumerate(bank.people) if person in taught]
-        adapted = adapt(recogniser, pairs, train, bank.people, steps=steps, seed=seed)
-        # Everybody else is asked about, the gallery too: its people are impostors for the threshold.
-        fold = _fold(adapted, bank, pairs, [i for i, person in enumerate(bank.people) if person not in taught])
+        adapted = adapt_recognizer(recognizer, pairs, train, bank.people, steps=steps, seed=seed)
+        # Everybody else is asked about, the gallery too: its people are impostors for the
+        # threshold.
+        fold = _fold(
+            adapted,
+            bank,
+            pairs,
+            [i for i, person in enumerate(bank.people) if person not in taught],
+        )
         yield from pair_rows(adapted, fold, thresholds(adapted, fold), ["png"])
 
 
-def adapt(
-    recogniser: Embedder,
+def adapt_recognizer(
+    recognizer: Embedder,
     pairs: Sequence[tuple[Tensor, Tensor | None]],
     train: Sequence[int],
     people: Sequence[str],
@@ -52,16 +63,21 @@ def adapt(
     temperature: float = 0.1,
     seed: int = 0,
 ) -> Embedder:
-    """A copy whose last stage has learned that cloaked and original photos of a person are one (Khosla et al., 2020).
+    """A copy whose last stage has learned that cloaked and original photos of a person are one
+    (Khosla et al., 2020).
 
-    Only the last stage is trained, on features computed once; nets without ``trunk`` and ``tail`` get a linear layer
-    on their embeddings instead.
+    Only the last stage is trained, on features computed once; nets without ``trunk`` and ``tail``
+    get a linear layer on their embeddings instead.
     """
-    adapted = copy.deepcopy(recogniser)
+    adapted = copy.deepcopy(recognizer)
     # It learns angles, whatever its like was compared by before.
-    adapted.card = replace(recogniser.card, name=f"{recogniser.card.name}, adapted", thresholds={}, metric="cosine")
+    adapted.card = replace(
+        recognizer.card, name=f"{recognizer.card.name}, adapted", thresholds={}, metric="cosine"
+    )
     trunk, tail = _parts(adapted)
-    features = torch.cat([_features(adapted, trunk, crop) for i in train for crop in pairs[i] if crop is not None])
+    features = torch.cat(
+        [_features(adapted, trunk, crop) for i in train for crop in pairs[i] if crop is not None]
+    )
     by_person: dict[str, tuple[list[int], list[int]]] = {}
     row = 0
     for i in train:
@@ -70,8 +86,8 @@ def adapt(
                 by_person.setdefault(people[i], ([], []))[place].append(row)
                 row += 1
     tail.requires_grad_(True)
-    optimiser = torch.optim.Adam(_groups(tail, rate))
-    rng = numpy_generator(seed, "adaptive", recogniser.card.name)
+    optimizer = torch.optim.Adam(_groups(tail, rate))
+    rng = numpy_generator(seed, "adaptive", recognizer.card.name)
     for _ in range(steps):
         chosen = rng.choice(sorted(by_person), min(batch, len(by_person)), replace=False)
         rows, labels = [], []
@@ -80,14 +96,15 @@ def adapt(
                 rows += [int(k) for k in rng.choice(photos, 2)]
                 labels += [label, label]
         out = F.normalize(tail(features[rows]))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         _supervised_contrast(out, torch.tensor(labels), temperature).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
     return adapted.requires_grad_(False)
 
 
 def _groups(tail: nn.Module, rate: float) -> list[dict[str, Any]]:
-    """Parameters with steps of ``rate``, at most ``_SHARE`` of their own size: dlib's are a hundred times smaller."""
+    """Parameters with steps of ``rate``, at most ``_SHARE`` of their own size: dlib's are a hundred
+    times smaller."""
     return [
         {"params": [p], "lr": min(rate, _SHARE * float(p.detach().square().mean().sqrt()))}
         for p in tail.parameters()
@@ -116,7 +133,8 @@ def _parts(embedder: Embedder) -> tuple[nn.Module | None, nn.Module]:
 
 
 class _Tail(nn.Module):
-    """The last stage of a net as a module of its own. The trunk's parameters get no gradient and so never move."""
+    """The last stage of a net as a module of its own. The trunk's parameters get no gradient and so
+    never move."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -137,8 +155,13 @@ def _features(embedder: Embedder, trunk: nn.Module | None, crop: Tensor) -> Tens
 
 
 @torch.no_grad()
-def _fold(adapted: Embedder, bank: Bank, pairs: Sequence[tuple[Tensor, Tensor | None]], rows: Sequence[int]) -> Bank:
-    """A bank of these rows alone, as the adapted recogniser sees them."""
+def _fold(
+    adapted: Embedder,
+    bank: Bank,
+    pairs: Sequence[tuple[Tensor, Tensor | None]],
+    rows: Sequence[int],
+) -> Bank:
+    """A bank of these rows alone, as the adapted recognizer sees them."""
     fold = Bank()
     for i in rows:
         number = fold.add(bank.people[i], bank.photos[i])

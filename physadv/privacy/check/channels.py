@@ -1,4 +1,5 @@
-"""What happens to a posted photo, as the check applies it, and two baselines that are no cloak: noise and blur."""
+"""What happens to a posted photo, as the check applies it, and two baselines that are no cloak:
+noise and blur."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ import numpy as np
 
 from physadv.core.image_io import Array, to_tensor
 from physadv.core.random_streams import numpy_generator
-from physadv.privacy.visibility import dssim
 from physadv.privacy.transforms import coded
+from physadv.privacy.visibility import dssim
 
 
 @dataclass(frozen=True)
 class Channel:
-    """One way a photo travels: ``send`` takes (h, w, 3) uint8 and the face's width in px; ``factor`` is its scale."""
+    """One way a photo travels: ``send`` takes (h, w, 3) uint8 and the face's width in px;
+    ``factor`` is its scale."""
 
     name: str
     title: str
@@ -29,7 +31,8 @@ def _half(rgb: Array, side: float) -> Array:
 
 
 def _screenshot(rgb: Array, side: float) -> Array:
-    """Shown at three quarters by a plain bilinear filter, a little dimmer and warmer, captured without loss."""
+    """Shown at three quarters by a plain bilinear filter, a little dimmer and warmer, captured
+    without loss."""
     size = (max(16, round(rgb.shape[1] * 0.75)), max(16, round(rgb.shape[0] * 0.75)))
     shown = cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
     return np.asarray((shown * np.array([0.98, 0.97, 0.95], np.float32)).round(), np.uint8)
@@ -65,16 +68,21 @@ CHANNELS: dict[str, Channel] = {
 
 
 def noise_like(before: Array, after: Array, seed: int, name: str) -> Array:
-    """``before`` with Gaussian noise of the same DSSIM as ``after``; both (h, w, 3) uint8, of the face box."""
+    """``before`` with Gaussian noise of the same DSSIM as ``after``; both (h, w, 3) uint8, of the
+    face box."""
     normal = numpy_generator(seed, "noise", name).normal(0, 1, before.shape)
-    return _matched(before, after, lambda s: (before + 64 * s * normal).clip(0, 255).round().astype(np.uint8))
+    return _matched(
+        before, after, lambda s: (before + 64 * s * normal).clip(0, 255).round().astype(np.uint8)
+    )
 
 
 def blur_like(before: Array, after: Array) -> Array:
     """``before`` blurred to the same DSSIM as ``after``."""
     side = max(before.shape[:2])
     return _matched(
-        before, after, lambda s: np.asarray(cv2.GaussianBlur(before, (0, 0), 0.2 + s * side / 12), np.uint8)
+        before,
+        after,
+        lambda s: np.asarray(cv2.GaussianBlur(before, (0, 0), 0.2 + s * side / 12), np.uint8),
     )
 
 

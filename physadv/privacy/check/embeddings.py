@@ -1,4 +1,5 @@
-"""Embeddings of every portrait as original, cloaked, noisy and blurred, through every channel, by every recogniser."""
+"""Embeddings of every portrait as original, cloaked, noisy and blurred, through every channel, by
+every recognizer."""
 
 from __future__ import annotations
 
@@ -12,18 +13,19 @@ from torch import Tensor
 
 from physadv.core.errors import VictimError
 from physadv.core.image_io import Array, to_tensor
-from physadv.privacy.check.channels import CHANNELS, Channel, blur_like, noise_like
-from physadv.privacy.check.pairs import Portrait, main_face
 from physadv.models.faces.embedders import Embedder
 from physadv.models.faces.face_detection import Face, Finder, crops
+from physadv.privacy.check.channels import CHANNELS, Channel, blur_like, noise_like
+from physadv.privacy.check.pairs import Portrait, main_face
 
 Variant = Literal["original", "cloaked", "noise", "blur"]
 BASELINE_CHANNELS = ("png", "jpeg75", "half")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is embedded: which channels, whether the baselines noise and blur are wanted, and their seed."""
+class EmbeddingPlan:
+    """What is embedded: which channels, whether the baselines noise and blur are wanted, and their
+    seed."""
 
     channels: tuple[str, ...] = tuple(CHANNELS)
     baselines: bool = True
@@ -32,7 +34,8 @@ class Plan:
 
 @dataclass
 class Bank:
-    """Embeddings by recogniser, variant and channel: rows in the order of ``people`` and ``photos``, NaN where none is.
+    """Embeddings by recognizer, variant and channel: rows in the order of ``people`` and
+    ``photos``, NaN where none is.
 
     ``found`` counts, for the cloaked photos as saved, in how many a detector still finds the face.
     """
@@ -55,25 +58,30 @@ class Bank:
         column += [None] * (number + 1 - len(column))
         column[number] = embedding
 
-    def table(self, recogniser: str, variant: Variant, channel: str = "png") -> Tensor:
+    def table(self, recognizer: str, variant: Variant, channel: str = "png") -> Tensor:
         """Embeddings (n, d); rows of NaN where there is none."""
-        column = self.rows.get((recogniser, variant, channel), [])
+        column = self.rows.get((recognizer, variant, channel), [])
         width = next((len(row) for row in column if row is not None), 1)
         gap = torch.full((width,), float("nan"))
         column = column + [None] * (len(self.people) - len(column))
-        return torch.stack([gap if row is None else row for row in column]) if column else gap[None][:0]
+        return (
+            torch.stack([gap if row is None else row for row in column])
+            if column
+            else gap[None][:0]
+        )
 
 
 def fill(
     bank: Bank,
     found: Iterable[Portrait],
-    recognisers: Sequence[Embedder],
+    recognizers: Sequence[Embedder],
     finders: Sequence[Finder],
-    plan: Plan,
+    plan: EmbeddingPlan,
     *,
     keep_crops: bool = False,
 ) -> Iterator[Portrait]:
-    """Embed portraits one by one into ``bank`` and hand each on. ``keep_crops`` keeps aligned crops, to train on."""
+    """Embed portraits one by one into ``bank`` and hand each on. ``keep_crops`` keeps aligned
+    crops, to train on."""
     for portrait in found:
         number = bank.add(portrait.pair.person, portrait.pair.name)
         for variant, pixels, channels in _variants(portrait, plan):
@@ -83,26 +91,33 @@ def fill(
                 if variant == "cloaked" and channel.name == "png":
                     bank.found.append(face is not None)
                 where = face or portrait.face.moved(channel.factor, 0, 0)
-                for recogniser in recognisers:
-                    crop = aligned(sent, where, recogniser)
-                    bank.put((recogniser.card.name, variant, channel.name), number, embed(recogniser, crop))
+                for recognizer in recognizers:
+                    crop = aligned(sent, where, recognizer)
+                    bank.put(
+                        (recognizer.card.name, variant, channel.name),
+                        number,
+                        embed(recognizer, crop),
+                    )
                     if keep_crops and channel.name == "png" and variant in ("original", "cloaked"):
-                        _keep_crop(bank, recogniser.card.name, variant, crop)
+                        _keep_crop(bank, recognizer.card.name, variant, crop)
         yield portrait
 
 
-def embed(recogniser: Embedder, crop: Tensor) -> Tensor:
-    """One embedding (d,), on the CPU. Raises VictimError for NaN, which would pass for a perfect cloak."""
+def embed(recognizer: Embedder, crop: Tensor) -> Tensor:
+    """One embedding (d,), on the CPU. Raises VictimError for NaN, which would pass for a perfect
+    cloak."""
     with torch.no_grad():
-        found: Tensor = recogniser(crop.to(recogniser.mean))[0].cpu()
+        found: Tensor = recognizer(crop.to(recognizer.mean))[0].cpu()
     if not torch.isfinite(found).all():
-        raise VictimError(f"{recogniser.card.name}", "gave NaN or infinity", "check its mean, std and weights")
+        raise VictimError(
+            f"{recognizer.card.name}", "gave NaN or infinity", "check its mean, std and weights"
+        )
     return found
 
 
-def aligned(rgb: Array, face: Face, recogniser: Embedder) -> Tensor:
-    """The crop (1, 3, size, size) a recogniser sees of an (h, w, 3) uint8 picture."""
-    card = recogniser.card
+def aligned(rgb: Array, face: Face, recognizer: Embedder) -> Tensor:
+    """The crop (1, 3, size, size) a recognizer sees of an (h, w, 3) uint8 picture."""
+    card = recognizer.card
     warp = torch.from_numpy(face.to_photo(card.alignment, card.size))[None]
     return crops(to_tensor(rgb)[None], warp, card.size)
 
@@ -116,7 +131,9 @@ def _keep_crop(bank: Bank, name: str, variant: Variant, crop: Tensor) -> None:
         column[-1] = (column[-1][0], small)
 
 
-def _variants(portrait: Portrait, plan: Plan) -> Iterator[tuple[Variant, Array, list[Channel]]]:
+def _variants(
+    portrait: Portrait, plan: EmbeddingPlan
+) -> Iterator[tuple[Variant, Array, list[Channel]]]:
     every = [CHANNELS[name] for name in plan.channels]
     if portrait.after is None:
         yield "original", portrait.before, [CHANNELS["png"]]
@@ -135,8 +152,11 @@ def _variants(portrait: Portrait, plan: Plan) -> Iterator[tuple[Variant, Array, 
     yield "blur", blurred, few
 
 
-def _face_in(sent: Array, portrait: Portrait, channel: Channel, finders: Sequence[Finder]) -> Face | None:
-    """The face as a detector finds it anew, if it is the same one; else None, and the known place is used."""
+def _face_in(
+    sent: Array, portrait: Portrait, channel: Channel, finders: Sequence[Finder]
+) -> Face | None:
+    """The face as a detector finds it anew, if it is the same one; else None, and the known place
+    is used."""
     face = main_face(sent, finders)
     if face is None:
         return None

@@ -1,4 +1,5 @@
-"""From embeddings to rates: who is matched with whom, before and after, by which attack. Rates come from rows."""
+"""From embeddings to rates: who is matched with whom, before and after, by which attack. Rates come
+from rows."""
 
 from __future__ import annotations
 
@@ -10,15 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from physadv.evaluation.metrics.intervals import Rate, clustered
 from physadv.core.rows import Row
+from physadv.evaluation.metrics.intervals import Rate, clustered
+from physadv.models.faces.embedders import Embedder
 from physadv.privacy.check.embeddings import Bank, Variant
 from physadv.privacy.embedding_loss import threshold_of
-from physadv.models.faces.embedders import Embedder
 
 FARS = (0.01, 0.001)
 _ENOUGH = 10
-"""Impostor pairs over the threshold that a rate of false accepts must rest on; else the card's threshold is used."""
+"""Impostor pairs over the threshold that a rate of false accepts must rest on; else the card's
+threshold is used."""
 
 
 @dataclass(frozen=True)
@@ -31,28 +33,43 @@ class Threshold:
     source: str
 
 
-def thresholds(recogniser: Embedder, bank: Bank) -> list[Threshold]:
-    """From impostor pairs among the originals; from the recogniser's card where these are too few.
+def thresholds(recognizer: Embedder, bank: Bank) -> list[Threshold]:
+    """From impostor pairs among the originals; from the recognizer's card where these are too few.
 
-    Where the card states none, few pairs must do; a value common for its metric only where there is no pair at all.
+    Where the card states none, few pairs must do; a value common for its metric only where there is
+    no pair at all.
     """
-    scores = impostors(recogniser, bank.table(recogniser.card.name, "original"), bank.people)
+    scores = impostors(recognizer, bank.table(recognizer.card.name, "original"), bank.people)
     found = []
     for far in FARS:
         if len(scores) * far >= _ENOUGH:
-            found.append(Threshold(far, float(np.quantile(scores, 1 - far)), len(scores), "impostor pairs here"))
-        elif recogniser.card.thresholds:
-            found.append(Threshold(far, threshold_of(recogniser, far), len(scores), "the recogniser's card"))
+            found.append(
+                Threshold(
+                    far, float(np.quantile(scores, 1 - far)), len(scores), "impostor pairs here"
+                )
+            )
+        elif recognizer.card.thresholds:
+            found.append(
+                Threshold(far, threshold_of(recognizer, far), len(scores), "the recognizer's card")
+            )
         elif len(scores):
-            found.append(Threshold(far, float(np.quantile(scores, 1 - far)), len(scores), "few impostor pairs here"))
+            found.append(
+                Threshold(
+                    far, float(np.quantile(scores, 1 - far)), len(scores), "few impostor pairs here"
+                )
+            )
         else:
-            found.append(Threshold(far, threshold_of(recogniser, far), 0, "a guess: give --gallery"))
+            found.append(
+                Threshold(far, threshold_of(recognizer, far), 0, "a guess: give --gallery")
+            )
     return found
 
 
-def impostors(recogniser: Embedder, embeddings: Tensor, people: Sequence[str]) -> npt.NDArray[np.float64]:
+def impostors(
+    recognizer: Embedder, embeddings: Tensor, people: Sequence[str]
+) -> npt.NDArray[np.float64]:
     """Similarities of all pairs of different people."""
-    scores = recogniser.similarity(embeddings, embeddings).double().numpy()
+    scores = recognizer.similarity(embeddings, embeddings).double().numpy()
     first, second = np.triu_indices(len(people), 1)
     names = np.asarray(people)
     apart = names[first] != names[second]
@@ -60,12 +77,15 @@ def impostors(recogniser: Embedder, embeddings: Tensor, people: Sequence[str]) -
     return np.asarray(values[np.isfinite(values)])
 
 
-def pair_rows(recogniser: Embedder, bank: Bank, limits: Sequence[Threshold], channels: Sequence[str]) -> Iterator[Row]:
+def pair_rows(
+    recognizer: Embedder, bank: Bank, limits: Sequence[Threshold], channels: Sequence[str]
+) -> Iterator[Row]:
     """One row a pair: kinds "same photo", "cross photo" and "cloaked pair", by variant and channel.
 
-    The reference is the original as saved; in "cloaked pair" it is another cloaked photo of the person, as saved.
+    The reference is the original as saved; in "cloaked pair" it is another cloaked photo of the
+    person, as saved.
     """
-    name, people = recogniser.card.name, np.asarray(bank.people)
+    name, people = recognizer.card.name, np.asarray(bank.people)
     clean = bank.table(name, "original")
     both = bank.table(name, "cloaked")
     protected = torch.isfinite(both).all(1).numpy() if len(both) else np.zeros(len(people), bool)
@@ -75,18 +95,30 @@ def pair_rows(recogniser: Embedder, bank: Bank, limits: Sequence[Threshold], cha
             if (name, variant, channel) not in bank.rows:
                 continue
             probes = bank.table(name, variant, channel)
-            to_clean = recogniser.similarity(probes, clean).numpy()
-            to_cloaked = recogniser.similarity(probes, both).numpy()
+            to_clean = recognizer.similarity(probes, clean).numpy()
+            to_cloaked = recognizer.similarity(probes, both).numpy()
             for i in _where(protected & torch.isfinite(probes).all(1).numpy()):
                 for j in _where(people == people[i]):
                     kind = "same photo" if i == j else "cross photo"
-                    yield _row(name, variant, channel, kind, bank, i, j, float(to_clean[i, j]), limits)
+                    yield _row(
+                        name, variant, channel, kind, bank, i, j, float(to_clean[i, j]), limits
+                    )
                     if i != j and variant == "cloaked" and protected[j]:
-                        yield _row(name, variant, channel, "cloaked pair", bank, i, j, float(to_cloaked[i, j]), limits)
+                        yield _row(
+                            name,
+                            variant,
+                            channel,
+                            "cloaked pair",
+                            bank,
+                            i,
+                            j,
+                            float(to_cloaked[i, j]),
+                            limits,
+                        )
 
 
 def _row(
-    recogniser: str,
+    recognizer: str,
     variant: str,
     channel: str,
     kind: str,
@@ -97,32 +129,43 @@ def _row(
     limits: Sequence[Threshold],
 ) -> Row:
     return {
-        **_probe(recogniser, variant, channel, kind, bank, i),
+        **_probe(recognizer, variant, channel, kind, bank, i),
         "other": bank.photos[j],
         "score": round(score, 5),
         **{f"matched_{limit.far:g}": bool(score >= limit.value) for limit in limits},
     }
 
 
-def gallery_rows(recogniser: Embedder, bank: Bank, channels: Sequence[str]) -> Iterator[Row]:
-    """One row a probe: "rank-1" (posted photo against a gallery of originals), and the poisoned gallery's two attacks.
+def gallery_rows(recognizer: Embedder, bank: Bank, channels: Sequence[str]) -> Iterator[Row]:
+    """One row a probe: "rank-1" (posted photo against a gallery of originals), and the poisoned
+    gallery's two attacks.
 
-    Rank-1: the gallery holds all originals of everybody but the probe's own. Poisoned: the gallery holds a person's
-    *cloaked* photos among other people's originals, the probe is another, uncloaked photo of that person; told by the
-    nearest neighbour, or by a linear probe (ridge regression on unit embeddings) trained on half of the cloaked photos
-    and asked about the others.
+    Rank-1: the gallery holds all originals of everybody but the probe's own. Poisoned: the gallery
+    holds a person's *cloaked* photos among other people's originals, the probe is another,
+    uncloaked photo of that person; told by the nearest neighbor, or by a linear probe (ridge
+    regression on unit embeddings) trained on half of the cloaked photos and asked about the others.
     """
-    name, people = recogniser.card.name, np.asarray(bank.people)
+    name, people = recognizer.card.name, np.asarray(bank.people)
     clean, cloaked = bank.table(name, "original"), bank.table(name, "cloaked")
-    protected = torch.isfinite(cloaked).all(1).numpy() if len(cloaked) else np.zeros(len(people), bool)
+    protected = (
+        torch.isfinite(cloaked).all(1).numpy() if len(cloaked) else np.zeros(len(people), bool)
+    )
     if len(set(bank.people)) < 2:
         return
     for variant in ("original", "cloaked"):
         for channel in channels:
-            scores = recogniser.similarity(bank.table(name, variant, channel), clean).numpy()
+            scores = recognizer.similarity(bank.table(name, variant, channel), clean).numpy()
             for i in _where(protected):
                 if (people == people[i]).sum() > 1:
-                    yield _told(name, variant, channel, "rank-1", bank, i, _nearest(scores[i], people, i) == people[i])
+                    yield _told(
+                        name,
+                        variant,
+                        channel,
+                        "rank-1",
+                        bank,
+                        i,
+                        _nearest(scores[i], people, i) == people[i],
+                    )
     for person in dict.fromkeys(people[protected]):
         own = np.array(_where((people == person) & protected))
         others = np.array(_where(people != person))
@@ -133,7 +176,7 @@ def gallery_rows(recogniser: Embedder, bank: Bank, channels: Sequence[str]) -> I
                 rest = own[own != i]
                 gallery = torch.cat([source[rest], clean[others]])
                 names = np.concatenate([people[rest], people[others]])
-                best = int(recogniser.similarity(clean[i : i + 1], gallery)[0].argmax())
+                best = int(recognizer.similarity(clean[i : i + 1], gallery)[0].argmax())
                 yield _told(name, variant, "png", "poisoned 1-NN", bank, i, names[best] == person)
             for half in (own[::2], own[1::2]):
                 asked = np.setdiff1d(own, half)
@@ -143,7 +186,9 @@ def gallery_rows(recogniser: Embedder, bank: Bank, channels: Sequence[str]) -> I
                     clean[asked],
                 )
                 for i, guess in zip(asked.tolist(), guesses, strict=True):
-                    yield _told(name, variant, "png", "poisoned linear probe", bank, i, guess == person)
+                    yield _told(
+                        name, variant, "png", "poisoned linear probe", bank, i, guess == person
+                    )
 
 
 def _where(mask: npt.NDArray[np.bool_]) -> list[int]:
@@ -156,14 +201,16 @@ def _nearest(scores: npt.NDArray[np.float32], people: npt.NDArray[np.str_], own:
     return str(people[int(np.nanargmax(left))])
 
 
-def _told(recogniser: str, variant: str, channel: str, kind: str, bank: Bank, i: int, hit: bool) -> Row:
-    return {**_probe(recogniser, variant, channel, kind, bank, i), "matched_0.01": bool(hit)}
+def _told(
+    recognizer: str, variant: str, channel: str, kind: str, bank: Bank, i: int, hit: bool
+) -> Row:
+    return {**_probe(recognizer, variant, channel, kind, bank, i), "matched_0.01": bool(hit)}
 
 
-def _probe(recogniser: str, variant: str, channel: str, kind: str, bank: Bank, i: int) -> Row:
+def _probe(recognizer: str, variant: str, channel: str, kind: str, bank: Bank, i: int) -> Row:
     """What every row says of the photo that was asked about."""
     return {
-        "recogniser": recogniser,
+        "recogniser": recognizer,
         "variant": variant,
         "channel": channel,
         "kind": kind,
@@ -172,21 +219,27 @@ def _probe(recogniser: str, variant: str, channel: str, kind: str, bank: Bank, i
     }
 
 
-def linear_probe(gallery: Tensor, names: npt.NDArray[np.str_], probes: Tensor, *, ridge: float = 1.0) -> list[str]:
-    """Names given to probes (m, d) by ridge regression on a labelled gallery (n, d), classes weighted alike."""
+def linear_probe(
+    gallery: Tensor, names: npt.NDArray[np.str_], probes: Tensor, *, ridge: float = 1.0
+) -> list[str]:
+    """Names given to probes (m, d) by ridge regression on a labeled gallery (n, d), classes
+    weighted alike."""
     known, label = np.unique(names, return_inverse=True)
     x = torch.nn.functional.normalize(gallery.double())
-    centre = x.mean(0)
+    center = x.mean(0)
     weights = torch.from_numpy(1.0 / np.bincount(label)[label])[:, None]
     targets = torch.nn.functional.one_hot(torch.from_numpy(label), len(known)).double() * 2 - 1
-    x = x - centre
+    x = x - center
     gram = x.T @ (weights * x) + ridge / x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype)
     solution = torch.linalg.solve(gram, x.T @ (weights * targets))
-    scores = (torch.nn.functional.normalize(probes.double()) - centre) @ solution
+    scores = (torch.nn.functional.normalize(probes.double()) - center) @ solution
     return [str(known[k]) for k in scores.argmax(1)]
 
 
 def rate_of(rows: Sequence[Row], key: str = "matched_0.01") -> Rate:
-    """The share of rows that matched, bootstrapped over people; over photos where there is one person only."""
+    """The share of rows that matched, bootstrapped over people; over photos where there is one
+    person only."""
     alone = len({row["person"] for row in rows}) == 1
-    return clustered([bool(row[key]) for row in rows], [row["photo" if alone else "person"] for row in rows])
+    return clustered(
+        [bool(row[key]) for row in rows], [row["photo" if alone else "person"] for row in rows]
+    )

@@ -1,4 +1,5 @@
-"""Which cloaked photo belongs to which original, whose it is, and where the face is: for photos cloaked by any tool."""
+"""Which cloaked photo belongs to which original, whose it is, and where the face is: for photos
+cloaked by any tool."""
 
 from __future__ import annotations
 
@@ -11,18 +12,21 @@ import numpy as np
 
 from physadv.core.errors import ImageError, PhysadvError
 from physadv.core.image_io import Array, list_images
-from physadv.privacy.photo_io.photo import SUFFIXES, read_photo
 from physadv.models.faces.face_detection import Face, Finder, find_faces
+from physadv.privacy.photo_io.photo import SUFFIXES, read_photo
 
-# What other tools add to a name: photo_cloaked.png, photo_high_cloaked.png, photo_attacked.png, photo.jpg.png
+# What other tools add to a name: photo_cloaked.png, photo_high_cloaked.png, photo_attacked.png,
+# photo.jpg.png
 _ADDED = re.compile(r"(_(low|mid|high|min))?_(cloaked|attacked|protected)$|-cloaked$")
 CONTEXT = 0.6
-"""How much of the face's side is kept around it: enough for a detector, little enough for flat memory."""
+"""How much of the face's side is kept around it: enough for a detector, little enough for flat
+memory."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One original and, where there is one, its cloaked copy; ``person`` is whose face is the largest in it."""
+    """One original and, where there is one, its cloaked copy; ``person`` is whose face is the
+    largest in it."""
 
     person: str
     original: Path
@@ -31,12 +35,17 @@ class Pair:
     @property
     def name(self) -> str:
         """What the rows call the photo."""
-        return f"{self.person}/{self.original.name}" if self.original.parent.name == self.person else self.original.name
+        return (
+            f"{self.person}/{self.original.name}"
+            if self.original.parent.name == self.person
+            else self.original.name
+        )
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """The largest face of a photo with its surroundings, in its own pixels, and the same place in the cloaked photo."""
+    """The largest face of a photo with its surroundings, in its own pixels, and the same place in
+    the cloaked photo."""
 
     pair: Pair
     before: Array
@@ -54,21 +63,29 @@ class Portrait:
         return self.face.box(*self.before.shape[:2])
 
 
-def match_files(originals: str | Path, cloaked: str | Path | None = None) -> tuple[list[Pair], list[Path]]:
+def match_files(
+    originals: str | Path, cloaked: str | Path | None = None
+) -> tuple[list[Pair], list[Path]]:
     """Pairs by relative name, and the cloaked files that belong to no original.
 
-    Where ``originals`` has folders of photos, each is a person; else all photos are of one person, the folder's name.
-    Raises ImageError where there is nothing to compare.
+    Where ``originals`` has folders of photos, each is a person; else all photos are of one person,
+    the folder's name. Raises ImageError where there is nothing to compare.
     """
     root = Path(originals)
     found = {p: _key(p, root) for p in list_images(root, suffixes=SUFFIXES)}
     folders = (
-        {p.relative_to(root).parts[0] for p in found if len(p.relative_to(root).parts) > 1} if root.is_dir() else set()
+        {p.relative_to(root).parts[0] for p in found if len(p.relative_to(root).parts) > 1}
+        if root.is_dir()
+        else set()
     )
     copies: dict[str, Path] = {}
     if cloaked is not None:
         away = Path(cloaked)
-        copies = {_key(p, away): p for p in list_images(away, suffixes=SUFFIXES) if not p.name.startswith(".")}
+        copies = {
+            _key(p, away): p
+            for p in list_images(away, suffixes=SUFFIXES)
+            if not p.name.startswith(".")
+        }
     pairs = []
     for path, key in found.items():
         parts = path.relative_to(root).parts if root.is_dir() else (path.name,)
@@ -76,7 +93,9 @@ def match_files(originals: str | Path, cloaked: str | Path | None = None) -> tup
         pairs.append(Pair(person, path, copies.pop(key, None)))
     if cloaked is not None and not any(p.cloaked for p in pairs):
         raise ImageError(
-            f"{cloaked}", f"no file has the name of one in {originals}", "name the folders that belong together"
+            f"{cloaked}",
+            f"no file has the name of one in {originals}",
+            "name the folders that belong together",
         )
     return pairs, list(copies.values())
 
@@ -90,7 +109,9 @@ def _key(path: Path, root: Path) -> str:
     return str(relative.with_name(_ADDED.sub("", stem))).casefold()
 
 
-def portraits(pairs: Sequence[Pair], finders: Sequence[Finder]) -> Iterator[Portrait | tuple[Pair, str]]:
+def portraits(
+    pairs: Sequence[Pair], finders: Sequence[Finder]
+) -> Iterator[Portrait | tuple[Pair, str]]:
     """One portrait a pair, or the pair and why there is none. One photo is in memory at a time."""
     for pair in pairs:
         try:
@@ -104,7 +125,9 @@ def _portrait(pair: Pair, finders: Sequence[Finder]) -> Portrait:
     after = None if pair.cloaked is None else read_photo(pair.cloaked).rgb
     if after is not None and after.shape != before.shape:
         raise ImageError(
-            f"{pair.cloaked}", f"{after.shape[:2]} is not the original's {before.shape[:2]}", "leave the size as it is"
+            f"{pair.cloaked}",
+            f"{after.shape[:2]} is not the original's {before.shape[:2]}",
+            "leave the size as it is",
         )
     face = main_face(before, finders)
     if face is None:

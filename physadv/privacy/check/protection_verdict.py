@@ -10,10 +10,19 @@ from physadv.evaluation.metrics.intervals import Rate
 
 Light = Literal["green", "amber", "red"]
 SAFE, LOST = 0.2, 0.5
-"""Green: not more than SAFE is likely matched (the interval's upper end). Red: more than LOST was matched."""
+"""Green: not more than SAFE is likely matched (the interval's upper end). Red: more than LOST was
+matched."""
 _ORDER: tuple[Light, ...] = ("green", "amber", "red")
-_WORDS = {"green": "protected against what was tested", "amber": "partly protected", "red": "not protected"}
-UNTOLD, FEW, OWN = "nothing could be told", "too few photos to tell", "protected against its own recognisers alone"
+_WORDS = {
+    "green": "protected against what was tested",
+    "amber": "partly protected",
+    "red": "not protected",
+}
+UNTOLD, FEW, OWN = (
+    "nothing could be told",
+    "too few photos to tell",
+    "protected against its own recognizers alone",
+)
 
 
 @dataclass(frozen=True)
@@ -22,14 +31,15 @@ class Finding:
 
     light: Light
     question: str
-    recogniser: str
+    recognizer: str
     rate: dict[str, float | int]
     words: str
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The whole: ``light``, one sentence (what the light means, a colon, why), and the findings it rests on.
+class ProtectionVerdict:
+    """The whole: ``light``, one sentence (what the light means, a colon, why), and the findings it
+    rests on.
 
     ``beside`` are attacks it does not count.
     """
@@ -56,27 +66,32 @@ def verdict(
     roles: Mapping[str, str],
     titles: Mapping[str, str],
     beside: Sequence[tuple[str, str, Rate]] = (),
-) -> Verdict:
-    """Judge by the worst channel of the worst recogniser that counts.
+) -> ProtectionVerdict:
+    """Judge by the worst channel of the worst recognizer that counts.
 
-    ``crossed`` are match rates of cloaked photos with other photos of the person, by recogniser and channel; ``before``
-    the same for uncloaked photos; ``roles`` say "held-out", "surrogate" or "unknown". Surrogates count only where there
-    is nothing else, and then never for green. A recogniser that matches under half of the uncloaked pairs is left out.
+    ``crossed`` are match rates of cloaked photos with other photos of the person, by recognizer and
+    channel; ``before`` the same for uncloaked photos; ``roles`` say "held-out", "surrogate" or
+    "unknown". Surrogates count only where there is nothing else, and then never for green. A
+    recognizer that matches under half of the uncloaked pairs is left out.
     """
     reasons = []
     usable = [name for name in crossed if before[name].n and before[name].rate >= LOST]
     for name in crossed:
         if name not in usable:
-            reasons.append(f"{name} does not match the uncloaked photos either, so it says nothing here.")
+            reasons.append(
+                f"{name} does not match the uncloaked photos either, so it says nothing here."
+            )
     counted = [name for name in usable if roles.get(name) != "surrogate"]
     capped = not counted
     if capped and usable:
         counted = usable
-        reasons.append("Only recognisers the cloak was made with were at hand: others may well still match.")
+        reasons.append(
+            "Only recognizers the cloak was made with were at hand: others may well still match."
+        )
     if not counted:
-        return Verdict(
+        return ProtectionVerdict(
             "amber",
-            f"{UNTOLD}: two photos of a person are needed, and a recogniser that matches them",
+            f"{UNTOLD}: two photos of a person are needed, and a recognizer that matches them",
             (),
             (),
             tuple(reasons),
@@ -91,17 +106,21 @@ def verdict(
     headline = _headline(light, worst, capped)
     if capped and light == "green":
         light = "amber"
-    said = f"{headline}: at worst ({worst.question}, {worst.recogniser}) {worst.words}"
-    others = tuple(Finding(light_of(r), question, name, r.as_dict(), words(r)) for question, name, r in beside)
+    said = f"{headline}: at worst ({worst.question}, {worst.recognizer}) {worst.words}"
+    others = tuple(
+        Finding(light_of(r), question, name, r.as_dict(), words(r)) for question, name, r in beside
+    )
     if any(f.light == "red" for f in others):
         reasons.append(
-            "A recogniser prepared for cloaks, or one fed with your cloaked photos, still finds you (see below)."
+            "A recognizer prepared for cloaks, or one fed with your cloaked photos, still finds "
+            "you (see below)."
         )
-    return Verdict(light, said, tuple(findings), others, tuple(reasons))
+    return ProtectionVerdict(light, said, tuple(findings), others, tuple(reasons))
 
 
 def _headline(light: Light, worst: Finding, capped: bool) -> str:
-    """What the light means: amber is a part still matched, or few comparisons, which nothing speaks against."""
+    """What the light means: amber is a part still matched, or few comparisons, which nothing speaks
+    against."""
     if light == "amber" and worst.rate["rate"] <= SAFE:
         return FEW
     return OWN if capped and light == "green" else _WORDS[light]

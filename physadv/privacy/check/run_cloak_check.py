@@ -1,7 +1,8 @@
-"""The check: cloaked photos of any tool, asked of recognisers, through channels, before and after, with intervals.
+"""The check: cloaked photos of any tool, asked of recognizers, through channels, before and after,
+with intervals.
 
-The folder of a check holds rows.jsonl (a row a comparison), check.json (rates, verdict, settings) and pictures of face
-pairs; the report is made from these.
+The folder of a check holds rows.jsonl (a row a comparison), check.json (rates, verdict, settings)
+and pictures of face pairs; the report is made from these.
 """
 
 from __future__ import annotations
@@ -17,20 +18,28 @@ import numpy as np
 from physadv.core.errors import DataError, OptionError
 from physadv.core.files import write_json
 from physadv.core.image_io import Array, save_png, to_tensor
-from physadv.evaluation.metrics.intervals import Rate
 from physadv.core.rows import Row, append_rows
-from physadv.privacy.check.adaptive_recognizer import adaptive_rows
-from physadv.privacy.check.embeddings import Bank, Plan, fill
-from physadv.privacy.check.channels import CHANNELS
-from physadv.privacy.check.pairs import Pair, Portrait, match_files, portraits
-from physadv.privacy.visibility import Change, change
-from physadv.privacy.check.match_rates import FARS, Threshold, gallery_rows, pair_rows, rate_of, thresholds
-from physadv.privacy.check.protection_verdict import LOST, Verdict, verdict
+from physadv.evaluation.metrics.intervals import Rate
 from physadv.models.faces.embedders import Embedder
 from physadv.models.faces.face_detection import Finder
+from physadv.privacy.check.adaptive_recognizer import adaptive_rows
+from physadv.privacy.check.channels import CHANNELS
+from physadv.privacy.check.embeddings import Bank, EmbeddingPlan, fill
+from physadv.privacy.check.match_rates import (
+    FARS,
+    Threshold,
+    gallery_rows,
+    pair_rows,
+    rate_of,
+    thresholds,
+)
+from physadv.privacy.check.pairs import Pair, Portrait, match_files, portraits
+from physadv.privacy.check.protection_verdict import LOST, ProtectionVerdict, verdict
+from physadv.privacy.visibility import Change, change
 
 SETTINGS = "cloak-settings.json"
-"""Written beside cloaked photos: with which embedders they were made, so that a check knows the held-out ones."""
+"""Written beside cloaked photos: with which embedders they were made, so that a check knows the
+held-out ones."""
 Progress = Callable[[int, int, str], None]
 """Called with photos done, photos in all, and what is being done."""
 _SHOWN = 8
@@ -43,8 +52,8 @@ class CheckResult:
     people: int
     photos: int
     cloaked: int
-    verdict: Verdict
-    recognisers: list[dict[str, Any]]
+    verdict: ProtectionVerdict
+    recognizers: list[dict[str, Any]]
     quality: dict[str, Any]
     left_out: list[str]
     settings: dict[str, Any]
@@ -55,65 +64,83 @@ class CheckResult:
         return asdict(self)
 
 
-def run_check(
+def run_cloak_check(
     cloaked: str | Path,
     originals: str | Path,
-    recognisers: Sequence[Embedder],
+    recognizers: Sequence[Embedder],
     finders: Sequence[Finder],
     *,
     folder: str | Path,
     gallery: str | Path | None = None,
-    plan: Plan | None = None,
+    plan: EmbeddingPlan | None = None,
     adaptive: bool = True,
     adaptive_steps: int = 60,
     surrogates: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> CheckResult:
-    """Check ``cloaked`` photos against their ``originals`` and write rows, result and pictures into ``folder``.
+    """Check ``cloaked`` photos against their ``originals`` and write rows, result and pictures into
+    ``folder``.
 
-    ``gallery`` holds photos of other people (a folder a person): impostors for the thresholds, company for rank-1.
-    ``surrogates`` are sha256 of the embedders the cloak was made with; by default as its own settings file says. With
-    ``adaptive`` a recogniser is trained on half of the people's cloaks and asked about the others (8 people or more).
+    ``gallery`` holds photos of other people (a folder a person): impostors for the thresholds,
+    company for rank-1. ``surrogates`` are sha256 of the embedders the cloak was made with; by
+    default as its own settings file says. With ``adaptive`` a recognizer is trained on half of the
+    people's cloaks and asked about the others (8 people or more).
 
-    Raises OptionError without recognisers, where ``folder`` holds a check already, and where no pair has a face.
+    Raises OptionError without recognizers, where ``folder`` holds a check already, and where no
+    pair has a face.
     """
-    plan = plan or Plan()
+    plan = plan or EmbeddingPlan()
     target = Path(folder)
-    if not recognisers:
+    if not recognizers:
         raise OptionError("no recogniser", "at least one is needed", "see `physadv models list`")
     if (target / "rows.jsonl").exists():
         raise OptionError(f"{target}", "already holds a check", "name another folder with --out")
     pairs, foreign = match_files(originals, cloaked)
     others = [] if gallery is None else match_files(gallery)[0]
-    bank, left_out, changes, shown = _fill(pairs + others, recognisers, finders, plan, adaptive, target, progress)
+    bank, left_out, changes, shown = _fill(
+        pairs + others, recognizers, finders, plan, adaptive, target, progress
+    )
     if not changes:
         raise OptionError(
-            f"{cloaked}", "no pair in which a face is found", "; ".join(left_out[:3]) or "check the folders"
+            f"{cloaked}",
+            "no pair in which a face is found",
+            "; ".join(left_out[:3]) or "check the folders",
         )
     made_with = list(surrogates) if surrogates is not None else made_with_of(cloaked)
-    people, tables = _protected(bank, recognisers[0].card.name), []
-    for recogniser in recognisers:
+    people, tables = _protected(bank, recognizers[0].card.name), []
+    for recognizer in recognizers:
         if progress is not None:
-            progress(len(pairs) + len(others), len(pairs) + len(others), f"comparing by {recogniser.card.name}")
-        tables.append(_ask(recogniser, bank, plan, target, made_with, adaptive_steps if adaptive else 0))
+            progress(
+                len(pairs) + len(others),
+                len(pairs) + len(others),
+                f"comparing by {recognizer.card.name}",
+            )
+        tables.append(
+            _ask(recognizer, bank, plan, target, made_with, adaptive_steps if adaptive else 0)
+        )
     result = CheckResult(
         people=len(people),
         photos=len(bank.people),
         cloaked=len(changes),
         verdict=_judge(tables),
-        recognisers=[_plain(table) for table in tables],
+        recognizers=[_plain(table) for table in tables],
         quality=_quality(changes, bank),
         left_out=[*left_out, *(f"{p.name}: no original of this name" for p in foreign)],
-        settings={"cloaked": str(cloaked), "originals": str(originals), "gallery": str(gallery or ""), **asdict(plan)},
+        settings={
+            "cloaked": str(cloaked),
+            "originals": str(originals),
+            "gallery": str(gallery or ""),
+            **asdict(plan),
+        },
         pictures=shown,
     )
     write_json(target / "check.json", result.as_dict())
     return result
 
 
-def _protected(bank: Bank, recogniser: str) -> set[str]:
+def _protected(bank: Bank, recognizer: str) -> set[str]:
     """The people with cloaked photos."""
-    column = bank.rows[recogniser, "cloaked", "png"]
+    column = bank.rows[recognizer, "cloaked", "png"]
     return {person for person, row in zip(bank.people, column, strict=False) if row is not None}
 
 
@@ -125,14 +152,16 @@ def made_with_of(cloaked: str | Path) -> list[str] | None:
     try:
         return [str(e["sha256"]) for e in json.loads(file.read_text(encoding="utf-8"))["embedders"]]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"{file}", "not a cloak's settings file", "remove it, or run the cloak again") from error
+        raise DataError(
+            f"{file}", "not a cloak's settings file", "remove it, or run the cloak again"
+        ) from error
 
 
 def _fill(
     pairs: Sequence[Pair],
-    recognisers: Sequence[Embedder],
+    recognizers: Sequence[Embedder],
     finders: Sequence[Finder],
-    plan: Plan,
+    plan: EmbeddingPlan,
     adaptive: bool,
     folder: Path,
     progress: Progress | None,
@@ -150,7 +179,7 @@ def _fill(
             else:
                 left_out.append(item[1])
 
-    for portrait in fill(bank, usable(), recognisers, finders, plan, keep_crops=adaptive):
+    for portrait in fill(bank, usable(), recognizers, finders, plan, keep_crops=adaptive):
         if portrait.after is None:
             continue
         x0, y0, x1, y1 = portrait.box()
@@ -161,29 +190,47 @@ def _fill(
     return bank, left_out, changes, shown
 
 
-def _picture(folder: Path, portrait: Portrait, before: Array, after: Array, found: Change) -> dict[str, Any]:
-    """Save a face before, after and the change between, ten times as strong around grey."""
+def _picture(
+    folder: Path, portrait: Portrait, before: Array, after: Array, found: Change
+) -> dict[str, Any]:
+    """Save a face before, after and the change between, ten times as strong around gray."""
     stem = f"{len(list(folder.glob('faces/*-before.png'))):02}"
     apart = ((after.astype(int) - before) * 10 + 128).clip(0, 255).astype(np.uint8)
     for name, picture in (("before", before), ("after", after), ("change", apart)):
         save_png(folder / "faces" / f"{stem}-{name}.png", picture)
-    return {"person": portrait.pair.person, "photo": portrait.pair.name, "stem": f"faces/{stem}", **asdict(found)}
+    return {
+        "person": portrait.pair.person,
+        "photo": portrait.pair.name,
+        "stem": f"faces/{stem}",
+        **asdict(found),
+    }
 
 
 def _ask(
-    recogniser: Embedder, bank: Bank, plan: Plan, folder: Path, made_with: Sequence[str] | None, steps: int
+    recognizer: Embedder,
+    bank: Bank,
+    plan: EmbeddingPlan,
+    folder: Path,
+    made_with: Sequence[str] | None,
+    steps: int,
 ) -> dict[str, Any]:
-    """All rows of one recogniser, written down, and the rates from them."""
-    limits = thresholds(recogniser, bank)
-    pairs = list(pair_rows(recogniser, bank, limits, plan.channels))
-    told = list(gallery_rows(recogniser, bank, plan.channels))
-    adapted = list(adaptive_rows(recogniser, bank, steps=steps, seed=plan.seed)) if steps else []
+    """All rows of one recognizer, written down, and the rates from them."""
+    limits = thresholds(recognizer, bank)
+    pairs = list(pair_rows(recognizer, bank, limits, plan.channels))
+    told = list(gallery_rows(recognizer, bank, plan.channels))
+    adapted = list(adaptive_rows(recognizer, bank, steps=steps, seed=plan.seed)) if steps else []
     append_rows(folder / "rows.jsonl", [*pairs, *told, *adapted])
-    role = "unknown" if made_with is None else "surrogate" if recogniser.card.sha256 in made_with else "held-out"
+    role = (
+        "unknown"
+        if made_with is None
+        else "surrogate"
+        if recognizer.card.sha256 in made_with
+        else "held-out"
+    )
     return {
-        "name": recogniser.card.name,
+        "name": recognizer.card.name,
         "role": role,
-        "card": recogniser.card.as_dict(),
+        "card": recognizer.card.as_dict(),
         "thresholds": [_threshold(limit) for limit in limits],
         "pairs": _tables(pairs),
         "gallery": _tables(told),
@@ -202,24 +249,31 @@ def _tables(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, Rate
         groups.setdefault((row["kind"], row["channel"], row["variant"]), []).append(row)
     tables: dict[str, dict[str, dict[str, dict[str, Rate]]]] = {}
     for (kind, channel, variant), group in groups.items():
-        cell = {f"{far:g}": rate_of(group, key) for far in FARS if (key := f"matched_{far:g}") in group[0]}
+        cell = {
+            f"{far:g}": rate_of(group, key)
+            for far in FARS
+            if (key := f"matched_{far:g}") in group[0]
+        }
         tables.setdefault(kind, {}).setdefault(channel, {})[variant] = cell
     return tables
 
 
-def _judge(tables: Sequence[Mapping[str, Any]]) -> Verdict:
+def _judge(tables: Sequence[Mapping[str, Any]]) -> ProtectionVerdict:
     crossed, before, beside, failed = {}, {}, list[tuple[str, str, Rate]](), list[str]()
     nothing = Rate(float("nan"), 0.0, 1.0, 0)
     for table in tables:
         name, cells = table["name"], table["pairs"].get("cross photo", {})
-        crossed[name] = {channel: v["cloaked"]["0.01"] for channel, v in cells.items() if "cloaked" in v}
+        crossed[name] = {
+            channel: v["cloaked"]["0.01"] for channel, v in cells.items() if "cloaked" in v
+        }
         before[name] = cells["png"]["original"]["0.01"] if "png" in cells else nothing
         for kind, question in _BESIDE.items():
             source = table["adaptive"] if kind == "cross photo" else table["gallery"]
             if kind not in source:
                 continue
             rates = source[kind]["png"]
-            # A trained recogniser that no longer matches uncloaked photos says nothing about cloaked ones.
+            # A trained recognizer that no longer matches uncloaked photos says nothing about
+            # cloaked ones.
             if rates["original"]["0.01"].rate >= LOST:
                 beside.append((question, name, rates["cloaked"]["0.01"]))
             elif kind == "cross photo":
@@ -230,15 +284,18 @@ def _judge(tables: Sequence[Mapping[str, Any]]) -> Verdict:
 
 
 _FAILED = (
-    "could not be trained on cloaked photos: afterwards it matched only {:.0%} of the uncloaked ones, so what it "
+    "could not be trained on cloaked photos: afterwards it matched only {:.0%} of the uncloaked "
+    "ones, so what it "
     "says about cloaked ones means nothing."
 )
 
 
 _BESIDE = {
-    "cross photo": "a recogniser trained on cloaked photos of other people",
-    "poisoned 1-NN": "your cloaked photos collected under your name, then an uncloaked photo (nearest neighbour)",
-    "poisoned linear probe": "your cloaked photos collected under your name, then an uncloaked photo (classifier)",
+    "cross photo": "a recognizer trained on cloaked photos of other people",
+    "poisoned 1-NN": "your cloaked photos collected under your name, then an uncloaked photo "
+    "(nearest neighbor)",
+    "poisoned linear probe": "your cloaked photos collected under your name, then an uncloaked "
+    "photo (classifier)",
 }
 
 
@@ -254,7 +311,8 @@ def _plain(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _quality(changes: Sequence[Change], bank: Bank) -> dict[str, Any]:
-    """What it costs: change of the face boxes, and in how many cloaked photos a face is still found."""
+    """What it costs: change of the face boxes, and in how many cloaked photos a face is still
+    found."""
     dssims, peaks = [c.dssim for c in changes], [c.psnr for c in changes if np.isfinite(c.psnr)]
     return {
         "dssim_mean": round(float(np.mean(dssims)), 5),

@@ -1,4 +1,5 @@
-"""What a photo says beside its pixels: what stays, and what names a place, a device or shows the face as it was."""
+"""What a photo says beside its pixels: what stays, and what names a place, a device or shows the
+face as it was."""
 
 from __future__ import annotations
 
@@ -11,22 +12,68 @@ ORIENTATION = 0x0112
 _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x8769, 0x8825, 0xA005
 # Owner, body and lens serial numbers, unique ids, maker notes (they hold serials), user comment.
 _PRIVATE_EXIF = frozenset({0x927C, 0x9286, 0xA420, 0xA430, 0xA431, 0xA435})
-# Artist, copyright, host, document name, XP* fields, camera serial, raw data id, XMP, IPTC, Photoshop, DNG private.
+# Artist, copyright, host, document name, XP* fields, camera serial, raw data id, XMP, IPTC,
+# Photoshop, DNG private.
 _PRIVATE_BASE = frozenset(
-    {0x013B, 0x8298, 0x013C, 0x010D, 0x010E, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F, 0xC62F, 0xC65D, 0x02BC, 0x83BB,
-     0x8649, 0xC634}
-)  # fmt: skip
+    {
+        0x013B,
+        0x8298,
+        0x013C,
+        0x010D,
+        0x010E,
+        0x9C9B,
+        0x9C9C,
+        0x9C9D,
+        0x9C9E,
+        0x9C9F,
+        0xC62F,
+        0xC65D,
+        0x02BC,
+        0x83BB,
+        0x8649,
+        0xC634,
+    }
+)
 # Where pixels lie and how: Pillow writes its own. Thumbnails live in sub-images; those go always.
 _LAYOUT = frozenset(
-    {0x00FE, 0x00FF, 0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x010A, 0x0111, 0x0115, 0x0116, 0x0117, 0x011C, 0x013D,
-     0x0140, 0x0142, 0x0143, 0x0144, 0x0145, 0x014A, 0x0152, 0x0153, 0x0201, 0x0202, 0x0211, 0x0212, 0x0213, 0x0214,
-     0x8773}
-)  # fmt: skip
+    {
+        0x00FE,
+        0x00FF,
+        0x0100,
+        0x0101,
+        0x0102,
+        0x0103,
+        0x0106,
+        0x010A,
+        0x0111,
+        0x0115,
+        0x0116,
+        0x0117,
+        0x011C,
+        0x013D,
+        0x0140,
+        0x0142,
+        0x0143,
+        0x0144,
+        0x0145,
+        0x014A,
+        0x0152,
+        0x0153,
+        0x0201,
+        0x0202,
+        0x0211,
+        0x0212,
+        0x0213,
+        0x0214,
+        0x8773,
+    }
+)
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """``icc`` profile and ``dpi`` stay always, both EXIF tables in part; GPS, ``xmp`` and ``comment`` on demand."""
+    """``icc`` profile and ``dpi`` stay always, both EXIF tables in part; GPS, ``xmp`` and
+    ``comment`` on demand."""
 
     icc: bytes | None
     dpi: tuple[float, float] | None
@@ -38,9 +85,14 @@ class Metadata:
 
     @classmethod
     def of(cls, image: Image.Image) -> Metadata:
-        """What an opened image says. The orientation is left out: pixels are turned upright instead."""
+        """What an opened image says. The orientation is left out: pixels are turned upright
+        instead."""
         table = image.getexif()
-        base = {k: v for k, v in dict(table).items() if k not in _LAYOUT | {ORIENTATION, _EXIF_IFD, _GPS_IFD}}
+        base = {
+            k: v
+            for k, v in dict(table).items()
+            if k not in _LAYOUT | {ORIENTATION, _EXIF_IFD, _GPS_IFD}
+        }
         dpi = image.info.get("dpi")
         xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
         comment = image.info.get("comment")
@@ -98,8 +150,11 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def _without_pictures(xmp: Any) -> bytes | None:
-    """XMP that carries a picture of its own (a thumbnail, a depth map) is not kept: it may show the face as it was."""
+    """XMP that carries a picture of its own (a thumbnail, a depth map) is not kept: it may show the
+    face as it was."""
     text = xmp.encode() if isinstance(xmp, str) else xmp
-    if not isinstance(text, bytes) or any(word in text for word in (b"humbnail", b"GImage", b"GDepth", b"hdrgm")):
+    if not isinstance(text, bytes) or any(
+        word in text for word in (b"humbnail", b"GImage", b"GDepth", b"hdrgm")
+    ):
         return None
     return text

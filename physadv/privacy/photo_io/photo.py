@@ -1,8 +1,10 @@
-"""Photos in and out with all that belongs to them: orientation, colour profile, alpha, 16 bits, metadata.
+"""Photos in and out with all that belongs to them: orientation, color profile, alpha, 16 bits,
+metadata.
 
-A photo is worked on as upright 8-bit RGB in its own colour space (no conversion, so that untouched pixels stay what
-they are). What goes back carries the profile, the transparency and the full depth; GPS, serial numbers, maker notes
-and embedded thumbnails (which would show the face as it was) do not.
+A photo is worked on as upright 8-bit RGB in its own color space (no conversion, so that untouched
+pixels stay what they are). What goes back carries the profile, the transparency and the full depth;
+GPS, serial numbers, maker notes and embedded thumbnails (which would show the face as it was) do
+not.
 """
 
 from __future__ import annotations
@@ -19,33 +21,35 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from physadv.core.errors import ImageError
 from physadv.core.files import write_bytes
 from physadv.core.image_io import MAX_PIXELS, Array
-from physadv.privacy.photo_io import sixteen_bit
-from physadv.privacy.photo_io import metadata
+from physadv.privacy.photo_io import metadata, sixteen_bit
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif"}
+)
 _REFUSED = {
-    "CMYK": "CMYK is for print; its way back to screen colours is not ours to choose",
-    "LAB": "Lab is not a photo's colour space",
+    "CMYK": "CMYK is for print; its way back to screen colors is not ours to choose",
+    "LAB": "Lab is not a photo's color space",
     "F": "floating point pixels are not handled",
     "I": "32-bit integer pixels are not handled",
-    "HSV": "HSV is not a photo's colour space",
+    "HSV": "HSV is not a photo's color space",
 }
 _QUALITY = 95
 
 
 @dataclass(frozen=True)
-class Photo:
-    """One photo, upright: ``rgb`` (h, w, 3) uint8 in its own colour space.
+class LoadedPhoto:
+    """One photo, upright: ``rgb`` (h, w, 3) uint8 in its own color space.
 
-    ``alpha`` (h, w) uint8 or None; ``full`` is the 16-bit original (h, w, c) where there is one; ``grey`` photos are
-    written with one channel again. ``suffix`` is what the output is named, ``notes`` what the owner should know.
+    ``alpha`` (h, w) uint8 or None; ``full`` is the 16-bit original (h, w, c) where there is one;
+    ``grey`` photos are written with one channel again. ``suffix`` is what the output is named,
+    ``notes`` what the owner should know.
     """
 
     path: Path
     rgb: Array
     alpha: Array | None
     full: npt.NDArray[np.uint16] | None
-    grey: bool
+    gray: bool
     suffix: str
     lossless: bool
     options: dict[str, Any]
@@ -53,8 +57,9 @@ class Photo:
     notes: tuple[str, ...]
 
 
-def read_photo(path: str | Path) -> Photo:
-    """Read a photo with everything that must survive. Raises ImageError naming what is damaged or not handled."""
+def read_photo(path: str | Path) -> LoadedPhoto:
+    """Read a photo with everything that must survive. Raises ImageError naming what is damaged or
+    not handled."""
     file = Path(path)
     if file.suffix.lower() in {".heic", ".heif"}:
         _need_heif(file)
@@ -66,13 +71,20 @@ def read_photo(path: str | Path) -> Photo:
             return _photo(opened, file, data)
     except ImageError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
         reason = f"not a readable image ({error})" if data else "empty file"
         raise ImageError(f"{file}", reason, "replace or remove the file") from error
 
 
-def encode_photo(photo: Photo, rgb: Array, *, keep_metadata: bool = False) -> bytes:
-    """The file's bytes with ``rgb`` (h, w, 3) uint8 as its pixels; transparency and depth as they were.
+def encode_photo(photo: LoadedPhoto, rgb: Array, *, keep_metadata: bool = False) -> bytes:
+    """The file's bytes with ``rgb`` (h, w, 3) uint8 as its pixels; transparency and depth as they
+    were.
 
     Without ``keep_metadata`` GPS, serial numbers, maker notes, XMP and comments are left out.
     """
@@ -80,9 +92,9 @@ def encode_photo(photo: Photo, rgb: Array, *, keep_metadata: bool = False) -> by
         raise ImageError(f"{rgb.shape}", f"the photo is {photo.rgb.shape}", "keep the size")
     carried = photo.metadata if keep_metadata else photo.metadata.stripped()
     if photo.full is not None:
-        return sixteen_bit.encode(photo.full, photo.rgb, rgb, carried)
+        return sixteen_bit.encode_16bit(photo.full, photo.rgb, rgb, carried)
     image = Image.fromarray(rgb)
-    if photo.grey:
+    if photo.gray:
         image = image.getchannel("G")
     if photo.alpha is not None:
         image.putalpha(Image.fromarray(photo.alpha))
@@ -91,7 +103,9 @@ def encode_photo(photo: Photo, rgb: Array, *, keep_metadata: bool = False) -> by
     return buffer.getvalue()
 
 
-def save_photo(path: str | Path, photo: Photo, rgb: Array, *, keep_metadata: bool = False) -> Path:
+def save_photo(
+    path: str | Path, photo: LoadedPhoto, rgb: Array, *, keep_metadata: bool = False
+) -> Path:
     """Write ``encode_photo`` atomically. Raises ImageError rather than overwrite the original."""
     target = Path(path)
     if target.exists() and target.samefile(photo.path):
@@ -100,17 +114,20 @@ def save_photo(path: str | Path, photo: Photo, rgb: Array, *, keep_metadata: boo
 
 
 def output_name(path: Path, suffix: str) -> str:
-    """The output's file name: the same, or with the new suffix added, so that a.gif and a.png do not meet."""
+    """The output's file name: the same, or with the new suffix added, so that a.gif and a.png do
+    not meet."""
     same = suffix == path.suffix.lower() or {suffix, path.suffix.lower()} <= {".jpg", ".jpeg"}
     return path.name if same else path.name + suffix
 
 
-def _photo(opened: Image.Image, file: Path, data: bytes) -> Photo:
+def _photo(opened: Image.Image, file: Path, data: bytes) -> LoadedPhoto:
     """Everything of an opened image, turned upright."""
     notes = _notes(opened)
     sixteen = sixteen_bit.is_deep(opened, data)
-    full = sixteen_bit.decode(data, metadata.orientation_of(opened), file) if sixteen else None
-    grey, has_alpha = _plan(opened)
+    full = (
+        sixteen_bit.decode_16bit(data, metadata.orientation_of(opened), file) if sixteen else None
+    )
+    gray, has_alpha = _plan(opened)
     kind, suffix, options, lossless = _writer(opened, data)
     if kind == "other":
         notes += (f"{opened.format} is written as PNG",)
@@ -121,9 +138,12 @@ def _photo(opened: Image.Image, file: Path, data: bytes) -> Photo:
     else:
         upright = ImageOps.exif_transpose(opened).convert("RGBA" if has_alpha else "RGB")
         rgba = np.asarray(upright, np.uint8)
-        rgb, alpha = np.ascontiguousarray(rgba[..., :3]), (rgba[..., 3].copy() if has_alpha else None)
+        rgb, alpha = (
+            np.ascontiguousarray(rgba[..., :3]),
+            (rgba[..., 3].copy() if has_alpha else None),
+        )
     carried = metadata.Metadata.of(opened)
-    return Photo(file, rgb, alpha, full, grey, suffix, lossless, options, carried, notes)
+    return LoadedPhoto(file, rgb, alpha, full, gray, suffix, lossless, options, carried, notes)
 
 
 def _writer(opened: Image.Image, data: bytes) -> tuple[str, str, dict[str, Any], bool]:
@@ -142,7 +162,13 @@ def _writer(opened: Image.Image, data: bytes) -> tuple[str, str, dict[str, Any],
         return (
             "WEBP",
             ".webp",
-            {"format": "WEBP", "lossless": exact, "quality": 100 if exact else _QUALITY, "method": 4, "exact": exact},
+            {
+                "format": "WEBP",
+                "lossless": exact,
+                "quality": 100 if exact else _QUALITY,
+                "method": 4,
+                "exact": exact,
+            },
             exact,
         )
     if kind == "TIFF":
@@ -155,7 +181,8 @@ def _writer(opened: Image.Image, data: bytes) -> tuple[str, str, dict[str, Any],
 
 
 def _exact_webp(data: bytes) -> bool:
-    """Whether a WebP's picture is coded without loss: its chunks are walked, for EXIF may come first."""
+    """Whether a WebP's picture is coded without loss: its chunks are walked, for EXIF may come
+    first."""
     at = 12
     while at + 8 <= len(data):
         if data[at : at + 4] in (b"VP8L", b"VP8 "):
@@ -175,7 +202,11 @@ def _subsampling(opened: Image.Image) -> int:
 
 def _plan(opened: Image.Image) -> tuple[bool, bool]:
     """Whether the photo has one channel, and whether it has transparency."""
-    has_alpha = "A" in opened.getbands() or "transparency" in opened.info or opened.mode in {"PA", "La", "RGBa"}
+    has_alpha = (
+        "A" in opened.getbands()
+        or "transparency" in opened.info
+        or opened.mode in {"PA", "La", "RGBa"}
+    )
     return opened.mode in {"L", "LA", "La", "1", "I;16", "I;16B", "I;16L"}, has_alpha
 
 
@@ -188,21 +219,29 @@ def _notes(opened: Image.Image) -> tuple[str, ...]:
 
 def _check(opened: Image.Image, file: Path) -> None:
     if opened.width * opened.height > MAX_PIXELS:
-        raise ImageError(f"{file}", f"{opened.width}x{opened.height} is over {MAX_PIXELS} px", "scale it down")
+        raise ImageError(
+            f"{file}", f"{opened.width}x{opened.height} is over {MAX_PIXELS} px", "scale it down"
+        )
     if opened.mode in _REFUSED:
-        raise ImageError(f"{file}", f"{opened.mode}: {_REFUSED[opened.mode]}", "convert it to RGB first")
+        raise ImageError(
+            f"{file}", f"{opened.mode}: {_REFUSED[opened.mode]}", "convert it to RGB first"
+        )
 
 
 def _bytes_of(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise ImageError(f"{file}", f"cannot be read ({error.strerror})", "check the path and the rights") from error
+        raise ImageError(
+            f"{file}", f"cannot be read ({error.strerror})", "check the path and the rights"
+        ) from error
 
 
 def _need_heif(file: Path) -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError as error:
-        raise ImageError(f"{file}", "HEIC needs the package pillow-heif", "pip install pillow-heif") from error
+        raise ImageError(
+            f"{file}", "HEIC needs the package pillow-heif", "pip install pillow-heif"
+        ) from error
     register_heif_opener()

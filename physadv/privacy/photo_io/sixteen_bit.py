@@ -1,4 +1,5 @@
-"""16-bit photos: Pillow reads them at 8 bits, so the pixels come and go through OpenCV, the profile chunk by chunk."""
+"""16-bit photos: Pillow reads them at 8 bits, so the pixels come and go through OpenCV, the profile
+chunk by chunk."""
 
 from __future__ import annotations
 
@@ -29,11 +30,16 @@ def is_deep(opened: Image.Image, data: bytes) -> bool:
     return False
 
 
-def decode(data: bytes, orientation: int, name: Path) -> Deep:
-    """(h, w, c) uint16, upright, channels grey, RGB or RGBA. Raises ImageError where OpenCV cannot read it."""
+def decode_16bit(data: bytes, orientation: int, name: Path) -> Deep:
+    """(h, w, c) uint16, upright, channels gray, RGB or RGBA. Raises ImageError where OpenCV cannot
+    read it."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
-        raise ImageError(f"{name}", "16-bit pixels of a kind that is not handled", "save it as 16-bit PNG or 8-bit")
+        raise ImageError(
+            f"{name}",
+            "16-bit pixels of a kind that is not handled",
+            "save it as 16-bit PNG or 8-bit",
+        )
     full = pixels[..., None] if pixels.ndim == 2 else pixels
     if full.shape[2] >= 3:
         full = full[..., [2, 1, 0, *range(3, full.shape[2])]]
@@ -43,20 +49,25 @@ def decode(data: bytes, orientation: int, name: Path) -> Deep:
 def eight_bits(full: Deep) -> tuple[Array, Array | None]:
     """What a screen shows: (h, w, 3) uint8, and (h, w) alpha where there is one."""
     eight = np.asarray((full.astype(np.uint32) + 128) // 257, np.uint8)
-    rgb = np.ascontiguousarray(np.repeat(eight[..., :1], 3, 2) if full.shape[2] < 3 else eight[..., :3])
+    rgb = np.ascontiguousarray(
+        np.repeat(eight[..., :1], 3, 2) if full.shape[2] < 3 else eight[..., :3]
+    )
     return rgb, (eight[..., 3].copy() if full.shape[2] == 4 else None)
 
 
-def encode(full: Deep, before: Array, after: Array, metadata: Metadata) -> bytes:
-    """A 16-bit PNG: the original's values plus the change of the 8-bit picture, with the profile and EXIF put back."""
+def encode_16bit(full: Deep, before: Array, after: Array, metadata: Metadata) -> bytes:
+    """A 16-bit PNG: the original's values plus the change of the 8-bit picture, with the profile
+    and EXIF put back."""
     step = (after.astype(np.int32) - before) * 257
-    colours = 3 if full.shape[2] >= 3 else 1
+    colors = 3 if full.shape[2] >= 3 else 1
     out = full.copy()
-    out[..., :colours] = (full[..., :colours].astype(np.int32) + step[..., :colours]).clip(0, 65535)
+    out[..., :colors] = (full[..., :colors].astype(np.int32) + step[..., :colors]).clip(0, 65535)
     bgr = out[..., [2, 1, 0, *range(3, out.shape[2])]] if out.shape[2] >= 3 else out
     done, data = cv2.imencode(".png", np.ascontiguousarray(bgr))
     if not done:
-        raise ImageError("16-bit PNG", "could not be encoded", "report this photo's size and channels")
+        raise ImageError(
+            "16-bit PNG", "could not be encoded", "report this photo's size and channels"
+        )
     chunks = b""
     if metadata.icc:
         chunks += _chunk(b"iCCP", b"profile\0\0" + zlib.compress(metadata.icc))

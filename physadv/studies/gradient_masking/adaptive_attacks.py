@@ -1,4 +1,5 @@
-"""The attacks of the gallery of masked gradients that are made for one defence, or that its authors judged it by.
+"""The attacks of the gallery of masked gradients that are made for one defense, or that its authors
+judged it by.
 
 Each is a callable of its own settings; all have the signature of :class:`Attack`.
 """
@@ -11,20 +12,23 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.attacks.score_based import Estimated
-from physadv.attacks.gradient import pgd
 from physadv.attacks._classifier_step import Classifier
+from physadv.attacks.gradient import pgd
 from physadv.attacks.minimum_norm import deepfool
+from physadv.attacks.score_based import Estimated
 from physadv.attacks.sparse import saliency
 from physadv.studies.gradient_masking.asymmetric_training import both_at_once
 from physadv.training.methods._inner_maximization import ascend
 
 
 class Attack(Protocol):
-    """An attack made for one defence: images (b, c, h, w), ``eps`` in l_inf away or less, or a few pixels apart."""
+    """An attack made for one defense: images (b, c, h, w), ``eps`` in l_inf away or less, or a few
+    pixels apart."""
 
-    def __call__(self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int) -> Tensor:
-        """The images to be judged by the deployed defence."""
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
+    ) -> Tensor:
+        """The images to be judged by the deployed defense."""
         ...
 
 
@@ -35,7 +39,9 @@ class Saliency:
     victim: Classifier
     pixels: int
 
-    def __call__(self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int) -> Tensor:
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
+    ) -> Tensor:
         """See :class:`Attack`."""
         return saliency(self.victim, images, labels, pixels=self.pixels).images
 
@@ -46,7 +52,9 @@ class DeepFool:
 
     victim: Classifier
 
-    def __call__(self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int) -> Tensor:
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
+    ) -> Tensor:
         """See :class:`Attack`."""
         return deepfool(self.victim, images, labels, eps=eps, norm="linf", speed="plain").images
 
@@ -57,49 +65,69 @@ class Textbook:
 
     victim: Classifier
 
-    def __call__(self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int) -> Tensor:
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
+    ) -> Tensor:
         """See :class:`Attack`."""
         return textbook_pgd(self.victim, images, labels, eps=eps, steps=steps)
 
 
 @dataclass(frozen=True)
 class Climb:
-    """PGD on the margin that keeps the best; with ``pairs`` the slope is estimated by differences over ``sigma``."""
+    """PGD on the margin that keeps the best; with ``pairs`` the slope is estimated by differences
+    over ``sigma``."""
 
     victim: Classifier
     pairs: int = 0
     sigma: float = 0.1
 
-    def __call__(self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int) -> Tensor:
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
+    ) -> Tensor:
         """See :class:`Attack`."""
         asked: Classifier = self.victim
         if self.pairs:
-            asked, steps = Estimated(asked, pairs=self.pairs, sigma=self.sigma, seed=seed), max(1, steps // 2)
-        found = pgd(asked, images, labels, eps=eps, steps=steps, loss="margin", speed="plain", seed=seed)
+            asked, steps = (
+                Estimated(asked, pairs=self.pairs, sigma=self.sigma, seed=seed),
+                max(1, steps // 2),
+            )
+        found = pgd(
+            asked, images, labels, eps=eps, steps=steps, loss="margin", speed="plain", seed=seed
+        )
         return found.images
 
 
 @dataclass(frozen=True)
-class Both:
+class JointLosses:
     """Two joint losses, 2.5 times the steps each."""
 
     victim: Classifier
     detectors: Classifier
     threshold: float
 
-    def __call__(self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int) -> Tensor:
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
+    ) -> Tensor:
         """See :class:`Attack`."""
         made = self.victim, self.detectors, self.threshold
         return both_at_once(*made, images, labels, eps=eps, steps=round(2.5 * steps), seed=seed)
 
 
-def textbook_pgd(victim: Classifier, images: Tensor, labels: Tensor, *, eps: float, steps: int) -> Tensor:
-    """PGD as it is most often written: the sign of the gradient of the cross entropy, the last iterate returned.
+def textbook_pgd(
+    victim: Classifier, images: Tensor, labels: Tensor, *, eps: float, steps: int
+) -> Tensor:
+    """PGD as it is most often written: the sign of the gradient of the cross entropy, the last
+    iterate returned.
 
-    What it cannot see is what the gallery is about; attack with :func:`physadv.attacks.gradient.pgd` instead.
+    What it cannot see is what the gallery is about; attack with
+    :func:`physadv.attacks.gradient.pgd` instead.
     """
     size = 2.5 * eps / max(1, steps)
     return ascend(
         lambda x: F.cross_entropy(victim(x), labels, reduction="sum"),
-        images, eps=eps, norm="linf", steps=steps, step_size=size,
-    )  # fmt: skip
+        images,
+        eps=eps,
+        norm="linf",
+        steps=steps,
+        step_size=size,
+    )

@@ -1,8 +1,10 @@
-"""Asymmetric adversarial training (Yin et al. 2020): one detector a class, trained against images moved towards it.
+"""Asymmetric adversarial training (Yin et al. 2020): one detector a class, trained against images
+moved towards it.
 
-Detector k learns to tell images of class k from *other* images that were moved, within eps, to look like class k. Only
-the other side is attacked, hence the name. Deployed, a classifier names a class and that class's detector must agree,
-else the image is rejected. Tramer et al. (2020) broke it by one attack on both at once.
+Detector k learns to tell images of class k from *other* images that were moved, within eps, to look
+like class k. Only the other side is attacked, hence the name. Deployed, a classifier names a class
+and that class's detector must agree, else the image is rejected. Tramer et al. (2020) broke it by
+one attack on both at once.
 """
 
 from __future__ import annotations
@@ -14,15 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physadv.attacks._classifier_step import Classifier, quiet
+from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.core.random_streams import generator
-from physadv.training.methods.base import Defence, Metrics, Position, need
 from physadv.training.methods._inner_maximization import random_start
+from physadv.training.methods.base import Defense, Metrics, Position, need
 
 
 @dataclass
-class Asymmetric(Defence):
-    """Training of a net whose output k is the logit of detector k, against ``steps`` of PGD within ``eps`` in l_inf."""
+class Asymmetric(Defense):
+    """Training of a net whose output k is the logit of detector k, against ``steps`` of PGD within
+    ``eps`` in l_inf."""
 
     eps: float
     steps: int = 7
@@ -32,8 +35,11 @@ class Asymmetric(Defence):
         need("eps", self.eps, self.eps >= 0, "write it like 0.1 or 8/255")
         need("steps", self.steps, self.steps >= 1, "use 7")
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`. Each image is its own class's example, and another's, drawn at random, once moved."""
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
+        """See :class:`Defence`. Each image is its own class's example, and another's, drawn at
+        random, once moved."""
         classes = net(images[:1]).shape[1]
         ahead = torch.randint(1, classes, labels.shape, generator=at.generator).to(labels.device)
         others = (labels + ahead) % classes
@@ -42,24 +48,30 @@ class Asymmetric(Defence):
         other = net(moved).float().gather(1, others[:, None])
         accepted = F.binary_cross_entropy_with_logits(own, torch.ones_like(own))
         refused = F.binary_cross_entropy_with_logits(other, torch.zeros_like(other))
-        return accepted + refused, {"accepted": float(accepted.detach()), "refused": float(refused.detach())}
+        return accepted + refused, {
+            "accepted": float(accepted.detach()),
+            "refused": float(refused.detach()),
+        }
 
     def _towards(self, net: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
         x = images
-        with quiet(net):
+        with frozen_eval(net):
             for _ in range(self.steps):
                 x = x.detach().requires_grad_(True)
                 (slope,) = torch.autograd.grad(net(x).gather(1, classes[:, None]).sum(), x)
                 x = x.detach() + 2.5 * self.eps / self.steps * slope.sign()
-                x = torch.maximum(torch.minimum(x, images + self.eps), images - self.eps).clamp(0, 1)
+                x = torch.maximum(torch.minimum(x, images + self.eps), images - self.eps).clamp(
+                    0, 1
+                )
         return x.detach()
 
 
 class Guarded(nn.Module):
-    """``victim`` whose verdict counts only where the detector of its class gives ``threshold`` or more.
+    """``victim`` whose verdict counts only where the detector of its class gives ``threshold`` or
+    more.
 
-    Logits (b, classes + 1): the victim's, and last a rejection, above all others by as much as the detector's logit
-    lies below the threshold.
+    Logits (b, classes + 1): the victim's, and last a rejection, above all others by as much as the
+    detector's logit lies below the threshold.
     """
 
     def __init__(self, victim: Classifier, detectors: Classifier, threshold: float = 0.0) -> None:
@@ -75,10 +87,12 @@ class Guarded(nn.Module):
 
 
 class BothAtOnce(nn.Module):
-    """The same verdicts as :class:`Guarded`, laid open: one number a class says how far it is from being accepted.
+    """The same verdicts as :class:`Guarded`, laid open: one number a class says how far it is from
+    being accepted.
 
-    Logits (b, classes + 1): for each class the smaller of its margin at the victim and its detector's logit over the
-    threshold; the rejection is 0. A class is the verdict where its number is positive, and at most one can be.
+    Logits (b, classes + 1): for each class the smaller of its margin at the victim and its
+    detector's logit over the threshold; the rejection is 0. A class is the verdict where its number
+    is positive, and at most one can be.
     """
 
     def __init__(self, victim: Classifier, detectors: Classifier, threshold: float = 0.0) -> None:
@@ -95,14 +109,23 @@ class BothAtOnce(nn.Module):
 
 
 def both_at_once(
-    victim: Classifier, detectors: Classifier, threshold: float, images: Tensor, labels: Tensor, *,
-    eps: float, steps: int = 100, seed: int = 0,
-) -> Tensor:  # fmt: skip
-    """Images (b, c, h, w) within ``eps`` in l_inf that another class's detector accepts too, where one is found.
+    victim: Classifier,
+    detectors: Classifier,
+    threshold: float,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 100,
+    seed: int = 0,
+) -> Tensor:
+    """Images (b, c, h, w) within ``eps`` in l_inf that another class's detector accepts too, where
+    one is found.
 
-    PGD towards every other class in turn, with two losses: the victim's margin, worth no more than CLEAR, and the
-    detector's logit together; then, from a random start, the margin until it is won and the detector's logit from
-    there on (Tramer et al. 2020). Images that are not broken come back as they were.
+    PGD towards every other class in turn, with two losses: the victim's margin, worth no more than
+    CLEAR, and the detector's logit together; then, from a random start, the margin until it is won
+    and the detector's logit from there on (Tramer et al. 2020). Images that are not broken come
+    back as they were.
     """
     best, open_ = images.clone(), torch.arange(len(images))
     classes = detectors(images[:1]).shape[1]
@@ -111,7 +134,9 @@ def both_at_once(
             x0, targets = images[open_], ((labels[open_] + ahead) % classes)[:, None]
             draws = generator(seed, "both at once", ahead)
             start = x0 if loss == "sum" else random_start(x0, eps, "linf", draws)
-            found, won = _toward_both(victim, detectors, threshold, x0, start, targets, eps, steps, loss)
+            found, won = _toward_both(
+                victim, detectors, threshold, x0, start, targets, eps, steps, loss
+            )
             best[open_[won]] = found[won]
             open_ = open_[~won]
     return best
@@ -121,12 +146,19 @@ CLEAR = 0.5
 
 
 def _toward_both(
-    victim: Classifier, detectors: Classifier, threshold: float, x0: Tensor, x: Tensor, targets: Tensor, eps: float,
-    steps: int, loss: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    victim: Classifier,
+    detectors: Classifier,
+    threshold: float,
+    x0: Tensor,
+    x: Tensor,
+    targets: Tensor,
+    eps: float,
+    steps: int,
+    loss: str,
+) -> tuple[Tensor, Tensor]:
     """The last iterate that both accept as ``targets`` (b, 1), and where there was one (b,)."""
     best, won = x0.clone(), torch.zeros(len(x0), dtype=torch.bool)
-    with quiet(victim, detectors):
+    with frozen_eval(victim, detectors):
         for _ in range(steps if len(x0) else 0):
             x = x.detach().requires_grad_(True)
             logits = victim(x)
@@ -143,7 +175,9 @@ def _toward_both(
     return best, won
 
 
-def threshold_for(detectors: Classifier, images: Tensor, labels: Tensor, *, accept: float = 0.95) -> float:
+def threshold_for(
+    detectors: Classifier, images: Tensor, labels: Tensor, *, accept: float = 0.95
+) -> float:
     """The threshold that accepts a share ``accept`` of these images at their own class's detector."""
     with torch.no_grad():
         own = detectors(images).gather(1, labels[:, None])[:, 0]

@@ -1,7 +1,8 @@
-"""The gallery of masked gradients: defences that look robust to a plain attack, each beside those that see through it.
+"""The gallery of masked gradients: defenses that look robust to a plain attack, each beside those
+that see through it.
 
-After Athalye et al. (2018), Carlini et al. (2019) and Tramer et al. (2020). These are small honest versions: each has
-the mechanism of its paper, none its training.
+After Athalye et al. (2018), Carlini et al. (2019) and Tramer et al. (2020). These are small honest
+versions: each has the mechanism of its paper, none its training.
 """
 
 from __future__ import annotations
@@ -14,38 +15,54 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from physadv.attacks.score_based import square
+from physadv.attacks._classifier_step import Classifier
 from physadv.attacks.decision_based import rays
 from physadv.attacks.gradient import pgd
-from physadv.attacks._classifier_step import Classifier
-from physadv.attacks.sparse import saliency, sparse_search
 from physadv.attacks.obfuscated import bpda, eot
+from physadv.attacks.score_based import square
+from physadv.attacks.sparse import saliency, sparse_search
 from physadv.core.random_streams import derive
-from physadv.studies.gradient_masking import obfuscations
-from physadv.studies.gradient_masking.asymmetric_training import BothAtOnce, Guarded
-from physadv.studies.gradient_masking.adaptive_attacks import Attack, Both, Climb, DeepFool, Saliency, Textbook
 from physadv.evaluation.metrics.intervals import Rate, wilson
+from physadv.studies.gradient_masking import obfuscations
+from physadv.studies.gradient_masking.adaptive_attacks import (
+    Attack,
+    Climb,
+    DeepFool,
+    JointLosses,
+    Saliency,
+    Textbook,
+)
+from physadv.studies.gradient_masking.asymmetric_training import BothAtOnce, Guarded
 
 Remedy = Literal[
-    "bpda", "eot", "bpda + eot", "logits", "scale-free loss", "one loss for both", "the solver's own gradient",
+    "bpda",
+    "eot",
+    "bpda + eot",
+    "logits",
+    "scale-free loss",
+    "one loss for both",
+    "the solver's own gradient",
     "none needed",
-]  # fmt: skip
+]
 Part = Callable[[Tensor], Tensor]
 DRAWS, WIDE = 8, 50
 TEXTBOOK = "PGD on it as deployed"
 
 
 @dataclass(frozen=True)
-class Masked:
-    """One defence: ``defended`` as deployed, ``adaptive`` with the same verdicts and its gradient laid open.
+class MaskedDefense:
+    """One defense: ``defended`` as deployed, ``adaptive`` with the same verdicts and its gradient
+    laid open.
 
-    ``hides`` says how the gradient is hidden, ``remedy`` how it is found, ``loss`` what the adaptive attack climbs.
-    ``random`` defences are judged by their share of right verdicts over fresh draws. One that ``rejects`` has a last
-    logit for it: wrong for a clean image, and no success for an attack. ``labels_only``: scores say nothing.
+    ``hides`` says how the gradient is hidden, ``remedy`` how it is found, ``loss`` what the
+    adaptive attack climbs. ``random`` defenses are judged by their share of right verdicts over
+    fresh draws. One that ``rejects`` has a last logit for it: wrong for a clean image, and no
+    success for an attack. ``labels_only``: scores say nothing.
 
-    ``plain`` is the attack its authors judged it by, in the words of ``plain_is``; without one it is textbook PGD on
-    the deployed defence. ``further`` attacks try what the first adaptive one leaves. Where ``pixels`` is above 0 the
-    threat is that many pixels changed at will, as in its paper, and not ``eps``.
+    ``plain`` is the attack its authors judged it by, in the words of ``plain_is``; without one it
+    is textbook PGD on the deployed defense. ``further`` attacks try what the first adaptive one
+    leaves. Where ``pixels`` is above 0 the threat is that many pixels changed at will, as in its
+    paper, and not ``eps``.
     """
 
     name: str
@@ -66,8 +83,9 @@ class Masked:
 
 @dataclass(frozen=True)
 class Stood:
-    """Which images (b,) bool the deployed defence still reads rightly: clean, under the plain attack, under the
-    adaptive ones, under the black box alone (None: not run), and under all of them."""
+    """Which images (b,) bool the deployed defense still reads rightly: clean, under the plain
+    attack, under the adaptive ones, under the black box alone (None: not run), and under all of
+    them."""
 
     clean: Tensor
     plain: Tensor
@@ -83,7 +101,8 @@ class Stood:
 
 @dataclass(frozen=True)
 class Unmasked:
-    """Accuracy (with n and interval) clean, under the plain attack and under all of them, in the same threat."""
+    """Accuracy (with n and interval) clean, under the plain attack and under all of them, in the
+    same threat."""
 
     name: str
     remedy: str
@@ -96,111 +115,176 @@ class Unmasked:
         return asdict(self)
 
 
-def gallery(victim: nn.Module, images: Tensor, labels: Tensor, *, classes: int) -> list[Masked]:
-    """Every defence around ``victim``, a classifier of (b, c, h, w) in [0, 1].
+def gallery(
+    victim: nn.Module, images: Tensor, labels: Tensor, *, classes: int
+) -> list[MaskedDefense]:
+    """Every defense around ``victim``, a classifier of (b, c, h, w) in [0, 1].
 
-    ``images`` and ``labels`` fit the generative classifier, which stands on its own. k-winners-take-all is left out
-    where the victim has no ReLU module.
+    ``images`` and ``labels`` fit the generative classifier, which stands on its own.
+    k-winners-take-all is left out where the victim has no ReLU module.
     """
     found = [
         one_hot(victim),
         confident(victim),
-        thermometer(victim),
-        staircase(victim),
+        thermometer_defense(victim),
+        staircase_defense(victim),
         sparse_recovery(victim, images),
     ]
-    found += [resized(victim), matrix_completion(victim), generative(images, labels, classes=classes)]
-    return [*found, winners(victim)] if any(isinstance(m, nn.ReLU) for m in victim.modules()) else found
+    found += [
+        resized(victim),
+        matrix_completion(victim),
+        generative(images, labels, classes=classes),
+    ]
+    return (
+        [*found, winners(victim)]
+        if any(isinstance(m, nn.ReLU) for m in victim.modules())
+        else found
+    )
 
 
-def one_hot(victim: Classifier) -> Masked:
+def one_hot(victim: Classifier) -> MaskedDefense:
     """Labels alone are given out. Whoever has the net reads the logits behind them."""
-    return Masked(
-        "one-hot output", "label-only APIs", "argmax", "logits", obfuscations.OneHot(victim), victim, labels_only=True
+    return MaskedDefense(
+        "one-hot output",
+        "label-only APIs",
+        "argmax",
+        "logits",
+        obfuscations.OneHot(victim),
+        victim,
+        labels_only=True,
     )
 
 
-def confident(victim: Classifier, factor: float = 1e5) -> Masked:
-    """Logits so large that softmax is exactly 0 and 1, as defensive distillation makes them (Papernot et al. 2016)."""
+def confident(victim: Classifier, factor: float = 1e5) -> MaskedDefense:
+    """Logits so large that softmax is exactly 0 and 1, as defensive distillation makes them
+    (Papernot et al. 2016)."""
     hot = obfuscations.Scaled(victim, factor)
-    return Masked(
-        "saturated softmax", "Papernot 2016", "float underflow", "scale-free loss", hot, victim, loss="margin"
+    return MaskedDefense(
+        "saturated softmax",
+        "Papernot 2016",
+        "float underflow",
+        "scale-free loss",
+        hot,
+        victim,
+        loss="margin",
     )
 
 
-def thermometer(victim: Classifier, levels: int = 16) -> Masked:
+def thermometer_defense(victim: Classifier, levels: int = 16) -> MaskedDefense:
     """Pixels pass through a thermometer code."""
     part = partial(obfuscations.thermometer, levels=levels)
     return _preprocessed("thermometer code", "Buckman 2018", "quantisation", victim, part)
 
 
-def staircase(victim: Classifier, levels: int = 16) -> Masked:
+def staircase_defense(victim: Classifier, levels: int = 16) -> MaskedDefense:
     """Pixels pass through a deep smooth map whose slope vanishes or explodes."""
     part = partial(obfuscations.staircase, levels=levels)
-    return _preprocessed("very deep purifier", "PixelDefend, Song 2018", "vanishing and exploding slopes", victim, part)
+    return _preprocessed(
+        "very deep purifier",
+        "PixelDefend, Song 2018",
+        "vanishing and exploding slopes",
+        victim,
+        part,
+    )
 
 
-def sparse_recovery(victim: Classifier, like: Tensor, *, kept: float = 0.1, pixels: float = 0.025) -> Masked:
-    """Iterative hard thresholding against a few spoiled pixels; shares are of the pixels of images ``like`` (.., h, w).
+def sparse_recovery(
+    victim: Classifier, like: Tensor, *, kept: float = 0.1, pixels: float = 0.025
+) -> MaskedDefense:
+    """Iterative hard thresholding against a few spoiled pixels; shares are of the pixels of images
+    ``like`` (.., h, w).
 
-    Its authors attacked the net without the correction (JSMA, l_0 Carlini-Wagner) and corrected the result. The solver
-    is a dozen lines of products and top-k: its own gradient is there for the asking.
+    Its authors attacked the net without the correction (JSMA, l_0 Carlini-Wagner) and corrected the
+    result. The solver is a dozen lines of products and top-k: its own gradient is there for the
+    asking.
     """
     size = like.shape[-2] * like.shape[-1]
     budget = max(1, round(pixels * size))
     part = partial(obfuscations.thresholded, kept=max(1, round(kept * size)), spoiled=budget)
     defended = Behind(victim, part)
-    return Masked(
-        "sparse Fourier recovery", "Bafna 2018", "a solver that no gradient was sent through",
-        "the solver's own gradient", defended, defended, plain=Saliency(victim, budget), pixels=budget,
+    return MaskedDefense(
+        "sparse Fourier recovery",
+        "Bafna 2018",
+        "a solver that no gradient was sent through",
+        "the solver's own gradient",
+        defended,
+        defended,
+        plain=Saliency(victim, budget),
+        pixels=budget,
         plain_is="greedy pixels (JSMA) on the net without the solver",
-    )  # fmt: skip
+    )
 
 
-def resized(victim: Classifier, most: float = 1.3, fill: float = 0.5) -> Masked:
+def resized(victim: Classifier, most: float = 1.3, fill: float = 0.5) -> MaskedDefense:
     """A random size and place each time, on ``fill``.
 
-    Its authors let the attacker know the net, not the random layer ("vanilla"), and counted DeepFool among the attacks.
+    Its authors let the attacker know the net, not the random layer ("vanilla"), and counted
+    DeepFool among the attacks.
     """
     defended = Behind(victim, partial(obfuscations.random_resize, most=most, fill=fill))
-    return Masked(
-        "random resizing", "Xie 2018", "randomness", "eot", defended, eot(defended, draws=4 * DRAWS), random=True,
-        plain=DeepFool(victim), plain_is="DeepFool on the net without the random layer", further=(Textbook(victim),),
-    )  # fmt: skip
+    return MaskedDefense(
+        "random resizing",
+        "Xie 2018",
+        "randomness",
+        "eot",
+        defended,
+        eot(defended, draws=4 * DRAWS),
+        random=True,
+        plain=DeepFool(victim),
+        plain_is="DeepFool on the net without the random layer",
+        further=(Textbook(victim),),
+    )
 
 
-def matrix_completion(victim: Classifier) -> Masked:
+def matrix_completion(victim: Classifier) -> MaskedDefense:
     """Pixels are dropped at random and filled by low rank."""
     defended = Behind(victim, lambda x: obfuscations.completed(x).detach() + 0 * x)
     open_one = Behind(victim, bpda(obfuscations.completed))
-    return Masked(
-        "matrix completion", "ME-Net, Yang 2019", "randomness and an iterated solver", "bpda + eot", defended,
-        eot(open_one, draws=DRAWS), random=True,
-    )  # fmt: skip
+    return MaskedDefense(
+        "matrix completion",
+        "ME-Net, Yang 2019",
+        "randomness and an iterated solver",
+        "bpda + eot",
+        defended,
+        eot(open_one, draws=DRAWS),
+        random=True,
+    )
 
 
-def winners(victim: nn.Module, share: float = 0.4) -> Masked:
+def winners(victim: nn.Module, share: float = 0.4) -> MaskedDefense:
     """k-winners-take-all activations in the place of a trained net's ReLU."""
     return winners_of(obfuscations.with_winners(victim, share, adaptive=False).eval(), share)
 
 
-def winners_of(net: nn.Module, share: float = 0.2) -> Masked:
-    """A net that was trained with k-winners-take-all. Its slope is averaged over noise, and estimated from differences
-    over many small changes (Tramer et al. 2020)."""
-    adaptive = eot(obfuscations.Noisy(obfuscations.with_winners(net, share, adaptive=True).eval()), draws=DRAWS)
-    return Masked(
-        "k winners take all", "Xiao 2020", "slopes that jump", "bpda + eot", net, adaptive,
+def winners_of(net: nn.Module, share: float = 0.2) -> MaskedDefense:
+    """A net that was trained with k-winners-take-all. Its slope is averaged over noise, and
+    estimated from differences over many small changes (Tramer et al. 2020)."""
+    adaptive = eot(
+        obfuscations.Noisy(obfuscations.with_winners(net, share, adaptive=True).eval()), draws=DRAWS
+    )
+    return MaskedDefense(
+        "k winners take all",
+        "Xiao 2020",
+        "slopes that jump",
+        "bpda + eot",
+        net,
+        adaptive,
         further=(Climb(net), Climb(net, pairs=WIDE)),
-    )  # fmt: skip
+    )
 
 
-def generative(images: Tensor, labels: Tensor, *, classes: int) -> Masked:
+def generative(images: Tensor, labels: Tensor, *, classes: int) -> MaskedDefense:
     """Class-conditional Gaussians fitted to ``images``."""
     model = obfuscations.Gaussians(images, labels, classes=classes).eval()
-    return Masked(
-        "generative classifier", "Schott 2019", "likelihoods that saturate softmax", "scale-free loss", model, model,
+    return MaskedDefense(
+        "generative classifier",
+        "Schott 2019",
+        "likelihoods that saturate softmax",
+        "scale-free loss",
+        model,
+        model,
         loss="margin",
-    )  # fmt: skip
+    )
 
 
 class Behind(nn.Module):
@@ -215,47 +299,81 @@ class Behind(nn.Module):
         return self.victim(self.part(images))
 
 
-def asymmetric(victim: Classifier, detectors: Classifier, threshold: float) -> Masked:
+def asymmetric(victim: Classifier, detectors: Classifier, threshold: float) -> MaskedDefense:
     """A detector a class, trained adversarially, must agree with the classifier."""
-    return Masked(
-        "asymmetric adversarial training", "Yin 2020", "an attack on the classifier alone is rejected",
-        "one loss for both", Guarded(victim, detectors, threshold), BothAtOnce(victim, detectors, threshold),
-        loss="margin", rejects=True, further=(Both(victim, detectors, threshold),),
-    )  # fmt: skip
+    return MaskedDefense(
+        "asymmetric adversarial training",
+        "Yin 2020",
+        "an attack on the classifier alone is rejected",
+        "one loss for both",
+        Guarded(victim, detectors, threshold),
+        BothAtOnce(victim, detectors, threshold),
+        loss="margin",
+        rejects=True,
+        further=(JointLosses(victim, detectors, threshold),),
+    )
 
 
-def thermometer_net(net: Classifier, levels: int = 16) -> Masked:
+def thermometer_net(net: Classifier, levels: int = 16) -> MaskedDefense:
     """A net trained on the thermometer code itself: ``net`` takes (b, c * levels, h, w)."""
     code = partial(obfuscations.thermometer_code, levels=levels)
     adaptive = Behind(net, bpda(code, partial(obfuscations.soft_code, levels=levels)))
-    return Masked("thermometer code", "Buckman 2018", "quantisation", "bpda", Behind(net, code), adaptive)
+    return MaskedDefense(
+        "thermometer code", "Buckman 2018", "quantisation", "bpda", Behind(net, code), adaptive
+    )
 
 
 def unmask(
-    masked: Masked, images: Tensor, labels: Tensor, *, eps: float, steps: int = 20, seed: int = 0, queries: int = 0
-) -> Unmasked:  # fmt: skip
-    """The shares of :func:`stand`; the adaptive one counts what any of the attacks broke."""
-    found = stand(masked, images, labels, eps=eps, steps=steps, seed=seed, queries=queries)
-    shares = [wilson(int(r.sum()), len(labels)) for r in (found.clean, found.clean & found.plain, found.real)]
+    masked: MaskedDefense,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 20,
+    seed: int = 0,
+    queries: int = 0,
+) -> Unmasked:
+    """The shares of :func:`gallery_entry`; the adaptive one counts what any of the attacks broke."""
+    found = gallery_entry(masked, images, labels, eps=eps, steps=steps, seed=seed, queries=queries)
+    shares = [
+        wilson(int(r.sum()), len(labels))
+        for r in (found.clean, found.clean & found.plain, found.real)
+    ]
     return Unmasked(masked.name, masked.remedy, *shares)
 
 
-def stand(
-    masked: Masked, images: Tensor, labels: Tensor, *, eps: float, steps: int = 20, seed: int = 0, queries: int = 0
-) -> Stood:  # fmt: skip
-    """Attack the deployed defence by the plain attack, then by its adaptive ones.
+def gallery_entry(
+    masked: MaskedDefense,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 20,
+    seed: int = 0,
+    queries: int = 0,
+) -> Stood:
+    """Attack the deployed defense by the plain attack, then by its adaptive ones.
 
-    Textbook PGD and the first adaptive attack both start at the image itself, so that the difference is the gradient's
-    alone; all adversarial images are judged by the deployed defence. With ``queries`` a black box (Square, RayS where
-    labels alone are given out, random search over pixels) is tried too; random defences, asked for several draws a
-    query, get a quarter of them. The caller's global generator stays as it was.
+    Textbook PGD and the first adaptive attack both start at the image itself, so that the
+    difference is the gradient's alone; all adversarial images are judged by the deployed defense.
+    With ``queries`` a black box (Square, RayS where labels alone are given out, random search over
+    pixels) is tried too; random defenses, asked for several draws a query, get a quarter of them.
+    The caller's global generator stays as it was.
     """
     clean = right(masked, images, labels, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "masked", masked.name))
         first = masked.plain or Textbook(masked.defended)
-        plain = right(masked, first(images, labels, eps=eps, steps=steps, seed=seed), labels, seed, attacked=True)
-        adaptive = right(masked, _adaptive(masked, images, labels, eps, steps, seed), labels, seed, attacked=True)
+        plain = right(
+            masked,
+            first(images, labels, eps=eps, steps=steps, seed=seed),
+            labels,
+            seed,
+            attacked=True,
+        )
+        adaptive = right(
+            masked, _adaptive(masked, images, labels, eps, steps, seed), labels, seed, attacked=True
+        )
         for attack in masked.further:
             left = (clean & plain & adaptive).nonzero()[:, 0]
             if len(left):
@@ -263,13 +381,24 @@ def stand(
                 adaptive[left] = right(masked, moved, labels[left], seed, attacked=True)
         if not queries:
             return Stood(clean, plain, adaptive, None)
-        moved = _black_box(masked, images, labels, eps, queries // 4 if masked.random else queries, seed)
+        moved = _black_box(
+            masked, images, labels, eps, queries // 4 if masked.random else queries, seed
+        )
     return Stood(clean, plain, adaptive, right(masked, moved, labels, seed, attacked=True))
 
 
-def _adaptive(masked: Masked, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    """The best the adaptive counterpart's gradient finds: untargeted, or towards each of up to nine nearest classes."""
-    options: dict[str, Any] = {"eps": eps, "steps": steps, "random_start": False, "speed": "plain", "seed": seed}
+def _adaptive(
+    masked: MaskedDefense, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int
+) -> Tensor:
+    """The best the adaptive counterpart's gradient finds: untargeted, or towards each of up to nine
+    nearest classes."""
+    options: dict[str, Any] = {
+        "eps": eps,
+        "steps": steps,
+        "random_start": False,
+        "speed": "plain",
+        "seed": seed,
+    }
     if masked.pixels:
         return saliency(masked.adaptive, images, labels, pixels=masked.pixels).images
     if not masked.rejects:
@@ -278,25 +407,39 @@ def _adaptive(masked: Masked, images: Tensor, labels: Tensor, eps: float, steps:
         logits = masked.defended(images)[:, :-1].scatter(1, labels[:, None], -torch.inf)
     best, done = images.clone(), torch.zeros(len(images), dtype=torch.bool)
     for targets in logits.topk(min(9, logits.shape[1] - 1), 1).indices.T:
-        found = pgd(masked.adaptive, images, labels, targets=targets.contiguous(), loss=masked.loss, **options)
+        found = pgd(
+            masked.adaptive,
+            images,
+            labels,
+            targets=targets.contiguous(),
+            loss=masked.loss,
+            **options,
+        )
         best[found.success & ~done] = found.images[found.success & ~done]
         done |= found.success
     return best
 
 
-def _black_box(masked: Masked, images: Tensor, labels: Tensor, eps: float, queries: int, seed: int) -> Tensor:
-    asked: Classifier = eot(masked.defended, draws=DRAWS // 2, seed=seed) if masked.random else masked.defended
+def _black_box(
+    masked: MaskedDefense, images: Tensor, labels: Tensor, eps: float, queries: int, seed: int
+) -> Tensor:
+    asked: Classifier = (
+        eot(masked.defended, draws=DRAWS // 2, seed=seed) if masked.random else masked.defended
+    )
     if masked.rejects:
         asked = _Scores(masked.adaptive)
     if masked.pixels:
-        return sparse_search(asked, images, labels, pixels=masked.pixels, queries=queries, seed=seed).images
+        return sparse_search(
+            asked, images, labels, pixels=masked.pixels, queries=queries, seed=seed
+        ).images
     if masked.labels_only:
         return rays(asked, images, labels, eps=eps, queries=queries).images
     return square(asked, images, labels, eps=eps, queries=queries, seed=seed).images
 
 
 class _Scores(nn.Module):
-    """The numbers of a rejecting defence with the rejection left out: a search climbs towards acceptance."""
+    """The numbers of a rejecting defense with the rejection left out: a search climbs towards
+    acceptance."""
 
     def __init__(self, victim: Classifier) -> None:
         super().__init__()
@@ -308,18 +451,27 @@ class _Scores(nn.Module):
 
 
 @torch.no_grad()
-def right(masked: Masked, images: Tensor, labels: Tensor, seed: int, *, attacked: bool = False) -> Tensor:
-    """(b,) bool: the deployed defence reads the image rightly; a random one in most of 9 fresh draws.
+def right(
+    masked: MaskedDefense, images: Tensor, labels: Tensor, seed: int, *, attacked: bool = False
+) -> Tensor:
+    """(b,) bool: the deployed defense reads the image rightly; a random one in most of 9 fresh
+    draws.
 
     An ``attacked`` image that is rejected counts as right: the attack did not get through.
     """
     if not masked.random:
         verdicts = masked.defended(images).argmax(1)
         rejected = verdicts == masked.defended(images[:1]).shape[1] - 1
-        return (verdicts == labels) | rejected if masked.rejects and attacked else verdicts == labels
+        return (
+            (verdicts == labels) | rejected if masked.rejects and attacked else verdicts == labels
+        )
     draws = eot(masked.defended, draws=9, seed=seed + 1).eot_draws()
     return torch.stack([draw(images).argmax(1) == labels for draw in draws]).float().mean(0) > 0.5
 
 
-def _preprocessed(name: str, paper: str, hides: str, victim: Classifier, part: Part) -> Masked:
-    return Masked(name, paper, hides, "bpda", Behind(victim, part), Behind(victim, bpda(part)))
+def _preprocessed(
+    name: str, paper: str, hides: str, victim: Classifier, part: Part
+) -> MaskedDefense:
+    return MaskedDefense(
+        name, paper, hides, "bpda", Behind(victim, part), Behind(victim, bpda(part))
+    )

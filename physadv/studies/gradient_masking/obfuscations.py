@@ -1,4 +1,5 @@
-"""The parts of defences that hide gradients: codes, thresholds, noise and activations without a useful slope."""
+"""The parts of defenses that hide gradients: codes, thresholds, noise and activations without a
+useful slope."""
 
 from __future__ import annotations
 
@@ -13,9 +14,11 @@ from physadv.core.errors import OptionError
 
 
 def thermometer(images: Tensor, levels: int = 16) -> Tensor:
-    """Each pixel as a thermometer of ``levels`` marks, read back as its height (Buckman et al. 2018).
+    """Each pixel as a thermometer of ``levels`` marks, read back as its height (Buckman et al.
+    2018).
 
-    A victim trained on the code itself sees the same information. The gradient is zero almost everywhere.
+    A victim trained on the code itself sees the same information. The gradient is zero almost
+    everywhere.
     """
     marks = (torch.arange(levels, device=images.device) + 0.5) / levels
     code = (images[..., None] > marks.to(images)).to(images)
@@ -28,7 +31,8 @@ def thermometer_code(images: Tensor, levels: int = 16) -> Tensor:
 
 
 def soft_code(images: Tensor, levels: int = 16) -> Tensor:
-    """The stand-in of Athalye et al. (2018) for :func:`thermometer_code`: each mark rises over one level's width."""
+    """The stand-in of Athalye et al. (2018) for :func:`thermometer_code`: each mark rises over one
+    level's width."""
     return _codes(((images[:, :, None] - _marks(images, levels)) * levels + 0.5).clamp(0, 1))
 
 
@@ -41,10 +45,12 @@ def _codes(marked: Tensor) -> Tensor:
 
 
 def staircase(images: Tensor, levels: int = 16, rounds: int = 60) -> Tensor:
-    """A continuous map towards ``levels`` steps, applied ``rounds`` times: as deep as a purifier run to convergence.
+    """A continuous map towards ``levels`` steps, applied ``rounds`` times: as deep as a purifier
+    run to convergence.
 
-    Differentiable almost everywhere, but slopes multiply to nothing on the steps and explode between them, as in
-    PixelDefend and Defense-GAN. Each round keeps t, the distance from the nearest step in steps, at 0 and 1/2.
+    Differentiable almost everywhere, but slopes multiply to nothing on the steps and explode
+    between them, as in PixelDefend and Defense-GAN. Each round keeps t, the distance from the
+    nearest step in steps, at 0 and 1/2.
     """
     nearest = (images * levels).round().detach()
     t = images * levels - nearest
@@ -54,10 +60,12 @@ def staircase(images: Tensor, levels: int = 16, rounds: int = 60) -> Tensor:
 
 
 def thresholded(images: Tensor, kept: int, spoiled: int, rounds: int = 10) -> Tensor:
-    """Iterative hard thresholding (Bafna et al. 2018): a few cosines and a few spoiled pixels explain the image.
+    """Iterative hard thresholding (Bafna et al. 2018): a few cosines and a few spoiled pixels
+    explain the image.
 
-    In turn the ``kept`` strongest coefficients of each channel's 2-D cosine transform are fitted to what the spoiled
-    pixels leave, and the ``spoiled`` pixels worst explained by them are taken out. Returned is the part of the cosines.
+    In turn the ``kept`` strongest coefficients of each channel's 2-D cosine transform are fitted to
+    what the spoiled pixels leave, and the ``spoiled`` pixels worst explained by them are taken out.
+    Returned is the part of the cosines.
     """
     rows, columns = (_cosines(side).to(images) for side in images.shape[-2:])
     noise, image = torch.zeros_like(images), images
@@ -84,8 +92,8 @@ def _strongest(planes: Tensor, count: int) -> Tensor:
 def completed(images: Tensor, keep: float = 0.6, share: float = 0.3, rounds: int = 4) -> Tensor:
     """Random pixels dropped, then filled by low rank, as ME-Net does (Yang et al. 2019).
 
-    Each channel is a matrix; its missing pixels are taken ``rounds`` times from the approximation that the strongest
-    ``share`` of its singular values gives. Draws from the global generator.
+    Each channel is a matrix; its missing pixels are taken ``rounds`` times from the approximation
+    that the strongest ``share`` of its singular values gives. Draws from the global generator.
     """
     seen = torch.rand_like(images[:, :1]) < keep
     rank = max(1, round(share * min(images.shape[-2:])))
@@ -98,7 +106,8 @@ def completed(images: Tensor, keep: float = 0.6, share: float = 0.3, rounds: int
 
 
 def random_resize(images: Tensor, most: float = 1.15, fill: float = 0.5) -> Tensor:
-    """Shrunk by a random factor within 1 to ``most`` and set at a random place on ``fill`` (after Xie et al. 2018).
+    """Shrunk by a random factor within 1 to ``most`` and set at a random place on ``fill`` (after
+    Xie et al. 2018).
 
     One draw a batch, from the global generator.
     """
@@ -112,10 +121,11 @@ def random_resize(images: Tensor, most: float = 1.15, fill: float = 0.5) -> Tens
 
 
 class KWinners(nn.Module):
-    """k-winners-take-all in place of a ReLU (Xiao et al. 2020): the largest ``share`` of a sample's values pass.
+    """k-winners-take-all in place of a ReLU (Xiao et al. 2020): the largest ``share`` of a sample's
+    values pass.
 
-    Its slope jumps wherever the winners change. With ``adaptive`` the gradient is that of a ReLU: smoother, and right
-    on average.
+    Its slope jumps wherever the winners change. With ``adaptive`` the gradient is that of a ReLU:
+    smoother, and right on average.
     """
 
     def __init__(self, share: float, adaptive: bool) -> None:
@@ -136,14 +146,16 @@ class KWinners(nn.Module):
 
 
 def with_winners(net: nn.Module, share: float, *, adaptive: bool) -> nn.Module:
-    """A copy of ``net`` whose ReLU modules are k-winners. Raises OptionError where there is none to replace."""
+    """A copy of ``net`` whose ReLU modules are k-winners. Raises OptionError where there is none to
+    replace."""
     made = copy.deepcopy(net)
     put_winners(made, share, adaptive=adaptive)
     return made
 
 
 def put_winners(net: nn.Module, share: float, *, adaptive: bool) -> None:
-    """Put k-winners in the place of the ReLU (or earlier k-winners) modules of ``net``. OptionError without any."""
+    """Put k-winners in the place of the ReLU (or earlier k-winners) modules of ``net``. OptionError
+    without any."""
     found = 0
     for module in list(net.modules()):
         for name, child in list(module.named_children()):
@@ -151,22 +163,32 @@ def put_winners(net: nn.Module, share: float, *, adaptive: bool) -> None:
                 setattr(module, name, KWinners(share, adaptive))
                 found += 1
     if not found:
-        raise OptionError(type(net).__name__, "has no ReLU module to replace", "use a net built with nn.ReLU")
+        raise OptionError(
+            type(net).__name__, "has no ReLU module to replace", "use a net built with nn.ReLU"
+        )
 
 
 class Gaussians(nn.Module):
-    """A generative classifier: a Gaussian a class about a subspace of images (after Schott et al. 2019).
+    """A generative classifier: a Gaussian a class about a subspace of images (after Schott et al.
+    2019).
 
-    Probabilistic PCA: each class has its mean and ``components`` directions; what they leave of an image is noise of
-    ``sigma``. Logits are log likelihoods in nats, hundreds apart: softmax saturates, and the cross entropy has no
-    gradient. Raises OptionError for a class with fewer than two images.
+    Probabilistic PCA: each class has its mean and ``components`` directions; what they leave of an
+    image is noise of ``sigma``. Logits are log likelihoods in nats, hundreds apart: softmax
+    saturates, and the cross entropy has no gradient. Raises OptionError for a class with fewer than
+    two images.
     """
 
-    centres: Tensor
+    centers: Tensor
     bases: Tensor
 
     def __init__(
-        self, images: Tensor, labels: Tensor, *, classes: int, components: int = 24, sigma: float = 0.1
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        classes: int,
+        components: int = 24,
+        sigma: float = 0.1,
     ) -> None:
         super().__init__()
         rows = images.flatten(1)
@@ -174,27 +196,30 @@ class Gaussians(nn.Module):
         if int(counts.min()) < 2:
             short = int(counts.argmin())
             raise OptionError(
-                f"class {short}", f"{int(counts[short])} images; 2 are needed to fit it", "give more images"
+                f"class {short}",
+                f"{int(counts[short])} images; 2 are needed to fit it",
+                "give more images",
             )
         self.sigma = sigma
         kept = min(components, int(counts.min()) - 1, rows.shape[1] - 1)
-        centres, bases = [], []
+        centers, bases = [], []
         for k in range(classes):
             own = rows[labels == k]
-            centres.append(own.mean(0))
-            bases.append(torch.linalg.svd(own - centres[-1], full_matrices=False).Vh[:kept])
-        self.register_buffer("centres", torch.stack(centres))
+            centers.append(own.mean(0))
+            bases.append(torch.linalg.svd(own - centers[-1], full_matrices=False).Vh[:kept])
+        self.register_buffer("centres", torch.stack(centers))
         self.register_buffer("bases", torch.stack(bases))
 
     def forward(self, images: Tensor) -> Tensor:
         """Log likelihoods (b, classes) up to a constant."""
-        apart = images.flatten(1)[:, None] - self.centres
+        apart = images.flatten(1)[:, None] - self.centers
         within = torch.einsum("bkn,kcn->bkc", apart, self.bases)
         return (within.square().sum(2) - apart.square().sum(2)) / (2 * self.sigma**2)
 
 
 class Noisy(nn.Module):
-    """``victim`` on images with a little Gaussian noise from the global generator, to smooth a slope that jumps."""
+    """``victim`` on images with a little Gaussian noise from the global generator, to smooth a
+    slope that jumps."""
 
     def __init__(self, victim: Any, sigma: float = 0.02) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""`physadv study masked`: nine defences that mask gradients, each beside the attack that sees through it.
+"""`physadv study masked`: nine defenses that mask gradients, each beside the attack that sees
+through it.
 
-After Athalye et al. (2018), Carlini et al. (2019) and Tramer et al. (2020). One row an image and defence is kept; every
-table is computed from the rows.
+After Athalye et al. (2018), Carlini et al. (2019) and Tramer et al. (2020). One row an image and
+defense is kept; every table is computed from the rows.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from physadv.evaluation.progress_log import claim
-from physadv.evaluation.samples import choose
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
-from physadv.datasets import read_dataset
-from physadv.studies.gradient_masking.gallery import Masked, Stood, stand
-from physadv.training.data import load_material
-from physadv.evaluation.metrics.intervals import wilson
 from physadv.core.rows import Row, append_rows, read_rows
-from physadv.studies.gradient_masking.trained_nets import Workshop, shown
+from physadv.datasets import read_dataset
+from physadv.evaluation.metrics.intervals import wilson
+from physadv.evaluation.progress_log import claim
+from physadv.evaluation.samples import choose
 from physadv.models.cards import VictimCard
+from physadv.studies.gradient_masking.gallery import MaskedDefense, Stood, gallery_entry
+from physadv.studies.gradient_masking.trained_nets import Workshop, shown
+from physadv.training.data import load_training_data
 
 ROWS = "rows.jsonl"
 Indices = npt.NDArray[np.int64]
@@ -37,11 +38,12 @@ COLUMNS = ("clean", "plain", "gradient", "black_box", "real")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What decides the study. ``eps`` is in l_inf; ``images`` are attacked, ``train`` images are trained on.
+class MaskingConfig:
+    """What decides the study. ``eps`` is in l_inf; ``images`` are attacked, ``train`` images are
+    trained on.
 
-    ``part`` says which half of the test images they are drawn from: settings are chosen on "choose", figures told of
-    "report". The halves never overlap and do not depend on ``seed``.
+    ``part`` says which half of the test images they are drawn from: settings are chosen on
+    "choose", figures told of "report". The halves never overlap and do not depend on ``seed``.
     """
 
     data: Path
@@ -55,18 +57,23 @@ class Settings:
     part: str = "report"
 
     def __post_init__(self) -> None:
-        if not 0 < self.eps < 1 or min(self.images, self.steps, self.train, self.epochs) < 1 or self.queries < 0:
+        if (
+            not 0 < self.eps < 1
+            or min(self.images, self.steps, self.train, self.epochs) < 1
+            or self.queries < 0
+        ):
             raise OptionError(
-                f"eps {self.eps}, images {self.images}, steps {self.steps}", "0 < eps < 1 and counts of at least 1",
+                f"eps {self.eps}, images {self.images}, steps {self.steps}",
+                "0 < eps < 1 and counts of at least 1",
                 "use the defaults",
-            )  # fmt: skip
+            )
         if self.part not in PARTS:
             raise OptionError(f"part {self.part!r}", f"one of {', '.join(PARTS)}", "use report")
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What the study is at: ``done`` of ``total`` defences, and words for the one in work."""
+class StudyProgress:
+    """What the study is at: ``done`` of ``total`` defenses, and words for the one in work."""
 
     done: int
     total: int
@@ -76,36 +83,45 @@ class Stage:
 TOTAL = 11
 
 
-def run(settings: Settings, folder: Path, tell: Callable[[str], None] = lambda note: None) -> Iterator[Stage]:
-    """Train, attack, write rows; yields before each defence and at the end.
+def run_masking_study(
+    settings: MaskingConfig, folder: Path, tell: Callable[[str], None] = lambda note: None
+) -> Iterator[StudyProgress]:
+    """Train, attack, write rows; yields before each defense and at the end.
 
-    Nets and rows that ``folder`` holds are not made again. Raises OptionError where another study lies in it.
+    Nets and rows that ``folder`` holds are not made again. Raises OptionError where another study
+    lies in it.
     """
     claim(folder, asdict(settings))
-    material = load_material(settings.data, limit=settings.train, seed=settings.seed)
+    material = load_training_data(settings.data, limit=settings.train, seed=settings.seed)
     card = VictimCard("study", classes=material.classes, extra={"channels": material.channels})
     dataset = read_dataset(settings.data, split="test")
     half = half_of(len(dataset), settings.part)
     test = choose(dataset.subset(half), card, limit=settings.images, seed=settings.seed)
     indices = [int(half[i]) for i in test.indices]
     positions = range(len(test))
-    images = torch.nn.functional.interpolate(test.images(positions), (material.side,) * 2, mode="area")
+    images = torch.nn.functional.interpolate(
+        test.images(positions), (material.side,) * 2, mode="area"
+    )
     labels = test.targets(positions)
     shop = Workshop(
-        material, folder / "nets", settings.epochs, settings.eps, settings.seed,
+        material,
+        folder / "nets",
+        settings.epochs,
+        settings.eps,
+        settings.seed,
         lambda name, share: tell(f"training {name} {share:.0%}"),
-    )  # fmt: skip
+    )
     shop.folder.mkdir(parents=True, exist_ok=True)
-    done = finished(folder)
-    yield Stage(0, TOTAL, "")
+    done = study_result(folder)
+    yield StudyProgress(0, TOTAL, "")
     began = time.process_time()
-    for number, defence in enumerate(shown(shop), 1):
-        if defence.name not in done:
+    for number, defense in enumerate(shown(shop), 1):
+        if defense.name not in done:
             trained = time.process_time() - began
-            tell(f"attacking {defence.name}")
-            append_rows(folder / ROWS, _rows(defence, images, labels, indices, settings, trained))
+            tell(f"attacking {defense.name}")
+            append_rows(folder / ROWS, _rows(defense, images, labels, indices, settings, trained))
         began = time.process_time()
-        yield Stage(number, TOTAL, defence.name)
+        yield StudyProgress(number, TOTAL, defense.name)
 
 
 def half_of(n: int, part: str) -> Indices:
@@ -114,21 +130,27 @@ def half_of(n: int, part: str) -> Indices:
     return np.sort(order[: n // 2] if part == "choose" else order[n // 2 :])
 
 
-def finished(folder: Path) -> set[str]:
-    """The defences whose rows are complete; rows of one that was cut short are taken out of the file."""
+def study_result(folder: Path) -> set[str]:
+    """The defenses whose rows are complete; rows of one that was cut short are taken out of the
+    file."""
     path = folder / ROWS
     if not path.is_file():
         return set()
     rows = list(read_rows(path))
-    whole = {str(r["defence"]) for r in rows if r["of"] == sum(s["defence"] == r["defence"] for s in rows)}
+    whole = {
+        str(r["defence"])
+        for r in rows
+        if r["of"] == sum(s["defence"] == r["defence"] for s in rows)
+    }
     if any(r["defence"] not in whole for r in rows):
         path.unlink()
         append_rows(path, [r for r in rows if r["defence"] in whole])
     return whole
 
 
-def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One line a defence, in order of the rows: rates with intervals in each of COLUMNS, and CPU seconds."""
+def masking_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One line a defense, in order of the rows: rates with intervals in each of COLUMNS, and CPU
+    seconds."""
     lines = []
     for name in dict.fromkeys(str(r["defence"]) for r in rows):
         own = [r for r in rows if r["defence"] == name]
@@ -138,16 +160,29 @@ def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return lines
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def masking_markdown(rows: Sequence[Row]) -> str:
     """The table for people, in Markdown."""
 
     def cell(rate: dict[str, float]) -> str:
         return f"{rate['rate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]".replace("%", " %")
 
-    head = ("defence", "hides by", "threat", "plain attack", "seen through by", "clean", "plain (apparent)", "adaptive",
-            "black box", "**real**", "n", "train s", "attack s")  # fmt: skip
+    head = (
+        "defence",
+        "hides by",
+        "threat",
+        "plain attack",
+        "seen through by",
+        "clean",
+        "plain (apparent)",
+        "adaptive",
+        "black box",
+        "**real**",
+        "n",
+        "train s",
+        "attack s",
+    )
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for t in table(rows):
+    for t in masking_table(rows):
         named = t["defence"] + (f" ({t['paper']})" if t["paper"] else "")
         cells = [
             named,
@@ -164,19 +199,39 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _rows(
-    defence: Masked, images: Tensor, labels: Tensor, indices: Sequence[int], settings: Settings, trained: float
+    defense: MaskedDefense,
+    images: Tensor,
+    labels: Tensor,
+    indices: Sequence[int],
+    settings: MaskingConfig,
+    trained: float,
 ) -> list[Row]:
     began = time.process_time()
-    found = stand(
-        defence, images, labels, eps=settings.eps, steps=settings.steps, seed=settings.seed, queries=settings.queries
+    found = gallery_entry(
+        defense,
+        images,
+        labels,
+        eps=settings.eps,
+        steps=settings.steps,
+        seed=settings.seed,
+        queries=settings.queries,
     )
     about = {
-        "defence": defence.name, "paper": defence.paper, "hides": defence.hides, "remedy": defence.remedy,
-        "threat": f"{defence.pixels} px" if defence.pixels else f"l_inf {settings.eps:.4g}",
-        "plain_is": defence.plain_is, "part": settings.part, "of": len(labels), "train_s": round(trained, 1),
+        "defence": defense.name,
+        "paper": defense.paper,
+        "hides": defense.hides,
+        "remedy": defense.remedy,
+        "threat": f"{defense.pixels} px" if defense.pixels else f"l_inf {settings.eps:.4g}",
+        "plain_is": defense.plain_is,
+        "part": settings.part,
+        "of": len(labels),
+        "train_s": round(trained, 1),
         "attack_s": round(time.process_time() - began, 1),
-    }  # fmt: skip
-    return [{**about, "index": int(i), "label": int(labels[k]), **_verdicts(found, k)} for k, i in enumerate(indices)]
+    }
+    return [
+        {**about, "index": int(i), "label": int(labels[k]), **_verdicts(found, k)}
+        for k, i in enumerate(indices)
+    ]
 
 
 def _verdicts(found: Stood, k: int) -> dict[str, bool]:
@@ -184,6 +239,9 @@ def _verdicts(found: Stood, k: int) -> dict[str, bool]:
     clean = bool(found.clean[k])
     black = True if found.black_box is None else bool(found.black_box[k])
     return {
-        "clean": clean, "plain": clean and bool(found.plain[k]), "gradient": clean and bool(found.gradient[k]),
-        "black_box": clean and black, "real": bool(found.real[k]),
-    }  # fmt: skip
+        "clean": clean,
+        "plain": clean and bool(found.plain[k]),
+        "gradient": clean and bool(found.gradient[k]),
+        "black_box": clean and black,
+        "real": bool(found.real[k]),
+    }

@@ -1,4 +1,5 @@
-"""The nets of the masked study: each defence stands on a small net of its own, trained through the defence itself."""
+"""The nets of the masked study: each defense stands on a small net of its own, trained through the
+defense itself."""
 
 from __future__ import annotations
 
@@ -14,31 +15,35 @@ from torch import Tensor, nn
 
 from physadv.attacks._classifier_step import Classifier
 from physadv.core.random_streams import derive
-from physadv.studies.gradient_masking import obfuscations
-from physadv.studies.gradient_masking import gallery
-from physadv.studies.gradient_masking.asymmetric_training import Asymmetric, threshold_for
-from physadv.studies.gradient_masking.gallery import Masked
-from physadv.training.data import Material, Shuffled
-from physadv.training.methods.adversarial import Pgd
-from physadv.training.methods.base import Defence, Metrics, Position, Standard
-from physadv.training.loop import Schedule, load_average, seeded, train
 from physadv.models.architectures.cnn import WIDTHS, SmallCNN
+from physadv.studies.gradient_masking import gallery, obfuscations
+from physadv.studies.gradient_masking.asymmetric_training import Asymmetric, threshold_for
+from physadv.studies.gradient_masking.gallery import MaskedDefense
+from physadv.training.data import Shuffled, TrainingData
+from physadv.training.loop import Schedule, load_average, seeded, train
+from physadv.training.methods.adversarial import Pgd
+from physadv.training.methods.base import Defense, Metrics, Position, Standard
 
 LEVELS, WINNERS, MOST, BATCH = 16, 0.2, 1.3, 128
-"""Marks of the thermometer, share of winners (the authors: 0.3 to 0.005 on MNIST), largest shrinking (theirs: 1.11)."""
+"""Marks of the thermometer, share of winners (the authors: 0.3 to 0.005 on MNIST), largest
+shrinking (theirs: 1.11)."""
 KEPT, PIXELS = 0.1, 0.025
-"""Shares of the cosines that are kept and of the pixels that are taken for spoiled, which the attacker may change."""
+"""Shares of the cosines that are kept and of the pixels that are taken for spoiled, which the
+attacker may change."""
 
 
 @dataclass
-class Through(Defence):
-    """Plain cross-entropy behind a part that may draw from the global generator; each step seeds it anew."""
+class Through(Defense):
+    """Plain cross-entropy behind a part that may draw from the global generator; each step seeds it
+    anew."""
 
     name: str
     part: Callable[[Tensor], Tensor] = field(repr=False)
     score: ClassVar[str] = "clean"
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(int(torch.randint(2**62, (), generator=at.generator)))
@@ -52,12 +57,13 @@ class Through(Defence):
 
 @dataclass(frozen=True)
 class Workshop:
-    """Trains small nets on ``material``, once each: what is finished in ``folder`` is taken from there.
+    """Trains small nets on ``material``, once each: what is finished in ``folder`` is taken from
+    there.
 
     ``tell`` hears which net is at which share of its training.
     """
 
-    material: Material
+    material: TrainingData
     folder: Path
     epochs: int
     eps: float
@@ -65,21 +71,37 @@ class Workshop:
     tell: Callable[[str, float], None]
 
     def net(
-        self, name: str, defence: Defence, *, channels: int | None = None, epochs: int | None = None,
+        self,
+        name: str,
+        defense: Defense,
+        *,
+        channels: int | None = None,
+        epochs: int | None = None,
         start: nn.Module | None = None,
-    ) -> nn.Module:  # fmt: skip
-        """A small net trained with ``defence``, from the weights of ``start`` where given; in eval mode and frozen."""
+    ) -> nn.Module:
+        """A small net trained with ``defence``, from the weights of ``start`` where given; in eval
+        mode and frozen."""
         found = self._fresh(channels)
         if start is not None:
             found.load_state_dict(start.state_dict())
-        batches = Shuffled(self.material.train, size=min(BATCH, len(self.material.train)), seed=self.seed)
+        batches = Shuffled(
+            self.material.train, size=min(BATCH, len(self.material.train)), seed=self.seed
+        )
         lr = 3e-3 if start is None else 1e-3
-        schedule = Schedule(epochs or self.epochs, batches.steps, lr=lr, precision="fp32", average=0.98)
+        schedule = Schedule(
+            epochs or self.epochs, batches.steps, lr=lr, precision="fp32", average=0.98
+        )
         checkpoint = self.folder / f"{name}.safetensors"
         steps = train(
-            found, batches, schedule, defence=defence, seed=derive(self.seed, name), checkpoint=checkpoint,
-            identity=f"{len(self.material.train)} images, side {self.material.side}, shuffled by {self.seed}",
-        )  # fmt: skip
+            found,
+            batches,
+            schedule,
+            defense=defense,
+            seed=derive(self.seed, name),
+            checkpoint=checkpoint,
+            identity=f"{len(self.material.train)} images, side {self.material.side}, shuffled by "
+            f"{self.seed}",
+        )
         for step in steps:
             self.tell(name, step.number / step.total)
         load_average(checkpoint, found)
@@ -88,44 +110,54 @@ class Workshop:
     def _fresh(self, channels: int | None) -> nn.Module:
         side, classes = self.material.side, len(self.material.classes)
         wanted = channels or self.material.channels
-        return seeded(lambda: SmallCNN(wanted, side, classes, WIDTHS["small-cnn"], norm=False), self.seed)
+        return seeded(
+            lambda: SmallCNN(wanted, side, classes, WIDTHS["small-cnn"], norm=False), self.seed
+        )
 
 
-def shown(shop: Workshop) -> Iterator[Masked]:
-    """The controls and the nine defences, one after the other, as their nets are ready."""
+def shown(shop: Workshop) -> Iterator[MaskedDefense]:
+    """The controls and the nine defenses, one after the other, as their nets are ready."""
     material = shop.material
     base = shop.net("plain", Standard())
     yield _control("no defence", "", base)
     yield gallery.one_hot(base)
     fill = 0.0 if material.channels == 1 else 0.5
-    resize = Through(f"random resizing to 1/{MOST}", partial(obfuscations.random_resize, most=MOST, fill=fill))
+    resize = Through(
+        f"random resizing to 1/{MOST}", partial(obfuscations.random_resize, most=MOST, fill=fill)
+    )
     yield gallery.resized(shop.net("random-resizing", resize), MOST, fill)
     code = partial(obfuscations.thermometer_code, levels=LEVELS)
-    coded = shop.net("thermometer", Through("thermometer", code), channels=material.channels * LEVELS)
+    coded = shop.net(
+        "thermometer", Through("thermometer", code), channels=material.channels * LEVELS
+    )
     yield gallery.thermometer_net(coded, LEVELS)
-    yield gallery.staircase(base, LEVELS)
+    yield gallery.staircase_defense(base, LEVELS)
     yield _winners(shop)
     yield gallery.generative(*material.train.floats(slice(0, 6000)), classes=len(material.classes))
-    yield gallery.matrix_completion(shop.net("matrix-completion", Through("matrix completion", obfuscations.completed)))
+    yield gallery.matrix_completion(
+        shop.net("matrix-completion", Through("matrix completion", obfuscations.completed))
+    )
     yield _sparse(shop)
     yield _asymmetric(shop, base)
     robust = shop.net("adversarial", Pgd(shop.eps, steps=7), epochs=2 * shop.epochs, start=base)
     yield _control("adversarial training", "Madry 2018", robust)
 
 
-def _control(name: str, paper: str, net: Classifier) -> Masked:
+def _control(name: str, paper: str, net: Classifier) -> MaskedDefense:
     """A net that hides nothing: what plain PGD says of it is nearly true."""
-    return Masked(name, paper, "nothing (control)", "none needed", net, net)
+    return MaskedDefense(name, paper, "nothing (control)", "none needed", net, net)
 
 
-def _winners(shop: Workshop) -> Masked:
+def _winners(shop: Workshop) -> MaskedDefense:
     """Trained with the activation it is deployed with, from a plain ReLU net's shape."""
 
-    class Winners(Defence):
+    class Winners(Defense):
         def begin(self, net: nn.Module, generator: torch.Generator) -> None:
             obfuscations.put_winners(net, WINNERS, adaptive=False)
 
-        def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+        def loss(
+            self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        ) -> tuple[Tensor, Metrics]:
             return F.cross_entropy(net(images).float(), labels), {}
 
         def settings(self) -> dict[str, Any]:
@@ -135,8 +167,9 @@ def _winners(shop: Workshop) -> Masked:
     return gallery.winners_of(trained)
 
 
-def _sparse(shop: Workshop) -> Masked:
-    """Trained, as its authors' nets, on images of few cosines; only when deployed are spoiled pixels taken out."""
+def _sparse(shop: Workshop) -> MaskedDefense:
+    """Trained, as its authors' nets, on images of few cosines; only when deployed are spoiled
+    pixels taken out."""
     size = shop.material.side**2
     few = partial(obfuscations.thresholded, kept=max(1, round(KEPT * size)), spoiled=0)
     trained = shop.net("sparse", Through(f"{KEPT} of the cosines", few))
@@ -144,8 +177,10 @@ def _sparse(shop: Workshop) -> Masked:
     return gallery.sparse_recovery(trained, like, kept=KEPT, pixels=PIXELS)
 
 
-def _asymmetric(shop: Workshop, base: Classifier) -> Masked:
+def _asymmetric(shop: Workshop, base: Classifier) -> MaskedDefense:
     detectors = shop.net("asymmetric", Asymmetric(shop.eps), epochs=2 * shop.epochs)
     held = shop.material.held
     part = held if len(held) >= 100 else shop.material.train
-    return gallery.asymmetric(base, detectors, threshold_for(detectors, *part.floats(slice(0, 2000))))
+    return gallery.asymmetric(
+        base, detectors, threshold_for(detectors, *part.floats(slice(0, 2000)))
+    )

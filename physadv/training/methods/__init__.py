@@ -1,1 +1,2 @@
-"""Training to a certified bound, and the recipe that puts any defence, data set and architecture together."""
+"""Training to a certified bound, and the recipe that puts any defense, data set and architecture
+together."""

@@ -1,4 +1,5 @@
-"""What lets interval bounds train in few epochs (Shi et al. 2021): initial weights, batch statistics, regularisers."""
+"""What lets interval bounds train in few epochs (Shi et al. 2021): initial weights, batch
+statistics, regularizers."""
 
 from __future__ import annotations
 
@@ -9,16 +10,17 @@ from math import pi, sqrt
 import torch
 from torch import Generator, Tensor, nn
 
-from physadv.certification.bounds.linear_forms import Box
 from physadv.certification.bounds.graph import Graph, Node
 from physadv.certification.bounds.layers import Norm
+from physadv.certification.bounds.linear_forms import Box
 
 MOMENTUM = 0.1
 
 
 @torch.no_grad()
-def initialise(net: nn.Module, generator: Generator) -> None:
-    """Weights N(0, 2 pi / n^2) for n inputs a neuron, biases 0: a layer with its ReLU keeps the mean width of boxes."""
+def initialize(net: nn.Module, generator: Generator) -> None:
+    """Weights N(0, 2 pi / n^2) for n inputs a neuron, biases 0: a layer with its ReLU keeps the
+    mean width of boxes."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             inputs = module.weight[0].numel()
@@ -28,7 +30,8 @@ def initialise(net: nn.Module, generator: Generator) -> None:
 
 
 def on_batch(graph: Graph, images: Tensor) -> tuple[Graph, Tensor]:
-    """The graph as it is in training, batch normalisation by the statistics of these images, and its logits.
+    """The graph as it is in training, batch normalization by the statistics of these images, and
+    its logits.
 
     The stored statistics move on as a forward pass in train mode moves them. The graph is folded.
     """
@@ -53,27 +56,32 @@ def _by_batch(layer: Norm, x: Tensor) -> Norm:
 
 
 def tightness(first: Box, relus: Sequence[Box], tolerance: float = 0.5) -> Tensor:
-    """How much wider than 1 / ``tolerance`` times the input's box the boxes before the ReLUs are; 0 where none is."""
+    """How much wider than 1 / ``tolerance`` times the input's box the boxes before the ReLUs are; 0
+    where none is."""
     ground = (first[1] - first[0]).mean()
     widths = [(high - low).mean().clamp_min(1e-12) for low, high in relus]
-    return torch.stack([(tolerance - ground / w).clamp_min(0) for w in widths]).sum() / (tolerance * len(widths))
+    return torch.stack([(tolerance - ground / w).clamp_min(0) for w in widths]).sum() / (
+        tolerance * len(widths)
+    )
 
 
 def balance(relus: Sequence[Box], tolerance: float = 0.5) -> Tensor:
-    """How uneven the mean and the variance of box centres are between surely active and surely inactive ReLUs."""
+    """How uneven the mean and the variance of box centers are between surely active and surely
+    inactive ReLUs."""
     terms = []
     for low, high in relus:
-        centre = (low + high) / 2
+        center = (low + high) / 2
         active, inactive = (low > 0).to(low), (high < 0).to(low)
-        means = (centre * active).sum(), -(centre * inactive).sum()
-        spread = (centre - centre.mean()).square()
+        means = (center * active).sum(), -(center * inactive).sum()
+        spread = (center - center.mean()).square()
         spreads = (spread * active).sum(), (spread * inactive).sum()
         terms += [_evenness(*means, tolerance), _evenness(*spreads, tolerance)]
     return torch.stack(terms).sum() / (tolerance * len(relus))
 
 
 def _evenness(a: Tensor, b: Tensor, tolerance: float) -> Tensor:
-    """0 where the smaller is at least ``tolerance`` of the larger; nothing to say where one is empty."""
+    """0 where the smaller is at least ``tolerance`` of the larger; nothing to say where one is
+    empty."""
     small, large = torch.minimum(a, b), torch.maximum(a, b)
     ratio = small / large.clamp_min(1e-12)
     return torch.where(small > 0, (tolerance - ratio).clamp_min(0), torch.zeros_like(ratio))

@@ -1,7 +1,7 @@
-"""Inner maximisation: quick ascents within a ball, for a whole batch, as training needs them.
+"""Inner maximization: quick ascents within a ball, for a whole batch, as training needs them.
 
-The attacks of :mod:`physadv.attacks` keep the best iterate of every sample and check all they meet; here every forward
-counts and the last iterate will do.
+The attacks of :mod:`physadv.attacks` keep the best iterate of every sample and check all they meet;
+here every forward counts and the last iterate will do.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from physadv.attacks._classifier_step import frozen_eval
 from physadv.attacks._directions import sparse, unit
-from physadv.attacks._classifier_step import quiet
-from physadv.threat.norms import Norm, known, project, unit_noise
+from physadv.threat.norms import Norm, parse_norm, project_onto_ball, unit_noise
 
 Aim = Callable[[Tensor], Tensor]
 """Images -> a scalar to be made large, the sum over the batch."""
@@ -26,7 +26,7 @@ def random_start(images: Tensor, eps: float, norm: Norm, generator: Generator) -
         noise = torch.rand(images.shape, generator=generator) * 2 - 1
         return (images + eps * noise.to(images)).clamp(0, 1)
     noise = torch.stack([unit_noise(images.shape[1:], norm, generator) for _ in range(len(images))])
-    return project(images + eps * noise.to(images), images, eps, norm)
+    return project_onto_ball(images + eps * noise.to(images), images, eps, norm)
 
 
 def slope(aim: Aim, x: Tensor) -> Tensor:
@@ -37,15 +37,27 @@ def slope(aim: Aim, x: Tensor) -> Tensor:
 
 
 def ascend(
-    aim: Aim, images: Tensor, *, eps: float, norm: Norm, steps: int, step_size: float, start: Tensor | None = None
+    aim: Aim,
+    images: Tensor,
+    *,
+    eps: float,
+    norm: Norm,
+    steps: int,
+    step_size: float,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """``steps`` normalised gradient steps up ``aim`` from ``start`` (else the images), each back into the ball."""
+    """``steps`` normalized gradient steps up ``aim`` from ``start`` (else the images), each back
+    into the ball."""
     limits = ((images - eps).clamp_min(0), (images + eps).clamp_max(1)) if norm == "linf" else None
     x = images if start is None else start
     for _ in range(steps):
         gradient = slope(aim, x)
         x = x + step_size * (-sparse(-gradient, x, 0.05) if norm == "l1" else unit(gradient, norm))
-        x = torch.clamp(x, *limits) if limits is not None else project(x, images, eps, norm)
+        x = (
+            torch.clamp(x, *limits)
+            if limits is not None
+            else project_onto_ball(x, images, eps, norm)
+        )
     return x.detach()
 
 
@@ -55,14 +67,28 @@ def cross_entropy_of(net: nn.Module, labels: Tensor) -> Aim:
 
 
 def attacked(
-    net: nn.Module, images: Tensor, labels: Tensor, *, eps: float, norm: str, steps: int, generator: Generator,
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: str,
+    steps: int,
+    generator: Generator,
     step_size: float | None = None,
-) -> Tensor:  # fmt: skip
-    """PGD from a random start on the cross-entropy, the net in eval mode meanwhile; steps of 2.5 eps / ``steps``."""
-    kind = known(norm)
+) -> Tensor:
+    """PGD from a random start on the cross-entropy, the net in eval mode meanwhile; steps of 2.5
+    eps / ``steps``."""
+    kind = parse_norm(norm)
     size = 2.5 * eps / max(1, steps) if step_size is None else step_size
-    with quiet(net):
+    with frozen_eval(net):
         start = random_start(images, eps, kind, generator)
         return ascend(
-            cross_entropy_of(net, labels), images, eps=eps, norm=kind, steps=steps, step_size=size, start=start
+            cross_entropy_of(net, labels),
+            images,
+            eps=eps,
+            norm=kind,
+            steps=steps,
+            step_size=size,
+            start=start,
         )

@@ -1,9 +1,11 @@
-"""Boxes of a relaxed net from few random projections (Wong et al. 2018), for training at the cost of a few passes.
+"""Boxes of a relaxed net from few random projections (Wong et al. 2018), for training at the cost
+of a few passes.
 
-With the chord's slope on both sides of every ReLU the net's value is a centre plus terms that each range over
-[-1, 1]: one for every input number and every unstable ReLU. How far a neuron can move is the l_1 norm of its
-coefficients. With Cauchy numbers in place of the terms a neuron's value is Cauchy distributed with that norm as scale,
-so the median of a few such runs estimates it, for all neurons at once. Estimates are no bounds: certify without them.
+With the chord's slope on both sides of every ReLU the net's value is a center plus terms that each
+range over [-1, 1]: one for every input number and every unstable ReLU. How far a neuron can move is
+the l_1 norm of its coefficients. With Cauchy numbers in place of the terms a neuron's value is
+Cauchy distributed with that norm as scale, so the median of a few such runs estimates it, for all
+neurons at once. Estimates are no bounds: certify without them.
 """
 
 from __future__ import annotations
@@ -11,48 +13,58 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from physadv.core.errors import VictimError
-from physadv.certification.bounds.input_ball import Ball
-from physadv.certification.bounds.linear_forms import Box, Lines, lines
 from physadv.certification.bounds.graph import Graph
-from physadv.certification.bounds.layers import Add, Affine, Relu
+from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.layers import Add, AffineLayer, Relu
+from physadv.certification.bounds.linear_forms import Box, Lines, relu_lines
+from physadv.core.errors import VictimError
 
 LARGEST = 1e4
 """Cauchy draws are cut here, so that a float sum keeps its small terms."""
 
 
-def sketched_lines(graph: Graph, ball: Ball, projections: int, generator: Generator) -> dict[int, Lines]:
-    """Parallel lines of every ReLU, from estimated boxes of its input; differentiable. ``ball`` must be l_inf."""
+def sketched_lines(
+    graph: Graph, ball: Ball, projections: int, generator: Generator
+) -> dict[int, Lines]:
+    """Parallel lines of every ReLU, from estimated boxes of its input; differentiable. ``ball``
+    must be l_inf."""
     low, high = ball.box()
-    centres = {0: (low + high) / 2}
+    centers = {0: (low + high) / 2}
     runs = {0: _noise((high - low) / 2, projections, generator)}
     found: dict[int, Lines] = {}
     for number, node in enumerate(graph.nodes[1:], 1):
         source = node.inputs[0]
         if isinstance(node.layer, Relu):
-            relaxed = lines(_box(centres[source], runs[source]), parallel=True)
+            relaxed = relu_lines(_box(centers[source], runs[source]), parallel=True)
             found[number] = relaxed
             half = -relaxed.upper * relaxed.least / 2
-            centres[number] = relaxed.upper * centres[source] + half
-            runs[number] = relaxed.upper[:, None] * runs[source] + _noise(half, projections, generator)
+            centers[number] = relaxed.upper * centers[source] + half
+            runs[number] = relaxed.upper[:, None] * runs[source] + _noise(
+                half, projections, generator
+            )
         elif isinstance(node.layer, Add):
-            centres[number] = centres[source] + centres[node.inputs[1]]
+            centers[number] = centers[source] + centers[node.inputs[1]]
             runs[number] = runs[source] + runs[node.inputs[1]]
-        elif isinstance(node.layer, Affine):
-            centres[number] = node.layer.value(centres[source])
-            flat = node.layer.value(runs[source].flatten(0, 1)) - node.layer.constant(low, graph.nodes[source].shape)
+        elif isinstance(node.layer, AffineLayer):
+            centers[number] = node.layer.value(centers[source])
+            flat = node.layer.value(runs[source].flatten(0, 1)) - node.layer.constant(
+                low, graph.nodes[source].shape
+            )
             runs[number] = flat.view(*runs[source].shape[:2], *flat.shape[1:])
         else:
-            raise VictimError(f"layer {type(node.layer).__name__}", "cannot be relaxed", "fold the graph first")
+            raise VictimError(
+                f"layer {type(node.layer).__name__}", "cannot be relaxed", "fold the graph first"
+            )
     return found
 
 
 def _noise(radius: Tensor, projections: int, generator: Generator) -> Tensor:
-    """(b, projections, *shape): Cauchy numbers, the same for every image, times ``radius`` (b, *shape)."""
+    """(b, projections, *shape): Cauchy numbers, the same for every image, times ``radius`` (b,
+    *shape)."""
     draws = torch.empty((1, projections, *radius.shape[1:])).cauchy_(generator=generator)
     return radius[:, None] * draws.clamp_(-LARGEST, LARGEST).to(radius)
 
 
-def _box(centre: Tensor, runs: Tensor) -> Box:
+def _box(center: Tensor, runs: Tensor) -> Box:
     reach = runs.abs().median(1).values
-    return centre - reach, centre + reach
+    return center - reach, center + reach

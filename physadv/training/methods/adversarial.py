@@ -1,4 +1,4 @@
-"""Adversarial training: defences whose loss is taken where an attack has moved the images."""
+"""Adversarial training: defenses whose loss is taken where an attack has moved the images."""
 
 from __future__ import annotations
 
@@ -9,38 +9,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physadv.attacks._classifier_step import quiet
-from physadv.threat.norms import furthest, known
-from physadv.training.methods.base import Defence, Metrics, Position, need
+from physadv.attacks._classifier_step import frozen_eval
+from physadv.threat.norms import furthest, parse_norm
 from physadv.training.methods._inner_maximization import ascend, attacked, cross_entropy_of, slope
+from physadv.training.methods.base import Defense, Metrics, Position, need
 
 
 @dataclass
-class _Attacked(Defence):
+class _Attacked(Defense):
     """What they share: the ball."""
 
     eps: float
     norm: str = "linf"
 
     def __post_init__(self) -> None:
-        known(self.norm)
+        parse_norm(self.norm)
         need("eps", self.eps, self.eps >= 0, "write it like 0.1 or 8/255")
 
 
 @dataclass
 class Fgsm(_Attacked):
-    """Goodfellow et al. (2015): ``mix`` of the clean loss and 1 - ``mix`` of the loss after one step of length eps."""
+    """Goodfellow et al. (2015): ``mix`` of the clean loss and 1 - ``mix`` of the loss after one
+    step of length eps."""
 
     mix: float = 0.5
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`. Other norms take the best step on the linearised loss."""
-        with quiet(net):
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
+        """See :class:`Defence`. Other norms take the best step on the linearized loss."""
+        with frozen_eval(net):
             gradient = slope(cross_entropy_of(net, labels), images)
         if self.norm == "linf":  # what `furthest` gives, without its float64
             moved = (images + self.eps * gradient.sign()).clamp(0, 1)
         else:
-            moved = furthest(-gradient, images, self.eps, known(self.norm))
+            moved = furthest(-gradient, images, self.eps, parse_norm(self.norm))
         clean = F.cross_entropy(net(images).float(), labels)
         return self.mix * clean + (1 - self.mix) * F.cross_entropy(net(moved).float(), labels), {}
 
@@ -52,21 +55,31 @@ class Pgd(_Attacked):
     steps: int = 10
     step_size: float | None = None
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         moved = attacked(
-            net, images, labels, eps=self.eps, norm=self.norm, steps=self.steps, generator=at.generator,
+            net,
+            images,
+            labels,
+            eps=self.eps,
+            norm=self.norm,
+            steps=self.steps,
+            generator=at.generator,
             step_size=self.step_size,
-        )  # fmt: skip
+        )
         return F.cross_entropy(net(moved).float(), labels), {}
 
 
 @dataclass
 class Free(_Attacked):
-    """Shafahi et al. (2019): a batch is replayed ``replays`` times, and each backward pass moves weights and images.
+    """Shafahi et al. (2019): a batch is replayed ``replays`` times, and each backward pass moves
+    weights and images.
 
-    The change of the images goes on from batch to batch. An epoch counts steps, so that it costs what an epoch of the
-    standard loss costs and the data is seen once in ``replays`` epochs. All batches must be of one size.
+    The change of the images goes on from batch to batch. An epoch counts steps, so that it costs
+    what an epoch of the standard loss costs and the data is seen once in ``replays`` epochs. All
+    batches must be of one size.
     """
 
     replays: int = 4
@@ -81,14 +94,20 @@ class Free(_Attacked):
         """See :class:`Defence`."""
         return self.replays
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`. The loop's own backward pass leaves the slope that the next call climbs."""
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
+        """See :class:`Defence`. The loop's own backward pass leaves the slope that the next call
+        climbs."""
         moved = self._moved()
-        self._change = (torch.zeros_like(images) if moved is None else moved.to(images)).requires_grad_()
+        self._change = (
+            torch.zeros_like(images) if moved is None else moved.to(images)
+        ).requires_grad_()
         return F.cross_entropy(net((images + self._change).clamp(0, 1)).float(), labels), {}
 
     def _moved(self) -> Tensor | None:
-        """The change after a step of eps along the slope of the last backward pass, back in the ball."""
+        """The change after a step of eps along the slope of the last backward pass, back in the
+        ball."""
         if self._change is None:
             return None
         change, gradient = self._change.detach(), self._change.grad
@@ -98,7 +117,9 @@ class Free(_Attacked):
             return (change + self.eps * gradient.sign()).clamp(-self.eps, self.eps)
         order = {"l2": 2, "l1": 1}[self.norm]
         tall = (-1, *[1] * (change.ndim - 1))
-        change = change + self.eps * gradient / gradient.flatten(1).norm(order, 1).clamp_min(1e-12).view(tall)
+        change = change + self.eps * gradient / gradient.flatten(1).norm(order, 1).clamp_min(
+            1e-12
+        ).view(tall)
         size: Tensor = change.flatten(1).norm(order, 1).clamp_min(1e-12)
         back: Tensor = change * (self.eps / size).clamp_max(1).view(tall)
         return back
@@ -115,23 +136,31 @@ class Free(_Attacked):
 
 @dataclass
 class Trades(_Attacked):
-    """Zhang et al. (2019): the clean loss plus ``beta`` times the divergence between clean and attacked prediction."""
+    """Zhang et al. (2019): the clean loss plus ``beta`` times the divergence between clean and
+    attacked prediction."""
 
     beta: float = 6.0
     steps: int = 10
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`. The attack climbs the divergence itself, from a tiny random change."""
         if self.beta == 0:
             return F.cross_entropy(net(images).float(), labels), {}
-        with quiet(net):
+        with frozen_eval(net):
             with torch.no_grad():
                 wanted = F.log_softmax(net(images).float(), 1)
             nudge = 0.001 * torch.randn(images.shape, generator=at.generator).to(images)
             moved = ascend(
-                lambda x: _divergence(wanted, net(x), "sum"), images, eps=self.eps, norm=known(self.norm),
-                steps=self.steps, step_size=2.5 * self.eps / max(1, self.steps), start=(images + nudge).clamp(0, 1),
-            )  # fmt: skip
+                lambda x: _divergence(wanted, net(x), "sum"),
+                images,
+                eps=self.eps,
+                norm=parse_norm(self.norm),
+                steps=self.steps,
+                step_size=2.5 * self.eps / max(1, self.steps),
+                start=(images + nudge).clamp(0, 1),
+            )
         clean = net(images).float()
         gap = _divergence(F.log_softmax(clean, 1), net(moved), "batchmean")
         return F.cross_entropy(clean, labels) + self.beta * gap, {"divergence": float(gap.detach())}
@@ -143,15 +172,18 @@ def _divergence(wanted: Tensor, logits: Tensor, reduction: str) -> Tensor:
 
 
 @dataclass
-class GradientPenalty(Defence):
-    """Ross and Doshi-Velez (2018): the clean loss plus ``penalty`` times the squared l_2 slope of each image's loss."""
+class GradientPenalty(Defense):
+    """Ross and Doshi-Velez (2018): the clean loss plus ``penalty`` times the squared l_2 slope of
+    each image's loss."""
 
     penalty: float = 10.0
 
     def __post_init__(self) -> None:
         need("penalty", self.penalty, self.penalty >= 0, "use 10")
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         x = images.detach().requires_grad_()
         each = F.cross_entropy(net(x).float(), labels, reduction="sum")

@@ -1,10 +1,11 @@
-"""What a defence is to the training loop: a loss, and at most a way to begin, to watch and to remember."""
+"""What a defense is to the training loop: a loss, and at most a way to begin, to watch and to
+remember."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -18,7 +19,8 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Position:
-    """Where in its schedule a run stands: ``step`` of ``total``, from 0. ``generator`` (CPU) is this step's own."""
+    """Where in its schedule a run stands: ``step`` of ``total``, from 0. ``generator`` (CPU) is
+    this step's own."""
 
     step: int
     total: int
@@ -31,22 +33,27 @@ class Position:
 
     def ramp(self, begin: float, end: float) -> float:
         """0 before the share ``begin`` of the run, 1 from ``end`` on, linear between."""
-        return min(1.0, max(0.0, (self.share - begin) / (end - begin))) if end > begin else float(self.share >= end)
+        return (
+            min(1.0, max(0.0, (self.share - begin) / (end - begin)))
+            if end > begin
+            else float(self.share >= end)
+        )
 
 
 class Run(NamedTuple):
-    """The moving parts of a run: the net, its average, and the optimiser."""
+    """The moving parts of a run: the net, its average, and the optimizer."""
 
     net: nn.Module
     mean: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
 
 
-class Defence(ABC):
-    """The part of training that differs. Subclasses are dataclasses whose fields are their settings.
+class Defense(ABC):
+    """The part of training that differs. Subclasses are dataclasses whose fields are their
+    settings.
 
-    ``score`` names what chooses the best epoch: "clean", "robust" (under PGD), "certified", "noisy" or
-    "masked".
+    ``score`` names what chooses the best epoch: "clean", "robust" (under PGD), "certified", "noisy"
+    or "masked".
     """
 
     score: ClassVar[str] = "robust"
@@ -60,14 +67,17 @@ class Defence(ABC):
         """Once, before the first step: own initial weights, for example."""
 
     @abstractmethod
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
         """The scalar loss of a batch, with the net in train mode, and what to report of it.
 
         Images are (b, c, h, w) in [0, 1], labels (b,). Draw from ``at.generator`` alone.
         """
 
     def watch(self, run: Run, at: Position) -> Metrics:
-        """Before each step: look at the run and, where it goes wrong, repair it. Returns what to report."""
+        """Before each step: look at the run and, where it goes wrong, repair it. Returns what to
+        report."""
         return {}
 
     def state(self) -> dict[str, Tensor]:
@@ -79,23 +89,25 @@ class Defence(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Its name and settings, to tell one run from another."""
-        names = [f.name for f in fields(self) if f.init] if hasattr(self, "__dataclass_fields__") else []  # type: ignore[arg-type]
+        names: list[str] = [f.name for f in fields(self) if f.init] if is_dataclass(self) else []
         return {"defence": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
 
 def need(what: str, value: float, fits: bool, remedy: str) -> None:
-    """Raise OptionError where a setting of a defence is outside its range."""
+    """Raise OptionError where a setting of a defense is outside its range."""
     if not fits:
         raise OptionError(f"{what} {value:g}", "outside its range", remedy)
 
 
 @dataclass
-class Standard(Defence):
+class Standard(Defense):
     """Plain cross-entropy, with ``smoothing`` of the labels."""
 
     smoothing: float = 0.0
     score: ClassVar[str] = "clean"
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         return F.cross_entropy(net(images).float(), labels, label_smoothing=self.smoothing), {}

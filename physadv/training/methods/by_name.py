@@ -7,15 +7,15 @@ from dataclasses import fields
 from typing import Any
 
 from physadv.core.errors import OptionError
-from physadv.training.methods.certified import CrownIbp, Ibp, Polytope
 from physadv.training.methods.adversarial import Fgsm, Free, GradientPenalty, Pgd, Trades
-from physadv.training.methods.base import Defence, Standard
+from physadv.training.methods.base import Defense, Standard
+from physadv.training.methods.certified import CrownIbp, Ibp, Polytope
 from physadv.training.methods.fast import Fast
-from physadv.training.methods.occlusion import Masked
-from physadv.training.methods.noise_augmentation import Gaussian, SmoothAdv
+from physadv.training.methods.noise_augmentation import GaussianAugmentation, SmoothAdv
+from physadv.training.methods.occlusion import OcclusionTraining
 from physadv.training.methods.patch import Stickers
 
-DEFENCES: dict[str, Callable[..., Defence]] = {
+DEFENSES: dict[str, Callable[..., Defense]] = {
     "standard": Standard,
     "fgsm": Fgsm,
     "pgd": Pgd,
@@ -23,31 +23,34 @@ DEFENCES: dict[str, Callable[..., Defence]] = {
     "fast": Fast,
     "trades": Trades,
     "gradient-penalty": GradientPenalty,
-    "gaussian": Gaussian,
+    "gaussian": GaussianAugmentation,
     "smoothadv": SmoothAdv,
     "ibp": Ibp,
     "crown-ibp": CrownIbp,
     "polytope": Polytope,
     "patch": Stickers,
-    "masked": Masked,
+    "masked": OcclusionTraining,
 }
 BALL = ("eps", "norm")
-"""Settings of the threat: a defence that has none is still judged under it."""
+"""Settings of the threat: a defense that has none is still judged under it."""
 
 
-def named(name: str, settings: Mapping[str, Any]) -> Defence:
-    """The defence called ``name``. Settings that are None keep its own.
+def defense_by_name(name: str, settings: Mapping[str, Any]) -> Defense:
+    """The defense called ``name``. Settings that are None keep its own.
 
-    Raises OptionError for an unknown name, for a setting the defence does not have, and for one out of range.
+    Raises OptionError for an unknown name, for a setting the defense does not have, and for one out
+    of range.
     """
-    if name not in DEFENCES:
-        raise OptionError(f"defence {name!r}", f"one of {', '.join(DEFENCES)}", "choose one of these")
-    kind: Any = DEFENCES[name]
+    if name not in DEFENSES:
+        raise OptionError(
+            f"defense {name!r}", f"one of {', '.join(DEFENSES)}", "choose one of these"
+        )
+    kind: Any = DEFENSES[name]
     known = [f.name for f in fields(kind) if f.init]
     given = {key: value for key, value in settings.items() if value is not None}
     for key in given:
         if key not in known and key not in BALL:
             own = ", ".join(k for k in known if k not in BALL) or "none"
             raise OptionError(f"{key} for {name}", f"its settings are: {own}", f"leave {key} out")
-    made: Defence = kind(**{key: value for key, value in given.items() if key in known})
+    made: Defense = kind(**{key: value for key, value in given.items() if key in known})
     return made

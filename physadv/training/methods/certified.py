@@ -1,4 +1,5 @@
-"""Defences whose loss is a bound: no image of the ball has a larger one (polytope: up to its estimates)."""
+"""Defences whose loss is a bound: no image of the ball has a larger one (polytope: up to its
+estimates)."""
 
 from __future__ import annotations
 
@@ -9,27 +10,28 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from physadv.core.errors import OptionError
 from physadv.certification.bounds.backward import backward
-from physadv.certification.bounds.input_ball import NORMS, Ball
-from physadv.certification.bounds.linear_forms import Box, Dense, lines
 from physadv.certification.bounds.graph import Graph, relus
 from physadv.certification.bounds.ibp import boxes
+from physadv.certification.bounds.input_ball import NORMS, Ball
 from physadv.certification.bounds.layers import Scale
-from physadv.certification.bounds.verify import margin_forms
+from physadv.certification.bounds.linear_forms import Box, Dense, relu_lines
 from physadv.certification.bounds.tracing import trace
-from physadv.training.methods._ibp_initialization import balance, initialise, on_batch, tightness
+from physadv.certification.bounds.verify import margin_forms
+from physadv.core.errors import OptionError
+from physadv.training.methods._ibp_initialization import balance, initialize, on_batch, tightness
 from physadv.training.methods._random_projections import sketched_lines
-from physadv.training.methods.base import Defence, Metrics, Position, need
+from physadv.training.methods.base import Defense, Metrics, Position, need
 
 
 @dataclass
-class _Bounded(Defence):
-    """What they share: the ball, which grows from 0 to eps between two shares of the run, and the watched net.
+class _Bounded(Defense):
+    """What they share: the ball, which grows from 0 to eps between two shares of the run, and the
+    watched net.
 
-    With ``stretch`` it grows to so many times the eps that is asked for: interval bounds at a small eps gain from it
-    (Gowal et al. 2018 train at 0.2 for 0.1). Bounds are computed in single precision whatever the schedule's; batch
-    normalisation is by the clean batch.
+    With ``stretch`` it grows to so many times the eps that is asked for: interval bounds at a small
+    eps gain from it (Gowal et al. 2018 train at 0.2 for 0.1). Bounds are computed in single
+    precision whatever the schedule's; batch normalization is by the clean batch.
     """
 
     eps: float
@@ -37,17 +39,25 @@ class _Bounded(Defence):
     grow: tuple[float, float] = (0.05, 0.5)
     stretch: float = 1.0
     score: ClassVar[str] = "certified"
-    _watched: tuple[nn.Module, tuple[int, ...], Graph] | None = field(default=None, init=False, repr=False)
+    _watched: tuple[nn.Module, tuple[int, ...], Graph] | None = field(
+        default=None, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         need("eps", self.eps, 0 <= self.eps < float("inf"), "write it like 0.1 or 8/255")
-        need("stretch", self.stretch, 1 <= self.stretch <= 4, "use a number from 1 to 4, such as 1.5")
+        need(
+            "stretch", self.stretch, 1 <= self.stretch <= 4, "use a number from 1 to 4, such as 1.5"
+        )
         if self.norm not in NORMS:
             raise OptionError(f"norm {self.norm}", f"bounds know {' and '.join(NORMS)}", "use linf")
         if not 0 <= self.grow[0] <= self.grow[1] <= 1:
-            raise OptionError(f"grow {self.grow}", "two shares of the run, in order", "use (0.05, 0.5)")
+            raise OptionError(
+                f"grow {self.grow}", "two shares of the run, in order", "use (0.05, 0.5)"
+            )
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         with torch.autocast(images.device.type, enabled=False):
             graph, logits = on_batch(self._graph(net, tuple(images.shape[1:])), images)
@@ -59,7 +69,9 @@ class _Bounded(Defence):
             certified = float((margins.detach().amin(1) > 0).float().mean())
             return loss, {"eps": eps, "batch_certified": certified}
 
-    def _bounded(self, graph: Graph, ball: Ball, forms: Tensor, at: Position) -> tuple[Tensor, Tensor]:
+    def _bounded(
+        self, graph: Graph, ball: Ball, forms: Tensor, at: Position
+    ) -> tuple[Tensor, Tensor]:
         """The loss and the margins (b, k) it was made of."""
         raise NotImplementedError
 
@@ -73,26 +85,30 @@ class _Bounded(Defence):
 class Ibp(_Bounded):
     """Interval bound propagation (Gowal et al. 2018) as Shi et al. (2021) train it.
 
-    The robust cross-entropy of the interval margins, and ``regularise`` times two regularisers that fade out as eps
-    grows. Initial weights are theirs, unless ``own_start`` is off.
+    The robust cross-entropy of the interval margins, and ``regularise`` times two regularizers that
+    fade out as eps grows. Initial weights are theirs, unless ``own_start`` is off.
     """
 
-    regularise: float = 0.5
+    regularize: float = 0.5
     own_start: bool = True
 
     def begin(self, net: nn.Module, generator: Generator) -> None:
         """See :class:`Defence`."""
         if self.own_start:
-            initialise(net, generator)
+            initialize(net, generator)
 
-    def _bounded(self, graph: Graph, ball: Ball, forms: Tensor, at: Position) -> tuple[Tensor, Tensor]:
+    def _bounded(
+        self, graph: Graph, ball: Ball, forms: Tensor, at: Position
+    ) -> tuple[Tensor, Tensor]:
         found, before, margins = _intervals(graph, ball, forms)
-        return self._with_regularisers(robust_cross_entropy(margins), graph, found, before, at), margins
+        return self._with_regularizers(
+            robust_cross_entropy(margins), graph, found, before, at
+        ), margins
 
-    def _with_regularisers(
+    def _with_regularizers(
         self, loss: Tensor, graph: Graph, found: dict[int, Box], before: list[int], at: Position
     ) -> Tensor:
-        fading = self.regularise * (1 - at.ramp(*self.grow))
+        fading = self.regularize * (1 - at.ramp(*self.grow))
         if fading == 0 or not before:
             return loss
         first = 1 if isinstance(graph.nodes[1].layer, Scale) else 0
@@ -102,20 +118,29 @@ class Ibp(_Bounded):
 
 @dataclass
 class CrownIbp(Ibp):
-    """CROWN-IBP (Zhang et al. 2020): a backward bound over interval boxes, weighed from 1 down to 0 as eps grows."""
+    """CROWN-IBP (Zhang et al. 2020): a backward bound over interval boxes, weighed from 1 down to 0
+    as eps grows."""
 
-    def _bounded(self, graph: Graph, ball: Ball, forms: Tensor, at: Position) -> tuple[Tensor, Tensor]:
+    def _bounded(
+        self, graph: Graph, ball: Ball, forms: Tensor, at: Position
+    ) -> tuple[Tensor, Tensor]:
         found, before, margins = _intervals(graph, ball, forms)
         weight = 1 - at.ramp(*self.grow)
         if weight > 0:
-            relaxed = {i: lines(found[graph.nodes[i].inputs[0]]) for i in relus(graph)}
-            margins = weight * backward(graph, ball, _last(graph), Dense(forms), relaxed) + (1 - weight) * margins
-        return self._with_regularisers(robust_cross_entropy(margins), graph, found, before, at), margins
+            relaxed = {i: relu_lines(found[graph.nodes[i].inputs[0]]) for i in relus(graph)}
+            margins = (
+                weight * backward(graph, ball, _last(graph), Dense(forms), relaxed)
+                + (1 - weight) * margins
+            )
+        return self._with_regularizers(
+            robust_cross_entropy(margins), graph, found, before, at
+        ), margins
 
 
 @dataclass
 class Polytope(_Bounded):
-    """The dual of the convex outer polytope (Wong and Kolter 2018), boxes inside from random projections (2018b)."""
+    """The dual of the convex outer polytope (Wong and Kolter 2018), boxes inside from random
+    projections (2018b)."""
 
     projections: int = 10
 
@@ -125,14 +150,17 @@ class Polytope(_Bounded):
         if self.norm != "linf":
             raise OptionError(f"norm {self.norm}", "Cauchy projections serve l_inf", "use linf")
 
-    def _bounded(self, graph: Graph, ball: Ball, forms: Tensor, at: Position) -> tuple[Tensor, Tensor]:
+    def _bounded(
+        self, graph: Graph, ball: Ball, forms: Tensor, at: Position
+    ) -> tuple[Tensor, Tensor]:
         relaxed = sketched_lines(graph, ball, self.projections, at.generator)
         margins = backward(graph, ball, _last(graph), Dense(forms), relaxed)
         return robust_cross_entropy(margins), margins
 
 
 def robust_cross_entropy(margins: Tensor) -> Tensor:
-    """The mean cross-entropy where every other class is as near as ``margins`` (b, classes - 1) allow."""
+    """The mean cross-entropy where every other class is as near as ``margins`` (b, classes - 1)
+    allow."""
     worst = F.pad(-margins, (1, 0))
     return F.cross_entropy(worst, torch.zeros(len(worst), dtype=torch.long, device=worst.device))
 

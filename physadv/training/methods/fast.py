@@ -1,4 +1,5 @@
-"""Fast adversarial training (Wong, Rice and Kolter 2020), with a guard against catastrophic overfitting."""
+"""Fast adversarial training (Wong, Rice and Kolter 2020), with a guard against catastrophic
+overfitting."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physadv.training.methods.adversarial import _Attacked
-from physadv.training.checkpoint import load_optimiser, optimiser_tensors
-from physadv.training.methods.base import Metrics, Position, Run, need
+from physadv.training.checkpoint import load_optimizer, optimizer_tensors
 from physadv.training.methods._inner_maximization import attacked
+from physadv.training.methods.adversarial import _Attacked
+from physadv.training.methods.base import Metrics, Position, Run, need
 
 STRONGEST = 8
 _PARTS = ("net", "mean", "optimiser")
@@ -22,11 +23,12 @@ _PARTS = ("net", "mean", "optimiser")
 class Fast(_Attacked):
     """One step of ``stride`` eps from a random start, watched.
 
-    A net trained so can overfit to the one step within a few batches: its accuracy under FGSM stays and under PGD is
-    gone. So every ``every`` steps the net is attacked by PGD on a held batch: the first ``held`` images it was ever
-    given, which the guard keeps and whose labels it knows. Where that accuracy fell by more than ``drop`` since the
-    last sound check, the guard puts weights, average and optimiser back to that check and doubles the steps of the
-    training attack (1, 2, 4, 8 of PGD's usual length) from then on.
+    A net trained so can overfit to the one step within a few batches: its accuracy under FGSM stays
+    and under PGD is gone. So every ``every`` steps the net is attacked by PGD on a held batch: the
+    first ``held`` images it was ever given, which the guard keeps and whose labels it knows. Where
+    that accuracy fell by more than ``drop`` since the last sound check, the guard puts weights,
+    average and optimizer back to that check and doubles the steps of the training attack (1, 2, 4,
+    8 of PGD's usual length) from then on.
     """
 
     stride: float = 1.25
@@ -45,15 +47,23 @@ class Fast(_Attacked):
         need("steps between two checks", self.every, self.every >= 1, "use 50")
         need("drop", self.drop, 0 < self.drop <= 1, "use 0.2")
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         if self._images is None:
             self._images, self._labels = images[: self.held].clone(), labels[: self.held].clone()
         size = self.stride * self.eps if self.strength == 1 else None
         moved = attacked(
-            net, images, labels, eps=self.eps, norm=self.norm, steps=self.strength, generator=at.generator,
+            net,
+            images,
+            labels,
+            eps=self.eps,
+            norm=self.norm,
+            steps=self.strength,
+            generator=at.generator,
             step_size=size,
-        )  # fmt: skip
+        )
         return F.cross_entropy(net(moved).float(), labels), {"attack_steps": float(self.strength)}
 
     def watch(self, run: Run, at: Position) -> Metrics:
@@ -72,7 +82,13 @@ class Fast(_Attacked):
         assert self._images is not None
         assert self._labels is not None
         moved = attacked(
-            net, self._images, self._labels, eps=self.eps, norm=self.norm, steps=10, generator=at.generator
+            net,
+            self._images,
+            self._labels,
+            eps=self.eps,
+            norm=self.norm,
+            steps=10,
+            generator=at.generator,
         )
         training = net.training
         net.eval()
@@ -94,11 +110,13 @@ class Fast(_Attacked):
             return
         self._images, self._labels = state["images"], state["labels"]
         self.strength, self._accuracy = int(state["numbers"][0]), float(state["numbers"][1])
-        self._sound = {key: value for key, value in state.items() if key.partition(".")[0] in _PARTS}
+        self._sound = {
+            key: value for key, value in state.items() if key.partition(".")[0] in _PARTS
+        }
 
 
 def _snapshot(run: Run) -> dict[str, Tensor]:
-    groups = (run.net.state_dict(), run.mean.state_dict(), optimiser_tensors(run.optimiser))
+    groups = (run.net.state_dict(), run.mean.state_dict(), optimizer_tensors(run.optimizer))
     return {
         f"{part}.{key}": value.detach().clone()
         for part, group in zip(_PARTS, groups, strict=True)
@@ -113,4 +131,4 @@ def _restore(run: Run, sound: Mapping[str, Tensor]) -> None:
         groups[part][key] = value.clone()
     run.net.load_state_dict(groups["net"])
     run.mean.load_state_dict(groups["mean"])
-    load_optimiser(run.optimiser, groups["optimiser"])
+    load_optimizer(run.optimizer, groups["optimiser"])

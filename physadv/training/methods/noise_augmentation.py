@@ -1,4 +1,4 @@
-"""Training for randomised smoothing: the classifier must know its classes under Gaussian noise."""
+"""Training for randomized smoothing: the classifier must know its classes under Gaussian noise."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physadv.attacks._classifier_step import quiet
-from physadv.threat.norms import known
-from physadv.training.methods.base import Defence, Metrics, Position, need
+from physadv.attacks._classifier_step import frozen_eval
+from physadv.threat.norms import parse_norm
 from physadv.training.methods._inner_maximization import ascend
+from physadv.training.methods.base import Defense, Metrics, Position, need
 
 
 @dataclass
-class Gaussian(Defence):
+class GaussianAugmentation(Defense):
     """Cohen et al. (2019): the loss of images with noise N(0, ``sigma``^2), not clipped."""
 
     sigma: float = 0.25
@@ -25,17 +25,21 @@ class Gaussian(Defence):
     def __post_init__(self) -> None:
         need("sigma", self.sigma, self.sigma > 0, "use 0.25")
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         noise = self.sigma * torch.randn(images.shape, generator=at.generator).to(images)
         return F.cross_entropy(net(images + noise).float(), labels), {}
 
 
 @dataclass
-class SmoothAdv(Gaussian):
-    """Salman et al. (2019): PGD on the smoothed classifier, then the loss at the attacked images under the same noise.
+class SmoothAdv(GaussianAugmentation):
+    """Salman et al. (2019): PGD on the smoothed classifier, then the loss at the attacked images
+    under the same noise.
 
-    The smoothed classifier is the mean softmax over ``draws`` noises. ``eps`` grows from 0 over the share ``warmup``.
+    The smoothed classifier is the mean softmax over ``draws`` noises. ``eps`` grows from 0 over the
+    share ``warmup``.
     """
 
     eps: float = 1.0
@@ -46,12 +50,16 @@ class SmoothAdv(Gaussian):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known(self.norm)
+        parse_norm(self.norm)
         need("draws", self.draws, self.draws >= 1, "use 2")
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
-        noise = self.sigma * torch.randn((self.draws, *images.shape), generator=at.generator).to(images)
+        noise = self.sigma * torch.randn((self.draws, *images.shape), generator=at.generator).to(
+            images
+        )
         eps = self.eps * at.ramp(0.0, self.warmup)
 
         def smoothed(x: Tensor) -> Tensor:
@@ -60,8 +68,15 @@ class SmoothAdv(Gaussian):
 
         moved = images
         if eps > 0:
-            with quiet(net):
+            with frozen_eval(net):
                 size = 2 * eps / max(1, self.steps)
-                moved = ascend(smoothed, images, eps=eps, norm=known(self.norm), steps=self.steps, step_size=size)
+                moved = ascend(
+                    smoothed,
+                    images,
+                    eps=eps,
+                    norm=parse_norm(self.norm),
+                    steps=self.steps,
+                    step_size=size,
+                )
         every = (moved + noise).flatten(0, 1)
         return F.cross_entropy(net(every).float(), labels.repeat(self.draws)), {}

@@ -1,4 +1,5 @@
-"""Patch-adversarial training: printed rectangles at random places and poses, made harmful by a few steps."""
+"""Patch-adversarial training: printed rectangles at random places and poses, made harmful by a few
+steps."""
 
 from __future__ import annotations
 
@@ -10,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from physadv.attacks._classifier_step import quiet
+from physadv.attacks._classifier_step import frozen_eval
 from physadv.core.errors import OptionError
 from physadv.eot import pipeline
-from physadv.eot.warp import pose_homography
 from physadv.eot.placement import Placement
 from physadv.eot.presets import EotRanges
 from physadv.eot.scenes.signs import SceneBatch
-from physadv.training.methods.base import Defence, Metrics, Position, need
+from physadv.eot.warp import pose_homography
 from physadv.training.methods._inner_maximization import slope
+from physadv.training.methods.base import Defense, Metrics, Position, need
 
 WIDTH_MM = 600.0
 """The object is taken to fill the image and to be as wide as a sign."""
@@ -26,11 +27,13 @@ TEXTURE_PX = 24
 
 
 @dataclass
-class Stickers(Defence):
-    """Half of the loss on clean images, half on images with a sticker (after Rao et al. 2020; Wu et al. 2020).
+class Stickers(Defense):
+    """Half of the loss on clean images, half on images with a sticker (after Rao et al. 2020; Wu et
+    al. 2020).
 
-    Each batch gets one rectangle of ``area`` (low, high) of the image, printed, lying at another place and in another
-    pose in every image, and photographed (:mod:`physadv.eot.pipeline`). Its texture climbs the loss for ``steps``.
+    Each batch gets one rectangle of ``area`` (low, high) of the image, printed, lying at another
+    place and in another pose in every image, and photographed (:mod:`physadv.eot.pipeline`). Its
+    texture climbs the loss for ``steps``.
     """
 
     area: tuple[float, float] = (0.02, 0.1)
@@ -42,11 +45,13 @@ class Stickers(Defence):
             raise OptionError(f"area {self.area}", "0 < low <= high < 1", "use (0.02, 0.1)")
         need("steps", self.steps, self.steps >= 0, "use 4")
 
-    def loss(self, net: nn.Module, images: Tensor, labels: Tensor, at: Position) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+    ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         photo = self._camera(images, at.generator)
         texture = torch.rand((1, 3, TEXTURE_PX, TEXTURE_PX), generator=at.generator).to(images)
-        with quiet(net):
+        with frozen_eval(net):
             for _ in range(self.steps):
                 up = slope(lambda t: F.cross_entropy(net(photo(t)).float(), labels), texture)
                 texture = (texture + self.step_size * up.sign()).clamp(0, 1)
@@ -56,34 +61,51 @@ class Stickers(Defence):
         return 0.5 * (clean + covered), {"covered": float(covered.detach())}
 
     def _camera(self, images: Tensor, generator: Generator) -> partial[Tensor]:
-        """texture (1, 3, h, w) -> photographs of the batch with it, under one draw of everything else."""
-        colour = images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1)
+        """texture (1, 3, h, w) -> photographs of the batch with it, under one draw of everything
+        else."""
+        color = images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1)
         count, size = len(images), images.shape[-1]
-        share = self.area[0] + (self.area[1] - self.area[0]) * float(torch.rand((), generator=generator))
+        share = self.area[0] + (self.area[1] - self.area[0]) * float(
+            torch.rand((), generator=generator)
+        )
         aspect = float(torch.exp(torch.rand((), generator=generator) * 1.4 - 0.7))
         width, height = WIDTH_MM * (share * aspect) ** 0.5, WIDTH_MM * (share / aspect) ** 0.5
         poses = _poses(count, size, generator)
         ones = torch.ones(count, 3)
-        scenes = SceneBatch(colour, poses, ones, 0 * ones, torch.ones(count), ("",) * count).to(images.device)
-        draw = pipeline.sample(scenes, EotRanges(defocus_px=(0.0, 0.3), motion_px=(0.0, 0.5)), generator)
+        scenes = SceneBatch(color, poses, ones, 0 * ones, torch.ones(count), ("",) * count).to(
+            images.device
+        )
+        draw = pipeline.sample(
+            scenes, EotRanges(defocus_px=(0.0, 0.3), motion_px=(0.0, 0.5)), generator
+        )
         mask = torch.ones(1, 1, TEXTURE_PX, TEXTURE_PX, device=images.device)
         place = Placement(width, height)
-        return partial(_seen, mask=mask, placement=place, scenes=scenes, draw=draw.to(images.device))
+        return partial(
+            _seen, mask=mask, placement=place, scenes=scenes, draw=draw.to(images.device)
+        )
 
 
-def _seen(texture: Tensor, mask: Tensor, placement: Placement, scenes: SceneBatch, draw: pipeline.Draw) -> Tensor:
+def _seen(
+    texture: Tensor, mask: Tensor, placement: Placement, scenes: SceneBatch, draw: pipeline.Draw
+) -> Tensor:
     return pipeline.apply(texture, mask, placement, scenes, draw)
 
 
 def _poses(count: int, size: int, generator: Generator) -> Tensor:
-    """(count, 3, 3) plane mm -> px: the sticker's centre anywhere in the inner 70 %, turned and tilted at random."""
+    """(count, 3, 3) plane mm -> px: the sticker's center anywhere in the inner 70 %, turned and
+    tilted at random."""
 
     def draw(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator)
 
     distance = 4 * WIDTH_MM / draw(0.9, 1.1)
-    centre = torch.stack([draw(0.15, 0.85), draw(0.15, 0.85)], 1) * size
+    center = torch.stack([draw(0.15, 0.85), draw(0.15, 0.85)], 1) * size
     focal = torch.full((count,), 4.0 * size)
     return pose_homography(
-        distance, draw(-0.7, 0.7), draw(-0.3, 0.3), draw(-pi / 4, pi / 4), focal_px=focal, centre_px=centre
+        distance,
+        draw(-0.7, 0.7),
+        draw(-0.3, 0.3),
+        draw(-pi / 4, pi / 4),
+        focal_px=focal,
+        center_px=center,
     )

@@ -1,7 +1,8 @@
 """What a camera on the road does to a sign, drawn in batches from our own generators.
 
-Every function takes images (b, c, h, w) in [0, 1] and a CPU generator and returns new images of the same shape; the
-same generator state gives the same result. None of them mirrors: a mirrored sign is another sign.
+Every function takes images (b, c, h, w) in [0, 1] and a CPU generator and returns new images of the
+same shape; the same generator state gives the same result. None of them mirrors: a mirrored sign is
+another sign.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Generator, Tensor
 _LUMA = torch.tensor([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]])
 
 
-def uniform(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
+def uniform_like(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
     """Uniform draws in [low, high) of the given shape."""
     return torch.rand(shape, generator=generator) * (high - low) + low
 
@@ -34,32 +35,41 @@ def homographies(
     tilt: float = 0.16,
     squeeze: float = 0.3,
 ) -> tuple[Tensor, Tensor]:
-    """Random views: (b, 3, 3) maps from output to canvas coordinates (both [-1, 1]), and the drawn fill (b,).
+    """Random views: (b, 3, 3) maps from output to canvas coordinates (both [-1, 1]), and the drawn
+    fill (b,).
 
-    ``boxes`` (b, 4) is x0, y0, x1, y1 of the object on its canvas. ``fill`` is the share of the output's side that the
-    object spans: below 1 there is context around it, above 1 the crop is tighter than the object.
+    ``boxes`` (b, 4) is x0, y0, x1, y1 of the object on its canvas. ``fill`` is the share of the
+    output's side that the object spans: below 1 there is context around it, above 1 the crop is
+    tighter than the object.
     """
     b = len(boxes)
-    share = torch.exp(uniform(generator, *(torch.tensor(fill).log().tolist()), b))
-    angle = uniform(generator, -degrees, degrees, b) * pi / 180
-    stretch = torch.exp(uniform(generator, -squeeze, squeeze, b) / 2)
+    share = torch.exp(uniform_like(generator, *(torch.tensor(fill).log().tolist()), b))
+    angle = uniform_like(generator, -degrees, degrees, b) * pi / 180
+    stretch = torch.exp(uniform_like(generator, -squeeze, squeeze, b) / 2)
     slack = 0.08 + 0.45 * (1 - share).clamp(min=0)
-    shift = uniform(generator, -1, 1, b, 2) * slack[:, None]
+    shift = uniform_like(generator, -1, 1, b, 2) * slack[:, None]
     h = torch.eye(3).repeat(b, 1, 1)
     h[:, 0, 0], h[:, 0, 1] = angle.cos() * stretch, -angle.sin()
     h[:, 1, 0], h[:, 1, 1] = angle.sin(), angle.cos() / stretch
-    h[:, 2, :2] = uniform(generator, -tilt, tilt, b, 2)
+    h[:, 2, :2] = uniform_like(generator, -tilt, tilt, b, 2)
     move = torch.eye(3).repeat(b, 1, 1)
     move[:, :2, :2] /= share[:, None, None]
     move[:, :2, 2] = shift / share[:, None]
     place = torch.eye(3).repeat(b, 1, 1)
-    place[:, 0, 0], place[:, 1, 1] = (boxes[:, 2] - boxes[:, 0]) / 2, (boxes[:, 3] - boxes[:, 1]) / 2
-    place[:, 0, 2], place[:, 1, 2] = (boxes[:, 2] + boxes[:, 0]) / 2, (boxes[:, 3] + boxes[:, 1]) / 2
+    place[:, 0, 0], place[:, 1, 1] = (
+        (boxes[:, 2] - boxes[:, 0]) / 2,
+        (boxes[:, 3] - boxes[:, 1]) / 2,
+    )
+    place[:, 0, 2], place[:, 1, 2] = (
+        (boxes[:, 2] + boxes[:, 0]) / 2,
+        (boxes[:, 3] + boxes[:, 1]) / 2,
+    )
     return place @ h @ move, share
 
 
 def warp(canvas: Tensor, view: Tensor, px: int, *, padding: str = "border") -> Tensor:
-    """Look at ``canvas`` (b, c, h, w) through ``view``: (b, c, px, px), anti-aliased by one pyramid level."""
+    """Look at ``canvas`` (b, c, h, w) through ``view``: (b, c, px, px), anti-aliased by one pyramid
+    level."""
     b, _, height, _ = canvas.shape
     line = (torch.arange(px) + 0.5) / px * 2 - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
@@ -73,10 +83,11 @@ def warp(canvas: Tensor, view: Tensor, px: int, *, padding: str = "border") -> T
 
 
 def cover(canvas: Tensor, boxes: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor:
-    """On ``share`` of the canvases lay one or two stickers, flat-coloured or of coarse noise, over the box.
+    """On ``share`` of the canvases lay one or two stickers, flat-colored or of coarse noise, over
+    the box.
 
-    Together they take 3 to 25 % of the box, lie anywhere in it and are turned at random: a sticker as such must not
-    change the verdict.
+    Together they take 3 to 25 % of the box, lie anywhere in it and are turned at random: a sticker
+    as such must not change the verdict.
     """
     height, width = canvas.shape[-2:]
     hit = chance(generator, share, len(canvas)).nonzero().flatten()
@@ -84,51 +95,74 @@ def cover(canvas: Tensor, boxes: Tensor, generator: Generator, *, share: float =
     if b == 0:
         return canvas
     twice = chance(generator, 0.4, b)
-    area = uniform(generator, 0.03, 0.25, b) / (1 + twice.float())
-    aspect = torch.exp(uniform(generator, -1.6, 1.6, b) / 2)
+    area = uniform_like(generator, 0.03, 0.25, b) / (1 + twice.float())
+    aspect = torch.exp(uniform_like(generator, -1.6, 1.6, b) / 2)
     half = torch.stack([area.sqrt() * aspect, area.sqrt() / aspect], 1)
-    angle = uniform(generator, -pi / 2, pi / 2, b) * chance(generator, 0.6, b)
-    inside = _rectangle(boxes[hit], uniform(generator, -0.85, 0.85, b, 2), half, angle, height, width)
-    second = _rectangle(boxes[hit], uniform(generator, -0.85, 0.85, b, 2), half, angle, height, width)
+    angle = uniform_like(generator, -pi / 2, pi / 2, b) * chance(generator, 0.6, b)
+    inside = _rectangle(
+        boxes[hit], uniform_like(generator, -0.85, 0.85, b, 2), half, angle, height, width
+    )
+    second = _rectangle(
+        boxes[hit], uniform_like(generator, -0.85, 0.85, b, 2), half, angle, height, width
+    )
     inside |= second & twice[:, None, None]
     out = canvas.clone()
     out[hit] = torch.where(inside[:, None], _paint(b, height, width, generator), canvas[hit])
     return out
 
 
-def _rectangle(boxes: Tensor, centre: Tensor, half: Tensor, angle: Tensor, height: int, width: int) -> Tensor:
-    """(b, h, w) booleans: inside the turned rectangle; centre and half sides in units of the box's half sides."""
+def _rectangle(
+    boxes: Tensor, center: Tensor, half: Tensor, angle: Tensor, height: int, width: int
+) -> Tensor:
+    """(b, h, w) booleans: inside the turned rectangle; center and half sides in units of the box's
+    half sides."""
     y, x = torch.meshgrid(
-        (torch.arange(height) + 0.5) / height * 2 - 1, (torch.arange(width) + 0.5) / width * 2 - 1, indexing="ij"
+        (torch.arange(height) + 0.5) / height * 2 - 1,
+        (torch.arange(width) + 0.5) / width * 2 - 1,
+        indexing="ij",
     )
     middle, radius = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
-    u = (x - middle[:, 0, None, None]) / radius[:, 0, None, None] - centre[:, 0, None, None]
-    v = (y - middle[:, 1, None, None]) / radius[:, 1, None, None] - centre[:, 1, None, None]
+    u = (x - middle[:, 0, None, None]) / radius[:, 0, None, None] - center[:, 0, None, None]
+    v = (y - middle[:, 1, None, None]) / radius[:, 1, None, None] - center[:, 1, None, None]
     c, s = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    return ((c * u + s * v).abs() < half[:, 0, None, None]) & ((c * v - s * u).abs() < half[:, 1, None, None])
+    return ((c * u + s * v).abs() < half[:, 0, None, None]) & (
+        (c * v - s * u).abs() < half[:, 1, None, None]
+    )
 
 
 def _paint(b: int, height: int, width: int, generator: Generator) -> Tensor:
-    """Flat colours (often black, white or grey) and coarse noise, (b, 3, height, width)."""
-    flat = uniform(generator, 0, 1, b, 3)
-    grey = (chance(generator, 0.5, b).float() * 0.85 + uniform(generator, 0, 0.15, b))[:, None].expand(b, 3)
-    flat = torch.where(chance(generator, 0.5, b)[:, None], grey, flat)[..., None, None]
-    noise = F.interpolate(uniform(generator, 0, 1, b, 3, 16, 16), size=(height, width), mode="nearest")
-    return torch.where(chance(generator, 0.35, b)[:, None, None, None], noise, flat.expand_as(noise))
+    """Flat colors (often black, white or gray) and coarse noise, (b, 3, height, width)."""
+    flat = uniform_like(generator, 0, 1, b, 3)
+    gray = (chance(generator, 0.5, b).float() * 0.85 + uniform_like(generator, 0, 0.15, b))[
+        :, None
+    ].expand(b, 3)
+    flat = torch.where(chance(generator, 0.5, b)[:, None], gray, flat)[..., None, None]
+    noise = F.interpolate(
+        uniform_like(generator, 0, 1, b, 3, 16, 16), size=(height, width), mode="nearest"
+    )
+    return torch.where(
+        chance(generator, 0.35, b)[:, None, None, None], noise, flat.expand_as(noise)
+    )
 
 
 def light(images: Tensor, generator: Generator) -> Tensor:
-    """Exposure, contrast, gamma, colour temperature, saturation, veiling light and a shadow edge, at times strong."""
+    """Exposure, contrast, gamma, color temperature, saturation, veiling light and a shadow edge, at
+    times strong."""
     b = len(images)
 
     def per_image(low: float, high: float, channels: int = 1) -> Tensor:
-        return uniform(generator, low, high, b, channels, 1, 1)
+        return uniform_like(generator, low, high, b, channels, 1, 1)
 
     x = images.clamp(0, 1)
-    grey = x.mean(1, keepdim=True)
-    x = grey + (x - grey) * per_image(0.5, 1.5)
+    gray = x.mean(1, keepdim=True)
+    x = gray + (x - gray) * per_image(0.5, 1.5)
     x = x.clamp(1e-4, 1) ** torch.exp(per_image(-0.4, 0.4))
-    x = x * torch.exp(per_image(-0.6, 0.45)) * torch.exp(per_image(-0.13, 0.13, 3)) * _shadow(b, images, generator)
+    x = (
+        x
+        * torch.exp(per_image(-0.6, 0.45))
+        * torch.exp(per_image(-0.13, 0.13, 3))
+        * _shadow(b, images, generator)
+    )
     mean = x.mean((1, 2, 3), keepdim=True)
     x = mean + (x - mean) * per_image(0.6, 1.4)
     return (x + per_image(-0.05, 0.15) * (per_image(0, 1) < 0.5)).clamp(0, 1)
@@ -138,16 +172,25 @@ def _shadow(b: int, images: Tensor, generator: Generator) -> Tensor:
     """A soft-edged darker half plane on a third of the images, ones elsewhere."""
     h, w = images.shape[-2:]
     y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
-    angle, offset = uniform(generator, -pi, pi, b, 1, 1, 1), uniform(generator, -0.7, 0.7, b, 1, 1, 1)
-    side = torch.sigmoid((angle.cos() * x + angle.sin() * y - offset) * torch.exp(uniform(generator, 1, 4, b, 1, 1, 1)))
-    depth = uniform(generator, 0.0, 0.6, b, 1, 1, 1) * chance(generator, 0.35, b)[:, None, None, None]
+    angle, offset = (
+        uniform_like(generator, -pi, pi, b, 1, 1, 1),
+        uniform_like(generator, -0.7, 0.7, b, 1, 1, 1),
+    )
+    side = torch.sigmoid(
+        (angle.cos() * x + angle.sin() * y - offset)
+        * torch.exp(uniform_like(generator, 1, 4, b, 1, 1, 1))
+    )
+    depth = (
+        uniform_like(generator, 0.0, 0.6, b, 1, 1, 1)
+        * chance(generator, 0.35, b)[:, None, None, None]
+    )
     return 1 - depth * side
 
 
 def from_afar(images: Tensor, generator: Generator, *, share: float = 0.4) -> Tensor:
     """Down to 18-48 px a side and up again, as a sign looks from far away."""
     b, _, h, w = images.shape
-    side = torch.exp(uniform(generator, 2.88, 3.9, b)).round()
+    side = torch.exp(uniform_like(generator, 2.88, 3.9, b)).round()
     side = torch.where(chance(generator, share, b), (side / 6).round() * 6, torch.tensor(float(h)))
     out = images.clone()
     for px in sorted({int(s) for s in side.tolist() if s < h}):
@@ -157,17 +200,23 @@ def from_afar(images: Tensor, generator: Generator, *, share: float = 0.4) -> Te
     return out
 
 
-def blur(images: Tensor, generator: Generator, *, share: float = 0.3) -> Tensor:
+def blur_crops(images: Tensor, generator: Generator, *, share: float = 0.3) -> Tensor:
     """Defocus and motion: a Gaussian stretched along a random direction, 7x7."""
     b, c, h, w = images.shape
     chosen = chance(generator, share, b).nonzero().flatten()
-    short, long = uniform(generator, 0.3, 1.3, b)[chosen], uniform(generator, 0.0, 2.2, b)[chosen]
-    angle = uniform(generator, -pi, pi, b)[chosen]
+    short, long = (
+        uniform_like(generator, 0.3, 1.3, b)[chosen],
+        uniform_like(generator, 0.0, 2.2, b)[chosen],
+    )
+    angle = uniform_like(generator, -pi, pi, b)[chosen]
     if len(chosen) == 0:
         return images
     y, x = torch.meshgrid(torch.arange(-3.0, 4), torch.arange(-3.0, 4), indexing="ij")
     c_, s_ = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    along, across = (c_ * x + s_ * y) / (short + long)[:, None, None], (c_ * y - s_ * x) / short[:, None, None]
+    along, across = (
+        (c_ * x + s_ * y) / (short + long)[:, None, None],
+        (c_ * y - s_ * x) / short[:, None, None],
+    )
     kernel = torch.exp(-(along**2 + across**2) / 2)
     kernel = (kernel / kernel.sum((1, 2), keepdim=True)).repeat_interleave(c, 0)[:, None]
     flat = F.pad(images[chosen], (3, 3, 3, 3), mode="replicate").reshape(1, -1, h + 6, w + 6)
@@ -176,10 +225,11 @@ def blur(images: Tensor, generator: Generator, *, share: float = 0.3) -> Tensor:
     return out
 
 
-def sharpen(images: Tensor, generator: Generator, *, share: float = 0.25) -> Tensor:
-    """Unsharp masking up to 1.5, as cameras do; without it soft training photos teach that signs are soft."""
+def sharpen_crops(images: Tensor, generator: Generator, *, share: float = 0.25) -> Tensor:
+    """Unsharp masking up to 1.5, as cameras do; without it soft training photos teach that signs
+    are soft."""
     chosen = chance(generator, share, len(images)).nonzero().flatten()
-    amount = uniform(generator, 0, 1.5, len(chosen), 1, 1, 1)
+    amount = uniform_like(generator, 0, 1.5, len(chosen), 1, 1, 1)
     soft = F.avg_pool2d(F.pad(images[chosen], (2, 2, 2, 2), mode="replicate"), 5, 1)
     out = images.clone()
     out[chosen] = (images[chosen] + amount * (images[chosen] - soft)).clamp(0, 1)
@@ -190,7 +240,7 @@ def noise(images: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor
     """Sensor noise, per pixel and (weaker) per 2x2 block, standard deviation up to 0.06."""
     _, c, h, w = images.shape
     chosen = chance(generator, share, len(images)).nonzero().flatten()
-    strength = uniform(generator, 0, 0.06, len(chosen), 1, 1, 1)
+    strength = uniform_like(generator, 0, 0.06, len(chosen), 1, 1, 1)
     fine = torch.randn(len(chosen), c, h, w, generator=generator)
     coarse = torch.randn(len(chosen), c, (h + 1) // 2, (w + 1) // 2, generator=generator)
     coarse = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :h, :w]
@@ -200,18 +250,19 @@ def noise(images: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor
 
 
 def compress(images: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor:
-    """JPEG-like loss: 8x8 cosine blocks in YCbCr, quantised more coarsely the higher the frequency. Sides: 8 n px."""
+    """JPEG-like loss: 8x8 cosine blocks in YCbCr, quantized more coarsely the higher the frequency.
+    Sides: 8 n px."""
     b, _, h, w = images.shape
     chosen = chance(generator, share, b).nonzero().flatten()
-    step = torch.exp(uniform(generator, -5.0, -2.6, b))[chosen]
+    step = torch.exp(uniform_like(generator, -5.0, -2.6, b))[chosen]
     if len(chosen) == 0:
         return images
     n = torch.arange(8.0)
     basis = torch.cos(pi / 8 * (n[None] + 0.5) * n[:, None]) / 2
     basis[0] /= 2**0.5
     frequency = 1 + 0.6 * (n[:, None] + n[None])
-    colour = torch.tensor([1.0, 2.0, 2.0])
-    table = step[:, None, None, None] * colour[:, None, None] * frequency
+    color = torch.tensor([1.0, 2.0, 2.0])
+    table = step[:, None, None, None] * color[:, None, None] * frequency
     luma = torch.einsum("dc,bchw->bdhw", _LUMA, images[chosen])
     blocks = luma.reshape(-1, 3, h // 8, 8, w // 8, 8).permute(0, 2, 4, 1, 3, 5)
     table = table[:, None, None]
@@ -223,12 +274,13 @@ def compress(images: Tensor, generator: Generator, *, share: float = 0.5) -> Ten
 
 
 def camera(images: Tensor, generator: Generator, *, share: float = 0.85) -> Tensor:
-    """What follows the lens, on ``share`` of the images: light, distance, blur, sharpening, noise, compression."""
+    """What follows the lens, on ``share`` of the images: light, distance, blur, sharpening, noise,
+    compression."""
     chosen = chance(generator, share, len(images)).nonzero().flatten()
     if len(chosen) == 0:
         return images
     seen = from_afar(light(images[chosen], generator), generator)
-    seen = sharpen(blur(seen, generator), generator)
+    seen = sharpen_crops(blur_crops(seen, generator), generator)
     out = images.clone()
     out[chosen] = compress(noise(seen, generator), generator)
     return out

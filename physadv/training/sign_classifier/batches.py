@@ -1,8 +1,9 @@
 """The recipe of the embedded victim ``signs``: GTSRB's 43 classes and ``background``, on SignNet.
 
-A batch is drawn class by class (balanced), each sign laid on its own surroundings or cut out and laid on a photo,
-looked at from a random pose, half covered by blank stickers, and then sent through the camera chain of ``augment``.
-Some stop samples are the face drawn by code, so that the drawn sign of the demo is known too.
+A batch is drawn class by class (balanced), each sign laid on its own surroundings or cut out and
+laid on a photo, looked at from a random pose, half covered by blank stickers, and then sent through
+the camera chain of ``augment``. Some stop samples are the face drawn by code, so that the drawn
+sign of the demo is known too.
 """
 
 from __future__ import annotations
@@ -16,18 +17,26 @@ from torch import Generator, Tensor
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator, numpy_generator
-from physadv.training.sign_classifier import augmentation
-from physadv.training.sign_classifier.canvases import CANVAS_PX, Canvases, Photos, drawn_stop, outline, outline_mask
-from physadv.training.loop import Batch
 from physadv.models.architectures.signnet import BACKGROUND, INPUT_PX, STOP
+from physadv.training.loop import Batch
+from physadv.training.sign_classifier import augmentation
+from physadv.training.sign_classifier.canvases import (
+    CANVAS_PX,
+    Canvases,
+    Photos,
+    drawn_stop,
+    outline,
+    outline_mask,
+)
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of a batch: ``background`` and ``stop`` of all samples, ``drawn`` of the stop samples, ``cut`` of all
-    samples cut out by their outline and laid on a photo, ``covered`` by blank stickers, ``camera`` of those sent
-    through the camera chain. The last three and the poses grow from ``ease`` of this to all of it over the first
-    ``easing`` steps: what is easy is learned first (Bengio et al. 2009). They stop growing at ``hardest``.
+    """Shares of a batch: ``background`` and ``stop`` of all samples, ``drawn`` of the stop samples,
+    ``cut`` of all samples cut out by their outline and laid on a photo, ``covered`` by blank
+    stickers, ``camera`` of those sent through the camera chain. The last three and the poses grow
+    from ``ease`` of this to all of it over the first ``easing`` steps: what is easy is learned
+    first (Bengio et al. 2009). They stop growing at ``hardest``.
     """
 
     background: float = 0.2
@@ -42,15 +51,26 @@ class Mix:
 
     def __post_init__(self) -> None:
         if not 0 < self.hardest <= 1:
-            raise OptionError(f"hardest {self.hardest:g}", "above 0, at most 1", "use 1, or 0.5 for milder pictures")
+            raise OptionError(
+                f"hardest {self.hardest:g}",
+                "above 0, at most 1",
+                "use 1, or 0.5 for milder pictures",
+            )
 
 
 class SignBatches:
-    """Training batches by number: ``SignBatches(...)(step)`` is the same for the same seed, canvases and photos."""
+    """Training batches by number: ``SignBatches(...)(step)`` is the same for the same seed,
+    canvases and photos."""
 
     def __init__(
-        self, signs: Canvases, photos: Photos, *, size: int = 128, seed: int = 0, mix: Mix = Mix(),
-    ) -> None:  # fmt: skip
+        self,
+        signs: Canvases,
+        photos: Photos,
+        *,
+        size: int = 128,
+        seed: int = 0,
+        mix: Mix = Mix(),
+    ) -> None:
         self.signs, self.photos, self.size, self.seed, self.mix = signs, photos, size, seed, mix
         self._of = [torch.nonzero(signs.labels == c).flatten() for c in range(BACKGROUND)]
         weights = torch.tensor([1.0 if len(of) else 0.0 for of in self._of])
@@ -69,18 +89,26 @@ class SignBatches:
         hard = self._hardness(step)
         canvas, boxes, alpha = self._objects(labels, hard, draws, rng)
         canvas = augmentation.cover(canvas, boxes, draws, share=self.mix.covered * hard)
-        view, _ = augmentation.homographies(boxes, draws, fill=(1 - 0.45 * hard, 1.1), degrees=20 * hard, tilt=0.16 * hard)
+        view, _ = augmentation.homographies(
+            boxes, draws, fill=(1 - 0.45 * hard, 1.1), degrees=20 * hard, tilt=0.16 * hard
+        )
         seen = augmentation.warp(canvas, view, INPUT_PX)
         shape = augmentation.warp(alpha, view, INPUT_PX, padding="zeros")
         opaque = alpha.amin((2, 3), keepdim=True) == 1
-        keep_edges = (opaque & augmentation.chance(draws, 0.7, self.size)[:, None, None, None]).float()
+        keep_edges = (
+            opaque & augmentation.chance(draws, 0.7, self.size)[:, None, None, None]
+        ).float()
         shape = torch.maximum(shape, keep_edges)
         behind = _floats([self.photos.crop(rng, INPUT_PX) for _ in range(self.size)])
-        return augmentation.camera(behind + (seen - behind) * shape, draws, share=self.mix.camera * hard), labels
+        return augmentation.camera(
+            behind + (seen - behind) * shape, draws, share=self.mix.camera * hard
+        ), labels
 
     def _hardness(self, step: int) -> float:
         """From ``ease`` at the first step to 1 after ``easing`` steps, or to ``hardest`` before."""
-        return min(self.mix.hardest, self.mix.ease + (1 - self.mix.ease) * step / max(1, self.mix.easing))
+        return min(
+            self.mix.hardest, self.mix.ease + (1 - self.mix.ease) * step / max(1, self.mix.easing)
+        )
 
     def _objects(
         self, labels: Tensor, hard: float, draws: Generator, rng: np.random.Generator
@@ -92,7 +120,7 @@ class SignBatches:
             torch.rand(b, generator=draws),
             torch.rand(b, generator=draws),
         )
-        tint = augmentation.uniform(draws, 0.75, 1.1, b, 3, 1, 1)
+        tint = augmentation.uniform_like(draws, 0.75, 1.1, b, 3, 1, 1)
         canvas, boxes, alpha = (
             torch.empty(b, 3, CANVAS_PX, CANVAS_PX),
             torch.empty(b, 4),
@@ -113,7 +141,9 @@ class SignBatches:
                 index = int(self._of[label][int(pick[i] * len(self._of[label]))])
                 canvas[i], boxes[i] = self.signs.images[index] / 255, self.signs.boxes[index]
             if cut[i] < self.mix.cut * hard:
-                alpha[i, 0] = torch.from_numpy(outline_mask(outline(shape), boxes[i].tolist())) / 255
+                alpha[i, 0] = (
+                    torch.from_numpy(outline_mask(outline(shape), boxes[i].tolist())) / 255
+                )
         return canvas.clamp_(0, 1), boxes, alpha
 
 

@@ -1,4 +1,5 @@
-"""What the sign recipe draws from: canvases of signs, outlines to cut them out by, and photos without signs."""
+"""What the sign recipe draws from: canvases of signs, outlines to cut them out by, and photos
+without signs."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.image_io import Array, list_images, read_rgba
 from physadv.core.sign_artwork import octagon_mm, sign_face
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.datasets.base import ImageDataset
 
 CANVAS_PX = 80
@@ -40,12 +41,15 @@ class Canvases:
 
 def sign_canvases(dataset: ImageDataset, px: int = CANVAS_PX) -> Canvases:
     """Every image of a data set with boxes, resized to ``px`` square (area on the way down)."""
-    images, boxes = np.empty((len(dataset), px, px, 3), np.uint8), np.empty((len(dataset), 4), np.float32)
+    images, boxes = (
+        np.empty((len(dataset), px, px, 3), np.uint8),
+        np.empty((len(dataset), 4), np.float32),
+    )
     for i in range(len(dataset)):
         picture, _ = dataset[i]
         height, width = picture.shape[:2]
         box = (0, 0, width, height) if dataset.boxes is None else dataset.boxes[i]
-        images[i] = resize(picture, px)
+        images[i] = resize_canvas(picture, px)
         boxes[i] = np.asarray(box) / (width, height, width, height) * 2 - 1
     return Canvases(
         torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
@@ -54,7 +58,7 @@ def sign_canvases(dataset: ImageDataset, px: int = CANVAS_PX) -> Canvases:
     )
 
 
-def resize(picture: Array, px: int) -> Array:
+def resize_canvas(picture: Array, px: int) -> Array:
     """To px by px: area average where it shrinks, bilinear where it grows."""
     shrinks = max(picture.shape[:2]) > px
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -62,7 +66,8 @@ def resize(picture: Array, px: int) -> Array:
 
 
 def outline(label: int) -> _Outline:
-    """The outline of a GTSRB class in its box, in [-1, 1]: triangles, the diamond, the octagon, else a disc."""
+    """The outline of a GTSRB class in its box, in [-1, 1]: triangles, the diamond, the octagon,
+    else a disc."""
     if label == 14:
         return _OCTAGON
     if label == 11 or 18 <= label <= 31:
@@ -73,7 +78,9 @@ def outline(label: int) -> _Outline:
 def outline_mask(points: _Outline, box: Sequence[float], px: int = CANVAS_PX) -> Array:
     """(px, px) uint8, 255 inside the outline laid into ``box``, with a soft edge."""
     x0, y0, x1, y1 = box
-    corners = [((x0 + x1) / 2 + u * (x1 - x0) / 2, (y0 + y1) / 2 + v * (y1 - y0) / 2) for u, v in points]
+    corners = [
+        ((x0 + x1) / 2 + u * (x1 - x0) / 2, (y0 + y1) / 2 + v * (y1 - y0) / 2) for u, v in points
+    ]
     mask = np.zeros((px, px), np.uint8)
     scaled = (((np.asarray(corners) + 1) / 2 * px - 0.5) * 16).round().astype(np.int32)
     cv2.fillPoly(mask, [scaled], 255, lineType=cv2.LINE_AA, shift=4)
@@ -82,30 +89,39 @@ def outline_mask(points: _Outline, box: Sequence[float], px: int = CANVAS_PX) ->
 
 def drawn_stop(px: int = CANVAS_PX) -> tuple[Tensor, Tensor]:
     """The stop face drawn by code: (3, px, px) uint8 and its outline (px, px) uint8."""
-    rgba = resize(sign_face("stop", 4 * px).rgba, px)
-    return torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1), torch.from_numpy(rgba[..., 3].copy())
+    rgba = resize_canvas(sign_face("stop", 4 * px).rgba, px)
+    return torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1), torch.from_numpy(
+        rgba[..., 3].copy()
+    )
 
 
 class Photos:
-    """Photos without signs, and crops of them at any scale; with flat and code-made pictures among them."""
+    """Photos without signs, and crops of them at any scale; with flat and code-made pictures among
+    them."""
 
     def __init__(self, pictures: Sequence[Array], seed: int = 0) -> None:
         made = [synthetic_background(seed, "train", i) for i in range(SYNTHETIC)]
         self.pictures = [*pictures, *made]
         photos = max(len(pictures), 1)
-        self._odds = np.r_[np.full(len(pictures), 0.85 / photos), np.full(len(made), 0.15 / len(made))]
+        self._odds = np.r_[
+            np.full(len(pictures), 0.85 / photos), np.full(len(made), 0.15 / len(made))
+        ]
         self._odds /= self._odds.sum()
 
     def crop(self, rng: np.random.Generator, px: int) -> Array:
-        """One random square-ish crop, (px, px, 3) uint8: a part of a photo from 20 px a side up, or a flat ramp."""
+        """One random square-ish crop, (px, px, 3) uint8: a part of a photo from 20 px a side up, or
+        a flat ramp."""
         if rng.random() < FLAT_SHARE:
             return _ramp(rng, px)
         picture = self.pictures[int(rng.choice(len(self.pictures), p=self._odds))]
         height, width = picture.shape[:2]
         side = np.exp(rng.uniform(np.log(20), np.log(min(height, width))))
-        h, w = (int(np.clip(side * np.exp(rng.uniform(-0.2, 0.2)), 8, limit)) for limit in (height, width))
+        h, w = (
+            int(np.clip(side * np.exp(rng.uniform(-0.2, 0.2)), 8, limit))
+            for limit in (height, width)
+        )
         y, x = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
-        return resize(np.ascontiguousarray(picture[y : y + h, x : x + w]), px)
+        return resize_canvas(np.ascontiguousarray(picture[y : y + h, x : x + w]), px)
 
 
 def load_photos(folders: Sequence[Path], limit_px: int = PHOTO_PX) -> list[Array]:
@@ -119,14 +135,19 @@ def load_photos(folders: Sequence[Path], limit_px: int = PHOTO_PX) -> list[Array
             picture = np.ascontiguousarray(read_rgba(path)[..., :3])
             scale = limit_px / max(picture.shape[:2])
             if scale < 1:
-                size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-                picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+                size = (
+                    max(1, round(picture.shape[1] * scale)),
+                    max(1, round(picture.shape[0] * scale)),
+                )
+                picture = np.asarray(
+                    cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8
+                )
             pictures.append(picture)
     return pictures
 
 
 def _ramp(rng: np.random.Generator, px: int) -> Array:
-    """A flat colour or a smooth ramp of two, with a little grain, as sky, wall and road are."""
+    """A flat color or a smooth ramp of two, with a little grain, as sky, wall and road are."""
     a, b = rng.uniform(0, 255, 3), rng.uniform(0, 255, 3)
     t = np.linspace(0, rng.uniform(0, 1), px)
     plane = a + (b - a) * (t[:, None, None] if rng.random() < 0.5 else t[None, :, None])

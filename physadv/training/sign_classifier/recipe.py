@@ -17,12 +17,23 @@ from physadv.core.errors import DataError, OptionError, VictimError
 from physadv.core.files import atomic_path, sha256_of, write_text
 from physadv.core.image_io import Array
 from physadv.core.random_streams import numpy_generator
+from physadv.core.rows import Row, append_rows
 from physadv.datasets import ImageDataset, read_dataset
 from physadv.datasets.read import HELD_OUT, SPLIT_SEED
 from physadv.evaluation.metrics.intervals import Rate
-from physadv.core.rows import Row, append_rows
+from physadv.models.architectures.signnet import (
+    BACKGROUND,
+    CLASSES,
+    INPUT_PX,
+    NAMES,
+    SignNet,
+    parameters_of,
+)
+from physadv.models.load import load_victim
+from physadv.training.loop import Batch, Schedule, TrainingStep, load_average, seeded, train
+from physadv.training.methods.base import Defense
+from physadv.training.sign_classifier.batches import Mix, SignBatches
 from physadv.training.sign_classifier.canvases import Photos, load_photos, sign_canvases
-from physadv.training.methods.base import Defence
 from physadv.training.sign_classifier.validation import (
     by_sign,
     judge_crops,
@@ -32,25 +43,28 @@ from physadv.training.sign_classifier.validation import (
     rates,
     read_sign_boxes,
 )
-from physadv.training.loop import Batch, Schedule, Step, load_average, seeded, train
-from physadv.training.sign_classifier.batches import Mix, SignBatches
-from physadv.models.architectures.signnet import BACKGROUND, CLASSES, INPUT_PX, NAMES, SignNet, parameters_of
-from physadv.models.load import load_victim
 
-CHECKPOINT, WEIGHTS, CARD, ROWS = "checkpoint.safetensors", "signs.safetensors", "signs.toml", "rows.jsonl"
-LICENCE = (
-    "The weights are given under Apache-2.0 as far as their makers can; they were trained on research data sets "
+CHECKPOINT, WEIGHTS, CARD, ROWS = (
+    "checkpoint.safetensors",
+    "signs.safetensors",
+    "signs.toml",
+    "rows.jsonl",
+)
+LICENSE = (
+    "The weights are given under Apache-2.0 as far as their makers can; they were trained on "
+    "research data sets "
     "(GTSRB; photos of BSDS500 and ImageNet) whose terms may bind commercial use."
 )
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the weights. ``data`` is GTSRB's training layout, ``backgrounds`` are folders of photos
-    without its signs. The held-out fifth of tracks and photos is fixed and does not depend on ``seed``.
+class SignRecipe:
+    """Everything that decides the weights. ``data`` is GTSRB's training layout, ``backgrounds`` are
+    folders of photos without its signs. The held-out fifth of tracks and photos is fixed and does
+    not depend on ``seed``.
 
-    ``defence`` gives the loss in place of the plain one. ``start`` is what the weights are at first: the file of such
-    weights, or "signs" for the embedded ones; else the seed decides.
+    ``defence`` gives the loss in place of the plain one. ``start`` is what the weights are at
+    first: the file of such weights, or "signs" for the embedded ones; else the seed decides.
     """
 
     data: Path
@@ -62,13 +76,13 @@ class Recipe:
     precision: str = "bf16"
     seed: int = 0
     mix: Mix = field(default_factory=Mix)
-    defence: Defence | None = None
+    defense: Defense | None = None
     start: str | None = None
 
     @property
     def name(self) -> str:
-        """What the victim is called: "signs", with a defence "signs-masked" and the like."""
-        return "signs" if self.defence is None else f"signs-{type(self.defence).__name__.lower()}"
+        """What the victim is called: "signs", with a defense "signs-masked" and the like."""
+        return "signs" if self.defense is None else f"signs-{type(self.defense).__name__.lower()}"
 
     @property
     def schedule(self) -> Schedule:
@@ -77,7 +91,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Material:
+class SignTrainingData:
     """What is trained on and what is held out: signs by track, photos by photo."""
 
     signs: ImageDataset
@@ -88,25 +102,31 @@ class Material:
 
 @dataclass(frozen=True)
 class Street:
-    """Photos never trained on, for judging alone: boxed stop signs, and folders of photos without stop signs."""
+    """Photos never trained on, for judging alone: boxed stop signs, and folders of photos without
+    stop signs."""
 
     stop_photos: Path | None = None
     boxes: Path | None = None
     others: tuple[Path, ...] = ()
 
 
-def load_material(recipe: Recipe) -> Material:
-    """Read and divide the data of a recipe. Raises DataError where it is not GTSRB's 43 classes with boxes."""
+def load_sign_data(recipe: SignRecipe) -> SignTrainingData:
+    """Read and divide the data of a recipe. Raises DataError where it is not GTSRB's 43 classes
+    with boxes."""
     if recipe.batch < 2:
-        raise OptionError(f"batch {recipe.batch}", "at least 2 images are needed to normalise by", "use 128")
+        raise OptionError(
+            f"batch {recipe.batch}", "at least 2 images are needed to normalize by", "use 128"
+        )
     signs = read_dataset(recipe.data, split="train")
     if signs.boxes is None or len(signs.classes) > BACKGROUND:
         found = f"{len(signs.classes)} classes{'' if signs.boxes is not None else ' without boxes'}"
-        raise DataError(f"{recipe.data}: {found}", "GTSRB's 43 classes are needed", "use its official layout")
+        raise DataError(
+            f"{recipe.data}: {found}", "GTSRB's 43 classes are needed", "use its official layout"
+        )
     photos = load_photos(recipe.backgrounds)
     order = numpy_generator(SPLIT_SEED, "split", "photos").permutation(len(photos))
     held = round(HELD_OUT * len(photos))
-    return Material(
+    return SignTrainingData(
         signs,
         read_dataset(recipe.data, split="test"),
         [photos[i] for i in order[held:]],
@@ -114,12 +134,18 @@ def load_material(recipe: Recipe) -> Material:
     )
 
 
-def train_signs(recipe: Recipe, material: Material, out: Path) -> Iterator[Step]:
-    """Train SignNet and yield a Step each; ``out/checkpoint.safetensors`` is kept each epoch and resumed from."""
+def train_signs(
+    recipe: SignRecipe, material: SignTrainingData, out: Path
+) -> Iterator[TrainingStep]:
+    """Train SignNet and yield a Step each; ``out/checkpoint.safetensors`` is kept each epoch and
+    resumed from."""
     batches = SignBatches(
-        sign_canvases(material.signs), Photos(material.photos, recipe.seed), size=recipe.batch, seed=recipe.seed,
+        sign_canvases(material.signs),
+        Photos(material.photos, recipe.seed),
+        size=recipe.batch,
+        seed=recipe.seed,
         mix=recipe.mix,
-    )  # fmt: skip
+    )
     net, origin = first_net(recipe)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -128,10 +154,17 @@ def train_signs(recipe: Recipe, material: Material, out: Path) -> Iterator[Step]
         return images.contiguous(memory_format=torch.channels_last), labels
 
     identity = f"seed {recipe.seed}, batch {recipe.batch}, mix {asdict(recipe.mix)}, {_sizes(material)}{origin}"
-    return train(net, ordered, recipe.schedule, defence=recipe.defence, checkpoint=out / CHECKPOINT, identity=identity)
+    return train(
+        net,
+        ordered,
+        recipe.schedule,
+        defense=recipe.defense,
+        checkpoint=out / CHECKPOINT,
+        identity=identity,
+    )
 
 
-def first_net(recipe: Recipe) -> tuple[nn.Module, str]:
+def first_net(recipe: SignRecipe) -> tuple[nn.Module, str]:
     """SignNet as training finds it, and of weights taken over what tells them from others.
 
     Raises VictimError where ``start`` is neither a file of its weights nor a SignNet known by name.
@@ -142,29 +175,43 @@ def first_net(recipe: Recipe) -> tuple[nn.Module, str]:
     loaded = load_victim("signs", weights=file) if file.is_file() else load_victim(recipe.start)
     if not isinstance(loaded.net, SignNet):
         raise VictimError(
-            f"--from {recipe.start}", "no weights of the sign victim", "use signs or a file of its weights"
+            f"--from {recipe.start}",
+            "no weights of the sign victim",
+            "use signs or a file of its weights",
         )
     return loaded.net.requires_grad_(True), f", from sha256 {loaded.card.sha256}"
 
 
-def judge(net: nn.Module, material: Material, street: Street, *, each: int = 40, seed: int = 0) -> list[Row]:
+def judge_held_out(
+    net: nn.Module, material: SignTrainingData, street: Street, *, each: int = 40, seed: int = 0
+) -> list[Row]:
     """Raw rows of everything held out: tracks, background photos and, where given, street photos."""
     held = [(f"photo {i}", picture) for i, picture in enumerate(material.held_photos)]
-    rows = judge_tracks(net, material.held_signs) + judge_crops(net, "held-out photos", held, each, seed)
+    rows = judge_tracks(net, material.held_signs) + judge_crops(
+        net, "held-out photos", held, each, seed
+    )
     if street.stop_photos is not None and street.boxes is not None:
-        rows += judge_stop_photos(net, street.stop_photos, read_sign_boxes(street.boxes), each, seed)
+        rows += judge_stop_photos(
+            net, street.stop_photos, read_sign_boxes(street.boxes), each, seed
+        )
     for folder in street.others:
-        rows += judge_crops(net, f"photos {folder.parent.name}/{folder.name}", named_photos([folder]), each, seed)
+        rows += judge_crops(
+            net, f"photos {folder.parent.name}/{folder.name}", named_photos([folder]), each, seed
+        )
     return rows
 
 
-def publish(recipe: Recipe, material: Material, street: Street, out: Path, command: str = "") -> dict[str, Any]:
-    """Judge the averaged weights in ``out/checkpoint.safetensors`` and write weights, card and rows beside it.
+def publish_sign_classifier(
+    recipe: SignRecipe, material: SignTrainingData, street: Street, out: Path, command: str = ""
+) -> dict[str, Any]:
+    """Judge the averaged weights in ``out/checkpoint.safetensors`` and write weights, card and rows
+    beside it.
 
-    Returns the card as a table. The weights are fp32 safetensors under 4 MB; the card is what the registry shows.
+    Returns the card as a table. The weights are fp32 safetensors under 4 MB; the card is what the
+    registry shows.
     """
     net = load_average(out / CHECKPOINT, SignNet())
-    rows = judge(net, material, street)
+    rows = judge_held_out(net, material, street)
     with atomic_path(out / WEIGHTS) as temporary:
         save_file({k: v.contiguous() for k, v in net.state_dict().items()}, temporary)
     (out / ROWS).unlink(missing_ok=True)
@@ -175,7 +222,12 @@ def publish(recipe: Recipe, material: Material, street: Street, out: Path, comma
 
 
 def card_table(
-    recipe: Recipe, material: Material, rows: Sequence[Row], net: nn.Module, sha256: str, command: str
+    recipe: SignRecipe,
+    material: SignTrainingData,
+    rows: Sequence[Row],
+    net: nn.Module,
+    sha256: str,
+    command: str,
 ) -> dict[str, Any]:
     """The card: the keys the registry knows, then what was measured and how it was made."""
     measured = rates(rows)
@@ -188,47 +240,61 @@ def card_table(
         "input_size": INPUT_PX,
         "licence": "Apache-2.0, data terms apply (see licence_note)",
         "source": "trained by `physadv train signs`",
-        "data": "GTSRB training set, every third frame (Stallkamp et al. 2012); backgrounds from BSDS500 and ImageNet "
+        "data": "GTSRB training set, every third frame (Stallkamp et al. 2012); backgrounds from "
+        "BSDS500 and ImageNet "
         "sample photos, and made by code",
         "sha256": sha256,
         "accuracy": accuracy,
-        "licence_note": LICENCE,
-        "note": "frames of one track are alike, so by_group is the honest interval; few tracks of a class are held "
+        "licence_note": LICENSE,
+        "note": "frames of one track are alike, so by_group is the honest interval; few tracks of "
+        "a class are held "
         "out, see groups; stop photos and other street photos were used for judging alone",
         "command": command,
         "parameters": parameters_of(net),
         "measured": {name: _plain(found) for name, found in measured.items()},
         "stop_photos_by_sign": by_sign(rows),
         "recipe": {
-            **{k: v for k, v in asdict(recipe).items() if k not in ("data", "backgrounds", "defence", "start")},
+            **{
+                k: v
+                for k, v in asdict(recipe).items()
+                if k not in ("data", "backgrounds", "defence", "start")
+            },
             **_defended(recipe),
             "sign_images_px": _median_px(material.signs),
             "backgrounds": [folder.name for folder in recipe.backgrounds],
-            "held_out": f"{HELD_OUT:.0%} of tracks and photos, split seed {SPLIT_SEED}; {_sizes(material)}",
-            "augmentation": "perspective, rotation to 20 degrees, crop margin from tight to 45 % context, light, "
-            "distance, blur, sharpening, noise, JPEG-like loss, growing over the first steps; blank and noise stickers "
+            "held_out": f"{HELD_OUT:.0%} of tracks and photos, split seed {SPLIT_SEED}; "
+            f"{_sizes(material)}",
+            "augmentation": "perspective, rotation to 20 degrees, crop margin from tight to 45 % "
+            "context, light, "
+            "distance, blur, sharpening, noise, JPEG-like loss, growing over the first steps; "
+            "blank and noise stickers "
             f"over 3-25 % of the sign on {recipe.mix.covered:.0%} of the samples; never mirrored",
-            "drawn": f"{recipe.mix.drawn:.0%} of the stop samples are the stop face drawn by physadv.core.sign_artwork, "
+            "drawn": f"{recipe.mix.drawn:.0%} of the stop samples are the stop face drawn by "
+            "physadv.core.sign_artwork, "
             "laid on backgrounds",
             "weights": "exponential moving average",
         },
     }
 
 
-def _defended(recipe: Recipe) -> dict[str, Any]:
-    """What the card says of the defence and of the weights begun with, where there were any."""
+def _defended(recipe: SignRecipe) -> dict[str, Any]:
+    """What the card says of the defense and of the weights begun with, where there were any."""
     said: dict[str, Any] = {} if recipe.start is None else {"start": Path(recipe.start).name}
-    if recipe.defence is not None:
-        settings = recipe.defence.settings()
-        said["defence"] = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if v is not None}
+    if recipe.defense is not None:
+        settings = recipe.defense.settings()
+        said["defence"] = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if v is not None
+        }
     return said
 
 
-def _sizes(material: Material) -> str:
+def _sizes(material: SignTrainingData) -> str:
     signs, held = material.signs, material.held_signs
     return (
-        f"{len(signs)} frames of {len(set(signs.groups))} tracks and {len(material.photos)} photos to train on, "
-        f"{len(held)} frames of {len(set(held.groups))} tracks and {len(material.held_photos)} photos held out"
+        f"{len(signs)} frames of {len(set(signs.groups))} tracks and {len(material.photos)} "
+        "photos to train on, "
+        f"{len(held)} frames of {len(set(held.groups))} tracks and {len(material.held_photos)} "
+        "photos held out"
     )
 
 
@@ -245,12 +311,22 @@ def _span(rate: Any) -> str:
 def _plain(found: Mapping[str, Rate | int]) -> dict[str, Any]:
     digits = {k: v.as_dict() if isinstance(v, Rate) else v for k, v in found.items()}
     return {
-        k: {n: round(x, 4) if isinstance(x, float) else x for n, x in v.items()} if isinstance(v, dict) else v
+        k: {n: round(x, 4) if isinstance(x, float) else x for n, x in v.items()}
+        if isinstance(v, dict)
+        else v
         for k, v in digits.items()
     }
 
 
 __all__ = [
-    "CLASSES", "Material", "Recipe", "Street", "card_table", "first_net", "judge", "load_material", "publish",
+    "CLASSES",
+    "SignRecipe",
+    "SignTrainingData",
+    "Street",
+    "card_table",
+    "first_net",
+    "judge_held_out",
+    "load_sign_data",
+    "publish_sign_classifier",
     "train_signs",
-]  # fmt: skip
+]

@@ -1,6 +1,8 @@
-"""Judging a sign classifier on what it was not trained on: held-out tracks, held-out photos, and street photos.
+"""Judging a sign classifier on what it was not trained on: held-out tracks, held-out photos, and
+street photos.
 
-Each function returns raw rows, one prediction a row; the rates are computed from the rows by ``rates``.
+Each function returns raw rows, one prediction a row; the rates are computed from the rows by
+``rates``.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from torch import Tensor, nn
 from physadv.core.errors import DataError
 from physadv.core.image_io import Array, list_images, read_rgba, to_tensor
 from physadv.core.random_streams import numpy_generator
+from physadv.core.rows import Row
 from physadv.datasets.base import ImageDataset
 from physadv.evaluation.metrics.intervals import Rate, clustered, wilson
-from physadv.core.rows import Row
 from physadv.models.architectures.signnet import BACKGROUND, INPUT_PX, STOP
 
 FILLS = (0.6, 1.0)
@@ -47,7 +49,9 @@ def read_sign_boxes(path: str | Path) -> list[SignBox]:
             x0, y0, x1, y1 = (float(row[key]) for key in ("x0", "y0", "x1", "y1"))
             name = row["file"]
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{file}:{line}", f"not a box ({error})", "columns: file,x0,y0,x1,y1,note") from error
+            raise DataError(
+                f"{file}:{line}", f"not a box ({error})", "columns: file,x0,y0,x1,y1,note"
+            ) from error
         if not (x0 < x1 and y0 < y1):
             raise DataError(f"{file}:{line}", "the box is empty", "x0 < x1 and y0 < y1 are needed")
         found.append(SignBox(name, (x0, y0, x1, y1), row.get("note") or ""))
@@ -55,7 +59,9 @@ def read_sign_boxes(path: str | Path) -> list[SignBox]:
 
 
 @torch.no_grad()
-def predict(net: nn.Module, pictures: Iterable[Array], batch: int = 128) -> list[tuple[int, float]]:
+def predict_pictures(
+    net: nn.Module, pictures: Iterable[Array], batch: int = 128
+) -> list[tuple[int, float]]:
     """(class, confidence) of each (h, w, 3) uint8 picture, each resized by the net itself."""
     found: list[tuple[int, float]] = []
     waiting: list[Tensor] = []
@@ -78,38 +84,56 @@ def predict(net: nn.Module, pictures: Iterable[Array], batch: int = 128) -> list
 
 def judge_tracks(net: nn.Module, dataset: ImageDataset) -> list[Row]:
     """Every frame of a data set as it is, one row each, with its track."""
-    answers = predict(net, (dataset.read(i) for i in range(len(dataset))))
+    answers = predict_pictures(net, (dataset.read(i) for i in range(len(dataset))))
     return [
-        _row("held-out tracks", dataset.names[i], dataset.groups[i], int(dataset.labels[i]), *answers[i])
+        _row(
+            "held-out tracks",
+            dataset.names[i],
+            dataset.groups[i],
+            int(dataset.labels[i]),
+            *answers[i],
+        )
         for i in range(len(dataset))
     ]
 
 
-def judge_crops(net: nn.Module, name: str, pictures: Sequence[tuple[str, Array]], each: int, seed: int) -> list[Row]:
-    """``each`` random square crops, 24 px a side up to the whole, of photos without any of the signs."""
+def judge_crops(
+    net: nn.Module, name: str, pictures: Sequence[tuple[str, Array]], each: int, seed: int
+) -> list[Row]:
+    """``each`` random square crops, 24 px a side up to the whole, of photos without any of the
+    signs."""
     rows = []
     for photo, picture in pictures:
         rng = numpy_generator(seed, "judge", name, photo)
-        answers = predict(net, [_any_crop(picture, rng) for _ in range(each)])
-        rows += [_row(name, f"{photo}#{i}", photo, BACKGROUND, *answer) for i, answer in enumerate(answers)]
+        answers = predict_pictures(net, [_any_crop(picture, rng) for _ in range(each)])
+        rows += [
+            _row(name, f"{photo}#{i}", photo, BACKGROUND, *answer)
+            for i, answer in enumerate(answers)
+        ]
     return rows
 
 
-def judge_stop_photos(net: nn.Module, folder: str | Path, boxes: Sequence[SignBox], each: int, seed: int) -> list[Row]:
-    """``each`` crops about every boxed stop sign, of random scale (``FILLS``) and shift; the group is the sign."""
+def judge_stop_photos(
+    net: nn.Module, folder: str | Path, boxes: Sequence[SignBox], each: int, seed: int
+) -> list[Row]:
+    """``each`` crops about every boxed stop sign, of random scale (``FILLS``) and shift; the group
+    is the sign."""
     rows = []
     for number, sign in enumerate(boxes):
         picture = np.ascontiguousarray(read_rgba(Path(folder) / sign.file)[..., :3])
         rng = numpy_generator(seed, "judge", "stop-photos", number)
-        answers = predict(net, [sign_crop(picture, sign.box, rng) for _ in range(each)])
+        answers = predict_pictures(net, [sign_crop(picture, sign.box, rng) for _ in range(each)])
         group = f"{sign.file}@{sign.box[0]:g},{sign.box[1]:g}"
-        rows += [_row("stop photos", f"{group}#{i}", group, STOP, *answer) for i, answer in enumerate(answers)]
+        rows += [
+            _row("stop photos", f"{group}#{i}", group, STOP, *answer)
+            for i, answer in enumerate(answers)
+        ]
     return rows
 
 
 def sign_crop(picture: Array, box: Sequence[float], rng: np.random.Generator) -> Array:
-    """A square crop about a box: the longer side spans a random ``FILLS`` share of it, shifted by up to half the rest
-    plus 4 %. Beyond the photo's edge its border is repeated.
+    """A square crop about a box: the longer side spans a random ``FILLS`` share of it, shifted by
+    up to half the rest plus 4 %. Beyond the photo's edge its border is repeated.
     """
     x0, y0, x1, y1 = box
     fill = rng.uniform(*FILLS)
@@ -118,19 +142,24 @@ def sign_crop(picture: Array, box: Sequence[float], rng: np.random.Generator) ->
     cx, cy = (x0 + x1) / 2 + rng.uniform(-slack, slack), (y0 + y1) / 2 + rng.uniform(-slack, slack)
     left, top, px = round(cx - side / 2), round(cy - side / 2), max(1, round(side))
     pad = max(0, -left, -top, left + px - picture.shape[1], top + px - picture.shape[0])
-    padded = cv2.copyMakeBorder(picture, pad, pad, pad, pad, cv2.BORDER_REPLICATE) if pad else picture
+    padded = (
+        cv2.copyMakeBorder(picture, pad, pad, pad, pad, cv2.BORDER_REPLICATE) if pad else picture
+    )
     return np.ascontiguousarray(padded[top + pad : top + pad + px, left + pad : left + pad + px])
 
 
 def named_photos(folders: Sequence[Path], leave_out: Sequence[str] = ()) -> list[tuple[str, Array]]:
     """Every photo of some folders by name, without those whose file name is in ``leave_out``."""
     files = [p for folder in folders for p in list_images(folder) if p.name not in leave_out]
-    return [(f"{p.parent.name}/{p.name}", np.ascontiguousarray(read_rgba(p)[..., :3])) for p in files]
+    return [
+        (f"{p.parent.name}/{p.name}", np.ascontiguousarray(read_rgba(p)[..., :3])) for p in files
+    ]
 
 
 def rates(rows: Sequence[Row]) -> dict[str, dict[str, Rate | int]]:
-    """Of each set: ``right`` (the share predicted as labelled) by Wilson over predictions and, as ``by_group``, by
-    bootstrap over tracks, signs or photos; ``groups``, their number; ``stop`` the share of frames called stop.
+    """Of each set: ``right`` (the share predicted as labeled) by Wilson over predictions and, as
+    ``by_group``, by bootstrap over tracks, signs or photos; ``groups``, their number; ``stop`` the
+    share of frames called stop.
     """
     found: dict[str, dict[str, Rate | int]] = {}
     for name in dict.fromkeys(str(r["set"]) for r in rows):
@@ -172,6 +201,10 @@ def _any_crop(picture: Array, rng: np.random.Generator) -> Array:
 
 def _row(name: str, image: str, group: str, label: int, predicted: int, confidence: float) -> Row:
     return {
-        "set": name, "image": image, "group": group, "label": label, "predicted": predicted,
+        "set": name,
+        "image": image,
+        "group": group,
+        "label": label,
+        "predicted": predicted,
         "confidence": round(confidence, 4),
-    }  # fmt: skip
+    }
