@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-RECORD = Path(__file__).resolve().parent / "defences" / "auto_lirpa.json"
+RECORD = Path(__file__).resolve().parent / "certification" / "auto_lirpa.json"
 NAMES = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN"}
 NORMS = {"linf": float("inf"), "l2": 2.0}
 

@@ -68,9 +68,7 @@ class PdfPage:
 
     def image(self, picture: ImageReader, r: Rect) -> None:
         """A picture filling the rectangle, its alpha as a soft mask."""
-        self.canvas.drawImage(
-            pdf_image, *self.point(r.x, r.y + r.h), r.w * mm, r.h * mm, mask="auto"
-        )
+        self.canvas.drawImage(picture, *self.point(r.x, r.y + r.h), r.w * mm, r.h * mm, mask="auto")
 
     def polygons(self, polygons: list[npt.NDArray[np.float64]], *, stroke: int, fill: int) -> None:
         """One path of closed polygons given as (n, 2) mm, so that neighbors meet without a seam."""

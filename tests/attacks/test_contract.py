@@ -239,7 +239,7 @@ def test_bad_input(name: str) -> None:
     entry, norm = next(c for c in CASES if c[0].name == name)
     net = Net()
     x, y = of_net(net)
-    with pytest.raises(ImageError, match="normalisation"):
+    with pytest.raises(ImageError, match="normalization"):
         entry(net, x * 3, y, norm)
     with pytest.raises(ImageError, match="255"):
         entry(net, (x * 255).to(torch.uint8), y, norm)

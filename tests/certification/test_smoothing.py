@@ -68,7 +68,7 @@ def test_radius_is_the_distance_on_a_linear_victim(noise: Noise, distance: float
     """With the exact probability of a linear classifier the certified radius is its exact distance
     to the boundary."""
     exact = {
-        "Gaussian": stats.norm(scale=0.3),
+        "GaussianNoise": stats.norm(scale=0.3),
         "Laplace": stats.laplace(scale=0.3),
         "Uniform": stats.uniform(-0.8, 1.6),
     }[type(noise).__name__]

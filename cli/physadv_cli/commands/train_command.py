@@ -301,6 +301,7 @@ def signs(
     from physadv.training.methods.by_name import defense_by_name
     from physadv.training.sign_classifier.batches import Mix
     from physadv.training.sign_classifier.recipe import (
+        SignRecipe,
         Street,
         load_sign_data,
         publish_sign_classifier,

@@ -56,6 +56,9 @@ class Defense(ABC):
     or "masked".
     """
 
+    recorded_as: ClassVar[str] = ""
+    """Its name in checkpoints and cards; empty: the name of the class."""
+
     score: ClassVar[str] = "robust"
 
     @property
@@ -90,7 +93,10 @@ class Defense(ABC):
     def settings(self) -> dict[str, Any]:
         """Its name and settings, to tell one run from another."""
         names: list[str] = [f.name for f in fields(self) if f.init] if is_dataclass(self) else []
-        return {"defence": type(self).__name__, **{name: getattr(self, name) for name in names}}
+        return {
+            "defence": self.recorded_as or type(self).__name__,
+            **{name: getattr(self, name) for name in names},
+        }
 
 
 def need(what: str, value: float, fits: bool, remedy: str) -> None:

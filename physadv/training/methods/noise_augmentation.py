@@ -21,6 +21,7 @@ class GaussianAugmentation(Defense):
 
     sigma: float = 0.25
     score: ClassVar[str] = "noisy"
+    recorded_as: ClassVar[str] = "Gaussian"
 
     def __post_init__(self) -> None:
         need("sigma", self.sigma, self.sigma > 0, "use 0.25")

@@ -37,6 +37,7 @@ class OcclusionTraining(Defense):
     fill: float = 0.5
     draws: int = 2
     score: ClassVar[str] = "masked"
+    recorded_as: ClassVar[str] = "Masked"
 
     def __post_init__(self) -> None:
         need("plain", self.plain, 0 <= self.plain <= 1, "a share from 0 to 1: use 0.2")

@@ -82,7 +82,11 @@ class SignRecipe:
     @property
     def name(self) -> str:
         """What the victim is called: "signs", with a defense "signs-masked" and the like."""
-        return "signs" if self.defense is None else f"signs-{type(self.defense).__name__.lower()}"
+        return (
+            "signs"
+            if self.defense is None
+            else f"signs-{self.defense.settings()['defence'].lower()}"
+        )
 
     @property
     def schedule(self) -> Schedule:
