@@ -52,7 +52,7 @@ def ranges_of(arm: str) -> EotRanges:
 
 
 def run_arm(arm: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Optimise, measure under `camera`, print and film one sticker; returns its row."""
+    """Optimize, measure under `camera`, print and film one sticker; returns its row."""
     began = time.process_time()
     settings = StickerSettings(
         steps=options.steps, draws=options.draws, seed=options.seed, test_draws=64, name=arm

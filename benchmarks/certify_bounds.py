@@ -31,7 +31,7 @@ from physadv.certification.bounds.verify import margin_forms, prepare_graph, ver
 from physadv.core.rows import Row, append_rows
 from physadv.evaluation.metrics.intervals import wilson
 from physadv.models.architectures.signnet import SignNet
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 
 
 def mnist_test(folder: Path) -> tuple[Tensor, Tensor]:
@@ -49,7 +49,7 @@ def certified_errors(args: argparse.Namespace) -> list[Row]:
     """For each method the certified error of the first ``--limit`` images, balls whole and cut to
     [0, 1]."""
     images, labels = (t[: args.limit] for t in mnist_test(args.data / "mnist"))
-    net = load_victim(
+    net = load_model(
         "wongkolter-mnist", weights=args.data / "weights" / "wongkolter_mnist_eps01.pth"
     )
     graph = prepare_graph(net, (1, 28, 28))
@@ -98,7 +98,7 @@ def interleaved(actions: Mapping[str, Callable[[], object]], runs: int) -> dict[
 def costs(args: argparse.Namespace) -> list[Row]:
     """IBP with merged margins beside a forward pass of the module itself, on a plain and a residual
     net."""
-    mnist = load_victim(
+    mnist = load_model(
         "wongkolter-mnist", weights=args.data / "weights" / "wongkolter_mnist_eps01.pth"
     )
     found = []

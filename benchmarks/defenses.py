@@ -38,7 +38,7 @@ from physadv.datasets import read_dataset
 from physadv.evaluation.ensemble import ensemble
 from physadv.evaluation.metrics.intervals import wilson
 from physadv.evaluation.samples import Samples, choose
-from physadv.models.load import LoadedVictim, load_victim
+from physadv.models.load import LoadedModel, load_model
 from physadv.training.classifier_recipe import (
     CARD,
     WEIGHTS,
@@ -155,16 +155,16 @@ def train_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
 
 def measure_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
     """Judge one run on the test part and append its rows."""
-    victim = load_victim(str(out / name / WEIGHTS))
-    if ROWS.is_file() and any(row.get("sha256") == victim.card.sha256 for row in read_rows(ROWS)):
+    model = load_model(str(out / name / WEIGHTS))
+    if ROWS.is_file() and any(row.get("sha256") == model.card.sha256 for row in read_rows(ROWS)):
         return
     dataset = read_dataset(shared / plan.data, split="test")
-    every = choose(dataset, victim.card)
-    some = choose(dataset, victim.card, limit=min(MANY, len(dataset))).indices
-    few = choose(dataset, victim.card, limit=min(FEW, len(dataset))).indices  # a part of ``some``
+    every = choose(dataset, model.card)
+    some = choose(dataset, model.card, limit=min(MANY, len(dataset))).indices
+    few = choose(dataset, model.card, limit=min(FEW, len(dataset))).indices  # a part of ``some``
     eps = 0.1 if plan.smoothing else plan.recipe.eps
     begun = time.process_time()
-    columns = _columns(plan, victim, every, list(some), list(few), eps)
+    columns = _columns(plan, model, every, list(some), list(few), eps)
     rows = [
         {"run": name, "index": i, **{k: found[i] for k, found in columns.items() if i in found}}
         for i in some
@@ -172,7 +172,7 @@ def measure_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
     totals = {"clean": sum(columns["clean"].values()), "n": len(every)}
     if plan.whole:
         totals["certified"] = sum(columns["certified"].values())
-    extra = victim.card.extra
+    extra = model.card.extra
     append_rows(
         ROWS,
         [
@@ -187,7 +187,7 @@ def measure_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
                 "train_images": plan.limit or "all",
                 "train_cpu_seconds": extra["cpu_seconds"],
                 "measure_cpu_seconds": round(time.process_time() - begun, 1),
-                "sha256": victim.card.sha256,
+                "sha256": model.card.sha256,
                 **{f"test_{k}": v for k, v in totals.items()},
             },
             *rows,
@@ -197,12 +197,12 @@ def measure_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
 
 
 def _columns(
-    plan: Plan, victim: LoadedVictim, every: Samples, some: list[int], few: list[int], eps: float
+    plan: Plan, model: LoadedModel, every: Samples, some: list[int], few: list[int], eps: float
 ) -> dict[str, dict[int, int]]:
     """Of each column 1 or 0 by image: read, survives or is certified. ``every`` holds the data set
     in its order."""
     images, labels = every.images(range(len(every))), every.targets(range(len(every)))
-    graph = prepare_graph(victim, tuple(images.shape[1:]))
+    graph = prepare_graph(model, tuple(images.shape[1:]))
 
     def judged(places: list[int], judge: Callable[[Tensor, Tensor], Tensor]) -> dict[int, int]:
         return dict(
@@ -218,20 +218,20 @@ def _columns(
         }
 
     whole = list(range(len(every)))
-    clean = judged(whole, lambda x, y: victim(x).argmax(1) == y)
+    clean = judged(whole, lambda x, y: model(x).argmax(1) == y)
     columns = {
         "clean": clean,
-        "pgd": left(some, pgd(victim, images[some], labels[some], eps=eps, steps=40).success),
+        "pgd": left(some, pgd(model, images[some], labels[some], eps=eps, steps=40).success),
         "certified": judged(
             whole if plan.whole else few,
             lambda x, y: (
                 verify_bounds(graph, x, y, eps=eps, method=plan.bound, norm="linf").certified
             ),
         ),
-        "ensemble": left(few, ensemble(victim, images[few], labels[few], eps=eps).success),
+        "ensemble": left(few, ensemble(model, images[few], labels[few], eps=eps).success),
     }
     if plan.smoothing:
-        smoothed = _smoothed(victim, images[few], labels[few], few)
+        smoothed = _smoothed(model, images[few], labels[few], few)
         columns["smoothed"] = dict(zip(few, smoothed.int().tolist(), strict=True))
     return columns
 
@@ -245,11 +245,11 @@ def _by_parts(
         )
 
 
-def _smoothed(victim: LoadedVictim, images: Tensor, labels: Tensor, indices: list[int]) -> Tensor:
+def _smoothed(model: LoadedModel, images: Tensor, labels: Tensor, indices: list[int]) -> Tensor:
     """Certified at l_2 RADIUS by staged smoothing, alpha 0.001."""
     noise = GaussianNoise(SIGMA)
     plan = make_plan(noise.needed(RADIUS, "l2", images[0].numel()), n=20_000, alpha=0.001)
-    sampler = Sampler(victim, noise, seed=0, batch=1024)
+    sampler = Sampler(model, noise, seed=0, batch=1024)
     found = certify_at(
         sampler, [x[None] for x in images], plan, radius=RADIUS, n0=32, indices=indices
     )

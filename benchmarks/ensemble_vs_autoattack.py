@@ -33,19 +33,19 @@ from physadv.datasets import read_dataset
 from physadv.evaluation.ensemble import ensemble
 from physadv.evaluation.metrics.intervals import wilson
 from physadv.evaluation.samples import choose
-from physadv.models.load import LoadedVictim, as_victim, load_victim
+from physadv.models.load import LoadedModel, as_model, load_model
 from physadv_cli.parsing import parse_threat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 
 def ours(
-    victim: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float
+    model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float
 ) -> tuple[Tensor, dict[str, int]]:
     """Robust flags (n,) by the ensemble in batches of 100, and what each stage broke."""
     whole, by = [], {}
     for start in range(0, len(x), 100):
-        found = ensemble(victim, x[start : start + 100], y[start : start + 100], eps=eps, norm=norm)
+        found = ensemble(model, x[start : start + 100], y[start : start + 100], eps=eps, norm=norm)
         whole.append(~found.success)
         for name in found.broken_by:
             by[name or "whole"] = by.get(name or "whole", 0) + 1
@@ -53,29 +53,29 @@ def ours(
 
 
 def theirs(
-    victim: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float
+    model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float
 ) -> tuple[Tensor, dict[str, int]]:
     """The same by AutoAttack, version standard; the verdict is the victim's on the images it
     returns."""
     from pyautoattack import AutoAttack  # type: ignore[import-not-found]
 
     attack = AutoAttack(
-        victim, norm=norm.capitalize(), eps=eps, version="standard", device="cpu", seed=0
+        model, norm=norm.capitalize(), eps=eps, version="standard", device="cpu", seed=0
     )
     images, _ = attack.run_standard_evaluation(x, y, batch_size=100)
     with torch.no_grad():
-        return victim(images).argmax(1) == y, {}
+        return model(images).argmax(1) == y, {}
 
 
-def load(name: str, weights: Path | None) -> LoadedVictim:
+def load(name: str, weights: Path | None) -> LoadedModel:
     """A victim by name; ``resnet`` is this folder's ResNet with ``weights`` of robust_net.py."""
     if name != "resnet":
-        return load_victim(name, weights=weights)
+        return load_model(name, weights=weights)
     from resnet import ResNet  # type: ignore[import-not-found]
 
     net = ResNet()
     net.load_state_dict(torch.load(weights, weights_only=True))
-    return as_victim(net, name="resnet")
+    return as_model(net, name="resnet")
 
 
 def main() -> None:
@@ -94,8 +94,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     norm, eps = parse_threat(args.threat)
-    victim = load(args.victim, args.weights)
-    samples = choose(read_dataset(args.data, split="test"), victim.card, limit=args.n)
+    model = load(args.model, args.weights)
+    samples = choose(read_dataset(args.data, split="test"), model.card, limit=args.n)
     x, y = samples.images(range(len(samples))), samples.targets(range(len(samples)))
     sides: dict[str, Callable[..., tuple[Tensor, dict[str, int]]]] = {"ours": ours}
     if importlib.util.find_spec("pyautoattack"):
@@ -103,11 +103,11 @@ def main() -> None:
     for repeat in range(args.repeats):
         for side in sides if args.only is None else [args.only]:
             begun, wall = time.process_time(), time.time()
-            flags, by = sides[side](victim, x, y, norm, eps)
+            flags, by = sides[side](model, x, y, norm, eps)
             row: dict[str, Any] = {
                 "side": side,
                 "repeat": repeat,
-                "victim": args.victim,
+                "victim": args.model,
                 "threat": args.threat,
                 "n": len(samples),
                 "weights": sha256_of(args.weights) if args.weights else "",

@@ -45,7 +45,7 @@ def seconds(work: Callable[[], object]) -> float:
 def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[], object]]:
     """The parts of one step, each as a call."""
     task = replace(task, ranges=eot_preset(preset))
-    victim, goal = task.victims[0], task.goal
+    model, goal = task.models[0], task.goal
     patch = torch.rand(1, 3, *task.mask.shape[-2:]).requires_grad_()
     scenes = scenes_of(task, task.material.train, draws, "bench")
     ready, marks = render_scenes(task, patch.detach(), scenes, ("bench",))
@@ -53,7 +53,7 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
 
     def floor() -> None:
         images = ready.clone().requires_grad_()
-        torch.autograd.grad(goal.loss(victim(images), marks).mean(), images)
+        torch.autograd.grad(goal.loss(model(images), marks).mean(), images)
 
     def step() -> None:
         images, places = render_scenes(task, patch, scenes, ("bench",))
@@ -68,18 +68,18 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
     return parts
 
 
-def victims(fastestdet: str | None, only: Sequence[str]) -> Iterator[tuple[str, PatchTask, int]]:
+def models(fastestdet: str | None, only: Sequence[str]) -> Iterator[tuple[str, PatchTask, int]]:
     """Name, task and draws a step of each row."""
     if "signs" in only:
         yield "signs 32x64x64", build_task(StickerSettings(steps=1))[0], 32
     if "lite0" in only:
         task, _ = build_task(
-            StickerSettings(victim="efficientnet-lite0", true_class="street sign", steps=1)
+            StickerSettings(model="efficientnet-lite0", true_class="street sign", steps=1)
         )
         yield "efficientnet-lite0 32x224x224", replace(task, view=SceneSize(224, False)), 32
     if "fastestdet" in only and fastestdet:
         task, _ = build_task(
-            StickerSettings(victim="fastestdet", weights=fastestdet, goal="vanish", steps=1)
+            StickerSettings(model="fastestdet", weights=fastestdet, goal="vanish", steps=1)
         )
         yield "fastestdet 8x352x352", task, 8
 
@@ -131,7 +131,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     works: dict[str, Callable[[], object]] = {}
-    for name, task, draws in victims(options.fastestdet, options.only):
+    for name, task, draws in models(options.fastestdet, options.only):
         for preset in ("default", "camera"):
             works |= {f"{name} {k}": w for k, w in step_parts(task, draws, preset).items()}
     if "codec" in options.only:

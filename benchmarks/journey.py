@@ -27,7 +27,7 @@ class Journey:
     """One row of the table: a victim, a goal, the signs and how hard it is tried."""
 
     name: str
-    victim: str
+    model: str
     goal: str
     signs: str | None
     backgrounds: str | None
@@ -94,7 +94,7 @@ def run(journey: Journey, shared: Path, out: Path, scratch: Path, threads: int) 
     made = physadv(
         "patch",
         "--victim",
-        journey.victim,
+        journey.model,
         "--goal",
         journey.goal,
         "--steps",
@@ -133,7 +133,7 @@ def run(journey: Journey, shared: Path, out: Path, scratch: Path, threads: int) 
     shutil.copy(check / "rows.jsonl", target / "check-rows.jsonl")
     return {
         "name": journey.name,
-        "victim": journey.victim,
+        "victim": journey.model,
         "goal": journey.goal,
         "steps": journey.steps,
         "area_share": made["area_share"],

@@ -30,11 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 300_000
 BOXES = "stop-photos-boxes.csv"
 PATCHES = {
-    "stop-sticker-signs-v1": StickerSettings(
-        victim="signs", goal="untargeted", steps=300, draws=32
-    ),
+    "stop-sticker-signs-v1": StickerSettings(model="signs", goal="untargeted", steps=300, draws=32),
     "stop-sticker-fastestdet-v1": StickerSettings(
-        victim="fastestdet",
+        model="fastestdet",
         weights="weights/fastestdet_coco.pth",
         goal="vanish",
         signs="stop-photos/stop",
@@ -47,7 +45,7 @@ PATCHES = {
         center_mm=(0, 40),
     ),
     "toaster-universal-v1": StickerSettings(
-        victim="efficientnet-lite0",
+        model="efficientnet-lite0",
         goal="targeted",
         target_class="toaster",
         object="anywhere",
@@ -63,7 +61,7 @@ PATCHES = {
         resolution=128,
     ),
     "person-fastestdet-v1": StickerSettings(
-        victim="fastestdet",
+        model="fastestdet",
         weights="weights/fastestdet_coco.pth",
         goal="vanish",
         object="person",
@@ -130,11 +128,11 @@ def measured_bundle(name: str, settings: StickerSettings, folder: Path, target: 
     from physadv.printing.layout import smallest_paper
     from physadv.printing.sheet import write_sheet
 
-    task, victim = build_task(settings)
+    task, model = build_task(settings)
     best, steps_done = patch_in(folder, settings.steps)
     patch = to_8bit(task, best)
     measured = measure_patch(task, patch, draws=settings.test_draws)
-    card = make_card(settings, task, victim, measured, steps_done=steps_done)
+    card = make_card(settings, task, model, measured, steps_done=steps_done)
     if name in HISTORY:
         card.optimisation["history"] = HISTORY[name]
     named = [settings.signs, settings.backgrounds, settings.photos, settings.weights]

@@ -32,9 +32,9 @@ from torch import Tensor
 from physadv.core.rows import append_rows, read_rows
 from physadv.defenses.registry import DEFENSES, certifying, defend
 from physadv.evaluation.metrics.intervals import wilson
-from physadv.models.cards import LoadedVictim
+from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 from physadv.patches.bundle import read_bundle
 from physadv.patches.optimize import BLANK, render_scenes, scenes_of
 from physadv.patches.reverify import located, settings_from_bundle
@@ -43,7 +43,7 @@ from physadv.threat.losses import margin
 
 STOP, SIDE = 14, 64
 INTRO = """How often the victim still reads the stop sign, in held-out simulated scenes of
-`patches/stop-sticker-signs-v1` (16 % of the sign, about 27 x 29 px of the victim's 64), with 95 % Wilson intervals.
+`patches/stop-sticker-signs-v1` (16 % of the sign, about 27 x 29 px of the model's 64), with 95 % Wilson intervals.
 "Plain" and "adaptive PGD" paint each scene's blank sticker anew, through the defense's own gradient and through its
 stand-in (BPDA); defenses whose own gradient serves have one figure for both. Commands: `python
 benchmarks/patch_defenses.py --help`. The ready-made sticker was made against `signs`, and it is four to five times as
@@ -87,14 +87,14 @@ def make_scenes(bundle: Path, n: int, cache: Path) -> None:
     )
 
 
-def repainted(victim: LoadedVictim, images: Tensor, area: Tensor, steps: int) -> Tensor:
+def repainted(model: LoadedModel, images: Tensor, area: Tensor, steps: int) -> Tensor:
     """The worst content of each sticker found by ``steps`` signed steps."""
     x = best = images
     labels = torch.full((len(images),), STOP)
     least = torch.full((len(images),), torch.inf)
     for step in range(steps + 1):
         x = x.detach().requires_grad_(True)
-        loss = margin(victim(x), labels)
+        loss = margin(model(x), labels)
         found = loss.detach() < least
         least = torch.where(found, loss.detach(), least).to(least)
         best = torch.where(found.view(-1, 1, 1, 1), x.detach(), best)
@@ -109,11 +109,11 @@ def repainted(victim: LoadedVictim, images: Tensor, area: Tensor, steps: int) ->
 def judge(base: str, name: str, cache: Path, n: int, steps: int) -> list[dict[str, object]]:
     """One row a scene."""
     found = torch.load(cache, weights_only=True)
-    victim = load_victim(base)
+    model = load_model(base)
     known = DEFENSES.get(name.partition(":")[0])
     front = known is not None and bool(known.words.get("plain"))
-    defended = victim if name == "none" else defend(victim, name)
-    plain = defend(victim, f"{name}{',' if ':' in name else ':'}plain") if front else defended
+    defended = model if name == "none" else defend(model, name)
+    plain = defend(model, f"{name}{',' if ':' in name else ':'}plain") if front else defended
     images = {k: found[k][:n] for k in ("clean", "blank", "sticker")}
     area = found["area"][:n]
     began = time.process_time()
@@ -200,7 +200,7 @@ def main() -> None:
     if args.what == "scenes":
         make_scenes(args.bundle, args.n, args.cache)
     for name in args.names if args.what == "judge" else ():
-        append_rows(args.out, judge(args.victim, name, args.cache, args.n, args.steps))
+        append_rows(args.out, judge(args.model, name, args.cache, args.n, args.steps))
         print(table(args.out).splitlines()[-1], flush=True)
     if args.what == "table":
         parts = [

@@ -25,7 +25,7 @@ from physadv.core.rows import Row, append_rows
 from physadv.defenses.registry import defend
 from physadv.eot import pipeline
 from physadv.evaluation.metrics.intervals import clustered
-from physadv.models.cards import LoadedVictim
+from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import read_bundle
 from physadv.patches.optimize import BLANK, PatchTask, draw_of, marks_of, render_scenes, scenes_of
 from physadv.patches.reverify import located, settings_from_bundle
@@ -86,12 +86,12 @@ def load(path: Path) -> Seen:
 
 
 @torch.no_grad()
-def judged(task: PatchTask, victim: LoadedVictim, seen: Seen) -> list[Row]:
+def judged(task: PatchTask, model: LoadedModel, seen: Seen) -> list[Row]:
     """One row an object: is it recognized, and is the patch's goal met, in each of the three
     pictures."""
     rows: list[Row] = []
     for images, marks, groups in seen:
-        predictions = {block: victim(picture) for block, picture in images.items()}
+        predictions = {block: model(picture) for block, picture in images.items()}
         right = {b: task.goal.recognised(p, marks).tolist() for b, p in predictions.items()}
         won = {b: task.goal.succeeded(p, marks).tolist() for b, p in predictions.items()}
         owners = range(len(groups)) if marks.scene is None else marks.scene.tolist()
@@ -105,7 +105,7 @@ def judged(task: PatchTask, victim: LoadedVictim, seen: Seen) -> list[Row]:
 def judge(bundle: str, names: Sequence[str], data: Path, n: int, out: Path) -> None:
     """Photograph once, then every defense in turn."""
     loaded = read_bundle(patches_dir() / bundle)
-    task, victim = build_task(
+    task, model = build_task(
         located(replace(settings_from_bundle(loaded), device="cpu"), loaded, data)
     )
     cache = Path(f"runs/patch-defences-{bundle}-{n}.pt")
@@ -114,7 +114,7 @@ def judge(bundle: str, names: Sequence[str], data: Path, n: int, out: Path) -> N
     seen = load(cache)
     for name in names:
         began = time.process_time()
-        rows = judged(task, victim if name == "none" else defend(victim, name), seen)
+        rows = judged(task, model if name == "none" else defend(model, name), seen)
         seconds = round(time.process_time() - began, 1)
         about = {
             "bundle": bundle,

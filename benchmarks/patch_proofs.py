@@ -26,9 +26,9 @@ from physadv.core.rows import Row, append_rows, read_rows
 from physadv.datasets import ImageDataset, read_dataset
 from physadv.defenses.registry import Certifying, certifying, defend
 from physadv.evaluation.metrics.intervals import wilson
-from physadv.models.cards import LoadedVictim
+from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 from physadv.threat.losses import margin
 
 ROWS = Path("benchmarks/patch_proofs.jsonl")
@@ -54,7 +54,7 @@ def frames(dataset: ImageDataset, n: int, seed: int = 0) -> list[int]:
 
 
 def attacked(
-    victim: LoadedVictim,
+    model: LoadedModel,
     proof: Certifying,
     image: Tensor,
     label: Tensor,
@@ -68,7 +68,7 @@ def attacked(
     tall, wide = proof.patch
     draw = generator(seed, "patch-proofs", "attack")
     leaf = image.clone().requires_grad_(True)
-    (slope,) = torch.autograd.grad(margin(victim(leaf), label).sum(), leaf)
+    (slope,) = torch.autograd.grad(margin(model(leaf), label).sum(), leaf)
     heat = torch.nn.functional.avg_pool2d(slope.abs().sum(1, keepdim=True), (tall, wide), 1)[0, 0]
     across = heat.shape[1]
     first = int(heat.argmax())
@@ -80,7 +80,7 @@ def attacked(
         x = torch.where(area > 0, torch.rand(image.shape, generator=draw), image)
         for step in range(steps + 1):
             x = x.detach().requires_grad_(True)
-            logits = victim(x)
+            logits = model(x)
             if int(logits.argmax()) != int(label):
                 return True
             if step < steps:
@@ -103,8 +103,8 @@ def judge(
 ) -> list[Row]:
     """One row an image: read right, certified, and broken by the attack (None where it was not
     attacked)."""
-    victim = defend(load_victim(base), name)
-    found = certifying(victim)
+    model = defend(load_model(base), name)
+    found = certifying(model)
     if found is None:
         raise SystemExit(f"{name} proves nothing")
     proof = found[0]
@@ -123,7 +123,7 @@ def judge(
     known = certain + others
     broken = {
         k: attacked(
-            victim, proof, images[k : k + 1], labels[k : k + 1], places=places, steps=steps, seed=k
+            model, proof, images[k : k + 1], labels[k : k + 1], places=places, steps=steps, seed=k
         )
         for k in known
     }
@@ -168,8 +168,8 @@ def table(path: Path = ROWS, split: str = "test") -> str:
         (r["victim"], r["defence"]): (r["defence"].partition(":")[0], r["patch"], r["cpu_s"])
         for r in rows
     }
-    for victim, name in sorted(found, key=lambda key: found[key]):
-        own = [r for r in rows if (r["victim"], r["defence"]) == (victim, name)]
+    for model, name in sorted(found, key=lambda key: found[key]):
+        own = [r for r in rows if (r["victim"], r["defence"]) == (model, name)]
         rates = [wilson(sum(r[key] for r in own), len(own)) for key in ("right", "certified")]
         said = [f"{r.rate:.1%} [{r.low:.1%}, {r.high:.1%}]".replace("%", " %") for r in rates]
         tried = [
@@ -178,13 +178,13 @@ def table(path: Path = ROWS, split: str = "test") -> str:
         ]
         hits = [f"{sum(of)} of {len(of)} broken" for of in tried]
         size = "{} x {}".format(*own[0]["patch"])
-        cells = [victim, name, size, *said, str(len(own)), *hits, f"{own[0]['cpu_s']:.2f}"]
+        cells = [model, name, size, *said, str(len(own)), *hits, f"{own[0]['cpu_s']:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Defences one by one."""
+    """Defenses one by one."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -208,7 +208,7 @@ def main() -> None:
         chosen = frames(dataset, args.n)
         for name in args.names:
             rows = judge(
-                args.victim,
+                args.model,
                 name,
                 dataset,
                 args.split,
@@ -219,7 +219,7 @@ def main() -> None:
             )
             append_rows(args.out, rows)
             lines = table(args.out, args.split).splitlines()
-            print(next(line for line in lines if f"| {args.victim} | {name} |" in line), flush=True)
+            print(next(line for line in lines if f"| {args.model} | {name} |" in line), flush=True)
     else:
         print(table(args.out, args.split))
 

@@ -43,9 +43,9 @@ from physadv.eot.presets import EotRanges
 from physadv.eot.scenes.load import load_scene_sources
 from physadv.eot.scenes.signs import PhotoScenes, SceneSize, SceneSource
 from physadv.evaluation.metrics.intervals import clustered
-from physadv.models.cards import LoadedVictim
+from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 from physadv.patches.bundle import Bundle, read_bundle, write_bundle
 from physadv.patches.optimize import BLANK, measure_patch, optimize_patch, to_8bit
 from physadv.patches.preview import preview_picture
@@ -80,7 +80,7 @@ def segment_loss(logits: Tensor, areas: Tensor, care: Tensor) -> Tensor:
 
 def evasive(
     net: nn.Module,
-    victim: nn.Module,
+    model: nn.Module,
     pictures: Pictures,
     labels: Tensor,
     draws: torch.Generator,
@@ -96,14 +96,14 @@ def evasive(
         x = x.detach().requires_grad_(True)
         logits = net(x)
         hidden = (F.softplus(logits) * areas).sum() / areas.sum().clamp_min(1)
-        wrong = margin(victim(filled(x, logits.sigmoid())), labels).clamp_min(-2).mean()
+        wrong = margin(model(filled(x, logits.sigmoid())), labels).clamp_min(-2).mean()
         (slope,) = torch.autograd.grad(hidden + wrong, x)
         x = (x - 0.08 * slope.sign() * areas).clamp(0, 1)
     return x.detach()
 
 
 def train(
-    pictures: Pictures, victim: nn.Module, *, epochs: int, hard: int, seed: int, lr: float
+    pictures: Pictures, model: nn.Module, *, epochs: int, hard: int, seed: int, lr: float
 ) -> nn.Module:
     """The averaged segmenter after ``epochs``; in the last ``hard`` ones a quarter of each batch
     fights back."""
@@ -115,7 +115,7 @@ def train(
         optimizer, lr, total_steps=epochs * batches, pct_start=0.2
     )
     with torch.no_grad():
-        labels = torch.cat([victim(part).argmax(1) for part in pictures.images.split(64)])
+        labels = torch.cat([model(part).argmax(1) for part in pictures.images.split(64)])
     began = time.process_time()
     for epoch in range(epochs):
         order = torch.randperm(len(pictures), generator=generator(seed, "epoch", epoch))
@@ -124,7 +124,7 @@ def train(
             batch = Pictures(pictures.images[rows], pictures.areas[rows], pictures.care[rows])
             draws = generator(seed, "batch", epoch, number)
             if epoch >= epochs - hard:
-                batch = with_evasive(net, victim, batch, labels[rows], draws)
+                batch = with_evasive(net, model, batch, labels[rows], draws)
             if number % 2:
                 batch = Pictures(*(t.flip(3) for t in (batch.images, batch.areas, batch.care)))
             optimizer.zero_grad(set_to_none=True)
@@ -147,14 +147,14 @@ def train(
 
 
 def with_evasive(
-    net: nn.Module, victim: nn.Module, batch: Pictures, labels: Tensor, draws: torch.Generator
+    net: nn.Module, model: nn.Module, batch: Pictures, labels: Tensor, draws: torch.Generator
 ) -> Pictures:
     """The batch, eight of its stickers moved against the net as it now is."""
     rows = (batch.areas.sum((1, 2, 3)) > 40).nonzero().flatten()[:8]
     chosen = Pictures(batch.images[rows], batch.areas[rows], batch.care[rows])
     net.eval()
     with torch.autocast("cpu", torch.bfloat16):
-        moved = evasive(net, victim, chosen, labels[rows], draws)
+        moved = evasive(net, model, chosen, labels[rows], draws)
     net.train()
     images = batch.images.clone()
     images[rows] = moved
@@ -198,14 +198,14 @@ def pixels_said(rows: Sequence[Row], from_px: int = 200) -> str:
 
 
 @torch.no_grad()
-def clean_rows(victim: LoadedVictim, data: Path, names: Sequence[str], n: int = 600) -> list[Row]:
+def clean_rows(model: LoadedModel, data: Path, names: Sequence[str], n: int = 600) -> list[Row]:
     """Held-out signs of all classes as they are: is each read right behind each front end."""
     dataset = read_dataset(data, split="test")
     order = numpy_generator(0, "clean").permutation(len(dataset))[:n]
     images = torch.cat([resize_images(to_tensor(dataset.read(i))[None], SIDE, SIDE) for i in order])
     rows: list[Row] = []
     for name in names:
-        seen = defended(victim, name)
+        seen = defended(model, name)
         right = torch.cat([seen(part).argmax(1) for part in images.split(100)]) == torch.from_numpy(
             dataset.labels[order]
         )
@@ -232,7 +232,7 @@ def stop_sources(data: Path) -> dict[str, SceneSource]:
 
 @torch.no_grad()
 def sticker_rows(
-    victim: LoadedVictim,
+    model: LoadedModel,
     source: SceneSource,
     kind: str,
     bundle: Bundle,
@@ -252,7 +252,7 @@ def sticker_rows(
     }
     rows: list[Row] = []
     for name in names:
-        seen = defended(victim, name)
+        seen = defended(model, name)
         right = {block: (seen(x).argmax(1) == STOP).tolist() for block, x in pictures.items()}
         about = {"what": f"{kind}, {bundle.folder.name}", "defence": name}
         rows += [
@@ -266,7 +266,7 @@ def sticker_rows(
     return rows
 
 
-def hiding_rows(victim: LoadedVictim, cache: Path, n: int = 20, steps: int = 30) -> list[Row]:
+def hiding_rows(model: LoadedModel, cache: Path, n: int = 20, steps: int = 30) -> list[Row]:
     """Is "stop" still read after each blank sticker's pixels were moved to hide from the segmenter
     and fool the victim.
 
@@ -278,7 +278,7 @@ def hiding_rows(victim: LoadedVictim, cache: Path, n: int = 20, steps: int = 30)
     x, area, labels = found["blank"][:n], found["area"][:n], torch.full((n,), STOP)
     remove = Remover(trained())
     defense, whole, speed = (
-        defended(victim, "remover"),
+        defended(model, "remover"),
         torch.ones(n, dtype=torch.bool),
         torch.zeros_like(x),
     )
@@ -290,7 +290,7 @@ def hiding_rows(victim: LoadedVictim, cache: Path, n: int = 20, steps: int = 30)
         chance = logits.sigmoid()
         marks = chance + ((chance > remove.threshold).float() - chance).detach()
         hidden = (F.softplus(logits) * area).sum((1, 2, 3)) / area.sum((1, 2, 3))
-        seen, bare = (margin(victim(image), labels) for image in (filled(x, marks), x))
+        seen, bare = (margin(model(image), labels) for image in (filled(x, marks), x))
         (slope,) = torch.autograd.grad(
             (seen.clamp_min(-1) + 0.5 * bare.clamp_min(-3) + hidden).sum(), x
         )
@@ -309,16 +309,16 @@ class Hiding(nn.Module):
     """The victim behind the remover as a sticker that hides sees it: what is marked counts for the
     stop sign."""
 
-    def __init__(self, victim: nn.Module, weight: float = 10.0) -> None:
+    def __init__(self, model: nn.Module, weight: float = 10.0) -> None:
         super().__init__()
-        self.victim, self.weight, self.remove = victim, weight, Remover(trained())
+        self.model, self.weight, self.remove = model, weight, Remover(trained())
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (b, 3, 64, 64) -> logits, straight through the marks' threshold."""
         logits = self.remove.segmenter(images)
         chance = logits.sigmoid()
         marks = chance + ((chance > self.remove.threshold).float() - chance).detach()
-        seen: Tensor = self.victim(filled(images, marks))
+        seen: Tensor = self.model(filled(images, marks))
         marked = self.weight * F.softplus(logits).mean((2, 3))
         return torch.cat(
             (seen[:, :STOP], seen[:, STOP : STOP + 1] + marked, seen[:, STOP + 1 :]), 1
@@ -329,21 +329,21 @@ def hiding_sticker(out: Path, steps: int, *, draws: int = 24, seed: int = 13) ->
     """A bundle of a printable sticker that hides from the remover, judged on held-out draws of
     `signs+remover`."""
     settings = StickerSettings(
-        victim="signs+remover", steps=steps, draws=draws, seed=seed, test_draws=100
+        model="signs+remover", steps=steps, draws=draws, seed=seed, test_draws=100
     )
-    task, victim = build_task(settings)
-    aimed = replace(task, victims=[Hiding(load_victim("signs")).eval()])
+    task, model = build_task(settings)
+    aimed = replace(task, models=[Hiding(load_model("signs")).eval()])
     *_, last = optimize_patch(aimed, steps=steps, draws=draws, validate_every=steps + 1)
     patch = to_8bit(task, last.patch)
     measured = measure_patch(task, patch, draws=settings.test_draws)
-    card = make_card(replace(settings, name=out.name), task, victim, measured, steps_done=steps)
+    card = make_card(replace(settings, name=out.name), task, model, measured, steps_done=steps)
     write_bundle(out, card=card, patch=patch, mask=task.mask, preview=preview_picture(task, patch))
     return f"success {measured.success}; blank {measured.blank_success}"
 
 
-def defended(victim: LoadedVictim, name: str) -> nn.Module:
+def defended(model: LoadedModel, name: str) -> nn.Module:
     """The victim behind a front end; "none" is the victim."""
-    return victim if name == "none" else defend(victim, name)
+    return model if name == "none" else defend(model, name)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -401,13 +401,11 @@ def main() -> None:
     if args.what == "sticker":
         print(hiding_sticker(args.out, args.steps))
         return
-    stickers, victim = load_file(args.stickers)["stickers"], load_victim("signs")
+    stickers, model = load_file(args.stickers)["stickers"], load_model("signs")
     if args.what == "train":
         source = scene_source(args.data, "train")
         pictures = make_pictures(source, stickers[:-HELD_STICKERS], args.pictures, args.seed)
-        net = train(
-            pictures, victim, epochs=args.epochs, hard=args.hard, seed=args.seed, lr=args.lr
-        )
+        net = train(pictures, model, epochs=args.epochs, hard=args.hard, seed=args.seed, lr=args.lr)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         save_file(net.state_dict(), args.out)
     net = Segmenter()
@@ -420,11 +418,11 @@ def main() -> None:
     print(f"{part}: {pixels_said(pixels)}", flush=True)
     if args.what == "judge":
         names = ("none", "remover")
-        rows = clean_rows(victim, args.data, names)
+        rows = clean_rows(model, args.data, names)
         for kind, source in stop_sources(args.data).items():
             for folder in args.bundles:
-                rows += sticker_rows(victim, source, kind, read_bundle(folder), names)
-        rows += hiding_rows(victim, args.cache)
+                rows += sticker_rows(model, source, kind, read_bundle(folder), names)
+        rows += hiding_rows(model, args.cache)
         ROWS.unlink(missing_ok=True)
         append_rows(ROWS, rows + pixels)
         print(page())

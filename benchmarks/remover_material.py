@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from physadv.core.random_streams import generator, numpy_generator
-from physadv.core.types import Victim
+from physadv.core.types import Model
 from physadv.datasets import read_dataset
 from physadv.datasets.split import split_by_group
 from physadv.eot import pipeline
@@ -36,7 +36,7 @@ from physadv.eot.scenes.find_signs import box_corners
 from physadv.eot.scenes.load import SceneSources, load_scene_sources
 from physadv.eot.scenes.signs import MixedScenes, PhotoScenes, PhotoSign, SceneSize
 from physadv.eot.warp import warp_texture
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 from physadv.patches.optimize import PatchTask, optimize_patch
 from physadv.threat.patch_goals import PatchGoal
 
@@ -66,7 +66,7 @@ def photo_signs(
     ]
 
 
-def task_of(number: int, data: Path, victim: Victim, seed: int) -> tuple[PatchTask, float]:
+def task_of(number: int, data: Path, model: Model, seed: int) -> tuple[PatchTask, float]:
     """The sticker problem number ``number``, and the weight of its smoothness."""
     rng = numpy_generator(seed, "sticker", number)
     shape = SHAPES[int(rng.integers(len(SHAPES)))]
@@ -89,7 +89,7 @@ def task_of(number: int, data: Path, victim: Victim, seed: int) -> tuple[PatchTa
         material = SceneSources(source, source, source, "photos")
     mask = make_mask(shape, wide, high, longest_px=64)
     task = PatchTask(
-        [victim],
+        [model],
         goal,
         material,
         mask,
@@ -101,12 +101,12 @@ def task_of(number: int, data: Path, victim: Victim, seed: int) -> tuple[PatchTa
     return task, float(rng.choice([0.02, 0.1, 0.15, 0.3]))
 
 
-def make_stickers(data: Path, victim: Victim, count: int, steps: int, seed: int) -> Tensor:
-    """(count, 3, 64, 64) textures of stickers that attack ``victim``, each stretched to a square."""
+def make_stickers(data: Path, model: Model, count: int, steps: int, seed: int) -> Tensor:
+    """(count, 3, 64, 64) textures of stickers that attack ``model``, each stretched to a square."""
     found = []
     for number in range(count):
         began = time.process_time()
-        task, tv = task_of(number, data, victim, seed)
+        task, tv = task_of(number, data, model, seed)
         loop = optimize_patch(
             task,
             steps=steps,
@@ -271,7 +271,7 @@ def main() -> None:
     save_file(
         {
             "stickers": make_stickers(
-                args.data, load_victim("signs"), args.count, args.steps, args.seed
+                args.data, load_model("signs"), args.count, args.steps, args.seed
             )
         },
         args.out,

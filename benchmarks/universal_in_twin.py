@@ -23,7 +23,7 @@ from physadv.core.package_data import patches_dir
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import append_rows, read_rows
 from physadv.evaluation.metrics.intervals import wilson
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 from physadv.patches.bundle import Bundle, read_bundle
 from physadv.twin.cameras import KNOWN
 from physadv.twin.flat_print import print_flat, shoot
@@ -73,12 +73,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = patches_dir() / "toaster-universal-v1"
-    bundle, victim = read_bundle(folder), load_victim("efficientnet-lite0")
-    target = victim.card.class_index("toaster")
+    bundle, model = read_bundle(folder), load_model("efficientnet-lite0")
+    target = model.card.class_index("toaster")
 
     def read(image: Array) -> int:
         with torch.no_grad():
-            return int(victim(to_tensor(image)[None]).argmax(1))
+            return int(model(to_tensor(image)[None]).argmax(1))
 
     held = list(dict.fromkeys(str(row["group"]) for row in read_rows(folder / "rows.jsonl")))[
         : options.n

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from physadv.datasets import read_dataset as read_dataset
     from physadv.evaluation.ensemble import ensemble as ensemble
     from physadv.evaluation.robust_accuracy import Evaluation as Evaluation
-    from physadv.models.load import as_victim as as_victim
-    from physadv.models.load import load_victim as load_victim
+    from physadv.models.load import as_model as as_model
+    from physadv.models.load import load_model as load_model
     from physadv.patches.bundle import read_bundle as read_bundle
     from physadv.patches.optimize import optimize_patch as optimize_patch
     from physadv.privacy.cloak_faces import cloak_faces as cloak_faces
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Evaluation": "evaluation.robust_accuracy",
     "apgd": "attacks.apgd",
-    "as_victim": "models.load",
+    "as_model": "models.load",
     "bpda": "attacks.obfuscated",
     "certify": "certification.smoothing.certify",
     "cloak_faces": "privacy.cloak_faces",
     "ensemble": "evaluation.ensemble",
     "eot": "attacks.obfuscated",
     "fgsm": "attacks.gradient",
-    "load_victim": "models.load",
+    "load_model": "models.load",
     "optimize_patch": "patches.optimize",
     "pgd": "attacks.gradient",
     "read_bundle": "patches.bundle",

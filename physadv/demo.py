@@ -9,7 +9,7 @@ from pathlib import Path
 from physadv.camera.open_source import open_frame_source
 from physadv.check.locators import locator_for
 from physadv.check.run_check import CheckProgress, Feed, run_check
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 from physadv.patches.bundle import read_bundle
 from physadv.patches.sticker_run import StickerSettings
 from physadv.printing.layout import smallest_paper
@@ -45,7 +45,7 @@ def judge(folder: Path, settings: StickerSettings) -> Iterator[CheckProgress]:
     if target.exists():
         shutil.rmtree(target)
     card = read_bundle(folder / "bundle").card
-    victim = load_victim(settings.victim, weights=settings.weights)
+    model = load_model(settings.model, weights=settings.weights)
     about = {
         "bundle": {
             "name": card.patch.name,
@@ -58,7 +58,7 @@ def judge(folder: Path, settings: StickerSettings) -> Iterator[CheckProgress]:
     with open_frame_source(str(folder / "twin")) as source:
         yield from run_check(
             [Feed(source)],
-            victim,
+            model,
             folder=target,
             locator=locator_for("truth"),
             goal=card.patch.goal,

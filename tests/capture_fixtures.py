@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.types import Detections
-from physadv.models.cards import VictimCard
+from physadv.models.cards import ModelCard
 from physadv.printing.aruco_markers import FIDUCIALS, marker_modules, test_sign_layout
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 SIZE = (160, 120)
 
 
-class ColorVictim(nn.Module):
+class ColorModel(nn.Module):
     """stop where a picture's red exceeds its blue, limit where it does not; logits are ten times
     the difference."""
 
-    card = VictimCard("colour", "classify", ("stop", "limit"), (32, 32), sha256="c0ffee")
+    card = ModelCard("colour", "classify", ("stop", "limit"), (32, 32), sha256="c0ffee")
 
     def forward(self, images: Tensor) -> Tensor:
         difference = 10 * (images[:, 0] - images[:, 2]).mean((1, 2))
@@ -38,7 +38,7 @@ class RedDetector(nn.Module):
     """One stop sign box at the place given, its score the mean red of the frame inside it; one far
     box of a car."""
 
-    card = VictimCard("reds", "detect", ("car", "stop sign"), None)
+    card = ModelCard("reds", "detect", ("car", "stop sign"), None)
 
     def __init__(self, box: Sequence[float]) -> None:
         super().__init__()
@@ -118,8 +118,8 @@ def twin(tmp_path: Path, video: Callable[..., Path]) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def color_victim() -> ColorVictim:
-    return ColorVictim()
+def color_model() -> ColorModel:
+    return ColorModel()
 
 
 @pytest.fixture

@@ -38,23 +38,23 @@ class Linear(nn.Module):
 
 
 def samples(
-    victim: Linear, n: int = 8, *, seed: int = 0, middle: bool = False
+    model: Linear, n: int = 8, *, seed: int = 0, middle: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Images with pixels near both ends of [0, 1] (or all near 0.5) and the classes the victim
     gives them."""
     source = generator(seed, "linear-images")
     x = torch.rand((n, *SHAPE), generator=source, dtype=torch.float64)
-    x = (0.45 + 0.1 * x if middle else x).to(victim.weight.dtype)
+    x = (0.45 + 0.1 * x if middle else x).to(model.weight.dtype)
     with torch.no_grad():
-        return x, victim(x).argmax(1)
+        return x, model(x).argmax(1)
 
 
 def least_margin(
-    victim: Linear, x0: Tensor, labels: Tensor, eps: float | Tensor, norm: Norm
+    model: Linear, x0: Tensor, labels: Tensor, eps: float | Tensor, norm: Norm
 ) -> Tensor:
     """The lowest margin (b,) any image of the ball within [0, 1] has: the least over the rival
     classes, each linear."""
-    weight, bias = victim.weight.detach().double(), victim.bias.detach().double()
+    weight, bias = model.weight.detach().double(), model.bias.detach().double()
     radius = torch.as_tensor(eps, dtype=torch.float64).expand(len(x0))[:, None]
     values = [
         _least(weight[labels] - weight[rival], x0.double().flatten(1), radius, norm)
@@ -88,7 +88,7 @@ def _least(w: Tensor, x: Tensor, eps: Tensor, norm: Norm) -> Tensor:
     return (w * x).sum(1) - (size * move).sum(1)
 
 
-def least_distance(victim: Linear, x0: Tensor, labels: Tensor, norm: Norm) -> Tensor:
+def least_distance(model: Linear, x0: Tensor, labels: Tensor, norm: Norm) -> Tensor:
     """Distance (b,) to the nearest image of another class within [0, 1], by bisection over eps."""
     low, high = (
         torch.zeros(len(x0), dtype=torch.float64),
@@ -96,6 +96,6 @@ def least_distance(victim: Linear, x0: Tensor, labels: Tensor, norm: Norm) -> Te
     )
     for _ in range(40):
         eps = (low + high) / 2
-        reached = least_margin(victim, x0, labels, eps, norm) < 0
+        reached = least_margin(model, x0, labels, eps, norm) < 0
         high, low = torch.where(reached, eps, high), torch.where(reached, low, eps)
     return high

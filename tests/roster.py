@@ -37,7 +37,7 @@ class Entry:
     scoreless: bool = False
 
     def __call__(
-        self, victim: Any, x: Tensor, y: Tensor, norm: Norm, eps: float | None = None, **more: Any
+        self, model: Any, x: Tensor, y: Tensor, norm: Norm, eps: float | None = None, **more: Any
     ) -> AttackResult:
         """Run it; with ``plain=True`` every forward is the victim's own."""
         options = {**self.fixed, **more}
@@ -45,7 +45,7 @@ class Entry:
             options.update(self.plain)
         if self.norms != ("l2",):
             options["norm"] = norm
-        return self.function(victim, x, y, eps=EPS[norm] if eps is None else eps, **options)
+        return self.function(model, x, y, eps=EPS[norm] if eps is None else eps, **options)
 
 
 ENTRIES = [

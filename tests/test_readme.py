@@ -18,7 +18,7 @@ def test_a_model_of_ones_own_takes_ten_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The README's example is at most ten lines of code and loads as a victim that gives logits."""
-    from physadv.models.load import load_victim
+    from physadv.models.load import load_model
 
     code = re.search(r"```python\n# my_models.py\n(.*?)```", README, re.DOTALL)
     assert code is not None
@@ -26,8 +26,8 @@ def test_a_model_of_ones_own_takes_ten_lines(
     assert len(lines) <= 10
     (tmp_path / "readme_models.py").write_text(code[1])
     monkeypatch.syspath_prepend(str(tmp_path))
-    victim = load_victim("readme_models:make")
-    assert victim(torch.rand(2, 3, 50, 40)).shape == (2, 2)
+    model = load_model("readme_models:make")
+    assert model(torch.rand(2, 3, 50, 40)).shape == (2, 2)
 
 
 def test_links_and_pictures_exist() -> None:

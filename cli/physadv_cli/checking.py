@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from physadv.camera.localization.with_pose import WidthOf
     from physadv.camera.open_source import FrameSource
     from physadv.check.run_check import Feed
-    from physadv.models.cards import LoadedVictim
+    from physadv.models.cards import LoadedModel
     from physadv.patches.bundle import Bundle
 
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Asked:
     """What is asked of whom: the bundle's card, overruled by options."""
 
-    victim: str
+    model: str
     goal: str
     true_class: str
     target_class: str | None
@@ -38,7 +38,7 @@ class Asked:
 def what_is_asked(
     bundle: Path | None,
     *,
-    victim: str | None,
+    model: str | None,
     goal: str | None,
     true_class: str | None,
     target_class: str | None,
@@ -50,10 +50,10 @@ def what_is_asked(
     from physadv.patches.bundle import read_bundle
 
     if bundle is None:
-        if victim is None or goal is None or true_class is None:
+        if model is None or goal is None or true_class is None:
             limit = "then --victim, --goal and --true-class must be given"
             raise OptionError("no --bundle", limit, "name the bundle that was printed")
-        return Asked(victim, goal, true_class, target_class, sign_width_mm)
+        return Asked(model, goal, true_class, target_class, sign_width_mm)
     bundle = bundle_folder(bundle)
     opened = read_bundle(bundle)
     card = opened.card
@@ -68,7 +68,7 @@ def what_is_asked(
         "sign_width_mm": card.placement.sign_width_mm,
     }
     return Asked(
-        victim or card.victim.name,
+        model or card.victim.name,
         goal or card.patch.goal,
         true_class or card.patch.true_class,
         target_class or card.patch.target_class,
@@ -107,7 +107,7 @@ def build_locator(
     *,
     box: Box | None,
     weights: Path | None,
-    victim: LoadedVictim,
+    model: LoadedModel,
     twins_only: bool,
     asked: Asked,
 ) -> Locator:
@@ -115,15 +115,15 @@ def build_locator(
     weights are here."""
     from physadv.camera.localization.reference_images import sign_pictures
     from physadv.check.locators import locator_for
-    from physadv.core.errors import VictimError
-    from physadv.models.load import load_victim
+    from physadv.core.errors import ModelError
+    from physadv.models.load import load_model
 
     detector = None
     wanted = strategy == "detector" or weights is not None
-    if wanted or (strategy == "auto" and victim.card.task == "classify" and not twins_only):
+    if wanted or (strategy == "auto" and model.card.task == "classify" and not twins_only):
         try:
-            detector = load_victim("fastestdet", weights=weights)
-        except VictimError:
+            detector = load_model("fastestdet", weights=weights)
+        except ModelError:
             if wanted:
                 raise
     by_features = (
@@ -138,7 +138,7 @@ def build_locator(
         box=box,
         detector=detector,
         references=references,
-        whole_frame=victim.card.task == "detect",
+        whole_frame=model.card.task == "detect",
     )
 
 
@@ -211,11 +211,11 @@ def twin_summary(folder: Path | None, bundle: Mapping[str, Any] | None) -> dict[
     return {} if folder is None else {"twin_check": stage_of_check(folder, bundle)}
 
 
-def score_threshold(given: float | None, victim: LoadedVictim) -> float:
+def score_threshold(given: float | None, model: LoadedModel) -> float:
     """The option, else what the victim's card says, else the library's."""
     from physadv.check.frame_verdict import THRESHOLD
 
-    return float(victim.card.extra.get("score_threshold", THRESHOLD)) if given is None else given
+    return float(model.card.extra.get("score_threshold", THRESHOLD)) if given is None else given
 
 
 def all_twins(*specs: str | None) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from physadv.evaluation.robust_accuracy import Evaluation, EvaluationProgress
     from physadv.evaluation.samples import Samples
-    from physadv.models.load import LoadedVictim
+    from physadv.models.load import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Request:
     """What was asked for on the command line; ``attack`` is empty for the ensemble."""
 
     command: str
-    victim: str
+    model: str
     weights: Path | None
     data: Path
     split: str
@@ -95,27 +95,27 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     from physadv.evaluation.progress_log import claim
     from physadv.evaluation.robust_accuracy import Evaluation
     from physadv.evaluation.samples import choose
-    from physadv.models.load import load_victim
+    from physadv.models.load import load_model
     from physadv.threat.constraints import LpBall
     from physadv.threat.norms import parse_norm
 
     prepare_torch(request.threads)
     ball = LpBall(parse_norm(request.norm), request.eps, 255 if request.eight_bit else None)
-    victim = load_victim(request.victim, weights=request.weights, device=request.device)
-    _refuse_detectors(victim)
-    plan = _plan(request, victim)
+    model = load_model(request.model, weights=request.weights, device=request.device)
+    _refuse_detectors(model)
+    plan = _plan(request, model)
     samples = choose(
         read_dataset(request.data, split=request.split),
-        victim.card,
+        model.card,
         limit=request.limit,
         seed=request.seed,
     )
     if request.target is not None:
-        samples = samples.without(victim.card.class_index(request.target))
-    targets = _targets(request, victim, samples)
+        samples = samples.without(model.card.class_index(request.target))
+    targets = _targets(request, model, samples)
     config = {k: v for k, v in asdict(request).items() if k not in ("out", "threads")}
     folder = open_run(request.command, request.out, config)
-    facts = _facts(request, victim, samples)
+    facts = _facts(request, model, samples)
     claim(
         folder,
         {
@@ -124,9 +124,9 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
         },
     )
     examples = AdversarialExamples(
-        folder / "examples", victim, victim.card.class_name, samples.labels
+        folder / "examples", model, model.card.class_name, samples.labels
     )
-    save = SaveAll(request.save, victim.card.class_name, samples.labels) if request.save else None
+    save = SaveAll(request.save, model.card.class_name, samples.labels) if request.save else None
 
     def keep(positions: Sequence[int], clean: torch.Tensor, found: torch.Tensor) -> None:
         examples(positions, clean, found)
@@ -134,17 +134,17 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
             save(positions, clean, found)
 
     attacked = (
-        eot(victim, draws=request.eot_draws, seed=request.seed) if request.eot_draws else victim
+        eot(model, draws=request.eot_draws, seed=request.seed) if request.eot_draws else model
     )
     evaluation = Evaluation(
-        victim=attacked,
+        model=attacked,
         samples=samples,
         ball=ball,
         plan=plan,
         curve=request.curve,
         folder=folder,
         batch_size=request.batch_size,
-        device=_device_of(victim),
+        device=_device_of(model),
         speed=_speed(request.speed),
         seed=request.seed,
         targets=targets,
@@ -153,12 +153,12 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     return folder, evaluation, facts
 
 
-def _refuse_detectors(victim: LoadedVictim) -> None:
-    from physadv.core.errors import VictimError
+def _refuse_detectors(model: LoadedModel) -> None:
+    from physadv.core.errors import ModelError
 
-    if victim.card.task != "classify":
-        raise VictimError(
-            f"victim {victim.card.name}", "is a detector", "attack detectors with `physadv patch`"
+    if model.card.task != "classify":
+        raise ModelError(
+            f"victim {model.card.name}", "is a detector", "attack detectors with `physadv patch`"
         )
 
 
@@ -170,38 +170,40 @@ def _speed(name: str) -> Any:
     return name
 
 
-def _plan(request: Request, victim: LoadedVictim) -> Sequence[Any]:
+def _plan(request: Request, model: LoadedModel) -> Sequence[Any]:
     from physadv.evaluation.attack_plan import AttackSettings, attack_by_name
 
     if not request.attack:
         return ()
-    nets = tuple(_surrogate(name, request.device, victim) for name in request.surrogates)
+    nets = tuple(_surrogate(name, request.device, model) for name in request.surrogates)
     settings = AttackSettings(request.steps, request.restarts, request.loss, nets)
     wanted = request.targeted or request.target is not None
     return (attack_by_name(request.attack, request.norm, settings, targeted=wanted),)
 
 
-def _surrogate(name: str, device: str, victim: LoadedVictim) -> LoadedVictim:
+def _surrogate(name: str, device: str, model: LoadedModel) -> LoadedModel:
     """A surrogate by name, or by ``name=weights``; it must have the victim's classes."""
-    from physadv.core.errors import OptionError, VictimError
-    from physadv.models.load import list_victims, load_victim, weights_of
+    from physadv.core.errors import ModelError, OptionError
+    from physadv.models.load import list_models, load_model, weights_of
 
-    model, _, weights = name.partition("=")
+    source, _, weights = name.partition("=")
     if (
         not weights
-        and model in {card.name for card in list_victims()}
-        and weights_of(model) is None
+        and source in {card.name for card in list_models()}
+        and weights_of(source) is None
     ):
-        raise VictimError(
-            f"surrogate {model}", "its weights are not here", f"name them: --surrogate {model}=FILE"
+        raise ModelError(
+            f"surrogate {source}",
+            "its weights are not here",
+            f"name them: --surrogate {source}=FILE",
         )
-    found = load_victim(model, weights=Path(weights) if weights else None, device=device)
+    found = load_model(source, weights=Path(weights) if weights else None, device=device)
     if (
         found.card.classes
-        and victim.card.classes
-        and len(found.card.classes) != len(victim.card.classes)
+        and model.card.classes
+        and len(found.card.classes) != len(model.card.classes)
     ):
-        have, need = len(found.card.classes), len(victim.card.classes)
+        have, need = len(found.card.classes), len(model.card.classes)
         raise OptionError(
             f"surrogate {name!r} of {have} classes",
             f"the victim has {need}",
@@ -210,19 +212,19 @@ def _surrogate(name: str, device: str, victim: LoadedVictim) -> LoadedVictim:
     return found
 
 
-def _targets(request: Request, victim: LoadedVictim, samples: Samples) -> Any:
+def _targets(request: Request, model: LoadedModel, samples: Samples) -> Any:
     """None, or a function from positions to the classes wanted there."""
     import torch
 
     from physadv.core.random_streams import numpy_generator
 
     if request.target is not None:
-        fixed = victim.card.class_index(request.target)
+        fixed = model.card.class_index(request.target)
         return lambda positions: torch.full((len(positions),), fixed)
     if not request.targeted:
         return None
     with torch.no_grad():
-        logits = victim(samples.images([0]).to(_device_of(victim)))
+        logits = model(samples.images([0]).to(_device_of(model)))
     classes = int(logits.shape[1])
 
     def draw(position: int) -> int:
@@ -234,13 +236,13 @@ def _targets(request: Request, victim: LoadedVictim, samples: Samples) -> Any:
     return lambda positions: torch.tensor([draw(p) for p in positions])
 
 
-def _facts(request: Request, victim: LoadedVictim, samples: Samples) -> dict[str, Any]:
+def _facts(request: Request, model: LoadedModel, samples: Samples) -> dict[str, Any]:
     from physadv import __version__
     from physadv.report.evaluate_report import in_255ths
 
     return {
-        "victim": victim.card.name,
-        "weights_sha256": victim.card.sha256,
+        "victim": model.card.name,
+        "weights_sha256": model.card.sha256,
         "data": str(request.data),
         "split": request.split,
         "images": len(samples),
@@ -310,8 +312,8 @@ def summary(result: dict[str, Any], *, stopped: bool) -> str:
     return "\n".join([*lines, f"rows and report in {result['out']}"])
 
 
-def _device_of(victim: LoadedVictim) -> torch.device:
+def _device_of(model: LoadedModel) -> torch.device:
     """Where a victim lies; one without parameters lies on the CPU."""
     import torch
 
-    return next((p.device for p in victim.parameters()), torch.device("cpu"))
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

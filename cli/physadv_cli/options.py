@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-Victim = Annotated[
+Model = Annotated[
     str,
     typer.Option(
+        "--model",
         "--victim",
         help="A name from `physadv models list`, a model file, or module:factory; + puts a "
         "defense before it: "

@@ -106,10 +106,10 @@ def _shares(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {metrics[name]:.1%}" for name in shown if name in metrics)
 
 
-def _summary(victim: Path, card: Mapping[str, Any]) -> str:
+def _summary(model: Path, card: Mapping[str, Any]) -> str:
     from physadv.evaluation.metrics.intervals import Rate
 
     lines = [f"{name:10} {Rate(**found)}" for name, found in card["measured"].items()]
     lines += [f"on held-out training images; robust is PGD-10 at {card['threat']}"]
     lines += [f"{card['cpu_seconds']:.0f} CPU seconds, {card['epochs_done']} epochs judged"]
-    return "\n".join([*lines, f"use it as --victim {victim}"])
+    return "\n".join([*lines, f"use it as --model {model}"])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from physadv.attacks.attack_result import AttackResult
-from physadv.core.errors import ImageError, OptionError, VictimError
+from physadv.core.errors import ImageError, ModelError, OptionError
 from physadv.threat.criteria import Criterion, success_criterion
 from physadv.threat.losses import Objective, objective
 
@@ -29,21 +29,21 @@ class LogOf(nn.Module):
     """A victim that returns probabilities, as one that returns their logarithm: the same verdicts,
     usable gradients."""
 
-    def __init__(self, victim: Classifier) -> None:
+    def __init__(self, model: Classifier) -> None:
         super().__init__()
-        self.victim = victim
+        self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
         """Log-probabilities (b, classes), finite where a probability is 0."""
-        probabilities = self.victim(images)
+        probabilities = self.model(images)
         return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 @contextmanager
-def frozen_eval(*victims: Classifier) -> Iterator[None]:
+def frozen_eval(*models: Classifier) -> Iterator[None]:
     """Within: every module of the victims in eval mode, parameters frozen, gradients on. After: all
     as it was."""
-    modules = [m for victim in victims for m in modules_of(victim)]
+    modules = [m for model in models for m in modules_of(model)]
     modes = [(m, m.training) for root in modules for m in root.modules()]
     flags = [(p, p.requires_grad) for root in modules for p in root.parameters()]
     try:
@@ -62,12 +62,12 @@ def frozen_eval(*victims: Classifier) -> Iterator[None]:
             parameter.requires_grad_(needed)
 
 
-def modules_of(victim: object) -> list[nn.Module]:
+def modules_of(model: object) -> list[nn.Module]:
     """The modules a victim is made of: itself, or what a bound method, partial, function or small
     object refers to."""
     found: dict[nn.Module, None] = {}
     seen: set[int] = set()
-    queue: list[object] = [victim]
+    queue: list[object] = [model]
     while queue:
         part = queue.pop()
         if id(part) in seen:
@@ -115,7 +115,7 @@ def check(images: Tensor, labels: Tensor, targets: Tensor | None = None) -> None
 class Task:
     """One batch under attack: whose verdict counts, who makes the steps, and what is wanted."""
 
-    victim: Classifier
+    model: Classifier
     stepper: Classifier
     objective: Objective
     criterion: Criterion
@@ -128,7 +128,7 @@ class Task:
 
 
 def task_of(
-    victim: Classifier,
+    model: Classifier,
     stepper: Classifier,
     loss: str,
     labels: Tensor,
@@ -144,24 +144,24 @@ def task_of(
         None if targets is None else targets.clone(),
     )  # no inference tensors within
     return Task(
-        victim, stepper, objective(name, labels, targets), success_criterion(labels, targets)
+        model, stepper, objective(name, labels, targets), success_criterion(labels, targets)
     )
 
 
 def loss_and_gradient(
-    victim: Classifier, x: Tensor, goal: Objective
+    model: Classifier, x: Tensor, goal: Objective
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, losses (b,) and the gradient of each sample's loss with respect to ``x``, from one
     forward pass.
 
-    A victim made by :func:`physadv.attacks.obfuscated.eot` is asked once a draw: losses and
+    A model made by :func:`physadv.attacks.obfuscated.eot` is asked once a draw: losses and
     gradients are averaged over the draws, the logits are the log of the mean probability. Elements
     of the gradient that are not finite count as 0. Raises VictimError where the output does not
     depend on the input differentiably.
     """
-    if not isinstance(victim, Drawn):
-        return _once(victim, x, goal)
-    parts = [_once(draw, x, goal) for draw in victim.eot_draws()]
+    if not isinstance(model, Drawn):
+        return _once(model, x, goal)
+    parts = [_once(draw, x, goal) for draw in model.eot_draws()]
     chances = torch.stack([logits.double().softmax(1) for logits, _, _ in parts]).mean(0)
     losses, grads = (
         torch.stack([p[1] for p in parts]).mean(0),
@@ -186,17 +186,17 @@ class Drawn(Protocol):
         ...
 
 
-def asks(victim: Classifier) -> int:
+def asks(model: Classifier) -> int:
     """Forward passes behind one call."""
-    return victim.eot_count if isinstance(victim, Drawn) else 1
+    return model.eot_count if isinstance(model, Drawn) else 1
 
 
-def _once(victim: Classifier, x: Tensor, goal: Objective) -> tuple[Tensor, Tensor, Tensor]:
+def _once(model: Classifier, x: Tensor, goal: Objective) -> tuple[Tensor, Tensor, Tensor]:
     x = x.detach().requires_grad_()
-    logits = victim(x)
+    logits = model(x)
     loss = goal(logits)
     if not loss.requires_grad:
-        raise VictimError(
+        raise ModelError(
             "victim's output",
             "does not depend on its input differentiably",
             "wrap the part that blocks gradients with bpda, or use a black-box attack such as "
@@ -208,10 +208,10 @@ def _once(victim: Classifier, x: Tensor, goal: Objective) -> tuple[Tensor, Tenso
 
 @torch.no_grad()
 def judge(
-    victim: Classifier, x: Tensor, goal: Objective, criterion: Criterion
+    model: Classifier, x: Tensor, goal: Objective, criterion: Criterion
 ) -> tuple[Tensor, Tensor]:
     """Losses and success (b,) of images as they are."""
-    logits = victim(x)
+    logits = model(x)
     return goal(logits), criterion(logits)
 
 
@@ -233,7 +233,7 @@ class Best:
         self.loss = torch.full((len(x0),), torch.inf, device=x0.device, dtype=torch.float64)
         self.queries = torch.zeros(len(x0), dtype=torch.int64, device=x0.device)
         self.confirmed = torch.zeros_like(self.success)
-        self.indirect = task.victim is not task.stepper
+        self.indirect = task.model is not task.stepper
 
     def offer(self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor) -> Tensor:
         """Show iterates ``x`` of the samples ``index`` after one forward pass each; returns which
@@ -260,8 +260,8 @@ class Best:
         self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor, ask: Tensor
     ) -> tuple[Tensor, ...]:
         part = self.task.pick(index[ask])
-        true_loss, true_success = judge(self.task.victim, x[ask], part.objective, part.criterion)
-        self.queries[index[ask]] += asks(self.task.victim)
+        true_loss, true_success = judge(self.task.model, x[ask], part.objective, part.criterion)
+        self.queries[index[ask]] += asks(self.task.model)
         loss, success = loss.clone(), success.clone()
         loss[ask], success[ask] = true_loss.double(), true_success
         return loss, success, ask.clone()
@@ -275,10 +275,10 @@ class Best:
         if len(open_):
             part = self.task.pick(open_)
             loss, self.success[open_] = judge(
-                self.task.victim, self.images[open_], part.objective, part.criterion
+                self.task.model, self.images[open_], part.objective, part.criterion
             )
             self.loss[open_] = loss.double()
-            self.queries[open_] += asks(self.task.victim)
+            self.queries[open_] += asks(self.task.model)
         images = torch.empty_like(like).copy_(self.images)
         return AttackResult(
             images.detach(), self.success, self.loss.to(torch.float32), self.queries

@@ -55,30 +55,30 @@ def exactly(stepper: Classifier) -> Classifier:
     return stepper.exact if isinstance(stepper, FusedModel) else stepper
 
 
-def stepper_of(victim: Classifier, speed: Speed | FusedModel, probe: Tensor) -> Classifier:
+def stepper_of(model: Classifier, speed: Speed | FusedModel, probe: Tensor) -> Classifier:
     """The victim itself for "plain", the given copy if it is one, else what :func:`fuse_model` makes."""
     if isinstance(speed, FusedModel):
         return speed
     if speed not in ("plain", "fold", "bf16"):
         raise OptionError(f"speed {speed!r}", "plain, fold or bf16", "choose one of these")
-    return victim if speed == "plain" else fuse_model(victim, probe, bf16=speed == "bf16")
+    return model if speed == "plain" else fuse_model(model, probe, bf16=speed == "bf16")
 
 
-def fuse_model(victim: Classifier, probe: Tensor, *, bf16: bool = False) -> Classifier:
-    """A faster copy of ``victim`` that is the same function on ``probe`` (b, c, h, w) and on noise,
-    or ``victim``.
+def fuse_model(model: Classifier, probe: Tensor, *, bf16: bool = False) -> Classifier:
+    """A faster copy of ``model`` that is the same function on ``probe`` (b, c, h, w) and on noise,
+    or ``model``.
 
     The victim comes back as it is where it is no module, carries forward hooks (they may be the
     caller's instruments), cannot be copied, or where the copy's logits differ by more than 1e-4 of
     their scale (bfloat16: 10 %) or its input gradients point elsewhere. ``bf16`` runs convolutions
     and linear layers in bfloat16.
     """
-    if not isinstance(victim, nn.Module) or _has_hooks(victim) or not len(probe):
-        return victim
+    if not isinstance(model, nn.Module) or _has_hooks(model) or not len(probe):
+        return model
     probe = _with_noise(probe.detach())
     try:
         with torch.inference_mode(False):
-            module = copy.deepcopy(victim).eval()
+            module = copy.deepcopy(model).eval()
             module.requires_grad_(False)
             fold_batch_norm(module, probe)
             images = probe.ndim == 4
@@ -91,8 +91,8 @@ def fuse_model(victim: Classifier, probe: Tensor, *, bf16: bool = False) -> Clas
                 else []
             )
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
-        return victim
-    return next((c for c in (*rough, exact) if _agrees(c, victim, probe)), victim)
+        return model
+    return next((c for c in (*rough, exact) if _agrees(c, model, probe)), model)
 
 
 def fold_batch_norm(module: nn.Module, probe: Tensor) -> int:
@@ -170,11 +170,11 @@ def _with_noise(probe: Tensor) -> Tensor:
     return torch.cat([probe[:1], noise.to(probe)])
 
 
-def _agrees(copy_: FusedModel, victim: Classifier, probe: Tensor) -> bool:
+def _agrees(copy_: FusedModel, model: Classifier, probe: Tensor) -> bool:
     """Same logits within tolerance, and input gradients in the same direction, on the probe."""
     try:
-        with frozen_eval(victim):
-            wanted, slope = _response(victim, probe)
+        with frozen_eval(model):
+            wanted, slope = _response(model, probe)
             format_ = torch.channels_last if copy_.channels_last else torch.contiguous_format
             found, found_slope = _response(copy_, probe.contiguous(memory_format=format_))
     except (RuntimeError, TypeError, ValueError):
@@ -186,8 +186,8 @@ def _agrees(copy_: FusedModel, victim: Classifier, probe: Tensor) -> bool:
     return near and bool(((along > (0.8 if copy_.bf16 else 0.999)) | flat).all())
 
 
-def _response(victim: Classifier, probe: Tensor) -> tuple[Tensor, Tensor]:
+def _response(model: Classifier, probe: Tensor) -> tuple[Tensor, Tensor]:
     x = probe.detach().requires_grad_()
-    logits = victim(x)
+    logits = model(x)
     (slope,) = torch.autograd.grad(logits.amax(1).sum(), x)
     return logits.detach().double(), slope.detach().double().contiguous()

@@ -11,7 +11,7 @@ from physadv.attacks._directions import per_sample
 from physadv.attacks._fused_model import FusedModel, Speed, stepper_of
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import to_memory_format
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import Norm, distance, parse_norm
 
@@ -21,7 +21,7 @@ class NearestAdversarial:
 
     def __init__(
         self,
-        victim: Classifier,
+        model: Classifier,
         images: Tensor,
         labels: Tensor,
         targets: Tensor | None,
@@ -32,9 +32,9 @@ class NearestAdversarial:
         check(images, labels, targets)
         self.norm, self.eps, self.images, self.targets = parse_norm(norm), eps, images, targets
         self.reach = -1.0 if eps is None else LpBall(norm, eps).eps
-        stepper = stepper_of(victim, speed, images)
+        stepper = stepper_of(model, speed, images)
         self.x0 = to_memory_format(images, stepper)
-        self.task = task_of(victim, stepper, "margin", labels, targets)
+        self.task = task_of(model, stepper, "margin", labels, targets)
         self.best, self.last = self.x0.clone(), self.x0.clone()
         self.distance = torch.full(
             (len(images),), torch.inf, dtype=torch.float64, device=images.device
@@ -59,7 +59,7 @@ class NearestAdversarial:
         x = x.detach().requires_grad_()
         logits = part.stepper(x)
         if not logits.requires_grad:
-            raise VictimError(
+            raise ModelError(
                 "victim's output",
                 "does not depend on its input differentiably",
                 "use a black-box attack",
@@ -95,8 +95,8 @@ class NearestAdversarial:
         size = float(distance(self.x0, self.x0 * 0 + 1, self.norm).max()) + 1 if len(out) else 1.0
         ball = LpBall(self.norm, size if self.eps is None else self.eps, levels)
         out = ball.legal(ball.project(out, self.x0), self.x0)
-        _, success = judge(self.task.victim, out, self.task.objective, self.task.criterion)
-        self.queries += asks(self.task.victim)
+        _, success = judge(self.task.model, out, self.task.objective, self.task.criterion)
+        self.queries += asks(self.task.model)
         far = distance(out, self.x0, self.norm).to(torch.float32)
         return AttackResult(torch.empty_like(self.images).copy_(out), success, far, self.queries)
 
@@ -116,8 +116,8 @@ class NearestAdversarial:
         at = high
         for turn in range(refine if len(rows) else 0):
             x = (x0.double() + per_sample(at, x0) * change).clamp(0, 1).to(x0.dtype)
-            gap, won = judge(part.victim, x, part.objective, part.criterion)
-            self.queries[rows] += asks(part.victim)
+            gap, won = judge(part.model, x, part.objective, part.criterion)
+            self.queries[rows] += asks(part.model)
             self.distance[rows[won & ~sure[rows]]] = torch.inf  # until here it was the copy's word
             self.offer(rows, x, won)
             sure[rows] |= won

@@ -35,7 +35,7 @@ _ENOUGH = 0.75  # share of steps that must have lowered the loss for the step si
 
 
 def apgd(
-    victim: Classifier,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     *,
@@ -68,10 +68,10 @@ def apgd(
         raise OptionError(f"{steps} steps, {restarts} restarts", "at least 1 of each", "raise them")
     ball = LpBall(norm, eps, levels)
     drop = drop_broken and keep == "success"
-    with frozen_eval(victim):
-        stepper = stepper_of(victim, speed if steps > 2 else "plain", images)
+    with frozen_eval(model):
+        stepper = stepper_of(model, speed if steps > 2 else "plain", images)
         x0 = to_memory_format(images, stepper)
-        task = task_of(victim, stepper, loss, labels, targets)
+        task = task_of(model, stepper, loss, labels, targets)
         task = replace(task, criterion=Misclassified(labels)) if any_class else task
         best = Best(x0, task, by_loss=keep == "loss", drop=drop)
         numbers = range(len(x0)) if index is None else index.tolist()

@@ -27,7 +27,7 @@ class Oracle:
     """Answers "is this image misread?" and counts the questions per sample, ``limit`` at most.
     ``used`` is (b,)."""
 
-    victim: Scores
+    model: Scores
     labels: Tensor
     used: Tensor
     limit: int
@@ -38,7 +38,7 @@ class Oracle:
         answer = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
         if len(ask := self.open(rows)):
             self.used[rows[ask]] += 1
-            answer[ask] = Misclassified(self.labels[rows[ask]])(self.victim(images[ask]))
+            answer[ask] = Misclassified(self.labels[rows[ask]])(self.model(images[ask]))
         return answer
 
     def open(self, rows: Tensor) -> Tensor:
@@ -46,9 +46,9 @@ class Oracle:
         return (self.used[rows] < self.limit).nonzero()[:, 0]
 
 
-def _oracle(victim: Scores, labels: Tensor, images: Tensor, queries: int) -> Oracle:
+def _oracle(model: Scores, labels: Tensor, images: Tensor, queries: int) -> Oracle:
     return Oracle(
-        victim,
+        model,
         labels,
         torch.zeros(len(images), dtype=torch.long, device=images.device),
         queries + 1,
@@ -56,7 +56,7 @@ def _oracle(victim: Scores, labels: Tensor, images: Tensor, queries: int) -> Ora
 
 
 def rays(
-    victim: Scores, images: Tensor, labels: Tensor, *, eps: float, queries: int = 2000
+    model: Scores, images: Tensor, labels: Tensor, *, eps: float, queries: int = 2000
 ) -> AttackResult:
     """RayS (Chen & Gu 2020): the l_inf direction of signs along which the boundary is nearest,
     block by block.
@@ -66,8 +66,8 @@ def rays(
     """
     check(images, labels)
     images = images.detach()
-    with frozen_eval(victim), torch.no_grad():
-        oracle = _oracle(victim, labels, images, queries)
+    with frozen_eval(model), torch.no_grad():
+        oracle = _oracle(model, labels, images, queries)
         everyone = torch.arange(len(images), device=images.device)
         won = oracle(images, everyone)
         search = _Rays(oracle, images, radius=torch.where(won, 0.0, torch.inf).double())
@@ -134,7 +134,7 @@ class _Rays:
 
 
 def hopskipjump(
-    victim: Scores,
+    model: Scores,
     images: Tensor,
     labels: Tensor,
     *,
@@ -156,8 +156,8 @@ def hopskipjump(
         raise OptionError(f"norm {norm}", "HopSkipJump knows l2 and linf", "choose one of these")
     check(images, labels)
     images = images.detach()
-    with frozen_eval(victim), torch.no_grad():
-        oracle = _oracle(victim, labels, images, queries)
+    with frozen_eval(model), torch.no_grad():
+        oracle = _oracle(model, labels, images, queries)
         everyone = torch.arange(len(images), device=images.device)
         won = oracle(images, everyone)
         walk = _Walk(oracle, images, norm, seed)

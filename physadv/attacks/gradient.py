@@ -52,7 +52,7 @@ _PATH = {
 
 
 def fgsm(
-    victim: Classifier,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     *,
@@ -70,18 +70,18 @@ def fgsm(
     """
     check(images, labels, targets)
     ball = LpBall(norm, eps, levels)
-    with frozen_eval(victim):
-        task = task_of(victim, victim, loss, labels, targets)
+    with frozen_eval(model):
+        task = task_of(model, model, loss, labels, targets)
         x0 = images.detach().clone()
-        _, _, grad = loss_and_gradient(victim, x0, task.objective)
+        _, _, grad = loss_and_gradient(model, x0, task.objective)
         x = ball.legal(furthest(grad, x0, eps, norm), x0)
-        value, success = judge(victim, x, task.objective, task.criterion)
-    used = torch.full((len(x0),), 2 * asks(victim), device=x0.device)
+        value, success = judge(model, x, task.objective, task.criterion)
+    used = torch.full((len(x0),), 2 * asks(model), device=x0.device)
     return AttackResult(torch.empty_like(images).copy_(x), success, value.float(), used)
 
 
 def pgd(
-    victim: Classifier,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     *,
@@ -111,7 +111,7 @@ def pgd(
     itself, whose verdict it is.
     """
     return _descend(
-        victim,
+        model,
         images,
         labels,
         targets,
@@ -129,7 +129,7 @@ def pgd(
 
 
 def gradient_ascent(
-    victim: Classifier,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     *,
@@ -156,7 +156,7 @@ def gradient_ascent(
     if steps < 1:
         raise OptionError(f"{steps} steps", "at least 1", "raise steps")
     return _descend(
-        victim,
+        model,
         images,
         labels,
         targets,
@@ -240,7 +240,7 @@ class ProjectedStep:
 
 
 def _descend(
-    victim: Classifier,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     targets: Tensor | None,
@@ -263,10 +263,10 @@ def _descend(
     check(images, labels, targets)
     if restarts < 1:
         raise OptionError(f"{restarts} restarts", "at least 1", "raise restarts")
-    with frozen_eval(victim):
-        stepper = stepper_of(victim, speed if len(sizes) > 2 else "plain", images)
+    with frozen_eval(model):
+        stepper = stepper_of(model, speed if len(sizes) > 2 else "plain", images)
         x0 = to_memory_format(images, stepper)
-        task = task_of(victim, stepper, loss, labels, targets)
+        task = task_of(model, stepper, loss, labels, targets)
         best = Best(x0, task, by_loss=by_loss, drop=drop)
         numbers = range(len(x0)) if index is None else index.tolist()
         for restart in range(restarts):

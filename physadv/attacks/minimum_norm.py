@@ -5,7 +5,7 @@ All follow one contract. Without ``eps`` the result is the nearest adversarial i
 ``loss`` its distance. With ``eps`` an image counts as success only within that ball; what was found
 beyond it is projected onto it and judged there, and samples drop out once broken. Points on a
 decision boundary are at the mercy of rounding, so the last ``refine`` of the steps are a line
-search judged by the victim itself, never by its faster copy. ``speed``, ``levels``, ``targets`` and
+search judged by the model itself, never by its faster copy. ``speed``, ``levels``, ``targets`` and
 the errors are as in :mod:`physadv.attacks.gradient`.
 """
 
@@ -29,7 +29,7 @@ _REFINE = 6
 
 
 def fab(
-    victim: Classifier,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     *,
@@ -68,13 +68,13 @@ def fab(
         )
         return mixed.clamp(0, 1).to(x.dtype)
 
-    with frozen_eval(victim):
-        hunt = NearestAdversarial(victim, images, labels, targets, eps, norm, speed)
+    with frozen_eval(model):
+        hunt = NearestAdversarial(model, images, labels, targets, eps, norm, speed)
         return _search(hunt, steps, refine, classes, levels, move, once=False)
 
 
 def deepfool(
-    victim: Classifier,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     *,
@@ -99,13 +99,13 @@ def deepfool(
         step = (1 + overshoot) * to_plane(x, slope, value, norm)
         return (x.double() + step * per_sample(~won, x)).clamp(0, 1).to(x.dtype)
 
-    with frozen_eval(victim):
-        hunt = NearestAdversarial(victim, images, labels, targets, eps, norm, speed)
+    with frozen_eval(model):
+        hunt = NearestAdversarial(model, images, labels, targets, eps, norm, speed)
         return _search(hunt, steps, refine, classes, levels, move, once=True)
 
 
 def cw_l2(
-    victim: Classifier,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     *,
@@ -131,8 +131,8 @@ def cw_l2(
         raise OptionError(
             f"{searches} searches of {steps} steps", "at least 1 of each", "raise them"
         )
-    with frozen_eval(victim):
-        hunt = NearestAdversarial(victim, images, labels, targets, eps, "l2", speed)
+    with frozen_eval(model):
+        hunt = NearestAdversarial(model, images, labels, targets, eps, "l2", speed)
         low, factor = torch.zeros_like(hunt.distance), torch.full_like(hunt.distance, weight)
         high, scale = torch.full_like(low, torch.inf), torch.zeros_like(low)
         for _ in range(searches):

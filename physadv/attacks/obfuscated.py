@@ -26,7 +26,7 @@ def bpda(part: Part, backward: Part = identity) -> Part:
     """``part`` forwards, ``backward`` in its place for the gradient (Athalye et al. 2018).
 
     For quantization, JPEG, median filters and the like: wrap the part and compose it with the rest
-    of the victim, ``lambda x: net(bpda(jpeg)(x))``. ``backward`` must give the shape that ``part``
+    of the model, ``lambda x: net(bpda(jpeg)(x))``. ``backward`` must give the shape that ``part``
     gives; raises OptionError else.
     """
     return _Bpda(part, backward)
@@ -64,7 +64,7 @@ class _Straight(torch.autograd.Function):
         return torch.autograd.grad(stand_in, x, grads[0])[0], None, None
 
 
-def eot(victim: Classifier, *, draws: int = 16, seed: int = 0) -> Eot:
+def eot(model: Classifier, *, draws: int = 16, seed: int = 0) -> Eot:
     """A victim with random parts, to be attacked in expectation over its randomness (Athalye et al.
     2018).
 
@@ -78,14 +78,14 @@ def eot(victim: Classifier, *, draws: int = 16, seed: int = 0) -> Eot:
     """
     if draws < 1:
         raise OptionError(f"{draws} draws", "at least 1", "raise draws")
-    return Eot(victim, draws, seed)
+    return Eot(model, draws, seed)
 
 
 class Eot:
-    """See :func:`eot`; ``victim`` is the wrapped one, ``eot_count`` the number of draws."""
+    """See :func:`eot`; ``model`` is the wrapped one, ``eot_count`` the number of draws."""
 
-    def __init__(self, victim: Classifier, count: int, seed: int) -> None:
-        self.victim, self.eot_count, self.seed = victim, count, seed
+    def __init__(self, model: Classifier, count: int, seed: int) -> None:
+        self.model, self.eot_count, self.seed = model, count, seed
 
     def eot_draws(self) -> Iterator[Classifier]:
         """The victim once a draw, each with its own seed."""
@@ -102,4 +102,4 @@ class Eot:
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive(self.seed, "eot", number))
-            return self.victim(images)
+            return self.model(images)

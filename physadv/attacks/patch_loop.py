@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._optimizers import Update
-from physadv.core.errors import VictimError
-from physadv.core.types import Prediction, Victim
+from physadv.core.errors import ModelError
+from physadv.core.types import Model, Prediction
 
 Render = Callable[[Tensor, int], tuple[Tensor, Any]]
 """(patch, step) -> images (b, 3, h, w) with the patch in them, and the marks that are judged;
@@ -36,7 +36,7 @@ def optimize(
     patch: Tensor,
     *,
     render: Render,
-    victims: Sequence[Victim],
+    models: Sequence[Model],
     objective: Objective | Sequence[Objective],
     regularizer: Callable[[Tensor], Tensor],
     project: Callable[[Tensor], Tensor],
@@ -45,23 +45,23 @@ def optimize(
     start: int = 0,
     state: Any = None,
 ) -> Iterator[PatchStep]:
-    """Descend the mean objective over the draws of ``render`` and over ``victims`` (an ensemble
+    """Descend the mean objective over the draws of ``render`` and over ``models`` (an ensemble
     counts each alike).
 
-    ``objective`` is one for all victims, or one for each of them.
+    ``objective`` is one for all models, or one for each of them.
 
     Starts after step ``start`` with ``state``, so that a saved run goes on as if it had never
     stopped. Only the patch receives gradients. Raises VictimError where the loss is not finite or
     no gradient reaches the patch.
     """
     current = patch.detach().clone()
-    objectives = list(objective) if isinstance(objective, Sequence) else [objective] * len(victims)
+    objectives = list(objective) if isinstance(objective, Sequence) else [objective] * len(models)
     state = update.init(current) if state is None else state
     for index in range(start, steps):
         current.requires_grad_()
         images, marks = render(current, index)
         losses = torch.stack(
-            [loss(v(images), marks).mean() for v, loss in zip(victims, objectives, strict=True)]
+            [loss(v(images), marks).mean() for v, loss in zip(models, objectives, strict=True)]
         )
         loss = losses.mean()
         (gradient,) = torch.autograd.grad(loss, current, allow_unused=True)
@@ -73,11 +73,11 @@ def optimize(
 
 def _check(loss: Tensor, gradient: Tensor | None) -> None:
     if not bool(torch.isfinite(loss)):
-        raise VictimError(
+        raise ModelError(
             f"loss {float(loss.detach())}", "must be finite", "check the victim's output for NaN"
         )
     if gradient is None or not bool(torch.isfinite(gradient).all()):
-        raise VictimError(
+        raise ModelError(
             "gradient to the patch",
             "must exist and be finite",
             "wrap non-differentiable parts (BPDA)",

@@ -24,7 +24,7 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 def square(
-    victim: Scores,
+    model: Scores,
     images: Tensor,
     labels: Tensor,
     *,
@@ -53,11 +53,11 @@ def square(
         )
     check(images, labels, targets)
     images = images.detach()
-    with frozen_eval(victim), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         propose = (_linf_proposals if norm == "linf" else _l2_proposals)(
             images, eps, queries, share, seed
         )
-        return _search(victim, images, Objective(margin, labels, targets), propose, queries)
+        return _search(model, images, Objective(margin, labels, targets), propose, queries)
 
 
 Proposal = Callable[[Tensor, Tensor], Tensor]
@@ -66,11 +66,11 @@ points to try."""
 
 
 def _search(
-    victim: Scores, images: Tensor, wanted: Objective, proposals: Iterator[Proposal], queries: int
+    model: Scores, images: Tensor, wanted: Objective, proposals: Iterator[Proposal], queries: int
 ) -> AttackResult:
     """Keep each proposal that lowers the margin; only samples not yet won are asked about."""
     best, used = images.clone(), torch.ones(len(images), dtype=torch.long)
-    loss = wanted(victim(images))
+    loss = wanted(model(images))
     alive = (loss >= 0).nonzero()[:, 0]
     clean, now, wanted_now = images[alive], images[alive], wanted.pick(alive)
     loss_now = torch.full_like(loss[alive], torch.inf)
@@ -78,7 +78,7 @@ def _search(
         if not len(alive):
             break
         trial = propose(clean, now)
-        score = wanted_now(victim(trial))
+        score = wanted_now(model(trial))
         better = score < loss_now
         now = torch.where(better.view(-1, 1, 1, 1), trial, now)
         loss_now = torch.where(better, score, loss_now)
@@ -250,7 +250,7 @@ class Estimated(nn.Module):
 
     def __init__(
         self,
-        victim: Scores,
+        model: Scores,
         *,
         method: str = "nes",
         pairs: int = 50,
@@ -261,7 +261,7 @@ class Estimated(nn.Module):
         super().__init__()
         if method not in ("nes", "finite"):
             raise OptionError(f"method {method}", "nes and finite are known", "choose one of these")
-        self.victim, self.method, self.pairs, self.sigma = victim, method, pairs, sigma
+        self.model, self.method, self.pairs, self.sigma = model, method, pairs, sigma
         self.seed, self.batch, self.queries, self._calls = seed, batch, 0, 0
 
     def forward(self, images: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ class Estimated(nn.Module):
         self.queries += len(images)
         with torch.no_grad():
             return torch.cat(
-                [self.victim(part) for part in torch.split(images.clamp(0, 1), self.batch)]
+                [self.model(part) for part in torch.split(images.clamp(0, 1), self.batch)]
             )
 
     def directions(self, images: Tensor) -> Iterator[Tensor]:

@@ -17,7 +17,7 @@ from physadv.core.random_streams import generator
 from physadv.threat.losses import Objective, margin
 
 
-def saliency(victim: Classifier, images: Tensor, labels: Tensor, *, pixels: int) -> AttackResult:
+def saliency(model: Classifier, images: Tensor, labels: Tensor, *, pixels: int) -> AttackResult:
     """The pixel that lowers the margin most by its slope goes to 0 or 1, ``pixels`` times (after
     JSMA, Papernot 2016).
 
@@ -30,12 +30,12 @@ def saliency(victim: Classifier, images: Tensor, labels: Tensor, *, pixels: int)
     free = torch.ones_like(x[:, 0], dtype=torch.bool)
     success, loss = torch.zeros_like(labels, dtype=torch.bool), torch.zeros(len(x)).to(x)
     queries = torch.zeros(len(x), dtype=torch.long)
-    with frozen_eval(victim):
+    with frozen_eval(model):
         for step in range(pixels + 1):
             rows = (~success).nonzero()[:, 0]
             if not len(rows):
                 break
-            _, value, slope = loss_and_gradient(victim, x[rows], goal.pick(rows))
+            _, value, slope = loss_and_gradient(model, x[rows], goal.pick(rows))
             queries[rows.cpu()] += 1
             loss[rows], success[rows] = value.to(loss), value < 0
             if step < pixels:
@@ -59,7 +59,7 @@ def _one_more(x: Tensor, slope: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sparse_search(
-    victim: Scores,
+    model: Scores,
     images: Tensor,
     labels: Tensor,
     *,
@@ -81,9 +81,9 @@ def sparse_search(
     places = torch.randperm(height * width, generator=source)[:pixels].repeat(b, 1)
     corners = torch.randint(0, 2, (1, channels, pixels), generator=source).repeat(b, 1, 1)
     best, used = images.clone(), torch.ones(b, dtype=torch.long)
-    with frozen_eval(victim), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         goal = Objective(margin, labels)
-        loss = goal(victim(images))
+        loss = goal(model(images))
         now = torch.full_like(loss, torch.inf)
         for step in range(queries):
             rows = (loss >= 0).nonzero()[:, 0].cpu()
@@ -96,7 +96,7 @@ def sparse_search(
             if step:
                 moved[:, slots], painted[:, :, slots] = new, color
             trial = _painted(images[rows], moved, painted)
-            score = goal.pick(rows)(victim(trial))
+            score = goal.pick(rows)(model(trial))
             used[rows] += 1
             better = (score < now[rows]).cpu()
             kept = rows[better]

@@ -45,7 +45,7 @@ class Together:
 
 
 def transfer_attack(
-    victim: Classifier,
+    model: Classifier,
     surrogates: Sequence[Classifier],
     images: Tensor,
     labels: Tensor,
@@ -53,16 +53,16 @@ def transfer_attack(
     attack: Attack,
     targets: Tensor | None = None,
 ) -> AttackResult:
-    """Run ``attack`` on the surrogates together and judge its images (b, c, h, w) by the victim
+    """Run ``attack`` on the surrogates together and judge its images (b, c, h, w) by the model
     alone.
 
-    ``success`` and ``loss`` (the margin) are the victim's; ``queries`` is one a sample. With
+    ``success`` and ``loss`` (the margin) are the model's; ``queries`` is one a sample. With
     ``targets`` the attack must have been bound to the same.
     """
     check(images, labels, targets)
     made = attack(Together(surrogates), images, labels).images
-    with frozen_eval(victim), torch.no_grad():
-        logits = victim(made)
+    with frozen_eval(model), torch.no_grad():
+        logits = model(made)
     return AttackResult(
         images=made,
         success=success_criterion(labels, targets)(logits),

@@ -62,7 +62,7 @@ class Diverse:
 
 
 def mifgsm(
-    victim: Classifier,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     *,
@@ -84,8 +84,8 @@ def mifgsm(
 
     Steps follow a running sum of gradients, each divided by its mean magnitude, with ``decay`` for
     the past; with ``decay=0`` and ``diverse`` it is diverse-input PGD. With ``surrogates`` the
-    gradients are theirs, the mean over them of such normalized gradients, and the victim is asked
-    about the last iterate only: one query a sample. Without them the victim is its own surrogate
+    gradients are theirs, the mean over them of such normalized gradients, and the model is asked
+    about the last iterate only: one query a sample. Without them the model is its own surrogate
     (steps + 1 forwards) and the best iterate is kept. Random choices derive from ``seed`` and
     ``index`` as in :func:`physadv.attacks.gradient.pgd`. Raises the errors named there.
     """
@@ -101,9 +101,9 @@ def mifgsm(
     ball = LpBall(norm, eps, levels)
     numbers = list(range(len(images))) if index is None else index.tolist()
     size = step_size if step_size is not None else eps / steps
-    with frozen_eval(victim, *surrogates):
+    with frozen_eval(model, *surrogates):
         x0 = images.detach().clone()
-        task = task_of(victim, victim, loss, labels, targets)
+        task = task_of(model, model, loss, labels, targets)
         best, rows = Best(x0, task), torch.arange(len(x0), device=x0.device)
         mover = ProjectedStep(x0, ball, [size] * steps, decay=decay)
         x = x0
@@ -111,15 +111,15 @@ def mifgsm(
             point = ball.legal(x, x0)
             sources = [generator(seed, "diverse", step, n) for n in numbers] if diverse else None
             logits, value, grad = _seen_by(
-                surrogates or (victim,), point, task.objective, diverse, sources
+                surrogates or (model,), point, task.objective, diverse, sources
             )
             if not surrogates and diverse is None:
                 best.offer(rows, point, value, task.criterion(logits))
             x = mover(x, grad, step)
         point = ball.legal(x, x0)
-        best.offer(rows, point, *judge(victim, point, task.objective, task.criterion))
+        best.offer(rows, point, *judge(model, point, task.objective, task.criterion))
         if not surrogates and diverse is not None:
-            best.queries += steps * asks(victim)
+            best.queries += steps * asks(model)
         return best.result(images)
 
 

@@ -36,7 +36,7 @@ class UniversalResult(AttackResult):
 
 
 def universal(
-    victim: Classifier,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     *,
@@ -69,10 +69,10 @@ def universal(
             "raise them",
         )
     ball = LpBall(norm, eps, levels)
-    with frozen_eval(victim):
-        stepper = stepper_of(victim, speed, images)
+    with frozen_eval(model):
+        stepper = stepper_of(model, speed, images)
         x0 = to_memory_format(images, stepper)
-        task = task_of(victim, stepper, loss, labels, targets, exact=True)
+        task = task_of(model, stepper, loss, labels, targets, exact=True)
         goal = Objective(_clipped(task.objective.loss, clip), labels, targets)
         batches = [
             part for epoch in range(epochs) for part in _batches(len(x0), batch, seed, epoch)
@@ -86,8 +86,8 @@ def universal(
             change = _step(change, grad.sum(0, keepdim=True), size, ball)
         change = _rounded(change, ball)
         x = ball.legal(apply_change(x0, change), x0)
-        value, success = judge(victim, x, task.objective, task.criterion)
-    used = torch.full((len(x0),), epochs * asks(stepper) + asks(victim), device=x0.device)
+        value, success = judge(model, x, task.objective, task.criterion)
+    used = torch.full((len(x0),), epochs * asks(stepper) + asks(model), device=x0.device)
     out = torch.empty_like(images).copy_(x)
     return UniversalResult(out, success, value.float(), used, change.contiguous())
 

@@ -30,7 +30,7 @@ MAX_PAIR = 6.0
 
 @dataclass(frozen=True)
 class ChartMeasurement:
-    """Colours sent and seen, (n, 3) encoded, bare paper 1; ``valid`` (n, 3) is False where a
+    """Colors sent and seen, (n, 3) encoded, bare paper 1; ``valid`` (n, 3) is False where a
     channel was clipped.
 
     ``pair`` (n,) is the dE00 between a color's two cells.

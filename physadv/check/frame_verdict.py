@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from physadv.camera.localization.boxes import Box, iou_with
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections, Prediction
-from physadv.models.cards import VictimCard
+from physadv.models.cards import ModelCard
 
 NOTHING = "nothing"
 """The verdict on a sign no detection lies on."""
@@ -24,11 +24,11 @@ owner can say better), and belongs to the sign from this overlap on (a patch may
 PASCAL's 0.5 is too strict)."""
 
 
-class CardedVictim(Protocol):
-    """A victim with a card, such as a ``LoadedVictim``."""
+class CardedModel(Protocol):
+    """A victim with a card, such as a ``LoadedModel``."""
 
     @property
-    def card(self) -> VictimCard:
+    def card(self) -> ModelCard:
         """What the victim is."""
 
     def __call__(self, images: torch.Tensor) -> Prediction:
@@ -40,7 +40,7 @@ class Question:
     """What is asked of every frame: is it the true class, and is the attacker's goal met?"""
 
     goal: str
-    card: VictimCard
+    card: ModelCard
     true_class: int
     target_class: int | None = None
     threshold: float = THRESHOLD
@@ -63,7 +63,7 @@ class Answer:
 
 
 def ask(
-    card: VictimCard,
+    card: ModelCard,
     *,
     goal: str,
     true_class: str | int,
@@ -163,13 +163,13 @@ def _finite(values: torch.Tensor, question: Question | None) -> None:
         and values.shape[-1] != len(question.card.classes)
     ):
         limit = f"its card names {len(question.card.classes)}"
-        raise VictimError(
+        raise ModelError(
             f"the victim answers with {values.shape[-1]} classes",
             limit,
             "use the card that fits it",
         )
     if not bool(torch.isfinite(values).all()):
         kind = "NaN" if bool(torch.isnan(values).any()) else "infinite scores"
-        raise VictimError(
+        raise ModelError(
             f"the victim answers with {kind}", "finite numbers are needed", "check its weights"
         )

@@ -21,7 +21,7 @@ from physadv.camera.localization.boxes import Box, Pixels, corners_of, overlaps
 from physadv.camera.localization.by_features import by_features
 from physadv.camera.localization.by_markers import by_fiducials
 from physadv.camera.localization.location import Location, Locator
-from physadv.check.frame_verdict import CardedVictim
+from physadv.check.frame_verdict import CardedModel
 from physadv.core.errors import CaptureError, OptionError
 from physadv.core.image_io import to_tensor
 from physadv.core.types import Detections
@@ -64,15 +64,15 @@ def by_box(box: Box) -> Locator:
 
 
 def by_detector(
-    victim: CardedVictim, class_name: str = "stop sign", *, threshold: float = 0.25
+    model: CardedModel, class_name: str = "stop sign", *, threshold: float = 0.25
 ) -> Locator:
     """The detector's best box of ``class_name`` with at least ``threshold``. Raises VictimError for
     another class."""
-    wanted = victim.card.class_index(class_name)
+    wanted = model.card.class_index(class_name)
 
     def locate(frame: Frame) -> Location | None:
         with torch.no_grad():
-            found = victim(to_tensor(frame.image)[None])
+            found = model(to_tensor(frame.image)[None])
         if not isinstance(found, Detections):
             raise OptionError("the locating victim", "a detector is needed", "use fastestdet")
         scores = found.scores[0, :, wanted]
@@ -109,7 +109,7 @@ def locator_for(
     strategy: str = "auto",
     *,
     box: Box | None = None,
-    detector: CardedVictim | None = None,
+    detector: CardedModel | None = None,
     detector_class: str = "stop sign",
     references: Sequence[Pixels] = (),
     whole_frame: bool = False,

@@ -21,7 +21,7 @@ from physadv.camera.localization.by_markers import LEAST_PX
 from physadv.camera.localization.location import Locator
 from physadv.check.example_frames import ExampleFrames
 from physadv.check.folder import EXAMPLES, ROWS, SETTINGS, assert_fresh, continued
-from physadv.check.frame_verdict import IOU, THRESHOLD, CardedVictim, Question, ask
+from physadv.check.frame_verdict import IOU, THRESHOLD, CardedModel, Question, ask
 from physadv.check.live.remote_control import Remote
 from physadv.check.rates import count
 from physadv.check.session import CheckProgress, Feed, Session
@@ -45,7 +45,7 @@ __all__ = [
 
 def run_check(
     feeds: Sequence[Feed],
-    victim: CardedVictim,
+    model: CardedModel,
     *,
     folder: str | Path,
     locator: Locator,
@@ -80,7 +80,7 @@ def run_check(
     goals and folders that do not fit, CaptureError when no frame could be judged, VictimError for
     NaN. Closing the generator ends the check; what was judged is kept.
     """
-    target, card = Path(folder), victim.card
+    target, card = Path(folder), model.card
     question = ask(
         card,
         goal=goal,
@@ -98,7 +98,7 @@ def run_check(
     earlier = continued(target, settings)
     session = Session(
         target / ROWS,
-        victim,
+        model,
         question,
         locator,
         ExampleFrames(seed),
@@ -110,7 +110,7 @@ def run_check(
         remote or Remote(),
     )
     settings |= {"width": width, "attempt": _take_up(session, target, earlier)}
-    with _recorded(target, session, feeds, settings), _evaluating(victim):
+    with _recorded(target, session, feeds, settings), _evaluating(model):
         total = _expected(feeds, max_frames)
         for feed in feeds:
             feed.source.tell = tell or session.remote.say
@@ -248,9 +248,9 @@ def _recorded(
 
 
 @contextmanager
-def _evaluating(victim: object) -> Iterator[None]:
+def _evaluating(model: object) -> Iterator[None]:
     """Evaluation mode for the time of the check; every module's own flag is put back."""
-    modules = list(victim.modules()) if isinstance(victim, torch.nn.Module) else []
+    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     flags = [m.training for m in modules]
     for module in modules:
         module.training = False

@@ -20,13 +20,13 @@ from physadv.camera.localization.boxes import (
 )
 from physadv.camera.localization.location import Location, Locator
 from physadv.check.example_frames import ExampleFrames
-from physadv.check.frame_verdict import Answer, CardedVictim, Question, answers
+from physadv.check.frame_verdict import Answer, CardedModel, Question, answers
 from physadv.check.live.remote_control import Remote
 from physadv.check.rates import block_rates
 from physadv.check.stopping_rule import STEP, stopping_state
 from physadv.core.image_io import to_tensor
 from physadv.core.rows import Row, append_rows
-from physadv.models.cards import VictimCard
+from physadv.models.cards import ModelCard
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Session:
     """What a check works with, and its counts so far."""
 
     rows: Path
-    victim: CardedVictim
+    model: CardedModel
     question: Question
     locator: Locator
     examples: ExampleFrames
@@ -185,7 +185,7 @@ class Session:
             return False
         images = torch.stack([to_tensor(v.pixels) for v in self.waiting]).to(self.device)
         with torch.no_grad():
-            prediction = self.victim(images)
+            prediction = self.model(images)
         verdicts = answers(prediction, [v.box for v in self.waiting], self.question)
         rows = [_row(v.row, a) for v, a in zip(self.waiting, verdicts, strict=True)]
         append_rows(self.rows, rows)
@@ -237,7 +237,7 @@ class Session:
                 round(v, 4) for v in (other.distance_m, other.yaw_deg, other.pitch_deg)
             ]
         return PreparedFrame(
-            seen(frame.image, box, self.victim.card, self.margin), box, row, frame, place
+            seen(frame.image, box, self.model.card, self.margin), box, row, frame, place
         )
 
     def _count(self, view: PreparedFrame, row: Row) -> None:
@@ -257,7 +257,7 @@ def _short(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def seen(image: Pixels, box: Box | None, card: VictimCard, margin: float) -> Pixels:
+def seen(image: Pixels, box: Box | None, card: ModelCard, margin: float) -> Pixels:
     """What the victim sees: a detector the frame, a classifier the sign's square (the frame,
     without a box)."""
     if card.task == "detect":

@@ -1,4 +1,4 @@
-"""Colour differences as people see them: sRGB to linear light, CIELAB (D65) and CIEDE2000, in
+"""Color differences as people see them: sRGB to linear light, CIELAB (D65) and CIEDE2000, in
 numpy."""
 
 from __future__ import annotations

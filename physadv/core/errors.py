@@ -24,7 +24,7 @@ class DataError(PhysadvError):
     """A data set or annotation file that cannot be used."""
 
 
-class VictimError(PhysadvError):
+class ModelError(PhysadvError):
     """A model that cannot be loaded or whose output cannot be trusted."""
 
 

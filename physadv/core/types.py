@@ -35,6 +35,6 @@ class Detections:
 Prediction = Tensor | Detections
 """Logits of shape (b, classes) from a classifier, :class:`Detections` from a detector."""
 
-Victim = Callable[[Tensor], Prediction]
+Model = Callable[[Tensor], Prediction]
 """Takes images in [0, 1] and owns resizing and normalization; any ``torch.nn.Module`` that returns
 logits is one."""

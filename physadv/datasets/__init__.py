@@ -1,4 +1,4 @@
-"""Labelled images from the layouts people have, with groups that a split must not tear apart."""
+"""Labeled images from the layouts people have, with groups that a split must not tear apart."""
 
 from physadv.datasets.base import ImageDataset, in_memory
 from physadv.datasets.read import read_dataset

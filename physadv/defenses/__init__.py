@@ -1,2 +1,2 @@
-"""Defences and certificates: training, smoothing, bounds, defenses against patches, and those that
+"""Defenses and certificates: training, smoothing, bounds, defenses against patches, and those that
 only mask."""

@@ -1,4 +1,4 @@
-"""Defences that clean the image before a victim sees it: JPEG, median, blur, local gradient
+"""Defenses that clean the image before a victim sees it: JPEG, median, blur, local gradient
 smoothing.
 
 Each wraps a victim of any kind. With ``adaptive`` (the default) gradients pass by a stand-in (BPDA,
@@ -20,24 +20,24 @@ from torch import Tensor, nn
 
 from physadv.attacks.obfuscated import bpda, identity
 from physadv.core.errors import OptionError
-from physadv.core.types import Prediction, Victim
+from physadv.core.types import Model, Prediction
 from physadv.eot.transforms.codec import differentiable_jpeg as soft_jpeg
 
 Part = Callable[[Tensor], Tensor]
 
 
 class Frontend(nn.Module):
-    """``victim`` behind ``part``: images (b, 3, h, w) in [0, 1] -> the victim's prediction on the
+    """``model`` behind ``part``: images (b, 3, h, w) in [0, 1] -> the model's prediction on the
     cleaned images.
 
     ``stand_in`` takes the place of ``part`` for the gradient while ``adaptive``.
     """
 
     def __init__(
-        self, victim: Victim, part: Part, *, stand_in: Part = identity, adaptive: bool = True
+        self, model: Model, part: Part, *, stand_in: Part = identity, adaptive: bool = True
     ) -> None:
         super().__init__()
-        self.victim, self.part, self.stand_in, self.adaptive = victim, part, stand_in, adaptive
+        self.model, self.part, self.stand_in, self.adaptive = model, part, stand_in, adaptive
 
     def clean(self, images: Tensor) -> Tensor:
         """The images as the victim will see them."""
@@ -45,10 +45,10 @@ class Frontend(nn.Module):
 
     def forward(self, images: Tensor) -> Prediction:
         """See the class."""
-        return self.victim(self.clean(images))
+        return self.model(self.clean(images))
 
 
-def jpeg_purification(victim: Victim, *, quality: int = 75, adaptive: bool = True) -> Frontend:
+def jpeg_purification(model: Model, *, quality: int = 75, adaptive: bool = True) -> Frontend:
     """JPEG by the real codec (Dziugaite et al. 2016); the stand-in is a differentiable copy of it.
 
     Without ``adaptive`` the gradient is zero, as rounding makes it. Raises OptionError for a
@@ -61,11 +61,11 @@ def jpeg_purification(victim: Victim, *, quality: int = 75, adaptive: bool = Tru
         return soft_jpeg(images, torch.full((len(images),), float(quality), device=images.device))
 
     return Frontend(
-        victim, lambda x: _through_codec(x, quality) + 0 * x, stand_in=stand_in, adaptive=adaptive
+        model, lambda x: _through_codec(x, quality) + 0 * x, stand_in=stand_in, adaptive=adaptive
     )
 
 
-def median(victim: Victim, *, size: int = 3, adaptive: bool = True) -> Frontend:
+def median(model: Model, *, size: int = 3, adaptive: bool = True) -> Frontend:
     """The median of each ``size`` x ``size`` neighborhood, channel by channel (Xu et al. 2018);
     size is odd.
 
@@ -78,10 +78,10 @@ def median(victim: Victim, *, size: int = 3, adaptive: bool = True) -> Frontend:
         around = F.pad(images, (half,) * 4, mode="replicate").unfold(2, size, 1).unfold(3, size, 1)
         return around.flatten(-2).median(-1).values
 
-    return Frontend(victim, exact, stand_in=lambda x: _mean_filter(x, size), adaptive=adaptive)
+    return Frontend(model, exact, stand_in=lambda x: _mean_filter(x, size), adaptive=adaptive)
 
 
-def blur_purification(victim: Victim, *, sigma: float = 1.0) -> Frontend:
+def blur_purification(model: Model, *, sigma: float = 1.0) -> Frontend:
     """A Gaussian blur of ``sigma`` px. It is linear: its own gradient is exact, and no stand-in is
     needed."""
     if not sigma > 0:
@@ -97,11 +97,11 @@ def blur_purification(victim: Victim, *, sigma: float = 1.0) -> Frontend:
             F.conv2d(padded, line, groups=len(line)), line.transpose(2, 3), groups=len(line)
         )
 
-    return Frontend(victim, exact, adaptive=False)
+    return Frontend(model, exact, adaptive=False)
 
 
 def local_gradient_smoothing(
-    victim: Victim,
+    model: Model,
     *,
     block: int = 15,
     overlap: int = 5,
@@ -136,7 +136,7 @@ def local_gradient_smoothing(
     def exact(images: Tensor) -> Tensor:
         return images * keep(images)
 
-    return Frontend(victim, exact, stand_in=lambda x: x * keep(x).detach(), adaptive=adaptive)
+    return Frontend(model, exact, stand_in=lambda x: x * keep(x).detach(), adaptive=adaptive)
 
 
 def _edges(images: Tensor) -> Tensor:

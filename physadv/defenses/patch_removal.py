@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from physadv.core.errors import OptionError, VictimError
-from physadv.core.types import Victim
+from physadv.core.errors import ModelError, OptionError
+from physadv.core.types import Model
 from physadv.defenses.input_transforms import Frontend
 from physadv.models.classifiers import resize_images
 
@@ -172,14 +172,14 @@ def filled(images: Tensor, marks: Tensor) -> Tensor:
 
 
 def remover(
-    victim: Victim,
+    model: Model,
     *,
     threshold: float = 0.7,
     side: int = 64,
     adaptive: bool = True,
     segmenter: nn.Module | None = None,
 ) -> Frontend:
-    """``victim`` behind a :class:`Remover` with the net that comes with it, or one's own
+    """``model`` behind a :class:`Remover` with the net that comes with it, or one's own
     ``segmenter``.
 
     ``side`` 64 is for a sign that fills the picture; 128 served better on whole frames
@@ -187,7 +187,7 @@ def remover(
     installation.
     """
     part = Remover(trained() if segmenter is None else segmenter, threshold=threshold, side=side)
-    front = Frontend(victim, part, stand_in=part.softly, adaptive=adaptive)
+    front = Frontend(model, part, stand_in=part.softly, adaptive=adaptive)
     return front.eval().requires_grad_(False)
 
 
@@ -201,7 +201,7 @@ def trained() -> Segmenter:
 @cache
 def _weights() -> dict[str, Tensor]:
     if not WEIGHTS.is_file():
-        raise VictimError(
+        raise ModelError(
             f"{WEIGHTS.name}", "is missing from this installation", "install physadv again"
         )
     return load_file(WEIGHTS)

@@ -1,7 +1,7 @@
-"""Defences by name around any victim, in the victim's own name: ``signs+jpeg``,
+"""Defenses by name around any victim, in the victim's own name: ``signs+jpeg``,
 ``signs+jpeg:quality50+median``.
 
-Every command that takes a victim so takes a defended one, and a patch bundle made against it
+Every command that takes a model so takes a defended one, and a patch bundle made against it
 remembers it. Settings follow a colon: words, and names joined to their numbers
 (``signs-masked+patchcleanser:patch9,masks6``).
 """
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from physadv.certification.patch.masking import Ablated, PatchCleanser
 from physadv.certification.patch.patchguard import RobustMasking
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Prediction
 from physadv.defenses import input_transforms
 from physadv.defenses.patch_removal import remover
-from physadv.models.cards import LoadedVictim
+from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
 
 SIDE = 64
@@ -73,13 +73,13 @@ class KnownDefense:
 
 
 def _cleanser(
-    victim: LoadedVictim, *, patch: int = 6, wide: int | None = None, masks: int = 6
+    model: LoadedModel, *, patch: int = 6, wide: int | None = None, masks: int = 6
 ) -> nn.Module:
-    return AtSize(PatchCleanser(victim, patch=(patch, wide or patch), masks=masks), _size(victim))
+    return AtSize(PatchCleanser(model, patch=(patch, wide or patch), masks=masks), _size(model))
 
 
 def _ablated(
-    victim: LoadedVictim,
+    model: LoadedModel,
     *,
     size: int = 19,
     stride: int = 4,
@@ -88,13 +88,13 @@ def _ablated(
     kind: str = "block",
 ) -> nn.Module:
     local = Ablated(
-        victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold
+        model, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold
     )
-    return AtSize(local, _size(victim))
+    return AtSize(local, _size(model))
 
 
 def _guard(
-    victim: LoadedVictim,
+    model: LoadedModel,
     *,
     size: int = 19,
     stride: int = 4,
@@ -103,9 +103,9 @@ def _guard(
     kind: str = "block",
 ) -> nn.Module:
     local = Ablated(
-        victim, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold
+        model, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold
     )
-    return AtSize(RobustMasking(local), _size(victim))
+    return AtSize(RobustMasking(local), _size(model))
 
 
 _KIND = {"band": {"kind": "band"}, "block": {"kind": "block"}}
@@ -141,8 +141,8 @@ DEFENSES: dict[str, KnownDefense] = {
 }
 
 
-def defend(victim: LoadedVictim, text: str) -> LoadedVictim:
-    """``victim`` behind the defense that ``text`` names, with a card that says so.
+def defend(model: LoadedModel, text: str) -> LoadedModel:
+    """``model`` behind the defense that ``text`` names, with a card that says so.
 
     Front ends have stand-ins for their gradient (BPDA) unless the word ``plain`` is among the
     settings. Raises OptionError for an unknown name or setting, VictimError where the defense needs
@@ -154,22 +154,22 @@ def defend(victim: LoadedVictim, text: str) -> LoadedVictim:
             f"defense {name!r}", f"one of {', '.join(DEFENSES)}", "for example signs+jpeg"
         )
     known = DEFENSES[name]
-    if known.classifiers_only and victim.card.task != "classify":
-        raise VictimError(
-            f"{victim.card.name}",
+    if known.classifiers_only and model.card.task != "classify":
+        raise ModelError(
+            f"{model.card.name}",
             f"is a detector, and {name} needs a classifier",
             "use a front end",
         )
-    defended = known.make(victim, **_settings(name, known, rest))
-    said = f"{victim.card.name}+{text}"
-    card = replace(victim.card, name=said, accuracy="not measured behind this defense")
-    return LoadedVictim(defended, card)
+    defended = known.make(model, **_settings(name, known, rest))
+    said = f"{model.card.name}+{text}"
+    card = replace(model.card, name=said, accuracy="not measured behind this defense")
+    return LoadedModel(defended, card)
 
 
-def certifying(victim: nn.Module) -> tuple[Certifying, tuple[int, int]] | None:
+def certifying(model: nn.Module) -> tuple[Certifying, tuple[int, int]] | None:
     """The outermost defense of a loaded victim that proves its verdicts, and its working size; None
     without one."""
-    net = victim.net if isinstance(victim, LoadedVictim) else victim
+    net = model.net if isinstance(model, LoadedModel) else model
     if isinstance(net, AtSize) and isinstance(net.defense, Certifying):
         return net.defense, net.size
     return None
@@ -209,5 +209,5 @@ def _shown(default: object) -> str:
     return "8" if default is None else f"{default}"
 
 
-def _size(victim: LoadedVictim) -> tuple[int, int]:
-    return victim.card.input_size or (SIDE, SIDE)
+def _size(model: LoadedModel) -> tuple[int, int]:
+    return model.card.input_size or (SIDE, SIDE)

@@ -84,7 +84,7 @@ class EotRanges:
     highlight_mm: Range = ZERO
     """Standard deviation of its size on the sign."""
     temperature_k: Range = (DAYLIGHT_K, DAYLIGHT_K)
-    """Colour temperature that the camera's white balance leaves over; uniform in its reciprocal."""
+    """Color temperature that the camera's white balance leaves over; uniform in its reciprocal."""
     occlusion_probability: Range = ZERO
     occlusion_mm: Range = ZERO
     """Width of a branch or leaf before the sign."""
@@ -105,7 +105,7 @@ class EotRanges:
     """Electrons at white: shot noise of the raw picture, log-uniform; 0 switches raw noise off."""
     read_noise_e: Range = ZERO
     bayer_probability: Range = ZERO
-    """Colour filter array and demosaicing."""
+    """Color filter array and demosaicing."""
     contrast: Range = (0.75, 1.25)
     brightness: Range = (-0.08, 0.08)
     gamma: Range = (0.75, 1.35)

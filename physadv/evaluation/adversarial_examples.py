@@ -26,11 +26,11 @@ class AdversarialExamples:
     """
 
     def __init__(
-        self, folder: Path, victim: Classifier, name: Names, labels: Sequence[int], *, each: int = 3
+        self, folder: Path, model: Classifier, name: Names, labels: Sequence[int], *, each: int = 3
     ) -> None:
-        self.folder, self.victim, self.name, self.labels, self.each = (
+        self.folder, self.model, self.name, self.labels, self.each = (
             folder,
-            victim,
+            model,
             name,
             labels,
             each,
@@ -38,10 +38,10 @@ class AdversarialExamples:
 
     def __call__(self, positions: Sequence[int], clean: Tensor, found: Tensor) -> None:
         """Look at clean and adversarial images (b, c, h, w) of the samples at ``positions``."""
-        with frozen_eval(self.victim), torch.no_grad():
+        with frozen_eval(self.model), torch.no_grad():
             before, after = (
-                self.victim(clean).float().softmax(1).max(1),
-                self.victim(found).float().softmax(1).max(1),
+                self.model(clean).float().softmax(1).max(1),
+                self.model(found).float().softmax(1).max(1),
             )
         surest = after.values.argsort(dim=0, descending=True, stable=True)[: self.each].tolist()
         rows = []

@@ -45,19 +45,17 @@ class _Named:
     targeted: bool = True
 
 
-def _diverse(victim: Classifier, images: Tensor, labels: Tensor, **options: Any) -> AttackResult:
+def _diverse(model: Classifier, images: Tensor, labels: Tensor, **options: Any) -> AttackResult:
     """Momentum and diverse input together, the usual choice for transfer."""
-    return transfer_based.mifgsm(
-        victim, images, labels, diverse=transfer_based.Diverse(), **options
-    )
+    return transfer_based.mifgsm(model, images, labels, diverse=transfer_based.Diverse(), **options)
 
 
 def _nes(
-    victim: Classifier, images: Tensor, labels: Tensor, *, seed: int, **options: Any
+    model: Classifier, images: Tensor, labels: Tensor, *, seed: int, **options: Any
 ) -> AttackResult:
     """PGD on gradients estimated from scores; ``queries`` counts every image the victim was asked
     about."""
-    estimated = score_based.Estimated(victim, seed=seed)
+    estimated = score_based.Estimated(model, seed=seed)
     found = gradient.pgd(
         estimated, images, labels, seed=seed, speed="plain", drop_broken=False, **options
     )
@@ -148,8 +146,8 @@ def _run(attack: _Named, case: Case, settings: AttackSettings) -> AttackResult:
     function = partial(attack.function, eps=case.ball.eps, **options)
     if settings.surrogates:
         function = partial(function, speed="plain") if "speed" in attack.takes else function
-        victim, nets = case.victim, settings.surrogates
+        model, nets = case.model, settings.surrogates
         return transfer_attack(
-            victim, nets, case.images, case.labels, attack=function, targets=case.targets
+            model, nets, case.images, case.labels, attack=function, targets=case.targets
         )
-    return function(case.victim, case.images, case.labels)
+    return function(case.model, case.images, case.labels)

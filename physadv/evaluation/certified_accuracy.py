@@ -23,12 +23,12 @@ from physadv.certification.smoothing.sampler import Sampler
 from physadv.certification.smoothing.sequential_plan import SequentialPlan, make_plan
 from physadv.core.errors import OptionError
 from physadv.core.rows import Row
-from physadv.core.types import Victim
+from physadv.core.types import Model
 from physadv.defenses.registry import certifying
 from physadv.evaluation.metrics.intervals import wilson
 from physadv.evaluation.progress_log import Ledger
 from physadv.evaluation.samples import Samples
-from physadv.models.cards import LoadedVictim
+from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
 
 Tick = Callable[[float], None]
@@ -55,7 +55,7 @@ class Smoothing:
 
     def __init__(
         self,
-        victim: Victim,
+        model: Model,
         noise: Noise,
         *,
         norm: str,
@@ -67,7 +67,7 @@ class Smoothing:
         batch: int = 256,
         seed: int = 0,
     ) -> None:
-        self.sampler = Sampler(victim, noise, seed=seed, batch=batch)
+        self.sampler = Sampler(model, noise, seed=seed, batch=batch)
         self.norm, self.radius, self.alpha = norm, radius, alpha
         self.n = n if n is not None else (100_000 if radius is None else 120_000)
         self.n0 = n0 if n0 is not None else (100 if radius is None else 32)
@@ -198,17 +198,17 @@ class PatchProof:
     without such a proof.
     """
 
-    def __init__(self, victim: LoadedVictim, *, group: int = 8) -> None:
-        found = certifying(victim)
+    def __init__(self, model: LoadedModel, *, group: int = 8) -> None:
+        found = certifying(model)
         if found is None:
             raise OptionError(
-                f"victim {victim.card.name}",
+                f"victim {model.card.name}",
                 "no patch certificate belongs to it",
                 "put patchcleanser, derandomized or patchguard before it: "
                 "signs-masked+patchcleanser",
             )
         self.defense, self.size = found
-        self.victim, self.group, self.patch = victim, group, min(self.defense.patch)
+        self.model, self.group, self.patch = model, group, min(self.defense.patch)
 
     @torch.no_grad()
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:

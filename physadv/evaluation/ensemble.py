@@ -37,7 +37,7 @@ class EnsembleResult:
     """``images`` (b, c, h, w), ``success`` (b,), and the name of the stage that broke each sample,
     "" where none did.
 
-    A sample that the victim misreads when clean has the stage "clean" and comes back as it was.
+    A sample that the model misreads when clean has the stage "clean" and comes back as it was.
     ``forwards`` counts images that the victim or its faster copy was asked about.
     """
 
@@ -48,7 +48,7 @@ class EnsembleResult:
 
 
 def ensemble(
-    victim: Classifier,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     *,
@@ -76,7 +76,7 @@ def ensemble(
     broken_by, forwards = [""] * len(images), 0
     ball = LpBall(norm, eps, levels)
     for verdict in verdicts(
-        victim, images.detach(), labels, ball=ball, plan=plan, speed=speed, seed=seed
+        model, images.detach(), labels, ball=ball, plan=plan, speed=speed, seed=seed
     ):
         rows = verdict.rows[verdict.broken]
         result[rows], success[rows] = verdict.images[verdict.broken], True
@@ -119,7 +119,7 @@ def scores_only(norm: Norm = "linf") -> list[AttackStage]:
 
 def _apgd(case: Case, loss: Loss, steps: int, targets: Tensor | None = None) -> AttackResult:
     return apgd(
-        case.victim,
+        case.model,
         case.images,
         case.labels,
         eps=case.ball.eps,
@@ -171,7 +171,7 @@ def fab_targeted(case: Case, *, count: int, steps: int) -> AttackResult:
 
     def run(part: Case, targets: Tensor) -> AttackResult:
         return fab(
-            part.victim,
+            part.model,
             part.images,
             part.labels,
             eps=part.ball.eps,

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
-from physadv.core.types import Victim
+from physadv.core.errors import ModelError
+from physadv.core.types import Model
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Finding:
 
 
 def masking_findings(
-    victim: Victim, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf"
+    model: Model, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf"
 ) -> list[Finding]:
     """All checks that need only the victim and a few images (b, c, h, w) with their labels (b,).
 
@@ -45,29 +45,29 @@ def masking_findings(
     """
     doubts = list(check_images(images))
     with torch.no_grad():
-        first, second = logits_of(victim, images), logits_of(victim, images)
+        first, second = logits_of(model, images), logits_of(model, images)
     doubts += check_outputs(first, labels)
     doubts += check_random(first, second)
-    doubts += check_mode(victim)
-    doubts += check_gradients(victim, images, labels, eps=eps, norm=norm)
+    doubts += check_mode(model)
+    doubts += check_gradients(model, images, labels, eps=eps, norm=norm)
     return doubts
 
 
-def logits_of(victim: Victim, images: Tensor) -> Tensor:
+def logits_of(model: Model, images: Tensor) -> Tensor:
     """The victim's logits (b, classes). Raises VictimError for another shape, one class, or NaN and
     infinity."""
-    logits = victim(images)
+    logits = model(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise VictimError(
+        raise ModelError(
             f"output {shape}", f"({len(images)}, classes) logits are needed", "wrap the model"
         )
     if logits.shape[1] < 2:
-        raise VictimError(
+        raise ModelError(
             "1 class", "at least 2 are needed", "let a binary model return two logits: [-z, z]"
         )
     if not logits.isfinite().all():
-        raise VictimError(
+        raise ModelError(
             "NaN or infinity in the logits",
             "finite values are needed",
             "check weights and normalization",
@@ -135,11 +135,11 @@ def check_random(first: Tensor, second: Tensor) -> Iterator[Finding]:
         )
 
 
-def check_mode(victim: Victim) -> Iterator[Finding]:
+def check_mode(model: Model) -> Iterator[Finding]:
     """Is a part of the model in training mode?"""
-    if isinstance(victim, nn.Module):
+    if isinstance(model, nn.Module):
         kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-        active = sum(part.training for part in victim.modules() if isinstance(part, kinds))
+        active = sum(part.training for part in model.modules() if isinstance(part, kinds))
         if active:
             yield Finding(
                 "training-mode",
@@ -149,14 +149,14 @@ def check_mode(victim: Victim) -> Iterator[Finding]:
 
 
 def check_gradients(
-    victim: Victim, images: Tensor, labels: Tensor, *, eps: float, norm: str
+    model: Model, images: Tensor, labels: Tensor, *, eps: float, norm: str
 ) -> Iterator[Finding]:
     """Do gradients arrive at the image, from the cross-entropy and from the margin, and are they of
     use?"""
     ball = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}[norm]
     leaf = images.detach().clone().requires_grad_()
     with torch.enable_grad():
-        logits = logits_of(victim, leaf)
+        logits = logits_of(model, leaf)
         own = logits.gather(1, labels[:, None])[:, 0]
         margin = own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
         slopes = [

@@ -59,7 +59,7 @@ class Evaluation:
     position, where the attack is targeted.
     """
 
-    victim: Classifier
+    model: Classifier
     samples: Samples
     ball: LpBall
     plan: Sequence[AttackStage] = ()
@@ -96,10 +96,10 @@ class Evaluation:
         positions = list(range(0, len(self.samples), max(1, len(self.samples) // count)))[:count]
         images, labels = self._load(positions)
         doubts = masking_checks.masking_findings(
-            self.victim, images, labels, eps=self.ball.eps, norm=self.ball.norm
+            self.model, images, labels, eps=self.ball.eps, norm=self.ball.norm
         )
         if any(d.name == "softmax-output" for d in doubts):
-            self.victim = LogOf(self.victim)
+            self.model = LogOf(self.model)
         if any(d.name == "no-gradient" for d in doubts):
             return doubts
         few = self._pgd(images, labels, self.ball.eps, 5)
@@ -114,7 +114,7 @@ class Evaluation:
 
     def _pgd(self, images: Tensor, labels: Tensor, eps: float, steps: int) -> list[bool]:
         found = pgd(
-            self.victim, images, labels, eps=eps, norm=self.ball.norm, steps=steps, seed=self.seed
+            self.model, images, labels, eps=eps, norm=self.ball.norm, steps=steps, seed=self.seed
         )
         return [bool(x) for x in found.success.tolist()]
 
@@ -186,7 +186,7 @@ class Evaluation:
     ) -> Iterator[StageOutcome]:
         near = ledger.state(number, "near")
         return verdicts(
-            self.victim,
+            self.model,
             images,
             labels,
             ball=ball,

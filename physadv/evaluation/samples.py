@@ -15,7 +15,7 @@ from physadv.core.errors import DataError
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import numpy_generator
 from physadv.datasets.base import ImageDataset
-from physadv.models.cards import VictimCard
+from physadv.models.cards import ModelCard
 from physadv.models.classifiers import resize_images
 
 PROBE = 64
@@ -23,7 +23,7 @@ PROBE = 64
 
 @dataclass(frozen=True)
 class Samples:
-    """The chosen images of a data set. ``indices`` are their numbers in it, ``labels`` the victim's
+    """The chosen images of a data set. ``indices`` are their numbers in it, ``labels`` the model's
     class numbers.
 
     Images come as (b, channels, height, width) float32 in [0, 1]. Those of another size are
@@ -89,10 +89,10 @@ class Samples:
 
 
 def choose(
-    dataset: ImageDataset, card: VictimCard, *, limit: int | None = None, seed: int = 0
+    dataset: ImageDataset, card: ModelCard, *, limit: int | None = None, seed: int = 0
 ) -> Samples:
     """``limit`` images drawn at random (all of them without one), the same for the same seed, as
-    the victim needs them.
+    the model needs them.
 
     The size is that of the images where they agree, else the card's ``input_size``, else the size
     most of the first 64 have. Raises DataError where the classes cannot be those of the victim.
@@ -112,7 +112,7 @@ def choose(
     )
 
 
-def _size(dataset: ImageDataset, indices: list[int], card: VictimCard) -> tuple[int, int]:
+def _size(dataset: ImageDataset, indices: list[int], card: ModelCard) -> tuple[int, int]:
     sizes = Counter(
         (int(a.shape[0]), int(a.shape[1])) for a, _ in (dataset[i] for i in indices[:PROBE])
     )
@@ -121,7 +121,7 @@ def _size(dataset: ImageDataset, indices: list[int], card: VictimCard) -> tuple[
     return card.input_size or sizes.most_common(1)[0][0]
 
 
-def class_numbers(classes: Sequence[str], card: VictimCard) -> list[int]:
+def class_numbers(classes: Sequence[str], card: ModelCard) -> list[int]:
     """The victim's number of each class of the data: by name where the names agree, else in order.
 
     Raises DataError where the data has more classes than the victim knows.

@@ -27,12 +27,12 @@ class Case:
     """What a stage gets: images (b, c, h, w) still whole, their labels, the threat, and how near
     each came to breaking.
 
-    ``stepper`` is the victim or a faster copy of it. ``index`` (b,) numbers the samples, for random
+    ``stepper`` is the model or a faster copy of it. ``index`` (b,) numbers the samples, for random
     starts that do not depend on the batch. ``near`` (b,) is the lowest scale-free margin (DLR) that
     any stage so far reached; 0 would be broken. ``targets`` (b,), if any, are the classes wanted.
     """
 
-    victim: Classifier
+    model: Classifier
     stepper: Classifier
     images: Tensor
     labels: Tensor
@@ -85,7 +85,7 @@ class StageOutcome:
 
 
 def verdicts(
-    victim: Classifier,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     *,
@@ -113,13 +113,13 @@ def verdicts(
         if near is None
         else near.to(images.device)
     )
-    with frozen_eval(victim):
-        case, ready = Case(victim, victim, images, labels, ball, seed, index, near, targets), False
+    with frozen_eval(model):
+        case, ready = Case(model, model, images, labels, ball, seed, index, near, targets), False
         for stage in (AttackStage(CLEAN, "white", _untouched), *plan):
             if stage.name in done or not len(whole):
                 continue
             if stage.name != CLEAN and not ready:
-                case, ready = replace(case, stepper=stepper_of(victim, speed, case.images)), True
+                case, ready = replace(case, stepper=stepper_of(model, speed, case.images)), True
             found = stage.run(case)
             verdict = _judge(case, stage.name, whole, found)
             yield verdict
@@ -135,7 +135,7 @@ def _untouched(case: Case) -> AttackResult:
 def _judge(case: Case, stage: str, rows: Tensor, found: AttackResult) -> StageOutcome:
     """Ask the victim itself about the very images that are handed out."""
     images = found.images if stage == CLEAN else case.ball.legal(found.images, case.images)
-    logits = case.victim(images)
+    logits = case.model(images)
     criterion = (
         Misclassified(case.labels)
         if stage == CLEAN

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.types import Detections
 from physadv.models.classifiers import Preprocessed
 from physadv.models.loading import load_state, read_state
@@ -46,7 +46,7 @@ class TorchvisionDetector(nn.Module):
             ("detections_per_img", CANDIDATES),
         ):
             if not hasattr(part, name):
-                raise VictimError(
+                raise ModelError(
                     type(net).__name__,
                     f"has no {name}: it gives out boxes after suppression only",
                     "return (boxes, scores) before suppression from a module of your own",
@@ -96,7 +96,7 @@ class YoloDetector(nn.Module):
             or not 0 <= output.shape[1] - 4 - self.classes <= 200
         ):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise VictimError(
+            raise ModelError(
                 f"output {shape}",
                 f"needs (b, {4 + self.classes}, n) before suppression",
                 "load the net without its end-to-end head, or not from an export",
@@ -141,7 +141,7 @@ def _is_yolo(net: nn.Module) -> bool:
 
 def _adapt_yolo(net: nn.Module, task: str) -> tuple[nn.Module, dict[str, Any]]:
     if task not in ("detect", "segment", "pose"):
-        raise VictimError(
+        raise ModelError(
             f"ultralytics task {task!r}", "is not one of detect, segment, pose", "use a detector"
         )
     names: Any = net.names
@@ -183,7 +183,7 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
         RuntimeError,
     ) as error:  # RuntimeError: a build that does not fit this torch
         limit = f"torchvision cannot be imported ({str(error).splitlines()[0][:100]})"
-        raise VictimError(
+        raise ModelError(
             f"victim torchvision:{name}", limit, "pip install 'physadv[torchvision]'"
         ) from error
     known = [str(m) for m in list_models()]
@@ -194,7 +194,7 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
             if near
             else "torchvision.models.list_models() shows its names"
         )
-        raise VictimError(f"torchvision:{name}", "no such model", hint)
+        raise ModelError(f"torchvision:{name}", "no such model", hint)
     published: Any = get_model_weights(name).DEFAULT
     if weights is not None:
         net = get_model(
@@ -205,7 +205,7 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
         net = get_model(name, weights=published)
     else:
         code = f"from torchvision.models import get_model; get_model('{name}', weights='DEFAULT')"
-        raise VictimError(
+        raise ModelError(
             f"victim torchvision:{name}",
             "its weights are not here and nothing is downloaded unasked",
             f'run once python -c "{code}", or give the file with --weights',
@@ -231,7 +231,7 @@ def _detects(published: Any) -> bool:
 def _ultralytics(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
     file = weights or Path(name)
     if not file.is_file():
-        raise VictimError(
+        raise ModelError(
             f"{file}",
             "no such file, and nothing is downloaded unasked",
             "fetch it from its publisher and name it",
@@ -239,7 +239,7 @@ def _ultralytics(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
     try:
         from ultralytics import YOLO
     except ImportError as error:
-        raise VictimError(
+        raise ModelError(
             f"victim ultralytics:{name}",
             "ultralytics is not installed",
             "pip install 'physadv[ultralytics]' (AGPL-3.0)",

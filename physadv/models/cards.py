@@ -9,14 +9,14 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.types import Prediction
 
 Task = Literal["classify", "detect"]
 
 
 @dataclass(frozen=True)
-class VictimCard:
+class ModelCard:
     """Name, task and provenance of a victim.
 
     ``classes`` are names by index, empty where nobody told them. ``input_size`` is (height, width)
@@ -52,12 +52,12 @@ class VictimCard:
         if len(hits) == 1:
             return hits[0]
         if hits:
-            raise VictimError(
+            raise ModelError(
                 f"class {text!r}", f"stands for {hits} in {self.name}", "give the number"
             )
         near = difflib.get_close_matches(_plain(text), plain, n=3)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}" if near else "give its number"
-        raise VictimError(f"class {text!r}", f"unknown to {self.name}", hint)
+        raise ModelError(f"class {text!r}", f"unknown to {self.name}", hint)
 
     def class_name(self, index: int) -> str:
         """Name of a class, or its number where the card knows no names."""
@@ -70,17 +70,17 @@ class VictimCard:
     def _checked(self, index: int) -> int:
         if index < 0 or (self.classes and index >= len(self.classes)):
             last = f"0..{len(self.classes) - 1}" if self.classes else "0 and up"
-            raise VictimError(f"class {index}", f"{self.name} has {last}", "give one of these")
+            raise ModelError(f"class {index}", f"{self.name} has {last}", "give one of these")
         return index
 
 
-class LoadedVictim(nn.Module):
+class LoadedModel(nn.Module):
     """A net in eval mode with frozen parameters, and its card: images (b, 3, h, w) in [0, 1] ->
     Prediction."""
 
-    card: VictimCard
+    card: ModelCard
 
-    def __init__(self, net: nn.Module, card: VictimCard) -> None:
+    def __init__(self, net: nn.Module, card: ModelCard) -> None:
         super().__init__()
         self.net = net
         self.card = card
@@ -91,27 +91,27 @@ class LoadedVictim(nn.Module):
         return cast(Prediction, self.net(images))
 
 
-def card_from(table: Mapping[str, Any], **defaults: Any) -> VictimCard:
+def card_from(table: Mapping[str, Any], **defaults: Any) -> ModelCard:
     """A card from a TOML table; keys the card lacks go to ``extra``. Raises VictimError for an
     unusable value."""
     values = {**defaults, **table}
-    known = {k: values.pop(k) for k in list(values) if k in VictimCard.__dataclass_fields__}
+    known = {k: values.pop(k) for k in list(values) if k in ModelCard.__dataclass_fields__}
     extra = {**dict(known.pop("extra", {})), **values}
     if isinstance(known.get("accuracy"), Mapping):
         extra["accuracy"] = known["accuracy"]
         known["accuracy"] = ", ".join(f"{k} {v}" for k, v in known["accuracy"].items())
     if known.get("task", "classify") not in ("classify", "detect"):
-        raise VictimError(
+        raise ModelError(
             f"task {known['task']!r}", "is neither classify nor detect", "correct the card"
         )
     if not isinstance(known.get("classes") or (), list | tuple):
-        raise VictimError(
+        raise ModelError(
             f"classes {known['classes']!r}", "is not a list of names", 'give e.g. ["stop", "yield"]'
         )
     known["classes"] = tuple(str(c) for c in known.get("classes") or ())
     known["urls"] = tuple(known.get("urls", ()))
     known["input_size"] = as_size(known.get("input_size"))
-    return VictimCard(**known, extra=extra)
+    return ModelCard(**known, extra=extra)
 
 
 def as_size(value: Any) -> tuple[int, int] | None:
@@ -129,7 +129,7 @@ def as_size(value: Any) -> tuple[int, int] | None:
     if len(sides) != 2 or not all(
         isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides
     ):
-        raise VictimError(
+        raise ModelError(
             f"input_size {value!r}", "is not a side or [height, width] in px", "give e.g. 224"
         )
     return sides[0], sides[1]

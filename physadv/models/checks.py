@@ -6,22 +6,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
-from physadv.core.types import Detections, Prediction, Victim
-from physadv.models.cards import VictimCard
+from physadv.core.errors import ModelError
+from physadv.core.types import Detections, Model, Prediction
+from physadv.models.cards import ModelCard
 
 _SATURATED = 16.6
 """Gap between the two best logits from which the best class has probability 1 in float32: its loss
 is exactly 0."""
 
 
-def check_victim(
-    victim: Victim, images: Tensor, *, gradients: bool = True, limit: int = 4
+def check_model(
+    model: Model, images: Tensor, *, gradients: bool = True, limit: int = 4
 ) -> list[str]:
-    """Run ``victim`` on at most ``limit`` of ``images`` (b, 3, h, w) in [0, 1]; returns warnings,
+    """Run ``model`` on at most ``limit`` of ``images`` (b, 3, h, w) in [0, 1]; returns warnings,
     each with its remedy.
 
-    Raises VictimError where no attack or evaluation could mean anything: the model fails, returns
+    Raises ModelError where no attack or evaluation could mean anything: the model fails, returns
     another shape or number of classes than its card says, NaN or infinity, detector scores outside
     [0, 1], or (with ``gradients``) lets no finite gradient reach the image. Warns of probabilities
     in place of logits, saturated logits, answers that differ from run to run or with the other
@@ -30,37 +30,37 @@ def check_victim(
     """
     images = images[:limit].detach().clone()
     if images.ndim != 4 or images.shape[0] == 0:
-        raise VictimError(
+        raise ModelError(
             f"images of shape {tuple(images.shape)}",
             "(b, 3, h, w) is needed",
             "pass a batch of images",
         )
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        prediction = _run(victim, images)
-        _require_shape(prediction, images.shape[0], getattr(victim, "card", None))
+        prediction = _run(model, images)
+        _require_shape(prediction, images.shape[0], getattr(model, "card", None))
         _require_finite(prediction)
-        warnings = [_training(victim), _scale(prediction), *_steady(victim, images, prediction)]
+        warnings = [_training(model), _scale(prediction), *_steady(model, images, prediction)]
         if gradients:
-            warnings.append(_gradient(victim, images))
+            warnings.append(_gradient(model, images))
     return [w for w in warnings if w]
 
 
-def _run(victim: Victim, images: Tensor) -> Prediction:
+def _run(model: Model, images: Tensor) -> Prediction:
     with torch.no_grad():
         try:
-            prediction = victim(images)
-        except VictimError:
+            prediction = model(images)
+        except ModelError:
             raise
         except Exception as error:  # whatever the user's model raises is told in one line
             said = (str(error).strip().splitlines() or [""])[0][:160]
-            raise VictimError(
+            raise ModelError(
                 f"the model fails on images {tuple(images.shape)}",
                 f"{type(error).__name__}: {said}",
                 "set input_size",
             ) from error
     if not isinstance(prediction, Tensor | Detections):
-        raise VictimError(
+        raise ModelError(
             f"the model returned {type(prediction).__name__}",
             "logits or Detections are needed",
             "use as_victim",
@@ -68,7 +68,7 @@ def _run(victim: Victim, images: Tensor) -> Prediction:
     return prediction
 
 
-def _require_shape(prediction: Prediction, count: int, card: VictimCard | None) -> None:
+def _require_shape(prediction: Prediction, count: int, card: ModelCard | None) -> None:
     if isinstance(prediction, Tensor):
         shape = tuple(prediction.shape)
         if (
@@ -78,7 +78,7 @@ def _require_shape(prediction: Prediction, count: int, card: VictimCard | None) 
             or not prediction.is_floating_point()
         ):
             said = f"{prediction.dtype} of shape {shape}"
-            raise VictimError(
+            raise ModelError(
                 said,
                 f"logits ({count}, classes >= 2) are needed",
                 "return one row of logits an image",
@@ -86,13 +86,13 @@ def _require_shape(prediction: Prediction, count: int, card: VictimCard | None) 
     else:
         boxes, shape = tuple(prediction.boxes.shape), tuple(prediction.scores.shape)
         if len(shape) != 3 or shape[0] != count or boxes != (*shape[:2], 4) or 0 in shape:
-            raise VictimError(
+            raise ModelError(
                 f"boxes {boxes}, scores {shape}",
                 f"boxes ({count}, n, 4) and scores ({count}, n, classes) are needed",
                 "return every candidate, before suppression",
             )
     if card is not None and card.classes and len(card.classes) != shape[-1]:
-        raise VictimError(
+        raise ModelError(
             f"the model has {shape[-1]} classes",
             f"its card names {len(card.classes)}",
             "give the classes it has",
@@ -105,7 +105,7 @@ def _require_finite(prediction: Prediction) -> None:
     )
     bad = sum(int((~p.isfinite()).sum()) for p in parts)
     if bad:
-        raise VictimError(
+        raise ModelError(
             f"{bad} of {sum(p.numel() for p in parts)} outputs are NaN or infinite",
             "finite numbers are needed",
             "check the weights, mean and std, and half precision",
@@ -113,15 +113,15 @@ def _require_finite(prediction: Prediction) -> None:
     if isinstance(prediction, Detections):
         low, high = float(prediction.scores.min()), float(prediction.scores.max())
         if low < -1e-6 or high > 1 + 1e-6:
-            raise VictimError(
+            raise ModelError(
                 f"scores from {low:.3g} to {high:.3g}",
                 "must lie in [0, 1]",
                 "apply sigmoid or softmax",
             )
 
 
-def _training(victim: Victim) -> str:
-    if isinstance(victim, nn.Module) and any(m.training for m in victim.modules()):
+def _training(model: Model) -> str:
+    if isinstance(model, nn.Module) and any(m.training for m in model.modules()):
         return "The model is in training mode: batch norm and dropout make its answers wander; call .eval() on it."
     return ""
 
@@ -153,8 +153,8 @@ def _scale(prediction: Prediction) -> str:
     return ""
 
 
-def _steady(victim: Victim, images: Tensor, first: Prediction) -> list[str]:
-    again, alone = _run(victim, images), _run(victim, images[:1])
+def _steady(model: Model, images: Tensor, first: Prediction) -> list[str]:
+    again, alone = _run(model, images), _run(model, images[:1])
     if _distance(first, again) > 1e-3:
         return [
             "Two runs on the same images differ: the model is random; judge it over several draws "
@@ -182,23 +182,23 @@ def _distance(first: Prediction, second: Prediction) -> float:
     return float((a - b).abs().max() / a.float().std().clamp_min(1e-6))
 
 
-def _gradient(victim: Victim, images: Tensor) -> str:
+def _gradient(model: Model, images: Tensor) -> str:
     seen = images.clone().requires_grad_()
     with torch.enable_grad():
-        prediction = victim(seen)
+        prediction = model(seen)
         values = prediction if isinstance(prediction, Tensor) else prediction.scores
         if not values.requires_grad:
-            raise VictimError(
+            raise ModelError(
                 "no gradient reaches the image", "attacks that optimize need one", _GRADIENT_REMEDY
             )
         best = values.flatten(1).amax(1)
         (gradient,) = torch.autograd.grad(best.sum(), seen, allow_unused=True)
     if gradient is None:
-        raise VictimError(
+        raise ModelError(
             "no gradient reaches the image", "attacks that optimize need one", _GRADIENT_REMEDY
         )
     if not bool(gradient.isfinite().all()):
-        raise VictimError(
+        raise ModelError(
             "the gradient is NaN or infinite",
             "a finite one is needed",
             "look for sqrt, log or power at 0 in the model",

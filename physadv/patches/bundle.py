@@ -59,7 +59,7 @@ class CardPlacement:
 
 
 @dataclass(frozen=True)
-class VictimInfo:
+class ModelInfo:
     """The model the patch was optimized against."""
 
     name: str
@@ -74,7 +74,7 @@ class Card:
     patch: PatchInfo
     size: Size
     placement: CardPlacement
-    victim: VictimInfo
+    victim: ModelInfo
     eot: dict[str, Any] = field(default_factory=dict)
     optimisation: dict[str, Any] = field(default_factory=dict)
     heldout: dict[str, Any] = field(default_factory=dict)

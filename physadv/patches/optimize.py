@@ -14,7 +14,7 @@ from physadv.attacks._optimizers import Adam
 from physadv.attacks.patch_loop import optimize
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.rows import Row
-from physadv.core.types import Detections, Prediction, Victim
+from physadv.core.types import Detections, Model, Prediction
 from physadv.eot import pipeline
 from physadv.eot.color_map import ColorMap
 from physadv.eot.placement import Placement
@@ -48,7 +48,7 @@ class PatchTask:
     way.
     """
 
-    victims: Sequence[Victim]
+    models: Sequence[Model]
     goal: PatchGoal
     material: SceneSources
     mask: Tensor  # (1, 1, ph, pw)
@@ -63,9 +63,9 @@ class PatchTask:
     colors: ColorMap | None = None
     """A measured printer and camera in place of the drawn inks."""
 
-    def goal_of(self, victim: int) -> PatchGoal:
+    def goal_of(self, model: int) -> PatchGoal:
         """The goal in the terms of one of the victims."""
-        return self.goals[victim] if self.goals else self.goal
+        return self.goals[model] if self.goals else self.goal
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def optimize_patch(
     best: tuple[Tensor, float] | None = None,
     state: object = None,
 ) -> Iterator[PatchProgress]:
-    """Optimise a universal patch; each step sees ``draws`` new scenes (Athalye 2018; Brown 2017;
+    """Optimize a universal patch; each step sees ``draws`` new scenes (Athalye 2018; Brown 2017;
     Eykholt 2018).
 
     ``tv`` and ``nps`` weigh total variation and non-printability against the loss; the task's look
@@ -161,11 +161,11 @@ def optimize_patch(
             smooth + nps * non_printability(current, mask, palette) + look.distance(current, mask)
         )
 
-    goals = [task.goal_of(i).loss for i in range(len(task.victims))]
+    goals = [task.goal_of(i).loss for i in range(len(task.models))]
     loop = optimize(
         first,
         render=draw_step,
-        victims=steppers(task),
+        models=steppers(task),
         objective=goals,
         regularizer=regularizer,
         project=project_printable,
@@ -186,10 +186,10 @@ def optimize_patch(
 
 
 @torch.no_grad()
-def steppers(task: PatchTask) -> list[Victim]:
+def steppers(task: PatchTask) -> list[Model]:
     """Faster copies of the classifiers, where they are the same function; detectors as they are."""
     probe = scenes_of(task, task.material.train, 2, "probe").images.to(task.device)
-    return [fuse_model(v, probe) if isinstance(v(probe), Tensor) else v for v in task.victims]  # type: ignore[arg-type]
+    return [fuse_model(v, probe) if isinstance(v(probe), Tensor) else v for v in task.models]  # type: ignore[arg-type]
 
 
 def _initial(task: PatchTask) -> Tensor:
@@ -211,11 +211,11 @@ def validate(task: PatchTask, patch: Tensor, count: int) -> float:
         scenes = scenes_of(task, task.material.validation, size, "validation", first)
         images, marks = render_scenes(task, to_8bit(task, patch), scenes, ("validation", first))
         judged += len(marks.boxes)
-        for number, victim in enumerate(task.victims):
-            prediction, goal = victim(images), task.goal_of(number)
-            won += float(goal.succeeded(prediction, marks).sum()) / len(task.victims)
+        for number, model in enumerate(task.models):
+            prediction, goal = model(images), task.goal_of(number)
+            won += float(goal.succeeded(prediction, marks).sum()) / len(task.models)
             doubt += float((1 - goal.confidence_of_truth(prediction, marks)).sum()) / len(
-                task.victims
+                task.models
             )
     return (won + 1e-3 * doubt) / max(judged, 1)
 
@@ -253,13 +253,13 @@ def measure_patch(
     *,
     draws: int = 400,
     name: str = "test",
-    victim: int = 0,
+    model: int = 0,
     report: Callable[[int], None] | None = None,
 ) -> PatchMeasurement:
     """Score a patch on the test scenes with clean and blank controls; intervals cluster by photo in
     photos.
 
-    ``victim`` is the number of the one of the task's that judges. One row an object; for a detector
+    ``model`` is the number of the one of the task's that judges. One row an object; for a detector
     the first row of each scene also says what was found in it (see
     :mod:`physadv.evaluation.metrics.detection`).
     """
@@ -272,7 +272,7 @@ def measure_patch(
     for first in range(0, draws, batch):
         size = min(batch, draws - first)
         scenes = scenes_of(task, task.material.test, size, name, first)
-        rows += _judged(task, victim, textures, scenes, (name, first))
+        rows += _judged(task, model, textures, scenes, (name, first))
         if report is not None:
             report(first + size)
     return summarize_rows(rows, by_group=task.material.kind == "photos")
@@ -280,19 +280,19 @@ def measure_patch(
 
 def _judged(
     task: PatchTask,
-    victim: int,
+    model: int,
     textures: dict[str, Tensor],
     scenes: SceneBatch,
     name: tuple[str, int],
 ) -> list[Row]:
     """The rows of one batch of scenes: every block under the same draw."""
-    goal = task.goal_of(victim)
+    goal = task.goal_of(model)
     answers: dict[str, list[Row]] = {}
     found: dict[str, list[Row]] = {}
     clean: list[Found] | None = None
     for block in BLOCKS:
         images, marks = _block(task, block, textures, scenes, name)
-        prediction = task.victims[victim](images)
+        prediction = task.models[model](images)
         answers[block] = _answers(goal, prediction, marks)
         if isinstance(prediction, Detections):
             owner = torch.arange(len(images)) if marks.scene is None else marks.scene

@@ -17,7 +17,7 @@ from physadv.eot.scenes.find_signs import BOXES_FILE, read_boxes
 from physadv.eot.scenes.load import SceneSources, split_parts
 from physadv.eot.scenes.photos import Anywhere, OnObjects, PatchPose, ScenePhoto, shrink
 from physadv.eot.scenes.signs import Float, SceneSize, SceneSource
-from physadv.models.cards import LoadedVictim
+from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import Preprocessed, resize_images
 from physadv.models.detectors import nms
 from physadv.threat.patch_goals import PatchGoal
@@ -40,7 +40,7 @@ def photo_material(
     *,
     kind: str,
     lie: PatchPose,
-    victim: LoadedVictim,
+    model: LoadedModel,
     goal: PatchGoal,
     view: SceneSize,
     seed: int,
@@ -56,18 +56,18 @@ def photo_material(
     """
     if folder is None:
         raise OptionError(f"--object {kind}", "needs photos", "give a folder with --photos")
-    _check(kind, victim, goal)
+    _check(kind, model, goal)
     sizes, photos, notes = _read(folder, 2 * view.size)
     if kind == ANYWHERE:
-        photos, said = _labeled(folder, photos, victim, goal, view)
+        photos, said = _labeled(folder, photos, model, goal, view)
     else:
-        photos, said = _boxed(folder, boxes, sizes, photos, victim, goal, view)
+        photos, said = _boxed(folder, boxes, sizes, photos, model, goal, view)
     parts = split_parts(photos, [p.group for p in photos], seed)
     notes += [
         *said,
         f"{len(photos)} photos split by photo: {len(parts[0])} train, {len(parts[2])} test",
     ]
-    train, validation, test = (_source(part or photos, kind, lie, victim) for part in parts)
+    train, validation, test = (_source(part or photos, kind, lie, model) for part in parts)
     if not parts[1] or not parts[2]:
         notes.append(
             "too few photos to hold any out: judged on the photos it was optimized on, with other "
@@ -77,10 +77,10 @@ def photo_material(
 
 
 def _source(
-    photos: Sequence[ScenePhoto], kind: str, lie: PatchPose, victim: LoadedVictim
+    photos: Sequence[ScenePhoto], kind: str, lie: PatchPose, model: LoadedModel
 ) -> SceneSource:
     if kind == ANYWHERE:
-        return Anywhere(photos, lie, inner=_inner(victim))
+        return Anywhere(photos, lie, inner=_inner(model))
     return OnObjects(
         photos, lie, center=TORSO if kind == "person" else (0.5, 0.5), most=MOST_OBJECTS
     )
@@ -99,18 +99,18 @@ def object_share(material: SceneSources, lie: PatchPose) -> float:
     return share * float(np.mean((sides**2).sum(1) / sides.prod(1)))
 
 
-def check_object(kind: str, victim: LoadedVictim) -> None:
+def check_object(kind: str, model: LoadedModel) -> None:
     """Raise OptionError where objects of a class shall carry the patch and the victim finds no
     objects."""
-    if kind != ANYWHERE and victim.card.task != "detect":
+    if kind != ANYWHERE and model.card.task != "detect":
         raise OptionError(
-            f"--object {kind}", f"{victim.card.name} is a classifier", f"use --object {ANYWHERE}"
+            f"--object {kind}", f"{model.card.name} is a classifier", f"use --object {ANYWHERE}"
         )
 
 
-def _check(kind: str, victim: LoadedVictim, goal: PatchGoal) -> None:
-    check_object(kind, victim)
-    if kind == ANYWHERE and victim.card.task == "detect" and goal.kind != "create":
+def _check(kind: str, model: LoadedModel, goal: PatchGoal) -> None:
+    check_object(kind, model)
+    if kind == ANYWHERE and model.card.task == "detect" and goal.kind != "create":
         raise OptionError(
             f"goal {goal.kind!r} {ANYWHERE} in a photo",
             "a detector's box appears there",
@@ -118,9 +118,9 @@ def _check(kind: str, victim: LoadedVictim, goal: PatchGoal) -> None:
         )
 
 
-def _inner(victim: LoadedVictim) -> float:
+def _inner(model: LoadedModel) -> float:
     """The share of a picture's side that a victim with a central crop sees."""
-    crop = victim.net.crop if isinstance(victim.net, Preprocessed) else None
+    crop = model.net.crop if isinstance(model.net, Preprocessed) else None
     return 1.0 if crop is None else crop[0] / crop[1]
 
 
@@ -145,20 +145,20 @@ def _read(
 def _labeled(
     folder: Path,
     photos: Sequence[ScenePhoto],
-    victim: LoadedVictim,
+    model: LoadedModel,
     goal: PatchGoal,
     view: SceneSize,
 ) -> tuple[list[ScenePhoto], list[str]]:
     """Photos with their class, without those of the target class; for a detector as they are."""
-    if victim.card.task == "detect":
+    if model.card.task == "detect":
         return list(photos), []
     table = folder / LABELS_FILE
     if table.is_file():
-        known = _read_labels(table, victim.card.class_index)
+        known = _read_labels(table, model.card.class_index)
         labels = [known.get(p.group, -1) for p in photos]
         notes = [f"classes from {LABELS_FILE}"]
     else:
-        labels = [_own_class(victim, p, view.size) for p in photos]
+        labels = [_own_class(model, p, view.size) for p in photos]
         notes = [
             f"no {LABELS_FILE}: the victim's own answer on the clean photo is taken for the truth"
         ]
@@ -190,13 +190,13 @@ def _boxed(
     boxes: Path | None,
     sizes: Sequence[tuple[int, int]],
     photos: Sequence[ScenePhoto],
-    victim: LoadedVictim,
+    model: LoadedModel,
     goal: PatchGoal,
     view: SceneSize,
 ) -> tuple[list[ScenePhoto], list[str]]:
     """Photos with the boxes of the objects large enough to carry a patch."""
     table = boxes or folder / BOXES_FILE
-    name = victim.card.class_name(goal.true_class)
+    name = model.card.class_name(goal.true_class)
     if table.is_file():
         corners = read_boxes(table)
         found = [
@@ -207,7 +207,7 @@ def _boxed(
     elif boxes is not None:
         raise DataError(f"{boxes}", "no such file", "check the path")
     else:
-        found = [_own_boxes(victim, goal, p, view.size) for p in photos]
+        found = [_own_boxes(model, goal, p, view.size) for p in photos]
         notes = [
             f"no {BOXES_FILE}: what the victim itself detects as {name} on the clean photo "
             f"(score {goal.score_threshold:g}) is taken for the truth"
@@ -243,27 +243,27 @@ def _scaled(corners: Sequence[Float], size: tuple[int, int], photo: ScenePhoto) 
 
 
 @torch.no_grad()
-def _answer(victim: LoadedVictim, photo: ScenePhoto, size: int) -> Prediction:
+def _answer(model: LoadedModel, photo: ScenePhoto, size: int) -> Prediction:
     """The victim's answer on the clean photo, stretched to a square for a detector, its middle for
     a classifier."""
-    device = next((p.device for p in victim.parameters()), torch.device("cpu"))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     image = to_tensor(photo.image)[None]
-    if victim.card.task == "classify":
+    if model.card.task == "classify":
         side = min(image.shape[-2:])
         y, x = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
         image = image[..., y : y + side, x : x + side]
-    answer: Prediction = victim(resize_images(image, size, size).to(device))
+    answer: Prediction = model(resize_images(image, size, size).to(device))
     return answer
 
 
-def _own_class(victim: LoadedVictim, photo: ScenePhoto, size: int) -> int:
-    logits = _answer(victim, photo, size)
+def _own_class(model: LoadedModel, photo: ScenePhoto, size: int) -> int:
+    logits = _answer(model, photo, size)
     assert isinstance(logits, torch.Tensor)
     return int(logits.argmax(1))
 
 
-def _own_boxes(victim: LoadedVictim, goal: PatchGoal, photo: ScenePhoto, size: int) -> Float:
-    prediction = _answer(victim, photo, size)
+def _own_boxes(model: LoadedModel, goal: PatchGoal, photo: ScenePhoto, size: int) -> Float:
+    prediction = _answer(model, photo, size)
     assert isinstance(prediction, Detections)
     found = nms(prediction, goal.score_threshold)[0].of_class(goal.true_class)
     height, width = photo.image.shape[:2]

@@ -33,6 +33,7 @@ def settings_from_bundle(bundle: Bundle) -> StickerSettings:
         raise BundleError(
             f"{bundle.folder}", "its card holds no [optimisation] settings", "make it anew"
         )
+    table["model"] = table.pop("victim")
     chosen = {k: v for k, v in table.items() if k in known}
     for name in ("center_mm", "share", "ensemble"):
         if name in chosen:
@@ -90,11 +91,11 @@ def verify_bundle(
     chosen: dict[str, Any] = {k: v for k, v in (given or {}).items() if v is not None}
     settings = located(replace(settings_from_bundle(bundle), **chosen, device="cpu"), bundle, data)
     check_profiles(asdict(settings), bundle.card.optimisation, bundle.folder)
-    task, victim = build_task(settings)
+    task, model = build_task(settings)
     claimed_sha = bundle.card.victim.sha256
-    if claimed_sha and victim.card.sha256 and claimed_sha != victim.card.sha256:
+    if claimed_sha and model.card.sha256 and claimed_sha != model.card.sha256:
         raise BundleError(
-            f"victim {victim.card.name} {victim.card.sha256[:12]}",
+            f"victim {model.card.name} {model.card.sha256[:12]}",
             f"the card was measured on {claimed_sha[:12]}",
             "give those weights with --weights, or make the patch anew",
         )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from physadv.core.errors import GeometryError, OptionError, VictimError
+from physadv.core.errors import GeometryError, ModelError, OptionError
 from physadv.core.image_io import read_image
 from physadv.core.random_streams import derive
 from physadv.eot.mask_shapes import area_share, make_mask
@@ -22,11 +22,11 @@ from physadv.eot.presets import eot_preset
 from physadv.eot.scenes.load import SceneSources, load_scene_sources
 from physadv.eot.scenes.photos import PatchPose
 from physadv.eot.scenes.signs import PhotoScenes, PhotoSign, SceneSize
-from physadv.models.cards import LoadedVictim
-from physadv.models.checks import check_victim, looks_like_probabilities
+from physadv.models.cards import LoadedModel
+from physadv.models.checks import check_model, looks_like_probabilities
 from physadv.models.classifiers import Preprocessed
-from physadv.models.load import load_victim
-from physadv.patches.bundle import Bundle, Card, PatchInfo, Size, VictimInfo, write_bundle
+from physadv.models.load import load_model
+from physadv.patches.bundle import Bundle, Card, ModelInfo, PatchInfo, Size, write_bundle
 from physadv.patches.bundle import CardPlacement as CardPlacement
 from physadv.patches.calibrated import (
     PROFILES,
@@ -66,7 +66,7 @@ STOP_NAMES = ("stop", "stop sign", "street sign")
 class StickerSettings:
     """Everything that decides a sticker; written on its card, so that `verify` can measure it anew."""
 
-    victim: str = "signs"
+    model: str = "signs"
     weights: str | None = None
     goal: str = "untargeted"
     true_class: str = "stop"
@@ -114,17 +114,21 @@ class StickerSettings:
     device: str = "cpu"
     name: str = ""
 
+    def as_card_table(self) -> dict[str, Any]:
+        """The settings as a card spells them: there the model is called ``victim``."""
+        return {"victim" if k == "model" else k: v for k, v in asdict(self).items()}
+
     def key(self) -> int:
         """Identifies the settings that decide the optimization: a checkpoint is only taken up by
         its own run."""
-        table = {**asdict(self), **checksums(asdict(self))}
+        table = {**self.as_card_table(), **checksums(asdict(self))}
         return derive(
             self.seed,
             *(f"{k}={v}" for k, v in table.items() if k not in {"test_draws", "name", *PROFILES}),
         )
 
 
-def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedVictim]:
+def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedModel]:
     """Load the victim and the scenes and put them to the test: one clear error for whatever cannot
     be used."""
     if settings.steps < 1 or settings.draws < 1 or settings.test_draws < 1:
@@ -133,21 +137,21 @@ def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedVictim]:
         )
     if not settings.lr > 0 or settings.tv < 0 or settings.nps < 0:
         raise OptionError("--lr, --tv and --nps", "lr over 0, weights at least 0", "correct them")
-    victims = load_victims(settings)
-    victim = victims[0]
+    models = load_models(settings)
+    model = models[0]
     mask = make_mask(
         settings.mask, settings.width_mm, settings.height_mm, longest_px=settings.resolution
     )
-    goals = [goal_for(settings, v) for v in victims]
-    goal, view = goals[0], view_for(victims)
+    goals = [goal_for(settings, v) for v in models]
+    goal, view = goals[0], view_for(models)
     whole, width_mm = view.whole_frame, settings.sign_width_mm
     ranges = with_camera_profile(
         eot_preset(settings.eot), settings.camera_profile, width_mm, whole_frame=whole
     )
-    device = next((p.device for p in victim.parameters()), torch.device("cpu"))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def accept(photos: Sequence[PhotoSign]) -> list[bool]:
-        return recognized_photos(victim, goal, photos, settings.sign_width_mm, device)
+        return recognized_photos(model, goal, photos, settings.sign_width_mm, device)
 
     if settings.object == "sign":
         placement = Placement(settings.width_mm, settings.height_mm, settings.center_mm)
@@ -166,14 +170,14 @@ def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedVictim]:
             _path(settings.photos),
             kind=settings.object,
             lie=lie_of(settings),
-            victim=victim,
+            model=model,
             goal=goal,
             view=view,
             seed=settings.seed,
             boxes=_path(settings.boxes),
         )
     task = PatchTask(
-        victims,
+        models,
         goal,
         material,
         mask,
@@ -187,36 +191,36 @@ def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedVictim]:
         _look(settings, mask),
         color_map_of(settings.profile),
     )
-    notes = (*material.notes, *_trusted(victim, _probe(task).to(device)))
-    return replace(task, material=replace(material, notes=notes)), victim
+    notes = (*material.notes, *_trusted(model, _probe(task).to(device)))
+    return replace(task, material=replace(material, notes=notes)), model
 
 
 @torch.no_grad()
-def _trusted(victim: LoadedVictim, images: Tensor) -> list[str]:
+def _trusted(model: LoadedModel, images: Tensor) -> list[str]:
     """Warnings about the victim. Raises VictimError for what no patch can be optimized on, softmax
     among it."""
     with torch.enable_grad():
-        warnings = check_victim(victim, images)
-    prediction = victim(images)
+        warnings = check_model(model, images)
+    prediction = model(images)
     if isinstance(prediction, Tensor) and looks_like_probabilities(prediction):
         remedy = 'return logits, or wrap it with as_victim(..., outputs="probabilities")'
-        raise VictimError("the victim returns softmax probabilities", "logits are needed", remedy)
+        raise ModelError("the victim returns softmax probabilities", "logits are needed", remedy)
     return warnings
 
 
-def load_victims(settings: StickerSettings) -> list[LoadedVictim]:
+def load_models(settings: StickerSettings) -> list[LoadedModel]:
     """The victim and the further ones of its ensemble, all of one task: they are shown the same
     pictures."""
-    victims = [load_victim(settings.victim, weights=settings.weights, device=settings.device)]
+    models = [load_model(settings.model, weights=settings.weights, device=settings.device)]
     for text in settings.ensemble:
         name, _, weights = text.partition("=")
-        victims.append(load_victim(name, weights=weights or None, device=settings.device))
-    if len({v.card.task for v in victims}) > 1:
-        said = ", ".join(f"{v.card.name} ({v.card.task})" for v in victims)
+        models.append(load_model(name, weights=weights or None, device=settings.device))
+    if len({v.card.task for v in models}) > 1:
+        said = ", ".join(f"{v.card.name} ({v.card.task})" for v in models)
         raise OptionError(
             said, "an ensemble is of classifiers or of detectors", "make a patch for each kind"
         )
-    return victims
+    return models
 
 
 def lie_of(settings: StickerSettings) -> PatchPose:
@@ -265,12 +269,12 @@ def _check_on_sign(placement: Placement, settings: StickerSettings) -> None:
         )
 
 
-def goal_for(settings: StickerSettings, victim: LoadedVictim) -> PatchGoal:
+def goal_for(settings: StickerSettings, model: LoadedModel) -> PatchGoal:
     """The settings' goal in the numbers of one victim's classes. Raises VictimError for a class it
     does not know."""
-    card, name = victim.card, settings.true_class
+    card, name = model.card, settings.true_class
     if settings.object not in ("sign", ANYWHERE):
-        check_object(settings.object, victim)
+        check_object(settings.object, model)
         name = settings.object
     true = 0 if settings.object == ANYWHERE else card.class_index(own_name(name, card.classes))
     target = (
@@ -296,18 +300,18 @@ def own_name(name: str, classes: Sequence[str]) -> str:
     return name
 
 
-def view_for(victims: Sequence[LoadedVictim]) -> SceneSize:
+def view_for(models: Sequence[LoadedModel]) -> SceneSize:
     """Square pictures as large as the victim that sees most, before its own crop."""
-    sides = [max(v.card.input_size or (64, 64)) for v in victims]
+    sides = [max(v.card.input_size or (64, 64)) for v in models]
     crops = [
-        v.net.crop[1] for v in victims if isinstance(v.net, Preprocessed) and v.net.crop is not None
+        v.net.crop[1] for v in models if isinstance(v.net, Preprocessed) and v.net.crop is not None
     ]
-    return SceneSize(max(sides + crops), victims[0].card.task == "detect")
+    return SceneSize(max(sides + crops), models[0].card.task == "detect")
 
 
 @torch.no_grad()
 def recognized_photos(
-    victim: LoadedVictim,
+    model: LoadedModel,
     goal: PatchGoal,
     photos: Sequence[PhotoSign],
     width_mm: float,
@@ -329,11 +333,11 @@ def recognized_photos(
     kept = []
     for number, photo in enumerate(photos):
         scenes = PhotoScenes([photo], width_mm).sample(
-            4, view_for([victim]), mild, numpy_generator(0, "accept", number)
+            4, view_for([model]), mild, numpy_generator(0, "accept", number)
         )
         boxes = sign_boxes(scenes.homography, width_mm, scenes.images.shape[-1]).to(device)
         kept.append(
-            bool(goal.recognised(victim(scenes.images.to(device)), boxes).float().mean() >= 0.5)
+            bool(goal.recognised(model(scenes.images.to(device)), boxes).float().mean() >= 0.5)
         )
     return kept
 
@@ -344,7 +348,7 @@ class StickerRun:
 
     def __init__(self, settings: StickerSettings, out: Path) -> None:
         self.settings, self.out = settings, out
-        self.task, self.victim = build_task(settings)
+        self.task, self.model = build_task(settings)
         self.resumed_at = 0
         self._last: PatchProgress | None = None
 
@@ -390,9 +394,7 @@ class StickerRun:
             self.task, self._last.best if self._last.best_success >= 0 else self._last.patch
         )
         measured = measure_patch(self.task, best, draws=self.settings.test_draws, report=report)
-        card = make_card(
-            self.settings, self.task, self.victim, measured, steps_done=self._last.step
-        )
+        card = make_card(self.settings, self.task, self.model, measured, steps_done=self._last.step)
         card.heldout.update(self._further(best))
         picture = preview_picture(self.task, best)
         bundle = write_bundle(
@@ -410,7 +412,7 @@ class StickerRun:
         """For the card of an ensemble: the same draws judged by each of its further victims."""
         tables = {}
         for number, text in enumerate(self.settings.ensemble, 1):
-            judged = measure_patch(self.task, best, draws=self.settings.test_draws, victim=number)
+            judged = measure_patch(self.task, best, draws=self.settings.test_draws, model=number)
             tables[text.partition("=")[0]] = rates_table(judged)
         return {"further_victims": tables} if tables else {}
 
@@ -418,18 +420,18 @@ class StickerRun:
 def make_card(
     settings: StickerSettings,
     task: PatchTask,
-    victim: LoadedVictim,
+    model: LoadedModel,
     measured: PatchMeasurement,
     *,
     steps_done: int,
 ) -> Card:
     """The card of a sticker: what it is, where it goes, how it was made, and what was measured."""
-    true = ANYWHERE if settings.object == ANYWHERE else victim.card.class_name(task.goal.true_class)
+    true = ANYWHERE if settings.object == ANYWHERE else model.card.class_name(task.goal.true_class)
     target = (
-        None if task.goal.target_class is None else victim.card.class_name(task.goal.target_class)
+        None if task.goal.target_class is None else model.card.class_name(task.goal.target_class)
     )
-    name = settings.name or f"{victim.card.name}-{settings.goal}-{settings.mask}"
-    plain = {k: v for k, v in asdict(settings).items() if v is not None}
+    name = settings.name or f"{model.card.name}-{settings.goal}-{settings.mask}"
+    plain = {k: v for k, v in settings.as_card_table().items() if v is not None}
     kept = {k: f"{k}.json" for k in PROFILES if k in plain} | checksums(plain)
     return Card(
         patch=PatchInfo(
@@ -442,7 +444,7 @@ def make_card(
         ),
         size=Size(settings.width_mm, settings.height_mm),
         placement=_card_placement(settings, task),
-        victim=VictimInfo(victim.card.name, victim.card.task, victim.card.sha256),
+        victim=ModelInfo(model.card.name, model.card.task, model.card.sha256),
         eot=task.ranges.as_dict(),
         optimisation={
             **plain,

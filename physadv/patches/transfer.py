@@ -10,8 +10,8 @@ from typing import Any
 
 from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.rows import Row
-from physadv.models.cards import LoadedVictim
-from physadv.models.load import load_victim
+from physadv.models.cards import LoadedModel
+from physadv.models.load import load_model
 from physadv.patches.bundle import Bundle
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.photo_task import ANYWHERE
@@ -26,7 +26,7 @@ class Cell:
 
     bundle: str
     made_on: str
-    victim: str
+    model: str
     goal: str
     measured: PatchMeasurement | None
     reason: str = ""
@@ -36,17 +36,17 @@ class Cell:
         row: Row = {
             "bundle": self.bundle,
             "made_on": self.made_on,
-            "victim": self.victim,
+            "victim": self.model,
             "goal": self.goal,
         }
         if self.measured is None:
             return {**row, "reason": self.reason}
-        return {**row, "same_victim": self.made_on == self.victim, **rates_table(self.measured)}
+        return {**row, "same_victim": self.made_on == self.model, **rates_table(self.measured)}
 
 
 def transfer_matrix(
     bundles: Sequence[Bundle],
-    victims: Sequence[str],
+    models: Sequence[str],
     *,
     data: Path | None = None,
     draws: int | None = None,
@@ -66,67 +66,65 @@ def transfer_matrix(
         settings = replace(
             located(settings_from_bundle(bundle), bundle, data), device="cpu", **changed
         )
-        name, made_on = bundle.card.patch.name, settings.victim
+        name, made_on = bundle.card.patch.name, settings.model
         task, own = build_task(settings)
         task = replace(task, mask=bundle.mask)
-        for text in victims:
-            victim_name, _, weights = text.partition("=")
+        for text in models:
+            model_name, _, weights = text.partition("=")
             if report is not None:
-                report(f"{name} on {victim_name}")
-            victim = (
+                report(f"{name} on {model_name}")
+            model = (
                 own
-                if victim_name == settings.victim and not weights
-                else _loaded(victim_name, weights, data)
+                if model_name == settings.model and not weights
+                else _loaded(model_name, weights, data)
             )
             try:
-                judged = replace(task, victims=(victim,), goals=(), **_asked(settings, victim, own))
+                judged = replace(task, models=(model,), goals=(), **_asked(settings, model, own))
             except PhysadvError as error:
                 yield Cell(
-                    name, made_on, victim_name, settings.goal, None, f"{error.value}: {error.limit}"
+                    name, made_on, model_name, settings.goal, None, f"{error.value}: {error.limit}"
                 )
                 continue
             measured = measure_patch(judged, bundle.patch, draws=draws or settings.test_draws)
-            yield Cell(name, made_on, victim_name, judged.goal.kind, measured)
+            yield Cell(name, made_on, model_name, judged.goal.kind, measured)
 
 
-def _loaded(name: str, weights: str, data: Path | None) -> LoadedVictim:
+def _loaded(name: str, weights: str, data: Path | None) -> LoadedModel:
     file = Path(weights)
     if weights and not file.exists() and data is not None:
         file = data / weights
-    return load_victim(name, weights=file if weights else None)
+    return load_model(name, weights=file if weights else None)
 
 
-def _asked(settings: StickerSettings, victim: LoadedVictim, own: LoadedVictim) -> dict[str, Any]:
+def _asked(settings: StickerSettings, model: LoadedModel, own: LoadedModel) -> dict[str, Any]:
     """Goal and view of another victim. Raises OptionError and VictimError for what it cannot be
     asked."""
-    detects = victim.card.task == "detect"
+    detects = model.card.task == "detect"
     if settings.object not in ("sign", ANYWHERE) and not detects:
         raise OptionError(
-            f"boxes of {settings.object}", f"{victim.card.name} is a classifier", "name a detector"
+            f"boxes of {settings.object}", f"{model.card.name} is a classifier", "name a detector"
         )
-    if settings.object == ANYWHERE and not detects and victim.card.classes != own.card.classes:
+    if settings.object == ANYWHERE and not detects and model.card.classes != own.card.classes:
         raise OptionError(
             f"photos labeled by {own.card.name}'s classes",
-            f"{victim.card.name} has others",
+            f"{model.card.name} has others",
             "name one",
         )
-    asked = replace(settings, threshold=settings.threshold if victim is own else None)
+    asked = replace(settings, threshold=settings.threshold if model is own else None)
     if settings.object == ANYWHERE and detects:  # a class to be seen becomes a box to appear
         asked = replace(asked, goal="create")
-    return {"goal": goal_for(asked, victim), "view": view_for([victim])}
+    return {"goal": goal_for(asked, model), "view": view_for([model])}
 
 
 def transfer_table(cells: Sequence[Cell]) -> str:
     """A Markdown table: a line a bundle, a column a victim, success with its interval and the blank
     control."""
-    victims = list(dict.fromkeys(c.victim for c in cells))
-    lines = ["| patch (made on) | " + " | ".join(victims) + " |", "|---" * (len(victims) + 1) + "|"]
+    models = list(dict.fromkeys(c.model for c in cells))
+    lines = ["| patch (made on) | " + " | ".join(models) + " |", "|---" * (len(models) + 1) + "|"]
     for name in dict.fromkeys(c.bundle for c in cells):
-        own = {c.victim: c for c in cells if c.bundle == name}
+        own = {c.model: c for c in cells if c.bundle == name}
         made = next(iter(own.values())).made_on
-        lines.append(
-            f"| {name} ({made}) | " + " | ".join(_cell(own.get(v)) for v in victims) + " |"
-        )
+        lines.append(f"| {name} ({made}) | " + " | ".join(_cell(own.get(v)) for v in models) + " |")
     return "\n".join(lines)
 
 

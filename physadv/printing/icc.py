@@ -1,4 +1,4 @@
-"""Colour on paper: sRGB as the default output intent, or a print shop's CMYK profile with a soft
+"""Color on paper: sRGB as the default output intent, or a print shop's CMYK profile with a soft
 proof.
 
 A proof is what the profile predicts, not a measurement of a print.

@@ -60,7 +60,7 @@ class TileLayout:
         return self.tiles[row * self.columns + column]
 
     def marks(self, tile: Tile) -> list[tuple[float, float]]:
-        """Centres of the round marks of a tile, in sticker coordinates; neighbors have theirs at
+        """Centers of the round marks of a tile, in sticker coordinates; neighbors have theirs at
         the same points.
 
         Marks of side-by-side tiles lie above and below the strip they share; marks of rows lie at

@@ -275,7 +275,7 @@ class Search:
         ]
 
     def run(self) -> int:
-        """Optimise until the steps are used up or nothing gets better; returns the steps taken."""
+        """Optimize until the steps are used up or nothing gets better; returns the steps taken."""
         h, w = self.window.mask.shape[-2:]
         channels = 1 if self.window.gray else 3
         start = (

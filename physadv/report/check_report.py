@@ -116,7 +116,7 @@ def render_check_report(
     return page(
         "check.html.j2",
         title=f"Check of {bundle.get('name') or 'a patch'} on "
-        f"{_victim(settings).get('name', 'a victim')}",
+        f"{_model(settings).get('name', 'a model')}",
         what=_what(rows, settings),
         patch=summary["blocks"].get("patch"),
         figures=_figures(rows, table, settings),
@@ -195,7 +195,7 @@ def limits(rows: Sequence[Row], settings: Settings) -> list[str]:
         "clips make them wide.",
         "One victim was asked. Another model, or a whole system with tracking, maps or several "
         "frames a decision, "
-        f"is not {_victim(settings).get('name', 'it')}.",
+        f"is not {_model(settings).get('name', 'it')}.",
         "Success here is a single frame's verdict. It does not say what a vehicle or a person "
         "would do.",
     ]
@@ -306,16 +306,16 @@ def _what(rows: Sequence[Row], settings: Settings) -> str:
     return f"{len(rows)} frames judged, {settings.get('started', '')}, from {sources}"
 
 
-def _victim(settings: Settings) -> Mapping[str, Any]:
+def _model(settings: Settings) -> Mapping[str, Any]:
     return settings.get("victim") or {}
 
 
 def _facts(settings: Settings) -> list[tuple[str, Any]]:
-    victim, bundle = _victim(settings), settings.get("bundle") or {}
+    model, bundle = _model(settings), settings.get("bundle") or {}
     pairs: list[tuple[str, Any]] = [
-        ("Victim", victim.get("name")),
-        ("Victim sha256", victim.get("sha256")),
-        ("Task", victim.get("task")),
+        ("Victim", model.get("name")),
+        ("Victim sha256", model.get("sha256")),
+        ("Task", model.get("task")),
         ("Goal", goal_in_words(settings)),
         ("Patch", bundle.get("name")),
         ("Patch sha256", bundle.get("sha256")),

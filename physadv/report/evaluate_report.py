@@ -43,11 +43,11 @@ def render_evaluate_report(
 ) -> str:
     """The page; ``examples`` carry their pictures as data URIs."""
     clean, robust = Rate(**result["clean_accuracy"]), Rate(**result["robust_accuracy"])
-    victim, attacks = facts.get("victim", "a victim"), str(facts.get("attacks", ENSEMBLE))
+    model, attacks = facts.get("victim", "a victim"), str(facts.get("attacks", ENSEMBLE))
     alone = attacks if attacks != ENSEMBLE else None
     return page(
         "evaluate.html.j2",
-        title=f"Robust accuracy of {victim}" if alone is None else f"{victim} under {alone} alone",
+        title=f"Robust accuracy of {model}" if alone is None else f"{model} under {alone} alone",
         alone=alone,
         threat=f"{facts.get('threat', '')}",
         clean=clean,

@@ -25,7 +25,7 @@ from physadv.core.image_io import Array, list_images, read_rgba, to_tensor
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.evaluation.metrics.intervals import Rate, wilson
 from physadv.evaluation.progress_log import claim
-from physadv.models.cards import LoadedVictim
+from physadv.models.cards import LoadedModel
 from physadv.twin.cameras import EFFECTS, Camera, cameras_named, leave_out
 from physadv.twin.flat_print import print_flat, shoot
 
@@ -88,11 +88,11 @@ class PhotographedConfig:
 
 
 def run_photographed(
-    settings: PhotographedConfig, victim: LoadedVictim, folder: Path
+    settings: PhotographedConfig, model: LoadedModel, folder: Path
 ) -> Generator[tuple[int, int], None, None]:
     """Do what is not done yet, a picture at a time; yields (done, total). Rows are on disk before
     each yield."""
-    claim(folder, {k: str(v) for k, v in vars(settings).items()} | {"victim": victim.card.name})
+    claim(folder, {k: str(v) for k, v in vars(settings).items()} | {"victim": model.card.name})
     known = (
         {row["image"] for row in read_rows(folder / ROWS)} if (folder / ROWS).is_file() else set()
     )
@@ -104,7 +104,7 @@ def run_photographed(
                 folder / ROWS,
                 of_picture(
                     settings,
-                    victim,
+                    model,
                     _square(read_rgba(file)[..., :3], settings.size),
                     file.name,
                     number,
@@ -123,12 +123,12 @@ def chosen(settings: PhotographedConfig) -> list[Path]:
 
 
 def of_picture(
-    settings: PhotographedConfig, victim: LoadedVictim, picture: Array, name: str, number: int
+    settings: PhotographedConfig, model: LoadedModel, picture: Array, name: str, number: int
 ) -> list[Row]:
     """The rows of one (n, n, 3) picture: what the victim sees of each version, on disk and
     photographed."""
     clean, ways = to_tensor(picture)[None], settings.ways
-    truth, rows = _read(victim, clean), []
+    truth, rows = _read(model, clean), []
 
     def taken(version: Array) -> dict[str, int]:
         """What the victim sees in each photograph; what is printed is printed once for all cameras."""
@@ -138,14 +138,14 @@ def of_picture(
             n: shoot(prints[p], camera=c, seed=settings.seed, shot=number)
             for n, (p, c) in ways.items()
         }
-        return {way: _read(victim, to_tensor(photo)[None]) for way, photo in shown.items()}
+        return {way: _read(model, to_tensor(photo)[None]) for way, photo in shown.items()}
 
     photos_of_clean = taken(picture)
     for eps in settings.eps:
         for attack in ATTACKS:
-            made = adversarial(victim, clean, attack, eps)
+            made = adversarial(model, clean, attack, eps)
             photos = taken((made[0].permute(1, 2, 0) * 255).round().byte().numpy())
-            fooled = _read(victim, made) != truth
+            fooled = _read(model, made) != truth
             rows += [
                 {
                     "image": name,
@@ -162,18 +162,18 @@ def of_picture(
     return rows
 
 
-def adversarial(victim: LoadedVictim, clean: Tensor, attack: str, eps: int) -> Tensor:
+def adversarial(model: LoadedModel, clean: Tensor, attack: str, eps: int) -> Tensor:
     """(1, 3, n, n) in l_inf ``eps``/255 and 8 bit, by one of ``ATTACKS``; steps of 1/255, as many
     as in the paper."""
     radius, steps = eps / 255, round(min(eps + 4, 1.25 * eps))
     with torch.no_grad():
-        logits = victim(clean)
+        logits = model(clean)
     labels = logits.argmax(1)
     if attack == "fast":
-        return fgsm(victim, clean, labels, eps=radius, levels=255).images
+        return fgsm(model, clean, labels, eps=radius, levels=255).images
     towards = {"targets": logits.argmin(1)} if attack == "least-likely" else {}
     return pgd(
-        victim,
+        model,
         clean,
         labels,
         eps=radius,
@@ -188,8 +188,8 @@ def adversarial(victim: LoadedVictim, clean: Tensor, attack: str, eps: int) -> T
 
 
 @torch.no_grad()
-def _read(victim: LoadedVictim, image: Tensor) -> int:
-    return int(victim(image).argmax(1))
+def _read(model: LoadedModel, image: Tensor) -> int:
+    return int(model(image).argmax(1))
 
 
 def _square(picture: Array, size: int) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 
 
 class Criterion:
@@ -96,7 +96,7 @@ def success_criterion(labels: Tensor, targets: Tensor | None) -> Criterion:
 
 def _checked(logits: Tensor, classes: Tensor) -> Tensor:
     if logits.ndim != 2 or len(logits) != len(classes):
-        raise VictimError(
+        raise ModelError(
             f"output of shape {tuple(logits.shape)} for {len(classes)} images",
             "logits (images, classes)",
             "wrap the model so that it returns logits",

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 
 LossFunction = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 LossName = Literal["ce", "log_odds", "margin", "dlr"]
@@ -119,7 +119,7 @@ def _wide(logits: Tensor, labels: Tensor) -> Tensor:
     """Logits in float32 or float64; raises VictimError for what is not (b, classes >= 2) logits of
     these labels."""
     if logits.ndim != 2 or logits.shape[1] < 2 or len(logits) != len(labels):
-        raise VictimError(
+        raise ModelError(
             f"output of shape {tuple(logits.shape)} for {len(labels)} images",
             "logits (images, classes) with at least 2 classes",
             "wrap the model so that it returns logits; for one logit z return [-z, z]",

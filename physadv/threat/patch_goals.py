@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections, Prediction
 
 GOALS = ("targeted", "untargeted", "vanish", "misclassify", "create")
@@ -162,7 +162,7 @@ class PatchGoal:
             or scores.shape[-1] <= highest
         ):
             shape = tuple(scores.shape)
-            raise VictimError(
+            raise ModelError(
                 f"output of shape {shape}",
                 f"needs (b, classes) with class {highest}",
                 "check the victim",

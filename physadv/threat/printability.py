@@ -106,7 +106,7 @@ def in_palette(patch: Tensor, palette: Tensor) -> Tensor:
 
 
 def parse_palette(text: str) -> Tensor:
-    """Colours written ``#c01c28,#ffffff,#000`` as (k, 3) in [0, 1], at least two. OptionError names
+    """Colors written ``#c01c28,#ffffff,#000`` as (k, 3) in [0, 1], at least two. OptionError names
     the bad one."""
     colors = []
     for word in filter(None, re.split(r"[\s,;]+", text.strip())):

@@ -204,7 +204,7 @@ def publish_classifier(
     """Judge the chosen weights in ``out`` on all held-out images (at most 2000), write weights and
     card beside it.
 
-    Returns the card as a table; `--victim OUT/model.safetensors` loads it.
+    Returns the card as a table; `--model OUT/model.safetensors` loads it.
     """
     net = load_average(out / CHECKPOINT, recipe.net(material), best=True).requires_grad_(False)
     judge = Validator(recipe, recipe.made(), material.held, 2000)

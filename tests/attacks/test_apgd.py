@@ -18,11 +18,11 @@ from physadv.threat.norms import NORMS, Norm
 def test_reaches_the_optimum(norm: Norm, loss: str, scale: float) -> None:
     """APGD ends at the lowest margin a linear victim has within the ball (l_1: within 2 %), at any
     logit scale."""
-    victim = Linear(scale=scale)
-    x, y = samples(victim)
-    found = apgd(victim, x, y, eps=RADII[norm], norm=norm, loss=loss, steps=100, keep="loss")  # type: ignore[arg-type]
+    model = Linear(scale=scale)
+    x, y = samples(model)
+    found = apgd(model, x, y, eps=RADII[norm], norm=norm, loss=loss, steps=100, keep="loss")  # type: ignore[arg-type]
     assert (
-        shortfall(victim, x, y, found.images, norm).max()
+        shortfall(model, x, y, found.images, norm).max()
         < {"linf": 1e-6, "l2": 1e-4, "l1": 0.02}[norm]
     )
 
@@ -37,22 +37,22 @@ def test_checkpoints_follow_the_paper() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 def test_few_steps(steps: int) -> None:
     """Any number of steps works and takes one forward more than that."""
-    victim = Linear(4)
-    x, y = samples(victim)
-    before = victim.calls
-    result = apgd(victim, x, y, eps=0.001, steps=steps, speed="plain")
-    assert victim.calls - before == steps + 1
+    model = Linear(4)
+    x, y = samples(model)
+    before = model.calls
+    result = apgd(model, x, y, eps=0.001, steps=steps, speed="plain")
+    assert model.calls - before == steps + 1
     assert result.images.shape == x.shape
 
 
 def test_targeted_dlr() -> None:
     """Towards a target with the targeted DLR every success is the target."""
-    victim = Linear(6)
-    x, y = samples(victim)
+    model = Linear(6)
+    x, y = samples(model)
     targets = (y + 1) % 6
-    result = apgd(victim, x, y, eps=0.3, loss="dlr", targets=targets, steps=30)
+    result = apgd(model, x, y, eps=0.3, loss="dlr", targets=targets, steps=30)
     with torch.no_grad():
-        assert torch.equal(victim(result.images).argmax(1) == targets, result.success)
+        assert torch.equal(model(result.images).argmax(1) == targets, result.success)
     assert result.success.all()
 
 
@@ -60,13 +60,13 @@ def test_not_below_pgd() -> None:
     """At equal steps on a net that is not linear, APGD's loss is no worse than textbook PGD's."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        victim = torch.nn.Sequential(
+        model = torch.nn.Sequential(
             torch.nn.Flatten(), torch.nn.Linear(108, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4)
         ).double()
     x, _ = samples(Linear(), 16)
-    y = victim(x).argmax(1)
-    plain = pgd(victim, x, y, eps=0.1, steps=50, keep="loss", schedule="constant")
-    auto = apgd(victim, x, y, eps=0.1, steps=50, keep="loss")
+    y = model(x).argmax(1)
+    plain = pgd(model, x, y, eps=0.1, steps=50, keep="loss", schedule="constant")
+    auto = apgd(model, x, y, eps=0.1, steps=50, keep="loss")
     assert plain.loss is not None
     assert auto.loss is not None
     assert auto.loss.mean() <= plain.loss.mean() + 1e-3

@@ -70,7 +70,7 @@ def test_within_the_ball(entry: Entry, norm: Norm) -> None:
 
 @pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize(("entry", "norm"), CASES, ids=IDS)
-def test_success_is_the_victims_word_on_the_returned_images(
+def test_success_is_the_models_word_on_the_returned_images(
     entry: Entry, norm: Norm, plain: bool
 ) -> None:
     """``success`` is what the user's own victim predicts for the very images that come back."""

@@ -33,12 +33,12 @@ GRAY, ZEROS = torch.full((3, 1, 5, 5), 0.5), torch.zeros(3, dtype=torch.long)
 
 
 def attack(
-    name: str, victim: LabelOnly, norm: str, labels: Tensor, eps: float, queries: int
+    name: str, model: LabelOnly, norm: str, labels: Tensor, eps: float, queries: int
 ) -> AttackResult:
     """Either attack in one spelling."""
     if name == "rays":
-        return rays(victim, GRAY, labels, eps=eps, queries=queries)
-    return hopskipjump(victim, GRAY, labels, eps=eps, norm=norm, queries=queries)  # type: ignore[arg-type]
+        return rays(model, GRAY, labels, eps=eps, queries=queries)
+    return hopskipjump(model, GRAY, labels, eps=eps, norm=norm, queries=queries)  # type: ignore[arg-type]
 
 
 CASES = [("rays", "linf", 1.01), ("hopskipjump", "l2", 1.1), ("hopskipjump", "linf", 1.5)]
@@ -50,22 +50,22 @@ def test_a_plane_falls_near_its_distance_and_never_below(
 ) -> None:
     """With labels alone, images close to the closed-form distance are found; none is claimed below
     it."""
-    victim = LabelOnly(norm)
-    found = attack(name, victim, norm, ZEROS, factor * victim.smallest, 3000)
+    model = LabelOnly(norm)
+    found = attack(name, model, norm, ZEROS, factor * model.smallest, 3000)
     assert found.success.all()
-    assert (victim(found.images).argmax(1) == 1).all()
-    assert (distance(found.images, GRAY, norm) <= factor * victim.smallest).all()  # type: ignore[arg-type]
-    assert not attack(name, victim, norm, ZEROS, 0.98 * victim.smallest, 400).success.any()
+    assert (model(found.images).argmax(1) == 1).all()
+    assert (distance(found.images, GRAY, norm) <= factor * model.smallest).all()  # type: ignore[arg-type]
+    assert not attack(name, model, norm, ZEROS, 0.98 * model.smallest, 400).success.any()
 
 
 @pytest.mark.parametrize(("name", "norm", "factor"), CASES)
 def test_every_question_is_counted_and_limited(name: str, norm: str, factor: float) -> None:
     """The counts add up to what the victim was asked, at most q + 1 a sample; a misread sample
     costs one."""
-    victim = LabelOnly(norm)
-    found = attack(name, victim, norm, torch.tensor([0, 1, 0]), 1e-4, 150)
+    model = LabelOnly(norm)
+    found = attack(name, model, norm, torch.tensor([0, 1, 0]), 1e-4, 150)
     assert found.queries is not None
-    assert int(found.queries.sum()) == victim.asked
+    assert int(found.queries.sum()) == model.asked
     assert int(found.queries.max()) <= 151
     assert int(found.queries[1]) == 1
     assert found.success.tolist() == [False, True, False]
@@ -75,11 +75,9 @@ def test_every_question_is_counted_and_limited(name: str, norm: str, factor: flo
 @pytest.mark.parametrize(("name", "norm", "factor"), CASES)
 def test_a_sample_does_not_depend_on_its_batch(name: str, norm: str, factor: float) -> None:
     """Alone or among others, the image found is the same."""
-    victim = LabelOnly(norm)
-    together = attack(name, victim, norm, ZEROS, factor * victim.smallest, 800).images
-    again = attack(
-        name, victim, norm, torch.tensor([1, 0, 0]), factor * victim.smallest, 800
-    ).images
+    model = LabelOnly(norm)
+    together = attack(name, model, norm, ZEROS, factor * model.smallest, 800).images
+    again = attack(name, model, norm, torch.tensor([1, 0, 0]), factor * model.smallest, 800).images
     assert torch.equal(together[1:], again[1:])
 
 

@@ -66,7 +66,7 @@ def test_batch_norm_in_use_is_kept() -> None:
     assert fold_batch_norm(net, torch.rand(2, 3, 8, 8)) == 0
 
 
-def test_victims_that_are_left_alone() -> None:
+def test_models_that_are_left_alone() -> None:
     """No module, a module with hooks, and one that cannot be copied come back as they are."""
     net = Net()
     x, _ = of_net(net)
@@ -85,7 +85,7 @@ def test_victims_that_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("speed", ["plain", "fold", "bf16"])
-def test_every_speed_is_judged_by_the_victim(speed: str) -> None:
+def test_every_speed_is_judged_by_the_model(speed: str) -> None:
     """Folded and bfloat16 steps end in verdicts of the user's own model, and break about as many
     samples."""
     net = Net()

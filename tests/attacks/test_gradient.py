@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from physadv.attacks._classifier_step import frozen_eval, modules_of
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
 from physadv.attacks.transfer_based import Diverse, mifgsm
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 from physadv.core.random_streams import generator
 from physadv.threat.losses import margin
 from physadv.threat.norms import NORMS, Norm, distance
@@ -20,24 +20,24 @@ from physadv.threat.norms import NORMS, Norm, distance
 RADII = {"linf": 0.1, "l2": 1.0, "l1": 6.0}
 
 
-def shortfall(victim: Linear, x: Tensor, y: Tensor, found: Tensor, norm: Norm) -> Tensor:
+def shortfall(model: Linear, x: Tensor, y: Tensor, found: Tensor, norm: Norm) -> Tensor:
     """How much of the possible fall of the margin (b,) an attack has missed, as a share."""
-    goal = least_margin(victim, x, y, RADII[norm], norm)
+    goal = least_margin(model, x, y, RADII[norm], norm)
     with torch.no_grad():
-        clean, reached = margin(victim(x), y), margin(victim(found), y)
+        clean, reached = margin(model(x), y), margin(model(found), y)
     return (reached.double() - goal) / (clean.double() - goal)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
-def test_fgsm_is_the_optimum_of_a_linear_victim(norm: Norm, loss: str, scale: float) -> None:
+def test_fgsm_is_the_optimum_of_a_linear_model(norm: Norm, loss: str, scale: float) -> None:
     """One step reaches the lowest margin within the ball and [0, 1], whatever the loss and the
     logits' scale."""
-    victim = Linear(scale=scale)
-    x, y = samples(victim)
-    found = fgsm(victim, x, y, eps=RADII[norm], norm=norm, loss=loss)  # type: ignore[arg-type]
-    assert shortfall(victim, x, y, found.images, norm).max() < 1e-6
+    model = Linear(scale=scale)
+    x, y = samples(model)
+    found = fgsm(model, x, y, eps=RADII[norm], norm=norm, loss=loss)  # type: ignore[arg-type]
+    assert shortfall(model, x, y, found.images, norm).max() < 1e-6
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -46,11 +46,11 @@ def test_fgsm_is_the_optimum_of_a_linear_victim(norm: Norm, loss: str, scale: fl
 def test_pgd_reaches_the_optimum(norm: Norm, scale: float, schedule: str) -> None:
     """PGD from a random start ends at the optimum of a linear victim (l_1 by equal falling steps:
     within 2 %)."""
-    victim = Linear(scale=scale)
-    x, y = samples(victim)
+    model = Linear(scale=scale)
+    x, y = samples(model)
     size = 0.5 * RADII[norm] if norm == "l2" and schedule == "constant" else None
     found = pgd(
-        victim,
+        model,
         x,
         y,
         eps=RADII[norm],
@@ -61,19 +61,19 @@ def test_pgd_reaches_the_optimum(norm: Norm, scale: float, schedule: str) -> Non
         speed="plain",  # type: ignore[arg-type]
     )
     allowed = {"linf": 1e-6, "l2": 1e-5, "l1": 0.02 if schedule != "constant" else 0.4}[norm]
-    assert shortfall(victim, x, y, found.images, norm).max() < allowed
+    assert shortfall(model, x, y, found.images, norm).max() < allowed
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_ascent_and_momentum_reach_the_optimum(norm: Norm) -> None:
     """Momentum reaches the optimum; plain ascent in its own norm, l_2, does as well."""
-    victim = Linear()
-    x, y = samples(victim)
-    found = mifgsm(victim, x, y, eps=RADII[norm], norm=norm, steps=20, step_size=RADII[norm] / 4)
-    assert shortfall(victim, x, y, found.images, norm).max() < 1e-3
+    model = Linear()
+    x, y = samples(model)
+    found = mifgsm(model, x, y, eps=RADII[norm], norm=norm, steps=20, step_size=RADII[norm] / 4)
+    assert shortfall(model, x, y, found.images, norm).max() < 1e-3
     steps = {"linf": 400, "l2": 60}[norm]
     plain = gradient_ascent(
-        victim,
+        model,
         x,
         y,
         eps=RADII[norm],
@@ -82,20 +82,20 @@ def test_ascent_and_momentum_reach_the_optimum(norm: Norm) -> None:
         step_size=RADII[norm] / 3,
         keep="loss",
     )
-    assert shortfall(victim, x, y, plain.images, norm).max() < 0.01
+    assert shortfall(model, x, y, plain.images, norm).max() < 0.01
 
 
 @pytest.mark.parametrize("attack", [fgsm, pgd, gradient_ascent, mifgsm])
 def test_targeted_reaches_the_optimum(attack) -> None:  # type: ignore[no-untyped-def]
     """Towards a target in l_2, the margin of a five-class linear victim falls as for the two
     classes alone."""
-    victim = Linear(5)
-    x, y = samples(victim)
+    model = Linear(5)
+    x, y = samples(model)
     with torch.no_grad():
-        targets = victim(x).argsort(1)[:, -2]
-    result = attack(victim, x, y, eps=1.5, norm="l2", loss="margin", targets=targets)
+        targets = model(x).argsort(1)[:, -2]
+    result = attack(model, x, y, eps=1.5, norm="l2", loss="margin", targets=targets)
     with torch.no_grad():
-        before, after = margin(victim(x), y, targets), margin(victim(result.images), y, targets)
+        before, after = margin(model(x), y, targets), margin(model(result.images), y, targets)
     assert (after < before).all()
     assert torch.equal(after < 0, result.success)
     assert result.success.any()
@@ -103,29 +103,29 @@ def test_targeted_reaches_the_optimum(attack) -> None:  # type: ignore[no-untype
 
 def test_keep_loss_is_the_highest_loss() -> None:
     """``keep="loss"`` drops nothing and ends with a cross-entropy no lower than ``keep="success"``."""
-    victim = Linear(5)
-    x, y = samples(victim, 16)
+    model = Linear(5)
+    x, y = samples(model, 16)
     losses = []
     for keep in ("loss", "success"):
-        images = pgd(victim, x, y, eps=0.05, steps=10, keep=keep).images  # type: ignore[arg-type]
-        losses.append(F.cross_entropy(victim(images), y, reduction="none").detach())
+        images = pgd(model, x, y, eps=0.05, steps=10, keep=keep).images  # type: ignore[arg-type]
+        losses.append(F.cross_entropy(model(images), y, reduction="none").detach())
     assert (losses[0] >= losses[1] - 1e-9).all()
     assert losses[0].mean() > losses[1].mean()
 
 
 def test_restarts_never_lose_a_success() -> None:
     """What one restart has broken stays broken, and no restart makes the result worse."""
-    victim = nn.Sequential(nn.Flatten(), nn.Linear(108, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 16), nn.Tanh(), nn.Linear(16, 3)).double()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for p in victim.parameters():
+        for p in model.parameters():
             nn.init.normal_(p, 0, 0.7)
     x, _ = samples(Linear(), 24)
-    y = victim(x).argmax(1)
+    y = model(x).argmax(1)
     counts = []
     before = torch.zeros(len(x), dtype=torch.bool)
     for restarts in (1, 3):
-        success = pgd(victim, x, y, eps=0.02, steps=4, restarts=restarts).success
+        success = pgd(model, x, y, eps=0.02, steps=4, restarts=restarts).success
         assert (success | ~before).all()
         before = success
         counts.append(int(success.sum()))
@@ -135,10 +135,10 @@ def test_restarts_never_lose_a_success() -> None:
 def test_dropping_changes_no_verdict_and_saves_forwards() -> None:
     """Samples broken early are asked about no more; the verdicts are those of a run that drops
     none."""
-    victim = Linear(5)
-    x, y = samples(victim, 16)
-    dropped = pgd(victim, x, y, eps=0.03, speed="plain")
-    kept = pgd(victim, x, y, eps=0.03, speed="plain", drop_broken=False)
+    model = Linear(5)
+    x, y = samples(model, 16)
+    dropped = pgd(model, x, y, eps=0.03, speed="plain")
+    kept = pgd(model, x, y, eps=0.03, speed="plain", drop_broken=False)
     assert torch.equal(dropped.success, kept.success)
     assert dropped.success.any()
     assert dropped.queries is not None
@@ -148,12 +148,12 @@ def test_dropping_changes_no_verdict_and_saves_forwards() -> None:
 
 def test_eps_is_not_remembered() -> None:
     """A second call with another eps takes that eps: nothing is stored between calls."""
-    victim = Linear()
-    x, y = samples(victim)
-    pgd(victim, x, y, eps=0.3)
-    assert float(
-        (pgd(victim, x, y, eps=0.01, keep="loss").images - x).abs().max()
-    ) == pytest.approx(0.01, abs=1e-7)
+    model = Linear()
+    x, y = samples(model)
+    pgd(model, x, y, eps=0.3)
+    assert float((pgd(model, x, y, eps=0.01, keep="loss").images - x).abs().max()) == pytest.approx(
+        0.01, abs=1e-7
+    )
 
 
 def test_diverse_views_are_images_of_the_images() -> None:
@@ -171,16 +171,16 @@ def test_diverse_views_are_images_of_the_images() -> None:
         Diverse(share=2.0)
 
 
-def test_surrogates_spare_the_victim() -> None:
+def test_surrogates_spare_the_model() -> None:
     """With surrogates the victim is asked once a sample, and a surrogate equal to it transfers
     fully."""
-    victim, twin = Linear(3), Linear(3)
-    x, y = samples(victim)
-    result = mifgsm(victim, x, y, eps=0.1, surrogates=[twin])
-    assert victim.calls == 2  # samples() asked once for the labels
+    model, twin = Linear(3), Linear(3)
+    x, y = samples(model)
+    result = mifgsm(model, x, y, eps=0.1, surrogates=[twin])
+    assert model.calls == 2  # samples() asked once for the labels
     assert result.queries is not None
     assert result.queries.tolist() == [1] * len(x)
-    own = mifgsm(victim, x, y, eps=0.1)
+    own = mifgsm(model, x, y, eps=0.1)
     torch.testing.assert_close(result.images, own.images)
 
 
@@ -197,10 +197,10 @@ def test_vectors_are_attacked_too(norm: Norm) -> None:
 
 def test_no_gradient_is_an_error() -> None:
     """A victim that cuts its gradient is refused with the remedy, not reported as robust."""
-    victim = Linear()
-    x, y = samples(victim)
-    with pytest.raises(VictimError, match="bpda"):
-        pgd(lambda images: victim(images.round()).detach(), x, y, eps=0.1)
+    model = Linear()
+    x, y = samples(model)
+    with pytest.raises(ModelError, match="bpda"):
+        pgd(lambda images: model(images.round()).detach(), x, y, eps=0.1)
 
 
 def test_wrapped_modules_are_found() -> None:
@@ -215,8 +215,8 @@ def test_wrapped_modules_are_found() -> None:
         def __call__(self, x: Tensor) -> Tensor:
             return self.nets[0](x)
 
-    for victim in (net, lambda x: net(x), net.forward, Holder(), Holder().__call__):
-        assert modules_of(victim) == [net]
-        with frozen_eval(victim):
+    for model in (net, lambda x: net(x), net.forward, Holder(), Holder().__call__):
+        assert modules_of(model) == [net]
+        with frozen_eval(model):
             assert not net.training
         assert net.training

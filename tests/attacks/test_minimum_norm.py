@@ -21,10 +21,10 @@ from physadv.threat.norms import NORMS, Norm, distance
 def test_finds_the_nearest_boundary(attack, norm: Norm, classes: int, scale: float) -> None:  # type: ignore[no-untyped-def]
     """All samples are broken, at most half a percent farther than the closed-form nearest image,
     and never nearer."""
-    victim = Linear(classes, scale=scale)
-    x, y = samples(victim)
-    near = least_distance(victim, x, y, norm)
-    result = attack(victim, x, y, norm=norm, steps=30)
+    model = Linear(classes, scale=scale)
+    x, y = samples(model)
+    near = least_distance(model, x, y, norm)
+    result = attack(model, x, y, norm=norm, steps=30)
     assert result.success.all()
     assert (result.loss.double() < 1.005 * near).all()
     assert (result.loss.double() > near - 1e-6).all()
@@ -33,10 +33,10 @@ def test_finds_the_nearest_boundary(attack, norm: Norm, classes: int, scale: flo
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_cw_finds_the_nearest_boundary(scale: float) -> None:
     """Carlini & Wagner's attack comes within 8 % of the nearest image, at any logit scale."""
-    victim = Linear(5, scale=scale)
-    x, y = samples(victim)
-    near = least_distance(victim, x, y, "l2")
-    result = cw_l2(victim, x, y)
+    model = Linear(5, scale=scale)
+    x, y = samples(model)
+    near = least_distance(model, x, y, "l2")
+    result = cw_l2(model, x, y)
     assert result.success.all()
     assert result.loss is not None
     assert (result.loss.double() < 1.08 * near).all()
@@ -46,12 +46,12 @@ def test_cw_finds_the_nearest_boundary(scale: float) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_eps_decides(norm: Norm) -> None:
     """With eps, exactly the samples whose nearest boundary lies within it are broken."""
-    victim = Linear(5)
-    x, y = samples(victim, 12)
-    near = least_distance(victim, x, y, norm)
+    model = Linear(5)
+    x, y = samples(model, 12)
+    near = least_distance(model, x, y, norm)
     eps = float(near.sort().values[5:7].mean())
     for attack in (fab, deepfool):
-        result = attack(victim, x, y, norm=norm, eps=eps, steps=30)
+        result = attack(model, x, y, norm=norm, eps=eps, steps=30)
         assert torch.equal(result.success, near < eps)
         assert (distance(result.images, x, norm) <= eps).all()
 
@@ -59,24 +59,24 @@ def test_eps_decides(norm: Norm) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_targets(norm: Norm) -> None:
     """Towards a target the result is the nearest image that is just classified as it."""
-    victim = Linear(4)
-    x, y = samples(victim)
+    model = Linear(4)
+    x, y = samples(model)
     targets = (y + 2) % 4
-    result = fab(victim, x, y, norm=norm, targets=targets, steps=60)
+    result = fab(model, x, y, norm=norm, targets=targets, steps=60)
     with torch.no_grad():
-        assert (victim(result.images).argmax(1) == targets).all()
+        assert (model(result.images).argmax(1) == targets).all()
     assert result.success.all()
 
 
-def test_copy_and_victim_disagree_at_the_boundary() -> None:
+def test_copy_and_model_disagree_at_the_boundary() -> None:
     """Finds made on a faster copy that is a little more easily fooled are pushed out until the
     victim agrees."""
-    victim, copy = Linear(3), Linear(3)
+    model, copy = Linear(3), Linear(3)
     copy.bias.data += torch.tensor([0.02, 0.0, 0.0], dtype=torch.float64)
-    x, y = samples(victim)
-    result = fab(victim, x, y, norm="l2", steps=30, speed=Copy(copy))
+    x, y = samples(model)
+    result = fab(model, x, y, norm="l2", steps=30, speed=Copy(copy))
     with torch.no_grad():
-        assert torch.equal(victim(result.images).argmax(1) != y, result.success)
+        assert torch.equal(model(result.images).argmax(1) != y, result.success)
     assert result.success.all()
 
 
@@ -90,9 +90,9 @@ def Copy(module: torch.nn.Module):  # type: ignore[no-untyped-def]  # noqa: N802
 @pytest.mark.parametrize("norm", NORMS)
 def test_planes(norm: Norm) -> None:
     """The change meets the plane and stays in [0, 1]; no random change that meets it is shorter."""
-    victim = Linear()
-    x, _ = samples(victim)
-    slope = victim.weight[0].detach().view(1, *x.shape[1:]).expand_as(x)
+    model = Linear()
+    x, _ = samples(model)
+    slope = model.weight[0].detach().view(1, *x.shape[1:]).expand_as(x)
     value = torch.linspace(-0.6, 0.6, len(x), dtype=torch.float64)
     change = to_plane(x, slope, value, norm)
     assert ((slope * change).flatten(1).sum(1) + value).abs().max() < 1e-9
@@ -125,7 +125,7 @@ def test_unreachable_plane() -> None:
 
 def test_refine_needs_room() -> None:
     """Fewer steps than the line search takes is an error."""
-    victim = Linear()
-    x, y = samples(victim)
+    model = Linear()
+    x, y = samples(model)
     with pytest.raises(OptionError, match="refine"):
-        fab(victim, x, y, steps=3)
+        fab(model, x, y, steps=3)

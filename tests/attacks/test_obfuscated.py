@@ -21,11 +21,11 @@ def coarse(x: Tensor) -> Tensor:
 
 def test_bpda_restores_the_attack() -> None:
     """Behind quantization FGSM has no gradient and finds nothing; with BPDA it breaks most samples."""
-    victim = Linear()
-    x, y = samples(victim, 16)
-    y = victim(coarse(x)).argmax(1)
-    blocked = fgsm(lambda images: victim(coarse(images)), x, y, eps=0.15)
-    opened = fgsm(lambda images: victim(bpda(coarse)(images)), x, y, eps=0.15)
+    model = Linear()
+    x, y = samples(model, 16)
+    y = model(coarse(x)).argmax(1)
+    blocked = fgsm(lambda images: model(coarse(images)), x, y, eps=0.15)
+    opened = fgsm(lambda images: model(bpda(coarse)(images)), x, y, eps=0.15)
     assert not blocked.success.any()
     assert opened.success.double().mean() > 0.6
 
@@ -57,14 +57,14 @@ def test_eot_averages_losses_and_gradients() -> None:
     logits."""
     net = Noisy()
     x, y = samples(net.inner)
-    victim = eot(net, draws=5)
+    model = eot(net, draws=5)
     goal = objective("ce", y)
-    _, loss, grad = loss_and_gradient(victim, x, goal)
-    parts = [loss_and_gradient(draw, x, goal) for draw in victim.eot_draws()]
+    _, loss, grad = loss_and_gradient(model, x, goal)
+    parts = [loss_and_gradient(draw, x, goal) for draw in model.eot_draws()]
     torch.testing.assert_close(grad, torch.stack([p[2] for p in parts]).mean(0))
     torch.testing.assert_close(loss, torch.stack([p[1] for p in parts]).mean(0))
     _, _, averaged = loss_and_gradient(
-        lambda images: torch.stack([d(images) for d in victim.eot_draws()]).mean(0), x, goal
+        lambda images: torch.stack([d(images) for d in model.eot_draws()]).mean(0), x, goal
     )
     assert not torch.allclose(grad, averaged, rtol=1e-3)
 
@@ -90,8 +90,8 @@ def test_eot_verdict_is_the_mean_probability() -> None:
     """The wrapper's output is the log of the mean probability over its draws."""
     net = Noisy()
     x, _ = samples(net.inner)
-    victim = eot(net, draws=4)
-    chances = torch.stack([draw(x).softmax(1) for draw in victim.eot_draws()]).mean(0)
-    torch.testing.assert_close(victim(x).exp(), chances)
+    model = eot(net, draws=4)
+    chances = torch.stack([draw(x).softmax(1) for draw in model.eot_draws()]).mean(0)
+    torch.testing.assert_close(model(x).exp(), chances)
     with pytest.raises(OptionError, match="draws"):
         eot(net, draws=0)

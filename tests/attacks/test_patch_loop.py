@@ -8,7 +8,7 @@ from torch import Tensor
 
 from physadv.attacks._optimizers import Adam
 from physadv.attacks.patch_loop import optimize
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.threat.printability import project_printable
 
 WEIGHT = torch.linspace(-1, 1, 48).view(1, 3, 4, 4)
@@ -27,7 +27,7 @@ class Linear(torch.nn.Module):
 
 
 def run(
-    victim: torch.nn.Module,
+    model: torch.nn.Module,
     steps: int,
     start: int = 0,
     state: object = None,
@@ -36,7 +36,7 @@ def run(
     return optimize(
         torch.full((1, 3, 4, 4), 0.5) if patch is None else patch,
         render=lambda p, i: (p, BOX),
-        victims=[victim],
+        models=[model],
         objective=lambda logits, boxes: logits[:, 0],
         regularizer=lambda p: p.sum() * 0,
         project=project_printable,
@@ -56,11 +56,11 @@ def test_the_closed_form_optimum_is_reached() -> None:
 
 def test_only_the_patch_receives_gradients() -> None:
     """The victim's parameters, flags and mode are as they were."""
-    victim = Linear().train()
-    list(run(victim, 3))
-    assert victim.weight.grad is None
-    assert victim.weight.requires_grad
-    assert victim.training
+    model = Linear().train()
+    list(run(model, 3))
+    assert model.weight.grad is None
+    assert model.weight.requires_grad
+    assert model.training
 
 
 def test_a_resumed_run_is_the_uninterrupted_one() -> None:
@@ -85,9 +85,9 @@ class Blocked(torch.nn.Module):
         return images.detach().sum((1, 2, 3))[:, None] + torch.zeros(1, requires_grad=True)
 
 
-def test_victims_that_cannot_be_attacked_are_named() -> None:
+def test_models_that_cannot_be_attacked_are_named() -> None:
     """NaN and a missing gradient end the run with a VictimError, not with a silent patch."""
-    with pytest.raises(VictimError, match="finite"):
+    with pytest.raises(ModelError, match="finite"):
         next(run(Broken(), 1))
-    with pytest.raises(VictimError, match="gradient"):
+    with pytest.raises(ModelError, match="gradient"):
         next(run(Blocked(), 1))

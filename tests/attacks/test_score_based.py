@@ -55,10 +55,8 @@ def test_square_breaks_a_plane_just_above_its_margin_and_never_below(norm: str) 
 def test_square_stays_inside_the_ball_in_float64(norm: str, dtype: torch.dtype) -> None:
     """No image is farther than eps, measured in float64, or outside [0, 1], in any float dtype."""
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
-    victim = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).to(dtype)
-    found = square(
-        victim, images, torch.zeros(4, dtype=torch.long), eps=0.07, norm=norm, queries=80
-    )  # type: ignore[arg-type]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).to(dtype)
+    found = square(model, images, torch.zeros(4, dtype=torch.long), eps=0.07, norm=norm, queries=80)  # type: ignore[arg-type]
     assert found.images.dtype == dtype
     assert (distance(found.images, images, norm) <= 0.07).all()  # type: ignore[arg-type]
     assert found.images.min() >= 0
@@ -67,10 +65,10 @@ def test_square_stays_inside_the_ball_in_float64(norm: str, dtype: torch.dtype) 
 
 def test_square_asks_at_most_one_more_than_its_queries_and_counts_them() -> None:
     """q queries are at most q + 1 forwards; a sample that the victim misreads costs one."""
-    victim = Plane()
+    model = Plane()
     labels = torch.tensor([0, 0, 1])
-    found = square(victim, GRAY, labels, eps=0.001, queries=40)
-    assert victim.forwards == 41
+    found = square(model, GRAY, labels, eps=0.001, queries=40)
+    assert model.forwards == 41
     assert found.queries is not None
     assert found.queries.tolist() == [41, 41, 1]
 
@@ -99,27 +97,27 @@ def test_square_is_blind_to_the_scale_of_the_logits() -> None:
 
 def test_square_reaches_a_target() -> None:
     """With targets, success means that class and no other."""
-    victim = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     images, wanted = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1])
     found = square(
-        victim, images, torch.zeros(6, dtype=torch.long), eps=0.5, queries=300, targets=wanted
+        model, images, torch.zeros(6, dtype=torch.long), eps=0.5, queries=300, targets=wanted
     )
-    assert torch.equal(victim(found.images).argmax(1) == wanted, found.success)
+    assert torch.equal(model(found.images).argmax(1) == wanted, found.success)
     assert found.success.float().mean() > 0.5
 
 
 def test_square_leaves_no_trace() -> None:
     """Modes, gradients, flags, the input and the global RNG are as before."""
-    victim = nn.Sequential(
+    model = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3)
     ).train()
-    state, images, rng = copy.deepcopy(victim.state_dict()), GRAY.clone(), torch.get_rng_state()
-    found = square(victim, images, ZEROS, eps=0.1, queries=20)
-    assert victim[1].training
+    state, images, rng = copy.deepcopy(model.state_dict()), GRAY.clone(), torch.get_rng_state()
+    found = square(model, images, ZEROS, eps=0.1, queries=20)
+    assert model[1].training
     assert all(
-        torch.equal(a, b) for a, b in zip(state.values(), victim.state_dict().values(), strict=True)
+        torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True)
     )
-    assert all(p.grad is None and p.requires_grad for p in victim.parameters())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert torch.equal(images, GRAY)
     assert torch.equal(rng, torch.get_rng_state())
     assert not found.images.requires_grad
@@ -135,13 +133,13 @@ def test_square_refuses_what_it_cannot_do() -> None:
         square(Plane(), GRAY * 255, ZEROS, eps=1)
 
 
-def test_finite_differences_are_the_gradient_of_a_linear_victim() -> None:
+def test_finite_differences_are_the_gradient_of_a_linear_model() -> None:
     """Central differences along every pixel give the exact slope, and each image asked is counted."""
-    victim = Plane().double()
-    source = Estimated(victim, method="finite", sigma=0.01)
+    model = Plane().double()
+    source = Estimated(model, method="finite", sigma=0.01)
     images = GRAY.double().requires_grad_()
     (slope,) = torch.autograd.grad(source(images)[:, 0].sum(), images)
-    assert torch.allclose(slope, victim.weight.expand_as(slope), atol=1e-9)
+    assert torch.allclose(slope, model.weight.expand_as(slope), atol=1e-9)
     assert source.queries == 3 + 3 * 2 * 36
 
 
@@ -158,7 +156,7 @@ def test_nes_points_along_the_gradient_and_repeats() -> None:
     assert (along > 0.9).all()
 
 
-def test_an_estimated_victim_falls_to_a_gradient_attack() -> None:
+def test_an_estimated_model_falls_to_a_gradient_attack() -> None:
     """PGD needs no gradient of its own: it breaks a victim through estimates of it."""
     from physadv.attacks.gradient import pgd
 

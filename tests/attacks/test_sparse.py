@@ -34,30 +34,30 @@ def changed(x: Tensor, x0: Tensor) -> Tensor:
 def test_no_more_pixels_than_asked_and_all_at_corners(pixels: int) -> None:
     """Both attacks change at most so many pixels, and only to 0 or 1; success is the victim's own
     verdict."""
-    victim, x = Weighted(), images()
-    labels = victim(x).argmax(1)
+    model, x = Weighted(), images()
+    labels = model(x).argmax(1)
     for found in (
-        saliency(victim, x, labels, pixels=pixels),
-        sparse_search(victim, x, labels, pixels=pixels, queries=60),
+        saliency(model, x, labels, pixels=pixels),
+        sparse_search(model, x, labels, pixels=pixels, queries=60),
     ):
         assert (changed(found.images, x) <= pixels).all()
         moved = found.images[found.images != x]
         assert set(moved.tolist()) <= {0.0, 1.0}
-        assert torch.equal(found.success, victim(found.images).argmax(1) != labels)
-    assert victim.weight.grad is None
-    assert victim.weight.requires_grad
+        assert torch.equal(found.success, model(found.images).argmax(1) != labels)
+    assert model.weight.grad is None
+    assert model.weight.requires_grad
 
 
-def test_saliency_takes_the_best_pixels_of_a_linear_victim() -> None:
+def test_saliency_takes_the_best_pixels_of_a_linear_model() -> None:
     """Where every pixel's worth is known, the greedy choice is the best there is."""
-    victim, x = Weighted(), images()
-    labels = victim(x).argmax(1)
+    model, x = Weighted(), images()
+    labels = model(x).argmax(1)
     sign = 1.0 - 2.0 * labels.float()
-    worth = sign[:, None, None, None] * victim.weight.detach()
+    worth = sign[:, None, None, None] * model.weight.detach()
     gain = torch.maximum(worth * x, -worth * (1 - x)).sum(1).flatten(1).sort(descending=True).values
-    need = (victim(x)[:, 0].detach() * sign)[:, None]
+    need = (model(x)[:, 0].detach() * sign)[:, None]
     fewest = (gain.cumsum(1) < need).sum(1) + 1
-    found = saliency(victim, x, labels, pixels=25)
+    found = saliency(model, x, labels, pixels=25)
     assert torch.equal(changed(found.images, x), fewest)
     assert found.success.all()
     assert torch.equal(found.queries, fewest + 1)
@@ -66,14 +66,14 @@ def test_saliency_takes_the_best_pixels_of_a_linear_victim() -> None:
 def test_search_finds_what_a_few_pixels_allow_and_repeats() -> None:
     """Random search breaks most of what the gradient breaks, and the same seed gives the same
     images."""
-    victim, x = Weighted(), images(40)
-    labels = victim(x).argmax(1)
+    model, x = Weighted(), images(40)
+    labels = model(x).argmax(1)
     best, found = (
-        saliency(victim, x, labels, pixels=3),
-        sparse_search(victim, x, labels, pixels=3, queries=300, seed=1),
+        saliency(model, x, labels, pixels=3),
+        sparse_search(model, x, labels, pixels=3, queries=300, seed=1),
     )
     assert found.success.sum() >= 0.8 * best.success.sum()
-    again = sparse_search(victim, x, labels, pixels=3, queries=300, seed=1)
+    again = sparse_search(model, x, labels, pixels=3, queries=300, seed=1)
     assert torch.equal(found.images, again.images)
     assert int(found.queries.max()) <= 301
 

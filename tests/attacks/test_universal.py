@@ -15,9 +15,9 @@ RADII = {"linf": 0.08, "l2": 0.8, "l1": 6.0}
 @pytest.mark.parametrize("norm", NORMS)
 def test_one_change_for_all(norm: Norm) -> None:
     """The images are the clean ones plus the change, clipped; the change is inside the ball."""
-    victim = Linear(3)
-    x, y = samples(victim, 20)
-    result = universal(victim, x, y, eps=RADII[norm], norm=norm, batch=8)
+    model = Linear(3)
+    x, y = samples(model, 20)
+    result = universal(model, x, y, eps=RADII[norm], norm=norm, batch=8)
     assert torch.equal(apply_change(x, result.change), result.images)
     assert (distance(result.change, torch.zeros_like(result.change), norm) <= RADII[norm]).all()
     assert (distance(result.images, x, norm) <= RADII[norm]).all()
@@ -27,36 +27,36 @@ def test_one_change_for_all(norm: Norm) -> None:
 def test_reaches_the_optimum_for_one_class(norm: Norm) -> None:
     """On images of one class of a linear victim, all far from the ends of [0, 1], it is the best
     change there is."""
-    victim = Linear()
-    x, y = samples(victim, 30, middle=True)
+    model = Linear()
+    x, y = samples(model, 30, middle=True)
     x, y = x[y == 0], y[y == 0]
-    slope = (victim.weight[0] - victim.weight[1]).detach()
+    slope = (model.weight[0] - model.weight[1]).detach()
     eps = RADII[norm] / {"linf": 1, "l2": 1, "l1": 20}[norm]
     best = -eps * torch.linalg.vector_norm(slope, ord={"linf": 1, "l2": 2, "l1": torch.inf}[norm])
-    change = universal(victim, x, y, eps=eps, norm=norm, epochs=40, clip=100.0).change
+    change = universal(model, x, y, eps=eps, norm=norm, epochs=40, clip=100.0).change
     reached = (slope * change.flatten()).sum()
     assert float(reached / best) > {"linf": 0.999, "l2": 0.999, "l1": 0.85}[norm]
 
 
 def test_works_on_other_images() -> None:
     """A change made on one half of the images breaks images of the other half."""
-    victim = Linear(2)
-    x, y = samples(victim, 60)
+    model = Linear(2)
+    x, y = samples(model, 60)
     keep = y == 0
     x, y = x[keep], y[keep]
     half = len(x) // 2
-    change = universal(victim, x[:half], y[:half], eps=0.08).change
+    change = universal(model, x[:half], y[:half], eps=0.08).change
     with torch.no_grad():
-        assert (victim(apply_change(x[half:], change)).argmax(1) != y[half:]).double().mean() > 0.5
+        assert (model(apply_change(x[half:], change)).argmax(1) != y[half:]).double().mean() > 0.5
 
 
 def test_eight_bit_change() -> None:
     """With levels the change is whole steps of 1/255, the same for every image off the ends of [0,
     1]."""
-    victim = Linear()
-    x, y = samples(victim, 10)
+    model = Linear()
+    x, y = samples(model, 10)
     x = x.mul(255).round().div(255)
-    result = universal(victim, x, y, eps=8 / 255, levels=255)
+    result = universal(model, x, y, eps=8 / 255, levels=255)
     torch.testing.assert_close(
         result.change * 255, (result.change * 255).round(), atol=1e-6, rtol=0
     )

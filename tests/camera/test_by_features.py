@@ -22,9 +22,9 @@ from physadv.patches.bundle import (
     Bundle,
     Card,
     CardPlacement,
+    ModelInfo,
     PatchInfo,
     Size,
-    VictimInfo,
     write_bundle,
 )
 
@@ -38,7 +38,7 @@ def bundle(tmp_path: Path) -> Bundle:
         PatchInfo("checks", "untargeted", "stop"),
         Size(200.0, 200.0),
         CardPlacement("stop", SIGN_MM, (0.0, 100.0), 0.06),
-        VictimInfo("colour", "classify"),
+        ModelInfo("colour", "classify"),
     )
     checks = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     return write_bundle(tmp_path / "bundle", card=card, patch=checks, mask=torch.ones(1, 1, 8, 8))

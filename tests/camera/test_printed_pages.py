@@ -16,7 +16,7 @@ from physadv.check.locators import locator_for
 from physadv.check.run_check import Feed, run_check
 from physadv.core.image_io import save_png
 from physadv.core.rows import read_rows
-from physadv.patches.bundle import Card, CardPlacement, PatchInfo, Size, VictimInfo, write_bundle
+from physadv.patches.bundle import Card, CardPlacement, ModelInfo, PatchInfo, Size, write_bundle
 from physadv.printing.sheet import write_sheet
 
 
@@ -27,7 +27,7 @@ def pages(tmp_path: Path) -> Path:
         PatchInfo("blue", "untargeted", "stop"),
         Size(100.0, 100.0),
         CardPlacement("stop", 762.0, (0.0, 0.0), 0.02),
-        VictimInfo("colour", "classify"),
+        ModelInfo("colour", "classify"),
     )
     blue = torch.tensor([0.1, 0.1, 0.9])[None, :, None, None].expand(1, 3, 16, 16)
     bundle = write_bundle(tmp_path / "bundle", card=card, patch=blue, mask=torch.ones(1, 1, 16, 16))
@@ -41,12 +41,12 @@ def pages(tmp_path: Path) -> Path:
     return tmp_path / "pages"
 
 
-def test_markers_sort_the_printed_pages(tmp_path: Path, pages: Path, color_victim: Any) -> None:
+def test_markers_sort_the_printed_pages(tmp_path: Path, pages: Path, color_model: Any) -> None:
     """Clean, blank and patch page are told apart by their markers; the sticker sheet is left out."""
     feeds = [Feed(open_frame_source(pages))]
     for _ in run_check(
         feeds,
-        color_victim,
+        color_model,
         folder=tmp_path / "run",
         locator=locator_for(),
         goal="untargeted",

@@ -21,7 +21,7 @@ from physadv.certification.bounds.input_ball import Ball
 from physadv.certification.bounds.linear_forms import Lines, relu_lines
 from physadv.certification.bounds.tracing import trace
 from physadv.certification.bounds.verify import METHODS, margin_forms, prepare_graph, verify_bounds
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 from physadv.training.loop import seeded
 
 SHAPE = (3, 8, 8)
@@ -301,7 +301,7 @@ class Squares(nn.Module):
 def test_what_cannot_be_bounded_is_refused(net: nn.Module) -> None:
     """An operation without a rule, a decision by pixel values, a mix across images, a map instead
     of logits."""
-    with pytest.raises(VictimError):
+    with pytest.raises(ModelError):
         trace(net, SHAPE)
 
 

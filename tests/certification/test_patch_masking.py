@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from physadv.certification.patch.masking import Ablated, PatchCleanser, mask_spans, touched
 from physadv.certification.patch.patchguard import RobustMasking
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 
 SIDE, PATCH, FILL = 6, 2, 0.45
 Certify = Callable[[Tensor, Tensor], Tensor]
@@ -66,8 +66,8 @@ def patched(image: Tensor) -> Tensor:
 
 
 def defenses(seed: int) -> list[tuple[str, nn.Module, Certify]]:
-    victim = Brightness(seed)
-    cleanser = PatchCleanser(victim, patch=PATCH, masks=3)
+    model = Brightness(seed)
+    cleanser = PatchCleanser(model, patch=PATCH, masks=3)
     left = Seen(seed)
     band = Ablated(left, size=1, patch=PATCH, threshold=0.4, fill=FILL)
     block = Ablated(left, size=2, kind="block", fill=FILL)
@@ -227,18 +227,18 @@ def test_gradients_reach_the_image(number: int) -> None:
 
 def test_bad_settings_are_refused() -> None:
     """Sizes below one, bands wider than the image, tiles that do not fit, and detectors are errors."""
-    victim = Brightness(0)
+    model = Brightness(0)
     x = torch.rand(1, 1, SIDE, SIDE)
     for make in (
-        lambda: PatchCleanser(victim, patch=0),
-        lambda: Ablated(victim, size=0),
-        lambda: Ablated(victim, size=7)(x),
-        lambda: Ablated(victim, size=2, threshold=1.0),
-        lambda: Ablated(victim, size=2, patch=7).certify(x, torch.tensor([0])),
-        lambda: RobustMasking(Ablated(victim, size=2, patch=0)),
-        lambda: RobustMasking(Ablated(victim, size=4, kind="block", patch=3))(x),
+        lambda: PatchCleanser(model, patch=0),
+        lambda: Ablated(model, size=0),
+        lambda: Ablated(model, size=7)(x),
+        lambda: Ablated(model, size=2, threshold=1.0),
+        lambda: Ablated(model, size=2, patch=7).certify(x, torch.tensor([0])),
+        lambda: RobustMasking(Ablated(model, size=2, patch=0)),
+        lambda: RobustMasking(Ablated(model, size=4, kind="block", patch=3))(x),
     ):
         with pytest.raises(OptionError):
             make()
-    with pytest.raises(VictimError):
+    with pytest.raises(ModelError):
         PatchCleanser(lambda images: (images, images), patch=2)(x)

@@ -14,12 +14,12 @@ from physadv.attacks.gradient import pgd
 from physadv.certification.bounds.graph import Graph
 from physadv.certification.bounds.verify import prepare_graph, verify_bounds
 from physadv.evaluation.metrics.intervals import wilson
-from physadv.models.cards import LoadedVictim
-from physadv.models.load import load_victim
+from physadv.models.cards import LoadedModel
+from physadv.models.load import load_model
 
 EPS = 0.1
 PUBLISHED = 0.058
-Mnist = tuple[LoadedVictim, Graph, Tensor, Tensor]
+Mnist = tuple[LoadedModel, Graph, Tensor, Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def mnist(shared_data: Path) -> Mnist:
     labels = np.frombuffer(
         gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8
     )
-    net = load_victim(
+    net = load_model(
         "wongkolter-mnist", weights=shared_data / "weights" / "wongkolter_mnist_eps01.pth"
     )
     images = torch.tensor(pixels).view(-1, 1, 28, 28).float() / 255

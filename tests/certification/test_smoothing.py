@@ -32,7 +32,7 @@ from physadv.certification.smoothing.noise import (
 )
 from physadv.certification.smoothing.sampler import UNIT, Request, Sampler
 from physadv.certification.smoothing.sequential_plan import SequentialPlan, make_plan, prospects
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 
 PUBLISHED = {
     ("0.25", 0.25): 0.600,
@@ -64,7 +64,7 @@ def image(first: float) -> Tensor:
 @pytest.mark.parametrize("noise", [GaussianNoise(0.3), Laplace(0.3), Uniform(0.8)])
 @given(distance=st.floats(0.001, 0.7))
 @settings(max_examples=30, deadline=None)
-def test_radius_is_the_distance_on_a_linear_victim(noise: Noise, distance: float) -> None:
+def test_radius_is_the_distance_on_a_linear_model(noise: Noise, distance: float) -> None:
     """With the exact probability of a linear classifier the certified radius is its exact distance
     to the boundary."""
     exact = {
@@ -155,18 +155,18 @@ def test_on_the_boundary_it_abstains() -> None:
 
 def test_memory_is_one_batch() -> None:
     """However many samples are asked for, no batch is larger than the one allowed (in whole units)."""
-    victim = FirstPixel()
-    certify(victim, image(0.8), GaussianNoise(0.25), n=3000, batch=50)
-    assert victim.largest <= 50 + UNIT
+    model = FirstPixel()
+    certify(model, image(0.8), GaussianNoise(0.25), n=3000, batch=50)
+    assert model.largest <= 50 + UNIT
 
 
 def test_staged_memory_is_one_batch_however_many_images() -> None:
     """Images share batches in stages too, and no batch grows with their number."""
-    victim, noise = FirstPixel(), GaussianNoise(0.25)
+    model, noise = FirstPixel(), GaussianNoise(0.25)
     plan = make_plan(noise.needed(0.2, "l2", 12), n=2000)
     crowd = [image(0.4 + 0.03 * i) for i in range(20)]
-    found = certify_at(Sampler(victim, noise, batch=48), crowd, plan, radius=0.2)
-    assert victim.largest <= 48 + UNIT
+    found = certify_at(Sampler(model, noise, batch=48), crowd, plan, radius=0.2)
+    assert model.largest <= 48 + UNIT
     assert {c.predicted for c in found} > {1}
 
 
@@ -196,7 +196,7 @@ def test_counts_do_not_depend_on_packing(batch: int, first: int, count: int) -> 
 
 def test_a_detector_is_refused() -> None:
     """A victim that does not return logits ends in a plain error."""
-    with pytest.raises(VictimError):
+    with pytest.raises(ModelError):
         predict_smoothed(lambda x: x, image(0.5), GaussianNoise(1.0), n=16)
 
 

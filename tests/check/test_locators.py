@@ -22,7 +22,7 @@ from physadv.check.locators import (
     locator_for,
     select_box,
 )
-from physadv.core.errors import CaptureError, OptionError, VictimError
+from physadv.core.errors import CaptureError, ModelError, OptionError
 
 
 def frame(image: np.ndarray, **more: Any) -> Frame:
@@ -76,7 +76,7 @@ def test_detector_box(red_detector: Any, make_picture: Any) -> None:
     assert place is not None
     assert place.box == (50, 30, 110, 90)
     assert by_detector(red_detector)(frame(make_picture((30, 30, 200)))) is None
-    with pytest.raises(VictimError, match="zebra"):
+    with pytest.raises(ModelError, match="zebra"):
         by_detector(red_detector, "zebra")
 
 

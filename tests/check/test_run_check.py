@@ -17,13 +17,13 @@ from physadv.camera.open_source import open_frame_source
 from physadv.check.locators import by_box, by_frame, locator_for
 from physadv.check.rates import conclude, tabulate
 from physadv.check.run_check import Feed, run_check
-from physadv.core.errors import CaptureError, OptionError, VictimError
+from physadv.core.errors import CaptureError, ModelError, OptionError
 from physadv.core.rows import read_rows
 from physadv.evaluation.metrics.intervals import clustered
 
 
 def check(
-    folder: Path, source: Path, victim: Any, **more: Any
+    folder: Path, source: Path, model: Any, **more: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     options: dict[str, Any] = {
         "goal": "untargeted",
@@ -33,7 +33,7 @@ def check(
         **more,
     }
     for _ in run_check(
-        [Feed(open_frame_source(source), fallback="patch")], victim, folder=folder, **options
+        [Feed(open_frame_source(source), fallback="patch")], model, folder=folder, **options
     ):
         pass
     return list(read_rows(folder / "rows.jsonl")), json.loads((folder / "check.json").read_text())
@@ -43,10 +43,10 @@ CONTROLS = {"clean-00": "rrrrr", "clean-01": "rrrrr", "blank-00": "rrrrr", "blan
 CLIPS = {**CONTROLS, "patch-00": "rrrbb", "patch-01": "bbbbb"}
 
 
-def test_rates_of_a_twin(tmp_path: Path, twin: Callable[..., Path], color_victim: Any) -> None:
+def test_rates_of_a_twin(tmp_path: Path, twin: Callable[..., Path], color_model: Any) -> None:
     """7 of 10 patch frames are blue, so the goal is met in 70 %; controls are true; intervals go by
     clip."""
-    rows, settings = check(tmp_path / "run", twin(CLIPS), color_victim)
+    rows, settings = check(tmp_path / "run", twin(CLIPS), color_model)
     table = tabulate(rows)
     patch = table["patch"].as_dict()
     expected = clustered([False] * 3 + [True] * 7, ["patch-00"] * 5 + ["patch-01"] * 5)
@@ -63,9 +63,9 @@ def test_rates_of_a_twin(tmp_path: Path, twin: Callable[..., Path], color_victim
     assert settings["located_by"]["patch"] == {"truth": 10}
 
 
-def test_row_fields(tmp_path: Path, twin: Callable[..., Path], color_victim: Any) -> None:
+def test_row_fields(tmp_path: Path, twin: Callable[..., Path], color_model: Any) -> None:
     """A row holds clip, block, frame, verdict, scores and geometry, all finite."""
-    rows, _ = check(tmp_path / "run", twin(CLIPS), color_victim)
+    rows, _ = check(tmp_path / "run", twin(CLIPS), color_model)
     row = rows[-1]
     assert {
         k: row[k]
@@ -87,14 +87,14 @@ def test_row_fields(tmp_path: Path, twin: Callable[..., Path], color_victim: Any
 
 
 def test_the_classifier_sees_the_sign_and_its_margin(
-    tmp_path: Path, twin: Callable[..., Path], color_victim: nn.Module
+    tmp_path: Path, twin: Callable[..., Path], color_model: nn.Module
 ) -> None:
     """The crop is the sign's square widened by the margin: blue in it, mostly gray where the margin
     is wide."""
     seen: list[Tensor] = []
-    forward = color_victim.forward
-    color_victim.forward = lambda images: (seen.append(images), forward(images))[1]
-    check(tmp_path / "run", twin({"patch-00": "b"}), color_victim, margin=0.5)
+    forward = color_model.forward
+    color_model.forward = lambda images: (seen.append(images), forward(images))[1]
+    check(tmp_path / "run", twin({"patch-00": "b"}), color_model, margin=0.5)
     crop = seen[0][0]
     assert crop.shape == (3, 32, 32)
     assert crop[2, 9:23, 9:23].mean() > 0.7  # the inner half is the sign
@@ -102,30 +102,28 @@ def test_the_classifier_sees_the_sign_and_its_margin(
 
 
 def test_same_input_same_rows_and_examples(
-    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+    tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
     """Two runs write the same bytes of rows and choose the same example frames, whatever the batch."""
     folder = twin(CLIPS)
-    check(tmp_path / "a", folder, color_victim)
-    check(tmp_path / "b", folder, color_victim, batch=3)
+    check(tmp_path / "a", folder, color_model)
+    check(tmp_path / "b", folder, color_model, batch=3)
     for name in ("rows.jsonl", "examples/index.json", "examples/patch-met-0.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_targeted_success_is_the_target(
-    tmp_path: Path, twin: Callable[..., Path], color_victim: nn.Module
+    tmp_path: Path, twin: Callable[..., Path], color_model: nn.Module
 ) -> None:
     """Targeted: only the target's verdict counts; the true rate is reported beside it."""
-    rows, _ = check(
-        tmp_path / "r", twin(CLIPS), color_victim, goal="targeted", target_class="limit"
-    )
+    rows, _ = check(tmp_path / "r", twin(CLIPS), color_model, goal="targeted", target_class="limit")
     assert tabulate(rows)["patch"].attack.rate == 0.7
     with pytest.raises(OptionError, match="needs a target"):
-        check(tmp_path / "s", twin(CLIPS), color_victim, goal="targeted")
+        check(tmp_path / "s", twin(CLIPS), color_model, goal="targeted")
     with pytest.raises(OptionError, match="threshold 0"):
-        check(tmp_path / "u", twin(CLIPS), color_victim, threshold=0.0)
+        check(tmp_path / "u", twin(CLIPS), color_model, threshold=0.0)
     with pytest.raises(OptionError, match="it is the true class"):
-        check(tmp_path / "t", twin(CLIPS), color_victim, goal="targeted", target_class="stop")
+        check(tmp_path / "t", twin(CLIPS), color_model, goal="targeted", target_class="stop")
 
 
 def test_detector_verdicts(
@@ -170,10 +168,10 @@ def test_detector_without_a_box_asks_the_whole_frame(
 
 
 def test_failed_controls_forbid_the_claim(
-    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+    tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
     """With a clean block below 90 % true the words say that the test is not valid."""
-    rows, settings = check(tmp_path / "r", twin({**CLIPS, "clean-01": "rrbbb"}), color_victim)
+    rows, settings = check(tmp_path / "r", twin({**CLIPS, "clean-01": "rrbbb"}), color_model)
     said = conclude(tabulate(rows), settings)
     assert not said.valid
     assert "Not valid for a claim" in said.headline
@@ -181,7 +179,7 @@ def test_failed_controls_forbid_the_claim(
 
 
 def test_words_for_a_valid_result(
-    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+    tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
     """Ten clips each, the patch always: the headline has rate, n, clips, interval and both
     controls; notes say twin."""
@@ -190,7 +188,7 @@ def test_words_for_a_valid_result(
         for b in ("clean", "blank", "patch")
         for i in range(10)
     }
-    rows, settings = check(tmp_path / "r", twin(clips), color_victim)
+    rows, settings = check(tmp_path / "r", twin(clips), color_model)
     said = conclude(tabulate(rows), settings)
     assert said.valid
     assert "100.0% of 20 frames from 10 clips" in said.headline
@@ -199,13 +197,13 @@ def test_words_for_a_valid_result(
 
 
 def test_missing_controls_and_no_effect(
-    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+    tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
     """Without controls nothing is proved; a patch that does nothing has no clear effect."""
-    rows, settings = check(tmp_path / "a", twin({"patch-00": "bb"}, tmp_path / "t1"), color_victim)
+    rows, settings = check(tmp_path / "a", twin({"patch-00": "bb"}, tmp_path / "t1"), color_model)
     assert "proves nothing yet" in conclude(tabulate(rows), settings).headline
     rows, settings = check(
-        tmp_path / "b", twin({**CONTROLS, "patch-00": "rr"}, tmp_path / "t2"), color_victim
+        tmp_path / "b", twin({**CONTROLS, "patch-00": "rr"}, tmp_path / "t2"), color_model
     )
     assert "no clear effect" in conclude(tabulate(rows), settings).headline
     assert "No frame with the patch" in conclude({}, {}).headline
@@ -227,36 +225,36 @@ def test_nan_stops_with_what_was_judged_kept(
             self.calls += 1
             return torch.full((len(images), 2), float("nan") if self.calls > 1 else 0.5)
 
-    from physadv.models.cards import VictimCard
+    from physadv.models.cards import ModelCard
 
-    victim = Turning(VictimCard("nan", "classify", ("stop", "limit"), (8, 8)))
-    with pytest.raises(VictimError, match="NaN"):
-        check(tmp_path / "run", video(tmp_path / "a.avi", "r" * 10), victim, locator=by_box(middle))
+    model = Turning(ModelCard("nan", "classify", ("stop", "limit"), (8, 8)))
+    with pytest.raises(ModelError, match="NaN"):
+        check(tmp_path / "run", video(tmp_path / "a.avi", "r" * 10), model, locator=by_box(middle))
     assert len(list(read_rows(tmp_path / "run" / "rows.jsonl"))) == 4
     assert json.loads((tmp_path / "run" / "check.json").read_text())["status"] == "stopped"
 
 
 def test_wrong_number_of_classes(tmp_path: Path, twin: Callable[..., Path]) -> None:
     """Logits that do not fit the card are refused, not read by index."""
-    from physadv.models.cards import VictimCard
+    from physadv.models.cards import ModelCard
 
     class Three(nn.Module):
-        card = VictimCard("three", "classify", ("stop", "limit"), (8, 8))
+        card = ModelCard("three", "classify", ("stop", "limit"), (8, 8))
 
         def forward(self, images: Tensor) -> Tensor:
             return torch.zeros(len(images), 3)
 
-    with pytest.raises(VictimError, match="3 classes"):
+    with pytest.raises(ModelError, match="3 classes"):
         check(tmp_path / "run", twin({"patch-00": "r"}), Three())
 
 
 def test_stopping_keeps_the_rows(
-    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+    tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
     """Closing the generator after the first batch leaves its rows and a record that says stopped."""
     progress = run_check(
         [Feed(open_frame_source(twin(CLIPS)))],
-        color_victim,
+        color_model,
         folder=tmp_path / "run",
         locator=locator_for(),
         goal="untargeted",
@@ -272,23 +270,23 @@ def test_stopping_keeps_the_rows(
 
 
 def test_a_second_check_does_not_mix_rows(
-    tmp_path: Path, twin: Callable[..., Path], color_victim: nn.Module
+    tmp_path: Path, twin: Callable[..., Path], color_model: nn.Module
 ) -> None:
     """A folder that already holds rows is refused."""
-    check(tmp_path / "run", twin({"patch-00": "r"}), color_victim)
+    check(tmp_path / "run", twin({"patch-00": "r"}), color_model)
     with pytest.raises(OptionError, match="already holds"):
-        check(tmp_path / "run", twin({"patch-00": "r"}), color_victim)
+        check(tmp_path / "run", twin({"patch-00": "r"}), color_model)
 
 
 def test_max_frames_a_block(
-    tmp_path: Path, video: Callable[..., Path], color_victim: Any, middle: Any
+    tmp_path: Path, video: Callable[..., Path], color_model: Any, middle: Any
 ) -> None:
     """The limit counts per block, and reading stops there."""
     source = open_frame_source(video(tmp_path / "a.avi", "r" * 30))
     steps = list(
         run_check(
             [Feed(source, "clean")],
-            color_victim,
+            color_model,
             folder=tmp_path / "run",
             locator=by_box(middle),
             goal="untargeted",
@@ -302,16 +300,16 @@ def test_max_frames_a_block(
 
 
 def test_signs_not_found_are_counted(
-    tmp_path: Path, video: Callable[..., Path], color_victim: Any
+    tmp_path: Path, video: Callable[..., Path], color_model: Any
 ) -> None:
     """A frame without a located sign is left out and counted; with none at all the check says so."""
     with pytest.raises(CaptureError, match="5 patch: sign not found"):
-        check(tmp_path / "run", video(tmp_path / "a.avi", "rrrrr"), color_victim)
+        check(tmp_path / "run", video(tmp_path / "a.avi", "rrrrr"), color_model)
     with pytest.raises(CaptureError, match="3 patch: sign outside the frame"):
         check(
             tmp_path / "off",
             video(tmp_path / "b.avi", "rrr"),
-            color_victim,
+            color_model,
             locator=by_frame_outside,
         )
 
@@ -323,27 +321,27 @@ def by_frame_outside(_: Any) -> Any:
     return Location(corners_of((500, 500, 600, 600)), "box")
 
 
-def test_flags_of_the_victim_are_put_back(
-    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+def test_flags_of_the_model_are_put_back(
+    tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
     """A module in train mode is judged in eval mode and handed back in train mode."""
     modes: list[bool] = []
-    color_victim.train()
-    forward = color_victim.forward
-    color_victim.forward = lambda x: (modes.append(color_victim.training), forward(x))[1]
-    check(tmp_path / "run", twin({"patch-00": "r"}), color_victim)
+    color_model.train()
+    forward = color_model.forward
+    color_model.forward = lambda x: (modes.append(color_model.training), forward(x))[1]
+    check(tmp_path / "run", twin({"patch-00": "r"}), color_model)
     assert modes == [False]
-    assert color_victim.training
+    assert color_model.training
 
 
 def test_a_truncated_clip_keeps_its_half(
-    tmp_path: Path, twin: Callable[..., Path], color_victim: nn.Module
+    tmp_path: Path, twin: Callable[..., Path], color_model: nn.Module
 ) -> None:
     """One clip of a twin cut in half: the rest is judged, the record carries the warning."""
     folder = twin({"clean-00": "r" * 10, "patch-00": "b" * 40})
     clip = folder / "clips" / "patch-00.avi"
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-    rows, settings = check(tmp_path / "run", folder, color_victim)
+    rows, settings = check(tmp_path / "run", folder, color_model)
     patch = [r for r in rows if r["block"] == "patch"]
     assert 5 < len(patch) < 40
     assert len(settings["warnings"]) == 1
@@ -370,7 +368,7 @@ def test_frames_of_several_sizes(
 
 
 def test_progress_tells_of_frames_left_out(
-    tmp_path: Path, twin: Callable[..., Path], video: Callable[..., Path], color_victim: Any
+    tmp_path: Path, twin: Callable[..., Path], video: Callable[..., Path], color_model: Any
 ) -> None:
     """Frames without a sign are reported while they come, not only at the end."""
     feeds = [
@@ -380,7 +378,7 @@ def test_progress_tells_of_frames_left_out(
     steps = list(
         run_check(
             feeds,
-            color_victim,
+            color_model,
             folder=tmp_path / "run",
             locator=locator_for(),
             goal="untargeted",
@@ -392,7 +390,7 @@ def test_progress_tells_of_frames_left_out(
 
 
 def test_small_markers_are_refused_and_their_size_is_said(
-    tmp_path: Path, color_victim: Any, marked_page: Callable[..., np.ndarray]
+    tmp_path: Path, color_model: Any, marked_page: Callable[..., np.ndarray]
 ) -> None:
     """Pages too far away are left out; with none near enough the error names size and limit, else a
     warning does."""
@@ -405,9 +403,9 @@ def test_small_markers_are_refused_and_their_size_is_said(
         CaptureError,
         match=r"2 patch: markers under 20 px \(markers of 1\d to 1\d px, 20 are needed\)",
     ):
-        check(tmp_path / "a", tmp_path / "far", color_victim)
+        check(tmp_path / "a", tmp_path / "far", color_model)
     (tmp_path / "far").rename(tmp_path / "near" / "far")
-    rows, settings = check(tmp_path / "b", tmp_path / "near", color_victim)
+    rows, settings = check(tmp_path / "b", tmp_path / "near", color_model)
     assert len(rows) == 2
     assert all(r["marker_px"] > 30 for r in rows)
     assert settings["left_out"] == {"patch: markers under 20 px": 2}
@@ -415,7 +413,7 @@ def test_small_markers_are_refused_and_their_size_is_said(
 
 
 def test_a_narrow_interval_ends_the_block(
-    tmp_path: Path, video: Callable[..., Path], color_victim: Any
+    tmp_path: Path, video: Callable[..., Path], color_model: Any
 ) -> None:
     """Forty equal clips: the block ends at the first look at which Wilson's interval is narrow
     enough, not before."""
@@ -425,7 +423,7 @@ def test_a_narrow_interval_ends_the_block(
     steps = list(
         run_check(
             [Feed(source, "patch")],
-            color_victim,
+            color_model,
             folder=tmp_path / "run",
             locator=by_box((50, 30, 110, 90)),
             goal="untargeted",
@@ -443,7 +441,7 @@ def test_a_narrow_interval_ends_the_block(
 
 
 def test_whoever_watches_names_the_block_and_ends_it(
-    tmp_path: Path, color_victim: Any, make_picture: Any
+    tmp_path: Path, color_model: Any, make_picture: Any
 ) -> None:
     """Where no marker tells, the chosen block counts, from then on; a stop ends the check as
     stopped."""
@@ -465,7 +463,7 @@ def test_whoever_watches_names_the_block_and_ends_it(
 
     for _ in run_check(
         [Feed(Hands("hands"))],
-        color_victim,
+        color_model,
         folder=tmp_path / "run",
         locator=by_box((50, 30, 110, 90)),
         goal="untargeted",
@@ -483,15 +481,15 @@ def test_whoever_watches_names_the_block_and_ends_it(
 
 
 def test_the_same_check_goes_on(
-    tmp_path: Path, twin: Callable[..., Path], color_victim: Any
+    tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
     """Stopped after a batch and run again: the rows are those of one run, pictures of the first
     attempt are kept."""
     folder = twin(CLIPS)
-    check(tmp_path / "whole", folder, color_victim)
+    check(tmp_path / "whole", folder, color_model)
     steps = run_check(
         [Feed(open_frame_source(folder), fallback="patch")],
-        color_victim,
+        color_model,
         folder=tmp_path / "run",
         locator=locator_for(),
         goal="untargeted",
@@ -500,7 +498,7 @@ def test_the_same_check_goes_on(
     )
     next(steps)
     steps.close()
-    rows, settings = check(tmp_path / "run", folder, color_victim)
+    rows, settings = check(tmp_path / "run", folder, color_model)
     assert rows == list(read_rows(tmp_path / "whole" / "rows.jsonl"))
     assert (settings["attempt"], settings["status"]) == (2, "complete")
     shown = json.loads((tmp_path / "run" / "examples" / "index.json").read_text())
@@ -509,7 +507,7 @@ def test_the_same_check_goes_on(
         ("clean", 1),
     }
     with pytest.raises(OptionError, match="already holds"):
-        check(tmp_path / "run", folder, color_victim)
+        check(tmp_path / "run", folder, color_model)
     (tmp_path / "run" / "check.json").write_text(json.dumps({**settings, "status": "running"}))
     with pytest.raises(OptionError, match="another target_class"):
-        check(tmp_path / "run", folder, color_victim, target_class="limit")
+        check(tmp_path / "run", folder, color_model, target_class="limit")

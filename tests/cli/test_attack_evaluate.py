@@ -38,12 +38,12 @@ def make():
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder with a victim and class folders of 16x16 images whose colors differ by little."""
-    write_victim(tmp_path, 0.0)
+    write_model(tmp_path, 0.0)
     write_colors(tmp_path / "data", count=8, side=16, values=(90, 160), lead=2)
     return tmp_path
 
 
-def write_victim(folder: Path, pause: float) -> None:
+def write_model(folder: Path, pause: float) -> None:
     """The victim's module; classes are told in the order of their folders by name."""
     text = VICTIM.replace("PAUSE", str(pause)).replace(
         "x.mean((2, 3))", "x.mean((2, 3))[:, [2, 1, 0]]"
@@ -87,7 +87,7 @@ def test_evaluate_reports_rates_rows_curve_and_pictures(place: Path) -> None:
     assert not re.search(r"(src|href)=\"http", report)
 
 
-def test_the_gap_to_the_certified_optimum_is_nil_on_a_linear_victim(place: Path) -> None:
+def test_the_gap_to_the_certified_optimum_is_nil_on_a_linear_model(place: Path) -> None:
     """The colors' means move by at most eps each way: exactly the images within twice eps fall."""
     done = physadv(place, *EVALUATE, "--out", "run", "--curve", "none", "--json")
     rows = {r["image"]: r["robust"] for r in read_rows(place / "run" / "rows.jsonl")}
@@ -194,7 +194,7 @@ def test_a_target_is_what_is_reached(place: Path) -> None:
     assert 2 not in labels, "an image of the class wanted cannot be broken towards it"
 
 
-def test_surrogates_make_the_attack_and_the_victim_judges_it(place: Path) -> None:
+def test_surrogates_make_the_attack_and_the_model_judges_it(place: Path) -> None:
     """A victim without gradients falls to images made on a like one, at one forward an image; black
     boxes refuse."""
     text = (place / "colors.py").read_text()
@@ -221,7 +221,7 @@ def test_surrogates_make_the_attack_and_the_victim_judges_it(place: Path) -> Non
     assert "black-box attack itself" in refused.stderr
 
 
-def test_random_victims_are_attacked_in_expectation(place: Path) -> None:
+def test_random_models_are_attacked_in_expectation(place: Path) -> None:
     """--eot-draws ends the doubt about random output, and the same seed gives the same rows."""
     text = (place / "colors.py").read_text()
     noisy = text.replace("return 20 *", "x = x + 0.02 * torch.randn_like(x)\n        return 20 *")
@@ -252,7 +252,7 @@ def test_a_killed_run_goes_on_to_the_same_result(place: Path) -> None:
     """SIGKILL midway, the same command again: rows and rates are those of a run that nobody killed."""
     words = (*EVALUATE, "--batch-size", "6", "--curve", "none", "--json")
     whole = json.loads(physadv(place, *words, "--out", "whole").stdout)
-    write_victim(place, 0.02)
+    write_model(place, 0.02)
     command = [sys.executable, "-m", "physadv_cli.main", *words, "--out", "torn"]
     with subprocess.Popen(
         command, cwd=place, env=environment(), stderr=subprocess.DEVNULL
@@ -266,7 +266,7 @@ def test_a_killed_run_goes_on_to_the_same_result(place: Path) -> None:
         process.send_signal(signal.SIGKILL)
     before = len(list(read_rows(rows)))
     assert 7 <= before < 24
-    write_victim(place, 0.0)
+    write_model(place, 0.0)
     again = json.loads(physadv(place, *words, "--out", "torn").stdout)
     assert again["robust_accuracy"] == whole["robust_accuracy"]
     both = [

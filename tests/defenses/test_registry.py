@@ -1,4 +1,4 @@
-"""Defences by name: one way for every command, cards that say so, certificates that are found
+"""Defenses by name: one way for every command, cards that say so, certificates that are found
 again."""
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from physadv.attacks.gradient import pgd
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections
 from physadv.defenses.registry import DEFENSES, certifying, defend
-from physadv.models.cards import LoadedVictim
-from physadv.models.load import as_victim, load_victim
+from physadv.models.cards import LoadedModel
+from physadv.models.load import as_model, load_model
 
 
 class Boxes(torch.nn.Module):
@@ -23,18 +23,18 @@ class Boxes(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def signs() -> LoadedVictim:
-    return load_victim("signs")
+def signs() -> LoadedModel:
+    return load_model("signs")
 
 
 def images(n: int = 2) -> Tensor:
     return torch.rand(n, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_plus_puts_a_defense_before_any_victim(signs: LoadedVictim) -> None:
+def test_a_plus_puts_a_defense_before_any_model(signs: LoadedModel) -> None:
     """The name carries the defense and its settings; card and classes stay the victim's, its
     accuracy does not."""
-    found = load_victim("signs+jpeg:quality30")
+    found = load_model("signs+jpeg:quality30")
     assert found.card.name == "signs+jpeg:quality30"
     assert found.card.classes == signs.card.classes
     assert found.card.accuracy == "not measured behind this defense"
@@ -45,13 +45,13 @@ def test_a_plus_puts_a_defense_before_any_victim(signs: LoadedVictim) -> None:
 
 def test_defenses_stack() -> None:
     """The last one named sees the image first."""
-    both = load_victim("signs+jpeg+median:size5")
-    median, jpeg = load_victim("signs+median:size5").net, load_victim("signs+jpeg")
+    both = load_model("signs+jpeg+median:size5")
+    median, jpeg = load_model("signs+median:size5").net, load_model("signs+jpeg")
     assert torch.equal(both(images()), jpeg(median.clean(images())))
 
 
 @pytest.mark.parametrize("name", list(DEFENSES))
-def test_every_defense_answers_and_passes_gradients(signs: LoadedVictim, name: str) -> None:
+def test_every_defense_answers_and_passes_gradients(signs: LoadedModel, name: str) -> None:
     """Logits of the victim's classes for images of any size, and a slope that attacks can climb."""
     found = defend(signs, name)
     x = images(1).requires_grad_(True)
@@ -62,7 +62,7 @@ def test_every_defense_answers_and_passes_gradients(signs: LoadedVictim, name: s
     assert slope.abs().sum() > 0
 
 
-def test_plain_front_ends_have_no_stand_in(signs: LoadedVictim) -> None:
+def test_plain_front_ends_have_no_stand_in(signs: LoadedModel) -> None:
     """With the word "plain" JPEG has the gradient it has by itself: none. An attack then breaks
     nothing it did not."""
     x = images(3)
@@ -80,7 +80,7 @@ def test_plain_front_ends_have_no_stand_in(signs: LoadedVictim) -> None:
     assert pgd(defend(signs, "jpeg"), x, labels, eps=4 / 255, steps=5, speed="plain").success.any()
 
 
-def test_the_certifying_ones_are_found(signs: LoadedVictim) -> None:
+def test_the_certifying_ones_are_found(signs: LoadedModel) -> None:
     """Those with a proof say for which patch and at which size."""
     for name, patch in (
         ("patchcleanser:patch18,wide24", (18, 24)),
@@ -97,9 +97,9 @@ def test_the_certifying_ones_are_found(signs: LoadedVictim) -> None:
 
 def test_a_detector_takes_front_ends_only() -> None:
     """Certified defenses need logits; front ends pass detections through."""
-    detector = as_victim(Boxes(), task="detect", name="boxes")
+    detector = as_model(Boxes(), task="detect", name="boxes")
     assert isinstance(defend(detector, "median")(images()), Detections)
-    with pytest.raises(VictimError):
+    with pytest.raises(ModelError):
         defend(detector, "patchcleanser")
 
 
@@ -116,10 +116,10 @@ def test_a_detector_takes_front_ends_only() -> None:
 def test_unknown_names_and_settings_are_refused(name: str) -> None:
     """One error that says what there is."""
     with pytest.raises(OptionError):
-        load_victim(name)
+        load_model(name)
 
 
-def test_an_unknown_victim_behind_a_defense_is_refused() -> None:
+def test_an_unknown_model_behind_a_defense_is_refused() -> None:
     """The victim's own error comes first."""
-    with pytest.raises(VictimError):
-        load_victim("nosuch+jpeg")
+    with pytest.raises(ModelError):
+        load_model("nosuch+jpeg")

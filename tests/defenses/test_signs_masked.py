@@ -16,7 +16,7 @@ from physadv.core.sign_artwork import sign_face
 from physadv.defenses.registry import certifying
 from physadv.models.architectures.signnet import STOP
 from physadv.models.classifiers import resize_images
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 from physadv_cli.main import app
 
 
@@ -32,15 +32,15 @@ def stop_signs() -> Tensor:
 def test_a_stop_sign_is_proven_by_every_defense_at_its_defaults(name: str) -> None:
     """Read and certified behind each of them; patches of the size, random and by the slope, leave
     the verdict."""
-    victim = load_victim(f"signs-masked+{name}")
-    found = certifying(victim)
+    model = load_model(f"signs-masked+{name}")
+    found = certifying(model)
     assert found is not None
     proof, images = found[0], stop_signs()
     labels = torch.full((3,), STOP)
     assert proof.certify(images, labels).all()
     assert not proof.certify(images, labels - 1).any()
     image, side = images[:1].clone().requires_grad_(True), proof.patch[0]
-    (slope,) = torch.autograd.grad(victim(image)[0, STOP], image)
+    (slope,) = torch.autograd.grad(model(image)[0, STOP], image)
     draw = torch.Generator().manual_seed(0)
     for content in (torch.rand(slope.shape, generator=draw), (slope < 0).float()):
         for top, left in ((0, 0), (29, 29), (25, 40)):
@@ -48,12 +48,12 @@ def test_a_stop_sign_is_proven_by_every_defense_at_its_defaults(name: str) -> No
             moved[..., top : top + side, left : left + side] = content[
                 ..., top : top + side, left : left + side
             ]
-            assert int(victim(moved).argmax()) == STOP
+            assert int(model(moved).argmax()) == STOP
 
 
-def test_the_plain_victim_proves_nothing_here() -> None:
+def test_the_plain_model_proves_nothing_here() -> None:
     """Without masked training the same sign is read, and not certified."""
-    found = certifying(load_victim("signs+patchcleanser:masks4"))
+    found = certifying(load_model("signs+patchcleanser:masks4"))
     assert found is not None
     assert not found[0].certify(stop_signs(), torch.full((3,), STOP)).any()
 

@@ -48,7 +48,7 @@ def alpha_of(scenes: SceneBatch, lie: PatchPose) -> Tensor:
     return shown[:, 0]
 
 
-def test_anywhere_keeps_within_what_the_victim_sees() -> None:
+def test_anywhere_keeps_within_what_the_model_sees() -> None:
     """No patch is cut by the picture's edge or by the victim's own crop, and its area is what its
     share says."""
     lie = PatchPose(100, 100, share=(0.3, 0.4), roll_deg=(-45, 45))

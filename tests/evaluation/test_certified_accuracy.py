@@ -20,7 +20,7 @@ from physadv.evaluation.certified_accuracy import (
 )
 from physadv.evaluation.progress_log import Ledger
 from physadv.evaluation.samples import Samples, choose
-from physadv.models.cards import VictimCard
+from physadv.models.cards import ModelCard
 from physadv.training.loop import seeded
 
 SIDE = 6
@@ -31,13 +31,13 @@ def net() -> nn.Module:
     return seeded(lambda: nn.Sequential(*layers), 4).eval()
 
 
-def samples(victim: nn.Module, n: int = 9) -> Samples:
+def samples(model: nn.Module, n: int = 9) -> Samples:
     """Images labeled as the victim reads them, one in three wrongly."""
     pixels = np.random.default_rng(0).integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
-    read = victim(torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255).argmax(1).numpy()
+    read = model(torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255).argmax(1).numpy()
     labels = np.where(np.arange(n) % 3 == 2, (read + 1) % 3, read)
     return choose(
-        in_memory(pixels, labels.astype(np.int64), ("0", "1", "2"), "made"), VictimCard("made")
+        in_memory(pixels, labels.astype(np.int64), ("0", "1", "2"), "made"), ModelCard("made")
     )
 
 
@@ -50,8 +50,8 @@ def rows_of(certifier: Bounding | Smoothing, data: Samples) -> list[dict[str, fl
 def test_the_largest_certified_radius_is_found() -> None:
     """The radius of a row is the largest asked about that holds by itself, whichever radius is the
     main one."""
-    victim = net()
-    data, graph = samples(victim), prepare_graph(victim, (3, SIDE, SIDE))
+    model = net()
+    data, graph = samples(model), prepare_graph(model, (3, SIDE, SIDE))
     radii = [0.001, 0.004, 0.01, 0.03, 0.1]
     images, labels = data.images(range(len(data))), data.targets(range(len(data)))
     each = torch.stack(
@@ -70,12 +70,12 @@ def test_the_largest_certified_radius_is_found() -> None:
 @pytest.mark.parametrize("radius", [None, 0.05])
 def test_smoothing_rows_do_not_depend_on_batch(radius: float | None) -> None:
     """Another batch size gives the same rows, and a fixed radius is all that is claimed."""
-    victim = net()
-    data = samples(victim, 5)
+    model = net()
+    data = samples(model, 5)
 
     def run(batch: int) -> list[dict[str, float]]:
         made = Smoothing(
-            victim,
+            model,
             GaussianNoise(0.1),
             norm="l2",
             dims=3 * SIDE**2,
@@ -106,18 +106,18 @@ def test_summary_counts_only_right_and_wide_enough() -> None:
     assert not certified(rows[1], 0.1)
 
 
-def test_certified_images_of_a_linear_victim_cannot_be_moved() -> None:
+def test_certified_images_of_a_linear_model_cannot_be_moved() -> None:
     """Smoothing's radius is below the true distance of the smoothed linear classifier."""
     weight = torch.zeros(2, 3 * SIDE**2)
     weight[1, 0] = 1.0
-    victim = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 2))
-    victim[1].weight.data, victim[1].bias.data = weight, torch.tensor([0.0, -0.5])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 2))
+    model[1].weight.data, model[1].bias.data = weight, torch.tensor([0.0, -0.5])
 
     def distances(x: Tensor) -> Tensor:
         return (x.flatten(1)[:, 0] - 0.5).abs()
 
-    data = samples(victim.eval(), 6)
-    made = Smoothing(victim, GaussianNoise(0.2), norm="l2", dims=3 * SIDE**2, n=3000, alpha=0.01)
+    data = samples(model.eval(), 6)
+    made = Smoothing(model, GaussianNoise(0.2), norm="l2", dims=3 * SIDE**2, n=3000, alpha=0.01)
     radii = torch.tensor([r["radius"] for r in rows_of(made, data)])
     assert (radii <= distances(data.images(range(6)))).all()
     assert radii.max() > 0.1

@@ -14,7 +14,7 @@ from physadv.core.errors import OptionError
 from physadv.datasets import read_dataset
 from physadv.evaluation.ensemble import ensemble, nearest_classes, scores_only, standard
 from physadv.evaluation.stages import AttackStage, Case, verdicts
-from physadv.models.load import LoadedVictim, load_victim
+from physadv.models.load import LoadedModel, load_model
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import Norm, distance
 
@@ -23,13 +23,13 @@ RADII: dict[Norm, float] = {"linf": 0.04, "l2": 0.4, "l1": 2.0}
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
-def test_a_linear_victim_breaks_exactly_where_it_can(norm: Norm, classes: int) -> None:
+def test_a_linear_model_breaks_exactly_where_it_can(norm: Norm, classes: int) -> None:
     """For 2 classes and up, in every norm, all that the closed form says can fall falls, and
     nothing else."""
-    victim = Linear(classes)
-    images, labels = samples(victim, 24)
-    found = ensemble(victim, images, labels, eps=RADII[norm], norm=norm, plan=standard(norm)[:4])
-    least = least_margin(victim, images, labels, RADII[norm], norm)
+    model = Linear(classes)
+    images, labels = samples(model, 24)
+    found = ensemble(model, images, labels, eps=RADII[norm], norm=norm, plan=standard(norm)[:4])
+    least = least_margin(model, images, labels, RADII[norm], norm)
     assert not found.success[least > 0].any()
     assert found.success[least < -0.01].all()
     assert 0 < int(found.success.sum()) < 24
@@ -45,56 +45,56 @@ def test_the_scale_of_the_logits_changes_nothing() -> None:
     assert torch.equal(plain.success, scaled.success)
 
 
-def test_a_victim_that_hides_its_gradient_falls_to_square() -> None:
+def test_a_model_that_hides_its_gradient_falls_to_square() -> None:
     """A victim that rounds its input has no gradient to follow; its scores betray it."""
 
     class Rounded(Linear):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x + (x.mul(50).round().div(50) - x).detach() - (x - x.detach()))
 
-    victim = Rounded(4)
-    images, labels = samples(victim, 12)
-    found = ensemble(victim, images, labels, eps=0.1)
+    model = Rounded(4)
+    images, labels = samples(model, 12)
+    found = ensemble(model, images, labels, eps=0.1)
     assert "square" in found.broken_by
     # Rounding moves each pixel by up to 1/100, so those with room to spare over the closed form
     # must fall.
-    least = least_margin(victim, images, labels, 0.1, "linf")
+    least = least_margin(model, images, labels, 0.1, "linf")
     assert found.success[least < -0.3].all()
     assert found.success.float().mean() >= 0.75
 
 
-def test_a_victim_without_scores_falls_to_labels() -> None:
+def test_a_model_without_scores_falls_to_labels() -> None:
     """Where only decisions are told, the plan without gradients still finds what is there."""
 
     class Decisions(Linear):
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.one_hot(super().forward(x.detach()).argmax(1), 3).double()
 
-    victim = Decisions(3)
-    images, labels = samples(victim, 8)
-    found = ensemble(victim, images, labels, eps=0.15, plan=scores_only())
+    model = Decisions(3)
+    images, labels = samples(model, 8)
+    found = ensemble(model, images, labels, eps=0.15, plan=scores_only())
     assert found.success.all()
 
 
 def test_what_is_misread_when_clean_is_not_attacked() -> None:
     """A sample with a wrong label counts as broken by nothing but the victim, and comes back as it
     was."""
-    victim = Linear(3)
-    images, labels = samples(victim, 6)
+    model = Linear(3)
+    images, labels = samples(model, 6)
     wrong = (labels + 1) % 3
-    found = ensemble(victim, images, wrong, eps=0.04)
+    found = ensemble(model, images, wrong, eps=0.04)
     assert found.broken_by == ("clean",) * 6
     assert torch.equal(found.images, images)
-    assert victim.calls <= 2
+    assert model.calls <= 2
 
 
 def test_the_verdict_is_about_the_images_returned() -> None:
     """An attack that claims success it has not got is not believed; 8-bit images are what is judged
     where asked."""
-    victim = Linear(3, dtype=torch.float32)
-    images, labels = samples(victim, 8)
+    model = Linear(3, dtype=torch.float32)
+    images, labels = samples(model, 8)
     images = images.mul(255).round().div(255)
-    labels = victim(images).argmax(1)
+    labels = model(images).argmax(1)
 
     def boast(case: Case) -> object:
         from physadv.attacks.attack_result import AttackResult
@@ -102,32 +102,32 @@ def test_the_verdict_is_about_the_images_returned() -> None:
         return AttackResult(case.images, torch.ones(len(case.images), dtype=torch.bool))
 
     plan = [AttackStage("boast", "white", boast)]  # type: ignore[arg-type]
-    assert not ensemble(victim, images, labels, eps=8 / 255, plan=plan).success.any()
-    found = ensemble(victim, images, labels, eps=12 / 255, levels=255)
+    assert not ensemble(model, images, labels, eps=8 / 255, plan=plan).success.any()
+    found = ensemble(model, images, labels, eps=12 / 255, levels=255)
     assert torch.equal(found.images, found.images.mul(255).round().div(255))
-    assert torch.equal(victim(found.images).argmax(1) != labels, found.success)
+    assert torch.equal(model(found.images).argmax(1) != labels, found.success)
 
 
 def test_each_stage_sees_only_what_is_whole() -> None:
     """Stages get fewer and fewer samples, and the images of a stage belong to the samples it names."""
-    victim = Linear(4)
-    images, labels = samples(victim, 20)
+    model = Linear(4)
+    images, labels = samples(model, 20)
     shown = [set(range(20))]
-    for verdict in verdicts(victim, images, labels, ball=LpBall("linf", 0.03), plan=standard()):
+    for verdict in verdicts(model, images, labels, ball=LpBall("linf", 0.03), plan=standard()):
         rows = set(verdict.rows.tolist())
         assert rows <= shown[-1]
         shown.append(set(verdict.rows[~verdict.broken].tolist()))
         assert (distance(verdict.images, images[verdict.rows], "linf") <= 0.03).all()
 
 
-def test_the_nearest_class_of_a_linear_victim_is_found() -> None:
+def test_the_nearest_class_of_a_linear_model_is_found() -> None:
     """The first target is the class whose plane is the nearest, however high its logit is."""
-    victim = Linear(6)
-    images, labels = samples(victim, 10, middle=True)
+    model = Linear(6)
+    images, labels = samples(model, 10, middle=True)
     near = torch.full((10,), torch.inf)
-    case = Case(victim, victim, images, labels, LpBall("linf", 0.1), 0, torch.arange(10), near)
-    weight = victim.weight.detach()
-    gaps = victim(images).gather(1, labels[:, None]) - victim(images)
+    case = Case(model, model, images, labels, LpBall("linf", 0.1), 0, torch.arange(10), near)
+    weight = model.weight.detach()
+    gaps = model(images).gather(1, labels[:, None]) - model(images)
     ratio = gaps / (weight[labels][:, None] - weight[None]).abs().sum(2)
     ratio = ratio.scatter(1, labels[:, None], torch.inf)
     assert torch.equal(nearest_classes(case, 1)[:, 0], ratio.argmin(1))
@@ -136,15 +136,15 @@ def test_the_nearest_class_of_a_linear_victim_is_found() -> None:
 
 def test_an_empty_plan_is_refused() -> None:
     """A plan without attacks would call everything robust."""
-    victim = Linear(2)
-    images, labels = samples(victim, 2)
+    model = Linear(2)
+    images, labels = samples(model, 2)
     with pytest.raises(OptionError, match="0 stages"):
-        ensemble(victim, images, labels, eps=0.1, plan=[])
+        ensemble(model, images, labels, eps=0.1, plan=[])
 
 
-def certified(shared_data: Path) -> LoadedVictim:
+def certified(shared_data: Path) -> LoadedModel:
     """The published MNIST net: certified error at l_inf 0.1 at most 5.8 %."""
-    return load_victim(
+    return load_model(
         "wongkolter-mnist", weights=shared_data / "weights" / "wongkolter_mnist_eps01.pth"
     )
 
@@ -159,9 +159,9 @@ def mnist(shared_data: Path, count: int) -> tuple[Tensor, Tensor]:
 def test_a_part_of_mnist_stays_above_its_certificate(shared_data: Path) -> None:
     """On 200 images a few fall at eps 0.1, most stand, and nearly all fall at three times the
     radius trained for."""
-    victim, (images, labels) = certified(shared_data), mnist(shared_data, 200)
-    near = ensemble(victim, images, labels, eps=0.1, plan=standard()[:3])
-    far = ensemble(victim, images, labels, eps=0.3, plan=standard()[:3])
+    model, (images, labels) = certified(shared_data), mnist(shared_data, 200)
+    near = ensemble(model, images, labels, eps=0.1, plan=standard()[:3])
+    far = ensemble(model, images, labels, eps=0.3, plan=standard()[:3])
     assert 2 <= int(near.success.sum()) <= 16
     assert far.success.float().mean() > 0.9
 
@@ -170,11 +170,11 @@ def test_a_part_of_mnist_stays_above_its_certificate(shared_data: Path) -> None:
 def test_all_of_mnist_stays_above_its_certificate(shared_data: Path) -> None:
     """No attack may break more than 5.8 % at eps 0.1; PGD is published at about 4.1 %, so less than
     3.9 % is weak."""
-    victim, (images, labels) = certified(shared_data), mnist(shared_data, 10_000)
+    model, (images, labels) = certified(shared_data), mnist(shared_data, 10_000)
     broken = 0
     for start in range(0, 10_000, 500):
         part = slice(start, start + 500)
         broken += int(
-            ensemble(victim, images[part], labels[part], eps=0.1, plan=standard()[:4]).success.sum()
+            ensemble(model, images[part], labels[part], eps=0.1, plan=standard()[:4]).success.sum()
         )
     assert 390 <= broken <= 580

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
-from physadv.core.types import Victim
+from physadv.core.errors import ModelError
+from physadv.core.types import Model
 from physadv.evaluation import masking_checks
 
 
@@ -31,12 +31,12 @@ IMAGES = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = Honest()(IMAGES).argmax(1)
 
 
-def names(victim: Victim, images: Tensor = IMAGES, labels: Tensor = LABELS) -> set[str]:
+def names(model: Model, images: Tensor = IMAGES, labels: Tensor = LABELS) -> set[str]:
     """Names of the doubts about a victim."""
-    return {d.name for d in masking_checks.masking_findings(victim, images, labels, eps=0.03)}
+    return {d.name for d in masking_checks.masking_findings(model, images, labels, eps=0.03)}
 
 
-def test_an_honest_victim_raises_no_doubt() -> None:
+def test_an_honest_model_raises_no_doubt() -> None:
     """Nothing is said of a plain differentiable net with logits."""
     assert names(Honest().eval()) == set()
 
@@ -69,9 +69,9 @@ def test_a_missing_a_zero_and_a_vanishing_gradient_are_told_apart() -> None:
 
 def test_training_mode_is_noticed() -> None:
     """A batch norm in training mode makes the result depend on the batch."""
-    victim = nn.Sequential(nn.BatchNorm2d(1), Honest())
-    assert "training-mode" in names(victim.train())
-    assert "training-mode" not in names(victim.eval())
+    model = nn.Sequential(nn.BatchNorm2d(1), Honest())
+    assert "training-mode" in names(model.train())
+    assert "training-mode" not in names(model.eval())
 
 
 def test_images_out_of_range_are_noticed() -> None:
@@ -104,7 +104,7 @@ def test_output_that_is_no_logits_is_an_error() -> None:
         lambda x: Honest()(x) * torch.nan,
         lambda x: Honest()(x)[0],
     ):
-        with pytest.raises(VictimError):
+        with pytest.raises(ModelError):
             masking_checks.masking_findings(broken, IMAGES, LABELS, eps=0.03)
 
 

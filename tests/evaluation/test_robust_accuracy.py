@@ -18,10 +18,10 @@ from physadv.evaluation.progress_log import Ledger, claim
 from physadv.evaluation.robust_accuracy import Evaluation
 from physadv.evaluation.samples import Samples, choose, class_numbers
 from physadv.evaluation.stages import AttackStage, Case
-from physadv.models.cards import VictimCard
+from physadv.models.cards import ModelCard
 from physadv.threat.constraints import LpBall
 
-CARD = VictimCard("toy", classes=("a", "b", "c"))
+CARD = ModelCard("toy", classes=("a", "b", "c"))
 
 
 class Toy(nn.Module):
@@ -52,7 +52,7 @@ def plan() -> list[AttackStage]:
 
     def run(case: Case, steps: int) -> object:
         return pgd(
-            case.victim,
+            case.model,
             case.images,
             case.labels,
             eps=case.ball.eps,
@@ -76,7 +76,7 @@ def evaluation(folder: Path | None = None, **changes: object) -> Evaluation:
     return Evaluation(Toy(), samples, LpBall("linf", 0.02), **settings)  # type: ignore[arg-type]
 
 
-def test_rates_are_those_of_the_victim_itself() -> None:
+def test_rates_are_those_of_the_model_itself() -> None:
     """Clean accuracy is the victim's, every row has an outcome, and robust is never above clean."""
     run = evaluation()
     steps = list(run.run())
@@ -194,7 +194,7 @@ def test_targets_are_what_counts_where_there_are_any() -> None:
         AttackStage(
             "pgd",
             "white",
-            lambda c: pgd(c.victim, c.images, c.labels, eps=0.05, steps=10, targets=c.targets),
+            lambda c: pgd(c.model, c.images, c.labels, eps=0.05, steps=10, targets=c.targets),
         )
     ]
     run.ball = LpBall("linf", 0.05)
@@ -211,7 +211,7 @@ def test_doubts_come_with_the_result() -> None:
             return super().forward(images).softmax(1)
 
     run = evaluation()
-    run.victim = Soft()
+    run.model = Soft()
     list(run.run())
     assert "softmax-output" in [d["name"] for d in run.result()["doubts"]]
 
@@ -250,7 +250,7 @@ def test_a_limit_draws_the_same_images_each_time() -> None:
 def test_classes_are_matched_by_name_before_number() -> None:
     """Class folders in another order than the victim's get the victim's numbers; too many classes
     are refused."""
-    card = VictimCard("v", classes=("stop sign", "Yield", "go"))
+    card = ModelCard("v", classes=("stop sign", "Yield", "go"))
     assert class_numbers(["go", "stop_sign"], card) == [2, 0]
     assert class_numbers(["00", "01"], card) == [0, 1]
     with pytest.raises(DataError, match="4 classes"):
@@ -263,13 +263,13 @@ def test_images_of_several_sizes_become_one_size_on_the_grid() -> None:
     arrays = [np.full((size, size, 3), 77, np.uint8) for size in (8, 12, 16)]
     names = ("x", "y", "z")
     data = ImageDataset(lambda i: arrays[i], np.zeros(3, np.int64), ("a",), names, names)
-    samples = choose(data, VictimCard("v", input_size=(10, 10), extra={"channels": 1}))
+    samples = choose(data, ModelCard("v", input_size=(10, 10), extra={"channels": 1}))
     images = samples.images([0, 1, 2])
     assert images.shape == (3, 1, 10, 10)
     assert torch.equal(images, (images * 255).round() / 255)
 
 
-def test_color_images_for_a_gray_victim_are_an_error() -> None:
+def test_color_images_for_a_gray_model_are_an_error() -> None:
     """A gray victim is not fed the mean of colors in silence."""
     samples = Samples(toy_data(), (0,), (0,), (8, 8), channels=1)
     with pytest.raises(DataError, match="grey"):
@@ -289,8 +289,8 @@ def test_a_softmax_at_the_end_buys_no_robustness() -> None:
     samples = choose(toy_data(), CARD)
     ball = LpBall("linf", 0.02)
     rates = {}
-    for name, victim in (("logits", Toy()), ("softmax", Softmax())):
-        evaluation = Evaluation(victim, samples, ball, plan=plan())
+    for name, model in (("logits", Toy()), ("softmax", Softmax())):
+        evaluation = Evaluation(model, samples, ball, plan=plan())
         list(evaluation.run())
         rates[name] = evaluation.result()["robust_accuracy"]["rate"]
         assert ("softmax-output" in {d.name for d in evaluation.doubts}) == (name == "softmax")

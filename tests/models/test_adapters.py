@@ -17,10 +17,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.types import Detections
-from physadv.models.checks import check_victim
-from physadv.models.load import as_victim, load_victim
+from physadv.models.checks import check_model
+from physadv.models.load import as_model, load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,10 +71,10 @@ def test_a_torchvision_detector_is_opened() -> None:
     """Candidates under its threshold and under its suppression come out, with gradients; the user's
     model stays."""
     mine = TwoStage()
-    victim = as_victim(mine, classes=["__background__", "person", "sign"])
+    model = as_model(mine, classes=["__background__", "person", "sign"])
     images = torch.zeros(2, 3, 16, 16)
     images[0, 0], images[0, 1], images[1, 1] = 0.9, 0.3, 0.2
-    found = victim(images.requires_grad_())
+    found = model(images.requires_grad_())
     assert isinstance(found, Detections)
     assert found.scores.shape == (2, 2, 3)
     assert found.scores[0].detach().tolist() == [
@@ -85,19 +85,19 @@ def test_a_torchvision_detector_is_opened() -> None:
     assert found.boxes[0, 0].tolist() == [2, 2, 10, 10]
     (gradient,) = torch.autograd.grad(found.scores[0, 1, 2], images)
     assert float(gradient[0, 1].sum()) == pytest.approx(1)
-    assert victim.card.task == "detect"
+    assert model.card.task == "detect"
     assert (
         mine.roi_heads.score_thresh,
         mine.roi_heads.nms_thresh,
         mine.roi_heads.detections_per_img,
     ) == (0.5, 0.5, 1)
     assert isinstance(mine.roi_heads.mask_roi_pool, nn.Identity)
-    check_victim(victim, images.detach().clamp(0.05, 1))
+    check_model(model, images.detach().clamp(0.05, 1))
 
 
 def test_a_picture_without_candidates_is_an_empty_answer() -> None:
     """Black pictures give one candidate of score zero, not an error."""
-    found = as_victim(TwoStage(), classes=["none", "person", "sign"])(torch.zeros(1, 3, 16, 16))
+    found = as_model(TwoStage(), classes=["none", "person", "sign"])(torch.zeros(1, 3, 16, 16))
     assert found.scores.shape == (1, 1, 3)
     assert float(found.scores.sum()) == 0
 
@@ -106,8 +106,8 @@ def test_a_detector_that_cannot_be_opened_is_refused() -> None:
     """Without a suppression to open, the line says so and what to return instead."""
     closed = TwoStage()
     del closed.roi_heads.nms_thresh
-    with pytest.raises(VictimError, match="nms_thresh"):
-        as_victim(closed)
+    with pytest.raises(ModelError, match="nms_thresh"):
+        as_model(closed)
 
 
 class YoloNet(nn.Module):
@@ -152,33 +152,33 @@ class Yolo(nn.Module):
 def test_an_ultralytics_model_is_opened(make: type[nn.Module]) -> None:
     """The net inside is called, in its own input size; names and boxes come out in the picture's
     pixels."""
-    victim = as_victim(make())
-    found = victim(torch.full((2, 3, 320, 320), 0.25))
-    assert victim.card.classes == ("person", "stop sign")
+    model = as_model(make())
+    found = model(torch.full((2, 3, 320, 320), 0.25))
+    assert model.card.classes == ("person", "stop sign")
     assert found.scores.shape == (2, 5, 2)
     assert found.scores[0, 0].tolist() == pytest.approx([0.25, 0.75])
     assert found.boxes[0, 0].tolist() == pytest.approx([144, 72, 176, 88])
-    assert victim.card.extra["score_threshold"] == 0.25
+    assert model.card.extra["score_threshold"] == 0.25
 
 
 def test_what_ultralytics_suppresses_itself_is_refused() -> None:
     """An end-to-end answer (b, 300, 6) and a task without boxes are named, with what to do."""
     net = YoloNet()
     net.end_to_end = True
-    with pytest.raises(VictimError, match="before suppression"):
-        as_victim(net)(torch.zeros(1, 3, 64, 64))
-    with pytest.raises(VictimError, match="classify"):
-        as_victim(Yolo("classify"))
+    with pytest.raises(ModelError, match="before suppression"):
+        as_model(net)(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ModelError, match="classify"):
+        as_model(Yolo("classify"))
 
 
 def test_module_factory_finds_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--victim mine:make` opens a detector of either shape without another word."""
+    """`--model mine:make` opens a detector of either shape without another word."""
     (tmp_path / "my_yolo.py").write_text(
         "from test_adapters import Yolo\n\ndef make():\n    return Yolo()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    assert load_victim("my_yolo:make").card.task == "detect"
+    assert load_model("my_yolo:make").card.task == "detect"
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_what_is_missing_is_named_with_its_remedy(
 ) -> None:
     """Without the library, or without the file, one line tells how to get it."""
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    with pytest.raises(VictimError, match=said):
-        load_victim(name)
+    with pytest.raises(ModelError, match=said):
+        load_model(name)
 
 
 def test_ultralytics_missing_with_its_file_here(
@@ -203,8 +203,8 @@ def test_ultralytics_missing_with_its_file_here(
     """The file is here, the library is not: the line names the extra and its license."""
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     (tmp_path / "y.pt").write_bytes(b"x")
-    with pytest.raises(VictimError, match="AGPL"):
-        load_victim(f"ultralytics:{tmp_path / 'y.pt'}")
+    with pytest.raises(ModelError, match="AGPL"):
+        load_model(f"ultralytics:{tmp_path / 'y.pt'}")
 
 
 def stub_torchvision(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
@@ -241,14 +241,14 @@ def test_torchvision_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Names load what is in torch's cache, with classes and preprocessing of its table, and never
     fetch it."""
     stub_torchvision(monkeypatch, tmp_path)
-    with pytest.raises(VictimError, match="DEFAULT"):
-        load_victim("torchvision:det")
-    with pytest.raises(VictimError, match="did you mean"):
-        load_victim("torchvision:dett")
+    with pytest.raises(ModelError, match="DEFAULT"):
+        load_model("torchvision:det")
+    with pytest.raises(ModelError, match="did you mean"):
+        load_model("torchvision:dett")
     (tmp_path / "checkpoints").mkdir()
     for name in ("det", "cls"):
         (tmp_path / "checkpoints" / f"{name}-1234.pth").touch()
-    detector, classifier = load_victim("torchvision:det"), load_victim("torchvision:cls")
+    detector, classifier = load_model("torchvision:det"), load_model("torchvision:cls")
     assert detector.card.class_index("sign") == 2
     assert isinstance(detector(torch.rand(1, 3, 16, 16)), Detections)
     assert classifier.card.task == "classify"

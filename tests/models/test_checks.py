@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.types import Detections
-from physadv.models.checks import check_victim
-from physadv.models.load import as_victim
+from physadv.models.checks import check_model
+from physadv.models.load import as_model
 
 IMAGES = torch.linspace(0.1, 0.9, 4 * 3 * 8 * 8).reshape(4, 3, 8, 8)
 
@@ -37,9 +37,9 @@ class Changed(Linear):
         return self.change(super().forward(images))  # type: ignore[operator, no-any-return]
 
 
-def test_a_sound_victim_passes_without_a_word() -> None:
+def test_a_sound_model_passes_without_a_word() -> None:
     """Logits, finite, steady, with a gradient: no warning."""
-    assert check_victim(Linear().eval(), IMAGES) == []
+    assert check_model(Linear().eval(), IMAGES) == []
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def test_a_sound_victim_passes_without_a_word() -> None:
 def test_worthless_answers_are_errors(change: object, said: str) -> None:
     """NaN, infinity, labels for logits, one class, a tuple, detached outputs and a crash raise
     VictimError."""
-    with pytest.raises(VictimError, match=said):
-        check_victim(Changed(change).eval(), IMAGES)
+    with pytest.raises(ModelError, match=said):
+        check_model(Changed(change).eval(), IMAGES)
 
 
 def test_a_square_root_at_zero_is_caught() -> None:
     """A finite output with an infinite gradient raises VictimError."""
-    with pytest.raises(VictimError, match=r"gradient is NaN or infinite"):
-        check_victim(Changed(lambda y: (y * 0).sqrt() + y).eval(), IMAGES)
+    with pytest.raises(ModelError, match=r"gradient is NaN or infinite"):
+        check_model(Changed(lambda y: (y * 0).sqrt() + y).eval(), IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -80,24 +80,24 @@ def test_a_square_root_at_zero_is_caught() -> None:
 )
 def test_doubtful_answers_are_warnings(change: object, said: str) -> None:
     """Softmax, saturated logits, randomness, batch statistics and masked gradients are each named."""
-    (warning,) = check_victim(Changed(change).eval(), IMAGES)
+    (warning,) = check_model(Changed(change).eval(), IMAGES)
     assert said in warning
 
 
-def test_a_victim_without_gradients_passes_where_none_are_needed() -> None:
+def test_a_model_without_gradients_passes_where_none_are_needed() -> None:
     """gradients=False is for black-box attacks and for judging only."""
-    assert check_victim(Changed(lambda y: y.detach()).eval(), IMAGES, gradients=False) == []
+    assert check_model(Changed(lambda y: y.detach()).eval(), IMAGES, gradients=False) == []
 
 
 def test_training_mode_is_named() -> None:
     """A model left in training mode is warned of."""
-    assert any("training mode" in w for w in check_victim(Linear().train(), IMAGES))
+    assert any("training mode" in w for w in check_model(Linear().train(), IMAGES))
 
 
 def test_classes_on_the_card_must_be_the_models() -> None:
     """Two names for three logits raise VictimError."""
-    with pytest.raises(VictimError, match="3 classes"):
-        check_victim(as_victim(Linear(), classes=["a", "b"]), IMAGES)
+    with pytest.raises(ModelError, match="3 classes"):
+        check_model(as_model(Linear(), classes=["a", "b"]), IMAGES)
 
 
 def test_the_check_leaves_no_trace() -> None:
@@ -105,7 +105,7 @@ def test_the_check_leaves_no_trace() -> None:
     model = Changed(lambda y: y + torch.randn_like(y)).eval()
     model.factor.requires_grad_(True)
     images, state = IMAGES.clone(), torch.get_rng_state()
-    check_victim(model, images)
+    check_model(model, images)
     assert torch.equal(images, IMAGES)
     assert not images.requires_grad
     assert model.factor.grad is None
@@ -125,8 +125,8 @@ def test_detections_are_checked_too() -> None:
             scores = images.mean((2, 3))[:, :, None].expand(-1, -1, 2) * self.scale
             return Detections(torch.zeros(images.shape[0], self.boxes, 4), scores)
 
-    assert check_victim(Detector(1.0, 3).eval(), IMAGES) == []
-    with pytest.raises(VictimError, match=r"must lie in \[0, 1\]"):
-        check_victim(Detector(5.0, 3).eval(), IMAGES)
-    with pytest.raises(VictimError, match="before suppression"):
-        check_victim(Detector(1.0, 2).eval(), IMAGES)
+    assert check_model(Detector(1.0, 3).eval(), IMAGES) == []
+    with pytest.raises(ModelError, match=r"must lie in \[0, 1\]"):
+        check_model(Detector(5.0, 3).eval(), IMAGES)
+    with pytest.raises(ModelError, match="before suppression"):
+        check_model(Detector(1.0, 2).eval(), IMAGES)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.image_io import list_images, read_rgba, to_tensor
 from physadv.models.faces import embedders as embedders_module
 from physadv.models.faces.embedders import DLIB, MOBILEFACENET, embedding_similarity, load_embedder
@@ -179,7 +179,7 @@ def test_similarity_transform_recovers_a_known_one() -> None:
     turn = np.array([[0.8, -0.6], [0.6, 0.8]]) * 37.0
     found = fitted(source, source @ turn.T + [5, -2])
     assert np.allclose(found, np.concatenate([turn, [[5], [-2]]], 1))
-    with pytest.raises(VictimError, match="one place"):
+    with pytest.raises(ModelError, match="one place"):
         fitted(np.zeros((5, 2)), source)
 
 
@@ -234,7 +234,7 @@ def test_wrong_descriptors_are_refused_by_name(tmp_path: Path, line: str, said: 
     licence = "" if said == "licence" else 'licence = "mine"'
     text = f'weights = "net.pt"\nsize = 16\ndimension = 3\n{licence}\n{line}\n'
     (tmp_path / "net.toml").write_text(text, encoding="utf-8")
-    with pytest.raises(VictimError, match=said):
+    with pytest.raises(ModelError, match=said):
         load_embedder(tmp_path / "net.toml")
 
 
@@ -243,7 +243,7 @@ def test_wrong_dimension_is_said(tmp_path: Path) -> None:
     torch.jit.script(Tiny()).save(str(tmp_path / "net.pt"))
     text = 'weights = "net.pt"\nsize = 16\ndimension = 4\nlicense = "mine"\n'
     (tmp_path / "net.toml").write_text(text, encoding="utf-8")
-    with pytest.raises(VictimError, match="is stated"):
+    with pytest.raises(ModelError, match="is stated"):
         load_embedder(tmp_path / "net.toml")(torch.zeros(1, 3, 16, 16))
 
 
@@ -251,18 +251,18 @@ def test_missing_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) ->
     """Without weights at hand the error names the command that fetches them; so does a missing
     package."""
     monkeypatch.setattr(embedders_module, "cached", lambda card: None)
-    with pytest.raises(VictimError, match="models fetch mobilefacenet"):
+    with pytest.raises(ModelError, match="models fetch mobilefacenet"):
         load_embedder("mobilefacenet")
-    with pytest.raises(VictimError, match=r"physadv\[faces\]"):
+    with pytest.raises(ModelError, match=r"physadv\[faces\]"):
         model_file("no_such_file.dat")
-    with pytest.raises(VictimError, match="dlib, mobilefacenet"):
+    with pytest.raises(ModelError, match="dlib, mobilefacenet"):
         load_embedder("arcfase")
 
 
 def test_foreign_dat_file_is_refused(tmp_path: Path) -> None:
     """Something else than dlib's network is said to be so, not half loaded."""
     (tmp_path / "x.dat").write_bytes(b"\x01\x05con_4\x01\x02" + bytes(40))
-    with pytest.raises(VictimError):
+    with pytest.raises(ModelError):
         load_embedder("dlib", weights=tmp_path / "x.dat")
 
 

@@ -11,20 +11,20 @@ import torch
 from physadv.core.image_io import list_images, read_image
 from physadv.core.types import Detections
 from physadv.models.architectures.fastestdet import FastestDet, decode_boxes, decode_scores
-from physadv.models.cards import LoadedVictim
+from physadv.models.cards import LoadedModel
 from physadv.models.detectors import best_of_class, nms
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 
 STOP = 11
 
 
 @pytest.fixture(scope="module")
-def detector(shared_data: Path) -> LoadedVictim:
-    return load_victim("fastestdet", weights=shared_data / "weights" / "fastestdet_coco.pth")
+def detector(shared_data: Path) -> LoadedModel:
+    return load_model("fastestdet", weights=shared_data / "weights" / "fastestdet_coco.pth")
 
 
-def predict(victim: LoadedVictim, images: torch.Tensor) -> Detections:
-    found = victim(images)
+def predict(model: LoadedModel, images: torch.Tensor) -> Detections:
+    found = model(images)
     assert isinstance(found, Detections)
     return found
 
@@ -68,7 +68,7 @@ def test_gradients_stay_finite_where_scores_underflow() -> None:
 
 
 def test_every_stop_sign_of_the_street_photos_is_found_and_none_is_invented(
-    detector: LoadedVictim, shared_data: Path
+    detector: LoadedModel, shared_data: Path
 ) -> None:
     """At the card's threshold: at least 11 of 12 photos with a stop sign, none of the 12 without."""
     threshold = detector.card.extra["score_threshold"]
@@ -82,7 +82,7 @@ def test_every_stop_sign_of_the_street_photos_is_found_and_none_is_invented(
     assert hits["other"] == 0
 
 
-def test_the_box_lies_on_the_sign(detector: LoadedVictim, shared_data: Path) -> None:
+def test_the_box_lies_on_the_sign(detector: LoadedModel, shared_data: Path) -> None:
     """Photo 018: the sign fills the right of the middle; the best box overlaps its hand-read place
     by over 0.7."""
     image = read_image(shared_data / "stop-photos" / "stop" / "018.jpg")[None]
@@ -103,7 +103,7 @@ def test_the_box_lies_on_the_sign(detector: LoadedVictim, shared_data: Path) -> 
     ],
 )
 def test_other_classes_have_their_names(
-    detector: LoadedVictim, shared_data: Path, file: str, kind: str, place: list[float]
+    detector: LoadedModel, shared_data: Path, file: str, kind: str, place: list[float]
 ) -> None:
     """A giraffe, a clock and a person are found under their own class, where they are."""
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_other_classes_have_their_names(
 
 
 def test_gradient_reaches_the_image_and_not_the_parameters(
-    detector: LoadedVictim, shared_data: Path
+    detector: LoadedModel, shared_data: Path
 ) -> None:
     """Backward from a stop score fills the image's gradient, finite, and leaves every parameter
     without one."""

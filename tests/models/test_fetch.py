@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from physadv.core.errors import VictimError
-from physadv.models.cards import VictimCard
+from physadv.core.errors import ModelError
+from physadv.models.cards import ModelCard
 from physadv.models.fetch import cache_dir, cached, fetch
 
 DATA = b"weights" * 30_000
@@ -24,8 +24,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def card() -> VictimCard:
-    return VictimCard(
+def card() -> ModelCard:
+    return ModelCard(
         name="own", sha256=hashlib.sha256(DATA).hexdigest(), extra={"size_bytes": len(DATA)}
     )
 
@@ -54,7 +54,7 @@ def files_left() -> list[Path]:
     return [p for p in cache_dir().rglob("*") if p.is_file()] if cache_dir().exists() else []
 
 
-def test_a_url_is_fetched_verified_and_found_again(card: VictimCard, server: str) -> None:
+def test_a_url_is_fetched_verified_and_found_again(card: ModelCard, server: str) -> None:
     """The bytes arrive whole, progress counts to the end, and the cache then knows them."""
     seen: list[tuple[int, int | None]] = []
     path = fetch(
@@ -65,29 +65,29 @@ def test_a_url_is_fetched_verified_and_found_again(card: VictimCard, server: str
     assert seen[-1] == (len(DATA), len(DATA))
 
 
-def test_a_file_of_another_machine_by_path(card: VictimCard, tmp_path: Path) -> None:
+def test_a_file_of_another_machine_by_path(card: ModelCard, tmp_path: Path) -> None:
     """--from takes a path, for machines without a network."""
     (tmp_path / "carried file.pth").write_bytes(DATA)
     assert fetch(card, source=tmp_path / "carried file.pth").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("name", ["other.pth", "long.pth", "absent.pth"])
-def test_the_wrong_bytes_leave_nothing_behind(card: VictimCard, server: str, name: str) -> None:
+def test_the_wrong_bytes_leave_nothing_behind(card: ModelCard, server: str, name: str) -> None:
     """Another sha256, too many bytes, and 404 raise VictimError naming the source; the cache stays
     empty."""
-    with pytest.raises(VictimError, match=name):
+    with pytest.raises(ModelError, match=name):
         fetch(card, source=f"{server}/{name}")
     assert files_left() == []
 
 
-def test_the_cards_urls_are_tried_in_turn(card: VictimCard, server: str) -> None:
+def test_the_cards_urls_are_tried_in_turn(card: ModelCard, server: str) -> None:
     """A first URL that is gone does not stop the second."""
     urls = (f"{server}/absent.pth", f"{server}/right.pth")
-    both = VictimCard(name="own", sha256=card.sha256, urls=urls, extra=card.extra)
+    both = ModelCard(name="own", sha256=card.sha256, urls=urls, extra=card.extra)
     assert fetch(both).read_bytes() == DATA
 
 
-def test_what_is_there_is_not_fetched_again(card: VictimCard, tmp_path: Path) -> None:
+def test_what_is_there_is_not_fetched_again(card: ModelCard, tmp_path: Path) -> None:
     """A whole file in the cache answers without its source; a damaged one is replaced."""
     source = tmp_path / "w.pth"
     source.write_bytes(DATA)
@@ -98,9 +98,9 @@ def test_what_is_there_is_not_fetched_again(card: VictimCard, tmp_path: Path) ->
     assert fetch(card, source=source) == path
 
 
-def test_nothing_to_fetch_is_said(card: VictimCard) -> None:
+def test_nothing_to_fetch_is_said(card: ModelCard) -> None:
     """A card without URLs, and a source that is neither file nor URL, raise VictimError."""
-    with pytest.raises(VictimError, match="nothing to fetch"):
+    with pytest.raises(ModelError, match="nothing to fetch"):
         fetch(card)
-    with pytest.raises(VictimError, match="neither a file nor"):
+    with pytest.raises(ModelError, match="neither a file nor"):
         fetch(card, source="ftp://example.invalid/w.pth")

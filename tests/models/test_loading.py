@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.types import Detections
-from physadv.models.load import LoadedVictim, as_victim, load_victim
+from physadv.models.load import LoadedModel, as_model, load_model
 
 TEN_LINES = """
 import torch
@@ -72,46 +72,46 @@ def module_of(folder: Path) -> str:
     return next(folder.glob("own_*.py")).stem
 
 
-def logits(victim: LoadedVictim, images: Tensor) -> Tensor:
-    found = victim(images)
+def logits(model: LoadedModel, images: Tensor) -> Tensor:
+    found = model(images)
     assert isinstance(found, Tensor)
     return found
 
 
-def test_ten_lines_in_the_working_folder_are_a_victim(folder: Path) -> None:
+def test_ten_lines_in_the_working_folder_are_a_model(folder: Path) -> None:
     """`module:factory` gives a frozen victim in eval mode, with the classes it named, for images of
     any size."""
-    victim = load_victim(f"{module_of(folder)}:make")
-    assert logits(victim, torch.rand(2, 3, 50, 70)).shape == (2, 3)
-    assert victim.card.classes == ("stop", "yield", "other")
-    assert victim.card.class_index("Yield") == 1
-    assert victim.card.input_size == (32, 32)
-    assert not any(m.training for m in victim.modules())
-    assert not any(p.requires_grad for p in victim.parameters())
+    model = load_model(f"{module_of(folder)}:make")
+    assert logits(model, torch.rand(2, 3, 50, 70)).shape == (2, 3)
+    assert model.card.classes == ("stop", "yield", "other")
+    assert model.card.class_index("Yield") == 1
+    assert model.card.input_size == (32, 32)
+    assert not any(m.training for m in model.modules())
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_weights_go_into_what_the_factory_makes(folder: Path) -> None:
     """--weights with module:factory loads a state dict, wrapped by as_victim or not."""
     name = module_of(folder)
-    state = {k: v + 1 for k, v in load_victim(f"{name}:bare").net.net.state_dict().items()}  # type: ignore[union-attr]
+    state = {k: v + 1 for k, v in load_model(f"{name}:bare").net.net.state_dict().items()}  # type: ignore[union-attr]
     torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, folder / "w.pth")
     for factory in ("bare", "make"):
-        victim = load_victim(f"{name}:{factory}", weights=folder / "w.pth")
-        loaded = victim.net.net.state_dict()  # type: ignore[union-attr]
+        model = load_model(f"{name}:{factory}", weights=folder / "w.pth")
+        loaded = model.net.net.state_dict()  # type: ignore[union-attr]
         assert all(torch.equal(loaded[k], v) for k, v in state.items())
-        assert len(victim.card.sha256) == 64
+        assert len(model.card.sha256) == 64
 
 
 def test_an_instance_in_the_users_module_is_left_as_it_is(folder: Path) -> None:
     """Loading `module:instance` copies: the instance keeps training mode and requires_grad."""
     name = module_of(folder)
-    victim = load_victim(f"{name}:instance")
+    model = load_model(f"{name}:instance")
     import importlib
 
     theirs = importlib.import_module(name).instance
     assert theirs.training
     assert all(p.requires_grad for p in theirs.parameters())
-    assert not any(p is q for p in theirs.parameters() for q in victim.parameters())
+    assert not any(p is q for p in theirs.parameters() for q in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -128,18 +128,18 @@ def test_a_factory_that_cannot_be_used_is_told_in_one_line(
 ) -> None:
     """Missing attribute, not callable, needs arguments, returns no module: VictimError that says
     which."""
-    with pytest.raises(VictimError, match=said):
-        load_victim(f"{module_of(folder)}:{attribute}")
+    with pytest.raises(ModelError, match=said):
+        load_model(f"{module_of(folder)}:{attribute}")
 
 
 def test_an_unknown_module_file_or_name_is_refused(tmp_path: Path) -> None:
     """Each kind of wrong name has an error of its own, with the nearest known name."""
-    with pytest.raises(VictimError, match="cannot be imported"):
-        load_victim("no_such_module_here:make")
-    with pytest.raises(VictimError, match="no such file"):
-        load_victim(tmp_path / "absent.pt")
-    with pytest.raises(VictimError, match="did you mean fastestdet"):
-        load_victim("fastestdt")
+    with pytest.raises(ModelError, match="cannot be imported"):
+        load_model("no_such_module_here:make")
+    with pytest.raises(ModelError, match="no such file"):
+        load_model(tmp_path / "absent.pt")
+    with pytest.raises(ModelError, match="did you mean fastestdet"):
+        load_model("fastestdt")
 
 
 def test_wrapping_changes_nothing_of_the_users_model() -> None:
@@ -150,15 +150,15 @@ def test_wrapping_changes_nothing_of_the_users_model() -> None:
     model[5].weight.grad = torch.ones_like(model[5].weight)
     before = copy.deepcopy(model.state_dict())
     flags = [(p.requires_grad, p.grad is None) for p in model.parameters()]
-    victim = as_victim(model, mean=0.5, std=0.25)
+    model = as_model(model, mean=0.5, std=0.25)
     images = torch.rand(2, 3, 20, 20, requires_grad=True)
-    logits(victim, images).sum().backward()
+    logits(model, images).sum().backward()
     assert images.grad is not None
     assert model.training
     assert [(p.requires_grad, p.grad is None) for p in model.parameters()] == flags
     assert bool((model[5].weight.grad == 1).all())
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    assert all(p.grad is None for p in victim.parameters())
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_mean_and_std_are_in_units_of_the_unit_interval() -> None:
@@ -169,21 +169,21 @@ def test_mean_and_std_are_in_units_of_the_unit_interval() -> None:
         torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1),
         torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1),
     )
-    victim = as_victim(model, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
-    assert torch.allclose(logits(victim, images), model((images - mean) / std), atol=1e-5)
+    model = as_model(model, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
+    assert torch.allclose(logits(model, images), model((images - mean) / std), atol=1e-5)
 
 
 def test_probabilities_become_logits_with_the_same_ranking_and_softmax() -> None:
     """outputs="probabilities": softmax of what the victim returns is what the model returned."""
     model = nn.Sequential(Tiny(), nn.Softmax(1)).eval()
     images = torch.rand(4, 3, 20, 20)
-    found = logits(as_victim(model, outputs="probabilities"), images)
+    found = logits(as_model(model, outputs="probabilities"), images)
     assert torch.allclose(found.softmax(1), model(images), atol=1e-6)
 
 
 def test_a_detectors_boxes_come_back_in_pixels_of_the_image_given() -> None:
     """A detector fed at 64x64 and asked about a 100x200 image: the last box ends at (200, 100)."""
-    found = as_victim(Pair(), task="detect", input_size=64)(torch.rand(2, 3, 100, 200))
+    found = as_model(Pair(), task="detect", input_size=64)(torch.rand(2, 3, 100, 200))
     assert isinstance(found, Detections)
     assert found.boxes[1, 3].tolist() == pytest.approx([100, 50, 200, 100])
 
@@ -201,7 +201,7 @@ def test_the_yolo_layout_is_read(beside: bool) -> None:
             output = row.expand(images.shape[0], 6, 7)
             return (output, [images]) if beside else output
 
-    found = as_victim(Yolo(), task="detect", input_size=64)(torch.rand(2, 3, 64, 128))
+    found = as_model(Yolo(), task="detect", input_size=64)(torch.rand(2, 3, 64, 128))
     assert isinstance(found, Detections)
     assert found.boxes.shape == (2, 7, 4)
     assert found.boxes[1, 6].tolist() == pytest.approx([44, 11, 84, 21])
@@ -215,8 +215,8 @@ def test_a_detector_of_another_kind_is_told_what_is_needed() -> None:
         def forward(self, images: Tensor) -> object:
             return [{"labels": images}]
 
-    with pytest.raises(VictimError, match="before suppression"):
-        as_victim(After(), task="detect")(torch.rand(1, 3, 8, 8))
+    with pytest.raises(ModelError, match="before suppression"):
+        as_model(After(), task="detect")(torch.rand(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_a_sidecar_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, sa
     path = tmp_path / "own.pt"
     torch.jit.script(Tiny().eval()).save(str(path))
     path.with_name("own.pt.toml").write_text(line + "\n")
-    with pytest.raises(VictimError, match=said):
-        load_victim(path)
+    with pytest.raises(ModelError, match=said):
+        load_model(path)
 
 
 def test_torchscript_with_a_sidecar(tmp_path: Path) -> None:
@@ -251,13 +251,13 @@ def test_torchscript_with_a_sidecar(tmp_path: Path) -> None:
         'classes = ["a", "b", "c"]\nmean = [0.5, 0.5, 0.5]\nstd = 0.25\ninput_size = 24\nlicense '
         '= "MIT"\n'
     )
-    victim = load_victim(path)
+    model = load_model(path)
     images = torch.rand(3, 3, 24, 24)
-    assert torch.allclose(logits(victim, images), model((images - 0.5) / 0.25), atol=1e-5)
-    assert victim.card.classes == ("a", "b", "c")
-    assert victim.card.licence == "MIT"
-    assert logits(victim, torch.rand(1, 3, 90, 40)).shape == (1, 3)
-    assert not any(p.requires_grad for p in victim.parameters())
+    assert torch.allclose(logits(model, images), model((images - 0.5) / 0.25), atol=1e-5)
+    assert model.card.classes == ("a", "b", "c")
+    assert model.card.licence == "MIT"
+    assert logits(model, torch.rand(1, 3, 90, 40)).shape == (1, 3)
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_exported_program_of_one_image_takes_batches_of_any_size(tmp_path: Path) -> None:
@@ -266,15 +266,15 @@ def test_exported_program_of_one_image_takes_batches_of_any_size(tmp_path: Path)
     model = Tiny().eval()
     path = tmp_path / "own.pt2"
     torch.export.save(torch.export.export(model, (torch.rand(1, 3, 24, 24),)), path)
-    victim = load_victim(path)
+    model = load_model(path)
     images = torch.rand(3, 3, 24, 24, requires_grad=True)
-    found = logits(victim, images)
+    found = logits(model, images)
     assert torch.allclose(found, model(images), atol=1e-5)
     (gradient,) = torch.autograd.grad(found.sum(), images)
     assert float(gradient.abs().sum()) > 0
-    assert victim.card.input_size == (24, 24)
-    assert logits(victim, torch.rand(2, 3, 60, 30)).shape == (2, 3)
-    assert not any(p.requires_grad for p in victim.parameters())
+    assert model.card.input_size == (24, 24)
+    assert logits(model, torch.rand(2, 3, 60, 30)).shape == (2, 3)
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_exported_program_of_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
@@ -284,15 +284,15 @@ def test_exported_program_of_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
     path = tmp_path / "four.pt2"
     torch.export.save(torch.export.export(model, (torch.rand(4, 3, 24, 24),)), path)
     images = torch.rand(5, 3, 24, 24)
-    assert torch.allclose(logits(load_victim(path), images), model(images), atol=1e-5)
+    assert torch.allclose(logits(load_model(path), images), model(images), atol=1e-5)
 
 
 def test_a_state_dict_alone_is_no_model(tmp_path: Path) -> None:
     """Weights without a model are refused with the remedy: name module:factory, give them with
     --weights."""
     torch.save(Tiny().state_dict(), tmp_path / "w.pth")
-    with pytest.raises(VictimError, match="--weights"):
-        load_victim(tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="--weights"):
+        load_model(tmp_path / "w.pth")
 
 
 class Bomb:
@@ -315,8 +315,8 @@ def test_a_pickle_of_more_than_weights_is_refused_and_never_run(
     torch.save({"x": Bomb(tmp_path / "ran")}, tmp_path / f"bomb.{suffix}")
     (tmp_path / f"plain.{suffix}").write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
     for name in ("module", "bomb", "plain"):
-        with pytest.raises(VictimError, match=r"could run any code.*state_dict"):
-            load_victim(tmp_path / f"{name}.{suffix}")
+        with pytest.raises(ModelError, match=r"could run any code.*state_dict"):
+            load_model(tmp_path / f"{name}.{suffix}")
     assert not (tmp_path / "ran").exists()
 
 
@@ -330,36 +330,36 @@ def test_damaged_files_are_told_in_one_line(tmp_path: Path) -> None:
         ("cut.pt", whole[: len(whole) // 2]),
     ):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(VictimError):
-            load_victim(tmp_path / name)
+        with pytest.raises(ModelError):
+            load_model(tmp_path / name)
 
 
 def test_weights_that_do_not_fit_name_the_keys(folder: Path) -> None:
     """Strict loading: a missing key, an unknown key and a wrong shape are each named."""
-    state = load_victim(f"{module_of(folder)}:bare").net.net.state_dict()  # type: ignore[union-attr]
+    state = load_model(f"{module_of(folder)}:bare").net.net.state_dict()  # type: ignore[union-attr]
     state["4.weight"] = torch.zeros(4, 8)
     del state["0.bias"]
     state["9.bias"] = torch.zeros(1)
     torch.save(state, folder / "w.pth")
-    with pytest.raises(VictimError, match=r"missing.*unknown.*another shape"):
-        load_victim(f"{module_of(folder)}:bare", weights=folder / "w.pth")
+    with pytest.raises(ModelError, match=r"missing.*unknown.*another shape"):
+        load_model(f"{module_of(folder)}:bare", weights=folder / "w.pth")
 
 
 def test_class_names_are_found_or_explained() -> None:
     """Case and underscores do not matter; a near miss is suggested; a name of two classes and a
     wrong number raise."""
-    card = as_victim(Tiny(4), classes=["stop sign", "crane", "crane", "other"]).card
+    card = as_model(Tiny(4), classes=["stop sign", "crane", "crane", "other"]).card
     assert card.class_index("Stop_Sign") == 0
     assert card.class_index("3") == 3
-    with pytest.raises(VictimError, match="did you mean 'stop sign'"):
+    with pytest.raises(ModelError, match="did you mean 'stop sign'"):
         card.class_index("stop signs")
-    with pytest.raises(VictimError, match=r"stands for \[1, 2\]"):
+    with pytest.raises(ModelError, match=r"stands for \[1, 2\]"):
         card.class_index("crane")
-    with pytest.raises(VictimError, match=r"0\.\.3"):
+    with pytest.raises(ModelError, match=r"0\.\.3"):
         card.class_index(4)
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
     """An unknown device name raises VictimError with the remedy."""
-    with pytest.raises(VictimError, match="--device cpu"):
-        load_victim("efficientnet-lite0", device="nonsense")
+    with pytest.raises(ModelError, match="--device cpu"):
+        load_model("efficientnet-lite0", device="nonsense")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.core.image_io import to_tensor
 from physadv.core.sign_artwork import sign_face
 from physadv.models.architectures.signnet import BACKGROUND, NAMES, STOP, SignNet, parameters_of
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 from physadv.models.zoo import EMBEDDED
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "physadv" / "victims" / "weights"
@@ -76,8 +76,8 @@ def test_gradient_reaches_the_image(net: SignNet) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 0, 5)])
 def test_wrong_shapes_are_refused(net: SignNet, shape: tuple[int, ...]) -> None:
-    """Grey, unbatched or empty images raise VictimError naming the shape."""
-    with pytest.raises(VictimError, match="is needed"):
+    """Gray, unbatched or empty images raise VictimError naming the shape."""
+    with pytest.raises(ModelError, match="is needed"):
         net(torch.zeros(shape))
 
 
@@ -102,10 +102,10 @@ def test_card_belongs_to_the_weights(name: str) -> None:
 
 
 @NAMED
-def test_embedded_victim_knows_the_drawn_sign(name: str) -> None:
+def test_embedded_model_knows_the_drawn_sign(name: str) -> None:
     """The stop face drawn by code is stop on any plain background, near or far, and the background
     alone is not."""
-    victim = load_victim(name)
+    model = load_model(name)
     face = to_tensor(sign_face("stop", 256).rgba)
     for gray in (0.1, 0.5, 0.9):
         scene = torch.full((3, 320, 320), gray)
@@ -114,6 +114,6 @@ def test_embedded_victim_knows_the_drawn_sign(name: str) -> None:
         far = torch.nn.functional.interpolate(
             scene[None], size=(32, 32), mode="bilinear", antialias=True
         )
-        assert int(victim(scene[None]).argmax()) == STOP
-        assert int(victim(far).argmax()) == STOP
-        assert int(victim(empty).argmax()) == BACKGROUND
+        assert int(model(scene[None]).argmax()) == STOP
+        assert int(model(far).argmax()) == STOP
+        assert int(model(empty).argmax()) == BACKGROUND

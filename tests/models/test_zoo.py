@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.models import zoo
 from physadv.models.architectures.signnet import NAMES, SignNet
-from physadv.models.load import card_of, list_victims, load_victim
+from physadv.models.load import card_of, list_models, load_model
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_card_beside_the_weights_is_read(embedded: Path) -> None:
     """Known keys fill the card, a table of accuracies becomes a line, the rest is kept as extra."""
-    card = load_victim("signs").card
+    card = load_model("signs").card
     assert card.licence == "CC0"
     assert card.accuracy == "real 90 %, synthetic 95 %"
     assert card.extra["made"] == "by the test"
@@ -45,15 +45,15 @@ def test_the_card_beside_the_weights_is_read(embedded: Path) -> None:
 def test_altered_embedded_weights_are_refused(embedded: Path) -> None:
     """Weights that are not those of the card raise VictimError."""
     save_file(SignNet().state_dict(), embedded / "signs.safetensors")
-    with pytest.raises(VictimError, match="is not the pinned"):
-        load_victim("signs")
+    with pytest.raises(ModelError, match="is not the pinned"):
+        load_model("signs")
 
 
 def test_weights_of_ones_own_lose_what_was_measured_on_ours(embedded: Path, tmp_path: Path) -> None:
     """--weights with a name: loaded strictly, with their own sha256 and no borrowed accuracy."""
     own = tmp_path / "own.pth"
     torch.save(SignNet().state_dict(), own)
-    card = load_victim("signs", weights=own).card
+    card = load_model("signs", weights=own).card
     assert card.sha256 == sha256_of(own)
     assert "not measured" in card.accuracy
     assert card.classes == NAMES
@@ -62,14 +62,14 @@ def test_weights_of_ones_own_lose_what_was_measured_on_ours(embedded: Path, tmp_
 def test_loading_moves_no_random_state(embedded: Path) -> None:
     """Building a net draws first weights; the caller's generator does not notice."""
     before = torch.get_rng_state()
-    load_victim("signs")
+    load_model("signs")
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_every_card_is_complete() -> None:
     """Name, license, source and data are told by every card; a detector tells its threshold; names
     are unique."""
-    cards = list_victims()
+    cards = list_models()
     assert len({c.name for c in cards}) == len(cards)
     for card in cards:
         if card.name != "signs":  # its card is the file beside its weights
@@ -85,5 +85,5 @@ def test_weights_that_are_not_here_name_the_remedy(
 ) -> None:
     """FastestDet before it was fetched: the error names the command that fetches it."""
     monkeypatch.setenv("PHYSADV_CACHE", str(tmp_path))
-    with pytest.raises(VictimError, match="physadv models fetch fastestdet"):
-        load_victim("fastestdet")
+    with pytest.raises(ModelError, match="physadv models fetch fastestdet"):
+        load_model("fastestdet")

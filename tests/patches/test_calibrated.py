@@ -43,7 +43,7 @@ def write_linear_profile(
 
 @pytest.fixture
 def settings(own_model: str) -> StickerSettings:
-    return StickerSettings(victim=own_model, steps=4, draws=4, test_draws=40, resolution=16, lr=0.1)
+    return StickerSettings(model=own_model, steps=4, draws=4, test_draws=40, resolution=16, lr=0.1)
 
 
 def test_printed_light_is_what_the_profile_says(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_the_command_takes_a_profile(settings: StickerSettings, tmp_path: Path) 
     physadv(
         "patch",
         "--victim",
-        settings.victim,
+        settings.model,
         "--steps",
         "3",
         "--draws",

@@ -69,7 +69,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 BASE = StickerSettings(
-    victim="small_models:rgb",
+    model="small_models:rgb",
     photos="photos",
     object="anywhere",
     goal="targeted",
@@ -86,7 +86,7 @@ BASE = StickerSettings(
 )
 WORN = replace(
     BASE,
-    victim="small_models:cells",
+    model="small_models:cells",
     object="person",
     goal="vanish",
     target_class=None,
@@ -103,7 +103,7 @@ def made(settings: StickerSettings, out: Path) -> Bundle:
 
 
 def test_a_universal_patch_turns_every_photo(photos: Path, tmp_path: Path) -> None:
-    """Optimised on some photos it turns others to the target; the blank does not; the card names no
+    """Optimized on some photos it turns others to the target; the blank does not; the card names no
     place or sign."""
     bundle = made(BASE, tmp_path / "out")
     card = read_bundle(bundle.folder).card
@@ -129,7 +129,7 @@ def _view() -> tuple[object, ...]:
     return SceneSize(32, False), EotRanges(), numpy_generator(0, "v")
 
 
-def test_without_labels_the_victims_own_answer_is_the_truth(photos: Path) -> None:
+def test_without_labels_the_models_own_answer_is_the_truth(photos: Path) -> None:
     """The notes say whose labels they are, and photos of the target class are left out."""
     (photos / "labels.csv").unlink()
     notes = " ".join(build_task(BASE)[0].material.notes)
@@ -197,7 +197,7 @@ def test_what_has_no_sense_is_said_in_one_line(
         build_task(replace(BASE, **change))  # type: ignore[arg-type]
 
 
-def test_an_ensemble_counts_classes_as_each_victim_does(photos: Path, tmp_path: Path) -> None:
+def test_an_ensemble_counts_classes_as_each_model_does(photos: Path, tmp_path: Path) -> None:
     """Blue is class 2 of the one and 0 of the other: the patch beats both, and the card has a rate
     for each."""
     settings = replace(BASE, ensemble=("small_models:bgr",))
@@ -238,7 +238,7 @@ def test_a_content_picture_is_stayed_near(photos: Path, tmp_path: Path) -> None:
     assert near < 0.5 * far
 
 
-def test_transfer_asks_each_victim_in_its_own_terms(photos: Path, tmp_path: Path) -> None:
+def test_transfer_asks_each_model_in_its_own_terms(photos: Path, tmp_path: Path) -> None:
     """Same scenes, own classes, own controls; what has no sense is a cell with its reason; rows
     hold it all."""
     universal, worn = (
@@ -246,7 +246,7 @@ def test_transfer_asks_each_victim_in_its_own_terms(photos: Path, tmp_path: Path
         made(replace(WORN, steps=6), tmp_path / "w"),
     )
     cells = list(transfer_matrix([universal, worn], ["small_models:rgb", "small_models:cells"]))
-    assert [c.victim for c in cells] == ["small_models:rgb", "small_models:cells"] * 2
+    assert [c.model for c in cells] == ["small_models:rgb", "small_models:cells"] * 2
     assert cells[0].measured is not None
     assert cells[0].measured.rows == tuple(read_bundle_rows(universal))
     assert cells[1].goal == "create"

@@ -95,7 +95,7 @@ def test_nothing_of_a_machine_is_on_it(name: str) -> None:
         assert not str(json.loads(line)["group"]).startswith("/")
 
 
-def test_the_embedded_victims_sticker_verifies_with_nothing_else() -> None:
+def test_the_embedded_models_sticker_verifies_with_nothing_else() -> None:
     """Without data sets or downloads, measured again on the card's own draws, it agrees with the
     card."""
     assert verify_bundle(read_bundle(patches_dir() / "stop-sticker-signs-v1")).agrees

@@ -24,9 +24,7 @@ from physadv.patches.sticker_run import StickerRun, StickerSettings
 
 @pytest.fixture
 def settings(own_model: str) -> StickerSettings:
-    return StickerSettings(
-        victim=own_model, steps=12, draws=4, test_draws=60, resolution=16, lr=0.1
-    )
+    return StickerSettings(model=own_model, steps=12, draws=4, test_draws=60, resolution=16, lr=0.1)
 
 
 def finished(settings: StickerSettings, out: Path) -> StickerRun:
@@ -201,7 +199,7 @@ def test_bad_input_is_one_line_and_exit_1(
 
 
 @pytest.mark.parametrize("kind", ["nan", "softmax", "truncated", "empty folder", "no sign"])
-def test_bad_victims_and_photos_are_named(own_model: str, tmp_path: Path, kind: str) -> None:
+def test_bad_models_and_photos_are_named(own_model: str, tmp_path: Path, kind: str) -> None:
     """NaN, softmax instead of logits, a truncated photo and folders without use end in one line
     that says so."""
     import numpy as np

@@ -19,9 +19,9 @@ from physadv.patches.bundle import (
     Bundle,
     Card,
     CardPlacement,
+    ModelInfo,
     PatchInfo,
     Size,
-    VictimInfo,
     write_bundle,
 )
 
@@ -38,7 +38,7 @@ def sticker(
         patch=PatchInfo("demo", "targeted", "stop", "priority road"),
         size=Size(width, height),
         placement=CardPlacement("stop", 762.0, (0.0, 150.0), 0.02),
-        victim=VictimInfo("signs", "classify"),
+        victim=ModelInfo("signs", "classify"),
     )
     full = torch.ones(1, 1, *patch.shape[-2:])
     return write_bundle(folder, card=card, patch=patch, mask=full if mask is None else mask)

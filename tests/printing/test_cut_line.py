@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from printed import needs_poppler, noise, poppler, sticker, without_cut_line
 
 from physadv.core.errors import GeometryError, OptionError
-from physadv.patches.bundle import Bundle, Card, CardPlacement, PatchInfo, Size, VictimInfo
+from physadv.patches.bundle import Bundle, Card, CardPlacement, ModelInfo, PatchInfo, Size
 from physadv.printing.artwork import bleed_art
 from physadv.printing.cut_line import Cut, cut_contour, safe_contour
 from physadv.printing.layout import Rect
@@ -32,7 +32,7 @@ def in_memory(mask: np.ndarray, width: float, height: float) -> Bundle:
         PatchInfo("m", "untargeted", "stop"),
         Size(width, height),
         CardPlacement("stop", 762.0, (0.0, 0.0), 0.01),
-        VictimInfo("v", "classify"),
+        ModelInfo("v", "classify"),
     )
     return Bundle(card, tensor.expand(1, 3, *mask.shape), tensor, Path())
 

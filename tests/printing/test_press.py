@@ -1,4 +1,4 @@
-"""Colour on paper: sRGB by default; a CMYK profile converts the pictures and says what will be
+"""Color on paper: sRGB by default; a CMYK profile converts the pictures and says what will be
 missed."""
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from physadv.patches.bundle import (
     Bundle,
     Card,
     CardPlacement,
+    ModelInfo,
     PatchInfo,
     Size,
-    VictimInfo,
     write_bundle,
 )
 from physadv.printing.aruco_markers import (
@@ -49,7 +49,7 @@ def make(
         patch=PatchInfo("demo", "targeted", "stop", "priority road"),
         size=Size(width, height),
         placement=CardPlacement("stop", 762.0, (0.0, 150.0), 0.02),
-        victim=VictimInfo("signs", "classify"),
+        victim=ModelInfo("signs", "classify"),
     )
     return write_bundle(
         folder, card=card, patch=patch, mask=torch.ones(1, 1, 82, 120) if mask is None else mask

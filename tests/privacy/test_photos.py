@@ -278,7 +278,7 @@ def test_gif_gives_its_first_frame_and_says_so(tmp_path: Path) -> None:
     ("mode", "said"), [("CMYK", "CMYK"), ("F", "floating"), ("LAB", "Lab"), ("I", "32-bit")]
 )
 def test_what_is_not_handled_is_refused_by_name(tmp_path: Path, mode: str, said: str) -> None:
-    """Colour spaces that would be guessed at are refused, each by its name."""
+    """Color spaces that would be guessed at are refused, each by its name."""
     path = tmp_path / "x.tif"
     if mode == "LAB":
         profile = ImageCms.buildTransform(

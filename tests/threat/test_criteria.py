@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.threat.criteria import Confident, Misclassified, Targeted, success_criterion
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.1, 0.2]])
@@ -37,5 +37,5 @@ def test_agrees_with_argmax_on_ties() -> None:
 
 def test_wrong_shape() -> None:
     """An output that is not (images, classes) is an error."""
-    with pytest.raises(VictimError, match="logits"):
+    with pytest.raises(ModelError, match="logits"):
         Misclassified(LABELS)(torch.zeros(2, 3))

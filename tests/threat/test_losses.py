@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 from physadv.core.random_streams import generator
 from physadv.threat.losses import LOSSES, ce, dlr, log_odds, margin, objective
 
@@ -111,5 +111,5 @@ def test_bad_input() -> None:
     """An unknown loss and an output that is no logits are errors with a remedy."""
     with pytest.raises(OptionError, match="margin"):
         objective("hinge", torch.tensor([0]))
-    with pytest.raises(VictimError, match=r"\[-z, z\]"):
+    with pytest.raises(ModelError, match=r"\[-z, z\]"):
         ce(torch.zeros(3, 1), torch.zeros(3, dtype=torch.long))

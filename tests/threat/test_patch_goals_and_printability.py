@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections
 from physadv.threat.patch_goals import Annotations, PatchGoal, overlap
 from physadv.threat.printability import ink_palette, non_printability, total_variation
@@ -37,7 +37,7 @@ def test_goals_without_sense_are_refused() -> None:
         PatchGoal("explode", 0)
     with pytest.raises(OptionError, match="--target"):
         PatchGoal("targeted", 1)
-    with pytest.raises(VictimError, match="class 7"):
+    with pytest.raises(ModelError, match="class 7"):
         PatchGoal("untargeted", 7).loss(LOGITS, NO_BOX)
 
 

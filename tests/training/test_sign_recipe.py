@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from physadv.core.errors import DataError, OptionError, VictimError
+from physadv.core.errors import DataError, ModelError, OptionError
 from physadv.core.files import sha256_of
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import read_rows
@@ -264,7 +264,7 @@ def test_a_defense_and_weights_to_begin_with(toy: Path, tmp_path: Path) -> None:
     assert card["recipe"]["start"] == "own.safetensors"
     said = card["recipe"]["defence"]
     assert (said["defence"], said["plain"], said["covers"]) == ("Masked", 0.5, [0.2, 0.3])
-    with pytest.raises(VictimError, match="no weights of the sign victim"):
+    with pytest.raises(ModelError, match="no weights of the sign victim"):
         first_net(SignRecipe(toy, start=f"{__name__}:Redness"))
     alone = CliRunner().invoke(app, ["train", "signs", "--data", str(toy), "--plain", "0.5"])
     assert isinstance(alone.exception, OptionError)
@@ -280,12 +280,12 @@ def test_half_a_judge_is_refused(toy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["signs", "signs-masked"])
-def test_embedded_victim_is_as_good_as_its_card(shared_data: Path, name: str) -> None:
+def test_embedded_model_is_as_good_as_its_card(shared_data: Path, name: str) -> None:
     """Judged anew on held-out tracks and street photos, the embedded weights keep what their card
     says."""
-    from physadv.models.load import load_victim
+    from physadv.models.load import load_model
 
-    victim = load_victim(name)
+    model = load_model(name)
     material = load_sign_data(
         SignRecipe(
             shared_data / "gtsrb-train-third.zip",
@@ -298,8 +298,8 @@ def test_embedded_victim_is_as_good_as_its_card(shared_data: Path, name: str) ->
     street = Street(
         shared_data / "stop-photos" / "stop", boxes, (shared_data / "stop-photos" / "other",)
     )
-    found = rates(judge_held_out(victim, material, street))
-    said = victim.card.extra["measured"]
+    found = rates(judge_held_out(model, material, street))
+    said = model.card.extra["measured"]
     for kind in (
         "held-out tracks",
         "held-out tracks, stop",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from physadv.patches.bundle import Card, CardPlacement, PatchInfo, Size, VictimInfo, write_bundle
+from physadv.patches.bundle import Card, CardPlacement, ModelInfo, PatchInfo, Size, write_bundle
 from physadv.printing.sheet import write_sheet
 
 STRIPES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.5, 0.5, 0.5))
@@ -27,7 +27,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         patch=PatchInfo("stripes", "targeted", "stop", "priority road"),
         size=Size(400.0, 150.0),
         placement=CardPlacement("stop", 762.0, (0.0, 210.0), 0.12),
-        victim=VictimInfo("signs", "classify"),
+        victim=ModelInfo("signs", "classify"),
     )
     write_bundle(folder, card=card, patch=patch, mask=torch.ones(1, 1, 30, 80))
     write_sheet(

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def attack(
-    victim: options.Victim,
+    model: options.Model,
     data: options.Data,
     name: Annotated[
         str,
@@ -92,13 +92,13 @@ def attack(
 
     One attack is an upper bound of robustness at best; `physadv evaluate` runs the whole ensemble.
 
-    Example: physadv attack --victim signs --data gtsrb.zip --attack pgd --eps 8/255 --steps 40
+    Example: physadv attack --model signs --data gtsrb.zip --attack pgd --eps 8/255 --steps 40
     --limit 200
 
-    Example: physadv attack --victim signs --data gtsrb.zip --attack apgd --target stop --save
+    Example: physadv attack --model signs --data gtsrb.zip --attack apgd --target stop --save
     adversarial/
 
-    Example: physadv attack --victim mine.ts --surrogate signs --data gtsrb.zip --attack difgsm
+    Example: physadv attack --model mine.ts --surrogate signs --data gtsrb.zip --attack difgsm
     --eps 8/255
     """
     from physadv_cli import evaluating
@@ -108,7 +108,7 @@ def attack(
     eps = eps or {"linf": "8/255", "l2": "0.5", "l1": "12"}[ball]
     request = evaluating.Request(
         command="attack",
-        victim=victim,
+        model=model,
         weights=weights,
         data=data,
         split=split,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from physadv.evaluation.certified_accuracy import Certifier
     from physadv.evaluation.progress_log import Ledger
     from physadv.evaluation.samples import Samples
-    from physadv.models.load import LoadedVictim
+    from physadv.models.load import LoadedModel
 
 METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "patch")
 
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def certify(
-    victim: options.Victim,
+    model: options.Model,
     data: options.Data,
     method: Annotated[str, typer.Option("--method", help=", ".join(METHODS) + ".")] = "smoothing",
     norm: Annotated[
@@ -99,20 +99,20 @@ def certify(
     and average pooling layers. Patch certificates are those of a defense in the victim's name: no
     patch of its size, anywhere, changes the verdict.
 
-    Example: physadv certify --victim signs --data gtsrb.zip --method smoothing --sigma 0.25
+    Example: physadv certify --model signs --data gtsrb.zip --method smoothing --sigma 0.25
     --radius 0.25 --limit 100
 
-    Example: physadv certify --victim wongkolter-mnist --weights w.pth --data mnist/ --method
+    Example: physadv certify --model wongkolter-mnist --weights w.pth --data mnist/ --method
     polytope --eps 0.1
 
-    Example: physadv certify --victim signs-masked+patchcleanser:patch6 --data gtsrb.zip --method
+    Example: physadv certify --model signs-masked+patchcleanser:patch6 --data gtsrb.zip --method
     patch --limit 200
     """
     from physadv.core.errors import OptionError
     from physadv.datasets import read_dataset
     from physadv.evaluation.progress_log import Ledger, claim
     from physadv.evaluation.samples import choose
-    from physadv.models.load import load_victim
+    from physadv.models.load import load_model
     from physadv_cli.parsing import parse_norm
     from physadv_cli.runs import open_run
 
@@ -126,7 +126,7 @@ def certify(
         else parse_norm(norm or ("l2" if method == "smoothing" else "linf"))
     )
     prepare_torch(threads)
-    loaded = load_victim(victim, weights=weights, device=device)
+    loaded = load_model(model, weights=weights, device=device)
     samples = choose(read_dataset(data, split=split), loaded.card, limit=limit, seed=seed)
     facts: dict[str, Any] = {
         "victim": loaded.card.name,
@@ -154,7 +154,7 @@ def certify(
 
 
 def _smoothing(
-    victim: LoadedVictim,
+    model: LoadedModel,
     samples: Samples,
     facts: dict[str, Any],
     norm: str,
@@ -177,7 +177,7 @@ def _smoothing(
     fixed = None if radius is None else parse_eps(radius, norm)
     drawn = noise_named(kind, sigma)
     made = Smoothing(
-        victim,
+        model,
         drawn,
         norm=norm,
         dims=dims,
@@ -208,18 +208,18 @@ def _smoothing(
     return made, main, radii
 
 
-def _patch(victim: LoadedVictim, facts: dict[str, Any]) -> tuple[Certifier, float, list[float]]:
+def _patch(model: LoadedModel, facts: dict[str, Any]) -> tuple[Certifier, float, list[float]]:
     """The certifier, the side of its patch, and the sides of the table."""
     from physadv.evaluation.certified_accuracy import PatchProof
 
-    made = PatchProof(victim)
+    made = PatchProof(model)
     side = "{} x {}".format(*made.size)
     facts["threat"] = "one patch of {} x {} px".format(*made.defense.patch) + f" in {side} px"
     return made, float(made.patch), [0.0, float(made.patch)]
 
 
 def _bounds(
-    victim: LoadedVictim,
+    model: LoadedModel,
     samples: Samples,
     facts: dict[str, Any],
     method: str,
@@ -246,7 +246,7 @@ def _bounds(
         raise OptionError("no --eps", f"{method} needs a radius", "for example --eps 8/255")
     main = parse_eps(eps, norm)
     radii = sorted({main, *other_radii(curve, norm, main)})
-    graph = prepare_graph(victim, (samples.channels, *samples.size))
+    graph = prepare_graph(model, (samples.channels, *samples.size))
     facts |= {
         "eps": main,
         "radii": ", ".join(f"{r:.6g}" for r in radii),

@@ -20,10 +20,12 @@ Bundle = Annotated[
     Path | None,
     typer.Option("--bundle", help="The patch bundle that was printed: its goal and victim."),
 ]
-VictimName = Annotated[
+ModelName = Annotated[
     str | None,
     typer.Option(
-        "--victim", help="Another victim than the bundle's: name, file or module:factory."
+        "--model",
+        "--victim",
+        help="Another victim than the bundle's: name, file or module:factory.",
     ),
 ]
 Threshold = Annotated[
@@ -191,7 +193,7 @@ def check(
         ),
     ],
     bundle: Bundle = None,
-    victim: VictimName = None,
+    model: ModelName = None,
     weights: Weights = None,
     goal: Goal = None,
     true_class: TrueClass = None,
@@ -246,7 +248,7 @@ def check(
     from physadv.check.live.remote_control import Remote
     from physadv.check.run_check import assert_fresh, run_check
     from physadv.check.stopping_rule import WIDTH, check_width
-    from physadv.models.load import load_victim
+    from physadv.models.load import load_model
     from physadv.models.loading import pick_device
 
     prepare_torch(threads)
@@ -256,7 +258,7 @@ def check(
     lens, typed_m = checking.lens_of(camera_profile, focal_px), checking.parse_distance(distance)
     asked = checking.what_is_asked(
         bundle,
-        victim=victim,
+        model=model,
         goal=goal,
         true_class=true_class,
         target_class=target_class,
@@ -264,7 +266,7 @@ def check(
     )
     about = asked.about | checking.twin_summary(twin_check, asked.about.get("bundle"))
     about |= checking.geometry(camera_profile, focal_px, paper, sign_width_mm)
-    loaded = load_victim(asked.victim, weights=weights, device=device)
+    loaded = load_model(asked.model, weights=weights, device=device)
     opening: dict[str, Any] = {
         "timeout_s": timeout,
         "camera_size": checking.parse_size(camera_size),
@@ -282,7 +284,7 @@ def check(
             locate,
             box=drawn,
             weights=detector_weights,
-            victim=loaded,
+            model=loaded,
             twins_only=twins_only,
             asked=asked,
         ),

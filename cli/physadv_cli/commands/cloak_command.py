@@ -248,14 +248,12 @@ def _named_files(weights: list[str] | None) -> dict[str, str]:
 
 def _embedders(names: list[str] | None, files: dict[str, str], device: str) -> list[Embedder]:
     """The embedders named, or all whose weights are at hand."""
-    from physadv.core.errors import VictimError
+    from physadv.core.errors import ModelError
     from physadv.models.faces.embedders import available_embedders, load_embedder
 
     wanted = names or list(dict.fromkeys([*available_embedders(), *files]))
     if not wanted:
-        raise VictimError(
-            "no embedder", "none has its weights here", "pip install 'physadv[faces]'"
-        )
+        raise ModelError("no embedder", "none has its weights here", "pip install 'physadv[faces]'")
     return [load_embedder(name, weights=files.get(name), device=device) for name in wanted]
 
 

@@ -212,10 +212,10 @@ def _extras() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     from physadv.core.files import sha256_of
-    from physadv.models.load import list_victims, remedy_for, weights_of
+    from physadv.models.load import list_models, remedy_for, weights_of
     from physadv.models.zoo import EMBEDDED
 
-    for card in list_victims():
+    for card in list_models():
         file, embedded = weights_of(card.name), card.name in EMBEDDED
         if file is None:
             state: State = "broken" if embedded else "absent"

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    victim: options.Victim,
+    model: options.Model,
     data: options.Data,
     threat: Annotated[
         str, typer.Option("--threat", help="Norm and radius: linf:8/255, l2:0.5, l1:12.")
@@ -61,7 +61,7 @@ def evaluate(
     Warns where the result cannot be trusted, and says why. Ctrl-C or a kill loses nothing that is
     finished: the same command with the same --out goes on.
 
-    Example: physadv evaluate --victim signs --data gtsrb.zip --threat linf:8/255 --limit 500 --out
+    Example: physadv evaluate --model signs --data gtsrb.zip --threat linf:8/255 --limit 500 --out
     runs/signs-linf
     """
     from physadv_cli import evaluating
@@ -70,7 +70,7 @@ def evaluate(
     norm, eps = parse_threat(threat)
     request = evaluating.Request(
         command="evaluate",
-        victim=victim,
+        model=model,
         weights=weights,
         data=data,
         split=split,

@@ -14,7 +14,7 @@ from physadv_cli.runs import console, finish
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from physadv.models.cards import VictimCard
+    from physadv.models.cards import ModelCard
 
 Name = Annotated[str, typer.Argument(help="A name from `physadv models list`.", metavar="NAME")]
 Model = Annotated[
@@ -42,11 +42,11 @@ def list_models(json: options.Json = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from physadv.models.load import list_victims, remedy_for, weights_of
+    from physadv.models.load import list_models, remedy_for, weights_of
 
     table = Table("name", "task", "classes", "licence", "weights", box=None, header_style="bold")
     rows = []
-    for card in list_victims():
+    for card in list_models():
         here = weights_of(card.name) is not None
         state = "here" if here else remedy_for(card.name)
         table.add_row(card.name, card.task, str(len(card.classes)), card.licence, escape(state))
@@ -59,7 +59,7 @@ def list_models(json: options.Json = False) -> None:
     )
 
 
-def show(victim: Model, weights: options.Weights = None, json: options.Json = False) -> None:
+def show(model: Model, weights: options.Weights = None, json: options.Json = False) -> None:
     """Show the card of a victim: classes, license, source, data, sha256, accuracy.
 
     Example: physadv models show fastestdet
@@ -67,13 +67,11 @@ def show(victim: Model, weights: options.Weights = None, json: options.Json = Fa
     from rich.markup import escape
     from rich.table import Table
 
-    from physadv.models.load import card_of, list_victims, load_victim, weights_of
+    from physadv.models.load import card_of, list_models, load_model, weights_of
 
-    known = victim in {card.name for card in list_victims()}
-    card = (
-        card_of(victim) if known and weights is None else load_victim(victim, weights=weights).card
-    )
-    here = weights or (weights_of(victim) if known else None)
+    known = model in {card.name for card in list_models()}
+    card = card_of(model) if known and weights is None else load_model(model, weights=weights).card
+    here = weights or (weights_of(model) if known else None)
     result = {**card.as_dict(), "weights": here}
     table = Table(box=None, show_header=False)
     extra: dict[str, Any] = result.pop("extra", None) or {}
@@ -148,7 +146,7 @@ def fetch(
 
 
 def check(
-    victim: Model,
+    model: Model,
     weights: options.Weights = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="Photos to ask about. (default: made by code)")
@@ -163,23 +161,23 @@ def check(
 
     Example: physadv models check my_models:make --images photos/
     """
-    from physadv.models.checks import check_victim
-    from physadv.models.load import load_victim
+    from physadv.models.checks import check_model
+    from physadv.models.load import load_model
     from physadv.models.loading import pick_device
 
-    loaded = load_victim(victim, weights=weights, device=device)
+    loaded = load_model(model, weights=weights, device=device)
     batch = _pictures(images).to(pick_device(device))
-    warnings = check_victim(loaded, batch, gradients=gradients)
+    warnings = check_model(loaded, batch, gradients=gradients)
     for warning in warnings:
         console.print(f"warning: {warning}", soft_wrap=True, markup=False, style="yellow")
     said = f"{len(warnings)} warnings" if warnings else "answers, shapes and gradients are sound"
     result = {
-        "victim": victim,
+        "victim": model,
         "warnings": warnings,
         "sha256": loaded.card.sha256,
         "images": batch.shape[0],
     }
-    finish(result, as_json=json, summary=f"{victim}: {said}.")
+    finish(result, as_json=json, summary=f"{model}: {said}.")
 
 
 def _brief(value: Any) -> str:
@@ -197,7 +195,7 @@ def _accepted() -> bool:
         return False
 
 
-def _fetch_with_bar(card: VictimCard, source: str | None) -> Path:
+def _fetch_with_bar(card: ModelCard, source: str | None) -> Path:
     from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
 
     from physadv.models.fetch import fetch as fetch_weights

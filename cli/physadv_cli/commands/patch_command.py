@@ -15,9 +15,10 @@ from physadv_cli.lengths import parse_size_mm
 from physadv_cli.runs import console, finish, open_run
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
-Victims = Annotated[
+Models = Annotated[
     list[str],
     typer.Option(
+        "--model",
         "--victim",
         help="Name, model file or module:factory; several make an ensemble.",
         metavar="V",
@@ -47,7 +48,7 @@ def register(root: typer.Typer) -> None:
 @app.callback()
 def patch(
     context: typer.Context,
-    victim: Victims = SIGNS,
+    model: Models = SIGNS,
     weights: WeightFiles = NO_WEIGHTS,
     on: Annotated[
         str,
@@ -116,22 +117,22 @@ def patch(
     out: options.Out = None,
     as_json: options.Json = False,
 ) -> None:
-    """Optimise a universal patch or sticker under expectation over transformation and write it as a
+    """Optimize a universal patch or sticker under expectation over transformation and write it as a
     bundle.
 
     Ctrl-C keeps the best patch so far; the same command with the same --out goes on where it
     stopped.
 
-    Example: physadv patch --victim signs --goal untargeted --size 190x150 --center 0,95 --out
+    Example: physadv patch --model signs --goal untargeted --size 190x150 --center 0,95 --out
     my-sticker
 
-    Example: physadv patch --victim fastestdet --weights fastestdet.pth --goal vanish --signs
+    Example: physadv patch --model fastestdet --weights fastestdet.pth --goal vanish --signs
     photos/ --mask bars
 
-    Example: physadv patch --victim fastestdet --object person --photos photos/ --goal vanish --size
+    Example: physadv patch --model fastestdet --object person --photos photos/ --goal vanish --size
     190x190
 
-    Example: physadv patch --victim efficientnet-lite0 --object anywhere --photos photos/ --goal
+    Example: physadv patch --model efficientnet-lite0 --object anywhere --photos photos/ --goal
     targeted --target toaster --mask circle --size 180x180
     """
     if context.invoked_subcommand is not None:
@@ -140,9 +141,9 @@ def patch(
 
     width_mm, height_mm = parse_size_mm(size, "--size")
     center_mm = parse_size_mm(center, "--center", positive=False)
-    first, own_weights, further = parse_victims(victim, weights)
+    first, own_weights, further = parse_models(model, weights)
     settings = StickerSettings(
-        victim=first,
+        model=first,
         weights=own_weights,
         ensemble=further,
         object=on,
@@ -331,7 +332,7 @@ def transfer_bundles(
         list[Path],
         typer.Argument(help="Bundle folders, or names under patches/.", metavar="BUNDLE..."),
     ],
-    victim: Victims,
+    model: Models,
     weights: WeightFiles = NO_WEIGHTS,
     data: DataFolder = None,
     draws: Annotated[
@@ -343,7 +344,7 @@ def transfer_bundles(
     """Judge bundles by other victims on the same held-out scenes: a matrix of success with
     intervals and controls.
 
-    Example: physadv patch transfer runs/a runs/b --victim signs --victim fastestdet --weights
+    Example: physadv patch transfer runs/a runs/b --model signs --model fastestdet --weights
     fastestdet=f.pth
     """
     from physadv.core.files import write_text
@@ -354,7 +355,7 @@ def transfer_bundles(
     from physadv_cli.progress import bar
 
     prepare_torch(0)
-    first, own, further = parse_victims(victim, weights)
+    first, own, further = parse_models(model, weights)
     names = [first if own is None else f"{first}={own}", *further]
     loaded = [read_bundle(bundle_folder(bundle)) for bundle in bundles]
     folder = open_run(
@@ -369,7 +370,7 @@ def transfer_bundles(
             append_rows(folder / "transfer.jsonl", [cell.as_row()])
             cells.append(cell)
             progress.update(work, completed=len(cells))
-    notes = "".join(f"\n{c.bundle} on {c.victim}: {c.reason}" for c in cells if c.reason)
+    notes = "".join(f"\n{c.bundle} on {c.model}: {c.reason}" for c in cells if c.reason)
     write_text(folder / "transfer.md", f"{transfer_table(cells)}\n")
     result = {"out": str(folder), "cells": [c.as_row() for c in cells]}
     finish(
@@ -379,8 +380,8 @@ def transfer_bundles(
     )
 
 
-def parse_victims(
-    victims: Sequence[str], weights: Sequence[str]
+def parse_models(
+    models: Sequence[str], weights: Sequence[str]
 ) -> tuple[str, str | None, tuple[str, ...]]:
     """The first victim, its weights, and the further ones as NAME or NAME=WEIGHTS.
 
@@ -389,7 +390,7 @@ def parse_victims(
     """
     from physadv.core.errors import OptionError
 
-    names, files = list(dict.fromkeys(victims)), {}
+    names, files = list(dict.fromkeys(models)), {}
     for text in weights:
         name, sign, file = text.partition("=")
         owner = name if sign else names[0]

@@ -139,7 +139,7 @@ def _summary(lines: list[dict[str, Any]], folder: Path, *, stopped: bool) -> str
 @app.command("photographed")
 def photographed(
     data: options.Data,
-    victim: options.Victim = "efficientnet-lite0",
+    model: options.Model = "efficientnet-lite0",
     weights: options.Weights = None,
     limit: Annotated[int, typer.Option("--limit", help="This many photos.", min=1)] = 48,
     eps: Annotated[
@@ -174,7 +174,7 @@ def photographed(
     runs/photographed
     """
     from physadv.core.rows import read_rows
-    from physadv.models.load import load_victim
+    from physadv.models.load import load_model
     from physadv.studies import photographed_examples as study_
     from physadv_cli.progress import bar
     from physadv_cli.runs import console, finish, open_run
@@ -184,12 +184,12 @@ def photographed(
     settings = study_.PhotographedConfig(
         data, limit, radii, taken, printer, tuple(only or ()), seed=seed
     )
-    model = load_victim(victim, weights=weights)
+    loaded = load_model(model, weights=weights)
     folder, stopped = open_run("study-photographed", out, vars(settings)), False
     with bar() as progress:
         work = progress.add_task("photos (simulation)", total=limit, note="")
         try:
-            for done, total in study_.run_photographed(settings, model, folder):
+            for done, total in study_.run_photographed(settings, loaded, folder):
                 progress.update(work, completed=done, total=total)
         except KeyboardInterrupt:
             stopped = True

@@ -1,4 +1,4 @@
-"""`physadv train`: a victim from your data, with a defense. `signs` is the embedded traffic-sign
+"""`physadv train`: a model from your data, with a defense. `signs` is the embedded traffic-sign
 classifier."""
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def train(
 
     A part of the training images is held out by group. After each epoch the averaged weights are
     judged on them: clean, under PGD and, where the defense certifies, by its bound; the best epoch
-    is written as model.safetensors with its card, which --victim takes. Ctrl-C or a kill costs at
+    is written as model.safetensors with its card, which --model takes. Ctrl-C or a kill costs at
     most one epoch: the same command with the same --out goes on.
 
     Example: physadv train --defense pgd --data mnist/ --eps 0.1 --epochs 5 --out runs/pgd

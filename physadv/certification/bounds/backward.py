@@ -12,7 +12,7 @@ from physadv.certification.bounds.graph import Graph
 from physadv.certification.bounds.input_ball import Ball
 from physadv.certification.bounds.layers import Add, AffineLayer, Average, Input, Relu
 from physadv.certification.bounds.linear_forms import Box, Forms, Lines
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 
 
 def backward(
@@ -53,7 +53,7 @@ def backward(
             bound = bound + form.dot(layer.constant(ball.center, shape))
             _add(pending, node.inputs[0], form.back(layer, shape))
         else:
-            raise VictimError(
+            raise ModelError(
                 f"layer {type(layer).__name__}", "has no backward rule", "fold the graph first"
             )
     return bound

@@ -22,7 +22,7 @@ from physadv.certification.bounds.layers import (
     Scale,
 )
 from physadv.certification.bounds.linear_forms import Box, Dense
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 
 Tighten = Callable[[int, Box], Box]
 """(number of a node, its box) -> a box at most as large; see crown.py."""
@@ -80,7 +80,7 @@ def _through(layer: Layer, inputs: list[_Known], *, reuse: bool) -> _Known:
     if isinstance(layer, Add):
         return _Known((lower + inputs[1].box[0], upper + inputs[1].box[1]))
     if not isinstance(layer, AffineLayer):
-        raise VictimError(
+        raise ModelError(
             f"layer {type(layer).__name__}", "has no interval rule", "fold the graph first"
         )
     if isinstance(layer, Average | Reshape):

@@ -27,7 +27,7 @@ from physadv.certification.bounds.layers import (
     Reshape,
     Scale,
 )
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.random_streams import generator
 
 _ABOUT_SHAPE = frozenset(
@@ -120,7 +120,7 @@ def trace(net: nn.Module, shape: Shape) -> Graph:
             output = net(images)
         graph = Graph(tuple(watcher.nodes_up_to(output)))
         if len(graph.nodes[-1].shape) != 1:
-            raise VictimError(
+            raise ModelError(
                 f"output of shape {tuple(output.shape)}",
                 "bounds need logits (b, classes)",
                 "wrap it",
@@ -170,7 +170,7 @@ class Watcher(TorchFunctionMode):
     def nodes_up_to(self, output: Any) -> list[Node]:
         """The nodes that end in ``output``; those it does not depend on are left out."""
         if not isinstance(output, Tensor) or id(output) not in self._numbers:
-            raise VictimError(
+            raise ModelError(
                 "this victim",
                 "its layers cannot be watched",
                 "give it as a torch module, or use smoothing",
@@ -415,8 +415,8 @@ def _tensors(values: Any) -> list[Tensor]:
     return [t for v in values for t in _tensors(v)] if isinstance(values, list | tuple) else []
 
 
-def _unknown(name: str, why: str) -> VictimError:
-    return VictimError(f"operation {name!r}", f"cannot be bounded: {why}", "use --method smoothing")
+def _unknown(name: str, why: str) -> ModelError:
+    return ModelError(f"operation {name!r}", f"cannot be bounded: {why}", "use --method smoothing")
 
 
 @contextmanager
@@ -436,7 +436,7 @@ def _check(graph: Graph, net: nn.Module, images: Tensor) -> None:
     seen, wanted = graph(images), net(images)
     if not torch.allclose(seen, wanted, rtol=1e-3, atol=1e-4 * (1 + float(wanted.abs().max()))):
         gap = float((seen - wanted).abs().max())
-        raise VictimError(
+        raise ModelError(
             f"{type(net).__name__}",
             f"its layers as watched differ from it by {gap:.2g}",
             "use --method smoothing",

@@ -1,4 +1,4 @@
-"""Defences against patches that come with a proof: double masking and derandomized smoothing.
+"""Defenses against patches that come with a proof: double masking and derandomized smoothing.
 
 Both wrap a classifier and answer with logits whose best class is the defended verdict, so that
 attacks and evaluations run through them. A certificate says: no patch of that size, wherever it
@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from physadv.core.errors import OptionError, VictimError
-from physadv.core.types import Victim
+from physadv.core.errors import ModelError, OptionError
+from physadv.core.types import Model
 
 CPU_BATCH = 64
 """What fits the caches: a victim's pass over 64 images, channels last, is a third faster than over
@@ -32,7 +32,7 @@ class PatchCleanser(nn.Module):
 
     def __init__(
         self,
-        victim: Victim,
+        model: Model,
         *,
         patch: int | tuple[int, int],
         masks: int = 6,
@@ -43,8 +43,8 @@ class PatchCleanser(nn.Module):
         sides = (patch, patch) if isinstance(patch, int) else patch
         if min(sides) < 1 or masks < 1 or batch < 1:
             raise OptionError(f"patch {patch}, masks {masks}", "at least 1 each", "use 6 masks")
-        self.victim, self.patch, self.masks, self.fill, self.batch = (
-            victim,
+        self.model, self.patch, self.masks, self.fill, self.batch = (
+            model,
             sides,
             masks,
             fill,
@@ -109,7 +109,7 @@ class PatchCleanser(nn.Module):
         hidden = torch.where(
             masks[None], torch.full_like(images[:1], self.fill)[:, None], images[:, None]
         )
-        return in_batches(self.victim, hidden, self.batch)
+        return in_batches(self.model, hidden, self.batch)
 
 
 class Ablated(nn.Module):
@@ -118,15 +118,15 @@ class Ablated(nn.Module):
 
     ``kind`` "band" keeps ``size`` columns, "block" a ``size`` x ``size`` square, ``stride`` px
     apart and wholly inside the image (theirs also run around its border, where there is little to
-    see); the rest gets ``fill``. Every place has one vote, which it casts where the victim gives
-    its class at least the probability ``threshold``. The victim should have been trained on such
+    see); the rest gets ``fill``. Every place has one vote, which it casts where the model gives
+    its class at least the probability ``threshold``. The model should have been trained on such
     images (:class:`physadv.training.methods.occlusion.OcclusionTraining`). ``patch`` px a side is what
     certificates are for unless they are asked for another.
     """
 
     def __init__(
         self,
-        victim: Victim,
+        model: Model,
         *,
         size: int,
         kind: Literal["band", "block"] = "band",
@@ -147,8 +147,8 @@ class Ablated(nn.Module):
                 "0 <= threshold < 1",
                 "use 0.3, or 0 where all shall vote",
             )
-        self.victim, self.size, self.kind, self.stride, self.fill, self.batch = (
-            victim,
+        self.model, self.size, self.kind, self.stride, self.fill, self.batch = (
+            model,
             size,
             kind,
             stride,
@@ -208,7 +208,7 @@ class Ablated(nn.Module):
         left = torch.where(
             keep[None], images[:, None], torch.full_like(images[:1], self.fill)[:, None]
         )
-        logits = in_batches(self.victim, left, self.batch)
+        logits = in_batches(self.model, left, self.batch)
         return (
             logits.softmax(2)
             .transpose(1, 2)
@@ -301,18 +301,18 @@ def mask_spans(side: int, patch: int, count: int) -> list[tuple[int, int]]:
     return [(start, start + length) for start in starts]
 
 
-def in_batches(victim: Victim, stacks: Tensor, batch: int) -> Tensor:
+def in_batches(model: Model, stacks: Tensor, batch: int) -> Tensor:
     """(b, m, c, h, w) -> logits (b, m, classes), at most ``batch`` images at a time."""
-    return torch.cat(list(_pieces(victim, stacks.flatten(0, 1), batch))).view(*stacks.shape[:2], -1)
+    return torch.cat(list(_pieces(model, stacks.flatten(0, 1), batch))).view(*stacks.shape[:2], -1)
 
 
-def _pieces(victim: Victim, images: Tensor, batch: int) -> Iterator[Tensor]:
+def _pieces(model: Model, images: Tensor, batch: int) -> Iterator[Tensor]:
     if images.device.type == "cpu":
         batch = min(batch, CPU_BATCH)
     for piece in torch.split(images, batch):
-        logits = victim(piece.contiguous(memory_format=torch.channels_last))
+        logits = model(piece.contiguous(memory_format=torch.channels_last))
         if not isinstance(logits, Tensor):
-            raise VictimError(
+            raise ModelError(
                 "a detector", "this defense needs logits (b, classes)", "wrap a classifier"
             )
         yield logits

@@ -13,7 +13,7 @@ class RobustMasking(nn.Module):
     """PatchGuard over the verdicts of ``local``: each class loses its strongest window, and the
     rest is its score.
 
-    Local evidence is what the victim says of ablated images, as in their masked derandomized
+    Local evidence is what the model says of ablated images, as in their masked derandomized
     smoothing: the probabilities of all classes at each place, in [0, 1] whatever a patch shows.
     Places where none reaches the threshold of ``local`` count nothing. The window is the places
     that a patch of the size of ``local`` can touch; none runs around the image's border.

@@ -15,7 +15,7 @@ from torch import Tensor
 from physadv.certification.smoothing.noise import Noise
 from physadv.certification.smoothing.sampler import Request, Sampler
 from physadv.core.errors import OptionError
-from physadv.core.types import Victim
+from physadv.core.types import Model
 
 ABSTAIN = -1
 
@@ -46,7 +46,7 @@ def lower_bound(successes: int, n: int, alpha: float) -> float:
 
 
 def certify(
-    victim: Victim,
+    model: Model,
     image: Tensor,
     noise: Noise,
     *,
@@ -65,7 +65,7 @@ def certify(
     OptionError for numbers out of range and VictimError for a victim that does not return logits.
     """
     return certify_with(
-        Sampler(victim, noise, seed=seed, batch=batch),
+        Sampler(model, noise, seed=seed, batch=batch),
         image,
         norm=norm,
         n0=n0,
@@ -105,7 +105,7 @@ def certificate(
 
 
 def predict_smoothed(
-    victim: Victim,
+    model: Model,
     image: Tensor,
     noise: Noise,
     *,
@@ -121,7 +121,7 @@ def predict_smoothed(
     Wrong (not the smoothed classifier's class) with probability at most alpha.
     """
     check_numbers(1, n, alpha)
-    (counts,) = Sampler(victim, noise, seed=seed, batch=batch).count(
+    (counts,) = Sampler(model, noise, seed=seed, batch=batch).count(
         [Request(image, index, "predict_smoothed", 0, n)]
     )
     order = counts.argsort()[::-1]

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.certification.smoothing.noise import Noise
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 from physadv.core.random_streams import generator
-from physadv.core.types import Victim
+from physadv.core.types import Model
 
 UNIT = 16
 Counts = npt.NDArray[np.int64]
@@ -49,7 +49,7 @@ class Sampler:
 
     def __init__(
         self,
-        victim: Victim,
+        model: Model,
         noise: Noise,
         *,
         seed: int = 0,
@@ -58,7 +58,7 @@ class Sampler:
     ) -> None:
         if batch < 1:
             raise OptionError(f"batch {batch}", "at least 1", "use 256")
-        self.victim, self.noise, self.seed, self.batch = victim, noise, seed, batch
+        self.model, self.noise, self.seed, self.batch = model, noise, seed, batch
         self.tick = tick or (lambda count: None)
 
     def count(self, requests: Sequence[Request]) -> list[Counts]:
@@ -104,14 +104,14 @@ class Sampler:
 
     def _answers(self, noisy: Tensor) -> tuple[npt.NDArray[np.int64], int]:
         # in eval mode: a vote must not depend on the other images of its batch
-        with frozen_eval(cast(Classifier, self.victim)), torch.no_grad():
-            logits = self.victim(noisy)
+        with frozen_eval(cast(Classifier, self.model)), torch.no_grad():
+            logits = self.model(noisy)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise VictimError(
+            raise ModelError(
                 "this victim's output", "smoothing needs logits (b, classes)", "use a classifier"
             )
         if torch.isnan(logits).any():
-            raise VictimError(
+            raise ModelError(
                 "a logit that is not a number", "noisy images leave [0, 1]", "check the victim"
             )
         return logits.argmax(1).cpu().numpy().astype(np.int64), logits.shape[1]

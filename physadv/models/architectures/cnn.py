@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from physadv.core.errors import OptionError, VictimError
+from physadv.core.errors import ModelError, OptionError
 from physadv.models.architectures.signnet import INPUT_PX, SignNet
 
 WIDTHS = {"small-cnn": (16, 32, 100), "wide-cnn": (32, 64, 256)}
@@ -95,6 +95,6 @@ def build_from(table: Mapping[str, Any], name: str) -> nn.Module:
                 classes=len(table["classes"]),
             )
     except (KeyError, TypeError, ValueError, IndexError, OptionError) as error:
-        raise VictimError(
+        raise ModelError(
             f"card of {name}", f"describes no net of ours ({error})", "repair the card"
         ) from error

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 
 SIZE, DIMENSION = 150, 128
 MEAN_RGB = (122.782, 117.001, 104.298)
@@ -112,7 +112,7 @@ def load_dlib_resnet(path: str | Path) -> DlibResNet:
         layers += [(block.first, block.first_scale), (block.second, block.second_scale)]
     wanted = [module for pair in layers for module in pair] + [net.head]
     if len(tensors) != len(wanted):
-        raise VictimError(
+        raise ModelError(
             f"{path}: {len(tensors)} layers",
             f"{len(wanted)} are expected",
             "use the file of 2017, v1",
@@ -130,7 +130,7 @@ def _fill(module: nn.Module, values: Tensor, name: str) -> None:
         values = values.reshape(module.in_features, module.out_features).T.reshape(-1)
     parameters = list(module.parameters())
     if sum(p.numel() for p in parameters) != values.numel():
-        raise VictimError(
+        raise ModelError(
             f"{name}, {values.numel()} numbers", "do not fit the net", "use the file of 2017, v1"
         )
     start = 0
@@ -174,7 +174,7 @@ def _tensor(data: bytes, at: int, path: Path) -> tuple[Tensor, int]:
         header.append(value)
     count = int(np.prod(header[1:]))
     if header[0] != 2 or count < 0 or at + 4 * count > len(data):
-        raise VictimError(f"{path}", "broken or of another version", "fetch it again")
+        raise ModelError(f"{path}", "broken or of another version", "fetch it again")
     return torch.from_numpy(np.frombuffer(data, "<f4", count, at).copy()), at + 4 * count
 
 

@@ -77,7 +77,7 @@ class InvertedUnit(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Normalised images (b, 3, 224, 224) -> logits (b, classes)."""
+    """Normalized images (b, 3, 224, 224) -> logits (b, classes)."""
 
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()

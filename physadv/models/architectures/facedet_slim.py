@@ -39,7 +39,7 @@ def _plain(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class SlimFaceNet(nn.Module):
-    """Normalised images (b, 3, h, w) -> offsets (b, n, 4), face scores (b, n) and landmark offsets
+    """Normalized images (b, 3, h, w) -> offsets (b, n, 4), face scores (b, n) and landmark offsets
     (b, n, 10)."""
 
     def __init__(self) -> None:

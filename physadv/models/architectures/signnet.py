@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 
 INPUT_PX = 64
 CLASSES = 44
@@ -110,7 +110,7 @@ class SignNet(nn.Module):
     def normalize(self, images: Tensor) -> Tensor:
         """[0, 1] of any size -> [-1, 1] at 64x64."""
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[-2:]:
-            raise VictimError(
+            raise ModelError(
                 f"images of shape {tuple(images.shape)}",
                 "(b, 3, h, w) is needed",
                 "pass RGB batches",

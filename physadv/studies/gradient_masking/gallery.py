@@ -116,80 +116,78 @@ class Unmasked:
 
 
 def gallery(
-    victim: nn.Module, images: Tensor, labels: Tensor, *, classes: int
+    model: nn.Module, images: Tensor, labels: Tensor, *, classes: int
 ) -> list[MaskedDefense]:
-    """Every defense around ``victim``, a classifier of (b, c, h, w) in [0, 1].
+    """Every defense around ``model``, a classifier of (b, c, h, w) in [0, 1].
 
     ``images`` and ``labels`` fit the generative classifier, which stands on its own.
     k-winners-take-all is left out where the victim has no ReLU module.
     """
     found = [
-        one_hot(victim),
-        confident(victim),
-        thermometer_defense(victim),
-        staircase_defense(victim),
-        sparse_recovery(victim, images),
+        one_hot(model),
+        confident(model),
+        thermometer_defense(model),
+        staircase_defense(model),
+        sparse_recovery(model, images),
     ]
     found += [
-        resized(victim),
-        matrix_completion(victim),
+        resized(model),
+        matrix_completion(model),
         generative(images, labels, classes=classes),
     ]
     return (
-        [*found, winners(victim)]
-        if any(isinstance(m, nn.ReLU) for m in victim.modules())
-        else found
+        [*found, winners(model)] if any(isinstance(m, nn.ReLU) for m in model.modules()) else found
     )
 
 
-def one_hot(victim: Classifier) -> MaskedDefense:
+def one_hot(model: Classifier) -> MaskedDefense:
     """Labels alone are given out. Whoever has the net reads the logits behind them."""
     return MaskedDefense(
         "one-hot output",
         "label-only APIs",
         "argmax",
         "logits",
-        obfuscations.OneHot(victim),
-        victim,
+        obfuscations.OneHot(model),
+        model,
         labels_only=True,
     )
 
 
-def confident(victim: Classifier, factor: float = 1e5) -> MaskedDefense:
+def confident(model: Classifier, factor: float = 1e5) -> MaskedDefense:
     """Logits so large that softmax is exactly 0 and 1, as defensive distillation makes them
     (Papernot et al. 2016)."""
-    hot = obfuscations.Scaled(victim, factor)
+    hot = obfuscations.Scaled(model, factor)
     return MaskedDefense(
         "saturated softmax",
         "Papernot 2016",
         "float underflow",
         "scale-free loss",
         hot,
-        victim,
+        model,
         loss="margin",
     )
 
 
-def thermometer_defense(victim: Classifier, levels: int = 16) -> MaskedDefense:
+def thermometer_defense(model: Classifier, levels: int = 16) -> MaskedDefense:
     """Pixels pass through a thermometer code."""
     part = partial(obfuscations.thermometer, levels=levels)
-    return _preprocessed("thermometer code", "Buckman 2018", "quantisation", victim, part)
+    return _preprocessed("thermometer code", "Buckman 2018", "quantisation", model, part)
 
 
-def staircase_defense(victim: Classifier, levels: int = 16) -> MaskedDefense:
+def staircase_defense(model: Classifier, levels: int = 16) -> MaskedDefense:
     """Pixels pass through a deep smooth map whose slope vanishes or explodes."""
     part = partial(obfuscations.staircase, levels=levels)
     return _preprocessed(
         "very deep purifier",
         "PixelDefend, Song 2018",
         "vanishing and exploding slopes",
-        victim,
+        model,
         part,
     )
 
 
 def sparse_recovery(
-    victim: Classifier, like: Tensor, *, kept: float = 0.1, pixels: float = 0.025
+    model: Classifier, like: Tensor, *, kept: float = 0.1, pixels: float = 0.025
 ) -> MaskedDefense:
     """Iterative hard thresholding against a few spoiled pixels; shares are of the pixels of images
     ``like`` (.., h, w).
@@ -201,7 +199,7 @@ def sparse_recovery(
     size = like.shape[-2] * like.shape[-1]
     budget = max(1, round(pixels * size))
     part = partial(obfuscations.thresholded, kept=max(1, round(kept * size)), spoiled=budget)
-    defended = Behind(victim, part)
+    defended = Behind(model, part)
     return MaskedDefense(
         "sparse Fourier recovery",
         "Bafna 2018",
@@ -209,19 +207,19 @@ def sparse_recovery(
         "the solver's own gradient",
         defended,
         defended,
-        plain=Saliency(victim, budget),
+        plain=Saliency(model, budget),
         pixels=budget,
         plain_is="greedy pixels (JSMA) on the net without the solver",
     )
 
 
-def resized(victim: Classifier, most: float = 1.3, fill: float = 0.5) -> MaskedDefense:
+def resized(model: Classifier, most: float = 1.3, fill: float = 0.5) -> MaskedDefense:
     """A random size and place each time, on ``fill``.
 
     Its authors let the attacker know the net, not the random layer ("vanilla"), and counted
     DeepFool among the attacks.
     """
-    defended = Behind(victim, partial(obfuscations.random_resize, most=most, fill=fill))
+    defended = Behind(model, partial(obfuscations.random_resize, most=most, fill=fill))
     return MaskedDefense(
         "random resizing",
         "Xie 2018",
@@ -230,16 +228,16 @@ def resized(victim: Classifier, most: float = 1.3, fill: float = 0.5) -> MaskedD
         defended,
         eot(defended, draws=4 * DRAWS),
         random=True,
-        plain=DeepFool(victim),
+        plain=DeepFool(model),
         plain_is="DeepFool on the net without the random layer",
-        further=(Textbook(victim),),
+        further=(Textbook(model),),
     )
 
 
-def matrix_completion(victim: Classifier) -> MaskedDefense:
+def matrix_completion(model: Classifier) -> MaskedDefense:
     """Pixels are dropped at random and filled by low rank."""
-    defended = Behind(victim, lambda x: obfuscations.completed(x).detach() + 0 * x)
-    open_one = Behind(victim, bpda(obfuscations.completed))
+    defended = Behind(model, lambda x: obfuscations.completed(x).detach() + 0 * x)
+    open_one = Behind(model, bpda(obfuscations.completed))
     return MaskedDefense(
         "matrix completion",
         "ME-Net, Yang 2019",
@@ -251,9 +249,9 @@ def matrix_completion(victim: Classifier) -> MaskedDefense:
     )
 
 
-def winners(victim: nn.Module, share: float = 0.4) -> MaskedDefense:
+def winners(model: nn.Module, share: float = 0.4) -> MaskedDefense:
     """k-winners-take-all activations in the place of a trained net's ReLU."""
-    return winners_of(obfuscations.with_winners(victim, share, adaptive=False).eval(), share)
+    return winners_of(obfuscations.with_winners(model, share, adaptive=False).eval(), share)
 
 
 def winners_of(net: nn.Module, share: float = 0.2) -> MaskedDefense:
@@ -288,29 +286,29 @@ def generative(images: Tensor, labels: Tensor, *, classes: int) -> MaskedDefense
 
 
 class Behind(nn.Module):
-    """``victim`` on the output of ``part``."""
+    """``model`` on the output of ``part``."""
 
-    def __init__(self, victim: Classifier, part: Part) -> None:
+    def __init__(self, model: Classifier, part: Part) -> None:
         super().__init__()
-        self.victim, self.part = victim, part
+        self.model, self.part = model, part
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (b, classes)."""
-        return self.victim(self.part(images))
+        return self.model(self.part(images))
 
 
-def asymmetric(victim: Classifier, detectors: Classifier, threshold: float) -> MaskedDefense:
+def asymmetric(model: Classifier, detectors: Classifier, threshold: float) -> MaskedDefense:
     """A detector a class, trained adversarially, must agree with the classifier."""
     return MaskedDefense(
         "asymmetric adversarial training",
         "Yin 2020",
         "an attack on the classifier alone is rejected",
         "one loss for both",
-        Guarded(victim, detectors, threshold),
-        BothAtOnce(victim, detectors, threshold),
+        Guarded(model, detectors, threshold),
+        BothAtOnce(model, detectors, threshold),
         loss="margin",
         rejects=True,
-        further=(JointLosses(victim, detectors, threshold),),
+        further=(JointLosses(model, detectors, threshold),),
     )
 
 
@@ -441,13 +439,13 @@ class _Scores(nn.Module):
     """The numbers of a rejecting defense with the rejection left out: a search climbs towards
     acceptance."""
 
-    def __init__(self, victim: Classifier) -> None:
+    def __init__(self, model: Classifier) -> None:
         super().__init__()
-        self.victim = victim
+        self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, classes), 0 at least for none."""
-        return self.victim(images)[:, :-1]
+        return self.model(images)[:, :-1]
 
 
 @torch.no_grad()
@@ -470,8 +468,6 @@ def right(
 
 
 def _preprocessed(
-    name: str, paper: str, hides: str, victim: Classifier, part: Part
+    name: str, paper: str, hides: str, model: Classifier, part: Part
 ) -> MaskedDefense:
-    return MaskedDefense(
-        name, paper, hides, "bpda", Behind(victim, part), Behind(victim, bpda(part))
-    )
+    return MaskedDefense(name, paper, hides, "bpda", Behind(model, part), Behind(model, bpda(part)))

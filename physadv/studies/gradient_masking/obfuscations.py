@@ -218,40 +218,40 @@ class Gaussians(nn.Module):
 
 
 class Noisy(nn.Module):
-    """``victim`` on images with a little Gaussian noise from the global generator, to smooth a
+    """``model`` on images with a little Gaussian noise from the global generator, to smooth a
     slope that jumps."""
 
-    def __init__(self, victim: Any, sigma: float = 0.02) -> None:
+    def __init__(self, model: Any, sigma: float = 0.02) -> None:
         super().__init__()
-        self.victim, self.sigma = victim, sigma
+        self.model, self.sigma = model, sigma
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (b, classes)."""
-        logits: Tensor = self.victim(images + self.sigma * torch.randn_like(images))
+        logits: Tensor = self.model(images + self.sigma * torch.randn_like(images))
         return logits
 
 
 class Scaled(nn.Module):
-    """``victim`` with its logits multiplied by ``factor``: the same verdicts, another confidence."""
+    """``model`` with its logits multiplied by ``factor``: the same verdicts, another confidence."""
 
-    def __init__(self, victim: Any, factor: float) -> None:
+    def __init__(self, model: Any, factor: float) -> None:
         super().__init__()
-        self.victim, self.factor = victim, factor
+        self.model, self.factor = model, factor
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (b, classes)."""
-        logits: Tensor = self.victim(images) * self.factor
+        logits: Tensor = self.model(images) * self.factor
         return logits
 
 
 class OneHot(nn.Module):
-    """``victim`` whose logits are 1 for the best class and 0 else: labels only, and no gradient."""
+    """``model`` whose logits are 1 for the best class and 0 else: labels only, and no gradient."""
 
-    def __init__(self, victim: Any) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.victim = victim
+        self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (b, classes)."""
-        logits: Tensor = self.victim(images)
+        logits: Tensor = self.model(images)
         return F.one_hot(logits.argmax(1), logits.shape[1]).to(logits) + 0 * logits

@@ -25,7 +25,7 @@ from physadv.datasets import read_dataset
 from physadv.evaluation.metrics.intervals import wilson
 from physadv.evaluation.progress_log import claim
 from physadv.evaluation.samples import choose
-from physadv.models.cards import VictimCard
+from physadv.models.cards import ModelCard
 from physadv.studies.gradient_masking.gallery import MaskedDefense, Stood, gallery_entry
 from physadv.studies.gradient_masking.trained_nets import Workshop, shown
 from physadv.training.data import load_training_data
@@ -93,7 +93,7 @@ def run_masking_study(
     """
     claim(folder, asdict(settings))
     material = load_training_data(settings.data, limit=settings.train, seed=settings.seed)
-    card = VictimCard("study", classes=material.classes, extra={"channels": material.channels})
+    card = ModelCard("study", classes=material.classes, extra={"channels": material.channels})
     dataset = read_dataset(settings.data, split="test")
     half = half_of(len(dataset), settings.part)
     test = choose(dataset.subset(half), card, limit=settings.images, seed=settings.seed)

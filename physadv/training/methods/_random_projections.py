@@ -17,7 +17,7 @@ from physadv.certification.bounds.graph import Graph
 from physadv.certification.bounds.input_ball import Ball
 from physadv.certification.bounds.layers import Add, AffineLayer, Relu
 from physadv.certification.bounds.linear_forms import Box, Lines, relu_lines
-from physadv.core.errors import VictimError
+from physadv.core.errors import ModelError
 
 LARGEST = 1e4
 """Cauchy draws are cut here, so that a float sum keeps its small terms."""
@@ -52,7 +52,7 @@ def sketched_lines(
             )
             runs[number] = flat.view(*runs[source].shape[:2], *flat.shape[1:])
         else:
-            raise VictimError(
+            raise ModelError(
                 f"layer {type(node.layer).__name__}", "cannot be relaxed", "fold the graph first"
             )
     return found

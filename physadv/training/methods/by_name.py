@@ -1,4 +1,4 @@
-"""Defences by name, each with the settings that a command line knows."""
+"""Defenses by name, each with the settings that a command line knows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defences whose loss is a bound: no image of the ball has a larger one (polytope: up to its
+"""Defenses whose loss is a bound: no image of the ball has a larger one (polytope: up to its
 estimates)."""
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from physadv.core.errors import DataError, OptionError, VictimError
+from physadv.core.errors import DataError, ModelError, OptionError
 from physadv.core.files import atomic_path, sha256_of, write_text
 from physadv.core.image_io import Array
 from physadv.core.random_streams import numpy_generator
@@ -29,7 +29,7 @@ from physadv.models.architectures.signnet import (
     SignNet,
     parameters_of,
 )
-from physadv.models.load import load_victim
+from physadv.models.load import load_model
 from physadv.training.loop import Batch, Schedule, TrainingStep, load_average, seeded, train
 from physadv.training.methods.base import Defense
 from physadv.training.sign_classifier.batches import Mix, SignBatches
@@ -176,9 +176,9 @@ def first_net(recipe: SignRecipe) -> tuple[nn.Module, str]:
     if recipe.start is None:
         return seeded(SignNet, recipe.seed), ""
     file = Path(recipe.start)
-    loaded = load_victim("signs", weights=file) if file.is_file() else load_victim(recipe.start)
+    loaded = load_model("signs", weights=file) if file.is_file() else load_model(recipe.start)
     if not isinstance(loaded.net, SignNet):
-        raise VictimError(
+        raise ModelError(
             f"--from {recipe.start}",
             "no weights of the sign victim",
             "use signs or a file of its weights",
