@@ -29,9 +29,9 @@ from physadv.certification.bounds.ibp import ibp_margins
 from physadv.certification.bounds.input_ball import Ball
 from physadv.certification.bounds.verify import margin_forms, prepare_graph, verify_bounds
 from physadv.core.rows import Row, append_rows
+from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import wilson
 from physadv.models.architectures.signnet import SignNet
-from physadv.models.load import load_model
 
 
 def mnist_test(folder: Path) -> tuple[Tensor, Tensor]:

@@ -35,10 +35,11 @@ from physadv.certification.smoothing.sampler import Sampler
 from physadv.certification.smoothing.sequential_plan import make_plan
 from physadv.core.rows import append_rows, read_rows
 from physadv.datasets import read_dataset
+from physadv.defenses.load_model import load_model
 from physadv.evaluation.ensemble import ensemble
 from physadv.evaluation.metrics.intervals import wilson
 from physadv.evaluation.samples import Samples, choose
-from physadv.models.load import LoadedModel, load_model
+from physadv.models.load import LoadedModel
 from physadv.training.classifier_recipe import (
     CARD,
     WEIGHTS,

@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from physadv.core.files import sha256_of
 from physadv.core.rows import append_rows
 from physadv.datasets import read_dataset
+from physadv.defenses.load_model import load_model
 from physadv.evaluation.ensemble import ensemble
 from physadv.evaluation.metrics.intervals import wilson
 from physadv.evaluation.samples import choose
-from physadv.models.load import LoadedModel, as_model, load_model
+from physadv.models.load import LoadedModel, as_model
 from physadv_cli.parsing import parse_threat
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor
 
 from physadv.core.rows import append_rows, read_rows
+from physadv.defenses.load_model import load_model
 from physadv.defenses.registry import DEFENSES, certifying, defend
 from physadv.evaluation.metrics.intervals import wilson
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
-from physadv.models.load import load_model
 from physadv.patches.bundle import read_bundle
 from physadv.patches.optimize import BLANK, render_scenes, scenes_of
 from physadv.patches.reverify import located, settings_from_bundle

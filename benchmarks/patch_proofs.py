@@ -24,11 +24,11 @@ from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.datasets import ImageDataset, read_dataset
+from physadv.defenses.load_model import load_model
 from physadv.defenses.registry import Certifying, certifying, defend
 from physadv.evaluation.metrics.intervals import wilson
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
-from physadv.models.load import load_model
 from physadv.threat.losses import margin
 
 ROWS = Path("benchmarks/patch_proofs.jsonl")

@@ -35,6 +35,7 @@ from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.datasets import read_dataset
+from physadv.defenses.load_model import load_model
 from physadv.defenses.patch_removal import WEIGHTS, Remover, Segmenter, filled, trained
 from physadv.defenses.registry import defend
 from physadv.eot import pipeline
@@ -45,7 +46,6 @@ from physadv.eot.scenes.signs import PhotoScenes, SceneSize, SceneSource
 from physadv.evaluation.metrics.intervals import clustered
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
-from physadv.models.load import load_model
 from physadv.patches.bundle import Bundle, read_bundle, write_bundle
 from physadv.patches.optimize import BLANK, measure_patch, optimize_patch, to_8bit
 from physadv.patches.preview import preview_picture

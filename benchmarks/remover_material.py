@@ -27,6 +27,7 @@ from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.types import Model
 from physadv.datasets import read_dataset
 from physadv.datasets.split import split_by_group
+from physadv.defenses.load_model import load_model
 from physadv.eot import pipeline
 from physadv.eot.mask_shapes import make_mask
 from physadv.eot.placement import Placement
@@ -36,7 +37,6 @@ from physadv.eot.scenes.find_signs import box_corners
 from physadv.eot.scenes.load import SceneSources, load_scene_sources
 from physadv.eot.scenes.signs import MixedScenes, PhotoScenes, PhotoSign, SceneSize
 from physadv.eot.warp import warp_texture
-from physadv.models.load import load_model
 from physadv.patches.optimize import PatchTask, optimize_patch
 from physadv.threat.patch_goals import PatchGoal
 

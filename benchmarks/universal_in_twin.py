@@ -22,8 +22,8 @@ from physadv.core.image_io import Array, read_rgba, to_tensor
 from physadv.core.package_data import patches_dir
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import append_rows, read_rows
+from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import wilson
-from physadv.models.load import load_model
 from physadv.patches.bundle import Bundle, read_bundle
 from physadv.twin.cameras import KNOWN
 from physadv.twin.flat_print import print_flat, shoot

@@ -3,7 +3,7 @@
 The names that most users need, each loaded on first use, so that ``import physadv`` stays light:
 
 >>> import physadv
->>> victim = physadv.load_victim("signs")
+>>> victim = physadv.load_model("signs")
 >>> result = physadv.pgd(victim, images, labels, eps=8 / 255)          # doctest: +SKIP
 """
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from physadv.attacks.gradient import fgsm as fgsm
     from physadv.attacks.gradient import pgd as pgd
     from physadv.attacks.obfuscated import bpda as bpda
-    from physadv.attacks.obfuscated import eot as eot
+    from physadv.attacks.obfuscated import expectation_model as expectation_model
     from physadv.attacks.score_based import square as square
     from physadv.certification.bounds.verify import verify_bounds as verify_bounds
     from physadv.certification.smoothing.certify import certify as certify
     from physadv.datasets import read_dataset as read_dataset
+    from physadv.defenses.load_model import load_model as load_model
     from physadv.evaluation.ensemble import ensemble as ensemble
     from physadv.evaluation.robust_accuracy import Evaluation as Evaluation
     from physadv.models.load import as_model as as_model
-    from physadv.models.load import load_model as load_model
     from physadv.patches.bundle import read_bundle as read_bundle
     from physadv.patches.optimize import optimize_patch as optimize_patch
     from physadv.privacy.cloak_faces import cloak_faces as cloak_faces
@@ -40,9 +40,9 @@ _HOMES = {
     "certify": "certification.smoothing.certify",
     "cloak_faces": "privacy.cloak_faces",
     "ensemble": "evaluation.ensemble",
-    "eot": "attacks.obfuscated",
+    "expectation_model": "attacks.obfuscated",
     "fgsm": "attacks.gradient",
-    "load_model": "models.load",
+    "load_model": "defenses.load_model",
     "optimize_patch": "patches.optimize",
     "pgd": "attacks.gradient",
     "read_bundle": "patches.bundle",

@@ -9,7 +9,7 @@ from pathlib import Path
 from physadv.camera.open_source import open_frame_source
 from physadv.check.locators import locator_for
 from physadv.check.run_check import CheckProgress, Feed, run_check
-from physadv.models.load import load_model
+from physadv.defenses.load_model import load_model
 from physadv.patches.bundle import read_bundle
 from physadv.patches.sticker_run import StickerSettings
 from physadv.printing.layout import smallest_paper

@@ -18,7 +18,7 @@ def test_a_model_of_ones_own_takes_ten_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The README's example is at most ten lines of code and loads as a victim that gives logits."""
-    from physadv.models.load import load_model
+    from physadv.defenses.load_model import load_model
 
     code = re.search(r"```python\n# my_models.py\n(.*?)```", README, re.DOTALL)
     assert code is not None

@@ -116,7 +116,7 @@ def build_locator(
     from physadv.camera.localization.reference_images import sign_pictures
     from physadv.check.locators import locator_for
     from physadv.core.errors import ModelError
-    from physadv.models.load import load_model
+    from physadv.defenses.load_model import load_model
 
     detector = None
     wanted = strategy == "detector" or weights is not None

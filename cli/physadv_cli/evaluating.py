@@ -89,13 +89,13 @@ def run(request: Request, *, as_json: bool) -> None:
 def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     """The run's folder, the evaluation, and the facts that the report prints. Everything wrong is
     found here."""
-    from physadv.attacks.obfuscated import eot
+    from physadv.attacks.obfuscated import expectation_model
     from physadv.datasets import read_dataset
+    from physadv.defenses.load_model import load_model
     from physadv.evaluation.adversarial_examples import AdversarialExamples, SaveAll
     from physadv.evaluation.progress_log import claim
     from physadv.evaluation.robust_accuracy import Evaluation
     from physadv.evaluation.samples import choose
-    from physadv.models.load import load_model
     from physadv.threat.constraints import LpBall
     from physadv.threat.norms import parse_norm
 
@@ -134,7 +134,9 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
             save(positions, clean, found)
 
     attacked = (
-        eot(model, draws=request.eot_draws, seed=request.seed) if request.eot_draws else model
+        expectation_model(model, draws=request.eot_draws, seed=request.seed)
+        if request.eot_draws
+        else model
     )
     evaluation = Evaluation(
         model=attacked,
@@ -184,7 +186,8 @@ def _plan(request: Request, model: LoadedModel) -> Sequence[Any]:
 def _surrogate(name: str, device: str, model: LoadedModel) -> LoadedModel:
     """A surrogate by name, or by ``name=weights``; it must have the victim's classes."""
     from physadv.core.errors import ModelError, OptionError
-    from physadv.models.load import list_models, load_model, weights_of
+    from physadv.defenses.load_model import load_model
+    from physadv.models.load import list_models, weights_of
 
     source, _, weights = name.partition("=")
     if (

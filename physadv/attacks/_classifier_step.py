@@ -154,9 +154,9 @@ def loss_and_gradient(
     """Logits, losses (b,) and the gradient of each sample's loss with respect to ``x``, from one
     forward pass.
 
-    A model made by :func:`physadv.attacks.obfuscated.eot` is asked once a draw: losses and
+    A model made by :func:`physadv.attacks.obfuscated.expectation_model` is asked once a draw: losses and
     gradients are averaged over the draws, the logits are the log of the mean probability. Elements
-    of the gradient that are not finite count as 0. Raises VictimError where the output does not
+    of the gradient that are not finite count as 0. Raises ModelError where the output does not
     depend on the input differentiably.
     """
     if not isinstance(model, Drawn):
@@ -173,7 +173,7 @@ def loss_and_gradient(
 @runtime_checkable
 class Drawn(Protocol):
     """A victim with random parts, as several callables, one a draw; see
-    :func:`physadv.attacks.obfuscated.eot`."""
+    :func:`physadv.attacks.obfuscated.expectation_model`."""
 
     eot_count: int
 

@@ -68,7 +68,7 @@ def fuse_model(model: Classifier, probe: Tensor, *, bf16: bool = False) -> Class
     """A faster copy of ``model`` that is the same function on ``probe`` (b, c, h, w) and on noise,
     or ``model``.
 
-    The victim comes back as it is where it is no module, carries forward hooks (they may be the
+    The model comes back as it is where it is no module, carries forward hooks (they may be the
     caller's instruments), cannot be copied, or where the copy's logits differ by more than 1e-4 of
     their scale (bfloat16: 10 %) or its input gradients point elsewhere. ``bf16`` runs convolutions
     and linear layers in bfloat16.

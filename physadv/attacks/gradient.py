@@ -6,7 +6,7 @@ Each is a function whose signature is its configuration. ``images`` (b, ...) are
 ``levels=255`` makes every evaluated image 8-bit legal. ``index`` (b,) numbers the samples (0, 1,
 ... without it): random starts derive from ``seed`` and that number, so that neither the batch nor
 its size changes them. Raises ImageError for images outside [0, 1], OptionError for options outside
-their range, VictimError for a victim whose output is no differentiable logits.
+their range, ModelError for a victim whose output is no differentiable logits.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class _Straight(torch.autograd.Function):
         return torch.autograd.grad(stand_in, x, grads[0])[0], None, None
 
 
-def eot(model: Classifier, *, draws: int = 16, seed: int = 0) -> Eot:
+def expectation_model(model: Classifier, *, draws: int = 16, seed: int = 0) -> Eot:
     """A victim with random parts, to be attacked in expectation over its randomness (Athalye et al.
     2018).
 
@@ -82,7 +82,7 @@ def eot(model: Classifier, *, draws: int = 16, seed: int = 0) -> Eot:
 
 
 class Eot:
-    """See :func:`eot`; ``model`` is the wrapped one, ``eot_count`` the number of draws."""
+    """See :func:`expectation_model`; ``model`` is the wrapped one, ``eot_count`` the number of draws."""
 
     def __init__(self, model: Classifier, count: int, seed: int) -> None:
         self.model, self.eot_count, self.seed = model, count, seed
@@ -101,5 +101,5 @@ class Eot:
     def _once(self, number: int, images: Tensor) -> Tensor:
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(derive(self.seed, "eot", number))
+            torch.manual_seed(derive(self.seed, "expectation_model", number))
             return self.model(images)

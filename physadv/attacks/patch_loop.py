@@ -51,7 +51,7 @@ def optimize(
     ``objective`` is one for all models, or one for each of them.
 
     Starts after step ``start`` with ``state``, so that a saved run goes on as if it had never
-    stopped. Only the patch receives gradients. Raises VictimError where the loss is not finite or
+    stopped. Only the patch receives gradients. Raises ModelError where the loss is not finite or
     no gradient reaches the patch.
     """
     current = patch.detach().clone()

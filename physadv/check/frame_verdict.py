@@ -74,7 +74,7 @@ def ask(
     """Build the question for a victim's card.
 
     Raises OptionError for an unknown goal, a share out of range or a target that is the true class;
-    VictimError for a class the card does not know.
+    ModelError for a class the card does not know.
     """
     if goal not in {"targeted", "untargeted", "vanish"}:
         raise OptionError(
@@ -104,7 +104,7 @@ def answers(
     """One answer a frame. ``boxes`` are the sign's, in px of what the victim saw; only detectors
     need them.
 
-    Raises VictimError for NaN, for infinite scores and for a number of classes that differs from
+    Raises ModelError for NaN, for infinite scores and for a number of classes that differs from
     the card's.
     """
     if isinstance(prediction, Detections):

@@ -66,7 +66,7 @@ def by_box(box: Box) -> Locator:
 def by_detector(
     model: CardedModel, class_name: str = "stop sign", *, threshold: float = 0.25
 ) -> Locator:
-    """The detector's best box of ``class_name`` with at least ``threshold``. Raises VictimError for
+    """The detector's best box of ``class_name`` with at least ``threshold``. Raises ModelError for
     another class."""
     wanted = model.card.class_index(class_name)
 

@@ -77,7 +77,7 @@ def run_check(
 
     A folder with rows of the same check, stopped before its end, is continued: files go on at the
     first frame not judged, live sources with clips of a new name. Raises OptionError for classes,
-    goals and folders that do not fit, CaptureError when no frame could be judged, VictimError for
+    goals and folders that do not fit, CaptureError when no frame could be judged, ModelError for
     NaN. Closing the generator ends the check; what was judged is kept.
     """
     target, card = Path(folder), model.card

@@ -183,7 +183,7 @@ def remover(
     ``segmenter``.
 
     ``side`` 64 is for a sign that fills the picture; 128 served better on whole frames
-    (benchmarks/patch_defenses.md). Raises VictimError where the weights are missing from the
+    (benchmarks/patch_defenses.md). Raises ModelError where the weights are missing from the
     installation.
     """
     part = Remover(trained() if segmenter is None else segmenter, threshold=threshold, side=side)

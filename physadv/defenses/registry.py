@@ -145,7 +145,7 @@ def defend(model: LoadedModel, text: str) -> LoadedModel:
     """``model`` behind the defense that ``text`` names, with a card that says so.
 
     Front ends have stand-ins for their gradient (BPDA) unless the word ``plain`` is among the
-    settings. Raises OptionError for an unknown name or setting, VictimError where the defense needs
+    settings. Raises OptionError for an unknown name or setting, ModelError where the defense needs
     a classifier.
     """
     name, _, rest = text.partition(":")

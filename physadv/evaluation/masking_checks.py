@@ -40,7 +40,7 @@ def masking_findings(
 ) -> list[Finding]:
     """All checks that need only the victim and a few images (b, c, h, w) with their labels (b,).
 
-    Asks for three forwards and two gradients. Raises VictimError where the output is not finite
+    Asks for three forwards and two gradients. Raises ModelError where the output is not finite
     logits (b, classes).
     """
     doubts = list(check_images(images))
@@ -54,7 +54,7 @@ def masking_findings(
 
 
 def logits_of(model: Model, images: Tensor) -> Tensor:
-    """The victim's logits (b, classes). Raises VictimError for another shape, one class, or NaN and
+    """The victim's logits (b, classes). Raises ModelError for another shape, one class, or NaN and
     infinity."""
     logits = model(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):

@@ -32,7 +32,7 @@ class TorchvisionDetector(nn.Module):
     """A torchvision detector (list of images -> list of dicts), its suppression opened: every
     candidate comes out.
 
-    Two-stage nets still suppress among their proposals. Raises VictimError for a net whose
+    Two-stage nets still suppress among their proposals. Raises ModelError for a net whose
     suppression cannot be told.
     """
 
@@ -110,7 +110,7 @@ def adapt_detector(net: nn.Module) -> tuple[nn.Module, dict[str, Any]] | None:
     """A net of either library made a detector as this toolkit knows them, with what its card can
     say; else None.
 
-    The net itself is changed (its thresholds): hand over a copy. Raises VictimError for one of a
+    The net itself is changed (its thresholds): hand over a copy. Raises ModelError for one of a
     task not known here.
     """
     inner = getattr(net, "model", None)
@@ -127,7 +127,7 @@ def load_foreign(text: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
     """``torchvision:NAME`` or ``ultralytics:FILE.pt`` -> the net and the table for its card;
     nothing is downloaded.
 
-    Raises VictimError, with the remedy, where the library or the weights are not here.
+    Raises ModelError, with the remedy, where the library or the weights are not here.
     """
     library, _, name = text.partition(":")
     return _torchvision(name, weights) if library == "torchvision" else _ultralytics(name, weights)

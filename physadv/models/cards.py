@@ -41,7 +41,7 @@ class ModelCard:
     def class_index(self, wanted: str | int) -> int:
         """Index of a class given by name (case and "_" do not matter) or number.
 
-        Raises VictimError for a name that is unknown or stands for several classes, and for a
+        Raises ModelError for a name that is unknown or stands for several classes, and for a
         number out of range.
         """
         text = str(wanted).strip()
@@ -92,7 +92,7 @@ class LoadedModel(nn.Module):
 
 
 def card_from(table: Mapping[str, Any], **defaults: Any) -> ModelCard:
-    """A card from a TOML table; keys the card lacks go to ``extra``. Raises VictimError for an
+    """A card from a TOML table; keys the card lacks go to ``extra``. Raises ModelError for an
     unusable value."""
     values = {**defaults, **table}
     known = {k: values.pop(k) for k in list(values) if k in ModelCard.__dataclass_fields__}
@@ -115,7 +115,7 @@ def card_from(table: Mapping[str, Any], **defaults: Any) -> ModelCard:
 
 
 def as_size(value: Any) -> tuple[int, int] | None:
-    """None, a side, or [height, width] -> (height, width) in px. Raises VictimError for anything
+    """None, a side, or [height, width] -> (height, width) in px. Raises ModelError for anything
     else."""
     if value is None:
         return None

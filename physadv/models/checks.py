@@ -63,7 +63,7 @@ def _run(model: Model, images: Tensor) -> Prediction:
         raise ModelError(
             f"the model returned {type(prediction).__name__}",
             "logits or Detections are needed",
-            "use as_victim",
+            "use as_model",
         )
     return prediction
 
@@ -139,7 +139,7 @@ def _scale(prediction: Prediction) -> str:
         return (
             "The model returns probabilities, not logits: softmax twice flattens the gradient and "
             "flatters robustness; "
-            'return logits, or set outputs = "probabilities" (as_victim or <file>.toml).'
+            'return logits, or set outputs = "probabilities" (as_model or <file>.toml).'
         )
     best = prediction.float().topk(2, 1).values
     saturated = (best[:, 0] - best[:, 1]) > _SATURATED

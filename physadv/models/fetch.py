@@ -47,7 +47,7 @@ def fetch(
 
     ``source`` (a URL or a path) replaces the card's own URLs, which are tried in turn. The caller
     has asked the user: this is the one function of the library that uses the network. Raises
-    VictimError where the card has nothing to fetch, where no source answers, and where the bytes
+    ModelError where the card has nothing to fetch, where no source answers, and where the bytes
     have another sha256 than the card; then nothing is left behind.
     """
     require_fetchable(card, source)
@@ -67,7 +67,7 @@ def fetch(
 
 
 def require_fetchable(card: ModelCard, source: str | Path | None = None) -> None:
-    """Raise VictimError for a card without a pinned sha256, or without URLs where no ``source`` is
+    """Raise ModelError for a card without a pinned sha256, or without URLs where no ``source`` is
     given."""
     if not card.sha256 or (source is None and not card.urls):
         remedy = (

@@ -1,14 +1,14 @@
 """Names, files and import paths -> victims.
 
-load_victim("signs")                             embedded, like "signs-masked"
-load_victim("fastestdet", weights="f.pth")       or fetched before with `physadv models fetch
+load_model("signs")                             embedded, like "signs-masked"
+load_model("fastestdet", weights="f.pth")       or fetched before with `physadv models fetch
 fastestdet` load_model("efficientnet-lite0")                with the extra `imagenet`
 load_model("my_module:make_model")              any torch.nn.Module, made by your own code
 load_model("model.pt"), load_model("m.pt2")    TorchScript and torch.export files
 load_model("torchvision:resnet50")              with the extra `torchvision`; detectors too
 load_model("ultralytics:yolo11n.pt")            with the extra `ultralytics` (AGPL-3.0) and the
 file load_model("model.safetensors")                 what `physadv train --defense` made: its card
-names the net load_victim("signs+jpeg:quality50")              any of these behind defenses: see
+names the net load_model("signs+jpeg:quality50")              any of these behind defenses: see
 physadv/defenses/named.py
 """
 
@@ -19,7 +19,6 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,8 @@ __all__ = [
     "as_model",
     "card_of",
     "list_models",
-    "load_model",
+    "load_undefended_model",
+    "names_a_model",
     "remedy_for",
     "weights_of",
 ]
@@ -65,7 +65,7 @@ def list_models() -> list[ModelCard]:
 
 
 def card_of(name: str) -> ModelCard:
-    """The card of a victim known by name. Raises VictimError, with the nearest names, for another."""
+    """The card of a victim known by name. Raises ModelError, with the nearest names, for another."""
     if name not in KNOWN:
         near = difflib.get_close_matches(name, KNOWN, n=2)
         hint = (
@@ -89,7 +89,7 @@ def remedy_for(name: str) -> str:
     return KNOWN[name].remedy
 
 
-def load_model(
+def load_undefended_model(
     name_or_path: str | Path,
     *,
     weights: str | Path | None = None,
@@ -100,7 +100,7 @@ def load_model(
 
     ``weights`` are read as a state dict into a named model or into what ``module:factory`` makes.
     A model file may have a sidecar ``<file>.toml`` with classes, mean, std, input_size, task and
-    outputs. Raises VictimError for a name that is unknown, a file that is absent, damaged or a
+    outputs. Raises ModelError for a name that is unknown, a file that is absent, damaged or a
     pickle of more than weights, and weights that do not fit.
     """
     file = None if weights is None else Path(weights)
@@ -109,6 +109,12 @@ def load_model(
     ):  # building a net draws its first weights from the caller's generator
         model = _load(str(name_or_path), file)
     return model.eval().requires_grad_(False).to(pick_device(device))
+
+
+def names_a_model(text: str) -> bool:
+    """Whether ``text`` is a known name, a file, or an import path, before any defense is read from it."""
+    foreign = ":" in text and text.partition(":")[0] in FOREIGN
+    return text in KNOWN or foreign or Path(text).is_file() or bool(_IMPORT_PATH.fullmatch(text))
 
 
 def _load(text: str, weights: Path | None) -> LoadedModel:
@@ -121,21 +127,11 @@ def _load(text: str, weights: Path | None) -> LoadedModel:
         return _load_file(Path(text), weights)
     if _IMPORT_PATH.fullmatch(text):
         return _load_import(text, weights)
-    base, plus, defense = text.rpartition("+")
-    if plus and base:
-        return _defended(_load(base, weights), defense)
     if Path(text).suffix or len(Path(text).parts) > 1:
         raise ModelError(
             f"{text}", "no such file", "check the path; `physadv models list` shows the names"
         )
     return LoadedModel(nn.Identity(), card_of(text))  # card_of raises: the name is not known
-
-
-def _defended(model: LoadedModel, text: str) -> LoadedModel:
-    """``model`` behind a named defense. Defenses stand further down the journey, so theirs is
-    looked up by name."""
-    made: LoadedModel = import_module("physadv.defenses.registry").defend(model, text)
-    return made
 
 
 def as_model(
@@ -155,7 +151,7 @@ def as_model(
     classifier returns logits, or probabilities with ``outputs="probabilities"``; a detector
     (``task="detect"``) returns Detections or (boxes (b, n, 4) in px of what it was given, scores
     (b, n, classes)) before suppression; detectors of torchvision and ultralytics are recognized and
-    opened. Raises VictimError for a module that cannot be copied and for settings that cannot be.
+    opened. Raises ModelError for a module that cannot be copied and for settings that cannot be.
     """
     if isinstance(module, LoadedModel):
         return module

@@ -23,7 +23,7 @@ Kind = Literal["torchscript", "exported", "weights", "safetensors", "unknown"]
 
 
 def kind_of(path: Path) -> Kind:
-    """What a model file holds, told by its content; its suffix may say anything. Raises VictimError
+    """What a model file holds, told by its content; its suffix may say anything. Raises ModelError
     if it is absent."""
     if not path.is_file():
         raise ModelError(f"{path}", "no such file", "check the path")
@@ -43,7 +43,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """A state dict from safetensors or a torch file, on the CPU.
 
     Unwraps ``{"state_dict": ...}`` and ``{"model": ...}`` and strips a common ``module.`` prefix.
-    Nothing is unpickled that ``weights_only=True`` refuses. Raises VictimError for a whole pickled
+    Nothing is unpickled that ``weights_only=True`` refuses. Raises ModelError for a whole pickled
     module, TorchScript or anything else.
     """
     file = Path(path)
@@ -71,7 +71,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_state(net: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
-    """Load ``state`` into ``net``, every key and shape; raises VictimError naming the first that do
+    """Load ``state`` into ``net``, every key and shape; raises ModelError naming the first that do
     not fit."""
     own = net.state_dict()
     lacking, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -88,7 +88,7 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], *, name: str) -> Non
 
 
 def load_torchscript(path: Path) -> nn.Module:
-    """A TorchScript module, on the CPU. Raises VictimError where it cannot be read."""
+    """A TorchScript module, on the CPU. Raises ModelError where it cannot be read."""
     try:
         return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-any-return, no-untyped-call]
     except (RuntimeError, ValueError) as error:
@@ -101,7 +101,7 @@ def load_exported(path: Path) -> tuple[nn.Module, tuple[int, int] | None]:
     """A ``torch.export`` file as a module, and the (height, width) px it was exported for (None
     where that is free).
 
-    Raises VictimError where it cannot be read or takes more than the image.
+    Raises ModelError where it cannot be read or takes more than the image.
     """
     try:
         program = torch.export.load(str(path))
@@ -161,7 +161,7 @@ def load_import_path(text: str) -> tuple[Any, bool]:
     """``module:factory`` -> what it names or makes, and whether it was made for us.
 
     The working folder can be imported from. A class or function is called without arguments; a
-    module instance is handed out as it is. Raises VictimError where import, attribute or call
+    module instance is handed out as it is. Raises ModelError where import, attribute or call
     fails.
     """
     module_name, _, attribute = text.partition(":")
@@ -206,7 +206,7 @@ def sidecar(path: Path) -> dict[str, Any]:
 
 
 def pick_device(name: str | torch.device) -> torch.device:
-    """``auto`` (cuda, then mps, then cpu) or a torch device. Raises VictimError for one that is not
+    """``auto`` (cuda, then mps, then cpu) or a torch device. Raises ModelError for one that is not
     there."""
     if str(name) == "auto":
         name = (

@@ -126,7 +126,7 @@ class KnownModel:
     wrap: Callable[[nn.Module], nn.Module] = lambda net: net
 
     def load(self, weights: Path | None) -> tuple[nn.Module, ModelCard]:
-        """The net with its weights and the card that is true of them. Raises VictimError where
+        """The net with its weights and the card that is true of them. Raises ModelError where
         there are none."""
         card, file = self.card(), weights or self.own_weights()
         if file is None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from physadv.core.errors import GeometryError, ModelError, OptionError
 from physadv.core.image_io import read_image
 from physadv.core.random_streams import derive
+from physadv.defenses.load_model import load_model
 from physadv.eot.mask_shapes import area_share, make_mask
 from physadv.eot.placement import Placement
 from physadv.eot.presets import eot_preset
@@ -25,7 +26,6 @@ from physadv.eot.scenes.signs import PhotoScenes, PhotoSign, SceneSize
 from physadv.models.cards import LoadedModel
 from physadv.models.checks import check_model, looks_like_probabilities
 from physadv.models.classifiers import Preprocessed
-from physadv.models.load import load_model
 from physadv.patches.bundle import Bundle, Card, ModelInfo, PatchInfo, Size, write_bundle
 from physadv.patches.bundle import CardPlacement as CardPlacement
 from physadv.patches.calibrated import (
@@ -115,7 +115,7 @@ class StickerSettings:
     name: str = ""
 
     def as_card_table(self) -> dict[str, Any]:
-        """The settings as a card spells them: there the model is called ``victim``."""
+        """The settings as a card spells them: there the model is called ``model``."""
         return {"victim" if k == "model" else k: v for k, v in asdict(self).items()}
 
     def key(self) -> int:
@@ -197,13 +197,13 @@ def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedModel]:
 
 @torch.no_grad()
 def _trusted(model: LoadedModel, images: Tensor) -> list[str]:
-    """Warnings about the victim. Raises VictimError for what no patch can be optimized on, softmax
+    """Warnings about the victim. Raises ModelError for what no patch can be optimized on, softmax
     among it."""
     with torch.enable_grad():
         warnings = check_model(model, images)
     prediction = model(images)
     if isinstance(prediction, Tensor) and looks_like_probabilities(prediction):
-        remedy = 'return logits, or wrap it with as_victim(..., outputs="probabilities")'
+        remedy = 'return logits, or wrap it with as_model(..., outputs="probabilities")'
         raise ModelError("the victim returns softmax probabilities", "logits are needed", remedy)
     return warnings
 
@@ -270,7 +270,7 @@ def _check_on_sign(placement: Placement, settings: StickerSettings) -> None:
 
 
 def goal_for(settings: StickerSettings, model: LoadedModel) -> PatchGoal:
-    """The settings' goal in the numbers of one victim's classes. Raises VictimError for a class it
+    """The settings' goal in the numbers of one victim's classes. Raises ModelError for a class it
     does not know."""
     card, name = model.card, settings.true_class
     if settings.object not in ("sign", ANYWHERE):

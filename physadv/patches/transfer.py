@@ -10,8 +10,8 @@ from typing import Any
 
 from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.rows import Row
+from physadv.defenses.load_model import load_model
 from physadv.models.cards import LoadedModel
-from physadv.models.load import load_model
 from physadv.patches.bundle import Bundle
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.photo_task import ANYWHERE
@@ -97,7 +97,7 @@ def _loaded(name: str, weights: str, data: Path | None) -> LoadedModel:
 
 
 def _asked(settings: StickerSettings, model: LoadedModel, own: LoadedModel) -> dict[str, Any]:
-    """Goal and view of another victim. Raises OptionError and VictimError for what it cannot be
+    """Goal and view of another victim. Raises OptionError and ModelError for what it cannot be
     asked."""
     detects = model.card.task == "detect"
     if settings.object not in ("sign", ANYWHERE) and not detects:

@@ -116,7 +116,7 @@ LOSSES: dict[str, LossFunction] = {"ce": ce, "log_odds": log_odds, "margin": mar
 
 
 def _wide(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits in float32 or float64; raises VictimError for what is not (b, classes >= 2) logits of
+    """Logits in float32 or float64; raises ModelError for what is not (b, classes >= 2) logits of
     these labels."""
     if logits.ndim != 2 or logits.shape[1] < 2 or len(logits) != len(labels):
         raise ModelError(

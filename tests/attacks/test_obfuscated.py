@@ -9,7 +9,7 @@ from torch import Tensor
 
 from physadv.attacks._classifier_step import loss_and_gradient
 from physadv.attacks.gradient import fgsm, pgd
-from physadv.attacks.obfuscated import bpda, eot
+from physadv.attacks.obfuscated import bpda, expectation_model
 from physadv.core.errors import OptionError
 from physadv.threat.losses import objective
 
@@ -57,7 +57,7 @@ def test_eot_averages_losses_and_gradients() -> None:
     logits."""
     net = Noisy()
     x, y = samples(net.inner)
-    model = eot(net, draws=5)
+    model = expectation_model(net, draws=5)
     goal = objective("ce", y)
     _, loss, grad = loss_and_gradient(model, x, goal)
     parts = [loss_and_gradient(draw, x, goal) for draw in model.eot_draws()]
@@ -75,14 +75,15 @@ def test_eot_repeats_and_leaves_the_rng_alone() -> None:
     x, y = samples(net.inner)
     state = torch.get_rng_state()
     first, second = (
-        pgd(eot(net, draws=3), x, y, eps=0.05, steps=4, drop_broken=False) for _ in range(2)
+        pgd(expectation_model(net, draws=3), x, y, eps=0.05, steps=4, drop_broken=False)
+        for _ in range(2)
     )
     assert torch.equal(first.images, second.images)
     assert torch.equal(state, torch.get_rng_state())
     assert first.queries is not None
     assert first.queries.tolist() == [15] * len(x)
     assert not torch.equal(
-        pgd(eot(net, draws=3, seed=1), x, y, eps=0.05, steps=4).images, first.images
+        pgd(expectation_model(net, draws=3, seed=1), x, y, eps=0.05, steps=4).images, first.images
     )
 
 
@@ -90,8 +91,8 @@ def test_eot_verdict_is_the_mean_probability() -> None:
     """The wrapper's output is the log of the mean probability over its draws."""
     net = Noisy()
     x, _ = samples(net.inner)
-    model = eot(net, draws=4)
+    model = expectation_model(net, draws=4)
     chances = torch.stack([draw(x).softmax(1) for draw in model.eot_draws()]).mean(0)
     torch.testing.assert_close(model(x).exp(), chances)
     with pytest.raises(OptionError, match="draws"):
-        eot(net, draws=0)
+        expectation_model(net, draws=0)

@@ -86,7 +86,7 @@ class Blocked(torch.nn.Module):
 
 
 def test_models_that_cannot_be_attacked_are_named() -> None:
-    """NaN and a missing gradient end the run with a VictimError, not with a silent patch."""
+    """NaN and a missing gradient end the run with a ModelError, not with a silent patch."""
     with pytest.raises(ModelError, match="finite"):
         next(run(Broken(), 1))
     with pytest.raises(ModelError, match="gradient"):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from physadv.attacks._classifier_step import Classifier
 from physadv.attacks.gradient import pgd
-from physadv.attacks.obfuscated import eot
+from physadv.attacks.obfuscated import expectation_model
 from physadv.certification.bounds.verify import METHODS, prepare_graph, verify_bounds
 from physadv.certification.patch.masking import Ablated, PatchCleanser
 from physadv.certification.patch.patchguard import RobustMasking
@@ -134,7 +134,7 @@ def test_smoothing(noise: Noise, norm: str) -> None:
         for scale in (0.999, 8.0):
             radius = max(found.radius, 0.01) * scale
             hit = pgd(
-                eot(Noisy(net, noise), draws=8),
+                expectation_model(Noisy(net, noise), draws=8),
                 x[i : i + 1],
                 y[i : i + 1],
                 norm=norm,

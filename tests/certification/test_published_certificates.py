@@ -13,9 +13,9 @@ from torch import Tensor
 from physadv.attacks.gradient import pgd
 from physadv.certification.bounds.graph import Graph
 from physadv.certification.bounds.verify import prepare_graph, verify_bounds
+from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import wilson
 from physadv.models.cards import LoadedModel
-from physadv.models.load import load_model
 
 EPS = 0.1
 PUBLISHED = 0.058

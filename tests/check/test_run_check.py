@@ -212,7 +212,7 @@ def test_missing_controls_and_no_effect(
 def test_nan_stops_with_what_was_judged_kept(
     tmp_path: Path, video: Callable[..., Path], middle: Any
 ) -> None:
-    """A victim that turns NaN raises VictimError; the rows of earlier batches stay."""
+    """A victim that turns NaN raises ModelError; the rows of earlier batches stay."""
 
     class Turning(nn.Module):
         card = type("Card", (), {})

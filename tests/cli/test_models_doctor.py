@@ -15,10 +15,10 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from physadv.core.errors import ModelError, OptionError
+from physadv.defenses.load_model import load_model
 from physadv.models import zoo
 from physadv.models.cards import ModelCard
 from physadv.models.fetch import cache_path, cached
-from physadv.models.load import load_model
 from physadv_cli.commands import doctor_command
 from physadv_cli.main import app
 
@@ -59,7 +59,7 @@ def test_list_names_every_model_and_whether_it_is_here() -> None:
 
 
 def test_show_prints_the_card_of_a_name() -> None:
-    """License, source and pinned sha256 are there, without loading weights."""
+    """Licence, source and pinned sha256 are there, without loading weights."""
     result = invoke("models", "show", "fastestdet", "--json")
     card = json.loads(result.stdout)
     assert card["licence"] == "BSD-3-Clause"
@@ -70,10 +70,10 @@ def test_show_and_check_take_a_model_of_the_users_own(tmp_path: Path) -> None:
     """module:factory in the working folder: shown with its classes, checked, and warned of its
     softmax."""
     (tmp_path / "own_for_cli.py").write_text(
-        "import torch\nfrom physadv.models.load import as_victim\n"
+        "import torch\nfrom physadv.models.load import as_model\n"
         "class Net(torch.nn.Module):\n"
         "    def forward(self, x):\n        return x.mean((2, 3)).softmax(1)\n"
-        "def make():\n    return as_victim(Net(), classes=['a', 'b', 'c'])\n"
+        "def make():\n    return as_model(Net(), classes=['a', 'b', 'c'])\n"
     )
     assert json.loads(invoke("models", "show", "own_for_cli:make", "--json").stdout)["classes"] == [
         "a",
@@ -129,7 +129,7 @@ def test_fetch_of_what_is_embedded_or_installed_says_how(monkeypatch: pytest.Mon
 
 
 def test_fastestdet_from_a_carried_file_loads_by_name(shared_data: Path) -> None:
-    """The real file passes its pinned sha256, and load_victim("fastestdet") then needs no path."""
+    """The real file passes its pinned sha256, and load_model("fastestdet") then needs no path."""
     file = shared_data / "weights" / "fastestdet_coco.pth"
     assert invoke("models", "fetch", "fastestdet", "--from", str(file), "--yes").exit_code == 0
     assert load_model("fastestdet").card.task == "detect"
@@ -179,7 +179,7 @@ def test_doctor_notices_weights_that_are_not_the_cards(
 ) -> None:
     """Embedded weights that are absent, and fetched ones that were changed, are broken."""
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
-    (tmp_path / "imagenet_classes.txt").write_text("a\n")
+    (tmp_path / "imagenetclasses.txt").write_text("a\n")
     changed = cache_path(zoo.fastestdet_card())
     changed.parent.mkdir(parents=True)
     changed.write_bytes(b"changed")

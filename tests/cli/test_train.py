@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from physadv.core.errors import DataError, ModelError, OptionError
 from physadv.core.files import sha256_of
 from physadv.core.random_streams import numpy_generator
-from physadv.models.load import load_model
+from physadv.defenses.load_model import load_model
 from physadv.training.classifier_recipe import ClassifierRecipe, train_defense
 from physadv.training.data import Shuffled, load_training_data
 from physadv.training.methods.by_name import DEFENSES
@@ -247,7 +247,7 @@ def test_what_does_not_fit_is_refused(toy: Path, tmp_path: Path) -> None:
 
 
 def test_a_weights_file_whose_card_is_wrong_is_refused(toy: Path, tmp_path: Path) -> None:
-    """Another architecture on the card, a broken one, and none at all: a VictimError each."""
+    """Another architecture on the card, a broken one, and none at all: a ModelError each."""
     invoke("train", "--defense", "standard", "--data", toy, *FAST, "--out", tmp_path)
     file, card = tmp_path / "model.safetensors", tmp_path / "model.safetensors.toml"
     text = card.read_text()

@@ -10,9 +10,10 @@ from torch import Tensor
 from physadv.attacks.gradient import pgd
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections
+from physadv.defenses.load_model import load_model
 from physadv.defenses.registry import DEFENSES, certifying, defend
 from physadv.models.cards import LoadedModel
-from physadv.models.load import as_model, load_model
+from physadv.models.load import as_model
 
 
 class Boxes(torch.nn.Module):

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from physadv.core.image_io import save_png, to_tensor
 from physadv.core.rows import read_rows
 from physadv.core.sign_artwork import sign_face
+from physadv.defenses.load_model import load_model
 from physadv.defenses.registry import certifying
 from physadv.models.architectures.signnet import STOP
 from physadv.models.classifiers import resize_images
-from physadv.models.load import load_model
 from physadv_cli.main import app
 
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from physadv.core.errors import OptionError
 from physadv.datasets import read_dataset
+from physadv.defenses.load_model import load_model
 from physadv.evaluation.ensemble import ensemble, nearest_classes, scores_only, standard
 from physadv.evaluation.stages import AttackStage, Case, verdicts
-from physadv.models.load import LoadedModel, load_model
+from physadv.models.load import LoadedModel
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import Norm, distance
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
 from physadv.core.types import Detections
+from physadv.defenses.load_model import load_model
 from physadv.models.checks import check_model
-from physadv.models.load import as_model, load_model
+from physadv.models.load import as_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -228,12 +229,14 @@ def stub_torchvision(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
         transforms=lambda: shown,
         meta={"categories": ["a", "b"], "_metrics": {"I": {"acc@1": 1.0}}},
     )
-    models = types.ModuleType("torchvision.models")
-    models.list_models = lambda: ["det", "cls"]  # type: ignore[attr-defined]
-    models.get_model_weights = lambda n: types.SimpleNamespace(DEFAULT=det if n == "det" else cls)  # type: ignore[attr-defined]
-    models.get_model = lambda n, **_: TwoStage() if n == "det" else Net()  # type: ignore[attr-defined]
+    all_models = types.ModuleType("torchvision.models")
+    all_models.list_models = lambda: ["det", "cls"]  # type: ignore[attr-defined]
+    all_models.get_model_weights = lambda n: types.SimpleNamespace(
+        DEFAULT=det if n == "det" else cls
+    )  # type: ignore[attr-defined]
+    all_models.get_model = lambda n, **_: TwoStage() if n == "det" else Net()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
-    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    monkeypatch.setitem(sys.modules, "torchvision.models", all_models)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub))
 
 

@@ -57,13 +57,13 @@ def test_a_sound_model_passes_without_a_word() -> None:
 )
 def test_worthless_answers_are_errors(change: object, said: str) -> None:
     """NaN, infinity, labels for logits, one class, a tuple, detached outputs and a crash raise
-    VictimError."""
+    ModelError."""
     with pytest.raises(ModelError, match=said):
         check_model(Changed(change).eval(), IMAGES)
 
 
 def test_a_square_root_at_zero_is_caught() -> None:
-    """A finite output with an infinite gradient raises VictimError."""
+    """A finite output with an infinite gradient raises ModelError."""
     with pytest.raises(ModelError, match=r"gradient is NaN or infinite"):
         check_model(Changed(lambda y: (y * 0).sqrt() + y).eval(), IMAGES)
 
@@ -95,7 +95,7 @@ def test_training_mode_is_named() -> None:
 
 
 def test_classes_on_the_card_must_be_the_models() -> None:
-    """Two names for three logits raise VictimError."""
+    """Two names for three logits raise ModelError."""
     with pytest.raises(ModelError, match="3 classes"):
         check_model(as_model(Linear(), classes=["a", "b"]), IMAGES)
 
@@ -114,7 +114,7 @@ def test_the_check_leaves_no_trace() -> None:
 
 
 def test_detections_are_checked_too() -> None:
-    """Scores outside [0, 1] and boxes of another count raise VictimError; sound ones pass."""
+    """Scores outside [0, 1] and boxes of another count raise ModelError; sound ones pass."""
 
     class Detector(nn.Module):
         def __init__(self, scale: float, boxes: int) -> None:

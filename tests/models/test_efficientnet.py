@@ -12,10 +12,11 @@ from torch import Tensor
 
 from physadv.core.errors import ModelError
 from physadv.core.image_io import read_image
+from physadv.defenses.load_model import load_model
 from physadv.models import zoo
 from physadv.models.architectures.efficientnet_lite import SameConv
 from physadv.models.checks import check_model
-from physadv.models.load import LoadedModel, load_model
+from physadv.models.load import LoadedModel
 
 
 @pytest.fixture(scope="module")

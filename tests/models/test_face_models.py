@@ -241,7 +241,7 @@ def test_wrong_descriptors_are_refused_by_name(tmp_path: Path, line: str, said: 
 def test_wrong_dimension_is_said(tmp_path: Path) -> None:
     """An embedder that gives another number of values than stated is caught at its first use."""
     torch.jit.script(Tiny()).save(str(tmp_path / "net.pt"))
-    text = 'weights = "net.pt"\nsize = 16\ndimension = 4\nlicense = "mine"\n'
+    text = 'weights = "net.pt"\nsize = 16\ndimension = 4\nlicence = "mine"\n'
     (tmp_path / "net.toml").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match="is stated"):
         load_embedder(tmp_path / "net.toml")(torch.zeros(1, 3, 16, 16))

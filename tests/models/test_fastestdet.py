@@ -10,10 +10,10 @@ import torch
 
 from physadv.core.image_io import list_images, read_image
 from physadv.core.types import Detections
+from physadv.defenses.load_model import load_model
 from physadv.models.architectures.fastestdet import FastestDet, decode_boxes, decode_scores
 from physadv.models.cards import LoadedModel
 from physadv.models.detectors import best_of_class, nms
-from physadv.models.load import load_model
 
 STOP = 11
 

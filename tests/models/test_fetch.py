@@ -73,7 +73,7 @@ def test_a_file_of_another_machine_by_path(card: ModelCard, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["other.pth", "long.pth", "absent.pth"])
 def test_the_wrong_bytes_leave_nothing_behind(card: ModelCard, server: str, name: str) -> None:
-    """Another sha256, too many bytes, and 404 raise VictimError naming the source; the cache stays
+    """Another sha256, too many bytes, and 404 raise ModelError naming the source; the cache stays
     empty."""
     with pytest.raises(ModelError, match=name):
         fetch(card, source=f"{server}/{name}")
@@ -99,7 +99,7 @@ def test_what_is_there_is_not_fetched_again(card: ModelCard, tmp_path: Path) -> 
 
 
 def test_nothing_to_fetch_is_said(card: ModelCard) -> None:
-    """A card without URLs, and a source that is neither file nor URL, raise VictimError."""
+    """A card without URLs, and a source that is neither file nor URL, raise ModelError."""
     with pytest.raises(ModelError, match="nothing to fetch"):
         fetch(card)
     with pytest.raises(ModelError, match="neither a file nor"):

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
 from physadv.core.types import Detections
-from physadv.models.load import LoadedModel, as_model, load_model
+from physadv.defenses.load_model import load_model
+from physadv.models.load import LoadedModel, as_model
 
 TEN_LINES = """
 import torch
-from physadv.models.load import as_victim
+from physadv.models.load import as_model
 
 class Tiny(torch.nn.Sequential):
     def __init__(self):
@@ -25,7 +26,7 @@ class Tiny(torch.nn.Sequential):
                          torch.nn.Flatten(), torch.nn.Linear(8, 3))
 
 def make():
-    return as_victim(Tiny(), classes=["stop", "yield", "other"], mean=[0.5, 0.5, 0.5], std=0.25, input_size=32)
+    return as_model(Tiny(), classes=["stop", "yield", "other"], mean=[0.5, 0.5, 0.5], std=0.25, input_size=32)
 
 broken = 3
 instance = Tiny()
@@ -91,7 +92,7 @@ def test_ten_lines_in_the_working_folder_are_a_model(folder: Path) -> None:
 
 
 def test_weights_go_into_what_the_factory_makes(folder: Path) -> None:
-    """--weights with module:factory loads a state dict, wrapped by as_victim or not."""
+    """--weights with module:factory loads a state dict, wrapped by as_model or not."""
     name = module_of(folder)
     state = {k: v + 1 for k, v in load_model(f"{name}:bare").net.net.state_dict().items()}  # type: ignore[union-attr]
     torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, folder / "w.pth")
@@ -126,7 +127,7 @@ def test_an_instance_in_the_users_module_is_left_as_it_is(folder: Path) -> None:
 def test_a_factory_that_cannot_be_used_is_told_in_one_line(
     folder: Path, attribute: str, said: str
 ) -> None:
-    """Missing attribute, not callable, needs arguments, returns no module: VictimError that says
+    """Missing attribute, not callable, needs arguments, returns no module: ModelError that says
     which."""
     with pytest.raises(ModelError, match=said):
         load_model(f"{module_of(folder)}:{attribute}")
@@ -145,40 +146,40 @@ def test_an_unknown_module_file_or_name_is_refused(tmp_path: Path) -> None:
 def test_wrapping_changes_nothing_of_the_users_model() -> None:
     """Training mode, requires_grad, gradients and batch-norm statistics are as before, also after a
     backward pass."""
-    model = Tiny()
-    model[0].weight.requires_grad_(False)
-    model[5].weight.grad = torch.ones_like(model[5].weight)
-    before = copy.deepcopy(model.state_dict())
-    flags = [(p.requires_grad, p.grad is None) for p in model.parameters()]
-    model = as_model(model, mean=0.5, std=0.25)
+    given = Tiny()
+    given[0].weight.requires_grad_(False)
+    given[5].weight.grad = torch.ones_like(given[5].weight)
+    before = copy.deepcopy(given.state_dict())
+    flags = [(p.requires_grad, p.grad is None) for p in given.parameters()]
+    model = as_model(given, mean=0.5, std=0.25)
     images = torch.rand(2, 3, 20, 20, requires_grad=True)
     logits(model, images).sum().backward()
     assert images.grad is not None
-    assert model.training
-    assert [(p.requires_grad, p.grad is None) for p in model.parameters()] == flags
-    assert bool((model[5].weight.grad == 1).all())
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert given.training
+    assert [(p.requires_grad, p.grad is None) for p in given.parameters()] == flags
+    assert bool((given[5].weight.grad == 1).all())
+    assert all(torch.equal(before[k], v) for k, v in given.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
 
 
 def test_mean_and_std_are_in_units_of_the_unit_interval() -> None:
-    """as_victim(model, mean, std)(x) equals model((x - mean) / std)."""
-    model = Tiny().eval()
+    """as_model(model, mean, std)(x) equals model((x - mean) / std)."""
+    given = Tiny().eval()
     images = torch.rand(2, 3, 20, 20)
     mean, std = (
         torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1),
         torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1),
     )
-    model = as_model(model, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
-    assert torch.allclose(logits(model, images), model((images - mean) / std), atol=1e-5)
+    model = as_model(given, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
+    assert torch.allclose(logits(model, images), given((images - mean) / std), atol=1e-5)
 
 
 def test_probabilities_become_logits_with_the_same_ranking_and_softmax() -> None:
     """outputs="probabilities": softmax of what the victim returns is what the model returned."""
-    model = nn.Sequential(Tiny(), nn.Softmax(1)).eval()
+    given = nn.Sequential(Tiny(), nn.Softmax(1)).eval()
     images = torch.rand(4, 3, 20, 20)
-    found = logits(as_model(model, outputs="probabilities"), images)
-    assert torch.allclose(found.softmax(1), model(images), atol=1e-6)
+    found = logits(as_model(given, outputs="probabilities"), images)
+    assert torch.allclose(found.softmax(1), given(images), atol=1e-6)
 
 
 def test_a_detectors_boxes_come_back_in_pixels_of_the_image_given() -> None:
@@ -244,16 +245,16 @@ def test_a_sidecar_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, sa
 def test_torchscript_with_a_sidecar(tmp_path: Path) -> None:
     """A TorchScript file gives what the model gives; classes, mean, std and input size come from
     <file>.toml."""
-    model = Tiny().eval()
+    given = Tiny().eval()
     path = tmp_path / "own.pt"
-    torch.jit.script(model).save(str(path))
+    torch.jit.script(given).save(str(path))
     path.with_name("own.pt.toml").write_text(
-        'classes = ["a", "b", "c"]\nmean = [0.5, 0.5, 0.5]\nstd = 0.25\ninput_size = 24\nlicense '
+        'classes = ["a", "b", "c"]\nmean = [0.5, 0.5, 0.5]\nstd = 0.25\ninput_size = 24\nlicence '
         '= "MIT"\n'
     )
     model = load_model(path)
     images = torch.rand(3, 3, 24, 24)
-    assert torch.allclose(logits(model, images), model((images - 0.5) / 0.25), atol=1e-5)
+    assert torch.allclose(logits(model, images), given((images - 0.5) / 0.25), atol=1e-5)
     assert model.card.classes == ("a", "b", "c")
     assert model.card.licence == "MIT"
     assert logits(model, torch.rand(1, 3, 90, 40)).shape == (1, 3)
@@ -263,13 +264,13 @@ def test_torchscript_with_a_sidecar(tmp_path: Path) -> None:
 def test_exported_program_of_one_image_takes_batches_of_any_size(tmp_path: Path) -> None:
     """torch.export of one 24x24 image: any batch and size is served, and the gradient reaches the
     image."""
-    model = Tiny().eval()
+    given = Tiny().eval()
     path = tmp_path / "own.pt2"
-    torch.export.save(torch.export.export(model, (torch.rand(1, 3, 24, 24),)), path)
+    torch.export.save(torch.export.export(given, (torch.rand(1, 3, 24, 24),)), path)
     model = load_model(path)
     images = torch.rand(3, 3, 24, 24, requires_grad=True)
     found = logits(model, images)
-    assert torch.allclose(found, model(images), atol=1e-5)
+    assert torch.allclose(found, given(images), atol=1e-5)
     (gradient,) = torch.autograd.grad(found.sum(), images)
     assert float(gradient.abs().sum()) > 0
     assert model.card.input_size == (24, 24)
@@ -280,11 +281,11 @@ def test_exported_program_of_one_image_takes_batches_of_any_size(tmp_path: Path)
 def test_exported_program_of_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
     """Exported for batches of 4: five images are served in two pieces, and each answer is the
     image's own."""
-    model = Tiny().eval()
+    given = Tiny().eval()
     path = tmp_path / "four.pt2"
-    torch.export.save(torch.export.export(model, (torch.rand(4, 3, 24, 24),)), path)
+    torch.export.save(torch.export.export(given, (torch.rand(4, 3, 24, 24),)), path)
     images = torch.rand(5, 3, 24, 24)
-    assert torch.allclose(logits(load_model(path), images), model(images), atol=1e-5)
+    assert torch.allclose(logits(load_model(path), images), given(images), atol=1e-5)
 
 
 def test_a_state_dict_alone_is_no_model(tmp_path: Path) -> None:
@@ -309,7 +310,7 @@ class Bomb:
 def test_a_pickle_of_more_than_weights_is_refused_and_never_run(
     tmp_path: Path, suffix: str
 ) -> None:
-    """A pickled module, and a pickle that would run code, raise VictimError with the remedy;
+    """A pickled module, and a pickle that would run code, raise ModelError with the remedy;
     nothing ran."""
     torch.save(Tiny(), tmp_path / f"module.{suffix}")
     torch.save({"x": Bomb(tmp_path / "ran")}, tmp_path / f"bomb.{suffix}")
@@ -321,7 +322,7 @@ def test_a_pickle_of_more_than_weights_is_refused_and_never_run(
 
 
 def test_damaged_files_are_told_in_one_line(tmp_path: Path) -> None:
-    """An empty file, text, and a cut zip raise VictimError, not a traceback of the reader."""
+    """An empty file, text, and a cut zip raise ModelError, not a traceback of the reader."""
     torch.jit.script(Tiny().eval()).save(str(tmp_path / "whole.pt"))
     whole = (tmp_path / "whole.pt").read_bytes()
     for name, data in (
@@ -360,6 +361,6 @@ def test_class_names_are_found_or_explained() -> None:
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    """An unknown device name raises VictimError with the remedy."""
+    """An unknown device name raises ModelError with the remedy."""
     with pytest.raises(ModelError, match="--device cpu"):
         load_model("efficientnet-lite0", device="nonsense")

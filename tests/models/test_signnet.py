@@ -12,11 +12,11 @@ from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.core.image_io import to_tensor
 from physadv.core.sign_artwork import sign_face
+from physadv.defenses.load_model import load_model
 from physadv.models.architectures.signnet import BACKGROUND, NAMES, STOP, SignNet, parameters_of
-from physadv.models.load import load_model
 from physadv.models.zoo import EMBEDDED
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "physadv" / "victims" / "weights"
+WEIGHTS = Path(__file__).resolve().parents[2] / "physadv" / "models" / "weights"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_gradient_reaches_the_image(net: SignNet) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 0, 5)])
 def test_wrong_shapes_are_refused(net: SignNet, shape: tuple[int, ...]) -> None:
-    """Gray, unbatched or empty images raise VictimError naming the shape."""
+    """Gray, unbatched or empty images raise ModelError naming the shape."""
     with pytest.raises(ModelError, match="is needed"):
         net(torch.zeros(shape))
 

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 
 from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
+from physadv.defenses.load_model import load_model
 from physadv.models import zoo
 from physadv.models.architectures.signnet import NAMES, SignNet
-from physadv.models.load import card_of, list_models, load_model
+from physadv.models.load import card_of, list_models
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_the_card_beside_the_weights_is_read(embedded: Path) -> None:
 
 
 def test_altered_embedded_weights_are_refused(embedded: Path) -> None:
-    """Weights that are not those of the card raise VictimError."""
+    """Weights that are not those of the card raise ModelError."""
     save_file(SignNet().state_dict(), embedded / "signs.safetensors")
     with pytest.raises(ModelError, match="is not the pinned"):
         load_model("signs")

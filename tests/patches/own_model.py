@@ -10,7 +10,7 @@ import pytest
 
 MODEL = """
 import torch
-from physadv.models.load import as_victim
+from physadv.models.load import as_model
 
 class RedOrNot(torch.nn.Module):
     def forward(self, x):
@@ -18,7 +18,7 @@ class RedOrNot(torch.nn.Module):
         return torch.stack([60 * red, 60 * (0.12 - 0 * red)], 1)
 
 def make():
-    return as_victim(RedOrNot(), classes=["stop", "other"], input_size=32)
+    return as_model(RedOrNot(), classes=["stop", "other"], input_size=32)
 """
 
 

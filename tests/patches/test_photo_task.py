@@ -24,7 +24,7 @@ from physadv.threat.printability import in_palette, parse_palette
 MODELS = """
 import torch
 from physadv.core.types import Detections
-from physadv.models.load import as_victim
+from physadv.models.load import as_model
 
 class Colors(torch.nn.Module):
     def __init__(self, order):
@@ -44,9 +44,9 @@ class Cells(torch.nn.Module):
         blue = torch.sigmoid(16 * (cells[:, 2] - cells[:, 1]) - 2)
         return Detections(boxes.expand(b, 16, 4), torch.stack([score, blue], 2))
 
-def rgb(): return as_victim(Colors([0, 1, 2]), classes=["red", "green", "blue"], input_size=48)
-def bgr(): return as_victim(Colors([2, 1, 0]), classes=["blue", "green", "red"], input_size=32)
-def cells(): return as_victim(Cells(), classes=["person", "blue"], input_size=64, task="detect")
+def rgb(): return as_model(Colors([0, 1, 2]), classes=["red", "green", "blue"], input_size=48)
+def bgr(): return as_model(Colors([2, 1, 0]), classes=["blue", "green", "red"], input_size=32)
+def cells(): return as_model(Cells(), classes=["person", "blue"], input_size=64, task="detect")
 """
 
 

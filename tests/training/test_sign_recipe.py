@@ -283,7 +283,7 @@ def test_half_a_judge_is_refused(toy: Path, tmp_path: Path) -> None:
 def test_embedded_model_is_as_good_as_its_card(shared_data: Path, name: str) -> None:
     """Judged anew on held-out tracks and street photos, the embedded weights keep what their card
     says."""
-    from physadv.models.load import load_model
+    from physadv.defenses.load_model import load_model
 
     model = load_model(name)
     material = load_sign_data(

@@ -110,9 +110,9 @@ def certify(
     """
     from physadv.core.errors import OptionError
     from physadv.datasets import read_dataset
+    from physadv.defenses.load_model import load_model
     from physadv.evaluation.progress_log import Ledger, claim
     from physadv.evaluation.samples import choose
-    from physadv.models.load import load_model
     from physadv_cli.parsing import parse_norm
     from physadv_cli.runs import open_run
 

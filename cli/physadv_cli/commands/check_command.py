@@ -248,7 +248,7 @@ def check(
     from physadv.check.live.remote_control import Remote
     from physadv.check.run_check import assert_fresh, run_check
     from physadv.check.stopping_rule import WIDTH, check_width
-    from physadv.models.load import load_model
+    from physadv.defenses.load_model import load_model
     from physadv.models.loading import pick_device
 
     prepare_torch(threads)

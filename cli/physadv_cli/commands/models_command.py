@@ -67,7 +67,8 @@ def show(model: Model, weights: options.Weights = None, json: options.Json = Fal
     from rich.markup import escape
     from rich.table import Table
 
-    from physadv.models.load import card_of, list_models, load_model, weights_of
+    from physadv.defenses.load_model import load_model
+    from physadv.models.load import card_of, list_models, weights_of
 
     known = model in {card.name for card in list_models()}
     card = card_of(model) if known and weights is None else load_model(model, weights=weights).card
@@ -161,8 +162,8 @@ def check(
 
     Example: physadv models check my_models:make --images photos/
     """
+    from physadv.defenses.load_model import load_model
     from physadv.models.checks import check_model
-    from physadv.models.load import load_model
     from physadv.models.loading import pick_device
 
     loaded = load_model(model, weights=weights, device=device)

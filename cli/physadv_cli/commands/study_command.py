@@ -174,7 +174,7 @@ def photographed(
     runs/photographed
     """
     from physadv.core.rows import read_rows
-    from physadv.models.load import load_model
+    from physadv.defenses.load_model import load_model
     from physadv.studies import photographed_examples as study_
     from physadv_cli.progress import bar
     from physadv_cli.runs import console, finish, open_run

@@ -44,7 +44,7 @@ def boxes(
     """(lower, upper) over ``ball`` of the values of the nodes in ``keep``; the others are let go
     when read.
 
-    ``tighten`` may improve the box of each ReLU's input before it is used. Raises VictimError for a
+    ``tighten`` may improve the box of each ReLU's input before it is used. Raises ModelError for a
     layer without a rule (fold the graph first).
     """
     axes = torch.full_like(ball.center, ball.eps) if ball.norm == "l2" else None

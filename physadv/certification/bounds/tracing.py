@@ -108,7 +108,7 @@ _BATCH = 7  # no layer has this first size by accident
 def trace(net: nn.Module, shape: Shape) -> Graph:
     """The graph of ``net`` in eval mode for inputs of ``shape`` (c, h, w), images in [0, 1].
 
-    Modes, gradients and generators of the user stay as they are. Raises VictimError naming the
+    Modes, gradients and generators of the user stay as they are. Raises ModelError naming the
     first operation bounds cannot pass, and for a net that does not return logits (b, classes) or
     decides by the values of its input.
     """

@@ -62,7 +62,7 @@ def certify(
     the error allowed.
 
     ``image`` is (1, c, h, w) in [0, 1]; ``index`` names its noise under ``seed``. Raises
-    OptionError for numbers out of range and VictimError for a victim that does not return logits.
+    OptionError for numbers out of range and ModelError for a victim that does not return logits.
     """
     return certify_with(
         Sampler(model, noise, seed=seed, batch=batch),

@@ -43,7 +43,7 @@ class Sampler:
 
     ``batch`` bounds how many noisy images are in memory at once (rounded up to whole units of 16).
     Images are (1, c, h, w) in [0, 1], all of one size. ``tick`` is told the size of every batch
-    answered. Modules are asked in eval mode and left as they were. Raises VictimError for a victim
+    answered. Modules are asked in eval mode and left as they were. Raises ModelError for a victim
     that is not a classifier.
     """
 

@@ -83,7 +83,7 @@ def build(architecture: str, *, channels: int, side: int, classes: int) -> nn.Mo
 
 def build_from(table: Mapping[str, Any], name: str) -> nn.Module:
     """The net that a card's ``architecture``, ``channels``, ``input_size`` and ``classes``
-    describe. VictimError."""
+    describe. ModelError."""
     try:
         size = table.get("input_size", INPUT_PX)
         side = int(size if isinstance(size, int) else size[0])

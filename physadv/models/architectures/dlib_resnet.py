@@ -102,7 +102,7 @@ class DlibResNet(nn.Module):
 
 
 def load_dlib_resnet(path: str | Path) -> DlibResNet:
-    """Read ``dlib_face_recognition_resnet_model_v1.dat``. Raises VictimError where the layers are
+    """Read ``dlib_face_recognition_resnet_model_v1.dat``. Raises ModelError where the layers are
     others."""
     net = DlibResNet()
     tensors = _tensors(Path(path))

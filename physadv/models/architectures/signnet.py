@@ -93,7 +93,7 @@ class SignNet(nn.Module):
     differentiable.
 
     The image is resized to 64x64 (bilinear, anti-aliased; aspect is not kept, as in the training
-    crops) and mapped to [-1, 1]. Raises VictimError for another number of channels or an empty
+    crops) and mapped to [-1, 1]. Raises ModelError for another number of channels or an empty
     image.
     """
 

@@ -160,7 +160,7 @@ def load_embedder(
     A descriptor names its ``weights`` (TorchScript or torch.export, relative to itself), or a
     ``factory`` ("package.module:function") with or without weights, and the fields of
     :class:`EmbedderCard`; ``threshold`` and ``far`` may stand for ``thresholds``. Raises
-    VictimError where weights are absent, with what to do about it.
+    ModelError where weights are absent, with what to do about it.
     """
     text = str(name_or_path)
     if text in _KNOWN:

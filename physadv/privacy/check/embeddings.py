@@ -104,7 +104,7 @@ def fill(
 
 
 def embed(recognizer: Embedder, crop: Tensor) -> Tensor:
-    """One embedding (d,), on the CPU. Raises VictimError for NaN, which would pass for a perfect
+    """One embedding (d,), on the CPU. Raises ModelError for NaN, which would pass for a perfect
     cloak."""
     with torch.no_grad():
         found: Tensor = recognizer(crop.to(recognizer.mean))[0].cpu()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from physadv.attacks._classifier_step import Classifier
 from physadv.attacks.decision_based import rays
 from physadv.attacks.gradient import pgd
-from physadv.attacks.obfuscated import bpda, eot
+from physadv.attacks.obfuscated import bpda, expectation_model
 from physadv.attacks.score_based import square
 from physadv.attacks.sparse import saliency, sparse_search
 from physadv.core.random_streams import derive
@@ -226,7 +226,7 @@ def resized(model: Classifier, most: float = 1.3, fill: float = 0.5) -> MaskedDe
         "randomness",
         "eot",
         defended,
-        eot(defended, draws=4 * DRAWS),
+        expectation_model(defended, draws=4 * DRAWS),
         random=True,
         plain=DeepFool(model),
         plain_is="DeepFool on the net without the random layer",
@@ -244,7 +244,7 @@ def matrix_completion(model: Classifier) -> MaskedDefense:
         "randomness and an iterated solver",
         "bpda + eot",
         defended,
-        eot(open_one, draws=DRAWS),
+        expectation_model(open_one, draws=DRAWS),
         random=True,
     )
 
@@ -257,7 +257,7 @@ def winners(model: nn.Module, share: float = 0.4) -> MaskedDefense:
 def winners_of(net: nn.Module, share: float = 0.2) -> MaskedDefense:
     """A net that was trained with k-winners-take-all. Its slope is averaged over noise, and
     estimated from differences over many small changes (Tramer et al. 2020)."""
-    adaptive = eot(
+    adaptive = expectation_model(
         obfuscations.Noisy(obfuscations.with_winners(net, share, adaptive=True).eval()), draws=DRAWS
     )
     return MaskedDefense(
@@ -273,14 +273,14 @@ def winners_of(net: nn.Module, share: float = 0.2) -> MaskedDefense:
 
 def generative(images: Tensor, labels: Tensor, *, classes: int) -> MaskedDefense:
     """Class-conditional Gaussians fitted to ``images``."""
-    model = obfuscations.Gaussians(images, labels, classes=classes).eval()
+    net = obfuscations.Gaussians(images, labels, classes=classes).eval()
     return MaskedDefense(
         "generative classifier",
         "Schott 2019",
         "likelihoods that saturate softmax",
         "scale-free loss",
-        model,
-        model,
+        net,
+        net,
         loss="margin",
     )
 
@@ -422,7 +422,9 @@ def _black_box(
     masked: MaskedDefense, images: Tensor, labels: Tensor, eps: float, queries: int, seed: int
 ) -> Tensor:
     asked: Classifier = (
-        eot(masked.defended, draws=DRAWS // 2, seed=seed) if masked.random else masked.defended
+        expectation_model(masked.defended, draws=DRAWS // 2, seed=seed)
+        if masked.random
+        else masked.defended
     )
     if masked.rejects:
         asked = _Scores(masked.adaptive)
@@ -463,7 +465,7 @@ def right(
         return (
             (verdicts == labels) | rejected if masked.rejects and attacked else verdicts == labels
         )
-    draws = eot(masked.defended, draws=9, seed=seed + 1).eot_draws()
+    draws = expectation_model(masked.defended, draws=9, seed=seed + 1).eot_draws()
     return torch.stack([draw(images).argmax(1) == labels for draw in draws]).float().mean(0) > 0.5
 
 

@@ -20,6 +20,7 @@ from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows
 from physadv.datasets import ImageDataset, read_dataset
 from physadv.datasets.read import HELD_OUT, SPLIT_SEED
+from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import Rate
 from physadv.models.architectures.signnet import (
     BACKGROUND,
@@ -29,7 +30,6 @@ from physadv.models.architectures.signnet import (
     SignNet,
     parameters_of,
 )
-from physadv.models.load import load_model
 from physadv.training.loop import Batch, Schedule, TrainingStep, load_average, seeded, train
 from physadv.training.methods.base import Defense
 from physadv.training.sign_classifier.batches import Mix, SignBatches
@@ -171,7 +171,7 @@ def train_signs(
 def first_net(recipe: SignRecipe) -> tuple[nn.Module, str]:
     """SignNet as training finds it, and of weights taken over what tells them from others.
 
-    Raises VictimError where ``start`` is neither a file of its weights nor a SignNet known by name.
+    Raises ModelError where ``start`` is neither a file of its weights nor a SignNet known by name.
     """
     if recipe.start is None:
         return seeded(SignNet, recipe.seed), ""

@@ -1,0 +1,47 @@
+"""Load a model with the defenses named in front of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from physadv.defenses.registry import defend
+from physadv.models.cards import LoadedModel
+from physadv.models.load import load_undefended_model, names_a_model
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> LoadedModel:
+    """Load a model by name, file or ``module:factory``, each optionally followed by ``+defense``.
+
+    Args:
+        name_or_path: a built-in name (``"signs"``), a model file, or ``module:factory``; each
+            ``+defense`` puts a defense in front of it, as in ``"signs+jpeg"``.
+        weights: a state dict for models that do not carry their own weights.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
+
+    Returns:
+        The model in eval mode with frozen parameters on ``device``; ``.card`` describes it.
+
+    Raises:
+        ModelError: the name is unknown, the file is missing, damaged or holds more than weights,
+            or the weights do not fit.
+        OptionError: the defense or one of its settings is unknown.
+    """
+    text = str(name_or_path)
+    base, plus, defense = text.rpartition("+")
+    if names_a_model(text) or not (plus and base):
+        return load_undefended_model(text, weights=weights, device=device)
+
+    model = load_model(base, weights=weights, device=device)
+    return defend(model, defense).eval().requires_grad_(False).to(model_device(model, device))
+
+
+def model_device(model: LoadedModel, fallback: str | torch.device) -> str | torch.device:
+    """The device that a model's parameters are on; ``fallback`` where it has none."""
+    return next((parameter.device for parameter in model.parameters()), fallback)
