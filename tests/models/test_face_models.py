@@ -104,12 +104,15 @@ def test_both_finders_see_the_same_faces(faces: list[np.ndarray], slim_file: Pat
 
 
 def test_slim_finder_is_scale_and_position_true(faces: list[np.ndarray], slim_file: Path) -> None:
-    """A face pasted at twice the size at a known place is found there."""
+    """A photo pasted at twice its own size at a known place has its face there."""
     rgb = faces[0]
+    height, width = rgb.shape[:2]
     finder = SlimFinder(slim_file)
     before = finder(rgb)[0].marks["arc5"]
-    canvas = np.full((500, 700, 3), 128, np.uint8)
-    canvas[100:400, 300:600] = cv2.resize(rgb, (300, 300), interpolation=cv2.INTER_CUBIC)
+    canvas = np.full((2 * height + 200, 2 * width + 400, 3), 128, np.uint8)
+    canvas[100 : 100 + 2 * height, 300 : 300 + 2 * width] = cv2.resize(
+        rgb, (2 * width, 2 * height), interpolation=cv2.INTER_CUBIC
+    )
     after = finder(canvas)[0].marks["arc5"]
     assert np.abs(after - (before * 2 + [300, 100])).max() < 8
 

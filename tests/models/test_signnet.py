@@ -21,7 +21,9 @@ WEIGHTS = Path(__file__).resolve().parents[2] / "physadv" / "models" / "weights"
 
 @pytest.fixture(scope="module")
 def net() -> SignNet:
-    return SignNet().eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return SignNet().eval()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (64, 64), (37, 91), (300, 200)])
@@ -63,7 +65,7 @@ def test_gradient_reaches_the_image(net: SignNet) -> None:
     direction = torch.randn(
         image.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64
     )
-    step = 1e-6
+    step = 1e-8  # small enough that next to no ReLU changes sides between the two
     with torch.no_grad():
         ahead, back = (
             twin(image + step * direction)[0, STOP],

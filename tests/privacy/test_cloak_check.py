@@ -383,6 +383,8 @@ def test_whole_check_and_its_report(folders: Path, tmp_path: Path) -> None:
     assert len(list(read_rows(tmp_path / "run" / "rows.jsonl"))) > 500
     assert seen[0][:2] == (1, 13)
     saved = json.loads((tmp_path / "run" / "check.json").read_text(encoding="utf-8"))
+    assert [table["name"] for table in saved["recognisers"]] == ["own", "judge"]
+    assert {finding["recogniser"] for finding in saved["verdict"]["findings"]} == {"judge"}
     page = write_cloak_report(tmp_path / "run", saved).read_text(encoding="utf-8")
     assert "http" not in page.replace("http://www.w3.org", "")
     assert page.count("data:image/png;base64") == 3 * len(saved["pictures"]) > 0
@@ -418,7 +420,7 @@ def test_uncloaked_copies_are_not_protected(folders: Path, tmp_path: Path) -> No
 def test_check_refuses_what_it_cannot_do(folders: Path, tmp_path: Path) -> None:
     """No recognizer, a folder that holds a check already, photos without a face: each is said."""
     away = {"folder": tmp_path / "run"}
-    with pytest.raises(OptionError, match="no recogniser"):
+    with pytest.raises(OptionError, match="no recognizer"):
         run_cloak_check(
             folders / "cloaked", folders / "originals", [], [KnownFinder()], folder=tmp_path / "run"
         )

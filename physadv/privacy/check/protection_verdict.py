@@ -35,6 +35,11 @@ class Finding:
     rate: dict[str, float | int]
     words: str
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; the key ``recogniser`` is spelled as in earlier files."""
+        table = asdict(self)
+        return {"recogniser" if key == "recognizer" else key: table[key] for key in table}
+
 
 @dataclass(frozen=True)
 class ProtectionVerdict:
@@ -51,8 +56,11 @@ class ProtectionVerdict:
     reasons: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON."""
+        return asdict(self) | {
+            "findings": tuple(finding.as_dict() for finding in self.findings),
+            "beside": tuple(finding.as_dict() for finding in self.beside),
+        }
 
 
 def light_of(rate: Rate) -> Light:

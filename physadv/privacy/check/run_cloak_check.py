@@ -60,8 +60,9 @@ class CheckResult:
     pictures: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Return plain values for check.json, under the keys that its files have always had."""
+        table = asdict(self) | {"verdict": self.verdict.as_dict()}
+        return {"recognisers" if key == "recognizers" else key: table[key] for key in table}
 
 
 def run_cloak_check(
@@ -92,7 +93,7 @@ def run_cloak_check(
     plan = plan or EmbeddingPlan()
     target = Path(folder)
     if not recognizers:
-        raise OptionError("no recogniser", "at least one is needed", "see `physadv models list`")
+        raise OptionError("no recognizer", "at least one is needed", "see `physadv models list`")
     if (target / "rows.jsonl").exists():
         raise OptionError(f"{target}", "already holds a check", "name another folder with --out")
     pairs, foreign = match_files(originals, cloaked)
