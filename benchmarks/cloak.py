@@ -25,8 +25,8 @@ import torch
 
 from physadv.core.files import write_json, write_text
 from physadv.core.image_io import save_png
-from physadv.models.faces.embedders import Embedder, load_embedder
-from physadv.models.faces.face_detection import DlibFinder, Finder, SlimFinder
+from physadv.models.faces.embedders import FaceEmbedder, load_embedder
+from physadv.models.faces.face_detection import DlibFinder, FaceFinder, SlimFinder
 from physadv.privacy.check.channels import CHANNELS
 from physadv.privacy.check.embeddings import EmbeddingPlan
 from physadv.privacy.check.protection_verdict import LOST
@@ -70,12 +70,12 @@ def cloak_all(
 
 
 def cell(
-    surrogates: list[Embedder],
-    judge: Embedder,
+    surrogates: list[FaceEmbedder],
+    judge: FaceEmbedder,
     mode: str,
     people: list[Path],
     photos: int,
-    finders: list[Finder],
+    finders: list[FaceFinder],
 ) -> dict[str, Any]:
     """One row of the table: surrogates -> judge in one mode."""
     with tempfile.TemporaryDirectory() as name:
@@ -151,7 +151,7 @@ def main() -> None:
                 "mobilefacenet", weights=weights / "mobilefacenet_foamliu.pt"
             ),
         }
-        finders: list[Finder] = [SlimFinder(weights / "facedet_slim_biubug6.pth"), DlibFinder()]
+        finders: list[FaceFinder] = [SlimFinder(weights / "facedet_slim_biubug6.pth"), DlibFinder()]
         for mode in chosen.modes if people else []:
             for direction in chosen.directions:
                 names, judge = direction.split(":")

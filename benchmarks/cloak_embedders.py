@@ -15,14 +15,14 @@ import torch
 
 from physadv.core.image_io import list_images, read_rgba, to_tensor
 from physadv.evaluation.metrics.intervals import clustered
-from physadv.models.faces.embedders import Embedder, load_embedder
-from physadv.models.faces.face_detection import DlibFinder, SlimFinder, crops, find_faces
+from physadv.models.faces.embedders import FaceEmbedder, load_embedder
+from physadv.models.faces.face_detection import DlibFinder, SlimFinder, crop_faces, find_faces
 
 FARS = (0.01, 0.001)
 
 
 def embed_all(
-    embedders: list[Embedder], faces: Path, slim: Path
+    embedders: list[FaceEmbedder], faces: Path, slim: Path
 ) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
     """People's names by photo, and each embedder's embeddings of the face nearest to the middle of
     each photo."""
@@ -42,12 +42,14 @@ def embed_all(
                 None
             ]
             rows[embedder.card.name].append(
-                embedder(crops(to_tensor(rgb)[None], warp, embedder.card.size))[0]
+                embedder(crop_faces(to_tensor(rgb)[None], warp, embedder.card.size))[0]
             )
     return np.array(people), {k: torch.stack(v) for k, v in rows.items()}
 
 
-def measure(embedder: Embedder, people: np.ndarray, embeddings: torch.Tensor) -> dict[str, object]:
+def measure(
+    embedder: FaceEmbedder, people: np.ndarray, embeddings: torch.Tensor
+) -> dict[str, object]:
     """Accuracy in ten folds of people at the other folds' best threshold, balanced pairs;
     thresholds at stated FAR."""
     scores = embedder.similarity(embeddings, embeddings).numpy()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.random_streams import generator
-from physadv.models.faces.embedders import Embedder, EmbedderCard
-from physadv.models.faces.face_detection import TEMPLATES, Face
+from physadv.models.faces.embedders import EmbedderCard, FaceEmbedder
+from physadv.models.faces.face_detection import TEMPLATES, DetectedFace
 
 
 class TinyNet(nn.Module):
@@ -27,20 +27,20 @@ class TinyNet(nn.Module):
         return nn.functional.adaptive_avg_pool2d(maps, 4).flatten(1) @ self.mix
 
 
-def tiny_embedder(seed: int = 0, name: str = "tiny", threshold: float = 0.5) -> Embedder:
+def tiny_embedder(seed: int = 0, name: str = "tiny", threshold: float = 0.5) -> FaceEmbedder:
     card = EmbedderCard(
         name=name, size=32, dimension=16, licence="test", thresholds={0.01: threshold}, sha256=name
     )
-    return Embedder(TinyNet(seed).eval(), card).requires_grad_(False)
+    return FaceEmbedder(TinyNet(seed).eval(), card).requires_grad_(False)
 
 
-def face_at(x: float, y: float, side: float) -> Face:
+def face_at(x: float, y: float, side: float) -> DetectedFace:
     """A face whose ArcFace square has its corner at (x, y)."""
-    return Face(0.99, {"arc5": TEMPLATES["arcface", "arc5"] * side + [x, y]})
+    return DetectedFace(0.99, {"arc5": TEMPLATES["arcface", "arc5"] * side + [x, y]})
 
 
 def drawn_photo(
-    height: int, width: int, face: Face, *, person: int = 0, shot: int = 0
+    height: int, width: int, face: DetectedFace, *, person: int = 0, shot: int = 0
 ) -> np.ndarray:
     """A photo with a blotchy head: ``person`` decides its features, ``shot`` light and grain."""
     rng = np.random.default_rng(person)
@@ -60,7 +60,7 @@ class KnownFinder:
     def __init__(self, share: float = 0.5) -> None:
         self.share = share
 
-    def __call__(self, rgb: np.ndarray) -> list[Face]:
+    def __call__(self, rgb: np.ndarray) -> list[DetectedFace]:
         height, width = rgb.shape[:2]
         side = self.share * min(height, width)
         return [face_at((width - side) / 2, (height - side) / 2, side)]

@@ -13,7 +13,7 @@ from physadv.core.types import Detections
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedBoxes:
     """What one image holds after suppression, best first: ``boxes`` (m, 4) px, ``scores`` (m,),
     ``labels`` (m,)."""
 
@@ -24,37 +24,39 @@ class Found:
     def __len__(self) -> int:
         return int(self.scores.shape[0])
 
-    def of_class(self, label: int) -> Found:
+    def of_class(self, label: int) -> DetectedBoxes:
         """Only the boxes of one class."""
         chosen = self.labels == label
-        return Found(self.boxes[chosen], self.scores[chosen], self.labels[chosen])
+        return DetectedBoxes(self.boxes[chosen], self.scores[chosen], self.labels[chosen])
 
 
-def areas(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
+def box_areas(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     """Areas in px^2; a box turned inside out has none."""
     sides = (boxes[..., 2:] - boxes[..., :2]).clamp_min(0)
     return sides[..., 0] * sides[..., 1]
 
 
-def iou(first: Float[Tensor, "*b n 4"], second: Float[Tensor, "*b m 4"]) -> Float[Tensor, "*b n m"]:
+def box_iou(
+    first: Float[Tensor, "*b n 4"], second: Float[Tensor, "*b m 4"]
+) -> Float[Tensor, "*b n m"]:
     """Intersection over union of every pair of boxes, in [0, 1]; 0 where both are empty."""
     low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
     high = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
     sides = (high - low).clamp_min(0)
     shared = sides[..., 0] * sides[..., 1]
-    union = areas(first)[..., :, None] + areas(second)[..., None, :] - shared
+    union = box_areas(first)[..., :, None] + box_areas(second)[..., None, :] - shared
     return shared / union.clamp_min(torch.finfo(union.dtype).tiny)
 
 
-def nms(
+def non_maximum_suppression(
     detections: Detections,
     score_threshold: float = 0.5,
     iou_threshold: float = 0.45,
     *,
     multi_label: bool = False,
     limit: int = 300,
-) -> list[Found]:
-    """Greedy suppression within each class; one :class:`Found` an image, best first, at most
+) -> list[DetectedBoxes]:
+    """Greedy suppression within each class; one :class:`DetectedBoxes` an image, best first, at most
     ``limit`` boxes.
 
     A candidate counts for its best class, or with ``multi_label`` for every class that reaches
@@ -68,7 +70,9 @@ def nms(
     ]
 
 
-def _candidates(boxes: Tensor, scores: Tensor, threshold: float, multi_label: bool) -> Found:
+def _candidates(
+    boxes: Tensor, scores: Tensor, threshold: float, multi_label: bool
+) -> DetectedBoxes:
     """Boxes (n, 4) and scores (n, classes) -> those at or over the threshold, best first."""
     reaches = scores >= threshold
     if not multi_label:
@@ -77,12 +81,12 @@ def _candidates(boxes: Tensor, scores: Tensor, threshold: float, multi_label: bo
     which, label = reaches.nonzero(as_tuple=True)
     order = scores[which, label].argsort(descending=True, stable=True)
     which, label = which[order], label[order]
-    return Found(boxes[which], scores[which, label], label)
+    return DetectedBoxes(boxes[which], scores[which, label], label)
 
 
-def _suppress(found: Found, threshold: float, limit: int) -> Found:
+def _suppress(found: DetectedBoxes, threshold: float, limit: int) -> DetectedBoxes:
     with torch.no_grad():
-        hits = (iou(found.boxes, found.boxes) > threshold) & (
+        hits = (box_iou(found.boxes, found.boxes) > threshold) & (
             found.labels[:, None] == found.labels[None]
         )
         hits = hits.triu(1)  # hits[i, j]: i is better than j and would suppress it
@@ -95,7 +99,7 @@ def _suppress(found: Found, threshold: float, limit: int) -> Found:
                 break
             keep = settled
     index = keep.nonzero()[:, 0][:limit]
-    return Found(found.boxes[index], found.scores[index], found.labels[index])
+    return DetectedBoxes(found.boxes[index], found.scores[index], found.labels[index])
 
 
 def best_of_class(
@@ -111,5 +115,5 @@ def best_of_class(
     if box is None:
         return scores.amax(1)
     place = box.to(detections.boxes).expand(scores.shape[0], 4)[:, None]
-    near = iou(detections.boxes.detach(), place)[..., 0] >= min_iou
+    near = box_iou(detections.boxes.detach(), place)[..., 0] >= min_iou
     return torch.where(near, scores, torch.zeros_like(scores)).amax(1)

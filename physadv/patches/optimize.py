@@ -24,7 +24,7 @@ from physadv.eot.scenes.signs import SceneBatch, SceneSize, SceneSource
 from physadv.eot.warp import apply_homography, square_corners
 from physadv.evaluation.metrics.detection import DetectionMetrics, scene_rows, summarize_detection
 from physadv.evaluation.metrics.intervals import Rate, clustered, wilson
-from physadv.models.detectors import Found
+from physadv.models.detectors import DetectedBoxes
 from physadv.threat.patch_goals import Annotations, PatchGoal
 from physadv.threat.printability import (
     PatchAppearance,
@@ -289,7 +289,7 @@ def _judged(
     goal = task.goal_of(model)
     answers: dict[str, list[Row]] = {}
     found: dict[str, list[Row]] = {}
-    clean: list[Found] | None = None
+    clean: list[DetectedBoxes] | None = None
     for block in BLOCKS:
         images, marks = _block(task, block, textures, scenes, name)
         prediction = task.models[model](images)

@@ -19,7 +19,7 @@ from physadv.eot.scenes.photos import Anywhere, OnObjects, PatchPose, ScenePhoto
 from physadv.eot.scenes.signs import Float, SceneSize, SceneSource
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import Preprocessed, resize_images
-from physadv.models.detectors import nms
+from physadv.models.detectors import non_maximum_suppression
 from physadv.threat.patch_goals import PatchGoal
 
 ANYWHERE = "anywhere"
@@ -265,7 +265,7 @@ def _own_class(model: LoadedModel, photo: ScenePhoto, size: int) -> int:
 def _own_boxes(model: LoadedModel, goal: PatchGoal, photo: ScenePhoto, size: int) -> Float:
     prediction = _answer(model, photo, size)
     assert isinstance(prediction, Detections)
-    found = nms(prediction, goal.score_threshold)[0].of_class(goal.true_class)
+    found = non_maximum_suppression(prediction, goal.score_threshold)[0].of_class(goal.true_class)
     height, width = photo.image.shape[:2]
     scale = np.tile([width / size, height / size], 2)
     limit = np.array([width, height, width, height])

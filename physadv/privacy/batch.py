@@ -22,7 +22,7 @@ Status = Literal["cloaked", "no face", "failed", "already done", "would cloak"]
 
 
 @dataclass(frozen=True)
-class Work:
+class CloakedPhoto:
     """What a cloaker did to one photo: its new pixels, one row a face, and remarks for the owner."""
 
     rgb: Array
@@ -30,7 +30,7 @@ class Work:
     notes: tuple[str, ...] = ()
 
 
-Cloaker = Callable[[Array, str], Work]
+Cloaker = Callable[[Array, str], CloakedPhoto]
 """(h, w, 3) uint8 and the photo's name -> what was done; no faces means nothing to protect was
 found."""
 
@@ -40,7 +40,7 @@ remember its faces."""
 
 
 @dataclass(frozen=True)
-class Job:
+class PhotoJob:
     """One photo to be: where it comes from, where it goes, what it is called in the manifest."""
 
     source: Path
@@ -49,10 +49,10 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
+class PhotoOutcome:
     """One photo's outcome and the place in the whole run."""
 
-    job: Job
+    job: PhotoJob
     status: Status
     index: int
     total: int
@@ -62,7 +62,7 @@ class Done:
     row: Row = field(default_factory=dict)
 
 
-def plan(source: str | Path, out: str | Path | None = None) -> tuple[list[Job], Path]:
+def plan_jobs(source: str | Path, out: str | Path | None = None) -> tuple[list[PhotoJob], Path]:
     """The photos under ``source`` (a folder or a file) and where each goes; default: a folder
     beside it, "-cloaked".
 
@@ -83,19 +83,19 @@ def plan(source: str | Path, out: str | Path | None = None) -> tuple[list[Job], 
         )
     paths = [p for p in list_images(root, suffixes=SUFFIXES) if not p.name.startswith(".")]
     return [
-        Job(p, target / p.relative_to(folder), str(p.relative_to(folder))) for p in paths
+        PhotoJob(p, target / p.relative_to(folder), str(p.relative_to(folder))) for p in paths
     ], target
 
 
 def run_folder(
-    jobs: Sequence[Job],
+    jobs: Sequence[PhotoJob],
     folder: Path,
     cloaker: Cloaker,
     *,
     settings: dict[str, Any],
     keep_metadata: bool = False,
     recall: Recall | None = None,
-) -> Generator[Done]:
+) -> Generator[PhotoOutcome]:
     """Cloak photo by photo and yield after each; the manifest in ``folder`` grows a row a photo,
     forced to disk.
 
@@ -115,7 +115,9 @@ def run_folder(
             if old is not None:
                 if recall is not None and old["faces"]:
                     _recall(job, folder, old, recall)
-                yield Done(job, "already done", index, len(jobs), len(old["faces"]), row=old)
+                yield PhotoOutcome(
+                    job, "already done", index, len(jobs), len(old["faces"]), row=old
+                )
                 continue
             row, data = _one(job, folder, cloaker, key, keep_metadata, originals, known)
             row["seconds"] = round(time.perf_counter() - started, 3)
@@ -129,7 +131,7 @@ def run_folder(
             append_rows(folder / MANIFEST, [row])
         known[job.name] = row
         notes = (*row["notes"], *([row["reason"]] if "reason" in row else []))
-        yield Done(
+        yield PhotoOutcome(
             job,
             row["status"],
             index,
@@ -142,7 +144,7 @@ def run_folder(
 
 
 def _one(
-    job: Job,
+    job: PhotoJob,
     folder: Path,
     cloaker: Cloaker,
     key: str,
@@ -168,7 +170,7 @@ def _one(
     return {**row, "output_sha256": hashlib.sha256(data).hexdigest()}, data
 
 
-def _failed(job: Job, error: Exception, before: Row) -> Row:
+def _failed(job: PhotoJob, error: Exception, before: Row) -> Row:
     """The row of a photo that could not be done; what an earlier run wrote stays known as ours."""
     mine: Row = {k: before[k] for k in ("output", "output_sha256") if k in before}
     reason = str(error) or type(error).__name__
@@ -212,7 +214,7 @@ def _known(folder: Path) -> dict[str, Row]:
     return {row["source"]: row for row in read_rows(manifest)}
 
 
-def _finished(job: Job, folder: Path, row: Row | None, key: str) -> Row | None:
+def _finished(job: PhotoJob, folder: Path, row: Row | None, key: str) -> Row | None:
     """The earlier row, if it still holds: same original, same settings, same output."""
     if row is None or row["status"] == "failed" or row.get("settings") != key:
         return None
@@ -225,7 +227,7 @@ def _finished(job: Job, folder: Path, row: Row | None, key: str) -> Row | None:
     return row
 
 
-def _recall(job: Job, folder: Path, row: Row, recall: Recall) -> None:
+def _recall(job: PhotoJob, folder: Path, row: Row, recall: Recall) -> None:
     before, after = read_photo(job.source).rgb, read_photo(folder / row["output"]).rgb
     if before.shape == after.shape:
         recall(before, after, row["faces"])

@@ -21,20 +21,20 @@ from torch import Tensor
 from physadv.core.errors import OptionError
 from physadv.core.image_io import Array, to_tensor, to_uint8
 from physadv.core.random_streams import numpy_generator
-from physadv.models.faces.embedders import Embedder
-from physadv.models.faces.face_detection import Box, Face
-from physadv.privacy.embedding_loss import CloakGoal, Memory, own_embeddings, similarity_margin
+from physadv.models.faces.embedders import FaceEmbedder
+from physadv.models.faces.face_detection import Box, DetectedFace
+from physadv.privacy.embedding_loss import CloakGoal, CloakMemory, own_embeddings, similarity_margin
 from physadv.privacy.transforms import (
     Kind,
     PhotoView,
-    Ranges,
+    ViewRanges,
     clean_view,
+    crop_arrival,
+    crop_through_view,
     draw_view,
-    look,
-    seen_by,
-    sent,
+    transmit_photo,
 )
-from physadv.privacy.visibility import Change, change, dssim, gaussian_blur
+from physadv.privacy.visibility import ImageChange, dssim, gaussian_blur, measure_change
 
 _OTHERS: tuple[Kind, ...] = ("hard", "any")
 WORKING_SIDE = 192
@@ -43,7 +43,7 @@ photo's."""
 
 
 @dataclass(frozen=True)
-class Mode:
+class CloakMode:
     """Budgets of a cloak, hard limits both: ``linf`` in 8-bit steps, ``dssim`` of the face box; and
     how it is sought.
 
@@ -65,20 +65,20 @@ class Mode:
     smooth: float = 0.5
     patience: int = 3
     every: int = 8
-    ranges: Ranges = field(default_factory=Ranges)
+    ranges: ViewRanges = field(default_factory=ViewRanges)
 
 
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("low", linf=12, dssim=0.015),
-        Mode("mid", linf=16, dssim=0.025),
-        Mode("high", linf=20, dssim=0.04),
+        CloakMode("low", linf=12, dssim=0.015),
+        CloakMode("mid", linf=16, dssim=0.025),
+        CloakMode("high", linf=20, dssim=0.04),
     )
 }
 
 
-def mode_named(name: str) -> Mode:
+def mode_named(name: str) -> CloakMode:
     """The mode called ``name``. Raises OptionError, naming those there are."""
     if name not in MODES:
         raise OptionError(f"--mode {name}", f"is none of {', '.join(MODES)}", "choose one of them")
@@ -91,7 +91,7 @@ class CloakedFace:
     the person."""
 
     box: Box
-    change: Change
+    change: ImageChange
     margins: dict[str, float]
     steps: int
     seconds: float
@@ -99,11 +99,11 @@ class CloakedFace:
 
 def cloak_faces(
     photo: Array,
-    faces: Sequence[Face],
-    embedders: Sequence[Embedder],
-    mode: Mode,
+    faces: Sequence[DetectedFace],
+    embedders: Sequence[FaceEmbedder],
+    mode: CloakMode,
     *,
-    memory: Memory | None = None,
+    memory: CloakMemory | None = None,
     decoys: dict[str, Tensor] | None = None,
     seed: int = 0,
     name: str = "photo",
@@ -126,11 +126,11 @@ def cloak_faces(
 
 def cloak_face(
     photo: Array,
-    face: Face,
-    embedders: Sequence[Embedder],
-    mode: Mode,
+    face: DetectedFace,
+    embedders: Sequence[FaceEmbedder],
+    mode: CloakMode,
     *,
-    memory: Memory | None = None,
+    memory: CloakMemory | None = None,
     decoys: dict[str, Tensor] | None = None,
     rng: np.random.Generator,
 ) -> tuple[Array, CloakedFace]:
@@ -139,7 +139,7 @@ def cloak_face(
     device = embedders[0].mean.device
     window = FaceWindow.around(photo, face, device)
     goal = CloakGoal.of(window.scene, window.face, embedders, memory, decoys)
-    search = Search(window, embedders, mode, goal, rng)
+    search = CloakSearch(window, embedders, mode, goal, rng)
     steps = search.run()
     cloaked = window.paste(photo, search.best)
     if memory is not None:
@@ -150,7 +150,9 @@ def cloak_face(
         )
     note = CloakedFace(
         box=window.box,
-        change=replace(change(window.original, search.best), dssim=window.visible(search.best)),
+        change=replace(
+            measure_change(window.original, search.best), dssim=window.visible(search.best)
+        ),
         margins={k: round(v, 4) for k, v in search.best_margins.items()},
         steps=steps,
         seconds=time.perf_counter() - started,
@@ -167,7 +169,7 @@ class FaceWindow:
     """
 
     scene: Tensor
-    face: Face
+    face: DetectedFace
     box: Box
     inner: Box
     mask: Tensor
@@ -175,7 +177,9 @@ class FaceWindow:
     gray: bool
 
     @classmethod
-    def around(cls, photo: Array, face: Face, device: torch.device | None = None) -> FaceWindow:
+    def around(
+        cls, photo: Array, face: DetectedFace, device: torch.device | None = None
+    ) -> FaceWindow:
         """The window of a face in a photo (h, w, 3) uint8; only it is turned into floating point."""
         height, width = photo.shape[:2]
         box = face.box(height, width)
@@ -244,14 +248,14 @@ class FaceWindow:
         return F.interpolate(box[None], size, mode="bilinear", antialias=True, align_corners=False)
 
 
-class Search:
+class CloakSearch:
     """The optimization of one face: ``run`` leaves the best face box within the limits in ``best``."""
 
     def __init__(
         self,
         window: FaceWindow,
-        embedders: Sequence[Embedder],
-        mode: Mode,
+        embedders: Sequence[FaceEmbedder],
+        mode: CloakMode,
         goal: CloakGoal,
         rng: np.random.Generator,
     ) -> None:
@@ -330,10 +334,10 @@ class Search:
 
     def _loss(self, scene: Tensor, views: Sequence[PhotoView]) -> Tensor:
         face, parts = self.window.face, []
-        arrived = [sent(scene, face, view) for view in views]
+        arrived = [transmit_photo(scene, face, view) for view in views]
         for embedder in self.embedders:
             seen = zip(arrived, views, strict=True)
-            crops = torch.cat([seen_by(embedder, photo, face, view) for photo, view in seen])
+            crops = torch.cat([crop_arrival(embedder, photo, face, view) for photo, view in seen])
             parts.append(
                 self.goal.loss(
                     embedder, embedder(crops.contiguous(memory_format=torch.channels_last))
@@ -373,7 +377,7 @@ class Search:
             e.card.name: float(
                 similarity_margin(
                     e,
-                    e(look(scene, self.window.face, e, self._judges[0])),
+                    e(crop_through_view(scene, self.window.face, e, self._judges[0])),
                     self.goal.own[e.card.name],
                 ).max()
             )

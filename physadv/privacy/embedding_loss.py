@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from physadv.core.errors import OptionError
-from physadv.models.faces.embedders import Embedder
-from physadv.models.faces.face_detection import Face
-from physadv.privacy.transforms import clean_view, look
+from physadv.models.faces.embedders import FaceEmbedder
+from physadv.models.faces.face_detection import DetectedFace
+from physadv.privacy.transforms import clean_view, crop_through_view
 
 FAR = 0.01
 _UNKNOWN = {"cosine": 0.3, "euclidean": -1.0}
 _SIBLINGS = 8
 
 
-def threshold_of(embedder: Embedder, far: float = FAR) -> float:
+def threshold_of(embedder: FaceEmbedder, far: float = FAR) -> float:
     """The card's threshold at ``far``, or at its only stated rate, or a common one where it states
     none."""
     stated = embedder.card.thresholds
@@ -31,7 +31,7 @@ def threshold_of(embedder: Embedder, far: float = FAR) -> float:
     return _UNKNOWN[embedder.card.metric] if nearest is None else stated[nearest]
 
 
-def similarity_margin(embedder: Embedder, first: Tensor, second: Tensor) -> Tensor:
+def similarity_margin(embedder: FaceEmbedder, first: Tensor, second: Tensor) -> Tensor:
     """Similarities (n, m) on the common scale: 1 for equal, 0 at the threshold."""
     threshold = threshold_of(embedder)
     equal = 1.0 if embedder.card.metric == "cosine" else 0.0
@@ -39,17 +39,19 @@ def similarity_margin(embedder: Embedder, first: Tensor, second: Tensor) -> Tens
 
 
 @torch.no_grad()
-def own_embeddings(scene: Tensor, face: Face, embedder: Embedder) -> Tensor:
+def own_embeddings(scene: Tensor, face: DetectedFace, embedder: FaceEmbedder) -> Tensor:
     """Embeddings (k, d) of a face as it is: by each set of landmarks, plain and mirrored."""
     schemes = (True, False) if len(face.marks) > 1 else (True,)
     views = [
         clean_view(flip=flip, first_scheme=first) for flip in (False, True) for first in schemes
     ]
-    found: Tensor = embedder(torch.cat([look(scene, face, embedder, view) for view in views]))
+    found: Tensor = embedder(
+        torch.cat([crop_through_view(scene, face, embedder, view) for view in views])
+    )
     return found
 
 
-class Memory:
+class CloakMemory:
     """Embeddings of the faces of earlier photos, as they were and as they were cloaked; nothing
     else is kept.
 
@@ -69,7 +71,7 @@ class Memory:
         del self._faces[: max(0, len(self._faces) - self.limit)]
 
     def siblings(
-        self, clean: dict[str, Tensor], embedders: Sequence[Embedder]
+        self, clean: dict[str, Tensor], embedders: Sequence[FaceEmbedder]
     ) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """The newest faces of the same person: those that every embedder matched before they were
         cloaked."""
@@ -100,9 +102,9 @@ class CloakGoal:
     def of(
         cls,
         scene: Tensor,
-        face: Face,
-        embedders: Sequence[Embedder],
-        memory: Memory | None,
+        face: DetectedFace,
+        embedders: Sequence[FaceEmbedder],
+        memory: CloakMemory | None,
         decoys: dict[str, Tensor] | None,
     ) -> CloakGoal:
         """The targets of a face as it is now, with what ``memory`` holds of the same person."""
@@ -121,7 +123,7 @@ class CloakGoal:
             decoys=decoys or {},
         )
 
-    def loss(self, embedder: Embedder, seen: Tensor) -> Tensor:
+    def loss(self, embedder: FaceEmbedder, seen: Tensor) -> Tensor:
         """Mean over views of the margin to the person, and of what is over 0 of the margin to
         cloaked siblings."""
         name = embedder.card.name
@@ -140,8 +142,13 @@ class CloakGoal:
         return loss
 
 
-def decoy(
-    embedder: Embedder, others: Tensor, own: Tensor, generator: torch.Generator, *, people: int = 8
+def decoy_embedding(
+    embedder: FaceEmbedder,
+    others: Tensor,
+    own: Tensor,
+    generator: torch.Generator,
+    *,
+    people: int = 8,
 ) -> Tensor:
     """A synthetic target (1, d): of 32 averages of ``people`` random others (n, d), the one
     farthest from ``own``.

@@ -19,13 +19,13 @@ from physadv.core.errors import OptionError
 from physadv.core.files import write_json
 from physadv.core.image_io import Array
 from physadv.core.random_streams import generator
-from physadv.models.faces.embedders import Embedder
-from physadv.models.faces.face_detection import Face, Finder, Points, Scheme, find_faces
-from physadv.privacy.batch import Work
-from physadv.privacy.check.embeddings import aligned, embed
-from physadv.privacy.check.pairs import Portrait, match_files, portraits
-from physadv.privacy.cloak_faces import CloakedFace, FaceWindow, Mode, cloak_faces
-from physadv.privacy.embedding_loss import Memory, decoy, own_embeddings
+from physadv.models.faces.embedders import FaceEmbedder
+from physadv.models.faces.face_detection import DetectedFace, FaceFinder, Points, Scheme, find_faces
+from physadv.privacy.batch import CloakedPhoto
+from physadv.privacy.check.embeddings import aligned_crop, embed_crop
+from physadv.privacy.check.pairs import PortraitPair, find_portraits, match_files
+from physadv.privacy.cloak_faces import CloakedFace, CloakMode, FaceWindow, cloak_faces
+from physadv.privacy.embedding_loss import CloakMemory, decoy_embedding, own_embeddings
 
 FEWEST = 8
 SMALLEST = 24
@@ -42,25 +42,25 @@ class PhotoCloaker:
 
     def __init__(
         self,
-        finders: Sequence[Finder],
-        embedders: Sequence[Embedder],
-        mode: Mode,
+        finders: Sequence[FaceFinder],
+        embedders: Sequence[FaceEmbedder],
+        mode: CloakMode,
         *,
         others: dict[str, Tensor] | None = None,
         seed: int = 0,
     ) -> None:
         self.finders, self.embedders, self.mode, self.seed = finders, embedders, mode, seed
         self.others = others
-        self.memory = Memory()
+        self.memory = CloakMemory()
 
-    def faces(self, rgb: Array) -> tuple[list[Face], int]:
+    def faces(self, rgb: Array) -> tuple[list[DetectedFace], int]:
         """The faces large enough to be recognized, and how many were too small."""
         found = find_faces(rgb, self.finders)
         boxes = [face.box(*rgb.shape[:2]) for face in found]
         large = [min(x1 - x0, y1 - y0) >= SMALLEST for x0, y0, x1, y1 in boxes]
         return [face for face, keep in zip(found, large, strict=True) if keep], large.count(False)
 
-    def __call__(self, rgb: Array, name: str) -> Work:
+    def __call__(self, rgb: Array, name: str) -> CloakedPhoto:
         """Cloak every face of one photo."""
         faces, small = self.faces(rgb)
         work = self.cloak(rgb, name, faces)
@@ -70,7 +70,7 @@ class PhotoCloaker:
             else work
         )
 
-    def cloak(self, rgb: Array, name: str, faces: list[Face]) -> Work:
+    def cloak(self, rgb: Array, name: str, faces: list[DetectedFace]) -> CloakedPhoto:
         """Cloak these faces of one photo."""
         decoys = self._decoys(rgb, faces, name)
         done, notes = cloak_faces(
@@ -83,7 +83,9 @@ class PhotoCloaker:
             seed=self.seed,
             name=name,
         )
-        return Work(done, [_row(face, note) for face, note in zip(faces, notes, strict=True)])
+        return CloakedPhoto(
+            done, [_row(face, note) for face, note in zip(faces, notes, strict=True)]
+        )
 
     def recall(self, before: Array, after: Array, rows: list[dict[str, Any]]) -> None:
         """Remember the faces of a photo cloaked in an earlier run."""
@@ -105,15 +107,15 @@ class PhotoCloaker:
         Raises OptionError with fewer than eight people.
         """
         rows: dict[str, dict[str, Tensor]] = {}
-        for item in portraits(match_files(folder)[0], self.finders):
-            if isinstance(item, Portrait):
+        for item in find_portraits(match_files(folder)[0], self.finders):
+            if isinstance(item, PortraitPair):
                 key = (
                     item.pair.person
                     if item.pair.original.parent != Path(folder)
                     else item.pair.original.stem
                 )
                 rows[key] = {
-                    e.card.name: embed(e, aligned(item.before, item.face, e))[None]
+                    e.card.name: embed_crop(e, aligned_crop(item.before, item.face, e))[None]
                     for e in self.embedders
                 }
         if len(rows) < FEWEST:
@@ -127,13 +129,13 @@ class PhotoCloaker:
             for e in self.embedders
         }
 
-    def _decoys(self, rgb: Array, faces: list[Face], name: str) -> dict[str, Tensor] | None:
+    def _decoys(self, rgb: Array, faces: list[DetectedFace], name: str) -> dict[str, Tensor] | None:
         if self.others is None or not faces:
             return None
         window = FaceWindow.around(rgb, faces[0], self.embedders[0].mean.device)
         draw = generator(self.seed, "decoy", name)
         return {
-            e.card.name: decoy(
+            e.card.name: decoy_embedding(
                 e, self.others[e.card.name], own_embeddings(window.scene, window.face, e), draw
             )
             for e in self.embedders
@@ -164,13 +166,13 @@ def write_settings(path: Path, settings: dict[str, Any]) -> Path:
     return write_json(path, merged)
 
 
-def face_of(row: dict[str, Any]) -> Face:
+def face_of(row: dict[str, Any]) -> DetectedFace:
     """The face of a manifest's row."""
     marks: dict[Scheme, Points] = {k: np.array(v, float) for k, v in row["marks"].items()}
-    return Face(float(row["score"]), marks)
+    return DetectedFace(float(row["score"]), marks)
 
 
-def _row(face: Face, note: CloakedFace) -> dict[str, Any]:
+def _row(face: DetectedFace, note: CloakedFace) -> dict[str, Any]:
     """A face as the manifest keeps it: places and figures, no embedding, for that would be the very
     thing to hide."""
     return {

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from physadv.core.image_io import Array
-from physadv.models.faces.embedders import Embedder
+from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import (
     TEMPLATES,
-    Face,
+    DetectedFace,
     Points,
     Scheme,
-    crops,
+    crop_faces,
     similarity_transform,
 )
 from physadv.privacy.visibility import gaussian_blur
@@ -34,7 +34,7 @@ Kind = Literal["plain", "any", "hard"]
 
 
 @dataclass(frozen=True)
-class Ranges:
+class ViewRanges:
     """From what views are drawn.
 
     ``jitter`` of the landmarks is a share of the distance between the eyes; ``turn`` is in degrees,
@@ -75,7 +75,7 @@ def clean_view(*, flip: bool = False, first_scheme: bool = True) -> PhotoView:
     return PhotoView(np.zeros((5, 2)), first_scheme, flip=flip)
 
 
-def draw_view(rng: np.random.Generator, ranges: Ranges, kind: Kind = "any") -> PhotoView:
+def draw_view(rng: np.random.Generator, ranges: ViewRanges, kind: Kind = "any") -> PhotoView:
     """Draw one view: ``plain`` leaves the pixels alone and moves the alignment only, ``hard``
     shrinks, compresses."""
     noise = rng.normal(0, ranges.jitter, (5, 2))
@@ -96,23 +96,25 @@ def draw_view(rng: np.random.Generator, ranges: Ranges, kind: Kind = "any") -> P
     return PhotoView(noise, first, turn, shift, zoom, flip, blur, resize, codec, quality)
 
 
-def look(image: Tensor, face: Face, embedder: Embedder, view: PhotoView) -> Tensor:
+def crop_through_view(
+    image: Tensor, face: DetectedFace, embedder: FaceEmbedder, view: PhotoView
+) -> Tensor:
     """The aligned crop (1, 3, size, size) that ``embedder`` gets of (1, 3, h, w) through ``view``,
     with gradients."""
-    return seen_by(embedder, sent(image, face, view), face, view)
+    return crop_arrival(embedder, transmit_photo(image, face, view), face, view)
 
 
-def seen_by(
-    embedder: Embedder, arrived: tuple[Tensor, float], face: Face, view: PhotoView
+def crop_arrival(
+    embedder: FaceEmbedder, arrived: tuple[Tensor, float], face: DetectedFace, view: PhotoView
 ) -> Tensor:
-    """The same of a photo that :func:`sent` sent, so that several embedders can look at one
+    """The same of a photo that :func:`transmit_photo` sent, so that several embedders can look at one
     arrival."""
     seen, factor = arrived
-    crop = crops(seen, alignment(face, embedder, view, factor)[None], embedder.card.size)
+    crop = crop_faces(seen, view_alignment(face, embedder, view, factor)[None], embedder.card.size)
     return crop.flip(3) if view.flip else crop
 
 
-def sent(image: Tensor, face: Face, view: PhotoView) -> tuple[Tensor, float]:
+def transmit_photo(image: Tensor, face: DetectedFace, view: PhotoView) -> tuple[Tensor, float]:
     """The photo as it arrives: resized, blurred, compressed; and the factor of its size."""
     height, width = image.shape[-2:]
     if view.resize < 1:
@@ -126,7 +128,9 @@ def sent(image: Tensor, face: Face, view: PhotoView) -> tuple[Tensor, float]:
     return image, image.shape[-1] / width
 
 
-def alignment(face: Face, embedder: Embedder, view: PhotoView, factor: float = 1.0) -> Tensor:
+def view_alignment(
+    face: DetectedFace, embedder: FaceEmbedder, view: PhotoView, factor: float = 1.0
+) -> Tensor:
     """The similarity (2, 3) from the embedder's crop to a photo scaled by ``factor``, with the
     view's jitter."""
     size = embedder.card.size
@@ -149,12 +153,13 @@ def straight_through(image: Tensor, codec: Codec, quality: int) -> Tensor:
     """(1, 3, h, w) through the real codec; the gradient passes as if nothing had happened."""
     rgb = image[0].detach().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
     decoded = (
-        torch.from_numpy(coded(rgb, codec, quality).copy()).permute(2, 0, 1)[None].to(image) / 255
+        torch.from_numpy(apply_codec(rgb, codec, quality).copy()).permute(2, 0, 1)[None].to(image)
+        / 255
     )
     return image + (decoded - image).detach()
 
 
-def coded(rgb: Array, codec: Codec, quality: int) -> Array:
+def apply_codec(rgb: Array, codec: Codec, quality: int) -> Array:
     """(h, w, 3) uint8 RGB through JPEG (4:2:0) or WebP and back."""
     if codec == "none":
         return rgb

@@ -14,7 +14,7 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 
 @dataclass(frozen=True)
-class Change:
+class ImageChange:
     """What happened to one face box: ``linf`` in 8-bit steps, ``dssim`` in [0, 0.5], ``psnr`` in dB
     (inf if equal)."""
 
@@ -45,12 +45,12 @@ def dssim_map(first: Tensor, second: Tensor) -> Tensor:
     return (1 - luminance * structure) / 2
 
 
-def change(before: Tensor, after: Tensor) -> Change:
+def measure_change(before: Tensor, after: Tensor) -> ImageChange:
     """What happened between two (3, h, w) pictures in [0, 1]."""
     difference = (after - before).double()
     error = float((difference**2).mean())
     psnr = -10 * log10(error) if error > 0 else float("inf")
-    return Change(
+    return ImageChange(
         round(float(difference.abs().max()) * 255), float(dssim(before[None], after[None])), psnr
     )
 

@@ -12,7 +12,7 @@ from physadv.evaluation.metrics.intervals import Rate, clustered
 
 
 @dataclass(frozen=True)
-class Grid:
+class RateGrid:
     """Success by distance (rows of the grid) and yaw (columns); ``cells[i][j]`` is None where
     nothing was measured."""
 
@@ -26,7 +26,7 @@ class Grid:
         return {"distance_edges_m": self.distances, "yaw_edges_deg": self.yaws, "cells": cells}
 
 
-def edges(values: Sequence[float], most: int) -> list[float]:
+def bin_edges(values: Sequence[float], most: int) -> list[float]:
     """At most ``most`` (and 2, for values about zero) equal bins with round edges; the last holds
     its upper edge."""
     low, high = min(values), max(values)
@@ -47,35 +47,35 @@ def bin_index(value: float, bounds: Sequence[float]) -> int:
     return int(inside)
 
 
-def rate(rows: Sequence[Row]) -> Rate | None:
+def success_rate(rows: Sequence[Row]) -> Rate | None:
     """How often the goal was met, bootstrapped by clip; None without rows."""
     if not rows:
         return None
     return clustered([bool(r["success"]) for r in rows], [str(r["clip"]) for r in rows], draws=1000)
 
 
-def grid(rows: Sequence[Row], *, most: int = 7) -> Grid | None:
+def rate_grid(rows: Sequence[Row], *, most: int = 7) -> RateGrid | None:
     """The grid of the rows that know distance and yaw; None where none do."""
     known = [r for r in rows if r.get("distance_m") is not None and r.get("yaw_deg") is not None]
     if not known:
         return None
-    distances = edges([float(r["distance_m"]) for r in known], most)
-    yaws = edges([float(r["yaw_deg"]) for r in known], most)
+    distances = bin_edges([float(r["distance_m"]) for r in known], most)
+    yaws = bin_edges([float(r["yaw_deg"]) for r in known], most)
     held: list[list[list[Row]]] = [[[] for _ in yaws[1:]] for _ in distances[1:]]
     for row in known:
         held[bin_index(float(row["distance_m"]), distances)][
             bin_index(float(row["yaw_deg"]), yaws)
         ].append(row)
-    return Grid(distances, yaws, [[rate(cell) for cell in line] for line in held])
+    return RateGrid(distances, yaws, [[success_rate(cell) for cell in line] for line in held])
 
 
-def along(rows: Sequence[Row], key: str, bounds: Sequence[float]) -> list[Rate | None]:
+def rates_along(rows: Sequence[Row], key: str, bounds: Sequence[float]) -> list[Rate | None]:
     """The rate in each bin of ``key``."""
     held: list[list[Row]] = [[] for _ in bounds[1:]]
     for row in rows:
         if row.get(key) is not None:
             held[bin_index(float(row[key]), bounds)].append(row)
-    return [rate(cell) for cell in held]
+    return [success_rate(cell) for cell in held]
 
 
 def _round_step(step: float) -> float:

@@ -13,8 +13,8 @@ from markupsafe import Markup
 from physadv.core.files import write_text
 from physadv.core.rows import Row
 from physadv.evaluation.metrics.intervals import Rate, wilson
-from physadv.report.design import MUTED, page
-from physadv.report.svg import WIDTH, line, svg, text
+from physadv.report.design import MUTED, render_page
+from physadv.report.svg import WIDTH, svg_chart, svg_line, svg_text
 
 COLOR, BAND = "#0072b2", "#cfe3f1"
 MOST_STEPS = 400
@@ -31,7 +31,7 @@ def render_certify_report(
     result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]
 ) -> str:
     """The page."""
-    return page(
+    return render_page(
         "certify.html.j2",
         title=f"Certified accuracy of {facts.get('victim', 'a victim')}",
         certified=Rate(**result["certified_accuracy"]),
@@ -76,20 +76,24 @@ def certified_curve(rows: Sequence[Row], norm: str, asked: float = 0.0) -> Marku
 
     parts: list[str] = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts += [line(left, down(share), right, down(share))]
-        parts += [text(left - 6, down(share) + 4, f"{share:.0%}", at="end", fill=MUTED, size=11)]
+        parts += [svg_line(left, down(share), right, down(share))]
+        parts += [
+            svg_text(left - 6, down(share) + 4, f"{share:.0%}", at="end", fill=MUTED, size=11)
+        ]
     band = stairs([r.high for r in rates]) + stairs([r.low for r in rates])[::-1]
     parts.append(f'<polygon points="{_points(band)}" fill="{BAND}"/>')
     middle = _points(stairs([r.rate for r in rates]))
     parts.append(f'<polyline points="{middle}" fill="none" stroke="{COLOR}" stroke-width="2"/>')
     for radius in round_steps(widest):
         parts.append(
-            text(across(radius), bottom + 17, f"{radius:.3g}", at="middle", fill=MUTED, size=11)
+            svg_text(across(radius), bottom + 17, f"{radius:.3g}", at="middle", fill=MUTED, size=11)
         )
     parts.append(
-        text((left + right) / 2, bottom + 35, f"radius ({norm})", at="middle", fill=MUTED, size=12)
+        svg_text(
+            (left + right) / 2, bottom + 35, f"radius ({norm})", at="middle", fill=MUTED, size=12
+        )
     )
-    return svg(bottom + 44, parts, "Certified accuracy over the radius")
+    return svg_chart(bottom + 44, parts, "Certified accuracy over the radius")
 
 
 def round_steps(widest: float) -> list[float]:

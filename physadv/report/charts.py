@@ -9,19 +9,19 @@ from markupsafe import Markup
 from physadv.check.rates import BlockRates
 from physadv.core.rows import Row
 from physadv.evaluation.metrics.intervals import Rate
-from physadv.report.bins import Grid
+from physadv.report.bins import RateGrid
 from physadv.report.design import BLOCK_COLORS, LINE, MUTED
 from physadv.report.svg import (
     WIDTH,
-    hatch,
+    block_marker,
+    hatch_pattern,
     ink_on,
-    line,
-    marker,
     percent_axis,
-    rect,
-    shade,
-    svg,
-    text,
+    ramp_color,
+    svg_chart,
+    svg_line,
+    svg_rect,
+    svg_text,
 )
 
 
@@ -33,55 +33,61 @@ def block_chart(table: Mapping[str, BlockRates]) -> Markup:
     for number, (block, rates) in enumerate(table.items()):
         y = 10 + row * (number + 0.5)
         parts += [
-            text(left - 12, y + 4, block, at="end"),
+            svg_text(left - 12, y + 4, block, at="end"),
             *_whisker(left, right, y, block, rates.attack),
         ]
-    return svg(bottom + 24, parts, "How often the goal was met, by block")
+    return svg_chart(bottom + 24, parts, "How often the goal was met, by block")
 
 
 def _whisker(left: float, right: float, y: float, block: str, rate: Rate) -> list[str]:
     color, width = BLOCK_COLORS[block], right - left
     x0, x1, x = (left + share * width for share in (rate.low, rate.high, rate.rate))
-    bar = [line(x0, y, x1, y, stroke=color, width=2.5)]
-    ends = [line(end, y - 5, end, y + 5, stroke=color, width=2.5) for end in (x0, x1)]
-    return [*bar, *ends, marker(x, y, block, color, str(rate))]
+    bar = [svg_line(x0, y, x1, y, stroke=color, width=2.5)]
+    ends = [svg_line(end, y - 5, end, y + 5, stroke=color, width=2.5) for end in (x0, x1)]
+    return [*bar, *ends, block_marker(x, y, block, color, str(rate))]
 
 
-def heat_map(grid: Grid, name: str = "heat") -> Markup:
+def heat_map(grid: RateGrid, name: str = "heat") -> Markup:
     """Rate and n by distance (upwards) and yaw (to the right); hatched where nothing was measured."""
     left, top, right = 62.0, 10.0, WIDTH - 18.0
     wide = (right - left) / (len(grid.yaws) - 1)
     high = min(46.0, max(34.0, wide * 0.75))
     bottom = top + high * (len(grid.distances) - 1)
-    parts = [hatch(name)]
+    parts = [hatch_pattern(name)]
     for i, row in enumerate(grid.cells):
         for j, cell in enumerate(row):
             parts += _cell(left + j * wide, bottom - (i + 1) * high, wide, high, cell, name)
     for j, yaw in enumerate(grid.yaws):
         parts.append(
-            text(left + j * wide, bottom + 15, f"{yaw:g}°", at="middle", fill=MUTED, size=11)
+            svg_text(left + j * wide, bottom + 15, f"{yaw:g}°", at="middle", fill=MUTED, size=11)
         )
     for i, distance in enumerate(grid.distances):
         parts.append(
-            text(left - 6, bottom - i * high + 4, f"{distance:g} m", at="end", fill=MUTED, size=11)
+            svg_text(
+                left - 6, bottom - i * high + 4, f"{distance:g} m", at="end", fill=MUTED, size=11
+            )
         )
     parts.append(
-        text((left + right) / 2, bottom + 33, "yaw of the sign", at="middle", fill=MUTED, size=12)
+        svg_text(
+            (left + right) / 2, bottom + 33, "yaw of the sign", at="middle", fill=MUTED, size=12
+        )
     )
     middle = (top + bottom) / 2
-    label = text(12, middle, "distance", at="middle", fill=MUTED, size=12)
+    label = svg_text(12, middle, "distance", at="middle", fill=MUTED, size=12)
     parts.append(f'<g transform="rotate(-90 12 {middle:.1f})">{label}</g>')
-    return svg(bottom + 42, parts, "Success by distance and yaw, with n in each cell")
+    return svg_chart(bottom + 42, parts, "Success by distance and yaw, with n in each cell")
 
 
 def _cell(x: float, y: float, w: float, h: float, cell: Rate | None, name: str) -> list[str]:
     if cell is None:
-        return [rect(x + 1, y + 1, w - 2, h - 2, f"url(#{name})", stroke=LINE, hint="not measured")]
+        return [
+            svg_rect(x + 1, y + 1, w - 2, h - 2, f"url(#{name})", stroke=LINE, hint="not measured")
+        ]
     ink = ink_on(cell.rate)
     return [
-        rect(x + 1, y + 1, w - 2, h - 2, shade(cell.rate), stroke=LINE, hint=str(cell)),
-        text(x + w / 2, y + h / 2 + 1, f"{cell.rate:.0%}", at="middle", fill=ink, bold=True),
-        text(x + w / 2, y + h / 2 + 14, f"n {cell.n}", at="middle", fill=ink, size=10.5),
+        svg_rect(x + 1, y + 1, w - 2, h - 2, ramp_color(cell.rate), stroke=LINE, hint=str(cell)),
+        svg_text(x + w / 2, y + h / 2 + 1, f"{cell.rate:.0%}", at="middle", fill=ink, bold=True),
+        svg_text(x + w / 2, y + h / 2 + 14, f"n {cell.n}", at="middle", fill=ink, size=10.5),
     ]
 
 
@@ -95,13 +101,13 @@ def rate_along(
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - share * (bottom - top)
         parts += [
-            line(left, y, right, y),
-            text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11),
+            svg_line(left, y, right, y),
+            svg_text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11),
         ]
     for j, bound in enumerate(bounds):
         parts += [
-            line(left + j * wide, bottom, left + j * wide, bottom + 4, stroke=MUTED),
-            text(left + j * wide, bottom + 17, f"{bound:g}", at="middle", fill=MUTED, size=11),
+            svg_line(left + j * wide, bottom, left + j * wide, bottom + 4, stroke=MUTED),
+            svg_text(left + j * wide, bottom + 17, f"{bound:g}", at="middle", fill=MUTED, size=11),
         ]
     for number, (block, values) in enumerate(rates.items()):
         shift = (number - (len(rates) - 1) / 2) * min(14.0, wide / 4)
@@ -109,15 +115,20 @@ def rate_along(
             if value is not None:
                 parts += _upright(left + (j + 0.5) * wide + shift, top, bottom, block, value)
     parts.append(
-        text((left + right) / 2, bottom + 35, f"{label} ({unit})", at="middle", fill=MUTED, size=12)
+        svg_text(
+            (left + right) / 2, bottom + 35, f"{label} ({unit})", at="middle", fill=MUTED, size=12
+        )
     )
-    return svg(bottom + 44, parts, f"Success by {label}")
+    return svg_chart(bottom + 44, parts, f"Success by {label}")
 
 
 def _upright(x: float, top: float, bottom: float, block: str, rate: Rate) -> list[str]:
     color, height = BLOCK_COLORS[block], bottom - top
     low, high, y = (bottom - share * height for share in (rate.low, rate.high, rate.rate))
-    return [line(x, low, x, high, stroke=color, width=2), marker(x, y, block, color, str(rate))]
+    return [
+        svg_line(x, low, x, high, stroke=color, width=2),
+        block_marker(x, y, block, color, str(rate)),
+    ]
 
 
 def score_strips(
@@ -131,15 +142,15 @@ def score_strips(
         parts += _strip(block, own, left, right, top, high, columns)
         if threshold is not None:
             y = top + high * (1 - threshold)
-            parts.append(line(left, y, right, y, stroke=MUTED, dash="4 3"))
+            parts.append(svg_line(left, y, right, y, stroke=MUTED, dash="4 3"))
         parts += [
-            text(left - 12, top + high / 2 + 4, block, at="end"),
-            text(right + 4, top + 9, "1", fill=MUTED, size=10.5),
-            text(right + 4, top + high, "0", fill=MUTED, size=10.5),
+            svg_text(left - 12, top + high / 2 + 4, block, at="end"),
+            svg_text(right + 4, top + 9, "1", fill=MUTED, size=10.5),
+            svg_text(right + 4, top + high, "0", fill=MUTED, size=10.5),
         ]
     bottom = 6 + len(rows) * (high + gap)
     parts.append(
-        text(
+        svg_text(
             (left + right) / 2,
             bottom + 8,
             "frames, clip after clip",
@@ -148,7 +159,7 @@ def score_strips(
             size=12,
         )
     )
-    return svg(bottom + 16, parts, "Score of the true class, frame by frame")
+    return svg_chart(bottom + 16, parts, "Score of the true class, frame by frame")
 
 
 def _strip(
@@ -164,16 +175,18 @@ def _strip(
     averaged away."""
     count = min(columns, len(rows))
     wide = (right - left) / max(count, 1)
-    parts = [rect(left, top, right - left, high, "#f4f6f8")]
+    parts = [svg_rect(left, top, right - left, high, "#f4f6f8")]
     for k in range(count):
         part = rows[k * len(rows) // count : (k + 1) * len(rows) // count]
         scores = [float(r.get("true_score", 0.0)) for r in part]
         y0, y1 = top + high * (1 - max(scores)), top + high * (1 - min(scores))
         parts.append(
-            rect(left + k * wide, y0 - 1, max(wide, 1.2), max(y1 - y0, 0) + 2, BLOCK_COLORS[block])
+            svg_rect(
+                left + k * wide, y0 - 1, max(wide, 1.2), max(y1 - y0, 0) + 2, BLOCK_COLORS[block]
+            )
         )
     changes = [i for i in range(1, len(rows)) if rows[i]["clip"] != rows[i - 1]["clip"]]
     if len(changes) <= 60:
         x = [left + (right - left) * i / len(rows) for i in changes]
-        parts += [line(at, top, at, top + high, stroke="#9aa5b1", width=0.8) for at in x]
+        parts += [svg_line(at, top, at, top + high, stroke="#9aa5b1", width=0.8) for at in x]
     return parts

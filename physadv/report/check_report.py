@@ -17,10 +17,10 @@ from physadv.check.stopping_rule import WIDTH, Stand, stands
 from physadv.core.errors import DataError
 from physadv.core.files import write_json, write_text
 from physadv.core.rows import Row, read_rows
-from physadv.report.bins import along, edges, grid
+from physadv.report.bins import bin_edges, rate_grid, rates_along
 from physadv.report.charts import block_chart, heat_map, rate_along, score_strips
-from physadv.report.design import data_uri, page
-from physadv.report.sim_to_real import in_words, stage_chart, stages
+from physadv.report.design import data_uri, render_page
+from physadv.report.sim_to_real import known_stages, stage_changes, stage_chart
 
 HTML, JSON = "report.html", "report.json"
 Settings = Mapping[str, Any]
@@ -80,8 +80,8 @@ def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
     """What report.json holds: the words, the table, verdicts, bins, warnings and settings."""
     table = tabulate(rows)
     said = conclude(table, settings)
-    by_angle = grid([r for r in rows if r["block"] == "patch"])
-    known = stages(table, settings)
+    by_angle = rate_grid([r for r in rows if r["block"] == "patch"])
+    known = known_stages(table, settings)
     to_go = stands(
         {b: [r for r in rows if r["block"] == b] for b in BLOCKS}, settings.get("width") or WIDTH
     )
@@ -93,12 +93,12 @@ def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
         "simulation": bool(settings.get("simulation")),
         "blocks": {name: rates.as_dict() for name, rates in table.items()},
         "stages": [s.as_dict() for s in known],
-        "stages_in_words": in_words(known),
+        "stages_in_words": stage_changes(known),
         "precision": {name: stand.as_dict() for name, stand in to_go.items()},
         "missing": [_missing(name, stand) for name, stand in to_go.items() if not stand.done],
         "verdicts": {name: frequent_verdicts(rows, name) for name in table},
         "patch_by_distance_and_yaw": None if by_angle is None else by_angle.as_dict(),
-        "warnings": warnings_of(settings),
+        "warnings": _warnings(settings),
         "settings": dict(settings),
     }
 
@@ -113,7 +113,7 @@ def render_check_report(
     """The page. ``pictures`` are example rows with a data URI under ``uri``."""
     table, summary = tabulate(rows), summarize_check(rows, settings)
     bundle = settings.get("bundle") or {}
-    return page(
+    return render_page(
         "check.html.j2",
         title=f"Check of {bundle.get('name') or 'a patch'} on "
         f"{_model(settings).get('name', 'a model')}",
@@ -121,7 +121,7 @@ def render_check_report(
         patch=summary["blocks"].get("patch"),
         figures=_figures(rows, table, settings),
         examples=_groups(pictures),
-        limits=limits(rows, settings),
+        limits=_limits(rows, settings),
         facts=_facts(settings),
         rows_path=rows_path,
         **{
@@ -161,7 +161,7 @@ def frequent_verdicts(rows: Sequence[Row], block: str, most: int = 4) -> list[di
     return [{"verdict": v, "frames": n, "share": n / total} for v, n in counts.most_common(most)]
 
 
-def warnings_of(settings: Settings) -> list[str]:
+def _warnings(settings: Settings) -> list[str]:
     """The run's warnings, and what was left out."""
     left_out = [
         f"{count(n, 'frame')} left out ({what})"
@@ -183,7 +183,7 @@ def warnings_of(settings: Settings) -> list[str]:
     return [*map(str, settings.get("warnings") or []), *left_out, *unseen, *biased]
 
 
-def limits(rows: Sequence[Row], settings: Settings) -> list[str]:
+def _limits(rows: Sequence[Row], settings: Settings) -> list[str]:
     """What the numbers do not cover, with the ranges that were measured."""
     first = "This simulation was drawn by a model of printer, sign and camera. Only a print and a camera can confirm it."
     filmed = "Another camera, printer, paper, light or sign was not measured; each can change the result."
@@ -249,7 +249,7 @@ def _figures(
             "caption": "Bars are 95 % intervals over clips.",
         }
     ]
-    known = stages(table, settings)
+    known = known_stages(table, settings)
     if len(known) > 1:
         caption = "The patch's success where it was made, in simulation and before the camera; bars are 95 % intervals."
         made.append(
@@ -259,7 +259,7 @@ def _figures(
                 "caption": caption,
             }
         )
-    by_angle = grid(by_block.get("patch", []))
+    by_angle = rate_grid(by_block.get("patch", []))
     if by_angle is not None:
         caption = (
             "Share of patch frames that met the goal, and their number. Hatched: not measured."
@@ -268,9 +268,9 @@ def _figures(
     key, unit, label = _depth(rows)
     values = [float(r[key]) for r in rows if r.get(key) is not None]
     if values:
-        bounds = edges(values, 6)
+        bounds = bin_edges(values, 6)
         chart = rate_along(
-            {b: along(own, key, bounds) for b, own in by_block.items()}, bounds, unit, label
+            {b: rates_along(own, key, bounds) for b, own in by_block.items()}, bounds, unit, label
         )
         made.append({"svg": chart, "title": f"Goal met, by {label}.", "caption": _legend(table)})
     caption = "Score of the true class in every frame; low is good for the attacker. " + (

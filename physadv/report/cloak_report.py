@@ -13,8 +13,8 @@ from physadv.core.files import write_text
 from physadv.evaluation.metrics.intervals import Rate
 from physadv.privacy.check.channels import CHANNELS
 from physadv.privacy.check.protection_verdict import LOST
-from physadv.report.design import MUTED, data_uri, page, percent, span
-from physadv.report.svg import WIDTH, line, marker, svg, text
+from physadv.report.design import MUTED, data_uri, format_interval, format_percent, render_page
+from physadv.report.svg import WIDTH, block_marker, svg_chart, svg_line, svg_text
 
 COLORS = {"original": "#0072b2", "noise": "#7a7f85", "cloaked": "#d55e00"}
 _SHAPES = {"original": "clean", "noise": "blank", "cloaked": "patch"}
@@ -51,7 +51,7 @@ def render_cloak_report(
     result: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]] = ()
 ) -> str:
     """The page; ``pictures`` carry their faces as data URIs under ``uris``."""
-    return page(
+    return render_page(
         "cloak.html.j2",
         title="Are these photos protected?",
         result=result,
@@ -60,16 +60,16 @@ def render_cloak_report(
         recognizers=[_recognizer(table) for table in result["recognisers"]],
         pictures=pictures,
         quality=result["quality"],
-        cell=cell,
+        cell=_rate_cell,
     )
 
 
-def cell(rate: Mapping[str, Any] | None) -> Markup:
+def _rate_cell(rate: Mapping[str, Any] | None) -> Markup:
     """A rate for a table, with its interval beneath."""
     if rate is None or not rate["n"]:
         return Markup("–")
     return Markup('<span class="num">{}<small>{}</small></span>').format(
-        percent(rate["rate"], 0), span(rate["low"], rate["high"], 0)
+        format_percent(rate["rate"], 0), format_interval(rate["low"], rate["high"], 0)
     )
 
 
@@ -158,13 +158,13 @@ def channel_chart(channels: Mapping[str, Any]) -> Markup:
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = left + share * (right - left)
         parts += [
-            line(x, top, x, bottom),
-            text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=11),
+            svg_line(x, top, x, bottom),
+            svg_text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=11),
         ]
     for row, (name, variants) in enumerate(channels.items()):
         y = top + step * (row + 0.5)
         title = CHANNELS[name].title if name in CHANNELS else name
-        parts.append(text(left - 10, y + 4, title, at="end", size=12))
+        parts.append(svg_text(left - 10, y + 4, title, at="end", size=12))
         for shift, variant in ((-9.0, "original"), (0.0, "noise"), (9.0, "cloaked")):
             found = _at(variants, variant, "0.01")
             if found is None or not found["n"]:
@@ -173,9 +173,9 @@ def channel_chart(channels: Mapping[str, Any]) -> Markup:
             low, middle, high = (
                 left + v * (right - left) for v in (rate.low, rate.rate, rate.high)
             )
-            parts.append(line(low, y + shift, high, y + shift, stroke=COLORS[variant], width=2))
+            parts.append(svg_line(low, y + shift, high, y + shift, stroke=COLORS[variant], width=2))
             parts.append(
-                marker(
+                block_marker(
                     middle,
                     y + shift,
                     _SHAPES[variant],
@@ -184,7 +184,7 @@ def channel_chart(channels: Mapping[str, Any]) -> Markup:
                 )
             )
     parts.append(
-        text(
+        svg_text(
             (left + right) / 2,
             bottom + 34,
             "matched with another photo of the person, FAR 1 %",
@@ -193,4 +193,4 @@ def channel_chart(channels: Mapping[str, Any]) -> Markup:
             size=12,
         )
     )
-    return svg(bottom + 42, parts, "Match rates by channel, before and after")
+    return svg_chart(bottom + 42, parts, "Match rates by channel, before and after")

@@ -23,7 +23,7 @@ BLOCK_COLORS = {"clean": "#0072b2", "blank": "#7a7f85", "patch": "#d55e00"}
 """Told apart by every kind of color vision (after Okabe and Ito 2008); shapes differ as well."""
 
 
-def page(template: str, **context: Any) -> str:
+def render_page(template: str, **context: Any) -> str:
     """Render ``templates/<template>`` with the house style; values are escaped unless they are
     Markup."""
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
@@ -44,19 +44,19 @@ def picture_uri(picture: Array) -> str:
     return data_uri(png_bytes(picture))
 
 
-def percent(share: float | None, digits: int = 1) -> str:
+def format_percent(share: float | None, digits: int = 1) -> str:
     """0.934 -> "93.4 %"; what is not a number is a dash."""
     return "–" if share is None or not isfinite(share) else f"{100 * share:.{digits}f} %"
 
 
-def span(low: float | None, high: float | None, digits: int = 1) -> str:
+def format_interval(low: float | None, high: float | None, digits: int = 1) -> str:
     """An interval of shares: "85.7 to 97.2 %"."""
     if low is None or high is None or not (isfinite(low) and isfinite(high)):
         return "–"
     return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %"
 
 
-def number(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A plain value for a table: short numbers, yes and no, a dash for nothing."""
     if value is None or value == "":
         return "–"
@@ -74,6 +74,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"percent": percent, "number": number}
-    made.globals |= {"span": span, "Markup": Markup}
+    made.filters |= {"percent": format_percent, "number": format_value}
+    made.globals |= {"span": format_interval, "Markup": Markup}
     return made

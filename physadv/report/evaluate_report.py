@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from physadv.core.files import write_text
 from physadv.evaluation.metrics.intervals import Rate
-from physadv.report.design import MUTED, data_uri, page
-from physadv.report.svg import WIDTH, line, marker, svg, text
+from physadv.report.design import MUTED, data_uri, render_page
+from physadv.report.svg import WIDTH, block_marker, svg_chart, svg_line, svg_text
 
 COLOR = "#0072b2"
 ENSEMBLE = "ensemble"
@@ -45,7 +45,7 @@ def render_evaluate_report(
     clean, robust = Rate(**result["clean_accuracy"]), Rate(**result["robust_accuracy"])
     model, attacks = facts.get("victim", "a victim"), str(facts.get("attacks", ENSEMBLE))
     alone = attacks if attacks != ENSEMBLE else None
-    return page(
+    return render_page(
         "evaluate.html.j2",
         title=f"Robust accuracy of {model}" if alone is None else f"{model} under {alone} alone",
         alone=alone,
@@ -85,25 +85,27 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - share * (bottom - top)
         parts += [
-            line(left, y, right, y),
-            text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11),
+            svg_line(left, y, right, y),
+            svg_text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11),
         ]
     for (x0, y0), (x1, y1) in pairwise(places):
-        parts.append(line(x0, y0, x1, y1, stroke=COLOR, width=1.5))
+        parts.append(svg_line(x0, y0, x1, y1, stroke=COLOR, width=1.5))
     for (x, y), point in zip(places, points, strict=True):
         low, high = (bottom - point[k] * (bottom - top) for k in ("low", "high"))
         rate = Rate(point["rate"], point["low"], point["high"], int(point["n"]))
         parts += [
-            line(x, low, x, high, stroke=COLOR, width=2),
-            marker(x, y, "clean", COLOR, str(rate)),
+            svg_line(x, low, x, high, stroke=COLOR, width=2),
+            block_marker(x, y, "clean", COLOR, str(rate)),
         ]
         parts.append(
-            text(x, bottom + 17, in_255ths(point["eps"]), at="middle", fill=MUTED, size=11)
+            svg_text(x, bottom + 17, in_255ths(point["eps"]), at="middle", fill=MUTED, size=11)
         )
     parts.append(
-        text((left + right) / 2, bottom + 35, f"epsilon ({norm})", at="middle", fill=MUTED, size=12)
+        svg_text(
+            (left + right) / 2, bottom + 35, f"epsilon ({norm})", at="middle", fill=MUTED, size=12
+        )
     )
-    return svg(bottom + 44, parts, "Robust accuracy over epsilon")
+    return svg_chart(bottom + 44, parts, "Robust accuracy over epsilon")
 
 
 def in_255ths(eps: float) -> str:

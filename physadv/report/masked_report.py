@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from physadv.core.files import write_text
 from physadv.evaluation.metrics.intervals import Rate
-from physadv.report.design import BLOCK_COLORS, page
-from physadv.report.svg import line, marker, percent_axis, svg, text
+from physadv.report.design import BLOCK_COLORS, render_page
+from physadv.report.svg import block_marker, percent_axis, svg_chart, svg_line, svg_text
 
 KINDS = {"clean": ("clean", "clean"), "plain": ("blank", "plain attack"), "real": ("patch", "real")}
 """Column -> shape and color of its mark, and its name."""
@@ -27,30 +27,30 @@ def write_masked_report(
 
 def render_masked_report(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """The page."""
-    return page(
+    return render_page(
         "masked.html.j2",
         title="Masked gradients: apparent and real robustness",
         lines=lines,
         facts=facts,
-        figure=figure(lines),
+        figure=_accuracy_figure(lines),
         n=lines[0]["n"] if lines else 0,
     )
 
 
-def figure(lines: Sequence[Mapping[str, Any]]) -> Markup:
+def _accuracy_figure(lines: Sequence[Mapping[str, Any]]) -> Markup:
     """One row a defense: circle clean, square plain attack, diamond real; bars are the intervals."""
     left, right, row, top = 212.0, WIDE - 18.0, 30.0, 30.0
     bottom = top + row * len(lines)
     parts = percent_axis(left, right, top - 4, bottom)
     for k, (kind, name) in enumerate(KINDS.values()):
-        parts += [marker(left + 12 + k * 120, 12, kind, BLOCK_COLORS[kind], name)]
-        parts.append(text(left + 22 + k * 120, 16, name, size=12))
+        parts += [block_marker(left + 12 + k * 120, 12, kind, BLOCK_COLORS[kind], name)]
+        parts.append(svg_text(left + 22 + k * 120, 16, name, size=12))
     for number, entry in enumerate(lines):
         y = top + row * (number + 0.5)
-        parts.append(text(left - 12, y + 4, str(entry["defence"]), at="end", size=12))
+        parts.append(svg_text(left - 12, y + 4, str(entry["defence"]), at="end", size=12))
         for shift, (column, (kind, _)) in zip((-6.0, 0.0, 6.0), KINDS.items(), strict=True):
             parts += _mark(left, right, y + shift, kind, Rate(**entry[column]))
-    return svg(
+    return svg_chart(
         bottom + 24, parts, "Accuracy clean, under the plain attack, and under every attack", WIDE
     )
 
@@ -58,4 +58,7 @@ def figure(lines: Sequence[Mapping[str, Any]]) -> Markup:
 def _mark(left: float, right: float, y: float, kind: str, rate: Rate) -> list[str]:
     low, high, x = (left + share * (right - left) for share in (rate.low, rate.high, rate.rate))
     color = BLOCK_COLORS[kind]
-    return [line(low, y, high, y, stroke=color, width=1.6), marker(x, y, kind, color, str(rate))]
+    return [
+        svg_line(low, y, high, y, stroke=color, width=1.6),
+        block_marker(x, y, kind, color, str(rate)),
+    ]

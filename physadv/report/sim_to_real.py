@@ -16,7 +16,7 @@ from physadv.check.rates import BlockRates, tabulate
 from physadv.core.errors import OptionError
 from physadv.evaluation.metrics.intervals import Rate
 from physadv.report.design import MUTED
-from physadv.report.svg import WIDTH, line, marker, percent_axis, svg, text
+from physadv.report.svg import WIDTH, block_marker, percent_axis, svg_chart, svg_line, svg_text
 
 NAMES = ("digital", "twin", "camera")
 _COLORS = {"digital": "#5b6875", "twin": "#0072b2", "camera": "#d55e00"}
@@ -76,7 +76,9 @@ def stage_of_check(folder: str | Path, bundle: Mapping[str, Any] | None) -> dict
     return made.as_dict() | {"folder": str(folder)}
 
 
-def stages(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list[MeasuredStage]:
+def known_stages(
+    table: Mapping[str, BlockRates], settings: Mapping[str, Any]
+) -> list[MeasuredStage]:
     """Digital from the bundle's card, twin from its check, and what was measured here; those that
     are known."""
     here = _of_table("twin" if settings.get("simulation") else "camera", table)
@@ -92,7 +94,7 @@ def stages(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list
     return [stage for name in NAMES if (stage := known.get(name)) is not None]
 
 
-def in_words(found: Sequence[MeasuredStage]) -> list[str]:
+def stage_changes(found: Sequence[MeasuredStage]) -> list[str]:
     """What is lost from each stage to the next; nothing where there is only one."""
     return [
         f"From {a.name} to {b.name}: {a.rate:.1%} to {b.rate:.1%}, "
@@ -110,13 +112,13 @@ def stage_chart(found: Sequence[MeasuredStage]) -> Markup:
         y, color = 10 + row * (number + 0.5), _COLORS[stage.name]
         x0, x1, x = (left + share * (right - left) for share in (stage.low, stage.high, stage.rate))
         parts += [
-            text(left - 12, y + 1, stage.name, at="end"),
-            text(left - 12, y + 14, f"n {stage.n}", at="end", fill=MUTED, size=10.5),
-            line(x0, y, x1, y, stroke=color, width=2.5),
-            *(line(end, y - 5, end, y + 5, stroke=color, width=2.5) for end in (x0, x1)),
-            marker(x, y, _SHAPES[stage.name], color, str(stage)),
+            svg_text(left - 12, y + 1, stage.name, at="end"),
+            svg_text(left - 12, y + 14, f"n {stage.n}", at="end", fill=MUTED, size=10.5),
+            svg_line(x0, y, x1, y, stroke=color, width=2.5),
+            *(svg_line(end, y - 5, end, y + 5, stroke=color, width=2.5) for end in (x0, x1)),
+            block_marker(x, y, _SHAPES[stage.name], color, str(stage)),
         ]
-    return svg(bottom + 24, parts, "Success of the patch: digital, twin, camera")
+    return svg_chart(bottom + 24, parts, "Success of the patch: digital, twin, camera")
 
 
 def _of_table(name: str, table: Mapping[str, BlockRates]) -> MeasuredStage | None:

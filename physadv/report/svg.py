@@ -15,7 +15,7 @@ _RAMP = ((247, 250, 252), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 
 """One hue from light to dark: order is seen by every eye and survives a gray print."""
 
 
-def svg(height: float, parts: Iterable[str], label: str, width: float = WIDTH) -> Markup:
+def svg_chart(height: float, parts: Iterable[str], label: str, width: float = WIDTH) -> Markup:
     """A chart; ``label`` is what a screen reader says."""
     body = "".join(parts)
     return Markup(
@@ -24,7 +24,7 @@ def svg(height: float, parts: Iterable[str], label: str, width: float = WIDTH) -
     )
 
 
-def text(
+def svg_text(
     x: float,
     y: float,
     words: str,
@@ -40,7 +40,7 @@ def text(
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
 
 
-def line(
+def svg_line(
     x0: float,
     y0: float,
     x1: float,
@@ -56,7 +56,7 @@ def line(
     return f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" {style}/>'
 
 
-def rect(
+def svg_rect(
     x: float, y: float, w: float, h: float, fill: str, *, stroke: str = "none", hint: str = ""
 ) -> str:
     """A filled box; ``hint`` is shown under the pointer."""
@@ -64,7 +64,7 @@ def rect(
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" fill="{fill}" stroke="{stroke}">{title}</rect>'
 
 
-def marker(x: float, y: float, block: str, color: str, hint: str = "") -> str:
+def block_marker(x: float, y: float, block: str, color: str, hint: str = "") -> str:
     """A point: circle, square or diamond by block, so that color is not the only difference."""
     title = f"<title>{escape(hint)}</title>"
     if block == "clean":
@@ -73,16 +73,16 @@ def marker(x: float, y: float, block: str, color: str, hint: str = "") -> str:
     return f'<rect x="{x - 4.6:.1f}" y="{y - 4.6:.1f}" width="9.2" height="9.2" fill="{color}"{turn}>{title}</rect>'
 
 
-def hatch(name: str) -> str:
+def hatch_pattern(name: str) -> str:
     """A pattern for "nothing was measured here"; fill with ``url(#name)``."""
     return (
         f'<defs><pattern id="{name}" width="7" height="7" patternUnits="userSpaceOnUse" '
         'patternTransform="rotate(45)">'
-        f'<rect width="7" height="7" fill="#ffffff"/>{line(0, 0, 0, 7, width=2)}</pattern></defs>'
+        f'<rect width="7" height="7" fill="#ffffff"/>{svg_line(0, 0, 0, 7, width=2)}</pattern></defs>'
     )
 
 
-def shade(share: float) -> str:
+def ramp_color(share: float) -> str:
     """The ramp's color for a share in [0, 1]."""
     place = min(max(share, 0.0), 1.0) * (len(_RAMP) - 1)
     index = min(int(place), len(_RAMP) - 2)
@@ -102,7 +102,7 @@ def percent_axis(x0: float, x1: float, top: float, bottom: float) -> list[str]:
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = x0 + share * (x1 - x0)
         parts += [
-            line(x, top, x, bottom),
-            text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=11),
+            svg_line(x, top, x, bottom),
+            svg_text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=11),
         ]
     return parts

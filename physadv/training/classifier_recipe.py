@@ -19,7 +19,7 @@ from physadv.core.errors import OptionError
 from physadv.core.files import atomic_path, sha256_of, write_text
 from physadv.core.random_streams import generator
 from physadv.evaluation.metrics.intervals import Rate, wilson
-from physadv.models.architectures.cnn import build
+from physadv.models.architectures.cnn import build_network
 from physadv.threat.norms import parse_norm
 from physadv.training.data import Part, Shuffled, TrainingData
 from physadv.training.loop import (
@@ -90,7 +90,7 @@ class ClassifierRecipe:
         """The net, with the initial weights that the seed gives."""
         classes = len(material.classes)
         return seeded(
-            lambda: build(
+            lambda: build_network(
                 self.architecture, channels=material.channels, side=material.side, classes=classes
             ),
             self.seed,

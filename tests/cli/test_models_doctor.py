@@ -18,7 +18,7 @@ from physadv.core.errors import ModelError, OptionError
 from physadv.defenses.load_model import load_model
 from physadv.models import zoo
 from physadv.models.cards import ModelCard
-from physadv.models.fetch import cache_path, cached
+from physadv.models.fetch import cache_path, cached_weights
 from physadv_cli.commands import doctor_command
 from physadv_cli.main import app
 
@@ -42,7 +42,9 @@ def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     card = ModelCard(
         name="small", sha256=digest, licence="MIT", urls=("https://example.invalid/small.pth",)
     )
-    entry = zoo.KnownModel(lambda: card, lambda: nn.Linear(2, 2), lambda: cached(card), "fetch it")
+    entry = zoo.KnownModel(
+        lambda: card, lambda: nn.Linear(2, 2), lambda: cached_weights(card), "fetch it"
+    )
     monkeypatch.setitem(zoo.KNOWN, "small", entry)
     return file
 

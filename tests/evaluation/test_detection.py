@@ -21,7 +21,7 @@ from physadv.evaluation.metrics.detection import (
     scene_rows,
     summarize_detection,
 )
-from physadv.models.detectors import Found
+from physadv.models.detectors import DetectedBoxes
 
 BOX = [10.0, 10.0, 30.0, 30.0]
 
@@ -88,8 +88,8 @@ def test_matching_takes_each_object_once() -> None:
     assert match(boxes[:0], torch.tensor([BOX])) == []
 
 
-def found(boxes: list[list[float]], labels: list[int]) -> Found:
-    return Found(
+def found(boxes: list[list[float]], labels: list[int]) -> DetectedBoxes:
+    return DetectedBoxes(
         torch.tensor(boxes).view(-1, 4),
         torch.ones(len(labels)),
         torch.tensor(labels, dtype=torch.long),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from physadv.core.random_streams import generator
 from physadv.core.types import Detections
-from physadv.models.detectors import areas, best_of_class, iou, nms
+from physadv.models.detectors import best_of_class, box_areas, box_iou, non_maximum_suppression
 
 
 def boxes_of(n: int, seed: int) -> torch.Tensor:
@@ -23,14 +23,14 @@ def test_overlap_by_hand() -> None:
     one by 0."""
     a = torch.tensor([[0.0, 0, 2, 2], [5, 5, 5, 5]])
     b = torch.tensor([[1.0, 1, 3, 3], [0, 0, 2, 2], [9, 9, 10, 10]])
-    assert torch.allclose(iou(a, b), torch.tensor([[1 / 7, 1, 0], [0, 0, 0]]))
-    assert areas(torch.tensor([3.0, 3, 1, 9])) == 0
+    assert torch.allclose(box_iou(a, b), torch.tensor([[1 / 7, 1, 0], [0, 0, 0]]))
+    assert box_areas(torch.tensor([3.0, 3, 1, 9])) == 0
 
 
 def greedy(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> list[int]:
     kept: list[int] = []
     for i in scores.argsort(descending=True, stable=True).tolist():
-        if all(float(iou(boxes[i][None], boxes[j][None])) <= threshold for j in kept):
+        if all(float(box_iou(boxes[i][None], boxes[j][None])) <= threshold for j in kept):
             kept.append(i)
     return kept
 
@@ -41,7 +41,7 @@ def test_suppression_equals_the_greedy_loop(seed: int, n: int, threshold: float)
     """The fixed point is what the textbook loop keeps, box by box."""
     boxes = boxes_of(n, seed)
     scores = torch.rand(n, 1, generator=generator(seed, "scores"))
-    (found,) = nms(Detections(boxes[None], scores[None]), 0.0, threshold)
+    (found,) = non_maximum_suppression(Detections(boxes[None], scores[None]), 0.0, threshold)
     assert torch.equal(found.boxes, boxes[greedy(boxes, scores[:, 0], threshold)])
 
 
@@ -49,7 +49,7 @@ def test_classes_do_not_suppress_each_other() -> None:
     """The same box for two classes stays twice; within a class once, best first."""
     boxes = torch.tensor([[0.0, 0, 10, 10]]).repeat(3, 1)
     scores = torch.tensor([[0.9, 0.0], [0.0, 0.8], [0.7, 0.0]])
-    (found,) = nms(Detections(boxes[None], scores[None]), 0.5)
+    (found,) = non_maximum_suppression(Detections(boxes[None], scores[None]), 0.5)
     assert found.labels.tolist() == [0, 1]
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
 
@@ -57,13 +57,13 @@ def test_classes_do_not_suppress_each_other() -> None:
 def test_multi_label_counts_a_box_for_each_class_over_the_threshold() -> None:
     """0.9 and 0.6 in one box: one label by default, two with multi_label."""
     found = Detections(torch.tensor([[[0.0, 0, 10, 10]]]), torch.tensor([[[0.9, 0.6]]]))
-    assert nms(found, 0.5)[0].labels.tolist() == [0]
-    assert nms(found, 0.5, multi_label=True)[0].labels.tolist() == [0, 1]
+    assert non_maximum_suppression(found, 0.5)[0].labels.tolist() == [0]
+    assert non_maximum_suppression(found, 0.5, multi_label=True)[0].labels.tolist() == [0, 1]
 
 
 def test_nothing_over_the_threshold_is_an_empty_answer() -> None:
     """An image without detections gives an empty Found, not an error."""
-    (found,) = nms(Detections(torch.zeros(1, 5, 4), torch.zeros(1, 5, 2)), 0.5)
+    (found,) = non_maximum_suppression(Detections(torch.zeros(1, 5, 4), torch.zeros(1, 5, 2)), 0.5)
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
 

@@ -19,10 +19,10 @@ from physadv.models.faces import embedders as embedders_module
 from physadv.models.faces.embedders import DLIB, MOBILEFACENET, embedding_similarity, load_embedder
 from physadv.models.faces.face_detection import (
     TEMPLATES,
+    DetectedFace,
     DlibFinder,
-    Face,
     SlimFinder,
-    crops,
+    crop_faces,
     default_finders,
     find_faces,
     model_file,
@@ -78,7 +78,9 @@ def test_our_alignment_agrees_with_dlibs(faces: list[np.ndarray]) -> None:
             continue
         want = torch.tensor(list(own.compute_face_descriptor(rgb, points(rgb, boxes[0]))))
         warp = torch.from_numpy(found[0].to_photo("dlib", 150))[None]
-        distances.append(float((port(crops(to_tensor(rgb)[None], warp, 150))[0] - want).norm()))
+        distances.append(
+            float((port(crop_faces(to_tensor(rgb)[None], warp, 150))[0] - want).norm())
+        )
     assert len(distances) >= 8
     assert max(distances) < 0.06
 
@@ -136,7 +138,7 @@ def test_known_people_are_told_apart(shared_data: Path, slim_file: Path) -> None
             warp = torch.from_numpy(face.to_photo(embedder.card.alignment, embedder.card.size))[
                 None
             ]
-            rows.append(embedder(crops(to_tensor(rgb)[None], warp, embedder.card.size))[0])
+            rows.append(embedder(crop_faces(to_tensor(rgb)[None], warp, embedder.card.size))[0])
         scores = embedder.similarity(torch.stack(rows), torch.stack(rows)).numpy()
         upper = np.triu_indices(len(paths), 1)
         same = (people[:, None] == people)[upper]
@@ -159,7 +161,7 @@ def test_crop_is_exact_for_a_shift_and_has_gradients() -> None:
     """A crop by a whole-pixel shift is the very pixels, and its gradient lands on them alone."""
     image = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0)).requires_grad_()
     warp = torch.tensor([[[1.0, 0.0, 7.0], [0.0, 1.0, 4.0]]])
-    crop = crops(image, warp, 8)
+    crop = crop_faces(image, warp, 8)
     assert torch.allclose(crop[0], image[0, :, 4:12, 7:15], atol=1e-5)
     crop.sum().backward()
     assert image.grad is not None
@@ -173,7 +175,7 @@ def test_shrinking_crop_does_not_alias() -> None:
     stripes = torch.zeros(1, 3, 400, 400)
     stripes[..., ::2] = 1
     warp = torch.tensor([[[4.1, 0.0, 30.0], [0.0, 4.1, 30.0]]])
-    assert crops(stripes, warp, 64).std() < 0.05
+    assert crop_faces(stripes, warp, 64).std() < 0.05
 
 
 def test_similarity_transform_recovers_a_known_one() -> None:
@@ -188,7 +190,7 @@ def test_similarity_transform_recovers_a_known_one() -> None:
 
 def test_face_box_stays_inside_the_photo() -> None:
     """The box of a face at the border is cut to the photo."""
-    face = Face(1.0, {"arc5": TEMPLATES["arcface", "arc5"] * 100 - 40})
+    face = DetectedFace(1.0, {"arc5": TEMPLATES["arcface", "arc5"] * 100 - 40})
     assert face.box(50, 45) == (0, 0, 45, 50)
     assert face.moved(1.0, 60, 60).box(1000, 1000) == (20, 20, 120, 120)
 
@@ -253,7 +255,7 @@ def test_wrong_dimension_is_said(tmp_path: Path) -> None:
 def test_missing_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without weights at hand the error names the command that fetches them; so does a missing
     package."""
-    monkeypatch.setattr(embedders_module, "cached", lambda card: None)
+    monkeypatch.setattr(embedders_module, "cached_weights", lambda card: None)
     with pytest.raises(ModelError, match="models fetch mobilefacenet"):
         load_embedder("mobilefacenet")
     with pytest.raises(ModelError, match=r"physadv\[faces\]"):
@@ -282,10 +284,14 @@ def test_faces_weights_can_be_carried_into_the_cache(
     """`models fetch` knows both weights' files by sha256, and what it brought is found without
     naming it again."""
     from physadv.models.faces.embedders import FETCHABLE
-    from physadv.models.fetch import fetch
+    from physadv.models.fetch import fetch_weights
 
     monkeypatch.setenv("PHYSADV_CACHE", str(tmp_path))
-    fetch(FETCHABLE["mobilefacenet"], source=shared_data / "weights" / "mobilefacenet_foamliu.pt")
-    fetch(FETCHABLE["facedet-slim"], source=shared_data / "weights" / "facedet_slim_biubug6.pth")
+    fetch_weights(
+        FETCHABLE["mobilefacenet"], source=shared_data / "weights" / "mobilefacenet_foamliu.pt"
+    )
+    fetch_weights(
+        FETCHABLE["facedet-slim"], source=shared_data / "weights" / "facedet_slim_biubug6.pth"
+    )
     assert load_embedder("mobilefacenet").card.accuracy.startswith("98.7 %")
     assert SlimFinder()(np.zeros((64, 64, 3), np.uint8)) == []

@@ -13,7 +13,7 @@ from physadv.core.types import Detections
 from physadv.defenses.load_model import load_model
 from physadv.models.architectures.fastestdet import FastestDet, decode_boxes, decode_scores
 from physadv.models.cards import LoadedModel
-from physadv.models.detectors import best_of_class, nms
+from physadv.models.detectors import best_of_class, non_maximum_suppression
 
 STOP = 11
 
@@ -76,7 +76,10 @@ def test_every_stop_sign_of_the_street_photos_is_found_and_none_is_invented(
     for folder in ("stop", "other"):
         files = list_images(shared_data / "stop-photos" / folder)
         with torch.no_grad():
-            found = [nms(predict(detector, read_image(f)[None]), threshold)[0] for f in files]
+            found = [
+                non_maximum_suppression(predict(detector, read_image(f)[None]), threshold)[0]
+                for f in files
+            ]
         hits[folder] = sum(len(f.of_class(STOP)) > 0 for f in found)
     assert hits["stop"] >= 11
     assert hits["other"] == 0
@@ -110,7 +113,7 @@ def test_other_classes_have_their_names(
         found = predict(detector, read_image(shared_data / "coco128" / "images" / file)[None])
     label = detector.card.class_index(kind)
     assert float(best_of_class(found, label, torch.tensor(place), min_iou=0.7)) > 0.8
-    assert int(nms(found, 0.65)[0].labels[0]) == label
+    assert int(non_maximum_suppression(found, 0.65)[0].labels[0]) == label
 
 
 def test_gradient_reaches_the_image_and_not_the_parameters(

@@ -13,7 +13,7 @@ import pytest
 
 from physadv.core.errors import ModelError
 from physadv.models.cards import ModelCard
-from physadv.models.fetch import cache_dir, cached, fetch
+from physadv.models.fetch import cache_dir, cached_weights, fetch_weights
 
 DATA = b"weights" * 30_000
 
@@ -57,18 +57,18 @@ def files_left() -> list[Path]:
 def test_a_url_is_fetched_verified_and_found_again(card: ModelCard, server: str) -> None:
     """The bytes arrive whole, progress counts to the end, and the cache then knows them."""
     seen: list[tuple[int, int | None]] = []
-    path = fetch(
+    path = fetch_weights(
         card, source=f"{server}/right.pth", progress=lambda done, total: seen.append((done, total))
     )
     assert path.read_bytes() == DATA
-    assert cached(card) == path
+    assert cached_weights(card) == path
     assert seen[-1] == (len(DATA), len(DATA))
 
 
 def test_a_file_of_another_machine_by_path(card: ModelCard, tmp_path: Path) -> None:
     """--from takes a path, for machines without a network."""
     (tmp_path / "carried file.pth").write_bytes(DATA)
-    assert fetch(card, source=tmp_path / "carried file.pth").read_bytes() == DATA
+    assert fetch_weights(card, source=tmp_path / "carried file.pth").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("name", ["other.pth", "long.pth", "absent.pth"])
@@ -76,7 +76,7 @@ def test_the_wrong_bytes_leave_nothing_behind(card: ModelCard, server: str, name
     """Another sha256, too many bytes, and 404 raise ModelError naming the source; the cache stays
     empty."""
     with pytest.raises(ModelError, match=name):
-        fetch(card, source=f"{server}/{name}")
+        fetch_weights(card, source=f"{server}/{name}")
     assert files_left() == []
 
 
@@ -84,23 +84,23 @@ def test_the_cards_urls_are_tried_in_turn(card: ModelCard, server: str) -> None:
     """A first URL that is gone does not stop the second."""
     urls = (f"{server}/absent.pth", f"{server}/right.pth")
     both = ModelCard(name="own", sha256=card.sha256, urls=urls, extra=card.extra)
-    assert fetch(both).read_bytes() == DATA
+    assert fetch_weights(both).read_bytes() == DATA
 
 
 def test_what_is_there_is_not_fetched_again(card: ModelCard, tmp_path: Path) -> None:
     """A whole file in the cache answers without its source; a damaged one is replaced."""
     source = tmp_path / "w.pth"
     source.write_bytes(DATA)
-    path = fetch(card, source=source)
+    path = fetch_weights(card, source=source)
     path.write_bytes(b"damaged")
-    assert fetch(card, source=source).read_bytes() == DATA
+    assert fetch_weights(card, source=source).read_bytes() == DATA
     source.unlink()
-    assert fetch(card, source=source) == path
+    assert fetch_weights(card, source=source) == path
 
 
 def test_nothing_to_fetch_is_said(card: ModelCard) -> None:
     """A card without URLs, and a source that is neither file nor URL, raise ModelError."""
     with pytest.raises(ModelError, match="nothing to fetch"):
-        fetch(card)
+        fetch_weights(card)
     with pytest.raises(ModelError, match="neither a file nor"):
-        fetch(card, source="ftp://example.invalid/w.pth")
+        fetch_weights(card, source="ftp://example.invalid/w.pth")

@@ -13,7 +13,7 @@ from physadv.core.files import sha256_of
 from physadv.core.image_io import to_tensor
 from physadv.core.sign_artwork import sign_face
 from physadv.defenses.load_model import load_model
-from physadv.models.architectures.signnet import BACKGROUND, NAMES, STOP, SignNet, parameters_of
+from physadv.models.architectures.signnet import BACKGROUND, NAMES, STOP, SignNet, count_parameters
 from physadv.models.zoo import EMBEDDED
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "physadv" / "models" / "weights"
@@ -37,7 +37,7 @@ def test_any_size(net: SignNet, size: tuple[int, int]) -> None:
 
 def test_small_enough() -> None:
     """At most a million parameters."""
-    assert parameters_of(SignNet()) < 1_000_000
+    assert count_parameters(SignNet()) < 1_000_000
 
 
 def test_shrinking_is_antialiased(net: SignNet) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from physadv.core.errors import ImageError, OptionError
 from physadv.core.image_io import Array
 from physadv.privacy import batch as folder_module
-from physadv.privacy.batch import MANIFEST, Done, Work, plan, run_folder
+from physadv.privacy.batch import MANIFEST, CloakedPhoto, PhotoOutcome, plan_jobs, run_folder
 from physadv.privacy.photo_io.photo import read_photo
 
 SETTINGS = {"mode": "low"}
@@ -26,13 +26,13 @@ class FakeCloaker:
         self.names: list[str] = []
         self.recalled = 0
 
-    def __call__(self, rgb: Array, name: str) -> Work:
+    def __call__(self, rgb: Array, name: str) -> CloakedPhoto:
         self.names.append(name)
         if not rgb.any():
-            return Work(rgb, [])
+            return CloakedPhoto(rgb, [])
         done = rgb.copy()
         done[:4, :4] = 255 - done[:4, :4]
-        return Work(done, [{"box": [0, 0, 4, 4]}])
+        return CloakedPhoto(done, [{"box": [0, 0, 4, 4]}])
 
     def recall(self, before: Array, after: Array, rows: list[dict[str, object]]) -> None:
         assert (before[:4, :4] != after[:4, :4]).any()
@@ -50,8 +50,8 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-def run(photos: Path, cloaker: FakeCloaker, **options: object) -> list[Done]:
-    jobs, out = plan(photos)
+def run(photos: Path, cloaker: FakeCloaker, **options: object) -> list[PhotoOutcome]:
+    jobs, out = plan_jobs(photos)
     settings = options.pop("settings", SETTINGS)
     return list(run_folder(jobs, out, cloaker, settings=settings, **options))  # type: ignore[arg-type]
 
@@ -101,7 +101,7 @@ def test_what_changed_is_done_again(photos: Path) -> None:
 def test_resume_after_a_kill(photos: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     """Killed between the manifest and the file, or with a half-written manifest line: the rest is
     done, once."""
-    jobs, out = plan(photos)
+    jobs, out = plan_jobs(photos)
     if moment == "before the write":
         real = folder_module.write_bytes
 
@@ -146,10 +146,10 @@ def test_bad_files_do_not_stop_the_rest(photos: Path) -> None:
 def test_a_bug_in_the_cloaker_is_not_hidden(photos: Path) -> None:
     """Only known errors become rows; a programming error is raised."""
 
-    def broken(rgb: Array, name: str) -> Work:
+    def broken(rgb: Array, name: str) -> CloakedPhoto:
         raise TypeError(name)
 
-    jobs, out = plan(photos)
+    jobs, out = plan_jobs(photos)
     with pytest.raises(TypeError):
         list(run_folder(jobs, out, broken, settings=SETTINGS))
 
@@ -192,19 +192,19 @@ def test_output_among_the_originals_is_refused(photos: Path) -> None:
     link.symlink_to(photos)
     for out in (photos, photos / "cloaked", link):
         with pytest.raises(OptionError, match="among the originals"):
-            plan(photos, out)
+            plan_jobs(photos, out)
     with pytest.raises(OptionError, match="among the originals"):
-        plan(photos / "a.png", photos)
+        plan_jobs(photos / "a.png", photos)
 
 
 def test_single_file_and_missing_folder(photos: Path) -> None:
     """One photo works like a folder of one; a missing path is said."""
-    jobs, out = plan(photos / "a.png")
+    jobs, out = plan_jobs(photos / "a.png")
     assert [j.name for j in jobs] == ["a.png"]
     assert next(iter(run_folder(jobs, out, FakeCloaker(), settings=SETTINGS))).status == "cloaked"
     assert (out / "a.png").is_file()
     with pytest.raises(ImageError, match="no such"):
-        plan(photos / "nowhere")
+        plan_jobs(photos / "nowhere")
 
 
 def test_names_that_differ_by_suffix_do_not_meet(photos: Path) -> None:
@@ -236,7 +236,7 @@ def test_memory_stays_flat_over_500_photos(tmp_path: Path) -> None:
         Image.fromarray(np.kron(np.roll(base, k, 0), np.ones((10, 10, 1), np.uint8))).save(
             root / f"{k:03}.png", compress_level=1
         )
-    jobs, out = plan(root)
+    jobs, out = plan_jobs(root)
     sizes = {}
     for done in run_folder(jobs, out, FakeCloaker(), settings=SETTINGS):
         assert done.status == "cloaked"

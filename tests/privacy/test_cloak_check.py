@@ -18,16 +18,16 @@ from physadv.core.random_streams import generator
 from physadv.core.rows import read_rows
 from physadv.evaluation.metrics.intervals import Rate, wilson
 from physadv.privacy.check.adaptive_recognizer import _groups, adaptive_rows
-from physadv.privacy.check.embeddings import Bank, EmbeddingPlan, aligned, embed
+from physadv.privacy.check.embeddings import EmbeddingBank, EmbeddingPlan, aligned_crop, embed_crop
 from physadv.privacy.check.match_rates import (
     gallery_rows,
     linear_probe,
+    match_thresholds,
     pair_rows,
     rate_of,
-    thresholds,
 )
 from physadv.privacy.check.pairs import match_files
-from physadv.privacy.check.protection_verdict import light_of, verdict
+from physadv.privacy.check.protection_verdict import judge_protection, light_of
 from physadv.privacy.check.run_cloak_check import (
     SETTINGS,
     _judge,
@@ -50,9 +50,9 @@ def save(path: Path, rgb: np.ndarray) -> Path:
 
 def known_bank(
     people: list[str], clean: torch.Tensor, cloaked: torch.Tensor | None = None, name: str = "tiny"
-) -> Bank:
+) -> EmbeddingBank:
     """A bank with given embeddings, as saved; no cloaked ones where none are given."""
-    bank = Bank()
+    bank = EmbeddingBank()
     for k, person in enumerate(people):
         bank.add(person, f"{person}/{k}.png")
         bank.put((name, "original", "png"), k, clean[k])
@@ -120,7 +120,7 @@ def test_thresholds_come_from_impostors_or_from_the_card() -> None:
     """With enough pairs of different people the quantile; else the card's, and the source is said."""
     embedder = tiny_embedder()
     people, rows = clusters(12, 8, spread=0.3)
-    limits = thresholds(embedder, known_bank(people, rows))
+    limits = match_thresholds(embedder, known_bank(people, rows))
     scores = embedder.similarity(rows, rows)
     apart = torch.tensor([[a != b for b in people] for a in people]).triu(1)
     assert limits[0].source == "impostor pairs here"
@@ -128,7 +128,7 @@ def test_thresholds_come_from_impostors_or_from_the_card() -> None:
         0.01, abs=0.002
     )
     assert limits[1].source == "the recognizer's card"
-    few = thresholds(embedder, known_bank(people[:9], rows[:9]))
+    few = match_thresholds(embedder, known_bank(people[:9], rows[:9]))
     assert [limit.value for limit in few] == [0.5, 0.5]
 
 
@@ -138,7 +138,7 @@ def test_rates_of_a_perfect_and_of_no_cloak() -> None:
     embedder = tiny_embedder()
     people, rows = clusters(4, 3)
     away = torch.randn(12, 16, generator=generator(1, "away"))
-    limits = thresholds(embedder, known_bank(people, rows))
+    limits = match_thresholds(embedder, known_bank(people, rows))
     for cloaked, expected in ((rows, 1.0), (-rows, 0.0)):
         found = list(pair_rows(embedder, known_bank(people, rows, cloaked), limits, ["png"]))
         crossed = [r for r in found if r["kind"] == "cross photo" and r["variant"] == "cloaked"]
@@ -206,7 +206,9 @@ def test_verdict_can_be_not_protected() -> None:
     """Red by the worst channel of a held-out recognizer, whatever the surrogate says."""
     crossed = {"judge": {"png": rates(0.0), "half": rates(0.8)}, "own": {"png": rates(0.0)}}
     roles = {"judge": "held-out", "own": "surrogate"}
-    found = verdict(crossed, {"judge": rates(1.0), "own": rates(1.0)}, roles, {"half": "half size"})
+    found = judge_protection(
+        crossed, {"judge": rates(1.0), "own": rates(1.0)}, roles, {"half": "half size"}
+    )
     assert found.light == "red"
     assert "not protected" in found.words
     assert "half size" in found.words
@@ -215,14 +217,16 @@ def test_verdict_can_be_not_protected() -> None:
 
 def test_verdict_is_never_green_by_surrogates_alone() -> None:
     """A cloak tested by its own recognizer only is amber at best, and the reason is said."""
-    found = verdict({"own": {"png": rates(0.0)}}, {"own": rates(1.0)}, {"own": "surrogate"}, {})
+    found = judge_protection(
+        {"own": {"png": rates(0.0)}}, {"own": rates(1.0)}, {"own": "surrogate"}, {}
+    )
     assert found.light == "amber"
     assert "made with" in found.reasons[0]
 
 
 def test_verdict_leaves_blind_recognizers_out() -> None:
     """A recognizer that cannot match the uncloaked photos says nothing about the cloak."""
-    found = verdict(
+    found = judge_protection(
         {"judge": {"png": rates(0.0)}}, {"judge": rates(0.2)}, {"judge": "held-out"}, {}
     )
     assert found.light == "amber"
@@ -233,7 +237,7 @@ def test_verdict_leaves_blind_recognizers_out() -> None:
 def test_verdict_reports_prepared_attackers_beside() -> None:
     """An adaptive recognizer does not change the light, but it is said."""
     crossed, before = {"judge": {"png": rates(0.01)}}, {"judge": rates(1.0)}
-    found = verdict(
+    found = judge_protection(
         crossed, before, {"judge": "held-out"}, {}, [("trained on cloaks", "judge", rates(0.97))]
     )
     assert found.light == "green"
@@ -250,7 +254,7 @@ def test_amber_says_whether_photos_are_few_or_matched() -> None:
         (rates(0.33), "held-out", "partly protected: "),
         (rates(0.0), "surrogate", "protected against its own recognizers alone: "),
     ):
-        judged = verdict({"judge": {"png": found}}, known, {"judge": role}, {})
+        judged = judge_protection({"judge": {"png": found}}, known, {"judge": role}, {})
         assert judged.light == "amber"
         assert judged.words.startswith(said)
 
@@ -268,7 +272,7 @@ def test_lights(share: float, light: str) -> None:
 def test_adaptive_recognizer_learns_a_common_change() -> None:
     """Trained on other people's photos with a change common to all, it matches what the plain one
     does not."""
-    embedder, bank = tiny_embedder(threshold=0.6), Bank()
+    embedder, bank = tiny_embedder(threshold=0.6), EmbeddingBank()
     common = np.kron(np.random.default_rng(5).normal(0, 60, (14, 14, 3)), np.ones((10, 10, 1)))
     for person in range(10):
         for shot in range(2):
@@ -277,8 +281,8 @@ def test_adaptive_recognizer_learns_a_common_change() -> None:
             number = bank.add(f"p{person}", f"p{person}/{shot}")
             kept = []
             for variant, pixels in (("original", photo), ("cloaked", changed)):
-                crop = aligned(pixels, FACE, embedder)
-                bank.put(("tiny", variant, "png"), number, embed(embedder, crop))  # type: ignore[arg-type]
+                crop = aligned_crop(pixels, FACE, embedder)
+                bank.put(("tiny", variant, "png"), number, embed_crop(embedder, crop))  # type: ignore[arg-type]
                 kept.append(crop.mul(255).round().byte())
             bank.crops.setdefault("tiny", []).append((kept[0], kept[1]))
     weights = [p.clone() for p in embedder.parameters()]
@@ -288,7 +292,7 @@ def test_adaptive_recognizer_learns_a_common_change() -> None:
             [r for r in rows if r["kind"] == "cross photo" and r["variant"] == variant]
         ).rate
 
-    plain = list(pair_rows(embedder, bank, thresholds(embedder, bank), ["png"]))
+    plain = list(pair_rows(embedder, bank, match_thresholds(embedder, bank), ["png"]))
     adapted = list(adaptive_rows(embedder, bank, steps=150))
     assert crossed(plain, "original") > 0.9
     assert crossed(plain) < 0.5

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 
-from physadv.privacy.batch import plan, run_folder
+from physadv.privacy.batch import plan_jobs, run_folder
 from physadv.privacy.cloak_faces import MODES
 from physadv.privacy.photo_cloaker import PhotoCloaker, cloaker_settings
 from physadv.privacy.photo_io.photo import read_photo
@@ -56,7 +56,7 @@ def test_cloak_is_upright_and_in_its_box(
 
     chosen = replace(MODES[mode], steps=2, draws=1, every=2)
     cloaker = PhotoCloaker([finder], [tiny_embedder()], chosen)
-    jobs, out = plan(tmp_path / "in", tmp_path / "out")
+    jobs, out = plan_jobs(tmp_path / "in", tmp_path / "out")
     (done,) = run_folder(jobs, out, cloaker, settings=cloaker_settings(cloaker))
     assert done.status == "cloaked"
     written = Image.open(out / f"a.{suffix}")

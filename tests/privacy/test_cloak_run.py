@@ -13,19 +13,19 @@ from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 from physadv.core.errors import OptionError
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator
-from physadv.models.faces.embedders import Embedder
+from physadv.models.faces.embedders import FaceEmbedder
 from physadv.privacy.cloak_faces import (
     MODES,
     WORKING_SIDE,
+    CloakMode,
     FaceWindow,
-    Mode,
     cloak_faces,
     mode_named,
 )
 from physadv.privacy.embedding_loss import (
     CloakGoal,
-    Memory,
-    decoy,
+    CloakMemory,
+    decoy_embedding,
     own_embeddings,
     similarity_margin,
 )
@@ -36,11 +36,11 @@ QUICK = replace(MODES["mid"], steps=12, draws=2, every=6)
 
 
 @pytest.fixture(scope="module")
-def embedder() -> Embedder:
+def embedder() -> FaceEmbedder:
     return tiny_embedder()
 
 
-def margin_now(photo: np.ndarray, after: np.ndarray, face: object, embedder: Embedder) -> float:
+def margin_now(photo: np.ndarray, after: np.ndarray, face: object, embedder: FaceEmbedder) -> float:
     """Margin of the cloaked face to the original one."""
     rows = []
     for pixels in (photo, after):
@@ -52,7 +52,7 @@ def margin_now(photo: np.ndarray, after: np.ndarray, face: object, embedder: Emb
 @pytest.mark.parametrize("mode", ["low", "mid", "high"])
 @pytest.mark.parametrize("side", [40, 90, 2 * WORKING_SIDE])
 def test_limits_hold_and_all_else_is_bit_identical(
-    mode: str, side: int, embedder: Embedder
+    mode: str, side: int, embedder: FaceEmbedder
 ) -> None:
     """For small, usual and large faces: largest change, DSSIM of the face box, and every pixel
     outside of it."""
@@ -72,7 +72,7 @@ def test_limits_hold_and_all_else_is_bit_identical(
     assert notes[0].change.dssim <= chosen.dssim + 1e-6
 
 
-def test_face_leaves_its_own_place(embedder: Embedder) -> None:
+def test_face_leaves_its_own_place(embedder: FaceEmbedder) -> None:
     """The margin to the person falls from 1 to under the threshold, and the note says so."""
     face = face_at(20, 20, 80)
     photo = drawn_photo(120, 120, face)
@@ -84,7 +84,7 @@ def test_face_leaves_its_own_place(embedder: Embedder) -> None:
     assert notes[0].margins["tiny"] < 0.3
 
 
-def test_equal_noise_does_much_less(embedder: Embedder) -> None:
+def test_equal_noise_does_much_less(embedder: FaceEmbedder) -> None:
     """Random changes of the same DSSIM leave the margin high: it is the direction that counts, not
     the amount."""
     from physadv.privacy.check.channels import noise_like
@@ -98,7 +98,7 @@ def test_equal_noise_does_much_less(embedder: Embedder) -> None:
     assert margin_now(photo, noisy, face, embedder) > margin_now(photo, done, face, embedder) + 0.3
 
 
-def test_gray_stays_gray(embedder: Embedder) -> None:
+def test_gray_stays_gray(embedder: FaceEmbedder) -> None:
     """A photo with three equal channels comes out with three equal channels."""
     face = face_at(20, 20, 80)
     photo = np.repeat(drawn_photo(120, 120, face)[..., :1], 3, 2)
@@ -107,7 +107,7 @@ def test_gray_stays_gray(embedder: Embedder) -> None:
     assert (done == done[..., :1]).all()
 
 
-def test_change_fades_at_the_border_of_the_box(embedder: Embedder) -> None:
+def test_change_fades_at_the_border_of_the_box(embedder: FaceEmbedder) -> None:
     """No seam: along the box's outermost pixels the change is at most a third of the limit."""
     face = face_at(20, 20, 90)
     photo = drawn_photo(130, 130, face)
@@ -121,7 +121,7 @@ def test_change_fades_at_the_border_of_the_box(embedder: Embedder) -> None:
     assert changed.max() >= QUICK.linf * 0.8
 
 
-def test_same_seed_same_pixels_and_nothing_of_the_users_moves(embedder: Embedder) -> None:
+def test_same_seed_same_pixels_and_nothing_of_the_users_moves(embedder: FaceEmbedder) -> None:
     """Deterministic; the global generators, the embedder's flags and the photo stay as they were."""
     face = face_at(20, 20, 60)
     photo = drawn_photo(100, 100, face)
@@ -146,7 +146,7 @@ def test_embedder_that_wants_gradients_gets_none() -> None:
     assert all(p.grad is None and p.requires_grad for p in open_weights.parameters())
 
 
-def test_two_faces_in_one_photo(embedder: Embedder) -> None:
+def test_two_faces_in_one_photo(embedder: FaceEmbedder) -> None:
     """Each face is cloaked in its own box, and each note belongs to its face."""
     faces = [face_at(10, 20, 60), face_at(90, 20, 60)]
     photo = drawn_photo(100, 160, faces[0])
@@ -160,18 +160,18 @@ def test_two_faces_in_one_photo(embedder: Embedder) -> None:
     assert not changed.any()
 
 
-def test_nothing_to_win_stops_early(embedder: Embedder) -> None:
+def test_nothing_to_win_stops_early(embedder: FaceEmbedder) -> None:
     """With no room to change anything the search ends after its patience, and the photo is as it
     was."""
     face = face_at(20, 20, 60)
     photo = drawn_photo(100, 100, face)
-    mode = Mode("none", linf=0, dssim=0.01, steps=100, every=2, patience=2, draws=1)
+    mode = CloakMode("none", linf=0, dssim=0.01, steps=100, every=2, patience=2, draws=1)
     done, notes = cloak_faces(photo, [face], [embedder], mode)
     assert notes[0].steps <= 8
     assert np.array_equal(done, photo)
 
 
-def test_memory_knows_siblings_and_only_those(embedder: Embedder) -> None:
+def test_memory_knows_siblings_and_only_those(embedder: FaceEmbedder) -> None:
     """Another photo of the person is a sibling, another person's is not; the oldest faces are
     forgotten first."""
     face = face_at(20, 20, 80)
@@ -180,7 +180,7 @@ def test_memory_knows_siblings_and_only_those(embedder: Embedder) -> None:
         window = FaceWindow.around(drawn_photo(120, 120, face, person=person, shot=shot), face)
         return {"tiny": own_embeddings(window.scene, window.face, embedder)[:1]}
 
-    memory = Memory(limit=2)
+    memory = CloakMemory(limit=2)
     memory.add(clean(0, 0), clean(0, 0))
     memory.add(clean(5, 0), clean(5, 0))
     assert len(memory.siblings(clean(0, 1), [embedder])) == 1
@@ -190,13 +190,13 @@ def test_memory_knows_siblings_and_only_those(embedder: Embedder) -> None:
     assert len(memory.siblings(clean(0, 1), [embedder])) == 0
 
 
-def test_cloaked_siblings_are_pushed_apart(embedder: Embedder) -> None:
+def test_cloaked_siblings_are_pushed_apart(embedder: FaceEmbedder) -> None:
     """With the memory the second cloaked photo matches the first one less than without it."""
     face = face_at(20, 20, 80)
     shots = [drawn_photo(120, 120, face, shot=k) for k in range(2)]
     mode = replace(MODES["high"], steps=30)
     found = {}
-    for name, memory in (("alone", None), ("remembered", Memory())):
+    for name, memory in (("alone", None), ("remembered", CloakMemory())):
         cloaked = [
             cloak_faces(s, [face], [embedder], mode, memory=memory, name=str(k))[0]
             for k, s in enumerate(shots)
@@ -205,13 +205,13 @@ def test_cloaked_siblings_are_pushed_apart(embedder: Embedder) -> None:
     assert found["remembered"] < found["alone"]
 
 
-def test_decoy_is_an_average_far_from_the_person(embedder: Embedder) -> None:
+def test_decoy_is_an_average_far_from_the_person(embedder: FaceEmbedder) -> None:
     """Never one real person, always a mean of eight; of the candidates the farthest; refused with
     too few."""
     draw = generator(0, "test")
     others = torch.randn(20, 16, generator=draw)
     own = others.mean(0, keepdim=True)
-    found = decoy(embedder, others, own, generator(1, "d"))
+    found = decoy_embedding(embedder, others, own, generator(1, "d"))
     apart = (others - found).norm(dim=1).min()
     assert float(apart) > 1
     groups = [
@@ -220,10 +220,10 @@ def test_decoy_is_an_average_far_from_the_person(embedder: Embedder) -> None:
     typical = similarity_margin(embedder, torch.stack(groups), own).median()
     assert float(similarity_margin(embedder, found, own)) < float(typical)
     with pytest.raises(OptionError, match="at least 8"):
-        decoy(embedder, others[:7], own, generator(1, "d"))
+        decoy_embedding(embedder, others[:7], own, generator(1, "d"))
 
 
-def test_decoy_pulls(embedder: Embedder) -> None:
+def test_decoy_pulls(embedder: FaceEmbedder) -> None:
     """With a decoy the cloaked face ends nearer to it than without."""
     face = face_at(20, 20, 80)
     photo = drawn_photo(120, 120, face)
@@ -245,7 +245,7 @@ def test_decoy_pulls(embedder: Embedder) -> None:
     assert near[1] > near[0] + 0.1
 
 
-def test_goal_counts_siblings_and_decoys(embedder: Embedder) -> None:
+def test_goal_counts_siblings_and_decoys(embedder: FaceEmbedder) -> None:
     """The loss falls away from the person, rises towards a cloaked sibling, falls towards a decoy."""
     own, sibling, target = torch.eye(16)[:3][:, None]
     goal = CloakGoal({"tiny": own}, {"tiny": own}, {"tiny": sibling}, {"tiny": target})
@@ -259,7 +259,7 @@ def test_goal_counts_siblings_and_decoys(embedder: Embedder) -> None:
     assert losses["decoy"] < losses["far"]
 
 
-def test_tool_remembers_and_recalls(embedder: Embedder) -> None:
+def test_tool_remembers_and_recalls(embedder: FaceEmbedder) -> None:
     """What a run cloaked is remembered; a later run recalls it from pixels and the manifest's row
     alone."""
     cloaker = PhotoCloaker([KnownFinder()], [embedder], QUICK)
@@ -275,7 +275,7 @@ def test_tool_remembers_and_recalls(embedder: Embedder) -> None:
     assert face_of(work.faces[0]).box(140, 140) == tuple(work.faces[0]["box"])
 
 
-def test_tiny_faces_are_left_alone_and_said(embedder: Embedder) -> None:
+def test_tiny_faces_are_left_alone_and_said(embedder: FaceEmbedder) -> None:
     """A face too small to be recognized is not touched, and the notes say so."""
     photo = drawn_photo(60, 60, face_at(25, 25, 12))
     work = PhotoCloaker([KnownFinder(0.2)], [embedder], QUICK)(photo, "a.png")

@@ -237,12 +237,12 @@ def test_sixteen_bits_are_kept(
 
 def test_sixteen_bit_png_keeps_its_profile(tmp_path: Path) -> None:
     """The profile, resolution and EXIF are put back around the 16-bit pixels."""
-    from physadv.privacy.photo_io.metadata import Metadata
+    from physadv.privacy.photo_io.metadata import PhotoMetadata
     from physadv.privacy.photo_io.sixteen_bit import _chunk, encode_16bit
 
     full = np.full((8, 8, 3), 30000, np.uint16)
     eight = np.full((8, 8, 3), 117, np.uint8)
-    said = Metadata(ICC, (300.0, 300.0), {0x0110: "Model X"}, {}, {}, None, None)
+    said = PhotoMetadata(ICC, (300.0, 300.0), {0x0110: "Model X"}, {}, {}, None, None)
     with Image.open(io.BytesIO(encode_16bit(full, eight, eight, said))) as out:
         out.load()
         assert out.info["icc_profile"] == ICC

@@ -14,16 +14,16 @@ from physadv.core.random_streams import numpy_generator
 from physadv.privacy.check.channels import CHANNELS, blur_like, noise_like
 from physadv.privacy.transforms import (
     PhotoView,
-    Ranges,
-    alignment,
+    ViewRanges,
+    apply_codec,
     clean_view,
-    coded,
+    crop_through_view,
     draw_view,
-    look,
-    sent,
     straight_through,
+    transmit_photo,
+    view_alignment,
 )
-from physadv.privacy.visibility import change, dssim, gaussian_blur
+from physadv.privacy.visibility import dssim, gaussian_blur, measure_change
 
 FACE = face_at(20, 15, 70)
 PHOTO = drawn_photo(100, 110, FACE)
@@ -58,10 +58,10 @@ def test_change_counts_in_steps() -> None:
     a = torch.full((3, 16, 16), 100 / 255)
     b = a.clone()
     b[0, 3, 3] = 107 / 255
-    found = change(a, b)
+    found = measure_change(a, b)
     assert found.linf == 7
     assert found.psnr == pytest.approx(10 * np.log10(255**2 * 3 * 256 / 49), abs=0.01)
-    assert change(a, a).psnr == float("inf")
+    assert measure_change(a, a).psnr == float("inf")
 
 
 def test_blur_keeps_the_mean_and_spreads() -> None:
@@ -81,7 +81,8 @@ def test_codec_is_real_and_its_gradient_passes(codec: str) -> None:
     out = straight_through(x, codec, 70)  # type: ignore[arg-type]
     assert (
         np.abs(
-            out[0].detach().mul(255).round().permute(1, 2, 0).numpy() - coded(PHOTO, codec, 70)
+            out[0].detach().mul(255).round().permute(1, 2, 0).numpy()
+            - apply_codec(PHOTO, codec, 70)
         ).max()
         == 0
     )  # type: ignore[arg-type]
@@ -89,14 +90,14 @@ def test_codec_is_real_and_its_gradient_passes(codec: str) -> None:
     assert torch.equal(gradient, torch.ones_like(x))
     stripes = np.zeros((32, 32, 3), np.uint8)
     stripes[:, ::2, 0], stripes[:, 1::2, 2] = 255, 255
-    flat = coded(stripes, "jpeg", 95).astype(int)
+    flat = apply_codec(stripes, "jpeg", 95).astype(int)
     assert np.ptp(flat[8:24, 8:24, 0] - flat[8:24, 8:24, 2]) < 60
 
 
 def test_views_are_drawn_within_their_ranges() -> None:
     """Plain views leave the pixels alone, hard ones always shrink and compress, any stays within
     its ranges."""
-    rng, ranges = numpy_generator(0, "views"), Ranges()
+    rng, ranges = numpy_generator(0, "views"), ViewRanges()
     for _ in range(60):
         plain, hard, some = (draw_view(rng, ranges, kind) for kind in ("plain", "hard", "any"))  # type: ignore[arg-type]
         assert (plain.blur, plain.resize, plain.codec) == (0.0, 1.0, "none")
@@ -121,7 +122,9 @@ def test_every_view_lets_gradients_through_to_the_face(view: PhotoView) -> None:
     not zero."""
     embedder = tiny_embedder()
     x = to_tensor(PHOTO)[None].requires_grad_()
-    (gradient,) = torch.autograd.grad(embedder(look(x, FACE, embedder, view)).square().sum(), x)
+    (gradient,) = torch.autograd.grad(
+        embedder(crop_through_view(x, FACE, embedder, view)).square().sum(), x
+    )
     assert torch.isfinite(gradient).all()
     assert float(gradient[0, :, 30:70, 40:80].abs().mean()) > 0
 
@@ -130,8 +133,8 @@ def test_a_mirrored_view_is_the_mirrored_crop() -> None:
     """Flipping happens on the aligned crop."""
     embedder, x = tiny_embedder(), to_tensor(PHOTO)[None]
     assert torch.equal(
-        look(x, FACE, embedder, clean_view(flip=True)),
-        look(x, FACE, embedder, clean_view()).flip(3),
+        crop_through_view(x, FACE, embedder, clean_view(flip=True)),
+        crop_through_view(x, FACE, embedder, clean_view()).flip(3),
     )
 
 
@@ -139,13 +142,15 @@ def test_alignment_follows_a_resized_photo() -> None:
     """In a photo of half the size the crop shows the same part of the face."""
     embedder, x = tiny_embedder(), to_tensor(PHOTO)[None]
     view = replace(clean_view(), resize=0.5)
-    small, factor = sent(x, FACE, view)
+    small, factor = transmit_photo(x, FACE, view)
     assert factor == pytest.approx(0.5)
     assert torch.allclose(
-        alignment(FACE, embedder, view, factor) * 2, alignment(FACE, embedder, clean_view())
+        view_alignment(FACE, embedder, view, factor) * 2,
+        view_alignment(FACE, embedder, clean_view()),
     )
     assert (
-        look(x, FACE, embedder, view) - look(x, FACE, embedder, clean_view())
+        crop_through_view(x, FACE, embedder, view)
+        - crop_through_view(x, FACE, embedder, clean_view())
     ).abs().mean() < 0.05
     assert small.shape[-1] == 55
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from physadv.report.bins import bin_index, edges, rate
-from physadv.report.design import number, percent, span
-from physadv.report.svg import shade, text
+from physadv.report.bins import bin_edges, bin_index, success_rate
+from physadv.report.design import format_interval, format_percent, format_value
+from physadv.report.svg import ramp_color, svg_text
 
 finite = st.integers(-(10**7), 10**7).map(lambda v: v / 1000)
 
@@ -17,7 +17,7 @@ finite = st.integers(-(10**7), 10**7).map(lambda v: v / 1000)
 def test_every_value_lies_in_its_bin(values: list[float], most: int) -> None:
     """Edges rise, there are at most as many bins as asked, and each value lies within the edges of
     its bin."""
-    bounds = edges(values, most)
+    bounds = bin_edges(values, most)
     assert bounds == sorted(set(bounds))
     assert 1 <= len(bounds) - 1 <= max(most, 2)
     for value in values:
@@ -27,38 +27,47 @@ def test_every_value_lies_in_its_bin(values: list[float], most: int) -> None:
 
 def test_edges_are_round() -> None:
     """3.1 to 8.9 m in six bins gives whole meters; a single value gives one bin around it."""
-    assert edges([3.1, 8.9], 6) == [3, 4, 5, 6, 7, 8, 9]
-    single = edges([5.0], 6)
+    assert bin_edges([3.1, 8.9], 6) == [3, 4, 5, 6, 7, 8, 9]
+    single = bin_edges([5.0], 6)
     assert len(single) == 2
     assert single[0] <= 5.0 <= single[1]
 
 
 def test_rate_of_nothing_is_nothing() -> None:
     """No rows, no rate: an empty bin must not look like zero success."""
-    assert rate([]) is None
+    assert success_rate([]) is None
 
 
 def test_shades_darken() -> None:
     """More success is darker, and values outside are held at the ends."""
-    light = [sum(int(shade(s / 20)[i : i + 2], 16) for i in (1, 3, 5)) for s in range(21)]
+    light = [sum(int(ramp_color(s / 20)[i : i + 2], 16) for i in (1, 3, 5)) for s in range(21)]
     assert light == sorted(light, reverse=True)
     assert len(set(light)) == 21
-    assert (shade(-1), shade(2)) == (shade(0), shade(1))
+    assert (ramp_color(-1), ramp_color(2)) == (ramp_color(0), ramp_color(1))
 
 
 def test_numbers_in_words() -> None:
     """Shares, intervals and plain values are written one way, and what is missing is a dash."""
-    assert [percent(0.934), percent(None), percent(float("nan"))] == ["93.4 %", "–", "–"]
-    assert [span(0.5, 0.75), span(None, 1)] == ["50.0 to 75.0 %", "–"]
-    assert [number(None), number(True), number(0.08), number(7)] == ["–", "yes", "0.08", "7"]
+    assert [format_percent(0.934), format_percent(None), format_percent(float("nan"))] == [
+        "93.4 %",
+        "–",
+        "–",
+    ]
+    assert [format_interval(0.5, 0.75), format_interval(None, 1)] == ["50.0 to 75.0 %", "–"]
+    assert [format_value(None), format_value(True), format_value(0.08), format_value(7)] == [
+        "–",
+        "yes",
+        "0.08",
+        "7",
+    ]
 
 
 def test_text_is_escaped() -> None:
     """Class names cannot break out of a chart."""
-    assert "<b>" not in text(0, 0, "<b>")
+    assert "<b>" not in svg_text(0, 0, "<b>")
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
 def test_bins_at_a_step_boundary(most: int) -> None:
     """Values exactly on round numbers do not make an endless search."""
-    assert len(edges([0.0, 10.0, 20.0], most)) - 1 <= max(most, 2)
+    assert len(bin_edges([0.0, 10.0, 20.0], most)) - 1 <= max(most, 2)

@@ -19,7 +19,7 @@ from physadv.certification.bounds.tracing import trace
 from physadv.certification.bounds.verify import margin_forms, prepare_graph, verify_bounds
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
-from physadv.models.architectures.cnn import build
+from physadv.models.architectures.cnn import build_network
 from physadv.training.loop import seeded
 from physadv.training.methods._ibp_initialization import balance, initialize, on_batch, tightness
 from physadv.training.methods._random_projections import sketched_lines
@@ -33,7 +33,7 @@ def at(step: int = 99, total: int = 100) -> Position:
 
 
 def net_and_batch(architecture: str = "small-cnn-bn") -> tuple[nn.Module, Tensor, Tensor]:
-    net = seeded(lambda: build(architecture, channels=1, side=12, classes=4), 1)
+    net = seeded(lambda: build_network(architecture, channels=1, side=12, classes=4), 1)
     images = torch.rand((16, 1, 12, 12), generator=generator(0, "certified"))
     return net, images, torch.arange(16) % 4
 
@@ -61,7 +61,7 @@ def test_before_eps_grows_the_loss_is_the_standard_one(kind: type[Ibp]) -> None:
     """With batch statistics, as a forward pass in train mode has them; the stored ones move as it
     would move them."""
     net, images, labels = net_and_batch()
-    twin = seeded(lambda: build("small-cnn-bn", channels=1, side=12, classes=4), 1).train()
+    twin = seeded(lambda: build_network("small-cnn-bn", channels=1, side=12, classes=4), 1).train()
     expected = F.cross_entropy(twin(images), labels)
     loss, metrics = kind(0.1, grow=(0.5, 1.0)).loss(net, images, labels, at(0))
     assert metrics == {"eps": 0.0}
@@ -155,10 +155,10 @@ def test_regularizers_are_zero_where_nothing_is_wrong() -> None:
 
 def test_on_batch_is_the_net_in_train_mode() -> None:
     """Residual blocks included: logits of the graph are those of the module with batch statistics."""
-    net = seeded(lambda: build("signnet", channels=3, side=64, classes=5), 2)
+    net = seeded(lambda: build_network("signnet", channels=3, side=64, classes=5), 2)
     images = torch.rand((4, 3, 64, 64), generator=generator(0, "res"))
     graph, logits = on_batch(trace(net, (3, 64, 64)), images)
-    twin = seeded(lambda: build("signnet", channels=3, side=64, classes=5), 2).train()
+    twin = seeded(lambda: build_network("signnet", channels=3, side=64, classes=5), 2).train()
     expected = twin(images)
     assert torch.allclose(logits, expected, atol=1e-4)
     assert torch.allclose(graph(images), expected, atol=1e-4)

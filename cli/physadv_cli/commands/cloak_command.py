@@ -15,9 +15,9 @@ from physadv_cli.runs import console, finish, open_run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from physadv.models.faces.embedders import Embedder
-    from physadv.models.faces.face_detection import Finder
-    from physadv.privacy.batch import Done, Job
+    from physadv.models.faces.embedders import FaceEmbedder
+    from physadv.models.faces.face_detection import FaceFinder
+    from physadv.privacy.batch import PhotoJob, PhotoOutcome
     from physadv.privacy.photo_cloaker import PhotoCloaker
 
 _DEFAULT = "PHOTOS..."
@@ -112,7 +112,7 @@ def cloak(
 
     Example: physadv cloak photos/ --mode low
     """
-    from physadv.privacy.batch import plan, run_folder
+    from physadv.privacy.batch import plan_jobs, run_folder
     from physadv.privacy.check.run_cloak_check import SETTINGS
     from physadv.privacy.cloak_faces import mode_named
     from physadv.privacy.photo_cloaker import (
@@ -123,7 +123,7 @@ def cloak(
     )
 
     chosen, files = mode_named(mode), _named_files(embedder_weights)
-    jobs, folder = plan(photos, out)
+    jobs, folder = plan_jobs(photos, out)
     finders = _finders(detector_weights)
     with calm_threads(threads):
         embedders = _embedders(embedder, files, device)
@@ -226,7 +226,7 @@ def check(
     finish({**plain, "report": report}, as_json=json, summary="\n".join(lines))
 
 
-def _finders(weights: Path | None) -> list[Finder]:
+def _finders(weights: Path | None) -> list[FaceFinder]:
     from physadv.models.faces.face_detection import default_finders
 
     return default_finders(weights)
@@ -246,7 +246,7 @@ def _named_files(weights: list[str] | None) -> dict[str, str]:
     return files
 
 
-def _embedders(names: list[str] | None, files: dict[str, str], device: str) -> list[Embedder]:
+def _embedders(names: list[str] | None, files: dict[str, str], device: str) -> list[FaceEmbedder]:
     """The embedders named, or all whose weights are at hand."""
     from physadv.core.errors import ModelError
     from physadv.models.faces.embedders import available_embedders, load_embedder
@@ -257,7 +257,7 @@ def _embedders(names: list[str] | None, files: dict[str, str], device: str) -> l
     return [load_embedder(name, weights=files.get(name), device=device) for name in wanted]
 
 
-def _dry(jobs: Sequence[Job], cloaker: PhotoCloaker, *, as_json: bool) -> None:
+def _dry(jobs: Sequence[PhotoJob], cloaker: PhotoCloaker, *, as_json: bool) -> None:
     """Say what would be done, photo by photo."""
     from physadv.core.errors import PhysadvError
     from physadv.privacy.photo_io.photo import read_photo
@@ -289,9 +289,9 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _follow(steps: Any, total: int) -> list[Done]:
+def _follow(steps: Any, total: int) -> list[PhotoOutcome]:
     """Show progress with faces done and time left; Ctrl-C ends it, and what is done stays done."""
-    done: list[Done] = []
+    done: list[PhotoOutcome] = []
     with _bar("photos", total) as (bar, task):
         try:
             for step in steps:
@@ -335,7 +335,7 @@ def _bar(what: str, total: int | None = None) -> Any:
     return shown()
 
 
-def _counted(done: Sequence[Done]) -> dict[str, Any]:
+def _counted(done: Sequence[PhotoOutcome]) -> dict[str, Any]:
     """How many photos ended how, and the faces' worst figures."""
     statuses = ("cloaked", "already done", "no face", "failed")
     faces = [face for d in done if d.status == "cloaked" for face in d.row["faces"]]

@@ -117,7 +117,7 @@ def fetch(
     from physadv.models.load import card_of, weights_of
 
     card = FETCHABLE[name] if name in FETCHABLE else card_of(name)
-    there = fetching.cached(card) if name in FETCHABLE else weights_of(name)
+    there = fetching.cached_weights(card) if name in FETCHABLE else weights_of(name)
     if there is not None and source is None:
         finish(
             {"name": name, "path": there, "fetched": False},
@@ -199,7 +199,7 @@ def _accepted() -> bool:
 def _fetch_with_bar(card: ModelCard, source: str | None) -> Path:
     from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
 
-    from physadv.models.fetch import fetch as fetch_weights
+    from physadv.models.fetch import fetch_weights as fetch_weights
 
     columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:

@@ -21,7 +21,7 @@ from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.core.types import Detections
 from physadv.evaluation.metrics.intervals import Rate, clustered
-from physadv.models.detectors import Found, iou, nms
+from physadv.models.detectors import DetectedBoxes, box_iou, non_maximum_suppression
 
 FLOOR = 0.05
 """Detections under this score are not written down: they could only lengthen the flat end of the
@@ -75,7 +75,7 @@ class DetectionMetrics:
 def match(boxes: Tensor, truth: Tensor, min_iou: float = MATCH_IOU) -> list[bool]:
     """Which of the (m, 4) boxes, best first, hit a (k, 4) true box that no better one took (COCO's
     greedy rule)."""
-    pairs = iou(boxes, truth)
+    pairs = box_iou(boxes, truth)
     free = torch.ones(len(truth), dtype=torch.bool)
     hits = []
     for line in pairs:
@@ -120,12 +120,12 @@ def average_precision(
 
 def scene_rows(
     prediction: Detections,
-    clean: Sequence[Found] | None,
+    clean: Sequence[DetectedBoxes] | None,
     marks: Tensor,
     scene: Tensor,
     label: int,
     threshold: float,
-) -> tuple[list[dict[str, Any]], list[Found]]:
+) -> tuple[list[dict[str, Any]], list[DetectedBoxes]]:
     """What a block's rows keep of each scene, and what was found in it.
 
     ``marks`` (m, 4) are the true boxes and ``scene`` (m,) tells whose; ``label`` is their class.
@@ -134,8 +134,8 @@ def scene_rows(
     class that the clean picture lacks.
     """
     one_class = Detections(prediction.boxes, prediction.scores[..., label : label + 1])
-    of_class = nms(one_class, FLOOR)
-    found = nms(prediction, threshold)
+    of_class = non_maximum_suppression(one_class, FLOOR)
+    found = non_maximum_suppression(prediction, threshold)
     tables = []
     for number, (own, all_classes) in enumerate(zip(of_class, found, strict=True)):
         truth = marks[scene == number]
@@ -148,11 +148,11 @@ def scene_rows(
     return tables, found
 
 
-def added(found: Found, clean: Found) -> int:
+def added(found: DetectedBoxes, clean: DetectedBoxes) -> int:
     """How many boxes of ``found`` match none of the same class in ``clean``."""
     same = found.labels[:, None] == clean.labels[None]
     return (
-        int((~((iou(found.boxes, clean.boxes) >= MATCH_IOU) & same).any(1)).sum())
+        int((~((box_iou(found.boxes, clean.boxes) >= MATCH_IOU) & same).any(1)).sum())
         if len(found)
         else 0
     )

@@ -58,7 +58,7 @@ class SmallCNN(nn.Module):
         return logits
 
 
-def build(architecture: str, *, channels: int, side: int, classes: int) -> nn.Module:
+def build_network(architecture: str, *, channels: int, side: int, classes: int) -> nn.Module:
     """A net by name. Raises OptionError for an unknown name, and for a size or channels the net
     cannot take."""
     name = architecture.removesuffix("-bn")
@@ -81,14 +81,14 @@ def build(architecture: str, *, channels: int, side: int, classes: int) -> nn.Mo
     return SmallCNN(channels, side, classes, WIDTHS[name], norm=architecture.endswith("-bn"))
 
 
-def build_from(table: Mapping[str, Any], name: str) -> nn.Module:
+def build_from_card(table: Mapping[str, Any], name: str) -> nn.Module:
     """The net that a card's ``architecture``, ``channels``, ``input_size`` and ``classes``
     describe. ModelError."""
     try:
         size = table.get("input_size", INPUT_PX)
         side = int(size if isinstance(size, int) else size[0])
         with torch.random.fork_rng(devices=[]):
-            return build(
+            return build_network(
                 str(table["architecture"]),
                 channels=int(table.get("channels", 3)),
                 side=side,

@@ -32,7 +32,7 @@ _BLOCKS = (
 _LAYER = re.compile(rb"\x01(?:\x05con_4|\x07affine_|\x04fc_2)")
 
 
-class Block(nn.Module):
+class DlibBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut; where the side is halved, the shortcut is an average
     pool."""
 
@@ -77,7 +77,7 @@ class DlibResNet(nn.Module):
         self.stem_scale = ChannelAffine(32)
         before = (32, *(channels for channels, _ in _BLOCKS))
         self.blocks = nn.ModuleList(
-            Block(b, c, halves) for b, (c, halves) in zip(before, _BLOCKS, strict=False)
+            DlibBlock(b, c, halves) for b, (c, halves) in zip(before, _BLOCKS, strict=False)
         )
         self.head = nn.Linear(256, DIMENSION, bias=False)
 
@@ -108,7 +108,7 @@ def load_dlib_resnet(path: str | Path) -> DlibResNet:
     tensors = _tensors(Path(path))
     layers: list[tuple[nn.Module, nn.Module]] = [(net.stem, net.stem_scale)]
     for block in net.blocks:
-        assert isinstance(block, Block)
+        assert isinstance(block, DlibBlock)
         layers += [(block.first, block.first_scale), (block.second, block.second_scale)]
     wanted = [module for pair in layers for module in pair] + [net.head]
     if len(tensors) != len(wanted):

@@ -120,7 +120,7 @@ _UNIT = {
 }
 
 
-def rename(key: str) -> str:
+def rename_key(key: str) -> str:
     """A key of the published state dict -> ours; unknown ones are handed back, so that strict
     loading names them."""
     parts = key.split(".")

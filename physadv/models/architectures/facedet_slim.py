@@ -97,7 +97,7 @@ def _gather(heads: nn.Sequential, maps: list[Tensor], numbers: int) -> Tensor:
     return torch.cat([out.reshape(out.shape[0], -1, numbers) for out in outs], 1)
 
 
-def anchors(height: int, width: int) -> Tensor:
+def anchor_boxes(height: int, width: int) -> Tensor:
     """Anchor squares (n, 4): center x, y, side, side in px of an image of this size, in the
     predictions' order."""
     rows = []

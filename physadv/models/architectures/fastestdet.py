@@ -58,7 +58,7 @@ class ShuffleUnit(nn.Module):
         return torch.cat((x[:, 0::2], self.branch_main(x[:, 1::2])), 1)
 
 
-class Trunk(nn.Module):
+class ShuffleTrunk(nn.Module):
     """ShuffleNetV2 with 24, 48, 96 and 192 channels; returns the maps at strides 8, 16 and 32."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class PointConv(nn.Module):
         return self.conv1x1(x)  # type: ignore[no-any-return]
 
 
-class Surroundings(nn.Module):
+class ContextPyramid(nn.Module):
     """Looks at the merged map through one, two and three 5x5 depthwise layers, and adds what it
     saw."""
 
@@ -118,7 +118,7 @@ class Surroundings(nn.Module):
         return F.relu(x + self.output(torch.cat((self.S1(x), self.S2(x), self.S3(x)), 1)))
 
 
-class Branch(nn.Module):
+class HeadBranch(nn.Module):
     """One answer of the head: 5x5 depthwise, then 1x1."""
 
     def __init__(self, channels: int, outputs: int) -> None:
@@ -132,15 +132,15 @@ class Branch(nn.Module):
         return self.conv5x5(x)  # type: ignore[no-any-return]
 
 
-class Head(nn.Module):
+class DetectionHead(nn.Module):
     """Objectness, box and class, all as raw numbers."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.conv1x1 = PointConv(channels, channels)
-        self.obj_layers = Branch(channels, 1)
-        self.reg_layers = Branch(channels, 4)
-        self.cls_layers = Branch(channels, classes)
+        self.obj_layers = HeadBranch(channels, 1)
+        self.reg_layers = HeadBranch(channels, 4)
+        self.cls_layers = HeadBranch(channels, classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(b, channels, h, w) -> (b, 1, h, w), (b, 4, h, w), (b, classes, h, w)."""
@@ -153,9 +153,9 @@ class FastestDet(nn.Module):
 
     def __init__(self, classes: int = 80) -> None:
         super().__init__()
-        self.backbone = Trunk()
-        self.SPP = Surroundings(48 + 96 + 192, 96)
-        self.detect_head = Head(96, classes)
+        self.backbone = ShuffleTrunk()
+        self.SPP = ContextPyramid(48 + 96 + 192, 96)
+        self.detect_head = DetectionHead(96, classes)
 
     def forward(self, images: Tensor) -> Detections:
         """(b, 3, h, w) sRGB RGB -> :class:`Detections` in pixels of ``images``: (b, 484, 4) and (b,

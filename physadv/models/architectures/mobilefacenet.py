@@ -28,7 +28,7 @@ def _conv(
     )
 
 
-class Separable(nn.Module):
+class SeparableConv(nn.Module):
     """Depthwise, then pointwise, each with batch norm and ReLU."""
 
     def __init__(self, channels: int) -> None:
@@ -43,7 +43,7 @@ class Separable(nn.Module):
         return torch.relu(self.bn2(self.pointwise(torch.relu(self.bn1(self.depthwise(x))))))
 
 
-class Inverted(nn.Module):
+class InvertedResidual(nn.Module):
     """Widen, filter each channel, narrow; added to its input where the shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, expansion: int) -> None:
@@ -63,7 +63,7 @@ class Inverted(nn.Module):
         return x + y if self.shortcut else y
 
 
-class Whole(nn.Module):
+class GlobalDepthwise(nn.Module):
     """One depthwise convolution as large as the map: a learned pool that keeps where things are."""
 
     def __init__(self, channels: int, side: int) -> None:
@@ -77,7 +77,7 @@ class Whole(nn.Module):
         return y
 
 
-def folded(net: nn.Module) -> nn.Module:
+def fold_batch_norms(net: nn.Module) -> nn.Module:
     """Batch norms folded into the convolutions before them, in place: the same function, a seventh
     faster."""
     for module in list(net.modules()):
@@ -96,16 +96,16 @@ class MobileFaceNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = _conv(3, 64, stride=2)
-        self.dw_conv = Separable(64)
+        self.dw_conv = SeparableConv(64)
         blocks, inputs = [], 64
         for expansion, channels, repeats, stride in _STAGES:
             for index in range(repeats):
                 step = stride if index == 0 else 1
-                blocks.append(Inverted(inputs, channels, stride=step, expansion=expansion))
+                blocks.append(InvertedResidual(inputs, channels, stride=step, expansion=expansion))
                 inputs = channels
         self.features = nn.Sequential(*blocks)
         self.conv2 = _conv(inputs, 512, 1)
-        self.gdconv = Whole(512, 7)
+        self.gdconv = GlobalDepthwise(512, 7)
         self.conv3 = nn.Conv2d(512, DIMENSION, 1)
         self.bn = nn.BatchNorm2d(DIMENSION)
 

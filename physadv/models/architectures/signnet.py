@@ -66,7 +66,7 @@ NAMES = (
 """GTSRB's 43 classes in their official order, in English, then ``background``: nothing of these."""
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut; the shortcut is a 1x1 convolution where width or
     stride change."""
 
@@ -103,7 +103,10 @@ class SignNet(nn.Module):
             nn.Conv2d(3, 32, 5, 2, 2, bias=False), nn.BatchNorm2d(32), nn.ReLU()
         )
         self.body = nn.Sequential(
-            Residual(32, 64, 2), Residual(64, 96, 2), Residual(96, 128, 2), Residual(128, 128)
+            ResidualBlock(32, 64, 2),
+            ResidualBlock(64, 96, 2),
+            ResidualBlock(96, 128, 2),
+            ResidualBlock(128, 128),
         )
         self.head = nn.Linear(128, classes)
 
@@ -132,6 +135,6 @@ class SignNet(nn.Module):
         return logits
 
 
-def parameters_of(net: nn.Module) -> int:
+def count_parameters(net: nn.Module) -> int:
     """How many learned numbers a net holds."""
     return sum(p.numel() for p in net.parameters())

@@ -53,13 +53,13 @@ class WongKolterNet(nn.Sequential):
         return x
 
 
-def mnist() -> WongKolterNet:
+def mnist_network() -> WongKolterNet:
     """For 28x28 gray images, no normalization. Published: error 1.80 %, certified error at l_inf
     0.1 <= 5.8 %."""
     return WongKolterNet(1, 28, (0.0,), 1.0)
 
 
-def cifar() -> WongKolterNet:
+def cifar_network() -> WongKolterNet:
     """For 32x32 color images; the first stage of the published cascade, l_inf 8/255."""
     return WongKolterNet(3, 32, CIFAR_MEAN, CIFAR_STD)
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.models.architectures.dlib_resnet import load_dlib_resnet
-from physadv.models.architectures.mobilefacenet import MobileFaceNet, folded
+from physadv.models.architectures.mobilefacenet import MobileFaceNet, fold_batch_norms
 from physadv.models.cards import ModelCard
 from physadv.models.faces.face_detection import SLIM_CARD, Alignment, model_file
-from physadv.models.fetch import cached
+from physadv.models.fetch import cached_weights
 from physadv.models.loading import (
     kind_of,
     load_exported,
@@ -62,7 +62,7 @@ class EmbedderCard:
         return {**asdict(self), "thresholds": {str(k): v for k, v in self.thresholds.items()}}
 
 
-class Embedder(nn.Module):
+class FaceEmbedder(nn.Module):
     """A frozen net and its card: aligned crops (b, 3, size, size), RGB in [0, 1] -> embeddings (b,
     dimension)."""
 
@@ -153,7 +153,7 @@ def load_embedder(
     *,
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
-) -> Embedder:
+) -> FaceEmbedder:
     """An embedder by name ("dlib", "mobilefacenet") or by a descriptor, a TOML file of about ten
     lines.
 
@@ -193,22 +193,22 @@ def available_embedders() -> list[str]:
     return found
 
 
-def _dlib(weights: Path | None) -> Embedder:
+def _dlib(weights: Path | None) -> FaceEmbedder:
     file = weights or model_file("dlib_face_recognition_resnet_model_v1.dat")
-    return Embedder(load_dlib_resnet(file), _true_of(DLIB, file))
+    return FaceEmbedder(load_dlib_resnet(file), _true_of(DLIB, file))
 
 
-def _mobilefacenet(weights: Path | None) -> Embedder:
-    file = weights or cached(MOBILEFACENET_FILE)
+def _mobilefacenet(weights: Path | None) -> FaceEmbedder:
+    file = weights or cached_weights(MOBILEFACENET_FILE)
     if file is None:
         remedy = "`physadv models fetch mobilefacenet` (4 MB, Apache-2.0), or give the file"
         raise ModelError("embedder mobilefacenet", "its weights are not here", remedy)
     net = MobileFaceNet()
     load_state(net, read_state(file), name="mobilefacenet")
-    return Embedder(folded(net.eval()), _true_of(MOBILEFACENET, file))
+    return FaceEmbedder(fold_batch_norms(net.eval()), _true_of(MOBILEFACENET, file))
 
 
-_KNOWN: dict[str, Callable[[Path | None], Embedder]] = {
+_KNOWN: dict[str, Callable[[Path | None], FaceEmbedder]] = {
     "dlib": _dlib,
     "mobilefacenet": _mobilefacenet,
 }
@@ -229,7 +229,7 @@ def _true_of(card: EmbedderCard, file: Path) -> EmbedderCard:
     )
 
 
-def _from_descriptor(path: Path, weights: Path | None) -> Embedder:
+def _from_descriptor(path: Path, weights: Path | None) -> FaceEmbedder:
     table = _read_descriptor(path)
     named = table.pop("weights", None)
     file = weights or (None if named is None else path.parent / str(named))
@@ -243,14 +243,14 @@ def _from_descriptor(path: Path, weights: Path | None) -> Embedder:
             )
         if file is not None:
             load_state(net, read_state(file), name=card.name)
-        return Embedder(net, card)
+        return FaceEmbedder(net, card)
     if file is None:
         raise ModelError(f"{path}", "names neither weights nor a factory", 'add weights = "net.pt"')
     kind = kind_of(file)
     if kind == "torchscript":
-        return Embedder(load_torchscript(file), card)
+        return FaceEmbedder(load_torchscript(file), card)
     if kind == "exported":
-        return Embedder(load_exported(file)[0], card)
+        return FaceEmbedder(load_exported(file)[0], card)
     raise ModelError(
         f"{file}", f"holds {kind} without a net", 'add factory = "package.module:function"'
     )

@@ -25,9 +25,14 @@ from torch import Tensor
 
 from physadv.core.errors import ModelError
 from physadv.core.image_io import Array
-from physadv.models.architectures.facedet_slim import MEAN_BGR, SlimFaceNet, anchors, decode_faces
+from physadv.models.architectures.facedet_slim import (
+    MEAN_BGR,
+    SlimFaceNet,
+    anchor_boxes,
+    decode_faces,
+)
 from physadv.models.cards import ModelCard
-from physadv.models.fetch import cached
+from physadv.models.fetch import cached_weights
 from physadv.models.loading import load_state, read_state
 
 Points = npt.NDArray[np.float64]
@@ -71,7 +76,7 @@ _NOT_INSTALLED = (
 
 
 @dataclass(frozen=True)
-class Face:
+class DetectedFace:
     """One face: the score of the detector that saw it best, and five landmarks in each scheme that
     could be found."""
 
@@ -103,15 +108,17 @@ class Face:
         )
         return similarity_transform(TEMPLATES[alignment, used] * size, self.marks[used])
 
-    def moved(self, scale: float, dx: float, dy: float) -> Face:
+    def moved(self, scale: float, dx: float, dy: float) -> DetectedFace:
         """The same face in a photo that was scaled by ``scale`` and then shifted."""
-        return Face(self.score, {k: v * scale + np.array([dx, dy]) for k, v in self.marks.items()})
+        return DetectedFace(
+            self.score, {k: v * scale + np.array([dx, dy]) for k, v in self.marks.items()}
+        )
 
 
-class Finder(Protocol):
+class FaceFinder(Protocol):
     """Anything that finds faces in an upright (h, w, 3) uint8 RGB photo."""
 
-    def __call__(self, rgb: Array) -> list[Face]:
+    def __call__(self, rgb: Array) -> list[DetectedFace]:
         """All faces, best first."""
         ...
 
@@ -131,7 +138,7 @@ def similarity_transform(source: Points, target: Points) -> Points:
     return np.concatenate([turn, (target.mean(0) - turn @ source.mean(0))[:, None]], 1)
 
 
-def crops(image: Tensor, to_photo: Tensor, size: int) -> Tensor:
+def crop_faces(image: Tensor, to_photo: Tensor, size: int) -> Tensor:
     """Aligned squares out of (1 or b, 3, h, w) by similarities (b, 2, 3): (b, 3, size, size), with
     gradients.
 
@@ -170,12 +177,12 @@ class DlibFinder:
         )
         self._longest = longest
 
-    def __call__(self, rgb: Array) -> list[Face]:
+    def __call__(self, rgb: Array) -> list[DetectedFace]:
         """All faces, best first."""
         small, scale = _shrunk(rgb, self._longest)
         boxes, scores, _ = self._detect.run(small, 1 if max(small.shape[:2]) <= 1000 else 0, 0.0)
         return [
-            Face(float(s), {"dlib5": self._points(small, b) / scale})
+            DetectedFace(float(s), {"dlib5": self._points(small, b) / scale})
             for b, s in zip(boxes, scores, strict=True)
         ]
 
@@ -202,7 +209,7 @@ class SlimFinder:
     def __init__(
         self, weights: str | Path | None = None, *, longest: int = 1024, threshold: float = 0.6
     ) -> None:
-        file = Path(weights) if weights is not None else cached(SLIM_CARD)
+        file = Path(weights) if weights is not None else cached_weights(SLIM_CARD)
         if file is None:
             raise ModelError(
                 "face detector facedet-slim",
@@ -214,12 +221,12 @@ class SlimFinder:
         self._net.eval().requires_grad_(False)
         self._longest, self._threshold = longest, threshold
 
-    def __call__(self, rgb: Array) -> list[Face]:
+    def __call__(self, rgb: Array) -> list[DetectedFace]:
         """All faces, best first."""
         small, scale = _shrunk(rgb, self._longest)
         bgr = torch.from_numpy(np.ascontiguousarray(small[..., ::-1])).permute(2, 0, 1).float()
         offsets, scores, marks = self._net((bgr - torch.tensor(MEAN_BGR)[:, None, None])[None])
-        boxes, points = decode_faces(offsets[0], marks[0], anchors(*small.shape[:2]))
+        boxes, points = decode_faces(offsets[0], marks[0], anchor_boxes(*small.shape[:2]))
         sure = (scores[0] >= self._threshold).nonzero()[:, 0]
         corners = boxes[sure].numpy()
         rows = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
@@ -228,7 +235,8 @@ class SlimFinder:
         )
         chosen = sure[torch.as_tensor(np.asarray(kept, dtype=np.int64).reshape(-1))]
         return [
-            Face(float(scores[0, i]), {"arc5": points[i].double().numpy() / scale}) for i in chosen
+            DetectedFace(float(scores[0, i]), {"arc5": points[i].double().numpy() / scale})
+            for i in chosen
         ]
 
 
@@ -248,13 +256,13 @@ SLIM_CARD = ModelCard(
 )
 
 
-def default_finders(slim_weights: str | Path | None = None) -> list[Finder]:
+def default_finders(slim_weights: str | Path | None = None) -> list[FaceFinder]:
     """The finders at hand: the slim net where its weights are, dlib where it is installed.
 
     Raises ModelError, saying how to get one, where neither is there.
     """
-    found: list[Finder] = []
-    if slim_weights is not None or cached(SLIM_CARD) is not None:
+    found: list[FaceFinder] = []
+    if slim_weights is not None or cached_weights(SLIM_CARD) is not None:
         found.append(SlimFinder(slim_weights))
     try:
         found.append(DlibFinder())
@@ -264,13 +272,13 @@ def default_finders(slim_weights: str | Path | None = None) -> list[Finder]:
     return found
 
 
-def find_faces(rgb: Array, finders: Sequence[Finder]) -> list[Face]:
+def find_faces(rgb: Array, finders: Sequence[FaceFinder]) -> list[DetectedFace]:
     """Faces seen by any of the finders; what two of them saw is one face with both schemes of
     landmarks.
 
     A face that only the slim net saw gets ``dlib5`` points too where dlib is among the finders.
     """
-    faces: list[Face] = []
+    faces: list[DetectedFace] = []
     for finder in finders:
         for new in finder(rgb):
             twin = next((k for k, old in enumerate(faces) if _same(old, new)), None)
@@ -278,7 +286,7 @@ def find_faces(rgb: Array, finders: Sequence[Finder]) -> list[Face]:
                 faces.append(new)
             else:
                 old = faces[twin]
-                faces[twin] = Face(max(old.score, new.score), {**new.marks, **old.marks})
+                faces[twin] = DetectedFace(max(old.score, new.score), {**new.marks, **old.marks})
     dlib = next((f for f in finders if isinstance(f, DlibFinder)), None)
     return [_completed(face, rgb, dlib) for face in faces]
 
@@ -307,13 +315,15 @@ def _dlib() -> Any:
     return dlib
 
 
-def _completed(face: Face, rgb: Array, dlib: DlibFinder | None) -> Face:
+def _completed(face: DetectedFace, rgb: Array, dlib: DlibFinder | None) -> DetectedFace:
     if dlib is None or "dlib5" in face.marks:
         return face
-    return Face(face.score, {**face.marks, "dlib5": dlib.points_in(rgb, face.marks["arc5"])})
+    return DetectedFace(
+        face.score, {**face.marks, "dlib5": dlib.points_in(rgb, face.marks["arc5"])}
+    )
 
 
-def _same(first: Face, second: Face) -> bool:
+def _same(first: DetectedFace, second: DetectedFace) -> bool:
     """Two findings are one face where their centers are nearer than a third of the larger square's
     side."""
     a, b = first.quad(), second.quad()

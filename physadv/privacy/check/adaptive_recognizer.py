@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
-from physadv.models.faces.embedders import Embedder
-from physadv.privacy.check.embeddings import Bank
-from physadv.privacy.check.match_rates import pair_rows, thresholds
+from physadv.models.faces.embedders import FaceEmbedder
+from physadv.privacy.check.embeddings import EmbeddingBank
+from physadv.privacy.check.match_rates import match_thresholds, pair_rows
 
 FEWEST = 8
 """People with cloaked photos that it takes: half to train on, half to ask about."""
@@ -24,7 +24,7 @@ _SHARE = 0.01
 
 
 def adaptive_rows(
-    recognizer: Embedder, bank: Bank, *, steps: int = 60, seed: int = 0
+    recognizer: FaceEmbedder, bank: EmbeddingBank, *, steps: int = 60, seed: int = 0
 ) -> Iterator[Row]:
     """Rows like those of ``pair_rows``, by a copy of ``recogniser`` trained on the other half of
     the people, both ways.
@@ -48,11 +48,11 @@ def adaptive_rows(
             pairs,
             [i for i, person in enumerate(bank.people) if person not in taught],
         )
-        yield from pair_rows(adapted, fold, thresholds(adapted, fold), ["png"])
+        yield from pair_rows(adapted, fold, match_thresholds(adapted, fold), ["png"])
 
 
 def adapt_recognizer(
-    recognizer: Embedder,
+    recognizer: FaceEmbedder,
     pairs: Sequence[tuple[Tensor, Tensor | None]],
     train: Sequence[int],
     people: Sequence[str],
@@ -62,7 +62,7 @@ def adapt_recognizer(
     rate: float = 3e-4,
     temperature: float = 0.1,
     seed: int = 0,
-) -> Embedder:
+) -> FaceEmbedder:
     """A copy whose last stage has learned that cloaked and original photos of a person are one
     (Khosla et al., 2020).
 
@@ -120,7 +120,7 @@ def _supervised_contrast(out: Tensor, labels: Tensor, temperature: float) -> Ten
     return -(log_share.masked_fill(~same, 0).sum(1) / same.sum(1)).mean()
 
 
-def _parts(embedder: Embedder) -> tuple[nn.Module | None, nn.Module]:
+def _parts(embedder: FaceEmbedder) -> tuple[nn.Module | None, nn.Module]:
     """What stays fixed, and what is trained."""
     net = embedder.net
     if hasattr(net, "trunk") and hasattr(net, "tail"):
@@ -147,7 +147,7 @@ class _Tail(nn.Module):
 
 
 @torch.no_grad()
-def _features(embedder: Embedder, trunk: nn.Module | None, crop: Tensor) -> Tensor:
+def _features(embedder: FaceEmbedder, trunk: nn.Module | None, crop: Tensor) -> Tensor:
     crops = embedder.prepared(crop.float() / 255)
     net: nn.Module = trunk if trunk is not None else embedder.net
     out: Tensor = net.trunk(crops) if hasattr(net, "trunk") else net(crops)  # type: ignore[operator]
@@ -156,13 +156,13 @@ def _features(embedder: Embedder, trunk: nn.Module | None, crop: Tensor) -> Tens
 
 @torch.no_grad()
 def _fold(
-    adapted: Embedder,
-    bank: Bank,
+    adapted: FaceEmbedder,
+    bank: EmbeddingBank,
     pairs: Sequence[tuple[Tensor, Tensor | None]],
     rows: Sequence[int],
-) -> Bank:
+) -> EmbeddingBank:
     """A bank of these rows alone, as the adapted recognizer sees them."""
-    fold = Bank()
+    fold = EmbeddingBank()
     for i in rows:
         number = fold.add(bank.people[i], bank.photos[i])
         for variant, crop in zip(("original", "cloaked"), pairs[i], strict=True):

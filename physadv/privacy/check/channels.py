@@ -11,12 +11,12 @@ import numpy as np
 
 from physadv.core.image_io import Array, to_tensor
 from physadv.core.random_streams import numpy_generator
-from physadv.privacy.transforms import coded
+from physadv.privacy.transforms import apply_codec
 from physadv.privacy.visibility import dssim
 
 
 @dataclass(frozen=True)
-class Channel:
+class SharingChannel:
     """One way a photo travels: ``send`` takes (h, w, 3) uint8 and the face's width in px;
     ``factor`` is its scale."""
 
@@ -27,7 +27,7 @@ class Channel:
 
 
 def _half(rgb: Array, side: float) -> Array:
-    return coded(_resized(rgb, 0.5), "jpeg", 75)
+    return apply_codec(_resized(rgb, 0.5), "jpeg", 75)
 
 
 def _screenshot(rgb: Array, side: float) -> Array:
@@ -51,18 +51,18 @@ def _resized(rgb: Array, factor: float) -> Array:
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-CHANNELS: dict[str, Channel] = {
+CHANNELS: dict[str, SharingChannel] = {
     channel.name: channel
     for channel in (
-        Channel("png", "as saved", lambda rgb, side: rgb),
-        Channel("jpeg90", "JPEG 90", lambda rgb, side: coded(rgb, "jpeg", 90)),
-        Channel("jpeg75", "JPEG 75", lambda rgb, side: coded(rgb, "jpeg", 75)),
-        Channel("jpeg50", "JPEG 50", lambda rgb, side: coded(rgb, "jpeg", 50)),
-        Channel("half", "half size + JPEG 75", _half, 0.5),
-        Channel("screenshot", "screenshot", _screenshot, 0.75),
-        Channel("webp", "WebP 80", lambda rgb, side: coded(rgb, "webp", 80)),
-        Channel("blur", "blurred", _blur),
-        Channel("median", "median filter", _median),
+        SharingChannel("png", "as saved", lambda rgb, side: rgb),
+        SharingChannel("jpeg90", "JPEG 90", lambda rgb, side: apply_codec(rgb, "jpeg", 90)),
+        SharingChannel("jpeg75", "JPEG 75", lambda rgb, side: apply_codec(rgb, "jpeg", 75)),
+        SharingChannel("jpeg50", "JPEG 50", lambda rgb, side: apply_codec(rgb, "jpeg", 50)),
+        SharingChannel("half", "half size + JPEG 75", _half, 0.5),
+        SharingChannel("screenshot", "screenshot", _screenshot, 0.75),
+        SharingChannel("webp", "WebP 80", lambda rgb, side: apply_codec(rgb, "webp", 80)),
+        SharingChannel("blur", "blurred", _blur),
+        SharingChannel("median", "median filter", _median),
     )
 }
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from physadv.core.errors import ModelError
 from physadv.core.image_io import Array, to_tensor
-from physadv.models.faces.embedders import Embedder
-from physadv.models.faces.face_detection import Face, Finder, crops
-from physadv.privacy.check.channels import CHANNELS, Channel, blur_like, noise_like
-from physadv.privacy.check.pairs import Portrait, main_face
+from physadv.models.faces.embedders import FaceEmbedder
+from physadv.models.faces.face_detection import DetectedFace, FaceFinder, crop_faces
+from physadv.privacy.check.channels import CHANNELS, SharingChannel, blur_like, noise_like
+from physadv.privacy.check.pairs import PortraitPair, main_face
 
 Variant = Literal["original", "cloaked", "noise", "blur"]
 BASELINE_CHANNELS = ("png", "jpeg75", "half")
@@ -33,7 +33,7 @@ class EmbeddingPlan:
 
 
 @dataclass
-class Bank:
+class EmbeddingBank:
     """Embeddings by recognizer, variant and channel: rows in the order of ``people`` and
     ``photos``, NaN where none is.
 
@@ -71,15 +71,15 @@ class Bank:
         )
 
 
-def fill(
-    bank: Bank,
-    found: Iterable[Portrait],
-    recognizers: Sequence[Embedder],
-    finders: Sequence[Finder],
+def fill_bank(
+    bank: EmbeddingBank,
+    found: Iterable[PortraitPair],
+    recognizers: Sequence[FaceEmbedder],
+    finders: Sequence[FaceFinder],
     plan: EmbeddingPlan,
     *,
     keep_crops: bool = False,
-) -> Iterator[Portrait]:
+) -> Iterator[PortraitPair]:
     """Embed portraits one by one into ``bank`` and hand each on. ``keep_crops`` keeps aligned
     crops, to train on."""
     for portrait in found:
@@ -92,18 +92,18 @@ def fill(
                     bank.found.append(face is not None)
                 where = face or portrait.face.moved(channel.factor, 0, 0)
                 for recognizer in recognizers:
-                    crop = aligned(sent, where, recognizer)
+                    crop = aligned_crop(sent, where, recognizer)
                     bank.put(
                         (recognizer.card.name, variant, channel.name),
                         number,
-                        embed(recognizer, crop),
+                        embed_crop(recognizer, crop),
                     )
                     if keep_crops and channel.name == "png" and variant in ("original", "cloaked"):
                         _keep_crop(bank, recognizer.card.name, variant, crop)
         yield portrait
 
 
-def embed(recognizer: Embedder, crop: Tensor) -> Tensor:
+def embed_crop(recognizer: FaceEmbedder, crop: Tensor) -> Tensor:
     """One embedding (d,), on the CPU. Raises ModelError for NaN, which would pass for a perfect
     cloak."""
     with torch.no_grad():
@@ -115,14 +115,14 @@ def embed(recognizer: Embedder, crop: Tensor) -> Tensor:
     return found
 
 
-def aligned(rgb: Array, face: Face, recognizer: Embedder) -> Tensor:
+def aligned_crop(rgb: Array, face: DetectedFace, recognizer: FaceEmbedder) -> Tensor:
     """The crop (1, 3, size, size) a recognizer sees of an (h, w, 3) uint8 picture."""
     card = recognizer.card
     warp = torch.from_numpy(face.to_photo(card.alignment, card.size))[None]
-    return crops(to_tensor(rgb)[None], warp, card.size)
+    return crop_faces(to_tensor(rgb)[None], warp, card.size)
 
 
-def _keep_crop(bank: Bank, name: str, variant: Variant, crop: Tensor) -> None:
+def _keep_crop(bank: EmbeddingBank, name: str, variant: Variant, crop: Tensor) -> None:
     column = bank.crops.setdefault(name, [])
     small = crop.mul(255).round().byte()
     if variant == "original":
@@ -132,8 +132,8 @@ def _keep_crop(bank: Bank, name: str, variant: Variant, crop: Tensor) -> None:
 
 
 def _variants(
-    portrait: Portrait, plan: EmbeddingPlan
-) -> Iterator[tuple[Variant, Array, list[Channel]]]:
+    portrait: PortraitPair, plan: EmbeddingPlan
+) -> Iterator[tuple[Variant, Array, list[SharingChannel]]]:
     every = [CHANNELS[name] for name in plan.channels]
     if portrait.after is None:
         yield "original", portrait.before, [CHANNELS["png"]]
@@ -153,8 +153,8 @@ def _variants(
 
 
 def _face_in(
-    sent: Array, portrait: Portrait, channel: Channel, finders: Sequence[Finder]
-) -> Face | None:
+    sent: Array, portrait: PortraitPair, channel: SharingChannel, finders: Sequence[FaceFinder]
+) -> DetectedFace | None:
     """The face as a detector finds it anew, if it is the same one; else None, and the known place
     is used."""
     face = main_face(sent, finders)

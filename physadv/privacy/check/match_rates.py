@@ -13,8 +13,8 @@ from torch import Tensor
 
 from physadv.core.rows import Row
 from physadv.evaluation.metrics.intervals import Rate, clustered
-from physadv.models.faces.embedders import Embedder
-from physadv.privacy.check.embeddings import Bank, Variant
+from physadv.models.faces.embedders import FaceEmbedder
+from physadv.privacy.check.embeddings import EmbeddingBank, Variant
 from physadv.privacy.embedding_loss import threshold_of
 
 FARS = (0.01, 0.001)
@@ -24,7 +24,7 @@ threshold is used."""
 
 
 @dataclass(frozen=True)
-class Threshold:
+class MatchThreshold:
     """The similarity at which ``far`` of pairs of different people pass, and where it comes from."""
 
     far: float
@@ -33,40 +33,42 @@ class Threshold:
     source: str
 
 
-def thresholds(recognizer: Embedder, bank: Bank) -> list[Threshold]:
+def match_thresholds(recognizer: FaceEmbedder, bank: EmbeddingBank) -> list[MatchThreshold]:
     """From impostor pairs among the originals; from the recognizer's card where these are too few.
 
     Where the card states none, few pairs must do; a value common for its metric only where there is
     no pair at all.
     """
-    scores = impostors(recognizer, bank.table(recognizer.card.name, "original"), bank.people)
+    scores = impostor_scores(recognizer, bank.table(recognizer.card.name, "original"), bank.people)
     found = []
     for far in FARS:
         if len(scores) * far >= _ENOUGH:
             found.append(
-                Threshold(
+                MatchThreshold(
                     far, float(np.quantile(scores, 1 - far)), len(scores), "impostor pairs here"
                 )
             )
         elif recognizer.card.thresholds:
             found.append(
-                Threshold(far, threshold_of(recognizer, far), len(scores), "the recognizer's card")
+                MatchThreshold(
+                    far, threshold_of(recognizer, far), len(scores), "the recognizer's card"
+                )
             )
         elif len(scores):
             found.append(
-                Threshold(
+                MatchThreshold(
                     far, float(np.quantile(scores, 1 - far)), len(scores), "few impostor pairs here"
                 )
             )
         else:
             found.append(
-                Threshold(far, threshold_of(recognizer, far), 0, "a guess: give --gallery")
+                MatchThreshold(far, threshold_of(recognizer, far), 0, "a guess: give --gallery")
             )
     return found
 
 
-def impostors(
-    recognizer: Embedder, embeddings: Tensor, people: Sequence[str]
+def impostor_scores(
+    recognizer: FaceEmbedder, embeddings: Tensor, people: Sequence[str]
 ) -> npt.NDArray[np.float64]:
     """Similarities of all pairs of different people."""
     scores = recognizer.similarity(embeddings, embeddings).double().numpy()
@@ -78,7 +80,10 @@ def impostors(
 
 
 def pair_rows(
-    recognizer: Embedder, bank: Bank, limits: Sequence[Threshold], channels: Sequence[str]
+    recognizer: FaceEmbedder,
+    bank: EmbeddingBank,
+    limits: Sequence[MatchThreshold],
+    channels: Sequence[str],
 ) -> Iterator[Row]:
     """One row a pair: kinds "same photo", "cross photo" and "cloaked pair", by variant and channel.
 
@@ -122,11 +127,11 @@ def _row(
     variant: str,
     channel: str,
     kind: str,
-    bank: Bank,
+    bank: EmbeddingBank,
     i: int,
     j: int,
     score: float,
-    limits: Sequence[Threshold],
+    limits: Sequence[MatchThreshold],
 ) -> Row:
     return {
         **_probe(recognizer, variant, channel, kind, bank, i),
@@ -136,7 +141,9 @@ def _row(
     }
 
 
-def gallery_rows(recognizer: Embedder, bank: Bank, channels: Sequence[str]) -> Iterator[Row]:
+def gallery_rows(
+    recognizer: FaceEmbedder, bank: EmbeddingBank, channels: Sequence[str]
+) -> Iterator[Row]:
     """One row a probe: "rank-1" (posted photo against a gallery of originals), and the poisoned
     gallery's two attacks.
 
@@ -202,12 +209,14 @@ def _nearest(scores: npt.NDArray[np.float32], people: npt.NDArray[np.str_], own:
 
 
 def _told(
-    recognizer: str, variant: str, channel: str, kind: str, bank: Bank, i: int, hit: bool
+    recognizer: str, variant: str, channel: str, kind: str, bank: EmbeddingBank, i: int, hit: bool
 ) -> Row:
     return {**_probe(recognizer, variant, channel, kind, bank, i), "matched_0.01": bool(hit)}
 
 
-def _probe(recognizer: str, variant: str, channel: str, kind: str, bank: Bank, i: int) -> Row:
+def _probe(
+    recognizer: str, variant: str, channel: str, kind: str, bank: EmbeddingBank, i: int
+) -> Row:
     """What every row says of the photo that was asked about."""
     return {
         "recogniser": recognizer,

@@ -12,7 +12,7 @@ import numpy as np
 
 from physadv.core.errors import ImageError, PhysadvError
 from physadv.core.image_io import Array, list_images
-from physadv.models.faces.face_detection import Face, Finder, find_faces
+from physadv.models.faces.face_detection import DetectedFace, FaceFinder, find_faces
 from physadv.privacy.photo_io.photo import SUFFIXES, read_photo
 
 # What other tools add to a name: photo_cloaked.png, photo_high_cloaked.png, photo_attacked.png,
@@ -24,7 +24,7 @@ memory."""
 
 
 @dataclass(frozen=True)
-class Pair:
+class PhotoPair:
     """One original and, where there is one, its cloaked copy; ``person`` is whose face is the
     largest in it."""
 
@@ -43,14 +43,14 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Portrait:
+class PortraitPair:
     """The largest face of a photo with its surroundings, in its own pixels, and the same place in
     the cloaked photo."""
 
-    pair: Pair
+    pair: PhotoPair
     before: Array
     after: Array | None
-    face: Face
+    face: DetectedFace
 
     @property
     def side(self) -> float:
@@ -65,7 +65,7 @@ class Portrait:
 
 def match_files(
     originals: str | Path, cloaked: str | Path | None = None
-) -> tuple[list[Pair], list[Path]]:
+) -> tuple[list[PhotoPair], list[Path]]:
     """Pairs by relative name, and the cloaked files that belong to no original.
 
     Where ``originals`` has folders of photos, each is a person; else all photos are of one person,
@@ -90,7 +90,7 @@ def match_files(
     for path, key in found.items():
         parts = path.relative_to(root).parts if root.is_dir() else (path.name,)
         person = parts[0] if folders and len(parts) > 1 else root.resolve().name
-        pairs.append(Pair(person, path, copies.pop(key, None)))
+        pairs.append(PhotoPair(person, path, copies.pop(key, None)))
     if cloaked is not None and not any(p.cloaked for p in pairs):
         raise ImageError(
             f"{cloaked}",
@@ -109,9 +109,9 @@ def _key(path: Path, root: Path) -> str:
     return str(relative.with_name(_ADDED.sub("", stem))).casefold()
 
 
-def portraits(
-    pairs: Sequence[Pair], finders: Sequence[Finder]
-) -> Iterator[Portrait | tuple[Pair, str]]:
+def find_portraits(
+    pairs: Sequence[PhotoPair], finders: Sequence[FaceFinder]
+) -> Iterator[PortraitPair | tuple[PhotoPair, str]]:
     """One portrait a pair, or the pair and why there is none. One photo is in memory at a time."""
     for pair in pairs:
         try:
@@ -120,7 +120,7 @@ def portraits(
             yield pair, str(error)
 
 
-def _portrait(pair: Pair, finders: Sequence[Finder]) -> Portrait:
+def _portrait(pair: PhotoPair, finders: Sequence[FaceFinder]) -> PortraitPair:
     before = read_photo(pair.original).rgb
     after = None if pair.cloaked is None else read_photo(pair.cloaked).rgb
     if after is not None and after.shape != before.shape:
@@ -133,7 +133,7 @@ def _portrait(pair: Pair, finders: Sequence[Finder]) -> Portrait:
     if face is None:
         raise ImageError(f"{pair.original}", "no face found", "leave it out")
     x0, y0, x1, y1 = face.box(*before.shape[:2], margin=CONTEXT)
-    return Portrait(
+    return PortraitPair(
         pair,
         before[y0:y1, x0:x1].copy(),
         None if after is None else after[y0:y1, x0:x1].copy(),
@@ -141,12 +141,12 @@ def _portrait(pair: Pair, finders: Sequence[Finder]) -> Portrait:
     )
 
 
-def main_face(rgb: Array, finders: Sequence[Finder]) -> Face | None:
+def main_face(rgb: Array, finders: Sequence[FaceFinder]) -> DetectedFace | None:
     """The largest face, those near the border counting less; None where there is none."""
     faces = find_faces(rgb, finders)
     middle = np.array(rgb.shape[1::-1]) / 2
 
-    def weight(face: Face) -> float:
+    def weight(face: DetectedFace) -> float:
         quad = face.quad()
         away = np.linalg.norm((quad.mean(0) - middle) / middle)
         return float(np.linalg.norm(quad[1] - quad[0]) * (1.5 - away))

@@ -26,7 +26,7 @@ UNTOLD, FEW, OWN = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProtectionFinding:
     """One light: what was asked, how often the person was still matched, and what that means."""
 
     light: Light
@@ -51,8 +51,8 @@ class ProtectionVerdict:
 
     light: Light
     words: str
-    findings: tuple[Finding, ...]
-    beside: tuple[Finding, ...]
+    findings: tuple[ProtectionFinding, ...]
+    beside: tuple[ProtectionFinding, ...]
     reasons: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def light_of(rate: Rate) -> Light:
     return "red" if rate.rate > LOST else "green" if rate.high <= SAFE else "amber"
 
 
-def verdict(
+def judge_protection(
     crossed: Mapping[str, Mapping[str, Rate]],
     before: Mapping[str, Rate],
     roles: Mapping[str, str],
@@ -105,7 +105,9 @@ def verdict(
             tuple(reasons),
         )
     findings = [
-        Finding(light_of(rate), titles.get(channel, channel), name, rate.as_dict(), words(rate))
+        ProtectionFinding(
+            light_of(rate), titles.get(channel, channel), name, rate.as_dict(), rate_in_words(rate)
+        )
         for name in counted
         for channel, rate in crossed[name].items()
     ]
@@ -116,7 +118,8 @@ def verdict(
         light = "amber"
     said = f"{headline}: at worst ({worst.question}, {worst.recognizer}) {worst.words}"
     others = tuple(
-        Finding(light_of(r), question, name, r.as_dict(), words(r)) for question, name, r in beside
+        ProtectionFinding(light_of(r), question, name, r.as_dict(), rate_in_words(r))
+        for question, name, r in beside
     )
     if any(f.light == "red" for f in others):
         reasons.append(
@@ -126,7 +129,7 @@ def verdict(
     return ProtectionVerdict(light, said, tuple(findings), others, tuple(reasons))
 
 
-def _headline(light: Light, worst: Finding, capped: bool) -> str:
+def _headline(light: Light, worst: ProtectionFinding, capped: bool) -> str:
     """What the light means: amber is a part still matched, or few comparisons, which nothing speaks
     against."""
     if light == "amber" and worst.rate["rate"] <= SAFE:
@@ -134,7 +137,7 @@ def _headline(light: Light, worst: Finding, capped: bool) -> str:
     return OWN if capped and light == "green" else _WORDS[light]
 
 
-def words(rate: Rate) -> str:
+def rate_in_words(rate: Rate) -> str:
     """A match rate as people say it."""
     if rate.n == 0:
         return "nothing was compared"

@@ -20,22 +20,22 @@ from physadv.core.files import write_json
 from physadv.core.image_io import Array, save_png, to_tensor
 from physadv.core.rows import Row, append_rows
 from physadv.evaluation.metrics.intervals import Rate
-from physadv.models.faces.embedders import Embedder
-from physadv.models.faces.face_detection import Finder
+from physadv.models.faces.embedders import FaceEmbedder
+from physadv.models.faces.face_detection import FaceFinder
 from physadv.privacy.check.adaptive_recognizer import adaptive_rows
 from physadv.privacy.check.channels import CHANNELS
-from physadv.privacy.check.embeddings import Bank, EmbeddingPlan, fill
+from physadv.privacy.check.embeddings import EmbeddingBank, EmbeddingPlan, fill_bank
 from physadv.privacy.check.match_rates import (
     FARS,
-    Threshold,
+    MatchThreshold,
     gallery_rows,
+    match_thresholds,
     pair_rows,
     rate_of,
-    thresholds,
 )
-from physadv.privacy.check.pairs import Pair, Portrait, match_files, portraits
-from physadv.privacy.check.protection_verdict import LOST, ProtectionVerdict, verdict
-from physadv.privacy.visibility import Change, change
+from physadv.privacy.check.pairs import PhotoPair, PortraitPair, find_portraits, match_files
+from physadv.privacy.check.protection_verdict import LOST, ProtectionVerdict, judge_protection
+from physadv.privacy.visibility import ImageChange, measure_change
 
 SETTINGS = "cloak-settings.json"
 """Written beside cloaked photos: with which embedders they were made, so that a check knows the
@@ -68,8 +68,8 @@ class CheckResult:
 def run_cloak_check(
     cloaked: str | Path,
     originals: str | Path,
-    recognizers: Sequence[Embedder],
-    finders: Sequence[Finder],
+    recognizers: Sequence[FaceEmbedder],
+    finders: Sequence[FaceFinder],
     *,
     folder: str | Path,
     gallery: str | Path | None = None,
@@ -139,7 +139,7 @@ def run_cloak_check(
     return result
 
 
-def _protected(bank: Bank, recognizer: str) -> set[str]:
+def _protected(bank: EmbeddingBank, recognizer: str) -> set[str]:
     """The people with cloaked photos."""
     column = bank.rows[recognizer, "cloaked", "png"]
     return {person for person, row in zip(bank.people, column, strict=False) if row is not None}
@@ -159,40 +159,40 @@ def made_with_of(cloaked: str | Path) -> list[str] | None:
 
 
 def _fill(
-    pairs: Sequence[Pair],
-    recognizers: Sequence[Embedder],
-    finders: Sequence[Finder],
+    pairs: Sequence[PhotoPair],
+    recognizers: Sequence[FaceEmbedder],
+    finders: Sequence[FaceFinder],
     plan: EmbeddingPlan,
     adaptive: bool,
     folder: Path,
     progress: Progress | None,
-) -> tuple[Bank, list[str], list[Change], list[dict[str, Any]]]:
-    bank, left_out = Bank(), list[str]()
-    changes: list[Change] = []
+) -> tuple[EmbeddingBank, list[str], list[ImageChange], list[dict[str, Any]]]:
+    bank, left_out = EmbeddingBank(), list[str]()
+    changes: list[ImageChange] = []
     shown: list[dict[str, Any]] = []
 
     def usable() -> Any:
-        for done, item in enumerate(portraits(pairs, finders), 1):
+        for done, item in enumerate(find_portraits(pairs, finders), 1):
             if progress is not None:
                 progress(done, len(pairs), "looking at photos")
-            if isinstance(item, Portrait):
+            if isinstance(item, PortraitPair):
                 yield item
             else:
                 left_out.append(item[1])
 
-    for portrait in fill(bank, usable(), recognizers, finders, plan, keep_crops=adaptive):
+    for portrait in fill_bank(bank, usable(), recognizers, finders, plan, keep_crops=adaptive):
         if portrait.after is None:
             continue
         x0, y0, x1, y1 = portrait.box()
         before, after = portrait.before[y0:y1, x0:x1], portrait.after[y0:y1, x0:x1]
-        changes.append(change(to_tensor(before), to_tensor(after)))
+        changes.append(measure_change(to_tensor(before), to_tensor(after)))
         if len(shown) < _SHOWN and (not shown or shown[-1]["person"] != portrait.pair.person):
             shown.append(_picture(folder, portrait, before, after, changes[-1]))
     return bank, left_out, changes, shown
 
 
 def _picture(
-    folder: Path, portrait: Portrait, before: Array, after: Array, found: Change
+    folder: Path, portrait: PortraitPair, before: Array, after: Array, found: ImageChange
 ) -> dict[str, Any]:
     """Save a face before, after and the change between, ten times as strong around gray."""
     stem = f"{len(list(folder.glob('faces/*-before.png'))):02}"
@@ -208,15 +208,15 @@ def _picture(
 
 
 def _ask(
-    recognizer: Embedder,
-    bank: Bank,
+    recognizer: FaceEmbedder,
+    bank: EmbeddingBank,
     plan: EmbeddingPlan,
     folder: Path,
     made_with: Sequence[str] | None,
     steps: int,
 ) -> dict[str, Any]:
     """All rows of one recognizer, written down, and the rates from them."""
-    limits = thresholds(recognizer, bank)
+    limits = match_thresholds(recognizer, bank)
     pairs = list(pair_rows(recognizer, bank, limits, plan.channels))
     told = list(gallery_rows(recognizer, bank, plan.channels))
     adapted = list(adaptive_rows(recognizer, bank, steps=steps, seed=plan.seed)) if steps else []
@@ -239,7 +239,7 @@ def _ask(
     }
 
 
-def _threshold(limit: Threshold) -> dict[str, Any]:
+def _threshold(limit: MatchThreshold) -> dict[str, Any]:
     return {**asdict(limit), "value": round(limit.value, 4)}
 
 
@@ -280,7 +280,9 @@ def _judge(tables: Sequence[Mapping[str, Any]]) -> ProtectionVerdict:
             elif kind == "cross photo":
                 failed.append(f"{name} {_FAILED.format(rates['original']['0.01'].rate)}")
     roles = {table["name"]: table["role"] for table in tables}
-    judged = verdict(crossed, before, roles, {c.name: c.title for c in CHANNELS.values()}, beside)
+    judged = judge_protection(
+        crossed, before, roles, {c.name: c.title for c in CHANNELS.values()}, beside
+    )
     return replace(judged, reasons=(*judged.reasons, *failed))
 
 
@@ -311,7 +313,7 @@ def _plain(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: flat(value) for key, value in table.items()}
 
 
-def _quality(changes: Sequence[Change], bank: Bank) -> dict[str, Any]:
+def _quality(changes: Sequence[ImageChange], bank: EmbeddingBank) -> dict[str, Any]:
     """What it costs: change of the face boxes, and in how many cloaked photos a face is still
     found."""
     dssims, peaks = [c.dssim for c in changes], [c.psnr for c in changes if np.isfinite(c.psnr)]

@@ -71,7 +71,7 @@ _LAYOUT = frozenset(
 
 
 @dataclass(frozen=True)
-class Metadata:
+class PhotoMetadata:
     """``icc`` profile and ``dpi`` stay always, both EXIF tables in part; GPS, ``xmp`` and
     ``comment`` on demand."""
 
@@ -84,7 +84,7 @@ class Metadata:
     comment: bytes | None
 
     @classmethod
-    def of(cls, image: Image.Image) -> Metadata:
+    def of(cls, image: Image.Image) -> PhotoMetadata:
         """What an opened image says. The orientation is left out: pixels are turned upright
         instead."""
         table = image.getexif()
@@ -106,7 +106,7 @@ class Metadata:
             comment=comment if isinstance(comment, bytes) else None,
         )
 
-    def stripped(self) -> Metadata:
+    def stripped(self) -> PhotoMetadata:
         """Without place, owner, serial numbers, maker notes, captions, XMP and comments."""
         return replace(
             self,

@@ -53,7 +53,7 @@ class LoadedPhoto:
     suffix: str
     lossless: bool
     options: dict[str, Any]
-    metadata: metadata.Metadata
+    metadata: metadata.PhotoMetadata
     notes: tuple[str, ...]
 
 
@@ -142,7 +142,7 @@ def _photo(opened: Image.Image, file: Path, data: bytes) -> LoadedPhoto:
             np.ascontiguousarray(rgba[..., :3]),
             (rgba[..., 3].copy() if has_alpha else None),
         )
-    carried = metadata.Metadata.of(opened)
+    carried = metadata.PhotoMetadata.of(opened)
     return LoadedPhoto(file, rgb, alpha, full, gray, suffix, lossless, options, carried, notes)
 
 

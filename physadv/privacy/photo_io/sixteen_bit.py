@@ -14,7 +14,7 @@ from PIL import Image
 
 from physadv.core.errors import ImageError
 from physadv.core.image_io import Array
-from physadv.privacy.photo_io.metadata import Metadata
+from physadv.privacy.photo_io.metadata import PhotoMetadata
 
 Deep = npt.NDArray[np.uint16]
 _BITS_PER_SAMPLE = 258
@@ -43,7 +43,7 @@ def decode_16bit(data: bytes, orientation: int, name: Path) -> Deep:
     full = pixels[..., None] if pixels.ndim == 2 else pixels
     if full.shape[2] >= 3:
         full = full[..., [2, 1, 0, *range(3, full.shape[2])]]
-    return np.ascontiguousarray(upright(np.asarray(full, np.uint16), orientation))
+    return np.ascontiguousarray(apply_orientation(np.asarray(full, np.uint16), orientation))
 
 
 def eight_bits(full: Deep) -> tuple[Array, Array | None]:
@@ -55,7 +55,7 @@ def eight_bits(full: Deep) -> tuple[Array, Array | None]:
     return rgb, (eight[..., 3].copy() if full.shape[2] == 4 else None)
 
 
-def encode_16bit(full: Deep, before: Array, after: Array, metadata: Metadata) -> bytes:
+def encode_16bit(full: Deep, before: Array, after: Array, metadata: PhotoMetadata) -> bytes:
     """A 16-bit PNG: the original's values plus the change of the 8-bit picture, with the profile
     and EXIF put back."""
     step = (after.astype(np.int32) - before) * 257
@@ -80,7 +80,7 @@ def encode_16bit(full: Deep, before: Array, after: Array, metadata: Metadata) ->
     return png[:33] + chunks + png[33:]  # after the signature (8) and IHDR (25)
 
 
-def upright(pixels: Deep, orientation: int) -> Deep:
+def apply_orientation(pixels: Deep, orientation: int) -> Deep:
     """Turn (h, w, c) as its EXIF orientation says."""
     turned = {
         2: lambda a: a[:, ::-1],

@@ -28,7 +28,7 @@ from physadv.models.architectures.signnet import (
     INPUT_PX,
     NAMES,
     SignNet,
-    parameters_of,
+    count_parameters,
 )
 from physadv.training.loop import Batch, Schedule, TrainingStep, load_average, seeded, train
 from physadv.training.methods.base import Defense
@@ -254,7 +254,7 @@ def card_table(
         "a class are held "
         "out, see groups; stop photos and other street photos were used for judging alone",
         "command": command,
-        "parameters": parameters_of(net),
+        "parameters": count_parameters(net),
         "measured": {name: _plain(found) for name, found in measured.items()},
         "stop_photos_by_sign": by_sign(rows),
         "recipe": {
