@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from physadv.core.random_streams import generator
-from physadv.eot import pipeline
 from physadv.eot.mask_shapes import make_mask
+from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
 from physadv.eot.presets import eot_preset
 from physadv.eot.ranges import NOTHING
-from physadv.eot.scenes.signs import SceneBatch
+from physadv.eot.scenes.scene_batch import SceneBatch
 
 SIDE_MM = 100.0
 
@@ -67,7 +67,8 @@ def ours(preset: str, seed: int, batch: int, size: int, texels: int) -> float:
     )
     ranges = NOTHING if preset == "warp" else replace(eot_preset(preset), lens_k1=(0.0, 0.0))
     began = time.process_time()
-    draw = pipeline.sample(scenes, ranges, generator(seed, "peers"))
+    pipeline = Pipeline.from_ranges(ranges)
+    draw = pipeline.sample(scenes, generator(seed, "peers"))
     seen = pipeline.apply(patch, mask, Placement(SIDE_MM, SIDE_MM), scenes, draw)
     torch.autograd.grad(seen.sum(), patch)
     return time.process_time() - began

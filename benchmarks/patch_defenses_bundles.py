@@ -23,7 +23,6 @@ from torch import Tensor
 from physadv.core.package_data import patches_dir
 from physadv.core.rows import Row, append_rows
 from physadv.defenses.registry import defend
-from physadv.eot import pipeline
 from physadv.evaluation.metrics.intervals import clustered
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import read_bundle
@@ -55,7 +54,7 @@ def photographed(task: PatchTask, patch: Tensor, n: int) -> Seen:
     for first in range(0, n, BATCH):
         name = ("patch-defences", first)
         scenes = scenes_of(task, task.material.test, min(BATCH, n - first), *name)
-        images = {"clean": pipeline.without_patch(scenes, draw_of(task, scenes, name))}
+        images = {"clean": task.stages.without_patch(scenes, draw_of(task, scenes, name))}
         images["blank"], _ = render_scenes(task, torch.full_like(patch, BLANK), scenes, name)
         images["patch"], _ = render_scenes(task, patch, scenes, name)
         found.append((images, marks_of(task, scenes), scenes.groups))

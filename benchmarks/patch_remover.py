@@ -38,9 +38,9 @@ from physadv.datasets import read_dataset
 from physadv.defenses.load_model import load_model
 from physadv.defenses.patch_removal import WEIGHTS, Remover, Segmenter, filled, trained
 from physadv.defenses.registry import defend
-from physadv.eot import pipeline
+from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
-from physadv.eot.presets import EotRanges
+from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.load import load_scene_sources
 from physadv.eot.scenes.signs import PhotoScenes, SceneSize, SceneSource
 from physadv.evaluation.metrics.intervals import clustered
@@ -241,7 +241,8 @@ def sticker_rows(
 ) -> list[Row]:
     """Stop signs of a source with a bundle's sticker on them, blank, and without: is "stop" read."""
     scenes = source.sample(n, SceneSize(SIDE, False), EotRanges(), numpy_generator(0, "stops"))
-    draw = pipeline.sample(scenes, EotRanges(), generator(0, "stops"))
+    pipeline = Pipeline.from_ranges(EotRanges())
+    draw = pipeline.sample(scenes, generator(0, "stops"))
     size, placed = bundle.card.size, bundle.card.placement
     place = Placement(size.width_mm, size.height_mm, (placed.center_mm[0], placed.center_mm[1]))
     blank = torch.full_like(bundle.patch, BLANK)

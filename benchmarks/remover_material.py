@@ -28,14 +28,15 @@ from physadv.core.types import Model
 from physadv.datasets import read_dataset
 from physadv.datasets.split import split_by_group
 from physadv.defenses.load_model import load_model
-from physadv.eot import pipeline
 from physadv.eot.mask_shapes import make_mask
+from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
-from physadv.eot.presets import EotRanges, eot_preset
-from physadv.eot.ranges import ZERO
+from physadv.eot.presets import eot_preset
+from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.find_signs import box_corners
 from physadv.eot.scenes.load import SceneSources, load_scene_sources
 from physadv.eot.scenes.signs import MixedScenes, PhotoScenes, PhotoSign, SceneSize
+from physadv.eot.stage import ZERO
 from physadv.eot.warp import warp_texture
 from physadv.patches.optimize import PatchTask, optimize_patch
 from physadv.threat.patch_goals import PatchGoal
@@ -179,7 +180,8 @@ def _photographed(
     mask = _outline(rng, draws)
     lying = replace(scenes, homography=scenes.homography @ _lies(count, draws))
     square = Placement(100.0, 100.0)
-    draw = pipeline.sample(scenes, ranges, draws)
+    pipeline = Pipeline.from_ranges(ranges)
+    draw = pipeline.sample(scenes, draws)
     seen = torch.where(
         bare[:, None, None, None],
         pipeline.without_patch(scenes, draw),

@@ -56,6 +56,10 @@ class CropWindow:
         """(b or 1, 1, w + 2 margin) widths of pixel centers in the picture."""
         return self._along(1, margin)[:, None, :].to(like) + 0.5
 
+    def pixel_centers(self, margin: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``columns`` and ``rows`` for this ``margin`` on the device of ``like``."""
+        return self.columns(margin, like), self.rows(margin, like)
+
     def within(self, boxes: Tensor, margin: int) -> CropWindow:
         """The smallest window of one size over (b, 4) boxes px, as a part of what ``take(...,
         margin)`` returns.

@@ -1,301 +1,303 @@
-"""Between the placed patch and the victim: parameters are sampled first, then applied, so that any
-draw replays.
+"""The way from a patch's pixels to the model's input, as a list of stages in the order of the light.
 
-The order is that of the light: print, sticker, lamp, air, lens, sensor, processor, codec.
+Print, bend, place, light, air, lens, sensor, processing, codec. Parameters are drawn first and then
+applied, so that any draw can be replayed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from physadv.core.errors import OptionError
 from physadv.eot.color_map import ColorMap
 from physadv.eot.crop_window import CropWindow, window_round
-from physadv.eot.placement import Placement, place_patch, reached_px
-from physadv.eot.presets import EotRanges, Range
-from physadv.eot.ranges import NO_CODEC
-from physadv.eot.sampling import draw_uniform as uniform_from
-from physadv.eot.sampling import happens, moved, streams
-from physadv.eot.scenes.signs import SceneBatch
-from physadv.eot.transforms import blur_and_noise, photometry
-from physadv.eot.transforms.air import Air, look_through, sample_air
-from physadv.eot.transforms.bend import Bend, sample_bend
-from physadv.eot.transforms.codec import differentiable_jpeg, stream
-from physadv.eot.transforms.image_processing import (
-    PatchPixels,
-    PicturePixels,
-    sample_patch_pixels,
-    sample_picture_pixels,
-    sharpen,
-    tone_curve,
-)
-from physadv.eot.transforms.lens_distortion import Radial, distort, sample_radial, undistorted
-from physadv.eot.transforms.light import Lighting, illuminate, sample_lighting, sign_spot
-from physadv.eot.transforms.printer import MeasuredPrinter, draw_printer, printed_light
-from physadv.eot.transforms.sensor import RING, Sensor, banded, expose_sensor, sample_sensor
-from physadv.eot.warp import Lookup
+from physadv.eot.foreign_stages import as_stage
+from physadv.eot.placement import Placement
+from physadv.eot.ranges import STAGES, EotRanges
+from physadv.eot.sampling import DrawStream, moved
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.stage import Encoding, Stage
+from physadv.eot.transforms.bend import StickerBend
+from physadv.eot.transforms.blur import cut_margin, smooth_size
+from physadv.eot.transforms.lens_distortion import LensDistortion
+from physadv.eot.transforms.photometry import linear_to_srgb, srgb_to_linear
+from physadv.eot.transforms.place import Place, PrintedPatch, ScenePose, reached_box
+
+AnyStage = Stage[Any, Any]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Parameters of one EOT draw for b scenes; tensors are (b,) unless said otherwise. None: the
-    effect is off."""
+    """Parameters of one EOT draw by the name of their stage; a stage without an entry is off."""
 
-    black: Tensor  # (3,)
-    white: Tensor  # (3,)
-    mixing: Tensor  # (3, 3)
-    ev: Tensor
-    white_balance: Tensor  # (b, 3)
-    contrast: Tensor
-    brightness: Tensor
-    gamma: Tensor
-    sigma: Tensor
-    motion: Tensor
-    motion_angle: Tensor
-    read: Tensor
-    shot: Tensor
-    normal: Tensor  # (b, 3, h, w)
-    quality: Tensor | None
-    measured: MeasuredPrinter | None = None
-    patch_pixels: PatchPixels | None = None
-    bend: Bend | None = None
-    lighting: Lighting | None = None
-    air: Air | None = None
-    radial: Radial | None = None
-    sensor: Sensor | None = None
-    tone_curve: Tensor | None = None
-    sharpening: Tensor | None = None
-    picture_pixels: PicturePixels | None = None
-    video: Tensor | None = None
-    video_qp: Tensor | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, stage: str | type[AnyStage]) -> Any:
+        """Return the parameters of ``stage``, by its class or name; KeyError where it is off."""
+        return self.params[stage if isinstance(stage, str) else stage.__name__]
+
+    def get(self, stage: str | type[AnyStage]) -> Any:
+        """Return the parameters of ``stage``, or None where it is off."""
+        return self.params.get(stage if isinstance(stage, str) else stage.__name__)
 
     def to(self, device: torch.device) -> Draw:
-        """The same draw on another device: it is always made on the CPU."""
+        """Return the same draw on ``device``; it is always made on the CPU."""
         return moved(self, device)
 
 
-def sample(
-    scenes: SceneBatch,
-    ranges: EotRanges,
-    generator: torch.Generator,
-    *,
-    colors: ColorMap | None = None,
-) -> Draw:
-    """Draw everything between the print and the victim for ``scenes``; the generator alone decides.
+@dataclass(frozen=True)
+class _Segment:
+    """Stages that are rendered together, in a crop or in the whole picture."""
 
-    ``colours`` is a measured printer: its map takes the place of the drawn inks, with its residual
-    spread.
+    names: tuple[str, ...]
+    reaches: tuple[int, ...]
+
+    @property
+    def margin(self) -> int:
+        return sum(self.reaches)
+
+
+class Pipeline:
+    """Stages between print and model, applied in the order of the list.
+
+    A stage is a :class:`~physadv.eot.stage.Stage`, a kornia augmentation, or any ``nn.Module`` from
+    images to images of the same shape. What stands before :class:`Place` changes the patch, what
+    stands after it the picture. Bending and lens distortion only change where a pixel is looked up:
+    both act while the patch is placed, so that it is resampled once.
+
+    Args:
+        stages: The stages.
+        colors: A measured printer in place of the drawn inks.
+
+    Raises:
+        OptionError: Two or no Place, or something that is no stage.
+
+    Example:
+        >>> pipeline = Pipeline.from_ranges(EotRanges())
+        >>> [name for name in pipeline.names][:4]
+        ['PatchEdits', 'Printer', 'StickerBend', 'Place']
     """
-    count, height = len(scenes.images), scenes.images.shape[-2]
-    named, spot = streams(generator), sign_spot(scenes.homography)
 
-    def uniform(bounds: Range, *shape: int) -> Tensor:
-        return uniform_from(generator, bounds, *(shape or (count,)))
+    def __init__(
+        self, stages: Sequence[AnyStage | nn.Module], *, colors: ColorMap | None = None
+    ) -> None:
+        self.stages: dict[str, AnyStage] = {}
+        self.colors = colors
+        for item in stages:
+            stage = as_stage(item)
+            count = sum(name.split("#")[0] == stage.name for name in self.stages)
+            self.stages[stage.name if count == 0 else f"{stage.name}#{count + 1}"] = stage
 
-    def optional(name: str) -> Tensor | None:
-        return (
-            uniform_from(named(name), getattr(ranges, name), count) if ranges.acts(name) else None
+        places = [name for name, stage in self.stages.items() if isinstance(stage, Place)]
+        if len(places) != 1:
+            raise OptionError(
+                f"A pipeline with {len(places)} Place stages", "must have exactly one", "add Place"
+            )
+        self._place = places[0]
+
+    @classmethod
+    def from_ranges(
+        cls,
+        ranges: EotRanges,
+        *,
+        extra: Sequence[AnyStage | nn.Module] = (),
+        colors: ColorMap | None = None,
+    ) -> Pipeline:
+        """Return the built-in stages under one table of ranges.
+
+        Args:
+            ranges: Ranges of all built-in stages.
+            extra: Further stages, after the codec.
+            colors: A measured printer in place of the drawn inks.
+        """
+        return cls([*(stage(ranges) for stage in STAGES), *extra], colors=colors)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the stages, in order; a second stage of one class is called ``Name#2``."""
+        return tuple(self.stages)
+
+    def inserted(self, stage: AnyStage | nn.Module, *, before: str | type[AnyStage]) -> Pipeline:
+        """Return a pipeline with ``stage`` put in ``before`` another, by its class or name.
+
+        Raises OptionError where there is no such stage.
+        """
+        name = before if isinstance(before, str) else before.__name__
+        if name not in self.stages:
+            raise OptionError(
+                f"Stage {name!r}", f"must be one of {', '.join(self.names)}", "choose one of these"
+            )
+        at = self.names.index(name)
+        own = list(self.stages.values())
+        return Pipeline([*own[:at], stage, *own[at:]], colors=self.colors)
+
+    def sample(self, scenes: SceneBatch, generator: torch.Generator) -> Draw:
+        """Draw the parameters of every stage for ``scenes``; ``generator`` alone decides."""
+        stream = DrawStream(generator, scenes, self.colors)
+        drawn = {
+            name: stage.sample(scenes, stage.ranges, stream.for_stage(name))
+            for name, stage in self.stages.items()
+        }
+        return Draw({name: params for name, params in drawn.items() if params is not None})
+
+    def apply(
+        self, patch: Tensor, mask: Tensor, placement: Placement, scenes: SceneBatch, draw: Draw
+    ) -> Tensor:
+        """Print the patch, put it on every scene, and photograph it.
+
+        A crop round the patch is rendered with it; the rest is that of the clean scene. From the
+        first stage on that cannot be cropped, the whole picture is rendered.
+
+        Args:
+            patch: (1, 3, ph, pw) sRGB in [0, 1]; gradients reach it.
+            mask: (1, 1, ph, pw) in [0, 1]: the sticker's shape.
+            placement: Where the sticker lies on the sign, in mm.
+            scenes: b scenes, on the device of the patch.
+            draw: What ``sample`` returned, on that device.
+
+        Returns:
+            (b, 3, h, w) pictures, sRGB in [0, 1].
+        """
+        printed = PrintedPatch(
+            self._printed(patch, draw), mask, placement, draw.get(StickerBend), self._radial(draw)
         )
+        posed = replace(draw[self._place], patch=printed)
+        shown = Draw({**draw.params, self._place: posed})
+        light = self._scene_light(scenes, draw)
+        first, *rest = self._segments(draw, posed.picture)
+        margin = _fast_margin(first, posed.picture)
 
-    leak = uniform(ranges.ink_mixing, 3, 3) / 2
-    mixing = leak - torch.diag(leak.diagonal())
-    mixing = mixing + torch.diag(1 - mixing.sum(1))
-    balance = torch.ones(count, 3)
-    balance[:, 0], balance[:, 2] = uniform(ranges.white_balance), uniform(ranges.white_balance)
-    black = uniform(ranges.ink_black, 1).expand(3) * uniform((0.85, 1.15), 3)
-    white = uniform(ranges.paper_white, 1).expand(3) * uniform((0.96, 1.04), 3)
-    video = ranges.acts("video_probability")
-    return Draw(
-        black=black,
-        white=white if ranges.acts("paper_white") else torch.ones(3),
-        mixing=mixing,
-        ev=uniform(ranges.exposure_ev),
-        white_balance=balance,
-        contrast=uniform(ranges.contrast),
-        brightness=uniform(ranges.brightness),
-        gamma=uniform(ranges.gamma),
-        # A sign seen small is enlarged to the victim's input: the blur of that belongs to its
-        # distance.
-        sigma=(uniform(ranges.defocus_px) ** 2 + 0.2 * (scenes.enlargement**2 - 1)).sqrt(),
-        motion=uniform(ranges.motion_px),
-        motion_angle=uniform((0.0, 3.1416)),
-        read=uniform(ranges.read_noise),
-        shot=uniform(ranges.shot_noise),
-        normal=torch.randn(scenes.images.shape, generator=generator),
-        quality=uniform(ranges.jpeg_quality) if ranges.jpeg_quality != NO_CODEC else None,
-        # What follows draws from streams of its own: another effect switched on moves none of the
-        # others.
-        measured=draw_printer(colors, named("printer")),
-        patch_pixels=sample_patch_pixels(count, ranges, named("patch pixels")),
-        bend=sample_bend(count, ranges, named("bend")),
-        lighting=sample_lighting(spot, ranges, named("light")),
-        air=sample_air(spot, scenes.distance_m, ranges, named("air")),
-        radial=sample_radial(count, ranges, spot.center_px, named("lens")),
-        sensor=sample_sensor(count, height, ranges, named("sensor")),
-        tone_curve=optional("tone_curve"),
-        sharpening=optional("sharpening"),
-        picture_pixels=sample_picture_pixels(count, ranges, named("picture pixels")),
-        video=happens(named("video"), ranges.video_probability, count) if video else None,
-        video_qp=uniform_from(named("video qp"), ranges.video_qp, count) if video else None,
-    )
+        window = self._window(first, posed, margin)
+        part = window.take(light, margin)
+        picture, encoding = self._run(first, part, "linear", shown, window, margin)
+        if not window.is_whole:
+            with torch.no_grad():
+                whole = CropWindow.whole(light)
+                part = whole.take(light, margin)
+                base, _ = self._run(first, part, "linear", draw, whole, margin)
+            picture = window.paste(base, picture)
+        return self._finish(rest, picture, encoding, draw)
 
+    def without_patch(self, scenes: SceneBatch, draw: Draw) -> Tensor:
+        """Return the clean control: the same ``scenes`` under the same ``draw``."""
+        return self.photograph(self._scene_light(scenes, draw), draw)
 
-def apply(
-    patch: Tensor, mask: Tensor, placement: Placement, scenes: SceneBatch, draw: Draw
-) -> Tensor:
-    """The whole way: print the patch, put it on every scene, photograph. (1, 3, ph, pw) -> (b, 3,
-    h, w).
+    def photograph(self, light: Tensor, draw: Draw) -> Tensor:
+        """Return pictures, sRGB in [0, 1], of (b, 3, h, w) linear ``light`` under ``draw``."""
+        size = (light.shape[-2], light.shape[-1])
+        return self._finish(self._segments(draw, size), light, "linear", draw)
 
-    Only a window round the patch is rendered with it; the rest of the picture is that of the clean
-    scene.
-    """
-    light, pinhole = _scene_light(scenes, draw), _pinhole(scenes, draw)
-    edited = patch if draw.patch_pixels is None else draw.patch_pixels.apply(patch)
-    printed = printed_light(edited, draw.black, draw.white, draw.mixing, draw.measured)
-    window, margin = _window(placement, scenes, draw), _margin(light, draw)
-    part = window.take(light, margin)
-    for homography in _places(scenes):
-        picture = (light.shape[-2], light.shape[-1])
-        near = window.within(
-            reached_px(placement, homography, draw.bend, draw.radial, picture), margin
-        )
-        placed = place_patch(
-            near.take(part),
-            printed,
-            mask,
-            homography,
-            placement,
-            scenes.gain,
-            scenes.lift,
-            at=near.centers(window, margin, light),
-            pinhole=pinhole,
-            bend=draw.bend,
-        )
-        part = near.paste(part, placed)
-    seen = _photograph(part, draw, window, margin)
-    if window.is_whole:
-        return seen
-    with torch.no_grad():
-        base = photograph(light, draw)
-    return window.paste(base, seen)
+    def _printed(self, patch: Tensor, draw: Draw) -> Tensor:
+        """Return the linear light of the patch after every stage before Place."""
+        encoding: Encoding = "encoded"
+        for name, stage in self.stages.items():
+            if name == self._place:
+                break
+            if stage.acts_on != "geometry" and name in draw.params:
+                patch = stage.apply(_converted(patch, encoding, stage.encoding), draw[name])
+                encoding = stage.returns or stage.encoding
+        return _converted(patch, encoding, "linear")
 
+    def _radial(self, draw: Draw) -> Any:
+        return draw.get(LensDistortion)
 
-def without_patch(scenes: SceneBatch, draw: Draw) -> Tensor:
-    """The clean control: the same scenes under the same draw."""
-    return photograph(_scene_light(scenes, draw), draw)
+    def _scene_light(self, scenes: SceneBatch, draw: Draw) -> Tensor:
+        light = srgb_to_linear(scenes.images)
+        for name, stage in self.stages.items():
+            if stage.acts_on == "geometry" and name in draw.params:
+                light = stage.apply(light, draw[name])
+        return light
 
+    def _picture_stages(self, draw: Draw) -> Iterator[tuple[str, AnyStage]]:
+        """Yield what acts on the picture, from Place on."""
+        names = self.names[self.names.index(self._place) :]
+        for name in names:
+            if name in draw.params and self.stages[name].acts_on != "geometry":
+                yield name, self.stages[name]
 
-def photograph(light: Tensor, draw: Draw) -> Tensor:
-    """Lamp, air, lens, sensor, processor and codec: (b, 3, h, w) linear light -> sRGB in [0, 1];
-    differentiable."""
-    window, margin = CropWindow.whole(light), _margin(light, draw)
-    return _photograph(window.take(light, margin), draw, window, margin)
+    def _segments(self, draw: Draw, picture: tuple[int, int]) -> list[_Segment]:
+        """Cut the list where a stage needs the whole picture.
 
+        A foreign stage stands alone; after a codec nothing may need pixels round a crop, for its
+        blocks are counted from the picture's corner.
+        """
+        segments: list[tuple[list[str], list[int]]] = [([], [])]
+        closed, blocks = False, False
+        for name, stage in self._picture_stages(draw):
+            reach = stage.reach(draw[name], picture) if stage.windowed else 0
+            if closed or not stage.windowed or (blocks and reach):
+                segments.append(([], []))
+                blocks = False
+            segments[-1][0].append(name)
+            segments[-1][1].append(reach)
+            closed, blocks = not stage.windowed, blocks or stage.blockwise
+        return [_Segment(tuple(names), tuple(reaches)) for names, reaches in segments]
 
-def _photograph(light: Tensor, draw: Draw, window: CropWindow, margin: int) -> Tensor:
-    """As :func:`photograph`, of a window of the picture whose light is given with ``margin`` px
-    round it."""
-    ring = _ring(draw)
-    lit = _on_the_way(light, draw, window.columns(margin, light), window.rows(margin, light))
-    exposed = photometry.expose(lit, draw.ev, draw.white_balance)
-    sharp = not bool((draw.sigma + draw.motion).any())
-    focused = (
-        exposed
-        if sharp
-        else blur_and_noise.blurred(exposed, draw.sigma, draw.motion, draw.motion_angle)
-    )
-    seen = blur_and_noise.cut_margin(focused, margin - ring)
-    normal = window.take(draw.normal.to(light), ring)
-    if draw.sensor is not None:
-        seen = expose_sensor(
-            banded(seen, window.rows(ring, light), draw.sensor), normal, draw.sensor
-        )
-    encoded = _processed(photometry.linear_to_srgb(seen.clamp(0, 1)), draw)
-    inner = blur_and_noise.cut_margin(encoded, ring)
-    if bool((draw.read + draw.shot).any()):
-        inner = blur_and_noise.sensor_noise(
-            inner, blur_and_noise.cut_margin(normal, ring), draw.read, draw.shot
-        )
-    return _coded(inner.clamp(0, 1), draw)
+    def _window(self, segment: _Segment, pose: ScenePose, margin: int) -> CropWindow:
+        """Return the part of the picture that the patch can reach within the first segment."""
+        if not segment.names:
+            return CropWindow(pose.picture, pose.picture)
+        return window_round(reached_box(pose), pose.picture, margin)
+
+    def _run(
+        self,
+        segment: _Segment,
+        images: Tensor,
+        encoding: Encoding,
+        draw: Draw,
+        window: CropWindow,
+        margin: int,
+    ) -> tuple[Tensor, Encoding]:
+        """Apply a segment to a crop with ``margin`` px round it; they are used up stage by stage."""
+        spare = margin - segment.margin
+        for name, reach in zip(segment.names, segment.reaches, strict=True):
+            stage, params = self.stages[name], draw[name]
+            if stage.windowed:
+                params = stage.crop(params, window, margin)
+            images = stage.apply(_converted(images, encoding, stage.encoding), params)
+            encoding = stage.returns or stage.encoding
+
+            # The first stage that mixes pixels also takes what rounding added to the margin.
+            used = reach + spare if reach else 0
+            images, margin, spare = (
+                cut_margin(images, used),
+                margin - used,
+                spare if not used else 0,
+            )
+        return cut_margin(images, margin), encoding
+
+    def _finish(
+        self, segments: Sequence[_Segment], images: Tensor, encoding: Encoding, draw: Draw
+    ) -> Tensor:
+        """Apply segments to whole pictures and return them encoded."""
+        whole = CropWindow.whole(images)
+        for segment in segments:
+            margin = _fast_margin(segment, whole.size)
+            part = whole.take(images, margin)
+            images, encoding = self._run(segment, part, encoding, draw, whole, margin)
+        return _converted(images, encoding, "encoded").clamp(0, 1)
 
 
-def _on_the_way(light: Tensor, draw: Draw, xs: Tensor, ys: Tensor) -> Tensor:
-    """Lamp and air, at pixel centers."""
-    lit = light if draw.lighting is None else illuminate(light, xs, ys, draw.lighting)
-    return lit if draw.air is None else look_through(lit, xs, ys, draw.air)
+def _converted(images: Tensor, have: Encoding, want: Encoding) -> Tensor:
+    """Encode or decode images; light beyond white is clipped by the encoding."""
+    if have == want:
+        return images
+    return linear_to_srgb(images.clamp(0, 1)) if want == "encoded" else srgb_to_linear(images)
 
 
-def _processed(encoded: Tensor, draw: Draw) -> Tensor:
-    """Tone, sharpening and papers' pixel arithmetic."""
-    plain = bool(((draw.contrast == 1) & (draw.brightness == 0) & (draw.gamma == 1)).all())
-    image = (
-        encoded if plain else photometry.tone(encoded, draw.contrast, draw.brightness, draw.gamma)
-    )
-    if draw.tone_curve is not None:
-        image = tone_curve(image, draw.tone_curve)
-    if draw.sharpening is not None:
-        image = sharpen(image, draw.sharpening)
-    return image if draw.picture_pixels is None else draw.picture_pixels.apply(image)
-
-
-def _coded(image: Tensor, draw: Draw) -> Tensor:
-    """The file or the stream."""
-    if draw.quality is None:
-        return image
-    if draw.video is None or draw.video_qp is None:
-        return differentiable_jpeg(image, draw.quality)
-    return stream(image, draw.quality, draw.video, draw.video_qp)
-
-
-def _scene_light(scenes: SceneBatch, draw: Draw) -> Tensor:
-    light = photometry.srgb_to_linear(scenes.images)
-    return light if draw.radial is None else distort(light, draw.radial)
-
-
-def _pinhole(scenes: SceneBatch, draw: Draw) -> Lookup | None:
-    picture = (scenes.images.shape[-2], scenes.images.shape[-1])
-    return (
-        None if draw.radial is None else partial(undistorted, radial=draw.radial, picture=picture)
-    )
-
-
-def _places(scenes: SceneBatch) -> tuple[Tensor, ...]:
-    """Where the patch lies in each scene: (b, 3, 3) each."""
-    return (scenes.homography, *(() if scenes.others is None else scenes.others.unbind(1)))
-
-
-def _ring(draw: Draw) -> int:
-    return RING if draw.sensor is not None or draw.sharpening is not None else 0
-
-
-def _margin(light: Tensor, draw: Draw) -> int:
-    """Pixels that the picture needs round it: the lens's reach, and the sensor's and the
-    sharpening's.
+def _fast_margin(segment: _Segment, picture: tuple[int, int]) -> int:
+    """Return the px that a segment needs round the picture, or a few more.
 
     Rounded up to where the Fourier transform of a square picture is fast.
     """
-    height, width = light.shape[-2:]
-    least = blur_and_noise.lens_reach(draw.sigma, draw.motion, (height, width)) + _ring(draw)
-    return min(
-        (blur_and_noise.smooth_size(height + 2 * least) - height) // 2
-        if height % 2 == 0
-        else least,
-        height - 1,
-        width - 1,
-    )
-
-
-def _window(placement: Placement, scenes: SceneBatch, draw: Draw) -> CropWindow:
-    """The part of the picture that the patch can reach."""
-    picture = (scenes.images.shape[-2], scenes.images.shape[-1])
-    boxes = torch.stack(
-        [reached_px(placement, h, draw.bend, draw.radial, picture) for h in _places(scenes)]
-    )
-    return window_round(
-        torch.cat([boxes[..., :2].amin(0), boxes[..., 2:].amax(0)], -1),
-        picture,
-        _margin(scenes.images, draw),
-    )
+    height, width = picture
+    least = segment.margin
+    if least == 0:
+        return 0
+    rounded = (smooth_size(height + 2 * least) - height) // 2 if height % 2 == 0 else least
+    return min(rounded, height - 1, width - 1)

@@ -10,7 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from physadv.eot.presets import PRESETS, SOURCES
-from physadv.eot.ranges import EotRanges, Range
+from physadv.eot.ranges import EotRanges
+from physadv.eot.stage import Range
 
 BEGIN, END = "<!-- presets -->", "<!-- end of presets -->"
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from physadv.core.errors import OptionError
-from physadv.eot.ranges import NOTHING, EotRanges, Range
-
-__all__ = ["PRESETS", "SOURCES", "EotRanges", "Range", "eot_preset"]
+from physadv.eot.ranges import NOTHING, EotRanges
 
 FOOT_M = 0.3048
 

@@ -15,12 +15,13 @@ from physadv.attacks.patch_loop import optimize
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.rows import Row
 from physadv.core.types import Detections, Model, Prediction
-from physadv.eot import pipeline
 from physadv.eot.color_map import ColorMap
+from physadv.eot.pipeline import Draw, Pipeline
 from physadv.eot.placement import Placement
-from physadv.eot.presets import EotRanges
+from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.load import SceneSources
-from physadv.eot.scenes.signs import SceneBatch, SceneSize, SceneSource
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.scenes.signs import SceneSize, SceneSource
 from physadv.eot.warp import apply_homography, square_corners
 from physadv.evaluation.metrics.detection import DetectionMetrics, scene_rows, summarize_detection
 from physadv.evaluation.metrics.intervals import Rate, clustered, wilson
@@ -62,6 +63,15 @@ class PatchTask:
     look: PatchAppearance = field(default_factory=PatchAppearance)
     colors: ColorMap | None = None
     """A measured printer and camera in place of the drawn inks."""
+    pipeline: Pipeline | None = None
+    """What lies between print and model; None: the built-in stages under ``ranges``."""
+
+    @property
+    def stages(self) -> Pipeline:
+        """The pipeline that every draw goes through."""
+        if self.pipeline is not None:
+            return self.pipeline
+        return Pipeline.from_ranges(self.ranges, colors=self.colors)
 
     def goal_of(self, model: int) -> PatchGoal:
         """The goal in the terms of one of the victims."""
@@ -90,14 +100,15 @@ def render_scenes(
     judged in them."""
     draw = draw_of(task, scenes, name)
     moved = scenes.to(task.device)
-    images = pipeline.apply(patch, task.mask.to(task.device), task.placement, moved, draw)
+    mask = task.mask.to(task.device)
+    images = task.stages.apply(patch, mask, task.placement, moved, draw)
     return images, marks_of(task, moved)
 
 
-def draw_of(task: PatchTask, scenes: SceneBatch, name: tuple[str | int, ...]) -> pipeline.Draw:
+def draw_of(task: PatchTask, scenes: SceneBatch, name: tuple[str | int, ...]) -> Draw:
     """The EOT draw named ``name`` for these scenes, on the task's device."""
     rng = generator(task.seed, "eot", *name)
-    return pipeline.sample(scenes, task.ranges, rng, colors=task.colors).to(task.device)
+    return task.stages.sample(scenes, rng).to(task.device)
 
 
 def marks_of(task: PatchTask, scenes: SceneBatch) -> Annotations:
@@ -339,7 +350,7 @@ def _block(
         return render_scenes(task, textures[block].to(task.device), scenes, name)
     draw = draw_of(task, scenes, name)
     moved = scenes.to(task.device)
-    return pipeline.without_patch(moved, draw), marks_of(task, moved)
+    return task.stages.without_patch(moved, draw), marks_of(task, moved)
 
 
 def summarize_rows(rows: Sequence[Row], *, by_group: bool) -> PatchMeasurement:

@@ -320,7 +320,7 @@ def recognized_photos(
     """Which located signs the victim sees as the true class in at least half of a few mild,
     unpatched views."""
     from physadv.core.random_streams import numpy_generator
-    from physadv.eot.presets import EotRanges
+    from physadv.eot.ranges import EotRanges
     from physadv.patches.optimize import sign_boxes
 
     mild = EotRanges(

@@ -18,7 +18,6 @@ from physadv.defenses.patch_removal import (
     trained,
 )
 from physadv.defenses.registry import defend
-from physadv.eot import pipeline
 from physadv.patches.bundle import read_bundle
 from physadv.patches.optimize import draw_of, render_scenes, scenes_of
 from physadv.patches.reverify import settings_from_bundle
@@ -113,7 +112,7 @@ def test_the_ready_made_sticker_goes_and_the_sign_is_read_again() -> None:
     task, model = build_task(settings_from_bundle(bundle))
     scenes = scenes_of(task, task.material.test, 16, "remover test")
     seen, _ = render_scenes(task, bundle.patch, scenes, ("remover test",))
-    bare = pipeline.without_patch(scenes, draw_of(task, scenes, ("remover test",)))
+    bare = task.stages.without_patch(scenes, draw_of(task, scenes, ("remover test",)))
     behind = defend(model, "remover")
     read = [
         int((net(x).argmax(1) == 14).sum())

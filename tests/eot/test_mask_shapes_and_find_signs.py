@@ -15,7 +15,7 @@ from physadv.core.errors import DataError, GeometryError, ImageError, OptionErro
 from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import sign_face
 from physadv.eot.mask_shapes import area_share, make_mask
-from physadv.eot.presets import EotRanges
+from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.find_signs import find_signs, read_boxes
 from physadv.eot.scenes.load import load_scene_sources
 from physadv.eot.scenes.signs import DrawnScenes, PhotoScenes, PhotoSign, SceneSize, relight

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from physadv.core.random_streams import generator, numpy_generator
-from physadv.eot import pipeline
+from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
-from physadv.eot.presets import EotRanges
+from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.photos import (
     Anywhere,
     OnObjects,
@@ -20,7 +20,8 @@ from physadv.eot.scenes.photos import (
     patch_boxes,
     shrink,
 )
-from physadv.eot.scenes.signs import SceneBatch, SceneSize
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.scenes.signs import SceneSize
 
 VIEW = SceneSize(96, False)
 FLAT = EotRanges(yaw_deg=(0, 0), pitch_deg=(0, 0))
@@ -117,7 +118,8 @@ def test_scenes_replay_and_reach_the_chain() -> None:
     assert torch.equal(first.images, again.images)
     assert torch.equal(first.homography, again.homography)
     patch = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
-    draw = pipeline.sample(first, EotRanges(), generator(0, "e"))
+    pipeline = Pipeline.from_ranges(EotRanges())
+    draw = pipeline.sample(first, generator(0, "e"))
     picture = pipeline.apply(patch, torch.ones(1, 1, 8, 8), Placement(100, 100), first, draw)
     clean = pipeline.without_patch(first, draw)
     changed = ((picture - clean).abs().amax(1) > 0.02).float().mean((1, 2))
@@ -142,7 +144,8 @@ def test_a_patch_of_any_size_shows_in_the_picture(share: float) -> None:
     scenes = Anywhere([gray("a")], lie).sample(
         4, SceneSize(64, False), EotRanges(), numpy_generator(0, "z")
     )
-    draw = pipeline.sample(scenes, EotRanges(), generator(0, "e"))
+    pipeline = Pipeline.from_ranges(EotRanges())
+    draw = pipeline.sample(scenes, generator(0, "e"))
     blue = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     shown = pipeline.apply(blue, torch.ones(1, 1, 8, 8), Placement(100, 100), scenes, draw)
     changed = (

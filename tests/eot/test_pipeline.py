@@ -11,14 +11,17 @@ from torch import Tensor
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.sign_artwork import sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
-from physadv.eot import pipeline
 from physadv.eot.mask_shapes import make_mask
+from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement, place_patch
-from physadv.eot.presets import EotRanges
-from physadv.eot.scenes.signs import DrawnScenes, SceneBatch, SceneSize
-from physadv.eot.transforms import blur_and_noise, photometry
+from physadv.eot.ranges import EotRanges
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.scenes.signs import DrawnScenes, SceneSize
+from physadv.eot.transforms import blur, photometry
 from physadv.eot.transforms.codec import differentiable_jpeg
+from physadv.eot.transforms.exposure import expose
 from physadv.eot.transforms.printer import printed_light
+from physadv.eot.transforms.tone import tone
 
 
 @pytest.fixture(scope="module")
@@ -96,23 +99,17 @@ def _pulse() -> Tensor:
 def test_lens_spreads_light_by_its_sigma() -> None:
     """A point becomes a Gaussian: energy kept, second moment sigma squared; without blur the
     picture is unchanged."""
-    out = blur_and_noise.lens(
-        _pulse(), torch.tensor([2.0]), torch.tensor([0.0]), torch.tensor([0.0])
-    )[0, 0]
+    out = blur.lens(_pulse(), torch.tensor([2.0]), torch.tensor([0.0]), torch.tensor([0.0]))[0, 0]
     offsets = torch.arange(41.0) - 20
     assert float(out.sum()) == pytest.approx(1, abs=1e-3)
     assert float((out.sum(0) * offsets**2).sum()) == pytest.approx(4.0, rel=0.02)
     picture = torch.rand(1, 3, 20, 20)
-    torch.testing.assert_close(
-        blur_and_noise.lens(picture, *torch.zeros(3, 1)), picture, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(blur.lens(picture, *torch.zeros(3, 1)), picture, atol=1e-5, rtol=0)
 
 
 def test_motion_goes_along_its_angle() -> None:
     """Motion of 6 px at 0 degrees spreads a point along its row only, with variance length^2 / 12."""
-    out = blur_and_noise.lens(
-        _pulse(), torch.tensor([1.0]), torch.tensor([6.0]), torch.tensor([0.0])
-    )[0, 0]
+    out = blur.lens(_pulse(), torch.tensor([1.0]), torch.tensor([6.0]), torch.tensor([0.0]))[0, 0]
     offsets = torch.arange(41.0) - 20
     along, across = float((out.sum(0) * offsets**2).sum()), float((out.sum(1) * offsets**2).sum())
     assert along == pytest.approx(1.0 + 3.0, rel=0.05)
@@ -135,13 +132,15 @@ def test_the_chain_replays_and_differs_between_draws(scenes: SceneBatch) -> None
     patch, mask = torch.rand(1, 3, 24, 32), make_mask("rectangle", 240, 180, longest_px=32)
     place_at = Placement(240, 180, (0.0, 150.0))
 
+    pipeline = Pipeline.from_ranges(EotRanges())
+
     def photo(seed: int) -> Tensor:
         return pipeline.apply(
             patch,
             mask,
             place_at,
             scenes,
-            pipeline.sample(scenes, EotRanges(), generator(seed, "eot")),
+            pipeline.sample(scenes, generator(seed, "eot")),
         )
 
     first = photo(1)
@@ -153,7 +152,7 @@ def test_the_chain_replays_and_differs_between_draws(scenes: SceneBatch) -> None
 def test_the_chain_leaves_the_global_rng_alone(scenes: SceneBatch) -> None:
     """Sampling moves neither torch's nor numpy's global generator."""
     before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    pipeline.sample(scenes, EotRanges(), generator(0, "x"))
+    Pipeline.from_ranges(EotRanges()).sample(scenes, generator(0, "x"))
     assert torch.equal(before, torch.random.get_rng_state())
     assert (numpy_before == np.random.get_state()[1]).all()  # noqa: NPY002
 
@@ -175,10 +174,8 @@ def test_smooth_part_of_the_chain_has_true_gradients() -> None:
     def chain_of(p: Tensor) -> Tensor:
         light = printed_light(p, 0.03 * three[0], 0.8 * three[0], mixing)
         placed = place_patch(back, light, mask, homography, Placement(8, 7), three, 0.01 * three)
-        seen = blur_and_noise.lens(
-            photometry.expose(placed, 0.2 * one, 0.95 * three), 0.7 * one, one, 0.5 * one
-        )
-        return photometry.tone(
+        seen = blur.lens(expose(placed, 0.2 * one, 0.95 * three), 0.7 * one, one, 0.5 * one)
+        return tone(
             photometry.linear_to_srgb(seen.clamp(1e-4, 1)), 1.1 * one, 0.02 * one, 1.1 * one
         )
 

@@ -4,7 +4,7 @@ in the docs."""
 from __future__ import annotations
 
 import hashlib
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,15 +15,26 @@ from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.sign_artwork import sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
-from physadv.eot import pipeline
 from physadv.eot.crop_window import CropWindow, window_round
 from physadv.eot.mask_shapes import make_mask
+from physadv.eot.pipeline import Draw, Pipeline
 from physadv.eot.placement import Placement
 from physadv.eot.preset_table import presets_table
-from physadv.eot.presets import PRESETS, SOURCES, EotRanges, eot_preset
-from physadv.eot.ranges import EFFECTS, NEUTRAL, NOTHING, without
-from physadv.eot.scenes.signs import DrawnScenes, SceneBatch, SceneSize
+from physadv.eot.presets import PRESETS, SOURCES, eot_preset
+from physadv.eot.ranges import EFFECTS, NEUTRAL, NOTHING, EotRanges, without
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.scenes.signs import DrawnScenes, SceneSize
 from physadv.eot.transforms import photometry
+from physadv.eot.transforms.air import OccluderAndHaze
+from physadv.eot.transforms.blur import LensBlur
+from physadv.eot.transforms.codec import FileOrStream
+from physadv.eot.transforms.exposure import Exposure
+from physadv.eot.transforms.noise import EncodedNoise
+from physadv.eot.transforms.patch_pixels import PatchEdits
+from physadv.eot.transforms.place import Place
+from physadv.eot.transforms.printer import Printer
+from physadv.eot.transforms.tone import Tone
+from physadv.eot.transforms.tone_curve import ToneCurve
 
 PAGE = Path(__file__).parents[2] / "docs" / "eot.md"
 PLACED = Placement(190, 150, (0.0, 95.0))
@@ -38,8 +49,13 @@ def scenes_for(
     return source.sample(count, SceneSize(size, whole_frame), ranges, numpy_generator(0, "scenes"))
 
 
+def drawn(scenes: SceneBatch, ranges: EotRanges) -> Draw:
+    return Pipeline.from_ranges(ranges).sample(scenes, generator(0, "eot"))
+
+
 def photo(patch: Tensor, scenes: SceneBatch, ranges: EotRanges, seed: int = 1) -> Tensor:
-    draw = pipeline.sample(scenes, ranges, generator(seed, "eot"))
+    pipeline = Pipeline.from_ranges(ranges)
+    draw = pipeline.sample(scenes, generator(seed, "eot"))
     return pipeline.apply(patch, make_mask("circle", 190, 150, longest_px=32), PLACED, scenes, draw)
 
 
@@ -47,47 +63,30 @@ def test_default_draws_stay_what_they_were() -> None:
     """The draws of `default`, on which the cards of shipped bundles rest, are those of 0.1 bit for
     bit."""
     scenes = scenes_for(EotRanges())
-    draw = pipeline.sample(scenes, EotRanges(), generator(0, "eot"))
-    names = (
-        "black",
-        "white",
-        "mixing",
-        "ev",
-        "white_balance",
-        "contrast",
-        "brightness",
-        "gamma",
-        "motion",
-        "read",
-        "shot",
-        "normal",
-        "quality",
+    draw = drawn(scenes, EotRanges())
+    inks, light, tone = draw[Printer], draw[Exposure], draw[Tone]
+    noise, codec = draw[EncodedNoise], draw[FileOrStream]
+    values = (
+        *(inks.black, inks.white, inks.mixing, light.ev, light.white_balance),
+        *(tone.contrast, tone.brightness, tone.gamma, draw[LensBlur].motion_px),
+        *(noise.read, noise.shot, noise.normal, codec.quality),
     )
-    digest = hashlib.sha256(
-        b"".join(getattr(draw, name).numpy().tobytes() for name in names)
-    ).hexdigest()
+    digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in values)).hexdigest()
     assert digest[:16] == "60d042ef35429f5b"
-    others = {f.name for f in fields(draw)} - {*names, "sigma", "motion_angle"}
-    assert all(getattr(draw, name) is None for name in others)
+    acting = {Place, Printer, Exposure, LensBlur, Tone, EncodedNoise, FileOrStream}
+    assert set(draw.params) == {stage.__name__ for stage in acting}
 
 
 def test_another_effect_moves_no_draw() -> None:
     """Switching effects on leaves the draws of all others as they are."""
     scenes = scenes_for(EotRanges())
-    plain = pipeline.sample(scenes, EotRanges(), generator(0, "eot"))
+    plain = drawn(scenes, EotRanges())
     more = replace(EotRanges(), bend_mm=(0.0, 2.0), haze_per_km=(0.0, 9.0), tone_curve=(0.0, 1.0))
-    one, two = (
-        pipeline.sample(scenes, r, generator(0, "eot"))
-        for r in (more, replace(more, curl_deg=(0.0, 20.0)))
-    )
-    assert torch.equal(one.normal, plain.normal)
-    assert torch.equal(one.ev, plain.ev)
-    assert one.air is not None
-    assert two.air is not None
-    assert torch.equal(one.air.clear, two.air.clear)
-    assert one.tone_curve is not None
-    assert two.tone_curve is not None
-    assert torch.equal(one.tone_curve, two.tone_curve)
+    one, two = (drawn(scenes, r) for r in (more, replace(more, curl_deg=(0.0, 20.0))))
+    assert torch.equal(one[EncodedNoise].normal, plain[EncodedNoise].normal)
+    assert torch.equal(one[Exposure].ev, plain[Exposure].ev)
+    assert torch.equal(one[OccluderAndHaze].clear, two[OccluderAndHaze].clear)
+    assert torch.equal(one[ToneCurve], two[ToneCurve])
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -109,7 +108,8 @@ def test_all_effects_off_leave_the_scene_and_the_patch() -> None:
     """With every range at its neutral value the chain is the identity on the scene, and the patch
     keeps its color."""
     scenes = scenes_for(NOTHING, 128)
-    draw = pipeline.sample(scenes, NOTHING, generator(0, "off"))
+    pipeline = Pipeline.from_ranges(NOTHING)
+    draw = pipeline.sample(scenes, generator(0, "off"))
     torch.testing.assert_close(
         pipeline.without_patch(scenes, draw), scenes.images, atol=1e-4, rtol=0
     )
@@ -135,7 +135,8 @@ def test_equal_ends_switch_an_effect_off(name: str) -> None:
     only = replace(NOTHING, **{name: getattr(eot_preset("camera"), name)})
     if only.acts(name):
         assert name in only.as_dict()
-    off = pipeline.sample(scenes, replace(only, **{name: NEUTRAL[name]}), generator(0, "one"))
+    pipeline = Pipeline.from_ranges(replace(only, **{name: NEUTRAL[name]}))
+    off = pipeline.sample(scenes, generator(0, "one"))
     torch.testing.assert_close(
         pipeline.without_patch(scenes, off), scenes.images, atol=1e-4, rtol=0
     )
@@ -171,10 +172,8 @@ def test_published_ranges_are_exact() -> None:
 def test_thys_stays_within_its_ranges_on_the_patch() -> None:
     """A gray patch of 0.5 under `thys` lies within 0.5 x (0.8..1.2) + 0.1 + 0.1 of itself, and
     differs by scene."""
-    draw = pipeline.sample(
-        scenes_for(NOTHING), eot_preset("thys"), generator(0, "thys")
-    ).patch_pixels
-    assert draw is not None
+    pipeline = Pipeline.from_ranges(eot_preset("thys"))
+    draw = pipeline.sample(scenes_for(NOTHING), generator(0, "thys"))[PatchEdits]
     out = draw.apply(torch.full((1, 3, 20, 20), 0.5))
     assert float(out.min()) >= 0.2
     assert float(out.max()) <= 0.8
@@ -216,9 +215,8 @@ def test_a_window_shows_what_the_whole_picture_shows(
     weights = torch.rand(scenes.images.shape, generator=generator(0, "weights"))
     small = photo(patch, scenes, ranges)
     (gradient,) = torch.autograd.grad((small * weights).sum(), patch)
-    monkeypatch.setattr(
-        pipeline, "_window", lambda placement, batch, draw: CropWindow.whole(batch.images)
-    )
+    whole = CropWindow.whole(scenes.images)
+    monkeypatch.setattr(Pipeline, "_window", lambda *_: whole)
     large = photo(patch, scenes, ranges)
     (expected,) = torch.autograd.grad((large * weights).sum(), patch)
     # A coefficient on the edge between two steps of the codec may fall either way.
@@ -262,7 +260,8 @@ def test_camera_light_is_linear_before_the_curve() -> None:
     ranges = replace(NOTHING, exposure_ev=(1.0, 1.0))
     scenes = scenes_for(ranges)
     dim = replace(scenes, images=scenes.images * 0.4)
-    draw = pipeline.sample(dim, ranges, generator(0, "ev"))
+    pipeline = Pipeline.from_ranges(ranges)
+    draw = pipeline.sample(dim, generator(0, "ev"))
     seen = photometry.srgb_to_linear(pipeline.without_patch(dim, draw))
     torch.testing.assert_close(seen, 2 * photometry.srgb_to_linear(dim.images), atol=1e-4, rtol=0)
 

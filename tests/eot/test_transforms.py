@@ -17,14 +17,18 @@ from torch import Tensor
 
 from physadv.core.random_streams import generator
 from physadv.eot.placement import Placement, place_patch
-from physadv.eot.transforms import blur_and_noise, photometry
+from physadv.eot.transforms import blur
 from physadv.eot.transforms.air import Air, look_through, transmission
 from physadv.eot.transforms.bend import CONTROL, FIELD, Bend, thin_plate, unbend
-from physadv.eot.transforms.codec import differentiable_jpeg, stream
-from physadv.eot.transforms.image_processing import PatchPixels, PicturePixels, sharpen, tone_curve
+from physadv.eot.transforms.codec import differentiable_jpeg, file_or_frame
+from physadv.eot.transforms.exposure import expose
 from physadv.eot.transforms.lens_distortion import Radial, distorted, focal_length_px, undistorted
 from physadv.eot.transforms.light import Lighting, Spot, illuminate, sign_spot, temperature_gains
+from physadv.eot.transforms.patch_pixels import PatchPixels
+from physadv.eot.transforms.pixel_arithmetic import PicturePixels
 from physadv.eot.transforms.sensor import Sensor, banded, demosaiced, expose_sensor
+from physadv.eot.transforms.sharpening import sharpen
+from physadv.eot.transforms.tone_curve import tone_curve
 from physadv.eot.warp import pixel_centers, pose_homography, warp_texture
 
 DOUBLE = torch.float64
@@ -87,8 +91,8 @@ def lit(draw: Lighting, light: Tensor | None = None) -> Tensor:
 def test_one_ev_doubles_the_light() -> None:
     """An exposure of +1 EV doubles linear light, -1 EV halves it."""
     light = one(0.2, 1, 3, 4, 4)
-    torch.testing.assert_close(photometry.expose(light, one(1), one(1, 1, 3)), 2 * light)
-    torch.testing.assert_close(photometry.expose(light, one(-1), one(1, 1, 3)), light / 2)
+    torch.testing.assert_close(expose(light, one(1), one(1, 1, 3)), 2 * light)
+    torch.testing.assert_close(expose(light, one(-1), one(1, 1, 3)), light / 2)
 
 
 def test_light_at_rest_changes_nothing() -> None:
@@ -279,7 +283,7 @@ def test_motion_of_n_px_moves_n_px() -> None:
     """Motion of 8 px smears a point over 8 px: its spread is that of a box 8 px wide."""
     point = torch.zeros(1, 3, 9, 65, dtype=DOUBLE)
     point[..., 32] = 1
-    out = blur_and_noise.lens(point, one(1.2), one(8), one(0))[0, 0, 4]
+    out = blur.lens(point, one(1.2), one(8), one(0))[0, 0, 4]
     offsets = torch.arange(65, dtype=DOUBLE) - 32
     assert float((out * offsets**2).sum()) == pytest.approx(1.2**2 + 8**2 / 12, rel=1e-3)
 
@@ -410,12 +414,12 @@ def test_stream_is_jpeg_for_files_and_its_step_doubles_every_six() -> None:
     the quantizer."""
     image = torch.rand(1, 3, 64, 64, generator=generator(0, "codec")).expand(2, -1, -1, -1)
     quality = torch.tensor([60.0, 60.0])
-    out = stream(image, quality, torch.tensor([0.0, 1.0]), torch.tensor([30.0, 30.0]))
+    out = file_or_frame(image, quality, torch.tensor([0.0, 1.0]), torch.tensor([30.0, 30.0]))
     torch.testing.assert_close(out[:1], differentiable_jpeg(image[:1], quality[:1]))
     gray = image[:1].mean(1, keepdim=True).expand(1, 3, 64, 64) * 0.5 + 0.25
 
     def error(qp: float) -> float:
-        coded = stream(gray, quality[:1], torch.ones(1), torch.tensor([qp]))
+        coded = file_or_frame(gray, quality[:1], torch.ones(1), torch.tensor([qp]))
         return float((coded - gray).square().mean().sqrt())
 
     assert error(28) / error(22) == pytest.approx(2, rel=0.15)
@@ -441,8 +445,8 @@ GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
         x, centers(6, 8)[1], replace(ideal(), rolling_ev=one(0.5), rolling_px=one(4))
     ),
     "filter array": demosaiced,
-    "lens": lambda x: blur_and_noise.lens(x, one(0.8), one(2), one(0.3)),
-    "exposure": lambda x: photometry.expose(x, one(0.3), one(0.9, 1, 3)),
+    "lens": lambda x: blur.lens(x, one(0.8), one(2), one(0.3)),
+    "exposure": lambda x: expose(x, one(0.3), one(0.9, 1, 3)),
     "tone curve": lambda x: tone_curve(x, one(0.7)),
     "sharpening": lambda x: sharpen(x, one(0.7)),
     "picture pixels": PicturePixels(one(1.1, 1, 3), one(0.02, 1, 3)).apply,

@@ -123,7 +123,7 @@ def test_a_universal_patch_turns_every_photo(photos: Path, tmp_path: Path) -> No
 
 
 def _view() -> tuple[object, ...]:
-    from physadv.eot.presets import EotRanges
+    from physadv.eot.ranges import EotRanges
     from physadv.eot.scenes.signs import SceneSize
 
     return SceneSize(32, False), EotRanges(), numpy_generator(0, "v")

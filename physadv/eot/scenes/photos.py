@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from physadv.core.image_io import Array
-from physadv.eot.presets import EotRanges, Range
+from physadv.eot.ranges import EotRanges
+from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.signs import (
     Float,
     Matrix,
-    SceneBatch,
     SceneSize,
     batch_of,
     draw_pose,
     for_opencv,
     to_pixels,
 )
+from physadv.eot.stage import Range
 from physadv.eot.warp import apply_homography
 from physadv.threat.patch_goals import Annotations
 

@@ -18,35 +18,14 @@ from torch import Tensor
 
 from physadv.core.image_io import Array
 from physadv.core.sign_artwork import SignFace, sign_face
-from physadv.eot.presets import EotRanges, Range
+from physadv.eot.ranges import EotRanges
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.stage import Range
 from physadv.eot.transforms.lens_distortion import focal_length_px
 from physadv.eot.warp import pose_homography
-from physadv.threat.patch_goals import Annotations
 
 Matrix = npt.NDArray[np.float64]
 Float = npt.NDArray[np.floating]
-
-
-@dataclass(frozen=True)
-class SceneBatch:
-    """b scenes with the sign in them and no patch on it yet."""
-
-    images: Tensor  # (b, 3, h, w) sRGB in [0, 1]
-    homography: Tensor  # (b, 3, 3) sign plane in mm -> px
-    gain: Tensor  # (b, 3) linear gain that relights a patch to the scene
-    lift: Tensor  # (b, 3) linear offset (veil) of the scene
-    enlargement: Tensor  # (b,) px of the picture per px of the camera that saw it
-    groups: tuple[str, ...]  # which photo or drawing each scene comes from
-    marks: Annotations | None = None  # what is judged where that is not the one sign a scene
-    others: Tensor | None = None  # (b, k, 3, 3) further places of the patch in each scene
-    distance_m: Tensor | None = None  # (b,) camera to sign, where it is known
-
-    def to(self, device: torch.device) -> SceneBatch:
-        """The same scenes on another device."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "groups"}
-        return replace(
-            self, **{name: part.to(device) for name, part in parts.items() if part is not None}
-        )
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from physadv.eot.ranges import EotRanges
-from physadv.eot.sampling import broadcast_parameters, draw_uniform, happens
-from physadv.eot.transforms.light import REACH_MM, Spot
+from physadv.eot.crop_window import CropWindow
+from physadv.eot.sampling import DrawStream, broadcast_parameters, draw_uniform, happens
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.transforms.light import REACH_MM, Spot, sign_spot
+from physadv.eot.warp import pixel_centers
 
 UNKNOWN_M = 10.0
 """Distance taken where a scene does not know its own."""
+
+
+@dataclass(frozen=True)
+class AirRanges(StageRanges):
+    """Ranges of what stands and hangs before the sign."""
+
+    occlusion_probability: Range = span(0, 0, effects=("light",))
+    occlusion_mm: Range = span(0, 0)
+    """Width of a branch or leaf before the sign."""
+    haze_per_km: Range = span(0, 0, effects=("light",))
+    """Extinction of the air; 3.9 over the visibility in km (Koschmieder 1924)."""
 
 
 @dataclass(frozen=True)
@@ -28,27 +42,7 @@ class Air:
     color: Tensor  # (b, 3) its light
     clear: Tensor  # (b,) share of light that the haze lets through
     airlight: Tensor  # (b,) light of the haze itself
-
-
-def sample_air(
-    spot: Spot, distance_m: Tensor | None, ranges: EotRanges, generator: torch.Generator
-) -> Air | None:
-    """Draw occluder and haze of b scenes; None where neither acts."""
-    if not (ranges.acts("occlusion_probability") or ranges.acts("haze_per_km")):
-        return None
-    count, g = len(spot.px_per_mm), generator
-    away = torch.full((count,), UNKNOWN_M) if distance_m is None else distance_m
-    return Air(
-        spot=spot,
-        present=happens(g, ranges.occlusion_probability, count),
-        width_mm=draw_uniform(g, ranges.occlusion_mm, count),
-        length=draw_uniform(g, (1.5, 12.0), count),
-        at_mm=draw_uniform(g, (-REACH_MM, REACH_MM), count, 2),
-        angle=draw_uniform(g, (0.0, torch.pi), count),
-        color=draw_uniform(g, (0.02, 0.3), count, 1) * draw_uniform(g, (0.6, 1.0), count, 3),
-        clear=transmission(draw_uniform(g, ranges.haze_per_km, count), away),
-        airlight=draw_uniform(g, (0.5, 0.9), count),
-    )
+    centers: tuple[Tensor, Tensor] | None = None  # px of a crop; None: the whole picture
 
 
 def transmission(extinction_per_km: Tensor, distance_m: Tensor) -> Tensor:
@@ -75,3 +69,39 @@ def occluder_cover(xs: Tensor, ys: Tensor, draw: Air) -> Tensor:
     across = (dy * turn.cos() - dx * turn.sin()) / half
     radius = (along**2 + across**2).clamp(min=1e-12).sqrt()
     return ((1 - radius) * half * draw.spot.px_per_mm.to(xs)[:, None, None] + 0.5).clamp(0, 1)
+
+
+class OccluderAndHaze(Stage[AirRanges, Air]):
+    """A branch or leaf in the way, and haze by distance."""
+
+    encoding = "linear"
+    windowed = True
+
+    def sample(self, batch: SceneBatch, ranges: AirRanges, stream: DrawStream) -> Air | None:
+        """Draw occluder and haze of ``batch`` within ``ranges`` from the ``stream`` "air"."""
+        if not ranges.acts("occlusion_probability", "haze_per_km"):
+            return None
+
+        g, count = stream.named("air"), len(batch.images)
+        away = torch.full((count,), UNKNOWN_M) if batch.distance_m is None else batch.distance_m
+        return Air(
+            spot=sign_spot(batch.homography),
+            present=happens(g, ranges.occlusion_probability, count),
+            width_mm=draw_uniform(g, ranges.occlusion_mm, count),
+            length=draw_uniform(g, (1.5, 12.0), count),
+            at_mm=draw_uniform(g, (-REACH_MM, REACH_MM), count, 2),
+            angle=draw_uniform(g, (0.0, torch.pi), count),
+            color=draw_uniform(g, (0.02, 0.3), count, 1) * draw_uniform(g, (0.6, 1.0), count, 3),
+            clear=transmission(draw_uniform(g, ranges.haze_per_km, count), away),
+            airlight=draw_uniform(g, (0.5, 0.9), count),
+        )
+
+    def apply(self, images: Tensor, params: Air) -> Tensor:
+        """Return linear ``images`` seen through the air of ``params``."""
+        height, width = images.shape[-2:]
+        xs, ys = params.centers or pixel_centers((height, width), images)
+        return look_through(images, xs.to(images), ys.to(images), params)
+
+    def crop(self, params: Air, window: CropWindow, margin: int) -> Air:
+        """Return ``params`` with the pixel centers of the ``window`` and ``margin`` px round it."""
+        return replace(params, centers=window.pixel_centers(margin, params.present))

@@ -14,13 +14,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.eot.ranges import EotRanges
-from physadv.eot.sampling import draw_uniform
+from physadv.eot.sampling import DrawStream, draw_uniform
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.stage import Range, Stage, StageRanges, span
 
 CONTROL = 5
 """Control points a side (AdvTexture, Hu 2022)."""
 FIELD = 17
 """Points a side at which the thin plate is evaluated; between them it is bilinear."""
+
+
+@dataclass(frozen=True)
+class BendRanges(StageRanges):
+    """Ranges of how far a sticker is from flat."""
+
+    bend_mm: Range = span(0, 0, effects=("bending",))
+    """Largest shift of the 5 x 5 control points of a thin plate: an uneven ground, a sticker put on
+    badly."""
+    curl_deg: Range = span(0, 0, effects=("bending",))
+    """Angle that the sticker spans of a cylinder, about an axis of any direction in its plane."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +42,6 @@ class Bend:
     shift_mm: Tensor  # (b, 5, 5, 2) x, y of the control points, row by row
     curl: Tensor  # (b,) radians of a cylinder that the longer side spans
     axis: Tensor  # (b,) direction of bending in the plane, radians
-
-
-def sample_bend(count: int, ranges: EotRanges, generator: torch.Generator) -> Bend | None:
-    """Draw the bending of ``count`` stickers; None where nothing bends."""
-    if not (ranges.acts("bend_mm") or ranges.acts("curl_deg")):
-        return None
-    amount = draw_uniform(generator, ranges.bend_mm, count, 1, 1, 1)
-    shift = amount * draw_uniform(generator, (-1.0, 1.0), count, CONTROL, CONTROL, 2)
-    curl = torch.deg2rad(draw_uniform(generator, ranges.curl_deg, count))
-    return Bend(shift, curl, draw_uniform(generator, (0.0, torch.pi), count))
 
 
 @cache
@@ -107,3 +109,25 @@ def _uncurl(
     )
     longer = along * (ratio - 1)
     return x + longer * axis.cos(), y + longer * axis.sin(), (1 - turn**2).sqrt()
+
+
+class StickerBend(Stage[BendRanges, Bend]):
+    """Thin plate and curl, looked up while the patch is placed: one resampling for both."""
+
+    encoding = "linear"
+    acts_on = "geometry"
+
+    def sample(self, batch: SceneBatch, ranges: BendRanges, stream: DrawStream) -> Bend | None:
+        """Draw the bending for ``batch`` within ``ranges`` from the ``stream`` "bend"."""
+        if not ranges.acts("bend_mm", "curl_deg"):
+            return None
+
+        g, count = stream.named("bend"), len(batch.images)
+        amount = draw_uniform(g, ranges.bend_mm, count, 1, 1, 1)
+        shift = amount * draw_uniform(g, (-1.0, 1.0), count, CONTROL, CONTROL, 2)
+        curl = torch.deg2rad(draw_uniform(g, ranges.curl_deg, count))
+        return Bend(shift, curl, draw_uniform(g, (0.0, torch.pi), count))
+
+    def apply(self, images: Tensor, params: Bend) -> Tensor:
+        """Return scenes ``images`` as they are: ``params`` bend the patch, not the picture."""
+        return images

@@ -8,11 +8,40 @@ kornia's codec is a little further from libjpeg and costs several times as much
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from physadv.eot.sampling import DrawStream, happens
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.stage import Range, Stage, StageRanges, span
+
+NO_CODEC: Range = (101.0, 101.0)
+"""A JPEG quality that leaves the codec out."""
+
+
+@dataclass(frozen=True)
+class CodecRanges(StageRanges):
+    """Ranges of the compression."""
+
+    jpeg_quality: Range = span(45, 95, off=NO_CODEC, effects=("codec",))
+    video_probability: Range = span(0, 0, effects=("codec",))
+    """Share of pictures that come from a video stream instead of a JPEG file."""
+    video_qp: Range = span(0, 0)
+    """Quantizer of an intra-coded H.264-like frame: the step doubles every 6."""
+
+
+@dataclass(frozen=True)
+class CodecDraw:
+    """Compression of b pictures; (b,) each."""
+
+    quality: Tensor
+    video: Tensor | None = None  # 1: a frame of a video stream
+    video_qp: Tensor | None = None
+
 
 _LUMA = (
     16,
@@ -166,7 +195,7 @@ def differentiable_jpeg(image: Tensor, quality: Tensor) -> Tensor:
     return _coded(image, _table(_LUMA, strength), _table(_CHROMA, strength))
 
 
-def stream(image: Tensor, quality: Tensor, video: Tensor, qp: Tensor) -> Tensor:
+def file_or_frame(image: Tensor, quality: Tensor, video: Tensor, qp: Tensor) -> Tensor:
     """As :func:`differentiable_jpeg`, but where (b,) ``video`` is 1 an intra-coded frame of a video stream at (b,)
     quantizer ``qp``.
 
@@ -193,3 +222,30 @@ def _coded(image: Tensor, luma_table: Tensor, chroma_table: Tensor) -> Tensor:
         torch.einsum("ij,bjhw->bihw", torch.linalg.inv(to_ycc), torch.cat([luma, chroma], 1)) / 255
     )
     return decoded[..., :height, :width].clamp(0, 1)
+
+
+class FileOrStream(Stage[CodecRanges, CodecDraw]):
+    """JPEG file or intra-coded video frame."""
+
+    windowed = True
+    blockwise = True
+
+    def sample(
+        self, batch: SceneBatch, ranges: CodecRanges, stream: DrawStream
+    ) -> CodecDraw | None:
+        """Draw the compression of ``batch`` within ``ranges`` from ``stream``."""
+        if ranges.jpeg_quality == NO_CODEC:
+            return None
+
+        quality, count = stream.shared("jpeg_quality", ranges.jpeg_quality), len(batch.images)
+        if not ranges.acts("video_probability"):
+            return CodecDraw(quality)
+        video = happens(stream.named("video"), ranges.video_probability, count)
+        return CodecDraw(quality, video, stream.uniform("video qp", ranges.video_qp, count))
+
+    def apply(self, images: Tensor, params: CodecDraw) -> Tensor:
+        """Return encoded ``images`` coded and decoded with ``params``."""
+        inside = images.clamp(0, 1)
+        if params.video is None or params.video_qp is None:
+            return differentiable_jpeg(inside, params.quality)
+        return file_or_frame(inside, params.quality, params.video, params.video_qp)

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.eot.ranges import EotRanges
-from physadv.eot.sampling import draw_uniform
+from physadv.eot.sampling import DrawStream, draw_uniform
+from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.transforms.light import sign_spot
+
+if TYPE_CHECKING:
+    from physadv.eot.scenes.scene_batch import SceneBatch
+
+
+@dataclass(frozen=True)
+class LensRanges(StageRanges):
+    """Ranges of the lens's distortion."""
+
+    lens_k1: Range = span(0, 0)
+    """Radial distortion: a point half a picture's width from the middle moves by this share of that
+    distance."""
 
 
 def focal_length_px(width_px: float, field_of_view_deg: float) -> float:
@@ -26,15 +40,6 @@ class Radial:
 
     k1: Tensor  # (b,)
     anchor_px: Tensor  # (b, 2) x, y that stay where they are: the camera is aimed so
-
-
-def sample_radial(
-    count: int, ranges: EotRanges, sign_px: Tensor, generator: torch.Generator
-) -> Radial | None:
-    """Draw the distortion; ``sign_px`` (b, 2) is where the sign's center is and stays."""
-    if not ranges.acts("lens_k1"):
-        return None
-    return Radial(draw_uniform(generator, ranges.lens_k1, count), sign_px)
 
 
 def undistorted(
@@ -99,3 +104,21 @@ def distort(light: Tensor, radial: Radial) -> Tensor:
     x, y = undistorted(xs.expand(shape), ys.expand(shape), radial, (height, width))
     grid = torch.stack([2 * x / width - 1, 2 * y / height - 1], -1)
     return F.grid_sample(light, grid, padding_mode="reflection", align_corners=False)
+
+
+class LensDistortion(Stage[LensRanges, Radial]):
+    """Radial distortion: of the scene here, and of the patch while it is placed."""
+
+    encoding = "linear"
+    acts_on = "geometry"
+
+    def sample(self, batch: SceneBatch, ranges: LensRanges, stream: DrawStream) -> Radial | None:
+        """Draw the distortion for ``batch`` within ``ranges`` from the ``stream`` "lens"."""
+        if not ranges.acts("lens_k1"):
+            return None
+        k1 = draw_uniform(stream.named("lens"), ranges.lens_k1, len(batch.images))
+        return Radial(k1, sign_spot(batch.homography).center_px)
+
+    def apply(self, images: Tensor, params: Radial) -> Tensor:
+        """Return pinhole pictures ``images`` as the lens of ``params`` shows them."""
+        return distort(images, params)

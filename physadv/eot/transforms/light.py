@@ -3,16 +3,44 @@ color."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from physadv.eot.ranges import DAYLIGHT_K, EotRanges
-from physadv.eot.sampling import broadcast_parameters, draw_uniform, happens
+from physadv.eot.crop_window import CropWindow
+from physadv.eot.sampling import DrawStream, broadcast_parameters, draw_uniform, happens
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.warp import pixel_centers
+
+DAYLIGHT_K = 6504.0
+"""Correlated color temperature of D65, the white of sRGB."""
 
 REACH_MM = 250.0
 """Shadow edges and highlights fall within this distance of the sign's center."""
+
+
+@dataclass(frozen=True)
+class LightRanges(StageRanges):
+    """Ranges of the light on the sign; lengths on the sign."""
+
+    shadow_probability: Range = span(0, 0, effects=("light",))
+    shadow_ev: Range = span(0, 0)
+    """How much darker the shaded side is."""
+    shadow_edge_mm: Range = span(0, 0)
+    """Width of the half-shadow on the sign."""
+    gradient_ev: Range = span(0, 0, effects=("light",))
+    """Change of the light along 1 m of the sign, in any direction."""
+    highlight_probability: Range = span(0, 0, effects=("light",))
+    highlight: Range = span(0, 0)
+    """Light of the brightest point of a specular reflection, in units of white."""
+    highlight_mm: Range = span(0, 0)
+    """Standard deviation of its size on the sign."""
+    temperature_k: Range = span(
+        DAYLIGHT_K, DAYLIGHT_K, off=(DAYLIGHT_K, DAYLIGHT_K), effects=("colour",)
+    )
+    """Color temperature that the camera's white balance leaves over; uniform in its reciprocal."""
 
 
 @dataclass(frozen=True)
@@ -55,32 +83,7 @@ class Lighting:
     highlight_mm: Tensor
     highlight_at_mm: Tensor  # (b, 2)
     temperature_k: Tensor  # (b,)
-
-
-def sample_lighting(spot: Spot, ranges: EotRanges, generator: torch.Generator) -> Lighting | None:
-    """Draw the light on b scenes; None where nothing of it acts."""
-    names = ("shadow_probability", "gradient_ev", "highlight_probability", "temperature_k")
-    if not any(ranges.acts(name) for name in names):
-        return None
-    count, g = len(spot.px_per_mm), generator
-    low, high = ranges.temperature_k
-    return Lighting(
-        spot=spot,
-        shadow_ev=happens(g, ranges.shadow_probability, count)
-        * draw_uniform(g, ranges.shadow_ev, count),
-        shadow_edge_mm=draw_uniform(g, ranges.shadow_edge_mm, count),
-        shadow_offset_mm=draw_uniform(g, (-REACH_MM, REACH_MM), count),
-        shadow_angle=draw_uniform(g, (0.0, 2 * torch.pi), count),
-        gradient_ev=draw_uniform(g, ranges.gradient_ev, count),
-        gradient_angle=draw_uniform(g, (0.0, 2 * torch.pi), count),
-        highlight=happens(g, ranges.highlight_probability, count)
-        * draw_uniform(g, ranges.highlight, count),
-        highlight_mm=draw_uniform(g, ranges.highlight_mm, count).clamp(min=1.0),
-        highlight_at_mm=draw_uniform(g, (-REACH_MM, REACH_MM), count, 2),
-        temperature_k=1 / draw_uniform(g, (1 / high, 1 / low), count)
-        if low < high
-        else torch.full((count,), low),
-    )
+    centers: tuple[Tensor, Tensor] | None = None  # px of a crop; None: the whole picture
 
 
 def illuminate(light: Tensor, xs: Tensor, ys: Tensor, draw: Lighting) -> Tensor:
@@ -138,3 +141,46 @@ def _black_body(kelvin: Tensor) -> Tensor:
     green = -0.9692660 * big_x + 1.8760108 + 0.0415560 * big_z
     blue = 0.0556434 * big_x - 0.2040259 + 1.0572252 * big_z
     return torch.stack([red, green, blue], -1).clamp(min=1e-3) / green[..., None]
+
+
+class SceneLight(Stage[LightRanges, Lighting]):
+    """Shadow, gradient, highlight and the lamp's color."""
+
+    encoding = "linear"
+    windowed = True
+
+    def sample(self, batch: SceneBatch, ranges: LightRanges, stream: DrawStream) -> Lighting | None:
+        """Draw the light on ``batch`` within ``ranges`` from the ``stream`` "light"."""
+        names = ("shadow_probability", "gradient_ev", "highlight_probability", "temperature_k")
+        if not ranges.acts(*names):
+            return None
+
+        g, count = stream.named("light"), len(batch.images)
+        low, high = ranges.temperature_k
+        shadow_ev = happens(g, ranges.shadow_probability, count)
+        return Lighting(
+            spot=sign_spot(batch.homography),
+            shadow_ev=shadow_ev * draw_uniform(g, ranges.shadow_ev, count),
+            shadow_edge_mm=draw_uniform(g, ranges.shadow_edge_mm, count),
+            shadow_offset_mm=draw_uniform(g, (-REACH_MM, REACH_MM), count),
+            shadow_angle=draw_uniform(g, (0.0, 2 * torch.pi), count),
+            gradient_ev=draw_uniform(g, ranges.gradient_ev, count),
+            gradient_angle=draw_uniform(g, (0.0, 2 * torch.pi), count),
+            highlight=happens(g, ranges.highlight_probability, count)
+            * draw_uniform(g, ranges.highlight, count),
+            highlight_mm=draw_uniform(g, ranges.highlight_mm, count).clamp(min=1.0),
+            highlight_at_mm=draw_uniform(g, (-REACH_MM, REACH_MM), count, 2),
+            temperature_k=1 / draw_uniform(g, (1 / high, 1 / low), count)
+            if low < high
+            else torch.full((count,), low),
+        )
+
+    def apply(self, images: Tensor, params: Lighting) -> Tensor:
+        """Return linear ``images`` under the light of ``params``."""
+        height, width = images.shape[-2:]
+        xs, ys = params.centers or pixel_centers((height, width), images)
+        return illuminate(images, xs.to(images), ys.to(images), params)
+
+    def crop(self, params: Lighting, window: CropWindow, margin: int) -> Lighting:
+        """Return ``params`` with the pixel centers of the ``window`` and ``margin`` px round it."""
+        return replace(params, centers=window.pixel_centers(margin, params.shadow_ev))

@@ -1,4 +1,4 @@
-"""Light and color: the sRGB curve, exposure and white balance in linear light, tone after it."""
+"""The sRGB curve and its inverse, and blending in linear light."""
 
 from __future__ import annotations
 
@@ -20,17 +20,6 @@ def linear_to_srgb(linear: Tensor) -> Tensor:
         linear * 12.92,
         1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055,
     )
-
-
-def expose(linear: Tensor, ev: Tensor, white_balance: Tensor) -> Tensor:
-    """Scale (b, 3, h, w) light by 2**ev, (b,), and by gains per channel, (b, 3)."""
-    return linear * (torch.exp2(ev)[:, None] * white_balance)[:, :, None, None]
-
-
-def tone(image: Tensor, contrast: Tensor, brightness: Tensor, gamma: Tensor) -> Tensor:
-    """Contrast about mid-gray, brightness offset and gamma on the encoded image, each (b,)."""
-    c, o, g = (p[:, None, None, None] for p in (contrast, brightness, gamma))
-    return ((image - 0.5) * c + 0.5 + o).clamp(1e-6, 1) ** g
 
 
 def over(background: Tensor, premultiplied: Tensor, alpha: Tensor) -> Tensor:

@@ -9,7 +9,20 @@ import torch
 from torch import Tensor
 
 from physadv.eot.color_map import ColorMap
+from physadv.eot.sampling import DrawStream
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.stage import ONE, Range, Stage, StageRanges, span
 from physadv.eot.transforms.photometry import srgb_to_linear
+
+
+@dataclass(frozen=True)
+class PrintRanges(StageRanges):
+    """Ranges of inks and paper, as shares of reflected light."""
+
+    ink_black: Range = span(0.01, 0.06, effects=("print", "colour"))
+    paper_white: Range = span(0.72, 0.95, off=ONE, effects=("print", "colour"))
+    ink_mixing: Range = span(0, 0.12, effects=("print", "colour"))
+    """Share of each ink's light that comes from the other two channels."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +67,47 @@ def printed_light(
         return paper * measured.light(patch)
     mixed = (mixing @ srgb_to_linear(patch).flatten(2)).view_as(patch)
     return black[None, :, None, None] + (paper - black[None, :, None, None]) * mixed
+
+
+@dataclass(frozen=True)
+class PrintDraw:
+    """One drawn printer and paper."""
+
+    black: Tensor  # (3,)
+    white: Tensor  # (3,)
+    mixing: Tensor  # (3, 3)
+    measured: MeasuredPrinter | None = None
+
+
+class Printer(Stage[PrintRanges, PrintDraw]):
+    """From the values sent to a printer to the light that the print reflects."""
+
+    returns = "linear"
+    acts_on = "patch"
+
+    def sample(
+        self, batch: SceneBatch, ranges: PrintRanges, stream: DrawStream
+    ) -> PrintDraw | None:
+        """Draw one printer for all of ``batch`` within ``ranges`` from the shared ``stream``.
+
+        The measured printer of ``stream.colors``, where there is one, takes the place of the inks.
+        """
+        measured = draw_printer(stream.colors, stream.named("printer"))
+        if measured is None and not ranges.acts("ink_black", "paper_white", "ink_mixing"):
+            return None
+
+        # Rows sum to one, so that grays stay gray.
+        leak = stream.shared("ink_mixing", ranges.ink_mixing) / 2
+        mixing = leak - torch.diag(leak.diagonal())
+        mixing = mixing + torch.diag(1 - mixing.sum(1))
+        black = stream.shared("ink_black", ranges.ink_black).expand(3)
+        black = black * stream.shared("ink_black_channels", (0.85, 1.15))
+        white = torch.ones(3)
+        if ranges.acts("paper_white"):
+            white = stream.shared("paper_white", ranges.paper_white).expand(3)
+            white = white * stream.shared("paper_white_channels", (0.96, 1.04))
+        return PrintDraw(black, white, mixing, measured)
+
+    def apply(self, images: Tensor, params: PrintDraw) -> Tensor:
+        """Return the linear light of ``images``, encoded patches, printed by ``params``."""
+        return printed_light(images, params.black, params.white, params.mixing, params.measured)

@@ -3,18 +3,39 @@ demosaicing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.eot.ranges import EotRanges
-from physadv.eot.sampling import broadcast_parameters, draw_uniform, happens, log_uniform
+from physadv.eot.crop_window import CropWindow
+from physadv.eot.sampling import (
+    DrawStream,
+    broadcast_parameters,
+    draw_uniform,
+    happens,
+    log_uniform,
+)
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.warp import pixel_centers
 
-RING = 4
-"""Pixels round a window that demosaicing and sharpening look at; even, so that the filter array
-keeps its phase."""
+
+@dataclass(frozen=True)
+class SensorRanges(StageRanges):
+    """Ranges of the sensor."""
+
+    rolling_ev: Range = span(0, 0, effects=("exposure",))
+    """Depth of the bands that a flickering lamp leaves under a rolling shutter."""
+    rolling_rows: Range = span(0, 0)
+    """Period of the bands as a share of the picture's height."""
+    full_well_e: Range = span(0, 0, effects=("noise",))
+    """Electrons at white: shot noise of the raw picture, log-uniform; 0 switches raw noise off."""
+    read_noise_e: Range = span(0, 0, effects=("noise",))
+    """Standard deviation of the read-out, in electrons."""
+    bayer_probability: Range = span(0, 0, effects=("sensor",))
+    """Color filter array and demosaicing."""
 
 
 @dataclass(frozen=True)
@@ -27,25 +48,9 @@ class Sensor:
     full_well_e: Tensor | None  # (b,) electrons at white; None: no raw noise
     read_e: Tensor  # (b,) electrons
     bayer: Tensor  # (b,) 1: through a filter array
-
-
-def sample_sensor(
-    count: int, height: int, ranges: EotRanges, generator: torch.Generator
-) -> Sensor | None:
-    """Draw b sensors for pictures of ``height`` rows; None where nothing of it acts."""
-    if not any(ranges.acts(name) for name in ("rolling_ev", "full_well_e", "bayer_probability")):
-        return None
-    g = generator
-    return Sensor(
-        rolling_ev=draw_uniform(g, ranges.rolling_ev, count),
-        rolling_px=(draw_uniform(g, ranges.rolling_rows, count) * height).clamp(min=2.0),
-        rolling_phase=draw_uniform(g, (0.0, 1.0), count),
-        full_well_e=log_uniform(g, ranges.full_well_e, count)
-        if ranges.acts("full_well_e")
-        else None,
-        read_e=draw_uniform(g, ranges.read_noise_e, count),
-        bayer=happens(g, ranges.bayer_probability, count),
-    )
+    normal: Tensor | None = None  # (b, 3, h, w)
+    rows: Tensor | None = None  # (b or 1, h, 1) heights of a crop's pixels; None: the whole picture
+    phase: int = 0  # 1: a crop begins on an odd row and column of the filter array
 
 
 def banded(light: Tensor, ys: Tensor, draw: Sensor) -> Tensor:
@@ -72,7 +77,7 @@ def expose_sensor(light: Tensor, normal: Tensor, draw: Sensor) -> Tensor:
         signal = signal + (signal.detach() / well + (read / well) ** 2).sqrt() * normal
     if not bool(draw.bayer.any()):
         return signal
-    through = demosaiced(signal)
+    through = demosaiced(signal, draw.phase)
     return (
         through
         if bool(draw.bayer.all())
@@ -80,7 +85,7 @@ def expose_sensor(light: Tensor, normal: Tensor, draw: Sensor) -> Tensor:
     )
 
 
-def demosaiced(image: Tensor) -> Tensor:
+def demosaiced(image: Tensor, phase: int = 0) -> Tensor:
     """One color kept at each pixel of (b, 3, h, w) and the others interpolated (bilinear); the
     mosaic is RGGB.
 
@@ -88,12 +93,12 @@ def demosaiced(image: Tensor) -> Tensor:
     convolutions.
     """
     height, width = image.shape[-2:]
-    rows, columns = torch.arange(-1, height + 1) % 2, torch.arange(-1, width + 1) % 2
-    phase = (2 * rows[:, None] + columns).to(image.device)
+    rows, columns = ((torch.arange(-1, n + 1) + phase) % 2 for n in (height, width))
+    site = (2 * rows[:, None] + columns).to(image.device)
     mosaic = F.pad(image, (1, 1, 1, 1), mode="reflect")
     red, green, blue = (
         (mosaic[:, i] * keep)
-        for i, keep in enumerate((phase == 0, (phase == 1) | (phase == 2), phase == 3))
+        for i, keep in enumerate((site == 0, (site == 1) | (site == 2), site == 3))
     )
     return torch.stack([_tent(red), _cross(green), _tent(blue)], 1)
 
@@ -109,3 +114,46 @@ def _cross(plane: Tensor) -> Tensor:
     outermost px."""
     beside = plane[:, 1:-1, :-2] + plane[:, 1:-1, 2:] + plane[:, :-2, 1:-1] + plane[:, 2:, 1:-1]
     return plane[:, 1:-1, 1:-1] + beside / 4
+
+
+class RawSensor(Stage[SensorRanges, Sensor]):
+    """Rolling bands, photons and read-out, filter array and demosaicing, in linear light."""
+
+    encoding = "linear"
+    windowed = True
+
+    def sample(self, batch: SceneBatch, ranges: SensorRanges, stream: DrawStream) -> Sensor | None:
+        """Draw the sensors of ``batch`` within ``ranges`` from the ``stream`` "sensor"."""
+        if not ranges.acts("rolling_ev", "full_well_e", "bayer_probability"):
+            return None
+
+        g, (count, _, height, _) = stream.named("sensor"), batch.images.shape
+        return Sensor(
+            rolling_ev=draw_uniform(g, ranges.rolling_ev, count),
+            rolling_px=(draw_uniform(g, ranges.rolling_rows, count) * height).clamp(min=2.0),
+            rolling_phase=draw_uniform(g, (0.0, 1.0), count),
+            full_well_e=log_uniform(g, ranges.full_well_e, count)
+            if ranges.acts("full_well_e")
+            else None,
+            read_e=draw_uniform(g, ranges.read_noise_e, count),
+            bayer=happens(g, ranges.bayer_probability, count),
+            normal=stream.normal,
+        )
+
+    def apply(self, images: Tensor, params: Sensor) -> Tensor:
+        """Return linear ``images`` as the sensor of ``params`` reads them out, clipped at white."""
+        height, width = images.shape[-2:]
+        rows = params.rows
+        ys = pixel_centers((height, width), images)[1] if rows is None else rows.to(images)
+        normal = torch.zeros_like(images) if params.normal is None else params.normal.to(images)
+        return expose_sensor(banded(images, ys, params), normal, params)
+
+    def crop(self, params: Sensor, window: CropWindow, margin: int) -> Sensor:
+        """Return ``params`` of the ``window`` with ``margin`` px round it."""
+        normal = None if params.normal is None else window.take(params.normal, margin)
+        rows = window.rows(margin, params.rolling_ev)
+        return replace(params, normal=normal, rows=rows, phase=margin % 2)
+
+    def reach(self, params: Sensor, picture: tuple[int, int]) -> int:
+        """Return the 2 px that a window needs, whatever ``params`` and ``picture`` are."""
+        return 2

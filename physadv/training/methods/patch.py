@@ -13,10 +13,10 @@ from torch import Generator, Tensor, nn
 
 from physadv.attacks._classifier_step import frozen_eval
 from physadv.core.errors import OptionError
-from physadv.eot import pipeline
+from physadv.eot.pipeline import Draw, Pipeline
 from physadv.eot.placement import Placement
-from physadv.eot.presets import EotRanges
-from physadv.eot.scenes.signs import SceneBatch
+from physadv.eot.ranges import EotRanges
+from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.warp import pose_homography
 from physadv.training.methods._inner_maximization import slope
 from physadv.training.methods.base import Defense, Metrics, Position, need
@@ -75,18 +75,28 @@ class Stickers(Defense):
         scenes = SceneBatch(color, poses, ones, 0 * ones, torch.ones(count), ("",) * count).to(
             images.device
         )
-        draw = pipeline.sample(
-            scenes, EotRanges(defocus_px=(0.0, 0.3), motion_px=(0.0, 0.5)), generator
-        )
+        ranges = EotRanges(defocus_px=(0.0, 0.3), motion_px=(0.0, 0.5))
+        pipeline = Pipeline.from_ranges(ranges)
+        draw = pipeline.sample(scenes, generator)
         mask = torch.ones(1, 1, TEXTURE_PX, TEXTURE_PX, device=images.device)
         place = Placement(width, height)
         return partial(
-            _seen, mask=mask, placement=place, scenes=scenes, draw=draw.to(images.device)
+            _seen,
+            pipeline=pipeline,
+            mask=mask,
+            placement=place,
+            scenes=scenes,
+            draw=draw.to(images.device),
         )
 
 
 def _seen(
-    texture: Tensor, mask: Tensor, placement: Placement, scenes: SceneBatch, draw: pipeline.Draw
+    texture: Tensor,
+    pipeline: Pipeline,
+    mask: Tensor,
+    placement: Placement,
+    scenes: SceneBatch,
+    draw: Draw,
 ) -> Tensor:
     return pipeline.apply(texture, mask, placement, scenes, draw)
 

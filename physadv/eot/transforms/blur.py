@@ -1,13 +1,39 @@
-"""Lens and sensor: defocus, motion and noise, one strength per scene."""
+"""Blur of the lens: defocus and straight motion, one strength per scene."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from physadv.eot.crop_window import CropWindow
+from physadv.eot.sampling import DrawStream
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.stage import Range, Stage, StageRanges, span
+
+
+@dataclass(frozen=True)
+class BlurRanges(StageRanges):
+    """Ranges of the blur in px of the picture."""
+
+    defocus_px: Range = span(0.2, 1.1, effects=("blur",))
+    """Standard deviation of the defocus."""
+    motion_px: Range = span(0, 2.5, effects=("blur",))
+    """Length of a straight motion during the exposure, in any direction."""
+
+
+@dataclass(frozen=True)
+class BlurDraw:
+    """Blur of b pictures."""
+
+    sigma_px: Tensor  # (b,) standard deviation of the defocus
+    motion_px: Tensor  # (b,)
+    motion_angle: Tensor  # (b,) radians
+    bordered: bool = False  # the images come with the px round them that the blur mixes in
 
 
 def lens(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tensor) -> Tensor:
@@ -94,10 +120,32 @@ def _rest(number: int) -> int:
     return number
 
 
-def sensor_noise(image: Tensor, normal: Tensor, read: Tensor, shot: Tensor) -> Tensor:
-    """Add noise of standard deviation sqrt(read^2 + shot^2 * signal); ``normal`` is the drawn (b,
-    3, h, w) sample."""
-    variance = read[:, None, None, None] ** 2 + shot[
-        :, None, None, None
-    ] ** 2 * image.detach().clamp(0, 1)
-    return image + variance.sqrt() * normal
+class LensBlur(Stage[BlurRanges, BlurDraw]):
+    """Defocus and motion in linear light."""
+
+    encoding = "linear"
+    windowed = True
+
+    def sample(self, batch: SceneBatch, ranges: BlurRanges, stream: DrawStream) -> BlurDraw | None:
+        """Draw the blur of ``batch`` within ``ranges`` from the shared ``stream``."""
+        # A sign seen small is enlarged to the model's input: the blur of that belongs to its
+        # distance.
+        enlarged = 0.2 * (batch.enlargement**2 - 1)
+        sigma = (stream.shared("defocus_px", ranges.defocus_px) ** 2 + enlarged).sqrt()
+        motion = stream.shared("motion_px", ranges.motion_px)
+        if not bool((sigma + motion).any()):
+            return None
+        return BlurDraw(sigma, motion, stream.shared("motion_angle", (0.0, 3.1416)))
+
+    def apply(self, images: Tensor, params: BlurDraw) -> Tensor:
+        """Return ``images`` in linear light, blurred by ``params``."""
+        blur = blurred if params.bordered else lens
+        return blur(images, params.sigma_px, params.motion_px, params.motion_angle)
+
+    def crop(self, params: BlurDraw, window: CropWindow, margin: int) -> BlurDraw:
+        """Return ``params`` for images with ``margin`` px round their ``window``."""
+        return replace(params, bordered=margin > 0)
+
+    def reach(self, params: BlurDraw, picture: tuple[int, int]) -> int:
+        """Return the px that ``params`` mix in, within a ``picture`` of (height, width)."""
+        return lens_reach(params.sigma_px, params.motion_px, picture)

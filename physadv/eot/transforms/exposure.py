@@ -1,0 +1,57 @@
+"""Exposure and white balance, in linear light."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from physadv.eot.sampling import DrawStream
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.stage import ONE, Range, Stage, StageRanges, span
+
+
+@dataclass(frozen=True)
+class ExposureRanges(StageRanges):
+    """Ranges of the exposure."""
+
+    exposure_ev: Range = span(-1.3, 0.9, effects=("exposure",))
+    white_balance: Range = span(0.82, 1.2, off=ONE, effects=("colour",))
+    """Gain of red and of blue against green, in linear light."""
+
+
+@dataclass(frozen=True)
+class ExposureDraw:
+    """Exposure of b pictures."""
+
+    ev: Tensor  # (b,)
+    white_balance: Tensor  # (b, 3) gains
+
+
+def expose(linear: Tensor, ev: Tensor, white_balance: Tensor) -> Tensor:
+    """Scale (b, 3, h, w) light by 2**ev, (b,), and by gains per channel, (b, 3)."""
+    return linear * (torch.exp2(ev)[:, None] * white_balance)[:, :, None, None]
+
+
+class Exposure(Stage[ExposureRanges, ExposureDraw]):
+    """Exposure and white balance of the camera."""
+
+    encoding = "linear"
+    windowed = True
+
+    def sample(
+        self, batch: SceneBatch, ranges: ExposureRanges, stream: DrawStream
+    ) -> ExposureDraw | None:
+        """Draw the exposure of ``batch`` within ``ranges`` from the shared ``stream``."""
+        if not ranges.acts("exposure_ev", "white_balance"):
+            return None
+
+        balance = torch.ones(len(batch.images), 3)
+        balance[:, 0] = stream.shared("white_balance_red", ranges.white_balance)
+        balance[:, 2] = stream.shared("white_balance_blue", ranges.white_balance)
+        return ExposureDraw(stream.shared("exposure_ev", ranges.exposure_ev), balance)
+
+    def apply(self, images: Tensor, params: ExposureDraw) -> Tensor:
+        """Return linear ``images`` exposed by ``params``."""
+        return expose(images, params.ev, params.white_balance)

@@ -1,0 +1,129 @@
+"""The patch in the scene: its pose, its placement, and its light there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from physadv.eot.crop_window import CropWindow
+from physadv.eot.placement import Placement, place_patch, reached_px
+from physadv.eot.sampling import DrawStream
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.transforms.bend import Bend
+from physadv.eot.transforms.lens_distortion import Radial, undistorted
+
+
+@dataclass(frozen=True)
+class PoseRanges(StageRanges):
+    """Ranges of the pose; the scenes draw from them, so that signs in photos can be posed too."""
+
+    size_px: Range = span(20, 110, off=(4000.0, 4000.0))
+    """Width of the sign in the camera's own pixels before the model's resize: distance, as seen by
+    a classifier."""
+    frame_share: Range = span(0.12, 0.55, off=None)
+    """Width of the sign as a share of the frame's height: distance, as seen by a detector."""
+    distance_m: Range = span(0, 0)
+    """Camera to sign in m, log-uniform. With field_of_view_deg and sensor_px it replaces size_px
+    and frame_share."""
+    field_of_view_deg: Range = span(0, 0)
+    """Horizontal angle of view of the camera: its focal length."""
+    sensor_px: Range = span(0, 0)
+    """Width of the camera's picture in its own pixels; its height is 9/16 of that."""
+    margin: Range = span(-0.02, 0.22, off=None)
+    """Context around the sign's square in a classifier's crop, as a share of its width, each side.
+    """
+    yaw_deg: Range = span(-40, 40)
+    pitch_deg: Range = span(-15, 15)
+    roll_deg: Range = span(-12, 12)
+
+
+@dataclass(frozen=True)
+class PrintedPatch:
+    """A printed patch and the geometry it is seen through."""
+
+    light: Tensor  # (1 or b, 3, ph, pw) linear
+    mask: Tensor  # (1, 1, ph, pw)
+    placement: Placement
+    bend: Bend | None = None
+    radial: Radial | None = None
+
+
+@dataclass(frozen=True)
+class ScenePose:
+    """Where the patch lies in b scenes, and how they light it."""
+
+    homographies: tuple[Tensor, ...]  # (b, 3, 3) each: the patch lies there once
+    gain: Tensor  # (b, 3)
+    lift: Tensor  # (b, 3)
+    picture: tuple[int, int]  # (height, width)
+    patch: PrintedPatch | None = None  # None: the clean scene
+    window: CropWindow | None = None
+    margin: int = 0
+
+
+class Place(Stage[PoseRanges, ScenePose]):
+    """Pinhole pose, anti-aliased warp, relighting; alpha is applied once, in linear light."""
+
+    encoding = "linear"
+    windowed = True
+
+    def sample(self, batch: SceneBatch, ranges: PoseRanges, stream: DrawStream) -> ScenePose:
+        """Return the poses of ``batch``, which were drawn within ``ranges`` with its scenes.
+
+        Nothing is drawn from ``stream``.
+        """
+        others = () if batch.others is None else batch.others.unbind(1)
+        height, width = batch.images.shape[-2:]
+        return ScenePose((batch.homography, *others), batch.gain, batch.lift, (height, width))
+
+    def apply(self, images: Tensor, params: ScenePose) -> Tensor:
+        """Return linear scenes ``images`` with the printed patch of ``params`` on them."""
+        patch, window = params.patch, params.window or CropWindow.whole(images)
+        if patch is None:
+            return images
+
+        pinhole = None
+        if patch.radial is not None:
+            pinhole = partial(undistorted, radial=patch.radial, picture=params.picture)
+        for homography in params.homographies:
+            # Only the part that this patch can reach is warped.
+            reached = reached_px(
+                patch.placement, homography, patch.bend, patch.radial, params.picture
+            )
+            near = window.within(reached, params.margin)
+            placed = place_patch(
+                near.take(images),
+                patch.light,
+                patch.mask,
+                homography,
+                patch.placement,
+                params.gain,
+                params.lift,
+                at=near.centers(window, params.margin, images),
+                pinhole=pinhole,
+                bend=patch.bend,
+            )
+            images = near.paste(images, placed)
+        return images
+
+    def crop(self, params: ScenePose, window: CropWindow, margin: int) -> ScenePose:
+        """Return ``params`` for the ``window`` with ``margin`` px round it."""
+        return replace(params, window=window, margin=margin)
+
+
+def reached_box(pose: ScenePose) -> Tensor:
+    """Return (b, 4) boxes x0, y0, x1, y1 in px that hold every patch of ``pose``."""
+    patch = pose.patch
+    if patch is None:
+        return torch.zeros(len(pose.gain), 4)
+    boxes = torch.stack(
+        [
+            reached_px(patch.placement, h, patch.bend, patch.radial, pose.picture)
+            for h in pose.homographies
+        ]
+    )
+    return torch.cat([boxes[..., :2].amin(0), boxes[..., 2:].amax(0)], -1)
