@@ -17,8 +17,8 @@ import torch
 from physadv.calibration.color_chart import color_chart
 from physadv.calibration.color_fit import ChartMeasurement, fit_profile
 from physadv.core.errors import BundleError, CalibrationError
-from physadv.eot.ranges import EotRanges
 from physadv.eot.profiles import CameraProfile, read_color_profile, write_profile
+from physadv.eot.ranges import EotRanges
 from physadv.eot.transforms.photometry import srgb_to_linear
 from physadv.eot.transforms.printer import draw_printer, printed_light
 from physadv.patches.bundle import read_bundle
