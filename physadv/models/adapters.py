@@ -1,10 +1,9 @@
-"""Detectors of torchvision and ultralytics, known by their shape alone, so that neither is ever
-imported here unasked.
+"""Adapters for detectors of torchvision and ultralytics, recognized by their structure.
 
-`torchvision:NAME` and `ultralytics:FILE.pt` import the library by the user's own request; a model
-that the user's code has made is recognized by what it has. What they would suppress is opened up,
-so that gradients reach the candidates. ultralytics is AGPL-3.0: nothing of it is used, called or
-imported unless the user names one of its models.
+Neither library is imported unless the user names one of its models (``torchvision:NAME``,
+``ultralytics:FILE.pt``); a model that the user's code has made is recognized by its attributes.
+Suppression inside the network is disabled, so that gradients reach every candidate. ultralytics is
+AGPL-3.0: nothing of it is imported or called unless the user names one of its models.
 """
 
 from __future__ import annotations
@@ -29,11 +28,17 @@ CANDIDATES, FLOOR = 300, 0.01
 
 
 class TorchvisionDetector(nn.Module):
-    """A torchvision detector (list of images -> list of dicts), its suppression opened: every
-    candidate comes out.
+    """A torchvision detector (list of images -> list of dicts) without final suppression: all
+    candidates are returned.
 
-    Two-stage nets still suppress among their proposals. Raises ModelError for a net whose
-    suppression cannot be told.
+    Two-stage networks still suppress among their proposals.
+
+    Args:
+        net: Detector; its thresholds are changed in place.
+        classes: Number of classes, background included.
+
+    Raises:
+        ModelError: The network has no suppression settings that could be opened.
     """
 
     def __init__(self, net: nn.Module, classes: int) -> None:
@@ -49,24 +54,30 @@ class TorchvisionDetector(nn.Module):
                 raise ModelError(
                     type(net).__name__,
                     f"has no {name}: it gives out boxes after suppression only",
-                    "return (boxes, scores) before suppression from a module of your own",
+                    "Return (boxes, scores) before suppression from a module of your own",
                 )
             setattr(part, name, value)
+
+        # Masks and keypoints cost time and are not evaluated.
         for extra in (
             "mask_roi_pool",
             "keypoint_roi_pool",
-        ):  # masks and keypoints cost time and are not judged
+        ):
             if getattr(part, extra, None) is not None:
                 setattr(part, extra, None)
 
     def forward(self, images: Tensor) -> Detections:
-        """(b, 3, h, w) in [0, 1] -> candidates, each with the score of its one class; short lists
-        end in zeros."""
-        found: list[Mapping[str, Tensor]] = self.net(list(images))
-        most = max(1, *(len(f["scores"]) for f in found))
-        boxes = [F.pad(f["boxes"], (0, 0, 0, most - len(f["boxes"]))) for f in found]
+        """Map ``images`` (b, 3, h, w) in [0, 1] to candidates, each with the score of its one
+        class.
+
+        Images with fewer candidates than others are padded with boxes of score 0.
+        """
+        candidates: list[Mapping[str, Tensor]] = self.net(list(images))
+        most = max(1, *(len(f["scores"]) for f in candidates))
+        boxes = [F.pad(f["boxes"], (0, 0, 0, most - len(f["boxes"]))) for f in candidates]
+
         scores = []
-        for f in found:
+        for f in candidates:
             line = f["scores"].new_zeros(len(f["scores"]), self.classes)
             line = line.scatter(1, f["labels"].long()[:, None], f["scores"][:, None])
             scores.append(F.pad(line, (0, 0, 0, most - len(line))))
@@ -74,8 +85,13 @@ class TorchvisionDetector(nn.Module):
 
 
 class YoloDetector(nn.Module):
-    """A net of ultralytics' layout: (b, 4 + classes [+ more], n) of center x, y, width, height in
-    px and scores."""
+    """A network with ultralytics' output layout, as a detector of this toolkit.
+
+    Args:
+        net: Network that returns (b, 4 + classes [+ more], n): center x, center y, width and height
+            in px, then scores.
+        classes: Number of classes.
+    """
 
     def __init__(self, net: nn.Module, classes: int) -> None:
         super().__init__()
@@ -85,8 +101,8 @@ class YoloDetector(nn.Module):
             head.end2end = False
 
     def forward(self, images: Tensor) -> Detections:
-        """(b, 3, h, w) in [0, 1], sides in whole multiples of the net's stride -> Detections in px
-        of these images."""
+        """Map ``images`` (b, 3, h, w) in [0, 1], sides in multiples of the stride, to Detections
+        in their px."""
         output = self.net(images)
         while isinstance(output, tuple | list) and output:
             output = output[0]
@@ -99,19 +115,22 @@ class YoloDetector(nn.Module):
             raise ModelError(
                 f"output {shape}",
                 f"needs (b, {4 + self.classes}, n) before suppression",
-                "load the net without its end-to-end head, or not from an export",
+                "Load the net without its end-to-end head, or not from an export",
             )
+
         center, half = output[:, :2], output[:, 2:4] / 2
         boxes = torch.cat((center - half, center + half), 1).transpose(1, 2)
         return Detections(boxes, output[:, 4 : 4 + self.classes].transpose(1, 2))
 
 
 def adapt_detector(net: nn.Module) -> tuple[nn.Module, dict[str, Any]] | None:
-    """A net of either library made a detector as this toolkit knows them, with what its card can
-    say; else None.
+    """Wrap ``net``, a detector of either library, and return it with entries for its card; None
+    for other networks.
 
-    The net itself is changed (its thresholds): hand over a copy. Raises ModelError for one of a
-    task not known here.
+    The network itself is changed (its thresholds): pass a copy.
+
+    Raises:
+        ModelError: The network is of a task that is not supported.
     """
     inner = getattr(net, "model", None)
     if isinstance(inner, nn.Module) and _is_yolo(inner):
@@ -124,10 +143,14 @@ def adapt_detector(net: nn.Module) -> tuple[nn.Module, dict[str, Any]] | None:
 
 
 def load_foreign(text: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
-    """``torchvision:NAME`` or ``ultralytics:FILE.pt`` -> the net and the table for its card;
+    """Load the model that ``text`` names, ``torchvision:NAME`` or ``ultralytics:FILE.pt``;
     nothing is downloaded.
 
-    Raises ModelError, with the remedy, where the library or the weights are not here.
+    ``weights`` is a file with a state dict, or None for the library's own weights. Returns the
+    network and entries for its card.
+
+    Raises:
+        ModelError: The library or the weights are not here.
     """
     library, _, name = text.partition(":")
     return _torchvision(name, weights) if library == "torchvision" else _ultralytics(name, weights)
@@ -142,8 +165,9 @@ def _is_yolo(net: nn.Module) -> bool:
 def _adapt_yolo(net: nn.Module, task: str) -> tuple[nn.Module, dict[str, Any]]:
     if task not in ("detect", "segment", "pose"):
         raise ModelError(
-            f"ultralytics task {task!r}", "is not one of detect, segment, pose", "use a detector"
+            f"ultralytics task {task!r}", "is not one of detect, segment, pose", "Use a detector"
         )
+
     names: Any = net.names
     classes = (
         [str(names[i]) for i in sorted(names)]
@@ -161,7 +185,7 @@ def _adapt_yolo(net: nn.Module, task: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _counts(net: nn.Module) -> int | None:
-    """The number of classes of a torchvision detector, background included; None for any other net."""
+    """Return a torchvision detector's number of classes with background; None for other networks."""
     for path in (
         "roi_heads.box_predictor.cls_score.out_features",
         "head.classification_head.num_classes",
@@ -184,8 +208,9 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
     ) as error:  # RuntimeError: a build that does not fit this torch
         limit = f"torchvision cannot be imported ({str(error).splitlines()[0][:100]})"
         raise ModelError(
-            f"victim torchvision:{name}", limit, "pip install 'physadv[torchvision]'"
+            f"model 'torchvision:{name}'", limit, "pip install 'physadv[torchvision]'"
         ) from error
+
     known = [str(m) for m in list_models()]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=2)
@@ -195,6 +220,7 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
             else "torchvision.models.list_models() shows its names"
         )
         raise ModelError(f"torchvision:{name}", "no such model", hint)
+
     published: Any = get_model_weights(name).DEFAULT
     if weights is not None:
         net = get_model(
@@ -206,9 +232,9 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
     else:
         code = f"from torchvision.models import get_model; get_model('{name}', weights='DEFAULT')"
         raise ModelError(
-            f"victim torchvision:{name}",
+            f"model 'torchvision:{name}'",
             "its weights are not here and nothing is downloaded unasked",
-            f'run once python -c "{code}", or give the file with --weights',
+            f'Run once python -c "{code}", or give the file with --weights',
         )
     table: dict[str, Any] = {
         "classes": list(published.meta["categories"]),
@@ -216,6 +242,7 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
     }
     if _detects(published):
         return net, {**table, "task": "detect", "score_threshold": 0.5}
+
     shown = published.transforms()
     crop = (int(shown.crop_size[0]), int(shown.resize_size[0]))
     prepared = Preprocessed(net, mean=list(shown.mean), std=list(shown.std), crop=crop)
@@ -223,7 +250,7 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
 
 
 def _detects(published: Any) -> bool:
-    """Torchvision's tables of detectors count boxes, those of classifiers a top-1."""
+    """Return whether the weights are a detector's: those are measured by boxes, not by top-1."""
     metrics = published.meta.get("_metrics", {})
     return any("box_map" in values for values in metrics.values())
 
@@ -234,13 +261,13 @@ def _ultralytics(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
         raise ModelError(
             f"{file}",
             "no such file, and nothing is downloaded unasked",
-            "fetch it from its publisher and name it",
+            "Fetch it from its publisher and name it",
         )
     try:
         from ultralytics import YOLO
     except ImportError as error:
         raise ModelError(
-            f"victim ultralytics:{name}",
+            f"model 'ultralytics:{name}'",
             "ultralytics is not installed",
             "pip install 'physadv[ultralytics]' (AGPL-3.0)",
         ) from error

@@ -1,4 +1,4 @@
-"""What a model says of itself: its card; and the wrapper that carries it."""
+"""Model cards: name, task, classes and provenance of a model, and the wrapper that carries one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,27 @@ Task = Literal["classify", "detect"]
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Name, task and provenance of a victim.
+    """Name, task and provenance of a model.
 
-    ``classes`` are names by index, empty where nobody told them. ``input_size`` is (height, width)
-    in px of what the net sees after its own resizing, None where it takes any size. ``sha256`` is
-    of the weights' file; ``accuracy`` says what was measured, on what and by whom. ``urls`` are
-    where ``physadv models fetch`` may look. ``extra`` holds what else the card knows
-    (``score_threshold`` of a detector, full tables of a measurement).
+    Attributes:
+        name: Name under which the model is loaded and reported.
+        task: "classify" or "detect".
+        classes: Class names by index; empty where they are not known.
+        input_size: (height, width) in px that the network receives after its own resizing; None
+            where it takes any size.
+        licence: License of the weights.
+        source: Publisher of the weights, with author and year.
+        data: Data set that the model was trained on.
+        sha256: Hash of the weights' file; pins what is loaded.
+        accuracy: Measured accuracy, with the data, the interval and who measured it.
+        urls: Addresses that ``physadv models fetch`` tries in turn.
+        extra: Further entries of the card: ``score_threshold`` of a detector, tables of a
+            measurement.
+
+    Example:
+        >>> card = ModelCard("demo", classes=("stop", "yield"))
+        >>> card.class_index("Stop"), card.class_name(1)
+        (0, 'yield')
     """
 
     name: str
@@ -39,44 +53,52 @@ class ModelCard:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def class_index(self, wanted: str | int) -> int:
-        """Index of a class given by name (case and "_" do not matter) or number.
+        """Return the index of the class ``wanted``, given by name or by number.
 
-        Raises ModelError for a name that is unknown or stands for several classes, and for a
-        number out of range.
+        Case and "_" do not matter in a name.
+
+        Raises:
+            ModelError: The name is unknown or stands for several classes, or the number is out of
+                range.
         """
         text = str(wanted).strip()
         if text.lstrip("-").isdigit():
             return self._checked(int(text))
+
+        # Names are compared as people type them: "Stop", "stop", "no_entry" and "no entry" are one.
         plain = [_plain(c) for c in self.classes]
         hits = [i for i, name in enumerate(plain) if name == _plain(text)]
         if len(hits) == 1:
             return hits[0]
         if hits:
             raise ModelError(
-                f"class {text!r}", f"stands for {hits} in {self.name}", "give the number"
+                f"class {text!r}", f"stands for {hits} in {self.name}", "Give the number"
             )
+
         near = difflib.get_close_matches(_plain(text), plain, n=3)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}" if near else "give its number"
         raise ModelError(f"class {text!r}", f"unknown to {self.name}", hint)
 
     def class_name(self, index: int) -> str:
-        """Name of a class, or its number where the card knows no names."""
+        """Return the name of class ``index``, or the number itself where the card has no names."""
         return self.classes[index] if 0 <= index < len(self.classes) else str(index)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and TOML."""
+        """Return plain values for JSON and TOML."""
         return asdict(self)
 
     def _checked(self, index: int) -> int:
         if index < 0 or (self.classes and index >= len(self.classes)):
             last = f"0..{len(self.classes) - 1}" if self.classes else "0 and up"
-            raise ModelError(f"class {index}", f"{self.name} has {last}", "give one of these")
+            raise ModelError(f"class {index}", f"{self.name} has {last}", "Give one of these")
         return index
 
 
 class LoadedModel(nn.Module):
-    """A net in eval mode with frozen parameters, and its card: images (b, 3, h, w) in [0, 1] ->
-    Prediction."""
+    """A network in eval mode with frozen parameters, and its card.
+
+    Maps images (b, 3, h, w) in [0, 1] to a Prediction.
+    """
 
     card: ModelCard
 
@@ -86,28 +108,36 @@ class LoadedModel(nn.Module):
         self.card = card
 
     def forward(self, images: Tensor) -> Prediction:
-        """Logits (b, classes) from a classifier, Detections in pixels of ``images`` from a
-        detector."""
+        """Return logits (b, classes) of a classifier, or a detector's Detections in pixels of
+        ``images``."""
         return cast(Prediction, self.net(images))
 
 
 def card_from(table: Mapping[str, Any], **defaults: Any) -> ModelCard:
-    """A card from a TOML table; keys the card lacks go to ``extra``. Raises ModelError for an
-    unusable value."""
+    """Build a card from ``table``, as read from TOML, over ``defaults``; keys that no field has
+    go to ``extra``.
+
+    Raises:
+        ModelError: A value cannot be used.
+    """
     values = {**defaults, **table}
     known = {k: values.pop(k) for k in list(values) if k in ModelCard.__dataclass_fields__}
     extra = {**dict(known.pop("extra", {})), **values}
+
+    # A card may hold a whole table of measurements; the line for people is made of it.
     if isinstance(known.get("accuracy"), Mapping):
         extra["accuracy"] = known["accuracy"]
         known["accuracy"] = ", ".join(f"{k} {v}" for k, v in known["accuracy"].items())
+
     if known.get("task", "classify") not in ("classify", "detect"):
         raise ModelError(
-            f"task {known['task']!r}", "is neither classify nor detect", "correct the card"
+            f"task {known['task']!r}", "is neither classify nor detect", "Correct the card"
         )
     if not isinstance(known.get("classes") or (), list | tuple):
         raise ModelError(
-            f"classes {known['classes']!r}", "is not a list of names", 'give e.g. ["stop", "yield"]'
+            f"classes {known['classes']!r}", "is not a list of names", 'Give e.g. ["stop", "yield"]'
         )
+
     known["classes"] = tuple(str(c) for c in known.get("classes") or ())
     known["urls"] = tuple(known.get("urls", ()))
     known["input_size"] = as_size(known.get("input_size"))
@@ -115,8 +145,11 @@ def card_from(table: Mapping[str, Any], **defaults: Any) -> ModelCard:
 
 
 def as_size(value: Any) -> tuple[int, int] | None:
-    """None, a side, or [height, width] -> (height, width) in px. Raises ModelError for anything
-    else."""
+    """Convert ``value`` (None, a side, or [height, width]) to (height, width) in px, or None.
+
+    Raises:
+        ModelError: ``value`` is none of these.
+    """
     if value is None:
         return None
     sides = (
@@ -126,11 +159,12 @@ def as_size(value: Any) -> tuple[int, int] | None:
         if isinstance(value, list | tuple)
         else []
     )
+
     if len(sides) != 2 or not all(
         isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides
     ):
         raise ModelError(
-            f"input_size {value!r}", "is not a side or [height, width] in px", "give e.g. 224"
+            f"input_size {value!r}", "is not a side or [height, width] in px", "Give e.g. 224"
         )
     return sides[0], sides[1]
 

@@ -1,5 +1,5 @@
-"""Can this victim's answers, and its gradients, be trusted? Asked once, before the hours of an
-attack."""
+"""Sanity checks of a model under test, run once before an attack: outputs, determinism,
+gradients."""
 
 from __future__ import annotations
 
@@ -18,23 +18,42 @@ is exactly 0."""
 def check_model(
     model: Model, images: Tensor, *, gradients: bool = True, limit: int = 4
 ) -> list[str]:
-    """Run ``model`` on at most ``limit`` of ``images`` (b, 3, h, w) in [0, 1]; returns warnings,
-    each with its remedy.
+    """Run ``model`` on a few images and return warnings about its outputs and gradients.
 
-    Raises ModelError where no attack or evaluation could mean anything: the model fails, returns
-    another shape or number of classes than its card says, NaN or infinity, detector scores outside
-    [0, 1], or (with ``gradients``) lets no finite gradient reach the image. Warns of probabilities
-    in place of logits, saturated logits, answers that differ from run to run or with the other
-    images of the batch, gradients that are zero, and a model left in training mode. Model, images
-    and the global random state stay as they were.
+    Warns of probabilities in place of logits, saturated logits, outputs that differ from run to run
+    or with the other images of the batch, gradients that are zero, and a model left in training
+    mode. Model, images and the global random state are preserved.
+
+    Args:
+        model: Model under test; maps images to logits or Detections.
+        images: Batch (b, 3, h, w) in [0, 1].
+        gradients: Whether to require that a finite gradient reaches the image.
+        limit: Number of images of the batch to use, 1 or more.
+
+    Returns:
+        Warnings, each one sentence or two with its remedy; empty where nothing is wrong.
+
+    Raises:
+        ModelError: No attack or evaluation could mean anything: the model fails, returns another
+            shape or number of classes than its card states, NaN or infinity, detector scores
+            outside [0, 1], or lets no finite gradient reach the image.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
+        >>> check_model(model, torch.rand(2, 3, 2, 2))
+        []
     """
     images = images[:limit].detach().clone()
     if images.ndim != 4 or images.shape[0] == 0:
         raise ModelError(
             f"images of shape {tuple(images.shape)}",
             "(b, 3, h, w) is needed",
-            "pass a batch of images",
+            "Pass a batch of images",
         )
+
+    # A model that draws noise must not move the caller's random state.
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         prediction = _run(model, images)
@@ -57,13 +76,14 @@ def _run(model: Model, images: Tensor) -> Prediction:
             raise ModelError(
                 f"the model fails on images {tuple(images.shape)}",
                 f"{type(error).__name__}: {said}",
-                "set input_size",
+                "Set input_size",
             ) from error
+
     if not isinstance(prediction, Tensor | Detections):
         raise ModelError(
             f"the model returned {type(prediction).__name__}",
             "logits or Detections are needed",
-            "use as_model",
+            "Use as_model",
         )
     return prediction
 
@@ -81,7 +101,7 @@ def _require_shape(prediction: Prediction, count: int, card: ModelCard | None) -
             raise ModelError(
                 said,
                 f"logits ({count}, classes >= 2) are needed",
-                "return one row of logits an image",
+                "Return one row of logits an image",
             )
     else:
         boxes, shape = tuple(prediction.boxes.shape), tuple(prediction.scores.shape)
@@ -89,45 +109,51 @@ def _require_shape(prediction: Prediction, count: int, card: ModelCard | None) -
             raise ModelError(
                 f"boxes {boxes}, scores {shape}",
                 f"boxes ({count}, n, 4) and scores ({count}, n, classes) are needed",
-                "return every candidate, before suppression",
+                "Return every candidate, before suppression",
             )
+
     if card is not None and card.classes and len(card.classes) != shape[-1]:
         raise ModelError(
             f"the model has {shape[-1]} classes",
             f"its card names {len(card.classes)}",
-            "give the classes it has",
+            "Give the classes it has",
         )
 
 
 def _require_finite(prediction: Prediction) -> None:
-    parts = (
+    outputs = (
         [prediction] if isinstance(prediction, Tensor) else [prediction.boxes, prediction.scores]
     )
-    bad = sum(int((~p.isfinite()).sum()) for p in parts)
+    bad = sum(int((~p.isfinite()).sum()) for p in outputs)
     if bad:
         raise ModelError(
-            f"{bad} of {sum(p.numel() for p in parts)} outputs are NaN or infinite",
+            f"{bad} of {sum(p.numel() for p in outputs)} outputs are NaN or infinite",
             "finite numbers are needed",
-            "check the weights, mean and std, and half precision",
+            "Check the weights, mean and std, and half precision",
         )
+
     if isinstance(prediction, Detections):
         low, high = float(prediction.scores.min()), float(prediction.scores.max())
         if low < -1e-6 or high > 1 + 1e-6:
             raise ModelError(
                 f"scores from {low:.3g} to {high:.3g}",
                 "must lie in [0, 1]",
-                "apply sigmoid or softmax",
+                "Apply sigmoid or softmax",
             )
 
 
 def _training(model: Model) -> str:
     if isinstance(model, nn.Module) and any(m.training for m in model.modules()):
-        return "The model is in training mode: batch norm and dropout make its answers wander; call .eval() on it."
+        return (
+            "The model is in training mode: batch norm and dropout change its outputs from run to "
+            "run. Call .eval() on it."
+        )
     return ""
 
 
 def looks_like_probabilities(logits: Tensor) -> bool:
-    """True where every row lies in [0, 1] and sums to 1: softmax has been applied."""
+    """Return whether every row of ``logits`` (b, classes) lies in [0, 1] and sums to 1, as after
+    a softmax."""
     inside = bool(((logits >= 0) & (logits <= 1)).all())
     return inside and bool((logits.double().sum(1) - 1).abs().max() < 1e-3)
 
@@ -137,17 +163,18 @@ def _scale(prediction: Prediction) -> str:
         return ""
     if looks_like_probabilities(prediction):
         return (
-            "The model returns probabilities, not logits: softmax twice flattens the gradient and "
-            "flatters robustness; "
-            'return logits, or set outputs = "probabilities" (as_model or <file>.toml).'
+            "The model returns probabilities, not logits: a second softmax flattens the gradient and "
+            "overstates robustness. "
+            'Return logits, or set outputs = "probabilities" (as_model or <file>.toml).'
         )
+
     best = prediction.float().topk(2, 1).values
     saturated = (best[:, 0] - best[:, 1]) > _SATURATED
     if bool(saturated.float().mean() > 0.5):
         return (
             f"The best logit leads by more than {_SATURATED} on {int(saturated.sum())} of "
             f"{len(saturated)} images: the "
-            "cross entropy is 0 in float32 and its gradient vanishes; use a margin loss, or "
+            "cross entropy is 0 in float32 and its gradient vanishes. Use a margin loss, or "
             "divide the logits."
         )
     return ""
@@ -157,13 +184,13 @@ def _steady(model: Model, images: Tensor, first: Prediction) -> list[str]:
     again, alone = _run(model, images), _run(model, images[:1])
     if _distance(first, again) > 1e-3:
         return [
-            "Two runs on the same images differ: the model is random; judge it over several draws "
+            "Two runs on the same images differ: the model is random. Evaluate it over several draws "
             "(EOT)."
         ]
     if images.shape[0] > 1 and _distance(_head(first), alone) > 1e-2:
         return [
-            "The answer for an image depends on the others in its batch: use batch statistics of "
-            "training, .eval()."
+            "The output for an image depends on the other images of its batch. Use the batch "
+            "statistics of training: call .eval()."
         ]
     return []
 
@@ -183,16 +210,17 @@ def _distance(first: Prediction, second: Prediction) -> float:
 
 
 def _gradient(model: Model, images: Tensor) -> str:
-    seen = images.clone().requires_grad_()
+    inputs = images.clone().requires_grad_()
     with torch.enable_grad():
-        prediction = model(seen)
+        prediction = model(inputs)
         values = prediction if isinstance(prediction, Tensor) else prediction.scores
         if not values.requires_grad:
             raise ModelError(
                 "no gradient reaches the image", "attacks that optimize need one", _GRADIENT_REMEDY
             )
         best = values.flatten(1).amax(1)
-        (gradient,) = torch.autograd.grad(best.sum(), seen, allow_unused=True)
+        (gradient,) = torch.autograd.grad(best.sum(), inputs, allow_unused=True)
+
     if gradient is None:
         raise ModelError(
             "no gradient reaches the image", "attacks that optimize need one", _GRADIENT_REMEDY
@@ -201,14 +229,15 @@ def _gradient(model: Model, images: Tensor) -> str:
         raise ModelError(
             "the gradient is NaN or infinite",
             "a finite one is needed",
-            "look for sqrt, log or power at 0 in the model",
+            "Look for sqrt, log or power at 0 in the model",
         )
+
     dead = int((gradient.flatten(1).abs().amax(1) == 0).sum())
     if dead:
         return (
             f"The gradient is zero on {dead} of {len(gradient)} images: rounding, thresholds or "
-            "saturation mask it; "
-            "confirm any robustness with a black-box attack."
+            "saturation mask it. "
+            "Confirm any robustness with a black-box attack."
         )
     return ""
 

@@ -1,5 +1,5 @@
-"""What stands before and behind a net: resizing, normalization, and the turning of its output into
-logits."""
+"""Preprocessing and output adapters around a network: resizing, normalization, logits,
+detections."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ _TINY = 1e-12
 
 
 def resize_images(images: Tensor, height: int, width: int) -> Tensor:
-    """(b, c, h, w) stretched to height x width px: bilinear, anti-aliased where it shrinks,
-    differentiable."""
+    """Stretch ``images`` (b, c, h, w) to ``height`` x ``width`` px.
+
+    Bilinear, anti-aliased where it shrinks, differentiable; images of that size are returned as
+    they are.
+    """
     if images.shape[-2:] == (height, width):
         return images
     return F.interpolate(
@@ -28,8 +31,16 @@ def resize_images(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def center_crop(images: Tensor, side: int, short_side: int) -> Tensor:
-    """Scale the short side to ``short_side`` px, aspect kept, and take the central ``side`` x
-    ``side`` px."""
+    """Scale the short side of ``images`` and crop the center, as ImageNet models expect.
+
+    Args:
+        images: Batch (b, c, h, w).
+        side: Side of the returned square in px.
+        short_side: Length in px that the short side is scaled to, aspect kept.
+
+    Returns:
+        Images (b, c, side, side), differentiable.
+    """
     height, width = images.shape[-2:]
     scale = short_side / min(height, width)
     images = resize_images(
@@ -40,13 +51,17 @@ def center_crop(images: Tensor, side: int, short_side: int) -> Tensor:
 
 
 class Preprocessed(nn.Module):
-    """A net with its own preprocessing, so that everything else can speak of images in [0, 1] of
-    any size.
+    """A network with its own preprocessing, so that callers pass images in [0, 1] of any size.
 
-    ``input_size`` is (height, width) in px to stretch to, ``crop`` a (side, short side) pair for a
-    central crop, None takes images as they come. ``mean`` and ``std`` are in units of [0, 1], one
-    number or one a channel. ``outputs`` says whether a classifier's numbers are logits or
-    probabilities, whose logarithm then stands for the logits.
+    Args:
+        net: Network on normalized images.
+        task: "classify" or "detect".
+        mean: Subtracted mean in units of [0, 1]: one number or one a channel.
+        std: Divisor in units of [0, 1]: one number or one a channel, positive.
+        input_size: (height, width) in px to stretch images to; None takes them as they come.
+        crop: (side, short side) in px of a central crop, used in place of ``input_size``.
+        outputs: Whether a classifier returns logits or probabilities; the logarithm of these then
+            stands for the logits.
     """
 
     mean: Tensor
@@ -70,13 +85,15 @@ class Preprocessed(nn.Module):
         self.register_buffer("std", _channels(std, 1.0, "std"), persistent=False)
 
     def forward(self, images: Tensor) -> Prediction:
-        """(b, 3, h, w) in [0, 1] -> logits, or Detections in pixels of ``images``."""
+        """Map ``images`` (b, 3, h, w) in [0, 1] to logits, or to Detections in pixels of
+        ``images``."""
         height, width = images.shape[-2:]
         seen = images
         if self.crop is not None:
             seen = center_crop(seen, *self.crop)
         elif self.input_size is not None:
             seen = resize_images(seen, *self.input_size)
+
         output = self.net((seen - self.mean) / self.std)
         if self.task == "detect":
             scale = (width / seen.shape[-1], height / seen.shape[-2])
@@ -91,17 +108,18 @@ def _channels(value: float | Sequence[float] | None, default: float, name: str) 
         )
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"{name} {value!r}", "is not one or three numbers", "give one per channel"
+            f"{name} {value!r}", "is not one or three numbers", "Give one per channel"
         ) from error
+
     if numbers.shape[1] not in (1, 3):
         raise ModelError(
             f"{name} of {numbers.shape[1]} numbers",
             "one or three are needed",
-            "give one per channel",
+            "Give one per channel",
         )
     if name == "std" and not bool((numbers > 0).all()):
         raise ModelError(
-            f"std {value}", "must be positive", "give the numbers the model was trained with"
+            f"std {value}", "must be positive", "Give the numbers the model was trained with"
         )
     return numbers
 
@@ -112,11 +130,12 @@ def _logits(output: Any, outputs: Outputs) -> Tensor:
     if isinstance(output, Mapping) and "logits" in output:
         output = output["logits"]
     output = getattr(output, "logits", output)
+
     if not isinstance(output, Tensor):
         raise ModelError(
             f"the model returned {type(output).__name__}",
             "a tensor of logits is needed",
-            "wrap it so that it returns one",
+            "Wrap it so that it returns one",
         )
     return output.clamp_min(_TINY).log() if outputs == "probabilities" else output
 
@@ -136,6 +155,7 @@ def _detections(output: Any, scale: tuple[float, float]) -> Detections:
         and not all(isinstance(part, Tensor) for part in output)
     ):
         output = output[0]
+
     if isinstance(output, Detections):
         boxes, scores = output.boxes, output.scores
     elif isinstance(output, Tensor) and output.ndim == 3 and output.shape[1] > 4:
@@ -147,6 +167,7 @@ def _detections(output: Any, scale: tuple[float, float]) -> Detections:
         raise ModelError(
             f"the detector returned {type(output).__name__}",
             "(boxes (b, n, 4) in px, scores (b, n, classes)) before suppression is needed",
-            "wrap the model so that it returns this pair",
+            "Wrap the model so that it returns this pair",
         )
+
     return Detections(boxes * boxes.new_tensor((*scale, *scale)), scores)

@@ -1,5 +1,5 @@
-"""What is done with a detector's dense candidates: overlap, suppression, and the score of one class
-at one place."""
+"""Post-processing of a detector's dense candidates: overlap, suppression, best score of one
+class."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from physadv.core.types import Detections
 
 @dataclass(frozen=True)
 class DetectedBoxes:
-    """What one image holds after suppression, best first: ``boxes`` (m, 4) px, ``scores`` (m,),
-    ``labels`` (m,)."""
+    """Boxes of one image after suppression, best first.
+
+    Attributes:
+        boxes: Corners (m, 4) x0, y0, x1, y1 in px.
+        scores: Scores (m,) in [0, 1].
+        labels: Class indices (m,).
+    """
 
     boxes: Float[Tensor, "m 4"]
     scores: Float[Tensor, " m"]
@@ -25,13 +30,13 @@ class DetectedBoxes:
         return int(self.scores.shape[0])
 
     def of_class(self, label: int) -> DetectedBoxes:
-        """Only the boxes of one class."""
+        """Return only the boxes of class ``label``."""
         chosen = self.labels == label
         return DetectedBoxes(self.boxes[chosen], self.scores[chosen], self.labels[chosen])
 
 
 def box_areas(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
-    """Areas in px^2; a box turned inside out has none."""
+    """Return the areas in px^2 of ``boxes`` (..., n, 4); a box turned inside out has none."""
     sides = (boxes[..., 2:] - boxes[..., :2]).clamp_min(0)
     return sides[..., 0] * sides[..., 1]
 
@@ -39,7 +44,11 @@ def box_areas(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
 def box_iou(
     first: Float[Tensor, "*b n 4"], second: Float[Tensor, "*b m 4"]
 ) -> Float[Tensor, "*b n m"]:
-    """Intersection over union of every pair of boxes, in [0, 1]; 0 where both are empty."""
+    """Return the intersection over union of every pair of ``first`` (..., n, 4) and ``second``
+    (..., m, 4).
+
+    The result (..., n, m) lies in [0, 1]; it is 0 where both boxes are empty.
+    """
     low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
     high = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
     sides = (high - low).clamp_min(0)
@@ -56,12 +65,28 @@ def non_maximum_suppression(
     multi_label: bool = False,
     limit: int = 300,
 ) -> list[DetectedBoxes]:
-    """Greedy suppression within each class; one :class:`DetectedBoxes` an image, best first, at most
-    ``limit`` boxes.
+    """Suppress overlapping boxes greedily within each class.
 
-    A candidate counts for its best class, or with ``multi_label`` for every class that reaches
-    ``score_threshold``. A box goes when a better one *kept* of its class overlaps it by more than
-    ``iou_threshold``. Only picks: the numbers stay those of ``detections``, gradients included.
+    Only selects: boxes and scores stay those of ``detections``, gradients included.
+
+    Args:
+        detections: Candidates of a batch, boxes (b, n, 4) in px and scores (b, n, classes).
+        score_threshold: Lowest score of a box that counts, in [0, 1].
+        iou_threshold: A box is dropped when a better one of its class that stays overlaps it by
+            more than this, in [0, 1].
+        multi_label: Whether a candidate counts for every class that reaches the threshold, instead
+            of for its best class alone.
+        limit: Largest number of boxes an image.
+
+    Returns:
+        One :class:`DetectedBoxes` an image, best first.
+
+    Example:
+        >>> import torch
+        >>> boxes = torch.tensor([[[0.0, 0, 10, 10], [1.0, 0, 11, 10]]])
+        >>> detections = Detections(boxes, torch.tensor([[[0.9], [0.8]]]))
+        >>> len(non_maximum_suppression(detections)[0])
+        1
     """
     pairs = zip(detections.boxes, detections.scores, strict=True)
     return [
@@ -91,6 +116,7 @@ def _suppress(found: DetectedBoxes, threshold: float, limit: int) -> DetectedBox
         )
         hits = hits.triu(1)  # hits[i, j]: i is better than j and would suppress it
         keep = torch.ones(len(found), dtype=torch.bool, device=hits.device)
+
         # Greedy suppression as a fixed point: each round settles at least one more box, mostly all
         # in a few rounds.
         while True:
@@ -105,11 +131,16 @@ def _suppress(found: DetectedBoxes, threshold: float, limit: int) -> DetectedBox
 def best_of_class(
     detections: Detections, label: int, box: Tensor | None = None, min_iou: float = 0.5
 ) -> Float[Tensor, " b"]:
-    """The best score of class ``label`` in each image, (b,), differentiable; 0 where no candidate
-    qualifies.
+    """Return the best score of one class in each image, differentiable.
 
-    ``box`` (4,) or (b, 4) in px keeps to the candidates whose overlap with it is at least
-    ``min_iou``.
+    Args:
+        detections: Candidates of a batch.
+        label: Class index.
+        box: Corners (4,) or (b, 4) in px; only candidates that overlap it count. None counts all.
+        min_iou: Smallest overlap with ``box`` that counts, in [0, 1].
+
+    Returns:
+        Scores (b,); 0 where no candidate qualifies.
     """
     scores = detections.scores[..., label]
     if box is None:

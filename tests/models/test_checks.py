@@ -74,7 +74,7 @@ def test_a_square_root_at_zero_is_caught() -> None:
         (lambda y: y.softmax(1), "probabilities"),
         (lambda y: y * 1000, "cross entropy is 0"),
         (lambda y: y + torch.randn_like(y), "Two runs"),
-        (lambda y: y - y.mean(0, keepdim=True), "others in its batch"),
+        (lambda y: y - y.mean(0, keepdim=True), "other images of its batch"),
         (lambda y: y.round() + 0 * y, "gradient is zero"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Architectures, one file each."""
+"""Network architectures, one file each."""

@@ -1,4 +1,4 @@
-"""dlib's face recognition network (29 convolutions, 128 numbers out), and a reader of the
+"""dlib's face recognition network (29 convolutions, 128 outputs) and a reader of its
 public-domain ``.dat`` file.
 
 The file holds dlib's own serialization: a length-prefixed layer name, then its one tensor,
@@ -33,8 +33,8 @@ _LAYER = re.compile(rb"\x01(?:\x05con_4|\x07affine_|\x04fc_2)")
 
 
 class DlibBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; where the side is halved, the shortcut is an average
-    pool."""
+    """Two 3x3 convolutions beside a shortcut; where the side is halved, the shortcut is an
+    average pool."""
 
     def __init__(self, before: int, channels: int, halves: bool) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class DlibBlock(nn.Module):
         self.second_scale = ChannelAffine(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, before, h, w) -> (b, channels, h', w')."""
+        """Map ``x`` (b, before, h, w) to (b, channels, h', w')."""
         y = self.second_scale(self.second(torch.relu(self.first_scale(self.first(x)))))
         return torch.relu(_add_padded(y, F.avg_pool2d(x, 2, 2) if self.halves else x))
 
@@ -60,12 +60,12 @@ class ChannelAffine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> the same shape."""
+        """Scale and shift ``x`` (b, c, h, w); the shape stays."""
         return x * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 class DlibResNet(nn.Module):
-    """Aligned faces (b, 3, 150, 150), RGB in [0, 1] -> descriptors (b, 128), as dlib gives them
+    """Aligned faces (b, 3, 150, 150), RGB in [0, 1] -> descriptors (b, 128), as dlib returns them
     (not normalized)."""
 
     mean: Tensor
@@ -82,11 +82,13 @@ class DlibResNet(nn.Module):
         self.head = nn.Linear(256, DIMENSION, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Descriptors of aligned faces; two photos of one person are mostly less than 0.6 apart."""
+        """Return descriptors (b, 128) of aligned faces ``x``; those of one person are mostly less
+        than 0.6 apart."""
         return self.tail(self.trunk(x))
 
     def trunk(self, x: Tensor) -> Tensor:
-        """All but the last four blocks and the head: (b, 3, 150, 150) -> (b, 128, 8, 8)."""
+        """Apply all but the last four blocks and the head to ``x``: (b, 3, 150, 150) -> (b, 128,
+        8, 8)."""
         x = torch.relu(self.stem_scale(self.stem((x - self.mean) * (255 / 256))))
         x = F.max_pool2d(x, 3, 2)
         for block in self.blocks[:-4]:
@@ -94,7 +96,7 @@ class DlibResNet(nn.Module):
         return x
 
     def tail(self, features: Tensor) -> Tensor:
-        """The last four blocks and the head: (b, 128, 8, 8) -> (b, 128)."""
+        """Apply the last four blocks and the head to ``features``: (b, 128, 8, 8) -> (b, 128)."""
         for block in self.blocks[-4:]:
             features = block(features)
         out: Tensor = self.head(features.mean((2, 3)))
@@ -102,21 +104,26 @@ class DlibResNet(nn.Module):
 
 
 def load_dlib_resnet(path: str | Path) -> DlibResNet:
-    """Read ``dlib_face_recognition_resnet_model_v1.dat``. Raises ModelError where the layers are
-    others."""
+    """Read the network from ``path``, a ``dlib_face_recognition_resnet_model_v1.dat``.
+
+    Raises:
+        ModelError: The layers are others.
+    """
     net = DlibResNet()
     tensors = _tensors(Path(path))
     layers: list[tuple[nn.Module, nn.Module]] = [(net.stem, net.stem_scale)]
     for block in net.blocks:
         assert isinstance(block, DlibBlock)
         layers += [(block.first, block.first_scale), (block.second, block.second_scale)]
+
     wanted = [module for pair in layers for module in pair] + [net.head]
     if len(tensors) != len(wanted):
         raise ModelError(
             f"{path}: {len(tensors)} layers",
             f"{len(wanted)} are expected",
-            "use the file of 2017, v1",
+            "Use the file of 2017, v1",
         )
+
     with torch.no_grad():
         for number, (module, values) in enumerate(zip(wanted, tensors, strict=True)):
             _fill(module, values, f"{path}: layer {number}")
@@ -124,15 +131,15 @@ def load_dlib_resnet(path: str | Path) -> DlibResNet:
 
 
 def _fill(module: nn.Module, values: Tensor, name: str) -> None:
-    """dlib keeps one flat tensor a layer: weights, then biases; its last layer is (inputs,
-    outputs)."""
-    if isinstance(module, nn.Linear):
+    """Copy dlib's one flat tensor a layer (weights, then biases) into the module's parameters."""
+    if isinstance(module, nn.Linear):  # dlib stores (inputs, outputs)
         values = values.reshape(module.in_features, module.out_features).T.reshape(-1)
     parameters = list(module.parameters())
     if sum(p.numel() for p in parameters) != values.numel():
         raise ModelError(
-            f"{name}, {values.numel()} numbers", "do not fit the net", "use the file of 2017, v1"
+            f"{name}, {values.numel()} numbers", "do not fit the net", "Use the file of 2017, v1"
         )
+
     start = 0
     for parameter in parameters:
         parameter.copy_(values[start : start + parameter.numel()].reshape(parameter.shape))
@@ -140,15 +147,15 @@ def _fill(module: nn.Module, values: Tensor, name: str) -> None:
 
 
 def _tensors(path: Path) -> list[Tensor]:
-    """The tensor of every convolution, affine and fully connected layer, in order of computation."""
-    data, found, position = path.read_bytes(), [], 0
+    """Return the tensor of every convolution, affine and linear layer, in order of computation."""
+    data, tensors, position = path.read_bytes(), [], 0
     while match := _LAYER.search(data, position):
         at = match.end()
         if match.group().endswith(b"fc_2"):
             at = _skip_integers(data, at, 2)  # number of outputs, bias mode
         values, position = _tensor(data, at, path)
-        found.append(values)
-    return found
+        tensors.append(values)
+    return tensors
 
 
 def _skip_integers(data: bytes, at: int, count: int) -> int:
@@ -158,8 +165,7 @@ def _skip_integers(data: bytes, at: int, count: int) -> int:
 
 
 def _integer(data: bytes, at: int) -> tuple[int, int]:
-    """One of dlib's packed integers: a byte with sign (0x80) and length (0x0f), then little-endian
-    bytes."""
+    """Read a packed integer: a byte with sign (0x80) and length (0x0f), then little-endian bytes."""
     control = data[at]
     size = control & 0x0F
     value = int.from_bytes(data[at + 1 : at + 1 + size], "little")
@@ -167,20 +173,20 @@ def _integer(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _tensor(data: bytes, at: int, path: Path) -> tuple[Tensor, int]:
-    """Version 2, four sizes, then float32 little-endian."""
+    """Read one tensor: version 2, four sizes, then float32 little-endian."""
     header = []
     for _ in range(5):
         value, at = _integer(data, at)
         header.append(value)
+
     count = int(np.prod(header[1:]))
     if header[0] != 2 or count < 0 or at + 4 * count > len(data):
-        raise ModelError(f"{path}", "broken or of another version", "fetch it again")
+        raise ModelError(f"{path}", "broken or of another version", "Fetch it again")
     return torch.from_numpy(np.frombuffer(data, "<f4", count, at).copy()), at + 4 * count
 
 
 def _add_padded(first: Tensor, second: Tensor) -> Tensor:
-    """dlib's addition: whichever is smaller, in channels or in sides, counts as zero beyond its
-    end."""
+    """Add as dlib does: the smaller one, in channels or in sides, counts as zero beyond its end."""
     sizes = [max(a, b) for a, b in zip(first.shape[1:], second.shape[1:], strict=True)]
     return _padded(first, sizes) + _padded(second, sizes)
 

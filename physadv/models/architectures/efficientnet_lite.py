@@ -37,7 +37,7 @@ class SameConv(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, inputs, h, w) -> (b, outputs, ceil(h / stride), ceil(w / stride))."""
+        """Map ``x`` (b, inputs, h, w) to (b, outputs, ceil(h / stride), ceil(w / stride))."""
         pads: list[int] = []
         for size, kernel, stride in zip(
             reversed(x.shape[-2:]), self.kernel_size, self.stride, strict=True
@@ -52,16 +52,18 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class InvertedUnit(nn.Module):
-    """Widen, look at 3x3 or 5x5 channel by channel, narrow again (Sandler et al., 2018); a shortcut
-    where it fits."""
+    """Inverted residual (Sandler et al., 2018): expand, 3x3 or 5x5 depthwise, project; a shortcut
+    where shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         middle = inputs * expansion
+
         self.shortcut = stride == 1 and inputs == outputs
         if expansion != 1:
             self.expand, self.expand_norm = SameConv(inputs, middle), _norm(middle)
         self.widens = expansion != 1
+
         self.depthwise, self.depthwise_norm = (
             SameConv(middle, middle, kernel, stride, middle),
             _norm(middle),
@@ -69,7 +71,7 @@ class InvertedUnit(nn.Module):
         self.project, self.project_norm = SameConv(middle, outputs), _norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, inputs, h, w) -> (b, outputs, h / stride, w / stride)."""
+        """Map ``x`` (b, inputs, h, w) to (b, outputs, h / stride, w / stride)."""
         y = F.relu6(self.expand_norm(self.expand(x))) if self.widens else x
         y = F.relu6(self.depthwise_norm(self.depthwise(y)))
         narrow: Tensor = self.project_norm(self.project(y))
@@ -82,6 +84,7 @@ class EfficientNetLite0(nn.Module):
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()
         self.stem, self.stem_norm = SameConv(3, 32, 3, 2), _norm(32)
+
         self.units = nn.ModuleList()
         channels = 32
         for count, kernel, stride, expansion, outputs in _STAGES:
@@ -90,11 +93,13 @@ class EfficientNetLite0(nn.Module):
                     InvertedUnit(channels, outputs, kernel, 1 if index else stride, expansion)
                 )
                 channels = outputs
+
         self.head, self.head_norm = SameConv(channels, 1280), _norm(1280)
         self.classifier = nn.Linear(1280, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits; dropout is left out, as this net is only ever asked, never trained here."""
+        """Return logits of normalized images ``x``; dropout is left out, for the network is never
+        trained here."""
         x = F.relu6(self.stem_norm(self.stem(x)))
         for unit in self.units:
             x = unit(x)
@@ -121,8 +126,8 @@ _UNIT = {
 
 
 def rename_key(key: str) -> str:
-    """A key of the published state dict -> ours; unknown ones are handed back, so that strict
-    loading names them."""
+    """Map ``key`` of the published state dict to this network's; unknown keys are returned
+    unchanged, so that strict loading reports them."""
     parts = key.split(".")
     if parts[0] == "_blocks" and len(parts) == 4 and parts[2] in _UNIT:
         return ".".join(("units", parts[1], _UNIT[parts[2]], parts[3]))

@@ -1,5 +1,5 @@
-"""A small face detector with five landmarks (biubug6, 2019): RetinaFace's heads (Deng et al., 2020)
-on a 0.3 M trunk.
+"""A small face detector with five landmarks (biubug6, 2019): RetinaFace's heads (Deng et al.,
+2020) on a trunk of 0.3 M parameters.
 
 Module names follow the published state dict, so that it loads with ``strict=True``. Input: BGR,
 0-255, minus MEAN_BGR.
@@ -39,8 +39,8 @@ def _plain(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class SlimFaceNet(nn.Module):
-    """Normalized images (b, 3, h, w) -> offsets (b, n, 4), face scores (b, n) and landmark offsets
-    (b, n, 10)."""
+    """Normalized images (b, 3, h, w) -> box offsets (b, n, 4), face scores (b, n), landmark
+    offsets (b, n, 10)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,6 +52,9 @@ class SlimFaceNet(nn.Module):
             _separable(32, 32, 2),
             _separable(32, 32),
         )
+
+        # The numbers are those of the published state dict; strides of 2 stand at 1, 3, 5, 9, 12
+        # and 14.
         self.conv5, self.conv6, self.conv7 = (
             _separable(32, 64, 2),
             _separable(64, 64),
@@ -68,15 +71,18 @@ class SlimFaceNet(nn.Module):
             _separable(256, 256),
         )
         self.conv14 = nn.Sequential(nn.Conv2d(256, 64, 1), nn.ReLU(), _plain(64, 256, 2), nn.ReLU())
+
         self.loc, self.conf, self.landm = _heads(4), _heads(2), _heads(10)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw predictions at strides 8, 16, 32 and 64; :func:`decode_faces` turns them into pixels."""
+        """Return raw predictions for ``x`` at strides 8, 16, 32 and 64; :func:`decode_faces`
+        converts them to px."""
         maps = []
         for number in range(1, 15):
             x = getattr(self, f"conv{number}")(x)
             if number in (8, 11, 13, 14):
                 maps.append(x)
+
         offsets, scores, marks = (
             _gather(heads, maps, k)
             for heads, k in ((self.loc, 4), (self.conf, 2), (self.landm, 10))
@@ -98,8 +104,11 @@ def _gather(heads: nn.Sequential, maps: list[Tensor], numbers: int) -> Tensor:
 
 
 def anchor_boxes(height: int, width: int) -> Tensor:
-    """Anchor squares (n, 4): center x, y, side, side in px of an image of this size, in the
-    predictions' order."""
+    """Return the anchor squares of an image of ``height`` x ``width`` px, in the predictions'
+    order.
+
+    The result (n, 4) holds center x, center y, side and side in px.
+    """
     rows = []
     for sides, stride in zip(_SIDES, _STRIDES, strict=True):
         for y, x in product(range(-(-height // stride)), range(-(-width // stride))):
@@ -108,8 +117,16 @@ def anchor_boxes(height: int, width: int) -> Tensor:
 
 
 def decode_faces(offsets: Tensor, marks: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
-    """One image's offsets (n, 4) and (n, 10) -> boxes (n, 4) x0, y0, x1, y1 and landmarks (n, 5,
-    2), both in px."""
+    """Convert one image's predictions to boxes and landmarks in px.
+
+    Args:
+        offsets: Box offsets (n, 4), as the network returns them.
+        marks: Landmark offsets (n, 10).
+        base: Anchors (n, 4) of :func:`anchor_boxes`.
+
+    Returns:
+        Boxes (n, 4) x0, y0, x1, y1 and landmarks (n, 5, 2), both in px.
+    """
     centers = base[:, :2] + offsets[:, :2] * _VARIANCE[0] * base[:, 2:]
     sides = base[:, 2:] * (offsets[:, 2:] * _VARIANCE[1]).exp()
     points = base[:, None, :2] + marks.reshape(-1, 5, 2) * _VARIANCE[0] * base[:, None, 2:]

@@ -1,10 +1,10 @@
 """FastestDet (Ma, 2022): a one-scale, anchor-free COCO detector of 0.24 M parameters,
-differentiable from end to end.
+differentiable end to end.
 
-A ShuffleNetV2 trunk (Ma et al., 2018) gives maps at strides 8, 16 and 32; they meet at stride 16,
-where three stacks of 5x5 depthwise convolutions look at three widths of surroundings and three
-heads tell object, box and class. Module names follow the published state dict, so that it loads
-with ``strict=True``.
+A ShuffleNetV2 trunk (Ma et al., 2018) returns maps at strides 8, 16 and 32. They are merged at
+stride 16, where three stacks of 5x5 depthwise convolutions add context of three widths, and three
+heads predict objectness, box and class. Module names follow the published state dict, so that it
+loads with ``strict=True``.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ def _conv(
 
 
 class ShuffleUnit(nn.Module):
-    """ShuffleNetV2 unit: half of the channels pass by (stride 1), or both halves are made anew
-    (stride 2)."""
+    """ShuffleNetV2 unit: half of the channels pass unchanged (stride 1), or both halves are
+    computed (stride 2)."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
         super().__init__()
         self.stride = stride
+
         taken = inputs if stride == 2 else inputs // 2
         middle = outputs // 2
+
         self.branch_main = nn.Sequential(
             *_conv(taken, middle),
             nn.ReLU(),
@@ -52,7 +54,7 @@ class ShuffleUnit(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, outputs, h / stride, w / stride)."""
+        """Map ``x`` (b, c, h, w) to (b, outputs, h / stride, w / stride)."""
         if self.stride == 2:
             return torch.cat((self.branch_proj(x), self.branch_main(x)), 1)
         return torch.cat((x[:, 0::2], self.branch_main(x[:, 1::2])), 1)
@@ -74,7 +76,7 @@ class ShuffleTrunk(nn.Module):
         return nn.Sequential(ShuffleUnit(inputs, outputs, stride=2), *rest)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(b, 3, h, w) -> maps of 48, 96 and 192 channels."""
+        """Return maps of 48, 96 and 192 channels of ``x`` (b, 3, h, w)."""
         fine = self.stage2(F.max_pool2d(self.first_conv(x), 3, 2, 1))
         middle = self.stage3(fine)
         return fine, middle, self.stage4(middle)
@@ -88,13 +90,12 @@ class PointConv(nn.Module):
         self.conv1x1 = nn.Sequential(*_conv(inputs, outputs), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, inputs, h, w) -> (b, outputs, h, w)."""
+        """Map ``x`` (b, inputs, h, w) to (b, outputs, h, w)."""
         return self.conv1x1(x)  # type: ignore[no-any-return]
 
 
 class ContextPyramid(nn.Module):
-    """Looks at the merged map through one, two and three 5x5 depthwise layers, and adds what it
-    saw."""
+    """Adds context to the merged map by one, two and three 5x5 depthwise layers in parallel."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -113,13 +114,13 @@ class ContextPyramid(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, inputs, h, w) -> (b, channels, h, w)."""
+        """Map ``x`` (b, inputs, h, w) to (b, channels, h, w)."""
         x = self.Conv1x1(x)
         return F.relu(x + self.output(torch.cat((self.S1(x), self.S2(x), self.S3(x)), 1)))
 
 
 class HeadBranch(nn.Module):
-    """One answer of the head: 5x5 depthwise, then 1x1."""
+    """One output of the head: 5x5 depthwise, then 1x1."""
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
@@ -128,12 +129,12 @@ class HeadBranch(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, channels, h, w) -> (b, outputs, h, w)."""
+        """Map ``x`` (b, channels, h, w) to (b, outputs, h, w)."""
         return self.conv5x5(x)  # type: ignore[no-any-return]
 
 
 class DetectionHead(nn.Module):
-    """Objectness, box and class, all as raw numbers."""
+    """Raw predictions of objectness, box and class."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -143,13 +144,13 @@ class DetectionHead(nn.Module):
         self.cls_layers = HeadBranch(channels, classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(b, channels, h, w) -> (b, 1, h, w), (b, 4, h, w), (b, classes, h, w)."""
+        """Map ``x`` (b, channels, h, w) to (b, 1, h, w), (b, 4, h, w) and (b, classes, h, w)."""
         x = self.conv1x1(x)
         return self.obj_layers(x), self.reg_layers(x), self.cls_layers(x)
 
 
 class FastestDet(nn.Module):
-    """The whole detector: images in [0, 1] of any size -> one candidate per cell of a 22x22 grid."""
+    """The detector: images in [0, 1] of any size -> one candidate per cell of a 22x22 grid."""
 
     def __init__(self, classes: int = 80) -> None:
         super().__init__()
@@ -158,16 +159,19 @@ class FastestDet(nn.Module):
         self.detect_head = DetectionHead(96, classes)
 
     def forward(self, images: Tensor) -> Detections:
-        """(b, 3, h, w) sRGB RGB -> :class:`Detections` in pixels of ``images``: (b, 484, 4) and (b,
-        484, classes).
+        """Detect objects in ``images`` (b, 3, h, w), sRGB in [0, 1].
 
-        The image is stretched to 352x352 with anti-aliasing and turned to BGR, as in training.
+        The images are stretched to 352x352 with anti-aliasing and turned to BGR, as in training.
+
+        Returns:
+            Detections in pixels of ``images``: boxes (b, 484, 4) and scores (b, 484, classes).
         """
         height, width = images.shape[-2:]
         if (height, width) != (SIDE, SIDE):
             images = F.interpolate(
                 images, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False
             )
+
         fine, middle, coarse = self.backbone(images.flip(1))
         coarse = F.interpolate(coarse, size=middle.shape[-2:], mode="nearest")
         merged = torch.cat((F.avg_pool2d(fine, 3, 2, 1), middle, coarse), 1)
@@ -176,14 +180,23 @@ class FastestDet(nn.Module):
 
 
 def decode_boxes(box: Tensor, height: int, width: int) -> Tensor:
-    """Raw (b, 4, rows, columns) -> (b, rows * columns, 4) corners x0, y0, x1, y1 in px of a height
-    x width image."""
+    """Convert raw box predictions to corners in px.
+
+    Args:
+        box: Raw predictions (b, 4, rows, columns).
+        height: Height of the image in px.
+        width: Width of the image in px.
+
+    Returns:
+        Corners (b, rows * columns, 4): x0, y0, x1, y1 in px.
+    """
     rows, columns = box.shape[-2:]
     y, x = torch.meshgrid(
         torch.arange(rows, device=box.device, dtype=box.dtype),
         torch.arange(columns, device=box.device, dtype=box.dtype),
         indexing="ij",
     )
+
     center_x = (box[:, 0].tanh() + x) / columns * width
     center_y = (box[:, 1].tanh() + y) / rows * height
     half_w, half_h = box[:, 2].sigmoid() * width / 2, box[:, 3].sigmoid() * height / 2
@@ -192,10 +205,11 @@ def decode_boxes(box: Tensor, height: int, width: int) -> Tensor:
 
 
 def decode_scores(objectness: Tensor, kind: Tensor) -> Tensor:
-    """Raw (b, 1, h, w) and (b, classes, h, w) -> (b, h * w, classes) of sigmoid(obj)^0.6 *
-    softmax(class)^0.4.
+    """Combine raw ``objectness`` (b, 1, h, w) and class predictions ``kind`` (b, classes, h, w)
+    to scores.
 
-    Taken in logarithms: the derivative of p^0.4 is infinite at 0, that of exp(0.4 log p) is not.
+    The scores (b, h * w, classes) are sigmoid(objectness)^0.6 * softmax(kind)^0.4, computed from
+    logarithms: the derivative of p^0.4 is infinite at 0, that of exp(0.4 log p) is not.
     """
     logarithm = 0.6 * F.logsigmoid(objectness) + 0.4 * F.log_softmax(kind, 1)
     return logarithm.exp().flatten(2).transpose(1, 2)

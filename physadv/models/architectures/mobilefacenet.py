@@ -1,5 +1,5 @@
-"""MobileFaceNet (Chen et al., 2018) in the variant of foamliu: 128 numbers from an aligned 112 px
-face, 1 M parameters.
+"""MobileFaceNet (Chen et al., 2018) in the variant of foamliu: 128 outputs from an aligned face
+of 112 px, 1 M parameters.
 
 Inverted residuals (Sandler et al., 2018) and a depthwise convolution over the whole last map in
 place of a pool. Module names follow the published state dict, so that it loads with
@@ -29,7 +29,7 @@ def _conv(
 
 
 class SeparableConv(nn.Module):
-    """Depthwise, then pointwise, each with batch norm and ReLU."""
+    """Depthwise, then pointwise convolution, each with batch norm and ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -39,12 +39,12 @@ class SeparableConv(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> the same shape."""
+        """Map ``x`` (b, c, h, w) to the same shape."""
         return torch.relu(self.bn2(self.pointwise(torch.relu(self.bn1(self.depthwise(x))))))
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; added to its input where the shapes allow."""
+    """Expand, filter each channel, project; added to its input where the shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, expansion: int) -> None:
         super().__init__()
@@ -58,13 +58,13 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, inputs, h, w) -> (b, outputs, h / stride, w / stride)."""
+        """Map ``x`` (b, inputs, h, w) to (b, outputs, h / stride, w / stride)."""
         y: Tensor = self.conv(x)
         return x + y if self.shortcut else y
 
 
 class GlobalDepthwise(nn.Module):
-    """One depthwise convolution as large as the map: a learned pool that keeps where things are."""
+    """One depthwise convolution as large as the map: a learned pool that keeps positions."""
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
@@ -72,14 +72,16 @@ class GlobalDepthwise(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, side, side) -> (b, c, 1, 1)."""
+        """Map ``x`` (b, c, side, side) to (b, c, 1, 1)."""
         y: Tensor = self.bn(self.depthwise(x))
         return y
 
 
 def fold_batch_norms(net: nn.Module) -> nn.Module:
-    """Batch norms folded into the convolutions before them, in place: the same function, a seventh
-    faster."""
+    """Fold the batch norms of ``net`` into the convolutions before them, in place, and return it.
+
+    The function stays the same and runs a seventh faster. ``net`` must be in eval mode.
+    """
     for module in list(net.modules()):
         before: tuple[str, nn.Conv2d] | None = None
         for name, child in list(module.named_children()):
@@ -97,12 +99,14 @@ class MobileFaceNet(nn.Module):
         super().__init__()
         self.conv1 = _conv(3, 64, stride=2)
         self.dw_conv = SeparableConv(64)
+
         blocks, inputs = [], 64
         for expansion, channels, repeats, stride in _STAGES:
             for index in range(repeats):
                 step = stride if index == 0 else 1
                 blocks.append(InvertedResidual(inputs, channels, stride=step, expansion=expansion))
                 inputs = channels
+
         self.features = nn.Sequential(*blocks)
         self.conv2 = _conv(inputs, 512, 1)
         self.gdconv = GlobalDepthwise(512, 7)
@@ -110,15 +114,15 @@ class MobileFaceNet(nn.Module):
         self.bn = nn.BatchNorm2d(DIMENSION)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, 3, 112, 112) -> (b, 128)."""
+        """Return embeddings (b, 128) of ``x`` (b, 3, 112, 112)."""
         return self.tail(self.trunk(x))
 
     def trunk(self, x: Tensor) -> Tensor:
-        """All but the last stage: (b, 3, 112, 112) -> (b, 128, 14, 14)."""
+        """Apply all but the last stage to ``x``: (b, 3, 112, 112) -> (b, 128, 14, 14)."""
         y: Tensor = self.features[:-3](self.dw_conv(self.conv1(x)))
         return y
 
     def tail(self, features: Tensor) -> Tensor:
-        """The last stage and the head: (b, 128, 14, 14) -> (b, 128)."""
+        """Apply the last stage and the head to ``features``: (b, 128, 14, 14) -> (b, 128)."""
         y: Tensor = self.bn(self.conv3(self.gdconv(self.conv2(self.features[-3:](features)))))
         return y.flatten(1)

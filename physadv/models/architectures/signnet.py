@@ -1,9 +1,9 @@
-"""SignNet: the small residual net behind the embedded victim ``signs``. It resizes and normalizes
-for itself.
+"""SignNet: the small residual network behind the embedded model ``signs``, resizing and
+normalization included.
 
 Plain 3x3 convolutions, batch normalization and ReLU in residual blocks (after He et al. 2016),
 widths 32-64-96-128, global average pooling: about 0.78 M parameters and 35 M multiply-adds an
-image, so that an attack of a thousand steps is a matter of minutes on one CPU core.
+image, so that an attack of a thousand steps takes minutes on one CPU core.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class ResidualBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
+
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
@@ -83,18 +84,25 @@ class ResidualBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, inputs, h, w) -> (b, outputs, h / stride, w / stride)."""
+        """Map ``x`` (b, inputs, h, w) to (b, outputs, h / stride, w / stride)."""
         y = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
 class SignNet(nn.Module):
-    """Images (b, 3, h, w) in [0, 1], sRGB, of any size from one pixel on -> logits (b, classes);
-    differentiable.
+    """Traffic sign classifier: images (b, 3, h, w) in [0, 1], sRGB, of any size -> logits (b,
+    classes); differentiable.
 
     The image is resized to 64x64 (bilinear, anti-aliased; aspect is not kept, as in the training
-    crops) and mapped to [-1, 1]. Raises ModelError for another number of channels or an empty
-    image.
+    crops) and mapped to [-1, 1].
+
+    Raises:
+        ModelError: On use, for another number of channels or an empty image.
+
+    Example:
+        >>> import torch
+        >>> SignNet().eval()(torch.zeros(2, 3, 40, 50)).shape
+        torch.Size([2, 44])
     """
 
     def __init__(self, classes: int = CLASSES) -> None:
@@ -111,13 +119,14 @@ class SignNet(nn.Module):
         self.head = nn.Linear(128, classes)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """[0, 1] of any size -> [-1, 1] at 64x64."""
+        """Resize ``images`` of any size in [0, 1] to 64x64 and map them to [-1, 1]."""
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[-2:]:
             raise ModelError(
                 f"images of shape {tuple(images.shape)}",
                 "(b, 3, h, w) is needed",
-                "pass RGB batches",
+                "Pass RGB batches",
             )
+
         if images.shape[-2:] != (INPUT_PX, INPUT_PX):
             images = F.interpolate(
                 images, size=(INPUT_PX, INPUT_PX), mode="bilinear", antialias=True
@@ -125,16 +134,16 @@ class SignNet(nn.Module):
         return images * 2 - 1
 
     def features(self, images: Tensor) -> Tensor:
-        """The 128 pooled features of each image."""
+        """Return the 128 pooled features of each of ``images``."""
         pooled: Tensor = self.body(self.stem(self.normalize(images))).mean((2, 3))
         return pooled
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (b, classes)."""
+        """Return logits (b, classes) of ``images``."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
 
 def count_parameters(net: nn.Module) -> int:
-    """How many learned numbers a net holds."""
+    """Return the number of learned values in ``net``."""
     return sum(p.numel() for p in net.parameters())

