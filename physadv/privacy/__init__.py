@@ -1,1 +1,1 @@
-"""Personal photos that face recognition no longer matches, and the truth about how well."""
+"""Photo privacy: cloaks against face recognition, and checks of whether a cloak protects."""

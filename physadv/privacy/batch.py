@@ -1,5 +1,5 @@
-"""A folder of photos, one after the other: resumable, one bad file never stops the rest, originals
-never touched."""
+"""Cloaking of a folder of photos: resumable, tolerant of single bad files, originals never
+changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Status = Literal["cloaked", "no face", "failed", "already done", "would cloak"]
 
 @dataclass(frozen=True)
 class CloakedPhoto:
-    """What a cloaker did to one photo: its new pixels, one row a face, and remarks for the owner."""
+    """Result of cloaking one photo: new pixels (h, w, 3) uint8, one row a face, and notes for the
+    owner."""
 
     rgb: Array
     faces: list[dict[str, Any]]
@@ -41,7 +42,7 @@ remember its faces."""
 
 @dataclass(frozen=True)
 class PhotoJob:
-    """One photo to be: where it comes from, where it goes, what it is called in the manifest."""
+    """One photo to cloak: source file, target file, and its name in the manifest."""
 
     source: Path
     target: Path
@@ -50,7 +51,7 @@ class PhotoJob:
 
 @dataclass(frozen=True)
 class PhotoOutcome:
-    """One photo's outcome and the place in the whole run."""
+    """Outcome of one photo, and its position in the whole run."""
 
     job: PhotoJob
     status: Status
@@ -63,11 +64,17 @@ class PhotoOutcome:
 
 
 def plan_jobs(source: str | Path, out: str | Path | None = None) -> tuple[list[PhotoJob], Path]:
-    """The photos under ``source`` (a folder or a file) and where each goes; default: a folder
-    beside it, "-cloaked".
+    """List the photos under ``source`` (a folder or a file) and the target file of each.
 
-    Raises OptionError where the output would lie among the originals, ImageError where there is no
-    photo.
+    ``out`` is the target folder; by default it lies beside ``source`` and has "-cloaked" added to
+    its name.
+
+    Returns:
+        The jobs and the target folder.
+
+    Raises:
+        OptionError: The output would lie among the originals.
+        ImageError: There is no photo.
     """
     root = Path(source)
     folder = root if root.is_dir() else root.parent
@@ -76,11 +83,14 @@ def plan_jobs(source: str | Path, out: str | Path | None = None) -> tuple[list[P
         if out is not None
         else root.with_name(f"{root.stem if root.is_file() else root.resolve().name}-cloaked")
     )
+
+    # A target inside of the source would be read as a photo to cloak by the next run.
     home, away = folder.resolve(), target.resolve()
     if away == home or (root.is_dir() and away.is_relative_to(home)):
         raise OptionError(
-            f"--out {target}", "lies among the originals", "name a folder outside of them"
+            f"--out {target}", "lies among the originals", "Name a folder outside of them"
         )
+
     paths = [p for p in list_images(root, suffixes=SUFFIXES) if not p.name.startswith(".")]
     return [
         PhotoJob(p, target / p.relative_to(folder), str(p.relative_to(folder))) for p in paths
@@ -96,18 +106,31 @@ def run_folder(
     keep_metadata: bool = False,
     recall: Recall | None = None,
 ) -> Generator[PhotoOutcome]:
-    """Cloak photo by photo and yield after each; the manifest in ``folder`` grows a row a photo,
-    forced to disk.
+    """Cloak photo by photo and yield after each; the manifest grows by a row a photo, forced to
+    disk.
 
     A photo whose original, settings and output are unchanged since an earlier run is skipped; a
-    photo that cannot be done is a row with the reason, and the next one follows. Memory holds one
-    photo at a time.
+    photo that fails is recorded with the reason, and the run continues. Memory holds one photo at a
+    time.
+
+    Args:
+        jobs: Photos to cloak, as :func:`plan_jobs` lists them.
+        folder: Target folder, which holds the manifest.
+        cloaker: Cloaks the pixels of one photo.
+        settings: Everything the result depends on; another value redoes the photos.
+        keep_metadata: Whether GPS, serial numbers and the like are kept.
+        recall: Called for each skipped photo, to remember its faces.
+
+    Yields:
+        One outcome a photo.
     """
     key = hashlib.sha256(
         json.dumps({**settings, "keep": keep_metadata}, sort_keys=True).encode()
     ).hexdigest()[:16]
+
     known = _known(folder)
     originals = {job.source.resolve() for job in jobs}
+
     for index, job in enumerate(jobs, 1):
         started = time.perf_counter()
         try:
@@ -129,6 +152,7 @@ def run_folder(
         except (PhysadvError, OSError, MemoryError) as error:
             row = _failed(job, error, known.get(job.name, {}))
             append_rows(folder / MANIFEST, [row])
+
         known[job.name] = row
         notes = (*row["notes"], *([row["reason"]] if "reason" in row else []))
         yield PhotoOutcome(
@@ -157,10 +181,12 @@ def _one(
     target = job.target.with_name(output_name(job.source, photo.suffix))
     _refuse_foreign(target, folder, known, originals)
     row: Row = {"source": job.name, "source_sha256": sha256_of(job.source), "settings": key}
+
     work = cloaker(photo.rgb, job.name)
     row |= {"faces": work.faces, "notes": [*photo.notes, *work.notes]}
     if not work.faces:
         return {**row, "status": "no face"}, None
+
     data = encode_photo(photo, work.rgb, keep_metadata=keep_metadata)
     row |= {
         "status": "cloaked",
@@ -173,6 +199,7 @@ def _one(
 def _failed(job: PhotoJob, error: Exception, before: Row) -> Row:
     """The row of a photo that could not be done; what an earlier run wrote stays known as ours."""
     mine: Row = {k: before[k] for k in ("output", "output_sha256") if k in before}
+
     reason = str(error) or type(error).__name__
     return {
         "source": job.name,
@@ -189,7 +216,7 @@ def _refuse_foreign(
 ) -> None:
     """Nothing is overwritten that this tool did not write itself."""
     if target.resolve() in originals:
-        raise ImageError(f"{target}", "is an original", "name another folder with --out")
+        raise ImageError(f"{target}", "is an original", "Name another folder with --out")
     mine = {
         folder / row["output"]: row["output_sha256"] for row in known.values() if "output" in row
     }
@@ -197,7 +224,7 @@ def _refuse_foreign(
         raise ImageError(
             f"{target}",
             "exists and was not written by this tool",
-            "move it, or name another folder",
+            "Move it, or name another folder",
         )
 
 

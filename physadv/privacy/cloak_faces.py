@@ -1,10 +1,10 @@
-"""The cloak: a small change inside the face boxes of a photo, after which recognizers no longer
-match the person.
+"""Cloaking of faces: a small change inside the face boxes of a photo, after which recognizers no
+longer match the person.
 
-Expectation over transformation (Athalye et al., 2018) over what happens to photos on their way; an
-ensemble of embedders; Adam on the change at a working size, under a price on visibility; at the end
-both limits, largest change and dissimilarity of the face box, are enforced on the very 8-bit pixels
-that will be saved.
+The change is optimized by expectation over transformation (Athalye et al., 2018) over typical
+processing of posted photos, against an ensemble of embedders, by Adam at a working size, with a
+penalty on visibility. Both limits, largest change and dissimilarity of the face box, are enforced
+at the end on the very 8-bit pixels that will be saved.
 """
 
 from __future__ import annotations
@@ -44,13 +44,23 @@ photo's."""
 
 @dataclass(frozen=True)
 class CloakMode:
-    """Budgets of a cloak, hard limits both: ``linf`` in 8-bit steps, ``dssim`` of the face box; and
-    how it is sought.
+    """Limits of a cloak and settings of its optimization.
 
-    ``steps`` moves of about ``rate`` 8-bit steps, each on ``draws`` views; the change is blurred by
-    ``grain`` px of a 112 px face, so that it looks like light and shade and not like scratches.
-    ``chroma`` and ``smooth`` price color and broad patches; every ``every`` steps the best is kept,
-    and ``patience`` looks without a gain end the search.
+    Attributes:
+        name: Name of the mode.
+        linf: Largest change of a value in 8-bit steps; a hard limit.
+        dssim: Largest structural dissimilarity of the face box, in [0, 0.5]; a hard limit.
+        steps: Largest number of optimization steps.
+        draws: Views drawn a step.
+        rate: Step size in 8-bit steps.
+        grain: Blur of the change in px of a 112 px face, so that it looks like light and shade and
+            not like scratches.
+        momentum: Decay of the first moment.
+        chroma: Weight of the penalty on color.
+        smooth: Weight of the penalty on broad patches.
+        patience: Evaluations without an improvement that end the optimization.
+        every: Steps between two evaluations of the change.
+        ranges: Ranges that the views are drawn from.
     """
 
     name: str
@@ -79,16 +89,24 @@ MODES = {
 
 
 def mode_named(name: str) -> CloakMode:
-    """The mode called ``name``. Raises OptionError, naming those there are."""
+    """Return the mode called ``name``.
+
+    Raises:
+        OptionError: There is no such mode; the message lists those there are.
+
+    Example:
+        >>> mode_named("low").linf
+        12
+    """
     if name not in MODES:
-        raise OptionError(f"--mode {name}", f"is none of {', '.join(MODES)}", "choose one of them")
+        raise OptionError(f"--mode {name}", f"is none of {', '.join(MODES)}", "Choose one of them")
     return MODES[name]
 
 
 @dataclass(frozen=True)
 class CloakedFace:
-    """What was done to one face. ``margins`` by embedder: 1 is the face itself, under 0 no longer
-    the person."""
+    """Result for one face; ``margins`` by embedder are 1 for the unchanged face and below 0 where
+    it no longer matches."""
 
     box: Box
     change: ImageChange
@@ -108,14 +126,34 @@ def cloak_faces(
     seed: int = 0,
     name: str = "photo",
 ) -> tuple[Array, list[CloakedFace]]:
-    """Cloak every face of a photo (h, w, 3) uint8 RGB; outside the face boxes nothing changes.
+    """Cloak every face of a photo; outside the face boxes nothing changes.
 
-    ``memory`` holds the faces cloaked before, so that cloaked photos of one person do not match
-    each other either; ``decoys`` are averaged embeddings by embedder to move towards. Raises
-    OptionError without an embedder.
+    Args:
+        photo: Photo (h, w, 3) uint8 RGB.
+        faces: Faces of that photo.
+        embedders: Embedders to optimize against, at least one.
+        mode: Limits and settings.
+        memory: Faces cloaked before, so that cloaked photos of one person do not match each other.
+        decoys: Averaged embeddings (1, d) by embedder to move towards.
+        seed: Seed of the random streams.
+        name: Name of the photo in the random streams.
+
+    Returns:
+        The cloaked photo, and the result for each face.
+
+    Raises:
+        OptionError: There is no embedder.
+
+    Example:
+        >>> from physadv.models.faces.embedders import load_embedder
+        >>> from physadv.models.faces.face_detection import default_finders, find_faces
+        >>> def cloak(photo):  # (h, w, 3) uint8, needs the extra `faces`
+        ...     faces = find_faces(photo, default_finders())
+        ...     return cloak_faces(photo, faces, [load_embedder("dlib")], mode_named("mid"))
     """
     if not embedders:
-        raise OptionError("no embedder", "at least one is needed", "see `physadv models list`")
+        raise OptionError("no embedder", "at least one is needed", "See `physadv models list`")
+
     done, notes = photo.copy(), []
     for number, face in enumerate(faces):
         rng = numpy_generator(seed, "cloak", name, number)
@@ -134,13 +172,27 @@ def cloak_face(
     decoys: dict[str, Tensor] | None = None,
     rng: np.random.Generator,
 ) -> tuple[Array, CloakedFace]:
-    """Cloak one face of a photo (h, w, 3) uint8 and say what was done."""
+    """Cloak one face of a photo.
+
+    Args:
+        photo: Photo (h, w, 3) uint8 RGB.
+        face: Face of that photo.
+        embedders: Embedders to optimize against, at least one.
+        mode: Limits and settings.
+        memory: Faces cloaked before; this one is added.
+        decoys: Averaged embeddings (1, d) by embedder to move towards.
+        rng: Source of all randomness.
+
+    Returns:
+        The photo with this face cloaked, and the result.
+    """
     started = time.perf_counter()
     device = embedders[0].mean.device
     window = FaceWindow.around(photo, face, device)
     goal = CloakGoal.of(window.scene, window.face, embedders, memory, decoys)
     search = CloakSearch(window, embedders, mode, goal, rng)
     steps = search.run()
+
     cloaked = window.paste(photo, search.best)
     if memory is not None:
         after = FaceWindow.around(cloaked, face, device)
@@ -148,6 +200,7 @@ def cloak_face(
             goal.clean,
             {e.card.name: own_embeddings(after.scene, after.face, e)[:1] for e in embedders},
         )
+
     note = CloakedFace(
         box=window.box,
         change=replace(
@@ -164,8 +217,14 @@ def cloak_face(
 class FaceWindow:
     """The surroundings of one face at the working size, and the way back to the photo.
 
-    ``scene`` (1, 3, h, w) is the photo around the face; ``inner`` is the face box in it; ``mask``
-    (1, 1, gh, gw) fades to 0 at the box's border, so that no seam shows. ``grey`` photos stay gray.
+    Attributes:
+        scene: The photo around the face (1, 3, h, w) in [0, 1], at the working size.
+        face: The face in pixels of ``scene``.
+        box: Face box in the photo.
+        inner: Face box in ``scene``.
+        mask: Weight (1, 1, gh, gw) that fades to 0 at the box's border, so that no seam shows.
+        original: Face box (3, bh, bw) of the photo, at its own size.
+        gray: Whether all channels are equal; such photos stay gray.
     """
 
     scene: Tensor
@@ -180,11 +239,13 @@ class FaceWindow:
     def around(
         cls, photo: Array, face: DetectedFace, device: torch.device | None = None
     ) -> FaceWindow:
-        """The window of a face in a photo (h, w, 3) uint8; only it is turned into floating point."""
+        """Cut the window of ``face`` out of ``photo`` (h, w, 3) uint8; only the window is
+        converted to float, on ``device``."""
         height, width = photo.shape[:2]
         box = face.box(height, width)
         side = max(box[2] - box[0], box[3] - box[1], 1)
         outer = face.box(height, width, margin=0.3)
+
         factor = min(1.0, WORKING_SIDE / side)
         around = to_tensor(photo[outer[1] : outer[3], outer[0] : outer[2]]).to(device)
         scene = around[None]
@@ -194,6 +255,7 @@ class FaceWindow:
                 max(16, round(scene.shape[3] * factor)),
             )
             scene = F.interpolate(scene, size, mode="bilinear", antialias=True, align_corners=False)
+
         inner = tuple(round((box[k] - outer[k % 2]) * factor) for k in range(4))
         x0, y0, x1, y1 = inner
         return cls(
@@ -209,19 +271,27 @@ class FaceWindow:
         )
 
     def add(self, delta: Tensor) -> Tensor:
-        """The scene with a change (1, 3, gh, gw) in its face box."""
+        """Return the scene with the change ``delta`` (1, 3, gh, gw) added to its face box."""
         x0, y0, x1, y1 = self.inner
         pads = (x0, self.scene.shape[3] - x1, y0, self.scene.shape[2] - y1)
         return (self.scene + F.pad(delta * self.mask, pads)).clamp(0, 1)
 
     def box_of(self, scene: Tensor) -> Tensor:
-        """The face box (1, 3, gh, gw) of a scene."""
+        """Return the face box (1, 3, gh, gw) of ``scene``."""
         x0, y0, x1, y1 = self.inner
         return scene[..., y0:y1, x0:x1]
 
     def rendered(self, delta: Tensor, scale: float, linf: int) -> Tensor:
-        """The face box (3, bh, bw) at the photo's resolution with a change, in whole 8-bit steps
-        within ``linf``."""
+        """Return the face box at the photo's own size with a change, in whole 8-bit steps.
+
+        Args:
+            delta: Change (1, 3, gh, gw) at the working size, in units of [0, 1].
+            scale: Share of the change to apply, in [0, 1].
+            linf: Largest change of a value in 8-bit steps.
+
+        Returns:
+            Face box (3, bh, bw) in [0, 1].
+        """
         size = self.original.shape[-2:]
         grown = delta * self.mask * scale
         if tuple(grown.shape[-2:]) != tuple(size):
@@ -230,18 +300,19 @@ class FaceWindow:
         return (self.original * 255).round().add(steps).clamp(0, 255) / 255
 
     def visible(self, box: Tensor) -> float:
-        """DSSIM of a rendered face box, seen at most at the working size."""
+        """Return the DSSIM of a rendered face ``box`` (3, bh, bw), measured at the working size
+        at most."""
         return float(dssim(self.seen(self.original), self.seen(box)))
 
     def paste(self, photo: Array, box: Tensor) -> Array:
-        """The photo with this face box; all else bit for bit as before."""
+        """Return ``photo`` with this face ``box``; everything else is preserved bit for bit."""
         x0, y0, x1, y1 = self.box
         out = photo.copy()
         out[y0:y1, x0:x1] = to_uint8(box)
         return out
 
     def seen(self, box: Tensor) -> Tensor:
-        """A face box (3, bh, bw) of the photo at the working size, (1, 3, gh, gw)."""
+        """Resize a face ``box`` (3, bh, bw) of the photo to the working size, (1, 3, gh, gw)."""
         size = self.mask.shape[-2:]
         if tuple(box.shape[-2:]) == tuple(size):
             return box[None]
@@ -249,7 +320,8 @@ class FaceWindow:
 
 
 class CloakSearch:
-    """The optimization of one face: ``run`` leaves the best face box within the limits in ``best``."""
+    """Optimization of one face's change; ``run`` leaves the best face box within the limits in
+    ``best``."""
 
     def __init__(
         self,
@@ -266,6 +338,7 @@ class CloakSearch:
             goal,
             rng,
         )
+
         self.limit = mode.linf / 255
         self.price = 1.0
         self.best, self.best_loss, self.best_margins = (
@@ -273,15 +346,21 @@ class CloakSearch:
             float("inf"),
             dict[str, float](),
         )
+
+        # Changes are compared on the same views, or luck of the draw would decide.
         self._judges = [clean_view(), clean_view(flip=True, first_scheme=False)]
         self._judges += [
             draw_view(rng, mode.ranges, kind) for kind in ("any", "any", "hard", "hard")
         ]
 
     def run(self) -> int:
-        """Optimize until the steps are used up or nothing gets better; returns the steps taken."""
+        """Optimize until the steps are used up or nothing improves; returns the number of steps
+        taken."""
         h, w = self.window.mask.shape[-2:]
         channels = 1 if self.window.gray else 3
+
+        # The first change is coarse, low-amplitude noise: from exactly zero the gradient of a
+        # cosine vanishes.
         start = (
             self.rng.uniform(-0.25, 0.25, (1, channels, max(2, h // 4), max(2, w // 4)))
             * self.limit
@@ -289,9 +368,11 @@ class CloakSearch:
         delta = F.interpolate(
             torch.from_numpy(start).to(self.window.scene), (h, w), mode="bilinear"
         )
+
         first = torch.zeros_like(delta)
         second = torch.zeros_like(delta)
         idle = 0
+
         for step in range(1, self.mode.steps + 1):
             gradient = self._gradient(delta)
             first = self.mode.momentum * first + (1 - self.mode.momentum) * gradient
@@ -300,6 +381,8 @@ class CloakSearch:
                 (second / (1 - 0.99**step)).sqrt() + 1e-12
             )
             delta = (delta - self.mode.rate / 255 * move).clamp(-self.limit, self.limit)
+
+            # Only what holds on fixed views and after rounding counts as an improvement.
             if step % self.mode.every == 0 or step == self.mode.steps:
                 idle = 0 if self._keep(self._shaped(delta)) else idle + 1
                 if idle >= self.mode.patience:
@@ -311,8 +394,12 @@ class CloakSearch:
         delta = delta.detach().requires_grad_()
         shaped = self._shaped(delta)
         scene = self.window.add(shaped.expand(-1, 3, -1, -1))
+
         views = [draw_view(self.rng, self.mode.ranges, kind) for kind in self._kinds()]
         loss = self._loss(scene, views)
+
+        # The price follows the constraint: it rises while the change is too visible and falls while
+        # there is room.
         over = (
             dssim(self.window.box_of(self.window.scene), self.window.box_of(scene))[0]
             / self.mode.dssim
@@ -320,6 +407,7 @@ class CloakSearch:
         self.price = float(
             np.clip(self.price * (1.15 if float(over.detach()) > 1 else 0.9), 0.02, 50)
         )
+
         total = loss + self.price * over + self._taste(shaped)
         (gradient,) = torch.autograd.grad(total, delta)
         return gradient
@@ -335,6 +423,7 @@ class CloakSearch:
     def _loss(self, scene: Tensor, views: Sequence[PhotoView]) -> Tensor:
         face, parts = self.window.face, []
         arrived = [transmit_photo(scene, face, view) for view in views]
+
         for embedder in self.embedders:
             seen = zip(arrived, views, strict=True)
             crops = torch.cat([crop_arrival(embedder, photo, face, view) for photo, view in seen])
@@ -369,9 +458,11 @@ class CloakSearch:
         scene = self.window.scene.clone()
         x0, y0, x1, y1 = self.window.inner
         scene[..., y0:y1, x0:x1] = self.window.seen(box)
+
         loss = float(self._loss(scene, self._judges))
         if loss >= self.best_loss - 0.005:
             return False
+
         self.best, self.best_loss = box, loss
         self.best_margins = {
             e.card.name: float(
@@ -391,6 +482,7 @@ class CloakSearch:
         full = self.window.rendered(delta, 1.0, self.mode.linf)
         if self.window.visible(full) <= self.mode.dssim:
             return full
+
         best = self.window.original
         for _ in range(8):
             middle = (low + high) / 2

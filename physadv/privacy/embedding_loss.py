@@ -1,8 +1,8 @@
-"""What a cloak is after: away from the person's own embeddings and from cloaked siblings, towards a
-decoy if wished.
+"""Loss of a cloak: distance from the person's own embeddings and from cloaked siblings, nearness
+to a decoy.
 
 Similarities of different embedders are brought to one scale, the *margin*: 1 for the face itself, 0
-at the threshold of 1 % false accepts, negative where the recognizer sees another person.
+at the threshold of 1 % false accepts, negative where the recognizer reports another person.
 """
 
 from __future__ import annotations
@@ -24,15 +24,27 @@ _SIBLINGS = 8
 
 
 def threshold_of(embedder: FaceEmbedder, far: float = FAR) -> float:
-    """The card's threshold at ``far``, or at its only stated rate, or a common one where it states
-    none."""
+    """Return the threshold of ``embedder`` at false accept rate ``far``.
+
+    Where its card states none at that rate, the one at the nearest rate is used; where it states
+    none at all, a common one for its metric.
+    """
     stated = embedder.card.thresholds
     nearest = min(stated, key=lambda rate: abs(rate - far), default=None)
     return _UNKNOWN[embedder.card.metric] if nearest is None else stated[nearest]
 
 
 def similarity_margin(embedder: FaceEmbedder, first: Tensor, second: Tensor) -> Tensor:
-    """Similarities (n, m) on the common scale: 1 for equal, 0 at the threshold."""
+    """Compare embeddings on the common scale.
+
+    Args:
+        embedder: Embedder that computed both.
+        first: Embeddings (n, d).
+        second: Embeddings (m, d).
+
+    Returns:
+        Margins (n, m): 1 for equal embeddings, 0 at the threshold; differentiable.
+    """
     threshold = threshold_of(embedder)
     equal = 1.0 if embedder.card.metric == "cosine" else 0.0
     return (embedder.similarity(first, second) - threshold) / (equal - threshold)
@@ -40,7 +52,16 @@ def similarity_margin(embedder: FaceEmbedder, first: Tensor, second: Tensor) -> 
 
 @torch.no_grad()
 def own_embeddings(scene: Tensor, face: DetectedFace, embedder: FaceEmbedder) -> Tensor:
-    """Embeddings (k, d) of a face as it is: by each set of landmarks, plain and mirrored."""
+    """Embed a face as it is: by each set of landmarks, plain and mirrored.
+
+    Args:
+        scene: Image (1, 3, h, w) in [0, 1].
+        face: Face in pixels of ``scene``.
+        embedder: Embedder to use.
+
+    Returns:
+        Embeddings (k, d), k = 2 or 4.
+    """
     schemes = (True, False) if len(face.marks) > 1 else (True,)
     views = [
         clean_view(flip=flip, first_scheme=first) for flip in (False, True) for first in schemes
@@ -55,7 +76,7 @@ class CloakMemory:
     """Embeddings of the faces of earlier photos, as they were and as they were cloaked; nothing
     else is kept.
 
-    ``limit`` is how many faces are remembered; the oldest go first.
+    ``limit`` is the number of faces remembered; the oldest are dropped first.
     """
 
     def __init__(self, limit: int = 5000) -> None:
@@ -66,15 +87,15 @@ class CloakMemory:
         return len(self._faces)
 
     def add(self, clean: dict[str, Tensor], cloaked: dict[str, Tensor]) -> None:
-        """Remember one face: embeddings (1, d) by embedder."""
+        """Remember one face by its embeddings (1, d) by embedder, ``clean`` and ``cloaked``."""
         self._faces.append((clean, cloaked))
         del self._faces[: max(0, len(self._faces) - self.limit)]
 
     def siblings(
         self, clean: dict[str, Tensor], embedders: Sequence[FaceEmbedder]
     ) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """The newest faces of the same person: those that every embedder matched before they were
-        cloaked."""
+        """Return the newest faces of the same person: those that every one of ``embedders``
+        matched to ``clean`` before cloaking."""
         found = []
         for old, cloaked in reversed(self._faces):
             if all(
@@ -107,10 +128,22 @@ class CloakGoal:
         memory: CloakMemory | None,
         decoys: dict[str, Tensor] | None,
     ) -> CloakGoal:
-        """The targets of a face as it is now, with what ``memory`` holds of the same person."""
+        """Collect the targets of a face as it is now.
+
+        Args:
+            scene: Image (1, 3, h, w) in [0, 1].
+            face: Face in pixels of ``scene``.
+            embedders: Embedders to optimize against.
+            memory: Faces cloaked before.
+            decoys: Averaged embeddings (1, d) by embedder.
+
+        Returns:
+            The targets.
+        """
         own = {e.card.name: own_embeddings(scene, face, e) for e in embedders}
         clean = {name: rows[:1] for name, rows in own.items()}
         known = memory.siblings(clean, embedders) if memory is not None else []
+
         return cls(
             clean=clean,
             own={
@@ -124,10 +157,15 @@ class CloakGoal:
         )
 
     def loss(self, embedder: FaceEmbedder, seen: Tensor) -> Tensor:
-        """Mean over views of the margin to the person, and of what is over 0 of the margin to
-        cloaked siblings."""
+        """Return the loss of embeddings ``seen`` (views, d) by ``embedder``; lower is better for
+        the cloak.
+
+        It is the mean over views of the margin to the person, plus the margin to the nearest
+        cloaked sibling where that is above 0, minus the margin to the decoy.
+        """
         name = embedder.card.name
         loss = similarity_margin(embedder, seen, self.own[name]).clamp_min(-2).mean()
+
         if name in self.siblings:
             loss = (
                 loss
@@ -137,6 +175,7 @@ class CloakGoal:
                 .mean(0)
                 .max()
             )
+
         if name in self.decoys:
             loss = loss - 0.5 * similarity_margin(embedder, seen, self.decoys[name]).mean()
         return loss
@@ -150,17 +189,31 @@ def decoy_embedding(
     *,
     people: int = 8,
 ) -> Tensor:
-    """A synthetic target (1, d): of 32 averages of ``people`` random others (n, d), the one
-    farthest from ``own``.
+    """Return a synthetic target: of 32 averages of random people, the one farthest from the
+    person.
 
-    Never a real person. Raises OptionError with fewer than ``people`` others.
+    It never is a real person's embedding.
+
+    Args:
+        embedder: Embedder that computed the embeddings.
+        others: Embeddings (n, d) of other people.
+        own: Embeddings (k, d) of the person.
+        generator: Source of all randomness.
+        people: Number of people averaged.
+
+    Returns:
+        Embedding (1, d).
+
+    Raises:
+        OptionError: There are fewer than ``people`` others.
     """
     if len(others) < people:
         raise OptionError(
             f"{len(others)} faces for a decoy",
             f"at least {people} are averaged",
-            "add photos to the folder",
+            "Add photos to the folder",
         )
+
     groups = [torch.randperm(len(others), generator=generator)[:people] for _ in range(32)]
     averages = torch.stack([others[group].mean(0) for group in groups])
     return averages[similarity_margin(embedder, averages, own).max(1).values.argmin()][None]

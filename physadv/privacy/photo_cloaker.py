@@ -1,4 +1,4 @@
-"""The cloak as one object: finders, embedders, mode and memory, applied photo by photo."""
+"""The cloak as one object: detectors, embedders, mode and memory, applied photo by photo."""
 
 from __future__ import annotations
 
@@ -33,11 +33,16 @@ SMALLEST = 24
 
 
 class PhotoCloaker:
-    """Finds and cloaks the faces of photos; remembers them, so that cloaked photos do not match
+    """Detects and cloaks the faces of photos; remembers them, so that cloaked photos do not match
     each other.
 
-    ``others`` are photos' faces of other people, by embedder (n, d), to average decoys from; None
-    for none.
+    Args:
+        finders: Face detectors.
+        embedders: Embedders to optimize against.
+        mode: Limits and settings of the cloak.
+        others: Embeddings (n, d) of other people by embedder, to average decoys from; None for
+            none.
+        seed: Seed of the random streams.
     """
 
     def __init__(
@@ -54,7 +59,8 @@ class PhotoCloaker:
         self.memory = CloakMemory()
 
     def faces(self, rgb: Array) -> tuple[list[DetectedFace], int]:
-        """The faces large enough to be recognized, and how many were too small."""
+        """Return the faces of ``rgb`` (h, w, 3) uint8 large enough to be recognized, and the
+        number of smaller ones."""
         found = find_faces(rgb, self.finders)
         boxes = [face.box(*rgb.shape[:2]) for face in found]
         large = [min(x1 - x0, y1 - y0) >= SMALLEST for x0, y0, x1, y1 in boxes]
@@ -71,7 +77,16 @@ class PhotoCloaker:
         )
 
     def cloak(self, rgb: Array, name: str, faces: list[DetectedFace]) -> CloakedPhoto:
-        """Cloak these faces of one photo."""
+        """Cloak given faces of one photo.
+
+        Args:
+            rgb: Photo (h, w, 3) uint8.
+            name: Name of the photo in the random streams.
+            faces: Faces to cloak.
+
+        Returns:
+            The cloaked pixels and one row a face.
+        """
         decoys = self._decoys(rgb, faces, name)
         done, notes = cloak_faces(
             rgb,
@@ -83,12 +98,19 @@ class PhotoCloaker:
             seed=self.seed,
             name=name,
         )
+
         return CloakedPhoto(
             done, [_row(face, note) for face, note in zip(faces, notes, strict=True)]
         )
 
     def recall(self, before: Array, after: Array, rows: list[dict[str, Any]]) -> None:
-        """Remember the faces of a photo cloaked in an earlier run."""
+        """Remember the faces of a photo cloaked in an earlier run.
+
+        Args:
+            before: Original pixels (h, w, 3) uint8.
+            after: Cloaked pixels of the same shape.
+            rows: Face rows of the manifest.
+        """
         for row in rows:
             face = face_of(row)
             pair = [
@@ -101,10 +123,11 @@ class PhotoCloaker:
             self.memory.add(pair[0], pair[1])
 
     def learn_others(self, folder: str | Path) -> None:
-        """Take the largest face of each photo in ``folder`` (one a person) as material for averaged
-        decoys.
+        """Embed the largest face of each photo in ``folder`` (one a person) to average decoys
+        from.
 
-        Raises OptionError with fewer than eight people.
+        Raises:
+            OptionError: There are fewer than eight people.
         """
         rows: dict[str, dict[str, Tensor]] = {}
         for item in find_portraits(match_files(folder)[0], self.finders):
@@ -118,12 +141,14 @@ class PhotoCloaker:
                     e.card.name: embed_crop(e, aligned_crop(item.before, item.face, e))[None]
                     for e in self.embedders
                 }
+
         if len(rows) < FEWEST:
             raise OptionError(
                 f"{folder}: {len(rows)} people",
                 f"{FEWEST} or more are averaged",
-                "add photos of others",
+                "Add photos of others",
             )
+
         self.others = {
             e.card.name: torch.cat([row[e.card.name] for row in rows.values()])
             for e in self.embedders
@@ -132,6 +157,7 @@ class PhotoCloaker:
     def _decoys(self, rgb: Array, faces: list[DetectedFace], name: str) -> dict[str, Tensor] | None:
         if self.others is None or not faces:
             return None
+
         window = FaceWindow.around(rgb, faces[0], self.embedders[0].mean.device)
         draw = generator(self.seed, "decoy", name)
         return {
@@ -143,7 +169,8 @@ class PhotoCloaker:
 
 
 def cloaker_settings(cloaker: PhotoCloaker) -> dict[str, Any]:
-    """What a result depends on, for the manifest's key and for the check."""
+    """Return everything the results of ``cloaker`` depend on, for the manifest's key and for the
+    check."""
     return {
         "physadv": version("physadv"),
         "mode": asdict(cloaker.mode),
@@ -155,8 +182,8 @@ def cloaker_settings(cloaker: PhotoCloaker) -> dict[str, Any]:
 
 
 def write_settings(path: Path, settings: dict[str, Any]) -> Path:
-    """Leave the settings beside the cloaked photos; embedders of earlier runs into the same folder
-    stay listed."""
+    """Write ``settings`` to ``path`` beside the cloaked photos; embedders of earlier runs into
+    that folder stay listed."""
     before = json.loads(path.read_text(encoding="utf-8"))["embedders"] if path.is_file() else []
     known = {e["sha256"] for e in settings["embedders"]}
     merged = {
@@ -167,7 +194,7 @@ def write_settings(path: Path, settings: dict[str, Any]) -> Path:
 
 
 def face_of(row: dict[str, Any]) -> DetectedFace:
-    """The face of a manifest's row."""
+    """Return the face that ``row`` of a manifest describes."""
     marks: dict[Scheme, Points] = {k: np.array(v, float) for k, v in row["marks"].items()}
     return DetectedFace(float(row["score"]), marks)
 
@@ -190,11 +217,11 @@ def _row(face: DetectedFace, note: CloakedFace) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def calm_threads(threads: int = 2) -> Iterator[None]:
-    """At most ``threads`` CPU threads and no denormal numbers while the block runs; both as before
-    afterwards.
+    """Limit torch to ``threads`` CPU threads and flush denormal numbers while the block runs;
+    both are restored afterwards.
 
-    A small net on more threads than there are free cores was seen fifty times slower, and so was
-    one that computes with denormals.
+    A small network on more threads than there are free cores was measured fifty times slower, and
+    so was one that computes with denormals.
     """
     before, flushed = torch.get_num_threads(), _flushes_denormals()
     torch.set_num_threads(max(1, min(threads or before, os.cpu_count() or 1)))

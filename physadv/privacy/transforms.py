@@ -1,9 +1,7 @@
-"""What happens to a photo between its owner and a recognizer, drawn at random and differentiable
-(EOT).
+"""Random, differentiable views of a photo on its way from the owner to a recognizer (EOT).
 
-Resized, blurred, compressed as JPEG 4:2:0 or WebP, found by another detector, aligned by other
-landmarks, mirrored. The codecs are the real ones; their gradient is passed straight through (Bengio
-et al., 2013).
+A view resizes, blurs, compresses as JPEG 4:2:0 or WebP, aligns by other landmarks and mirrors. The
+codecs are the real ones; their gradient is passed straight through (Bengio et al., 2013).
 """
 
 from __future__ import annotations
@@ -35,12 +33,18 @@ Kind = Literal["plain", "any", "hard"]
 
 @dataclass(frozen=True)
 class ViewRanges:
-    """From what views are drawn.
+    """Ranges that views are drawn from.
 
-    ``jitter`` of the landmarks is a share of the distance between the eyes; ``turn`` is in degrees,
-    ``shift`` and ``zoom`` are shares of the crop's side. ``blur`` is the largest sigma, in px of a
-    112 px face, ``resize`` the smallest factor, ``often`` how likely each of the two is. Qualities
-    are those of the codecs.
+    Attributes:
+        jitter: Standard deviation of the landmarks, as a share of the distance between the eyes.
+        turn: Standard deviation of the rotation in degrees.
+        shift: Standard deviation of the shift, as a share of the crop's side.
+        zoom: Standard deviation of the logarithm of the scale.
+        blur: Largest sigma in px of a 112 px face.
+        resize: Smallest scale of the photo, in (0, 1].
+        often: Probability of the blur, and of the resize, in [0, 1].
+        jpeg: Lowest and highest JPEG quality.
+        webp: Lowest and highest WebP quality.
     """
 
     jitter: float = 0.04
@@ -56,7 +60,8 @@ class ViewRanges:
 
 @dataclass(frozen=True)
 class PhotoView:
-    """One drawn view. ``noise`` (5, 2) moves the landmarks, in eye distances; ``turn`` in radians."""
+    """One drawn view. ``noise`` (5, 2) moves the landmarks, in eye distances; ``turn`` is in
+    radians."""
 
     noise: Points
     first_scheme: bool
@@ -71,26 +76,42 @@ class PhotoView:
 
 
 def clean_view(*, flip: bool = False, first_scheme: bool = True) -> PhotoView:
-    """The photo as it is, aligned as found."""
+    """Return the view that leaves the photo as it is, mirrored with ``flip``, aligned by the
+    first or last landmark scheme.
+
+    ``first_scheme`` selects which of the two.
+    """
     return PhotoView(np.zeros((5, 2)), first_scheme, flip=flip)
 
 
 def draw_view(rng: np.random.Generator, ranges: ViewRanges, kind: Kind = "any") -> PhotoView:
-    """Draw one view: ``plain`` leaves the pixels alone and moves the alignment only, ``hard``
-    shrinks, compresses."""
+    """Draw one view.
+
+    Args:
+        rng: Source of all randomness.
+        ranges: Ranges to draw from.
+        kind: "plain" leaves the pixels alone and moves the alignment only, "hard" shrinks and
+            compresses, "any" draws everything.
+
+    Returns:
+        The view.
+    """
     noise = rng.normal(0, ranges.jitter, (5, 2))
     turn = float(np.deg2rad(rng.normal(0, ranges.turn)))
     shift = (float(rng.normal(0, ranges.shift)), float(rng.normal(0, ranges.shift)))
     zoom = float(np.exp(rng.normal(0, ranges.zoom)))
     first, flip = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
+
     if kind == "plain":
         return PhotoView(noise, first, turn, shift, zoom, flip)
+
     blur = float(rng.uniform(0, ranges.blur)) if rng.random() < ranges.often else 0.0
     resize = float(rng.uniform(ranges.resize, 1)) if rng.random() < ranges.often else 1.0
     codec: Codec = ("none", "jpeg", "jpeg", "webp")[int(rng.integers(4))]
     if kind == "hard":
         blur, resize = 0.0, float(rng.uniform(ranges.resize, (1 + 2 * ranges.resize) / 3))
         codec = "jpeg" if rng.random() < 0.75 else "webp"
+
     low, high = ranges.webp if codec == "webp" else ranges.jpeg
     quality = int(rng.integers(low, high + 1))
     return PhotoView(noise, first, turn, shift, zoom, flip, blur, resize, codec, quality)
@@ -99,23 +120,52 @@ def draw_view(rng: np.random.Generator, ranges: ViewRanges, kind: Kind = "any") 
 def crop_through_view(
     image: Tensor, face: DetectedFace, embedder: FaceEmbedder, view: PhotoView
 ) -> Tensor:
-    """The aligned crop (1, 3, size, size) that ``embedder`` gets of (1, 3, h, w) through ``view``,
-    with gradients."""
+    """Return the aligned crop that an embedder receives of a photo through a view,
+    differentiable.
+
+    Args:
+        image: Photo (1, 3, h, w) in [0, 1].
+        face: Face in its pixels.
+        embedder: Embedder that sets size and alignment.
+        view: The view.
+
+    Returns:
+        Crop (1, 3, size, size).
+    """
     return crop_arrival(embedder, transmit_photo(image, face, view), face, view)
 
 
 def crop_arrival(
     embedder: FaceEmbedder, arrived: tuple[Tensor, float], face: DetectedFace, view: PhotoView
 ) -> Tensor:
-    """The same of a photo that :func:`transmit_photo` sent, so that several embedders can look at one
-    arrival."""
+    """Return the aligned crop of a photo that has passed through a view, so that several
+    embedders share one passage.
+
+    Args:
+        embedder: Embedder that sets size and alignment.
+        arrived: Photo and factor of its size, as :func:`transmit_photo` returns them.
+        face: Face in pixels of the photo before.
+        view: The view.
+
+    Returns:
+        Crop (1, 3, size, size).
+    """
     seen, factor = arrived
     crop = crop_faces(seen, view_alignment(face, embedder, view, factor)[None], embedder.card.size)
     return crop.flip(3) if view.flip else crop
 
 
 def transmit_photo(image: Tensor, face: DetectedFace, view: PhotoView) -> tuple[Tensor, float]:
-    """The photo as it arrives: resized, blurred, compressed; and the factor of its size."""
+    """Resize, blur and compress a photo by a view.
+
+    Args:
+        image: Photo (1, 3, h, w) in [0, 1].
+        face: Face in its pixels; the blur is scaled by its size.
+        view: The view.
+
+    Returns:
+        The photo as it arrives, and the factor of its size.
+    """
     height, width = image.shape[-2:]
     if view.resize < 1:
         size = (max(16, round(height * view.resize)), max(16, round(width * view.resize)))
@@ -131,26 +181,48 @@ def transmit_photo(image: Tensor, face: DetectedFace, view: PhotoView) -> tuple[
 def view_alignment(
     face: DetectedFace, embedder: FaceEmbedder, view: PhotoView, factor: float = 1.0
 ) -> Tensor:
-    """The similarity (2, 3) from the embedder's crop to a photo scaled by ``factor``, with the
-    view's jitter."""
+    """Return the similarity from an embedder's crop to a photo, with the jitter of a view.
+
+    Args:
+        face: Face in pixels of the photo at its full size.
+        embedder: Embedder that sets size and template.
+        view: The view.
+        factor: Scale of the photo.
+
+    Returns:
+        Similarity (2, 3).
+    """
     size = embedder.card.size
     schemes: list[Scheme] = sorted(face.marks)
     scheme = schemes[0 if view.first_scheme else -1]
+
     marks = face.marks[scheme] * factor
     template = TEMPLATES[embedder.card.alignment, scheme]
     eyes = float(np.linalg.norm(marks.max(0) - marks.min(0))) / 1.8
     found = similarity_transform(template * size, marks + view.noise * eyes)
+
+    # The view's own rotation, zoom and shift are applied about the middle of the crop.
     cos, sin = np.cos(view.turn) * view.zoom, np.sin(view.turn) * view.zoom
     turn = np.array([[cos, -sin], [sin, cos]])
     middle = np.array([size / 2, size / 2])
     offset = middle - turn @ middle + np.array(view.shift) * size
+
     return torch.from_numpy(
         np.concatenate([found[:, :2] @ turn, (found[:, :2] @ offset + found[:, 2])[:, None]], 1)
     )
 
 
 def straight_through(image: Tensor, codec: Codec, quality: int) -> Tensor:
-    """(1, 3, h, w) through the real codec; the gradient passes as if nothing had happened."""
+    """Pass an image through the real codec; the gradient passes as if it were the identity.
+
+    Args:
+        image: Image (1, 3, h, w) in [0, 1].
+        codec: Codec to apply.
+        quality: Quality of the codec, 1 to 100.
+
+    Returns:
+        Image of the same shape.
+    """
     rgb = image[0].detach().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
     decoded = (
         torch.from_numpy(apply_codec(rgb, codec, quality).copy()).permute(2, 0, 1)[None].to(image)
@@ -160,7 +232,16 @@ def straight_through(image: Tensor, codec: Codec, quality: int) -> Tensor:
 
 
 def apply_codec(rgb: Array, codec: Codec, quality: int) -> Array:
-    """(h, w, 3) uint8 RGB through JPEG (4:2:0) or WebP and back."""
+    """Compress and decompress a picture.
+
+    Args:
+        rgb: Picture (h, w, 3) uint8 RGB.
+        codec: "jpeg" (4:2:0), "webp" or "none".
+        quality: Quality of the codec, 1 to 100.
+
+    Returns:
+        Picture of the same shape.
+    """
     if codec == "none":
         return rgb
     suffix, flag = (
@@ -168,6 +249,7 @@ def apply_codec(rgb: Array, codec: Codec, quality: int) -> Array:
         if codec == "jpeg"
         else (".webp", cv2.IMWRITE_WEBP_QUALITY)
     )
+
     bgr = np.ascontiguousarray(rgb[..., ::-1])
     _, data = cv2.imencode(suffix, bgr, [flag, quality])
     decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)

@@ -1,4 +1,4 @@
-"""How much a photo changed: structural dissimilarity, PSNR, largest change of a value."""
+"""Visibility of a change: structural dissimilarity, PSNR, largest change of a value."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 @dataclass(frozen=True)
 class ImageChange:
-    """What happened to one face box: ``linf`` in 8-bit steps, ``dssim`` in [0, 0.5], ``psnr`` in dB
-    (inf if equal)."""
+    """Change of one face box: ``linf`` in 8-bit steps, ``dssim`` in [0, 0.5], ``psnr`` in dB (inf
+    if equal)."""
 
     linf: int
     dssim: float
@@ -24,21 +24,28 @@ class ImageChange:
 
 
 def dssim(first: Tensor, second: Tensor) -> Tensor:
-    """Structural dissimilarity (1 - SSIM) / 2 of (b, 3, h, w) in [0, 1], (b,): 0 is equal, 0.5 has
-    nothing in common.
+    """Return the structural dissimilarity (1 - SSIM) / 2, (b,), of ``first`` and ``second``, (b,
+    3, h, w) in [0, 1].
 
-    SSIM after Wang et al. (2004): Gaussian window of 11 px, sigma 1.5, on each of R, G and B,
-    averaged. Sides under 11 px are padded by their border.
+    0 is equal, 0.5 has nothing in common. SSIM after Wang et al. (2004): Gaussian window of 11 px,
+    sigma 1.5, on each of R, G and B, averaged. Sides under 11 px are padded by their border.
+
+    Example:
+        >>> import torch
+        >>> float(dssim(torch.ones(1, 3, 16, 16), torch.ones(1, 3, 16, 16)))
+        0.0
     """
     return dssim_map(first, second).mean((1, 2, 3))
 
 
 def dssim_map(first: Tensor, second: Tensor) -> Tensor:
-    """The same before it is averaged, in each window and channel: (b, 3, h - 10, w - 10)."""
+    """Return the dissimilarity of ``first`` and ``second`` in each window and channel: (b, 3, h -
+    10, w - 10)."""
     a, b = _padded(first), _padded(second)
     stacked = _blurred(torch.cat([a, b, a * a, b * b, a * b]))
     mean_a, mean_b, square_a, square_b, product = stacked.chunk(5)
     var_a, var_b = square_a - mean_a**2, square_b - mean_b**2
+
     covariance = product - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
     structure = (2 * covariance + _C2) / (var_a + var_b + _C2)
@@ -46,7 +53,7 @@ def dssim_map(first: Tensor, second: Tensor) -> Tensor:
 
 
 def measure_change(before: Tensor, after: Tensor) -> ImageChange:
-    """What happened between two (3, h, w) pictures in [0, 1]."""
+    """Measure the change from ``before`` to ``after``, both (3, h, w) in [0, 1]."""
     difference = (after - before).double()
     error = float((difference**2).mean())
     psnr = -10 * log10(error) if error > 0 else float("inf")
@@ -62,7 +69,7 @@ def _padded(x: Tensor) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
-    """Blur (b, c, h, w) by ``sigma`` px, borders repeated. With gradients."""
+    """Blur ``x`` (b, c, h, w) by ``sigma`` px, borders repeated; differentiable."""
     radius = max(1, round(3 * sigma))
     return _blurred(F.pad(x, (radius,) * 4, mode="replicate"), sigma, radius)
 

@@ -1,1 +1,1 @@
-"""Measure how well cloaked photos resist face recognizers."""
+"""Checks of a cloak: match rates of recognizers before and after, and the verdict made of them."""

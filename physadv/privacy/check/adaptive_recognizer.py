@@ -1,5 +1,4 @@
-"""The recognizer that has seen cloaks: fine-tuned on cloaked copies of *other* people (Radiya-Dixit
-et al., 2022)."""
+"""A recognizer fine-tuned on cloaked photos of *other* people (Radiya-Dixit et al., 2022)."""
 
 from __future__ import annotations
 
@@ -26,20 +25,30 @@ _SHARE = 0.01
 def adaptive_rows(
     recognizer: FaceEmbedder, bank: EmbeddingBank, *, steps: int = 60, seed: int = 0
 ) -> Iterator[Row]:
-    """Rows like those of ``pair_rows``, by a copy of ``recogniser`` trained on the other half of
-    the people, both ways.
+    """Yield rows like those of ``pair_rows`` by copies of a recognizer, each trained on half of
+    the people and tested on the others.
 
-    ``bank`` must have kept its crops. Nothing with fewer than ``FEWEST`` people. The recognizer
-    itself is not changed.
+    Yields nothing with fewer than ``FEWEST`` people. The recognizer itself is not changed.
+
+    Args:
+        recognizer: Recognizer to copy.
+        bank: Embeddings and crops; it must have been filled with ``keep_crops``.
+        steps: Training steps.
+        seed: Seed of the random streams.
+
+    Yields:
+        One row a comparison.
     """
     pairs = bank.crops.get(recognizer.card.name, [])
     cloaked = [i for i, (_, after) in enumerate(pairs) if after is not None]
     names = sorted({bank.people[i] for i in cloaked})
     if len(names) < FEWEST:
         return
+
     for taught in (names[1::2], names[::2]):
         train = [i for i, person in enumerate(bank.people) if person in taught]
         adapted = adapt_recognizer(recognizer, pairs, train, bank.people, steps=steps, seed=seed)
+
         # Everybody else is asked about, the gallery too: its people are impostors for the
         # threshold.
         fold = _fold(
@@ -63,21 +72,38 @@ def adapt_recognizer(
     temperature: float = 0.1,
     seed: int = 0,
 ) -> FaceEmbedder:
-    """A copy whose last stage has learned that cloaked and original photos of a person are one
-    (Khosla et al., 2020).
+    """Train a copy of a recognizer to embed cloaked and original photos of a person alike (Khosla
+    et al., 2020).
 
-    Only the last stage is trained, on features computed once; nets without ``trunk`` and ``tail``
-    get a linear layer on their embeddings instead.
+    Only the last stage is trained, on features computed once; networks without ``trunk`` and
+    ``tail`` get a linear layer on their embeddings instead.
+
+    Args:
+        recognizer: Recognizer to copy; it is not changed.
+        pairs: Aligned crops (1, 3, size, size) uint8 a photo: original, and cloaked or None.
+        train: Indices into ``pairs`` to train on.
+        people: Person of each photo.
+        steps: Training steps.
+        batch: People a step.
+        rate: Learning rate.
+        temperature: Temperature of the contrastive loss.
+        seed: Seed of the random streams.
+
+    Returns:
+        The trained copy, frozen, compared by cosine.
     """
     adapted = copy.deepcopy(recognizer)
+
     # It learns angles, whatever its like was compared by before.
     adapted.card = replace(
         recognizer.card, name=f"{recognizer.card.name}, adapted", thresholds={}, metric="cosine"
     )
+
     trunk, tail = _parts(adapted)
     features = torch.cat(
         [_features(adapted, trunk, crop) for i in train for crop in pairs[i] if crop is not None]
     )
+
     by_person: dict[str, tuple[list[int], list[int]]] = {}
     row = 0
     for i in train:
@@ -85,9 +111,11 @@ def adapt_recognizer(
             if crop is not None:
                 by_person.setdefault(people[i], ([], []))[place].append(row)
                 row += 1
+
     tail.requires_grad_(True)
     optimizer = torch.optim.Adam(_groups(tail, rate))
     rng = numpy_generator(seed, "adaptive", recognizer.card.name)
+
     for _ in range(steps):
         chosen = rng.choice(sorted(by_person), min(batch, len(by_person)), replace=False)
         rows, labels = [], []
@@ -95,6 +123,7 @@ def adapt_recognizer(
             for photos in by_person[str(person)]:  # two of the originals, two of the cloaked
                 rows += [int(k) for k in rng.choice(photos, 2)]
                 labels += [label, label]
+
         out = F.normalize(tail(features[rows]))
         optimizer.zero_grad()
         _supervised_contrast(out, torch.tensor(labels), temperature).backward()  # type: ignore[no-untyped-call]
@@ -125,6 +154,7 @@ def _parts(embedder: FaceEmbedder) -> tuple[nn.Module | None, nn.Module]:
     net = embedder.net
     if hasattr(net, "trunk") and hasattr(net, "tail"):
         return net, _Tail(net)
+
     width = embedder.card.dimension
     head = nn.Linear(width, width, bias=False)
     nn.init.eye_(head.weight)
@@ -163,6 +193,7 @@ def _fold(
 ) -> EmbeddingBank:
     """A bank of these rows alone, as the adapted recognizer sees them."""
     fold = EmbeddingBank()
+
     for i in rows:
         number = fold.add(bank.people[i], bank.photos[i])
         for variant, crop in zip(("original", "cloaked"), pairs[i], strict=True):

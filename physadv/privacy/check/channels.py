@@ -1,4 +1,4 @@
-"""What happens to a posted photo, as the check applies it, and two baselines that are no cloak:
+"""Processing of posted photos, as the check applies it, and two baselines that are no cloak:
 noise and blur."""
 
 from __future__ import annotations
@@ -17,8 +17,15 @@ from physadv.privacy.visibility import dssim
 
 @dataclass(frozen=True)
 class SharingChannel:
-    """One way a photo travels: ``send`` takes (h, w, 3) uint8 and the face's width in px;
-    ``factor`` is its scale."""
+    """One way a photo is shared.
+
+    Attributes:
+        name: Key in rows and results.
+        title: Name for people.
+        send: Takes pixels (h, w, 3) uint8 and the face's width in px; returns the pixels that
+            arrive.
+        factor: Scale of the picture that arrives.
+    """
 
     name: str
     title: str
@@ -68,8 +75,17 @@ CHANNELS: dict[str, SharingChannel] = {
 
 
 def noise_like(before: Array, after: Array, seed: int, name: str) -> Array:
-    """``before`` with Gaussian noise of the same DSSIM as ``after``; both (h, w, 3) uint8, of the
-    face box."""
+    """Add Gaussian noise to ``before`` until its DSSIM is that of ``after``.
+
+    Args:
+        before: Face box (h, w, 3) uint8.
+        after: Cloaked face box of the same shape.
+        seed: Seed of the random stream.
+        name: Name of the photo in the random stream.
+
+    Returns:
+        Noisy face box.
+    """
     normal = numpy_generator(seed, "noise", name).normal(0, 1, before.shape)
     return _matched(
         before, after, lambda s: (before + 64 * s * normal).clip(0, 255).round().astype(np.uint8)
@@ -77,7 +93,7 @@ def noise_like(before: Array, after: Array, seed: int, name: str) -> Array:
 
 
 def blur_like(before: Array, after: Array) -> Array:
-    """``before`` blurred to the same DSSIM as ``after``."""
+    """Blur ``before`` until its DSSIM is that of ``after``; both are face boxes (h, w, 3) uint8."""
     side = max(before.shape[:2])
     return _matched(
         before,
@@ -92,6 +108,8 @@ def _matched(before: Array, after: Array, make: Callable[[float], Array]) -> Arr
     wanted = float(dssim(base, to_tensor(after)[None]))
     if wanted <= 0:
         return before.copy()
+
+    # DSSIM grows with the strength, so halving finds the strength that matches.
     low, high = 0.0, 1.0
     for _ in range(12):
         middle = (low + high) / 2

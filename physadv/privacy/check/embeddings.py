@@ -24,8 +24,8 @@ BASELINE_CHANNELS = ("png", "jpeg75", "half")
 
 @dataclass(frozen=True)
 class EmbeddingPlan:
-    """What is embedded: which channels, whether the baselines noise and blur are wanted, and their
-    seed."""
+    """Extent of a check: its channels, whether the baselines noise and blur are embedded, and
+    their seed."""
 
     channels: tuple[str, ...] = tuple(CHANNELS)
     baselines: bool = True
@@ -34,10 +34,15 @@ class EmbeddingPlan:
 
 @dataclass
 class EmbeddingBank:
-    """Embeddings by recognizer, variant and channel: rows in the order of ``people`` and
-    ``photos``, NaN where none is.
+    """Embeddings by recognizer, variant and channel.
 
-    ``found`` counts, for the cloaked photos as saved, in how many a detector still finds the face.
+    Attributes:
+        people: Person of each row.
+        photos: Photo of each row.
+        rows: Embeddings (d,) by (recognizer, variant, channel), in the order of ``people``; None
+            where there is none.
+        crops: Aligned crops by recognizer: original, and cloaked or None.
+        found: For each cloaked photo as saved, whether a detector still finds the face.
     """
 
     people: list[str] = field(default_factory=list)
@@ -47,22 +52,38 @@ class EmbeddingBank:
     found: list[bool] = field(default_factory=list)
 
     def add(self, person: str, photo: str) -> int:
-        """Open a row; returns its number."""
+        """Open a row for ``photo`` of ``person`` and return its number."""
         self.people.append(person)
         self.photos.append(photo)
         return len(self.people) - 1
 
     def put(self, key: tuple[str, Variant, str], number: int, embedding: Tensor) -> None:
-        """Keep one embedding (d,) in its place."""
+        """Keep one embedding.
+
+        Args:
+            key: Recognizer, variant and channel.
+            number: Row, as :meth:`add` returned it.
+            embedding: Embedding (d,).
+        """
         column = self.rows.setdefault(key, [])
         column += [None] * (number + 1 - len(column))
         column[number] = embedding
 
     def table(self, recognizer: str, variant: Variant, channel: str = "png") -> Tensor:
-        """Embeddings (n, d); rows of NaN where there is none."""
+        """Return all embeddings of one kind as a table.
+
+        Args:
+            recognizer: Name of the recognizer.
+            variant: "original", "cloaked", "noise" or "blur".
+            channel: Name of the channel.
+
+        Returns:
+            Embeddings (n, d); rows of NaN where there is none.
+        """
         column = self.rows.get((recognizer, variant, channel), [])
         width = next((len(row) for row in column if row is not None), 1)
         gap = torch.full((width,), float("nan"))
+
         column = column + [None] * (len(self.people) - len(column))
         return (
             torch.stack([gap if row is None else row for row in column])
@@ -80,16 +101,31 @@ def fill_bank(
     *,
     keep_crops: bool = False,
 ) -> Iterator[PortraitPair]:
-    """Embed portraits one by one into ``bank`` and hand each on. ``keep_crops`` keeps aligned
-    crops, to train on."""
+    """Embed portraits one by one into a bank and yield each.
+
+    Args:
+        bank: Bank to fill.
+        found: Portraits to embed.
+        recognizers: Recognizers to embed by.
+        finders: Face detectors, run anew on each picture that arrives.
+        plan: Channels and baselines.
+        keep_crops: Whether to keep aligned crops, to train an adaptive recognizer on.
+
+    Yields:
+        Each portrait, once embedded.
+    """
     for portrait in found:
         number = bank.add(portrait.pair.person, portrait.pair.name)
+
         for variant, pixels, channels in _variants(portrait, plan):
             for channel in channels:
                 sent = channel.send(pixels, portrait.side)
                 face = _face_in(sent, portrait, channel, finders)
                 if variant == "cloaked" and channel.name == "png":
                     bank.found.append(face is not None)
+
+                # A recognizer without a detection would not match at all; the known position is the
+                # harder test.
                 where = face or portrait.face.moved(channel.factor, 0, 0)
                 for recognizer in recognizers:
                     crop = aligned_crop(sent, where, recognizer)
@@ -104,19 +140,31 @@ def fill_bank(
 
 
 def embed_crop(recognizer: FaceEmbedder, crop: Tensor) -> Tensor:
-    """One embedding (d,), on the CPU. Raises ModelError for NaN, which would pass for a perfect
-    cloak."""
+    """Return one embedding (d,) of ``crop`` by ``recognizer``, on the CPU.
+
+    Raises:
+        ModelError: The embedding holds NaN or infinity, which would pass for a perfect cloak.
+    """
     with torch.no_grad():
         found: Tensor = recognizer(crop.to(recognizer.mean))[0].cpu()
     if not torch.isfinite(found).all():
         raise ModelError(
-            f"{recognizer.card.name}", "gave NaN or infinity", "check its mean, std and weights"
+            f"{recognizer.card.name}", "gave NaN or infinity", "Check its mean, std and weights"
         )
     return found
 
 
 def aligned_crop(rgb: Array, face: DetectedFace, recognizer: FaceEmbedder) -> Tensor:
-    """The crop (1, 3, size, size) a recognizer sees of an (h, w, 3) uint8 picture."""
+    """Cut the crop of a face that a recognizer receives.
+
+    Args:
+        rgb: Picture (h, w, 3) uint8.
+        face: Face in its pixels.
+        recognizer: Recognizer that sets size and alignment.
+
+    Returns:
+        Crop (1, 3, size, size).
+    """
     card = recognizer.card
     warp = torch.from_numpy(face.to_photo(card.alignment, card.size))[None]
     return crop_faces(to_tensor(rgb)[None], warp, card.size)
@@ -140,14 +188,17 @@ def _variants(
         return
     yield "original", portrait.before, every
     yield "cloaked", portrait.after, every
+
     if not plan.baselines:
         return
+
     few = [channel for channel in every if channel.name in BASELINE_CHANNELS]
     x0, y0, x1, y1 = portrait.box()
     before, after = portrait.before[y0:y1, x0:x1], portrait.after[y0:y1, x0:x1]
     noisy, blurred = portrait.before.copy(), portrait.before.copy()
     noisy[y0:y1, x0:x1] = noise_like(before, after, plan.seed, portrait.pair.name)
     blurred[y0:y1, x0:x1] = blur_like(before, after)
+
     yield "noise", noisy, few
     yield "blur", blurred, few
 

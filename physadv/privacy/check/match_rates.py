@@ -1,5 +1,5 @@
-"""From embeddings to rates: who is matched with whom, before and after, by which attack. Rates come
-from rows."""
+"""Match rates from embeddings: pairs, galleries and attacks, before and after; every rate is
+computed from rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ threshold is used."""
 
 @dataclass(frozen=True)
 class MatchThreshold:
-    """The similarity at which ``far`` of pairs of different people pass, and where it comes from."""
+    """Similarity at which a share ``far`` of pairs of different people matches, and the source of
+    that number."""
 
     far: float
     value: float
@@ -34,13 +35,15 @@ class MatchThreshold:
 
 
 def match_thresholds(recognizer: FaceEmbedder, bank: EmbeddingBank) -> list[MatchThreshold]:
-    """From impostor pairs among the originals; from the recognizer's card where these are too few.
+    """Return the thresholds of ``recognizer`` at each of ``FARS``, from impostor pairs among the
+    originals in ``bank``.
 
-    Where the card states none, few pairs must do; a value common for its metric only where there is
-    no pair at all.
+    Where these pairs are too few, the recognizer's card decides; where it states none, few pairs
+    must do; a value common for its metric only where there is no pair at all.
     """
     scores = impostor_scores(recognizer, bank.table(recognizer.card.name, "original"), bank.people)
     found = []
+
     for far in FARS:
         if len(scores) * far >= _ENOUGH:
             found.append(
@@ -70,7 +73,16 @@ def match_thresholds(recognizer: FaceEmbedder, bank: EmbeddingBank) -> list[Matc
 def impostor_scores(
     recognizer: FaceEmbedder, embeddings: Tensor, people: Sequence[str]
 ) -> npt.NDArray[np.float64]:
-    """Similarities of all pairs of different people."""
+    """Return the similarities of all pairs of different people.
+
+    Args:
+        recognizer: Recognizer that computed the embeddings.
+        embeddings: Embeddings (n, d); rows of NaN are left out.
+        people: Person of each row.
+
+    Returns:
+        Similarities (pairs,).
+    """
     scores = recognizer.similarity(embeddings, embeddings).double().numpy()
     first, second = np.triu_indices(len(people), 1)
     names = np.asarray(people)
@@ -85,23 +97,36 @@ def pair_rows(
     limits: Sequence[MatchThreshold],
     channels: Sequence[str],
 ) -> Iterator[Row]:
-    """One row a pair: kinds "same photo", "cross photo" and "cloaked pair", by variant and channel.
+    """Yield one row a pair of photos of one person: kinds "same photo", "cross photo" and
+    "cloaked pair".
 
     The reference is the original as saved; in "cloaked pair" it is another cloaked photo of the
     person, as saved.
+
+    Args:
+        recognizer: Recognizer to compare by.
+        bank: Embeddings.
+        limits: Thresholds of the recognizer.
+        channels: Names of the channels to report.
+
+    Yields:
+        One row a comparison, by variant and channel.
     """
     name, people = recognizer.card.name, np.asarray(bank.people)
     clean = bank.table(name, "original")
     both = bank.table(name, "cloaked")
     protected = torch.isfinite(both).all(1).numpy() if len(both) else np.zeros(len(people), bool)
+
     variants: tuple[Variant, ...] = ("original", "cloaked", "noise", "blur")
     for variant in variants:
         for channel in channels:
             if (name, variant, channel) not in bank.rows:
                 continue
+
             probes = bank.table(name, variant, channel)
             to_clean = recognizer.similarity(probes, clean).numpy()
             to_cloaked = recognizer.similarity(probes, both).numpy()
+
             for i in _where(protected & torch.isfinite(probes).all(1).numpy()):
                 for j in _where(people == people[i]):
                     kind = "same photo" if i == j else "cross photo"
@@ -144,13 +169,21 @@ def _row(
 def gallery_rows(
     recognizer: FaceEmbedder, bank: EmbeddingBank, channels: Sequence[str]
 ) -> Iterator[Row]:
-    """One row a probe: "rank-1" (posted photo against a gallery of originals), and the poisoned
-    gallery's two attacks.
+    """Yield one row a probe for attacks with a gallery: "rank-1" and the two attacks on a
+    poisoned gallery.
 
-    Rank-1: the gallery holds all originals of everybody but the probe's own. Poisoned: the gallery
+    Rank-1: the gallery holds all originals of everybody but the probe itself. Poisoned: the gallery
     holds a person's *cloaked* photos among other people's originals, the probe is another,
-    uncloaked photo of that person; told by the nearest neighbor, or by a linear probe (ridge
-    regression on unit embeddings) trained on half of the cloaked photos and asked about the others.
+    uncloaked photo of that person; identified by the nearest neighbor, or by a linear probe (ridge
+    regression on unit embeddings) trained on half of the cloaked photos and tested on the others.
+
+    Args:
+        recognizer: Recognizer to compare by.
+        bank: Embeddings.
+        channels: Names of the channels to report.
+
+    Yields:
+        One row a probe.
     """
     name, people = recognizer.card.name, np.asarray(bank.people)
     clean, cloaked = bank.table(name, "original"), bank.table(name, "cloaked")
@@ -159,6 +192,7 @@ def gallery_rows(
     )
     if len(set(bank.people)) < 2:
         return
+
     for variant in ("original", "cloaked"):
         for channel in channels:
             scores = recognizer.similarity(bank.table(name, variant, channel), clean).numpy()
@@ -173,6 +207,7 @@ def gallery_rows(
                         i,
                         _nearest(scores[i], people, i) == people[i],
                     )
+
     for person in dict.fromkeys(people[protected]):
         own = np.array(_where((people == person) & protected))
         others = np.array(_where(people != person))
@@ -185,6 +220,7 @@ def gallery_rows(
                 names = np.concatenate([people[rest], people[others]])
                 best = int(recognizer.similarity(clean[i : i + 1], gallery)[0].argmax())
                 yield _told(name, variant, "png", "poisoned 1-NN", bank, i, names[best] == person)
+
             for half in (own[::2], own[1::2]):
                 asked = np.setdiff1d(own, half)
                 guesses = linear_probe(
@@ -231,13 +267,29 @@ def _probe(
 def linear_probe(
     gallery: Tensor, names: npt.NDArray[np.str_], probes: Tensor, *, ridge: float = 1.0
 ) -> list[str]:
-    """Names given to probes (m, d) by ridge regression on a labeled gallery (n, d), classes
-    weighted alike."""
+    """Name probes by ridge regression on a labeled gallery, classes weighted alike.
+
+    Args:
+        gallery: Embeddings (n, d).
+        names: Person of each row of the gallery.
+        probes: Embeddings (m, d).
+        ridge: Weight of the regularization.
+
+    Returns:
+        One name a probe.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> linear_probe(torch.eye(2), np.array(["ann", "bob"]), torch.tensor([[0.1, 0.9]]))
+        ['bob']
+    """
     known, label = np.unique(names, return_inverse=True)
     x = torch.nn.functional.normalize(gallery.double())
     center = x.mean(0)
+
     weights = torch.from_numpy(1.0 / np.bincount(label)[label])[:, None]
     targets = torch.nn.functional.one_hot(torch.from_numpy(label), len(known)).double() * 2 - 1
+
     x = x - center
     gram = x.T @ (weights * x) + ridge / x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype)
     solution = torch.linalg.solve(gram, x.T @ (weights * targets))
@@ -246,8 +298,10 @@ def linear_probe(
 
 
 def rate_of(rows: Sequence[Row], key: str = "matched_0.01") -> Rate:
-    """The share of rows that matched, bootstrapped over people; over photos where there is one
-    person only."""
+    """Return the share of ``rows`` in which ``key`` is true, with its interval.
+
+    The bootstrap resamples people, or photos where there is one person only.
+    """
     alone = len({row["person"] for row in rows}) == 1
     return clustered(
         [bool(row[key]) for row in rows], [row["photo" if alone else "person"] for row in rows]

@@ -1,5 +1,4 @@
-"""Which cloaked photo belongs to which original, whose it is, and where the face is: for photos
-cloaked by any tool."""
+"""Pairs of original and cloaked photos, their people and faces, for photos cloaked by any tool."""
 
 from __future__ import annotations
 
@@ -25,8 +24,8 @@ memory."""
 
 @dataclass(frozen=True)
 class PhotoPair:
-    """One original and, where there is one, its cloaked copy; ``person`` is whose face is the
-    largest in it."""
+    """One original and, where there is one, its cloaked copy; ``person`` names the largest face
+    in it."""
 
     person: str
     original: Path
@@ -34,7 +33,7 @@ class PhotoPair:
 
     @property
     def name(self) -> str:
-        """What the rows call the photo."""
+        """Name of the photo in the rows."""
         return (
             f"{self.person}/{self.original.name}"
             if self.original.parent.name == self.person
@@ -44,8 +43,8 @@ class PhotoPair:
 
 @dataclass(frozen=True)
 class PortraitPair:
-    """The largest face of a photo with its surroundings, in its own pixels, and the same place in
-    the cloaked photo."""
+    """The largest face of a photo with its surroundings, in its own pixels, and the same region
+    of the cloaked photo."""
 
     pair: PhotoPair
     before: Array
@@ -59,17 +58,23 @@ class PortraitPair:
         return float(np.linalg.norm(quad[1] - quad[0]))
 
     def box(self) -> tuple[int, int, int, int]:
-        """The face box in these pixels."""
+        """Return the face box (x0, y0, x1, y1) in these pixels."""
         return self.face.box(*self.before.shape[:2])
 
 
 def match_files(
     originals: str | Path, cloaked: str | Path | None = None
 ) -> tuple[list[PhotoPair], list[Path]]:
-    """Pairs by relative name, and the cloaked files that belong to no original.
+    """Match the photos under ``originals`` with those under ``cloaked`` by relative name.
 
     Where ``originals`` has folders of photos, each is a person; else all photos are of one person,
-    the folder's name. Raises ImageError where there is nothing to compare.
+    named as the folder.
+
+    Returns:
+        The pairs, and the cloaked files that belong to no original.
+
+    Raises:
+        ImageError: There is nothing to compare.
     """
     root = Path(originals)
     found = {p: _key(p, root) for p in list_images(root, suffixes=SUFFIXES)}
@@ -78,6 +83,7 @@ def match_files(
         if root.is_dir()
         else set()
     )
+
     copies: dict[str, Path] = {}
     if cloaked is not None:
         away = Path(cloaked)
@@ -86,16 +92,18 @@ def match_files(
             for p in list_images(away, suffixes=SUFFIXES)
             if not p.name.startswith(".")
         }
+
     pairs = []
     for path, key in found.items():
         parts = path.relative_to(root).parts if root.is_dir() else (path.name,)
         person = parts[0] if folders and len(parts) > 1 else root.resolve().name
         pairs.append(PhotoPair(person, path, copies.pop(key, None)))
+
     if cloaked is not None and not any(p.cloaked for p in pairs):
         raise ImageError(
             f"{cloaked}",
             f"no file has the name of one in {originals}",
-            "name the folders that belong together",
+            "Name the folders that belong together",
         )
     return pairs, list(copies.values())
 
@@ -112,7 +120,11 @@ def _key(path: Path, root: Path) -> str:
 def find_portraits(
     pairs: Sequence[PhotoPair], finders: Sequence[FaceFinder]
 ) -> Iterator[PortraitPair | tuple[PhotoPair, str]]:
-    """One portrait a pair, or the pair and why there is none. One photo is in memory at a time."""
+    """Yield one portrait for each of ``pairs``, by ``finders``, or the pair and the reason why
+    there is none.
+
+    One photo is in memory at a time.
+    """
     for pair in pairs:
         try:
             yield _portrait(pair, finders)
@@ -127,11 +139,13 @@ def _portrait(pair: PhotoPair, finders: Sequence[FaceFinder]) -> PortraitPair:
         raise ImageError(
             f"{pair.cloaked}",
             f"{after.shape[:2]} is not the original's {before.shape[:2]}",
-            "leave the size as it is",
+            "Leave the size as it is",
         )
+
     face = main_face(before, finders)
     if face is None:
-        raise ImageError(f"{pair.original}", "no face found", "leave it out")
+        raise ImageError(f"{pair.original}", "no face found", "Leave it out")
+
     x0, y0, x1, y1 = face.box(*before.shape[:2], margin=CONTEXT)
     return PortraitPair(
         pair,
@@ -142,7 +156,8 @@ def _portrait(pair: PhotoPair, finders: Sequence[FaceFinder]) -> PortraitPair:
 
 
 def main_face(rgb: Array, finders: Sequence[FaceFinder]) -> DetectedFace | None:
-    """The largest face, those near the border counting less; None where there is none."""
+    """Return the largest face in ``rgb`` found by ``finders``, those near the border counting
+    less; None without a face."""
     faces = find_faces(rgb, finders)
     middle = np.array(rgb.shape[1::-1]) / 2
 

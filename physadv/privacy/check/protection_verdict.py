@@ -1,4 +1,4 @@
-"""The check's verdict in plain words: green, amber or red, and red means "not protected"."""
+"""Verdict of a cloak check in plain words: green, amber or red, where red means "not protected"."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNTOLD, FEW, OWN = (
 
 @dataclass(frozen=True)
 class ProtectionFinding:
-    """One light: what was asked, how often the person was still matched, and what that means."""
+    """One finding: the attack, the share of comparisons that still matched, and its light."""
 
     light: Light
     question: str
@@ -43,10 +43,10 @@ class ProtectionFinding:
 
 @dataclass(frozen=True)
 class ProtectionVerdict:
-    """The whole: ``light``, one sentence (what the light means, a colon, why), and the findings it
-    rests on.
+    """The verdict: ``light``, one sentence (meaning of the light, a colon, the reason), and its
+    findings.
 
-    ``beside`` are attacks it does not count.
+    ``beside`` are attacks that it does not count.
     """
 
     light: Light
@@ -64,7 +64,10 @@ class ProtectionVerdict:
 
 
 def light_of(rate: Rate) -> Light:
-    """The light for one match rate."""
+    """Return the light for one match rate.
+
+    ``rate`` is green where its interval ends at or below ``SAFE``, red where it is above ``LOST``.
+    """
     return "red" if rate.rate > LOST else "green" if rate.high <= SAFE else "amber"
 
 
@@ -75,12 +78,21 @@ def judge_protection(
     titles: Mapping[str, str],
     beside: Sequence[tuple[str, str, Rate]] = (),
 ) -> ProtectionVerdict:
-    """Judge by the worst channel of the worst recognizer that counts.
+    """Judge a cloak by the worst channel of the worst recognizer that counts.
 
-    ``crossed`` are match rates of cloaked photos with other photos of the person, by recognizer and
-    channel; ``before`` the same for uncloaked photos; ``roles`` say "held-out", "surrogate" or
-    "unknown". Surrogates count only where there is nothing else, and then never for green. A
-    recognizer that matches under half of the uncloaked pairs is left out.
+    Surrogates count only where there is nothing else, and then never for green. A recognizer that
+    matches under half of the uncloaked pairs is left out.
+
+    Args:
+        crossed: Match rates of cloaked photos with other photos of the person, by recognizer and
+            channel.
+        before: The same rate of uncloaked photos, by recognizer.
+        roles: "held-out", "surrogate" or "unknown" by recognizer.
+        titles: Names of the channels for people.
+        beside: Attacks to report beside the verdict: attack, recognizer and rate.
+
+    Returns:
+        The verdict with its findings and reasons.
     """
     reasons = []
     usable = [name for name in crossed if before[name].n and before[name].rate >= LOST]
@@ -89,6 +101,7 @@ def judge_protection(
             reasons.append(
                 f"{name} does not match the uncloaked photos either, so it says nothing here."
             )
+
     counted = [name for name in usable if roles.get(name) != "surrogate"]
     capped = not counted
     if capped and usable:
@@ -96,6 +109,7 @@ def judge_protection(
         reasons.append(
             "Only recognizers the cloak was made with were at hand: others may well still match."
         )
+
     if not counted:
         return ProtectionVerdict(
             "amber",
@@ -104,6 +118,7 @@ def judge_protection(
             (),
             tuple(reasons),
         )
+
     findings = [
         ProtectionFinding(
             light_of(rate), titles.get(channel, channel), name, rate.as_dict(), rate_in_words(rate)
@@ -117,6 +132,7 @@ def judge_protection(
     if capped and light == "green":
         light = "amber"
     said = f"{headline}: at worst ({worst.question}, {worst.recognizer}) {worst.words}"
+
     others = tuple(
         ProtectionFinding(light_of(r), question, name, r.as_dict(), rate_in_words(r))
         for question, name, r in beside
@@ -138,7 +154,7 @@ def _headline(light: Light, worst: ProtectionFinding, capped: bool) -> str:
 
 
 def rate_in_words(rate: Rate) -> str:
-    """A match rate as people say it."""
+    """Return a match ``rate`` as a phrase for people."""
     if rate.n == 0:
         return "nothing was compared"
     share = rate.rate

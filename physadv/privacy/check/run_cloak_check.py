@@ -1,5 +1,5 @@
-"""The check: cloaked photos of any tool, asked of recognizers, through channels, before and after,
-with intervals.
+"""Check of cloaked photos of any tool: recognizers compare them, through channels, before and
+after, with intervals.
 
 The folder of a check holds rows.jsonl (a row a comparison), check.json (rates, verdict, settings)
 and pictures of face pairs; the report is made from these.
@@ -47,7 +47,7 @@ _SHOWN = 8
 
 @dataclass
 class CheckResult:
-    """Everything a report needs; ``as_dict`` is check.json."""
+    """Result of a check, complete for its report; ``as_dict`` is check.json."""
 
     people: int
     photos: int
@@ -79,23 +79,49 @@ def run_cloak_check(
     surrogates: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> CheckResult:
-    """Check ``cloaked`` photos against their ``originals`` and write rows, result and pictures into
-    ``folder``.
+    """Check cloaked photos against their originals and write rows, result and pictures into a
+    folder.
 
-    ``gallery`` holds photos of other people (a folder a person): impostors for the thresholds,
-    company for rank-1. ``surrogates`` are sha256 of the embedders the cloak was made with; by
-    default as its own settings file says. With ``adaptive`` a recognizer is trained on half of the
-    people's cloaks and asked about the others (8 people or more).
+    Args:
+        cloaked: Folder or file of cloaked photos.
+        originals: Folder or file of the originals; folders in it are people.
+        recognizers: Recognizers to compare by, at least one.
+        finders: Face detectors.
+        folder: Folder of the check.
+        gallery: Photos of other people (a folder a person): impostors for the thresholds, company
+            for rank-1.
+        plan: Channels and baselines; all of them by default.
+        adaptive: Whether to train a recognizer on half of the people's cloaks and test it on the
+            others (8 people or more).
+        adaptive_steps: Training steps of that recognizer.
+        surrogates: sha256 of the embedders the cloak was made with; by default as its own settings
+            file lists them.
+        progress: Called with photos done, photos in all, and the current activity.
 
-    Raises OptionError without recognizers, where ``folder`` holds a check already, and where no
-    pair has a face.
+    Returns:
+        The result, as written to check.json.
+
+    Raises:
+        OptionError: There is no recognizer, ``folder`` holds a check already, or no pair has a
+            face.
+        ImageError: No cloaked photo belongs to an original.
+
+    Example:
+        >>> from physadv.models.faces.embedders import load_embedder
+        >>> from physadv.models.faces.face_detection import default_finders
+        >>> def check(cloaked, originals):  # folders of photos; needs the extra `faces`
+        ...     recognizers = [load_embedder("dlib")]
+        ...     return run_cloak_check(
+        ...         cloaked, originals, recognizers, default_finders(), folder="cloak-check"
+        ...     )
     """
     plan = plan or EmbeddingPlan()
     target = Path(folder)
     if not recognizers:
-        raise OptionError("no recognizer", "at least one is needed", "see `physadv models list`")
+        raise OptionError("no recognizer", "at least one is needed", "See `physadv models list`")
     if (target / "rows.jsonl").exists():
-        raise OptionError(f"{target}", "already holds a check", "name another folder with --out")
+        raise OptionError(f"{target}", "already holds a check", "Name another folder with --out")
+
     pairs, foreign = match_files(originals, cloaked)
     others = [] if gallery is None else match_files(gallery)[0]
     bank, left_out, changes, shown = _fill(
@@ -107,6 +133,7 @@ def run_cloak_check(
             "no pair in which a face is found",
             "; ".join(left_out[:3]) or "check the folders",
         )
+
     made_with = list(surrogates) if surrogates is not None else made_with_of(cloaked)
     people, tables = _protected(bank, recognizers[0].card.name), []
     for recognizer in recognizers:
@@ -119,6 +146,7 @@ def run_cloak_check(
         tables.append(
             _ask(recognizer, bank, plan, target, made_with, adaptive_steps if adaptive else 0)
         )
+
     result = CheckResult(
         people=len(people),
         photos=len(bank.people),
@@ -135,6 +163,7 @@ def run_cloak_check(
         },
         pictures=shown,
     )
+
     write_json(target / "check.json", result.as_dict())
     return result
 
@@ -146,7 +175,12 @@ def _protected(bank: EmbeddingBank, recognizer: str) -> set[str]:
 
 
 def made_with_of(cloaked: str | Path) -> list[str] | None:
-    """The sha256 of the embedders that a cloak's settings file names; None where there is none."""
+    """Return the sha256 of the embedders that the settings file beside ``cloaked`` lists; None
+    without such a file.
+
+    Raises:
+        DataError: The file is not a cloak's settings file.
+    """
     file = Path(cloaked) / SETTINGS if Path(cloaked).is_dir() else Path(cloaked).parent / SETTINGS
     if not file.is_file():
         return None
@@ -154,7 +188,7 @@ def made_with_of(cloaked: str | Path) -> list[str] | None:
         return [str(e["sha256"]) for e in json.loads(file.read_text(encoding="utf-8"))["embedders"]]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise DataError(
-            f"{file}", "not a cloak's settings file", "remove it, or run the cloak again"
+            f"{file}", "not a cloak's settings file", "Remove it, or run the cloak again"
         ) from error
 
 
@@ -197,6 +231,7 @@ def _picture(
     """Save a face before, after and the change between, ten times as strong around gray."""
     stem = f"{len(list(folder.glob('faces/*-before.png'))):02}"
     apart = ((after.astype(int) - before) * 10 + 128).clip(0, 255).astype(np.uint8)
+
     for name, picture in (("before", before), ("after", after), ("change", apart)):
         save_png(folder / "faces" / f"{stem}-{name}.png", picture)
     return {
@@ -221,6 +256,7 @@ def _ask(
     told = list(gallery_rows(recognizer, bank, plan.channels))
     adapted = list(adaptive_rows(recognizer, bank, steps=steps, seed=plan.seed)) if steps else []
     append_rows(folder / "rows.jsonl", [*pairs, *told, *adapted])
+
     role = (
         "unknown"
         if made_with is None
@@ -248,6 +284,7 @@ def _tables(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, Rate
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["kind"], row["channel"], row["variant"]), []).append(row)
+
     tables: dict[str, dict[str, dict[str, dict[str, Rate]]]] = {}
     for (kind, channel, variant), group in groups.items():
         cell = {
@@ -268,6 +305,7 @@ def _judge(tables: Sequence[Mapping[str, Any]]) -> ProtectionVerdict:
             channel: v["cloaked"]["0.01"] for channel, v in cells.items() if "cloaked" in v
         }
         before[name] = cells["png"]["original"]["0.01"] if "png" in cells else nothing
+
         for kind, question in _BESIDE.items():
             source = table["adaptive"] if kind == "cross photo" else table["gallery"]
             if kind not in source:
@@ -279,6 +317,7 @@ def _judge(tables: Sequence[Mapping[str, Any]]) -> ProtectionVerdict:
                 beside.append((question, name, rates["cloaked"]["0.01"]))
             elif kind == "cross photo":
                 failed.append(f"{name} {_FAILED.format(rates['original']['0.01'].rate)}")
+
     roles = {table["name"]: table["role"] for table in tables}
     judged = judge_protection(
         crossed, before, roles, {c.name: c.title for c in CHANNELS.values()}, beside

@@ -1,5 +1,5 @@
-"""What a photo says beside its pixels: what stays, and what names a place, a device or shows the
-face as it was."""
+"""Metadata of photos: entries that stay, and entries that reveal a place, a device or the
+unchanged face."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ _LAYOUT = frozenset(
 
 @dataclass(frozen=True)
 class PhotoMetadata:
-    """``icc`` profile and ``dpi`` stay always, both EXIF tables in part; GPS, ``xmp`` and
-    ``comment`` on demand."""
+    """Metadata of one photo: ``icc`` profile and ``dpi`` always stay, both EXIF tables in part;
+    GPS, ``xmp`` and ``comment`` only on request."""
 
     icc: bytes | None
     dpi: tuple[float, float] | None
@@ -85,17 +85,19 @@ class PhotoMetadata:
 
     @classmethod
     def of(cls, image: Image.Image) -> PhotoMetadata:
-        """What an opened image says. The orientation is left out: pixels are turned upright
-        instead."""
+        """Read the metadata of an opened ``image``; the orientation is left out, for pixels are
+        turned upright instead."""
         table = image.getexif()
         base = {
             k: v
             for k, v in dict(table).items()
             if k not in _LAYOUT | {ORIENTATION, _EXIF_IFD, _GPS_IFD}
         }
+
         dpi = image.info.get("dpi")
         xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
         comment = image.info.get("comment")
+
         return cls(
             icc=image.info.get("icc_profile") or None,
             dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(float(v) > 0 for v in dpi) else None,
@@ -107,7 +109,8 @@ class PhotoMetadata:
         )
 
     def stripped(self) -> PhotoMetadata:
-        """Without place, owner, serial numbers, maker notes, captions, XMP and comments."""
+        """Return it without place, owner, serial numbers, maker notes, captions, XMP and
+        comments."""
         return replace(
             self,
             base={k: v for k, v in self.base.items() if k not in _PRIVATE_BASE},
@@ -118,7 +121,7 @@ class PhotoMetadata:
         )
 
     def exif_bytes(self) -> bytes:
-        """An EXIF block without sub-images; b"" where there is nothing to say."""
+        """Return an EXIF block without sub-images; b"" where it would be empty."""
         table = Image.Exif()
         for tag, value in self.base.items():
             table[tag] = value
@@ -128,12 +131,15 @@ class PhotoMetadata:
         return table.tobytes() if len(table) or self.exif or self.gps else b""
 
     def for_pillow(self, kind: str) -> dict[str, Any]:
-        """Keyword arguments of ``Image.save`` for a format."""
+        """Return keyword arguments of ``Image.save`` for the format ``kind``, "JPEG" or another
+        of Pillow's names."""
         options: dict[str, Any] = {}
         if self.icc and kind != "BMP":
             options["icc_profile"] = self.icc
         if self.dpi and kind in {"JPEG", "PNG", "TIFF", "BMP"}:
             options["dpi"] = self.dpi
+
+        # Pillow rejects what a format cannot hold, so each entry goes only where it has a place.
         if kind != "BMP" and (block := self.exif_bytes()):
             options["exif"] = block
         if self.xmp and kind in {"JPEG", "WEBP"}:
@@ -144,7 +150,7 @@ class PhotoMetadata:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where none is said or it makes no sense."""
+    """Return the EXIF orientation of ``image``, 1 to 8; 1 where there is none or it is invalid."""
     found = image.getexif().get(ORIENTATION, 1)
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 

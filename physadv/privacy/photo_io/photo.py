@@ -1,10 +1,8 @@
-"""Photos in and out with all that belongs to them: orientation, color profile, alpha, 16 bits,
-metadata.
+"""Reading and writing of photos with orientation, color profile, alpha, 16 bits and metadata.
 
-A photo is worked on as upright 8-bit RGB in its own color space (no conversion, so that untouched
-pixels stay what they are). What goes back carries the profile, the transparency and the full depth;
-GPS, serial numbers, maker notes and embedded thumbnails (which would show the face as it was) do
-not.
+A photo is processed as upright 8-bit RGB in its own color space (no conversion, so that untouched
+pixels stay equal). The output carries the profile, the transparency and the full depth; GPS, serial
+numbers, maker notes and embedded thumbnails (which would show the unchanged face) are removed.
 """
 
 from __future__ import annotations
@@ -38,11 +36,19 @@ _QUALITY = 95
 
 @dataclass(frozen=True)
 class LoadedPhoto:
-    """One photo, upright: ``rgb`` (h, w, 3) uint8 in its own color space.
+    """One photo, upright.
 
-    ``alpha`` (h, w) uint8 or None; ``full`` is the 16-bit original (h, w, c) where there is one;
-    ``grey`` photos are written with one channel again. ``suffix`` is what the output is named,
-    ``notes`` what the owner should know.
+    Attributes:
+        path: File it was read from.
+        rgb: Pixels (h, w, 3) uint8 in its own color space.
+        alpha: Transparency (h, w) uint8, or None.
+        full: 16-bit original (h, w, c) where there is one, else None.
+        gray: Whether it is written with one channel again.
+        suffix: Suffix of the output's name.
+        lossless: Whether the output's format keeps every pixel.
+        options: Pillow's options for the output.
+        metadata: Metadata of the file.
+        notes: Remarks for the owner.
     """
 
     path: Path
@@ -58,12 +64,17 @@ class LoadedPhoto:
 
 
 def read_photo(path: str | Path) -> LoadedPhoto:
-    """Read a photo with everything that must survive. Raises ImageError naming what is damaged or
-    not handled."""
+    """Read the photo at ``path`` with everything that must survive.
+
+    Raises:
+        ImageError: The file is damaged or of a kind that is not supported; the message names which.
+    """
     file = Path(path)
     if file.suffix.lower() in {".heic", ".heif"}:
         _need_heif(file)
+
     data = _bytes_of(file)
+
     try:
         with Image.open(io.BytesIO(data)) as opened:
             _check(opened, file)
@@ -79,25 +90,36 @@ def read_photo(path: str | Path) -> LoadedPhoto:
         Image.DecompressionBombError,
     ) as error:
         reason = f"not a readable image ({error})" if data else "empty file"
-        raise ImageError(f"{file}", reason, "replace or remove the file") from error
+        raise ImageError(f"{file}", reason, "Replace or remove the file") from error
 
 
 def encode_photo(photo: LoadedPhoto, rgb: Array, *, keep_metadata: bool = False) -> bytes:
-    """The file's bytes with ``rgb`` (h, w, 3) uint8 as its pixels; transparency and depth as they
-    were.
+    """Encode new pixels as the photo's file, with its transparency and depth.
 
-    Without ``keep_metadata`` GPS, serial numbers, maker notes, XMP and comments are left out.
+    Args:
+        photo: Photo the pixels come from.
+        rgb: New pixels (h, w, 3) uint8, of the photo's size.
+        keep_metadata: Whether GPS, serial numbers, maker notes, XMP and comments are kept.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        ImageError: The size is another.
     """
     if rgb.shape != photo.rgb.shape:
-        raise ImageError(f"{rgb.shape}", f"the photo is {photo.rgb.shape}", "keep the size")
+        raise ImageError(f"{rgb.shape}", f"the photo is {photo.rgb.shape}", "Keep the size")
     carried = photo.metadata if keep_metadata else photo.metadata.stripped()
+
     if photo.full is not None:
         return sixteen_bit.encode_16bit(photo.full, photo.rgb, rgb, carried)
+
     image = Image.fromarray(rgb)
     if photo.gray:
         image = image.getchannel("G")
     if photo.alpha is not None:
         image.putalpha(Image.fromarray(photo.alpha))
+
     buffer = io.BytesIO()
     image.save(buffer, **{**photo.options, **carried.for_pillow(photo.options["format"])})
     return buffer.getvalue()
@@ -106,16 +128,29 @@ def encode_photo(photo: LoadedPhoto, rgb: Array, *, keep_metadata: bool = False)
 def save_photo(
     path: str | Path, photo: LoadedPhoto, rgb: Array, *, keep_metadata: bool = False
 ) -> Path:
-    """Write ``encode_photo`` atomically. Raises ImageError rather than overwrite the original."""
+    """Write :func:`encode_photo` atomically.
+
+    Args:
+        path: Target file.
+        photo: Photo the pixels come from.
+        rgb: New pixels (h, w, 3) uint8.
+        keep_metadata: Whether private metadata is kept.
+
+    Returns:
+        The target file.
+
+    Raises:
+        ImageError: The target is the original.
+    """
     target = Path(path)
     if target.exists() and target.samefile(photo.path):
-        raise ImageError(f"{target}", "is the original", "name another folder")
+        raise ImageError(f"{target}", "is the original", "Name another folder")
     return write_bytes(target, encode_photo(photo, rgb, keep_metadata=keep_metadata))
 
 
 def output_name(path: Path, suffix: str) -> str:
-    """The output's file name: the same, or with the new suffix added, so that a.gif and a.png do
-    not meet."""
+    """Return the output's file name for ``path``: the same, or with the new ``suffix`` added, so
+    that a.gif and a.png do not collide."""
     same = suffix == path.suffix.lower() or {suffix, path.suffix.lower()} <= {".jpg", ".jpeg"}
     return path.name if same else path.name + suffix
 
@@ -127,10 +162,12 @@ def _photo(opened: Image.Image, file: Path, data: bytes) -> LoadedPhoto:
     full = (
         sixteen_bit.decode_16bit(data, metadata.orientation_of(opened), file) if sixteen else None
     )
+
     gray, has_alpha = _plan(opened)
     kind, suffix, options, lossless = _writer(opened, data)
     if kind == "other":
         notes += (f"{opened.format} is written as PNG",)
+
     if full is not None:
         kind, suffix, lossless = "PNG", ".png", True
         notes += ("16 bits are kept, as PNG",) if opened.format != "PNG" else ()
@@ -142,6 +179,7 @@ def _photo(opened: Image.Image, file: Path, data: bytes) -> LoadedPhoto:
             np.ascontiguousarray(rgba[..., :3]),
             (rgba[..., 3].copy() if has_alpha else None),
         )
+
     carried = metadata.PhotoMetadata.of(opened)
     return LoadedPhoto(file, rgb, alpha, full, gray, suffix, lossless, options, carried, notes)
 
@@ -157,6 +195,8 @@ def _writer(opened: Image.Image, data: bytes) -> tuple[str, str, dict[str, Any],
             {"format": "JPEG", "quality": _QUALITY, "subsampling": subsampling, "optimize": True},
             False,
         )
+
+    # A WebP without loss stays without loss; its kind is not in Pillow's info.
     if kind == "WEBP":
         exact = _exact_webp(data)
         return (
@@ -171,6 +211,7 @@ def _writer(opened: Image.Image, data: bytes) -> tuple[str, str, dict[str, Any],
             },
             exact,
         )
+
     if kind == "TIFF":
         return "TIFF", ".tif", {"format": "TIFF", "compression": None}, True
     if kind == "BMP":
@@ -220,11 +261,11 @@ def _notes(opened: Image.Image) -> tuple[str, ...]:
 def _check(opened: Image.Image, file: Path) -> None:
     if opened.width * opened.height > MAX_PIXELS:
         raise ImageError(
-            f"{file}", f"{opened.width}x{opened.height} is over {MAX_PIXELS} px", "scale it down"
+            f"{file}", f"{opened.width}x{opened.height} is over {MAX_PIXELS} px", "Scale it down"
         )
     if opened.mode in _REFUSED:
         raise ImageError(
-            f"{file}", f"{opened.mode}: {_REFUSED[opened.mode]}", "convert it to RGB first"
+            f"{file}", f"{opened.mode}: {_REFUSED[opened.mode]}", "Convert it to RGB first"
         )
 
 
@@ -233,7 +274,7 @@ def _bytes_of(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ImageError(
-            f"{file}", f"cannot be read ({error.strerror})", "check the path and the rights"
+            f"{file}", f"cannot be read ({error.strerror})", "Check the path and the rights"
         ) from error
 
 

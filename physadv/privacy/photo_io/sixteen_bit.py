@@ -1,5 +1,5 @@
-"""16-bit photos: Pillow reads them at 8 bits, so the pixels come and go through OpenCV, the profile
-chunk by chunk."""
+"""16-bit photos: Pillow reads them at 8 bits, so pixels pass through OpenCV and the profile chunk
+by chunk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _BITS_PER_SAMPLE = 258
 
 
 def is_deep(opened: Image.Image, data: bytes) -> bool:
-    """Whether a PNG or TIFF holds 16 bits a channel."""
+    """Return whether ``opened``, a PNG or TIFF with the file's bytes ``data``, holds 16 bits a
+    channel."""
     if opened.format == "PNG":
         return len(data) > 24 and data[24] == 16
     if opened.format == "TIFF":
@@ -31,15 +32,27 @@ def is_deep(opened: Image.Image, data: bytes) -> bool:
 
 
 def decode_16bit(data: bytes, orientation: int, name: Path) -> Deep:
-    """(h, w, c) uint16, upright, channels gray, RGB or RGBA. Raises ImageError where OpenCV cannot
-    read it."""
+    """Decode a 16-bit PNG or TIFF.
+
+    Args:
+        data: The file's bytes.
+        orientation: EXIF orientation, 1 to 8.
+        name: File that an error names.
+
+    Returns:
+        Pixels (h, w, c) uint16, upright, channels gray, RGB or RGBA.
+
+    Raises:
+        ImageError: OpenCV cannot read it.
+    """
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         raise ImageError(
             f"{name}",
             "16-bit pixels of a kind that is not handled",
-            "save it as 16-bit PNG or 8-bit",
+            "Save it as 16-bit PNG or 8-bit",
         )
+
     full = pixels[..., None] if pixels.ndim == 2 else pixels
     if full.shape[2] >= 3:
         full = full[..., [2, 1, 0, *range(3, full.shape[2])]]
@@ -47,7 +60,7 @@ def decode_16bit(data: bytes, orientation: int, name: Path) -> Deep:
 
 
 def eight_bits(full: Deep) -> tuple[Array, Array | None]:
-    """What a screen shows: (h, w, 3) uint8, and (h, w) alpha where there is one."""
+    """Return ``full`` at 8 bits: (h, w, 3) uint8, and (h, w) alpha where there is one."""
     eight = np.asarray((full.astype(np.uint32) + 128) // 257, np.uint8)
     rgb = np.ascontiguousarray(
         np.repeat(eight[..., :1], 3, 2) if full.shape[2] < 3 else eight[..., :3]
@@ -56,18 +69,33 @@ def eight_bits(full: Deep) -> tuple[Array, Array | None]:
 
 
 def encode_16bit(full: Deep, before: Array, after: Array, metadata: PhotoMetadata) -> bytes:
-    """A 16-bit PNG: the original's values plus the change of the 8-bit picture, with the profile
-    and EXIF put back."""
+    """Encode a 16-bit PNG: the original's values plus the change of the 8-bit picture.
+
+    Args:
+        full: Original pixels (h, w, c) uint16.
+        before: Original pixels (h, w, 3) uint8.
+        after: Changed pixels (h, w, 3) uint8.
+        metadata: Profile, resolution and EXIF to write.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        ImageError: OpenCV cannot encode it.
+    """
     step = (after.astype(np.int32) - before) * 257
     colors = 3 if full.shape[2] >= 3 else 1
     out = full.copy()
     out[..., :colors] = (full[..., :colors].astype(np.int32) + step[..., :colors]).clip(0, 65535)
+
     bgr = out[..., [2, 1, 0, *range(3, out.shape[2])]] if out.shape[2] >= 3 else out
     done, data = cv2.imencode(".png", np.ascontiguousarray(bgr))
     if not done:
         raise ImageError(
-            "16-bit PNG", "could not be encoded", "report this photo's size and channels"
+            "16-bit PNG", "could not be encoded", "Report this photo's size and channels"
         )
+
+    # OpenCV writes pixels alone; the profile and EXIF are put back as chunks of their own.
     chunks = b""
     if metadata.icc:
         chunks += _chunk(b"iCCP", b"profile\0\0" + zlib.compress(metadata.icc))
@@ -76,12 +104,13 @@ def encode_16bit(full: Deep, before: Array, after: Array, metadata: PhotoMetadat
         chunks += _chunk(b"pHYs", struct.pack(">IIB", x, y, 1))
     if exif := metadata.exif_bytes().removeprefix(b"Exif\0\0"):
         chunks += _chunk(b"eXIf", exif)
+
     png = data.tobytes()
     return png[:33] + chunks + png[33:]  # after the signature (8) and IHDR (25)
 
 
 def apply_orientation(pixels: Deep, orientation: int) -> Deep:
-    """Turn (h, w, c) as its EXIF orientation says."""
+    """Turn ``pixels`` (h, w, c) upright by their EXIF ``orientation``, 1 to 8."""
     turned = {
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],
