@@ -1,1 +1,1 @@
-"""Rows to HTML: pure functions, one design."""
+"""Reports: rows in, self-contained HTML, SVG charts and tables out; pure functions, one design."""

@@ -1,4 +1,4 @@
-"""Rows sorted into bins of distance and angle, each with its rate, interval and count."""
+"""Success rates by bins of distance and angle, each with its interval and count."""
 
 from __future__ import annotations
 
@@ -21,16 +21,25 @@ class RateGrid:
     cells: list[list[Rate | None]]
 
     def as_dict(self) -> dict[str, Any]:
-        """Edges and cells as plain values."""
+        """Return edges and cells as plain values."""
         cells = [[None if c is None else c.as_dict() for c in row] for row in self.cells]
         return {"distance_edges_m": self.distances, "yaw_edges_deg": self.yaws, "cells": cells}
 
 
 def bin_edges(values: Sequence[float], most: int) -> list[float]:
-    """At most ``most`` (and 2, for values about zero) equal bins with round edges; the last holds
-    its upper edge."""
+    """Return the edges of at most ``most`` equal bins over ``values``, at round numbers; the last
+    bin holds its upper edge.
+
+    Values about zero may need 2 bins even where ``most`` is 1.
+
+    Example:
+        >>> bin_edges([3.2, 6.8], 4)
+        [3.0, 4.0, 5.0, 6.0, 7.0]
+    """
     low, high = min(values), max(values)
     step = _round_step(max(high - low, 1e-3) / most)
+
+    # Rounding outwards can add a bin; the next round step is tried then.
     while True:
         first, last = (
             floor(low / step + 1e-9),
@@ -42,25 +51,28 @@ def bin_edges(values: Sequence[float], most: int) -> list[float]:
 
 
 def bin_index(value: float, bounds: Sequence[float]) -> int:
-    """The bin a value falls into."""
+    """Return the index of the bin between ``bounds`` that ``value`` falls into."""
     inside = sum(value >= bound for bound in bounds[1:-1])
     return int(inside)
 
 
 def success_rate(rows: Sequence[Row]) -> Rate | None:
-    """How often the goal was met, bootstrapped by clip; None without rows."""
+    """Return the share of ``rows`` that met the goal, bootstrapped by clip; None without rows."""
     if not rows:
         return None
     return clustered([bool(r["success"]) for r in rows], [str(r["clip"]) for r in rows], draws=1000)
 
 
 def rate_grid(rows: Sequence[Row], *, most: int = 7) -> RateGrid | None:
-    """The grid of the rows that know distance and yaw; None where none do."""
+    """Sort ``rows`` with known distance and yaw into a grid of at most ``most`` bins a side; None
+    where there are none."""
     known = [r for r in rows if r.get("distance_m") is not None and r.get("yaw_deg") is not None]
     if not known:
         return None
+
     distances = bin_edges([float(r["distance_m"]) for r in known], most)
     yaws = bin_edges([float(r["yaw_deg"]) for r in known], most)
+
     held: list[list[list[Row]]] = [[[] for _ in yaws[1:]] for _ in distances[1:]]
     for row in known:
         held[bin_index(float(row["distance_m"]), distances)][
@@ -70,7 +82,16 @@ def rate_grid(rows: Sequence[Row], *, most: int = 7) -> RateGrid | None:
 
 
 def rates_along(rows: Sequence[Row], key: str, bounds: Sequence[float]) -> list[Rate | None]:
-    """The rate in each bin of ``key``."""
+    """Return the success rate in each bin of a measured quantity.
+
+    Args:
+        rows: Rows of a check.
+        key: Field to sort by; rows without it are left out.
+        bounds: Edges of the bins.
+
+    Returns:
+        One rate a bin, None where it is empty.
+    """
     held: list[list[Row]] = [[] for _ in bounds[1:]]
     for row in rows:
         if row.get(key) is not None:

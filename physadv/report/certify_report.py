@@ -1,4 +1,4 @@
-"""Certificates -> report.html: certified accuracy at the radius asked about, and the curve over all
+"""Report of a certification: certified accuracy at the requested radius, and the curve over all
 radii."""
 
 from __future__ import annotations
@@ -23,17 +23,36 @@ MOST_STEPS = 400
 def write_certify_report(
     folder: str | Path, result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]
 ) -> Path:
-    """Write ``folder``/report.html from a result, the settings to print, and the rows."""
+    """Write ``folder``/report.html.
+
+    Args:
+        folder: Folder of the run.
+        result: Rates and curve of the certification, as plain values.
+        facts: Settings to print.
+        rows: One row an image: predicted, label, radius.
+
+    Returns:
+        Path of the report.
+    """
     return write_text(Path(folder) / "report.html", render_certify_report(result, facts, rows))
 
 
 def render_certify_report(
     result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]
 ) -> str:
-    """The page."""
+    """Render the page.
+
+    Args:
+        result: Rates and curve of the certification, as plain values.
+        facts: Settings to print.
+        rows: One row an image: predicted, label, radius.
+
+    Returns:
+        The page as HTML.
+    """
     return render_page(
         "certify.html.j2",
-        title=f"Certified accuracy of {facts.get('victim', 'a victim')}",
+        title=f"Certified accuracy of {facts.get('victim', 'a model')}",
         certified=Rate(**result["certified_accuracy"]),
         accuracy=Rate(**result["accuracy"]),
         result=result,
@@ -45,7 +64,7 @@ def render_certify_report(
 def _curve(
     result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]
 ) -> Markup | None:
-    """None for patches: one size is certified or not, and there is nothing between 0 and it."""
+    """Return the curve; None for patches, where a size is either certified or not."""
     if not rows or facts.get("method") == "patch":
         return None
     asked = max((float(point["radius"]) for point in result["curve"]), default=0.0)
@@ -53,13 +72,22 @@ def _curve(
 
 
 def certified_curve(rows: Sequence[Row], norm: str, asked: float = 0.0) -> Markup:
-    """Certified accuracy over the radius, as the steps it is, in its 95 % Wilson band; the axis
-    reaches ``asked``."""
+    """Draw certified accuracy over the radius as steps, in its 95 % Wilson band.
+
+    Args:
+        rows: One row an image: predicted, label, radius.
+        norm: Name of the norm, for the axis.
+        asked: Radius that the axis reaches at least.
+
+    Returns:
+        The chart as SVG.
+    """
     held = [float(r["radius"]) for r in rows if r["predicted"] == r["label"]]
     steps = sorted(set(held))
     steps = steps[:: max(1, len(steps) // MOST_STEPS)]
     widest = (max([*steps, asked]) or 1.0) * 1.05
     rates = [wilson(sum(h >= s for h in held), len(rows)) for s in steps]
+
     left, top, right, bottom = 46.0, 10.0, WIDTH - 14.0, 210.0
 
     def across(radius: float) -> float:
@@ -80,10 +108,12 @@ def certified_curve(rows: Sequence[Row], norm: str, asked: float = 0.0) -> Marku
         parts += [
             svg_text(left - 6, down(share) + 4, f"{share:.0%}", at="end", fill=MUTED, size=11)
         ]
+
     band = stairs([r.high for r in rates]) + stairs([r.low for r in rates])[::-1]
     parts.append(f'<polygon points="{_points(band)}" fill="{BAND}"/>')
     middle = _points(stairs([r.rate for r in rates]))
     parts.append(f'<polyline points="{middle}" fill="none" stroke="{COLOR}" stroke-width="2"/>')
+
     for radius in round_steps(widest):
         parts.append(
             svg_text(across(radius), bottom + 17, f"{radius:.3g}", at="middle", fill=MUTED, size=11)
@@ -97,7 +127,13 @@ def certified_curve(rows: Sequence[Row], norm: str, asked: float = 0.0) -> Marku
 
 
 def round_steps(widest: float) -> list[float]:
-    """From 0 in steps of 1, 2 or 5 times a power of ten, four to eight of them up to ``widest``."""
+    """Return ticks from 0 up to ``widest`` in steps of 1, 2 or 5 times a power of ten, four to
+    eight of them.
+
+    Example:
+        >>> round_steps(10.0)
+        [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    """
     power = 10.0 ** floor(log10(widest / 4))
     step = next(power * m for m in (1, 2, 5, 10) if widest / (power * m) <= 8)
     return [step * i for i in range(int(widest / step + 1e-9) + 1)]

@@ -1,4 +1,4 @@
-"""The check's charts, drawn as SVG by code: pure functions from rates and rows to Markup."""
+"""Charts of a check as SVG: pure functions from rates and rows to Markup."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from physadv.report.svg import (
 
 
 def block_chart(table: Mapping[str, BlockRates]) -> Markup:
-    """One line a block: the rate at which the goal was met, and its interval."""
+    """Draw one line for each block of ``table``: success rate and interval."""
     left, right, row = 70.0, WIDTH - 18.0, 34.0
     bottom = 10 + row * len(table)
     parts = percent_axis(left, right, 6, bottom)
@@ -48,15 +48,21 @@ def _whisker(left: float, right: float, y: float, block: str, rate: Rate) -> lis
 
 
 def heat_map(grid: RateGrid, name: str = "heat") -> Markup:
-    """Rate and n by distance (upwards) and yaw (to the right); hatched where nothing was measured."""
+    """Draw rate and n by distance (upwards) and yaw (to the right), hatched where nothing was
+    measured.
+
+    ``grid`` holds the rates; ``name`` identifies the hatching within the page.
+    """
     left, top, right = 62.0, 10.0, WIDTH - 18.0
     wide = (right - left) / (len(grid.yaws) - 1)
     high = min(46.0, max(34.0, wide * 0.75))
     bottom = top + high * (len(grid.distances) - 1)
+
     parts = [hatch_pattern(name)]
     for i, row in enumerate(grid.cells):
         for j, cell in enumerate(row):
             parts += _cell(left + j * wide, bottom - (i + 1) * high, wide, high, cell, name)
+
     for j, yaw in enumerate(grid.yaws):
         parts.append(
             svg_text(left + j * wide, bottom + 15, f"{yaw:g}°", at="middle", fill=MUTED, size=11)
@@ -72,6 +78,7 @@ def heat_map(grid: RateGrid, name: str = "heat") -> Markup:
             (left + right) / 2, bottom + 33, "yaw of the sign", at="middle", fill=MUTED, size=12
         )
     )
+
     middle = (top + bottom) / 2
     label = svg_text(12, middle, "distance", at="middle", fill=MUTED, size=12)
     parts.append(f'<g transform="rotate(-90 12 {middle:.1f})">{label}</g>')
@@ -94,9 +101,21 @@ def _cell(x: float, y: float, w: float, h: float, cell: Rate | None, name: str) 
 def rate_along(
     rates: Mapping[str, Sequence[Rate | None]], bounds: Sequence[float], unit: str, label: str
 ) -> Markup:
-    """The rate of each block by distance (or size), with intervals; bins are equally wide."""
+    """Draw the success rate of each block over distance or size, with intervals; bins are equally
+    wide.
+
+    Args:
+        rates: Rates by block, one a bin.
+        bounds: Edges of the bins.
+        unit: Unit for the axis.
+        label: Quantity for the axis and the title.
+
+    Returns:
+        The chart as SVG.
+    """
     left, top, right, bottom = 46.0, 10.0, WIDTH - 18.0, 190.0
     wide = (right - left) / (len(bounds) - 1)
+
     parts = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - share * (bottom - top)
@@ -104,11 +123,13 @@ def rate_along(
             svg_line(left, y, right, y),
             svg_text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11),
         ]
+
     for j, bound in enumerate(bounds):
         parts += [
             svg_line(left + j * wide, bottom, left + j * wide, bottom + 4, stroke=MUTED),
             svg_text(left + j * wide, bottom + 17, f"{bound:g}", at="middle", fill=MUTED, size=11),
         ]
+
     for number, (block, values) in enumerate(rates.items()):
         shift = (number - (len(rates) - 1) / 2) * min(14.0, wide / 4)
         for j, value in enumerate(values):
@@ -134,9 +155,20 @@ def _upright(x: float, top: float, bottom: float, block: str, rate: Rate) -> lis
 def score_strips(
     rows: Mapping[str, Sequence[Row]], threshold: float | None, *, columns: int = 220
 ) -> Markup:
-    """The true class's score frame by frame, one strip a block; thin upright lines part the clips."""
+    """Draw the true class's score frame by frame, one strip a block; thin upright lines separate
+    the clips.
+
+    Args:
+        rows: Rows by block, in the order of the frames.
+        threshold: Score threshold to mark, None for none.
+        columns: Largest number of columns a strip.
+
+    Returns:
+        The chart as SVG.
+    """
     left, right, high, gap = 70.0, WIDTH - 18.0, 62.0, 14.0
     parts: list[str] = []
+
     for number, (block, own) in enumerate(rows.items()):
         top = 6 + number * (high + gap)
         parts += _strip(block, own, left, right, top, high, columns)
@@ -148,6 +180,7 @@ def score_strips(
             svg_text(right + 4, top + 9, "1", fill=MUTED, size=10.5),
             svg_text(right + 4, top + high, "0", fill=MUTED, size=10.5),
         ]
+
     bottom = 6 + len(rows) * (high + gap)
     parts.append(
         svg_text(
@@ -171,11 +204,12 @@ def _strip(
     high: float,
     columns: int,
 ) -> list[str]:
-    """Each column spans the lowest to the highest score of its frames, so that no single failure is
-    averaged away."""
+    """Draw one strip; a column spans the lowest to the highest score of its frames, so that no
+    single failure is averaged away."""
     count = min(columns, len(rows))
     wide = (right - left) / max(count, 1)
     parts = [svg_rect(left, top, right - left, high, "#f4f6f8")]
+
     for k in range(count):
         part = rows[k * len(rows) // count : (k + 1) * len(rows) // count]
         scores = [float(r.get("true_score", 0.0)) for r in part]
@@ -185,6 +219,7 @@ def _strip(
                 left + k * wide, y0 - 1, max(wide, 1.2), max(y1 - y0, 0) + 2, BLOCK_COLORS[block]
             )
         )
+
     changes = [i for i in range(1, len(rows)) if rows[i]["clip"] != rows[i - 1]["clip"]]
     if len(changes) <= 60:
         x = [left + (right - left) * i / len(rows) for i in changes]

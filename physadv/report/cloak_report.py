@@ -1,5 +1,4 @@
-"""A cloak check's result -> report.html: the verdict in plain words, the rates behind it, faces to
-look at."""
+"""Report of a cloak check: the verdict in plain words, the rates behind it, and the faces."""
 
 from __future__ import annotations
 
@@ -21,11 +20,11 @@ _SHAPES = {"original": "clean", "noise": "blank", "cloaked": "patch"}
 ROLES = {
     "held-out": "held out: the cloak was not made with it",
     "surrogate": "the cloak was made with it",
-    "unknown": "whether the cloak was made with it is not known",
+    "unknown": "it is not known whether the cloak was made with it",
 }
 KINDS = {
     "cross photo": "with another photo of the same person",
-    "same photo": "with the very photo it was made from",
+    "same photo": "with its own original",
     "cloaked pair": "with another cloaked photo of the person",
 }
 
@@ -50,7 +49,10 @@ def write_cloak_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
 def render_cloak_report(
     result: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]] = ()
 ) -> str:
-    """The page; ``pictures`` carry their faces as data URIs under ``uris``."""
+    """Render the page of ``result``, the content of check.json, and return it as HTML.
+
+    ``pictures`` carry their faces as data URIs under ``uris``.
+    """
     return render_page(
         "cloak.html.j2",
         title="Are these photos protected?",
@@ -74,11 +76,11 @@ def _rate_cell(rate: Mapping[str, Any] | None) -> Markup:
 
 
 def _recognizer(table: Mapping[str, Any]) -> dict[str, Any]:
-    """One recognizer's part of the page: chart, tables by kind, and the attacks that use a gallery."""
+    """Return one recognizer's section: chart, tables by kind, and the attacks with a gallery."""
     crossed = table["pairs"].get("cross photo", {})
     return {
         **table,
-        "said": ROLES[table["role"]],
+        "role_text": ROLES[table["role"]],
         "chart": channel_chart(crossed) if crossed else None,
         "tables": [
             (KINDS[kind], _rows(table["pairs"][kind], kind))
@@ -90,7 +92,7 @@ def _recognizer(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rows(channels: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
-    """A row a channel: before, after, the baselines, and the stricter threshold."""
+    """Return a row a channel: before, after, the baselines, and the stricter threshold."""
     rows = []
     for name, variants in channels.items():
         rows.append(
@@ -107,7 +109,7 @@ def _rows(channels: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
 
 
 def _attacks(table: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Question, rate with uncloaked photos, rate with cloaked ones."""
+    """Return each attack with its rate on uncloaked photos and on cloaked ones."""
     rows = []
     for kind, channels in table["gallery"].items():
         for name, variants in channels.items():
@@ -121,6 +123,7 @@ def _attacks(table: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
             rows.append(
                 (title, _at(variants, "original", "0.01"), _at(variants, "cloaked", "0.01"))
             )
+
     for variants in [c["png"] for k, c in table["adaptive"].items() if k == "cross photo"]:
         before, after = _at(variants, "original", "0.01"), _at(variants, "cloaked", "0.01")
         failed = before["rate"] < LOST
@@ -135,14 +138,17 @@ def _attacks(table: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
 
 
 _QUESTIONS = {
-    "rank-1": "The person comes first among all people in the gallery",
-    "poisoned 1-NN": "Cloaked photos collected under the name; a new, uncloaked photo, by its "
-    "nearest neighbor",
-    "poisoned linear probe": "The same, by a classifier trained on the collection",
+    "rank-1": "Identification: the person ranks first among all people in the gallery",
+    "poisoned 1-NN": "Collection of cloaked photos under the name; a new, uncloaked photo is "
+    "identified by its nearest neighbor",
+    "poisoned linear probe": "The same, identified by a classifier trained on the collection",
     "adaptive": "A recognizer trained on cloaked photos of other people (at FAR 1 %)",
 }
 
-_FAILED = ". The training failed: it no longer matches uncloaked photos, so it says nothing about cloaked ones"
+_FAILED = (
+    ". The training failed: it no longer matches uncloaked photos, so no rate for cloaked ones "
+    "is reported"
+)
 
 
 def _at(variants: Mapping[str, Any], variant: str, far: str) -> Any:
@@ -150,26 +156,29 @@ def _at(variants: Mapping[str, Any], variant: str, far: str) -> Any:
 
 
 def channel_chart(channels: Mapping[str, Any]) -> Markup:
-    """Match rates at FAR 1 % by channel: before, noise of the same visibility, cloaked; with their
-    intervals."""
+    """Draw the match rates at FAR 1 % of ``channels``: uncloaked, noise of the same DSSIM,
+    cloaked, with intervals."""
     left, step, top = 150.0, 34.0, 8.0
     right, parts = WIDTH - 16.0, list[str]()
     bottom = top + step * len(channels)
+
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = left + share * (right - left)
         parts += [
             svg_line(x, top, x, bottom),
             svg_text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=11),
         ]
+
     for row, (name, variants) in enumerate(channels.items()):
         y = top + step * (row + 0.5)
         title = CHANNELS[name].title if name in CHANNELS else name
         parts.append(svg_text(left - 10, y + 4, title, at="end", size=12))
+
         for shift, variant in ((-9.0, "original"), (0.0, "noise"), (9.0, "cloaked")):
-            found = _at(variants, variant, "0.01")
-            if found is None or not found["n"]:
+            values = _at(variants, variant, "0.01")
+            if values is None or not values["n"]:
                 continue
-            rate = Rate(found["rate"], found["low"], found["high"], int(found["n"]))
+            rate = Rate(values["rate"], values["low"], values["high"], int(values["n"]))
             low, middle, high = (
                 left + v * (right - left) for v in (rate.low, rate.rate, rate.high)
             )

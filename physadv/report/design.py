@@ -1,8 +1,7 @@
-"""One house style for every report: a self-contained, light HTML page that reads on a phone and
+"""Design shared by every report: a self-contained, light HTML page that reads on a phone and
 prints well.
 
-A page asks nothing of a network: style, charts (inline SVG) and pictures (data URIs) are in the
-file.
+A page needs no network: style, charts (inline SVG) and pictures (data URIs) are in the file.
 """
 
 from __future__ import annotations
@@ -24,8 +23,10 @@ BLOCK_COLORS = {"clean": "#0072b2", "blank": "#7a7f85", "patch": "#d55e00"}
 
 
 def render_page(template: str, **context: Any) -> str:
-    """Render ``templates/<template>`` with the house style; values are escaped unless they are
-    Markup."""
+    """Render ``templates/<template>`` in the common design with the variables ``context``.
+
+    Values are escaped unless they are Markup.
+    """
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     return (
         _environment()
@@ -35,29 +36,40 @@ def render_page(template: str, **context: Any) -> str:
 
 
 def data_uri(png: bytes) -> str:
-    """PNG bytes as an address that needs no request."""
+    """Return PNG bytes ``png`` as an address that needs no request."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def picture_uri(picture: Array) -> str:
-    """An (h, w, 3) uint8 picture as a data URI."""
+    """Return ``picture`` (h, w, 3) uint8 as a data URI."""
     return data_uri(png_bytes(picture))
 
 
 def format_percent(share: float | None, digits: int = 1) -> str:
-    """0.934 -> "93.4 %"; what is not a number is a dash."""
+    """Format ``share`` in percent with ``digits`` decimals; what is not a number is a dash.
+
+    Example:
+        >>> format_percent(0.934)
+        '93.4 %'
+    """
     return "–" if share is None or not isfinite(share) else f"{100 * share:.{digits}f} %"
 
 
 def format_interval(low: float | None, high: float | None, digits: int = 1) -> str:
-    """An interval of shares: "85.7 to 97.2 %"."""
+    """Format the interval from ``low`` to ``high``, both shares, in percent with ``digits``
+    decimals.
+
+    Example:
+        >>> format_interval(0.857, 0.972)
+        '85.7 to 97.2 %'
+    """
     if low is None or high is None or not (isfinite(low) and isfinite(high)):
         return "–"
     return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %"
 
 
 def format_value(value: Any) -> str:
-    """A plain value for a table: short numbers, yes and no, a dash for nothing."""
+    """Format a plain ``value`` for a table: short numbers, yes and no, a dash for nothing."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""An evaluation's result -> report.html: rates, the attacks' shares, the curve over epsilon, doubts
+"""Report of an evaluation: robust accuracy, each attack's share, the curve over epsilon, findings
 and pictures."""
 
 from __future__ import annotations
@@ -28,8 +28,15 @@ def write_evaluate_report(
 ) -> Path:
     """Write ``folder``/report.html.
 
-    ``result`` is what :meth:`physadv.evaluation.robust_accuracy.Evaluation.result` gives, ``facts``
-    the settings to print, and ``examples`` rows whose pictures lie in ``folder``/examples.
+    Args:
+        folder: Folder of the run.
+        result: Result of the evaluation, as
+            :meth:`physadv.evaluation.robust_accuracy.Evaluation.result` returns it.
+        facts: Settings to print.
+        examples: Rows whose pictures lie in ``folder``/examples.
+
+    Returns:
+        Path of the report.
     """
     root = Path(folder)
     return write_text(
@@ -41,10 +48,20 @@ def write_evaluate_report(
 def render_evaluate_report(
     result: Mapping[str, Any], facts: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The page; ``examples`` carry their pictures as data URIs."""
+    """Render the page.
+
+    Args:
+        result: Result of the evaluation, as plain values.
+        facts: Settings to print.
+        examples: Rows with their pictures as data URIs under ``uris``.
+
+    Returns:
+        The page as HTML.
+    """
     clean, robust = Rate(**result["clean_accuracy"]), Rate(**result["robust_accuracy"])
-    model, attacks = facts.get("victim", "a victim"), str(facts.get("attacks", ENSEMBLE))
+    model, attacks = facts.get("victim", "a model"), str(facts.get("attacks", ENSEMBLE))
     alone = attacks if attacks != ENSEMBLE else None
+
     return render_page(
         "evaluate.html.j2",
         title=f"Robust accuracy of {model}" if alone is None else f"{model} under {alone} alone",
@@ -63,24 +80,30 @@ def render_evaluate_report(
 
 
 def _attacks(result: Mapping[str, Any]) -> list[tuple[str, int, float]]:
-    """Each attack with what it broke and what was still whole after it."""
+    """Return each attack with the images it broke and the accuracy that remained after it."""
     n = max(1, int(result["clean_accuracy"]["n"]))
-    whole = round(result["clean_accuracy"]["rate"] * n) if result["clean_accuracy"]["n"] else 0
+    unbroken = round(result["clean_accuracy"]["rate"] * n) if result["clean_accuracy"]["n"] else 0
+
     table = []
     for name, count in result["broken_by"].items():
-        whole -= count
-        table.append((name, count, whole / n))
+        unbroken -= count
+        table.append((name, count, unbroken / n))
     return table
 
 
 def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
-    """Robust accuracy over epsilon: one point a radius with its interval, joined by lines."""
+    """Draw robust accuracy over epsilon: one of ``points`` a radius with its interval, joined by
+    lines.
+
+    ``norm`` names the norm on the axis.
+    """
     left, top, right, bottom = 46.0, 10.0, WIDTH - 14.0, 210.0
     widest = max(p["eps"] for p in points) or 1.0
     places = [
         (left + p["eps"] / widest * (right - left), bottom - p["rate"] * (bottom - top))
         for p in points
     ]
+
     parts: list[str] = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - share * (bottom - top)
@@ -88,8 +111,10 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
             svg_line(left, y, right, y),
             svg_text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11),
         ]
+
     for (x0, y0), (x1, y1) in pairwise(places):
         parts.append(svg_line(x0, y0, x1, y1, stroke=COLOR, width=1.5))
+
     for (x, y), point in zip(places, points, strict=True):
         low, high = (bottom - point[k] * (bottom - top) for k in ("low", "high"))
         rate = Rate(point["rate"], point["low"], point["high"], int(point["n"]))
@@ -109,7 +134,12 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
 
 
 def in_255ths(eps: float) -> str:
-    """0.03137 -> "8/255" where that is what it is, else a short number."""
+    """Format ``eps`` as a multiple of 1/255 where it is one, else as a short number.
+
+    Example:
+        >>> in_255ths(8 / 255), in_255ths(0.5)
+        ('8/255', '0.5')
+    """
     steps = eps * 255
     if eps and abs(steps - round(steps)) < 1e-6 and round(steps) < 255:
         return f"{round(steps)}/255"

@@ -1,4 +1,5 @@
-"""The masked study -> report.html: one table and one figure, apparent beside real robustness."""
+"""Report of the gradient masking study: one table and one figure, apparent beside real
+robustness."""
 
 from __future__ import annotations
 
@@ -21,12 +22,13 @@ WIDE = 640
 def write_masked_report(
     folder: str | Path, lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> Path:
-    """Write ``folder``/report.html from the study's table and settings."""
+    """Write ``folder``/report.html from the study's table ``lines`` and settings ``facts``."""
     return write_text(Path(folder) / "report.html", render_masked_report(lines, facts))
 
 
 def render_masked_report(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
-    """The page."""
+    """Render the page of the study's table ``lines`` and settings ``facts``, and return it as
+    HTML."""
     return render_page(
         "masked.html.j2",
         title="Masked gradients: apparent and real robustness",
@@ -38,13 +40,15 @@ def render_masked_report(lines: Sequence[Mapping[str, Any]], facts: Mapping[str,
 
 
 def _accuracy_figure(lines: Sequence[Mapping[str, Any]]) -> Markup:
-    """One row a defense: circle clean, square plain attack, diamond real; bars are the intervals."""
+    """Draw one row a defense: circle clean, square plain, diamond real; bars are intervals."""
     left, right, row, top = 212.0, WIDE - 18.0, 30.0, 30.0
     bottom = top + row * len(lines)
     parts = percent_axis(left, right, top - 4, bottom)
+
     for k, (kind, name) in enumerate(KINDS.values()):
         parts += [block_marker(left + 12 + k * 120, 12, kind, BLOCK_COLORS[kind], name)]
         parts.append(svg_text(left + 22 + k * 120, 16, name, size=12))
+
     for number, entry in enumerate(lines):
         y = top + row * (number + 0.5)
         parts.append(svg_text(left - 12, y + 4, str(entry["defence"]), at="end", size=12))

@@ -1,5 +1,5 @@
-"""The same patch on the screen, in the twin and before the camera, side by side: how much of its
-success is left."""
+"""The same patch digitally, in the print-and-photograph simulation and before a camera: how much
+success remains."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from physadv.check.folder import ROWS
 from physadv.check.rates import BlockRates, tabulate
 from physadv.core.errors import OptionError
 from physadv.evaluation.metrics.intervals import Rate
+from physadv.report.check_folder import read_check
 from physadv.report.design import MUTED
 from physadv.report.svg import WIDTH, block_marker, percent_axis, svg_chart, svg_line, svg_text
 
@@ -25,8 +26,18 @@ _SHAPES = {"digital": "clean", "twin": "blank", "camera": "patch"}
 
 @dataclass(frozen=True)
 class MeasuredStage:
-    """One place where the patch was measured: its success with interval, n (and clips), and its
-    controls."""
+    """One stage at which the patch was measured.
+
+    Attributes:
+        name: "digital", "twin" or "camera".
+        rate: Success rate.
+        low: Lower end of its 95 % interval.
+        high: Upper end of its 95 % interval.
+        n: Number of frames.
+        clips: Number of clips, None where frames are independent draws.
+        blank: Success rate of a blank sticker, the control.
+        clean_recognised: Share of clean signs that were recognized, the other control.
+    """
 
     name: str
     rate: float
@@ -44,58 +55,67 @@ class MeasuredStage:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def stage_of_check(folder: str | Path, bundle: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The stage of another check's folder, for the record of this one: recomputed from its rows.
+    """Recompute the stage of another check from its rows, for the record of this one.
 
-    Raises DataError where it holds no check, OptionError where it was filmed, holds no patch frame
-    or another patch.
+    ``folder`` is the other check's; ``bundle`` is the entry of this check about its patch.
+
+    Raises:
+        DataError: The folder holds no check.
+        OptionError: It holds filmed frames, no frame with the patch, or another patch.
     """
-    from physadv.report.check_report import read_check
-
     rows, settings = read_check(Path(folder))
     if not settings.get("simulation"):
         raise OptionError(
             f"{folder}",
             "a check of filmed frames, not of the twin",
-            "name the check of a twin's folder",
+            "Name the check of a twin's folder",
         )
+
     theirs, ours = (settings.get("bundle") or {}).get("sha256"), (bundle or {}).get("sha256")
     if theirs and ours and theirs != ours:
-        raise OptionError(f"{folder}", "a check of another patch", "check the twin of this bundle")
-    made = _of_table("twin", tabulate(rows))
-    if made is None:
+        raise OptionError(f"{folder}", "a check of another patch", "Check the twin of this bundle")
+
+    stage = _of_table("twin", tabulate(rows))
+    if stage is None:
         raise OptionError(
             f"{folder / Path(ROWS)}",
             "holds no frame with the patch",
-            "check a twin with all blocks",
+            "Check a twin with all blocks",
         )
-    return made.as_dict() | {"folder": str(folder)}
+    return stage.as_dict() | {"folder": str(folder)}
 
 
 def known_stages(
     table: Mapping[str, BlockRates], settings: Mapping[str, Any]
 ) -> list[MeasuredStage]:
-    """Digital from the bundle's card, twin from its check, and what was measured here; those that
-    are known."""
+    """Return the stages that are known: digital from the bundle's card, twin from its check, and
+    this measurement.
+
+    ``table`` holds the rates of this check by block, ``settings`` its settings.
+    """
     here = _of_table("twin" if settings.get("simulation") else "camera", table)
     twin = settings.get("twin_check")
+
     known = {
         "digital": _of_card((settings.get("bundle") or {}).get("heldout") or {}),
         "twin": MeasuredStage(**{k: twin.get(k) for k in MeasuredStage.__dataclass_fields__})
         if twin
         else None,
     }
+
     if here is not None:
         known[here.name] = here
     return [stage for name in NAMES if (stage := known.get(name)) is not None]
 
 
 def stage_changes(found: Sequence[MeasuredStage]) -> list[str]:
-    """What is lost from each stage to the next; nothing where there is only one."""
+    """Return one sentence for each change from one of the stages ``found`` to the next; none for
+    a single stage."""
     return [
         f"From {a.name} to {b.name}: {a.rate:.1%} to {b.rate:.1%}, "
         f"{_points(b.rate - a.rate)}{_unclear(a, b)}."
@@ -104,10 +124,11 @@ def stage_changes(found: Sequence[MeasuredStage]) -> list[str]:
 
 
 def stage_chart(found: Sequence[MeasuredStage]) -> Markup:
-    """One line a stage, from the screen to the camera."""
+    """Draw one line for each of the stages ``found``, from the screen to the camera."""
     left, right, row = 78.0, WIDTH - 18.0, 38.0
     bottom = 10 + row * len(found)
     parts = percent_axis(left, right, 6, bottom)
+
     for number, stage in enumerate(found):
         y, color = 10 + row * (number + 0.5), _COLORS[stage.name]
         x0, x1, x = (left + share * (right - left) for share in (stage.low, stage.high, stage.rate))

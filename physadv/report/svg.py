@@ -1,5 +1,4 @@
-"""The few SVG marks the charts are drawn with. Charts are 480 units wide, so that text stays
-legible on a phone."""
+"""SVG elements of the charts. Charts are 480 units wide, so that text stays legible on a phone."""
 
 from __future__ import annotations
 
@@ -16,7 +15,17 @@ _RAMP = ((247, 250, 252), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 
 
 
 def svg_chart(height: float, parts: Iterable[str], label: str, width: float = WIDTH) -> Markup:
-    """A chart; ``label`` is what a screen reader says."""
+    """Assemble a chart.
+
+    Args:
+        height: Height in chart units.
+        parts: SVG elements.
+        label: Description for screen readers.
+        width: Width in chart units.
+
+    Returns:
+        The chart as Markup.
+    """
     body = "".join(parts)
     return Markup(
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}" '
@@ -34,7 +43,20 @@ def svg_text(
     size: float = 13,
     bold: bool = False,
 ) -> str:
-    """Text at its baseline; ``at`` is start, middle or end."""
+    """Return text at its baseline.
+
+    Args:
+        x: Anchor in chart units.
+        y: Baseline in chart units.
+        words: The text, escaped here.
+        at: Anchor of ``x``: start, middle or end.
+        fill: Color.
+        size: Font size in chart units.
+        bold: Whether it is semibold.
+
+    Returns:
+        SVG element.
+    """
     weight = ' font-weight="600"' if bold else ""
     style = f'text-anchor="{at}" fill="{fill}" font-size="{size:g}"{weight}'
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
@@ -50,7 +72,20 @@ def svg_line(
     width: float = 1,
     dash: str = "",
 ) -> str:
-    """A straight line."""
+    """Return a straight line.
+
+    Args:
+        x0: Start in chart units.
+        y0: Start in chart units.
+        x1: End in chart units.
+        y1: End in chart units.
+        stroke: Color.
+        width: Width in chart units.
+        dash: Pattern of dashes, solid where empty.
+
+    Returns:
+        SVG element.
+    """
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
     style = f'stroke="{stroke}" stroke-width="{width:g}"{dashes}'
     return f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" {style}/>'
@@ -59,45 +94,84 @@ def svg_line(
 def svg_rect(
     x: float, y: float, w: float, h: float, fill: str, *, stroke: str = "none", hint: str = ""
 ) -> str:
-    """A filled box; ``hint`` is shown under the pointer."""
+    """Return a filled rectangle.
+
+    Args:
+        x: Left edge in chart units.
+        y: Top edge in chart units.
+        w: Width in chart units.
+        h: Height in chart units.
+        fill: Color or pattern.
+        stroke: Color of the outline.
+        hint: Text shown under the pointer.
+
+    Returns:
+        SVG element.
+    """
     title = f"<title>{escape(hint)}</title>" if hint else ""
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" fill="{fill}" stroke="{stroke}">{title}</rect>'
+    box = f'x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}"'
+    return f'<rect {box} fill="{fill}" stroke="{stroke}">{title}</rect>'
 
 
 def block_marker(x: float, y: float, block: str, color: str, hint: str = "") -> str:
-    """A point: circle, square or diamond by block, so that color is not the only difference."""
+    """Return a point whose shape (circle, square or diamond) differs by block, so that color is
+    not the only difference.
+
+    Args:
+        x: Center in chart units.
+        y: Center in chart units.
+        block: "clean", "blank" or "patch".
+        color: Color.
+        hint: Text shown under the pointer.
+
+    Returns:
+        SVG element.
+    """
     title = f"<title>{escape(hint)}</title>"
     if block == "clean":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{color}">{title}</circle>'
     turn = f' transform="rotate(45 {x:.1f} {y:.1f})"' if block == "patch" else ""
-    return f'<rect x="{x - 4.6:.1f}" y="{y - 4.6:.1f}" width="9.2" height="9.2" fill="{color}"{turn}>{title}</rect>'
+    box = f'x="{x - 4.6:.1f}" y="{y - 4.6:.1f}" width="9.2" height="9.2"'
+    return f'<rect {box} fill="{color}"{turn}>{title}</rect>'
 
 
 def hatch_pattern(name: str) -> str:
-    """A pattern for "nothing was measured here"; fill with ``url(#name)``."""
+    """Return a pattern called ``name`` for cells without a measurement, used as ``url(#name)``."""
     return (
         f'<defs><pattern id="{name}" width="7" height="7" patternUnits="userSpaceOnUse" '
         'patternTransform="rotate(45)">'
-        f'<rect width="7" height="7" fill="#ffffff"/>{svg_line(0, 0, 0, 7, width=2)}</pattern></defs>'
+        f'<rect width="7" height="7" fill="#ffffff"/>{svg_line(0, 0, 0, 7, width=2)}'
+        "</pattern></defs>"
     )
 
 
 def ramp_color(share: float) -> str:
-    """The ramp's color for a share in [0, 1]."""
+    """Return the color ramp's color for ``share`` in [0, 1]."""
     place = min(max(share, 0.0), 1.0) * (len(_RAMP) - 1)
     index = min(int(place), len(_RAMP) - 2)
     part = place - index
+
     mixed = (round(a + part * (b - a)) for a, b in zip(_RAMP[index], _RAMP[index + 1], strict=True))
     return "#" + "".join(f"{channel:02x}" for channel in mixed)
 
 
 def ink_on(share: float) -> str:
-    """Text that reads on ``shade(share)``."""
+    """Return the text color that is legible on ``ramp_color(share)``."""
     return "#ffffff" if share > 0.55 else INK
 
 
 def percent_axis(x0: float, x1: float, top: float, bottom: float) -> list[str]:
-    """Vertical grid lines at 0, 25 ... 100 % with their labels below."""
+    """Return vertical grid lines at 0, 25 ... 100 % with their labels below.
+
+    Args:
+        x0: Position of 0 % in chart units.
+        x1: Position of 100 % in chart units.
+        top: Upper end of the lines.
+        bottom: Lower end of the lines.
+
+    Returns:
+        SVG elements.
+    """
     parts = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = x0 + share * (x1 - x0)

@@ -58,5 +58,5 @@ def test_a_patch_certificate_has_no_curve_over_a_radius() -> None:
         result, {"method": "patch", "norm": "patch", "threat": "one patch"}, rows
     )
     assert "<svg" not in html
-    assert "Side of the patch, px" in html
+    assert "Patch side, px" in html
     assert "these images" not in html

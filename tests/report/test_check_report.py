@@ -162,7 +162,7 @@ def test_html_shows_the_numbers(tmp_path: Path) -> None:
         "walk.mp4 ended early",
         "4 frames left out (patch: sign not found)",
         "Nothing was measured outside 3.0 to 6.0 m and yaw -20.0 to 20.0°",
-        "What this cannot tell you",
+        "Limits of this measurement",
         str(tmp_path / "rows.jsonl"),
         "controls passed",
         "fiducials 26",
@@ -178,7 +178,7 @@ def test_simulation_and_failed_controls_are_said_first(tmp_path: Path) -> None:
     assert "no valid claim" in said
     assert "Not valid for a claim" in said
     assert "This is a simulation" in said
-    assert said.index("Not valid for a claim") < said.index("The blocks")
+    assert said.index("Not valid for a claim") < said.index("Results by block")
 
 
 def test_transfer_is_named() -> None:

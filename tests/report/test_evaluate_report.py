@@ -54,7 +54,7 @@ def test_doubts_and_an_unfinished_run_are_shown() -> None:
     page = render_evaluate_report(
         result(doubts=[doubt], complete=False), {**FACTS, "attacks": "ensemble"}, []
     )
-    assert "with doubts" in page
+    assert "self-checks failed" in page
     assert "self-checks passed" not in page
-    assert "not complete" in page
+    assert "incomplete" in page
     assert "Check the classes" in page

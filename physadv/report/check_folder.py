@@ -1,0 +1,55 @@
+"""Reading of a check's folder: rows, settings and example frames."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from physadv.check.folder import ROWS, SETTINGS
+from physadv.core.errors import DataError
+from physadv.core.rows import Row, read_rows
+from physadv.report.design import data_uri
+
+
+def read_check(folder: Path) -> tuple[list[Row], dict[str, Any]]:
+    """Return the rows and settings of the check in ``folder``.
+
+    Raises:
+        DataError: The folder holds no check, or a row lacks a field.
+    """
+    if not (folder / SETTINGS).is_file():
+        raise DataError(
+            f"{folder}", f"holds no {SETTINGS}", "Name the folder of a `physadv check` run"
+        )
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{folder / SETTINGS}", f"not JSON ({error.msg})", "Run the check again"
+        ) from error
+
+    rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
+    for number, row in enumerate(rows, 1):
+        lacking = {"clip", "block", "verdict", "true", "success"} - row.keys()
+        if lacking:
+            raise DataError(
+                f"{folder / ROWS}:{number}",
+                f"has no {', '.join(sorted(lacking))}",
+                "Run the check again",
+            )
+    return rows, settings
+
+
+def read_example_frames(folder: Path) -> list[dict[str, Any]]:
+    """Return the example frames in ``folder`` with their pictures as data URIs under ``uri``;
+    none where there is no index."""
+    index = folder / "index.json"
+    if not index.is_file():
+        return []
+    shots = json.loads(index.read_text(encoding="utf-8"))
+    return [
+        {**s, "uri": data_uri((folder / s["file"]).read_bytes())}
+        for s in shots
+        if (folder / s["file"]).is_file()
+    ]
