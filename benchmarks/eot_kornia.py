@@ -29,6 +29,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from kornia.color import CFA
+from physadv.eot.transforms.image_processing import sharpen
 from PIL import Image
 from scipy import interpolate, ndimage
 from torch import Tensor
@@ -37,7 +38,6 @@ from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.eot.transforms import bend, blur_and_noise, codec, lens_distortion, photometry, sensor
-from physadv.eot.transforms.image_processing import sharpen
 from physadv.eot.warp import homography_from_corners, pixel_centers, warp_texture
 from physadv.models.detectors import Detections, iou, nms
 from physadv.privacy.visibility import dssim
