@@ -191,11 +191,11 @@ def _counts(net: nn.Module) -> int | None:
         "head.classification_head.num_classes",
         "head.classification_head.num_columns",
     ):
-        found: Any = net
+        value: Any = net
         for part in path.split("."):
-            found = getattr(found, part, None)
-        if isinstance(found, int):
-            return found
+            value = getattr(value, part, None)
+        if isinstance(value, int):
+            return value
     return None
 
 
@@ -263,6 +263,8 @@ def _ultralytics(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
             "no such file, and nothing is downloaded unasked",
             "Fetch it from its publisher and name it",
         )
+
+    # Imported on request alone: the library is AGPL-3.0.
     try:
         from ultralytics import YOLO
     except ImportError as error:

@@ -72,10 +72,10 @@ def _run(model: Model, images: Tensor) -> Prediction:
         except ModelError:
             raise
         except Exception as error:  # whatever the user's model raises is told in one line
-            said = (str(error).strip().splitlines() or [""])[0][:160]
+            message = (str(error).strip().splitlines() or [""])[0][:160]
             raise ModelError(
                 f"the model fails on images {tuple(images.shape)}",
-                f"{type(error).__name__}: {said}",
+                f"{type(error).__name__}: {message}",
                 "Set input_size",
             ) from error
 
@@ -97,9 +97,9 @@ def _require_shape(prediction: Prediction, count: int, card: ModelCard | None) -
             or shape[1] < 2
             or not prediction.is_floating_point()
         ):
-            said = f"{prediction.dtype} of shape {shape}"
+            actual = f"{prediction.dtype} of shape {shape}"
             raise ModelError(
-                said,
+                actual,
                 f"logits ({count}, classes >= 2) are needed",
                 "Return one row of logits an image",
             )
@@ -187,6 +187,7 @@ def _steady(model: Model, images: Tensor, first: Prediction) -> list[str]:
             "Two runs on the same images differ: the model is random. Evaluate it over several draws "
             "(EOT)."
         ]
+
     if images.shape[0] > 1 and _distance(_head(first), alone) > 1e-2:
         return [
             "The output for an image depends on the other images of its batch. Use the batch "

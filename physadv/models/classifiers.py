@@ -88,15 +88,15 @@ class Preprocessed(nn.Module):
         """Map ``images`` (b, 3, h, w) in [0, 1] to logits, or to Detections in pixels of
         ``images``."""
         height, width = images.shape[-2:]
-        seen = images
+        resized = images
         if self.crop is not None:
-            seen = center_crop(seen, *self.crop)
+            resized = center_crop(resized, *self.crop)
         elif self.input_size is not None:
-            seen = resize_images(seen, *self.input_size)
+            resized = resize_images(resized, *self.input_size)
 
-        output = self.net((seen - self.mean) / self.std)
+        output = self.net((resized - self.mean) / self.std)
         if self.task == "detect":
-            scale = (width / seen.shape[-1], height / seen.shape[-2])
+            scale = (width / resized.shape[-1], height / resized.shape[-2])
             return _detections(output, scale)
         return _logits(output, self.outputs)
 

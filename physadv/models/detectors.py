@@ -109,13 +109,13 @@ def _candidates(
     return DetectedBoxes(boxes[which], scores[which, label], label)
 
 
-def _suppress(found: DetectedBoxes, threshold: float, limit: int) -> DetectedBoxes:
+def _suppress(candidates: DetectedBoxes, threshold: float, limit: int) -> DetectedBoxes:
     with torch.no_grad():
-        hits = (box_iou(found.boxes, found.boxes) > threshold) & (
-            found.labels[:, None] == found.labels[None]
+        hits = (box_iou(candidates.boxes, candidates.boxes) > threshold) & (
+            candidates.labels[:, None] == candidates.labels[None]
         )
         hits = hits.triu(1)  # hits[i, j]: i is better than j and would suppress it
-        keep = torch.ones(len(found), dtype=torch.bool, device=hits.device)
+        keep = torch.ones(len(candidates), dtype=torch.bool, device=hits.device)
 
         # Greedy suppression as a fixed point: each round settles at least one more box, mostly all
         # in a few rounds.
@@ -125,7 +125,9 @@ def _suppress(found: DetectedBoxes, threshold: float, limit: int) -> DetectedBox
                 break
             keep = settled
     index = keep.nonzero()[:, 0][:limit]
-    return DetectedBoxes(found.boxes[index], found.scores[index], found.labels[index])
+    return DetectedBoxes(
+        candidates.boxes[index], candidates.scores[index], candidates.labels[index]
+    )
 
 
 def best_of_class(
@@ -145,6 +147,6 @@ def best_of_class(
     scores = detections.scores[..., label]
     if box is None:
         return scores.amax(1)
-    place = box.to(detections.boxes).expand(scores.shape[0], 4)[:, None]
-    near = box_iou(detections.boxes.detach(), place)[..., 0] >= min_iou
+    target = box.to(detections.boxes).expand(scores.shape[0], 4)[:, None]
+    near = box_iou(detections.boxes.detach(), target)[..., 0] >= min_iou
     return torch.where(near, scores, torch.zeros_like(scores)).amax(1)

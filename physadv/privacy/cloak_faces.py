@@ -247,8 +247,8 @@ class FaceWindow:
         outer = face.box(height, width, margin=0.3)
 
         factor = min(1.0, WORKING_SIDE / side)
-        around = to_tensor(photo[outer[1] : outer[3], outer[0] : outer[2]]).to(device)
-        scene = around[None]
+        region = to_tensor(photo[outer[1] : outer[3], outer[0] : outer[2]]).to(device)
+        scene = region[None]
         if factor < 1:
             size = (
                 max(16, round(scene.shape[2] * factor)),
@@ -264,10 +264,10 @@ class FaceWindow:
             box=box,
             inner=(x0, y0, min(x1, scene.shape[3]), min(y1, scene.shape[2])),
             mask=_fade(min(y1, scene.shape[2]) - y0, min(x1, scene.shape[3]) - x0).to(scene),
-            original=around[
+            original=region[
                 :, box[1] - outer[1] : box[3] - outer[1], box[0] - outer[0] : box[2] - outer[0]
             ].clone(),
-            gray=bool((around == around[:1]).all()),
+            gray=bool((region == region[:1]).all()),
         )
 
     def add(self, delta: Tensor) -> Tensor:
@@ -421,18 +421,20 @@ class CloakSearch:
         return (blurred * (1 + self.mode.grain)).clamp(-self.limit, self.limit)
 
     def _loss(self, scene: Tensor, views: Sequence[PhotoView]) -> Tensor:
-        face, parts = self.window.face, []
+        face, losses = self.window.face, []
         arrived = [transmit_photo(scene, face, view) for view in views]
 
         for embedder in self.embedders:
-            seen = zip(arrived, views, strict=True)
-            crops = torch.cat([crop_arrival(embedder, photo, face, view) for photo, view in seen])
-            parts.append(
+            passages = zip(arrived, views, strict=True)
+            crops = torch.cat(
+                [crop_arrival(embedder, photo, face, view) for photo, view in passages]
+            )
+            losses.append(
                 self.goal.loss(
                     embedder, embedder(crops.contiguous(memory_format=torch.channels_last))
                 )
             )
-        return torch.stack(parts).mean()
+        return torch.stack(losses).mean()
 
     def _taste(self, delta: Tensor) -> Tensor:
         """Chroma and broad patches cost extra: skin stays skin."""

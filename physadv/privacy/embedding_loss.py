@@ -66,10 +66,10 @@ def own_embeddings(scene: Tensor, face: DetectedFace, embedder: FaceEmbedder) ->
     views = [
         clean_view(flip=flip, first_scheme=first) for flip in (False, True) for first in schemes
     ]
-    found: Tensor = embedder(
+    embeddings: Tensor = embedder(
         torch.cat([crop_through_view(scene, face, embedder, view) for view in views])
     )
-    return found
+    return embeddings
 
 
 class CloakMemory:
@@ -96,17 +96,18 @@ class CloakMemory:
     ) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Return the newest faces of the same person: those that every one of ``embedders``
         matched to ``clean`` before cloaking."""
-        found = []
+        matches = []
         for old, cloaked in reversed(self._faces):
             if all(
                 float(similarity_margin(e, clean[e.card.name], old[e.card.name])) > 0
                 for e in embedders
                 if e.card.name in old
             ):
-                found.append((old, cloaked))
-            if len(found) == _SIBLINGS:
+                matches.append((old, cloaked))
+
+            if len(matches) == _SIBLINGS:
                 break
-        return found
+        return matches
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,10 @@ class PhotoCloaker:
     def faces(self, rgb: Array) -> tuple[list[DetectedFace], int]:
         """Return the faces of ``rgb`` (h, w, 3) uint8 large enough to be recognized, and the
         number of smaller ones."""
-        found = find_faces(rgb, self.finders)
-        boxes = [face.box(*rgb.shape[:2]) for face in found]
+        faces = find_faces(rgb, self.finders)
+        boxes = [face.box(*rgb.shape[:2]) for face in faces]
         large = [min(x1 - x0, y1 - y0) >= SMALLEST for x0, y0, x1, y1 in boxes]
-        return [face for face, keep in zip(found, large, strict=True) if keep], large.count(False)
+        return [face for face, keep in zip(faces, large, strict=True) if keep], large.count(False)
 
     def __call__(self, rgb: Array, name: str) -> CloakedPhoto:
         """Cloak every face of one photo."""

@@ -199,7 +199,7 @@ def view_alignment(
     marks = face.marks[scheme] * factor
     template = TEMPLATES[embedder.card.alignment, scheme]
     eyes = float(np.linalg.norm(marks.max(0) - marks.min(0))) / 1.8
-    found = similarity_transform(template * size, marks + view.noise * eyes)
+    similarity = similarity_transform(template * size, marks + view.noise * eyes)
 
     # The view's own rotation, zoom and shift are applied about the middle of the crop.
     cos, sin = np.cos(view.turn) * view.zoom, np.sin(view.turn) * view.zoom
@@ -208,7 +208,9 @@ def view_alignment(
     offset = middle - turn @ middle + np.array(view.shift) * size
 
     return torch.from_numpy(
-        np.concatenate([found[:, :2] @ turn, (found[:, :2] @ offset + found[:, 2])[:, None]], 1)
+        np.concatenate(
+            [similarity[:, :2] @ turn, (similarity[:, :2] @ offset + similarity[:, 2])[:, None]], 1
+        )
     )
 
 

@@ -73,12 +73,12 @@ def rate_grid(rows: Sequence[Row], *, most: int = 7) -> RateGrid | None:
     distances = bin_edges([float(r["distance_m"]) for r in known], most)
     yaws = bin_edges([float(r["yaw_deg"]) for r in known], most)
 
-    held: list[list[list[Row]]] = [[[] for _ in yaws[1:]] for _ in distances[1:]]
+    binned: list[list[list[Row]]] = [[[] for _ in yaws[1:]] for _ in distances[1:]]
     for row in known:
-        held[bin_index(float(row["distance_m"]), distances)][
+        binned[bin_index(float(row["distance_m"]), distances)][
             bin_index(float(row["yaw_deg"]), yaws)
         ].append(row)
-    return RateGrid(distances, yaws, [[success_rate(cell) for cell in line] for line in held])
+    return RateGrid(distances, yaws, [[success_rate(cell) for cell in line] for line in binned])
 
 
 def rates_along(rows: Sequence[Row], key: str, bounds: Sequence[float]) -> list[Rate | None]:
@@ -92,11 +92,11 @@ def rates_along(rows: Sequence[Row], key: str, bounds: Sequence[float]) -> list[
     Returns:
         One rate a bin, None where it is empty.
     """
-    held: list[list[Row]] = [[] for _ in bounds[1:]]
+    binned: list[list[Row]] = [[] for _ in bounds[1:]]
     for row in rows:
         if row.get(key) is not None:
-            held[bin_index(float(row[key]), bounds)].append(row)
-    return [success_rate(cell) for cell in held]
+            binned[bin_index(float(row[key]), bounds)].append(row)
+    return [success_rate(cell) for cell in binned]
 
 
 def _round_step(step: float) -> float:

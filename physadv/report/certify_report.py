@@ -71,24 +71,24 @@ def _curve(
     return certified_curve(rows, str(facts.get("norm", "")), asked)
 
 
-def certified_curve(rows: Sequence[Row], norm: str, asked: float = 0.0) -> Markup:
+def certified_curve(rows: Sequence[Row], norm: str, requested: float = 0.0) -> Markup:
     """Draw certified accuracy over the radius as steps, in its 95 % Wilson band.
 
     Args:
         rows: One row an image: predicted, label, radius.
         norm: Name of the norm, for the axis.
-        asked: Radius that the axis reaches at least.
+        requested: Radius that the axis reaches at least.
 
     Returns:
         The chart as SVG.
     """
-    held = [float(r["radius"]) for r in rows if r["predicted"] == r["label"]]
-    steps = sorted(set(held))
+    radii = [float(r["radius"]) for r in rows if r["predicted"] == r["label"]]
+    steps = sorted(set(radii))
     steps = steps[:: max(1, len(steps) // MOST_STEPS)]
-    widest = (max([*steps, asked]) or 1.0) * 1.05
-    rates = [wilson(sum(h >= s for h in held), len(rows)) for s in steps]
+    widest = (max([*steps, requested]) or 1.0) * 1.05
+    rates = [wilson(sum(h >= s for h in radii), len(rows)) for s in steps]
 
-    left, top, right, bottom = 46.0, 10.0, WIDTH - 14.0, 210.0
+    left, top, right, bottom = 46.0, 10.0, WIDTH - 20.0, 210.0
 
     def across(radius: float) -> float:
         return left + radius / widest * (right - left)

@@ -51,6 +51,7 @@ def write_check_report(folder: str | Path) -> CheckReport:
         "rows": str(root / ROWS),
         "report": str(root / HTML),
     }
+
     pictures = read_example_frames(root / EXAMPLES)
     write_json(root / JSON, summary)
     write_text(

@@ -43,6 +43,7 @@ def write_cloak_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
         }
         for row in result["pictures"]
     ]
+
     return write_text(root / "report.html", render_cloak_report(result, pictures))
 
 

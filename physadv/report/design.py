@@ -27,11 +27,11 @@ def render_page(template: str, **context: Any) -> str:
 
     Values are escaped unless they are Markup.
     """
-    made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    created = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     return (
         _environment()
         .get_template(template)
-        .render(made=made, block_colors=BLOCK_COLORS, **context)
+        .render(made=created, block_colors=BLOCK_COLORS, **context)
     )
 
 
@@ -79,13 +79,13 @@ def format_value(value: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("physadv.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"percent": format_percent, "number": format_value}
-    made.globals |= {"span": format_interval, "Markup": Markup}
-    return made
+    environment.filters |= {"percent": format_percent, "number": format_value}
+    environment.globals |= {"span": format_interval, "Markup": Markup}
+    return environment

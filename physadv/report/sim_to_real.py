@@ -113,23 +113,23 @@ def known_stages(
     return [stage for name in NAMES if (stage := known.get(name)) is not None]
 
 
-def stage_changes(found: Sequence[MeasuredStage]) -> list[str]:
-    """Return one sentence for each change from one of the stages ``found`` to the next; none for
+def stage_changes(stages: Sequence[MeasuredStage]) -> list[str]:
+    """Return one sentence for each change from one of the ``stages`` to the next; none for
     a single stage."""
     return [
         f"From {a.name} to {b.name}: {a.rate:.1%} to {b.rate:.1%}, "
         f"{_points(b.rate - a.rate)}{_unclear(a, b)}."
-        for a, b in pairwise(found)
+        for a, b in pairwise(stages)
     ]
 
 
-def stage_chart(found: Sequence[MeasuredStage]) -> Markup:
-    """Draw one line for each of the stages ``found``, from the screen to the camera."""
+def stage_chart(stages: Sequence[MeasuredStage]) -> Markup:
+    """Draw one line for each of the ``stages``, from the screen to the camera."""
     left, right, row = 78.0, WIDTH - 18.0, 38.0
-    bottom = 10 + row * len(found)
+    bottom = 10 + row * len(stages)
     parts = percent_axis(left, right, 6, bottom)
 
-    for number, stage in enumerate(found):
+    for number, stage in enumerate(stages):
         y, color = 10 + row * (number + 0.5), _COLORS[stage.name]
         x0, x1, x = (left + share * (right - left) for share in (stage.low, stage.high, stage.rate))
         parts += [
@@ -146,6 +146,7 @@ def _of_table(name: str, table: Mapping[str, BlockRates]) -> MeasuredStage | Non
     patch = table.get("patch")
     if patch is None:
         return None
+
     blank, clean = table.get("blank"), table.get("clean")
     return MeasuredStage(
         name,

@@ -147,9 +147,9 @@ def hatch_pattern(name: str) -> str:
 
 def ramp_color(share: float) -> str:
     """Return the color ramp's color for ``share`` in [0, 1]."""
-    place = min(max(share, 0.0), 1.0) * (len(_RAMP) - 1)
-    index = min(int(place), len(_RAMP) - 2)
-    part = place - index
+    position = min(max(share, 0.0), 1.0) * (len(_RAMP) - 1)
+    index = min(int(position), len(_RAMP) - 2)
+    part = position - index
 
     mixed = (round(a + part * (b - a)) for a, b in zip(_RAMP[index], _RAMP[index + 1], strict=True))
     return "#" + "".join(f"{channel:02x}" for channel in mixed)

@@ -116,16 +116,16 @@ def load_dlib_resnet(path: str | Path) -> DlibResNet:
         assert isinstance(block, DlibBlock)
         layers += [(block.first, block.first_scale), (block.second, block.second_scale)]
 
-    wanted = [module for pair in layers for module in pair] + [net.head]
-    if len(tensors) != len(wanted):
+    modules = [module for pair in layers for module in pair] + [net.head]
+    if len(tensors) != len(modules):
         raise ModelError(
             f"{path}: {len(tensors)} layers",
-            f"{len(wanted)} are expected",
+            f"{len(modules)} are expected",
             "Use the file of 2017, v1",
         )
 
     with torch.no_grad():
-        for number, (module, values) in enumerate(zip(wanted, tensors, strict=True)):
+        for number, (module, values) in enumerate(zip(modules, tensors, strict=True)):
             _fill(module, values, f"{path}: layer {number}")
     return net.eval().requires_grad_(False)
 

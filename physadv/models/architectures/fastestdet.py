@@ -38,19 +38,19 @@ class ShuffleUnit(nn.Module):
         super().__init__()
         self.stride = stride
 
-        taken = inputs if stride == 2 else inputs // 2
+        used = inputs if stride == 2 else inputs // 2
         middle = outputs // 2
 
         self.branch_main = nn.Sequential(
-            *_conv(taken, middle),
+            *_conv(used, middle),
             nn.ReLU(),
             *_conv(middle, middle, 3, stride=stride, depthwise=True),
-            *_conv(middle, outputs - taken),
+            *_conv(middle, outputs - used),
             nn.ReLU(),
         )
         if stride == 2:
             self.branch_proj = nn.Sequential(
-                *_conv(taken, taken, 3, stride=2, depthwise=True), *_conv(taken, taken), nn.ReLU()
+                *_conv(used, used, 3, stride=2, depthwise=True), *_conv(used, used), nn.ReLU()
             )
 
     def forward(self, x: Tensor) -> Tensor:

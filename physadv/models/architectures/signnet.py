@@ -116,6 +116,7 @@ class SignNet(nn.Module):
             ResidualBlock(96, 128, 2),
             ResidualBlock(128, 128),
         )
+
         self.head = nn.Linear(128, classes)
 
     def normalize(self, images: Tensor) -> Tensor:

@@ -225,14 +225,14 @@ def load_embedder(
 
 def available_embedders() -> list[str]:
     """Return the names of the built-in embedders whose weights are here, in order of preference."""
-    found = []
+    available = []
     for name, load in _KNOWN.items():
         try:
             load(None)
         except ModelError:
             continue
-        found.append(name)
-    return found
+        available.append(name)
+    return available
 
 
 def _dlib(weights: Path | None) -> FaceEmbedder:
@@ -261,6 +261,7 @@ def _true_of(card: EmbedderCard, file: Path) -> EmbedderCard:
     digest = sha256_of(file)
     if digest == card.sha256:
         return card
+
     return replace(
         card,
         sha256=digest,
@@ -318,13 +319,13 @@ def _card_of(table: dict[str, Any], path: Path, digest: str) -> EmbedderCard:
     unknown = sorted(values.keys() - EmbedderCard.__dataclass_fields__.keys())
     lacking = sorted({"size", "dimension", "licence"} - values.keys())
     if unknown or lacking:
-        said = "; ".join(
+        problem = "; ".join(
             f"{what} {', '.join(k)}"
             for what, k in (("unknown:", unknown), ("missing:", lacking))
             if k
         )
         raise ModelError(
-            f"{path}", said, f"Known are {', '.join(EmbedderCard.__dataclass_fields__)}"
+            f"{path}", problem, f"Known are {', '.join(EmbedderCard.__dataclass_fields__)}"
         )
 
     for key, choices in (

@@ -265,6 +265,7 @@ class SlimFinder:
                 "its weights are not here",
                 "`physadv models fetch facedet-slim`",
             )
+
         self._net = SlimFaceNet()
         load_state(self._net, read_state(file), name="facedet-slim")
         self._net.eval().requires_grad_(False)
@@ -277,14 +278,16 @@ class SlimFinder:
         offsets, scores, marks = self._net((bgr - torch.tensor(MEAN_BGR)[:, None, None])[None])
 
         boxes, points = decode_faces(offsets[0], marks[0], anchor_boxes(*small.shape[:2]))
-        sure = (scores[0] >= self._threshold).nonzero()[:, 0]
+        confident = (scores[0] >= self._threshold).nonzero()[:, 0]
 
-        corners = boxes[sure].numpy()
-        rows = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
-        kept = (
-            cv2.dnn.NMSBoxes(rows, scores[0, sure].tolist(), self._threshold, 0.4) if rows else []
+        corners = boxes[confident].numpy()
+        rectangles = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
+        best = (
+            cv2.dnn.NMSBoxes(rectangles, scores[0, confident].tolist(), self._threshold, 0.4)
+            if rectangles
+            else []
         )
-        chosen = sure[torch.as_tensor(np.asarray(kept, dtype=np.int64).reshape(-1))]
+        chosen = confident[torch.as_tensor(np.asarray(best, dtype=np.int64).reshape(-1))]
 
         return [
             DetectedFace(float(scores[0, i]), {"arc5": points[i].double().numpy() / scale})
@@ -317,15 +320,15 @@ def default_finders(slim_weights: str | Path | None = None) -> list[FaceFinder]:
     Raises:
         ModelError: Neither is available; the message explains how to get one.
     """
-    found: list[FaceFinder] = []
+    finders: list[FaceFinder] = []
     if slim_weights is not None or cached_weights(SLIM_CARD) is not None:
-        found.append(SlimFinder(slim_weights))
+        finders.append(SlimFinder(slim_weights))
     try:
-        found.append(DlibFinder())
+        finders.append(DlibFinder())
     except ModelError:
-        if not found:
+        if not finders:
             raise
-    return found
+    return finders
 
 
 def find_faces(rgb: Array, finders: Sequence[FaceFinder]) -> list[DetectedFace]:

@@ -198,6 +198,6 @@ def _fold(
         number = fold.add(bank.people[i], bank.photos[i])
         for variant, crop in zip(("original", "cloaked"), pairs[i], strict=True):
             if crop is not None:
-                seen = adapted(crop.float() / 255)[0]
-                fold.put((adapted.card.name, variant, "png"), number, seen)  # type: ignore[arg-type]
+                embedding = adapted(crop.float() / 255)[0]
+                fold.put((adapted.card.name, variant, "png"), number, embedding)  # type: ignore[arg-type]
     return fold

@@ -105,15 +105,15 @@ def blur_like(before: Array, after: Array) -> Array:
 def _matched(before: Array, after: Array, make: Callable[[float], Array]) -> Array:
     """The strength in [0, 1] that gives ``after``'s DSSIM, by halving."""
     base = to_tensor(before)[None]
-    wanted = float(dssim(base, to_tensor(after)[None]))
-    if wanted <= 0:
+    target = float(dssim(base, to_tensor(after)[None]))
+    if target <= 0:
         return before.copy()
 
     # DSSIM grows with the strength, so halving finds the strength that matches.
     low, high = 0.0, 1.0
     for _ in range(12):
         middle = (low + high) / 2
-        if float(dssim(base, to_tensor(make(middle))[None])) < wanted:
+        if float(dssim(base, to_tensor(make(middle))[None])) < target:
             low = middle
         else:
             high = middle

@@ -94,7 +94,7 @@ class EmbeddingBank:
 
 def fill_bank(
     bank: EmbeddingBank,
-    found: Iterable[PortraitPair],
+    portraits: Iterable[PortraitPair],
     recognizers: Sequence[FaceEmbedder],
     finders: Sequence[FaceFinder],
     plan: EmbeddingPlan,
@@ -105,7 +105,7 @@ def fill_bank(
 
     Args:
         bank: Bank to fill.
-        found: Portraits to embed.
+        portraits: Portraits to embed.
         recognizers: Recognizers to embed by.
         finders: Face detectors, run anew on each picture that arrives.
         plan: Channels and baselines.
@@ -114,21 +114,21 @@ def fill_bank(
     Yields:
         Each portrait, once embedded.
     """
-    for portrait in found:
+    for portrait in portraits:
         number = bank.add(portrait.pair.person, portrait.pair.name)
 
         for variant, pixels, channels in _variants(portrait, plan):
             for channel in channels:
-                sent = channel.send(pixels, portrait.side)
-                face = _face_in(sent, portrait, channel, finders)
+                arrived = channel.send(pixels, portrait.side)
+                face = _face_in(arrived, portrait, channel, finders)
                 if variant == "cloaked" and channel.name == "png":
                     bank.found.append(face is not None)
 
                 # A recognizer without a detection would not match at all; the known position is the
                 # harder test.
-                where = face or portrait.face.moved(channel.factor, 0, 0)
+                location = face or portrait.face.moved(channel.factor, 0, 0)
                 for recognizer in recognizers:
-                    crop = aligned_crop(sent, where, recognizer)
+                    crop = aligned_crop(arrived, location, recognizer)
                     bank.put(
                         (recognizer.card.name, variant, channel.name),
                         number,
@@ -146,12 +146,12 @@ def embed_crop(recognizer: FaceEmbedder, crop: Tensor) -> Tensor:
         ModelError: The embedding holds NaN or infinity, which would pass for a perfect cloak.
     """
     with torch.no_grad():
-        found: Tensor = recognizer(crop.to(recognizer.mean))[0].cpu()
-    if not torch.isfinite(found).all():
+        embedding: Tensor = recognizer(crop.to(recognizer.mean))[0].cpu()
+    if not torch.isfinite(embedding).all():
         raise ModelError(
             f"{recognizer.card.name}", "gave NaN or infinity", "Check its mean, std and weights"
         )
-    return found
+    return embedding
 
 
 def aligned_crop(rgb: Array, face: DetectedFace, recognizer: FaceEmbedder) -> Tensor:

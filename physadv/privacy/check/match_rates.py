@@ -42,32 +42,32 @@ def match_thresholds(recognizer: FaceEmbedder, bank: EmbeddingBank) -> list[Matc
     must do; a value common for its metric only where there is no pair at all.
     """
     scores = impostor_scores(recognizer, bank.table(recognizer.card.name, "original"), bank.people)
-    found = []
+    limits = []
 
     for far in FARS:
         if len(scores) * far >= _ENOUGH:
-            found.append(
+            limits.append(
                 MatchThreshold(
                     far, float(np.quantile(scores, 1 - far)), len(scores), "impostor pairs here"
                 )
             )
         elif recognizer.card.thresholds:
-            found.append(
+            limits.append(
                 MatchThreshold(
                     far, threshold_of(recognizer, far), len(scores), "the recognizer's card"
                 )
             )
         elif len(scores):
-            found.append(
+            limits.append(
                 MatchThreshold(
                     far, float(np.quantile(scores, 1 - far)), len(scores), "few impostor pairs here"
                 )
             )
         else:
-            found.append(
+            limits.append(
                 MatchThreshold(far, threshold_of(recognizer, far), 0, "a guess: give --gallery")
             )
-    return found
+    return limits
 
 
 def impostor_scores(
@@ -239,9 +239,9 @@ def _where(mask: npt.NDArray[np.bool_]) -> list[int]:
 
 
 def _nearest(scores: npt.NDArray[np.float32], people: npt.NDArray[np.str_], own: int) -> str:
-    left = scores.copy()
-    left[own] = -np.inf
-    return str(people[int(np.nanargmax(left))])
+    remaining = scores.copy()
+    remaining[own] = -np.inf
+    return str(people[int(np.nanargmax(remaining))])
 
 
 def _told(

@@ -77,24 +77,24 @@ def match_files(
         ImageError: There is nothing to compare.
     """
     root = Path(originals)
-    found = {p: _key(p, root) for p in list_images(root, suffixes=SUFFIXES)}
+    keys = {p: _key(p, root) for p in list_images(root, suffixes=SUFFIXES)}
     folders = (
-        {p.relative_to(root).parts[0] for p in found if len(p.relative_to(root).parts) > 1}
+        {p.relative_to(root).parts[0] for p in keys if len(p.relative_to(root).parts) > 1}
         if root.is_dir()
         else set()
     )
 
     copies: dict[str, Path] = {}
     if cloaked is not None:
-        away = Path(cloaked)
+        cloaked_root = Path(cloaked)
         copies = {
-            _key(p, away): p
-            for p in list_images(away, suffixes=SUFFIXES)
+            _key(p, cloaked_root): p
+            for p in list_images(cloaked_root, suffixes=SUFFIXES)
             if not p.name.startswith(".")
         }
 
     pairs = []
-    for path, key in found.items():
+    for path, key in keys.items():
         parts = path.relative_to(root).parts if root.is_dir() else (path.name,)
         person = parts[0] if folders and len(parts) > 1 else root.resolve().name
         pairs.append(PhotoPair(person, path, copies.pop(key, None)))

@@ -131,7 +131,7 @@ def judge_protection(
     headline = _headline(light, worst, capped)
     if capped and light == "green":
         light = "amber"
-    said = f"{headline}: at worst ({worst.question}, {worst.recognizer}) {worst.words}"
+    sentence = f"{headline}: at worst ({worst.question}, {worst.recognizer}) {worst.words}"
 
     others = tuple(
         ProtectionFinding(light_of(r), question, name, r.as_dict(), rate_in_words(r))
@@ -142,7 +142,7 @@ def judge_protection(
             "A recognizer prepared for cloaks, or one fed with your cloaked photos, still finds "
             "you (see below)."
         )
-    return ProtectionVerdict(light, said, tuple(findings), others, tuple(reasons))
+    return ProtectionVerdict(light, sentence, tuple(findings), others, tuple(reasons))
 
 
 def _headline(light: Light, worst: ProtectionFinding, capped: bool) -> str:

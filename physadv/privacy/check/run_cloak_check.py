@@ -124,7 +124,7 @@ def run_cloak_check(
 
     pairs, foreign = match_files(originals, cloaked)
     others = [] if gallery is None else match_files(gallery)[0]
-    bank, left_out, changes, shown = _fill(
+    bank, left_out, changes, pictures = _fill(
         pairs + others, recognizers, finders, plan, adaptive, target, progress
     )
     if not changes:
@@ -161,7 +161,7 @@ def run_cloak_check(
             "gallery": str(gallery or ""),
             **asdict(plan),
         },
-        pictures=shown,
+        pictures=pictures,
     )
 
     write_json(target / "check.json", result.as_dict())
@@ -203,7 +203,7 @@ def _fill(
 ) -> tuple[EmbeddingBank, list[str], list[ImageChange], list[dict[str, Any]]]:
     bank, left_out = EmbeddingBank(), list[str]()
     changes: list[ImageChange] = []
-    shown: list[dict[str, Any]] = []
+    pictures: list[dict[str, Any]] = []
 
     def usable() -> Any:
         for done, item in enumerate(find_portraits(pairs, finders), 1):
@@ -220,13 +220,15 @@ def _fill(
         x0, y0, x1, y1 = portrait.box()
         before, after = portrait.before[y0:y1, x0:x1], portrait.after[y0:y1, x0:x1]
         changes.append(measure_change(to_tensor(before), to_tensor(after)))
-        if len(shown) < _SHOWN and (not shown or shown[-1]["person"] != portrait.pair.person):
-            shown.append(_picture(folder, portrait, before, after, changes[-1]))
-    return bank, left_out, changes, shown
+        if len(pictures) < _SHOWN and (
+            not pictures or pictures[-1]["person"] != portrait.pair.person
+        ):
+            pictures.append(_picture(folder, portrait, before, after, changes[-1]))
+    return bank, left_out, changes, pictures
 
 
 def _picture(
-    folder: Path, portrait: PortraitPair, before: Array, after: Array, found: ImageChange
+    folder: Path, portrait: PortraitPair, before: Array, after: Array, measured: ImageChange
 ) -> dict[str, Any]:
     """Save a face before, after and the change between, ten times as strong around gray."""
     stem = f"{len(list(folder.glob('faces/*-before.png'))):02}"
@@ -238,7 +240,7 @@ def _picture(
         "person": portrait.pair.person,
         "photo": portrait.pair.name,
         "stem": f"faces/{stem}",
-        **asdict(found),
+        **asdict(measured),
     }
 
 

@@ -151,8 +151,8 @@ class PhotoMetadata:
 
 def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation of ``image``, 1 to 8; 1 where there is none or it is invalid."""
-    found = image.getexif().get(ORIENTATION, 1)
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    value = image.getexif().get(ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _without_pictures(xmp: Any) -> bytes | None:

@@ -237,8 +237,8 @@ def _subsampling(opened: Image.Image) -> int:
     """4:4:4, 4:2:2 or 4:2:0 as the original has it; 4:2:0 where it has something rarer."""
     from PIL import JpegImagePlugin
 
-    found = JpegImagePlugin.get_sampling(opened)
-    return found if found in (0, 1, 2) else 2
+    sampling = JpegImagePlugin.get_sampling(opened)
+    return sampling if sampling in (0, 1, 2) else 2
 
 
 def _plan(opened: Image.Image) -> tuple[bool, bool]:
