@@ -185,7 +185,8 @@ def _adapt_yolo(net: nn.Module, task: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _counts(net: nn.Module) -> int | None:
-    """Return a torchvision detector's number of classes with background; None for other networks."""
+    """Return a torchvision detector's number of classes with background; None for other
+    networks."""
     for path in (
         "roi_heads.box_predictor.cls_score.out_features",
         "head.classification_head.num_classes",

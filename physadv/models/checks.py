@@ -163,8 +163,8 @@ def _scale(prediction: Prediction) -> str:
         return ""
     if looks_like_probabilities(prediction):
         return (
-            "The model returns probabilities, not logits: a second softmax flattens the gradient and "
-            "overstates robustness. "
+            "The model returns probabilities, not logits: another softmax flattens the gradient, "
+            "and robustness is overstated. "
             'Return logits, or set outputs = "probabilities" (as_model or <file>.toml).'
         )
 
@@ -184,7 +184,7 @@ def _steady(model: Model, images: Tensor, first: Prediction) -> list[str]:
     again, alone = _run(model, images), _run(model, images[:1])
     if _distance(first, again) > 1e-3:
         return [
-            "Two runs on the same images differ: the model is random. Evaluate it over several draws "
+            "Two runs on the same images differ: the model is random. Evaluate it over many draws "
             "(EOT)."
         ]
 

@@ -1,4 +1,5 @@
-"""Reading models from files and import paths, without ever running what a pickle asks for."""
+"""Reading of models from files and import paths, without ever running code that a pickle asks
+for."""
 
 from __future__ import annotations
 
@@ -23,28 +24,36 @@ Kind = Literal["torchscript", "exported", "weights", "safetensors", "unknown"]
 
 
 def kind_of(path: Path) -> Kind:
-    """What a model file holds, told by its content; its suffix may say anything. Raises ModelError
-    if it is absent."""
+    """Return what the model file ``path`` holds, detected from its content; its suffix does not
+    matter.
+
+    Raises:
+        ModelError: The file is absent.
+    """
     if not path.is_file():
         raise ModelError(f"{path}", "no such file", "check the path")
     if path.suffix == ".safetensors":
         return "safetensors"
+
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             members = {name.partition("/")[2] or name for name in archive.namelist()}
         if any(m.startswith("code/") for m in members):
             return "torchscript"
         return "weights" if "data.pkl" in members else "exported"
+
     with path.open("rb") as stream:
         return "weights" if stream.read(1) == b"\x80" else "unknown"
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """A state dict from safetensors or a torch file, on the CPU.
+    """Read a state dict from ``path``, a safetensors or torch file, onto the CPU.
 
     Unwraps ``{"state_dict": ...}`` and ``{"model": ...}`` and strips a common ``module.`` prefix.
-    Nothing is unpickled that ``weights_only=True`` refuses. Raises ModelError for a whole pickled
-    module, TorchScript or anything else.
+    Nothing is unpickled that ``weights_only=True`` refuses.
+
+    Raises:
+        ModelError: The file holds a whole pickled module, TorchScript or anything else.
     """
     file = Path(path)
     kind = kind_of(file)
@@ -54,12 +63,14 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{file}", f"holds no state dict ({kind})", "save model.state_dict() and name that file"
         )
+
     found = _unpickle_weights(file)
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
         elif isinstance(found, Mapping) and isinstance(found.get(key), list) and found[key]:
             found = found[key][0]  # a cascade keeps one state dict a stage: the first is the net
+
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ModelError(
             f"{file}",
@@ -71,11 +82,16 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_state(net: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
-    """Load ``state`` into ``net``, every key and shape; raises ModelError naming the first that do
-    not fit."""
+    """Load ``state`` into ``net``, every key and shape; ``name`` is what an error calls the
+    weights.
+
+    Raises:
+        ModelError: Keys or shapes do not fit; the message names the first of them.
+    """
     own = net.state_dict()
     lacking, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+
     if lacking or unknown or shapes:
         parts = {"missing": lacking, "unknown": unknown, "of another shape": shapes}
         said = "; ".join(
@@ -88,7 +104,11 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], *, name: str) -> Non
 
 
 def load_torchscript(path: Path) -> nn.Module:
-    """A TorchScript module, on the CPU. Raises ModelError where it cannot be read."""
+    """Load the TorchScript module in ``path`` onto the CPU.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
     try:
         return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-any-return, no-untyped-call]
     except (RuntimeError, ValueError) as error:
@@ -158,11 +178,13 @@ class Exported(nn.Module):
 
 
 def load_import_path(text: str) -> tuple[Any, bool]:
-    """``module:factory`` -> what it names or makes, and whether it was made for us.
+    """Import what ``text``, ``module:factory``, names, and return it with whether a call made it.
 
     The working folder can be imported from. A class or function is called without arguments; a
-    module instance is handed out as it is. Raises ModelError where import, attribute or call
-    fails.
+    module instance is returned as it is.
+
+    Raises:
+        ModelError: Import, attribute or call fails.
     """
     module_name, _, attribute = text.partition(":")
     with _working_folder_importable():
@@ -178,6 +200,7 @@ def load_import_path(text: str) -> tuple[Any, bool]:
             raise ModelError(
                 text, f"has no such attribute ({error})", "name a function or a model of it"
             ) from error
+
         if isinstance(found, nn.Module):
             return found, False
         if not callable(found):
@@ -189,13 +212,18 @@ def load_import_path(text: str) -> tuple[Any, bool]:
         except ModelError:
             raise
         except Exception as error:
-            said = f"failed when called without arguments ({type(error).__name__}: {_first_line(error)})"
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+            said = f"failed when called without arguments ({reason})"
             raise ModelError(text, said, "name a function that needs none") from error
 
 
 def sidecar(path: Path) -> dict[str, Any]:
-    """The table of ``<file>.toml`` beside a model file (classes, mean, std, input_size, task ...),
-    or an empty one."""
+    """Return the table of ``<path>.toml`` beside a model file (classes, mean, std, input_size,
+    task ...), or an empty one.
+
+    Raises:
+        ModelError: The file is not TOML.
+    """
     file = path.with_name(path.name + ".toml")
     if not file.is_file():
         return {}
@@ -206,8 +234,11 @@ def sidecar(path: Path) -> dict[str, Any]:
 
 
 def pick_device(name: str | torch.device) -> torch.device:
-    """``auto`` (cuda, then mps, then cpu) or a torch device. Raises ModelError for one that is not
-    there."""
+    """Return the device ``name``: "auto" (cuda, then mps, then cpu) or a torch device.
+
+    Raises:
+        ModelError: The device is not usable here.
+    """
     if str(name) == "auto":
         name = (
             "cuda"
@@ -216,6 +247,7 @@ def pick_device(name: str | torch.device) -> torch.device:
             if torch.backends.mps.is_available()
             else "cpu"
         )
+
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

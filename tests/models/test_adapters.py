@@ -112,7 +112,8 @@ def test_a_detector_that_cannot_be_opened_is_refused() -> None:
 
 
 class YoloNet(nn.Module):
-    """ultralytics' DetectionModel: names, stride, model; in eval mode (predictions, feature maps)."""
+    """ultralytics' DetectionModel: names, stride, model; in eval mode (predictions, feature
+    maps)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""check_victim: what makes a victim's answers worthless is an error or a warning, with its remedy."""
+"""Checks of a model under test: worthless outputs are errors, doubtful ones are warnings with a
+remedy."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class Linear(nn.Module):
 
 
 class Changed(Linear):
-    """A linear victim whose output goes through a function."""
+    """A linear model whose output goes through a function."""
 
     def __init__(self, change: object) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ def test_a_sound_model_passes_without_a_word() -> None:
         (lambda y: y.reshape(7), "fails on images"),
     ],
 )
-def test_worthless_answers_are_errors(change: object, said: str) -> None:
+def test_worthless_outputs_are_errors(change: object, said: str) -> None:
     """NaN, infinity, labels for logits, one class, a tuple, detached outputs and a crash raise
     ModelError."""
     with pytest.raises(ModelError, match=said):
@@ -78,8 +79,9 @@ def test_a_square_root_at_zero_is_caught() -> None:
         (lambda y: y.round() + 0 * y, "gradient is zero"),
     ],
 )
-def test_doubtful_answers_are_warnings(change: object, said: str) -> None:
-    """Softmax, saturated logits, randomness, batch statistics and masked gradients are each named."""
+def test_doubtful_outputs_are_warnings(change: object, said: str) -> None:
+    """Softmax, saturated logits, randomness, batch statistics and masked gradients are each
+    named."""
     (warning,) = check_model(Changed(change).eval(), IMAGES)
     assert said in warning
 

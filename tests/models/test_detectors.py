@@ -68,7 +68,7 @@ def test_nothing_over_the_threshold_is_an_empty_answer() -> None:
     assert found.boxes.shape == (0, 4)
 
 
-def test_best_of_class_looks_where_it_is_told() -> None:
+def test_best_of_class_is_limited_to_a_box() -> None:
     """Without a box the best anywhere; with one, only candidates that overlap it; with none there,
     0."""
     boxes = torch.tensor([[[0.0, 0, 10, 10], [50, 50, 60, 60]]]).repeat(2, 1, 1)

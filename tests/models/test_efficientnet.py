@@ -38,7 +38,8 @@ def top1(model: LoadedModel, folder: Path, step: int) -> tuple[int, int]:
 
 
 def test_a_sample_of_photos_is_recognized(model: LoadedModel, shared_data: Path) -> None:
-    """At least 80 % of every tenth photo: a wrong mean, padding or channel order falls well below."""
+    """At least 80 % of every tenth photo: a wrong mean, padding or channel order falls well
+    below."""
     hits, n = top1(model, shared_data / "imagenet-photos", 10)
     assert hits >= 0.8 * n
 

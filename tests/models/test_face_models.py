@@ -1,5 +1,5 @@
-"""Faces: the ports agree with their originals, detectors find what is there, crops carry gradients,
-cards are true."""
+"""Face models: ports agree with their originals, detectors find faces, crops carry gradients,
+cards match measurements."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_slim_finder_is_scale_and_position_true(faces: list[np.ndarray], slim_fi
     assert np.abs(after - (before * 2 + [300, 100])).max() < 8
 
 
-def test_known_people_are_told_apart(shared_data: Path, slim_file: Path) -> None:
+def test_photos_of_one_person_match(shared_data: Path, slim_file: Path) -> None:
     """At their cards' thresholds both embedders match photos of one person and not those of two."""
     pytest.importorskip("dlib", reason="extra 'faces' is not installed")
     weights = shared_data / "weights" / "mobilefacenet_foamliu.pt"
@@ -147,7 +147,7 @@ def test_known_people_are_told_apart(shared_data: Path, slim_file: Path) -> None
         assert accepted[~same].mean() < 0.1
 
 
-def test_cards_say_what_was_measured() -> None:
+def test_cards_match_the_committed_measurement() -> None:
     """Accuracy and thresholds on the cards are those of the committed measurement."""
     table = Path(__file__).resolve().parents[2] / "benchmarks" / "cloak_embedders.json"
     for row in json.loads(table.read_text(encoding="utf-8")):
@@ -243,7 +243,7 @@ def test_wrong_descriptors_are_refused_by_name(tmp_path: Path, line: str, said: 
         load_embedder(tmp_path / "net.toml")
 
 
-def test_wrong_dimension_is_said(tmp_path: Path) -> None:
+def test_wrong_dimension_is_refused(tmp_path: Path) -> None:
     """An embedder that gives another number of values than stated is caught at its first use."""
     torch.jit.script(Tiny()).save(str(tmp_path / "net.pt"))
     text = 'weights = "net.pt"\nsize = 16\ndimension = 4\nlicence = "mine"\n'
@@ -252,7 +252,7 @@ def test_wrong_dimension_is_said(tmp_path: Path) -> None:
         load_embedder(tmp_path / "net.toml")(torch.zeros(1, 3, 16, 16))
 
 
-def test_missing_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_name_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without weights at hand the error names the command that fetches them; so does a missing
     package."""
     monkeypatch.setattr(embedders_module, "cached_weights", lambda card: None)

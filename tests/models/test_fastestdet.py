@@ -1,4 +1,4 @@
-"""FastestDet: the published weights fit, real photos are understood, gradients are finite and reach
+"""FastestDet: the published weights fit, real photos are detected, gradients are finite and reach
 the image only."""
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def test_gradients_stay_finite_where_scores_underflow() -> None:
 def test_every_stop_sign_of_the_street_photos_is_found_and_none_is_invented(
     detector: LoadedModel, shared_data: Path
 ) -> None:
-    """At the card's threshold: at least 11 of 12 photos with a stop sign, none of the 12 without."""
+    """At the card's threshold: at least 11 of 12 photos with a stop sign, none of the 12
+    without."""
     threshold = detector.card.extra["score_threshold"]
     hits = {}
     for folder in ("stop", "other"):

@@ -1,4 +1,4 @@
-"""Fetching: from a server on this machine or a file, by pinned sha256, whole or not at all."""
+"""Fetching of weights: from a local server or a file, by pinned sha256, complete or not at all."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_is_there_is_not_fetched_again(card: ModelCard, tmp_path: Path) -> 
     assert fetch_weights(card, source=source) == path
 
 
-def test_nothing_to_fetch_is_said(card: ModelCard) -> None:
+def test_cards_without_source_are_refused(card: ModelCard) -> None:
     """A card without URLs, and a source that is neither file nor URL, raise ModelError."""
     with pytest.raises(ModelError, match="nothing to fetch"):
         fetch_weights(card)

@@ -22,11 +22,12 @@ from physadv.models.load import as_model
 
 class Tiny(torch.nn.Sequential):
     def __init__(self):
-        super().__init__(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
-                         torch.nn.Flatten(), torch.nn.Linear(8, 3))
+        super().__init__(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(),
+                         torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 3))
 
 def make():
-    return as_model(Tiny(), classes=["stop", "yield", "other"], mean=[0.5, 0.5, 0.5], std=0.25, input_size=32)
+    return as_model(Tiny(), classes=["stop", "yield", "other"], mean=[0.5, 0.5, 0.5], std=0.25,
+                    input_size=32)
 
 broken = 3
 instance = Tiny()
@@ -80,7 +81,7 @@ def logits(model: LoadedModel, images: Tensor) -> Tensor:
 
 
 def test_ten_lines_in_the_working_folder_are_a_model(folder: Path) -> None:
-    """`module:factory` gives a frozen victim in eval mode, with the classes it named, for images of
+    """`module:factory` gives a frozen model in eval mode, with the classes it named, for images of
     any size."""
     model = load_model(f"{module_of(folder)}:make")
     assert logits(model, torch.rand(2, 3, 50, 70)).shape == (2, 3)
@@ -124,7 +125,7 @@ def test_an_instance_in_the_users_module_is_left_as_it_is(folder: Path) -> None:
         ("wrong", "str"),
     ],
 )
-def test_a_factory_that_cannot_be_used_is_told_in_one_line(
+def test_a_factory_that_fails_is_reported_in_one_line(
     folder: Path, attribute: str, said: str
 ) -> None:
     """Missing attribute, not callable, needs arguments, returns no module: ModelError that says
@@ -175,7 +176,8 @@ def test_mean_and_std_are_in_units_of_the_unit_interval() -> None:
 
 
 def test_probabilities_become_logits_with_the_same_ranking_and_softmax() -> None:
-    """outputs="probabilities": softmax of what the victim returns is what the model returned."""
+    """outputs="probabilities": softmax of what the wrapped model returns is what the model
+    returned."""
     given = nn.Sequential(Tiny(), nn.Softmax(1)).eval()
     images = torch.rand(4, 3, 20, 20)
     found = logits(as_model(given, outputs="probabilities"), images)
@@ -209,7 +211,7 @@ def test_the_yolo_layout_is_read(beside: bool) -> None:
     assert found.scores[0, 0].tolist() == pytest.approx([0.25, 0.75])
 
 
-def test_a_detector_of_another_kind_is_told_what_is_needed() -> None:
+def test_a_detector_of_another_kind_is_refused_with_a_remedy() -> None:
     """Lists of dictionaries after suppression are refused with what to return."""
 
     class After(nn.Module):

@@ -1,4 +1,4 @@
-"""SignNet is the victim itself: any size in, logits out, differentiable, small."""
+"""SignNet: any size in, logits out, differentiable, small."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ NAMED = pytest.mark.parametrize("name", EMBEDDED)
 
 @NAMED
 def test_card_belongs_to_the_weights(name: str) -> None:
-    """The card's name, sha256 and classes are those of the file beside it, which stays under 4 MB."""
+    """The card's name, sha256 and classes are those of the file beside it, which stays under 4
+    MB."""
     card = tomllib.loads((WEIGHTS / f"{name}.toml").read_text())
     assert card["name"] == name
     assert card["sha256"] == sha256_of(WEIGHTS / f"{name}.safetensors")

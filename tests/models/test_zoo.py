@@ -1,5 +1,5 @@
-"""The victims known by name: embedded weights are verified, weights of one's own are told apart,
-nothing else moves."""
+"""Models known by name: embedded weights are verified, a user's own weights are marked, nothing
+else changes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A folder run: resumes after a kill, skips what is done, survives bad files, never touches
-originals, stays flat."""
+"""A folder run resumes after a kill, skips finished photos, survives bad files, preserves
+originals, uses flat memory."""
 
 from __future__ import annotations
 

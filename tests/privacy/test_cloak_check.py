@@ -1,5 +1,5 @@
-"""The check: files find their originals, rates are those of known embeddings, the verdict can be
-"not protected"."""
+"""The cloak check: files match their originals, rates are those of known embeddings, a verdict
+can be red."""
 
 from __future__ import annotations
 
@@ -117,7 +117,8 @@ def test_people_are_folders_or_one(tmp_path: Path) -> None:
 
 
 def test_thresholds_come_from_impostors_or_from_the_card() -> None:
-    """With enough pairs of different people the quantile; else the card's, and the source is said."""
+    """With enough pairs of different people the quantile; else the card's, and the source is
+    said."""
     embedder = tiny_embedder()
     people, rows = clusters(12, 8, spread=0.3)
     limits = match_thresholds(embedder, known_bank(people, rows))
@@ -245,7 +246,7 @@ def test_verdict_reports_prepared_attackers_beside() -> None:
     assert "prepared" in found.reasons[-1]
 
 
-def test_amber_says_whether_photos_are_few_or_matched() -> None:
+def test_amber_distinguishes_few_photos_from_matches() -> None:
     """None of four matched is too few to tell; a third of 200 is partly; the surrogate's zero is
     its own alone."""
     known = {"judge": rates(1.0)}
@@ -313,7 +314,7 @@ def test_training_moves_small_weights_in_small_steps() -> None:
 
 
 @pytest.mark.parametrize(("uncloaked", "believed"), [(0.9, True), (0.01, False)])
-def test_a_failed_training_is_said_and_shows_no_figure(uncloaked: float, believed: bool) -> None:
+def test_a_failed_training_is_reported_without_a_rate(uncloaked: float, believed: bool) -> None:
     """A trained recognizer that no longer matches uncloaked photos: verdict and page say so,
     without its figure."""
     asked = {"png": {"original": {"0.01": rates(1.0)}, "cloaked": {"0.01": rates(0.3)}}}

@@ -1,5 +1,5 @@
-"""The cloak: limits hold on the saved pixels, nothing else changes, the face leaves its own place
-and its siblings."""
+"""The cloak: limits hold on the saved pixels, nothing else changes, embeddings leave the person
+and siblings."""
 
 from __future__ import annotations
 
@@ -122,7 +122,8 @@ def test_change_fades_at_the_border_of_the_box(embedder: FaceEmbedder) -> None:
 
 
 def test_same_seed_same_pixels_and_nothing_of_the_users_moves(embedder: FaceEmbedder) -> None:
-    """Deterministic; the global generators, the embedder's flags and the photo stay as they were."""
+    """Deterministic; the global generators, the embedder's flags and the photo stay as they
+    were."""
     face = face_at(20, 20, 60)
     photo = drawn_photo(100, 100, face)
     copy, state = photo.copy(), torch.get_rng_state()
@@ -246,7 +247,8 @@ def test_decoy_pulls(embedder: FaceEmbedder) -> None:
 
 
 def test_goal_counts_siblings_and_decoys(embedder: FaceEmbedder) -> None:
-    """The loss falls away from the person, rises towards a cloaked sibling, falls towards a decoy."""
+    """The loss falls away from the person, rises towards a cloaked sibling, falls towards a
+    decoy."""
     own, sibling, target = torch.eye(16)[:3][:, None]
     goal = CloakGoal({"tiny": own}, {"tiny": own}, {"tiny": sibling}, {"tiny": target})
     far = torch.eye(16)[8:9]
@@ -275,7 +277,7 @@ def test_tool_remembers_and_recalls(embedder: FaceEmbedder) -> None:
     assert face_of(work.faces[0]).box(140, 140) == tuple(work.faces[0]["box"])
 
 
-def test_tiny_faces_are_left_alone_and_said(embedder: FaceEmbedder) -> None:
+def test_tiny_faces_are_skipped_with_a_note(embedder: FaceEmbedder) -> None:
     """A face too small to be recognized is not touched, and the notes say so."""
     photo = drawn_photo(60, 60, face_at(25, 25, 12))
     work = PhotoCloaker([KnownFinder(0.2)], [embedder], QUICK)(photo, "a.png")
@@ -300,7 +302,7 @@ def test_threads_and_denormals_are_restored() -> None:
         torch.set_flush_denormal(True)
 
 
-def test_unknown_mode_and_no_embedder_are_said() -> None:
+def test_unknown_mode_and_no_embedder_are_refused() -> None:
     """The errors name what there is."""
     with pytest.raises(OptionError, match="low, mid, high"):
         mode_named("max")

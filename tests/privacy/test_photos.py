@@ -1,5 +1,4 @@
-"""Photos in and out: orientation x format x depth, profiles, transparency; what names a place or a
-face goes."""
+"""Photo I/O: orientation x format x depth, profiles, transparency; private metadata is removed."""
 
 from __future__ import annotations
 
@@ -69,7 +68,8 @@ def written(folder: Path, suffix: str, pixels: np.ndarray, **options: object) ->
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_comes_out_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
-    """Read upright, written upright with no turn asked for, and a change lands where it was made."""
+    """Read upright, written upright with no turn asked for, and a change lands where it was
+    made."""
     upright = picture()
     path = written(tmp_path, suffix, stored(upright, orientation), exif=exif(orientation))
     photo = read_photo(path)
@@ -207,7 +207,8 @@ def test_gray_stays_gray(tmp_path: Path, suffix: str) -> None:
 def test_sixteen_bits_are_kept(
     tmp_path: Path, channels: int, suffix: str, orientation: int
 ) -> None:
-    """16-bit values outside of the change come back exactly, inside they move by whole 8-bit steps."""
+    """16-bit values outside of the change come back exactly, inside they move by whole 8-bit
+    steps."""
     rng = np.random.default_rng(channels)
     upright = rng.integers(2000, 60000, (40, 56, channels)).astype(np.uint16)
     pixels = stored(upright, orientation)

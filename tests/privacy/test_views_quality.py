@@ -76,7 +76,8 @@ def test_blur_keeps_the_mean_and_spreads() -> None:
 
 @pytest.mark.parametrize("codec", ["jpeg", "webp"])
 def test_codec_is_real_and_its_gradient_passes(codec: str) -> None:
-    """The value is the decoded picture, the gradient the identity; JPEG halves the chroma (4:2:0)."""
+    """The value is the decoded picture, the gradient the identity; JPEG halves the chroma
+    (4:2:0)."""
     x = to_tensor(PHOTO)[None].requires_grad_()
     out = straight_through(x, codec, 70)  # type: ignore[arg-type]
     assert (

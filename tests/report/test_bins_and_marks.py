@@ -1,4 +1,5 @@
-"""Bins hold every value once and have round edges; shades run one way; numbers are written one way."""
+"""Bins hold every value once and have round edges; colors are monotonic; numbers are formatted
+alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report says what the rows say, asks nothing of a network, and can be rebuilt from the folder
+"""The check report agrees with the rows, needs no network, and can be rebuilt from the folder
 alone."""
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ def test_json_has_rates_and_intervals_of_the_rows(tmp_path: Path) -> None:
 
 
 def test_html_is_whole_and_self_contained(tmp_path: Path) -> None:
-    """The page parses, tags close in order, nothing is fetched from anywhere, and text is escaped."""
+    """The page parses, tags close in order, nothing is fetched from anywhere, and text is
+    escaped."""
     html = write_check_report(run_folder(tmp_path)).html.read_text()
     parsed = Strict(html)
     assert not re.search(r"https?:|//cdn|@import|url\((?!#)", html)
@@ -151,7 +152,7 @@ def test_html_is_whole_and_self_contained(tmp_path: Path) -> None:
 
 
 def test_html_shows_the_numbers(tmp_path: Path) -> None:
-    """Rate, interval, n, victim, warnings, what was left out and the limits stand on the page."""
+    """Rate, interval, n, model, warnings, what was left out and the limits stand on the page."""
     report = write_check_report(run_folder(tmp_path))
     block = report.summary["blocks"]["patch"]
     said = " ".join(" ".join(Strict(report.html.read_text()).words).split())
@@ -170,7 +171,7 @@ def test_html_shows_the_numbers(tmp_path: Path) -> None:
         assert words in said, words
 
 
-def test_simulation_and_failed_controls_are_said_first(tmp_path: Path) -> None:
+def test_simulation_and_failed_controls_come_first(tmp_path: Path) -> None:
     """A twin's report calls itself a simulation; failed controls turn the claim down on top."""
     rows = [*rows_of("clean", ["ttoo"] * 5), *[r for r in ROWS if r["block"] != "clean"]]
     html = write_check_report(run_folder(tmp_path, rows, simulation=True)).html.read_text()
@@ -182,7 +183,7 @@ def test_simulation_and_failed_controls_are_said_first(tmp_path: Path) -> None:
 
 
 def test_transfer_is_named() -> None:
-    """Another victim than the bundle's is called a test of transfer."""
+    """Another model than the bundle's is called a test of transfer."""
     other = {**SETTINGS, "victim": {"name": "other", "task": "classify", "sha256": "ff"}}
     assert any("transfer" in n for n in summarize_check(ROWS, other)["notes"])
     assert not any("transfer" in n for n in summarize_check(ROWS, SETTINGS)["notes"])

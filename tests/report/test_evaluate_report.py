@@ -1,4 +1,4 @@
-"""The page of an evaluation says what ran, what is doubted, and what an attack alone cannot tell."""
+"""The evaluation report names the attacks, the findings, and the limits of a single attack."""
 
 from __future__ import annotations
 

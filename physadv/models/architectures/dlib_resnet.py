@@ -165,7 +165,8 @@ def _skip_integers(data: bytes, at: int, count: int) -> int:
 
 
 def _integer(data: bytes, at: int) -> tuple[int, int]:
-    """Read a packed integer: a byte with sign (0x80) and length (0x0f), then little-endian bytes."""
+    """Read a packed integer: a byte with sign (0x80) and length (0x0f), then little-endian
+    bytes."""
     control = data[at]
     size = control & 0x0F
     value = int.from_bytes(data[at + 1 : at + 1 + size], "little")
