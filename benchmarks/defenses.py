@@ -87,7 +87,7 @@ def signs(defense: str, epochs: int, **settings: Any) -> ClassifierRecipe:
 
 BOUNDED: dict[str, Any] = {"architecture": "small-cnn-bn", "lr": 4e-3, "grow": (0.05, 0.5)}
 SHORT: dict[str, Any] = {**BOUNDED, "grow": (0.05, 0.35), "batch": 128}
-PLAIN: dict[str, Any] = {**SHORT, "own_start": False, "regularise": 0.0}
+PLAIN: dict[str, Any] = {**SHORT, "own_start": False, "regularize": 0.0}
 PLANS: dict[str, Plan] = {
     "standard": Plan(mnist("standard", 6)),
     "fast": Plan(mnist("fast", 10)),

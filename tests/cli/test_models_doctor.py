@@ -161,7 +161,7 @@ def test_doctor_finds_this_installation_sound() -> None:
         "opencv-python",
         "aruco markers",
         "device cpu",
-        "victim signs",
+        "model signs",
         "runs folder",
     ):
         assert found[what]["state"] == "ok"
@@ -187,7 +187,7 @@ def test_doctor_notices_weights_that_are_not_the_cards(
     changed.write_bytes(b"changed")
     result = invoke("doctor", "--json")
     assert result.exit_code == 1
-    assert findings(result)["victim signs"]["state"] == "broken"
+    assert findings(result)["model signs"]["state"] == "broken"
     assert findings(result)["victim fastestdet"]["state"] == "broken"
 
 

@@ -77,7 +77,7 @@ def test_local_gradient_smoothing_dims_the_busy_block_only() -> None:
     assert float(seen[..., :10, :10].mean()) < 0.6 * float(x[..., :10, :10].mean())
 
 
-@pytest.mark.parametrize("name", ["jpeg", "median", "local_gradient_smoothing"])
+@pytest.mark.parametrize("name", ["jpeg_purification", "median", "local_gradient_smoothing"])
 def test_the_stand_in_changes_gradients_only(name: str) -> None:
     """Adaptive or not, predictions are the same."""
     make = getattr(input_transforms, name)
@@ -109,9 +109,9 @@ def test_jpeg_masks_gradients_and_bpda_finds_them() -> None:
 @pytest.mark.parametrize(
     ("name", "eps"),
     [
-        ("jpeg", 8 / 255),
+        ("jpeg_purification", 8 / 255),
         ("median", 8 / 255),
-        ("blur", 8 / 255),
+        ("blur_purification", 8 / 255),
         ("local_gradient_smoothing", 24 / 255),
     ],
 )

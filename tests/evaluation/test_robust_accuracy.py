@@ -272,7 +272,7 @@ def test_images_of_several_sizes_become_one_size_on_the_grid() -> None:
 def test_color_images_for_a_gray_model_are_an_error() -> None:
     """A gray victim is not fed the mean of colors in silence."""
     samples = Samples(toy_data(), (0,), (0,), (8, 8), channels=1)
-    with pytest.raises(DataError, match="grey"):
+    with pytest.raises(DataError, match="gray"):
         samples.images([0])
 
 

@@ -197,4 +197,4 @@ def test_the_command_takes_a_profile(settings: StickerSettings, tmp_path: Path) 
         "out",
     )
     (tmp_path / "mine.json").unlink()
-    assert physadv("patch", "verify_bundle", "out")["agrees"] is True
+    assert physadv("patch", "verify", "out")["agrees"] is True

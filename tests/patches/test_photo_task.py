@@ -182,7 +182,7 @@ def test_a_box_is_created_where_none_is(photos: Path, tmp_path: Path) -> None:
     [
         ({"object": "person"}, "classifier"),
         ({"photos": None}, "--photos"),
-        ({"victim": "small_models:cells"}, "create"),
+        ({"model": "small_models:cells"}, "create"),
         ({"share": (0.5, 0.2)}, "--share"),
         ({"ensemble": ("small_models:cells",)}, "ensemble"),
         ({"palette": "#12"}, "#12"),

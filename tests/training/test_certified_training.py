@@ -103,7 +103,7 @@ def test_the_loss_bounds_the_loss_of_every_image_in_the_ball(kind: type[Ibp]) ->
 def test_crown_ibp_is_never_the_looser_one_at_its_start_and_ibp_at_its_end() -> None:
     """Its weight falls from 1 to 0 as eps grows: at full eps both losses agree."""
     net, images, labels = net_and_batch("small-cnn")
-    settings = {"grow": (0.0, 0.5), "regularise": 0.0}
+    settings = {"grow": (0.0, 0.5), "regularize": 0.0}
     early = [
         float(k(0.3, **settings).loss(net, images, labels, at(5))[0].detach())
         for k in (CrownIbp, Ibp)
@@ -214,9 +214,8 @@ def test_every_defense_has_its_name_and_refuses_what_it_does_not_know() -> None:
     asked = "standard fgsm pgd free fast trades gradient-penalty gaussian smoothadv ibp crown-ibp polytope patch masked"
     assert set(DEFENSES) == set(asked.split())
     for name in DEFENSES:
-        assert (
-            defense_by_name(name, {"eps": 0.1, "norm": None}).settings()["defence"]
-            == DEFENSES[name].__name__
+        assert defense_by_name(name, {"eps": 0.1, "norm": None}).settings()["defence"] == (
+            DEFENSES[name].recorded_as or DEFENSES[name].__name__
         )  # type: ignore[attr-defined]
     with pytest.raises(OptionError, match="beta for pgd"):
         defense_by_name("pgd", {"beta": 3.0})

@@ -219,17 +219,17 @@ def _weights() -> Iterator[Finding]:
         file, embedded = weights_of(card.name), card.name in EMBEDDED
         if file is None:
             state: State = "broken" if embedded else "absent"
-            yield Finding(f"victim {card.name}", state, "no weights here", remedy_for(card.name))
+            yield Finding(f"model {card.name}", state, "no weights here", remedy_for(card.name))
         elif sha256_of(file) != card.sha256:
             yield Finding(
-                f"victim {card.name}",
+                f"model {card.name}",
                 "broken",
                 f"{file}: not the sha256 of its card",
                 "Reinstall or fetch anew",
             )
         else:
             yield Finding(
-                f"victim {card.name}", "ok", f"sha256 {card.sha256[:16]}... as on its card"
+                f"model {card.name}", "ok", f"sha256 {card.sha256[:16]}... as on its card"
             )
 
 

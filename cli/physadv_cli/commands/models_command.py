@@ -100,6 +100,7 @@ def fetch(
         typer.Option(
             "--yes",
             "--accept-license",
+            "--accept-license",
             "--accept-licence",
             help="Accept source and licence without being asked.",
         ),
@@ -136,7 +137,7 @@ def fetch(
     console.print("\n".join(said), soft_wrap=True, markup=False)
     if not yes and not _accepted():
         raise OptionError(
-            f"the licence of {name}", "was not accepted", "give --accept-licence once you accept it"
+            f"the license of {name}", "was not accepted", "give --accept-license once you accept it"
         )
     path = _fetch_with_bar(card, source)
     finish(

@@ -207,7 +207,7 @@ class Gaussians(nn.Module):
             own = rows[labels == k]
             centers.append(own.mean(0))
             bases.append(torch.linalg.svd(own - centers[-1], full_matrices=False).Vh[:kept])
-        self.register_buffer("centres", torch.stack(centers))
+        self.register_buffer("centers", torch.stack(centers))
         self.register_buffer("bases", torch.stack(bases))
 
     def forward(self, images: Tensor) -> Tensor:

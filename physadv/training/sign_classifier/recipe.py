@@ -261,7 +261,7 @@ def card_table(
             **{
                 k: v
                 for k, v in asdict(recipe).items()
-                if k not in ("data", "backgrounds", "defence", "start")
+                if k not in ("data", "backgrounds", "defense", "start")
             },
             **_defended(recipe),
             "sign_images_px": _median_px(material.signs),
