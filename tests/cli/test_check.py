@@ -223,7 +223,10 @@ def test_typed_distance(place: Path) -> None:
     run("check", film(place / "v.avi", "bb"), *ASK, *BOX, "--distance", "250cm", "--out", "out")
     row = json.loads((place / "out" / "rows.jsonl").read_text().splitlines()[0])
     assert (row["distance_m"], row["pose_by"]) == (2.5, "typed")
-    assert "The distance was typed, not measured." in (place / "out" / "report.html").read_text()
+    assert (
+        "The distance was entered by hand, not measured."
+        in (place / "out" / "report.html").read_text()
+    )
 
 
 def test_digital_twin_and_camera_side_by_side(place: Path) -> None:

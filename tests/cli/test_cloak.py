@@ -63,7 +63,7 @@ def test_errors_are_known_ones(
     written."""
     if not installed:
         monkeypatch.setattr("physadv.models.faces.face_detection._dlib", _absent)
-        monkeypatch.setattr("physadv.models.faces.face_detection.cached", lambda card: None)
+        monkeypatch.setattr("physadv.models.faces.face_detection.cached_weights", lambda card: None)
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
     for arguments, met, kind in (
         ((str(tmp_path / "no"),), "no", ImageError),
@@ -87,7 +87,7 @@ def test_without_the_extra_the_remedy_is_said(
 ) -> None:
     """With nothing wrong but the extra `faces` missing, the error names what to install."""
     monkeypatch.setattr("physadv.models.faces.face_detection._dlib", _absent)
-    monkeypatch.setattr("physadv.models.faces.face_detection.cached", lambda card: None)
+    monkeypatch.setattr("physadv.models.faces.face_detection.cached_weights", lambda card: None)
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
     error = invoke(str(tmp_path)).exception
     assert isinstance(error, ModelError)
