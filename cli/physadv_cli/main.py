@@ -66,6 +66,16 @@ for _name in COMMANDS:
         import_module(_module).register(app)
 
 
+def _outside(error: OSError | MemoryError) -> str:
+    """Return one line for ``error``, a fault outside the program: disk, file, device or memory."""
+    if isinstance(error, MemoryError):
+        return "Memory ran out. Use a smaller --batch-size, fewer --draws or smaller images."
+    reason = error.strerror or str(error) or type(error).__name__
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    subject = f"{' -> '.join(names)}: " if names else ""
+    return f"{subject}{reason}. Check the path, its permissions and the space on the disk."
+
+
 def main() -> None:
     """Entry point of the ``physadv`` script."""
     from physadv.core.errors import PhysadvError
@@ -80,6 +90,14 @@ def main() -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+    except (OSError, MemoryError) as error:
+        sys.stderr.write(f"physadv: {_outside(error)}\n")
+        raise SystemExit(1) from None
+    except RuntimeError as error:  # torch reports memory that it cannot get in a class of its own
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        sys.stderr.write(f"physadv: {_outside(MemoryError())}\n")
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

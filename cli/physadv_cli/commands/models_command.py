@@ -100,7 +100,6 @@ def fetch(
         typer.Option(
             "--yes",
             "--accept-license",
-            "--accept-license",
             "--accept-licence",
             help="Accept source and licence without being asked.",
         ),

@@ -65,7 +65,7 @@ class Graph:
             if isinstance(layer, Scale) and layer.idle:
                 renamed[number] = inputs[0]
                 continue
-            if isinstance(layer, Scale) and readers[node.inputs[0]] == 1:
+            if isinstance(layer, Scale) and readers[self._root(node.inputs[0])] == 1:
                 one = merged(nodes[inputs[0]].layer, layer)
                 if one is not None:
                     nodes[inputs[0]] = replace(nodes[inputs[0]], layer=one)
@@ -112,12 +112,27 @@ class Graph:
             and prod(node.shape) == source.shape[0]
         )
 
+    def _root(self, number: int) -> int:
+        """Return the node whose value node ``number`` passes on: itself, unless it is idle."""
+        while self._idle(self.nodes[number]):
+            number = self.nodes[number].inputs[0]
+        return number
+
+    @staticmethod
+    def _idle(node: Node) -> bool:
+        """Return whether ``node`` hands its input on unchanged, as ``h * 1`` or ``h + 0`` do."""
+        layer = node.layer
+        if isinstance(layer, Norm):
+            layer = layer.scale(len(node.shape) + 1)
+        return isinstance(layer, Scale) and layer.idle
+
     def _readers(self) -> list[int]:
-        """How many layers read each node."""
+        """Count the layers that read each node; those that read an idle one read its source."""
         counts = [0] * len(self.nodes)
         for node in self.nodes:
-            for i in node.inputs:
-                counts[i] += 1
+            if not self._idle(node):
+                for i in node.inputs:
+                    counts[self._root(i)] += 1
         return counts
 
 

@@ -55,8 +55,7 @@ def boxes(
         if tighten is not None and isinstance(node.layer, Relu):
             found[source] = _Known(tighten(source, found[source].box))
         done = [i for i in set(node.inputs) if last_readers[i] == number and i not in keep]
-        reuse = source in done and graph.nodes[source].layer.fresh and not torch.is_grad_enabled()
-        found[number] = _through(node.layer, [found[i] for i in node.inputs], reuse=reuse)
+        found[number] = _through(node.layer, [found[i] for i in node.inputs])
         for i in done:
             del found[i]
     return {i: known.box for i, known in found.items()}
@@ -72,11 +71,14 @@ def ibp_margins(graph: Graph, ball: Ball, forms: Tensor) -> Tensor:
     return backward(graph, ball, len(graph.nodes) - 1, Dense(forms), stops=stops)
 
 
-def _through(layer: Layer, inputs: list[_Known], *, reuse: bool) -> _Known:
-    """The layer's box; with ``reuse`` the memory of its input may be written to."""
+def _through(layer: Layer, inputs: list[_Known]) -> _Known:
+    """Return the box of ``layer`` over ``inputs``.
+
+    Nothing is written in place: a slice, reshape or permute of the same memory may be read later.
+    """
     lower, upper = inputs[0].box
     if isinstance(layer, Relu):
-        return _Known((lower.relu_(), upper.relu_()) if reuse else (lower.relu(), upper.relu()))
+        return _Known((lower.relu(), upper.relu()))
     if isinstance(layer, Add):
         return _Known((lower + inputs[1].box[0], upper + inputs[1].box[1]))
     if not isinstance(layer, AffineLayer):
@@ -85,7 +87,7 @@ def _through(layer: Layer, inputs: list[_Known], *, reuse: bool) -> _Known:
         )
     if isinstance(layer, Average | Reshape):
         return _ellipsoid(layer, (layer.value(lower), layer.value(upper)), inputs[0])
-    return _ellipsoid(layer, layer.box(lower, upper, reuse=reuse), inputs[0])
+    return _ellipsoid(layer, layer.box(lower, upper), inputs[0])
 
 
 def _ellipsoid(layer: AffineLayer, box: Box, source: _Known) -> _Known:

@@ -47,9 +47,8 @@ class AffineLayer(Layer):
         where not at hand."""
         return None
 
-    def box(self, lower: Tensor, upper: Tensor, *, reuse: bool = False) -> tuple[Tensor, Tensor]:
-        """The smallest box of the layer's values over the box from ``lower`` to ``upper``;
-        ``reuse``: write in them."""
+    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest box of the layer's values over the box from ``lower`` to ``upper``."""
         middle, radius = self.value((lower + upper) / 2), self.spread((upper - lower) / 2)
         return middle - radius, middle + radius
 
@@ -69,14 +68,14 @@ class _Weighted(AffineLayer):
         """The layer with another weight and bias."""
         raise NotImplementedError
 
-    def box(self, lower: Tensor, upper: Tensor, *, reuse: bool = False) -> tuple[Tensor, Tensor]:
+    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`AffineLayer`. Without gradients W / 2 and |W| / 2 are kept, which saves passes
         over the values."""
         if torch.is_grad_enabled():
             return super().box(lower, upper)
         half, positive = self._halves()
         middle = self._applied(lower + upper, half, self.bias)
-        radius = self._applied(upper.sub_(lower) if reuse else upper - lower, positive, None)
+        radius = self._applied(upper - lower, positive, None)
         return middle - radius, middle.add_(radius)
 
     def _halves(self) -> tuple[Tensor, Tensor]:

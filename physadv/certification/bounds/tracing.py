@@ -3,6 +3,7 @@ error that names it."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -429,6 +430,46 @@ def _evaluated(net: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+_POINTS = 64
+"""Images on which a folded graph is compared with its net."""
+
+
+def check_folded(graph: Graph, net: nn.Module, shape: Shape) -> None:
+    """Compare ``graph`` in float64 with a float64 copy of ``net`` on images of ``shape`` (c, h, w).
+
+    The images are random ones, corners of [0, 1], and noise far outside it. A cast to half
+    precision or a quantizer that the graph leaves out differs by more than the tolerance, which
+    is 1e-5 of the largest logit; one in single precision does not.
+
+    Raises:
+        ModelError: The net is not the function whose bounds the graph would give.
+    """
+    stream = generator(0, "bounds", "folded graph")
+    drawn = torch.rand((_POINTS, *shape), generator=stream, dtype=torch.float64)
+    points = torch.cat([drawn, drawn.round(), 4 * drawn - 2])
+    try:
+        double = copy.deepcopy(net).double()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ModelError(
+            f"{type(net).__name__} cannot be copied in float64",
+            f"its bounds cannot be checked ({error})",
+            "Use --method smoothing",
+        ) from error
+
+    points = points.to(next((p.device for p in net.parameters()), points.device))
+    with _evaluated(double), torch.no_grad():
+        expected = double(points).double()
+        bounded = graph.folded(torch.float64)(points)
+    tolerance = 1e-5 * (1 + float(expected.abs().max()))
+    gap = float((bounded - expected).abs().max())
+    if not gap <= tolerance:
+        raise ModelError(
+            f"{type(net).__name__} differs from its graph of bounds by {gap:.2g}",
+            f"at most {tolerance:.2g} is rounding, so the bounds would not be the model's",
+            "Remove casts to half precision and quantizers, or use --method smoothing",
+        )
 
 
 def _check(graph: Graph, net: nn.Module, images: Tensor) -> None:

@@ -13,7 +13,7 @@ from physadv.certification.bounds.graph import Graph
 from physadv.certification.bounds.ibp import ibp_margins
 from physadv.certification.bounds.input_ball import Ball
 from physadv.certification.bounds.polytope import polytope_margins
-from physadv.certification.bounds.tracing import trace
+from physadv.certification.bounds.tracing import check_folded, trace
 from physadv.core.errors import OptionError
 
 Method = Callable[[Graph, Ball, Tensor], Tensor]
@@ -62,8 +62,14 @@ def margin_forms(labels: Tensor, classes: int, dtype: torch.dtype = torch.float3
 def prepare_graph(
     net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = None
 ) -> Graph:
-    """The folded graph of ``net`` for images of ``shape`` (c, h, w), to be used for many batches."""
-    return trace(net, shape).folded(dtype)
+    """Return the folded graph of ``net`` for images of ``shape`` (c, h, w) in ``dtype``.
+
+    The graph is compared with the net in float64 after folding, since its bounds are those of the
+    graph. Raises ModelError where the two differ, as they do for casts to half precision.
+    """
+    graph = trace(net, shape).folded(dtype)
+    check_folded(graph, net, shape)
+    return graph
 
 
 @torch.no_grad()
