@@ -45,7 +45,7 @@ class LpBall:
     levels: int | None = None
 
     def __post_init__(self) -> None:
-        norms.parse_norm(self.norm)
+        object.__setattr__(self, "norm", norms.parse_norm(self.norm))
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise OptionError(
                 f"eps {self.eps}",

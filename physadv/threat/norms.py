@@ -8,15 +8,12 @@ inside already come back unchanged.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from physadv.core.errors import OptionError
+from physadv.threat.parsing import Norm as Norm
+from physadv.threat.parsing import parse_norm as parse_norm
 
-Norm = Literal["linf", "l2", "l1"]
-NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 _SLACK = 1 - 1e-10  # a float64 sum over an image is exact to about this much
 
 
@@ -25,14 +22,6 @@ def distance(x: Tensor, x0: Tensor, norm: Norm) -> Tensor:
     order = {"linf": torch.inf, "l2": 2, "l1": 1}[parse_norm(norm)]
     size: Tensor = torch.linalg.vector_norm((x.double() - x0.double()).flatten(1), ord=order, dim=1)
     return size
-
-
-def parse_norm(norm: str) -> Norm:
-    """The norm itself if it is one of ours; raises OptionError otherwise."""
-    for name in NORMS:
-        if norm == name:
-            return name
-    raise OptionError(f"norm {norm!r}", f"one of {', '.join(NORMS)}", "choose one of these")
 
 
 def project_onto_ball(x: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:

@@ -1,0 +1,100 @@
+"""Norms, radii and threats as people write them: ``Linf``, ``8/255``, ``linf:8/255``. Free of torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal
+
+from physadv.core.errors import OptionError
+
+Norm = Literal["linf", "l2", "l1"]
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+NormLike = str | float
+"""A norm in any of its spellings: ``"linf"``, ``"Linf"``, ``"l_inf"``, ``"L2"``, ``2``, ``math.inf``."""
+
+_SPELLINGS: dict[str, Norm] = {
+    **{name: name for name in NORMS},
+    **dict.fromkeys(("inf", "linfty", "linfinity", "infty", "infinity"), NORMS[0]),
+    **dict.fromkeys(("2", "2.0"), NORMS[1]),
+    **dict.fromkeys(("1", "1.0"), NORMS[2]),
+}
+_NUMBER = r"\d+(?:\.\d*)?(?:e-?\d+)?|\.\d+(?:e-?\d+)?"
+_RADIUS = re.compile(rf"\s*({_NUMBER})\s*(?:/\s*({_NUMBER})\s*)?", re.IGNORECASE)
+
+
+def parse_norm(norm: NormLike) -> Norm:
+    """Return the norm meant by ``norm``, whatever its spelling.
+
+    Case, underscores and hyphens do not matter; numbers are the order of the norm.
+
+    Raises:
+        OptionError: ``norm`` is no spelling of linf, l2 or l1.
+
+    Example:
+        >>> import math
+        >>> [parse_norm(norm) for norm in ("Linf", "l_2", 1, math.inf)]
+        ['linf', 'l2', 'l1', 'linf']
+    """
+    spelling = str(norm).strip().lower().replace("_", "").replace("-", "")
+    if spelling not in _SPELLINGS:
+        raise OptionError(
+            f"norm {norm!r}", f"one of {', '.join(NORMS)} is needed", "for example linf"
+        )
+    return _SPELLINGS[spelling]
+
+
+def parse_eps(eps: str | float, norm: NormLike = "linf") -> float:
+    """Return the radius meant by ``eps``, in units of [0, 1] images.
+
+    Args:
+        eps: a number or text such as ``"8/255"``, ``"0.03"``, ``"2.0"``.
+        norm: the norm that the radius is measured in. In l_inf a radius over 1 is refused: most
+            often it is a count of 255ths without its ``/255``.
+
+    Returns:
+        The radius, 0 or more.
+
+    Raises:
+        OptionError: ``eps`` is no finite number >= 0, or more than an image can change.
+
+    Example:
+        >>> parse_eps("51/255"), parse_eps(0.5, "l2")
+        (0.2, 0.5)
+    """
+    text = str(eps)
+    match = _RADIUS.fullmatch(text)
+    divisor = float(match[2]) if match and match[2] else 1.0
+    if match is None or divisor == 0:
+        raise OptionError(
+            f"eps {text!r}", "a number or a fraction >= 0 is needed", "write 8/255, 0.03 or 2.0"
+        )
+
+    radius = float(match[1]) / divisor
+    if not math.isfinite(radius):
+        raise OptionError(f"eps {text!r}", "a finite number is needed", "write 8/255, 0.03 or 2.0")
+    if parse_norm(norm) == "linf" and radius > 1:
+        remedy = f"did you mean {text.strip()}/255" if radius <= 255 else "pixels are in [0, 1]"
+        raise OptionError(f"eps {text!r}", "at most 1 in l_inf, as images are in [0, 1]", remedy)
+    return radius
+
+
+def parse_threat(threat: str | tuple[NormLike, str | float]) -> tuple[Norm, float]:
+    """Return the norm and the radius of ``threat``, text such as ``"linf:8/255"`` or a pair.
+
+    Raises:
+        OptionError: ``threat`` has no colon, or its norm or radius cannot be read.
+
+    Example:
+        >>> parse_threat("L2:0.5"), parse_threat(("inf", "51/255"))
+        (('l2', 0.5), ('linf', 0.2))
+    """
+    if isinstance(threat, str):
+        head, colon, tail = threat.partition(":")
+        if not colon:
+            raise OptionError(
+                f"threat {threat!r}", "a norm, a colon and a radius are needed", "write linf:8/255"
+            )
+        threat = (head, tail)
+    norm = parse_norm(threat[0])
+    return norm, parse_eps(threat[1], norm)
