@@ -1,15 +1,17 @@
-"""Names, files and import paths -> victims.
+"""Models by name, file or import path, and modules of the user's own.
 
-load_model("signs")                             embedded, like "signs-masked"
-load_model("fastestdet", weights="f.pth")       or fetched before with `physadv models fetch
-fastestdet` load_model("efficientnet-lite0")                with the extra `imagenet`
-load_model("my_module:make_model")              any torch.nn.Module, made by your own code
-load_model("model.pt"), load_model("m.pt2")    TorchScript and torch.export files
-load_model("torchvision:resnet50")              with the extra `torchvision`; detectors too
-load_model("ultralytics:yolo11n.pt")            with the extra `ultralytics` (AGPL-3.0) and the
-file load_model("model.safetensors")                 what `physadv train --defense` made: its card
-names the net load_model("signs+jpeg:quality50")              any of these behind defenses: see
-physadv/defenses/named.py
+| name                        | loads                                                            |
+|-----------------------------|------------------------------------------------------------------|
+| `signs`, `signs-masked`     | the embedded classifiers                                         |
+| `fastestdet`                | `weights=FILE`, or fetched by `physadv models fetch fastestdet`  |
+| `efficientnet-lite0`        | with the extra `imagenet`                                        |
+| `my_module:make_model`      | any torch.nn.Module that the user's code makes                   |
+| `model.pt`, `model.pt2`     | TorchScript and torch.export files                               |
+| `model.safetensors`         | the result of `physadv train`; its card names the architecture   |
+| `torchvision:resnet50`      | with the extra `torchvision`; detectors too                      |
+| `ultralytics:yolo11n.pt`    | with the extra `ultralytics` (AGPL-3.0) and the file             |
+
+Defenses behind a `+` are the business of :func:`physadv.load_model`.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
@@ -52,6 +54,7 @@ __all__ = [
     "load_undefended_model",
     "names_a_model",
     "remedy_for",
+    "resolve_classifier",
     "weights_of",
 ]
 
@@ -115,6 +118,43 @@ def names_a_model(text: str) -> bool:
     """Whether ``text`` is a known name, a file, or an import path, before any defense is read from it."""
     foreign = ":" in text and text.partition(":")[0] in FOREIGN
     return text in KNOWN or foreign or Path(text).is_file() or bool(_IMPORT_PATH.fullmatch(text))
+
+
+def resolve_classifier(
+    model: Callable[[Tensor], Tensor] | str | Path,
+) -> Callable[[Tensor], Tensor]:
+    """Return the classifier that ``model`` is or names; a module is handed back as it is.
+
+    Raises:
+        ModelError: no such model, a defended model's name, a detector, or nothing callable.
+
+    Example:
+        >>> net = torch.nn.Flatten()
+        >>> resolve_classifier(net) is net, resolve_classifier("signs").card.task
+        (True, 'classify')
+    """
+    if isinstance(model, str | Path):
+        text = str(model)
+        if "+" in text and not names_a_model(text):
+            raise ModelError(
+                f"model {text!r}",
+                "a defended model is not loaded by name here",
+                f"pass physadv.load_model({text!r})",
+            )
+        model = load_undefended_model(model)
+    if not callable(model):
+        raise ModelError(
+            f"model of type {type(model).__name__}",
+            "a torch.nn.Module, a function or a name is needed",
+            "see physadv.load_model",
+        )
+    if isinstance(model, LoadedModel) and model.card.task != "classify":
+        raise ModelError(
+            f"model {model.card.name!r}",
+            "a classifier is needed, and this is a detector",
+            "attack detectors with make_patch",
+        )
+    return model
 
 
 def _load(text: str, weights: Path | None) -> LoadedModel:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from physadv.threat.parsing import NORMS as NORMS
 from physadv.threat.parsing import Norm as Norm
 from physadv.threat.parsing import parse_norm as parse_norm
 

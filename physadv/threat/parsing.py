@@ -36,7 +36,7 @@ def parse_norm(norm: NormLike) -> Norm:
         >>> [parse_norm(norm) for norm in ("Linf", "l_2", 1, math.inf)]
         ['linf', 'l2', 'l1', 'linf']
     """
-    spelling = str(norm).strip().lower().replace("_", "").replace("-", "")
+    spelling = re.sub(r"^l[_-]", "l", str(norm).strip().lower())
     if spelling not in _SPELLINGS:
         raise OptionError(
             f"norm {norm!r}", f"one of {', '.join(NORMS)} is needed", "for example linf"

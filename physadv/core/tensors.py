@@ -1,0 +1,108 @@
+"""Tensors from whatever callers hold: numpy arrays, lists, 8-bit pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from physadv.core.errors import ImageError, OptionError
+
+ImagesLike = Tensor | npt.NDArray[Any]
+"""Images (b, ...) as a tensor or an array: floats in [0, 1], or 8 bit where the function says so."""
+LabelsLike = Tensor | npt.NDArray[Any] | Sequence[int]
+"""One class number an image, (b,): a tensor, an array or a sequence of ints."""
+
+
+def as_float_images(images: ImagesLike, device: torch.device | str | None = None) -> Tensor:
+    """Return ``images`` as a tensor, numpy's float64 as float32, on ``device`` (None: where it is).
+
+    A tensor keeps its dtype. Values are not scaled, so that 8-bit pictures stay to be refused.
+
+    Raises:
+        ImageError: ``images`` is neither a tensor nor an array of numbers.
+
+    Example:
+        >>> as_float_images(np.zeros((2, 3, 8, 8))).dtype
+        torch.float32
+    """
+    if isinstance(images, Tensor):
+        return images if device is None else images.to(device)
+    try:
+        array = np.asarray(images)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    except (TypeError, ValueError) as error:
+        raise ImageError(
+            f"images of type {type(images).__name__}",
+            "a tensor or a numeric array (b, ...) is needed",
+            "stack the images into one of these",
+        ) from error
+
+
+def as_class_numbers(labels: LabelsLike, device: torch.device | str | None = None) -> Tensor:
+    """Return ``labels`` as an int64 tensor on ``device`` (None: where it is); a tensor keeps its dtype.
+
+    Raises:
+        OptionError: ``labels`` are not whole numbers.
+
+    Example:
+        >>> as_class_numbers([3, 1])
+        tensor([3, 1])
+    """
+    if isinstance(labels, Tensor):
+        return labels if device is None else labels.to(device)
+    array = np.asarray(labels)
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise OptionError(
+            f"labels of {array.dtype}", "whole numbers are needed", "give one class number an image"
+        )
+    return torch.from_numpy(array.astype(np.int64)).to(device)
+
+
+def as_unit_images(images: ImagesLike) -> Tensor:
+    """Return pictures as (b, c, h, w) floats in [0, 1]: 8 bit is divided by 255, numpy's channels
+    last come first.
+
+    Args:
+        images: (b, c, h, w) or (b, h, w, c) or (b, h, w), floats in [0, 1] or uint8.
+
+    Returns:
+        A float tensor (b, c, h, w).
+
+    Raises:
+        ImageError: another number of axes, another dtype, or values outside [0, 1].
+
+    Example:
+        >>> as_unit_images(np.full((2, 8, 8, 3), 255, np.uint8)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+    pictures = as_float_images(images)
+    pictures = pictures[:, None] if pictures.ndim == 3 else pictures
+    if pictures.ndim != 4:
+        raise ImageError(
+            f"images of shape {tuple(pictures.shape)}",
+            "(b, c, h, w) or (b, h, w, c) is needed",
+            "stack single images along a first axis",
+        )
+    if pictures.shape[-1] in (1, 3) and pictures.shape[1] not in (1, 3):
+        pictures = pictures.movedim(-1, 1).contiguous()
+
+    if pictures.dtype == torch.uint8:
+        return pictures.float() / 255
+    if not pictures.is_floating_point():
+        raise ImageError(
+            f"images of {pictures.dtype}", "floats in [0, 1] or uint8 are needed", "convert them"
+        )
+    if len(pictures) and not (float(pictures.min()) >= 0 and float(pictures.max()) <= 1):
+        low, high = float(pictures.min()), float(pictures.max())
+        raise ImageError(
+            f"images in [{low:.3g}, {high:.3g}]",
+            "[0, 1] is needed",
+            "undo the normalization and let the model own it (as_model with mean and std)",
+        )
+    return pictures

@@ -1,0 +1,65 @@
+"""Norms, radii and threats as people write them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from physadv.core.errors import OptionError
+from physadv.threat.constraints import LpBall
+from physadv.threat.parsing import parse_eps, parse_norm, parse_threat
+
+
+@pytest.mark.parametrize(
+    "spelling", ["linf", "Linf", "L_inf", "l-inf", "inf", "Infinity", math.inf, np.inf]
+)
+def test_every_spelling_of_linf_is_linf(spelling: str | float) -> None:
+    """Case, separators and type do not matter, here and in a ball."""
+    assert parse_norm(spelling) == "linf"
+    assert LpBall(spelling, 0.1).norm == "linf"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("spelling", "norm"), [("L2", "l2"), (2, "l2"), (2.0, "l2"), (1, "l1")])
+def test_orders_are_norms(spelling: str | float, norm: str) -> None:
+    """A number is the order of the norm."""
+    assert parse_norm(spelling) == norm
+
+
+@pytest.mark.parametrize("spelling", ["l0", "l3", "", "two", -1, math.nan, None, True])
+def test_other_norms_are_refused(spelling: str) -> None:
+    """What is no norm of ours is an OptionError that names those there are."""
+    with pytest.raises(OptionError, match="linf, l2, l1"):
+        parse_norm(spelling)
+
+
+@pytest.mark.parametrize(
+    ("threat", "norm", "eps"),
+    [
+        ("linf:8/255", "linf", 8 / 255),
+        ("L2:0.5", "l2", 0.5),
+        ("inf: 4 / 255", "linf", 4 / 255),
+        (("L1", 12), "l1", 12.0),
+        ((math.inf, "8/255"), "linf", 8 / 255),
+        ((2, 1e-7), "l2", 1e-7),
+    ],
+)
+def test_threats_are_read(threat: str, norm: str, eps: float) -> None:
+    """Text and pairs give a norm and a radius."""
+    assert parse_threat(threat) == (norm, pytest.approx(eps))
+
+
+@pytest.mark.parametrize(
+    "threat", ["linf", "linf:", "linf:8", "linf:-1", "l2:nan", "l2:1/0", "l9:0.1", "l2:1e999"]
+)
+def test_unusable_threats_are_refused(threat: str) -> None:
+    """No colon, no radius, a count of 255ths, a negative or infinite radius, an unknown norm."""
+    with pytest.raises(OptionError):
+        parse_threat(threat)
+
+
+def test_a_number_is_a_radius() -> None:
+    """Floats pass through unchanged, tiny ones too."""
+    assert parse_eps(8 / 255) == 8 / 255
+    assert parse_eps(1e-9, "l2") == 1e-9
