@@ -30,7 +30,7 @@ from physadv.certification.bounds.input_ball import Ball
 from physadv.certification.bounds.verify import margin_forms, prepare_graph, verify_bounds
 from physadv.core.rows import Row, append_rows
 from physadv.defenses.load_model import load_model
-from physadv.evaluation.metrics.intervals import wilson
+from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.models.architectures.signnet import SignNet
 
 
@@ -62,7 +62,7 @@ def certified_errors(args: argparse.Namespace) -> list[Row]:
                 good += int(bounded.certified.sum())
                 right += int((bounded.predicted == y).sum())
             n = len(labels)
-            error = wilson(n - good, n)
+            error = wilson_interval(n - good, n)
             row: Row = {
                 "method": method,
                 "eps": args.eps,

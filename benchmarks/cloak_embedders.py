@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from physadv.core.image_io import list_images, read_rgba, to_tensor
-from physadv.evaluation.metrics.intervals import clustered
+from physadv.evaluation.metrics.intervals import clustered_interval
 from physadv.models.faces.embedders import FaceEmbedder, load_embedder
 from physadv.models.faces.face_detection import DlibFinder, SlimFinder, crop_faces, find_faces
 
@@ -75,11 +75,11 @@ def measure(
     thresholds = {far: float(np.quantile(score[~same], 1 - far)) for far in FARS}
     return {
         "embedder": embedder.card.name,
-        "accuracy": clustered(hits, who).as_dict(),
+        "accuracy": clustered_interval(hits, who).as_dict(),
         "thresholds": thresholds,
         "impostor_pairs": int((~same).sum()),
         "true_accepts": {
-            far: clustered(list(score[same] >= t), list(people[first[same]])).as_dict()
+            far: clustered_interval(list(score[same] >= t), list(people[first[same]])).as_dict()
             for far, t in thresholds.items()
         },
         "photos": len(people),

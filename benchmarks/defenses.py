@@ -36,9 +36,9 @@ from physadv.certification.smoothing.sequential_plan import make_plan
 from physadv.core.rows import append_rows, read_rows
 from physadv.datasets import read_dataset
 from physadv.defenses.load_model import load_model
-from physadv.evaluation.ensemble import ensemble
-from physadv.evaluation.metrics.intervals import wilson
-from physadv.evaluation.samples import Samples, choose
+from physadv.evaluation.ensemble import attack_ensemble
+from physadv.evaluation.metrics.intervals import wilson_interval
+from physadv.evaluation.samples import EvaluationSamples, choose_samples
 from physadv.models.load import LoadedModel
 from physadv.training.classifier_recipe import (
     CARD,
@@ -160,9 +160,11 @@ def measure_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
     if ROWS.is_file() and any(row.get("sha256") == model.card.sha256 for row in read_rows(ROWS)):
         return
     dataset = read_dataset(shared / plan.data, split="test")
-    every = choose(dataset, model.card)
-    some = choose(dataset, model.card, limit=min(MANY, len(dataset))).indices
-    few = choose(dataset, model.card, limit=min(FEW, len(dataset))).indices  # a part of ``some``
+    every = choose_samples(dataset, model.card)
+    some = choose_samples(dataset, model.card, limit=min(MANY, len(dataset))).indices
+    few = choose_samples(
+        dataset, model.card, limit=min(FEW, len(dataset))
+    ).indices  # a part of ``some``
     eps = 0.1 if plan.smoothing else plan.recipe.eps
     begun = time.process_time()
     columns = _columns(plan, model, every, list(some), list(few), eps)
@@ -198,7 +200,12 @@ def measure_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
 
 
 def _columns(
-    plan: Plan, model: LoadedModel, every: Samples, some: list[int], few: list[int], eps: float
+    plan: Plan,
+    model: LoadedModel,
+    every: EvaluationSamples,
+    some: list[int],
+    few: list[int],
+    eps: float,
 ) -> dict[str, dict[int, int]]:
     """Of each column 1 or 0 by image: read, survives or is certified. ``every`` holds the data set
     in its order."""
@@ -229,7 +236,7 @@ def _columns(
                 verify_bounds(graph, x, y, eps=eps, method=plan.bound, norm="linf").certified
             ),
         ),
-        "ensemble": left(few, ensemble(model, images[few], labels[few], eps=eps).success),
+        "ensemble": left(few, attack_ensemble(model, images[few], labels[few], eps=eps).success),
     }
     if plan.smoothing:
         smoothed = _smoothed(model, images[few], labels[few], few)
@@ -299,12 +306,12 @@ def table() -> str:
 def _line(name: str, run: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     def rate(column: str) -> str:
         have = [int(r[column]) for r in rows if column in r]
-        return str(wilson(sum(have), len(have))) if have else ""
+        return str(wilson_interval(sum(have), len(have))) if have else ""
 
-    clean = str(wilson(run["test_clean"], run["test_n"]))
+    clean = str(wilson_interval(run["test_clean"], run["test_n"]))
     certified, by = rate("certified"), str(run["bound"])
     if "test_certified" in run:
-        certified = str(wilson(run["test_certified"], run["test_n"]))
+        certified = str(wilson_interval(run["test_certified"], run["test_n"]))
     if any("smoothed" in r for r in rows):
         certified, by = (
             f"{certified}; {rate('smoothed')}",

@@ -31,9 +31,9 @@ from physadv.core.files import sha256_of
 from physadv.core.rows import append_rows
 from physadv.datasets import read_dataset
 from physadv.defenses.load_model import load_model
-from physadv.evaluation.ensemble import ensemble
-from physadv.evaluation.metrics.intervals import wilson
-from physadv.evaluation.samples import choose
+from physadv.evaluation.ensemble import attack_ensemble
+from physadv.evaluation.metrics.intervals import wilson_interval
+from physadv.evaluation.samples import choose_samples
 from physadv.models.load import LoadedModel, as_model
 from physadv_cli.parsing import parse_threat
 
@@ -46,7 +46,9 @@ def ours(
     """Robust flags (n,) by the ensemble in batches of 100, and what each stage broke."""
     whole, by = [], {}
     for start in range(0, len(x), 100):
-        found = ensemble(model, x[start : start + 100], y[start : start + 100], eps=eps, norm=norm)
+        found = attack_ensemble(
+            model, x[start : start + 100], y[start : start + 100], eps=eps, norm=norm
+        )
         whole.append(~found.success)
         for name in found.broken_by:
             by[name or "whole"] = by.get(name or "whole", 0) + 1
@@ -96,7 +98,7 @@ def main() -> None:
     torch.set_num_threads(1)
     norm, eps = parse_threat(args.threat)
     model = load(args.model, args.weights)
-    samples = choose(read_dataset(args.data, split="test"), model.card, limit=args.n)
+    samples = choose_samples(read_dataset(args.data, split="test"), model.card, limit=args.n)
     x, y = samples.images(range(len(samples))), samples.targets(range(len(samples)))
     sides: dict[str, Callable[..., tuple[Tensor, dict[str, int]]]] = {"ours": ours}
     if importlib.util.find_spec("pyautoattack"):
@@ -122,7 +124,7 @@ def main() -> None:
                 "machine": platform.processor() or platform.machine(),
             }
             append_rows(args.rows, [row])
-            rate = wilson(int(flags.sum()), len(samples))
+            rate = wilson_interval(int(flags.sum()), len(samples))
             print(
                 f"{side:7} robust {rate}  {row['cpu_seconds']:.1f} s CPU  {json.dumps(by)}",
                 flush=True,

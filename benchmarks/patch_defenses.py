@@ -32,14 +32,14 @@ from torch import Tensor
 from physadv.core.rows import append_rows, read_rows
 from physadv.defenses.load_model import load_model
 from physadv.defenses.registry import DEFENSES, certifying, defend
-from physadv.evaluation.metrics.intervals import wilson
+from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
 from physadv.patches.bundle import read_bundle
 from physadv.patches.optimize import BLANK, render_scenes, scenes_of
 from physadv.patches.reverify import located, settings_from_bundle
 from physadv.patches.sticker_run import build_task
-from physadv.threat.losses import margin
+from physadv.threat.losses import margin_loss
 
 STOP, SIDE = 14, 64
 INTRO = """How often the victim still reads the stop sign, in held-out simulated scenes of
@@ -94,7 +94,7 @@ def repainted(model: LoadedModel, images: Tensor, area: Tensor, steps: int) -> T
     least = torch.full((len(images),), torch.inf)
     for step in range(steps + 1):
         x = x.detach().requires_grad_(True)
-        loss = margin(model(x), labels)
+        loss = margin_loss(model(x), labels)
         found = loss.detach() < least
         least = torch.where(found, loss.detach(), least).to(least)
         best = torch.where(found.view(-1, 1, 1, 1), x.detach(), best)
@@ -172,7 +172,7 @@ def table(path: Path) -> str:
             if column == "certified" and own[0]["patch"] is None:
                 cells.append("none")
                 continue
-            rate = wilson(sum(r[column] for r in own), len(own))
+            rate = wilson_interval(sum(r[column] for r in own), len(own))
             size = " at {} x {} px".format(*own[0]["patch"]) if column == "certified" else ""
             cells.append(
                 f"{rate.rate:.0%} [{rate.low:.0%}, {rate.high:.0%}]".replace("%", " %") + size

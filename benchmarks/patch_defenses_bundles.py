@@ -23,7 +23,7 @@ from torch import Tensor
 from physadv.core.package_data import patches_dir
 from physadv.core.rows import Row, append_rows
 from physadv.defenses.registry import defend
-from physadv.evaluation.metrics.intervals import clustered
+from physadv.evaluation.metrics.intervals import clustered_interval
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import read_bundle
 from physadv.patches.optimize import BLANK, PatchTask, draw_of, marks_of, render_scenes, scenes_of
@@ -130,7 +130,7 @@ def line(bundle: str, name: str, rows: Sequence[Row]) -> str:
     """One line of the table."""
 
     def share(key: str) -> str:
-        rate = clustered([bool(r[key]) for r in rows], [r["group"] for r in rows])
+        rate = clustered_interval([bool(r[key]) for r in rows], [r["group"] for r in rows])
         return f"{rate.rate:.0%} [{rate.low:.0%}, {rate.high:.0%}]".replace("%", " %")
 
     cells = [bundle, name, *(share(block) for block in BLOCKS)]

@@ -26,10 +26,10 @@ from physadv.core.rows import Row, append_rows, read_rows
 from physadv.datasets import ImageDataset, read_dataset
 from physadv.defenses.load_model import load_model
 from physadv.defenses.registry import Certifying, certifying, defend
-from physadv.evaluation.metrics.intervals import wilson
+from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
-from physadv.threat.losses import margin
+from physadv.threat.losses import margin_loss
 
 ROWS = Path("benchmarks/patch_proofs.jsonl")
 SIDE, GROUP = 64, 8
@@ -68,7 +68,7 @@ def attacked(
     tall, wide = proof.patch
     draw = generator(seed, "patch-proofs", "attack")
     leaf = image.clone().requires_grad_(True)
-    (slope,) = torch.autograd.grad(margin(model(leaf), label).sum(), leaf)
+    (slope,) = torch.autograd.grad(margin_loss(model(leaf), label).sum(), leaf)
     heat = torch.nn.functional.avg_pool2d(slope.abs().sum(1, keepdim=True), (tall, wide), 1)[0, 0]
     across = heat.shape[1]
     first = int(heat.argmax())
@@ -84,7 +84,7 @@ def attacked(
             if int(logits.argmax()) != int(label):
                 return True
             if step < steps:
-                (slope,) = torch.autograd.grad(margin(logits, label).sum(), x)
+                (slope,) = torch.autograd.grad(margin_loss(logits, label).sum(), x)
                 size = 0.3 * (1 - step / steps) + 0.02
                 x = (x.detach() - size * slope.sign() * area).clamp(0, 1)
     return False
@@ -170,7 +170,9 @@ def table(path: Path = ROWS, split: str = "test") -> str:
     }
     for model, name in sorted(found, key=lambda key: found[key]):
         own = [r for r in rows if (r["victim"], r["defence"]) == (model, name)]
-        rates = [wilson(sum(r[key] for r in own), len(own)) for key in ("right", "certified")]
+        rates = [
+            wilson_interval(sum(r[key] for r in own), len(own)) for key in ("right", "certified")
+        ]
         said = [f"{r.rate:.1%} [{r.low:.1%}, {r.high:.1%}]".replace("%", " %") for r in rates]
         tried = [
             [r["broken"] for r in own if r["broken"] is not None and r["certified"] == c]

@@ -43,15 +43,15 @@ from physadv.eot.placement import Placement
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.load import load_scene_sources
 from physadv.eot.scenes.signs import PhotoScenes, SceneSize, SceneSource
-from physadv.evaluation.metrics.intervals import clustered
+from physadv.evaluation.metrics.intervals import clustered_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
 from physadv.patches.bundle import Bundle, read_bundle, write_bundle
 from physadv.patches.optimize import BLANK, measure_patch, optimize_patch, to_8bit
 from physadv.patches.preview import preview_picture
 from physadv.patches.sticker_run import StickerSettings, build_task, make_card
-from physadv.threat.losses import margin
-from physadv.training.loop import seeded, update_average
+from physadv.threat.losses import margin_loss
+from physadv.training.loop import seed_all, update_average
 
 ROWS = Path("benchmarks/patch_remover.jsonl")
 TITLE = "## The remover, and stickers told to hide from it"
@@ -96,7 +96,7 @@ def evasive(
         x = x.detach().requires_grad_(True)
         logits = net(x)
         hidden = (F.softplus(logits) * areas).sum() / areas.sum().clamp_min(1)
-        wrong = margin(model(filled(x, logits.sigmoid())), labels).clamp_min(-2).mean()
+        wrong = margin_loss(model(filled(x, logits.sigmoid())), labels).clamp_min(-2).mean()
         (slope,) = torch.autograd.grad(hidden + wrong, x)
         x = (x - 0.08 * slope.sign() * areas).clamp(0, 1)
     return x.detach()
@@ -107,8 +107,8 @@ def train(
 ) -> nn.Module:
     """The averaged segmenter after ``epochs``; in the last ``hard`` ones a quarter of each batch
     fights back."""
-    net = seeded(Segmenter, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mean = seeded(Segmenter, seed).eval()
+    net = seed_all(Segmenter, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    mean = seed_all(Segmenter, seed).eval()
     optimizer = torch.optim.AdamW(net.parameters(), lr, weight_decay=1e-2)
     batches = len(pictures) // 32
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -192,7 +192,7 @@ def pixels_said(rows: Sequence[Row], from_px: int = 200) -> str:
         ("smaller ones", [r["iou"] for r in rows if "iou" in r and r["sticker_px"] < from_px]),
         ("bare signs (share of the picture)", [r["taken"] for r in rows if "taken" in r]),
     ):
-        rate = clustered(values, range(len(values)))
+        rate = clustered_interval(values, range(len(values)))
         means.append(f"{name} {rate.rate:.3f} [{rate.low:.3f}, {rate.high:.3f}], n = {len(values)}")
     return "; ".join(means)
 
@@ -291,7 +291,7 @@ def hiding_rows(model: LoadedModel, cache: Path, n: int = 20, steps: int = 30) -
         chance = logits.sigmoid()
         marks = chance + ((chance > remove.threshold).float() - chance).detach()
         hidden = (F.softplus(logits) * area).sum((1, 2, 3)) / area.sum((1, 2, 3))
-        seen, bare = (margin(model(image), labels) for image in (filled(x, marks), x))
+        seen, bare = (margin_loss(model(image), labels) for image in (filled(x, marks), x))
         (slope,) = torch.autograd.grad(
             (seen.clamp_min(-1) + 0.5 * bare.clamp_min(-3) + hidden).sum(), x
         )
@@ -358,7 +358,7 @@ def table(rows: Sequence[Row]) -> str:
         groups = [r["group"] for r in own]
         cells = [str(what), str(name)]
         for block in ("clean", "blank", "sticker"):
-            rate = clustered([r[block] for r in own], groups) if block in own[0] else None
+            rate = clustered_interval([r[block] for r in own], groups) if block in own[0] else None
             said = (
                 ""
                 if rate is None

@@ -23,7 +23,7 @@ from physadv.core.package_data import patches_dir
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import append_rows, read_rows
 from physadv.defenses.load_model import load_model
-from physadv.evaluation.metrics.intervals import wilson
+from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.patches.bundle import Bundle, read_bundle
 from physadv.twin.cameras import KNOWN
 from physadv.twin.flat_print import print_flat, shoot
@@ -111,7 +111,9 @@ def main() -> None:
     append_rows(options.rows, rows)
     for camera in dict.fromkeys(row["camera"] for row in rows):
         mine = [row for row in rows if row["camera"] == camera]
-        hit, blank = (wilson(sum(r[k] for r in mine), len(mine)) for k in ("patch", "blank"))
+        hit, blank = (
+            wilson_interval(sum(r[k] for r in mine), len(mine)) for k in ("patch", "blank")
+        )
         print(f"| {camera} | {hit} | {blank} |", flush=True)
 
 

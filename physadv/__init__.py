@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from physadv.attacks.gradient import pgd as pgd
     from physadv.attacks.obfuscated import bpda as bpda
     from physadv.attacks.obfuscated import expectation_model as expectation_model
-    from physadv.attacks.score_based import square as square
+    from physadv.attacks.score_based import square_attack as square_attack
     from physadv.certification.bounds.verify import verify_bounds as verify_bounds
     from physadv.certification.smoothing.certify import certify as certify
     from physadv.datasets import read_dataset as read_dataset
     from physadv.defenses.load_model import load_model as load_model
-    from physadv.evaluation.ensemble import ensemble as ensemble
+    from physadv.evaluation.ensemble import attack_ensemble as attack_ensemble
     from physadv.evaluation.robust_accuracy import Evaluation as Evaluation
     from physadv.models.load import as_model as as_model
     from physadv.patches.bundle import read_bundle as read_bundle
@@ -39,7 +39,7 @@ _HOMES = {
     "bpda": "attacks.obfuscated",
     "certify": "certification.smoothing.certify",
     "cloak_faces": "privacy.cloak_faces",
-    "ensemble": "evaluation.ensemble",
+    "attack_ensemble": "evaluation.ensemble",
     "expectation_model": "attacks.obfuscated",
     "fgsm": "attacks.gradient",
     "load_model": "defenses.load_model",
@@ -47,7 +47,7 @@ _HOMES = {
     "pgd": "attacks.gradient",
     "read_bundle": "patches.bundle",
     "read_dataset": "datasets",
-    "square": "attacks.score_based",
+    "square_attack": "attacks.score_based",
     "verify_bounds": "certification.bounds.verify",
 }
 __all__ = ["__version__", *_HOMES]

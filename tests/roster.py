@@ -13,9 +13,9 @@ from physadv.attacks.apgd import apgd
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
 from physadv.attacks.minimum_norm import cw_l2, deepfool, fab
-from physadv.attacks.score_based import square
-from physadv.attacks.transfer_based import Diverse, mifgsm
-from physadv.attacks.universal import universal
+from physadv.attacks.score_based import square_attack
+from physadv.attacks.transfer_based import DiverseInputs, mi_fgsm
+from physadv.attacks.universal import universal_perturbation
 from physadv.threat.norms import NORMS, Norm
 
 EPS: dict[str, float] = {"linf": 8 / 255, "l2": 0.5, "l1": 5.0}
@@ -56,12 +56,12 @@ ENTRIES = [
         "pgd-margin", pgd, 10, {"steps": 10, "loss": "margin", "schedule": "constant"}, random=True
     ),
     Entry("pgd-loss", pgd, 10, {"steps": 10, "keep": "loss"}, random=True),
-    Entry("mifgsm", mifgsm, 10, {"steps": 10}, plain={}),
+    Entry("mifgsm", mi_fgsm, 10, {"steps": 10}, plain={}),
     Entry(
         "diverse",
-        mifgsm,
+        mi_fgsm,
         10,
-        {"steps": 10, "decay": 0.0, "diverse": Diverse()},
+        {"steps": 10, "decay": 0.0, "diverse": DiverseInputs()},
         plain={},
         random=True,
     ),
@@ -70,10 +70,10 @@ ENTRIES = [
     Entry("fab", fab, 15, {"steps": 15}),
     Entry("deepfool", deepfool, 15, {"steps": 15}),
     Entry("cw_l2", cw_l2, 36, {"steps": 15, "searches": 2}, norms=("l2",)),
-    Entry("universal", universal, 4, {"epochs": 4, "batch": 3}, random=True),
+    Entry("universal", universal_perturbation, 4, {"epochs": 4, "batch": 3}, random=True),
     Entry(
         "square",
-        square,
+        square_attack,
         40,
         {"queries": 40},
         norms=("linf", "l2"),

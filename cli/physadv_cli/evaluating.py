@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from physadv.evaluation.robust_accuracy import Evaluation, EvaluationProgress
-    from physadv.evaluation.samples import Samples
+    from physadv.evaluation.samples import EvaluationSamples
     from physadv.models.load import LoadedModel
 
 
@@ -66,7 +66,7 @@ def radii(text: str, norm: str, eps: float) -> tuple[float, ...]:
 def run(request: Request, *, as_json: bool) -> None:
     """Load, attack with progress, report. Ctrl-C leaves a report of what is finished and ends with
     130."""
-    from physadv.evaluation.adversarial_examples import worst
+    from physadv.evaluation.adversarial_examples import strongest_example
     from physadv.report.evaluate_report import write_evaluate_report
 
     folder, evaluation, facts = prepare(request)
@@ -77,7 +77,9 @@ def run(request: Request, *, as_json: bool) -> None:
         stopped = True
     result = {**evaluation.result(), **facts, "out": str(folder)}
     if evaluation.ledger.rows:
-        report = write_evaluate_report(folder, result, facts, worst(folder / "examples"))
+        report = write_evaluate_report(
+            folder, result, facts, strongest_example(folder / "examples")
+        )
         result["report"] = str(report)
     for doubt in result["doubts"]:
         console.print(f"[yellow]doubt[/] {doubt['name']}: {doubt['finding']}. {doubt['remedy']}.")
@@ -92,10 +94,10 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     from physadv.attacks.obfuscated import expectation_model
     from physadv.datasets import read_dataset
     from physadv.defenses.load_model import load_model
-    from physadv.evaluation.adversarial_examples import AdversarialExamples, SaveAll
-    from physadv.evaluation.progress_log import claim
+    from physadv.evaluation.adversarial_examples import AdversarialExamples, ExampleSaver
+    from physadv.evaluation.progress_log import claim_folder
     from physadv.evaluation.robust_accuracy import Evaluation
-    from physadv.evaluation.samples import choose
+    from physadv.evaluation.samples import choose_samples
     from physadv.threat.constraints import LpBall
     from physadv.threat.norms import parse_norm
 
@@ -104,7 +106,7 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     model = load_model(request.model, weights=request.weights, device=request.device)
     _refuse_detectors(model)
     plan = _plan(request, model)
-    samples = choose(
+    samples = choose_samples(
         read_dataset(request.data, split=request.split),
         model.card,
         limit=request.limit,
@@ -116,7 +118,7 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     config = {k: v for k, v in asdict(request).items() if k not in ("out", "threads")}
     folder = open_run(request.command, request.out, config)
     facts = _facts(request, model, samples)
-    claim(
+    claim_folder(
         folder,
         {
             **facts,
@@ -126,7 +128,9 @@ def prepare(request: Request) -> tuple[Path, Evaluation, dict[str, Any]]:
     examples = AdversarialExamples(
         folder / "examples", model, model.card.class_name, samples.labels
     )
-    save = SaveAll(request.save, model.card.class_name, samples.labels) if request.save else None
+    save = (
+        ExampleSaver(request.save, model.card.class_name, samples.labels) if request.save else None
+    )
 
     def keep(positions: Sequence[int], clean: torch.Tensor, found: torch.Tensor) -> None:
         examples(positions, clean, found)
@@ -215,7 +219,7 @@ def _surrogate(name: str, device: str, model: LoadedModel) -> LoadedModel:
     return found
 
 
-def _targets(request: Request, model: LoadedModel, samples: Samples) -> Any:
+def _targets(request: Request, model: LoadedModel, samples: EvaluationSamples) -> Any:
     """None, or a function from positions to the classes wanted there."""
     import torch
 
@@ -239,7 +243,7 @@ def _targets(request: Request, model: LoadedModel, samples: Samples) -> Any:
     return lambda positions: torch.tensor([draw(p) for p in positions])
 
 
-def _facts(request: Request, model: LoadedModel, samples: Samples) -> dict[str, Any]:
+def _facts(request: Request, model: LoadedModel, samples: EvaluationSamples) -> dict[str, Any]:
     from physadv import __version__
     from physadv.report.evaluate_report import in_255ths
 
@@ -290,7 +294,7 @@ def _note(step: EvaluationProgress) -> str:
 
 def summary(result: dict[str, Any], *, stopped: bool) -> str:
     """For people: the rates, what each attack broke, the curve, and where everything is."""
-    from physadv.evaluation.metrics.intervals import Rate
+    from physadv.evaluation.metrics.intervals import RateInterval
     from physadv.report.evaluate_report import in_255ths
 
     lines = (
@@ -298,8 +302,10 @@ def summary(result: dict[str, Any], *, stopped: bool) -> str:
         if stopped
         else []
     )
-    lines += [f"clean accuracy   {Rate(**result['clean_accuracy'])}"]
-    lines += [f"robust accuracy  {Rate(**result['robust_accuracy'])}  at {result['threat']}"]
+    lines += [f"clean accuracy   {RateInterval(**result['clean_accuracy'])}"]
+    lines += [
+        f"robust accuracy  {RateInterval(**result['robust_accuracy'])}  at {result['threat']}"
+    ]
     if result["targeted"]:
         lines[-1] += ", broken where the target is seen"
     lines += [

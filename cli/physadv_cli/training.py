@@ -26,7 +26,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Train, or go on with a run that was stopped; then judge it and write the victim."""
-    from physadv.evaluation.progress_log import claim
+    from physadv.evaluation.progress_log import claim_folder
     from physadv.models.loading import pick_device
     from physadv.training.classifier_recipe import WEIGHTS, publish_classifier, train_defense
     from physadv.training.data import load_training_data
@@ -36,7 +36,7 @@ def run(
         material = load_training_data(data, held=held, side=side, limit=limit, seed=recipe.seed)
     facts = _facts(recipe, data, held, side, limit)
     folder = open_run("train", out, facts)
-    claim(folder, facts)
+    claim_folder(folder, facts)
     if not watch(train_defense(recipe, material, folder, device=where), judged=True):
         finish({"out": str(folder), "finished": False}, as_json=as_json, summary=paused(folder))
         raise SystemExit(130)
@@ -107,9 +107,9 @@ def _shares(metrics: Mapping[str, float]) -> str:
 
 
 def _summary(model: Path, card: Mapping[str, Any]) -> str:
-    from physadv.evaluation.metrics.intervals import Rate
+    from physadv.evaluation.metrics.intervals import RateInterval
 
-    lines = [f"{name:10} {Rate(**found)}" for name, found in card["measured"].items()]
+    lines = [f"{name:10} {RateInterval(**found)}" for name, found in card["measured"].items()]
     lines += [f"on held-out training images; robust is PGD-10 at {card['threat']}"]
     lines += [f"{card['cpu_seconds']:.0f} CPU seconds, {card['epochs_done']} epochs judged"]
     return "\n".join([*lines, f"use it as --model {model}"])

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import ImageError, ModelError, OptionError
 from physadv.threat.criteria import Criterion, success_criterion
-from physadv.threat.losses import Objective, objective
+from physadv.threat.losses import Objective, objective_by_name
 
 Classifier = Callable[[Tensor], Tensor]
 
 
-class LogOf(nn.Module):
+class LogProbabilities(nn.Module):
     """A victim that returns probabilities, as one that returns their logarithm: the same verdicts,
     usable gradients."""
 
@@ -89,7 +89,7 @@ def modules_of(model: object) -> list[nn.Module]:
     return list(found)
 
 
-def check(images: Tensor, labels: Tensor, targets: Tensor | None = None) -> None:
+def check_batch(images: Tensor, labels: Tensor, targets: Tensor | None = None) -> None:
     """Raises ImageError for images that are no floats in [0, 1], OptionError for labels or targets
     that do not fit."""
     if not images.is_floating_point():
@@ -112,7 +112,7 @@ def check(images: Tensor, labels: Tensor, targets: Tensor | None = None) -> None
 
 
 @dataclass(frozen=True)
-class Task:
+class AttackTask:
     """One batch under attack: whose verdict counts, who makes the steps, and what is wanted."""
 
     model: Classifier
@@ -120,14 +120,14 @@ class Task:
     objective: Objective
     criterion: Criterion
 
-    def pick(self, index: Tensor) -> Task:
+    def pick(self, index: Tensor) -> AttackTask:
         """The same for a part of the samples."""
         return replace(
             self, objective=self.objective.pick(index), criterion=self.criterion.pick(index)
         )
 
 
-def task_of(
+def build_task(
     model: Classifier,
     stepper: Classifier,
     loss: str,
@@ -135,7 +135,7 @@ def task_of(
     targets: Tensor | None,
     *,
     exact: bool = False,
-) -> Task:
+) -> AttackTask:
     """A task by its loss's name; ``ce`` becomes ``log_odds`` (same order, direction; no vanishing)
     unless ``exact``."""
     name = "log_odds" if loss == "ce" and not exact else loss
@@ -143,8 +143,8 @@ def task_of(
         labels.clone(),
         None if targets is None else targets.clone(),
     )  # no inference tensors within
-    return Task(
-        model, stepper, objective(name, labels, targets), success_criterion(labels, targets)
+    return AttackTask(
+        model, stepper, objective_by_name(name, labels, targets), success_criterion(labels, targets)
     )
 
 
@@ -159,7 +159,7 @@ def loss_and_gradient(
     of the gradient that are not finite count as 0. Raises ModelError where the output does not
     depend on the input differentiably.
     """
-    if not isinstance(model, Drawn):
+    if not isinstance(model, RandomizedModel):
         return _once(model, x, goal)
     parts = [_once(draw, x, goal) for draw in model.eot_draws()]
     chances = torch.stack([logits.double().softmax(1) for logits, _, _ in parts]).mean(0)
@@ -171,7 +171,7 @@ def loss_and_gradient(
 
 
 @runtime_checkable
-class Drawn(Protocol):
+class RandomizedModel(Protocol):
     """A victim with random parts, as several callables, one a draw; see
     :func:`physadv.attacks.obfuscated.expectation_model`."""
 
@@ -186,9 +186,9 @@ class Drawn(Protocol):
         ...
 
 
-def asks(model: Classifier) -> int:
+def forward_count(model: Classifier) -> int:
     """Forward passes behind one call."""
-    return model.eot_count if isinstance(model, Drawn) else 1
+    return model.eot_count if isinstance(model, RandomizedModel) else 1
 
 
 def _once(model: Classifier, x: Tensor, goal: Objective) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,7 +207,7 @@ def _once(model: Classifier, x: Tensor, goal: Objective) -> tuple[Tensor, Tensor
 
 
 @torch.no_grad()
-def judge(
+def loss_and_success(
     model: Classifier, x: Tensor, goal: Objective, criterion: Criterion
 ) -> tuple[Tensor, Tensor]:
     """Losses and success (b,) of images as they are."""
@@ -215,7 +215,7 @@ def judge(
     return goal(logits), criterion(logits)
 
 
-class Best:
+class BestIterates:
     """The best iterate of each sample so far, judged by the criterion and then by the objective (or
     by it alone).
 
@@ -225,7 +225,7 @@ class Best:
     """
 
     def __init__(
-        self, x0: Tensor, task: Task, *, by_loss: bool = False, drop: bool = False
+        self, x0: Tensor, task: AttackTask, *, by_loss: bool = False, drop: bool = False
     ) -> None:
         self.task, self.by_loss, self.drop = task, by_loss, drop
         self.images = x0.clone()
@@ -238,7 +238,7 @@ class Best:
     def offer(self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor) -> Tensor:
         """Show iterates ``x`` of the samples ``index`` after one forward pass each; returns which
         have won (b,)."""
-        self.queries[index] += asks(self.task.stepper)
+        self.queries[index] += forward_count(self.task.stepper)
         loss = loss.double()
         old, old_loss = self.success[index], self.loss[index]
         lower = loss < old_loss
@@ -260,8 +260,10 @@ class Best:
         self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor, ask: Tensor
     ) -> tuple[Tensor, ...]:
         part = self.task.pick(index[ask])
-        true_loss, true_success = judge(self.task.model, x[ask], part.objective, part.criterion)
-        self.queries[index[ask]] += asks(self.task.model)
+        true_loss, true_success = loss_and_success(
+            self.task.model, x[ask], part.objective, part.criterion
+        )
+        self.queries[index[ask]] += forward_count(self.task.model)
         loss, success = loss.clone(), success.clone()
         loss[ask], success[ask] = true_loss.double(), true_success
         return loss, success, ask.clone()
@@ -274,11 +276,11 @@ class Best:
         )
         if len(open_):
             part = self.task.pick(open_)
-            loss, self.success[open_] = judge(
+            loss, self.success[open_] = loss_and_success(
                 self.task.model, self.images[open_], part.objective, part.criterion
             )
             self.loss[open_] = loss.double()
-            self.queries[open_] += asks(self.task.model)
+            self.queries[open_] += forward_count(self.task.model)
         images = torch.empty_like(like).copy_(self.images)
         return AttackResult(
             images.detach(), self.success, self.loss.to(torch.float32), self.queries

@@ -13,19 +13,19 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def normalized(grad: Tensor) -> Tensor:
+def scale_by_largest(grad: Tensor) -> Tensor:
     """Each sample's gradient divided by its largest magnitude: safe to square, zero where it is
     zero."""
     top = grad.abs().flatten(1).amax(1) if grad.shape[1:].numel() else grad.flatten(1).sum(1)
     return grad / per_sample(torch.where(top > 0, top, torch.ones_like(top)), grad)
 
 
-def unit(grad: Tensor, norm: Norm) -> Tensor:
+def unit_direction(grad: Tensor, norm: Norm) -> Tensor:
     """Steepest direction of length 1: the sign in l_inf, the normalized gradient in l_2; l_1 see
-    :func:`sparse`."""
+    :func:`sparse_direction`."""
     if norm == "linf":
         return grad.sign()
-    scaled = normalized(grad)
+    scaled = scale_by_largest(grad)
     scaled = scaled if scaled.dtype == torch.float64 else scaled.float()
     length = (scaled.abs() if norm == "l1" else scaled.square()).flatten(1).sum(1)
     length = length if norm == "l1" else length.sqrt()
@@ -34,7 +34,7 @@ def unit(grad: Tensor, norm: Norm) -> Tensor:
     )
 
 
-def sparse(grad: Tensor, x: Tensor, share: float | Tensor) -> Tensor:
+def sparse_direction(grad: Tensor, x: Tensor, share: float | Tensor) -> Tensor:
     """An l_1 direction of length 1: equal steps of the gradient's sign on its largest elements.
 
     ``share`` (a number or one a sample) is the part of the elements taken, at least one. Elements

@@ -50,12 +50,12 @@ class FusedModel:
         return logits.float() if self.bf16 else logits
 
 
-def exactly(stepper: Classifier) -> Classifier:
+def full_precision(stepper: Classifier) -> Classifier:
     """The stepper in full precision, for the last steps."""
     return stepper.exact if isinstance(stepper, FusedModel) else stepper
 
 
-def stepper_of(model: Classifier, speed: Speed | FusedModel, probe: Tensor) -> Classifier:
+def gradient_model_for(model: Classifier, speed: Speed | FusedModel, probe: Tensor) -> Classifier:
     """The victim itself for "plain", the given copy if it is one, else what :func:`fuse_model` makes."""
     if isinstance(speed, FusedModel):
         return speed

@@ -9,7 +9,7 @@ from torch import Tensor
 from physadv.threat.norms import Norm
 
 
-def to_plane(x: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:
+def project_to_plane(x: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:
     """The shortest change d (b, ...) in ``norm`` with value + <slope, d> = 0 and x + d in [0, 1];
     float64.
 

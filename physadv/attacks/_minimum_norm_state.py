@@ -6,14 +6,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from physadv.attacks._classifier_step import Classifier, asks, check, judge, task_of
+from physadv.attacks._classifier_step import (
+    Classifier,
+    build_task,
+    check_batch,
+    forward_count,
+    loss_and_success,
+)
 from physadv.attacks._directions import per_sample
-from physadv.attacks._fused_model import FusedModel, Speed, stepper_of
+from physadv.attacks._fused_model import FusedModel, Speed, gradient_model_for
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import to_memory_format
 from physadv.core.errors import ModelError
 from physadv.threat.constraints import LpBall
-from physadv.threat.norms import Norm, distance, parse_norm
+from physadv.threat.norms import Norm, lp_distance, parse_norm
 
 
 class NearestAdversarial:
@@ -29,12 +35,12 @@ class NearestAdversarial:
         norm: Norm,
         speed: Speed | FusedModel,
     ) -> None:
-        check(images, labels, targets)
+        check_batch(images, labels, targets)
         self.norm, self.eps, self.images, self.targets = parse_norm(norm), eps, images, targets
         self.reach = -1.0 if eps is None else LpBall(norm, eps).eps
-        stepper = stepper_of(model, speed, images)
+        stepper = gradient_model_for(model, speed, images)
         self.x0 = to_memory_format(images, stepper)
-        self.task = task_of(model, stepper, "margin", labels, targets)
+        self.task = build_task(model, stepper, "margin", labels, targets)
         self.best, self.last = self.x0.clone(), self.x0.clone()
         self.distance = torch.full(
             (len(images),), torch.inf, dtype=torch.float64, device=images.device
@@ -71,7 +77,7 @@ class NearestAdversarial:
             (slope,) = torch.autograd.grad(value.sum(), x)
         else:
             value, slope = _nearest_plane(logits, x, part.objective.labels, rivals, won, self.norm)
-        self.queries[rows] += asks(part.stepper)
+        self.queries[rows] += forward_count(part.stepper)
         gap = part.objective(logits.detach()).double()
         self.clean_gap[rows] = torch.where(self.clean_gap[rows].isnan(), gap, self.clean_gap[rows])
         self.offer(rows, x.detach(), won)
@@ -83,7 +89,7 @@ class NearestAdversarial:
 
     def offer(self, rows: Tensor, x: Tensor, won: Tensor) -> None:
         """Keep points that have won and are nearer than those before."""
-        far = distance(x, self.x0[rows], self.norm)
+        far = lp_distance(x, self.x0[rows], self.norm)
         nearer = won & (far < self.distance[rows])
         self.best[rows[nearer]], self.distance[rows[nearer]] = x[nearer], far[nearer]
 
@@ -92,12 +98,16 @@ class NearestAdversarial:
         what is handed out."""
         sure = self._refined(refine)
         out = torch.where(per_sample(sure, self.x0), self.best, self.last)
-        size = float(distance(self.x0, self.x0 * 0 + 1, self.norm).max()) + 1 if len(out) else 1.0
+        size = (
+            float(lp_distance(self.x0, self.x0 * 0 + 1, self.norm).max()) + 1 if len(out) else 1.0
+        )
         ball = LpBall(self.norm, size if self.eps is None else self.eps, levels)
         out = ball.legal(ball.project(out, self.x0), self.x0)
-        _, success = judge(self.task.model, out, self.task.objective, self.task.criterion)
-        self.queries += asks(self.task.model)
-        far = distance(out, self.x0, self.norm).to(torch.float32)
+        _, success = loss_and_success(
+            self.task.model, out, self.task.objective, self.task.criterion
+        )
+        self.queries += forward_count(self.task.model)
+        far = lp_distance(out, self.x0, self.norm).to(torch.float32)
         return AttackResult(torch.empty_like(self.images).copy_(out), success, far, self.queries)
 
     def _refined(self, refine: int) -> Tensor:
@@ -116,8 +126,8 @@ class NearestAdversarial:
         at = high
         for turn in range(refine if len(rows) else 0):
             x = (x0.double() + per_sample(at, x0) * change).clamp(0, 1).to(x0.dtype)
-            gap, won = judge(part.model, x, part.objective, part.criterion)
-            self.queries[rows] += asks(part.model)
+            gap, won = loss_and_success(part.model, x, part.objective, part.criterion)
+            self.queries[rows] += forward_count(part.model)
             self.distance[rows[won & ~sure[rows]]] = torch.inf  # until here it was the copy's word
             self.offer(rows, x, won)
             sure[rows] |= won
@@ -151,7 +161,7 @@ def _nearest_plane(
     for i in range(rivals):
         (way,) = torch.autograd.grad(gaps[:, i].sum(), x, retain_graph=i + 1 < rivals)
         dual: Norm = {"linf": "l1", "l2": "l2", "l1": "linf"}[norm]  # type: ignore[assignment]
-        far = gaps[:, i].detach().abs() / length(way, dual).to(value).clamp_min(1e-30)
+        far = gaps[:, i].detach().abs() / change_length(way, dual).to(value).clamp_min(1e-30)
         nearer = (far < best_far) & (~won | (i == 0))
         best_far, value = (
             torch.where(nearer, far, best_far),
@@ -161,6 +171,6 @@ def _nearest_plane(
     return value, slope.detach()
 
 
-def length(change: Tensor, norm: Norm) -> Tensor:
+def change_length(change: Tensor, norm: Norm) -> Tensor:
     """Length (b,) of a change in a norm, float64."""
-    return distance(change.detach(), torch.zeros_like(change), norm)
+    return lp_distance(change.detach(), torch.zeros_like(change), norm)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Update(Protocol):
+class UpdateRule(Protocol):
     """init(x) -> state; step(x, grad, state) -> the next x (detached). Descends."""
 
     def init(self, x: Tensor) -> Any:
@@ -29,7 +29,7 @@ class _TorchState:
 
 
 @dataclass(frozen=True)
-class Adam:
+class CosineAdam:
     """Adam (Kingma 2015) with a cosine schedule from ``lr`` down to 5 % of it over ``steps``."""
 
     lr: float

@@ -12,23 +12,23 @@ from torch import Tensor
 
 from physadv.attacks import _directions
 from physadv.attacks._classifier_step import (
-    Best,
+    AttackTask,
+    BestIterates,
     Classifier,
-    Task,
-    check,
+    build_task,
+    check_batch,
     frozen_eval,
-    judge,
     loss_and_gradient,
-    task_of,
+    loss_and_success,
 )
-from physadv.attacks._fused_model import FusedModel, Speed, exactly, stepper_of
+from physadv.attacks._fused_model import FusedModel, Speed, full_precision, gradient_model_for
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import ROUGH, Loss, to_memory_format
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.threat.constraints import LpBall
-from physadv.threat.criteria import Misclassified
-from physadv.threat.norms import Norm, bounds
+from physadv.threat.criteria import Misclassification
+from physadv.threat.norms import Norm, linf_bounds
 
 _MOMENTUM = 0.75
 _ENOUGH = 0.75  # share of steps that must have lowered the loss for the step size to stay
@@ -63,17 +63,17 @@ def apgd(
     ``speed="plain"``. Raises ImageError for images outside [0, 1], OptionError for options out of
     range.
     """
-    check(images, labels, targets)
+    check_batch(images, labels, targets)
     if steps < 1 or restarts < 1:
         raise OptionError(f"{steps} steps, {restarts} restarts", "at least 1 of each", "raise them")
     ball = LpBall(norm, eps, levels)
     drop = drop_broken and keep == "success"
     with frozen_eval(model):
-        stepper = stepper_of(model, speed if steps > 2 else "plain", images)
+        stepper = gradient_model_for(model, speed if steps > 2 else "plain", images)
         x0 = to_memory_format(images, stepper)
-        task = task_of(model, stepper, loss, labels, targets)
-        task = replace(task, criterion=Misclassified(labels)) if any_class else task
-        best = Best(x0, task, by_loss=keep == "loss", drop=drop)
+        task = build_task(model, stepper, loss, labels, targets)
+        task = replace(task, criterion=Misclassification(labels)) if any_class else task
+        best = BestIterates(x0, task, by_loss=keep == "loss", drop=drop)
         numbers = range(len(x0)) if index is None else index.tolist()
         for restart in range(restarts):
             rows = (
@@ -116,13 +116,13 @@ class _State:
 
 
 def _one_start(
-    task: Task,
+    task: AttackTask,
     rows: Tensor,
     x0: Tensor,
     x: Tensor,
     ball: LpBall,
     steps: int,
-    best: Best,
+    best: BestIterates,
     drop: bool,
 ) -> None:
     """k steps and k + 1 forwards from one start, every iterate offered to ``best``."""
@@ -135,7 +135,7 @@ def _one_start(
     marks = _sparse_checkpoints(steps) if ball.norm == "l1" else _checkpoints(steps)
     for step in range(1, steps + 1):
         if step == math.ceil(ROUGH * steps):
-            task = replace(task, stepper=exactly(task.stepper))
+            task = replace(task, stepper=full_precision(task.stepper))
         if drop and bool(won.any()):
             left = (~won).nonzero()[:, 0]
             task, state = task.pick(left), state.pick(left)
@@ -145,7 +145,9 @@ def _one_start(
         point = ball.legal(x, state.x0)
         if step == steps:
             best.offer(
-                state.rows, point, *judge(task.stepper, point, task.objective, task.criterion)
+                state.rows,
+                point,
+                *loss_and_success(task.stepper, point, task.objective, task.criterion),
             )
             return
         logits, loss, grad = loss_and_gradient(task.stepper, point, task.objective)
@@ -158,7 +160,7 @@ def _one_start(
 def _begin(rows: Tensor, x0: Tensor, x: Tensor, grad: Tensor, loss: Tensor, ball: LpBall) -> _State:
     first = 1.0 if ball.norm == "l1" else 2.0
     ones = torch.ones(len(rows), device=x.device, dtype=x.dtype)
-    low, high = bounds(x0, ball.eps) if ball.norm == "linf" else (x0, x0)
+    low, high = linf_bounds(x0, ball.eps) if ball.norm == "linf" else (x0, x0)
     return _State(
         rows=rows,
         x0=x0,
@@ -201,9 +203,9 @@ def _sparse_checkpoints(steps: int) -> dict[int, int]:
 def _move(state: _State, ball: LpBall, first: bool) -> Tensor:
     """A step down the gradient, then part of it and part of the step before (no momentum in l_1)."""
     if ball.norm == "l1":
-        way = _directions.sparse(state.grad, state.x, state.share)
+        way = _directions.sparse_direction(state.grad, state.x, state.share)
     else:
-        way = _directions.unit(state.grad, ball.norm)
+        way = _directions.unit_direction(state.grad, ball.norm)
     x = _inside(state, ball, state.x - _directions.per_sample(state.size, state.x) * way)
     if first or ball.norm == "l1":
         return x

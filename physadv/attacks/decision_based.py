@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from physadv.attacks._classifier_step import check, frozen_eval
+from physadv.attacks._classifier_step import check_batch, frozen_eval
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.score_based import Scores
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
-from physadv.threat.criteria import Misclassified
-from physadv.threat.norms import Norm, distance, parse_norm, toward
+from physadv.threat.criteria import Misclassification
+from physadv.threat.norms import Norm, lp_distance, parse_norm, step_toward
 
 
 @dataclass
-class Oracle:
+class _DecisionOracle:
     """Answers "is this image misread?" and counts the questions per sample, ``limit`` at most.
     ``used`` is (b,)."""
 
@@ -38,7 +38,7 @@ class Oracle:
         answer = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
         if len(ask := self.open(rows)):
             self.used[rows[ask]] += 1
-            answer[ask] = Misclassified(self.labels[rows[ask]])(self.model(images[ask]))
+            answer[ask] = Misclassification(self.labels[rows[ask]])(self.model(images[ask]))
         return answer
 
     def open(self, rows: Tensor) -> Tensor:
@@ -46,8 +46,8 @@ class Oracle:
         return (self.used[rows] < self.limit).nonzero()[:, 0]
 
 
-def _oracle(model: Scores, labels: Tensor, images: Tensor, queries: int) -> Oracle:
-    return Oracle(
+def _oracle(model: Scores, labels: Tensor, images: Tensor, queries: int) -> _DecisionOracle:
+    return _DecisionOracle(
         model,
         labels,
         torch.zeros(len(images), dtype=torch.long, device=images.device),
@@ -64,7 +64,7 @@ def rays(
     ``images`` (b, c, h, w) in [0, 1]. It draws nothing at random. ``AttackResult.queries`` counts
     labels asked, at most ``queries`` + 1 per sample. A sample that fails keeps its clean image.
     """
-    check(images, labels)
+    check_batch(images, labels)
     images = images.detach()
     with frozen_eval(model), torch.no_grad():
         oracle = _oracle(model, labels, images, queries)
@@ -80,14 +80,14 @@ def rays(
 
 def _along(images: Tensor, signs: Tensor, radius: Tensor) -> Tensor:
     """The image ``radius`` along the signs, in [0, 1] and never a rounding farther."""
-    return toward(images, radius.view(-1, 1, 1, 1) * signs.double()).clamp(0, 1)
+    return step_toward(images, radius.view(-1, 1, 1, 1) * signs.double()).clamp(0, 1)
 
 
 class _Rays:
     """The state of RayS: a direction of signs and the radius at which it is adversarial, per
     sample."""
 
-    def __init__(self, oracle: Oracle, images: Tensor, radius: Tensor) -> None:
+    def __init__(self, oracle: _DecisionOracle, images: Tensor, radius: Tensor) -> None:
         self.oracle, self.images, self.radius = oracle, images, radius
         self.signs = torch.ones_like(images)
 
@@ -154,7 +154,7 @@ def hopskipjump(
     """
     if parse_norm(norm) == "l1":
         raise OptionError(f"norm {norm}", "HopSkipJump knows l2 and linf", "choose one of these")
-    check(images, labels)
+    check_batch(images, labels)
     images = images.detach()
     with frozen_eval(model), torch.no_grad():
         oracle = _oracle(model, labels, images, queries)
@@ -171,7 +171,7 @@ def hopskipjump(
 class _Walk:
     """The state of HopSkipJump: the nearest misread image so far, per sample, and its distance."""
 
-    def __init__(self, oracle: Oracle, images: Tensor, norm: Norm, seed: int) -> None:
+    def __init__(self, oracle: _DecisionOracle, images: Tensor, norm: Norm, seed: int) -> None:
         self.oracle, self.images, self.norm = oracle, images, norm
         self.points, self.source = images.clone(), generator(seed, "hopskipjump")
         self.distance = torch.full(
@@ -198,9 +198,9 @@ class _Walk:
         clean, part = self.images[rows], part.view(-1, 1, 1, 1)
         change = far.double() - clean.double()
         if self.norm == "l2":
-            return toward(clean, part * change)
+            return step_toward(clean, part * change)
         reach = part * change.abs().amax((1, 2, 3), keepdim=True)
-        return toward(clean, torch.minimum(torch.maximum(change, -reach), reach))
+        return step_toward(clean, torch.minimum(torch.maximum(change, -reach), reach))
 
     def _to_boundary(self, far: Tensor, rows: Tensor) -> None:
         """Bisect from a misread image to the boundary; keep the result where it is nearer than what
@@ -211,7 +211,7 @@ class _Walk:
             hit = self.oracle(self._blend(far, rows, middle), rows)
             high, low = torch.where(hit, middle, high), torch.where(hit, low, middle)
         found = self._blend(far, rows, high)
-        length = distance(found, self.images[rows], self.norm)
+        length = lp_distance(found, self.images[rows], self.norm)
         nearer = length < self.distance[rows]
         self.points[rows[nearer]], self.distance[rows[nearer]] = found[nearer], length[nearer]
 

@@ -21,22 +21,22 @@ from torch import Tensor
 
 from physadv.attacks import _directions
 from physadv.attacks._classifier_step import (
-    Best,
+    AttackTask,
+    BestIterates,
     Classifier,
-    Task,
-    asks,
-    check,
+    build_task,
+    check_batch,
+    forward_count,
     frozen_eval,
-    judge,
     loss_and_gradient,
-    task_of,
+    loss_and_success,
 )
-from physadv.attacks._fused_model import FusedModel, Speed, exactly, stepper_of
+from physadv.attacks._fused_model import FusedModel, Speed, full_precision, gradient_model_for
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.threat.constraints import LpBall
-from physadv.threat.norms import Norm, bounds, furthest
+from physadv.threat.norms import Norm, linf_bounds, steepest_point
 
 Loss = Literal["ce", "margin", "dlr"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -68,15 +68,15 @@ def fgsm(
     In l_inf that is eps times the sign of the gradient; in l_2 and l_1 the optimum over the ball
     within [0, 1].
     """
-    check(images, labels, targets)
+    check_batch(images, labels, targets)
     ball = LpBall(norm, eps, levels)
     with frozen_eval(model):
-        task = task_of(model, model, loss, labels, targets)
+        task = build_task(model, model, loss, labels, targets)
         x0 = images.detach().clone()
         _, _, grad = loss_and_gradient(model, x0, task.objective)
-        x = ball.legal(furthest(grad, x0, eps, norm), x0)
-        value, success = judge(model, x, task.objective, task.criterion)
-    used = torch.full((len(x0),), 2 * asks(model), device=x0.device)
+        x = ball.legal(steepest_point(grad, x0, eps, norm), x0)
+        value, success = loss_and_success(model, x, task.objective, task.criterion)
+    used = torch.full((len(x0),), 2 * forward_count(model), device=x0.device)
     return AttackResult(torch.empty_like(images).copy_(x), success, value.float(), used)
 
 
@@ -205,7 +205,7 @@ class ProjectedStep:
         raw: bool = False,
     ) -> None:
         self.x0, self.ball, self.sizes, self.decay, self.raw = x0, ball, sizes, decay, raw
-        self.limits = bounds(x0, ball.eps) if ball.norm == "linf" else None
+        self.limits = linf_bounds(x0, ball.eps) if ball.norm == "linf" else None
         self.velocity = torch.zeros_like(x0) if decay else None
 
     def pick(self, rows: Tensor) -> None:
@@ -217,8 +217,8 @@ class ProjectedStep:
     def __call__(self, x: Tensor, grad: Tensor, step: int) -> Tensor:
         """The next iterate."""
         if self.velocity is not None:
-            mean = _directions.normalized(grad).abs().flatten(1).mean(1).clamp_min(1e-12)
-            self.velocity = self.decay * self.velocity + _directions.normalized(
+            mean = _directions.scale_by_largest(grad).abs().flatten(1).mean(1).clamp_min(1e-12)
+            self.velocity = self.decay * self.velocity + _directions.scale_by_largest(
                 grad
             ) / _directions.per_sample(mean, grad)
             grad = self.velocity
@@ -230,13 +230,15 @@ class ProjectedStep:
     def _direction(self, x: Tensor, grad: Tensor, step: int) -> Tensor:
         if self.raw:
             return (
-                _directions.normalized(grad)
+                _directions.scale_by_largest(grad)
                 if self.ball.norm == "linf"
-                else _directions.unit(grad, self.ball.norm)
+                else _directions.unit_direction(grad, self.ball.norm)
             )
         if self.ball.norm == "l1":
-            return _directions.sparse(grad, x, 0.2 * 0.01 ** (step / max(1, len(self.sizes) - 1)))
-        return _directions.unit(grad, self.ball.norm)
+            return _directions.sparse_direction(
+                grad, x, 0.2 * 0.01 ** (step / max(1, len(self.sizes) - 1))
+            )
+        return _directions.unit_direction(grad, self.ball.norm)
 
 
 def _descend(
@@ -260,14 +262,14 @@ def _descend(
 ) -> AttackResult:
     """All restarts, each on the samples that none before has broken (all samples where the loss is
     asked)."""
-    check(images, labels, targets)
+    check_batch(images, labels, targets)
     if restarts < 1:
         raise OptionError(f"{restarts} restarts", "at least 1", "raise restarts")
     with frozen_eval(model):
-        stepper = stepper_of(model, speed if len(sizes) > 2 else "plain", images)
+        stepper = gradient_model_for(model, speed if len(sizes) > 2 else "plain", images)
         x0 = to_memory_format(images, stepper)
-        task = task_of(model, stepper, loss, labels, targets)
-        best = Best(x0, task, by_loss=by_loss, drop=drop)
+        task = build_task(model, stepper, loss, labels, targets)
+        best = BestIterates(x0, task, by_loss=by_loss, drop=drop)
         numbers = range(len(x0)) if index is None else index.tolist()
         for restart in range(restarts):
             rows = (
@@ -284,14 +286,14 @@ def _descend(
 
 
 def _one_start(
-    task: Task, rows: Tensor, x: Tensor, mover: ProjectedStep, best: Best, drop: bool
+    task: AttackTask, rows: Tensor, x: Tensor, mover: ProjectedStep, best: BestIterates, drop: bool
 ) -> None:
     """k steps and k + 1 forwards from one start, every iterate offered to ``best``."""
     for step in range(len(mover.sizes)):
         if not len(rows):
             return
         if step == math.ceil(ROUGH * len(mover.sizes)):
-            task = replace(task, stepper=exactly(task.stepper))
+            task = replace(task, stepper=full_precision(task.stepper))
         point = mover.ball.legal(x, mover.x0)
         logits, value, grad = loss_and_gradient(task.stepper, point, task.objective)
         won = best.offer(rows, point, value, task.criterion(logits))
@@ -302,7 +304,9 @@ def _one_start(
         x = mover(x, grad, step)
     if len(rows):
         point = mover.ball.legal(x, mover.x0)
-        best.offer(rows, point, *judge(task.stepper, point, task.objective, task.criterion))
+        best.offer(
+            rows, point, *loss_and_success(task.stepper, point, task.objective, task.criterion)
+        )
 
 
 def to_memory_format(images: Tensor, stepper: Classifier) -> Tensor:

@@ -19,8 +19,8 @@ from torch import Tensor
 from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.attacks._directions import per_sample
 from physadv.attacks._fused_model import FusedModel, Speed
-from physadv.attacks._hyperplane import to_plane
-from physadv.attacks._minimum_norm_state import NearestAdversarial, length
+from physadv.attacks._hyperplane import project_to_plane
+from physadv.attacks._minimum_norm_state import NearestAdversarial, change_length
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.threat.norms import Norm
@@ -59,8 +59,11 @@ def fab(
         base = x0.double() + share * (x.double() - x0.double())
         plane = value.double() + _inner(slope, base - x.double())
         own = value.double() + _inner(slope, x0.double() - x.double())
-        step, own_step = to_plane(base, slope, plane, norm), to_plane(x0, slope, own, norm)
-        far, own_far = length(step, norm), length(own_step, norm)
+        step, own_step = (
+            project_to_plane(base, slope, plane, norm),
+            project_to_plane(x0, slope, own, norm),
+        )
+        far, own_far = change_length(step, norm), change_length(own_step, norm)
         weight = (far / (far + own_far).clamp_min(1e-30)).clamp(max=pull)
         weight = per_sample(weight, x)
         mixed = (1 - weight) * (base + overshoot * step) + weight * (
@@ -96,7 +99,7 @@ def deepfool(
     """
 
     def move(x: Tensor, x0: Tensor, value: Tensor, slope: Tensor, won: Tensor) -> Tensor:
-        step = (1 + overshoot) * to_plane(x, slope, value, norm)
+        step = (1 + overshoot) * project_to_plane(x, slope, value, norm)
         return (x.double() + step * per_sample(~won, x)).clamp(0, 1).to(x.dtype)
 
     with frozen_eval(model):
@@ -165,7 +168,7 @@ def _cw_run(
         gap, slope, won = hunt.look(rows, x)
         ever = ever | won
         new = scales[rows] == 0
-        scales[rows] = torch.where(new, length(slope, "l2").clamp_min(1e-30), scales[rows])
+        scales[rows] = torch.where(new, change_length(slope, "l2").clamp_min(1e-30), scales[rows])
         active = factor * (gap / scales[rows] + confidence > 0) / scales[rows]
         grad = per_sample(active, x) * slope.double() + 2 * (x.double() - x0)
         grad = grad * (1 - z.tanh().square()) / 2

@@ -17,12 +17,12 @@ from physadv.core.random_streams import derive
 Part = Callable[[Tensor], Tensor]
 
 
-def identity(x: Tensor) -> Tensor:
+def pass_through(x: Tensor) -> Tensor:
     """The usual stand-in for a defense that leaves images nearly as they were."""
     return x
 
 
-def bpda(part: Part, backward: Part = identity) -> Part:
+def bpda(part: Part, backward: Part = pass_through) -> Part:
     """``part`` forwards, ``backward`` in its place for the gradient (Athalye et al. 2018).
 
     For quantization, JPEG, median filters and the like: wrap the part and compose it with the rest
@@ -64,7 +64,7 @@ class _Straight(torch.autograd.Function):
         return torch.autograd.grad(stand_in, x, grads[0])[0], None, None
 
 
-def expectation_model(model: Classifier, *, draws: int = 16, seed: int = 0) -> Eot:
+def expectation_model(model: Classifier, *, draws: int = 16, seed: int = 0) -> ExpectationModel:
     """A victim with random parts, to be attacked in expectation over its randomness (Athalye et al.
     2018).
 
@@ -78,10 +78,10 @@ def expectation_model(model: Classifier, *, draws: int = 16, seed: int = 0) -> E
     """
     if draws < 1:
         raise OptionError(f"{draws} draws", "at least 1", "raise draws")
-    return Eot(model, draws, seed)
+    return ExpectationModel(model, draws, seed)
 
 
-class Eot:
+class ExpectationModel:
     """See :func:`expectation_model`; ``model`` is the wrapped one, ``eot_count`` the number of draws."""
 
     def __init__(self, model: Classifier, count: int, seed: int) -> None:

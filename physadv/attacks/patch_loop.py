@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from physadv.attacks._optimizers import Update
+from physadv.attacks._optimizers import UpdateRule
 from physadv.core.errors import ModelError
 from physadv.core.types import Model, Prediction
 
@@ -32,7 +32,7 @@ class PatchStep:
     state: Any
 
 
-def optimize(
+def descend_patch(
     patch: Tensor,
     *,
     render: Render,
@@ -40,7 +40,7 @@ def optimize(
     objective: Objective | Sequence[Objective],
     regularizer: Callable[[Tensor], Tensor],
     project: Callable[[Tensor], Tensor],
-    update: Update,
+    update: UpdateRule,
     steps: int,
     start: int = 0,
     state: Any = None,

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from physadv.attacks._classifier_step import check, frozen_eval
+from physadv.attacks._classifier_step import check_batch, frozen_eval
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
-from physadv.threat.losses import Objective, margin
-from physadv.threat.norms import bounds, l_2
+from physadv.threat.losses import Objective, margin_loss
+from physadv.threat.norms import linf_bounds, project_l2
 
 Scores = Callable[[Tensor], Tensor]
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-def square(
+def square_attack(
     model: Scores,
     images: Tensor,
     labels: Tensor,
@@ -51,13 +51,13 @@ def square(
         raise OptionError(
             f"eps {eps}, queries {queries}", "eps >= 0 and queries >= 1", "check both"
         )
-    check(images, labels, targets)
+    check_batch(images, labels, targets)
     images = images.detach()
     with frozen_eval(model), torch.no_grad():
         propose = (_linf_proposals if norm == "linf" else _l2_proposals)(
             images, eps, queries, share, seed
         )
-        return _search(model, images, Objective(margin, labels, targets), propose, queries)
+        return _search(model, images, Objective(margin_loss, labels, targets), propose, queries)
 
 
 Proposal = Callable[[Tensor, Tensor], Tensor]
@@ -120,7 +120,7 @@ def _linf_proposals(
     stripes = _sign((1, channels, 1, width), source, images) > 0
 
     def edge(clean: Tensor, up: Tensor) -> Tensor:
-        low, high = bounds(clean, eps)
+        low, high = linf_bounds(clean, eps)
         return torch.where(up, high, low)
 
     yield lambda clean, _: edge(clean, stripes)
@@ -177,7 +177,7 @@ def _within(clean: Tensor, delta: Tensor, eps: float) -> Tensor:
     # the factor keeps float32 rounding from ending a hair outside; shorter floats round too
     # coarsely for that
     point = (clean + delta * (eps * (1 - 1e-6) / length)).clamp(0, 1)
-    return point if torch.finfo(point.dtype).bits >= 32 else l_2(point, clean, eps)
+    return point if torch.finfo(point.dtype).bits >= 32 else project_l2(point, clean, eps)
 
 
 def _l2_proposals(
@@ -238,7 +238,7 @@ def _move(
     return delta
 
 
-class Estimated(nn.Module):
+class EstimatedGradient(nn.Module):
     """A victim whose gradient is estimated from its scores alone, so that any gradient attack
     becomes black box.
 
@@ -309,11 +309,11 @@ class _Estimate(torch.autograd.Function):
     """Hands the estimate to autograd in place of the victim's own gradient."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, images: Tensor, source: Estimated) -> Tensor:
+    def forward(ctx: FunctionCtx, images: Tensor, source: EstimatedGradient) -> Tensor:
         ctx.images, ctx.source = images.detach(), source  # type: ignore[attr-defined]
         return source.ask(images.detach())
 
     @staticmethod
     def backward(ctx: FunctionCtx, *weights: Tensor) -> tuple[Tensor, None]:
-        source: Estimated = ctx.source  # type: ignore[attr-defined]
+        source: EstimatedGradient = ctx.source  # type: ignore[attr-defined]
         return source.pull_back(ctx.images, weights[0]), None  # type: ignore[attr-defined]

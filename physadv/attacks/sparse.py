@@ -9,24 +9,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from physadv.attacks._classifier_step import Classifier, check, frozen_eval, loss_and_gradient
+from physadv.attacks._classifier_step import Classifier, check_batch, frozen_eval, loss_and_gradient
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.score_based import Scores
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
-from physadv.threat.losses import Objective, margin
+from physadv.threat.losses import Objective, margin_loss
 
 
-def saliency(model: Classifier, images: Tensor, labels: Tensor, *, pixels: int) -> AttackResult:
+def saliency_attack(
+    model: Classifier, images: Tensor, labels: Tensor, *, pixels: int
+) -> AttackResult:
     """The pixel that lowers the margin most by its slope goes to 0 or 1, ``pixels`` times (after
     JSMA, Papernot 2016).
 
     ``images`` (b, c, h, w) in [0, 1]. A sample that is misread changes no further; a pixel changes
     once. pixels + 1 forwards a sample. Raises OptionError for no pixel or more than there are.
     """
-    check(images, labels)
+    check_batch(images, labels)
     _fits(images, pixels)
-    x, goal = images.detach().clone(), Objective(margin, labels)
+    x, goal = images.detach().clone(), Objective(margin_loss, labels)
     free = torch.ones_like(x[:, 0], dtype=torch.bool)
     success, loss = torch.zeros_like(labels, dtype=torch.bool), torch.zeros(len(x)).to(x)
     queries = torch.zeros(len(x), dtype=torch.long)
@@ -72,9 +74,9 @@ def sparse_search(
 
     Scores only. The share of pixels exchanged falls from 0.3 to one pixel. Samples of a batch see
     the same proposals. ``AttackResult.queries`` counts at most ``queries`` + 1 forwards a sample.
-    OptionError as :func:`saliency`.
+    OptionError as :func:`saliency_attack`.
     """
-    check(images, labels)
+    check_batch(images, labels)
     _fits(images, pixels)
     images, source = images.detach(), generator(seed, "sparse search")
     b, channels, height, width = images.shape
@@ -82,7 +84,7 @@ def sparse_search(
     corners = torch.randint(0, 2, (1, channels, pixels), generator=source).repeat(b, 1, 1)
     best, used = images.clone(), torch.ones(b, dtype=torch.long)
     with frozen_eval(model), torch.no_grad():
-        goal = Objective(margin, labels)
+        goal = Objective(margin_loss, labels)
         loss = goal(model(images))
         now = torch.full_like(loss, torch.inf)
         for step in range(queries):

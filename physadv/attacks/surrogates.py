@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from physadv.attacks._classifier_step import Classifier, check, frozen_eval
+from physadv.attacks._classifier_step import Classifier, check_batch, frozen_eval
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.threat.criteria import success_criterion
-from physadv.threat.losses import margin
+from physadv.threat.losses import margin_loss
 
 Attack = Callable[[Classifier, Tensor, Tensor], AttackResult]
 """A white-box attack with its settings bound: ``partial(pgd, eps=8 / 255, steps=20)``."""
 
 
-class Together:
+class SurrogateEnsemble:
     """Several surrogates as one: the mean of their log-probabilities, so that none prevails by its
     logits' scale.
 
@@ -59,13 +59,13 @@ def transfer_attack(
     ``success`` and ``loss`` (the margin) are the model's; ``queries`` is one a sample. With
     ``targets`` the attack must have been bound to the same.
     """
-    check(images, labels, targets)
-    made = attack(Together(surrogates), images, labels).images
+    check_batch(images, labels, targets)
+    made = attack(SurrogateEnsemble(surrogates), images, labels).images
     with frozen_eval(model), torch.no_grad():
         logits = model(made)
     return AttackResult(
         images=made,
         success=success_criterion(labels, targets)(logits),
-        loss=margin(logits, labels, targets),
+        loss=margin_loss(logits, labels, targets),
         queries=torch.ones(len(images), dtype=torch.long),
     )

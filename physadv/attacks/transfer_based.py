@@ -12,14 +12,14 @@ from torch import Tensor
 
 from physadv.attacks import _directions
 from physadv.attacks._classifier_step import (
-    Best,
+    BestIterates,
     Classifier,
-    asks,
-    check,
+    build_task,
+    check_batch,
+    forward_count,
     frozen_eval,
-    judge,
     loss_and_gradient,
-    task_of,
+    loss_and_success,
 )
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import Loss, ProjectedStep
@@ -31,7 +31,7 @@ from physadv.threat.norms import Norm
 
 
 @dataclass(frozen=True)
-class Diverse:
+class DiverseInputs:
     """Input diversity (Xie et al. 2019): a share of the images is shrunk and put somewhere on
     black, each time anew."""
 
@@ -61,7 +61,7 @@ class Diverse:
         return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
-def mifgsm(
+def mi_fgsm(
     model: Classifier,
     images: Tensor,
     labels: Tensor,
@@ -71,7 +71,7 @@ def mifgsm(
     steps: int = 10,
     step_size: float | None = None,
     decay: float = 1.0,
-    diverse: Diverse | None = None,
+    diverse: DiverseInputs | None = None,
     surrogates: Sequence[Classifier] = (),
     loss: Loss = "ce",
     targets: Tensor | None = None,
@@ -89,7 +89,7 @@ def mifgsm(
     (steps + 1 forwards) and the best iterate is kept. Random choices derive from ``seed`` and
     ``index`` as in :func:`physadv.attacks.gradient.pgd`. Raises the errors named there.
     """
-    check(images, labels, targets)
+    check_batch(images, labels, targets)
     if steps < 1:
         raise OptionError(f"{steps} steps", "at least 1", "raise steps")
     if diverse is not None and images.ndim != 4:
@@ -103,8 +103,8 @@ def mifgsm(
     size = step_size if step_size is not None else eps / steps
     with frozen_eval(model, *surrogates):
         x0 = images.detach().clone()
-        task = task_of(model, model, loss, labels, targets)
-        best, rows = Best(x0, task), torch.arange(len(x0), device=x0.device)
+        task = build_task(model, model, loss, labels, targets)
+        best, rows = BestIterates(x0, task), torch.arange(len(x0), device=x0.device)
         mover = ProjectedStep(x0, ball, [size] * steps, decay=decay)
         x = x0
         for step in range(steps):
@@ -117,9 +117,9 @@ def mifgsm(
                 best.offer(rows, point, value, task.criterion(logits))
             x = mover(x, grad, step)
         point = ball.legal(x, x0)
-        best.offer(rows, point, *judge(model, point, task.objective, task.criterion))
+        best.offer(rows, point, *loss_and_success(model, point, task.objective, task.criterion))
         if not surrogates and diverse is not None:
-            best.queries += steps * asks(model)
+            best.queries += steps * forward_count(model)
         return best.result(images)
 
 
@@ -127,7 +127,7 @@ def _seen_by(
     nets: Sequence[Classifier],
     x: Tensor,
     goal: Objective,
-    diverse: Diverse | None,
+    diverse: DiverseInputs | None,
     sources: Sequence[torch.Generator] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits and losses of the last net, and the mean over the nets of gradients of mean magnitude
@@ -140,7 +140,7 @@ def _seen_by(
             else _viewed(net, diverse, [_again(s) for s in sources])
         )
         logits, value, grad = loss_and_gradient(view, x, goal)
-        scaled = _directions.normalized(grad)
+        scaled = _directions.scale_by_largest(grad)
         mean = scaled.abs().flatten(1).mean(1)
         total = total + scaled / _directions.per_sample(
             torch.where(mean > 0, mean, torch.ones_like(mean)), x
@@ -148,7 +148,9 @@ def _seen_by(
     return logits, value, total / len(nets)
 
 
-def _viewed(net: Classifier, diverse: Diverse, sources: Sequence[torch.Generator]) -> Classifier:
+def _viewed(
+    net: Classifier, diverse: DiverseInputs, sources: Sequence[torch.Generator]
+) -> Classifier:
     return lambda x: net(diverse(x, sources))
 
 

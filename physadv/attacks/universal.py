@@ -10,21 +10,21 @@ from torch import Tensor
 from physadv.attacks import _directions
 from physadv.attacks._classifier_step import (
     Classifier,
-    asks,
-    check,
+    build_task,
+    check_batch,
+    forward_count,
     frozen_eval,
-    judge,
     loss_and_gradient,
-    task_of,
+    loss_and_success,
 )
-from physadv.attacks._fused_model import FusedModel, Speed, stepper_of
+from physadv.attacks._fused_model import FusedModel, Speed, gradient_model_for
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import Loss, to_memory_format
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.threat.constraints import LpBall
 from physadv.threat.losses import LossFunction, Objective
-from physadv.threat.norms import Norm, soft_threshold, toward
+from physadv.threat.norms import Norm, soft_threshold, step_toward
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class UniversalResult(AttackResult):
     change: Tensor = None  # type: ignore[assignment]
 
 
-def universal(
+def universal_perturbation(
     model: Classifier,
     images: Tensor,
     labels: Tensor,
@@ -61,7 +61,7 @@ def universal(
     on it. ``change`` is for use on other images, see :func:`apply_change`; ``success`` is on those
     it was made on. epochs + 1 forwards a sample.
     """
-    check(images, labels, targets)
+    check_batch(images, labels, targets)
     if epochs < 1 or batch < 1 or not len(images):
         raise OptionError(
             f"{epochs} epochs, batch {batch}, {len(images)} images",
@@ -70,9 +70,9 @@ def universal(
         )
     ball = LpBall(norm, eps, levels)
     with frozen_eval(model):
-        stepper = stepper_of(model, speed, images)
+        stepper = gradient_model_for(model, speed, images)
         x0 = to_memory_format(images, stepper)
-        task = task_of(model, stepper, loss, labels, targets, exact=True)
+        task = build_task(model, stepper, loss, labels, targets, exact=True)
         goal = Objective(_clipped(task.objective.loss, clip), labels, targets)
         batches = [
             part for epoch in range(epochs) for part in _batches(len(x0), batch, seed, epoch)
@@ -86,8 +86,10 @@ def universal(
             change = _step(change, grad.sum(0, keepdim=True), size, ball)
         change = _rounded(change, ball)
         x = ball.legal(apply_change(x0, change), x0)
-        value, success = judge(model, x, task.objective, task.criterion)
-    used = torch.full((len(x0),), epochs * asks(stepper) + asks(model), device=x0.device)
+        value, success = loss_and_success(model, x, task.objective, task.criterion)
+    used = torch.full(
+        (len(x0),), epochs * forward_count(stepper) + forward_count(model), device=x0.device
+    )
     out = torch.empty_like(images).copy_(x)
     return UniversalResult(out, success, value.float(), used, change.contiguous())
 
@@ -116,9 +118,9 @@ def _step(change: Tensor, grad: Tensor, size: float, ball: LpBall) -> Tensor:
     """Down the gradient and back into the ball around zero; [0, 1] is no limit for the change
     itself."""
     if ball.norm == "l1":
-        way = _directions.sparse(grad, torch.full_like(grad, 0.5), 0.05)
+        way = _directions.sparse_direction(grad, torch.full_like(grad, 0.5), 0.05)
     else:
-        way = _directions.unit(grad, ball.norm)
+        way = _directions.unit_direction(grad, ball.norm)
     return _within((change - size * way).double(), ball).to(change.dtype)
 
 
@@ -138,5 +140,5 @@ def _within(change: Tensor, ball: LpBall) -> Tensor:
 def _rounded(change: Tensor, ball: LpBall) -> Tensor:
     """Rounded towards zero: to the floats, so that the ball still holds, or to the grid."""
     if ball.levels is None:
-        return toward(torch.zeros_like(change), _within(change.double(), ball) * (1 - 1e-9))
+        return step_toward(torch.zeros_like(change), _within(change.double(), ball) * (1 - 1e-9))
     return (change * ball.levels + change.sign() * 1e-4).trunc() / ball.levels

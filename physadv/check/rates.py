@@ -9,7 +9,7 @@ from typing import Any
 
 from physadv.camera.frames import BLOCKS
 from physadv.core.rows import Row
-from physadv.evaluation.metrics.intervals import Rate, clustered
+from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
 
 CONTROL_FLOOR = 0.9
 """Controls below this share of true verdicts leave nothing to attribute to the patch."""
@@ -21,8 +21,8 @@ class BlockRates:
     """One block: how often the true class was the verdict, how often the attacker's goal was met."""
 
     block: str
-    true: Rate
-    attack: Rate
+    true: RateInterval
+    attack: RateInterval
     clips: int
 
     def as_dict(self) -> dict[str, float | int]:
@@ -61,8 +61,8 @@ def tabulate(rows: Iterable[Row], *, seed: int = 0) -> dict[str, BlockRates]:
 def block_rates(block: str, rows: Sequence[Row], seed: int = 0) -> BlockRates:
     """Both rates of one block, bootstrapped over clips."""
     clips = [str(r["clip"]) for r in rows]
-    true = clustered([bool(r["true"]) for r in rows], clips, seed=seed)
-    attack = clustered([bool(r["success"]) for r in rows], clips, seed=seed)
+    true = clustered_interval([bool(r["true"]) for r in rows], clips, seed=seed)
+    attack = clustered_interval([bool(r["success"]) for r in rows], clips, seed=seed)
     return BlockRates(block, true, attack, len(set(clips)))
 
 

@@ -12,7 +12,7 @@ from physadv.camera.frames import BLOCKS
 from physadv.check.rates import FEW_CLIPS, BlockRates, block_rates
 from physadv.core.errors import OptionError
 from physadv.core.rows import Row
-from physadv.evaluation.metrics.intervals import Rate
+from physadv.evaluation.metrics.intervals import RateInterval
 
 WIDTH = 0.1
 """Width of a 95 % interval that people mean by "measured", from its lower to its upper end."""
@@ -67,7 +67,7 @@ def stopping_state(rates: BlockRates, aim: float = WIDTH) -> Stand:
     return Stand(rates, max(_width(r) for r in judged), aim, clips, ceil(clips * per_clip))
 
 
-def clips_missing(rate: Rate, clips: int, aim: float) -> int:
+def clips_missing(rate: RateInterval, clips: int, aim: float) -> int:
     """How many more clips like those measured it takes until the interval is ``aim`` wide."""
     wide = _width(rate)
     if wide <= aim and clips >= FEW_CLIPS:
@@ -87,5 +87,5 @@ def stands(
     return {b: stopping_state(block_rates(b, rows[b], seed), aim) for b in BLOCKS if rows.get(b)}
 
 
-def _width(rate: Rate) -> float:
+def _width(rate: RateInterval) -> float:
     return rate.high - rate.low

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image as Pillow
 from torch import Tensor, nn
 
-from physadv.attacks.obfuscated import bpda, identity
+from physadv.attacks.obfuscated import bpda, pass_through
 from physadv.core.errors import OptionError
 from physadv.core.types import Model, Prediction
 from physadv.eot.transforms.codec import differentiable_jpeg as soft_jpeg
@@ -34,7 +34,7 @@ class Frontend(nn.Module):
     """
 
     def __init__(
-        self, model: Model, part: Part, *, stand_in: Part = identity, adaptive: bool = True
+        self, model: Model, part: Part, *, stand_in: Part = pass_through, adaptive: bool = True
     ) -> None:
         super().__init__()
         self.model, self.part, self.stand_in, self.adaptive = model, part, stand_in, adaptive

@@ -63,14 +63,14 @@ class AdversarialExamples:
         append_rows(self.folder / "examples.jsonl", rows)
 
 
-def worst(folder: Path, count: int = SHOWN) -> list[Row]:
+def strongest_example(folder: Path, count: int = SHOWN) -> list[Row]:
     """The surest wrong verdicts among the examples kept, each sample once."""
     file = folder / "examples.jsonl"
     rows = {row["index"]: row for row in read_rows(file)} if file.is_file() else {}
     return sorted(rows.values(), key=lambda row: (-row["confidence"], row["index"]))[:count]
 
 
-class SaveAll:
+class ExampleSaver:
     """Writes every broken image as ``<index>-<label>.png``: 8 bit, so the attack must have been
     8-bit legal."""
 

@@ -17,7 +17,7 @@ from physadv.attacks._classifier_step import Classifier
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.surrogates import transfer_attack
 from physadv.core.errors import OptionError
-from physadv.evaluation.stages import AttackStage, Case, Family
+from physadv.evaluation.stages import AttackStage, Family, StageInput
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class _Named:
 
 def _diverse(model: Classifier, images: Tensor, labels: Tensor, **options: Any) -> AttackResult:
     """Momentum and diverse input together, the usual choice for transfer."""
-    return transfer_based.mifgsm(model, images, labels, diverse=transfer_based.Diverse(), **options)
+    return transfer_based.mi_fgsm(
+        model, images, labels, diverse=transfer_based.DiverseInputs(), **options
+    )
 
 
 def _nes(
@@ -55,7 +57,7 @@ def _nes(
 ) -> AttackResult:
     """PGD on gradients estimated from scores; ``queries`` counts every image the victim was asked
     about."""
-    estimated = score_based.Estimated(model, seed=seed)
+    estimated = score_based.EstimatedGradient(model, seed=seed)
     found = gradient.pgd(
         estimated, images, labels, seed=seed, speed="plain", drop_broken=False, **options
     )
@@ -71,16 +73,16 @@ ATTACKS: dict[str, _Named] = {
     "pgd": _Named(gradient.pgd, takes=(*_BALL, "restarts")),
     "apgd": _Named(_apgd.apgd, takes=(*_BALL, "restarts")),
     "ascent": _Named(gradient.gradient_ascent, takes=("levels", "speed", "loss")),
-    "mifgsm": _Named(transfer_based.mifgsm, takes=("levels", "seed", "index", "loss")),
+    "mifgsm": _Named(transfer_based.mi_fgsm, takes=("levels", "seed", "index", "loss")),
     "difgsm": _Named(_diverse, takes=("levels", "seed", "index", "loss")),
     "universal": _Named(
-        _universal.universal, steps="epochs", takes=("levels", "speed", "seed", "loss")
+        _universal.universal_perturbation, steps="epochs", takes=("levels", "speed", "seed", "loss")
     ),
     "nes": _Named(_nes, "black", takes=("levels", "seed", "index", "loss")),
     "fab": _Named(minimum_norm.fab, takes=("levels", "speed")),
     "deepfool": _Named(minimum_norm.deepfool, takes=("levels", "speed")),
     "cw": _Named(minimum_norm.cw_l2, norms=("l2",), takes=("levels", "speed")),
-    "square": _Named(score_based.square, "black", ("linf", "l2"), "queries", ("seed",)),
+    "square": _Named(score_based.square_attack, "black", ("linf", "l2"), "queries", ("seed",)),
     "rays": _Named(decision_based.rays, "black", ("linf",), "queries", targeted=False),
     "hopskipjump": _Named(
         decision_based.hopskipjump, "black", ("linf", "l2"), "queries", ("seed",), targeted=False
@@ -127,7 +129,7 @@ def attack_by_name(
     )
 
 
-def _run(attack: _Named, case: Case, settings: AttackSettings) -> AttackResult:
+def _run(attack: _Named, case: StageInput, settings: AttackSettings) -> AttackResult:
     known: dict[str, Any] = {
         "levels": case.ball.levels,
         "speed": case.speed,

@@ -25,9 +25,9 @@ from physadv.core.errors import OptionError
 from physadv.core.rows import Row
 from physadv.core.types import Model
 from physadv.defenses.registry import certifying
-from physadv.evaluation.metrics.intervals import wilson
-from physadv.evaluation.progress_log import Ledger
-from physadv.evaluation.samples import Samples
+from physadv.evaluation.metrics.intervals import wilson_interval
+from physadv.evaluation.progress_log import ProgressLog
+from physadv.evaluation.samples import EvaluationSamples
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
 
@@ -35,7 +35,7 @@ Tick = Callable[[float], None]
 """Told how much of the present group is done, as a share in [0, 1]."""
 
 
-class Certifier(Protocol):
+class CertificationMethod(Protocol):
     """A method with its settings. ``group`` is how many images it takes at a time."""
 
     group: int
@@ -46,7 +46,7 @@ class Certifier(Protocol):
         ...
 
 
-class Smoothing:
+class SmoothingCertifier:
     """Randomised smoothing: Cohen's certificates, or staged ones where a ``radius`` is fixed.
 
     ``n`` and ``n0`` default to 100,000 and 100, or to at most 120,000 and 32 in stages. Raises
@@ -83,7 +83,7 @@ class Smoothing:
         self.group = 1 if radius is None else 16
 
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
-        """See :class:`Certifier`."""
+        """See :class:`CertificationMethod`."""
         expected = len(images) * (self.n0 + (self.n if self.plan is None else self.plan.looks[0]))
         seen = 0
 
@@ -119,7 +119,7 @@ class Smoothing:
         )
 
 
-class Bounding:
+class BoundCertifier:
     """Deterministic bounds at the radii ``eps`` (ascending). What holds at a radius holds at all
     smaller ones."""
 
@@ -141,7 +141,7 @@ class Bounding:
         self.radii, self.main = sorted(eps), main
 
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
-        """See :class:`Certifier`. ``margin`` is the bound at the main radius.
+        """See :class:`CertificationMethod`. ``margin`` is the bound at the main radius.
 
         At each radius only those images are bounded that no larger one has certified and no smaller
         one refused.
@@ -185,12 +185,12 @@ class Bounding:
             method=self.method,
             norm=self.norm,
         )
-        for i, certified in zip(chosen, found.certified.tolist(), strict=True):
-            if certified:
+        for i, is_certified in zip(chosen, found.certified.tolist(), strict=True):
+            if is_certified:
                 best[i] = radius
 
 
-class PatchProof:
+class PatchCertifier:
     """Certified patch defenses: ``radius`` is the side of the patch withstood, in px of the working
     size, or 0.
 
@@ -212,7 +212,7 @@ class PatchProof:
 
     @torch.no_grad()
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
-        """See :class:`Certifier`."""
+        """See :class:`CertificationMethod`."""
         predicted, sure = self.defense.verdicts(resize_images(images, *self.size))
         return [
             {"predicted": p, "radius": float(self.patch) if s else 0.0}
@@ -230,7 +230,12 @@ class CertificationProgress:
 
 
 def certify_all(
-    certifier: Certifier, samples: Samples, ledger: Ledger, *, device: str, tick: Tick
+    certifier: CertificationMethod,
+    samples: EvaluationSamples,
+    ledger: ProgressLog,
+    *,
+    device: str,
+    tick: Tick,
 ) -> Iterator[CertificationProgress]:
     """Certify every sample that ``ledger`` has no row of yet, group by group, and yield after each."""
     waiting = [p for p in range(len(samples)) if samples.indices[p] not in ledger.rows]
@@ -252,7 +257,7 @@ def certify_all(
         yield CertificationProgress(done, len(samples))
 
 
-def certified(row: Row, radius: float) -> bool:
+def is_certified(row: Row, radius: float) -> bool:
     """Whether a row's class is right and holds within ``radius``."""
     return bool(row["predicted"] == row["label"] and row["radius"] >= radius)
 
@@ -262,11 +267,14 @@ def summarize_certified(rows: Sequence[Row], radii: Sequence[float]) -> dict[str
     radius."""
     n = len(rows)
     points = [
-        {"radius": r, **wilson(sum(certified(row, r) for row in rows), n).as_dict()} for r in radii
+        {"radius": r, **wilson_interval(sum(is_certified(row, r) for row in rows), n).as_dict()}
+        for r in radii
     ]
     mean = sum(row["radius"] for row in rows if row["predicted"] == row["label"]) / n if n else 0.0
     return {
-        "accuracy": wilson(sum(row["predicted"] == row["label"] for row in rows), n).as_dict(),
+        "accuracy": wilson_interval(
+            sum(row["predicted"] == row["label"] for row in rows), n
+        ).as_dict(),
         "abstained": sum(row["predicted"] < 0 for row in rows),
         "mean_radius": mean,
         "samples": sum(int(row.get("samples", 0)) for row in rows),

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from physadv.attacks._classifier_step import Classifier, check
+from physadv.attacks._classifier_step import Classifier, check_batch
 from physadv.attacks._fused_model import Speed
 from physadv.attacks.apgd import apgd
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.decision_based import rays
 from physadv.attacks.gradient import Loss
 from physadv.attacks.minimum_norm import fab
-from physadv.attacks.score_based import square
+from physadv.attacks.score_based import square_attack
 from physadv.core.errors import OptionError
-from physadv.evaluation.stages import AttackStage, Case, Kept, verdicts
+from physadv.evaluation.stages import AttackStage, BestFound, StageInput, sample_verdicts
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import Norm
 
@@ -47,7 +47,7 @@ class EnsembleResult:
     forwards: int
 
 
-def ensemble(
+def attack_ensemble(
     model: Classifier,
     images: Tensor,
     labels: Tensor,
@@ -59,7 +59,7 @@ def ensemble(
     speed: Speed = "fold",
     seed: int = 0,
 ) -> EnsembleResult:
-    """Attack images (b, c, h, w) in [0, 1] with all stages of ``plan`` (:func:`standard` without
+    """Attack images (b, c, h, w) in [0, 1] with all stages of ``plan`` (:func:`standard_stages` without
     one).
 
     ``levels=255`` judges images rounded to 8 bit, still within ``eps``. The images are attacked as
@@ -67,15 +67,15 @@ def ensemble(
     Raises OptionError for an empty plan, an unknown norm or a negative eps, ImageError for images
     out of [0, 1].
     """
-    check(images, labels)
-    plan = standard(norm) if plan is None else plan
+    check_batch(images, labels)
+    plan = standard_stages(norm) if plan is None else plan
     result, success = (
         images.detach().clone(),
         torch.zeros(len(images), dtype=torch.bool, device=images.device),
     )
     broken_by, forwards = [""] * len(images), 0
     ball = LpBall(norm, eps, levels)
-    for verdict in verdicts(
+    for verdict in sample_verdicts(
         model, images.detach(), labels, ball=ball, plan=plan, speed=speed, seed=seed
     ):
         rows = verdict.rows[verdict.broken]
@@ -86,8 +86,8 @@ def ensemble(
     return EnsembleResult(result, success, tuple(broken_by), forwards)
 
 
-def standard(norm: Norm = "linf") -> list[AttackStage]:
-    """The plan of :func:`ensemble`: the four attacks of AutoAttack, short for all, long for the
+def standard_stages(norm: Norm = "linf") -> list[AttackStage]:
+    """The plan of :func:`attack_ensemble`: the four attacks of AutoAttack, short for all, long for the
     close calls."""
     plan = [
         AttackStage("apgd-ce", "white", lambda case: _apgd(case, "ce", steps=10)),
@@ -100,12 +100,12 @@ def standard(norm: Norm = "linf") -> list[AttackStage]:
     return plan
 
 
-def quick(norm: Norm = "linf") -> list[AttackStage]:
+def quick_stages(norm: Norm = "linf") -> list[AttackStage]:
     """The two gradient attacks, short: for the curve over epsilon."""
-    return standard(norm)[:2]
+    return standard_stages(norm)[:2]
 
 
-def scores_only(norm: Norm = "linf") -> list[AttackStage]:
+def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
     """The plan for a victim without gradients: its scores and its labels are all there is."""
     if norm == "l1":
         raise OptionError(
@@ -117,7 +117,7 @@ def scores_only(norm: Norm = "linf") -> list[AttackStage]:
     return plan
 
 
-def _apgd(case: Case, loss: Loss, steps: int, targets: Tensor | None = None) -> AttackResult:
+def _apgd(case: StageInput, loss: Loss, steps: int, targets: Tensor | None = None) -> AttackResult:
     return apgd(
         case.model,
         case.images,
@@ -135,8 +135,8 @@ def _apgd(case: Case, loss: Loss, steps: int, targets: Tensor | None = None) -> 
     )
 
 
-def _long(case: Case) -> AttackResult:
-    kept = Kept(case)
+def _long(case: StageInput) -> AttackResult:
+    kept = BestFound(case)
     kept.take(torch.arange(len(case.images)), _apgd(case, "ce", steps=100))
     rows = kept.whole()
     if len(rows):
@@ -144,8 +144,8 @@ def _long(case: Case) -> AttackResult:
     return kept.result()
 
 
-def _square(case: Case, queries: int) -> AttackResult:
-    return square(
+def _square(case: StageInput, queries: int) -> AttackResult:
+    return square_attack(
         case.stepper,
         case.images,
         case.labels,
@@ -156,20 +156,20 @@ def _square(case: Case, queries: int) -> AttackResult:
     )
 
 
-def _rays(case: Case) -> AttackResult:
+def _rays(case: StageInput) -> AttackResult:
     return rays(case.stepper, case.images, case.labels, eps=case.ball.eps)
 
 
-def apgd_targeted(case: Case, *, count: int, steps: int) -> AttackResult:
+def apgd_targeted(case: StageInput, *, count: int, steps: int) -> AttackResult:
     """APGD on the targeted DLR towards the ``count`` nearest classes, one after the other, on what
     is still whole."""
     return _each_target(case, count, lambda part, targets: _apgd(part, "dlr", steps, targets))
 
 
-def fab_targeted(case: Case, *, count: int, steps: int) -> AttackResult:
+def fab_targeted(case: StageInput, *, count: int, steps: int) -> AttackResult:
     """FAB towards the ``count`` nearest classes, one after the other, on what is still whole."""
 
-    def run(part: Case, targets: Tensor) -> AttackResult:
+    def run(part: StageInput, targets: Tensor) -> AttackResult:
         return fab(
             part.model,
             part.images,
@@ -186,12 +186,12 @@ def fab_targeted(case: Case, *, count: int, steps: int) -> AttackResult:
 
 
 def _each_target(
-    case: Case, count: int, run: Callable[[Case, Tensor], AttackResult]
+    case: StageInput, count: int, run: Callable[[StageInput, Tensor], AttackResult]
 ) -> AttackResult:
     """Run towards each target in turn; a target reached is a class that is not the true one, so it
     counts."""
     targets = nearest_classes(case, count)
-    kept = Kept(case)
+    kept = BestFound(case)
     for column in targets.T:
         rows = kept.whole()
         if not len(rows):
@@ -200,16 +200,18 @@ def _each_target(
     return kept.result()
 
 
-def close_calls(case: Case, below: float, run: Callable[[Case], AttackResult]) -> AttackResult:
+def close_calls(
+    case: StageInput, below: float, run: Callable[[StageInput], AttackResult]
+) -> AttackResult:
     """Run on the samples that came near to breaking; the others come back as they are."""
-    kept = Kept(case)
+    kept = BestFound(case)
     rows = (case.near < below).nonzero()[:, 0]
     if len(rows):
         kept.take(rows, run(case.pick(rows)))
     return kept.result()
 
 
-def nearest_classes(case: Case, count: int, candidates: int = 12) -> Tensor:
+def nearest_classes(case: StageInput, count: int, candidates: int = 12) -> Tensor:
     """The ``count`` classes (b, count) whose boundary a linear model puts nearest: margin over its
     gradient's norm.
 

@@ -45,7 +45,7 @@ def masking_findings(
     """
     doubts = list(check_images(images))
     with torch.no_grad():
-        first, second = logits_of(model, images), logits_of(model, images)
+        first, second = checked_logits(model, images), checked_logits(model, images)
     doubts += check_outputs(first, labels)
     doubts += check_random(first, second)
     doubts += check_mode(model)
@@ -53,7 +53,7 @@ def masking_findings(
     return doubts
 
 
-def logits_of(model: Model, images: Tensor) -> Tensor:
+def checked_logits(model: Model, images: Tensor) -> Tensor:
     """The victim's logits (b, classes). Raises ModelError for another shape, one class, or NaN and
     infinity."""
     logits = model(images)
@@ -156,7 +156,7 @@ def check_gradients(
     ball = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}[norm]
     leaf = images.detach().clone().requires_grad_()
     with torch.enable_grad():
-        logits = logits_of(model, leaf)
+        logits = checked_logits(model, leaf)
         own = logits.gather(1, labels[:, None])[:, 0]
         margin = own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
         slopes = [

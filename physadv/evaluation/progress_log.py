@@ -21,7 +21,7 @@ from physadv.core.rows import Row, append_rows, read_rows
 
 
 @dataclass
-class Ledger:
+class ProgressLog:
     """The rows and marks of one evaluation; in memory alone where ``folder`` is None."""
 
     folder: Path | None
@@ -93,7 +93,7 @@ def _drop_torn_line(path: Path) -> None:
         path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
-def claim(folder: Path, identity: dict[str, Any]) -> bool:
+def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
     """Note in ``folder`` what is evaluated there; True where it is resumed.
 
     Raises OptionError where another evaluation lies in it, naming the first difference.

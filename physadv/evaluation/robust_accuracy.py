@@ -18,19 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from physadv.attacks._classifier_step import Classifier, LogOf
+from physadv.attacks._classifier_step import Classifier, LogProbabilities
 from physadv.attacks._fused_model import Speed
 from physadv.attacks.gradient import pgd
 from physadv.core.rows import Row
 from physadv.evaluation import masking_checks
-from physadv.evaluation.ensemble import quick, scores_only, standard
+from physadv.evaluation.ensemble import quick_stages, score_based_stages, standard_stages
 from physadv.evaluation.masking_checks import Finding
-from physadv.evaluation.metrics.intervals import Rate, wilson
-from physadv.evaluation.progress_log import Ledger
-from physadv.evaluation.samples import Samples
-from physadv.evaluation.stages import CLEAN, AttackStage, StageOutcome, verdicts
+from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
+from physadv.evaluation.progress_log import ProgressLog
+from physadv.evaluation.samples import EvaluationSamples
+from physadv.evaluation.stages import CLEAN, AttackStage, StageOutcome, sample_verdicts
 from physadv.threat.constraints import LpBall
-from physadv.threat.norms import distance
+from physadv.threat.norms import lp_distance
 
 Keep = Callable[[Sequence[int], Tensor, Tensor], None]
 """Given positions, clean and adversarial images of what a stage broke, to save or to show."""
@@ -42,8 +42,8 @@ class EvaluationProgress:
 
     done: int
     total: int
-    clean: Rate
-    robust: Rate
+    clean: RateInterval
+    robust: RateInterval
     stage: str
     round: str = "rows"
 
@@ -54,13 +54,13 @@ class Evaluation:
 
     ``ball`` is the threat, ``plan`` the attacks in their order, ``curve`` further radii. With
     ``folder`` everything is recorded there and a killed run goes on; the samples, seed and batch
-    size must be the same, which the caller ensures (:func:`physadv.evaluation.progress_log.claim`).
+    size must be the same, which the caller ensures (:func:`physadv.evaluation.progress_log.claim_folder`).
     ``keep`` gets the images of what was broken. ``targets`` gives the class wanted for each
     position, where the attack is targeted.
     """
 
     model: Classifier
-    samples: Samples
+    samples: EvaluationSamples
     ball: LpBall
     plan: Sequence[AttackStage] = ()
     curve: Sequence[float] = ()
@@ -72,11 +72,11 @@ class Evaluation:
     keep: Keep | None = None
     targets: Callable[[Sequence[int]], Tensor] | None = None
     doubts: list[Finding] = field(default_factory=list)
-    ledger: Ledger = field(init=False)
-    rounds: dict[float, Ledger] = field(init=False, default_factory=dict)
+    ledger: ProgressLog = field(init=False)
+    rounds: dict[float, ProgressLog] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.folder)
+        self.ledger = ProgressLog(self.folder)
 
     def run(self) -> Iterator[EvaluationProgress]:
         """Check the victim, attack every batch, then the other radii. What is already recorded is
@@ -84,7 +84,9 @@ class Evaluation:
         self.doubts = self.probe()
         if not self.plan:
             blind = any(d.name == "no-gradient" for d in self.doubts)
-            self.plan = scores_only(self.ball.norm) if blind else standard(self.ball.norm)
+            self.plan = (
+                score_based_stages(self.ball.norm) if blind else standard_stages(self.ball.norm)
+            )
         yield from self._round(
             self.ledger, self.ball, self.plan, list(range(len(self.samples))), self.keep
         )
@@ -99,7 +101,7 @@ class Evaluation:
             self.model, images, labels, eps=self.ball.eps, norm=self.ball.norm
         )
         if any(d.name == "softmax-output" for d in doubts):
-            self.model = LogOf(self.model)
+            self.model = LogProbabilities(self.model)
         if any(d.name == "no-gradient" for d in doubts):
             return doubts
         few = self._pgd(images, labels, self.ball.eps, 5)
@@ -124,7 +126,7 @@ class Evaluation:
 
     def _round(
         self,
-        ledger: Ledger,
+        ledger: ProgressLog,
         ball: LpBall,
         plan: Sequence[AttackStage],
         members: list[int],
@@ -139,7 +141,7 @@ class Evaluation:
 
     def _batch(
         self,
-        ledger: Ledger,
+        ledger: ProgressLog,
         ball: LpBall,
         plan: Sequence[AttackStage],
         number: int,
@@ -176,7 +178,7 @@ class Evaluation:
 
     def _verdicts(
         self,
-        ledger: Ledger,
+        ledger: ProgressLog,
         ball: LpBall,
         plan: Sequence[AttackStage],
         number: int,
@@ -185,7 +187,7 @@ class Evaluation:
         labels: Tensor,
     ) -> Iterator[StageOutcome]:
         near = ledger.state(number, "near")
-        return verdicts(
+        return sample_verdicts(
             self.model,
             images,
             labels,
@@ -211,7 +213,7 @@ class Evaluation:
         row, broken = int(verdict.rows[at]), bool(verdict.broken[at])
         moved = broken and verdict.stage != CLEAN
         away = (
-            distance(verdict.images[at : at + 1], images[row : row + 1], ball.norm)
+            lp_distance(verdict.images[at : at + 1], images[row : row + 1], ball.norm)
             if moved
             else torch.zeros(1)
         )
@@ -227,7 +229,7 @@ class Evaluation:
             "near": float(verdict.near[at]),
         }
 
-    def _progress(self, ledger: Ledger, total: int, stage: str) -> EvaluationProgress:
+    def _progress(self, ledger: ProgressLog, total: int, stage: str) -> EvaluationProgress:
         name = ledger.name
         return EvaluationProgress(
             len(ledger.rows), total, _rate(ledger, "correct"), _rate(ledger, "robust"), stage, name
@@ -249,23 +251,23 @@ class Evaluation:
             whole = [p for p in whole if self.rounds[eps].rows[p]["robust"]]
 
     def _radius(self, eps: float, members: list[int]) -> Iterator[EvaluationProgress]:
-        short = self.plan[:1] if self.plan[0].family == "black" else quick(self.ball.norm)
-        self.rounds[eps] = Ledger(self.folder, f"curve-{eps:.6g}")
+        short = self.plan[:1] if self.plan[0].family == "black" else quick_stages(self.ball.norm)
+        self.rounds[eps] = ProgressLog(self.folder, f"curve-{eps:.6g}")
         yield from self._round(self.rounds[eps], replace(self.ball, eps=eps), short, members, None)
 
-    def robust_at(self) -> dict[float, Rate]:
+    def robust_at(self) -> dict[float, RateInterval]:
         """Robust accuracy at every radius measured, and clean accuracy at 0."""
         rows, n = self.ledger.rows, len(self.ledger.rows)
         whole = {p for p, row in rows.items() if row["robust"]}
-        found = {0.0: _rate(self.ledger, "correct"), self.ball.eps: wilson(len(whole), n)}
+        found = {0.0: _rate(self.ledger, "correct"), self.ball.eps: wilson_interval(len(whole), n)}
         at = set(whole)
         for eps in sorted((e for e in self.rounds if e < self.ball.eps), reverse=True):
             at = at | {p for p, row in self.rounds[eps].rows.items() if row["robust"]}
-            found[eps] = wilson(len(at), n)
+            found[eps] = wilson_interval(len(at), n)
         at = set(whole)
         for eps in sorted(e for e in self.rounds if e > self.ball.eps):
             at = {p for p, row in self.rounds[eps].rows.items() if row["robust"]}
-            found[eps] = wilson(len(at), n)
+            found[eps] = wilson_interval(len(at), n)
         return dict(sorted(found.items()))
 
     def _hindsight(self) -> list[Finding]:
@@ -303,6 +305,6 @@ def _finished(verdict: StageOutcome, last: bool) -> list[int]:
     return [i for i, broken in enumerate(verdict.broken.tolist()) if broken or last]
 
 
-def _rate(ledger: Ledger, key: str) -> Rate:
+def _rate(ledger: ProgressLog, key: str) -> RateInterval:
     rows = ledger.rows.values()
-    return wilson(sum(bool(row[key]) for row in rows), len(rows))
+    return wilson_interval(sum(bool(row[key]) for row in rows), len(rows))

@@ -22,7 +22,7 @@ PROBE = 64
 
 
 @dataclass(frozen=True)
-class Samples:
+class EvaluationSamples:
     """The chosen images of a data set. ``indices`` are their numbers in it, ``labels`` the model's
     class numbers.
 
@@ -49,7 +49,7 @@ class Samples:
         """Their class numbers (b,)."""
         return torch.tensor([self.labels[p] for p in positions], dtype=torch.long)
 
-    def without(self, label: int) -> Samples:
+    def without(self, label: int) -> EvaluationSamples:
         """The images of all other classes: one of the class ``label`` cannot be made to look like
         what it is.
 
@@ -88,9 +88,9 @@ class Samples:
         return image[:1]
 
 
-def choose(
+def choose_samples(
     dataset: ImageDataset, card: ModelCard, *, limit: int | None = None, seed: int = 0
-) -> Samples:
+) -> EvaluationSamples:
     """``limit`` images drawn at random (all of them without one), the same for the same seed, as
     the model needs them.
 
@@ -103,7 +103,7 @@ def choose(
     number = class_numbers(dataset.classes, card)
     labels = tuple(number[int(dataset.labels[i])] for i in indices)
     channels = 1 if card.extra.get("channels") == 1 else 3
-    return Samples(
+    return EvaluationSamples(
         dataset,
         tuple(int(i) for i in indices),
         labels,

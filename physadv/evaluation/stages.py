@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, frozen_eval
-from physadv.attacks._fused_model import FusedModel, Speed, stepper_of
+from physadv.attacks._fused_model import FusedModel, Speed, gradient_model_for
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.threat.constraints import LpBall
-from physadv.threat.criteria import Misclassified, success_criterion
-from physadv.threat.losses import dlr
+from physadv.threat.criteria import Misclassification, success_criterion
+from physadv.threat.losses import dlr_loss
 
 CLEAN = "clean"
 """Stage 0: what the victim says of the clean images. What it misreads is attacked no further."""
@@ -23,7 +23,7 @@ Family = Literal["white", "black"]
 
 
 @dataclass(frozen=True)
-class Case:
+class StageInput:
     """What a stage gets: images (b, c, h, w) still whole, their labels, the threat, and how near
     each came to breaking.
 
@@ -47,7 +47,7 @@ class Case:
         """The stepper as the attacks take it."""
         return self.stepper if isinstance(self.stepper, FusedModel) else "plain"
 
-    def pick(self, rows: Tensor) -> Case:
+    def pick(self, rows: Tensor) -> StageInput:
         """The same for a part of the samples."""
         return replace(
             self,
@@ -65,7 +65,7 @@ class AttackStage:
 
     name: str
     family: Family
-    run: Callable[[Case], AttackResult]
+    run: Callable[[StageInput], AttackResult]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class StageOutcome:
     forwards: int
 
 
-def verdicts(
+def sample_verdicts(
     model: Classifier,
     images: Tensor,
     labels: Tensor,
@@ -114,12 +114,18 @@ def verdicts(
         else near.to(images.device)
     )
     with frozen_eval(model):
-        case, ready = Case(model, model, images, labels, ball, seed, index, near, targets), False
+        case, ready = (
+            StageInput(model, model, images, labels, ball, seed, index, near, targets),
+            False,
+        )
         for stage in (AttackStage(CLEAN, "white", _untouched), *plan):
             if stage.name in done or not len(whole):
                 continue
             if stage.name != CLEAN and not ready:
-                case, ready = replace(case, stepper=stepper_of(model, speed, case.images)), True
+                case, ready = (
+                    replace(case, stepper=gradient_model_for(model, speed, case.images)),
+                    True,
+                )
             found = stage.run(case)
             verdict = _judge(case, stage.name, whole, found)
             yield verdict
@@ -127,30 +133,30 @@ def verdicts(
             whole, case = whole[left], replace(case, near=verdict.near).pick(left)
 
 
-def _untouched(case: Case) -> AttackResult:
+def _untouched(case: StageInput) -> AttackResult:
     return AttackResult(case.images, torch.zeros(len(case.images), dtype=torch.bool))
 
 
 @torch.no_grad()
-def _judge(case: Case, stage: str, rows: Tensor, found: AttackResult) -> StageOutcome:
+def _judge(case: StageInput, stage: str, rows: Tensor, found: AttackResult) -> StageOutcome:
     """Ask the victim itself about the very images that are handed out."""
     images = found.images if stage == CLEAN else case.ball.legal(found.images, case.images)
     logits = case.model(images)
     criterion = (
-        Misclassified(case.labels)
+        Misclassification(case.labels)
         if stage == CLEAN
         else success_criterion(case.labels, case.targets)
     )
-    closer = torch.minimum(case.near, dlr(logits, case.labels).to(case.near))
+    closer = torch.minimum(case.near, dlr_loss(logits, case.labels).to(case.near))
     asked = len(rows) + (int(found.queries.sum()) if found.queries is not None else 0)
     return StageOutcome(stage, rows, images, criterion(logits), closer, asked)
 
 
 @dataclass
-class Kept:
+class BestFound:
     """The image of each sample over several runs of one stage: one that is broken, else the latest."""
 
-    case: Case
+    case: StageInput
     images: Tensor = field(init=False)
     success: Tensor = field(init=False)
     queries: Tensor = field(init=False)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._fused_model import fuse_model
-from physadv.attacks._optimizers import Adam
-from physadv.attacks.patch_loop import optimize
+from physadv.attacks._optimizers import CosineAdam
+from physadv.attacks.patch_loop import descend_patch
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.rows import Row
 from physadv.core.types import Detections, Model, Prediction
@@ -24,7 +24,7 @@ from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.signs import SceneSize, SceneSource
 from physadv.eot.warp import apply_homography, square_corners
 from physadv.evaluation.metrics.detection import DetectionMetrics, scene_rows, summarize_detection
-from physadv.evaluation.metrics.intervals import Rate, clustered, wilson
+from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
 from physadv.models.detectors import DetectedBoxes
 from physadv.threat.patch_goals import Annotations, PatchGoal
 from physadv.threat.printability import (
@@ -173,14 +173,14 @@ def optimize_patch(
         )
 
     goals = [task.goal_of(i).loss for i in range(len(task.models))]
-    loop = optimize(
+    loop = descend_patch(
         first,
         render=draw_step,
         models=steppers(task),
         objective=goals,
         regularizer=regularizer,
         project=project_printable,
-        update=Adam(lr, steps),
+        update=CosineAdam(lr, steps),
         steps=steps,
         start=start,
         state=state,
@@ -245,12 +245,12 @@ def _batch_of(task: PatchTask, pixels: int = 2**18) -> int:
 class PatchMeasurement:
     """Rates on held-out scenes and draws; every block sees the same scenes and the same draws."""
 
-    clean_recognised: Rate
-    blank_recognised: Rate
-    patch_recognised: Rate
-    success: Rate
+    clean_recognised: RateInterval
+    blank_recognised: RateInterval
+    patch_recognised: RateInterval
+    success: RateInterval
     """Goal met with the patch, among the draws whose clean control is recognized."""
-    blank_success: Rate
+    blank_success: RateInterval
     """The same with the blank sticker: what covering alone does."""
     rows: tuple[Row, ...]
     detection: dict[str, DetectionMetrics] = field(default_factory=dict)
@@ -356,12 +356,12 @@ def _block(
 def summarize_rows(rows: Sequence[Row], *, by_group: bool) -> PatchMeasurement:
     """Rates of rows, recomputable from a bundle's rows.jsonl."""
 
-    def rate(block: str, key: str, chosen: Sequence[Row]) -> Rate:
+    def rate(block: str, key: str, chosen: Sequence[Row]) -> RateInterval:
         hits = [bool(row[block][key]) for row in chosen]
         return (
-            clustered(hits, [row["group"] for row in chosen])
+            clustered_interval(hits, [row["group"] for row in chosen])
             if by_group
-            else wilson(sum(hits), len(hits))
+            else wilson_interval(sum(hits), len(hits))
         )
 
     valid = [row for row in rows if row["clean"]["recognised"]]

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from physadv.attacks._optimizers import Adam
+from physadv.attacks._optimizers import CosineAdam
 from physadv.core.files import atomic_path
 from physadv.patches.optimize import PatchProgress
 
@@ -57,7 +57,7 @@ def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> PatchProgr
     if meta.get("key") != str(key):
         return None
     step, loss = int(meta["step"]), float(meta.get("loss", math.nan))
-    state = Adam(lr, steps).init(tensors["patch"])
+    state = CosineAdam(lr, steps).init(tensors["patch"])
     state.optimizer.state[state.leaf] = {
         "step": torch.tensor(float(step)),
         "exp_avg": tensors["exp_avg"],

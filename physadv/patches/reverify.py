@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import BundleError, DataError
-from physadv.evaluation.metrics.intervals import Rate
+from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.patches.bundle import Bundle
 from physadv.patches.calibrated import PROFILES, check_profiles
 from physadv.patches.optimize import PatchMeasurement, measure_patch
@@ -20,7 +20,7 @@ class VerifyOutcome:
     """The card's rate, the rate measured now, and whether the one lies within the interval of the
     other."""
 
-    claimed: Rate
+    claimed: RateInterval
     measured: PatchMeasurement
     agrees: bool
 
@@ -104,7 +104,7 @@ def verify_bundle(
     measured = measure_patch(
         task, bundle.patch, draws=draws or settings.test_draws, name=name, report=report
     )
-    claimed = Rate(**bundle.card.heldout["success"])
+    claimed = RateInterval(**bundle.card.heldout["success"])
     if fresh or (draws or settings.test_draws) != settings.test_draws:
         agrees = measured.success.low <= claimed.high and claimed.low <= measured.success.high
     else:

@@ -8,7 +8,7 @@ from math import ceil, floor, log10
 from typing import Any
 
 from physadv.core.rows import Row
-from physadv.evaluation.metrics.intervals import Rate, clustered
+from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class RateGrid:
 
     distances: list[float]
     yaws: list[float]
-    cells: list[list[Rate | None]]
+    cells: list[list[RateInterval | None]]
 
     def as_dict(self) -> dict[str, Any]:
         """Return edges and cells as plain values."""
@@ -56,11 +56,13 @@ def bin_index(value: float, bounds: Sequence[float]) -> int:
     return int(inside)
 
 
-def success_rate(rows: Sequence[Row]) -> Rate | None:
+def success_rate(rows: Sequence[Row]) -> RateInterval | None:
     """Return the share of ``rows`` that met the goal, bootstrapped by clip; None without rows."""
     if not rows:
         return None
-    return clustered([bool(r["success"]) for r in rows], [str(r["clip"]) for r in rows], draws=1000)
+    return clustered_interval(
+        [bool(r["success"]) for r in rows], [str(r["clip"]) for r in rows], draws=1000
+    )
 
 
 def rate_grid(rows: Sequence[Row], *, most: int = 7) -> RateGrid | None:
@@ -81,7 +83,9 @@ def rate_grid(rows: Sequence[Row], *, most: int = 7) -> RateGrid | None:
     return RateGrid(distances, yaws, [[success_rate(cell) for cell in line] for line in binned])
 
 
-def rates_along(rows: Sequence[Row], key: str, bounds: Sequence[float]) -> list[Rate | None]:
+def rates_along(
+    rows: Sequence[Row], key: str, bounds: Sequence[float]
+) -> list[RateInterval | None]:
     """Return the success rate in each bin of a measured quantity.
 
     Args:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from physadv.core.files import write_text
 from physadv.core.rows import Row
-from physadv.evaluation.metrics.intervals import Rate, wilson
+from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.report.design import MUTED, render_page
 from physadv.report.svg import WIDTH, svg_chart, svg_line, svg_text
 
@@ -53,8 +53,8 @@ def render_certify_report(
     return render_page(
         "certify.html.j2",
         title=f"Certified accuracy of {facts.get('victim', 'a model')}",
-        certified=Rate(**result["certified_accuracy"]),
-        accuracy=Rate(**result["accuracy"]),
+        certified=RateInterval(**result["certified_accuracy"]),
+        accuracy=RateInterval(**result["accuracy"]),
         result=result,
         facts=facts,
         curve=_curve(result, facts, rows),
@@ -86,7 +86,7 @@ def certified_curve(rows: Sequence[Row], norm: str, requested: float = 0.0) -> M
     steps = sorted(set(radii))
     steps = steps[:: max(1, len(steps) // MOST_STEPS)]
     widest = (max([*steps, requested]) or 1.0) * 1.05
-    rates = [wilson(sum(h >= s for h in radii), len(rows)) for s in steps]
+    rates = [wilson_interval(sum(h >= s for h in radii), len(rows)) for s in steps]
 
     left, top, right, bottom = 46.0, 10.0, WIDTH - 20.0, 210.0
 

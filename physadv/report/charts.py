@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from physadv.check.rates import BlockRates
 from physadv.core.rows import Row
-from physadv.evaluation.metrics.intervals import Rate
+from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.bins import RateGrid
 from physadv.report.design import BLOCK_COLORS, LINE, MUTED
 from physadv.report.svg import (
@@ -39,7 +39,7 @@ def block_chart(table: Mapping[str, BlockRates]) -> Markup:
     return svg_chart(bottom + 24, parts, "How often the goal was met, by block")
 
 
-def _whisker(left: float, right: float, y: float, block: str, rate: Rate) -> list[str]:
+def _whisker(left: float, right: float, y: float, block: str, rate: RateInterval) -> list[str]:
     color, width = BLOCK_COLORS[block], right - left
     x0, x1, x = (left + share * width for share in (rate.low, rate.high, rate.rate))
     bar = [svg_line(x0, y, x1, y, stroke=color, width=2.5)]
@@ -85,7 +85,9 @@ def heat_map(grid: RateGrid, name: str = "heat") -> Markup:
     return svg_chart(bottom + 42, parts, "Success by distance and yaw, with n in each cell")
 
 
-def _cell(x: float, y: float, w: float, h: float, cell: Rate | None, name: str) -> list[str]:
+def _cell(
+    x: float, y: float, w: float, h: float, cell: RateInterval | None, name: str
+) -> list[str]:
     if cell is None:
         return [
             svg_rect(x + 1, y + 1, w - 2, h - 2, f"url(#{name})", stroke=LINE, hint="not measured")
@@ -99,7 +101,10 @@ def _cell(x: float, y: float, w: float, h: float, cell: Rate | None, name: str) 
 
 
 def rate_along(
-    rates: Mapping[str, Sequence[Rate | None]], bounds: Sequence[float], unit: str, label: str
+    rates: Mapping[str, Sequence[RateInterval | None]],
+    bounds: Sequence[float],
+    unit: str,
+    label: str,
 ) -> Markup:
     """Draw the success rate of each block over distance or size, with intervals; bins are equally
     wide.
@@ -143,7 +148,7 @@ def rate_along(
     return svg_chart(bottom + 44, parts, f"Success by {label}")
 
 
-def _upright(x: float, top: float, bottom: float, block: str, rate: Rate) -> list[str]:
+def _upright(x: float, top: float, bottom: float, block: str, rate: RateInterval) -> list[str]:
     color, height = BLOCK_COLORS[block], bottom - top
     low, high, y = (bottom - share * height for share in (rate.low, rate.high, rate.rate))
     return [

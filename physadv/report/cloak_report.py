@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
-from physadv.evaluation.metrics.intervals import Rate
+from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.privacy.check.channels import CHANNELS
 from physadv.privacy.check.protection_verdict import LOST
 from physadv.report.design import MUTED, data_uri, format_interval, format_percent, render_page
@@ -179,7 +179,7 @@ def channel_chart(channels: Mapping[str, Any]) -> Markup:
             values = _at(variants, variant, "0.01")
             if values is None or not values["n"]:
                 continue
-            rate = Rate(values["rate"], values["low"], values["high"], int(values["n"]))
+            rate = RateInterval(values["rate"], values["low"], values["high"], int(values["n"]))
             low, middle, high = (
                 left + v * (right - left) for v in (rate.low, rate.rate, rate.high)
             )

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
-from physadv.evaluation.metrics.intervals import Rate
+from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.design import MUTED, data_uri, render_page
 from physadv.report.svg import WIDTH, block_marker, svg_chart, svg_line, svg_text
 
@@ -58,7 +58,10 @@ def render_evaluate_report(
     Returns:
         The page as HTML.
     """
-    clean, robust = Rate(**result["clean_accuracy"]), Rate(**result["robust_accuracy"])
+    clean, robust = (
+        RateInterval(**result["clean_accuracy"]),
+        RateInterval(**result["robust_accuracy"]),
+    )
     model, attacks = facts.get("victim", "a model"), str(facts.get("attacks", ENSEMBLE))
     alone = attacks if attacks != ENSEMBLE else None
 
@@ -117,7 +120,7 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
 
     for (x, y), point in zip(places, points, strict=True):
         low, high = (bottom - point[k] * (bottom - top) for k in ("low", "high"))
-        rate = Rate(point["rate"], point["low"], point["high"], int(point["n"]))
+        rate = RateInterval(point["rate"], point["low"], point["high"], int(point["n"]))
         parts += [
             svg_line(x, low, x, high, stroke=COLOR, width=2),
             block_marker(x, y, "clean", COLOR, str(rate)),

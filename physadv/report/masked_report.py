@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
-from physadv.evaluation.metrics.intervals import Rate
+from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.design import BLOCK_COLORS, render_page
 from physadv.report.svg import block_marker, percent_axis, svg_chart, svg_line, svg_text
 
@@ -53,13 +53,13 @@ def _accuracy_figure(lines: Sequence[Mapping[str, Any]]) -> Markup:
         y = top + row * (number + 0.5)
         parts.append(svg_text(left - 12, y + 4, str(entry["defence"]), at="end", size=12))
         for shift, (column, (kind, _)) in zip((-6.0, 0.0, 6.0), KINDS.items(), strict=True):
-            parts += _mark(left, right, y + shift, kind, Rate(**entry[column]))
+            parts += _mark(left, right, y + shift, kind, RateInterval(**entry[column]))
     return svg_chart(
         bottom + 24, parts, "Accuracy clean, under the plain attack, and under every attack", WIDE
     )
 
 
-def _mark(left: float, right: float, y: float, kind: str, rate: Rate) -> list[str]:
+def _mark(left: float, right: float, y: float, kind: str, rate: RateInterval) -> list[str]:
     low, high, x = (left + share * (right - left) for share in (rate.low, rate.high, rate.rate))
     color = BLOCK_COLORS[kind]
     return [

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from physadv.check.folder import ROWS
 from physadv.check.rates import BlockRates, tabulate
 from physadv.core.errors import OptionError
-from physadv.evaluation.metrics.intervals import Rate
+from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.check_folder import read_check
 from physadv.report.design import MUTED
 from physadv.report.svg import WIDTH, block_marker, percent_axis, svg_chart, svg_line, svg_text
@@ -162,13 +162,13 @@ def _of_card(heldout: Mapping[str, Any]) -> MeasuredStage | None:
     if not isinstance(success, Mapping) or not {"rate", "low", "high", "n"} <= success.keys():
         return None
     blank, clean = heldout.get("blank_success") or {}, heldout.get("clean_recognised") or {}
-    rate = Rate(
+    rate = RateInterval(
         float(success["rate"]), float(success["low"]), float(success["high"]), int(success["n"])
     )
     return MeasuredStage("digital", *_plain(rate), None, blank.get("rate"), clean.get("rate"))
 
 
-def _plain(rate: Rate) -> tuple[float, float, float, int]:
+def _plain(rate: RateInterval) -> tuple[float, float, float, int]:
     return rate.rate, rate.low, rate.high, rate.n
 
 

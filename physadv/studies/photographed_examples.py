@@ -23,8 +23,8 @@ from physadv.attacks.gradient import fgsm, pgd
 from physadv.core.errors import DataError, OptionError
 from physadv.core.image_io import Array, list_images, read_rgba, to_tensor
 from physadv.core.rows import Row, append_rows, read_rows
-from physadv.evaluation.metrics.intervals import Rate, wilson
-from physadv.evaluation.progress_log import claim
+from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
+from physadv.evaluation.progress_log import claim_folder
 from physadv.models.cards import LoadedModel
 from physadv.twin.cameras import EFFECTS, Camera, cameras_named, leave_out
 from physadv.twin.flat_print import print_flat, shoot
@@ -92,7 +92,9 @@ def run_photographed(
 ) -> Generator[tuple[int, int], None, None]:
     """Do what is not done yet, a picture at a time; yields (done, total). Rows are on disk before
     each yield."""
-    claim(folder, {k: str(v) for k, v in vars(settings).items()} | {"victim": model.card.name})
+    claim_folder(
+        folder, {k: str(v) for k, v in vars(settings).items()} | {"victim": model.card.name}
+    )
     known = (
         {row["image"] for row in read_rows(folder / ROWS)} if (folder / ROWS).is_file() else set()
     )
@@ -235,8 +237,8 @@ def _place(row: Row) -> tuple[str, int, str]:
     return str(row["way"]), int(row["eps"]), str(row["attack"])
 
 
-def _rate(hits: int, n: int) -> Rate:
-    return wilson(hits, n)
+def _rate(hits: int, n: int) -> RateInterval:
+    return wilson_interval(hits, n)
 
 
 def photographed_markdown(lines: Sequence[dict[str, Any]]) -> str:

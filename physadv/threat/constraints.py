@@ -15,7 +15,7 @@ from physadv.threat import norms
 from physadv.threat.norms import Norm
 
 
-class Constraint(Protocol):
+class AttackConstraint(Protocol):
     """A set of allowed images around each clean image ``x0``."""
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
@@ -69,8 +69,8 @@ class LpBall:
         """
         if self.levels is None:
             return x
-        out = norms.quantize(x, x0, self.eps, self.norm, self.levels)
-        if bool((norms.distance(out, x0, self.norm) > self.eps).any()):
+        out = norms.quantize_in_ball(x, x0, self.eps, self.norm, self.levels)
+        if bool((norms.lp_distance(out, x0, self.norm) > self.eps).any()):
             raise ImageError(
                 f"{self.norm} ball of {self.eps:.4g}",
                 f"holds no image with {self.levels + 1} levels",
@@ -94,7 +94,7 @@ class LpBall:
 
     def violation(self, x: Tensor, x0: Tensor) -> Tensor:
         """Distance beyond eps or, if larger, beyond [0, 1]."""
-        beyond = norms.distance(x, x0, self.norm) - self.eps
+        beyond = norms.lp_distance(x, x0, self.norm) - self.eps
         outside = torch.maximum(-x.double(), x.double() - 1).flatten(1).amax(1)
         return torch.maximum(beyond, outside).clamp_min(0)
 
@@ -104,7 +104,7 @@ class MaskedConstraint:
     """Another constraint, on the pixels where ``mask`` (broadcast over the images) is true; the
     rest stays clean."""
 
-    inner: Constraint
+    inner: AttackConstraint
     mask: Tensor
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:

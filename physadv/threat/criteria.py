@@ -26,7 +26,7 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Misclassified(Criterion):
+class Misclassification(Criterion):
     """The prediction, ``argmax`` of the logits, is not the true class; ties go as ``argmax`` breaks
     them."""
 
@@ -36,13 +36,13 @@ class Misclassified(Criterion):
         """Logits (b, classes) to success (b,)."""
         return _checked(logits, self.labels).argmax(1) != self.labels
 
-    def pick(self, index: Tensor) -> Misclassified:
+    def pick(self, index: Tensor) -> Misclassification:
         """The same criterion for a part of the samples."""
-        return Misclassified(self.labels[index])
+        return Misclassification(self.labels[index])
 
 
 @dataclass(frozen=True)
-class Targeted(Criterion):
+class TargetedMisclassification(Criterion):
     """The prediction is the target."""
 
     targets: Tensor
@@ -51,13 +51,13 @@ class Targeted(Criterion):
         """Logits (b, classes) to success (b,)."""
         return _checked(logits, self.targets).argmax(1) == self.targets
 
-    def pick(self, index: Tensor) -> Targeted:
+    def pick(self, index: Tensor) -> TargetedMisclassification:
         """The same criterion for a part of the samples."""
-        return Targeted(self.targets[index])
+        return TargetedMisclassification(self.targets[index])
 
 
 @dataclass(frozen=True)
-class Confident(Criterion):
+class MinimumConfidence(Criterion):
     """The predicted class has a softmax probability of at least ``least``: composes with the other
     two."""
 
@@ -68,7 +68,7 @@ class Confident(Criterion):
         wide = logits if logits.dtype == torch.float64 else logits.float()
         return wide.softmax(1).amax(1) >= self.least
 
-    def pick(self, index: Tensor) -> Confident:
+    def pick(self, index: Tensor) -> MinimumConfidence:
         """Itself: it is about every sample alike."""
         return self
 
@@ -91,7 +91,7 @@ class AllOf(Criterion):
 
 def success_criterion(labels: Tensor, targets: Tensor | None) -> Criterion:
     """Misclassification of ``labels``, or the targets where there are any."""
-    return Misclassified(labels) if targets is None else Targeted(targets)
+    return Misclassification(labels) if targets is None else TargetedMisclassification(targets)
 
 
 def _checked(logits: Tensor, classes: Tensor) -> Tensor:

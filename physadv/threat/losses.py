@@ -49,7 +49,7 @@ class Objective:
         return replace(self, labels=self.labels[index], targets=targets)
 
 
-def objective(name: str, labels: Tensor, targets: Tensor | None = None) -> Objective:
+def objective_by_name(name: str, labels: Tensor, targets: Tensor | None = None) -> Objective:
     """The objective called ``name``: ce, log_odds, margin or dlr. Raises OptionError for another
     name."""
     if name not in LOSSES:
@@ -57,17 +57,17 @@ def objective(name: str, labels: Tensor, targets: Tensor | None = None) -> Objec
     return Objective(LOSSES[name], labels, targets)
 
 
-def ce(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+def cross_entropy_loss(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """Negative cross-entropy of the true class (b,), or the cross-entropy of the target.
 
     Written as softplus of the log-odds, so its gradient is exact to the last float even where the
     softmax rounds to 1.
     """
-    odds = log_odds(logits, labels, targets)
+    odds = log_odds_loss(logits, labels, targets)
     return F.softplus(odds) if targets is not None else -F.softplus(-odds)
 
 
-def log_odds(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+def log_odds_loss(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """log p(label) - log(1 - p(label)) (b,), or the negative of that for the target; never
     saturates."""
     logits = _wide(logits, labels)
@@ -76,7 +76,7 @@ def log_odds(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> T
     return odds if targets is None else -odds
 
 
-def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+def margin_loss(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """Logit of the true class less the best other (Carlini & Wagner 2017), or the best other less
     the target."""
     logits = _wide(logits, labels)
@@ -85,7 +85,7 @@ def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Ten
     return gap if targets is None else -gap
 
 
-def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+def dlr_loss(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """Difference of logits ratio (Croce & Hein 2020): the margin over the spread of the top logits,
     free of scale.
 
@@ -97,22 +97,27 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor
     logits = _wide(logits, labels)
     classes = logits.shape[1]
     if classes < 3:
-        return margin(logits, labels, targets)
+        return margin_loss(logits, labels, targets)
     top = logits.topk(min(4, classes), 1).values
     if classes == 3:
         spread = _positive(top[:, 0] - top[:, 2], top).detach()
         return (
-            margin(logits, labels)
+            margin_loss(logits, labels)
             if targets is None
             else _at(logits, labels) - _at(logits, targets)
         ) / spread
     if targets is None:
-        return margin(logits, labels) / _positive(top[:, 0] - top[:, 2], top)
+        return margin_loss(logits, labels) / _positive(top[:, 0] - top[:, 2], top)
     spread = _positive(top[:, 0] - (top[:, 2] + top[:, 3]) / 2, top)
     return (_at(logits, labels) - _at(logits, targets)) / spread
 
 
-LOSSES: dict[str, LossFunction] = {"ce": ce, "log_odds": log_odds, "margin": margin, "dlr": dlr}
+LOSSES: dict[str, LossFunction] = {
+    "ce": cross_entropy_loss,
+    "log_odds": log_odds_loss,
+    "margin": margin_loss,
+    "dlr": dlr_loss,
+}
 
 
 def _wide(logits: Tensor, labels: Tensor) -> Tensor:

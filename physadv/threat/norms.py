@@ -18,7 +18,7 @@ from physadv.threat.parsing import parse_norm as parse_norm
 _SLACK = 1 - 1e-10  # a float64 sum over an image is exact to about this much
 
 
-def distance(x: Tensor, x0: Tensor, norm: Norm) -> Tensor:
+def lp_distance(x: Tensor, x0: Tensor, norm: Norm) -> Tensor:
     """Distance (b,) of each sample from its clean image, in float64."""
     order = {"linf": torch.inf, "l2": 2, "l1": 1}[parse_norm(norm)]
     size: Tensor = torch.linalg.vector_norm((x.double() - x0.double()).flatten(1), ord=order, dim=1)
@@ -27,23 +27,23 @@ def distance(x: Tensor, x0: Tensor, norm: Norm) -> Tensor:
 
 def project_onto_ball(x: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
     """The point of the ball around ``x0`` within [0, 1] that is nearest to ``x`` (b, ...)."""
-    return {"linf": l_inf, "l2": l_2, "l1": l_1}[parse_norm(norm)](x, x0, eps)
+    return {"linf": project_linf, "l2": project_l2, "l1": project_l1}[parse_norm(norm)](x, x0, eps)
 
 
-def l_inf(x: Tensor, x0: Tensor, eps: float) -> Tensor:
+def project_linf(x: Tensor, x0: Tensor, eps: float) -> Tensor:
     """Nearest point with every pixel within ``eps`` of ``x0`` and in [0, 1]."""
-    return torch.clamp(x, *bounds(x0, eps))
+    return torch.clamp(x, *linf_bounds(x0, eps))
 
 
-def bounds(x0: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def linf_bounds(x0: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Lowest and highest representable image of the l_inf ball within [0, 1]."""
     exact = x0.double()
-    low = toward(x0, -exact.clamp(min=0, max=eps))
-    high = toward(x0, (1 - exact).clamp(min=0, max=eps))
+    low = step_toward(x0, -exact.clamp(min=0, max=eps))
+    high = step_toward(x0, (1 - exact).clamp(min=0, max=eps))
     return low.clamp_(0, 1), high.clamp_(0, 1)
 
 
-def toward(x0: Tensor, change: Tensor) -> Tensor:
+def step_toward(x0: Tensor, change: Tensor) -> Tensor:
     """``x0 + change`` rounded to the dtype of ``x0`` so that no element ends farther from ``x0``
     than ``change``."""
     exact = x0.double()
@@ -52,11 +52,11 @@ def toward(x0: Tensor, change: Tensor) -> Tensor:
     return torch.where(over, torch.nextafter(x, x0), x)
 
 
-def l_2(x: Tensor, x0: Tensor, eps: float) -> Tensor:
+def project_l2(x: Tensor, x0: Tensor, eps: float) -> Tensor:
     """Nearest point of the l_2 ball within [0, 1]: the change is scaled and clipped, the scale
     found exactly."""
     boxed = x.clamp(0, 1)
-    outside = distance(boxed, x0, "l2") > eps
+    outside = lp_distance(boxed, x0, "l2") > eps
     if not outside.any():
         return boxed
     change = (x[outside].double() - x0[outside].double()).flatten(1)
@@ -65,11 +65,11 @@ def l_2(x: Tensor, x0: Tensor, eps: float) -> Tensor:
     return _replaced(boxed, outside, x0, torch.minimum(change.abs() * scale, room) * change.sign())
 
 
-def l_1(x: Tensor, x0: Tensor, eps: float) -> Tensor:
+def project_l1(x: Tensor, x0: Tensor, eps: float) -> Tensor:
     """Nearest point of the l_1 ball within [0, 1] (sort of Duchi et al. 2008, with the box of Croce
     & Hein 2021)."""
     boxed = x.clamp(0, 1)
-    outside = distance(boxed, x0, "l1") > eps
+    outside = lp_distance(boxed, x0, "l1") > eps
     if not outside.any():
         return boxed
     change = (x[outside].double() - x0[outside].double()).flatten(1)
@@ -137,11 +137,11 @@ def _replaced(x: Tensor, rows: Tensor, x0: Tensor, change: Tensor) -> Tensor:
     """``x`` with ``rows`` set to ``x0 + change``, rounded towards ``x0``, and in the memory format
     of ``x0``."""
     out = x.clone()
-    out[rows] = toward(x0[rows], change.view(x0[rows].shape)).clamp_(0, 1)
+    out[rows] = step_toward(x0[rows], change.view(x0[rows].shape)).clamp_(0, 1)
     return out
 
 
-def furthest(slope: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
+def steepest_point(slope: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
     """The point of the ball within [0, 1] where the linear function ``slope`` (b, ...) is least:
     the optimum of a linear victim, and the best single step on any other. Elements without slope
     stay."""
@@ -159,10 +159,10 @@ def furthest(slope: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
         ordered = room.gather(1, order)
         left = (eps * _SLACK - (ordered.cumsum(1) - ordered)).clamp_min(0)
         size = torch.zeros_like(room).scatter(1, order, torch.minimum(ordered, left))
-    return toward(x0, (size * way.sign()).view(x0.shape)).clamp_(0, 1)
+    return step_toward(x0, (size * way.sign()).view(x0.shape)).clamp_(0, 1)
 
 
-def quantize(x: Tensor, x0: Tensor, eps: float, norm: Norm, levels: int = 255) -> Tensor:
+def quantize_in_ball(x: Tensor, x0: Tensor, eps: float, norm: Norm, levels: int = 255) -> Tensor:
     """The nearest image on the grid k / ``levels`` that is still within ``eps``: legal after a PNG
     round trip.
 
@@ -175,7 +175,7 @@ def quantize(x: Tensor, x0: Tensor, eps: float, norm: Norm, levels: int = 255) -
     grid = torch.arange(levels + 1, dtype=torch.float64, device=x.device).div(levels).to(x.dtype)
     near = (x.double() * levels).round().long().clamp(0, levels)
     if parse_norm(norm) == "linf":
-        low, high = bounds(x0, eps)
+        low, high = linf_bounds(x0, eps)
         near = near + (grid[near] < low).long() - (grid[near] > high).long()
         stranded = (grid[near.clamp(0, levels)] < low) | (grid[near.clamp(0, levels)] > high)
         near = torch.where(stranded, (x0.double() * levels).round().long(), near)

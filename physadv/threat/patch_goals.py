@@ -178,13 +178,13 @@ class PatchGoal:
         """(m,): the best score of the target among the candidates that share half of the smaller
         box with the mark."""
         assert isinstance(prediction, Detections)  # _judged has seen to it
-        on = overlap(prediction.boxes.detach(), boxes, of_smaller=True) >= least
+        on = box_overlap(prediction.boxes.detach(), boxes, of_smaller=True) >= least
         return prediction.scores[..., int(self.target_class or 0)].masked_fill(~on, 0).amax(1)
 
     def _detector_loss(self, prediction: Detections, boxes: Tensor, labels: Tensor) -> Tensor:
         if self.kind == "create":
             return -self._target_score(prediction, boxes, 0.3).clamp(1e-4, 1).log()
-        near = overlap(prediction.boxes.detach(), boxes) >= 0.1
+        near = box_overlap(prediction.boxes.detach(), boxes) >= 0.1
         hidden = _burden(_class_scores(prediction, labels), near)
         if self._aim() is not None:
             wanted = (
@@ -197,7 +197,7 @@ class PatchGoal:
         return hidden - wanted.clamp(1e-4, 1).log()
 
 
-def overlap(candidates: Tensor, boxes: Tensor, *, of_smaller: bool = False) -> Tensor:
+def box_overlap(candidates: Tensor, boxes: Tensor, *, of_smaller: bool = False) -> Tensor:
     """IoU of (m, n, 4) candidates with the (m, 4) box of each line: (m, n); or their share of the
     smaller box."""
     low = torch.maximum(candidates[..., :2], boxes[:, None, :2])
@@ -216,13 +216,13 @@ def _class_scores(prediction: Detections, labels: Tensor) -> Tensor:
 
 
 def _score_at(prediction: Detections, boxes: Tensor, labels: Tensor, min_iou: float) -> Tensor:
-    near = overlap(prediction.boxes, boxes) >= min_iou
+    near = box_overlap(prediction.boxes, boxes) >= min_iou
     return _class_scores(prediction, labels).masked_fill(~near, 0).amax(1)
 
 
 def _best_other(prediction: Detections, boxes: Tensor, labels: Tensor, min_iou: float) -> Tensor:
     """(m,): the best score of any class but the true one on the object."""
-    near = overlap(prediction.boxes.detach(), boxes) >= min_iou
+    near = box_overlap(prediction.boxes.detach(), boxes) >= min_iou
     index = labels[:, None, None].expand(*prediction.scores.shape[:2], 1)
     others = prediction.scores.scatter(2, index, 0.0).amax(2)
     return others.masked_fill(~near, 0).amax(1)

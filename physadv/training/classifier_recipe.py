@@ -18,21 +18,21 @@ from physadv.certification.bounds.verify import prepare_graph, verify_bounds
 from physadv.core.errors import OptionError
 from physadv.core.files import atomic_path, sha256_of, write_text
 from physadv.core.random_streams import generator
-from physadv.evaluation.metrics.intervals import Rate, wilson
+from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.architectures.cnn import build_network
 from physadv.threat.norms import parse_norm
-from physadv.training.data import Part, Shuffled, TrainingData
+from physadv.training.data import ImageSubset, ShuffledBatches, TrainingData
 from physadv.training.loop import (
-    Schedule,
+    TrainingSchedule,
     TrainingStep,
-    Validation,
+    ValidationSchedule,
     load_average,
     read_progress,
-    seeded,
-    train,
+    seed_all,
+    train_model,
 )
-from physadv.training.methods.base import Defense
-from physadv.training.methods.by_name import defense_by_name
+from physadv.training.methods.base import TrainingMethod
+from physadv.training.methods.by_name import method_by_name
 from physadv.training.methods.occlusion import OcclusionTraining
 
 CHECKPOINT, WEIGHTS, CARD = "checkpoint.safetensors", "model.safetensors", "model.safetensors.toml"
@@ -82,14 +82,14 @@ class ClassifierRecipe:
                 raise OptionError(f"{name} {value}", "outside its range", "leave it out")
         self.made()
 
-    def made(self) -> Defense:
+    def made(self) -> TrainingMethod:
         """The defense, fresh."""
-        return defense_by_name(self.defense, {**self.settings, "eps": self.eps, "norm": self.norm})
+        return method_by_name(self.defense, {**self.settings, "eps": self.eps, "norm": self.norm})
 
     def net(self, material: TrainingData) -> nn.Module:
         """The net, with the initial weights that the seed gives."""
         classes = len(material.classes)
-        return seeded(
+        return seed_all(
             lambda: build_network(
                 self.architecture, channels=material.channels, side=material.side, classes=classes
             ),
@@ -106,10 +106,10 @@ def train_defense(
 ) -> Iterator[TrainingStep]:
     """Train and yield a Step each. With ``out`` the run is kept there at each epoch's end, and
     resumed to the bit."""
-    batches = Shuffled(
+    batches = ShuffledBatches(
         material.train, size=recipe.batch, seed=recipe.seed, shift=recipe.shift, device=device
     )
-    schedule = Schedule(
+    schedule = TrainingSchedule(
         recipe.epochs,
         batches.steps,
         lr=recipe.lr,
@@ -125,14 +125,14 @@ def train_defense(
     plain = {k: v for k, v in asdict(recipe).items() if k != "settings"}
     shape = f"{material.channels}x{material.side}x{material.side}"
     facts = f"{plain}, {shape}, {len(material.train)} + {len(material.held)}"
-    return train(
+    return train_model(
         recipe.net(material).to(device),
         batches,
         schedule,
         defense=defense,
         seed=recipe.seed,
         identity=facts,
-        validation=Validation(judge, defense.score, recipe.patience, after),
+        validation=ValidationSchedule(judge, defense.score, recipe.patience, after),
         checkpoint=None if out is None else out / CHECKPOINT,
     )
 
@@ -144,8 +144,8 @@ class Validator:
     def __init__(
         self,
         recipe: ClassifierRecipe,
-        defense: Defense,
-        part: Part,
+        defense: TrainingMethod,
+        part: ImageSubset,
         count: int,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -208,7 +208,7 @@ def publish_classifier(
     """
     net = load_average(out / CHECKPOINT, recipe.net(material), best=True).requires_grad_(False)
     judge = Validator(recipe, recipe.made(), material.held, 2000)
-    measured = {name: wilson(right, judge.n) for name, right in judge.counts(net).items()}
+    measured = {name: wilson_interval(right, judge.n) for name, right in judge.counts(net).items()}
     with atomic_path(out / WEIGHTS) as temporary:
         save_file({k: v.contiguous() for k, v in net.state_dict().items()}, temporary)
     card = _card(recipe, material, out, measured, data, command)
@@ -220,7 +220,7 @@ def _card(
     recipe: ClassifierRecipe,
     material: TrainingData,
     out: Path,
-    measured: Mapping[str, Rate],
+    measured: Mapping[str, RateInterval],
     data: str,
     command: str,
 ) -> dict[str, Any]:

@@ -23,7 +23,7 @@ PROBE = 64
 
 
 @dataclass(frozen=True)
-class Part:
+class ImageSubset:
     """Images (n, channels, side, side) uint8, their labels (n,), and which group each belongs to."""
 
     images: Tensor
@@ -42,8 +42,8 @@ class Part:
 class TrainingData:
     """What is trained on and what is held out, never sharing a group (the frames of one track)."""
 
-    train: Part
-    held: Part
+    train: ImageSubset
+    held: ImageSubset
     classes: tuple[str, ...]
     channels: int
     side: int
@@ -84,7 +84,7 @@ def load_training_data(
     )
 
 
-class Shuffled:
+class ShuffledBatches:
     """Batches of one size by their number: every epoch in an order of its own, the rest that fills
     no batch left out.
 
@@ -94,7 +94,7 @@ class Shuffled:
 
     def __init__(
         self,
-        part: Part,
+        part: ImageSubset,
         *,
         size: int,
         seed: int,
@@ -142,7 +142,7 @@ def _gray(image: Array) -> bool:
     return bool((image == image[..., :1]).all())
 
 
-def _part(dataset: ImageDataset, side: int, channels: int) -> Part:
+def _part(dataset: ImageDataset, side: int, channels: int) -> ImageSubset:
     images = torch.empty((len(dataset), channels, side, side), dtype=torch.uint8)
     for i in range(len(dataset)):
         image = dataset.read(i)
@@ -156,4 +156,4 @@ def _part(dataset: ImageDataset, side: int, channels: int) -> Part:
                 .byte()
             )
         images[i] = pixels[:channels]
-    return Part(images, torch.from_numpy(dataset.labels.astype(np.int64)), dataset.groups)
+    return ImageSubset(images, torch.from_numpy(dataset.labels.astype(np.int64)), dataset.groups)

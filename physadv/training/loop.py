@@ -29,14 +29,20 @@ from physadv.training.checkpoint import (
     optimizer_tensors,
     save_state,
 )
-from physadv.training.methods.base import Defense, Metrics, Position, Run, Standard
+from physadv.training.methods.base import (
+    Metrics,
+    StandardTraining,
+    TrainingMethod,
+    TrainingPosition,
+    TrainingRun,
+)
 
 Batch = tuple[Tensor, Tensor]
 FACTS = ("claim", "done", "history", "seconds")
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSchedule:
     """How long and how fast. ``lr`` is the peak of a one-cycle schedule (linear up over ``warmup``,
     cosine down)."""
 
@@ -82,7 +88,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationSchedule:
     """After each epoch ``judge`` measures the averaged net; the weights with the highest ``score``
     are kept as best.
 
@@ -145,14 +151,14 @@ class _Progress:
     best: Tensors = field(default_factory=dict)
 
 
-def train(
+def train_model(
     net: nn.Module,
     batches: Callable[[int], Batch],
-    schedule: Schedule,
+    schedule: TrainingSchedule,
     *,
-    defense: Defense | None = None,
+    defense: TrainingMethod | None = None,
     seed: int = 0,
-    validation: Validation | None = None,
+    validation: ValidationSchedule | None = None,
     checkpoint: Path | None = None,
     identity: str = "",
 ) -> Iterator[TrainingStep]:
@@ -164,9 +170,11 @@ def train(
     the result) is resumed, to the bit; a finished run yields nothing more. Raises DataError for a
     checkpoint of another run, or when the loss is no longer finite.
     """
-    defense = defense or Standard(0.05)
+    defense = defense or StandardTraining(0.05)
     defense.begin(net, generator(seed, "begin"))
-    run = Run(net, copy.deepcopy(net).eval().requires_grad_(False), _optimizer(net, schedule))
+    run = TrainingRun(
+        net, copy.deepcopy(net).eval().requires_grad_(False), _optimizer(net, schedule)
+    )
     claim = {"schedule": asdict(schedule), **defense.settings(), "seed": seed, "identity": identity}
     claim = json.loads(json.dumps(claim))  # as it will be read back: tuples are lists
     progress = _resume(checkpoint, run, defense, claim)
@@ -174,7 +182,7 @@ def train(
         if validation is not None and validation.over(progress.history, schedule.epochs):
             return
         begun = time.process_time()
-        at = Position(number, schedule.total, generator(seed, "defence", number))
+        at = TrainingPosition(number, schedule.total, generator(seed, "defence", number))
         for group in run.optimizer.param_groups:
             group["lr"] = schedule.rate(number)
         metrics = dict(defense.watch(run, at))
@@ -203,7 +211,7 @@ def train(
         )
 
 
-def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+def seed_all(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Build a net whose initial weights depend on ``seed`` alone; the global RNG is left as it was
     found."""
     with torch.random.fork_rng(devices=[]):
@@ -242,10 +250,10 @@ def read_progress(checkpoint: Path) -> Mapping[str, Any]:
 def _step(
     net: nn.Module,
     batch: Batch,
-    at: Position,
+    at: TrainingPosition,
     optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    defense: Defense,
+    schedule: TrainingSchedule,
+    defense: TrainingMethod,
 ) -> tuple[float, Metrics]:
     net.train()
     optimizer.zero_grad(set_to_none=True)
@@ -261,7 +269,9 @@ def _step(
     return float(loss.detach()), metrics
 
 
-def _validate(validation: Validation, mean: nn.Module, progress: _Progress, epochs: int) -> Metrics:
+def _validate(
+    validation: ValidationSchedule, mean: nn.Module, progress: _Progress, epochs: int
+) -> Metrics:
     found = dict(validation.judge(mean))
     progress.history.append(found)
     if validation.best(progress.history, epochs) == len(progress.history) - 1:
@@ -269,7 +279,7 @@ def _validate(validation: Validation, mean: nn.Module, progress: _Progress, epoc
     return found
 
 
-def _optimizer(net: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+def _optimizer(net: nn.Module, schedule: TrainingSchedule) -> torch.optim.Optimizer:
     """Weight decay for matrices and kernels only, not for biases and norms."""
     kernels = [p for p in net.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in net.parameters() if p.requires_grad and p.ndim <= 1]
@@ -283,7 +293,11 @@ def _optimizer(net: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
 
 
 def _save(
-    path: Path, run: Run, defense: Defense, progress: _Progress, claim: dict[str, Any]
+    path: Path,
+    run: TrainingRun,
+    defense: TrainingMethod,
+    progress: _Progress,
+    claim: dict[str, Any],
 ) -> None:
     groups = {
         "net": run.net.state_dict(),
@@ -301,7 +315,9 @@ def _save(
     save_state(path, groups, facts)
 
 
-def _resume(path: Path | None, run: Run, defense: Defense, claim: dict[str, Any]) -> _Progress:
+def _resume(
+    path: Path | None, run: TrainingRun, defense: TrainingMethod, claim: dict[str, Any]
+) -> _Progress:
     if path is None or not path.is_file():
         return _Progress()
     groups, facts = load_training_state(path, facts=FACTS)

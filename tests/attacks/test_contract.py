@@ -9,7 +9,7 @@ from roster import CASES, EPS, IDS, Entry
 from torch import Tensor, nn
 
 from physadv.core.errors import ImageError, OptionError
-from physadv.threat.norms import Norm, distance
+from physadv.threat.norms import Norm, lp_distance
 
 
 class Net(nn.Module):
@@ -60,12 +60,12 @@ def test_within_the_ball(entry: Entry, norm: Norm) -> None:
     net = Net()
     x, y = of_net(net)
     out = entry(net, x, y, norm).images
-    assert (distance(out, x, norm) <= EPS[norm]).all()
+    assert (lp_distance(out, x, norm) <= EPS[norm]).all()
     assert out.min() >= 0
     assert out.max() <= 1
     assert not out.requires_grad
     assert (out.dtype, out.shape) == (x.dtype, x.shape)
-    assert (distance(out, x, norm) > 0).any()
+    assert (lp_distance(out, x, norm) > 0).any()
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -94,7 +94,7 @@ def test_eight_bit(entry: Entry, norm: Norm) -> None:
     result = entry(net, x, y, norm, levels=255)
     loaded = result.images.mul(255).round().to(torch.uint8).float().div(255)
     assert torch.equal(loaded, result.images)
-    assert (distance(loaded, x, norm) <= EPS[norm]).all()
+    assert (lp_distance(loaded, x, norm) <= EPS[norm]).all()
     with torch.no_grad():
         assert torch.equal(net(loaded).argmax(1) != y, result.success)
 
@@ -123,7 +123,7 @@ def test_dtypes(entry: Entry, norm: Norm, dtype: torch.dtype) -> None:
     x, y = of_net(net)
     result = entry(net, x, y, norm)
     assert result.images.dtype == dtype
-    assert (distance(result.images, x, norm) <= EPS[norm]).all()
+    assert (lp_distance(result.images, x, norm) <= EPS[norm]).all()
     assert result.images.isfinite().all()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.decision_based import hopskipjump, rays
 from physadv.core.errors import OptionError
-from physadv.threat.norms import distance
+from physadv.threat.norms import lp_distance
 
 
 class LabelOnly:
@@ -54,7 +54,7 @@ def test_a_plane_falls_near_its_distance_and_never_below(
     found = attack(name, model, norm, ZEROS, factor * model.smallest, 3000)
     assert found.success.all()
     assert (model(found.images).argmax(1) == 1).all()
-    assert (distance(found.images, GRAY, norm) <= factor * model.smallest).all()  # type: ignore[arg-type]
+    assert (lp_distance(found.images, GRAY, norm) <= factor * model.smallest).all()  # type: ignore[arg-type]
     assert not attack(name, model, norm, ZEROS, 0.98 * model.smallest, 400).success.any()
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from physadv.attacks._classifier_step import frozen_eval, modules_of
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
-from physadv.attacks.transfer_based import Diverse, mifgsm
+from physadv.attacks.transfer_based import DiverseInputs, mi_fgsm
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.random_streams import generator
-from physadv.threat.losses import margin
-from physadv.threat.norms import NORMS, Norm, distance
+from physadv.threat.losses import margin_loss
+from physadv.threat.norms import NORMS, Norm, lp_distance
 
 RADII = {"linf": 0.1, "l2": 1.0, "l1": 6.0}
 
@@ -24,7 +24,7 @@ def shortfall(model: Linear, x: Tensor, y: Tensor, found: Tensor, norm: Norm) ->
     """How much of the possible fall of the margin (b,) an attack has missed, as a share."""
     goal = least_margin(model, x, y, RADII[norm], norm)
     with torch.no_grad():
-        clean, reached = margin(model(x), y), margin(model(found), y)
+        clean, reached = margin_loss(model(x), y), margin_loss(model(found), y)
     return (reached.double() - goal) / (clean.double() - goal)
 
 
@@ -69,7 +69,7 @@ def test_ascent_and_momentum_reach_the_optimum(norm: Norm) -> None:
     """Momentum reaches the optimum; plain ascent in its own norm, l_2, does as well."""
     model = Linear()
     x, y = samples(model)
-    found = mifgsm(model, x, y, eps=RADII[norm], norm=norm, steps=20, step_size=RADII[norm] / 4)
+    found = mi_fgsm(model, x, y, eps=RADII[norm], norm=norm, steps=20, step_size=RADII[norm] / 4)
     assert shortfall(model, x, y, found.images, norm).max() < 1e-3
     steps = {"linf": 400, "l2": 60}[norm]
     plain = gradient_ascent(
@@ -85,7 +85,7 @@ def test_ascent_and_momentum_reach_the_optimum(norm: Norm) -> None:
     assert shortfall(model, x, y, plain.images, norm).max() < 0.01
 
 
-@pytest.mark.parametrize("attack", [fgsm, pgd, gradient_ascent, mifgsm])
+@pytest.mark.parametrize("attack", [fgsm, pgd, gradient_ascent, mi_fgsm])
 def test_targeted_reaches_the_optimum(attack) -> None:  # type: ignore[no-untyped-def]
     """Towards a target in l_2, the margin of a five-class linear victim falls as for the two
     classes alone."""
@@ -95,7 +95,10 @@ def test_targeted_reaches_the_optimum(attack) -> None:  # type: ignore[no-untype
         targets = model(x).argsort(1)[:, -2]
     result = attack(model, x, y, eps=1.5, norm="l2", loss="margin", targets=targets)
     with torch.no_grad():
-        before, after = margin(model(x), y, targets), margin(model(result.images), y, targets)
+        before, after = (
+            margin_loss(model(x), y, targets),
+            margin_loss(model(result.images), y, targets),
+        )
     assert (after < before).all()
     assert torch.equal(after < 0, result.success)
     assert result.success.any()
@@ -161,14 +164,14 @@ def test_diverse_views_are_images_of_the_images() -> None:
     for each sample."""
     x = torch.full((4, 3, 12, 12), 0.5)
     sources = [generator(0, i) for i in range(4)]
-    torch.testing.assert_close(Diverse(share=0.0)(x, sources), x)
-    views = Diverse(share=1.0, smallest=0.5)(x, sources)
+    torch.testing.assert_close(DiverseInputs(share=0.0)(x, sources), x)
+    views = DiverseInputs(share=1.0, smallest=0.5)(x, sources)
     covered = (views > 0.25).flatten(1).double().mean(1)
     assert covered.min() < 0.9
     assert (covered > 0.2).all()
     assert len(set(covered.tolist())) > 1
     with pytest.raises(OptionError, match="share"):
-        Diverse(share=2.0)
+        DiverseInputs(share=2.0)
 
 
 def test_surrogates_spare_the_model() -> None:
@@ -176,11 +179,11 @@ def test_surrogates_spare_the_model() -> None:
     fully."""
     model, twin = Linear(3), Linear(3)
     x, y = samples(model)
-    result = mifgsm(model, x, y, eps=0.1, surrogates=[twin])
+    result = mi_fgsm(model, x, y, eps=0.1, surrogates=[twin])
     assert model.calls == 2  # samples() asked once for the labels
     assert result.queries is not None
     assert result.queries.tolist() == [1] * len(x)
-    own = mifgsm(model, x, y, eps=0.1)
+    own = mi_fgsm(model, x, y, eps=0.1)
     torch.testing.assert_close(result.images, own.images)
 
 
@@ -191,7 +194,7 @@ def test_vectors_are_attacked_too(norm: Norm) -> None:
     x = torch.rand((5, 12), generator=generator(0, "vectors"))
     y = net(x).argmax(1)
     result = pgd(net, x, y, eps=RADII[norm], norm=norm, steps=5)
-    assert (distance(result.images, x, norm) <= RADII[norm]).all()
+    assert (lp_distance(result.images, x, norm) <= RADII[norm]).all()
     assert torch.equal(net(result.images).argmax(1) != y, result.success)
 
 

@@ -8,10 +8,10 @@ import torch
 from linear import Linear, least_distance, samples
 from torch import Tensor
 
-from physadv.attacks._hyperplane import to_plane
+from physadv.attacks._hyperplane import project_to_plane
 from physadv.attacks.minimum_norm import cw_l2, deepfool, fab
 from physadv.core.errors import OptionError
-from physadv.threat.norms import NORMS, Norm, distance
+from physadv.threat.norms import NORMS, Norm, lp_distance
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -53,7 +53,7 @@ def test_eps_decides(norm: Norm) -> None:
     for attack in (fab, deepfool):
         result = attack(model, x, y, norm=norm, eps=eps, steps=30)
         assert torch.equal(result.success, near < eps)
-        assert (distance(result.images, x, norm) <= eps).all()
+        assert (lp_distance(result.images, x, norm) <= eps).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -94,7 +94,7 @@ def test_planes(norm: Norm) -> None:
     x, _ = samples(model)
     slope = model.weight[0].detach().view(1, *x.shape[1:]).expand_as(x)
     value = torch.linspace(-0.6, 0.6, len(x), dtype=torch.float64)
-    change = to_plane(x, slope, value, norm)
+    change = project_to_plane(x, slope, value, norm)
     assert ((slope * change).flatten(1).sum(1) + value).abs().max() < 1e-9
     assert (x + change).min() >= -1e-12
     assert (x + change).max() <= 1 + 1e-12
@@ -111,14 +111,14 @@ def test_planes(norm: Norm) -> None:
 
 
 def length(change: Tensor, norm: Norm) -> Tensor:
-    return distance(change, torch.zeros_like(change), norm)
+    return lp_distance(change, torch.zeros_like(change), norm)
 
 
 def test_unreachable_plane() -> None:
     """Where the plane does not meet [0, 1], the change goes as far as it can and is finite."""
     x = torch.full((2, 1, 2, 2), 0.5)
     for norm in NORMS:
-        change = to_plane(x, torch.ones_like(x), torch.tensor([100.0, -100.0]), norm)
+        change = project_to_plane(x, torch.ones_like(x), torch.tensor([100.0, -100.0]), norm)
         assert change.isfinite().all()
         assert torch.equal(change.abs(), torch.full_like(change, 0.5))
 

@@ -11,7 +11,7 @@ from physadv.attacks._classifier_step import loss_and_gradient
 from physadv.attacks.gradient import fgsm, pgd
 from physadv.attacks.obfuscated import bpda, expectation_model
 from physadv.core.errors import OptionError
-from physadv.threat.losses import objective
+from physadv.threat.losses import objective_by_name
 
 
 def coarse(x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def test_eot_averages_losses_and_gradients() -> None:
     net = Noisy()
     x, y = samples(net.inner)
     model = expectation_model(net, draws=5)
-    goal = objective("ce", y)
+    goal = objective_by_name("ce", y)
     _, loss, grad = loss_and_gradient(model, x, goal)
     parts = [loss_and_gradient(draw, x, goal) for draw in model.eot_draws()]
     torch.testing.assert_close(grad, torch.stack([p[2] for p in parts]).mean(0))

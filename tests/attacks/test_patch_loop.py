@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from physadv.attacks._optimizers import Adam
-from physadv.attacks.patch_loop import optimize
+from physadv.attacks._optimizers import CosineAdam
+from physadv.attacks.patch_loop import descend_patch
 from physadv.core.errors import ModelError
 from physadv.threat.printability import project_printable
 
@@ -33,14 +33,14 @@ def run(
     state: object = None,
     patch: Tensor | None = None,
 ):  # type: ignore[no-untyped-def]
-    return optimize(
+    return descend_patch(
         torch.full((1, 3, 4, 4), 0.5) if patch is None else patch,
         render=lambda p, i: (p, BOX),
         models=[model],
         objective=lambda logits, boxes: logits[:, 0],
         regularizer=lambda p: p.sum() * 0,
         project=project_printable,
-        update=Adam(0.1, 60),
+        update=CosineAdam(0.1, 60),
         steps=steps,
         start=start,
         state=state,

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from physadv.attacks.score_based import Estimated, square
+from physadv.attacks.score_based import EstimatedGradient, square_attack
 from physadv.core.errors import ImageError, OptionError
-from physadv.threat.norms import distance
+from physadv.threat.norms import lp_distance
 
 
 class Plane(nn.Module):
@@ -44,8 +44,10 @@ def test_square_breaks_a_plane_just_above_its_margin_and_never_below(norm: str) 
     """A linear victim falls a little above the closed-form radius, and at a radius below it nothing
     is claimed."""
     factor = {"linf": 1.15, "l2": 1.35}[norm]
-    above = square(Plane(), GRAY, ZEROS, eps=factor * smallest(norm), norm=norm, queries=3000)
-    below = square(Plane(), GRAY, ZEROS, eps=0.99 * smallest(norm), norm=norm, queries=300)
+    above = square_attack(
+        Plane(), GRAY, ZEROS, eps=factor * smallest(norm), norm=norm, queries=3000
+    )
+    below = square_attack(Plane(), GRAY, ZEROS, eps=0.99 * smallest(norm), norm=norm, queries=300)
     assert above.success.all()
     assert not below.success.any()
 
@@ -56,9 +58,11 @@ def test_square_stays_inside_the_ball_in_float64(norm: str, dtype: torch.dtype) 
     """No image is farther than eps, measured in float64, or outside [0, 1], in any float dtype."""
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).to(dtype)
-    found = square(model, images, torch.zeros(4, dtype=torch.long), eps=0.07, norm=norm, queries=80)  # type: ignore[arg-type]
+    found = square_attack(
+        model, images, torch.zeros(4, dtype=torch.long), eps=0.07, norm=norm, queries=80
+    )  # type: ignore[arg-type]
     assert found.images.dtype == dtype
-    assert (distance(found.images, images, norm) <= 0.07).all()  # type: ignore[arg-type]
+    assert (lp_distance(found.images, images, norm) <= 0.07).all()  # type: ignore[arg-type]
     assert found.images.min() >= 0
     assert found.images.max() <= 1
 
@@ -67,7 +71,7 @@ def test_square_asks_at_most_one_more_than_its_queries_and_counts_them() -> None
     """q queries are at most q + 1 forwards; a sample that the victim misreads costs one."""
     model = Plane()
     labels = torch.tensor([0, 0, 1])
-    found = square(model, GRAY, labels, eps=0.001, queries=40)
+    found = square_attack(model, GRAY, labels, eps=0.001, queries=40)
     assert model.forwards == 41
     assert found.queries is not None
     assert found.queries.tolist() == [41, 41, 1]
@@ -76,22 +80,22 @@ def test_square_asks_at_most_one_more_than_its_queries_and_counts_them() -> None
 def test_square_does_not_depend_on_the_batch_and_repeats_by_seed() -> None:
     """One by one or together, a sample gets the same image; another seed gives another."""
     images = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 0.1 + 0.45
-    together = square(Plane(), images, ZEROS, eps=0.02, queries=60)
+    together = square_attack(Plane(), images, ZEROS, eps=0.02, queries=60)
     alone = torch.cat(
         [
-            square(Plane(), images[i : i + 1], ZEROS[:1], eps=0.02, queries=60).images
+            square_attack(Plane(), images[i : i + 1], ZEROS[:1], eps=0.02, queries=60).images
             for i in range(3)
         ]
     )
-    other = square(Plane(), images, ZEROS, eps=0.02, queries=60, seed=1)
+    other = square_attack(Plane(), images, ZEROS, eps=0.02, queries=60, seed=1)
     assert torch.equal(together.images, alone)
     assert not torch.equal(together.images, other.images)
 
 
 def test_square_is_blind_to_the_scale_of_the_logits() -> None:
     """Logits times 1000 give the very same images."""
-    plain = square(Plane(), GRAY, ZEROS, eps=1.3 * smallest("linf"), queries=300)
-    scaled = square(Plane(1000.0), GRAY, ZEROS, eps=1.3 * smallest("linf"), queries=300)
+    plain = square_attack(Plane(), GRAY, ZEROS, eps=1.3 * smallest("linf"), queries=300)
+    scaled = square_attack(Plane(1000.0), GRAY, ZEROS, eps=1.3 * smallest("linf"), queries=300)
     assert torch.equal(plain.images, scaled.images)
 
 
@@ -99,7 +103,7 @@ def test_square_reaches_a_target() -> None:
     """With targets, success means that class and no other."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     images, wanted = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1])
-    found = square(
+    found = square_attack(
         model, images, torch.zeros(6, dtype=torch.long), eps=0.5, queries=300, targets=wanted
     )
     assert torch.equal(model(found.images).argmax(1) == wanted, found.success)
@@ -112,7 +116,7 @@ def test_square_leaves_no_trace() -> None:
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3)
     ).train()
     state, images, rng = copy.deepcopy(model.state_dict()), GRAY.clone(), torch.get_rng_state()
-    found = square(model, images, ZEROS, eps=0.1, queries=20)
+    found = square_attack(model, images, ZEROS, eps=0.1, queries=20)
     assert model[1].training
     assert all(
         torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True)
@@ -126,17 +130,17 @@ def test_square_leaves_no_trace() -> None:
 def test_square_refuses_what_it_cannot_do() -> None:
     """An unknown norm, a negative eps and images out of [0, 1] are said in one line each."""
     with pytest.raises(OptionError, match="l1"):
-        square(Plane(), GRAY, ZEROS, eps=1, norm="l1")
+        square_attack(Plane(), GRAY, ZEROS, eps=1, norm="l1")
     with pytest.raises(OptionError, match="eps -1"):
-        square(Plane(), GRAY, ZEROS, eps=-1)
+        square_attack(Plane(), GRAY, ZEROS, eps=-1)
     with pytest.raises(ImageError, match="0, 1"):
-        square(Plane(), GRAY * 255, ZEROS, eps=1)
+        square_attack(Plane(), GRAY * 255, ZEROS, eps=1)
 
 
 def test_finite_differences_are_the_gradient_of_a_linear_model() -> None:
     """Central differences along every pixel give the exact slope, and each image asked is counted."""
     model = Plane().double()
-    source = Estimated(model, method="finite", sigma=0.01)
+    source = EstimatedGradient(model, method="finite", sigma=0.01)
     images = GRAY.double().requires_grad_()
     (slope,) = torch.autograd.grad(source(images)[:, 0].sum(), images)
     assert torch.allclose(slope, model.weight.expand_as(slope), atol=1e-9)
@@ -149,7 +153,7 @@ def test_nes_points_along_the_gradient_and_repeats() -> None:
     images = GRAY.clone().requires_grad_()
     slopes = []
     for _ in range(2):
-        source = Estimated(Plane(), pairs=400, sigma=0.01, seed=5)
+        source = EstimatedGradient(Plane(), pairs=400, sigma=0.01, seed=5)
         slopes.append(torch.autograd.grad(source(images)[:, 0].sum(), images)[0])
     along = torch.cosine_similarity(slopes[0].flatten(1), Plane().weight.detach().flatten()[None])
     assert torch.equal(*slopes)
@@ -162,5 +166,5 @@ def test_an_estimated_model_falls_to_a_gradient_attack() -> None:
 
     blind = Plane()
     blind.forward = torch.no_grad()(blind.forward)  # type: ignore[method-assign]
-    source = Estimated(blind, method="finite", sigma=0.01)
+    source = EstimatedGradient(blind, method="finite", sigma=0.01)
     assert pgd(source, GRAY, ZEROS, eps=1.05 * smallest("linf"), steps=5).success.all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from physadv.attacks.sparse import saliency, sparse_search
+from physadv.attacks.sparse import saliency_attack, sparse_search
 from physadv.core.errors import OptionError
 
 
@@ -37,7 +37,7 @@ def test_no_more_pixels_than_asked_and_all_at_corners(pixels: int) -> None:
     model, x = Weighted(), images()
     labels = model(x).argmax(1)
     for found in (
-        saliency(model, x, labels, pixels=pixels),
+        saliency_attack(model, x, labels, pixels=pixels),
         sparse_search(model, x, labels, pixels=pixels, queries=60),
     ):
         assert (changed(found.images, x) <= pixels).all()
@@ -57,7 +57,7 @@ def test_saliency_takes_the_best_pixels_of_a_linear_model() -> None:
     gain = torch.maximum(worth * x, -worth * (1 - x)).sum(1).flatten(1).sort(descending=True).values
     need = (model(x)[:, 0].detach() * sign)[:, None]
     fewest = (gain.cumsum(1) < need).sum(1) + 1
-    found = saliency(model, x, labels, pixels=25)
+    found = saliency_attack(model, x, labels, pixels=25)
     assert torch.equal(changed(found.images, x), fewest)
     assert found.success.all()
     assert torch.equal(found.queries, fewest + 1)
@@ -69,7 +69,7 @@ def test_search_finds_what_a_few_pixels_allow_and_repeats() -> None:
     model, x = Weighted(), images(40)
     labels = model(x).argmax(1)
     best, found = (
-        saliency(model, x, labels, pixels=3),
+        saliency_attack(model, x, labels, pixels=3),
         sparse_search(model, x, labels, pixels=3, queries=300, seed=1),
     )
     assert found.success.sum() >= 0.8 * best.success.sum()
@@ -82,6 +82,6 @@ def test_search_finds_what_a_few_pixels_allow_and_repeats() -> None:
 def test_pixels_out_of_range_are_refused(pixels: int) -> None:
     """None, or more than the image has, is an error."""
     with pytest.raises(OptionError):
-        saliency(Weighted(), images(), torch.zeros(12, dtype=torch.long), pixels=pixels)
+        saliency_attack(Weighted(), images(), torch.zeros(12, dtype=torch.long), pixels=pixels)
     with pytest.raises(OptionError):
         sparse_search(Weighted(), images(), torch.zeros(12, dtype=torch.long), pixels=pixels)

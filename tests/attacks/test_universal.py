@@ -6,8 +6,8 @@ import pytest
 import torch
 from linear import Linear, samples
 
-from physadv.attacks.universal import apply_change, universal
-from physadv.threat.norms import NORMS, Norm, distance
+from physadv.attacks.universal import apply_change, universal_perturbation
+from physadv.threat.norms import NORMS, Norm, lp_distance
 
 RADII = {"linf": 0.08, "l2": 0.8, "l1": 6.0}
 
@@ -17,10 +17,10 @@ def test_one_change_for_all(norm: Norm) -> None:
     """The images are the clean ones plus the change, clipped; the change is inside the ball."""
     model = Linear(3)
     x, y = samples(model, 20)
-    result = universal(model, x, y, eps=RADII[norm], norm=norm, batch=8)
+    result = universal_perturbation(model, x, y, eps=RADII[norm], norm=norm, batch=8)
     assert torch.equal(apply_change(x, result.change), result.images)
-    assert (distance(result.change, torch.zeros_like(result.change), norm) <= RADII[norm]).all()
-    assert (distance(result.images, x, norm) <= RADII[norm]).all()
+    assert (lp_distance(result.change, torch.zeros_like(result.change), norm) <= RADII[norm]).all()
+    assert (lp_distance(result.images, x, norm) <= RADII[norm]).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -33,7 +33,7 @@ def test_reaches_the_optimum_for_one_class(norm: Norm) -> None:
     slope = (model.weight[0] - model.weight[1]).detach()
     eps = RADII[norm] / {"linf": 1, "l2": 1, "l1": 20}[norm]
     best = -eps * torch.linalg.vector_norm(slope, ord={"linf": 1, "l2": 2, "l1": torch.inf}[norm])
-    change = universal(model, x, y, eps=eps, norm=norm, epochs=40, clip=100.0).change
+    change = universal_perturbation(model, x, y, eps=eps, norm=norm, epochs=40, clip=100.0).change
     reached = (slope * change.flatten()).sum()
     assert float(reached / best) > {"linf": 0.999, "l2": 0.999, "l1": 0.85}[norm]
 
@@ -45,7 +45,7 @@ def test_works_on_other_images() -> None:
     keep = y == 0
     x, y = x[keep], y[keep]
     half = len(x) // 2
-    change = universal(model, x[:half], y[:half], eps=0.08).change
+    change = universal_perturbation(model, x[:half], y[:half], eps=0.08).change
     with torch.no_grad():
         assert (model(apply_change(x[half:], change)).argmax(1) != y[half:]).double().mean() > 0.5
 
@@ -56,7 +56,7 @@ def test_eight_bit_change() -> None:
     model = Linear()
     x, y = samples(model, 10)
     x = x.mul(255).round().div(255)
-    result = universal(model, x, y, eps=8 / 255, levels=255)
+    result = universal_perturbation(model, x, y, eps=8 / 255, levels=255)
     torch.testing.assert_close(
         result.change * 255, (result.change * 255).round(), atol=1e-6, rtol=0
     )

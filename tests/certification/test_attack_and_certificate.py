@@ -16,10 +16,10 @@ from physadv.certification.smoothing.certify import certify, predict_smoothed
 from physadv.certification.smoothing.noise import GaussianNoise
 from physadv.core.random_streams import generator
 from physadv.core.rows import read_rows
-from physadv.evaluation.ensemble import ensemble
+from physadv.evaluation.ensemble import attack_ensemble
 from physadv.training.classifier_recipe import ClassifierRecipe, train_defense
 from physadv.training.data import TrainingData, load_training_data
-from physadv.training.methods._inner_maximization import ascend
+from physadv.training.methods._inner_maximization import ascend_loss
 
 ROWS = Path(__file__).resolve().parents[2] / "benchmarks" / "defenses.jsonl"
 
@@ -52,7 +52,7 @@ def test_no_attacked_accuracy_falls_below_a_certified_one(
     graph = prepare_graph(net, (1, 28, 28))
     some = 0
     for eps in (0.02, 0.1):
-        whole = ~ensemble(net, images, labels, eps=eps).success
+        whole = ~attack_ensemble(net, images, labels, eps=eps).success
         whole &= ~pgd(net, images, labels, eps=eps, steps=40, restarts=2).success
         for method in METHODS:
             certified = verify_bounds(graph, images, labels, eps=eps, method=method).certified
@@ -84,7 +84,7 @@ def test_no_attack_on_the_smoothed_classifier_goes_beyond_its_certificate(
             return -net((x + draws).flatten(0, 1)).log_softmax(1)[:, own].logsumexp(0)
 
         with frozen_eval(net):
-            moved = ascend(
+            moved = ascend_loss(
                 smoothed, image, eps=found.radius, norm="l2", steps=20, step_size=found.radius / 5
             )
         assert predict_smoothed(net, moved, noise, n=2000, index=i) in (found.predicted, -1), int(

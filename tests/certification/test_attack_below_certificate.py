@@ -18,7 +18,7 @@ from physadv.certification.patch.patchguard import RobustMasking
 from physadv.certification.smoothing.certify import ABSTAIN, certify, predict_smoothed
 from physadv.certification.smoothing.noise import GaussianNoise, Laplace, Noise, Uniform
 from physadv.defenses.registry import Certifying
-from physadv.training.loop import seeded
+from physadv.training.loop import seed_all
 
 SIDE, CLASSES = 8, 3
 
@@ -67,7 +67,7 @@ def trained(
     steps: int = 60,
 ) -> nn.Module:
     """A net trained on ``see`` of the waves."""
-    net = seeded(build, 2)
+    net = seed_all(build, 2)
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     draw = torch.Generator().manual_seed(0)
     x, y = waves(180, 0)

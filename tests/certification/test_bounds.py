@@ -22,7 +22,7 @@ from physadv.certification.bounds.linear_forms import Lines, relu_lines
 from physadv.certification.bounds.tracing import trace
 from physadv.certification.bounds.verify import METHODS, margin_forms, prepare_graph, verify_bounds
 from physadv.core.errors import ModelError, OptionError
-from physadv.training.loop import seeded
+from physadv.training.loop import seed_all
 
 SHAPE = (3, 8, 8)
 
@@ -80,7 +80,7 @@ def dense() -> nn.Module:
 
 def made(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """A net whose batch statistics are not the trivial ones."""
-    net = seeded(build, seed).eval()
+    net = seed_all(build, seed).eval()
     draw = torch.Generator().manual_seed(seed)
     for m in net.modules():
         if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -177,7 +177,9 @@ def test_a_ball_of_no_size_gives_the_margin_itself(method: str, seed: int) -> No
 def test_exact_on_linear_nets(method: str, norm: str, dual: int) -> None:
     """Without ReLU every method gives the closed form: margin - eps * dual norm of the weight
     difference."""
-    net = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Flatten(), nn.Linear(64, 4)), 3)
+    net = seed_all(
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Flatten(), nn.Linear(64, 4)), 3
+    )
     x, labels = images(4)
     x.requires_grad_(True)
     margins = torch.einsum("bkc,bc->bk", margin_forms(labels, 4), net(x))

@@ -14,7 +14,7 @@ from physadv.attacks.gradient import pgd
 from physadv.certification.bounds.graph import Graph
 from physadv.certification.bounds.verify import prepare_graph, verify_bounds
 from physadv.defenses.load_model import load_model
-from physadv.evaluation.metrics.intervals import wilson
+from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.models.cards import LoadedModel
 
 EPS = 0.1
@@ -46,7 +46,7 @@ def test_a_part_of_mnist_agrees_with_the_published_certificate(mnist: Mnist) -> 
     x, y = images[::100], labels[::100]
     whole = verify_bounds(graph, x, y, eps=EPS, method="polytope", limits=None)
     cut = verify_bounds(graph, x, y, eps=EPS, method="polytope")
-    error = wilson(int((~whole.certified).sum()), len(y))
+    error = wilson_interval(int((~whole.certified).sum()), len(y))
     assert error.low <= PUBLISHED <= error.high
     assert cut.certified.sum() >= whole.certified.sum()
 

@@ -26,7 +26,7 @@ from physadv.check.session import CheckProgress
 from physadv.check.stopping_rule import check_width, clips_missing, stands, stopping_state
 from physadv.check.view_coverage import ViewPlan, covered, plan_for
 from physadv.core.errors import CaptureError, OptionError
-from physadv.evaluation.metrics.intervals import clustered, wilson
+from physadv.evaluation.metrics.intervals import clustered_interval, wilson_interval
 
 
 def row(clip: int, success: bool, block: str = "patch", **more: Any) -> dict[str, Any]:
@@ -50,9 +50,12 @@ def clips(n: int, hits: int, frames: int = 10, block: str = "patch") -> list[dic
 def test_equal_clips_need_what_wilson_needs() -> None:
     """Where every clip says the same, the clips missing are those with which Wilson's interval has
     the width."""
-    rate = clustered([True] * 20, [0] * 10 + [1] * 10)
+    rate = clustered_interval([True] * 20, [0] * 10 + [1] * 10)
     missing = clips_missing(rate, 2, 0.1)
-    enough, short = wilson(2 + missing, 2 + missing), wilson(1 + missing, 1 + missing)
+    enough, short = (
+        wilson_interval(2 + missing, 2 + missing),
+        wilson_interval(1 + missing, 1 + missing),
+    )
     assert enough.high - enough.low <= 0.1 < short.high - short.low
     assert stopping_state(block_rates("patch", clips(2, 10)), 0.1).frames_missing == 10 * missing
 
@@ -67,7 +70,7 @@ def test_twice_as_wide_needs_four_times_the_clips() -> None:
 
 def test_ten_clips_are_the_least() -> None:
     """A narrow interval of few clips is not enough; ten clips that agree on a wide aim are."""
-    assert clips_missing(clustered([True, False] * 40, [0] * 40 + [1] * 40), 2, 0.5) == 8
+    assert clips_missing(clustered_interval([True, False] * 40, [0] * 40 + [1] * 40), 2, 0.5) == 8
     assert stopping_state(block_rates("patch", clips(10, 10)), 0.3).done
     assert not stopping_state(block_rates("patch", clips(9, 10)), 0.3).done
     with pytest.raises(OptionError, match="below 1"):

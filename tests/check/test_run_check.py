@@ -19,7 +19,7 @@ from physadv.check.rates import conclude, tabulate
 from physadv.check.run_check import Feed, run_check
 from physadv.core.errors import CaptureError, ModelError, OptionError
 from physadv.core.rows import read_rows
-from physadv.evaluation.metrics.intervals import clustered
+from physadv.evaluation.metrics.intervals import clustered_interval
 
 
 def check(
@@ -49,7 +49,7 @@ def test_rates_of_a_twin(tmp_path: Path, twin: Callable[..., Path], color_model:
     rows, settings = check(tmp_path / "run", twin(CLIPS), color_model)
     table = tabulate(rows)
     patch = table["patch"].as_dict()
-    expected = clustered([False] * 3 + [True] * 7, ["patch-00"] * 5 + ["patch-01"] * 5)
+    expected = clustered_interval([False] * 3 + [True] * 7, ["patch-00"] * 5 + ["patch-01"] * 5)
     assert (patch["attack_success_rate"], patch["frames"], patch["clips"]) == (0.7, 10, 2)
     assert (patch["low"], patch["high"]) == (expected.low, expected.high)
     assert (patch["low"], patch["high"]) == pytest.approx((0.4, 1.0))  # two clips: 40 % and 100 %
@@ -417,7 +417,7 @@ def test_a_narrow_interval_ends_the_block(
 ) -> None:
     """Forty equal clips: the block ends at the first look at which Wilson's interval is narrow
     enough, not before."""
-    from physadv.evaluation.metrics.intervals import wilson
+    from physadv.evaluation.metrics.intervals import wilson_interval
 
     source = open_frame_source(video(tmp_path / "patch.avi", "b" * 200), clip_seconds=0.5)
     steps = list(
@@ -435,7 +435,7 @@ def test_a_narrow_interval_ends_the_block(
     rates = tabulate(read_rows(tmp_path / "run" / "rows.jsonl"))["patch"]
     assert rates.attack.high - rates.attack.low <= 0.2
     assert steps[-1].judged < 200
-    before = wilson(rates.clips - 5, rates.clips - 5)
+    before = wilson_interval(rates.clips - 5, rates.clips - 5)
     assert before.high - before.low > 0.2
     assert json.loads((tmp_path / "run" / "check.json").read_text())["width"] == 0.2
 

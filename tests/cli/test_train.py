@@ -22,7 +22,7 @@ from physadv.core.files import sha256_of
 from physadv.core.random_streams import numpy_generator
 from physadv.defenses.load_model import load_model
 from physadv.training.classifier_recipe import ClassifierRecipe, train_defense
-from physadv.training.data import Shuffled, load_training_data
+from physadv.training.data import ShuffledBatches, load_training_data
 from physadv.training.methods.by_name import DEFENSES
 from physadv_cli.main import app
 
@@ -213,11 +213,11 @@ def test_material_never_shares_a_group_and_batches_repeat_themselves(toy: Path) 
     assert (material.channels, material.side) == (1, 12)
     assert not set(material.train.groups) & set(material.held.groups)
     assert len(material.train) + len(material.held) == 240
-    batches = Shuffled(material.train, size=50, seed=1, shift=2)
-    again = Shuffled(material.train, size=50, seed=1, shift=2)
+    batches = ShuffledBatches(material.train, size=50, seed=1, shift=2)
+    again = ShuffledBatches(material.train, size=50, seed=1, shift=2)
     again(0)
     assert torch.equal(batches(7)[0], again(7)[0])
-    epoch = torch.cat([Shuffled(material.train, size=50, seed=1)(i)[0] for i in range(4)])
+    epoch = torch.cat([ShuffledBatches(material.train, size=50, seed=1)(i)[0] for i in range(4)])
     assert len({tuple(x.flatten().tolist()) for x in epoch}) == 200
 
 

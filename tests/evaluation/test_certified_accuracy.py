@@ -12,37 +12,39 @@ from physadv.certification.smoothing.noise import GaussianNoise
 from physadv.core.errors import OptionError
 from physadv.datasets.base import in_memory
 from physadv.evaluation.certified_accuracy import (
-    Bounding,
-    Smoothing,
-    certified,
+    BoundCertifier,
+    SmoothingCertifier,
     certify_all,
+    is_certified,
     summarize_certified,
 )
-from physadv.evaluation.progress_log import Ledger
-from physadv.evaluation.samples import Samples, choose
+from physadv.evaluation.progress_log import ProgressLog
+from physadv.evaluation.samples import EvaluationSamples, choose_samples
 from physadv.models.cards import ModelCard
-from physadv.training.loop import seeded
+from physadv.training.loop import seed_all
 
 SIDE = 6
 
 
 def net() -> nn.Module:
     layers = nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)
-    return seeded(lambda: nn.Sequential(*layers), 4).eval()
+    return seed_all(lambda: nn.Sequential(*layers), 4).eval()
 
 
-def samples(model: nn.Module, n: int = 9) -> Samples:
+def samples(model: nn.Module, n: int = 9) -> EvaluationSamples:
     """Images labeled as the victim reads them, one in three wrongly."""
     pixels = np.random.default_rng(0).integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
     read = model(torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255).argmax(1).numpy()
     labels = np.where(np.arange(n) % 3 == 2, (read + 1) % 3, read)
-    return choose(
+    return choose_samples(
         in_memory(pixels, labels.astype(np.int64), ("0", "1", "2"), "made"), ModelCard("made")
     )
 
 
-def rows_of(certifier: Bounding | Smoothing, data: Samples) -> list[dict[str, float]]:
-    ledger = Ledger(None)
+def rows_of(
+    certifier: BoundCertifier | SmoothingCertifier, data: EvaluationSamples
+) -> list[dict[str, float]]:
+    ledger = ProgressLog(None)
     list(certify_all(certifier, data, ledger, device="cpu", tick=lambda share: None))
     return [ledger.rows[i] for i in range(len(data))]
 
@@ -63,7 +65,9 @@ def test_the_largest_certified_radius_is_found() -> None:
     ]
     assert len(set(wanted)) >= 3
     for main in (0.001, 0.01, 0.1):
-        rows = rows_of(Bounding(graph, "ibp", norm="linf", eps=radii, main=main, group=4), data)
+        rows = rows_of(
+            BoundCertifier(graph, "ibp", norm="linf", eps=radii, main=main, group=4), data
+        )
         assert [r["radius"] for r in rows] == wanted
 
 
@@ -74,7 +78,7 @@ def test_smoothing_rows_do_not_depend_on_batch(radius: float | None) -> None:
     data = samples(model, 5)
 
     def run(batch: int) -> list[dict[str, float]]:
-        made = Smoothing(
+        made = SmoothingCertifier(
             model,
             GaussianNoise(0.1),
             norm="l2",
@@ -103,7 +107,7 @@ def test_summary_counts_only_right_and_wide_enough() -> None:
     assert [p["rate"] for p in found["curve"]] == [0.5, 0.25, 0.0]
     assert found["abstained"] == 1
     assert found["mean_radius"] == pytest.approx(0.1)
-    assert not certified(rows[1], 0.1)
+    assert not is_certified(rows[1], 0.1)
 
 
 def test_certified_images_of_a_linear_model_cannot_be_moved() -> None:
@@ -117,7 +121,9 @@ def test_certified_images_of_a_linear_model_cannot_be_moved() -> None:
         return (x.flatten(1)[:, 0] - 0.5).abs()
 
     data = samples(model.eval(), 6)
-    made = Smoothing(model, GaussianNoise(0.2), norm="l2", dims=3 * SIDE**2, n=3000, alpha=0.01)
+    made = SmoothingCertifier(
+        model, GaussianNoise(0.2), norm="l2", dims=3 * SIDE**2, n=3000, alpha=0.01
+    )
     radii = torch.tensor([r["radius"] for r in rows_of(made, data)])
     assert (radii <= distances(data.images(range(6)))).all()
     assert radii.max() > 0.1
@@ -126,6 +132,8 @@ def test_certified_images_of_a_linear_model_cannot_be_moved() -> None:
 def test_settings_out_of_reach_are_refused() -> None:
     """A radius that the noise can never certify, and radii without the main one, are errors."""
     with pytest.raises(OptionError):
-        Smoothing(net(), GaussianNoise(0.1), norm="l2", dims=108, radius=5.0)
+        SmoothingCertifier(net(), GaussianNoise(0.1), norm="l2", dims=108, radius=5.0)
     with pytest.raises(OptionError):
-        Bounding(prepare_graph(net(), (3, SIDE, SIDE)), "ibp", norm="linf", eps=[0.1], main=0.2)
+        BoundCertifier(
+            prepare_graph(net(), (3, SIDE, SIDE)), "ibp", norm="linf", eps=[0.1], main=0.2
+        )

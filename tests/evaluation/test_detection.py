@@ -14,10 +14,10 @@ from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.core.types import Detections
 from physadv.evaluation.metrics.detection import (
-    added,
     average_precision,
-    bootstrap,
-    match,
+    bootstrap_interval,
+    count_added,
+    match_boxes,
     scene_rows,
     summarize_detection,
 )
@@ -82,10 +82,10 @@ def test_matching_takes_each_object_once() -> None:
     """The second box on an object is no hit, nor is one that overlaps too little; none is a hit
     without objects."""
     boxes = torch.tensor([BOX, [11.0, 10, 30, 30], [20.0, 20, 40, 40]])
-    assert match(boxes, torch.tensor([BOX])) == [True, False, False]
-    assert match(boxes, torch.tensor([[20.0, 20, 40, 40], BOX])) == [True, False, True]
-    assert match(boxes, torch.zeros(0, 4)) == [False, False, False]
-    assert match(boxes[:0], torch.tensor([BOX])) == []
+    assert match_boxes(boxes, torch.tensor([BOX])) == [True, False, False]
+    assert match_boxes(boxes, torch.tensor([[20.0, 20, 40, 40], BOX])) == [True, False, True]
+    assert match_boxes(boxes, torch.zeros(0, 4)) == [False, False, False]
+    assert match_boxes(boxes[:0], torch.tensor([BOX])) == []
 
 
 def found(boxes: list[list[float]], labels: list[int]) -> DetectedBoxes:
@@ -100,11 +100,11 @@ def test_extra_boxes_are_those_the_clean_picture_lacks() -> None:
     """A moved box and a changed class are extra; the same box a little off is not; a box that
     vanished is not."""
     clean = found([BOX, [50.0, 50, 70, 70]], [0, 1])
-    assert added(found([BOX, [51.0, 50, 70, 70]], [0, 1]), clean) == 0
-    assert added(found([BOX, [50.0, 50, 70, 70]], [0, 2]), clean) == 1
-    assert added(found([[80.0, 80, 90, 90]], [0]), clean) == 1
-    assert added(found([], []), clean) == 0
-    assert added(clean, found([], [])) == 2
+    assert count_added(found([BOX, [51.0, 50, 70, 70]], [0, 1]), clean) == 0
+    assert count_added(found([BOX, [50.0, 50, 70, 70]], [0, 2]), clean) == 1
+    assert count_added(found([[80.0, 80, 90, 90]], [0]), clean) == 1
+    assert count_added(found([], []), clean) == 0
+    assert count_added(clean, found([], [])) == 2
 
 
 def rows_of(scores: list[list[float]]) -> list[dict[str, object]]:
@@ -164,6 +164,6 @@ def test_intervals_know_that_draws_of_one_photo_are_one() -> None:
     def share(index: object) -> float:
         return float(values[index].mean())  # type: ignore[index]
 
-    few = bootstrap(share, [str(i // 25) for i in range(100)], n=100)
-    many = bootstrap(share, [str(i) for i in range(100)], n=100)
+    few = bootstrap_interval(share, [str(i // 25) for i in range(100)], n=100)
+    many = bootstrap_interval(share, [str(i) for i in range(100)], n=100)
     assert few.high - few.low > 2 * (many.high - many.low)

@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from physadv.core.errors import OptionError
 from physadv.datasets import read_dataset
 from physadv.defenses.load_model import load_model
-from physadv.evaluation.ensemble import ensemble, nearest_classes, scores_only, standard
-from physadv.evaluation.stages import AttackStage, Case, verdicts
+from physadv.evaluation.ensemble import (
+    attack_ensemble,
+    nearest_classes,
+    score_based_stages,
+    standard_stages,
+)
+from physadv.evaluation.stages import AttackStage, StageInput, sample_verdicts
 from physadv.models.load import LoadedModel
 from physadv.threat.constraints import LpBall
-from physadv.threat.norms import Norm, distance
+from physadv.threat.norms import Norm, lp_distance
 
 RADII: dict[Norm, float] = {"linf": 0.04, "l2": 0.4, "l1": 2.0}
 
@@ -29,19 +34,21 @@ def test_a_linear_model_breaks_exactly_where_it_can(norm: Norm, classes: int) ->
     nothing else."""
     model = Linear(classes)
     images, labels = samples(model, 24)
-    found = ensemble(model, images, labels, eps=RADII[norm], norm=norm, plan=standard(norm)[:4])
+    found = attack_ensemble(
+        model, images, labels, eps=RADII[norm], norm=norm, plan=standard_stages(norm)[:4]
+    )
     least = least_margin(model, images, labels, RADII[norm], norm)
     assert not found.success[least > 0].any()
     assert found.success[least < -0.01].all()
     assert 0 < int(found.success.sum()) < 24
-    assert (distance(found.images, images, norm) <= RADII[norm]).all()
+    assert (lp_distance(found.images, images, norm) <= RADII[norm]).all()
 
 
 def test_the_scale_of_the_logits_changes_nothing() -> None:
     """Logits times 1000 are no defense."""
     images, labels = samples(Linear(5), 16)
-    plain = ensemble(Linear(5), images, labels, eps=0.04)
-    scaled = ensemble(Linear(5, scale=1000.0), images, labels, eps=0.04)
+    plain = attack_ensemble(Linear(5), images, labels, eps=0.04)
+    scaled = attack_ensemble(Linear(5, scale=1000.0), images, labels, eps=0.04)
     assert plain.success.any()
     assert torch.equal(plain.success, scaled.success)
 
@@ -55,7 +62,7 @@ def test_a_model_that_hides_its_gradient_falls_to_square() -> None:
 
     model = Rounded(4)
     images, labels = samples(model, 12)
-    found = ensemble(model, images, labels, eps=0.1)
+    found = attack_ensemble(model, images, labels, eps=0.1)
     assert "square" in found.broken_by
     # Rounding moves each pixel by up to 1/100, so those with room to spare over the closed form
     # must fall.
@@ -73,7 +80,7 @@ def test_a_model_without_scores_falls_to_labels() -> None:
 
     model = Decisions(3)
     images, labels = samples(model, 8)
-    found = ensemble(model, images, labels, eps=0.15, plan=scores_only())
+    found = attack_ensemble(model, images, labels, eps=0.15, plan=score_based_stages())
     assert found.success.all()
 
 
@@ -83,7 +90,7 @@ def test_what_is_misread_when_clean_is_not_attacked() -> None:
     model = Linear(3)
     images, labels = samples(model, 6)
     wrong = (labels + 1) % 3
-    found = ensemble(model, images, wrong, eps=0.04)
+    found = attack_ensemble(model, images, wrong, eps=0.04)
     assert found.broken_by == ("clean",) * 6
     assert torch.equal(found.images, images)
     assert model.calls <= 2
@@ -97,14 +104,14 @@ def test_the_verdict_is_about_the_images_returned() -> None:
     images = images.mul(255).round().div(255)
     labels = model(images).argmax(1)
 
-    def boast(case: Case) -> object:
+    def boast(case: StageInput) -> object:
         from physadv.attacks.attack_result import AttackResult
 
         return AttackResult(case.images, torch.ones(len(case.images), dtype=torch.bool))
 
     plan = [AttackStage("boast", "white", boast)]  # type: ignore[arg-type]
-    assert not ensemble(model, images, labels, eps=8 / 255, plan=plan).success.any()
-    found = ensemble(model, images, labels, eps=12 / 255, levels=255)
+    assert not attack_ensemble(model, images, labels, eps=8 / 255, plan=plan).success.any()
+    found = attack_ensemble(model, images, labels, eps=12 / 255, levels=255)
     assert torch.equal(found.images, found.images.mul(255).round().div(255))
     assert torch.equal(model(found.images).argmax(1) != labels, found.success)
 
@@ -114,11 +121,13 @@ def test_each_stage_sees_only_what_is_whole() -> None:
     model = Linear(4)
     images, labels = samples(model, 20)
     shown = [set(range(20))]
-    for verdict in verdicts(model, images, labels, ball=LpBall("linf", 0.03), plan=standard()):
+    for verdict in sample_verdicts(
+        model, images, labels, ball=LpBall("linf", 0.03), plan=standard_stages()
+    ):
         rows = set(verdict.rows.tolist())
         assert rows <= shown[-1]
         shown.append(set(verdict.rows[~verdict.broken].tolist()))
-        assert (distance(verdict.images, images[verdict.rows], "linf") <= 0.03).all()
+        assert (lp_distance(verdict.images, images[verdict.rows], "linf") <= 0.03).all()
 
 
 def test_the_nearest_class_of_a_linear_model_is_found() -> None:
@@ -126,7 +135,7 @@ def test_the_nearest_class_of_a_linear_model_is_found() -> None:
     model = Linear(6)
     images, labels = samples(model, 10, middle=True)
     near = torch.full((10,), torch.inf)
-    case = Case(model, model, images, labels, LpBall("linf", 0.1), 0, torch.arange(10), near)
+    case = StageInput(model, model, images, labels, LpBall("linf", 0.1), 0, torch.arange(10), near)
     weight = model.weight.detach()
     gaps = model(images).gather(1, labels[:, None]) - model(images)
     ratio = gaps / (weight[labels][:, None] - weight[None]).abs().sum(2)
@@ -140,7 +149,7 @@ def test_an_empty_plan_is_refused() -> None:
     model = Linear(2)
     images, labels = samples(model, 2)
     with pytest.raises(OptionError, match="0 stages"):
-        ensemble(model, images, labels, eps=0.1, plan=[])
+        attack_ensemble(model, images, labels, eps=0.1, plan=[])
 
 
 def certified(shared_data: Path) -> LoadedModel:
@@ -161,8 +170,8 @@ def test_a_part_of_mnist_stays_above_its_certificate(shared_data: Path) -> None:
     """On 200 images a few fall at eps 0.1, most stand, and nearly all fall at three times the
     radius trained for."""
     model, (images, labels) = certified(shared_data), mnist(shared_data, 200)
-    near = ensemble(model, images, labels, eps=0.1, plan=standard()[:3])
-    far = ensemble(model, images, labels, eps=0.3, plan=standard()[:3])
+    near = attack_ensemble(model, images, labels, eps=0.1, plan=standard_stages()[:3])
+    far = attack_ensemble(model, images, labels, eps=0.3, plan=standard_stages()[:3])
     assert 2 <= int(near.success.sum()) <= 16
     assert far.success.float().mean() > 0.9
 
@@ -176,6 +185,8 @@ def test_all_of_mnist_stays_above_its_certificate(shared_data: Path) -> None:
     for start in range(0, 10_000, 500):
         part = slice(start, start + 500)
         broken += int(
-            ensemble(model, images[part], labels[part], eps=0.1, plan=standard()[:4]).success.sum()
+            attack_ensemble(
+                model, images[part], labels[part], eps=0.1, plan=standard_stages()[:4]
+            ).success.sum()
         )
     assert 390 <= broken <= 580

@@ -14,10 +14,10 @@ from physadv.attacks.gradient import pgd
 from physadv.core.errors import DataError, OptionError
 from physadv.core.rows import read_rows
 from physadv.datasets.base import ImageDataset, in_memory
-from physadv.evaluation.progress_log import Ledger, claim
+from physadv.evaluation.progress_log import ProgressLog, claim_folder
 from physadv.evaluation.robust_accuracy import Evaluation
-from physadv.evaluation.samples import Samples, choose, class_numbers
-from physadv.evaluation.stages import AttackStage, Case
+from physadv.evaluation.samples import EvaluationSamples, choose_samples, class_numbers
+from physadv.evaluation.stages import AttackStage, StageInput
 from physadv.models.cards import ModelCard
 from physadv.threat.constraints import LpBall
 
@@ -50,7 +50,7 @@ def toy_data(n: int = 40) -> ImageDataset:
 def plan() -> list[AttackStage]:
     """A weak and a strong attack."""
 
-    def run(case: Case, steps: int) -> object:
+    def run(case: StageInput, steps: int) -> object:
         return pgd(
             case.model,
             case.images,
@@ -71,7 +71,7 @@ def plan() -> list[AttackStage]:
 
 def evaluation(folder: Path | None = None, **changes: object) -> Evaluation:
     """The evaluation most tests run."""
-    samples = choose(toy_data(), CARD)
+    samples = choose_samples(toy_data(), CARD)
     settings = {"plan": plan(), "folder": folder, "batch_size": 16, **changes}
     return Evaluation(Toy(), samples, LpBall("linf", 0.02), **settings)  # type: ignore[arg-type]
 
@@ -185,7 +185,7 @@ def test_targets_are_what_counts_where_there_are_any() -> None:
     """With targets a sample is broken only where the victim sees its target."""
     shown: list[Tensor] = []
     run = evaluation(
-        targets=lambda positions: (choose(toy_data(), CARD).targets(positions) + 1) % 3,
+        targets=lambda positions: (choose_samples(toy_data(), CARD).targets(positions) + 1) % 3,
         keep=lambda positions, clean, found: shown.append(
             Toy()(found).argmax(1) - run.targets(positions)
         ),  # type: ignore[misc]
@@ -218,33 +218,36 @@ def test_doubts_come_with_the_result() -> None:
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     """A folder belongs to one evaluation: other settings are named, the same ones go on."""
-    assert not claim(tmp_path, {"eps": 0.1, "seed": 0})
-    assert claim(tmp_path, {"eps": 0.1, "seed": 0})
+    assert not claim_folder(tmp_path, {"eps": 0.1, "seed": 0})
+    assert claim_folder(tmp_path, {"eps": 0.1, "seed": 0})
     with pytest.raises(OptionError, match=r"eps = 0\.1"):
-        claim(tmp_path, {"eps": 0.2, "seed": 0})
+        claim_folder(tmp_path, {"eps": 0.2, "seed": 0})
 
 
 def test_a_stage_sees_the_same_samples_whatever_its_own_rows_say(tmp_path: Path) -> None:
     """Rows of an incomplete stage do not take their samples out of it when it is run again."""
-    ledger = Ledger(tmp_path)
+    ledger = ProgressLog(tmp_path)
     ledger.write(0, "clean", [{"index": 0, "stage": "clean"}])
     (tmp_path / "rows.jsonl").open("a").write('{"index": 1, "stage": "weak"}\n')
-    again = Ledger(tmp_path)
+    again = ProgressLog(tmp_path)
     assert again.left(0, [0, 1, 2]) == [1, 2]
     again.write(0, "weak", [{"index": 1, "stage": "weak"}])
     assert len(list(read_rows(tmp_path / "rows.jsonl"))) == 2
-    assert Ledger(tmp_path).left(0, [0, 1, 2]) == [2]
+    assert ProgressLog(tmp_path).left(0, [0, 1, 2]) == [2]
 
 
 def test_a_limit_draws_the_same_images_each_time() -> None:
     """The same seed draws the same images; a smaller limit draws some of the larger's."""
-    few, many = choose(toy_data(), CARD, limit=5), choose(toy_data(), CARD, limit=20)
+    few, many = (
+        choose_samples(toy_data(), CARD, limit=5),
+        choose_samples(toy_data(), CARD, limit=20),
+    )
     assert (
-        few == choose(toy_data(), CARD, limit=5)
-        or few.indices == choose(toy_data(), CARD, limit=5).indices
+        few == choose_samples(toy_data(), CARD, limit=5)
+        or few.indices == choose_samples(toy_data(), CARD, limit=5).indices
     )
     assert set(few.indices) <= set(many.indices)
-    assert few.indices != choose(toy_data(), CARD, limit=5, seed=1).indices
+    assert few.indices != choose_samples(toy_data(), CARD, limit=5, seed=1).indices
 
 
 def test_classes_are_matched_by_name_before_number() -> None:
@@ -263,7 +266,7 @@ def test_images_of_several_sizes_become_one_size_on_the_grid() -> None:
     arrays = [np.full((size, size, 3), 77, np.uint8) for size in (8, 12, 16)]
     names = ("x", "y", "z")
     data = ImageDataset(lambda i: arrays[i], np.zeros(3, np.int64), ("a",), names, names)
-    samples = choose(data, ModelCard("v", input_size=(10, 10), extra={"channels": 1}))
+    samples = choose_samples(data, ModelCard("v", input_size=(10, 10), extra={"channels": 1}))
     images = samples.images([0, 1, 2])
     assert images.shape == (3, 1, 10, 10)
     assert torch.equal(images, (images * 255).round() / 255)
@@ -271,7 +274,7 @@ def test_images_of_several_sizes_become_one_size_on_the_grid() -> None:
 
 def test_color_images_for_a_gray_model_are_an_error() -> None:
     """A gray victim is not fed the mean of colors in silence."""
-    samples = Samples(toy_data(), (0,), (0,), (8, 8), channels=1)
+    samples = EvaluationSamples(toy_data(), (0,), (0,), (8, 8), channels=1)
     with pytest.raises(DataError, match="gray"):
         samples.images([0])
 
@@ -286,7 +289,7 @@ class Softmax(Toy):
 def test_a_softmax_at_the_end_buys_no_robustness() -> None:
     """A victim that returns probabilities is said so, and is read at most as robust as through its
     logits."""
-    samples = choose(toy_data(), CARD)
+    samples = choose_samples(toy_data(), CARD)
     ball = LpBall("linf", 0.02)
     rates = {}
     for name, model in (("logits", Toy()), ("softmax", Softmax())):

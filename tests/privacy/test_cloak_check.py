@@ -16,7 +16,7 @@ from tinyface import KnownFinder, drawn_photo, tiny_embedder
 from physadv.core.errors import ImageError, OptionError
 from physadv.core.random_streams import generator
 from physadv.core.rows import read_rows
-from physadv.evaluation.metrics.intervals import Rate, wilson
+from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.privacy.check.adaptive_recognizer import _groups, adaptive_rows
 from physadv.privacy.check.embeddings import EmbeddingBank, EmbeddingPlan, aligned_crop, embed_crop
 from physadv.privacy.check.match_rates import (
@@ -199,8 +199,8 @@ def test_intervals_are_over_people_or_photos() -> None:
     assert rate_of(alone).high - rate_of(alone).low < 0.2
 
 
-def rates(value: float, n: int = 200) -> Rate:
-    return wilson(round(value * n), n)
+def rates(value: float, n: int = 200) -> RateInterval:
+    return wilson_interval(round(value * n), n)
 
 
 def test_verdict_can_be_not_protected() -> None:
@@ -267,7 +267,7 @@ def test_amber_distinguishes_few_photos_from_matches() -> None:
 def test_lights(share: float, light: str) -> None:
     """Green needs the whole interval under the limit; few comparisons cannot give it."""
     assert light_of(rates(share)) == light
-    assert light_of(wilson(0, 3)) == "amber"
+    assert light_of(wilson_interval(0, 3)) == "amber"
 
 
 def test_adaptive_recognizer_learns_a_common_change() -> None:

@@ -15,7 +15,7 @@ import pytest
 from physadv.core.errors import DataError
 from physadv.core.image_io import save_png
 from physadv.core.rows import append_rows
-from physadv.evaluation.metrics.intervals import clustered
+from physadv.evaluation.metrics.intervals import clustered_interval
 from physadv.report.check_report import render_check_report, summarize_check, write_check_report
 
 SETTINGS: dict[str, Any] = {
@@ -121,7 +121,7 @@ def test_json_has_rates_and_intervals_of_the_rows(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "report.json").read_text())
     assert written == json.loads(json.dumps(report.summary, default=str))
     patch = [r for r in ROWS if r["block"] == "patch"]
-    expected = clustered([r["success"] for r in patch], [r["clip"] for r in patch])
+    expected = clustered_interval([r["success"] for r in patch], [r["clip"] for r in patch])
     block = written["blocks"]["patch"]
     assert (block["attack_success_rate"], block["low"], block["high"]) == (
         expected.rate,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from physadv.evaluation.metrics.intervals import wilson
+from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.report.evaluate_report import render_evaluate_report
 
 FACTS = {"victim": "toy <net>", "threat": "linf:0.1", "norm": "linf"}
@@ -15,8 +15,8 @@ FACTS = {"victim": "toy <net>", "threat": "linf:0.1", "norm": "linf"}
 def result(**changes: Any) -> dict[str, Any]:
     """40 images, 36 read, of which apgd-ce breaks 20 and square 4."""
     return {
-        "clean_accuracy": wilson(36, 40).as_dict(),
-        "robust_accuracy": wilson(12, 40).as_dict(),
+        "clean_accuracy": wilson_interval(36, 40).as_dict(),
+        "robust_accuracy": wilson_interval(12, 40).as_dict(),
         "complete": True,
         "broken_by": {"apgd-ce": 20, "square": 4},
         "curve": [],

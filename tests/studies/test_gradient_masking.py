@@ -23,8 +23,8 @@ from physadv.studies.gradient_masking.gallery import (
     sparse_recovery,
     unmask,
 )
-from physadv.training.loop import seeded
-from physadv.training.methods.base import Position
+from physadv.training.loop import seed_all
+from physadv.training.methods.base import TrainingPosition
 
 EPS, SIDE, CLASSES = 0.06, 12, 3
 NAMES = (
@@ -70,7 +70,7 @@ def data(n: int, seed: int) -> tuple[Tensor, Tensor]:
 def model() -> nn.Module:
     """A small net trained for a moment on the waves."""
     layers = nn.Conv2d(3, 8, 5, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(288, CLASSES)
-    net = seeded(lambda: nn.Sequential(*layers), 1)
+    net = seed_all(lambda: nn.Sequential(*layers), 1)
     x, y = data(240, 0)
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)
     for _ in range(40):
@@ -271,7 +271,9 @@ def test_asymmetric_training_attacks_one_side_only(model: nn.Module) -> None:
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)
     for step in range(60):
         optimizer.zero_grad()
-        loss, _ = defense.loss(net, x, y, Position(step, 60, torch.Generator().manual_seed(step)))
+        loss, _ = defense.loss(
+            net, x, y, TrainingPosition(step, 60, torch.Generator().manual_seed(step))
+        )
         loss.backward()
         optimizer.step()
     own = net(x).gather(1, y[:, None])[:, 0]

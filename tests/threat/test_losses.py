@@ -8,7 +8,14 @@ import torch.nn.functional as F
 
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.random_streams import generator
-from physadv.threat.losses import LOSSES, ce, dlr, log_odds, margin, objective
+from physadv.threat.losses import (
+    LOSSES,
+    cross_entropy_loss,
+    dlr_loss,
+    log_odds_loss,
+    margin_loss,
+    objective_by_name,
+)
 
 
 def some(
@@ -24,10 +31,11 @@ def test_ce_is_cross_entropy() -> None:
     """``ce`` is the negative cross-entropy of the label, and the cross-entropy of a target."""
     logits, labels, targets = some()
     torch.testing.assert_close(
-        ce(logits, labels), -F.cross_entropy(logits, labels, reduction="none")
+        cross_entropy_loss(logits, labels), -F.cross_entropy(logits, labels, reduction="none")
     )
     torch.testing.assert_close(
-        ce(logits, labels, targets), F.cross_entropy(logits, targets, reduction="none")
+        cross_entropy_loss(logits, labels, targets),
+        F.cross_entropy(logits, targets, reduction="none"),
     )
 
 
@@ -38,10 +46,13 @@ def test_log_odds_has_the_direction_of_ce(targeted: bool) -> None:
     logits, labels, targets = some()
     logits.requires_grad_()
     aim = targets if targeted else None
-    (a,) = torch.autograd.grad(ce(logits, labels, aim).sum(), logits)
-    (b,) = torch.autograd.grad(log_odds(logits, labels, aim).sum(), logits)
+    (a,) = torch.autograd.grad(cross_entropy_loss(logits, labels, aim).sum(), logits)
+    (b,) = torch.autograd.grad(log_odds_loss(logits, labels, aim).sum(), logits)
     assert (F.cosine_similarity(a, b) > 1 - 1e-9).all()
-    assert torch.equal(ce(logits, labels, aim).argsort(), log_odds(logits, labels, aim).argsort())
+    assert torch.equal(
+        cross_entropy_loss(logits, labels, aim).argsort(),
+        log_odds_loss(logits, labels, aim).argsort(),
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -74,7 +85,7 @@ def test_ce_does_not_cancel() -> None:
     """Where the softmax rounds to 1 in float32, the gradient of ``ce`` still has its true-class
     part."""
     logits = torch.tensor([[40.0, 0.0, -1.0]], requires_grad=True)
-    (grad,) = torch.autograd.grad(ce(logits, torch.tensor([0])).sum(), logits)
+    (grad,) = torch.autograd.grad(cross_entropy_loss(logits, torch.tensor([0])).sum(), logits)
     assert grad[0, 0] > 0
     assert float(grad.sum()) == pytest.approx(0, abs=1e-24)
 
@@ -82,8 +93,10 @@ def test_ce_does_not_cancel() -> None:
 def test_dlr_is_free_of_scale() -> None:
     """DLR of logits times 1000 is DLR of the logits."""
     logits, labels, targets = some()
-    torch.testing.assert_close(dlr(logits * 1000, labels), dlr(logits, labels))
-    torch.testing.assert_close(dlr(logits * 1000, labels, targets), dlr(logits, labels, targets))
+    torch.testing.assert_close(dlr_loss(logits * 1000, labels), dlr_loss(logits, labels))
+    torch.testing.assert_close(
+        dlr_loss(logits * 1000, labels, targets), dlr_loss(logits, labels, targets)
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -101,15 +114,15 @@ def test_margin_and_pick() -> None:
     """The margin is negative exactly for misclassified samples; a part of an objective is about its
     own samples."""
     logits, labels, _ = some()
-    goal = objective("margin", labels)
+    goal = objective_by_name("margin", labels)
     assert torch.equal(goal(logits) < 0, logits.argmax(1) != labels)
     index = torch.tensor([5, 1])
-    assert torch.equal(goal.pick(index)(logits[index]), margin(logits, labels)[index])
+    assert torch.equal(goal.pick(index)(logits[index]), margin_loss(logits, labels)[index])
 
 
 def test_bad_input() -> None:
     """An unknown loss and an output that is no logits are errors with a remedy."""
     with pytest.raises(OptionError, match="margin"):
-        objective("hinge", torch.tensor([0]))
+        objective_by_name("hinge", torch.tensor([0]))
     with pytest.raises(ModelError, match=r"\[-z, z\]"):
-        ce(torch.zeros(3, 1), torch.zeros(3, dtype=torch.long))
+        cross_entropy_loss(torch.zeros(3, 1), torch.zeros(3, dtype=torch.long))

@@ -12,7 +12,7 @@ from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.threat import norms
 from physadv.threat.constraints import LpBall
-from physadv.threat.norms import NORMS, Norm, distance, project_onto_ball, quantize
+from physadv.threat.norms import NORMS, Norm, lp_distance, project_onto_ball, quantize_in_ball
 
 EPS = {"linf": 8 / 255, "l2": 0.5, "l1": 6.0}
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -41,7 +41,7 @@ def test_inside_after_rounding(norm: Norm, dtype: torch.dtype) -> None:
         eps = EPS[norm] * factor
         x = project_onto_ball(far, x0, eps, norm)
         assert x.dtype == dtype
-        assert (distance(x, x0, norm) <= eps).all()
+        assert (lp_distance(x, x0, norm) <= eps).all()
         assert x.min() >= 0
         assert x.max() <= 1
 
@@ -127,18 +127,18 @@ def test_quantized_survives_png(norm: Norm) -> None:
     back."""
     x0 = clean_and_far()[0].mul(255).round().div(255)
     inside = project_onto_ball(clean_and_far()[1], x0, EPS[norm], norm)
-    x = quantize(inside, x0, EPS[norm], norm)
+    x = quantize_in_ball(inside, x0, EPS[norm], norm)
     assert torch.equal(x.mul(255).round().to(torch.uint8).float().div(255), x)
-    assert (distance(x, x0, norm) <= EPS[norm]).all()
-    assert (distance(x, inside, "linf") <= 1 / 255 + 1e-6).all()
-    assert distance(x, x0, norm).min() > 0.75 * EPS[norm]
+    assert (lp_distance(x, x0, norm) <= EPS[norm]).all()
+    assert (lp_distance(x, inside, "linf") <= 1 / 255 + 1e-6).all()
+    assert lp_distance(x, x0, norm).min() > 0.75 * EPS[norm]
 
 
 def test_quantized_off_the_grid() -> None:
     """Clean images between grid points still get legal neighbors where the ball reaches one."""
     x0, far = clean_and_far()
-    x = quantize(project_onto_ball(far, x0, 8 / 255, "linf"), x0, 8 / 255, "linf")
-    assert (distance(x, x0, "linf") <= 8 / 255).all()
+    x = quantize_in_ball(project_onto_ball(far, x0, 8 / 255, "linf"), x0, 8 / 255, "linf")
+    assert (lp_distance(x, x0, "linf") <= 8 / 255).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -150,7 +150,7 @@ def test_random_starts(norm: Norm) -> None:
     seeds = [generator(0, i) for i in range(len(x0))]
     starts = ball.random_starts(x0, seeds)
     assert (ball.violation(starts, x0) == 0).all()
-    assert distance(starts, x0, norm).min() > 0.3 * EPS[norm]
+    assert lp_distance(starts, x0, norm).min() > 0.3 * EPS[norm]
     assert torch.equal(ball.random_starts(x0[4:5], [generator(0, 4)]), starts[4:5])
 
 
@@ -159,7 +159,7 @@ def test_unit_noise_is_even() -> None:
     for norm in NORMS:
         source = generator(0, norm)
         draws = torch.stack([norms.unit_noise(torch.Size([3]), norm, source) for _ in range(2000)])
-        radii = distance(draws, torch.zeros_like(draws), norm)
+        radii = lp_distance(draws, torch.zeros_like(draws), norm)
         assert abs(float((radii < 0.5).double().mean()) - 0.125) < 0.03
 
 

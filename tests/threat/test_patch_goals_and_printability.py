@@ -7,7 +7,7 @@ import torch
 
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections
-from physadv.threat.patch_goals import Annotations, PatchGoal, overlap
+from physadv.threat.patch_goals import Annotations, PatchGoal, box_overlap
 from physadv.threat.printability import ink_palette, non_printability, total_variation
 
 NO_BOX = torch.zeros(3, 4)
@@ -59,9 +59,9 @@ def test_a_detector_sees_the_sign_only_where_it_stands() -> None:
 def test_overlap_of_known_boxes() -> None:
     """Half shifted squares overlap by one third; disjoint ones by nothing."""
     candidates = torch.tensor([[[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [5.0, 5.0, 6.0, 6.0]]])
-    assert overlap(candidates, torch.tensor([[0.0, 0.0, 2.0, 2.0]]))[0].tolist() == pytest.approx(
-        [1, 1 / 3, 0]
-    )
+    assert box_overlap(candidates, torch.tensor([[0.0, 0.0, 2.0, 2.0]]))[
+        0
+    ].tolist() == pytest.approx([1, 1 / 3, 0])
 
 
 def test_total_variation_of_stripes() -> None:

@@ -20,30 +20,42 @@ from physadv.certification.bounds.verify import margin_forms, prepare_graph, ver
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.models.architectures.cnn import build_network
-from physadv.training.loop import seeded
-from physadv.training.methods._ibp_initialization import balance, initialize, on_batch, tightness
+from physadv.training.loop import seed_all
+from physadv.training.methods._ibp_initialization import (
+    balance_loss,
+    initialize_for_ibp,
+    set_batch_statistics,
+    tightness_loss,
+)
 from physadv.training.methods._random_projections import sketched_lines
-from physadv.training.methods.base import Position
-from physadv.training.methods.by_name import DEFENSES, defense_by_name
-from physadv.training.methods.certified import CrownIbp, Ibp, Polytope, robust_cross_entropy
+from physadv.training.methods.base import TrainingPosition
+from physadv.training.methods.by_name import DEFENSES, method_by_name
+from physadv.training.methods.certified import (
+    CrownIbpTraining,
+    IbpTraining,
+    PolytopeTraining,
+    robust_cross_entropy,
+)
 
 
-def at(step: int = 99, total: int = 100) -> Position:
-    return Position(step, total, generator(0, "test", step))
+def at(step: int = 99, total: int = 100) -> TrainingPosition:
+    return TrainingPosition(step, total, generator(0, "test", step))
 
 
 def net_and_batch(architecture: str = "small-cnn-bn") -> tuple[nn.Module, Tensor, Tensor]:
-    net = seeded(lambda: build_network(architecture, channels=1, side=12, classes=4), 1)
+    net = seed_all(lambda: build_network(architecture, channels=1, side=12, classes=4), 1)
     images = torch.rand((16, 1, 12, 12), generator=generator(0, "certified"))
     return net, images, torch.arange(16) % 4
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("kind", [Ibp, CrownIbp, Polytope])
-def test_on_a_linear_net_the_loss_is_the_exact_worst_case(kind: type[Ibp], norm: str) -> None:
+@pytest.mark.parametrize("kind", [IbpTraining, CrownIbpTraining, PolytopeTraining])
+def test_on_a_linear_net_the_loss_is_the_exact_worst_case(
+    kind: type[IbpTraining], norm: str
+) -> None:
     """Two linear classes: the worst margin is known, so is the worst cross-entropy; l_2 balls need
     no polytope."""
-    if kind is Polytope and norm == "l2":
+    if kind is PolytopeTraining and norm == "l2":
         pytest.skip("projections serve l_inf")
     known = Linear(2, dtype=torch.float32, scale=3.0)
     images, _ = samples(known, 16, middle=True)
@@ -56,12 +68,14 @@ def test_on_a_linear_net_the_loss_is_the_exact_worst_case(kind: type[Ibp], norm:
     assert float(loss.detach()) == pytest.approx(float(F.softplus(-worst).mean()), rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", [Ibp, CrownIbp, Polytope])
-def test_before_eps_grows_the_loss_is_the_standard_one(kind: type[Ibp]) -> None:
+@pytest.mark.parametrize("kind", [IbpTraining, CrownIbpTraining, PolytopeTraining])
+def test_before_eps_grows_the_loss_is_the_standard_one(kind: type[IbpTraining]) -> None:
     """With batch statistics, as a forward pass in train mode has them; the stored ones move as it
     would move them."""
     net, images, labels = net_and_batch()
-    twin = seeded(lambda: build_network("small-cnn-bn", channels=1, side=12, classes=4), 1).train()
+    twin = seed_all(
+        lambda: build_network("small-cnn-bn", channels=1, side=12, classes=4), 1
+    ).train()
     expected = F.cross_entropy(twin(images), labels)
     loss, metrics = kind(0.1, grow=(0.5, 1.0)).loss(net, images, labels, at(0))
     assert metrics == {"eps": 0.0}
@@ -75,8 +89,8 @@ def test_before_eps_grows_the_loss_is_the_standard_one(kind: type[Ibp]) -> None:
         assert "tracked" in name or torch.allclose(mine, theirs, atol=1e-6), name
 
 
-@pytest.mark.parametrize("kind", [Ibp, CrownIbp, Polytope])
-def test_stretch_trains_at_a_larger_ball(kind: type[Ibp]) -> None:
+@pytest.mark.parametrize("kind", [IbpTraining, CrownIbpTraining, PolytopeTraining])
+def test_stretch_trains_at_a_larger_ball(kind: type[IbpTraining]) -> None:
     """Twice eps with half the radius is the same loss; less than the ball asked for is refused."""
     found = []
     for eps, stretch in ((0.1, 1.0), (0.05, 2.0)):
@@ -87,8 +101,8 @@ def test_stretch_trains_at_a_larger_ball(kind: type[Ibp]) -> None:
         kind(0.1, stretch=0.5)
 
 
-@pytest.mark.parametrize("kind", [Ibp, CrownIbp])
-def test_the_loss_bounds_the_loss_of_every_image_in_the_ball(kind: type[Ibp]) -> None:
+@pytest.mark.parametrize("kind", [IbpTraining, CrownIbpTraining])
+def test_the_loss_bounds_the_loss_of_every_image_in_the_ball(kind: type[IbpTraining]) -> None:
     """No random or attacked image of the ball has a larger cross-entropy under the same batch
     statistics."""
     net, images, labels = net_and_batch("small-cnn")
@@ -106,11 +120,11 @@ def test_crown_ibp_is_never_the_looser_one_at_its_start_and_ibp_at_its_end() -> 
     settings = {"grow": (0.0, 0.5), "regularize": 0.0}
     early = [
         float(k(0.3, **settings).loss(net, images, labels, at(5))[0].detach())
-        for k in (CrownIbp, Ibp)
+        for k in (CrownIbpTraining, IbpTraining)
     ]
     late = [
         float(k(0.3, **settings).loss(net, images, labels, at(99))[0].detach())
-        for k in (CrownIbp, Ibp)
+        for k in (CrownIbpTraining, IbpTraining)
     ]
     assert early[0] < early[1]
     assert late[0] == late[1]
@@ -128,9 +142,9 @@ def test_initial_weights_keep_boxes_from_growing() -> None:
 
     growth = {}
     for name in ("shi", "torch"):
-        net = seeded(deep, 3)
+        net = seed_all(deep, 3)
         if name == "shi":
-            initialize(net, generator(0, "begin"))
+            initialize_for_ibp(net, generator(0, "begin"))
         graph = prepare_graph(net, (1, 20, 20))
         images = torch.rand((8, 1, 20, 20), generator=generator(0, "deep"))
         sources = [graph.nodes[i].inputs[0] for i in relus(graph)]
@@ -146,19 +160,19 @@ def test_regularizers_are_zero_where_nothing_is_wrong() -> None:
     do."""
     center = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
     narrow, wide = (center - 0.1, center + 0.1), (center - 0.9, center + 0.9)
-    assert float(tightness(narrow, [narrow])) == 0
-    assert float(tightness(narrow, [wide])) == pytest.approx((0.5 - 0.2 / 1.8) / 0.5)
-    assert float(balance([narrow])) == 0
+    assert float(tightness_loss(narrow, [narrow])) == 0
+    assert float(tightness_loss(narrow, [wide])) == pytest.approx((0.5 - 0.2 / 1.8) / 0.5)
+    assert float(balance_loss([narrow])) == 0
     lopsided = torch.tensor([[9.0, -1.0, 9.0, -1.0]])
-    assert float(balance([(lopsided - 0.1, lopsided + 0.1)])) > 0
+    assert float(balance_loss([(lopsided - 0.1, lopsided + 0.1)])) > 0
 
 
 def test_on_batch_is_the_net_in_train_mode() -> None:
     """Residual blocks included: logits of the graph are those of the module with batch statistics."""
-    net = seeded(lambda: build_network("signnet", channels=3, side=64, classes=5), 2)
+    net = seed_all(lambda: build_network("signnet", channels=3, side=64, classes=5), 2)
     images = torch.rand((4, 3, 64, 64), generator=generator(0, "res"))
-    graph, logits = on_batch(trace(net, (3, 64, 64)), images)
-    twin = seeded(lambda: build_network("signnet", channels=3, side=64, classes=5), 2).train()
+    graph, logits = set_batch_statistics(trace(net, (3, 64, 64)), images)
+    twin = seed_all(lambda: build_network("signnet", channels=3, side=64, classes=5), 2).train()
     expected = twin(images)
     assert torch.allclose(logits, expected, atol=1e-4)
     assert torch.allclose(graph(images), expected, atol=1e-4)
@@ -190,7 +204,7 @@ def test_polytope_margins_are_near_the_certified_ones() -> None:
         prepare_graph(net, (1, 12, 12)), images, labels, eps=0.05, method="polytope"
     ).margins
     forms = margin_forms(labels, 4)
-    defense = Polytope(0.05, grow=(0.0, 0.0), projections=100)
+    defense = PolytopeTraining(0.05, grow=(0.0, 0.0), projections=100)
     graph = prepare_graph(net, (1, 12, 12))
     _, margins = defense._bounded(graph, Ball(images, 0.05), forms, at())
     assert torch.allclose(
@@ -214,17 +228,17 @@ def test_every_defense_has_its_name_and_refuses_what_it_does_not_know() -> None:
     asked = "standard fgsm pgd free fast trades gradient-penalty gaussian smoothadv ibp crown-ibp polytope patch masked"
     assert set(DEFENSES) == set(asked.split())
     for name in DEFENSES:
-        assert defense_by_name(name, {"eps": 0.1, "norm": None}).settings()["defence"] == (
+        assert method_by_name(name, {"eps": 0.1, "norm": None}).settings()["defence"] == (
             DEFENSES[name].recorded_as or DEFENSES[name].__name__
         )  # type: ignore[attr-defined]
     with pytest.raises(OptionError, match="beta for pgd"):
-        defense_by_name("pgd", {"beta": 3.0})
+        method_by_name("pgd", {"beta": 3.0})
     with pytest.raises(OptionError, match="one of standard"):
-        defense_by_name("magic", {})
+        method_by_name("magic", {})
     for bad in (
-        lambda: Ibp(0.1, "l1"),
-        lambda: Ibp(0.1, grow=(0.6, 0.2)),
-        lambda: Polytope(0.1, "l2"),
+        lambda: IbpTraining(0.1, "l1"),
+        lambda: IbpTraining(0.1, grow=(0.6, 0.2)),
+        lambda: PolytopeTraining(0.1, "l2"),
     ):
         with pytest.raises(OptionError):
             bad()

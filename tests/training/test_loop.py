@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from physadv.core.errors import DataError, OptionError
 from physadv.core.random_streams import generator
 from physadv.training.loop import (
-    Schedule,
+    TrainingSchedule,
     TrainingStep,
-    Validation,
+    ValidationSchedule,
     load_average,
     read_progress,
-    seeded,
-    train,
+    seed_all,
+    train_model,
     update_average,
 )
-from physadv.training.methods.base import Defense, Metrics, Position
+from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosition
 
-FAST = Schedule(epochs=3, steps=8, lr=0.05, average=0.5, precision="fp32")
+FAST = TrainingSchedule(epochs=3, steps=8, lr=0.05, average=0.5, precision="fp32")
 
 
 def build() -> nn.Module:
@@ -37,10 +37,10 @@ def batches(step: int) -> tuple[Tensor, Tensor]:
 
 
 def run(
-    schedule: Schedule = FAST, checkpoint: Path | None = None, stop: int | None = None
+    schedule: TrainingSchedule = FAST, checkpoint: Path | None = None, stop: int | None = None
 ) -> tuple[nn.Module, list[TrainingStep]]:
-    net, steps = seeded(build, 3), []
-    for step in train(net, batches, schedule, checkpoint=checkpoint):
+    net, steps = seed_all(build, 3), []
+    for step in train_model(net, batches, schedule, checkpoint=checkpoint):
         steps.append(step)
         if step.number == stop:
             break
@@ -52,7 +52,9 @@ def run(
 def test_it_learns(optimizer: str, precision: str) -> None:
     """A separable toy problem is solved by the averaged net, in either arithmetic and with either
     optimizer."""
-    _, steps = run(Schedule(6, 20, lr=0.05, average=0.9, optimizer=optimizer, precision=precision))
+    _, steps = run(
+        TrainingSchedule(6, 20, lr=0.05, average=0.9, optimizer=optimizer, precision=precision)
+    )
     points, labels = batches(-1)
     assert not steps[-1].average.training
     accuracy = (steps[-1].average(points).argmax(1) == labels).float().mean()
@@ -93,10 +95,10 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     """Another schedule or identity, or a broken file, is a DataError that says what to do."""
     run(checkpoint=tmp_path / "c.safetensors", stop=8)
     with pytest.raises(DataError, match="another run"):
-        run(Schedule(4, 8, precision="fp32"), checkpoint=tmp_path / "c.safetensors")
+        run(TrainingSchedule(4, 8, precision="fp32"), checkpoint=tmp_path / "c.safetensors")
     with pytest.raises(DataError, match="another run"):
         next(
-            train(
+            train_model(
                 build(), batches, FAST, checkpoint=tmp_path / "c.safetensors", identity="other data"
             )
         )
@@ -106,7 +108,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 @dataclass
-class Seen(Defense):
+class Seen(TrainingMethod):
     """Notes what it is given; ``factor`` spoils the loss."""
 
     factor: float = 1.0
@@ -114,7 +116,7 @@ class Seen(Defense):
     draws: list[float] = field(default_factory=list, init=False)
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         assert net.training
         self.steps.append(at.step)
@@ -127,20 +129,26 @@ def test_a_defense_is_the_part_that_differs() -> None:
     out of the loop."""
     defense = Seen()
     steps = list(
-        train(seeded(build, 0), batches, Schedule(1, 4, precision="fp32"), defense=defense)
+        train_model(
+            seed_all(build, 0), batches, TrainingSchedule(1, 4, precision="fp32"), defense=defense
+        )
     )
     assert defense.steps == [0, 1, 2, 3]
     assert len(set(defense.draws)) == 4
     assert [s.metrics["share"] for s in steps] == [0, 0.25, 0.5, 0.75]
     again = Seen()
-    list(train(seeded(build, 0), batches, Schedule(1, 4, precision="fp32"), defense=again))
+    list(
+        train_model(
+            seed_all(build, 0), batches, TrainingSchedule(1, 4, precision="fp32"), defense=again
+        )
+    )
     assert again.draws == defense.draws
 
 
 def test_divergence_is_an_error() -> None:
     """A loss that is not finite ends the run with a DataError, not with NaN weights."""
     with pytest.raises(DataError, match="diverged"):
-        list(train(build(), batches, FAST, defense=Seen(float("nan"))))
+        list(train_model(build(), batches, FAST, defense=Seen(float("nan"))))
 
 
 def scripted(*scores: float) -> Callable[[nn.Module], Metrics]:
@@ -154,23 +162,26 @@ def test_validation_keeps_the_best_epoch_and_patience_ends_the_run(tmp_path: Pat
     of them it ends."""
     file, schedule = (
         tmp_path / "c.safetensors",
-        Schedule(9, 2, lr=0.05, average=0.5, precision="fp32"),
+        TrainingSchedule(9, 2, lr=0.05, average=0.5, precision="fp32"),
     )
-    net, kept = seeded(build, 3), []
-    judge = Validation(scripted(1, 5, 5, 2, 2, 9, 9, 9, 9), "robust", patience=3)
-    for step in train(net, batches, schedule, validation=judge, checkpoint=file):
+    net, kept = seed_all(build, 3), []
+    judge = ValidationSchedule(scripted(1, 5, 5, 2, 2, 9, 9, 9, 9), "robust", patience=3)
+    for step in train_model(net, batches, schedule, validation=judge, checkpoint=file):
         if step.ends_epoch:
             kept.append({k: v.clone() for k, v in step.average.state_dict().items()})
     assert len(kept) == 5
     best = load_average(file, build(), best=True).state_dict()
     assert all(torch.equal(best[k], kept[2][k]) for k in best)
     assert [h["robust"] for h in read_progress(file)["history"]] == [1, 5, 5, 2, 2]
-    assert list(train(seeded(build, 3), batches, schedule, validation=judge, checkpoint=file)) == []
+    assert (
+        list(train_model(seed_all(build, 3), batches, schedule, validation=judge, checkpoint=file))
+        == []
+    )
 
 
 def test_epochs_before_full_strength_are_not_chosen() -> None:
     """With ``after`` a half, the first half's scores do not count."""
-    judge = Validation(lambda net: {}, "robust", patience=1, after=0.5)
+    judge = ValidationSchedule(lambda net: {}, "robust", patience=1, after=0.5)
     history = [{"robust": r} for r in (0.9, 0.8, 0.1, 0.2)]
     assert judge.best(history, 4) == 3
     assert not judge.over(history[:2], 4)
@@ -190,7 +201,7 @@ def test_average_is_the_exponential_mean() -> None:
 
 def test_schedule_rises_falls_and_checks_itself() -> None:
     """The rate peaks after the warm-up and ends near zero; values that cannot be are refused."""
-    schedule = Schedule(10, 10, lr=1.0, warmup=0.2)
+    schedule = TrainingSchedule(10, 10, lr=1.0, warmup=0.2)
     rates = [schedule.rate(i) for i in range(100)]
     assert max(rates) == pytest.approx(1.0)
     assert rates.index(max(rates)) == 20
@@ -204,4 +215,4 @@ def test_schedule_rises_falls_and_checks_itself() -> None:
         {"average": 1.0},
     ):
         with pytest.raises(OptionError):
-            Schedule(**{"epochs": 1, "steps": 1, **bad})
+            TrainingSchedule(**{"epochs": 1, "steps": 1, **bad})

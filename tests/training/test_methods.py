@@ -12,17 +12,23 @@ from torch import Tensor, nn
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
-from physadv.training.loop import Schedule, seeded, train
-from physadv.training.methods.adversarial import Fgsm, Free, GradientPenalty, Pgd, Trades
-from physadv.training.methods.base import Defense, Position, Standard
-from physadv.training.methods.fast import Fast
-from physadv.training.methods.noise_augmentation import GaussianAugmentation, SmoothAdv
-from physadv.training.methods.patch import Stickers
+from physadv.training.loop import TrainingSchedule, seed_all, train_model
+from physadv.training.methods.adversarial import (
+    FgsmTraining,
+    FreeTraining,
+    GradientPenalty,
+    PgdTraining,
+    TradesTraining,
+)
+from physadv.training.methods.base import StandardTraining, TrainingMethod, TrainingPosition
+from physadv.training.methods.fast import FastTraining
+from physadv.training.methods.noise_augmentation import GaussianAugmentation, SmoothAdvTraining
+from physadv.training.methods.patch import StickerTraining
 
 
-def at(step: int = 0, total: int = 10) -> Position:
+def at(step: int = 0, total: int = 10) -> TrainingPosition:
     """A position with its own generator."""
-    return Position(step, total, generator(0, "test", step))
+    return TrainingPosition(step, total, generator(0, "test", step))
 
 
 def linear_batch(classes: int = 2) -> tuple[Linear, Tensor, Tensor]:
@@ -46,7 +52,7 @@ def test_fgsm_on_a_linear_net_is_the_dual_norm_regularized_loss(norm: str, dual:
     """Goodfellow's logistic regression: the attacked loss has a closed form, and so has its
     gradient in the weights."""
     net, images, labels = linear_batch()
-    loss, _ = Fgsm(0.05, norm, mix=0.0).loss(net, images, labels, at())
+    loss, _ = FgsmTraining(0.05, norm, mix=0.0).loss(net, images, labels, at())
     expected = dual_norm_loss(net, images, labels, 0.05, dual)
     assert float(loss) == pytest.approx(float(expected), rel=1e-4)
     (mine,) = torch.autograd.grad(loss, net.weight)
@@ -57,7 +63,7 @@ def test_fgsm_on_a_linear_net_is_the_dual_norm_regularized_loss(norm: str, dual:
 def test_pgd_reaches_the_optimum_on_a_linear_net() -> None:
     """Ten steps end in the corner that is best."""
     net, images, labels = linear_batch()
-    loss, _ = Pgd(0.05).loss(net, images, labels, at())
+    loss, _ = PgdTraining(0.05).loss(net, images, labels, at())
     assert float(loss) == pytest.approx(
         float(dual_norm_loss(net, images, labels, 0.05, 1.0)), rel=1e-4
     )
@@ -67,7 +73,9 @@ def test_fgsm_mixes_the_clean_loss_in() -> None:
     """mix = 1 is the clean loss, 0.5 the mean of both."""
     net, images, labels = linear_batch(4)
     clean = F.cross_entropy(net(images), labels)
-    ends = [float(Fgsm(0.05, mix=m).loss(net, images, labels, at())[0]) for m in (0.0, 0.5, 1.0)]
+    ends = [
+        float(FgsmTraining(0.05, mix=m).loss(net, images, labels, at())[0]) for m in (0.0, 0.5, 1.0)
+    ]
     assert ends[2] == pytest.approx(float(clean))
     assert ends[1] == pytest.approx((ends[0] + ends[2]) / 2)
     assert ends[0] > ends[2]
@@ -77,8 +85,8 @@ def test_trades_without_weight_is_the_standard_loss_and_with_weight_never_less()
     """beta 0 is plain cross-entropy; beta 6 adds six times a divergence."""
     net, images, labels = linear_batch(4)
     clean = float(F.cross_entropy(net(images), labels))
-    assert float(Trades(0.05, beta=0.0).loss(net, images, labels, at())[0]) == clean
-    loss, metrics = Trades(0.05, beta=6.0).loss(net, images, labels, at())
+    assert float(TradesTraining(0.05, beta=0.0).loss(net, images, labels, at())[0]) == clean
+    loss, metrics = TradesTraining(0.05, beta=6.0).loss(net, images, labels, at())
     assert float(loss) == pytest.approx(clean + 6 * metrics["divergence"], rel=1e-4)
     assert metrics["divergence"] > 0
 
@@ -98,7 +106,7 @@ def test_gradient_penalty_on_a_linear_net() -> None:
 def test_free_with_one_replay_trains_on_the_change_the_last_batch_left() -> None:
     """Its first step is the standard one; its second sees the first one's sign step, within eps."""
     net, images, labels = linear_batch(4)
-    free = Free(0.05, replays=1)
+    free = FreeTraining(0.05, replays=1)
     first, _ = free.loss(net, images, labels, at(0))
     assert float(first) == float(F.cross_entropy(net(images), labels))
     first.backward()
@@ -115,7 +123,7 @@ def test_free_with_one_replay_trains_on_the_change_the_last_batch_left() -> None
 def test_free_stays_in_its_ball(norm: str) -> None:
     """However many replays, the change never leaves the ball."""
     net, images, labels = linear_batch(4)
-    free = Free(0.3, norm, replays=3)
+    free = FreeTraining(0.3, norm, replays=3)
     for step in range(5):
         free.loss(net, images, labels, at(step))[0].backward()
         size = (
@@ -136,11 +144,11 @@ def test_free_replays_each_batch() -> None:
         return images, labels
 
     list(
-        train(
+        train_model(
             Linear(dtype=torch.float32),
             batches,
-            Schedule(1, 6, precision="fp32"),
-            defense=Free(0.1, replays=3),
+            TrainingSchedule(1, 6, precision="fp32"),
+            defense=FreeTraining(0.1, replays=3),
         )
     )
     assert asked == [0, 0, 0, 1, 1, 1]
@@ -169,10 +177,10 @@ def fragile_batch(_: int = 0) -> tuple[Tensor, Tensor]:
 def test_the_guard_fires_on_a_constructed_collapse_and_puts_the_net_back() -> None:
     """Turned over behind its back, the net is put back to the last sound check and attacked by
     twice the steps."""
-    fast, net = Fast(0.1, every=4), Fragile()
-    schedule = Schedule(1, 12, lr=1e-4, precision="fp32", average=0.5)
+    fast, net = FastTraining(0.1, every=4), Fragile()
+    schedule = TrainingSchedule(1, 12, lr=1e-4, precision="fp32", average=0.5)
     seen = []
-    for step in train(net, fragile_batch, schedule, defense=fast):
+    for step in train_model(net, fragile_batch, schedule, defense=fast):
         seen.append(dict(step.metrics))
         if step.number == 6:
             sound = float(fast.state()["net.gain"])
@@ -190,8 +198,12 @@ def test_the_guard_fires_on_a_constructed_collapse_and_puts_the_net_back() -> No
 
 def test_the_guard_leaves_a_sound_run_alone() -> None:
     """No collapse, no change of strength; and the net's mode stays train."""
-    fast, net = Fast(0.1, every=3), Fragile()
-    list(train(net, fragile_batch, Schedule(1, 12, lr=1e-4, precision="fp32"), defense=fast))
+    fast, net = FastTraining(0.1, every=3), Fragile()
+    list(
+        train_model(
+            net, fragile_batch, TrainingSchedule(1, 12, lr=1e-4, precision="fp32"), defense=fast
+        )
+    )
     assert fast.strength == 1
     assert net.training
 
@@ -208,49 +220,50 @@ def test_smoothadv_without_eps_is_gaussian_with_more_draws_and_is_harder_with_it
     """In its warm-up's first step nothing is attacked; later the loss under the same noise is
     higher."""
     net, images, labels = linear_batch(4)
-    adv = SmoothAdv(0.25, eps=0.5, draws=3, warmup=0.5)
+    adv = SmoothAdvTraining(0.25, eps=0.5, draws=3, warmup=0.5)
     early, _ = adv.loss(net, images, labels, at(0))
     noise = 0.25 * torch.randn((3, *images.shape), generator=at(0).generator)
     expected = F.cross_entropy(net((images + noise).flatten(0, 1)), labels.repeat(3))
     assert float(early) == float(expected)
-    late = SmoothAdv(0.25, eps=0.5, draws=3, warmup=0.0).loss(net, images, labels, at(0))[0]
+    late = SmoothAdvTraining(0.25, eps=0.5, draws=3, warmup=0.0).loss(net, images, labels, at(0))[0]
     assert float(late) > float(early)
 
 
 def test_stickers_raise_the_loss_of_covered_images_and_reach_the_weights() -> None:
     """More steps make a more harmful sticker under the same draw; gray images are taken too."""
-    net = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4)), 1)
+    net = seed_all(lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4)), 1)
     images = torch.rand((6, 3, 12, 12), generator=generator(0, "x"))
     labels = torch.arange(6) % 4
     idle, busy = (
-        Stickers((0.2, 0.3), steps=n).loss(net, images, labels, at())[1]["covered"] for n in (0, 6)
+        StickerTraining((0.2, 0.3), steps=n).loss(net, images, labels, at())[1]["covered"]
+        for n in (0, 6)
     )
     assert busy > idle
-    loss, _ = Stickers(steps=1).loss(net, images[:, :1].expand(-1, 3, -1, -1), labels, at())
+    loss, _ = StickerTraining(steps=1).loss(net, images[:, :1].expand(-1, 3, -1, -1), labels, at())
     loss.backward()
     assert all(p.grad is not None for p in net.parameters())
 
 
 EVERY: list[Any] = [
-    Standard(),
-    Fgsm(0.05),
-    Pgd(0.05, steps=2),
-    Pgd(0.5, "l2", steps=2),
-    Pgd(2.0, "l1", steps=2),
-    Free(0.05),
-    Fast(0.05),
-    Trades(0.05, steps=2),
+    StandardTraining(),
+    FgsmTraining(0.05),
+    PgdTraining(0.05, steps=2),
+    PgdTraining(0.5, "l2", steps=2),
+    PgdTraining(2.0, "l1", steps=2),
+    FreeTraining(0.05),
+    FastTraining(0.05),
+    TradesTraining(0.05, steps=2),
     GradientPenalty(),
     GaussianAugmentation(),
-    SmoothAdv(eps=0.2, steps=1, warmup=0.0),
-    Stickers(steps=1),
+    SmoothAdvTraining(eps=0.2, steps=1, warmup=0.0),
+    StickerTraining(steps=1),
 ]
 
 
 @pytest.mark.parametrize("defense", EVERY, ids=lambda d: type(d).__name__)
-def test_a_loss_touches_nothing_but_what_it_returns(defense: Defense) -> None:
+def test_a_loss_touches_nothing_but_what_it_returns(defense: TrainingMethod) -> None:
     """No gradient, mode, flag, weight, input or random state is changed by asking for a loss."""
-    net = seeded(
+    net = seed_all(
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 4)), 1
     )
     net[0].weight.requires_grad_(False)
@@ -270,14 +283,14 @@ def test_a_loss_touches_nothing_but_what_it_returns(defense: Defense) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Pgd(-0.1),
-        lambda: Pgd(0.1, "l7"),
-        lambda: Free(0.1, replays=0),
-        lambda: Fast(0.1, drop=0.0),
+        lambda: PgdTraining(-0.1),
+        lambda: PgdTraining(0.1, "l7"),
+        lambda: FreeTraining(0.1, replays=0),
+        lambda: FastTraining(0.1, drop=0.0),
         lambda: GaussianAugmentation(0.0),
-        lambda: SmoothAdv(draws=0),
+        lambda: SmoothAdvTraining(draws=0),
         lambda: GradientPenalty(-1.0),
-        lambda: Stickers(area=(0.5, 0.1)),
+        lambda: StickerTraining(area=(0.5, 0.1)),
     ],
 )
 def test_settings_out_of_range_are_refused(make: Any) -> None:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from physadv.certification.patch.masking import Ablated, PatchCleanser
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
-from physadv.training.loop import Schedule, seeded, train
-from physadv.training.methods.base import Position
-from physadv.training.methods.by_name import defense_by_name
-from physadv.training.methods.occlusion import OcclusionTraining, rectangles
+from physadv.training.loop import TrainingSchedule, seed_all, train_model
+from physadv.training.methods.base import TrainingPosition
+from physadv.training.methods.by_name import method_by_name
+from physadv.training.methods.occlusion import OcclusionTraining, cover_rectangles
 
 SIDE = 16
 
@@ -33,7 +33,7 @@ class Plain(nn.Module):
 def test_rectangles_have_the_sizes_asked_for_and_lie_anywhere() -> None:
     """Both sides within the range, wholly inside, and every pixel is met by some; squares are
     square."""
-    shown = rectangles(2000, 20, 40, (0.2, 0.5), generator(0, "r"))[:, 0]
+    shown = cover_rectangles(2000, 20, 40, (0.2, 0.5), generator(0, "r"))[:, 0]
     tall, wide = shown.any(2).sum(1), shown.any(1).sum(1)
     assert int(tall.min()) == 4
     assert int(tall.max()) == 10
@@ -41,7 +41,7 @@ def test_rectangles_have_the_sizes_asked_for_and_lie_anywhere() -> None:
     assert int(wide.max()) == 20
     assert torch.equal(shown.sum((1, 2)), tall * wide)
     assert shown.any(0).all()
-    square = rectangles(200, 20, 20, (0.1, 0.5), generator(0, "s"), square=True)[:, 0]
+    square = cover_rectangles(200, 20, 20, (0.1, 0.5), generator(0, "s"), square=True)[:, 0]
     assert torch.equal(square.any(2).sum(1), square.any(1).sum(1))
 
 
@@ -68,13 +68,13 @@ def test_draws_and_settings_reach_the_loss() -> None:
     net, images = Plain(), torch.rand(4, 3, SIDE, SIDE, generator=generator(0, "i"))
     labels = torch.arange(4) % 3
     loss, _ = OcclusionTraining(plain=1.0, kept=0.0, draws=3).loss(
-        net, images, labels, Position(0, 1, generator(0, "d"))
+        net, images, labels, TrainingPosition(0, 1, generator(0, "d"))
     )
     assert net.seen.shape[0] == 12
     assert float(loss) == pytest.approx(
         float(nn.functional.cross_entropy(images.mean((2, 3)), labels))
     )
-    made = defense_by_name("masked", {"plain": 0.1, "kept": 0.3, "eps": 0.1, "norm": "linf"})
+    made = method_by_name("masked", {"plain": 0.1, "kept": 0.3, "eps": 0.1, "norm": "linf"})
     assert isinstance(made, OcclusionTraining)
     assert (made.plain, made.kept) == (0.1, 0.3)
 
@@ -96,7 +96,7 @@ def test_draws_and_settings_reach_the_loss() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
     """Shares beyond one whole, sides that are none, and no draws."""
     with pytest.raises(OptionError):
-        defense_by_name("masked", settings)
+        method_by_name("masked", settings)
 
 
 def striped(count: int, *path: str) -> tuple[Tensor, Tensor]:
@@ -127,9 +127,11 @@ class Small(nn.Sequential):
 
 
 def trained(defense: OcclusionTraining | None) -> nn.Module:
-    net = seeded(Small, 0)
-    schedule = Schedule(4, 60, lr=5e-3, precision="fp32", average=0.9)
-    *_, last = train(net, lambda n: striped(64, "train", str(n)), schedule, defense=defense, seed=0)
+    net = seed_all(Small, 0)
+    schedule = TrainingSchedule(4, 60, lr=5e-3, precision="fp32", average=0.9)
+    *_, last = train_model(
+        net, lambda n: striped(64, "train", str(n)), schedule, defense=defense, seed=0
+    )
     return last.average
 
 

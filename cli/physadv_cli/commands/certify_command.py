@@ -11,9 +11,9 @@ from physadv_cli import options
 from physadv_cli.arithmetic import prepare_torch
 
 if TYPE_CHECKING:
-    from physadv.evaluation.certified_accuracy import Certifier
-    from physadv.evaluation.progress_log import Ledger
-    from physadv.evaluation.samples import Samples
+    from physadv.evaluation.certified_accuracy import CertificationMethod
+    from physadv.evaluation.progress_log import ProgressLog
+    from physadv.evaluation.samples import EvaluationSamples
     from physadv.models.load import LoadedModel
 
 METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "patch")
@@ -111,8 +111,8 @@ def certify(
     from physadv.core.errors import OptionError
     from physadv.datasets import read_dataset
     from physadv.defenses.load_model import load_model
-    from physadv.evaluation.progress_log import Ledger, claim
-    from physadv.evaluation.samples import choose
+    from physadv.evaluation.progress_log import ProgressLog, claim_folder
+    from physadv.evaluation.samples import choose_samples
     from physadv_cli.parsing import parse_norm
     from physadv_cli.runs import open_run
 
@@ -127,7 +127,7 @@ def certify(
     )
     prepare_torch(threads)
     loaded = load_model(model, weights=weights, device=device)
-    samples = choose(read_dataset(data, split=split), loaded.card, limit=limit, seed=seed)
+    samples = choose_samples(read_dataset(data, split=split), loaded.card, limit=limit, seed=seed)
     facts: dict[str, Any] = {
         "victim": loaded.card.name,
         "weights_sha256": loaded.card.sha256,
@@ -148,14 +148,14 @@ def certify(
     else:
         found, main, radii = _bounds(loaded, samples, facts, method, ball, eps, curve, batch_size)
     folder = open_run("certify", out, {**facts, "limit": limit, "weights": weights})
-    claim(folder, facts)
+    claim_folder(folder, facts)
     facts["device"] = str(next((p.device for p in loaded.parameters()), "cpu"))
-    _run(found, samples, Ledger(folder), facts, main, radii, folder, as_json=as_json)
+    _run(found, samples, ProgressLog(folder), facts, main, radii, folder, as_json=as_json)
 
 
 def _smoothing(
     model: LoadedModel,
-    samples: Samples,
+    samples: EvaluationSamples,
     facts: dict[str, Any],
     norm: str,
     radius: str | None,
@@ -166,17 +166,17 @@ def _smoothing(
     alpha: float,
     batch: int,
     seed: int,
-) -> tuple[Certifier, float, list[float]]:
+) -> tuple[CertificationMethod, float, list[float]]:
     """The certifier, the radius it is judged by, and the radii of the table."""
     from physadv.certification.smoothing.noise import noise_named
-    from physadv.evaluation.certified_accuracy import Smoothing
+    from physadv.evaluation.certified_accuracy import SmoothingCertifier
     from physadv_cli.parsing import parse_eps
 
     kind = noise or ("uniform" if norm == "l1" else "gaussian")
     dims = samples.channels * samples.size[0] * samples.size[1]
     fixed = None if radius is None else parse_eps(radius, norm)
     drawn = noise_named(kind, sigma)
-    made = Smoothing(
+    made = SmoothingCertifier(
         model,
         drawn,
         norm=norm,
@@ -208,11 +208,13 @@ def _smoothing(
     return made, main, radii
 
 
-def _patch(model: LoadedModel, facts: dict[str, Any]) -> tuple[Certifier, float, list[float]]:
+def _patch(
+    model: LoadedModel, facts: dict[str, Any]
+) -> tuple[CertificationMethod, float, list[float]]:
     """The certifier, the side of its patch, and the sides of the table."""
-    from physadv.evaluation.certified_accuracy import PatchProof
+    from physadv.evaluation.certified_accuracy import PatchCertifier
 
-    made = PatchProof(model)
+    made = PatchCertifier(model)
     side = "{} x {}".format(*made.size)
     facts["threat"] = "one patch of {} x {} px".format(*made.defense.patch) + f" in {side} px"
     return made, float(made.patch), [0.0, float(made.patch)]
@@ -220,19 +222,19 @@ def _patch(model: LoadedModel, facts: dict[str, Any]) -> tuple[Certifier, float,
 
 def _bounds(
     model: LoadedModel,
-    samples: Samples,
+    samples: EvaluationSamples,
     facts: dict[str, Any],
     method: str,
     norm: str,
     eps: str | None,
     curve: str,
     batch: int,
-) -> tuple[Certifier, float, list[float]]:
+) -> tuple[CertificationMethod, float, list[float]]:
     """The certifier, the radius it is judged by, and the radii of the table."""
     from physadv.certification.bounds.input_ball import NORMS
     from physadv.certification.bounds.verify import prepare_graph
     from physadv.core.errors import OptionError
-    from physadv.evaluation.certified_accuracy import Bounding
+    from physadv.evaluation.certified_accuracy import BoundCertifier
     from physadv_cli.evaluating import radii as other_radii
     from physadv_cli.parsing import parse_eps
 
@@ -253,16 +255,16 @@ def _bounds(
         "threat": f"{norm}:{eps.strip()}",
     }
     return (
-        Bounding(graph, method, norm=norm, eps=radii, main=main, group=min(batch, 32)),
+        BoundCertifier(graph, method, norm=norm, eps=radii, main=main, group=min(batch, 32)),
         main,
         [0.0, *radii],
     )
 
 
 def _run(
-    certifier: Certifier,
-    samples: Samples,
-    ledger: Ledger,
+    certifier: CertificationMethod,
+    samples: EvaluationSamples,
+    ledger: ProgressLog,
     facts: dict[str, Any],
     main: float,
     radii: list[float],
@@ -272,8 +274,8 @@ def _run(
 ) -> None:
     """Certify with a bar, then report; Ctrl-C leaves a report of what is finished and ends with
     130."""
-    from physadv.evaluation.certified_accuracy import certified, summarize_certified
-    from physadv.evaluation.metrics.intervals import wilson
+    from physadv.evaluation.certified_accuracy import is_certified, summarize_certified
+    from physadv.evaluation.metrics.intervals import wilson_interval
     from physadv.report.certify_report import write_certify_report
     from physadv_cli.runs import finish
 
@@ -283,7 +285,7 @@ def _run(
     except KeyboardInterrupt:
         stopped = True
     rows = list(ledger.rows.values())
-    rate = wilson(sum(certified(r, main) for r in rows), len(rows))
+    rate = wilson_interval(sum(is_certified(r, main) for r in rows), len(rows))
     result = {
         "certified_accuracy": rate.as_dict(),
         **summarize_certified(rows, radii),
@@ -300,10 +302,14 @@ def _run(
 
 
 def _watch(
-    certifier: Certifier, samples: Samples, ledger: Ledger, main: float, device: str
+    certifier: CertificationMethod,
+    samples: EvaluationSamples,
+    ledger: ProgressLog,
+    main: float,
+    device: str,
 ) -> None:
     """Run with a bar: images finished, certified accuracy so far, time left."""
-    from physadv.evaluation.certified_accuracy import certified, certify_all
+    from physadv.evaluation.certified_accuracy import certify_all, is_certified
     from physadv_cli.progress import bar
 
     with bar() as progress:
@@ -317,7 +323,7 @@ def _watch(
 
         for step in certify_all(certifier, samples, ledger, device=device, tick=tick):
             done = step.done
-            good = sum(certified(r, main) for r in ledger.rows.values())
+            good = sum(is_certified(r, main) for r in ledger.rows.values())
             progress.update(
                 task, completed=done, note=f"certified {good / done:.1%}" if done else ""
             )
@@ -325,16 +331,16 @@ def _watch(
 
 def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     """For people: the rates, the table, and where everything is."""
-    from physadv.evaluation.metrics.intervals import Rate
+    from physadv.evaluation.metrics.intervals import RateInterval
 
-    rate = Rate(**result["certified_accuracy"])
+    rate = RateInterval(**result["certified_accuracy"])
     lines = [f"stopped after {rate.n} of {result['images']} images"] if stopped else []
     patch = result["method"] == "patch"
     lines += [
         f"certified accuracy  {rate}  at {result['threat']}"
         + ("" if patch else f", {result['method']}")
     ]
-    lines += [f"accuracy            {Rate(**result['accuracy'])}"]
+    lines += [f"accuracy            {RateInterval(**result['accuracy'])}"]
     if result["abstained"]:
         lines += [f"abstained           {result['abstained']}"]
     if not patch:  # one size is certified or not

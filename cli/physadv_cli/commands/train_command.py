@@ -298,7 +298,7 @@ def signs(
     runs/signs-masked
     """
     from physadv.core.errors import OptionError
-    from physadv.training.methods.by_name import defense_by_name
+    from physadv.training.methods.by_name import method_by_name
     from physadv.training.sign_classifier.batches import Mix
     from physadv.training.sign_classifier.recipe import (
         SignRecipe,
@@ -320,7 +320,7 @@ def signs(
         raise OptionError(
             f"--{next(iter(given))}", "is a setting of a defense", "add --defense masked"
         )
-    trained_by = None if defense is None else defense_by_name(defense, given)
+    trained_by = None if defense is None else method_by_name(defense, given)
     recipe = SignRecipe(
         data,
         tuple(backgrounds or ()),

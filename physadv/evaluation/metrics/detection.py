@@ -20,7 +20,7 @@ from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.core.types import Detections
-from physadv.evaluation.metrics.intervals import Rate, clustered
+from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
 from physadv.models.detectors import DetectedBoxes, box_iou, non_maximum_suppression
 
 FLOOR = 0.05
@@ -30,7 +30,7 @@ MATCH_IOU = 0.5
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalEstimate:
     """A figure with its 95 % interval, bootstrapped by photo; ``n`` is what it counts (objects,
     pictures)."""
 
@@ -55,16 +55,16 @@ class Estimate:
 class DetectionMetrics:
     """One block of a measurement on a detector."""
 
-    fnr: Rate
+    fnr: RateInterval
     """Share of the objects that are not seen as what they are: misses."""
-    ap: Estimate
+    ap: IntervalEstimate
     """Average precision of the true class at IoU 0.5, all points."""
-    extra: Estimate
+    extra: IntervalEstimate
     """Boxes a picture, of any class, that the clean picture of the same draw does not have."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the card."""
-        parts: dict[str, Rate | Estimate] = {
+        parts: dict[str, RateInterval | IntervalEstimate] = {
             "fnr": self.fnr,
             "ap50": self.ap,
             "extra_boxes": self.extra,
@@ -72,7 +72,7 @@ class DetectionMetrics:
         return {name: part.as_dict() for name, part in parts.items() if part.n}
 
 
-def match(boxes: Tensor, truth: Tensor, min_iou: float = MATCH_IOU) -> list[bool]:
+def match_boxes(boxes: Tensor, truth: Tensor, min_iou: float = MATCH_IOU) -> list[bool]:
     """Which of the (m, 4) boxes, best first, hit a (k, 4) true box that no better one took (COCO's
     greedy rule)."""
     pairs = box_iou(boxes, truth)
@@ -139,8 +139,8 @@ def scene_rows(
     tables = []
     for number, (own, all_classes) in enumerate(zip(of_class, found, strict=True)):
         truth = marks[scene == number]
-        hits = match(own.boxes.cpu(), truth.cpu())[:20]
-        extra = 0 if clean is None else added(all_classes, clean[number])
+        hits = match_boxes(own.boxes.cpu(), truth.cpu())[:20]
+        extra = 0 if clean is None else count_added(all_classes, clean[number])
         scores = [round(s, 3) for s in own.scores.tolist()[:20]]
         tables.append(
             {"truth": len(truth), "scores": scores, "hits": [int(h) for h in hits], "extra": extra}
@@ -148,7 +148,7 @@ def scene_rows(
     return tables, found
 
 
-def added(found: DetectedBoxes, clean: DetectedBoxes) -> int:
+def count_added(found: DetectedBoxes, clean: DetectedBoxes) -> int:
     """How many boxes of ``found`` match none of the same class in ``clean``."""
     same = found.labels[:, None] == clean.labels[None]
     return (
@@ -178,19 +178,19 @@ def summarize_detection(rows: Sequence[Row], block: str) -> DetectionMetrics | N
         return float(np.mean([tables[i]["extra"] for i in chosen]))
 
     return DetectionMetrics(
-        clustered(missed, [row["group"] for row in rows]),
-        bootstrap(ap, groups, n=sum(t["truth"] for t in tables)),
-        bootstrap(extra, groups, n=len(tables)),
+        clustered_interval(missed, [row["group"] for row in rows]),
+        bootstrap_interval(ap, groups, n=sum(t["truth"] for t in tables)),
+        bootstrap_interval(extra, groups, n=len(tables)),
     )
 
 
-def bootstrap(
+def bootstrap_interval(
     statistic: Callable[[npt.NDArray[np.intp]], float],
     groups: Sequence[str],
     *,
     n: int,
     draws: int = 300,
-) -> Estimate:
+) -> IntervalEstimate:
     """A statistic of line numbers with its percentile interval over whole groups (photos)."""
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     lines = [np.flatnonzero(index == i) for i in range(len(names))]
@@ -199,6 +199,6 @@ def bootstrap(
     values = np.array([statistic(np.concatenate([lines[i] for i in pick])) for pick in picks])
     values = values[np.isfinite(values)]
     if not np.isfinite(value) or len(values) == 0:
-        return Estimate(float("nan"), 0.0, float("nan"), 0)
+        return IntervalEstimate(float("nan"), 0.0, float("nan"), 0)
     low, high = np.quantile(values, [0.025, 0.975])
-    return Estimate(value, float(min(low, value)), float(max(high, value)), n)
+    return IntervalEstimate(value, float(min(low, value)), float(max(high, value)), n)

@@ -14,7 +14,7 @@ from physadv.core.random_streams import numpy_generator
 
 
 @dataclass(frozen=True)
-class Rate:
+class RateInterval:
     """A share in [0, 1] with its confidence interval and the number of trials behind it."""
 
     rate: float
@@ -34,26 +34,26 @@ class Rate:
         return asdict(self)
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> Rate:
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> RateInterval:
     """Wilson's score interval (Wilson 1927); n = 0 gives the whole of [0, 1]."""
     if not 0 <= successes <= n:
         raise OptionError(
             f"{successes} successes of {n}", "0 <= successes <= n", "check the counts"
         )
     if n == 0:
-        return Rate(float("nan"), 0.0, 1.0, 0)
+        return RateInterval(float("nan"), 0.0, 1.0, 0)
     interval = stats.binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
-    return Rate(successes / n, float(interval.low), float(interval.high), int(n))
+    return RateInterval(successes / n, float(interval.low), float(interval.high), int(n))
 
 
-def clustered(
+def clustered_interval(
     outcomes: Sequence[bool | int],
     clusters: Sequence[object],
     *,
     confidence: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
-) -> Rate:
+) -> RateInterval:
     """Percentile bootstrap over whole clusters (clips, people): frames of one clip are not
     independent.
 
@@ -63,7 +63,7 @@ def clustered(
     hits = np.asarray(outcomes, dtype=float)
     names, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
     if hits.size == 0:
-        return wilson(0, 0)
+        return wilson_interval(0, 0)
     totals = np.bincount(index, minlength=len(names)).astype(float)
     sums = np.bincount(index, weights=hits, minlength=len(names))
     picks = numpy_generator(seed, "bootstrap").integers(0, len(names), (draws, len(names)))
@@ -72,6 +72,6 @@ def clustered(
     low, high = np.quantile(shares, [tail, 1 - tail])
     rate = float(hits.mean())
     if np.ptp(sums / totals) == 0:
-        spread = wilson(round(rate * len(names)), len(names), confidence)
+        spread = wilson_interval(round(rate * len(names)), len(names), confidence)
         low, high = min(low, spread.low), max(high, spread.high)
-    return Rate(rate, float(min(low, rate)), float(max(high, rate)), int(hits.size))
+    return RateInterval(rate, float(min(low, rate)), float(max(high, rate)), int(hits.size))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from physadv.core.rows import Row
-from physadv.evaluation.metrics.intervals import Rate, clustered
+from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.privacy.check.embeddings import EmbeddingBank, Variant
 from physadv.privacy.embedding_loss import threshold_of
@@ -297,12 +297,12 @@ def linear_probe(
     return [str(known[k]) for k in scores.argmax(1)]
 
 
-def rate_of(rows: Sequence[Row], key: str = "matched_0.01") -> Rate:
+def rate_of(rows: Sequence[Row], key: str = "matched_0.01") -> RateInterval:
     """Return the share of ``rows`` in which ``key`` is true, with its interval.
 
     The bootstrap resamples people, or photos where there is one person only.
     """
     alone = len({row["person"] for row in rows}) == 1
-    return clustered(
+    return clustered_interval(
         [bool(row[key]) for row in rows], [row["photo" if alone else "person"] for row in rows]
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from physadv.evaluation.metrics.intervals import Rate
+from physadv.evaluation.metrics.intervals import RateInterval
 
 Light = Literal["green", "amber", "red"]
 SAFE, LOST = 0.2, 0.5
@@ -63,7 +63,7 @@ class ProtectionVerdict:
         }
 
 
-def light_of(rate: Rate) -> Light:
+def light_of(rate: RateInterval) -> Light:
     """Return the light for one match rate.
 
     ``rate`` is green where its interval ends at or below ``SAFE``, red where it is above ``LOST``.
@@ -72,11 +72,11 @@ def light_of(rate: Rate) -> Light:
 
 
 def judge_protection(
-    crossed: Mapping[str, Mapping[str, Rate]],
-    before: Mapping[str, Rate],
+    crossed: Mapping[str, Mapping[str, RateInterval]],
+    before: Mapping[str, RateInterval],
     roles: Mapping[str, str],
     titles: Mapping[str, str],
-    beside: Sequence[tuple[str, str, Rate]] = (),
+    beside: Sequence[tuple[str, str, RateInterval]] = (),
 ) -> ProtectionVerdict:
     """Judge a cloak by the worst channel of the worst recognizer that counts.
 
@@ -153,7 +153,7 @@ def _headline(light: Light, worst: ProtectionFinding, capped: bool) -> str:
     return OWN if capped and light == "green" else _WORDS[light]
 
 
-def rate_in_words(rate: Rate) -> str:
+def rate_in_words(rate: RateInterval) -> str:
     """Return a match ``rate`` as a phrase for people."""
     if rate.n == 0:
         return "nothing was compared"

@@ -19,7 +19,7 @@ from physadv.core.errors import DataError, OptionError
 from physadv.core.files import write_json
 from physadv.core.image_io import Array, save_png, to_tensor
 from physadv.core.rows import Row, append_rows
-from physadv.evaluation.metrics.intervals import Rate
+from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import FaceFinder
 from physadv.privacy.check.adaptive_recognizer import adaptive_rows
@@ -281,13 +281,13 @@ def _threshold(limit: MatchThreshold) -> dict[str, Any]:
     return {**asdict(limit), "value": round(limit.value, 4)}
 
 
-def _tables(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, Rate]]]]:
+def _tables(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, RateInterval]]]]:
     """Rates by kind, channel, variant and share of false accepts."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["kind"], row["channel"], row["variant"]), []).append(row)
 
-    tables: dict[str, dict[str, dict[str, dict[str, Rate]]]] = {}
+    tables: dict[str, dict[str, dict[str, dict[str, RateInterval]]]] = {}
     for (kind, channel, variant), group in groups.items():
         cell = {
             f"{far:g}": rate_of(group, key)
@@ -299,8 +299,8 @@ def _tables(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, Rate
 
 
 def _judge(tables: Sequence[Mapping[str, Any]]) -> ProtectionVerdict:
-    crossed, before, beside, failed = {}, {}, list[tuple[str, str, Rate]](), list[str]()
-    nothing = Rate(float("nan"), 0.0, 1.0, 0)
+    crossed, before, beside, failed = {}, {}, list[tuple[str, str, RateInterval]](), list[str]()
+    nothing = RateInterval(float("nan"), 0.0, 1.0, 0)
     for table in tables:
         name, cells = table["name"], table["pairs"].get("cross photo", {})
         crossed[name] = {
@@ -347,7 +347,7 @@ def _plain(table: Mapping[str, Any]) -> dict[str, Any]:
     """Rates as plain values."""
 
     def flat(value: Any) -> Any:
-        if isinstance(value, Rate):
+        if isinstance(value, RateInterval):
             return value.as_dict()
         return {k: flat(v) for k, v in value.items()} if isinstance(value, dict) else value
 

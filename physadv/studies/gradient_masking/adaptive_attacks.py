@@ -15,10 +15,10 @@ from torch import Tensor
 from physadv.attacks._classifier_step import Classifier
 from physadv.attacks.gradient import pgd
 from physadv.attacks.minimum_norm import deepfool
-from physadv.attacks.score_based import Estimated
-from physadv.attacks.sparse import saliency
+from physadv.attacks.score_based import EstimatedGradient
+from physadv.attacks.sparse import saliency_attack
 from physadv.studies.gradient_masking.asymmetric_training import both_at_once
-from physadv.training.methods._inner_maximization import ascend
+from physadv.training.methods._inner_maximization import ascend_loss
 
 
 class Attack(Protocol):
@@ -43,7 +43,7 @@ class Saliency:
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
         """See :class:`Attack`."""
-        return saliency(self.model, images, labels, pixels=self.pixels).images
+        return saliency_attack(self.model, images, labels, pixels=self.pixels).images
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Climb:
         asked: Classifier = self.model
         if self.pairs:
             asked, steps = (
-                Estimated(asked, pairs=self.pairs, sigma=self.sigma, seed=seed),
+                EstimatedGradient(asked, pairs=self.pairs, sigma=self.sigma, seed=seed),
                 max(1, steps // 2),
             )
         found = pgd(
@@ -123,7 +123,7 @@ def textbook_pgd(
     :func:`physadv.attacks.gradient.pgd` instead.
     """
     size = 2.5 * eps / max(1, steps)
-    return ascend(
+    return ascend_loss(
         lambda x: F.cross_entropy(model(x), labels, reduction="sum"),
         images,
         eps=eps,

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.core.random_streams import generator
 from physadv.training.methods._inner_maximization import random_start
-from physadv.training.methods.base import Defense, Metrics, Position, need
+from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosition, require_option
 
 
 @dataclass
-class Asymmetric(Defense):
+class Asymmetric(TrainingMethod):
     """Training of a net whose output k is the logit of detector k, against ``steps`` of PGD within
     ``eps`` in l_inf."""
 
@@ -32,11 +32,11 @@ class Asymmetric(Defense):
     score: ClassVar[str] = "clean"
 
     def __post_init__(self) -> None:
-        need("eps", self.eps, self.eps >= 0, "write it like 0.1 or 8/255")
-        need("steps", self.steps, self.steps >= 1, "use 7")
+        require_option("eps", self.eps, self.eps >= 0, "write it like 0.1 or 8/255")
+        require_option("steps", self.steps, self.steps >= 1, "use 7")
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`. Each image is its own class's example, and another's, drawn at
         random, once moved."""

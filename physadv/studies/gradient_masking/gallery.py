@@ -19,10 +19,10 @@ from physadv.attacks._classifier_step import Classifier
 from physadv.attacks.decision_based import rays
 from physadv.attacks.gradient import pgd
 from physadv.attacks.obfuscated import bpda, expectation_model
-from physadv.attacks.score_based import square
-from physadv.attacks.sparse import saliency, sparse_search
+from physadv.attacks.score_based import square_attack
+from physadv.attacks.sparse import saliency_attack, sparse_search
 from physadv.core.random_streams import derive
-from physadv.evaluation.metrics.intervals import Rate, wilson
+from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.gradient_masking import obfuscations
 from physadv.studies.gradient_masking.adaptive_attacks import (
     Attack,
@@ -106,9 +106,9 @@ class Unmasked:
 
     name: str
     remedy: str
-    clean: Rate
-    plain: Rate
-    adaptive: Rate
+    clean: RateInterval
+    plain: RateInterval
+    adaptive: RateInterval
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -334,7 +334,7 @@ def unmask(
     """The shares of :func:`gallery_entry`; the adaptive one counts what any of the attacks broke."""
     found = gallery_entry(masked, images, labels, eps=eps, steps=steps, seed=seed, queries=queries)
     shares = [
-        wilson(int(r.sum()), len(labels))
+        wilson_interval(int(r.sum()), len(labels))
         for r in (found.clean, found.clean & found.plain, found.real)
     ]
     return Unmasked(masked.name, masked.remedy, *shares)
@@ -398,7 +398,7 @@ def _adaptive(
         "seed": seed,
     }
     if masked.pixels:
-        return saliency(masked.adaptive, images, labels, pixels=masked.pixels).images
+        return saliency_attack(masked.adaptive, images, labels, pixels=masked.pixels).images
     if not masked.rejects:
         return pgd(masked.adaptive, images, labels, loss=masked.loss, **options).images
     with torch.no_grad():
@@ -434,7 +434,7 @@ def _black_box(
         ).images
     if masked.labels_only:
         return rays(asked, images, labels, eps=eps, queries=queries).images
-    return square(asked, images, labels, eps=eps, queries=queries, seed=seed).images
+    return square_attack(asked, images, labels, eps=eps, queries=queries, seed=seed).images
 
 
 class _Scores(nn.Module):

@@ -22,9 +22,9 @@ from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.datasets import read_dataset
-from physadv.evaluation.metrics.intervals import wilson
-from physadv.evaluation.progress_log import claim
-from physadv.evaluation.samples import choose
+from physadv.evaluation.metrics.intervals import wilson_interval
+from physadv.evaluation.progress_log import claim_folder
+from physadv.evaluation.samples import choose_samples
 from physadv.models.cards import ModelCard
 from physadv.studies.gradient_masking.gallery import MaskedDefense, Stood, gallery_entry
 from physadv.studies.gradient_masking.trained_nets import Workshop, shown
@@ -91,12 +91,12 @@ def run_masking_study(
     Nets and rows that ``folder`` holds are not made again. Raises OptionError where another study
     lies in it.
     """
-    claim(folder, asdict(settings))
+    claim_folder(folder, asdict(settings))
     material = load_training_data(settings.data, limit=settings.train, seed=settings.seed)
     card = ModelCard("study", classes=material.classes, extra={"channels": material.channels})
     dataset = read_dataset(settings.data, split="test")
     half = half_of(len(dataset), settings.part)
-    test = choose(dataset.subset(half), card, limit=settings.images, seed=settings.seed)
+    test = choose_samples(dataset.subset(half), card, limit=settings.images, seed=settings.seed)
     indices = [int(half[i]) for i in test.indices]
     positions = range(len(test))
     images = torch.nn.functional.interpolate(
@@ -155,7 +155,9 @@ def masking_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(str(r["defence"]) for r in rows):
         own = [r for r in rows if r["defence"] == name]
         told = {k: own[0][k] for k in ABOUT}
-        rates = {c: wilson(sum(bool(r[c]) for r in own), len(own)).as_dict() for c in COLUMNS}
+        rates = {
+            c: wilson_interval(sum(bool(r[c]) for r in own), len(own)).as_dict() for c in COLUMNS
+        }
         lines.append({**told, "n": len(own), **rates})
     return lines
 

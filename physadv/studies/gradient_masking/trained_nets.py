@@ -19,10 +19,15 @@ from physadv.models.architectures.cnn import WIDTHS, SmallCNN
 from physadv.studies.gradient_masking import gallery, obfuscations
 from physadv.studies.gradient_masking.asymmetric_training import Asymmetric, threshold_for
 from physadv.studies.gradient_masking.gallery import MaskedDefense
-from physadv.training.data import Shuffled, TrainingData
-from physadv.training.loop import Schedule, load_average, seeded, train
-from physadv.training.methods.adversarial import Pgd
-from physadv.training.methods.base import Defense, Metrics, Position, Standard
+from physadv.training.data import ShuffledBatches, TrainingData
+from physadv.training.loop import TrainingSchedule, load_average, seed_all, train_model
+from physadv.training.methods.adversarial import PgdTraining
+from physadv.training.methods.base import (
+    Metrics,
+    StandardTraining,
+    TrainingMethod,
+    TrainingPosition,
+)
 
 LEVELS, WINNERS, MOST, BATCH = 16, 0.2, 1.3, 128
 """Marks of the thermometer, share of winners (the authors: 0.3 to 0.005 on MNIST), largest
@@ -33,7 +38,7 @@ attacker may change."""
 
 
 @dataclass
-class Through(Defense):
+class Through(TrainingMethod):
     """Plain cross-entropy behind a part that may draw from the global generator; each step seeds it
     anew."""
 
@@ -42,7 +47,7 @@ class Through(Defense):
     score: ClassVar[str] = "clean"
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -73,7 +78,7 @@ class Workshop:
     def net(
         self,
         name: str,
-        defense: Defense,
+        defense: TrainingMethod,
         *,
         channels: int | None = None,
         epochs: int | None = None,
@@ -84,15 +89,15 @@ class Workshop:
         found = self._fresh(channels)
         if start is not None:
             found.load_state_dict(start.state_dict())
-        batches = Shuffled(
+        batches = ShuffledBatches(
             self.material.train, size=min(BATCH, len(self.material.train)), seed=self.seed
         )
         lr = 3e-3 if start is None else 1e-3
-        schedule = Schedule(
+        schedule = TrainingSchedule(
             epochs or self.epochs, batches.steps, lr=lr, precision="fp32", average=0.98
         )
         checkpoint = self.folder / f"{name}.safetensors"
-        steps = train(
+        steps = train_model(
             found,
             batches,
             schedule,
@@ -110,7 +115,7 @@ class Workshop:
     def _fresh(self, channels: int | None) -> nn.Module:
         side, classes = self.material.side, len(self.material.classes)
         wanted = channels or self.material.channels
-        return seeded(
+        return seed_all(
             lambda: SmallCNN(wanted, side, classes, WIDTHS["small-cnn"], norm=False), self.seed
         )
 
@@ -118,7 +123,7 @@ class Workshop:
 def shown(shop: Workshop) -> Iterator[MaskedDefense]:
     """The controls and the nine defenses, one after the other, as their nets are ready."""
     material = shop.material
-    base = shop.net("plain", Standard())
+    base = shop.net("plain", StandardTraining())
     yield _control("no defence", "", base)
     yield gallery.one_hot(base)
     fill = 0.0 if material.channels == 1 else 0.5
@@ -139,7 +144,9 @@ def shown(shop: Workshop) -> Iterator[MaskedDefense]:
     )
     yield _sparse(shop)
     yield _asymmetric(shop, base)
-    robust = shop.net("adversarial", Pgd(shop.eps, steps=7), epochs=2 * shop.epochs, start=base)
+    robust = shop.net(
+        "adversarial", PgdTraining(shop.eps, steps=7), epochs=2 * shop.epochs, start=base
+    )
     yield _control("adversarial training", "Madry 2018", robust)
 
 
@@ -151,12 +158,12 @@ def _control(name: str, paper: str, net: Classifier) -> MaskedDefense:
 def _winners(shop: Workshop) -> MaskedDefense:
     """Trained with the activation it is deployed with, from a plain ReLU net's shape."""
 
-    class Winners(Defense):
+    class Winners(TrainingMethod):
         def begin(self, net: nn.Module, generator: torch.Generator) -> None:
             obfuscations.put_winners(net, WINNERS, adaptive=False)
 
         def loss(
-            self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+            self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
         ) -> tuple[Tensor, Metrics]:
             return F.cross_entropy(net(images).float(), labels), {}
 

@@ -18,7 +18,7 @@ MOMENTUM = 0.1
 
 
 @torch.no_grad()
-def initialize(net: nn.Module, generator: Generator) -> None:
+def initialize_for_ibp(net: nn.Module, generator: Generator) -> None:
     """Weights N(0, 2 pi / n^2) for n inputs a neuron, biases 0: a layer with its ReLU keeps the
     mean width of boxes."""
     for module in net.modules():
@@ -29,7 +29,7 @@ def initialize(net: nn.Module, generator: Generator) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def on_batch(graph: Graph, images: Tensor) -> tuple[Graph, Tensor]:
+def set_batch_statistics(graph: Graph, images: Tensor) -> tuple[Graph, Tensor]:
     """The graph as it is in training, batch normalization by the statistics of these images, and
     its logits.
 
@@ -55,7 +55,7 @@ def _by_batch(layer: Norm, x: Tensor) -> Norm:
     return replace(layer, mean=mean, var=var)
 
 
-def tightness(first: Box, relus: Sequence[Box], tolerance: float = 0.5) -> Tensor:
+def tightness_loss(first: Box, relus: Sequence[Box], tolerance: float = 0.5) -> Tensor:
     """How much wider than 1 / ``tolerance`` times the input's box the boxes before the ReLUs are; 0
     where none is."""
     ground = (first[1] - first[0]).mean()
@@ -65,7 +65,7 @@ def tightness(first: Box, relus: Sequence[Box], tolerance: float = 0.5) -> Tenso
     )
 
 
-def balance(relus: Sequence[Box], tolerance: float = 0.5) -> Tensor:
+def balance_loss(relus: Sequence[Box], tolerance: float = 0.5) -> Tensor:
     """How uneven the mean and the variance of box centers are between surely active and surely
     inactive ReLUs."""
     terms = []

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from physadv.attacks._classifier_step import frozen_eval
-from physadv.attacks._directions import sparse, unit
+from physadv.attacks._directions import sparse_direction, unit_direction
 from physadv.threat.norms import Norm, parse_norm, project_onto_ball, unit_noise
 
 Aim = Callable[[Tensor], Tensor]
@@ -29,14 +29,14 @@ def random_start(images: Tensor, eps: float, norm: Norm, generator: Generator) -
     return project_onto_ball(images + eps * noise.to(images), images, eps, norm)
 
 
-def slope(aim: Aim, x: Tensor) -> Tensor:
+def input_gradient(aim: Aim, x: Tensor) -> Tensor:
     """The gradient of ``aim`` at ``x``."""
     leaf = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(aim(leaf), leaf)
     return gradient
 
 
-def ascend(
+def ascend_loss(
     aim: Aim,
     images: Tensor,
     *,
@@ -51,8 +51,12 @@ def ascend(
     limits = ((images - eps).clamp_min(0), (images + eps).clamp_max(1)) if norm == "linf" else None
     x = images if start is None else start
     for _ in range(steps):
-        gradient = slope(aim, x)
-        x = x + step_size * (-sparse(-gradient, x, 0.05) if norm == "l1" else unit(gradient, norm))
+        gradient = input_gradient(aim, x)
+        x = x + step_size * (
+            -sparse_direction(-gradient, x, 0.05)
+            if norm == "l1"
+            else unit_direction(gradient, norm)
+        )
         x = (
             torch.clamp(x, *limits)
             if limits is not None
@@ -61,12 +65,12 @@ def ascend(
     return x.detach()
 
 
-def cross_entropy_of(net: nn.Module, labels: Tensor) -> Aim:
+def class_cross_entropy(net: nn.Module, labels: Tensor) -> Aim:
     """The summed cross-entropy as an aim."""
     return lambda x: F.cross_entropy(net(x).float(), labels, reduction="sum")
 
 
-def attacked(
+def frozen_attack(
     net: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -83,8 +87,8 @@ def attacked(
     size = 2.5 * eps / max(1, steps) if step_size is None else step_size
     with frozen_eval(net):
         start = random_start(images, eps, kind, generator)
-        return ascend(
-            cross_entropy_of(net, labels),
+        return ascend_loss(
+            class_cross_entropy(net, labels),
             images,
             eps=eps,
             norm=kind,

@@ -10,13 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.attacks._classifier_step import frozen_eval
-from physadv.threat.norms import furthest, parse_norm
-from physadv.training.methods._inner_maximization import ascend, attacked, cross_entropy_of, slope
-from physadv.training.methods.base import Defense, Metrics, Position, need
+from physadv.threat.norms import parse_norm, steepest_point
+from physadv.training.methods._inner_maximization import (
+    ascend_loss,
+    class_cross_entropy,
+    frozen_attack,
+    input_gradient,
+)
+from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosition, require_option
 
 
 @dataclass
-class _Attacked(Defense):
+class _Attacked(TrainingMethod):
     """What they share: the ball."""
 
     eps: float
@@ -24,42 +29,42 @@ class _Attacked(Defense):
 
     def __post_init__(self) -> None:
         parse_norm(self.norm)
-        need("eps", self.eps, self.eps >= 0, "write it like 0.1 or 8/255")
+        require_option("eps", self.eps, self.eps >= 0, "write it like 0.1 or 8/255")
 
 
 @dataclass
-class Fgsm(_Attacked):
+class FgsmTraining(_Attacked):
     """Goodfellow et al. (2015): ``mix`` of the clean loss and 1 - ``mix`` of the loss after one
     step of length eps."""
 
     mix: float = 0.5
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`. Other norms take the best step on the linearized loss."""
         with frozen_eval(net):
-            gradient = slope(cross_entropy_of(net, labels), images)
+            gradient = input_gradient(class_cross_entropy(net, labels), images)
         if self.norm == "linf":  # what `furthest` gives, without its float64
             moved = (images + self.eps * gradient.sign()).clamp(0, 1)
         else:
-            moved = furthest(-gradient, images, self.eps, parse_norm(self.norm))
+            moved = steepest_point(-gradient, images, self.eps, parse_norm(self.norm))
         clean = F.cross_entropy(net(images).float(), labels)
         return self.mix * clean + (1 - self.mix) * F.cross_entropy(net(moved).float(), labels), {}
 
 
 @dataclass
-class Pgd(_Attacked):
+class PgdTraining(_Attacked):
     """Madry et al. (2018): the loss at the end of ``steps`` of PGD from a random start."""
 
     steps: int = 10
     step_size: float | None = None
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
-        moved = attacked(
+        moved = frozen_attack(
             net,
             images,
             labels,
@@ -73,7 +78,7 @@ class Pgd(_Attacked):
 
 
 @dataclass
-class Free(_Attacked):
+class FreeTraining(_Attacked):
     """Shafahi et al. (2019): a batch is replayed ``replays`` times, and each backward pass moves
     weights and images.
 
@@ -87,7 +92,7 @@ class Free(_Attacked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need("replays", self.replays, self.replays >= 1, "use 4 or 8")
+        require_option("replays", self.replays, self.replays >= 1, "use 4 or 8")
 
     @property
     def repeats(self) -> int:
@@ -95,7 +100,7 @@ class Free(_Attacked):
         return self.replays
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`. The loop's own backward pass leaves the slope that the next call
         climbs."""
@@ -135,7 +140,7 @@ class Free(_Attacked):
 
 
 @dataclass
-class Trades(_Attacked):
+class TradesTraining(_Attacked):
     """Zhang et al. (2019): the clean loss plus ``beta`` times the divergence between clean and
     attacked prediction."""
 
@@ -143,7 +148,7 @@ class Trades(_Attacked):
     steps: int = 10
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`. The attack climbs the divergence itself, from a tiny random change."""
         if self.beta == 0:
@@ -152,7 +157,7 @@ class Trades(_Attacked):
             with torch.no_grad():
                 wanted = F.log_softmax(net(images).float(), 1)
             nudge = 0.001 * torch.randn(images.shape, generator=at.generator).to(images)
-            moved = ascend(
+            moved = ascend_loss(
                 lambda x: _divergence(wanted, net(x), "sum"),
                 images,
                 eps=self.eps,
@@ -172,17 +177,17 @@ def _divergence(wanted: Tensor, logits: Tensor, reduction: str) -> Tensor:
 
 
 @dataclass
-class GradientPenalty(Defense):
+class GradientPenalty(TrainingMethod):
     """Ross and Doshi-Velez (2018): the clean loss plus ``penalty`` times the squared l_2 slope of
     each image's loss."""
 
     penalty: float = 10.0
 
     def __post_init__(self) -> None:
-        need("penalty", self.penalty, self.penalty >= 0, "use 10")
+        require_option("penalty", self.penalty, self.penalty >= 0, "use 10")
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         x = images.detach().requires_grad_()

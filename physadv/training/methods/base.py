@@ -18,7 +18,7 @@ Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Position:
+class TrainingPosition:
     """Where in its schedule a run stands: ``step`` of ``total``, from 0. ``generator`` (CPU) is
     this step's own."""
 
@@ -40,7 +40,7 @@ class Position:
         )
 
 
-class Run(NamedTuple):
+class TrainingRun(NamedTuple):
     """The moving parts of a run: the net, its average, and the optimizer."""
 
     net: nn.Module
@@ -48,7 +48,7 @@ class Run(NamedTuple):
     optimizer: torch.optim.Optimizer
 
 
-class Defense(ABC):
+class TrainingMethod(ABC):
     """The part of training that differs. Subclasses are dataclasses whose fields are their
     settings.
 
@@ -71,14 +71,14 @@ class Defense(ABC):
 
     @abstractmethod
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """The scalar loss of a batch, with the net in train mode, and what to report of it.
 
         Images are (b, c, h, w) in [0, 1], labels (b,). Draw from ``at.generator`` alone.
         """
 
-    def watch(self, run: Run, at: Position) -> Metrics:
+    def watch(self, run: TrainingRun, at: TrainingPosition) -> Metrics:
         """Before each step: look at the run and, where it goes wrong, repair it. Returns what to
         report."""
         return {}
@@ -99,21 +99,21 @@ class Defense(ABC):
         }
 
 
-def need(what: str, value: float, fits: bool, remedy: str) -> None:
+def require_option(what: str, value: float, fits: bool, remedy: str) -> None:
     """Raise OptionError where a setting of a defense is outside its range."""
     if not fits:
         raise OptionError(f"{what} {value:g}", "outside its range", remedy)
 
 
 @dataclass
-class Standard(Defense):
+class StandardTraining(TrainingMethod):
     """Plain cross-entropy, with ``smoothing`` of the labels."""
 
     smoothing: float = 0.0
     score: ClassVar[str] = "clean"
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         return F.cross_entropy(net(images).float(), labels, label_smoothing=self.smoothing), {}

@@ -19,13 +19,18 @@ from physadv.certification.bounds.linear_forms import Box, Dense, relu_lines
 from physadv.certification.bounds.tracing import trace
 from physadv.certification.bounds.verify import margin_forms
 from physadv.core.errors import OptionError
-from physadv.training.methods._ibp_initialization import balance, initialize, on_batch, tightness
+from physadv.training.methods._ibp_initialization import (
+    balance_loss,
+    initialize_for_ibp,
+    set_batch_statistics,
+    tightness_loss,
+)
 from physadv.training.methods._random_projections import sketched_lines
-from physadv.training.methods.base import Defense, Metrics, Position, need
+from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosition, require_option
 
 
 @dataclass
-class _Bounded(Defense):
+class _Bounded(TrainingMethod):
     """What they share: the ball, which grows from 0 to eps between two shares of the run, and the
     watched net.
 
@@ -44,8 +49,8 @@ class _Bounded(Defense):
     )
 
     def __post_init__(self) -> None:
-        need("eps", self.eps, 0 <= self.eps < float("inf"), "write it like 0.1 or 8/255")
-        need(
+        require_option("eps", self.eps, 0 <= self.eps < float("inf"), "write it like 0.1 or 8/255")
+        require_option(
             "stretch", self.stretch, 1 <= self.stretch <= 4, "use a number from 1 to 4, such as 1.5"
         )
         if self.norm not in NORMS:
@@ -56,11 +61,11 @@ class _Bounded(Defense):
             )
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         with torch.autocast(images.device.type, enabled=False):
-            graph, logits = on_batch(self._graph(net, tuple(images.shape[1:])), images)
+            graph, logits = set_batch_statistics(self._graph(net, tuple(images.shape[1:])), images)
             eps = self.eps * self.stretch * at.ramp(*self.grow)
             if eps == 0:
                 return F.cross_entropy(logits, labels), {"eps": 0.0}
@@ -70,7 +75,7 @@ class _Bounded(Defense):
             return loss, {"eps": eps, "batch_certified": certified}
 
     def _bounded(
-        self, graph: Graph, ball: Ball, forms: Tensor, at: Position
+        self, graph: Graph, ball: Ball, forms: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Tensor]:
         """The loss and the margins (b, k) it was made of."""
         raise NotImplementedError
@@ -82,7 +87,7 @@ class _Bounded(Defense):
 
 
 @dataclass
-class Ibp(_Bounded):
+class IbpTraining(_Bounded):
     """Interval bound propagation (Gowal et al. 2018) as Shi et al. (2021) train it.
 
     The robust cross-entropy of the interval margins, and ``regularise`` times two regularizers that
@@ -95,10 +100,10 @@ class Ibp(_Bounded):
     def begin(self, net: nn.Module, generator: Generator) -> None:
         """See :class:`Defence`."""
         if self.own_start:
-            initialize(net, generator)
+            initialize_for_ibp(net, generator)
 
     def _bounded(
-        self, graph: Graph, ball: Ball, forms: Tensor, at: Position
+        self, graph: Graph, ball: Ball, forms: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Tensor]:
         found, before, margins = _intervals(graph, ball, forms)
         return self._with_regularizers(
@@ -106,23 +111,28 @@ class Ibp(_Bounded):
         ), margins
 
     def _with_regularizers(
-        self, loss: Tensor, graph: Graph, found: dict[int, Box], before: list[int], at: Position
+        self,
+        loss: Tensor,
+        graph: Graph,
+        found: dict[int, Box],
+        before: list[int],
+        at: TrainingPosition,
     ) -> Tensor:
         fading = self.regularize * (1 - at.ramp(*self.grow))
         if fading == 0 or not before:
             return loss
         first = 1 if isinstance(graph.nodes[1].layer, Scale) else 0
         each = [found[i] for i in before]
-        return loss + fading * (tightness(found[first], each) + balance(each))
+        return loss + fading * (tightness_loss(found[first], each) + balance_loss(each))
 
 
 @dataclass
-class CrownIbp(Ibp):
+class CrownIbpTraining(IbpTraining):
     """CROWN-IBP (Zhang et al. 2020): a backward bound over interval boxes, weighed from 1 down to 0
     as eps grows."""
 
     def _bounded(
-        self, graph: Graph, ball: Ball, forms: Tensor, at: Position
+        self, graph: Graph, ball: Ball, forms: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Tensor]:
         found, before, margins = _intervals(graph, ball, forms)
         weight = 1 - at.ramp(*self.grow)
@@ -138,7 +148,7 @@ class CrownIbp(Ibp):
 
 
 @dataclass
-class Polytope(_Bounded):
+class PolytopeTraining(_Bounded):
     """The dual of the convex outer polytope (Wong and Kolter 2018), boxes inside from random
     projections (2018b)."""
 
@@ -146,12 +156,12 @@ class Polytope(_Bounded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need("projections", self.projections, self.projections >= 1, "use 10")
+        require_option("projections", self.projections, self.projections >= 1, "use 10")
         if self.norm != "linf":
             raise OptionError(f"norm {self.norm}", "Cauchy projections serve l_inf", "use linf")
 
     def _bounded(
-        self, graph: Graph, ball: Ball, forms: Tensor, at: Position
+        self, graph: Graph, ball: Ball, forms: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Tensor]:
         relaxed = sketched_lines(graph, ball, self.projections, at.generator)
         margins = backward(graph, ball, _last(graph), Dense(forms), relaxed)

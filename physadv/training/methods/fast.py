@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.training.checkpoint import load_optimizer, optimizer_tensors
-from physadv.training.methods._inner_maximization import attacked
+from physadv.training.methods._inner_maximization import frozen_attack
 from physadv.training.methods.adversarial import _Attacked
-from physadv.training.methods.base import Metrics, Position, Run, need
+from physadv.training.methods.base import Metrics, TrainingPosition, TrainingRun, require_option
 
 STRONGEST = 8
 _PARTS = ("net", "mean", "optimiser")
 
 
 @dataclass
-class Fast(_Attacked):
+class FastTraining(_Attacked):
     """One step of ``stride`` eps from a random start, watched.
 
     A net trained so can overfit to the one step within a few batches: its accuracy under FGSM stays
@@ -44,17 +44,17 @@ class Fast(_Attacked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need("steps between two checks", self.every, self.every >= 1, "use 50")
-        need("drop", self.drop, 0 < self.drop <= 1, "use 0.2")
+        require_option("steps between two checks", self.every, self.every >= 1, "use 50")
+        require_option("drop", self.drop, 0 < self.drop <= 1, "use 0.2")
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         if self._images is None:
             self._images, self._labels = images[: self.held].clone(), labels[: self.held].clone()
         size = self.stride * self.eps if self.strength == 1 else None
-        moved = attacked(
+        moved = frozen_attack(
             net,
             images,
             labels,
@@ -66,7 +66,7 @@ class Fast(_Attacked):
         )
         return F.cross_entropy(net(moved).float(), labels), {"attack_steps": float(self.strength)}
 
-    def watch(self, run: Run, at: Position) -> Metrics:
+    def watch(self, run: TrainingRun, at: TrainingPosition) -> Metrics:
         """See :class:`Defence`."""
         if at.step == 0 or at.step % self.every or self._images is None:
             return {}
@@ -78,10 +78,10 @@ class Fast(_Attacked):
         self._accuracy, self._sound = now, _snapshot(run)
         return {"held_robust": now}
 
-    def _under_pgd(self, net: nn.Module, at: Position) -> float:
+    def _under_pgd(self, net: nn.Module, at: TrainingPosition) -> float:
         assert self._images is not None
         assert self._labels is not None
-        moved = attacked(
+        moved = frozen_attack(
             net,
             self._images,
             self._labels,
@@ -115,7 +115,7 @@ class Fast(_Attacked):
         }
 
 
-def _snapshot(run: Run) -> dict[str, Tensor]:
+def _snapshot(run: TrainingRun) -> dict[str, Tensor]:
     groups = (run.net.state_dict(), run.mean.state_dict(), optimizer_tensors(run.optimizer))
     return {
         f"{part}.{key}": value.detach().clone()
@@ -124,7 +124,7 @@ def _snapshot(run: Run) -> dict[str, Tensor]:
     }
 
 
-def _restore(run: Run, sound: Mapping[str, Tensor]) -> None:
+def _restore(run: TrainingRun, sound: Mapping[str, Tensor]) -> None:
     groups: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
     for name, value in sound.items():
         part, _, key = name.partition(".")

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from physadv.attacks._classifier_step import frozen_eval
 from physadv.threat.norms import parse_norm
-from physadv.training.methods._inner_maximization import ascend
-from physadv.training.methods.base import Defense, Metrics, Position, need
+from physadv.training.methods._inner_maximization import ascend_loss
+from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosition, require_option
 
 
 @dataclass
-class GaussianAugmentation(Defense):
+class GaussianAugmentation(TrainingMethod):
     """Cohen et al. (2019): the loss of images with noise N(0, ``sigma``^2), not clipped."""
 
     sigma: float = 0.25
@@ -24,10 +24,10 @@ class GaussianAugmentation(Defense):
     recorded_as: ClassVar[str] = "Gaussian"
 
     def __post_init__(self) -> None:
-        need("sigma", self.sigma, self.sigma > 0, "use 0.25")
+        require_option("sigma", self.sigma, self.sigma > 0, "use 0.25")
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         noise = self.sigma * torch.randn(images.shape, generator=at.generator).to(images)
@@ -35,7 +35,7 @@ class GaussianAugmentation(Defense):
 
 
 @dataclass
-class SmoothAdv(GaussianAugmentation):
+class SmoothAdvTraining(GaussianAugmentation):
     """Salman et al. (2019): PGD on the smoothed classifier, then the loss at the attacked images
     under the same noise.
 
@@ -52,10 +52,10 @@ class SmoothAdv(GaussianAugmentation):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_norm(self.norm)
-        need("draws", self.draws, self.draws >= 1, "use 2")
+        require_option("draws", self.draws, self.draws >= 1, "use 2")
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         noise = self.sigma * torch.randn((self.draws, *images.shape), generator=at.generator).to(
@@ -71,7 +71,7 @@ class SmoothAdv(GaussianAugmentation):
         if eps > 0:
             with frozen_eval(net):
                 size = 2 * eps / max(1, self.steps)
-                moved = ascend(
+                moved = ascend_loss(
                     smoothed,
                     images,
                     eps=eps,

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from physadv.core.errors import OptionError
-from physadv.training.methods.base import Defense, Metrics, Position, need
+from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosition, require_option
 
 Range = tuple[float, float]
 
 
 @dataclass
-class OcclusionTraining(Defense):
+class OcclusionTraining(TrainingMethod):
     """The loss of images of which a part is hidden behind ``fill``, as certified patch defenses
     will hide it.
 
@@ -40,16 +40,16 @@ class OcclusionTraining(Defense):
     recorded_as: ClassVar[str] = "Masked"
 
     def __post_init__(self) -> None:
-        need("plain", self.plain, 0 <= self.plain <= 1, "a share from 0 to 1: use 0.2")
-        need(
+        require_option("plain", self.plain, 0 <= self.plain <= 1, "a share from 0 to 1: use 0.2")
+        require_option(
             "kept",
             self.kept,
             0 <= self.kept <= 1 - self.plain,
             "plain and kept are shares of one whole: use 0.4",
         )
-        need("bands", self.bands, 0 <= self.bands <= 1, "a share from 0 to 1: use 0.25")
-        need("draws", self.draws, self.draws >= 1, "use 2")
-        need("fill", self.fill, 0 <= self.fill <= 1, "a gray from 0 to 1: use 0.5")
+        require_option("bands", self.bands, 0 <= self.bands <= 1, "a share from 0 to 1: use 0.25")
+        require_option("draws", self.draws, self.draws >= 1, "use 2")
+        require_option("fill", self.fill, 0 <= self.fill <= 1, "a gray from 0 to 1: use 0.5")
         for name, (low, high) in (("covers", self.covers), ("windows", self.windows)):
             if not 0 < low <= high <= 1:
                 raise OptionError(
@@ -59,7 +59,7 @@ class OcclusionTraining(Defense):
                 )
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         hidden = torch.cat([self.hide(images, at.generator) for _ in range(self.draws)])
@@ -69,8 +69,10 @@ class OcclusionTraining(Defense):
         """(b, c, h, w) with each image whole, reduced to a window or behind two rectangles."""
         count, (height, width) = len(images), images.shape[-2:]
         lot, band = torch.rand(2, count, generator=generator)
-        first, second = (rectangles(count, height, width, self.covers, generator) for _ in range(2))
-        window = rectangles(count, height, width, self.windows, generator, square=True)
+        first, second = (
+            cover_rectangles(count, height, width, self.covers, generator) for _ in range(2)
+        )
+        window = cover_rectangles(count, height, width, self.windows, generator, square=True)
         band_only = (band < self.bands).view(-1, 1, 1, 1)
         window = torch.where(band_only, window.any(2, keepdim=True), window)
         lot = lot.view(-1, 1, 1, 1)
@@ -80,7 +82,7 @@ class OcclusionTraining(Defense):
         return torch.where(hidden.to(images.device), self.fill, images)
 
 
-def rectangles(
+def cover_rectangles(
     count: int, height: int, width: int, sides: Range, generator: Generator, *, square: bool = False
 ) -> Tensor:
     """(count, 1, height, width) bool, true in one rectangle each; both sides drawn, or one for
@@ -102,4 +104,4 @@ def _spans(side: int, share: Tensor, place: Tensor) -> Tensor:
     return (pixels >= start[:, None]) & (pixels < (start + length)[:, None])
 
 
-__all__ = ["OcclusionTraining", "rectangles"]
+__all__ = ["OcclusionTraining", "cover_rectangles"]

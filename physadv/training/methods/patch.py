@@ -18,8 +18,8 @@ from physadv.eot.placement import Placement
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.warp import pose_homography
-from physadv.training.methods._inner_maximization import slope
-from physadv.training.methods.base import Defense, Metrics, Position, need
+from physadv.training.methods._inner_maximization import input_gradient
+from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosition, require_option
 
 WIDTH_MM = 600.0
 """The object is taken to fill the image and to be as wide as a sign."""
@@ -27,7 +27,7 @@ TEXTURE_PX = 24
 
 
 @dataclass
-class Stickers(Defense):
+class StickerTraining(TrainingMethod):
     """Half of the loss on clean images, half on images with a sticker (after Rao et al. 2020; Wu et
     al. 2020).
 
@@ -43,17 +43,19 @@ class Stickers(Defense):
     def __post_init__(self) -> None:
         if not 0 < self.area[0] <= self.area[1] < 1:
             raise OptionError(f"area {self.area}", "0 < low <= high < 1", "use (0.02, 0.1)")
-        need("steps", self.steps, self.steps >= 0, "use 4")
+        require_option("steps", self.steps, self.steps >= 0, "use 4")
 
     def loss(
-        self, net: nn.Module, images: Tensor, labels: Tensor, at: Position
+        self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """See :class:`Defence`."""
         photo = self._camera(images, at.generator)
         texture = torch.rand((1, 3, TEXTURE_PX, TEXTURE_PX), generator=at.generator).to(images)
         with frozen_eval(net):
             for _ in range(self.steps):
-                up = slope(lambda t: F.cross_entropy(net(photo(t)).float(), labels), texture)
+                up = input_gradient(
+                    lambda t: F.cross_entropy(net(photo(t)).float(), labels), texture
+                )
                 texture = (texture + self.step_size * up.sign()).clamp(0, 1)
             with torch.no_grad():
                 seen = photo(texture)

@@ -21,7 +21,7 @@ from physadv.core.rows import Row, append_rows
 from physadv.datasets import ImageDataset, read_dataset
 from physadv.datasets.read import HELD_OUT, SPLIT_SEED
 from physadv.defenses.load_model import load_model
-from physadv.evaluation.metrics.intervals import Rate
+from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.architectures.signnet import (
     BACKGROUND,
     CLASSES,
@@ -30,8 +30,15 @@ from physadv.models.architectures.signnet import (
     SignNet,
     count_parameters,
 )
-from physadv.training.loop import Batch, Schedule, TrainingStep, load_average, seeded, train
-from physadv.training.methods.base import Defense
+from physadv.training.loop import (
+    Batch,
+    TrainingSchedule,
+    TrainingStep,
+    load_average,
+    seed_all,
+    train_model,
+)
+from physadv.training.methods.base import TrainingMethod
 from physadv.training.sign_classifier.batches import Mix, SignBatches
 from physadv.training.sign_classifier.canvases import Photos, load_photos, sign_canvases
 from physadv.training.sign_classifier.validation import (
@@ -76,7 +83,7 @@ class SignRecipe:
     precision: str = "bf16"
     seed: int = 0
     mix: Mix = field(default_factory=Mix)
-    defense: Defense | None = None
+    defense: TrainingMethod | None = None
     start: str | None = None
 
     @property
@@ -89,9 +96,9 @@ class SignRecipe:
         )
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> TrainingSchedule:
         """The part of it that the loop knows."""
-        return Schedule(self.epochs, self.steps, lr=self.lr, precision=self.precision)
+        return TrainingSchedule(self.epochs, self.steps, lr=self.lr, precision=self.precision)
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ def train_signs(
         return images.contiguous(memory_format=torch.channels_last), labels
 
     identity = f"seed {recipe.seed}, batch {recipe.batch}, mix {asdict(recipe.mix)}, {_sizes(material)}{origin}"
-    return train(
+    return train_model(
         net,
         ordered,
         recipe.schedule,
@@ -174,7 +181,7 @@ def first_net(recipe: SignRecipe) -> tuple[nn.Module, str]:
     Raises ModelError where ``start`` is neither a file of its weights nor a SignNet known by name.
     """
     if recipe.start is None:
-        return seeded(SignNet, recipe.seed), ""
+        return seed_all(SignNet, recipe.seed), ""
     file = Path(recipe.start)
     loaded = load_model("signs", weights=file) if file.is_file() else load_model(recipe.start)
     if not isinstance(loaded.net, SignNet):
@@ -312,8 +319,8 @@ def _span(rate: Any) -> str:
     return f"[{rate.low:.1%}, {rate.high:.1%}]"
 
 
-def _plain(found: Mapping[str, Rate | int]) -> dict[str, Any]:
-    digits = {k: v.as_dict() if isinstance(v, Rate) else v for k, v in found.items()}
+def _plain(found: Mapping[str, RateInterval | int]) -> dict[str, Any]:
+    digits = {k: v.as_dict() if isinstance(v, RateInterval) else v for k, v in found.items()}
     return {
         k: {n: round(x, 4) if isinstance(x, float) else x for n, x in v.items()}
         if isinstance(v, dict)

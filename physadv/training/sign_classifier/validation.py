@@ -22,7 +22,7 @@ from physadv.core.image_io import Array, list_images, read_rgba, to_tensor
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.datasets.base import ImageDataset
-from physadv.evaluation.metrics.intervals import Rate, clustered, wilson
+from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
 from physadv.models.architectures.signnet import BACKGROUND, INPUT_PX, STOP
 
 FILLS = (0.6, 1.0)
@@ -156,12 +156,12 @@ def named_photos(folders: Sequence[Path], leave_out: Sequence[str] = ()) -> list
     ]
 
 
-def rates(rows: Sequence[Row]) -> dict[str, dict[str, Rate | int]]:
+def rates(rows: Sequence[Row]) -> dict[str, dict[str, RateInterval | int]]:
     """Of each set: ``right`` (the share predicted as labeled) by Wilson over predictions and, as
     ``by_group``, by bootstrap over tracks, signs or photos; ``groups``, their number; ``stop`` the
     share of frames called stop.
     """
-    found: dict[str, dict[str, Rate | int]] = {}
+    found: dict[str, dict[str, RateInterval | int]] = {}
     for name in dict.fromkeys(str(r["set"]) for r in rows):
         mine = [r for r in rows if r["set"] == name]
         found[name] = _summary(mine)
@@ -180,14 +180,14 @@ def by_sign(rows: Sequence[Row]) -> dict[str, float]:
     return {sign: round(sum(hits) / len(hits), 4) for sign, hits in found.items()}
 
 
-def _summary(rows: Sequence[Row]) -> dict[str, Rate | int]:
+def _summary(rows: Sequence[Row]) -> dict[str, RateInterval | int]:
     hits = [r["predicted"] == r["label"] for r in rows]
     groups = [str(r["group"]) for r in rows]
     return {
-        "right": wilson(sum(hits), len(hits)),
-        "by_group": clustered(hits, groups),
+        "right": wilson_interval(sum(hits), len(hits)),
+        "by_group": clustered_interval(hits, groups),
         "groups": len(set(groups)),
-        "called_stop": wilson(sum(r["predicted"] == STOP for r in rows), len(rows)),
+        "called_stop": wilson_interval(sum(r["predicted"] == STOP for r in rows), len(rows)),
     }
 
 
