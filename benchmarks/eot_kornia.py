@@ -29,7 +29,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from kornia.color import CFA
-from physadv.eot.transforms.image_processing import sharpen
 from PIL import Image
 from scipy import interpolate, ndimage
 from torch import Tensor
@@ -37,7 +36,9 @@ from torch import Tensor
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator
 from physadv.core.synthetic_backgrounds import synthetic_background
-from physadv.eot.transforms import bend, blur_and_noise, codec, lens_distortion, photometry, sensor
+from physadv.eot.transforms import bend, blur, codec, lens_distortion, sensor
+from physadv.eot.transforms.sharpening import sharpen
+from physadv.eot.transforms.tone import tone
 from physadv.eot.warp import homography_from_corners, pixel_centers, warp_texture
 from physadv.models.detectors import Detections, iou, nms
 from physadv.privacy.visibility import dssim
@@ -226,8 +227,8 @@ def blurs() -> Iterator[Comparison]:
     )
     yield Comparison(
         "defocus, sigma 0.6-2 px",
-        "blur_and_noise.lens",
-        lambda x: blur_and_noise.lens(x, sigma, none, angle),
+        "blur.lens",
+        lambda x: blur.lens(x, sigma, none, angle),
         "filters.gaussian_blur2d(13 px)",
         defocus,
         images,
@@ -237,8 +238,8 @@ def blurs() -> Iterator[Comparison]:
     lengths = torch.full((BATCH,), float(length))
     yield Comparison(
         "motion, 7 px, any angle",
-        "blur_and_noise.lens",
-        lambda x: blur_and_noise.lens(x, none, lengths, angle),
+        "blur.lens",
+        lambda x: blur.lens(x, none, lengths, angle),
         "filters.motion_blur(bilinear); one odd whole length a batch",
         motion,
         images,
@@ -248,8 +249,8 @@ def blurs() -> Iterator[Comparison]:
     )
     yield Comparison(
         "defocus and motion",
-        "blur_and_noise.lens",
-        lambda x: blur_and_noise.lens(x, sigma, lengths, angle),
+        "blur.lens",
+        lambda x: blur.lens(x, sigma, lengths, angle),
         "gaussian_blur2d, motion_blur",
         lambda x: motion(defocus(x)),
         images,
@@ -276,6 +277,24 @@ def smeared(pictures: F64, length: float, angles: list[float], taps: int = 57) -
     )
 
 
+def plain_to_linear(image: Tensor) -> Tensor:
+    """The sRGB curve undone in plain torch, which the package leaves to kornia."""
+    steep = ((image.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4
+    return torch.where(image <= 0.04045, image / 12.92, steep)
+
+
+def plain_to_srgb(linear: Tensor) -> Tensor:
+    """The sRGB curve in plain torch."""
+    steep = 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
+    return torch.where(linear <= 0.0031308, linear * 12.92, steep)
+
+
+def plain_tone(image: Tensor, contrast: Tensor, brightness: Tensor, gamma: Tensor) -> Tensor:
+    """Contrast about mid-gray, brightness and gamma in plain torch."""
+    c, o, g = (p[:, None, None, None] for p in (contrast, brightness, gamma))
+    return ((image - 0.5) * c + 0.5 + o).clamp(1e-6, 1) ** g
+
+
 def colors() -> Iterator[Comparison]:
     """The sRGB curve, tone and sharpening."""
     images = photos()
@@ -283,8 +302,8 @@ def colors() -> Iterator[Comparison]:
     light = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
     yield Comparison(
         "sRGB to linear",
-        "photometry.srgb_to_linear",
-        photometry.srgb_to_linear,
+        "torch.where and pow",
+        plain_to_linear,
         "color.rgb_to_linear_rgb",
         kornia.color.rgb_to_linear_rgb,
         images,
@@ -294,8 +313,8 @@ def colors() -> Iterator[Comparison]:
     back = np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
     yield Comparison(
         "linear to sRGB",
-        "photometry.linear_to_srgb",
-        photometry.linear_to_srgb,
+        "torch.where and pow",
+        plain_to_srgb,
         "color.linear_rgb_to_rgb",
         kornia.color.linear_rgb_to_rgb,
         images,
@@ -309,20 +328,13 @@ def colors() -> Iterator[Comparison]:
     )
     gamma = uniform(0.75, 1.35, BATCH, name="g")
 
-    def tone(image: Tensor) -> Tensor:
-        # kornia's contrast acts about 0: half is taken away before and given back after.
-        spread = kornia.enhance.adjust_contrast(image - 0.5, contrast, clip_output=False)
-        lit = kornia.enhance.adjust_brightness(spread, brightness + 0.5)
-        result: Tensor = kornia.enhance.adjust_gamma(lit.clamp(min=1e-6), gamma)
-        return result
-
     c, b, g = (p[:4, None, None, None].double().numpy() for p in (contrast, brightness, gamma))
     yield Comparison(
         "contrast, brightness, gamma",
-        "photometry.tone",
-        lambda image: photometry.tone(image, contrast, brightness, gamma),
+        "one torch expression",
+        lambda image: plain_tone(image, contrast, brightness, gamma),
         "enhance.adjust_contrast, adjust_brightness, adjust_gamma",
-        tone,
+        lambda image: tone(image, contrast, brightness, gamma),
         images,
         "float64 formula",
         np.clip((x - 0.5) * c + 0.5 + b, 1e-6, 1) ** g,
@@ -348,7 +360,7 @@ def colors() -> Iterator[Comparison]:
     )
     yield Comparison(
         "sharpening (unsharp mask)",
-        "image_processing.sharpen",
+        "sharpening.sharpen",
         lambda image: sharpen(image, amount),
         "filters.unsharp_mask, lerp for the amount",
         unsharp,
@@ -741,8 +753,8 @@ MISSING = {
     "occluder": "air.occluder_cover",
     "rolling shutter's bands": "sensor.banded",
     "photon and read-out noise in electrons": "sensor.expose_sensor",
-    "S-shaped tone curve": "image_processing.tone_curve",
-    "intra-coded video frame": "codec.stream",
+    "S-shaped tone curve": "tone_curve.tone_curve",
+    "intra-coded video frame": "codec.file_or_frame",
     "NMS within classes, gradients kept": "detectors.nms",
     "total variation inside a mask": "printability.total_variation",
 }

@@ -21,7 +21,7 @@ from physadv.eot.placement import Placement
 from physadv.eot.ranges import STAGES, EotRanges
 from physadv.eot.sampling import DrawStream, moved
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Encoding, Stage
+from physadv.eot.stage import Backend, Encoding, Stage
 from physadv.eot.transforms.bend import StickerBend
 from physadv.eot.transforms.blur import cut_margin, smooth_size
 from physadv.eot.transforms.lens_distortion import LensDistortion
@@ -107,6 +107,7 @@ class Pipeline:
         *,
         extra: Sequence[AnyStage | nn.Module] = (),
         colors: ColorMap | None = None,
+        backend: Backend | None = None,
     ) -> Pipeline:
         """Return the built-in stages under one table of ranges.
 
@@ -114,8 +115,14 @@ class Pipeline:
             ranges: Ranges of all built-in stages.
             extra: Further stages, after the codec.
             colors: A measured printer in place of the drawn inks.
+            backend: "kornia" takes kornia's arithmetic also where ours is the default, in every
+                stage that has both.
         """
-        return cls([*(stage(ranges) for stage in STAGES), *extra], colors=colors)
+        own = [
+            stage(ranges, backend=backend if backend in stage.backends else None)
+            for stage in STAGES
+        ]
+        return cls([*own, *extra], colors=colors)
 
     @property
     def names(self) -> tuple[str, ...]:

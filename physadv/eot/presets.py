@@ -1,4 +1,4 @@
-"""Named ranges: the published ones as their papers and code state them, and ours.
+"""Named ranges, published and ours, and the pipelines that a name or a file asks for.
 
 A published preset acts as its paper does, with that paper's shortcuts: pixel arithmetic on the
 encoded picture, no printer, no lens. What a paper leaves open (distances, margins) is filled from
@@ -7,10 +7,20 @@ encoded picture, no printer, no lens. What a paper leaves open (distances, margi
 
 from __future__ import annotations
 
-from dataclasses import replace
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from math import isfinite
+from pathlib import Path
+from typing import Any
 
 from physadv.core.errors import OptionError
+from physadv.eot.color_map import ColorMap
+from physadv.eot.pipeline import Pipeline
 from physadv.eot.ranges import NOTHING, EotRanges
+from physadv.eot.stage import Range
+from physadv.models.loading import load_import_path
 
 FOOT_M = 0.3048
 
@@ -110,9 +120,100 @@ SOURCES: dict[str, str] = {
 
 
 def eot_preset(name: str) -> EotRanges:
-    """Ranges by name. Raises OptionError naming the known ones."""
+    """Return the ranges called ``name``. Raises OptionError naming the known ones.
+
+    Example:
+        >>> eot_preset("brown").roll_deg
+        (-45.0, 45.0)
+    """
     if name not in PRESETS:
         raise OptionError(
             f"EOT preset {name!r}", f"one of {', '.join(PRESETS)}", "choose one with --eot"
         )
     return PRESETS[name]
+
+
+def ranges_from_toml(path: str | Path, base: EotRanges) -> EotRanges:
+    """Return ``base`` with the ranges that the TOML file at ``path`` states.
+
+    The file holds lines such as ``yaw_deg = [-30, 30]`` or ``cutout_share = 0.4``, at the top or
+    under ``[eot]``, as a card has them. Raises OptionError for an unreadable file, an unknown name
+    (with near ones) and for what is no range.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"{path}", f"cannot be read ({error.strerror})", "name a file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}", f"is no TOML ({error})", "repair it") from error
+    stated = table.get("eot", table)
+    if not isinstance(stated, dict):
+        raise OptionError(f"{path}: eot", "must be a table of ranges", "write [eot] above them")
+    return replace(base, **ranges_from_table(stated, str(path)))
+
+
+def ranges_from_table(table: Mapping[str, object], source: str) -> dict[str, Range]:
+    """Return the checked ranges of a ``table``; errors name its ``source``.
+
+    Raises OptionError as :func:`ranges_from_toml` does.
+    """
+    known = [declared.name for declared in fields(EotRanges)]
+    checked: dict[str, Range] = {}
+    for name, value in table.items():
+        if name not in known:
+            near = get_close_matches(name, known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "docs/eot.md lists all"
+            raise OptionError(f"{source}: {name!r}", "is no EOT range", hint)
+        ends: list[Any] = list(value) if isinstance(value, list | tuple) else [value, value]
+        if len(ends) != 2 or not all(_is_number(end) for end in ends) or ends[0] > ends[1]:
+            raise OptionError(
+                f"{source}: {name} = {value}",
+                "must be a finite number or [low, high] with low <= high",
+                f"write for example {name} = [0, 1]",
+            )
+        low, high = float(ends[0]), float(ends[1])
+        if name.endswith("_probability") and not 0 <= low <= high <= 1:
+            raise OptionError(f"{source}: {name} = {value}", "must lie in 0..1", "correct it")
+        checked[name] = (low, high)
+    return checked
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def pipeline_from(
+    text: str, ranges: EotRanges | None = None, *, colors: ColorMap | None = None
+) -> Pipeline:
+    """Return the pipeline that ``text`` names: a preset, or ``module:factory`` of the user's own.
+
+    A factory is called without arguments. It returns a Pipeline, which is taken as it is, or a
+    stage, a module or a list of them, which are put after the built-in ones.
+
+    Args:
+        text: Name of a preset, or an import path. Importing runs the code that it names: never pass
+            what a file from elsewhere says.
+        ranges: Ranges of the built-in stages; None: those of the preset, else of `default`.
+        colors: A measured printer in place of the drawn inks.
+
+    Raises:
+        OptionError: An unknown preset, or a factory that returns something else.
+        ModelError: What ``text`` names cannot be imported or called.
+
+    Example:
+        >>> pipeline_from("camera").names[-1]
+        'FileOrStream'
+    """
+    if not is_import_path(text):
+        return Pipeline.from_ranges(ranges or eot_preset(text), colors=colors)
+
+    own, _ = load_import_path(text)
+    if isinstance(own, Pipeline):
+        return own
+    stages = own if isinstance(own, list | tuple) else [own]
+    return Pipeline.from_ranges(ranges or eot_preset("default"), extra=stages, colors=colors)
+
+
+def is_import_path(text: str) -> bool:
+    """Return whether ``text`` names code (``module:factory``) rather than a preset."""
+    return ":" in text

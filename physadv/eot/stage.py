@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from torch import Tensor
 
+from physadv.core.errors import OptionError
+
 if TYPE_CHECKING:
     from physadv.eot.crop_window import CropWindow
     from physadv.eot.sampling import DrawStream
@@ -27,6 +29,9 @@ Encoding = Literal["encoded", "linear"]
 """sRGB-encoded values in [0, 1], or linear light, in which bare white is 1."""
 ActsOn = Literal["patch", "geometry", "picture"]
 """The patch's own pixels, the coordinates at which they are looked up, or the whole picture."""
+
+Backend = Literal["own", "kornia"]
+"""Whose arithmetic a stage uses, where both have the operation (see the table in docs/eot.md)."""
 
 
 def span(
@@ -94,6 +99,7 @@ class Stage(ABC, Generic[R, P]):
       from ``crop`` and with ``reach`` pixels more on each side, must equal the crop of ``apply``.
     - ``blockwise``: works on blocks counted from the picture's corner, so a crop has no extra
       pixels.
+    - ``backends``: the implementations that ``backend`` may name, the default first.
 
     Example:
         >>> import torch
@@ -112,9 +118,17 @@ class Stage(ABC, Generic[R, P]):
     acts_on: ClassVar[ActsOn] = "picture"
     windowed: ClassVar[bool] = False
     blockwise: ClassVar[bool] = False
+    backends: ClassVar[tuple[Backend, ...]] = ("own",)
 
-    def __init__(self, ranges: R) -> None:
+    def __init__(self, ranges: R, *, backend: Backend | None = None) -> None:
+        if backend is not None and backend not in self.backends:
+            raise OptionError(
+                f"Backend {backend!r} of {type(self).__name__}",
+                f"It must be one of {', '.join(self.backends)}",
+                "Leave it out",
+            )
         self.ranges = ranges
+        self.backend: Backend = backend or self.backends[0]
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from kornia.geometry.transform import get_tps_transform, warp_points_tps
 from torch import Tensor
 
 from physadv.eot.sampling import DrawStream, draw_uniform
@@ -42,6 +43,7 @@ class Bend:
     shift_mm: Tensor  # (b, 5, 5, 2) x, y of the control points, row by row
     curl: Tensor  # (b,) radians of a cylinder that the longer side spans
     axis: Tensor  # (b,) direction of bending in the plane, radians
+    with_kornia: bool = False
 
 
 @cache
@@ -79,6 +81,22 @@ def thin_plate(shift: Tensor) -> Tensor:
     return field.transpose(1, 2).reshape(len(shift), 2, FIELD, FIELD)
 
 
+def thin_plate_with_kornia(shift: Tensor) -> Tensor:
+    """Return the shifts that :func:`thin_plate` does for (b, 5, 5, 2) ``shift``, by kornia.
+
+    kornia solves a system for each picture, and regularizes it: the control points are missed by
+    a little.
+    """
+    control, field = (_unit_grid(n).to(shift).expand(len(shift), -1, -1) for n in (CONTROL, FIELD))
+    # kornia centers its kernel on its second argument; on the fixed grid the system is well posed.
+    # A shift in mm is far larger than the unit square: the spline is linear in it, so scale it.
+    scale = 100.0 * shift.abs().amax().clamp(min=1e-6)
+    moved = control + shift.flatten(1, 2) / scale
+    weights = get_tps_transform(control, moved)
+    bent: Tensor = (warp_points_tps(field, moved, *weights) - field) * scale
+    return bent.transpose(1, 2).reshape(len(shift), 2, FIELD, FIELD)
+
+
 def unbend(x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: Bend) -> tuple[Tensor, Tensor, Tensor]:
     """Which point of the flat sticker is seen at (x, y) mm of the sign, (b, h, w) each, and how
     much light it gets.
@@ -90,7 +108,8 @@ def unbend(x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: Bend) -> tuple[Tens
     grid = torch.stack(
         [(x - rectangle_mm[0]) / rectangle_mm[2], (y - rectangle_mm[1]) / rectangle_mm[3]], -1
     )
-    field = thin_plate(bend.shift_mm.to(x))
+    plate = thin_plate_with_kornia if bend.with_kornia else thin_plate
+    field = plate(bend.shift_mm.to(x))
     shift = F.grid_sample(field, 2 * grid - 1, padding_mode="border", align_corners=True)
     return x + shift[:, 0], y + shift[:, 1], shade
 
@@ -116,6 +135,7 @@ class StickerBend(Stage[BendRanges, Bend]):
 
     encoding = "linear"
     acts_on = "geometry"
+    backends = ("own", "kornia")
 
     def sample(self, batch: SceneBatch, ranges: BendRanges, stream: DrawStream) -> Bend | None:
         """Draw the bending for ``batch`` within ``ranges`` from the ``stream`` "bend"."""
@@ -126,7 +146,8 @@ class StickerBend(Stage[BendRanges, Bend]):
         amount = draw_uniform(g, ranges.bend_mm, count, 1, 1, 1)
         shift = amount * draw_uniform(g, (-1.0, 1.0), count, CONTROL, CONTROL, 2)
         curl = torch.deg2rad(draw_uniform(g, ranges.curl_deg, count))
-        return Bend(shift, curl, draw_uniform(g, (0.0, torch.pi), count))
+        axis = draw_uniform(g, (0.0, torch.pi), count)
+        return Bend(shift, curl, axis, self.backend == "kornia")
 
     def apply(self, images: Tensor, params: Bend) -> Tensor:
         """Return scenes ``images`` as they are: ``params`` bend the patch, not the picture."""

@@ -13,6 +13,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from kornia.enhance import jpeg_codec_differentiable
 from torch import Tensor
 
 from physadv.eot.sampling import DrawStream, happens
@@ -229,6 +230,7 @@ class FileOrStream(Stage[CodecRanges, CodecDraw]):
 
     windowed = True
     blockwise = True
+    backends = ("own", "kornia")
 
     def sample(
         self, batch: SceneBatch, ranges: CodecRanges, stream: DrawStream
@@ -246,6 +248,17 @@ class FileOrStream(Stage[CodecRanges, CodecDraw]):
     def apply(self, images: Tensor, params: CodecDraw) -> Tensor:
         """Return encoded ``images`` coded and decoded with ``params``."""
         inside = images.clamp(0, 1)
+        if self.backend == "kornia":
+            return self._with_kornia(inside, params)
         if params.video is None or params.video_qp is None:
             return differentiable_jpeg(inside, params.quality)
         return file_or_frame(inside, params.quality, params.video, params.video_qp)
+
+    def _with_kornia(self, images: Tensor, params: CodecDraw) -> Tensor:
+        """Code files by kornia's JPEG; it has no video frames, which stay ours."""
+        quality = params.quality.to(images)
+        files: Tensor = jpeg_codec_differentiable(images, quality)
+        if params.video is None or params.video_qp is None:
+            return files
+        frames = file_or_frame(images, quality, params.video, params.video_qp)
+        return torch.where(params.video.to(images)[:, None, None, None] > 0, frames, files)

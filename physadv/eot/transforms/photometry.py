@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+
+from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torch import Tensor
 
 
 def srgb_to_linear(image: Tensor) -> Tensor:
-    """sRGB-encoded -> linear light, both in [0, 1] (IEC 61966-2-1)."""
-    return torch.where(
-        image <= 0.04045, image / 12.92, ((image.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4
-    )
+    """Return the linear light of an sRGB-encoded ``image``, both in [0, 1] (IEC 61966-2-1).
+
+    The arithmetic is kornia's; it wants (..., 3, h, w), this function takes any shape.
+
+    Example:
+        >>> import torch
+        >>> round(float(srgb_to_linear(torch.tensor(0.5))), 4)
+        0.214
+    """
+    return _as_picture(rgb_to_linear_rgb, image)
 
 
 def linear_to_srgb(linear: Tensor) -> Tensor:
-    """Linear light -> sRGB-encoded; the inverse of :func:`srgb_to_linear`."""
-    return torch.where(
-        linear <= 0.0031308,
-        linear * 12.92,
-        1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055,
-    )
+    """Return ``linear`` light sRGB-encoded; the inverse of :func:`srgb_to_linear`."""
+    return _as_picture(linear_rgb_to_rgb, linear)
+
+
+def _as_picture(operation: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """Apply a pointwise operation that insists on three channels."""
+    if values.dim() >= 3 and values.shape[-3] == 3:
+        return operation(values)
+    return operation(values.reshape(1, -1, 1).expand(3, -1, 1))[0].reshape(values.shape)
 
 
 def over(background: Tensor, premultiplied: Tensor, alpha: Tensor) -> Tensor:

@@ -3,10 +3,12 @@ demosaicing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from kornia.color import CFA, raw_to_rgb, rgb_to_raw
 from torch import Tensor
 
 from physadv.eot.crop_window import CropWindow
@@ -20,6 +22,9 @@ from physadv.eot.sampling import (
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.stage import Range, Stage, StageRanges, span
 from physadv.eot.warp import pixel_centers
+
+Demosaic = Callable[[Tensor, int], Tensor]
+"""(image, phase) -> the image through a filter array and back."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,9 @@ def banded(light: Tensor, ys: Tensor, draw: Sensor) -> Tensor:
     return light * torch.exp2(-draw.rolling_ev.to(light)[:, None, None] * dim)[:, None]
 
 
-def expose_sensor(light: Tensor, normal: Tensor, draw: Sensor) -> Tensor:
+def expose_sensor(
+    light: Tensor, normal: Tensor, draw: Sensor, demosaic: Demosaic | None = None
+) -> Tensor:
     """Clip (b, 3, h, w) light at white, add the noise of photons and read-out, and demosaic (RGGB).
 
     ``normal`` is the drawn sample. Noise has the standard deviation sqrt(signal well + read^2)
@@ -77,7 +84,7 @@ def expose_sensor(light: Tensor, normal: Tensor, draw: Sensor) -> Tensor:
         signal = signal + (signal.detach() / well + (read / well) ** 2).sqrt() * normal
     if not bool(draw.bayer.any()):
         return signal
-    through = demosaiced(signal, draw.phase)
+    through = (demosaic or demosaiced)(signal, draw.phase)
     return (
         through
         if bool(draw.bayer.all())
@@ -103,6 +110,16 @@ def demosaiced(image: Tensor, phase: int = 0) -> Tensor:
     return torch.stack([_tent(red), _cross(green), _tent(blue)], 1)
 
 
+def demosaiced_with_kornia(image: Tensor, phase: int = 0) -> Tensor:
+    """Return ``image`` as :func:`demosaiced` does with the same ``phase``, but at the borders."""
+    height, width = image.shape[-2:]
+    even = F.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
+    # kornia names an array by its second row, as OpenCV does: BG is RGGB.
+    array = CFA.RG if phase % 2 else CFA.BG
+    through: Tensor = raw_to_rgb(rgb_to_raw(even, array), array)
+    return through[..., :height, :width]
+
+
 def _tent(plane: Tensor) -> Tensor:
     """Bilinear interpolation of every other sample of every other row, without the outermost px."""
     down = plane[:, 1:-1] + (plane[:, :-2] + plane[:, 2:]) / 2
@@ -121,6 +138,7 @@ class RawSensor(Stage[SensorRanges, Sensor]):
 
     encoding = "linear"
     windowed = True
+    backends = ("own", "kornia")
 
     def sample(self, batch: SceneBatch, ranges: SensorRanges, stream: DrawStream) -> Sensor | None:
         """Draw the sensors of ``batch`` within ``ranges`` from the ``stream`` "sensor"."""
@@ -146,7 +164,8 @@ class RawSensor(Stage[SensorRanges, Sensor]):
         rows = params.rows
         ys = pixel_centers((height, width), images)[1] if rows is None else rows.to(images)
         normal = torch.zeros_like(images) if params.normal is None else params.normal.to(images)
-        return expose_sensor(banded(images, ys, params), normal, params)
+        demosaic = demosaiced if self.backend == "own" else demosaiced_with_kornia
+        return expose_sensor(banded(images, ys, params), normal, params, demosaic)
 
     def crop(self, params: Sensor, window: CropWindow, margin: int) -> Sensor:
         """Return ``params`` of the ``window`` with ``margin`` px round it."""

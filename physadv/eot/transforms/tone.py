@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kornia.enhance import adjust_brightness, adjust_contrast, adjust_gamma
 from torch import Tensor
 
 from physadv.eot.sampling import DrawStream
@@ -31,9 +32,22 @@ class ToneDraw:
 
 
 def tone(image: Tensor, contrast: Tensor, brightness: Tensor, gamma: Tensor) -> Tensor:
-    """Contrast about mid-gray, brightness offset and gamma on the encoded image, each (b,)."""
-    c, o, g = (p[:, None, None, None] for p in (contrast, brightness, gamma))
-    return ((image - 0.5) * c + 0.5 + o).clamp(1e-6, 1) ** g
+    """Return the encoded picture with another contrast, brightness and gamma, in that order.
+
+    Args:
+        image: (b, 3, h, w) in [0, 1].
+        contrast: (b,) factors about mid-gray.
+        brightness: (b,) offsets.
+        gamma: (b,) exponents.
+
+    Returns:
+        (b, 3, h, w) in [0, 1].
+    """
+    # kornia's contrast acts about 0: half is taken away before and given back after.
+    spread = adjust_contrast(image - 0.5, contrast, clip_output=False)
+    lit = adjust_brightness(spread, brightness + 0.5)
+    toned: Tensor = adjust_gamma(lit.clamp(min=1e-6), gamma)
+    return toned
 
 
 class Tone(Stage[ToneRanges, ToneDraw]):
