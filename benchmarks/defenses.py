@@ -137,7 +137,7 @@ def train_one(name: str, plan: Plan, shared: Path, out: Path) -> None:
     """Train one run, or go on with it, and publish it."""
     if (out / name / CARD).is_file():
         return
-    material = load_training_data(shared / plan.data, side=plan.side, limit=plan.limit)
+    material = load_training_data(shared / plan.data, image_size=plan.side, limit=plan.limit)
     for step in train_defense(plan.recipe, material, out / name):
         if step.ends_epoch:
             shown = ", ".join(f"{k} {v:.3f}" for k, v in step.metrics.items())

@@ -49,7 +49,7 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
     patch = torch.rand(1, 3, *task.mask.shape[-2:]).requires_grad_()
     scenes = scenes_of(task, task.material.train, draws, "bench")
     ready, marks = render_scenes(task, patch.detach(), scenes, ("bench",))
-    stepper = steppers(task)[0]
+    gradient_model = steppers(task)[0]
 
     def floor() -> None:
         images = ready.clone().requires_grad_()
@@ -57,7 +57,7 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
 
     def step() -> None:
         images, places = render_scenes(task, patch, scenes, ("bench",))
-        torch.autograd.grad(goal.loss(stepper(images), places).mean(), patch)
+        torch.autograd.grad(goal.loss(gradient_model(images), places).mean(), patch)
 
     parts: dict[str, Callable[[], object]] = {f"step {preset}": step}
     if preset == "default":

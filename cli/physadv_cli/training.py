@@ -33,7 +33,9 @@ def run(
 
     where = pick_device(device)
     with console.status("reading data"):
-        material = load_training_data(data, held=held, side=side, limit=limit, seed=recipe.seed)
+        material = load_training_data(
+            data, validation=held, image_size=side, limit=limit, seed=recipe.seed
+        )
     facts = _facts(recipe, data, held, side, limit)
     folder = open_run("train", out, facts)
     claim_folder(folder, facts)

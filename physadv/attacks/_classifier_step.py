@@ -116,7 +116,7 @@ class AttackTask:
     """One batch under attack: whose verdict counts, who makes the steps, and what is wanted."""
 
     model: Classifier
-    stepper: Classifier
+    gradient_model: Classifier
     objective: Objective
     criterion: Criterion
 
@@ -129,7 +129,7 @@ class AttackTask:
 
 def build_task(
     model: Classifier,
-    stepper: Classifier,
+    gradient_model: Classifier,
     loss: str,
     labels: Tensor,
     targets: Tensor | None,
@@ -144,7 +144,10 @@ def build_task(
         None if targets is None else targets.clone(),
     )  # no inference tensors within
     return AttackTask(
-        model, stepper, objective_by_name(name, labels, targets), success_criterion(labels, targets)
+        model,
+        gradient_model,
+        objective_by_name(name, labels, targets),
+        success_criterion(labels, targets),
     )
 
 
@@ -233,12 +236,12 @@ class BestIterates:
         self.loss = torch.full((len(x0),), torch.inf, device=x0.device, dtype=torch.float64)
         self.queries = torch.zeros(len(x0), dtype=torch.int64, device=x0.device)
         self.confirmed = torch.zeros_like(self.success)
-        self.indirect = task.model is not task.stepper
+        self.indirect = task.model is not task.gradient_model
 
-    def offer(self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor) -> Tensor:
+    def update_best(self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor) -> Tensor:
         """Show iterates ``x`` of the samples ``index`` after one forward pass each; returns which
         have won (b,)."""
-        self.queries[index] += forward_count(self.task.stepper)
+        self.queries[index] += forward_count(self.task.gradient_model)
         loss = loss.double()
         old, old_loss = self.success[index], self.loss[index]
         lower = loss < old_loss

@@ -50,9 +50,9 @@ class FusedModel:
         return logits.float() if self.bf16 else logits
 
 
-def full_precision(stepper: Classifier) -> Classifier:
+def full_precision(gradient_model: Classifier) -> Classifier:
     """The stepper in full precision, for the last steps."""
-    return stepper.exact if isinstance(stepper, FusedModel) else stepper
+    return gradient_model.exact if isinstance(gradient_model, FusedModel) else gradient_model
 
 
 def gradient_model_for(model: Classifier, speed: Speed | FusedModel, probe: Tensor) -> Classifier:

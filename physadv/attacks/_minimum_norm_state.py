@@ -38,9 +38,9 @@ class NearestAdversarial:
         check_batch(images, labels, targets)
         self.norm, self.eps, self.images, self.targets = parse_norm(norm), eps, images, targets
         self.reach = -1.0 if eps is None else LpBall(norm, eps).eps
-        stepper = gradient_model_for(model, speed, images)
-        self.x0 = to_memory_format(images, stepper)
-        self.task = build_task(model, stepper, "margin", labels, targets)
+        gradient_model = gradient_model_for(model, speed, images)
+        self.x0 = to_memory_format(images, gradient_model)
+        self.task = build_task(model, gradient_model, "margin", labels, targets)
         self.best, self.last = self.x0.clone(), self.x0.clone()
         self.distance = torch.full(
             (len(images),), torch.inf, dtype=torch.float64, device=images.device
@@ -63,34 +63,36 @@ class NearestAdversarial:
         """
         part = self.task.pick(rows)
         x = x.detach().requires_grad_()
-        logits = part.stepper(x)
+        logits = part.gradient_model(x)
         if not logits.requires_grad:
             raise ModelError(
                 "victim's output",
                 "does not depend on its input differentiably",
                 "use a black-box attack",
             )
-        won = part.criterion(logits.detach())
+        is_adversarial = part.criterion(logits.detach())
         rivals = min(classes, logits.shape[1] - 1)
         if self.targets is not None or rivals < 2:
             value = part.objective(logits)
             (slope,) = torch.autograd.grad(value.sum(), x)
         else:
-            value, slope = _nearest_plane(logits, x, part.objective.labels, rivals, won, self.norm)
-        self.queries[rows] += forward_count(part.stepper)
+            value, slope = _nearest_plane(
+                logits, x, part.objective.labels, rivals, is_adversarial, self.norm
+            )
+        self.queries[rows] += forward_count(part.gradient_model)
         gap = part.objective(logits.detach()).double()
         self.clean_gap[rows] = torch.where(self.clean_gap[rows].isnan(), gap, self.clean_gap[rows])
-        self.offer(rows, x.detach(), won)
+        self.update_best(rows, x.detach(), is_adversarial)
         return (
             value.detach().double(),
             torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0),
-            won,
+            is_adversarial,
         )
 
-    def offer(self, rows: Tensor, x: Tensor, won: Tensor) -> None:
+    def update_best(self, rows: Tensor, x: Tensor, is_adversarial: Tensor) -> None:
         """Keep points that have won and are nearer than those before."""
         far = lp_distance(x, self.x0[rows], self.norm)
-        nearer = won & (far < self.distance[rows])
+        nearer = is_adversarial & (far < self.distance[rows])
         self.best[rows[nearer]], self.distance[rows[nearer]] = x[nearer], far[nearer]
 
     def finish(self, refine: int, levels: int | None) -> AttackResult:
@@ -102,7 +104,7 @@ class NearestAdversarial:
             float(lp_distance(self.x0, self.x0 * 0 + 1, self.norm).max()) + 1 if len(out) else 1.0
         )
         ball = LpBall(self.norm, size if self.eps is None else self.eps, levels)
-        out = ball.legal(ball.project(out, self.x0), self.x0)
+        out = ball.quantized(ball.project(out, self.x0), self.x0)
         _, success = loss_and_success(
             self.task.model, out, self.task.objective, self.task.criterion
         )
@@ -126,13 +128,21 @@ class NearestAdversarial:
         at = high
         for turn in range(refine if len(rows) else 0):
             x = (x0.double() + per_sample(at, x0) * change).clamp(0, 1).to(x0.dtype)
-            gap, won = loss_and_success(part.model, x, part.objective, part.criterion)
+            gap, is_adversarial = loss_and_success(part.model, x, part.objective, part.criterion)
             self.queries[rows] += forward_count(part.model)
-            self.distance[rows[won & ~sure[rows]]] = torch.inf  # until here it was the copy's word
-            self.offer(rows, x, won)
-            sure[rows] |= won
-            low, low_gap = torch.where(won, low, at), torch.where(won, low_gap, gap.double())
-            high, high_gap = torch.where(won, at, high), torch.where(won, gap.double(), high_gap)
+            self.distance[rows[is_adversarial & ~sure[rows]]] = (
+                torch.inf
+            )  # until here it was the copy's word
+            self.update_best(rows, x, is_adversarial)
+            sure[rows] |= is_adversarial
+            low, low_gap = (
+                torch.where(is_adversarial, low, at),
+                torch.where(is_adversarial, low_gap, gap.double()),
+            )
+            high, high_gap = (
+                torch.where(is_adversarial, at, high),
+                torch.where(is_adversarial, gap.double(), high_gap),
+            )
             at = torch.where(
                 sure[rows], _between(low, low_gap, high, high_gap, turn), 3 * at - 1.98
             )
@@ -148,7 +158,7 @@ def _between(low: Tensor, low_gap: Tensor, high: Tensor, high_gap: Tensor, turn:
 
 
 def _nearest_plane(
-    logits: Tensor, x: Tensor, labels: Tensor, rivals: int, won: Tensor, norm: Norm
+    logits: Tensor, x: Tensor, labels: Tensor, rivals: int, is_adversarial: Tensor, norm: Norm
 ) -> tuple[Tensor, Tensor]:
     """Margin to a rival and its slope: of the rival whose plane is nearest, or of the leader where
     it has won."""
@@ -162,7 +172,7 @@ def _nearest_plane(
         (way,) = torch.autograd.grad(gaps[:, i].sum(), x, retain_graph=i + 1 < rivals)
         dual: Norm = {"linf": "l1", "l2": "l2", "l1": "linf"}[norm]  # type: ignore[assignment]
         far = gaps[:, i].detach().abs() / change_length(way, dual).to(value).clamp_min(1e-30)
-        nearer = (far < best_far) & (~won | (i == 0))
+        nearer = (far < best_far) & (~is_adversarial | (i == 0))
         best_far, value = (
             torch.where(nearer, far, best_far),
             torch.where(nearer, gaps[:, i].detach(), value),

@@ -69,9 +69,9 @@ def apgd(
     ball = LpBall(norm, eps, levels)
     drop = drop_broken and keep == "success"
     with frozen_eval(model):
-        stepper = gradient_model_for(model, speed if steps > 2 else "plain", images)
-        x0 = to_memory_format(images, stepper)
-        task = build_task(model, stepper, loss, labels, targets)
+        gradient_model = gradient_model_for(model, speed if steps > 2 else "plain", images)
+        x0 = to_memory_format(images, gradient_model)
+        task = build_task(model, gradient_model, loss, labels, targets)
         task = replace(task, criterion=Misclassification(labels)) if any_class else task
         best = BestIterates(x0, task, by_loss=keep == "loss", drop=drop)
         numbers = range(len(x0)) if index is None else index.tolist()
@@ -128,30 +128,30 @@ def _one_start(
     """k steps and k + 1 forwards from one start, every iterate offered to ``best``."""
     if not len(rows):
         return
-    point = ball.legal(x, x0)
-    logits, loss, grad = loss_and_gradient(task.stepper, point, task.objective)
-    won = best.offer(rows, point, loss, task.criterion(logits))
+    point = ball.quantized(x, x0)
+    logits, loss, grad = loss_and_gradient(task.gradient_model, point, task.objective)
+    is_adversarial = best.update_best(rows, point, loss, task.criterion(logits))
     state = _begin(rows, x0, x, grad, loss, ball)
     marks = _sparse_checkpoints(steps) if ball.norm == "l1" else _checkpoints(steps)
     for step in range(1, steps + 1):
         if step == math.ceil(ROUGH * steps):
-            task = replace(task, stepper=full_precision(task.stepper))
-        if drop and bool(won.any()):
-            left = (~won).nonzero()[:, 0]
+            task = replace(task, gradient_model=full_precision(task.gradient_model))
+        if drop and bool(is_adversarial.any()):
+            left = (~is_adversarial).nonzero()[:, 0]
             task, state = task.pick(left), state.pick(left)
             if not len(left):
                 return
         x = _move(state, ball, first=step == 1)
-        point = ball.legal(x, state.x0)
+        point = ball.quantized(x, state.x0)
         if step == steps:
-            best.offer(
+            best.update_best(
                 state.rows,
                 point,
-                *loss_and_success(task.stepper, point, task.objective, task.criterion),
+                *loss_and_success(task.gradient_model, point, task.objective, task.criterion),
             )
             return
-        logits, loss, grad = loss_and_gradient(task.stepper, point, task.objective)
-        won = best.offer(state.rows, point, loss, task.criterion(logits))
+        logits, loss, grad = loss_and_gradient(task.gradient_model, point, task.objective)
+        is_adversarial = best.update_best(state.rows, point, loss, task.criterion(logits))
         _record(state, x, loss, grad)
         if step in marks:
             (_adapt_sparse if ball.norm == "l1" else _adapt)(state, ball, marks[step])

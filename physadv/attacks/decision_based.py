@@ -69,12 +69,12 @@ def rays(
     with frozen_eval(model), torch.no_grad():
         oracle = _oracle(model, labels, images, queries)
         everyone = torch.arange(len(images), device=images.device)
-        won = oracle(images, everyone)
-        search = _Rays(oracle, images, radius=torch.where(won, 0.0, torch.inf).double())
+        is_adversarial = oracle(images, everyone)
+        search = _Rays(oracle, images, radius=torch.where(is_adversarial, 0.0, torch.inf).double())
         search.run(eps)
-        success = won | (search.radius <= eps)
+        success = is_adversarial | (search.radius <= eps)
         found = _along(images, search.signs, torch.full_like(search.radius, eps))
-        best = torch.where((success & ~won).view(-1, 1, 1, 1), found, images)
+        best = torch.where((success & ~is_adversarial).view(-1, 1, 1, 1), found, images)
     return AttackResult(images=best, success=success, queries=oracle.used.cpu())
 
 
@@ -159,12 +159,12 @@ def hopskipjump(
     with frozen_eval(model), torch.no_grad():
         oracle = _oracle(model, labels, images, queries)
         everyone = torch.arange(len(images), device=images.device)
-        won = oracle(images, everyone)
+        is_adversarial = oracle(images, everyone)
         walk = _Walk(oracle, images, norm, seed)
-        walk.start(everyone[~won])
+        walk.start(everyone[~is_adversarial])
         walk.run(eps, probes)
-        success = won | (walk.distance <= eps)
-        best = torch.where((success & ~won).view(-1, 1, 1, 1), walk.points, images)
+        success = is_adversarial | (walk.distance <= eps)
+        best = torch.where((success & ~is_adversarial).view(-1, 1, 1, 1), walk.points, images)
     return AttackResult(images=best, success=success, queries=oracle.used.cpu())
 
 

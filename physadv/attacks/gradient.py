@@ -74,7 +74,7 @@ def fgsm(
         task = build_task(model, model, loss, labels, targets)
         x0 = images.detach().clone()
         _, _, grad = loss_and_gradient(model, x0, task.objective)
-        x = ball.legal(steepest_point(grad, x0, eps, norm), x0)
+        x = ball.quantized(steepest_point(grad, x0, eps, norm), x0)
         value, success = loss_and_success(model, x, task.objective, task.criterion)
     used = torch.full((len(x0),), 2 * forward_count(model), device=x0.device)
     return AttackResult(torch.empty_like(images).copy_(x), success, value.float(), used)
@@ -266,9 +266,9 @@ def _descend(
     if restarts < 1:
         raise OptionError(f"{restarts} restarts", "at least 1", "raise restarts")
     with frozen_eval(model):
-        stepper = gradient_model_for(model, speed if len(sizes) > 2 else "plain", images)
-        x0 = to_memory_format(images, stepper)
-        task = build_task(model, stepper, loss, labels, targets)
+        gradient_model = gradient_model_for(model, speed if len(sizes) > 2 else "plain", images)
+        x0 = to_memory_format(images, gradient_model)
+        task = build_task(model, gradient_model, loss, labels, targets)
         best = BestIterates(x0, task, by_loss=by_loss, drop=drop)
         numbers = range(len(x0)) if index is None else index.tolist()
         for restart in range(restarts):
@@ -293,24 +293,26 @@ def _one_start(
         if not len(rows):
             return
         if step == math.ceil(ROUGH * len(mover.sizes)):
-            task = replace(task, stepper=full_precision(task.stepper))
-        point = mover.ball.legal(x, mover.x0)
-        logits, value, grad = loss_and_gradient(task.stepper, point, task.objective)
-        won = best.offer(rows, point, value, task.criterion(logits))
-        if drop and bool(won.any()):
-            left = (~won).nonzero()[:, 0]
+            task = replace(task, gradient_model=full_precision(task.gradient_model))
+        point = mover.ball.quantized(x, mover.x0)
+        logits, value, grad = loss_and_gradient(task.gradient_model, point, task.objective)
+        is_adversarial = best.update_best(rows, point, value, task.criterion(logits))
+        if drop and bool(is_adversarial.any()):
+            left = (~is_adversarial).nonzero()[:, 0]
             task, rows, x, grad = task.pick(left), rows[left], x[left], grad[left]
             mover.pick(left)
         x = mover(x, grad, step)
     if len(rows):
-        point = mover.ball.legal(x, mover.x0)
-        best.offer(
-            rows, point, *loss_and_success(task.stepper, point, task.objective, task.criterion)
+        point = mover.ball.quantized(x, mover.x0)
+        best.update_best(
+            rows,
+            point,
+            *loss_and_success(task.gradient_model, point, task.objective, task.criterion),
         )
 
 
-def to_memory_format(images: Tensor, stepper: Classifier) -> Tensor:
+def to_memory_format(images: Tensor, gradient_model: Classifier) -> Tensor:
     """A detached copy of the images in the memory format the stepper is fastest with."""
-    if isinstance(stepper, FusedModel) and stepper.channels_last:
+    if isinstance(gradient_model, FusedModel) and gradient_model.channels_last:
         return images.detach().clone(memory_format=torch.channels_last)
     return images.detach().clone()

@@ -54,8 +54,8 @@ def fab(
     clean image's own projection. steps + 1 forwards a sample.
     """
 
-    def move(x: Tensor, x0: Tensor, value: Tensor, slope: Tensor, won: Tensor) -> Tensor:
-        share = per_sample(torch.where(won, backward, 1.0), x).double()
+    def move(x: Tensor, x0: Tensor, value: Tensor, slope: Tensor, is_adversarial: Tensor) -> Tensor:
+        share = per_sample(torch.where(is_adversarial, backward, 1.0), x).double()
         base = x0.double() + share * (x.double() - x0.double())
         plane = value.double() + _inner(slope, base - x.double())
         own = value.double() + _inner(slope, x0.double() - x.double())
@@ -72,8 +72,8 @@ def fab(
         return mixed.clamp(0, 1).to(x.dtype)
 
     with frozen_eval(model):
-        hunt = NearestAdversarial(model, images, labels, targets, eps, norm, speed)
-        return _search(hunt, steps, refine, classes, levels, move, once=False)
+        nearest = NearestAdversarial(model, images, labels, targets, eps, norm, speed)
+        return _search(nearest, steps, refine, classes, levels, move, once=False)
 
 
 def deepfool(
@@ -98,13 +98,13 @@ def deepfool(
     sample.
     """
 
-    def move(x: Tensor, x0: Tensor, value: Tensor, slope: Tensor, won: Tensor) -> Tensor:
+    def move(x: Tensor, x0: Tensor, value: Tensor, slope: Tensor, is_adversarial: Tensor) -> Tensor:
         step = (1 + overshoot) * project_to_plane(x, slope, value, norm)
-        return (x.double() + step * per_sample(~won, x)).clamp(0, 1).to(x.dtype)
+        return (x.double() + step * per_sample(~is_adversarial, x)).clamp(0, 1).to(x.dtype)
 
     with frozen_eval(model):
-        hunt = NearestAdversarial(model, images, labels, targets, eps, norm, speed)
-        return _search(hunt, steps, refine, classes, levels, move, once=True)
+        nearest = NearestAdversarial(model, images, labels, targets, eps, norm, speed)
+        return _search(nearest, steps, refine, classes, levels, move, once=True)
 
 
 def cw_l2(
@@ -135,22 +135,24 @@ def cw_l2(
             f"{searches} searches of {steps} steps", "at least 1 of each", "raise them"
         )
     with frozen_eval(model):
-        hunt = NearestAdversarial(model, images, labels, targets, eps, "l2", speed)
-        low, factor = torch.zeros_like(hunt.distance), torch.full_like(hunt.distance, weight)
+        nearest = NearestAdversarial(model, images, labels, targets, eps, "l2", speed)
+        low, factor = torch.zeros_like(nearest.distance), torch.full_like(nearest.distance, weight)
         high, scale = torch.full_like(low, torch.inf), torch.zeros_like(low)
         for _ in range(searches):
-            rows = hunt.open()
+            rows = nearest.open()
             if not len(rows):
                 break
-            won, scale = _cw_run(hunt, rows, factor[rows], scale, steps, rate, confidence)
-            high[rows] = torch.where(won, factor[rows], high[rows])
-            low[rows] = torch.where(won, low[rows], factor[rows])
+            is_adversarial, scale = _cw_run(
+                nearest, rows, factor[rows], scale, steps, rate, confidence
+            )
+            high[rows] = torch.where(is_adversarial, factor[rows], high[rows])
+            low[rows] = torch.where(is_adversarial, low[rows], factor[rows])
             factor = torch.where(high.isinf(), factor * 10, (low + high) / 2)
-        return hunt.finish(refine, levels)
+        return nearest.finish(refine, levels)
 
 
 def _cw_run(
-    hunt: NearestAdversarial,
+    nearest: NearestAdversarial,
     rows: Tensor,
     factor: Tensor,
     scales: Tensor,
@@ -159,14 +161,14 @@ def _cw_run(
     confidence: float,
 ) -> tuple[Tensor, Tensor]:
     """One run of Adam; returns which samples were ever adversarial, and the scale of every margin."""
-    x0 = hunt.x0[rows].double()
+    x0 = nearest.x0[rows].double()
     z = ((x0 * 2 - 1) * 0.999999).atanh()
     mean, square = torch.zeros_like(z), torch.zeros_like(z)
     ever = torch.zeros(len(rows), dtype=torch.bool, device=x0.device)
     for step in range(1, steps + 1):
-        x = ((z.tanh() + 1) / 2).clamp(0, 1).to(hunt.x0.dtype)
-        gap, slope, won = hunt.look(rows, x)
-        ever = ever | won
+        x = ((z.tanh() + 1) / 2).clamp(0, 1).to(nearest.x0.dtype)
+        gap, slope, is_adversarial = nearest.look(rows, x)
+        ever = ever | is_adversarial
         new = scales[rows] == 0
         scales[rows] = torch.where(new, change_length(slope, "l2").clamp_min(1e-30), scales[rows])
         active = factor * (gap / scales[rows] + confidence > 0) / scales[rows]
@@ -182,7 +184,7 @@ Move = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def _search(
-    hunt: NearestAdversarial,
+    nearest: NearestAdversarial,
     steps: int,
     refine: int,
     classes: int,
@@ -195,16 +197,18 @@ def _search(
     if steps <= refine or refine < 1:
         needed = f"more than the {refine} that refine a find (1 or more)"
         raise OptionError(f"steps {steps}", needed, f"use {max(refine, 1) + 1} steps or more")
-    x, rows = hunt.x0, hunt.open()
+    x, rows = nearest.x0, nearest.open()
     for _ in range(steps - refine):
-        value, slope, won = hunt.look(rows, x, classes)
-        x = move(x, hunt.x0[rows], value, slope, won)
-        hunt.last[rows] = x
-        left = ((~won) if once else hunt.distance[rows] > hunt.reach).nonzero()[:, 0]
+        value, slope, is_adversarial = nearest.look(rows, x, classes)
+        x = move(x, nearest.x0[rows], value, slope, is_adversarial)
+        nearest.last[rows] = x
+        left = ((~is_adversarial) if once else nearest.distance[rows] > nearest.reach).nonzero()[
+            :, 0
+        ]
         x, rows = x[left], rows[left]
         if not len(rows):
             break
-    return hunt.finish(refine, levels)
+    return nearest.finish(refine, levels)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

@@ -83,10 +83,13 @@ def _search(
         now = torch.where(better.view(-1, 1, 1, 1), trial, now)
         loss_now = torch.where(better, score, loss_now)
         used[alive.to(used.device)] += 1
-        won = loss_now < 0
-        if won.any():
-            best[alive[won]], loss[alive[won]] = now[won], loss_now[won]
-            keep = ~won
+        is_adversarial = loss_now < 0
+        if is_adversarial.any():
+            best[alive[is_adversarial]], loss[alive[is_adversarial]] = (
+                now[is_adversarial],
+                loss_now[is_adversarial],
+            )
+            keep = ~is_adversarial
             alive, clean, now, loss_now = alive[keep], clean[keep], now[keep], loss_now[keep]
             wanted_now = wanted.pick(alive)
     lower = loss_now < loss[alive]

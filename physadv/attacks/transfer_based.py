@@ -108,16 +108,18 @@ def mi_fgsm(
         mover = ProjectedStep(x0, ball, [size] * steps, decay=decay)
         x = x0
         for step in range(steps):
-            point = ball.legal(x, x0)
+            point = ball.quantized(x, x0)
             sources = [generator(seed, "diverse", step, n) for n in numbers] if diverse else None
             logits, value, grad = _seen_by(
                 surrogates or (model,), point, task.objective, diverse, sources
             )
             if not surrogates and diverse is None:
-                best.offer(rows, point, value, task.criterion(logits))
+                best.update_best(rows, point, value, task.criterion(logits))
             x = mover(x, grad, step)
-        point = ball.legal(x, x0)
-        best.offer(rows, point, *loss_and_success(model, point, task.objective, task.criterion))
+        point = ball.quantized(x, x0)
+        best.update_best(
+            rows, point, *loss_and_success(model, point, task.objective, task.criterion)
+        )
         if not surrogates and diverse is not None:
             best.queries += steps * forward_count(model)
         return best.result(images)

@@ -70,9 +70,9 @@ def universal_perturbation(
         )
     ball = LpBall(norm, eps, levels)
     with frozen_eval(model):
-        stepper = gradient_model_for(model, speed, images)
-        x0 = to_memory_format(images, stepper)
-        task = build_task(model, stepper, loss, labels, targets, exact=True)
+        gradient_model = gradient_model_for(model, speed, images)
+        x0 = to_memory_format(images, gradient_model)
+        task = build_task(model, gradient_model, loss, labels, targets, exact=True)
         goal = Objective(_clipped(task.objective.loss, clip), labels, targets)
         batches = [
             part for epoch in range(epochs) for part in _batches(len(x0), batch, seed, epoch)
@@ -81,14 +81,14 @@ def universal_perturbation(
         for step, rows in enumerate(batches):
             rows = rows.to(x0.device)
             x = apply_change(x0[rows], change)
-            _, _, grad = loss_and_gradient(stepper, x, goal.pick(rows))
+            _, _, grad = loss_and_gradient(gradient_model, x, goal.pick(rows))
             size = (eps / 4 if step_size is None else step_size) * (1 - step / len(batches))
             change = _step(change, grad.sum(0, keepdim=True), size, ball)
         change = _rounded(change, ball)
-        x = ball.legal(apply_change(x0, change), x0)
+        x = ball.quantized(apply_change(x0, change), x0)
         value, success = loss_and_success(model, x, task.objective, task.criterion)
     used = torch.full(
-        (len(x0),), epochs * forward_count(stepper) + forward_count(model), device=x0.device
+        (len(x0),), epochs * forward_count(gradient_model) + forward_count(model), device=x0.device
     )
     out = torch.empty_like(images).copy_(x)
     return UniversalResult(out, success, value.float(), used, change.contiguous())

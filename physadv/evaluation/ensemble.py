@@ -138,7 +138,7 @@ def _apgd(case: StageInput, loss: Loss, steps: int, targets: Tensor | None = Non
 def _long(case: StageInput) -> AttackResult:
     kept = BestFound(case)
     kept.take(torch.arange(len(case.images)), _apgd(case, "ce", steps=100))
-    rows = kept.whole()
+    rows = kept.unbroken()
     if len(rows):
         kept.take(rows, apgd_targeted(case.pick(rows), count=9, steps=100))
     return kept.result()
@@ -146,7 +146,7 @@ def _long(case: StageInput) -> AttackResult:
 
 def _square(case: StageInput, queries: int) -> AttackResult:
     return square_attack(
-        case.stepper,
+        case.gradient_model,
         case.images,
         case.labels,
         eps=case.ball.eps,
@@ -157,7 +157,7 @@ def _square(case: StageInput, queries: int) -> AttackResult:
 
 
 def _rays(case: StageInput) -> AttackResult:
-    return rays(case.stepper, case.images, case.labels, eps=case.ball.eps)
+    return rays(case.gradient_model, case.images, case.labels, eps=case.ball.eps)
 
 
 def apgd_targeted(case: StageInput, *, count: int, steps: int) -> AttackResult:
@@ -193,7 +193,7 @@ def _each_target(
     targets = nearest_classes(case, count)
     kept = BestFound(case)
     for column in targets.T:
-        rows = kept.whole()
+        rows = kept.unbroken()
         if not len(rows):
             break
         kept.take(rows, run(case.pick(rows), column[rows]))
@@ -220,7 +220,7 @@ def nearest_classes(case: StageInput, count: int, candidates: int = 12) -> Tenso
     """
     x = case.images.detach().requires_grad_()
     with torch.enable_grad():
-        logits = case.stepper(x)
+        logits = case.gradient_model(x)
         others = logits.detach().scatter(1, case.labels[:, None], -torch.inf)
         order = others.topk(min(candidates, logits.shape[1] - 1), 1).indices
         gaps = logits.gather(1, case.labels[:, None]) - logits.gather(1, order)

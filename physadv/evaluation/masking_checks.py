@@ -43,14 +43,14 @@ def masking_findings(
     Asks for three forwards and two gradients. Raises ModelError where the output is not finite
     logits (b, classes).
     """
-    doubts = list(check_images(images))
+    findings = list(check_images(images))
     with torch.no_grad():
         first, second = checked_logits(model, images), checked_logits(model, images)
-    doubts += check_outputs(first, labels)
-    doubts += check_random(first, second)
-    doubts += check_mode(model)
-    doubts += check_gradients(model, images, labels, eps=eps, norm=norm)
-    return doubts
+    findings += check_outputs(first, labels)
+    findings += check_random(first, second)
+    findings += check_mode(model)
+    findings += check_gradients(model, images, labels, eps=eps, norm=norm)
+    return findings
 
 
 def checked_logits(model: Model, images: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ def check_gradients(
     dead = (by_margin == 0).all(1)[right]
     flat = (by_ce == 0).all(1)[right] & ~dead
     reach = eps * by_margin.norm(ball, dim=1)[right] / margin.detach()[right].double()
-    yield from _gradient_doubts(dead, flat, reach, float(margin.detach()[right].median()))
+    yield from _gradient_findings(dead, flat, reach, float(margin.detach()[right].median()))
 
 
 def _slope(loss: Tensor, leaf: Tensor) -> Tensor | None:
@@ -188,7 +188,7 @@ def _slope(loss: Tensor, leaf: Tensor) -> Tensor | None:
     return torch.autograd.grad(loss.sum(), leaf, retain_graph=True, allow_unused=True)[0]
 
 
-def _gradient_doubts(dead: Tensor, flat: Tensor, reach: Tensor, gap: float) -> Iterator[Finding]:
+def _gradient_findings(dead: Tensor, flat: Tensor, reach: Tensor, gap: float) -> Iterator[Finding]:
     n = len(dead)
     if dead.double().mean() > 0.05:
         yield Finding(
@@ -255,11 +255,11 @@ def check_steps(
 
 def check_unbounded(broken: Sequence[bool], eps: float) -> Iterator[Finding]:
     """Does an attack that may change nearly everything still fail?"""
-    whole = len(broken) - sum(broken)
-    if whole > max(0, 0.02 * len(broken)):
+    unbroken = len(broken) - sum(broken)
+    if unbroken > max(0, 0.02 * len(broken)):
         yield Finding(
             "unbounded-attack-fails",
-            f"{whole} of {len(broken)} images withstand eps = {eps:.3g}, which leaves nothing of "
+            f"{unbroken} of {len(broken)} images withstand eps = {eps:.3g}, which leaves nothing of "
             "them",
             "No honest classifier does: the gradients are masked; use BPDA, EOT or a gradient "
             "estimate",

@@ -71,7 +71,7 @@ class Evaluation:
     seed: int = 0
     keep: Keep | None = None
     targets: Callable[[Sequence[int]], Tensor] | None = None
-    doubts: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     ledger: ProgressLog = field(init=False)
     rounds: dict[float, ProgressLog] = field(init=False, default_factory=dict)
 
@@ -81,9 +81,9 @@ class Evaluation:
     def run(self) -> Iterator[EvaluationProgress]:
         """Check the victim, attack every batch, then the other radii. What is already recorded is
         not done again."""
-        self.doubts = self.probe()
+        self.findings = self.probe()
         if not self.plan:
-            blind = any(d.name == "no-gradient" for d in self.doubts)
+            blind = any(d.name == "no-gradient" for d in self.findings)
             self.plan = (
                 score_based_stages(self.ball.norm) if blind else standard_stages(self.ball.norm)
             )
@@ -97,22 +97,22 @@ class Evaluation:
         :mod:`physadv.evaluation.masking_checks`)."""
         positions = list(range(0, len(self.samples), max(1, len(self.samples) // count)))[:count]
         images, labels = self._load(positions)
-        doubts = masking_checks.masking_findings(
+        findings = masking_checks.masking_findings(
             self.model, images, labels, eps=self.ball.eps, norm=self.ball.norm
         )
-        if any(d.name == "softmax-output" for d in doubts):
+        if any(d.name == "softmax-output" for d in findings):
             self.model = LogProbabilities(self.model)
-        if any(d.name == "no-gradient" for d in doubts):
-            return doubts
+        if any(d.name == "no-gradient" for d in findings):
+            return findings
         few = self._pgd(images, labels, self.ball.eps, 5)
-        doubts += masking_checks.check_steps(
+        findings += masking_checks.check_steps(
             few, self._pgd(images, labels, self.ball.eps, 20), (5, 20)
         )
         widest = {"linf": 1.0, "l2": images[0].numel() ** 0.5, "l1": float(images[0].numel())}[
             self.ball.norm
         ]
-        doubts += masking_checks.check_unbounded(self._pgd(images, labels, widest, 20), widest)
-        return doubts
+        findings += masking_checks.check_unbounded(self._pgd(images, labels, widest, 20), widest)
+        return findings
 
     def _pgd(self, images: Tensor, labels: Tensor, eps: float, steps: int) -> list[bool]:
         found = pgd(
@@ -245,10 +245,10 @@ class Evaluation:
         for eps in sorted((e for e in self.curve if e < self.ball.eps), reverse=True):
             yield from self._radius(eps, broken)
             broken = [p for p in broken if not self.rounds[eps].rows[p]["robust"]]
-        whole = [p for p, row in sorted(self.ledger.rows.items()) if row["robust"]]
+        unbroken = [p for p, row in sorted(self.ledger.rows.items()) if row["robust"]]
         for eps in sorted(e for e in self.curve if e > self.ball.eps):
-            yield from self._radius(eps, whole)
-            whole = [p for p in whole if self.rounds[eps].rows[p]["robust"]]
+            yield from self._radius(eps, unbroken)
+            unbroken = [p for p in unbroken if self.rounds[eps].rows[p]["robust"]]
 
     def _radius(self, eps: float, members: list[int]) -> Iterator[EvaluationProgress]:
         short = self.plan[:1] if self.plan[0].family == "black" else quick_stages(self.ball.norm)
@@ -258,13 +258,16 @@ class Evaluation:
     def robust_at(self) -> dict[float, RateInterval]:
         """Robust accuracy at every radius measured, and clean accuracy at 0."""
         rows, n = self.ledger.rows, len(self.ledger.rows)
-        whole = {p for p, row in rows.items() if row["robust"]}
-        found = {0.0: _rate(self.ledger, "correct"), self.ball.eps: wilson_interval(len(whole), n)}
-        at = set(whole)
+        unbroken = {p for p, row in rows.items() if row["robust"]}
+        found = {
+            0.0: _rate(self.ledger, "correct"),
+            self.ball.eps: wilson_interval(len(unbroken), n),
+        }
+        at = set(unbroken)
         for eps in sorted((e for e in self.rounds if e < self.ball.eps), reverse=True):
             at = at | {p for p, row in self.rounds[eps].rows.items() if row["robust"]}
             found[eps] = wilson_interval(len(at), n)
-        at = set(whole)
+        at = set(unbroken)
         for eps in sorted(e for e in self.rounds if e > self.ball.eps):
             at = {p for p, row in self.rounds[eps].rows.items() if row["robust"]}
             found[eps] = wilson_interval(len(at), n)
@@ -276,9 +279,9 @@ class Evaluation:
         broken = {s.name: [row["broken_by"] == s.name for row in correct] for s in self.plan}
         white = [s.name for s in self.plan if s.family == "white"]
         black = [s.name for s in self.plan if s.family == "black"]
-        doubts = list(masking_checks.check_blackbox(broken, white, black)) if white else []
-        doubts += masking_checks.check_curve({e: r.rate for e, r in self.robust_at().items()})
-        return doubts
+        findings = list(masking_checks.check_blackbox(broken, white, black)) if white else []
+        findings += masking_checks.check_curve({e: r.rate for e, r in self.robust_at().items()})
+        return findings
 
     def result(self) -> dict[str, Any]:
         """Rates with intervals, what each attack broke, the curve, doubts, seconds, images asked
@@ -294,7 +297,7 @@ class Evaluation:
             "complete": len(rows) == len(self.samples),
             "broken_by": {stage.name: by.get(stage.name, 0) for stage in self.plan},
             "curve": [{"eps": eps, **rate.as_dict()} for eps, rate in self.robust_at().items()],
-            "doubts": [doubt.as_dict() for doubt in [*self.doubts, *self._hindsight()]],
+            "doubts": [finding.as_dict() for finding in [*self.findings, *self._hindsight()]],
             "seconds": sum(led.total("seconds") for led in ledgers),
             "forwards": int(sum(led.total("forwards") for led in ledgers)),
         }

@@ -33,7 +33,7 @@ class StageInput:
     """
 
     model: Classifier
-    stepper: Classifier
+    gradient_model: Classifier
     images: Tensor
     labels: Tensor
     ball: LpBall
@@ -45,7 +45,7 @@ class StageInput:
     @property
     def speed(self) -> Speed | FusedModel:
         """The stepper as the attacks take it."""
-        return self.stepper if isinstance(self.stepper, FusedModel) else "plain"
+        return self.gradient_model if isinstance(self.gradient_model, FusedModel) else "plain"
 
     def pick(self, rows: Tensor) -> StageInput:
         """The same for a part of the samples."""
@@ -106,8 +106,8 @@ def sample_verdicts(
     """
     if not plan:
         raise OptionError("a plan of 0 stages", "at least one attack is needed", "name one")
-    whole = torch.arange(len(images), device=images.device)
-    index = whole if index is None else index.to(images.device)
+    unbroken = torch.arange(len(images), device=images.device)
+    index = unbroken if index is None else index.to(images.device)
     near = (
         torch.full((len(images),), torch.inf, device=images.device)
         if near is None
@@ -119,18 +119,18 @@ def sample_verdicts(
             False,
         )
         for stage in (AttackStage(CLEAN, "white", _untouched), *plan):
-            if stage.name in done or not len(whole):
+            if stage.name in done or not len(unbroken):
                 continue
             if stage.name != CLEAN and not ready:
                 case, ready = (
-                    replace(case, stepper=gradient_model_for(model, speed, case.images)),
+                    replace(case, gradient_model=gradient_model_for(model, speed, case.images)),
                     True,
                 )
             found = stage.run(case)
-            verdict = _judge(case, stage.name, whole, found)
+            verdict = _judge(case, stage.name, unbroken, found)
             yield verdict
             left = (~verdict.broken).nonzero()[:, 0]
-            whole, case = whole[left], replace(case, near=verdict.near).pick(left)
+            unbroken, case = unbroken[left], replace(case, near=verdict.near).pick(left)
 
 
 def _untouched(case: StageInput) -> AttackResult:
@@ -140,7 +140,7 @@ def _untouched(case: StageInput) -> AttackResult:
 @torch.no_grad()
 def _judge(case: StageInput, stage: str, rows: Tensor, found: AttackResult) -> StageOutcome:
     """Ask the victim itself about the very images that are handed out."""
-    images = found.images if stage == CLEAN else case.ball.legal(found.images, case.images)
+    images = found.images if stage == CLEAN else case.ball.quantized(found.images, case.images)
     logits = case.model(images)
     criterion = (
         Misclassification(case.labels)
@@ -166,7 +166,7 @@ class BestFound:
         self.success = torch.zeros(len(self.images), dtype=torch.bool, device=self.images.device)
         self.queries = torch.zeros(len(self.images), dtype=torch.long, device=self.images.device)
 
-    def whole(self) -> Tensor:
+    def unbroken(self) -> Tensor:
         """Samples not broken yet."""
         return (~self.success).nonzero()[:, 0]
 

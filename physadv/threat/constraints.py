@@ -60,7 +60,7 @@ class LpBall:
         steps add up."""
         return norms.project_onto_ball(x, x0, self.eps, self.norm)
 
-    def legal(self, x: Tensor, x0: Tensor) -> Tensor:
+    def quantized(self, x: Tensor, x0: Tensor) -> Tensor:
         """``x`` (inside the ball) as it may be handed out: itself, or its neighbor on the 8-bit
         grid inside the ball.
 

@@ -91,7 +91,10 @@ class ClassifierRecipe:
         classes = len(material.classes)
         return seed_all(
             lambda: build_network(
-                self.architecture, channels=material.channels, side=material.side, classes=classes
+                self.architecture,
+                channels=material.channels,
+                side=material.image_size,
+                classes=classes,
             ),
             self.seed,
         )
@@ -120,11 +123,11 @@ def train_defense(
         precision=recipe.precision,
     )
     defense = recipe.made()
-    judge = Validator(recipe, defense, material.held, recipe.judged, device)
+    judge = Validator(recipe, defense, material.validation, recipe.judged, device)
     after = GROWN if defense.score == "certified" else 0.0
     plain = {k: v for k, v in asdict(recipe).items() if k != "settings"}
-    shape = f"{material.channels}x{material.side}x{material.side}"
-    facts = f"{plain}, {shape}, {len(material.train)} + {len(material.held)}"
+    shape = f"{material.channels}x{material.image_size}x{material.image_size}"
+    facts = f"{plain}, {shape}, {len(material.train)} + {len(material.validation)}"
     return train_model(
         recipe.net(material).to(device),
         batches,
@@ -207,7 +210,7 @@ def publish_classifier(
     Returns the card as a table; `--model OUT/model.safetensors` loads it.
     """
     net = load_average(out / CHECKPOINT, recipe.net(material), best=True).requires_grad_(False)
-    judge = Validator(recipe, recipe.made(), material.held, 2000)
+    judge = Validator(recipe, recipe.made(), material.validation, 2000)
     measured = {name: wilson_interval(right, judge.n) for name, right in judge.counts(net).items()}
     with atomic_path(out / WEIGHTS) as temporary:
         save_file({k: v.contiguous() for k, v in net.state_dict().items()}, temporary)
@@ -239,7 +242,7 @@ def _card(
         "classes": list(material.classes),
         "architecture": recipe.architecture,
         "channels": material.channels,
-        "input_size": material.side,
+        "input_size": material.image_size,
         "licence": "yours, as far as the data's terms allow",
         "source": "trained by `physadv train --defense`",
         "data": data,

@@ -1,5 +1,4 @@
-"""A data set in memory, as training wants it: all images of one size, a part held out, and batches
-by their number."""
+"""Image data sets in memory for training: one size, a validation part, and shuffled batches."""
 
 from __future__ import annotations
 
@@ -24,7 +23,11 @@ PROBE = 64
 
 @dataclass(frozen=True)
 class ImageSubset:
-    """Images (n, channels, side, side) uint8, their labels (n,), and which group each belongs to."""
+    """Images in memory with their labels and groups.
+
+    ``images`` are (n, channels, height, width) uint8, ``labels`` (n,) int64, and ``groups`` names
+    for each image the group, such as the video track, it belongs to.
+    """
 
     images: Tensor
     labels: Tensor
@@ -34,62 +37,87 @@ class ImageSubset:
         return len(self.labels)
 
     def floats(self, rows: Tensor | slice) -> Batch:
-        """The images of these rows in [0, 1], and their labels."""
+        """Return the images of ``rows`` in [0, 1], and their labels."""
         return self.images[rows].float().div(255), self.labels[rows]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is trained on and what is held out, never sharing a group (the frames of one track)."""
+    """Training and validation images that share no group, such as the frames of one track.
+
+    ``classes`` names the classes in the order of the labels. Images have ``channels`` channels and
+    are ``image_size`` pixels high and wide.
+    """
 
     train: ImageSubset
-    held: ImageSubset
+    validation: ImageSubset
     classes: tuple[str, ...]
     channels: int
-    side: int
+    image_size: int
 
 
 def load_training_data(
     data: Path,
     *,
-    held: float = 0.05,
-    side: int | None = None,
+    validation: float = 0.05,
+    image_size: int | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> TrainingData:
-    """Read the training part of a data set and hold out a share of each class's groups.
+    """Read the training split of a data set and hold out a share of each class's groups.
 
-    ``side`` px is what images are stretched to: their own size if all agree and are square, else
-    32. Gray images give one channel. ``limit`` images are drawn at random. Raises OptionError for
-    numbers out of range, DataError as the readers do.
+    Args:
+        data: Folder or archive that :func:`physadv.datasets.read_dataset` reads.
+        validation: Share of each class's groups to hold out, between 0 and 1.
+        image_size: Height and width in pixels to resize to. Without it the images' own size if
+            they are square and all alike, else 32.
+        limit: Number of images to draw at random; all without it.
+        seed: Seed of the draw and of the split.
+
+    Returns:
+        The images in memory, with one channel where all probed images are gray, else three.
+
+    Raises:
+        OptionError: A number is out of range.
+        DataError: The data set cannot be read.
     """
     if limit is not None and limit < 1:
         raise OptionError(f"limit {limit}", "at least 1", "leave it out for all images")
+
     dataset = read_dataset(data, split="train")
     if limit is not None and limit < len(dataset):
         dataset = dataset.subset(
             np.sort(numpy_generator(seed, "limit").permutation(len(dataset))[:limit])
         )
-    kept, out = split_by_group(dataset, held, seed)
-    size = side or _own_side(dataset)
-    channels = (
-        1
-        if all(
-            _gray(dataset.read(i)) for i in range(0, len(dataset), max(1, len(dataset) // PROBE))
-        )
-        else 3
-    )
+    training_part, validation_part = split_by_group(dataset, validation, seed)
+
+    # A few evenly spaced images decide on the channels: reading all would double the loading time.
+    probe = range(0, len(dataset), max(1, len(dataset) // PROBE))
+    channels = 1 if all(_gray(dataset.read(i)) for i in probe) else 3
+    size = image_size or _own_size(dataset)
     return TrainingData(
-        _part(kept, size, channels), _part(out, size, channels), dataset.classes, channels, size
+        train=_load_subset(training_part, size, channels),
+        validation=_load_subset(validation_part, size, channels),
+        classes=dataset.classes,
+        channels=channels,
+        image_size=size,
     )
 
 
 class ShuffledBatches:
-    """Batches of one size by their number: every epoch in an order of its own, the rest that fills
-    no batch left out.
+    """Training batches by number, with a new order of the images in every epoch.
 
-    ``shift`` px is how far images are moved at random, their border repeated. Raises OptionError
-    for too few images.
+    Images that do not fill a last batch are left out of that epoch.
+
+    Args:
+        part: Images to draw from.
+        size: Images in a batch, 1 to ``len(part)``.
+        seed: Seed of orders and shifts.
+        shift: Largest random translation in pixels; the border is repeated.
+        device: Device of the batches.
+
+    Raises:
+        OptionError: There are fewer images than fill one batch.
     """
 
     def __init__(
@@ -102,20 +130,22 @@ class ShuffledBatches:
         device: str | torch.device = "cpu",
     ) -> None:
         if not 1 <= size <= len(part):
-            raise OptionError(
-                f"batch {size}", f"there are {len(part)} images to train on", "use a smaller batch"
-            )
+            limit = f"there are {len(part)} images to train on"
+            raise OptionError(f"batch {size}", limit, "use a smaller batch")
         self.part, self.size, self.seed, self.shift, self.device = part, size, seed, shift, device
         self.steps = len(part) // size
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __call__(self, number: int) -> Batch:
-        """Images (size, c, side, side) in [0, 1] and labels (size,)."""
-        epoch, place = divmod(number, self.steps)
+        """Return batch ``number``: images (size, c, h, w) in [0, 1] and labels (size,)."""
+        epoch, position = divmod(number, self.steps)
+
+        # An order costs a permutation of the whole set, so it is drawn once an epoch.
         if self._order[0] != epoch:
             order = torch.randperm(len(self.part), generator=generator(self.seed, "order", epoch))
             self._order = (epoch, order)
-        rows = self._order[1][place * self.size : (place + 1) * self.size]
+        rows = self._order[1][position * self.size : (position + 1) * self.size]
+
         images, labels = self.part.floats(rows)
         if self.shift:
             images = _shifted(images, self.shift, generator(self.seed, "shift", number))
@@ -123,15 +153,19 @@ class ShuffledBatches:
 
 
 def _shifted(images: Tensor, reach: int, draws: torch.Generator) -> Tensor:
-    side = images.shape[-1]
-    wide = torch.nn.functional.pad(images, (reach,) * 4, mode="replicate")
-    moves = torch.randint(0, 2 * reach + 1, (len(images), 2), generator=draws).tolist()
+    """Translate every image by up to ``reach`` pixels, repeating its border."""
+    size = images.shape[-1]
+    padded = torch.nn.functional.pad(images, (reach,) * 4, mode="replicate")
+    corners = torch.randint(0, 2 * reach + 1, (len(images), 2), generator=draws).tolist()
     return torch.stack(
-        [w[:, y : y + side, x : x + side] for w, (y, x) in zip(wide, moves, strict=True)]
+        [
+            image[:, y : y + size, x : x + size]
+            for image, (y, x) in zip(padded, corners, strict=True)
+        ]
     )
 
 
-def _own_side(dataset: ImageDataset) -> int:
+def _own_size(dataset: ImageDataset) -> int:
     step = max(1, len(dataset) // PROBE)
     sizes = Counter(tuple(dataset.read(i).shape[:2]) for i in range(0, len(dataset), step))
     (height, width), _ = sizes.most_common(1)[0]
@@ -142,18 +176,16 @@ def _gray(image: Array) -> bool:
     return bool((image == image[..., :1]).all())
 
 
-def _part(dataset: ImageDataset, side: int, channels: int) -> ImageSubset:
-    images = torch.empty((len(dataset), channels, side, side), dtype=torch.uint8)
+def _load_subset(dataset: ImageDataset, size: int, channels: int) -> ImageSubset:
+    """Read all images of a data set, resized to ``size`` pixels."""
+    images = torch.empty((len(dataset), channels, size, size), dtype=torch.uint8)
     for i in range(len(dataset)):
         image = dataset.read(i)
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        if image.shape[:2] != (side, side):
-            pixels = (
-                resize_images(to_tensor(image)[None], side, side)[0]
-                .clamp(0, 1)
-                .mul(255)
-                .round()
-                .byte()
-            )
+        if image.shape[:2] == (size, size):
+            pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        else:
+            resized = resize_images(to_tensor(image)[None], size, size)[0]
+            pixels = resized.clamp(0, 1).mul(255).round().byte()
         images[i] = pixels[:channels]
+
     return ImageSubset(images, torch.from_numpy(dataset.labels.astype(np.int64)), dataset.groups)

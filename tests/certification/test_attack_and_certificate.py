@@ -48,7 +48,7 @@ def test_no_attacked_accuracy_falls_below_a_certified_one(
         ClassifierRecipe(defense, epochs=6, batch=32, lr=4e-3, architecture=f"small-cnn{norm}"),
         material,
     )
-    images, labels = material.held.floats(slice(0, 40))
+    images, labels = material.validation.floats(slice(0, 40))
     graph = prepare_graph(net, (1, 28, 28))
     some = 0
     for eps in (0.02, 0.1):
@@ -70,7 +70,7 @@ def test_no_attack_on_the_smoothed_classifier_goes_beyond_its_certificate(
     net = trained(
         ClassifierRecipe("gaussian", epochs=6, batch=32, settings={"sigma": 0.25}), material
     )
-    images, labels = material.held.floats(slice(0, 20))
+    images, labels = material.validation.floats(slice(0, 20))
     noise = GaussianNoise(0.25)
     draws = 0.25 * torch.randn((8, 1, 1, 28, 28), generator=generator(0, "attack"))
     certified = 0

@@ -209,10 +209,10 @@ def test_resumed_in_the_library_to_the_bit(
 def test_material_never_shares_a_group_and_batches_repeat_themselves(toy: Path) -> None:
     """Held-out images are none of the training ones; a batch's number alone decides it; gray sets
     have one channel."""
-    material = load_training_data(toy, held=0.1)
-    assert (material.channels, material.side) == (1, 12)
-    assert not set(material.train.groups) & set(material.held.groups)
-    assert len(material.train) + len(material.held) == 240
+    material = load_training_data(toy, validation=0.1)
+    assert (material.channels, material.image_size) == (1, 12)
+    assert not set(material.train.groups) & set(material.validation.groups)
+    assert len(material.train) + len(material.validation) == 240
     batches = ShuffledBatches(material.train, size=50, seed=1, shift=2)
     again = ShuffledBatches(material.train, size=50, seed=1, shift=2)
     again(0)
@@ -229,7 +229,7 @@ def test_what_does_not_fit_is_refused(toy: Path, tmp_path: Path) -> None:
         lambda: ClassifierRecipe("pgd", norm="l7"),
         lambda: ClassifierRecipe("pgd", patience=0),
         lambda: ClassifierRecipe("pgd", settings={"sigma": 1.0}),
-        lambda: load_training_data(toy, held=1.5),
+        lambda: load_training_data(toy, validation=1.5),
         lambda: load_training_data(toy, limit=0),
         lambda: next(train_defense(ClassifierRecipe("pgd", batch=4000), material)),
         lambda: next(
@@ -239,7 +239,7 @@ def test_what_does_not_fit_is_refused(toy: Path, tmp_path: Path) -> None:
             train_defense(ClassifierRecipe("pgd", batch=32, architecture="signnet"), material)
         ),
         lambda: next(
-            train_defense(ClassifierRecipe("pgd", batch=32), load_training_data(toy, side=13))
+            train_defense(ClassifierRecipe("pgd", batch=32), load_training_data(toy, image_size=13))
         ),
     ):
         with pytest.raises(OptionError):

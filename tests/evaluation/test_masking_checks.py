@@ -93,7 +93,7 @@ def test_ten_images_without_one_right_are_noticed(n: int, right: int, noticed: b
     labels = torch.arange(n) % 4
     logits = F.one_hot((labels + 1) % 4, 4).float()
     logits[:right] = F.one_hot(labels[:right], 4).float()
-    found = [doubt.name for doubt in masking_checks.check_outputs(logits * 3 - 1, labels)]
+    found = [finding.name for finding in masking_checks.check_outputs(logits * 3 - 1, labels)]
     assert ("at-chance" in found) == noticed
 
 
@@ -112,10 +112,10 @@ def test_a_black_box_that_beats_the_gradient_is_noticed() -> None:
     """Square breaking what no gradient attack broke is a sign of masking; breaking what they broke
     too is not."""
     white, square = [True, False, False, False], [True, True, True, False]
-    doubts = list(
+    findings = list(
         masking_checks.check_blackbox({"pgd": white, "square": square}, ["pgd"], ["square"])
     )
-    assert [d.name for d in doubts] == ["blackbox-beats-whitebox"]
+    assert [d.name for d in findings] == ["blackbox-beats-whitebox"]
     assert not list(
         masking_checks.check_blackbox({"pgd": square, "square": white}, ["pgd"], ["square"])
     )
@@ -146,6 +146,6 @@ def test_a_rising_curve_is_noticed() -> None:
 
 def test_every_doubt_names_a_remedy() -> None:
     """A doubt reads as one line: name, finding, remedy."""
-    doubt = next(iter(masking_checks.check_unbounded([False], 1.0)))
-    assert str(doubt).startswith("unbounded-attack-fails: ")
-    assert doubt.as_dict().keys() == {"name", "finding", "remedy"}
+    finding = next(iter(masking_checks.check_unbounded([False], 1.0)))
+    assert str(finding).startswith("unbounded-attack-fails: ")
+    assert finding.as_dict().keys() == {"name", "finding", "remedy"}

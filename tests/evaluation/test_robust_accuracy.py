@@ -296,5 +296,5 @@ def test_a_softmax_at_the_end_buys_no_robustness() -> None:
         evaluation = Evaluation(model, samples, ball, plan=plan())
         list(evaluation.run())
         rates[name] = evaluation.result()["robust_accuracy"]["rate"]
-        assert ("softmax-output" in {d.name for d in evaluation.doubts}) == (name == "softmax")
+        assert ("softmax-output" in {d.name for d in evaluation.findings}) == (name == "softmax")
     assert rates["softmax"] <= rates["logits"] + 1e-9

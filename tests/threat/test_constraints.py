@@ -32,7 +32,7 @@ def test_legal_refuses_an_empty_ball() -> None:
     """Off-grid clean images and a ball smaller than the grid: an error that says what to do."""
     x0 = torch.full((1, 1, 2, 2), 100.5 / 255)
     with pytest.raises(ImageError, match="round the clean images"):
-        LpBall("linf", 0.1 / 255, levels=255).legal(x0, x0)
+        LpBall("linf", 0.1 / 255, levels=255).quantized(x0, x0)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -100,7 +100,7 @@ def run_masking_study(
     indices = [int(half[i]) for i in test.indices]
     positions = range(len(test))
     images = torch.nn.functional.interpolate(
-        test.images(positions), (material.side,) * 2, mode="area"
+        test.images(positions), (material.image_size,) * 2, mode="area"
     )
     labels = test.targets(positions)
     shop = Workshop(

@@ -104,7 +104,7 @@ class Workshop:
             defense=defense,
             seed=derive(self.seed, name),
             checkpoint=checkpoint,
-            identity=f"{len(self.material.train)} images, side {self.material.side}, shuffled by "
+            identity=f"{len(self.material.train)} images, side {self.material.image_size}, shuffled by "
             f"{self.seed}",
         )
         for step in steps:
@@ -113,7 +113,7 @@ class Workshop:
         return found.requires_grad_(False)
 
     def _fresh(self, channels: int | None) -> nn.Module:
-        side, classes = self.material.side, len(self.material.classes)
+        side, classes = self.material.image_size, len(self.material.classes)
         wanted = channels or self.material.channels
         return seed_all(
             lambda: SmallCNN(wanted, side, classes, WIDTHS["small-cnn"], norm=False), self.seed
@@ -177,7 +177,7 @@ def _winners(shop: Workshop) -> MaskedDefense:
 def _sparse(shop: Workshop) -> MaskedDefense:
     """Trained, as its authors' nets, on images of few cosines; only when deployed are spoiled
     pixels taken out."""
-    size = shop.material.side**2
+    size = shop.material.image_size**2
     few = partial(obfuscations.thresholded, kept=max(1, round(KEPT * size)), spoiled=0)
     trained = shop.net("sparse", Through(f"{KEPT} of the cosines", few))
     like = shop.material.train.images[:1]
@@ -186,7 +186,7 @@ def _sparse(shop: Workshop) -> MaskedDefense:
 
 def _asymmetric(shop: Workshop, base: Classifier) -> MaskedDefense:
     detectors = shop.net("asymmetric", Asymmetric(shop.eps), epochs=2 * shop.epochs)
-    held = shop.material.held
+    held = shop.material.validation
     part = held if len(held) >= 100 else shop.material.train
     return gallery.asymmetric(
         base, detectors, threshold_for(detectors, *part.floats(slice(0, 2000)))
