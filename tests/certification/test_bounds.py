@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from physadv.certification.bounds import crown
-from physadv.certification.bounds.graph import relus
+from physadv.certification.bounds.graph import Graph, relus
 from physadv.certification.bounds.ibp import boxes
 from physadv.certification.bounds.input_ball import Ball
 from physadv.certification.bounds.linear_forms import Lines, relu_lines
@@ -276,6 +276,98 @@ def test_single_and_double_precision_agree() -> None:
     assert torch.allclose(single.double(), double, atol=1e-4)
 
 
+class ViewTakenFirst(nn.Module):
+    """A residual net whose shortcut is a view taken before the branch overwrites its source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.c = nn.Conv2d(3, 8, 3, 2, 1)
+        self.c1 = nn.Conv2d(8, 8, 3, 2, 1)
+        self.c2 = nn.Conv2d(8, 8, 3, 1, 1)
+        self.l = nn.Linear(8 * 7 * 7, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.c(x)
+        shortcut = h[:, :, ::2, ::2]
+        return self.l(F.relu(shortcut + self.c2(F.relu(self.c1(F.relu(h))))).flatten(1))
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.01), ("l2", 0.2)])
+def test_a_view_taken_before_a_branch_is_bounded_as_it_was(
+    norm: str, eps: float, method: str
+) -> None:
+    """Noise images at which gradient steps change most verdicts: none of these is certified.
+
+    With boxes overwritten in place 40 of 40 were certified at 0.01, and 13 were robust.
+    """
+    net = seed_all(ViewTakenFirst, 1).eval().requires_grad_(False)
+    pixels = torch.randint(0, 256, (40, 3, 28, 28), generator=torch.Generator().manual_seed(0))
+    x = pixels.float() / 255
+    labels = net(x).argmax(1)
+    bound = verify_bounds(
+        prepare_graph(net, (3, 28, 28)), x, labels, eps=eps, method=method, norm=norm
+    )
+    found = worst(net, x, labels, eps, norm, 0)
+    assert (found <= 0).sum() >= 10, "the attack is strong enough to tell"
+    assert (bound.margins <= found + 1e-4 * (1 + found.abs())).all()
+    assert not (bound.certified & (found <= 0)).any()
+
+
+class IdleThenNorm(nn.Module):
+    """The convolution is read by an idle product, which a norm alone reads, and by the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, 1, 1), nn.BatchNorm2d(4)
+        self.head = nn.Linear(4 * 8 * 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x)
+        return self.head(F.relu(self.norm(h * 1.0) + h).flatten(1))
+
+
+def test_a_norm_behind_an_idle_step_is_not_merged_into_a_shared_layer() -> None:
+    """The folded graph is the net where a dropped idle step hid a second reader of the layer."""
+    net = made(IdleThenNorm, 3)
+    x, _ = images(3, 6)
+    assert torch.allclose(prepare_graph(net, SHAPE)(x), net(x), atol=1e-5)
+
+
+def test_a_wrong_folding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that only the last transformation makes is found by comparing with the net."""
+    monkeypatch.setattr(Graph, "_readers", lambda graph: [1] * len(graph.nodes))
+    with pytest.raises(ModelError, match="differ from it"):
+        prepare_graph(made(IdleThenNorm, 3), SHAPE)
+
+
+class ChangedUnderAView(nn.Module):
+    """The shortcut is a view of what an in-place ReLU then overwrites."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x - 0.5
+        shortcut = h[:, :, ::2, ::2]
+        F.relu(h, inplace=True)
+        return shortcut.flatten(1)[:, :4]
+
+
+class HalfInside(nn.Module):
+    def __init__(self, dtype: torch.dtype = torch.float16) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(self.dtype).to(torch.float32) * 3).flatten(1)[:, :4]
+
+
+class Quantized(nn.Module):
+    """65,536 levels: far below the tolerance of a comparison, and no identity."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x * 65535).to(torch.int32).to(torch.float32) / 65535).flatten(1)[:, :4]
+
+
 class Sigmoid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(x).flatten(1)[:, :4]
@@ -298,11 +390,23 @@ class Squares(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "net", [Sigmoid(), Decides(), AcrossBatch(), Squares(), nn.Conv2d(3, 4, 3)]
+    "net",
+    [
+        Sigmoid(),
+        Decides(),
+        AcrossBatch(),
+        Squares(),
+        nn.Conv2d(3, 4, 3),
+        ChangedUnderAView(),
+        HalfInside(),
+        HalfInside(torch.bfloat16),
+        Quantized(),
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).half(),
+    ],
 )
 def test_what_cannot_be_bounded_is_refused(net: nn.Module) -> None:
     """An operation without a rule, a decision by pixel values, a mix across images, a map instead
-    of logits."""
+    of logits, a view overwritten, and rounding that is no identity."""
     with pytest.raises(ModelError):
         trace(net, SHAPE)
 

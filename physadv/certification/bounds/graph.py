@@ -49,30 +49,53 @@ class Graph:
         return values[len(self.nodes) - 1]
 
     def folded(self, dtype: torch.dtype | None = None) -> Graph:
-        """The same function with batch normalization merged into the layer before it, in ``dtype``
-        if given.
+        """Return the same function with batch normalization merged into the layer before it.
 
-        Differentiable in the parameters; call again after they changed.
+        Differentiable in the parameters; call again after they changed. ``dtype`` is the type of
+        the new graph's numbers; None keeps each layer's own.
+        """
+        return self.cast(dtype)._without_idle()._with_merged_scales()
+
+    def cast(self, dtype: torch.dtype | None) -> Graph:
+        """Return the graph with all its numbers in ``dtype``; None changes nothing."""
+        if dtype is None:
+            return self
+        return Graph(tuple(replace(node, layer=_cast(node.layer, dtype)) for node in self.nodes))
+
+    def _without_idle(self) -> Graph:
+        """Norms become scales, and scales that change nothing go: their readers read the source.
+
+        This comes before merging, which counts how many read each value.
         """
         nodes: list[Node] = []
         renamed: dict[int, int] = {}
-        readers = self._readers()
         for number, node in enumerate(self.nodes):
-            layer = node.layer if dtype is None else _cast(node.layer, dtype)
+            layer = node.layer
             if isinstance(layer, Norm):
                 layer = layer.scale(len(node.shape) + 1)
             inputs = tuple(renamed[i] for i in node.inputs)
             if isinstance(layer, Scale) and layer.idle:
                 renamed[number] = inputs[0]
                 continue
-            if isinstance(layer, Scale) and readers[self._root(node.inputs[0])] == 1:
-                one = merged(nodes[inputs[0]].layer, layer)
+            renamed[number] = len(nodes)
+            nodes.append(Node(layer, inputs, node.shape))
+        return Graph(tuple(nodes))
+
+    def _with_merged_scales(self) -> Graph:
+        """Scales that alone read an affine layer become part of it."""
+        nodes: list[Node] = []
+        renamed: dict[int, int] = {}
+        readers = self._readers()
+        for number, node in enumerate(self.nodes):
+            inputs = tuple(renamed[i] for i in node.inputs)
+            if isinstance(node.layer, Scale) and readers[node.inputs[0]] == 1:
+                one = merged(nodes[inputs[0]].layer, node.layer)
                 if one is not None:
                     nodes[inputs[0]] = replace(nodes[inputs[0]], layer=one)
                     renamed[number] = inputs[0]
                     continue
             renamed[number] = len(nodes)
-            nodes.append(Node(layer, inputs, node.shape))
+            nodes.append(Node(node.layer, inputs, node.shape))
         return Graph(tuple(nodes))
 
     def last_readers(self) -> list[int]:
@@ -112,27 +135,12 @@ class Graph:
             and prod(node.shape) == source.shape[0]
         )
 
-    def _root(self, number: int) -> int:
-        """Return the node whose value node ``number`` passes on: itself, unless it is idle."""
-        while self._idle(self.nodes[number]):
-            number = self.nodes[number].inputs[0]
-        return number
-
-    @staticmethod
-    def _idle(node: Node) -> bool:
-        """Return whether ``node`` hands its input on unchanged, as ``h * 1`` or ``h + 0`` do."""
-        layer = node.layer
-        if isinstance(layer, Norm):
-            layer = layer.scale(len(node.shape) + 1)
-        return isinstance(layer, Scale) and layer.idle
-
     def _readers(self) -> list[int]:
-        """Count the layers that read each node; those that read an idle one read its source."""
+        """How many layers read each node."""
         counts = [0] * len(self.nodes)
         for node in self.nodes:
-            if not self._idle(node):
-                for i in node.inputs:
-                    counts[self._root(i)] += 1
+            for i in node.inputs:
+                counts[i] += 1
         return counts
 
 

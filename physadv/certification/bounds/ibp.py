@@ -48,17 +48,17 @@ def boxes(
     layer without a rule (fold the graph first).
     """
     axes = torch.full_like(ball.center, ball.eps) if ball.norm == "l2" else None
-    found = {0: _Known(ball.box(), ball.center, axes)}
+    values = {0: _Known(ball.box(), ball.center, axes)}
     last_readers = graph.last_readers()
     for number, node in enumerate(graph.nodes[1:], 1):
         source = node.inputs[0]
         if tighten is not None and isinstance(node.layer, Relu):
-            found[source] = _Known(tighten(source, found[source].box))
+            values[source] = _Known(tighten(source, values[source].box))
         done = [i for i in set(node.inputs) if last_readers[i] == number and i not in keep]
-        found[number] = _through(node.layer, [found[i] for i in node.inputs])
+        values[number] = _through(node.layer, [values[i] for i in node.inputs])
         for i in done:
-            del found[i]
-    return {i: known.box for i, known in found.items()}
+            del values[i]
+    return {i: known.box for i, known in values.items()}
 
 
 def ibp_margins(graph: Graph, ball: Ball, forms: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +20,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Layer(ABC):
-    """One step of a net. ``fresh``: its value lies in memory of its own, not in its input's."""
-
-    fresh: ClassVar[bool] = True
+    """One step of a net."""
 
     @abstractmethod
     def value(self, *inputs: Tensor) -> Tensor:
@@ -206,7 +203,6 @@ class Average(AffineLayer):
     """
 
     function: Callable[[Tensor], Tensor]
-    fresh: ClassVar[bool] = False
 
     def value(self, *inputs: Tensor) -> Tensor:
         """See :class:`Layer`."""
@@ -232,7 +228,6 @@ class Reshape(AffineLayer):
     """The same numbers in another shape (without the batch)."""
 
     shape: tuple[int, ...]
-    fresh: ClassVar[bool] = False
 
     def value(self, *inputs: Tensor) -> Tensor:
         """See :class:`Layer`."""

@@ -13,7 +13,7 @@ from physadv.certification.bounds.graph import Graph
 from physadv.certification.bounds.ibp import ibp_margins
 from physadv.certification.bounds.input_ball import Ball
 from physadv.certification.bounds.polytope import polytope_margins
-from physadv.certification.bounds.tracing import check_folded, trace
+from physadv.certification.bounds.tracing import folded_graph
 from physadv.core.errors import OptionError
 
 Method = Callable[[Graph, Ball, Tensor], Tensor]
@@ -62,14 +62,12 @@ def margin_forms(labels: Tensor, classes: int, dtype: torch.dtype = torch.float3
 def prepare_graph(
     net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = None
 ) -> Graph:
-    """Return the folded graph of ``net`` for images of ``shape`` (c, h, w) in ``dtype``.
+    """Return the folded graph of ``net`` for images of ``shape`` (c, h, w), for many batches.
 
-    The graph is compared with the net in float64 after folding, since its bounds are those of the
-    graph. Raises ModelError where the two differ, as they do for casts to half precision.
+    ``dtype`` is the type of its numbers; None keeps the net's own. Raises ModelError where bounds
+    cannot pass an operation, or where the graph differs from the net on any of 64 test images.
     """
-    graph = trace(net, shape).folded(dtype)
-    check_folded(graph, net, shape)
-    return graph
+    return folded_graph(net, shape, dtype)
 
 
 @torch.no_grad()

@@ -1,0 +1,200 @@
+"""Random small nets for the bounds: views, shared readers, idle operations, nested residuals."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SHAPE = (3, 8, 8)
+CLASSES = 4
+Step = Callable[[list[Tensor]], Tensor]
+
+
+class RandomNet(nn.Module):
+    """A random program over a growing list of values; every step reads any earlier value.
+
+    The logits are the sum of linear heads on the last few values, so that a step that misreads
+    memory or a neighbor shows in them.
+    """
+
+    def __init__(self, seed: int, *, steps: int = 9) -> None:
+        super().__init__()
+        self.draw = random.Random(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layers = nn.ModuleList()
+            self.steps: list[Step] = []
+            self.words: list[str] = []
+            values = [torch.rand(2, *SHAPE)]
+            for _ in range(steps):
+                self._extend(values)
+            self.heads = [
+                (i, self._layer(nn.Linear(values[i][0].numel(), CLASSES)))
+                for i in sorted({len(values) - 1, *self.draw.sample(range(len(values)), 2)})
+            ]
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (b, classes)."""
+        values = [images]
+        for step in self.steps:
+            values.append(step(values))
+        logits = [self.layers[head](values[i].flatten(1)) for i, head in self.heads]
+        return _sum(logits)
+
+    def _layer(self, module: nn.Module) -> int:
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.uniform_(module.running_var, 0.3, 1.5)
+            nn.init.normal_(module.weight)
+        self.layers.append(module.eval())
+        return len(self.layers) - 1
+
+    def _extend(self, values: list[Tensor]) -> None:
+        """Add one step that works on the values so far, and its value."""
+        source = self.draw.choice([len(values) - 1, self.draw.randrange(len(values))])
+        kind = self.draw.choice(list(KINDS))
+        step = KINDS[kind](self, source, values)
+        if step is not None:
+            self.steps.append(step)
+            self.words.append(f"{kind}({source})")
+            values.append(step(values))
+
+
+def _sum(logits: list[Tensor]) -> Tensor:
+    total = logits[0]
+    for logit in logits[1:]:
+        total = total + logit
+    return total
+
+
+def _conv(net: RandomNet, i: int, values: list[Tensor]) -> Step | None:
+    channels, height, width = values[i].shape[1:]
+    kernel, stride, padding, dilation = net.draw.choice(
+        [(3, 1, 1, 1), (3, 2, 1, 1), (1, 1, 0, 1), (2, 2, 0, 1), (3, 1, 2, 2), (4, 2, 1, 1)]
+    )
+    if min(height, width) + 2 * padding < dilation * (kernel - 1) + 1:
+        return None
+    groups = net.draw.choice([g for g in (1, 2) if channels % g == 0])
+    conv = nn.Conv2d(
+        channels,
+        net.draw.choice([2, 4, 6]),
+        kernel,
+        stride,
+        padding,
+        dilation,
+        groups,
+        bias=net.draw.random() < 0.7,
+    )
+    layer = net._layer(conv)
+    return lambda v: net.layers[layer](v[i])
+
+
+def _norm(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    layer = net._layer(nn.BatchNorm2d(values[i].shape[1]))
+    return lambda v: net.layers[layer](v[i])
+
+
+def _relu(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    forms: list[Callable[[Tensor], Tensor]] = [F.relu, torch.relu, Tensor.relu, nn.ReLU()]
+    relu = net.draw.choice(forms)
+    return lambda v: relu(v[i])
+
+
+def _view(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    channels, height, width = values[i].shape[1:]
+    forms: list[Callable[[Tensor], Tensor]] = [
+        lambda t: t[:, :, ::2, ::2],
+        lambda t: t[:, : (channels + 1) // 2],
+        lambda t: t[..., 1:, :] if height > 1 else t[..., :1, :],
+        lambda t: t.permute(0, 1, 3, 2),
+        lambda t: t.transpose(2, 3),
+        lambda t: t.reshape(len(t), channels * height, 1, width),
+        lambda t: t.unsqueeze(1).squeeze(1),
+        lambda t: t.flatten(2).unflatten(2, (height, width)),
+        lambda t: t.view(len(t), channels, width, height) if t.is_contiguous() else t.mT,
+    ]
+    view = net.draw.choice(forms)
+    return lambda v: view(v[i])
+
+
+def _idle(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    forms: list[Callable[[Tensor], Tensor]] = [
+        lambda t: t * 1.0,
+        lambda t: t + 0,
+        lambda t: t / 1,
+        lambda t: t - torch.zeros(1),
+        lambda t: t.clone(),
+        lambda t: t.contiguous(),
+        lambda t: F.dropout(t, 0.5, training=False),
+    ]
+    idle = net.draw.choice(forms)
+    return lambda v: idle(v[i])
+
+
+def _scaled(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    factor = torch.randn(values[i].shape[1], 1, 1).double()
+    forms: list[Callable[[Tensor], Tensor]] = [
+        lambda t: t * factor.to(t.dtype),
+        lambda t: 0.3 - t,
+        lambda t: -t,
+        lambda t: t + factor.to(t.dtype),
+    ]
+    scale = net.draw.choice(forms)
+    return lambda v: scale(v[i])
+
+
+def _pooled(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    forms: list[Callable[[Tensor], Tensor]] = [
+        lambda t: F.adaptive_avg_pool2d(t, 2),
+        lambda t: F.avg_pool2d(t, 2, ceil_mode=True),
+        lambda t: F.avg_pool2d(t, 3, 1, 1),
+        lambda t: t.mean((2, 3), keepdim=True),
+        lambda t: F.pad(t, (1, 0, 0, 1)),
+        lambda t: F.interpolate(t, size=4, mode="bilinear"),
+        lambda t: F.interpolate(t, size=5, mode="nearest"),
+    ]
+    pool = net.draw.choice(forms)
+    return lambda v: pool(v[i])
+
+
+def _residual(net: RandomNet, i: int, values: list[Tensor]) -> Step | None:
+    same = [j for j, v in enumerate(values) if v.shape == values[i].shape]
+    j = net.draw.choice(same)
+    if net.draw.random() < 0.3:
+        return lambda v: v[i] - v[j]
+    return lambda v: v[i] + v[j]
+
+
+def _branch(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    """A residual block around a value, its shortcut a view taken before the branch."""
+    channels = values[i].shape[1]
+    first = net._layer(nn.Conv2d(channels, channels, 3, 2, 1))
+    second = net._layer(nn.Conv2d(channels, channels, 3, 1, 1))
+
+    def block(v: list[Tensor]) -> Tensor:
+        shortcut = v[i][:, :, ::2, ::2]
+        branch = net.layers[second](F.relu(net.layers[first](F.relu(v[i]))))
+        return F.relu(shortcut + branch)
+
+    return block
+
+
+Maker = Callable[[RandomNet, int, list[Tensor]], Step | None]
+KINDS: dict[str, Maker] = {
+    "conv": _conv,
+    "norm": _norm,
+    "relu": _relu,
+    "relu again": _relu,
+    "view": _view,
+    "idle": _idle,
+    "scaled": _scaled,
+    "pooled": _pooled,
+    "residual": _residual,
+    "residual again": _residual,
+    "branch": _branch,
+}
