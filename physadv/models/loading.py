@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
-import json
 import os
 import pickle
 import sys
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
+from physadv.models.exported_archive import vetted_archive
 
 Kind = Literal["torchscript", "exported", "weights", "safetensors", "unknown"]
 
@@ -119,79 +118,15 @@ def load_torchscript(path: Path) -> nn.Module:
         ) from error
 
 
-_PLAIN_MEMBERS = (".json", "version", "byteorder", "archive_format", "serialization_id")
-_MAX_MEMBER_BYTES = 1 << 34
-
-
-def _refuse_pickles(path: Path) -> None:
-    """Raise ModelError where a member of the archive ``path`` holds more than plain tensors.
-
-    ``torch.export.load`` falls back to unpickling, which runs code of the file's author. Each
-    member that could be a pickle is therefore read beforehand as tensors alone.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if len(set(names)) < len(names):
-                raise ModelError(f"{path}", "holds two members of one name", "Export it anew")
-            raw = _raw_members(archive)
-            for member in archive.infolist():
-                _vet_member(path, archive, member, raw)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-        raise ModelError(
-            f"{path}", f"not readable as an archive ({_first_line(error)})", "Export it anew"
-        ) from error
-
-
-def _raw_members(archive: zipfile.ZipFile) -> frozenset[str]:
-    """Return the file names that the archive's own tables list as numbers without a pickle."""
-    raw, pickled = set[str](), set[str]()
-    for name in archive.namelist():
-        if not name.endswith("_config.json"):
-            continue
-        table = json.loads(archive.read(name))
-        entries = table.get("config", {}) if isinstance(table, dict) else {}
-        for entry in entries.values() if isinstance(entries, dict) else ():
-            if isinstance(entry, dict):
-                group = raw if entry.get("use_pickle") is False else pickled
-                group.add(str(entry.get("path_name")))
-    return frozenset(raw - pickled)
-
-
-def _vet_member(
-    path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, raw: frozenset[str]
-) -> None:
-    """Raise ModelError unless ``member`` is text, raw numbers or a pickle of plain tensors."""
-    name = Path(member.filename).name
-    refusal = ModelError(
-        f"{path}: {member.filename}",
-        "a model archive may hold plain tensors only, since other pickles run code",
-        "Export the model without custom objects, or load it yourself and pass the module",
-    )
-    oversized = member.file_size > _MAX_MEMBER_BYTES
-    if oversized or name.startswith(("custom_obj", "script_obj")) or name.endswith(".so"):
-        raise refusal
-    if name in raw or name.endswith(_PLAIN_MEMBERS):
-        return
-
-    content = archive.read(member)
-    could_be_pickle = content[:2] == b"PK" or content[:1] == b"\x80"
-    if content and (could_be_pickle or name.endswith((".pt", ".pkl"))):
-        try:
-            torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises whatever it met
-            raise refusal from error
-
-
 def load_exported(path: Path) -> tuple[nn.Module, tuple[int, int] | None]:
     """A ``torch.export`` file as a module, and the (height, width) px it was exported for (None
     where that is free).
 
     Raises ModelError where it cannot be read or takes more than the image.
     """
-    _refuse_pickles(path)
+    archive = vetted_archive(path)
     try:
-        program = torch.export.load(str(path))
+        program = torch.export.load(archive)
         module = program.module()
     except Exception as error:  # torch.export raises whatever its deserializer met
         said = f"not readable as a torch.export file ({_first_line(error)})"
