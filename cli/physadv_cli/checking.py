@@ -48,15 +48,18 @@ def what_is_asked(
     from physadv.core.errors import OptionError
     from physadv.core.package_data import bundle_folder
     from physadv.patches.bundle import read_bundle
+    from physadv.patches.reverify import refuse_foreign_models
 
     if bundle is None:
         if model is None or goal is None or true_class is None:
-            limit = "then --victim, --goal and --true-class must be given"
+            limit = "then --model, --goal and --true-class must be given"
             raise OptionError("no --bundle", limit, "name the bundle that was printed")
         return Asked(model, goal, true_class, target_class, sign_width_mm)
     bundle = bundle_folder(bundle)
     opened = read_bundle(bundle)
     card = opened.card
+    if model is None:
+        refuse_foreign_models(opened, (card.victim.name,))
     about = {
         "name": card.patch.name,
         "sha256": card.patch.sha256,

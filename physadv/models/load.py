@@ -50,6 +50,7 @@ __all__ = [
     "ModelCard",
     "as_model",
     "card_of",
+    "is_built_in",
     "list_models",
     "load_undefended_model",
     "names_a_model",
@@ -65,6 +66,11 @@ _PREPARED_KEYS = ("mean", "std", "outputs")
 def list_models() -> list[ModelCard]:
     """The cards of the victims known by name."""
     return [known.card() for known in KNOWN.values()]
+
+
+def is_built_in(text: str) -> bool:
+    """Return whether ``text`` names a built-in model, with or without defenses in front of it."""
+    return text.partition("+")[0] in KNOWN
 
 
 def card_of(name: str) -> ModelCard:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import BundleError, DataError
 from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.models.load import is_built_in
 from physadv.patches.bundle import Bundle
 from physadv.patches.calibrated import PROFILES, check_profiles
 from physadv.patches.optimize import PatchMeasurement, measure_patch
@@ -39,6 +40,24 @@ def settings_from_bundle(bundle: Bundle) -> StickerSettings:
         if name in chosen:
             chosen[name] = tuple(chosen[name])
     return StickerSettings(**chosen)
+
+
+def refuse_foreign_models(
+    bundle: Bundle, names: Iterable[str], *, named_by_user: Collection[str] = ()
+) -> None:
+    """Raise BundleError where the card of ``bundle`` names a model that would run foreign code.
+
+    ``names`` are the models on the card, each NAME or NAME=WEIGHTS; ``named_by_user`` are those
+    that the user asked for by name, which are allowed.
+    """
+    for text in names:
+        name = text.partition("=")[0]
+        if name not in named_by_user and not is_built_in(name):
+            raise BundleError(
+                f'The card of "{bundle.folder}" names the model "{name}"',
+                "a bundle may name built-in models only, since a file or a module runs its code",
+                f"Name it yourself if you trust it: --model {name}",
+            )
 
 
 FILES = ("weights", "signs", "backgrounds", "photos", "boxes", "content", *PROFILES)
@@ -83,13 +102,18 @@ def verify_bundle(
 ) -> VerifyOutcome:
     """Measure a bundle's held-out success anew, by default on the very draws of its card.
 
-    ``given`` replaces files on the card (:data:`FILES`); ``data`` is a folder under which the
+    ``given`` replaces files on the card (:data:`FILES`) and, as "model", the model, which must be given where
+    the card names another than a built-in one; ``data`` is a folder under which the
     others lie. ``fresh`` takes new draws (a sharper test). Agreement: the new rate lies in the
     card's interval, or, with new draws or another number of them, the two intervals overlap. Raises
     BundleError where the victim's weights are not those on the card.
     """
     chosen: dict[str, Any] = {k: v for k, v in (given or {}).items() if v is not None}
-    settings = located(replace(settings_from_bundle(bundle), **chosen, device="cpu"), bundle, data)
+    settings = replace(settings_from_bundle(bundle), **chosen, device="cpu")
+    refuse_foreign_models(
+        bundle, (settings.model, *settings.ensemble), named_by_user=[chosen.get("model", "")]
+    )
+    settings = located(settings, bundle, data)
     check_profiles(asdict(settings), bundle.card.optimisation, bundle.folder)
     task, model = build_task(settings)
     claimed_sha = bundle.card.victim.sha256

@@ -15,7 +15,7 @@ from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import Bundle
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.photo_task import ANYWHERE
-from physadv.patches.reverify import located, settings_from_bundle
+from physadv.patches.reverify import located, refuse_foreign_models, settings_from_bundle
 from physadv.patches.sticker_run import StickerSettings, build_task, goal_for, rates_table, view_for
 
 
@@ -63,6 +63,11 @@ def transfer_matrix(
     """
     changed: dict[str, Any] = dict(scenes or {})
     for bundle in bundles:
+        refuse_foreign_models(
+            bundle,
+            (settings_from_bundle(bundle).model, *settings_from_bundle(bundle).ensemble),
+            named_by_user=[text.partition("=")[0] for text in models],
+        )
         settings = replace(
             located(settings_from_bundle(bundle), bundle, data), device="cpu", **changed
         )

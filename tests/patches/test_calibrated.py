@@ -117,7 +117,8 @@ def test_a_bundle_keeps_its_profiles_and_replays(settings: StickerSettings, tmp_
     bundle, measured = run.finish()
     profile.unlink()
     lens.unlink()
-    verdict = verify_bundle(read_bundle(bundle.folder))
+    own = {"model": settings.model}
+    verdict = verify_bundle(read_bundle(bundle.folder), given=own)
     assert verdict.agrees
     assert verdict.measured.success == measured.success
     assert bundle.card.eot["field_of_view_deg"][0] == pytest.approx(
@@ -126,7 +127,7 @@ def test_a_bundle_keeps_its_profiles_and_replays(settings: StickerSettings, tmp_
     table = json.loads((tmp_path / "out/profile.json").read_text())
     (tmp_path / "out/profile.json").write_text(json.dumps({**table, "printer": "another"}))
     with pytest.raises(BundleError, match="profile has sha256"):
-        verify_bundle(read_bundle(bundle.folder))
+        verify_bundle(read_bundle(bundle.folder), given=own)
 
 
 def test_a_camera_profile_becomes_ranges() -> None:
@@ -197,4 +198,4 @@ def test_the_command_takes_a_profile(settings: StickerSettings, tmp_path: Path) 
         "out",
     )
     (tmp_path / "mine.json").unlink()
-    assert physadv("patch", "verify", "out")["agrees"] is True
+    assert physadv("patch", "verify", "out", "--model", settings.model)["agrees"] is True

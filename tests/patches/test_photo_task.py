@@ -11,7 +11,7 @@ import torch
 from own_model import work_beside
 from PIL import Image
 
-from physadv.core.errors import DataError, OptionError
+from physadv.core.errors import BundleError, DataError, OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import read_rows
 from physadv.evaluation.metrics.detection import summarize_detection
@@ -113,7 +113,9 @@ def test_a_universal_patch_turns_every_photo(photos: Path, tmp_path: Path) -> No
     assert card.placement.sign == "anywhere"
     assert card.placement.area_share == pytest.approx(0.64, abs=0.02)
     assert float(bundle.patch[:, 2].mean()) > float(bundle.patch[:, :2].mean()) + 0.3
-    assert verify_bundle(read_bundle(bundle.folder)).agrees
+    with pytest.raises(BundleError, match="built-in models only"):
+        verify_bundle(read_bundle(bundle.folder))
+    assert verify_bundle(read_bundle(bundle.folder), given={"model": BASE.model}).agrees
     train, test = (
         set(build_task(BASE)[0].material.train.sample(60, *_view()).groups),
         set(build_task(BASE)[0].material.test.sample(60, *_view()).groups),

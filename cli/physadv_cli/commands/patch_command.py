@@ -263,6 +263,15 @@ def verify_bundle(
     bundle: Annotated[
         Path, typer.Argument(help="A bundle folder, or a name in patches/.", metavar="BUNDLE")
     ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "--victim",
+            help="The model, where the card names one of your own: a card may name built-in ones only.",
+            metavar="V",
+        ),
+    ] = None,
     weights: options.Weights = None,
     signs: options.Signs = None,
     backgrounds: options.Backgrounds = None,
@@ -291,6 +300,7 @@ def verify_bundle(
     prepare_torch(0)
     loaded = read_bundle(bundle_folder(bundle))
     given = {
+        "model": model,
         "weights": _text(weights),
         "signs": _text(signs),
         "backgrounds": _text(backgrounds),

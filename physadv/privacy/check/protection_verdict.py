@@ -80,7 +80,8 @@ def judge_protection(
 ) -> ProtectionVerdict:
     """Judge a cloak by the worst channel of the worst recognizer that counts.
 
-    Surrogates count only where there is nothing else, and then never for green. A recognizer that
+    Surrogates count only where there is nothing else. Green needs at least one recognizer that is
+    known to be held out: neither a surrogate nor one of unknown role gives it. A recognizer that
     matches under half of the uncloaked pairs is left out.
 
     Args:
@@ -103,8 +104,14 @@ def judge_protection(
             )
 
     counted = [name for name in usable if roles.get(name) != "surrogate"]
-    capped = not counted
-    if capped and usable:
+    known = [name for name in usable if roles.get(name) == "held-out"]
+    capped = not known
+    if counted and capped:
+        reasons.append(
+            "No recognizer is known to be independent of the cloak: its settings were not found, "
+            "so a low match rate may be that of a recognizer it was made with."
+        )
+    if not counted and usable:
         counted = usable
         reasons.append(
             "Only recognizers the cloak was made with were at hand: others may well still match."
