@@ -188,7 +188,7 @@ def test_doctor_notices_weights_that_are_not_the_cards(
     result = invoke("doctor", "--json")
     assert result.exit_code == 1
     assert findings(result)["model signs"]["state"] == "broken"
-    assert findings(result)["victim fastestdet"]["state"] == "broken"
+    assert findings(result)["model fastestdet"]["state"] == "broken"
 
 
 def test_doctor_outlives_what_it_examines(monkeypatch: pytest.MonkeyPatch) -> None:
