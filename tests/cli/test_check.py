@@ -63,6 +63,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+OWN = ("--model", "red_or_blue:Color")
 ASK = ["--victim", "red_or_blue:Color", "--goal", "untargeted", "--true-class", "0"]
 BOX = ["--box", "50,30,110,90"]
 
@@ -132,7 +133,7 @@ def test_bundle_gives_goal_classes_and_model(place: Path) -> None:
     bundle = write_bundle(
         place / "bundle", card=card, patch=torch.rand(1, 3, 8, 8), mask=torch.ones(1, 1, 8, 8)
     )
-    said = run("check", twin(place / "twin"), "--bundle", place / "bundle", "--out", "out")
+    said = run("check", twin(place / "twin"), "--bundle", place / "bundle", "--out", "out", *OWN)
     assert said["blocks"]["patch"]["attack_success_rate"] == 0.75
     page = (place / "out" / "report.html").read_text()
     assert "blue-sticker" in page
@@ -256,7 +257,7 @@ def test_digital_twin_and_camera_side_by_side(place: Path) -> None:
         write_bundle(
             place / name, card=card, patch=torch.rand(1, 3, 8, 8), mask=torch.ones(1, 1, 8, 8)
         )
-    run("check", twin(place / "twin"), "--bundle", "blue", "--out", "in-twin")
+    run("check", twin(place / "twin"), *OWN, "--bundle", "blue", "--out", "in-twin")
     sources = [
         film(place / f"{n}.avi", letters)
         for n, letters in (("p", "brrr"), ("c", "rrr"), ("b", "rrr"))
@@ -269,6 +270,7 @@ def test_digital_twin_and_camera_side_by_side(place: Path) -> None:
         "--blank",
         sources[2],
         *BOX,
+        *OWN,
         "--bundle",
         "blue",
     ]
