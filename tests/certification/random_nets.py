@@ -101,6 +101,7 @@ def _norm(net: RandomNet, i: int, values: list[Tensor]) -> Step:
 
 def _relu(net: RandomNet, i: int, values: list[Tensor]) -> Step:
     forms: list[Callable[[Tensor], Tensor]] = [F.relu, torch.relu, Tensor.relu, nn.ReLU()]
+    forms.append(lambda t: F.relu(t + 0.1, inplace=True))
     relu = net.draw.choice(forms)
     return lambda v: relu(v[i])
 
@@ -116,7 +117,7 @@ def _view(net: RandomNet, i: int, values: list[Tensor]) -> Step:
         lambda t: t.reshape(len(t), channels * height, 1, width),
         lambda t: t.unsqueeze(1).squeeze(1),
         lambda t: t.flatten(2).unflatten(2, (height, width)),
-        lambda t: t.view(len(t), channels, width, height) if t.is_contiguous() else t.mT,
+        lambda t: t.reshape(len(t), channels, width, height),
     ]
     view = net.draw.choice(forms)
     return lambda v: view(v[i])

@@ -18,7 +18,8 @@ from physadv.certification.bounds import crown
 from physadv.certification.bounds.graph import Graph, relus
 from physadv.certification.bounds.ibp import boxes
 from physadv.certification.bounds.input_ball import Ball
-from physadv.certification.bounds.linear_forms import Lines, relu_lines
+from physadv.certification.bounds.layers import Scale
+from physadv.certification.bounds.linear_forms import Lines, Windows, relu_lines
 from physadv.certification.bounds.tracing import trace
 from physadv.certification.bounds.verify import METHODS, margin_forms, prepare_graph, verify_bounds
 from physadv.core.errors import ModelError, OptionError
@@ -333,6 +334,16 @@ def test_a_norm_behind_an_idle_step_is_not_merged_into_a_shared_layer() -> None:
     net = made(IdleThenNorm, 3)
     x, _ = images(3, 6)
     assert torch.allclose(prepare_graph(net, SHAPE)(x), net(x), atol=1e-5)
+
+
+def test_windows_inside_the_map_pass_a_scale() -> None:
+    """Forms that reach no padding pass a scale as their dense rows do."""
+    draw = torch.Generator().manual_seed(0)
+    cut = torch.randn((1, 9, 2, 3, 2, 2), generator=draw)
+    windows = Windows(cut, (3, 3), (3, 6, 6), stride=2, clean=False)
+    scale = Scale(torch.randn((1, 3, 1, 1), generator=draw), torch.zeros(()))
+    passed = windows.back(scale, (3, 6, 6)).dense().rows
+    assert torch.allclose(passed, windows.dense().rows * scale.factor)
 
 
 def test_a_wrong_folding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

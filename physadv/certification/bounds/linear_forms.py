@@ -220,8 +220,10 @@ class Windows(Forms):
         return Dense(cropped.view(batch, -1, *self.shape))
 
     def _cleaned(self) -> Windows:
-        if self.clean or (self.pad == 0 and min(-m for m in self._margins(-1)) >= 0):
+        if self.clean:
             return self
+        if max(self._margins(1)) <= 0:  # no window reaches into the padding
+            return replace(self, clean=True)
         inside = self.cut.new_ones((1, 1, *self.shape[1:]))
         return replace(self, cut=self.cut * self._windows(inside), clean=True)
 

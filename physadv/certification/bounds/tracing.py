@@ -247,10 +247,13 @@ class Watcher(TorchFunctionMode):
         numbers = {
             id(a): self._numbers[id(a)] for a in touched
         }  # before an in-place function renames them
+        versions = [a._version for a in touched]
         result = func(*args, **kwargs)
         if not isinstance(result, Tensor):
             raise _unknown(name, "its outcome depends on the values of the images")
         self._record(name, func, args, kwargs, numbers, result)
+        if any(a._version != version for a, version in zip(touched, versions, strict=True)):
+            self._forget_views(result)
         return result
 
     def nodes_up_to(self, output: Any) -> list[Node]:
@@ -301,8 +304,6 @@ class Watcher(TorchFunctionMode):
             (place,) = places
             layer = self._layer(name, func, args, kwargs, place, result)
             number = inputs[0] if layer is None else self._append(layer, inputs, result)
-        if any(result is a for a in args):
-            self._forget_views(result)
         self._numbers[id(result)] = number
         self._alive.append(result)
 
