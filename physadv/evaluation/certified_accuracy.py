@@ -25,9 +25,9 @@ from physadv.core.errors import OptionError
 from physadv.core.rows import Row
 from physadv.core.types import Model
 from physadv.defenses.registry import certifying
+from physadv.evaluation.data import SampleSource
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import ProgressLog
-from physadv.evaluation.samples import EvaluationSamples
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
 
@@ -231,7 +231,7 @@ class CertificationProgress:
 
 def certify_all(
     certifier: CertificationMethod,
-    samples: EvaluationSamples,
+    samples: SampleSource,
     ledger: ProgressLog,
     *,
     device: str,

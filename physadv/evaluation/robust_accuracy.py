@@ -23,11 +23,11 @@ from physadv.attacks._fused_model import Speed
 from physadv.attacks.gradient import pgd
 from physadv.core.rows import Row
 from physadv.evaluation import masking_checks
+from physadv.evaluation.data import SampleSource
 from physadv.evaluation.ensemble import quick_stages, score_based_stages, standard_stages
 from physadv.evaluation.masking_checks import Finding
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.progress_log import ProgressLog
-from physadv.evaluation.samples import EvaluationSamples
 from physadv.evaluation.stages import CLEAN, AttackStage, StageOutcome, sample_verdicts
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import lp_distance
@@ -60,7 +60,7 @@ class Evaluation:
     """
 
     model: Classifier
-    samples: EvaluationSamples
+    samples: SampleSource
     ball: LpBall
     plan: Sequence[AttackStage] = ()
     curve: Sequence[float] = ()

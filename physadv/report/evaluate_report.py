@@ -14,6 +14,7 @@ from physadv.core.files import write_text
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.design import MUTED, data_uri, render_page
 from physadv.report.svg import WIDTH, block_marker, svg_chart, svg_line, svg_text
+from physadv.threat.parsing import format_eps
 
 COLOR = "#0072b2"
 ENSEMBLE = "ensemble"
@@ -126,7 +127,7 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
             block_marker(x, y, "clean", COLOR, str(rate)),
         ]
         parts.append(
-            svg_text(x, bottom + 17, in_255ths(point["eps"]), at="middle", fill=MUTED, size=11)
+            svg_text(x, bottom + 17, format_eps(point["eps"]), at="middle", fill=MUTED, size=11)
         )
     parts.append(
         svg_text(
@@ -134,19 +135,6 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
         )
     )
     return svg_chart(bottom + 44, parts, "Robust accuracy over epsilon")
-
-
-def in_255ths(eps: float) -> str:
-    """Format ``eps`` as a multiple of 1/255 where it is one, else as a short number.
-
-    Example:
-        >>> in_255ths(8 / 255), in_255ths(0.5)
-        ('8/255', '0.5')
-    """
-    steps = eps * 255
-    if eps and abs(steps - round(steps)) < 1e-6 and round(steps) < 255:
-        return f"{round(steps)}/255"
-    return f"{eps:.3g}"
 
 
 def _with_pictures(root: Path, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,9 @@ NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 NormLike = str | float
 """A norm in any of its spellings: ``"linf"``, ``"Linf"``, ``"l_inf"``, ``"L2"``, ``2``, ``math.inf``."""
 
+DEFAULT_RADII: dict[Norm, str] = {"linf": "8/255", "l2": "0.5", "l1": "12"}
+"""The radius that is meant where a norm is given alone."""
+
 _SPELLINGS: dict[str, Norm] = {
     **{name: name for name in NORMS},
     **dict.fromkeys(("inf", "linfty", "linfinity", "infty", "infinity"), NORMS[0]),
@@ -98,3 +101,34 @@ def parse_threat(threat: str | tuple[NormLike, str | float]) -> tuple[Norm, floa
         threat = (head, tail)
     norm = parse_norm(threat[0])
     return norm, parse_eps(threat[1], norm)
+
+
+def join_threat(threat: str | None, norm: str | None, eps: str | None) -> str | None:
+    """Return ``threat`` with its norm or radius replaced by ``norm`` and ``eps`` where given.
+
+    A norm without a radius takes that norm's usual one (:data:`DEFAULT_RADII`), unless the threat has
+    the norm already. Raises OptionError for a norm or a radius that is none.
+
+    Example:
+        >>> join_threat("linf:8/255", "l2", None)
+        'l2:0.5'
+    """
+    if norm is None and eps is None:
+        return threat
+    own_norm, _, own_eps = (threat or "linf:").partition(":")
+    name = parse_norm(norm or own_norm)
+    radius = eps or (own_eps if own_eps and parse_norm(own_norm) == name else "")
+    return f"{name}:{radius or DEFAULT_RADII[name]}"
+
+
+def format_eps(eps: float) -> str:
+    """Format ``eps`` as a multiple of 1/255 where it is one, else as a short number.
+
+    Example:
+        >>> format_eps(8 / 255), format_eps(0.5)
+        ('8/255', '0.5')
+    """
+    steps = eps * 255
+    if eps and abs(steps - round(steps)) < 1e-6 and round(steps) < 255:
+        return f"{round(steps)}/255"
+    return f"{eps:.3g}"

@@ -1,0 +1,249 @@
+"""Evaluation data in any form: files, arrays, tensors, data loaders, torch data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from physadv.core.errors import DataError
+from physadv.core.random_streams import numpy_generator
+from physadv.core.tensors import as_class_numbers, as_unit_images
+from physadv.datasets import ImageDataset, read_dataset
+from physadv.evaluation.samples import choose_samples
+from physadv.models.cards import ModelCard
+
+EvaluationData = Any
+"""A path, an ImageDataset, a pair (images, labels), a DataLoader, or a torch Dataset."""
+
+
+class SampleSource(Protocol):
+    """A fixed choice of images of one size, with the model's class numbers."""
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """The number of each chosen image in its data set; random starts derive from it."""
+        ...
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The model's class number of each chosen image."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of every image in px."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def images(self, positions: Sequence[int]) -> Tensor:
+        """Return the images at ``positions`` of the choice, (b, c, h, w) in [0, 1]."""
+        ...
+
+    def targets(self, positions: Sequence[int]) -> Tensor:
+        """Return the class numbers at ``positions``, (b,) int64."""
+        ...
+
+    def without(self, label: int) -> Self:
+        """Return the images of all classes but ``label``."""
+        ...
+
+    def name(self, position: int) -> str:
+        """Return the name of the image at ``position``."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorSamples:
+    """Images held in memory, not rounded to 8 bit. ``indices`` number them in the caller's data."""
+
+    pixels: Float[Tensor, "n c h w"]
+    labels: tuple[int, ...]
+    indices: tuple[int, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in px."""
+        return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+        return int(self.pixels.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def images(self, positions: Sequence[int]) -> Float[Tensor, "b c h w"]:
+        """Return the images at ``positions``, in [0, 1]."""
+        return self.pixels[list(positions)]
+
+    def targets(self, positions: Sequence[int]) -> Int[Tensor, " b"]:
+        """Return the class numbers at ``positions``."""
+        return torch.tensor([self.labels[p] for p in positions], dtype=torch.long)
+
+    def without(self, label: int) -> TensorSamples:
+        """Return the images of all classes but ``label``. Raises DataError where none is left."""
+        others = [p for p, own in enumerate(self.labels) if own != label]
+        if not others:
+            raise DataError(
+                f"{len(self)} images",
+                f"all are of class {label}, which is the target",
+                "choose another target, or more images",
+            )
+        return TensorSamples(
+            self.pixels[others],
+            tuple(self.labels[p] for p in others),
+            tuple(self.indices[p] for p in others),
+        )
+
+    def name(self, position: int) -> str:
+        """Return the name of the image at ``position``: its number in the caller's data."""
+        return f"#{self.indices[position]}"
+
+
+def open_samples(
+    data: EvaluationData,
+    card: ModelCard,
+    *,
+    split: str | None = "test",
+    limit: int | None = None,
+    seed: int = 0,
+) -> SampleSource:
+    """Choose the images of an evaluation from data in any form.
+
+    Args:
+        data: a path to a data set, an :class:`~physadv.datasets.ImageDataset`, a pair (images,
+            labels) of tensors or arrays, a DataLoader of such pairs, or a torch Dataset of (image,
+            label). Floats in [0, 1] stay as they are, uint8 is divided by 255.
+        card: the model's card, whose class names and input size decide how files are read.
+        split: the part of a data set of files, "train", "test" or None for all of it.
+        limit: draw so many images at random, the same for the same seed; a loader or an iterable
+            data set gives its first ones instead. None takes all.
+        seed: decides the choice.
+
+    Returns:
+        The chosen images. Data that are no files are held in memory.
+
+    Raises:
+        DataError: the data are empty, of another form, or of classes the model does not have.
+        ImageError: images outside [0, 1] or of the wrong shape.
+
+    Example:
+        >>> card = ModelCard("mine")
+        >>> chosen = open_samples((torch.rand(5, 3, 8, 8), [0, 1, 0, 1, 0]), card, limit=3)
+        >>> len(chosen), chosen.size, chosen.channels
+        (3, (8, 8), 3)
+    """
+    if isinstance(data, str | Path):
+        data = read_dataset(data, split=split)
+    if isinstance(data, ImageDataset):
+        return choose_samples(data, card, limit=limit, seed=seed)
+
+    # Loaders seed their workers from the global generator, which is the caller's.
+    with torch.random.fork_rng(devices=[]):
+        if isinstance(data, tuple | list) and len(data) == 2:
+            count = len(data[0])
+            indices = _draw(count, limit, seed)
+            images, labels = as_unit_images(data[0]), as_class_numbers(data[1])
+            _check_pair(images, labels)
+            images, labels = images[indices], labels[indices]
+        elif isinstance(data, DataLoader):
+            images, labels = _concatenate(data, limit)
+            indices = list(range(len(images)))
+        elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+            indices = _draw(len(data), limit, seed)
+            images, labels = _concatenate((_batch_of_one(data[i]) for i in indices), None)
+        elif isinstance(data, Iterable):
+            images, labels = _concatenate(_batches(data, limit), limit)
+            indices = list(range(len(images)))
+        else:
+            raise DataError(
+                f"data of type {type(data).__name__}",
+                "a path, (images, labels), a DataLoader or a Dataset is needed",
+                "wrap it as one of these",
+            )
+    _check_pair(images, labels)
+    _check_classes(labels, card)
+    return TensorSamples(images.detach().cpu(), tuple(labels.tolist()), tuple(indices))
+
+
+def _draw(count: int, limit: int | None, seed: int) -> list[int]:
+    """The chosen numbers out of ``count``, ascending, by the stream that files are chosen by."""
+    order = numpy_generator(seed, "limit").permutation(count)
+    return [int(i) for i in np.sort(order if limit is None else order[:limit])]
+
+
+def _batch_of_one(item: Any) -> tuple[Any, Any]:
+    image, label = item
+    picture = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+    if picture.ndim == 3 and picture.shape[-1] in (1, 3) and picture.shape[0] not in (1, 3):
+        picture = picture.movedim(-1, 0)  # a PIL image or an array has its channels last
+    return picture[None], torch.as_tensor(label).reshape(1)
+
+
+def _batches(data: Iterable[Any], limit: int | None) -> Iterator[tuple[Any, Any]]:
+    """Batches, or single items made batches, of an iterable."""
+    for images, labels in islice(data, limit):
+        single = not hasattr(labels, "__len__") and getattr(labels, "ndim", 0) == 0
+        yield _batch_of_one((images, labels)) if single else (images, labels)
+
+
+def _concatenate(batches: Iterable[Any], limit: int | None) -> tuple[Tensor, Tensor]:
+    """The first ``limit`` images and labels of ``batches``."""
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    count = 0
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise DataError(
+                f"a batch of type {type(batch).__name__}",
+                "pairs (images, labels) are needed",
+                "let the data set return (image, label)",
+            )
+        images.append(as_unit_images(batch[0]))
+        labels.append(as_class_numbers(batch[1]))
+        count += len(images[-1])
+        if limit is not None and count >= limit:
+            break
+    if not images:
+        raise DataError("data without images", "at least one is needed", "check the data")
+    if len({image.shape[1:] for image in images}) > 1:
+        raise DataError(
+            "images of different sizes", "one size is needed", "resize them in the data set"
+        )
+    return torch.cat(images)[:limit], torch.cat(labels)[:limit]
+
+
+def _check_pair(images: Tensor, labels: Tensor) -> None:
+    if labels.ndim != 1 or len(labels) != len(images) or not len(images):
+        raise DataError(
+            f"{len(images)} images with labels of shape {tuple(labels.shape)}",
+            "one label an image, and at least one image, are needed",
+            "check the data",
+        )
+
+
+def _check_classes(labels: Tensor, card: ModelCard) -> None:
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or (card.classes and highest >= len(card.classes)):
+        last = f"0 to {len(card.classes) - 1}" if card.classes else "0 and up"
+        raise DataError(
+            f"labels from {lowest} to {highest}",
+            f"{card.name} has {last}",
+            "number the classes as the model does",
+        )

@@ -1,0 +1,226 @@
+"""One call from a model, data and a threat to a result, whatever form they have."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from physadv.core.errors import DataError, ImageError, ModelError, OptionError
+from physadv.core.random_streams import generator
+from physadv.evaluation.evaluate import curve_radii, evaluate, prepare_evaluation
+from physadv.models.load import as_model
+
+COUNT, SIZE = 24, 8
+
+
+def tiny_net(seed: int = 0) -> nn.Sequential:
+    """A small net with batch norm and dropout, in training mode, with a gradient left over."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(), nn.Flatten()
+        )
+        return net.append(nn.Linear(8 * (SIZE - 2) ** 2, 4))
+
+
+def eight_bit_images() -> Tensor:
+    """(24, 3, 8, 8) uint8, the same in every run."""
+    shape = (COUNT, 3, SIZE, SIZE)
+    return torch.randint(0, 256, shape, generator=generator(0, "images"), dtype=torch.uint8)
+
+
+@pytest.fixture
+def net() -> nn.Sequential:
+    return tiny_net()
+
+
+@pytest.fixture
+def labels(net: nn.Sequential) -> Tensor:
+    """The classes that the net itself gives the images, with every fifth one wrong."""
+    with torch.no_grad():
+        own = copy.deepcopy(net).eval()(eight_bit_images() / 255).argmax(1)
+    own[::5] = (own[::5] + 1) % 4
+    return own
+
+
+class Pictures(Dataset[Any]):
+    """A map-style data set of PIL images, as torchvision's are."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        array = self.images[index].permute(1, 2, 0).numpy()
+        return Image.fromarray(array), int(self.labels[index])
+
+
+def forms(images: Tensor, labels: Tensor, folder: Path) -> dict[str, Any]:
+    """The same data in every form that is taken."""
+    channels_last = images.permute(0, 2, 3, 1).numpy()
+    file = folder / "set.npz"
+    names = np.array([str(i) for i in range(4)])
+    np.savez(file, images=channels_last, labels=labels.numpy(), classes=names)
+    floats = images / 255
+    return {
+        "tensors": (floats, labels),
+        "numpy floats": (floats.double().numpy(), labels.tolist()),
+        "bytes, channels last": (channels_last, labels.numpy()),
+        "loader": DataLoader(TensorDataset(floats, labels), batch_size=7),
+        "dataset": TensorDataset(floats, labels),
+        "pictures": Pictures(images, labels),
+        "iterable": list(zip(floats, labels.tolist(), strict=True)),
+        "file": file,
+    }
+
+
+def test_every_form_of_data_gives_the_same_result(
+    net: nn.Sequential, labels: Tensor, tmp_path: Path
+) -> None:
+    """Files, arrays, tensors, loaders and data sets of the same images agree sample by sample."""
+    model = as_model(net, classes=[str(i) for i in range(4)])
+    results = {
+        name: evaluate(model, data, "linf:6/255", attack="pgd", steps=5)
+        for name, data in forms(eight_bit_images(), labels, tmp_path).items()
+    }
+    first = results.pop("tensors")
+    assert first.clean_accuracy.rate == pytest.approx(19 / 24)
+    assert 0 < first.robust_accuracy.rate < first.clean_accuracy.rate
+    keys = ("label", "correct", "robust", "broken_by")
+    expected = [[row[key] for key in keys] for row in first.rows]
+    for name, result in results.items():
+        assert [[row[key] for key in keys] for row in result.rows] == expected, name
+
+
+def test_a_limit_draws_the_same_images_from_tensors_and_files(
+    net: nn.Sequential, labels: Tensor, tmp_path: Path
+) -> None:
+    """The choice follows from the seed alone."""
+    model = as_model(net, classes=[str(i) for i in range(4)])
+    data = forms(eight_bit_images(), labels, tmp_path)
+    chosen = [
+        prepare_evaluation(model, data[name], limit=6, seed=3).samples.indices
+        for name in ("tensors", "dataset", "pictures", "file")
+    ]
+    assert len(chosen[0]) == 6
+    assert chosen == [chosen[0]] * 4
+    assert prepare_evaluation(model, data["tensors"], limit=6, seed=4).samples.indices != chosen[0]
+
+
+def test_nothing_of_the_caller_changes(net: nn.Sequential, labels: Tensor) -> None:
+    """Modes, flags, buffers, parameters, gradients, images and the global generator stay."""
+    images = eight_bit_images() / 255
+    net[0].weight.grad = torch.ones_like(net[0].weight)  # type: ignore[union-attr,operator,arg-type]
+    net[5].bias.requires_grad_(False)  # type: ignore[union-attr,operator]
+    state, pixels = copy.deepcopy(net.state_dict()), images.clone()
+    flags = [p.requires_grad for p in net.parameters()]
+    random_state = torch.get_rng_state()
+
+    evaluate(net, (images, labels), "linf:4/255", limit=8)
+    evaluate(net, DataLoader(TensorDataset(images, labels), shuffle=True), attack="fgsm", limit=8)
+
+    assert net.training
+    assert all(module.training for module in net)
+    assert [p.requires_grad for p in net.parameters()] == flags
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    assert torch.equal(net[0].weight.grad, torch.ones_like(net[0].weight))  # type: ignore[union-attr,operator,arg-type]
+    assert torch.equal(images, pixels)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_the_result_is_that_of_the_rows(net: nn.Sequential, labels: Tensor, tmp_path: Path) -> None:
+    """Rates follow from the rows; the curve falls from clean to the largest radius; a second call
+    with the same folder resumes to the same result without attacking."""
+    data = (eight_bit_images() / 255, labels)
+    first = evaluate(net, data, "linf:4/255", curve="auto", out=tmp_path / "run")
+    assert first.complete
+    assert first.robust_accuracy.rate == sum(row["robust"] for row in first.rows) / COUNT
+    assert sum(first.broken_by.values()) == sum(
+        row["correct"] and not row["robust"] for row in first.rows
+    )
+    rates = [rate.rate for _, rate in sorted(first.curve.items())]
+    assert rates == sorted(rates, reverse=True)
+    assert len(rates) == 5
+
+    again = evaluate(net, data, "linf:4/255", curve="auto", out=tmp_path / "run")
+    assert again.rows == first.rows
+    assert again.forwards == first.forwards
+    with pytest.raises(OptionError, match="threat"):
+        evaluate(net, data, "linf:8/255", curve="auto", out=tmp_path / "run")
+
+
+def test_an_own_attack_is_held_to_the_ball(net: nn.Sequential, labels: Tensor) -> None:
+    """A function may return anything of the images' shape: what is judged lies within the radius,
+    and cannot beat a brute-force search within it."""
+    data = (eight_bit_images() / 255, labels)
+
+    def wild(model: Any, images: Tensor, labels: Tensor) -> Tensor:
+        return torch.rand(images.shape, generator=generator(1, "wild")) * 3 - 1
+
+    result = evaluate(net, data, "linf:2/255", attack=wild)
+    assert "wild" in result.broken_by
+    assert max(row["distance"] for row in result.rows) <= 2 / 255
+    assert evaluate(net, data, "linf:0", attack=wild).robust_accuracy == result.clean_accuracy
+
+    plan = evaluate(net, data, "linf:2/255", attack=[wild, "pgd"])
+    assert list(plan.broken_by) == ["wild", "pgd"]
+    assert plan.robust_accuracy.rate <= result.robust_accuracy.rate
+    with pytest.raises(OptionError, match="shape"):
+        evaluate(net, data, attack=lambda model, images, labels: images[:1])
+
+
+def test_targets_are_reached_or_not(net: nn.Sequential, labels: Tensor) -> None:
+    """Towards class 2 only images of other classes are attacked."""
+    data = (eight_bit_images() / 255, labels)
+    result = evaluate(net, data, "linf:16/255", attack="pgd", target=2)
+    assert len(result.rows) == int((labels != 2).sum())
+    assert result.facts["targeted"]
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        ((torch.zeros(2, 3, 8, 8), torch.zeros(3, dtype=torch.long)), DataError),
+        ((torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.long)), DataError),
+        ((torch.full((2, 3, 8, 8), 2.0), [0, 1]), ImageError),
+        ((torch.zeros(2, 8), [0, 1]), ImageError),
+        ((torch.zeros(2, 3, 8, 8), [0, -1]), DataError),
+        ((torch.zeros(2, 3, 8, 8), [0.5, 1.5]), OptionError),
+        (7, DataError),
+        ([], DataError),
+    ],
+)
+def test_unusable_data_are_refused(net: nn.Sequential, data: Any, error: type[Exception]) -> None:
+    """Wrong counts, no images, values out of range, wrong shapes, classes, types: one clear error."""
+    with pytest.raises(error):
+        evaluate(net, data)
+
+
+def test_unusable_settings_are_refused(net: nn.Sequential, labels: Tensor) -> None:
+    """An unknown model, attack, threat, speed or weights for a module."""
+    data = (eight_bit_images() / 255, labels)
+    with pytest.raises(ModelError, match="sings"):
+        evaluate("sings", data)
+    for settings in ({"attack": "pdg"}, {"attack": 3}, {"speed": "warp"}, {"weights": "w.pth"}):
+        with pytest.raises(OptionError):
+            evaluate(net, data, **settings)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="threat"):
+        evaluate(net, data, "8/255")
+
+
+def test_radii_of_a_curve() -> None:
+    """Neither 0 nor eps itself, nothing that an image cannot hold, in order."""
+    assert curve_radii("none", "linf", 0.1) == ()
+    assert curve_radii("2/255,1/255", "linf", 2 / 255) == (1 / 255,)
+    assert curve_radii("auto", "Linf", 0.8) == (0.2, 0.4)
+    assert curve_radii([3, 0, 1], 2, 1.0) == (3.0,)
