@@ -35,7 +35,7 @@ from physadv.evaluation.ensemble import attack_ensemble
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.samples import choose_samples
 from physadv.models.load import LoadedModel, as_model
-from physadv_cli.parsing import parse_threat
+from physadv.threat.parsing import parse_threat
 
 sys.path.insert(0, str(Path(__file__).parent))
 

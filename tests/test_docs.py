@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from physadv_cli.main import app
+from physadv_cli.main import OTHER_SPELLINGS, app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -40,6 +40,12 @@ CASES = [
 ]
 
 
+def spelling(option: str) -> str:
+    """An option as the help spells it."""
+    name = option.removeprefix("--")
+    return f"--{OTHER_SPELLINGS.get(name, name)}" if option.startswith("--") else option
+
+
 @pytest.mark.parametrize(("page", "line"), CASES)
 def test_what_a_page_says_can_be_typed(page: Path, line: str) -> None:
     """The sub-command is known and has each of the options."""
@@ -57,7 +63,7 @@ def test_what_a_page_says_can_be_typed(page: Path, line: str) -> None:
         for parameter in command.params
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
-    wanted = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+    wanted = {spelling(word.split("=")[0]) for word in words if re.match(r"--?[a-z]", word)}
     assert wanted <= known | {"--help", "--version"}, (
         f"{page.name}: {sorted(wanted - known)} in: {line}"
     )

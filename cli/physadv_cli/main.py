@@ -4,38 +4,55 @@ wrong usage."""
 from __future__ import annotations
 
 import sys
+import traceback
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
-COMMANDS = (
-    "demo",
-    "patch",
-    "print",
-    "twin",
-    "check",
-    "calibrate",
-    "cloak",
-    "attack",
-    "train",
-    "certify",
-    "evaluate",
-    "models",
-    "study",
-    "report",
-    "doctor",
-)
+from physadv_cli.help import OrderedGroup, tidy_help
+from physadv_cli.runs import console
+
+PANELS = {
+    "Make and print": ("demo", "patch", "print"),
+    "Simulate and check": ("twin", "check", "calibrate"),
+    "Protect photos": ("cloak",),
+    "Evaluate and train": ("attack", "evaluate", "certify", "train", "study"),
+    "Models and tools": ("models", "report", "doctor"),
+}
+"""Commands by panel of the help, in the order of the journey."""
+
+OTHER_SPELLINGS = {
+    "victim": "model",
+    "class": "true-class",
+    "target-class": "target",
+    "defence": "defense",
+    "optimiser": "optimizer",
+    "accept-licence": "accept-license",
+    "page": "paper",
+}
+"""Hidden spellings of options, without their dashes, and the spelling that the help has."""
+
+
+class _Journey(OrderedGroup):
+    """The root command, its commands in the order of the journey."""
+
+    journey = tuple(name for names in PANELS.values() for name in names)
+
 
 app = typer.Typer(
     name="physadv",
+    cls=_Journey,
     help="Physical-world adversarial robustness and photo privacy. For your own models, signs and "
     "photos.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: OTHER_SPELLINGS.get(name, name),
+    },
 )
 
 
@@ -60,10 +77,10 @@ def _root(
     photos."""
 
 
-for _name in COMMANDS:
-    _module = f"physadv_cli.commands.{_name}_command"
-    if find_spec(_module) is not None:
-        import_module(_module).register(app)
+for _panel, _names in PANELS.items():
+    for _name in _names:
+        import_module(f"physadv_cli.commands.{_name}_command").register(app, _panel)
+tidy_help(app)
 
 
 def _outside(error: OSError | MemoryError) -> str:
@@ -81,8 +98,10 @@ def main() -> None:
     from physadv.core.errors import PhysadvError
 
     try:
-        app()
+        app(prog_name="physadv")
     except PhysadvError as error:
+        if console.full_errors:
+            traceback.print_exc()
         sys.stderr.write(f"physadv: {error}\n")
         raise SystemExit(1) from None
     except KeyboardInterrupt:

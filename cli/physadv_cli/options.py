@@ -1,87 +1,120 @@
-"""Shared options: one name means one thing in all commands."""
+"""Options that several commands have: one name, one type, one help."""
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "--victim",
-        help="A name from `physadv models list`, a model file, or module:factory; + puts a "
-        "defense before it: "
-        "signs+jpeg, +median, +blur, +lgs, +remover, +patchcleanser, +derandomized, +patchguard.",
-        metavar="V",
-    ),
+from physadv.core import shared_fields
+from physadv.core.config import ConfigField
+
+
+def plain_type(kind: Any) -> Any:
+    """Return the type ``kind`` without ``| None``."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return next(k for k in get_args(kind) if k is not type(None))
+    return kind
+
+
+def field_option(note: ConfigField, flags: list[str], kind: Any, words: str = "") -> Any:
+    """Return the Typer option of a configuration's field.
+
+    Args:
+        note: the field's documentation.
+        flags: the option's names, the first of which gets a ``--no-`` form where it is a yes or no.
+        kind: the field's type.
+        words: what the help shows in place of the default.
+
+    Returns:
+        The value for ``Annotated[type, ...]``.
+    """
+    plain = plain_type(kind)
+    if plain is bool:
+        flags = [f"{flags[0]}/--no-{flags[0].removeprefix('--')}", *flags[1:]]
+
+    ranged = plain in (int, float)
+    shown: dict[str, Any] = {"show_default": words} if words else {}
+    if plain is bool and not shown:
+        shown = {"show_default": False}
+    return typer.Option(
+        *flags,
+        help=note.help,
+        metavar=note.metavar or None,
+        rich_help_panel=note.panel,
+        min=note.least if ranged else None,
+        max=note.most if ranged else None,
+        **shown,
+    )
+
+
+def option_of(hint: Any, flag: str) -> Any:
+    """Return the Typer option called ``flag`` of a shared field, for commands written by hand.
+
+    ``hint`` is ``Annotated[type, ConfigField]``, as in :mod:`physadv.core.shared_fields`.
+    """
+    note = next(m for m in hint.__metadata__ if isinstance(m, ConfigField))
+    return field_option(note, [flag], hint.__origin__, note.default)
+
+
+def out_option(default: str) -> Any:
+    """Return the Typer option ``--out``; ``default`` is what its help shows as the default."""
+    return typer.Option(
+        "--out",
+        help="File or folder to write.",
+        metavar="PATH",
+        show_default=default,
+        rich_help_panel="Output",
+    )
+
+
+Model = Annotated[str, option_of(shared_fields.ModelName, "--model")]
+Data = Annotated[Path, option_of(shared_fields.DataPath, "--data")]
+EotDraws = Annotated[int, option_of(shared_fields.EotDraws, "--eot-draws")]
+Profile = Annotated[Path | None, option_of(shared_fields.ColorProfileFile, "--profile")]
+CameraProfile = Annotated[
+    Path | None, option_of(shared_fields.CameraProfileFile, "--camera-profile")
 ]
-Weights = Annotated[
-    Path | None,
-    typer.Option("--weights", help="Weights of the victim, where it does not carry its own."),
-]
-Data = Annotated[
-    Path,
-    typer.Option(
-        "--data", help="Data set: class folders, idx, npz, GTSRB layout, or a zip of those."
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="The run's named seed: same seed, same result.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", help="Folder for what is written (default: runs/<utc>-<command>)."),
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object on stdout; everything for people on stderr.")
-]
-Signs = Annotated[
-    Path | None,
-    typer.Option(
-        "--signs",
-        help="Photos (with or without box files) or drawings of your sign. (default: drawn by "
-        "code)",
-    ),
-]
-Backgrounds = Annotated[
-    Path | None,
-    typer.Option(
-        "--backgrounds", help="Folder of photos without the sign. (default: made by code)"
-    ),
-]
-EotDraws = Annotated[
+Weights = Annotated[Path | None, option_of(shared_fields.ModelWeights, "--weights")]
+Signs = Annotated[Path | None, option_of(shared_fields.SignPhotos, "--signs")]
+Backgrounds = Annotated[Path | None, option_of(shared_fields.BackgroundPhotos, "--backgrounds")]
+Photos = Annotated[Path | None, option_of(shared_fields.ScenePhotos, "--photos")]
+Boxes = Annotated[Path | None, option_of(shared_fields.BoxesFile, "--boxes")]
+Seed = Annotated[int, option_of(shared_fields.Seed, "--seed")]
+Device = Annotated[str, option_of(shared_fields.Device, "--device")]
+Out = Annotated[Path | None, out_option("runs/<utc>-<command>")]
+
+Threads = Annotated[
     int,
     typer.Option(
-        "--eot-draws",
-        help="For a victim with random parts: attack the mean over this many draws.",
+        "--threads",
+        help="CPU threads for torch; 0 leaves it to torch.",
         min=0,
+        rich_help_panel="Run",
     ),
 ]
-Photos = Annotated[
-    Path | None,
+Json = Annotated[
+    bool,
     typer.Option(
-        "--photos",
-        help="Folder of photos, with labels.csv or boxes.csv; else the victim labels them.",
+        "--json",
+        help="Print the result as one JSON object on stdout.",
+        rich_help_panel="Output",
     ),
 ]
-Boxes = Annotated[
-    Path | None,
+Quiet = Annotated[
+    bool,
     typer.Option(
-        "--boxes", help="CSV file,x0,y0,x1,y1 of signs or objects. (default: boxes.csv beside)"
+        "--quiet",
+        "-q",
+        help="Print errors only; no progress, no summary.",
+        rich_help_panel="Output",
     ),
 ]
-Profile = Annotated[
-    Path | None,
+Verbose = Annotated[
+    bool,
     typer.Option(
-        "--profile", help="Colour profile of your printer and camera, from `calibrate fit`."
+        "--verbose", "-v", help="Print the full traceback of an error.", rich_help_panel="Output"
     ),
-]
-CameraProfile = Annotated[
-    Path | None,
-    typer.Option("--camera-profile", help="Lens profile of your camera, from `calibrate camera`."),
-]
-Threads = Annotated[
-    int, typer.Option("--threads", help="CPU threads for torch; 0 keeps its own choice.", min=0)
 ]

@@ -1,5 +1,4 @@
-"""A run records itself: config.toml and environment.json; results to stdout as JSON, to stderr as
-text."""
+"""Record of a run: config.toml, environment.json, and the result as JSON on stdout, as text on stderr."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,12 +15,21 @@ from typing import Any
 import tomli_w
 from rich.console import Console
 
+from physadv.core.config import COMMAND_KEY, Config
 from physadv.core.files import write_json, write_text
 
-console = Console(stderr=True, highlight=False)
+
+class RunConsole(Console):
+    """Console for people, on stderr."""
+
+    full_errors = False
+    """Whether errors are printed with their traceback."""
+
+
+console = RunConsole(stderr=True, highlight=False)
 """Everything for people goes here; stdout belongs to --json."""
 
-_RECORDED = (
+_RECORDED_PACKAGES = (
     "physadv",
     "torch",
     "kornia",
@@ -33,19 +42,47 @@ _RECORDED = (
 )
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of a run that do not change its result: where it is written and what is printed."""
+
+    command: str
+    out: Path | None = None
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    threads: int = 0
+
+    def begin(self) -> None:
+        """Set how much is printed, and torch's threads."""
+        from physadv_cli.arithmetic import prepare_torch
+
+        console.quiet = self.quiet
+        console.full_errors = self.verbose
+        prepare_torch(self.threads)
+
+    def open_folder(self, config: Config) -> Path:
+        """Create the run's folder, record ``config`` in it, and return it."""
+        return open_run(self.command, self.out, config.as_table())
+
+    def finish(self, result: Mapping[str, Any], summary: str) -> None:
+        """Print ``summary`` for people and, with ``--json``, ``result`` as one JSON object."""
+        finish(result, as_json=self.as_json, summary=summary)
+
+
 def versions() -> dict[str, str]:
-    """Installed versions of what a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in _RECORDED:
+    """Return the installed versions of what a result depends on."""
+    installed = {"python": platform.python_version()}
+    for name in _RECORDED_PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def plain(value: Any) -> Any:
-    """Make ``value`` fit for TOML and JSON: paths to text, None left out of mappings."""
+    """Return ``value`` fit for TOML and JSON: paths as text, None left out of tables and lists."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items() if v is not None}
     if isinstance(value, list | tuple):
@@ -53,12 +90,25 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) else str(value)
 
 
+def default_folder(command: str) -> Path:
+    """Return the folder of a run of ``command`` that starts now: runs/<utc>-<command>."""
+    return Path("runs") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}"
+
+
 def open_run(command: str, out: Path | None, config: Mapping[str, Any]) -> Path:
-    """Create the run's folder (``out``, or runs/<utc>-<command>) and record its configuration and
-    environment there."""
-    folder = out or Path("runs") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}"
+    """Create a run's folder and record its configuration and environment there.
+
+    Args:
+        command: the activity's name.
+        out: the folder; runs/<utc>-<command> where None.
+        config: what config.toml shall hold.
+
+    Returns:
+        The folder.
+    """
+    folder = out or default_folder(command)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.toml", tomli_w.dumps({"command": command, **plain(config)}))
+    write_text(folder / "config.toml", tomli_w.dumps({COMMAND_KEY: command, **plain(config)}))
     write_json(
         folder / "environment.json",
         {**versions(), "platform": platform.platform(), "argv": sys.argv[1:]},
@@ -67,8 +117,13 @@ def open_run(command: str, out: Path | None, config: Mapping[str, Any]) -> Path:
 
 
 def finish(result: Mapping[str, Any], *, as_json: bool, summary: str) -> None:
-    """End a command: one JSON object on stdout with ``as_json``; the summary for people on stderr
-    either way."""
+    """End a command.
+
+    Args:
+        result: printed as one JSON object on stdout where ``as_json``.
+        as_json: whether ``--json`` was given.
+        summary: printed for people on stderr either way.
+    """
     console.print(summary)
     if as_json:
         sys.stdout.write(json.dumps(plain(result)) + "\n")

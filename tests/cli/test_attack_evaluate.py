@@ -16,7 +16,7 @@ from commandline import environment, physadv, write_colors
 from PIL import Image
 
 from physadv.core.rows import read_rows
-from physadv_cli.parsing import parse_eps, parse_threat
+from physadv.threat.parsing import parse_eps, parse_threat
 
 ROOT = Path(__file__).resolve().parents[2]
 VICTIM = '''

@@ -39,7 +39,7 @@ def test_disk_and_memory_are_one_line(
 ) -> None:
     """Each ends with 1 and one line that names what it was."""
 
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise error
 
     monkeypatch.setattr(entry, "app", fail)
@@ -55,7 +55,7 @@ def test_disk_and_memory_are_one_line(
 def test_other_runtime_errors_stay_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of the program itself keeps its traceback."""
 
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(entry, "app", fail)

@@ -19,7 +19,7 @@ Sources = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     """Attach the commands."""
     calibrate = typer.Typer(
         no_args_is_help=True, help="Measure your printer and camera, for `patch --profile`."
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
     calibrate.command("chart")(chart)
     calibrate.command("fit")(fit)
     calibrate.command("camera")(camera)
-    app.add_typer(calibrate, name="calibrate")
+    app.add_typer(calibrate, name="calibrate", rich_help_panel=panel)
 
 
 def chart(

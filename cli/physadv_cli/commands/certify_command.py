@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "patch")
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     """Attach the command."""
     app.command(
-        "certify", short_help="Certified accuracy: randomized smoothing or bounds. Resumable."
+        "certify",
+        rich_help_panel=panel,
+        short_help="Certified accuracy: randomized smoothing or bounds. Resumable.",
     )(certify)
 
 
@@ -113,7 +115,7 @@ def certify(
     from physadv.defenses.load_model import load_model
     from physadv.evaluation.progress_log import ProgressLog, claim_folder
     from physadv.evaluation.samples import choose_samples
-    from physadv_cli.parsing import parse_norm
+    from physadv.threat.parsing import parse_norm
     from physadv_cli.runs import open_run
 
     if method not in METHODS:
@@ -170,7 +172,7 @@ def _smoothing(
     """The certifier, the radius it is judged by, and the radii of the table."""
     from physadv.certification.smoothing.noise import noise_named
     from physadv.evaluation.certified_accuracy import SmoothingCertifier
-    from physadv_cli.parsing import parse_eps
+    from physadv.threat.parsing import parse_eps
 
     kind = noise or ("uniform" if norm == "l1" else "gaussian")
     dims = samples.channels * samples.size[0] * samples.size[1]
@@ -235,8 +237,8 @@ def _bounds(
     from physadv.certification.bounds.verify import prepare_graph
     from physadv.core.errors import OptionError
     from physadv.evaluation.certified_accuracy import BoundCertifier
-    from physadv_cli.evaluating import radii as other_radii
-    from physadv_cli.parsing import parse_eps
+    from physadv.evaluation.evaluate import curve_radii as other_radii
+    from physadv.threat.parsing import parse_eps
 
     if norm not in NORMS:
         raise OptionError(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from physadv_cli import checking, watching
 from physadv_cli.arithmetic import prepare_torch
+from physadv_cli.help import PlainCommand
 from physadv_cli.options import Device, Json, Out, Seed, Threads, Weights
 from physadv_cli.runs import console, open_run
 
@@ -24,7 +24,6 @@ ModelName = Annotated[
     str | None,
     typer.Option(
         "--model",
-        "--victim",
         help="Another victim than the bundle's: name, file or module:factory.",
     ),
 ]
@@ -46,7 +45,7 @@ TrueClass = Annotated[
     str | None, typer.Option("--true-class", help="The sign's true class. (default: the bundle's)")
 ]
 TargetClass = Annotated[
-    str | None, typer.Option("--target-class", help="The class aimed at. (default: the bundle's)")
+    str | None, typer.Option("--target", help="The class aimed at. (default: the bundle's)")
 ]
 Clean = Annotated[
     str | None, typer.Option("--clean", help="Source of the clean control, where SOURCE lacks it.")
@@ -166,12 +165,12 @@ Timeout = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     """Attach the command."""
-    app.command("check", cls=_ServeWithoutPort)(check)
+    app.command("check", cls=_ServeWithoutPort, rich_help_panel=panel)(check)
 
 
-class _ServeWithoutPort(TyperCommand):
+class _ServeWithoutPort(PlainCommand):
     """Lets ``--serve`` stand alone: any free port. Numbers under 1024 stay camera indices."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

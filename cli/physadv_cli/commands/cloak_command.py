@@ -54,7 +54,7 @@ class PathOrCommand(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     """Attach both commands under one name."""
     group = typer.Typer(
         cls=PathOrCommand,
@@ -64,7 +64,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command(_DEFAULT, help=cloak.__doc__)(cloak)
     group.command("check")(check)
-    app.add_typer(group, name="cloak")
+    app.add_typer(group, name="cloak", rich_help_panel=panel)
 
 
 def cloak(

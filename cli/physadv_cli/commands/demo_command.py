@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from physadv.patches.sticker_run import StickerSettings
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     """Attach the command."""
-    app.command("demo")(demo)
+    app.command("demo", rich_help_panel=panel)(demo)
 
 
 def demo(

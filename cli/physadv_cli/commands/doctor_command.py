@@ -36,6 +36,7 @@ ESSENTIAL = {
     "jinja2": "jinja2",
     "jaxtyping": "jaxtyping",
     "tomli-w": "tomli_w",
+    "msgspec": "msgspec",
 }
 """Distribution -> module to import."""
 
@@ -59,9 +60,9 @@ class Finding:
     remedy: str = ""
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     """Attach the command."""
-    app.command("doctor")(doctor)
+    app.command("doctor", rich_help_panel=panel)(doctor)
 
 
 def doctor(json: options.Json = False) -> None:

@@ -1,91 +1,32 @@
-"""`physadv evaluate`: robust accuracy of a victim on a data set, by the ensemble of attacks."""
+"""``physadv evaluate``: robust accuracy of a model on a data set, by an ensemble of attacks."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from physadv_cli import options
+from physadv.evaluation.config import EvaluateConfig
+from physadv_cli.configured import from_config
+from physadv_cli.runs import RunOptions
 
 
-def register(app: typer.Typer) -> None:
-    """Attach the command."""
+def register(app: typer.Typer, panel: str) -> None:
+    """Attach the command to ``app``, listed under ``panel``."""
     app.command(
         "evaluate",
-        short_help="Robust accuracy by an ensemble of attacks -> rows, report.html. Resumable.",
-    )(evaluate)
+        short_help="Robust accuracy by an ensemble of attacks. Resumable.",
+        rich_help_panel=panel,
+    )(from_config(evaluate, EvaluateConfig))
 
 
-def evaluate(
-    model: options.Model,
-    data: options.Data,
-    threat: Annotated[
-        str, typer.Option("--threat", help="Norm and radius: linf:8/255, l2:0.5, l1:12.")
-    ],
-    weights: options.Weights = None,
-    split: Annotated[
-        str, typer.Option("--split", help="Part of the data set, where it has parts.")
-    ] = "test",
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="This many images, drawn at random.", min=1)
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images at a time.", min=1)] = 128,
-    curve: Annotated[
-        str,
-        typer.Option(
-            "--curve", help="Further radii, comma-separated; auto: 1/4, 1/2 and 3/2 of eps; none."
-        ),
-    ] = "auto",
-    eight_bit: Annotated[
-        bool, typer.Option("--eight-bit", help="Judge images rounded to 8 bit, inside eps.")
-    ] = False,
-    speed: Annotated[
-        str, typer.Option("--speed", help="plain, fold (same function, faster) or bf16.")
-    ] = "fold",
-    save: Annotated[
-        Path | None,
-        typer.Option("--save", help="Folder for all broken images as PNG (implies --eight-bit)."),
-    ] = None,
-    eot_draws: options.EotDraws = 0,
-    seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    threads: options.Threads = 0,
-    out: options.Out = None,
-    as_json: options.Json = False,
-) -> None:
-    """Attack every image with APGD-CE, APGD-T, FAB-T and Square, each only on what the ones before
-    left whole.
+def evaluate(config: EvaluateConfig, run: RunOptions) -> None:
+    """Measure robust accuracy with APGD-CE, APGD-T, FAB-T and Square, run in sequence.
 
-    Warns where the result cannot be trusted, and says why. Ctrl-C or a kill loses nothing that is
-    finished: the same command with the same --out goes on.
+    Each attack sees only the samples that earlier ones did not break. Warns where the result cannot
+    be trusted, and says why. An interrupted run resumes with the same --out.
 
     Example: physadv evaluate --model signs --data gtsrb.zip --threat linf:8/255 --limit 500 --out
     runs/signs-linf
     """
-    from physadv_cli import evaluating
-    from physadv_cli.parsing import parse_threat
+    from physadv_cli.evaluating import run_evaluation
 
-    norm, eps = parse_threat(threat)
-    request = evaluating.Request(
-        command="evaluate",
-        model=model,
-        weights=weights,
-        data=data,
-        split=split,
-        norm=norm,
-        eps=eps,
-        limit=limit,
-        batch_size=batch_size,
-        curve=evaluating.radii(curve, norm, eps),
-        eight_bit=eight_bit or save is not None,
-        speed=speed,
-        save=save,
-        seed=seed,
-        device=device,
-        threads=threads,
-        out=out,
-        eot_draws=eot_draws,
-    )
-    evaluating.run(request, as_json=as_json)
+    run_evaluation(config, run, curve=config.curve)

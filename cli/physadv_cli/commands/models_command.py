@@ -22,7 +22,7 @@ Model = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     """Attach the commands."""
     models = typer.Typer(
         help="The models under test: list, show, fetch, check.", no_args_is_help=True
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
     models.command("show")(show)
     models.command("fetch")(fetch)
     models.command("check")(check)
-    app.add_typer(models, name="models")
+    app.add_typer(models, name="models", rich_help_panel=panel)
 
 
 def list_models(json: options.Json = False) -> None:
@@ -100,7 +100,6 @@ def fetch(
         typer.Option(
             "--yes",
             "--accept-license",
-            "--accept-licence",
             help="Accept source and licence without being asked.",
         ),
     ] = False,

@@ -19,7 +19,6 @@ Models = Annotated[
     list[str],
     typer.Option(
         "--model",
-        "--victim",
         help="Name, model file or module:factory; several make an ensemble.",
         metavar="V",
     ),
@@ -36,11 +35,12 @@ DataFolder = Annotated[
 ]
 
 
-def register(root: typer.Typer) -> None:
+def register(root: typer.Typer, panel: str) -> None:
     """Attach the command group."""
     root.add_typer(
         app,
         name="patch",
+        rich_help_panel=panel,
         short_help="Optimise a patch or sticker under EOT -> bundle; `patch verify` re-measures.",
     )
 
@@ -74,7 +74,9 @@ def patch(
     eot: Annotated[
         str, typer.Option(help="Ranges drawn: default, camera, athalye, brown, rp2, thys, tsea.")
     ] = "default",
-    true_class: Annotated[str, typer.Option("--class", help="The class the sign is of.")] = "stop",
+    true_class: Annotated[
+        str, typer.Option("--true-class", help="The class the sign is of.")
+    ] = "stop",
     target: Annotated[
         str | None, typer.Option("--target", help="Class to be seen instead, or to appear.")
     ] = None,
@@ -267,7 +269,6 @@ def verify_bundle(
         str | None,
         typer.Option(
             "--model",
-            "--victim",
             help="The model, where the card names one of your own: a card may name built-in ones only.",
             metavar="V",
         ),

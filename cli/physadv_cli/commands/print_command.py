@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from physadv.printing.sheet import Sheet
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     """Attach the command."""
-    app.command("print")(print_sheet)
+    app.command("print", rich_help_panel=panel)(print_sheet)
 
 
 def print_sheet(
@@ -26,9 +26,7 @@ def print_sheet(
     ],
     paper: Annotated[
         str,
-        typer.Option(
-            "--paper", "--page", help="a5, letter, a4, legal, a3, a2, a1, or a size: 300x400mm."
-        ),
+        typer.Option("--paper", help="a5, letter, a4, legal, a3, a2, a1, or a size: 300x400mm."),
     ] = "a4",
     tile: Annotated[
         bool,

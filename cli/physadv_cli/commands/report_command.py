@@ -11,9 +11,9 @@ from physadv_cli.checking import report_run
 from physadv_cli.options import Json
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     """Attach the command."""
-    app.command("report")(report)
+    app.command("report", rich_help_panel=panel)(report)
 
 
 def report(

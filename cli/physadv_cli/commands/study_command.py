@@ -13,11 +13,12 @@ from physadv_cli.arithmetic import prepare_torch
 app = typer.Typer(no_args_is_help=True)
 
 
-def register(root: typer.Typer) -> None:
+def register(root: typer.Typer, panel: str) -> None:
     """Attach the command group."""
     root.add_typer(
         app,
         name="study",
+        rich_help_panel=panel,
         short_help="Classic experiments with one report each: masked, photographed.",
     )
 
@@ -75,7 +76,7 @@ def masked(
     from physadv.core.rows import read_rows
     from physadv.report.masked_report import write_masked_report
     from physadv.studies.gradient_masking import study as study_
-    from physadv_cli.parsing import parse_eps
+    from physadv.threat.parsing import parse_eps
     from physadv_cli.runs import finish, open_run
 
     prepare_torch(threads)

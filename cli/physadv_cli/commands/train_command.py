@@ -53,7 +53,7 @@ Windows = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     """Attach the command and its sub-command."""
     group = typer.Typer()
     group.callback(invoke_without_command=True)(train)
@@ -61,14 +61,17 @@ def register(app: typer.Typer) -> None:
         signs
     )
     app.add_typer(
-        group, name="train", short_help="A victim with a defense: weights and card. Resumable."
+        group,
+        name="train",
+        rich_help_panel=panel,
+        short_help="A victim with a defense: weights and card. Resumable.",
     )
 
 
 def train(
     context: typer.Context,
     defense: Annotated[
-        str | None, typer.Option("--defense", "--defence", help=", ".join(DEFENSES) + ".")
+        str | None, typer.Option("--defense", help=", ".join(DEFENSES) + ".")
     ] = None,
     data: Annotated[
         Path | None,
@@ -89,9 +92,7 @@ def train(
     epochs: Annotated[int, typer.Option("--epochs", help="Epochs.", min=1)] = 10,
     batch: Annotated[int, typer.Option("--batch", help="Images a batch.", min=2)] = 128,
     lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.", min=1e-6)] = 2e-3,
-    optimizer: Annotated[
-        str, typer.Option("--optimizer", "--optimiser", help="adamw or sgd.")
-    ] = "adamw",
+    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw or sgd.")] = "adamw",
     average: Annotated[
         float, typer.Option("--average", help="How much of the averaged weights a step keeps.")
     ] = 0.99,
@@ -183,9 +184,9 @@ def train(
         raise typer.Exit(2)
     if defense is None or data is None:
         raise typer.BadParameter("--defense and --data belong together: give both")
+    from physadv.threat.parsing import parse_eps, parse_norm
     from physadv.training.classifier_recipe import ClassifierRecipe
     from physadv_cli import training
-    from physadv_cli.parsing import parse_eps, parse_norm
 
     prepare_torch(threads)
     ball = parse_norm(norm)
@@ -249,9 +250,7 @@ def signs(
     ] = "bf16",
     defense: Annotated[
         str | None,
-        typer.Option(
-            "--defense", "--defence", help="A defense's loss in place of the plain one, as masked."
-        ),
+        typer.Option("--defense", help="A defense's loss in place of the plain one, as masked."),
     ] = None,
     start: Annotated[
         str | None,

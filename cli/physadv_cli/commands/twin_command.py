@@ -26,9 +26,9 @@ PRINTERS = (
 EFFECTS = "printer, distortion, defocus, motion, vignette, noise, bayer, white-balance, tone, sharpening or jpeg"
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     """Attach the command."""
-    app.command("twin")(film_twin)
+    app.command("twin", rich_help_panel=panel)(film_twin)
 
 
 def film_twin(

@@ -1,0 +1,261 @@
+"""Commands made of configuration dataclasses: options, ``--config FILE.toml``, help and defaults.
+
+Each field of a :class:`physadv.core.config.Config` becomes one option (or argument) with the field's
+type, default and help; beside them stand the options of every run (``--out``, ``--json``, ...). A file
+given with ``--config`` supplies defaults, so options on the command line overrule it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+import typer
+
+from physadv.core.config import Config, ConfigField
+from physadv.core.errors import OptionError
+from physadv_cli import options
+from physadv_cli.runs import RunOptions
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+Action = Callable[[AnyConfig, RunOptions], None]
+Adapt = Callable[[dict[str, Any]], dict[str, Any]]
+_PAIR = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Override:
+    """Another form of one field's option: annotation and default as Typer takes them."""
+
+    annotation: Any
+    default: Any
+
+
+def from_config(
+    action: Action[AnyConfig],
+    kind: type[AnyConfig],
+    *,
+    out: str = "",
+    adapt: Adapt | None = None,
+    overrides: dict[str, Override | None] | None = None,
+) -> Callable[..., None]:
+    """Make a Typer command of a function that takes a configuration.
+
+    Args:
+        action: called with the configuration and the run's options; its docstring is the help.
+        kind: the configuration's class.
+        out: words for the default of ``--out``; made of the command's name where empty.
+        adapt: changes the values of the command line before the configuration is built of them.
+        overrides: options that replace a field's own, by the field's name; None leaves it out.
+
+    Returns:
+        A function whose signature has a parameter for each option, for ``app.command``.
+    """
+    documented = kind.documented_fields()
+    replaced = overrides or {}
+    parameters = [
+        _parameter(field, *documented[field.name], kind, replaced)
+        for field in fields(kind)
+        if replaced.get(field.name, ...) is not None
+    ]
+    short_forms = _threat_forms() if "threat" in documented else []
+    threat_required = any(f.name == "threat" and _is_required(f) for f in fields(kind))
+    run_parameters = _run_parameters(kind, out or f"runs/<utc>-{kind.command}")
+
+    def command(context: typer.Context, **values: Any) -> None:
+        run = RunOptions(
+            kind.command,
+            out=values.pop("out"),
+            as_json=values.pop("json"),
+            quiet=values.pop("quiet"),
+            verbose=values.pop("verbose"),
+            threads=values.pop("threads"),
+        )
+        values.pop("config")
+        if short_forms:
+            values["threat"] = _threat(values, required=threat_required)
+        if adapt is not None:
+            values = adapt(values)
+        config = kind(**_from_text(kind, values))
+        run.begin()
+        action(config, run)
+
+    signature = inspect.Signature(
+        [
+            inspect.Parameter(
+                "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+            ),
+            *sorted(parameters, key=lambda p: p.default is not inspect.Parameter.empty),
+            *short_forms,
+            *run_parameters,
+        ]
+    )
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
+    command.__doc__ = action.__doc__
+    command.__name__ = action.__name__
+    return command
+
+
+def _parameter(
+    field: Field[Any],
+    kind: Any,
+    note: ConfigField,
+    owner: type[Config],
+    replaced: dict[str, Override | None],
+) -> inspect.Parameter:
+    """The parameter of one field, as Typer reads it."""
+    other = replaced.get(field.name)
+    if other is not None:
+        return _keyword(field.name, other.annotation, other.default)
+
+    default = _cli_default(field, note)
+    annotation = _cli_type(kind, note)
+    words = note.default if default is None else ""
+    if field.name == "threat" and _is_required(field):
+        # --norm and --eps may stand in its place, so Typer must not ask for it.
+        annotation, default = str | None, None
+        note = replace(note, help=f"{note.help} Required.")
+    if note.argument:
+        info: Any = typer.Argument(help=note.help, metavar=note.metavar or None)
+    else:
+        info = options.field_option(note, [note.option_of(field.name)], kind, words)
+    required = _is_required(field) and field.name != "threat"
+    return _keyword(
+        field.name,
+        Annotated[annotation, info],
+        inspect.Parameter.empty if required else default,
+    )
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+    )
+
+
+def _cli_type(kind: Any, note: ConfigField) -> Any:
+    """The type that Typer converts to: pairs are text, tuples lists, and paths complete as paths."""
+    plain = options.plain_type(kind)
+    optional = plain is not kind
+    if plain == _PAIR:
+        plain = str
+    elif get_origin(plain) is tuple:
+        element = get_args(plain)[0]
+        return list[Path if note.path else element]  # type: ignore[misc]
+    elif note.path:
+        plain = Path
+    return plain | None if optional else plain
+
+
+def _cli_default(field: Field[Any], note: ConfigField) -> Any:
+    """A field's default in the form of the command line."""
+    if field.default_factory is not MISSING:
+        return _to_text(field.default_factory(), note)
+    return None if field.default is MISSING else _to_text(field.default, note)
+
+
+def _to_text(value: Any, note: ConfigField) -> Any:
+    """A value of a configuration in the form of the command line."""
+    if note.separator and value is not None:
+        first, second = value
+        return f"{first:g}{note.separator}{second:g}"
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_text(kind: type[Config], values: dict[str, Any]) -> dict[str, Any]:
+    """Values of the command line as the configuration takes them."""
+    parsed = {}
+    for name, value in values.items():
+        note = kind.documented_fields()[name][1]
+        if note.separator and isinstance(value, str):
+            value = parse_pair(value, note.option_of(name), note.separator)
+        parsed[name] = value
+    return parsed
+
+
+def parse_pair(text: str, option: str, separator: str) -> tuple[float, float]:
+    """Return the two numbers that are written ``280x190``, ``0,95`` or ``0.3:0.5``.
+
+    Args:
+        text: two numbers, or one that stands for both where the separator is a colon.
+        option: the option's name, for the error.
+        separator: the character that its examples have; others are taken as well.
+
+    Returns:
+        Both numbers.
+
+    Raises:
+        OptionError: for anything else.
+    """
+    plain = text.strip().lower().removesuffix("mm").removesuffix("m")
+    for other in "×x:;":
+        plain = plain.replace(other, ",")
+    parts = plain.split(",")
+    if separator == ":" and len(parts) == 1:
+        parts *= 2
+    try:
+        first, second = (float(part) for part in parts)
+    except ValueError as error:
+        example = {"x": "280x190", ",": "0,95", ":": "0.3:0.5"}[separator]
+        raise OptionError(
+            f"{option} {text!r}", "two numbers are needed", f"write {option} {example}"
+        ) from error
+    return first, second
+
+
+def _threat_forms() -> list[inspect.Parameter]:
+    """The short forms of ``--threat``."""
+    norm = typer.Option("--norm", help="Norm of the threat: linf, l2 or l1.", hidden=True)
+    eps = typer.Option("--eps", help="Radius of the threat: 8/255, 0.03, 2.0.", hidden=True)
+    return [
+        _keyword("norm", Annotated[str | None, norm], None),
+        _keyword("eps", Annotated[str | None, eps], None),
+    ]
+
+
+def _threat(values: dict[str, Any], *, required: bool) -> str | None:
+    """The threat with its short forms taken in."""
+    from physadv.threat.parsing import join_threat
+
+    threat = join_threat(values.get("threat"), values.pop("norm"), values.pop("eps"))
+    if threat is None and required:
+        raise typer.BadParameter("Missing option '--threat'.")
+    return threat
+
+
+def _run_parameters(kind: type[Config], out: str) -> list[inspect.Parameter]:
+    """Options that every configured command has beside its fields."""
+
+    def load(context: typer.Context, path: Path | None) -> Path | None:
+        if path is not None and not context.resilient_parsing:
+            documented = kind.documented_fields()
+            table = kind.read_toml(path)
+            texts = {name: _to_text(value, documented[name][1]) for name, value in table.items()}
+            context.default_map = {**(context.default_map or {}), **texts}
+        return path
+
+    config = typer.Option(
+        "--config",
+        help="TOML file of these options, such as a run's config.toml; options overrule it.",
+        metavar="FILE",
+        rich_help_panel="Run",
+        is_eager=True,
+        callback=load,
+    )
+    target = options.out_option(out)
+    return [
+        _keyword("config", Annotated[Path | None, config], None),
+        _keyword("threads", options.Threads, 0),
+        _keyword("out", Annotated[Path | None, target], None),
+        _keyword("json", options.Json, False),
+        _keyword("quiet", options.Quiet, False),
+        _keyword("verbose", options.Verbose, False),
+    ]

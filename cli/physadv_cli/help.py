@@ -1,0 +1,127 @@
+"""Help and usage of the commands: their order, plain value names, examples, default sub-commands."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+_VALUE_NAMES = {
+    "bool": "",
+    "str": "TEXT",
+    "int": "N",
+    "int range": "N",
+    "float": "X",
+    "float range": "X",
+    "path": "PATH",
+}
+"""Names of values in the help by the type that Typer would print; flags take no value."""
+DEFAULT = ":default"
+"""Name of the sub-command that runs where a group's arguments name none."""
+
+
+class PlainCommand(TyperCommand):
+    """A command whose help names values plainly: ``N`` for a number, nothing for a flag."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters for ``ctx``, with value names set."""
+        return _with_value_names(super().get_params(ctx), ctx)
+
+
+class OrderedGroup(TyperGroup):
+    """A group of commands listed in the order in which they were registered."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters for ``ctx``, with value names set."""
+        return _with_value_names(super().get_params(ctx), ctx)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands for ``ctx``, in the order of :attr:`journey`."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda n: self.journey.index(n) if n in self.journey else 0)
+
+    journey: Sequence[str] = ()
+    """Names of the commands in the order of the help; those that are not in it come first."""
+
+
+class DefaultGroup(OrderedGroup):
+    """A group that is a command itself: ``patch verify ...`` verifies, ``patch ...`` makes a patch."""
+
+    @property
+    def default_command(self) -> Any:
+        """The command that runs where the arguments name none."""
+        return self.commands[DEFAULT]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse ``args`` in ``ctx``, with the default command put before those that name none."""
+        if not args or args[0] not in self.commands:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+class DefaultCommand(PlainCommand):
+    """The command of a :class:`DefaultGroup`, known by the group's name in help and usage."""
+
+    def make_context(
+        self, info_name: Any, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """Return a context that takes the group's place.
+
+        Args:
+            info_name: ignored; the group's name stands for it.
+            args: arguments of the command.
+            parent: the group's context.
+            extra: further settings of the context.
+        """
+        if parent is not None and info_name == DEFAULT:
+            info_name, parent = parent.info_name, parent.parent
+        return super().make_context(info_name, args, parent=parent, **extra)
+
+
+def tidy_help(app: typer.Typer, name: str = "physadv") -> None:
+    """Give every command of ``app`` plain value names, joined paragraphs, and examples at the end.
+
+    ``name`` is the command line that leads to ``app``.
+    """
+    for command in app.registered_commands:
+        paragraphs = _paragraphs(command.help or (command.callback and command.callback.__doc__))
+        examples = [p.removeprefix("Example: ") for p in paragraphs if p.startswith("Example: ")]
+        command.help = "\n\n".join(p for p in paragraphs if not p.startswith("Example: "))
+        if command.short_help is None and paragraphs:
+            command.short_help = paragraphs[0]
+        if examples:
+            shown = "\n".join(f"  {example}" for example in examples)
+            head = "Example:" if len(examples) == 1 else "Examples:"
+            command.epilog = "\n\n".join(filter(None, (f"{head}\n{shown}", command.epilog)))
+        if command.cls in (None, TyperCommand):
+            command.cls = PlainCommand
+
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            info = group.typer_instance.info
+            if not isinstance(info.cls, type) or info.cls is TyperGroup:
+                info.cls = OrderedGroup
+            tidy_help(group.typer_instance, f"{name} {group.name}")
+
+
+def _paragraphs(text: str | None) -> list[str]:
+    """Paragraphs of a docstring, each on one line."""
+    blocks = inspect.cleandoc(text or "").split("\n\n")
+    return [re.sub(r"\s*\n\s*", " ", block).strip() for block in blocks if block.strip()]
+
+
+def _with_value_names(params: list[Any], ctx: Any) -> list[Any]:
+    """The parameters with a plain name for the value of each that has no name of its own."""
+    for param in params:
+        if getattr(param, "param_type_name", "") != "option" or param.metavar is not None:
+            continue
+        display = getattr(param, "display_type", None)
+        kind = (display(ctx) or "") if display else str(getattr(param.type, "name", ""))
+        plain = kind.strip("<>").lower()
+        if plain in _VALUE_NAMES:
+            param.metavar = _VALUE_NAMES[plain]
+    return params

@@ -1,0 +1,177 @@
+"""Base of every activity's configuration: documented fields, checked values, TOML in and out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast, get_type_hints
+
+from physadv.core.errors import OptionError
+from physadv.core.tables import check_keys, convert_value, read_table
+
+COMMAND_KEY = "command"
+"""Key of a recorded config.toml that names the activity; it is no field of the configuration."""
+
+
+@dataclass(frozen=True)
+class ConfigField:
+    """Documentation of one field, from which its command-line option and its checks are made.
+
+    Args:
+        help: one sentence; the option's help.
+        panel: heading under which the option is listed.
+        flag: the option's name; made of the field's name where empty.
+        metavar: placeholder of the value in the help; made of the type where empty.
+        least: smallest allowed value of a number.
+        most: largest allowed value of a number.
+        separator: character between the two numbers of a pair on the command line.
+        argument: whether the command takes it by position instead of as an option.
+        path: whether it names a file or a folder, so that shells complete it.
+        default: words in place of the default value in the help.
+    """
+
+    help: str
+    panel: str = "Run"
+    flag: str = ""
+    metavar: str = ""
+    least: float | None = None
+    most: float | None = None
+    separator: str = ""
+    argument: bool = False
+    path: bool = False
+    default: str = ""
+
+    def option_of(self, name: str) -> str:
+        """Return the command-line option of the field called ``name``."""
+        return self.flag or "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base class of configurations: frozen dataclasses whose values are plain data.
+
+    Each field is annotated ``Annotated[type, ConfigField(...)]`` with text, numbers, yes/no or tuples
+    of these as its type. Paths are text; a :class:`pathlib.Path` given in their place is converted.
+    Values are checked when an instance is made.
+
+    Raises:
+        OptionError: for a value of the wrong type or outside its limits.
+
+    Example:
+        >>> from typing import Annotated
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class RunConfig(Config):
+        ...     steps: Annotated[int, ConfigField("Optimization steps.", least=1)] = 400
+        >>> RunConfig.from_table({"steps": 20})
+        RunConfig(steps=20)
+    """
+
+    command: ClassVar[str] = ""
+    """Name of the activity in a recorded config.toml."""
+
+    def __post_init__(self) -> None:
+        """Convert paths and lists to plain data, then check types and limits."""
+        for name, (kind, note) in self.documented_fields().items():
+            value = _checked(getattr(self, name), kind, note, name)
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def documented_fields(cls) -> dict[str, tuple[Any, ConfigField]]:
+        """Return the type and the documentation of each field by name, in order."""
+        return _documented(cast(Any, cls))
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], *, name: str = "") -> Self:
+        """Build a configuration from ``table``, keys and values as TOML has them.
+
+        ``name`` says in errors where the table comes from. Raises OptionError for an unknown key,
+        with the nearest known one, for a missing one, and for a value that is not allowed.
+        """
+        check_keys(table, cls, name=name, error=OptionError)
+        for field in fields(cls):
+            if _is_required(field) and field.name not in table:
+                place = f"{name}: " if name else ""
+                raise OptionError(f"{place}{field.name}", "is missing", "give it")
+        return cls(**table)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """Read a configuration from the TOML file ``path``, such as a run's recorded config.toml.
+
+        Raises OptionError for a file that cannot be read, that records another activity, or whose
+        keys or values are wrong.
+        """
+        return cls.from_table(cls.read_toml(path), name=str(path))
+
+    @classmethod
+    def read_toml(cls, path: str | Path) -> dict[str, Any]:
+        """Return the checked values in the TOML file ``path``, which need not be all fields.
+
+        Raises OptionError as :meth:`from_toml` does, apart from missing keys.
+        """
+        table = read_table(path, error=OptionError)
+        recorded = table.pop(COMMAND_KEY, cls.command)
+        if recorded != cls.command:
+            raise OptionError(
+                f"{path} records the command {recorded!r}",
+                f"{cls.command!r} is needed",
+                f"give it to physadv {str(recorded).replace('-', ' ')} --config",
+            )
+
+        check_keys(table, cls, name=str(path), error=OptionError)
+        documented = cls.documented_fields()
+        return {
+            name: _checked(value, *documented[name], name, str(path))
+            for name, value in table.items()
+        }
+
+    def as_table(self) -> dict[str, Any]:
+        """Return the configuration as a run records it: the activity, then every field with a value."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        filled = {key: value for key, value in values.items() if value is not None}
+        return {
+            COMMAND_KEY: self.command,
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in filled.items()},
+        }
+
+
+def _checked(value: Any, kind: Any, note: ConfigField, name: str, source: str = "") -> Any:
+    """The value as plain data of its type, within its limits; raise OptionError for any other."""
+    plain = convert_value(_plain_value(value), kind, key=name, name=source, error=OptionError)
+    if isinstance(plain, bool) or not isinstance(plain, int | float):
+        return plain
+
+    shown = f"{source}: {name} = {plain:g}" if source else f"{note.option_of(name)} {plain:g}"
+    if note.least is not None and not plain >= note.least:
+        raise OptionError(shown, f"at least {note.least:g} is needed", "give a larger number")
+    if note.most is not None and not plain <= note.most:
+        raise OptionError(shown, f"at most {note.most:g} is allowed", "give a smaller number")
+    return plain
+
+
+def _plain_value(value: Any) -> Any:
+    """Paths as text, lists as tuples; anything else as it is."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return tuple(_plain_value(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+@cache
+def _documented(kind: type[Config]) -> dict[str, tuple[Any, ConfigField]]:
+    """Type and documentation of each field, read from the annotations once."""
+    hints = get_type_hints(kind, include_extras=True)
+    documented = {}
+    for field in fields(kind):
+        hint = hints[field.name]
+        notes = [m for m in getattr(hint, "__metadata__", ()) if isinstance(m, ConfigField)]
+        if not notes:
+            raise TypeError(f"{kind.__name__}.{field.name} has no ConfigField")
+        documented[field.name] = (hint.__origin__, notes[0])
+    return documented

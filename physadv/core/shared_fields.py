@@ -1,0 +1,136 @@
+"""Configuration fields that several activities have: one name, one type, one meaning."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from physadv.core.config import ConfigField
+
+MODEL_HELP = (
+    "Model under test: a name of `physadv models list`, a file, or module:factory. + puts a defense "
+    "before it, as in signs+jpeg (jpeg, median, blur, lgs, remover, patchcleanser, derandomized, "
+    "patchguard)."
+)
+"""Help of ``--model`` wherever it stands."""
+
+ModelName = Annotated[str, ConfigField(MODEL_HELP, "Model", metavar="MODEL")]
+ModelWeights = Annotated[
+    str | None,
+    ConfigField(
+        "Weights file of the model, where it does not carry its own.",
+        "Model",
+        flag="--weights",
+        metavar="FILE",
+        path=True,
+    ),
+]
+EotDraws = Annotated[
+    int,
+    ConfigField(
+        "For a model with random parts: attack the mean over this many draws.", "Attack", least=0
+    ),
+]
+
+DataPath = Annotated[
+    str,
+    ConfigField(
+        "Data set: class folders, idx, npz, GTSRB layout, or a zip of those.",
+        "Data",
+        metavar="PATH",
+        path=True,
+    ),
+]
+DataSplit = Annotated[str, ConfigField("Part of the data set, where it has parts.", "Data")]
+SampleLimit = Annotated[
+    int | None,
+    ConfigField("Number of images, drawn at random.", "Data", least=1, default="all"),
+]
+BatchSize = Annotated[int, ConfigField("Images processed at once.", "Run", least=1)]
+
+ThreatText = Annotated[
+    str,
+    ConfigField(
+        "Norm and radius of the allowed change: linf:8/255, l2:0.5, l1:12. Short forms: --norm, --eps.",
+        "Attack",
+        metavar="NORM:EPS",
+    ),
+]
+RadiusCurve = Annotated[
+    str,
+    ConfigField(
+        "Further radii, separated by commas; auto: 1/4, 1/2 and 3/2 of the radius; none.", "Attack"
+    ),
+]
+
+SignPhotos = Annotated[
+    str | None,
+    ConfigField(
+        "Photos (with or without box files) or drawings of the sign.",
+        "Scene",
+        metavar="PATH",
+        path=True,
+        default="drawn by code",
+    ),
+]
+BackgroundPhotos = Annotated[
+    str | None,
+    ConfigField(
+        "Folder of photos without the sign.",
+        "Scene",
+        metavar="FOLDER",
+        path=True,
+        default="made by code",
+    ),
+]
+ScenePhotos = Annotated[
+    str | None,
+    ConfigField(
+        "Folder of photos, with labels.csv or boxes.csv; else the model labels them.",
+        "Scene",
+        metavar="FOLDER",
+        path=True,
+    ),
+]
+BoxesFile = Annotated[
+    str | None,
+    ConfigField(
+        "CSV file,x0,y0,x1,y1 of the signs or objects.",
+        "Scene",
+        metavar="FILE",
+        path=True,
+        default="boxes.csv beside",
+    ),
+]
+ColorProfileFile = Annotated[
+    str | None,
+    ConfigField(
+        "Color profile of your printer and camera, from `calibrate fit`.",
+        "Scene",
+        metavar="FILE",
+        path=True,
+    ),
+]
+CameraProfileFile = Annotated[
+    str | None,
+    ConfigField(
+        "Lens profile of your camera, from `calibrate camera`.",
+        "Scene",
+        metavar="FILE",
+        path=True,
+    ),
+]
+BundlePath = Annotated[
+    str,
+    ConfigField(
+        "A bundle folder, or a name in patches/.", "Source", metavar="BUNDLE", argument=True
+    ),
+]
+Paper = Annotated[
+    str,
+    ConfigField("Paper: a5, letter, a4, legal, a3, a2, a1, or a size as 300x400mm.", "Output"),
+]
+
+Seed = Annotated[int, ConfigField("Named seed of the run: same seed, same result.", "Run")]
+Device = Annotated[
+    str, ConfigField("Where to compute: auto, cpu, cuda, cuda:1, mps.", "Run", metavar="DEVICE")
+]

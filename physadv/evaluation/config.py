@@ -1,0 +1,115 @@
+"""Configurations of ``attack`` and ``evaluate``: one attack, or the ensemble of them, over a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from physadv.core import shared_fields as shared
+from physadv.core.config import Config, ConfigField
+from physadv.threat.parsing import parse_threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Config):
+    """Fields that every evaluation under an epsilon ball has."""
+
+    model: shared.ModelName
+    weights: shared.ModelWeights = None
+    data: shared.DataPath
+    split: shared.DataSplit = "test"
+    limit: shared.SampleLimit = None
+    threat: shared.ThreatText
+    eot_draws: shared.EotDraws = 0
+    eight_bit: Annotated[
+        bool, ConfigField("Judge images rounded to 8 bit, inside the radius.", "Attack")
+    ] = False
+    save: Annotated[
+        str | None,
+        ConfigField(
+            "Folder for all broken images as PNG (implies --eight-bit).",
+            "Output",
+            metavar="FOLDER",
+            path=True,
+        ),
+    ] = None
+    batch_size: shared.BatchSize = 128
+    speed: Annotated[
+        str, ConfigField("Arithmetic: plain, fold (same function, faster) or bf16.", "Run")
+    ] = "fold"
+    seed: shared.Seed = 0
+    device: shared.Device = "auto"
+
+    @property
+    def ball(self) -> tuple[str, float]:
+        """Norm and radius of the threat. Raises OptionError for text that names none."""
+        return parse_threat(self.threat)
+
+    @property
+    def rounds_to_8_bit(self) -> bool:
+        """Whether images are judged as their PNG holds them."""
+        return self.eight_bit or self.save is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(SampleConfig):
+    """Configuration of an ensemble evaluation.
+
+    Example:
+        >>> EvaluateConfig(model="signs", data="gtsrb.zip", threat="linf:8/255").ball[0]
+        'linf'
+    """
+
+    command: ClassVar[str] = "evaluate"
+
+    curve: shared.RadiusCurve = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig(SampleConfig):
+    """Configuration of one attack over a data set.
+
+    Example:
+        >>> AttackConfig(model="signs", data="gtsrb.zip", attack="apgd").threat
+        'linf:8/255'
+    """
+
+    command: ClassVar[str] = "attack"
+
+    threat: shared.ThreatText = "linf:8/255"
+    attack: Annotated[
+        str,
+        ConfigField(
+            "Attack: ascent, fgsm, pgd, mifgsm, difgsm, apgd, fab, deepfool, cw, universal (one "
+            "change for each batch); black boxes: nes, square, rays, hopskipjump.",
+            "Attack",
+        ),
+    ] = "pgd"
+    steps: Annotated[
+        int | None,
+        ConfigField(
+            "Steps of the attack, or queries of a black box.",
+            "Attack",
+            least=1,
+            default="the attack's own",
+        ),
+    ] = None
+    restarts: Annotated[int, ConfigField("Random starts.", "Attack", least=1)] = 1
+    loss: Annotated[
+        str | None, ConfigField("Loss: ce, margin or dlr.", "Attack", default="the attack's own")
+    ] = None
+    targeted: Annotated[
+        bool, ConfigField("Aim at a class drawn at random for each image.", "Attack")
+    ] = False
+    target: Annotated[
+        str | None,
+        ConfigField("Class aimed at, by name or number.", "Attack", metavar="CLASS"),
+    ] = None
+    surrogate: Annotated[
+        tuple[str, ...],
+        ConfigField(
+            "Make the attack on this model (or NAME=WEIGHTS) instead; may repeat.",
+            "Model",
+            metavar="MODEL",
+        ),
+    ] = ()

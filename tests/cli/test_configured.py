@@ -1,0 +1,164 @@
+"""All commands: one option means one thing; help is complete; a recorded run can be repeated."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from commandline import physadv
+from typer.testing import CliRunner
+
+from physadv_cli.main import app
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command that runs something, with the words that lead to it."""
+    own = getattr(command, "commands", None)
+    if own is None:
+        yield path, command
+        return
+    if path and command.callback is not None and command.invoke_without_command:
+        yield path, command
+    for name, sub in own.items():
+        yield from leaves(sub, (*path, name) if not name.startswith(":") else path)
+
+
+DONE = {"attack", "evaluate"}
+"""Commands made of a configuration so far."""
+COMMANDS = list(leaves(typer.main.get_command(app)))
+
+
+def test_an_option_means_one_thing_in_all_commands() -> None:
+    """The same name has the same help and takes the same kind of value wherever it stands."""
+    meanings: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path, command in COMMANDS:
+        if path[0] not in DONE:
+            continue
+        for param in command.params:
+            if param.param_type_name == "option" and not param.hidden:
+                meaning = (
+                    f"{param.help.removesuffix(' Required.')} {param.metavar} flag={param.is_flag}"
+                )
+                meanings[param.opts[0]][meaning].append(" ".join(path))
+    wrong = {name: dict(uses) for name, uses in meanings.items() if len(uses) > 1}
+    assert not wrong, json.dumps(wrong, indent=1)
+
+
+@pytest.mark.parametrize("path", [path for path, _ in COMMANDS], ids=" ".join)
+def test_every_command_has_clean_help(path: tuple[str, ...]) -> None:
+    """-h works, the usage line names the command, and flags take no <bool>."""
+    for width in ("80", "100"):
+        done = CliRunner().invoke(app, [*path, "-h"], env={"COLUMNS": width}, prog_name="physadv")
+        assert done.exit_code == 0, done.output
+        usage = next(line for line in done.output.splitlines() if "Usage:" in line)
+        assert f"Usage: physadv {' '.join(path)} " in usage
+        assert "<bool>" not in done.output
+        assert "BOOLEAN" not in done.output
+        assert ":default" not in done.output
+        assert path[0] not in DONE or "ictim" not in done.output
+
+
+def test_help_needs_no_torch(tmp_path: Path) -> None:
+    """``physadv --help`` and completion answer before anything heavy is imported."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from typer.testing import CliRunner; from physadv_cli.main import app;"
+        "CliRunner().invoke(app, ['patch', '-h']); CliRunner().invoke(app, ['-h']);"
+        "sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
+
+
+def test_python_m_physadv_is_the_command(tmp_path: Path) -> None:
+    """The module runs the same program as the script."""
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "physadv", "--version"], capture_output=True, text=True
+    )
+    assert done.stdout.startswith("physadv ")
+
+
+MODEL = """
+import torch
+
+class Brightness(torch.nn.Module):
+    def forward(self, x):
+        return 20 * x.mean((2, 3))[:, [2, 1, 0]]
+
+def make():
+    return Brightness()
+"""
+
+
+@pytest.fixture
+def colors(tmp_path: Path) -> Path:
+    """A folder with a model and class folders of small images."""
+    from commandline import write_colors
+
+    (tmp_path / "colors.py").write_text(MODEL)
+    write_colors(tmp_path / "data", count=4, side=16, values=(90, 160), lead=2)
+    return tmp_path
+
+
+def rates(stdout: str) -> dict[str, Any]:
+    """The part of a result that must not depend on when and where it ran."""
+    result = json.loads(stdout)
+    return {k: v for k, v in result.items() if k not in {"seconds", "out", "report"}}
+
+
+@pytest.mark.parametrize("command", ["attack", "evaluate"])
+def test_a_run_is_repeated_from_its_config(colors: Path, command: str) -> None:
+    """--config with the recorded file gives the same result; an option overrules the file."""
+    options = ("--victim", "colors:make", "--data", "data", "--norm", "linf", "--eps", "4/255")
+    first = physadv(colors, command, *options, "--limit", "7", "--out", "run", "--json")
+    assert first.returncode == 0, first.stderr
+    recorded = tomllib.loads((colors / "run" / "config.toml").read_text())
+    assert recorded["model"] == "colors:make"
+    assert recorded["threat"] == "linf:4/255"
+
+    again = physadv(colors, command, "--config", "run/config.toml", "--out", "again", "--json")
+    assert again.returncode == 0, again.stderr
+    assert rates(again.stdout) == rates(first.stdout)
+    assert tomllib.loads((colors / "again" / "config.toml").read_text()) == recorded
+
+    fewer = physadv(colors, command, "--config", "run/config.toml", "--limit", "3", "--json")
+    assert json.loads(fewer.stdout)["images"] == 3
+
+
+def test_a_wrong_config_file_is_one_line(colors: Path) -> None:
+    """An unknown key, another command's file and a missing required option say what to do."""
+    (colors / "typo.toml").write_text('modle = "signs"\n')
+    done = physadv(colors, "evaluate", "--config", "typo.toml")
+    assert done.returncode == 1
+    assert "did you mean 'model'?" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+    (colors / "other.toml").write_text('command = "attack"\nmodel = "signs"\n')
+    done = physadv(colors, "evaluate", "--config", "other.toml")
+    assert done.returncode == 1
+    assert "physadv attack --config" in done.stderr
+
+    (colors / "some.toml").write_text('model = "signs"\n')
+    done = physadv(colors, "evaluate", "--config", "some.toml")
+    assert done.returncode == 2
+    assert "--data" in done.stderr
+
+
+def test_quiet_prints_nothing_and_plain_lines_stand_for_a_bar(colors: Path) -> None:
+    """Without a terminal progress is text on stderr; --quiet leaves stderr empty."""
+    options = ("--model", "colors:make", "--data", "data", "--threat", "linf:4/255")
+    loud = physadv(colors, "attack", *options, "--out", "a")
+    assert "attacking 12/12" in loud.stderr
+    quiet = physadv(colors, "attack", *options, "--out", "b", "--quiet", "--json")
+    assert quiet.stderr == ""
+    assert json.loads(quiet.stdout)["images"] == 12
