@@ -51,8 +51,11 @@ def test_help_shows_both_ways() -> None:
     text = invoke("--help").output
     assert "PHOTOS" in text
     assert "check" in text
-    assert "Example: physadv cloak photos/" in invoke("photos", "--help").output
-    assert "Example: physadv cloak check" in " ".join(invoke("check", "--help").output.split())
+    photos, check = (
+        " ".join(invoke(word, "--help").output.split()) for word in ("photos", "check")
+    )
+    assert "Example: physadv cloak photos/" in photos
+    assert "Example: physadv cloak check" in check
 
 
 @pytest.mark.parametrize("installed", [True, False])

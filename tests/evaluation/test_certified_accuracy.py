@@ -27,8 +27,10 @@ SIDE = 6
 
 
 def net() -> nn.Module:
-    layers = nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)
-    return seed_all(lambda: nn.Sequential(*layers), 4).eval()
+    def made() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+
+    return seed_all(made, 4).eval()
 
 
 def samples(model: nn.Module, n: int = 9) -> EvaluationSamples:
