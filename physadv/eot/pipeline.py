@@ -7,7 +7,7 @@ applied, so that any draw can be replayed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -21,12 +21,12 @@ from physadv.eot.placement import Placement
 from physadv.eot.ranges import STAGES, EotRanges
 from physadv.eot.sampling import DrawStream, moved
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Backend, Encoding, Stage
+from physadv.eot.stage import Backend, Encoding, Range, Stage
 from physadv.eot.transforms.bend import StickerBend
 from physadv.eot.transforms.blur import cut_margin, smooth_size
 from physadv.eot.transforms.lens_distortion import LensDistortion
 from physadv.eot.transforms.photometry import linear_to_srgb, srgb_to_linear
-from physadv.eot.transforms.place import Place, PrintedPatch, ScenePose, reached_box
+from physadv.eot.transforms.place import Place, PoseRanges, PrintedPatch, ScenePose, reached_box
 
 AnyStage = Stage[Any, Any]
 
@@ -128,6 +128,12 @@ class Pipeline:
     def names(self) -> tuple[str, ...]:
         """Names of the stages, in order; a second stage of one class is called ``Name#2``."""
         return tuple(self.stages)
+
+    @property
+    def pose(self) -> dict[str, Range]:
+        """The ranges of Place, from which scenes draw the pose."""
+        ranges = self.stages[self._place].ranges
+        return {declared.name: getattr(ranges, declared.name) for declared in fields(PoseRanges)}
 
     def inserted(self, stage: AnyStage | nn.Module, *, before: str | type[AnyStage]) -> Pipeline:
         """Return a pipeline with ``stage`` put in ``before`` another, by its class or name.

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import BundleError, DataError
+from physadv.eot.presets import is_import_path, ranges_from_table
+from physadv.eot.ranges import NOTHING, EotRanges
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.load import is_built_in
 from physadv.patches.bundle import Bundle
@@ -26,14 +28,29 @@ class VerifyOutcome:
     agrees: bool
 
 
-def settings_from_bundle(bundle: Bundle) -> StickerSettings:
-    """The settings written on a bundle's card. Raises BundleError where there are none."""
+def settings_from_bundle(bundle: Bundle, *, eot: str | None = None) -> StickerSettings:
+    """Return the settings written on the card of a ``bundle``.
+
+    ``eot`` takes the place of the card's pipeline. A card that names one of its maker's own needs
+    it: code is run because the user names it, never because a file does.
+
+    Raises BundleError where there are no settings, and for a pipeline that only the card names.
+    """
     table: dict[str, Any] = dict(bundle.card.optimisation)
     known = {f.name for f in fields(StickerSettings)}
     if not {"victim", "goal", "seed"} <= set(table):
         raise BundleError(
             f"{bundle.folder}", "its card holds no [optimisation] settings", "make it anew"
         )
+    named = str(table.get("eot", "default"))
+    if eot is None and is_import_path(named):
+        raise BundleError(
+            f"{bundle.folder}: its card names the EOT pipeline {named!r}",
+            "No code is run because a card names it",
+            f"Read that code; if you trust it, pass --eot {named}",
+        )
+    if eot is not None:
+        table["eot"] = eot
     table["model"] = table.pop("victim")
     chosen = {k: v for k, v in table.items() if k in known}
     for name in ("center_mm", "share", "ensemble"):
@@ -91,6 +108,14 @@ def located(settings: StickerSettings, bundle: Bundle, data: Path | None = None)
     return replace(settings, **found)
 
 
+def _recorded_ranges(settings: StickerSettings, bundle: Bundle) -> EotRanges | None:
+    """Return the card's own table of ranges where they came from a file, which it does not hold."""
+    if settings.eot_ranges is None:
+        return None
+    card = f"{bundle.folder}: [eot]"
+    return replace(NOTHING, **ranges_from_table(bundle.card.eot, card))
+
+
 def verify_bundle(
     bundle: Bundle,
     *,
@@ -102,20 +127,22 @@ def verify_bundle(
 ) -> VerifyOutcome:
     """Measure a bundle's held-out success anew, by default on the very draws of its card.
 
-    ``given`` replaces files on the card (:data:`FILES`) and, as "model", the model, which must be given where
-    the card names another than a built-in one; ``data`` is a folder under which the
+    ``given`` replaces files on the card (:data:`FILES`) and, as "model" and "eot", the model and the
+    pipeline, which must be given where the card names others than built-in ones; ``data`` is a
+    folder under which the
     others lie. ``fresh`` takes new draws (a sharper test). Agreement: the new rate lies in the
     card's interval, or, with new draws or another number of them, the two intervals overlap. Raises
     BundleError where the victim's weights are not those on the card.
     """
     chosen: dict[str, Any] = {k: v for k, v in (given or {}).items() if v is not None}
-    settings = replace(settings_from_bundle(bundle), **chosen, device="cpu")
+    stated = settings_from_bundle(bundle, eot=chosen.pop("eot", None))
+    settings = replace(stated, **chosen, device="cpu")
     refuse_foreign_models(
         bundle, (settings.model, *settings.ensemble), named_by_user=[chosen.get("model", "")]
     )
     settings = located(settings, bundle, data)
     check_profiles(asdict(settings), bundle.card.optimisation, bundle.folder)
-    task, model = build_task(settings)
+    task, model = build_task(settings, ranges=_recorded_ranges(settings, bundle))
     claimed_sha = bundle.card.victim.sha256
     if claimed_sha and model.card.sha256 and claimed_sha != model.card.sha256:
         raise BundleError(

@@ -19,7 +19,8 @@ from physadv.core.random_streams import derive
 from physadv.defenses.load_model import load_model
 from physadv.eot.mask_shapes import area_share, make_mask
 from physadv.eot.placement import Placement
-from physadv.eot.presets import eot_preset
+from physadv.eot.presets import eot_preset, is_import_path, pipeline_from, ranges_from_toml
+from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.load import SceneSources, load_scene_sources
 from physadv.eot.scenes.photos import PatchPose
 from physadv.eot.scenes.signs import PhotoScenes, PhotoSign, SceneSize
@@ -95,6 +96,9 @@ class StickerSettings:
     content: str | None = None
     content_weight: float = 5.0
     eot: str = "default"
+    """A preset of EOT ranges, or ``module:factory`` of a pipeline or stages of one's own."""
+    eot_ranges: str | None = None
+    """A TOML file of ranges that replace those of the preset."""
     profile: str | None = None
     """A color profile of `calibrate fit`: the measured map takes the place of drawn inks and of
     non-printability."""
@@ -122,15 +126,28 @@ class StickerSettings:
         """Identifies the settings that decide the optimization: a checkpoint is only taken up by
         its own run."""
         table = {**self.as_card_table(), **checksums(asdict(self))}
-        return derive(
-            self.seed,
-            *(f"{k}={v}" for k, v in table.items() if k not in {"test_draws", "name", *PROFILES}),
-        )
+        ignored = {"test_draws", "name", "eot_ranges", *PROFILES}
+        words = [f"{k}={v}" for k, v in table.items() if k not in ignored]
+        if self.eot_ranges:  # what the file states decides, not its name
+            words.append(f"eot_ranges={stated_ranges(self).as_dict()}")
+        return derive(self.seed, *words)
 
 
-def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedModel]:
-    """Load the victim and the scenes and put them to the test: one clear error for whatever cannot
-    be used."""
+def stated_ranges(settings: StickerSettings) -> EotRanges:
+    """Return the EOT ranges that ``settings`` name: a preset's, with those of a file over them."""
+    preset = "default" if is_import_path(settings.eot) else settings.eot
+    ranges = eot_preset(preset)
+    return ranges if settings.eot_ranges is None else ranges_from_toml(settings.eot_ranges, ranges)
+
+
+def build_task(
+    settings: StickerSettings, *, ranges: EotRanges | None = None
+) -> tuple[PatchTask, LoadedModel]:
+    """Load the model and the scenes of ``settings`` and test them.
+
+    ``ranges`` take the place of those that the settings name. Raises a PhysadvError for whatever
+    cannot be used.
+    """
     if settings.steps < 1 or settings.draws < 1 or settings.test_draws < 1:
         raise OptionError(
             "--steps, --draws and --test-draws", "each at least 1", "give positive numbers"
@@ -145,9 +162,15 @@ def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedModel]:
     goals = [goal_for(settings, v) for v in models]
     goal, view = goals[0], view_for(models)
     whole, width_mm = view.whole_frame, settings.sign_width_mm
-    ranges = with_camera_profile(
-        eot_preset(settings.eot), settings.camera_profile, width_mm, whole_frame=whole
-    )
+    if ranges is None:
+        ranges = with_camera_profile(
+            stated_ranges(settings), settings.camera_profile, width_mm, whole_frame=whole
+        )
+    colors = color_map_of(settings.profile)
+    pipeline = None
+    if is_import_path(settings.eot):
+        pipeline = pipeline_from(settings.eot, ranges, colors=colors)
+        ranges = replace(ranges, **pipeline.pose)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def accept(photos: Sequence[PhotoSign]) -> list[bool]:
@@ -189,7 +212,8 @@ def build_task(settings: StickerSettings) -> tuple[PatchTask, LoadedModel]:
         device,
         goals,
         _look(settings, mask),
-        color_map_of(settings.profile),
+        colors,
+        pipeline,
     )
     notes = (*material.notes, *_trusted(model, _probe(task).to(device)))
     return replace(task, material=replace(material, notes=notes)), model
@@ -320,7 +344,6 @@ def recognized_photos(
     """Which located signs the victim sees as the true class in at least half of a few mild,
     unpatched views."""
     from physadv.core.random_streams import numpy_generator
-    from physadv.eot.ranges import EotRanges
     from physadv.patches.optimize import sign_boxes
 
     mild = EotRanges(

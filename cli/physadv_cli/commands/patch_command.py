@@ -72,8 +72,15 @@ def patch(
         str, typer.Option(help="untargeted, targeted, vanish, misclassify or create.")
     ] = "untargeted",
     eot: Annotated[
-        str, typer.Option(help="Ranges drawn: default, camera, athalye, brown, rp2, thys, tsea.")
+        str,
+        typer.Option(
+            help="Ranges drawn: default, camera, athalye, brown, rp2, thys, tsea; or MODULE:FACTORY "
+            "of your own pipeline or stages."
+        ),
     ] = "default",
+    eot_ranges: Annotated[
+        Path | None, typer.Option(help="TOML file of ranges in place of the preset's.")
+    ] = None,
     true_class: Annotated[
         str, typer.Option("--true-class", help="The class the sign is of.")
     ] = "stop",
@@ -177,6 +184,7 @@ def patch(
         device=device,
         name=name,
         eot=eot,
+        eot_ranges=_text(eot_ranges),
         profile=_text(profile),
         camera_profile=_text(camera_profile),
     )
@@ -279,6 +287,12 @@ def verify_bundle(
     photos: options.Photos = None,
     boxes: options.Boxes = None,
     data: DataFolder = None,
+    eot: Annotated[
+        str | None,
+        typer.Option(
+            help="MODULE:FACTORY on the card, if you trust that code.", show_default=False
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="New draws instead of the card's own: a sharper test.")
     ] = False,
@@ -307,11 +321,11 @@ def verify_bundle(
         "backgrounds": _text(backgrounds),
         "photos": _text(photos),
         "boxes": _text(boxes),
+        "eot": eot,
     }
     with bar() as progress:
-        work = progress.add_task(
-            "measuring", total=draws or settings_from_bundle(loaded).test_draws, note=""
-        )
+        total = draws or settings_from_bundle(loaded, eot=eot).test_draws
+        work = progress.add_task("measuring", total=total, note="")
         verdict = verify_bundle(
             loaded,
             given=given,
