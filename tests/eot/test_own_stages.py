@@ -314,7 +314,7 @@ def test_a_factory_gives_stages_or_a_pipeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """module:factory returns stages to append, or a pipeline to take; a preset's name its stages."""
-    (tmp_path / "own_eot.py").write_text(
+    (tmp_path / "listed_stages.py").write_text(
         "from torch import nn\n"
         "from physadv.eot import EotRanges, Pipeline, Place\n"
         "def stages(): return [nn.Identity()]\n"
@@ -324,7 +324,7 @@ def test_a_factory_gives_stages_or_a_pipeline(
     monkeypatch.chdir(tmp_path)
     built_in = Pipeline.from_ranges(eot_preset("brown")).names
     assert pipeline_from("brown").names == built_in
-    assert pipeline_from("own_eot:stages").names == (*built_in, "Identity")
-    assert pipeline_from("own_eot:whole").names == ("Place", "Identity")
+    assert pipeline_from("listed_stages:stages").names == (*built_in, "Identity")
+    assert pipeline_from("listed_stages:whole").names == ("Place", "Identity")
     with pytest.raises(OptionError, match="athalye"):
         pipeline_from("sunny")

@@ -62,9 +62,9 @@ def test_verify_runs_no_code_that_a_card_names(settings: StickerSettings, tmp_pa
     bundle = finished(settings, tmp_path / "own")
     Path("called").unlink()
     with pytest.raises(BundleError, match="--eot own_eot:blurred"):
-        verify_bundle(bundle)
+        verify_bundle(bundle, given={"model": settings.model})
     assert not Path("called").exists()
-    assert verify_bundle(bundle, given={"eot": "own_eot:blurred"}).agrees
+    assert verify_bundle(bundle, given={"model": settings.model, "eot": "own_eot:blurred"}).agrees
 
 
 def test_ranges_from_a_file_are_recorded_and_verified_without_it(
@@ -78,7 +78,7 @@ def test_ranges_from_a_file_are_recorded_and_verified_without_it(
     assert bundle.card.eot["jpeg_quality"] == [20.0, 30.0]
     assert bundle.card.eot["yaw_deg"] == [-5.0, 5.0]
     file.unlink()
-    assert verify_bundle(bundle).agrees
+    assert verify_bundle(bundle, given={"model": settings.model}).agrees
 
 
 def test_a_checkpoint_belongs_to_the_ranges_of_its_file(
