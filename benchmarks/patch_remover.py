@@ -46,7 +46,7 @@ from physadv.eot.scenes.signs import PhotoScenes, SceneSize, SceneSource
 from physadv.evaluation.metrics.intervals import clustered_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
-from physadv.patches.bundle import Bundle, read_bundle, write_bundle
+from physadv.patches.bundle import PatchBundle, read_bundle, write_bundle
 from physadv.patches.optimize import BLANK, measure_patch, optimize_patch, to_8bit
 from physadv.patches.preview import preview_picture
 from physadv.patches.sticker_run import StickerSettings, build_task, make_card
@@ -235,7 +235,7 @@ def sticker_rows(
     model: LoadedModel,
     source: SceneSource,
     kind: str,
-    bundle: Bundle,
+    bundle: PatchBundle,
     names: Sequence[str],
     n: int = 160,
 ) -> list[Row]:

@@ -24,7 +24,7 @@ from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import append_rows, read_rows
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import wilson_interval
-from physadv.patches.bundle import Bundle, read_bundle
+from physadv.patches.bundle import PatchBundle, read_bundle
 from physadv.twin.cameras import KNOWN
 from physadv.twin.flat_print import print_flat, shoot
 
@@ -42,7 +42,7 @@ def square(file: Path) -> Array:
     )
 
 
-def laid(photo: Array, bundle: Bundle, place: tuple[float, float], *, blank: bool) -> Array:
+def laid(photo: Array, bundle: PatchBundle, place: tuple[float, float], *, blank: bool) -> Array:
     """The photo with the patch on it, or with its shape in white."""
     size = round(SHARE * SIDE)
     texture = (bundle.patch[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)

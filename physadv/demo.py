@@ -8,7 +8,7 @@ from pathlib import Path
 
 from physadv.camera.open_source import open_frame_source
 from physadv.check.locators import locator_for
-from physadv.check.run_check import CheckProgress, Feed, run_check
+from physadv.check.run_check import BlockSource, CheckProgress, run_check
 from physadv.defenses.load_model import load_model
 from physadv.patches.bundle import read_bundle
 from physadv.patches.sticker_run import StickerSettings
@@ -57,7 +57,7 @@ def judge(folder: Path, settings: StickerSettings) -> Iterator[CheckProgress]:
     }
     with open_frame_source(str(folder / "twin")) as source:
         yield from run_check(
-            [Feed(source)],
+            [BlockSource(source)],
             model,
             folder=target,
             locator=locator_for("truth"),

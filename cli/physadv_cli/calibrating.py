@@ -27,7 +27,7 @@ def chart_views(
     Raises the only CalibrationError where no picture can be used, or one that counts them. Ctrl-C
     keeps what is read.
     """
-    from physadv.calibration.color_fit import views_of
+    from physadv.calibration.color_fit import read_views
     from physadv.camera.open_source import open_frame_source
     from physadv.core.errors import CalibrationError
 
@@ -39,7 +39,7 @@ def chart_views(
             for spec in sources:
                 with open_frame_source(spec) as source:
                     most = None if source.kind == "photos" else frames
-                    for _, found in views_of(source, camera, most=most):
+                    for _, found in read_views(source, camera, most=most):
                         if isinstance(found, CalibrationError):
                             refused.append(found)
                         else:
@@ -56,7 +56,7 @@ def board_views(sources: Sequence[str], frames: int) -> tuple[list[BoardView], l
     """Views of the board that differ from each other, at most ``frames``, and why other pictures
     were left out."""
     from physadv.calibration.color_fit import picture_name
-    from physadv.calibration.intrinsics import find_board, is_new
+    from physadv.calibration.intrinsics import find_board, is_new_view
     from physadv.camera.open_source import open_frame_source
     from physadv.core.errors import CalibrationError
 
@@ -73,7 +73,7 @@ def board_views(sources: Sequence[str], frames: int) -> tuple[list[BoardView], l
                         except CalibrationError as error:
                             refused.append(error)
                         else:
-                            if is_new(view, views):
+                            if is_new_view(view, views):
                                 views.append(view)
                         progress.update(
                             work, advance=1, note=f"{len(views)} views, move the board for the next"

@@ -14,12 +14,12 @@ from physadv_cli.runs import finish
 if TYPE_CHECKING:
     from physadv.camera.lens import LensFor
     from physadv.camera.localization.boxes import Box
-    from physadv.camera.localization.location import Location, Locator
+    from physadv.camera.localization.location import Locator, SignLocation
     from physadv.camera.localization.with_pose import WidthOf
     from physadv.camera.open_source import FrameSource
-    from physadv.check.run_check import Feed
+    from physadv.check.run_check import BlockSource
     from physadv.models.cards import LoadedModel
-    from physadv.patches.bundle import Bundle
+    from physadv.patches.bundle import PatchBundle
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Asked:
     target_class: str | None
     sign_width_mm: float | None
     about: dict[str, Any] = field(default_factory=dict)
-    bundle: Bundle | None = None
+    bundle: PatchBundle | None = None
 
 
 def what_is_asked(
@@ -87,11 +87,11 @@ def open_feeds(
     source: str,
     block: str | None,
     opening: Mapping[str, Any],
-) -> list[Feed]:
+) -> list[BlockSource]:
     """Controls first, then SOURCE, whose block is the option's, the twin's, the markers' or, for a
     file, patch."""
     from physadv.camera.open_source import BLOCKS, open_frame_source
-    from physadv.check.run_check import Feed
+    from physadv.check.run_check import BlockSource
     from physadv.core.errors import OptionError
 
     if block is not None and block not in BLOCKS:
@@ -100,9 +100,9 @@ def open_feeds(
     def opened(spec: str) -> FrameSource:
         return stack.enter_context(open_frame_source(spec, **opening))
 
-    feeds = [Feed(opened(spec), name) for name, spec in controls.items() if spec is not None]
+    feeds = [BlockSource(opened(spec), name) for name, spec in controls.items() if spec is not None]
     main = opened(source)
-    return [*feeds, Feed(main, block, None if main.live or main.kind == "twin" else "patch")]
+    return [*feeds, BlockSource(main, block, None if main.live or main.kind == "twin" else "patch")]
 
 
 def build_locator(
@@ -116,7 +116,7 @@ def build_locator(
 ) -> Locator:
     """The strategy's locator; a detector is loaded for classifiers only, and in "auto" only if its
     weights are here."""
-    from physadv.camera.localization.reference_images import sign_pictures
+    from physadv.camera.localization.reference_images import reference_images
     from physadv.check.locators import locator_for
     from physadv.core.errors import ModelError
     from physadv.defenses.load_model import load_model
@@ -135,7 +135,7 @@ def build_locator(
         and not twins_only
         and box is None
     )
-    references = sign_pictures(asked.bundle) if by_features and asked.bundle else []
+    references = reference_images(asked.bundle) if by_features and asked.bundle else []
     return locator_for(
         strategy,
         box=box,
@@ -152,7 +152,7 @@ def width_of(given: float | None, asked: Asked, paper: str) -> WidthOf:
 
     page = sign_page_layout(paper, "clean").sign.w
 
-    def width(place: Location) -> float | None:
+    def width(place: SignLocation) -> float | None:
         if given is not None:
             return given
         return page if place.by == "fiducials" else asked.sign_width_mm

@@ -13,10 +13,10 @@ from physadv_cli.runs import console
 if TYPE_CHECKING:
     from physadv.camera.lens import LensFor
     from physadv.camera.localization.boxes import Pixels
-    from physadv.camera.localization.location import Location
+    from physadv.camera.localization.location import SignLocation
     from physadv.camera.localization.with_pose import WidthOf
-    from physadv.check.live.remote_control import Remote
-    from physadv.check.run_check import CheckProgress, Feed
+    from physadv.check.live.remote_control import RemoteControl
+    from physadv.check.run_check import BlockSource, CheckProgress
     from physadv.check.view_coverage import ViewPlan
 
 PICTURES_A_SECOND = 12
@@ -32,7 +32,9 @@ class Shows(Protocol):
         """End."""
 
 
-def open_shows(stack: ExitStack, remote: Remote, *, window: bool, serve: int | None) -> list[Shows]:
+def open_shows(
+    stack: ExitStack, remote: RemoteControl, *, window: bool, serve: int | None
+) -> list[Shows]:
     """What was asked for, closed with ``stack``; says where the page is."""
     made: list[Shows] = []
     if window:
@@ -57,8 +59,8 @@ class Watch:
 
     def __init__(
         self,
-        feeds: Sequence[Feed],
-        remote: Remote,
+        feeds: Sequence[BlockSource],
+        remote: RemoteControl,
         shows: Sequence[Shows],
         *,
         lens: LensFor,
@@ -66,12 +68,14 @@ class Watch:
         aim: float,
     ) -> None:
         from physadv.camera.frames import BLOCKS
-        from physadv.check.guidance import Guide
+        from physadv.check.guidance import FilmingGuide
 
         sure = [f.block for f in feeds]
         self.live = any(f.source.live for f in feeds)
         self.simulation = any(f.source.simulation for f in feeds)
-        self.guide = Guide(BLOCKS if None in sure else [b for b in BLOCKS if b in sure], width=aim)
+        self.guide = FilmingGuide(
+            BLOCKS if None in sure else [b for b in BLOCKS if b in sure], width=aim
+        )
         self.remote, self.shows, self._lens, self._width_mm = remote, shows, lens, width_mm
         self._drawn, self._told, self._noted = 0.0, "", ""
 
@@ -129,19 +133,19 @@ class Watch:
     def _show(self, step: CheckProgress) -> None:
         if not self.shows or time.monotonic() - self._drawn < 1 / PICTURES_A_SECOND:
             return
-        from physadv.check.live.overlay import OverlayState, overlay
+        from physadv.check.live.overlay import OverlayState, draw_overlay
 
         self._drawn = time.monotonic()
         if self.guide.plan is None:
             self.guide.plan = self._plan(step.place, step)
         advice = self.guide.advise(step.rows, step.place, step.block)
-        picture = overlay(
+        picture = draw_overlay(
             OverlayState(step, advice, self.guide.plan, self.remote.note, self.simulation)
         )
         for each in self.shows:
             each.show(picture)
 
-    def _plan(self, place: Location | None, step: CheckProgress) -> ViewPlan | None:
+    def _plan(self, place: SignLocation | None, step: CheckProgress) -> ViewPlan | None:
         """Bins by lens and sign, once both are known."""
         return (
             None
@@ -150,10 +154,10 @@ class Watch:
         )
 
 
-def plan_of(place: Location, frame: Any, lens: LensFor, width_mm: WidthOf) -> ViewPlan | None:
+def plan_of(place: SignLocation, frame: Any, lens: LensFor, width_mm: WidthOf) -> ViewPlan | None:
     """The views to be filmed; None where nothing tells angles."""
     from physadv.camera.localization.by_markers import LEAST_PX
-    from physadv.check.view_coverage import plan_for
+    from physadv.check.view_coverage import plan_views
     from physadv.core.errors import CaptureError
     from physadv.printing.aruco_markers import GAP, MARKER
 
@@ -165,10 +169,10 @@ def plan_of(place: Location, frame: Any, lens: LensFor, width_mm: WidthOf) -> Vi
     except CaptureError:
         return None
     if place.by == "fiducials":
-        return plan_for(
+        return plan_views(
             through, width, tall=1 + 2 * (GAP + MARKER), least_share=MARKER, least_px=LEAST_PX
         )
-    return plan_for(through, width, least_share=1.0, least_px=60)
+    return plan_views(through, width, least_share=1.0, least_px=60)
 
 
 def standing(step: CheckProgress) -> str:

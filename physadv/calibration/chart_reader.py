@@ -20,7 +20,7 @@ from physadv.calibration.color_chart import (
     COLUMNS,
     ROWS,
     SETS,
-    Chart,
+    ColorChart,
     cell_centers,
     color_chart,
     marker_corners,
@@ -50,7 +50,7 @@ class ChartView:
     """One photo's cells, in linear light: ``light`` (cells, 3), and which of them are ``clipped``
     (cells, 3)."""
 
-    chart: Chart
+    chart: ColorChart
     light: F64
     clipped: npt.NDArray[np.bool_]
     cell_px: float
@@ -84,7 +84,7 @@ def read_chart(image: Pixels, name: str, camera: CameraProfile | None = None) ->
     the reason: not found, partly out of view, blurred, too small, over- or under-exposed, bent.
     """
     if camera is not None:
-        image = undistorted(image, camera, name)
+        image = undistort_photo(image, camera, name)
     gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     chart, seen = _markers(gray, name)
     lens, bent_px = _fit_lens(seen, image.shape[1], image.shape[0])
@@ -106,7 +106,7 @@ def read_chart(image: Pixels, name: str, camera: CameraProfile | None = None) ->
     return ChartView(chart, light, clipped, cell_px, edge, bent)
 
 
-def undistorted(image: Pixels, camera: CameraProfile, name: str) -> Pixels:
+def undistort_photo(image: Pixels, camera: CameraProfile, name: str) -> Pixels:
     """The photo as a lens without distortion shows it. CalibrationError where the profile is of
     another shape."""
     height, width = image.shape[:2]
@@ -120,7 +120,7 @@ def undistorted(image: Pixels, camera: CameraProfile, name: str) -> Pixels:
     return np.asarray(cv2.undistort(image, matrix, np.array(camera.distortion)), np.uint8)
 
 
-def soft(gray: Pixels) -> bool:
+def is_blurred(gray: Pixels) -> bool:
     """Whether a picture has no sharp edge: blurring it again changes little (after Crete et al.
     2007)."""
     small = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -132,10 +132,10 @@ def soft(gray: Pixels) -> bool:
     return before == 0 or after / before > 0.62
 
 
-def _markers(gray: Pixels, name: str) -> tuple[Chart, dict[int, F64]]:
+def _markers(gray: Pixels, name: str) -> tuple[ColorChart, dict[int, F64]]:
     """The set whose markers are seen, and the four corners in px of each by its place in BLOCKS."""
     found = _detect(gray)
-    best: tuple[Chart, dict[int, F64]] = (color_chart(1), {})
+    best: tuple[ColorChart, dict[int, F64]] = (color_chart(1), {})
     for number in range(1, SETS + 1):
         chart = color_chart(number)
         seen = {
@@ -144,7 +144,7 @@ def _markers(gray: Pixels, name: str) -> tuple[Chart, dict[int, F64]]:
         best = max(best, (chart, seen), key=lambda pair: len(pair[1]))
     if len(best[1]) >= MIN_MARKERS:
         return best
-    blurred = ", and the picture is blurred" if soft(gray) else ""
+    blurred = ", and the picture is blurred" if is_blurred(gray) else ""
     if not best[1]:
         limit = f"no color chart found{blurred}"
         raise CalibrationError(
@@ -283,7 +283,9 @@ def _read_cells(image: Pixels, lens: ChartLens) -> tuple[F64, npt.NDArray[np.boo
     return np.asarray(kept.mean(1)), np.asarray(clipped)
 
 
-def _check_exposure(chart: Chart, light: F64, clipped: npt.NDArray[np.bool_], name: str) -> None:
+def _check_exposure(
+    chart: ColorChart, light: F64, clipped: npt.NDArray[np.bool_], name: str
+) -> None:
     over = int(clipped[chart.whites].any(1).sum())
     if over > 0.1 * len(chart.whites):
         limit = f"over-exposed: {over} of {len(chart.whites)} white cells are clipped (over {CLIPPED} of 255)"
@@ -294,7 +296,7 @@ def _check_exposure(chart: Chart, light: F64, clipped: npt.NDArray[np.bool_], na
         raise CalibrationError(name, limit, "raise the exposure or the light")
 
 
-def _check_colors(chart: Chart, light: F64, name: str) -> None:
+def _check_colors(chart: ColorChart, light: F64, name: str) -> None:
     """The cells must follow the chart in color, not only in lightness: a gray print or a wrong page
     does not."""
     sent = np.repeat(chart.colors / 255, 2, 0)
@@ -311,7 +313,7 @@ def _check_colors(chart: Chart, light: F64, name: str) -> None:
         )
 
 
-def average(views: Sequence[ChartView]) -> ChartView:
+def average_views(views: Sequence[ChartView]) -> ChartView:
     """Several photos of one set as one: the mean light of each cell after bringing all to the same
     exposure.
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from physadv.calibration.color_chart import ChartLayout, chart_origin
 from physadv.printing.aruco_markers import square_points
-from physadv.printing.layout import Paper, Rect
+from physadv.printing.layout import PageRect, Paper
 from physadv.printing.pdf_page import PdfPage
-from physadv.printing.single_page import head_and_foot, write_one_page
+from physadv.printing.single_page import draw_head_and_foot, write_one_page
 
 COLUMNS, ROWS = 7, 10
 SQUARE = 272 / 300 * 25.4
@@ -28,14 +28,14 @@ def board_dictionary() -> Any:
     return cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_5X5_100)
 
 
-def board() -> Any:
+def charuco_board() -> Any:
     """The board as OpenCV knows it, in mm (Garrido-Jurado et al. 2014)."""
     return cv2.aruco.CharucoBoard((COLUMNS, ROWS), SQUARE, MARKER, board_dictionary())
 
 
 def black_polygons() -> list[npt.NDArray[np.float64]]:
     """Everything that is black, as squares (4, 2) in mm from the board's top-left corner."""
-    made = board()
+    made = charuco_board()
     markers = [np.asarray(p, np.float64)[0, :2] for p in made.getObjPoints()]
     holders = {(int(x // SQUARE), int(y // SQUARE)) for x, y in markers}
     found = [
@@ -61,7 +61,7 @@ def write_board(path: str | Path, *, paper: Paper = "a4") -> ChartLayout:
     GeometryError: paper."""
     page, x, y = chart_origin(paper, COLUMNS * SQUARE, ROWS * SQUARE)
     title = f"Camera board: {COLUMNS} x {ROWS} squares of {SQUARE:.2f} mm"
-    bars: list[Rect] = []
+    bars: list[PageRect] = []
 
     def draw(on: PdfPage) -> None:
         lines = (
@@ -69,9 +69,9 @@ def write_board(path: str | Path, *, paper: Paper = "a4") -> ChartLayout:
             "Take 10 to 20 pictures: near and far, in all corners, tilted left, right, up and "
             "down by 20 to 45 deg.",
         )
-        bars.append(head_and_foot(on, title, lines))
+        bars.append(draw_head_and_foot(on, title, lines))
         on.canvas.setFillColorRGB(0, 0, 0)
         on.polygons([p + np.array([x, y]) for p in black_polygons()], stroke=0, fill=1)
 
     write_one_page(path, page, title, draw)
-    return ChartLayout(page, Rect(x, y, COLUMNS * SQUARE, ROWS * SQUARE), bars[0])
+    return ChartLayout(page, PageRect(x, y, COLUMNS * SQUARE, ROWS * SQUARE), bars[0])

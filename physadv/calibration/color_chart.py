@@ -18,9 +18,9 @@ import numpy.typing as npt
 from physadv.core.errors import GeometryError, OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.printing.aruco_markers import Points, square_points
-from physadv.printing.layout import Paper, Rect, paper_size, snap
+from physadv.printing.layout import PageRect, Paper, paper_size, snap_to_dots
 from physadv.printing.pdf_page import PdfPage, pdf_image
-from physadv.printing.single_page import FOOT, HEAD, head_and_foot, write_one_page
+from physadv.printing.single_page import FOOT, HEAD, draw_head_and_foot, write_one_page
 
 COLUMNS, ROWS = 17, 22
 CELL = 124 / 300 * 25.4
@@ -38,7 +38,7 @@ COLORS = len(LEVELS) ** 3 + len(GRAYS)
 
 
 @dataclass(frozen=True)
-class Chart:
+class ColorChart:
     """One set: ``colours`` (n, 3) uint8 sRGB; ``places`` (n, 2) cells of each; ``whites`` cells of
     bare paper.
 
@@ -77,7 +77,7 @@ class Chart:
 
 
 @lru_cache(maxsize=SETS)
-def color_chart(number: int = 1) -> Chart:
+def color_chart(number: int = 1) -> ColorChart:
     """Set 1: five levels of each channel and a gray ramp, to fit on. Sets 2 to 4: random colors, to
     test a fit on.
 
@@ -94,7 +94,7 @@ def color_chart(number: int = 1) -> Chart:
         colors = rng.integers(0, 256, colors.shape)
     whites, rest = _spread(_free_cells(), len(_free_cells()) - 2 * len(colors))
     places = rng.permutation(rest).reshape(len(colors), 2)
-    return Chart(number, colors.astype(np.uint8), places, whites)
+    return ColorChart(number, colors.astype(np.uint8), places, whites)
 
 
 def _free_cells() -> npt.NDArray[np.int64]:
@@ -131,8 +131,8 @@ class ChartLayout:
     """Where things lie on the page, in mm: the page (w, h), the grid of cells, the 100 mm bar."""
 
     page: tuple[float, float]
-    grid: Rect
-    bar: Rect
+    grid: PageRect
+    bar: PageRect
 
 
 def chart_origin(
@@ -147,7 +147,7 @@ def chart_origin(
         raise GeometryError(
             f"paper {page[0]:g} x {page[1]:g} mm", limit, "print it on a4 or letter"
         )
-    return page, snap((page[0] - width) / 2), snap(HEAD + (free - height) / 2)
+    return page, snap_to_dots((page[0] - width) / 2), snap_to_dots(HEAD + (free - height) / 2)
 
 
 def write_chart(path: str | Path, number: int = 1, *, paper: Paper = "a4") -> ChartLayout:
@@ -159,9 +159,9 @@ def write_chart(path: str | Path, number: int = 1, *, paper: Paper = "a4") -> Ch
     """
     chart = color_chart(number)
     page, x, y = chart_origin(paper, COLUMNS * CELL, ROWS * CELL)
-    grid = Rect(x, y, COLUMNS * CELL, ROWS * CELL)
+    grid = PageRect(x, y, COLUMNS * CELL, ROWS * CELL)
     title = f"Colour chart, set {number} of {SETS}: {COLORS} colors, each twice"
-    bars: list[Rect] = []
+    bars: list[PageRect] = []
 
     def draw(on: PdfPage) -> None:
         lines = (
@@ -170,12 +170,12 @@ def write_chart(path: str | Path, number: int = 1, *, paper: Paper = "a4") -> Ch
             "Photograph it flat and whole, in even light, without flash or reflections, with "
             "nothing over-exposed.",
         )
-        bars.append(head_and_foot(on, title, lines))
+        bars.append(draw_head_and_foot(on, title, lines))
         rgb = chart.picture().repeat(16, 0).repeat(16, 1)
         on.image(pdf_image(np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])), grid)
         for marker, corners in zip(chart.marker_ids, marker_corners(), strict=True):
             on.marker(
-                marker, Rect(x + float(corners[0, 0]), y + float(corners[0, 1]), MARKER, MARKER)
+                marker, PageRect(x + float(corners[0, 0]), y + float(corners[0, 1]), MARKER, MARKER)
             )
 
     write_one_page(path, page, title, draw)

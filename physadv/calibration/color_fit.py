@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from physadv.calibration.chart_reader import ChartView, average, divide_light, read_chart
-from physadv.camera.frames import Frame, FrameSource
+from physadv.calibration.chart_reader import ChartView, average_views, divide_light, read_chart
+from physadv.camera.frames import CameraFrame, FrameSource
 from physadv.camera.recordings import PhotoSource
 from physadv.core.color import de00_of_srgb, linear_to_srgb
 from physadv.core.errors import CalibrationError, OptionError
@@ -48,7 +48,7 @@ class ChartMeasurement:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ProfileFit:
     """One map fitted: ``coefficients`` (k, 3), leave-one-out ``residuals`` (n, 3) and ``de00``
     (n,)."""
 
@@ -59,9 +59,9 @@ class Fit:
     de00: F64
 
 
-def views_of(
+def read_views(
     source: FrameSource, camera: CameraProfile | None = None, *, most: int | None = None
-) -> Iterator[tuple[Frame, ChartView | CalibrationError]]:
+) -> Iterator[tuple[CameraFrame, ChartView | CalibrationError]]:
     """Read the chart in every frame of a source: the view, or why the frame cannot be used.
 
     Live sources end after ``most`` usable frames, or ten times as many of any kind.
@@ -80,7 +80,7 @@ def views_of(
             return
 
 
-def picture_name(source: FrameSource, frame: Frame) -> str:
+def picture_name(source: FrameSource, frame: CameraFrame) -> str:
     """What to call a picture of a source when it cannot be used."""
     if isinstance(source, PhotoSource):
         return source.photos[frame.index].name
@@ -98,7 +98,7 @@ def measure_chart(views: Sequence[ChartView]) -> ChartMeasurement:
             "no usable photo", "at least one is needed", "photograph the chart again"
         )
     unevenness = max(divide_light(v)[1] for v in views)
-    view = average(views)
+    view = average_views(views)
     chart = view.chart
     seen = linear_to_srgb(np.maximum(view.light, 0))[chart.places]  # (n, 2, 3)
     valid: Mask = np.logical_not(view.clipped[chart.places].any(axis=1))
@@ -126,7 +126,7 @@ def measure_chart(views: Sequence[ChartView]) -> ChartMeasurement:
     )
 
 
-def fit_map(measured: ChartMeasurement, name: str, ridge: float) -> Fit:
+def fit_map(measured: ChartMeasurement, name: str, ridge: float) -> ProfileFit:
     """Ridge regression of one map, channel by channel, over the colors not clipped in it.
 
     Leave-one-out predictions come in closed form from the hat matrix; both copies of a color are
@@ -146,7 +146,7 @@ def fit_map(measured: ChartMeasurement, name: str, ridge: float) -> Fit:
             1 - leverage
         )
     residuals = np.where(measured.valid, measured.seen - left_out, 0.0)
-    return Fit(
+    return ProfileFit(
         name, ridge, coefficients, residuals, de00_of_srgb(left_out.clip(0, None), measured.seen)
     )
 
@@ -167,7 +167,7 @@ def per_channel_de00(measured: ChartMeasurement) -> F64:
     return de00_of_srgb(left_out.clip(0, None), measured.seen)
 
 
-def best_fits(measured: ChartMeasurement) -> dict[str, Fit]:
+def best_fits(measured: ChartMeasurement) -> dict[str, ProfileFit]:
     """Each map at the ridge whose leave-one-out dE00 is least."""
     return {
         name: min(
@@ -198,13 +198,13 @@ def fit_profile(
         if map_name == "auto"
         else fits[map_name]
     )
-    maps = {name: summary(fit.de00) for name, fit in fits.items()}
-    maps["per channel (not used)"] = summary(per_channel_de00(measured))
+    maps = {name: profile_summary(fit.de00) for name, fit in fits.items()}
+    maps["per channel (not used)"] = profile_summary(per_channel_de00(measured))
     facts = {
         "chart_set": measured.chart_set,
         "photos": measured.photos,
         "rejected": measured.rejected,
-        "repeat_de00": summary(measured.pair),
+        "repeat_de00": profile_summary(measured.pair),
         "ridge": chosen.ridge,
         "light_ratio": round(measured.unevenness, 3),
         "edge_mm": round(measured.edge_mm, 2),
@@ -215,7 +215,7 @@ def fit_profile(
         sent=measured.sent,
         seen=measured.seen,
         covariance=chosen.residuals.T @ chosen.residuals / len(chosen.residuals),
-        de00=summary(chosen.de00),
+        de00=profile_summary(chosen.de00),
         maps=maps,
         n_patches=len(measured.sent),
         created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
@@ -226,7 +226,7 @@ def fit_profile(
     )
 
 
-def summary(differences: F64) -> dict[str, float]:
+def profile_summary(differences: F64) -> dict[str, float]:
     """Mean, 95th percentile and number of color differences."""
     mean, p95 = float(differences.mean()), float(np.percentile(differences, 95))
     return {"mean": round(mean, 3), "p95": round(p95, 3), "n": len(differences)}
@@ -248,5 +248,5 @@ def check_profile(profile: ColorProfile, measured: ChartMeasurement) -> ColorPro
             "the chart to check on", limit, "print another with `calibrate chart --set 2`"
         )
     differences = de00_of_srgb(predict_colors(profile, measured.sent), measured.seen)
-    held_out = {**summary(differences), "chart_set": measured.chart_set}
+    held_out = {**profile_summary(differences), "chart_set": measured.chart_set}
     return replace(profile, about={**profile.about, "held_out": held_out})

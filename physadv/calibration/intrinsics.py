@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from physadv.calibration.charuco_board import COLUMNS, ROWS, SQUARE, board
+from physadv.calibration.charuco_board import COLUMNS, ROWS, SQUARE, charuco_board
 from physadv.core.errors import CalibrationError
 from physadv.eot.profiles import CameraProfile
 
@@ -49,7 +49,7 @@ def find_board(image: Pixels, name: str) -> BoardView:
     """Find the board in an (h, w, 3) uint8 picture. Raises CalibrationError where too little of it
     is seen."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    made = board()
+    made = charuco_board()
     corners, ids, _, _ = cv2.aruco.CharucoDetector(made).detectBoard(gray)
     count = 0 if ids is None else len(ids)
     if count < MIN_CORNERS:
@@ -73,7 +73,7 @@ def _outline(view: BoardView) -> F64:
     return np.asarray(cv2.perspectiveTransform(corners[None], view.homography)[0], np.float64)
 
 
-def is_new(view: BoardView, others: Sequence[BoardView], *, share: float = 0.04) -> bool:
+def is_new_view(view: BoardView, others: Sequence[BoardView], *, share: float = 0.04) -> bool:
     """Whether a view differs from all others: some corner of the board moved by ``share`` of the
     picture's width."""
     outline = _outline(view)
@@ -93,7 +93,7 @@ def tilt_deg(view: BoardView, focal: float | None = None) -> float:
     return float(np.degrees(np.arccos(np.clip(abs(normal[2]) / np.linalg.norm(normal), 0, 1))))
 
 
-def coverage(views: Sequence[BoardView], cells: int = 4) -> float:
+def board_coverage(views: Sequence[BoardView], cells: int = 4) -> float:
     """Share of a 4 x 4 grid over the picture in which some corner of the board was seen."""
     pixels = np.concatenate([v.pixels[:, 0] for v in views]) / np.array(views[0].size)
     return (
@@ -102,7 +102,7 @@ def coverage(views: Sequence[BoardView], cells: int = 4) -> float:
     )
 
 
-def calibrate(views: Sequence[BoardView], *, camera: str = "") -> CameraProfile:
+def calibrate_camera(views: Sequence[BoardView], *, camera: str = "") -> CameraProfile:
     """Focal lengths, principal point and distortion (k1, k2, p1, p2, k3 = 0) from views of the
     board.
 
@@ -138,7 +138,7 @@ def calibrate(views: Sequence[BoardView], *, camera: str = "") -> CameraProfile:
     width, height = views[0].size
     about = {
         "focal_uncertainty": round(doubt, 5),
-        "coverage": round(coverage(kept), 3),
+        "coverage": round(board_coverage(kept), 3),
         "left_out": len(views) - len(kept),
         "tilts_deg": [round(tilt_deg(v, fx), 1) for v in kept],
     }

@@ -20,7 +20,7 @@ _OTHER_MANUAL, _OTHER_AUTO = 0.25, 0.75
 
 
 @dataclass(frozen=True)
-class Lock:
+class ControlLock:
     """One automatic that was to be switched off: what was asked, what is read back, and the value
     it is held at."""
 
@@ -45,7 +45,7 @@ class _Automatic:
     on: float
 
 
-def settle(capture: Any, frames: int = SETTLE_FRAMES, seconds: float = SETTLE_S) -> int:
+def settle_controls(capture: Any, frames: int = SETTLE_FRAMES, seconds: float = SETTLE_S) -> int:
     """Read some frames, so that the automatics find their values before they are locked; returns
     how many came."""
     limit, read = time.monotonic() + seconds, 0
@@ -57,13 +57,13 @@ def settle(capture: Any, frames: int = SETTLE_FRAMES, seconds: float = SETTLE_S)
     return read
 
 
-def lock(capture: Any, backend: str) -> list[Lock]:
+def lock_controls(capture: Any, backend: str) -> list[ControlLock]:
     """Switch exposure, white balance and focus to manual at the values they have, and read each
     back."""
     return [_lock(capture, automatic) for automatic in _automatics(backend)]
 
 
-def release(capture: Any, backend: str, locks: Sequence[Lock]) -> None:
+def release_controls(capture: Any, backend: str, locks: Sequence[ControlLock]) -> None:
     """Switch what was locked back to automatic: drivers keep it, and the next program would find it
     so."""
     held = {each.name for each in locks if each.held}
@@ -72,7 +72,7 @@ def release(capture: Any, backend: str, locks: Sequence[Lock]) -> None:
             _set(capture, automatic.switch, automatic.on)
 
 
-def control_warnings(name: str, locks: Sequence[Lock]) -> list[str]:
+def control_warnings(name: str, locks: Sequence[ControlLock]) -> list[str]:
     """One line for all that did not lock; none where everything did."""
     loose = [f"{each.name} ({each.why})" for each in locks if not each.held]
     return (
@@ -93,7 +93,7 @@ def _automatics(backend: str) -> list[_Automatic]:
     ]
 
 
-def _lock(capture: Any, automatic: _Automatic) -> Lock:
+def _lock(capture: Any, automatic: _Automatic) -> ControlLock:
     value = _get(capture, automatic.value)
     asked, got, took = automatic.off[0], _get(capture, automatic.switch), False
     for asked in automatic.off:
@@ -102,17 +102,17 @@ def _lock(capture: Any, automatic: _Automatic) -> Lock:
         if took and _same(got, asked):
             break
     if not took:
-        return Lock(automatic.name, False, asked, got, None, "the driver does not offer it")
+        return ControlLock(automatic.name, False, asked, got, None, "the driver does not offer it")
     if not _same(got, asked):
-        return Lock(
+        return ControlLock(
             automatic.name, False, asked, got, None, f"asked for {asked:g}, reads back {got:g}"
         )
     if value in (0.0, -1.0):  # what drivers say of a value they do not know
-        return Lock(automatic.name, True, asked, got, None)
+        return ControlLock(automatic.name, True, asked, got, None)
     _set(capture, automatic.value, value)
     kept = _get(capture, automatic.value)
     moved = "" if _same(kept, value) else f"was {value:g}, reads back {kept:g}"
-    return Lock(automatic.name, True, asked, got, kept, moved)
+    return ControlLock(automatic.name, True, asked, got, kept, moved)
 
 
 def _same(a: float, b: float) -> bool:

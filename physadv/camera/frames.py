@@ -22,7 +22,7 @@ _BLOCK = re.compile(rf"^({'|'.join(BLOCKS)})(?![A-Za-z])")
 
 
 @dataclass(frozen=True)
-class Frame:
+class CameraFrame:
     """One picture of a source: (h, w, 3) uint8 RGB, its time in seconds, its clip, and its block
     where known."""
 
@@ -56,7 +56,7 @@ class FrameSource(ABC):
         self.tell: Callable[[str], None] = lambda line: None
 
     @abstractmethod
-    def __iter__(self) -> Iterator[Frame]: ...
+    def __iter__(self) -> Iterator[CameraFrame]: ...
 
     def close(self) -> None:  # noqa: B027 - files have nothing to give back
         """Give the device back; a source read to its end is closed already."""

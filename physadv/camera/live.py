@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from physadv.camera.frames import Frame, FrameSource
-from physadv.camera.open_capture import Opened
+from physadv.camera.frames import CameraFrame, FrameSource
+from physadv.camera.open_capture import OpenedCapture
 from physadv.core.errors import CaptureError
 
 Pixels = npt.NDArray[np.uint8]
@@ -108,12 +108,12 @@ class LiveSource(FrameSource):
         self,
         name: str,
         kind: str,
-        opened: Opened,
+        opened: OpenedCapture,
         *,
         clip_seconds: float,
         stall_s: float,
         retry_s: float = 0.0,
-        again: Callable[[], Opened] | None = None,
+        again: Callable[[], OpenedCapture] | None = None,
     ) -> None:
         super().__init__(name)
         self.kind, self.clip_seconds, self.settings = kind, clip_seconds, dict(opened.settings)
@@ -123,7 +123,7 @@ class LiveSource(FrameSource):
         self._size: tuple[int, int] | None = None
         self._newest = self._reader(opened)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[CameraFrame]:
         handed = 0
         try:
             while True:
@@ -131,7 +131,7 @@ class LiveSource(FrameSource):
                     handed += 1
                     self._note_size(image, handed)
                     clip = f"live-{int(time_s // self.clip_seconds):03d}"
-                    yield Frame(image, time_s, clip, None, self._read_before + number - 1)
+                    yield CameraFrame(image, time_s, clip, None, self._read_before + number - 1)
                 if self._closed.is_set():
                     return
                 lost = self._why(handed)
@@ -150,7 +150,7 @@ class LiveSource(FrameSource):
         self._closed.set()
         self._newest.close()
 
-    def _reader(self, opened: Opened) -> NewestFrame:
+    def _reader(self, opened: OpenedCapture) -> NewestFrame:
         return NewestFrame(
             opened.capture, stall_s=self.stall_s, start=self._start, farewell=opened.farewell
         )
@@ -178,7 +178,7 @@ class LiveSource(FrameSource):
         self._newest = self._reader(opened)
         return True
 
-    def _try_again(self, lost: str, gone: float) -> Opened | None:
+    def _try_again(self, lost: str, gone: float) -> OpenedCapture | None:
         pause = FIRST_PAUSE_S
         while self._again is not None and time.monotonic() - gone < self.retry_s:
             self.tell(f"{lost}; trying again in {pause:g} s")

@@ -34,7 +34,7 @@ def quiet_opencv() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedCapture:
     """An open device: its capture, what it settled on, what to say of it, and what to do before it
     is released."""
 
@@ -44,7 +44,9 @@ class Opened:
     farewell: Callable[[Any], None] | None = None
 
 
-def open_camera(index: int, *, size: Size | None, timeout_s: float, hold: bool = True) -> Opened:
+def open_camera(
+    index: int, *, size: Size | None, timeout_s: float, hold: bool = True
+) -> OpenedCapture:
     """Open camera ``index`` with MJPG asked for before the size, and all of it read back.
 
     ``hold`` locks exposure, white balance and focus once they have settled; they are automatic
@@ -58,34 +60,36 @@ def open_camera(index: int, *, size: Size | None, timeout_s: float, hold: bool =
 
 def prepare_camera(
     capture: Any, name: str, *, size: Size | None, timeout_s: float, hold: bool
-) -> Opened:
+) -> OpenedCapture:
     """Ask an open camera for format, size and locks, and read back what stuck."""
     capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
     if size is not None:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    got = read_back(capture)
+    got = read_settings(capture)
     got["asked"] = {"fourcc": "MJPG"} | (
         {} if size is None else {"width": size[0], "height": size[1]}
     )
     warnings = _unlike(name, got, size)
     if not hold:
-        return Opened(capture, got | {"locks": "not asked"}, warnings)
+        return OpenedCapture(capture, got | {"locks": "not asked"}, warnings)
     backend = _backend(capture)
     locks = _in_time(lambda: _settled_locks(capture, backend), timeout_s)
     if locks is None:
-        return Opened(
+        return OpenedCapture(
             capture, got | {"locks": "not asked"}, [*warnings, f"{name} gave no frame to settle on"]
         )
     got |= {"backend": backend, "locks": [each.as_dict() for each in locks]}
     warnings += controls.control_warnings(name, locks)
-    return Opened(capture, got, warnings, lambda device: controls.release(device, backend, locks))
+    return OpenedCapture(
+        capture, got, warnings, lambda device: controls.release_controls(device, backend, locks)
+    )
 
 
-def _settled_locks(capture: Any, backend: str) -> list[controls.Lock]:
-    controls.settle(capture)
-    return controls.lock(capture, backend)
+def _settled_locks(capture: Any, backend: str) -> list[controls.ControlLock]:
+    controls.settle_controls(capture)
+    return controls.lock_controls(capture, backend)
 
 
 def _unlike(name: str, got: dict[str, Any], size: Size | None) -> list[str]:
@@ -109,7 +113,7 @@ def _backend(capture: Any) -> str:
         return ""
 
 
-def open_url(url: str, name: str, *, timeout_s: float) -> Opened:
+def open_url(url: str, name: str, *, timeout_s: float) -> OpenedCapture:
     """Open an RTSP, HTTP or MJPEG address; raises CaptureError with ``name`` when nothing answers
     in ``timeout_s``."""
     limit = int(timeout_s * 1000)
@@ -123,7 +127,7 @@ def open_url(url: str, name: str, *, timeout_s: float) -> Opened:
         capture = _within(
             lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, options), name, timeout_s + 2, remedy
         )
-    return Opened(capture, read_back(capture))
+    return OpenedCapture(capture, read_settings(capture))
 
 
 def open_file(path: str, *, timeout_s: float, name: str = "") -> Any:
@@ -132,7 +136,7 @@ def open_file(path: str, *, timeout_s: float, name: str = "") -> Any:
     return _within(lambda: cv2.VideoCapture(path), name or path, timeout_s, remedy)
 
 
-def read_back(capture: Any) -> dict[str, Any]:
+def read_settings(capture: Any) -> dict[str, Any]:
     """Width, height, frame rate and FOURCC as the source reports them, which need not be what was
     asked."""
     code = int(capture.get(cv2.CAP_PROP_FOURCC))

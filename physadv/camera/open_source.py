@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from physadv.camera.frames import BLOCKS, Frame, FrameSource, block_in, block_of
+from physadv.camera.frames import BLOCKS, CameraFrame, FrameSource, block_in, block_of
 from physadv.camera.live import LiveSource
-from physadv.camera.open_capture import Opened, Size, open_camera, open_url
+from physadv.camera.open_capture import OpenedCapture, Size, open_camera, open_url
 from physadv.camera.recordings import ClipSource, PhotoSource, RecordedClip
 from physadv.core.errors import CaptureError
 from physadv.core.image_io import SUFFIXES
@@ -30,7 +30,7 @@ sign."""
 __all__ = [
     "BLOCKS",
     "VIDEO_SUFFIXES",
-    "Frame",
+    "CameraFrame",
     "FrameSource",
     "block_of",
     "open_frame_source",
@@ -99,7 +99,7 @@ def _live(
     clip_seconds: float,
     timeout_s: float,
     retry_s: float,
-    opening: Callable[[], Opened],
+    opening: Callable[[], OpenedCapture],
 ) -> LiveSource:
     return LiveSource(
         name,

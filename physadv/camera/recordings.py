@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from physadv.camera.frames import BLOCKS, Frame, FrameSource, block_in
-from physadv.camera.open_capture import open_file, quiet_opencv, read_back
+from physadv.camera.frames import BLOCKS, CameraFrame, FrameSource, block_in
+from physadv.camera.open_capture import open_file, quiet_opencv, read_settings
 from physadv.core.errors import CaptureError, ImageError
 from physadv.core.image_io import read_image, to_uint8
 
@@ -50,12 +50,12 @@ class ClipSource(FrameSource):
         )
         if len(self.clips) == 1:  # one file: fail now, not after the other blocks have been filmed
             capture = open_file(str(self.clips[0].path), timeout_s=timeout_s, name=name)
-            self.settings = read_back(capture)
+            self.settings = read_settings(capture)
             count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             self.total = -(-count // self.every) if count > 0 else None
             capture.release()
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[CameraFrame]:
         any_frame = False
         for clip in self.clips:
             try:
@@ -70,7 +70,7 @@ class ClipSource(FrameSource):
                 self.name, limit, "check that they play, or record them again as MP4 or AVI"
             )
 
-    def _read(self, clip: RecordedClip) -> Iterator[Frame]:
+    def _read(self, clip: RecordedClip) -> Iterator[CameraFrame]:
         capture = open_file(str(clip.path), timeout_s=self.timeout_s)
         promised = max(clip.truth) + 1 if clip.truth else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         number = 0
@@ -102,11 +102,11 @@ class ClipSource(FrameSource):
 
     def _frame(
         self, clip: RecordedClip, number: int, time_s: float, bgr: npt.NDArray[np.uint8]
-    ) -> Frame:
+    ) -> CameraFrame:
         stretch = f"@{int(time_s // self.clip_seconds):03d}" if self.clip_seconds > 0 else ""
         rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
         truth = clip.truth.get(number) if clip.truth is not None else None
-        return Frame(rgb, time_s, clip.name + stretch, clip.block, number, truth)
+        return CameraFrame(rgb, time_s, clip.name + stretch, clip.block, number, truth)
 
 
 class PhotoSource(FrameSource):
@@ -123,7 +123,7 @@ class PhotoSource(FrameSource):
             len(photos),
         )
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[CameraFrame]:
         read = 0
         for number, path in enumerate(self.photos):
             try:
@@ -132,7 +132,9 @@ class PhotoSource(FrameSource):
                 self.warnings.append(f"left out: {error}")
                 continue
             read += 1
-            yield Frame(image, float(number), self._clip(path), block_in(path, self.root), number)
+            yield CameraFrame(
+                image, float(number), self._clip(path), block_in(path, self.root), number
+            )
         if not read:
             limit = f"none of {len(self.photos)} photos could be read"
             raise CaptureError(self.name, limit, "replace them with JPEG or PNG files")

@@ -23,7 +23,7 @@ def assert_fresh(folder: str | Path) -> None:
             raise _taken(root, "already holds the rows of a check")
 
 
-def continued(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def earlier_record(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """The record of the same check, stopped or killed in ``folder`` before its end; None where
     nothing is there.
 

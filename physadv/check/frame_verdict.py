@@ -36,7 +36,7 @@ class CardedModel(Protocol):
 
 
 @dataclass(frozen=True)
-class Question:
+class VerdictRule:
     """What is asked of every frame: is it the true class, and is the attacker's goal met?"""
 
     goal: str
@@ -52,7 +52,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class FrameVerdict:
     """One verdict: its name and score, the true class's score, and what follows from them."""
 
     verdict: str
@@ -62,7 +62,7 @@ class Answer:
     success: bool
 
 
-def ask(
+def verdict_rule(
     card: ModelCard,
     *,
     goal: str,
@@ -70,7 +70,7 @@ def ask(
     target_class: str | int | None = None,
     threshold: float = THRESHOLD,
     iou: float = IOU,
-) -> Question:
+) -> VerdictRule:
     """Build the question for a victim's card.
 
     Raises OptionError for an unknown goal, a share out of range or a target that is the true class;
@@ -95,12 +95,12 @@ def ask(
             "it is the true class",
             "choose another target",
         )
-    return Question(goal, card, true, target, threshold, iou)
+    return VerdictRule(goal, card, true, target, threshold, iou)
 
 
-def answers(
-    prediction: Prediction, boxes: Sequence[Box | None], question: Question
-) -> list[Answer]:
+def frame_verdicts(
+    prediction: Prediction, boxes: Sequence[Box | None], question: VerdictRule
+) -> list[FrameVerdict]:
     """One answer a frame. ``boxes`` are the sign's, in px of what the victim saw; only detectors
     need them.
 
@@ -120,14 +120,14 @@ def answers(
     return [_classified(row, question) for row in shares]
 
 
-def _classified(shares: torch.Tensor, question: Question) -> Answer:
+def _classified(shares: torch.Tensor, question: VerdictRule) -> FrameVerdict:
     best = int(shares.argmax())
     return _answer(best, float(shares[best]), float(shares[question.true_class]), question)
 
 
 def _detected(
-    places: np.ndarray, scores: np.ndarray, box: Box | None, question: Question
-) -> Answer:
+    places: np.ndarray, scores: np.ndarray, box: Box | None, question: VerdictRule
+) -> FrameVerdict:
     """True class if any detection of it lies on the sign; else the strongest other class on it;
     else nothing."""
     on_sign = scores if box is None else scores[iou_with(box, places) >= question.iou]
@@ -150,13 +150,17 @@ def _detected(
     )
 
 
-def _answer(index: int | None, confidence: float, true_score: float, question: Question) -> Answer:
+def _answer(
+    index: int | None, confidence: float, true_score: float, question: VerdictRule
+) -> FrameVerdict:
     true = index == question.true_class
     success = index == question.target_class if question.goal == "targeted" else not true
-    return Answer(question.name(index), round(confidence, 6), round(true_score, 6), true, success)
+    return FrameVerdict(
+        question.name(index), round(confidence, 6), round(true_score, 6), true, success
+    )
 
 
-def _finite(values: torch.Tensor, question: Question | None) -> None:
+def _finite(values: torch.Tensor, question: VerdictRule | None) -> None:
     if (
         question is not None
         and question.card.classes

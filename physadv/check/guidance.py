@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from physadv.camera.frames import BLOCKS
 from physadv.camera.localization.by_markers import LEAST_PX
-from physadv.camera.localization.location import Location
-from physadv.check.rates import count
-from physadv.check.stopping_rule import Stand, stands
-from physadv.check.view_coverage import Cell, ViewPlan, covered
+from physadv.camera.localization.location import SignLocation
+from physadv.check.rates import count_noun
+from physadv.check.stopping_rule import StoppingState, stopping_states
+from physadv.check.view_coverage import Cell, ViewPlan, count_views
 from physadv.core.rows import Row
 
 PAGES = {
@@ -23,7 +23,7 @@ _NEAR_M, _NEAR_DEG = 0.05, 8.0
 
 
 @dataclass(frozen=True)
-class Advice:
+class FilmingAdvice:
     """The block in hand, what to hold up, where to move, and the bins of that block with their
     frames."""
 
@@ -32,12 +32,12 @@ class Advice:
     move: str = ""
     next: Cell | None = None
     cells: Counter[Cell] = field(default_factory=Counter)
-    stands: Mapping[str, Stand] = field(default_factory=dict)
+    stopping_states: Mapping[str, StoppingState] = field(default_factory=dict)
     waiting: tuple[str, ...] = ()
     """The blocks that still lack frames."""
 
 
-class Guide:
+class FilmingGuide:
     """Turns rows into advice. ``blocks`` are those to be filmed; ``plan`` the views, where
     distances are known."""
 
@@ -45,31 +45,35 @@ class Guide:
         self, blocks: Sequence[str] = BLOCKS, *, width: float, plan: ViewPlan | None = None
     ) -> None:
         self.blocks, self.width, self.plan = tuple(blocks), width, plan
-        self._stands: dict[str, Stand] = {}
+        self._stands: dict[str, StoppingState] = {}
         self._looked = -1
 
-    def stands(self, rows: Mapping[str, Sequence[Row]], *, every: int = 10) -> dict[str, Stand]:
+    def stands(
+        self, rows: Mapping[str, Sequence[Row]], *, every: int = 10
+    ) -> dict[str, StoppingState]:
         """Where the blocks stand; looked at anew after ``every`` rows."""
         total = sum(map(len, rows.values()))
         if self._looked < 0 or total - self._looked >= every:
-            self._stands, self._looked = stands(rows, self.width), total
+            self._stands, self._looked = stopping_states(rows, self.width), total
         return self._stands
 
     def advise(
-        self, rows: Mapping[str, Sequence[Row]], place: Location | None, block: str | None
-    ) -> Advice:
+        self, rows: Mapping[str, Sequence[Row]], place: SignLocation | None, block: str | None
+    ) -> FilmingAdvice:
         """Advice while ``block`` is in hand (None: no sign in view) and the sign is at ``place``."""
         now = self.stands(rows)
         waiting = tuple(b for b in self.blocks if b not in now or not now[b].done)
         prompt = _prompt(block, waiting, now)
         if self.plan is None or block is None:
-            return Advice(block, prompt, stands=now, waiting=waiting)
-        cells = covered(rows.get(block, ()), self.plan)
+            return FilmingAdvice(block, prompt, stopping_states=now, waiting=waiting)
+        cells = count_views(rows.get(block, ()), self.plan)
         target = _thinnest(self.plan, cells, place) if block in waiting else None
-        return Advice(block, prompt, _move(self.plan, target, place), target, cells, now, waiting)
+        return FilmingAdvice(
+            block, prompt, _move(self.plan, target, place), target, cells, now, waiting
+        )
 
 
-def _prompt(block: str | None, waiting: Sequence[str], now: Mapping[str, Stand]) -> str:
+def _prompt(block: str | None, waiting: Sequence[str], now: Mapping[str, StoppingState]) -> str:
     if not waiting:
         return "All blocks are measured: done."
     if block is not None and block in waiting:
@@ -78,13 +82,13 @@ def _prompt(block: str | None, waiting: Sequence[str], now: Mapping[str, Stand])
     return f"{done}Hold up {PAGES[waiting[0]]}: {_missing(waiting[0], now)}"
 
 
-def _missing(block: str, now: Mapping[str, Stand]) -> str:
+def _missing(block: str, now: Mapping[str, StoppingState]) -> str:
     if block not in now:
         return "nothing filmed yet"
-    return f"about {count(now[block].clips_missing, 'clip')} ({count(now[block].frames_missing, 'frame')}) to go"
+    return f"about {count_noun(now[block].clips_missing, 'clip')} ({count_noun(now[block].frames_missing, 'frame')}) to go"
 
 
-def _thinnest(plan: ViewPlan, cells: Counter[Cell], place: Location | None) -> Cell:
+def _thinnest(plan: ViewPlan, cells: Counter[Cell], place: SignLocation | None) -> Cell:
     """The bin with the fewest frames; among equals the one nearest to where the sign is."""
     here = plan.cell(place.distance_m, place.yaw_deg) if place is not None else None
 
@@ -95,7 +99,7 @@ def _thinnest(plan: ViewPlan, cells: Counter[Cell], place: Location | None) -> C
     return min(plan.cells, key=rank)
 
 
-def _move(plan: ViewPlan, target: Cell | None, place: Location | None) -> str:
+def _move(plan: ViewPlan, target: Cell | None, place: SignLocation | None) -> str:
     if place is not None and place.refused is not None:
         size = (
             f" of {place.marker_px:.0f} px, {LEAST_PX:g} are needed"

@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 import torch
 
-from physadv.camera.frames import Frame
-from physadv.camera.localization.boxes import Box, Pixels, corners_of, overlaps
+from physadv.camera.frames import CameraFrame
+from physadv.camera.localization.boxes import Box, Pixels, corners_of, overlaps_image
 from physadv.camera.localization.by_features import by_features
 from physadv.camera.localization.by_markers import by_fiducials
-from physadv.camera.localization.location import Location, Locator
+from physadv.camera.localization.location import Locator, SignLocation
 from physadv.check.frame_verdict import CardedModel
 from physadv.core.errors import CaptureError, OptionError
 from physadv.core.image_io import to_tensor
@@ -30,8 +30,8 @@ _ANGLES = ("distance_m", "yaw_deg", "pitch_deg", "roll_deg")
 STRATEGIES = ("auto", "truth", "fiducials", "box", "features", "detector", "frame")
 __all__ = [
     "STRATEGIES",
-    "Location",
     "Locator",
+    "SignLocation",
     "by_fiducials",
     "first_of",
     "locator_for",
@@ -39,13 +39,13 @@ __all__ = [
 ]
 
 
-def by_truth(frame: Frame) -> Location | None:
+def by_truth(frame: CameraFrame) -> SignLocation | None:
     """The twin's corners, distance and yaw; None for a frame that was filmed."""
     if frame.truth is None:
         return None
     corners = np.asarray(frame.truth["corners"], dtype=np.float64).reshape(-1, 2)
     distance, yaw, pitch, roll = (_number(frame.truth, k) for k in _ANGLES)
-    return Location(corners, "truth", frame.block, distance, yaw, pitch, roll, pose_by="truth")
+    return SignLocation(corners, "truth", frame.block, distance, yaw, pitch, roll, pose_by="truth")
 
 
 def by_box(box: Box) -> Locator:
@@ -57,8 +57,8 @@ def by_box(box: Box) -> Locator:
             f"box {x0:g},{y0:g},{x1:g},{y1:g}", "x0 < x1 and y0 < y1", "give x0,y0,x1,y1 in pixels"
         )
 
-    def locate(frame: Frame) -> Location | None:
-        return Location(corners_of(box), "box") if overlaps(box, frame.image) else None
+    def locate(frame: CameraFrame) -> SignLocation | None:
+        return SignLocation(corners_of(box), "box") if overlaps_image(box, frame.image) else None
 
     return locate
 
@@ -70,7 +70,7 @@ def by_detector(
     another class."""
     wanted = model.card.class_index(class_name)
 
-    def locate(frame: Frame) -> Location | None:
+    def locate(frame: CameraFrame) -> SignLocation | None:
         with torch.no_grad():
             found = model(to_tensor(frame.image)[None])
         if not isinstance(found, Detections):
@@ -80,21 +80,23 @@ def by_detector(
         if float(scores[best]) < threshold:
             return None
         x0, y0, x1, y1 = (float(v) for v in found.boxes[0, best])
-        return Location(corners_of((x0, y0, x1, y1)), "detector") if x1 > x0 and y1 > y0 else None
+        return (
+            SignLocation(corners_of((x0, y0, x1, y1)), "detector") if x1 > x0 and y1 > y0 else None
+        )
 
     return locate
 
 
-def by_frame(frame: Frame) -> Location:
+def by_frame(frame: CameraFrame) -> SignLocation:
     """The sign is somewhere in the frame; no more is known."""
-    return Location(None, "frame", frame.block)
+    return SignLocation(None, "frame", frame.block)
 
 
 def first_of(locators: Sequence[Locator], by_hand: Sequence[Locator] = ()) -> Locator:
     """The first locator that finds a sign speaks; a refusal stands, unless a box was drawn by hand."""
 
-    def locate(frame: Frame) -> Location | None:
-        refusal: Location | None = None
+    def locate(frame: CameraFrame) -> SignLocation | None:
+        refusal: SignLocation | None = None
         for locator in locators:
             place = locator(frame) if refusal is None or locator in by_hand else None
             if place is not None and place.refused is None:
@@ -149,7 +151,9 @@ def locator_for(
     return made[strategy]
 
 
-def select_box(frame: Frame, *, title: str = "Draw a box around the sign, then press Enter") -> Box:
+def select_box(
+    frame: CameraFrame, *, title: str = "Draw a box around the sign, then press Enter"
+) -> Box:
     """Ask for a box with the mouse. Raises CaptureError where no window can be opened or nothing
     was drawn."""
     remedy = "give the box as --box x0,y0,x1,y1"

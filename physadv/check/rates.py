@@ -40,7 +40,7 @@ class BlockRates:
 
 
 @dataclass(frozen=True)
-class Conclusion:
+class CheckConclusion:
     """Whether the controls allow a claim, one sentence with the result, and what else must be said."""
 
     valid: bool
@@ -48,7 +48,7 @@ class Conclusion:
     notes: list[str] = field(default_factory=list)
 
 
-def tabulate(rows: Iterable[Row], *, seed: int = 0) -> dict[str, BlockRates]:
+def tabulate_rates(rows: Iterable[Row], *, seed: int = 0) -> dict[str, BlockRates]:
     """Rates of each block that has frames, in the order clean, blank, patch; bootstrap over clips."""
     kept = list(rows)
     return {
@@ -66,14 +66,16 @@ def block_rates(block: str, rows: Sequence[Row], seed: int = 0) -> BlockRates:
     return BlockRates(block, true, attack, len(set(clips)))
 
 
-def conclude(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> Conclusion:
+def draw_conclusion(
+    table: Mapping[str, BlockRates], settings: Mapping[str, Any]
+) -> CheckConclusion:
     """Put the table in words, promising no more than was measured. ``settings`` is the run's
     check.json."""
     notes = _notes(table, settings)
     patch = table.get("patch")
     seen = str(settings.get("true_class", "the true class"))
     if patch is None:
-        return Conclusion(
+        return CheckConclusion(
             False, "No frame with the patch was measured: nothing can be said about it.", notes
         )
     measured = f"The patch met its goal ({goal_in_words(settings)}) in {_share(patch)}"
@@ -81,7 +83,7 @@ def conclude(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> Co
     failed = [b for b in ("clean", "blank") if b in table and table[b].true.rate < CONTROL_FLOOR]
     if failed:
         which = " and ".join(f"{_named(b)} in only {table[b].true.rate:.1%}" for b in failed)
-        return Conclusion(
+        return CheckConclusion(
             False,
             f"Not valid for a claim: the victim says “{seen}” on {which} of the frames "
             f"({CONTROL_FLOOR:.0%} is "
@@ -90,14 +92,14 @@ def conclude(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> Co
         )
     if missing:
         lacking = " and ".join(_named(b) for b in missing)
-        return Conclusion(
+        return CheckConclusion(
             False, f"{measured}, but without a control ({lacking}) this proves nothing yet.", notes
         )
     controls = ", ".join(f"{_named(b)} {table[b].attack.rate:.1%}" for b in ("clean", "blank"))
     if patch.attack.low <= max(table[b].attack.high for b in ("clean", "blank")):
         unclear = "The intervals overlap: no clear effect of the patch."
-        return Conclusion(True, f"{measured}; without it: {controls}. {unclear}", notes)
-    return Conclusion(True, f"{measured}; without it: {controls}.", notes)
+        return CheckConclusion(True, f"{measured}; without it: {controls}. {unclear}", notes)
+    return CheckConclusion(True, f"{measured}; without it: {controls}.", notes)
 
 
 def _notes(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list[str]:
@@ -142,7 +144,7 @@ def _share(rates: BlockRates) -> str:
     return f"{rate.rate:.1%} of {rate.n} frames from {rates.clips} clips (95 % interval {rate.low:.1%} to {rate.high:.1%})"
 
 
-def count(n: int, noun: str) -> str:
+def count_noun(n: int, noun: str) -> str:
     """1 frame, 2 frames."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 

@@ -20,11 +20,11 @@ from physadv.camera.frames import BLOCKS, FrameSource
 from physadv.camera.localization.by_markers import LEAST_PX
 from physadv.camera.localization.location import Locator
 from physadv.check.example_frames import ExampleFrames
-from physadv.check.folder import EXAMPLES, ROWS, SETTINGS, assert_fresh, continued
-from physadv.check.frame_verdict import IOU, THRESHOLD, CardedModel, Question, ask
-from physadv.check.live.remote_control import Remote
-from physadv.check.rates import count
-from physadv.check.session import CheckProgress, Feed, Session
+from physadv.check.folder import EXAMPLES, ROWS, SETTINGS, assert_fresh, earlier_record
+from physadv.check.frame_verdict import IOU, THRESHOLD, CardedModel, VerdictRule, verdict_rule
+from physadv.check.live.remote_control import RemoteControl
+from physadv.check.rates import count_noun
+from physadv.check.session import BlockSource, CheckProgress, CheckSession
 from physadv.check.stopping_rule import check_width
 from physadv.core.errors import CaptureError, OptionError
 from physadv.core.files import write_json
@@ -36,15 +36,15 @@ __all__ = [
     "MARGIN",
     "ROWS",
     "SETTINGS",
+    "BlockSource",
     "CheckProgress",
-    "Feed",
     "assert_fresh",
     "run_check",
 ]
 
 
 def run_check(
-    feeds: Sequence[Feed],
+    feeds: Sequence[BlockSource],
     model: CardedModel,
     *,
     folder: str | Path,
@@ -61,7 +61,7 @@ def run_check(
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
     width: float | None = None,
-    remote: Remote | None = None,
+    remote: RemoteControl | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Generator[CheckProgress, None, None]:
     """Judge every frame of ``feeds``; yield after each batch and each frame left out.
@@ -81,7 +81,7 @@ def run_check(
     NaN. Closing the generator ends the check; what was judged is kept.
     """
     target, card = Path(folder), model.card
-    question = ask(
+    question = verdict_rule(
         card,
         goal=goal,
         true_class=true_class,
@@ -95,8 +95,8 @@ def run_check(
         )
     check_width(width)
     settings = _settings(question, feeds, margin, seed, about)
-    earlier = continued(target, settings)
-    session = Session(
+    earlier = earlier_record(target, settings)
+    session = CheckSession(
         target / ROWS,
         model,
         question,
@@ -107,7 +107,7 @@ def run_check(
         max_frames,
         device,
         width,
-        remote or Remote(),
+        remote or RemoteControl(),
     )
     settings |= {"width": width, "attempt": _take_up(session, target, earlier)}
     with _recorded(target, session, feeds, settings), _evaluating(model):
@@ -126,7 +126,7 @@ def run_check(
             )
 
 
-def _take_up(session: Session, folder: Path, earlier: Mapping[str, Any] | None) -> int:
+def _take_up(session: CheckSession, folder: Path, earlier: Mapping[str, Any] | None) -> int:
     """Count what earlier attempts judged; the number of this attempt."""
     if earlier is None:
         return 1
@@ -137,7 +137,7 @@ def _take_up(session: Session, folder: Path, earlier: Mapping[str, Any] | None) 
 
 
 def _drain(
-    session: Session, feed: Feed, total: int | None, attempt: int
+    session: CheckSession, feed: BlockSource, total: int | None, attempt: int
 ) -> Iterator[CheckProgress]:
     """Judge one feed to its end, or until every block it can hold has its frames."""
     with feed.source as source:
@@ -162,14 +162,14 @@ def _drain(
             yield session.progress(total)
 
 
-def _enough(session: Session, feed: Feed) -> bool:
+def _enough(session: CheckSession, feed: BlockSource) -> bool:
     """Whether more of this feed would be thrown away. Without a sure block, any block may still
     come."""
     blocks = BLOCKS if feed.block is None else (feed.block,)
     return all(session.full(block) for block in blocks)
 
 
-def _expected(feeds: Sequence[Feed], max_frames: int | None) -> int | None:
+def _expected(feeds: Sequence[BlockSource], max_frames: int | None) -> int | None:
     """How many frames will be judged at most, where all sources know their length."""
     expected = 0
     for feed in feeds:
@@ -182,8 +182,8 @@ def _expected(feeds: Sequence[Feed], max_frames: int | None) -> int | None:
 
 
 def _settings(
-    question: Question,
-    feeds: Sequence[Feed],
+    question: VerdictRule,
+    feeds: Sequence[BlockSource],
     margin: float,
     seed: int,
     about: Mapping[str, Any] | None,
@@ -207,22 +207,22 @@ def _settings(
     }
 
 
-def _refusals(session: Session) -> list[str]:
+def _refusals(session: CheckSession) -> list[str]:
     """What was seen too small to be measured."""
     if not session.refused_px:
         return []
-    frames = count(len(session.refused_px), "frame")
+    frames = count_noun(len(session.refused_px), "frame")
     return [f"{frames} refused{_sizes(session)}: come closer, or print the signs larger"]
 
 
-def _sizes(session: Session) -> str:
+def _sizes(session: CheckSession) -> str:
     px = session.refused_px
     return f" (markers of {min(px):.0f} to {max(px):.0f} px, {LEAST_PX:g} are needed)" if px else ""
 
 
 @contextmanager
 def _recorded(
-    folder: Path, session: Session, feeds: Sequence[Feed], settings: dict[str, Any]
+    folder: Path, session: CheckSession, feeds: Sequence[BlockSource], settings: dict[str, Any]
 ) -> Iterator[None]:
     """check.json before the first frame and after the last, whatever ends the run."""
     write_json(folder / SETTINGS, settings)
@@ -261,7 +261,7 @@ def _evaluating(model: object) -> Iterator[None]:
             module.training = flag
 
 
-def _described(source: FrameSource, feed: Feed) -> dict[str, Any]:
+def _described(source: FrameSource, feed: BlockSource) -> dict[str, Any]:
     sorting = "by name or markers" + (f", else {feed.fallback}" if feed.fallback else "")
     return {
         "name": source.name,

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import torch
 
-from physadv.camera.frames import BLOCKS, Frame, FrameSource
+from physadv.camera.frames import BLOCKS, CameraFrame, FrameSource
 from physadv.camera.localization.boxes import (
     Box,
     Pixels,
     crop_square,
-    overlaps,
+    overlaps_image,
     resize_box,
     square_around,
 )
-from physadv.camera.localization.location import Location, Locator
+from physadv.camera.localization.location import Locator, SignLocation
 from physadv.check.example_frames import ExampleFrames
-from physadv.check.frame_verdict import Answer, CardedModel, Question, answers
-from physadv.check.live.remote_control import Remote
+from physadv.check.frame_verdict import CardedModel, FrameVerdict, VerdictRule, frame_verdicts
+from physadv.check.live.remote_control import RemoteControl
 from physadv.check.rates import block_rates
 from physadv.check.stopping_rule import STEP, stopping_state
 from physadv.core.image_io import to_tensor
@@ -30,7 +30,7 @@ from physadv.models.cards import ModelCard
 
 
 @dataclass(frozen=True)
-class Feed:
+class BlockSource:
     """A source and what is known of its block: ``block`` is sure, ``fallback`` is used where
     nothing else tells."""
 
@@ -53,9 +53,9 @@ class CheckProgress:
     """Block -> (frames in which the goal was met, frames)."""
     rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     """Block -> all its rows so far; they go on growing."""
-    frame: Frame | None = None
+    frame: CameraFrame | None = None
     """The newest frame, judged or not, and what was found in it."""
-    place: Location | None = None
+    place: SignLocation | None = None
     block: str | None = None
     """The block that frame belongs to, where that is known."""
 
@@ -68,17 +68,17 @@ class PreparedFrame:
     pixels: Pixels
     box: Box | None
     row: Row
-    frame: Frame
-    place: Location
+    frame: CameraFrame
+    place: SignLocation
 
 
 @dataclass
-class Session:
+class CheckSession:
     """What a check works with, and its counts so far."""
 
     rows: Path
     model: CardedModel
-    question: Question
+    question: VerdictRule
     locator: Locator
     examples: ExampleFrames
     margin: float
@@ -86,7 +86,7 @@ class Session:
     max_frames: int | None
     device: str
     width: float | None = None
-    remote: Remote = field(default_factory=Remote)
+    remote: RemoteControl = field(default_factory=RemoteControl)
     taken: Counter[str] = field(default_factory=Counter)
     judged: Counter[str] = field(default_factory=Counter)
     true: Counter[str] = field(default_factory=Counter)
@@ -100,7 +100,7 @@ class Session:
     kept: dict[str, list[Row]] = field(default_factory=lambda: {b: [] for b in BLOCKS})
     known: set[tuple[str, str, int]] = field(default_factory=set)
     refused_px: list[float] = field(default_factory=list)
-    looking: tuple[Frame | None, Location | None, str | None] = (None, None, None)
+    looking: tuple[CameraFrame | None, SignLocation | None, str | None] = (None, None, None)
     _narrow: dict[str, tuple[int, bool]] = field(default_factory=dict)
 
     def full(self, block: str) -> bool:
@@ -126,7 +126,7 @@ class Session:
             self.located[row["block"]][str(row.get("located_by", "unknown"))] += 1
             self._tally(row)
 
-    def view(self, feed: Feed, frame: Frame) -> PreparedFrame | None:
+    def view(self, feed: BlockSource, frame: CameraFrame) -> PreparedFrame | None:
         """Locate the sign and cut what the victim sees; None, and a count, for a frame that cannot
         be used."""
         frame = frame if feed.block is None else replace(frame, block=feed.block)
@@ -159,7 +159,9 @@ class Session:
         self.located[block][place.by] += 1
         return self._cut(frame, place, block)
 
-    def _unusable(self, frame: Frame, place: Location | None, block: str | None) -> str | None:
+    def _unusable(
+        self, frame: CameraFrame, place: SignLocation | None, block: str | None
+    ) -> str | None:
         """Why a frame has to be left out; None where it need not."""
         if place is None:
             return f"{block or 'unsorted'}: sign not found"
@@ -168,7 +170,7 @@ class Session:
         if place.refused is not None:
             self.refused_px += [] if place.marker_px is None else [place.marker_px]
             return f"{block}: {place.refused}"
-        outside = place.box is not None and not overlaps(place.box, frame.image)
+        outside = place.box is not None and not overlaps_image(place.box, frame.image)
         return f"{block}: sign outside the frame" if outside else None
 
     def add(self, view: PreparedFrame) -> bool:
@@ -186,7 +188,7 @@ class Session:
         images = torch.stack([to_tensor(v.pixels) for v in self.waiting]).to(self.device)
         with torch.no_grad():
             prediction = self.model(images)
-        verdicts = answers(prediction, [v.box for v in self.waiting], self.question)
+        verdicts = frame_verdicts(prediction, [v.box for v in self.waiting], self.question)
         rows = [_row(v.row, a) for v, a in zip(self.waiting, verdicts, strict=True)]
         append_rows(self.rows, rows)
         for view, row in zip(self.waiting, rows, strict=True):
@@ -211,7 +213,7 @@ class Session:
             *self.looking,
         )
 
-    def _cut(self, frame: Frame, place: Location, block: str) -> PreparedFrame:
+    def _cut(self, frame: CameraFrame, place: SignLocation, block: str) -> PreparedFrame:
         box = place.box
         crop_px = None if box is None else round(max(box[2] - box[0], box[3] - box[1]))
         row: Row = {
@@ -237,7 +239,7 @@ class Session:
                 round(v, 4) for v in (other.distance_m, other.yaw_deg, other.pitch_deg)
             ]
         return PreparedFrame(
-            seen(frame.image, box, self.model.card, self.margin), box, row, frame, place
+            model_input(frame.image, box, self.model.card, self.margin), box, row, frame, place
         )
 
     def _count(self, view: PreparedFrame, row: Row) -> None:
@@ -257,7 +259,7 @@ def _short(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def seen(image: Pixels, box: Box | None, card: ModelCard, margin: float) -> Pixels:
+def model_input(image: Pixels, box: Box | None, card: ModelCard, margin: float) -> Pixels:
     """What the victim sees: a detector the frame, a classifier the sign's square (the frame,
     without a box)."""
     if card.task == "detect":
@@ -271,7 +273,7 @@ def seen(image: Pixels, box: Box | None, card: ModelCard, margin: float) -> Pixe
     )
 
 
-def _row(row: Row, answer: Answer) -> Row:
+def _row(row: Row, answer: FrameVerdict) -> Row:
     verdict = {
         "verdict": answer.verdict,
         "confidence": answer.confidence,

@@ -22,7 +22,7 @@ _Z2 = float(stats.norm.ppf(0.975)) ** 2
 
 
 @dataclass(frozen=True)
-class Stand:
+class StoppingState:
     """Where one block stands: its rates, the widest of its intervals, and what is missing to
     ``aim``."""
 
@@ -55,7 +55,7 @@ def check_width(width: float | None) -> None:
         )
 
 
-def stopping_state(rates: BlockRates, aim: float = WIDTH) -> Stand:
+def stopping_state(rates: BlockRates, aim: float = WIDTH) -> StoppingState:
     """Judge a block by its clips. A control is judged by both its rates, the patch by its success.
 
     Sampling until an interval has a fixed width keeps its coverage in the limit of many clips (Chow
@@ -64,7 +64,7 @@ def stopping_state(rates: BlockRates, aim: float = WIDTH) -> Stand:
     judged = [rates.attack] if rates.block == "patch" else [rates.attack, rates.true]
     clips = max(clips_missing(rate, rates.clips, aim) for rate in judged)
     per_clip = rates.attack.n / max(rates.clips, 1)
-    return Stand(rates, max(_width(r) for r in judged), aim, clips, ceil(clips * per_clip))
+    return StoppingState(rates, max(_width(r) for r in judged), aim, clips, ceil(clips * per_clip))
 
 
 def clips_missing(rate: RateInterval, clips: int, aim: float) -> int:
@@ -80,9 +80,9 @@ def clips_missing(rate: RateInterval, clips: int, aim: float) -> int:
     return max(ceil(needed) - clips, FEW_CLIPS - clips, 1)
 
 
-def stands(
+def stopping_states(
     rows: Mapping[str, Sequence[Row]], aim: float = WIDTH, *, seed: int = 0
-) -> dict[str, Stand]:
+) -> dict[str, StoppingState]:
     """Where every block with rows stands, in the order clean, blank, patch."""
     return {b: stopping_state(block_rates(b, rows[b], seed), aim) for b in BLOCKS if rows.get(b)}
 

@@ -47,7 +47,7 @@ class ViewPlan:
         ) / 2
 
 
-def plan_for(
+def plan_views(
     lens: CameraLens,
     sign_width_mm: float,
     *,
@@ -68,7 +68,7 @@ def plan_for(
     return ViewPlan(tuple(round(near * step**k, 3) for k in range(RINGS + 1)))
 
 
-def covered(rows: Iterable[Row], plan: ViewPlan) -> Counter[Cell]:
+def count_views(rows: Iterable[Row], plan: ViewPlan) -> Counter[Cell]:
     """Frames in each bin of the plan."""
     cells = (plan.cell(r.get("distance_m"), r.get("yaw_deg")) for r in rows)
     return Counter(c for c in cells if c is not None)

@@ -40,7 +40,7 @@ class PatchInfo:
 
 
 @dataclass(frozen=True)
-class Size:
+class PatchSize:
     """Physical size of patch.png and mask.png in mm; the mask touches all four edges of it."""
 
     width_mm: float
@@ -68,11 +68,11 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
-class Card:
+class PatchCard:
     """card.toml as typed sections, then free tables."""
 
     patch: PatchInfo
-    size: Size
+    size: PatchSize
     placement: CardPlacement
     victim: ModelInfo
     eot: dict[str, Any] = field(default_factory=dict)
@@ -87,24 +87,24 @@ class Card:
         return tomli_w.dumps(_plain(asdict(self)))
 
     @staticmethod
-    def from_toml(text: str, *, name: str = CARD) -> Card:
+    def from_toml(text: str, *, name: str = CARD) -> PatchCard:
         """Parse TOML text. Raises BundleError naming the key that is missing, unknown or of the
         wrong kind."""
         try:
             tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise BundleError(name, f"not TOML ({error})", "restore the card of the run") from error
-        card = _section(Card, tables, name, "")
+        card = _section(PatchCard, tables, name, "")
         _check(card, name)
         return card
 
 
 @dataclass(frozen=True)
-class Bundle:
+class PatchBundle:
     """A patch in memory: card, ``patch`` (1, 3, h, w) and ``mask`` (1, 1, h, w) in [0, 1], and
     where it lies."""
 
-    card: Card
+    card: PatchCard
     patch: Tensor
     mask: Tensor
     folder: Path
@@ -113,12 +113,12 @@ class Bundle:
 def write_bundle(
     folder: str | Path,
     *,
-    card: Card,
+    card: PatchCard,
     patch: Tensor,
     mask: Tensor,
     preview: Tensor | Array | None = None,
     rows: Iterable[Row] | None = None,
-) -> Bundle:
+) -> PatchBundle:
     """Write a bundle and return it as it reads back (8-bit). The card goes in last: no card, no
     bundle.
 
@@ -130,7 +130,7 @@ def write_bundle(
     patch, mask = _eight_bit(patch), _eight_bit(mask)
     _check_shapes(patch, mask, str(target))
     card, patch, mask = _crop(card, patch, mask)
-    digest = fingerprint(Bundle(card, patch, mask, target))
+    digest = bundle_fingerprint(PatchBundle(card, patch, mask, target))
     card = replace(
         card, patch=replace(card.patch, sha256=digest, run_id=card.patch.run_id or digest[:12])
     )
@@ -153,10 +153,10 @@ def write_bundle(
             if (draft / part).exists():
                 (draft / part).chmod(0o644)
                 (draft / part).replace(target / part)
-    return Bundle(card, patch, mask, target)
+    return PatchBundle(card, patch, mask, target)
 
 
-def read_bundle(folder: str | Path) -> Bundle:
+def read_bundle(folder: str | Path) -> PatchBundle:
     """Read a bundle folder.
 
     Raises BundleError for a missing file, a bad card key, sizes that differ and for content altered
@@ -169,7 +169,7 @@ def read_bundle(folder: str | Path) -> Bundle:
                 f"{root}", f"{part} is missing", "name a folder made by `physadv patch`"
             )
     text = (root / CARD).read_text(encoding="utf-8", errors="replace")
-    card = Card.from_toml(text, name=str(root / CARD))
+    card = PatchCard.from_toml(text, name=str(root / CARD))
     patch = to_tensor(read_rgba(root / PATCH))[None, :3]
     mask = to_tensor(read_rgba(root / MASK))[None, :1]
     if patch.shape[-2:] != mask.shape[-2:]:
@@ -182,8 +182,8 @@ def read_bundle(folder: str | Path) -> Bundle:
             "the mask has empty margins",
             "crop both pictures to it, or write_bundle",
         )
-    bundle = Bundle(card, patch, mask, root)
-    if card.patch.sha256 and card.patch.sha256 != fingerprint(bundle):
+    bundle = PatchBundle(card, patch, mask, root)
+    if card.patch.sha256 and card.patch.sha256 != bundle_fingerprint(bundle):
         raise BundleError(
             f"{root}",
             "picture or card changed since it was written",
@@ -192,7 +192,7 @@ def read_bundle(folder: str | Path) -> Bundle:
     return bundle
 
 
-def fingerprint(bundle: Bundle) -> str:
+def bundle_fingerprint(bundle: PatchBundle) -> str:
     """Hex sha256 over the pixels, and over the names, sizes, placement and victim on the card."""
     card = bundle.card
     info = {
@@ -239,7 +239,7 @@ def _bounds(mask: Tensor) -> tuple[int, int, int, int]:
     return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
 
 
-def _crop(card: Card, patch: Tensor, mask: Tensor) -> tuple[Card, Tensor, Tensor]:
+def _crop(card: PatchCard, patch: Tensor, mask: Tensor) -> tuple[PatchCard, Tensor, Tensor]:
     """Cut empty margins; the card's size and center follow."""
     x0, y0, x1, y1 = _bounds(mask)
     h, w = mask.shape[-2:]
@@ -249,7 +249,7 @@ def _crop(card: Card, patch: Tensor, mask: Tensor) -> tuple[Card, Tensor, Tensor
     cx, cy = card.placement.center_mm
     center = (cx + ((x0 + x1) / 2 - w / 2) * px, cy + ((y0 + y1) / 2 - h / 2) * py)
     placement = replace(card.placement, center_mm=center)
-    cut = replace(card, size=Size((x1 - x0) * px, (y1 - y0) * py), placement=placement)
+    cut = replace(card, size=PatchSize((x1 - x0) * px, (y1 - y0) * py), placement=placement)
     return cut, patch[..., y0:y1, x0:x1].contiguous(), mask[..., y0:y1, x0:x1].contiguous()
 
 
@@ -305,7 +305,7 @@ def _value(hint: Any, value: Any, name: str, key: str) -> Any:
     return float(value) if hint is float else value
 
 
-def _check(card: Card, name: str) -> None:
+def _check(card: PatchCard, name: str) -> None:
     if card.patch.goal not in GOALS:
         raise BundleError(
             f"{name}: patch.goal = {card.patch.goal!r}", f"one of {', '.join(GOALS)}", "correct it"

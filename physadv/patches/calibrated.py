@@ -64,7 +64,7 @@ def with_camera(
     )
 
 
-def checksums(settings: Mapping[str, object]) -> dict[str, str]:
+def profile_checksums(settings: Mapping[str, object]) -> dict[str, str]:
     """For the card: the sha256 of every profile in the settings, as <setting>_sha256."""
     named = {name: settings.get(name) for name in PROFILES}
     return {f"{name}_sha256": sha256_of(str(path)) for name, path in named.items() if path}
@@ -84,7 +84,7 @@ def check_profiles(
     settings: Mapping[str, object], card: Mapping[str, object], bundle: Path
 ) -> None:
     """Raise BundleError where a profile is not the one the card was measured with."""
-    for key, found in checksums(settings).items():
+    for key, found in profile_checksums(settings).items():
         said = card.get(key)
         if said and said != found:
             limit = f"its {key.removesuffix('_sha256')} has sha256 {found[:12]}, the card says {str(said)[:12]}"

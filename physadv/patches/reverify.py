@@ -12,7 +12,7 @@ from physadv.eot.presets import is_import_path, ranges_from_table
 from physadv.eot.ranges import NOTHING, EotRanges
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.load import is_built_in
-from physadv.patches.bundle import Bundle
+from physadv.patches.bundle import PatchBundle
 from physadv.patches.calibrated import PROFILES, check_profiles
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.sticker_run import StickerSettings, build_task
@@ -28,7 +28,7 @@ class VerifyOutcome:
     agrees: bool
 
 
-def settings_from_bundle(bundle: Bundle, *, eot: str | None = None) -> StickerSettings:
+def settings_from_bundle(bundle: PatchBundle, *, eot: str | None = None) -> StickerSettings:
     """Return the settings written on the card of a ``bundle``.
 
     ``eot`` takes the place of the card's pipeline. A card that names one of its maker's own needs
@@ -60,7 +60,7 @@ def settings_from_bundle(bundle: Bundle, *, eot: str | None = None) -> StickerSe
 
 
 def refuse_foreign_models(
-    bundle: Bundle, names: Iterable[str], *, named_by_user: Collection[str] = ()
+    bundle: PatchBundle, names: Iterable[str], *, named_by_user: Collection[str] = ()
 ) -> None:
     """Raise BundleError where the card of ``bundle`` names a model that would run foreign code.
 
@@ -82,7 +82,9 @@ FILES = ("weights", "signs", "backgrounds", "photos", "boxes", "content", *PROFI
 itself."""
 
 
-def located(settings: StickerSettings, bundle: Bundle, data: Path | None = None) -> StickerSettings:
+def located(
+    settings: StickerSettings, bundle: PatchBundle, data: Path | None = None
+) -> StickerSettings:
     """The settings with the files on the card found where they are now.
 
     Raises DataError for one that is nowhere, with what the card says about how to get it.
@@ -108,7 +110,7 @@ def located(settings: StickerSettings, bundle: Bundle, data: Path | None = None)
     return replace(settings, **found)
 
 
-def _recorded_ranges(settings: StickerSettings, bundle: Bundle) -> EotRanges | None:
+def _recorded_ranges(settings: StickerSettings, bundle: PatchBundle) -> EotRanges | None:
     """Return the card's own table of ranges where they came from a file, which it does not hold."""
     if settings.eot_ranges is None:
         return None
@@ -117,7 +119,7 @@ def _recorded_ranges(settings: StickerSettings, bundle: Bundle) -> EotRanges | N
 
 
 def verify_bundle(
-    bundle: Bundle,
+    bundle: PatchBundle,
     *,
     given: Mapping[str, str | None] | None = None,
     data: Path | None = None,

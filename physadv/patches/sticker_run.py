@@ -27,13 +27,20 @@ from physadv.eot.scenes.signs import PhotoScenes, PhotoSign, SceneSize
 from physadv.models.cards import LoadedModel
 from physadv.models.checks import check_model, looks_like_probabilities
 from physadv.models.classifiers import Preprocessed
-from physadv.patches.bundle import Bundle, Card, ModelInfo, PatchInfo, Size, write_bundle
 from physadv.patches.bundle import CardPlacement as CardPlacement
+from physadv.patches.bundle import (
+    ModelInfo,
+    PatchBundle,
+    PatchCard,
+    PatchInfo,
+    PatchSize,
+    write_bundle,
+)
 from physadv.patches.calibrated import (
     PROFILES,
-    checksums,
     color_map_of,
     keep_profiles,
+    profile_checksums,
     with_camera_profile,
 )
 from physadv.patches.optimize import (
@@ -125,7 +132,7 @@ class StickerSettings:
     def key(self) -> int:
         """Identifies the settings that decide the optimization: a checkpoint is only taken up by
         its own run."""
-        table = {**self.as_card_table(), **checksums(asdict(self))}
+        table = {**self.as_card_table(), **profile_checksums(asdict(self))}
         ignored = {"test_draws", "name", "eot_ranges", *PROFILES}
         words = [f"{k}={v}" for k, v in table.items() if k not in ignored]
         if self.eot_ranges:  # what the file states decides, not its name
@@ -408,7 +415,7 @@ class StickerRun:
 
     def finish(
         self, report: Callable[[int], None] | None = None
-    ) -> tuple[Bundle, PatchMeasurement]:
+    ) -> tuple[PatchBundle, PatchMeasurement]:
         """Measure the best patch on the held-out scenes and write the bundle. OptionError before
         the first step."""
         if self._last is None:
@@ -447,7 +454,7 @@ def make_card(
     measured: PatchMeasurement,
     *,
     steps_done: int,
-) -> Card:
+) -> PatchCard:
     """The card of a sticker: what it is, where it goes, how it was made, and what was measured."""
     true = ANYWHERE if settings.object == ANYWHERE else model.card.class_name(task.goal.true_class)
     target = (
@@ -455,8 +462,8 @@ def make_card(
     )
     name = settings.name or f"{model.card.name}-{settings.goal}-{settings.mask}"
     plain = {k: v for k, v in settings.as_card_table().items() if v is not None}
-    kept = {k: f"{k}.json" for k in PROFILES if k in plain} | checksums(plain)
-    return Card(
+    kept = {k: f"{k}.json" for k in PROFILES if k in plain} | profile_checksums(plain)
+    return PatchCard(
         patch=PatchInfo(
             name=name,
             goal=settings.goal,
@@ -465,7 +472,7 @@ def make_card(
             created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             physadv=version("physadv"),
         ),
-        size=Size(settings.width_mm, settings.height_mm),
+        size=PatchSize(settings.width_mm, settings.height_mm),
         placement=_card_placement(settings, task),
         victim=ModelInfo(model.card.name, model.card.task, model.card.sha256),
         eot=task.ranges.as_dict(),

@@ -12,7 +12,7 @@ from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.rows import Row
 from physadv.defenses.load_model import load_model
 from physadv.models.cards import LoadedModel
-from physadv.patches.bundle import Bundle
+from physadv.patches.bundle import PatchBundle
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.photo_task import ANYWHERE
 from physadv.patches.reverify import located, refuse_foreign_models, settings_from_bundle
@@ -45,7 +45,7 @@ class Cell:
 
 
 def transfer_matrix(
-    bundles: Sequence[Bundle],
+    bundles: Sequence[PatchBundle],
     models: Sequence[str],
     *,
     data: Path | None = None,

@@ -9,34 +9,34 @@ import cv2
 import numpy as np
 
 from physadv.core.image_io import Array, to_uint8
-from physadv.patches.bundle import Bundle
-from physadv.printing.layout import Rect
+from physadv.patches.bundle import PatchBundle
+from physadv.printing.layout import PageRect
 
 MIN_DPI = 300
 _MAX_PIXELS = 8000
 
 
 @dataclass(frozen=True)
-class Artwork:
+class StickerArtwork:
     """A picture ``rgba`` (h, w, 4) and by how many mm it reaches beyond the cut rectangle, across
     and down."""
 
     rgba: Array
     beyond: tuple[float, float] = (0.0, 0.0)
 
-    def around(self, sticker: Rect) -> Rect:
+    def around(self, sticker: PageRect) -> PageRect:
         """Where the whole picture lies when the cut rectangle lies at ``sticker``."""
         x, y = self.beyond
-        return Rect(sticker.x - x, sticker.y - y, sticker.w + 2 * x, sticker.h + 2 * y)
+        return PageRect(sticker.x - x, sticker.y - y, sticker.w + 2 * x, sticker.h + 2 * y)
 
 
-def sticker_art(bundle: Bundle) -> Artwork:
+def sticker_art(bundle: PatchBundle) -> StickerArtwork:
     """The sticker with its mask as alpha, every pixel as it is in the bundle."""
     rgba = np.dstack([to_uint8(bundle.patch), to_uint8(bundle.mask)])
-    return Artwork(_repeated(rgba, _pixel_mm(bundle)))
+    return StickerArtwork(_repeated(rgba, _pixel_mm(bundle)))
 
 
-def bleed_art(bundle: Bundle, bleed: float) -> Artwork:
+def bleed_art(bundle: PatchBundle, bleed: float) -> StickerArtwork:
     """The sticker continued by at least ``bleed`` mm beyond its shape: every new pixel repeats the
     nearest one inside.
 
@@ -61,10 +61,10 @@ def bleed_art(bundle: Bundle, bleed: float) -> Artwork:
         across * size.width_mm / bundle.patch.shape[-1],
         down * size.height_mm / bundle.patch.shape[-2],
     )
-    return Artwork(_repeated(rgba, pixel), beyond)
+    return StickerArtwork(_repeated(rgba, pixel), beyond)
 
 
-def _pixel_mm(bundle: Bundle) -> tuple[float, float]:
+def _pixel_mm(bundle: PatchBundle) -> tuple[float, float]:
     h, w = bundle.patch.shape[-2:]
     return bundle.card.size.width_mm / w, bundle.card.size.height_mm / h
 

@@ -60,7 +60,7 @@ def test_sign_layout() -> Points:
 test_sign_layout.__test__ = False  # type: ignore[attr-defined]  # its name must not make it a test
 
 
-def blocks_seen(ids: Sequence[int]) -> list[str]:
+def visible_blocks(ids: Sequence[int]) -> list[str]:
     """Blocks of which a marker is among ``ids``, the one with most markers first."""
     counts = {block: len(set(members) & set(map(int, ids))) for block, members in FIDUCIALS.items()}
     return sorted((b for b, n in counts.items() if n), key=lambda b: -counts[b])
@@ -86,7 +86,7 @@ def corners_from_markers(
             f"block {block!r}", f"one of {', '.join(FIDUCIALS)}", "correct the name"
         )
     names = [int(i) for i in np.asarray(ids).ravel()]
-    seen = blocks_seen(names)
+    seen = visible_blocks(names)
     chosen = block if block is not None else (seen[0] if seen else None)
     if chosen is None:
         return None

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from physadv.core.errors import GeometryError, OptionError
 from physadv.core.image_io import to_uint8
-from physadv.patches.bundle import Bundle
-from physadv.printing.layout import MAX_BLEED, Rect
+from physadv.patches.bundle import PatchBundle
+from physadv.printing.layout import MAX_BLEED, PageRect
 
 Polygon = npt.NDArray[np.float64]
 _PROCESS_INKS = {"all", "none", "cyan", "magenta", "yellow", "black"}
@@ -23,7 +23,7 @@ _POINT_MM = 25.4 / 72
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutOptions:
     """How the sticker is cut: mm of ``bleed`` (0 to 5), ``safe`` area (0 to 20) and
     ``corner_radius`` (0.3 or more).
 
@@ -52,7 +52,7 @@ class Cut:
             )
 
 
-def cut_contour(bundle: Bundle, place: Rect, corner_radius: float = 0.3) -> list[Polygon]:
+def cut_contour(bundle: PatchBundle, place: PageRect, corner_radius: float = 0.3) -> list[Polygon]:
     """Outlines of the mask as closed polygons (n, 2) in mm on the page, holes included, corners
     rounded.
 
@@ -71,7 +71,7 @@ def cut_contour(bundle: Bundle, place: Rect, corner_radius: float = 0.3) -> list
     return [_rounded(polygon, corner_radius) for polygon in _outlines(mask, place)]
 
 
-def safe_contour(bundle: Bundle, place: Rect, safe: float) -> list[Polygon]:
+def safe_contour(bundle: PatchBundle, place: PageRect, safe: float) -> list[Polygon]:
     """Outlines of what stays ``safe`` mm inside the cut, to a pixel of the mask; empty where
     nothing does."""
     mask = to_uint8(bundle.mask)[:, :, 0] >= 128
@@ -81,7 +81,7 @@ def safe_contour(bundle: Bundle, place: Rect, safe: float) -> list[Polygon]:
     return _outlines(safe_mask(bundle, safe), place)
 
 
-def safe_mask(bundle: Bundle, safe: float) -> npt.NDArray[np.bool_]:
+def safe_mask(bundle: PatchBundle, safe: float) -> npt.NDArray[np.bool_]:
     """Which pixels (h, w) of the sticker lie wholly ``safe`` mm or more inside the cut."""
     mask = np.pad(to_uint8(bundle.mask)[:, :, 0] >= 128, 1)
     h, w = bundle.mask.shape[-2:]
@@ -97,7 +97,12 @@ def safe_mask(bundle: Bundle, safe: float) -> npt.NDArray[np.bool_]:
 
 
 def cut_svg(
-    contours: Sequence[Polygon], safe: Sequence[Polygon], view: Rect, cut: Cut, *, title: str
+    contours: Sequence[Polygon],
+    safe: Sequence[Polygon],
+    view: PageRect,
+    cut: CutOptions,
+    *,
+    title: str,
 ) -> str:
     """The cut line as SVG text in mm: the group named as the spot color is cut, the group "guides"
     is not.
@@ -129,13 +134,13 @@ def _path(polygons: Sequence[Polygon]) -> str:
     )
 
 
-def _corners(r: Rect) -> Polygon:
+def _corners(r: PageRect) -> Polygon:
     return np.array(
         [(r.x, r.y), (r.x + r.w, r.y), (r.x + r.w, r.y + r.h), (r.x, r.y + r.h)], np.float64
     )
 
 
-def _outlines(mask: npt.NDArray[np.bool_], place: Rect) -> list[Polygon]:
+def _outlines(mask: npt.NDArray[np.bool_], place: PageRect) -> list[Polygon]:
     """The mask's outlines on the page, where its edge, interpolated, is half covered."""
     if bool(mask.all()):
         return [_corners(place)]

@@ -32,7 +32,7 @@ _DATE = slice(24, 36)  # of an ICC header
 
 
 @dataclass(frozen=True)
-class Proof:
+class SoftProof:
     """What a profile predicts of a picture: dE00 between wish and print (paper white taken as
     white), and its ink."""
 
@@ -51,7 +51,7 @@ def srgb_profile() -> bytes:
     return bytes(data)
 
 
-class Press:
+class PressProfile:
     """A print shop's CMYK profile: converts pictures for it, and predicts how they will look.
 
     ``intent`` is relative (with black-point compensation), perceptual, saturation or absolute.
@@ -106,7 +106,7 @@ class Press:
 
     def judge(
         self, rgb: Array, inside: npt.NDArray[np.bool_]
-    ) -> tuple[Proof, npt.NDArray[np.float64]]:
+    ) -> tuple[SoftProof, npt.NDArray[np.float64]]:
         """How far the print will be off over the pixels ``inside`` (h, w), and dE00 of every pixel
         (h, w)."""
         lab = ImageCms.createProfile("LAB")
@@ -118,7 +118,7 @@ class Press:
         there = off[inside]
         ink = self.convert(rgb).astype(np.float64).sum(-1)[inside].max() / 255 * 100
         figures = (there.mean(), np.quantile(there, 0.95), there.max(), (there > FAR).mean(), ink)
-        return Proof(*map(float, figures)), off
+        return SoftProof(*map(float, figures)), off
 
     def _inked(self, rgb: Array) -> Any:
         return ImageCms.applyTransform(Image.fromarray(rgb), self._to_press)

@@ -27,7 +27,7 @@ Paper = str | tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Rect:
+class PageRect:
     """A rectangle in mm: left, top, width, height."""
 
     x: float
@@ -35,9 +35,9 @@ class Rect:
     w: float
     h: float
 
-    def grown(self, by: float) -> Rect:
+    def grown(self, by: float) -> PageRect:
         """The rectangle with ``by`` mm more on every side; negative shrinks it."""
-        return Rect(self.x - by, self.y - by, self.w + 2 * by, self.h + 2 * by)
+        return PageRect(self.x - by, self.y - by, self.w + 2 * by, self.h + 2 * by)
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class SheetLayout:
     mm bar."""
 
     page: tuple[float, float]
-    sticker: Rect
-    markers: dict[int, Rect]
-    bar: Rect
+    sticker: PageRect
+    markers: dict[int, PageRect]
+    bar: PageRect
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class SignPageLayout:
     """A test-sign page: the page (w, h), the sign's bounding square, its four markers by id."""
 
     page: tuple[float, float]
-    sign: Rect
-    markers: dict[int, Rect]
+    sign: PageRect
+    markers: dict[int, PageRect]
 
 
 def paper_size(paper: Paper) -> tuple[float, float]:
@@ -74,7 +74,7 @@ def paper_size(paper: Paper) -> tuple[float, float]:
     return float(width), float(height)
 
 
-def room(page: tuple[float, float], bleed: float = 0.0) -> tuple[float, float]:
+def max_sticker_size(page: tuple[float, float], bleed: float = 0.0) -> tuple[float, float]:
     """The largest sticker (width, height) in mm that a page this way round takes, ``bleed`` mm
     around it."""
     sides = 2 * (
@@ -84,7 +84,7 @@ def room(page: tuple[float, float], bleed: float = 0.0) -> tuple[float, float]:
     return page[0] - sides - 2 * bleed, page[1] - ends - 2 * bleed
 
 
-def fits(width: float, height: float, paper: Paper, bleed: float = 0.0) -> bool:
+def fits_paper(width: float, height: float, paper: Paper, bleed: float = 0.0) -> bool:
     """Whether a sticker of that size in mm lies on one page of the paper, upright or turned."""
     size = paper_size(paper)
     return any(_fits(width, height, page, bleed) for page in (size, (size[1], size[0])))
@@ -94,7 +94,7 @@ def smallest_paper(width: float, height: float) -> str:
     """The smallest named paper that takes a sticker of that size in mm. Raises GeometryError where
     none does."""
     for name in PAPERS:
-        if fits(width, height, name):
+        if fits_paper(width, height, name):
             return name
     raise _too_large(width, height, "a1", 0.0, "")
 
@@ -113,16 +113,16 @@ def sheet_layout(
     page = next((p for p in (page, turned) if _fits(width, height, p, bleed)), (0.0, 0.0))
     if not page[0]:
         raise _too_large(width, height, paper, bleed, instead)
-    x = snap((page[0] - width) / 2)
+    x = snap_to_dots((page[0] - width) / 2)
     top = MARGIN + HEADER + SHEET_GAP + SHEET_MARKER + bleed
-    free = room(page, bleed)[1] - height
-    sticker = Rect(x, snap(top + free / 2), width, height)
-    return SheetLayout(page, sticker, _sheet_markers(sticker, page, bleed), bar_place(page))
+    free = max_sticker_size(page, bleed)[1] - height
+    sticker = PageRect(x, snap_to_dots(top + free / 2), width, height)
+    return SheetLayout(page, sticker, _sheet_markers(sticker, page, bleed), bar_rect(page))
 
 
-def bar_place(page: tuple[float, float]) -> Rect:
+def bar_rect(page: tuple[float, float]) -> PageRect:
     """Where the 100 mm bar lies on every page that carries one."""
-    return Rect(snap(MARGIN + 1), page[1] - MARGIN - 8.5, BAR, 0.8)
+    return PageRect(snap_to_dots(MARGIN + 1), page[1] - MARGIN - 8.5, BAR, 0.8)
 
 
 def sign_page_layout(paper: Paper, block: str) -> SignPageLayout:
@@ -134,7 +134,7 @@ def sign_page_layout(paper: Paper, block: str) -> SignPageLayout:
     x = (width - side) / 2
     y = MARGIN + header + (height - 2 * MARGIN - header - footer - side) / 2
     markers = {
-        marker: Rect(
+        marker: PageRect(
             x + float(corners[0, 0]) * side,
             y + float(corners[0, 1]) * side,
             MARKER * side,
@@ -142,21 +142,23 @@ def sign_page_layout(paper: Paper, block: str) -> SignPageLayout:
         )
         for marker, corners in zip(FIDUCIALS[block], test_sign_layout(), strict=True)
     }
-    return SignPageLayout((width, height), Rect(x, y, side, side), markers)
+    return SignPageLayout((width, height), PageRect(x, y, side, side), markers)
 
 
-def snap(value: float) -> float:
+def snap_to_dots(value: float) -> float:
     """To whole dots of 300 dpi: printers paint every dot a picture touches, so an edge off the grid
     grows it."""
     return round(value / 25.4 * 300) / 300 * 25.4
 
 
 def _fits(width: float, height: float, page: tuple[float, float], bleed: float) -> bool:
-    wide, high = room(page, bleed)
+    wide, high = max_sticker_size(page, bleed)
     return width <= wide + 1e-6 and height <= high + 1e-6
 
 
-def _sheet_markers(sticker: Rect, page: tuple[float, float], bleed: float) -> dict[int, Rect]:
+def _sheet_markers(
+    sticker: PageRect, page: tuple[float, float], bleed: float
+) -> dict[int, PageRect]:
     """Diagonally off the corners where the page is wide enough, else above and below the sticker's
     ends."""
     gap = SHEET_GAP + bleed
@@ -166,7 +168,7 @@ def _sheet_markers(sticker: Rect, page: tuple[float, float], bleed: float) -> di
     top, bottom = sticker.y - gap - SHEET_MARKER, sticker.y + sticker.h + gap
     places = ((left, top), (right, top), (right, bottom), (left, bottom))
     return {
-        m: Rect(x, y, SHEET_MARKER, SHEET_MARKER)
+        m: PageRect(x, y, SHEET_MARKER, SHEET_MARKER)
         for m, (x, y) in zip(SHEET_IDS, places, strict=True)
     }
 
@@ -176,10 +178,10 @@ def _too_large(
 ) -> GeometryError:
     size = paper_size(paper)
     name = paper.lower() if isinstance(paper, str) else f"{size[0]:g} x {size[1]:g} mm"
-    rooms = [room(size, bleed), room((size[1], size[0]), bleed)]
+    rooms = [max_sticker_size(size, bleed), max_sticker_size((size[1], size[0]), bleed)]
     limit = " or ".join(f"{w:.0f} x {h:.0f} mm" for w, h in rooms if h > 0) or "no sticker"
     common = [
-        p for p in ("a4", "a3", "a2", "a1") if fits(width, height, p, bleed)
+        p for p in ("a4", "a3", "a2", "a1") if fits_paper(width, height, p, bleed)
     ]  # the rarer ones are not named
     remedies = [
         instead,

@@ -15,7 +15,7 @@ from reportlab.pdfbase.pdfmetrics import stringWidth
 
 from physadv.core.image_io import Array
 from physadv.printing.aruco_markers import marker_modules, square_points
-from physadv.printing.layout import Rect
+from physadv.printing.layout import PageRect
 
 
 class PdfPage:
@@ -42,7 +42,7 @@ class PdfPage:
         self.canvas.setFont(font, size)
         self.canvas.drawString(*self.point(x, y), text)
 
-    def text_centerd(
+    def text_centered(
         self, x: float, y: float, text: str, size: float, *, bold: bool = False
     ) -> None:
         """Baseline at y, middle at x."""
@@ -62,11 +62,11 @@ class PdfPage:
         """A stroke between two points."""
         self.canvas.line(*self.point(x0, y0), *self.point(x1, y1))
 
-    def box(self, r: Rect) -> None:
+    def box(self, r: PageRect) -> None:
         """A filled rectangle, exact to its outer edges."""
         self.canvas.rect(*self.point(r.x, r.y + r.h), r.w * mm, r.h * mm, stroke=0, fill=1)
 
-    def image(self, picture: ImageReader, r: Rect) -> None:
+    def image(self, picture: ImageReader, r: PageRect) -> None:
         """A picture filling the rectangle, its alpha as a soft mask."""
         self.canvas.drawImage(picture, *self.point(r.x, r.y + r.h), r.w * mm, r.h * mm, mask="auto")
 
@@ -80,7 +80,7 @@ class PdfPage:
             path.close()
         self.canvas.drawPath(path, stroke=stroke, fill=fill)
 
-    def marker(self, marker: int, r: Rect) -> None:
+    def marker(self, marker: int, r: PageRect) -> None:
         """An ArUco marker as one path: crisp at any size."""
         module = r.w / 6
         cells = np.argwhere(marker_modules(marker))
@@ -95,7 +95,7 @@ class PdfPage:
         )
 
     @contextmanager
-    def clipped(self, r: Rect) -> Iterator[None]:
+    def clipped(self, r: PageRect) -> Iterator[None]:
         """What is drawn inside shows within the rectangle only."""
         self.canvas.saveState()
         path = self.canvas.beginPath()

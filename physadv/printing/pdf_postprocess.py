@@ -12,8 +12,8 @@ import pikepdf
 from pikepdf import Array, Dictionary, Name, String
 
 from physadv.core.files import atomic_path
-from physadv.printing.icc import Press, srgb_profile
-from physadv.printing.layout import Rect
+from physadv.printing.icc import PressProfile, srgb_profile
+from physadv.printing.layout import PageRect
 from physadv.printing.sheet_parts import CUT_LAYER
 
 _POINTS = 72 / 25.4
@@ -23,9 +23,9 @@ def finish_pdf(
     data: bytes,
     path: str | Path,
     *,
-    boxes: Mapping[int, tuple[Rect, Rect]],
+    boxes: Mapping[int, tuple[PageRect, PageRect]],
     cut_name: str,
-    press: Press | None,
+    press: PressProfile | None,
 ) -> None:
     """Save reportlab's ``data`` at ``path``, whole or not at all; the same data gives the same
     bytes.
@@ -52,14 +52,14 @@ def print_as_is(pdf: pikepdf.Pdf) -> None:
     pdf.Root.ViewerPreferences = Dictionary({**wanted, "/PickTrayByPDFSize": True})
 
 
-def rewrite_images(pdf: pikepdf.Pdf, press: Press | None = None) -> None:
+def rewrite_images(pdf: pikepdf.Pdf, press: PressProfile | None = None) -> None:
     """Every picture as Flate alone, in the press's inks where one is given."""
     for item in pdf.objects:
         if isinstance(item, pikepdf.Stream) and item.get("/Subtype") == "/Image":
             _rewrite(item, press)
 
 
-def _box(page: pikepdf.Object, r: Rect) -> Array:
+def _box(page: pikepdf.Object, r: PageRect) -> Array:
     height = float(page["/MediaBox"][3]) / _POINTS
     edges = (r.x, height - r.y - r.h, r.x + r.w, height - r.y)
     return Array([round(v * _POINTS, 5) for v in edges])
@@ -76,7 +76,7 @@ def _layer(pdf: pikepdf.Pdf, name: str) -> pikepdf.Object:
     return layer
 
 
-def _output_intent(pdf: pikepdf.Pdf, press: Press | None) -> None:
+def _output_intent(pdf: pikepdf.Pdf, press: PressProfile | None) -> None:
     profile = pdf.make_stream(srgb_profile() if press is None else press.data)
     profile["/N"] = 3 if press is None else 4
     name = "sRGB IEC61966-2.1" if press is None else press.name
@@ -94,7 +94,7 @@ def _output_intent(pdf: pikepdf.Pdf, press: Press | None) -> None:
     pdf.Root.OutputIntents = Array([pdf.make_indirect(intent)])
 
 
-def _rewrite(image: pikepdf.Stream, press: Press | None) -> None:
+def _rewrite(image: pikepdf.Stream, press: PressProfile | None) -> None:
     """Flate alone (reportlab wraps it in ASCII85), in the press's inks where one is given."""
     data = image.read_bytes()
     if press is not None and image.get("/ColorSpace") == "/DeviceRGB":

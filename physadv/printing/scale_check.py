@@ -9,13 +9,13 @@ import numpy as np
 import pypdfium2
 
 from physadv.core.errors import GeometryError
-from physadv.printing.layout import Rect
+from physadv.printing.layout import PageRect
 
 TOLERANCE = 0.05
 """mm by which the rasterized bar may be off."""
 
 
-def measure_bar(pdf: str | Path, bar: Rect, *, page: int = 0, dpi: int = 600) -> float:
+def measure_bar(pdf: str | Path, bar: PageRect, *, page: int = 0, dpi: int = 600) -> float:
     """Length in mm of the dark line found where the bar should be, its ends placed by their
     coverage.
 

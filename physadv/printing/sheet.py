@@ -12,17 +12,17 @@ from reportlab.pdfgen.canvas import Canvas
 
 from physadv.core.files import write_text
 from physadv.core.sign_artwork import SignFace
-from physadv.patches.bundle import Bundle
-from physadv.printing.cut_line import Cut, cut_svg, safe_contour, safe_mask
-from physadv.printing.icc import Press, Proof
-from physadv.printing.layout import Paper, Rect, SheetLayout, fits, sheet_layout
+from physadv.patches.bundle import PatchBundle
+from physadv.printing.cut_line import CutOptions, cut_svg, safe_contour, safe_mask
+from physadv.printing.icc import PressProfile, SoftProof
+from physadv.printing.layout import PageRect, Paper, SheetLayout, fits_paper, sheet_layout
 from physadv.printing.pdf_page import PdfPage
 from physadv.printing.pdf_postprocess import finish_pdf
 from physadv.printing.scale_check import measure_bar
 from physadv.printing.sheet_parts import BAR_LABEL as BAR_LABEL
 from physadv.printing.sheet_parts import SCALE_LINE as SCALE_LINE
 from physadv.printing.sheet_parts import VISIBLE_LINE as VISIBLE_LINE
-from physadv.printing.sheet_parts import PrintedSticker, cut_marks, footer, header
+from physadv.printing.sheet_parts import PrintedSticker, draw_cut_marks, draw_footer, draw_header
 from physadv.printing.soft_proof import write_proof
 from physadv.printing.tile_pages import draw_tiles
 from physadv.printing.tiling import TileLayout, tile_layout, tiles_needed
@@ -30,7 +30,7 @@ from physadv.printing.webcam_test_signs import draw_test_signs
 
 
 @dataclass(frozen=True)
-class Sheet:
+class PrintedSheet:
     """What was written: files, pages, where things lie (``single`` or ``tiled``), the bar as
     rasterized in mm.
 
@@ -46,7 +46,7 @@ class Sheet:
     single: SheetLayout | None = None
     tiled: TileLayout | None = None
     proof_png: Path | None = None
-    proof: Proof | None = None
+    proof: SoftProof | None = None
 
     @property
     def layout(self) -> SheetLayout:
@@ -57,18 +57,18 @@ class Sheet:
 
 
 def write_sheet(
-    bundle: Bundle,
+    bundle: PatchBundle,
     path: str | Path,
     *,
     paper: Paper = "a4",
     tile: bool = False,
     overlap: float = 10.0,
-    cut: Cut | None = None,
-    press: Press | None = None,
+    cut: CutOptions | None = None,
+    press: PressProfile | None = None,
     test_signs: bool = False,
     sign: SignFace | None = None,
     sign_dpi: int = 600,
-) -> Sheet:
+) -> PrintedSheet:
     """Write the PDF, the cut line as SVG beside it and, with ``press``, a proof beside it; say what
     was written.
 
@@ -83,11 +83,11 @@ def write_sheet(
     input gives the same bytes. Raises GeometryError when the sticker does not fit, OptionError for
     an option out of range.
     """
-    pdf, sticker = Path(path), PrintedSticker(bundle, cut or Cut())
+    pdf, sticker = Path(path), PrintedSticker(bundle, cut or CutOptions())
     size, cut = bundle.card.size, sticker.cut
     single: SheetLayout | None = None
     tiled: TileLayout | None = None
-    if tile and not fits(size.width_mm, size.height_mm, paper, cut.bleed):
+    if tile and not fits_paper(size.width_mm, size.height_mm, paper, cut.bleed):
         tiled = tile_layout(size.width_mm, size.height_mm, paper, overlap=overlap, bleed=cut.bleed)
     else:
         instead = tiles_needed(size.width_mm, size.height_mm, paper, bleed=cut.bleed)
@@ -95,7 +95,7 @@ def write_sheet(
     page_mm = single.page if single else tiled.page if tiled else (0.0, 0.0)
     buffer = io.BytesIO()
     canvas = _canvas(buffer, sticker, page_mm)
-    boxes: dict[int, tuple[Rect, Rect]] = {}
+    boxes: dict[int, tuple[PageRect, PageRect]] = {}
     if tiled:
         draw_tiles(canvas, sticker, tiled)
         boxes = {i + 1: (t.window, t.window) for i, t in enumerate(tiled.tiles)}
@@ -107,11 +107,11 @@ def write_sheet(
     pages = canvas.getPageNumber() - 1
     canvas.save()
     finish_pdf(buffer.getvalue(), pdf, boxes=boxes, cut_name=cut.name, press=press)
-    bar = single.bar if single else tiled.bar if tiled else Rect(0, 0, 0, 0)
+    bar = single.bar if single else tiled.bar if tiled else PageRect(0, 0, 0, 0)
     proof_png, proof = write_proof(bundle, press, pdf) if press else (None, None)
     safe_share = float(safe_mask(bundle, cut.safe).sum()) / float((bundle.mask >= 0.5).sum())
     svg = _write_svg(sticker, pdf.with_name(f"{pdf.stem}-cut.svg"), single)
-    return Sheet(
+    return PrintedSheet(
         pdf, svg, pages, page_mm, measure_bar(pdf, bar), safe_share, single, tiled, proof_png, proof
     )
 
@@ -128,12 +128,12 @@ def _canvas(buffer: io.BytesIO, sticker: PrintedSticker, page: tuple[float, floa
 
 
 def _sticker_page(page: PdfPage, sticker: PrintedSticker, layout: SheetLayout) -> None:
-    header(page, sticker)
-    cut_marks(page, layout.sticker, sticker.cut.bleed)
+    draw_header(page, sticker)
+    draw_cut_marks(page, layout.sticker, sticker.cut.bleed)
     sticker.draw(page, layout.sticker)
     for marker, place in layout.markers.items():
         page.marker(marker, place)
-    footer(page, layout.bar)
+    draw_footer(page, layout.bar)
     page.canvas.showPage()
 
 
@@ -141,8 +141,8 @@ def _write_svg(sticker: PrintedSticker, path: Path, layout: SheetLayout | None) 
     """In the page's coordinates for a single sheet; the sticker alone, with its bleed, for tiles."""
     bundle, cut = sticker.bundle, sticker.cut
     size = bundle.card.size
-    place = layout.sticker if layout else Rect(0, 0, size.width_mm, size.height_mm)
-    view = Rect(0, 0, *layout.page) if layout else place.grown(cut.bleed + 1)
+    place = layout.sticker if layout else PageRect(0, 0, size.width_mm, size.height_mm)
+    view = PageRect(0, 0, *layout.page) if layout else place.grown(cut.bleed + 1)
     safe = safe_contour(bundle, place, cut.safe) if cut.safe else []
     title = f"{bundle.card.patch.name} {sticker.size}, run {bundle.card.patch.run_id}"
     return write_text(path, cut_svg(sticker.contour(place), safe, view, cut, title=title))

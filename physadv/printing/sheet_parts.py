@@ -12,10 +12,10 @@ from reportlab.lib.utils import ImageReader
 
 from physadv.core.image_io import Array
 from physadv.core.sign_artwork import octagon_mm
-from physadv.patches.bundle import Bundle
-from physadv.printing.artwork import Artwork, bleed_art, sticker_art
-from physadv.printing.cut_line import Cut, Polygon, cut_contour
-from physadv.printing.layout import CUT_GAP, CUT_LENGTH, MARGIN, Rect
+from physadv.patches.bundle import PatchBundle
+from physadv.printing.artwork import StickerArtwork, bleed_art, sticker_art
+from physadv.printing.cut_line import CutOptions, Polygon, cut_contour
+from physadv.printing.layout import CUT_GAP, CUT_LENGTH, MARGIN, PageRect
 from physadv.printing.pdf_page import PdfPage, pdf_image
 from physadv.printing.qr_code import QUIET, qr_modules
 
@@ -32,8 +32,8 @@ _HAIR = 0.002  # mm; an edge that rounding puts a hair outside its dot would be 
 class PrintedSticker:
     """What is printed: a bundle, how it is cut, and its pictures, prepared once for all pages."""
 
-    bundle: Bundle
-    cut: Cut = field(default_factory=Cut)
+    bundle: PatchBundle
+    cut: CutOptions = field(default_factory=CutOptions)
 
     @cached_property
     def plain(self) -> ImageReader:
@@ -48,18 +48,18 @@ class PrintedSticker:
         return pdf_image(rgba)
 
     @cached_property
-    def _art(self) -> tuple[Artwork, ImageReader]:
+    def _art(self) -> tuple[StickerArtwork, ImageReader]:
         art = bleed_art(self.bundle, self.cut.bleed) if self.cut.bleed else sticker_art(self.bundle)
         return art, pdf_image(art.rgba)
 
-    def draw(self, page: PdfPage, place: Rect) -> None:
+    def draw(self, page: PdfPage, place: PageRect) -> None:
         """The picture with its bleed, then the cut line over it, its cut rectangle at ``place``."""
         art, reader = self._art
         with page.clipped(place.grown(self.cut.bleed - _HAIR)):
             page.image(reader, art.around(place))
         self.cut_line(page, self.contour(place))
 
-    def contour(self, place: Rect) -> list[Polygon]:
+    def contour(self, place: PageRect) -> list[Polygon]:
         """The cut line's polygons when the cut rectangle lies at ``place``."""
         return cut_contour(self.bundle, place, self.cut.corner_radius)
 
@@ -80,19 +80,19 @@ class PrintedSticker:
         """Its size in words."""
         return f"{self.bundle.card.size.width_mm:.1f} x {self.bundle.card.size.height_mm:.1f} mm"
 
-    def on_sign(self, sign: Rect, scale: float) -> Rect:
+    def on_sign(self, sign: PageRect, scale: float) -> PageRect:
         """The sticker's rectangle on a sign drawn ``scale`` times its size."""
         size, (cx, cy) = self.bundle.card.size, self.bundle.card.placement.center_mm
         w, h = size.width_mm * scale, size.height_mm * scale
-        return Rect(
+        return PageRect(
             sign.x + sign.w / 2 + cx * scale - w / 2, sign.y + sign.h / 2 + cy * scale - h / 2, w, h
         )
 
 
-def header(page: PdfPage, sticker: PrintedSticker) -> None:
+def draw_header(page: PdfPage, sticker: PrintedSticker) -> None:
     """Name, size, run and place in words; the sign with the sticker on it; the run as QR code."""
     card = sticker.bundle.card
-    icon = Rect(page.width - MARGIN - _ICON - 1, MARGIN + 1, _ICON, _ICON)
+    icon = PageRect(page.width - MARGIN - _ICON - 1, MARGIN + 1, _ICON, _ICON)
     _placement_icon(page, sticker, icon)
     modules = qr_modules(f"physadv run {card.patch.run_id}")
     module = _QR / len(modules)
@@ -126,7 +126,7 @@ def _off(value: float, positive: str, negative: str) -> str:
     return f"{abs(value):.1f} mm {positive if value >= 0 else negative}"
 
 
-def _placement_icon(page: PdfPage, sticker: PrintedSticker, r: Rect) -> None:
+def _placement_icon(page: PdfPage, sticker: PrintedSticker, r: PageRect) -> None:
     """The sign's outline with the sticker where it belongs."""
     place = sticker.bundle.card.placement
     outline = octagon_mm(r.w) if place.sign == "stop" else [(0, 0), (r.w, 0), (r.w, r.w), (0, r.w)]
@@ -139,7 +139,7 @@ def _placement_icon(page: PdfPage, sticker: PrintedSticker, r: Rect) -> None:
     page.canvas.setFillGray(0)
 
 
-def cut_marks(page: PdfPage, r: Rect, bleed: float = 0.0) -> None:
+def draw_cut_marks(page: PdfPage, r: PageRect, bleed: float = 0.0) -> None:
     """Two short lines off every corner of the cut rectangle, outside the bleed."""
     page.canvas.setStrokeGray(0)
     page.canvas.setLineWidth(0.25)
@@ -150,7 +150,7 @@ def cut_marks(page: PdfPage, r: Rect, bleed: float = 0.0) -> None:
             page.line(x, y + dy * near, x, y + dy * (near + CUT_LENGTH))
 
 
-def footer(page: PdfPage, bar: Rect) -> None:
+def draw_footer(page: PdfPage, bar: PageRect) -> None:
     """The bar to measure and, below it, the label every page carries."""
     page.canvas.setFillGray(0)
     page.box(bar)
@@ -158,13 +158,13 @@ def footer(page: PdfPage, bar: Rect) -> None:
         11
     ):  # 100 mm from outer edge to outer edge, a tick every 10 mm inside that length
         thick, high = 0.3, 3.0 if i % 5 == 0 else 1.8
-        page.box(Rect(bar.x + (bar.w - thick) * i / 10, bar.y - high + bar.h, thick, high))
+        page.box(PageRect(bar.x + (bar.w - thick) * i / 10, bar.y - high + bar.h, thick, high))
     page.text(bar.x, bar.y - 3.4, BAR_LABEL, 8.5, bold=True)
     page.text(bar.x + 36, bar.y - 3.4, SCALE_LINE, 8.5)
-    label(page)
+    draw_label(page)
 
 
-def label(page: PdfPage) -> None:
+def draw_label(page: PdfPage) -> None:
     """What the print is for, at the foot of the page."""
     page.canvas.setFillGray(0)
     room = page.width - 2 * MARGIN - 2

@@ -11,10 +11,10 @@ from reportlab.lib.units import mm
 from reportlab.pdfgen.canvas import Canvas
 
 from physadv.core.files import atomic_path
-from physadv.printing.layout import BAR, MARGIN, Rect, snap
+from physadv.printing.layout import BAR, MARGIN, PageRect, snap_to_dots
 from physadv.printing.pdf_page import PdfPage
 from physadv.printing.pdf_postprocess import print_as_is, rewrite_images
-from physadv.printing.sheet_parts import VISIBLE_LINE, footer
+from physadv.printing.sheet_parts import VISIBLE_LINE, draw_footer
 
 HEAD, FOOT = 20.0, 22.0
 """mm taken by the lines above and by the bar and the line below."""
@@ -41,12 +41,12 @@ def write_one_page(
         pdf.save(temporary, deterministic_id=True, compress_streams=True)
 
 
-def head_and_foot(page: PdfPage, title: str, lines: tuple[str, str]) -> Rect:
+def draw_head_and_foot(page: PdfPage, title: str, lines: tuple[str, str]) -> PageRect:
     """Title and two lines above, 100 mm bar and test label below; returns the bar's rectangle."""
     room = page.width - 2 * MARGIN - 2
     page.text(MARGIN + 1, MARGIN + 4, title, 12, bold=True, room=room)
     page.text(MARGIN + 1, MARGIN + 8.4, lines[0], 8.5, room=room)
     page.text(MARGIN + 1, MARGIN + 12, lines[1], 8.5, room=room)
-    bar = Rect(snap(MARGIN + 1), snap(page.height - MARGIN - 8.5), BAR, 0.8)
-    footer(page, bar)
+    bar = PageRect(snap_to_dots(MARGIN + 1), snap_to_dots(page.height - MARGIN - 8.5), BAR, 0.8)
+    draw_footer(page, bar)
     return bar

@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from physadv.core.image_io import Array, save_png, to_uint8
-from physadv.patches.bundle import Bundle
-from physadv.printing.icc import FAR, Press, Proof
+from physadv.patches.bundle import PatchBundle
+from physadv.printing.icc import FAR, PressProfile, SoftProof
 
 _SIDE, _GAP, _HEAD, _FOOT = 420, 16, 34, 62
 
 
-def write_proof(bundle: Bundle, press: Press, pdf: Path) -> tuple[Path, Proof]:
+def write_proof(bundle: PatchBundle, press: PressProfile, pdf: Path) -> tuple[Path, SoftProof]:
     """Write ``<pdf's name>-proof.png`` beside the PDF; return its path and the figures over the
     sticker's mask."""
     rgb, inside = to_uint8(bundle.patch), to_uint8(bundle.mask)[:, :, 0] >= 128

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from physadv.printing.layout import HEADER, MARGIN, Rect
+from physadv.printing.layout import HEADER, MARGIN, PageRect
 from physadv.printing.pdf_page import PdfPage
-from physadv.printing.sheet_parts import PrintedSticker, footer, header
-from physadv.printing.tiling import Tile, TileLayout
+from physadv.printing.sheet_parts import PrintedSticker, draw_footer, draw_header
+from physadv.printing.tiling import StickerTile, TileLayout
 
 _STEPS = (
     "1. Print all pages at 100 % and measure the bar on each: 100 mm.",
@@ -33,7 +33,7 @@ def draw_tiles(canvas: Any, sticker: PrintedSticker, layout: TileLayout) -> None
 
 
 def _assembly_page(page: PdfPage, sticker: PrintedSticker, layout: TileLayout) -> None:
-    header(page, sticker)
+    draw_header(page, sticker)
     y = MARGIN + HEADER + 6
     counts = f"{layout.columns} across, {layout.rows} down, {layout.overlap:.1f} mm overlap"
     room = page.width - 2 * MARGIN - 2
@@ -48,23 +48,23 @@ def _assembly_page(page: PdfPage, sticker: PrintedSticker, layout: TileLayout) -
     for i, step in enumerate(_STEPS):
         page.text(MARGIN + 1, y + 5.5 + _LINE * i, step, 8.5, room=room)
     top = y + 5.5 + _LINE * len(_STEPS) + 2
-    _drawing(page, sticker, layout, Rect(MARGIN + 1, top, room, layout.bar.y - 9 - top))
-    footer(page, layout.bar)
+    _drawing(page, sticker, layout, PageRect(MARGIN + 1, top, room, layout.bar.y - 9 - top))
+    draw_footer(page, layout.bar)
     page.canvas.showPage()
 
 
-def _drawing(page: PdfPage, sticker: PrintedSticker, layout: TileLayout, space: Rect) -> None:
+def _drawing(page: PdfPage, sticker: PrintedSticker, layout: TileLayout, space: PageRect) -> None:
     """The whole sticker, scaled into ``space``, with every tile's edges and name."""
     last, first = layout.tiles[-1].region, layout.tiles[0].region
-    whole = Rect(first.x, first.y, last.x + last.w - first.x, last.y + last.h - first.y)
+    whole = PageRect(first.x, first.y, last.x + last.w - first.x, last.y + last.h - first.y)
     scale = min(space.w / whole.w, space.h / whole.h)
     x0 = space.x + (space.w - whole.w * scale) / 2 - whole.x * scale
     y0 = space.y + (space.h - whole.h * scale) / 2 - whole.y * scale
     size = sticker.bundle.card.size
-    page.image(sticker.plain, Rect(x0, y0, size.width_mm * scale, size.height_mm * scale))
+    page.image(sticker.plain, PageRect(x0, y0, size.width_mm * scale, size.height_mm * scale))
     page.canvas.setStrokeGray(0)
     places = [
-        Rect(x0 + r.x * scale, y0 + r.y * scale, r.w * scale, r.h * scale)
+        PageRect(x0 + r.x * scale, y0 + r.y * scale, r.w * scale, r.h * scale)
         for r in (t.region for t in layout.tiles)
     ]
     for place in places:
@@ -73,7 +73,7 @@ def _drawing(page: PdfPage, sticker: PrintedSticker, layout: TileLayout, space: 
         _name_plate(page, tile.label, place)
 
 
-def _outline(page: PdfPage, r: Rect) -> None:
+def _outline(page: PdfPage, r: PageRect) -> None:
     """Black on a white line, so that it shows on any picture; dashed."""
     corners = ((r.x, r.y), (r.x + r.w, r.y), (r.x + r.w, r.y + r.h), (r.x, r.y + r.h))
     for gray, width, dash in ((1.0, 0.9, []), (0.0, 0.45, [3, 2])):
@@ -85,19 +85,21 @@ def _outline(page: PdfPage, r: Rect) -> None:
     page.canvas.setDash()
 
 
-def _name_plate(page: PdfPage, name: str, r: Rect) -> None:
+def _name_plate(page: PdfPage, name: str, r: PageRect) -> None:
     """A tile's name in the middle of its place, on white."""
     points = max(5.0, min(16.0, r.w * 0.8, r.h * 1.2))
     high, wide = points * 0.35, points * 0.26 * len(name)
     page.canvas.setFillGray(1)
     page.box(
-        Rect(r.x + (r.w - wide) / 2 - 0.8, r.y + (r.h - high) / 2 - 0.6, wide + 1.6, high + 1.2)
+        PageRect(r.x + (r.w - wide) / 2 - 0.8, r.y + (r.h - high) / 2 - 0.6, wide + 1.6, high + 1.2)
     )
     page.canvas.setFillGray(0)
-    page.text_centerd(r.x + r.w / 2, r.y + r.h / 2 + points * 0.125, name, points, bold=True)
+    page.text_centered(r.x + r.w / 2, r.y + r.h / 2 + points * 0.125, name, points, bold=True)
 
 
-def _tile_page(page: PdfPage, sticker: PrintedSticker, layout: TileLayout, tile: Tile) -> None:
+def _tile_page(
+    page: PdfPage, sticker: PrintedSticker, layout: TileLayout, tile: StickerTile
+) -> None:
     card = sticker.bundle.card
     x, room = MARGIN + 1, page.width - 2 * MARGIN - 2
     page.text(x, MARGIN + 5.5, tile.label, 15, bold=True)
@@ -119,15 +121,15 @@ def _tile_page(page: PdfPage, sticker: PrintedSticker, layout: TileLayout, tile:
     )
     size = card.size
     with page.clipped(tile.window):
-        sticker.draw(page, Rect(*tile.on_page(0, 0), size.width_mm, size.height_mm))
+        sticker.draw(page, PageRect(*tile.on_page(0, 0), size.width_mm, size.height_mm))
     _ticks(page, layout, tile)
     for mark in layout.marks(tile):
         _round_mark(page, *tile.on_page(*mark))
-    footer(page, layout.bar)
+    draw_footer(page, layout.bar)
     page.canvas.showPage()
 
 
-def _ticks(page: PdfPage, layout: TileLayout, tile: Tile) -> None:
+def _ticks(page: PdfPage, layout: TileLayout, tile: StickerTile) -> None:
     """Where this tile is cut, and where the edge of the one laid on it comes to lie."""
     w, near, far = tile.window, *_TICK
     page.canvas.setStrokeGray(0)

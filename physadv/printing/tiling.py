@@ -13,7 +13,7 @@ from itertools import product
 from math import ceil, inf
 
 from physadv.core.errors import GeometryError, OptionError
-from physadv.printing.layout import BAR, MARGIN, Paper, Rect, bar_place, paper_size, snap
+from physadv.printing.layout import BAR, MARGIN, PageRect, Paper, bar_rect, paper_size, snap_to_dots
 
 OVERLAP = (5.0, 50.0)
 """Least and most overlap in mm."""
@@ -28,15 +28,15 @@ _DOT = 25.4 / 300
 
 
 @dataclass(frozen=True)
-class Tile:
+class StickerTile:
     """One sheet: the ``region`` of the sticker it shows (sticker coordinates), and its ``window``
     on the page."""
 
     label: str
     row: int
     column: int
-    region: Rect
-    window: Rect
+    region: PageRect
+    window: PageRect
 
     def on_page(self, x: float, y: float) -> tuple[float, float]:
         """A point in sticker coordinates -> mm on this tile's page."""
@@ -52,14 +52,14 @@ class TileLayout:
     rows: int
     columns: int
     overlap: float
-    tiles: tuple[Tile, ...]
-    bar: Rect
+    tiles: tuple[StickerTile, ...]
+    bar: PageRect
 
-    def tile(self, row: int, column: int) -> Tile:
+    def tile(self, row: int, column: int) -> StickerTile:
         """The tile in that place."""
         return self.tiles[row * self.columns + column]
 
-    def marks(self, tile: Tile) -> list[tuple[float, float]]:
+    def marks(self, tile: StickerTile) -> list[tuple[float, float]]:
         """Centers of the round marks of a tile, in sticker coordinates; neighbors have theirs at
         the same points.
 
@@ -119,20 +119,20 @@ def tile_layout(
         for s, n, span in zip(steps, (columns, rows), spans, strict=True)
     )
     room = _room(page)
-    x = snap((page[0] - tile_w) / 2)
-    y = snap(MARGIN + HEAD + MARKS + (room[1] - tile_h) / 2)
+    x = snap_to_dots((page[0] - tile_w) / 2)
+    y = snap_to_dots(MARGIN + HEAD + MARKS + (room[1] - tile_h) / 2)
     start = -_up(bleed + _RIM)
     tiles = tuple(
-        Tile(
+        StickerTile(
             f"{_letters(r)}{c + 1}",
             r,
             c,
-            Rect(start + c * steps[0], start + r * steps[1], tile_w, tile_h),
-            Rect(x, y, tile_w, tile_h),
+            PageRect(start + c * steps[0], start + r * steps[1], tile_w, tile_h),
+            PageRect(x, y, tile_w, tile_h),
         )
         for r, c in product(range(rows), range(columns))
     )
-    return TileLayout(page, rows, columns, overlap, tiles, bar_place(page))
+    return TileLayout(page, rows, columns, overlap, tiles, bar_rect(page))
 
 
 def tiles_needed(

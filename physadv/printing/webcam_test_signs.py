@@ -10,9 +10,9 @@ from reportlab.lib.utils import ImageReader
 
 from physadv.core.sign_artwork import SignFace, octagon_mm, sign_face
 from physadv.printing.aruco_markers import FIDUCIALS
-from physadv.printing.layout import MARGIN, Paper, Rect, SignPageLayout, sign_page_layout
+from physadv.printing.layout import MARGIN, PageRect, Paper, SignPageLayout, sign_page_layout
 from physadv.printing.pdf_page import PdfPage, pdf_image
-from physadv.printing.sheet_parts import PrintedSticker, label
+from physadv.printing.sheet_parts import PrintedSticker, draw_label
 
 _PIECES = {
     "clean": "clean sign",
@@ -48,7 +48,7 @@ def _sign_page(
     scale = sign.w / card.placement.sign_width_mm
     shape = min(1.0, face.width_mm / face.height_mm)
     w, h = sign.w * shape, sign.w * shape * face.height_mm / face.width_mm
-    page.image(drawing, Rect(sign.x + (sign.w - w) / 2, sign.y + (sign.h - h) / 2, w, h))
+    page.image(drawing, PageRect(sign.x + (sign.w - w) / 2, sign.y + (sign.h - h) / 2, w, h))
     if face.name == "stop":
         page.canvas.setStrokeGray(0.6)
         page.canvas.setLineWidth(0.3)
@@ -64,5 +64,5 @@ def _sign_page(
     page.text(x, MARGIN + 5, title, 13, bold=True, room=space)
     note = f"1 : {1 / scale:.1f} of the sign, {sign.w:.0f} mm wide, run {card.patch.run_id}"
     page.text(x, MARGIN + 10.5, f"{note}. Keep all four markers in view.", 9, room=space)
-    label(page)
+    draw_label(page)
     page.canvas.showPage()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from physadv.check.rates import count, goal_in_words
+from physadv.check.rates import count_noun, goal_in_words
 from physadv.core.rows import Row
 
 Settings = Mapping[str, Any]
@@ -21,20 +21,20 @@ def check_warnings(settings: Settings) -> list[str]:
     """Return the run's warnings, as ``settings`` recorded them, and one for each kind of frame
     left out or located with bias."""
     left_out = [
-        f"{count(n, 'frame')} left out ({what})"
+        f"{count_noun(n, 'frame')} left out ({what})"
         for what, n in (settings.get("left_out") or {}).items()
     ]
 
     located = settings.get("located_by") or {}
 
     unseen = [
-        f"In {count(ways['frame'], f'{block} frame')} the sign's position is not known: "
+        f"In {count_noun(ways['frame'], f'{block} frame')} the sign's position is not known: "
         "a frame without the sign counts as one where it is missed"
         for block, ways in located.items()
         if ways.get("frame")
     ]
     biased = [
-        f"In {count(ways['detector'], f'{block} frame')} a detector found the sign; "
+        f"In {count_noun(ways['detector'], f'{block} frame')} a detector found the sign; "
         "frames without a detection are not among them"
         for block, ways in located.items()
         if ways.get("detector")

@@ -10,8 +10,8 @@ from typing import Any
 
 from physadv.camera.frames import BLOCKS
 from physadv.check.folder import EXAMPLES, ROWS
-from physadv.check.rates import conclude, count, tabulate
-from physadv.check.stopping_rule import WIDTH, Stand, stands
+from physadv.check.rates import count_noun, draw_conclusion, tabulate_rates
+from physadv.check.stopping_rule import WIDTH, StoppingState, stopping_states
 from physadv.core.files import write_json, write_text
 from physadv.core.rows import Row
 from physadv.report.bins import rate_grid
@@ -70,12 +70,12 @@ def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
     Returns:
         Conclusion, rates by block, verdicts, bins, warnings and settings as plain values.
     """
-    table = tabulate(rows)
-    conclusion = conclude(table, settings)
+    table = tabulate_rates(rows)
+    conclusion = draw_conclusion(table, settings)
 
     by_angle = rate_grid([r for r in rows if r["block"] == "patch"])
     known = known_stages(table, settings)
-    to_go = stands(
+    to_go = stopping_states(
         {b: [r for r in rows if r["block"] == b] for b in BLOCKS}, settings.get("width") or WIDTH
     )
 
@@ -121,7 +121,7 @@ def render_check_report(
         >>> "Check of a patch on signs" in page
         True
     """
-    table, summary = tabulate(rows), summarize_check(rows, settings)
+    table, summary = tabulate_rates(rows), summarize_check(rows, settings)
 
     bundle = settings.get("bundle") or {}
 
@@ -155,10 +155,10 @@ def render_check_report(
     )
 
 
-def _missing(block: str, stand: Stand) -> str:
+def _missing(block: str, stand: StoppingState) -> str:
     """Return in words how many clips and frames a block lacks."""
-    frames = count(stand.frames_missing, "more frame")
-    more = f"{frames} from {count(stand.clips_missing, 'more clip')}"
+    frames = count_noun(stand.frames_missing, "more frame")
+    more = f"{frames} from {count_noun(stand.clips_missing, 'more clip')}"
 
     wide = (
         "from fewer than ten clips"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from physadv.calibration.charuco_board import COLUMNS as SQUARES
-from physadv.calibration.charuco_board import SQUARE, board, write_board
+from physadv.calibration.charuco_board import SQUARE, charuco_board, write_board
 from physadv.calibration.color_chart import (
     BLOCKS,
     CELL,
@@ -135,9 +135,9 @@ def test_the_board_measures_true(tmp_path: Path) -> None:
         fy=0.25,
         interpolation=cv2.INTER_AREA,
     )
-    corners, ids, _, _ = cv2.aruco.CharucoDetector(board()).detectBoard(small)
+    corners, ids, _, _ = cv2.aruco.CharucoDetector(charuco_board()).detectBoard(small)
     assert len(ids) == 54
-    plane, pixels = board().matchImagePoints(corners, ids)
+    plane, pixels = charuco_board().matchImagePoints(corners, ids)
     seen = (np.asarray(pixels).reshape(-1, 2) + 0.5) * 4 * MM - np.array(
         [layout.grid.x, layout.grid.y]
     )

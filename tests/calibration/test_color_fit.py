@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from charttwin import SLANTED, STRAIGHT, photograph, printed, printer_of, truth
 
-from physadv.calibration.chart_reader import average, divide_light, read_chart
+from physadv.calibration.chart_reader import average_views, divide_light, read_chart
 from physadv.calibration.color_chart import write_chart
 from physadv.calibration.color_fit import (
     best_fits,
@@ -144,7 +144,7 @@ def test_several_noisy_frames_are_better_than_one(pages: dict[int, Texture]) -> 
     def distance(light: np.ndarray) -> float:
         return float(de00_of_srgb(linear_to_srgb(light), linear_to_srgb(quiet)).mean())
 
-    assert distance(average(frames).light) < 0.7 * float(
+    assert distance(average_views(frames).light) < 0.7 * float(
         np.mean([distance(divide_light(f)[0]) for f in frames])
     )
 

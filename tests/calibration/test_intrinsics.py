@@ -11,7 +11,13 @@ import pytest
 from charttwin import raster
 
 from physadv.calibration.charuco_board import write_board
-from physadv.calibration.intrinsics import BoardView, calibrate, find_board, is_new, tilt_deg
+from physadv.calibration.intrinsics import (
+    BoardView,
+    calibrate_camera,
+    find_board,
+    is_new_view,
+    tilt_deg,
+)
 from physadv.core.errors import CalibrationError
 from physadv.eot.profiles import CameraProfile, read_camera_profile, write_profile
 
@@ -93,7 +99,7 @@ def views(page: np.ndarray) -> list[BoardView]:
 def test_the_lens_is_found_within_one_per_cent(views: Sequence[BoardView], tmp_path: Path) -> None:
     """Focal lengths and center within 1 %, distorted rays within a pixel up to the corners; it
     survives the file."""
-    found = calibrate(views, camera="rendered")
+    found = calibrate_camera(views, camera="rendered")
     assert found.fx == pytest.approx(TRUE.fx, rel=0.01)
     assert found.fy == pytest.approx(TRUE.fy, rel=0.01)
     assert (found.cx, found.cy) == pytest.approx((TRUE.cx, TRUE.cy), abs=0.01 * SIZE[0])
@@ -124,7 +130,7 @@ def test_tilts_are_measured(views: Sequence[BoardView]) -> None:
 def test_too_few_views_are_counted(views: Sequence[BoardView]) -> None:
     """The error names how many are missing."""
     with pytest.raises(CalibrationError, match="8 are needed: 3 more"):
-        calibrate(views[:5])
+        calibrate_camera(views[:5])
 
 
 def test_views_without_tilt_are_refused(page: np.ndarray) -> None:
@@ -134,7 +140,7 @@ def test_views_without_tilt_are_refused(page: np.ndarray) -> None:
         find_board(photo(page, (1, -1), place, seed=i), f"{i}") for i, place in enumerate(places)
     ]
     with pytest.raises(CalibrationError, match=r"too much alike.*tilt the board"):
-        calibrate(flat)
+        calibrate_camera(flat)
 
 
 def test_a_picture_without_the_board_is_refused() -> None:
@@ -145,5 +151,5 @@ def test_a_picture_without_the_board_is_refused() -> None:
 
 def test_standing_still_is_no_new_view(views: Sequence[BoardView]) -> None:
     """A frame like one already taken adds nothing; another pose does."""
-    assert not is_new(views[0], views)
-    assert is_new(views[1], views[:1])
+    assert not is_new_view(views[0], views)
+    assert is_new_view(views[1], views[:1])

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from physadv.camera.frames import Frame
+from physadv.camera.frames import CameraFrame
 from physadv.camera.lens import lens_for
 from physadv.camera.localization.by_features import by_features
-from physadv.camera.localization.pose import rotation_of
-from physadv.camera.localization.reference_images import SIDE, sign_pictures
+from physadv.camera.localization.pose import rotation_matrix
+from physadv.camera.localization.reference_images import SIDE, reference_images
 from physadv.camera.localization.with_pose import with_pose
 from physadv.check.locators import locator_for
 from physadv.core.errors import OptionError
 from physadv.core.sign_artwork import octagon_mm
 from physadv.patches.bundle import (
-    Bundle,
-    Card,
     CardPlacement,
     ModelInfo,
+    PatchBundle,
+    PatchCard,
     PatchInfo,
-    Size,
+    PatchSize,
     write_bundle,
 )
 
@@ -32,11 +32,11 @@ FOCAL, SIGN_MM = 950.0, 762.0
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
+def bundle(tmp_path: Path) -> PatchBundle:
     """A checkered sticker of 200 mm, 100 mm under the sign's center."""
-    card = Card(
+    card = PatchCard(
         PatchInfo("checks", "untargeted", "stop"),
-        Size(200.0, 200.0),
+        PatchSize(200.0, 200.0),
         CardPlacement("stop", SIGN_MM, (0.0, 100.0), 0.06),
         ModelInfo("colour", "classify"),
     )
@@ -56,7 +56,7 @@ def street(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The octagon before a blotchy wall, and its square's corners in px."""
     camera = np.array([[FOCAL, 0, 600 + 20 * seed], [0, FOCAL, 350], [0, 0, 1]])
-    plane = np.column_stack([rotation_of(yaw, 4, -3)[:, :2], [0, 0, distance_m * 1000]])
+    plane = np.column_stack([rotation_matrix(yaw, 4, -3)[:, :2], [0, 0, distance_m * 1000]])
     to_mm = np.array(
         [[SIGN_MM / SIDE, 0, -SIGN_MM / 2], [0, SIGN_MM / SIDE, -SIGN_MM / 2], [0, 0, 1]]
     )
@@ -76,29 +76,29 @@ def street(
 
 
 @pytest.mark.parametrize(("distance", "yaw"), [(3.0, 0.0), (3.5, 30.0)])
-def test_the_drawn_sign_is_found(bundle: Bundle, distance: float, yaw: float) -> None:
+def test_the_drawn_sign_is_found(bundle: PatchBundle, distance: float, yaw: float) -> None:
     """Clean, blank and patched signs of about 200 px: corners within 8 px, distance within 5 %."""
-    pictures = sign_pictures(bundle)
+    pictures = reference_images(bundle)
     locate = with_pose(by_features(pictures), sign_width_mm=SIGN_MM, lens=lens_for(focal_px=FOCAL))
     for seed, picture in enumerate(pictures):
         image, corners = street(picture, distance, yaw, seed)
-        place = locate(Frame(image, 0.0, "a", None, 0))
+        place = locate(CameraFrame(image, 0.0, "a", None, 0))
         assert place is not None
         assert (place.by, place.block, place.pose_by) == ("features", None, "features")
         assert place.corners == pytest.approx(corners, abs=8)
         assert place.distance_m == pytest.approx(distance, rel=0.05)
 
 
-def test_walls_hold_no_sign(bundle: Bundle) -> None:
+def test_walls_hold_no_sign(bundle: PatchBundle) -> None:
     """Blotchy walls and a plain one: nothing is found."""
-    locate = by_features(sign_pictures(bundle))
+    locate = by_features(reference_images(bundle))
     for image in [*(wall(seed) for seed in range(4)), np.full((240, 320, 3), 128, np.uint8)]:
-        assert locate(Frame(image, 0.0, "a", None, 0)) is None
+        assert locate(CameraFrame(image, 0.0, "a", None, 0)) is None
 
 
-def test_references_wear_their_stickers(bundle: Bundle) -> None:
+def test_references_wear_their_stickers(bundle: PatchBundle) -> None:
     """The sticker sits where the card says, white in the second picture, the patch in the third."""
-    clean, blank, patched = sign_pictures(bundle)
+    clean, blank, patched = reference_images(bundle)
     y, x = round(SIDE / 2 + 100 * SIDE / SIGN_MM), SIDE // 2
     half = round(100 * SIDE / SIGN_MM)
     assert (blank[y, x] == 244).all()

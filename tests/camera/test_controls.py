@@ -9,9 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from physadv.camera.controls import release
+from physadv.camera.controls import release_controls
 from physadv.camera.live import LiveSource
-from physadv.camera.open_capture import Opened, prepare_camera
+from physadv.camera.open_capture import OpenedCapture, prepare_camera
 
 MJPG = cv2.VideoWriter.fourcc(*"MJPG")
 
@@ -75,7 +75,7 @@ class FakeCamera:
         self.released = True
 
 
-def prepared(camera: FakeCamera, **more: Any) -> Opened:
+def prepared(camera: FakeCamera, **more: Any) -> OpenedCapture:
     return prepare_camera(
         camera, "camera 0", size=(1280, 720), timeout_s=10, **{"hold": True, **more}
     )
@@ -164,7 +164,7 @@ def test_only_what_was_locked_is_released() -> None:
     camera = FakeCamera(deaf=(cv2.CAP_PROP_AUTO_WB,))
     prepared(camera)
     camera.asked.clear()
-    release(camera, "V4L2", [])
+    release_controls(camera, "V4L2", [])
     assert camera.asked == []
 
 
@@ -173,19 +173,19 @@ def test_lost_and_found_again() -> None:
     goes on."""
     tries: list[int] = []
 
-    def again() -> Opened:
+    def again() -> OpenedCapture:
         from physadv.core.errors import CaptureError
 
         tries.append(1)
         if len(tries) < 3:
             raise CaptureError("camera 0", "did not open")
-        return Opened(FakeCamera(frames=40 if len(tries) == 3 else 0), {})
+        return OpenedCapture(FakeCamera(frames=40 if len(tries) == 3 else 0), {})
 
     told: list[str] = []
     source = LiveSource(
         "camera 0",
         "camera",
-        Opened(FakeCamera(frames=40), {}),
+        OpenedCapture(FakeCamera(frames=40), {}),
         clip_seconds=10,
         stall_s=5,
         retry_s=5,
@@ -210,7 +210,7 @@ def test_gone_for_good() -> None:
     """A source that stays away ends the loop after the time given, with one line; nothing is
     raised."""
 
-    def never() -> Opened:
+    def never() -> OpenedCapture:
         from physadv.core.errors import CaptureError
 
         raise CaptureError("camera 0", "did not open")
@@ -218,7 +218,7 @@ def test_gone_for_good() -> None:
     source = LiveSource(
         "camera 0",
         "camera",
-        Opened(FakeCamera(frames=5), {}),
+        OpenedCapture(FakeCamera(frames=5), {}),
         clip_seconds=10,
         stall_s=5,
         retry_s=1,

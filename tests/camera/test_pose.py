@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from physadv.camera.frames import Frame
+from physadv.camera.frames import CameraFrame
 from physadv.camera.lens import ASSUMED, CameraLens, lens_for
 from physadv.camera.localization.by_markers import by_fiducials
 from physadv.camera.localization.pose import (
@@ -20,7 +20,7 @@ from physadv.camera.localization.pose import (
     PoseTracker,
     angle_between,
     both_poses,
-    rotation_of,
+    rotation_matrix,
 )
 from physadv.camera.localization.with_pose import with_pose
 from physadv.core.errors import CaptureError
@@ -116,12 +116,12 @@ def posed(
 ) -> CameraPose:
     ray = np.array([off[0], off[1], 1.0])
     return CameraPose(
-        rotation_of(yaw, pitch, roll), ray / np.linalg.norm(ray) * distance_m * 1000, 0.0
+        rotation_matrix(yaw, pitch, roll), ray / np.linalg.norm(ray) * distance_m * 1000, 0.0
     )
 
 
-def frame(image: np.ndarray, time_s: float = 0.0) -> Frame:
-    return Frame(image, time_s, "a", None, 0)
+def frame(image: np.ndarray, time_s: float = 0.0) -> CameraFrame:
+    return CameraFrame(image, time_s, "a", None, 0)
 
 
 def views(n: int, distance: float, yaw: float, seed: int = 0) -> Iterator[CameraPose]:
@@ -159,7 +159,7 @@ def test_angles_are_the_twins() -> None:
     from physadv.twin.trajectories import rotation
 
     for angles in ((20.0, 5.0, -8.0), (-35.0, -12.0, 30.0)):
-        assert rotation_of(*angles) == pytest.approx(rotation(TwinPose(1000, *angles, 0, 0)))
+        assert rotation_matrix(*angles) == pytest.approx(rotation(TwinPose(1000, *angles, 0, 0)))
         pose = posed(1.0, *angles)
         assert (pose.yaw_deg, pose.pitch_deg, pose.roll_deg) == pytest.approx(angles)
 

@@ -13,19 +13,26 @@ import torch
 
 from physadv.camera.open_source import open_frame_source
 from physadv.check.locators import locator_for
-from physadv.check.run_check import Feed, run_check
+from physadv.check.run_check import BlockSource, run_check
 from physadv.core.image_io import save_png
 from physadv.core.rows import read_rows
-from physadv.patches.bundle import Card, CardPlacement, ModelInfo, PatchInfo, Size, write_bundle
+from physadv.patches.bundle import (
+    CardPlacement,
+    ModelInfo,
+    PatchCard,
+    PatchInfo,
+    PatchSize,
+    write_bundle,
+)
 from physadv.printing.sheet import write_sheet
 
 
 @pytest.fixture
 def pages(tmp_path: Path) -> Path:
     """The sheet and the three test signs of a small patch, as pictures of 58 dots an inch."""
-    card = Card(
+    card = PatchCard(
         PatchInfo("blue", "untargeted", "stop"),
-        Size(100.0, 100.0),
+        PatchSize(100.0, 100.0),
         CardPlacement("stop", 762.0, (0.0, 0.0), 0.02),
         ModelInfo("colour", "classify"),
     )
@@ -43,7 +50,7 @@ def pages(tmp_path: Path) -> Path:
 
 def test_markers_sort_the_printed_pages(tmp_path: Path, pages: Path, color_model: Any) -> None:
     """Clean, blank and patch page are told apart by their markers; the sticker sheet is left out."""
-    feeds = [Feed(open_frame_source(pages))]
+    feeds = [BlockSource(open_frame_source(pages))]
     for _ in run_check(
         feeds,
         color_model,

@@ -12,19 +12,19 @@ import cv2
 import numpy as np
 import pytest
 
-from physadv.camera.frames import Frame
+from physadv.camera.frames import CameraFrame
 from physadv.camera.lens import lens_for
 from physadv.camera.localization.boxes import corners_of
-from physadv.camera.localization.location import Location
-from physadv.check.guidance import Guide
-from physadv.check.live.desktop_window import DesktopWindow, no_window, obey
-from physadv.check.live.overlay import PANEL, OverlayState, overlay
-from physadv.check.live.remote_control import Remote
+from physadv.camera.localization.location import SignLocation
+from physadv.check.guidance import FilmingGuide
+from physadv.check.live.desktop_window import DesktopWindow, apply_key, why_no_window
+from physadv.check.live.overlay import PANEL, OverlayState, draw_overlay
+from physadv.check.live.remote_control import RemoteControl
 from physadv.check.live.server import LivePage
 from physadv.check.rates import block_rates
 from physadv.check.session import CheckProgress
-from physadv.check.stopping_rule import check_width, clips_missing, stands, stopping_state
-from physadv.check.view_coverage import ViewPlan, covered, plan_for
+from physadv.check.stopping_rule import check_width, clips_missing, stopping_state, stopping_states
+from physadv.check.view_coverage import ViewPlan, count_views, plan_views
 from physadv.core.errors import CaptureError, OptionError
 from physadv.evaluation.metrics.intervals import clustered_interval, wilson_interval
 
@@ -81,7 +81,7 @@ def test_a_control_is_judged_by_both_its_rates() -> None:
     """A targeted goal is never met on a clean sign; that it is recognized in half of the clips
     still shows."""
     rows = [{**row(k, False, "clean"), "true": k % 2 == 0} for k in range(12) for _ in range(10)]
-    now = stands({"clean": rows}, 0.3)["clean"]
+    now = stopping_states({"clean": rows}, 0.3)["clean"]
     assert now.rates.attack.high - now.rates.attack.low < 0.3
     assert now.width > 0.4
     assert not now.done
@@ -91,7 +91,7 @@ def test_the_plan_fits_lens_and_sign() -> None:
     """At the nearest distance the page fits the picture, at the farthest its markers are over 20
     px."""
     lens = lens_for(focal_px=950)((1280, 720))
-    plan = plan_for(lens, 190.0, tall=1.36, least_share=0.13, least_px=20)
+    plan = plan_views(lens, 190.0, tall=1.36, least_share=0.13, least_px=20)
     near, far = plan.distances[0], plan.distances[-1]
     assert 950 * 1.36 * 190 / (near * 1000) == pytest.approx(0.85 * 720, rel=0.01)
     assert 950 * 0.13 * 190 / (far * 1000) > 20
@@ -99,15 +99,15 @@ def test_the_plan_fits_lens_and_sign() -> None:
     assert plan.cell(near, 0.0) == (0, 2)
     assert plan.cell(far, -50.0) == (2, 0)
     assert plan.cell(far * 1.1, 0.0) is plan.cell(near, 60.0) is plan.cell(None, 0.0) is None
-    seen = covered([row(0, True, distance_m=near, yaw_deg=0.0)] * 3 + [row(0, True)], plan)
+    seen = count_views([row(0, True, distance_m=near, yaw_deg=0.0)] * 3 + [row(0, True)], plan)
     assert seen == {(0, 2): 3}
 
 
 PLAN = ViewPlan((0.4, 0.6, 0.8, 1.0))
 
 
-def at(distance: float, yaw: float) -> Location:
-    return Location(corners_of((100, 100, 300, 300)), "fiducials", "patch", distance, yaw)
+def at(distance: float, yaw: float) -> SignLocation:
+    return SignLocation(corners_of((100, 100, 300, 300)), "fiducials", "patch", distance, yaw)
 
 
 def test_move_here_next() -> None:
@@ -118,14 +118,14 @@ def test_move_here_next() -> None:
         for _ in range(2)
     ]
     missing = [r for r in rows if (r["distance_m"], r["yaw_deg"]) != PLAN.middle((2, 4))]
-    advice = Guide(width=0.1, plan=PLAN).advise({"patch": missing}, at(0.5, 0.0), "patch")
+    advice = FilmingGuide(width=0.1, plan=PLAN).advise({"patch": missing}, at(0.5, 0.0), "patch")
     assert advice.next == (2, 4)
     assert (
         advice.move
         == "Move to 0.9 m, facing 40° to the right: 0.4 m back and turn it 40° to the picture's "
         "right"
     )
-    advice = Guide(width=0.1, plan=PLAN).advise({"patch": []}, at(0.5, -38.0), "patch")
+    advice = FilmingGuide(width=0.1, plan=PLAN).advise({"patch": []}, at(0.5, -38.0), "patch")
     assert advice.next == (0, 0)
     assert advice.move.startswith("Stay at 0.5 m")
 
@@ -133,24 +133,28 @@ def test_move_here_next() -> None:
 def test_prompts_go_through_the_blocks() -> None:
     """First the page in hand, then the blocks that lack frames, then the end."""
     full = {b: clips(40, 10 * (b == "patch"), block=b) for b in ("clean", "blank", "patch")}
-    guide = Guide(width=0.1)
+    guide = FilmingGuide(width=0.1)
     assert guide.advise({}, None, None).prompt.startswith(
         "Hold up the clean sign: nothing filmed yet"
     )
     some = {"clean": full["clean"], "patch": clips(3, 10)}
     assert (
-        "about 32 clips (320 frames) to go" in Guide(width=0.1).advise(some, None, "patch").prompt
+        "about 32 clips (320 frames) to go"
+        in FilmingGuide(width=0.1).advise(some, None, "patch").prompt
     )
-    turned = Guide(width=0.1).advise(some, None, "clean").prompt
+    turned = FilmingGuide(width=0.1).advise(some, None, "clean").prompt
     assert (
         turned == "clean is measured. Hold up the sign with the blank sticker: nothing filmed yet"
     )
-    assert Guide(width=0.1).advise(full, None, "patch").prompt == "All blocks are measured: done."
+    assert (
+        FilmingGuide(width=0.1).advise(full, None, "patch").prompt
+        == "All blocks are measured: done."
+    )
 
 
 def test_too_small_says_come_closer() -> None:
     """A refused page is answered with its markers' size."""
-    small = Location(
+    small = SignLocation(
         corners_of((1, 1, 9, 9)),
         "fiducials",
         "patch",
@@ -158,7 +162,7 @@ def test_too_small_says_come_closer() -> None:
         marker_px=13.8,
         refused="markers under 20 px",
     )
-    said = Guide(width=0.1, plan=PLAN).advise({}, small, "patch").move
+    said = FilmingGuide(width=0.1, plan=PLAN).advise({}, small, "patch").move
     assert said == "Come closer: markers of 14 px, 20 are needed"
 
 
@@ -166,29 +170,29 @@ def look(**more: Any) -> OverlayState:
     image = np.full((720, 1280, 3), 90, np.uint8)
     newest = row(3, True, distance_m=0.5, yaw_deg=0.0)
     rows = {"patch": clips(12, 9)}
-    frame = Frame(image, 1.0, "live-003", None, 3)
+    frame = CameraFrame(image, 1.0, "live-003", None, 3)
     step = CheckProgress(120, 4, None, newest, {}, {}, rows, frame, at(0.5, 0.0), "patch")
-    advice = Guide(width=0.1, plan=PLAN).advise(rows, at(0.5, 0.0), "patch")
+    advice = FilmingGuide(width=0.1, plan=PLAN).advise(rows, at(0.5, 0.0), "patch")
     return OverlayState(step, advice, PLAN, **more)
 
 
 def test_overlay_shows_frame_and_panel() -> None:
     """The frame is 800 px wide, the sign outlined in the color of a met goal, the panel written on."""
-    picture = overlay(look(note="camera 0 fell silent"))
+    picture = draw_overlay(look(note="camera 0 fell silent"))
     assert picture.shape[1] == 800 + PANEL
     x = round(100 * 800 / 1280)
     edge = picture[round(200 * 800 / 1280), x - 2 : x + 3].astype(int)
     assert np.abs(edge - [213, 94, 0]).sum(1).min() < 60
     assert (picture[:, 800:] < 100).any(2).sum() > 1500  # words
-    assert not np.array_equal(picture, overlay(look()))  # the note is drawn
+    assert not np.array_equal(picture, draw_overlay(look()))  # the note is drawn
 
 
 def test_overlay_without_a_sign() -> None:
     """No sign, no rows, portrait and tiny frames: still a picture."""
     for size in ((720, 1280), (1280, 720), (48, 64)):
-        frame = Frame(np.zeros((*size, 3), np.uint8), 0.0, "a", None, 0)
+        frame = CameraFrame(np.zeros((*size, 3), np.uint8), 0.0, "a", None, 0)
         step = CheckProgress(0, 1, None, None, {}, {}, {}, frame, None, None)
-        picture = overlay(OverlayState(step, Guide(width=0.1).advise({}, None, None)))
+        picture = draw_overlay(OverlayState(step, FilmingGuide(width=0.1).advise({}, None, None)))
         assert picture.shape[0] >= 560
         assert picture.shape[1] > PANEL
 
@@ -202,7 +206,7 @@ def ask(page: LivePage, method: str, path: str, **headers: str) -> tuple[int, by
 
 @pytest.fixture
 def served() -> Iterator[LivePage]:
-    with LivePage(0, Remote()) as page:
+    with LivePage(0, RemoteControl()) as page:
         yield page
 
 
@@ -244,13 +248,13 @@ def test_only_this_machine_may_look_and_only_the_page_may_steer(served: LivePage
 
 def test_the_page_ends_with_the_run() -> None:
     """After closing nobody answers, also where a browser was watching; a taken port is named."""
-    page = LivePage(0, Remote())
+    page = LivePage(0, RemoteControl())
     page.show(np.zeros((8, 8, 3), np.uint8))
     watching = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
     watching.request("GET", "/stream")
     watching.getresponse()
     with pytest.raises(CaptureError, match="another port"):
-        LivePage(page.port, Remote())
+        LivePage(page.port, RemoteControl())
     start = time.monotonic()
     page.close()
     assert time.monotonic() - start < 60
@@ -264,19 +268,19 @@ def test_windows_only_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(CaptureError, match=r"no display.*--serve"):
-        DesktopWindow(Remote())
+        DesktopWindow(RemoteControl())
     monkeypatch.setenv("DISPLAY", ":0")
-    assert no_window() is None or "headless" in str(no_window())
+    assert why_no_window() is None or "headless" in str(why_no_window())
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:           NONE\n")
     with pytest.raises(CaptureError, match=r"headless.*--serve"):
-        DesktopWindow(Remote())
+        DesktopWindow(RemoteControl())
 
 
 def test_keys() -> None:
     """b chooses blank, q ends, no key does nothing."""
-    remote = Remote()
-    obey(remote, 255)
+    remote = RemoteControl()
+    apply_key(remote, 255)
     assert (remote.block, remote.stopped) == (None, False)
-    obey(remote, ord("b"))
-    obey(remote, ord("q"))
+    apply_key(remote, ord("b"))
+    apply_key(remote, ord("q"))
     assert (remote.block, remote.stopped) == ("blank", True)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from torch import nn
 
-from physadv.camera.frames import Frame
+from physadv.camera.frames import CameraFrame
 from physadv.camera.lens import lens_for
 from physadv.camera.localization.boxes import corners_of, crop_square, iou_with, square_around
 from physadv.camera.localization.with_pose import with_pose
 from physadv.check.locators import (
-    Location,
+    SignLocation,
     by_box,
     by_detector,
     by_fiducials,
@@ -25,8 +25,8 @@ from physadv.check.locators import (
 from physadv.core.errors import CaptureError, ModelError, OptionError
 
 
-def frame(image: np.ndarray, **more: Any) -> Frame:
-    return Frame(image, 0.0, "a", more.pop("block", None), 0, **more)
+def frame(image: np.ndarray, **more: Any) -> CameraFrame:
+    return CameraFrame(image, 0.0, "a", more.pop("block", None), 0, **more)
 
 
 @pytest.mark.parametrize("block", ["clean", "blank", "patch"])
@@ -107,7 +107,9 @@ def test_pose_is_added_where_it_is_known() -> None:
     assert posed is not None
     assert posed.distance_m == pytest.approx(0.762 * 950 / 200, rel=1e-3)
     assert (posed.yaw_deg, posed.pose_by) == (None, "size")
-    told = Location(corners_of((0, 0, 9, 9)), "truth", distance_m=7.0, yaw_deg=1.0, pose_by="truth")
+    told = SignLocation(
+        corners_of((0, 0, 9, 9)), "truth", distance_m=7.0, yaw_deg=1.0, pose_by="truth"
+    )
     assert with_pose(lambda _: told, sign_width_mm=762, lens=lens)(frame(image)) is told
 
 

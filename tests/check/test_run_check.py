@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from physadv.camera.open_source import open_frame_source
 from physadv.check.locators import by_box, by_frame, locator_for
-from physadv.check.rates import conclude, tabulate
-from physadv.check.run_check import Feed, run_check
+from physadv.check.rates import draw_conclusion, tabulate_rates
+from physadv.check.run_check import BlockSource, run_check
 from physadv.core.errors import CaptureError, ModelError, OptionError
 from physadv.core.rows import read_rows
 from physadv.evaluation.metrics.intervals import clustered_interval
@@ -33,7 +33,7 @@ def check(
         **more,
     }
     for _ in run_check(
-        [Feed(open_frame_source(source), fallback="patch")], model, folder=folder, **options
+        [BlockSource(open_frame_source(source), fallback="patch")], model, folder=folder, **options
     ):
         pass
     return list(read_rows(folder / "rows.jsonl")), json.loads((folder / "check.json").read_text())
@@ -47,7 +47,7 @@ def test_rates_of_a_twin(tmp_path: Path, twin: Callable[..., Path], color_model:
     """7 of 10 patch frames are blue, so the goal is met in 70 %; controls are true; intervals go by
     clip."""
     rows, settings = check(tmp_path / "run", twin(CLIPS), color_model)
-    table = tabulate(rows)
+    table = tabulate_rates(rows)
     patch = table["patch"].as_dict()
     expected = clustered_interval([False] * 3 + [True] * 7, ["patch-00"] * 5 + ["patch-01"] * 5)
     assert (patch["attack_success_rate"], patch["frames"], patch["clips"]) == (0.7, 10, 2)
@@ -117,7 +117,7 @@ def test_targeted_success_is_the_target(
 ) -> None:
     """Targeted: only the target's verdict counts; the true rate is reported beside it."""
     rows, _ = check(tmp_path / "r", twin(CLIPS), color_model, goal="targeted", target_class="limit")
-    assert tabulate(rows)["patch"].attack.rate == 0.7
+    assert tabulate_rates(rows)["patch"].attack.rate == 0.7
     with pytest.raises(OptionError, match="needs a target"):
         check(tmp_path / "s", twin(CLIPS), color_model, goal="targeted")
     with pytest.raises(OptionError, match="threshold 0"):
@@ -135,13 +135,13 @@ def test_detector_verdicts(
     rows, settings = check(
         tmp_path / "a", folder, red_detector, goal="vanish", true_class="stop sign"
     )
-    assert tabulate(rows)["patch"].attack.rate == 0.7
+    assert tabulate_rates(rows)["patch"].attack.rate == 0.7
     assert {r["verdict"] for r in rows if r["block"] == "patch"} == {"stop sign", "nothing"}
     assert settings["threshold"] == 0.25
     strict, _ = check(
         tmp_path / "b", folder, red_detector, goal="vanish", true_class="stop sign", threshold=0.95
     )
-    assert tabulate(strict)["clean"].true.rate == 0.0
+    assert tabulate_rates(strict)["clean"].true.rate == 0.0
     red_detector.box = [5.0, 30.0, 65.0, 90.0]
     apart, _ = check(
         tmp_path / "c", folder, red_detector, goal="vanish", true_class="stop sign", threshold=0.01
@@ -172,7 +172,7 @@ def test_failed_controls_forbid_the_claim(
 ) -> None:
     """With a clean block below 90 % true the words say that the test is not valid."""
     rows, settings = check(tmp_path / "r", twin({**CLIPS, "clean-01": "rrbbb"}), color_model)
-    said = conclude(tabulate(rows), settings)
+    said = draw_conclusion(tabulate_rates(rows), settings)
     assert not said.valid
     assert "Not valid for a claim" in said.headline
     assert "70.0% of the frames" in said.headline  # 7 of 10 clean frames are true
@@ -189,7 +189,7 @@ def test_words_for_a_valid_result(
         for i in range(10)
     }
     rows, settings = check(tmp_path / "r", twin(clips), color_model)
-    said = conclude(tabulate(rows), settings)
+    said = draw_conclusion(tabulate_rates(rows), settings)
     assert said.valid
     assert "100.0% of 20 frames from 10 clips" in said.headline
     assert "the clean sign 0.0%, a blank sticker 0.0%" in said.headline
@@ -201,12 +201,12 @@ def test_missing_controls_and_no_effect(
 ) -> None:
     """Without controls nothing is proved; a patch that does nothing has no clear effect."""
     rows, settings = check(tmp_path / "a", twin({"patch-00": "bb"}, tmp_path / "t1"), color_model)
-    assert "proves nothing yet" in conclude(tabulate(rows), settings).headline
+    assert "proves nothing yet" in draw_conclusion(tabulate_rates(rows), settings).headline
     rows, settings = check(
         tmp_path / "b", twin({**CONTROLS, "patch-00": "rr"}, tmp_path / "t2"), color_model
     )
-    assert "no clear effect" in conclude(tabulate(rows), settings).headline
-    assert "No frame with the patch" in conclude({}, {}).headline
+    assert "no clear effect" in draw_conclusion(tabulate_rates(rows), settings).headline
+    assert "No frame with the patch" in draw_conclusion({}, {}).headline
 
 
 def test_nan_stops_with_what_was_judged_kept(
@@ -253,7 +253,7 @@ def test_stopping_keeps_the_rows(
 ) -> None:
     """Closing the generator after the first batch leaves its rows and a record that says stopped."""
     progress = run_check(
-        [Feed(open_frame_source(twin(CLIPS)))],
+        [BlockSource(open_frame_source(twin(CLIPS)))],
         color_model,
         folder=tmp_path / "run",
         locator=locator_for(),
@@ -266,7 +266,7 @@ def test_stopping_keeps_the_rows(
     assert len(list(read_rows(tmp_path / "run" / "rows.jsonl"))) == 4
     settings = json.loads((tmp_path / "run" / "check.json").read_text())
     assert settings["status"] == "stopped"
-    assert any("stopped before its end" in n for n in conclude({}, settings).notes)
+    assert any("stopped before its end" in n for n in draw_conclusion({}, settings).notes)
 
 
 def test_a_second_check_does_not_mix_rows(
@@ -285,7 +285,7 @@ def test_max_frames_a_block(
     source = open_frame_source(video(tmp_path / "a.avi", "r" * 30))
     steps = list(
         run_check(
-            [Feed(source, "clean")],
+            [BlockSource(source, "clean")],
             color_model,
             folder=tmp_path / "run",
             locator=by_box(middle),
@@ -316,9 +316,9 @@ def test_signs_not_found_are_counted(
 
 def by_frame_outside(_: Any) -> Any:
     from physadv.camera.localization.boxes import corners_of
-    from physadv.check.locators import Location
+    from physadv.check.locators import SignLocation
 
-    return Location(corners_of((500, 500, 600, 600)), "box")
+    return SignLocation(corners_of((500, 500, 600, 600)), "box")
 
 
 def test_flags_of_the_model_are_put_back(
@@ -372,8 +372,8 @@ def test_progress_tells_of_frames_left_out(
 ) -> None:
     """Frames without a sign are reported while they come, not only at the end."""
     feeds = [
-        Feed(open_frame_source(video(tmp_path / "a.avi", "rrr")), "clean"),
-        Feed(open_frame_source(twin({"patch-00": "bb"}))),
+        BlockSource(open_frame_source(video(tmp_path / "a.avi", "rrr")), "clean"),
+        BlockSource(open_frame_source(twin({"patch-00": "bb"}))),
     ]
     steps = list(
         run_check(
@@ -422,7 +422,7 @@ def test_a_narrow_interval_ends_the_block(
     source = open_frame_source(video(tmp_path / "patch.avi", "b" * 200), clip_seconds=0.5)
     steps = list(
         run_check(
-            [Feed(source, "patch")],
+            [BlockSource(source, "patch")],
             color_model,
             folder=tmp_path / "run",
             locator=by_box((50, 30, 110, 90)),
@@ -432,7 +432,7 @@ def test_a_narrow_interval_ends_the_block(
             batch=1,
         )
     )
-    rates = tabulate(read_rows(tmp_path / "run" / "rows.jsonl"))["patch"]
+    rates = tabulate_rates(read_rows(tmp_path / "run" / "rows.jsonl"))["patch"]
     assert rates.attack.high - rates.attack.low <= 0.2
     assert steps[-1].judged < 200
     before = wilson_interval(rates.clips - 5, rates.clips - 5)
@@ -445,10 +445,10 @@ def test_whoever_watches_names_the_block_and_ends_it(
 ) -> None:
     """Where no marker tells, the chosen block counts, from then on; a stop ends the check as
     stopped."""
-    from physadv.camera.frames import Frame, FrameSource
-    from physadv.check.live.remote_control import Remote
+    from physadv.camera.frames import CameraFrame, FrameSource
+    from physadv.check.live.remote_control import RemoteControl
 
-    remote = Remote()
+    remote = RemoteControl()
 
     class Hands(FrameSource):
         live = True
@@ -459,10 +459,10 @@ def test_whoever_watches_names_the_block_and_ends_it(
                     remote.choose("clean")
                 if k == 20:
                     remote.stop()
-                yield Frame(make_picture((200, 30, 30)), k / 10, "live-000", None, k)
+                yield CameraFrame(make_picture((200, 30, 30)), k / 10, "live-000", None, k)
 
     for _ in run_check(
-        [Feed(Hands("hands"))],
+        [BlockSource(Hands("hands"))],
         color_model,
         folder=tmp_path / "run",
         locator=by_box((50, 30, 110, 90)),
@@ -488,7 +488,7 @@ def test_the_same_check_goes_on(
     folder = twin(CLIPS)
     check(tmp_path / "whole", folder, color_model)
     steps = run_check(
-        [Feed(open_frame_source(folder), fallback="patch")],
+        [BlockSource(open_frame_source(folder), fallback="patch")],
         color_model,
         folder=tmp_path / "run",
         locator=locator_for(),

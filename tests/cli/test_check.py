@@ -116,17 +116,17 @@ def test_twin_folder(place: Path) -> None:
 def test_bundle_gives_goal_classes_and_model(place: Path) -> None:
     """With a bundle nothing else need be said; its name, sha and victim stand in the report."""
     from physadv.patches.bundle import (
-        Card,
         CardPlacement,
         ModelInfo,
+        PatchCard,
         PatchInfo,
-        Size,
+        PatchSize,
         write_bundle,
     )
 
-    card = Card(
+    card = PatchCard(
         PatchInfo("blue-sticker", "targeted", "0", "1"),
-        Size(100.0, 100.0),
+        PatchSize(100.0, 100.0),
         CardPlacement("stop", 762.0, (0.0, 0.0), 0.1),
         ModelInfo("red_or_blue:Color", "classify", "feed"),
     )
@@ -234,11 +234,11 @@ def test_digital_twin_and_camera_side_by_side(place: Path) -> None:
     """The card's held-out rate, the twin's check and this one stand in one table, with what each
     step costs."""
     from physadv.patches.bundle import (
-        Card,
         CardPlacement,
         ModelInfo,
+        PatchCard,
         PatchInfo,
-        Size,
+        PatchSize,
         write_bundle,
     )
 
@@ -247,9 +247,9 @@ def test_digital_twin_and_camera_side_by_side(place: Path) -> None:
         "clean_recognised": {"rate": 1.0},
     }
     for name in ("blue", "other"):
-        card = Card(
+        card = PatchCard(
             PatchInfo(name, "targeted", "0", "1"),
-            Size(100.0, 100.0),
+            PatchSize(100.0, 100.0),
             CardPlacement("stop", 762.0, (0.0, 0.0), 0.1),
             ModelInfo("red_or_blue:Color", "classify"),
             heldout=held,

@@ -14,16 +14,23 @@ from typer.testing import CliRunner
 
 from physadv.core.errors import GeometryError, OptionError
 from physadv.core.image_io import save_png
-from physadv.patches.bundle import Card, CardPlacement, ModelInfo, PatchInfo, Size, write_bundle
+from physadv.patches.bundle import (
+    CardPlacement,
+    ModelInfo,
+    PatchCard,
+    PatchInfo,
+    PatchSize,
+    write_bundle,
+)
 from physadv_cli.main import app
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A small patch folder."""
-    card = Card(
+    card = PatchCard(
         patch=PatchInfo("demo", "targeted", "stop", "priority road"),
-        size=Size(120.0, 80.0),
+        size=PatchSize(120.0, 80.0),
         placement=CardPlacement("stop", 762.0, (0.0, 180.0), 0.02),
         victim=ModelInfo("signs", "classify"),
     )

@@ -10,19 +10,19 @@ import torch
 
 from physadv.core.errors import BundleError, GeometryError
 from physadv.patches.bundle import (
-    Card,
     CardPlacement,
     ModelInfo,
+    PatchCard,
     PatchInfo,
-    Size,
-    fingerprint,
+    PatchSize,
+    bundle_fingerprint,
     read_bundle,
     write_bundle,
 )
 
 
-def card(**size: float) -> Card:
-    return Card(
+def card(**size: float) -> PatchCard:
+    return PatchCard(
         patch=PatchInfo(
             "demo",
             "targeted",
@@ -31,7 +31,7 @@ def card(**size: float) -> Card:
             created="2026-01-01T00:00:00Z",
             physadv="0.1.0",
         ),
-        size=Size(size.get("width", 60.0), size.get("height", 40.0)),
+        size=PatchSize(size.get("width", 60.0), size.get("height", 40.0)),
         placement=CardPlacement("stop", 762.0, (0.0, 120.5), 0.004),
         victim=ModelInfo("signs", "classify", "ab" * 32),
         eot={"yaw_deg": [-35, 35]},
@@ -56,11 +56,11 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read.card == written.card
     assert torch.equal(read.patch, written.patch)
     assert (read.patch - patch).abs().max() <= 0.5 / 255 + 1e-6
-    assert read.card.patch.sha256 == fingerprint(read)
-    assert read.card.patch.run_id == fingerprint(read)[:12]
+    assert read.card.patch.sha256 == bundle_fingerprint(read)
+    assert read.card.patch.run_id == bundle_fingerprint(read)[:12]
     names = {p.name for p in (tmp_path / "b").iterdir()}
     assert names == {"patch.png", "mask.png", "card.toml", "rows.jsonl", "preview.png"}
-    assert Card.from_toml(card().to_toml()) == card()
+    assert PatchCard.from_toml(card().to_toml()) == card()
 
 
 def test_inputs_are_left_alone(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_margins_are_cut(tmp_path: Path) -> None:
     mask[..., 15:, :] = 0
     written = write_bundle(tmp_path, card=card(), patch=patch, mask=mask)
     assert tuple(written.mask.shape) == (1, 1, 15, 20)
-    assert written.card.size == Size(40.0, 30.0)
+    assert written.card.size == PatchSize(40.0, 30.0)
     assert written.card.placement.center_mm == pytest.approx((10.0, 115.5))
     assert read_bundle(tmp_path).card == written.card
 
@@ -159,5 +159,5 @@ def test_rewriting_replaces(tmp_path: Path) -> None:
     dated = replace(card(), patch=replace(card().patch, created="later"))
     second = write_bundle(tmp_path, card=dated, patch=patch, mask=mask)
     third = write_bundle(tmp_path, card=card(width=61.0), patch=patch, mask=mask)
-    assert fingerprint(first) == fingerprint(second) != fingerprint(third)
+    assert bundle_fingerprint(first) == bundle_fingerprint(second) != bundle_fingerprint(third)
     assert read_bundle(tmp_path).card == third.card

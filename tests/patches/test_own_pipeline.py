@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from physadv.core.errors import BundleError, OptionError
-from physadv.patches.bundle import Bundle
+from physadv.patches.bundle import PatchBundle
 from physadv.patches.reverify import verify_bundle
 from physadv.patches.sticker_run import StickerRun, StickerSettings, build_task
 
@@ -40,7 +40,7 @@ def settings(own_model: str) -> StickerSettings:
     )
 
 
-def finished(settings: StickerSettings, out: Path) -> Bundle:
+def finished(settings: StickerSettings, out: Path) -> PatchBundle:
     run = StickerRun(settings, out)
     for _ in run.steps(validate_every=3):
         pass

@@ -15,7 +15,7 @@ from physadv.core.errors import BundleError, DataError, OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import read_rows
 from physadv.evaluation.metrics.detection import summarize_detection
-from physadv.patches.bundle import Bundle, read_bundle
+from physadv.patches.bundle import PatchBundle, read_bundle
 from physadv.patches.reverify import located, settings_from_bundle, verify_bundle
 from physadv.patches.sticker_run import StickerRun, StickerSettings, build_task, own_name
 from physadv.patches.transfer import transfer_matrix, transfer_table
@@ -95,7 +95,7 @@ WORN = replace(
 )
 
 
-def made(settings: StickerSettings, out: Path) -> Bundle:
+def made(settings: StickerSettings, out: Path) -> PatchBundle:
     run = StickerRun(settings, out)
     for _ in run.steps(validate_every=5):
         pass
@@ -263,7 +263,7 @@ def test_transfer_asks_each_model_in_its_own_terms(photos: Path, tmp_path: Path)
     assert "| - |" in text
 
 
-def read_bundle_rows(bundle: Bundle) -> list[dict[str, object]]:
+def read_bundle_rows(bundle: PatchBundle) -> list[dict[str, object]]:
     return list(read_rows(bundle.folder / "rows.jsonl"))
 
 

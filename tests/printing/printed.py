@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from physadv.patches.bundle import (
-    Bundle,
-    Card,
     CardPlacement,
     ModelInfo,
+    PatchBundle,
+    PatchCard,
     PatchInfo,
-    Size,
+    PatchSize,
     write_bundle,
 )
 
@@ -32,11 +32,11 @@ needs_poppler = pytest.mark.skipif(
 
 def sticker(
     folder: Path, width: float, height: float, patch: torch.Tensor, mask: torch.Tensor | None = None
-) -> Bundle:
+) -> PatchBundle:
     """A bundle of that size in mm; the mask is full where none is given."""
-    card = Card(
+    card = PatchCard(
         patch=PatchInfo("demo", "targeted", "stop", "priority road"),
-        size=Size(width, height),
+        size=PatchSize(width, height),
         placement=CardPlacement("stop", 762.0, (0.0, 150.0), 0.02),
         victim=ModelInfo("signs", "classify"),
     )

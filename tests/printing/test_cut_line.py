@@ -16,25 +16,32 @@ from hypothesis import strategies as st
 from printed import needs_poppler, noise, poppler, sticker, without_cut_line
 
 from physadv.core.errors import GeometryError, OptionError
-from physadv.patches.bundle import Bundle, Card, CardPlacement, ModelInfo, PatchInfo, Size
+from physadv.patches.bundle import (
+    CardPlacement,
+    ModelInfo,
+    PatchBundle,
+    PatchCard,
+    PatchInfo,
+    PatchSize,
+)
 from physadv.printing.artwork import bleed_art
-from physadv.printing.cut_line import Cut, cut_contour, safe_contour
-from physadv.printing.layout import Rect
+from physadv.printing.cut_line import CutOptions, cut_contour, safe_contour
+from physadv.printing.layout import PageRect
 from physadv.printing.sheet import write_sheet
 
 MM = 72 / 25.4
 
 
-def in_memory(mask: np.ndarray, width: float, height: float) -> Bundle:
+def in_memory(mask: np.ndarray, width: float, height: float) -> PatchBundle:
     """A bundle of that shape that lies nowhere."""
     tensor = torch.from_numpy(mask.astype(np.float32))[None, None]
-    card = Card(
+    card = PatchCard(
         PatchInfo("m", "untargeted", "stop"),
-        Size(width, height),
+        PatchSize(width, height),
         CardPlacement("stop", 762.0, (0.0, 0.0), 0.01),
         ModelInfo("v", "classify"),
     )
-    return Bundle(card, tensor.expand(1, 3, *mask.shape), tensor, Path())
+    return PatchBundle(card, tensor.expand(1, 3, *mask.shape), tensor, Path())
 
 
 def ellipse(h: int, w: int) -> np.ndarray:
@@ -48,7 +55,7 @@ def ellipse(h: int, w: int) -> np.ndarray:
 def test_spot_color_is_a_separation_and_overprints(tmp_path: Path) -> None:
     """The page strokes one path in a /Separation of the given name, that wide, unfilled,
     overprinting, in its layer."""
-    cut = Cut(name="Thru Cut", points=0.5)
+    cut = CutOptions(name="Thru Cut", points=0.5)
     sheet = write_sheet(sticker(tmp_path / "b", 60, 40, noise(8, 12)), tmp_path / "s.pdf", cut=cut)
     with pikepdf.open(sheet.pdf) as pdf:
         page = pdf.pages[0]
@@ -91,7 +98,7 @@ def test_spot_color_is_a_separation_and_overprints(tmp_path: Path) -> None:
 def test_values_out_of_range_are_named(wrong: dict[str, float | str]) -> None:
     """Each bad value is refused with its range."""
     with pytest.raises(OptionError, match=r"to|process ink"):
-        Cut(**wrong)  # type: ignore[arg-type]
+        CutOptions(**wrong)  # type: ignore[arg-type]
 
 
 @settings(max_examples=60, deadline=None)
@@ -106,7 +113,7 @@ def test_rectangles_are_exact(width: float, height: float, x: float, share: floa
     the corners."""
     radius = max(0.3, share * min(width, height) / 2)
     (line,) = cut_contour(
-        in_memory(np.ones((3, 4)), width, height), Rect(x, 5, width, height), radius
+        in_memory(np.ones((3, 4)), width, height), PageRect(x, 5, width, height), radius
     )
     assert line.min(0) == pytest.approx([x, 5], abs=0.003)
     assert line.max(0) == pytest.approx([x + width, 5 + height], abs=0.003)
@@ -120,19 +127,19 @@ def test_corner_has_its_radius() -> None:
     """Every point of a corner lies a radius from its center; a radius over half the side is
     refused."""
     bundle = in_memory(np.ones((3, 4)), 80, 60)
-    (line,) = cut_contour(bundle, Rect(0, 0, 80, 60), 7.0)
+    (line,) = cut_contour(bundle, PageRect(0, 0, 80, 60), 7.0)
     corner = line[(line[:, 0] < 6.9) & (line[:, 1] < 6.9)]
     assert len(corner) > 10
     assert np.linalg.norm(corner - 7.0, axis=1) == pytest.approx(7.0, abs=0.003)
     with pytest.raises(GeometryError, match="at most 30 mm"):
-        cut_contour(bundle, Rect(0, 0, 80, 60), 31.0)
+        cut_contour(bundle, PageRect(0, 0, 80, 60), 31.0)
 
 
 def test_ellipse_within_its_pixels() -> None:
     """The line of an elliptic mask stays within half a pixel of the ellipse and within 0.05 mm of
     its ends."""
     bundle = in_memory(ellipse(400, 600), 150, 100)
-    (line,) = cut_contour(bundle, Rect(0, 0, 150, 100))
+    (line,) = cut_contour(bundle, PageRect(0, 0, 150, 100))
     off = np.linalg.norm((line - [75, 50]) / [75, 50], axis=1) - 1
     assert np.abs(off).max() * 75 < 0.25
     assert line.min(0) == pytest.approx([0, 0], abs=0.05)
@@ -145,7 +152,7 @@ def test_straight_edges_of_a_shape_are_exact() -> None:
     mask = np.zeros((60, 60), bool)
     mask[20:40], mask[:, 20:40] = True, True
     mask[28:32, 28:32] = False
-    lines = cut_contour(in_memory(mask, 120, 120), Rect(0, 0, 120, 120))
+    lines = cut_contour(in_memory(mask, 120, 120), PageRect(0, 0, 120, 120))
     assert len(lines) == 2
     hole = min(lines, key=lambda line: float(np.ptp(line[:, 0])))
     assert hole.min(0) == pytest.approx([56, 56], abs=0.05)
@@ -158,7 +165,9 @@ def test_straight_edges_of_a_shape_are_exact() -> None:
 def test_svg_is_the_line_of_the_pdf(tmp_path: Path) -> None:
     """The SVG is the page in mm, its cut path measures the sticker, its guide lies 2 mm inside."""
     sheet = write_sheet(
-        sticker(tmp_path / "b", 60.2, 40.4, noise(8, 12)), tmp_path / "s.pdf", cut=Cut(name="A&B")
+        sticker(tmp_path / "b", 60.2, 40.4, noise(8, 12)),
+        tmp_path / "s.pdf",
+        cut=CutOptions(name="A&B"),
     )
     root = ElementTree.parse(sheet.svg).getroot()
     assert root.get("width") == "210.0000mm"
@@ -177,11 +186,11 @@ def test_svg_is_the_line_of_the_pdf(tmp_path: Path) -> None:
 def test_safe_area(tmp_path: Path) -> None:
     """It lies that far inside, vanishes where nothing is left, and its share of the area is said."""
     bundle = in_memory(ellipse(300, 300), 100, 100)
-    (line,) = safe_contour(bundle, Rect(0, 0, 100, 100), 5)
+    (line,) = safe_contour(bundle, PageRect(0, 0, 100, 100), 5)
     assert np.linalg.norm(line - 50, axis=1) == pytest.approx(45, abs=0.8)
-    assert safe_contour(in_memory(np.ones((3, 4)), 4, 4), Rect(0, 0, 4, 4), 2) == []
+    assert safe_contour(in_memory(np.ones((3, 4)), 4, 4), PageRect(0, 0, 4, 4), 2) == []
     sheet = write_sheet(
-        sticker(tmp_path / "b", 60, 40, noise(40, 60)), tmp_path / "s.pdf", cut=Cut(safe=5)
+        sticker(tmp_path / "b", 60, 40, noise(40, 60)), tmp_path / "s.pdf", cut=CutOptions(safe=5)
     )
     assert sheet.safe_share == pytest.approx(50 * 30 / 2400)
 
@@ -192,7 +201,7 @@ def test_bleed_repeats_the_edge() -> None:
     mask = ellipse(20, 30)
     bundle = in_memory(mask, 60, 40)
     patch = noise(20, 30)
-    bundle = Bundle(bundle.card, patch, bundle.mask, Path())
+    bundle = PatchBundle(bundle.card, patch, bundle.mask, Path())
     art = bleed_art(bundle, 3.0)
     k = art.rgba.shape[0] // (20 + 4)
     small = art.rgba[::k, ::k].astype(int)
@@ -208,7 +217,7 @@ def test_boxes_of_a_bleed(tmp_path: Path) -> None:
     """TrimBox is the cut rectangle, BleedBox 3 mm more on every side; markers and marks stay
     outside it."""
     sheet = write_sheet(
-        sticker(tmp_path / "b", 60, 40, noise(8, 12)), tmp_path / "s.pdf", cut=Cut(bleed=3)
+        sticker(tmp_path / "b", 60, 40, noise(8, 12)), tmp_path / "s.pdf", cut=CutOptions(bleed=3)
     )
     with pikepdf.open(sheet.pdf) as pdf:
         trim, bleed = (
@@ -238,7 +247,7 @@ def test_size_on_paper_by_poppler(
         sticker(folder / "b", width, height, blue),
         folder / "s.pdf",
         paper=(130, 200),
-        cut=Cut(bleed),
+        cut=CutOptions(bleed),
     )
     s, dots = sheet.layout.sticker.grown(bleed), 1200 / 25.4
     x0, y0 = int((s.x - 1) * dots), int((s.y - 1) * dots)

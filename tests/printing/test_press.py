@@ -15,7 +15,7 @@ from printed import cmyk_profile, noise, sticker
 
 from physadv.core.errors import OptionError
 from physadv.core.image_io import read_rgba
-from physadv.printing.icc import Press, srgb_profile
+from physadv.printing.icc import PressProfile, srgb_profile
 from physadv.printing.sheet import write_sheet
 
 
@@ -46,7 +46,7 @@ def test_cmyk_profile_converts_every_picture(tmp_path: Path) -> None:
     profile = cmyk_profile(tmp_path / "press.icc")
     bundle = sticker(tmp_path / "b", 60, 40, noise(8, 12))
     sheet = write_sheet(
-        bundle, tmp_path / "s.pdf", press=Press(profile), test_signs=True, sign_dpi=60
+        bundle, tmp_path / "s.pdf", press=PressProfile(profile), test_signs=True, sign_dpi=60
     )
     with pikepdf.open(sheet.pdf) as pdf:
         assert {str(i.ColorSpace) for i in images(pdf)} == {"/DeviceCMYK"}
@@ -81,7 +81,7 @@ def test_cmyk_profile_converts_every_picture(tmp_path: Path) -> None:
 def test_proof_says_what_is_missed(tmp_path: Path) -> None:
     """A screen green is far off and is counted so; paper white is right; the PNG lies beside the
     PDF."""
-    press = Press(cmyk_profile(tmp_path / "press.icc"))
+    press = PressProfile(cmyk_profile(tmp_path / "press.icc"))
     patch = torch.ones(1, 3, 20, 20)
     patch[..., :10] = torch.tensor([0.0, 1.0, 0.0])[None, :, None, None]
     sheet = write_sheet(sticker(tmp_path / "b", 60, 60, patch), tmp_path / "s.pdf", press=press)
@@ -103,10 +103,10 @@ def test_wrong_profiles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.icc").write_bytes(b"nothing")
     (tmp_path / "rgb.icc").write_bytes(srgb_profile())
     with pytest.raises(OptionError, match="no such file"):
-        Press(tmp_path / "none.icc")
+        PressProfile(tmp_path / "none.icc")
     with pytest.raises(OptionError, match="not an ICC profile"):
-        Press(tmp_path / "x.icc")
+        PressProfile(tmp_path / "x.icc")
     with pytest.raises(OptionError, match="colour space RGB; a CMYK output profile is needed"):
-        Press(tmp_path / "rgb.icc")
+        PressProfile(tmp_path / "rgb.icc")
     with pytest.raises(OptionError, match="relative"):
-        Press(cmyk_profile(tmp_path / "press.icc"), intent="vivid")
+        PressProfile(cmyk_profile(tmp_path / "press.icc"), intent="vivid")

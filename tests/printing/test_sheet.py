@@ -16,12 +16,12 @@ from PIL import Image
 
 from physadv.core.errors import GeometryError
 from physadv.patches.bundle import (
-    Bundle,
-    Card,
     CardPlacement,
     ModelInfo,
+    PatchBundle,
+    PatchCard,
     PatchInfo,
-    Size,
+    PatchSize,
     write_bundle,
 )
 from physadv.printing.aruco_markers import (
@@ -32,7 +32,13 @@ from physadv.printing.aruco_markers import (
     marker_modules,
 )
 from physadv.printing.cut_line import cut_contour
-from physadv.printing.layout import Paper, paper_size, room, sheet_layout, sign_page_layout
+from physadv.printing.layout import (
+    Paper,
+    max_sticker_size,
+    paper_size,
+    sheet_layout,
+    sign_page_layout,
+)
 from physadv.printing.sheet import BAR_LABEL, SCALE_LINE, VISIBLE_LINE, write_sheet
 
 DPI = 600
@@ -40,14 +46,14 @@ DPI = 600
 
 def make(
     folder: Path, width: float = 120.3, height: float = 81.7, *, mask: torch.Tensor | None = None
-) -> Bundle:
+) -> PatchBundle:
     """A blue sticker with a picture inside, so that its rectangle can be measured by color."""
     patch = torch.zeros(1, 3, 82, 120)
     patch[:, 2] = 1
     patch[:, :, 20:60, 30:90] = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(3))
-    card = Card(
+    card = PatchCard(
         patch=PatchInfo("demo", "targeted", "stop", "priority road"),
-        size=Size(width, height),
+        size=PatchSize(width, height),
         placement=CardPlacement("stop", 762.0, (0.0, 150.0), 0.02),
         victim=ModelInfo("signs", "classify"),
     )
@@ -282,9 +288,9 @@ def test_layout_keeps_apart(paper: Paper) -> None:
     and the bar."""
     for turn in (1, -1):
         page = paper_size(paper)[::turn]
-        if min(room(page)) <= 40:
+        if min(max_sticker_size(page)) <= 40:
             continue
-        layout = sheet_layout(*room(page), paper)
+        layout = sheet_layout(*max_sticker_size(page), paper)
         s = layout.sticker
         for m in layout.markers.values():
             assert 4 <= m.x <= layout.page[0] - 4 - m.w

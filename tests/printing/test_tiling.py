@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from printed import needs_poppler, noise, poppler, sticker
 
 from physadv.core.errors import GeometryError, OptionError
-from physadv.printing.cut_line import Cut
+from physadv.printing.cut_line import CutOptions
 from physadv.printing.layout import PAPERS
 from physadv.printing.sheet import SCALE_LINE, VISIBLE_LINE, write_sheet
 from physadv.printing.tiling import tile_layout
@@ -153,7 +153,7 @@ def test_assembled_tiles_are_the_sticker(
     """Rasterised at 600 dpi, overlaps are equal pixel for pixel; laid together, all is the sticker
     at its size."""
     bundle = sticker(tmp_path / "b", *size, noise(11, 17))
-    sheet = write_sheet(bundle, tmp_path / "s.pdf", paper=paper, tile=True, cut=Cut(bleed=2))
+    sheet = write_sheet(bundle, tmp_path / "s.pdf", paper=paper, tile=True, cut=CutOptions(bleed=2))
     tiled, dots = sheet.tiled, 600 / 25.4
     assert tiled is not None
     assert len(tiled.tiles) > 1

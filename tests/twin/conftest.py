@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from physadv.patches.bundle import Card, CardPlacement, ModelInfo, PatchInfo, Size, write_bundle
+from physadv.patches.bundle import (
+    CardPlacement,
+    ModelInfo,
+    PatchCard,
+    PatchInfo,
+    PatchSize,
+    write_bundle,
+)
 from physadv.printing.sheet import write_sheet
 
 STRIPES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.5, 0.5, 0.5))
@@ -23,9 +30,9 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         .expand(1, 3, 30, 80)
         .contiguous()
     )
-    card = Card(
+    card = PatchCard(
         patch=PatchInfo("stripes", "targeted", "stop", "priority road"),
-        size=Size(400.0, 150.0),
+        size=PatchSize(400.0, 150.0),
         placement=CardPlacement("stop", 762.0, (0.0, 210.0), 0.12),
         victim=ModelInfo("signs", "classify"),
     )

@@ -168,13 +168,13 @@ def camera(
 
     Example: physadv calibrate camera photos-of-the-board/ --camera webcam --out webcam.json
     """
-    from physadv.calibration.intrinsics import calibrate
+    from physadv.calibration.intrinsics import calibrate_camera
     from physadv.eot.profiles import write_profile
     from physadv_cli.calibrating import board_views
 
     views, left_out = board_views(sources, frames)
     with console.status("Solving for the lens"):
-        profile = calibrate(views, camera=name)
+        profile = calibrate_camera(views, camera=name)
     write_profile(out, profile)
     about = profile.about
     result = {"profile": out, **profile.as_dict(), "pictures_left_out": left_out}

@@ -244,7 +244,7 @@ def check(
     # warnings
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from physadv.camera.localization.with_pose import with_pose
-    from physadv.check.live.remote_control import Remote
+    from physadv.check.live.remote_control import RemoteControl
     from physadv.check.run_check import assert_fresh, run_check
     from physadv.check.stopping_rule import WIDTH, check_width
     from physadv.defenses.load_model import load_model
@@ -291,7 +291,7 @@ def check(
         lens=lens,
         typed_m=typed_m,
     )
-    remote = Remote()
+    remote = RemoteControl()
     with ExitStack() as stack:
         shows = watching.open_shows(stack, remote, window=window, serve=serve)
         feeds = checking.open_feeds(stack, {"clean": clean, "blank": blank}, source, block, opening)

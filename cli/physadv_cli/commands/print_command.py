@@ -12,7 +12,7 @@ from physadv_cli.lengths import parse_size_mm
 from physadv_cli.runs import console, finish
 
 if TYPE_CHECKING:
-    from physadv.printing.sheet import Sheet
+    from physadv.printing.sheet import PrintedSheet
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -88,8 +88,8 @@ def print_sheet(
     from physadv.core.package_data import bundle_folder
     from physadv.core.sign_artwork import SignFace
     from physadv.patches.bundle import read_bundle
-    from physadv.printing.cut_line import Cut
-    from physadv.printing.icc import Press
+    from physadv.printing.cut_line import CutOptions
+    from physadv.printing.icc import PressProfile
     from physadv.printing.sheet import write_sheet
 
     beside = (
@@ -109,8 +109,8 @@ def print_sheet(
             paper=paper_of(paper),
             tile=tile,
             overlap=overlap,
-            cut=Cut(bleed, safe, corner_radius, cut_name, cut_width),
-            press=None if icc is None else Press(icc, intent=intent),
+            cut=CutOptions(bleed, safe, corner_radius, cut_name, cut_width),
+            press=None if icc is None else PressProfile(icc, intent=intent),
             test_signs=test_signs,
             sign=face,
         )
@@ -146,7 +146,7 @@ def paper_of(text: str) -> str | tuple[float, float]:
     return parse_size_mm(text, "--paper") if text.strip()[:1].isdigit() else text.strip()
 
 
-def _places(sheet: Sheet) -> dict[str, Any]:
+def _places(sheet: PrintedSheet) -> dict[str, Any]:
     """Where the sticker, or each tile, lies: x, y, w, h in mm from the page's top-left corner."""
     if sheet.tiled is None:
         s = sheet.layout.sticker
@@ -164,7 +164,7 @@ def _places(sheet: Sheet) -> dict[str, Any]:
     return {"tiles": tiles, "grid": grid, "overlap_mm": round(sheet.tiled.overlap, 4)}
 
 
-def _proof(sheet: Sheet) -> dict[str, Any]:
+def _proof(sheet: PrintedSheet) -> dict[str, Any]:
     if sheet.proof is None:
         return {}
     p = sheet.proof
@@ -179,7 +179,7 @@ def _proof(sheet: Sheet) -> dict[str, Any]:
     }
 
 
-def _summary(sheet: Sheet, size: str, paper: str) -> str:
+def _summary(sheet: PrintedSheet, size: str, paper: str) -> str:
     on = (
         f"on {paper}"
         if sheet.tiled is None

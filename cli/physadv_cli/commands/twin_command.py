@@ -13,7 +13,7 @@ from physadv_cli.runs import console, finish, open_run
 if TYPE_CHECKING:
     from physadv.core.image_io import Array
     from physadv.core.sign_artwork import SignFace
-    from physadv.patches.bundle import Bundle
+    from physadv.patches.bundle import PatchBundle
     from physadv.twin.photo_clips import PhotoScene
 
 
@@ -159,7 +159,7 @@ def _meters(text: str) -> tuple[float, float]:
     return near, far
 
 
-def _sheet(patch: Bundle, folder: Path) -> Path:
+def _sheet(patch: PatchBundle, folder: Path) -> Path:
     """The print sheet on the smallest paper that takes the sticker."""
     from physadv.printing.layout import smallest_paper
     from physadv.printing.sheet import write_sheet
@@ -169,7 +169,7 @@ def _sheet(patch: Bundle, folder: Path) -> Path:
     return folder / "sheet.pdf"
 
 
-def _signs(path: Path, patch: Bundle) -> tuple[list[PhotoScene], list[SignFace], list[str]]:
+def _signs(path: Path, patch: PatchBundle) -> tuple[list[PhotoScene], list[SignFace], list[str]]:
     """Photos with their signs located, or drawings; of photos the patch was optimized on, only the
     held-out ones."""
     from dataclasses import replace

@@ -50,7 +50,7 @@ def resize_box(image: Pixels, width: int, height: int) -> Pixels:
     return np.asarray(cv2.resize(image, (width, height), interpolation=way), dtype=np.uint8)
 
 
-def overlaps(box: Box, image: Pixels) -> bool:
+def overlaps_image(box: Box, image: Pixels) -> bool:
     """Whether any of ``box`` lies inside the picture."""
     x0, y0, x1, y1 = box
     return x1 > 0 and y1 > 0 and x0 < image.shape[1] and y0 < image.shape[0] and x1 > x0 and y1 > y0

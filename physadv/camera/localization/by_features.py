@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from physadv.camera.frames import Frame
+from physadv.camera.frames import CameraFrame
 from physadv.camera.localization.boxes import Pixels, resize_box
-from physadv.camera.localization.location import Location, Locator, Matches, Points
+from physadv.camera.localization.location import Locator, PointMatches, Points, SignLocation
 from physadv.core.errors import OptionError
 from physadv.printing.aruco_markers import SIGN_SQUARE
 
@@ -39,7 +39,7 @@ def by_features(references: Sequence[Pixels], *, fewest: int = FEWEST) -> Locato
     finder, matcher = cv2.ORB.create(1500), cv2.BFMatcher(cv2.NORM_HAMMING)
     known = [_known(finder, reference, fewest) for reference in references]
 
-    def locate(frame: Frame) -> Location | None:
+    def locate(frame: CameraFrame) -> SignLocation | None:
         scale = min(1.0, LONGEST_PX / max(frame.image.shape[:2]))
         h, w = frame.image.shape[:2]
         small = (
@@ -79,7 +79,7 @@ def _place(
     words: npt.NDArray[np.uint8],
     scale: float,
     fewest: int,
-) -> Location | None:
+) -> SignLocation | None:
     pairs = [p for p in matcher.knnMatch(known.words, words, k=2) if len(p) == 2]
     good = [a for a, b in pairs if a.distance < _RATIO * b.distance]
     if len(good) < fewest:
@@ -94,7 +94,9 @@ def _place(
     if not _plausible(corners):
         return None
     agreed = inside.ravel().astype(bool)
-    return Location(corners, "features", matches=Matches(plane[agreed] - 0.5, image[agreed]))
+    return SignLocation(
+        corners, "features", matches=PointMatches(plane[agreed] - 0.5, image[agreed])
+    )
 
 
 def _plausible(corners: Points) -> bool:

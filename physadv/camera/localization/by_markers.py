@@ -9,14 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from physadv.camera.frames import Frame
-from physadv.camera.localization.location import Location, Locator, Matches, Points
+from physadv.camera.frames import CameraFrame
+from physadv.camera.localization.location import Locator, PointMatches, Points, SignLocation
 from physadv.printing.aruco_markers import (
     FIDUCIALS,
     SIGN_SQUARE,
-    blocks_seen,
     marker_dictionary,
     test_sign_layout,
+    visible_blocks,
 )
 
 LEAST_PX = 20.0
@@ -33,12 +33,12 @@ def by_fiducials(*, least_px: float = LEAST_PX) -> Locator:
     """
     detector = _detector()
 
-    def locate(frame: Frame) -> Location | None:
+    def locate(frame: CameraFrame) -> SignLocation | None:
         found, ids, _ = detector.detectMarkers(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY))
         if ids is None:
             return None
         names = [int(i) for i in ids.ravel()]
-        seen = blocks_seen(names)
+        seen = visible_blocks(names)
         block = frame.block if frame.block in seen else next(iter(seen), None)
         if block is None:
             return None
@@ -59,7 +59,7 @@ def side_px(corners: Sequence[Points]) -> float:
     return float(min(np.sqrt(abs(cv2.contourArea(c.astype(np.float32)))) for c in corners))
 
 
-def _location(block: str, markers: dict[int, Points], least_px: float) -> Location | None:
+def _location(block: str, markers: dict[int, Points], least_px: float) -> SignLocation | None:
     if len(markers) < _FEWEST:
         return None
     layout, members = test_sign_layout(), FIDUCIALS[block]
@@ -71,13 +71,13 @@ def _location(block: str, markers: dict[int, Points], least_px: float) -> Locati
     square = np.asarray(cv2.perspectiveTransform(SIGN_SQUARE[None], homography)[0], np.float64)
     side = side_px(list(markers.values()))
     refused = TOO_SMALL if side < least_px else None
-    return Location(
+    return SignLocation(
         square,
         "fiducials",
         block,
         marker_px=side,
         refused=refused,
-        matches=Matches(plane - 0.5, seen),
+        matches=PointMatches(plane - 0.5, seen),
     )
 
 

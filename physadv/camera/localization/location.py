@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from physadv.camera.frames import Frame
+from physadv.camera.frames import CameraFrame
 from physadv.camera.localization.boxes import Box, Corners, box_of
 from physadv.camera.localization.pose import CameraPose
 
@@ -16,7 +16,7 @@ Points = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Matches:
+class PointMatches:
     """Points known on the sign, ``plane`` (n, 2) in sign widths from its center, and where they are
     ``seen`` in px."""
 
@@ -25,7 +25,7 @@ class Matches:
 
 
 @dataclass(frozen=True)
-class Location:
+class SignLocation:
     """The sign in a frame: TL, TR, BR, BL of its bounding square in px (None: somewhere in it), and
     who says so.
 
@@ -42,7 +42,7 @@ class Location:
     roll_deg: float | None = None
     marker_px: float | None = None
     refused: str | None = None
-    matches: Matches | None = None
+    matches: PointMatches | None = None
     poses: tuple[CameraPose, ...] = ()
     pose_by: str | None = None
     note: str | None = None
@@ -53,4 +53,4 @@ class Location:
         return None if self.corners is None else box_of(self.corners)
 
 
-Locator = Callable[[Frame], Location | None]
+Locator = Callable[[CameraFrame], SignLocation | None]

@@ -159,7 +159,7 @@ class PoseTracker:
         return min(ways, default=0.0)
 
 
-def rotation_of(yaw_deg: float, pitch_deg: float, roll_deg: float) -> Points:
+def rotation_matrix(yaw_deg: float, pitch_deg: float, roll_deg: float) -> Points:
     """The rotation (3, 3) with these angles: pitch first, then yaw, then roll."""
     y, p, r = (radians(v) for v in (yaw_deg, pitch_deg, roll_deg))
     about_y = np.array([[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]])

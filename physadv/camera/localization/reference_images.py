@@ -9,13 +9,13 @@ from physadv.camera.localization.boxes import Pixels, resize_box
 from physadv.core.errors import OptionError
 from physadv.core.image_io import to_uint8
 from physadv.core.sign_artwork import sign_face
-from physadv.patches.bundle import Bundle
+from physadv.patches.bundle import PatchBundle
 
 SIDE = 480
 _AROUND = 128
 
 
-def sign_pictures(bundle: Bundle) -> list[Pixels]:
+def reference_images(bundle: PatchBundle) -> list[Pixels]:
     """Three (h, w, 3) uint8 squares, gray around the sign; none for a sign that is not drawn by
     code."""
     place = bundle.card.placement
@@ -29,7 +29,7 @@ def sign_pictures(bundle: Bundle) -> list[Pixels]:
     return [clean, _worn(clean, white, bundle), _worn(clean, to_uint8(bundle.patch), bundle)]
 
 
-def _worn(sign: Pixels, sticker: Pixels, bundle: Bundle) -> Pixels:
+def _worn(sign: Pixels, sticker: Pixels, bundle: PatchBundle) -> Pixels:
     size, place = bundle.card.size, bundle.card.placement
     scale = SIDE / place.sign_width_mm
     w, h = max(1, round(size.width_mm * scale)), max(1, round(size.height_mm * scale))

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from physadv.camera.frames import Frame
+from physadv.camera.frames import CameraFrame
 from physadv.camera.lens import CameraLens, LensFor
 from physadv.camera.localization.boxes import Box
-from physadv.camera.localization.location import Location, Locator
+from physadv.camera.localization.location import Locator, SignLocation
 from physadv.camera.localization.pose import PoseTracker, both_poses
 from physadv.core.errors import CaptureError, OptionError
 
-WidthOf = Callable[[Location], float | None]
+WidthOf = Callable[[SignLocation], float | None]
 """The width in mm of the sign that a location is of; None where it is not known."""
 _SQUARE = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
 
@@ -37,7 +37,7 @@ def with_pose(
         raise OptionError(f"distance {typed_m:g} m", "0.01 to 1000 m", "correct it")
     tracker = PoseTracker()
 
-    def locate(frame: Frame) -> Location | None:
+    def locate(frame: CameraFrame) -> SignLocation | None:
         place = locator(frame)
         if place is None or place.corners is None or place.pose_by is not None:
             return place
@@ -55,8 +55,8 @@ def with_pose(
 
 
 def _measured(
-    place: Location, width_mm: float, lens: CameraLens, tracker: PoseTracker, time_s: float
-) -> Location:
+    place: SignLocation, width_mm: float, lens: CameraLens, tracker: PoseTracker, time_s: float
+) -> SignLocation:
     if place.matches is None or place.refused is not None:
         return _by_size(place, width_mm, lens)
     poses = both_poses(place.matches.plane * width_mm, place.matches.seen, lens)
@@ -74,7 +74,7 @@ def _measured(
     )
 
 
-def _by_size(place: Location, width_mm: float, lens: CameraLens) -> Location:
+def _by_size(place: SignLocation, width_mm: float, lens: CameraLens) -> SignLocation:
     """A box has no perspective in it: its size tells how far, not how turned."""
     x0, y0, x1, y1 = place.box or (0.0, 0.0, 0.0, 0.0)
     box: Box = (x0, y0, x1, y1)
@@ -90,5 +90,5 @@ def _upright(box: Box) -> np.ndarray:
     return np.asarray(center + 2 * half * _SQUARE, np.float64)
 
 
-def _typed(place: Location, typed_m: float | None) -> Location:
+def _typed(place: SignLocation, typed_m: float | None) -> SignLocation:
     return place if typed_m is None else replace(place, distance_m=typed_m, pose_by="typed")

@@ -9,14 +9,14 @@ import sys
 import cv2
 
 from physadv.camera.localization.boxes import Pixels
-from physadv.check.live.remote_control import Remote
+from physadv.check.live.remote_control import RemoteControl
 from physadv.core.errors import CaptureError
 
 TITLE = "physadv check: c clean, b blank, p patch, q end"
 _KEYS = {"c": "clean", "b": "blank", "p": "patch"}
 
 
-def no_window() -> str | None:
+def why_no_window() -> str | None:
     """Why no window can be opened here; None where one can."""
     gui = next(
         (
@@ -39,8 +39,8 @@ class DesktopWindow:
     """Shows the newest picture; keys name the block in hand and end the check. CaptureError where
     none opens."""
 
-    def __init__(self, remote: Remote) -> None:
-        why = no_window()
+    def __init__(self, remote: RemoteControl) -> None:
+        why = why_no_window()
         if why is not None:
             raise CaptureError(
                 "--window", why, "use --serve and open the page it names, or leave it out"
@@ -51,14 +51,14 @@ class DesktopWindow:
     def show(self, picture: Pixels) -> None:
         """Draw, and obey a key."""
         cv2.imshow(TITLE, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        obey(self.remote, cv2.waitKey(1) & 0xFF)
+        apply_key(self.remote, cv2.waitKey(1) & 0xFF)
 
     def close(self) -> None:
         """Close the window."""
         cv2.destroyWindow(TITLE)
 
 
-def obey(remote: Remote, key: int) -> None:
+def apply_key(remote: RemoteControl, key: int) -> None:
     """c, b and p choose a block; q and Escape end."""
     letter = chr(key).lower() if key < 128 else ""
     if letter in _KEYS:

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from physadv.camera.frames import BLOCKS
 from physadv.camera.localization.boxes import Corners, Pixels, resize_box
-from physadv.check.guidance import Advice
+from physadv.check.guidance import FilmingAdvice
 from physadv.check.session import CheckProgress
-from physadv.check.stopping_rule import Stand
+from physadv.check.stopping_rule import StoppingState
 from physadv.check.view_coverage import ViewPlan
 
 WIDE, HIGH, PANEL = 800, 600, 380
@@ -29,13 +29,13 @@ class OverlayState:
     """What is drawn beside the frame."""
 
     step: CheckProgress
-    advice: Advice
+    advice: FilmingAdvice
     plan: ViewPlan | None = None
     note: str = ""
     simulation: bool = False
 
 
-def overlay(look: OverlayState) -> Pixels:
+def draw_overlay(look: OverlayState) -> Pixels:
     """The picture (h, w, 3) uint8: at most 800 x 600 px of frame, and a panel of 380 px."""
     view = _view(look)
     height = max(view.shape[0], 560)
@@ -135,14 +135,14 @@ def _panel(pen: _Pen, look: OverlayState) -> None:
     pen.y += 6
     pen.words("goal met, 95 % interval over clips", 12, MUTED)
     for block in BLOCKS:
-        _block(pen, block, look.advice.stands.get(block), block == look.advice.block)
+        _block(pen, block, look.advice.stopping_states.get(block), block == look.advice.block)
     if look.plan is not None and look.advice.block is not None:
         _grid(pen, look.plan, look.advice)
     if look.step.left_out:
         pen.words(f"{look.step.left_out} frames left out", 12, MUTED)
 
 
-def _block(pen: _Pen, block: str, stand: Stand | None, now: bool) -> None:
+def _block(pen: _Pen, block: str, stand: StoppingState | None, now: bool) -> None:
     draw, x, y, left = pen.draw, pen.x, pen.y, pen.x + 64
     right = pen.x + pen.wide
     if now:
@@ -162,7 +162,7 @@ def _block(pen: _Pen, block: str, stand: Stand | None, now: bool) -> None:
     pen.y += 50
 
 
-def _grid(pen: _Pen, plan: ViewPlan, advice: Advice) -> None:
+def _grid(pen: _Pen, plan: ViewPlan, advice: FilmingAdvice) -> None:
     """Frames a bin, far at the top; the next bin is framed."""
     pen.y += 4
     pen.words(f"views of {advice.block}: distance x angle, frames", 12, MUTED)

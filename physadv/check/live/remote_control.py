@@ -9,7 +9,7 @@ from physadv.camera.frames import BLOCKS
 from physadv.core.errors import OptionError
 
 
-class Remote:
+class RemoteControl:
     """The wishes of whoever watches. The block counts where neither the source nor a marker tells
     one."""
 

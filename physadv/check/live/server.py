@@ -20,7 +20,7 @@ import cv2
 
 from physadv.camera.frames import BLOCKS
 from physadv.camera.localization.boxes import Pixels
-from physadv.check.live.remote_control import Remote
+from physadv.check.live.remote_control import RemoteControl
 from physadv.core.errors import CaptureError, OptionError
 
 HOST = "127.0.0.1"
@@ -31,7 +31,7 @@ class LivePage:
     """Serves the newest picture from :meth:`open` to :meth:`close`. Raises CaptureError where the
     port is taken."""
 
-    def __init__(self, port: int, remote: Remote) -> None:
+    def __init__(self, port: int, remote: RemoteControl) -> None:
         self.remote, self.token = remote, secrets.token_urlsafe(12)
         self._news = Condition()
         self._jpeg, self._count, self._open = b"", 0, True
@@ -166,7 +166,7 @@ def _handler(page: LivePage) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _obey(remote: Remote, path: str) -> None:
+def _obey(remote: RemoteControl, path: str) -> None:
     if path == "/stop":
         remote.stop()
     elif path.startswith("/block/"):
