@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from test_contract import Net, of_net
 from torch import Tensor, nn
 
 from physadv.attacks._fused_model import FusedModel, fold_batch_norm, fuse_model
+from physadv.attacks.apgd import apgd
 from physadv.attacks.gradient import pgd
 from physadv.core.errors import OptionError
 
@@ -103,3 +106,28 @@ def test_unknown_speed() -> None:
     x, y = of_net(net)
     with pytest.raises(OptionError, match="bf16"):
         pgd(net, x, y, eps=0.1, speed="warp")  # type: ignore[arg-type]
+
+
+class Counted:
+    """A net that counts its forwards."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net, self.calls = net, 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return self.net(images)
+
+
+@pytest.mark.parametrize("attack", [pgd, apgd])
+def test_the_last_quarter_of_the_steps_is_in_full_precision(attack: Any) -> None:
+    """Of 20 steps the rough copy makes 15 at most, and the exact one the rest: small slopes have
+    noise for signs in bfloat16."""
+    net = Net()
+    x, y = of_net(net, 4)
+    rough, exact = Counted(net), Counted(net)
+    fine = FusedModel(exact, False)  # type: ignore[arg-type]
+    copy = FusedModel(rough, False, exact=fine)  # type: ignore[arg-type]
+    attack(net, x, y, eps=0.001, steps=20, speed=copy, drop_broken=False)
+    assert 14 <= rough.calls <= 15
+    assert rough.calls + exact.calls in (20, 21)

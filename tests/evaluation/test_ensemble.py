@@ -10,11 +10,13 @@ import torch
 from linear import Linear, least_margin, samples
 from torch import Tensor, nn
 
+from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.datasets import read_dataset
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.ensemble import (
     attack_ensemble,
+    close_calls,
     nearest_classes,
     score_based_stages,
     standard_stages,
@@ -190,3 +192,28 @@ def test_all_of_mnist_stays_above_its_certificate(shared_data: Path) -> None:
             ).success.sum()
         )
     assert 390 <= broken <= 580
+
+
+def test_long_runs_go_to_the_close_calls_alone() -> None:
+    """Only samples whose margin came below the threshold are attacked again; the others come back
+    as they are."""
+    model = Linear(3)
+    images, labels = samples(model, 4)
+    near = torch.tensor([0.1, 0.9, 0.29, 0.31])
+    case = StageInput(model, model, images, labels, LpBall("linf", 0.5), 0, torch.arange(4), near)
+    attacked: list[list[int]] = []
+
+    def run(part: StageInput) -> AttackResult:
+        attacked.append(part.index.tolist())
+        count = len(part.images)
+        return AttackResult(
+            1 - part.images,
+            torch.ones(count, dtype=torch.bool),
+            torch.zeros(count),
+            torch.ones(count, dtype=torch.long),
+        )
+
+    result = close_calls(case, 0.3, run)
+    assert attacked == [[0, 2]]
+    assert torch.equal(result.images[[1, 3]], images[[1, 3]])
+    assert torch.equal(result.images[[0, 2]], 1 - images[[0, 2]])

@@ -315,3 +315,25 @@ def test_modes_get_stronger() -> None:
     low, mid, high = MODES["low"], MODES["mid"], MODES["high"]
     assert low.linf < mid.linf < high.linf
     assert low.dssim < mid.dssim < high.dssim
+
+
+@pytest.mark.parametrize("limit", [0.0005, 0.002])
+def test_a_tight_dssim_limit_is_used_up_and_never_passed(
+    limit: float, embedder: FaceEmbedder
+) -> None:
+    """With room in l_inf the structural limit is what binds: it is kept on the saved pixels, and
+    most of it is used."""
+    face = face_at(30, 22, 90)
+    photo = drawn_photo(150, 170, face)
+    tight = replace(QUICK, linf=40, dssim=limit, rate=8.0)
+    done, notes = cloak_faces(photo, [face], [embedder], tight)
+    x0, y0, x1, y1 = notes[0].box
+    window = FaceWindow.around(photo, face)
+    before, after = (window.seen(to_tensor(p[y0:y1, x0:x1])) for p in (photo, done))
+    assert 0.5 * limit < float(dssim(before, after)) <= limit + 1e-7
+
+
+def test_the_modes_keep_the_limits_that_the_page_promises() -> None:
+    """docs/cloak.md tells a user how visible each mode may get: a change here is a change there."""
+    limits = {name: (mode.linf, mode.dssim) for name, mode in MODES.items()}
+    assert limits == {"low": (12, 0.015), "mid": (16, 0.025), "high": (20, 0.04)}

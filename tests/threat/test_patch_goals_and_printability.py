@@ -8,7 +8,12 @@ import torch
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections
 from physadv.threat.patch_goals import Annotations, PatchGoal, box_overlap
-from physadv.threat.printability import ink_palette, non_printability, total_variation
+from physadv.threat.printability import (
+    PatchAppearance,
+    ink_palette,
+    non_printability,
+    total_variation,
+)
 
 NO_BOX = torch.zeros(3, 4)
 LOGITS = torch.tensor([[5.0, 0.0, 1.0], [0.0, 5.0, 1.0], [1.0, 0.5, 5.0]])
@@ -177,3 +182,39 @@ def test_several_objects_a_scene_and_a_class_each() -> None:
     assert goal.loss(prediction, marks).shape == (3,)
     labels = Annotations(NO_BOX, torch.tensor([0, 1, 0]))
     assert PatchGoal("untargeted", 2).recognised(LOGITS, labels).tolist() == [True, True, False]
+
+
+def test_a_targeted_misclassification_leaves_nothing_of_the_true_class() -> None:
+    """The target beside the true class on one box is no misclassification; alone it is one."""
+    goal, box = PatchGoal("misclassify", 0, 1), torch.tensor([ON])
+    both, target, other = (
+        Toy()(torch.tensor(v).view(1, 3, 1, 1)) for v in ((0.9, 0.9, 0), (0, 0.9, 0), (0, 0, 0.9))
+    )
+    assert [bool(goal.succeeded(p, box)) for p in (both, target, other)] == [False, True, False]
+
+
+def test_the_ink_palette_spans_black_to_white_and_shrinks_colors_toward_gray() -> None:
+    """Its ends are the darkest and lightest value given, its primaries keep 0.85 of their chroma."""
+    palette = ink_palette(2, black=0.2, white=0.9)
+    assert palette.shape == (8, 3)
+    assert palette[0].tolist() == pytest.approx([0.2, 0.2, 0.2])
+    assert palette[-1].tolist() == pytest.approx([0.9, 0.9, 0.9])
+    red = [0.2 + 0.7 * (1 / 3 + 0.85 * (value - 1 / 3)) for value in (1, 0, 0)]
+    assert palette[4].tolist() == pytest.approx(red)
+    assert [round(float(v), 2) for v in (ink_palette().min(), ink_palette().max())] == [0.16, 0.94]
+
+
+def test_a_look_weighs_its_distance_and_snaps_to_its_colors() -> None:
+    """The distance is the weighted mean square inside the mask; printed pixels are palette colors,
+    whose gradient passes as if they were free."""
+    mask = torch.ones(1, 1, 4, 4)
+    mask[..., :2] = 0
+    content, patch = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.7)
+    near = PatchAppearance(content=content, weight=3.0)
+    assert float(near.distance(patch, mask)) == pytest.approx(3 * 0.2**2)
+    two = PatchAppearance(palette=torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
+    patch.requires_grad_()
+    printed = two.printed(patch)
+    assert set(printed.detach().flatten().tolist()) == {1.0}
+    (gradient,) = torch.autograd.grad(printed.sum(), patch)
+    assert set(gradient.flatten().tolist()) == {1.0}

@@ -216,3 +216,15 @@ def test_schedule_rises_falls_and_checks_itself() -> None:
     ):
         with pytest.raises(OptionError):
             TrainingSchedule(**{"epochs": 1, "steps": 1, **bad})
+
+
+def test_the_average_warms_up() -> None:
+    """After one step the mean keeps a tenth of the start, whatever the final rate: an average that
+    begins at 0.998 would be the untrained net for hundreds of steps."""
+    schedule = TrainingSchedule(1, 1, lr=0.05, average=0.998, precision="fp32")
+    start = seed_all(build, 3)
+    net, steps = run(schedule)
+    for began, now, mean in zip(
+        start.parameters(), net.parameters(), steps[-1].average.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mean, torch.lerp(began, now, 0.9))

@@ -1,0 +1,135 @@
+"""Signs seen from afar are blurred as their enlargement asks, and boxes that are far higher than wide
+keep their patch in its place and size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from physadv.camera.localization.boxes import corners_of, iou_with, square_around
+from physadv.core.random_streams import generator, numpy_generator
+from physadv.eot.pipeline import Pipeline
+from physadv.eot.ranges import EotRanges
+from physadv.eot.scenes.photos import OnObjects, PatchPose, ScenePhoto
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.scenes.signs import PhotoScenes, PhotoSign, SceneSize
+from physadv.eot.transforms.blur import BlurDraw, BlurRanges, LensBlur
+from physadv.eot.transforms.place import Place, PoseRanges
+from physadv.models.detectors import box_iou
+from physadv.threat.patch_goals import box_overlap
+
+SHARP = BlurRanges(defocus_px=(0.0, 0.0), motion_px=(0.0, 0.0))
+
+
+def scenes(enlargement: float) -> SceneBatch:
+    count = 2
+    return SceneBatch(
+        torch.full((count, 3, 48, 48), 0.5),
+        torch.eye(3).expand(count, 3, 3),
+        torch.ones(count, 3),
+        torch.zeros(count, 3),
+        torch.full((count,), enlargement),
+        ("a", "b"),
+    )
+
+
+def spread(enlargement: float) -> Tensor | None:
+    """Standard deviation in px that a sharp lens gets for scenes enlarged so much."""
+    stages = Pipeline([Place(PoseRanges()), LensBlur(SHARP)])
+    draw = stages.sample(scenes(enlargement), generator(0, "blur"))
+    params = draw.get(LensBlur)
+    if params is None:
+        return None
+    assert isinstance(params, BlurDraw)
+    return params.sigma_px
+
+
+@pytest.mark.parametrize("enlargement", [2.0, 5.0])
+def test_an_enlarged_sign_is_blurred_even_by_a_sharp_lens(enlargement: float) -> None:
+    """Its variance is a fifth of the square of the enlargement, less what stands at 1."""
+    sigma = spread(enlargement)
+    assert sigma is not None
+    assert sigma.tolist() == pytest.approx([(0.2 * (enlargement**2 - 1)) ** 0.5] * 2)
+    assert spread(1.0) is None
+
+
+def test_a_photo_of_a_far_sign_is_enlarged_and_a_near_one_is_not() -> None:
+    """A sign of 12 px brought to a model of 64 px is some five times enlarged; one of 200 px is
+    not."""
+
+    def enlarged(side: int) -> Tensor:
+        image = np.full((240, 240, 3), 120, np.uint8)
+        corners = corners_of((20.0, 20.0, 20.0 + side, 20.0 + side)).astype(np.float32)
+        source = PhotoScenes([PhotoSign(image, corners, "one")], 750.0)
+        view = SceneSize(64, False)
+        return source.sample(12, view, EotRanges(), numpy_generator(0, "far")).enlargement
+
+    far, near = enlarged(12), enlarged(200)
+    assert float(far.median()) > 2.5
+    assert float(near.median()) == 1.0
+
+
+sides = st.tuples(st.floats(2, 200), st.floats(2, 200))
+points = st.tuples(st.floats(-50, 300), st.floats(-50, 300))
+
+
+@settings(deadline=None, max_examples=150)
+@given(points, sides, points, sides)
+def test_overlaps_of_boxes_of_any_shape_agree_with_plain_arithmetic(
+    at: tuple[float, float],
+    size: tuple[float, float],
+    other: tuple[float, float],
+    other_size: tuple[float, float],
+) -> None:
+    """Every function that compares boxes, in Python and in torch, gives the textbook's figure; a
+    box a hundred times as high as wide is no exception."""
+    first = (*at, at[0] + size[0], at[1] + size[1])
+    second = (*other, other[0] + other_size[0], other[1] + other_size[1])
+    wide = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
+    high = max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (first, second)]
+    iou = wide * high / (sum(areas) - wide * high)
+    a, b = (torch.tensor([box], dtype=torch.float64) for box in (first, second))
+    assert float(box_iou(a, b)) == pytest.approx(iou, abs=1e-9)
+    assert float(box_overlap(a[None], b)) == pytest.approx(iou, abs=1e-9)
+    share = wide * high / min(areas)
+    assert float(box_overlap(a[None], b, of_smaller=True)) == pytest.approx(share, abs=1e-9)
+    assert float(iou_with(first, np.array([second]))[0]) == pytest.approx(iou, abs=1e-9)
+
+
+@pytest.mark.parametrize(("width", "height"), [(20, 120), (120, 20), (50, 50)])
+def test_a_square_around_a_box_holds_its_longer_side(width: int, height: int) -> None:
+    """The crop is as large as the longer side and its margin, whichever that is, about the same
+    center."""
+    x, y, side = square_around((40.0, 60.0, 40.0 + width, 60.0 + height), 0.25)
+    longer = max(width, height)
+    assert side == pytest.approx(1.5 * longer, abs=1)
+    assert x + side / 2 == pytest.approx(40 + width / 2, abs=1)
+    assert y + side / 2 == pytest.approx(60 + height / 2, abs=1)
+
+
+@pytest.mark.parametrize("box", [(60.0, 10.0, 78.0, 110.0), (10.0, 60.0, 150.0, 76.0)])
+def test_a_patch_on_an_elongated_object_lies_in_it_by_share_of_its_sides(
+    box: tuple[float, float, float, float],
+) -> None:
+    """The center is a share of each side on its own, the width a share of the diagonal."""
+    image = np.full((120, 160, 3), 90, np.uint8)
+    photo = ScenePhoto(image, "one", 0, np.array([box]))
+    pose = PatchPose(100, 100, share=(0.2, 0.2), roll_deg=(0, 0), tilt=0.0)
+    source = OnObjects([photo], pose, center=(0.5, 0.3), jitter=0.0)
+    flat = EotRanges(yaw_deg=(0, 0), pitch_deg=(0, 0))
+    batch = source.sample(16, SceneSize(96, True), flat, numpy_generator(4, "long"))
+    assert batch.marks is not None
+    for matrix, marked in zip(batch.homography, batch.marks.boxes, strict=True):
+        if bool((marked <= 0).any() | (marked >= 96).any()):
+            continue  # cut by the picture: the whole box is not known here
+        size = marked[2:] - marked[:2]
+        center = matrix @ torch.tensor([0.0, 0.0, 1.0])
+        wanted = marked[:2] + torch.tensor([0.5, 0.3]) * size
+        assert (center[:2] / center[2]).tolist() == pytest.approx(wanted.tolist(), abs=0.2)
+        side = float(torch.linalg.det(matrix[:2, :2].double()).abs().sqrt()) * 100
+        assert side == pytest.approx(0.2 * float(size.norm()), rel=0.02)
