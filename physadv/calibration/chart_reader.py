@@ -115,6 +115,7 @@ def undistort_photo(image: Pixels, camera: CameraProfile, name: str) -> Pixels:
             f"is {width}x{height}, the camera profile was made at {camera.width}x{camera.height}"
         )
         raise CalibrationError(name, limit, "use pictures of the same camera, upright alike")
+    camera.check_invertible(camera.camera or name)
     scale = np.diag([width / camera.width, height / camera.height, 1.0])
     matrix = scale @ camera.matrix - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     return np.asarray(cv2.undistort(image, matrix, np.array(camera.distortion)), np.uint8)

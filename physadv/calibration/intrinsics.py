@@ -142,7 +142,7 @@ def calibrate_camera(views: Sequence[BoardView], *, camera: str = "") -> CameraP
         "left_out": len(views) - len(kept),
         "tilts_deg": [round(tilt_deg(v, fx), 1) for v in kept],
     }
-    return CameraProfile(
+    profile = CameraProfile(
         fx,
         fy,
         float(found.matrix[0, 2]) + 0.5,
@@ -156,6 +156,8 @@ def calibrate_camera(views: Sequence[BoardView], *, camera: str = "") -> CameraP
         camera,
         about,
     )
+    profile.check_invertible(camera or "camera")
+    return profile
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,11 @@ class Pipeline:
             (b, 3, h, w) pictures, sRGB in [0, 1].
         """
         printed = PrintedPatch(
-            self._printed(patch, draw), mask, placement, draw.get(StickerBend), self._radial(draw)
+            self._printed(patch, draw),
+            mask,
+            placement,
+            draw.get(StickerBend),
+            draw.get(LensDistortion),
         )
         posed = replace(draw[self._place], patch=printed)
         shown = Draw({**draw.params, self._place: posed})
@@ -215,9 +219,6 @@ class Pipeline:
                 patch = stage.apply(_converted(patch, encoding, stage.encoding), draw[name])
                 encoding = stage.returns or stage.encoding
         return _converted(patch, encoding, "linear")
-
-    def _radial(self, draw: Draw) -> Any:
-        return draw.get(LensDistortion)
 
     def _scene_light(self, scenes: SceneBatch, draw: Draw) -> Tensor:
         light = srgb_to_linear(scenes.images)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from physadv.eot.transforms.bend import Bend, unbend
-from physadv.eot.transforms.lens_distortion import Radial, distorted
+from physadv.eot.transforms.lens_distortion import BrownLens, distorted, undistorted
 from physadv.eot.transforms.photometry import over
 from physadv.eot.warp import Lookup, apply_homography, warp_texture
 
@@ -75,7 +75,7 @@ def reached_px(
     placement: Placement,
     homography: Tensor,
     bend: Bend | None,
-    radial: Radial | None,
+    lens: BrownLens | None,
     picture: tuple[int, int],
 ) -> Tensor:
     """(b, 4) boxes x0, y0, x1, y1 in px that hold the sticker, bent and seen through the lens, in
@@ -88,12 +88,18 @@ def reached_px(
         [[x0, y0], [xm, y0], [x1, y0], [x1, ym], [x1, y1], [xm, y1], [x0, y1], [x0, ym]]
     ).to(homography)
     points = apply_homography(homography, edge.expand(len(homography), -1, 2))
-    room = 1.0
-    if radial is not None:
-        points = torch.stack(distorted(points[..., 0], points[..., 1], radial, picture), -1)
-        room = 3.0
     # Behind the camera, or so near that corners fly apart: the whole picture.
     depth = (edge @ homography[:, 2, :2].T + homography[:, 2, 2]).T * homography[:, 2, 2:]
     seen = (depth > 0).all(1, keepdim=True)
+
+    room = 1.0
+    if lens is not None:
+        shown = distorted(points[..., 0], points[..., 1], lens, picture)
+        # Far outside of the picture Brown's polynomial turns back and shows points where they
+        # are not.
+        again = torch.stack(undistorted(*shown, lens, picture), -1)
+        seen = seen & ((again - points).abs() < 1).all(-1).all(1, keepdim=True)
+        points, room = torch.stack(shown, -1), 3.0
+
     whole = torch.tensor([0.0, 0.0, picture[1], picture[0]]).to(homography)
     return torch.where(seen, torch.cat([points.amin(1) - room, points.amax(1) + room], -1), whole)

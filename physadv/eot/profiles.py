@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from physadv.core.errors import CalibrationError
+from physadv.core.errors import CalibrationError, GeometryError
 from physadv.core.files import write_json
 from physadv.eot.color_map import DEGREES, ColorMap, exponents, make_map
+from physadv.eot.transforms.lens_distortion import BrownLens, check_lens, in_half_widths
 
 F64 = npt.NDArray[np.float64]
 COLOR_KIND, CAMERA_KIND = "physadv color profile 1", "physadv camera profile 1"
 PIXELS = "origin at the outer corner of the top-left pixel"
+MAX_COEFFICIENTS = 5
 Table = Mapping[str, Any]
 
 
@@ -82,6 +85,33 @@ class CameraProfile:
     created: str
     camera: str = ""
     about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def brown_lens(self) -> BrownLens:
+        """The distortion as EOT applies it, for pictures of this camera's shape."""
+        half = self.width / 2
+        center = [[(self.cx - half) / half, (self.cy - self.height / 2) / half]]
+        terms = in_half_widths(self.distortion, half / self.fx)
+        return BrownLens(
+            torch.tensor([terms], dtype=torch.float64),
+            center=torch.tensor(center, dtype=torch.float64),
+            aspect=torch.tensor([self.fy / self.fx], dtype=torch.float64),
+        )
+
+    def check_invertible(self, name: str) -> None:
+        """Raise CalibrationError, calling the profile ``name``, for a lens without an inverse.
+
+        All five coefficients and the principal point decide, over the whole picture.
+        """
+        try:
+            check_lens(self.brown_lens, (self.height, self.width))
+        except GeometryError as error:
+            raise CalibrationError(
+                f"Camera profile '{name}' has distortion {tuple(self.distortion)}, which folds "
+                f"inside its {self.width}x{self.height} picture",
+                "A lens must be invertible up to the corners",
+                "Calibrate again with board views that reach all corners",
+            ) from error
 
     @property
     def matrix(self) -> F64:
@@ -183,6 +213,13 @@ def read_camera_profile(path: str | Path) -> CameraProfile:
     finite = np.isfinite(matrix).all() and np.isfinite(lens).all()
     if not finite or min(profile.fx, profile.fy) <= 0 or min(width, height) < 1:
         raise _damaged(path, "focal lengths and sizes must be over 0")
+    if len(lens) > MAX_COEFFICIENTS:
+        raise _damaged(
+            path,
+            f"it has {len(lens)} distortion coefficients, and at most {MAX_COEFFICIENTS} are used: "
+            "k1, k2, p1, p2, k3",
+        )
+    profile.check_invertible(str(path))
     return profile
 
 

@@ -156,8 +156,7 @@ def plane_points(
     behind the camera."""
     inverse = torch.linalg.inv(plane_to_px.double()).to(plane_to_px.dtype)
     if pinhole is not None:
-        shape = (len(plane_to_px), ys.shape[1], xs.shape[2])
-        xs, ys = pinhole(xs.expand(shape), ys.expand(shape))
+        xs, ys = pinhole(xs, ys)
     m = inverse[..., None, None]
     depth = m[:, 2, 0] * xs + (m[:, 2, 1] * ys + m[:, 2, 2])
     # Behind the camera the plane reappears mirrored; the plane's origin tells which side is in

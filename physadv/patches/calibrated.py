@@ -14,6 +14,7 @@ from physadv.core.files import atomic_path, sha256_of
 from physadv.eot.color_map import ColorMap
 from physadv.eot.profiles import CameraProfile, read_camera_profile, read_color_profile
 from physadv.eot.ranges import EotRanges
+from physadv.eot.transforms.lens_distortion import CAMERA, TERMS
 
 PROFILES = ("profile", "camera_profile")
 """Settings that name a profile; the bundle keeps a copy of each as <setting>.json."""
@@ -39,28 +40,40 @@ def with_camera_profile(
 def with_camera(
     ranges: EotRanges, camera: CameraProfile, sign_width_mm: float, whole_frame: bool
 ) -> EotRanges:
-    """Angle of view, picture width and radial distortion become the camera's own.
+    """Return ``ranges`` with the camera's own angle of view, picture width and lens distortion.
 
     Ranges that give the sign's size instead of its distance are turned into the distances at which
-    this camera sees it so large. Of the distortion the radial part is taken, as one term that is
-    exact at half the picture's width.
+    this camera sees it so large.
+
+    Args:
+        ranges: What is drawn otherwise.
+        camera: The measured camera; all five coefficients and its principal point are used.
+        sign_width_mm: Width of the sign.
+        whole_frame: Whether the model takes the camera's whole frame, else a crop of the sign.
+
+    Raises:
+        CalibrationError: The lens folds inside the picture.
     """
+    camera.check_invertible(camera.camera or "camera")
     half = camera.width / 2 / camera.fx  # half the picture's width in focal lengths
-    k1, k2, _, _, k3 = (*camera.distortion, 0.0, 0.0, 0.0, 0.0, 0.0)[:5]
-    bend = k1 * half**2 + k2 * half**4 + k3 * half**6
     distance = ranges.distance_m
     if not ranges.acts("distance_m"):
         height = 9 / 16 * camera.width
         small, large = (s * height for s in ranges.frame_share) if whole_frame else ranges.size_px
         distance = tuple(camera.fx * sign_width_mm / 1000 / px for px in (large, small))  # type: ignore[assignment]
-    angle = 2 * math.degrees(math.atan(half))
-    width = float(camera.width)
+
+    angle, width = 2 * math.degrees(math.atan(half)), float(camera.width)
+    lens = camera.brown_lens
+    measured = dict(zip(TERMS, lens.terms[0].tolist(), strict=True))
+    if any(measured.values()) and lens.center is not None and lens.aspect is not None:
+        shape = (*lens.center[0].tolist(), float(lens.aspect))
+        measured |= dict(zip(CAMERA, shape, strict=True))
     return replace(
         ranges,
         distance_m=distance,
         field_of_view_deg=(angle, angle),
         sensor_px=(width, width),
-        lens_k1=(bend, bend),
+        **{name: (value, value) for name, value in measured.items()},
     )
 
 
@@ -87,7 +100,8 @@ def check_profiles(
     for key, found in profile_checksums(settings).items():
         said = card.get(key)
         if said and said != found:
-            limit = f"its {key.removesuffix('_sha256')} has sha256 {found[:12]}, the card says {str(said)[:12]}"
+            name = key.removesuffix("_sha256")
+            limit = f"its {name} has sha256 {found[:12]}, the card says {str(said)[:12]}"
             raise BundleError(
                 f"{bundle}", limit, "put the profile back that it was made with, or make it anew"
             )

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,7 +21,7 @@ from physadv.eot.transforms.air import Air, look_through, transmission
 from physadv.eot.transforms.bend import CONTROL, FIELD, Bend, thin_plate, unbend
 from physadv.eot.transforms.codec import differentiable_jpeg, file_or_frame
 from physadv.eot.transforms.exposure import expose
-from physadv.eot.transforms.lens_distortion import Radial, distorted, focal_length_px, undistorted
+from physadv.eot.transforms.lens_distortion import BrownLens, undistorted_grid
 from physadv.eot.transforms.light import Lighting, Spot, illuminate, sign_spot, temperature_gains
 from physadv.eot.transforms.patch_pixels import PatchPixels
 from physadv.eot.transforms.pixel_arithmetic import PicturePixels
@@ -188,49 +187,6 @@ def test_sign_spot_finds_center_and_scale() -> None:
 
 
 # Geometry.
-
-
-def test_field_of_view_gives_the_focal_length() -> None:
-    """90 degrees over 1000 px is a focal length of 500 px."""
-    assert focal_length_px(1000, 90) == pytest.approx(500)
-
-
-@pytest.mark.parametrize("k1", [-0.08, 0.05])
-def test_distortion_is_opencvs(k1: float) -> None:
-    """Undoing the lens returns the points that OpenCV's Brown model distorted, within 0.01 px."""
-    height, width = 240, 320
-    points = np.random.default_rng(0).uniform(-0.9, 0.9, (50, 3)) * [1, height / width, 0] + [
-        0,
-        0,
-        1,
-    ]
-    matrix = np.array([[width / 2, 0, width / 2], [0, width / 2, height / 2], [0, 0, 1]])
-    seen = cv2.projectPoints(points, np.zeros(3), np.zeros(3), matrix, np.array([k1, 0, 0, 0.0]))[
-        0
-    ][:, 0]
-    ideal_px = points[:, :2] * width / 2 + [width / 2, height / 2]
-    radial = Radial(one(k1), torch.tensor([[width / 2, height / 2]], dtype=DOUBLE))
-    x, y = undistorted(
-        torch.tensor(seen[None, :, 0]), torch.tensor(seen[None, :, 1]), radial, (height, width)
-    )
-    np.testing.assert_allclose(torch.stack([x[0], y[0]], 1).numpy(), ideal_px, atol=0.01)
-
-
-def test_distortion_leaves_the_sign_in_its_place() -> None:
-    """The anchor, the sign's center, is not moved by the lens, and nothing is at k1 = 0."""
-    anchor = torch.tensor([[30.0, 200.0]], dtype=DOUBLE)
-    x, y = undistorted(anchor[:, :1], anchor[:, 1:], Radial(one(0.1), anchor), (240, 320))
-    torch.testing.assert_close(torch.cat([x, y], 1), anchor)
-    xs, ys = (p.expand(1, 240, 320) for p in centers(240, 320))
-    there = distorted(
-        *undistorted(xs, ys, Radial(one(0.05), anchor), (240, 320)),
-        Radial(one(0.05), anchor),
-        (240, 320),
-    )
-    torch.testing.assert_close(there[0], xs, atol=1e-2, rtol=0)
-    torch.testing.assert_close(there[1], ys, atol=1e-2, rtol=0)
-    same = undistorted(xs, ys, Radial(one(0), anchor), (240, 320))
-    torch.testing.assert_close(same[0], xs)
 
 
 def test_thin_plate_is_scipys() -> None:
@@ -486,7 +442,8 @@ def test_gradients_pass_bending_and_distortion() -> None:
         center_px=one(4, 2, 2),
     )
     bend = Bend(one(4, 2, CONTROL, CONTROL, 2), 0.5 * single, 0.3 * single)
-    radial = Radial(0.05 * single, one(4, 2, 2))
+    terms = torch.tensor([[0.05, 0.01, 0.01, -0.02, 0.0]] * 2, dtype=DOUBLE)
+    lens = BrownLens(terms, one(4, 2, 2))
 
     def warped(texture: Tensor) -> Tensor:
         return warp_texture(
@@ -494,7 +451,7 @@ def test_gradients_pass_bending_and_distortion() -> None:
             seen,
             RECTANGLE,
             (8, 8),
-            pinhole=lambda x, y: undistorted(x, y, radial, (8, 8)),
+            pinhole=lambda x, y: undistorted_grid(x, y, lens, (8, 8)),
             bending=lambda x, y: unbend(x, y, RECTANGLE, bend),
         )
 

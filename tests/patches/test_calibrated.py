@@ -10,15 +10,26 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from physadv.calibration.chart_reader import read_chart
 from physadv.calibration.color_chart import color_chart
 from physadv.calibration.color_fit import ChartMeasurement, fit_profile
+from physadv.camera.lens import lens_for
 from physadv.core.errors import BundleError, CalibrationError
-from physadv.eot.profiles import CameraProfile, read_color_profile, write_profile
-from physadv.eot.ranges import EotRanges
+from physadv.eot.pipeline import Pipeline
+from physadv.eot.profiles import (
+    CameraProfile,
+    read_camera_profile,
+    read_color_profile,
+    write_profile,
+)
+from physadv.eot.ranges import NOTHING, EotRanges
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.transforms.lens_distortion import LensDistortion, undistorted_grid
 from physadv.eot.transforms.photometry import srgb_to_linear
 from physadv.eot.transforms.printer import draw_printer, printed_light
 from physadv.patches.bundle import read_bundle
@@ -131,15 +142,71 @@ def test_a_bundle_keeps_its_profiles_and_replays(settings: StickerSettings, tmp_
 
 
 def test_a_camera_profile_becomes_ranges() -> None:
-    """Angle of view, width and distortion are the camera's; sizes become the distances at which it
-    sees them so."""
-    camera = CameraProfile(1000, 1000, 640, 360, (-0.2, 0.05, 0, 0, 0), 1280, 720, 0.2, 12, "now")
+    """Angle of view, width and all of the distortion are the camera's; sizes become the distances
+    at which it sees them so."""
+    lens = (-0.2, 0.05, 0.001, -0.002, 0.01)
+    camera = CameraProfile(1000, 1002, 650, 355, lens, 1280, 720, 0.2, 12, "now")
     ranges = with_camera(EotRanges(size_px=(20, 100)), camera, 500, False)
     assert ranges.distance_m == pytest.approx((5.0, 25.0))
     assert ranges.sensor_px == (1280, 1280)
-    assert ranges.lens_k1[0] == pytest.approx(-0.2 * 0.64**2 + 0.05 * 0.64**4)
+    half = 0.64
+    assert ranges.lens_k1 == pytest.approx((-0.2 * half**2,) * 2)
+    assert ranges.lens_k2 == pytest.approx((0.05 * half**4,) * 2)
+    assert ranges.lens_p1 == pytest.approx((0.001 * half,) * 2)
+    assert ranges.lens_p2 == pytest.approx((-0.002 * half,) * 2)
+    assert ranges.lens_k3 == pytest.approx((0.01 * half**6,) * 2)
+    assert ranges.lens_center_x == pytest.approx((10 / 640,) * 2)
+    assert ranges.lens_center_y == pytest.approx((-5 / 640,) * 2)
+    assert ranges.lens_aspect == pytest.approx((1.002,) * 2)
     given = with_camera(EotRanges(distance_m=(2, 3)), camera, 500, False)
     assert given.distance_m == (2, 3)
+
+
+def test_eot_shows_a_profile_as_opencv_does() -> None:
+    """Drawn from a 90 degree profile, the lens moves every pixel as OpenCV does, within 0.05 px."""
+    lens = (-0.3, 0.1, 0.001, -0.0007, -0.01)
+    camera = CameraProfile(640, 642, 646, 353, lens, 1280, 720, 0.2, 12, "now")
+    ranges = with_camera(NOTHING, camera, 500, True)
+    blank = torch.zeros(1, 3, 720, 1280)
+    pose = torch.tensor([[[1.0, 0.0, 646.0], [0.0, 1.0, 353.0], [0.0, 0.0, 1.0]]])
+    scenes = SceneBatch(blank, pose, torch.ones(1, 3), torch.zeros(1, 3), torch.ones(1), ())
+    drawn = Pipeline.from_ranges(ranges).sample(scenes, torch.Generator().manual_seed(0))
+
+    xs, ys = torch.arange(1280)[None, None] + 0.5, torch.arange(720)[None, :, None] + 0.5
+    x, y = undistorted_grid(xs, ys, drawn[LensDistortion], (720, 1280))
+    points = np.stack([np.mgrid[:720, :1280][1], np.mgrid[:720, :1280][0]], -1) + 0.5
+    exact = cv2.undistortPoints(
+        points.reshape(-1, 1, 2),
+        camera.matrix,
+        np.array(lens),
+        R=np.eye(3),
+        P=camera.matrix,
+        criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 300, 1e-12),
+    ).reshape(720, 1280, 2)
+    seen = torch.stack([x[0], y[0]], -1).double().numpy()
+    assert np.abs(seen - exact).max() < 0.05
+
+
+def test_a_lens_that_folds_is_refused(tmp_path: Path) -> None:
+    """A profile whose distortion has no inverse in the picture is named wherever it is used."""
+    camera = CameraProfile(640, 640, 640, 360, (-0.35, 0, 0, 0, 0), 1280, 720, 0.2, 12, "now")
+    with pytest.raises(CalibrationError, match="folds inside its 1280x720 picture"):
+        with_camera(EotRanges(), camera, 500, False)
+    path = write_profile(tmp_path / "wide.json", camera)
+    for use in (read_camera_profile, lens_for):
+        with pytest.raises(CalibrationError, match=r"wide.json.*folds"):
+            use(path)
+    picture = np.zeros((720, 1280, 3), np.uint8)
+    with pytest.raises(CalibrationError, match="folds"):
+        read_chart(picture, "photo.png", camera)
+
+
+def test_coefficients_beyond_brown_are_refused(tmp_path: Path) -> None:
+    """Eight coefficients of the rational model are not cut down to five without a word."""
+    lens = (-0.1, 0.0, 0.0, 0.0, 0.0, 0.1, 0.0, 0.0)
+    camera = CameraProfile(1000, 1000, 640, 360, lens, 1280, 720, 0.2, 12, "now")
+    with pytest.raises(CalibrationError, match="8 distortion coefficients"):
+        read_camera_profile(write_profile(tmp_path / "rational.json", camera))
 
 
 @pytest.mark.parametrize(

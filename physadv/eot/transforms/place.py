@@ -14,7 +14,7 @@ from physadv.eot.sampling import DrawStream
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.stage import Range, Stage, StageRanges, span
 from physadv.eot.transforms.bend import Bend
-from physadv.eot.transforms.lens_distortion import Radial, undistorted
+from physadv.eot.transforms.lens_distortion import BrownLens, undistorted_grid
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PrintedPatch:
     mask: Tensor  # (1, 1, ph, pw)
     placement: Placement
     bend: Bend | None = None
-    radial: Radial | None = None
+    lens: BrownLens | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ class Place(Stage[PoseRanges, ScenePose]):
             return images
 
         pinhole = None
-        if patch.radial is not None:
-            pinhole = partial(undistorted, radial=patch.radial, picture=params.picture)
+        if patch.lens is not None:
+            pinhole = partial(undistorted_grid, lens=patch.lens, picture=params.picture)
         for homography in params.homographies:
             # Only the part that this patch can reach is warped.
             reached = reached_px(
-                patch.placement, homography, patch.bend, patch.radial, params.picture
+                patch.placement, homography, patch.bend, patch.lens, params.picture
             )
             near = window.within(reached, params.margin)
             placed = place_patch(
@@ -122,7 +122,7 @@ def reached_box(pose: ScenePose) -> Tensor:
         return torch.zeros(len(pose.gain), 4)
     boxes = torch.stack(
         [
-            reached_px(patch.placement, h, patch.bend, patch.radial, pose.picture)
+            reached_px(patch.placement, h, patch.bend, patch.lens, pose.picture)
             for h in pose.homographies
         ]
     )
