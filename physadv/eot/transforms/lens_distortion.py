@@ -33,7 +33,7 @@ CAMERA = ("lens_center_x", "lens_center_y", "lens_aspect")
 
 _NODES = 32
 """Chebyshev nodes a side at which the inverse is solved; in between it is a polynomial."""
-_STEEP = 0.3
+_STEEP = 0.5
 """Least determinant of the Jacobian under which that polynomial is refined in every pixel."""
 _RAY_STEPS = 12
 _KORNIA_STEPS = 20
