@@ -203,7 +203,7 @@ def undistorted_grid(
     ).flatten(1, 2)
     ideal = _unproject(points, lens, picture)
     # Shifts instead of places: the smaller numbers keep their digits in float32.
-    shift = (ideal - points).unflatten(1, shape[1:]).to(xs)
+    shift = (ideal - points).view(*shape, 2).to(xs)
 
     across = _interpolation(xs[:, 0] * (2 / width) - 1).transpose(1, 2)  # (b or 1, nodes, w)
     down = _interpolation(ys[..., 0] * (2 / height) - 1)
@@ -227,7 +227,7 @@ def _refined(
     """Return (b, h, w) pinhole px after one step of Newton's from x and y, towards (xs, ys)."""
     camera = lens.camera_matrix(picture, xs)
     focal, center = _focal(camera), camera[:, None, :2, 2]
-    shown = torch.stack(torch.broadcast_tensors(xs, ys), -1).flatten(1, 2)
+    shown = torch.stack([xs.expand_as(x), ys.expand_as(y)], -1).flatten(1, 2)
     start = torch.stack([x, y], -1).flatten(1, 2)
     goal, terms = (shown - center) / focal, lens.terms.to(xs)
     ideal = _newton((start - center) / focal, goal, terms, steps=1) * focal + center
@@ -245,12 +245,9 @@ def check_lens(lens: BrownLens, picture: tuple[int, int]) -> None:
     """
     height, width = picture
     x, y = torch.linspace(0, width, 33), torch.linspace(0, height, 33)
-    edge = torch.cat(
-        [
-            torch.stack(torch.broadcast_tensors(*side), -1)
-            for side in ((x, 0 * y[:1]), (x, y[-1:]), (0 * x[:1], y), (x[-1:], y))
-        ]
-    ).double()
+    left, top = torch.zeros_like(y), torch.zeros_like(x)
+    sides = ((x, top), (x, top + height), (left, y), (left + width, y))
+    edge = torch.cat([torch.stack(side, -1) for side in sides]).double()
     camera = lens.camera_matrix(picture, edge)
     terms = lens.terms.double().cpu()
     goal = (edge.expand(len(terms), -1, 2) - camera[:, None, :2, 2]) / _focal(camera)
