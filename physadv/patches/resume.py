@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from physadv.attacks._optimizers import CosineAdam
-from physadv.core.files import atomic_path
+from physadv.core.tensor_files import write_tensors
 from physadv.patches.optimize import PatchProgress
 
 NAME = "checkpoint.safetensors"
@@ -32,13 +31,7 @@ def save_checkpoint(folder: Path, progress: PatchProgress, key: int) -> Path:
         "key": str(key),
         "loss": repr(progress.loss),
     }
-    with atomic_path(folder / NAME) as temporary:
-        save_file(
-            {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()},
-            temporary,
-            metadata=meta,
-        )
-    return folder / NAME
+    return write_tensors(folder / NAME, tensors, meta)
 
 
 def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> PatchProgress | None:

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from physadv.core.errors import DataError
-from physadv.core.files import atomic_path
+from physadv.core.tensor_files import write_tensors
 
 Tensors = dict[str, Tensor]
 
@@ -32,15 +31,7 @@ def save_state(
         for group, tensors in groups.items()
         for key, value in tensors.items()
     }
-    with atomic_path(path) as temporary:
-        save_file(
-            {
-                key: value.cpu().clone(memory_format=torch.contiguous_format)
-                for key, value in flat.items()
-            },
-            temporary,
-            {"facts": json.dumps(facts)},
-        )
+    write_tensors(path, flat, {"facts": json.dumps(facts)})
 
 
 def load_training_state(

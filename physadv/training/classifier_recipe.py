@@ -10,14 +10,14 @@ from typing import Any
 
 import tomli_w
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from physadv.attacks.gradient import pgd
 from physadv.certification.bounds.verify import prepare_graph, verify_bounds
 from physadv.core.errors import OptionError
-from physadv.core.files import atomic_path, sha256_of, write_text
+from physadv.core.files import sha256_of, write_text
 from physadv.core.random_streams import generator
+from physadv.core.tensor_files import write_tensors
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.architectures.cnn import build_network
 from physadv.threat.norms import parse_norm
@@ -212,8 +212,7 @@ def publish_classifier(
     net = load_average(out / CHECKPOINT, recipe.net(material), best=True).requires_grad_(False)
     judge = Validator(recipe, recipe.made(), material.validation, 2000)
     measured = {name: wilson_interval(right, judge.n) for name, right in judge.counts(net).items()}
-    with atomic_path(out / WEIGHTS) as temporary:
-        save_file({k: v.contiguous() for k, v in net.state_dict().items()}, temporary)
+    write_tensors(out / WEIGHTS, net.state_dict())
     card = _card(recipe, material, out, measured, data, command)
     write_text(out / CARD, tomli_w.dumps(card))
     return card

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from commandline import physadv
+from commandline import environment, physadv
 
+from physadv.patches.bundle import read_bundle
 from physadv_cli import main as entry
+
+PATCHES = Path(__file__).resolve().parents[2] / "patches"
 
 
 def test_a_folder_below_a_file_is_one_line(tmp_path: Path) -> None:
@@ -62,3 +68,95 @@ def test_other_runtime_errors_stay_visible(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "argv", ["physadv"])
     with pytest.raises(RuntimeError, match="a bug"):
         entry.main()
+
+
+SMALL = ("patch", "--steps", "1", "--draws", "2", "--test-draws", "2", "--out", "run")
+
+
+def limited(folder: Path, limit: int, size: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command under a limit of the operating system: RLIMIT_FSIZE or RLIMIT_AS."""
+    return subprocess.run(
+        [sys.executable, "-m", "physadv_cli.main", *words],
+        cwd=folder,
+        env={**environment(), "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=lambda: resource.setrlimit(limit, (size, size)),
+    )
+
+
+def is_one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of stderr, the only one that reports an error."""
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("physadv: "), done.stderr
+    return last
+
+
+def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
+    """Where a file of over 2 kB cannot be written the run ends in one line, and no torn file stands
+    where a whole one should."""
+    last = is_one_line(limited(tmp_path, resource.RLIMIT_FSIZE, 2048, *SMALL))
+    assert "disk" in last
+    assert not [p for p in (tmp_path / "run").rglob("*.png") if p.stat().st_size == 2048]
+
+
+def test_memory_that_is_refused_is_one_line(tmp_path: Path) -> None:
+    """Scenes that do not fit in the address space: one line that says what to make smaller."""
+    words = ("patch", "--steps", "1", "--draws", "3000", "--test-draws", "2", "--out", "run")
+    last = is_one_line(limited(tmp_path, resource.RLIMIT_AS, 3 << 30, *words))
+    assert "Memory" in last
+
+
+@pytest.fixture
+def baited(tmp_path: Path) -> Path:
+    """A ready-made bundle whose card names a module beside it, which leaves a mark when it runs."""
+    (tmp_path / "bait.py").write_text(
+        "from pathlib import Path\nPath('ran').touch()\ndef make():\n    raise SystemExit\n"
+    )
+    source = sorted(p for p in PATCHES.iterdir() if (p / "card.toml").is_file())[0]
+    bundle = tmp_path / "bundle"
+    shutil.copytree(source, bundle)
+    card = (bundle / "card.toml").read_text(encoding="utf-8")
+    lines = [
+        'name = "bait:make"'
+        if table == "[victim]" and line.startswith("name =")
+        else 'victim = "bait:make"'
+        if line.startswith("victim =")
+        else line
+        for table, line in with_tables(card)
+        if not line.startswith("sha256 =") or table != "[patch]"
+    ]
+    (bundle / "card.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert read_bundle(bundle).card.victim.name == "bait:make"
+    return bundle
+
+
+def with_tables(card: str) -> list[tuple[str, str]]:
+    """Each line of a TOML text with the table it stands in."""
+    table, pairs = "", []
+    for line in card.splitlines():
+        table = line.strip() if line.startswith("[") else table
+        pairs.append((table, line))
+    return pairs
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("patch", "verify", "bundle"),
+        ("patch", "transfer", "bundle", "--model", "signs"),
+        ("check", "clip.mp4", "--bundle", "bundle"),
+    ],
+)
+def test_no_command_runs_a_module_that_a_card_names(
+    baited: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """One line names the model and how to ask for it; the module has not been imported."""
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    last = is_one_line(physadv(tmp_path, *words))
+    assert "bait:make" in last
+    assert "--model" in last
+    assert not (tmp_path / "ran").exists()

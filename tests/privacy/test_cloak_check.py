@@ -225,6 +225,26 @@ def test_verdict_is_never_green_by_surrogates_alone() -> None:
     assert "made with" in found.reasons[0]
 
 
+def test_verdict_is_never_green_by_recognizers_of_unknown_role() -> None:
+    """A recognizer that may have made the cloak counts as a warning, never as a proof; beside one
+    that is held out it changes nothing."""
+    crossed = {"stray": {"png": rates(0.0)}}
+    found = judge_protection(crossed, {"stray": rates(1.0)}, {"stray": "unknown"}, {})
+    assert found.light == "amber"
+    assert "independent" in found.reasons[0]
+    both = judge_protection(
+        {**crossed, "judge": {"png": rates(0.0)}},
+        {"stray": rates(1.0), "judge": rates(1.0)},
+        {"stray": "unknown", "judge": "held-out"},
+        {},
+    )
+    assert both.light == "green"
+    matched = judge_protection(
+        {"stray": {"png": rates(0.9)}}, {"stray": rates(1.0)}, {"stray": "unknown"}, {}
+    )
+    assert matched.light == "red"
+
+
 def test_verdict_leaves_blind_recognizers_out() -> None:
     """A recognizer that cannot match the uncloaked photos says nothing about the cloak."""
     found = judge_protection(

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import tomli_w
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from physadv.core.errors import DataError, ModelError, OptionError
-from physadv.core.files import atomic_path, sha256_of, write_text
+from physadv.core.files import sha256_of, write_text
 from physadv.core.image_io import Array
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows
+from physadv.core.tensor_files import write_tensors
 from physadv.datasets import ImageDataset, read_dataset
 from physadv.datasets.read import HELD_OUT, SPLIT_SEED
 from physadv.defenses.load_model import load_model
@@ -223,8 +223,7 @@ def publish_sign_classifier(
     """
     net = load_average(out / CHECKPOINT, SignNet())
     rows = judge_held_out(net, material, street)
-    with atomic_path(out / WEIGHTS) as temporary:
-        save_file({k: v.contiguous() for k, v in net.state_dict().items()}, temporary)
+    write_tensors(out / WEIGHTS, net.state_dict())
     (out / ROWS).unlink(missing_ok=True)
     append_rows(out / ROWS, rows)
     card = card_table(recipe, material, rows, net, sha256_of(out / WEIGHTS), command)
