@@ -7,8 +7,9 @@ import torch
 from linear import Linear, samples
 from test_gradient import RADII, shortfall
 
-from physadv.attacks.apgd import _checkpoints, apgd
+from physadv.attacks.apgd import _checkpoints, _move, _State, apgd
 from physadv.attacks.gradient import pgd
+from physadv.threat.constraints import LpBall
 from physadv.threat.norms import NORMS, Norm
 
 
@@ -70,3 +71,32 @@ def test_not_below_pgd() -> None:
     assert plain.loss is not None
     assert auto.loss is not None
     assert auto.loss.mean() <= plain.loss.mean() + 1e-3
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_momentum_goes_on_in_the_direction_of_the_last_step(norm: Norm) -> None:
+    """Where the gradient vanishes the next point keeps a quarter of the last step (Croce & Hein
+    2020, equation 1 with alpha 0.75)."""
+    x0 = torch.full((1, 3, 4, 4), 0.5)
+    one = torch.zeros(1)
+    state = _State(
+        rows=torch.zeros(1, dtype=torch.long),
+        x0=x0,
+        low=x0 - 0.4,
+        high=x0 + 0.4,
+        x=x0 + 0.02,
+        before=x0,
+        grad=torch.zeros_like(x0),
+        loss=one,
+        size=one,
+        share=one,
+        used=one,
+        best_x=x0,
+        best_grad=x0,
+        best_loss=one,
+        lowered=one,
+        mark_loss=one,
+        mark_kept=one,
+    )
+    moved = _move(state, LpBall(norm, 4.0), False)
+    torch.testing.assert_close(moved, x0 + 0.02 * 1.25)

@@ -302,3 +302,25 @@ def test_shared_sets_read(shared_data: Path) -> None:
     assert signs.boxes is not None
     sides = np.asarray([max(signs.read(i).shape[:2]) for i in range(0, len(signs), 400)])
     assert (signs.boxes[::400, 2:] <= sides[:, None] + 0.01).all()
+
+
+def test_gtsrb_boxes_follow_each_side_of_the_image(tmp_path: Path) -> None:
+    """An image twice as wide as high has its own scale along each side."""
+    files = gtsrb_files(declared=12)
+    wide = {k: picture(9, 24, 6, "PPM") if k.endswith(".ppm") else v for k, v in files.items()}
+    data = read_dataset(put(tmp_path, wide))
+    assert data.boxes is not None
+    assert data.boxes[0].tolist() == [4, 2, 20, 6]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_a_split_leaves_each_class_a_group_on_both_sides(share: float) -> None:
+    """However extreme the share: no class is missing in either part."""
+    labels = np.repeat(np.arange(3), 4)
+    groups = tuple(f"{label}/{i % 4}" for i, label in enumerate(labels))
+    data = ImageDataset(
+        lambda i: np.zeros((1, 1, 3), np.uint8), labels, ("a", "b", "c"), groups, groups
+    )
+    kept, held = split_by_group(data, share, 0)
+    assert min(kept.counts().tolist()) >= 1
+    assert min(held.counts().tolist()) >= 1

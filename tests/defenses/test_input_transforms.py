@@ -149,3 +149,14 @@ def test_bad_settings_are_refused(make: object) -> None:
     """Settings out of range are errors."""
     with pytest.raises(OptionError):
         make()  # type: ignore[operator]
+
+
+def test_local_gradient_smoothing_leaves_blocks_under_the_threshold_alone() -> None:
+    """A pixel of a marked block loses its edge's share of the strongest edge; a block under the
+    threshold loses nothing, though it holds an edge."""
+    x = torch.full((1, 3, 60, 60), 0.5)
+    x[..., :14:2, :14] = 1.0  # a busy block, its strongest edges at its right end: two differences
+    x[..., 45, 40:50] = 0.6  # one faint line elsewhere
+    smoothed = input_transforms.local_gradient_smoothing(nn.Identity(), strength=1.0)(x)
+    assert torch.equal(smoothed[..., 30:, 30:], x[..., 30:, 30:])
+    assert float(smoothed[0, 0, 4, 6]) == pytest.approx(1 - 0.5**0.5, abs=1e-4)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from physadv.camera.localization.boxes import corners_of, iou_with, square_around
+from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.eot.pipeline import Pipeline
 from physadv.eot.ranges import EotRanges
@@ -133,3 +134,45 @@ def test_a_patch_on_an_elongated_object_lies_in_it_by_share_of_its_sides(
         assert (center[:2] / center[2]).tolist() == pytest.approx(wanted.tolist(), abs=0.2)
         side = float(torch.linalg.det(matrix[:2, :2].double()).abs().sqrt()) * 100
         assert side == pytest.approx(0.2 * float(size.norm()), rel=0.02)
+
+
+def test_objects_that_a_closer_view_cuts_carry_no_patch() -> None:
+    """What is shown of a photo holds each of its marked objects by over four fifths, and cuts no
+    other one."""
+    boxes = np.array(
+        [[5.0, 5.0, 55.0, 115.0], [60.0, 8.0, 100.0, 110.0], [104.0, 4.0, 156.0, 116.0]]
+    )
+    image = np.full((120, 160, 3), 90, np.uint8)
+    photo = ScenePhoto(image, "three", 0, boxes)
+    source = OnObjects([photo], PatchPose(100, 100), most=3)
+    rng = numpy_generator(5, "cut")
+    for _ in range(60):
+        _, shown = source._shown(photo, SceneSize(96, True), rng)
+        for box in shown:
+            inside = np.minimum(box[2:], 96) - np.maximum(box[:2], 0)
+            assert inside.prod() > 0.8 * (box[2:] - box[:2]).prod()
+
+
+def photo_scenes(width_mm: float) -> PhotoScenes:
+    corners = corners_of((60.0, 60.0, 160.0, 160.0)).astype(np.float32)
+    return PhotoScenes([PhotoSign(np.full((240, 240, 3), 120, np.uint8), corners, "one")], width_mm)
+
+
+@pytest.mark.parametrize("width_mm", [375.0, 750.0])
+def test_the_distance_of_a_photographed_sign_is_in_meters(width_mm: float) -> None:
+    """Whatever the width of the sign: three meters are drawn, three are reported."""
+    ranges = EotRanges(
+        distance_m=(3.0, 3.0), field_of_view_deg=(60.0, 60.0), sensor_px=(1920.0, 1920.0)
+    )
+    source = photo_scenes(width_mm)
+    batch = source.sample(6, SceneSize(64, True), ranges, numpy_generator(0, "far"))
+    assert batch.distance_m is not None
+    assert batch.distance_m.tolist() == pytest.approx([3.0] * 6, rel=0.01)
+
+
+def test_a_distance_without_a_camera_is_refused() -> None:
+    """A size in the picture needs the sensor and the angle of view as well."""
+    with pytest.raises(OptionError, match="sensor_px"):
+        photo_scenes(750.0).sample(
+            1, SceneSize(64, True), EotRanges(distance_m=(3.0, 3.0)), numpy_generator(0, "far")
+        )

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from physadv.certification.bounds.verify import prepare_graph, verify_bounds
+from physadv.certification.patch.masking import PatchCleanser
 from physadv.certification.smoothing.noise import GaussianNoise
 from physadv.core.errors import OptionError
 from physadv.datasets.base import in_memory
+from physadv.evaluation import certified_accuracy
 from physadv.evaluation.certified_accuracy import (
     BoundCertifier,
     SmoothingCertifier,
@@ -21,6 +23,7 @@ from physadv.evaluation.certified_accuracy import (
 from physadv.evaluation.progress_log import ProgressLog
 from physadv.evaluation.samples import EvaluationSamples, choose_samples
 from physadv.models.cards import ModelCard
+from physadv.models.load import as_model
 from physadv.training.loop import seed_all
 
 SIDE = 6
@@ -139,3 +142,21 @@ def test_settings_out_of_reach_are_refused() -> None:
         BoundCertifier(
             prepare_graph(net(), (3, SIDE, SIDE)), "ibp", norm="linf", eps=[0.1], main=0.2
         )
+
+
+def test_a_patch_certificate_claims_the_smaller_side_of_what_it_proves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Masks laid for a patch of 3 x 2 px prove nothing about one of 3 x 3."""
+
+    def brightness(x: Tensor) -> Tensor:
+        mean = x.mean((1, 2, 3))
+        return torch.stack([mean * 0, mean - 0.2], 1)
+
+    defense = PatchCleanser(brightness, patch=(3, 2), masks=3)
+    monkeypatch.setattr(certified_accuracy, "certifying", lambda model: (defense, (SIDE, SIDE)))
+    certifier = certified_accuracy.PatchCertifier(as_model(net(), classes=["0", "1", "2"]))
+    rows = certifier.rows(
+        torch.ones(2, 3, SIDE, SIDE), torch.ones(2, dtype=torch.long), [0, 1], lambda share: None
+    )
+    assert [row["radius"] for row in rows] == [2.0, 2.0]

@@ -22,6 +22,7 @@ from physadv.models.faces.face_detection import (
     DetectedFace,
     DlibFinder,
     SlimFinder,
+    _shrunk,
     crop_faces,
     default_finders,
     find_faces,
@@ -295,3 +296,11 @@ def test_faces_weights_can_be_carried_into_the_cache(
     )
     assert load_embedder("mobilefacenet").card.accuracy.startswith("98.7 %")
     assert SlimFinder()(np.zeros((64, 64, 3), np.uint8)) == []
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 900), (900, 300)])
+def test_photos_are_shrunk_without_being_squeezed(height: int, width: int) -> None:
+    """The longer side comes to the limit, the other keeps the photo's aspect."""
+    small, factor = _shrunk(np.zeros((height, width, 3), np.uint8), 450)
+    assert small.shape[:2] == (height // 2, width // 2)
+    assert factor == 0.5

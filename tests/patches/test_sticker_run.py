@@ -91,10 +91,13 @@ def test_a_bundle_verifies_and_a_false_card_does_not(
         verify_bundle(empty)
 
 
-def test_a_sticker_beyond_the_sign_is_refused(settings: StickerSettings, tmp_path: Path) -> None:
-    """A placement that hangs over the sign's edge names both sizes."""
+@pytest.mark.parametrize("center", [(0.0, 300.0), (0.0, -180.0), (180.0, 0.0), (-180.0, 0.0)])
+def test_a_sticker_beyond_the_sign_is_refused(
+    center: tuple[float, float], settings: StickerSettings, tmp_path: Path
+) -> None:
+    """A placement that hangs over any edge of the sign, its center on it or not, names both sizes."""
     with pytest.raises(GeometryError, match="beyond the sign"):
-        StickerRun(replace(settings, center_mm=(0.0, 300.0)), tmp_path / "out")
+        StickerRun(replace(settings, center_mm=center), tmp_path / "out")
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:

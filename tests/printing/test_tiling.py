@@ -209,3 +209,15 @@ def test_qr_code_names_the_run(tmp_path: Path, paper: str) -> None:
     )
     text, _, _ = cv2.QRCodeDetector().detectAndDecode(corner)
     assert text == f"physadv run {bundle.card.patch.run_id}"
+
+
+def test_marks_stand_in_the_middle_of_the_shared_strip() -> None:
+    """Half of the overlap lies on either side of a mark: cut there, neither tile lacks anything."""
+    layout = tile_layout(500, 600, "a4", overlap=20)
+    left, right = layout.tile(0, 0), layout.tile(0, 1)
+    shared = {(round(x, 4), round(y, 4)) for x, y in layout.marks(left)} & {
+        (round(x, 4), round(y, 4)) for x, y in layout.marks(right)
+    }
+    end, begin = left.region.x + left.region.w, right.region.x
+    for x, _ in shared:
+        assert x == pytest.approx((begin + end) / 2, abs=2 * DOT)

@@ -17,6 +17,7 @@ from physadv.core.errors import ImageError, OptionError
 from physadv.core.random_streams import generator
 from physadv.core.rows import read_rows
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
+from physadv.privacy.check import run_cloak_check as run_cloak_check_module
 from physadv.privacy.check.adaptive_recognizer import _groups, adaptive_rows
 from physadv.privacy.check.embeddings import EmbeddingBank, EmbeddingPlan, aligned_crop, embed_crop
 from physadv.privacy.check.match_rates import (
@@ -36,6 +37,7 @@ from physadv.privacy.check.run_cloak_check import (
     run_cloak_check,
 )
 from physadv.privacy.cloak_faces import MODES, cloak_faces
+from physadv.privacy.visibility import ImageChange
 from physadv.report.cloak_report import _attacks, write_cloak_report
 
 SIDE = 140
@@ -473,3 +475,12 @@ def test_made_with_is_read_from_beside_the_photos(folders: Path, tmp_path: Path)
     """The cloak's settings name its embedders; without them nothing is known."""
     assert made_with_of(folders / "cloaked") == ["own"]
     assert made_with_of(folders / "originals") is None
+
+
+def test_quality_reports_the_worst_photo_not_the_best() -> None:
+    """The largest change and the largest DSSIM of all photos stand in the table."""
+    changes = [ImageChange(3, 0.001, 50.0), ImageChange(17, 0.02, 38.0), ImageChange(9, 0.01, 44.0)]
+    people, rows = clusters(1, 3)
+    table = run_cloak_check_module._quality(changes, known_bank(people, rows, rows))
+    assert (table["linf_max"], table["dssim_max"]) == (17, 0.02)
+    assert table["psnr_mean"] == 44.0

@@ -337,3 +337,17 @@ def test_the_modes_keep_the_limits_that_the_page_promises() -> None:
     """docs/cloak.md tells a user how visible each mode may get: a change here is a change there."""
     limits = {name: (mode.linf, mode.dssim) for name, mode in MODES.items()}
     assert limits == {"low": (12, 0.015), "mid": (16, 0.025), "high": (20, 0.04)}
+
+
+def test_a_change_enlarged_to_the_photo_keeps_the_largest_step(embedder: FaceEmbedder) -> None:
+    """Bicubic enlargement overshoots at edges: the saved pixels stay within the limit all the
+    same."""
+    side = 2 * WORKING_SIDE
+    face = face_at(30, 22, side)
+    window = FaceWindow.around(drawn_photo(side + 60, side + 80, face), face)
+    height, width = window.mask.shape[-2:]
+    sign = torch.arange(width) // 6 % 2 * 2.0 - 1
+    delta = (sign * 16 / 255).expand(1, 3, height, width)
+    saved = window.rendered(delta, 1.0, 16)
+    steps = ((saved - window.original) * 255).round().abs()
+    assert int(steps.max()) == 16

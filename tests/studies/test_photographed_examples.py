@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from physadv.studies.photographed_examples import (
     ATTACKS,
     ROWS,
     PhotographedConfig,
+    _square,
     adversarial,
     photographed_markdown,
     photographed_table,
@@ -143,3 +145,19 @@ def test_the_order_of_the_published_rates(shared_data: Path, tmp_path: Path) -> 
     assert lost["fast"] < lost["iterative"] < lost["least-likely"]
     assert lost["fast"] < 0.35
     assert lost["least-likely"] > 0.5
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 90), (90, 40), (50, 50)])
+def test_pictures_are_cut_to_their_middle_square(height: int, width: int) -> None:
+    """Whichever side is longer, what is kept is the middle square of the shorter one, undistorted:
+    a centered disc stays in the center and as wide as high."""
+    side = min(height, width)
+    y, x = np.mgrid[:height, :width]
+    disc = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2) < side / 4
+    cut = _square((disc[..., None] * np.array([255] * 3)).astype(np.uint8), 64)[..., 0] > 127
+    assert cut.shape == (64, 64)
+    rows, columns = cut.any(1).nonzero()[0], cut.any(0).nonzero()[0]
+    assert len(rows) == pytest.approx(32, abs=2)
+    assert len(columns) == pytest.approx(len(rows), abs=1)
+    assert rows.mean() == pytest.approx(31.5, abs=1)
+    assert columns.mean() == pytest.approx(31.5, abs=1)

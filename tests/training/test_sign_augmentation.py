@@ -117,3 +117,19 @@ def test_far_away_loses_detail() -> None:
     sharp = torch.rand(20, 3, 64, 64, generator=generator(3))
     far = augmentation.from_afar(sharp, generator(), share=1.0)
     assert float(far.diff(dim=3).abs().mean()) < 0.3 * float(sharp.diff(dim=3).abs().mean())
+
+
+def test_stickers_lie_in_the_box_wherever_it_is() -> None:
+    """A box in one corner gets its stickers there: their center is in it, and the opposite corner
+    stays as it was."""
+    canvas = torch.full((300, 3, 40, 40), 0.5)
+    box = torch.tensor([[-1.0, 0.2, -0.2, 1.0]])  # lower left
+    covered = augmentation.cover(canvas, box.repeat(300, 1), generator(), share=1.0)
+    changed = (covered != canvas).any(1)
+    assert bool(changed.flatten(1).any(1).all())
+    rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
+    weight = changed.sum((1, 2))
+    down = (changed * rows).sum((1, 2)) / weight / 39 * 2 - 1
+    across = (changed * columns).sum((1, 2)) / weight / 39 * 2 - 1
+    assert float(((down > 0.1) & (across < -0.1)).float().mean()) > 0.97
+    assert not bool(changed[:, :16, 24:].any())

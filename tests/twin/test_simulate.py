@@ -339,3 +339,28 @@ def test_an_effect_left_out_is_recorded_and_shows(printed: Printed, tmp_path: Pa
         frames_of(tmp_path / name / row["file"])[0].astype(float) for name in ("all", "ideal")
     ]
     assert np.abs(pictures[0] - pictures[1]).max() > 40
+
+
+def test_corners_are_as_dark_as_the_vignette_says(printed: Printed, tmp_path: Path) -> None:
+    """On a flat scene the corners of every block lose the camera's share of the light against the
+    middle of the edges; with the effect left out they do not."""
+    flat = with_quality(SHARP, vignette=0.6)
+    corner: dict[str, float] = {}
+    for name, camera in (("on", flat), ("off", with_quality(SHARP, vignette=0.0))):
+        out = tmp_path / name
+        list(
+            simulate_clips(
+                *printed,
+                out,
+                clips=1,
+                frames=1,
+                seed=3,
+                cameras=(camera,),
+                backgrounds=GRAY,
+                distances_m=(9.0, 9.1),
+            )
+        )
+        frame = frames_of(next(iter(sorted(out.rglob("*.avi")) or sorted(out.rglob("*.mp4")))))[0]
+        corner[name] = float(frame[:12, :12].mean()) / float(frame[:12, 300:340].mean())
+    assert corner["off"] == pytest.approx(1.0, abs=0.06)
+    assert corner["on"] < corner["off"] - 0.1

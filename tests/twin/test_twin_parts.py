@@ -256,3 +256,16 @@ def test_a_flat_photo_without_effects_is_the_picture() -> None:
     assert np.array_equal(hard, again)
     with pytest.raises(OptionError, match="square"):
         photograph_print(picture[:50], camera=KNOWN["phone"])
+
+
+def test_the_exposure_of_a_shot_is_its_light() -> None:
+    """Half the exposure is one stop less: the picture of half the light."""
+    quiet = with_quality(PHONE, electrons=1e8, read_noise=0, contrast=0, wb_error=0)
+
+    def picture(level: float, exposure: float) -> float:
+        shot = ExposureError(exposure, np.ones(3, np.float32))
+        light = np.full((32, 32, 3), level, np.float32)
+        return float(develop(light, quiet, shot, np.random.default_rng(0))[8:-8, 8:-8].mean())
+
+    assert picture(0.4, 0.5) == pytest.approx(picture(0.2, 1.0), abs=1)
+    assert picture(0.2, 1.0) < picture(0.4, 1.0) - 20

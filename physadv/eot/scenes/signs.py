@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from physadv.core.errors import OptionError
 from physadv.core.image_io import Array
 from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.eot.ranges import EotRanges
@@ -248,9 +249,16 @@ class SignFraming:
 
 def shot(rng: np.random.Generator, ranges: EotRanges, width_mm: float) -> SignFraming | None:
     """Draw distance, focal length and sensor from a stream of their own; None where the ranges give
-    no distance."""
+    no distance. Raises OptionError for a distance without the camera that it is seen by."""
     if not ranges.acts("distance_m"):
         return None
+    if ranges.sensor_px[0] <= 0 or not 0 < ranges.field_of_view_deg[0] < 180:
+        raise OptionError(
+            f"distance_m {ranges.distance_m} without a camera",
+            "A distance needs the camera's sensor_px over 0 and field_of_view_deg under 180",
+            "Give all three, for example sensor_px 1920 and field_of_view_deg 65",
+        )
+
     own = rng.spawn(1)[0]
     meters = float(np.exp(own.uniform(*np.log(ranges.distance_m))))
     sensor = _uniform(own, ranges.sensor_px)
