@@ -526,7 +526,7 @@ def _lens_pair(
 
     def backward(x: Tensor) -> Tensor:
         # All pixels of the picture: no gradient is needed on the way to them.
-        places = lens_distortion.undistorted_grid(columns, rows, own_lens, (SIZE, SIZE))
+        places = lens_distortion.undistorted_grid(columns, rows, own_lens, (SIZE, SIZE))[:2]
         return torch.stack(places, -1).flatten(1, 2)
 
     yield Comparison(

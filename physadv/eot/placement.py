@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from physadv.eot.stage import Backend
 from physadv.eot.transforms.bend import Bend, unbend
 from physadv.eot.transforms.lens_distortion import BrownLens, distorted, undistorted
 from physadv.eot.transforms.photometry import over
@@ -45,13 +46,25 @@ def place_patch(
     at: tuple[Tensor, Tensor] | None = None,
     pinhole: Lookup | None = None,
     bend: Bend | None = None,
+    backend: Backend = "own",
 ) -> Tensor:
-    """Lay a patch on b scenes; linear light in, linear light out.
+    """Lay a patch on b scenes, in linear light.
 
-    ``scene_light`` (b, 3, h, w); ``light`` (1, 3, ph, pw) the patch's linear light, or (b, 3, ph,
-    pw) one for each scene; ``mask`` (1, 1, ph, pw); ``homography`` (b, 3, 3) plane mm to px;
-    ``gain`` and ``lift`` (b, 3) relight it to each scene. ``at`` and ``pinhole`` as in
-    :func:`~physadv.eot.warp.warp_texture`; ``bend`` bends the sticker.
+    Args:
+        scene_light: (b, 3, h, w) linear light of the scenes.
+        light: (1, 3, ph, pw) linear light of the patch, or (b, 3, ph, pw), one for each scene.
+        mask: (1, 1, ph, pw) 1 inside the sticker's outline.
+        homography: (b, 3, 3) mm of the sign's plane to px.
+        placement: Where the sticker lies on the sign.
+        gain: (b, 3) factor of the scene's light.
+        lift: (b, 3) light that the scene adds, such as glare.
+        at: Pixel centers, as in :func:`~physadv.eot.warp.warp_texture`.
+        pinhole: The lens, as there.
+        bend: How the sticker is bent; None: flat.
+        backend: Whose warp, as there.
+
+    Returns:
+        (b, 3, h, w) linear light.
     """
     texture = torch.cat([light * mask, mask.expand(len(light), -1, -1, -1)], 1)
     size = (scene_light.shape[-2], scene_light.shape[-1])
@@ -65,6 +78,7 @@ def place_patch(
         at=at,
         pinhole=pinhole,
         bending=bending,
+        backend=backend,
     )
     alpha = warped[:, 3:].clamp(0, 1)
     relit = warped[:, :3] * gain[:, :, None, None] + lift[:, :, None, None] * alpha

@@ -110,7 +110,7 @@ def test_the_whole_camera_renders_on_kornia() -> None:
         draw = pipeline.sample(scenes, generator(1, "eot"))
         mask = make_mask("rectangle", 190, 150, longest_px=32)
         seen.append(pipeline.apply(patch, mask, Placement(190, 150, (0.0, 95.0)), scenes, draw))
-    assert sum("kornia" in stage.backends for stage in STAGES) == 6
+    assert sum("kornia" in stage.backends for stage in STAGES) == 7
     gap = (seen[0] - seen[1]).detach()
     assert float(gap.square().mean().sqrt()) < 0.05
     (gradient,) = torch.autograd.grad(seen[1].sum(), patch)

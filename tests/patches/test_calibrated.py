@@ -173,7 +173,7 @@ def test_eot_shows_a_profile_as_opencv_does() -> None:
     drawn = Pipeline.from_ranges(ranges).sample(scenes, torch.Generator().manual_seed(0))
 
     xs, ys = torch.arange(1280)[None, None] + 0.5, torch.arange(720)[None, :, None] + 0.5
-    x, y = undistorted_grid(xs, ys, drawn[LensDistortion], (720, 1280))
+    x, y, _ = undistorted_grid(xs, ys, drawn[LensDistortion], (720, 1280))
     points = np.stack([np.mgrid[:720, :1280][1], np.mgrid[:720, :1280][0]], -1) + 0.5
     exact = cv2.undistortPoints(
         points.reshape(-1, 1, 2),

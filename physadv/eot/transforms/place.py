@@ -66,10 +66,11 @@ class ScenePose:
 
 
 class Place(Stage[PoseRanges, ScenePose]):
-    """Pinhole pose, anti-aliased warp, relighting; alpha is applied once, in linear light."""
+    """Pinhole pose, area-averaging warp, relighting; alpha is applied once, in linear light."""
 
     encoding = "linear"
     windowed = True
+    backends = ("own", "kornia")
 
     def sample(self, batch: SceneBatch, ranges: PoseRanges, stream: DrawStream) -> ScenePose:
         """Return the poses of ``batch``, which were drawn within ``ranges`` with its scenes.
@@ -106,6 +107,7 @@ class Place(Stage[PoseRanges, ScenePose]):
                 at=near.centers(window, params.margin, images),
                 pinhole=pinhole,
                 bend=patch.bend,
+                backend=self.backend,
             )
             images = near.paste(images, placed)
         return images
