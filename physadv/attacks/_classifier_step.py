@@ -1,8 +1,7 @@
-"""What the attacks on classifiers share: a quiet victim, losses with their input gradients, and the
-best iterate.
+"""Shared steps of attacks on classifiers: input gradients, success checks, and the best iterate.
 
-A victim is any callable images -> logits (b, classes). Its parameters never receive gradients, and
-its modes and flags are put back as they were found.
+A model is any callable from images (b, c, h, w) to logits (b, classes). Its parameters never
+receive gradients, and its training modes and ``requires_grad`` flags are restored afterwards.
 """
 
 from __future__ import annotations
@@ -26,31 +25,38 @@ Classifier = Callable[[Tensor], Tensor]
 
 
 class LogProbabilities(nn.Module):
-    """A victim that returns probabilities, as one that returns their logarithm: the same verdicts,
-    usable gradients."""
+    """A model that returns log-probabilities in place of the probabilities ``model`` returns.
+
+    Predictions stay the same, and the gradients are usable by attacks written for logits.
+    """
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Log-probabilities (b, classes), finite where a probability is 0."""
+        """Return log-probabilities (b, classes) of ``images``, finite where a probability is 0."""
         probabilities = self.model(images)
         return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 @contextmanager
 def frozen_eval(*models: Classifier) -> Iterator[None]:
-    """Within: every module of the victims in eval mode, parameters frozen, gradients on. After: all
-    as it was."""
+    """Put all modules of ``models`` in eval mode with frozen parameters, and restore them on exit.
+
+    Gradients are enabled within, so that inputs can be differentiated.
+    """
     modules = [m for model in models for m in modules_of(model)]
     modes = [(m, m.training) for root in modules for m in root.modules()]
     flags = [(p, p.requires_grad) for root in modules for p in root.parameters()]
+
     try:
+        # Assigning the flag keeps a module's own train() from running: some have side effects.
         for module, _ in modes:
             module.training = False
         for parameter, _ in flags:
             parameter.requires_grad_(False)
+
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
@@ -58,62 +64,83 @@ def frozen_eval(*models: Classifier) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-        for parameter, needed in flags:
-            parameter.requires_grad_(needed)
+        for parameter, requires_grad in flags:
+            parameter.requires_grad_(requires_grad)
 
 
 def modules_of(model: object) -> list[nn.Module]:
-    """The modules a victim is made of: itself, or what a bound method, partial, function or small
-    object refers to."""
-    found: dict[nn.Module, None] = {}
-    seen: set[int] = set()
+    """Return the modules that ``model`` is made of.
+
+    Looks through bound methods, partials, closures, and the attributes of small callables, so that
+    ``lambda x: net(x)`` leads to ``net``.
+    """
+    modules: dict[nn.Module, None] = {}
+    visited: set[int] = set()
     queue: list[object] = [model]
+
     while queue:
-        part = queue.pop()
-        if id(part) in seen:
+        item = queue.pop()
+        if id(item) in visited:
             continue
-        seen.add(id(part))
-        if isinstance(part, nn.Module):
-            found[part] = None
-        elif isinstance(part, list | tuple):
-            queue += part
-        elif isinstance(part, functools.partial):
-            queue += [part.func, *part.args, *part.keywords.values()]
-        elif inspect.ismethod(part):
-            queue += [part.__self__, part.__func__]
-        elif inspect.isfunction(part):
-            held = inspect.getclosurevars(part)
-            queue += [*held.nonlocals.values(), *held.globals.values()]
-        elif callable(part) and not isinstance(part, type):
-            queue += list(getattr(part, "__dict__", {}).values())
-    return list(found)
+        visited.add(id(item))
+
+        if isinstance(item, nn.Module):
+            modules[item] = None
+        elif isinstance(item, list | tuple):
+            queue += item
+        elif isinstance(item, functools.partial):
+            queue += [item.func, *item.args, *item.keywords.values()]
+        elif inspect.ismethod(item):
+            queue += [item.__self__, item.__func__]
+        elif inspect.isfunction(item):
+            captured = inspect.getclosurevars(item)
+            queue += [*captured.nonlocals.values(), *captured.globals.values()]
+        elif callable(item) and not isinstance(item, type):
+            queue += list(getattr(item, "__dict__", {}).values())
+
+    return list(modules)
 
 
 def check_batch(images: Tensor, labels: Tensor, targets: Tensor | None = None) -> None:
-    """Raises ImageError for images that are no floats in [0, 1], OptionError for labels or targets
-    that do not fit."""
+    """Check that a batch can be attacked.
+
+    Args:
+        images: Floats (b, ...) in [0, 1].
+        labels: True classes (b,), int64.
+        targets: Target classes (b,), int64, for a targeted attack.
+
+    Raises:
+        ImageError: The images are not floats, or lie outside [0, 1].
+        OptionError: Labels or targets have another shape or dtype.
+    """
     if not images.is_floating_point():
         raise ImageError(
             f"images of {images.dtype}", "floats in [0, 1]", "divide 8-bit images by 255"
         )
+
     if len(images) and not (float(images.min()) >= 0 and float(images.max()) <= 1):
         low, high = float(images.min()), float(images.max())
-        remedy = "hand over images in [0, 1] and let the victim own its normalization"
+        remedy = "hand over images in [0, 1] and let the model own its normalization"
         raise ImageError(f"images in [{low:.3g}, {high:.3g}]", "[0, 1]", remedy)
+
     for name, classes in (("labels", labels), ("targets", targets)):
-        if classes is not None and (
-            classes.shape != images.shape[:1] or classes.dtype != torch.int64
-        ):
+        if classes is None:
+            continue
+        if classes.shape != images.shape[:1] or classes.dtype != torch.int64:
             raise OptionError(
                 f"{name} of shape {tuple(classes.shape)} and {classes.dtype}",
                 f"({len(images)},) and int64",
-                "give one class number an image",
+                "give one class number for each image",
             )
 
 
 @dataclass(frozen=True)
 class AttackTask:
-    """One batch under attack: whose verdict counts, who makes the steps, and what is wanted."""
+    """One batch under attack.
+
+    ``model`` decides on success and ``gradient_model`` (the same or a faster copy) makes the steps
+    down ``objective``, until ``criterion`` holds.
+    """
 
     model: Classifier
     gradient_model: Classifier
@@ -121,7 +148,7 @@ class AttackTask:
     criterion: Criterion
 
     def pick(self, index: Tensor) -> AttackTask:
-        """The same for a part of the samples."""
+        """Return the task for the samples ``index`` (k,) of the batch."""
         return replace(
             self, objective=self.objective.pick(index), criterion=self.criterion.pick(index)
         )
@@ -136,75 +163,98 @@ def build_task(
     *,
     exact: bool = False,
 ) -> AttackTask:
-    """A task by its loss's name; ``ce`` becomes ``log_odds`` (same order, direction; no vanishing)
-    unless ``exact``."""
+    """Build the task of an attack from the name of its loss.
+
+    Args:
+        model: Model that decides on success.
+        gradient_model: Model that the gradients are taken of.
+        loss: ``ce``, ``margin`` or ``dlr``. ``ce`` becomes ``log_odds``, which orders images
+            alike, has the same gradient direction and does not vanish.
+        labels: True classes (b,).
+        targets: Target classes (b,), or None.
+        exact: Keep ``ce`` itself, for attacks that add up losses of several samples.
+
+    Returns:
+        The task for the whole batch.
+    """
     name = "log_odds" if loss == "ce" and not exact else loss
-    labels, targets = (
-        labels.clone(),
-        None if targets is None else targets.clone(),
-    )  # no inference tensors within
-    return AttackTask(
-        model,
-        gradient_model,
-        objective_by_name(name, labels, targets),
-        success_criterion(labels, targets),
-    )
+
+    # Clones are ordinary tensors even where the caller made the labels in inference mode.
+    labels = labels.clone()
+    targets = None if targets is None else targets.clone()
+    objective = objective_by_name(name, labels, targets)
+    return AttackTask(model, gradient_model, objective, success_criterion(labels, targets))
 
 
 def loss_and_gradient(
     model: Classifier, x: Tensor, goal: Objective
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, losses (b,) and the gradient of each sample's loss with respect to ``x``, from one
-    forward pass.
+    """Compute logits, losses and input gradients in one forward and backward pass.
 
-    A model made by :func:`physadv.attacks.obfuscated.expectation_model` is asked once a draw: losses and
-    gradients are averaged over the draws, the logits are the log of the mean probability. Elements
-    of the gradient that are not finite count as 0. Raises ModelError where the output does not
-    depend on the input differentiably.
+    A model made by :func:`physadv.attacks.obfuscated.expectation_model` runs once for each draw:
+    losses and gradients are averaged, and the logits are the log of the mean probability.
+
+    Args:
+        model: Model to differentiate.
+        x: Images (b, ...) to evaluate at.
+        goal: Loss of each sample.
+
+    Returns:
+        Logits (b, classes), losses (b,), and the gradient (b, ...) of each sample's loss. Elements
+        of the gradient that are not finite are 0.
+
+    Raises:
+        ModelError: The output does not depend on the input differentiably.
     """
     if not isinstance(model, RandomizedModel):
-        return _once(model, x, goal)
-    parts = [_once(draw, x, goal) for draw in model.eot_draws()]
-    chances = torch.stack([logits.double().softmax(1) for logits, _, _ in parts]).mean(0)
-    losses, grads = (
-        torch.stack([p[1] for p in parts]).mean(0),
-        torch.stack([p[2] for p in parts]).mean(0),
-    )
-    return chances.log().to(parts[0][0].dtype), losses, grads
+        return _single_gradient(model, x, goal)
+
+    draws = [_single_gradient(draw, x, goal) for draw in model.eot_draws()]
+    probabilities = torch.stack([logits.double().softmax(1) for logits, _, _ in draws]).mean(0)
+    losses = torch.stack([loss for _, loss, _ in draws]).mean(0)
+    gradients = torch.stack([gradient for _, _, gradient in draws]).mean(0)
+    return probabilities.log().to(draws[0][0].dtype), losses, gradients
 
 
 @runtime_checkable
 class RandomizedModel(Protocol):
-    """A victim with random parts, as several callables, one a draw; see
-    :func:`physadv.attacks.obfuscated.expectation_model`."""
+    """A model with random parts that is evaluated over ``eot_count`` draws of its randomness.
+
+    Made by :func:`physadv.attacks.obfuscated.expectation_model`.
+    """
 
     eot_count: int
 
     def __call__(self, images: Tensor, /) -> Tensor:
-        """Log of the mean probability (b, classes)."""
+        """Return the log of the mean probability (b, classes) of ``images``."""
         ...
 
     def eot_draws(self) -> Iterator[Classifier]:
-        """The victim once a draw."""
+        """Yield the model once for each draw."""
         ...
 
 
 def forward_count(model: Classifier) -> int:
-    """Forward passes behind one call."""
+    """Return how many forward passes one call of ``model`` takes."""
     return model.eot_count if isinstance(model, RandomizedModel) else 1
 
 
-def _once(model: Classifier, x: Tensor, goal: Objective) -> tuple[Tensor, Tensor, Tensor]:
+def _single_gradient(
+    model: Classifier, x: Tensor, goal: Objective
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, losses and gradient of a deterministic model."""
     x = x.detach().requires_grad_()
     logits = model(x)
     loss = goal(logits)
     if not loss.requires_grad:
         raise ModelError(
-            "victim's output",
+            "model's output",
             "does not depend on its input differentiably",
             "wrap the part that blocks gradients with bpda, or use a black-box attack such as "
-            "square",
+            "square_attack",
         )
+
+    # allow_unused: the output of a constant model does not depend on x at all.
     grad = torch.autograd.grad(loss.sum(), x, allow_unused=True, materialize_grads=True)[0]
     return logits.detach(), loss.detach(), torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -213,18 +263,26 @@ def _once(model: Classifier, x: Tensor, goal: Objective) -> tuple[Tensor, Tensor
 def loss_and_success(
     model: Classifier, x: Tensor, goal: Objective, criterion: Criterion
 ) -> tuple[Tensor, Tensor]:
-    """Losses and success (b,) of images as they are."""
+    """Return losses and success, each (b,), of ``model`` on the images ``x``.
+
+    ``goal`` gives the losses and ``criterion`` the success; no gradient is taken.
+    """
     logits = model(x)
     return goal(logits), criterion(logits)
 
 
 class BestIterates:
-    """The best iterate of each sample so far, judged by the criterion and then by the objective (or
-    by it alone).
+    """The best iterate of each sample so far, by the criterion and then by the objective.
 
-    Where a faster copy makes the steps and samples drop out once won, its successes count only once
-    the victim itself has confirmed them. :meth:`result` asks the victim about all other samples, so
-    that every verdict is its own.
+    Where a faster copy makes the steps and broken samples drop out, a success of the copy counts
+    only after the model itself has confirmed it. :meth:`result` evaluates the model on all other
+    samples, so that every reported success is the model's own.
+
+    Args:
+        x0: Clean images (b, ...), returned where nothing better is offered.
+        task: The attack's task.
+        by_loss: Compare iterates by the objective alone.
+        drop: The attack stops searching for samples that are broken.
     """
 
     def __init__(
@@ -239,51 +297,64 @@ class BestIterates:
         self.indirect = task.model is not task.gradient_model
 
     def update_best(self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor) -> Tensor:
-        """Show iterates ``x`` of the samples ``index`` after one forward pass each; returns which
-        have won (b,)."""
+        """Keep the iterates that are better than those before.
+
+        Args:
+            index: Rows (k,) of the samples in the batch.
+            x: Their iterates (k, ...), each after one forward pass.
+            loss: Their losses (k,).
+            success: Whether the gradient model is fooled (k,).
+
+        Returns:
+            Which of the samples are broken (k,).
+        """
         self.queries[index] += forward_count(self.task.gradient_model)
         loss = loss.double()
-        old, old_loss = self.success[index], self.loss[index]
+        old_success, old_loss = self.success[index], self.loss[index]
         lower = loss < old_loss
-        better = lower if self.by_loss else torch.where(success == old, lower, success)
+        better = lower if self.by_loss else torch.where(success == old_success, lower, success)
+
+        # A success of the faster copy ends a sample's search, so the model confirms it first.
         confirmed = torch.zeros_like(success)
-        if self.indirect and self.drop and bool((ask := success & better).any()):
-            loss, success, confirmed = self._confirm(index, x, loss, success, ask)
-            better = torch.where(success == old, loss < old_loss, success)
+        unconfirmed = success & better
+        if self.indirect and self.drop and bool(unconfirmed.any()):
+            loss, success, confirmed = self._confirm(index, x, loss, success, unconfirmed)
+            better = torch.where(success == old_success, loss < old_loss, success)
+
         rows = index[better]
         self.images[rows] = x[better]
-        self.success[rows], self.loss[rows], self.confirmed[rows] = (
-            success[better],
-            loss[better],
-            confirmed[better],
-        )
+        self.success[rows] = success[better]
+        self.loss[rows] = loss[better]
+        self.confirmed[rows] = confirmed[better]
         return self.success[index] if not self.by_loss else success
 
     def _confirm(
-        self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor, ask: Tensor
+        self, index: Tensor, x: Tensor, loss: Tensor, success: Tensor, unconfirmed: Tensor
     ) -> tuple[Tensor, ...]:
-        part = self.task.pick(index[ask])
+        """Replace loss and success of the unconfirmed samples by those of the model itself."""
+        part = self.task.pick(index[unconfirmed])
         true_loss, true_success = loss_and_success(
-            self.task.model, x[ask], part.objective, part.criterion
+            self.task.model, x[unconfirmed], part.objective, part.criterion
         )
-        self.queries[index[ask]] += forward_count(self.task.model)
+        self.queries[index[unconfirmed]] += forward_count(self.task.model)
         loss, success = loss.clone(), success.clone()
-        loss[ask], success[ask] = true_loss.double(), true_success
-        return loss, success, ask.clone()
+        loss[unconfirmed], success[unconfirmed] = true_loss.double(), true_success
+        return loss, success, unconfirmed.clone()
 
     def result(self, like: Tensor) -> AttackResult:
-        """What was kept, in the memory format of ``like``; the victim judges what only its faster
-        copy has seen."""
-        open_ = (
-            (~self.confirmed).nonzero()[:, 0] if self.indirect else self.confirmed.nonzero()[:0, 0]
-        )
-        if len(open_):
-            part = self.task.pick(open_)
-            loss, self.success[open_] = loss_and_success(
-                self.task.model, self.images[open_], part.objective, part.criterion
+        """Return the best iterates in the memory format of ``like``.
+
+        Samples that only a faster copy has evaluated are evaluated by the model.
+        """
+        unconfirmed = (~self.confirmed & self.indirect).nonzero()[:, 0]
+        if len(unconfirmed):
+            part = self.task.pick(unconfirmed)
+            loss, self.success[unconfirmed] = loss_and_success(
+                self.task.model, self.images[unconfirmed], part.objective, part.criterion
             )
-            self.loss[open_] = loss.double()
-            self.queries[open_] += forward_count(self.task.model)
+            self.loss[unconfirmed] = loss.double()
+            self.queries[unconfirmed] += forward_count(self.task.model)
+
         images = torch.empty_like(like).copy_(self.images)
         return AttackResult(
             images.detach(), self.success, self.loss.to(torch.float32), self.queries

@@ -1,9 +1,8 @@
-"""A faster copy of a victim to make the steps with: conv-BN folded, channels_last, frozen,
-optionally in bfloat16.
+"""A faster copy of a model for gradient steps: conv-BN folded, channels_last, optionally bfloat16.
 
-The user's module is never touched: all is done on a deep copy, and the copy is used only if it
-gives the victim's logits and input gradients on a probe. Verdicts stay with the victim itself (see
-``logits.Best``).
+The caller's module is never touched: all work is done on a deep copy, which is used only if it
+reproduces the model's logits and input gradients on a probe. Success is still measured on the
+model itself, see :class:`physadv.attacks._classifier_step.BestIterates`.
 """
 
 from __future__ import annotations
@@ -25,11 +24,14 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class FusedModel:
-    """A verified faster copy; callable like the victim it was made from.
+    """A verified faster copy of a model, callable like the model itself.
 
-    ``exact`` is the copy to make the last steps with: in bfloat16 the signs of small slopes are
-    noise, and it is the small last steps that this noise costs most (see
-    ``benchmarks/epsilon_ball.md``).
+    Args:
+        module: The transformed copy.
+        channels_last: Whether it runs fastest on images in that memory format.
+        bf16: Run convolutions and linear layers in bfloat16.
+        exact: The copy in full precision for the last, smallest steps, where rounding in bfloat16
+            turns the signs of small gradients into noise (see ``benchmarks/epsilon_ball.md``).
     """
 
     def __init__(
@@ -44,19 +46,32 @@ class FusedModel:
         self.exact: FusedModel = exact or self
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits (b, classes)."""
+        """Return logits (b, classes) of ``images`` (b, ...)."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             logits: Tensor = self.module(images)
         return logits.float() if self.bf16 else logits
 
 
 def full_precision(gradient_model: Classifier) -> Classifier:
-    """The stepper in full precision, for the last steps."""
+    """Return the full-precision version of ``gradient_model``, for the last steps."""
     return gradient_model.exact if isinstance(gradient_model, FusedModel) else gradient_model
 
 
 def gradient_model_for(model: Classifier, speed: Speed | FusedModel, probe: Tensor) -> Classifier:
-    """The victim itself for "plain", the given copy if it is one, else what :func:`fuse_model` makes."""
+    """Return the model that gradients are taken of.
+
+    Args:
+        model: Model under attack.
+        speed: "plain" for the model itself, "fold" or "bf16" for a copy made by
+            :func:`fuse_model`, or a copy made before.
+        probe: Images (b, c, h, w) on which a copy must agree with the model.
+
+    Returns:
+        The copy, or ``model`` where no copy agrees.
+
+    Raises:
+        OptionError: ``speed`` is none of these.
+    """
     if isinstance(speed, FusedModel):
         return speed
     if speed not in ("plain", "fold", "bf16"):
@@ -65,52 +80,58 @@ def gradient_model_for(model: Classifier, speed: Speed | FusedModel, probe: Tens
 
 
 def fuse_model(model: Classifier, probe: Tensor, *, bf16: bool = False) -> Classifier:
-    """A faster copy of ``model`` that is the same function on ``probe`` (b, c, h, w) and on noise,
-    or ``model``.
+    """Make a faster copy of a model that computes the same function.
 
-    The model comes back as it is where it is no module, carries forward hooks (they may be the
-    caller's instruments), cannot be copied, or where the copy's logits differ by more than 1e-4 of
-    their scale (bfloat16: 10 %) or its input gradients point elsewhere. ``bf16`` runs convolutions
-    and linear layers in bfloat16.
+    The model itself is returned where it is no module, carries forward hooks (they may be the
+    caller's instruments), cannot be copied, or where the copy disagrees: logits that differ by
+    more than 1e-4 of their scale (bfloat16: 10 %), or input gradients of another direction.
+
+    Args:
+        model: Model under attack; not changed.
+        probe: Images (b, c, h, w) to compare on, together with one image of noise.
+        bf16: Run convolutions and linear layers in bfloat16.
+
+    Returns:
+        The copy, or ``model``.
     """
     if not isinstance(model, nn.Module) or _has_hooks(model) or not len(probe):
         return model
+
     probe = _with_noise(probe.detach())
     try:
         with torch.inference_mode(False):
             module = copy.deepcopy(model).eval()
             module.requires_grad_(False)
             fold_batch_norm(module, probe)
-            images = probe.ndim == 4
-            if images:
+            channels_last = probe.ndim == 4
+            if channels_last:
                 module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            exact = FusedModel(module, images)
-            rough = (
-                [FusedModel(_in_bf16(copy.deepcopy(module)), images, True, exact=exact)]
-                if bf16
-                else []
-            )
+            exact = FusedModel(module, channels_last)
+            candidates = [exact]
+            if bf16:
+                reduced = _in_bf16(copy.deepcopy(module))
+                candidates.insert(0, FusedModel(reduced, channels_last, True, exact=exact))
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
-        return model
-    return next((c for c in (*rough, exact) if _agrees(c, model, probe)), model)
+        return model  # a model that cannot be copied or traced is attacked as it is
+
+    return next((c for c in candidates if _agrees(c, model, probe)), model)
 
 
 def fold_batch_norm(module: nn.Module, probe: Tensor) -> int:
-    """Fold, in place, each batch norm into the convolution whose output it was seen to take;
-    returns how many.
+    """Fold each batch norm of ``module`` into the convolution before it, in place.
 
-    Pairs are found by watching one forward pass: both are called once and the very tensor the
-    convolution returns is what the batch norm gets. Whether that output also goes elsewhere is left
-    to the caller's comparison of results.
+    Pairs are found by watching one forward pass on ``probe``: both are called once, and the very
+    tensor that the convolution returns is what the batch norm gets. Whether that output also goes
+    elsewhere is left to the caller's comparison of results. Returns the number of pairs folded.
     """
-    produced: list[tuple[nn.Module, Tensor]] = []
+    outputs: list[tuple[nn.Module, Tensor]] = []
     pairs: list[tuple[nn.Module, nn.Module]] = []
 
     def watch(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if isinstance(layer, _CONVS):
-            produced.append((layer, output))
+            outputs.append((layer, output))
         else:
-            pairs.extend((conv, layer) for conv, made in produced if inputs and inputs[0] is made)
+            pairs.extend((conv, layer) for conv, y in outputs if inputs and inputs[0] is y)
 
     watched = [m for m in module.modules() if type(m) in (*_CONVS, *_NORMS)]
     handles = [m.register_forward_hook(watch) for m in watched]
@@ -120,7 +141,9 @@ def fold_batch_norm(module: nn.Module, probe: Tensor) -> int:
     finally:
         for handle in handles:
             handle.remove()
-    called = [layer for layer, _ in produced]
+
+    # A convolution called twice, or with two batch norms behind it, cannot absorb either.
+    called = [layer for layer, _ in outputs]
     folded = [
         p
         for p in pairs
@@ -165,25 +188,30 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _with_noise(probe: Tensor) -> Tensor:
-    """One image of the probe and one made of noise, where batch norms and biases show."""
+    """Return one image of the probe and one of noise, where batch norms and biases show."""
     noise = torch.rand((1, *probe.shape[1:]), generator=torch.Generator().manual_seed(0))
     return torch.cat([probe[:1], noise.to(probe)])
 
 
-def _agrees(copy_: FusedModel, model: Classifier, probe: Tensor) -> bool:
-    """Same logits within tolerance, and input gradients in the same direction, on the probe."""
+def _agrees(candidate: FusedModel, model: Classifier, probe: Tensor) -> bool:
+    """Check that logits agree within tolerance, and input gradients in direction, on the probe."""
     try:
         with frozen_eval(model):
-            wanted, slope = _response(model, probe)
-            format_ = torch.channels_last if copy_.channels_last else torch.contiguous_format
-            found, found_slope = _response(copy_, probe.contiguous(memory_format=format_))
+            logits, gradient = _response(model, probe)
+            format_ = torch.channels_last if candidate.channels_last else torch.contiguous_format
+            own_logits, own_gradient = _response(candidate, probe.contiguous(memory_format=format_))
     except (RuntimeError, TypeError, ValueError):
         return False
-    scale = float(wanted.abs().max().clamp_min(1e-6))
-    near = float((wanted - found).abs().max()) <= (0.1 if copy_.bf16 else 1e-4) * scale
-    along = F.cosine_similarity(slope.flatten(1), found_slope.flatten(1), dim=1)
-    flat = slope.flatten(1).abs().amax(1) == 0
-    return near and bool(((along > (0.8 if copy_.bf16 else 0.999)) | flat).all())
+
+    scale = float(logits.abs().max().clamp_min(1e-6))
+    tolerance = (0.1 if candidate.bf16 else 1e-4) * scale
+    same_logits = float((logits - own_logits).abs().max()) <= tolerance
+
+    # Where the model's gradient is zero there is no direction to compare.
+    cosine = F.cosine_similarity(gradient.flatten(1), own_gradient.flatten(1), dim=1)
+    zero_gradient = gradient.flatten(1).abs().amax(1) == 0
+    same_direction = (cosine > (0.8 if candidate.bf16 else 0.999)) | zero_gradient
+    return same_logits and bool(same_direction.all())
 
 
 def _response(model: Classifier, probe: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,4 @@
-"""Nearest points on a hyperplane within [0, 1], in each norm: the step of minimum-norm attacks
-(Croce & Hein 2020)."""
+"""Projections onto a hyperplane within [0, 1] in each norm (Croce & Hein 2020)."""
 
 from __future__ import annotations
 
@@ -10,41 +9,52 @@ from physadv.threat.norms import Norm
 
 
 def project_to_plane(x: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:
-    """The shortest change d (b, ...) in ``norm`` with value + <slope, d> = 0 and x + d in [0, 1];
-    float64.
+    """Find the shortest change that moves each image onto its hyperplane within [0, 1].
 
-    ``value`` (b,) is the plane's function at ``x``. Where the plane does not meet [0, 1], the
-    change that comes nearest to it.
+    Args:
+        x: Images (b, ...) in [0, 1].
+        slope: Normal vectors (b, ...) of the planes.
+        value: The planes' linear functions (b,) at ``x``.
+        norm: Norm in which the change is shortest.
+
+    Returns:
+        Changes d (b, ...), float64, with value + <slope, d> = 0 and x + d in [0, 1]. Where the
+        plane does not meet [0, 1], the change that comes nearest to it.
     """
-    way = (-slope.double() * value.sign().view(-1, *[1] * (x.ndim - 1))).flatten(1)
+    signs = value.sign().view(-1, *[1] * (x.ndim - 1))
+    direction = (-slope.double() * signs).flatten(1)
     start = x.double().flatten(1)
-    room = torch.where(way > 0, 1 - start, start).clamp_min(0) * (way != 0)
-    weight, need = way.abs(), value.double().abs()[:, None]
+    room = torch.where(direction > 0, 1 - start, start).clamp_min(0) * (direction != 0)
+
+    weight, need = direction.abs(), value.double().abs()[:, None]
     if norm == "l1":
         size = _greedy(weight, room, need)
     else:
         size = _fill(weight, torch.ones_like(weight) if norm == "linf" else weight, room, need)
-    return (size * way.sign()).view(x.shape)
+    return (size * direction.sign()).view(x.shape)
 
 
 def _fill(weight: Tensor, rate: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """min(t * rate, room) with the t at which sum(weight * it) = need: Newton on a concave
-    function, from below."""
+    """Return min(t * rate, room) with the t at which sum(weight * it) = need.
+
+    The sum is concave in t, so Newton steps from below never overshoot.
+    """
     reach = torch.zeros_like(need)
     for _ in range(64):
         free = reach * rate < room
         gained = (weight * torch.where(free, reach * rate, room)).sum(1, keepdim=True)
-        steep = torch.where(free, weight * rate, 0).sum(1, keepdim=True)
-        step = (need - gained).clamp_min(0) / steep.clamp_min(1e-300)
-        step = torch.where(steep > 0, step, 0)
+        slope = torch.where(free, weight * rate, 0).sum(1, keepdim=True)
+        step = (need - gained).clamp_min(0) / slope.clamp_min(1e-300)
+        step = torch.where(slope > 0, step, 0)
         reach = reach + step
+
         if bool((step <= 1e-12 * reach).all()):
             break
     return torch.minimum(reach * rate, room)
 
 
 def _greedy(weight: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """Elements of the largest weight first, each up to its room, until sum(weight * it) = need."""
+    """Return sizes with sum(weight * size) = need: largest weights first, each up to its room."""
     order = weight.argsort(1, descending=True)
     weights, rooms = weight.gather(1, order), room.gather(1, order)
     gains = weights * rooms

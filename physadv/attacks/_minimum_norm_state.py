@@ -1,5 +1,4 @@
-"""The state of a minimum-norm attack: the nearest find of each sample, its planes, and the line
-search at the end."""
+"""State of a minimum-norm attack: nearest adversarial images, boundary planes, line search."""
 
 from __future__ import annotations
 
@@ -23,7 +22,17 @@ from physadv.threat.norms import Norm, lp_distance, parse_norm
 
 
 class NearestAdversarial:
-    """The nearest adversarial image of each sample so far, and the line search at the end."""
+    """The nearest adversarial image of each sample so far.
+
+    Args:
+        model: Model under attack; decides on success.
+        images: Clean images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        targets: Target classes (b,), or None.
+        eps: Radius within which an image counts as success; None to look for the nearest image.
+        norm: Norm of the distance.
+        speed: Gradient model, as in :mod:`physadv.attacks.gradient`.
+    """
 
     def __init__(
         self,
@@ -49,28 +58,39 @@ class NearestAdversarial:
         self.queries = torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
     def open(self) -> Tensor:
-        """Samples for which nothing is found within reach: all, where the nearest image is asked
-        for."""
+        """Return the rows (k,) of samples still searched: those without a result within ``eps``.
+
+        Without ``eps`` that is every sample, since the nearest image is asked for.
+        """
         return (self.distance > self.reach).nonzero()[:, 0]
 
-    def look(self, rows: Tensor, x: Tensor, classes: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Value (b,) and slope of each sample's nearest boundary, linearized at ``x``, and whether
-        ``x`` has won.
+    def linearize(self, rows: Tensor, x: Tensor, classes: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Linearize each sample's nearest decision boundary in one forward pass.
 
-        One forward pass. The value is positive where the attack has not won. With ``classes`` the
-        nearest of so many planes is taken where there are no targets, else the one of the highest
-        rival.
+        Args:
+            rows: Rows (k,) of the samples.
+            x: Their iterates (k, ...); kept where they are adversarial and nearer than before.
+            classes: Number of rival classes whose boundaries are compared, a backward pass each;
+                with targets, or fewer than 2, the boundary to the best rival is taken.
+
+        Returns:
+            The boundary's value (k,), positive where the sample is not adversarial; its slope
+            (k, ...); and whether ``x`` is adversarial (k,).
+
+        Raises:
+            ModelError: The output does not depend on the input differentiably.
         """
         part = self.task.pick(rows)
         x = x.detach().requires_grad_()
         logits = part.gradient_model(x)
         if not logits.requires_grad:
             raise ModelError(
-                "victim's output",
+                "model's output",
                 "does not depend on its input differentiably",
                 "use a black-box attack",
             )
         is_adversarial = part.criterion(logits.detach())
+
         rivals = min(classes, logits.shape[1] - 1)
         if self.targets is not None or rivals < 2:
             value = part.objective(logits)
@@ -79,6 +99,8 @@ class NearestAdversarial:
             value, slope = _nearest_plane(
                 logits, x, part.objective.labels, rivals, is_adversarial, self.norm
             )
+
+        # The gap at the first, clean point is one end of the line search in finish().
         self.queries[rows] += forward_count(part.gradient_model)
         gap = part.objective(logits.detach()).double()
         self.clean_gap[rows] = torch.where(self.clean_gap[rows].isnan(), gap, self.clean_gap[rows])
@@ -90,68 +112,81 @@ class NearestAdversarial:
         )
 
     def update_best(self, rows: Tensor, x: Tensor, is_adversarial: Tensor) -> None:
-        """Keep points that have won and are nearer than those before."""
+        """Keep iterates ``x`` of the samples ``rows`` that are adversarial and nearer than before.
+
+        ``is_adversarial`` (k,) tells which are adversarial.
+        """
         far = lp_distance(x, self.x0[rows], self.norm)
         nearer = is_adversarial & (far < self.distance[rows])
         self.best[rows[nearer]], self.distance[rows[nearer]] = x[nearer], far[nearer]
 
     def finish(self, refine: int, levels: int | None) -> AttackResult:
-        """Line search between clean and found images, judged by the victim; then the verdict on
-        what is handed out."""
-        sure = self._refined(refine)
-        out = torch.where(per_sample(sure, self.x0), self.best, self.last)
-        size = (
-            float(lp_distance(self.x0, self.x0 * 0 + 1, self.norm).max()) + 1 if len(out) else 1.0
-        )
-        ball = LpBall(self.norm, size if self.eps is None else self.eps, levels)
-        out = ball.quantized(ball.project(out, self.x0), self.x0)
+        """Refine every result along its line and evaluate what is returned on the model itself.
+
+        ``refine`` is the number of forward passes of the line search; with ``levels`` the images are
+        rounded to that grid.
+        """
+        confirmed = self._refine(refine)
+        candidates = torch.where(per_sample(confirmed, self.x0), self.best, self.last)
+
+        # Without eps no ball limits the result: one larger than any change in [0, 1] stands in.
+        radius = self.eps
+        if radius is None:
+            largest = lp_distance(self.x0, torch.ones_like(self.x0), self.norm)
+            radius = float(largest.max()) + 1 if len(candidates) else 1.0
+        ball = LpBall(self.norm, radius, levels)
+        images = ball.quantized(ball.project(candidates, self.x0), self.x0)
+
         _, success = loss_and_success(
-            self.task.model, out, self.task.objective, self.task.criterion
+            self.task.model, images, self.task.objective, self.task.criterion
         )
         self.queries += forward_count(self.task.model)
-        far = lp_distance(out, self.x0, self.norm).to(torch.float32)
-        return AttackResult(torch.empty_like(self.images).copy_(out), success, far, self.queries)
+        distance = lp_distance(images, self.x0, self.norm).to(torch.float32)
+        return AttackResult(
+            torch.empty_like(self.images).copy_(images), success, distance, self.queries
+        )
 
-    def _refined(self, refine: int) -> Tensor:
-        """Move each find along its line to the boundary in ``refine`` forwards; returns which the
-        victim confirms.
+    def _refine(self, refine: int) -> Tensor:
+        """Move each result along its line to the boundary; return which the model confirms (b,).
 
-        The first look is at the find itself; while it is refused the search goes outwards. Then it
-        is by turns false position and bisection.
+        The first of the ``refine`` forward passes is at the result itself. While the model is not
+        fooled the search goes outwards; then false position and bisection take turns.
         """
         rows = self.distance.isfinite().nonzero()[:, 0]
-        sure = torch.zeros_like(self.distance, dtype=torch.bool)
+        confirmed = torch.zeros_like(self.distance, dtype=torch.bool)
         part, x0 = self.task.pick(rows), self.x0[rows]
         change = self.best[rows].double() - x0.double()
         low, low_gap = torch.zeros_like(self.distance[rows]), self.clean_gap[rows]
         high, high_gap = torch.ones_like(low), torch.zeros_like(low)
-        at = high
+
+        fraction = high
         for turn in range(refine if len(rows) else 0):
-            x = (x0.double() + per_sample(at, x0) * change).clamp(0, 1).to(x0.dtype)
+            x = (x0.double() + per_sample(fraction, x0) * change).clamp(0, 1).to(x0.dtype)
             gap, is_adversarial = loss_and_success(part.model, x, part.objective, part.criterion)
             self.queries[rows] += forward_count(part.model)
-            self.distance[rows[is_adversarial & ~sure[rows]]] = (
-                torch.inf
-            )  # until here it was the copy's word
+
+            # Until the model confirms a result, its distance is only the faster copy's claim.
+            self.distance[rows[is_adversarial & ~confirmed[rows]]] = torch.inf
             self.update_best(rows, x, is_adversarial)
-            sure[rows] |= is_adversarial
-            low, low_gap = (
-                torch.where(is_adversarial, low, at),
-                torch.where(is_adversarial, low_gap, gap.double()),
-            )
-            high, high_gap = (
-                torch.where(is_adversarial, at, high),
-                torch.where(is_adversarial, gap.double(), high_gap),
-            )
-            at = torch.where(
-                sure[rows], _between(low, low_gap, high, high_gap, turn), 3 * at - 1.98
-            )
-        return sure
+            confirmed[rows] |= is_adversarial
+
+            gap = gap.double()
+            low = torch.where(is_adversarial, low, fraction)
+            low_gap = torch.where(is_adversarial, low_gap, gap)
+            high = torch.where(is_adversarial, fraction, high)
+            high_gap = torch.where(is_adversarial, gap, high_gap)
+            within = _next_fraction(low, low_gap, high, high_gap, turn)
+            fraction = torch.where(confirmed[rows], within, 3 * fraction - 1.98)
+        return confirmed
 
 
-def _between(low: Tensor, low_gap: Tensor, high: Tensor, high_gap: Tensor, turn: int) -> Tensor:
-    """Where to look next: a little beyond the zero of the line through both gaps, or halfway in odd
-    turns."""
+def _next_fraction(
+    low: Tensor, low_gap: Tensor, high: Tensor, high_gap: Tensor, turn: int
+) -> Tensor:
+    """The next point: just beyond the zero of the line through both gaps, or halfway in odd turns.
+
+    False position alone can creep from one side; bisection in between bounds the number of steps.
+    """
     zero = low + (high - low) * (low_gap / (low_gap - high_gap).clamp_min(1e-30) + 0.002)
     usable = zero.isfinite() & (zero > low) & (zero < high) & (turn % 2 == 0)
     return torch.where(usable, zero, (low + high) / 2)
@@ -160,27 +195,31 @@ def _between(low: Tensor, low_gap: Tensor, high: Tensor, high_gap: Tensor, turn:
 def _nearest_plane(
     logits: Tensor, x: Tensor, labels: Tensor, rivals: int, is_adversarial: Tensor, norm: Norm
 ) -> tuple[Tensor, Tensor]:
-    """Margin to a rival and its slope: of the rival whose plane is nearest, or of the leader where
-    it has won."""
+    """Margin to the rival class whose linearized boundary is nearest, and its slope.
+
+    Where the sample is adversarial, the rival is the predicted class.
+    """
+    dual: Norm = {"linf": "l1", "l2": "l2", "l1": "linf"}[norm]  # type: ignore[assignment]
     wide = logits if logits.dtype == torch.float64 else logits.float()
     own = wide.gather(1, labels[:, None])
     others = wide.detach().scatter(1, labels[:, None], -torch.inf).topk(rivals, 1).indices
     gaps = own - wide.gather(1, others)
-    best_far = torch.full_like(gaps[:, 0], torch.inf).detach()
-    value, slope = torch.zeros_like(best_far), torch.zeros_like(x)
+
+    shortest = torch.full_like(gaps[:, 0], torch.inf).detach()
+    value, slope = torch.zeros_like(shortest), torch.zeros_like(x)
     for i in range(rivals):
-        (way,) = torch.autograd.grad(gaps[:, i].sum(), x, retain_graph=i + 1 < rivals)
-        dual: Norm = {"linf": "l1", "l2": "l2", "l1": "linf"}[norm]  # type: ignore[assignment]
-        far = gaps[:, i].detach().abs() / change_length(way, dual).to(value).clamp_min(1e-30)
-        nearer = (far < best_far) & (~is_adversarial | (i == 0))
-        best_far, value = (
-            torch.where(nearer, far, best_far),
-            torch.where(nearer, gaps[:, i].detach(), value),
-        )
-        slope = torch.where(per_sample(nearer, x), way, slope)
+        (gradient,) = torch.autograd.grad(gaps[:, i].sum(), x, retain_graph=i + 1 < rivals)
+
+        # The distance to a hyperplane is its value over the dual norm of its normal.
+        gap = gaps[:, i].detach()
+        distance = gap.abs() / change_length(gradient, dual).to(value).clamp_min(1e-30)
+        nearer = (distance < shortest) & (~is_adversarial | (i == 0))
+        shortest = torch.where(nearer, distance, shortest)
+        value = torch.where(nearer, gap, value)
+        slope = torch.where(per_sample(nearer, x), gradient, slope)
     return value, slope.detach()
 
 
 def change_length(change: Tensor, norm: Norm) -> Tensor:
-    """Length (b,) of a change in a norm, float64."""
+    """Return the length (b,), float64, of each ``change`` (b, ...) in ``norm``."""
     return lp_distance(change.detach(), torch.zeros_like(change), norm)

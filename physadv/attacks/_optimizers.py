@@ -1,4 +1,4 @@
-"""How a gradient becomes a step: torch's own optimizers behind a functional face."""
+"""Optimizers of torch behind a functional interface, for steps followed by a projection."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class UpdateRule(Protocol):
-    """init(x) -> state; step(x, grad, state) -> the next x (detached). Descends."""
+    """An optimizer as pure functions of the iterate and a state; it descends."""
 
     def init(self, x: Tensor) -> Any:
-        """Fresh state for ``x``."""
+        """Return a fresh state for the iterate ``x``."""
         ...
 
     def step(self, x: Tensor, grad: Tensor, state: Any) -> Tensor:
-        """One step against ``grad``; ``state`` moves on."""
+        """Return the next iterate (detached) from ``x`` against ``grad``; advances ``state``."""
         ...
 
 
@@ -30,14 +30,17 @@ class _TorchState:
 
 @dataclass(frozen=True)
 class CosineAdam:
-    """Adam (Kingma 2015) with a cosine schedule from ``lr`` down to 5 % of it over ``steps``."""
+    """Adam (Kingma & Ba 2015) with a cosine schedule of the learning rate.
+
+    The rate falls from ``lr`` to 5 % of it over ``steps`` steps; ``betas`` are Adam's decay rates.
+    """
 
     lr: float
     steps: int
     betas: tuple[float, float] = (0.9, 0.99)
 
     def init(self, x: Tensor) -> _TorchState:
-        """Fresh moments for ``x``."""
+        """Return fresh moments for the iterate ``x``."""
         leaf = x.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([leaf], lr=self.lr, betas=self.betas)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
@@ -46,10 +49,12 @@ class CosineAdam:
         return _TorchState(leaf, optimizer, schedule)
 
     def step(self, x: Tensor, grad: Tensor, state: _TorchState) -> Tensor:
-        """One Adam step from ``x``, which may have been projected since the last."""
+        """Return ``x`` after one step against ``grad``; advances ``state``."""
+        # The caller may have projected x since the last step: the optimizer's own copy follows.
         with torch.no_grad():
             state.leaf.copy_(x)
         state.leaf.grad = grad.detach()
+
         state.optimizer.step()
         state.schedule.step()
         return state.leaf.detach().clone()

@@ -1,5 +1,4 @@
-"""Auto-PGD (Croce & Hein 2020; l_1: Croce & Hein 2021): PGD that sets its own step size, for each
-sample alone."""
+"""Auto-PGD: projected gradient descent that sets its own step size (Croce & Hein 2020, l_1: 2021)."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ from physadv.threat.criteria import Misclassification
 from physadv.threat.norms import Norm, linf_bounds
 
 _MOMENTUM = 0.75
-_ENOUGH = 0.75  # share of steps that must have lowered the loss for the step size to stay
+_SUFFICIENT_SHARE = 0.75  # of the steps must have lowered the loss for the step size to stay
 
 
 def apgd(
@@ -54,14 +53,48 @@ def apgd(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> AttackResult:
-    """Auto-PGD with ``loss`` ce, margin or dlr, untargeted or towards ``targets`` (b,).
+    """Attack with Auto-PGD (Croce & Hein 2020; in l_1 Croce & Hein 2021).
 
-    The step starts at 2 eps (l_1: eps, on a shrinking share of the elements) and is halved at
-    checkpoints where the loss has stopped to fall, going on from the best point. With ``any_class``
-    the targets only lead the way: every class but the true one counts. ``keep`` and ``drop_broken``
-    as in :func:`physadv.attacks.gradient.pgd`; restarts * (steps + 1) forwards a sample with
-    ``speed="plain"``. Raises ImageError for images outside [0, 1], OptionError for options out of
-    range.
+    The step starts at 2 eps (in l_1: eps, on a shrinking share of the elements) and is halved at
+    checkpoints where the loss has stopped falling, going on from the best point. Takes at most
+    restarts * (steps + 1) forward passes a sample with ``speed="plain"``.
+
+    Args:
+        model: Model under attack: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, ...), floats in [0, 1].
+        labels: True classes (b,), int64.
+        eps: Radius of the ball, at least 0, in units of [0, 1].
+        norm: "linf", "l2" or "l1".
+        steps: Steps from each start, at least 1.
+        loss: "ce", "margin" or "dlr".
+        targets: Target classes (b,) for a targeted attack.
+        any_class: With targets, count every class but the true one as success; the targets only
+            lead the way.
+        restarts: Number of starts, at least 1.
+        random_start: Start at a random point of the ball, else at the clean image.
+        keep: "success" or "loss", as in :func:`physadv.attacks.gradient.pgd`.
+        drop_broken: With ``keep="success"``, stop searching for samples that are broken.
+        levels: Round the images to k / levels (255 for 8 bits).
+        speed: "plain", "fold", "bf16", or a copy of the model to take gradients of.
+        seed: Seed of the random starts.
+        index: Numbers (b,) of the samples; 0, 1, ... without it.
+
+    Returns:
+        The best iterates with success, loss and query counts.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: An option is out of range.
+        ModelError: The output is no differentiable logits.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks.apgd import apgd
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images, labels = torch.rand(2, 3, 2, 2), torch.tensor([0, 1])
+        >>> result = apgd(net, images, labels, eps=8 / 255, steps=10)
+        >>> bool((result.images - images).abs().max() <= 8 / 255)
+        True
     """
     check_batch(images, labels, targets)
     if steps < 1 or restarts < 1:
@@ -74,6 +107,8 @@ def apgd(
         task = build_task(model, gradient_model, loss, labels, targets)
         task = replace(task, criterion=Misclassification(labels)) if any_class else task
         best = BestIterates(x0, task, by_loss=keep == "loss", drop=drop)
+
+        # A start depends on the sample's number alone, so that batching does not change it.
         numbers = range(len(x0)) if index is None else index.tolist()
         for restart in range(restarts):
             rows = (
@@ -90,7 +125,7 @@ def apgd(
 
 @dataclass
 class _State:
-    """Where each sample's search stands; every field has one entry a sample."""
+    """The search of every sample; each field has one entry a sample."""
 
     rows: Tensor
     x0: Tensor
@@ -110,9 +145,9 @@ class _State:
     mark_loss: Tensor
     mark_kept: Tensor
 
-    def pick(self, left: Tensor) -> _State:
-        """The same for a part of the samples."""
-        return _State(**{f.name: getattr(self, f.name)[left] for f in fields(self)})
+    def pick(self, unbroken: Tensor) -> _State:
+        """Return the state of the samples ``unbroken``."""
+        return _State(**{f.name: getattr(self, f.name)[unbroken] for f in fields(self)})
 
 
 def _one_start(
@@ -125,42 +160,48 @@ def _one_start(
     best: BestIterates,
     drop: bool,
 ) -> None:
-    """k steps and k + 1 forwards from one start, every iterate offered to ``best``."""
+    """Descend from one start in k steps and k + 1 forward passes; ``best`` keeps every iterate."""
     if not len(rows):
         return
+
     point = ball.quantized(x, x0)
     logits, loss, grad = loss_and_gradient(task.gradient_model, point, task.objective)
-    is_adversarial = best.update_best(rows, point, loss, task.criterion(logits))
+    broken = best.update_best(rows, point, loss, task.criterion(logits))
     state = _begin(rows, x0, x, grad, loss, ball)
-    marks = _sparse_checkpoints(steps) if ball.norm == "l1" else _checkpoints(steps)
+    checkpoints = _sparse_checkpoints(steps) if ball.norm == "l1" else _checkpoints(steps)
+    adapt = _adapt_sparse if ball.norm == "l1" else _adapt
+
     for step in range(1, steps + 1):
         if step == math.ceil(ROUGH * steps):
             task = replace(task, gradient_model=full_precision(task.gradient_model))
-        if drop and bool(is_adversarial.any()):
-            left = (~is_adversarial).nonzero()[:, 0]
-            task, state = task.pick(left), state.pick(left)
-            if not len(left):
+        if drop and bool(broken.any()):
+            unbroken = (~broken).nonzero()[:, 0]
+            task, state = task.pick(unbroken), state.pick(unbroken)
+            if not len(unbroken):
                 return
+
         x = _move(state, ball, first=step == 1)
         point = ball.quantized(x, state.x0)
-        if step == steps:
-            best.update_best(
-                state.rows,
-                point,
-                *loss_and_success(task.gradient_model, point, task.objective, task.criterion),
+        if step == steps:  # the last iterate needs no gradient
+            loss, success = loss_and_success(
+                task.gradient_model, point, task.objective, task.criterion
             )
+            best.update_best(state.rows, point, loss, success)
             return
+
         logits, loss, grad = loss_and_gradient(task.gradient_model, point, task.objective)
-        is_adversarial = best.update_best(state.rows, point, loss, task.criterion(logits))
+        broken = best.update_best(state.rows, point, loss, task.criterion(logits))
         _record(state, x, loss, grad)
-        if step in marks:
-            (_adapt_sparse if ball.norm == "l1" else _adapt)(state, ball, marks[step])
+        if step in checkpoints:
+            adapt(state, ball, checkpoints[step])
 
 
 def _begin(rows: Tensor, x0: Tensor, x: Tensor, grad: Tensor, loss: Tensor, ball: LpBall) -> _State:
+    """The state at a start, where one forward and backward pass has been made."""
     first = 1.0 if ball.norm == "l1" else 2.0
     ones = torch.ones(len(rows), device=x.device, dtype=x.dtype)
     low, high = linf_bounds(x0, ball.eps) if ball.norm == "linf" else (x0, x0)
+
     return _State(
         rows=rows,
         x0=x0,
@@ -183,16 +224,19 @@ def _begin(rows: Tensor, x0: Tensor, x: Tensor, grad: Tensor, loss: Tensor, ball
 
 
 def _checkpoints(steps: int) -> dict[int, int]:
-    """Steps at which the step size is looked at, each with the number of steps since the one
-    before."""
-    marks, last, share, gap = {}, 0, 0.22, 0.22
+    """Steps at which the step size may change, with the number of steps since the one before.
+
+    The intervals are those of the paper: 22 % of the steps at first, 3 % less each time, at least
+    6 %.
+    """
+    checkpoints, last, share, gap = {}, 0, 0.22, 0.22
     while share <= 1:
-        at = math.ceil(share * steps - 1e-9)
-        if at > last:
-            marks[at], last = at - last, at
+        step = math.ceil(share * steps - 1e-9)
+        if step > last:
+            checkpoints[step], last = step - last, step
         gap = max(gap - 0.03, 0.06)
         share += gap
-    return marks
+    return checkpoints
 
 
 def _sparse_checkpoints(steps: int) -> dict[int, int]:
@@ -201,14 +245,15 @@ def _sparse_checkpoints(steps: int) -> dict[int, int]:
 
 
 def _move(state: _State, ball: LpBall, first: bool) -> Tensor:
-    """A step down the gradient, then part of it and part of the step before (no momentum in l_1)."""
+    """A step down the gradient with momentum, which the first step and l_1 do without."""
     if ball.norm == "l1":
-        way = _directions.sparse_direction(state.grad, state.x, state.share)
+        direction = _directions.sparse_direction(state.grad, state.x, state.share)
     else:
-        way = _directions.unit_direction(state.grad, ball.norm)
-    x = _inside(state, ball, state.x - _directions.per_sample(state.size, state.x) * way)
+        direction = _directions.unit_direction(state.grad, ball.norm)
+    x = _inside(state, ball, state.x - _directions.per_sample(state.size, state.x) * direction)
     if first or ball.norm == "l1":
         return x
+
     step = _MOMENTUM * (x - state.x) + (1 - _MOMENTUM) * (state.x - state.before)
     return _inside(state, ball, state.x + step)
 
@@ -220,7 +265,7 @@ def _inside(state: _State, ball: LpBall, x: Tensor) -> Tensor:
 
 
 def _record(state: _State, x: Tensor, loss: Tensor, grad: Tensor) -> None:
-    """Take the new point, and note whether it is better than the last and than the best."""
+    """Take the new point, and count whether it is better than the last and than the best."""
     state.lowered = state.lowered + (loss < state.loss)
     state.before, state.x, state.loss, state.grad = state.x, x, loss, grad
     _keep(state, loss < state.best_loss)
@@ -234,11 +279,13 @@ def _keep(state: _State, better: Tensor) -> None:
 
 
 def _adapt(state: _State, ball: LpBall, window: int) -> None:
-    """Halve the step and go back to the best point where too few steps helped, or nothing has for
-    two windows."""
-    few = state.lowered < _ENOUGH * window
+    """Halve the step size and return to the best point, where the search has stalled.
+
+    That is where too too_few steps lowered the loss, or none has for two windows.
+    """
+    too_few = state.lowered < _SUFFICIENT_SHARE * window
     stuck = state.mark_kept & (state.best_loss >= state.mark_loss)
-    halve = few | stuck
+    halve = too_few | stuck
     state.size = torch.where(halve, state.size / 2, state.size)
     state.mark_kept, state.mark_loss = ~halve, state.best_loss
     state.lowered = torch.zeros_like(state.lowered)
@@ -246,10 +293,13 @@ def _adapt(state: _State, ball: LpBall, window: int) -> None:
 
 
 def _adapt_sparse(state: _State, ball: LpBall, window: int) -> None:
-    """Match the share of elements moved to the sparsity of the best point; where that has settled,
-    shorten the step."""
+    """Match the share of elements moved to the sparsity of the best point; once settled, shorten
+    steps.
+    """
     n = state.x0[0].numel()
     used = ((state.best_x != state.x0).flatten(1).sum(1) / n).to(state.used)
+
+    # The sparser the best point has become, the fewer elements a step should move.
     sparser = used < 0.95 * state.used
     state.used = used
     state.share = torch.where(sparser, (used / 1.5).clamp_min(1 / n), state.share)

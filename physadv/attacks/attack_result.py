@@ -1,4 +1,4 @@
-"""What every attack returns."""
+"""The result type of every attack."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AttackResult:
-    """Adversarial images and what is known of them, one entry a sample.
+    """Adversarial images of a batch, with success, loss and query count for each sample.
 
-    ``images`` (b, c, h, w) are within the constraint and in [0, 1]; ``success`` (b,) is the
-    criterion on exactly these; ``loss`` (b,) is the attack's own objective, lower is better for the
-    attacker; ``queries`` (b,) counts what a black box was asked.
+    ``images`` (b, c, h, w) lie within the constraint and in [0, 1]. ``success`` (b,) is the
+    criterion evaluated on exactly these images. ``loss`` (b,) is the attack's own objective, lower
+    is better for the attacker. ``queries`` (b,) counts forward passes of the model.
     """
 
     images: Tensor

@@ -1,12 +1,8 @@
-"""Gradient attacks in an epsilon ball: input-gradient ascent, FGSM, PGD, momentum and diverse
-input.
+"""Gradient attacks in an epsilon ball: FGSM, PGD and plain input-gradient ascent.
 
-Each is a function whose signature is its configuration. ``images`` (b, ...) are floats in [0, 1],
-``labels`` (b,) the true classes; with ``targets`` (b,) the attack wants exactly these.
-``levels=255`` makes every evaluated image 8-bit legal. ``index`` (b,) numbers the samples (0, 1,
-... without it): random starts derive from ``seed`` and that number, so that neither the batch nor
-its size changes them. Raises ImageError for images outside [0, 1], OptionError for options outside
-their range, ModelError for a victim whose output is no differentiable logits.
+Each attack is a function whose signature is its configuration. With ``levels=255`` every evaluated
+image is a valid 8-bit image. Random starts derive from ``seed`` and the sample's number, so that
+neither the batch nor its size changes them.
 """
 
 from __future__ import annotations
@@ -44,11 +40,8 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 ROUGH = 0.75
 """Share of the steps that a bfloat16 copy may make; the rest are made in full precision."""
-_PATH = {
-    "constant": 5.0,
-    "linear": 10.0,
-    "cosine": 10.0,
-}  # default length of all steps together, in eps; twice in l_1
+# Default length of all steps together, in eps; twice that in l_1.
+_PATH_LENGTH = {"constant": 5.0, "linear": 10.0, "cosine": 10.0}
 
 
 def fgsm(
@@ -62,11 +55,37 @@ def fgsm(
     targets: Tensor | None = None,
     levels: int | None = None,
 ) -> AttackResult:
-    """Fast gradient method (Goodfellow et al. 2015): the best single step on the linearized loss,
-    in any norm.
+    """Attack with a single gradient step, the fast gradient method (Goodfellow et al. 2015).
 
-    In l_inf that is eps times the sign of the gradient; in l_2 and l_1 the optimum over the ball
-    within [0, 1].
+    The step is optimal for the linearized loss in any norm: eps times the sign of the gradient in
+    l_inf, the optimum over the ball within [0, 1] in l_2 and l_1. Takes 2 forward passes a sample.
+
+    Args:
+        model: Model under attack: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, ...), floats in [0, 1].
+        labels: True classes (b,), int64.
+        eps: Radius of the ball, at least 0, in units of [0, 1].
+        norm: "linf", "l2" or "l1".
+        loss: "ce", "margin" or "dlr".
+        targets: Target classes (b,) for a targeted attack.
+        levels: Round the images to k / levels (255 for 8 bits).
+
+    Returns:
+        The adversarial images with success and loss.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: An option is out of range.
+        ModelError: The output is no differentiable logits.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks.gradient import fgsm
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images, labels = torch.rand(2, 3, 2, 2), torch.tensor([0, 1])
+        >>> result = fgsm(net, images, labels, eps=8 / 255)
+        >>> bool((result.images - images).abs().max() <= 8 / 255)
+        True
     """
     check_batch(images, labels, targets)
     ball = LpBall(norm, eps, levels)
@@ -76,6 +95,8 @@ def fgsm(
         _, _, grad = loss_and_gradient(model, x0, task.objective)
         x = ball.quantized(steepest_point(grad, x0, eps, norm), x0)
         value, success = loss_and_success(model, x, task.objective, task.criterion)
+
+    # One forward pass for the gradient, one to evaluate the result.
     used = torch.full((len(x0),), 2 * forward_count(model), device=x0.device)
     return AttackResult(torch.empty_like(images).copy_(x), success, value.float(), used)
 
@@ -101,14 +122,49 @@ def pgd(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> AttackResult:
-    """Projected gradient descent (Madry et al. 2018), with the best iterate of each sample kept.
+    """Attack with projected gradient descent (Madry et al. 2018) and keep each sample's best iterate.
 
-    ``keep="success"`` judges iterates by the criterion and then by the loss, and drops samples
-    already broken unless ``drop_broken`` is off. ``keep="loss"`` looks for the highest loss
-    (adversarial training) and never drops any. ``step_size`` is the first one; by default all steps
-    together cover 10 eps (5 in a constant schedule), in l_1 twice that. Takes at most restarts *
-    (steps + 1) forwards a sample with ``speed="plain"``; with a faster copy, one more by the victim
-    itself, whose verdict it is.
+    Takes at most restarts * (steps + 1) forward passes a sample with ``speed="plain"``; a faster
+    copy needs one more pass of the model itself, which decides on success.
+
+    Args:
+        model: Model under attack: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, ...), floats in [0, 1].
+        labels: True classes (b,), int64.
+        eps: Radius of the ball, at least 0, in units of [0, 1].
+        norm: "linf", "l2" or "l1".
+        steps: Steps from each start, at least 1.
+        step_size: Length of the first step. By default all steps together cover 10 eps (5 eps in a
+            constant schedule), twice that in l_1.
+        schedule: Step size over time: "constant", "linear" or "cosine".
+        loss: "ce", "margin" or "dlr".
+        targets: Target classes (b,) for a targeted attack.
+        restarts: Number of starts, at least 1.
+        random_start: Start at a random point of the ball, else at the clean image.
+        keep: "success" keeps iterates by success and then by loss; "loss" keeps the highest loss,
+            as adversarial training needs it, and never drops samples.
+        drop_broken: With ``keep="success"``, stop searching for samples that are broken.
+        levels: Round the images to k / levels (255 for 8 bits).
+        speed: "plain", "fold", "bf16", or a copy of the model to take gradients of.
+        seed: Seed of the random starts.
+        index: Numbers (b,) of the samples; 0, 1, ... without it.
+
+    Returns:
+        The best iterates with success, loss and query counts.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: An option is out of range.
+        ModelError: The output is no differentiable logits.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks.gradient import pgd
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images, labels = torch.rand(2, 3, 2, 2), torch.tensor([0, 1])
+        >>> result = pgd(net, images, labels, eps=8 / 255, steps=10)
+        >>> bool((result.images - images).abs().max() <= 8 / 255)
+        True
     """
     return _descend(
         model,
@@ -116,7 +172,7 @@ def pgd(
         labels,
         targets,
         LpBall(norm, eps, levels),
-        _sizes(eps, norm, steps, step_size, schedule),
+        _step_sizes(eps, norm, steps, step_size, schedule),
         loss=loss,
         restarts=restarts,
         random_start=random_start,
@@ -144,13 +200,42 @@ def gradient_ascent(
     levels: int | None = None,
     speed: Speed | FusedModel = "fold",
 ) -> AttackResult:
-    """Plain input-gradient ascent from the clean image, up the loss or, with ``targets``, towards
-    them.
+    """Attack with plain input-gradient ascent from the clean image.
 
-    The oldest of the white-box attacks (Szegedy et al. 2013 minimize the same loss by L-BFGS): the
-    step follows the gradient itself, not its sign. Each is scaled so that the pixel with the
-    largest slope moves by ``step_size`` (2 eps / steps in l_inf; in l_2 and l_1 the whole step has
-    that length). steps + 1 forwards a sample.
+    The oldest of the white-box attacks (Szegedy et al. 2013 minimize the same loss by L-BFGS).
+    Steps follow the gradient itself, not its sign. Takes steps + 1 forward passes a sample.
+
+    Args:
+        model: Model under attack: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, ...), floats in [0, 1].
+        labels: True classes (b,), int64.
+        eps: Radius of the ball, at least 0, in units of [0, 1].
+        norm: "linf", "l2" or "l1".
+        steps: Number of steps, at least 1.
+        step_size: Change of the pixel with the largest gradient in l_inf, length of the whole step
+            in l_2 and l_1; 2 eps / steps by default.
+        loss: "ce", "margin" or "dlr".
+        targets: Target classes (b,) for a targeted attack.
+        keep: "success" or "loss", as in :func:`pgd`.
+        drop_broken: With ``keep="success"``, stop searching for samples that are broken.
+        levels: Round the images to k / levels (255 for 8 bits).
+        speed: "plain", "fold", "bf16", or a copy of the model to take gradients of.
+
+    Returns:
+        The best iterates with success, loss and query counts.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: An option is out of range.
+        ModelError: The output is no differentiable logits.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks.gradient import gradient_ascent
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images, labels = torch.rand(2, 3, 2, 2), torch.tensor([0, 1])
+        >>> gradient_ascent(net, images, labels, eps=0.5, steps=5).success.shape
+        torch.Size([2])
     """
     sizes = [step_size if step_size is not None else 2 * eps / max(1, steps)] * steps
     if steps < 1:
@@ -170,30 +255,40 @@ def gradient_ascent(
     )
 
 
-def _sizes(
+def _step_sizes(
     eps: float, norm: Norm, steps: int, step_size: float | None, schedule: Schedule
 ) -> list[float]:
     """The length of every step."""
     if steps < 1:
         raise OptionError(f"{steps} steps", "at least 1", "raise steps")
-    at = [step / steps for step in range(steps)]
+
+    times = [step / steps for step in range(steps)]
     shapes = {
-        "constant": [1.0 for _ in at],
-        "linear": [1 - t for t in at],
-        "cosine": [(1 + math.cos(math.pi * t)) / 2 for t in at],
+        "constant": [1.0 for _ in times],
+        "linear": [1 - t for t in times],
+        "cosine": [(1 + math.cos(math.pi * t)) / 2 for t in times],
     }
     if schedule not in shapes:
         raise OptionError(
             f"schedule {schedule!r}", f"one of {', '.join(shapes)}", "choose one of these"
         )
+
     shape = shapes[schedule]
-    path = _PATH[schedule] * eps * (2 if norm == "l1" else 1)
+    path = _PATH_LENGTH[schedule] * eps * (2 if norm == "l1" else 1)
     first = step_size if step_size is not None else path / sum(shape)
     return [first * s for s in shape]
 
 
 class ProjectedStep:
-    """One step of descent and back into the ball, for a batch that shrinks as samples are broken."""
+    """A descent step followed by projection into the ball, for a batch that may shrink.
+
+    Args:
+        x0: Clean images (b, ...), the centers of the balls.
+        ball: The constraint.
+        sizes: Length of every step.
+        decay: Weight of the past in a running sum of gradients; 0 for no momentum.
+        raw: Follow the gradient itself in place of the norm's steepest direction.
+    """
 
     def __init__(
         self,
@@ -209,35 +304,33 @@ class ProjectedStep:
         self.velocity = torch.zeros_like(x0) if decay else None
 
     def pick(self, rows: Tensor) -> None:
-        """Go on with these samples only."""
+        """Go on with the samples ``rows`` (k,) only."""
         self.x0 = self.x0[rows]
         self.limits = self.limits and (self.limits[0][rows], self.limits[1][rows])
         self.velocity = None if self.velocity is None else self.velocity[rows]
 
     def __call__(self, x: Tensor, grad: Tensor, step: int) -> Tensor:
-        """The next iterate."""
+        """Return the iterate after ``x``, down ``grad``, with the size of step number ``step``."""
         if self.velocity is not None:
-            mean = _directions.scale_by_largest(grad).abs().flatten(1).mean(1).clamp_min(1e-12)
-            self.velocity = self.decay * self.velocity + _directions.scale_by_largest(
-                grad
-            ) / _directions.per_sample(mean, grad)
+            # Each gradient is divided by its mean magnitude, so that none dominates the sum.
+            scaled = _directions.scale_by_largest(grad)
+            mean = scaled.abs().flatten(1).mean(1).clamp_min(1e-12)
+            self.velocity = self.decay * self.velocity + scaled / _directions.per_sample(mean, grad)
             grad = self.velocity
+
         x = x - self.sizes[step] * self._direction(x, grad, step)
         if self.limits is not None:
             return torch.clamp(x, *self.limits)
         return self.ball.project(x, self.x0)
 
     def _direction(self, x: Tensor, grad: Tensor, step: int) -> Tensor:
-        if self.raw:
-            return (
-                _directions.scale_by_largest(grad)
-                if self.ball.norm == "linf"
-                else _directions.unit_direction(grad, self.ball.norm)
-            )
-        if self.ball.norm == "l1":
-            return _directions.sparse_direction(
-                grad, x, 0.2 * 0.01 ** (step / max(1, len(self.sizes) - 1))
-            )
+        """The direction of length 1 of a step."""
+        if self.raw and self.ball.norm == "linf":
+            return _directions.scale_by_largest(grad)
+        if self.ball.norm == "l1" and not self.raw:
+            # From 20 % of the elements down to 0.2 %: wide steps first, sparse refinements last.
+            share = 0.2 * 0.01 ** (step / max(1, len(self.sizes) - 1))
+            return _directions.sparse_direction(grad, x, share)
         return _directions.unit_direction(grad, self.ball.norm)
 
 
@@ -260,8 +353,10 @@ def _descend(
     decay: float = 0.0,
     raw: bool = False,
 ) -> AttackResult:
-    """All restarts, each on the samples that none before has broken (all samples where the loss is
-    asked)."""
+    """Run all restarts, each on the samples that none before has broken.
+
+    Without ``drop`` every restart runs on all samples.
+    """
     check_batch(images, labels, targets)
     if restarts < 1:
         raise OptionError(f"{restarts} restarts", "at least 1", "raise restarts")
@@ -270,6 +365,8 @@ def _descend(
         x0 = to_memory_format(images, gradient_model)
         task = build_task(model, gradient_model, loss, labels, targets)
         best = BestIterates(x0, task, by_loss=by_loss, drop=drop)
+
+        # A start depends on the sample's number alone, so that batching does not change it.
         numbers = range(len(x0)) if index is None else index.tolist()
         for restart in range(restarts):
             rows = (
@@ -288,31 +385,34 @@ def _descend(
 def _one_start(
     task: AttackTask, rows: Tensor, x: Tensor, mover: ProjectedStep, best: BestIterates, drop: bool
 ) -> None:
-    """k steps and k + 1 forwards from one start, every iterate offered to ``best``."""
+    """Descend from one start in k steps and k + 1 forward passes; ``best`` keeps every iterate."""
     for step in range(len(mover.sizes)):
         if not len(rows):
             return
         if step == math.ceil(ROUGH * len(mover.sizes)):
             task = replace(task, gradient_model=full_precision(task.gradient_model))
+
         point = mover.ball.quantized(x, mover.x0)
         logits, value, grad = loss_and_gradient(task.gradient_model, point, task.objective)
-        is_adversarial = best.update_best(rows, point, value, task.criterion(logits))
-        if drop and bool(is_adversarial.any()):
-            left = (~is_adversarial).nonzero()[:, 0]
-            task, rows, x, grad = task.pick(left), rows[left], x[left], grad[left]
-            mover.pick(left)
+        broken = best.update_best(rows, point, value, task.criterion(logits))
+        if drop and bool(broken.any()):
+            unbroken = (~broken).nonzero()[:, 0]
+            task, rows = task.pick(unbroken), rows[unbroken]
+            x, grad = x[unbroken], grad[unbroken]
+            mover.pick(unbroken)
         x = mover(x, grad, step)
+
+    # The last iterate needs no gradient.
     if len(rows):
         point = mover.ball.quantized(x, mover.x0)
-        best.update_best(
-            rows,
-            point,
-            *loss_and_success(task.gradient_model, point, task.objective, task.criterion),
+        value, success = loss_and_success(
+            task.gradient_model, point, task.objective, task.criterion
         )
+        best.update_best(rows, point, value, success)
 
 
 def to_memory_format(images: Tensor, gradient_model: Classifier) -> Tensor:
-    """A detached copy of the images in the memory format the stepper is fastest with."""
+    """Return a detached copy of ``images`` in the memory format ``gradient_model`` is fastest with."""
     if isinstance(gradient_model, FusedModel) and gradient_model.channels_last:
         return images.detach().clone(memory_format=torch.channels_last)
     return images.detach().clone()

@@ -1,12 +1,10 @@
-"""Minimum-norm attacks: FAB, DeepFool and Carlini & Wagner's l_2 look for the nearest image the
-victim gets wrong.
+"""Minimum-norm attacks, which look for the nearest adversarial image: FAB, DeepFool, C&W.
 
 All follow one contract. Without ``eps`` the result is the nearest adversarial image found, and
-``loss`` its distance. With ``eps`` an image counts as success only within that ball; what was found
-beyond it is projected onto it and judged there, and samples drop out once broken. Points on a
-decision boundary are at the mercy of rounding, so the last ``refine`` of the steps are a line
-search judged by the model itself, never by its faster copy. ``speed``, ``levels``, ``targets`` and
-the errors are as in :mod:`physadv.attacks.gradient`.
+``loss`` its distance. With ``eps`` an image counts as success only within that ball; images
+beyond it are projected onto it and evaluated there, and samples drop out once broken. Points on a
+decision boundary change class by rounding, so the last ``refine`` of the steps are a line search
+evaluated on the model itself, never on its faster copy.
 """
 
 from __future__ import annotations
@@ -45,17 +43,50 @@ def fab(
     levels: int | None = None,
     speed: Speed | FusedModel = "fold",
 ) -> AttackResult:
-    """Fast adaptive boundary attack (Croce & Hein 2020): steps to the linearized boundary, pulled
-    to the clean image.
+    """Find near adversarial images with the fast adaptive boundary attack (Croce & Hein 2020).
 
-    Untargeted it takes the nearest of the planes to the ``classes`` classes with the highest
-    logits, a backward pass each; towards ``targets`` (b,) one. ``backward`` is how far an
-    adversarial point keeps of its change before the next step, ``pull`` the largest weight of the
-    clean image's own projection. steps + 1 forwards a sample.
+    Each step goes to the linearized decision boundary and is pulled towards the clean image. Takes
+    steps + 1 forward passes a sample.
+
+    Args:
+        model: Model under attack: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w), floats in [0, 1].
+        labels: True classes (b,), int64.
+        eps: Radius within which an image counts as success; None to look for the nearest.
+        norm: "linf", "l2" or "l1".
+        steps: Forward passes of the search and the line search together, more than ``refine``.
+        targets: Target classes (b,) for a targeted attack.
+        classes: Untargeted, the number of classes with the highest logits whose boundaries are
+            compared, a backward pass each.
+        overshoot: Factor by which a step goes beyond the boundary, at least 1.
+        backward: Share of its change that an adversarial point keeps before the next step, 0 to 1.
+        pull: Largest weight of the clean image's own projection, 0 to 1.
+        refine: Forward passes of the line search, at least 1.
+        levels: Round the images to k / levels (255 for 8 bits).
+        speed: "plain", "fold", "bf16", or a copy of the model to take gradients of.
+
+    Returns:
+        The nearest adversarial images; ``loss`` is their distance.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: An option is out of range.
+        ModelError: The output is no differentiable logits.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks.minimum_norm import fab
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images = torch.rand(2, 3, 2, 2)
+        >>> result = fab(net, images, net(images).argmax(1), norm="l2", steps=20)
+        >>> result.loss.shape
+        torch.Size([2])
     """
 
     def move(x: Tensor, x0: Tensor, value: Tensor, slope: Tensor, is_adversarial: Tensor) -> Tensor:
         share = per_sample(torch.where(is_adversarial, backward, 1.0), x).double()
+
+        # Adversarial points move back towards the clean image, so that the next plane is nearer.
         base = x0.double() + share * (x.double() - x0.double())
         plane = value.double() + _inner(slope, base - x.double())
         own = value.double() + _inner(slope, x0.double() - x.double())
@@ -64,6 +95,8 @@ def fab(
             project_to_plane(x0, slope, own, norm),
         )
         far, own_far = change_length(step, norm), change_length(own_step, norm)
+
+        # The closer the clean image's own plane, the more weight its projection gets.
         weight = (far / (far + own_far).clamp_min(1e-30)).clamp(max=pull)
         weight = per_sample(weight, x)
         mixed = (1 - weight) * (base + overshoot * step) + weight * (
@@ -91,11 +124,41 @@ def deepfool(
     levels: int | None = None,
     speed: Speed | FusedModel = "fold",
 ) -> AttackResult:
-    """DeepFool (Moosavi-Dezfooli et al. 2016): steps to the nearest linearized boundary until the
-    class changes.
+    """Find near adversarial images with DeepFool (Moosavi-Dezfooli et al. 2016).
 
-    Planes as in :func:`fab`, but without a pull; steps stay within [0, 1]. steps + 1 forwards a
-    sample.
+    Steps go to the nearest linearized decision boundary until the class changes, and stay within
+    [0, 1]. Takes steps + 1 forward passes a sample.
+
+    Args:
+        model: Model under attack: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w), floats in [0, 1].
+        labels: True classes (b,), int64.
+        eps: Radius within which an image counts as success; None to look for the nearest.
+        norm: "linf", "l2" or "l1".
+        steps: Forward passes of the search and the line search together, more than ``refine``.
+        targets: Target classes (b,) for a targeted attack.
+        classes: Untargeted, the number of classes with the highest logits whose boundaries are
+            compared, a backward pass each.
+        overshoot: Share of its length by which a step goes beyond the boundary, at least 0.
+        refine: Forward passes of the line search, at least 1.
+        levels: Round the images to k / levels (255 for 8 bits).
+        speed: "plain", "fold", "bf16", or a copy of the model to take gradients of.
+
+    Returns:
+        The nearest adversarial images; ``loss`` is their distance.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: An option is out of range.
+        ModelError: The output is no differentiable logits.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks.minimum_norm import deepfool
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images = torch.rand(2, 3, 2, 2)
+        >>> deepfool(net, images, net(images).argmax(1), eps=0.5).images.shape
+        torch.Size([2, 3, 2, 2])
     """
 
     def move(x: Tensor, x0: Tensor, value: Tensor, slope: Tensor, is_adversarial: Tensor) -> Tensor:
@@ -123,12 +186,43 @@ def cw_l2(
     levels: int | None = None,
     speed: Speed | FusedModel = "fold",
 ) -> AttackResult:
-    """Carlini & Wagner 2017 in l_2: Adam on squared distance + c * margin, with [0, 1] kept by a
-    tanh.
+    """Find near adversarial images in l_2 by penalty descent (Carlini & Wagner 2017).
 
-    c starts at ``weight`` and is bisected for each sample over ``searches`` runs of ``steps``
-    steps. The margin is divided by its own gradient's scale at the clean image, so that logits of
-    any scale meet the same c. searches * steps + refine + 1 forwards a sample.
+    Adam minimizes squared distance + c * margin, with images kept in [0, 1] by a tanh. c is
+    bisected for each sample. The margin is divided by the scale of its gradient at the clean image,
+    so that logits of any scale meet the same c. Takes searches * steps + refine + 1 forward passes
+    a sample.
+
+    Args:
+        model: Model under attack: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w), floats in [0, 1].
+        labels: True classes (b,), int64.
+        eps: l_2 radius within which an image counts as success; None to look for the nearest.
+        searches: Values of c to try, at least 1.
+        steps: Steps of Adam for each c, at least 1.
+        rate: Learning rate of Adam in the tanh's argument.
+        weight: First value of c.
+        confidence: Margin, in the scale of the gradient, that the attack aims beyond.
+        targets: Target classes (b,) for a targeted attack.
+        refine: Forward passes of the line search, at least 1.
+        levels: Round the images to k / levels (255 for 8 bits).
+        speed: "plain", "fold", "bf16", or a copy of the model to take gradients of.
+
+    Returns:
+        The nearest adversarial images; ``loss`` is their l_2 distance.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: An option is out of range.
+        ModelError: The output is no differentiable logits.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks.minimum_norm import cw_l2
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images = torch.rand(2, 3, 2, 2)
+        >>> cw_l2(net, images, net(images).argmax(1), searches=2, steps=20).images.shape
+        torch.Size([2, 3, 2, 2])
     """
     if searches < 1 or steps < 1:
         raise OptionError(
@@ -136,6 +230,8 @@ def cw_l2(
         )
     with frozen_eval(model):
         nearest = NearestAdversarial(model, images, labels, targets, eps, "l2", speed)
+
+        # Bisection of c for every sample: raised tenfold until the attack succeeds once.
         low, factor = torch.zeros_like(nearest.distance), torch.full_like(nearest.distance, weight)
         high, scale = torch.full_like(low, torch.inf), torch.zeros_like(low)
         for _ in range(searches):
@@ -160,23 +256,28 @@ def _cw_run(
     rate: float,
     confidence: float,
 ) -> tuple[Tensor, Tensor]:
-    """One run of Adam; returns which samples were ever adversarial, and the scale of every margin."""
+    """Run Adam once; return which samples were ever adversarial and the scale of every margin."""
     x0 = nearest.x0[rows].double()
+    # The factor keeps the atanh finite at 0 and 1.
     z = ((x0 * 2 - 1) * 0.999999).atanh()
-    mean, square = torch.zeros_like(z), torch.zeros_like(z)
-    ever = torch.zeros(len(rows), dtype=torch.bool, device=x0.device)
-    for step in range(1, steps + 1):
+    optimizer = torch.optim.Adam([z], lr=rate)
+    ever_adversarial = torch.zeros(len(rows), dtype=torch.bool, device=x0.device)
+
+    for _ in range(steps):
         x = ((z.tanh() + 1) / 2).clamp(0, 1).to(nearest.x0.dtype)
-        gap, slope, is_adversarial = nearest.look(rows, x)
-        ever = ever | is_adversarial
-        new = scales[rows] == 0
-        scales[rows] = torch.where(new, change_length(slope, "l2").clamp_min(1e-30), scales[rows])
+        gap, slope, is_adversarial = nearest.linearize(rows, x)
+        ever_adversarial |= is_adversarial
+
+        # The first, clean point sets the scale of each sample's margin.
+        unscaled = scales[rows] == 0
+        length = change_length(slope, "l2").clamp_min(1e-30)
+        scales[rows] = torch.where(unscaled, length, scales[rows])
+
         active = factor * (gap / scales[rows] + confidence > 0) / scales[rows]
         grad = per_sample(active, x) * slope.double() + 2 * (x.double() - x0)
-        grad = grad * (1 - z.tanh().square()) / 2
-        mean, square = 0.9 * mean + 0.1 * grad, 0.999 * square + 0.001 * grad * grad
-        z = z - rate * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
-    return ever, scales
+        z.grad = grad * (1 - z.tanh().square()) / 2
+        optimizer.step()
+    return ever_adversarial, scales
 
 
 Move = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -192,20 +293,22 @@ def _search(
     move: Move,
     once: bool,
 ) -> AttackResult:
-    """steps - refine moves of all samples still open, then the line search; with ``once`` the first
-    find is enough."""
+    """Make steps - refine moves of all open samples, then the line search.
+
+    With ``once`` a sample's search ends with its first adversarial point.
+    """
     if steps <= refine or refine < 1:
-        needed = f"more than the {refine} that refine a find (1 or more)"
+        needed = f"more than the {refine} that refine a result (1 or more)"
         raise OptionError(f"steps {steps}", needed, f"use {max(refine, 1) + 1} steps or more")
+
     x, rows = nearest.x0, nearest.open()
     for _ in range(steps - refine):
-        value, slope, is_adversarial = nearest.look(rows, x, classes)
+        value, slope, is_adversarial = nearest.linearize(rows, x, classes)
         x = move(x, nearest.x0[rows], value, slope, is_adversarial)
         nearest.last[rows] = x
-        left = ((~is_adversarial) if once else nearest.distance[rows] > nearest.reach).nonzero()[
-            :, 0
-        ]
-        x, rows = x[left], rows[left]
+
+        unfinished = ~is_adversarial if once else nearest.distance[rows] > nearest.reach
+        x, rows = x[unfinished], rows[unfinished]
         if not len(rows):
             break
     return nearest.finish(refine, levels)
