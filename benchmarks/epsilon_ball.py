@@ -29,7 +29,7 @@ from resnet import ResNet
 from robust_net import load
 from torch import Tensor, nn
 
-from physadv.attacks.apgd import apgd
+from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.gradient import pgd
 from physadv.core.rows import append_rows, read_rows
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from physadv.attacks.apgd import apgd as apgd
+    from physadv.attacks.auto_pgd import apgd as apgd
     from physadv.attacks.gradient import fgsm as fgsm
     from physadv.attacks.gradient import pgd as pgd
     from physadv.attacks.obfuscated import bpda as bpda
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Evaluation": "evaluation.robust_accuracy",
-    "apgd": "attacks.apgd",
+    "apgd": "attacks.auto_pgd",
     "as_model": "models.load",
     "bpda": "attacks.obfuscated",
     "certify": "certification.smoothing.certify",

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from physadv.attacks.apgd import apgd
 from physadv.attacks.attack_result import AttackResult
+from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
 from physadv.attacks.minimum_norm import cw_l2, deepfool, fab
 from physadv.attacks.score_based import square_attack

@@ -1,1 +1,81 @@
-"""The loop, its updates, and the named recipes."""
+"""Attacks on classifiers, each by its name; loaded on first use.
+
+All take ``(model, images, labels)``: a model or what :func:`physadv.load_model` loads one by,
+images in [0, 1] as a tensor or an array, and one class number an image. They return an
+:class:`AttackResult` and leave everything of the caller's as it was.
+
+Example:
+    >>> import torch
+    >>> from physadv import attacks
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+    >>> result = attacks.pgd(net, torch.rand(2, 3, 4, 4), [0, 1], eps="8/255", norm="Linf")
+    >>> result.success.shape
+    torch.Size([2])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from physadv.attacks.attack_result import AttackResult as AttackResult
+    from physadv.attacks.auto_pgd import apgd as apgd
+    from physadv.attacks.decision_based import hopskipjump as hopskipjump
+    from physadv.attacks.decision_based import rays as rays
+    from physadv.attacks.gradient import fgsm as fgsm
+    from physadv.attacks.gradient import gradient_ascent as gradient_ascent
+    from physadv.attacks.gradient import pgd as pgd
+    from physadv.attacks.minimum_norm import cw_l2 as cw_l2
+    from physadv.attacks.minimum_norm import deepfool as deepfool
+    from physadv.attacks.minimum_norm import fab as fab
+    from physadv.attacks.obfuscated import bpda as bpda
+    from physadv.attacks.obfuscated import expectation_model as expectation_model
+    from physadv.attacks.score_based import EstimatedGradient as EstimatedGradient
+    from physadv.attacks.score_based import square_attack as square_attack
+    from physadv.attacks.sparse import saliency_attack as saliency_attack
+    from physadv.attacks.sparse import sparse_search as sparse_search
+    from physadv.attacks.surrogates import SurrogateEnsemble as SurrogateEnsemble
+    from physadv.attacks.surrogates import transfer_attack as transfer_attack
+    from physadv.attacks.transfer_based import DiverseInputs as DiverseInputs
+    from physadv.attacks.transfer_based import mi_fgsm as mi_fgsm
+    from physadv.attacks.universal import UniversalResult as UniversalResult
+    from physadv.attacks.universal import apply_change as apply_change
+    from physadv.attacks.universal import universal_perturbation as universal_perturbation
+
+_HOMES = {
+    "AttackResult": "attack_result",
+    "DiverseInputs": "transfer_based",
+    "EstimatedGradient": "score_based",
+    "SurrogateEnsemble": "surrogates",
+    "UniversalResult": "universal",
+    "apgd": "auto_pgd",
+    "apply_change": "universal",
+    "bpda": "obfuscated",
+    "cw_l2": "minimum_norm",
+    "deepfool": "minimum_norm",
+    "expectation_model": "obfuscated",
+    "fab": "minimum_norm",
+    "fgsm": "gradient",
+    "gradient_ascent": "gradient",
+    "hopskipjump": "decision_based",
+    "mi_fgsm": "transfer_based",
+    "pgd": "gradient",
+    "rays": "decision_based",
+    "saliency_attack": "sparse",
+    "sparse_search": "sparse",
+    "square_attack": "score_based",
+    "transfer_attack": "surrogates",
+    "universal_perturbation": "universal",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'physadv.attacks' has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from physadv.core.tensors import ImagesLike, LabelsLike, as_class_numbers, as_float_images
 from physadv.models.load import resolve_classifier
-from physadv.threat.parsing import parse_norm
+from physadv.threat.parsing import parse_eps, parse_norm
 
 _P = ParamSpec("_P")
 _Result = TypeVar("_Result", covariant=True)
@@ -31,17 +32,20 @@ class OpenAttack(Protocol[_P, _Result]):
         *args: _P.args,
         **options: _P.kwargs,
     ) -> _Result:
-        """Attack ``images`` of the classes ``labels`` on ``model``, with the attack's own options."""
+        """Attack ``images`` of classes ``labels`` on ``model``, with the attack's own options."""
         ...
 
 
 def open_inputs(
     attack: Callable[Concatenate[_Classifier, Tensor, Tensor, _P], _Result],
 ) -> OpenAttack[_P, _Result]:
-    """Let ``attack`` take a model's name, numpy arrays, lists of labels and norms in any spelling.
+    """Let ``attack`` take a model's name, arrays, lists of labels, norms and radii in any spelling.
 
     Arrays go to the device of the model, labels and targets to that of the images.
     """
+
+    parameter = inspect.signature(attack).parameters.get("norm")
+    default_norm = "linf" if parameter is None else parameter.default
 
     @functools.wraps(attack)
     def opened(
@@ -58,6 +62,8 @@ def open_inputs(
         changes: dict[str, Any] = {}
         if "norm" in options:
             changes["norm"] = parse_norm(options["norm"])  # type: ignore[arg-type]
+        if isinstance(options.get("eps"), str):
+            changes["eps"] = parse_eps(str(options["eps"]), changes.get("norm", default_norm))
         if options.get("targets") is not None:
             changes["targets"] = as_class_numbers(options["targets"], pixels.device)  # type: ignore[arg-type]
         if options.get("surrogates"):

@@ -123,7 +123,7 @@ class NearestAdversarial:
     def finish(self, refine: int, levels: int | None) -> AttackResult:
         """Refine every result along its line and evaluate what is returned on the model itself.
 
-        ``refine`` is the number of forward passes of the line search; with ``levels`` the images are
+        ``refine`` is the number of forward passes of the line search; with ``levels`` images are
         rounded to that grid.
         """
         confirmed = self._refine(refine)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._classifier_step import check_batch, frozen_eval
+from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.score_based import Scores
 from physadv.core.errors import OptionError
@@ -55,14 +56,36 @@ def _oracle(model: Scores, labels: Tensor, images: Tensor, queries: int) -> _Dec
     )
 
 
+@open_inputs
 def rays(
     model: Scores, images: Tensor, labels: Tensor, *, eps: float, queries: int = 2000
 ) -> AttackResult:
-    """RayS (Chen & Gu 2020): the l_inf direction of signs along which the boundary is nearest,
-    block by block.
+    """Attack by labels alone: search for the l_inf direction of signs with the nearest boundary.
 
-    ``images`` (b, c, h, w) in [0, 1]. It draws nothing at random. ``AttackResult.queries`` counts
-    labels asked, at most ``queries`` + 1 per sample. A sample that fails keeps its clean image.
+    RayS (Chen & Gu 2020) flips signs block by block and draws nothing at random. A sample that
+    fails keeps its clean image.
+
+    Args:
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
+        labels: True classes (b,).
+        eps: Radius within which an image counts as success, in units of [0, 1].
+        queries: Largest number of labels requested a sample, one more for the clean image.
+
+    Returns:
+        The adversarial images with success and query counts.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks import rays
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+        >>> result = rays(net, images, labels, eps=0.3, queries=100)
+        >>> bool((result.queries <= 101).all())
+        True
     """
     check_batch(images, labels)
     images = images.detach()
@@ -133,6 +156,7 @@ class _Rays:
         self.signs[rows], self.radius[rows] = signs, high
 
 
+@open_inputs
 def hopskipjump(
     model: Scores,
     images: Tensor,
@@ -144,13 +168,37 @@ def hopskipjump(
     probes: int = 50,
     seed: int = 0,
 ) -> AttackResult:
-    """HopSkipJump (Chen, Jordan & Wainwright 2020): walk along the boundary by the sign of labels
-    around it.
+    """Attack by labels alone: walk along the decision boundary (Chen, Jordan & Wainwright 2020).
 
-    ``images`` (b, c, h, w) in [0, 1]; ``norm`` "l2" or "linf"; ``probes`` is the first number of
-    labels asked for one direction (it grows with the root of the step). At most ``queries`` + 1
-    labels per sample. A sample that fails keeps its clean image. Raises OptionError for another
-    norm.
+    The direction of each step is estimated from the labels around a boundary point. A sample that
+    fails keeps its clean image.
+
+    Args:
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
+        labels: True classes (b,).
+        eps: Radius within which an image counts as success, in units of [0, 1].
+        norm: "l2" or "linf".
+        queries: Largest number of labels requested a sample, one more for the clean image.
+        probes: Labels requested for the first direction; later ones take more, by the root of the
+            step.
+        seed: Seed of every random choice.
+
+    Returns:
+        The adversarial images with success and query counts.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: The norm is l1.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks import hopskipjump
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+        >>> result = hopskipjump(net, images, labels, eps=1.0, queries=100)
+        >>> bool((result.queries <= 101).all())
+        True
     """
     if parse_norm(norm) == "l1":
         raise OptionError(f"norm {norm}", "HopSkipJump knows l2 and linf", "choose one of these")
@@ -183,7 +231,7 @@ class _Walk:
         return kind((1, *self.images.shape[1:]), generator=self.source).to(self.images)
 
     def start(self, rows: Tensor) -> None:
-        """Take a uniformly random image that is misread for each sample, then go to the boundary."""
+        """Draw a random image that is misclassified for each of ``rows``; go to the boundary."""
         for _ in range(50):
             noise = self.draw(torch.rand).expand(len(rows), *self.images.shape[1:])
             hit = self.oracle(noise, rows)

@@ -28,6 +28,7 @@ from physadv.attacks._classifier_step import (
     loss_and_success,
 )
 from physadv.attacks._fused_model import FusedModel, Speed, full_precision, gradient_model_for
+from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
@@ -44,6 +45,7 @@ ROUGH = 0.75
 _PATH_LENGTH = {"constant": 5.0, "linear": 10.0, "cosine": 10.0}
 
 
+@open_inputs
 def fgsm(
     model: Classifier,
     images: Tensor,
@@ -61,7 +63,7 @@ def fgsm(
     l_inf, the optimum over the ball within [0, 1] in l_2 and l_1. Takes 2 forward passes a sample.
 
     Args:
-        model: Model under attack: images in [0, 1] to logits (b, classes).
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, ...), floats in [0, 1].
         labels: True classes (b,), int64.
         eps: Radius of the ball, at least 0, in units of [0, 1].
@@ -101,6 +103,7 @@ def fgsm(
     return AttackResult(torch.empty_like(images).copy_(x), success, value.float(), used)
 
 
+@open_inputs
 def pgd(
     model: Classifier,
     images: Tensor,
@@ -122,13 +125,13 @@ def pgd(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> AttackResult:
-    """Attack with projected gradient descent (Madry et al. 2018) and keep each sample's best iterate.
+    """Attack with projected gradient descent (Madry et al. 2018), keeping the best iterates.
 
     Takes at most restarts * (steps + 1) forward passes a sample with ``speed="plain"``; a faster
     copy needs one more pass of the model itself, which decides on success.
 
     Args:
-        model: Model under attack: images in [0, 1] to logits (b, classes).
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, ...), floats in [0, 1].
         labels: True classes (b,), int64.
         eps: Radius of the ball, at least 0, in units of [0, 1].
@@ -184,6 +187,7 @@ def pgd(
     )
 
 
+@open_inputs
 def gradient_ascent(
     model: Classifier,
     images: Tensor,
@@ -206,7 +210,7 @@ def gradient_ascent(
     Steps follow the gradient itself, not its sign. Takes steps + 1 forward passes a sample.
 
     Args:
-        model: Model under attack: images in [0, 1] to logits (b, classes).
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, ...), floats in [0, 1].
         labels: True classes (b,), int64.
         eps: Radius of the ball, at least 0, in units of [0, 1].
@@ -412,7 +416,7 @@ def _one_start(
 
 
 def to_memory_format(images: Tensor, gradient_model: Classifier) -> Tensor:
-    """Return a detached copy of ``images`` in the memory format ``gradient_model`` is fastest with."""
+    """Return a detached copy of ``images`` in the memory format of ``gradient_model``."""
     if isinstance(gradient_model, FusedModel) and gradient_model.channels_last:
         return images.detach().clone(memory_format=torch.channels_last)
     return images.detach().clone()

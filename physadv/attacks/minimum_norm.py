@@ -18,6 +18,7 @@ from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.attacks._directions import per_sample
 from physadv.attacks._fused_model import FusedModel, Speed
 from physadv.attacks._hyperplane import project_to_plane
+from physadv.attacks._inputs import open_inputs
 from physadv.attacks._minimum_norm_state import NearestAdversarial, change_length
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
@@ -26,6 +27,7 @@ from physadv.threat.norms import Norm
 _REFINE = 6
 
 
+@open_inputs
 def fab(
     model: Classifier,
     images: Tensor,
@@ -49,7 +51,7 @@ def fab(
     steps + 1 forward passes a sample.
 
     Args:
-        model: Model under attack: images in [0, 1] to logits (b, classes).
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, c, h, w), floats in [0, 1].
         labels: True classes (b,), int64.
         eps: Radius within which an image counts as success; None to look for the nearest.
@@ -109,6 +111,7 @@ def fab(
         return _search(nearest, steps, refine, classes, levels, move, once=False)
 
 
+@open_inputs
 def deepfool(
     model: Classifier,
     images: Tensor,
@@ -130,7 +133,7 @@ def deepfool(
     [0, 1]. Takes steps + 1 forward passes a sample.
 
     Args:
-        model: Model under attack: images in [0, 1] to logits (b, classes).
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, c, h, w), floats in [0, 1].
         labels: True classes (b,), int64.
         eps: Radius within which an image counts as success; None to look for the nearest.
@@ -170,6 +173,7 @@ def deepfool(
         return _search(nearest, steps, refine, classes, levels, move, once=True)
 
 
+@open_inputs
 def cw_l2(
     model: Classifier,
     images: Tensor,
@@ -194,7 +198,7 @@ def cw_l2(
     a sample.
 
     Args:
-        model: Model under attack: images in [0, 1] to logits (b, classes).
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, c, h, w), floats in [0, 1].
         labels: True classes (b,), int64.
         eps: l_2 radius within which an image counts as success; None to look for the nearest.

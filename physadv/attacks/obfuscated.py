@@ -18,16 +18,30 @@ Part = Callable[[Tensor], Tensor]
 
 
 def pass_through(x: Tensor) -> Tensor:
-    """The usual stand-in for a defense that leaves images nearly as they were."""
+    """Return ``x``: the usual stand-in for a defense that leaves images nearly as they were."""
     return x
 
 
 def bpda(part: Part, backward: Part = pass_through) -> Part:
-    """``part`` forwards, ``backward`` in its place for the gradient (Athalye et al. 2018).
+    """Return ``part`` with the gradient of another function, for parts without a useful one.
 
-    For quantization, JPEG, median filters and the like: wrap the part and compose it with the rest
-    of the model, ``lambda x: net(bpda(jpeg)(x))``. ``backward`` must give the shape that ``part``
-    gives; raises OptionError else.
+    Backward pass differentiable approximation (Athalye et al. 2018), for quantization, JPEG, median
+    filters and the like. Compose it with the rest of the model: ``lambda x: net(bpda(jpeg)(x))``.
+
+    Args:
+        part: Function of the forward pass, tensor to tensor.
+        backward: Differentiable function whose gradient is taken, of the same output shape; the
+            identity without it.
+
+    Returns:
+        The function for both passes. Its backward pass raises OptionError where the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([0.3, 0.8], requires_grad=True)
+        >>> bpda(torch.round)(x).sum().backward()
+        >>> x.grad.tolist()
+        [1.0, 1.0]
     """
     return _Bpda(part, backward)
 
@@ -65,16 +79,32 @@ class _Straight(torch.autograd.Function):
 
 
 def expectation_model(model: Classifier, *, draws: int = 16, seed: int = 0) -> ExpectationModel:
-    """A victim with random parts, to be attacked in expectation over its randomness (Athalye et al.
-    2018).
+    """Wrap a model with random parts, to attack it in expectation over its randomness.
 
-    Attacks that go through ``logits.loss_and_gradient`` (fgsm, pgd, gradient_ascent, mifgsm, apgd)
-    ask it ``draws`` times a step and average the *losses* and their *gradients*; logits are never
-    averaged for the gradient. Verdicts are on the log of the mean probability over ``draws`` draws:
-    a sample counts as broken where it is on average. Every call sees the same ``draws`` seeds, a
-    fixed sample of the randomness, so that losses can be compared from step to step and results
-    repeat; judge with another ``seed`` to see what holds for fresh draws. Draws use the global RNG
-    under a fork: the caller's random state stays as it was. ``queries`` count every draw.
+    Expectation over transformation (Athalye et al. 2018). Gradient attacks average losses and
+    gradients over the draws, never logits; success is evaluated on the log of the mean probability.
+    Every call uses the same seeds, a fixed sample of the randomness, so that losses can be compared
+    from step to step. The global generator is forked: the caller's random state is preserved.
+
+    Args:
+        model: Model with random parts: images in [0, 1] to logits (b, classes).
+        draws: Number of draws, at least 1; ``queries`` count each.
+        seed: Seed of the draws; evaluate with another one to see what holds for fresh draws.
+
+    Returns:
+        The model in expectation.
+
+    Raises:
+        OptionError: ``draws`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks import pgd
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> noisy = expectation_model(lambda x: net(x + 0.1 * torch.randn_like(x)), draws=4)
+        >>> images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+        >>> pgd(noisy, images, labels, eps=8 / 255, steps=3).images.shape
+        torch.Size([2, 3, 4, 4])
     """
     if draws < 1:
         raise OptionError(f"{draws} draws", "at least 1", "raise draws")
@@ -82,18 +112,21 @@ def expectation_model(model: Classifier, *, draws: int = 16, seed: int = 0) -> E
 
 
 class ExpectationModel:
-    """See :func:`expectation_model`; ``model`` is the wrapped one, ``eot_count`` the number of draws."""
+    """Model in expectation over its randomness, made by :func:`expectation_model`.
+
+    ``eot_count`` is the number of draws.
+    """
 
     def __init__(self, model: Classifier, count: int, seed: int) -> None:
         self.model, self.eot_count, self.seed = model, count, seed
 
     def eot_draws(self) -> Iterator[Classifier]:
-        """The victim once a draw, each with its own seed."""
+        """Yield the model once a draw, each time with its own seed."""
         for number in range(self.eot_count):
             yield partial(self._once, number)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Log of the mean probability (b, classes)."""
+        """Return the log of the mean probability (b, classes) of ``images``."""
         parts = [draw(images).double().log_softmax(1) for draw in self.eot_draws()]
         mean = torch.logsumexp(torch.stack(parts), 0) - torch.tensor(float(self.eot_count)).log()
         return mean if images.dtype == torch.float64 else mean.float()

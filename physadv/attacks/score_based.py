@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from physadv.attacks._classifier_step import check_batch, frozen_eval
+from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
@@ -23,6 +24,7 @@ Scores = Callable[[Tensor], Tensor]
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
+@open_inputs
 def square_attack(
     model: Scores,
     images: Tensor,
@@ -35,13 +37,36 @@ def square_attack(
     targets: Tensor | None = None,
     seed: int = 0,
 ) -> AttackResult:
-    """Square attack (Andriushchenko et al. 2020): random windows, kept where they lower the margin;
-    scores only.
+    """Attack by random search over square windows, from scores alone (Andriushchenko et al. 2020).
 
-    ``images`` (b, c, h, w) in [0, 1]; ``norm`` "linf" or "l2"; ``share`` is the part of the pixels
-    that the first windows cover. With ``targets`` (b,) these classes are wanted. Needs at most
-    ``queries`` + 1 forwards, and none more for samples already won; ``AttackResult.queries`` counts
-    them per sample. Raises OptionError for another norm.
+    Windows are kept where they lower the margin. Samples that are broken are not queried again.
+
+    Args:
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
+        labels: True classes (b,).
+        eps: Radius of the ball, at least 0, in units of [0, 1].
+        norm: "linf" or "l2".
+        queries: Largest number of forward passes a sample, one more for the clean image.
+        share: Share of the pixels that the first windows cover, in (0, 1].
+        targets: Target classes (b,) for a targeted attack.
+        seed: Seed of every random choice.
+
+    Returns:
+        The best images with success, margin and query counts.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: The norm is l1, or another option is out of range.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks import square_attack
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+        >>> result = square_attack(net, images, labels, eps=0.1, queries=50)
+        >>> bool((result.queries <= 51).all())
+        True
     """
     if norm not in ("linf", "l2"):
         raise OptionError(
@@ -242,13 +267,31 @@ def _move(
 
 
 class EstimatedGradient(nn.Module):
-    """A victim whose gradient is estimated from its scores alone, so that any gradient attack
-    becomes black box.
+    """Wraps a model so that its gradient is estimated from its scores alone.
 
-    ``method`` "nes" averages antithetic Gaussian differences over ``pairs`` directions (Ilyas et
-    al. 2018, after Wierstra et al. 2014); "finite" takes central differences along every
-    coordinate, 2 c h w queries. ``sigma`` is the step in units of [0, 1]. What is asked stays in
-    [0, 1]. ``queries`` counts images asked, forwards included.
+    Any gradient attack becomes a black-box attack on it. Queried images stay in [0, 1]; ``queries``
+    counts them, forward passes included.
+
+    Args:
+        model: Model under attack: images in [0, 1] to logits (b, classes).
+        method: "nes" averages antithetic Gaussian differences (Ilyas et al. 2018, after Wierstra et
+            al. 2014); "finite" takes central differences along every coordinate, 2 c h w queries.
+        pairs: Pairs of differences a gradient for "nes", at least 1.
+        sigma: Length of a difference, in units of [0, 1].
+        seed: Seed of the directions.
+        batch: Largest number of images a forward pass.
+
+    Raises:
+        OptionError: The method is unknown.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks import pgd
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> box = EstimatedGradient(net, pairs=10)
+        >>> images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+        >>> pgd(box, images, labels, eps=0.1, steps=3, speed="plain").images.shape
+        torch.Size([2, 3, 4, 4])
     """
 
     def __init__(
@@ -268,12 +311,14 @@ class EstimatedGradient(nn.Module):
         self.seed, self.batch, self.queries, self._calls = seed, batch, 0, 0
 
     def forward(self, images: Tensor) -> Tensor:
-        """The victim's own logits; only their gradient is estimated."""
+        """Return the logits (b, classes) of ``images`` by the model itself; only their gradient is
+        estimated."""
         logits: Tensor = _Estimate.apply(images, self)  # type: ignore[no-untyped-call]
         return logits
 
     def ask(self, images: Tensor) -> Tensor:
-        """Scores of images clipped to [0, 1], in pieces, without gradient."""
+        """Return the scores of ``images`` clipped to [0, 1], batch by batch and without
+        gradient."""
         self.queries += len(images)
         with torch.no_grad():
             return torch.cat(
@@ -281,7 +326,8 @@ class EstimatedGradient(nn.Module):
             )
 
     def directions(self, images: Tensor) -> Iterator[Tensor]:
-        """Directions (1, c, h, w) to difference along, the same for every sample of the batch."""
+        """Yield the directions (1, c, h, w) of differences, the same for all samples of
+        ``images``."""
         shape = images.shape[1:]
         if self.method == "finite":
             for index in range(shape.numel()):
@@ -295,8 +341,15 @@ class EstimatedGradient(nn.Module):
             yield torch.randn((1, *shape), generator=source).to(images)
 
     def pull_back(self, images: Tensor, weights: Tensor) -> Tensor:
-        """Estimate of the logits' Jacobian transposed, times ``weights`` (b, classes); shaped like
-        ``images``."""
+        """Return an estimate of the logits' Jacobian, transposed, times ``weights``.
+
+        Args:
+            images: Images (b, c, h, w) at which the gradient is estimated.
+            weights: Gradient (b, classes) with respect to the logits.
+
+        Returns:
+            The gradient with respect to the images, of their shape.
+        """
         total, count = torch.zeros_like(images), 0
         for direction in self.directions(images):
             step = self.sigma * direction

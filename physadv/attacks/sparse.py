@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, check_batch, frozen_eval, loss_and_gradient
+from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.score_based import Scores
 from physadv.core.errors import OptionError
@@ -17,14 +18,36 @@ from physadv.core.random_streams import generator
 from physadv.threat.losses import Objective, margin_loss
 
 
+@open_inputs
 def saliency_attack(
     model: Classifier, images: Tensor, labels: Tensor, *, pixels: int
 ) -> AttackResult:
-    """The pixel that lowers the margin most by its slope goes to 0 or 1, ``pixels`` times (after
-    JSMA, Papernot 2016).
+    """Change few pixels by gradient: one at a time, the one that lowers the margin most.
 
-    ``images`` (b, c, h, w) in [0, 1]. A sample that is misread changes no further; a pixel changes
-    once. pixels + 1 forwards a sample. Raises OptionError for no pixel or more than there are.
+    After JSMA (Papernot et al. 2016). Each pixel changes once, to 0 or 1 in each channel; a broken
+    sample changes no further. Takes pixels + 1 forward passes a sample.
+
+    Args:
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
+        labels: True classes (b,).
+        pixels: Largest number of changed pixels, from 1 to h w.
+
+    Returns:
+        The changed images with success, margin and query counts.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: ``pixels`` is below 1 or more than there are.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks import saliency_attack
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+        >>> result = saliency_attack(net, images, labels, pixels=2)
+        >>> int((result.images != images).any(1).flatten(1).sum(1).max()) <= 2
+        True
     """
     check_batch(images, labels)
     _fits(images, pixels)
@@ -49,7 +72,8 @@ def saliency_attack(
 
 
 def _one_more(x: Tensor, slope: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """``x`` with the most promising free pixel at its best corner, and which pixels are free then."""
+    """``x`` with the most promising free pixel at its best corner, and which pixels are free
+    then."""
     corner = (slope < 0).to(x)
     gain = (slope * (corner - x)).sum(1).masked_fill(~free, torch.inf)
     best = (
@@ -60,6 +84,7 @@ def _one_more(x: Tensor, slope: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(best[:, None], corner, x), free & ~best
 
 
+@open_inputs
 def sparse_search(
     model: Scores,
     images: Tensor,
@@ -69,12 +94,34 @@ def sparse_search(
     queries: int = 1000,
     seed: int = 0,
 ) -> AttackResult:
-    """Random search over which ``pixels`` go to which corner; what lowers the margin stays (after
-    Croce et al. 2022).
+    """Change few pixels by random search, from scores alone (after Croce et al. 2022).
 
-    Scores only. The share of pixels exchanged falls from 0.3 to one pixel. Samples of a batch see
-    the same proposals. ``AttackResult.queries`` counts at most ``queries`` + 1 forwards a sample.
-    OptionError as :func:`saliency_attack`.
+    A proposal that lowers the margin is kept. The share of exchanged pixels falls from 0.3 to one
+    pixel.
+
+    Args:
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
+        labels: True classes (b,).
+        pixels: Number of changed pixels, from 1 to h w.
+        queries: Largest number of forward passes a sample, one more for the clean image.
+        seed: Seed of every random choice.
+
+    Returns:
+        The best images with success, margin and query counts.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: ``pixels`` is below 1 or more than there are.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks import sparse_search
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+        >>> result = sparse_search(net, images, labels, pixels=2, queries=50)
+        >>> int((result.images != images).any(1).flatten(1).sum(1).max()) <= 2
+        True
     """
     check_batch(images, labels)
     _fits(images, pixels)

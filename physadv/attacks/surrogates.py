@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, check_batch, frozen_eval
+from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.threat.criteria import success_criterion
@@ -18,11 +19,22 @@ Attack = Callable[[Classifier, Tensor, Tensor], AttackResult]
 
 
 class SurrogateEnsemble:
-    """Several surrogates as one: the mean of their log-probabilities, so that none prevails by its
-    logits' scale.
+    """Several surrogate models as one: the mean of their log-probabilities.
 
-    (Liu et al. 2017 average probabilities, Dong et al. 2018 logits.) All must have the same
-    classes.
+    No model prevails by the scale of its logits (Liu et al. 2017 average probabilities, Dong et al.
+    2018 logits).
+
+    Args:
+        surrogates: Models of the same classes, at least one.
+
+    Raises:
+        OptionError: There is no surrogate.
+
+    Example:
+        >>> import torch
+        >>> nets = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)) for _ in "ab"]
+        >>> SurrogateEnsemble(nets)(torch.rand(2, 3, 4, 4)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, surrogates: Sequence[Classifier]) -> None:
@@ -31,8 +43,8 @@ class SurrogateEnsemble:
         self.surrogates = list(surrogates)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Mean log-probabilities (b, classes). Raises OptionError where the surrogates disagree on
-        the classes."""
+        """Return mean log-probabilities (b, classes) of ``images``. Raises OptionError where the
+        surrogates differ in the number of classes."""
         logits = [surrogate(images) for surrogate in self.surrogates]
         counts = {part.shape[1] for part in logits}
         if len(counts) > 1:
@@ -44,20 +56,43 @@ class SurrogateEnsemble:
         return torch.stack([part.float().log_softmax(1) for part in logits]).mean(0)
 
 
+@open_inputs
 def transfer_attack(
     model: Classifier,
-    surrogates: Sequence[Classifier],
     images: Tensor,
     labels: Tensor,
     *,
+    surrogates: Sequence[Classifier],
     attack: Attack,
     targets: Tensor | None = None,
 ) -> AttackResult:
-    """Run ``attack`` on the surrogates together and judge its images (b, c, h, w) by the model
-    alone.
+    """Attack surrogates together and evaluate the result on the model, which is queried once.
 
-    ``success`` and ``loss`` (the margin) are the model's; ``queries`` is one a sample. With
-    ``targets`` the attack must have been bound to the same.
+    Args:
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
+        labels: True classes (b,).
+        surrogates: Models to attack, or their names.
+        attack: White-box attack with its settings bound, such as ``partial(pgd, eps=8 / 255)``.
+        targets: Target classes (b,), the same that ``attack`` is bound to.
+
+    Returns:
+        The images of ``attack``; ``success`` and ``loss`` (the margin) are of the model.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: There is no surrogate, or they differ in the number of classes.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch
+        >>> from physadv.attacks import pgd, transfer_attack
+        >>> nets = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)) for _ in "ab"]
+        >>> images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+        >>> attack = partial(pgd, eps=8 / 255, steps=5)
+        >>> result = transfer_attack(nets[0], images, labels, surrogates=nets[1:], attack=attack)
+        >>> result.queries.tolist()
+        [1, 1]
     """
     check_batch(images, labels, targets)
     made = attack(SurrogateEnsemble(surrogates), images, labels).images

@@ -21,6 +21,7 @@ from physadv.attacks._classifier_step import (
     loss_and_gradient,
     loss_and_success,
 )
+from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import Loss, ProjectedStep
 from physadv.core.errors import OptionError
@@ -32,8 +33,23 @@ from physadv.threat.norms import Norm
 
 @dataclass(frozen=True)
 class DiverseInputs:
-    """Input diversity (Xie et al. 2019): a share of the images is shrunk and put somewhere on
-    black, each time anew."""
+    """Random views of images for diverse-input attacks (Xie et al. 2019): shrunk, somewhere on
+    black.
+
+    Args:
+        share: Share of the images that are shrunk, in [0, 1].
+        smallest: Smallest scale, in (0, 1].
+
+    Raises:
+        OptionError: A value is out of range.
+
+    Example:
+        >>> import torch
+        >>> views = DiverseInputs(share=1.0, smallest=0.5)
+        >>> source = torch.Generator().manual_seed(0)
+        >>> views(torch.ones(1, 3, 8, 8), [source]).shape
+        torch.Size([1, 3, 8, 8])
+    """
 
     share: float = 0.5
     smallest: float = 0.85
@@ -45,7 +61,8 @@ class DiverseInputs:
             )
 
     def __call__(self, images: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
-        """Images (b, c, h, w) as the surrogates see them, differentiable; a generator a sample."""
+        """Return differentiable views of ``images`` (b, c, h, w), drawn from ``sources``, one
+        generator a sample."""
         if not sources:
             return images
         draws = torch.stack([torch.rand(4, generator=g, dtype=torch.float64) for g in sources]).to(
@@ -61,6 +78,7 @@ class DiverseInputs:
         return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
+@open_inputs
 def mi_fgsm(
     model: Classifier,
     images: Tensor,
@@ -79,15 +97,46 @@ def mi_fgsm(
     seed: int = 0,
     index: Tensor | None = None,
 ) -> AttackResult:
-    """Momentum iterative FGSM (Dong et al. 2018), with ``diverse`` also diverse-input (Xie et al.
-    2019).
+    """Attack with momentum iterative FGSM (Dong et al. 2018), made to transfer.
 
-    Steps follow a running sum of gradients, each divided by its mean magnitude, with ``decay`` for
-    the past; with ``decay=0`` and ``diverse`` it is diverse-input PGD. With ``surrogates`` the
-    gradients are theirs, the mean over them of such normalized gradients, and the model is asked
-    about the last iterate only: one query a sample. Without them the model is its own surrogate
-    (steps + 1 forwards) and the best iterate is kept. Random choices derive from ``seed`` and
-    ``index`` as in :func:`physadv.attacks.gradient.pgd`. Raises the errors named there.
+    Steps follow a running sum of gradients, each divided by its mean magnitude. With ``diverse`` it
+    is diverse-input (Xie et al. 2019). With ``surrogates`` the gradients are the mean of theirs and
+    the model evaluates the last iterate only; without them the model is its own surrogate and the
+    best iterate is kept, after steps + 1 forward passes.
+
+    Args:
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
+        labels: True classes (b,).
+        eps: Radius of the ball, at least 0, in units of [0, 1].
+        norm: "linf", "l2" or "l1".
+        steps: Number of steps, at least 1.
+        step_size: Length of a step; eps / steps without it.
+        decay: Weight of the past gradients; 0 is no momentum.
+        diverse: Random views that gradients are taken of; None for the images themselves.
+        surrogates: Models to take gradients of, or their names.
+        loss: "ce", "margin" or "dlr".
+        targets: Target classes (b,) for a targeted attack.
+        levels: Round the images to k / levels (255 for 8 bits).
+        seed: Seed of every random choice.
+        index: Numbers (b,) of the samples; 0, 1, ... without it.
+
+    Returns:
+        The adversarial images with success, loss and query counts.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: An option is out of range.
+        ModelError: The output is no differentiable logits.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks import mi_fgsm
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+        >>> result = mi_fgsm(net, images, labels, eps=8 / 255)
+        >>> bool((result.images - images).abs().max() <= 8 / 255)
+        True
     """
     check_batch(images, labels, targets)
     if steps < 1:

@@ -1,4 +1,4 @@
-"""Universal perturbations: one change for all images, by mini-batch descent (Shafahi et al. 2020)."""
+"""Universal perturbations by mini-batch descent: one change for all images."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from physadv.attacks._classifier_step import (
     loss_and_success,
 )
 from physadv.attacks._fused_model import FusedModel, Speed, gradient_model_for
+from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import Loss, to_memory_format
 from physadv.core.errors import OptionError
@@ -29,12 +30,16 @@ from physadv.threat.norms import Norm, soft_threshold, step_toward
 
 @dataclass(frozen=True)
 class UniversalResult(AttackResult):
-    """``change`` (1, ...) within the ball, and the images it was made on with the change applied
-    and clipped."""
+    """Result of a universal perturbation.
+
+    ``change`` (1, ...) lies within the ball. ``images`` are those that it was optimized on, with
+    the change added and clipped.
+    """
 
     change: Tensor = None  # type: ignore[assignment]
 
 
+@open_inputs
 def universal_perturbation(
     model: Classifier,
     images: Tensor,
@@ -52,14 +57,43 @@ def universal_perturbation(
     speed: Speed | FusedModel = "fold",
     seed: int = 0,
 ) -> UniversalResult:
-    """One perturbation for all ``images`` (b, ...), stochastic projected descent on the mean
-    clipped loss.
+    """Optimize one perturbation for all images (Shafahi et al. 2020).
 
-    A sample whose loss has gained ``clip`` counts no more (the clipped loss of the paper), so that
-    few samples do not take all. ``step_size`` falls along a cosine from eps / 4. With
-    ``levels=255`` the change is rounded towards zero to the grid, so that images on the grid stay
-    on it. ``change`` is for use on other images, see :func:`apply_change`; ``success`` is on those
-    it was made on. epochs + 1 forwards a sample.
+    Runs stochastic projected descent on the mean loss, clipped so that few samples do not dominate.
+    Takes epochs + 1 forward passes a sample. Apply the change to other images with
+    :func:`apply_change`.
+
+    Args:
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
+        labels: True classes (b,).
+        eps: Radius of the ball, at least 0, in units of [0, 1].
+        norm: "linf", "l2" or "l1".
+        epochs: Passes over the images, at least 1.
+        batch: Images a step, at least 1.
+        step_size: First length of a step, which falls along a cosine; eps / 4 without it.
+        loss: "ce", "margin" or "dlr".
+        clip: Gain of a sample's loss beyond which it no longer counts.
+        targets: Target classes (b,) for a targeted attack.
+        levels: Round the change towards zero to k / levels (255 for 8 bits).
+        speed: "plain", "fold", "bf16", or a copy of the model to take gradients of.
+        seed: Seed of the order of the images.
+
+    Returns:
+        The images with the change applied, success on them, and the change.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: An option is out of range, or there are no images.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks import universal_perturbation
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+        >>> result = universal_perturbation(net, images, labels, eps=8 / 255, epochs=2)
+        >>> result.change.shape
+        torch.Size([1, 3, 4, 4])
     """
     check_batch(images, labels, targets)
     if epochs < 1 or batch < 1 or not len(images):
@@ -95,8 +129,20 @@ def universal_perturbation(
 
 
 def apply_change(images: Tensor, change: Tensor) -> Tensor:
-    """Images (b, ...) with a universal ``change`` (1, ...) added and clipped to [0, 1]; never
-    farther than it."""
+    """Return images with a universal change added and clipped to [0, 1].
+
+    Args:
+        images: Images (b, ...), floats in [0, 1].
+        change: Perturbation (1, ...), of the images' shape otherwise.
+
+    Returns:
+        Images nowhere farther from the given ones than ``change``, rounding included.
+
+    Example:
+        >>> import torch
+        >>> float(apply_change(torch.full((1, 1), 0.9), torch.full((1, 1), 0.5)))
+        1.0
+    """
     moved = (images + change).clamp(0, 1)
     over = (moved.double() - images.double()).abs() > change.double().abs()
     return torch.where(over, torch.nextafter(moved, images), moved)

@@ -10,12 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from physadv.attacks import apgd as _apgd
-from physadv.attacks import decision_based, gradient, minimum_norm, score_based, transfer_based
-from physadv.attacks import universal as _universal
+from physadv import attacks
 from physadv.attacks._classifier_step import Classifier
 from physadv.attacks.attack_result import AttackResult
-from physadv.attacks.surrogates import transfer_attack
 from physadv.core.errors import OptionError
 from physadv.evaluation.stages import AttackStage, Family, StageInput
 
@@ -47,9 +44,7 @@ class _Named:
 
 def _diverse(model: Classifier, images: Tensor, labels: Tensor, **options: Any) -> AttackResult:
     """Momentum and diverse input together, the usual choice for transfer."""
-    return transfer_based.mi_fgsm(
-        model, images, labels, diverse=transfer_based.DiverseInputs(), **options
-    )
+    return attacks.mi_fgsm(model, images, labels, diverse=attacks.DiverseInputs(), **options)
 
 
 def _nes(
@@ -57,8 +52,8 @@ def _nes(
 ) -> AttackResult:
     """PGD on gradients estimated from scores; ``queries`` counts every image the victim was asked
     about."""
-    estimated = score_based.EstimatedGradient(model, seed=seed)
-    found = gradient.pgd(
+    estimated = attacks.EstimatedGradient(model, seed=seed)
+    found = attacks.pgd(
         estimated, images, labels, seed=seed, speed="plain", drop_broken=False, **options
     )
     each = torch.full_like(
@@ -69,23 +64,23 @@ def _nes(
 
 _BALL = ("levels", "speed", "seed", "index", "loss")
 ATTACKS: dict[str, _Named] = {
-    "fgsm": _Named(gradient.fgsm, steps=None, takes=("levels", "loss")),
-    "pgd": _Named(gradient.pgd, takes=(*_BALL, "restarts")),
-    "apgd": _Named(_apgd.apgd, takes=(*_BALL, "restarts")),
-    "ascent": _Named(gradient.gradient_ascent, takes=("levels", "speed", "loss")),
-    "mifgsm": _Named(transfer_based.mi_fgsm, takes=("levels", "seed", "index", "loss")),
+    "fgsm": _Named(attacks.fgsm, steps=None, takes=("levels", "loss")),
+    "pgd": _Named(attacks.pgd, takes=(*_BALL, "restarts")),
+    "apgd": _Named(attacks.apgd, takes=(*_BALL, "restarts")),
+    "ascent": _Named(attacks.gradient_ascent, takes=("levels", "speed", "loss")),
+    "mifgsm": _Named(attacks.mi_fgsm, takes=("levels", "seed", "index", "loss")),
     "difgsm": _Named(_diverse, takes=("levels", "seed", "index", "loss")),
     "universal": _Named(
-        _universal.universal_perturbation, steps="epochs", takes=("levels", "speed", "seed", "loss")
+        attacks.universal_perturbation, steps="epochs", takes=("levels", "speed", "seed", "loss")
     ),
     "nes": _Named(_nes, "black", takes=("levels", "seed", "index", "loss")),
-    "fab": _Named(minimum_norm.fab, takes=("levels", "speed")),
-    "deepfool": _Named(minimum_norm.deepfool, takes=("levels", "speed")),
-    "cw": _Named(minimum_norm.cw_l2, norms=("l2",), takes=("levels", "speed")),
-    "square": _Named(score_based.square_attack, "black", ("linf", "l2"), "queries", ("seed",)),
-    "rays": _Named(decision_based.rays, "black", ("linf",), "queries", targeted=False),
+    "fab": _Named(attacks.fab, takes=("levels", "speed")),
+    "deepfool": _Named(attacks.deepfool, takes=("levels", "speed")),
+    "cw": _Named(attacks.cw_l2, norms=("l2",), takes=("levels", "speed")),
+    "square": _Named(attacks.square_attack, "black", ("linf", "l2"), "queries", ("seed",)),
+    "rays": _Named(attacks.rays, "black", ("linf",), "queries", targeted=False),
     "hopskipjump": _Named(
-        decision_based.hopskipjump, "black", ("linf", "l2"), "queries", ("seed",), targeted=False
+        attacks.hopskipjump, "black", ("linf", "l2"), "queries", ("seed",), targeted=False
     ),
 }
 
@@ -148,8 +143,12 @@ def _run(attack: _Named, case: StageInput, settings: AttackSettings) -> AttackRe
     function = partial(attack.function, eps=case.ball.eps, **options)
     if settings.surrogates:
         function = partial(function, speed="plain") if "speed" in attack.takes else function
-        model, nets = case.model, settings.surrogates
-        return transfer_attack(
-            model, nets, case.images, case.labels, attack=function, targets=case.targets
+        return attacks.transfer_attack(
+            case.model,
+            case.images,
+            case.labels,
+            surrogates=settings.surrogates,
+            attack=function,
+            targets=case.targets,
         )
     return function(case.model, case.images, case.labels)

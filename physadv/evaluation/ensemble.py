@@ -17,8 +17,8 @@ from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, check_batch
 from physadv.attacks._fused_model import Speed
-from physadv.attacks.apgd import apgd
 from physadv.attacks.attack_result import AttackResult
+from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.decision_based import rays
 from physadv.attacks.gradient import Loss
 from physadv.attacks.minimum_norm import fab

@@ -7,7 +7,7 @@ import torch
 from linear import Linear, samples
 from test_gradient import RADII, shortfall
 
-from physadv.attacks.apgd import _checkpoints, _move, _State, apgd
+from physadv.attacks.auto_pgd import _checkpoints, _move, _State, apgd
 from physadv.attacks.gradient import pgd
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import NORMS, Norm

@@ -10,7 +10,7 @@ from test_contract import Net, of_net
 from torch import Tensor, nn
 
 from physadv.attacks._fused_model import FusedModel, fold_batch_norm, fuse_model
-from physadv.attacks.apgd import apgd
+from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.gradient import pgd
 from physadv.core.errors import OptionError
 

@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient descent that sets its own step size (Croce & Hein 2020, l_1: 2021)."""
+"""Auto-PGD: projected gradient descent that sets its own step size (Croce & Hein 2020)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from physadv.attacks._classifier_step import (
     loss_and_success,
 )
 from physadv.attacks._fused_model import FusedModel, Speed, full_precision, gradient_model_for
+from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import ROUGH, Loss, to_memory_format
 from physadv.core.errors import OptionError
@@ -33,6 +34,7 @@ _MOMENTUM = 0.75
 _SUFFICIENT_SHARE = 0.75  # of the steps must have lowered the loss for the step size to stay
 
 
+@open_inputs
 def apgd(
     model: Classifier,
     images: Tensor,
@@ -60,7 +62,7 @@ def apgd(
     restarts * (steps + 1) forward passes a sample with ``speed="plain"``.
 
     Args:
-        model: Model under attack: images in [0, 1] to logits (b, classes).
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, ...), floats in [0, 1].
         labels: True classes (b,), int64.
         eps: Radius of the ball, at least 0, in units of [0, 1].
@@ -89,7 +91,7 @@ def apgd(
 
     Example:
         >>> import torch
-        >>> from physadv.attacks.apgd import apgd
+        >>> from physadv.attacks.auto_pgd import apgd
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
         >>> images, labels = torch.rand(2, 3, 2, 2), torch.tensor([0, 1])
         >>> result = apgd(net, images, labels, eps=8 / 255, steps=10)
