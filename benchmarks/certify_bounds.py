@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from physadv.certification.bounds.graph import Graph
+from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.ibp import ibp_margins
-from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.verify import margin_forms, prepare_graph, verify_bounds
 from physadv.core.rows import Row, append_rows
 from physadv.defenses.load_model import load_model
@@ -135,8 +135,8 @@ def costs(args: argparse.Namespace) -> list[Row]:
     return found
 
 
-def _ibp(graph: Graph, images: Tensor, forms: Tensor) -> Tensor:
-    return ibp_margins(graph, Ball(images, 0.1), forms)
+def _ibp(graph: LayerGraph, images: Tensor, forms: Tensor) -> Tensor:
+    return ibp_margins(graph, InputBall(images, 0.1), forms)
 
 
 def main() -> None:

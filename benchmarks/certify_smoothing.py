@@ -20,7 +20,7 @@ from scipy import special, stats
 
 from physadv.certification.smoothing.fixed_radius import simulate_plan
 from physadv.certification.smoothing.noise import GaussianNoise
-from physadv.certification.smoothing.sequential_plan import make_plan
+from physadv.certification.smoothing.sequential_plan import make_sequential_plan
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows
 
@@ -56,7 +56,7 @@ def compare(
     rng = numpy_generator(args.seed, "rows", str(sigma), str(radius), str(alpha))
     many = np.repeat(p[None], args.trials, 0)
     cohen = ((bounds(rng.binomial(N, many), alpha) > needed) & right).mean(1)
-    certified, used = simulate_plan(make_plan(needed, n=args.n, alpha=alpha), many, rng)
+    certified, used = simulate_plan(make_sequential_plan(needed, n=args.n, alpha=alpha), many, rng)
     staged = (certified & right).mean(1)
     samples = used.mean(1) + args.n0
     return {

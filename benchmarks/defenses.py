@@ -29,10 +29,10 @@ from torch import Tensor
 
 from physadv.attacks.gradient import pgd
 from physadv.certification.bounds.verify import prepare_graph, verify_bounds
-from physadv.certification.smoothing.fixed_radius import certify_at
+from physadv.certification.smoothing.fixed_radius import certify_at_radius
 from physadv.certification.smoothing.noise import GaussianNoise
-from physadv.certification.smoothing.sampler import Sampler
-from physadv.certification.smoothing.sequential_plan import make_plan
+from physadv.certification.smoothing.sampler import NoiseSampler
+from physadv.certification.smoothing.sequential_plan import make_sequential_plan
 from physadv.core.rows import append_rows, read_rows
 from physadv.datasets import read_dataset
 from physadv.defenses.load_model import load_model
@@ -256,9 +256,11 @@ def _by_parts(
 def _smoothed(model: LoadedModel, images: Tensor, labels: Tensor, indices: list[int]) -> Tensor:
     """Certified at l_2 RADIUS by staged smoothing, alpha 0.001."""
     noise = GaussianNoise(SIGMA)
-    plan = make_plan(noise.needed(RADIUS, "l2", images[0].numel()), n=20_000, alpha=0.001)
-    sampler = Sampler(model, noise, seed=0, batch=1024)
-    found = certify_at(
+    plan = make_sequential_plan(
+        noise.needed(RADIUS, "l2", images[0].numel()), n=20_000, alpha=0.001
+    )
+    sampler = NoiseSampler(model, noise, seed=0, batch=1024)
+    found = certify_at_radius(
         sampler, [x[None] for x in images], plan, radius=RADIUS, n0=32, indices=indices
     )
     return torch.tensor(

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from physadv.core.rows import append_rows, read_rows
 from physadv.defenses.load_model import load_model
-from physadv.defenses.registry import DEFENSES, certifying, defend
+from physadv.defenses.registry import DEFENSES, certified_defense, defend_model
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
@@ -112,8 +112,8 @@ def judge(base: str, name: str, cache: Path, n: int, steps: int) -> list[dict[st
     model = load_model(base)
     known = DEFENSES.get(name.partition(":")[0])
     front = known is not None and bool(known.words.get("plain"))
-    defended = model if name == "none" else defend(model, name)
-    plain = defend(model, f"{name}{',' if ':' in name else ':'}plain") if front else defended
+    defended = model if name == "none" else defend_model(model, name)
+    plain = defend_model(model, f"{name}{',' if ':' in name else ':'}plain") if front else defended
     images = {k: found[k][:n] for k in ("clean", "blank", "sticker")}
     area = found["area"][:n]
     began = time.process_time()
@@ -121,7 +121,7 @@ def judge(base: str, name: str, cache: Path, n: int, steps: int) -> list[dict[st
     with torch.no_grad():
         for block, x in images.items():
             right[block] = defended(x).argmax(1) == STOP
-        proof = certifying(defended)
+        proof = certified_defense(defended)
         labels = torch.full((len(area),), STOP)
         right["certified"] = (
             torch.zeros(len(area), dtype=torch.bool)

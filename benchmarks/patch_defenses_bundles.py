@@ -22,7 +22,7 @@ from torch import Tensor
 
 from physadv.core.package_data import patches_dir
 from physadv.core.rows import Row, append_rows
-from physadv.defenses.registry import defend
+from physadv.defenses.registry import defend_model
 from physadv.evaluation.metrics.intervals import clustered_interval
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import read_bundle
@@ -113,7 +113,7 @@ def judge(bundle: str, names: Sequence[str], data: Path, n: int, out: Path) -> N
     seen = load(cache)
     for name in names:
         began = time.process_time()
-        rows = judged(task, model if name == "none" else defend(model, name), seen)
+        rows = judged(task, model if name == "none" else defend_model(model, name), seen)
         seconds = round(time.process_time() - began, 1)
         about = {
             "bundle": bundle,

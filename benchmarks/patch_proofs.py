@@ -25,7 +25,7 @@ from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.datasets import ImageDataset, read_dataset
 from physadv.defenses.load_model import load_model
-from physadv.defenses.registry import Certifying, certifying, defend
+from physadv.defenses.registry import CertifiedDefense, certified_defense, defend_model
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
@@ -55,7 +55,7 @@ def frames(dataset: ImageDataset, n: int, seed: int = 0) -> list[int]:
 
 def attacked(
     model: LoadedModel,
-    proof: Certifying,
+    proof: CertifiedDefense,
     image: Tensor,
     label: Tensor,
     *,
@@ -103,8 +103,8 @@ def judge(
 ) -> list[Row]:
     """One row an image: read right, certified, and broken by the attack (None where it was not
     attacked)."""
-    model = defend(load_model(base), name)
-    found = certifying(model)
+    model = defend_model(load_model(base), name)
+    found = certified_defense(model)
     if found is None:
         raise SystemExit(f"{name} proves nothing")
     proof = found[0]

@@ -36,8 +36,14 @@ from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.datasets import read_dataset
 from physadv.defenses.load_model import load_model
-from physadv.defenses.patch_removal import WEIGHTS, Remover, Segmenter, filled, trained
-from physadv.defenses.registry import defend
+from physadv.defenses.patch_removal import (
+    WEIGHTS,
+    PatchRemover,
+    PatchSegmenter,
+    fill_marked,
+    load_segmenter,
+)
+from physadv.defenses.registry import defend_model
 from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
 from physadv.eot.ranges import EotRanges
@@ -96,7 +102,7 @@ def evasive(
         x = x.detach().requires_grad_(True)
         logits = net(x)
         hidden = (F.softplus(logits) * areas).sum() / areas.sum().clamp_min(1)
-        wrong = margin_loss(model(filled(x, logits.sigmoid())), labels).clamp_min(-2).mean()
+        wrong = margin_loss(model(fill_marked(x, logits.sigmoid())), labels).clamp_min(-2).mean()
         (slope,) = torch.autograd.grad(hidden + wrong, x)
         x = (x - 0.08 * slope.sign() * areas).clamp(0, 1)
     return x.detach()
@@ -107,8 +113,8 @@ def train(
 ) -> nn.Module:
     """The averaged segmenter after ``epochs``; in the last ``hard`` ones a quarter of each batch
     fights back."""
-    net = seed_all(Segmenter, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mean = seed_all(Segmenter, seed).eval()
+    net = seed_all(PatchSegmenter, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    mean = seed_all(PatchSegmenter, seed).eval()
     optimizer = torch.optim.AdamW(net.parameters(), lr, weight_decay=1e-2)
     batches = len(pictures) // 32
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -165,7 +171,7 @@ def with_evasive(
 def pixel_rows(net: nn.Module, pictures: Pictures) -> list[Row]:
     """One row a picture: IoU of what is taken out with the sticker or, without one, the share taken
     out."""
-    remove = Remover(net)
+    remove = PatchRemover(net)
     taken = torch.cat([remove.marks(part) for part in pictures.images.split(64)])
     areas, care = pictures.areas > 0, pictures.care > 0
     rows: list[Row] = []
@@ -277,7 +283,7 @@ def hiding_rows(model: LoadedModel, cache: Path, n: int = 20, steps: int = 30) -
     """
     found = torch.load(cache, weights_only=True)
     x, area, labels = found["blank"][:n], found["area"][:n], torch.full((n,), STOP)
-    remove = Remover(trained())
+    remove = PatchRemover(load_segmenter())
     defense, whole, speed = (
         defended(model, "remover"),
         torch.ones(n, dtype=torch.bool),
@@ -291,7 +297,7 @@ def hiding_rows(model: LoadedModel, cache: Path, n: int = 20, steps: int = 30) -
         chance = logits.sigmoid()
         marks = chance + ((chance > remove.threshold).float() - chance).detach()
         hidden = (F.softplus(logits) * area).sum((1, 2, 3)) / area.sum((1, 2, 3))
-        seen, bare = (margin_loss(model(image), labels) for image in (filled(x, marks), x))
+        seen, bare = (margin_loss(model(image), labels) for image in (fill_marked(x, marks), x))
         (slope,) = torch.autograd.grad(
             (seen.clamp_min(-1) + 0.5 * bare.clamp_min(-3) + hidden).sum(), x
         )
@@ -312,14 +318,14 @@ class Hiding(nn.Module):
 
     def __init__(self, model: nn.Module, weight: float = 10.0) -> None:
         super().__init__()
-        self.model, self.weight, self.remove = model, weight, Remover(trained())
+        self.model, self.weight, self.remove = model, weight, PatchRemover(load_segmenter())
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (b, 3, 64, 64) -> logits, straight through the marks' threshold."""
         logits = self.remove.segmenter(images)
         chance = logits.sigmoid()
         marks = chance + ((chance > self.remove.threshold).float() - chance).detach()
-        seen: Tensor = self.model(filled(images, marks))
+        seen: Tensor = self.model(fill_marked(images, marks))
         marked = self.weight * F.softplus(logits).mean((2, 3))
         return torch.cat(
             (seen[:, :STOP], seen[:, STOP : STOP + 1] + marked, seen[:, STOP + 1 :]), 1
@@ -344,7 +350,7 @@ def hiding_sticker(out: Path, steps: int, *, draws: int = 24, seed: int = 13) ->
 
 def defended(model: LoadedModel, name: str) -> nn.Module:
     """The victim behind a front end; "none" is the victim."""
-    return model if name == "none" else defend(model, name)
+    return model if name == "none" else defend_model(model, name)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -409,7 +415,7 @@ def main() -> None:
         net = train(pictures, model, epochs=args.epochs, hard=args.hard, seed=args.seed, lr=args.lr)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         save_file(net.state_dict(), args.out)
-    net = Segmenter()
+    net = PatchSegmenter()
     net.load_state_dict(load_file(args.out))
     part = "validation" if args.what == "train" else "test"
     held = make_pictures(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from physadv.attacks.obfuscated import expectation_model as expectation_model
     from physadv.attacks.score_based import square_attack as square_attack
     from physadv.certification.bounds.verify import verify_bounds as verify_bounds
-    from physadv.certification.smoothing.certify import certify as certify
+    from physadv.certification.smoothing.certify import certify_image as certify_image
     from physadv.datasets import read_dataset as read_dataset
     from physadv.defenses.load_model import load_model as load_model
     from physadv.evaluation.ensemble import attack_ensemble as attack_ensemble
@@ -37,7 +37,7 @@ _HOMES = {
     "apgd": "attacks.auto_pgd",
     "as_model": "models.load",
     "bpda": "attacks.obfuscated",
-    "certify": "certification.smoothing.certify",
+    "certify_image": "certification.smoothing.certify",
     "cloak_faces": "privacy.cloak_faces",
     "attack_ensemble": "evaluation.ensemble",
     "expectation_model": "attacks.obfuscated",

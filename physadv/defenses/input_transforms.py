@@ -26,7 +26,7 @@ from physadv.eot.transforms.codec import differentiable_jpeg as soft_jpeg
 Part = Callable[[Tensor], Tensor]
 
 
-class Frontend(nn.Module):
+class TransformDefense(nn.Module):
     """``model`` behind ``part``: images (b, 3, h, w) in [0, 1] -> the model's prediction on the
     cleaned images.
 
@@ -48,7 +48,9 @@ class Frontend(nn.Module):
         return self.model(self.clean(images))
 
 
-def jpeg_purification(model: Model, *, quality: int = 75, adaptive: bool = True) -> Frontend:
+def jpeg_purification(
+    model: Model, *, quality: int = 75, adaptive: bool = True
+) -> TransformDefense:
     """JPEG by the real codec (Dziugaite et al. 2016); the stand-in is a differentiable copy of it.
 
     Without ``adaptive`` the gradient is zero, as rounding makes it. Raises OptionError for a
@@ -60,12 +62,12 @@ def jpeg_purification(model: Model, *, quality: int = 75, adaptive: bool = True)
     def stand_in(images: Tensor) -> Tensor:
         return soft_jpeg(images, torch.full((len(images),), float(quality), device=images.device))
 
-    return Frontend(
+    return TransformDefense(
         model, lambda x: _through_codec(x, quality) + 0 * x, stand_in=stand_in, adaptive=adaptive
     )
 
 
-def median(model: Model, *, size: int = 3, adaptive: bool = True) -> Frontend:
+def median_smoothing(model: Model, *, size: int = 3, adaptive: bool = True) -> TransformDefense:
     """The median of each ``size`` x ``size`` neighborhood, channel by channel (Xu et al. 2018);
     size is odd.
 
@@ -78,10 +80,12 @@ def median(model: Model, *, size: int = 3, adaptive: bool = True) -> Frontend:
         around = F.pad(images, (half,) * 4, mode="replicate").unfold(2, size, 1).unfold(3, size, 1)
         return around.flatten(-2).median(-1).values
 
-    return Frontend(model, exact, stand_in=lambda x: _mean_filter(x, size), adaptive=adaptive)
+    return TransformDefense(
+        model, exact, stand_in=lambda x: _mean_filter(x, size), adaptive=adaptive
+    )
 
 
-def blur_purification(model: Model, *, sigma: float = 1.0) -> Frontend:
+def blur_purification(model: Model, *, sigma: float = 1.0) -> TransformDefense:
     """A Gaussian blur of ``sigma`` px. It is linear: its own gradient is exact, and no stand-in is
     needed."""
     if not sigma > 0:
@@ -97,7 +101,7 @@ def blur_purification(model: Model, *, sigma: float = 1.0) -> Frontend:
             F.conv2d(padded, line, groups=len(line)), line.transpose(2, 3), groups=len(line)
         )
 
-    return Frontend(model, exact, adaptive=False)
+    return TransformDefense(model, exact, adaptive=False)
 
 
 def local_gradient_smoothing(
@@ -108,7 +112,7 @@ def local_gradient_smoothing(
     threshold: float = 0.1,
     strength: float = 2.3,
     adaptive: bool = True,
-) -> Frontend:
+) -> TransformDefense:
     """Dims what has strong edges over a whole block, as printed patches do (Naseer et al. 2019,
     their settings).
 
@@ -136,7 +140,9 @@ def local_gradient_smoothing(
     def exact(images: Tensor) -> Tensor:
         return images * keep(images)
 
-    return Frontend(model, exact, stand_in=lambda x: x * keep(x).detach(), adaptive=adaptive)
+    return TransformDefense(
+        model, exact, stand_in=lambda x: x * keep(x).detach(), adaptive=adaptive
+    )
 
 
 def _edges(images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from physadv.defenses.registry import defend
+from physadv.defenses.registry import defend_model
 from physadv.models.cards import LoadedModel
 from physadv.models.load import load_undefended_model, names_a_model
 
@@ -39,9 +39,11 @@ def load_model(
         return load_undefended_model(text, weights=weights, device=device)
 
     model = load_model(base, weights=weights, device=device)
-    return defend(model, defense).eval().requires_grad_(False).to(model_device(model, device))
+    return (
+        defend_model(model, defense).eval().requires_grad_(False).to(_model_device(model, device))
+    )
 
 
-def model_device(model: LoadedModel, fallback: str | torch.device) -> str | torch.device:
+def _model_device(model: LoadedModel, fallback: str | torch.device) -> str | torch.device:
     """The device that a model's parameters are on; ``fallback`` where it has none."""
     return next((parameter.device for parameter in model.parameters()), fallback)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Model
-from physadv.defenses.input_transforms import Frontend
+from physadv.defenses.input_transforms import TransformDefense
 from physadv.models.classifiers import resize_images
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "remover.safetensors"
@@ -41,7 +41,7 @@ WINDOWS = (
 """Heights and widths of the rectangles that marks are completed to, px of the working size."""
 
 
-class Segmenter(nn.Module):
+class PatchSegmenter(nn.Module):
     """Images (b, 3, h, w) in [0, 1] -> logits (b, 1, h, w) of each pixel being of a patch.
 
     Three scales, the coarsest a quarter of the picture's with dilated convolutions, joined again
@@ -80,7 +80,7 @@ def _like(small: Tensor, large: Tensor) -> Tensor:
     return F.interpolate(small, large.shape[-2:], mode="bilinear", align_corners=False)
 
 
-class Remover(nn.Module):
+class PatchRemover(nn.Module):
     """Images -> images in which what ``segmenter`` marks is filled from what lies around it.
 
     The net looks at ``side`` px a side. ``threshold`` is the probability from which a pixel is
@@ -116,14 +116,14 @@ class Remover(nn.Module):
         """Patches removed; no gradient passes the marks."""
         with torch.no_grad():
             marks = F.interpolate(self.marks(images).to(images), images.shape[-2:], mode="nearest")
-        return filled(images, marks)
+        return fill_marked(images, marks)
 
     def softly(self, images: Tensor) -> Tensor:
         """The stand-in for gradients: every pixel fades as it is likely to belong to a patch."""
         chance = F.interpolate(
             self.chance(images), images.shape[-2:], mode="bilinear", align_corners=False
         )
-        return filled(images, chance)
+        return fill_marked(images, chance)
 
     def chance(self, images: Tensor) -> Tensor:
         """(b, 1, side, side): the probability that a pixel belongs to a patch."""
@@ -132,11 +132,11 @@ class Remover(nn.Module):
 
     def marks(self, images: Tensor) -> Tensor:
         """(b, 1, side, side) bool: what is taken out."""
-        whole = complete(self.chance(images) > self.threshold, self.full).float()
+        whole = complete_rectangles(self.chance(images) > self.threshold, self.full).float()
         return F.max_pool2d(whole, 2 * self.grow + 1, 1, self.grow) > 0
 
 
-def complete(marks: Tensor, full: float = 0.9) -> Tensor:
+def complete_rectangles(marks: Tensor, full: float = 0.9) -> Tensor:
     """Marks (b, 1, h, w) bool and every rectangle of WINDOWS of which at least a share ``full`` is
     marked."""
     found = marks.float()
@@ -151,7 +151,7 @@ def complete(marks: Tensor, full: float = 0.9) -> Tensor:
     return whole > 0
 
 
-def filled(images: Tensor, marks: Tensor) -> Tensor:
+def fill_marked(images: Tensor, marks: Tensor) -> Tensor:
     """``images`` with the share ``marks`` (b, 1, h, w) in [0, 1] of each pixel replaced by what
     lies around it.
 
@@ -171,29 +171,31 @@ def filled(images: Tensor, marks: Tensor) -> Tensor:
     return under
 
 
-def remover(
+def patch_removal(
     model: Model,
     *,
     threshold: float = 0.7,
     side: int = 64,
     adaptive: bool = True,
     segmenter: nn.Module | None = None,
-) -> Frontend:
-    """``model`` behind a :class:`Remover` with the net that comes with it, or one's own
+) -> TransformDefense:
+    """``model`` behind a :class:`PatchRemover` with the net that comes with it, or one's own
     ``segmenter``.
 
     ``side`` 64 is for a sign that fills the picture; 128 served better on whole frames
     (benchmarks/patch_defenses.md). Raises ModelError where the weights are missing from the
     installation.
     """
-    part = Remover(trained() if segmenter is None else segmenter, threshold=threshold, side=side)
-    front = Frontend(model, part, stand_in=part.softly, adaptive=adaptive)
+    part = PatchRemover(
+        load_segmenter() if segmenter is None else segmenter, threshold=threshold, side=side
+    )
+    front = TransformDefense(model, part, stand_in=part.softly, adaptive=adaptive)
     return front.eval().requires_grad_(False)
 
 
-def trained() -> Segmenter:
+def load_segmenter() -> PatchSegmenter:
     """The segmenter that comes with it, a copy of one's own."""
-    net = Segmenter()
+    net = PatchSegmenter()
     net.load_state_dict(_weights())
     return net.eval().requires_grad_(False)
 

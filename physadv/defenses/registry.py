@@ -16,12 +16,12 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
-from physadv.certification.patch.masking import Ablated, PatchCleanser
+from physadv.certification.patch.masking import DerandomizedSmoothing, PatchCleanser
 from physadv.certification.patch.patchguard import RobustMasking
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Prediction
 from physadv.defenses import input_transforms
-from physadv.defenses.patch_removal import remover
+from physadv.defenses.patch_removal import patch_removal
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
 
@@ -32,7 +32,7 @@ Maker = Callable[..., nn.Module]
 
 
 @runtime_checkable
-class Certifying(Protocol):
+class CertifiedDefense(Protocol):
     """A defense against one patch of ``patch`` px a side (at its working size) that can prove its
     verdicts."""
 
@@ -50,7 +50,7 @@ class Certifying(Protocol):
         ...
 
 
-class AtSize(nn.Module):
+class _ResizedDefense(nn.Module):
     """A defense at one working ``size`` (height, width) px: images are stretched to it first."""
 
     def __init__(self, defense: nn.Module, size: tuple[int, int]) -> None:
@@ -63,7 +63,7 @@ class AtSize(nn.Module):
 
 
 @dataclass(frozen=True)
-class KnownDefense:
+class DefenseEntry:
     """How a defense is made around a loaded victim, and a line on what it is."""
 
     make: Maker
@@ -75,7 +75,9 @@ class KnownDefense:
 def _cleanser(
     model: LoadedModel, *, patch: int = 6, wide: int | None = None, masks: int = 6
 ) -> nn.Module:
-    return AtSize(PatchCleanser(model, patch=(patch, wide or patch), masks=masks), _size(model))
+    return _ResizedDefense(
+        PatchCleanser(model, patch=(patch, wide or patch), masks=masks), _size(model)
+    )
 
 
 def _ablated(
@@ -87,10 +89,10 @@ def _ablated(
     threshold: float = 0.3,
     kind: str = "block",
 ) -> nn.Module:
-    local = Ablated(
+    local = DerandomizedSmoothing(
         model, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold
     )
-    return AtSize(local, _size(model))
+    return _ResizedDefense(local, _size(model))
 
 
 def _guard(
@@ -102,36 +104,38 @@ def _guard(
     threshold: float = 0.0,
     kind: str = "block",
 ) -> nn.Module:
-    local = Ablated(
+    local = DerandomizedSmoothing(
         model, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold
     )
-    return AtSize(RobustMasking(local), _size(model))
+    return _ResizedDefense(RobustMasking(local), _size(model))
 
 
 _KIND = {"band": {"kind": "band"}, "block": {"kind": "block"}}
 _PLAIN = {"plain": {"adaptive": False}}
-DEFENSES: dict[str, KnownDefense] = {
-    "jpeg": KnownDefense(
+DEFENSES: dict[str, DefenseEntry] = {
+    "jpeg": DefenseEntry(
         input_transforms.jpeg_purification, "JPEG by the real codec (quality75)", _PLAIN
     ),
-    "median": KnownDefense(input_transforms.median, "median filter (size3)", _PLAIN),
-    "blur": KnownDefense(input_transforms.blur_purification, "Gaussian blur (sigma1)", {}),
-    "lgs": KnownDefense(
+    "median": DefenseEntry(input_transforms.median_smoothing, "median filter (size3)", _PLAIN),
+    "blur": DefenseEntry(input_transforms.blur_purification, "Gaussian blur (sigma1)", {}),
+    "lgs": DefenseEntry(
         input_transforms.local_gradient_smoothing,
         "local gradient smoothing (block15, overlap5)",
         _PLAIN,
     ),
-    "remover": KnownDefense(remover, "segment, complete and remove patches (threshold0.7)", _PLAIN),
-    "patchcleanser": KnownDefense(
+    "remover": DefenseEntry(
+        patch_removal, "segment, complete and remove patches (threshold0.7)", _PLAIN
+    ),
+    "patchcleanser": DefenseEntry(
         _cleanser, "double masking, certified (patch6, masks6)", {}, True
     ),
-    "derandomised": KnownDefense(
+    "derandomised": DefenseEntry(
         _ablated,
         "votes on ablated images, certified (size19, stride4, patch6, threshold0.3, band)",
         _KIND,
         True,
     ),
-    "patchguard": KnownDefense(
+    "patchguard": DefenseEntry(
         _guard,
         "robust masking of verdicts on ablated images, certified (size19, stride4, patch6, "
         "threshold0, band)",
@@ -141,7 +145,7 @@ DEFENSES: dict[str, KnownDefense] = {
 }
 
 
-def defend(model: LoadedModel, text: str) -> LoadedModel:
+def defend_model(model: LoadedModel, text: str) -> LoadedModel:
     """``model`` behind the defense that ``text`` names, with a card that says so.
 
     Front ends have stand-ins for their gradient (BPDA) unless the word ``plain`` is among the
@@ -166,16 +170,16 @@ def defend(model: LoadedModel, text: str) -> LoadedModel:
     return LoadedModel(defended, card)
 
 
-def certifying(model: nn.Module) -> tuple[Certifying, tuple[int, int]] | None:
+def certified_defense(model: nn.Module) -> tuple[CertifiedDefense, tuple[int, int]] | None:
     """The outermost defense of a loaded victim that proves its verdicts, and its working size; None
     without one."""
     net = model.net if isinstance(model, LoadedModel) else model
-    if isinstance(net, AtSize) and isinstance(net.defense, Certifying):
+    if isinstance(net, _ResizedDefense) and isinstance(net.defense, CertifiedDefense):
         return net.defense, net.size
     return None
 
 
-def _settings(name: str, known: KnownDefense, text: str) -> dict[str, Any]:
+def _settings(name: str, known: DefenseEntry, text: str) -> dict[str, Any]:
     """``quality50`` -> {"quality": 50}; words stand for what ``known.words`` says."""
     takes = {
         k: p

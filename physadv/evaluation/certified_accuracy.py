@@ -14,17 +14,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from physadv.certification.bounds.graph import Graph
+from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.verify import verify_bounds
-from physadv.certification.smoothing.certify import Certificate, certify_with, check_numbers
-from physadv.certification.smoothing.fixed_radius import certify_at
-from physadv.certification.smoothing.noise import Noise
-from physadv.certification.smoothing.sampler import Sampler
-from physadv.certification.smoothing.sequential_plan import SequentialPlan, make_plan
+from physadv.certification.smoothing.certify import (
+    SmoothingCertificate,
+    certify_with_sampler,
+    check_sample_counts,
+)
+from physadv.certification.smoothing.fixed_radius import certify_at_radius
+from physadv.certification.smoothing.noise import SmoothingNoise
+from physadv.certification.smoothing.sampler import NoiseSampler
+from physadv.certification.smoothing.sequential_plan import SequentialPlan, make_sequential_plan
 from physadv.core.errors import OptionError
 from physadv.core.rows import Row
 from physadv.core.types import Model
-from physadv.defenses.registry import certifying
+from physadv.defenses.registry import certified_defense
 from physadv.evaluation.data import SampleSource
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import ProgressLog
@@ -56,7 +60,7 @@ class SmoothingCertifier:
     def __init__(
         self,
         model: Model,
-        noise: Noise,
+        noise: SmoothingNoise,
         *,
         norm: str,
         dims: int,
@@ -67,18 +71,20 @@ class SmoothingCertifier:
         batch: int = 256,
         seed: int = 0,
     ) -> None:
-        self.sampler = Sampler(model, noise, seed=seed, batch=batch)
+        self.sampler = NoiseSampler(model, noise, seed=seed, batch=batch)
         self.norm, self.radius, self.alpha = norm, radius, alpha
         self.n = n if n is not None else (100_000 if radius is None else 120_000)
         self.n0 = n0 if n0 is not None else (100 if radius is None else 32)
-        check_numbers(self.n0, self.n, alpha)
+        check_sample_counts(self.n0, self.n, alpha)
         self.plan: SequentialPlan | None = None
         if radius is not None:
             if radius <= 0:
                 raise OptionError(
                     f"radius {radius}", "a positive radius is needed", "leave it out for full radii"
                 )
-            self.plan = make_plan(noise.needed(radius, norm, dims), n=self.n, alpha=alpha)
+            self.plan = make_sequential_plan(
+                noise.needed(radius, norm, dims), n=self.n, alpha=alpha
+            )
         self.widest = noise.radius(alpha ** (1 / self.n), norm, dims) if radius is None else radius
         self.group = 1 if radius is None else 16
 
@@ -99,7 +105,7 @@ class SmoothingCertifier:
                 self._full(image, index) for image, index in zip(singles, indices, strict=True)
             ]
         else:
-            found = certify_at(
+            found = certify_at_radius(
                 self.sampler,
                 singles,
                 self.plan,
@@ -113,8 +119,8 @@ class SmoothingCertifier:
             for c in found
         ]
 
-    def _full(self, image: Tensor, index: int) -> Certificate:
-        return certify_with(
+    def _full(self, image: Tensor, index: int) -> SmoothingCertificate:
+        return certify_with_sampler(
             self.sampler, image, norm=self.norm, n0=self.n0, n=self.n, alpha=self.alpha, index=index
         )
 
@@ -125,7 +131,7 @@ class BoundCertifier:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: LayerGraph,
         method: str,
         *,
         norm: str,
@@ -199,7 +205,7 @@ class PatchCertifier:
     """
 
     def __init__(self, model: LoadedModel, *, group: int = 8) -> None:
-        found = certifying(model)
+        found = certified_defense(model)
         if found is None:
             raise OptionError(
                 f"victim {model.card.name}",

@@ -98,13 +98,13 @@ def run_photographed(
     known = (
         {row["image"] for row in read_rows(folder / ROWS)} if (folder / ROWS).is_file() else set()
     )
-    files = chosen(settings)
+    files = choose_photos(settings)
     yield len(known), len(files)
     for number, file in enumerate(files):
         if file.name not in known:
             append_rows(
                 folder / ROWS,
-                of_picture(
+                _picture_rows(
                     settings,
                     model,
                     _square(read_rgba(file)[..., :3], settings.size),
@@ -115,7 +115,7 @@ def run_photographed(
         yield number + 1, len(files)
 
 
-def chosen(settings: PhotographedConfig) -> list[Path]:
+def choose_photos(settings: PhotographedConfig) -> list[Path]:
     """Every k-th photo of the folder, so that the choice spreads over it. Raises DataError where
     there is none."""
     files = list_images(settings.data)
@@ -124,7 +124,7 @@ def chosen(settings: PhotographedConfig) -> list[Path]:
     return files[:: max(1, len(files) // settings.images)][: settings.images]
 
 
-def of_picture(
+def _picture_rows(
     settings: PhotographedConfig, model: LoadedModel, picture: Array, name: str, number: int
 ) -> list[Row]:
     """The rows of one (n, n, 3) picture: what the victim sees of each version, on disk and
@@ -145,7 +145,7 @@ def of_picture(
     photos_of_clean = taken(picture)
     for eps in settings.eps:
         for attack in ATTACKS:
-            made = adversarial(model, clean, attack, eps)
+            made = make_adversarial(model, clean, attack, eps)
             photos = taken((made[0].permute(1, 2, 0) * 255).round().byte().numpy())
             fooled = _read(model, made) != truth
             rows += [
@@ -164,7 +164,7 @@ def of_picture(
     return rows
 
 
-def adversarial(model: LoadedModel, clean: Tensor, attack: str, eps: int) -> Tensor:
+def make_adversarial(model: LoadedModel, clean: Tensor, attack: str, eps: int) -> Tensor:
     """(1, 3, n, n) in l_inf ``eps``/255 and 8 bit, by one of ``ATTACKS``; steps of 1/255, as many
     as in the paper."""
     radius, steps = eps / 255, round(min(eps + 4, 1.25 * eps))

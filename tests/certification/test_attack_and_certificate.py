@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from physadv.attacks._classifier_step import frozen_eval
 from physadv.attacks.gradient import pgd
 from physadv.certification.bounds.verify import METHODS, prepare_graph, verify_bounds
-from physadv.certification.smoothing.certify import certify, predict_smoothed
+from physadv.certification.smoothing.certify import certify_image, predict_smoothed
 from physadv.certification.smoothing.noise import GaussianNoise
 from physadv.core.random_streams import generator
 from physadv.core.rows import read_rows
@@ -75,7 +75,7 @@ def test_no_attack_on_the_smoothed_classifier_goes_beyond_its_certificate(
     draws = 0.25 * torch.randn((8, 1, 1, 28, 28), generator=generator(0, "attack"))
     certified = 0
     for i, (image, label) in enumerate(zip(images[:, None], labels, strict=True)):
-        found = certify(net, image, noise, n0=64, n=2000, index=i)
+        found = certify_image(net, image, noise, n0=64, n=2000, index=i)
         if found.predicted < 0 or found.radius == 0:
             continue
         certified += 1

@@ -13,11 +13,16 @@ from physadv.attacks._classifier_step import Classifier
 from physadv.attacks.gradient import pgd
 from physadv.attacks.obfuscated import expectation_model
 from physadv.certification.bounds.verify import METHODS, prepare_graph, verify_bounds
-from physadv.certification.patch.masking import Ablated, PatchCleanser
+from physadv.certification.patch.masking import DerandomizedSmoothing, PatchCleanser
 from physadv.certification.patch.patchguard import RobustMasking
-from physadv.certification.smoothing.certify import ABSTAIN, certify, predict_smoothed
-from physadv.certification.smoothing.noise import GaussianNoise, Laplace, Noise, Uniform
-from physadv.defenses.registry import Certifying
+from physadv.certification.smoothing.certify import ABSTAIN, certify_image, predict_smoothed
+from physadv.certification.smoothing.noise import (
+    GaussianNoise,
+    LaplaceNoise,
+    SmoothingNoise,
+    UniformNoise,
+)
+from physadv.defenses.registry import CertifiedDefense
 from physadv.training.loop import seed_all
 
 SIDE, CLASSES = 8, 3
@@ -103,7 +108,7 @@ class Noisy(nn.Module):
     """The victim under fresh noise from the global generator: what an attack on a smoothed
     classifier climbs."""
 
-    def __init__(self, net: Classifier, noise: Noise) -> None:
+    def __init__(self, net: Classifier, noise: SmoothingNoise) -> None:
         super().__init__()
         self.net, self.noise = net, noise
 
@@ -117,18 +122,18 @@ class Noisy(nn.Module):
     [
         (GaussianNoise(0.25), "l2"),
         (GaussianNoise(0.25), "linf"),
-        (Laplace(0.2), "l1"),
-        (Uniform(0.4), "l1"),
+        (LaplaceNoise(0.2), "l1"),
+        (UniformNoise(0.4), "l1"),
     ],
 )
-def test_smoothing(noise: Noise, norm: str) -> None:
+def test_smoothing(noise: SmoothingNoise, norm: str) -> None:
     """At an image's own certified radius the attack in expectation never moves the smoothed verdict
     elsewhere."""
     net = trained(plain, lambda x, draw: x + noise.draw(tuple(x.shape), draw))
     x, y = waves(6, 5)
     moved, sure = 0, 0
     for i in range(len(x)):
-        found = certify(
+        found = certify_image(
             net, x[i : i + 1], noise, norm=norm, n=2000, alpha=0.001, index=i, batch=1024
         )
         for scale in (0.999, 8.0):
@@ -164,9 +169,11 @@ def masked(x: Tensor, draw: torch.Generator) -> Tensor:
 
 def patch_defenses() -> list[tuple[str, nn.Module]]:
     cleanser = PatchCleanser(trained(plain, masked), patch=2, masks=3)
-    bands = Ablated(Bright(), size=2, patch=1, fill=0.0)
-    blocks = Ablated(Bright(), size=3, kind="block", stride=2, patch=1, fill=0.0)
-    guard = RobustMasking(Ablated(Bright(), size=2, kind="block", stride=2, patch=2, fill=0.0))
+    bands = DerandomizedSmoothing(Bright(), size=2, patch=1, fill=0.0)
+    blocks = DerandomizedSmoothing(Bright(), size=3, kind="block", stride=2, patch=1, fill=0.0)
+    guard = RobustMasking(
+        DerandomizedSmoothing(Bright(), size=2, kind="block", stride=2, patch=2, fill=0.0)
+    )
     return [("cleanser", cleanser), ("bands", bands), ("blocks", blocks), ("guard", guard)]
 
 
@@ -185,7 +192,7 @@ def test_patch_certificates(number: int) -> None:
     """Signed steps within any window of the certified size, through the defense, never change a
     certified verdict."""
     name, defense = patch_defenses()[number]
-    assert isinstance(defense, Certifying)
+    assert isinstance(defense, CertifiedDefense)
     x, _ = waves(12, 5)
     if name != "cleanser":
         x = (x + 0.25).clamp(0, 1)

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from physadv.certification.bounds import crown
-from physadv.certification.bounds.graph import Graph, relus
-from physadv.certification.bounds.ibp import boxes
-from physadv.certification.bounds.input_ball import Ball
-from physadv.certification.bounds.layers import Scale
-from physadv.certification.bounds.linear_forms import Lines, Windows, relu_lines
-from physadv.certification.bounds.tracing import trace
+from physadv.certification.bounds.graph import LayerGraph, relu_nodes
+from physadv.certification.bounds.ibp import interval_boxes
+from physadv.certification.bounds.input_ball import InputBall
+from physadv.certification.bounds.layers import ScaleLayer
+from physadv.certification.bounds.linear_forms import ReluLines, WindowForms, relu_lines
+from physadv.certification.bounds.tracing import trace_graph
 from physadv.certification.bounds.verify import METHODS, margin_forms, prepare_graph, verify_bounds
 from physadv.core.errors import ModelError, OptionError
 from physadv.training.loop import seed_all
@@ -132,7 +132,7 @@ def test_the_graph_is_the_net(build: Callable[[], nn.Module]) -> None:
     net[0].eval()
     modes = [m.training for m in net.modules()]
     state = {k: v.clone() for k, v in net.state_dict().items()}
-    graph = trace(net, SHAPE)
+    graph = trace_graph(net, SHAPE)
     assert [m.training for m in net.modules()] == modes
     assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
     x, _ = images(2, 5)
@@ -230,12 +230,12 @@ def test_windows_and_whole_forms_agree(
 ) -> None:
     """The boxes inside the net are the same by windows of coefficients and by whole rows."""
     graph = prepare_graph(made(build, seed), SHAPE)
-    ball = Ball(images(seed)[0], 0.3 if norm == "l2" else 0.03, norm)
-    relaxed: dict[int, Lines] = {}
+    ball = InputBall(images(seed)[0], 0.3 if norm == "l2" else 0.03, norm)
+    relaxed: dict[int, ReluLines] = {}
     checked = 0
-    for relu in list(relus(graph)):
+    for relu in list(relu_nodes(graph)):
         number = graph.nodes[relu].inputs[0]
-        box = boxes(graph, ball, {number})[number]
+        box = interval_boxes(graph, ball, {number})[number]
         if relaxed and len(graph.nodes[number].shape) == 3:
             wide = box[0] - 100, box[1] + 100
             every = torch.ones_like(box[0], dtype=torch.bool).flatten(1)
@@ -253,8 +253,8 @@ def test_bounds_are_differentiable_in_the_weights(method: str) -> None:
     """Raising the bound by gradient steps raises it: training can use every method."""
     net = made(plain, 5)
     x, labels = images(6)
-    graph = trace(net, SHAPE)
-    forms, ball = margin_forms(labels, 4), Ball(x, 0.02)
+    graph = trace_graph(net, SHAPE)
+    forms, ball = margin_forms(labels, 4), InputBall(x, 0.02)
     before = METHODS[method](graph.folded(), ball, forms).mean()
     grads = torch.autograd.grad(
         before, [p for p in net.parameters() if p.requires_grad], allow_unused=True
@@ -340,15 +340,15 @@ def test_windows_inside_the_map_pass_a_scale() -> None:
     """Forms that reach no padding pass a scale as their dense rows do."""
     draw = torch.Generator().manual_seed(0)
     cut = torch.randn((1, 9, 2, 3, 2, 2), generator=draw)
-    windows = Windows(cut, (3, 3), (3, 6, 6), stride=2, clean=False)
-    scale = Scale(torch.randn((1, 3, 1, 1), generator=draw), torch.zeros(()))
+    windows = WindowForms(cut, (3, 3), (3, 6, 6), stride=2, clean=False)
+    scale = ScaleLayer(torch.randn((1, 3, 1, 1), generator=draw), torch.zeros(()))
     passed = windows.back(scale, (3, 6, 6)).dense().rows
     assert torch.allclose(passed, windows.dense().rows * scale.factor)
 
 
 def test_a_wrong_folding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault that only the last transformation makes is found by comparing with the net."""
-    monkeypatch.setattr(Graph, "_readers", lambda graph: [1] * len(graph.nodes))
+    monkeypatch.setattr(LayerGraph, "_readers", lambda graph: [1] * len(graph.nodes))
     with pytest.raises(ModelError, match="differ from it"):
         prepare_graph(made(IdleThenNorm, 3), SHAPE)
 
@@ -419,7 +419,7 @@ def test_what_cannot_be_bounded_is_refused(net: nn.Module) -> None:
     """An operation without a rule, a decision by pixel values, a mix across images, a map instead
     of logits, a view overwritten, and rounding that is no identity."""
     with pytest.raises(ModelError):
-        trace(net, SHAPE)
+        trace_graph(net, SHAPE)
 
 
 def test_bad_options_are_refused() -> None:
@@ -502,7 +502,7 @@ def _assert_equal_bounds(case: tuple[str, str, str], wanted: Tensor) -> None:
     net, x, forms = lirpa_case(case[0])
     with torch.no_grad():
         gap = (
-            METHODS[case[2]](prepare_graph(net, SHAPE), Ball(x, 0.05, case[1], None), forms)
+            METHODS[case[2]](prepare_graph(net, SHAPE), InputBall(x, 0.05, case[1], None), forms)
             - wanted
         )
     assert float(gap.min()) >= -1e-5

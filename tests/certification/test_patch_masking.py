@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from physadv.certification.patch.masking import Ablated, PatchCleanser, mask_spans, touched
+from physadv.certification.patch.masking import (
+    DerandomizedSmoothing,
+    PatchCleanser,
+    mask_spans,
+    touched_windows,
+)
 from physadv.certification.patch.patchguard import RobustMasking
 from physadv.core.errors import ModelError, OptionError
 
@@ -69,10 +74,12 @@ def defenses(seed: int) -> list[tuple[str, nn.Module, Certify]]:
     model = Brightness(seed)
     cleanser = PatchCleanser(model, patch=PATCH, masks=3)
     left = Seen(seed)
-    band = Ablated(left, size=1, patch=PATCH, threshold=0.4, fill=FILL)
-    block = Ablated(left, size=2, kind="block", fill=FILL)
-    guard = RobustMasking(Ablated(left, size=1, kind="block", patch=PATCH, fill=FILL))
-    bands = RobustMasking(Ablated(left, size=1, patch=PATCH, threshold=0.4, fill=FILL))
+    band = DerandomizedSmoothing(left, size=1, patch=PATCH, threshold=0.4, fill=FILL)
+    block = DerandomizedSmoothing(left, size=2, kind="block", fill=FILL)
+    guard = RobustMasking(DerandomizedSmoothing(left, size=1, kind="block", patch=PATCH, fill=FILL))
+    bands = RobustMasking(
+        DerandomizedSmoothing(left, size=1, patch=PATCH, threshold=0.4, fill=FILL)
+    )
     return [
         ("cleanser", cleanser, cleanser.certify),
         ("band", band, lambda x, y: band.certify(x, y, patch=PATCH)),
@@ -152,7 +159,7 @@ def test_every_patch_meets_no_more_places_than_told(
 ) -> None:
     """What a patch touches, at the borders too, lies within one of the sets; each set is what some
     patch touches."""
-    ablated = Ablated(Brightness(0), size=size, kind=kind, stride=stride)
+    ablated = DerandomizedSmoothing(Brightness(0), size=size, kind=kind, stride=stride)
     keep = ablated.keeps(SIDE, SIDE)
     down, across = ablated.met(patch, SIDE, SIDE)
     told = {
@@ -169,26 +176,26 @@ def test_every_patch_meets_no_more_places_than_told(
 
 def test_windows_lie_within_the_image() -> None:
     """No place runs around the border, and what strides leave over is shared by both ends."""
-    keep = Ablated(Brightness(0), size=3, stride=2).keeps(SIDE, 8)[:, 0, 0]
+    keep = DerandomizedSmoothing(Brightness(0), size=3, stride=2).keeps(SIDE, 8)[:, 0, 0]
     assert keep.int().tolist() == [
         [1, 1, 1, 0, 0, 0, 0, 0],
         [0, 0, 1, 1, 1, 0, 0, 0],
         [0, 0, 0, 0, 1, 1, 1, 0],
     ]
-    assert touched(8, range(0, 7, 2), 2, 3).int().tolist() == [
+    assert touched_windows(8, range(0, 7, 2), 2, 3).int().tolist() == [
         [0, 0, 1, 1],
         [0, 1, 1, 0],
         [1, 1, 0, 0],
     ]
     with pytest.raises(OptionError):
-        touched(8, range(0, 7, 2), 2, 9)
+        touched_windows(8, range(0, 7, 2), 2, 9)
 
 
 def test_votes_know_where_the_patch_could_lie() -> None:
     """Above the count of Levine and Feizi where no patch can meet votes for the label alone."""
     columns = torch.tensor([0, 1, 0, 2, 0, 1, 0, 2, 0])
     image = (columns / 2).expand(1, 1, 3, 9) * 0.8 + 0.1
-    bands = Ablated(Even(), size=1, patch=2, fill=FILL)
+    bands = DerandomizedSmoothing(Even(), size=1, patch=2, fill=FILL)
     votes = bands.ballots(bands.probabilities(image)).sum((2, 3))[0].tolist()
     assert votes == [5, 2, 2]
     met = int(bands.met(2, 3, 9)[1].sum(1).max())
@@ -207,7 +214,7 @@ def test_a_place_below_the_threshold_has_no_vote() -> None:
     image = torch.full((1, 1, SIDE, SIDE), 0.3)
     counts = []
     for threshold in (0.0, 0.9999):
-        ablated = Ablated(Brightness(3), size=2, threshold=threshold)
+        ablated = DerandomizedSmoothing(Brightness(3), size=2, threshold=threshold)
         counts.append(float(ablated.ballots(ablated.probabilities(image)).sum()))
     assert counts[0] == SIDE - 1
     assert counts[1] < counts[0]
@@ -231,12 +238,12 @@ def test_bad_settings_are_refused() -> None:
     x = torch.rand(1, 1, SIDE, SIDE)
     for make in (
         lambda: PatchCleanser(model, patch=0),
-        lambda: Ablated(model, size=0),
-        lambda: Ablated(model, size=7)(x),
-        lambda: Ablated(model, size=2, threshold=1.0),
-        lambda: Ablated(model, size=2, patch=7).certify(x, torch.tensor([0])),
-        lambda: RobustMasking(Ablated(model, size=2, patch=0)),
-        lambda: RobustMasking(Ablated(model, size=4, kind="block", patch=3))(x),
+        lambda: DerandomizedSmoothing(model, size=0),
+        lambda: DerandomizedSmoothing(model, size=7)(x),
+        lambda: DerandomizedSmoothing(model, size=2, threshold=1.0),
+        lambda: DerandomizedSmoothing(model, size=2, patch=7).certify(x, torch.tensor([0])),
+        lambda: RobustMasking(DerandomizedSmoothing(model, size=2, patch=0)),
+        lambda: RobustMasking(DerandomizedSmoothing(model, size=4, kind="block", patch=3))(x),
     ):
         with pytest.raises(OptionError):
             make()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from physadv.attacks.gradient import pgd
-from physadv.certification.bounds.graph import Graph
+from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.verify import prepare_graph, verify_bounds
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import wilson_interval
@@ -19,7 +19,7 @@ from physadv.models.cards import LoadedModel
 
 EPS = 0.1
 PUBLISHED = 0.058
-Mnist = tuple[LoadedModel, Graph, Tensor, Tensor]
+Mnist = tuple[LoadedModel, LayerGraph, Tensor, Tensor]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from random_nets import CLASSES, SHAPE, RandomNet
 from torch import Tensor, nn
 
-from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.verify import METHODS, prepare_graph, verify_bounds
 from physadv.core.errors import ModelError
 
@@ -91,11 +91,11 @@ def test_no_attack_goes_below_a_bound_on_many_random_graphs() -> None:
 
 def test_a_bound_that_is_too_high_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The assertion can fail: boxes of half their width are found out."""
-    whole_box = Ball.box
+    whole_box = InputBall.box
 
-    def half_box(ball: Ball) -> tuple[Tensor, ...]:
+    def half_box(ball: InputBall) -> tuple[Tensor, ...]:
         return tuple((ball.center + end) / 2 for end in whole_box(ball))
 
-    monkeypatch.setattr(Ball, "box", half_box)
+    monkeypatch.setattr(InputBall, "box", half_box)
     with pytest.raises(AssertionError, match="too high"):
         [hold(seed) for seed in range(IN_CI)]

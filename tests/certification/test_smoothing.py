@@ -16,22 +16,26 @@ from torch import Tensor
 
 from physadv.certification.smoothing.certify import (
     ABSTAIN,
-    Certificate,
+    SmoothingCertificate,
     certified_accuracy,
-    certify,
-    lower_bound,
+    certify_image,
+    clopper_pearson_bound,
     predict_smoothed,
 )
-from physadv.certification.smoothing.fixed_radius import certify_at, simulate_plan
+from physadv.certification.smoothing.fixed_radius import certify_at_radius, simulate_plan
 from physadv.certification.smoothing.noise import (
     GaussianNoise,
-    Laplace,
-    Noise,
-    Uniform,
-    noise_named,
+    LaplaceNoise,
+    SmoothingNoise,
+    UniformNoise,
+    noise_by_name,
 )
-from physadv.certification.smoothing.sampler import UNIT, Request, Sampler
-from physadv.certification.smoothing.sequential_plan import SequentialPlan, make_plan, prospects
+from physadv.certification.smoothing.sampler import UNIT, NoiseSampler, SampleRequest
+from physadv.certification.smoothing.sequential_plan import (
+    SequentialPlan,
+    make_sequential_plan,
+    plan_prospects,
+)
 from physadv.core.errors import ModelError, OptionError
 
 PUBLISHED = {
@@ -61,16 +65,16 @@ def image(first: float) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("noise", [GaussianNoise(0.3), Laplace(0.3), Uniform(0.8)])
+@pytest.mark.parametrize("noise", [GaussianNoise(0.3), LaplaceNoise(0.3), UniformNoise(0.8)])
 @given(distance=st.floats(0.001, 0.7))
 @settings(max_examples=30, deadline=None)
-def test_radius_is_the_distance_on_a_linear_model(noise: Noise, distance: float) -> None:
+def test_radius_is_the_distance_on_a_linear_model(noise: SmoothingNoise, distance: float) -> None:
     """With the exact probability of a linear classifier the certified radius is its exact distance
     to the boundary."""
     exact = {
         "GaussianNoise": stats.norm(scale=0.3),
-        "Laplace": stats.laplace(scale=0.3),
-        "Uniform": stats.uniform(-0.8, 1.6),
+        "LaplaceNoise": stats.laplace(scale=0.3),
+        "UniformNoise": stats.uniform(-0.8, 1.6),
     }[type(noise).__name__]
     norm = "l2" if isinstance(noise, GaussianNoise) else "l1"
     p = float(exact.cdf(distance))
@@ -85,7 +89,7 @@ def test_noise_has_its_own_spread(name: str, spread: float) -> None:
     """Noise drawn has mean 0 and the standard deviation its name promises, and moves no global
     generator."""
     before = torch.random.get_rng_state()
-    x = noise_named(name, 0.5).draw((200_000,), torch.Generator().manual_seed(1))
+    x = noise_by_name(name, 0.5).draw((200_000,), torch.Generator().manual_seed(1))
     assert torch.equal(before, torch.random.get_rng_state())
     assert abs(float(x.mean())) < 0.01
     assert float(x.std()) == pytest.approx(0.5 * spread, rel=0.02)
@@ -103,15 +107,16 @@ def test_half_certifies_nothing() -> None:
     """No radius where the class probability is one half or less."""
     assert (
         GaussianNoise(1.0).radius(0.5, "l2", 4)
-        == Laplace(1.0).radius(0.3, "l1", 4)
-        == Uniform(1.0).radius(0.5, "l1", 4)
+        == LaplaceNoise(1.0).radius(0.3, "l1", 4)
+        == UniformNoise(1.0).radius(0.5, "l1", 4)
     )
 
 
 @pytest.mark.parametrize(
-    ("noise", "norm"), [(GaussianNoise(1), "l1"), (Laplace(1), "l2"), (Uniform(1), "linf")]
+    ("noise", "norm"),
+    [(GaussianNoise(1), "l1"), (LaplaceNoise(1), "l2"), (UniformNoise(1), "linf")],
 )
-def test_a_norm_the_noise_does_not_serve_is_refused(noise: Noise, norm: str) -> None:
+def test_a_norm_the_noise_does_not_serve_is_refused(noise: SmoothingNoise, norm: str) -> None:
     """Each noise certifies only its own norms."""
     with pytest.raises(OptionError):
         noise.radius(0.9, norm, 4)
@@ -123,23 +128,25 @@ def test_clopper_pearson_covers(p: float) -> None:
     exactly."""
     n, alpha = 200, 0.05
     counts = np.arange(n + 1)
-    above = np.array([lower_bound(int(c), n, alpha) > p for c in counts])
+    above = np.array([clopper_pearson_bound(int(c), n, alpha) > p for c in counts])
     assert stats.binom.pmf(counts, n, p)[above].sum() <= alpha
 
 
 def test_unanimity_gives_cohens_largest_radius() -> None:
     """100,000 votes of 100,000 at alpha 0.001 give 3.811 sigma, the largest radius of the method."""
     assert GaussianNoise(1.0).radius(
-        lower_bound(100_000, 100_000, 0.001), "l2", 1
+        clopper_pearson_bound(100_000, 100_000, 0.001), "l2", 1
     ) == pytest.approx(3.811, abs=5e-4)
 
 
-@pytest.mark.parametrize("noise", [GaussianNoise(0.25), Laplace(0.2), Uniform(0.6)])
-def test_certify_stays_within_the_true_distance(noise: Noise) -> None:
+@pytest.mark.parametrize("noise", [GaussianNoise(0.25), LaplaceNoise(0.2), UniformNoise(0.6)])
+def test_certify_stays_within_the_true_distance(noise: SmoothingNoise) -> None:
     """A certificate on the linear victim names the right class and a radius below, but near, the
     true distance."""
     norm = "l2" if isinstance(noise, GaussianNoise) else "l1"
-    found = certify(FirstPixel(), image(0.8), noise, norm=norm, n=20_000, alpha=0.001, batch=4096)
+    found = certify_image(
+        FirstPixel(), image(0.8), noise, norm=norm, n=20_000, alpha=0.001, batch=4096
+    )
     assert found.predicted == 1
     assert 0.8 * 0.3 < found.radius <= 0.3
     assert found.samples == 20_100
@@ -147,7 +154,7 @@ def test_certify_stays_within_the_true_distance(noise: Noise) -> None:
 
 def test_on_the_boundary_it_abstains() -> None:
     """Where both classes are equally likely, certify and predict abstain."""
-    found = certify(FirstPixel(), image(0.5), GaussianNoise(0.25), n=2000)
+    found = certify_image(FirstPixel(), image(0.5), GaussianNoise(0.25), n=2000)
     assert (found.predicted, found.radius) == (ABSTAIN, 0.0)
     assert predict_smoothed(FirstPixel(), image(0.5), GaussianNoise(0.25), n=500) == ABSTAIN
     assert predict_smoothed(FirstPixel(), image(0.9), GaussianNoise(0.25), n=500) == 1
@@ -156,16 +163,16 @@ def test_on_the_boundary_it_abstains() -> None:
 def test_memory_is_one_batch() -> None:
     """However many samples are asked for, no batch is larger than the one allowed (in whole units)."""
     model = FirstPixel()
-    certify(model, image(0.8), GaussianNoise(0.25), n=3000, batch=50)
+    certify_image(model, image(0.8), GaussianNoise(0.25), n=3000, batch=50)
     assert model.largest <= 50 + UNIT
 
 
 def test_staged_memory_is_one_batch_however_many_images() -> None:
     """Images share batches in stages too, and no batch grows with their number."""
     model, noise = FirstPixel(), GaussianNoise(0.25)
-    plan = make_plan(noise.needed(0.2, "l2", 12), n=2000)
+    plan = make_sequential_plan(noise.needed(0.2, "l2", 12), n=2000)
     crowd = [image(0.4 + 0.03 * i) for i in range(20)]
-    found = certify_at(Sampler(model, noise, batch=48), crowd, plan, radius=0.2)
+    found = certify_at_radius(NoiseSampler(model, noise, batch=48), crowd, plan, radius=0.2)
     assert model.largest <= 48 + UNIT
     assert {c.predicted for c in found} > {1}
 
@@ -175,15 +182,15 @@ def test_staged_memory_is_one_batch_however_many_images() -> None:
 def test_counts_do_not_depend_on_packing(batch: int, first: int, count: int) -> None:
     """The same samples give the same votes alone, in company, in pieces and at any batch size."""
     wanted = [
-        Request(image(0.6), 3, "count", first, count),
-        Request(image(0.45), 9, "count", 0, 77),
+        SampleRequest(image(0.6), 3, "count", first, count),
+        SampleRequest(image(0.45), 9, "count", 0, 77),
     ]
-    packed = Sampler(FirstPixel(), GaussianNoise(0.2), seed=5, batch=batch).count(wanted)
-    alone = Sampler(FirstPixel(), GaussianNoise(0.2), seed=5, batch=1000)
+    packed = NoiseSampler(FirstPixel(), GaussianNoise(0.2), seed=5, batch=batch).count(wanted)
+    alone = NoiseSampler(FirstPixel(), GaussianNoise(0.2), seed=5, batch=1000)
     half = count // 2
     pieces = [
-        Request(image(0.6), 3, "count", first, half),
-        Request(image(0.6), 3, "count", first + half, count - half),
+        SampleRequest(image(0.6), 3, "count", first, half),
+        SampleRequest(image(0.6), 3, "count", first + half, count - half),
     ]
     assert (
         packed[0].tolist()
@@ -206,7 +213,7 @@ def test_a_detector_is_refused() -> None:
 def test_numbers_out_of_range_are_refused(n0: int, n: int, alpha: float) -> None:
     """Counts below one and an alpha outside (0, 1) are errors."""
     with pytest.raises(OptionError):
-        certify(FirstPixel(), image(0.8), GaussianNoise(1.0), n0=n0, n=n, alpha=alpha)
+        certify_image(FirstPixel(), image(0.8), GaussianNoise(1.0), n0=n0, n=n, alpha=alpha)
 
 
 @pytest.mark.parametrize("needed", [0.5, 0.84, 0.977, 0.9987])
@@ -214,7 +221,7 @@ def test_numbers_out_of_range_are_refused(n0: int, n: int, alpha: float) -> None
 def test_staged_error_is_at_most_alpha(needed: float, futility: float) -> None:
     """Images just not good enough are certified in at most a share alpha of the runs (100,000
     simulated runs)."""
-    plan = make_plan(needed, n=20_000, alpha=0.05, futility=futility)
+    plan = make_sequential_plan(needed, n=20_000, alpha=0.05, futility=futility)
     wrong, used = simulate_plan(plan, np.full(100_000, needed), np.random.default_rng(0))
     assert wrong.sum() <= stats.binom.isf(
         1e-4, 100_000, 0.05
@@ -246,10 +253,10 @@ def test_the_error_of_a_plan_is_exact_and_never_above_alpha(
 ) -> None:
     """The chance at the needed probability, recomputed sample by sample, is that of the plan: at
     most alpha."""
-    plan = make_plan(needed, n=n, alpha=alpha, futility=0.01)
+    plan = make_sequential_plan(needed, n=n, alpha=alpha, futility=0.01)
     assert 0.5 * alpha < chance_by_hand(plan, needed) <= alpha
     for p in (needed - 0.1, needed, (1 + needed) / 2, 1.0):
-        assert prospects(plan, p)[0] == pytest.approx(chance_by_hand(plan, p), abs=1e-10)
+        assert plan_prospects(plan, p)[0] == pytest.approx(chance_by_hand(plan, p), abs=1e-10)
 
 
 @given(
@@ -264,8 +271,8 @@ def test_any_plan_keeps_its_error_and_below_it_less(
 ) -> None:
     """At or below the needed probability no plan certifies more often than alpha, and the chance
     rises with p."""
-    plan = make_plan(needed, n=n, alpha=alpha, growth=growth)
-    chances = [prospects(plan, needed * share)[0] for share in (0.7, 0.95, 0.999, 1.0)]
+    plan = make_sequential_plan(needed, n=n, alpha=alpha, growth=growth)
+    chances = [plan_prospects(plan, needed * share)[0] for share in (0.7, 0.95, 0.999, 1.0)]
     assert chances == sorted(chances)
     assert chances[-1] <= alpha
     assert plan.looks[-1] == n
@@ -274,37 +281,37 @@ def test_any_plan_keeps_its_error_and_below_it_less(
 
 def test_simulated_plans_do_what_the_recursion_says() -> None:
     """Chance and mean number of samples agree with 50,000 simulated images."""
-    plan = make_plan(0.977, n=20_000, alpha=0.01)
+    plan = make_sequential_plan(0.977, n=20_000, alpha=0.01)
     for p in (0.97, 0.981, 0.99):
         certified, used = simulate_plan(plan, np.full(50_000, p), np.random.default_rng(3))
-        chance, samples = prospects(plan, p)
+        chance, samples = plan_prospects(plan, p)
         assert certified.mean() == pytest.approx(chance, abs=0.01)
         assert used.mean() == pytest.approx(samples, rel=0.02)
 
 
 def test_no_look_certifies_what_clopper_pearson_would_not() -> None:
     """The fewest votes that certify at any look pass the one-look bound at the whole of alpha."""
-    plan = make_plan(0.9, n=5000, alpha=0.01)
+    plan = make_sequential_plan(0.9, n=5000, alpha=0.01)
     certifying = [(m, a) for m, a in zip(plan.looks, plan.accept, strict=True) if a <= m]
     assert len(certifying) > 5
-    assert all(lower_bound(accept, m, 0.01) > 0.9 for m, accept in certifying)
+    assert all(clopper_pearson_bound(accept, m, 0.01) > 0.9 for m, accept in certifying)
 
 
 def test_staged_saves_samples_where_it_is_hardest() -> None:
     """At three sigma, images far from the radius on either side cost a few percent of 100,000
     samples on average."""
-    plan = make_plan(GaussianNoise(1.0).needed(3.0, "l2", 1))
-    assert prospects(plan, 0.5)[1] < 100
-    assert prospects(plan, 1.0) == (pytest.approx(1.0), pytest.approx(8000, rel=0.2))
+    plan = make_sequential_plan(GaussianNoise(1.0).needed(3.0, "l2", 1))
+    assert plan_prospects(plan, 0.5)[1] < 100
+    assert plan_prospects(plan, 1.0) == (pytest.approx(1.0), pytest.approx(8000, rel=0.2))
 
 
 def test_staged_finds_what_is_clear_and_gives_up_early() -> None:
     """A clear image is certified and a hopeless one abandoned with few samples; both name the
     radius truly."""
     noise, radius = GaussianNoise(0.25), 0.25
-    plan = make_plan(noise.needed(radius, "l2", 12), n=10_000)
-    sampler = Sampler(FirstPixel(), noise, seed=2, batch=128)
-    clear, wrong, close = certify_at(
+    plan = make_sequential_plan(noise.needed(radius, "l2", 12), n=10_000)
+    sampler = NoiseSampler(FirstPixel(), noise, seed=2, batch=128)
+    clear, wrong, close = certify_at_radius(
         sampler, [image(1.3), image(0.52), image(0.1)], plan, radius=radius
     )
     assert (clear.predicted, clear.radius) == (1, radius)
@@ -317,11 +324,13 @@ def test_staged_finds_what_is_clear_and_gives_up_early() -> None:
 def test_staged_does_not_depend_on_company() -> None:
     """An image's certificate is the same alone and among others."""
     noise = GaussianNoise(0.25)
-    plan = make_plan(noise.needed(0.2, "l2", 12), n=4000)
+    plan = make_sequential_plan(noise.needed(0.2, "l2", 12), n=4000)
     crowd = [image(0.6 + 0.05 * i) for i in range(6)]
-    together = certify_at(Sampler(FirstPixel(), noise, batch=64), crowd, plan, radius=0.2)
-    alone = certify_at(
-        Sampler(FirstPixel(), noise, batch=500), crowd[3:4], plan, radius=0.2, indices=[3]
+    together = certify_at_radius(
+        NoiseSampler(FirstPixel(), noise, batch=64), crowd, plan, radius=0.2
+    )
+    alone = certify_at_radius(
+        NoiseSampler(FirstPixel(), noise, batch=500), crowd[3:4], plan, radius=0.2, indices=[3]
     )
     assert alone[0] == together[3]
 
@@ -329,13 +338,13 @@ def test_staged_does_not_depend_on_company() -> None:
 def test_a_plan_for_another_radius_is_refused() -> None:
     """A certificate never has a radius that its plan does not reach, in whichever norm."""
     noise = GaussianNoise(0.25)
-    plan = make_plan(noise.needed(0.2, "l2", 12), n=4000)
-    sampler = Sampler(FirstPixel(), noise)
+    plan = make_sequential_plan(noise.needed(0.2, "l2", 12), n=4000)
+    sampler = NoiseSampler(FirstPixel(), noise)
     with pytest.raises(OptionError):
-        certify_at(sampler, [image(0.9)], plan, radius=0.21)
+        certify_at_radius(sampler, [image(0.9)], plan, radius=0.21)
     with pytest.raises(OptionError):
-        certify_at(sampler, [image(0.9)], plan, radius=0.2, norm="linf")
-    (found,) = certify_at(sampler, [image(1.4)], plan, radius=0.2 / 12**0.5, norm="linf")
+        certify_at_radius(sampler, [image(0.9)], plan, radius=0.2, norm="linf")
+    (found,) = certify_at_radius(sampler, [image(1.4)], plan, radius=0.2 / 12**0.5, norm="linf")
     assert found.radius == 0.2 / 12**0.5
 
 
@@ -347,7 +356,8 @@ def test_a_net_left_in_training_mode_is_certified_in_eval_mode() -> None:
     ).train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     found = [
-        certify(net, image(0.8), GaussianNoise(0.25), n=400, n0=16, batch=b) for b in (16, 160)
+        certify_image(net, image(0.8), GaussianNoise(0.25), n=400, n0=16, batch=b)
+        for b in (16, 160)
     ]
     assert found[0] == found[1]
     assert net.training
@@ -387,13 +397,13 @@ def test_the_laplace_radius_is_the_better_of_the_papers_two() -> None:
     """With the runner-up at 1 - p, -b log(2 (1 - p)) is never below b / 2 log(p / (1 - p)) (Teng et
     al. 2020)."""
     for p in (0.51, 0.7, 0.9, 0.9999):
-        assert Laplace(0.4).radius(p, "l1", 4) >= 0.2 * np.log(p / (1 - p))
+        assert LaplaceNoise(0.4).radius(p, "l1", 4) >= 0.2 * np.log(p / (1 - p))
 
 
 def test_a_radius_out_of_reach_is_refused() -> None:
     """Uniform noise cannot certify a radius of its half width: the plan says so."""
     with pytest.raises(OptionError):
-        make_plan(Uniform(0.5).needed(0.5, "l1", 12))
+        make_sequential_plan(UniformNoise(0.5).needed(0.5, "l1", 12))
 
 
 @pytest.mark.parametrize(("sigma", "radius"), list(PUBLISHED))
@@ -401,7 +411,7 @@ def test_cohens_rows_give_cohens_table(shared_data: Path, sigma: str, radius: fl
     """Certified accuracy recomputed from the published rows is the published one."""
     file = shared_data / "smoothing-rows" / f"cohen2019_cifar10_resnet110_sigma_{sigma}.tsv"
     rows = np.genfromtxt(file, skip_header=1)
-    found = [Certificate(int(r[2]), float(r[3]), 0.0, 0) for r in rows]
+    found = [SmoothingCertificate(int(r[2]), float(r[3]), 0.0, 0) for r in rows]
     assert certified_accuracy([int(r[1]) for r in rows], found, radius) == pytest.approx(
         PUBLISHED[sigma, radius]
     )

@@ -51,7 +51,7 @@ def test_median_removes_a_speck_and_keeps_a_step() -> None:
     x[..., 4:] = 1.0
     expected = x.clone()
     x[0, :, 2, 1] = 1.0
-    assert torch.equal(input_transforms.median(nn.Identity())(x), expected)
+    assert torch.equal(input_transforms.median_smoothing(nn.Identity())(x), expected)
 
 
 def test_blur_keeps_flat_images_and_brightness() -> None:
@@ -77,7 +77,9 @@ def test_local_gradient_smoothing_dims_the_busy_block_only() -> None:
     assert float(seen[..., :10, :10].mean()) < 0.6 * float(x[..., :10, :10].mean())
 
 
-@pytest.mark.parametrize("name", ["jpeg_purification", "median", "local_gradient_smoothing"])
+@pytest.mark.parametrize(
+    "name", ["jpeg_purification", "median_smoothing", "local_gradient_smoothing"]
+)
 def test_the_stand_in_changes_gradients_only(name: str) -> None:
     """Adaptive or not, predictions are the same."""
     make = getattr(input_transforms, name)
@@ -110,7 +112,7 @@ def test_jpeg_masks_gradients_and_bpda_finds_them() -> None:
     ("name", "eps"),
     [
         ("jpeg_purification", 8 / 255),
-        ("median", 8 / 255),
+        ("median_smoothing", 8 / 255),
         ("blur_purification", 8 / 255),
         ("local_gradient_smoothing", 24 / 255),
     ],
@@ -140,7 +142,7 @@ def test_detectors_pass_through() -> None:
     "make",
     [
         lambda: input_transforms.jpeg_purification(Waves(), quality=0),
-        lambda: input_transforms.median(Waves(), size=4),
+        lambda: input_transforms.median_smoothing(Waves(), size=4),
         lambda: input_transforms.blur_purification(Waves(), sigma=0),
         lambda: input_transforms.local_gradient_smoothing(Waves(), block=5, overlap=5),
     ],

@@ -10,14 +10,14 @@ from physadv.core.errors import OptionError
 from physadv.core.package_data import patches_dir
 from physadv.defenses.patch_removal import (
     WINDOWS,
-    Remover,
-    Segmenter,
-    complete,
-    filled,
-    remover,
-    trained,
+    PatchRemover,
+    PatchSegmenter,
+    complete_rectangles,
+    fill_marked,
+    load_segmenter,
+    patch_removal,
 )
-from physadv.defenses.registry import defend
+from physadv.defenses.registry import defend_model
 from physadv.patches.bundle import read_bundle
 from physadv.patches.optimize import draw_of, render_scenes, scenes_of
 from physadv.patches.reverify import settings_from_bundle
@@ -44,21 +44,21 @@ def test_holes_in_a_rectangle_are_filled_and_specks_do_not_grow() -> None:
     marks = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
     marks[0, 0, 20:32, 30:46] = True
     marks[0, 0, 24:27, 35:38] = False
-    assert complete(marks)[0, 0, 20:32, 30:46].all()
+    assert complete_rectangles(marks)[0, 0, 20:32, 30:46].all()
     speck = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
     speck[0, 0, 5, 5] = True
-    assert torch.equal(complete(speck), speck)
+    assert torch.equal(complete_rectangles(speck), speck)
     assert all(a <= 64 and b <= 64 for a, b in WINDOWS)
 
 
 def test_the_patch_goes_and_what_is_far_stays() -> None:
     """No red is left, holes included; pixels away from the patch are untouched."""
     x = image()
-    seen = Remover(Reddish())(x)
+    seen = PatchRemover(Reddish())(x)
     assert (seen[0, 0, 20:32, 30:46] < 0.45).all()
     assert torch.equal(seen[..., :10, :], x[..., :10, :])
     clean = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.3
-    assert torch.equal(Remover(Reddish())(clean), clean)
+    assert torch.equal(PatchRemover(Reddish())(clean), clean)
 
 
 def test_the_stand_in_has_a_slope_where_the_marks_have_none() -> None:
@@ -67,8 +67,8 @@ def test_the_stand_in_has_a_slope_where_the_marks_have_none() -> None:
     x = image().requires_grad_(True)
     slopes = []
     for adaptive in (True, False):
-        front = remover(nn.Identity(), segmenter=Reddish(), adaptive=adaptive)
-        assert torch.equal(front(x), Remover(Reddish())(x))
+        front = patch_removal(nn.Identity(), segmenter=Reddish(), adaptive=adaptive)
+        assert torch.equal(front(x), PatchRemover(Reddish())(x))
         (slope,) = torch.autograd.grad(front(x)[..., 22, 40].sum(), x)
         slopes.append(slope[..., 20:32, 30:46].abs().sum())
     assert slopes[0] > 0
@@ -82,24 +82,24 @@ def test_a_hole_is_filled_with_what_lies_around_it() -> None:
     x[..., 32:] = 0.8
     marks = torch.zeros(1, 1, 50, 64)
     marks[..., 15:30, 48:60] = 1
-    seen = filled(x.masked_fill(marks > 0, 0.3), marks)
+    seen = fill_marked(x.masked_fill(marks > 0, 0.3), marks)
     assert torch.allclose(seen, x, atol=0.02)
-    assert torch.equal(filled(x, torch.zeros_like(marks)), x)
-    assert float(filled(x, torch.ones_like(marks)).abs().max()) == 0
+    assert torch.equal(fill_marked(x, torch.zeros_like(marks)), x)
+    assert float(fill_marked(x, torch.ones_like(marks)).abs().max()) == 0
 
 
 def test_marks_grow_by_as_many_pixels_as_asked() -> None:
     """A marked rectangle grows by the pixels given on every side, and by none with 0."""
-    small, large = (Remover(Reddish(), grow=g).marks(image()).sum() for g in (0, 2))
+    small, large = (PatchRemover(Reddish(), grow=g).marks(image()).sum() for g in (0, 2))
     assert (small, large) == (12 * 16, 16 * 20)
 
 
 def test_the_net_sees_pictures_of_any_size_and_its_weights_are_small() -> None:
     """One logit a pixel, odd sizes too; at most 200,000 weights; a copy of its own for everyone."""
-    net = Segmenter().eval()
+    net = PatchSegmenter().eval()
     assert net(torch.rand(2, 3, 37, 50)).shape == (2, 1, 37, 50)
     assert sum(p.numel() for p in net.parameters()) <= 200_000
-    first, second = trained(), trained()
+    first, second = load_segmenter(), load_segmenter()
     next(first.parameters()).data.zero_()
     assert float(next(second.parameters()).abs().sum()) > 0
 
@@ -113,7 +113,7 @@ def test_the_ready_made_sticker_goes_and_the_sign_is_read_again() -> None:
     scenes = scenes_of(task, task.material.test, 16, "remover test")
     seen, _ = render_scenes(task, bundle.patch, scenes, ("remover test",))
     bare = task.stages.without_patch(scenes, draw_of(task, scenes, ("remover test",)))
-    behind = defend(model, "remover")
+    behind = defend_model(model, "remover")
     read = [
         int((net(x).argmax(1) == 14).sum())
         for net, x in ((model, seen), (behind, seen), (behind, bare))
@@ -126,4 +126,4 @@ def test_the_ready_made_sticker_goes_and_the_sign_is_read_again() -> None:
 def test_bad_settings_are_refused(bad: dict[str, float]) -> None:
     """Settings out of range are errors."""
     with pytest.raises(OptionError):
-        Remover(Reddish(), **bad)  # type: ignore[arg-type]
+        PatchRemover(Reddish(), **bad)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from physadv.attacks.gradient import pgd
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections
 from physadv.defenses.load_model import load_model
-from physadv.defenses.registry import DEFENSES, certifying, defend
+from physadv.defenses.registry import DEFENSES, certified_defense, defend_model
 from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model
 
@@ -54,7 +54,7 @@ def test_defenses_stack() -> None:
 @pytest.mark.parametrize("name", list(DEFENSES))
 def test_every_defense_answers_and_passes_gradients(signs: LoadedModel, name: str) -> None:
     """Logits of the victim's classes for images of any size, and a slope that attacks can climb."""
-    found = defend(signs, name)
+    found = defend_model(signs, name)
     x = images(1).requires_grad_(True)
     logits = found(x)
     assert logits.shape == (1, 44)
@@ -67,9 +67,9 @@ def test_plain_front_ends_have_no_stand_in(signs: LoadedModel) -> None:
     """With the word "plain" JPEG has the gradient it has by itself: none. An attack then breaks
     nothing it did not."""
     x = images(3)
-    labels = defend(signs, "jpeg")(x).argmax(1)
+    labels = defend_model(signs, "jpeg")(x).argmax(1)
     masked = pgd(
-        defend(signs, "jpeg:plain"),
+        defend_model(signs, "jpeg:plain"),
         x,
         labels,
         eps=4 / 255,
@@ -78,7 +78,9 @@ def test_plain_front_ends_have_no_stand_in(signs: LoadedModel) -> None:
         speed="plain",
     )
     assert torch.equal(masked.images, x)
-    assert pgd(defend(signs, "jpeg"), x, labels, eps=4 / 255, steps=5, speed="plain").success.any()
+    assert pgd(
+        defend_model(signs, "jpeg"), x, labels, eps=4 / 255, steps=5, speed="plain"
+    ).success.any()
 
 
 def test_the_certifying_ones_are_found(signs: LoadedModel) -> None:
@@ -88,20 +90,20 @@ def test_the_certifying_ones_are_found(signs: LoadedModel) -> None:
         ("derandomised:patch9", (9, 9)),
         ("patchguard:band,patch7", (7, 7)),
     ):
-        found = certifying(defend(signs, name))
+        found = certified_defense(defend_model(signs, name))
         assert found is not None
         defense, size = found
         assert defense.patch == patch
         assert size == (64, 64)
-    assert certifying(defend(signs, "jpeg")) is None
+    assert certified_defense(defend_model(signs, "jpeg")) is None
 
 
 def test_a_detector_takes_front_ends_only() -> None:
     """Certified defenses need logits; front ends pass detections through."""
     detector = as_model(Boxes(), task="detect", name="boxes")
-    assert isinstance(defend(detector, "median")(images()), Detections)
+    assert isinstance(defend_model(detector, "median")(images()), Detections)
     with pytest.raises(ModelError):
-        defend(detector, "patchcleanser")
+        defend_model(detector, "patchcleanser")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from physadv.core.image_io import save_png, to_tensor
 from physadv.core.rows import read_rows
 from physadv.core.sign_artwork import sign_face
 from physadv.defenses.load_model import load_model
-from physadv.defenses.registry import certifying
+from physadv.defenses.registry import certified_defense
 from physadv.models.architectures.signnet import STOP
 from physadv.models.classifiers import resize_images
 from physadv_cli.main import app
@@ -33,7 +33,7 @@ def test_a_stop_sign_is_proven_by_every_defense_at_its_defaults(name: str) -> No
     """Read and certified behind each of them; patches of the size, random and by the slope, leave
     the verdict."""
     model = load_model(f"signs-masked+{name}")
-    found = certifying(model)
+    found = certified_defense(model)
     assert found is not None
     proof, images = found[0], stop_signs()
     labels = torch.full((3,), STOP)
@@ -53,7 +53,7 @@ def test_a_stop_sign_is_proven_by_every_defense_at_its_defaults(name: str) -> No
 
 def test_the_plain_model_proves_nothing_here() -> None:
     """Without masked training the same sign is read, and not certified."""
-    found = certifying(load_model("signs+patchcleanser:masks4"))
+    found = certified_defense(load_model("signs+patchcleanser:masks4"))
     assert found is not None
     assert not found[0].certify(stop_signs(), torch.full((3,), STOP)).any()
 

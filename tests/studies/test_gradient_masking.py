@@ -10,18 +10,18 @@ from physadv.core.errors import OptionError
 from physadv.studies.gradient_masking import obfuscations
 from physadv.studies.gradient_masking.adaptive_attacks import textbook_pgd
 from physadv.studies.gradient_masking.asymmetric_training import (
-    Asymmetric,
-    both_at_once,
-    threshold_for,
+    AsymmetricTraining,
+    acceptance_threshold,
+    joint_loss_attack,
 )
 from physadv.studies.gradient_masking.gallery import (
     MaskedDefense,
-    asymmetric,
-    gallery,
-    gallery_entry,
-    right,
-    sparse_recovery,
-    unmask,
+    asymmetric_defense,
+    attack_defense,
+    correct_verdicts,
+    masked_defenses,
+    measure_masking,
+    sparse_recovery_defense,
 )
 from physadv.training.loop import seed_all
 from physadv.training.methods.base import TrainingPosition
@@ -82,7 +82,7 @@ def model() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def shown(model: nn.Module) -> dict[str, MaskedDefense]:
-    return {m.name: m for m in gallery(model, *data(240, 0), classes=CLASSES)}
+    return {m.name: m for m in masked_defenses(model, *data(240, 0), classes=CLASSES)}
 
 
 def test_the_gallery_is_complete(shown: dict[str, MaskedDefense]) -> None:
@@ -95,7 +95,7 @@ def test_the_gallery_is_complete(shown: dict[str, MaskedDefense]) -> None:
 def test_the_adaptive_attack_sees_through_it(shown: dict[str, MaskedDefense], name: str) -> None:
     """Clean accuracy is high; the adaptive attack leaves almost nothing, whatever the textbook
     attack leaves."""
-    found = unmask(shown[name], *data(24, 5), eps=EPS)
+    found = measure_masking(shown[name], *data(24, 5), eps=EPS)
     assert found.clean.rate >= 0.6  # k winners without training cost accuracy; the others do not
     assert found.adaptive.rate <= 0.15
     assert found.adaptive.rate <= found.plain.rate
@@ -126,8 +126,8 @@ def test_the_solvers_own_gradient_finds_pixels_that_it_does_not_take_out(model: 
     """Correction beats the few pixels that were chosen for the net alone, and not those chosen
     through the solver."""
     x, y = data(60, 5)
-    defense = sparse_recovery(model, x, kept=0.1, pixels=0.1)
-    found = gallery_entry(defense, x, y, eps=EPS, queries=60)
+    defense = sparse_recovery_defense(model, x, kept=0.1, pixels=0.1)
+    found = attack_defense(defense, x, y, eps=EPS, queries=60)
     assert defense.pixels == 14
     assert found.clean.float().mean() >= 0.9
     assert found.gradient.float().mean() < found.plain.float().mean() - 0.1
@@ -140,13 +140,13 @@ def test_thresholding_takes_out_spoiled_pixels() -> None:
     """An image of few cosines with a few pixels overwritten comes back; without correction it does
     not."""
     draw = torch.Generator().manual_seed(2)
-    x = obfuscations.thresholded(torch.rand(4, 1, 16, 16, generator=draw), kept=8, spoiled=0)
-    assert torch.allclose(obfuscations.thresholded(x, kept=8, spoiled=0), x, atol=1e-5)
+    x = obfuscations.hard_threshold(torch.rand(4, 1, 16, 16, generator=draw), kept=8, spoiled=0)
+    assert torch.allclose(obfuscations.hard_threshold(x, kept=8, spoiled=0), x, atol=1e-5)
     spoiled = x.flatten(1).clone()
     spoiled[:, [7, 90, 201]] += 3.0
     spoiled = spoiled.view_as(x)
-    near = (obfuscations.thresholded(spoiled, kept=8, spoiled=6, rounds=30) - x).abs().mean()
-    far = (obfuscations.thresholded(spoiled, kept=8, spoiled=0) - x).abs().mean()
+    near = (obfuscations.hard_threshold(spoiled, kept=8, spoiled=6, rounds=30) - x).abs().mean()
+    far = (obfuscations.hard_threshold(spoiled, kept=8, spoiled=0) - x).abs().mean()
     assert near < 0.1 * far
 
 
@@ -155,11 +155,11 @@ def test_both_at_once_stays_in_the_ball_and_counts_only_what_both_accept() -> No
     x = torch.full((3, 3, 4, 4), 0.45)
     x[:, 0, 0, :2] = torch.tensor([0.5, 0.56, 0.9])[:, None]
     labels = torch.zeros(3, dtype=torch.long)
-    found = both_at_once(Corner(0, 10.0), Corner(1, 4.0), 0.1, x, labels, eps=0.1, steps=20)
+    found = joint_loss_attack(Corner(0, 10.0), Corner(1, 4.0), 0.1, x, labels, eps=0.1, steps=20)
     assert (found - x).abs().max() <= 0.1 + 1e-6
     moved = (found != x).flatten(1).any(1)
     assert moved.tolist() == [True, True, False]
-    verdicts = asymmetric(Corner(0, 10.0), Corner(1, 4.0), 0.1).defended(found).argmax(1)
+    verdicts = asymmetric_defense(Corner(0, 10.0), Corner(1, 4.0), 0.1).defended(found).argmax(1)
     assert ((verdicts[moved] != 0) & (verdicts[moved] != 3)).all()
 
 
@@ -172,47 +172,55 @@ def test_what_the_authors_tried_is_said_and_tried(shown: dict[str, MaskedDefense
     x, y = data(24, 5)
     moved = defense.plain(x, y, eps=EPS, steps=20, seed=0)
     assert (moved - x).abs().max() <= EPS + 1e-6
-    found = gallery_entry(defense, x, y, eps=EPS)
+    found = attack_defense(defense, x, y, eps=EPS)
     assert found.plain.float().mean() > found.real.float().mean()
 
 
 def test_the_global_generator_stays(shown: dict[str, MaskedDefense]) -> None:
     """Random defenses are attacked and judged without moving the caller's generator, and repeat."""
     before = torch.random.get_rng_state()
-    first = unmask(shown["random resizing"], *data(6, 5), eps=EPS, steps=3)
+    first = measure_masking(shown["random resizing"], *data(6, 5), eps=EPS, steps=3)
     assert torch.equal(before, torch.random.get_rng_state())
     torch.rand(3)
-    assert unmask(shown["random resizing"], *data(6, 5), eps=EPS, steps=3) == first
+    assert measure_masking(shown["random resizing"], *data(6, 5), eps=EPS, steps=3) == first
 
 
 def test_parts_do_what_they_say() -> None:
     """Codes have as many levels as asked for; sparsity and winners leave the share they name;
     stairs end on steps."""
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert set((obfuscations.thermometer(x, 4) * 4).unique().tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
-    stairs = obfuscations.staircase(x, 4, 200) * 4
+    assert set((obfuscations.thermometer_quantize(x, 4) * 4).unique().tolist()) == {
+        0.0,
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+    }
+    stairs = obfuscations.staircase_map(x, 4, 200) * 4
     assert (stairs - stairs.round()).abs().median() < 1e-3
     assert (
-        obfuscations.KWinners(0.25, adaptive=False)(x) != 0
+        obfuscations.KWinnersActivation(0.25, adaptive=False)(x) != 0
     ).float().mean().item() == pytest.approx(0.25, abs=0.01)
     torch.manual_seed(0)
-    assert obfuscations.random_resize(x).shape == obfuscations.completed(x).shape == x.shape
+    assert obfuscations.random_resize(x).shape == obfuscations.complete_matrix(x).shape == x.shape
 
 
 def test_bad_settings_are_refused() -> None:
     """A share of nothing, a net without ReLU and a class without images are errors."""
     with pytest.raises(OptionError):
-        obfuscations.KWinners(0.0, adaptive=False)
+        obfuscations.KWinnersActivation(0.0, adaptive=False)
     with pytest.raises(OptionError):
-        obfuscations.with_winners(nn.Linear(2, 2), 0.2, adaptive=False)
+        obfuscations.with_k_winners(nn.Linear(2, 2), 0.2, adaptive=False)
     with pytest.raises(OptionError):
-        obfuscations.Gaussians(torch.rand(4, 3, 2, 2), torch.zeros(4, dtype=torch.long), classes=2)
+        obfuscations.GaussianClassifier(
+            torch.rand(4, 3, 2, 2), torch.zeros(4, dtype=torch.long), classes=2
+        )
 
 
 def test_the_thermometer_code_and_its_stand_in_agree() -> None:
     """The code is 0 or 1, falls along its marks, has no slope; the stand-in is near it and has one."""
     x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    code, soft = obfuscations.thermometer_code(x, 8), obfuscations.soft_code(x, 8)
+    code, soft = obfuscations.thermometer_code(x, 8), obfuscations.soft_thermometer_code(x, 8)
     assert code.shape == soft.shape == (2, 24, 8, 8)
     assert set(code.detach().unique().tolist()) == {0.0, 1.0}
     assert (code.view(2, 3, 8, 8, 8).diff(dim=2) <= 0).all()
@@ -235,7 +243,7 @@ class Corner(nn.Module):
 def test_guarded_verdicts_are_those_laid_open() -> None:
     """A class counts where both agree, else the image is rejected; what the adaptive attack climbs
     says the same."""
-    defense = asymmetric(Corner(0, 10.0), Corner(1, 4.0), 0.1)
+    defense = asymmetric_defense(Corner(0, 10.0), Corner(1, 4.0), 0.1)
     x = torch.rand(500, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     verdicts = defense.defended(x).argmax(1)
     named, sure = Corner(0, 1.0)(x).argmax(1), Corner(1, 4.0)(x)
@@ -248,14 +256,14 @@ def test_guarded_verdicts_are_those_laid_open() -> None:
 def test_a_rejected_image_is_wrong_when_clean_and_safe_when_attacked() -> None:
     """Rejecting costs clean accuracy and stops an attack; one loss for both gets through where
     plain PGD does not."""
-    defense = asymmetric(Corner(0, 10.0), Corner(1, 4.0), 0.1)
+    defense = asymmetric_defense(Corner(0, 10.0), Corner(1, 4.0), 0.1)
     x = torch.full((2, 3, 4, 4), 0.45)
     x[0, 0, 0, :2] = 0.56
     x[1, 0, 0, 0] = 0.56
     labels = torch.zeros(2, dtype=torch.long)
-    assert right(defense, x, labels, 0).tolist() == [True, False]
-    assert right(defense, x, labels, 0, attacked=True).tolist() == [True, True]
-    found = gallery_entry(defense, x[:1], labels[:1], eps=0.1, steps=20)
+    assert correct_verdicts(defense, x, labels, 0).tolist() == [True, False]
+    assert correct_verdicts(defense, x, labels, 0, attacked=True).tolist() == [True, True]
+    found = attack_defense(defense, x[:1], labels[:1], eps=0.1, steps=20)
     assert found.plain.all()
     assert not found.gradient.any()
 
@@ -267,7 +275,7 @@ def test_asymmetric_training_attacks_one_side_only(model: nn.Module) -> None:
     with torch.no_grad():
         net[1].weight.zero_()
         net[1].bias.zero_()
-    defense = Asymmetric(0.02, steps=3)
+    defense = AsymmetricTraining(0.02, steps=3)
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)
     for step in range(60):
         optimizer.zero_grad()
@@ -279,13 +287,13 @@ def test_asymmetric_training_attacks_one_side_only(model: nn.Module) -> None:
     own = net(x).gather(1, y[:, None])[:, 0]
     other = net(x).gather(1, (y[:, None] + 1) % CLASSES)[:, 0]
     assert own.median() > 0 > other.median()
-    limit = threshold_for(net, x, y)
+    limit = acceptance_threshold(net, x, y)
     assert (own >= limit).float().mean() == pytest.approx(0.95, abs=0.02)
 
 
 def test_the_black_box_needs_no_gradient(shown: dict[str, MaskedDefense]) -> None:
     """Square breaks a thermometer code, and RayS a defense that gives out labels alone."""
     for name in ("thermometer code", "one-hot output"):
-        found = gallery_entry(shown[name], *data(6, 5), eps=EPS, steps=2, queries=300)
+        found = attack_defense(shown[name], *data(6, 5), eps=EPS, steps=2, queries=300)
         assert found.black_box is not None
         assert found.black_box.sum() <= 2

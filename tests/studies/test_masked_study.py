@@ -16,10 +16,10 @@ from physadv.studies.gradient_masking.study import (
     ROWS,
     TOTAL,
     MaskingConfig,
-    half_of,
     masking_markdown,
     masking_table,
     run_masking_study,
+    split_half,
     study_result,
 )
 
@@ -112,11 +112,11 @@ def test_another_study_in_the_folder_is_refused(
 def test_settings_are_chosen_on_other_images_than_those_reported(folder: Path) -> None:
     """The halves of the test images share none, whatever is drawn from them, and rows say which
     half is theirs."""
-    halves = [set(half_of(101, part).tolist()) for part in ("choose", "report")]
+    halves = [set(split_half(101, part).tolist()) for part in ("choose", "report")]
     assert not halves[0] & halves[1]
     assert len(halves[0] | halves[1]) == 101
     rows = list(read_rows(folder / ROWS))
-    assert {int(r["index"]) for r in rows} <= set(half_of(12, "report").tolist())
+    assert {int(r["index"]) for r in rows} <= set(split_half(12, "report").tolist())
     assert {r["part"] for r in rows} == {"report"}
     threats = {r["defence"]: r["threat"] for r in rows}
     assert threats["no defence"] == "l_inf 0.1"

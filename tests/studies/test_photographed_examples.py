@@ -20,7 +20,7 @@ from physadv.studies.photographed_examples import (
     ROWS,
     PhotographedConfig,
     _square,
-    adversarial,
+    make_adversarial,
     photographed_markdown,
     photographed_table,
     run_photographed,
@@ -83,7 +83,7 @@ def test_versions_are_what_a_file_can_hold(attack: str) -> None:
         .float()
         / 255
     )
-    made = adversarial(model(), clean, attack, 8)
+    made = make_adversarial(model(), clean, attack, 8)
     assert (made - clean).abs().max() <= 8 / 255 + 1e-6
     assert torch.allclose(made * 255, (made * 255).round(), atol=1e-3)
     if attack == "least-likely":

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from linear import Linear, least_margin, samples
 from torch import Tensor, nn
 
-from physadv.certification.bounds.graph import relus
-from physadv.certification.bounds.ibp import boxes
-from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.graph import relu_nodes
+from physadv.certification.bounds.ibp import interval_boxes
+from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.linear_forms import relu_lines
-from physadv.certification.bounds.tracing import trace
+from physadv.certification.bounds.tracing import trace_graph
 from physadv.certification.bounds.verify import margin_forms, prepare_graph, verify_bounds
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
@@ -147,8 +147,8 @@ def test_initial_weights_keep_boxes_from_growing() -> None:
             initialize_for_ibp(net, generator(0, "begin"))
         graph = prepare_graph(net, (1, 20, 20))
         images = torch.rand((8, 1, 20, 20), generator=generator(0, "deep"))
-        sources = [graph.nodes[i].inputs[0] for i in relus(graph)]
-        found = boxes(graph, Ball(images, 0.05, limits=None), set(sources))
+        sources = [graph.nodes[i].inputs[0] for i in relu_nodes(graph)]
+        found = interval_boxes(graph, InputBall(images, 0.05, limits=None), set(sources))
         widths = [float((found[i][1] - found[i][0]).mean()) for i in sources]
         growth[name] = [b / a for a, b in pairwise(widths)]
     assert all(0.8 < g < 1.35 for g in growth["shi"])
@@ -171,7 +171,7 @@ def test_on_batch_is_the_net_in_train_mode() -> None:
     """Residual blocks included: logits of the graph are those of the module with batch statistics."""
     net = seed_all(lambda: build_network("signnet", channels=3, side=64, classes=5), 2)
     images = torch.rand((4, 3, 64, 64), generator=generator(0, "res"))
-    graph, logits = set_batch_statistics(trace(net, (3, 64, 64)), images)
+    graph, logits = set_batch_statistics(trace_graph(net, (3, 64, 64)), images)
     twin = seed_all(lambda: build_network("signnet", channels=3, side=64, classes=5), 2).train()
     expected = twin(images)
     assert torch.allclose(logits, expected, atol=1e-4)
@@ -183,11 +183,11 @@ def test_sketched_boxes_estimate_the_exact_ones() -> None:
     is the box."""
     net, images, _ = net_and_batch("small-cnn")
     graph = prepare_graph(net, (1, 12, 12))
-    ball = Ball(images, 0.05)
+    ball = InputBall(images, 0.05)
     found = sketched_lines(graph, ball, 2001, generator(0, "sketch"))
-    first = next(iter(relus(graph)))
+    first = next(iter(relu_nodes(graph)))
     exact = relu_lines(
-        boxes(graph, ball, {graph.nodes[first].inputs[0]})[graph.nodes[first].inputs[0]],
+        interval_boxes(graph, ball, {graph.nodes[first].inputs[0]})[graph.nodes[first].inputs[0]],
         parallel=True,
     )
     assert float((found[first].upper - exact.upper).abs().mean()) < 0.02
@@ -206,7 +206,7 @@ def test_polytope_margins_are_near_the_certified_ones() -> None:
     forms = margin_forms(labels, 4)
     defense = PolytopeTraining(0.05, grow=(0.0, 0.0), projections=100)
     graph = prepare_graph(net, (1, 12, 12))
-    _, margins = defense._bounded(graph, Ball(images, 0.05), forms, at())
+    _, margins = defense._bounded(graph, InputBall(images, 0.05), forms, at())
     assert torch.allclose(
         margins.amin(1).detach(), truth, atol=0.02 + 0.1 * float(truth.abs().max())
     )

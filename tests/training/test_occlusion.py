@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from physadv.certification.patch.masking import Ablated, PatchCleanser
+from physadv.certification.patch.masking import DerandomizedSmoothing, PatchCleanser
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.training.loop import TrainingSchedule, seed_all, train_model
@@ -151,7 +151,7 @@ def test_training_earns_certificates() -> None:
     for name, net in (("masked", masked), ("plain", plain)):
         cleanser = PatchCleanser(net, patch=3, masks=3).certify(images, labels).float().mean()
         votes = (
-            Ablated(net, size=6, kind="block", stride=2, patch=2)
+            DerandomizedSmoothing(net, size=6, kind="block", stride=2, patch=2)
             .certify(images, labels)
             .float()
             .mean()

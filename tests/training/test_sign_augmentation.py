@@ -24,13 +24,13 @@ def pictures(n: int = 12, px: int = 64) -> Tensor:
 
 
 CHAIN: list[Augmentation] = [
-    augmentation.light,
-    augmentation.from_afar,
+    augmentation.vary_light,
+    augmentation.view_from_afar,
     augmentation.blur_crops,
     augmentation.sharpen_crops,
-    augmentation.noise,
-    augmentation.compress,
-    augmentation.camera,
+    augmentation.add_noise,
+    augmentation.compress_crops,
+    augmentation.simulate_camera,
 ]
 
 
@@ -63,7 +63,7 @@ def test_share_zero_changes_nothing(step: Callable[..., Tensor]) -> None:
 
 def test_views_never_mirror() -> None:
     """Every drawn view keeps orientation: its determinant is positive at the object's center."""
-    view, _ = augmentation.homographies(BOXES.repeat(500, 1), generator())
+    view, _ = augmentation.draw_homographies(BOXES.repeat(500, 1), generator())
     corners = torch.tensor([[-0.8, -0.8, 1], [0.8, -0.8, 1], [0.8, 0.8, 1], [-0.8, 0.8, 1.0]]).T
     seen = torch.linalg.inv(view) @ corners
     x, y = (seen[:, :2] / seen[:, 2:]).unbind(1)
@@ -73,7 +73,7 @@ def test_views_never_mirror() -> None:
 
 def test_fill_is_the_share_of_the_crop() -> None:
     """Without tilt and squeeze the object's side is the drawn fill, within the range asked for."""
-    view, fill = augmentation.homographies(
+    view, fill = augmentation.draw_homographies(
         BOXES.repeat(200, 1), generator(), fill=(0.6, 0.9), degrees=0, tilt=0, squeeze=0
     )
     left, right = (torch.linalg.inv(view) @ torch.tensor([x, 0.0, 1.0]) for x in (-0.8, 0.8))
@@ -87,7 +87,7 @@ def test_identity_view_is_a_resize() -> None:
     """The identity looks at the canvas as it is."""
     images = pictures(2)
     assert torch.allclose(
-        augmentation.warp(images, torch.eye(3).repeat(2, 1, 1), 64), images, atol=1e-5
+        augmentation.warp_canvas(images, torch.eye(3).repeat(2, 1, 1), 64), images, atol=1e-5
     )
 
 
@@ -95,7 +95,7 @@ def test_shrinking_views_are_smoothed() -> None:
     """A view that shrinks a one-pixel checkerboard by two sees gray."""
     y, x = torch.meshgrid(torch.arange(80), torch.arange(80), indexing="ij")
     board = ((x + y) % 2).float().expand(1, 3, 80, 80)
-    seen = augmentation.warp(board, torch.eye(3)[None], 40)
+    seen = augmentation.warp_canvas(board, torch.eye(3)[None], 40)
     assert float((seen - 0.5).abs().max()) < 0.05
 
 
@@ -103,7 +103,7 @@ def test_stickers_cover_what_they_promise() -> None:
     """About the asked-for share gets a sticker, each covers at most 25 % of the box, and the rest
     is untouched."""
     canvas = torch.full((400, 3, 40, 40), 0.5)
-    covered = augmentation.cover(
+    covered = augmentation.cover_with_stickers(
         canvas, torch.tensor([[-1.0, -1, 1, 1]]).repeat(400, 1), generator(), share=0.5
     )
     area = (covered != canvas).any(1).float().mean((1, 2))
@@ -115,7 +115,7 @@ def test_stickers_cover_what_they_promise() -> None:
 def test_far_away_loses_detail() -> None:
     """Pictures seen from afar have less fine detail than before."""
     sharp = torch.rand(20, 3, 64, 64, generator=generator(3))
-    far = augmentation.from_afar(sharp, generator(), share=1.0)
+    far = augmentation.view_from_afar(sharp, generator(), share=1.0)
     assert float(far.diff(dim=3).abs().mean()) < 0.3 * float(sharp.diff(dim=3).abs().mean())
 
 
@@ -124,7 +124,7 @@ def test_stickers_lie_in_the_box_wherever_it_is() -> None:
     stays as it was."""
     canvas = torch.full((300, 3, 40, 40), 0.5)
     box = torch.tensor([[-1.0, 0.2, -0.2, 1.0]])  # lower left
-    covered = augmentation.cover(canvas, box.repeat(300, 1), generator(), share=1.0)
+    covered = augmentation.cover_with_stickers(canvas, box.repeat(300, 1), generator(), share=1.0)
     changed = (covered != canvas).any(1)
     assert bool(changed.flatten(1).any(1).all())
     rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")

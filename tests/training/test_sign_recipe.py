@@ -23,17 +23,22 @@ from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import read_rows
 from physadv.datasets import read_dataset
 from physadv.models.architectures.signnet import BACKGROUND, NAMES, STOP, SignNet
-from physadv.training.sign_classifier.batches import Mix, SignBatches
-from physadv.training.sign_classifier.canvases import Photos, outline, outline_mask, sign_canvases
+from physadv.training.sign_classifier.batches import BatchMix, SignBatches
+from physadv.training.sign_classifier.canvases import (
+    BackgroundPhotos,
+    sign_canvases,
+    sign_outline,
+    sign_outline_mask,
+)
 from physadv.training.sign_classifier.recipe import CARD, ROWS, WEIGHTS, SignRecipe, load_sign_data
 from physadv.training.sign_classifier.validation import (
-    by_sign,
+    accuracy_rates,
     judge_crops,
     judge_stop_photos,
-    predict_pictures,
-    rates,
+    predict_images,
     read_sign_boxes,
     sign_crop,
+    stop_share_by_sign,
 )
 from physadv_cli.main import app
 
@@ -61,14 +66,14 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def photos() -> Photos:
-    return Photos([np.full((40, 60, 3), 128, np.uint8)], 0)
+def photos() -> BackgroundPhotos:
+    return BackgroundPhotos([np.full((40, 60, 3), 128, np.uint8)], 0)
 
 
-def test_batches_are_balanced_repeatable_and_in_range(toy: Path, photos: Photos) -> None:
+def test_batches_are_balanced_repeatable_and_in_range(toy: Path, photos: BackgroundPhotos) -> None:
     """Step and seed decide a batch; classes come in the mix's shares and only those that have data."""
     canvases = sign_canvases(read_dataset(toy))
-    batches = SignBatches(canvases, photos, size=256, mix=Mix(background=0.25, stop=0.25))
+    batches = SignBatches(canvases, photos, size=256, mix=BatchMix(background=0.25, stop=0.25))
     images, labels = batches(5)
     assert images.shape == (256, 3, 64, 64)
     assert images.dtype == torch.float32
@@ -81,11 +86,11 @@ def test_batches_are_balanced_repeatable_and_in_range(toy: Path, photos: Photos)
     assert all(0.15 < share < 0.35 for share in shares.values()), shares
 
 
-def test_augmentation_eases_in(toy: Path, photos: Photos) -> None:
+def test_augmentation_eases_in(toy: Path, photos: BackgroundPhotos) -> None:
     """At the first step poses are milder than later: more of a sign's own color is in the middle of
     the crop."""
     canvases = sign_canvases(read_dataset(toy))
-    batches = SignBatches(canvases, photos, size=200, mix=Mix(ease=0.0, easing=100))
+    batches = SignBatches(canvases, photos, size=200, mix=BatchMix(ease=0.0, easing=100))
 
     def off(step: int) -> float:
         images, labels = batches(step)
@@ -93,17 +98,17 @@ def test_augmentation_eases_in(toy: Path, photos: Photos) -> None:
         return float((middle - torch.tensor(COLORS[33]) / 255).abs().mean())
 
     assert off(0) < 0.02 < off(100)
-    mild = SignBatches(canvases, photos, size=4, mix=Mix(ease=0.0, easing=100, hardest=0.5))
-    half = SignBatches(canvases, photos, size=4, mix=Mix(ease=0.5, easing=10**9))
+    mild = SignBatches(canvases, photos, size=4, mix=BatchMix(ease=0.0, easing=100, hardest=0.5))
+    half = SignBatches(canvases, photos, size=4, mix=BatchMix(ease=0.5, easing=10**9))
     assert torch.allclose(mild(100)[0], half(100)[0], atol=1e-3)
     with pytest.raises(OptionError):
-        Mix(hardest=1.5)
+        BatchMix(hardest=1.5)
 
 
 def test_stop_is_an_octagon_and_yield_points_down() -> None:
     """Outlines are those of the classes: widths at the top and bottom of the mask tell."""
     box = (-1.0, -1.0, 1.0, 1.0)
-    stop, yields, warning = (outline_mask(outline(c), box) > 127 for c in (STOP, 13, 18))
+    stop, yields, warning = (sign_outline_mask(sign_outline(c), box) > 127 for c in (STOP, 13, 18))
     assert stop.mean() == pytest.approx(0.828, abs=0.02)
     assert yields[:40].sum() > 2 * yields[40:].sum()
     assert warning[40:].sum() > 2 * warning[:40].sum()
@@ -129,10 +134,10 @@ def test_judging_counts_what_it_should(tmp_path: Path) -> None:
     boxes = read_sign_boxes(tmp_path / "b.csv")
     rows = judge_stop_photos(Redness(), tmp_path, boxes, 10, 0)
     rows += judge_crops(Redness(), "grey", [("g", np.full((90, 90, 3), 99, np.uint8))], 10, 0)
-    found = rates(rows)
+    found = accuracy_rates(rows)
     assert found["stop photos"]["right"].rate == 1.0  # type: ignore[union-attr]
     assert found["stop photos"]["groups"] == 1
-    assert by_sign(rows) == {"a.png@100,20": 1.0}
+    assert stop_share_by_sign(rows) == {"a.png@100,20": 1.0}
     assert found["grey"]["called_stop"].n == 10  # type: ignore[union-attr]
     assert found["grey"]["right"].rate == 1.0  # type: ignore[union-attr]
 
@@ -170,7 +175,7 @@ def test_predict_resizes_as_the_net_does() -> None:
     pictures = [
         np.random.default_rng(i).integers(0, 256, (20 + 9 * i, 50, 3), np.uint8) for i in range(5)
     ]
-    found = predict_pictures(net, pictures, batch=2)
+    found = predict_images(net, pictures, batch=2)
     with torch.no_grad():
         alone = [
             net(torch.from_numpy(p).permute(2, 0, 1)[None] / 255).softmax(1).max(1)
@@ -292,13 +297,13 @@ def test_embedded_model_is_as_good_as_its_card(shared_data: Path, name: str) -> 
             (shared_data / "backgrounds", shared_data / "imagenet-photos"),
         )
     )
-    from physadv.training.sign_classifier.recipe import Street, judge_held_out
+    from physadv.training.sign_classifier.recipe import StreetPhotos, judge_held_out
 
     boxes = Path(__file__).resolve().parents[2] / "benchmarks" / "stop-photos-boxes.csv"
-    street = Street(
+    street = StreetPhotos(
         shared_data / "stop-photos" / "stop", boxes, (shared_data / "stop-photos" / "other",)
     )
-    found = rates(judge_held_out(model, material, street))
+    found = accuracy_rates(judge_held_out(model, material, street))
     said = model.card.extra["measured"]
     for kind in (
         "held-out tracks",

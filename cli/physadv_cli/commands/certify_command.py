@@ -170,14 +170,14 @@ def _smoothing(
     seed: int,
 ) -> tuple[CertificationMethod, float, list[float]]:
     """The certifier, the radius it is judged by, and the radii of the table."""
-    from physadv.certification.smoothing.noise import noise_named
+    from physadv.certification.smoothing.noise import noise_by_name
     from physadv.evaluation.certified_accuracy import SmoothingCertifier
     from physadv.threat.parsing import parse_eps
 
     kind = noise or ("uniform" if norm == "l1" else "gaussian")
     dims = samples.channels * samples.size[0] * samples.size[1]
     fixed = None if radius is None else parse_eps(radius, norm)
-    drawn = noise_named(kind, sigma)
+    drawn = noise_by_name(kind, sigma)
     made = SmoothingCertifier(
         model,
         drawn,

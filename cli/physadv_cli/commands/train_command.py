@@ -298,10 +298,10 @@ def signs(
     """
     from physadv.core.errors import OptionError
     from physadv.training.methods.by_name import method_by_name
-    from physadv.training.sign_classifier.batches import Mix
+    from physadv.training.sign_classifier.batches import BatchMix
     from physadv.training.sign_classifier.recipe import (
         SignRecipe,
-        Street,
+        StreetPhotos,
         load_sign_data,
         publish_sign_classifier,
         train_signs,
@@ -329,11 +329,11 @@ def signs(
         lr,
         precision,
         seed,
-        Mix(hardest=hardest),
+        BatchMix(hardest=hardest),
         defense=trained_by,
         start=start,
     )
-    street = Street(stop_photos, boxes, tuple(others or ()))
+    street = StreetPhotos(stop_photos, boxes, tuple(others or ()))
     with console.status("reading data"):
         material = load_sign_data(recipe)
     folder = open_run(

@@ -8,19 +8,25 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from physadv.certification.bounds.graph import Graph
-from physadv.certification.bounds.input_ball import Ball
-from physadv.certification.bounds.layers import Add, AffineLayer, Average, Input, Relu
-from physadv.certification.bounds.linear_forms import Box, Forms, Lines
+from physadv.certification.bounds.graph import LayerGraph
+from physadv.certification.bounds.input_ball import InputBall
+from physadv.certification.bounds.layers import (
+    AddLayer,
+    AffineLayer,
+    InputLayer,
+    NonnegativeMap,
+    ReluLayer,
+)
+from physadv.certification.bounds.linear_forms import Box, LinearForms, ReluLines
 from physadv.core.errors import ModelError
 
 
-def backward(
-    graph: Graph,
-    ball: Ball,
+def backward_bounds(
+    graph: LayerGraph,
+    ball: InputBall,
     start: int,
-    forms: Forms,
-    relaxed: Mapping[int, Lines] | None = None,
+    forms: LinearForms,
+    relaxed: Mapping[int, ReluLines] | None = None,
     *,
     stops: Mapping[int, Box] | None = None,
 ) -> Tensor:
@@ -37,15 +43,17 @@ def backward(
             continue
         node = graph.nodes[number]
         layer = node.layer
-        if isinstance(layer, Input):
+        if isinstance(layer, InputLayer):
             bound = bound + form.minimum(ball)
-        elif stops is not None and number in stops and isinstance(layer, Relu | Average):
+        elif (
+            stops is not None and number in stops and isinstance(layer, ReluLayer | NonnegativeMap)
+        ):
             bound = bound + form.box_minimum(stops[number])
-        elif isinstance(layer, Relu) and relaxed is not None:
+        elif isinstance(layer, ReluLayer) and relaxed is not None:
             form, constant = form.past(relaxed[number])
             bound = bound + constant
             _add(pending, node.inputs[0], form)
-        elif isinstance(layer, Add):
+        elif isinstance(layer, AddLayer):
             for source in node.inputs:
                 _add(pending, source, form)
         elif isinstance(layer, AffineLayer):
@@ -59,5 +67,5 @@ def backward(
     return bound
 
 
-def _add(pending: dict[int, Forms], number: int, form: Forms) -> None:
+def _add(pending: dict[int, LinearForms], number: int, form: LinearForms) -> None:
     pending[number] = pending[number].plus(form) if number in pending else form

@@ -13,40 +13,47 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from physadv.certification.bounds.backward import backward
-from physadv.certification.bounds.graph import Graph, relus
-from physadv.certification.bounds.ibp import boxes
-from physadv.certification.bounds.input_ball import Ball
-from physadv.certification.bounds.layers import Conv
-from physadv.certification.bounds.linear_forms import Box, Dense, Lines, Windows, relu_lines, suits
+from physadv.certification.bounds.backward import backward_bounds
+from physadv.certification.bounds.graph import LayerGraph, relu_nodes
+from physadv.certification.bounds.ibp import interval_boxes
+from physadv.certification.bounds.input_ball import InputBall
+from physadv.certification.bounds.layers import ConvLayer
+from physadv.certification.bounds.linear_forms import (
+    Box,
+    DenseForms,
+    ReluLines,
+    WindowForms,
+    keeps_windows,
+    relu_lines,
+)
 
 NUMBERS_AT_ONCE = 1 << 23
 """How many float numbers the forms of one backward pass may hold in a layer: 32 MiB at single
 precision."""
 
 
-def crown_ibp_margins(graph: Graph, ball: Ball, forms: Tensor) -> Tensor:
+def crown_ibp_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
     """Lower bounds (b, k) of the forms (b, k, classes) on the logits, with interval boxes at the
     ReLUs."""
-    sources = {i: graph.nodes[i].inputs[0] for i in relus(graph)}
-    found = boxes(graph, ball, set(sources.values()))
+    sources = {i: graph.nodes[i].inputs[0] for i in relu_nodes(graph)}
+    found = interval_boxes(graph, ball, set(sources.values()))
     relaxed = {i: relu_lines(found[source]) for i, source in sources.items()}
-    return backward(graph, ball, len(graph.nodes) - 1, Dense(forms), relaxed)
+    return backward_bounds(graph, ball, len(graph.nodes) - 1, DenseForms(forms), relaxed)
 
 
-def crown_margins(graph: Graph, ball: Ball, forms: Tensor) -> Tensor:
+def crown_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
     """Lower bounds (b, k) of the forms (b, k, classes) on the logits, by full CROWN."""
     return tightened_margins(graph, ball, forms, relu_lines)
 
 
 def tightened_margins(
-    graph: Graph, ball: Ball, forms: Tensor, rule: Callable[[Box], Lines]
+    graph: LayerGraph, ball: InputBall, forms: Tensor, rule: Callable[[Box], ReluLines]
 ) -> Tensor:
     """Full backward bounds with ``rule`` for the lines of each ReLU; never looser than intervals
     alone."""
-    relaxed: dict[int, Lines] = {}
+    relaxed: dict[int, ReluLines] = {}
     users: dict[int, list[int]] = {}
-    for i in relus(graph):
+    for i in relu_nodes(graph):
         users.setdefault(graph.nodes[i].inputs[0], []).append(i)
 
     def tighten(number: int, box: Box) -> Box:
@@ -54,13 +61,17 @@ def tightened_margins(
         relaxed.update(dict.fromkeys(users[number], rule(better)))
         return better
 
-    found = boxes(graph, ball, graph.last_relus(), tighten)
+    found = interval_boxes(graph, ball, graph.last_relus(), tighten)
     last = len(graph.nodes) - 1
-    by_lines = backward(graph, ball, last, Dense(forms), relaxed)
-    return torch.maximum(by_lines, backward(graph, ball, last, Dense(forms), stops=found))
+    by_lines = backward_bounds(graph, ball, last, DenseForms(forms), relaxed)
+    return torch.maximum(
+        by_lines, backward_bounds(graph, ball, last, DenseForms(forms), stops=found)
+    )
 
 
-def _undecided(graph: Graph, ball: Ball, number: int, box: Box, relaxed: dict[int, Lines]) -> Box:
+def _undecided(
+    graph: LayerGraph, ball: InputBall, number: int, box: Box, relaxed: dict[int, ReluLines]
+) -> Box:
     """``box`` with the entries that straddle zero tightened by backward passes."""
     unstable = ((box[0] < 0) & (box[1] > 0)).flatten(1)
     most = int(unstable.sum(1).max())
@@ -68,7 +79,7 @@ def _undecided(graph: Graph, ball: Ball, number: int, box: Box, relaxed: dict[in
         return box
     shape = graph.nodes[number].shape
     whole = max(_size(node.shape) for node in graph.nodes[: number + 1])
-    windowed = widest_window(graph, number) if len(shape) == 3 else whole
+    windowed = _widest_window(graph, number) if len(shape) == 3 else whole
     if _size(shape) * windowed < most * whole:
         step = max(1, NUMBERS_AT_ONCE // (2 * len(unstable) * shape[1] * shape[2] * windowed))
         return _everywhere(graph, ball, number, box, relaxed, step)
@@ -77,16 +88,21 @@ def _undecided(graph: Graph, ball: Ball, number: int, box: Box, relaxed: dict[in
 
 
 def _everywhere(
-    graph: Graph, ball: Ball, number: int, box: Box, relaxed: dict[int, Lines], step: int
+    graph: LayerGraph,
+    ball: InputBall,
+    number: int,
+    box: Box,
+    relaxed: dict[int, ReluLines],
+    step: int,
 ) -> Box:
     """All neurons of a feature map, ``step`` channels at a time, by their windows."""
     shape = graph.nodes[number].shape
     lows, highs = [], []
     for first in range(0, shape[0], step):
         channels = torch.arange(first, min(first + step, shape[0]), device=box[0].device)
-        neurons = Windows.neurons(channels, shape, box[0])
+        neurons = WindowForms.neurons(channels, shape, box[0])
         both = replace(neurons, cut=torch.cat([neurons.cut, -neurons.cut], 2))
-        bound = backward(graph, ball, number, both, relaxed)
+        bound = backward_bounds(graph, ball, number, both, relaxed)
         bound = bound.view(len(bound), shape[1], shape[2], -1).permute(0, 3, 1, 2)
         lows.append(bound[:, : len(channels)])
         highs.append(-bound[:, len(channels) :])
@@ -94,11 +110,11 @@ def _everywhere(
 
 
 def _selected(
-    graph: Graph,
-    ball: Ball,
+    graph: LayerGraph,
+    ball: InputBall,
     number: int,
     box: Box,
-    relaxed: dict[int, Lines],
+    relaxed: dict[int, ReluLines],
     unstable: Tensor,
     most: int,
     step: int,
@@ -114,14 +130,16 @@ def _selected(
         forms = forms.scatter(2, piece[..., None], 1.0).view(
             *piece.shape, *graph.nodes[number].shape
         )
-        bound = backward(graph, ball, number, Dense(torch.cat([forms, -forms], 1)), relaxed)
+        bound = backward_bounds(
+            graph, ball, number, DenseForms(torch.cat([forms, -forms], 1)), relaxed
+        )
         below, above = bound[:, : piece.shape[1]], -bound[:, piece.shape[1] :]
         low = low.scatter(1, piece, torch.maximum(low.gather(1, piece), below))
         high = high.scatter(1, piece, torch.minimum(high.gather(1, piece), above))
     return low.view_as(box[0]), high.view_as(box[1])
 
 
-def widest_window(graph: Graph, number: int) -> int:
+def _widest_window(graph: LayerGraph, number: int) -> int:
     """How many coefficients one neuron's window holds at its widest on the way from node ``number``
     to the input."""
     sizes = {number: 1}
@@ -133,9 +151,9 @@ def widest_window(graph: Graph, number: int) -> int:
         node = graph.nodes[i]
         area = _size(node.shape[1:]) if len(node.shape) == 3 else 1
         widest = max(widest, node.shape[0] * min(size * size, area))
-        if isinstance(node.layer, Conv) and suits(node.layer):
+        if isinstance(node.layer, ConvLayer) and keeps_windows(node.layer):
             size = (size - 1) * node.layer.stride[0] + node.layer.weight.shape[2]
-        elif not suits(node.layer):
+        elif not keeps_windows(node.layer):
             size = 1 << 15  # whole from here on
         for source in node.inputs:
             sizes[source] = max(sizes.get(source, 0), size)

@@ -13,13 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from physadv.certification.bounds.layers import Average, Layer, Norm, Relu, Scale, merged
+from physadv.certification.bounds.layers import (
+    BatchNormLayer,
+    Layer,
+    NonnegativeMap,
+    ReluLayer,
+    ScaleLayer,
+    merge_scale,
+)
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Node:
+class LayerNode:
     """A layer, the numbers of the nodes it reads, and the shape of its value without the batch."""
 
     layer: Layer
@@ -28,10 +35,10 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Graph:
+class LayerGraph:
     """Nodes in order of computation; node 0 is the input, the last one the logits."""
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[LayerNode, ...]
 
     @property
     def classes(self) -> int:
@@ -48,7 +55,7 @@ class Graph:
                 del values[i]
         return values[len(self.nodes) - 1]
 
-    def folded(self, dtype: torch.dtype | None = None) -> Graph:
+    def folded(self, dtype: torch.dtype | None = None) -> LayerGraph:
         """Return the same function with batch normalization merged into the layer before it.
 
         Differentiable in the parameters; call again after they changed. ``dtype`` is the type of
@@ -56,47 +63,49 @@ class Graph:
         """
         return self.cast(dtype)._without_idle()._with_merged_scales()
 
-    def cast(self, dtype: torch.dtype | None) -> Graph:
+    def cast(self, dtype: torch.dtype | None) -> LayerGraph:
         """Return the graph with all its numbers in ``dtype``; None changes nothing."""
         if dtype is None:
             return self
-        return Graph(tuple(replace(node, layer=_cast(node.layer, dtype)) for node in self.nodes))
+        return LayerGraph(
+            tuple(replace(node, layer=_cast(node.layer, dtype)) for node in self.nodes)
+        )
 
-    def _without_idle(self) -> Graph:
+    def _without_idle(self) -> LayerGraph:
         """Norms become scales, and scales that change nothing go: their readers read the source.
 
         This comes before merging, which counts how many read each value.
         """
-        nodes: list[Node] = []
+        nodes: list[LayerNode] = []
         renamed: dict[int, int] = {}
         for number, node in enumerate(self.nodes):
             layer = node.layer
-            if isinstance(layer, Norm):
+            if isinstance(layer, BatchNormLayer):
                 layer = layer.scale(len(node.shape) + 1)
             inputs = tuple(renamed[i] for i in node.inputs)
-            if isinstance(layer, Scale) and layer.idle:
+            if isinstance(layer, ScaleLayer) and layer.idle:
                 renamed[number] = inputs[0]
                 continue
             renamed[number] = len(nodes)
-            nodes.append(Node(layer, inputs, node.shape))
-        return Graph(tuple(nodes))
+            nodes.append(LayerNode(layer, inputs, node.shape))
+        return LayerGraph(tuple(nodes))
 
-    def _with_merged_scales(self) -> Graph:
+    def _with_merged_scales(self) -> LayerGraph:
         """Scales that alone read an affine layer become part of it."""
-        nodes: list[Node] = []
+        nodes: list[LayerNode] = []
         renamed: dict[int, int] = {}
         readers = self._readers()
         for number, node in enumerate(self.nodes):
             inputs = tuple(renamed[i] for i in node.inputs)
-            if isinstance(node.layer, Scale) and readers[node.inputs[0]] == 1:
-                one = merged(nodes[inputs[0]].layer, node.layer)
+            if isinstance(node.layer, ScaleLayer) and readers[node.inputs[0]] == 1:
+                one = merge_scale(nodes[inputs[0]].layer, node.layer)
                 if one is not None:
                     nodes[inputs[0]] = replace(nodes[inputs[0]], layer=one)
                     renamed[number] = inputs[0]
                     continue
             renamed[number] = len(nodes)
-            nodes.append(Node(node.layer, inputs, node.shape))
-        return Graph(tuple(nodes))
+            nodes.append(LayerNode(node.layer, inputs, node.shape))
+        return LayerGraph(tuple(nodes))
 
     def last_readers(self) -> list[int]:
         """For each node the last one that reads it; itself where none does."""
@@ -116,7 +125,7 @@ class Graph:
         found, pending = set[int](), [len(self.nodes) - 1]
         while pending:
             number = pending.pop()
-            if isinstance(self.nodes[number].layer, Relu) or self._pools(number):
+            if isinstance(self.nodes[number].layer, ReluLayer) or self._pools(number):
                 found.add(number)
             else:
                 pending.extend(self.nodes[number].inputs)
@@ -126,11 +135,11 @@ class Graph:
         """Whether the node is the mean of each channel of a ReLU's map: no input reaches two
         outputs."""
         node = self.nodes[number]
-        if not isinstance(node.layer, Average):
+        if not isinstance(node.layer, NonnegativeMap):
             return False
         source = self.nodes[node.inputs[0]]
         return (
-            isinstance(source.layer, Relu)
+            isinstance(source.layer, ReluLayer)
             and len(source.shape) == 3
             and prod(node.shape) == source.shape[0]
         )
@@ -144,9 +153,9 @@ class Graph:
         return counts
 
 
-def relus(graph: Graph) -> Iterator[int]:
+def relu_nodes(graph: LayerGraph) -> Iterator[int]:
     """The numbers of the ReLU nodes, in order."""
-    return (i for i, node in enumerate(graph.nodes) if isinstance(node.layer, Relu))
+    return (i for i, node in enumerate(graph.nodes) if isinstance(node.layer, ReluLayer))
 
 
 def _cast(layer: Layer, dtype: torch.dtype) -> Layer:

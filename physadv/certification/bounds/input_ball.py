@@ -13,7 +13,7 @@ NORMS = ("linf", "l2")
 
 
 @dataclass(frozen=True)
-class Ball:
+class InputBall:
     """All legal images within ``eps`` of ``centre`` (b, *shape) in ``norm``.
 
     ``limits`` are the ends of what an image can hold; None leaves the ball whole, as Wong and

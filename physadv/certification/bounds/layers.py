@@ -86,7 +86,7 @@ class _Weighted(AffineLayer):
 
 
 @dataclass(frozen=True)
-class Linear(_Weighted):
+class LinearLayer(_Weighted):
     """weight (out, in), bias (out) or None."""
 
     def _applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -110,7 +110,7 @@ class Linear(_Weighted):
 
 
 @dataclass(frozen=True)
-class Conv(_Weighted):
+class ConvLayer(_Weighted):
     """A 2-D convolution with zero padding: weight (out, in / groups, kh, kw), bias (out) or None."""
 
     stride: Pair
@@ -144,7 +144,7 @@ class Conv(_Weighted):
 
 
 @dataclass(frozen=True)
-class Scale(AffineLayer):
+class ScaleLayer(AffineLayer):
     """x -> factor x + shift, both broadcast against (1, *shape)."""
 
     factor: Tensor
@@ -170,7 +170,7 @@ class Scale(AffineLayer):
 
 
 @dataclass(frozen=True)
-class Norm(Layer):
+class BatchNormLayer(Layer):
     """Batch normalization with its stored statistics; folded into a Scale before bounds are
     computed."""
 
@@ -184,18 +184,18 @@ class Norm(Layer):
         """See :class:`Layer`."""
         return self.scale(inputs[0].ndim).value(inputs[0])
 
-    def scale(self, ndim: int) -> Scale:
+    def scale(self, ndim: int) -> ScaleLayer:
         """The same map as a factor and a shift for values of ``ndim`` dimensions, batch included."""
         factor = (self.var + self.eps).rsqrt()
         if self.weight is not None:
             factor = factor * self.weight
         shift = -self.mean * factor if self.bias is None else self.bias - self.mean * factor
         view = (1, -1, *[1] * (ndim - 2))
-        return Scale(factor.view(view), shift.view(view))
+        return ScaleLayer(factor.view(view), shift.view(view))
 
 
 @dataclass(frozen=True)
-class Average(AffineLayer):
+class NonnegativeMap(AffineLayer):
     """A linear map without negative weights and without constant: pooling, means, resizing,
     cropping, reordering.
 
@@ -224,7 +224,7 @@ class Average(AffineLayer):
 
 
 @dataclass(frozen=True)
-class Reshape(AffineLayer):
+class ReshapeLayer(AffineLayer):
     """The same numbers in another shape (without the batch)."""
 
     shape: tuple[int, ...]
@@ -242,7 +242,7 @@ class Reshape(AffineLayer):
         return form.reshape(len(form), *shape)
 
 
-class Add(Layer):
+class AddLayer(Layer):
     """The sum of two values of one shape."""
 
     def value(self, *inputs: Tensor) -> Tensor:
@@ -250,7 +250,7 @@ class Add(Layer):
         return inputs[0] + inputs[1]
 
 
-class Relu(Layer):
+class ReluLayer(Layer):
     """max(x, 0)."""
 
     def value(self, *inputs: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ class Relu(Layer):
         return inputs[0].relu()
 
 
-class Input(Layer):
+class InputLayer(Layer):
     """The images."""
 
     def value(self, *inputs: Tensor) -> Tensor:
@@ -266,12 +266,12 @@ class Input(Layer):
         return inputs[0]
 
 
-def merged(first: Layer, then: Scale) -> Layer | None:
+def merge_scale(first: Layer, then: ScaleLayer) -> Layer | None:
     """``then`` folded into the affine layer before it, where there is a way: one factor a channel,
     or two scales."""
-    if isinstance(first, Scale):
-        return Scale(first.factor * then.factor, first.shift * then.factor + then.shift)
-    if not isinstance(first, Linear | Conv):
+    if isinstance(first, ScaleLayer):
+        return ScaleLayer(first.factor * then.factor, first.shift * then.factor + then.shift)
+    if not isinstance(first, LinearLayer | ConvLayer):
         return None
     outputs = first.weight.shape[0]
     factor, shift = (
@@ -282,16 +282,16 @@ def merged(first: Layer, then: Scale) -> Layer | None:
         return None
     weight = first.weight * factor.view(-1, *[1] * (first.weight.ndim - 1))
     bias = shift if first.bias is None else first.bias * factor + shift
-    if isinstance(first, Linear):
-        return Linear(weight, bias)
-    return Conv(weight, bias, first.stride, first.padding, first.dilation, first.groups)
+    if isinstance(first, LinearLayer):
+        return LinearLayer(weight, bias)
+    return ConvLayer(weight, bias, first.stride, first.padding, first.dilation, first.groups)
 
 
-def _per_channel(numbers: Tensor, layer: Linear | Conv, outputs: int) -> Tensor | None:
+def _per_channel(numbers: Tensor, layer: LinearLayer | ConvLayer, outputs: int) -> Tensor | None:
     """(outputs,) from numbers that broadcast along the channel alone, else None."""
     if numbers.numel() == 1:
         return numbers.reshape(1).expand(outputs)
-    trailing = 0 if isinstance(layer, Linear) else 2
+    trailing = 0 if isinstance(layer, LinearLayer) else 2
     shape = tuple(numbers.shape)
     kept = shape[: len(shape) - trailing]
     if numbers.numel() == outputs and kept and kept[-1] == outputs:

@@ -2,7 +2,7 @@
 
 A form is a row of coefficients on the value of a node. For one neuron of a convolution all but a
 window of them are zero, and away from the border the window is the same everywhere:
-:class:`Windows` keeps no more than that.
+:class:`WindowForms` keeps no more than that.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.certification.bounds.input_ball import Ball, box_minimum
-from physadv.certification.bounds.layers import Add, AffineLayer, Conv, Relu, Scale
+from physadv.certification.bounds.input_ball import InputBall, box_minimum
+from physadv.certification.bounds.layers import (
+    AddLayer,
+    AffineLayer,
+    ConvLayer,
+    ReluLayer,
+    ScaleLayer,
+)
 
 Box = tuple[Tensor, Tensor]
 Shape = tuple[int, ...]
@@ -23,7 +29,7 @@ _LARGEST_MATRIX = 1 << 19
 
 
 @dataclass(frozen=True)
-class Lines:
+class ReluLines:
     """A ReLU between two lines over its input's box: below x -> lower x, above x -> upper (x -
     least), (b, *shape).
 
@@ -35,7 +41,7 @@ class Lines:
     least: Tensor
 
 
-def relu_lines(box: Box, *, parallel: bool = False) -> Lines:
+def relu_lines(box: Box, *, parallel: bool = False) -> ReluLines:
     """The two lines of every ReLU over ``box``.
 
     The upper one is the chord. The lower one has slope 0 or 1, whichever leaves the smaller area
@@ -48,19 +54,19 @@ def relu_lines(box: Box, *, parallel: bool = False) -> Lines:
     stable = (low >= 0).to(low)
     upper = torch.where(unstable, chord, stable)
     lower = upper if parallel else torch.where(unstable, (high > -low).to(low), stable)
-    return Lines(lower, upper, torch.where(unstable, low, torch.zeros_like(low)))
+    return ReluLines(lower, upper, torch.where(unstable, low, torch.zeros_like(low)))
 
 
-class Forms(ABC):
+class LinearForms(ABC):
     """k forms for each of b images on the value of one node."""
 
     @abstractmethod
-    def back(self, layer: AffineLayer, shape: Shape) -> Forms:
+    def back(self, layer: AffineLayer, shape: Shape) -> LinearForms:
         """The same functionals as forms on the input, of ``shape``, of an affine layer (its
         constant apart)."""
 
     @abstractmethod
-    def past(self, relu: Lines) -> tuple[Forms, Tensor]:
+    def past(self, relu: ReluLines) -> tuple[LinearForms, Tensor]:
         """Forms on a ReLU's input and constants (b, k) that together are never larger."""
 
     @abstractmethod
@@ -68,7 +74,7 @@ class Forms(ABC):
         """The forms' values (b, k) at ``value`` (1, *shape)."""
 
     @abstractmethod
-    def minimum(self, ball: Ball) -> Tensor:
+    def minimum(self, ball: InputBall) -> Tensor:
         """Lower bounds (b, k) over a ball of inputs."""
 
     @abstractmethod
@@ -76,54 +82,56 @@ class Forms(ABC):
         """The least values (b, k) over a box."""
 
     @abstractmethod
-    def plus(self, other: Forms) -> Forms:
+    def plus(self, other: LinearForms) -> LinearForms:
         """The sum of two functionals on one value."""
 
     @abstractmethod
-    def dense(self) -> Dense:
+    def dense(self) -> DenseForms:
         """All coefficients."""
 
 
 @dataclass(frozen=True)
-class Dense(Forms):
+class DenseForms(LinearForms):
     """Forms (b, k, *shape) with every coefficient."""
 
     rows: Tensor
 
-    def back(self, layer: AffineLayer, shape: Shape) -> Dense:
-        """See :class:`Forms`."""
+    def back(self, layer: AffineLayer, shape: Shape) -> DenseForms:
+        """See :class:`LinearForms`."""
         back = layer.transpose(self.rows.flatten(0, 1), shape)
-        return Dense(back.reshape(*self.rows.shape[:2], *shape))
+        return DenseForms(back.reshape(*self.rows.shape[:2], *shape))
 
-    def past(self, relu: Lines) -> tuple[Dense, Tensor]:
-        """See :class:`Forms`."""
+    def past(self, relu: ReluLines) -> tuple[DenseForms, Tensor]:
+        """See :class:`LinearForms`."""
         above = self.rows.clamp_max(0) * relu.upper[:, None]
         constant = -_products(above.flatten(2), relu.least.flatten(1))
-        return Dense(torch.addcmul(above, self.rows.clamp_min(0), relu.lower[:, None])), constant
+        return DenseForms(
+            torch.addcmul(above, self.rows.clamp_min(0), relu.lower[:, None])
+        ), constant
 
     def dot(self, value: Tensor) -> Tensor:
-        """See :class:`Forms`."""
+        """See :class:`LinearForms`."""
         return self.rows.flatten(2) @ value.flatten()
 
-    def minimum(self, ball: Ball) -> Tensor:
-        """See :class:`Forms`."""
+    def minimum(self, ball: InputBall) -> Tensor:
+        """See :class:`LinearForms`."""
         return ball.minimum(self.rows)
 
     def box_minimum(self, box: Box) -> Tensor:
-        """See :class:`Forms`."""
+        """See :class:`LinearForms`."""
         return box_minimum(self.rows.flatten(2), *box)
 
-    def plus(self, other: Forms) -> Dense:
-        """See :class:`Forms`."""
-        return Dense(self.rows + other.dense().rows)
+    def plus(self, other: LinearForms) -> DenseForms:
+        """See :class:`LinearForms`."""
+        return DenseForms(self.rows + other.dense().rows)
 
-    def dense(self) -> Dense:
-        """See :class:`Forms`."""
+    def dense(self) -> DenseForms:
+        """See :class:`LinearForms`."""
         return self
 
 
 @dataclass(frozen=True)
-class Windows(Forms):
+class WindowForms(LinearForms):
     """Forms of the neurons at every place of a ``grid`` (gh, gw), cut to windows: (b, gh gw, k, c,
     w, w).
 
@@ -140,44 +148,44 @@ class Windows(Forms):
     clean: bool = True
 
     @classmethod
-    def neurons(cls, channels: Tensor, shape: Shape, like: Tensor) -> Windows:
+    def neurons(cls, channels: Tensor, shape: Shape, like: Tensor) -> WindowForms:
         """The values of ``channels`` (k) at every place of a node of ``shape``; ``like`` gives type
         and device."""
         eye = torch.eye(shape[0], dtype=like.dtype, device=like.device)[channels]
         return cls(eye.view(1, 1, len(channels), shape[0], 1, 1), (shape[1], shape[2]), shape)
 
-    def back(self, layer: AffineLayer, shape: Shape) -> Forms:
-        """See :class:`Forms`."""
-        if isinstance(layer, Scale):
+    def back(self, layer: AffineLayer, shape: Shape) -> LinearForms:
+        """See :class:`LinearForms`."""
+        if isinstance(layer, ScaleLayer):
             factor = layer.factor.expand(1, *self.shape)
             return (
                 replace(self, cut=self.cut * self._windows(factor))
                 if self.clean
                 else self._cleaned().back(layer, shape)
             )
-        if not isinstance(layer, Conv) or not suits(layer):
+        if not isinstance(layer, ConvLayer) or not keeps_windows(layer):
             return self.dense().back(layer, shape)
         cut = self._cleaned().cut
         wide = _widened(cut.flatten(0, 2), layer)
         stride, pad = self.stride * layer.stride[0], self.pad * layer.stride[0] + layer.padding[0]
-        found = Windows(
+        found = WindowForms(
             wide.view(*cut.shape[:3], *wide.shape[1:]), self.grid, shape, stride, pad, clean=False
         )
         return found.dense() if wide.shape[-1] ** 2 >= shape[1] * shape[2] else found
 
-    def past(self, relu: Lines) -> tuple[Windows, Tensor]:
-        """See :class:`Forms`. Lines are zero outside the node, and so clean it."""
+    def past(self, relu: ReluLines) -> tuple[WindowForms, Tensor]:
+        """See :class:`LinearForms`. Lines are zero outside the node, and so clean it."""
         above = self.cut.clamp_max(0) * self._windows(relu.upper)
         constant = -_products(above.flatten(3), self._windows(relu.least).flatten(2))
         cut = torch.addcmul(above, self.cut.clamp_min(0), self._windows(relu.lower))
         return replace(self, cut=cut, clean=True), constant.flatten(1)
 
     def dot(self, value: Tensor) -> Tensor:
-        """See :class:`Forms`."""
+        """See :class:`LinearForms`."""
         return _products(self.cut.flatten(3), self._windows(value).flatten(2)).flatten(1)
 
-    def minimum(self, ball: Ball) -> Tensor:
-        """See :class:`Forms`."""
+    def minimum(self, ball: InputBall) -> Tensor:
+        """See :class:`LinearForms`."""
         if ball.norm == "linf":
             return self.box_minimum(ball.box())
         size = self._cleaned().cut.flatten(3).norm(dim=3)
@@ -187,15 +195,15 @@ class Windows(Forms):
         return whole if ball.limits is None else torch.maximum(whole, self.box_minimum(ball.box()))
 
     def box_minimum(self, box: Box) -> Tensor:
-        """See :class:`Forms`."""
+        """See :class:`LinearForms`."""
         middle = self._windows((box[0] + box[1]) / 2).flatten(2)
         radius = self._windows((box[1] - box[0]) / 2).flatten(2)
         cut = self.cut.flatten(3)
         return (_products(cut, middle) - _products(cut.abs(), radius)).flatten(1)
 
-    def plus(self, other: Forms) -> Forms:
-        """See :class:`Forms`."""
-        if not isinstance(other, Windows) or self.stride != other.stride:
+    def plus(self, other: LinearForms) -> LinearForms:
+        """See :class:`LinearForms`."""
+        if not isinstance(other, WindowForms) or self.stride != other.stride:
             return self.dense().plus(other)
         small, large = sorted((self, other), key=lambda w: w.pad)
         before = large.pad - small.pad
@@ -205,8 +213,8 @@ class Windows(Forms):
         widened = F.pad(small._cleaned().cut, (before, after, before, after))
         return replace(large, cut=large.cut + widened)
 
-    def dense(self) -> Dense:
-        """See :class:`Forms`. Rows are in the order (place, neuron)."""
+    def dense(self) -> DenseForms:
+        """See :class:`LinearForms`. Rows are in the order (place, neuron)."""
         clean = self._cleaned()
         rows, columns = self.grid
         batch, _, k, channels, size, _ = clean.cut.shape
@@ -217,9 +225,9 @@ class Windows(Forms):
             y, x = place // columns * self.stride, place % columns * self.stride
             whole[:, place, :, :, y : y + size, x : x + size] = cut[:, place]
         cropped = F.pad(whole.flatten(0, 2), self._margins(-1))
-        return Dense(cropped.view(batch, -1, *self.shape))
+        return DenseForms(cropped.view(batch, -1, *self.shape))
 
-    def _cleaned(self) -> Windows:
+    def _cleaned(self) -> WindowForms:
         if self.clean:
             return self
         if max(self._margins(1)) <= 0:  # no window reaches into the padding
@@ -244,17 +252,17 @@ class Windows(Forms):
         return [sign * m for m in (self.pad, right, self.pad, bottom)]
 
 
-def suits(layer: object) -> bool:
+def keeps_windows(layer: object) -> bool:
     """Whether windows stay windows across the layer."""
-    if isinstance(layer, Conv):
+    if isinstance(layer, ConvLayer):
         square = layer.stride[0] == layer.stride[1] and layer.padding[0] == layer.padding[1]
         return (
             square and layer.dilation == (1, 1) and layer.weight.shape[2] == layer.weight.shape[3]
         )
-    return isinstance(layer, Scale | Relu | Add)
+    return isinstance(layer, ScaleLayer | ReluLayer | AddLayer)
 
 
-def _widened(cuts: Tensor, layer: Conv) -> Tensor:
+def _widened(cuts: Tensor, layer: ConvLayer) -> Tensor:
     """The transposed convolution of many small windows (n, c, w, w), as one matrix product where
     that is faster."""
     count, inner, outer = len(cuts), cuts[0].numel(), layer.weight.shape[1] * layer.groups

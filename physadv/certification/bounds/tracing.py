@@ -15,19 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from physadv.certification.bounds.graph import Graph, Node, Shape
+from physadv.certification.bounds.graph import LayerGraph, LayerNode, Shape
 from physadv.certification.bounds.layers import (
-    Add,
-    Average,
-    Conv,
-    Input,
+    AddLayer,
+    BatchNormLayer,
+    ConvLayer,
+    InputLayer,
     Layer,
-    Linear,
-    Norm,
+    LinearLayer,
+    NonnegativeMap,
     Pair,
-    Relu,
-    Reshape,
-    Scale,
+    ReluLayer,
+    ReshapeLayer,
+    ScaleLayer,
 )
 from physadv.core.errors import ModelError
 from physadv.core.random_streams import generator
@@ -109,7 +109,7 @@ _POINTS = 64
 _CHUNK = 8  # not the size watched: what depends on the batch differs
 
 
-def trace(net: nn.Module, shape: Shape) -> Graph:
+def trace_graph(net: nn.Module, shape: Shape) -> LayerGraph:
     """The graph of ``net`` in eval mode for inputs of ``shape`` (c, h, w), images in [0, 1].
 
     Modes, gradients and generators of the user stay as they are. Raises ModelError naming the
@@ -125,21 +125,21 @@ def trace(net: nn.Module, shape: Shape) -> Graph:
             "convert it with .float(), or use --method smoothing",
         )
     with _evaluated(net), torch.no_grad():
-        watcher = Watcher(images)
+        watcher = _OperationRecorder(images)
         with watcher:
             output = net(images)
-        graph = Graph(tuple(watcher.nodes_up_to(output)))
+        graph = LayerGraph(tuple(watcher.nodes_up_to(output)))
         if len(graph.nodes[-1].shape) != 1:
             raise ModelError(
                 f"output of shape {tuple(output.shape)}",
                 "bounds need logits (b, classes)",
                 "wrap it",
             )
-    check_graph(graph, net, _probes(shape, count=5), tolerance=1e-4)
+    _check_graph(graph, net, _probes(shape, count=5), tolerance=1e-4)
     return graph
 
 
-def folded_graph(net: nn.Module, shape: Shape, dtype: torch.dtype | None = None) -> Graph:
+def folded_graph(net: nn.Module, shape: Shape, dtype: torch.dtype | None = None) -> LayerGraph:
     """Trace ``net`` for inputs of ``shape``, fold it, and hold the result to the net itself.
 
     Args:
@@ -155,18 +155,18 @@ def folded_graph(net: nn.Module, shape: Shape, dtype: torch.dtype | None = None)
     Raises:
         ModelError: bounds cannot pass an operation, or the graph is not the net.
     """
-    graph = trace(net, shape)
+    graph = trace_graph(net, shape)
     folded = graph.folded(dtype)
     probes = _probes(shape, count=_POINTS)
 
-    check_graph(folded, net, probes, tolerance=1e-4)
+    _check_graph(folded, net, probes, tolerance=1e-4)
     double = _in_double(net, probes[:1])
     if double is not None:
-        check_graph(graph.folded(torch.float64), double, probes.double(), tolerance=1e-7)
+        _check_graph(graph.folded(torch.float64), double, probes.double(), tolerance=1e-7)
     return folded
 
 
-def check_graph(graph: Graph, net: nn.Module, images: Tensor, *, tolerance: float) -> None:
+def _check_graph(graph: LayerGraph, net: nn.Module, images: Tensor, *, tolerance: float) -> None:
     """Raise ModelError unless ``graph`` gives the logits of ``net`` in eval mode on ``images``.
 
     ``images`` (b, c, h, w) are brought to the net's device and type and passed in small batches;
@@ -216,13 +216,13 @@ def _numbers_of(layer: Layer) -> list[Tensor]:
     return [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
 
 
-class Watcher(TorchFunctionMode):
+class _OperationRecorder(TorchFunctionMode):
     """Records the layers between ``images`` and whatever is computed from them."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
         self.batch = len(images)
-        self.nodes = [Node(Input(), (), tuple(images.shape[1:]))]
+        self.nodes = [LayerNode(InputLayer(), (), tuple(images.shape[1:]))]
         self._numbers = {id(images): 0}
         self._alive: list[Tensor] = [images]  # ids stay unique only while their tensors live
         self._stale: set[int] = set()
@@ -256,7 +256,7 @@ class Watcher(TorchFunctionMode):
             self._forget_views(result)
         return result
 
-    def nodes_up_to(self, output: Any) -> list[Node]:
+    def nodes_up_to(self, output: Any) -> list[LayerNode]:
         """The nodes that end in ``output``; those it does not depend on are left out."""
         if not isinstance(output, Tensor) or id(output) not in self._numbers:
             raise ModelError(
@@ -274,7 +274,7 @@ class Watcher(TorchFunctionMode):
         order = sorted(needed | {0})
         places = {old: new for new, old in enumerate(order)}
         return [
-            Node(
+            LayerNode(
                 self.nodes[i].layer,
                 tuple(places[j] for j in self.nodes[i].inputs),
                 self.nodes[i].shape,
@@ -314,7 +314,7 @@ class Watcher(TorchFunctionMode):
         self._stale.update(id(t) for t in views if t is not changed)
 
     def _append(self, layer: Layer, inputs: tuple[int, ...], result: Tensor) -> int:
-        self.nodes.append(Node(layer, inputs, tuple(result.shape[1:])))
+        self.nodes.append(LayerNode(layer, inputs, tuple(result.shape[1:])))
         return len(self.nodes) - 1
 
     def _sum(
@@ -333,13 +333,13 @@ class Watcher(TorchFunctionMode):
         ):
             raise _unknown(name, "of two values that both depend on the images")
         one = torch.ones((), dtype=result.dtype, device=result.device)
-        minus = Scale(-one, 0 * one)
+        minus = ScaleLayer(-one, 0 * one)
         first, second = inputs
         if name == "sub":
             second = self._append(minus, (second,), result)
         if name == "rsub":
             first = self._append(minus, (first,), result)
-        return self._append(Add(), (first, second), result)
+        return self._append(AddLayer(), (first, second), result)
 
     def _layer(
         self,
@@ -361,7 +361,7 @@ class Watcher(TorchFunctionMode):
                 )
             return None
         if name == "relu":
-            return Relu()
+            return ReluLayer()
         if name in ("add", "sub", "rsub", "mul", "div", "neg"):
             if result.shape != x.shape:
                 raise _unknown(name, "with a constant larger than the value")
@@ -369,7 +369,7 @@ class Watcher(TorchFunctionMode):
         if name in ("conv2d", "linear", "batch_norm"):
             return _weighted(name, args, kwargs)
         if name == "reshape":
-            return Reshape(tuple(result.shape[1:]))
+            return ReshapeLayer(tuple(result.shape[1:]))
         if name in (
             "avg_pool2d",
             "adaptive_avg_pool2d",
@@ -379,23 +379,23 @@ class Watcher(TorchFunctionMode):
             "getitem",
             "sum",
         ):
-            return Average(lambda t: func(t, *args[1:], **kwargs))
+            return NonnegativeMap(lambda t: func(t, *args[1:], **kwargs))
         if (name == "pad" and _pads_with_zero(args, kwargs)) or (
             name == "interpolate" and _interpolates(args, kwargs)
         ):
-            return Average(lambda t: func(t, *args[1:], **kwargs))
+            return NonnegativeMap(lambda t: func(t, *args[1:], **kwargs))
         raise _unknown(name, "bounds have no rule for it")
 
 
 def _scale(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: int, x: Tensor
-) -> Scale:
+) -> ScaleLayer:
     """x + c, x - c, c - x, c x, x / c or -x with a constant that is the same for every image of a
     batch."""
     one = torch.ones((), dtype=x.dtype, device=x.device)
     zero = 0 * one
     if name == "neg":
-        return Scale(-one, zero)
+        return ScaleLayer(-one, zero)
     other: Any = args[1 - place] if len(args) > 1 else kwargs["other"]
     c = other if isinstance(other, Tensor) else one * other
     wider = c.ndim > x.ndim or (c.ndim == x.ndim and c.shape[0] != 1)
@@ -408,31 +408,31 @@ def _scale(
     if place == 1 and name in ("sub", "rsub"):
         name = {"sub": "rsub", "rsub": "sub"}[name]
     return {
-        "add": lambda: Scale(one, c),
-        "sub": lambda: Scale(one, -c),
-        "rsub": lambda: Scale(-one, c),
-        "mul": lambda: Scale(c, zero),
-        "div": lambda: Scale(1 / c, zero),
+        "add": lambda: ScaleLayer(one, c),
+        "sub": lambda: ScaleLayer(one, -c),
+        "rsub": lambda: ScaleLayer(-one, c),
+        "mul": lambda: ScaleLayer(c, zero),
+        "div": lambda: ScaleLayer(1 / c, zero),
     }[name]()
 
 
 def _weighted(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layer:
     """Convolution, linear layer or batch normalization from its call."""
     if name == "linear":
-        return Linear(*_bound(("weight", "bias"), (None, None), args, kwargs))
+        return LinearLayer(*_bound(("weight", "bias"), (None, None), args, kwargs))
     if name == "batch_norm":
         stored = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
         defaults = (None, None, None, None, False, 0.1, 1e-5)
         mean, var, weight, bias, training, _, eps = _bound(stored, defaults, args, kwargs)
         if training or mean is None:
             raise _unknown(name, "with statistics of the batch")
-        return Norm(mean, var, weight, bias, eps)
+        return BatchNormLayer(mean, var, weight, bias, eps)
     names = ("weight", "bias", "stride", "padding", "dilation", "groups")
     weight, bias, stride, padding, dilation, groups = _bound(
         names, (None, None, 1, 0, 1, 1), args, kwargs
     )
     stride, dilation = _pair(stride), _pair(dilation)
-    return Conv(weight, bias, stride, _padding(padding, weight, dilation), dilation, groups)
+    return ConvLayer(weight, bias, stride, _padding(padding, weight, dilation), dilation, groups)
 
 
 def _bound(

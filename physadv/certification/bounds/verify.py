@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from physadv.certification.bounds.crown import crown_ibp_margins, crown_margins
-from physadv.certification.bounds.graph import Graph
+from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.ibp import ibp_margins
-from physadv.certification.bounds.input_ball import Ball
+from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.polytope import polytope_margins
 from physadv.certification.bounds.tracing import folded_graph
 from physadv.core.errors import OptionError
 
-Method = Callable[[Graph, Ball, Tensor], Tensor]
+Method = Callable[[LayerGraph, InputBall, Tensor], Tensor]
 METHODS: dict[str, Method] = {
     "ibp": ibp_margins,
     "crown-ibp": crown_ibp_margins,
@@ -26,7 +26,7 @@ METHODS: dict[str, Method] = {
 
 
 @dataclass(frozen=True)
-class Bounded:
+class BoundedMargins:
     """``margins`` (b,): lower bounds on the logit of the label minus the best other one, over the
     whole ball.
 
@@ -61,7 +61,7 @@ def margin_forms(labels: Tensor, classes: int, dtype: torch.dtype = torch.float3
 
 def prepare_graph(
     net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = None
-) -> Graph:
+) -> LayerGraph:
     """Return the folded graph of ``net`` for images of ``shape`` (c, h, w), for many batches.
 
     ``dtype`` is the type of its numbers; None keeps the net's own. Raises ModelError where bounds
@@ -72,7 +72,7 @@ def prepare_graph(
 
 @torch.no_grad()
 def verify_bounds(
-    graph: Graph,
+    graph: LayerGraph,
     images: Tensor,
     labels: Tensor,
     *,
@@ -80,7 +80,7 @@ def verify_bounds(
     method: str = "crown",
     norm: str = "linf",
     limits: tuple[float, float] | None = (0.0, 1.0),
-) -> Bounded:
+) -> BoundedMargins:
     """Bound the margins of ``images`` (b, c, h, w) in [0, 1] over balls of ``eps`` in ``norm``.
 
     ``method`` is one of METHODS. Bounds are computed in floating point: each is exact up to its
@@ -89,5 +89,5 @@ def verify_bounds(
     if method not in METHODS:
         raise OptionError(f"method {method!r}", f"one of {', '.join(METHODS)}", "use crown-ibp")
     forms = margin_forms(labels, graph.classes, images.dtype)
-    margins = METHODS[method](graph, Ball(images, eps, norm, limits), forms)
-    return Bounded(graph(images).argmax(1), margins.min(1).values)
+    margins = METHODS[method](graph, InputBall(images, eps, norm, limits), forms)
+    return BoundedMargins(graph(images).argmax(1), margins.min(1).values)

@@ -109,10 +109,10 @@ class PatchCleanser(nn.Module):
         hidden = torch.where(
             masks[None], torch.full_like(images[:1], self.fill)[:, None], images[:, None]
         )
-        return in_batches(self.model, hidden, self.batch)
+        return _in_batches(self.model, hidden, self.batch)
 
 
-class Ablated(nn.Module):
+class DerandomizedSmoothing(nn.Module):
     """Derandomised smoothing (Levine and Feizi 2020): votes on images of which only a band or a
     block is left.
 
@@ -208,7 +208,7 @@ class Ablated(nn.Module):
         left = torch.where(
             keep[None], images[:, None], torch.full_like(images[:1], self.fill)[:, None]
         )
-        logits = in_batches(self.model, left, self.batch)
+        logits = _in_batches(self.model, left, self.batch)
         return (
             logits.softmax(2)
             .transpose(1, 2)
@@ -229,10 +229,10 @@ class Ablated(nn.Module):
         Where it can touch more, those that it touches elsewhere are left out. Raises OptionError
         for a patch that does not fit the image.
         """
-        across = touched(width, self._starts(width), self.size, patch)
+        across = touched_windows(width, self._starts(width), self.size, patch)
         if self.kind == "band":
             return torch.ones(1, 1, dtype=torch.bool), across
-        return touched(height, self._starts(height), self.size, patch), across
+        return touched_windows(height, self._starts(height), self.size, patch), across
 
     def keeps(self, height: int, width: int) -> Tensor:
         """(m, 1, h, w) bool, true where an ablated image keeps its pixels; rows of places, then
@@ -263,7 +263,7 @@ class Ablated(nn.Module):
         return votes - torch.arange(classes, device=votes.device) / (2 * classes)
 
 
-def touched(side: int, starts: Sequence[int], size: int, patch: int) -> Tensor:
+def touched_windows(side: int, starts: Sequence[int], size: int, patch: int) -> Tensor:
     """(p, starts) bool: which windows of ``size`` px a run of ``patch`` px on ``side`` touches,
     place by place.
 
@@ -301,7 +301,7 @@ def mask_spans(side: int, patch: int, count: int) -> list[tuple[int, int]]:
     return [(start, start + length) for start in starts]
 
 
-def in_batches(model: Model, stacks: Tensor, batch: int) -> Tensor:
+def _in_batches(model: Model, stacks: Tensor, batch: int) -> Tensor:
     """(b, m, c, h, w) -> logits (b, m, classes), at most ``batch`` images at a time."""
     return torch.cat(list(_pieces(model, stacks.flatten(0, 1), batch))).view(*stacks.shape[:2], -1)
 

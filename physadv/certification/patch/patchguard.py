@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from physadv.certification.patch.masking import Ablated, window_sums
+from physadv.certification.patch.masking import DerandomizedSmoothing, window_sums
 from physadv.core.errors import OptionError
 
 
@@ -19,7 +19,7 @@ class RobustMasking(nn.Module):
     that a patch of the size of ``local`` can touch; none runs around the image's border.
     """
 
-    def __init__(self, local: Ablated) -> None:
+    def __init__(self, local: DerandomizedSmoothing) -> None:
         super().__init__()
         self.local, self.patch = local, local.patch
 

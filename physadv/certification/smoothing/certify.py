@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from scipy import stats
 from torch import Tensor
 
-from physadv.certification.smoothing.noise import Noise
-from physadv.certification.smoothing.sampler import Request, Sampler
+from physadv.certification.smoothing.noise import SmoothingNoise
+from physadv.certification.smoothing.sampler import NoiseSampler, SampleRequest
 from physadv.core.errors import OptionError
 from physadv.core.types import Model
 
@@ -21,7 +21,7 @@ ABSTAIN = -1
 
 
 @dataclass(frozen=True)
-class Certificate:
+class SmoothingCertificate:
     """What was certified for one image: with probability 1 - alpha over the noise, the class holds
     within ``radius``.
 
@@ -35,7 +35,7 @@ class Certificate:
     samples: int
 
 
-def lower_bound(successes: int, n: int, alpha: float) -> float:
+def clopper_pearson_bound(successes: int, n: int, alpha: float) -> float:
     """One-sided Clopper-Pearson: a value that is below the true probability in at least 1 - alpha
     of all cases."""
     if not 0 <= successes <= n or n < 1:
@@ -45,10 +45,10 @@ def lower_bound(successes: int, n: int, alpha: float) -> float:
     return float(stats.beta.ppf(alpha, successes, n - successes + 1)) if successes else 0.0
 
 
-def certify(
+def certify_image(
     model: Model,
     image: Tensor,
-    noise: Noise,
+    noise: SmoothingNoise,
     *,
     norm: str = "l2",
     n0: int = 100,
@@ -57,15 +57,15 @@ def certify(
     seed: int = 0,
     index: int = 0,
     batch: int = 256,
-) -> Certificate:
+) -> SmoothingCertificate:
     """Cohen's CERTIFY: ``n0`` samples pick the class, ``n`` others bound its probability, alpha is
     the error allowed.
 
     ``image`` is (1, c, h, w) in [0, 1]; ``index`` names its noise under ``seed``. Raises
     OptionError for numbers out of range and ModelError for a victim that does not return logits.
     """
-    return certify_with(
-        Sampler(model, noise, seed=seed, batch=batch),
+    return certify_with_sampler(
+        NoiseSampler(model, noise, seed=seed, batch=batch),
         image,
         norm=norm,
         n0=n0,
@@ -75,8 +75,8 @@ def certify(
     )
 
 
-def certify_with(
-    sampler: Sampler,
+def certify_with_sampler(
+    sampler: NoiseSampler,
     image: Tensor,
     *,
     norm: str = "l2",
@@ -84,30 +84,39 @@ def certify_with(
     n: int = 100_000,
     alpha: float = 0.001,
     index: int = 0,
-) -> Certificate:
-    """:func:`certify` with a sampler of one's own."""
-    check_numbers(n0, n, alpha)
-    (picks,) = sampler.count([Request(image, index, "pick", 0, n0)])
+) -> SmoothingCertificate:
+    """:func:`certify_image` with a sampler of one's own."""
+    check_sample_counts(n0, n, alpha)
+    (picks,) = sampler.count([SampleRequest(image, index, "pick", 0, n0)])
     top = int(picks.argmax())
-    (counts,) = sampler.count([Request(image, index, "count", 0, n)])
-    return certificate(top, int(counts[top]), n0, n, alpha, sampler.noise, norm, image[0].numel())
+    (counts,) = sampler.count([SampleRequest(image, index, "count", 0, n)])
+    return certificate_from_votes(
+        top, int(counts[top]), n0, n, alpha, sampler.noise, norm, image[0].numel()
+    )
 
 
-def certificate(
-    top: int, successes: int, n0: int, n: int, alpha: float, noise: Noise, norm: str, dims: int
-) -> Certificate:
+def certificate_from_votes(
+    top: int,
+    successes: int,
+    n0: int,
+    n: int,
+    alpha: float,
+    noise: SmoothingNoise,
+    norm: str,
+    dims: int,
+) -> SmoothingCertificate:
     """The certificate of ``successes`` votes for class ``top`` among ``n`` samples taken after the
     pick."""
-    low = lower_bound(successes, n, alpha)
+    low = clopper_pearson_bound(successes, n, alpha)
     if low <= 0.5:
-        return Certificate(ABSTAIN, 0.0, low, n0 + n)
-    return Certificate(top, noise.radius(low, norm, dims), low, n0 + n)
+        return SmoothingCertificate(ABSTAIN, 0.0, low, n0 + n)
+    return SmoothingCertificate(top, noise.radius(low, norm, dims), low, n0 + n)
 
 
 def predict_smoothed(
     model: Model,
     image: Tensor,
-    noise: Noise,
+    noise: SmoothingNoise,
     *,
     n: int = 1000,
     alpha: float = 0.001,
@@ -120,9 +129,9 @@ def predict_smoothed(
 
     Wrong (not the smoothed classifier's class) with probability at most alpha.
     """
-    check_numbers(1, n, alpha)
-    (counts,) = Sampler(model, noise, seed=seed, batch=batch).count(
-        [Request(image, index, "predict_smoothed", 0, n)]
+    check_sample_counts(1, n, alpha)
+    (counts,) = NoiseSampler(model, noise, seed=seed, batch=batch).count(
+        [SampleRequest(image, index, "predict_smoothed", 0, n)]
     )
     order = counts.argsort()[::-1]
     first = int(counts[order[0]])
@@ -131,7 +140,7 @@ def predict_smoothed(
 
 
 def certified_accuracy(
-    labels: Sequence[int], certificates: Sequence[Certificate], radius: float
+    labels: Sequence[int], certificates: Sequence[SmoothingCertificate], radius: float
 ) -> float:
     """Share of images whose certified class is right within ``radius`` or more; at 0, of those not
     abstained on."""
@@ -141,7 +150,7 @@ def certified_accuracy(
     )
 
 
-def check_numbers(n0: int, n: int, alpha: float) -> None:
+def check_sample_counts(n0: int, n: int, alpha: float) -> None:
     """Raise OptionError for sample counts below 1 or an alpha outside (0, 1)."""
     if n0 < 1 or n < 1:
         raise OptionError(f"n0 {n0}, n {n}", "at least 1 sample each", "use n0 100 and n 100000")

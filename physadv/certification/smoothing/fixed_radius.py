@@ -16,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from physadv.certification.smoothing.certify import ABSTAIN, Certificate
-from physadv.certification.smoothing.sampler import Counts, Request, Sampler
+from physadv.certification.smoothing.certify import ABSTAIN, SmoothingCertificate
+from physadv.certification.smoothing.sampler import Counts, NoiseSampler, SampleRequest
 from physadv.certification.smoothing.sequential_plan import SequentialPlan
 from physadv.core.errors import OptionError
 
 Ints = npt.NDArray[np.int64]
 
 
-def certify_at(
-    sampler: Sampler,
+def certify_at_radius(
+    sampler: NoiseSampler,
     images: Sequence[Tensor],
     plan: SequentialPlan,
     *,
@@ -33,7 +33,7 @@ def certify_at(
     norm: str = "l2",
     n0: int = 32,
     indices: Sequence[int] | None = None,
-) -> list[Certificate]:
+) -> list[SmoothingCertificate]:
     """Certify each image (1, c, h, w) at ``radius``: certificates have that radius, or 0 and
     ABSTAIN.
 
@@ -49,27 +49,27 @@ def certify_at(
         )
     names = list(range(len(images))) if indices is None else list(indices)
     picks = sampler.count(
-        [Request(image, i, "pick", 0, n0) for image, i in zip(images, names, strict=True)]
+        [SampleRequest(image, i, "pick", 0, n0) for image, i in zip(images, names, strict=True)]
     )
     tops = [int(p.argmax()) for p in picks]
     votes, taken = np.zeros(len(images), np.int64), np.zeros(len(images), np.int64)
     verdict = np.zeros(len(images), np.int64)
     for look, (first, last) in enumerate(_stages(plan)):
         waiting = [k for k in range(len(images)) if verdict[k] == 0]
-        asked = [Request(images[k], names[k], "count", first, last - first) for k in waiting]
+        asked = [SampleRequest(images[k], names[k], "count", first, last - first) for k in waiting]
         for k, counts in zip(waiting, sampler.count(asked), strict=True):
             votes[k] += _votes_for(counts, tops[k])
             taken[k] = last
-            verdict[k] = decide(plan, look, votes[k : k + 1])[0]
+            verdict[k] = _decide(plan, look, votes[k : k + 1])[0]
     return [
-        Certificate(top, radius, plan.needed, n0 + int(n))
+        SmoothingCertificate(top, radius, plan.needed, n0 + int(n))
         if v > 0
-        else Certificate(ABSTAIN, 0.0, 0.0, n0 + int(n))
+        else SmoothingCertificate(ABSTAIN, 0.0, 0.0, n0 + int(n))
         for top, v, n in zip(tops, verdict, taken, strict=True)
     ]
 
 
-def decide(plan: SequentialPlan, look: int, votes: Ints) -> Ints:
+def _decide(plan: SequentialPlan, look: int, votes: Ints) -> Ints:
     """What ``look`` decides on each count of votes: 1 certify, -1 give up, 0 go on."""
     return np.where(votes >= plan.accept[look], 1, np.where(votes <= plan.reject[look], -1, 0))
 
@@ -85,7 +85,7 @@ def simulate_plan(
         going = verdict == 0
         votes[going] += rng.binomial(last - first, p[going])
         used[going] = last
-        verdict[going] = decide(plan, look, votes[going])
+        verdict[going] = _decide(plan, look, votes[going])
     return verdict > 0, used
 
 

@@ -20,7 +20,7 @@ from physadv.core.errors import OptionError
 
 
 @dataclass(frozen=True)
-class Noise(ABC):
+class SmoothingNoise(ABC):
     """Independent noise of one ``scale`` on every input number. Raises OptionError for a scale that
     is not positive."""
 
@@ -50,7 +50,7 @@ class Noise(ABC):
         """The top-class probability that certifies ``radius``: the inverse of :meth:`radius`."""
 
 
-class GaussianNoise(Noise):
+class GaussianNoise(SmoothingNoise):
     """N(0, scale^2): l_2 radius scale * Phi^-1(p) (Cohen et al. 2019), tight.
 
     For l_inf the l_2 ball that holds the l_inf ball is used: the radius is divided by sqrt(dims).
@@ -59,16 +59,16 @@ class GaussianNoise(Noise):
     """
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """See :meth:`Noise.draw`."""
+        """See :meth:`SmoothingNoise.draw`."""
         return torch.randn(shape, generator=generator) * self.scale
 
     def radius(self, p: float, norm: str, dims: int) -> float:
-        """See :meth:`Noise.radius`."""
+        """See :meth:`SmoothingNoise.radius`."""
         price = self._price(norm, dims)
         return self.scale * float(special.ndtri(p)) / price if p > 0.5 else 0.0
 
     def needed(self, radius: float, norm: str, dims: int) -> float:
-        """See :meth:`Noise.needed`."""
+        """See :meth:`SmoothingNoise.needed`."""
         return float(special.ndtr(radius * self._price(norm, dims) / self.scale))
 
     @staticmethod
@@ -83,55 +83,55 @@ class GaussianNoise(Noise):
         return prices[norm]
 
 
-class Laplace(Noise):
+class LaplaceNoise(SmoothingNoise):
     """Laplace noise of scale b: l_1 radius -b log(2 (1 - p)) (Teng et al. 2020).
 
     The larger of the paper's two radii once the runner-up is bounded by 1 - p.
     """
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """See :meth:`Noise.draw`. The difference of two exponentials is Laplace."""
+        """See :meth:`SmoothingNoise.draw`. The difference of two exponentials is Laplace."""
         pair = torch.empty((2, *shape)).exponential_(generator=generator)
         return (pair[0] - pair[1]) * self.scale
 
     def radius(self, p: float, norm: str, dims: int) -> float:
-        """See :meth:`Noise.radius`."""
+        """See :meth:`SmoothingNoise.radius`."""
         _only_l1(norm, "Laplace")
         if p >= 1:
             return inf
         return -self.scale * log(2 * (1 - p)) if p > 0.5 else 0.0
 
     def needed(self, radius: float, norm: str, dims: int) -> float:
-        """See :meth:`Noise.needed`."""
+        """See :meth:`SmoothingNoise.needed`."""
         _only_l1(norm, "Laplace")
         return 1 - exp(-radius / self.scale) / 2
 
 
-class Uniform(Noise):
+class UniformNoise(SmoothingNoise):
     """Uniform on [-scale, scale]: l_1 radius 2 scale (p - 1/2) (Yang et al. 2020)."""
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """See :meth:`Noise.draw`."""
+        """See :meth:`SmoothingNoise.draw`."""
         return (torch.rand(shape, generator=generator) * 2 - 1) * self.scale
 
     def radius(self, p: float, norm: str, dims: int) -> float:
-        """See :meth:`Noise.radius`."""
+        """See :meth:`SmoothingNoise.radius`."""
         _only_l1(norm, "uniform")
         return 2 * self.scale * max(p - 0.5, 0.0)
 
     def needed(self, radius: float, norm: str, dims: int) -> float:
-        """See :meth:`Noise.needed`. Above 1 where the radius is out of reach at this scale."""
+        """See :meth:`SmoothingNoise.needed`. Above 1 where the radius is out of reach at this scale."""
         _only_l1(norm, "uniform")
         return 0.5 + radius / (2 * self.scale)
 
 
-def noise_named(name: str, scale: float) -> Noise:
+def noise_by_name(name: str, scale: float) -> SmoothingNoise:
     """``gaussian``, ``laplace`` or ``uniform`` noise. Raises OptionError for another name or a bad
     scale."""
-    kinds: dict[str, type[Noise]] = {
+    kinds: dict[str, type[SmoothingNoise]] = {
         "gaussian": GaussianNoise,
-        "laplace": Laplace,
-        "uniform": Uniform,
+        "laplace": LaplaceNoise,
+        "uniform": UniformNoise,
     }
     if name not in kinds:
         raise OptionError(f"noise {name!r}", f"one of {', '.join(kinds)}", "use gaussian")

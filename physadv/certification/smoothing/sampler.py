@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, frozen_eval
-from physadv.certification.smoothing.noise import Noise
+from physadv.certification.smoothing.noise import SmoothingNoise
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.random_streams import generator
 from physadv.core.types import Model
@@ -28,7 +28,7 @@ Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Request:
+class SampleRequest:
     """Samples ``first`` to ``first + count`` of the stream ``name`` wanted for image ``index``."""
 
     image: Tensor
@@ -38,7 +38,7 @@ class Request:
     count: int
 
 
-class Sampler:
+class NoiseSampler:
     """Adds noise to images and counts the classes a victim answers.
 
     ``batch`` bounds how many noisy images are in memory at once (rounded up to whole units of 16).
@@ -50,7 +50,7 @@ class Sampler:
     def __init__(
         self,
         model: Model,
-        noise: Noise,
+        noise: SmoothingNoise,
         *,
         seed: int = 0,
         batch: int = 256,
@@ -61,7 +61,7 @@ class Sampler:
         self.model, self.noise, self.seed, self.batch = model, noise, seed, batch
         self.tick = tick or (lambda count: None)
 
-    def count(self, requests: Sequence[Request]) -> list[Counts]:
+    def count(self, requests: Sequence[SampleRequest]) -> list[Counts]:
         """For each request the votes of each class; several requests share a batch."""
         totals: list[Counts | None] = [None] * len(requests)
         for owners, noisy in self._batches(requests):
@@ -76,7 +76,7 @@ class Sampler:
         return [np.zeros(1, np.int64) if t is None else t for t in totals]
 
     def _batches(
-        self, requests: Sequence[Request]
+        self, requests: Sequence[SampleRequest]
     ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
         """Noisy images up to a batch at a time, with (request, how many) in their order."""
         owners: list[tuple[int, int]] = []
@@ -93,7 +93,7 @@ class Sampler:
         if pieces:
             yield owners, torch.cat(pieces)
 
-    def _units(self, request: Request) -> Iterator[Tensor]:
+    def _units(self, request: SampleRequest) -> Iterator[Tensor]:
         last = request.first + request.count
         shape = (UNIT, *request.image.shape[1:])
         for unit in range(request.first // UNIT, -(-last // UNIT)):

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from physadv.certification.smoothing.certify import check_numbers
+from physadv.certification.smoothing.certify import check_sample_counts
 from physadv.certification.smoothing.sampler import UNIT
 from physadv.core.errors import OptionError
 
@@ -47,7 +47,7 @@ class SequentialPlan:
     reject: tuple[int, ...]
 
 
-def make_plan(
+def make_sequential_plan(
     needed: float,
     *,
     n: int = 120_000,
@@ -62,7 +62,7 @@ def make_plan(
     would pass the last look with a probability below ``futility``. Raises OptionError for numbers
     out of range.
     """
-    check_numbers(1, n, alpha)
+    check_sample_counts(1, n, alpha)
     if not 0.5 <= needed < 1 or growth <= 1 or not 0 <= futility < 1:
         raise OptionError(
             f"needed p {needed:.6g}, growth {growth}, futility {futility}",
@@ -84,7 +84,7 @@ def make_plan(
     return SequentialPlan(needed, alpha, looks, tuple(accept), tuple(reject))
 
 
-def prospects(plan: SequentialPlan, p: float) -> tuple[float, float]:
+def plan_prospects(plan: SequentialPlan, p: float) -> tuple[float, float]:
     """The exact chance that an image of top-class probability ``p`` is certified, and the samples
     it takes on average.
 

@@ -1,7 +1,7 @@
 """The attacks of the gallery of masked gradients that are made for one defense, or that its authors
 judged it by.
 
-Each is a callable of its own settings; all have the signature of :class:`Attack`.
+Each is a callable of its own settings; all have the signature of :class:`AdaptiveAttack`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from physadv.attacks.gradient import pgd
 from physadv.attacks.minimum_norm import deepfool
 from physadv.attacks.score_based import EstimatedGradient
 from physadv.attacks.sparse import saliency_attack
-from physadv.studies.gradient_masking.asymmetric_training import both_at_once
+from physadv.studies.gradient_masking.asymmetric_training import joint_loss_attack
 from physadv.training.methods._inner_maximization import ascend_loss
 
 
-class Attack(Protocol):
+class AdaptiveAttack(Protocol):
     """An attack made for one defense: images (b, c, h, w), ``eps`` in l_inf away or less, or a few
     pixels apart."""
 
@@ -33,7 +33,7 @@ class Attack(Protocol):
 
 
 @dataclass(frozen=True)
-class Saliency:
+class SaliencyAttack:
     """Pixels one after the other by their slope."""
 
     model: Classifier
@@ -42,12 +42,12 @@ class Saliency:
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
-        """See :class:`Attack`."""
+        """See :class:`AdaptiveAttack`."""
         return saliency_attack(self.model, images, labels, pixels=self.pixels).images
 
 
 @dataclass(frozen=True)
-class DeepFool:
+class DeepFoolAttack:
     """The nearest misread images within ``eps`` in l_inf."""
 
     model: Classifier
@@ -55,12 +55,12 @@ class DeepFool:
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
-        """See :class:`Attack`."""
+        """See :class:`AdaptiveAttack`."""
         return deepfool(self.model, images, labels, eps=eps, norm="linf", speed="plain").images
 
 
 @dataclass(frozen=True)
-class Textbook:
+class TextbookAttack:
     """PGD on another net than the deployed one."""
 
     model: Classifier
@@ -68,12 +68,12 @@ class Textbook:
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
-        """See :class:`Attack`."""
+        """See :class:`AdaptiveAttack`."""
         return textbook_pgd(self.model, images, labels, eps=eps, steps=steps)
 
 
 @dataclass(frozen=True)
-class Climb:
+class MarginAttack:
     """PGD on the margin that keeps the best; with ``pairs`` the slope is estimated by differences
     over ``sigma``."""
 
@@ -84,7 +84,7 @@ class Climb:
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
-        """See :class:`Attack`."""
+        """See :class:`AdaptiveAttack`."""
         asked: Classifier = self.model
         if self.pairs:
             asked, steps = (
@@ -98,7 +98,7 @@ class Climb:
 
 
 @dataclass(frozen=True)
-class JointLosses:
+class JointLossAttack:
     """Two joint losses, 2.5 times the steps each."""
 
     model: Classifier
@@ -108,9 +108,11 @@ class JointLosses:
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
-        """See :class:`Attack`."""
+        """See :class:`AdaptiveAttack`."""
         made = self.model, self.detectors, self.threshold
-        return both_at_once(*made, images, labels, eps=eps, steps=round(2.5 * steps), seed=seed)
+        return joint_loss_attack(
+            *made, images, labels, eps=eps, steps=round(2.5 * steps), seed=seed
+        )
 
 
 def textbook_pgd(

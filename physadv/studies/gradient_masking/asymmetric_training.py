@@ -23,13 +23,14 @@ from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosit
 
 
 @dataclass
-class Asymmetric(TrainingMethod):
+class AsymmetricTraining(TrainingMethod):
     """Training of a net whose output k is the logit of detector k, against ``steps`` of PGD within
     ``eps`` in l_inf."""
 
     eps: float
     steps: int = 7
     score: ClassVar[str] = "clean"
+    recorded_as: ClassVar[str] = "Asymmetric"
 
     def __post_init__(self) -> None:
         require_option("eps", self.eps, self.eps >= 0, "write it like 0.1 or 8/255")
@@ -66,7 +67,7 @@ class Asymmetric(TrainingMethod):
         return x.detach()
 
 
-class Guarded(nn.Module):
+class GuardedClassifier(nn.Module):
     """``model`` whose verdict counts only where the detector of its class gives ``threshold`` or
     more.
 
@@ -86,8 +87,8 @@ class Guarded(nn.Module):
         return torch.cat((logits, refusal[:, None]), 1)
 
 
-class BothAtOnce(nn.Module):
-    """The same verdicts as :class:`Guarded`, laid open: one number a class says how far it is from
+class JointMarginClassifier(nn.Module):
+    """The same verdicts as :class:`GuardedClassifier`, laid open: one number a class says how far it is from
     being accepted.
 
     Logits (b, classes + 1): for each class the smaller of its margin at the victim and its
@@ -108,7 +109,7 @@ class BothAtOnce(nn.Module):
         return torch.cat((reached, reached.new_zeros(len(reached), 1)), 1)
 
 
-def both_at_once(
+def joint_loss_attack(
     model: Classifier,
     detectors: Classifier,
     threshold: float,
@@ -175,7 +176,7 @@ def _toward_both(
     return best, won
 
 
-def threshold_for(
+def acceptance_threshold(
     detectors: Classifier, images: Tensor, labels: Tensor, *, accept: float = 0.95
 ) -> float:
     """The threshold that accepts a share ``accept`` of these images at their own class's detector."""

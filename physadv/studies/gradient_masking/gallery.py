@@ -25,14 +25,17 @@ from physadv.core.random_streams import derive
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.gradient_masking import obfuscations
 from physadv.studies.gradient_masking.adaptive_attacks import (
-    Attack,
-    Climb,
-    DeepFool,
-    JointLosses,
-    Saliency,
-    Textbook,
+    AdaptiveAttack,
+    DeepFoolAttack,
+    JointLossAttack,
+    MarginAttack,
+    SaliencyAttack,
+    TextbookAttack,
 )
-from physadv.studies.gradient_masking.asymmetric_training import BothAtOnce, Guarded
+from physadv.studies.gradient_masking.asymmetric_training import (
+    GuardedClassifier,
+    JointMarginClassifier,
+)
 
 Remedy = Literal[
     "bpda",
@@ -75,14 +78,14 @@ class MaskedDefense:
     random: bool = False
     rejects: bool = False
     labels_only: bool = False
-    plain: Attack | None = None
+    plain: AdaptiveAttack | None = None
     plain_is: str = TEXTBOOK
-    further: tuple[Attack, ...] = ()
+    further: tuple[AdaptiveAttack, ...] = ()
     pixels: int = 0
 
 
 @dataclass(frozen=True)
-class Stood:
+class SurvivingImages:
     """Which images (b,) bool the deployed defense still reads rightly: clean, under the plain
     attack, under the adaptive ones, under the black box alone (None: not run), and under all of
     them."""
@@ -100,7 +103,7 @@ class Stood:
 
 
 @dataclass(frozen=True)
-class Unmasked:
+class MaskingMeasurement:
     """Accuracy (with n and interval) clean, under the plain attack and under all of them, in the
     same threat."""
 
@@ -115,7 +118,7 @@ class Unmasked:
         return asdict(self)
 
 
-def gallery(
+def masked_defenses(
     model: nn.Module, images: Tensor, labels: Tensor, *, classes: int
 ) -> list[MaskedDefense]:
     """Every defense around ``model``, a classifier of (b, c, h, w) in [0, 1].
@@ -124,39 +127,41 @@ def gallery(
     k-winners-take-all is left out where the victim has no ReLU module.
     """
     found = [
-        one_hot(model),
-        confident(model),
+        one_hot_defense(model),
+        saturated_softmax_defense(model),
         thermometer_defense(model),
         staircase_defense(model),
-        sparse_recovery(model, images),
+        sparse_recovery_defense(model, images),
     ]
     found += [
-        resized(model),
-        matrix_completion(model),
-        generative(images, labels, classes=classes),
+        random_resizing_defense(model),
+        matrix_completion_defense(model),
+        generative_defense(images, labels, classes=classes),
     ]
     return (
-        [*found, winners(model)] if any(isinstance(m, nn.ReLU) for m in model.modules()) else found
+        [*found, k_winners_defense(model)]
+        if any(isinstance(m, nn.ReLU) for m in model.modules())
+        else found
     )
 
 
-def one_hot(model: Classifier) -> MaskedDefense:
+def one_hot_defense(model: Classifier) -> MaskedDefense:
     """Labels alone are given out. Whoever has the net reads the logits behind them."""
     return MaskedDefense(
         "one-hot output",
         "label-only APIs",
         "argmax",
         "logits",
-        obfuscations.OneHot(model),
+        obfuscations.OneHotOutput(model),
         model,
         labels_only=True,
     )
 
 
-def confident(model: Classifier, factor: float = 1e5) -> MaskedDefense:
+def saturated_softmax_defense(model: Classifier, factor: float = 1e5) -> MaskedDefense:
     """Logits so large that softmax is exactly 0 and 1, as defensive distillation makes them
     (Papernot et al. 2016)."""
-    hot = obfuscations.Scaled(model, factor)
+    hot = obfuscations.ScaledLogits(model, factor)
     return MaskedDefense(
         "saturated softmax",
         "Papernot 2016",
@@ -170,13 +175,13 @@ def confident(model: Classifier, factor: float = 1e5) -> MaskedDefense:
 
 def thermometer_defense(model: Classifier, levels: int = 16) -> MaskedDefense:
     """Pixels pass through a thermometer code."""
-    part = partial(obfuscations.thermometer, levels=levels)
+    part = partial(obfuscations.thermometer_quantize, levels=levels)
     return _preprocessed("thermometer code", "Buckman 2018", "quantisation", model, part)
 
 
 def staircase_defense(model: Classifier, levels: int = 16) -> MaskedDefense:
     """Pixels pass through a deep smooth map whose slope vanishes or explodes."""
-    part = partial(obfuscations.staircase, levels=levels)
+    part = partial(obfuscations.staircase_map, levels=levels)
     return _preprocessed(
         "very deep purifier",
         "PixelDefend, Song 2018",
@@ -186,7 +191,7 @@ def staircase_defense(model: Classifier, levels: int = 16) -> MaskedDefense:
     )
 
 
-def sparse_recovery(
+def sparse_recovery_defense(
     model: Classifier, like: Tensor, *, kept: float = 0.1, pixels: float = 0.025
 ) -> MaskedDefense:
     """Iterative hard thresholding against a few spoiled pixels; shares are of the pixels of images
@@ -198,8 +203,8 @@ def sparse_recovery(
     """
     size = like.shape[-2] * like.shape[-1]
     budget = max(1, round(pixels * size))
-    part = partial(obfuscations.thresholded, kept=max(1, round(kept * size)), spoiled=budget)
-    defended = Behind(model, part)
+    part = partial(obfuscations.hard_threshold, kept=max(1, round(kept * size)), spoiled=budget)
+    defended = _PreprocessedModel(model, part)
     return MaskedDefense(
         "sparse Fourier recovery",
         "Bafna 2018",
@@ -207,19 +212,21 @@ def sparse_recovery(
         "the solver's own gradient",
         defended,
         defended,
-        plain=Saliency(model, budget),
+        plain=SaliencyAttack(model, budget),
         pixels=budget,
         plain_is="greedy pixels (JSMA) on the net without the solver",
     )
 
 
-def resized(model: Classifier, most: float = 1.3, fill: float = 0.5) -> MaskedDefense:
+def random_resizing_defense(
+    model: Classifier, most: float = 1.3, fill: float = 0.5
+) -> MaskedDefense:
     """A random size and place each time, on ``fill``.
 
     Its authors let the attacker know the net, not the random layer ("vanilla"), and counted
     DeepFool among the attacks.
     """
-    defended = Behind(model, partial(obfuscations.random_resize, most=most, fill=fill))
+    defended = _PreprocessedModel(model, partial(obfuscations.random_resize, most=most, fill=fill))
     return MaskedDefense(
         "random resizing",
         "Xie 2018",
@@ -228,16 +235,16 @@ def resized(model: Classifier, most: float = 1.3, fill: float = 0.5) -> MaskedDe
         defended,
         expectation_model(defended, draws=4 * DRAWS),
         random=True,
-        plain=DeepFool(model),
+        plain=DeepFoolAttack(model),
         plain_is="DeepFool on the net without the random layer",
-        further=(Textbook(model),),
+        further=(TextbookAttack(model),),
     )
 
 
-def matrix_completion(model: Classifier) -> MaskedDefense:
+def matrix_completion_defense(model: Classifier) -> MaskedDefense:
     """Pixels are dropped at random and filled by low rank."""
-    defended = Behind(model, lambda x: obfuscations.completed(x).detach() + 0 * x)
-    open_one = Behind(model, bpda(obfuscations.completed))
+    defended = _PreprocessedModel(model, lambda x: obfuscations.complete_matrix(x).detach() + 0 * x)
+    open_one = _PreprocessedModel(model, bpda(obfuscations.complete_matrix))
     return MaskedDefense(
         "matrix completion",
         "ME-Net, Yang 2019",
@@ -249,16 +256,19 @@ def matrix_completion(model: Classifier) -> MaskedDefense:
     )
 
 
-def winners(model: nn.Module, share: float = 0.4) -> MaskedDefense:
+def k_winners_defense(model: nn.Module, share: float = 0.4) -> MaskedDefense:
     """k-winners-take-all activations in the place of a trained net's ReLU."""
-    return winners_of(obfuscations.with_winners(model, share, adaptive=False).eval(), share)
+    return trained_k_winners_defense(
+        obfuscations.with_k_winners(model, share, adaptive=False).eval(), share
+    )
 
 
-def winners_of(net: nn.Module, share: float = 0.2) -> MaskedDefense:
+def trained_k_winners_defense(net: nn.Module, share: float = 0.2) -> MaskedDefense:
     """A net that was trained with k-winners-take-all. Its slope is averaged over noise, and
     estimated from differences over many small changes (Tramer et al. 2020)."""
     adaptive = expectation_model(
-        obfuscations.Noisy(obfuscations.with_winners(net, share, adaptive=True).eval()), draws=DRAWS
+        obfuscations.NoisyModel(obfuscations.with_k_winners(net, share, adaptive=True).eval()),
+        draws=DRAWS,
     )
     return MaskedDefense(
         "k winners take all",
@@ -267,13 +277,13 @@ def winners_of(net: nn.Module, share: float = 0.2) -> MaskedDefense:
         "bpda + eot",
         net,
         adaptive,
-        further=(Climb(net), Climb(net, pairs=WIDE)),
+        further=(MarginAttack(net), MarginAttack(net, pairs=WIDE)),
     )
 
 
-def generative(images: Tensor, labels: Tensor, *, classes: int) -> MaskedDefense:
+def generative_defense(images: Tensor, labels: Tensor, *, classes: int) -> MaskedDefense:
     """Class-conditional Gaussians fitted to ``images``."""
-    net = obfuscations.Gaussians(images, labels, classes=classes).eval()
+    net = obfuscations.GaussianClassifier(images, labels, classes=classes).eval()
     return MaskedDefense(
         "generative classifier",
         "Schott 2019",
@@ -285,7 +295,7 @@ def generative(images: Tensor, labels: Tensor, *, classes: int) -> MaskedDefense
     )
 
 
-class Behind(nn.Module):
+class _PreprocessedModel(nn.Module):
     """``model`` on the output of ``part``."""
 
     def __init__(self, model: Classifier, part: Part) -> None:
@@ -297,31 +307,38 @@ class Behind(nn.Module):
         return self.model(self.part(images))
 
 
-def asymmetric(model: Classifier, detectors: Classifier, threshold: float) -> MaskedDefense:
+def asymmetric_defense(model: Classifier, detectors: Classifier, threshold: float) -> MaskedDefense:
     """A detector a class, trained adversarially, must agree with the classifier."""
     return MaskedDefense(
         "asymmetric adversarial training",
         "Yin 2020",
         "an attack on the classifier alone is rejected",
         "one loss for both",
-        Guarded(model, detectors, threshold),
-        BothAtOnce(model, detectors, threshold),
+        GuardedClassifier(model, detectors, threshold),
+        JointMarginClassifier(model, detectors, threshold),
         loss="margin",
         rejects=True,
-        further=(JointLosses(model, detectors, threshold),),
+        further=(JointLossAttack(model, detectors, threshold),),
     )
 
 
-def thermometer_net(net: Classifier, levels: int = 16) -> MaskedDefense:
+def thermometer_net_defense(net: Classifier, levels: int = 16) -> MaskedDefense:
     """A net trained on the thermometer code itself: ``net`` takes (b, c * levels, h, w)."""
     code = partial(obfuscations.thermometer_code, levels=levels)
-    adaptive = Behind(net, bpda(code, partial(obfuscations.soft_code, levels=levels)))
+    adaptive = _PreprocessedModel(
+        net, bpda(code, partial(obfuscations.soft_thermometer_code, levels=levels))
+    )
     return MaskedDefense(
-        "thermometer code", "Buckman 2018", "quantisation", "bpda", Behind(net, code), adaptive
+        "thermometer code",
+        "Buckman 2018",
+        "quantisation",
+        "bpda",
+        _PreprocessedModel(net, code),
+        adaptive,
     )
 
 
-def unmask(
+def measure_masking(
     masked: MaskedDefense,
     images: Tensor,
     labels: Tensor,
@@ -330,17 +347,17 @@ def unmask(
     steps: int = 20,
     seed: int = 0,
     queries: int = 0,
-) -> Unmasked:
-    """The shares of :func:`gallery_entry`; the adaptive one counts what any of the attacks broke."""
-    found = gallery_entry(masked, images, labels, eps=eps, steps=steps, seed=seed, queries=queries)
+) -> MaskingMeasurement:
+    """The shares of :func:`attack_defense`; the adaptive one counts what any of the attacks broke."""
+    found = attack_defense(masked, images, labels, eps=eps, steps=steps, seed=seed, queries=queries)
     shares = [
         wilson_interval(int(r.sum()), len(labels))
         for r in (found.clean, found.clean & found.plain, found.real)
     ]
-    return Unmasked(masked.name, masked.remedy, *shares)
+    return MaskingMeasurement(masked.name, masked.remedy, *shares)
 
 
-def gallery_entry(
+def attack_defense(
     masked: MaskedDefense,
     images: Tensor,
     labels: Tensor,
@@ -349,7 +366,7 @@ def gallery_entry(
     steps: int = 20,
     seed: int = 0,
     queries: int = 0,
-) -> Stood:
+) -> SurvivingImages:
     """Attack the deployed defense by the plain attack, then by its adaptive ones.
 
     Textbook PGD and the first adaptive attack both start at the image itself, so that the
@@ -358,31 +375,33 @@ def gallery_entry(
     pixels) is tried too; random defenses, asked for several draws a query, get a quarter of them.
     The caller's global generator stays as it was.
     """
-    clean = right(masked, images, labels, seed)
+    clean = correct_verdicts(masked, images, labels, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "masked", masked.name))
-        first = masked.plain or Textbook(masked.defended)
-        plain = right(
+        first = masked.plain or TextbookAttack(masked.defended)
+        plain = correct_verdicts(
             masked,
             first(images, labels, eps=eps, steps=steps, seed=seed),
             labels,
             seed,
             attacked=True,
         )
-        adaptive = right(
+        adaptive = correct_verdicts(
             masked, _adaptive(masked, images, labels, eps, steps, seed), labels, seed, attacked=True
         )
         for attack in masked.further:
             left = (clean & plain & adaptive).nonzero()[:, 0]
             if len(left):
                 moved = attack(images[left], labels[left], eps=eps, steps=steps, seed=seed)
-                adaptive[left] = right(masked, moved, labels[left], seed, attacked=True)
+                adaptive[left] = correct_verdicts(masked, moved, labels[left], seed, attacked=True)
         if not queries:
-            return Stood(clean, plain, adaptive, None)
+            return SurvivingImages(clean, plain, adaptive, None)
         moved = _black_box(
             masked, images, labels, eps, queries // 4 if masked.random else queries, seed
         )
-    return Stood(clean, plain, adaptive, right(masked, moved, labels, seed, attacked=True))
+    return SurvivingImages(
+        clean, plain, adaptive, correct_verdicts(masked, moved, labels, seed, attacked=True)
+    )
 
 
 def _adaptive(
@@ -451,7 +470,7 @@ class _Scores(nn.Module):
 
 
 @torch.no_grad()
-def right(
+def correct_verdicts(
     masked: MaskedDefense, images: Tensor, labels: Tensor, seed: int, *, attacked: bool = False
 ) -> Tensor:
     """(b,) bool: the deployed defense reads the image rightly; a random one in most of 9 fresh
@@ -472,4 +491,11 @@ def right(
 def _preprocessed(
     name: str, paper: str, hides: str, model: Classifier, part: Part
 ) -> MaskedDefense:
-    return MaskedDefense(name, paper, hides, "bpda", Behind(model, part), Behind(model, bpda(part)))
+    return MaskedDefense(
+        name,
+        paper,
+        hides,
+        "bpda",
+        _PreprocessedModel(model, part),
+        _PreprocessedModel(model, bpda(part)),
+    )

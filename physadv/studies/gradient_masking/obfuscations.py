@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from physadv.core.errors import OptionError
 
 
-def thermometer(images: Tensor, levels: int = 16) -> Tensor:
+def thermometer_quantize(images: Tensor, levels: int = 16) -> Tensor:
     """Each pixel as a thermometer of ``levels`` marks, read back as its height (Buckman et al.
     2018).
 
@@ -30,7 +30,7 @@ def thermometer_code(images: Tensor, levels: int = 16) -> Tensor:
     return _codes((images[:, :, None] > _marks(images, levels)).to(images)) + 0 * images.sum()
 
 
-def soft_code(images: Tensor, levels: int = 16) -> Tensor:
+def soft_thermometer_code(images: Tensor, levels: int = 16) -> Tensor:
     """The stand-in of Athalye et al. (2018) for :func:`thermometer_code`: each mark rises over one
     level's width."""
     return _codes(((images[:, :, None] - _marks(images, levels)) * levels + 0.5).clamp(0, 1))
@@ -44,7 +44,7 @@ def _codes(marked: Tensor) -> Tensor:
     return marked.flatten(1, 2)
 
 
-def staircase(images: Tensor, levels: int = 16, rounds: int = 60) -> Tensor:
+def staircase_map(images: Tensor, levels: int = 16, rounds: int = 60) -> Tensor:
     """A continuous map towards ``levels`` steps, applied ``rounds`` times: as deep as a purifier
     run to convergence.
 
@@ -59,7 +59,7 @@ def staircase(images: Tensor, levels: int = 16, rounds: int = 60) -> Tensor:
     return ((nearest + t) / levels).clamp(0, 1)
 
 
-def thresholded(images: Tensor, kept: int, spoiled: int, rounds: int = 10) -> Tensor:
+def hard_threshold(images: Tensor, kept: int, spoiled: int, rounds: int = 10) -> Tensor:
     """Iterative hard thresholding (Bafna et al. 2018): a few cosines and a few spoiled pixels
     explain the image.
 
@@ -89,7 +89,9 @@ def _strongest(planes: Tensor, count: int) -> Tensor:
     return planes * (planes.abs() >= least)
 
 
-def completed(images: Tensor, keep: float = 0.6, share: float = 0.3, rounds: int = 4) -> Tensor:
+def complete_matrix(
+    images: Tensor, keep: float = 0.6, share: float = 0.3, rounds: int = 4
+) -> Tensor:
     """Random pixels dropped, then filled by low rank, as ME-Net does (Yang et al. 2019).
 
     Each channel is a matrix; its missing pixels are taken ``rounds`` times from the approximation
@@ -120,7 +122,7 @@ def random_resize(images: Tensor, most: float = 1.15, fill: float = 0.5) -> Tens
     return F.pad(resized, (left, width - small[1] - left, top, height - small[0] - top), value=fill)
 
 
-class KWinners(nn.Module):
+class KWinnersActivation(nn.Module):
     """k-winners-take-all in place of a ReLU (Xiao et al. 2020): the largest ``share`` of a sample's
     values pass.
 
@@ -145,22 +147,22 @@ class KWinners(nn.Module):
         return slope + (winners - slope).detach()
 
 
-def with_winners(net: nn.Module, share: float, *, adaptive: bool) -> nn.Module:
+def with_k_winners(net: nn.Module, share: float, *, adaptive: bool) -> nn.Module:
     """A copy of ``net`` whose ReLU modules are k-winners. Raises OptionError where there is none to
     replace."""
     made = copy.deepcopy(net)
-    put_winners(made, share, adaptive=adaptive)
+    replace_relus(made, share, adaptive=adaptive)
     return made
 
 
-def put_winners(net: nn.Module, share: float, *, adaptive: bool) -> None:
+def replace_relus(net: nn.Module, share: float, *, adaptive: bool) -> None:
     """Put k-winners in the place of the ReLU (or earlier k-winners) modules of ``net``. OptionError
     without any."""
     found = 0
     for module in list(net.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.ReLU | KWinners):
-                setattr(module, name, KWinners(share, adaptive))
+            if isinstance(child, nn.ReLU | KWinnersActivation):
+                setattr(module, name, KWinnersActivation(share, adaptive))
                 found += 1
     if not found:
         raise OptionError(
@@ -168,7 +170,7 @@ def put_winners(net: nn.Module, share: float, *, adaptive: bool) -> None:
         )
 
 
-class Gaussians(nn.Module):
+class GaussianClassifier(nn.Module):
     """A generative classifier: a Gaussian a class about a subspace of images (after Schott et al.
     2019).
 
@@ -217,7 +219,7 @@ class Gaussians(nn.Module):
         return (within.square().sum(2) - apart.square().sum(2)) / (2 * self.sigma**2)
 
 
-class Noisy(nn.Module):
+class NoisyModel(nn.Module):
     """``model`` on images with a little Gaussian noise from the global generator, to smooth a
     slope that jumps."""
 
@@ -231,7 +233,7 @@ class Noisy(nn.Module):
         return logits
 
 
-class Scaled(nn.Module):
+class ScaledLogits(nn.Module):
     """``model`` with its logits multiplied by ``factor``: the same verdicts, another confidence."""
 
     def __init__(self, model: Any, factor: float) -> None:
@@ -244,7 +246,7 @@ class Scaled(nn.Module):
         return logits
 
 
-class OneHot(nn.Module):
+class OneHotOutput(nn.Module):
     """``model`` whose logits are 1 for the best class and 0 else: labels only, and no gradient."""
 
     def __init__(self, model: Any) -> None:

@@ -26,8 +26,8 @@ from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import claim_folder
 from physadv.evaluation.samples import choose_samples
 from physadv.models.cards import ModelCard
-from physadv.studies.gradient_masking.gallery import MaskedDefense, Stood, gallery_entry
-from physadv.studies.gradient_masking.trained_nets import Workshop, shown
+from physadv.studies.gradient_masking.gallery import MaskedDefense, SurvivingImages, attack_defense
+from physadv.studies.gradient_masking.trained_nets import StudyNets, trained_gallery
 from physadv.training.data import load_training_data
 
 ROWS = "rows.jsonl"
@@ -72,7 +72,7 @@ class MaskingConfig:
 
 
 @dataclass(frozen=True)
-class StudyProgress:
+class MaskingProgress:
     """What the study is at: ``done`` of ``total`` defenses, and words for the one in work."""
 
     done: int
@@ -85,7 +85,7 @@ TOTAL = 11
 
 def run_masking_study(
     settings: MaskingConfig, folder: Path, tell: Callable[[str], None] = lambda note: None
-) -> Iterator[StudyProgress]:
+) -> Iterator[MaskingProgress]:
     """Train, attack, write rows; yields before each defense and at the end.
 
     Nets and rows that ``folder`` holds are not made again. Raises OptionError where another study
@@ -95,7 +95,7 @@ def run_masking_study(
     material = load_training_data(settings.data, limit=settings.train, seed=settings.seed)
     card = ModelCard("study", classes=material.classes, extra={"channels": material.channels})
     dataset = read_dataset(settings.data, split="test")
-    half = half_of(len(dataset), settings.part)
+    half = split_half(len(dataset), settings.part)
     test = choose_samples(dataset.subset(half), card, limit=settings.images, seed=settings.seed)
     indices = [int(half[i]) for i in test.indices]
     positions = range(len(test))
@@ -103,7 +103,7 @@ def run_masking_study(
         test.images(positions), (material.image_size,) * 2, mode="area"
     )
     labels = test.targets(positions)
-    shop = Workshop(
+    shop = StudyNets(
         material,
         folder / "nets",
         settings.epochs,
@@ -113,18 +113,18 @@ def run_masking_study(
     )
     shop.folder.mkdir(parents=True, exist_ok=True)
     done = study_result(folder)
-    yield StudyProgress(0, TOTAL, "")
+    yield MaskingProgress(0, TOTAL, "")
     began = time.process_time()
-    for number, defense in enumerate(shown(shop), 1):
+    for number, defense in enumerate(trained_gallery(shop), 1):
         if defense.name not in done:
             trained = time.process_time() - began
             tell(f"attacking {defense.name}")
             append_rows(folder / ROWS, _rows(defense, images, labels, indices, settings, trained))
         began = time.process_time()
-        yield StudyProgress(number, TOTAL, defense.name)
+        yield MaskingProgress(number, TOTAL, defense.name)
 
 
-def half_of(n: int, part: str) -> Indices:
+def split_half(n: int, part: str) -> Indices:
     """Which of ``n`` test images belong to a part, ascending: the same cut whatever is asked for."""
     order = numpy_generator(0, "limit").permutation(n)
     return np.sort(order[: n // 2] if part == "choose" else order[n // 2 :])
@@ -209,7 +209,7 @@ def _rows(
     trained: float,
 ) -> list[Row]:
     began = time.process_time()
-    found = gallery_entry(
+    found = attack_defense(
         defense,
         images,
         labels,
@@ -236,7 +236,7 @@ def _rows(
     ]
 
 
-def _verdicts(found: Stood, k: int) -> dict[str, bool]:
+def _verdicts(found: SurvivingImages, k: int) -> dict[str, bool]:
     """Right or not in each column. An image that is wrong as it is counts as wrong everywhere."""
     clean = bool(found.clean[k])
     black = True if found.black_box is None else bool(found.black_box[k])

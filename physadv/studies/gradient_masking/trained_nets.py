@@ -17,7 +17,10 @@ from physadv.attacks._classifier_step import Classifier
 from physadv.core.random_streams import derive
 from physadv.models.architectures.cnn import WIDTHS, SmallCNN
 from physadv.studies.gradient_masking import gallery, obfuscations
-from physadv.studies.gradient_masking.asymmetric_training import Asymmetric, threshold_for
+from physadv.studies.gradient_masking.asymmetric_training import (
+    AsymmetricTraining,
+    acceptance_threshold,
+)
 from physadv.studies.gradient_masking.gallery import MaskedDefense
 from physadv.training.data import ShuffledBatches, TrainingData
 from physadv.training.loop import TrainingSchedule, load_average, seed_all, train_model
@@ -38,7 +41,7 @@ attacker may change."""
 
 
 @dataclass
-class Through(TrainingMethod):
+class _PreprocessedTraining(TrainingMethod):
     """Plain cross-entropy behind a part that may draw from the global generator; each step seeds it
     anew."""
 
@@ -57,11 +60,11 @@ class Through(TrainingMethod):
 
     def settings(self) -> dict[str, Any]:
         """See :class:`Defence`."""
-        return {"defence": type(self).__name__, "part": self.name}
+        return {"defence": "Through", "part": self.name}
 
 
 @dataclass(frozen=True)
-class Workshop:
+class StudyNets:
     """Trains small nets on ``material``, once each: what is finished in ``folder`` is taken from
     there.
 
@@ -120,27 +123,34 @@ class Workshop:
         )
 
 
-def shown(shop: Workshop) -> Iterator[MaskedDefense]:
+def trained_gallery(shop: StudyNets) -> Iterator[MaskedDefense]:
     """The controls and the nine defenses, one after the other, as their nets are ready."""
     material = shop.material
     base = shop.net("plain", StandardTraining())
     yield _control("no defence", "", base)
-    yield gallery.one_hot(base)
+    yield gallery.one_hot_defense(base)
     fill = 0.0 if material.channels == 1 else 0.5
-    resize = Through(
+    resize = _PreprocessedTraining(
         f"random resizing to 1/{MOST}", partial(obfuscations.random_resize, most=MOST, fill=fill)
     )
-    yield gallery.resized(shop.net("random-resizing", resize), MOST, fill)
+    yield gallery.random_resizing_defense(shop.net("random-resizing", resize), MOST, fill)
     code = partial(obfuscations.thermometer_code, levels=LEVELS)
     coded = shop.net(
-        "thermometer", Through("thermometer", code), channels=material.channels * LEVELS
+        "thermometer",
+        _PreprocessedTraining("thermometer", code),
+        channels=material.channels * LEVELS,
     )
-    yield gallery.thermometer_net(coded, LEVELS)
+    yield gallery.thermometer_net_defense(coded, LEVELS)
     yield gallery.staircase_defense(base, LEVELS)
     yield _winners(shop)
-    yield gallery.generative(*material.train.floats(slice(0, 6000)), classes=len(material.classes))
-    yield gallery.matrix_completion(
-        shop.net("matrix-completion", Through("matrix completion", obfuscations.completed))
+    yield gallery.generative_defense(
+        *material.train.floats(slice(0, 6000)), classes=len(material.classes)
+    )
+    yield gallery.matrix_completion_defense(
+        shop.net(
+            "matrix-completion",
+            _PreprocessedTraining("matrix completion", obfuscations.complete_matrix),
+        )
     )
     yield _sparse(shop)
     yield _asymmetric(shop, base)
@@ -155,12 +165,12 @@ def _control(name: str, paper: str, net: Classifier) -> MaskedDefense:
     return MaskedDefense(name, paper, "nothing (control)", "none needed", net, net)
 
 
-def _winners(shop: Workshop) -> MaskedDefense:
+def _winners(shop: StudyNets) -> MaskedDefense:
     """Trained with the activation it is deployed with, from a plain ReLU net's shape."""
 
     class Winners(TrainingMethod):
         def begin(self, net: nn.Module, generator: torch.Generator) -> None:
-            obfuscations.put_winners(net, WINNERS, adaptive=False)
+            obfuscations.replace_relus(net, WINNERS, adaptive=False)
 
         def loss(
             self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
@@ -171,23 +181,23 @@ def _winners(shop: Workshop) -> MaskedDefense:
             return {"defence": "k winners", "share": WINNERS}
 
     trained = shop.net("k-winners", Winners())
-    return gallery.winners_of(trained)
+    return gallery.trained_k_winners_defense(trained)
 
 
-def _sparse(shop: Workshop) -> MaskedDefense:
+def _sparse(shop: StudyNets) -> MaskedDefense:
     """Trained, as its authors' nets, on images of few cosines; only when deployed are spoiled
     pixels taken out."""
     size = shop.material.image_size**2
-    few = partial(obfuscations.thresholded, kept=max(1, round(KEPT * size)), spoiled=0)
-    trained = shop.net("sparse", Through(f"{KEPT} of the cosines", few))
+    few = partial(obfuscations.hard_threshold, kept=max(1, round(KEPT * size)), spoiled=0)
+    trained = shop.net("sparse", _PreprocessedTraining(f"{KEPT} of the cosines", few))
     like = shop.material.train.images[:1]
-    return gallery.sparse_recovery(trained, like, kept=KEPT, pixels=PIXELS)
+    return gallery.sparse_recovery_defense(trained, like, kept=KEPT, pixels=PIXELS)
 
 
-def _asymmetric(shop: Workshop, base: Classifier) -> MaskedDefense:
-    detectors = shop.net("asymmetric", Asymmetric(shop.eps), epochs=2 * shop.epochs)
+def _asymmetric(shop: StudyNets, base: Classifier) -> MaskedDefense:
+    detectors = shop.net("asymmetric", AsymmetricTraining(shop.eps), epochs=2 * shop.epochs)
     held = shop.material.validation
     part = held if len(held) >= 100 else shop.material.train
-    return gallery.asymmetric(
-        base, detectors, threshold_for(detectors, *part.floats(slice(0, 2000)))
+    return gallery.asymmetric_defense(
+        base, detectors, acceptance_threshold(detectors, *part.floats(slice(0, 2000)))
     )

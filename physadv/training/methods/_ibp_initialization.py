@@ -10,8 +10,8 @@ from math import pi, sqrt
 import torch
 from torch import Generator, Tensor, nn
 
-from physadv.certification.bounds.graph import Graph, Node
-from physadv.certification.bounds.layers import Norm
+from physadv.certification.bounds.graph import LayerGraph, LayerNode
+from physadv.certification.bounds.layers import BatchNormLayer
 from physadv.certification.bounds.linear_forms import Box
 
 MOMENTUM = 0.1
@@ -29,23 +29,23 @@ def initialize_for_ibp(net: nn.Module, generator: Generator) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def set_batch_statistics(graph: Graph, images: Tensor) -> tuple[Graph, Tensor]:
+def set_batch_statistics(graph: LayerGraph, images: Tensor) -> tuple[LayerGraph, Tensor]:
     """The graph as it is in training, batch normalization by the statistics of these images, and
     its logits.
 
     The stored statistics move on as a forward pass in train mode moves them. The graph is folded.
     """
     values: dict[int, Tensor] = {0: images}
-    nodes: list[Node] = [graph.nodes[0]]
+    nodes: list[LayerNode] = [graph.nodes[0]]
     for number, node in enumerate(graph.nodes[1:], 1):
-        if isinstance(node.layer, Norm):
+        if isinstance(node.layer, BatchNormLayer):
             node = replace(node, layer=_by_batch(node.layer, values[node.inputs[0]]))
         nodes.append(node)
         values[number] = node.layer.value(*(values[i] for i in node.inputs))
-    return Graph(tuple(nodes)).folded(), values[len(nodes) - 1]
+    return LayerGraph(tuple(nodes)).folded(), values[len(nodes) - 1]
 
 
-def _by_batch(layer: Norm, x: Tensor) -> Norm:
+def _by_batch(layer: BatchNormLayer, x: Tensor) -> BatchNormLayer:
     axes = [i for i in range(x.ndim) if i != 1]
     var, mean = torch.var_mean(x, axes, correction=0)
     with torch.no_grad():

@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from physadv.certification.bounds.graph import Graph
-from physadv.certification.bounds.input_ball import Ball
-from physadv.certification.bounds.layers import Add, AffineLayer, Relu
-from physadv.certification.bounds.linear_forms import Box, Lines, relu_lines
+from physadv.certification.bounds.graph import LayerGraph
+from physadv.certification.bounds.input_ball import InputBall
+from physadv.certification.bounds.layers import AddLayer, AffineLayer, ReluLayer
+from physadv.certification.bounds.linear_forms import Box, ReluLines, relu_lines
 from physadv.core.errors import ModelError
 
 LARGEST = 1e4
@@ -24,17 +24,17 @@ LARGEST = 1e4
 
 
 def sketched_lines(
-    graph: Graph, ball: Ball, projections: int, generator: Generator
-) -> dict[int, Lines]:
+    graph: LayerGraph, ball: InputBall, projections: int, generator: Generator
+) -> dict[int, ReluLines]:
     """Parallel lines of every ReLU, from estimated boxes of its input; differentiable. ``ball``
     must be l_inf."""
     low, high = ball.box()
     centers = {0: (low + high) / 2}
     runs = {0: _noise((high - low) / 2, projections, generator)}
-    found: dict[int, Lines] = {}
+    found: dict[int, ReluLines] = {}
     for number, node in enumerate(graph.nodes[1:], 1):
         source = node.inputs[0]
-        if isinstance(node.layer, Relu):
+        if isinstance(node.layer, ReluLayer):
             relaxed = relu_lines(_box(centers[source], runs[source]), parallel=True)
             found[number] = relaxed
             half = -relaxed.upper * relaxed.least / 2
@@ -42,7 +42,7 @@ def sketched_lines(
             runs[number] = relaxed.upper[:, None] * runs[source] + _noise(
                 half, projections, generator
             )
-        elif isinstance(node.layer, Add):
+        elif isinstance(node.layer, AddLayer):
             centers[number] = centers[source] + centers[node.inputs[1]]
             runs[number] = runs[source] + runs[node.inputs[1]]
         elif isinstance(node.layer, AffineLayer):

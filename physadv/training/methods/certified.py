@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from physadv.certification.bounds.backward import backward
-from physadv.certification.bounds.graph import Graph, relus
-from physadv.certification.bounds.ibp import boxes
-from physadv.certification.bounds.input_ball import NORMS, Ball
-from physadv.certification.bounds.layers import Scale
-from physadv.certification.bounds.linear_forms import Box, Dense, relu_lines
-from physadv.certification.bounds.tracing import trace
+from physadv.certification.bounds.backward import backward_bounds
+from physadv.certification.bounds.graph import LayerGraph, relu_nodes
+from physadv.certification.bounds.ibp import interval_boxes
+from physadv.certification.bounds.input_ball import NORMS, InputBall
+from physadv.certification.bounds.layers import ScaleLayer
+from physadv.certification.bounds.linear_forms import Box, DenseForms, relu_lines
+from physadv.certification.bounds.tracing import trace_graph
 from physadv.certification.bounds.verify import margin_forms
 from physadv.core.errors import OptionError
 from physadv.training.methods._ibp_initialization import (
@@ -44,7 +44,7 @@ class _Bounded(TrainingMethod):
     grow: tuple[float, float] = (0.05, 0.5)
     stretch: float = 1.0
     score: ClassVar[str] = "certified"
-    _watched: tuple[nn.Module, tuple[int, ...], Graph] | None = field(
+    _watched: tuple[nn.Module, tuple[int, ...], LayerGraph] | None = field(
         default=None, init=False, repr=False
     )
 
@@ -70,19 +70,19 @@ class _Bounded(TrainingMethod):
             if eps == 0:
                 return F.cross_entropy(logits, labels), {"eps": 0.0}
             forms = margin_forms(labels, graph.classes, images.dtype)
-            loss, margins = self._bounded(graph, Ball(images, eps, self.norm), forms, at)
+            loss, margins = self._bounded(graph, InputBall(images, eps, self.norm), forms, at)
             certified = float((margins.detach().amin(1) > 0).float().mean())
             return loss, {"eps": eps, "batch_certified": certified}
 
     def _bounded(
-        self, graph: Graph, ball: Ball, forms: Tensor, at: TrainingPosition
+        self, graph: LayerGraph, ball: InputBall, forms: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Tensor]:
         """The loss and the margins (b, k) it was made of."""
         raise NotImplementedError
 
-    def _graph(self, net: nn.Module, shape: tuple[int, ...]) -> Graph:
+    def _graph(self, net: nn.Module, shape: tuple[int, ...]) -> LayerGraph:
         if self._watched is None or self._watched[0] is not net or self._watched[1] != shape:
-            self._watched = (net, shape, trace(net, shape))
+            self._watched = (net, shape, trace_graph(net, shape))
         return self._watched[2]
 
 
@@ -103,7 +103,7 @@ class IbpTraining(_Bounded):
             initialize_for_ibp(net, generator)
 
     def _bounded(
-        self, graph: Graph, ball: Ball, forms: Tensor, at: TrainingPosition
+        self, graph: LayerGraph, ball: InputBall, forms: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Tensor]:
         found, before, margins = _intervals(graph, ball, forms)
         return self._with_regularizers(
@@ -113,7 +113,7 @@ class IbpTraining(_Bounded):
     def _with_regularizers(
         self,
         loss: Tensor,
-        graph: Graph,
+        graph: LayerGraph,
         found: dict[int, Box],
         before: list[int],
         at: TrainingPosition,
@@ -121,7 +121,7 @@ class IbpTraining(_Bounded):
         fading = self.regularize * (1 - at.ramp(*self.grow))
         if fading == 0 or not before:
             return loss
-        first = 1 if isinstance(graph.nodes[1].layer, Scale) else 0
+        first = 1 if isinstance(graph.nodes[1].layer, ScaleLayer) else 0
         each = [found[i] for i in before]
         return loss + fading * (tightness_loss(found[first], each) + balance_loss(each))
 
@@ -132,14 +132,14 @@ class CrownIbpTraining(IbpTraining):
     as eps grows."""
 
     def _bounded(
-        self, graph: Graph, ball: Ball, forms: Tensor, at: TrainingPosition
+        self, graph: LayerGraph, ball: InputBall, forms: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Tensor]:
         found, before, margins = _intervals(graph, ball, forms)
         weight = 1 - at.ramp(*self.grow)
         if weight > 0:
-            relaxed = {i: relu_lines(found[graph.nodes[i].inputs[0]]) for i in relus(graph)}
+            relaxed = {i: relu_lines(found[graph.nodes[i].inputs[0]]) for i in relu_nodes(graph)}
             margins = (
-                weight * backward(graph, ball, _last(graph), Dense(forms), relaxed)
+                weight * backward_bounds(graph, ball, _last(graph), DenseForms(forms), relaxed)
                 + (1 - weight) * margins
             )
         return self._with_regularizers(
@@ -161,10 +161,10 @@ class PolytopeTraining(_Bounded):
             raise OptionError(f"norm {self.norm}", "Cauchy projections serve l_inf", "use linf")
 
     def _bounded(
-        self, graph: Graph, ball: Ball, forms: Tensor, at: TrainingPosition
+        self, graph: LayerGraph, ball: InputBall, forms: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Tensor]:
         relaxed = sketched_lines(graph, ball, self.projections, at.generator)
-        margins = backward(graph, ball, _last(graph), Dense(forms), relaxed)
+        margins = backward_bounds(graph, ball, _last(graph), DenseForms(forms), relaxed)
         return robust_cross_entropy(margins), margins
 
 
@@ -175,12 +175,14 @@ def robust_cross_entropy(margins: Tensor) -> Tensor:
     return F.cross_entropy(worst, torch.zeros(len(worst), dtype=torch.long, device=worst.device))
 
 
-def _intervals(graph: Graph, ball: Ball, forms: Tensor) -> tuple[dict[int, Box], list[int], Tensor]:
+def _intervals(
+    graph: LayerGraph, ball: InputBall, forms: Tensor
+) -> tuple[dict[int, Box], list[int], Tensor]:
     """Boxes, the nodes before the ReLUs in order, and the interval margins."""
-    before = sorted({graph.nodes[i].inputs[0] for i in relus(graph)})
-    found = boxes(graph, ball, {0, 1, *before, *graph.last_relus()})
-    return found, before, backward(graph, ball, _last(graph), Dense(forms), stops=found)
+    before = sorted({graph.nodes[i].inputs[0] for i in relu_nodes(graph)})
+    found = interval_boxes(graph, ball, {0, 1, *before, *graph.last_relus()})
+    return found, before, backward_bounds(graph, ball, _last(graph), DenseForms(forms), stops=found)
 
 
-def _last(graph: Graph) -> int:
+def _last(graph: LayerGraph) -> int:
     return len(graph.nodes) - 1

@@ -16,17 +16,17 @@ from torch import Generator, Tensor
 _LUMA = torch.tensor([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]])
 
 
-def uniform_like(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
+def draw_uniform(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
     """Uniform draws in [low, high) of the given shape."""
     return torch.rand(shape, generator=generator) * (high - low) + low
 
 
-def chance(generator: Generator, share: float, n: int) -> Tensor:
+def draw_chance(generator: Generator, share: float, n: int) -> Tensor:
     """n booleans, each true with probability ``share``."""
     return torch.rand(n, generator=generator) < share
 
 
-def homographies(
+def draw_homographies(
     boxes: Tensor,
     generator: Generator,
     *,
@@ -43,15 +43,15 @@ def homographies(
     tighter than the object.
     """
     b = len(boxes)
-    share = torch.exp(uniform_like(generator, *(torch.tensor(fill).log().tolist()), b))
-    angle = uniform_like(generator, -degrees, degrees, b) * pi / 180
-    stretch = torch.exp(uniform_like(generator, -squeeze, squeeze, b) / 2)
+    share = torch.exp(draw_uniform(generator, *(torch.tensor(fill).log().tolist()), b))
+    angle = draw_uniform(generator, -degrees, degrees, b) * pi / 180
+    stretch = torch.exp(draw_uniform(generator, -squeeze, squeeze, b) / 2)
     slack = 0.08 + 0.45 * (1 - share).clamp(min=0)
-    shift = uniform_like(generator, -1, 1, b, 2) * slack[:, None]
+    shift = draw_uniform(generator, -1, 1, b, 2) * slack[:, None]
     h = torch.eye(3).repeat(b, 1, 1)
     h[:, 0, 0], h[:, 0, 1] = angle.cos() * stretch, -angle.sin()
     h[:, 1, 0], h[:, 1, 1] = angle.sin(), angle.cos() / stretch
-    h[:, 2, :2] = uniform_like(generator, -tilt, tilt, b, 2)
+    h[:, 2, :2] = draw_uniform(generator, -tilt, tilt, b, 2)
     move = torch.eye(3).repeat(b, 1, 1)
     move[:, :2, :2] /= share[:, None, None]
     move[:, :2, 2] = shift / share[:, None]
@@ -67,7 +67,7 @@ def homographies(
     return place @ h @ move, share
 
 
-def warp(canvas: Tensor, view: Tensor, px: int, *, padding: str = "border") -> Tensor:
+def warp_canvas(canvas: Tensor, view: Tensor, px: int, *, padding: str = "border") -> Tensor:
     """Look at ``canvas`` (b, c, h, w) through ``view``: (b, c, px, px), anti-aliased by one pyramid
     level."""
     b, _, height, _ = canvas.shape
@@ -82,7 +82,9 @@ def warp(canvas: Tensor, view: Tensor, px: int, *, padding: str = "border") -> T
     return torch.lerp(fine, coarse, level)
 
 
-def cover(canvas: Tensor, boxes: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor:
+def cover_with_stickers(
+    canvas: Tensor, boxes: Tensor, generator: Generator, *, share: float = 0.5
+) -> Tensor:
     """On ``share`` of the canvases lay one or two stickers, flat-colored or of coarse noise, over
     the box.
 
@@ -90,20 +92,20 @@ def cover(canvas: Tensor, boxes: Tensor, generator: Generator, *, share: float =
     as such must not change the verdict.
     """
     height, width = canvas.shape[-2:]
-    hit = chance(generator, share, len(canvas)).nonzero().flatten()
+    hit = draw_chance(generator, share, len(canvas)).nonzero().flatten()
     b = len(hit)
     if b == 0:
         return canvas
-    twice = chance(generator, 0.4, b)
-    area = uniform_like(generator, 0.03, 0.25, b) / (1 + twice.float())
-    aspect = torch.exp(uniform_like(generator, -1.6, 1.6, b) / 2)
+    twice = draw_chance(generator, 0.4, b)
+    area = draw_uniform(generator, 0.03, 0.25, b) / (1 + twice.float())
+    aspect = torch.exp(draw_uniform(generator, -1.6, 1.6, b) / 2)
     half = torch.stack([area.sqrt() * aspect, area.sqrt() / aspect], 1)
-    angle = uniform_like(generator, -pi / 2, pi / 2, b) * chance(generator, 0.6, b)
+    angle = draw_uniform(generator, -pi / 2, pi / 2, b) * draw_chance(generator, 0.6, b)
     inside = _rectangle(
-        boxes[hit], uniform_like(generator, -0.85, 0.85, b, 2), half, angle, height, width
+        boxes[hit], draw_uniform(generator, -0.85, 0.85, b, 2), half, angle, height, width
     )
     second = _rectangle(
-        boxes[hit], uniform_like(generator, -0.85, 0.85, b, 2), half, angle, height, width
+        boxes[hit], draw_uniform(generator, -0.85, 0.85, b, 2), half, angle, height, width
     )
     inside |= second & twice[:, None, None]
     out = canvas.clone()
@@ -132,26 +134,26 @@ def _rectangle(
 
 def _paint(b: int, height: int, width: int, generator: Generator) -> Tensor:
     """Flat colors (often black, white or gray) and coarse noise, (b, 3, height, width)."""
-    flat = uniform_like(generator, 0, 1, b, 3)
-    gray = (chance(generator, 0.5, b).float() * 0.85 + uniform_like(generator, 0, 0.15, b))[
+    flat = draw_uniform(generator, 0, 1, b, 3)
+    gray = (draw_chance(generator, 0.5, b).float() * 0.85 + draw_uniform(generator, 0, 0.15, b))[
         :, None
     ].expand(b, 3)
-    flat = torch.where(chance(generator, 0.5, b)[:, None], gray, flat)[..., None, None]
+    flat = torch.where(draw_chance(generator, 0.5, b)[:, None], gray, flat)[..., None, None]
     noise = F.interpolate(
-        uniform_like(generator, 0, 1, b, 3, 16, 16), size=(height, width), mode="nearest"
+        draw_uniform(generator, 0, 1, b, 3, 16, 16), size=(height, width), mode="nearest"
     )
     return torch.where(
-        chance(generator, 0.35, b)[:, None, None, None], noise, flat.expand_as(noise)
+        draw_chance(generator, 0.35, b)[:, None, None, None], noise, flat.expand_as(noise)
     )
 
 
-def light(images: Tensor, generator: Generator) -> Tensor:
+def vary_light(images: Tensor, generator: Generator) -> Tensor:
     """Exposure, contrast, gamma, color temperature, saturation, veiling light and a shadow edge, at
     times strong."""
     b = len(images)
 
     def per_image(low: float, high: float, channels: int = 1) -> Tensor:
-        return uniform_like(generator, low, high, b, channels, 1, 1)
+        return draw_uniform(generator, low, high, b, channels, 1, 1)
 
     x = images.clamp(0, 1)
     gray = x.mean(1, keepdim=True)
@@ -173,25 +175,27 @@ def _shadow(b: int, images: Tensor, generator: Generator) -> Tensor:
     h, w = images.shape[-2:]
     y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
     angle, offset = (
-        uniform_like(generator, -pi, pi, b, 1, 1, 1),
-        uniform_like(generator, -0.7, 0.7, b, 1, 1, 1),
+        draw_uniform(generator, -pi, pi, b, 1, 1, 1),
+        draw_uniform(generator, -0.7, 0.7, b, 1, 1, 1),
     )
     side = torch.sigmoid(
         (angle.cos() * x + angle.sin() * y - offset)
-        * torch.exp(uniform_like(generator, 1, 4, b, 1, 1, 1))
+        * torch.exp(draw_uniform(generator, 1, 4, b, 1, 1, 1))
     )
     depth = (
-        uniform_like(generator, 0.0, 0.6, b, 1, 1, 1)
-        * chance(generator, 0.35, b)[:, None, None, None]
+        draw_uniform(generator, 0.0, 0.6, b, 1, 1, 1)
+        * draw_chance(generator, 0.35, b)[:, None, None, None]
     )
     return 1 - depth * side
 
 
-def from_afar(images: Tensor, generator: Generator, *, share: float = 0.4) -> Tensor:
+def view_from_afar(images: Tensor, generator: Generator, *, share: float = 0.4) -> Tensor:
     """Down to 18-48 px a side and up again, as a sign looks from far away."""
     b, _, h, w = images.shape
-    side = torch.exp(uniform_like(generator, 2.88, 3.9, b)).round()
-    side = torch.where(chance(generator, share, b), (side / 6).round() * 6, torch.tensor(float(h)))
+    side = torch.exp(draw_uniform(generator, 2.88, 3.9, b)).round()
+    side = torch.where(
+        draw_chance(generator, share, b), (side / 6).round() * 6, torch.tensor(float(h))
+    )
     out = images.clone()
     for px in sorted({int(s) for s in side.tolist() if s < h}):
         chosen = (side == px).nonzero().flatten()
@@ -203,12 +207,12 @@ def from_afar(images: Tensor, generator: Generator, *, share: float = 0.4) -> Te
 def blur_crops(images: Tensor, generator: Generator, *, share: float = 0.3) -> Tensor:
     """Defocus and motion: a Gaussian stretched along a random direction, 7x7."""
     b, c, h, w = images.shape
-    chosen = chance(generator, share, b).nonzero().flatten()
+    chosen = draw_chance(generator, share, b).nonzero().flatten()
     short, long = (
-        uniform_like(generator, 0.3, 1.3, b)[chosen],
-        uniform_like(generator, 0.0, 2.2, b)[chosen],
+        draw_uniform(generator, 0.3, 1.3, b)[chosen],
+        draw_uniform(generator, 0.0, 2.2, b)[chosen],
     )
-    angle = uniform_like(generator, -pi, pi, b)[chosen]
+    angle = draw_uniform(generator, -pi, pi, b)[chosen]
     if len(chosen) == 0:
         return images
     y, x = torch.meshgrid(torch.arange(-3.0, 4), torch.arange(-3.0, 4), indexing="ij")
@@ -228,19 +232,19 @@ def blur_crops(images: Tensor, generator: Generator, *, share: float = 0.3) -> T
 def sharpen_crops(images: Tensor, generator: Generator, *, share: float = 0.25) -> Tensor:
     """Unsharp masking up to 1.5, as cameras do; without it soft training photos teach that signs
     are soft."""
-    chosen = chance(generator, share, len(images)).nonzero().flatten()
-    amount = uniform_like(generator, 0, 1.5, len(chosen), 1, 1, 1)
+    chosen = draw_chance(generator, share, len(images)).nonzero().flatten()
+    amount = draw_uniform(generator, 0, 1.5, len(chosen), 1, 1, 1)
     soft = F.avg_pool2d(F.pad(images[chosen], (2, 2, 2, 2), mode="replicate"), 5, 1)
     out = images.clone()
     out[chosen] = (images[chosen] + amount * (images[chosen] - soft)).clamp(0, 1)
     return out
 
 
-def noise(images: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor:
+def add_noise(images: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor:
     """Sensor noise, per pixel and (weaker) per 2x2 block, standard deviation up to 0.06."""
     _, c, h, w = images.shape
-    chosen = chance(generator, share, len(images)).nonzero().flatten()
-    strength = uniform_like(generator, 0, 0.06, len(chosen), 1, 1, 1)
+    chosen = draw_chance(generator, share, len(images)).nonzero().flatten()
+    strength = draw_uniform(generator, 0, 0.06, len(chosen), 1, 1, 1)
     fine = torch.randn(len(chosen), c, h, w, generator=generator)
     coarse = torch.randn(len(chosen), c, (h + 1) // 2, (w + 1) // 2, generator=generator)
     coarse = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :h, :w]
@@ -249,12 +253,12 @@ def noise(images: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor
     return out
 
 
-def compress(images: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor:
+def compress_crops(images: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor:
     """JPEG-like loss: 8x8 cosine blocks in YCbCr, quantized more coarsely the higher the frequency.
     Sides: 8 n px."""
     b, _, h, w = images.shape
-    chosen = chance(generator, share, b).nonzero().flatten()
-    step = torch.exp(uniform_like(generator, -5.0, -2.6, b))[chosen]
+    chosen = draw_chance(generator, share, b).nonzero().flatten()
+    step = torch.exp(draw_uniform(generator, -5.0, -2.6, b))[chosen]
     if len(chosen) == 0:
         return images
     n = torch.arange(8.0)
@@ -273,14 +277,14 @@ def compress(images: Tensor, generator: Generator, *, share: float = 0.5) -> Ten
     return out
 
 
-def camera(images: Tensor, generator: Generator, *, share: float = 0.85) -> Tensor:
+def simulate_camera(images: Tensor, generator: Generator, *, share: float = 0.85) -> Tensor:
     """What follows the lens, on ``share`` of the images: light, distance, blur, sharpening, noise,
     compression."""
-    chosen = chance(generator, share, len(images)).nonzero().flatten()
+    chosen = draw_chance(generator, share, len(images)).nonzero().flatten()
     if len(chosen) == 0:
         return images
-    seen = from_afar(light(images[chosen], generator), generator)
+    seen = view_from_afar(vary_light(images[chosen], generator), generator)
     seen = sharpen_crops(blur_crops(seen, generator), generator)
     out = images.clone()
-    out[chosen] = compress(noise(seen, generator), generator)
+    out[chosen] = compress_crops(add_noise(seen, generator), generator)
     return out

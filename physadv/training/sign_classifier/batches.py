@@ -22,16 +22,16 @@ from physadv.training.loop import Batch
 from physadv.training.sign_classifier import augmentation
 from physadv.training.sign_classifier.canvases import (
     CANVAS_PX,
-    Canvases,
-    Photos,
-    drawn_stop,
-    outline,
-    outline_mask,
+    BackgroundPhotos,
+    SignCanvases,
+    draw_stop_sign,
+    sign_outline,
+    sign_outline_mask,
 )
 
 
 @dataclass(frozen=True)
-class Mix:
+class BatchMix:
     """Shares of a batch: ``background`` and ``stop`` of all samples, ``drawn`` of the stop samples,
     ``cut`` of all samples cut out by their outline and laid on a photo, ``covered`` by blank
     stickers, ``camera`` of those sent through the camera chain. The last three and the poses grow
@@ -64,12 +64,12 @@ class SignBatches:
 
     def __init__(
         self,
-        signs: Canvases,
-        photos: Photos,
+        signs: SignCanvases,
+        photos: BackgroundPhotos,
         *,
         size: int = 128,
         seed: int = 0,
-        mix: Mix = Mix(),
+        mix: BatchMix = BatchMix(),
     ) -> None:
         self.signs, self.photos, self.size, self.seed, self.mix = signs, photos, size, seed, mix
         self._of = [torch.nonzero(signs.labels == c).flatten() for c in range(BACKGROUND)]
@@ -79,7 +79,7 @@ class SignBatches:
         weights = weights / weights.sum().clamp(min=1) * others
         weights[STOP] = mix.stop if len(self._of[STOP]) else 0.0
         self._odds = torch.cat([weights, torch.tensor([mix.background])])
-        self._drawn = drawn_stop()
+        self._drawn = draw_stop_sign()
 
     def __call__(self, step: int) -> Batch:
         """Images (size, 3, 64, 64) in [0, 1] and labels (size,)."""
@@ -88,19 +88,21 @@ class SignBatches:
         labels = torch.multinomial(self._odds, self.size, replacement=True, generator=draws)
         hard = self._hardness(step)
         canvas, boxes, alpha = self._objects(labels, hard, draws, rng)
-        canvas = augmentation.cover(canvas, boxes, draws, share=self.mix.covered * hard)
-        view, _ = augmentation.homographies(
+        canvas = augmentation.cover_with_stickers(
+            canvas, boxes, draws, share=self.mix.covered * hard
+        )
+        view, _ = augmentation.draw_homographies(
             boxes, draws, fill=(1 - 0.45 * hard, 1.1), degrees=20 * hard, tilt=0.16 * hard
         )
-        seen = augmentation.warp(canvas, view, INPUT_PX)
-        shape = augmentation.warp(alpha, view, INPUT_PX, padding="zeros")
+        seen = augmentation.warp_canvas(canvas, view, INPUT_PX)
+        shape = augmentation.warp_canvas(alpha, view, INPUT_PX, padding="zeros")
         opaque = alpha.amin((2, 3), keepdim=True) == 1
         keep_edges = (
-            opaque & augmentation.chance(draws, 0.7, self.size)[:, None, None, None]
+            opaque & augmentation.draw_chance(draws, 0.7, self.size)[:, None, None, None]
         ).float()
         shape = torch.maximum(shape, keep_edges)
         behind = _floats([self.photos.crop(rng, INPUT_PX) for _ in range(self.size)])
-        return augmentation.camera(
+        return augmentation.simulate_camera(
             behind + (seen - behind) * shape, draws, share=self.mix.camera * hard
         ), labels
 
@@ -120,7 +122,7 @@ class SignBatches:
             torch.rand(b, generator=draws),
             torch.rand(b, generator=draws),
         )
-        tint = augmentation.uniform_like(draws, 0.75, 1.1, b, 3, 1, 1)
+        tint = augmentation.draw_uniform(draws, 0.75, 1.1, b, 3, 1, 1)
         canvas, boxes, alpha = (
             torch.empty(b, 3, CANVAS_PX, CANVAS_PX),
             torch.empty(b, 4),
@@ -142,7 +144,8 @@ class SignBatches:
                 canvas[i], boxes[i] = self.signs.images[index] / 255, self.signs.boxes[index]
             if cut[i] < self.mix.cut * hard:
                 alpha[i, 0] = (
-                    torch.from_numpy(outline_mask(outline(shape), boxes[i].tolist())) / 255
+                    torch.from_numpy(sign_outline_mask(sign_outline(shape), boxes[i].tolist()))
+                    / 255
                 )
         return canvas.clamp_(0, 1), boxes, alpha
 

@@ -31,7 +31,7 @@ _ROUND: _Outline = [(cos(2 * pi * i / 40), sin(2 * pi * i / 40)) for i in range(
 
 
 @dataclass(frozen=True)
-class Canvases:
+class SignCanvases:
     """``images`` (n, 3, px, px) uint8; ``boxes`` (n, 4) of the object in [-1, 1]; ``labels`` (n,)."""
 
     images: Tensor
@@ -39,7 +39,7 @@ class Canvases:
     labels: Tensor
 
 
-def sign_canvases(dataset: ImageDataset, px: int = CANVAS_PX) -> Canvases:
+def sign_canvases(dataset: ImageDataset, px: int = CANVAS_PX) -> SignCanvases:
     """Every image of a data set with boxes, resized to ``px`` square (area on the way down)."""
     images, boxes = (
         np.empty((len(dataset), px, px, 3), np.uint8),
@@ -49,23 +49,23 @@ def sign_canvases(dataset: ImageDataset, px: int = CANVAS_PX) -> Canvases:
         picture, _ = dataset[i]
         height, width = picture.shape[:2]
         box = (0, 0, width, height) if dataset.boxes is None else dataset.boxes[i]
-        images[i] = resize_canvas(picture, px)
+        images[i] = _resize_canvas(picture, px)
         boxes[i] = np.asarray(box) / (width, height, width, height) * 2 - 1
-    return Canvases(
+    return SignCanvases(
         torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
         torch.from_numpy(boxes),
         torch.from_numpy(dataset.labels.copy()),
     )
 
 
-def resize_canvas(picture: Array, px: int) -> Array:
+def _resize_canvas(picture: Array, px: int) -> Array:
     """To px by px: area average where it shrinks, bilinear where it grows."""
     shrinks = max(picture.shape[:2]) > px
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(picture, (px, px), interpolation=how), np.uint8)
 
 
-def outline(label: int) -> _Outline:
+def sign_outline(label: int) -> _Outline:
     """The outline of a GTSRB class in its box, in [-1, 1]: triangles, the diamond, the octagon,
     else a disc."""
     if label == 14:
@@ -75,7 +75,7 @@ def outline(label: int) -> _Outline:
     return {12: _DIAMOND, 13: _DOWN}.get(label, _ROUND)
 
 
-def outline_mask(points: _Outline, box: Sequence[float], px: int = CANVAS_PX) -> Array:
+def sign_outline_mask(points: _Outline, box: Sequence[float], px: int = CANVAS_PX) -> Array:
     """(px, px) uint8, 255 inside the outline laid into ``box``, with a soft edge."""
     x0, y0, x1, y1 = box
     corners = [
@@ -87,15 +87,15 @@ def outline_mask(points: _Outline, box: Sequence[float], px: int = CANVAS_PX) ->
     return mask
 
 
-def drawn_stop(px: int = CANVAS_PX) -> tuple[Tensor, Tensor]:
+def draw_stop_sign(px: int = CANVAS_PX) -> tuple[Tensor, Tensor]:
     """The stop face drawn by code: (3, px, px) uint8 and its outline (px, px) uint8."""
-    rgba = resize_canvas(sign_face("stop", 4 * px).rgba, px)
+    rgba = _resize_canvas(sign_face("stop", 4 * px).rgba, px)
     return torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1), torch.from_numpy(
         rgba[..., 3].copy()
     )
 
 
-class Photos:
+class BackgroundPhotos:
     """Photos without signs, and crops of them at any scale; with flat and code-made pictures among
     them."""
 
@@ -121,7 +121,7 @@ class Photos:
             for limit in (height, width)
         )
         y, x = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
-        return resize_canvas(np.ascontiguousarray(picture[y : y + h, x : x + w]), px)
+        return _resize_canvas(np.ascontiguousarray(picture[y : y + h, x : x + w]), px)
 
 
 def load_photos(folders: Sequence[Path], limit_px: int = PHOTO_PX) -> list[Array]:

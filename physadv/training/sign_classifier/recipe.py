@@ -39,16 +39,16 @@ from physadv.training.loop import (
     train_model,
 )
 from physadv.training.methods.base import TrainingMethod
-from physadv.training.sign_classifier.batches import Mix, SignBatches
-from physadv.training.sign_classifier.canvases import Photos, load_photos, sign_canvases
+from physadv.training.sign_classifier.batches import BatchMix, SignBatches
+from physadv.training.sign_classifier.canvases import BackgroundPhotos, load_photos, sign_canvases
 from physadv.training.sign_classifier.validation import (
-    by_sign,
+    accuracy_rates,
     judge_crops,
     judge_stop_photos,
     judge_tracks,
     named_photos,
-    rates,
     read_sign_boxes,
+    stop_share_by_sign,
 )
 
 CHECKPOINT, WEIGHTS, CARD, ROWS = (
@@ -82,7 +82,7 @@ class SignRecipe:
     lr: float = 2e-3
     precision: str = "bf16"
     seed: int = 0
-    mix: Mix = field(default_factory=Mix)
+    mix: BatchMix = field(default_factory=BatchMix)
     defense: TrainingMethod | None = None
     start: str | None = None
 
@@ -112,7 +112,7 @@ class SignTrainingData:
 
 
 @dataclass(frozen=True)
-class Street:
+class StreetPhotos:
     """Photos never trained on, for judging alone: boxed stop signs, and folders of photos without
     stop signs."""
 
@@ -152,7 +152,7 @@ def train_signs(
     resumed from."""
     batches = SignBatches(
         sign_canvases(material.signs),
-        Photos(material.photos, recipe.seed),
+        BackgroundPhotos(material.photos, recipe.seed),
         size=recipe.batch,
         seed=recipe.seed,
         mix=recipe.mix,
@@ -194,7 +194,12 @@ def first_net(recipe: SignRecipe) -> tuple[nn.Module, str]:
 
 
 def judge_held_out(
-    net: nn.Module, material: SignTrainingData, street: Street, *, each: int = 40, seed: int = 0
+    net: nn.Module,
+    material: SignTrainingData,
+    street: StreetPhotos,
+    *,
+    each: int = 40,
+    seed: int = 0,
 ) -> list[Row]:
     """Raw rows of everything held out: tracks, background photos and, where given, street photos."""
     held = [(f"photo {i}", picture) for i, picture in enumerate(material.held_photos)]
@@ -213,7 +218,11 @@ def judge_held_out(
 
 
 def publish_sign_classifier(
-    recipe: SignRecipe, material: SignTrainingData, street: Street, out: Path, command: str = ""
+    recipe: SignRecipe,
+    material: SignTrainingData,
+    street: StreetPhotos,
+    out: Path,
+    command: str = "",
 ) -> dict[str, Any]:
     """Judge the averaged weights in ``out/checkpoint.safetensors`` and write weights, card and rows
     beside it.
@@ -226,12 +235,12 @@ def publish_sign_classifier(
     write_tensors(out / WEIGHTS, net.state_dict())
     (out / ROWS).unlink(missing_ok=True)
     append_rows(out / ROWS, rows)
-    card = card_table(recipe, material, rows, net, sha256_of(out / WEIGHTS), command)
+    card = _card_table(recipe, material, rows, net, sha256_of(out / WEIGHTS), command)
     write_text(out / CARD, tomli_w.dumps(card))
     return card
 
 
-def card_table(
+def _card_table(
     recipe: SignRecipe,
     material: SignTrainingData,
     rows: Sequence[Row],
@@ -240,7 +249,7 @@ def card_table(
     command: str,
 ) -> dict[str, Any]:
     """The card: the keys the registry knows, then what was measured and how it was made."""
-    measured = rates(rows)
+    measured = accuracy_rates(rows)
     tracks = measured["held-out tracks"]
     accuracy = f"{tracks['right']} frames of {tracks['groups']} held-out tracks (by track {_span(tracks['by_group'])})"
     return {
@@ -262,7 +271,7 @@ def card_table(
         "command": command,
         "parameters": count_parameters(net),
         "measured": {name: _plain(found) for name, found in measured.items()},
-        "stop_photos_by_sign": by_sign(rows),
+        "stop_photos_by_sign": stop_share_by_sign(rows),
         "recipe": {
             **{
                 k: v
@@ -332,8 +341,8 @@ __all__ = [
     "CLASSES",
     "SignRecipe",
     "SignTrainingData",
-    "Street",
-    "card_table",
+    "StreetPhotos",
+    "_card_table",
     "first_net",
     "judge_held_out",
     "load_sign_data",

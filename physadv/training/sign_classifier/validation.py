@@ -59,7 +59,7 @@ def read_sign_boxes(path: str | Path) -> list[SignBox]:
 
 
 @torch.no_grad()
-def predict_pictures(
+def predict_images(
     net: nn.Module, pictures: Iterable[Array], batch: int = 128
 ) -> list[tuple[int, float]]:
     """(class, confidence) of each (h, w, 3) uint8 picture, each resized by the net itself."""
@@ -84,7 +84,7 @@ def predict_pictures(
 
 def judge_tracks(net: nn.Module, dataset: ImageDataset) -> list[Row]:
     """Every frame of a data set as it is, one row each, with its track."""
-    answers = predict_pictures(net, (dataset.read(i) for i in range(len(dataset))))
+    answers = predict_images(net, (dataset.read(i) for i in range(len(dataset))))
     return [
         _row(
             "held-out tracks",
@@ -105,7 +105,7 @@ def judge_crops(
     rows = []
     for photo, picture in pictures:
         rng = numpy_generator(seed, "judge", name, photo)
-        answers = predict_pictures(net, [_any_crop(picture, rng) for _ in range(each)])
+        answers = predict_images(net, [_any_crop(picture, rng) for _ in range(each)])
         rows += [
             _row(name, f"{photo}#{i}", photo, BACKGROUND, *answer)
             for i, answer in enumerate(answers)
@@ -122,7 +122,7 @@ def judge_stop_photos(
     for number, sign in enumerate(boxes):
         picture = np.ascontiguousarray(read_rgba(Path(folder) / sign.file)[..., :3])
         rng = numpy_generator(seed, "judge", "stop-photos", number)
-        answers = predict_pictures(net, [sign_crop(picture, sign.box, rng) for _ in range(each)])
+        answers = predict_images(net, [sign_crop(picture, sign.box, rng) for _ in range(each)])
         group = f"{sign.file}@{sign.box[0]:g},{sign.box[1]:g}"
         rows += [
             _row("stop photos", f"{group}#{i}", group, STOP, *answer)
@@ -156,7 +156,7 @@ def named_photos(folders: Sequence[Path], leave_out: Sequence[str] = ()) -> list
     ]
 
 
-def rates(rows: Sequence[Row]) -> dict[str, dict[str, RateInterval | int]]:
+def accuracy_rates(rows: Sequence[Row]) -> dict[str, dict[str, RateInterval | int]]:
     """Of each set: ``right`` (the share predicted as labeled) by Wilson over predictions and, as
     ``by_group``, by bootstrap over tracks, signs or photos; ``groups``, their number; ``stop`` the
     share of frames called stop.
@@ -171,7 +171,7 @@ def rates(rows: Sequence[Row]) -> dict[str, dict[str, RateInterval | int]]:
     return found
 
 
-def by_sign(rows: Sequence[Row]) -> dict[str, float]:
+def stop_share_by_sign(rows: Sequence[Row]) -> dict[str, float]:
     """Share of the crops of each boxed stop sign that are called stop, by ``file@x0,y0``."""
     found: dict[str, list[bool]] = {}
     for row in rows:
