@@ -1,14 +1,17 @@
-"""What one EOT step costs beside the victim's own forward and backward pass, and our JPEG beside
-kornia's.
+"""Cost of one EOT step against the model's own forward and backward pass, and of two JPEG codecs.
 
     OMP_NUM_THREADS=1 python benchmarks/eot_step.py --fastestdet fastestdet_coco.pth --out
     benchmarks/eot_step.jsonl
 
-CPU seconds of this process, interleaved, median of --repeats; ratios are what counts. The floor is
-one forward and one backward pass of the victim to its input, with frozen parameters, on images that
-are already there. The step is the rendering of the patch under a preset, the victim as the
-optimizer runs it (folded, if a classifier), and the gradient in the patch; drawing new scenes is a
-row of its own ("scenes").
+CPU seconds of this process, interleaved, median of --repeats; ratios are what counts. Rows:
+
+- floor: one forward and one backward pass of the model to its input, parameters frozen, on images
+  that are already there;
+- folded: the same of the model as the optimizer runs it (batch normalization folded, if a
+  classifier);
+- rendering: the patch under a preset, forward and backward, without a model;
+- step: rendering, the folded model, and the gradient in the patch;
+- scenes: drawing the scenes of a step.
 """
 
 from __future__ import annotations
@@ -34,6 +37,16 @@ from physadv.eot.transforms.codec import differentiable_jpeg
 from physadv.patches.optimize import PatchTask, render_scenes, scenes_of, steppers
 from physadv.patches.sticker_run import StickerSettings, build_task
 
+PARTS = (
+    " step default",
+    " step camera",
+    " rendering default",
+    " rendering camera",
+    " folded",
+    " scenes",
+)
+"""What is set against the floor."""
+
 
 def seconds(work: Callable[[], object]) -> float:
     """CPU time of one call."""
@@ -55,14 +68,26 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
         images = ready.clone().requires_grad_()
         torch.autograd.grad(goal.loss(model(images), marks).mean(), images)
 
-    def step() -> None:
-        images, places = render_scenes(task, patch, scenes, ("bench",))
-        torch.autograd.grad(goal.loss(gradient_model(images), places).mean(), patch)
+    def folded() -> None:
+        images = ready.clone().requires_grad_()
+        torch.autograd.grad(goal.loss(gradient_model(images), marks).mean(), images)
 
-    parts: dict[str, Callable[[], object]] = {f"step {preset}": step}
+    def step() -> None:
+        images, annotations = render_scenes(task, patch, scenes, ("bench",))
+        torch.autograd.grad(goal.loss(gradient_model(images), annotations).mean(), patch)
+
+    def rendering() -> None:
+        images, _ = render_scenes(task, patch, scenes, ("bench",))
+        torch.autograd.grad(images.mean(), patch)
+
+    parts: dict[str, Callable[[], object]] = {
+        f"step {preset}": step,
+        f"rendering {preset}": rendering,
+    }
     if preset == "default":
         parts |= {
             "floor": floor,
+            "folded": folded,
             "scenes": lambda: scenes_of(task, task.material.train, draws, "bench"),
         }
     return parts
@@ -144,11 +169,11 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for name, times in taken.items():
         row: dict[str, object] = {"what": name, "cpu_s": round(middle[name], 4)}
-        for part in (" step default", " step camera", " scenes"):
+        for part in PARTS:
             if name.endswith(part):
-                row["times_floor"] = round(
-                    middle[name] / middle[name.removesuffix(part) + " floor"], 3
-                )
+                floors = taken[name.removesuffix(part) + " floor"]
+                pairs = zip(times, floors, strict=True)
+                row["times_floor"] = round(statistics.median([t / f for t, f in pairs]), 3)
         rows.append(row | {"all": [round(x, 4) for x in times]})
     if "codec" in options.only:
         rows += [
