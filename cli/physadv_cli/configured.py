@@ -8,7 +8,7 @@ given with ``--config`` supplies defaults, so options on the command line overru
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -39,8 +39,10 @@ def from_config(
     kind: type[AnyConfig],
     *,
     out: str = "",
+    threads: int = 0,
     adapt: Adapt | None = None,
     overrides: dict[str, Override | None] | None = None,
+    hidden: Sequence[inspect.Parameter] | None = None,
 ) -> Callable[..., None]:
     """Make a Typer command of a function that takes a configuration.
 
@@ -48,8 +50,11 @@ def from_config(
         action: called with the configuration and the run's options; its docstring is the help.
         kind: the configuration's class.
         out: words for the default of ``--out``; made of the command's name where empty.
+        threads: default of ``--threads``.
         adapt: changes the values of the command line before the configuration is built of them.
         overrides: options that replace a field's own, by the field's name; None leaves it out.
+        hidden: options from :func:`hidden_option`, which ``adapt`` takes out of the values; where
+            None, a configuration with a threat has ``--norm`` and ``--eps``.
 
     Returns:
         A function whose signature has a parameter for each option, for ``app.command``.
@@ -61,9 +66,10 @@ def from_config(
         for field in fields(kind)
         if replaced.get(field.name, ...) is not None
     ]
-    short_forms = _threat_forms() if "threat" in documented else []
+    has_short_forms = hidden is None and "threat" in documented
+    extra = threat_forms() if has_short_forms else list(hidden or ())
     threat_required = any(f.name == "threat" and _is_required(f) for f in fields(kind))
-    run_parameters = _run_parameters(kind, out or f"runs/<utc>-{kind.command}")
+    run_parameters = _run_parameters(kind, out or f"runs/<utc>-{kind.command}", threads)
 
     def command(context: typer.Context, **values: Any) -> None:
         run = RunOptions(
@@ -75,7 +81,7 @@ def from_config(
             threads=values.pop("threads"),
         )
         values.pop("config")
-        if short_forms:
+        if has_short_forms:
             values["threat"] = _threat(values, required=threat_required)
         if adapt is not None:
             values = adapt(values)
@@ -89,7 +95,7 @@ def from_config(
                 "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
             ),
             *sorted(parameters, key=lambda p: p.default is not inspect.Parameter.empty),
-            *short_forms,
+            *extra,
             *run_parameters,
         ]
     )
@@ -97,7 +103,35 @@ def from_config(
     command.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
     command.__doc__ = action.__doc__
     command.__name__ = action.__name__
+    command.spellings = {  # type: ignore[attr-defined]
+        alias: note.option_of(name).removeprefix("--")
+        for name, (_, note) in documented.items()
+        for alias in note.aliases
+    }
     return command
+
+
+def hidden_option(name: str, flag: str, help_text: str) -> inspect.Parameter:
+    """Return an option with a text as its value that the help leaves out.
+
+    Args:
+        name: its key in the values of the command line.
+        flag: its spelling there, with dashes.
+        help_text: what it means.
+
+    Returns:
+        The parameter, for ``hidden`` of :func:`from_config`.
+    """
+    option = typer.Option(flag, help=help_text, hidden=True)
+    return _keyword(name, Annotated[str | None, option], None)
+
+
+def threat_forms() -> list[inspect.Parameter]:
+    """Return the short forms of ``--threat``: ``--norm`` and ``--eps``."""
+    return [
+        hidden_option("norm", "--norm", "Norm of the threat: linf, l2 or l1."),
+        hidden_option("eps", "--eps", "Radius of the threat: 8/255, 0.03, 2.0."),
+    ]
 
 
 def _parameter(
@@ -146,7 +180,8 @@ def _cli_type(kind: Any, note: ConfigField) -> Any:
     plain = options.plain_type(kind)
     optional = plain is not kind
     if plain == _PAIR:
-        plain = str
+        # Without a separator a pair is two words: --covers 0.2 0.45.
+        plain = str if note.separator else _PAIR
     elif get_origin(plain) is tuple:
         element = get_args(plain)[0]
         return list[Path if note.path else element]  # type: ignore[misc]
@@ -211,16 +246,6 @@ def parse_pair(text: str, option: str, separator: str) -> tuple[float, float]:
     return first, second
 
 
-def _threat_forms() -> list[inspect.Parameter]:
-    """The short forms of ``--threat``."""
-    norm = typer.Option("--norm", help="Norm of the threat: linf, l2 or l1.", hidden=True)
-    eps = typer.Option("--eps", help="Radius of the threat: 8/255, 0.03, 2.0.", hidden=True)
-    return [
-        _keyword("norm", Annotated[str | None, norm], None),
-        _keyword("eps", Annotated[str | None, eps], None),
-    ]
-
-
 def _threat(values: dict[str, Any], *, required: bool) -> str | None:
     """The threat with its short forms taken in."""
     from physadv.threat.parsing import join_threat
@@ -231,7 +256,7 @@ def _threat(values: dict[str, Any], *, required: bool) -> str | None:
     return threat
 
 
-def _run_parameters(kind: type[Config], out: str) -> list[inspect.Parameter]:
+def _run_parameters(kind: type[Config], out: str, threads: int) -> list[inspect.Parameter]:
     """Options that every configured command has beside its fields."""
 
     def load(context: typer.Context, path: Path | None) -> Path | None:
@@ -253,7 +278,7 @@ def _run_parameters(kind: type[Config], out: str) -> list[inspect.Parameter]:
     target = options.out_option(out)
     return [
         _keyword("config", Annotated[Path | None, config], None),
-        _keyword("threads", options.Threads, 0),
+        _keyword("threads", options.Threads, threads),
         _keyword("out", Annotated[Path | None, target], None),
         _keyword("json", options.Json, False),
         _keyword("quiet", options.Quiet, False),

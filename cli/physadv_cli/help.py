@@ -20,6 +20,16 @@ _VALUE_NAMES = {
     "path": "PATH",
 }
 """Names of values in the help by the type that Typer would print; flags take no value."""
+OTHER_SPELLINGS = {
+    "victim": "model",
+    "class": "true-class",
+    "target-class": "target",
+    "defence": "defense",
+    "optimiser": "optimizer",
+    "accept-licence": "accept-license",
+    "page": "paper",
+}
+"""Hidden spellings of options in all commands, without their dashes, and those of the help."""
 DEFAULT = ":default"
 """Name of the sub-command that runs where a group's arguments name none."""
 
@@ -99,6 +109,7 @@ def tidy_help(app: typer.Typer, name: str = "physadv") -> None:
             command.epilog = "\n\n".join(filter(None, (f"{head}\n{shown}", command.epilog)))
         if command.cls in (None, TyperCommand):
             command.cls = PlainCommand
+        _accept_spellings(command)
 
     for group in app.registered_groups:
         if group.typer_instance is not None:
@@ -106,6 +117,22 @@ def tidy_help(app: typer.Typer, name: str = "physadv") -> None:
             if not isinstance(info.cls, type) or info.cls is TyperGroup:
                 info.cls = OrderedGroup
             tidy_help(group.typer_instance, f"{name} {group.name}")
+
+
+def _accept_spellings(command: Any) -> None:
+    """Let a command take the older spellings of its options that its configuration names."""
+    spellings = getattr(command.callback, "spellings", None)
+    if not spellings:
+        return
+
+    def spelled(name: str) -> str:
+        name = OTHER_SPELLINGS.get(name, name)
+        return str(spellings.get(name, name))
+
+    command.context_settings = {
+        **(command.context_settings or {}),
+        "token_normalize_func": spelled,
+    }
 
 
 def _paragraphs(text: str | None) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from physadv_cli.help import OrderedGroup, tidy_help
+from physadv_cli.help import OTHER_SPELLINGS, OrderedGroup, tidy_help
 from physadv_cli.runs import console
 
 PANELS = {
@@ -21,17 +21,6 @@ PANELS = {
     "Models and tools": ("models", "report", "doctor"),
 }
 """Commands by panel of the help, in the order of the journey."""
-
-OTHER_SPELLINGS = {
-    "victim": "model",
-    "class": "true-class",
-    "target-class": "target",
-    "defence": "defense",
-    "optimiser": "optimizer",
-    "accept-licence": "accept-license",
-    "page": "paper",
-}
-"""Hidden spellings of options, without their dashes, and the spelling that the help has."""
 
 
 class _Journey(OrderedGroup):

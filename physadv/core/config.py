@@ -31,6 +31,7 @@ class ConfigField:
         argument: whether the command takes it by position instead of as an option.
         path: whether it names a file or a folder, so that shells complete it.
         default: words in place of the default value in the help.
+        aliases: older names of the option, without dashes; accepted, but not in the help.
     """
 
     help: str
@@ -43,6 +44,7 @@ class ConfigField:
     argument: bool = False
     path: bool = False
     default: str = ""
+    aliases: tuple[str, ...] = ()
 
     def option_of(self, name: str) -> str:
         """Return the command-line option of the field called ``name``."""

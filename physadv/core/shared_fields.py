@@ -47,14 +47,14 @@ SampleLimit = Annotated[
 ]
 BatchSize = Annotated[int, ConfigField("Images processed at once.", "Run", least=1)]
 
-ThreatText = Annotated[
-    str,
-    ConfigField(
-        "Norm and radius of the allowed change: linf:8/255, l2:0.5, l1:12. Short forms: --norm, --eps.",
-        "Attack",
-        metavar="NORM:EPS",
-    ),
-]
+THREAT_HELP = (
+    "Norm and radius of the allowed change: linf:8/255, l2:0.5, l1:12. Short forms: --norm, --eps."
+)
+"""Help of ``--threat`` wherever it stands."""
+
+ThreatText = Annotated[str, ConfigField(THREAT_HELP, "Attack", metavar="NORM:EPS")]
+NOISE_HELP = "Scale of the noise; its standard deviation where it is Gaussian."
+"""Help of ``--sigma`` wherever it stands."""
 RadiusCurve = Annotated[
     str,
     ConfigField(

@@ -98,7 +98,7 @@ def certified_curve(rows: Sequence[Row], norm: str, requested: float = 0.0) -> M
 
     def stairs(shares: Sequence[float]) -> list[tuple[float, float]]:
         points = [(left, down(shares[0] if shares else 0.0))]
-        for step, share, following in zip(steps, shares, [*shares[1:], 0.0], strict=True):
+        for step, share, following in zip(steps, shares, [*shares[1:], 0.0], strict=False):
             points += [(across(step), down(share)), (across(step), down(following))]
         return points
 

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commandline import environment, physadv, write_colors
 from PIL import Image
+from typer.testing import CliRunner
 
 from physadv.core.rows import read_rows
-from physadv_cli.main import main
+from physadv_cli.main import app, main
 
 ROOT = Path(__file__).resolve().parents[2]
 VICTIM = '''
@@ -104,7 +106,13 @@ def test_bounds_are_exact_on_a_linear_model(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [(), ("--radius", "0.05"), ("--norm", "linf"), ("--norm", "l1", "--noise", "laplace")]
+    "more",
+    [
+        (),
+        ("--threat", "l2:0.05"),
+        ("--norm", "linf"),
+        ("--threat", "l1", "--noise", "laplace"),
+    ],
 )
 def test_smoothing_in_every_mode(place: Path, more: tuple[str, ...]) -> None:
     """Full radii, a fixed radius, l_inf and l_1 all give rows with a class and a radius, and an
@@ -148,7 +156,8 @@ def test_a_killed_run_goes_on_to_the_same_rows(place: Path) -> None:
     ("words", "code", "said"),
     [
         (("--method", "magic"), 1, "magic"),
-        (("--method", "crown"), 1, "--eps"),
+        (("--method", "crown"), 1, "--threat"),
+        (("--method", "patch", "--threat", "linf:0.1"), 1, "size of the patch"),
         (("--method", "ibp", "--eps", "8"), 1, "did you mean 8/255"),
         (("--method", "ibp", "--eps", "0.1", "--norm", "l1"), 1, "l1"),
         (("--radius", "9"), 1, "lower the radius"),
@@ -195,3 +204,29 @@ def test_a_folder_of_another_run_is_refused(place: Path) -> None:
     done = physadv(place, *BOUNDS[:-1], "2/255", "--out", "run")
     assert done.returncode == 1
     assert "name another --out" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "threat"),
+    [
+        ((), None),
+        (("--radius", "0.05"), "l2:0.05"),
+        (("--eps", "0.05"), "l2:0.05"),
+        (("--norm", "Linf"), "linf"),
+        (("--threat", "l2:0.05", "--norm", "l1"), "l1"),
+        (("--threat", "l2:0.05", "--eps", "0.1"), "l2:0.1"),
+        (("--method", "ibp", "--eps", "4/255"), "linf:4/255"),
+        (("--method", "ibp", "--eps", "0.1", "--norm", "2"), "l2:0.1"),
+    ],
+)
+def test_short_forms_are_one_threat(
+    place: Path, words: tuple[str, ...], threat: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--norm, --eps and --radius are parts of --threat, which the run records."""
+    monkeypatch.chdir(place)
+    options = [*VOTES, "--limit", "2", "--n", "20", *words, "--out", "run"]
+    done = CliRunner().invoke(app, options, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    recorded = tomllib.loads((place / "run" / "config.toml").read_text())
+    assert recorded.get("threat") == threat
+    assert "radius" not in recorded

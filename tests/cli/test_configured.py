@@ -29,7 +29,7 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
         yield from leaves(sub, (*path, name) if not name.startswith(":") else path)
 
 
-DONE = {"attack", "evaluate"}
+DONE = {"attack", "certify", "evaluate"}
 """Commands made of a configuration so far."""
 COMMANDS = list(leaves(typer.main.get_command(app)))
 
@@ -116,15 +116,28 @@ def rates(stdout: str) -> dict[str, Any]:
     return {k: v for k, v in result.items() if k not in {"seconds", "out", "report"}}
 
 
-@pytest.mark.parametrize("command", ["attack", "evaluate"])
-def test_a_run_is_repeated_from_its_config(colors: Path, command: str) -> None:
+ROBUST = ("--norm", "linf", "--eps", "4/255")
+SMOOTH = ("--norm", "l2", "--eps", "0.05", "--sigma", "0.1", "--n", "300", "--n0", "20")
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "threat"),
+    [
+        ("attack", ROBUST, "linf:4/255"),
+        ("evaluate", ROBUST, "linf:4/255"),
+        ("certify", SMOOTH, "l2:0.05"),
+    ],
+)
+def test_a_run_is_repeated_from_its_config(
+    colors: Path, command: str, options: tuple[str, ...], threat: str
+) -> None:
     """--config with the recorded file gives the same result; an option overrules the file."""
-    options = ("--victim", "colors:make", "--data", "data", "--norm", "linf", "--eps", "4/255")
+    options = ("--victim", "colors:make", "--data", "data", *options)
     first = physadv(colors, command, *options, "--limit", "7", "--out", "run", "--json")
     assert first.returncode == 0, first.stderr
     recorded = tomllib.loads((colors / "run" / "config.toml").read_text())
     assert recorded["model"] == "colors:make"
-    assert recorded["threat"] == "linf:4/255"
+    assert recorded["threat"] == threat
 
     again = physadv(colors, command, "--config", "run/config.toml", "--out", "again", "--json")
     assert again.returncode == 0, again.stderr

@@ -60,3 +60,9 @@ def test_a_patch_certificate_has_no_curve_over_a_radius() -> None:
     assert "<svg" not in html
     assert "Patch side, px" in html
     assert "these images" not in html
+
+
+def test_a_curve_without_a_correct_image_is_empty() -> None:
+    """Where the model is wrong on every image the chart is drawn, at zero."""
+    chart = str(certified_curve([{"label": 1, "predicted": 0, "radius": 0.0}], "l2", 0.1))
+    assert "<polyline" in chart

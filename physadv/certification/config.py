@@ -1,0 +1,109 @@
+"""Configuration of ``certify``: one method of certification over a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from physadv.core import shared_fields as shared
+from physadv.core.config import Config, ConfigField
+from physadv.core.errors import OptionError
+from physadv.threat.parsing import Norm, parse_eps, parse_norm
+
+METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "patch")
+"""Names of the methods: randomized smoothing, four bounds, and certified patch defenses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifyConfig(Config):
+    """Configuration of a certification.
+
+    ``threat`` is a norm and a radius. Bounds need both. Smoothing certifies the radius alone, in
+    stages of few samples; without a radius (``"l2"``) it certifies the largest radius that each
+    image allows. A patch defense brings its own threat, the size of its patch.
+
+    Example:
+        >>> config = CertifyConfig(model="signs", data="gtsrb.zip", threat="l2:0.25")
+        >>> config.method, config.norm, config.radius
+        ('smoothing', 'l2', 0.25)
+    """
+
+    command: ClassVar[str] = "certify"
+
+    model: shared.ModelName
+    weights: shared.ModelWeights = None
+    data: shared.DataPath
+    split: shared.DataSplit = "test"
+    limit: shared.SampleLimit = None
+    method: Annotated[str, ConfigField(f"Method: {', '.join(METHODS)}.", "Method")] = "smoothing"
+    threat: Annotated[
+        str | None,
+        ConfigField(
+            shared.THREAT_HELP,
+            "Attack",
+            metavar="NORM:EPS",
+            default="smoothing: l2, at all radii",
+        ),
+    ] = None
+    curve: shared.RadiusCurve = "auto"
+    sigma: Annotated[float, ConfigField(shared.NOISE_HELP, "Method", least=1e-6)] = 0.25
+    noise: Annotated[
+        str | None,
+        ConfigField(
+            "Noise of smoothing: gaussian (l2, linf), laplace or uniform (l1).",
+            "Method",
+            default="by norm",
+        ),
+    ] = None
+    n0: Annotated[
+        int | None,
+        ConfigField(
+            "Smoothing: noisy images that pick the class.",
+            "Method",
+            least=1,
+            default="100; at one radius 32",
+        ),
+    ] = None
+    n: Annotated[
+        int | None,
+        ConfigField(
+            "Smoothing: noisy images that bound its probability; at one radius the most.",
+            "Method",
+            least=1,
+            default="100000; at one radius 120000",
+        ),
+    ] = None
+    alpha: Annotated[
+        float, ConfigField("Smoothing: allowed probability of error of each certificate.", "Method")
+    ] = 0.001
+    batch_size: shared.BatchSize = 256
+    seed: shared.Seed = 0
+    device: shared.Device = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the method beside types and limits."""
+        super().__post_init__()
+        if self.method not in METHODS:
+            raise OptionError(
+                f"method {self.method!r}",
+                f"one of {', '.join(METHODS)} is needed",
+                "for example smoothing",
+            )
+
+    @property
+    def norm(self) -> Norm:
+        """Norm of the certificates: the threat's, else l2 for smoothing and linf for bounds.
+
+        Raises OptionError for a threat whose norm cannot be read.
+        """
+        own = (self.threat or "").partition(":")[0]
+        return parse_norm(own or ("l2" if self.method == "smoothing" else "linf"))
+
+    @property
+    def radius(self) -> float | None:
+        """Radius of the threat in units of [0, 1] images; None where it names a norm alone.
+
+        Raises OptionError for a radius that cannot be read.
+        """
+        own = (self.threat or "").partition(":")[2]
+        return parse_eps(own, self.norm) if own else None

@@ -1,0 +1,228 @@
+"""Certify a classifier over a data set: from a configuration to rows, rates and a curve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from physadv.certification.bounds.input_ball import NORMS
+from physadv.certification.bounds.verify import prepare_graph
+from physadv.certification.config import CertifyConfig
+from physadv.certification.smoothing.noise import noise_by_name
+from physadv.core.errors import OptionError
+from physadv.datasets import read_dataset
+from physadv.defenses.load_model import load_model
+from physadv.evaluation.certified_accuracy import (
+    BoundCertifier,
+    CertificationMethod,
+    CertificationProgress,
+    PatchCertifier,
+    SmoothingCertifier,
+    Tick,
+    certify_all,
+    is_certified,
+    summarize_certified,
+)
+from physadv.evaluation.evaluate import curve_radii
+from physadv.evaluation.metrics.intervals import wilson_interval
+from physadv.evaluation.progress_log import ProgressLog, claim_folder
+from physadv.evaluation.samples import EvaluationSamples, choose_samples
+from physadv.models.cards import LoadedModel
+
+_GAUSSIAN_ONE_SIGMA = 0.84134
+"""Class probability that certifies a radius of one sigma under Gaussian noise."""
+
+
+@dataclass(frozen=True)
+class CertificationTask:
+    """One certification, ready to run: everything is loaded and checked, nothing is certified.
+
+    ``radius`` is the radius by which images are counted, ``radii`` those of the table. ``facts``
+    identify the task; a folder may only be resumed by a task of the same facts.
+
+    Example:
+        >>> def certify_signs(data):  # a path to GTSRB
+        ...     config = CertifyConfig(model="signs", data=data, threat="l2:0.25", limit=100)
+        ...     task, log = CertificationTask.from_config(config), ProgressLog(None)
+        ...     for progress in task.run(log):
+        ...         print(progress.done, "of", progress.total)
+        ...     return task.result(log)["certified_accuracy"]
+    """
+
+    certifier: CertificationMethod
+    samples: EvaluationSamples
+    radius: float
+    radii: tuple[float, ...]
+    facts: dict[str, Any]
+    device: str
+
+    @classmethod
+    def from_config(cls, config: CertifyConfig) -> CertificationTask:
+        """Load and check everything that ``config`` names.
+
+        Raises:
+            ModelError: the model cannot be loaded, or bounds cannot pass one of its operations.
+            DataError: the data cannot be read or have classes that the model does not have.
+            OptionError: a setting outside what is allowed.
+        """
+        model = load_model(config.model, weights=config.weights, device=config.device)
+        samples = choose_samples(
+            read_dataset(config.data, split=config.split),
+            model.card,
+            limit=config.limit,
+            seed=config.seed,
+        )
+
+        prepare = {"smoothing": _prepare_smoothing, "patch": _prepare_patch}
+        method = prepare.get(config.method, _prepare_bounds)(config, model, samples)
+        height, width = samples.size
+        facts = {
+            "victim": model.card.name,
+            "weights_sha256": model.card.sha256,
+            "data": config.data,
+            "split": config.split,
+            "images": len(samples),
+            "image_size": f"{samples.channels}x{height}x{width}",
+            "method": config.method,
+            "norm": "patch" if config.method == "patch" else config.norm,
+            "seed": config.seed,
+            **method.facts,
+        }
+        device = str(next((p.device for p in model.parameters()), "cpu"))
+        return cls(method.certifier, samples, method.radius, method.radii, facts, device)
+
+    def open_log(self, folder: Path) -> ProgressLog:
+        """Return the rows in ``folder``, which become or already are this task's.
+
+        Raises OptionError where another certification lies in it.
+        """
+        claim_folder(folder, self.facts)
+        return ProgressLog(folder)
+
+    def run(
+        self, log: ProgressLog, tick: Tick = lambda share: None
+    ) -> Iterator[CertificationProgress]:
+        """Certify every image that ``log`` has no row of yet, and yield after each group.
+
+        ``tick`` is called with the share of the present group that is finished.
+        """
+        yield from certify_all(self.certifier, self.samples, log, device=self.device, tick=tick)
+
+    def certified_share(self, log: ProgressLog) -> float:
+        """Return the share of the rows of ``log`` that are right within the task's radius."""
+        rows = log.rows.values()
+        return sum(is_certified(row, self.radius) for row in rows) / max(len(rows), 1)
+
+    def result(self, log: ProgressLog) -> dict[str, Any]:
+        """Return the rates of the rows of ``log`` with intervals, the curve, and the facts."""
+        rows = list(log.rows.values())
+        certified = sum(is_certified(row, self.radius) for row in rows)
+        return {
+            "certified_accuracy": wilson_interval(certified, len(rows)).as_dict(),
+            **summarize_certified(rows, self.radii),
+            "complete": len(rows) == len(self.samples),
+            "seconds": log.total("seconds"),
+            **self.facts,
+            "device": self.device,
+        }
+
+
+@dataclass(frozen=True)
+class _PreparedMethod:
+    """A method with its settings, the radius it is judged by, the radii of its table, its facts."""
+
+    certifier: CertificationMethod
+    radius: float
+    radii: tuple[float, ...]
+    facts: dict[str, Any]
+
+
+def _prepare_smoothing(
+    config: CertifyConfig, model: LoadedModel, samples: EvaluationSamples
+) -> _PreparedMethod:
+    kind = config.noise or ("uniform" if config.norm == "l1" else "gaussian")
+    noise = noise_by_name(kind, config.sigma)
+    inputs = samples.channels * samples.size[0] * samples.size[1]
+    certifier = SmoothingCertifier(
+        model,
+        noise,
+        norm=config.norm,
+        dims=inputs,
+        radius=config.radius,
+        n0=config.n0,
+        n=config.n,
+        alpha=config.alpha,
+        batch=config.batch_size,
+        seed=config.seed,
+    )
+
+    radii: tuple[float, ...]
+    if config.radius is not None:
+        radius, radii = config.radius, (0.0, config.radius)
+    else:
+        radius = noise.radius(_GAUSSIAN_ONE_SIGMA, config.norm, inputs)
+        eighths = (certifier.widest * i / 8 for i in range(1, 9))
+        radii = tuple(sorted({0.0, radius, *eighths}))
+
+    facts = {
+        "noise": kind,
+        "sigma": config.sigma,
+        "radius": config.radius,
+        "n0": certifier.n0,
+        "n": certifier.n,
+        "alpha": config.alpha,
+        "threat": f"{config.norm}:{radius:.4g}",
+    }
+    return _PreparedMethod(certifier, radius, radii, facts)
+
+
+def _prepare_patch(
+    config: CertifyConfig, model: LoadedModel, samples: EvaluationSamples
+) -> _PreparedMethod:
+    if config.threat is not None:
+        raise OptionError(
+            f"threat {config.threat!r} with method 'patch'",
+            "the defense sets the size of the patch",
+            "leave the threat out, and name a size as in signs-masked+patchcleanser:patch6",
+        )
+    certifier = PatchCertifier(model)
+    side = float(certifier.patch)
+    size, patch = ("{} x {}".format(*pair) for pair in (certifier.size, certifier.defense.patch))
+    return _PreparedMethod(
+        certifier, side, (0.0, side), {"threat": f"one patch of {patch} px in {size} px"}
+    )
+
+
+def _prepare_bounds(
+    config: CertifyConfig, model: LoadedModel, samples: EvaluationSamples
+) -> _PreparedMethod:
+    if config.norm not in NORMS:
+        raise OptionError(
+            f"norm {config.norm}",
+            f"{config.method} bounds {' and '.join(NORMS)}",
+            "use --method smoothing for l1",
+        )
+    radius = config.radius
+    if radius is None or config.threat is None:
+        raise OptionError(
+            f"method {config.method!r}", "it needs a radius", "for example --threat linf:8/255"
+        )
+
+    radii = sorted({radius, *curve_radii(config.curve, config.norm, radius)})
+    graph = prepare_graph(model, (samples.channels, *samples.size))
+    certifier = BoundCertifier(
+        graph,
+        config.method,
+        norm=config.norm,
+        eps=radii,
+        main=radius,
+        group=min(config.batch_size, 32),
+    )
+    facts = {
+        "eps": radius,
+        "radii": ", ".join(f"{r:.6g}" for r in radii),
+        "threat": f"{config.norm}:{config.threat.partition(':')[2].strip()}",
+    }
+    return _PreparedMethod(certifier, radius, (0.0, *radii), facts)
