@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,9 @@ from physadv.core.rows import Row, append_rows, read_rows
 from physadv.privacy.photo_io.photo import SUFFIXES, encode_photo, output_name, read_photo
 
 MANIFEST = "cloak-manifest.jsonl"
+SETTINGS = "cloak-settings.json"
+"""Written beside cloaked photos: with which embedders they were made, so that a check knows the
+held-out ones."""
 Status = Literal["cloaked", "no face", "failed", "already done", "would cloak"]
 
 
@@ -105,6 +108,7 @@ def run_folder(
     settings: dict[str, Any],
     keep_metadata: bool = False,
     recall: Recall | None = None,
+    overwrite: bool = False,
 ) -> Generator[PhotoOutcome]:
     """Cloak photo by photo and yield after each; the manifest grows by a row a photo, forced to
     disk.
@@ -120,15 +124,18 @@ def run_folder(
         settings: Everything the result depends on; another value redoes the photos.
         keep_metadata: Whether GPS, serial numbers and the like are kept.
         recall: Called for each skipped photo, to remember its faces.
+        overwrite: Whether photos cloaked with other settings are replaced.
 
     Yields:
         One outcome a photo.
-    """
-    key = hashlib.sha256(
-        json.dumps({**settings, "keep": keep_metadata}, sort_keys=True).encode()
-    ).hexdigest()[:16]
 
+    Raises:
+        OptionError: ``folder`` holds photos cloaked with other settings, and ``overwrite`` is off.
+    """
+    key = settings_key(settings, keep_metadata=keep_metadata)
     known = _known(folder)
+    if not overwrite:
+        refuse_other_settings(jobs, folder, settings, keep_metadata=keep_metadata)
     originals = {job.source.resolve() for job in jobs}
 
     for index, job in enumerate(jobs, 1):
@@ -165,6 +172,57 @@ def run_folder(
             notes,
             row,
         )
+
+
+def settings_key(settings: Mapping[str, Any], *, keep_metadata: bool) -> str:
+    """Return the key of ``settings`` and ``keep_metadata`` that a manifest keeps for each photo."""
+    text = json.dumps({**settings, "keep": keep_metadata}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def refuse_other_settings(
+    jobs: Sequence[PhotoJob], folder: Path, settings: Mapping[str, Any], *, keep_metadata: bool
+) -> None:
+    """Refuse to replace photos that were cloaked with other settings.
+
+    Args:
+        jobs: Photos to cloak now.
+        folder: Target folder with the manifest of earlier runs, if any.
+        settings: Settings of this run.
+        keep_metadata: Whether this run keeps metadata.
+
+    Raises:
+        OptionError: A photo among ``jobs`` stands there cloaked with other settings.
+    """
+    key = settings_key(settings, keep_metadata=keep_metadata)
+    known = _known(folder)
+    other = [
+        job.name
+        for job in jobs
+        if (row := known.get(job.name)) is not None
+        and row["status"] == "cloaked"
+        and row.get("settings") != key
+        and (folder / row["output"]).is_file()
+    ]
+    if other:
+        raise OptionError(
+            f'"{folder}" holds {len(other)} of these photos cloaked with other settings'
+            f"{_difference(folder, settings)}",
+            "A finished result is not replaced without being asked",
+            "Name another folder with --out, or add --overwrite",
+        )
+
+
+def _difference(folder: Path, settings: Mapping[str, Any]) -> str:
+    """Names of the settings that differ from those recorded in the folder, in parentheses."""
+    file = folder / SETTINGS
+    try:
+        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError:
+        return ""
+    plain = json.loads(json.dumps(dict(settings)))
+    names = [name for name, value in plain.items() if name in before and before[name] != value]
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _one(

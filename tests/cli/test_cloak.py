@@ -120,6 +120,12 @@ def test_cloak_then_resume_then_check(photos: Path, weights: list[str]) -> None:
     again = json.loads(invoke(str(photos), "--mode", "low", "--json", *QUICK, *weights).stdout)
     assert (again["cloaked"], again["already done"]) == (0, 3)
     out = photos.parent / "photos-cloaked"
+    settings = (out / "cloak-settings.json").read_bytes()
+    other = invoke(str(photos), "--mode", "high", *QUICK, *weights)
+    assert isinstance(other.exception, OptionError)
+    assert "mode" in str(other.exception)
+    assert "--overwrite" in str(other.exception)
+    assert (out / "cloak-settings.json").read_bytes() == settings
     checked = invoke(
         "check",
         str(out),

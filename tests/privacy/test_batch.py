@@ -93,8 +93,22 @@ def test_what_changed_is_done_again(photos: Path) -> None:
     run(photos, cloaker)
     assert cloaker.names == ["a.png"]
     cloaker = FakeCloaker()
-    run(photos, cloaker, settings={"mode": "high"})
+    run(photos, cloaker, settings={"mode": "high"}, overwrite=True)
     assert len(cloaker.names) == 4
+
+
+def test_a_finished_result_of_other_settings_is_not_replaced(photos: Path) -> None:
+    """Unless asked to: nothing is written, the difference is named, and the same settings still
+    resume."""
+    run(photos, FakeCloaker())
+    out = photos.parent / "photos-cloaked"
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    with pytest.raises(OptionError, match="other settings"):
+        run(photos, FakeCloaker(), settings={"mode": "high"})
+    with pytest.raises(OptionError, match="--overwrite"):
+        run(photos, FakeCloaker(), keep_metadata=True)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    assert {done.status for done in run(photos, FakeCloaker())} == {"already done"}
 
 
 @pytest.mark.parametrize("moment", ["before the write", "in the middle"])
@@ -183,7 +197,8 @@ def test_failure_in_a_later_run_keeps_the_earlier_output_ours(photos: Path) -> N
     (photos / "a.png").write_bytes(b"broken for a while")
     assert run(photos, FakeCloaker())[0].status == "failed"
     (photos / "a.png").write_bytes(good)
-    assert run(photos, FakeCloaker(), settings={"mode": "mid"})[0].status == "cloaked"
+    again = run(photos, FakeCloaker(), settings={"mode": "mid"}, overwrite=True)
+    assert again[0].status == "cloaked"
 
 
 def test_output_among_the_originals_is_refused(photos: Path) -> None:

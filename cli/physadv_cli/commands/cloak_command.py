@@ -94,6 +94,10 @@ def cloak(
             "--keep-metadata", help="Keep GPS, serial numbers and captions. (default: left out)"
         ),
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace photos that were cloaked with other settings."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Find the faces, write nothing.")
     ] = False,
@@ -112,7 +116,7 @@ def cloak(
 
     Example: physadv cloak photos/ --mode low
     """
-    from physadv.privacy.batch import plan_jobs, run_folder
+    from physadv.privacy.batch import plan_jobs, refuse_other_settings, run_folder
     from physadv.privacy.check.run_cloak_check import SETTINGS
     from physadv.privacy.cloak_faces import mode_named
     from physadv.privacy.photo_cloaker import (
@@ -134,6 +138,8 @@ def cloak(
         if decoys is not None:
             cloaker.learn_others(decoys)
         settings = cloaker_settings(cloaker)
+        if not overwrite:
+            refuse_other_settings(jobs, folder, settings, keep_metadata=keep_metadata)
         steps = run_folder(
             jobs,
             folder,
@@ -141,6 +147,7 @@ def cloak(
             settings=settings,
             keep_metadata=keep_metadata,
             recall=cloaker.recall,
+            overwrite=overwrite,
         )
         write_settings(folder / SETTINGS, settings)
         with closing(steps):

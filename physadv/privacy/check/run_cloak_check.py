@@ -22,6 +22,7 @@ from physadv.core.rows import Row, append_rows
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import FaceFinder
+from physadv.privacy.batch import SETTINGS as SETTINGS
 from physadv.privacy.check.adaptive_recognizer import adaptive_rows
 from physadv.privacy.check.channels import CHANNELS
 from physadv.privacy.check.embeddings import EmbeddingBank, EmbeddingPlan, fill_bank
@@ -37,9 +38,6 @@ from physadv.privacy.check.pairs import PhotoPair, PortraitPair, find_portraits,
 from physadv.privacy.check.protection_verdict import LOST, ProtectionVerdict, judge_protection
 from physadv.privacy.visibility import ImageChange, measure_change
 
-SETTINGS = "cloak-settings.json"
-"""Written beside cloaked photos: with which embedders they were made, so that a check knows the
-held-out ones."""
 Progress = Callable[[int, int, str], None]
 """Called with photos done, photos in all, and what is being done."""
 _SHOWN = 8
