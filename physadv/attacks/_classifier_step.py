@@ -115,12 +115,12 @@ def check_batch(images: Tensor, labels: Tensor, targets: Tensor | None = None) -
     """
     if not images.is_floating_point():
         raise ImageError(
-            f"images of {images.dtype}", "floats in [0, 1]", "divide 8-bit images by 255"
+            f"images of {images.dtype}", "floats in [0, 1]", "Divide 8-bit images by 255"
         )
 
     if len(images) and not (float(images.min()) >= 0 and float(images.max()) <= 1):
         low, high = float(images.min()), float(images.max())
-        remedy = "hand over images in [0, 1] and let the model own its normalization"
+        remedy = "Pass images in [0, 1] and leave normalization to the model"
         raise ImageError(f"images in [{low:.3g}, {high:.3g}]", "[0, 1]", remedy)
 
     for name, classes in (("labels", labels), ("targets", targets)):
@@ -130,7 +130,7 @@ def check_batch(images: Tensor, labels: Tensor, targets: Tensor | None = None) -
             raise OptionError(
                 f"{name} of shape {tuple(classes.shape)} and {classes.dtype}",
                 f"({len(images)},) and int64",
-                "give one class number for each image",
+                "Give one class number for each image",
             )
 
 
@@ -250,7 +250,7 @@ def _single_gradient(
         raise ModelError(
             "model's output",
             "does not depend on its input differentiably",
-            "wrap the part that blocks gradients with bpda, or use a black-box attack such as "
+            "Wrap the part that blocks gradients with bpda, or use a black-box attack such as "
             "square_attack",
         )
 

@@ -75,7 +75,7 @@ def gradient_model_for(model: Classifier, speed: Speed | FusedModel, probe: Tens
     if isinstance(speed, FusedModel):
         return speed
     if speed not in ("plain", "fold", "bf16"):
-        raise OptionError(f"speed {speed!r}", "plain, fold or bf16", "choose one of these")
+        raise OptionError(f"speed {speed!r}", "plain, fold or bf16", "Choose one of these")
     return model if speed == "plain" else fuse_model(model, probe, bf16=speed == "bf16")
 
 

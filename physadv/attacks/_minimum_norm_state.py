@@ -47,9 +47,11 @@ class NearestAdversarial:
         check_batch(images, labels, targets)
         self.norm, self.eps, self.images, self.targets = parse_norm(norm), eps, images, targets
         self.reach = -1.0 if eps is None else LpBall(norm, eps).eps
+
         gradient_model = gradient_model_for(model, speed, images)
         self.x0 = to_memory_format(images, gradient_model)
         self.task = build_task(model, gradient_model, "margin", labels, targets)
+
         self.best, self.last = self.x0.clone(), self.x0.clone()
         self.distance = torch.full(
             (len(images),), torch.inf, dtype=torch.float64, device=images.device
@@ -87,7 +89,7 @@ class NearestAdversarial:
             raise ModelError(
                 "model's output",
                 "does not depend on its input differentiably",
-                "use a black-box attack",
+                "Use a black-box attack",
             )
         is_adversarial = part.criterion(logits.detach())
 

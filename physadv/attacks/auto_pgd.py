@@ -100,7 +100,7 @@ def apgd(
     """
     check_batch(images, labels, targets)
     if steps < 1 or restarts < 1:
-        raise OptionError(f"{steps} steps, {restarts} restarts", "at least 1 of each", "raise them")
+        raise OptionError(f"{steps} steps, {restarts} restarts", "at least 1 of each", "Raise them")
     ball = LpBall(norm, eps, levels)
     drop = drop_broken and keep == "success"
     with frozen_eval(model):
@@ -283,7 +283,7 @@ def _keep(state: _State, better: Tensor) -> None:
 def _adapt(state: _State, ball: LpBall, window: int) -> None:
     """Halve the step size and return to the best point, where the search has stalled.
 
-    That is where too too_few steps lowered the loss, or none has for two windows.
+    The search has stalled where too few steps lowered the loss, or none did for two windows.
     """
     too_few = state.lowered < _SUFFICIENT_SHARE * window
     stuck = state.mark_kept & (state.best_loss >= state.mark_loss)

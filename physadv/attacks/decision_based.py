@@ -1,8 +1,7 @@
-"""Label-only black box: the victim's decisions are asked, its scores are not; every question is
-counted.
+"""Decision-based black-box attacks, which need predicted classes only: RayS and HopSkipJump.
 
-Both attacks look for the nearest adversarial image and succeed where it lies within ``eps``.
-Samples that got there are asked about no further.
+Both look for the nearest adversarial image and succeed where it lies within ``eps``. Samples that
+reach it take no more queries.
 """
 
 from __future__ import annotations
@@ -25,8 +24,10 @@ from physadv.threat.norms import Norm, lp_distance, parse_norm, step_toward
 
 @dataclass
 class _DecisionOracle:
-    """Answers "is this image misread?" and counts the questions per sample, ``limit`` at most.
-    ``used`` is (b,)."""
+    """Classifies images as correct or misclassified, with at most ``limit`` queries a sample.
+
+    ``used`` (b,) counts the queries.
+    """
 
     model: Scores
     labels: Tensor
@@ -34,17 +35,17 @@ class _DecisionOracle:
     limit: int
 
     def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Which of ``images`` (those of samples ``rows``, in order) the victim misreads; no, where
-        the limit is met."""
-        answer = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
-        if len(ask := self.open(rows)):
-            self.used[rows[ask]] += 1
-            answer[ask] = Misclassification(self.labels[rows[ask]])(self.model(images[ask]))
-        return answer
+        """Return which of ``images``, one for each sample of ``rows``, are misclassified.
 
-    def open(self, rows: Tensor) -> Tensor:
-        """Positions in ``rows`` of the samples that may still ask."""
-        return (self.used[rows] < self.limit).nonzero()[:, 0]
+        False for samples at their limit of queries.
+        """
+        misclassified = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
+        queried = (self.used[rows] < self.limit).nonzero()[:, 0]
+        if len(queried):
+            self.used[rows[queried]] += 1
+            criterion = Misclassification(self.labels[rows[queried]])
+            misclassified[queried] = criterion(self.model(images[queried]))
+        return misclassified
 
 
 def _oracle(model: Scores, labels: Tensor, images: Tensor, queries: int) -> _DecisionOracle:
@@ -60,17 +61,17 @@ def _oracle(model: Scores, labels: Tensor, images: Tensor, queries: int) -> _Dec
 def rays(
     model: Scores, images: Tensor, labels: Tensor, *, eps: float, queries: int = 2000
 ) -> AttackResult:
-    """Attack by labels alone: search for the l_inf direction of signs with the nearest boundary.
+    """Attack in l_inf with RayS (Chen & Gu 2020), which needs predicted classes only.
 
-    RayS (Chen & Gu 2020) flips signs block by block and draws nothing at random. A sample that
-    fails keeps its clean image.
+    Searches for the direction of signs along which the decision boundary is nearest, block by
+    block. The search is deterministic. A sample that fails keeps its clean image.
 
     Args:
         model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
         labels: True classes (b,).
         eps: Radius within which an image counts as success, in units of [0, 1].
-        queries: Largest number of labels requested a sample, one more for the clean image.
+        queries: Largest number of queries a sample; the clean image takes one more.
 
     Returns:
         The adversarial images with success and query counts.
@@ -89,70 +90,79 @@ def rays(
     """
     check_batch(images, labels)
     images = images.detach()
+
     with frozen_eval(model), torch.no_grad():
         oracle = _oracle(model, labels, images, queries)
         everyone = torch.arange(len(images), device=images.device)
         is_adversarial = oracle(images, everyone)
+
         search = _Rays(oracle, images, radius=torch.where(is_adversarial, 0.0, torch.inf).double())
         search.run(eps)
+
         success = is_adversarial | (search.radius <= eps)
-        found = _along(images, search.signs, torch.full_like(search.radius, eps))
-        best = torch.where((success & ~is_adversarial).view(-1, 1, 1, 1), found, images)
+        changed = _along(images, search.signs, torch.full_like(search.radius, eps))
+        best = torch.where((success & ~is_adversarial).view(-1, 1, 1, 1), changed, images)
     return AttackResult(images=best, success=success, queries=oracle.used.cpu())
 
 
 def _along(images: Tensor, signs: Tensor, radius: Tensor) -> Tensor:
-    """The image ``radius`` along the signs, in [0, 1] and never a rounding farther."""
+    """Return the images ``radius`` along the signs, in [0, 1] and no farther after rounding."""
     return step_toward(images, radius.view(-1, 1, 1, 1) * signs.double()).clamp(0, 1)
 
 
 class _Rays:
-    """The state of RayS: a direction of signs and the radius at which it is adversarial, per
-    sample."""
+    """State of RayS: each sample's direction of signs and the radius where it is adversarial."""
 
     def __init__(self, oracle: _DecisionOracle, images: Tensor, radius: Tensor) -> None:
         self.oracle, self.images, self.radius = oracle, images, radius
         self.signs = torch.ones_like(images)
 
     def alive(self, eps: float) -> Tensor:
-        """Samples not yet within ``eps`` that may still ask."""
+        """Return the samples not yet within ``eps`` that have queries left."""
         return ((self.radius > eps) & (self.oracle.used < self.oracle.limit)).nonzero()[:, 0]
 
     def run(self, eps: float) -> None:
-        """Try the whole direction, then flip halves, quarters ... of it, over and over with finer
-        blocks."""
+        """Try the whole direction, then flip halves, quarters, ever finer blocks, and repeat."""
         size = self.images[0].numel()
         self._try(self.signs[self.alive(eps)], self.alive(eps), eps)
+
         blocks, index = 1, 0
         while len(rows := self.alive(eps)):
             width = -(-size // blocks)
             if index * width >= size or index >= blocks:
                 blocks, index = (blocks * 2 if blocks < size else 1), 0
                 continue
+
             trial = self.signs[rows].flatten(1).clone()
             trial[:, index * width : (index + 1) * width] *= -1
             self._try(trial.view(len(rows), *self.images.shape[1:]), rows, eps)
             index += 1
 
     def _try(self, signs: Tensor, rows: Tensor, eps: float) -> None:
-        """Ask at the present radius (1 while none is known); where it is adversarial, halve down to
-        the boundary."""
+        """Test ``signs`` at the best radius so far; where adversarial, bisect to the boundary.
+
+        The radius is 1 for samples that have none yet.
+        """
         radius = self.radius[rows].clamp(max=1)
-        hit = self.oracle(_along(self.images[rows], signs, radius), rows)
-        rows, signs, high = rows[hit], signs[hit], radius[hit]
-        # within eps is what is asked: one question there spares the search
-        inside = self.oracle(_along(self.images[rows], signs, torch.full_like(high, eps)), rows)
-        high = torch.where(inside, torch.full_like(high, eps), high)
-        low = torch.where(inside, high, torch.full_like(high, eps))
-        while len(
-            open_ := ((high - low > 1e-3) & (self.oracle.used[rows] < self.oracle.limit)).nonzero()[
-                :, 0
-            ]
-        ):
-            middle = (low[open_] + high[open_]) / 2
-            hit = self.oracle(_along(self.images[rows[open_]], signs[open_], middle), rows[open_])
-            high[open_] = torch.where(hit, middle, high[open_])
-            low[open_] = torch.where(hit, low[open_], middle)
+        adversarial = self.oracle(_along(self.images[rows], signs, radius), rows)
+        rows, signs, high = rows[adversarial], signs[adversarial], radius[adversarial]
+
+        # Any radius within eps will do: one query there can save the bisection.
+        within = self.oracle(_along(self.images[rows], signs, torch.full_like(high, eps)), rows)
+        high = torch.where(within, torch.full_like(high, eps), high)
+        low = torch.where(within, high, torch.full_like(high, eps))
+
+        while True:
+            has_queries = self.oracle.used[rows] < self.oracle.limit
+            wide = ((high - low > 1e-3) & has_queries).nonzero()[:, 0]
+            if not len(wide):
+                break
+            middle = (low[wide] + high[wide]) / 2
+            trial = _along(self.images[rows[wide]], signs[wide], middle)
+            adversarial = self.oracle(trial, rows[wide])
+            high[wide] = torch.where(adversarial, middle, high[wide])
+            low[wide] = torch.where(adversarial, low[wide], middle)
+
         self.signs[rows], self.radius[rows] = signs, high
 
 
@@ -168,10 +178,10 @@ def hopskipjump(
     probes: int = 50,
     seed: int = 0,
 ) -> AttackResult:
-    """Attack by labels alone: walk along the decision boundary (Chen, Jordan & Wainwright 2020).
+    """Attack with HopSkipJump (Chen, Jordan & Wainwright 2020), which needs predicted classes only.
 
-    The direction of each step is estimated from the labels around a boundary point. A sample that
-    fails keeps its clean image.
+    Walks along the decision boundary, whose normal is estimated from classes around the point. A
+    sample that fails keeps its clean image.
 
     Args:
         model: Model, its name or its file: images in [0, 1] to logits (b, classes).
@@ -179,9 +189,8 @@ def hopskipjump(
         labels: True classes (b,).
         eps: Radius within which an image counts as success, in units of [0, 1].
         norm: "l2" or "linf".
-        queries: Largest number of labels requested a sample, one more for the clean image.
-        probes: Labels requested for the first direction; later ones take more, by the root of the
-            step.
+        queries: Largest number of queries a sample; the clean image takes one more.
+        probes: Queries for the first estimate of the normal; step k takes probes * sqrt(k).
         seed: Seed of every random choice.
 
     Returns:
@@ -201,23 +210,28 @@ def hopskipjump(
         True
     """
     if parse_norm(norm) == "l1":
-        raise OptionError(f"norm {norm}", "HopSkipJump knows l2 and linf", "choose one of these")
+        raise OptionError(
+            f"norm {norm!r}", "HopSkipJump supports l2 and linf", "Choose one of these"
+        )
     check_batch(images, labels)
     images = images.detach()
+
     with frozen_eval(model), torch.no_grad():
         oracle = _oracle(model, labels, images, queries)
         everyone = torch.arange(len(images), device=images.device)
         is_adversarial = oracle(images, everyone)
+
         walk = _Walk(oracle, images, norm, seed)
         walk.start(everyone[~is_adversarial])
         walk.run(eps, probes)
+
         success = is_adversarial | (walk.distance <= eps)
         best = torch.where((success & ~is_adversarial).view(-1, 1, 1, 1), walk.points, images)
     return AttackResult(images=best, success=success, queries=oracle.used.cpu())
 
 
 class _Walk:
-    """The state of HopSkipJump: the nearest misread image so far, per sample, and its distance."""
+    """State of HopSkipJump: each sample's nearest misclassified image so far, and its distance."""
 
     def __init__(self, oracle: _DecisionOracle, images: Tensor, norm: Norm, seed: int) -> None:
         self.oracle, self.images, self.norm = oracle, images, norm
@@ -227,22 +241,24 @@ class _Walk:
         )
 
     def draw(self, kind: Callable[..., Tensor]) -> Tensor:
-        """One draw (1, c, h, w), the same for all samples."""
+        """Return one draw (1, c, h, w) of ``kind``, the same for all samples."""
         return kind((1, *self.images.shape[1:]), generator=self.source).to(self.images)
 
     def start(self, rows: Tensor) -> None:
-        """Draw a random image that is misclassified for each of ``rows``; go to the boundary."""
+        """Draw a misclassified image for each sample of ``rows``, then go to the boundary."""
         for _ in range(50):
             noise = self.draw(torch.rand).expand(len(rows), *self.images.shape[1:])
-            hit = self.oracle(noise, rows)
-            self._to_boundary(noise[hit], rows[hit])
-            rows = rows[~hit]
+            adversarial = self.oracle(noise, rows)
+            self._to_boundary(noise[adversarial], rows[adversarial])
+            rows = rows[~adversarial]
             if not len(rows):
                 return
 
     def _blend(self, far: Tensor, rows: Tensor, part: Tensor) -> Tensor:
-        """Between the clean image (``part`` 0) and ``far`` (1): along the line, or in l_inf by
-        clipping the change."""
+        """Return the point at ``part`` between the clean image (0) and ``far`` (1).
+
+        Along the line in l_2; in l_inf by clipping the change.
+        """
         clean, part = self.images[rows], part.view(-1, 1, 1, 1)
         change = far.double() - clean.double()
         if self.norm == "l2":
@@ -251,21 +267,21 @@ class _Walk:
         return step_toward(clean, torch.minimum(torch.maximum(change, -reach), reach))
 
     def _to_boundary(self, far: Tensor, rows: Tensor) -> None:
-        """Bisect from a misread image to the boundary; keep the result where it is nearer than what
-        was known."""
+        """Bisect from misclassified images to the boundary; keep the results that are nearer."""
         low, high = torch.zeros_like(self.distance[rows]), torch.ones_like(self.distance[rows])
         for _ in range(12):
             middle = (low + high) / 2
-            hit = self.oracle(self._blend(far, rows, middle), rows)
-            high, low = torch.where(hit, middle, high), torch.where(hit, low, middle)
-        found = self._blend(far, rows, high)
-        length = lp_distance(found, self.images[rows], self.norm)
+            adversarial = self.oracle(self._blend(far, rows, middle), rows)
+            high = torch.where(adversarial, middle, high)
+            low = torch.where(adversarial, low, middle)
+
+        points = self._blend(far, rows, high)
+        length = lp_distance(points, self.images[rows], self.norm)
         nearer = length < self.distance[rows]
-        self.points[rows[nearer]], self.distance[rows[nearer]] = found[nearer], length[nearer]
+        self.points[rows[nearer]], self.distance[rows[nearer]] = points[nearer], length[nearer]
 
     def run(self, eps: float, probes: int) -> None:
-        """Estimate the boundary's normal from labels around the point, step along it, go back to
-        the boundary."""
+        """Repeat: estimate the boundary's normal, step along it, return to the boundary."""
         step = 0
         while True:
             step += 1
@@ -277,17 +293,17 @@ class _Walk:
             self._jump(normal, rows, step)
 
     def _normal(self, rows: Tensor, probes: int) -> Tensor:
-        """Direction (len(rows), c, h, w) into the misread side, from ``probes`` labels at a small
-        radius."""
+        """Estimate the direction (k, c, h, w) into the misclassified side of the boundary.
+
+        Takes ``probes`` queries at a small radius for each sample of ``rows`` (k,).
+        """
         size = self.images[0].numel()
         radius = (self.distance[rows] / size**0.5).clamp_min(1e-4).view(-1, 1, 1, 1).to(self.images)
         if self.norm == "linf":
             radius = radius * size**0.5 / 10
-        total, signs, shift = (
-            torch.zeros_like(self.images[rows]),
-            [],
-            torch.zeros_like(self.images[rows]),
-        )
+
+        total, shift = torch.zeros_like(self.images[rows]), torch.zeros_like(self.images[rows])
+        votes = []
         for _ in range(probes):
             noise = self.draw(torch.randn)
             noise = noise / noise.norm() * (1.0 if self.norm == "l2" else size**0.5)
@@ -295,9 +311,10 @@ class _Walk:
             vote = self.oracle(trial, rows).to(total.dtype) * 2 - 1
             actual = (trial - self.points[rows]) / radius
             total, shift = total + vote.view(-1, 1, 1, 1) * actual, shift + actual
-            signs.append(vote)
-        # the mean vote as baseline lowers the variance where one side prevails
-        mean = torch.stack(signs).mean(0).view(-1, 1, 1, 1)
+            votes.append(vote)
+
+        # The mean vote as baseline lowers the variance where one side prevails.
+        mean = torch.stack(votes).mean(0).view(-1, 1, 1, 1)
         normal = torch.where(mean.abs() < 1, total - mean * shift, total)
         if self.norm == "linf":
             return normal.sign()
@@ -305,16 +322,17 @@ class _Walk:
         return normal / length.view(-1, 1, 1, 1)
 
     def _jump(self, normal: Tensor, rows: Tensor, step: int) -> None:
-        """Halve the step until the point is misread, then go to the boundary from there."""
+        """Halve the step until the point is misclassified, then go to the boundary from there."""
         reach = (self.distance[rows] / step**0.5).to(self.images)
         far = self.points[rows].clone()
-        todo = torch.arange(len(rows), device=rows.device)
+        pending = torch.arange(len(rows), device=rows.device)
+
         for _ in range(10):
-            trial = (self.points[rows[todo]] + reach[todo].view(-1, 1, 1, 1) * normal[todo]).clamp(
-                0, 1
-            )
-            hit = self.oracle(trial, rows[todo])
-            far[todo[hit]] = trial[hit]
-            todo = todo[~hit]
-            reach[todo] /= 2
+            step_change = reach[pending].view(-1, 1, 1, 1) * normal[pending]
+            trial = (self.points[rows[pending]] + step_change).clamp(0, 1)
+            adversarial = self.oracle(trial, rows[pending])
+            far[pending[adversarial]] = trial[adversarial]
+            pending = pending[~adversarial]
+            reach[pending] /= 2
+
         self._to_boundary(far, rows)

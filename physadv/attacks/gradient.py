@@ -243,7 +243,7 @@ def gradient_ascent(
     """
     sizes = [step_size if step_size is not None else 2 * eps / max(1, steps)] * steps
     if steps < 1:
-        raise OptionError(f"{steps} steps", "at least 1", "raise steps")
+        raise OptionError(f"{steps} steps", "at least 1", "Raise steps")
     return _descend(
         model,
         images,
@@ -264,7 +264,7 @@ def _step_sizes(
 ) -> list[float]:
     """The length of every step."""
     if steps < 1:
-        raise OptionError(f"{steps} steps", "at least 1", "raise steps")
+        raise OptionError(f"{steps} steps", "at least 1", "Raise steps")
 
     times = [step / steps for step in range(steps)]
     shapes = {
@@ -274,7 +274,7 @@ def _step_sizes(
     }
     if schedule not in shapes:
         raise OptionError(
-            f"schedule {schedule!r}", f"one of {', '.join(shapes)}", "choose one of these"
+            f"schedule {schedule!r}", f"one of {', '.join(shapes)}", "Choose one of these"
         )
 
     shape = shapes[schedule]
@@ -363,7 +363,7 @@ def _descend(
     """
     check_batch(images, labels, targets)
     if restarts < 1:
-        raise OptionError(f"{restarts} restarts", "at least 1", "raise restarts")
+        raise OptionError(f"{restarts} restarts", "at least 1", "Raise restarts")
     with frozen_eval(model):
         gradient_model = gradient_model_for(model, speed if len(sizes) > 2 else "plain", images)
         x0 = to_memory_format(images, gradient_model)

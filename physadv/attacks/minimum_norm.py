@@ -230,7 +230,7 @@ def cw_l2(
     """
     if searches < 1 or steps < 1:
         raise OptionError(
-            f"{searches} searches of {steps} steps", "at least 1 of each", "raise them"
+            f"{searches} searches of {steps} steps", "at least 1 of each", "Raise them"
         )
     with frozen_eval(model):
         nearest = NearestAdversarial(model, images, labels, targets, eps, "l2", speed)
@@ -303,7 +303,7 @@ def _search(
     """
     if steps <= refine or refine < 1:
         needed = f"more than the {refine} that refine a result (1 or more)"
-        raise OptionError(f"steps {steps}", needed, f"use {max(refine, 1) + 1} steps or more")
+        raise OptionError(f"steps {steps}", needed, f"Use {max(refine, 1) + 1} steps or more")
 
     x, rows = nearest.x0, nearest.open()
     for _ in range(steps - refine):

@@ -1,5 +1,4 @@
-"""Victims that block or blur their gradients: BPDA for parts without a useful one, EOT for random
-ones."""
+"""Gradients of obfuscated models: BPDA where a part has none of use, EOT where parts are random."""
 
 from __future__ import annotations
 
@@ -15,10 +14,11 @@ from physadv.core.errors import OptionError
 from physadv.core.random_streams import derive
 
 Part = Callable[[Tensor], Tensor]
+"""A part of a model: tensor in, tensor out."""
 
 
 def pass_through(x: Tensor) -> Tensor:
-    """Return ``x``: the usual stand-in for a defense that leaves images nearly as they were."""
+    """Return ``x``: the usual gradient stand-in for a part that changes images little."""
     return x
 
 
@@ -69,12 +69,14 @@ class _Straight(torch.autograd.Function):
         with torch.enable_grad():
             x = saved.detach().requires_grad_()
             stand_in = ctx.stand_in(x)
+
         if stand_in.shape != grads[0].shape:
             raise OptionError(
-                f"backward gives {tuple(stand_in.shape)}",
-                f"the part gives {tuple(grads[0].shape)}",
-                "give bpda a backward that changes shapes as the part does",
+                f"backward returns shape {tuple(stand_in.shape)}",
+                f"the part returns shape {tuple(grads[0].shape)}",
+                "Give bpda a backward that returns the shape of the part",
             )
+
         return torch.autograd.grad(stand_in, x, grads[0])[0], None, None
 
 
@@ -107,7 +109,7 @@ def expectation_model(model: Classifier, *, draws: int = 16, seed: int = 0) -> E
         torch.Size([2, 3, 4, 4])
     """
     if draws < 1:
-        raise OptionError(f"{draws} draws", "at least 1", "raise draws")
+        raise OptionError(f"{draws} draws", "at least 1", "Raise draws")
     return ExpectationModel(model, draws, seed)
 
 
@@ -127,8 +129,8 @@ class ExpectationModel:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the log of the mean probability (b, classes) of ``images``."""
-        parts = [draw(images).double().log_softmax(1) for draw in self.eot_draws()]
-        mean = torch.logsumexp(torch.stack(parts), 0) - torch.tensor(float(self.eot_count)).log()
+        draws = [draw(images).double().log_softmax(1) for draw in self.eot_draws()]
+        mean = torch.logsumexp(torch.stack(draws), 0) - torch.tensor(float(self.eot_count)).log()
         return mean if images.dtype == torch.float64 else mean.float()
 
     def _once(self, number: int, images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Score-based black box: the Square attack, and gradients estimated from scores alone.
+"""Score-based black-box attacks: the Square attack, and gradients estimated from scores alone.
 
-All samples of a batch see the same sequence of proposals, so a sample's result does not depend on
-its batch.
+All samples of a batch get the same sequence of proposals, so that a sample's result does not depend
+on its batch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from physadv.threat.losses import Objective, margin_loss
 from physadv.threat.norms import linf_bounds, project_l2
 
 Scores = Callable[[Tensor], Tensor]
+"""Images (b, c, h, w) in [0, 1] to scores (b, classes); no gradient is needed."""
+# Steps out of 10000 after which the covered share is halved (Andriushchenko et al. 2020).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
@@ -70,63 +72,65 @@ def square_attack(
     """
     if norm not in ("linf", "l2"):
         raise OptionError(
-            f"norm {norm}", "the Square attack knows linf and l2", "choose one of these"
+            f"norm {norm!r}", "the Square attack supports linf and l2", "Choose one of these"
         )
     if eps < 0 or queries < 1:
         raise OptionError(
-            f"eps {eps}, queries {queries}", "eps >= 0 and queries >= 1", "check both"
+            f"eps {eps}, queries {queries}", "eps >= 0 and queries >= 1 are needed", "Raise them"
         )
     check_batch(images, labels, targets)
+
     images = images.detach()
+    proposals = _linf_proposals if norm == "linf" else _l2_proposals
     with frozen_eval(model), torch.no_grad():
-        propose = (_linf_proposals if norm == "linf" else _l2_proposals)(
-            images, eps, queries, share, seed
-        )
-        return _search(model, images, Objective(margin_loss, labels, targets), propose, queries)
+        goal = Objective(margin_loss, labels, targets)
+        return _search(model, images, goal, proposals(images, eps, queries, share, seed), queries)
 
 
-Proposal = Callable[[Tensor, Tensor], Tensor]
-"""From the images and the best points so far (both of the samples still searched) to the next
-points to try."""
+_Proposal = Callable[[Tensor, Tensor], Tensor]
+"""From clean images and best points of the samples still searched to the next points to try."""
 
 
 def _search(
-    model: Scores, images: Tensor, wanted: Objective, proposals: Iterator[Proposal], queries: int
+    model: Scores, images: Tensor, goal: Objective, proposals: Iterator[_Proposal], queries: int
 ) -> AttackResult:
-    """Keep each proposal that lowers the margin; only samples not yet won are asked about."""
+    """Keep each proposal that lowers the margin; query only samples not yet broken."""
     best, used = images.clone(), torch.ones(len(images), dtype=torch.long)
-    loss = wanted(model(images))
-    alive = (loss >= 0).nonzero()[:, 0]
-    clean, now, wanted_now = images[alive], images[alive], wanted.pick(alive)
-    loss_now = torch.full_like(loss[alive], torch.inf)
+    loss = goal(model(images))
+    rows = (loss >= 0).nonzero()[:, 0]
+    clean, points, row_goal = images[rows], images[rows], goal.pick(rows)
+    point_loss = torch.full_like(loss[rows], torch.inf)
+
     for propose, _ in zip(proposals, range(queries), strict=False):
-        if not len(alive):
+        if not len(rows):
             break
-        trial = propose(clean, now)
-        score = wanted_now(model(trial))
-        better = score < loss_now
-        now = torch.where(better.view(-1, 1, 1, 1), trial, now)
-        loss_now = torch.where(better, score, loss_now)
-        used[alive.to(used.device)] += 1
-        is_adversarial = loss_now < 0
-        if is_adversarial.any():
-            best[alive[is_adversarial]], loss[alive[is_adversarial]] = (
-                now[is_adversarial],
-                loss_now[is_adversarial],
-            )
-            keep = ~is_adversarial
-            alive, clean, now, loss_now = alive[keep], clean[keep], now[keep], loss_now[keep]
-            wanted_now = wanted.pick(alive)
-    lower = loss_now < loss[alive]
-    best[alive[lower]], loss[alive[lower]] = now[lower], loss_now[lower]
+        trial = propose(clean, points)
+        score = row_goal(model(trial))
+        used[rows.to(used.device)] += 1
+
+        better = score < point_loss
+        points = torch.where(better.view(-1, 1, 1, 1), trial, points)
+        point_loss = torch.where(better, score, point_loss)
+
+        broken = point_loss < 0
+        if broken.any():
+            best[rows[broken]], loss[rows[broken]] = points[broken], point_loss[broken]
+            rows, clean = rows[~broken], clean[~broken]
+            points, point_loss = points[~broken], point_loss[~broken]
+            row_goal = goal.pick(rows)
+
+    lower = point_loss < loss[rows]
+    best[rows[lower]], loss[rows[lower]] = points[lower], point_loss[lower]
     return AttackResult(images=best, success=loss < 0, loss=loss, queries=used)
 
 
 def _side(step: int, queries: int, share: float, height: int, width: int) -> int:
-    """The window's side at a step: the covered share halves on the paper's schedule, stretched to
-    ``queries``."""
+    """Return the side of a step's window in px.
+
+    The covered share is halved on the schedule of the paper, stretched to ``queries``.
+    """
     scaled = step * 10_000 // queries
-    halved = sum(scaled > mark for mark in _HALVINGS)
+    halved = sum(scaled > halving for halving in _HALVINGS)
     side = round((share / 2**halved * height * width) ** 0.5)
     return int(max(1, min(side, min(height, width) - 1)))
 
@@ -135,14 +139,15 @@ def _sign(shape: tuple[int, ...], source: torch.Generator, like: Tensor) -> Tens
     return (torch.randint(0, 2, shape, generator=source) * 2 - 1).to(like)
 
 
-def _at(limit: int, source: torch.Generator) -> int:
+def _offset(limit: int, source: torch.Generator) -> int:
+    """Draw an integer from 0 to ``limit``, both included."""
     return int(torch.randint(0, limit + 1, (), generator=source))
 
 
 def _linf_proposals(
     images: Tensor, eps: float, queries: int, share: float, seed: int
-) -> Iterator[Proposal]:
-    """Vertical stripes of +-eps first, then square windows of +-eps, one sign a channel."""
+) -> Iterator[_Proposal]:
+    """Yield vertical stripes of +-eps first, then square windows of +-eps, one sign a channel."""
     source = generator(seed, "square", "linf")
     _, channels, height, width = images.shape
     stripes = _sign((1, channels, 1, width), source, images) > 0
@@ -152,16 +157,17 @@ def _linf_proposals(
         return torch.where(up, high, low)
 
     yield lambda clean, _: edge(clean, stripes)
+
     for step in range(1, queries):
         side = _side(step, queries, share, height, width)
-        top, left = _at(height - side, source), _at(width - side, source)
+        top, left = _offset(height - side, source), _offset(width - side, source)
         area = (slice(None), slice(None), slice(top, top + side), slice(left, left + side))
         up = _sign((1, channels, 1, 1), source, images) > 0
 
         def window(
-            clean: Tensor, now: Tensor, area: tuple[slice, ...] = area, up: Tensor = up
+            clean: Tensor, points: Tensor, area: tuple[slice, ...] = area, up: Tensor = up
         ) -> Tensor:
-            trial = now.clone()
+            trial = points.clone()
             trial[area] = edge(clean[area], up)
             return trial
 
@@ -169,8 +175,10 @@ def _linf_proposals(
 
 
 def _bump(side: int, like: Tensor) -> Tensor:
-    """Concentric rectangles of falling weight, (side, side), unit norm: the paper's shape for one
-    half of a window."""
+    """Return concentric squares of falling weight (side, side) of unit norm.
+
+    This is the shape of one half of a window in the paper.
+    """
     plane = like.new_zeros(side, side)
     rows = max(1, side // 2)
     for ring in range(rows):
@@ -184,8 +192,7 @@ def _unit(plane: Tensor) -> Tensor:
 
 
 def _dipole(side: int, source: torch.Generator, like: Tensor) -> Tensor:
-    """Two bumps of opposite sign side by side, (side, side), unit norm, lying or standing at
-    random."""
+    """Draw two bumps of opposite sign (side, side), unit norm, side by side in either direction."""
     half = max(1, side // 2)
     plane = like.new_zeros(side, side)
     first, second = _bump(side, like), _bump(side, like)
@@ -194,25 +201,24 @@ def _dipole(side: int, source: torch.Generator, like: Tensor) -> Tensor:
         plane[half:] -= nn.functional.interpolate(
             second[None, None], (side - half, side), mode="area"
         )[0, 0]
+
     plane = _unit(plane)
-    return plane.T if _at(1, source) else plane
+    return plane.T if _offset(1, source) else plane
 
 
 def _within(clean: Tensor, delta: Tensor, eps: float) -> Tensor:
-    """``clean`` plus ``delta`` scaled onto the l_2 sphere, then clipped to [0, 1], which only
-    shortens it."""
+    """Add ``delta`` scaled onto the l_2 sphere, then clip to [0, 1], which only shortens it."""
     length = torch.linalg.vector_norm(delta.flatten(1), dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
-    # the factor keeps float32 rounding from ending a hair outside; shorter floats round too
-    # coarsely for that
+
+    # The factor keeps float32 rounding from ending just outside; shorter floats need a projection.
     point = (clean + delta * (eps * (1 - 1e-6) / length)).clamp(0, 1)
     return point if torch.finfo(point.dtype).bits >= 32 else project_l2(point, clean, eps)
 
 
 def _l2_proposals(
     images: Tensor, eps: float, queries: int, share: float, seed: int
-) -> Iterator[Proposal]:
-    """A grid of dipoles first; then one window takes the norm of another window, as the paper moves
-    mass about."""
+) -> Iterator[_Proposal]:
+    """Yield a grid of dipoles first, then moves of norm from one window to another."""
     source = generator(seed, "square", "l2")
     _, channels, height, width = images.shape
     start = images.new_zeros(1, channels, height, width)
@@ -224,50 +230,68 @@ def _l2_proposals(
                 _dipole(tile, source, images) * sign
             )
     yield lambda clean, _: _within(clean, start.expand_as(clean), eps)
+
     for step in range(1, queries):
         side = max(3, _side(step, queries, share, height, width))
         side = min(side + (side % 2 == 0), height - 1, width - 1)
-        to = (_at(height - side, source), _at(width - side, source))
-        frm = (_at(height - side, source), _at(width - side, source))
+        to = (_offset(height - side, source), _offset(width - side, source))
+        origin = (_offset(height - side, source), _offset(width - side, source))
         shape = _dipole(side, source, images) * _sign((1, channels, 1, 1), source, images)
 
         def moved(
             clean: Tensor,
-            now: Tensor,
+            points: Tensor,
             to: tuple[int, int] = to,
-            frm: tuple[int, int] = frm,
+            origin: tuple[int, int] = origin,
             side: int = side,
             shape: Tensor = shape,
         ) -> Tensor:
-            return _within(clean, _move(now - clean, to, frm, side, shape, eps), eps)
+            return _within(clean, _move(points - clean, to, origin, side, shape, eps), eps)
 
         yield moved
 
 
 def _move(
-    delta: Tensor, to: tuple[int, int], frm: tuple[int, int], side: int, shape: Tensor, eps: float
+    delta: Tensor,
+    to: tuple[int, int],
+    origin: tuple[int, int],
+    side: int,
+    shape: Tensor,
+    eps: float,
 ) -> Tensor:
-    """Empty one window and give its norm, and whatever eps leaves unused, to the other, in the
-    given shape."""
-    there = (slice(None), slice(None), slice(to[0], to[0] + side), slice(to[1], to[1] + side))
-    away = (slice(None), slice(None), slice(frm[0], frm[0] + side), slice(frm[1], frm[1] + side))
+    """Empty the window at ``origin`` and give its norm to the window at ``to``, in ``shape``.
+
+    The window also receives the norm that ``delta`` leaves unused of ``eps``.
+    """
+    filled, emptied = _window(to, side), _window(origin, side)
     both = torch.zeros_like(delta[:1, :1])
-    both[there], both[away] = 1, 1
+    both[filled], both[emptied] = 1, 1
     spare = (eps**2 - delta.square().sum((1, 2, 3), keepdim=True)).clamp_min(0)
     budget = spare / delta.shape[1] + (delta * both).square().sum((2, 3), keepdim=True)
-    old = delta[there]
-    mixed = shape + old / old.square().sum((2, 3), keepdim=True).sqrt().clamp_min(1e-12)
-    mixed = mixed * (
-        budget.sqrt() / mixed.square().sum((2, 3), keepdim=True).sqrt().clamp_min(1e-12)
-    )
+
+    # The new content is the shape plus the old content, each of unit norm, scaled to the budget.
+    old = delta[filled]
+    mixed = shape + old / _channel_norms(old)
+    mixed = mixed * (budget.sqrt() / _channel_norms(mixed))
+
     delta = delta.clone()
-    delta[away] = 0
-    delta[there] = mixed
+    delta[emptied] = 0
+    delta[filled] = mixed
     return delta
 
 
+def _window(corner: tuple[int, int], side: int) -> tuple[slice, ...]:
+    top, left = corner
+    return slice(None), slice(None), slice(top, top + side), slice(left, left + side)
+
+
+def _channel_norms(windows: Tensor) -> Tensor:
+    """Return the l_2 norm (b, c, 1, 1) of each channel."""
+    return windows.square().sum((2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+
+
 class EstimatedGradient(nn.Module):
-    """Wraps a model so that its gradient is estimated from its scores alone.
+    """A model whose gradient is estimated from its scores alone.
 
     Any gradient attack becomes a black-box attack on it. Queried images stay in [0, 1]; ``queries``
     counts them, forward passes included.
@@ -306,28 +330,27 @@ class EstimatedGradient(nn.Module):
     ) -> None:
         super().__init__()
         if method not in ("nes", "finite"):
-            raise OptionError(f"method {method}", "nes and finite are known", "choose one of these")
+            raise OptionError(
+                f"method {method!r}", "nes or finite is needed", "Choose one of these"
+            )
+
         self.model, self.method, self.pairs, self.sigma = model, method, pairs, sigma
         self.seed, self.batch, self.queries, self._calls = seed, batch, 0, 0
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (b, classes) of ``images`` by the model itself; only their gradient is
-        estimated."""
+        """Return the model's own logits for ``images``; only their gradient is estimated."""
         logits: Tensor = _Estimate.apply(images, self)  # type: ignore[no-untyped-call]
         return logits
 
-    def ask(self, images: Tensor) -> Tensor:
-        """Return the scores of ``images`` clipped to [0, 1], batch by batch and without
-        gradient."""
+    def query(self, images: Tensor) -> Tensor:
+        """Return the scores of ``images`` clipped to [0, 1], without gradient, batch by batch."""
         self.queries += len(images)
         with torch.no_grad():
-            return torch.cat(
-                [self.model(part) for part in torch.split(images.clamp(0, 1), self.batch)]
-            )
+            batches = torch.split(images.clamp(0, 1), self.batch)
+            return torch.cat([self.model(batch) for batch in batches])
 
-    def directions(self, images: Tensor) -> Iterator[Tensor]:
-        """Yield the directions (1, c, h, w) of differences, the same for all samples of
-        ``images``."""
+    def _directions(self, images: Tensor) -> Iterator[Tensor]:
+        """Yield directions (1, c, h, w) of differences, the same for every sample of the batch."""
         shape = images.shape[1:]
         if self.method == "finite":
             for index in range(shape.numel()):
@@ -335,6 +358,7 @@ class EstimatedGradient(nn.Module):
                 unit[index] = 1
                 yield unit.view(1, *shape).to(images.device)
             return
+
         source = generator(self.seed, "nes", self._calls)
         self._calls += 1
         for _ in range(self.pairs):
@@ -351,10 +375,9 @@ class EstimatedGradient(nn.Module):
             The gradient with respect to the images, of their shape.
         """
         total, count = torch.zeros_like(images), 0
-        for direction in self.directions(images):
+        for direction in self._directions(images):
             step = self.sigma * direction
-            both = self.ask(torch.cat([images + step, images - step]))
-            plus, minus = both.chunk(2)
+            plus, minus = self.query(torch.cat([images + step, images - step])).chunk(2)
             slope = ((plus - minus) * weights).sum(1) / (2 * self.sigma)
             total += slope.view(-1, 1, 1, 1) * direction
             count += 1
@@ -362,12 +385,12 @@ class EstimatedGradient(nn.Module):
 
 
 class _Estimate(torch.autograd.Function):
-    """Hands the estimate to autograd in place of the victim's own gradient."""
+    """Passes the estimate to autograd in place of the model's own gradient."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, images: Tensor, source: EstimatedGradient) -> Tensor:
         ctx.images, ctx.source = images.detach(), source  # type: ignore[attr-defined]
-        return source.ask(images.detach())
+        return source.query(images.detach())
 
     @staticmethod
     def backward(ctx: FunctionCtx, *weights: Tensor) -> tuple[Tensor, None]:

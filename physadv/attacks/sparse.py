@@ -1,7 +1,6 @@
-"""A few pixels changed as far as one likes (l_0): by gradient, one after the other, and by random
-search.
+"""Sparse (l_0) attacks, which change a few pixels without limit: by gradient and by random search.
 
-A pixel is one place with all its channels. Changed pixels take 0 or 1 in each channel.
+A pixel is one position with all its channels. Changed pixels take 0 or 1 in each channel.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from physadv.threat.losses import Objective, margin_loss
 def saliency_attack(
     model: Classifier, images: Tensor, labels: Tensor, *, pixels: int
 ) -> AttackResult:
-    """Change few pixels by gradient: one at a time, the one that lowers the margin most.
+    """Attack by changing the most salient pixels, one a step (after JSMA, Papernot et al. 2016).
 
-    After JSMA (Papernot et al. 2016). Each pixel changes once, to 0 or 1 in each channel; a broken
-    sample changes no further. Takes pixels + 1 forward passes a sample.
+    The most salient pixel lowers the linearized margin most. Each pixel changes once, to 0 or 1 in
+    each channel; a broken sample changes no further. Takes pixels + 1 forward passes a sample.
 
     Args:
         model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
         labels: True classes (b,).
-        pixels: Largest number of changed pixels, from 1 to h w.
+        pixels: Largest number of changed pixels, from 1 to h * w.
 
     Returns:
         The changed images with success, margin and query counts.
@@ -50,37 +49,35 @@ def saliency_attack(
         True
     """
     check_batch(images, labels)
-    _fits(images, pixels)
+    _check_pixels(images, pixels)
     x, goal = images.detach().clone(), Objective(margin_loss, labels)
     free = torch.ones_like(x[:, 0], dtype=torch.bool)
     success, loss = torch.zeros_like(labels, dtype=torch.bool), torch.zeros(len(x)).to(x)
     queries = torch.zeros(len(x), dtype=torch.long)
+
     with frozen_eval(model):
         for step in range(pixels + 1):
             rows = (~success).nonzero()[:, 0]
             if not len(rows):
                 break
+
             _, value, slope = loss_and_gradient(model, x[rows], goal.pick(rows))
             queries[rows.cpu()] += 1
             loss[rows], success[rows] = value.to(loss), value < 0
             if step < pixels:
-                going = (value >= 0).nonzero()[:, 0]
-                x[rows[going]], free[rows[going]] = _one_more(
-                    x[rows[going]], slope[going], free[rows[going]]
-                )
+                unbroken = (value >= 0).nonzero()[:, 0]
+                rows, slope = rows[unbroken], slope[unbroken]
+                x[rows], free[rows] = _change_pixel(x[rows], slope, free[rows])
+
     return AttackResult(images=x, success=success, loss=loss, queries=queries)
 
 
-def _one_more(x: Tensor, slope: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """``x`` with the most promising free pixel at its best corner, and which pixels are free
-    then."""
+def _change_pixel(x: Tensor, slope: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``x`` with its most salient free pixel changed, and the pixels that stay free."""
     corner = (slope < 0).to(x)
     gain = (slope * (corner - x)).sum(1).masked_fill(~free, torch.inf)
-    best = (
-        torch.nn.functional.one_hot(gain.flatten(1).argmin(1), free.shape[1] * free.shape[2])
-        .view_as(free)
-        .bool()
-    )
+    pixels = free.shape[1] * free.shape[2]
+    best = torch.nn.functional.one_hot(gain.flatten(1).argmin(1), pixels).view_as(free).bool()
     return torch.where(best[:, None], corner, x), free & ~best
 
 
@@ -94,7 +91,7 @@ def sparse_search(
     queries: int = 1000,
     seed: int = 0,
 ) -> AttackResult:
-    """Change few pixels by random search, from scores alone (after Croce et al. 2022).
+    """Attack by random search over changed pixels, from scores alone (after Croce et al. 2022).
 
     A proposal that lowers the margin is kept. The share of exchanged pixels falls from 0.3 to one
     pixel.
@@ -103,7 +100,7 @@ def sparse_search(
         model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
         labels: True classes (b,).
-        pixels: Number of changed pixels, from 1 to h w.
+        pixels: Number of changed pixels, from 1 to h * w.
         queries: Largest number of forward passes a sample, one more for the clean image.
         seed: Seed of every random choice.
 
@@ -124,54 +121,65 @@ def sparse_search(
         True
     """
     check_batch(images, labels)
-    _fits(images, pixels)
+    _check_pixels(images, pixels)
     images, source = images.detach(), generator(seed, "sparse search")
     b, channels, height, width = images.shape
-    places = torch.randperm(height * width, generator=source)[:pixels].repeat(b, 1)
+    positions = torch.randperm(height * width, generator=source)[:pixels].repeat(b, 1)
     corners = torch.randint(0, 2, (1, channels, pixels), generator=source).repeat(b, 1, 1)
     best, used = images.clone(), torch.ones(b, dtype=torch.long)
+
     with frozen_eval(model), torch.no_grad():
         goal = Objective(margin_loss, labels)
         loss = goal(model(images))
-        now = torch.full_like(loss, torch.inf)
+        current_loss = torch.full_like(loss, torch.inf)
         for step in range(queries):
             rows = (loss >= 0).nonzero()[:, 0].cpu()
             if not len(rows):
                 break
-            slots, new, color = _exchange(
-                pixels, 0.3 * (1 - step / queries), height * width, channels, source
+
+            share = 0.3 * (1 - step / queries)
+            slots, new_positions, new_corners = _exchange(
+                pixels, share, height * width, channels, source
             )
-            moved, painted = places[rows].clone(), corners[rows].clone()
+            trial_positions, trial_corners = positions[rows].clone(), corners[rows].clone()
             if step:
-                moved[:, slots], painted[:, :, slots] = new, color
-            trial = _painted(images[rows], moved, painted)
+                trial_positions[:, slots] = new_positions
+                trial_corners[:, :, slots] = new_corners
+            trial = _with_pixels(images[rows], trial_positions, trial_corners)
             score = goal.pick(rows)(model(trial))
             used[rows] += 1
-            better = (score < now[rows]).cpu()
-            kept = rows[better]
-            places[kept], corners[kept], now[kept] = moved[better], painted[better], score[better]
-            lower = rows[(score < loss[rows]).cpu()]
-            best[lower], loss[lower] = trial[score < loss[rows]], score[score < loss[rows]]
+
+            better = (score < current_loss[rows]).cpu()
+            improved = rows[better]
+            positions[improved] = trial_positions[better]
+            corners[improved] = trial_corners[better]
+            current_loss[improved] = score[better]
+
+            # The result may also stay the clean image: its margin counts as well.
+            lower = score < loss[rows]
+            lower_rows = rows[lower.cpu()]
+            best[lower_rows], loss[lower_rows] = trial[lower], score[lower]
+
     return AttackResult(images=best, success=loss < 0, loss=loss, queries=used)
 
 
 def _exchange(
     pixels: int, share: float, size: int, channels: int, source: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of the chosen pixels are given up, where new ones lie, and their corners."""
+    """Draw which of the changed pixels are replaced, and positions and corners of the new ones."""
     count = max(1, round(share * pixels))
     slots = torch.randperm(pixels, generator=source)[:count]
-    new = torch.randint(0, size, (count,), generator=source)
-    return slots, new, torch.randint(0, 2, (channels, count), generator=source)
+    positions = torch.randint(0, size, (count,), generator=source)
+    return slots, positions, torch.randint(0, 2, (channels, count), generator=source)
 
 
-def _painted(images: Tensor, places: Tensor, corners: Tensor) -> Tensor:
-    """``images`` with the pixels at ``places`` (b, k) set to ``corners`` (b, c, k)."""
-    index = places[:, None].expand(-1, images.shape[1], -1).to(images.device)
+def _with_pixels(images: Tensor, positions: Tensor, corners: Tensor) -> Tensor:
+    """Return ``images`` with the pixels at ``positions`` (b, k) set to ``corners`` (b, c, k)."""
+    index = positions[:, None].expand(-1, images.shape[1], -1).to(images.device)
     return images.flatten(2).scatter(2, index, corners.to(images)).view_as(images)
 
 
-def _fits(images: Tensor, pixels: int) -> None:
-    room = images.shape[-2] * images.shape[-1]
-    if not 1 <= pixels <= room:
-        raise OptionError(f"{pixels} pixels", f"1 to {room}", "use a few percent of the image")
+def _check_pixels(images: Tensor, pixels: int) -> None:
+    available = images.shape[-2] * images.shape[-1]
+    if not 1 <= pixels <= available:
+        raise OptionError(f"{pixels} pixels", f"1 to {available}", "Use a few percent of the image")

@@ -1,4 +1,4 @@
-"""Transfer: what was made on surrogates is shown to the victim, which is asked once."""
+"""Transfer attacks: adversarial images of surrogates, evaluated once on the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from physadv.threat.criteria import success_criterion
 from physadv.threat.losses import margin_loss
 
 Attack = Callable[[Classifier, Tensor, Tensor], AttackResult]
-"""A white-box attack with its settings bound: ``partial(pgd, eps=8 / 255, steps=20)``."""
+"""A white-box attack with its options bound: ``partial(pgd, eps=8 / 255, steps=20)``."""
 
 
 class SurrogateEnsemble:
@@ -39,21 +39,25 @@ class SurrogateEnsemble:
 
     def __init__(self, surrogates: Sequence[Classifier]) -> None:
         if not surrogates:
-            raise OptionError("0 surrogates", "at least one is needed", "name one")
+            raise OptionError("0 surrogates", "at least one is needed", "Name one")
         self.surrogates = list(surrogates)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return mean log-probabilities (b, classes) of ``images``. Raises OptionError where the
-        surrogates differ in the number of classes."""
+        """Return the mean log-probabilities (b, classes) for ``images`` (b, c, h, w).
+
+        Raises:
+            OptionError: The surrogates differ in their number of classes.
+        """
         logits = [surrogate(images) for surrogate in self.surrogates]
-        counts = {part.shape[1] for part in logits}
+        counts = {output.shape[1] for output in logits}
         if len(counts) > 1:
             raise OptionError(
                 f"surrogates of {sorted(counts)} classes",
-                "one number is needed",
-                "use the same classes",
+                "all must have the same number of classes",
+                "Choose surrogates of the same classes",
             )
-        return torch.stack([part.float().log_softmax(1) for part in logits]).mean(0)
+
+        return torch.stack([output.float().log_softmax(1) for output in logits]).mean(0)
 
 
 @open_inputs
@@ -95,11 +99,12 @@ def transfer_attack(
         [1, 1]
     """
     check_batch(images, labels, targets)
-    made = attack(SurrogateEnsemble(surrogates), images, labels).images
+    adversarial = attack(SurrogateEnsemble(surrogates), images, labels).images
     with frozen_eval(model), torch.no_grad():
-        logits = model(made)
+        logits = model(adversarial)
+
     return AttackResult(
-        images=made,
+        images=adversarial,
         success=success_criterion(labels, targets)(logits),
         loss=margin_loss(logits, labels, targets),
         queries=torch.ones(len(images), dtype=torch.long),

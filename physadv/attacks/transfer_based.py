@@ -1,5 +1,4 @@
-"""Momentum and diverse inputs: attacks made to transfer, on the victim itself or on surrogates of
-it."""
+"""Momentum iterative FGSM with diverse inputs, on the model itself or on surrogates of it."""
 
 from __future__ import annotations
 
@@ -33,8 +32,7 @@ from physadv.threat.norms import Norm
 
 @dataclass(frozen=True)
 class DiverseInputs:
-    """Random views of images for diverse-input attacks (Xie et al. 2019): shrunk, somewhere on
-    black.
+    """Input diversity (Xie et al. 2019): random shrinking and placement on black.
 
     Args:
         share: Share of the images that are shrunk, in [0, 1].
@@ -57,20 +55,23 @@ class DiverseInputs:
     def __post_init__(self) -> None:
         if not (0 <= self.share <= 1 and 0 < self.smallest <= 1):
             raise OptionError(
-                f"share {self.share}, smallest {self.smallest}", "0..1 and above 0..1", "check both"
+                f"share {self.share}, smallest {self.smallest}",
+                "share is 0 to 1, smallest above 0 to 1",
+                "Correct them",
             )
 
     def __call__(self, images: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
-        """Return differentiable views of ``images`` (b, c, h, w), drawn from ``sources``, one
-        generator a sample."""
+        """Return ``images`` (b, c, h, w) diversified, each with a random stream of ``sources``."""
         if not sources:
             return images
+
         draws = torch.stack([torch.rand(4, generator=g, dtype=torch.float64) for g in sources]).to(
             images
         )
         scale = self.smallest + (1 - self.smallest) * draws[:, 1]
         scale = torch.where(draws[:, 0] < self.share, scale, torch.ones_like(scale))
         shift = (draws[:, 2:] * 2 - 1) * (1 / scale - 1)[:, None]
+
         zoom = torch.diag_embed(torch.stack([1 / scale, 1 / scale], 1))
         grid = F.affine_grid(
             torch.cat([zoom, shift[:, :, None]], 2), list(images.shape), align_corners=False
@@ -140,13 +141,14 @@ def mi_fgsm(
     """
     check_batch(images, labels, targets)
     if steps < 1:
-        raise OptionError(f"{steps} steps", "at least 1", "raise steps")
+        raise OptionError(f"{steps} steps", "at least 1", "Raise steps")
     if diverse is not None and images.ndim != 4:
         raise OptionError(
             f"images of shape {tuple(images.shape)}",
-            "diverse input needs (b, c, h, w)",
-            "leave it out",
+            "diverse inputs need (b, c, h, w)",
+            "Leave out diverse",
         )
+
     ball = LpBall(norm, eps, levels)
     numbers = list(range(len(images))) if index is None else index.tolist()
     size = step_size if step_size is not None else eps / steps
@@ -156,15 +158,18 @@ def mi_fgsm(
         best, rows = BestIterates(x0, task), torch.arange(len(x0), device=x0.device)
         mover = ProjectedStep(x0, ball, [size] * steps, decay=decay)
         x = x0
+
         for step in range(steps):
             point = ball.quantized(x, x0)
             sources = [generator(seed, "diverse", step, n) for n in numbers] if diverse else None
-            logits, value, grad = _seen_by(
+            logits, value, grad = _mean_gradient(
                 surrogates or (model,), point, task.objective, diverse, sources
             )
             if not surrogates and diverse is None:
                 best.update_best(rows, point, value, task.criterion(logits))
             x = mover(x, grad, step)
+
+        # With surrogates or diverse inputs only the last iterate is evaluated on the model itself.
         point = ball.quantized(x, x0)
         best.update_best(
             rows, point, *loss_and_success(model, point, task.objective, task.criterion)
@@ -174,39 +179,39 @@ def mi_fgsm(
         return best.result(images)
 
 
-def _seen_by(
+def _mean_gradient(
     nets: Sequence[Classifier],
     x: Tensor,
     goal: Objective,
     diverse: DiverseInputs | None,
     sources: Sequence[torch.Generator] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits and losses of the last net, and the mean over the nets of gradients of mean magnitude
-    1."""
+    """Return logits and losses of the last net, and the mean of the nets' normalized gradients.
+
+    Each gradient is divided by its mean magnitude, so that the nets count alike.
+    """
     total = torch.zeros_like(x)
     for net in nets:
-        view = (
-            net
-            if diverse is None or sources is None
-            else _viewed(net, diverse, [_again(s) for s in sources])
-        )
-        logits, value, grad = loss_and_gradient(view, x, goal)
+        diversified = net
+        if diverse is not None and sources is not None:
+            diversified = _diversified(net, diverse, [_copy_of(source) for source in sources])
+        logits, value, grad = loss_and_gradient(diversified, x, goal)
+
         scaled = _directions.scale_by_largest(grad)
         mean = scaled.abs().flatten(1).mean(1)
-        total = total + scaled / _directions.per_sample(
-            torch.where(mean > 0, mean, torch.ones_like(mean)), x
-        )
+        mean = torch.where(mean > 0, mean, torch.ones_like(mean))
+        total = total + scaled / _directions.per_sample(mean, x)
     return logits, value, total / len(nets)
 
 
-def _viewed(
+def _diversified(
     net: Classifier, diverse: DiverseInputs, sources: Sequence[torch.Generator]
 ) -> Classifier:
     return lambda x: net(diverse(x, sources))
 
 
-def _again(source: torch.Generator) -> torch.Generator:
-    """A copy of the generator, so that every surrogate sees the same views."""
+def _copy_of(source: torch.Generator) -> torch.Generator:
+    """Return a copy of the stream, so that every surrogate gets the same transforms."""
     copy = torch.Generator()
     copy.set_state(source.get_state())
     return copy

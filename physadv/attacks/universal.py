@@ -71,11 +71,12 @@ def universal_perturbation(
         norm: "linf", "l2" or "l1".
         epochs: Passes over the images, at least 1.
         batch: Images a step, at least 1.
-        step_size: First length of a step, which falls along a cosine; eps / 4 without it.
+        step_size: Length of the first step, eps / 4 by default; it falls linearly to 0.
         loss: "ce", "margin" or "dlr".
-        clip: Gain of a sample's loss beyond which it no longer counts.
+        clip: Largest loss of a sample that still adds to the gradient, in units of ``loss``.
         targets: Target classes (b,) for a targeted attack.
-        levels: Round the change towards zero to k / levels (255 for 8 bits).
+        levels: Round the change towards zero to the grid k / levels (255 for 8 bits), so that
+            images on the grid stay on it.
         speed: "plain", "fold", "bf16", or a copy of the model to take gradients of.
         seed: Seed of the order of the images.
 
@@ -100,8 +101,9 @@ def universal_perturbation(
         raise OptionError(
             f"{epochs} epochs, batch {batch}, {len(images)} images",
             "at least 1 of each",
-            "raise them",
+            "Raise them",
         )
+
     ball = LpBall(norm, eps, levels)
     with frozen_eval(model):
         gradient_model = gradient_model_for(model, speed, images)
@@ -109,8 +111,9 @@ def universal_perturbation(
         task = build_task(model, gradient_model, loss, labels, targets, exact=True)
         goal = Objective(_clipped(task.objective.loss, clip), labels, targets)
         batches = [
-            part for epoch in range(epochs) for part in _batches(len(x0), batch, seed, epoch)
+            rows for epoch in range(epochs) for rows in _batches(len(x0), batch, seed, epoch)
         ]
+
         change = torch.zeros_like(x0[:1])
         for step, rows in enumerate(batches):
             rows = rows.to(x0.device)
@@ -118,12 +121,13 @@ def universal_perturbation(
             _, _, grad = loss_and_gradient(gradient_model, x, goal.pick(rows))
             size = (eps / 4 if step_size is None else step_size) * (1 - step / len(batches))
             change = _step(change, grad.sum(0, keepdim=True), size, ball)
+
         change = _rounded(change, ball)
         x = ball.quantized(apply_change(x0, change), x0)
         value, success = loss_and_success(model, x, task.objective, task.criterion)
-    used = torch.full(
-        (len(x0),), epochs * forward_count(gradient_model) + forward_count(model), device=x0.device
-    )
+
+    forwards = epochs * forward_count(gradient_model) + forward_count(model)
+    used = torch.full((len(x0),), forwards, device=x0.device)
     out = torch.empty_like(images).copy_(x)
     return UniversalResult(out, success, value.float(), used, change.contiguous())
 
@@ -144,8 +148,8 @@ def apply_change(images: Tensor, change: Tensor) -> Tensor:
         1.0
     """
     moved = (images + change).clamp(0, 1)
-    over = (moved.double() - images.double()).abs() > change.double().abs()
-    return torch.where(over, torch.nextafter(moved, images), moved)
+    too_far = (moved.double() - images.double()).abs() > change.double().abs()
+    return torch.where(too_far, torch.nextafter(moved, images), moved)
 
 
 def _clipped(loss: LossFunction, clip: float) -> LossFunction:
@@ -161,30 +165,31 @@ def _batches(n: int, batch: int, seed: int, epoch: int) -> list[Tensor]:
 
 
 def _step(change: Tensor, grad: Tensor, size: float, ball: LpBall) -> Tensor:
-    """Down the gradient and back into the ball around zero; [0, 1] is no limit for the change
-    itself."""
+    """Step down the gradient and project onto the ball around zero.
+
+    The change itself need not lie in [0, 1].
+    """
     if ball.norm == "l1":
-        way = _directions.sparse_direction(grad, torch.full_like(grad, 0.5), 0.05)
+        direction = _directions.sparse_direction(grad, torch.full_like(grad, 0.5), 0.05)
     else:
-        way = _directions.unit_direction(grad, ball.norm)
-    return _within((change - size * way).double(), ball).to(change.dtype)
+        direction = _directions.unit_direction(grad, ball.norm)
+    return _within((change - size * direction).double(), ball).to(change.dtype)
 
 
 def _within(change: Tensor, ball: LpBall) -> Tensor:
-    """The nearest change in the ball around zero, float64."""
+    """Return the nearest change in the ball around zero, float64."""
     if ball.norm == "linf":
         return change.clamp(-ball.eps, ball.eps)
     if ball.norm == "l2":
         return change * min(1.0, ball.eps / max(float(change.square().sum().sqrt()), 1e-300))
+
     size = change.abs().flatten(1)
-    return (
-        soft_threshold(size, torch.full_like(size, torch.inf), ball.eps).view(change.shape)
-        * change.sign()
-    )
+    shrunk = soft_threshold(size, torch.full_like(size, torch.inf), ball.eps)
+    return shrunk.view(change.shape) * change.sign()
 
 
 def _rounded(change: Tensor, ball: LpBall) -> Tensor:
-    """Rounded towards zero: to the floats, so that the ball still holds, or to the grid."""
+    """Round towards zero: to floats that the ball still contains, or to the grid of levels."""
     if ball.levels is None:
         return step_toward(torch.zeros_like(change), _within(change.double(), ball) * (1 - 1e-9))
     return (change * ball.levels + change.sign() * 1e-4).trunc() / ball.levels
