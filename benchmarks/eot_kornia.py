@@ -40,7 +40,7 @@ from physadv.eot.transforms import bend, blur, codec, lens_distortion, sensor
 from physadv.eot.transforms.sharpening import sharpen
 from physadv.eot.transforms.tone import tone
 from physadv.eot.warp import homography_from_corners, pixel_centers, warp_texture
-from physadv.models.detectors import Detections, iou, nms
+from physadv.models.detectors import Detections, box_iou, non_maximum_suppression
 from physadv.privacy.visibility import dssim
 from physadv.threat.printability import total_variation
 
@@ -611,8 +611,8 @@ def boxes() -> Iterator[Comparison]:
     overlap = _iou_in_numpy(corners.double().numpy())
     yield Comparison(
         "IoU, 400 x 400 boxes",
-        "detectors.iou",
-        lambda x: iou(x, x),
+        "detectors.box_iou",
+        lambda x: box_iou(x, x),
         "metrics.mean_iou_bbox",
         lambda x: kornia.metrics.mean_iou_bbox(x, x),
         corners,
@@ -629,8 +629,8 @@ def boxes() -> Iterator[Comparison]:
     detections = Detections(corners[None], scores[None, :, None])
     yield Comparison(
         "NMS, 400 boxes",
-        "detectors.nms",
-        lambda _: nms(detections, 0.5, 0.45)[0].boxes,
+        "detectors.non_maximum_suppression",
+        lambda _: non_maximum_suppression(detections, 0.5, 0.45)[0].boxes,
         "geometry.bbox.nms",
         lambda x: x[kornia.geometry.bbox.nms(x, scores, 0.45)],
         corners,
@@ -761,7 +761,7 @@ MISSING = {
     "photon and read-out noise in electrons": "sensor.expose_sensor",
     "S-shaped tone curve": "tone_curve.tone_curve",
     "intra-coded video frame": "codec.file_or_frame",
-    "NMS within classes, gradients kept": "detectors.nms",
+    "NMS within classes, gradients kept": "detectors.non_maximum_suppression",
     "total variation inside a mask": "printability.total_variation",
 }
 """Effects for which kornia has no function that takes drawn parameters."""
