@@ -37,8 +37,8 @@ from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.eot.transforms import bend, blur, codec, lens_distortion, sensor
-from physadv.eot.transforms.sharpening import sharpen
-from physadv.eot.transforms.tone import tone
+from physadv.eot.transforms.sharpening import sharpen_picture
+from physadv.eot.transforms.tone import apply_tone
 from physadv.eot.warp import homography_from_corners, pixel_centers, warp_texture
 from physadv.models.detectors import Detections, box_iou, non_maximum_suppression
 from physadv.privacy.visibility import dssim
@@ -228,7 +228,7 @@ def blurs() -> Iterator[Comparison]:
     yield Comparison(
         "defocus, sigma 0.6-2 px",
         "blur.lens",
-        lambda x: blur.lens(x, sigma, none, angle),
+        lambda x: blur.blur_lens(x, sigma, none, angle),
         "filters.gaussian_blur2d(13 px)",
         defocus,
         images,
@@ -239,7 +239,7 @@ def blurs() -> Iterator[Comparison]:
     yield Comparison(
         "motion, 7 px, any angle",
         "blur.lens",
-        lambda x: blur.lens(x, none, lengths, angle),
+        lambda x: blur.blur_lens(x, none, lengths, angle),
         "filters.motion_blur(bilinear); one odd whole length a batch",
         motion,
         images,
@@ -250,7 +250,7 @@ def blurs() -> Iterator[Comparison]:
     yield Comparison(
         "defocus and motion",
         "blur.lens",
-        lambda x: blur.lens(x, sigma, lengths, angle),
+        lambda x: blur.blur_lens(x, sigma, lengths, angle),
         "gaussian_blur2d, motion_blur",
         lambda x: motion(defocus(x)),
         images,
@@ -334,7 +334,7 @@ def colors() -> Iterator[Comparison]:
         "one torch expression",
         lambda image: plain_tone(image, contrast, brightness, gamma),
         "enhance.adjust_contrast, adjust_brightness, adjust_gamma",
-        lambda image: tone(image, contrast, brightness, gamma),
+        lambda image: apply_tone(image, contrast, brightness, gamma),
         images,
         "float64 formula",
         np.clip((x - 0.5) * c + 0.5 + b, 1e-6, 1) ** g,
@@ -361,7 +361,7 @@ def colors() -> Iterator[Comparison]:
     yield Comparison(
         "sharpening (unsharp mask)",
         "sharpening.sharpen",
-        lambda image: sharpen(image, amount),
+        lambda image: sharpen_picture(image, amount),
         "filters.unsharp_mask, lerp for the amount",
         unsharp,
         images,
@@ -533,7 +533,7 @@ def _lens_pair(
         f"lens, forward, {label}",
         "lens_distortion.distorted (kornia's)",
         lambda x: torch.stack(
-            lens_distortion.distorted(x[..., 0], x[..., 1], own_lens, (SIZE, SIZE)), -1
+            lens_distortion.distorted_points(x[..., 0], x[..., 1], own_lens, (SIZE, SIZE)), -1
         ),
         "calibration.distort_points",
         lambda x: kornia_calibration.distort_points(x, camera, terms),
@@ -593,7 +593,7 @@ def sensors() -> Iterator[Comparison]:
     yield Comparison(
         "Bayer array and demosaicing",
         "sensor.demosaiced",
-        sensor.demosaiced,
+        sensor.demosaic_bilinear,
         "color.rgb_to_raw, raw_to_rgb",
         theirs,
         images,

@@ -16,7 +16,7 @@ from physadv.camera.frames import CameraFrame, FrameSource
 from physadv.camera.recordings import PhotoSource
 from physadv.core.color import de00_of_srgb, linear_to_srgb
 from physadv.core.errors import CalibrationError, OptionError
-from physadv.eot.color_map import DEGREES, terms
+from physadv.eot.color_map import DEGREES, color_terms
 from physadv.eot.profiles import CameraProfile, ColorProfile
 
 F64 = npt.NDArray[np.float64]
@@ -132,7 +132,7 @@ def fit_map(measured: ChartMeasurement, name: str, ridge: float) -> ProfileFit:
     Leave-one-out predictions come in closed form from the hat matrix; both copies of a color are
     left out together.
     """
-    design = terms(measured.sent, name)
+    design = color_terms(measured.sent, name)
     penalty = ridge * len(design) * np.diag([0.0] + [1.0] * (design.shape[1] - 1))
     coefficients = np.zeros((design.shape[1], 3))
     left_out = np.zeros_like(measured.seen)

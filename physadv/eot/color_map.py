@@ -26,7 +26,7 @@ DEGREES = {"3x4": 1, "10-term": 2, "20-term": 3}
 """The maps by name: all monomials of r, g and b up to this degree, 4, 10 and 20 of them."""
 
 
-def exponents(name: str) -> list[tuple[int, ...]]:
+def map_exponents(name: str) -> list[tuple[int, ...]]:
     """The channels multiplied in each term, e.g. () for the constant and (0, 2) for r * b."""
     return [
         c
@@ -35,11 +35,11 @@ def exponents(name: str) -> list[tuple[int, ...]]:
     ]
 
 
-def terms(colors: F64, name: str) -> F64:
+def color_terms(colors: F64, name: str) -> F64:
     """(n, 3) encoded colors -> (n, k) terms of the map."""
     one = np.ones(len(colors))
     return np.stack(
-        [reduce(mul, (colors[:, i] for i in product), one) for product in exponents(name)], -1
+        [reduce(mul, (colors[:, i] for i in product), one) for product in map_exponents(name)], -1
     )
 
 
@@ -47,12 +47,12 @@ def terms_of_image(image: Tensor, name: str) -> Tensor:
     """(b, 3, h, w) encoded -> (b, k, h, w) terms of the map."""
     one = torch.ones_like(image[:, 0])
     return torch.stack(
-        [reduce(mul, (image[:, i] for i in product), one) for product in exponents(name)], 1
+        [reduce(mul, (image[:, i] for i in product), one) for product in map_exponents(name)], 1
     )
 
 
 @dataclass(frozen=True)
-class Hull:
+class ColorHull:
     """A convex body in color space: ``normals`` (m, 3) pointing out, ``room`` (m,) from ``centre``
     (3,) to each face.
 
@@ -70,12 +70,12 @@ class Hull:
         share = (reach / self.room.to(image)[None, :, None, None]).amax(1, keepdim=True)
         return self.center.to(image)[None, :, None, None] + offset / share.clamp(min=1)
 
-    def to(self, device: torch.device) -> Hull:
+    def to(self, device: torch.device) -> ColorHull:
         """The same hull on another device."""
-        return Hull(self.center.to(device), self.normals.to(device), self.room.to(device))
+        return ColorHull(self.center.to(device), self.normals.to(device), self.room.to(device))
 
 
-def hull_of(colors: F64) -> Hull:
+def color_hull(colors: F64) -> ColorHull:
     """The convex hull of (n, 3) colors; their box where they span no volume."""
     center = colors.mean(0)
     try:
@@ -86,7 +86,7 @@ def hull_of(colors: F64) -> Hull:
         faces = np.concatenate([np.c_[eye, -high], np.c_[-eye, low]])
         center = (low + high) / 2
     room = -(faces[:, :3] @ center + faces[:, 3])
-    return Hull(
+    return ColorHull(
         *(torch.from_numpy(np.ascontiguousarray(v)).float() for v in (center, faces[:, :3], room))
     )
 
@@ -102,8 +102,8 @@ class ColorMap:
 
     name: str
     coefficients: Tensor
-    sent: Hull
-    seen: Hull
+    sent: ColorHull
+    seen: ColorHull
     spread: Tensor
     basis: Tensor
 
@@ -149,10 +149,10 @@ def make_map(name: str, coefficients: F64, sent: F64, seen: F64, covariance: F64
     covariance."""
     values, vectors = np.linalg.eigh(covariance)
     spread = vectors * np.sqrt(np.maximum(values, 0))
-    linear = terms(sent, "3x4")
+    linear = color_terms(sent, "3x4")
     second = linear.T @ linear / len(linear) + 1e-9 * np.eye(4)
     basis = np.linalg.inv(np.linalg.cholesky(second))
     tensors: Sequence[Tensor] = [
         torch.from_numpy(np.ascontiguousarray(v)).float() for v in (coefficients, spread, basis)
     ]
-    return ColorMap(name, tensors[0], hull_of(sent), hull_of(seen), tensors[1], tensors[2])
+    return ColorMap(name, tensors[0], color_hull(sent), color_hull(seen), tensors[1], tensors[2])

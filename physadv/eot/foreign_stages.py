@@ -14,7 +14,7 @@ from kornia.augmentation.container.base import SequentialBase
 from torch import Tensor, nn
 
 from physadv.core.errors import OptionError
-from physadv.eot.sampling import DrawStream, moved
+from physadv.eot.sampling import DrawStream, moved_to
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.stage import Stage
 
@@ -91,7 +91,7 @@ class KorniaStage(_ForeignStage):
     def apply(self, images: Tensor, params: ForeignDraw) -> Tensor:
         """Return encoded ``images`` augmented with ``params``."""
         # Some operations add to the parameters they are given, so they get copies.
-        given = moved(deepcopy(params.params), images.device)
+        given = moved_to(deepcopy(params.params), images.device)
         with _seeded(params.seed, images):
             return self._checked(images, deepcopy(self.module)(images, params=given))
 

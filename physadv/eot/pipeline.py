@@ -19,7 +19,7 @@ from physadv.eot.crop_window import CropWindow, window_round
 from physadv.eot.foreign_stages import as_stage
 from physadv.eot.placement import Placement
 from physadv.eot.ranges import STAGES, EotRanges
-from physadv.eot.sampling import DrawStream, moved
+from physadv.eot.sampling import DrawStream, moved_to
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.stage import Backend, Encoding, Range, Stage
 from physadv.eot.transforms.bend import StickerBend
@@ -47,7 +47,7 @@ class Draw:
 
     def to(self, device: torch.device) -> Draw:
         """Return the same draw on ``device``; it is always made on the CPU."""
-        return moved(self, device)
+        return moved_to(self, device)
 
 
 @dataclass(frozen=True)

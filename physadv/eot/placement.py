@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from physadv.eot.stage import Backend
-from physadv.eot.transforms.bend import Bend, unbend
-from physadv.eot.transforms.lens_distortion import BrownLens, distorted, undistorted
-from physadv.eot.transforms.photometry import over
+from physadv.eot.transforms.bend import BendDraw, unbend_points
+from physadv.eot.transforms.lens_distortion import BrownLens, distorted_points, undistorted_points
+from physadv.eot.transforms.photometry import blend_over
 from physadv.eot.warp import Lookup, apply_homography, warp_texture
 
 
@@ -45,7 +45,7 @@ def place_patch(
     *,
     at: tuple[Tensor, Tensor] | None = None,
     pinhole: Lookup | None = None,
-    bend: Bend | None = None,
+    bend: BendDraw | None = None,
     backend: Backend = "own",
 ) -> Tensor:
     """Lay a patch on b scenes, in linear light.
@@ -69,7 +69,7 @@ def place_patch(
     texture = torch.cat([light * mask, mask.expand(len(light), -1, -1, -1)], 1)
     size = (scene_light.shape[-2], scene_light.shape[-1])
     rectangle = placement.rectangle_mm.to(scene_light)
-    bending = None if bend is None else partial(unbend, rectangle_mm=rectangle, bend=bend)
+    bending = None if bend is None else partial(unbend_points, rectangle_mm=rectangle, bend=bend)
     warped = warp_texture(
         texture,
         homography.to(scene_light),
@@ -82,13 +82,13 @@ def place_patch(
     )
     alpha = warped[:, 3:].clamp(0, 1)
     relit = warped[:, :3] * gain[:, :, None, None] + lift[:, :, None, None] * alpha
-    return over(scene_light, relit.clamp(0, None).minimum(alpha), alpha)
+    return blend_over(scene_light, relit.clamp(0, None).minimum(alpha), alpha)
 
 
 def reached_px(
     placement: Placement,
     homography: Tensor,
-    bend: Bend | None,
+    bend: BendDraw | None,
     lens: BrownLens | None,
     picture: tuple[int, int],
 ) -> Tensor:
@@ -108,10 +108,10 @@ def reached_px(
 
     room = 1.0
     if lens is not None:
-        shown = distorted(points[..., 0], points[..., 1], lens, picture)
+        shown = distorted_points(points[..., 0], points[..., 1], lens, picture)
         # Far outside of the picture Brown's polynomial turns back and shows points where they
         # are not.
-        again = torch.stack(undistorted(*shown, lens, picture), -1)
+        again = torch.stack(undistorted_points(*shown, lens, picture), -1)
         seen = seen & ((again - points).abs() < 1).all(-1).all(1, keepdim=True)
         points, room = torch.stack(shown, -1), 3.0
 

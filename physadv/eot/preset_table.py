@@ -42,7 +42,7 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def main(page: Path) -> None:
+def _main(page: Path) -> None:
     """Put the table into the page between its two marks."""
     before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
@@ -50,4 +50,4 @@ def main(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/eot.md"))
+    _main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/eot.md"))

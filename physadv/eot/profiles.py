@@ -14,7 +14,7 @@ import torch
 
 from physadv.core.errors import CalibrationError, GeometryError
 from physadv.core.files import write_json
-from physadv.eot.color_map import DEGREES, ColorMap, exponents, make_map
+from physadv.eot.color_map import DEGREES, ColorMap, make_map, map_exponents
 from physadv.eot.transforms.lens_distortion import BrownLens, check_lens, in_half_widths
 
 F64 = npt.NDArray[np.float64]
@@ -161,7 +161,7 @@ def read_color_profile(path: str | Path) -> ColorProfile:
     if name not in DEGREES:
         raise _damaged(path, f"map {name!r} is none of {', '.join(DEGREES)}")
     shapes = {
-        "coefficients": (len(exponents(name)), 3),
+        "coefficients": (len(map_exponents(name)), 3),
         "covariance": (3, 3),
         "seen": profile.sent.shape,
     }

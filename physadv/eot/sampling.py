@@ -36,7 +36,7 @@ class DrawStream:
     ) -> None:
         self.colors = colors
         self._stage = ""
-        self._streams = streams(generator)
+        self._streams = named_streams(generator)
         self._shared = _first_release(generator, batch.images.shape)
 
     def for_stage(self, name: str) -> DrawStream:
@@ -98,7 +98,7 @@ def _first_release(generator: torch.Generator, shape: torch.Size) -> dict[str, T
     return drawn
 
 
-def streams(generator: torch.Generator) -> Callable[[str], torch.Generator]:
+def named_streams(generator: torch.Generator) -> Callable[[str], torch.Generator]:
     """Return a function from a name to a generator of its own.
 
     The state that ``generator`` is in decides them; it is not moved.
@@ -118,27 +118,29 @@ def log_uniform(generator: torch.Generator, bounds: Range, *shape: int) -> Tenso
     return draw_uniform(generator, (math.log(bounds[0]), math.log(bounds[1])), *shape).exp()
 
 
-def happens(generator: torch.Generator, probability: Range, *shape: int) -> Tensor:
+def draw_bernoulli(generator: torch.Generator, probability: Range, *shape: int) -> Tensor:
     """Draw 1 with a ``probability`` between its two ends, else 0, from ``generator``; of ``shape``."""
     return (
         torch.rand(*shape, generator=generator) < draw_uniform(generator, probability, *shape)
     ).float()
 
 
-def moved(value: T, device: torch.device) -> T:
+def moved_to(value: T, device: torch.device) -> T:
     """Return ``value`` with every tensor in its dataclasses, dicts and lists on ``device``."""
     content: Any = value
     if isinstance(content, Tensor):
         return content.to(device)  # type: ignore[return-value]
     if is_dataclass(content) and not isinstance(content, type):
-        own = {f.name: moved(getattr(content, f.name), device) for f in fields(content) if f.init}
+        own = {
+            f.name: moved_to(getattr(content, f.name), device) for f in fields(content) if f.init
+        }
         return replace(content, **own)  # type: ignore[return-value]
     if isinstance(content, dict):
-        return {key: moved(item, device) for key, item in content.items()}  # type: ignore[return-value]
+        return {key: moved_to(item, device) for key, item in content.items()}  # type: ignore[return-value]
     if isinstance(content, tuple) and hasattr(content, "_fields"):
-        return type(content)(*(moved(item, device) for item in content))  # type: ignore[return-value]
+        return type(content)(*(moved_to(item, device) for item in content))  # type: ignore[return-value]
     if isinstance(content, list | tuple):
-        return type(content)(moved(item, device) for item in content)  # type: ignore[return-value]
+        return type(content)(moved_to(item, device) for item in content)  # type: ignore[return-value]
     return value
 
 

@@ -15,7 +15,7 @@ from physadv.core.image_io import list_images, read_rgba, to_tensor
 from physadv.core.types import Detections, Prediction
 from physadv.eot.scenes.find_signs import BOXES_FILE, read_boxes
 from physadv.eot.scenes.load import SceneSources, split_parts
-from physadv.eot.scenes.photos import Anywhere, OnObjects, PatchPose, ScenePhoto, shrink
+from physadv.eot.scenes.photos import OnObjects, PatchAnywhere, PatchPose, ScenePhoto, shrink_photo
 from physadv.eot.scenes.signs import Float, SceneSize, SceneSource
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import Preprocessed, resize_images
@@ -80,7 +80,7 @@ def _source(
     photos: Sequence[ScenePhoto], kind: str, lie: PatchPose, model: LoadedModel
 ) -> SceneSource:
     if kind == ANYWHERE:
-        return Anywhere(photos, lie, inner=_inner(model))
+        return PatchAnywhere(photos, lie, inner=_inner(model))
     return OnObjects(
         photos, lie, center=TORSO if kind == "person" else (0.5, 0.5), most=MOST_OBJECTS
     )
@@ -135,7 +135,7 @@ def _read(
         except ImageError as error:
             notes.append(f"skipped: {error}")
             continue
-        photos.append(ScenePhoto(np.ascontiguousarray(shrink(image, shorter_px)), file.name))
+        photos.append(ScenePhoto(np.ascontiguousarray(shrink_photo(image, shorter_px)), file.name))
         sizes.append((image.shape[1], image.shape[0]))
     if not photos:
         raise DataError(f"{folder}", "holds no photo that can be read", "name a folder of photos")

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from physadv.core.image_io import to_tensor
 from physadv.core.sign_artwork import sign_face
-from physadv.eot.scenes.photos import Anywhere, OnObjects
-from physadv.eot.transforms.photometry import linear_to_srgb, over, srgb_to_linear
+from physadv.eot.scenes.photos import OnObjects, PatchAnywhere
+from physadv.eot.transforms.photometry import blend_over, linear_to_srgb, srgb_to_linear
 from physadv.patches.optimize import PatchTask, render_scenes, scenes_of
 from physadv.threat.printability import eight_bit
 
@@ -33,14 +33,14 @@ def preview_picture(task: PatchTask, patch: Tensor) -> Tensor:
 
 def face_with(task: PatchTask, patch: Tensor) -> Tensor:
     """(3, 480, 480): the drawn sign on gray with the patch where the card says."""
-    if isinstance(task.material.test, Anywhere | OnObjects):
+    if isinstance(task.material.test, PatchAnywhere | OnObjects):
         return patch_alone(task, patch)
     face = task.material.faces[0] if task.material.faces else sign_face(width_px=SIDE)
     rgba = F.interpolate(
         to_tensor(face.rgba)[None], size=(SIDE, SIDE), mode="bilinear", antialias=True
     )
     gray = srgb_to_linear(torch.full((1, 3, SIDE, SIDE), 0.6))
-    canvas = over(gray, srgb_to_linear(rgba[:, :3]) * rgba[:, 3:], rgba[:, 3:])
+    canvas = blend_over(gray, srgb_to_linear(rgba[:, :3]) * rgba[:, 3:], rgba[:, 3:])
     return linear_to_srgb(_laid(task, patch, canvas, SIDE / task.sign_width_mm)[0])
 
 
@@ -59,7 +59,7 @@ def _laid(task: PatchTask, patch: Tensor, canvas: Tensor, px_per_mm: float) -> T
     sticker = F.interpolate(patch, size=size, mode="bilinear", antialias=True)
     alpha = F.interpolate(task.mask.cpu(), size=size, mode="bilinear", antialias=True)
     region = canvas[..., y : y + size[0], x : x + size[1]]
-    canvas[..., y : y + size[0], x : x + size[1]] = over(
+    canvas[..., y : y + size[0], x : x + size[1]] = blend_over(
         region, srgb_to_linear(sticker) * alpha, alpha
     )
     return canvas

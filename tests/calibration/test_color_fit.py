@@ -102,7 +102,7 @@ def test_leave_one_out_is_what_leaving_one_out_gives(photo: np.ndarray) -> None:
     measured = measure_chart([read_chart(photo, "photo")])
     fit = best_fits(measured)["10-term"]
     from physadv.calibration.color_fit import fit_map
-    from physadv.eot.color_map import terms
+    from physadv.eot.color_map import color_terms
 
     for index in (0, 60, 131):
         others = np.arange(len(measured.sent)) != index
@@ -114,7 +114,7 @@ def test_leave_one_out_is_what_leaving_one_out_gives(photo: np.ndarray) -> None:
         )
         ridge = fit.ridge * len(measured.sent) / (len(measured.sent) - 1)
         without = fit_map(part, "10-term", ridge)
-        predicted = terms(measured.sent[index : index + 1], "10-term") @ without.coefficients
+        predicted = color_terms(measured.sent[index : index + 1], "10-term") @ without.coefficients
         np.testing.assert_allclose(
             measured.seen[index] - predicted[0], fit.residuals[index], atol=1e-8
         )

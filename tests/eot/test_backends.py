@@ -20,11 +20,11 @@ from physadv.eot.presets import eot_preset
 from physadv.eot.ranges import STAGES
 from physadv.eot.scenes.signs import DrawnScenes, SceneSize
 from physadv.eot.transforms.bend import CONTROL, thin_plate, thin_plate_with_kornia
-from physadv.eot.transforms.blur import blurred_with_kornia, lens
+from physadv.eot.transforms.blur import blur_lens, blurred_with_kornia
 from physadv.eot.transforms.codec import CodecDraw, CodecRanges, FileOrStream
 from physadv.eot.transforms.exposure import Exposure, ExposureRanges
-from physadv.eot.transforms.sensor import demosaiced, demosaiced_with_kornia
-from physadv.eot.transforms.sharpening import sharpen, sharpen_with_kornia
+from physadv.eot.transforms.sensor import demosaic_bilinear, demosaic_with_kornia
+from physadv.eot.transforms.sharpening import sharpen_picture, sharpen_with_kornia
 
 
 def pictures(size: int = 48, count: int = 2) -> Tensor:
@@ -37,7 +37,10 @@ def test_sharpening_is_kornias() -> None:
     """The unsharp mask of slices is kornia's unsharp mask of a 1, 2, 1 kernel."""
     amount = torch.tensor([0.3, 0.8])
     torch.testing.assert_close(
-        sharpen(pictures(), amount), sharpen_with_kornia(pictures(), amount), atol=1e-5, rtol=0
+        sharpen_picture(pictures(), amount),
+        sharpen_with_kornia(pictures(), amount),
+        atol=1e-5,
+        rtol=0,
     )
 
 
@@ -46,21 +49,21 @@ def test_sharpening_is_kornias() -> None:
 def test_demosaicing_is_kornias_in_either_phase(phase: int, size: int) -> None:
     """Away from the borders both interpolate alike, wherever the crop begins."""
     image = torch.rand(2, 3, size, size + 4, generator=generator(0, "bayer"))
-    own, kornias = demosaiced(image, phase), demosaiced_with_kornia(image, phase)
+    own, kornias = demosaic_bilinear(image, phase), demosaic_with_kornia(image, phase)
     torch.testing.assert_close(own[..., 2:-2, 2:-2], kornias[..., 2:-2, 2:-2])
 
 
 def test_a_crop_of_the_mosaic_keeps_its_phase() -> None:
     """A crop that begins on an odd row and column shows what the whole picture shows there."""
     image = torch.rand(1, 3, 20, 20, generator=generator(0, "phase"))
-    crop = demosaiced(image[..., 3:17, 3:17], phase=1)
-    torch.testing.assert_close(crop[..., 2:-2, 2:-2], demosaiced(image)[..., 5:15, 5:15])
+    crop = demosaic_bilinear(image[..., 3:17, 3:17], phase=1)
+    torch.testing.assert_close(crop[..., 2:-2, 2:-2], demosaic_bilinear(image)[..., 5:15, 5:15])
 
 
 def test_defocus_is_kornias() -> None:
     """Without motion the transform and kornia's Gaussian differ by under half an 8-bit level."""
     sigma, none = torch.tensor([0.7, 1.6]), torch.zeros(2)
-    own = lens(pictures(), sigma, none, none)
+    own = blur_lens(pictures(), sigma, none, none)
     kornias = blurred_with_kornia(pictures(), sigma, none, none)
     assert float((own - kornias).abs().max()) < 0.5 / 255
 
@@ -70,7 +73,7 @@ def test_motion_of_an_odd_length_is_kornias_along_the_rows() -> None:
     point = torch.zeros(1, 3, 15, 31)
     point[..., 7, 15] = 1
     sigma, length, angle = torch.tensor([1.5]), torch.tensor([5.0]), torch.zeros(1)
-    own = lens(point, sigma, length, angle)[0, 0].sum(0)
+    own = blur_lens(point, sigma, length, angle)[0, 0].sum(0)
     kornias = blurred_with_kornia(point, sigma, length, angle)[0, 0].sum(0)
     torch.testing.assert_close(own, kornias, atol=0.01, rtol=0)
 

@@ -23,11 +23,11 @@ from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.transforms.lens_distortion import (
     BrownLens,
     check_lens,
-    distorted,
+    distorted_points,
     focal_length_px,
     in_half_widths,
-    undistorted,
     undistorted_grid,
+    undistorted_points,
 )
 from physadv.eot.warp import pixel_centers, pose_homography
 
@@ -90,7 +90,7 @@ def test_forward_is_opencvs(degrees: float, coefficients: tuple[float, ...]) -> 
     """Every point is shown where projectPoints and initUndistortRectifyMap put it."""
     matrix = camera(degrees)
     x, y = all_pixels()
-    shown = as_points(*distorted(x, y, brown(matrix, coefficients), PICTURE))
+    shown = as_points(*distorted_points(x, y, brown(matrix, coefficients), PICTURE))
     rays = (np.c_[as_points(x, y), np.ones(x.numel())]) @ np.linalg.inv(matrix).T
     expected = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), matrix, np.array(coefficients))[0]
     np.testing.assert_allclose(shown, expected[:, 0], atol=1e-6)
@@ -116,7 +116,7 @@ def test_inverse_is_opencvs(degrees: float, coefficients: tuple[float, ...]) -> 
     lens = brown(matrix, coefficients)
     check_lens(lens, PICTURE)
     expected = opencv_undistorted(as_points(x, y), matrix, coefficients)
-    exact = as_points(*undistorted(x, y, lens, PICTURE))
+    exact = as_points(*undistorted_points(x, y, lens, PICTURE))
     np.testing.assert_allclose(exact, expected, atol=1e-6)
 
     single = replace(lens, terms=lens.terms.float())
@@ -144,10 +144,10 @@ def test_accepted_lenses_have_an_inverse(
         assume(False)
     x, y = all_pixels()
     for ideal in (
-        undistorted(x, y, lens, PICTURE),
+        undistorted_points(x, y, lens, PICTURE),
         undistorted_grid(*pixel_centers(PICTURE, x), lens, PICTURE)[:2],
     ):
-        again = as_points(*distorted(*ideal, lens, PICTURE))
+        again = as_points(*distorted_points(*ideal, lens, PICTURE))
         assert np.abs(again - as_points(x, y)).max() < 0.05
 
 
@@ -210,11 +210,11 @@ def test_the_sign_stays_in_its_place() -> None:
     lens = brown(camera(70), (-0.3, 0.11, 0.001, -0.002, -0.02))
     anchor = torch.tensor([[30.0, 150.0]], dtype=DOUBLE)
     aimed = replace(lens, anchor_px=anchor)
-    place = torch.cat(undistorted(anchor[:, :1], anchor[:, 1:], aimed, PICTURE), 1)
+    place = torch.cat(undistorted_points(anchor[:, :1], anchor[:, 1:], aimed, PICTURE), 1)
     torch.testing.assert_close(place, anchor)
 
     xs, ys = all_pixels()
-    there = distorted(*undistorted(xs, ys, aimed, PICTURE), aimed, PICTURE)
+    there = distorted_points(*undistorted_points(xs, ys, aimed, PICTURE), aimed, PICTURE)
     torch.testing.assert_close(there, (xs, ys))
     none = BrownLens(torch.zeros(1, 5), anchor)
     same = undistorted_grid(*pixel_centers(PICTURE, torch.zeros(1)), none, PICTURE)[:2]
@@ -247,7 +247,7 @@ def test_gradients_are_true() -> None:
     points = torch.tensor([[[20.0, 300.0], [160.0, 10.0]]], dtype=DOUBLE).requires_grad_()
     lens = brown(camera(70), (-0.3, 0.11, 0.001, -0.002, -0.02))
     terms = lens.terms.clone().requires_grad_()
-    for act in (distorted, undistorted):
+    for act in (distorted_points, undistorted_points):
         assert torch.autograd.gradcheck(
             lambda p, t, act=act: act(p[:, 0], p[:, 1], replace(lens, terms=t), PICTURE),
             (points, terms),

@@ -18,7 +18,7 @@ from physadv.eot.mask_shapes import area_share, make_mask
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.find_signs import find_signs, read_boxes
 from physadv.eot.scenes.load import load_scene_sources
-from physadv.eot.scenes.signs import DrawnScenes, PhotoScenes, PhotoSign, SceneSize, relight
+from physadv.eot.scenes.signs import DrawnScenes, PhotoScenes, PhotoSign, SceneSize, relight_gains
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_relight_follows_the_photo() -> None:
     bright = street(corners)
     linear = (bright / 255.0) ** 2.2 * 0.25
     dark = ((linear ** (1 / 2.2)) * 255).astype(np.uint8)
-    full, _ = relight(PhotoSign(bright, corners, "a"))
-    quarter, _ = relight(PhotoSign(dark, corners, "b"))
+    full, _ = relight_gains(PhotoSign(bright, corners, "a"))
+    quarter, _ = relight_gains(PhotoSign(dark, corners, "b"))
     assert float((quarter / full).mean()) == pytest.approx(0.25, rel=0.15)
 
 

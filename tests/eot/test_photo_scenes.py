@@ -13,12 +13,12 @@ from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.photos import (
-    Anywhere,
     OnObjects,
+    PatchAnywhere,
     PatchPose,
     ScenePhoto,
     patch_boxes,
-    shrink,
+    shrink_photo,
 )
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.signs import SceneSize
@@ -53,7 +53,7 @@ def test_anywhere_keeps_within_what_the_model_sees() -> None:
     """No patch is cut by the picture's edge or by the victim's own crop, and its area is what its
     share says."""
     lie = PatchPose(100, 100, share=(0.3, 0.4), roll_deg=(-45, 45))
-    source = Anywhere([gray("a", 3), gray("b", 5)], lie, inner=0.875)
+    source = PatchAnywhere([gray("a", 3), gray("b", 5)], lie, inner=0.875)
     scenes = source.sample(40, VIEW, FLAT, numpy_generator(0, "t"))
     alpha = alpha_of(scenes, lie)
     edge = int(96 * (1 - 0.875) / 2) - 1
@@ -72,7 +72,7 @@ def test_anywhere_keeps_within_what_the_model_sees() -> None:
 def test_a_tilted_patch_keeps_its_area() -> None:
     """Perspective changes its shape, not how large it is seen; its box holds it."""
     lie = PatchPose(80, 40, share=(0.4, 0.4), tilt=1.0)
-    scenes = Anywhere([gray("a")], lie).sample(20, VIEW, EotRanges(), numpy_generator(1, "t"))
+    scenes = PatchAnywhere([gray("a")], lie).sample(20, VIEW, EotRanges(), numpy_generator(1, "t"))
     area = alpha_of(scenes, lie).sum((1, 2))
     assert area.tolist() == pytest.approx([(0.4 * 96) ** 2 / 2] * 20, rel=0.06)
     boxes = patch_boxes(scenes.homography, lie, 96)
@@ -132,8 +132,8 @@ def test_scenes_replay_and_reach_the_chain() -> None:
 
 def test_shrink_never_enlarges() -> None:
     """Large photos come down to the given shorter side; small ones stay."""
-    assert shrink(np.zeros((300, 600, 3), np.uint8), 100).shape == (100, 200, 3)
-    assert shrink(np.zeros((30, 60, 3), np.uint8), 100).shape == (30, 60, 3)
+    assert shrink_photo(np.zeros((300, 600, 3), np.uint8), 100).shape == (100, 200, 3)
+    assert shrink_photo(np.zeros((30, 60, 3), np.uint8), 100).shape == (30, 60, 3)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
@@ -141,7 +141,7 @@ def test_a_patch_of_any_size_shows_in_the_picture(share: float) -> None:
     """However much of the picture it covers, and over its edges, what the chain renders changes by
     about that much."""
     lie = PatchPose(100, 100, share=(share, share))
-    scenes = Anywhere([gray("a")], lie).sample(
+    scenes = PatchAnywhere([gray("a")], lie).sample(
         4, SceneSize(64, False), EotRanges(), numpy_generator(0, "z")
     )
     pipeline = Pipeline.from_ranges(EotRanges())

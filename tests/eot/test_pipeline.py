@@ -19,9 +19,9 @@ from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.signs import DrawnScenes, SceneSize
 from physadv.eot.transforms import blur, photometry
 from physadv.eot.transforms.codec import differentiable_jpeg
-from physadv.eot.transforms.exposure import expose
+from physadv.eot.transforms.exposure import apply_exposure
 from physadv.eot.transforms.printer import printed_light
-from physadv.eot.transforms.tone import tone
+from physadv.eot.transforms.tone import apply_tone
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +99,23 @@ def _pulse() -> Tensor:
 def test_lens_spreads_light_by_its_sigma() -> None:
     """A point becomes a Gaussian: energy kept, second moment sigma squared; without blur the
     picture is unchanged."""
-    out = blur.lens(_pulse(), torch.tensor([2.0]), torch.tensor([0.0]), torch.tensor([0.0]))[0, 0]
+    out = blur.blur_lens(_pulse(), torch.tensor([2.0]), torch.tensor([0.0]), torch.tensor([0.0]))[
+        0, 0
+    ]
     offsets = torch.arange(41.0) - 20
     assert float(out.sum()) == pytest.approx(1, abs=1e-3)
     assert float((out.sum(0) * offsets**2).sum()) == pytest.approx(4.0, rel=0.02)
     picture = torch.rand(1, 3, 20, 20)
-    torch.testing.assert_close(blur.lens(picture, *torch.zeros(3, 1)), picture, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        blur.blur_lens(picture, *torch.zeros(3, 1)), picture, atol=1e-5, rtol=0
+    )
 
 
 def test_motion_goes_along_its_angle() -> None:
     """Motion of 6 px at 0 degrees spreads a point along its row only, with variance length^2 / 12."""
-    out = blur.lens(_pulse(), torch.tensor([1.0]), torch.tensor([6.0]), torch.tensor([0.0]))[0, 0]
+    out = blur.blur_lens(_pulse(), torch.tensor([1.0]), torch.tensor([6.0]), torch.tensor([0.0]))[
+        0, 0
+    ]
     offsets = torch.arange(41.0) - 20
     along, across = float((out.sum(0) * offsets**2).sum()), float((out.sum(1) * offsets**2).sum())
     assert along == pytest.approx(1.0 + 3.0, rel=0.05)
@@ -174,8 +180,10 @@ def test_smooth_part_of_the_chain_has_true_gradients() -> None:
     def chain_of(p: Tensor) -> Tensor:
         light = printed_light(p, 0.03 * three[0], 0.8 * three[0], mixing)
         placed = place_patch(back, light, mask, homography, Placement(8, 7), three, 0.01 * three)
-        seen = blur.lens(expose(placed, 0.2 * one, 0.95 * three), 0.7 * one, one, 0.5 * one)
-        return tone(
+        seen = blur.blur_lens(
+            apply_exposure(placed, 0.2 * one, 0.95 * three), 0.7 * one, one, 0.5 * one
+        )
+        return apply_tone(
             photometry.linear_to_srgb(seen.clamp(1e-4, 1)), 1.1 * one, 0.02 * one, 1.1 * one
         )
 

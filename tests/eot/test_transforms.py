@@ -17,16 +17,27 @@ from torch import Tensor
 from physadv.core.random_streams import generator
 from physadv.eot.placement import Placement, place_patch
 from physadv.eot.transforms import blur
-from physadv.eot.transforms.air import Air, look_through, transmission
-from physadv.eot.transforms.bend import CONTROL, FIELD, Bend, thin_plate, unbend
+from physadv.eot.transforms.air import AirDraw, haze_transmission, look_through
+from physadv.eot.transforms.bend import CONTROL, FIELD, BendDraw, thin_plate, unbend_points
 from physadv.eot.transforms.codec import differentiable_jpeg, file_or_frame
-from physadv.eot.transforms.exposure import expose
+from physadv.eot.transforms.exposure import apply_exposure
 from physadv.eot.transforms.lens_distortion import BrownLens, undistorted_grid
-from physadv.eot.transforms.light import Lighting, Spot, illuminate, sign_spot, temperature_gains
+from physadv.eot.transforms.light import (
+    LightDraw,
+    SignSpot,
+    illuminate_scene,
+    sign_spot,
+    temperature_gains,
+)
 from physadv.eot.transforms.patch_pixels import PatchPixels
 from physadv.eot.transforms.pixel_arithmetic import PicturePixels
-from physadv.eot.transforms.sensor import Sensor, banded, demosaiced, expose_sensor
-from physadv.eot.transforms.sharpening import sharpen
+from physadv.eot.transforms.sensor import (
+    SensorDraw,
+    demosaic_bilinear,
+    expose_sensor,
+    rolling_bands,
+)
+from physadv.eot.transforms.sharpening import sharpen_picture
 from physadv.eot.transforms.tone_curve import tone_curve
 from physadv.eot.warp import pixel_centers, pose_homography, warp_texture
 
@@ -38,13 +49,13 @@ def one(value: float, *shape: int) -> Tensor:
     return torch.full(shape or (1,), value, dtype=DOUBLE)
 
 
-def spot() -> Spot:
-    return Spot(torch.tensor([[50.0, 40.0]], dtype=DOUBLE), one(0.5))
+def spot() -> SignSpot:
+    return SignSpot(torch.tensor([[50.0, 40.0]], dtype=DOUBLE), one(0.5))
 
 
-def dark() -> Lighting:
+def dark() -> LightDraw:
     """Light that changes nothing."""
-    return Lighting(
+    return LightDraw(
         spot(),
         one(0),
         one(10),
@@ -59,29 +70,29 @@ def dark() -> Lighting:
     )
 
 
-def clear() -> Air:
+def clear() -> AirDraw:
     """Air with nothing in it."""
-    return Air(
+    return AirDraw(
         spot(), one(0), one(20), one(4), one(0, 1, 2), one(0), one(0.1, 1, 3), one(1), one(0.7)
     )
 
 
-def ideal() -> Sensor:
+def ideal() -> SensorDraw:
     """A sensor that adds nothing."""
-    return Sensor(one(0), one(20), one(0), None, one(0), one(0))
+    return SensorDraw(one(0), one(20), one(0), None, one(0), one(0))
 
 
-def flat() -> Bend:
-    return Bend(one(0, 1, CONTROL, CONTROL, 2), one(0), one(0.4))
+def flat() -> BendDraw:
+    return BendDraw(one(0, 1, CONTROL, CONTROL, 2), one(0), one(0.4))
 
 
 def centers(height: int = 80, width: int = 100) -> tuple[Tensor, Tensor]:
     return pixel_centers((height, width), one(0))
 
 
-def lit(draw: Lighting, light: Tensor | None = None) -> Tensor:
+def lit(draw: LightDraw, light: Tensor | None = None) -> Tensor:
     light = one(0.4, 1, 3, 80, 100) if light is None else light
-    return illuminate(light, *centers(light.shape[-2], light.shape[-1]), draw)
+    return illuminate_scene(light, *centers(light.shape[-2], light.shape[-1]), draw)
 
 
 # Light and color.
@@ -90,8 +101,8 @@ def lit(draw: Lighting, light: Tensor | None = None) -> Tensor:
 def test_one_ev_doubles_the_light() -> None:
     """An exposure of +1 EV doubles linear light, -1 EV halves it."""
     light = one(0.2, 1, 3, 4, 4)
-    torch.testing.assert_close(expose(light, one(1), one(1, 1, 3)), 2 * light)
-    torch.testing.assert_close(expose(light, one(-1), one(1, 1, 3)), light / 2)
+    torch.testing.assert_close(apply_exposure(light, one(1), one(1, 1, 3)), 2 * light)
+    torch.testing.assert_close(apply_exposure(light, one(-1), one(1, 1, 3)), light / 2)
 
 
 def test_light_at_rest_changes_nothing() -> None:
@@ -158,7 +169,7 @@ def test_highlight_adds_light_and_falls_off_by_its_size() -> None:
 def test_haze_follows_koschmieder() -> None:
     """At the visual range (3.912 over the extinction) 2 % of the contrast is left; without haze all
     of it."""
-    assert float(transmission(one(3.912), one(1000))) == pytest.approx(0.02, abs=1e-4)
+    assert float(haze_transmission(one(3.912), one(1000))) == pytest.approx(0.02, abs=1e-4)
     light = torch.rand(1, 3, 80, 100, dtype=DOUBLE)
     torch.testing.assert_close(look_through(light, *centers(), clear()), light)
     hazy = look_through(light, *centers(), replace(clear(), clear=one(0.25)))
@@ -208,7 +219,7 @@ def test_thin_plate_is_scipys() -> None:
 def test_a_flat_sticker_is_not_bent() -> None:
     """No shift and no curl leave every point where it is, in full light."""
     x, y = torch.rand(2, 1, 5, 6, dtype=DOUBLE) * 150 - 75
-    bent = unbend(x, y, RECTANGLE, flat())
+    bent = unbend_points(x, y, RECTANGLE, flat())
     for got, expected in zip(bent, (x, y, torch.ones_like(x)), strict=True):
         torch.testing.assert_close(got, expected)
 
@@ -217,7 +228,7 @@ def test_thin_plate_moves_millimeters() -> None:
     """All control points shifted by (3, -2) mm move every point by just that."""
     shift = torch.tensor([3.0, -2.0], dtype=DOUBLE).expand(1, CONTROL, CONTROL, 2)
     x, y = torch.rand(2, 1, 5, 6, dtype=DOUBLE) * 100 - 50
-    seen_x, seen_y, _ = unbend(x, y, RECTANGLE, replace(flat(), shift_mm=shift))
+    seen_x, seen_y, _ = unbend_points(x, y, RECTANGLE, replace(flat(), shift_mm=shift))
     torch.testing.assert_close(seen_x - x, torch.full_like(x, 3.0))
     torch.testing.assert_close(seen_y - y, torch.full_like(x, -2.0))
 
@@ -228,7 +239,7 @@ def test_curl_is_a_cylinder() -> None:
     curl = math.radians(60)
     radius = 200 / curl
     edge = one(radius * math.sin(curl / 2), 1, 1, 1)
-    x, _, shade = unbend(
+    x, _, shade = unbend_points(
         edge, one(0, 1, 1, 1), RECTANGLE, replace(flat(), curl=one(curl), axis=one(0))
     )
     assert float(x) == pytest.approx(100.0, abs=1e-6)
@@ -239,7 +250,7 @@ def test_motion_of_n_px_moves_n_px() -> None:
     """Motion of 8 px smears a point over 8 px: its spread is that of a box 8 px wide."""
     point = torch.zeros(1, 3, 9, 65, dtype=DOUBLE)
     point[..., 32] = 1
-    out = blur.lens(point, one(1.2), one(8), one(0))[0, 0, 4]
+    out = blur.blur_lens(point, one(1.2), one(8), one(0))[0, 0, 4]
     offsets = torch.arange(65, dtype=DOUBLE) - 32
     assert float((out * offsets**2).sum()) == pytest.approx(1.2**2 + 8**2 / 12, rel=1e-3)
 
@@ -257,7 +268,7 @@ def test_white_on_white_has_no_edge(bent: bool) -> None:
         focal_px=200 * single,
         center_px=torch.full((2, 2), 32.0),
     )
-    bend = Bend(
+    bend = BendDraw(
         5 * torch.randn(2, CONTROL, CONTROL, 2, generator=generator(0, "w")),
         torch.zeros(2),
         torch.zeros(2),
@@ -294,10 +305,10 @@ def test_ideal_sensor_and_processor_change_nothing() -> None:
     what it was."""
     image = torch.rand(1, 3, 12, 14, dtype=DOUBLE)
     ys = centers(12, 14)[1]
-    torch.testing.assert_close(banded(image, ys, ideal()), image)
+    torch.testing.assert_close(rolling_bands(image, ys, ideal()), image)
     torch.testing.assert_close(expose_sensor(image, torch.randn_like(image), ideal()), image)
     torch.testing.assert_close(tone_curve(image, one(0)), image)
-    torch.testing.assert_close(sharpen(image, one(0)), image)
+    torch.testing.assert_close(sharpen_picture(image, one(0)), image)
     torch.testing.assert_close(PicturePixels(one(1, 1, 3), one(0, 1, 3)).apply(image), image)
     same = PatchPixels(one(1), one(0), one(0), 0, one(0), one(0.4), one(0.5, 1, 2))
     torch.testing.assert_close(same.apply(image), image)
@@ -314,9 +325,9 @@ def test_raw_noise_is_counted_in_electrons() -> None:
 
 def test_bands_have_their_depth_and_period() -> None:
     """Bands of 1 EV and 20 rows halve the light in every other run of ten rows."""
-    out = banded(one(0.8, 1, 3, 80, 4), centers(80, 4)[1], replace(ideal(), rolling_ev=one(1)))[
-        0, 0, :, 0
-    ]
+    out = rolling_bands(
+        one(0.8, 1, 3, 80, 4), centers(80, 4)[1], replace(ideal(), rolling_ev=one(1))
+    )[0, 0, :, 0]
     torch.testing.assert_close(out[5::20], one(0.4, 4))
     torch.testing.assert_close(out[15::20], one(0.8, 4))
 
@@ -325,9 +336,9 @@ def test_demosaicing_keeps_flat_colors_and_what_was_measured() -> None:
     """A flat color passes the filter array unchanged, red is kept at RGGB's red pixels, and odd
     sizes are taken."""
     flat_color = torch.tensor([0.2, 0.5, 0.7]).view(1, 3, 1, 1).expand(1, 3, 7, 9)
-    torch.testing.assert_close(demosaiced(flat_color), flat_color)
+    torch.testing.assert_close(demosaic_bilinear(flat_color), flat_color)
     image = torch.rand(1, 3, 8, 8)
-    out = demosaiced(image)
+    out = demosaic_bilinear(image)
     torch.testing.assert_close(out[:, 0, ::2, ::2], image[:, 0, ::2, ::2])
     torch.testing.assert_close(out[:, 2, 1::2, 1::2], image[:, 2, 1::2, 1::2])
 
@@ -336,13 +347,13 @@ def test_demosaicing_is_kornias_inside() -> None:
     """Away from the borders the picture is that of kornia's raw_to_rgb."""
     image = torch.rand(2, 3, 16, 20, dtype=DOUBLE)
     expected = raw_to_rgb(rgb_to_raw(image, CFA.BG), CFA.BG)
-    torch.testing.assert_close(demosaiced(image)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
+    torch.testing.assert_close(demosaic_bilinear(image)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
 
 
 def test_sharpening_keeps_the_mean_and_steepens_edges() -> None:
     """The unsharp mask overshoots at an edge and leaves flat parts alone."""
     step = torch.cat([one(0.2, 1, 3, 8, 8), one(0.8, 1, 3, 8, 8)], -1)
-    out = sharpen(step, one(1))
+    out = sharpen_picture(step, one(1))
     assert float(out.max()) == pytest.approx(0.8 + 0.6 * 0.25)
     torch.testing.assert_close(out[..., :6], step[..., :6])
 
@@ -397,14 +408,14 @@ GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
     "air": lambda x: look_through(
         x, *centers(6, 8), replace(clear(), present=one(1), clear=one(0.8))
     ),
-    "bands": lambda x: banded(
+    "bands": lambda x: rolling_bands(
         x, centers(6, 8)[1], replace(ideal(), rolling_ev=one(0.5), rolling_px=one(4))
     ),
-    "filter array": demosaiced,
-    "lens": lambda x: blur.lens(x, one(0.8), one(2), one(0.3)),
-    "exposure": lambda x: expose(x, one(0.3), one(0.9, 1, 3)),
+    "filter array": demosaic_bilinear,
+    "lens": lambda x: blur.blur_lens(x, one(0.8), one(2), one(0.3)),
+    "exposure": lambda x: apply_exposure(x, one(0.3), one(0.9, 1, 3)),
     "tone curve": lambda x: tone_curve(x, one(0.7)),
-    "sharpening": lambda x: sharpen(x, one(0.7)),
+    "sharpening": lambda x: sharpen_picture(x, one(0.7)),
     "picture pixels": PicturePixels(one(1.1, 1, 3), one(0.02, 1, 3)).apply,
     "patch pixels": PatchPixels(
         one(0.9), one(0.02), one(0.03), 3, one(1), one(0.4), one(0.5, 1, 2)
@@ -441,7 +452,7 @@ def test_gradients_pass_bending_and_distortion() -> None:
         focal_px=14 * single,
         center_px=one(4, 2, 2),
     )
-    bend = Bend(one(4, 2, CONTROL, CONTROL, 2), 0.5 * single, 0.3 * single)
+    bend = BendDraw(one(4, 2, CONTROL, CONTROL, 2), 0.5 * single, 0.3 * single)
     terms = torch.tensor([[0.05, 0.01, 0.01, -0.02, 0.0]] * 2, dtype=DOUBLE)
     lens = BrownLens(terms, one(4, 2, 2))
 
@@ -452,7 +463,7 @@ def test_gradients_pass_bending_and_distortion() -> None:
             RECTANGLE,
             (8, 8),
             pinhole=lambda x, y: undistorted_grid(x, y, lens, (8, 8)),
-            bending=lambda x, y: unbend(x, y, RECTANGLE, bend),
+            bending=lambda x, y: unbend_points(x, y, RECTANGLE, bend),
         )
 
     for count in (1, 2):
@@ -468,5 +479,5 @@ def test_gradients_of_bending_are_true_in_its_parameters() -> None:
     ).requires_grad_()
     curl = one(0.6).requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda s, c: unbend(x, y, RECTANGLE, Bend(s, c, one(0.7))), (shift, curl)
+        lambda s, c: unbend_points(x, y, RECTANGLE, BendDraw(s, c, one(0.7))), (shift, curl)
     )

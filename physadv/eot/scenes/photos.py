@@ -62,7 +62,7 @@ class PatchPose:
     veil: Range = (0.0, 0.03)
 
 
-class Anywhere:
+class PatchAnywhere:
     """Photos with the patch in any place, at any scale and turn, wholly within the picture (Brown
     2017).
 
@@ -198,7 +198,7 @@ def patch_boxes(homography: Tensor, lie: PatchPose, size: int) -> Tensor:
     return torch.cat([seen.amin(1), seen.amax(1)], -1).clamp(0, size)
 
 
-def shrink(image: Array, shorter_px: int) -> Array:
+def shrink_photo(image: Array, shorter_px: int) -> Array:
     """A photo no larger than a victim can tell: the shorter side at most ``shorter_px``."""
     factor = shorter_px / min(image.shape[:2])
     if factor >= 1:

@@ -72,7 +72,7 @@ class DrawnScenes:
         """Draw ``count`` scenes."""
         images, matrices, scale, groups, away = [], [], [], [], []
         for _ in range(count):
-            camera = shot(rng, ranges, self.width_mm)
+            camera = draw_framing(rng, ranges, self.width_mm)
             face = self.faces[int(rng.integers(len(self.faces)))]
             pose = draw_pose(rng, ranges, 1.0, camera) @ np.diag(
                 [1 / self.width_mm, 1 / self.width_mm, 1.0]
@@ -98,7 +98,7 @@ class PhotoScenes:
 
     def __init__(self, signs: Sequence[PhotoSign], width_mm: float) -> None:
         self.signs, self.width_mm = tuple(signs), width_mm
-        self._light = [relight(sign) for sign in self.signs]
+        self._light = [relight_gains(sign) for sign in self.signs]
         self._pyramids: list[list[Array]] = [_pyramid(sign.image) for sign in self.signs]
 
     def sample(
@@ -108,7 +108,7 @@ class PhotoScenes:
         picks = [int(rng.integers(len(self.signs))) for _ in range(count)]
         images, matrices, scale, away = [], [], [], []
         for pick in picks:
-            camera = shot(rng, ranges, self.width_mm)
+            camera = draw_framing(rng, ranges, self.width_mm)
             image, matrix, enlargement, widths = self._one(pick, view, ranges, rng, camera)
             images.append(image)
             matrices.append(matrix)
@@ -192,7 +192,7 @@ class MixedScenes:
         return replace(SceneBatch(**tensors, groups=groups), distance_m=distance)
 
 
-def relight(sign: PhotoSign) -> tuple[Tensor, Tensor]:
+def relight_gains(sign: PhotoSign) -> tuple[Tensor, Tensor]:
     """Linear gain and lift, (3,) each, that carry the drawn sign's light to the photo's
     (percentiles, as in REAP)."""
     target = np.array([[0, 0], [64, 0], [64, 64], [0, 64]], np.float32)
@@ -247,7 +247,9 @@ class SignFraming:
     """Height of the camera's picture."""
 
 
-def shot(rng: np.random.Generator, ranges: EotRanges, width_mm: float) -> SignFraming | None:
+def draw_framing(
+    rng: np.random.Generator, ranges: EotRanges, width_mm: float
+) -> SignFraming | None:
     """Draw distance, focal length and sensor from a stream of their own; None where the ranges give
     no distance. Raises OptionError for a distance without the camera that it is seen by."""
     if not ranges.acts("distance_m"):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from physadv.eot.crop_window import CropWindow
-from physadv.eot.sampling import DrawStream, broadcast_parameters, draw_uniform, happens
+from physadv.eot.sampling import DrawStream, broadcast_parameters, draw_bernoulli, draw_uniform
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.stage import Range, Stage, StageRanges, span
-from physadv.eot.transforms.light import REACH_MM, Spot, sign_spot
+from physadv.eot.transforms.light import REACH_MM, SignSpot, sign_spot
 from physadv.eot.warp import pixel_centers
 
 UNKNOWN_M = 10.0
@@ -30,10 +30,10 @@ class AirRanges(StageRanges):
 
 
 @dataclass(frozen=True)
-class Air:
+class AirDraw:
     """What b cameras look through."""
 
-    spot: Spot
+    spot: SignSpot
     present: Tensor  # (b,) 1: something is in the way
     width_mm: Tensor  # (b,) of the occluder
     length: Tensor  # (b,) its length over its width
@@ -45,12 +45,12 @@ class Air:
     centers: tuple[Tensor, Tensor] | None = None  # px of a crop; None: the whole picture
 
 
-def transmission(extinction_per_km: Tensor, distance_m: Tensor) -> Tensor:
+def haze_transmission(extinction_per_km: Tensor, distance_m: Tensor) -> Tensor:
     """Share of light that reaches the camera (Koschmieder 1924)."""
     return torch.exp(-extinction_per_km * distance_m / 1000)
 
 
-def look_through(light: Tensor, xs: Tensor, ys: Tensor, draw: Air) -> Tensor:
+def look_through(light: Tensor, xs: Tensor, ys: Tensor, draw: AirDraw) -> Tensor:
     """Linear light (b, 3, h, w) behind the occluder and the haze; all of it is taken to be as far
     as the sign."""
     cover = occluder_cover(xs, ys, draw)[:, None] * broadcast_parameters(draw.present).to(light)
@@ -59,7 +59,7 @@ def look_through(light: Tensor, xs: Tensor, ys: Tensor, draw: Air) -> Tensor:
     return seen * clear + broadcast_parameters(draw.airlight).to(light) * (1 - clear)
 
 
-def occluder_cover(xs: Tensor, ys: Tensor, draw: Air) -> Tensor:
+def occluder_cover(xs: Tensor, ys: Tensor, draw: AirDraw) -> Tensor:
     """(b, h, w) in [0, 1]: an ellipse whose edge is one pixel wide."""
     x, y = draw.spot.to_mm(xs, ys)
     turn, at = draw.angle.to(xs)[:, None, None], draw.at_mm.to(xs)
@@ -71,37 +71,37 @@ def occluder_cover(xs: Tensor, ys: Tensor, draw: Air) -> Tensor:
     return ((1 - radius) * half * draw.spot.px_per_mm.to(xs)[:, None, None] + 0.5).clamp(0, 1)
 
 
-class OccluderAndHaze(Stage[AirRanges, Air]):
+class OccluderAndHaze(Stage[AirRanges, AirDraw]):
     """A branch or leaf in the way, and haze by distance."""
 
     encoding = "linear"
     windowed = True
 
-    def sample(self, batch: SceneBatch, ranges: AirRanges, stream: DrawStream) -> Air | None:
+    def sample(self, batch: SceneBatch, ranges: AirRanges, stream: DrawStream) -> AirDraw | None:
         """Draw occluder and haze of ``batch`` within ``ranges`` from the ``stream`` "air"."""
         if not ranges.acts("occlusion_probability", "haze_per_km"):
             return None
 
         g, count = stream.named("air"), len(batch.images)
         away = torch.full((count,), UNKNOWN_M) if batch.distance_m is None else batch.distance_m
-        return Air(
+        return AirDraw(
             spot=sign_spot(batch.homography),
-            present=happens(g, ranges.occlusion_probability, count),
+            present=draw_bernoulli(g, ranges.occlusion_probability, count),
             width_mm=draw_uniform(g, ranges.occlusion_mm, count),
             length=draw_uniform(g, (1.5, 12.0), count),
             at_mm=draw_uniform(g, (-REACH_MM, REACH_MM), count, 2),
             angle=draw_uniform(g, (0.0, torch.pi), count),
             color=draw_uniform(g, (0.02, 0.3), count, 1) * draw_uniform(g, (0.6, 1.0), count, 3),
-            clear=transmission(draw_uniform(g, ranges.haze_per_km, count), away),
+            clear=haze_transmission(draw_uniform(g, ranges.haze_per_km, count), away),
             airlight=draw_uniform(g, (0.5, 0.9), count),
         )
 
-    def apply(self, images: Tensor, params: Air) -> Tensor:
+    def apply(self, images: Tensor, params: AirDraw) -> Tensor:
         """Return linear ``images`` seen through the air of ``params``."""
         height, width = images.shape[-2:]
         xs, ys = params.centers or pixel_centers((height, width), images)
         return look_through(images, xs.to(images), ys.to(images), params)
 
-    def crop(self, params: Air, window: CropWindow, margin: int) -> Air:
+    def crop(self, params: AirDraw, window: CropWindow, margin: int) -> AirDraw:
         """Return ``params`` with the pixel centers of the ``window`` and ``margin`` px round it."""
         return replace(params, centers=window.pixel_centers(margin, params.present))

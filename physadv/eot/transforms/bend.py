@@ -37,7 +37,7 @@ class BendRanges(StageRanges):
 
 
 @dataclass(frozen=True)
-class Bend:
+class BendDraw:
     """How b stickers are bent."""
 
     shift_mm: Tensor  # (b, 5, 5, 2) x, y of the control points, row by row
@@ -97,7 +97,9 @@ def thin_plate_with_kornia(shift: Tensor) -> Tensor:
     return bent.transpose(1, 2).reshape(len(shift), 2, FIELD, FIELD)
 
 
-def unbend(x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: Bend) -> tuple[Tensor, Tensor, Tensor]:
+def unbend_points(
+    x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: BendDraw
+) -> tuple[Tensor, Tensor, Tensor]:
     """Which point of the flat sticker is seen at (x, y) mm of the sign, (b, h, w) each, and how
     much light it gets.
 
@@ -115,7 +117,7 @@ def unbend(x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: Bend) -> tuple[Tens
 
 
 def _uncurl(
-    x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: Bend
+    x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: BendDraw
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Arc length on a cylinder from its projection: R asin(p / R)."""
     curl, axis = (p.to(x)[:, None, None] for p in (bend.curl, bend.axis))
@@ -130,14 +132,14 @@ def _uncurl(
     return x + longer * axis.cos(), y + longer * axis.sin(), (1 - turn**2).sqrt()
 
 
-class StickerBend(Stage[BendRanges, Bend]):
+class StickerBend(Stage[BendRanges, BendDraw]):
     """Thin plate and curl, looked up while the patch is placed: one resampling for both."""
 
     encoding = "linear"
     acts_on = "geometry"
     backends = ("own", "kornia")
 
-    def sample(self, batch: SceneBatch, ranges: BendRanges, stream: DrawStream) -> Bend | None:
+    def sample(self, batch: SceneBatch, ranges: BendRanges, stream: DrawStream) -> BendDraw | None:
         """Draw the bending for ``batch`` within ``ranges`` from the ``stream`` "bend"."""
         if not ranges.acts("bend_mm", "curl_deg"):
             return None
@@ -147,8 +149,8 @@ class StickerBend(Stage[BendRanges, Bend]):
         shift = amount * draw_uniform(g, (-1.0, 1.0), count, CONTROL, CONTROL, 2)
         curl = torch.deg2rad(draw_uniform(g, ranges.curl_deg, count))
         axis = draw_uniform(g, (0.0, torch.pi), count)
-        return Bend(shift, curl, axis, self.backend == "kornia")
+        return BendDraw(shift, curl, axis, self.backend == "kornia")
 
-    def apply(self, images: Tensor, params: Bend) -> Tensor:
+    def apply(self, images: Tensor, params: BendDraw) -> Tensor:
         """Return scenes ``images`` as they are: ``params`` bend the patch, not the picture."""
         return images

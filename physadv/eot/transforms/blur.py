@@ -37,7 +37,7 @@ class BlurDraw:
     bordered: bool = False  # the images come with the px round them that the blur mixes in
 
 
-def lens(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tensor) -> Tensor:
+def blur_lens(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tensor) -> Tensor:
     """Defocus (Gaussian, (b,) px) and straight motion ((b,) px at (b,) radians) of (b, 3, h, w)
     linear light.
 
@@ -46,7 +46,7 @@ def lens(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tenso
     height, width = light.shape[-2:]
     margin = lens_reach(sigma_px, motion_px, (height, width))
     padded = F.pad(light, (margin,) * 4, mode="reflect")
-    return cut_margin(blurred(padded, sigma_px, motion_px, motion_angle), margin)
+    return cut_margin(blur_periodic(padded, sigma_px, motion_px, motion_angle), margin)
 
 
 def lens_reach(sigma_px: Tensor, motion_px: Tensor, picture: tuple[int, int]) -> int:
@@ -64,7 +64,9 @@ def cut_margin(image: Tensor, margin: int) -> Tensor:
     )
 
 
-def blurred(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tensor) -> Tensor:
+def blur_periodic(
+    light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tensor
+) -> Tensor:
     """The lens on a torus; the outermost :func:`lens_reach` px are wrong.
 
     Defocus and motion are one product with the optical transfer function, exp(-2 pi^2 sigma^2 f^2)
@@ -175,7 +177,7 @@ class LensBlur(Stage[BlurRanges, BlurDraw]):
         # Defocus alone is kornia's: a third of the transform's cost. It has no motion of 1.3 px.
         if self.backend == "kornia" or not bool(params.motion_px.any()):
             return blurred_with_kornia(images, *drawn)
-        return blurred(images, *drawn) if params.bordered else lens(images, *drawn)
+        return blur_periodic(images, *drawn) if params.bordered else blur_lens(images, *drawn)
 
     def crop(self, params: BlurDraw, window: CropWindow, margin: int) -> BlurDraw:
         """Return ``params`` for images with ``margin`` px round their ``window``."""

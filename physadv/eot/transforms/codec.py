@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from kornia.enhance import jpeg_codec_differentiable
 from torch import Tensor
 
-from physadv.eot.sampling import DrawStream, happens
+from physadv.eot.sampling import DrawStream, draw_bernoulli
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.stage import Range, Stage, StageRanges, span
 
@@ -242,7 +242,7 @@ class FileOrStream(Stage[CodecRanges, CodecDraw]):
         quality, count = stream.shared("jpeg_quality", ranges.jpeg_quality), len(batch.images)
         if not ranges.acts("video_probability"):
             return CodecDraw(quality)
-        video = happens(stream.named("video"), ranges.video_probability, count)
+        video = draw_bernoulli(stream.named("video"), ranges.video_probability, count)
         return CodecDraw(quality, video, stream.uniform("video qp", ranges.video_qp, count))
 
     def apply(self, images: Tensor, params: CodecDraw) -> Tensor:

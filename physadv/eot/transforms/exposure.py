@@ -29,7 +29,7 @@ class ExposureDraw:
     white_balance: Tensor  # (b, 3) gains
 
 
-def expose(linear: Tensor, ev: Tensor, white_balance: Tensor) -> Tensor:
+def apply_exposure(linear: Tensor, ev: Tensor, white_balance: Tensor) -> Tensor:
     """Scale (b, 3, h, w) light by 2**ev, (b,), and by gains per channel, (b, 3)."""
     return linear * (torch.exp2(ev)[:, None] * white_balance)[:, :, None, None]
 
@@ -54,4 +54,4 @@ class Exposure(Stage[ExposureRanges, ExposureDraw]):
 
     def apply(self, images: Tensor, params: ExposureDraw) -> Tensor:
         """Return linear ``images`` exposed by ``params``."""
-        return expose(images, params.ev, params.white_balance)
+        return apply_exposure(images, params.ev, params.white_balance)

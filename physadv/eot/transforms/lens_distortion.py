@@ -129,10 +129,10 @@ def in_half_widths(coefficients: tuple[float, ...], half_width: float) -> tuple[
     return (k1 * h**2, k2 * h**4, p1 * h, p2 * h, k3 * h**6)
 
 
-def distorted(
+def distorted_points(
     xs: Tensor, ys: Tensor, lens: BrownLens, picture: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Return where the lens shows what a pinhole camera sees; the inverse of :func:`undistorted`.
+    """Return where the lens shows what a pinhole camera sees; the inverse of :func:`undistorted_points`.
 
     Args:
         xs: (b, ...) px in the pinhole's picture, from the outer corner of the first pixel.
@@ -150,7 +150,7 @@ def distorted(
     return shown[..., 0].view_as(xs), shown[..., 1].view_as(ys)
 
 
-def undistorted(
+def undistorted_points(
     xs: Tensor, ys: Tensor, lens: BrownLens, picture: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Return where a pinhole camera sees what the lens shows.
@@ -175,7 +175,7 @@ def undistorted(
 def undistorted_grid(
     xs: Tensor, ys: Tensor, lens: BrownLens, picture: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return :func:`undistorted` for every pair of a column and a row, and the scale there.
+    """Return :func:`undistorted_points` for every pair of a column and a row, and the scale there.
 
     The inverse is solved at 32 x 32 Chebyshev nodes of the picture and interpolated by the
     polynomial through them: within 0.01 px, at a small share of the cost of solving it in each
@@ -194,7 +194,7 @@ def undistorted_grid(
     height, width = picture
     if lens.backend == "kornia":
         every = (len(lens.terms), ys.shape[1], xs.shape[2])
-        x, y = undistorted(xs.expand(every), ys.expand(every), lens, picture)
+        x, y = undistorted_points(xs.expand(every), ys.expand(every), lens, picture)
         stretch = _stretch(torch.stack([x, y], -1).flatten(1, 2), lens, picture)
         return x, y, stretch.clamp(min=_LEAST_STRETCH).rsqrt().view_as(x)
 
@@ -393,7 +393,7 @@ def _interpolation(at: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def distort(light: Tensor, lens: BrownLens) -> Tensor:
+def distort_picture(light: Tensor, lens: BrownLens) -> Tensor:
     """Return pinhole pictures ``light``, (b, 3, h, w), as ``lens`` shows them.
 
     Scenes only, so no gradient is kept; what lies outside of the pinhole's picture is reflected.
@@ -439,7 +439,7 @@ class LensDistortion(Stage[LensRanges, BrownLens]):
 
     def apply(self, images: Tensor, params: BrownLens) -> Tensor:
         """Return pinhole pictures ``images`` as the lens of ``params`` shows them."""
-        return distort(images, params)
+        return distort_picture(images, params)
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from physadv.eot.crop_window import CropWindow
-from physadv.eot.sampling import DrawStream, broadcast_parameters, draw_uniform, happens
+from physadv.eot.sampling import DrawStream, broadcast_parameters, draw_bernoulli, draw_uniform
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.stage import Range, Stage, StageRanges, span
 from physadv.eot.warp import pixel_centers
@@ -44,7 +44,7 @@ class LightRanges(StageRanges):
 
 
 @dataclass(frozen=True)
-class Spot:
+class SignSpot:
     """Where the sign's center is in each of b pictures, and its scale there."""
 
     center_px: Tensor  # (b, 2) x, y
@@ -58,21 +58,21 @@ class Spot:
         return (xs - center[:, :1, None]) / scale, (ys - center[:, 1:, None]) / scale
 
 
-def sign_spot(homography: Tensor) -> Spot:
+def sign_spot(homography: Tensor) -> SignSpot:
     """The image of the plane's origin under (b, 3, 3) mm -> px, and the root of the area that 1
     mm^2 covers there."""
     center = homography[:, :2, 2] / homography[:, 2:, 2]
     slope = (homography[:, :2, :2] - center[:, :, None] * homography[:, 2:, :2]) / homography[
         :, 2:, 2:
     ]
-    return Spot(center, torch.linalg.det(slope).abs().sqrt().clamp(min=1e-6))
+    return SignSpot(center, torch.linalg.det(slope).abs().sqrt().clamp(min=1e-6))
 
 
 @dataclass(frozen=True)
-class Lighting:
+class LightDraw:
     """Light on b scenes."""
 
-    spot: Spot
+    spot: SignSpot
     shadow_ev: Tensor  # (b,) 0: no shadow
     shadow_edge_mm: Tensor
     shadow_offset_mm: Tensor
@@ -86,7 +86,7 @@ class Lighting:
     centers: tuple[Tensor, Tensor] | None = None  # px of a crop; None: the whole picture
 
 
-def illuminate(light: Tensor, xs: Tensor, ys: Tensor, draw: Lighting) -> Tensor:
+def illuminate_scene(light: Tensor, xs: Tensor, ys: Tensor, draw: LightDraw) -> Tensor:
     """Linear light (b, 3, h, w) at pixel centers (b, 1, w) and (b, h, 1) under the drawn light."""
     x, y = draw.spot.to_mm(xs, ys)
     factor = torch.exp2(_gradient(x, y, draw) - _shadow(x, y, draw))[:, None]
@@ -99,12 +99,12 @@ def _along(x: Tensor, y: Tensor, angle: Tensor) -> Tensor:
     return x * turn.cos() + y * turn.sin()
 
 
-def _gradient(x: Tensor, y: Tensor, draw: Lighting) -> Tensor:
+def _gradient(x: Tensor, y: Tensor, draw: LightDraw) -> Tensor:
     meters = _along(x, y, draw.gradient_angle).clamp(-1000, 1000) / 1000
     return draw.gradient_ev.to(x)[:, None, None] * meters
 
 
-def _shadow(x: Tensor, y: Tensor, draw: Lighting) -> Tensor:
+def _shadow(x: Tensor, y: Tensor, draw: LightDraw) -> Tensor:
     """EV taken away: nothing on one side, all on the other, a smoothstep over the half-shadow."""
     depth, edge, offset = (
         p.to(x)[:, None, None] for p in (draw.shadow_ev, draw.shadow_edge_mm, draw.shadow_offset_mm)
@@ -113,7 +113,7 @@ def _shadow(x: Tensor, y: Tensor, draw: Lighting) -> Tensor:
     return depth * inside**2 * (3 - 2 * inside)
 
 
-def _glint(x: Tensor, y: Tensor, draw: Lighting) -> Tensor:
+def _glint(x: Tensor, y: Tensor, draw: LightDraw) -> Tensor:
     at, size = draw.highlight_at_mm.to(x), draw.highlight_mm.to(x)[:, None, None]
     across = torch.exp(-(((x - at[:, :1, None]) / size) ** 2) / 2)
     down = torch.exp(-(((y - at[:, 1:, None]) / size) ** 2) / 2)
@@ -143,13 +143,15 @@ def _black_body(kelvin: Tensor) -> Tensor:
     return torch.stack([red, green, blue], -1).clamp(min=1e-3) / green[..., None]
 
 
-class SceneLight(Stage[LightRanges, Lighting]):
+class SceneLight(Stage[LightRanges, LightDraw]):
     """Shadow, gradient, highlight and the lamp's color."""
 
     encoding = "linear"
     windowed = True
 
-    def sample(self, batch: SceneBatch, ranges: LightRanges, stream: DrawStream) -> Lighting | None:
+    def sample(
+        self, batch: SceneBatch, ranges: LightRanges, stream: DrawStream
+    ) -> LightDraw | None:
         """Draw the light on ``batch`` within ``ranges`` from the ``stream`` "light"."""
         names = ("shadow_probability", "gradient_ev", "highlight_probability", "temperature_k")
         if not ranges.acts(*names):
@@ -157,8 +159,8 @@ class SceneLight(Stage[LightRanges, Lighting]):
 
         g, count = stream.named("light"), len(batch.images)
         low, high = ranges.temperature_k
-        shadow_ev = happens(g, ranges.shadow_probability, count)
-        return Lighting(
+        shadow_ev = draw_bernoulli(g, ranges.shadow_probability, count)
+        return LightDraw(
             spot=sign_spot(batch.homography),
             shadow_ev=shadow_ev * draw_uniform(g, ranges.shadow_ev, count),
             shadow_edge_mm=draw_uniform(g, ranges.shadow_edge_mm, count),
@@ -166,7 +168,7 @@ class SceneLight(Stage[LightRanges, Lighting]):
             shadow_angle=draw_uniform(g, (0.0, 2 * torch.pi), count),
             gradient_ev=draw_uniform(g, ranges.gradient_ev, count),
             gradient_angle=draw_uniform(g, (0.0, 2 * torch.pi), count),
-            highlight=happens(g, ranges.highlight_probability, count)
+            highlight=draw_bernoulli(g, ranges.highlight_probability, count)
             * draw_uniform(g, ranges.highlight, count),
             highlight_mm=draw_uniform(g, ranges.highlight_mm, count).clamp(min=1.0),
             highlight_at_mm=draw_uniform(g, (-REACH_MM, REACH_MM), count, 2),
@@ -175,12 +177,12 @@ class SceneLight(Stage[LightRanges, Lighting]):
             else torch.full((count,), low),
         )
 
-    def apply(self, images: Tensor, params: Lighting) -> Tensor:
+    def apply(self, images: Tensor, params: LightDraw) -> Tensor:
         """Return linear ``images`` under the light of ``params``."""
         height, width = images.shape[-2:]
         xs, ys = params.centers or pixel_centers((height, width), images)
-        return illuminate(images, xs.to(images), ys.to(images), params)
+        return illuminate_scene(images, xs.to(images), ys.to(images), params)
 
-    def crop(self, params: Lighting, window: CropWindow, margin: int) -> Lighting:
+    def crop(self, params: LightDraw, window: CropWindow, margin: int) -> LightDraw:
         """Return ``params`` with the pixel centers of the ``window`` and ``margin`` px round it."""
         return replace(params, centers=window.pixel_centers(margin, params.shadow_ev))

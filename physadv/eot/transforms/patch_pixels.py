@@ -9,7 +9,7 @@ from torch import Tensor
 
 from physadv.core.random_streams import derive
 from physadv.core.random_streams import generator as named_generator
-from physadv.eot.sampling import DrawStream, broadcast_parameters, draw_uniform, happens
+from physadv.eot.sampling import DrawStream, broadcast_parameters, draw_bernoulli, draw_uniform
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.stage import ONE, Range, Stage, StageRanges, span
 
@@ -82,7 +82,7 @@ class PatchEdits(Stage[PatchPixelRanges, PatchPixels]):
             brightness=draw_uniform(g, ranges.patch_brightness, count),
             noise=draw_uniform(g, ranges.patch_noise, count),
             noise_seed=derive(g.initial_seed(), "noise"),
-            cut=happens(g, ranges.cutout_probability, count),
+            cut=draw_bernoulli(g, ranges.cutout_probability, count),
             cut_share=draw_uniform(g, ranges.cutout_share, count),
             cut_at=draw_uniform(g, (-0.05, 1.05), count, 2),
         )

@@ -33,6 +33,6 @@ def _as_picture(operation: Callable[[Tensor], Tensor], values: Tensor) -> Tensor
     return operation(values.reshape(1, -1, 1).expand(3, -1, 1))[0].reshape(values.shape)
 
 
-def over(background: Tensor, premultiplied: Tensor, alpha: Tensor) -> Tensor:
+def blend_over(background: Tensor, premultiplied: Tensor, alpha: Tensor) -> Tensor:
     """Lay premultiplied light over a background, all in linear light: alpha is applied once."""
     return premultiplied + (1 - alpha) * background

@@ -13,7 +13,7 @@ from physadv.eot.placement import Placement, place_patch, reached_px
 from physadv.eot.sampling import DrawStream
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.stage import Range, Stage, StageRanges, span
-from physadv.eot.transforms.bend import Bend
+from physadv.eot.transforms.bend import BendDraw
 from physadv.eot.transforms.lens_distortion import BrownLens, undistorted_grid
 
 
@@ -48,7 +48,7 @@ class PrintedPatch:
     light: Tensor  # (1 or b, 3, ph, pw) linear
     mask: Tensor  # (1, 1, ph, pw)
     placement: Placement
-    bend: Bend | None = None
+    bend: BendDraw | None = None
     lens: BrownLens | None = None
 
 

@@ -15,8 +15,8 @@ from physadv.eot.crop_window import CropWindow
 from physadv.eot.sampling import (
     DrawStream,
     broadcast_parameters,
+    draw_bernoulli,
     draw_uniform,
-    happens,
     log_uniform,
 )
 from physadv.eot.scenes.scene_batch import SceneBatch
@@ -44,7 +44,7 @@ class SensorRanges(StageRanges):
 
 
 @dataclass(frozen=True)
-class Sensor:
+class SensorDraw:
     """What b sensors do to the light."""
 
     rolling_ev: Tensor  # (b,)
@@ -58,7 +58,7 @@ class Sensor:
     phase: int = 0  # 1: a crop begins on an odd row and column of the filter array
 
 
-def banded(light: Tensor, ys: Tensor, draw: Sensor) -> Tensor:
+def rolling_bands(light: Tensor, ys: Tensor, draw: SensorDraw) -> Tensor:
     """Rows exposed while the lamp was dim are darker by ``rolling_ev``; ``ys`` (b, h, 1) are their
     heights in px.
 
@@ -71,7 +71,7 @@ def banded(light: Tensor, ys: Tensor, draw: Sensor) -> Tensor:
 
 
 def expose_sensor(
-    light: Tensor, normal: Tensor, draw: Sensor, demosaic: Demosaic | None = None
+    light: Tensor, normal: Tensor, draw: SensorDraw, demosaic: Demosaic | None = None
 ) -> Tensor:
     """Clip (b, 3, h, w) light at white, add the noise of photons and read-out, and demosaic (RGGB).
 
@@ -84,7 +84,7 @@ def expose_sensor(
         signal = signal + (signal.detach() / well + (read / well) ** 2).sqrt() * normal
     if not bool(draw.bayer.any()):
         return signal
-    through = (demosaic or demosaiced)(signal, draw.phase)
+    through = (demosaic or demosaic_bilinear)(signal, draw.phase)
     return (
         through
         if bool(draw.bayer.all())
@@ -92,7 +92,7 @@ def expose_sensor(
     )
 
 
-def demosaiced(image: Tensor, phase: int = 0) -> Tensor:
+def demosaic_bilinear(image: Tensor, phase: int = 0) -> Tensor:
     """One color kept at each pixel of (b, 3, h, w) and the others interpolated (bilinear); the
     mosaic is RGGB.
 
@@ -110,8 +110,8 @@ def demosaiced(image: Tensor, phase: int = 0) -> Tensor:
     return torch.stack([_tent(red), _cross(green), _tent(blue)], 1)
 
 
-def demosaiced_with_kornia(image: Tensor, phase: int = 0) -> Tensor:
-    """Return ``image`` as :func:`demosaiced` does with the same ``phase``, but at the borders."""
+def demosaic_with_kornia(image: Tensor, phase: int = 0) -> Tensor:
+    """Return ``image`` as :func:`demosaic_bilinear` does with the same ``phase``, but at the borders."""
     height, width = image.shape[-2:]
     even = F.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
     # kornia names an array by its second row, as OpenCV does: BG is RGGB.
@@ -133,20 +133,22 @@ def _cross(plane: Tensor) -> Tensor:
     return plane[:, 1:-1, 1:-1] + beside / 4
 
 
-class RawSensor(Stage[SensorRanges, Sensor]):
+class RawSensor(Stage[SensorRanges, SensorDraw]):
     """Rolling bands, photons and read-out, filter array and demosaicing, in linear light."""
 
     encoding = "linear"
     windowed = True
     backends = ("own", "kornia")
 
-    def sample(self, batch: SceneBatch, ranges: SensorRanges, stream: DrawStream) -> Sensor | None:
+    def sample(
+        self, batch: SceneBatch, ranges: SensorRanges, stream: DrawStream
+    ) -> SensorDraw | None:
         """Draw the sensors of ``batch`` within ``ranges`` from the ``stream`` "sensor"."""
         if not ranges.acts("rolling_ev", "full_well_e", "bayer_probability"):
             return None
 
         g, (count, _, height, _) = stream.named("sensor"), batch.images.shape
-        return Sensor(
+        return SensorDraw(
             rolling_ev=draw_uniform(g, ranges.rolling_ev, count),
             rolling_px=(draw_uniform(g, ranges.rolling_rows, count) * height).clamp(min=2.0),
             rolling_phase=draw_uniform(g, (0.0, 1.0), count),
@@ -154,25 +156,25 @@ class RawSensor(Stage[SensorRanges, Sensor]):
             if ranges.acts("full_well_e")
             else None,
             read_e=draw_uniform(g, ranges.read_noise_e, count),
-            bayer=happens(g, ranges.bayer_probability, count),
+            bayer=draw_bernoulli(g, ranges.bayer_probability, count),
             normal=stream.normal,
         )
 
-    def apply(self, images: Tensor, params: Sensor) -> Tensor:
+    def apply(self, images: Tensor, params: SensorDraw) -> Tensor:
         """Return linear ``images`` as the sensor of ``params`` reads them out, clipped at white."""
         height, width = images.shape[-2:]
         rows = params.rows
         ys = pixel_centers((height, width), images)[1] if rows is None else rows.to(images)
         normal = torch.zeros_like(images) if params.normal is None else params.normal.to(images)
-        demosaic = demosaiced if self.backend == "own" else demosaiced_with_kornia
-        return expose_sensor(banded(images, ys, params), normal, params, demosaic)
+        demosaic = demosaic_bilinear if self.backend == "own" else demosaic_with_kornia
+        return expose_sensor(rolling_bands(images, ys, params), normal, params, demosaic)
 
-    def crop(self, params: Sensor, window: CropWindow, margin: int) -> Sensor:
+    def crop(self, params: SensorDraw, window: CropWindow, margin: int) -> SensorDraw:
         """Return ``params`` of the ``window`` with ``margin`` px round it."""
         normal = None if params.normal is None else window.take(params.normal, margin)
         rows = window.rows(margin, params.rolling_ev)
         return replace(params, normal=normal, rows=rows, phase=margin % 2)
 
-    def reach(self, params: Sensor, picture: tuple[int, int]) -> int:
+    def reach(self, params: SensorDraw, picture: tuple[int, int]) -> int:
         """Return the 2 px that a window needs, whatever ``params`` and ``picture`` are."""
         return 2

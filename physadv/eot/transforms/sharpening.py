@@ -23,7 +23,7 @@ class SharpeningRanges(StageRanges):
     """Amount of the camera's unsharp mask, radius 1 px."""
 
 
-def sharpen(image: Tensor, amount: Tensor) -> Tensor:
+def sharpen_picture(image: Tensor, amount: Tensor) -> Tensor:
     """Unsharp mask of (b,) amount over a 3 x 3 binomial blur, edges reflected."""
     # Sums of slices: on a CPU many times faster, backwards above all, than convolutions of single
     # planes.
@@ -34,7 +34,7 @@ def sharpen(image: Tensor, amount: Tensor) -> Tensor:
 
 
 def sharpen_with_kornia(image: Tensor, amount: Tensor) -> Tensor:
-    """Return ``image`` sharpened by (b,) ``amount`` as :func:`sharpen` does, by kornia's filter."""
+    """Return ``image`` sharpened by (b,) ``amount`` as :func:`sharpen_picture` does, by kornia's filter."""
     sigma = 1 / math.sqrt(2 * math.log(2))  # a kernel of 1, 2, 1
     once = unsharp_mask(image, 3, (sigma, sigma))
     return torch.lerp(image, once, broadcast_parameters(amount).to(image))
@@ -56,7 +56,7 @@ class Sharpening(Stage[SharpeningRanges, Tensor]):
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         """Return encoded ``images`` sharpened by amounts ``params``."""
-        operation = sharpen if self.backend == "own" else sharpen_with_kornia
+        operation = sharpen_picture if self.backend == "own" else sharpen_with_kornia
         return operation(images, params)
 
     def reach(self, params: Tensor, picture: tuple[int, int]) -> int:

@@ -31,7 +31,7 @@ class ToneDraw:
     gamma: Tensor
 
 
-def tone(image: Tensor, contrast: Tensor, brightness: Tensor, gamma: Tensor) -> Tensor:
+def apply_tone(image: Tensor, contrast: Tensor, brightness: Tensor, gamma: Tensor) -> Tensor:
     """Return the encoded picture with another contrast, brightness and gamma, in that order.
 
     Args:
@@ -67,4 +67,4 @@ class Tone(Stage[ToneRanges, ToneDraw]):
 
     def apply(self, images: Tensor, params: ToneDraw) -> Tensor:
         """Return encoded ``images`` with the tone of ``params``."""
-        return tone(images, params.contrast, params.brightness, params.gamma)
+        return apply_tone(images, params.contrast, params.brightness, params.gamma)
