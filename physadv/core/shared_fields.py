@@ -53,6 +53,9 @@ THREAT_HELP = (
 """Help of ``--threat`` wherever it stands."""
 
 ThreatText = Annotated[str, ConfigField(THREAT_HELP, "Attack", metavar="NORM:EPS")]
+ATTACK_STEPS_HELP = "Steps of each gradient attack."
+"""Help of ``--attack-steps`` wherever it stands."""
+
 NOISE_HELP = "Scale of the noise; its standard deviation where it is Gaussian."
 """Help of ``--sigma`` wherever it stands."""
 RadiusCurve = Annotated[
@@ -72,10 +75,13 @@ SignPhotos = Annotated[
         default="drawn by code",
     ),
 ]
+BACKGROUNDS_HELP = "Folder of photos without the sign."
+"""Help of ``--backgrounds`` wherever it stands."""
+
 BackgroundPhotos = Annotated[
     str | None,
     ConfigField(
-        "Folder of photos without the sign.",
+        BACKGROUNDS_HELP,
         "Scene",
         metavar="FOLDER",
         path=True,

@@ -20,7 +20,8 @@ from physadv.core.random_streams import generator
 from physadv.core.tensor_files import write_tensors
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.architectures.cnn import build_network
-from physadv.threat.norms import parse_norm
+from physadv.threat.parsing import parse_norm, parse_threat
+from physadv.training.config import TrainConfig
 from physadv.training.data import ImageSubset, ShuffledBatches, TrainingData
 from physadv.training.loop import (
     TrainingSchedule,
@@ -56,16 +57,16 @@ class ClassifierRecipe:
     defense: str
     eps: float = 0.1
     norm: str = "linf"
-    architecture: str = "small-cnn"
-    epochs: int = 10
-    batch: int = 128
-    lr: float = 2e-3
-    optimizer: str = "adamw"
+    architecture: str = TrainConfig.architecture
+    epochs: int = TrainConfig.epochs
+    batch: int = TrainConfig.batch_size
+    lr: float = TrainConfig.lr
+    optimizer: str = TrainConfig.optimizer
     weight_decay: float = 0.0005
-    average: float = 0.99
+    average: float = TrainConfig.average
     clip: float = 8.0
-    precision: str = "fp32"
-    shift: int = 0
+    precision: str = TrainConfig.precision
+    shift: int = TrainConfig.shift
     judged: int = 500
     patience: int | None = None
     seed: int = 0
@@ -81,6 +82,30 @@ class ClassifierRecipe:
             if not fits:
                 raise OptionError(f"{name} {value}", "outside its range", "leave it out")
         self.made()
+
+    @classmethod
+    def from_config(cls, config: TrainConfig) -> ClassifierRecipe:
+        """Return the part of ``config`` that decides the weights, apart from the data.
+
+        Raises OptionError for a setting outside what is allowed, or one that the defense lacks.
+        """
+        norm, eps = parse_threat(config.threat)
+        return cls(
+            config.defense,
+            eps,
+            norm,
+            config.architecture,
+            config.epochs,
+            config.batch_size,
+            config.lr,
+            config.optimizer,
+            average=config.average,
+            precision=config.precision,
+            shift=config.shift,
+            patience=config.patience,
+            seed=config.seed,
+            settings=config.method_settings,
+        )
 
     def made(self) -> TrainingMethod:
         """The defense, fresh."""

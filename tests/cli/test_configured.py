@@ -29,7 +29,7 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
         yield from leaves(sub, (*path, name) if not name.startswith(":") else path)
 
 
-DONE = {"attack", "certify", "evaluate"}
+DONE = {"attack", "certify", "evaluate", "train"}
 """Commands made of a configuration so far."""
 COMMANDS = list(leaves(typer.main.get_command(app)))
 

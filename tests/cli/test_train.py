@@ -22,6 +22,7 @@ from physadv.core.files import sha256_of
 from physadv.core.random_streams import numpy_generator
 from physadv.defenses.load_model import load_model
 from physadv.training.classifier_recipe import ClassifierRecipe, train_defense
+from physadv.training.config import DEFENSE_NAMES, TrainConfig
 from physadv.training.data import ShuffledBatches, load_training_data
 from physadv.training.methods.by_name import DEFENSES
 from physadv_cli.main import app
@@ -266,10 +267,35 @@ def test_a_weights_file_whose_card_is_wrong_is_refused(toy: Path, tmp_path: Path
 
 
 def test_help_and_usage() -> None:
-    """No options: the help, with an example; half of the pair: a usage error; and `train signs` is
-    still there."""
-    runner = CliRunner()
-    assert "Example: physadv train --defense" in runner.invoke(app, ["train", "--help"]).output
+    """The help has an example; no options, or half of them, are a usage error; `train signs` has a
+    help of its own."""
+    runner = CliRunner(env={"COLUMNS": "120"})
+    assert "physadv train --defense pgd" in runner.invoke(app, ["train", "--help"]).output
     assert runner.invoke(app, ["train"]).exit_code == 2
     assert runner.invoke(app, ["train", "--defense", "pgd"]).exit_code == 2
     assert "physadv train signs" in runner.invoke(app, ["train", "signs", "--help"]).output
+
+
+def test_a_run_is_recorded_and_repeated(toy: Path, tmp_path: Path) -> None:
+    """Older spellings are recorded under their present names; --config trains the same weights."""
+    words = ["--held", "0.1", "--steps", "2", "--grow", "0.1", "0.5", "--stretch", "1.5"]
+    old = ["train", "--defense", "ibp", "--data", toy, *FAST, "--arch", "small-cnn-bn", *words[:2]]
+    first = json.loads(invoke(*old, *words[4:], "--out", tmp_path / "one", "--json"))
+    recorded = tomllib.loads((tmp_path / "one" / "config.toml").read_text())
+    assert recorded["command"] == "train"
+    assert recorded["threat"] == "linf:0.1"
+    assert recorded["validation"] == 0.1
+    assert recorded["architecture"] == "small-cnn-bn"
+    assert (recorded["batch_size"], recorded["grow"]) == (32, [0.1, 0.5])
+    assert recorded == TrainConfig.from_toml(tmp_path / "one" / "config.toml").as_table()
+
+    config = tmp_path / "one" / "config.toml"
+    again = json.loads(invoke("train", "--config", config, "--out", tmp_path / "two", "--json"))
+    assert again["sha256"] == first["sha256"]
+    with pytest.raises(OptionError, match="steps for ibp"):
+        invoke(*old, *words, "--out", tmp_path / "three")
+
+
+def test_the_help_names_every_training_method() -> None:
+    """The configuration, which must not import torch, has the names of the methods."""
+    assert tuple(DEFENSES) == DEFENSE_NAMES

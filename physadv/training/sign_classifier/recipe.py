@@ -30,6 +30,7 @@ from physadv.models.architectures.signnet import (
     SignNet,
     count_parameters,
 )
+from physadv.training.config import TrainSignsConfig
 from physadv.training.loop import (
     Batch,
     TrainingSchedule,
@@ -39,6 +40,7 @@ from physadv.training.loop import (
     train_model,
 )
 from physadv.training.methods.base import TrainingMethod
+from physadv.training.methods.by_name import method_by_name
 from physadv.training.sign_classifier.batches import BatchMix, SignBatches
 from physadv.training.sign_classifier.canvases import BackgroundPhotos, load_photos, sign_canvases
 from physadv.training.sign_classifier.validation import (
@@ -76,15 +78,38 @@ class SignRecipe:
 
     data: Path
     backgrounds: tuple[Path, ...] = ()
-    epochs: int = 24
-    steps: int = 100
-    batch: int = 64
-    lr: float = 2e-3
-    precision: str = "bf16"
+    epochs: int = TrainSignsConfig.epochs
+    steps: int = TrainSignsConfig.epoch_steps
+    batch: int = TrainSignsConfig.batch_size
+    lr: float = TrainSignsConfig.lr
+    precision: str = TrainSignsConfig.precision
     seed: int = 0
     mix: BatchMix = field(default_factory=BatchMix)
     defense: TrainingMethod | None = None
     start: str | None = None
+
+    @classmethod
+    def from_config(cls, config: TrainSignsConfig) -> SignRecipe:
+        """Return the part of ``config`` that decides the weights.
+
+        Raises OptionError for an unknown defense or a setting that it does not have.
+        """
+        method = None
+        if config.defense is not None:
+            method = method_by_name(config.defense, config.method_settings)
+        return cls(
+            Path(config.data),
+            tuple(Path(folder) for folder in config.backgrounds),
+            config.epochs,
+            config.epoch_steps,
+            config.batch_size,
+            config.lr,
+            config.precision,
+            config.seed,
+            BatchMix(hardest=config.hardest),
+            defense=method,
+            start=config.start,
+        )
 
     @property
     def name(self) -> str:
@@ -119,6 +144,14 @@ class StreetPhotos:
     stop_photos: Path | None = None
     boxes: Path | None = None
     others: tuple[Path, ...] = ()
+
+    @classmethod
+    def from_config(cls, config: TrainSignsConfig) -> StreetPhotos:
+        """Return the photos that ``config`` names for judging."""
+        stop, boxes = (
+            None if path is None else Path(path) for path in (config.judge_stop, config.judge_boxes)
+        )
+        return cls(stop, boxes, tuple(Path(folder) for folder in config.judge_other))
 
 
 def load_sign_data(recipe: SignRecipe) -> SignTrainingData:
