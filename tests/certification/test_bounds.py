@@ -239,8 +239,10 @@ def test_windows_and_whole_forms_agree(
         if relaxed and len(graph.nodes[number].shape) == 3:
             wide = box[0] - 100, box[1] + 100
             every = torch.ones_like(box[0], dtype=torch.bool).flatten(1)
-            windows = crown._everywhere(graph, ball, number, wide, relaxed, 3)
-            whole = crown._selected(graph, ball, number, wide, relaxed, every, every.shape[1], 37)
+            windows = crown._tighten_feature_map(graph, ball, number, wide, relaxed, 3)
+            whole = crown._tighten_selected(
+                graph, ball, number, wide, relaxed, every, every.shape[1], 37
+            )
             for a, b in zip(windows, whole, strict=True):
                 assert torch.allclose(a, b, atol=1e-4)
             checked += 1

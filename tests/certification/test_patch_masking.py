@@ -161,7 +161,7 @@ def test_every_patch_meets_no_more_places_than_told(
     patch touches."""
     ablated = DerandomizedSmoothing(Brightness(0), size=size, kind=kind, stride=stride)
     keep = ablated.keeps(SIDE, SIDE)
-    down, across = ablated.met(patch, SIDE, SIDE)
+    down, across = ablated.touched_positions(patch, SIDE, SIDE)
     told = {
         tuple(t.tolist())
         for t in (down[:, None, :, None] & across[None, :, None, :]).flatten(2).flatten(0, 1)
@@ -198,7 +198,7 @@ def test_votes_know_where_the_patch_could_lie() -> None:
     bands = DerandomizedSmoothing(Even(), size=1, patch=2, fill=FILL)
     votes = bands.ballots(bands.probabilities(image)).sum((2, 3))[0].tolist()
     assert votes == [5, 2, 2]
-    met = int(bands.met(2, 3, 9)[1].sum(1).max())
+    met = int(bands.touched_positions(2, 3, 9)[1].sum(1).max())
     assert votes[0] - met < votes[1] + met  # theirs
     assert bands.certify(image, torch.tensor([0])).all()
     assert not bands.certify(image, torch.tensor([0]), patch=3).any()

@@ -1,1 +1,1 @@
-"""Deterministic certificates: bounds on a net's margins over a ball of inputs, in plain torch."""
+"""Deterministic certificates: bounds on a network's margins over a ball of inputs."""

@@ -1,5 +1,5 @@
-"""Linear functionals of a value, carried backward through the net to the input ball (Zhang et al.
-2018)."""
+"""Backward bound propagation: linear functionals carried from a node back to the input ball (Zhang
+et al. 2018)."""
 
 from __future__ import annotations
 
@@ -30,17 +30,31 @@ def backward_bounds(
     *,
     stops: Mapping[int, Box] | None = None,
 ) -> Tensor:
-    """Lower bounds (b, k) over ``ball`` of ``forms`` on the value of node ``start``.
+    """Return lower bounds (b, k) over ``ball`` of linear forms on the value of one node.
 
-    ReLUs are passed by their lines in ``relaxed`` (by node number); with ``stops`` instead, each
-    form ends at the first of these ReLU or pooling nodes it meets, at that node's box.
+    Args:
+        graph: Folded graph of the network.
+        ball: Inputs to bound over, b images.
+        start: Number of the node that ``forms`` act on.
+        forms: k linear forms an image on the value of that node.
+        relaxed: Lines of the ReLUs by node number. A form passes a ReLU by its lines.
+        stops: Boxes by node number, in place of ``relaxed``. Each form ends at the first of these
+            ReLU or pooling nodes on its way, at that node's box.
+
+    Returns:
+        Lower bounds (b, k).
+
+    Raises:
+        ModelError: A layer has no backward rule.
     """
     bound = torch.zeros((), dtype=ball.center.dtype, device=ball.center.device)
     pending = {start: forms}
+
     for number in range(start, -1, -1):
         form = pending.pop(number, None)
         if form is None:
             continue
+
         node = graph.nodes[number]
         layer = node.layer
         if isinstance(layer, InputLayer):
@@ -62,8 +76,9 @@ def backward_bounds(
             _add(pending, node.inputs[0], form.back(layer, shape))
         else:
             raise ModelError(
-                f"layer {type(layer).__name__}", "has no backward rule", "fold the graph first"
+                f"layer {type(layer).__name__}", "has no backward rule", "Fold the graph first"
             )
+
     return bound
 
 

@@ -1,8 +1,8 @@
-"""CROWN (Zhang et al. 2018) and CROWN-IBP (Zhang et al. 2020): ReLUs between lines, bounds by one
-backward pass.
+"""CROWN (Zhang et al. 2018) and CROWN-IBP (Zhang et al. 2020): ReLUs relaxed to lines, bounds by
+one backward pass.
 
-CROWN-IBP takes the boxes of the ReLUs from intervals; full CROWN tightens the box of every ReLU
-that intervals leave undecided by a backward pass of its own, and carries the tighter boxes on.
+CROWN-IBP takes the boxes of the ReLUs from intervals. Full CROWN tightens the box of every ReLU
+that intervals leave undecided by a backward pass of its own, and propagates the tighter boxes.
 """
 
 from __future__ import annotations
@@ -28,66 +28,89 @@ from physadv.certification.bounds.linear_forms import (
 )
 
 NUMBERS_AT_ONCE = 1 << 23
-"""How many float numbers the forms of one backward pass may hold in a layer: 32 MiB at single
-precision."""
+"""Largest number of coefficients of one layer's forms in a backward pass (32 MiB in float32)."""
 
 
 def crown_ibp_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
-    """Lower bounds (b, k) of the forms (b, k, classes) on the logits, with interval boxes at the
-    ReLUs."""
+    """Return CROWN-IBP lower bounds (b, k) of linear forms on the logits, with interval boxes at
+    the ReLUs.
+
+    Args:
+        graph: Folded graph of the network.
+        ball: Inputs to bound over, b images.
+        forms: Coefficients (b, k, classes) of the forms.
+    """
     sources = {i: graph.nodes[i].inputs[0] for i in relu_nodes(graph)}
-    found = interval_boxes(graph, ball, set(sources.values()))
-    relaxed = {i: relu_lines(found[source]) for i, source in sources.items()}
+    boxes = interval_boxes(graph, ball, set(sources.values()))
+    relaxed = {i: relu_lines(boxes[source]) for i, source in sources.items()}
     return backward_bounds(graph, ball, len(graph.nodes) - 1, DenseForms(forms), relaxed)
 
 
 def crown_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
-    """Lower bounds (b, k) of the forms (b, k, classes) on the logits, by full CROWN."""
+    """Return full CROWN lower bounds (b, k) of linear forms on the logits.
+
+    Args:
+        graph: Folded graph of the network.
+        ball: Inputs to bound over, b images.
+        forms: Coefficients (b, k, classes) of the forms.
+    """
     return tightened_margins(graph, ball, forms, relu_lines)
 
 
 def tightened_margins(
     graph: LayerGraph, ball: InputBall, forms: Tensor, rule: Callable[[Box], ReluLines]
 ) -> Tensor:
-    """Full backward bounds with ``rule`` for the lines of each ReLU; never looser than intervals
-    alone."""
+    """Return lower bounds (b, k) by backward passes at every layer; never looser than intervals
+    alone.
+
+    Args:
+        graph: Folded graph of the network.
+        ball: Inputs to bound over, b images.
+        forms: Coefficients (b, k, classes) of the forms.
+        rule: Relaxation of a ReLU: box of its input to its two lines.
+    """
     relaxed: dict[int, ReluLines] = {}
     users: dict[int, list[int]] = {}
     for i in relu_nodes(graph):
         users.setdefault(graph.nodes[i].inputs[0], []).append(i)
 
     def tighten(number: int, box: Box) -> Box:
-        better = _undecided(graph, ball, number, box, relaxed) if relaxed else box
-        relaxed.update(dict.fromkeys(users[number], rule(better)))
-        return better
+        tighter = _tighten_unstable(graph, ball, number, box, relaxed) if relaxed else box
+        relaxed.update(dict.fromkeys(users[number], rule(tighter)))
+        return tighter
 
-    found = interval_boxes(graph, ball, graph.last_relus(), tighten)
+    stops = interval_boxes(graph, ball, graph.last_relus(), tighten)
+
+    # Either bound is valid; keep the larger one for each form.
     last = len(graph.nodes) - 1
     by_lines = backward_bounds(graph, ball, last, DenseForms(forms), relaxed)
     return torch.maximum(
-        by_lines, backward_bounds(graph, ball, last, DenseForms(forms), stops=found)
+        by_lines, backward_bounds(graph, ball, last, DenseForms(forms), stops=stops)
     )
 
 
-def _undecided(
+def _tighten_unstable(
     graph: LayerGraph, ball: InputBall, number: int, box: Box, relaxed: dict[int, ReluLines]
 ) -> Box:
-    """``box`` with the entries that straddle zero tightened by backward passes."""
+    """Return ``box`` with the entries that straddle zero tightened by backward passes."""
     unstable = ((box[0] < 0) & (box[1] > 0)).flatten(1)
     most = int(unstable.sum(1).max())
     if most == 0:
         return box
+
+    # Windows of all neurons can cost less than dense forms of the unstable ones alone.
     shape = graph.nodes[number].shape
-    whole = max(_size(node.shape) for node in graph.nodes[: number + 1])
-    windowed = _widest_window(graph, number) if len(shape) == 3 else whole
-    if _size(shape) * windowed < most * whole:
+    dense = max(_size(node.shape) for node in graph.nodes[: number + 1])
+    windowed = _widest_window(graph, number) if len(shape) == 3 else dense
+    if _size(shape) * windowed < most * dense:
         step = max(1, NUMBERS_AT_ONCE // (2 * len(unstable) * shape[1] * shape[2] * windowed))
-        return _everywhere(graph, ball, number, box, relaxed, step)
-    step = max(1, NUMBERS_AT_ONCE // (2 * len(unstable) * whole))
-    return _selected(graph, ball, number, box, relaxed, unstable, most, step)
+        return _tighten_feature_map(graph, ball, number, box, relaxed, step)
+
+    step = max(1, NUMBERS_AT_ONCE // (2 * len(unstable) * dense))
+    return _tighten_selected(graph, ball, number, box, relaxed, unstable, most, step)
 
 
-def _everywhere(
+def _tighten_feature_map(
     graph: LayerGraph,
     ball: InputBall,
     number: int,
@@ -95,21 +118,23 @@ def _everywhere(
     relaxed: dict[int, ReluLines],
     step: int,
 ) -> Box:
-    """All neurons of a feature map, ``step`` channels at a time, by their windows."""
+    """Tighten all neurons of a feature map, ``step`` channels at a time, by window forms."""
     shape = graph.nodes[number].shape
     lows, highs = [], []
     for first in range(0, shape[0], step):
         channels = torch.arange(first, min(first + step, shape[0]), device=box[0].device)
         neurons = WindowForms.neurons(channels, shape, box[0])
         both = replace(neurons, cut=torch.cat([neurons.cut, -neurons.cut], 2))
+
         bound = backward_bounds(graph, ball, number, both, relaxed)
         bound = bound.view(len(bound), shape[1], shape[2], -1).permute(0, 3, 1, 2)
         lows.append(bound[:, : len(channels)])
         highs.append(-bound[:, len(channels) :])
+
     return torch.maximum(box[0], torch.cat(lows, 1)), torch.minimum(box[1], torch.cat(highs, 1))
 
 
-def _selected(
+def _tighten_selected(
     graph: LayerGraph,
     ball: InputBall,
     number: int,
@@ -119,42 +144,47 @@ def _selected(
     most: int,
     step: int,
 ) -> Box:
-    """Each image's own unstable neurons (b, n), ``step`` at a time, by whole forms."""
+    """Tighten each image's own unstable neurons (b, n), ``step`` at a time, by dense forms."""
     low, high = box[0].flatten(1), box[1].flatten(1)
-    places = torch.topk(
-        unstable.to(torch.int8), most, dim=1, sorted=False
-    ).indices  # its own, then filler
+    # Images with fewer unstable neurons than the most are filled up with stable ones.
+    neurons = torch.topk(unstable.to(torch.int8), most, dim=1, sorted=False).indices
+
     for first in range(0, most, step):
-        piece = places[:, first : first + step]
+        piece = neurons[:, first : first + step]
         forms = torch.zeros((*piece.shape, low.shape[1]), dtype=low.dtype, device=low.device)
         forms = forms.scatter(2, piece[..., None], 1.0).view(
             *piece.shape, *graph.nodes[number].shape
         )
+
         bound = backward_bounds(
             graph, ball, number, DenseForms(torch.cat([forms, -forms], 1)), relaxed
         )
         below, above = bound[:, : piece.shape[1]], -bound[:, piece.shape[1] :]
         low = low.scatter(1, piece, torch.maximum(low.gather(1, piece), below))
         high = high.scatter(1, piece, torch.minimum(high.gather(1, piece), above))
+
     return low.view_as(box[0]), high.view_as(box[1])
 
 
 def _widest_window(graph: LayerGraph, number: int) -> int:
-    """How many coefficients one neuron's window holds at its widest on the way from node ``number``
-    to the input."""
+    """Return the largest number of coefficients in one neuron's window between node ``number`` and
+    the input."""
     sizes = {number: 1}
     widest = 1
     for i in range(number, -1, -1):
         size = sizes.pop(i, None)
         if size is None:
             continue
+
         node = graph.nodes[i]
         area = _size(node.shape[1:]) if len(node.shape) == 3 else 1
         widest = max(widest, node.shape[0] * min(size * size, area))
+
         if isinstance(node.layer, ConvLayer) and keeps_windows(node.layer):
             size = (size - 1) * node.layer.stride[0] + node.layer.weight.shape[2]
         elif not keeps_windows(node.layer):
-            size = 1 << 15  # whole from here on
+            size = 1 << 15  # dense from here on
+
         for source in node.inputs:
             sizes[source] = max(sizes.get(source, 0), size)
     return widest

@@ -1,4 +1,4 @@
-"""A net as a graph of layers that bounds can pass.
+"""A network as a graph of layers that bounds can be propagated through.
 
 The parameters in the graph are the module's own tensors, so bounds are differentiable in them.
 """
@@ -42,15 +42,17 @@ class LayerGraph:
 
     @property
     def classes(self) -> int:
-        """How many logits there are."""
+        """Number of logits."""
         return self.nodes[-1].shape[0]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The logits (b, classes) of images (b, *input shape)."""
+        """Return the logits (b, classes) of ``images`` (b, *input shape)."""
         values = {0: images}
         last_readers = self.last_readers()
         for number, node in enumerate(self.nodes[1:], 1):
             values[number] = node.layer.value(*(values[i] for i in node.inputs))
+
+            # Values are dropped after their last use, which bounds the memory.
             for i in {i for i in node.inputs if last_readers[i] == number}:
                 del values[i]
         return values[len(self.nodes) - 1]
@@ -58,10 +60,10 @@ class LayerGraph:
     def folded(self, dtype: torch.dtype | None = None) -> LayerGraph:
         """Return the same function with batch normalization merged into the layer before it.
 
-        Differentiable in the parameters; call again after they changed. ``dtype`` is the type of
+        Differentiable in the parameters; fold again after they changed. ``dtype`` is the type of
         the new graph's numbers; None keeps each layer's own.
         """
-        return self.cast(dtype)._without_idle()._with_merged_scales()
+        return self.cast(dtype)._without_identity_scales()._with_merged_scales()
 
     def cast(self, dtype: torch.dtype | None) -> LayerGraph:
         """Return the graph with all its numbers in ``dtype``; None changes nothing."""
@@ -71,10 +73,11 @@ class LayerGraph:
             tuple(replace(node, layer=_cast(node.layer, dtype)) for node in self.nodes)
         )
 
-    def _without_idle(self) -> LayerGraph:
-        """Norms become scales, and scales that change nothing go: their readers read the source.
+    def _without_identity_scales(self) -> LayerGraph:
+        """Turn batch normalization into scales, and drop scales that change nothing.
 
-        This comes before merging, which counts how many read each value.
+        Nodes that read a dropped scale read its source instead. This comes before merging, which
+        counts how many nodes read each value.
         """
         nodes: list[LayerNode] = []
         renamed: dict[int, int] = {}
@@ -82,33 +85,38 @@ class LayerGraph:
             layer = node.layer
             if isinstance(layer, BatchNormLayer):
                 layer = layer.scale(len(node.shape) + 1)
+
             inputs = tuple(renamed[i] for i in node.inputs)
-            if isinstance(layer, ScaleLayer) and layer.idle:
+            if isinstance(layer, ScaleLayer) and layer.is_identity:
                 renamed[number] = inputs[0]
                 continue
+
             renamed[number] = len(nodes)
             nodes.append(LayerNode(layer, inputs, node.shape))
+
         return LayerGraph(tuple(nodes))
 
     def _with_merged_scales(self) -> LayerGraph:
-        """Scales that alone read an affine layer become part of it."""
+        """Merge each scale that alone reads an affine layer into that layer."""
         nodes: list[LayerNode] = []
         renamed: dict[int, int] = {}
         readers = self._readers()
         for number, node in enumerate(self.nodes):
             inputs = tuple(renamed[i] for i in node.inputs)
             if isinstance(node.layer, ScaleLayer) and readers[node.inputs[0]] == 1:
-                one = merge_scale(nodes[inputs[0]].layer, node.layer)
-                if one is not None:
-                    nodes[inputs[0]] = replace(nodes[inputs[0]], layer=one)
+                fused = merge_scale(nodes[inputs[0]].layer, node.layer)
+                if fused is not None:
+                    nodes[inputs[0]] = replace(nodes[inputs[0]], layer=fused)
                     renamed[number] = inputs[0]
                     continue
+
             renamed[number] = len(nodes)
             nodes.append(LayerNode(node.layer, inputs, node.shape))
+
         return LayerGraph(tuple(nodes))
 
     def last_readers(self) -> list[int]:
-        """For each node the last one that reads it; itself where none does."""
+        """Return for each node the last node that reads it, or itself where none does."""
         last = list(range(len(self.nodes)))
         for number, node in enumerate(self.nodes):
             for i in node.inputs:
@@ -116,23 +124,24 @@ class LayerGraph:
         return last
 
     def last_relus(self) -> set[int]:
-        """The nodes at which interval margins end: ReLUs from which affine layers and sums alone
-        lead to the logits.
+        """Return the nodes at which interval margins end: ReLUs followed by affine layers and sums
+        alone.
 
-        Where a global pooling follows such a ReLU it is the end itself: its box is as good, and a
-        map's size smaller.
+        Where a global pooling follows such a ReLU the pooling is returned in its place: its box is
+        as tight, and smaller by the size of a feature map.
         """
-        found, pending = set[int](), [len(self.nodes) - 1]
+        stops, pending = set[int](), [len(self.nodes) - 1]
         while pending:
             number = pending.pop()
             if isinstance(self.nodes[number].layer, ReluLayer) or self._pools(number):
-                found.add(number)
+                stops.add(number)
             else:
                 pending.extend(self.nodes[number].inputs)
-        return found
+
+        return stops
 
     def _pools(self, number: int) -> bool:
-        """Whether the node is the mean of each channel of a ReLU's map: no input reaches two
+        """Return whether the node is the mean of each channel of a ReLU's map: no input reaches two
         outputs."""
         node = self.nodes[number]
         if not isinstance(node.layer, NonnegativeMap):
@@ -145,7 +154,7 @@ class LayerGraph:
         )
 
     def _readers(self) -> list[int]:
-        """How many layers read each node."""
+        """Return for each node how many layers read it."""
         counts = [0] * len(self.nodes)
         for node in self.nodes:
             for i in node.inputs:
@@ -154,7 +163,7 @@ class LayerGraph:
 
 
 def relu_nodes(graph: LayerGraph) -> Iterator[int]:
-    """The numbers of the ReLU nodes, in order."""
+    """Return the numbers of the ReLU nodes of ``graph``, in order."""
     return (i for i, node in enumerate(graph.nodes) if isinstance(node.layer, ReluLayer))
 
 

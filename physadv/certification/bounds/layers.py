@@ -1,8 +1,7 @@
-"""The layers bounds can pass: affine maps, sums and ReLU. Each knows its value, its spread and its
-transpose.
+"""Layers that bounds can pass: affine maps, sums and ReLU.
 
-Shapes: a value is (b, *shape). A form is (m, *shape): m linear functionals of that value, one a
-row.
+Each has its value, its spread over a box, and its transpose. A value is (b, *shape). A form is (m,
+*shape): m linear functionals of that value, one a row.
 """
 
 from __future__ import annotations
@@ -20,63 +19,68 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Layer(ABC):
-    """One step of a net."""
+    """One step of a network."""
 
     @abstractmethod
     def value(self, *inputs: Tensor) -> Tensor:
-        """What the layer computes."""
+        """Return the layer's value at ``inputs``, each (b, *shape)."""
 
 
 class AffineLayer(Layer):
-    """x -> W x + c."""
+    """An affine map x -> W x + c."""
 
     @abstractmethod
     def spread(self, radius: Tensor) -> Tensor:
-        """|W| radius: how far the output can move when each input number moves by at most ``radius`` (b,
-        *shape)."""
+        """Return |W| ``radius``, the largest change of the output when each input changes by up to
+        ``radius`` (b, *shape)."""
 
     @abstractmethod
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """W^T applied to forms on the output (m, *out): forms on the input (m, *shape)."""
+        """Return W^T applied to ``form`` (m, *out): forms (m, *shape) on the input, of
+        ``shape``."""
 
     def squared_spread(self, radius: Tensor) -> Tensor | None:
-        """sqrt(W^2 radius^2): the exact spread over an ellipsoid with half axes ``radius``; None
-        where not at hand."""
+        """Return sqrt(W^2 radius^2), the exact spread over an ellipsoid with half axes ``radius``;
+        None where it is not implemented."""
         return None
 
     def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """The smallest box of the layer's values over the box from ``lower`` to ``upper``."""
+        """Return the smallest box of the layer's values over the box from ``lower`` to
+        ``upper``."""
         middle, radius = self.value((lower + upper) / 2), self.spread((upper - lower) / 2)
         return middle - radius, middle + radius
 
     def constant(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """c, as (1, *out)."""
+        """Return c as (1, *out), for inputs of ``shape`` and the type and device of ``like``."""
         return self.value(torch.zeros((1, *shape), dtype=like.dtype, device=like.device))
 
 
 @dataclass(frozen=True)
 class _Weighted(AffineLayer):
-    """What has a matrix of weights and a bias (out) or None."""
+    """An affine layer with a weight matrix or kernel and a bias (out) or None."""
 
     weight: Tensor
     bias: Tensor | None
 
     def _applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer with another weight and bias."""
+        """Return the layer's output on ``x`` with another weight and bias."""
         raise NotImplementedError
 
     def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`AffineLayer`. Without gradients W / 2 and |W| / 2 are kept, which saves passes
-        over the values."""
+        """Return the box over the box from ``lower`` to ``upper``.
+
+        Without gradients W / 2 and |W| / 2 are cached, which saves passes over the values.
+        """
         if torch.is_grad_enabled():
             return super().box(lower, upper)
+
         half, positive = self._halves()
         middle = self._applied(lower + upper, half, self.bias)
         radius = self._applied(upper - lower, positive, None)
         return middle - radius, middle.add_(radius)
 
     def _halves(self) -> tuple[Tensor, Tensor]:
-        """W / 2 and |W| / 2, made anew after the weights changed."""
+        """Return W / 2 and |W| / 2, computed anew after the weights changed."""
         stamp = self.weight._version, self.weight.data_ptr()
         kept = self.__dict__.get("_kept")
         if kept is None or kept[0] != stamp or self.weight.requires_grad:
@@ -87,31 +91,32 @@ class _Weighted(AffineLayer):
 
 @dataclass(frozen=True)
 class LinearLayer(_Weighted):
-    """weight (out, in), bias (out) or None."""
+    """A fully connected layer: weight (out, in), bias (out) or None."""
 
     def _applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
+        """Return W x + c."""
         return F.linear(inputs[0], self.weight, self.bias)
 
     def spread(self, radius: Tensor) -> Tensor:
-        """See :class:`AffineLayer`."""
+        """Return |W| ``radius``."""
         return F.linear(radius, self.weight.abs())
 
     def squared_spread(self, radius: Tensor) -> Tensor | None:
-        """See :class:`AffineLayer`."""
+        """Return the exact spread over an ellipsoid with half axes ``radius``."""
         return F.linear(radius.square(), self.weight.square()).clamp_min(0).sqrt()
 
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """See :class:`AffineLayer`."""
+        """Return ``form`` W, forms of ``shape`` on the input."""
         return form @ self.weight
 
 
 @dataclass(frozen=True)
 class ConvLayer(_Weighted):
-    """A 2-D convolution with zero padding: weight (out, in / groups, kh, kw), bias (out) or None."""
+    """A 2-D convolution with zero padding: weight (out, in / groups, kh, kw), bias (out) or
+    None."""
 
     stride: Pair
     padding: Pair
@@ -119,21 +124,23 @@ class ConvLayer(_Weighted):
     groups: int
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
+        """Return the convolution of the input."""
         return self._applied(inputs[0], self.weight, self.bias)
 
     def spread(self, radius: Tensor) -> Tensor:
-        """See :class:`AffineLayer`."""
+        """Return the convolution of ``radius`` with |W|."""
         return self._applied(radius, self.weight.abs(), None)
 
     def squared_spread(self, radius: Tensor) -> Tensor | None:
-        """See :class:`AffineLayer`."""
+        """Return the exact spread over an ellipsoid with half axes ``radius``."""
         return self._applied(radius.square(), self.weight.square(), None).clamp_min(0).sqrt()
 
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """See :class:`AffineLayer`."""
+        """Return the transposed convolution of ``form``, forms of ``shape`` on the input."""
         s, p, d = self.stride, self.padding, self.dilation
         kernel, out, size = self.weight.shape[2:], form.shape[2:], shape[1:]
+
+        # Rows and columns that the last stride did not reach get zeros.
         extra = [
             size[i] - ((out[i] - 1) * s[i] - 2 * p[i] + d[i] * (kernel[i] - 1) + 1) for i in (0, 1)
         ]
@@ -145,33 +152,33 @@ class ConvLayer(_Weighted):
 
 @dataclass(frozen=True)
 class ScaleLayer(AffineLayer):
-    """x -> factor x + shift, both broadcast against (1, *shape)."""
+    """An elementwise map x -> factor x + shift, both broadcast against (1, *shape)."""
 
     factor: Tensor
     shift: Tensor
 
     @property
-    def idle(self) -> bool:
-        """Whether it changes nothing, and never will."""
+    def is_identity(self) -> bool:
+        """Whether the layer changes nothing, and has no parameters that training could change."""
         learned = self.factor.requires_grad or self.shift.requires_grad
         return not learned and bool((self.factor == 1).all()) and bool((self.shift == 0).all())
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
+        """Return factor x + shift."""
         return inputs[0] * self.factor + self.shift
 
     def spread(self, radius: Tensor) -> Tensor:
-        """See :class:`AffineLayer`."""
+        """Return ``radius`` times |factor|."""
         return radius * self.factor.abs()
 
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """See :class:`AffineLayer`."""
+        """Return ``form`` times the factor; ``shape`` stays."""
         return form * self.factor
 
 
 @dataclass(frozen=True)
 class BatchNormLayer(Layer):
-    """Batch normalization with its stored statistics; folded into a Scale before bounds are
+    """Batch normalization with its stored statistics; turned into a ScaleLayer before bounds are
     computed."""
 
     mean: Tensor
@@ -181,11 +188,12 @@ class BatchNormLayer(Layer):
     eps: float
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
+        """Return the normalized input."""
         return self.scale(inputs[0].ndim).value(inputs[0])
 
     def scale(self, ndim: int) -> ScaleLayer:
-        """The same map as a factor and a shift for values of ``ndim`` dimensions, batch included."""
+        """Return the same map as a factor and a shift for values of ``ndim`` dimensions, batch
+        included."""
         factor = (self.var + self.eps).rsqrt()
         if self.weight is not None:
             factor = factor * self.weight
@@ -199,21 +207,22 @@ class NonnegativeMap(AffineLayer):
     """A linear map without negative weights and without constant: pooling, means, resizing,
     cropping, reordering.
 
-    ``function`` takes (b, *in) and gives (b, *out) for any b.
+    ``function`` maps (b, *in) to (b, *out) for any b.
     """
 
     function: Callable[[Tensor], Tensor]
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
+        """Return the map of the input."""
         return self.function(inputs[0])
 
     def spread(self, radius: Tensor) -> Tensor:
-        """See :class:`AffineLayer`."""
+        """Return the map of ``radius``, as no weight is negative."""
         return self.function(radius)
 
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """See :class:`AffineLayer`."""
+        """Return the map's gradient along ``form`` at an input of ``shape``; for a linear map this
+        is W^T form."""
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
             at = torch.zeros(
@@ -225,20 +234,20 @@ class NonnegativeMap(AffineLayer):
 
 @dataclass(frozen=True)
 class ReshapeLayer(AffineLayer):
-    """The same numbers in another shape (without the batch)."""
+    """A change of ``shape`` (without the batch) that keeps the numbers and their order."""
 
     shape: tuple[int, ...]
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
+        """Return the input in the layer's shape."""
         return inputs[0].reshape(len(inputs[0]), *self.shape)
 
     def spread(self, radius: Tensor) -> Tensor:
-        """See :class:`AffineLayer`."""
+        """Return ``radius`` in the layer's shape."""
         return self.value(radius)
 
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """See :class:`AffineLayer`."""
+        """Return ``form`` in the input's ``shape``."""
         return form.reshape(len(form), *shape)
 
 
@@ -246,38 +255,44 @@ class AddLayer(Layer):
     """The sum of two values of one shape."""
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
+        """Return the sum of both inputs."""
         return inputs[0] + inputs[1]
 
 
 class ReluLayer(Layer):
-    """max(x, 0)."""
+    """The rectifier max(x, 0)."""
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
+        """Return the positive part of the input."""
         return inputs[0].relu()
 
 
 class InputLayer(Layer):
-    """The images."""
+    """The images themselves."""
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
+        """Return the images."""
         return inputs[0]
 
 
 def merge_scale(first: Layer, then: ScaleLayer) -> Layer | None:
-    """``then`` folded into the affine layer before it, where there is a way: one factor a channel,
-    or two scales."""
+    """Merge a scale into the affine layer before it, where one factor a channel allows it.
+
+    Args:
+        first: Layer whose value the scale reads.
+        then: Scale to merge.
+
+    Returns:
+        One layer for both; None where they cannot be merged.
+    """
     if isinstance(first, ScaleLayer):
         return ScaleLayer(first.factor * then.factor, first.shift * then.factor + then.shift)
     if not isinstance(first, LinearLayer | ConvLayer):
         return None
+
     outputs = first.weight.shape[0]
-    factor, shift = (
-        _per_channel(then.factor, first, outputs),
-        _per_channel(then.shift, first, outputs),
-    )
+    factor = _per_channel(then.factor, first, outputs)
+    shift = _per_channel(then.shift, first, outputs)
     if factor is None or shift is None:
         return None
     weight = first.weight * factor.view(-1, *[1] * (first.weight.ndim - 1))
@@ -288,7 +303,7 @@ def merge_scale(first: Layer, then: ScaleLayer) -> Layer | None:
 
 
 def _per_channel(numbers: Tensor, layer: LinearLayer | ConvLayer, outputs: int) -> Tensor | None:
-    """(outputs,) from numbers that broadcast along the channel alone, else None."""
+    """Return (outputs,) from numbers that broadcast along the channel alone, else None."""
     if numbers.numel() == 1:
         return numbers.reshape(1).expand(outputs)
     trailing = 0 if isinstance(layer, LinearLayer) else 2

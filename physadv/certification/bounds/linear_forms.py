@@ -1,8 +1,8 @@
-"""Linear functionals of a value ("forms"), whole or cut to the windows they live in.
+"""Linear functionals ("forms") of a node's value, dense or cut to the windows they are nonzero in.
 
 A form is a row of coefficients on the value of a node. For one neuron of a convolution all but a
 window of them are zero, and away from the border the window is the same everywhere:
-:class:`WindowForms` keeps no more than that.
+:class:`WindowForms` stores only that.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _LARGEST_MATRIX = 1 << 19
 
 @dataclass(frozen=True)
 class ReluLines:
-    """A ReLU between two lines over its input's box: below x -> lower x, above x -> upper (x -
-    least), (b, *shape).
+    """Two lines that enclose a ReLU over its input's box: lower x <= relu(x) <= upper (x - least),
+    each (b, *shape).
 
     ``least`` is the lower end of the box where the ReLU is unstable and 0 elsewhere.
     """
@@ -42,9 +42,9 @@ class ReluLines:
 
 
 def relu_lines(box: Box, *, parallel: bool = False) -> ReluLines:
-    """The two lines of every ReLU over ``box``.
+    """Return the two lines of every ReLU over ``box``.
 
-    The upper one is the chord. The lower one has slope 0 or 1, whichever leaves the smaller area
+    The upper line is the chord. The lower one has slope 0 or 1, whichever leaves the smaller area
     (CROWN, Zhang et al. 2018), or the chord's slope with ``parallel`` (Wong and Kolter 2018; Weng
     et al. 2018).
     """
@@ -52,42 +52,44 @@ def relu_lines(box: Box, *, parallel: bool = False) -> ReluLines:
     unstable = (low < 0) & (high > 0)
     chord = high / torch.where(unstable, high - low, torch.ones_like(high))
     stable = (low >= 0).to(low)
+
     upper = torch.where(unstable, chord, stable)
     lower = upper if parallel else torch.where(unstable, (high > -low).to(low), stable)
     return ReluLines(lower, upper, torch.where(unstable, low, torch.zeros_like(low)))
 
 
 class LinearForms(ABC):
-    """k forms for each of b images on the value of one node."""
+    """k linear forms for each of b images on the value of one node."""
 
     @abstractmethod
     def back(self, layer: AffineLayer, shape: Shape) -> LinearForms:
-        """The same functionals as forms on the input, of ``shape``, of an affine layer (its
-        constant apart)."""
+        """Return the same functionals as forms on the input of affine ``layer``, of ``shape``,
+        without its constant."""
 
     @abstractmethod
     def past(self, relu: ReluLines) -> tuple[LinearForms, Tensor]:
-        """Forms on a ReLU's input and constants (b, k) that together are never larger."""
+        """Return forms on a ReLU's input and constants (b, k) that together bound these from below,
+        by the lines ``relu``."""
 
     @abstractmethod
     def dot(self, value: Tensor) -> Tensor:
-        """The forms' values (b, k) at ``value`` (1, *shape)."""
+        """Return the forms' values (b, k) at ``value`` (1, *shape)."""
 
     @abstractmethod
     def minimum(self, ball: InputBall) -> Tensor:
-        """Lower bounds (b, k) over a ball of inputs."""
+        """Return lower bounds (b, k) over ``ball``."""
 
     @abstractmethod
     def box_minimum(self, box: Box) -> Tensor:
-        """The least values (b, k) over a box."""
+        """Return the exact least values (b, k) over ``box``."""
 
     @abstractmethod
     def plus(self, other: LinearForms) -> LinearForms:
-        """The sum of two functionals on one value."""
+        """Return the sum with ``other`` forms on the same value."""
 
     @abstractmethod
     def dense(self) -> DenseForms:
-        """All coefficients."""
+        """Return the forms with all their coefficients."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,13 @@ class DenseForms(LinearForms):
     rows: Tensor
 
     def back(self, layer: AffineLayer, shape: Shape) -> DenseForms:
-        """See :class:`LinearForms`."""
+        """Return forms on the input of ``layer``, of ``shape``."""
         back = layer.transpose(self.rows.flatten(0, 1), shape)
         return DenseForms(back.reshape(*self.rows.shape[:2], *shape))
 
     def past(self, relu: ReluLines) -> tuple[DenseForms, Tensor]:
-        """See :class:`LinearForms`."""
+        """Return forms and constants before a ReLU with lines ``relu``: positive coefficients take
+        the lower line, negative ones the upper."""
         above = self.rows.clamp_max(0) * relu.upper[:, None]
         constant = -_products(above.flatten(2), relu.least.flatten(1))
         return DenseForms(
@@ -110,34 +113,41 @@ class DenseForms(LinearForms):
         ), constant
 
     def dot(self, value: Tensor) -> Tensor:
-        """See :class:`LinearForms`."""
+        """Return the values (b, k) at ``value``."""
         return self.rows.flatten(2) @ value.flatten()
 
     def minimum(self, ball: InputBall) -> Tensor:
-        """See :class:`LinearForms`."""
+        """Return lower bounds (b, k) over ``ball``."""
         return ball.minimum(self.rows)
 
     def box_minimum(self, box: Box) -> Tensor:
-        """See :class:`LinearForms`."""
+        """Return the least values (b, k) over ``box``."""
         return box_minimum(self.rows.flatten(2), *box)
 
     def plus(self, other: LinearForms) -> DenseForms:
-        """See :class:`LinearForms`."""
+        """Return the sum with ``other``, dense."""
         return DenseForms(self.rows + other.dense().rows)
 
     def dense(self) -> DenseForms:
-        """See :class:`LinearForms`."""
+        """Return the forms themselves."""
         return self
 
 
 @dataclass(frozen=True)
 class WindowForms(LinearForms):
-    """Forms of the neurons at every place of a ``grid`` (gh, gw), cut to windows: (b, gh gw, k, c,
-    w, w).
+    """Forms of the neurons at every position of a grid, cut to windows.
 
-    The window of place (i, j) starts at row i stride - pad and column j stride - pad of the node's
-    ``shape`` (c, h, w). The first two sizes may be 1: the same for all images, for all places.
-    ``clean`` says that coefficients outside the node, in the padding, are zero.
+    The window of position (i, j) starts at row i stride - pad and column j stride - pad of the
+    node.
+
+    Attributes:
+        cut: Coefficients (b, gh gw, k, c, w, w). The first two sizes may be 1: the same for all
+            images, for all positions.
+        grid: Rows and columns (gh, gw) of positions.
+        shape: Shape (c, h, w) of the node's value.
+        stride: Distance of neighboring windows, px.
+        pad: Rows and columns by which the first window begins outside the node.
+        clean: Whether coefficients outside the node, in the padding, are zero.
     """
 
     cut: Tensor
@@ -149,13 +159,14 @@ class WindowForms(LinearForms):
 
     @classmethod
     def neurons(cls, channels: Tensor, shape: Shape, like: Tensor) -> WindowForms:
-        """The values of ``channels`` (k) at every place of a node of ``shape``; ``like`` gives type
-        and device."""
+        """Return the forms that read ``channels`` (k) at every position of a node of ``shape``;
+        ``like`` gives type and device."""
         eye = torch.eye(shape[0], dtype=like.dtype, device=like.device)[channels]
         return cls(eye.view(1, 1, len(channels), shape[0], 1, 1), (shape[1], shape[2]), shape)
 
     def back(self, layer: AffineLayer, shape: Shape) -> LinearForms:
-        """See :class:`LinearForms`."""
+        """Return forms on the input of ``layer``, of ``shape``: still windows where the layer
+        allows it."""
         if isinstance(layer, ScaleLayer):
             factor = layer.factor.expand(1, *self.shape)
             return (
@@ -168,62 +179,69 @@ class WindowForms(LinearForms):
         cut = self._cleaned().cut
         wide = _widened(cut.flatten(0, 2), layer)
         stride, pad = self.stride * layer.stride[0], self.pad * layer.stride[0] + layer.padding[0]
-        found = WindowForms(
+        forms = WindowForms(
             wide.view(*cut.shape[:3], *wide.shape[1:]), self.grid, shape, stride, pad, clean=False
         )
-        return found.dense() if wide.shape[-1] ** 2 >= shape[1] * shape[2] else found
+
+        # Windows as large as the node save nothing.
+        return forms.dense() if wide.shape[-1] ** 2 >= shape[1] * shape[2] else forms
 
     def past(self, relu: ReluLines) -> tuple[WindowForms, Tensor]:
-        """See :class:`LinearForms`. Lines are zero outside the node, and so clean it."""
+        """Return forms and constants before a ReLU with lines ``relu``; lines are zero outside the
+        node, and so clean the windows."""
         above = self.cut.clamp_max(0) * self._windows(relu.upper)
         constant = -_products(above.flatten(3), self._windows(relu.least).flatten(2))
         cut = torch.addcmul(above, self.cut.clamp_min(0), self._windows(relu.lower))
         return replace(self, cut=cut, clean=True), constant.flatten(1)
 
     def dot(self, value: Tensor) -> Tensor:
-        """See :class:`LinearForms`."""
+        """Return the values (b, k) at ``value``."""
         return _products(self.cut.flatten(3), self._windows(value).flatten(2)).flatten(1)
 
     def minimum(self, ball: InputBall) -> Tensor:
-        """See :class:`LinearForms`."""
+        """Return lower bounds (b, k) over ``ball``."""
         if ball.norm == "linf":
             return self.box_minimum(ball.box())
         size = self._cleaned().cut.flatten(3).norm(dim=3)
-        whole = (
-            _products(self.cut.flatten(3), self._windows(ball.center).flatten(2)) - ball.eps * size
-        ).flatten(1)
-        return whole if ball.limits is None else torch.maximum(whole, self.box_minimum(ball.box()))
+        at_center = _products(self.cut.flatten(3), self._windows(ball.center).flatten(2))
+        least = (at_center - ball.eps * size).flatten(1)
+        return least if ball.limits is None else torch.maximum(least, self.box_minimum(ball.box()))
 
     def box_minimum(self, box: Box) -> Tensor:
-        """See :class:`LinearForms`."""
+        """Return the least values (b, k) over ``box``."""
         middle = self._windows((box[0] + box[1]) / 2).flatten(2)
         radius = self._windows((box[1] - box[0]) / 2).flatten(2)
         cut = self.cut.flatten(3)
         return (_products(cut, middle) - _products(cut.abs(), radius)).flatten(1)
 
     def plus(self, other: LinearForms) -> LinearForms:
-        """See :class:`LinearForms`."""
+        """Return the sum with ``other``, as windows where strides agree and one window holds the
+        other."""
         if not isinstance(other, WindowForms) or self.stride != other.stride:
             return self.dense().plus(other)
+
         small, large = sorted((self, other), key=lambda w: w.pad)
         before = large.pad - small.pad
         after = large.cut.shape[-1] - before - small.cut.shape[-1]
         if after < 0:
             return self.dense().plus(other)
+
         widened = F.pad(small._cleaned().cut, (before, after, before, after))
         return replace(large, cut=large.cut + widened)
 
     def dense(self) -> DenseForms:
-        """See :class:`LinearForms`. Rows are in the order (place, neuron)."""
+        """Return all coefficients; rows are in the order (position, neuron)."""
         clean = self._cleaned()
         rows, columns = self.grid
         batch, _, k, channels, size, _ = clean.cut.shape
         cut = clean.cut.expand(-1, rows * columns, -1, -1, -1, -1)
+
         height, width = ((n - 1) * self.stride + size for n in self.grid)
         whole = cut.new_zeros((batch, rows * columns, k, channels, height, width))
         for place in range(rows * columns):
             y, x = place // columns * self.stride, place % columns * self.stride
             whole[:, place, :, :, y : y + size, x : x + size] = cut[:, place]
+
         cropped = F.pad(whole.flatten(0, 2), self._margins(-1))
         return DenseForms(cropped.view(batch, -1, *self.shape))
 
@@ -236,13 +254,13 @@ class WindowForms(LinearForms):
         return replace(self, cut=self.cut * self._windows(inside), clean=True)
 
     def _windows(self, value: Tensor) -> Tensor:
-        """The windows (b, places, 1, c, w, w) of a value (b, c, h, w), zero outside."""
+        """Return the windows (b, positions, 1, c, w, w) of a value (b, c, h, w), zero outside."""
         size = self.cut.shape[-1]
-        found = F.unfold(F.pad(value, self._margins(1)), size, stride=self.stride).transpose(1, 2)
-        return found.reshape(len(value), -1, 1, value.shape[1], size, size)
+        cut = F.unfold(F.pad(value, self._margins(1)), size, stride=self.stride).transpose(1, 2)
+        return cut.reshape(len(value), -1, 1, value.shape[1], size, size)
 
     def _margins(self, sign: int) -> list[int]:
-        """What is to be added (sign 1) to the node's borders to hold all windows: left, right, top,
+        """Return what to add (sign 1) to the node's borders to hold all windows: left, right, top,
         bottom."""
         size = self.cut.shape[-1]
         right, bottom = (
@@ -253,7 +271,7 @@ class WindowForms(LinearForms):
 
 
 def keeps_windows(layer: object) -> bool:
-    """Whether windows stay windows across the layer."""
+    """Return whether window forms stay windows across ``layer``."""
     if isinstance(layer, ConvLayer):
         square = layer.stride[0] == layer.stride[1] and layer.padding[0] == layer.padding[1]
         return (
@@ -263,17 +281,20 @@ def keeps_windows(layer: object) -> bool:
 
 
 def _widened(cuts: Tensor, layer: ConvLayer) -> Tensor:
-    """The transposed convolution of many small windows (n, c, w, w), as one matrix product where
-    that is faster."""
+    """Return the transposed convolution of many small windows (n, c, w, w).
+
+    It is one matrix product where that is faster.
+    """
     count, inner, outer = len(cuts), cuts[0].numel(), layer.weight.shape[1] * layer.groups
     side = (cuts.shape[-1] - 1) * layer.stride[0] + layer.weight.shape[2]
     if count < 4 * inner or inner * outer * side * side > _LARGEST_MATRIX:
         return F.conv_transpose2d(cuts, layer.weight, None, layer.stride, groups=layer.groups)
+
     eye = torch.eye(inner, dtype=cuts.dtype, device=cuts.device).view(inner, *cuts.shape[1:])
     matrix = F.conv_transpose2d(eye, layer.weight, None, layer.stride, groups=layer.groups)
     return (cuts.flatten(1) @ matrix.flatten(1)).view(count, outer, side, side)
 
 
 def _products(rows: Tensor, value: Tensor) -> Tensor:
-    """(..., k, n) forms at (..., n) values: (..., k)."""
+    """Return (..., k) from forms (..., k, n) at values (..., n)."""
     return (rows @ value[..., None])[..., 0]

@@ -1,8 +1,8 @@
-"""The dual of the convex outer polytope (Wong and Kolter 2018), for evaluation: exact, without
-random projections.
+"""Dual bound of the convex outer polytope (Wong and Kolter 2018), exact, without random
+projections.
 
-Its dual network is a backward pass whose lower and upper lines at every ReLU have the chord's
-slope; the bounds inside the net are dual bounds too.
+The paper's dual network is a backward pass whose lower and upper lines at every ReLU have the
+chord's slope; the bounds inside the network are dual bounds too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ from physadv.certification.bounds.linear_forms import relu_lines
 
 
 def polytope_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
-    """Lower bounds (b, k) of the forms (b, k, classes) on the logits. Never looser than the
-    paper's, often equal."""
+    """Return polytope lower bounds (b, k) of linear forms on the logits, never looser than the
+    paper's.
+
+    Args:
+        graph: Folded graph of the network.
+        ball: Inputs to bound over, b images.
+        forms: Coefficients (b, k, classes) of the forms.
+    """
     return tightened_margins(graph, ball, forms, partial(relu_lines, parallel=True))

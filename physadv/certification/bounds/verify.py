@@ -1,4 +1,4 @@
-"""Certified or not: the least margin of the true class over all images in a ball."""
+"""Certification by bounds: the least margin of the true class over all images in a ball."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class BoundedMargins:
-    """``margins`` (b,): lower bounds on the logit of the label minus the best other one, over the
-    whole ball.
+    """Lower bounds on the margins of a batch over its balls.
 
-    ``predicted`` (b,) are the classes of the images themselves. Certified is what has a positive
-    margin.
+    Attributes:
+        predicted: Classes (b,) of the images themselves.
+        margins: Lower bounds (b,) on the logit of the label minus the best other one, over the
+            whole ball. Positive means certified.
     """
 
     predicted: Tensor
@@ -39,33 +40,56 @@ class BoundedMargins:
 
     @property
     def certified(self) -> Tensor:
-        """(b,) bool: no image of the ball is classified as anything but the label."""
+        """Whether no image of the ball is classified as anything but the label, (b,) bool."""
         return self.margins > 0
 
 
 def margin_forms(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(b, classes - 1, classes): the label's logit minus each other. Raises OptionError for a label
-    out of range."""
+    """Return the forms (b, classes - 1, classes) that subtract each other logit from the label's.
+
+    Args:
+        labels: True classes (b,), int64.
+        classes: Number of classes.
+        dtype: Type of the coefficients.
+
+    Raises:
+        OptionError: A label is out of range.
+    """
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise OptionError(
             f"label {int(labels.max())}",
-            f"the victim has {classes} classes",
-            "check victim and data",
+            f"the model has {classes} classes",
+            "Check that model and data belong together",
         )
     eye = torch.eye(classes, dtype=dtype, device=labels.device)
-    every = eye[labels][:, None] - eye
+    differences = eye[labels][:, None] - eye
+
+    # The label's own row, which is zero, is left out.
     others = torch.arange(classes - 1, device=labels.device).expand(len(labels), -1)
     others = others + (others >= labels[:, None])
-    return every.gather(1, others[..., None].expand(-1, -1, classes))
+    return differences.gather(1, others[..., None].expand(-1, -1, classes))
 
 
 def prepare_graph(
     net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = None
 ) -> LayerGraph:
-    """Return the folded graph of ``net`` for images of ``shape`` (c, h, w), for many batches.
+    """Return the folded graph of a network, to be used for many batches.
 
-    ``dtype`` is the type of its numbers; None keeps the net's own. Raises ModelError where bounds
-    cannot pass an operation, or where the graph differs from the net on any of 64 test images.
+    Args:
+        net: Module that maps images to logits (b, classes); it is not changed.
+        shape: Shape (c, h, w) of an image.
+        dtype: Type of the graph's numbers; None keeps the network's own.
+
+    Raises:
+        ModelError: Bounds cannot pass an operation, or the graph differs from the network on any of
+            64 test images.
+
+    Example:
+        >>> import torch
+        >>> from physadv.certification.bounds.verify import prepare_graph
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> prepare_graph(net, (3, 2, 2)).classes
+        3
     """
     return folded_graph(net, shape, dtype)
 
@@ -81,13 +105,37 @@ def verify_bounds(
     norm: str = "linf",
     limits: tuple[float, float] | None = (0.0, 1.0),
 ) -> BoundedMargins:
-    """Bound the margins of ``images`` (b, c, h, w) in [0, 1] over balls of ``eps`` in ``norm``.
+    """Bound the margins of images over balls; a positive margin is a certificate.
 
-    ``method`` is one of METHODS. Bounds are computed in floating point: each is exact up to its
-    rounding. Raises OptionError for an unknown method or norm.
+    Bounds are computed in floating point: each is exact up to its rounding.
+
+    Args:
+        graph: Graph of the network, from :func:`prepare_graph`.
+        images: Images (b, c, h, w) in [0, 1].
+        labels: True classes (b,), int64.
+        eps: Radius of the balls, at least 0, in units of [0, 1].
+        method: "ibp", "crown-ibp", "crown" or "polytope", from cheapest to tightest.
+        norm: "linf" or "l2".
+        limits: Smallest and largest value of a pixel; None does not clip the balls.
+
+    Returns:
+        The predictions and the margin bounds.
+
+    Raises:
+        OptionError: The method or norm is unknown, or a label is out of range.
+
+    Example:
+        >>> import torch
+        >>> from physadv.certification.bounds.verify import prepare_graph, verify_bounds
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images = torch.rand(4, 3, 2, 2)
+        >>> labels = net(images).argmax(1)
+        >>> bounds = verify_bounds(prepare_graph(net, (3, 2, 2)), images, labels, eps=0.0)
+        >>> bool((bounds.margins > 0).all())
+        True
     """
     if method not in METHODS:
-        raise OptionError(f"method {method!r}", f"one of {', '.join(METHODS)}", "use crown-ibp")
+        raise OptionError(f"method {method!r}", f"is none of {', '.join(METHODS)}", "Use crown-ibp")
     forms = margin_forms(labels, graph.classes, images.dtype)
     margins = METHODS[method](graph, InputBall(images, eps, norm, limits), forms)
     return BoundedMargins(graph(images).argmax(1), margins.min(1).values)

@@ -1,8 +1,8 @@
-"""Defenses against patches that come with a proof: double masking and derandomized smoothing.
+"""Certified defenses against patches: double masking and derandomized smoothing.
 
-Both wrap a classifier and answer with logits whose best class is the defended verdict, so that
-attacks and evaluations run through them. A certificate says: no patch of that size, wherever it
-lies and whatever it shows, changes the verdict.
+Both wrap a classifier and return logits whose best class is the defended prediction, so that
+attacks and evaluations run through them. A certified prediction cannot be changed by any patch of
+the given size, wherever it lies and whatever it shows.
 """
 
 from __future__ import annotations
@@ -17,17 +17,34 @@ from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Model
 
 CPU_BATCH = 64
-"""What fits the caches: a victim's pass over 64 images, channels last, is a third faster than over
-256 as they come."""
+"""Batch size on a CPU: a pass over 64 images, channels last, fits the caches and takes a third less
+time than one over 256 images."""
 
 
 class PatchCleanser(nn.Module):
-    """Double masking around any classifier (Xiang et al. 2022) against one patch of ``patch`` px (a
-    side, or h and w).
+    """Double masking around a classifier (PatchCleanser, Xiang et al. 2022) against one patch.
 
-    ``masks`` along each axis are laid so that one of them covers any such patch; more of them are
-    smaller, and cost more: masks^2 passes an image, about masks^4 / 2 for a certificate. Masked
-    pixels get ``fill``.
+    Masks are laid so that one of them covers any patch of the given size. A prediction costs
+    masks^2 passes an image, a certificate about masks^4 / 2.
+
+    Args:
+        model: Classifier: images in [0, 1] to logits (b, classes).
+        patch: Height and width of the patch in px, or one number for both.
+        masks: Number of masks along each axis. More masks are smaller each, and cost more.
+        fill: Value in [0, 1] of masked pixels.
+        batch: Largest number of masked images in one pass.
+
+    Raises:
+        OptionError: A number is below 1.
+
+    Example:
+        >>> import torch
+        >>> from physadv.certification.patch.masking import PatchCleanser
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
+        >>> defense = PatchCleanser(net, patch=2, masks=3)
+        >>> predicted, certified = defense.verdicts(torch.rand(4, 3, 8, 8))
+        >>> predicted.shape, certified.dtype
+        (torch.Size([4]), torch.bool)
     """
 
     def __init__(
@@ -42,70 +59,81 @@ class PatchCleanser(nn.Module):
         super().__init__()
         sides = (patch, patch) if isinstance(patch, int) else patch
         if min(sides) < 1 or masks < 1 or batch < 1:
-            raise OptionError(f"patch {patch}, masks {masks}", "at least 1 each", "use 6 masks")
-        self.model, self.patch, self.masks, self.fill, self.batch = (
-            model,
-            sides,
-            masks,
-            fill,
-            batch,
-        )
+            raise OptionError(
+                f"patch {patch}, masks {masks}, batch {batch}",
+                "must be at least 1 each",
+                "Use e.g. 6 masks",
+            )
+
+        self.model, self.patch, self.masks = model, sides, masks
+        self.fill, self.batch = fill, batch
 
     def mask_set(self, height: int, width: int) -> Tensor:
-        """(m, 1, h, w) bool, true where a mask hides; any patch lies wholly within at least one."""
+        """Return the masks (m, 1, height, width), bool, true where pixels are hidden.
+
+        Any patch lies wholly within at least one of them.
+        """
         rows, columns = (
             mask_spans(n, p, self.masks) for n, p in zip((height, width), self.patch, strict=True)
         )
-        found = torch.zeros(len(rows) * len(columns), 1, height, width, dtype=torch.bool)
+        masks = torch.zeros(len(rows) * len(columns), 1, height, width, dtype=torch.bool)
         for k, (top, bottom, left, right) in enumerate((*r, *c) for r in rows for c in columns):
-            found[k, 0, top:bottom, left:right] = True
-        return found
+            masks[k, 0, top:bottom, left:right] = True
+        return masks
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (b, classes) whose best class is the verdict of double masking.
+        """Return logits (b, classes) of ``images`` whose best class is the prediction of double
+        masking.
 
-        Where all one-mask verdicts agree they are averaged. Else a mask whose verdict differs is
-        believed if every second mask upholds it, and its logits are the answer; if none is, the
-        majority's logits are averaged.
+        Where all one-mask predictions agree their logits are averaged. Otherwise the logits of a
+        dissenting mask are returned if no second mask changes its prediction; if there is no such
+        mask, the majority's logits are averaged.
         """
         masks = self.mask_set(*images.shape[-2:]).to(images.device)
-        once = self._masked_logits(images, masks)
+        single = self._masked_logits(images, masks)
         return torch.stack(
-            [self._decide(x, masks, logits) for x, logits in zip(images, once, strict=True)]
+            [self._decide(x, masks, logits) for x, logits in zip(images, single, strict=True)]
         )
 
     @torch.no_grad()
     def certify(self, images: Tensor, labels: Tensor) -> Tensor:
-        """(b,) bool: every pair of masks leaves the victim right, so no patch of this size changes
-        the verdict."""
+        """Return (b,) bool: ``labels`` are predicted for ``images`` under every pair of masks.
+
+        Then no patch of this size changes the prediction.
+        """
         masks = self.mask_set(*images.shape[-2:]).to(images.device)
-        sure = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        certified = torch.ones(len(images), dtype=torch.bool, device=images.device)
+
+        # Pairs of masks are symmetric, and images that failed one pair need no others.
         for k in range(len(masks)):
-            left = sure.nonzero()[:, 0]
-            if len(left) == 0:
+            candidates = certified.nonzero()[:, 0]
+            if len(candidates) == 0:
                 break
-            logits = self._masked_logits(images[left], masks[k:] | masks[k])
-            sure[left] = (logits.argmax(2) == labels[left, None]).all(1)
-        return sure
+            logits = self._masked_logits(images[candidates], masks[k:] | masks[k])
+            certified[candidates] = (logits.argmax(2) == labels[candidates, None]).all(1)
+        return certified
 
     @torch.no_grad()
     def verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(b,) classes and (b,) bool: the verdicts, and whether they are certified."""
-        said = self(images).argmax(1)
-        return said, self.certify(images, said)
+        """Return the predicted classes (b,) of ``images``, and (b,) bool whether each is
+        certified."""
+        predicted = self(images).argmax(1)
+        return predicted, self.certify(images, predicted)
 
     def _decide(self, image: Tensor, masks: Tensor, logits: Tensor) -> Tensor:
-        verdicts = logits.argmax(1)
-        majority = int(verdicts.bincount().argmax())
-        for k in (verdicts != majority).nonzero()[:, 0].tolist():
+        predicted = logits.argmax(1)
+        majority = int(predicted.bincount().argmax())
+
+        # A mask that disagrees may hide the patch: then no second mask changes its prediction.
+        for k in (predicted != majority).nonzero()[:, 0].tolist():
             with torch.no_grad():
-                twice = self._masked_logits(image[None], masks | masks[k])[0].argmax(1)
-            if bool((twice == verdicts[k]).all()):
+                double = self._masked_logits(image[None], masks | masks[k])[0].argmax(1)
+            if bool((double == predicted[k]).all()):
                 return logits[k]
-        return logits[verdicts == majority].mean(0)
+        return logits[predicted == majority].mean(0)
 
     def _masked_logits(self, images: Tensor, masks: Tensor) -> Tensor:
-        """(b, m, classes): every image under every mask."""
+        """Return the logits (b, m, classes) of every image under every mask."""
         hidden = torch.where(
             masks[None], torch.full_like(images[:1], self.fill)[:, None], images[:, None]
         )
@@ -113,15 +141,36 @@ class PatchCleanser(nn.Module):
 
 
 class DerandomizedSmoothing(nn.Module):
-    """Derandomised smoothing (Levine and Feizi 2020): votes on images of which only a band or a
-    block is left.
+    """Derandomized smoothing (Levine and Feizi 2020): votes on images of which only a band or a
+    block is kept.
 
-    ``kind`` "band" keeps ``size`` columns, "block" a ``size`` x ``size`` square, ``stride`` px
-    apart and wholly inside the image (theirs also run around its border, where there is little to
-    see); the rest gets ``fill``. Every place has one vote, which it casts where the model gives
-    its class at least the probability ``threshold``. The model should have been trained on such
-    images (:class:`physadv.training.methods.occlusion.OcclusionTraining`). ``patch`` px a side is what
-    certificates are for unless they are asked for another.
+    Every position has one vote, for the class that the model predicts there. Windows lie wholly
+    inside the image; in the paper they also wrap around its border, where there is little to
+    classify. The model should have been trained on such images
+    (:class:`physadv.training.methods.occlusion.OcclusionTraining`).
+
+    Args:
+        model: Classifier: images in [0, 1] to logits (b, classes).
+        size: Width of the band, or side of the block, in px.
+        kind: "band" keeps whole columns, "block" a square.
+        stride: Distance of neighboring windows in px.
+        patch: Side in px of the patch that certificates are for.
+        threshold: Probability in [0, 1) below which a vote is not counted.
+        fill: Value in [0, 1] of pixels that are not kept.
+        batch: Largest number of ablated images in one pass.
+
+    Raises:
+        OptionError: A number or the kind is out of range.
+
+    Example:
+        >>> import torch
+        >>> from physadv.certification.patch.masking import DerandomizedSmoothing
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
+        >>> defense = DerandomizedSmoothing(net, size=2, patch=1)
+        >>> images = torch.rand(4, 3, 8, 8)
+        >>> shares = defense(images)
+        >>> bool(torch.allclose(shares.sum(1), torch.ones(4).double(), atol=0.6))
+        True
     """
 
     def __init__(
@@ -139,27 +188,27 @@ class DerandomizedSmoothing(nn.Module):
         super().__init__()
         if min(size, stride, patch) < 1 or kind not in ("band", "block"):
             raise OptionError(
-                f"{kind} of {size} px", "a band or a block of at least 1 px", "use band and 4"
+                f"{kind} of {size} px, stride {stride}, patch {patch}",
+                "must be a band or a block, with sizes of at least 1 px",
+                "Use e.g. a band of 4 px",
             )
         if not 0 <= threshold < 1:
             raise OptionError(
                 f"threshold {threshold:g}",
-                "0 <= threshold < 1",
-                "use 0.3, or 0 where all shall vote",
+                "must be at least 0 and below 1",
+                "Use 0.3, or 0 to count every vote",
             )
-        self.model, self.size, self.kind, self.stride, self.fill, self.batch = (
-            model,
-            size,
-            kind,
-            stride,
-            fill,
-            batch,
-        )
+
+        self.model, self.size, self.kind, self.stride = model, size, kind, stride
         self.threshold, self.patch = threshold, (patch, patch)
+        self.fill, self.batch = fill, batch
 
     def forward(self, images: Tensor) -> Tensor:
-        """(b, classes), double: the share of votes, ties to the smaller class; gradients are of
-        mean probabilities."""
+        """Return the share of votes (b, classes), float64, of ``images``; ties go to the smaller
+        class.
+
+        Gradients are those of the mean probabilities.
+        """
         local = self.probabilities(images)
         mean = local.mean((2, 3))
         shares = self._ranked(self.ballots(local)) / local[0, 0].numel()
@@ -167,11 +216,16 @@ class DerandomizedSmoothing(nn.Module):
 
     @torch.no_grad()
     def certify(self, images: Tensor, labels: Tensor, *, patch: int | None = None) -> Tensor:
-        """(b,) bool: the verdict is right and stays so for any square of ``patch`` px a side (by
-        default its own).
+        """Return (b,) bool: the prediction is the label and no patch changes it.
 
-        Wherever the patch lies, the votes of the places it meets may all be for one other class;
-        exact for votes that nothing is known of, so never below the count of Levine and Feizi.
+        Wherever the patch lies, all votes of the windows it touches may go to one other class. The
+        count is exact where nothing is known of the votes, so it never certifies less than the
+        bound of Levine and Feizi.
+
+        Args:
+            images: Images (b, c, h, w) in [0, 1].
+            labels: Classes (b,) to certify.
+            patch: Side of the patch in px; by default the defense's own.
         """
         size = self.patch[0] if patch is None else patch
         return self._certified(
@@ -180,11 +234,11 @@ class DerandomizedSmoothing(nn.Module):
 
     @torch.no_grad()
     def verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(b,) classes and (b,) bool: the verdicts, and whether they are certified; for the price
-        of the former."""
+        """Return the predicted classes (b,) of ``images``, and (b,) bool whether each is certified,
+        at the cost of a prediction."""
         ballots = self.ballots(self.probabilities(images))
-        said = self._ranked(ballots).argmax(1)
-        return said, self._certified(ballots, said, self.patch[0], images.shape[-2:])
+        predicted = self._ranked(ballots).argmax(1)
+        return predicted, self._certified(ballots, predicted, self.patch[0], images.shape[-2:])
 
     def _ranked(self, ballots: Tensor) -> Tensor:
         return self._broken_ties(ballots.sum((2, 3)))
@@ -192,8 +246,10 @@ class DerandomizedSmoothing(nn.Module):
     def _certified(
         self, ballots: Tensor, labels: Tensor, patch: int, size: Sequence[int]
     ) -> Tensor:
-        down, across = self.met(patch, *size)
+        down, across = self.touched_positions(patch, *size)
         down, across = down.to(ballots), across.to(ballots)
+
+        # Votes outside the patch are safe; each vote it touches may go to any one other class.
         outside = ballots.sum((2, 3))[..., None, None] - window_sums(ballots, down, across)
         reached = down.sum(1)[:, None] * across.sum(1)
         ranked = self._broken_ties(outside.flatten(2).transpose(1, 2)).transpose(1, 2)
@@ -202,13 +258,15 @@ class DerandomizedSmoothing(nn.Module):
         return (ranked.gather(1, chosen)[:, 0] > others + reached.flatten()).all(1)
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """(b, classes, rows, columns): what the victim says of each place; one row of bands."""
+        """Return the class probabilities (b, classes, rows, columns) of ``images`` at each
+        position; bands have one row."""
         height, width = images.shape[-2:]
         keep = self.keeps(height, width).to(images.device)
-        left = torch.where(
+        ablated = torch.where(
             keep[None], images[:, None], torch.full_like(images[:1], self.fill)[:, None]
         )
-        logits = _in_batches(self.model, left, self.batch)
+
+        logits = _in_batches(self.model, ablated, self.batch)
         return (
             logits.softmax(2)
             .transpose(1, 2)
@@ -216,18 +274,27 @@ class DerandomizedSmoothing(nn.Module):
         )
 
     def ballots(self, local: Tensor) -> Tensor:
-        """The votes of such probabilities, of the same shape: 1 or 0, in double precision so that
-        sums stay exact."""
+        """Return the votes of ``local`` probabilities, of the same shape: 1 or 0, in float64 so
+        that sums stay exact."""
         best = local.max(1, keepdim=True)
         votes = torch.zeros_like(local, dtype=torch.double).scatter(1, best.indices, 1.0)
         return votes * (best.values >= self.threshold)
 
-    def met(self, patch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Which rows (p, rows) and columns (q, columns) of places a square patch touches, bool,
-        wherever it lies.
+    def touched_positions(self, patch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return which windows a square patch touches, position by position of the patch.
 
-        Where it can touch more, those that it touches elsewhere are left out. Raises OptionError
-        for a patch that does not fit the image.
+        Sets of windows that lie within another set are left out.
+
+        Args:
+            patch: Side of the patch in px.
+            height: Height of the image in px.
+            width: Width of the image in px.
+
+        Returns:
+            Rows (p, rows) and columns (q, columns), bool.
+
+        Raises:
+            OptionError: The patch does not fit the image.
         """
         across = touched_windows(width, self._starts(width), self.size, patch)
         if self.kind == "band":
@@ -235,74 +302,103 @@ class DerandomizedSmoothing(nn.Module):
         return touched_windows(height, self._starts(height), self.size, patch), across
 
     def keeps(self, height: int, width: int) -> Tensor:
-        """(m, 1, h, w) bool, true where an ablated image keeps its pixels; rows of places, then
-        columns."""
+        """Return (m, 1, height, width) bool, true where an ablated image keeps its pixels, row by
+        row of positions."""
         if self.size > width or (self.kind == "block" and self.size > height):
             raise OptionError(
                 f"{self.kind} of {self.size} px",
-                f"the image is {width} x {height} px",
-                "make it smaller",
+                f"exceeds the image of {width} x {height} px",
+                "Use a smaller size",
             )
+
         columns = _spans(width, self._starts(width), self.size)[:, None, None, :].expand(
             -1, 1, height, -1
         )
+
         if self.kind == "band":
             return columns
         rows = _spans(height, self._starts(height), self.size)[:, None, :, None]
         return (rows[:, None] & columns[None, :, :, :1]).flatten(0, 1)
 
     def _starts(self, side: int) -> range:
-        """Where windows begin, what is left over shared by both ends."""
+        """Return the first pixels of the windows, centered: both ends share what the stride leaves
+        over."""
         return range((side - self.size) % self.stride // 2, side - self.size + 1, self.stride)
 
     @staticmethod
     def _broken_ties(votes: Tensor) -> Tensor:
-        """Equal counts ordered by class, the last axis: the smaller one first, by less than half a
-        vote."""
+        """Return vote counts with ties broken by class (the last axis): the smaller class wins by
+        less than half a vote."""
         classes = votes.shape[-1]
         return votes - torch.arange(classes, device=votes.device) / (2 * classes)
 
 
 def touched_windows(side: int, starts: Sequence[int], size: int, patch: int) -> Tensor:
-    """(p, starts) bool: which windows of ``size`` px a run of ``patch`` px on ``side`` touches,
-    place by place.
+    """Return which windows a run of pixels touches, for each position of the run.
 
-    Only the largest sets: one that lies within another is left out. Raises OptionError for a patch
-    that does not fit.
+    Only the maximal sets: a set that lies within another is left out.
+
+    Args:
+        side: Length of the axis in px.
+        starts: First pixels of the windows.
+        size: Length of a window in px.
+        patch: Length of the run in px.
+
+    Returns:
+        Sets (p, windows), bool.
+
+    Raises:
+        OptionError: The patch does not fit.
     """
     if not 1 <= patch <= side:
         raise OptionError(
-            f"patch of {patch} px", f"the image is {side} px", "a patch must fit the image"
+            f"patch of {patch} px", f"does not fit the image of {side} px", "Use a smaller patch"
         )
+
     first = torch.tensor(list(starts))
-    places = torch.arange(side - patch + 1)[:, None]
-    found: Tensor = torch.unique((first < places + patch) & (first + size > places), dim=0)
-    alone = (found[:, None] <= found[None]).all(2).sum(1) == 1
-    return found[alone]
+    positions = torch.arange(side - patch + 1)[:, None]
+    sets: Tensor = torch.unique((first < positions + patch) & (first + size > positions), dim=0)
+    maximal = (sets[:, None] <= sets[None]).all(2).sum(1) == 1
+    return sets[maximal]
 
 
 def window_sums(values: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """(..., rows, columns) -> (..., p, q): the sum over each of the sets of rows ``down`` by each
-    of columns."""
+    """Return the sums (..., p, q) of ``values`` (..., rows, columns) over each set of rows ``down``
+    (p, rows) and of columns ``across`` (q, columns)."""
     return down @ values @ across.T
 
 
 def mask_spans(side: int, patch: int, count: int) -> list[tuple[int, int]]:
-    """[start, end) of ``count`` spans on ``side`` px such that any ``patch`` px in a row lie within
-    one."""
+    """Return spans [start, end) such that any run of pixels lies within one of them.
+
+    Args:
+        side: Length of the axis in px.
+        patch: Length of the run in px.
+        count: Largest number of spans.
+
+    Raises:
+        OptionError: The patch does not fit.
+
+    Example:
+        >>> from physadv.certification.patch.masking import mask_spans
+        >>> mask_spans(8, patch=2, count=3)
+        [(0, 4), (3, 7), (4, 8)]
+    """
     if patch > side:
         raise OptionError(
-            f"patch of {patch} px", f"the image is {side} px", "a patch must fit the image"
+            f"patch of {patch} px", f"does not fit the image of {side} px", "Use a smaller patch"
         )
-    places = side - patch + 1
-    step = -(-places // count)
+
+    positions = side - patch + 1
+    step = -(-positions // count)
     length = patch + step - 1
-    starts = [min(start, side - length) for start in range(0, places, step)]
+    starts = [min(start, side - length) for start in range(0, positions, step)]
     return [(start, start + length) for start in starts]
 
 
 def _in_batches(model: Model, stacks: Tensor, batch: int) -> Tensor:
-    """(b, m, c, h, w) -> logits (b, m, classes), at most ``batch`` images at a time."""
+    """Return logits (b, m, classes) of images (b, m, c, h, w), at most ``batch`` images at a
+    time."""
     return torch.cat(list(_pieces(model, stacks.flatten(0, 1), batch))).view(*stacks.shape[:2], -1)
 
 
@@ -313,12 +409,12 @@ def _pieces(model: Model, images: Tensor, batch: int) -> Iterator[Tensor]:
         logits = model(piece.contiguous(memory_format=torch.channels_last))
         if not isinstance(logits, Tensor):
             raise ModelError(
-                "a detector", "this defense needs logits (b, classes)", "wrap a classifier"
+                "a detector", "this defense needs logits (b, classes)", "Wrap a classifier"
             )
         yield logits
 
 
 def _spans(side: int, starts: Sequence[int], size: int) -> Tensor:
-    """(starts, side) bool: a row keeps the ``size`` places from its start on."""
-    places, first = torch.arange(side)[None], torch.tensor(list(starts))[:, None]
-    return (places >= first) & (places < first + size)
+    """Return (windows, side) bool: each row is true in the ``size`` pixels from its start on."""
+    pixels, first = torch.arange(side)[None], torch.tensor(list(starts))[:, None]
+    return (pixels >= first) & (pixels < first + size)

@@ -1,4 +1,5 @@
-"""Local verdicts with robust masking (PatchGuard, Xiang et al. 2021): a patch reaches few of them."""
+"""Robust masking of local predictions (PatchGuard, Xiang et al. 2021): a patch reaches few of
+them."""
 
 from __future__ import annotations
 
@@ -10,13 +11,26 @@ from physadv.core.errors import OptionError
 
 
 class RobustMasking(nn.Module):
-    """PatchGuard over the verdicts of ``local``: each class loses its strongest window, and the
-    rest is its score.
+    """PatchGuard over local predictions: each class loses its strongest window, and the rest is its
+    score.
 
-    Local evidence is what the model says of ablated images, as in their masked derandomized
-    smoothing: the probabilities of all classes at each place, in [0, 1] whatever a patch shows.
-    Places where none reaches the threshold of ``local`` count nothing. The window is the places
-    that a patch of the size of ``local`` can touch; none runs around the image's border.
+    Local evidence are the class probabilities of ablated images, as in the authors' masked
+    derandomized smoothing: in [0, 1] whatever a patch shows. Positions where no class reaches the
+    threshold of ``local`` count nothing. The window is the set of positions that a patch can touch;
+    none wraps around the image's border.
+
+    Args:
+        local: Derandomized smoothing that provides the evidence and the size of the patch.
+
+    Example:
+        >>> import torch
+        >>> from physadv.certification.patch.masking import DerandomizedSmoothing
+        >>> from physadv.certification.patch.patchguard import RobustMasking
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
+        >>> defense = RobustMasking(DerandomizedSmoothing(net, size=2, patch=1))
+        >>> predicted, certified = defense.verdicts(torch.rand(4, 3, 8, 8))
+        >>> predicted.shape, certified.dtype
+        (torch.Size([4]), torch.bool)
     """
 
     def __init__(self, local: DerandomizedSmoothing) -> None:
@@ -24,39 +38,40 @@ class RobustMasking(nn.Module):
         self.local, self.patch = local, local.patch
 
     def evidence(self, images: Tensor) -> Tensor:
-        """(b, classes, rows, columns) in [0, 1], double."""
+        """Return the evidence (b, classes, rows, columns) of ``images`` in [0, 1], float64."""
         local = self.local.probabilities(images).double()
         return local * (local.max(1, keepdim=True).values >= self.local.threshold)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(b, classes): the evidence of each class outside its strongest window, over the count of
-        places."""
+        """Return the share of evidence (b, classes) of ``images`` outside each class's strongest
+        window."""
         evidence = self.evidence(images)
-        return self._left(evidence, *self._windows(images, evidence))
+        return self._masked_evidence(evidence, *self._windows(images, evidence))
 
     @torch.no_grad()
     def verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(b,) classes and (b,) bool: the verdicts, and whether they are certified; for the price
-        of the former."""
+        """Return the predicted classes (b,) of ``images``, and (b,) bool whether each is certified,
+        at the cost of a prediction."""
         evidence = self.evidence(images)
         windows = self._windows(images, evidence)
-        said = self._left(evidence, *windows).argmax(1)
-        return said, self._certified(evidence, said, *windows)
+        predicted = self._masked_evidence(evidence, *windows).argmax(1)
+        return predicted, self._certified(evidence, predicted, *windows)
 
     @torch.no_grad()
     def certify(self, images: Tensor, labels: Tensor) -> Tensor:
-        """(b,) bool: whatever a patch shows, wherever it lies, the label keeps the most evidence.
+        """Return (b,) bool: whatever a patch on ``images`` shows, ``labels`` keep the most
+        evidence.
 
-        For each window that may be the patch's: other classes keep at most what they have outside
-        it, since at least as much is masked as the patch could add; the label keeps at least what
-        it has outside it, less the strongest window of that.
+        For each window that may be the patch's: other classes keep at most their evidence outside
+        it, since at least as much is masked as the patch could add; the label keeps at least its
+        evidence outside, less the strongest window of that.
         """
         evidence = self.evidence(images)
         return self._certified(evidence, labels, *self._windows(images, evidence))
 
     @staticmethod
-    def _left(evidence: Tensor, down: Tensor, across: Tensor) -> Tensor:
-        """(b, classes): what each class keeps, over the count of places."""
+    def _masked_evidence(evidence: Tensor, down: Tensor, across: Tensor) -> Tensor:
+        """Return the share of evidence (b, classes) that each class keeps."""
         strongest = window_sums(evidence, down, across).flatten(2).max(2).values
         return (evidence.sum((2, 3)) - strongest) / evidence[0, 0].numel()
 
@@ -66,20 +81,21 @@ class RobustMasking(nn.Module):
         outside = evidence.sum((2, 3))[..., None, None] - window_sums(evidence, down, across)
         chosen = labels.view(-1, 1, 1, 1).expand(-1, 1, *outside.shape[2:])
         others = outside.scatter(1, chosen, -torch.inf).max(1).values
-        sure = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
-        for place, rows in enumerate(down):
+
+        certified = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        for position, rows in enumerate(down):
             rest = own[:, None] * (1 - rows[:, None] * across[:, None, :])
             lowest = rest.sum((2, 3)) - window_sums(rest, down, across).flatten(2).max(2).values
-            sure &= (lowest > others[:, place] + 1e-6).all(1)  # rounding
-        return sure
+            certified &= (lowest > others[:, position] + 1e-6).all(1)  # 1e-6 covers rounding
+        return certified
 
     def _windows(self, images: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
-        down, across = self.local.met(self.patch[0], *images.shape[-2:])
+        down, across = self.local.touched_positions(self.patch[0], *images.shape[-2:])
         if bool(down.all(1).any() and across.all(1).any()):
             raise OptionError(
                 f"patch {self.patch[0]} px",
-                f"it can touch all of {down.shape[1]} x {across.shape[1]} places that see "
+                f"can touch all of {down.shape[1]} x {across.shape[1]} windows of "
                 f"{self.local.size} px",
-                "use a smaller patch, size or stride",
+                "Use a smaller patch, size or stride",
             )
         return down.to(evidence), across.to(evidence)

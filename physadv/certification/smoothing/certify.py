@@ -1,5 +1,5 @@
-"""Randomised smoothing (Cohen, Rosenfeld and Kolter 2019): predict and certify by counting votes
-under noise.
+"""Randomized smoothing (Cohen, Rosenfeld and Kolter 2019): prediction and certification by counting
+votes under noise.
 
 Counts are streamed: memory does not grow with the number of samples.
 """
@@ -18,15 +18,19 @@ from physadv.core.errors import OptionError
 from physadv.core.types import Model
 
 ABSTAIN = -1
+"""Predicted class where nothing could be certified."""
 
 
 @dataclass(frozen=True)
 class SmoothingCertificate:
-    """What was certified for one image: with probability 1 - alpha over the noise, the class holds
-    within ``radius``.
+    """Certificate of one image: with probability 1 - alpha over the noise, the class holds within
+    ``radius``.
 
-    ``predicted`` is ABSTAIN (-1), and the radius 0, where nothing could be certified. ``p_low`` is
-    the lower bound of the class probability, ``samples`` how many noisy images were classified.
+    Attributes:
+        predicted: Certified class, or ABSTAIN (-1) where nothing could be certified.
+        radius: Certified radius, in units of [0, 1]; 0 for ABSTAIN.
+        p_low: Lower confidence bound of the class probability.
+        samples: Number of noisy images classified.
     """
 
     predicted: int
@@ -36,11 +40,25 @@ class SmoothingCertificate:
 
 
 def clopper_pearson_bound(successes: int, n: int, alpha: float) -> float:
-    """One-sided Clopper-Pearson: a value that is below the true probability in at least 1 - alpha
-    of all cases."""
+    """Return the one-sided Clopper-Pearson bound, below the true probability in at least 1 - alpha
+    of all cases.
+
+    Args:
+        successes: Number of successes.
+        n: Number of trials, at least 1.
+        alpha: Probability of error allowed.
+
+    Raises:
+        OptionError: The counts are impossible.
+
+    Example:
+        >>> from physadv.certification.smoothing.certify import clopper_pearson_bound
+        >>> round(clopper_pearson_bound(99, 100, alpha=0.001), 3)
+        0.911
+    """
     if not 0 <= successes <= n or n < 1:
         raise OptionError(
-            f"{successes} of {n}", "0 <= successes <= n and n >= 1", "check the counts"
+            f"{successes} of {n}", "is no count of successes", "Give 0 <= successes <= n, n >= 1"
         )
     return float(stats.beta.ppf(alpha, successes, n - successes + 1)) if successes else 0.0
 
@@ -58,11 +76,37 @@ def certify_image(
     index: int = 0,
     batch: int = 256,
 ) -> SmoothingCertificate:
-    """Cohen's CERTIFY: ``n0`` samples pick the class, ``n`` others bound its probability, alpha is
-    the error allowed.
+    """Certify one image with CERTIFY of Cohen et al. (2019).
 
-    ``image`` is (1, c, h, w) in [0, 1]; ``index`` names its noise under ``seed``. Raises
-    OptionError for numbers out of range and ModelError for a victim that does not return logits.
+    Args:
+        model: Classifier: images to logits (b, classes).
+        image: Image (1, c, h, w) in [0, 1].
+        noise: Noise added to the image.
+        norm: Norm of the radius, "l1", "l2" or "linf"; which ones are served depends on the noise.
+        n0: Samples that pick the class.
+        n: Samples that bound its probability.
+        alpha: Probability of a wrong certificate.
+        seed: Seed of the noise.
+        index: Number that names the image's noise under ``seed``.
+        batch: Largest number of noisy images in one pass.
+
+    Returns:
+        The class and its certified radius, or ABSTAIN.
+
+    Raises:
+        OptionError: A number is out of range or the noise does not serve the norm.
+        ModelError: The output is no logits.
+
+    Example:
+        >>> import torch
+        >>> from physadv.certification.smoothing.certify import certify_image
+        >>> from physadv.certification.smoothing.noise import GaussianNoise
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+        >>> torch.nn.init.constant_(net[1].bias[0], 100.0).item()
+        100.0
+        >>> found = certify_image(net, torch.rand(1, 3, 2, 2), GaussianNoise(0.25), n=1000)
+        >>> found.predicted, round(found.radius, 2)
+        (0, 0.62)
     """
     return certify_with_sampler(
         NoiseSampler(model, noise, seed=seed, batch=batch),
@@ -85,8 +129,20 @@ def certify_with_sampler(
     alpha: float = 0.001,
     index: int = 0,
 ) -> SmoothingCertificate:
-    """:func:`certify_image` with a sampler of one's own."""
+    """Certify one image like :func:`certify_image`, with a given sampler.
+
+    Args:
+        sampler: Sampler that owns the model, the noise and the seed.
+        image: Image (1, c, h, w) in [0, 1].
+        norm: Norm of the radius.
+        n0: Samples that pick the class.
+        n: Samples that bound its probability.
+        alpha: Probability of a wrong certificate.
+        index: Number that names the image's noise.
+    """
     check_sample_counts(n0, n, alpha)
+
+    # The class is picked from samples of its own: reusing them for its bound would bias it.
     (picks,) = sampler.count([SampleRequest(image, index, "pick", 0, n0)])
     top = int(picks.argmax())
     (counts,) = sampler.count([SampleRequest(image, index, "count", 0, n)])
@@ -105,8 +161,18 @@ def certificate_from_votes(
     norm: str,
     dims: int,
 ) -> SmoothingCertificate:
-    """The certificate of ``successes`` votes for class ``top`` among ``n`` samples taken after the
-    pick."""
+    """Return the certificate for a count of votes.
+
+    Args:
+        top: Class picked before.
+        successes: Votes for ``top``.
+        n0: Samples that picked the class.
+        n: Samples of the count.
+        alpha: Probability of a wrong certificate.
+        noise: Noise the samples were drawn from.
+        norm: Norm of the radius.
+        dims: Number of input values (c h w).
+    """
     low = clopper_pearson_bound(successes, n, alpha)
     if low <= 0.5:
         return SmoothingCertificate(ABSTAIN, 0.0, low, n0 + n)
@@ -124,35 +190,52 @@ def predict_smoothed(
     index: int = 0,
     batch: int = 256,
 ) -> int:
-    """Cohen's PREDICT: the smoothed class, or ABSTAIN where a two-sided test cannot tell the top
-    two classes apart.
+    """Predict the smoothed class with PREDICT of Cohen et al. (2019).
 
-    Wrong (not the smoothed classifier's class) with probability at most alpha.
+    Args:
+        model: Classifier: images to logits (b, classes).
+        image: Image (1, c, h, w) in [0, 1].
+        noise: Noise added to the image.
+        n: Number of samples.
+        alpha: Probability of returning another class than the smoothed classifier's.
+        seed: Seed of the noise.
+        index: Number that names the image's noise under ``seed``.
+        batch: Largest number of noisy images in one pass.
+
+    Returns:
+        The class, or ABSTAIN where a two-sided test does not separate the top two classes.
     """
     check_sample_counts(1, n, alpha)
     (counts,) = NoiseSampler(model, noise, seed=seed, batch=batch).count(
         [SampleRequest(image, index, "predict_smoothed", 0, n)]
     )
+
     order = counts.argsort()[::-1]
     first = int(counts[order[0]])
     second = int(counts[order[1]]) if len(order) > 1 else 0
-    return int(order[0]) if stats.binomtest(first, first + second, 0.5).pvalue <= alpha else ABSTAIN
+    significant = stats.binomtest(first, first + second, 0.5).pvalue <= alpha
+    return int(order[0]) if significant else ABSTAIN
 
 
 def certified_accuracy(
     labels: Sequence[int], certificates: Sequence[SmoothingCertificate], radius: float
 ) -> float:
-    """Share of images whose certified class is right within ``radius`` or more; at 0, of those not
-    abstained on."""
+    """Return the share of images whose certified class is right within a radius.
+
+    Args:
+        labels: True classes.
+        certificates: Certificates of the same images.
+        radius: Smallest radius that counts; at 0, every right class not abstained on counts.
+    """
     pairs = list(zip(labels, certificates, strict=True))
-    return sum(c.predicted == label and c.radius >= radius for label, c in pairs) / max(
-        len(pairs), 1
-    )
+    correct = sum(c.predicted == label and c.radius >= radius for label, c in pairs)
+    return correct / max(len(pairs), 1)
 
 
 def check_sample_counts(n0: int, n: int, alpha: float) -> None:
-    """Raise OptionError for sample counts below 1 or an alpha outside (0, 1)."""
+    """Raise OptionError for sample counts ``n0`` or ``n`` below 1 or an ``alpha`` outside (0,
+    1)."""
     if n0 < 1 or n < 1:
-        raise OptionError(f"n0 {n0}, n {n}", "at least 1 sample each", "use n0 100 and n 100000")
+        raise OptionError(f"n0 {n0}, n {n}", "must be at least 1 each", "Use n0 100 and n 100000")
     if not 0 < alpha < 1:
-        raise OptionError(f"alpha {alpha}", "0 < alpha < 1", "use 0.001")
+        raise OptionError(f"alpha {alpha}", "must lie between 0 and 1", "Use 0.001")

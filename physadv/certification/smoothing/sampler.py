@@ -1,9 +1,8 @@
-"""Counting votes under noise: many images packed into one batch, and memory of one batch however
-many samples.
+"""Counting of votes under noise: many images share one batch, and memory stays that of one batch.
 
-Sample j of image i is the same noise whatever the batch size, the order or the company: it is drawn
-in units of ``UNIT`` samples, each unit from its own named seed. So a run may be resumed, repacked
-or moved and counts the same.
+Sample j of image i is the same noise whatever the batch size, the order or the other images: it is
+drawn in units of ``UNIT`` samples, each unit from its own named seed. So a run may be resumed,
+repacked or moved to another device and counts the same.
 """
 
 from __future__ import annotations
@@ -24,12 +23,14 @@ from physadv.core.random_streams import generator
 from physadv.core.types import Model
 
 UNIT = 16
+"""Samples drawn from one named seed."""
 Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Samples ``first`` to ``first + count`` of the stream ``name`` wanted for image ``index``."""
+    """Request for samples ``first`` to ``first + count`` of the stream ``name`` for image
+    ``index``."""
 
     image: Tensor
     index: int
@@ -39,12 +40,29 @@ class SampleRequest:
 
 
 class NoiseSampler:
-    """Adds noise to images and counts the classes a victim answers.
+    """Adds noise to images and counts the classes that a model predicts.
 
-    ``batch`` bounds how many noisy images are in memory at once (rounded up to whole units of 16).
-    Images are (1, c, h, w) in [0, 1], all of one size. ``tick`` is told the size of every batch
-    answered. Modules are asked in eval mode and left as they were. Raises ModelError for a victim
-    that is not a classifier.
+    Modules run in eval mode and are left as they were.
+
+    Args:
+        model: Classifier: images to logits (b, classes).
+        noise: Noise to add.
+        seed: Seed of the noise.
+        batch: Largest number of noisy images in memory at once, rounded up to whole units of 16.
+        tick: Called with the size of every batch classified.
+
+    Raises:
+        OptionError: ``batch`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> from physadv.certification.smoothing.noise import GaussianNoise
+        >>> from physadv.certification.smoothing.sampler import NoiseSampler, SampleRequest
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> image = torch.rand(1, 3, 2, 2)
+        >>> request = SampleRequest(image, index=0, name="count", first=0, count=40)
+        >>> int(NoiseSampler(net, GaussianNoise(0.5)).count([request])[0].sum())
+        40
     """
 
     def __init__(
@@ -57,31 +75,39 @@ class NoiseSampler:
         tick: Callable[[int], None] | None = None,
     ) -> None:
         if batch < 1:
-            raise OptionError(f"batch {batch}", "at least 1", "use 256")
+            raise OptionError(f"batch {batch}", "must be at least 1", "Use e.g. 256")
         self.model, self.noise, self.seed, self.batch = model, noise, seed, batch
         self.tick = tick or (lambda count: None)
 
     def count(self, requests: Sequence[SampleRequest]) -> list[Counts]:
-        """For each request the votes of each class; several requests share a batch."""
+        """Return the votes of each class for each of ``requests``; several requests share a batch.
+
+        Images are (1, c, h, w) in [0, 1], all of one size.
+
+        Raises:
+            ModelError: The output is no logits (b, classes), or not a number.
+        """
         totals: list[Counts | None] = [None] * len(requests)
         for owners, noisy in self._batches(requests):
-            votes, classes = self._answers(noisy)
+            votes, classes = self._classify(noisy)
             self.tick(len(noisy))
             start = 0
             for owner, size in owners:
-                found = np.bincount(votes[start : start + size], minlength=classes).astype(np.int64)
-                have = totals[owner]
-                totals[owner] = found if have is None else have + found
+                counts = np.bincount(votes[start : start + size], minlength=classes)
+                total = totals[owner]
+                totals[owner] = counts.astype(np.int64) + (0 if total is None else total)
                 start += size
         return [np.zeros(1, np.int64) if t is None else t for t in totals]
 
     def _batches(
         self, requests: Sequence[SampleRequest]
     ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
-        """Noisy images up to a batch at a time, with (request, how many) in their order."""
+        """Yield noisy images up to a batch at a time, with (request, number of images) in their
+        order."""
         owners: list[tuple[int, int]] = []
         pieces: list[Tensor] = []
         size = 0
+
         for owner, request in enumerate(requests):
             for piece in self._units(request):
                 owners.append((owner, len(piece)))
@@ -90,6 +116,7 @@ class NoiseSampler:
                 if size >= self.batch:
                     yield owners, torch.cat(pieces)
                     owners, pieces, size = [], [], 0
+
         if pieces:
             yield owners, torch.cat(pieces)
 
@@ -99,19 +126,21 @@ class NoiseSampler:
         for unit in range(request.first // UNIT, -(-last // UNIT)):
             stream = generator(self.seed, request.name, request.index, unit)
             noise = self.noise.draw(shape, stream)
-            inside = noise[max(request.first - unit * UNIT, 0) : last - unit * UNIT]
-            yield request.image + inside.to(request.image)
+            requested = noise[max(request.first - unit * UNIT, 0) : last - unit * UNIT]
+            yield request.image + requested.to(request.image)
 
-    def _answers(self, noisy: Tensor) -> tuple[npt.NDArray[np.int64], int]:
-        # in eval mode: a vote must not depend on the other images of its batch
+    def _classify(self, noisy: Tensor) -> tuple[npt.NDArray[np.int64], int]:
+        # Eval mode: a vote must not depend on the other images of its batch.
         with frozen_eval(cast(Classifier, self.model)), torch.no_grad():
             logits = self.model(noisy)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ModelError(
-                "this victim's output", "smoothing needs logits (b, classes)", "use a classifier"
+                "this model's output", "smoothing needs logits (b, classes)", "Use a classifier"
             )
         if torch.isnan(logits).any():
             raise ModelError(
-                "a logit that is not a number", "noisy images leave [0, 1]", "check the victim"
+                "a logit that is not a number",
+                "noisy images leave [0, 1], and the model must accept that",
+                "Check the model outside [0, 1]",
             )
         return logits.argmax(1).cpu().numpy().astype(np.int64), logits.shape[1]

@@ -1,14 +1,14 @@
-"""When to look at a smoothing count at a fixed radius, and what each look decides: a one-sided test
-in stages.
+"""Sequential test of a smoothing count at a fixed radius: the looks, and the decision at each.
 
 The hypothesis to reject is "the class's probability is ``needed`` or less". A plan is a walk with
-two barriers: enough votes at a look certify, too few give up ("futility"). Guarantee: with
-probability at most alpha over the noise is an image certified whose probability is not above
-``needed``. For p <= needed draw each vote as U < p and as U < needed with the same U: the second
-count is never smaller at any look, so whatever certifies under p certifies under ``needed``, and
-the chance at ``needed``, computed here exactly by recursion over the looks, bounds them all. How
-much of alpha is spent by which look is fixed beforehand (Lan and DeMets 1983; Jennison and Turnbull
-2000, chapters 7, 12).
+two barriers: enough votes at a look certify, too few give up ("futility").
+
+Guarantee: an image whose probability is not above ``needed`` is certified with probability at most
+alpha over the noise. For p <= needed draw each vote as U < p and as U < needed with the same U: the
+second count is never smaller at any look, so whatever certifies under p certifies under ``needed``,
+and the probability at ``needed``, computed here exactly by recursion over the looks, bounds them
+all. The share of alpha spent by each look is fixed beforehand (Lan and DeMets 1983; Jennison and
+Turnbull 2000, chapters 7, 12).
 """
 
 from __future__ import annotations
@@ -25,19 +25,25 @@ from physadv.certification.smoothing.sampler import UNIT
 from physadv.core.errors import OptionError
 
 FIRST = 64
-"""Samples before the first look. It can only give up, unless the radius is small."""
+"""Samples before the first look, which can only give up unless the radius is small."""
 TAIL, SLACK = 1e-14, 1e-11
-"""Tails of a binomial that are cut off at each look, and what is held back of alpha for them and
-for rounding."""
+"""Tails of a binomial cut off at each look, and the part of alpha reserved for them and for
+rounding."""
 
 
 @dataclass(frozen=True)
 class SequentialPlan:
-    """When to look and what each look decides.
+    """Looks of a sequential test and the decision at each.
 
-    After ``looks[k]`` samples: ``accept[k]`` votes or more certify, ``reject[k]`` or fewer give up,
-    else go on. At the last look everything that is not accepted gives up. ``needed`` is the
-    probability the radius asks for.
+    After ``looks[k]`` samples ``accept[k]`` votes or more certify, ``reject[k]`` or fewer give up,
+    and anything between goes on. At the last look everything that is not accepted gives up.
+
+    Attributes:
+        needed: Probability that the radius needs.
+        alpha: Probability of a wrong certificate.
+        looks: Numbers of samples at which to decide, ascending.
+        accept: Fewest votes that certify, by look.
+        reject: Most votes that give up, by look.
     """
 
     needed: float
@@ -55,61 +61,85 @@ def make_sequential_plan(
     growth: float = 1.25,
     futility: float = 0.003,
 ) -> SequentialPlan:
-    """A plan of at most ``n`` samples for p > ``needed``.
+    """Make a plan of at most ``n`` samples that certifies p > ``needed``.
 
-    Looks grow by ``growth`` from FIRST samples on, in whole units of noise. After m samples a share
-    m / n of alpha may have been spent. An image is given up when, going by its votes so far, it
-    would pass the last look with a probability below ``futility``. Raises OptionError for numbers
-    out of range.
+    Looks grow geometrically in whole units of noise. After m samples a share m / n of alpha may
+    have been spent.
+
+    Args:
+        needed: Probability to exceed, in [1/2, 1).
+        n: Largest number of samples of an image.
+        alpha: Probability of a wrong certificate.
+        growth: Ratio of the sample counts of neighboring looks, above 1.
+        futility: An image is given up when its predictive probability of passing the last look is
+            below this.
+
+    Raises:
+        OptionError: A number is out of range.
+
+    Example:
+        >>> from physadv.certification.smoothing.sequential_plan import make_sequential_plan
+        >>> from physadv.certification.smoothing.sequential_plan import plan_prospects
+        >>> plan = make_sequential_plan(0.84, n=10_000)
+        >>> certified, samples = plan_prospects(plan, 0.95)
+        >>> certified > 0.99, samples < 1000
+        (True, True)
     """
     check_sample_counts(1, n, alpha)
     if not 0.5 <= needed < 1 or growth <= 1 or not 0 <= futility < 1:
         raise OptionError(
             f"needed p {needed:.6g}, growth {growth}, futility {futility}",
-            "1/2 <= p < 1, growth > 1, 0 <= futility < 1",
-            "lower the radius or raise the noise",
+            "outside 1/2 <= p < 1, growth > 1, 0 <= futility < 1",
+            "Lower the radius or raise the noise",
         )
+
     looks = _looks(n, growth)
     goal = n - int(stats.binom.ppf(alpha, n, 1 - needed)) + 1
     walk, spent = _Walk(), 0.0
     accept, reject = [], []
     for first, last in zip((0, *looks[:-1]), looks, strict=True):
-        walk.go(last - first, 1 - needed)
+        walk.draw(last - first, 1 - needed)
         fewest = walk.within(alpha * last / n - spent - SLACK)
         spent += walk.certify(fewest)
         hopeless = _hopeless(last, n, goal, futility) if last < n else last - fewest - 1
         walk.give_up(last - hopeless)
+
         accept.append(last - fewest)
         reject.append(min(hopeless, last - fewest - 1))
     return SequentialPlan(needed, alpha, looks, tuple(accept), tuple(reject))
 
 
 def plan_prospects(plan: SequentialPlan, p: float) -> tuple[float, float]:
-    """The exact chance that an image of top-class probability ``p`` is certified, and the samples
-    it takes on average.
+    """Return the probability that an image of top-class probability ``p`` is certified by ``plan``,
+    and the mean number of samples.
 
     Exact but for tails of 1e-14 a look.
     """
     walk, certified, samples = _Walk(), 0.0, 0.0
+
     for first, last, accept, reject in zip(
         (0, *plan.looks[:-1]), plan.looks, plan.accept, plan.reject, strict=True
     ):
         samples += (last - first) * float(walk.mass.sum())
-        walk.go(last - first, 1 - p)
+        walk.draw(last - first, 1 - p)
         certified += walk.certify(last - accept)
         walk.give_up(last - reject)
+
     return certified, samples
 
 
 class _Walk:
-    """The images still going by their count of failures (votes not for the class): ``mass[i]`` has
-    ``lowest`` + i."""
+    """Distribution of the images still undecided by their count of failures (votes not for the
+    class).
+
+    ``mass[i]`` is the probability of ``lowest`` + i failures.
+    """
 
     def __init__(self) -> None:
         self.lowest, self.mass = 0, np.ones(1)
 
-    def go(self, count: int, q: float) -> None:
-        """``count`` more samples, each a failure with probability ``q``."""
+    def draw(self, count: int, q: float) -> None:
+        """Draw ``count`` more samples, each a failure with probability ``q``."""
         if not len(self.mass):
             return
         low, high = (max(int(stats.binom.ppf(t, count, q)), 0) for t in (TAIL, 1 - TAIL))
@@ -117,41 +147,42 @@ class _Walk:
         self.lowest += low
 
     def within(self, chance: float) -> int:
-        """The most failures such that so many or fewer have at most this chance; -1 where none
-        have."""
+        """Return the most failures such that so many or fewer have at most this ``chance``; -1
+        where none have."""
         states = int(np.searchsorted(np.cumsum(self.mass), chance, side="right"))
         return self.lowest + states - 1 if states else -1
 
     def certify(self, failures: int) -> float:
-        """Take out those with so many failures or fewer; returns their chance."""
+        """Remove the images with so many ``failures`` or fewer, and return their probability."""
         states = max(failures + 1 - self.lowest, 0)
-        taken = float(self.mass[:states].sum())
+        certified = float(self.mass[:states].sum())
         self.mass, self.lowest = self.mass[states:], self.lowest + states
-        return taken
+        return certified
 
     def give_up(self, failures: int) -> None:
-        """Take out those with so many failures or more."""
+        """Remove the images with so many ``failures`` or more."""
         self.mass = self.mass[: max(failures - self.lowest, 0)]
 
 
 def _looks(n: int, growth: float) -> tuple[int, ...]:
-    """Geometric looks in whole units of noise, the last at ``n``."""
-    found: list[int] = []
+    """Return geometric looks in whole units of noise, the last at ``n``."""
+    looks: list[int] = []
     size = float(FIRST)
     while size < n / growth**0.5:
-        found.append(-(-ceil(size) // UNIT) * UNIT)
-        size = max(size * growth, found[-1] + 1.0)
-    return (*(m for m in found if m < n), n)
+        looks.append(-(-ceil(size) // UNIT) * UNIT)
+        size = max(size * growth, looks[-1] + 1.0)
+    return (*(m for m in looks if m < n), n)
 
 
 def _hopeless(n: int, total: int, accept: int, futility: float) -> int:
-    """The most votes of n after which ``accept`` of ``total`` is out of reach but for a chance of
+    """Return the most votes of ``n`` after which ``accept`` of ``total`` has a probability below
     ``futility``.
 
     By the normal approximation to the predictive distribution: this decides only when to abstain.
     """
     votes = np.arange(n + 1)
     p = (votes + 0.5) / (n + 1)
+
     rest = total - n
     deviation = np.sqrt(rest * p * (1 - p) * (1 + rest / n))
     hopeless: npt.NDArray[np.bool_] = (
