@@ -1,5 +1,4 @@
-"""Gathering pictures for `physadv calibrate`: what is read, what is left out and why, with
-progress."""
+"""Collection of pictures for ``physadv calibrate``, with progress and what is left out."""
 
 from __future__ import annotations
 
@@ -19,13 +18,21 @@ if TYPE_CHECKING:
 
 
 def chart_views(
-    sources: Sequence[str], camera: CameraProfile | None, frames: int, *, what: str
+    sources: Sequence[str], camera: CameraProfile | None, most: int, *, task: str
 ) -> tuple[list[ChartView], list[str]]:
-    """The chart in every picture of the sources, and why others were left out; at most ``frames`` a
-    video or camera.
+    """Read the chart in every picture of the sources. Ctrl-C ends the reading.
 
-    Raises the only CalibrationError where no picture can be used, or one that counts them. Ctrl-C
-    keeps what is read.
+    Args:
+        sources: photos, folders, videos, camera indices or addresses.
+        camera: the camera's lens, where it was measured.
+        most: most usable views to take of each video or camera.
+        task: name of the task, for the progress.
+
+    Returns:
+        The views, and why other pictures were left out.
+
+    Raises:
+        CalibrationError: where no picture can be used.
     """
     from physadv.calibration.color_fit import read_views
     from physadv.camera.open_source import open_frame_source
@@ -34,27 +41,40 @@ def chart_views(
     views: list[ChartView] = []
     refused: list[CalibrationError] = []
     with bar() as progress:
-        work = progress.add_task(what, total=None, note="")
+        line = progress.add_task(task)
         try:
             for spec in sources:
                 with open_frame_source(spec) as source:
-                    most = None if source.kind == "photos" else frames
-                    for _, found in read_views(source, camera, most=most):
-                        if isinstance(found, CalibrationError):
-                            refused.append(found)
+                    limit = None if source.kind == "photos" else most
+                    for _, view in read_views(source, camera, most=limit):
+                        if isinstance(view, CalibrationError):
+                            refused.append(view)
                         else:
-                            views.append(found)
+                            views.append(view)
                         note = f"{len(views)} usable, {len(refused)} not"
-                        progress.update(work, advance=1, note=note)
+                        progress.update(line, advance=1, note=note)
         except KeyboardInterrupt:
-            console.print("stopped; going on with what was read")
-    _complain(refused, len(views))
-    return views, [str(e) for e in refused]
+            console.print("stopped; continuing with what was read")
+
+    if not views and refused:
+        raise _joined(refused)
+    _print_refused(refused)
+    return views, [str(error) for error in refused]
 
 
-def board_views(sources: Sequence[str], frames: int) -> tuple[list[BoardView], list[str]]:
-    """Views of the board that differ from each other, at most ``frames``, and why other pictures
-    were left out."""
+def board_views(sources: Sequence[str], most: int) -> tuple[list[BoardView], list[str]]:
+    """Collect views of the board that differ from each other. Ctrl-C ends the reading.
+
+    Args:
+        sources: photos, folders, videos, camera indices or addresses.
+        most: most views to take.
+
+    Returns:
+        The views, and why other pictures were left out.
+
+    Raises:
+        CalibrationError: where the only picture cannot be used.
+    """
     from physadv.calibration.color_fit import picture_name
     from physadv.calibration.intrinsics import find_board, is_new_view
     from physadv.camera.open_source import open_frame_source
@@ -63,7 +83,7 @@ def board_views(sources: Sequence[str], frames: int) -> tuple[list[BoardView], l
     views: list[BoardView] = []
     refused: list[CalibrationError] = []
     with bar() as progress:
-        work = progress.add_task("looking for the board", total=None, note="")
+        line = progress.add_task("looking for the board")
         try:
             for spec in sources:
                 with open_frame_source(spec) as source:
@@ -75,35 +95,32 @@ def board_views(sources: Sequence[str], frames: int) -> tuple[list[BoardView], l
                         else:
                             if is_new_view(view, views):
                                 views.append(view)
-                        progress.update(
-                            work, advance=1, note=f"{len(views)} views, move the board for the next"
-                        )
-                        if len(views) >= frames:
+                        note = f"{len(views)} views, move the board for the next"
+                        progress.update(line, advance=1, note=note)
+                        if len(views) >= most:
                             break
         except KeyboardInterrupt:
-            console.print("stopped; going on with what was read")
+            console.print("stopped; continuing with what was read")
+
     if not views and len(refused) == 1:
         raise refused[0]
-    _say(refused)
-    return views, [str(e) for e in refused]
+    _print_refused(refused)
+    return views, [str(error) for error in refused]
 
 
-def _complain(refused: Sequence[CalibrationError], usable: int) -> None:
-    """Name what was left out; raise where nothing is left."""
+def _joined(refused: Sequence[CalibrationError]) -> CalibrationError:
+    """One error for pictures of which none can be used."""
     from physadv.core.errors import CalibrationError
 
-    if usable:
-        _say(refused)
-    elif len(refused) == 1:
-        raise refused[0]
-    elif refused:
-        first = refused[0]
-        raise CalibrationError(
-            f"none of {len(refused)} pictures can be used; {first.value}", first.limit, first.remedy
-        )
+    first = refused[0]
+    if len(refused) == 1:
+        return first
+    value = f"none of {len(refused)} pictures can be used; {first.value}"
+    return CalibrationError(value, first.limit, first.remedy)
 
 
-def _say(refused: Sequence[CalibrationError], most: int = 5) -> None:
+def _print_refused(refused: Sequence[CalibrationError], most: int = 5) -> None:
+    """Print why pictures were left out, the first ``most`` of them."""
     for error in refused[:most]:
         console.print(f"[yellow]left out:[/] {escape(str(error))}")
     if len(refused) > most:

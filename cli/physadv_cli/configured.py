@@ -39,7 +39,7 @@ def from_config(
     kind: type[AnyConfig],
     *,
     out: str = "",
-    threads: int = 0,
+    threads: int | None = 0,
     adapt: Adapt | None = None,
     overrides: dict[str, Override | None] | None = None,
     hidden: Sequence[inspect.Parameter] | None = None,
@@ -50,7 +50,7 @@ def from_config(
         action: called with the configuration and the run's options; its docstring is the help.
         kind: the configuration's class.
         out: words for the default of ``--out``; made of the command's name where empty.
-        threads: default of ``--threads``.
+        threads: default of ``--threads``; None for a command that runs no model.
         adapt: changes the values of the command line before the configuration is built of them.
         overrides: options that replace a field's own, by the field's name; None leaves it out.
         hidden: options from :func:`hidden_option`, which ``adapt`` takes out of the values; where
@@ -78,7 +78,7 @@ def from_config(
             as_json=values.pop("json"),
             quiet=values.pop("quiet"),
             verbose=values.pop("verbose"),
-            threads=values.pop("threads"),
+            threads=values.pop("threads", None),
         )
         values.pop("config")
         if has_short_forms:
@@ -179,9 +179,10 @@ def _cli_type(kind: Any, note: ConfigField) -> Any:
     """The type that Typer converts to: pairs are text, tuples lists, and paths complete as paths."""
     plain = options.plain_type(kind)
     optional = plain is not kind
-    if plain == _PAIR:
-        # Without a separator a pair is two words: --covers 0.2 0.45.
-        plain = str if note.separator else _PAIR
+    if note.separator:
+        plain = str
+    elif plain == _PAIR:
+        pass  # without a separator a pair is two words: --covers 0.2 0.45
     elif get_origin(plain) is tuple:
         element = get_args(plain)[0]
         return list[Path if note.path else element]  # type: ignore[misc]
@@ -200,8 +201,7 @@ def _cli_default(field: Field[Any], note: ConfigField) -> Any:
 def _to_text(value: Any, note: ConfigField) -> Any:
     """A value of a configuration in the form of the command line."""
     if note.separator and value is not None:
-        first, second = value
-        return f"{first:g}{note.separator}{second:g}"
+        return note.separator.join(f"{number:.10g}" for number in value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -209,41 +209,60 @@ def _from_text(kind: type[Config], values: dict[str, Any]) -> dict[str, Any]:
     """Values of the command line as the configuration takes them."""
     parsed = {}
     for name, value in values.items():
-        note = kind.documented_fields()[name][1]
+        field_type, note = kind.documented_fields()[name]
         if note.separator and isinstance(value, str):
-            value = parse_pair(value, note.option_of(name), note.separator)
+            count = len(get_args(options.plain_type(field_type)))
+            value = parse_numbers(
+                value, note.option_of(name), note.separator, count=count, form=note.metavar
+            )
         parsed[name] = value
     return parsed
 
 
-def parse_pair(text: str, option: str, separator: str) -> tuple[float, float]:
-    """Return the two numbers that are written ``280x190``, ``0,95`` or ``0.3:0.5``.
+_EXAMPLES = {"x": "280x190", ",": "0,95", ":": "0.3:0.5"}
+_COUNTS = {2: "two", 4: "four"}
+
+
+def parse_numbers(
+    text: str, option: str, separator: str, *, count: int = 2, form: str = ""
+) -> tuple[float, ...]:
+    """Return the numbers that are written ``280x190``, ``0,95``, ``0.3:0.5`` or ``4,2,60,80``.
 
     Args:
-        text: two numbers, or one that stands for both where the separator is a colon.
+        text: the numbers, or one that stands for both of a pair whose separator is a colon.
         option: the option's name, for the error.
-        separator: the character that its examples have; others are taken as well.
+        separator: the character between them; other usual ones are taken as well.
+        count: how many are needed, 2 or 4.
+        form: how to write them, for the error; an example where empty.
 
     Returns:
-        Both numbers.
+        The numbers, whole ones as int.
 
     Raises:
         OptionError: for anything else.
+
+    Example:
+        >>> parse_numbers("280x190", "--size", "x")
+        (280, 190)
     """
     plain = text.strip().lower().removesuffix("mm").removesuffix("m")
     for other in "×x:;":
         plain = plain.replace(other, ",")
-    parts = plain.split(",")
-    if separator == ":" and len(parts) == 1:
-        parts *= 2
+    words = plain.split(",")
+    if separator == ":" and len(words) == 1:
+        words *= 2
+
     try:
-        first, second = (float(part) for part in parts)
-    except ValueError as error:
-        example = {"x": "280x190", ",": "0,95", ":": "0.3:0.5"}[separator]
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
         raise OptionError(
-            f"{option} {text!r}", "two numbers are needed", f"write {option} {example}"
-        ) from error
-    return first, second
+            f"{option} {text!r}",
+            f"{_COUNTS[count]} numbers are needed",
+            f"write {option} {form or _EXAMPLES[separator]}",
+        )
+    return tuple(int(n) if n.is_integer() else n for n in numbers)
 
 
 def _threat(values: dict[str, Any], *, required: bool) -> str | None:
@@ -256,7 +275,7 @@ def _threat(values: dict[str, Any], *, required: bool) -> str | None:
     return threat
 
 
-def _run_parameters(kind: type[Config], out: str, threads: int) -> list[inspect.Parameter]:
+def _run_parameters(kind: type[Config], out: str, threads: int | None) -> list[inspect.Parameter]:
     """Options that every configured command has beside its fields."""
 
     def load(context: typer.Context, path: Path | None) -> Path | None:
@@ -276,9 +295,10 @@ def _run_parameters(kind: type[Config], out: str, threads: int) -> list[inspect.
         callback=load,
     )
     target = options.out_option(out)
+    arithmetic = [] if threads is None else [_keyword("threads", options.Threads, threads)]
     return [
         _keyword("config", Annotated[Path | None, config], None),
-        _keyword("threads", options.Threads, threads),
+        *arithmetic,
         _keyword("out", Annotated[Path | None, target], None),
         _keyword("json", options.Json, False),
         _keyword("quiet", options.Quiet, False),

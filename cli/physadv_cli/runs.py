@@ -51,19 +51,30 @@ class RunOptions:
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
-    threads: int = 0
+    threads: int | None = 0
+    """CPU threads of torch; 0 leaves the number to torch, None leaves torch alone."""
 
     def begin(self) -> None:
         """Set how much is printed, and torch's threads."""
-        from physadv_cli.arithmetic import prepare_torch
-
         console.quiet = self.quiet
         console.full_errors = self.verbose
-        prepare_torch(self.threads)
+        if self.threads is not None:
+            from physadv_cli.arithmetic import prepare_torch
+
+            prepare_torch(self.threads)
 
     def open_folder(self, config: Config) -> Path:
         """Create the run's folder, record ``config`` in it, and return it."""
         return open_run(self.command, self.out, config.as_table())
+
+    def record_beside(self, file: Path, config: Config) -> Path:
+        """Record ``config`` beside ``file``, the one result of a command without a run folder.
+
+        Returns the record, ``NAME.config.toml`` for a file ``NAME.json``.
+        """
+        record = file.with_name(f"{file.stem}.config.toml")
+        write_text(record, tomli_w.dumps(plain(config.as_table())))
+        return record
 
     def finish(self, result: Mapping[str, Any], summary: str) -> None:
         """Print ``summary`` for people and, with ``--json``, ``result`` as one JSON object."""

@@ -1,16 +1,18 @@
-"""Watching a check while it runs: the progress line, the prompts, and the live picture in a window
-or on a page."""
+"""Watching a check while it runs: progress, prompts, and the live picture in a window or on a page."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from rich.markup import escape
 
 from physadv_cli.runs import console
 
 if TYPE_CHECKING:
+    from physadv.camera.frames import CameraFrame
     from physadv.camera.lens import LensFor
     from physadv.camera.localization.boxes import Pixels
     from physadv.camera.localization.location import SignLocation
@@ -22,25 +24,35 @@ if TYPE_CHECKING:
 PICTURES_A_SECOND = 12
 
 
-class Shows(Protocol):
-    """A window or a page."""
+class LiveDisplay(Protocol):
+    """A window or a page that shows the live picture."""
 
     def show(self, picture: Pixels) -> None:
-        """Take the newest picture."""
+        """Show ``picture``, the newest one."""
 
     def close(self) -> None:
-        """End."""
+        """Close the window or stop serving the page."""
 
 
-def open_shows(
+def open_displays(
     stack: ExitStack, remote: RemoteControl, *, window: bool, serve: int | None
-) -> list[Shows]:
-    """What was asked for, closed with ``stack``; says where the page is."""
-    made: list[Shows] = []
+) -> list[LiveDisplay]:
+    """Open the displays of the live picture and print where the page is.
+
+    Args:
+        stack: closes them.
+        remote: takes the input of who watches.
+        window: whether to open a window.
+        serve: port of a page on this machine; 0 for any free one, None for no page.
+
+    Returns:
+        The displays, none where nothing is asked for.
+    """
+    displays: list[LiveDisplay] = []
     if window:
         from physadv.check.live.desktop_window import DesktopWindow
 
-        made.append(DesktopWindow(remote))
+        displays.append(DesktopWindow(remote))
     if serve is not None:
         from physadv.check.live.server import LivePage
 
@@ -48,20 +60,30 @@ def open_shows(
         console.print(
             f"the live picture is at {page.address} (on this machine only, until the check ends)"
         )
-        made.append(page)
-    for each in made:
-        stack.callback(each.close)
-    return made
+        displays.append(page)
+
+    for display in displays:
+        stack.callback(display.close)
+    return displays
 
 
-class Watch:
-    """Turns a check's steps into words and pictures."""
+class CheckWatch:
+    """Display of a running check: progress on stderr, prompts for who films, live pictures.
+
+    Args:
+        sources: sources of the check, with their blocks.
+        remote: takes the input of who watches.
+        displays: windows and pages of the live picture.
+        lens: the camera's lens for pictures of a size.
+        width_mm: the sign's width at a location.
+        aim: width of the interval at which a block is complete.
+    """
 
     def __init__(
         self,
-        feeds: Sequence[BlockSource],
+        sources: Sequence[BlockSource],
         remote: RemoteControl,
-        shows: Sequence[Shows],
+        displays: Sequence[LiveDisplay],
         *,
         lens: LensFor,
         width_mm: WidthOf,
@@ -70,113 +92,107 @@ class Watch:
         from physadv.camera.frames import BLOCKS
         from physadv.check.guidance import FilmingGuide
 
-        sure = [f.block for f in feeds]
-        self.live = any(f.source.live for f in feeds)
-        self.simulation = any(f.source.simulation for f in feeds)
+        named = [source.block for source in sources]
+        self.live = any(source.source.live for source in sources)
+        self.simulation = any(source.source.simulation for source in sources)
         self.guide = FilmingGuide(
-            BLOCKS if None in sure else [b for b in BLOCKS if b in sure], width=aim
+            BLOCKS if None in named else [block for block in BLOCKS if block in named], width=aim
         )
-        self.remote, self.shows, self._lens, self._width_mm = remote, shows, lens, width_mm
-        self._drawn, self._told, self._noted = 0.0, "", ""
+        self.remote, self.displays, self._lens, self._width_mm = remote, displays, lens, width_mm
+        self._drawn_at, self._prompted, self._told = 0.0, "", ""
 
     def follow(self, steps: Iterable[CheckProgress]) -> None:
-        """Show where the check stands; Ctrl-C ends it."""
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        """Display the progress of ``steps`` until the check ends; Ctrl-C ends it."""
+        from physadv_cli.progress import bar
 
-        said = TextColumn("{task.description}")
-        columns = (
-            SpinnerColumn(),
-            said,
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("opening", total=None)
+        with bar(transient=True) as progress:
+            task = progress.add_task("judging frames")
             try:
                 for step in steps:
-                    bar.update(
-                        task, completed=step.judged, total=step.total, description=standing(step)
+                    progress.update(
+                        task, completed=step.judged, total=step.total, note=_standing(step)
                     )
                     self._prompt(step)
                     self._show(step)
             except KeyboardInterrupt:
-                bar.stop()
                 console.print("stopped; reporting what was measured")
 
     def tell(self, line: str) -> None:
-        """Pass on what a source says, such as that it was lost; to the terminal and to who watches."""
-        if line != self._noted:
-            self._noted = line
-            console.print(line.replace("[", "\\["))
+        """Print ``line`` once, such as that a source was lost, and pass it on to who watches."""
+        if line != self._told:
+            self._told = line
+            console.print(escape(line))
         self.remote.say(line)
 
     def _prompt(self, step: CheckProgress) -> None:
-        """On the terminal, once for every change of block or of what is asked for."""
+        """Print the next instruction once for every change of the block to film."""
         if not self.live:
             return
         advice = self.guide.advise(step.rows, step.place, step.block)
-        wanted = advice.block if advice.block in advice.waiting else next(iter(advice.waiting), "")
-        if wanted != self._told and (
-            step.block is not None or not self._told
-        ):  # not for every frame without a sign
-            self._told = wanted
-            console.print(advice.prompt.replace("[", "\\["))
+        waiting = advice.block if advice.block in advice.waiting else next(iter(advice.waiting), "")
+        # A frame without a sign gives no new prompt.
+        if waiting != self._prompted and (step.block is not None or not self._prompted):
+            self._prompted = waiting
+            console.print(escape(advice.prompt))
 
     def _show(self, step: CheckProgress) -> None:
-        if not self.shows or time.monotonic() - self._drawn < 1 / PICTURES_A_SECOND:
+        """Draw the live picture, at most ``PICTURES_A_SECOND`` times a second."""
+        if not self.displays or time.monotonic() - self._drawn_at < 1 / PICTURES_A_SECOND:
             return
         from physadv.check.live.overlay import OverlayState, draw_overlay
 
-        self._drawn = time.monotonic()
+        self._drawn_at = time.monotonic()
         if self.guide.plan is None:
             self.guide.plan = self._plan(step.place, step)
         advice = self.guide.advise(step.rows, step.place, step.block)
         picture = draw_overlay(
             OverlayState(step, advice, self.guide.plan, self.remote.note, self.simulation)
         )
-        for each in self.shows:
-            each.show(picture)
+        for display in self.displays:
+            display.show(picture)
 
-    def _plan(self, place: SignLocation | None, step: CheckProgress) -> ViewPlan | None:
+    def _plan(self, location: SignLocation | None, step: CheckProgress) -> ViewPlan | None:
         """Bins by lens and sign, once both are known."""
-        return (
-            None
-            if place is None or step.frame is None
-            else plan_of(place, step.frame, self._lens, self._width_mm)
-        )
+        if location is None or step.frame is None:
+            return None
+        return plan_of(location, step.frame, self._lens, self._width_mm)
 
 
-def plan_of(place: SignLocation, frame: Any, lens: LensFor, width_mm: WidthOf) -> ViewPlan | None:
-    """The views to be filmed; None where nothing tells angles."""
+def plan_of(
+    location: SignLocation, frame: CameraFrame, lens: LensFor, width_mm: WidthOf
+) -> ViewPlan | None:
+    """Return the views to be filmed, or None where no angles can be measured.
+
+    Args:
+        location: the sign in ``frame``.
+        frame: a frame of the camera.
+        lens: the camera's lens for pictures of a size.
+        width_mm: the sign's width at a location.
+
+    Returns:
+        The plan of distances and angles.
+    """
     from physadv.camera.localization.by_markers import LEAST_PX
     from physadv.check.view_coverage import plan_views
     from physadv.core.errors import CaptureError
     from physadv.printing.aruco_markers import GAP, MARKER
 
-    width = width_mm(place)
-    if width is None or place.by not in {"fiducials", "features"}:
+    width = width_mm(location)
+    if width is None or location.by not in {"fiducials", "features"}:
         return None
     try:
-        through = lens((frame.image.shape[1], frame.image.shape[0]))
+        camera_lens = lens((frame.image.shape[1], frame.image.shape[0]))
     except CaptureError:
         return None
-    if place.by == "fiducials":
-        return plan_views(
-            through, width, tall=1 + 2 * (GAP + MARKER), least_share=MARKER, least_px=LEAST_PX
-        )
-    return plan_views(through, width, least_share=1.0, least_px=60)
+
+    if location.by == "fiducials":
+        tall = 1 + 2 * (GAP + MARKER)
+        return plan_views(camera_lens, width, tall=tall, least_share=MARKER, least_px=LEAST_PX)
+    return plan_views(camera_lens, width, least_share=1.0, least_px=60)
 
 
-def standing(step: CheckProgress) -> str:
-    """Where a check stands, in a few words."""
+def _standing(step: CheckProgress) -> str:
+    """The counts of a check in a few words."""
     met = ", ".join(f"{block} {hits}/{n}" for block, (hits, n) in step.success.items())
-    unseen = f"{step.left_out} frames left out" if step.left_out else ""
-    return "; ".join(part for part in (met and f"goal met: {met}", unseen) if part)
+    left_out = f"{step.left_out} frames left out" if step.left_out else ""
+    return "; ".join(part for part in (met and f"goal met: {met}", left_out) if part)

@@ -14,6 +14,11 @@ MODEL_HELP = (
 """Help of ``--model`` wherever it stands."""
 
 ModelName = Annotated[str, ConfigField(MODEL_HELP, "Model", metavar="MODEL")]
+ModelOfBundle = Annotated[
+    str | None,
+    ConfigField(MODEL_HELP, "Model", metavar="MODEL", default="the bundle's"),
+]
+"""``--model`` of commands that take the model from a bundle's card where none is given."""
 ModelWeights = Annotated[
     str | None,
     ConfigField(
@@ -29,6 +34,26 @@ EotDraws = Annotated[
     ConfigField(
         "For a model with random parts: attack the mean over this many draws.", "Attack", least=0
     ),
+]
+
+GOAL_HELP = (
+    "Goal of the patch: untargeted, targeted or vanish; in photos also misclassify and create."
+)
+TRUE_CLASS_HELP = "True class of the sign or object, by name or number."
+TARGET_HELP = "Class aimed at, by name or number."
+THRESHOLD_HELP = "Detectors: score from which a detection counts."
+"""Help of ``--goal``, ``--true-class``, ``--target`` and ``--threshold`` wherever they stand."""
+
+GoalOfBundle = Annotated[str | None, ConfigField(GOAL_HELP, "Goal", default="the bundle's")]
+TrueClassOfBundle = Annotated[
+    str | None, ConfigField(TRUE_CLASS_HELP, "Goal", metavar="CLASS", default="the bundle's")
+]
+TargetOfBundle = Annotated[
+    str | None, ConfigField(TARGET_HELP, "Goal", metavar="CLASS", default="the bundle's")
+]
+ScoreThreshold = Annotated[
+    float | None,
+    ConfigField(THRESHOLD_HELP, "Goal", least=0, most=1, default="the model card's, else 0.25"),
 ]
 
 DataPath = Annotated[
@@ -131,9 +156,54 @@ BundlePath = Annotated[
         "A bundle folder, or a name in patches/.", "Source", metavar="BUNDLE", argument=True
     ),
 ]
+DetectorWeights = Annotated[
+    str | None,
+    ConfigField(
+        "Weights file of the detector: fastestdet for signs, facedet-slim for faces.",
+        "Locating",
+        metavar="FILE",
+        path=True,
+        default="those in the cache",
+    ),
+]
 Paper = Annotated[
     str,
-    ConfigField("Paper: a5, letter, a4, legal, a3, a2, a1, or a size as 300x400mm.", "Output"),
+    ConfigField(
+        "Paper of the printed page: a5, letter, a4, legal, a3, a2, a1, or a size as 300x400mm.",
+        "Output",
+    ),
+]
+
+ClipCount = Annotated[
+    int, ConfigField("Clips of each block: clean, blank, patch.", "Filming", least=1)
+]
+FrameCount = Annotated[int, ConfigField("Frames of each clip.", "Filming", least=1)]
+VirtualCameras = Annotated[
+    tuple[str, ...],
+    ConfigField(
+        "Simulated camera: phone, webcam, dashcam, old-phone, system-camera, action-cam, cctv, or "
+        "all; may repeat.",
+        "Filming",
+        metavar="NAME",
+    ),
+]
+VirtualPrinter = Annotated[
+    str,
+    ConfigField(
+        "Simulated printer: drawn (another for each seed), office-laser, office-inkjet, "
+        "photo-inkjet, vinyl-latex, poster-offset, newsprint or ideal.",
+        "Filming",
+        metavar="NAME",
+    ),
+]
+PictureSources = Annotated[
+    tuple[str, ...],
+    ConfigField(
+        "Photos, a folder, a video, a camera index or an address.",
+        "Source",
+        metavar="SOURCE",
+        argument=True,
+    ),
 ]
 
 Seed = Annotated[int, ConfigField("Named seed of the run: same seed, same result.", "Run")]

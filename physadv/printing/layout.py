@@ -3,6 +3,7 @@ is drawn here."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from physadv.core.errors import GeometryError
@@ -24,6 +25,7 @@ BAR = 100.0
 MIN_WIDTH = 120.0
 MAX_BLEED = 5.0
 Paper = str | tuple[float, float]
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:mm)?\s*[x×,;]\s*(\d+(?:\.\d+)?)\s*(?:mm)?")
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,29 @@ class SignPageLayout:
 
 
 def paper_size(paper: Paper) -> tuple[float, float]:
-    """(width, height) in mm, as given. Raises GeometryError for an unknown name and for a size that
-    cannot be used."""
-    if isinstance(paper, str) and paper.lower() not in PAPERS:
-        raise GeometryError(
-            f"paper {paper!r}", f"known: {', '.join(PAPERS)}", "name one of them or give WxH in mm"
-        )
-    width, height = PAPERS[paper.lower()] if isinstance(paper, str) else paper
+    """Return the width and height of ``paper`` in mm, in the order given.
+
+    ``paper`` is a name, a size as text (``300x400mm``) or a pair of numbers in mm. Raises
+    GeometryError for an unknown name and for a size that cannot be used.
+
+    Example:
+        >>> paper_size("a4"), paper_size("300x400mm")
+        ((210.0, 297.0), (300.0, 400.0))
+    """
+    size = _SIZE.fullmatch(paper.strip().lower()) if isinstance(paper, str) else None
+    if size is not None:
+        width, height = float(size[1]), float(size[2])
+    elif isinstance(paper, str):
+        if paper.strip().lower() not in PAPERS:
+            raise GeometryError(
+                f"paper {paper!r}",
+                f"known: {', '.join(PAPERS)}",
+                "name one of them or give a size such as 300x400mm",
+            )
+        width, height = PAPERS[paper.strip().lower()]
+    else:
+        width, height = paper
+
     if min(width, height) < MIN_WIDTH or max(width, height) > 5000:
         limit = f"each side {MIN_WIDTH:g} to 5000 mm"
         raise GeometryError(f"paper {width:g} x {height:g} mm", limit, "choose another paper")

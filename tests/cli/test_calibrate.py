@@ -91,6 +91,23 @@ def test_fit_writes_a_profile(photos: Path, tmp_path: Path) -> None:
     assert "next: physadv patch --profile mine.json" in done.stderr
 
 
+def test_a_fit_is_repeated_from_the_record_beside_its_profile(photos: Path, tmp_path: Path) -> None:
+    """NAME.config.toml beside the profile holds the options, which --config takes."""
+    source = str(photos / "set1.jpg")
+    first = physadv(tmp_path, "fit", source, "--map", "3x4", "--out", "mine.json", "--json")
+    assert first.returncode == 0, first.stderr
+    again = physadv(
+        tmp_path, "fit", "--config", "mine.config.toml", "--out", "other.json", "--json"
+    )
+    assert again.returncode == 0, again.stderr
+    one, other = (json.loads(done.stdout) for done in (first, again))
+    assert other["map"] == "3x4"
+    assert other["de00"] == one["de00"]
+    record = (tmp_path / "mine.config.toml").read_text()
+    assert record.startswith('command = "calibrate-fit"')
+    assert (tmp_path / "other.config.toml").read_text() == record
+
+
 def test_fit_averages_a_video(photos: Path, tmp_path: Path) -> None:
     """A video is read to the number of usable frames asked for."""
     picture = cv2.imread(str(photos / "set1.jpg"))

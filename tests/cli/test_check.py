@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -138,6 +139,27 @@ def test_bundle_gives_goal_classes_and_model(place: Path) -> None:
     page = (place / "out" / "report.html").read_text()
     assert "blue-sticker" in page
     assert bundle.card.patch.sha256 in page
+
+
+def test_a_check_is_repeated_from_its_config(place: Path) -> None:
+    """--config with the recorded file gives the same rows; an option overrules the file."""
+    film(place / "v.avi", "bbrb" * 3)
+    first = run("check", "v.avi", *ASK, *BOX, "--camera-size", "640x480", "--out", "first")
+    recorded = tomllib.loads((place / "first" / "config.toml").read_text())
+    assert recorded["command"] == "check"
+    assert recorded["box"] == [50, 30, 110, 90]
+    assert recorded["camera_size"] == [640, 480]
+    assert recorded["device"] == "auto"
+
+    again = run("check", "--config", "first/config.toml", "--out", "again")
+    assert again["blocks"] == first["blocks"]
+    assert tomllib.loads((place / "again" / "config.toml").read_text()) == recorded
+    assert (place / "again" / "rows.jsonl").read_text() == (
+        place / "first" / "rows.jsonl"
+    ).read_text()
+
+    fewer = run("check", "--config", "first/config.toml", "--max-frames", 5)
+    assert fewer["blocks"]["patch"]["frames"] == 5
 
 
 def test_three_videos_and_a_box(place: Path) -> None:

@@ -133,6 +133,25 @@ def test_twin_films_and_says_simulation(bundle: Path, tmp_path: Path) -> None:
     assert isinstance(wrong.exception, OptionError)
 
 
+def test_a_simulation_is_repeated_from_its_config(bundle: Path, tmp_path: Path) -> None:
+    """--config with the recorded file films the very same clips."""
+    options = ["--clips", "1", "--frames", "2", "--distance", "2,3", "--without", "motion"]
+    first, again = tmp_path / "first", tmp_path / "again"
+    done = CliRunner().invoke(app, ["twin", str(bundle), *options, "--out", str(first)])
+    assert done.exit_code == 0, done.output
+    recorded = (first / "config.toml").read_text()
+    assert "distances = [" in recorded
+
+    done = CliRunner().invoke(
+        app, ["twin", "--config", str(first / "config.toml"), "--out", str(again)]
+    )
+    assert done.exit_code == 0, done.output
+    assert (again / "config.toml").read_text() == recorded
+    assert (again / "truth.jsonl").read_text() == (first / "truth.jsonl").read_text()
+    for clip in (first / "clips").iterdir():
+        assert (again / "clips" / clip.name).read_bytes() == clip.read_bytes()
+
+
 def test_twin_uses_photos_with_boxes(bundle: Path, tmp_path: Path) -> None:
     """Photos whose signs a boxes.csv names become the scenes; truth rows name the photo."""
     photos = tmp_path / "photos"

@@ -1,103 +1,88 @@
-"""`physadv calibrate`: print a chart, fit a printer and camera's colors from photos of it, measure
-a lens."""
+"""``physadv calibrate``: a chart to print, a color profile from photos of it, a camera's lens."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from physadv_cli import options
-from physadv_cli.runs import console, finish
+from physadv.calibration.config import CameraFitConfig, ChartConfig, ColorFitConfig
+from physadv_cli.configured import from_config
+from physadv_cli.runs import RunOptions, console
 
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        help="Photos, a folder, a video, a camera index or an address.", metavar="SOURCE..."
-    ),
-]
+if TYPE_CHECKING:
+    from physadv.eot.profiles import CameraProfile, ColorProfile
+
+_LARGE_ERROR = 3.0
+"""dE00 from which a profile's mean error deserves another photo."""
+_WHOLE_PICTURE = 0.6
+"""Share of the picture that the board must have reached for a trusted distortion."""
 
 
 def register(app: typer.Typer, panel: str) -> None:
-    """Attach the commands."""
+    """Attach the commands to ``app``, listed under ``panel``."""
     calibrate = typer.Typer(
-        no_args_is_help=True, help="Measure your printer and camera, for `patch --profile`."
+        no_args_is_help=True,
+        help="Measure your printer and camera: a chart to print, its colors, the camera's lens.",
     )
-    calibrate.command("chart")(chart)
-    calibrate.command("fit")(fit)
-    calibrate.command("camera")(camera)
+    calibrate.command("chart", short_help="Write the page to print: color chart or lens board.")(
+        from_config(chart, ChartConfig, out="chart-<set>.pdf or board.pdf", threads=None)
+    )
+    calibrate.command("fit", short_help="Fit a color profile to photos of the chart.")(
+        from_config(fit, ColorFitConfig, out="profile.json", threads=None)
+    )
+    calibrate.command("camera", short_help="Measure a camera's lens from pictures of the board.")(
+        from_config(camera, CameraFitConfig, out="camera.json", threads=None)
+    )
     app.add_typer(calibrate, name="calibrate", rich_help_panel=panel)
 
 
-def chart(
-    kind: Annotated[
-        str, typer.Option("--kind", help="colour, or charuco: the board for `calibrate camera`.")
-    ] = "colour",
-    number: Annotated[
-        int,
-        typer.Option("--set", help="Colours: 1 to fit on; 2 to 4 to test the fit.", min=1, max=4),
-    ] = 1,
-    paper: Annotated[str, typer.Option("--paper", help="a4, letter, a3 ..., or WxH in mm.")] = "a4",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The PDF. (default: chart-<set>.pdf, board.pdf)")
-    ] = None,
-    as_json: options.Json = False,
-) -> None:
-    """Write the page to print: the color chart, or the board for the camera's lens. Print it at 100
-    %.
+def chart(config: ChartConfig, run: RunOptions) -> None:
+    """Write the page to print: the color chart, or the board for the camera's lens.
+
+    Print it at 100 %.
 
     Example: physadv calibrate chart --paper letter
     """
     from physadv.calibration.charuco_board import SQUARE, write_board
     from physadv.calibration.color_chart import COLORS, write_chart
     from physadv.core.errors import OptionError
-    from physadv_cli.commands.print_command import paper_of
 
-    if kind not in ("colour", "charuco"):
-        raise OptionError(f"--kind {kind}", "colour or charuco", "leave it out for the color chart")
-    target = out or Path(f"chart-{number}.pdf" if kind == "colour" else "board.pdf")
-    if kind == "colour":
-        layout = write_chart(target, number, paper=paper_of(paper))
-        what, following = (
-            f"{COLORS} colors, each twice, set {number}",
-            "physadv calibrate fit photo.jpg",
-        )
+    kind = "color" if config.kind == "colour" else config.kind
+    if kind == "color":
+        path = run.out or Path(f"chart-{config.set}.pdf")
+        layout = write_chart(path, config.set, paper=config.paper)
+        content = f"{COLORS} colors, each twice, set {config.set}"
+        following = "physadv calibrate fit photo.jpg"
+    elif kind == "charuco":
+        path = run.out or Path("board.pdf")
+        layout = write_board(path, paper=config.paper)
+        content = f"board of {SQUARE:.2f} mm squares"
+        following = "physadv calibrate camera photos/"
     else:
-        layout = write_board(target, paper=paper_of(paper))
-        what, following = f"board of {SQUARE:.2f} mm squares", "physadv calibrate camera photos/"
-    result = {"pdf": target, "kind": kind, "set": number, "page_mm": layout.page, "paper": paper}
-    summary = f"{target}: {what}. Print at 100 %, measure the bar, photograph it, then: {following}"
-    finish(result, as_json=as_json, summary=summary)
+        raise OptionError(f"--kind {kind}", "color or charuco", "leave it out for the color chart")
+
+    result = {
+        "pdf": path,
+        "kind": kind,
+        "set": config.set,
+        "page_mm": layout.page,
+        "paper": config.paper,
+    }
+    run.finish(
+        result,
+        f"{path}: {content}. Print at 100 %, measure the bar, photograph it, then: {following}",
+    )
 
 
-def fit(
-    sources: Sources,
-    printer: Annotated[str, typer.Option("--printer", help="Its name, for the profile.")] = "",
-    printed_on: Annotated[
-        str, typer.Option("--printed-on", help="The paper or foil, for the profile.")
-    ] = "",
-    camera: Annotated[str, typer.Option("--camera", help="Its name, for the profile.")] = "",
-    camera_profile: options.CameraProfile = None,
-    check: Annotated[
-        list[str] | None,
-        typer.Option("--check", help="Photo of another set: colors the map was not fitted to."),
-    ] = None,
-    frames: Annotated[
-        int, typer.Option("--frames", help="Usable frames to average of a video or camera.", min=1)
-    ] = 8,
-    map_name: Annotated[
-        str,
-        typer.Option("--map", help="auto (least leave-one-out error), 3x4, 10-term or 20-term."),
-    ] = "auto",
-    out: Annotated[Path, typer.Option("--out", help="The profile.")] = Path("profile.json"),
-    as_json: options.Json = False,
-) -> None:
-    """Fit what your camera shows of your printer's colors from photos of the chart; several photos
-    are averaged.
+def fit(config: ColorFitConfig, run: RunOptions) -> None:
+    """Fit a profile of how your camera shows your printer's colors to photos of the chart.
 
-    Example: physadv calibrate fit IMG_1.jpg IMG_2.jpg --printer "office laser" --printed-on "matt
-    foil" --camera phone
+    Several photos are averaged.
+
+    Example: physadv calibrate fit IMG_1.jpg IMG_2.jpg --printer-name "office laser" --printed-on
+    "matt foil" --camera-name phone
 
     Example: physadv calibrate fit chart-1.jpg --check chart-2.jpg --out laser-phone.json
     """
@@ -105,23 +90,27 @@ def fit(
     from physadv.eot.profiles import read_camera_profile, write_profile
     from physadv_cli.calibrating import chart_views
 
-    lens = None if camera_profile is None else read_camera_profile(camera_profile)
-    views, left_out = chart_views(sources, lens, frames, what="reading the chart")
-    measured = measure_chart(views)
+    lens = None if config.camera_profile is None else read_camera_profile(config.camera_profile)
+    views, left_out = chart_views(config.sources, lens, config.views, task="reading the chart")
     profile = fit_profile(
-        measured,
-        map_name=map_name,
-        printer=printer,
-        paper=printed_on,
-        camera=camera,
-        sources=[Path(s).name for s in sources],
+        measure_chart(views),
+        map_name=config.map,
+        printer=config.printer_name,
+        paper=config.printed_on,
+        camera=config.camera_name,
+        sources=[Path(source).name for source in config.sources],
     )
-    if check:
-        others, _ = chart_views(check, lens, frames, what="reading the chart to check on")
+    if config.check:
+        others, _ = chart_views(
+            config.check, lens, config.views, task="reading the chart to test on"
+        )
         profile = check_profile(profile, measure_chart(others))
-    write_profile(out, profile)
+
+    path = run.out or Path("profile.json")
+    write_profile(path, profile)
+    run.record_beside(path, config)
     result = {
-        "profile": out,
+        "profile": path,
         "map": profile.map,
         "de00": profile.de00,
         "maps": profile.maps,
@@ -130,62 +119,78 @@ def fit(
         "left_out": left_out,
         **profile.about,
     }
-    finish(result, as_json=as_json, summary=_fit_summary(profile, out))
+    _print_fit(profile)
+    run.finish(result, _fit_summary(profile, path))
 
 
-def _fit_summary(profile: Any, out: Path) -> str:
+def _print_fit(profile: ColorProfile) -> None:
+    """Print the errors of every map, of the repeated colors and of the test chart."""
     from rich.table import Table
 
     table = Table("map", "dE00 mean", "95 %", box=None, header_style="bold")
-    for name, said in profile.maps.items():
-        mark = " <- kept" if name == profile.map else ""
-        table.add_row(f"{name}{mark}", f"{said['mean']:.2f}", f"{said['p95']:.2f}")
+    for name, error in profile.maps.items():
+        mark = " <- chosen" if name == profile.map else ""
+        table.add_row(f"{name}{mark}", f"{error['mean']:.2f}", f"{error['p95']:.2f}")
     console.print(f"Leave-one-out color differences over {profile.n_patches} colors:")
     console.print(table)
-    lost = {k: v for k, v in profile.about["rejected"].items() if v}
-    rejected = "; left out " + ", ".join(f"{v} {k}" for k, v in lost.items()) if lost else ""
-    pair = profile.about["repeat_de00"]["mean"]
-    console.print(f"The two copies of a color differ by dE00 {pair:.2f} on average{rejected}.")
-    held = profile.about.get("held_out")
-    if held:
+
+    rejected = ", ".join(f"{n} {why}" for why, n in profile.about["rejected"].items() if n)
+    repeated = profile.about["repeat_de00"]["mean"]
+    console.print(
+        f"The two copies of a color differ by dE00 {repeated:.2f} on average"
+        + (f"; left out {rejected}." if rejected else ".")
+    )
+    held_out = profile.about.get("held_out")
+    if held_out:
         console.print(
-            f"On {held['n']} other colors: dE00 {held['mean']:.2f} mean, {held['p95']:.2f} at 95 %."
+            f"On {held_out['n']} other colors: dE00 {held_out['mean']:.2f} mean, "
+            f"{held_out['p95']:.2f} at 95 %."
         )
-    warn = "dE00 over 3: look for reflections, wet ink or a smudge, and photograph it again.\n"
-    said = profile.de00["mean"]
-    return f"{warn if said > 3 else ''}profile: {out} (dE00 {said:.2f})\nnext: physadv patch --profile {out}"
 
 
-def camera(
-    sources: Sources,
-    name: Annotated[str, typer.Option("--camera", help="Its name, for the profile.")] = "",
-    frames: Annotated[int, typer.Option("--frames", help="Most views to take.", min=8)] = 30,
-    out: Annotated[Path, typer.Option("--out", help="The profile.")] = Path("camera.json"),
-    as_json: options.Json = False,
-) -> None:
-    """Measure a camera's focal length and lens distortion from 8 or more pictures of the charuco
-    board.
+def _fit_summary(profile: ColorProfile, path: Path) -> str:
+    mean = profile.de00["mean"]
+    warning = (
+        f"dE00 over {_LARGE_ERROR:g}: look for reflections, wet ink or a smudge, and photograph "
+        "it again.\n"
+    )
+    return (
+        f"{warning if mean > _LARGE_ERROR else ''}profile: {path} (dE00 {mean:.2f})\n"
+        f"next: physadv patch --profile {path}"
+    )
 
-    Example: physadv calibrate camera photos-of-the-board/ --camera webcam --out webcam.json
+
+def camera(config: CameraFitConfig, run: RunOptions) -> None:
+    """Measure a camera's focal length and lens distortion from 8 or more pictures of the board.
+
+    Example: physadv calibrate camera photos-of-the-board/ --camera-name webcam --out webcam.json
     """
     from physadv.calibration.intrinsics import calibrate_camera
     from physadv.eot.profiles import write_profile
     from physadv_cli.calibrating import board_views
 
-    views, left_out = board_views(sources, frames)
+    views, left_out = board_views(config.sources, config.views)
     with console.status("Solving for the lens"):
-        profile = calibrate_camera(views, camera=name)
-    write_profile(out, profile)
-    about = profile.about
-    result = {"profile": out, **profile.as_dict(), "pictures_left_out": left_out}
-    doubt = about["focal_uncertainty"]
-    unseen = "The board never reached parts of the picture: distortion is a guess there.\n"
-    warn = "" if about["coverage"] >= 0.6 else unseen
-    summary = (
-        f"{warn}{profile.n_views} views, {profile.rms_px:.2f} px off on average: focal length "
-        f"{profile.fx:.1f} x "
-        f"{profile.fy:.1f} px (+-{doubt:.2%}), center {profile.cx:.1f}, {profile.cy:.1f}, "
-        f"distortion {', '.join(f'{k:.4f}' for k in profile.distortion)}\n"
-        f"profile: {out}\nnext: physadv patch --camera-profile {out}"
-    )
-    finish(result, as_json=as_json, summary=summary)
+        profile = calibrate_camera(views, camera=config.camera_name)
+
+    path = run.out or Path("camera.json")
+    write_profile(path, profile)
+    run.record_beside(path, config)
+    result = {"profile": path, **profile.as_dict(), "pictures_left_out": left_out}
+    run.finish(result, _camera_summary(profile, path))
+
+
+def _camera_summary(profile: CameraProfile, path: Path) -> str:
+    lines = [
+        f"{profile.n_views} views, {profile.rms_px:.2f} px off on average: focal length "
+        f"{profile.fx:.1f} x {profile.fy:.1f} px (+-{profile.about['focal_uncertainty']:.2%}), "
+        f"center {profile.cx:.1f}, {profile.cy:.1f}, "
+        f"distortion {', '.join(f'{k:.4f}' for k in profile.distortion)}",
+        f"profile: {path}",
+        f"next: physadv patch --camera-profile {path}",
+    ]
+    if profile.about["coverage"] < _WHOLE_PICTURE:
+        lines.insert(
+            0, "The board never reached parts of the picture: distortion is uncertain there."
+        )
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`physadv report`: build the report of a run again, from its raw rows."""
+"""``physadv report``: the report of a check, made again from its raw rows."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ from typing import Annotated
 
 import typer
 
+from physadv_cli import options
 from physadv_cli.checking import report_run
-from physadv_cli.options import Json
+from physadv_cli.runs import RunOptions
 
 
 def register(app: typer.Typer, panel: str) -> None:
-    """Attach the command."""
+    """Attach the command to ``app``, listed under ``panel``."""
     app.command("report", rich_help_panel=panel)(report)
 
 
 def report(
-    run_dir: Annotated[
-        Path, typer.Argument(help="Folder of a `physadv check` run.", metavar="RUN_DIR")
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of a `physadv check` run.", metavar="FOLDER")
     ],
-    json: Json = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
-    """Rebuild report.html and report.json of a check from rows.jsonl; every table and chart is
-    computed anew.
+    """Rebuild report.html and report.json of a check from its raw rows.
+
+    Every table and chart is computed anew.
 
     Example: physadv report runs/20260101T120000Z-check
     """
-    report_run(run_dir, as_json=json)
+    run = RunOptions("report", as_json=json, quiet=quiet, verbose=verbose, threads=None)
+    run.begin()
+    report_run(folder, run)

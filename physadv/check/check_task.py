@@ -1,0 +1,329 @@
+"""Construction of a check from its configuration: model, goal, sources, locator and lens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from physadv.camera.lens import ASSUMED, LensFor, lens_for
+from physadv.camera.localization.location import Locator, SignLocation
+from physadv.camera.localization.reference_images import reference_images
+from physadv.camera.localization.with_pose import WidthOf, with_pose
+from physadv.camera.open_source import BLOCKS, FrameSource, open_frame_source, public_address
+from physadv.check.config import CheckConfig
+from physadv.check.frame_verdict import THRESHOLD
+from physadv.check.live.remote_control import RemoteControl
+from physadv.check.locators import locator_for, select_box
+from physadv.check.run_check import BlockSource, CheckProgress, run_check
+from physadv.check.stopping_rule import WIDTH, check_width
+from physadv.core.errors import ModelError, OptionError
+from physadv.core.package_data import bundle_folder
+from physadv.defenses.load_model import load_model
+from physadv.models.cards import LoadedModel
+from physadv.models.loading import pick_device
+from physadv.patches.bundle import PatchBundle, read_bundle
+from physadv.patches.reverify import refuse_foreign_models
+from physadv.printing.layout import sign_page_layout
+
+_METERS = {"mm": 0.001, "cm": 0.01, "m": 1.0}
+
+
+@dataclass(frozen=True)
+class CheckGoal:
+    """Model, goal and classes of a check: those of the bundle's card, overruled by the configuration.
+
+    Attributes:
+        model: name of the model under test.
+        goal: "targeted", "untargeted" or "vanish".
+        true_class: the sign's class.
+        target: the class aimed at, where the goal has one.
+        sign_width_mm: width of the sign for which the patch was made, where known.
+        bundle: the bundle, where there is one.
+    """
+
+    model: str
+    goal: str
+    true_class: str
+    target: str | None = None
+    sign_width_mm: float | None = None
+    bundle: PatchBundle | None = None
+
+    @classmethod
+    def from_config(cls, config: CheckConfig) -> CheckGoal:
+        """Read the bundle that ``config`` names, if any, and merge both.
+
+        Raises OptionError where neither gives what is needed, BundleError for a folder that is no
+        bundle, and ModelError where its card names a model that is not built in.
+        """
+        if config.bundle is None:
+            if config.model is None or config.goal is None or config.true_class is None:
+                raise OptionError(
+                    "no --bundle",
+                    "without one, --model, --goal and --true-class must be given",
+                    "name the bundle that was printed",
+                )
+            return cls(
+                config.model, config.goal, config.true_class, config.target, config.sign_width_mm
+            )
+
+        bundle = read_bundle(bundle_folder(Path(config.bundle)))
+        card = bundle.card
+        if config.model is None:
+            refuse_foreign_models(bundle, (card.victim.name,))
+        return cls(
+            config.model or card.victim.name,
+            config.goal or card.patch.goal,
+            config.true_class or card.patch.true_class,
+            config.target or card.patch.target_class,
+            config.sign_width_mm or card.placement.sign_width_mm,
+            bundle,
+        )
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the facts of the bundle that the check's record and report hold."""
+        if self.bundle is None:
+            return {}
+        card = self.bundle.card
+        facts = {
+            "name": card.patch.name,
+            "sha256": card.patch.sha256,
+            "folder": str(self.bundle.folder),
+            "victim": card.victim.name,
+            "victim_sha256": card.victim.sha256,
+            "heldout": card.heldout,
+            "sign": card.placement.sign,
+            "sign_width_mm": card.placement.sign_width_mm,
+        }
+        return {"bundle": facts}
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """A check that is ready to run: everything but the sources is open and checked.
+
+    Attributes:
+        config: the configuration, with the box that was drawn, if any.
+        goal: model, goal and classes.
+        model: the model under test, on its device.
+        locator: finds the sign in a frame, with its pose.
+        lens: the lens of the camera for pictures of a size.
+        width_mm: the width of the sign at a location, where known.
+
+    Example:
+        >>> config = CheckConfig(source="clip.mp4", bundle="stop-sticker-signs-v1")
+        >>> task = CheckTask.from_config(config)
+        >>> task.goal.true_class
+        'stop'
+    """
+
+    config: CheckConfig
+    goal: CheckGoal
+    model: LoadedModel
+    locator: Locator
+    lens: LensFor
+    width_mm: WidthOf
+
+    @classmethod
+    def from_config(cls, config: CheckConfig) -> CheckTask:
+        """Load and check everything that ``config`` names apart from the sources.
+
+        Raises OptionError for values that contradict each other, and the errors of reading a
+        bundle, a camera profile and a model.
+        """
+        check_width(config.width or None)
+        if config.block is not None and config.block not in BLOCKS:
+            raise OptionError(
+                f"--block {config.block}", f"one of {', '.join(BLOCKS)}", "correct it"
+            )
+        lens, distance_m = _lens_of(config), _parse_distance(config.distance)
+        goal = CheckGoal.from_config(config)
+        width_mm = _width_rule(config, goal)
+        model = load_model(goal.model, weights=config.weights, device=config.device)
+
+        if config.select:
+            with open_frame_source(config.source, **_source_settings(config)) as source:
+                config = replace(config, box=select_box(next(iter(source))), select=False)
+        locator = with_pose(
+            _locator_of(config, goal, model), sign_width_mm=width_mm, lens=lens, typed_m=distance_m
+        )
+        return cls(config, goal, model, locator, lens, width_mm)
+
+    @property
+    def recorded(self) -> CheckConfig:
+        """The configuration as a run records it: addresses without user, password and query."""
+        config = self.config
+        return replace(
+            config,
+            source=public_address(config.source),
+            clean=None if config.clean is None else public_address(config.clean),
+            blank=None if config.blank is None else public_address(config.blank),
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The bundle and the origin of distances, as check.json holds them."""
+        return {**self.goal.as_record(), "geometry": _geometry(self.config)}
+
+    def open_sources(self, stack: ExitStack) -> list[BlockSource]:
+        """Open the controls, then the source itself; ``stack`` closes them.
+
+        The source's block is the configuration's, else that of the twin or the markers, else, for a
+        file, "patch". Raises CaptureError naming what did not open.
+        """
+        config, settings = self.config, _source_settings(self.config)
+
+        def opened(spec: str) -> FrameSource:
+            return stack.enter_context(open_frame_source(spec, **settings))
+
+        controls = {"clean": config.clean, "blank": config.blank}
+        sources = [BlockSource(opened(s), b) for b, s in controls.items() if s is not None]
+        main = opened(config.source)
+        fallback = None if main.live or main.kind == "twin" else "patch"
+        return [*sources, BlockSource(main, config.block, fallback)]
+
+    def run(
+        self,
+        sources: list[BlockSource],
+        folder: str | Path,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        remote: RemoteControl | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> Generator[CheckProgress, None, None]:
+        """Judge every frame and write the rows.
+
+        Args:
+            sources: those of :meth:`open_sources`.
+            folder: folder of the run; an unfinished check there is continued.
+            facts: further facts for check.json.
+            remote: input of a person who watches.
+            tell: called with a line when a source is lost or comes back.
+
+        Returns:
+            A generator of :class:`~physadv.check.session.CheckProgress`; closing it ends the check.
+
+        Raises:
+            OptionError: for classes, goals and folders that do not fit.
+            CaptureError: where no frame could be judged.
+            ModelError: for NaN in the model's output.
+        """
+        config, goal = self.config, self.goal
+        live = any(source.source.live for source in sources)
+        width = WIDTH if live and config.width is None else config.width
+        own = float(self.model.card.extra.get("score_threshold", THRESHOLD))
+        return run_check(
+            sources,
+            self.model,
+            folder=folder,
+            locator=self.locator,
+            goal=goal.goal,
+            true_class=goal.true_class,
+            target_class=goal.target,
+            threshold=own if config.threshold is None else config.threshold,
+            iou=config.iou,
+            max_frames=config.max_frames,
+            device=str(pick_device(config.device)),
+            seed=config.seed,
+            about={**self.facts, **(facts or {})},
+            width=width or None,
+            remote=remote,
+            tell=tell,
+        )
+
+
+def _source_settings(config: CheckConfig) -> dict[str, Any]:
+    """The keywords of :func:`open_frame_source`."""
+    return {
+        "timeout_s": config.timeout,
+        "camera_size": config.camera_size,
+        "clip_seconds": config.clip_seconds or 0.0,
+        "every": config.every,
+        "max_frames": config.max_frames,
+        "retry_s": config.retry,
+        "hold": config.lock,
+    }
+
+
+def _locator_of(config: CheckConfig, goal: CheckGoal, model: LoadedModel) -> Locator:
+    """The locator of the configured strategy.
+
+    In "auto" a detector is loaded for classifiers only, and only if its weights are installed.
+    """
+    given = (config.source, config.clean, config.blank)
+    twins_only = all((Path(s) / "truth.jsonl").is_file() for s in given if s is not None)
+    strategy, classifies = config.locate, model.card.task == "classify"
+
+    detector = None
+    required = strategy == "detector" or config.detector_weights is not None
+    if required or (strategy == "auto" and classifies and not twins_only):
+        try:
+            detector = load_model("fastestdet", weights=config.detector_weights)
+        except ModelError:
+            if required:
+                raise
+
+    references = []
+    if strategy in {"auto", "features"} and not twins_only and config.box is None:
+        references = reference_images(goal.bundle) if goal.bundle else []
+    return locator_for(
+        strategy,
+        box=config.box,
+        detector=detector,
+        references=references,
+        whole_frame=not classifies,
+    )
+
+
+def _width_rule(config: CheckConfig, goal: CheckGoal) -> WidthOf:
+    """The sign's width at a location: as given, a test page's by its markers, else the bundle's."""
+    page_width = _page_width_mm(config)
+
+    def width_mm(location: SignLocation) -> float | None:
+        if config.sign_width_mm is not None:
+            return config.sign_width_mm
+        return page_width if location.by == "fiducials" else goal.sign_width_mm
+
+    return width_mm
+
+
+def _page_width_mm(config: CheckConfig) -> float:
+    """Width of the sign on a test page. Raises GeometryError for paper that is not known."""
+    return sign_page_layout(config.paper, "clean").sign.w
+
+
+def _lens_of(config: CheckConfig) -> LensFor:
+    """The lens by profile or by focal length. Raises OptionError for both."""
+    if config.camera_profile is not None and config.focal_px is not None:
+        raise OptionError(
+            "--camera-profile with --focal-px",
+            "one of the two",
+            "the profile holds the focal length",
+        )
+    return lens_for(config.camera_profile, config.focal_px)
+
+
+def _geometry(config: CheckConfig) -> dict[str, Any]:
+    """Origin of the distances, for the record and the report."""
+    if config.camera_profile:
+        known, words = "profile", f"profile {Path(config.camera_profile).name}"
+    elif config.focal_px:
+        known, words = "typed", f"focal length {config.focal_px:g} px, as typed"
+    else:
+        known = "assumed"
+        words = f"assumed: focal length {ASSUMED:g} times the picture's longer side"
+    width = config.sign_width_mm or _page_width_mm(config)
+    return {"lens": known, "lens_words": words, "page_sign_mm": round(width, 1)}
+
+
+def _parse_distance(text: str | None) -> float | None:
+    """A distance in meters, written 2.5m, 250cm or 2.5. Raises OptionError for anything else."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(mm|cm|m)?\s*", text)
+    if match is None:
+        raise OptionError(f"--distance {text}", "a length is needed", "write 2.5m, 250cm or 2500mm")
+    return float(match[1]) * _METERS[match[2] or "m"]

@@ -1,0 +1,63 @@
+"""Configuration of ``twin``: scenes, clips, cameras and printer of the simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from physadv.core import shared_fields as shared
+from physadv.core.config import Config, ConfigField
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinConfig(Config):
+    """Configuration of a print-and-film simulation.
+
+    Example:
+        >>> TwinConfig(bundle="stop-sticker-signs-v1", distances=[2, 12]).distances
+        (2.0, 12.0)
+    """
+
+    command: ClassVar[str] = "twin"
+
+    bundle: shared.BundlePath
+    sheet: Annotated[
+        str | None,
+        ConfigField(
+            "PDF of `physadv print`.",
+            "Source",
+            metavar="FILE",
+            path=True,
+            default="made here, in the run's folder",
+        ),
+    ] = None
+
+    signs: shared.SignPhotos = None
+    backgrounds: shared.BackgroundPhotos = None
+    distances: Annotated[
+        tuple[float, float] | None,
+        ConfigField(
+            "Nearest and farthest distance of the camera in m, as in 2,12.",
+            "Scene",
+            metavar="NEAR,FAR",
+            separator=",",
+            default="sign 40 to 220 px wide",
+            aliases=("distance",),
+        ),
+    ] = None
+
+    clips: shared.ClipCount = 6
+    frames: shared.FrameCount = 24
+    camera: shared.VirtualCameras = ("phone", "webcam", "dashcam")
+    printer: shared.VirtualPrinter = "drawn"
+    without: Annotated[
+        tuple[str, ...],
+        ConfigField(
+            "Effect to leave out: printer, distortion, defocus, motion, vignette, noise, bayer, "
+            "white-balance, tone, sharpening or jpeg; may repeat.",
+            "Filming",
+            metavar="EFFECT",
+        ),
+    ] = ()
+
+    seed: shared.Seed = 0
