@@ -36,7 +36,7 @@ from physadv.core.files import write_text
 from physadv.core.random_streams import numpy_generator
 from physadv.eot.color_map import DEGREES
 from physadv.twin.cameras import CAMERAS
-from physadv.twin.virtual_printer import any_printer
+from physadv.twin.virtual_printer import random_printer
 
 
 def per_channel(measured: ChartMeasurement, sent: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_chart(Path(folder) / "chart.pdf")
         for seed in range(chosen.printers):
-            printer = any_printer(seed)
+            printer = random_printer(seed)
             page = printed(Path(folder) / "chart.pdf", printer, seed)
             for camera in CAMERAS:
                 measured = measure_chart(

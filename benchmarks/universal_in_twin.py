@@ -26,7 +26,7 @@ from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.patches.bundle import PatchBundle, read_bundle
 from physadv.twin.cameras import KNOWN
-from physadv.twin.flat_print import print_flat, shoot
+from physadv.twin.flat_print import photograph_flat, print_flat
 
 SIDE, SHARE = 224, 0.45
 
@@ -100,7 +100,7 @@ def main() -> None:
         )
         prints = {k: print_flat(v, "office-laser") for k, v in versions.items()}
         for camera in KNOWN.values():
-            shown = {k: shoot(v, camera=camera, shot=number) for k, v in prints.items()}
+            shown = {k: photograph_flat(v, camera=camera, shot=number) for k, v in prints.items()}
             rows.append(
                 {
                     "photo": name,

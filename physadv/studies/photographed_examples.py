@@ -26,8 +26,8 @@ from physadv.core.rows import Row, append_rows, read_rows
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.progress_log import claim_folder
 from physadv.models.cards import LoadedModel
-from physadv.twin.cameras import EFFECTS, Camera, cameras_named, leave_out
-from physadv.twin.flat_print import print_flat, shoot
+from physadv.twin.cameras import EFFECTS, VirtualCamera, cameras_named, leave_out
+from physadv.twin.flat_print import photograph_flat, print_flat
 
 ROWS = "rows.jsonl"
 ATTACKS = ("fast", "iterative", "least-likely")
@@ -74,7 +74,7 @@ class PhotographedConfig:
             )
 
     @property
-    def ways(self) -> dict[str, tuple[str, Camera]]:
+    def ways(self) -> dict[str, tuple[str, VirtualCamera]]:
         """Name of each way to photograph -> the printer and the camera without what is left out."""
         found = {camera.name: (self.printer, camera) for camera in cameras_named(self.cameras)}
         last = list(found.values())[-1][1]
@@ -137,7 +137,7 @@ def _picture_rows(
         printers = dict.fromkeys(printer for printer, _ in ways.values())
         prints = {printer: print_flat(version, printer, seed=settings.seed) for printer in printers}
         shown = {
-            n: shoot(prints[p], camera=c, seed=settings.seed, shot=number)
+            n: photograph_flat(prints[p], camera=c, seed=settings.seed, shot=number)
             for n, (p, c) in ways.items()
         }
         return {way: _read(model, to_tensor(photo)[None]) for way, photo in shown.items()}

@@ -18,7 +18,7 @@ _WHITE, _BLACK = 15000.0, 800.0
 
 
 @dataclass(frozen=True)
-class Camera:
+class VirtualCamera:
     """One camera.
 
     ``focal`` length in picture widths; ``k1`` radial distortion (x_true = x_seen (1 + k1 r^2), r in
@@ -49,22 +49,22 @@ class Camera:
         return asdict(self)
 
 
-PHONE = Camera(
+PHONE = VirtualCamera(
     "phone", 0.95, 0.02, 0.45, 0.15, 0.15, 9000, 3, (0.58, 1.0, 0.66), 1.12, 0.28, 0.45, 0.02, 92
 )
-WEBCAM = Camera(
+WEBCAM = VirtualCamera(
     "webcam", 0.87, -0.06, 0.75, 0.35, 0.25, 2200, 6, (0.66, 1.0, 0.56), 0.92, 0.12, 0.25, 0.045, 78
 )
-DASHCAM = Camera(
+DASHCAM = VirtualCamera(
     "dashcam", 0.72, -0.14, 0.6, 0.3, 0.3, 3500, 5, (0.62, 1.0, 0.6), 1.0, 0.35, 0.8, 0.03, 70
 )
 CAMERAS = (PHONE, WEBCAM, DASHCAM)
 """Those that film by default."""
 
-OLD_PHONE = Camera(
+OLD_PHONE = VirtualCamera(
     "old-phone", 1.02, 0.05, 0.8, 0.3, 0.3, 2600, 8, (0.7, 1.0, 0.5), 1.25, 0.4, 0.9, 0.05, 75
 )
-SYSTEM_CAMERA = Camera(
+SYSTEM_CAMERA = VirtualCamera(
     "system-camera",
     1.4,
     -0.01,
@@ -80,10 +80,10 @@ SYSTEM_CAMERA = Camera(
     0.015,
     97,
 )
-ACTION_CAM = Camera(
+ACTION_CAM = VirtualCamera(
     "action-cam", 0.6, -0.2, 0.55, 0.2, 0.35, 4500, 5, (0.6, 1.0, 0.62), 1.2, 0.32, 0.7, 0.03, 82
 )
-CCTV = Camera(
+CCTV = VirtualCamera(
     "cctv", 0.8, -0.1, 0.95, 0.5, 0.3, 1500, 9, (0.68, 1.0, 0.58), 0.85, 0.18, 0.6, 0.05, 55
 )
 KNOWN = {c.name: c for c in (*CAMERAS, OLD_PHONE, SYSTEM_CAMERA, ACTION_CAM, CCTV)}
@@ -106,7 +106,7 @@ EFFECTS = tuple(_OFF)
 clip can hold."""
 
 
-def cameras_named(names: Sequence[str]) -> tuple[Camera, ...]:
+def cameras_named(names: Sequence[str]) -> tuple[VirtualCamera, ...]:
     """The cameras of these names; "all" stands for every one. Raises OptionError for another name."""
     wanted = list(KNOWN) if "all" in names else list(names)
     for name in wanted:
@@ -117,7 +117,7 @@ def cameras_named(names: Sequence[str]) -> tuple[Camera, ...]:
     return tuple(KNOWN[name] for name in wanted)
 
 
-def leave_out(camera: Camera, effects: Collection[str]) -> Camera:
+def leave_out(camera: VirtualCamera, effects: Collection[str]) -> VirtualCamera:
     """The camera without these of its ``EFFECTS``; names of other things' effects are passed over."""
     changes = {
         key: value for effect in EFFECTS if effect in effects for key, value in _OFF[effect].items()
@@ -126,26 +126,30 @@ def leave_out(camera: Camera, effects: Collection[str]) -> Camera:
 
 
 @dataclass(frozen=True)
-class ExposureError:
+class ClipExposure:
     """What one clip does to a camera: exposure gain, and white balance gains (3,) left in error."""
 
     exposure: float
     white: F32
 
 
-def any_shot(camera: Camera, rng: np.random.Generator, exposure: float) -> ExposureError:
+def random_exposure(
+    camera: VirtualCamera, rng: np.random.Generator, exposure: float
+) -> ClipExposure:
     """Draw the clip's white balance error; ``exposure`` comes from the scene's brightness."""
     error = np.exp(rng.normal(0, camera.wb_error, 3)).astype(np.float32)
-    return ExposureError(exposure, error / error[1])
+    return ClipExposure(exposure, error / error[1])
 
 
-def with_quality(camera: Camera, **changes: Any) -> Camera:
+def with_quality(camera: VirtualCamera, **changes: Any) -> VirtualCamera:
     """The camera with other values, e.g. ``with_quality(PHONE, electrons=1e9)`` for one without
     noise."""
     return replace(camera, **changes)
 
 
-def develop(light: F32, camera: Camera, shot: ExposureError, rng: np.random.Generator) -> U8:
+def develop_frame(
+    light: F32, camera: VirtualCamera, shot: ClipExposure, rng: np.random.Generator
+) -> U8:
     """(h, w, 3) linear light at the sensor -> (h, w, 3) uint8 sRGB as the camera delivers it. Even
     sizes only."""
     response = np.array(camera.response, np.float32)
@@ -170,7 +174,7 @@ def develop(light: F32, camera: Camera, shot: ExposureError, rng: np.random.Gene
     return np.asarray(picture, np.uint8)
 
 
-def vignette(camera: Camera, width: int, height: int) -> F32:
+def vignette_gains(camera: VirtualCamera, width: int, height: int) -> F32:
     """(h, w, 1) gains: 1 in the middle, ``1 - vignette`` in the corners."""
     y = ((np.arange(height, dtype=np.float32) + 0.5) / height * 2 - 1)[:, None] * (height / width)
     x = ((np.arange(width, dtype=np.float32) + 0.5) / width * 2 - 1)[None, :]

@@ -10,11 +10,17 @@ import numpy as np
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
-from physadv.twin.cameras import Camera, any_shot, develop, leave_out, vignette
-from physadv.twin.linear_light import F32, U8, tint
-from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw, lay_over
-from physadv.twin.surface import EXTENT, texture
-from physadv.twin.trajectories import SignPose, homography
+from physadv.twin.cameras import (
+    VirtualCamera,
+    develop_frame,
+    leave_out,
+    random_exposure,
+    vignette_gains,
+)
+from physadv.twin.linear_light import F32, U8, daylight_tint
+from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw_texture, lay_over
+from physadv.twin.surface import EXTENT, build_texture
+from physadv.twin.trajectories import SignPose, pose_homography
 from physadv.twin.virtual_printer import ideal_print, print_picture, printer_named
 
 # print dots drawn per pixel of the picture and axis, so that the print itself is not what limits
@@ -24,7 +30,7 @@ _FINE = 4
 def photograph_print(
     picture: U8,
     *,
-    camera: Camera,
+    camera: VirtualCamera,
     printer: str = "drawn",
     width_mm: float = 100.0,
     span_px: int = 0,
@@ -44,7 +50,7 @@ def photograph_print(
     printed = print_flat(
         picture, "ideal" if "printer" in without else printer, width_mm=width_mm, seed=seed
     )
-    return shoot(
+    return photograph_flat(
         printed,
         camera=leave_out(camera, without),
         width_mm=width_mm,
@@ -57,7 +63,7 @@ def photograph_print(
 
 def print_flat(picture: U8, printer: str, *, width_mm: float = 100.0, seed: int = 0) -> F32:
     """Reflectance (4 n, 4 n, 3) of the print; see :func:`photograph_print`. Several cameras can
-    :func:`shoot` the same."""
+    :func:`photograph_flat` the same."""
     size = picture.shape[0]
     if picture.shape != (size, size, 3):
         raise OptionError(f"picture of shape {picture.shape}", "(n, n, 3)", "cut it to a square")
@@ -71,10 +77,10 @@ def print_flat(picture: U8, printer: str, *, width_mm: float = 100.0, seed: int 
     )
 
 
-def shoot(
+def photograph_flat(
     printed: F32,
     *,
-    camera: Camera,
+    camera: VirtualCamera,
     width_mm: float = 100.0,
     span_px: int = 0,
     tilt_deg: float = 4.0,
@@ -85,22 +91,22 @@ def shoot(
     size = printed.shape[0] // _FINE
     rng = numpy_generator(seed, "twin", "flat", shot)
     view, frame = _view(rng, camera, width_mm, span_px or round(1.4 * size), tilt_deg)
-    light = np.float32(rng.uniform(0.75, 0.95)) * tint(rng.uniform(5500, 7500))
+    light = np.float32(rng.uniform(0.75, 0.95)) * daylight_tint(rng.uniform(5500, 7500))
     light = light * np.float32(0.85 / light.max())
-    sheet = texture(_on_paper(printed * light), width_mm)
+    sheet = build_texture(_on_paper(printed * light), width_mm)
     base = np.empty((frame[1], frame[0], 3), np.float32)
     base[:] = np.float32(0.5) * light
     kernel = blur_kernel(camera.defocus_px, rng.uniform(-2, 2, 2) * camera.shutter)
-    drawn = draw(sheet, view, pad=3 + kernel.shape[0] // 2)
+    drawn = draw_texture(sheet, view, pad=3 + kernel.shape[0] // 2)
     if drawn is not None:
         lay_over(base, drawn[0], drawn[1])
-    base = blur_light(base, kernel) * vignette(camera, *frame)
-    shown = develop(base, camera, any_shot(camera, rng, 1.0), rng)
+    base = blur_light(base, kernel) * vignette_gains(camera, *frame)
+    shown = develop_frame(base, camera, random_exposure(camera, rng, 1.0), rng)
     return _cut_out(_stored(shown, camera.jpeg), view, width_mm, size)
 
 
 def _view(
-    rng: np.random.Generator, camera: Camera, width_mm: float, span_px: int, tilt_deg: float
+    rng: np.random.Generator, camera: VirtualCamera, width_mm: float, span_px: int, tilt_deg: float
 ) -> tuple[CameraView, tuple[int, int]]:
     """Where the sheet is seen: nearly from the front, filling about two thirds of the frame."""
     frame = (int(span_px * 1.5) // 2 * 2 + 2, int(span_px * 1.5) // 2 * 2 + 2)
@@ -110,7 +116,7 @@ def _view(
     pose = SignPose(
         width_mm * focal / span_px, yaw, pitch, roll, float(middle[0]), float(middle[1])
     )
-    return CameraView(homography(pose, focal, frame), camera.k1, focal, frame), frame
+    return CameraView(pose_homography(pose, focal, frame), camera.k1, focal, frame), frame
 
 
 def _on_paper(lit: F32) -> F32:

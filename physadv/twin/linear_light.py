@@ -50,7 +50,7 @@ def smooth_noise(
     return np.asarray((total - low) / (high - low + 1e-9), np.float32)
 
 
-def tint(kelvin: float) -> F32:
+def daylight_tint(kelvin: float) -> F32:
     """(3,) channel gains of daylight of that color temperature against 6500 K, green kept at 1 (a
     smooth fit)."""
     t = float(np.log(kelvin / 6500.0))

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from physadv.twin.linear_light import F32
-from physadv.twin.surface import Texture
+from physadv.twin.surface import PlaneTexture
 from physadv.twin.trajectories import F64, distort_points, project_points
 
 
@@ -48,7 +48,7 @@ class CameraView:
         ) / below
 
 
-def window_of(points: F64, size: tuple[int, int], pad: int) -> tuple[int, int, int, int] | None:
+def _window_of(points: F64, size: tuple[int, int], pad: int) -> tuple[int, int, int, int] | None:
     """Whole-pixel box around points, padded and cut to the picture; None where nothing of it is
     seen."""
     low, high = np.floor(points.min(0)).astype(int) - pad, np.ceil(points.max(0)).astype(int) + pad
@@ -57,14 +57,14 @@ def window_of(points: F64, size: tuple[int, int], pad: int) -> tuple[int, int, i
     return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
 
-def draw(
-    texture: Texture, view: CameraView, pad: int = 4
+def draw_texture(
+    texture: PlaneTexture, view: CameraView, pad: int = 4
 ) -> tuple[tuple[int, int, int, int], F32] | None:
     """The texture as premultiplied RGBA in a window of the picture, averaged over sub-pixels; None
     if out of sight."""
     half = texture.side_mm / 2
     outline = view.show(np.array([[-half, -half], [half, -half], [half, half], [-half, half]]))
-    window = window_of(outline, view.size, pad)
+    window = _window_of(outline, view.size, pad)
     if window is None:
         return None
     width_px = float(np.linalg.norm(outline - np.roll(outline, 1, 0), axis=1).max())
@@ -84,7 +84,7 @@ def draw(
     return window, np.asarray(cv2.resize(seen, shape, interpolation=cv2.INTER_AREA), np.float32)
 
 
-def draw_pole(
+def draw_sign_pole(
     base: F32, view: CameraView, top_mm: float, color: F32, radius_mm: float = 30.0
 ) -> None:
     """Draw a round pole from ``top_mm`` below the sign's center to 2.5 m into ``base`` (h, w, 3),
@@ -92,7 +92,7 @@ def draw_pole(
     ends = np.array(
         [[-radius_mm, top_mm], [radius_mm, top_mm], [radius_mm, 2500.0], [-radius_mm, 2500.0]]
     )
-    window = window_of(view.show(ends), view.size, 2)
+    window = _window_of(view.show(ends), view.size, 2)
     if window is None:
         return
     x, y = view.plane_grid(window, 3)

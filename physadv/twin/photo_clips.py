@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 
 from physadv.core.errors import GeometryError
-from physadv.twin.cameras import Camera, any_shot, vignette
+from physadv.twin.cameras import VirtualCamera, random_exposure, vignette_gains
 from physadv.twin.linear_light import F32, LUMA, U8, to_linear
-from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw, lay_over
-from physadv.twin.sign_clips import BLOCKS, Print, stickers
-from physadv.twin.surface import texture
+from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw_texture, lay_over
+from physadv.twin.sign_clips import BLOCKS, PrintedSticker, sticker_layers
+from physadv.twin.surface import build_texture
 from physadv.twin.trajectories import F64, project_points
 
 _PLAIN = 0.88
@@ -39,8 +39,8 @@ class PhotoClip:
         self,
         rng: np.random.Generator,
         scene: PhotoScene,
-        printed: Print,
-        camera: Camera,
+        printed: PrintedSticker,
+        camera: VirtualCamera,
         *,
         frames: int,
         size: tuple[int, int],
@@ -53,12 +53,12 @@ class PhotoClip:
         exposure = np.clip(
             0.2 / max(float((image[::4, ::4] @ LUMA).mean()), 1e-3), 0.7, 1.25
         ) * 2 ** rng.uniform(-0.5, 0.25)
-        self.shot = any_shot(camera, rng, float(exposure))
-        self._photos = composite(image, self._corners, printed, int(rng.integers(2**32)))
+        self.shot = random_exposure(camera, rng, float(exposure))
+        self._photos = _composite_sticker(image, self._corners, printed, int(rng.integers(2**32)))
         self._maps = _path(
             rng, self._corners, (image.shape[1], image.shape[0]), size, frames, sign_px
         )
-        self._vignette = vignette(camera, *size)
+        self._vignette = vignette_gains(camera, *size)
 
     def __len__(self) -> int:
         return len(self._maps)
@@ -90,7 +90,9 @@ class PhotoClip:
         return pictures, truth
 
 
-def composite(image: F32, corners: F64, printed: Print, hand: int) -> dict[str, tuple[F32, ...]]:
+def _composite_sticker(
+    image: F32, corners: F64, printed: PrintedSticker, hand: int
+) -> dict[str, tuple[F32, ...]]:
     """The photo (linear) of each block, with its pyramid; the sticker is lit by the sign's own dark
     and light parts."""
     h, w = image.shape[:2]
@@ -101,15 +103,15 @@ def composite(image: F32, corners: F64, printed: Print, hand: int) -> dict[str, 
     square = np.array([[-half, -half], [half, -half], [half, half], [-half, half]], np.float32)
     to_px = np.asarray(cv2.getPerspectiveTransform(square, corners.astype(np.float32)), np.float64)
     view = CameraView(to_px, 0.0, float(max(h, w)), (w, h))
-    haze, gain = sign_light(image, corners)
+    haze, gain = _sign_light(image, corners)
     soft = blur_kernel(0.6, np.zeros(2))
     photos = {}
-    for block, layer in stickers(printed, side, size, hand).items():
+    for block, layer in sticker_layers(printed, side, size, hand).items():
         picture = image
         if layer is not None:
             relit = layer.copy()
             relit[..., :3] = layer[..., :3] * gain + haze * layer[..., 3:]
-            drawn = draw(texture(relit, side), view)
+            drawn = draw_texture(build_texture(relit, side), view)
             if drawn is not None:
                 picture = image.copy()
                 lay_over(picture, drawn[0], blur_light(drawn[1], soft, constant=True))
@@ -117,7 +119,7 @@ def composite(image: F32, corners: F64, printed: Print, hand: int) -> dict[str, 
     return {block: photos[block] for block in BLOCKS}
 
 
-def sign_light(image: F32, corners: F64) -> tuple[F32, F32]:
+def _sign_light(image: F32, corners: F64) -> tuple[F32, F32]:
     """(3,) haze and (3,) gain that turn reflectance into this photo's light, from percentiles over
     the sign.
 

@@ -11,28 +11,35 @@ import cv2
 import numpy as np
 
 from physadv.core.sign_artwork import SignFace
-from physadv.twin.cameras import Camera, ExposureError, any_shot, vignette
-from physadv.twin.linear_light import F32, LUMA, U8, tint, to_linear
-from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw, draw_pole, lay_over
+from physadv.twin.cameras import ClipExposure, VirtualCamera, random_exposure, vignette_gains
+from physadv.twin.linear_light import F32, LUMA, U8, daylight_tint, to_linear
+from physadv.twin.optics import (
+    CameraView,
+    blur_kernel,
+    blur_light,
+    draw_sign_pole,
+    draw_texture,
+    lay_over,
+)
 from physadv.twin.printed_sheet import CutSticker
 from physadv.twin.surface import (
-    Texture,
-    any_light,
-    compose,
+    PlaneTexture,
+    build_texture,
+    compose_layers,
     face_layer,
-    lit,
+    light_layer,
+    random_light,
     square_side,
     sticker_layer,
-    texture,
 )
-from physadv.twin.trajectories import F64, Angles, any_path, homography
-from physadv.twin.virtual_printer import IDEAL_WHITE, Printer, ideal_print, print_picture
+from physadv.twin.trajectories import F64, AngleLimits, pose_homography, random_path
+from physadv.twin.virtual_printer import IDEAL_WHITE, VirtualPrinter, ideal_print, print_picture
 
 BLOCKS = ("clean", "blank", "patch")
 
 
 @dataclass(frozen=True)
-class Print:
+class PrintedSticker:
     """What came out of the printer: the sticker's place, its shape (h, w), its printed colors, and
     the bare paper."""
 
@@ -45,7 +52,7 @@ class Print:
 FINEST_PX_PER_MM = 4.0
 
 
-def print_out(sticker: CutSticker, printer: Printer | None, seed: int) -> Print:
+def print_out(sticker: CutSticker, printer: VirtualPrinter | None, seed: int) -> PrintedSticker:
     """Print the sticker (None: ideally); what no camera here resolves is averaged away."""
     alpha, paper = sticker.alpha, np.full(3, IDEAL_WHITE, np.float32)
     if printer is None:
@@ -58,14 +65,14 @@ def print_out(sticker: CutSticker, printer: Printer | None, seed: int) -> Print:
         inked = cv2.resize(colors * alpha[..., None], shape, interpolation=cv2.INTER_AREA)
         alpha = np.asarray(cv2.resize(alpha, shape, interpolation=cv2.INTER_AREA), np.float32)
         colors = np.asarray(inked / np.maximum(alpha, 1e-4)[..., None], np.float32)
-    return Print(sticker, alpha, colors, paper)
+    return PrintedSticker(sticker, alpha, colors, paper)
 
 
 class FilmedClip(Protocol):
     """A clip that can be filmed frame by frame."""
 
-    camera: Camera
-    shot: ExposureError
+    camera: VirtualCamera
+    shot: ClipExposure
 
     def __len__(self) -> int: ...
 
@@ -82,18 +89,18 @@ class SignClip:
         rng: np.random.Generator,
         face: SignFace,
         background: U8,
-        printed: Print,
-        camera: Camera,
+        printed: PrintedSticker,
+        camera: VirtualCamera,
         *,
         frames: int,
         size: tuple[int, int],
         distances_mm: tuple[float, float],
-        angles: Angles,
+        angles: AngleLimits,
     ) -> None:
         self.camera, self.size, self.focal = camera, size, camera.focal * size[0]
         self.side = square_side(face)
         self.face = face
-        self._path = any_path(
+        self._path = random_path(
             rng,
             frames,
             side_mm=self.side,
@@ -104,21 +111,21 @@ class SignClip:
         )
         scene = to_linear(background)
         bright = float(np.quantile(scene[::4, ::4] @ LUMA, 0.9))
-        level = np.float32(np.clip(bright * rng.uniform(0.8, 1.3), 0.2, 1.1)) * tint(
+        level = np.float32(np.clip(bright * rng.uniform(0.8, 1.3), 0.2, 1.1)) * daylight_tint(
             rng.uniform(5200, 8000)
         )
         middle = float((scene[::4, ::4] @ LUMA).mean())
         exposure = np.clip(
             0.2 / max(middle, 1e-3), 0.5, 0.85 / float(level.max())
         ) * 2 ** rng.uniform(-0.7, 0.4)
-        self.shot = any_shot(camera, rng, float(exposure))
+        self.shot = random_exposure(camera, rng, float(exposure))
         nearest = min(p.distance_mm for p in self._path)
         self._textures = _textures(
             rng, face, printed, level, 3.2 * self.side * self.focal / nearest
         )
         self._pole = np.float32(rng.uniform(0.12, 0.4)) * level
-        self._backdrop = Backdrop(rng, scene, size, frames)
-        self._vignette = vignette(camera, *size)
+        self._backdrop = _Backdrop(rng, scene, size, frames)
+        self._vignette = vignette_gains(camera, *size)
 
     def __len__(self) -> int:
         return len(self._path)
@@ -128,12 +135,12 @@ class SignClip:
         view = self._view(index)
         kernel = blur_kernel(self.camera.defocus_px, self._motion(index) * self.camera.shutter)
         base = self._backdrop.frame(index)
-        draw_pole(base, view, self.face.height_mm * 0.42, self._pole)
+        draw_sign_pole(base, view, self.face.height_mm * 0.42, self._pole)
         base = blur_light(base, kernel) * self._vignette
         pictures = {}
         for block, surface in self._textures.items():
             picture = base.copy()
-            drawn = draw(surface, view, pad=3 + kernel.shape[0] // 2)
+            drawn = draw_texture(surface, view, pad=3 + kernel.shape[0] // 2)
             if drawn is not None:
                 lay_over(
                     picture, drawn[0], blur_light(drawn[1], kernel, constant=True), self._vignette
@@ -144,7 +151,7 @@ class SignClip:
     def _view(self, index: int) -> CameraView:
         pose = self._path[index]
         return CameraView(
-            homography(pose, self.focal, self.size), self.camera.k1, self.focal, self.size
+            pose_homography(pose, self.focal, self.size), self.camera.k1, self.focal, self.size
         )
 
     def _motion(self, index: int) -> F64:
@@ -165,7 +172,7 @@ class SignClip:
         }
 
 
-class Backdrop:
+class _Backdrop:
     """A background seen by a camera that pans and zooms a little; drawn without aliasing."""
 
     def __init__(
@@ -197,18 +204,23 @@ class Backdrop:
 
 
 def _textures(
-    rng: np.random.Generator, face: SignFace, printed: Print, level: F32, size_px: float
-) -> dict[str, Texture]:
+    rng: np.random.Generator, face: SignFace, printed: PrintedSticker, level: F32, size_px: float
+) -> dict[str, PlaneTexture]:
     """The lit sign of each block; ``size_px`` bounds the texture's detail."""
     size = int(np.clip(np.ceil(size_px / 64) * 64, 256, 4096))
     side = square_side(face)
-    bare, light = face_layer(face, size, rng), any_light(rng, level)
+    bare, light = face_layer(face, size, rng), random_light(rng, level)
     hand = int(rng.integers(2**32))
-    layers = stickers(printed, side, size, hand)
-    return {block: texture(lit(compose(bare, layers[block]), light), side) for block in BLOCKS}
+    layers = sticker_layers(printed, side, size, hand)
+    return {
+        block: build_texture(light_layer(compose_layers(bare, layers[block]), light), side)
+        for block in BLOCKS
+    }
 
 
-def stickers(printed: Print, side_mm: float, size: int, hand: int) -> dict[str, F32 | None]:
+def sticker_layers(
+    printed: PrintedSticker, side_mm: float, size: int, hand: int
+) -> dict[str, F32 | None]:
     """The sticker's layer of each block, put on by the same hand."""
     colors: Sequence[tuple[str, F32]] = (("blank", printed.paper), ("patch", printed.colors))
     layers: dict[str, F32 | None] = {"clean": None}

@@ -16,14 +16,14 @@ from physadv.core.image_io import Array
 from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
-from physadv.twin.cameras import CAMERAS, EFFECTS, Camera, develop, leave_out
+from physadv.twin.cameras import CAMERAS, EFFECTS, VirtualCamera, develop_frame, leave_out
 from physadv.twin.linear_light import U8
 from physadv.twin.photo_clips import PhotoClip, PhotoScene
 from physadv.twin.printed_sheet import read_sticker
 from physadv.twin.recording import SETTINGS, ClipWriter, append_truth, prepare_folder, write_contact
 from physadv.twin.sign_clips import BLOCKS, FilmedClip, SignClip, print_out
 from physadv.twin.surface import square_side
-from physadv.twin.trajectories import Angles
+from physadv.twin.trajectories import AngleLimits
 from physadv.twin.virtual_printer import printer_named
 
 SIGN_PX = (40.0, 220.0)
@@ -54,14 +54,14 @@ def simulate_clips(
     frames: int = 24,
     frame_size: tuple[int, int] = (640, 480),
     seed: int = 0,
-    cameras: Sequence[Camera] = CAMERAS,
+    cameras: Sequence[VirtualCamera] = CAMERAS,
     printer: str = "drawn",
     without: Collection[str] = (),
     signs: Sequence[SignFace] | None = None,
     backgrounds: Sequence[Array] | None = None,
     scenes: Sequence[PhotoScene] | None = None,
     distances_m: tuple[float, float] | None = None,
-    angles: Angles | None = None,
+    angles: AngleLimits | None = None,
 ) -> Iterator[ClipDone]:
     """Film ``clips`` clips of each block (clean, blank, patch) into ``out``, yielding after each
     clip number.
@@ -76,7 +76,7 @@ def simulate_clips(
     range, BundleError and GeometryError as :func:`physadv.twin.printed_sheet.read_sticker`. Nothing
     happens before the first ``next``.
     """
-    folder, angles = Path(out), angles or Angles()
+    folder, angles = Path(out), angles or AngleLimits()
     _check(clips, frames, frame_size, cameras, distances_m, angles)
     _check_effects(without)
     sticker = read_sticker(bundle_folder, sheet_pdf)
@@ -164,7 +164,7 @@ def _film(
         for index in range(len(clip)):
             pictures, truth = clip.frame(index)
             for block in BLOCKS:
-                frame = develop(pictures[block], clip.camera, clip.shot, noise[block])
+                frame = develop_frame(pictures[block], clip.camera, clip.shot, noise[block])
                 writer.write(block, frame)
                 if index == (2 * len(clip)) // 3:
                     shown[block] = frame
@@ -215,9 +215,9 @@ def _check(
     clips: int,
     frames: int,
     size: tuple[int, int],
-    cameras: Sequence[Camera],
+    cameras: Sequence[VirtualCamera],
     distances_m: tuple[float, float] | None,
-    angles: Angles,
+    angles: AngleLimits,
 ) -> None:
     if not 1 <= clips <= 99:
         raise OptionError(f"{clips} clips", "1 to 99", "choose another --clips")

@@ -17,7 +17,7 @@ EXTENT = 1.08
 
 
 @dataclass(frozen=True)
-class Light:
+class SignLight:
     """Light on the sign: ``level`` (3,) per channel, a ``ramp`` across it along ``angle``, a soft
     ``shadow`` edge."""
 
@@ -30,7 +30,7 @@ class Light:
 
 
 @dataclass(frozen=True)
-class Texture:
+class PlaneTexture:
     """Premultiplied linear RGBA pictures of a square of ``side_mm`` mm, each half the size of the
     one before."""
 
@@ -43,11 +43,11 @@ class Texture:
         return fitting[-1] if fitting else self.levels[0]
 
 
-def any_light(rng: np.random.Generator, level: F32) -> Light:
+def random_light(rng: np.random.Generator, level: F32) -> SignLight:
     """Light drawn at random around ``level``."""
     shadow = rng.uniform(0.25, 0.6) if rng.random() < 0.3 else 0.0
     ramp, angle, at = rng.uniform(0, 0.25), rng.uniform(0, 2 * np.pi), rng.uniform(-0.35, 0.35)
-    return Light(level, ramp, angle, shadow, at, rng.uniform(0, 0.03))
+    return SignLight(level, ramp, angle, shadow, at, rng.uniform(0, 0.03))
 
 
 def square_side(face: SignFace) -> float:
@@ -100,7 +100,7 @@ def sticker_layer(
     return np.asarray(placed, np.float32)
 
 
-def compose(face: F32, sticker: F32 | None) -> F32:
+def compose_layers(face: F32, sticker: F32 | None) -> F32:
     """Sticker over face; the sticker's thickness throws a faint shadow."""
     if sticker is None:
         return face
@@ -112,7 +112,7 @@ def compose(face: F32, sticker: F32 | None) -> F32:
     return np.asarray(sticker + under * (1 - sticker[..., 3:]), np.float32)
 
 
-def lit(layer: F32, light: Light) -> F32:
+def light_layer(layer: F32, light: SignLight) -> F32:
     """Light a premultiplied layer: level and color, ramp, soft shadow, a little gloss over
     everything."""
     size = layer.shape[0]
@@ -126,7 +126,7 @@ def lit(layer: F32, light: Light) -> F32:
     return out
 
 
-def texture(layer: F32, face_mm: float) -> Texture:
+def build_texture(layer: F32, face_mm: float) -> PlaneTexture:
     """A texture with its pyramid, each level an exact area average of the one before."""
     levels = [layer]
     while levels[-1].shape[0] > 48:
@@ -136,7 +136,7 @@ def texture(layer: F32, face_mm: float) -> Texture:
                 cv2.resize(levels[-1], (half, half), interpolation=cv2.INTER_AREA), np.float32
             )
         )
-    return Texture(tuple(levels), face_mm * EXTENT)
+    return PlaneTexture(tuple(levels), face_mm * EXTENT)
 
 
 def _weathered(layer: F32, rng: np.random.Generator) -> F32:

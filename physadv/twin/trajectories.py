@@ -17,7 +17,7 @@ F64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Angles:
+class AngleLimits:
     """Largest yaw, pitch and roll either way, in degrees."""
 
     yaw: float = 35.0
@@ -38,7 +38,7 @@ class SignPose:
     v: float
 
 
-def rotation(pose: SignPose) -> F64:
+def pose_rotation(pose: SignPose) -> F64:
     """(3, 3) sign (x right, y down, z away from the viewer) -> camera."""
     y, p, r = np.deg2rad([pose.yaw, pose.pitch, pose.roll])
     about_y = np.array([[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]])
@@ -47,13 +47,13 @@ def rotation(pose: SignPose) -> F64:
     return np.asarray(about_z @ about_y @ about_x)
 
 
-def homography(pose: SignPose, focal_px: float, size: tuple[int, int]) -> F64:
+def pose_homography(pose: SignPose, focal_px: float, size: tuple[int, int]) -> F64:
     """(3, 3): sign plane in mm, from its center -> ideal pixels in a picture of ``size`` (w, h), no
     lens distortion."""
     camera = np.array([[focal_px, 0, size[0] / 2], [0, focal_px, size[1] / 2], [0, 0, 1]])
     ray = np.linalg.inv(camera) @ np.array([pose.u, pose.v, 1.0])
     center = ray / np.linalg.norm(ray) * pose.distance_mm
-    turned = rotation(pose)
+    turned = pose_rotation(pose)
     return np.asarray(camera @ np.column_stack([turned[:, 0], turned[:, 1], center]))
 
 
@@ -74,7 +74,7 @@ def distort_points(points: F64, k1: float, focal_px: float, size: tuple[int, int
     return np.asarray(seen * focal_px + middle)
 
 
-def any_path(
+def random_path(
     rng: np.random.Generator,
     frames: int,
     *,
@@ -82,7 +82,7 @@ def any_path(
     focal_px: float,
     size: tuple[int, int],
     distances_mm: tuple[float, float],
-    angles: Angles,
+    angles: AngleLimits,
 ) -> list[SignPose]:
     """A clip's poses: an approach, a walk past or a hand-held stand, all within the ranges given.
 

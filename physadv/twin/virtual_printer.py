@@ -34,7 +34,7 @@ _PRIMARIES: F32 = np.array(
 
 
 @dataclass(frozen=True)
-class Printer:
+class VirtualPrinter:
     """One printer with its paper.
 
     ``primaries`` (8, 3) linear reflectances, ``gain`` of a half-tone dot at 50 %, ``spread_mm``
@@ -64,13 +64,13 @@ class Printer:
         return np.asarray(self.primaries[0], np.float32)
 
 
-def any_printer(seed: int) -> Printer:
+def random_printer(seed: int) -> VirtualPrinter:
     """A printer drawn around an ordinary office machine; the same seed gives the same one."""
     rng = numpy_generator(seed, "twin", "printer")
     jitter = np.exp(rng.normal(0, 0.12, (8, 3))).astype(np.float32)
     jitter[0] = 1 + rng.uniform(-0.015, 0.015, 3)
     primaries = np.clip(_PRIMARIES * jitter, 0.015, 0.95)
-    return Printer(
+    return VirtualPrinter(
         primaries, rng.uniform(0.03, 0.1), rng.uniform(0.06, 0.18), rng.uniform(0.004, 0.015)
     )
 
@@ -100,11 +100,11 @@ PRINTERS = ("drawn", *_KINDS, "ideal")
 paper."""
 
 
-def printer_named(name: str, seed: int) -> Printer | None:
+def printer_named(name: str, seed: int) -> VirtualPrinter | None:
     """A printer by name; one machine of that kind for each seed; None for ``ideal``. Raises
     OptionError otherwise."""
     if name == "drawn":
-        return any_printer(seed)
+        return random_printer(seed)
     if name == "ideal":
         return None
     if name not in _KINDS:
@@ -115,7 +115,7 @@ def printer_named(name: str, seed: int) -> Printer | None:
     ink = (_PRIMARIES / _PRIMARIES[0]) ** kind.density
     jitter = np.exp(numpy_generator(seed, "twin", "printer", name).normal(0, 0.03, (8, 3)))
     primaries = np.clip(ink * np.array(kind.paper) * jitter, 0.015, 0.95).astype(np.float32)
-    return Printer(primaries, kind.gain, kind.spread_mm, kind.mottle, name, managed=True)
+    return VirtualPrinter(primaries, kind.gain, kind.spread_mm, kind.mottle, name, managed=True)
 
 
 IDEAL_WHITE = 0.92
@@ -128,26 +128,26 @@ def ideal_print(rgb: U8) -> F32:
     return to_linear(rgb) * np.float32(IDEAL_WHITE)
 
 
-def print_picture(rgb: U8, printer: Printer, px_per_mm: float, seed: int) -> F32:
+def print_picture(rgb: U8, printer: VirtualPrinter, px_per_mm: float, seed: int) -> F32:
     """(h, w, 3) uint8 sRGB sent to the printer -> (h, w, 3) linear reflectance of the print.
 
     Coverage is one minus the encoded value, with dot gain; colors mix by Demichel's weights in Yule
     and Nielsen's square-root space (Neugebauer 1937; Yule and Nielsen 1951, n = 2).
     """
-    ink = driven(rgb, printer) if printer.managed else 1 - rgb.astype(np.float32) / 255
+    ink = _driven_ink(rgb, printer) if printer.managed else 1 - rgb.astype(np.float32) / 255
     ink = np.asarray(ink + np.float32(4 * printer.gain) * ink * (1 - ink), np.float32)
     sigma = printer.spread_mm * px_per_mm
     if sigma > 0.3:
         ink = np.asarray(
             cv2.GaussianBlur(ink, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32
         )
-    light = overprint(ink, printer)
+    light = _mix_inks(ink, printer)
     rng = numpy_generator(seed, "twin", "mottle")
     uneven = smooth_noise(rng, *rgb.shape[:2], cells=12, octaves=4) * 2 - 1
     return np.asarray(light * (1 + printer.mottle * uneven[..., None]), np.float32)
 
 
-def overprint(ink: F32, printer: Printer) -> F32:
+def _mix_inks(ink: F32, printer: VirtualPrinter) -> F32:
     """(..., 3) coverage by cyan, magenta and yellow -> (..., 3) linear reflectance."""
     roots = np.sqrt(printer.primaries)
     cyan, magenta, yellow = (ink[..., i : i + 1] for i in range(3))
@@ -158,7 +158,7 @@ def overprint(ink: F32, printer: Printer) -> F32:
     return np.asarray(mixed * mixed, np.float32)
 
 
-def driven(rgb: U8, printer: Printer) -> F32:
+def _driven_ink(rgb: U8, printer: VirtualPrinter) -> F32:
     """(h, w, 3) uint8 sRGB -> (h, w, 3) coverage before dot gain, by a table as a driver's profile
     holds it."""
     places = rgb.reshape(-1, 3).T.astype(np.float32) * np.float32((_NODES - 1) / 255)
@@ -177,7 +177,7 @@ def _driver_table(primaries: bytes, gain: float) -> F32:
 
     Found by damped Gauss-Newton steps within [0, 1]; colors out of gamut end on its edge.
     """
-    printer = Printer(np.frombuffer(primaries, np.float32).reshape(8, 3), gain, 0.0, 0.0)
+    printer = VirtualPrinter(np.frombuffer(primaries, np.float32).reshape(8, 3), gain, 0.0, 0.0)
     axis = np.linspace(0, 1, _NODES, dtype=np.float32)
     asked = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     darkest, paper = printer.primaries[7], printer.primaries[0]
@@ -186,7 +186,7 @@ def _driver_table(primaries: bytes, gain: float) -> F32:
 
     def shown(cover: F32) -> F32:
         inked = np.asarray(cover + np.float32(4 * gain) * cover * (1 - cover), np.float32)
-        return np.asarray(light_to_srgb(overprint(inked, printer)), np.float32)
+        return np.asarray(light_to_srgb(_mix_inks(inked, printer)), np.float32)
 
     for _ in range(30):
         now = shown(ink)

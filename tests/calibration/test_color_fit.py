@@ -26,15 +26,15 @@ from physadv.core.errors import CalibrationError, OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.eot.profiles import read_color_profile, write_profile
-from physadv.twin.cameras import DASHCAM, PHONE, WEBCAM, Camera
-from physadv.twin.surface import Texture
+from physadv.twin.cameras import DASHCAM, PHONE, WEBCAM, VirtualCamera
+from physadv.twin.surface import PlaneTexture
 from physadv.twin.trajectories import SignPose
 
 HELD_OUT = numpy_generator(5, "held-out colours").integers(0, 256, (200, 3)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Texture]:
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[int, PlaneTexture]:
     """Sets 1 and 2, printed by the same machine."""
     made = {}
     for number in (1, 2):
@@ -45,12 +45,14 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Texture]:
 
 
 @pytest.fixture(scope="module")
-def photo(pages: dict[int, Texture]) -> np.ndarray:
+def photo(pages: dict[int, PlaneTexture]) -> np.ndarray:
     return photograph(pages[1])
 
 
 @pytest.mark.parametrize("camera", [PHONE, WEBCAM, DASHCAM], ids=lambda c: c.name)
-def test_colors_it_was_not_fitted_to_are_met(pages: dict[int, Texture], camera: Camera) -> None:
+def test_colors_it_was_not_fitted_to_are_met(
+    pages: dict[int, PlaneTexture], camera: VirtualCamera
+) -> None:
     """From one slanted JPEG in uneven light: mean dE00 to the truth under 1.5 on 200 other colors.
 
     That is over four times nearer than any map without cross-channel terms comes.
@@ -120,7 +122,7 @@ def test_leave_one_out_is_what_leaving_one_out_gives(photo: np.ndarray) -> None:
         )
 
 
-def test_another_set_checks_the_fit(pages: dict[int, Texture], photo: np.ndarray) -> None:
+def test_another_set_checks_the_fit(pages: dict[int, PlaneTexture], photo: np.ndarray) -> None:
     """Set 2 gives the held-out error of the very printer; set 1 again does not count as held out."""
     views = {n: [read_chart(photograph(pages[n], seed=n), "x")] for n in (1, 2)}
     profile = fit_profile(measure_chart(views[1]))
@@ -133,7 +135,7 @@ def test_another_set_checks_the_fit(pages: dict[int, Texture], photo: np.ndarray
         measure_chart(views[1] + views[2])
 
 
-def test_several_noisy_frames_are_better_than_one(pages: dict[int, Texture]) -> None:
+def test_several_noisy_frames_are_better_than_one(pages: dict[int, PlaneTexture]) -> None:
     """The average of six frames lies nearer to a quiet picture's cells than single frames do."""
     noisy = replace(PHONE, electrons=150.0, jpeg=70)
     frames = [read_chart(photograph(pages[1], noisy, seed=i), "x") for i in range(6)]
@@ -149,7 +151,7 @@ def test_several_noisy_frames_are_better_than_one(pages: dict[int, Texture]) -> 
     )
 
 
-def test_the_light_is_divided_out(pages: dict[int, Texture]) -> None:
+def test_the_light_is_divided_out(pages: dict[int, PlaneTexture]) -> None:
     """A light that falls off by 35 % either way changes the colors by less than one dE00 on
     average."""
     even, uneven = (
@@ -188,7 +190,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("how", "changes", "reason"), REFUSED, ids=[r[0] for r in REFUSED])
 def test_bad_photos_are_refused_with_the_reason(
-    pages: dict[int, Texture], how: str, changes: dict[str, Any], reason: str
+    pages: dict[int, PlaneTexture], how: str, changes: dict[str, Any], reason: str
 ) -> None:
     """What is wrong is said, in words that tell what to do."""
     picture = photograph(pages[1], **{"pose": STRAIGHT, **changes})

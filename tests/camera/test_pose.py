@@ -156,10 +156,12 @@ def test_distance_and_angle_of_a_page(distance: float, yaw: float) -> None:
 def test_angles_are_the_twins() -> None:
     """Yaw, pitch and roll mean what they mean in the twin's truth."""
     from physadv.twin.trajectories import SignPose as TwinPose
-    from physadv.twin.trajectories import rotation
+    from physadv.twin.trajectories import pose_rotation
 
     for angles in ((20.0, 5.0, -8.0), (-35.0, -12.0, 30.0)):
-        assert rotation_matrix(*angles) == pytest.approx(rotation(TwinPose(1000, *angles, 0, 0)))
+        assert rotation_matrix(*angles) == pytest.approx(
+            pose_rotation(TwinPose(1000, *angles, 0, 0))
+        )
         pose = posed(1.0, *angles)
         assert (pose.yaw_deg, pose.pitch_deg, pose.roll_deg) == pytest.approx(angles)
 

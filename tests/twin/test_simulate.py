@@ -17,7 +17,7 @@ from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.twin.cameras import PHONE, WEBCAM, with_quality
 from physadv.twin.photo_clips import PhotoScene
 from physadv.twin.simulate import simulate_clips
-from physadv.twin.trajectories import Angles
+from physadv.twin.trajectories import AngleLimits
 
 Printed = tuple[Path, Path]
 SHARP = with_quality(
@@ -62,7 +62,7 @@ def filmed(printed: Printed, tmp_path_factory: pytest.TempPathFactory) -> Path:
             cameras=(SHARP, WEBCAM),
             backgrounds=GRAY,
             distances_m=(2.2, 3.5),
-            angles=Angles(20, 6, 4),
+            angles=AngleLimits(20, 6, 4),
         )
     )
     assert [d.number for d in done] == [0, 1]
@@ -188,7 +188,7 @@ def test_same_seed_same_files(printed: Printed, tmp_path: Path) -> None:
 
 def test_ranges_are_kept(printed: Printed, tmp_path: Path) -> None:
     """Distances, angles and sizes stay within what was asked, and the sign within the picture."""
-    limits = Angles(30, 8, 3)
+    limits = AngleLimits(30, 8, 3)
     steps = simulate_clips(
         *printed,
         tmp_path,
@@ -298,7 +298,7 @@ def test_drawn_sign_of_another_shape(printed: Printed, tmp_path: Path) -> None:
         ({"without": ["rain"]}, "effect 'rain'"),
         ({"printer": "plotter"}, "plotter"),
         ({"distances_m": (3, 2)}, "distances"),
-        ({"angles": Angles(90)}, "yaw"),
+        ({"angles": AngleLimits(90)}, "yaw"),
     ],
 )
 def test_options_out_of_range(printed: Printed, tmp_path: Path, wrong: dict, said: str) -> None:

@@ -17,19 +17,19 @@ from physadv.twin.cameras import (
     EFFECTS,
     KNOWN,
     PHONE,
-    ExposureError,
+    ClipExposure,
     cameras_named,
-    develop,
+    develop_frame,
     leave_out,
     with_quality,
 )
 from physadv.twin.flat_print import photograph_print
 from physadv.twin.linear_light import light_to_srgb, srgb_to_light, to_linear
-from physadv.twin.optics import CameraView, blur_kernel, draw
+from physadv.twin.optics import CameraView, blur_kernel, draw_texture
 from physadv.twin.printed_sheet import read_sticker
-from physadv.twin.surface import texture
-from physadv.twin.trajectories import SignPose, distort_points, homography, rotation
-from physadv.twin.virtual_printer import PRINTERS, any_printer, print_picture, printer_named
+from physadv.twin.surface import build_texture
+from physadv.twin.trajectories import SignPose, distort_points, pose_homography, pose_rotation
+from physadv.twin.virtual_printer import PRINTERS, print_picture, printer_named, random_printer
 
 
 def test_imports_core_alone() -> None:
@@ -68,7 +68,7 @@ def test_sheet_is_cut_to_the_sticker(printed: tuple[Path, Path]) -> None:
 def test_printer_stays_in_its_gamut() -> None:
     """Nothing is brighter than paper or darker than three inks; brightness keeps its order; a
     screen green dulls."""
-    printer = any_printer(3)
+    printer = random_printer(3)
     ramp = np.repeat(np.arange(0, 256, 5, dtype=np.uint8)[None, :, None], 3, 2).repeat(40, 0)
     print_ = print_picture(ramp, printer, 0.5, 0)
     line = print_[20]
@@ -80,8 +80,8 @@ def test_printer_stays_in_its_gamut() -> None:
     green = print_picture(pure, printer, 0.5, 0)[4, 4]
     assert green[1] < 0.5
     assert green.argmax() == 1
-    assert np.array_equal(any_printer(3).primaries, printer.primaries)
-    assert not np.array_equal(any_printer(4).primaries, printer.primaries)
+    assert np.array_equal(random_printer(3).primaries, printer.primaries)
+    assert not np.array_equal(random_printer(4).primaries, printer.primaries)
 
 
 def test_srgb_round_trip() -> None:
@@ -97,7 +97,7 @@ def test_srgb_round_trip() -> None:
 def test_lens_inverse(k1: float) -> None:
     """Points shown through the lens come back to the plane they lie on."""
     pose = SignPose(3000.0, 25.0, -8.0, 4.0, 500.0, 120.0)
-    view = CameraView(homography(pose, 500.0, (640, 480)), k1, 500.0, (640, 480))
+    view = CameraView(pose_homography(pose, 500.0, (640, 480)), k1, 500.0, (640, 480))
     points = np.array([[-300.0, -200.0], [0, 0], [310, 250], [100, -350]])
     for point, seen in zip(points, view.show(points), strict=True):
         x, y = (int(v) for v in np.floor(seen))
@@ -113,14 +113,15 @@ def test_pose_conventions() -> None:
     """The center is seen where the pose says; yaw > 0 faces right: its right edge is farther and
     looks shorter."""
     pose = SignPose(4000.0, 30.0, 0.0, 0.0, 320.0, 240.0)
-    view = CameraView(homography(pose, 600.0, (640, 480)), 0.0, 600.0, (640, 480))
+    view = CameraView(pose_homography(pose, 600.0, (640, 480)), 0.0, 600.0, (640, 480))
     square = view.show(np.array([[-381.0, -381.0], [381, -381], [381, 381], [-381, 381]]))
     assert np.allclose(view.show(np.zeros((1, 2))), [[320, 240]])
     assert square[2, 1] - square[1, 1] < square[3, 1] - square[0, 1]
-    away = rotation(pose)[:, 2]
+    away = pose_rotation(pose)[:, 2]
     assert np.rad2deg(np.arctan2(-away[0], away[2])) == pytest.approx(30)
     assert np.allclose(
-        rotation(SignPose(1, 10, 20, 30, 0, 0)) @ rotation(SignPose(1, 10, 20, 30, 0, 0)).T,
+        pose_rotation(SignPose(1, 10, 20, 30, 0, 0))
+        @ pose_rotation(SignPose(1, 10, 20, 30, 0, 0)).T,
         np.eye(3),
     )
 
@@ -129,10 +130,10 @@ def test_drawing_small_does_not_alias() -> None:
     """A fine checkerboard seen from afar is an even gray, not a pattern."""
     board = np.indices((512, 512)).sum(0) % 2
     layer = np.dstack([np.repeat(board[..., None], 3, 2), np.ones((512, 512))]).astype(np.float32)
-    surface = texture(layer, 762.0)
+    surface = build_texture(layer, 762.0)
     pose = SignPose(9000.0, 20.0, 5.0, 3.0, 300.0, 200.0)
-    view = CameraView(homography(pose, 600.0, (640, 480)), -0.05, 600.0, (640, 480))
-    drawn = draw(surface, view)
+    view = CameraView(pose_homography(pose, 600.0, (640, 480)), -0.05, 600.0, (640, 480))
+    drawn = draw_texture(surface, view)
     assert drawn is not None
     whole = drawn[1][drawn[1][..., 3] > 0.999][:, 0]
     assert len(whole) > 500
@@ -154,10 +155,10 @@ def test_develop_is_neutral_and_ordered(camera) -> None:
     """With its white balance right, gray stays gray, brighter stays brighter, white reaches white,
     black is black."""
     quiet = with_quality(camera, electrons=1e8, read_noise=0)
-    shot = ExposureError(1.0, np.ones(3, np.float32))
+    shot = ClipExposure(1.0, np.ones(3, np.float32))
     seen = []
     for level in (0.0, 0.05, 0.2, 0.5, 1.0):
-        picture = develop(
+        picture = develop_frame(
             np.full((32, 32, 3), level, np.float32), quiet, shot, np.random.default_rng(0)
         )
         assert np.ptp(picture[8:-8, 8:-8].mean((0, 1))) <= 2
@@ -173,21 +174,21 @@ def test_colors_pass_the_sensor() -> None:
     for channel in range(3):
         light = np.full((32, 32, 3), 0.02, np.float32)
         light[..., channel] = 0.4
-        picture = develop(
-            light, quiet, ExposureError(1.0, np.ones(3, np.float32)), np.random.default_rng(0)
+        picture = develop_frame(
+            light, quiet, ClipExposure(1.0, np.ones(3, np.float32)), np.random.default_rng(0)
         )
         assert int(picture[10:20, 10:20].mean((0, 1)).argmax()) == channel
 
 
 def test_noise_grows_with_less_light() -> None:
     """Relative noise is larger in the dark, as photons count."""
-    rng, shot = np.random.default_rng(1), ExposureError(1.0, np.ones(3, np.float32))
+    rng, shot = np.random.default_rng(1), ClipExposure(1.0, np.ones(3, np.float32))
     camera = with_quality(PHONE, sharpen=0, electrons=1000, contrast=0)
     spread = []
     for level in (0.02, 0.5):
-        picture = develop(np.full((200, 200, 3), level, np.float32), camera, shot, rng).astype(
-            float
-        )
+        picture = develop_frame(
+            np.full((200, 200, 3), level, np.float32), camera, shot, rng
+        ).astype(float)
         spread.append(picture[..., 1].std() / picture[..., 1].mean())
     assert spread[0] > 2 * spread[1]
 
@@ -263,9 +264,9 @@ def test_the_exposure_of_a_shot_is_its_light() -> None:
     quiet = with_quality(PHONE, electrons=1e8, read_noise=0, contrast=0, wb_error=0)
 
     def picture(level: float, exposure: float) -> float:
-        shot = ExposureError(exposure, np.ones(3, np.float32))
+        shot = ClipExposure(exposure, np.ones(3, np.float32))
         light = np.full((32, 32, 3), level, np.float32)
-        return float(develop(light, quiet, shot, np.random.default_rng(0))[8:-8, 8:-8].mean())
+        return float(develop_frame(light, quiet, shot, np.random.default_rng(0))[8:-8, 8:-8].mean())
 
     assert picture(0.4, 0.5) == pytest.approx(picture(0.2, 1.0), abs=1)
     assert picture(0.2, 1.0) < picture(0.4, 1.0) - 20
