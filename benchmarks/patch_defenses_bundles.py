@@ -91,7 +91,7 @@ def judged(task: PatchTask, model: LoadedModel, seen: Seen) -> list[Row]:
     rows: list[Row] = []
     for images, marks, groups in seen:
         predictions = {block: model(picture) for block, picture in images.items()}
-        right = {b: task.goal.recognised(p, marks).tolist() for b, p in predictions.items()}
+        right = {b: task.goal.recognized(p, marks).tolist() for b, p in predictions.items()}
         won = {b: task.goal.succeeded(p, marks).tolist() for b, p in predictions.items()}
         owners = range(len(groups)) if marks.scene is None else marks.scene.tolist()
         for k, owner in enumerate(owners):

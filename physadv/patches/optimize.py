@@ -329,7 +329,7 @@ def _judged(
 
 def _answers(goal: PatchGoal, prediction: Prediction, marks: Annotations) -> list[Row]:
     parts = (
-        goal.recognised(prediction, marks).tolist(),
+        goal.recognized(prediction, marks).tolist(),
         goal.succeeded(prediction, marks).tolist(),
         goal.confidence_of_truth(prediction, marks).tolist(),
     )

@@ -367,7 +367,7 @@ def recognized_photos(
         )
         boxes = sign_boxes(scenes.homography, width_mm, scenes.images.shape[-1]).to(device)
         kept.append(
-            bool(goal.recognised(model(scenes.images.to(device)), boxes).float().mean() >= 0.5)
+            bool(goal.recognized(model(scenes.images.to(device)), boxes).float().mean() >= 0.5)
         )
     return kept
 

@@ -1,4 +1,4 @@
-"""Norms, radii and threats as people write them: ``Linf``, ``8/255``, ``linf:8/255``. Free of torch."""
+"""Parsing of norms, radii and threats: ``Linf``, ``8/255``, ``linf:8/255``. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from physadv.core.errors import OptionError
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 NormLike = str | float
-"""A norm in any of its spellings: ``"linf"``, ``"Linf"``, ``"l_inf"``, ``"L2"``, ``2``, ``math.inf``."""
+"""A norm in any spelling: ``"linf"``, ``"Linf"``, ``"l_inf"``, ``"L2"``, ``2``, ``math.inf``."""
 
 DEFAULT_RADII: dict[Norm, str] = {"linf": "8/255", "l2": "0.5", "l1": "12"}
-"""The radius that is meant where a norm is given alone."""
+"""Radius of a norm that is given alone."""
 
 _SPELLINGS: dict[str, Norm] = {
     **{name: name for name in NORMS},
@@ -42,7 +42,7 @@ def parse_norm(norm: NormLike) -> Norm:
     spelling = re.sub(r"^l[_-]", "l", str(norm).strip().lower())
     if spelling not in _SPELLINGS:
         raise OptionError(
-            f"norm {norm!r}", f"one of {', '.join(NORMS)} is needed", "for example linf"
+            f"norm {norm!r}", f"one of {', '.join(NORMS)} is needed", "Write for example linf"
         )
     return _SPELLINGS[spelling]
 
@@ -51,9 +51,9 @@ def parse_eps(eps: str | float, norm: NormLike = "linf") -> float:
     """Return the radius meant by ``eps``, in units of [0, 1] images.
 
     Args:
-        eps: a number or text such as ``"8/255"``, ``"0.03"``, ``"2.0"``.
-        norm: the norm that the radius is measured in. In l_inf a radius over 1 is refused: most
-            often it is a count of 255ths without its ``/255``.
+        eps: A number or text such as ``"8/255"``, ``"0.03"``, ``"2.0"``.
+        norm: Norm of the radius. In l_inf a radius over 1 is refused, which is most often a number
+            of 255ths without its ``/255``.
 
     Returns:
         The radius, 0 or more.
@@ -70,14 +70,14 @@ def parse_eps(eps: str | float, norm: NormLike = "linf") -> float:
     divisor = float(match[2]) if match and match[2] else 1.0
     if match is None or divisor == 0:
         raise OptionError(
-            f"eps {text!r}", "a number or a fraction >= 0 is needed", "write 8/255, 0.03 or 2.0"
+            f"eps {text!r}", "a number or a fraction >= 0 is needed", "Write 8/255, 0.03 or 2.0"
         )
 
     radius = float(match[1]) / divisor
     if not math.isfinite(radius):
-        raise OptionError(f"eps {text!r}", "a finite number is needed", "write 8/255, 0.03 or 2.0")
+        raise OptionError(f"eps {text!r}", "a finite number is needed", "Write 8/255, 0.03 or 2.0")
     if parse_norm(norm) == "linf" and radius > 1:
-        remedy = f"did you mean {text.strip()}/255" if radius <= 255 else "pixels are in [0, 1]"
+        remedy = f"Did you mean {text.strip()}/255" if radius <= 255 else "Pixels are in [0, 1]"
         raise OptionError(f"eps {text!r}", "at most 1 in l_inf, as images are in [0, 1]", remedy)
     return radius
 
@@ -96,7 +96,7 @@ def parse_threat(threat: str | tuple[NormLike, str | float]) -> tuple[Norm, floa
         head, colon, tail = threat.partition(":")
         if not colon:
             raise OptionError(
-                f"threat {threat!r}", "a norm, a colon and a radius are needed", "write linf:8/255"
+                f"threat {threat!r}", "a norm, a colon and a radius are needed", "Write linf:8/255"
             )
         threat = (head, tail)
     norm = parse_norm(threat[0])
@@ -106,8 +106,11 @@ def parse_threat(threat: str | tuple[NormLike, str | float]) -> tuple[Norm, floa
 def join_threat(threat: str | None, norm: str | None, eps: str | None) -> str | None:
     """Return ``threat`` with its norm or radius replaced by ``norm`` and ``eps`` where given.
 
-    A norm without a radius takes that norm's usual one (:data:`DEFAULT_RADII`), unless the threat has
-    the norm already. Raises OptionError for a norm or a radius that is none.
+    A norm without a radius takes its default radius (:data:`DEFAULT_RADII`), unless the threat has
+    that norm already.
+
+    Raises:
+        OptionError: The norm is unknown.
 
     Example:
         >>> join_threat("linf:8/255", "l2", None)

@@ -1,8 +1,8 @@
-"""What a patch is for: its goal, the loss that leads there, and apart from it what counts as
-success.
+"""Goals of adversarial patches: the loss that leads to each, and the criterion of success.
 
-On a classifier a scene holds one thing, the true class. On a detector every :class:`Annotations` line is
-one object in one scene: a sign, a person, or the place where there is none and one shall appear.
+For a classifier a scene contains one object, of the true class. For a detector each entry of
+:class:`Annotations` is one object in one scene: a sign, a person, or a box where no object is and
+one should appear.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ GOALS = ("targeted", "untargeted", "vanish", "misclassify", "create")
 
 @dataclass(frozen=True)
 class Annotations:
-    """What is judged, one object a line: ``boxes`` (m, 4) px, true classes ``labels`` (m,), and its
-    ``scene`` (m,).
+    """Objects on which a patch is evaluated.
 
-    ``labels`` None: all are of the goal's true class. ``scene`` None: one object a scene, in their
-    order.
+    Args:
+        boxes: Boxes (m, 4), x0, y0, x1, y1 in px.
+        labels: True classes (m,); None where all are of the goal's true class.
+        scene: Index (m,) of each object's scene; None for one object a scene, in order.
     """
 
     boxes: Tensor
@@ -33,12 +34,12 @@ class Annotations:
     scene: Tensor | None = None
 
     def to(self, device: torch.device) -> Annotations:
-        """The same on another device."""
+        """Return a copy on ``device``."""
         labels, scene = (None if t is None else t.to(device) for t in (self.labels, self.scene))
         return Annotations(self.boxes.to(device), labels, scene)
 
     def of(self, prediction: Prediction) -> Prediction:
-        """The prediction with one line an object instead of one a scene."""
+        """Return ``prediction`` with one row for each object in place of one for each scene."""
         if self.scene is None:
             return prediction
         if isinstance(prediction, Detections):
@@ -48,19 +49,37 @@ class Annotations:
 
 @dataclass(frozen=True)
 class PatchGoal:
-    """A patch's goal on objects of ``true_class``.
+    """Goal of a patch on objects of a true class.
 
-    For a detector an object is seen as a class where a candidate of that class reaches
-    ``score_threshold`` and overlaps the object's box by ``min_iou``. The goals:
+    A classifier recognizes an object as the class with the highest score. A detector recognizes it
+    as a class where a candidate of that class reaches ``score_threshold`` and overlaps the object's
+    box by ``min_iou``. The goals:
 
-    * ``untargeted``: no longer seen as what it is; on a detector the same as ``vanish``;
-    * ``targeted``: seen as ``target_class``, whatever else is seen;
-    * ``misclassify``: the box stays and its class changes: no longer seen as what it is, but as
-      ``target_class`` or,
-      without one, as any other class;
-    * ``create``: a box of ``target_class`` appears on the marked place, where the clean scene has
-      none (detectors). Its
-      size is free: the smaller of the two boxes must lie in the other by half.
+    * ``untargeted``: the object is not recognized as its true class; for a detector the same as
+      ``vanish``;
+    * ``targeted``: it is recognized as ``target_class``, whatever else is detected;
+    * ``misclassify``: it is not recognized as its true class, but as ``target_class`` or, without
+      one, as any other class;
+    * ``create``: a box of ``target_class`` appears on the annotated box, where the clean scene has
+      none (detectors only). Its size is free: half of the smaller box must lie in the other.
+
+    Args:
+        kind: Name of the goal.
+        true_class: True class of the objects.
+        target_class: Class that should be recognized instead.
+        score_threshold: Score from which a detection counts, 0 to 1.
+        min_iou: Intersection over union from which a detection is on the object, 0 to 1.
+        confidence: Margin in logits beyond which a broken scene has little weight in the loss.
+
+    Raises:
+        OptionError: The goal is unknown, or needs another target class.
+
+    Example:
+        >>> import torch
+        >>> from physadv.threat.patch_goals import PatchGoal
+        >>> goal, logits = PatchGoal("targeted", 0, target_class=1), torch.tensor([[1.0, 2.0]])
+        >>> goal.succeeded(logits, torch.zeros(1, 4)).tolist()
+        [True]
     """
 
     kind: str
@@ -69,148 +88,186 @@ class PatchGoal:
     score_threshold: float = 0.25
     min_iou: float = 0.3
     confidence: float = 1.0
-    """Margin in logits beyond which a scene that is already won weighs little."""
 
     def __post_init__(self) -> None:
         if self.kind not in GOALS:
-            raise OptionError(f"goal {self.kind!r}", f"one of {', '.join(GOALS)}", "change --goal")
+            raise OptionError(f"goal {self.kind!r}", f"one of {', '.join(GOALS)}", "Change --goal")
+
+        # Goals that need a target class, or another one than the true class.
         if self.kind == "create" and self.target_class is None:
             raise OptionError(
-                "goal 'create'", "needs the class that shall appear", "give --target CLASS"
+                "goal 'create'", "needs the class that should appear", "Give --target CLASS"
             )
         if self.kind == "targeted" and self.target_class in (None, self.true_class):
             raise OptionError(
-                "goal 'targeted'", "needs a class other than the true one", "give --target CLASS"
+                "goal 'targeted'", "needs a class other than the true one", "Give --target CLASS"
             )
         if self.kind == "misclassify" and self.target_class == self.true_class:
             raise OptionError(
-                "goal 'misclassify'", "the target is the true class", "give another --target"
+                "goal 'misclassify'", "the target is the true class", "Give another --target"
             )
 
-    def loss(self, prediction: Prediction, marks: Annotations | Tensor) -> Tensor:
-        """(m,), lower is better for the attacker. ``marks``: the objects, or just their boxes (m,
-        4) in px."""
-        prediction, boxes, labels = self._judged(prediction, marks)
+    def loss(self, prediction: Prediction, annotations: Annotations | Tensor) -> Tensor:
+        """Return the loss (m,) of each object; lower is better for the attacker.
+
+        Args:
+            prediction: Logits (b, classes), or detections of b scenes.
+            annotations: The objects, or just their boxes (m, 4) in px.
+
+        Raises:
+            OptionError: The goal is for detectors only.
+            ModelError: The prediction has too few classes.
+        """
+        prediction, boxes, labels = self._by_object(prediction, annotations)
         if isinstance(prediction, Detections):
             return self._detector_loss(prediction, boxes, labels)
-        aim = self._aim()
-        wanted = labels if aim is None else torch.full_like(labels, aim)
-        others = prediction.scatter(1, wanted[:, None], float("-inf")).amax(1)
-        margin = others - prediction.gather(1, wanted[:, None])[:, 0]
-        return F.softplus((-margin if aim is None else margin) + self.confidence)
 
-    def succeeded(self, prediction: Prediction, marks: Annotations | Tensor) -> Tensor:
-        """(m,) bool: the attacker got what the goal asks for."""
-        prediction, boxes, labels = self._judged(prediction, marks)
+        target = self._target()
+        classes = labels if target is None else torch.full_like(labels, target)
+        others = prediction.scatter(1, classes[:, None], float("-inf")).amax(1)
+        margin = others - prediction.gather(1, classes[:, None])[:, 0]
+        return F.softplus((-margin if target is None else margin) + self.confidence)
+
+    def succeeded(self, prediction: Prediction, annotations: Annotations | Tensor) -> Tensor:
+        """Return for each object (m,) whether the goal is reached.
+
+        ``prediction`` and ``annotations`` are as in :meth:`loss`.
+        """
+        prediction, boxes, labels = self._by_object(prediction, annotations)
         if self.kind == "create":
             return self._target_score(prediction, boxes) >= self.score_threshold
-        true = self._seen(prediction, boxes, labels)
+
+        recognized = self._recognized_as(prediction, boxes, labels)
         if self.kind not in ("targeted", "misclassify"):
-            return ~true
-        aim = self._aim()
-        if aim is not None:
-            target = self._seen(prediction, boxes, torch.full_like(labels, aim))
-            return target if self.kind == "targeted" else target & ~true
+            return ~recognized
+
+        target = self._target()
+        if target is not None:
+            hit = self._recognized_as(prediction, boxes, torch.full_like(labels, target))
+            return hit if self.kind == "targeted" else hit & ~recognized
         if isinstance(prediction, Detections):
-            return (
-                _best_other(prediction, boxes, labels, self.min_iou) >= self.score_threshold
-            ) & ~true
-        return ~true
+            other_score = _best_other(prediction, boxes, labels, self.min_iou)
+            return (other_score >= self.score_threshold) & ~recognized
+        return ~recognized
 
-    def recognised(self, prediction: Prediction, marks: Annotations | Tensor) -> Tensor:
-        """(m,) bool: the victim sees what is there: the true class, or for ``create`` no target."""
+    def recognized(self, prediction: Prediction, annotations: Annotations | Tensor) -> Tensor:
+        """Return for each object (m,) whether its true class is recognized.
+
+        For ``create``, whether no target is detected. ``prediction`` and ``annotations`` are as in
+        :meth:`loss`.
+        """
         if self.kind == "create":
-            return ~self.succeeded(prediction, marks)
-        return self._seen(*self._judged(prediction, marks))
+            return ~self.succeeded(prediction, annotations)
+        return self._recognized_as(*self._by_object(prediction, annotations))
 
-    def confidence_of_truth(self, prediction: Prediction, marks: Annotations | Tensor) -> Tensor:
-        """(m,) in [0, 1]: softmax probability, or best score on the object, of the true class
-        (``create``: of none)."""
-        prediction, boxes, labels = self._judged(prediction, marks)
+    def confidence_of_truth(
+        self, prediction: Prediction, annotations: Annotations | Tensor
+    ) -> Tensor:
+        """Return the confidence (m,) in each object's true class, 0 to 1.
+
+        It is the softmax probability, or the best score on the object; for ``create``, one less the
+        score of the target. ``prediction`` and ``annotations`` are as in :meth:`loss`.
+        """
+        prediction, boxes, labels = self._by_object(prediction, annotations)
         if self.kind == "create":
             return 1 - self._target_score(prediction, boxes)
         if isinstance(prediction, Detections):
             return _score_at(prediction, boxes, labels, self.min_iou)
         return prediction.float().softmax(1).gather(1, labels[:, None])[:, 0]
 
-    def _aim(self) -> int | None:
-        """The class to be seen instead, None where any will do."""
+    def _target(self) -> int | None:
+        """Return the class to be recognized instead; None where any other will do."""
         return self.target_class if self.kind in ("targeted", "misclassify", "create") else None
 
-    def _judged(
-        self, prediction: Prediction, marks: Annotations | Tensor
+    def _by_object(
+        self, prediction: Prediction, annotations: Annotations | Tensor
     ) -> tuple[Prediction, Tensor, Tensor]:
-        """Prediction, boxes and true classes, one line an object each."""
-        marks = Annotations(marks) if isinstance(marks, Tensor) else marks
-        prediction = marks.of(prediction)
+        """Return predictions, boxes and true classes with one row for each object."""
+        if isinstance(annotations, Tensor):
+            annotations = Annotations(annotations)
+        prediction = annotations.of(prediction)
         detects = isinstance(prediction, Detections)
         if self.kind == "create" and not detects:
             raise OptionError(
-                "goal 'create'", "is for detectors", "use --goal targeted on a classifier"
+                "goal 'create'", "is for detectors only", "Use --goal targeted on a classifier"
             )
+
+        # A target can be created in a scene of any class.
         scores = prediction.scores if isinstance(prediction, Detections) else prediction
         count = scores.shape[0]
-        if (
-            marks.labels is None or self.kind == "create"
-        ):  # which class the photo is of is no matter there
+        if annotations.labels is None or self.kind == "create":
             labels = torch.full((count,), self.true_class, dtype=torch.long, device=scores.device)
         else:
-            labels = marks.labels.to(scores.device)
-        highest = max(int(labels.max()) if count else 0, self._aim() or 0)
-        if (
-            scores.ndim != (3 if isinstance(prediction, Detections) else 2)
-            or scores.shape[-1] <= highest
-        ):
-            shape = tuple(scores.shape)
-            raise ModelError(
-                f"output of shape {shape}",
-                f"needs (b, classes) with class {highest}",
-                "check the victim",
-            )
-        return prediction, marks.boxes, labels
+            labels = annotations.labels.to(scores.device)
 
-    def _seen(self, prediction: Prediction, boxes: Tensor, labels: Tensor) -> Tensor:
+        highest = max(int(labels.max()) if count else 0, self._target() or 0)
+        if scores.ndim != (3 if detects else 2) or scores.shape[-1] <= highest:
+            raise ModelError(
+                f"output of shape {tuple(scores.shape)}",
+                f"needs (b, classes) with class {highest}",
+                "Check the model and the class numbers",
+            )
+        return prediction, annotations.boxes, labels
+
+    def _recognized_as(self, prediction: Prediction, boxes: Tensor, labels: Tensor) -> Tensor:
         if isinstance(prediction, Detections):
             return _score_at(prediction, boxes, labels, self.min_iou) >= self.score_threshold
         return prediction.argmax(1) == labels
 
     def _target_score(self, prediction: Prediction, boxes: Tensor, least: float = 0.5) -> Tensor:
-        """(m,): the best score of the target among the candidates that share half of the smaller
-        box with the mark."""
-        assert isinstance(prediction, Detections)  # _judged has seen to it
-        on = box_overlap(prediction.boxes.detach(), boxes, of_smaller=True) >= least
-        return prediction.scores[..., int(self.target_class or 0)].masked_fill(~on, 0).amax(1)
+        """Return the best score (m,) of the target among candidates on the annotated box.
+
+        A candidate is on the box where they share ``least`` of the smaller of both.
+        """
+        assert isinstance(prediction, Detections)  # checked in _by_object
+        near = box_overlap(prediction.boxes.detach(), boxes, of_smaller=True) >= least
+        return prediction.scores[..., int(self.target_class or 0)].masked_fill(~near, 0).amax(1)
 
     def _detector_loss(self, prediction: Detections, boxes: Tensor, labels: Tensor) -> Tensor:
         if self.kind == "create":
             return -self._target_score(prediction, boxes, 0.3).clamp(1e-4, 1).log()
+
         near = box_overlap(prediction.boxes.detach(), boxes) >= 0.1
-        hidden = _burden(_class_scores(prediction, labels), near)
-        if self._aim() is not None:
-            wanted = (
-                prediction.scores[..., int(self.target_class or 0)].masked_fill(~near, 0).amax(1)
-            )
+        hiding = _hiding_loss(_class_scores(prediction, labels), near)
+
+        if self._target() is not None:
+            target_scores = prediction.scores[..., int(self.target_class or 0)]
+            other = target_scores.masked_fill(~near, 0).amax(1)
         elif self.kind == "misclassify":
-            wanted = _best_other(prediction, boxes, labels, 0.1)
+            other = _best_other(prediction, boxes, labels, 0.1)
         else:
-            return hidden
-        return hidden - wanted.clamp(1e-4, 1).log()
+            return hiding
+        return hiding - other.clamp(1e-4, 1).log()
 
 
 def box_overlap(candidates: Tensor, boxes: Tensor, *, of_smaller: bool = False) -> Tensor:
-    """IoU of (m, n, 4) candidates with the (m, 4) box of each line: (m, n); or their share of the
-    smaller box."""
+    """Return the overlap (m, n) of candidate boxes with the box of their row.
+
+    Args:
+        candidates: Boxes (m, n, 4), x0, y0, x1, y1.
+        boxes: One box for each row (m, 4).
+        of_smaller: Return the shared part of the smaller box in place of intersection over union.
+
+    Example:
+        >>> import torch
+        >>> from physadv.threat.patch_goals import box_overlap
+        >>> candidates = torch.tensor([[[0.0, 0.0, 2.0, 1.0]]])
+        >>> float(box_overlap(candidates, torch.tensor([[0.0, 0.0, 1.0, 1.0]])))
+        0.5
+    """
     low = torch.maximum(candidates[..., :2], boxes[:, None, :2])
     high = torch.minimum(candidates[..., 2:], boxes[:, None, 2:])
     shared = (high - low).clamp(min=0).prod(-1)
+
     areas = (candidates[..., 2:] - candidates[..., :2]).clamp(min=0).prod(-1)
     own = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1)[:, None]
-    whole = torch.minimum(areas, own.expand_as(areas)) if of_smaller else areas + own - shared
-    return shared / whole.clamp(min=1e-9)
+    if of_smaller:
+        return shared / torch.minimum(areas, own.expand_as(areas)).clamp(min=1e-9)
+    return shared / (areas + own - shared).clamp(min=1e-9)
 
 
 def _class_scores(prediction: Detections, labels: Tensor) -> Tensor:
-    """(m, n): each candidate's score of its line's own class."""
+    """Return each candidate's score (m, n) of the class of its row."""
     index = labels[:, None, None].expand(*prediction.scores.shape[:2], 1)
     return prediction.scores.gather(2, index)[..., 0]
 
@@ -221,15 +278,17 @@ def _score_at(prediction: Detections, boxes: Tensor, labels: Tensor, min_iou: fl
 
 
 def _best_other(prediction: Detections, boxes: Tensor, labels: Tensor, min_iou: float) -> Tensor:
-    """(m,): the best score of any class but the true one on the object."""
+    """Return the best score (m,) on each object of any class but the true one."""
     near = box_overlap(prediction.boxes.detach(), boxes) >= min_iou
     index = labels[:, None, None].expand(*prediction.scores.shape[:2], 1)
     others = prediction.scores.scatter(2, index, 0.0).amax(2)
     return others.masked_fill(~near, 0).amax(1)
 
 
-def _burden(scores: Tensor, near: Tensor, strongest: int = 8) -> Tensor:
-    """Sum of -log(1 - score) over the strongest candidates near the sign: pulls down all that could
-    take over."""
-    kept = scores.masked_fill(~near, 0).topk(min(strongest, scores.shape[1]), 1).values
-    return -torch.log1p(-kept.clamp(0, 1 - 1e-4)).sum(1)
+def _hiding_loss(scores: Tensor, near: Tensor, strongest: int = 8) -> Tensor:
+    """Return the sum (m,) of -log(1 - score) over the strongest candidates near each object.
+
+    Several candidates count, since the next would take over where one is suppressed.
+    """
+    top = scores.masked_fill(~near, 0).topk(min(strongest, scores.shape[1]), 1).values
+    return -torch.log1p(-top.clamp(0, 1 - 1e-4)).sum(1)

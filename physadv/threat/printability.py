@@ -1,5 +1,4 @@
-"""What a printer and a camera ask of a patch: smoothness, colors that exist in ink, values that fit
-in 8 bits."""
+"""Printability of a patch: smoothness, colors that exist in ink, 8-bit values."""
 
 from __future__ import annotations
 
@@ -14,11 +13,17 @@ from physadv.core.errors import OptionError
 
 
 def total_variation(patch: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute difference of neighbors along rows and columns inside the mask (Rudin 1992,
-    anisotropic).
+    """Return the anisotropic total variation inside the mask (after Rudin et al. 1992).
 
-    ``patch`` (1, 3, h, w), ``mask`` (1, 1, h, w); a scalar >= 0. Differences across the mask's edge
-    do not count.
+    It is the mean absolute difference of neighbors along rows and columns, a scalar. Differences
+    across the mask's edge do not count. ``patch`` is (1, 3, h, w), ``mask`` (1, 1, h, w).
+
+    Example:
+        >>> import torch
+        >>> from physadv.threat.printability import total_variation
+        >>> patch = torch.tensor([0.0, 1.0]).expand(1, 3, 1, 2)
+        >>> float(total_variation(patch, torch.ones(1, 1, 1, 2)))
+        0.5
     """
     down = (patch[..., 1:, :] - patch[..., :-1, :]).abs() * mask[..., 1:, :] * mask[..., :-1, :]
     right = (patch[..., :, 1:] - patch[..., :, :-1]).abs() * mask[..., :, 1:] * mask[..., :, :-1]
@@ -26,11 +31,22 @@ def total_variation(patch: Tensor, mask: Tensor) -> Tensor:
 
 
 def ink_palette(levels: int = 4, *, black: float = 0.16, white: float = 0.94) -> Tensor:
-    """(levels**3, 3) sRGB colors of a plain three-ink printer: a grid that shrinks toward gray as
-    inks overlap.
+    """Return the colors of a typical three-ink printer, as a stand-in for a measured palette.
 
-    A stand-in until a measured palette is given; the darkest and lightest value are typical of
-    office paper.
+    The colors form a grid that shrinks towards gray, as overlapping inks do.
+
+    Args:
+        levels: Levels of each ink.
+        black: sRGB value of the darkest color, 0 to 1; the default is typical of office paper.
+        white: sRGB value of the paper, 0 to 1.
+
+    Returns:
+        Colors (levels**3, 3), sRGB in [0, 1].
+
+    Example:
+        >>> from physadv.threat.printability import ink_palette
+        >>> ink_palette(levels=2).shape
+        torch.Size([8, 3])
     """
     steps = torch.linspace(0, 1, levels)
     grid = torch.tensor(list(itertools.product(steps.tolist(), repeat=3)))
@@ -39,11 +55,25 @@ def ink_palette(levels: int = 4, *, black: float = 0.16, white: float = 0.94) ->
 
 
 def non_printability(patch: Tensor, mask: Tensor, palette: Tensor) -> Tensor:
-    """Mean distance of each pixel to the nearest printable color (after Sharif 2016, section
-    4.2.3).
+    """Return the mean distance of pixels to the nearest printable color (after Sharif et al. 2016).
 
-    The paper multiplies the distances, whose gradient vanishes with many colors; the minimum is the
-    usual form.
+    The paper multiplies the distances to all colors, whose gradient vanishes when there are many;
+    the minimum is the usual form.
+
+    Args:
+        patch: Patch (1, 3, h, w), sRGB in [0, 1].
+        mask: Weights (1, 1, h, w) of the pixels.
+        palette: Printable colors (k, 3).
+
+    Returns:
+        A scalar, at least 0.
+
+    Example:
+        >>> import torch
+        >>> from physadv.threat.printability import non_printability
+        >>> white, black = torch.ones(1, 3, 2, 2), torch.zeros(1, 3)
+        >>> round(float(non_printability(white, torch.ones(1, 1, 2, 2), black)) ** 2, 5)
+        3.0
     """
     pixels = patch[0].flatten(1).T
     nearest = torch.cdist(pixels, palette.to(pixels)).amin(1)
@@ -52,21 +82,23 @@ def non_printability(patch: Tensor, mask: Tensor, palette: Tensor) -> Tensor:
 
 
 def project_printable(patch: Tensor) -> Tensor:
-    """The nearest patch in [0, 1]."""
+    """Return the valid patch nearest to ``patch``: every value clipped to [0, 1]."""
     return patch.clamp(0, 1)
 
 
 def eight_bit(patch: Tensor) -> Tensor:
-    """The patch as its PNG will hold it."""
+    """Round ``patch`` to 8 bits, as its PNG stores it."""
     return patch.clamp(0, 1).mul(255).round().div(255)
 
 
 @dataclass(frozen=True)
 class PatchAppearance:
-    """How a patch shall look besides being smooth: of few given colors, or near a picture.
+    """Limits on the look of a patch: few given colors, or similarity to a reference image.
 
-    ``palette`` (k, 3) sRGB colors, the only ones it may show; ``content`` (1, 3, h, w) a picture it
-    stays near, with ``weight`` for the mean squared distance from it. None: free.
+    Args:
+        palette: Colors (k, 3), sRGB in [0, 1], that the patch is restricted to; None for all.
+        content: Reference image (1, 3, h, w) that the patch should resemble; None for none.
+        weight: Weight of the mean squared distance from the reference image.
     """
 
     palette: Tensor | None = None
@@ -74,51 +106,70 @@ class PatchAppearance:
     weight: float = 0.0
 
     def to(self, device: torch.device) -> PatchAppearance:
-        """The same on another device."""
+        """Return a copy on ``device``."""
         palette, content = (
             None if t is None else t.to(device) for t in (self.palette, self.content)
         )
         return PatchAppearance(palette, content, self.weight)
 
     def printed(self, patch: Tensor) -> Tensor:
-        """The patch in its palette; the gradient passes as if it were free (straight-through)."""
-        return (
-            patch
-            if self.palette is None
-            else patch + (in_palette(patch, self.palette) - patch).detach()
-        )
+        """Return ``patch`` in the colors of the palette, with a straight-through gradient."""
+        if self.palette is None:
+            return patch
+        return patch + (in_palette(patch, self.palette) - patch).detach()
 
     def distance(self, patch: Tensor, mask: Tensor) -> Tensor:
-        """Weighted mean squared distance from the content picture within the mask; 0 without one."""
+        """Return the weighted distance of ``patch`` from the reference image within ``mask``.
+
+        The distance is the mean square; 0 without a reference image.
+        """
         if self.content is None:
             return patch.sum() * 0
-        gap = ((patch - self.content) ** 2 * mask).sum() / (
-            patch.shape[1] * mask.sum().clamp(min=1)
-        )
-        return self.weight * gap
+        squares = (patch - self.content) ** 2 * mask
+        mean = squares.sum() / (patch.shape[1] * mask.sum().clamp(min=1))
+        return self.weight * mean
 
 
 def in_palette(patch: Tensor, palette: Tensor) -> Tensor:
-    """Every pixel of a (1, 3, h, w) patch replaced by the nearest of the (k, 3) colors."""
+    """Replace every pixel of ``patch`` (1, 3, h, w) by the nearest color of ``palette`` (k, 3).
+
+    Example:
+        >>> import torch
+        >>> from physadv.threat.printability import in_palette
+        >>> colors = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+        >>> in_palette(torch.full((1, 3, 1, 1), 0.7), colors).flatten().tolist()
+        [1.0, 1.0, 1.0]
+    """
     pixels = patch.detach()[0].flatten(1).T
     nearest = palette.to(pixels)[torch.cdist(pixels, palette.to(pixels)).argmin(1)]
     return nearest.T.reshape(patch.shape)
 
 
 def parse_palette(text: str) -> Tensor:
-    """Colors written ``#c01c28,#ffffff,#000`` as (k, 3) in [0, 1], at least two. OptionError names
-    the bad one."""
+    """Parse at least two colors, such as ``text`` ``#c01c28,#ffffff,#000``, to (k, 3) in [0, 1].
+
+    Raises:
+        OptionError: A color cannot be read, or there are fewer than two.
+
+    Example:
+        >>> from physadv.threat.printability import parse_palette
+        >>> parse_palette("#f00, #ffffff").tolist()
+        [[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
+    """
     colors = []
+
     for word in filter(None, re.split(r"[\s,;]+", text.strip())):
         digits = word.removeprefix("#")
         if not re.fullmatch(r"[0-9a-fA-F]{3}|[0-9a-fA-F]{6}", digits):
             raise OptionError(
-                f"color {word!r}", "is not #rgb or #rrggbb", "write for example #c01c28,#ffffff"
+                f"color {word!r}", "is not #rgb or #rrggbb", "Write for example #c01c28,#ffffff"
             )
+
         digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
         colors.append([int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)])
+
     if len(colors) < 2:
         raise OptionError(
-            f"palette {text!r}", "needs two colors or more", "write for example #c01c28,#ffffff"
+            f"palette {text!r}", "needs two colors or more", "Write for example #c01c28,#ffffff"
         )
     return torch.tensor(colors)

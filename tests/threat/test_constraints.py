@@ -31,7 +31,7 @@ def test_violation(norm: Norm) -> None:
 def test_legal_refuses_an_empty_ball() -> None:
     """Off-grid clean images and a ball smaller than the grid: an error that says what to do."""
     x0 = torch.full((1, 1, 2, 2), 100.5 / 255)
-    with pytest.raises(ImageError, match="round the clean images"):
+    with pytest.raises(ImageError, match="Round the clean images"):
         LpBall("linf", 0.1 / 255, levels=255).quantized(x0, x0)
 
 

@@ -26,7 +26,7 @@ def test_untargeted_loss_falls_as_the_truth_loses() -> None:
     assert loss[0] > loss[1]
     assert loss[0] > loss[2]
     assert goal.succeeded(LOGITS, NO_BOX).tolist() == [False, True, True]
-    assert goal.recognised(LOGITS, NO_BOX).tolist() == [True, False, False]
+    assert goal.recognized(LOGITS, NO_BOX).tolist() == [True, False, False]
 
 
 def test_targeted_success_needs_the_target() -> None:
@@ -55,7 +55,7 @@ def detections(score: float, shift: float = 0.0) -> Detections:
 def test_a_detector_sees_the_sign_only_where_it_stands() -> None:
     """A strong box elsewhere does not count as seeing this sign; a strong box on it does."""
     goal, box = PatchGoal("vanish", 0), torch.tensor([[10.0, 10.0, 30.0, 30.0]])
-    assert bool(goal.recognised(detections(0.8), box))
+    assert bool(goal.recognized(detections(0.8), box))
     assert bool(goal.succeeded(detections(0.1), box))
     assert bool(goal.succeeded(detections(0.8, shift=25.0), box))
     assert float(goal.loss(detections(0.8), box)) > float(goal.loss(detections(0.1), box))
@@ -162,7 +162,7 @@ def test_misclassify_is_not_vanish_and_create_needs_an_empty_place() -> None:
     ]
     create, empty = PatchGoal("create", 0, 1), torch.tensor([OFF])
     there = Toy()(torch.tensor((0, 0, 0.9)).view(1, 3, 1, 1))
-    assert [bool(create.recognised(p, empty)) for p in (gone, there)] == [True, False]
+    assert [bool(create.recognized(p, empty)) for p in (gone, there)] == [True, False]
     assert [bool(create.succeeded(p, empty)) for p in (gone, there)] == [False, True]
     for senseless in (lambda: PatchGoal("create", 0), lambda: PatchGoal("misclassify", 0, 0)):
         with pytest.raises(OptionError):
@@ -178,10 +178,10 @@ def test_several_objects_a_scene_and_a_class_each() -> None:
         torch.tensor([ON, OFF, ON]), torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1])
     )
     goal = PatchGoal("vanish", 0)
-    assert goal.recognised(prediction, marks).tolist() == [True, False, True]
+    assert goal.recognized(prediction, marks).tolist() == [True, False, True]
     assert goal.loss(prediction, marks).shape == (3,)
     labels = Annotations(NO_BOX, torch.tensor([0, 1, 0]))
-    assert PatchGoal("untargeted", 2).recognised(LOGITS, labels).tolist() == [True, True, False]
+    assert PatchGoal("untargeted", 2).recognized(LOGITS, labels).tolist() == [True, True, False]
 
 
 def test_a_targeted_misclassification_leaves_nothing_of_the_true_class() -> None:
