@@ -1,2 +1,1 @@
-"""Defenses and certificates: training, smoothing, bounds, defenses against patches, and those that
-only mask."""
+"""Defenses that stand in front of a model, and the registry that applies them by name."""

@@ -20,18 +20,25 @@ def load_model(
     """Load a model by name, file or ``module:factory``, each optionally followed by ``+defense``.
 
     Args:
-        name_or_path: a built-in name (``"signs"``), a model file, or ``module:factory``; each
+        name_or_path: A built-in name (``"signs"``), a model file, or ``module:factory``; each
             ``+defense`` puts a defense in front of it, as in ``"signs+jpeg"``.
-        weights: a state dict for models that do not carry their own weights.
+        weights: A state dict for models that do not carry their own weights.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
 
     Returns:
         The model in eval mode with frozen parameters on ``device``; ``.card`` describes it.
 
     Raises:
-        ModelError: the name is unknown, the file is missing, damaged or holds more than weights,
-            or the weights do not fit.
-        OptionError: the defense or one of its settings is unknown.
+        ModelError: The name is unknown, the file is missing, damaged or holds more than weights, or
+            the weights do not fit.
+        OptionError: The defense or one of its settings is unknown.
+
+    Example:
+        >>> import torch
+        >>> from physadv.defenses.load_model import load_model
+        >>> model = load_model("signs+median:size5")
+        >>> model.card.name, model(torch.rand(1, 3, 64, 64)).shape
+        ('signs+median:size5', torch.Size([1, 44]))
     """
     text = str(name_or_path)
     base, plus, defense = text.rpartition("+")
@@ -45,5 +52,5 @@ def load_model(
 
 
 def _model_device(model: LoadedModel, fallback: str | torch.device) -> str | torch.device:
-    """The device that a model's parameters are on; ``fallback`` where it has none."""
+    """Return the device that a model's parameters are on, or ``fallback`` where it has none."""
     return next((parameter.device for parameter in model.parameters()), fallback)

@@ -1,12 +1,13 @@
-"""Segment, complete and remove (after Liu et al. 2022): a small net marks what looks like a patch,
-and it is taken out.
+"""Segmentation and removal of patches (after Liu et al. 2022).
 
-Marks are completed to rectangles, since a segmenter misses parts that an attacker makes plain. What
-is taken out is filled from its surroundings. The net that comes with it was trained at 64 px on a
-drawn stop sign and on training tracks of GTSRB (a research data set, whose terms may bind
-commercial use), with stickers optimized against the victim ``signs`` and photographed in simulation
-(benchmarks/patch_remover.py). It proves nothing: a sticker told to hide from it undoes much of it
-(benchmarks/patch_defenses.md).
+A small network marks pixels that look like a patch. Marks are completed to rectangles, since a
+segmenter misses parts that an attacker makes plain. Marked pixels are filled from their
+surroundings.
+
+The built-in network was trained at 64 px on a drawn stop sign and on training tracks of GTSRB (a
+research data set, whose terms may bind commercial use), with stickers optimized against the model
+``signs`` and photographed in simulation (see :mod:`benchmarks.patch_remover`). It certifies
+nothing: a sticker optimized to evade it undoes much of it (benchmarks/patch_defenses.md).
 """
 
 from __future__ import annotations
@@ -38,15 +39,21 @@ WINDOWS = (
     (24, 24),
     (28, 28),
 )
-"""Heights and widths of the rectangles that marks are completed to, px of the working size."""
+"""Heights and widths of the rectangles that marks are completed to, in px of the working size."""
 
 
 class PatchSegmenter(nn.Module):
-    """Images (b, 3, h, w) in [0, 1] -> logits (b, 1, h, w) of each pixel being of a patch.
+    """A segmentation network: images (b, 3, h, w) in [0, 1] to logits (b, 1, h, w) of a pixel being
+    part of a patch.
 
-    Three scales, the coarsest a quarter of the picture's with dilated convolutions, joined again
-    from coarse to fine (after Ronneberger et al. 2015). About 175,000 weights; each logit sees a
-    square of about 80 px.
+    Three scales, the coarsest at a quarter of the image's size with dilated convolutions, merged
+    from coarse to fine (after Ronneberger et al. 2015). About 175,000 weights; each logit has a
+    receptive field of about 80 px.
+
+    Args:
+        fine: Channels at the image's size.
+        middle: Channels at half of it.
+        coarse: Channels at a quarter of it.
     """
 
     def __init__(self, fine: int = 12, middle: int = 32, coarse: int = 64) -> None:
@@ -63,7 +70,7 @@ class PatchSegmenter(nn.Module):
         self.head = nn.Sequential(_convolved(fine + middle, fine), nn.Conv2d(fine, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
+        """Return the logits (b, 1, h, w) of ``images``."""
         fine = self.fine(images * 4 - 2)
         middle = self.middle(fine)
         joined = self.joined(torch.cat((middle, _like(self.coarse(middle), middle)), 1))
@@ -81,11 +88,18 @@ def _like(small: Tensor, large: Tensor) -> Tensor:
 
 
 class PatchRemover(nn.Module):
-    """Images -> images in which what ``segmenter`` marks is filled from what lies around it.
+    """Fills whatever a segmenter marks from the surroundings.
 
-    The net looks at ``side`` px a side. ``threshold`` is the probability from which a pixel is
-    marked, ``full`` the share of a rectangle's pixels that must be marked for all of it to go;
-    marks grow by ``grow`` px, since a photographed patch has soft edges.
+    Args:
+        segmenter: Network that maps images to logits (b, 1, h, w).
+        threshold: Probability in (0, 1) from which a pixel is marked.
+        full: Share of a rectangle's pixels, in (0, 1], that must be marked for all of it to be
+            removed.
+        side: Side in px of the images that the segmenter receives, at least 24.
+        grow: Pixels by which marks grow, since a photographed patch has soft edges.
+
+    Raises:
+        OptionError: A number is out of range.
     """
 
     def __init__(
@@ -101,74 +115,79 @@ class PatchRemover(nn.Module):
         if not 0 < threshold < 1 or not 0 < full <= 1 or side < 24 or grow < 0:
             raise OptionError(
                 f"threshold {threshold}, full {full}, side {side}, grow {grow}",
-                "0 to 1, 24 px or more, and 0 px or more",
-                "use 0.7, 0.9, 64 and 1",
+                "shares lie between 0 and 1, side is 24 px or more, grow 0 px or more",
+                "Use e.g. 0.7, 0.9, 64 and 1",
             )
-        self.segmenter, self.threshold, self.full, self.side, self.grow = (
-            segmenter,
-            threshold,
-            full,
-            side,
-            grow,
-        )
+
+        self.segmenter, self.threshold, self.full = segmenter, threshold, full
+        self.side, self.grow = side, grow
 
     def forward(self, images: Tensor) -> Tensor:
-        """Patches removed; no gradient passes the marks."""
+        """Return ``images`` with patches removed; no gradient passes through the marks."""
         with torch.no_grad():
             marks = F.interpolate(self.marks(images).to(images), images.shape[-2:], mode="nearest")
         return fill_marked(images, marks)
 
     def softly(self, images: Tensor) -> Tensor:
-        """The stand-in for gradients: every pixel fades as it is likely to belong to a patch."""
+        """Return ``images`` with every pixel faded by its probability of being part of a patch: the
+        stand-in for gradients."""
         chance = F.interpolate(
             self.chance(images), images.shape[-2:], mode="bilinear", align_corners=False
         )
         return fill_marked(images, chance)
 
     def chance(self, images: Tensor) -> Tensor:
-        """(b, 1, side, side): the probability that a pixel belongs to a patch."""
+        """Return the probability (b, 1, side, side) that each pixel of ``images`` is part of a
+        patch."""
         logits: Tensor = self.segmenter(resize_images(images, self.side, self.side))
         return logits.sigmoid()
 
     def marks(self, images: Tensor) -> Tensor:
-        """(b, 1, side, side) bool: what is taken out."""
-        whole = complete_rectangles(self.chance(images) > self.threshold, self.full).float()
-        return F.max_pool2d(whole, 2 * self.grow + 1, 1, self.grow) > 0
+        """Return the removed pixels (b, 1, side, side) of ``images``, bool."""
+        completed = complete_rectangles(self.chance(images) > self.threshold, self.full).float()
+        return F.max_pool2d(completed, 2 * self.grow + 1, 1, self.grow) > 0
 
 
 def complete_rectangles(marks: Tensor, full: float = 0.9) -> Tensor:
-    """Marks (b, 1, h, w) bool and every rectangle of WINDOWS of which at least a share ``full`` is
-    marked."""
-    found = marks.float()
-    whole = found
-    for high, wide in WINDOWS:
-        if high <= marks.shape[2] and wide <= marks.shape[3]:
-            share = F.avg_pool2d(F.avg_pool2d(found, (high, 1), 1), (1, wide), 1)
-            enough = F.pad((share >= full - 1e-5).float(), (wide - 1, wide - 1, high - 1, high - 1))
-            whole = torch.maximum(
-                whole, F.max_pool2d(F.max_pool2d(enough, (high, 1), 1), (1, wide), 1)
-            )
-    return whole > 0
+    """Return ``marks`` (b, 1, h, w), bool, with every rectangle of WINDOWS added of which a share
+    ``full`` is marked."""
+    marked = marks.float()
+    completed = marked
+    for height, width in WINDOWS:
+        if height > marks.shape[2] or width > marks.shape[3]:
+            continue
+
+        # Separable means over all rectangles, then the union of those marked enough.
+        share = F.avg_pool2d(F.avg_pool2d(marked, (height, 1), 1), (1, width), 1)
+        margins = (width - 1, width - 1, height - 1, height - 1)
+        corners = F.pad((share >= full - 1e-5).float(), margins)
+        union = F.max_pool2d(F.max_pool2d(corners, (height, 1), 1), (1, width), 1)
+        completed = torch.maximum(completed, union)
+    return completed > 0
 
 
 def fill_marked(images: Tensor, marks: Tensor) -> Tensor:
-    """``images`` with the share ``marks`` (b, 1, h, w) in [0, 1] of each pixel replaced by what
-    lies around it.
+    """Return ``images`` with marked pixels replaced by a blend of their surroundings.
 
-    Means over ever larger squares of what is not marked, laid under one another (pull and push,
-    after Gortler et al. 1996): near the edge of a mark it is the color of the near surroundings.
-    Where all is marked it is black.
+    Means over ever larger squares of unmarked pixels are laid under one another (pull and push,
+    after Gortler et al. 1996): near the edge of a mark they have the color of the near
+    surroundings. Where all is marked the result is black. ``marks`` (b, 1, h, w) is the share in
+    [0, 1] of each pixel to replace.
     """
-    kept = 1 - marks
-    light, weight = images * kept, kept
+    weight = 1 - marks
+    color = images * weight
+
+    # Pull: a pyramid of colors and weights, down to one row or column.
     levels = []
-    while min(light.shape[-2:]) > 1:
-        levels.append((light, weight))
-        light, weight = (F.avg_pool2d(t, 2, ceil_mode=True) for t in (light, weight))
-    under = light.mean((2, 3), keepdim=True) / weight.mean((2, 3), keepdim=True).clamp_min(1e-6)
-    for light, weight in reversed(levels):
-        under = light + _like(under, light) * (1 - weight)
-    return under
+    while min(color.shape[-2:]) > 1:
+        levels.append((color, weight))
+        color, weight = (F.avg_pool2d(t, 2, ceil_mode=True) for t in (color, weight))
+
+    # Push: each level shows where it has weight, the coarser ones below elsewhere.
+    filled = color.mean((2, 3), keepdim=True) / weight.mean((2, 3), keepdim=True).clamp_min(1e-6)
+    for color, weight in reversed(levels):
+        filled = color + _like(filled, color) * (1 - weight)
+    return filled
 
 
 def patch_removal(
@@ -179,22 +198,36 @@ def patch_removal(
     adaptive: bool = True,
     segmenter: nn.Module | None = None,
 ) -> TransformDefense:
-    """``model`` behind a :class:`PatchRemover` with the net that comes with it, or one's own
-    ``segmenter``.
+    """Put patch removal in front of a model.
 
-    ``side`` 64 is for a sign that fills the picture; 128 served better on whole frames
-    (benchmarks/patch_defenses.md). Raises ModelError where the weights are missing from the
-    installation.
+    Args:
+        model: Classifier or detector.
+        threshold: Probability in (0, 1) from which a pixel is marked.
+        side: Side in px of the images that the segmenter receives: 64 for a sign that fills the
+            image; 128 did better on whole frames (benchmarks/patch_defenses.md).
+        adaptive: Whether gradients pass through a soft stand-in.
+        segmenter: Segmenter to use in place of the built-in one.
+
+    Raises:
+        ModelError: The built-in weights are missing from the installation.
+        OptionError: A number is out of range.
+
+    Example:
+        >>> import torch
+        >>> from physadv.defenses.patch_removal import patch_removal
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 2))
+        >>> patch_removal(net)(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 2])
     """
-    part = PatchRemover(
+    remover = PatchRemover(
         load_segmenter() if segmenter is None else segmenter, threshold=threshold, side=side
     )
-    front = TransformDefense(model, part, stand_in=part.softly, adaptive=adaptive)
-    return front.eval().requires_grad_(False)
+    defense = TransformDefense(model, remover, stand_in=remover.softly, adaptive=adaptive)
+    return defense.eval().requires_grad_(False)
 
 
 def load_segmenter() -> PatchSegmenter:
-    """The segmenter that comes with it, a copy of one's own."""
+    """Return a copy of the built-in segmenter, in eval mode and frozen."""
     net = PatchSegmenter()
     net.load_state_dict(_weights())
     return net.eval().requires_grad_(False)
@@ -204,6 +237,6 @@ def load_segmenter() -> PatchSegmenter:
 def _weights() -> dict[str, Tensor]:
     if not WEIGHTS.is_file():
         raise ModelError(
-            f"{WEIGHTS.name}", "is missing from this installation", "install physadv again"
+            f"{WEIGHTS.name}", "is missing from this installation", "Install physadv again"
         )
     return load_file(WEIGHTS)

@@ -1,8 +1,8 @@
-"""Defenses by name around any victim, in the victim's own name: ``signs+jpeg``,
+"""Defenses by name in front of any model, in the model's own name: ``signs+jpeg``,
 ``signs+jpeg:quality50+median``.
 
-Every command that takes a model so takes a defended one, and a patch bundle made against it
-remembers it. Settings follow a colon: words, and names joined to their numbers
+Every command that takes a model takes a defended one, and a patch bundle made against it records
+its name. Settings follow a colon: words, and names joined to their numbers
 (``signs-masked+patchcleanser:patch9,masks6``).
 """
 
@@ -26,47 +26,57 @@ from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
 
 SIDE = 64
-"""Where the victim's card names no size of its own."""
+"""Working size in px where the model's card names none."""
 _SETTING = re.compile(r"([a-z_]+?)(\d+(?:\.\d+)?)?")
-Maker = Callable[..., nn.Module]
+DefenseFactory = Callable[..., nn.Module]
 
 
 @runtime_checkable
 class CertifiedDefense(Protocol):
-    """A defense against one patch of ``patch`` px a side (at its working size) that can prove its
-    verdicts."""
+    """Protocol of defenses that certify their predictions against one patch of ``patch`` px at
+    their working size."""
 
     @property
     def patch(self) -> tuple[int, int]:
-        """(height, width) px of the patch withstood."""
+        """Height and width in px of the patch that certificates are for."""
         ...
 
     def certify(self, images: Tensor, labels: Tensor) -> Tensor:
-        """(b,) bool: the verdict is the label, and no such patch changes it."""
+        """Return (b,) bool: ``images`` are classified as ``labels``, and no such patch changes
+        that."""
         ...
 
     def verdicts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(b,) classes and (b,) bool: the verdicts, and whether they are certified."""
+        """Return the predicted classes (b,) of ``images``, and (b,) bool whether each is
+        certified."""
         ...
 
 
 class _ResizedDefense(nn.Module):
-    """A defense at one working ``size`` (height, width) px: images are stretched to it first."""
+    """A defense at one working ``size`` (height, width) in px: images are resized to it first."""
 
     def __init__(self, defense: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
         self.defense, self.size = defense, size
 
     def forward(self, images: Tensor) -> Prediction:
-        """Logits (b, classes)."""
+        """Return the defense's logits (b, classes) on resized ``images``."""
         return cast(Prediction, self.defense(resize_images(images, *self.size)))
 
 
 @dataclass(frozen=True)
 class DefenseEntry:
-    """How a defense is made around a loaded victim, and a line on what it is."""
+    """A registered defense.
 
-    make: Maker
+    Attributes:
+        make: Function that takes a loaded model and keyword settings, and returns the defended
+            model.
+        about: One line of description, with the settings and their defaults.
+        words: Keyword settings that each word stands for.
+        classifiers_only: Whether detectors are refused.
+    """
+
+    make: DefenseFactory
     about: str
     words: Mapping[str, Mapping[str, Any]]
     classifiers_only: bool = False
@@ -146,67 +156,89 @@ DEFENSES: dict[str, DefenseEntry] = {
 
 
 def defend_model(model: LoadedModel, text: str) -> LoadedModel:
-    """``model`` behind the defense that ``text`` names, with a card that says so.
+    """Put a defense in front of a model.
 
-    Front ends have stand-ins for their gradient (BPDA) unless the word ``plain`` is among the
-    settings. Raises OptionError for an unknown name or setting, ModelError where the defense needs
-    a classifier.
+    Input transforms have stand-ins for their gradient (BPDA) unless the word ``plain`` is among the
+    settings.
+
+    Args:
+        model: Loaded model; its card gives the working size.
+        text: Name of the defense and its settings, such as ``"jpeg:quality50"``.
+
+    Returns:
+        The defended model, with a card that names the defense.
+
+    Raises:
+        OptionError: The name or a setting is unknown.
+        ModelError: The defense needs a classifier and the model is a detector.
+
+    Example:
+        >>> from physadv.defenses.load_model import load_model
+        >>> from physadv.defenses.registry import defend_model
+        >>> defend_model(load_model("signs"), "jpeg:quality50").card.name
+        'signs+jpeg:quality50'
     """
     name, _, rest = text.partition(":")
     if name not in DEFENSES:
         raise OptionError(
-            f"defense {name!r}", f"one of {', '.join(DEFENSES)}", "for example signs+jpeg"
+            f"unknown defense {name!r}",
+            f"the defenses are {', '.join(DEFENSES)}",
+            "Write e.g. signs+jpeg",
         )
-    known = DEFENSES[name]
-    if known.classifiers_only and model.card.task != "classify":
+    entry = DEFENSES[name]
+    if entry.classifiers_only and model.card.task != "classify":
         raise ModelError(
             f"{model.card.name}",
             f"is a detector, and {name} needs a classifier",
-            "use a front end",
+            "Use an input transform such as jpeg",
         )
-    defended = known.make(model, **_settings(name, known, rest))
-    said = f"{model.card.name}+{text}"
-    card = replace(model.card, name=said, accuracy="not measured behind this defense")
+
+    defended = entry.make(model, **_settings(name, entry, rest))
+    full_name = f"{model.card.name}+{text}"
+    card = replace(model.card, name=full_name, accuracy="not measured behind this defense")
     return LoadedModel(defended, card)
 
 
 def certified_defense(model: nn.Module) -> tuple[CertifiedDefense, tuple[int, int]] | None:
-    """The outermost defense of a loaded victim that proves its verdicts, and its working size; None
-    without one."""
+    """Return the outermost defense of ``model`` that certifies its predictions and its working
+    size; None without one."""
     net = model.net if isinstance(model, LoadedModel) else model
     if isinstance(net, _ResizedDefense) and isinstance(net.defense, CertifiedDefense):
         return net.defense, net.size
     return None
 
 
-def _settings(name: str, known: DefenseEntry, text: str) -> dict[str, Any]:
-    """``quality50`` -> {"quality": 50}; words stand for what ``known.words`` says."""
-    takes = {
+def _settings(name: str, entry: DefenseEntry, text: str) -> dict[str, Any]:
+    """Return the keyword settings of a text: ``quality50`` gives {"quality": 50}, words give what
+    they stand for."""
+    parameters = {
         k: p
-        for k, p in inspect.signature(known.make).parameters.items()
+        for k, p in inspect.signature(entry.make).parameters.items()
         if p.kind is p.KEYWORD_ONLY
     }
     numbers = [
         k
-        for k, p in takes.items()
+        for k, p in parameters.items()
         if isinstance(p.default, int | float | None) and not isinstance(p.default, bool)
     ]
-    found: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        match = _SETTING.fullmatch(part.strip())
+
+    settings: dict[str, Any] = {}
+    for setting in filter(None, text.split(",")):
+        match = _SETTING.fullmatch(setting.strip())
         key, value = match.groups() if match else ("", None)
-        if value is None and key in known.words:
-            found |= known.words[key]
+        if value is None and key in entry.words:
+            settings |= entry.words[key]
         elif value is not None and key in numbers:
-            found[key] = (
-                float(value) if isinstance(takes[key].default, float) else int(float(value))
-            )
+            is_float = isinstance(parameters[key].default, float)
+            settings[key] = float(value) if is_float else int(float(value))
         else:
-            said = ", ".join([*known.words, *(f"{k}{_shown(takes[k].default)}" for k in numbers)])
+            defaults = (f"{k}{_shown(parameters[k].default)}" for k in numbers)
             raise OptionError(
-                f"{name}:{part}", f"it takes {said}", f"for example {name}:{numbers[0]}8"
+                f"unknown setting {setting!r} of {name}",
+                f"the settings are {', '.join([*entry.words, *defaults])}",
+                f"Write e.g. {name}:{numbers[0]}8",
             )
-    return found
+    return settings
 
 
 def _shown(default: object) -> str:
