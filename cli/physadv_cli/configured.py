@@ -43,6 +43,7 @@ def from_config(
     adapt: Adapt | None = None,
     overrides: dict[str, Override | None] | None = None,
     hidden: Sequence[inspect.Parameter] | None = None,
+    switches: Sequence[str] = (),
 ) -> Callable[..., None]:
     """Make a Typer command of a function that takes a configuration.
 
@@ -55,6 +56,7 @@ def from_config(
         overrides: options that replace a field's own, by the field's name; None leaves it out.
         hidden: options from :func:`hidden_option`, which ``adapt`` takes out of the values; where
             None, a configuration with a threat has ``--norm`` and ``--eps``.
+        switches: which of the run's switches the command has: ``overwrite``, ``dry_run``.
 
     Returns:
         A function whose signature has a parameter for each option, for ``app.command``.
@@ -79,6 +81,7 @@ def from_config(
             quiet=values.pop("quiet"),
             verbose=values.pop("verbose"),
             threads=values.pop("threads", None),
+            **{name: values.pop(name) for name in switches},
         )
         values.pop("config")
         if has_short_forms:
@@ -96,6 +99,7 @@ def from_config(
             ),
             *sorted(parameters, key=lambda p: p.default is not inspect.Parameter.empty),
             *extra,
+            *(_keyword(name, options.SWITCHES[name], False) for name in switches),
             *run_parameters,
         ]
     )

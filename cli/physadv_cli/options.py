@@ -95,6 +95,25 @@ Threads = Annotated[
         rich_help_panel="Run",
     ),
 ]
+SWITCHES: dict[str, Any] = {
+    "overwrite": Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace a finished result of another configuration.",
+            rich_help_panel="Output",
+        ),
+    ],
+    "dry_run": Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Report what would be done, write nothing.",
+            rich_help_panel="Output",
+        ),
+    ],
+}
+"""Switches of a run that only some commands have."""
 Json = Annotated[
     bool,
     typer.Option(

@@ -53,6 +53,8 @@ class RunOptions:
     verbose: bool = False
     threads: int | None = 0
     """CPU threads of torch; 0 leaves the number to torch, None leaves torch alone."""
+    overwrite: bool = False
+    dry_run: bool = False
 
     def begin(self) -> None:
         """Set how much is printed, and torch's threads."""
@@ -119,12 +121,25 @@ def open_run(command: str, out: Path | None, config: Mapping[str, Any]) -> Path:
     """
     folder = out or default_folder(command)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.toml", tomli_w.dumps({COMMAND_KEY: command, **plain(config)}))
+    _write_config(folder, {COMMAND_KEY: command, **plain(config)})
     write_json(
         folder / "environment.json",
         {**versions(), "platform": platform.platform(), "argv": sys.argv[1:]},
     )
     return folder
+
+
+def record_config(folder: Path, config: Config) -> None:
+    """Record ``config`` in ``folder`` alone, without the environment.
+
+    For folders that people pass on, such as cloaked photos.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_config(folder, plain(config.as_table()))
+
+
+def _write_config(folder: Path, table: Mapping[str, Any]) -> None:
+    write_text(folder / "config.toml", tomli_w.dumps(table))
 
 
 def finish(result: Mapping[str, Any], *, as_json: bool, summary: str) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physadv.core.errors import ImageError, ModelError
+from physadv.core.errors import ImageError
 from physadv.core.files import write_bytes
 from physadv.core.image_io import Array, save_png
-from physadv.models.faces.embedders import FaceEmbedder, available_embedders, load_embedder
+from physadv.models.faces.embedders import FaceEmbedder, load_embedders
 from physadv.models.faces.face_detection import FaceFinder, default_finders
 from physadv.privacy.cloak_faces import CloakMode, mode_named
 from physadv.privacy.photo_cloaker import PhotoCloaker
@@ -100,33 +100,12 @@ def cloak_photo(
     if not faces:
         return CloakResult(pixels.copy(), (), (*notes, "no face was found"))
 
-    cloaker.embedders = _load_embedders(embedders, dict(weights or {}), device)
+    cloaker.embedders = load_embedders(embedders or (), weights, device=device)
     name = "photo" if loaded is None else loaded.path.name
     done = cloaker.cloak(pixels, name, faces)
     if target is not None:
         _write(target, loaded, done.rgb, keep_metadata)
     return CloakResult(done.rgb, tuple(done.faces), (*notes, *done.notes), target)
-
-
-def _load_embedders(
-    embedders: Sequence[str | FaceEmbedder] | None,
-    files: dict[str, str | Path],
-    device: str,
-) -> list[FaceEmbedder]:
-    """The embedders given, those of the names given, or all at hand."""
-    named = embedders if embedders is not None else [*available_embedders(), *files]
-    if not named:
-        raise ModelError(
-            "No embedder is at hand",
-            "At least one needs its weights here",
-            "Run pip install 'physadv[faces]', or give weights",
-        )
-    return [
-        load_embedder(each, weights=files.get(each), device=device)
-        if isinstance(each, str)
-        else each
-        for each in dict.fromkeys(named)
-    ]
 
 
 def _checked_pixels(photo: Any) -> Array:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from physadv.core.errors import ImageError, ModelError, OptionError
 from physadv.privacy.cloak_faces import MODES
+from physadv.privacy.config import MODE_NAMES, CloakCheckConfig, CloakConfig
 from physadv_cli.main import app
 
 QUICK = ["--threads", "1", "--embedder", "mobilefacenet"]
@@ -126,20 +127,29 @@ def test_cloak_then_resume_then_check(photos: Path, weights: list[str]) -> None:
     assert "mode" in str(other.exception)
     assert "--overwrite" in str(other.exception)
     assert (out / "cloak-settings.json").read_bytes() == settings
-    checked = invoke(
-        "check",
-        str(out),
-        "--originals",
-        str(photos),
-        "--no-baselines",
-        "--out",
-        "run",
-        "--json",
-        *QUICK,
-        *weights,
-    )
+    config = CloakConfig.from_toml(out / "config.toml")
+    assert (config.photos, config.mode) == (str(photos), "low")
+    repeated = invoke("--config", str(out / "config.toml"), "--threads", "1", "--json")
+    assert json.loads(repeated.stdout)["already done"] == 3
+    assert CloakConfig.from_toml(out / "config.toml") == config
+
+    check = ("check", "--originals", str(photos), "--no-baselines", "--json", "--out")
+    checked = invoke(*check, "run", str(out), *QUICK, *weights)
     assert checked.exit_code == 0, checked.output
     result = json.loads(checked.stdout)
     assert result["recognisers"][0]["role"] == "surrogate"
     assert result["verdict"]["light"] in ("amber", "red")
     assert (photos.parent / "run" / "report.html").is_file()
+
+    recorded = (photos.parent / "run" / "config.toml").read_text()
+    assert CloakCheckConfig.from_toml("run/config.toml").baselines is False
+    other = invoke(*check, "run", str(out), *QUICK, *weights, "--seed", "1")
+    assert "already holds a check" in str(other.exception)
+    assert (photos.parent / "run" / "config.toml").read_text() == recorded
+    again = invoke("check", "--config", "run/config.toml", "--out", "again", "--json")
+    assert json.loads(again.stdout)["verdict"] == result["verdict"]
+
+
+def test_the_help_names_every_mode() -> None:
+    """The configuration, which must not import torch, has the names of the modes."""
+    assert tuple(MODES) == MODE_NAMES

@@ -4,7 +4,7 @@ provenance and accuracy."""
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -221,6 +221,42 @@ def load_embedder(
     # Small convolutions run about a fifth faster with the channels innermost.
     embedder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return embedder
+
+
+def load_embedders(
+    names: Sequence[str | FaceEmbedder] = (),
+    weights: Mapping[str, str | Path] | None = None,
+    *,
+    device: str | torch.device = "cpu",
+) -> list[FaceEmbedder]:
+    """Load face embedders, or all whose weights are at hand.
+
+    Args:
+        names: Names or descriptor files; embedders that are loaded already pass through. Without any,
+            all at hand and those that ``weights`` names.
+        weights: Weights files by the name of their embedder.
+        device: Torch device, or "auto".
+
+    Returns:
+        At least one embedder, each once.
+
+    Raises:
+        ModelError: A name is unknown, or no embedder is at hand.
+    """
+    files = weights or {}
+    named = names or [*available_embedders(), *files]
+    if not named:
+        raise ModelError(
+            "No face recognizer is at hand",
+            "At least one needs its weights here",
+            "Run pip install 'physadv[faces]', or name weights",
+        )
+    return [
+        load_embedder(each, weights=files.get(each), device=device)
+        if isinstance(each, str)
+        else each
+        for each in dict.fromkeys(named)
+    ]
 
 
 def available_embedders() -> list[str]:

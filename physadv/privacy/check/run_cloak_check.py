@@ -117,8 +117,7 @@ def run_cloak_check(
     target = Path(folder)
     if not recognizers:
         raise OptionError("no recognizer", "at least one is needed", "See `physadv models list`")
-    if (target / "rows.jsonl").exists():
-        raise OptionError(f"{target}", "already holds a check", "Name another folder with --out")
+    refuse_other_check(target)
 
     pairs, foreign = match_files(originals, cloaked)
     others = [] if gallery is None else match_files(gallery)[0]
@@ -164,6 +163,12 @@ def run_cloak_check(
 
     write_json(target / "check.json", result.as_dict())
     return result
+
+
+def refuse_other_check(folder: str | Path) -> None:
+    """Raise OptionError where ``folder`` holds a check already."""
+    if (Path(folder) / "rows.jsonl").exists():
+        raise OptionError(f"{folder}", "already holds a check", "Name another folder with --out")
 
 
 def _protected(bank: EmbeddingBank, recognizer: str) -> set[str]:

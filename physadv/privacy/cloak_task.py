@@ -1,0 +1,95 @@
+"""Cloaking of a photo or a folder of photos: from a configuration to cloaked files and a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from physadv.models.faces.embedders import load_embedders
+from physadv.models.faces.face_detection import default_finders
+from physadv.privacy.batch import (
+    SETTINGS,
+    PhotoJob,
+    PhotoOutcome,
+    plan_jobs,
+    refuse_other_settings,
+    run_folder,
+)
+from physadv.privacy.cloak_faces import mode_named
+from physadv.privacy.config import CloakConfig
+from physadv.privacy.photo_cloaker import PhotoCloaker, cloaker_settings, write_settings
+
+
+@dataclass(frozen=True)
+class CloakTask:
+    """One run over photos, ready to start: photos listed, detectors and recognizers loaded.
+
+    Attributes:
+        config: The configuration.
+        jobs: The photos, each with its target file.
+        folder: Folder of the cloaked photos.
+        cloaker: Detects and cloaks the faces of one photo.
+
+    Example:
+        >>> def cloak_album(folder):  # needs the extra `faces`
+        ...     task = CloakTask.from_config(CloakConfig(photos=folder, mode="mid"))
+        ...     task.prepare()
+        ...     return {outcome.job.name: outcome.status for outcome in task.run()}
+    """
+
+    config: CloakConfig
+    jobs: list[PhotoJob]
+    folder: Path
+    cloaker: PhotoCloaker
+
+    @classmethod
+    def from_config(cls, config: CloakConfig, out: str | Path | None = None) -> CloakTask:
+        """List the photos of ``config`` and load what it names.
+
+        ``out`` is the folder for the cloaked photos; by default it lies beside the photos.
+
+        Raises:
+            ImageError: There is no photo.
+            OptionError: ``out`` lies among the originals.
+            ModelError: A detector or a recognizer is not at hand.
+        """
+        jobs, folder = plan_jobs(config.photos, out)
+        finders = default_finders(config.detector_weights)
+        embedders = load_embedders(config.embedder, config.weights_files, device=config.device)
+        cloaker = PhotoCloaker(finders, embedders, mode_named(config.mode), seed=config.seed)
+        return cls(config, jobs, folder, cloaker)
+
+    def prepare(self, *, overwrite: bool = False) -> None:
+        """Learn the decoys, and check that no other result stands in the folder.
+
+        Raises OptionError for fewer than eight decoys, and where ``folder`` holds these photos
+        cloaked with other settings, unless ``overwrite``.
+        """
+        if self.config.decoys is not None:
+            self.cloaker.learn_others(self.config.decoys)
+        if not overwrite:
+            refuse_other_settings(
+                self.jobs,
+                self.folder,
+                cloaker_settings(self.cloaker),
+                keep_metadata=self.config.keep_metadata,
+            )
+
+    def run(self, *, overwrite: bool = False) -> Generator[PhotoOutcome]:
+        """Cloak photo by photo and yield after each; what an earlier run finished is skipped.
+
+        Raises OptionError as :meth:`prepare` does, unless ``overwrite``.
+        """
+        settings = cloaker_settings(self.cloaker)
+        outcomes = run_folder(
+            self.jobs,
+            self.folder,
+            self.cloaker,
+            settings=settings,
+            keep_metadata=self.config.keep_metadata,
+            recall=self.cloaker.recall,
+            overwrite=overwrite,
+        )
+        write_settings(self.folder / SETTINGS, settings)
+        yield from outcomes

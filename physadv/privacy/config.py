@@ -1,0 +1,160 @@
+"""Configurations of ``cloak`` and ``cloak check``: cloaked photos, and a check of how well they protect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from physadv.core import shared_fields as shared
+from physadv.core.config import Config, ConfigField
+from physadv.core.errors import OptionError
+
+MODE_NAMES = ("low", "mid", "high")
+"""Names of the modes, as in :data:`physadv.privacy.cloak_faces.MODES`, least visible first."""
+
+_Embedders = Annotated[
+    tuple[str, ...],
+    ConfigField(
+        "Face recognizer: dlib, mobilefacenet or a descriptor .toml; may repeat.",
+        "Model",
+        metavar="NAME",
+        default="all at hand",
+    ),
+]
+_EmbedderWeights = Annotated[
+    tuple[str, ...],
+    ConfigField("Weights of a face recognizer; may repeat.", "Model", metavar="NAME=FILE"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloakConfig(Config):
+    """Configuration of the cloaking of photos.
+
+    Example:
+        >>> CloakConfig(photos="photos/", embedder_weights=["dlib=d.dat"]).weights_files
+        {'dlib': 'd.dat'}
+    """
+
+    command: ClassVar[str] = "cloak"
+
+    photos: Annotated[
+        str,
+        ConfigField(
+            "A photo, or a folder with photos (recursive).",
+            "Source",
+            metavar="PHOTOS",
+            argument=True,
+            path=True,
+        ),
+    ]
+    mode: Annotated[
+        str, ConfigField(f"Visibility of the cloak: {', '.join(MODE_NAMES)}.", "Cloak")
+    ] = "low"
+    decoys: Annotated[
+        str | None,
+        ConfigField(
+            "Photos of 8 people or more: move towards averages of them, never one person.",
+            "Cloak",
+            metavar="FOLDER",
+            path=True,
+        ),
+    ] = None
+    keep_metadata: Annotated[
+        bool,
+        ConfigField("Keep GPS, serial numbers and captions, which are left out else.", "Output"),
+    ] = False
+    embedder: _Embedders = ()
+    embedder_weights: _EmbedderWeights = ()
+    detector_weights: shared.DetectorWeights = None
+    seed: shared.Seed = 0
+    device: shared.Device = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the mode and the weights beside types."""
+        super().__post_init__()
+        if self.mode not in MODE_NAMES:
+            raise OptionError(
+                f"--mode {self.mode}", f"is none of {', '.join(MODE_NAMES)}", "choose one of them"
+            )
+        _weights_files(self.embedder_weights)
+
+    @property
+    def weights_files(self) -> dict[str, str]:
+        """The weights files by the name of their face recognizer."""
+        return _weights_files(self.embedder_weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloakCheckConfig(Config):
+    """Configuration of a check of cloaked photos, by whatever tool they were made.
+
+    Example:
+        >>> CloakCheckConfig(cloaked="photos-cloaked", originals="photos").adaptive
+        True
+    """
+
+    command: ClassVar[str] = "cloak-check"
+
+    cloaked: Annotated[
+        str,
+        ConfigField(
+            "The cloaked photos, by any tool.",
+            "Source",
+            metavar="CLOAKED",
+            argument=True,
+            path=True,
+        ),
+    ]
+    originals: Annotated[
+        str,
+        ConfigField(
+            "The photos they were made from; a folder a person.",
+            "Data",
+            metavar="FOLDER",
+            path=True,
+        ),
+    ]
+    gallery: Annotated[
+        str | None,
+        ConfigField(
+            "Photos of other people, a folder a person.", "Data", metavar="FOLDER", path=True
+        ),
+    ] = None
+    embedder: _Embedders = ()
+    embedder_weights: _EmbedderWeights = ()
+    detector_weights: shared.DetectorWeights = None
+    adaptive: Annotated[
+        bool,
+        ConfigField(
+            "Also train a recognizer on the cloaks of half of the people (8 or more).", "Check"
+        ),
+    ] = True
+    baselines: Annotated[
+        bool, ConfigField("Also measure noise and blur of the same visibility.", "Check")
+    ] = True
+    seed: shared.Seed = 0
+    device: shared.Device = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the weights beside types."""
+        super().__post_init__()
+        _weights_files(self.embedder_weights)
+
+    @property
+    def weights_files(self) -> dict[str, str]:
+        """The weights files by the name of their face recognizer."""
+        return _weights_files(self.embedder_weights)
+
+
+def _weights_files(pairs: Sequence[str]) -> dict[str, str]:
+    """NAME=FILE pairs as a table."""
+    files = dict(pair.partition("=")[::2] for pair in pairs)
+    if not all(files.values()):
+        raise OptionError(
+            f"--embedder-weights {' '.join(pairs)}",
+            "NAME=FILE is expected",
+            "for example mobilefacenet=weights.pt",
+        )
+    return files
