@@ -158,7 +158,9 @@ def _parameter(
         annotation, default = str | None, None
         note = replace(note, help=f"{note.help} Required.")
     if note.argument:
-        info: Any = typer.Argument(help=note.help, metavar=note.metavar or None)
+        info: Any = typer.Argument(
+            help=note.help, metavar=note.metavar or None, rich_help_panel=note.panel
+        )
     else:
         info = options.field_option(note, [note.option_of(field.name)], kind, words)
     required = _is_required(field) and field.name != "threat"

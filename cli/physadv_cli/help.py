@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from physadv_cli.help_page import print_help, split_examples, usage_pieces
 
 _VALUE_NAMES = {
     "bool": "",
@@ -41,6 +41,14 @@ class PlainCommand(TyperCommand):
         """Return the parameters for ``ctx``, with value names set."""
         return _with_value_names(super().get_params(ctx), ctx)
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line for ``ctx``."""
+        return usage_pieces(self, ctx)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help for ``ctx``; ``formatter`` is not used."""
+        print_help(self, ctx)
+
 
 class OrderedGroup(TyperGroup):
     """A group of commands listed in the order in which they were registered."""
@@ -53,6 +61,14 @@ class OrderedGroup(TyperGroup):
         """Return the names of the commands for ``ctx``, in the order of :attr:`journey`."""
         names = super().list_commands(ctx)
         return sorted(names, key=lambda n: self.journey.index(n) if n in self.journey else 0)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line for ``ctx``."""
+        return usage_pieces(self, ctx)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help for ``ctx``; ``formatter`` is not used."""
+        print_help(self, ctx)
 
     journey: Sequence[str] = ()
     """Names of the commands in the order of the help; those that are not in it come first."""
@@ -93,20 +109,15 @@ class DefaultCommand(PlainCommand):
 
 
 def tidy_help(app: typer.Typer, name: str = "physadv") -> None:
-    """Give every command of ``app`` plain value names, joined paragraphs, and examples at the end.
+    """Give every command of ``app`` plain value names, a short help and older spellings.
 
     ``name`` is the command line that leads to ``app``.
     """
     for command in app.registered_commands:
-        paragraphs = _paragraphs(command.help or (command.callback and command.callback.__doc__))
-        examples = [p.removeprefix("Example: ") for p in paragraphs if p.startswith("Example: ")]
-        command.help = "\n\n".join(p for p in paragraphs if not p.startswith("Example: "))
+        command.help = command.help or (command.callback and command.callback.__doc__)
+        paragraphs, _ = split_examples(command.help or "")
         if command.short_help is None and paragraphs:
             command.short_help = paragraphs[0]
-        if examples:
-            shown = "\n".join(f"  {example}" for example in examples)
-            head = "Example:" if len(examples) == 1 else "Examples:"
-            command.epilog = "\n\n".join(filter(None, (f"{head}\n{shown}", command.epilog)))
         if command.cls in (None, TyperCommand):
             command.cls = PlainCommand
         _accept_spellings(command)
@@ -135,12 +146,6 @@ def _accept_spellings(command: Any) -> None:
     }
 
 
-def _paragraphs(text: str | None) -> list[str]:
-    """Paragraphs of a docstring, each on one line."""
-    blocks = inspect.cleandoc(text or "").split("\n\n")
-    return [re.sub(r"\s*\n\s*", " ", block).strip() for block in blocks if block.strip()]
-
-
 def _with_value_names(params: list[Any], ctx: Any) -> list[Any]:
     """The parameters with a plain name for the value of each that has no name of its own."""
     for param in params:
@@ -148,7 +153,7 @@ def _with_value_names(params: list[Any], ctx: Any) -> list[Any]:
             continue
         display = getattr(param, "display_type", None)
         kind = (display(ctx) or "") if display else str(getattr(param.type, "name", ""))
-        plain = kind.strip("<>").lower()
+        plain = kind.strip("<>").lower().removeprefix("list[").removesuffix("]")
         if plain in _VALUE_NAMES:
             param.metavar = _VALUE_NAMES[plain]
     return params

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -90,7 +91,7 @@ class PlainProgress:
         now = time.monotonic()
         task["written"], task["unwritten"] = now, False
         count, total = task["completed"], task["total"]
-        line = f"{task['description']} {count:g}" + (f"/{total:g}" if total else "")
+        line = f"{task['description']} {count:.0f}" + (f"/{total:.0f}" if total else "")
         if total and 0 < count < total:
             left = (now - task["began"]) * (total - count) / count
             line += f", about {_duration(left)} left"
@@ -122,6 +123,17 @@ def bar(*, transient: bool = False) -> ProgressDisplay:
         console=console,
         transient=transient,
     )
+
+
+def status_line(description: str) -> AbstractContextManager[object]:
+    """Return a display of a step without a count, to be used in a ``with`` statement.
+
+    On a terminal it is a spinner beside ``description``; elsewhere the description on a line.
+    """
+    if console.is_terminal:
+        return console.status(description)
+    console.print(description, markup=False)
+    return nullcontext()
 
 
 class _TerminalProgress(Progress):

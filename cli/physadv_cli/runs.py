@@ -83,6 +83,23 @@ class RunOptions:
         finish(result, as_json=self.as_json, summary=summary)
 
 
+def begin_report(command: str, *, json: bool, quiet: bool, verbose: bool) -> RunOptions:
+    """Set how much a command without a run folder prints.
+
+    Args:
+        command: the activity's name.
+        json: whether the result is printed as JSON.
+        quiet: whether only errors are printed.
+        verbose: whether errors are printed with their traceback.
+
+    Returns:
+        The run, for :meth:`RunOptions.finish`.
+    """
+    run = RunOptions(command, as_json=json, quiet=quiet, verbose=verbose, threads=None)
+    run.begin()
+    return run
+
+
 def versions() -> dict[str, str]:
     """Return the installed versions of what a result depends on."""
     installed = {"python": platform.python_version()}

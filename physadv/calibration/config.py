@@ -70,7 +70,7 @@ class ColorFitConfig(Config):
         ),
     ] = ()
     views: ViewCount = 8
-    camera_profile: shared.CameraProfileFile = None
+    camera_profile: shared.FilmedCameraProfile = None
     map: Annotated[
         str,
         ConfigField(

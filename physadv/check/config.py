@@ -94,7 +94,7 @@ class CheckConfig(Config):
     ] = False
     detector_weights: shared.DetectorWeights = None
 
-    camera_profile: shared.CameraProfileFile = None
+    camera_profile: shared.FilmedCameraProfile = None
     focal_px: Annotated[
         float | None,
         ConfigField("Focal length of the camera in px.", "Camera", least=1, default="assumed"),
@@ -116,7 +116,7 @@ class CheckConfig(Config):
             default="the test page's where its markers show, else the bundle's",
         ),
     ] = None
-    paper: shared.Paper = "a4"
+    paper: shared.FilmedPaper = "a4"
     camera_size: Annotated[
         tuple[int, int],
         ConfigField(

@@ -141,10 +141,12 @@ ColorProfileFile = Annotated[
         path=True,
     ),
 ]
+CAMERA_PROFILE_HELP = "Lens profile of your camera, from `calibrate camera`."
+"""Help of ``--camera-profile`` wherever it stands."""
 CameraProfileFile = Annotated[
     str | None,
     ConfigField(
-        "Lens profile of your camera, from `calibrate camera`.",
+        CAMERA_PROFILE_HELP,
         "Scene",
         metavar="FILE",
         path=True,
@@ -166,13 +168,13 @@ DetectorWeights = Annotated[
         default="those in the cache",
     ),
 ]
-Paper = Annotated[
-    str,
-    ConfigField(
-        "Paper of the printed page: a5, letter, a4, legal, a3, a2, a1, or a size as 300x400mm.",
-        "Output",
-    ),
+FilmedCameraProfile = Annotated[
+    str | None, ConfigField(CAMERA_PROFILE_HELP, "Camera", metavar="FILE", path=True)
 ]
+PAPER_HELP = "Paper of the printed page: a5, letter, a4, legal, a3, a2, a1, or a size as 300x400mm."
+"""Help of ``--paper`` wherever it stands."""
+Paper = Annotated[str, ConfigField(PAPER_HELP, "Output", metavar="PAPER")]
+FilmedPaper = Annotated[str, ConfigField(PAPER_HELP, "Camera", metavar="PAPER")]
 
 ClipCount = Annotated[
     int, ConfigField("Clips of each block: clean, blank, patch.", "Filming", least=1)

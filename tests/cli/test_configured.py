@@ -34,19 +34,31 @@ DONE = {path for path, command in COMMANDS if any("--config" in p.opts for p in 
 """Commands made of a configuration."""
 
 
+WAITING = ("cloak", "patch", "print", "study")
+"""Commands still written by hand in places."""
+SEVERAL_MEANINGS = {"--steps"}
+"""Options that each command says more precisely: steps of an attack, of the optimization."""
+
+
+def meaning(param: Any) -> str:
+    """What the help tells of an option, apart from its default and panel."""
+    return f"{param.help.removesuffix(' Required.')} {param.metavar} flag={param.is_flag}"
+
+
 def test_an_option_means_one_thing_in_all_commands() -> None:
     """The same name has the same help and takes the same kind of value wherever it stands."""
     meanings: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path, command in COMMANDS:
-        if path not in DONE:
+        if path not in DONE and path[0] in WAITING:
             continue
         for param in command.params:
             if param.param_type_name == "option" and not param.hidden:
-                meaning = (
-                    f"{param.help.removesuffix(' Required.')} {param.metavar} flag={param.is_flag}"
-                )
-                meanings[param.opts[0]][meaning].append(" ".join(path))
-    wrong = {name: dict(uses) for name, uses in meanings.items() if len(uses) > 1}
+                meanings[param.opts[0]][meaning(param)].append(" ".join(path))
+    wrong = {
+        name: dict(uses)
+        for name, uses in meanings.items()
+        if len(uses) > 1 and name not in SEVERAL_MEANINGS
+    }
     assert not wrong, json.dumps(wrong, indent=1)
 
 

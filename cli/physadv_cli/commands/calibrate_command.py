@@ -168,9 +168,10 @@ def camera(config: CameraFitConfig, run: RunOptions) -> None:
     from physadv.calibration.intrinsics import calibrate_camera
     from physadv.eot.profiles import write_profile
     from physadv_cli.calibrating import board_views
+    from physadv_cli.progress import status_line
 
     views, left_out = board_views(config.sources, config.views)
-    with console.status("Solving for the lens"):
+    with status_line("solving for the lens"):
         profile = calibrate_camera(views, camera=config.camera_name)
 
     path = run.out or Path("camera.json")

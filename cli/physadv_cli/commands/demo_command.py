@@ -1,103 +1,122 @@
-"""`physadv demo`: the whole journey on embedded defaults, from model to printed sheet to camera
-check."""
+"""``physadv demo``: the whole journey on built-in defaults, from a sticker to its check."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from physadv_cli import options
-from physadv_cli.runs import console, finish, open_run
+from physadv.core import shared_fields as shared
+from physadv.core.config import Config, ConfigField
+from physadv_cli.configured import from_config
+from physadv_cli.runs import RunOptions, console
 
 if TYPE_CHECKING:
     from physadv.patches.sticker_run import StickerSettings
 
 
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(Config):
+    """Configuration of the demo; everything else is as in :func:`physadv.demo.demo_settings`."""
+
+    command: ClassVar[str] = "demo"
+
+    steps: Annotated[
+        int, ConfigField("Optimization steps of the sticker.", "Optimization", least=1)
+    ] = 300
+    clips: shared.ClipCount = 8
+    frames: shared.FrameCount = 20
+    seed: shared.Seed = 0
+
+
 def register(app: typer.Typer, panel: str) -> None:
-    """Attach the command."""
-    app.command("demo", rich_help_panel=panel)(demo)
+    """Attach the command to ``app``, listed under ``panel``."""
+    app.command(
+        "demo",
+        short_help="The whole journey: optimize a sticker, print, film and check it in simulation.",
+        rich_help_panel=panel,
+    )(from_config(demo, DemoConfig))
 
 
-def demo(
-    steps: Annotated[int, typer.Option(help="Optimisation steps of the sticker.", min=1)] = 300,
-    clips: Annotated[int, typer.Option(help="Simulated clips of each block.", min=1)] = 8,
-    frames: Annotated[int, typer.Option(help="Frames a clip.", min=1)] = 20,
-    seed: options.Seed = 0,
-    threads: options.Threads = 0,
-    out: options.Out = None,
-    as_json: options.Json = False,
-) -> None:
-    """The whole journey: optimize a stop-sign sticker, lay out its sheet, film it in simulation,
-    check it, report.
+def demo(config: DemoConfig, run: RunOptions) -> None:
+    """Optimize a stop-sign sticker, lay out its sheet, film it in simulation, check it and report.
 
-    Needs no photo, no network, no GPU and opens nothing by itself.
+    Needs no photo, no network and no GPU. An interrupted optimization resumes with the same --out.
 
     Example: physadv demo --out runs/demo
     """
     from physadv.demo import demo_settings
 
-    folder = open_run("demo", out, {"steps": steps, "clips": clips, "frames": frames, "seed": seed})
-    settings = demo_settings(steps=steps, seed=seed)
-    result = travel(settings, folder, clips=clips, frames=frames, threads=threads)
-    finish(result, as_json=as_json, summary=in_words(result))
+    folder = run.open_folder(config)
+    settings = demo_settings(steps=config.steps, seed=config.seed)
+    result = run_stations(settings, folder, clips=config.clips, frames=config.frames)
+    run.finish(result, _in_words(result))
 
 
-def travel(
-    settings: StickerSettings, folder: Path, *, clips: int, frames: int, threads: int
+def run_stations(
+    settings: StickerSettings, folder: Path, *, clips: int, frames: int
 ) -> dict[str, Any]:
-    """Run the stations one after the other in ``folder``; what is finished stays, and the
-    optimization resumes."""
+    """Run the stations one after the other, with progress; finished work is kept.
+
+    Args:
+        settings: settings of the sticker.
+        folder: folder of the run.
+        clips: simulated clips of each block.
+        frames: frames of each clip.
+
+    Returns:
+        Paths, rates and the headline of the report.
+    """
     from physadv.demo import film, judge, lay_out
-    from physadv_cli.arithmetic import prepare_torch
+    from physadv.report.check_report import write_check_report
     from physadv_cli.commands.patch_command import run_sticker
     from physadv_cli.progress import bar
 
-    prepare_torch(threads)
     console.print("[bold]1/4[/] optimize the sticker")
-    made, _ = run_sticker(settings, folder / "bundle")
+    sticker, _ = run_sticker(settings, folder / "bundle")
+
     console.print("[bold]2/4[/] lay out the sheet")
     sheet = lay_out(folder)
+
     console.print("[bold]3/4[/] print and film it [dim](simulation)[/]")
     with bar() as progress:
-        work = progress.add_task("filming", total=clips, note="")
+        task = progress.add_task("filming", total=clips)
         for clip in film(folder, sheet, clips=clips, frames=frames, seed=settings.seed):
-            progress.update(work, completed=clip.number + 1, note=clip.camera)
+            progress.update(task, completed=clip.number + 1, note=clip.camera)
+
     console.print("[bold]4/4[/] check it as a camera would")
     with bar() as progress:
-        work = progress.add_task("judging frames", total=3 * clips * frames, note="")
-        steps = judge(folder, settings)
-        for step in steps:
-            progress.update(work, completed=step.judged)
-    from physadv.report.check_report import write_check_report
+        task = progress.add_task("judging frames", total=3 * clips * frames)
+        for step in judge(folder, settings):
+            progress.update(task, completed=step.judged)
 
     report = write_check_report(folder / "check")
     return {
         "sheet": str(sheet),
         "report": str(report.html),
         "report_json": str(report.json),
-        "bundle": made["bundle"],
-        "preview": made["preview"],
+        "bundle": sticker["bundle"],
+        "preview": sticker["preview"],
         "twin": str(folder / "twin"),
         "simulation": True,
-        "heldout": made["success"],
-        "area_share": made["area_share"],
+        "heldout": sticker["success"],
+        "area_share": sticker["area_share"],
         "headline": report.summary["headline"],
         "blocks": report.summary["blocks"],
     }
 
 
-def in_words(result: dict[str, Any]) -> str:
+def _in_words(result: dict[str, Any]) -> str:
     """The two paths and one line of result."""
     blocks = result["blocks"]
-    seen = {name: f"{block['true_class_rate']:.0%}" for name, block in blocks.items()}
-    hit = blocks["patch"]
+    read = {name: f"{block['true_class_rate']:.0%}" for name, block in blocks.items()}
+    patch = blocks["patch"]
     return (
         f"sheet:  {result['sheet']}\nreport: {result['report']}\n"
-        f"In simulation the sign was read as stop in {seen['clean']} of frames when clean, "
-        f"{seen['blank']} with a "
-        f"blank sticker and {seen['patch']} with this one; the sticker met its goal in "
-        f"{hit['attack_success_rate']:.0%} ({hit['low']:.0%} to {hit['high']:.0%}) of "
-        f"{hit['frames']} frames."
+        f"In simulation the sign was read as stop in {read['clean']} of frames when clean, "
+        f"{read['blank']} with a blank sticker and {read['patch']} with this one; the sticker met "
+        f"its goal in {patch['attack_success_rate']:.0%} ({patch['low']:.0%} to "
+        f"{patch['high']:.0%}) of {patch['frames']} frames."
     )

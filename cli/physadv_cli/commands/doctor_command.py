@@ -1,4 +1,4 @@
-"""`physadv doctor`: is everything here that a run needs?"""
+"""``physadv doctor``: examination of an installation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Literal
 import typer
 
 from physadv_cli import options
-from physadv_cli.runs import console, finish
+from physadv_cli.runs import begin_report, console
 
 State = Literal["ok", "absent", "broken"]
 
@@ -51,8 +51,14 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``broken`` means that physadv cannot do its work, ``absent`` that a
-    part is optional."""
+    """One line of the report.
+
+    Attributes:
+        what: the part that was examined.
+        state: "ok"; "broken" where physadv cannot work without it; "absent" where it is optional.
+        detail: its version or place, or the error.
+        remedy: what to do, where something is missing.
+    """
 
     what: str
     state: State
@@ -61,53 +67,56 @@ class Finding:
 
 
 def register(app: typer.Typer, panel: str) -> None:
-    """Attach the command."""
+    """Attach the command to ``app``, listed under ``panel``."""
     app.command("doctor", rich_help_panel=panel)(doctor)
 
 
-def doctor(json: options.Json = False) -> None:
-    """Examine this installation: packages, devices, camera backends, extras, embedded weights,
-    folders.
+def doctor(
+    json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False
+) -> None:
+    """Examine this installation: packages, devices, cameras, extras, weights, folders.
 
-    Ends with exit code 1 if something that every run needs is broken. Example: physadv doctor
+    Ends with exit code 1 if something that every run needs is broken.
+
+    Example: physadv doctor
     """
-    from rich.markup import escape
-    from rich.table import Table
+    from physadv_cli.progress import status_line
 
-    with console.status("Examining"):
+    run = begin_report("doctor", json=json, quiet=quiet, verbose=verbose)
+    with status_line("examining"):
         findings = examine()
-    table = Table("", "what", "found", box=None, header_style="bold")
-    signs = {
-        "ok": "[green]ok[/green]",
-        "absent": "[yellow]absent[/yellow]",
-        "broken": "[red]broken[/red]",
-    }
-    for found in findings:
-        said = escape(f"{found.detail}. {found.remedy}" if found.remedy else found.detail)
-        table.add_row(signs[found.state], found.what, said)
-    console.print(table)
-    broken = [f.what for f in findings if f.state == "broken"]
-    summary = (
-        f"Broken: {', '.join(broken)}." if broken else "Everything that every run needs is here."
-    )
-    finish(
-        {"ok": not broken, "findings": [asdict(f) for f in findings]}, as_json=json, summary=summary
-    )
+    _print_findings(findings)
+
+    broken = [finding.what for finding in findings if finding.state == "broken"]
+    summary = f"Broken: {', '.join(broken)}." if broken else "Everything that runs need is here."
+    run.finish({"ok": not broken, "findings": [asdict(f) for f in findings]}, summary)
     if broken:
         raise typer.Exit(1)
 
 
 def examine() -> list[Finding]:
-    """All findings; one that fails unexpectedly is itself a finding."""
-    found: list[Finding] = []
+    """Return the findings of every inspection; one that fails is itself a finding."""
+    findings: list[Finding] = []
     for name, inspect in INSPECTIONS.items():
         try:
-            found += inspect()
-        except Exception as error:  # a doctor that dies of the illness is of no use
-            found.append(
-                Finding(name, "broken", f"{type(error).__name__}: {error}", "Reinstall physadv")
-            )
-    return found
+            findings += inspect()
+        except Exception as error:  # whatever is broken must not end the examination
+            reason = f"{type(error).__name__}: {error}"
+            findings.append(Finding(name, "broken", reason, "Reinstall physadv"))
+    return findings
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    colors = {"ok": "green", "absent": "yellow", "broken": "red"}
+    table = Table("", "what", "found", box=None, header_style="bold")
+    for finding in findings:
+        detail = f"{finding.detail}. {finding.remedy}" if finding.remedy else finding.detail
+        color = colors[finding.state]
+        table.add_row(f"[{color}]{finding.state}[/]", finding.what, escape(detail))
+    console.print(table)
 
 
 def _python() -> Iterator[Finding]:
@@ -135,23 +144,15 @@ def _devices() -> Iterator[Finding]:
     names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     names += ["mps"] if torch.backends.mps.is_available() else []
     for name in names:
-        title = (
-            torch.cuda.get_device_name(name)
-            if name.startswith("cuda")
-            else platform.processor() or name
-        )
+        is_cuda = name.startswith("cuda")
+        title = torch.cuda.get_device_name(name) if is_cuda else platform.processor() or name
         try:
             x = torch.ones(1, 3, 8, 8, device=name, requires_grad=True)
-            torch.autograd.grad(
-                torch.nn.functional.conv2d(x, torch.ones(1, 3, 3, 3, device=name)).sum(), x
-            )
+            kernel = torch.ones(1, 3, 3, 3, device=name)
+            torch.autograd.grad(torch.nn.functional.conv2d(x, kernel).sum(), x)
         except RuntimeError as error:
-            yield Finding(
-                f"device {name}",
-                "broken" if name == "cpu" else "absent",
-                f"{title}: {error}",
-                "Use another",
-            )
+            state: State = "broken" if name == "cpu" else "absent"
+            yield Finding(f"device {name}", state, f"{title}: {error}", "Use another device")
         else:
             yield Finding(f"device {name}", "ok", title)
 
@@ -159,42 +160,30 @@ def _devices() -> Iterator[Finding]:
 def _opencv() -> Iterator[Finding]:
     import cv2
 
-    aruco = hasattr(cv2, "aruco") and hasattr(cv2.aruco, "ArucoDetector")
-    remedy = "" if aruco else "pip install 'opencv-python>=4.9'"
-    yield Finding(
-        "aruco markers",
-        "ok" if aruco else "broken",
-        "in OpenCV" if aruco else "not in this OpenCV",
-        remedy,
-    )
+    has_aruco = hasattr(cv2, "aruco") and hasattr(cv2.aruco, "ArucoDetector")
+    if has_aruco:
+        yield Finding("aruco markers", "ok", "in OpenCV")
+    else:
+        remedy = "pip install 'opencv-python>=4.9'"
+        yield Finding("aruco markers", "broken", "not in this OpenCV", remedy)
+
     registry = cv2.videoio_registry
-    names = [registry.getBackendName(b) for b in registry.getCameraBackends()]
+    backends = ", ".join(registry.getBackendName(b) for b in registry.getCameraBackends())
     yield Finding(
         "camera backends",
-        "ok" if names else "absent",
-        ", ".join(names) or "none",
-        "" if names else "Use clips",
-    )
-    devices = (
-        sorted(str(p) for p in Path("/dev").glob("video*"))
-        if sys.platform.startswith("linux")
-        else []
+        "ok" if backends else "absent",
+        backends or "none",
+        "" if backends else "Use clips",
     )
     if sys.platform.startswith("linux"):
-        yield Finding(
-            "cameras", "ok" if devices else "absent", ", ".join(devices) or "no /dev/video*"
-        )
-    gui = next(
-        (
-            line.split(":")[1].strip()
-            for line in cv2.getBuildInformation().splitlines()
-            if "GUI:" in line
-        ),
-        "NONE",
-    )
-    headless = gui in ("", "NONE")
-    remedy = "For a live window: pip install opencv-python (not -headless)" if headless else ""
-    yield Finding("windows", "absent" if headless else "ok", gui or "NONE", remedy)
+        devices = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
+        yield Finding("cameras", "ok" if devices else "absent", devices or "no /dev/video*")
+
+    lines = cv2.getBuildInformation().splitlines()
+    toolkit = next((line.split(":")[1].strip() for line in lines if "GUI:" in line), "NONE")
+    is_headless = toolkit in ("", "NONE")
+    remedy = "For a live window: pip install opencv-python (not -headless)" if is_headless else ""
+    yield Finding("windows", "absent" if is_headless else "ok", toolkit or "NONE", remedy)
 
 
 def _extras() -> Iterator[Finding]:
@@ -217,21 +206,15 @@ def _weights() -> Iterator[Finding]:
     from physadv.models.zoo import EMBEDDED
 
     for card in list_models():
-        file, embedded = weights_of(card.name), card.name in EMBEDDED
+        what, file = f"model {card.name}", weights_of(card.name)
         if file is None:
-            state: State = "broken" if embedded else "absent"
-            yield Finding(f"model {card.name}", state, "no weights here", remedy_for(card.name))
+            state: State = "broken" if card.name in EMBEDDED else "absent"
+            yield Finding(what, state, "no weights here", remedy_for(card.name))
         elif sha256_of(file) != card.sha256:
-            yield Finding(
-                f"model {card.name}",
-                "broken",
-                f"{file}: not the sha256 of its card",
-                "Reinstall or fetch anew",
-            )
+            detail = f"{file}: not the sha256 of its card"
+            yield Finding(what, "broken", detail, "Reinstall or fetch anew")
         else:
-            yield Finding(
-                f"model {card.name}", "ok", f"sha256 {card.sha256[:16]}... as on its card"
-            )
+            yield Finding(what, "ok", f"sha256 {card.sha256[:16]}... as on its card")
 
 
 def _folders() -> Iterator[Finding]:
@@ -239,31 +222,27 @@ def _folders() -> Iterator[Finding]:
     from physadv.core.package_data import calibration_dir, patches_dir
     from physadv.models.fetch import cache_dir
 
-    for name, where in (("ready-made patches", patches_dir), ("calibration", calibration_dir)):
+    for name, folder_of in (("ready-made patches", patches_dir), ("calibration", calibration_dir)):
         try:
-            yield Finding(name, "ok", str(where()))
+            yield Finding(name, "ok", str(folder_of()))
         except DataError as error:
             yield Finding(name, "broken", str(error), "Reinstall physadv")
-    yield _writable(
-        "runs folder",
-        Path("runs"),
-        essential=True,
-        remedy="Change to a folder of yours, or give --out",
-    )
+
+    remedy = "Change to a folder of yours, or give --out"
+    yield _writable("runs folder", Path("runs"), essential=True, remedy=remedy)
     yield _writable("cache folder", cache_dir(), essential=False, remedy="Set PHYSADV_CACHE")
 
 
 def _writable(what: str, folder: Path, *, essential: bool, remedy: str) -> Finding:
     """Try a file in the nearest folder that exists; nothing is created that stays."""
     full = folder.resolve()
-    place = next(p for p in (full, *full.parents) if p.exists())
+    nearest = next(p for p in (full, *full.parents) if p.exists())
     try:
-        with tempfile.TemporaryFile(dir=place) as stream:
+        with tempfile.TemporaryFile(dir=nearest) as stream:
             stream.write(b"x")
     except OSError as error:
-        return Finding(
-            what, "broken" if essential else "absent", f"{folder}: {error.strerror}", remedy
-        )
+        state: State = "broken" if essential else "absent"
+        return Finding(what, state, f"{folder}: {error.strerror}", remedy)
     return Finding(what, "ok", f"{folder} can be written")
 
 

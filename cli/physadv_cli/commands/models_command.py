@@ -1,5 +1,4 @@
-"""`physadv models`: which victims there are, what they say of themselves, how to get and check
-them."""
+"""``physadv models``: the models known by name, their cards, their weights, and checks of a model."""
 
 from __future__ import annotations
 
@@ -9,33 +8,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from physadv_cli import options
-from physadv_cli.runs import console, finish
+from physadv_cli.runs import begin_report, console
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from physadv.models.cards import ModelCard
 
+_MANY = 8
+"""Entries of a list from which the table shows the first four and the last."""
+
 Name = Annotated[str, typer.Argument(help="A name from `physadv models list`.", metavar="NAME")]
 Model = Annotated[
-    str, typer.Argument(help="A name, a model file, or module:factory.", metavar="VICTIM")
+    str, typer.Argument(help="A name, a model file, or module:factory.", metavar="MODEL")
 ]
 
 
 def register(app: typer.Typer, panel: str) -> None:
-    """Attach the commands."""
+    """Attach the commands to ``app``, listed under ``panel``."""
     models = typer.Typer(
-        help="The models under test: list, show, fetch, check.", no_args_is_help=True
+        help="The models known by name: list, show, fetch; check of any model.",
+        no_args_is_help=True,
     )
     models.command("list")(list_models)
     models.command("show")(show)
+    fetch.spellings = {"from": "source"}  # type: ignore[attr-defined]
     models.command("fetch")(fetch)
     models.command("check")(check)
     app.add_typer(models, name="models", rich_help_panel=panel)
 
 
-def list_models(json: options.Json = False) -> None:
-    """List the victims known by name, and whether their weights are here.
+def list_models(
+    json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False
+) -> None:
+    """List the models known by name, and whether their weights are installed.
 
     Example: physadv models list
     """
@@ -44,23 +50,29 @@ def list_models(json: options.Json = False) -> None:
 
     from physadv.models.load import list_models, remedy_for, weights_of
 
-    table = Table("name", "task", "classes", "licence", "weights", box=None, header_style="bold")
+    run = begin_report("models list", json=json, quiet=quiet, verbose=verbose)
+    table = Table("name", "task", "classes", "license", "weights", box=None, header_style="bold")
     rows = []
     for card in list_models():
-        here = weights_of(card.name) is not None
-        state = "here" if here else remedy_for(card.name)
+        installed = weights_of(card.name) is not None
+        state = "installed" if installed else remedy_for(card.name)
         table.add_row(card.name, card.task, str(len(card.classes)), card.licence, escape(state))
-        rows.append({**card.as_dict(), "here": here})
+        rows.append({**card.as_dict(), "here": installed})
+
     console.print(table)
-    finish(
-        {"victims": rows},
-        as_json=json,
-        summary="Your own: a TorchScript or torch.export file, or module:factory.",
+    run.finish(
+        {"victims": rows}, "Your own: a TorchScript or torch.export file, or module:factory."
     )
 
 
-def show(model: Model, weights: options.Weights = None, json: options.Json = False) -> None:
-    """Show the card of a victim: classes, license, source, data, sha256, accuracy.
+def show(
+    model: Model,
+    weights: options.Weights = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Show the card of a model: classes, license, source, data, sha256, accuracy.
 
     Example: physadv models show fastestdet
     """
@@ -70,43 +82,48 @@ def show(model: Model, weights: options.Weights = None, json: options.Json = Fal
     from physadv.defenses.load_model import load_model
     from physadv.models.load import card_of, list_models, weights_of
 
-    known = model in {card.name for card in list_models()}
-    card = card_of(model) if known and weights is None else load_model(model, weights=weights).card
-    here = weights or (weights_of(model) if known else None)
-    result = {**card.as_dict(), "weights": here}
-    table = Table(box=None, show_header=False)
+    run = begin_report("models show", json=json, quiet=quiet, verbose=verbose)
+    is_known = model in {card.name for card in list_models()}
+    from_card = is_known and weights is None
+    card = card_of(model) if from_card else load_model(model, weights=weights).card
+    result = {**card.as_dict(), "weights": weights or (weights_of(model) if is_known else None)}
+
+    # Long entries of the card's own are left to --json.
     extra: dict[str, Any] = result.pop("extra", None) or {}
     plain = {key: value for key, value in extra.items() if isinstance(value, str | int | float)}
+    table = Table(box=None, show_header=False)
     for key, value in (result | plain).items():
         if value and key != "name":
-            table.add_row(key, escape(_brief(value)))
+            table.add_row("license" if key == "licence" else key, escape(_in_words(value)))
     if len(plain) < len(extra):
         table.add_row("more", f"{', '.join(k for k in extra if k not in plain)}: with --json")
-    result["extra"] = extra
+
     console.print(table)
-    finish(
-        result, as_json=json, summary=f"[bold]{escape(card.name)}[/bold]: a victim to {card.task}."
-    )
+    summary = f"[bold]{escape(card.name)}[/bold]: a model to {card.task}."
+    run.finish({**result, "extra": extra}, summary)
 
 
 def fetch(
     name: Name,
     source: Annotated[
         str | None,
-        typer.Option("--from", help="Another URL, or a file carried here.", metavar="URL|PATH"),
+        typer.Option(
+            "--source", help="Another address, or a file copied here.", metavar="URL|PATH"
+        ),
     ] = None,
     yes: Annotated[
         bool,
         typer.Option(
-            "--yes",
-            "--accept-license",
-            help="Accept source and licence without being asked.",
+            "--accept-license", "--yes", "-y", help="Accept source and license without a question."
         ),
     ] = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
-    """Fetch a victim's weights into the cache, once you accept source and license; the sha256 is
-    pinned.
+    """Fetch the weights of a model into the cache, once you accept their source and license.
+
+    The sha256 is pinned: another file is refused.
 
     Example: physadv models fetch fastestdet --accept-license
     """
@@ -115,49 +132,47 @@ def fetch(
     from physadv.models.faces.embedders import FETCHABLE
     from physadv.models.load import card_of, weights_of
 
-    card = FETCHABLE[name] if name in FETCHABLE else card_of(name)
-    there = fetching.cached_weights(card) if name in FETCHABLE else weights_of(name)
-    if there is not None and source is None:
-        finish(
-            {"name": name, "path": there, "fetched": False},
-            as_json=json,
-            summary=f"{name} is here: {there}",
+    run = begin_report("models fetch", json=json, quiet=quiet, verbose=verbose)
+    is_embedder = name in FETCHABLE
+    card = FETCHABLE[name] if is_embedder else card_of(name)
+    installed = fetching.cached_weights(card) if is_embedder else weights_of(name)
+    if installed is not None and source is None:
+        run.finish(
+            {"name": name, "path": installed, "fetched": False}, f"{name} is installed: {installed}"
         )
         return
+
     fetching.require_fetchable(card, source)
-    origins = [source] if source else card.urls
-    said = [
-        f"{name} from",
-        *(f"  {o}" for o in origins),
-        f"sha256  {card.sha256}",
-        f"licence {card.licence}",
-    ]
-    console.print("\n".join(said), soft_wrap=True, markup=False)
+    _print_origin(card, source)
     if not yes and not _accepted():
         raise OptionError(
             f"the license of {name}", "was not accepted", "give --accept-license once you accept it"
         )
-    path = _fetch_with_bar(card, source)
-    finish(
-        {"name": name, "path": path, "fetched": True},
-        as_json=json,
-        summary=f"{name} is here: {path}",
-    )
+    path = _fetch(card, source)
+    run.finish({"name": name, "path": path, "fetched": True}, f"{name} is installed: {path}")
 
 
 def check(
     model: Model,
     weights: options.Weights = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="Photos to ask about. (default: made by code)")
+        Path | None,
+        typer.Option(
+            "--images",
+            help="Folder of photos to run the model on.",
+            metavar="FOLDER",
+            show_default="made by code",
+        ),
     ] = None,
     gradients: Annotated[
-        bool, typer.Option(help="Also ask whether a gradient reaches the image.")
+        bool, typer.Option(help="Check as well that a gradient reaches the image.")
     ] = True,
     device: options.Device = "auto",
     json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
-    """Check that a victim's answers and gradients can be trusted, before an attack is spent on it.
+    """Check that a model's outputs and gradients can be trusted, before an attack is run on it.
 
     Example: physadv models check my_models:make --images photos/
     """
@@ -165,49 +180,67 @@ def check(
     from physadv.models.checks import check_model
     from physadv.models.loading import pick_device
 
+    run = begin_report("models check", json=json, quiet=quiet, verbose=verbose)
     loaded = load_model(model, weights=weights, device=device)
     batch = _pictures(images).to(pick_device(device))
     warnings = check_model(loaded, batch, gradients=gradients)
     for warning in warnings:
         console.print(f"warning: {warning}", soft_wrap=True, markup=False, style="yellow")
-    said = f"{len(warnings)} warnings" if warnings else "answers, shapes and gradients are sound"
+
+    verdict = f"{len(warnings)} warnings" if warnings else "outputs, shapes and gradients are sound"
     result = {
         "victim": model,
         "warnings": warnings,
         "sha256": loaded.card.sha256,
         "images": batch.shape[0],
     }
-    finish(result, as_json=json, summary=f"{model}: {said}.")
+    run.finish(result, f"{model}: {verdict}.")
 
 
-def _brief(value: Any) -> str:
-    if isinstance(value, tuple | list) and len(value) > 8:
-        return f"{len(value)}: {', '.join(map(str, value[:4]))} ... {value[-1]}"
+def _in_words(value: Any) -> str:
+    """A value of a card in one line."""
     if isinstance(value, dict):
         return ", ".join(f"{k} {v}" for k, v in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    if not isinstance(value, tuple | list):
+        return str(value)
+    if len(value) > _MANY:
+        return f"{len(value)}: {', '.join(map(str, value[:4]))} ... {value[-1]}"
+    return ", ".join(map(str, value))
+
+
+def _print_origin(card: ModelCard, source: str | None) -> None:
+    """Print where the weights come from, their sha256 and their license."""
+    origins = [source] if source else card.urls
+    lines = [
+        f"{card.name} from",
+        *(f"  {origin}" for origin in origins),
+        f"sha256  {card.sha256}",
+        f"license {card.licence}",
+    ]
+    console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 
 def _accepted() -> bool:
+    """Whether a person at the terminal accepts; False where nobody can be asked."""
     try:
-        return typer.confirm("Fetch it, and accept its licence?", err=True)
+        return typer.confirm("Fetch it, and accept its license?", err=True)
     except typer.Abort:
         return False
 
 
-def _fetch_with_bar(card: ModelCard, source: str | None) -> Path:
-    from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
+def _fetch(card: ModelCard, source: str | None) -> Path:
+    """Fetch with progress in megabytes."""
+    from physadv.models.fetch import fetch_weights
+    from physadv_cli.progress import bar
 
-    from physadv.models.fetch import fetch_weights as fetch_weights
+    size = card.extra.get("size_bytes")
+    with bar(transient=True) as progress:
+        task = progress.add_task(f"fetching {card.name} (MB)", total=size and size / 1e6)
 
-    columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(card.name, total=card.extra.get("size_bytes"))
-        return fetch_weights(
-            card,
-            source=source,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+        def update(done: int, total: int | None) -> None:
+            progress.update(task, completed=done / 1e6, total=total and total / 1e6)
+
+        return fetch_weights(card, source=source, progress=update)
 
 
 def _pictures(folder: Path | None) -> Tensor:
@@ -219,10 +252,7 @@ def _pictures(folder: Path | None) -> Tensor:
     from physadv.models.classifiers import resize_images
 
     if folder is None:
-        made = [
-            to_tensor(synthetic_background(0, "check", i, height=240, width=320)) for i in range(4)
-        ]
-        return torch.stack(made)
-    return torch.cat(
-        [resize_images(read_image(file)[None], 240, 320) for file in list_images(folder)[:4]]
-    )
+        pictures = [synthetic_background(0, "check", i, height=240, width=320) for i in range(4)]
+        return torch.stack([to_tensor(picture) for picture in pictures])
+    files = list_images(folder)[:4]
+    return torch.cat([resize_images(read_image(file)[None], 240, 320) for file in files])

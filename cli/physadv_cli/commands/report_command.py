@@ -9,7 +9,7 @@ import typer
 
 from physadv_cli import options
 from physadv_cli.checking import report_run
-from physadv_cli.runs import RunOptions
+from physadv_cli.runs import begin_report
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -31,6 +31,4 @@ def report(
 
     Example: physadv report runs/20260101T120000Z-check
     """
-    run = RunOptions("report", as_json=json, quiet=quiet, verbose=verbose, threads=None)
-    run.begin()
-    report_run(folder, run)
+    report_run(folder, begin_report("report", json=json, quiet=quiet, verbose=verbose))
