@@ -10,7 +10,6 @@ photo. One row a picture, attack and eps; every table is computed from the rows.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from physadv.core.rows import Row, append_rows, read_rows
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.progress_log import claim_folder
 from physadv.models.cards import LoadedModel
+from physadv.studies.config import PhotographedConfig
 from physadv.twin.cameras import EFFECTS, VirtualCamera, cameras_named, leave_out
 from physadv.twin.flat_print import photograph_flat, print_flat
 
@@ -42,111 +42,96 @@ PUBLISHED = {
 """Destruction rates of the paper's photos (table 1, top-1, 102 pictures, Inception v3)."""
 
 
-@dataclass(frozen=True)
-class PhotographedConfig:
-    """What decides the study. ``eps`` in 255ths; every picture is photographed by each of
-    ``cameras``.
+def photograph_ways(config: PhotographedConfig) -> dict[str, tuple[str, VirtualCamera]]:
+    """Return printer and camera of each way to photograph that ``config`` names, by its name.
 
-    ``only`` adds photographs by the last of the cameras with one effect of the twin alone, all
-    others left out.
+    Raises OptionError for an unknown camera or effect.
     """
-
-    data: Path
-    images: int = 48
-    eps: tuple[int, ...] = (16, 8)
-    cameras: tuple[str, ...] = ("phone",)
-    printer: str = "office-laser"
-    only: tuple[str, ...] = ()
-    size: int = 224
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in self.only:
-            if name not in ("printer", *EFFECTS):
-                raise OptionError(
-                    f"effect {name!r}",
-                    f"one of printer, {', '.join(EFFECTS)}",
-                    "choose one of these",
-                )
-        if self.images < 1 or not self.eps or min(self.eps) < 1:
+    for name in config.only:
+        if name not in ("printer", *EFFECTS):
             raise OptionError(
-                f"{self.images} images, eps {self.eps}", "at least 1 of each", "raise them"
+                f"effect {name!r}", f"one of printer, {', '.join(EFFECTS)}", "choose one of these"
             )
+    ways = {camera.name: (config.printer, camera) for camera in cameras_named(config.camera)}
 
-    @property
-    def ways(self) -> dict[str, tuple[str, VirtualCamera]]:
-        """Name of each way to photograph -> the printer and the camera without what is left out."""
-        found = {camera.name: (self.printer, camera) for camera in cameras_named(self.cameras)}
-        last = list(found.values())[-1][1]
-        for effect in self.only:
-            machine = self.printer if effect == "printer" else "ideal"
-            found[f"{effect} alone"] = (
-                machine,
-                leave_out(last, [e for e in EFFECTS if e != effect]),
-            )
-        return found
+    last = list(ways.values())[-1][1]
+    for effect in config.only:
+        printer = config.printer if effect == "printer" else "ideal"
+        ways[f"{effect} alone"] = (printer, leave_out(last, [e for e in EFFECTS if e != effect]))
+    return ways
 
 
 def run_photographed(
-    settings: PhotographedConfig, model: LoadedModel, folder: Path
+    config: PhotographedConfig, model: LoadedModel, folder: Path
 ) -> Generator[tuple[int, int], None, None]:
-    """Do what is not done yet, a picture at a time; yields (done, total). Rows are on disk before
-    each yield."""
-    claim_folder(
-        folder, {k: str(v) for k, v in vars(settings).items()} | {"victim": model.card.name}
-    )
-    known = (
-        {row["image"] for row in read_rows(folder / ROWS)} if (folder / ROWS).is_file() else set()
-    )
-    files = choose_photos(settings)
+    """Do what is not done yet, a picture at a time; rows are on disk before each yield.
+
+    Args:
+        config: the study's configuration.
+        model: the classifier attacked.
+        folder: folder of the study; pictures that it holds rows of are not done again.
+
+    Yields:
+        Pictures done, and pictures in all.
+
+    Raises:
+        OptionError: another study lies in ``folder``, or a camera or an effect is unknown.
+        DataError: there is no picture.
+    """
+    ways = photograph_ways(config)
+    claim_folder(folder, config.facts() | {"victim": model.card.name})
+    rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
+    known = {row["image"] for row in rows}
+
+    files = choose_photos(config)
     yield len(known), len(files)
     for number, file in enumerate(files):
         if file.name not in known:
-            append_rows(
-                folder / ROWS,
-                _picture_rows(
-                    settings,
-                    model,
-                    _square(read_rgba(file)[..., :3], settings.size),
-                    file.name,
-                    number,
-                ),
-            )
+            picture = _square(read_rgba(file)[..., :3], config.picture_size)
+            fresh = _picture_rows(config, ways, model, picture, file.name, number)
+            append_rows(folder / ROWS, fresh)
         yield number + 1, len(files)
 
 
-def choose_photos(settings: PhotographedConfig) -> list[Path]:
-    """Every k-th photo of the folder, so that the choice spreads over it. Raises DataError where
-    there is none."""
-    files = list_images(settings.data)
+def choose_photos(config: PhotographedConfig) -> list[Path]:
+    """Return every k-th photo of the folder that ``config`` names, so that they spread over it.
+
+    Raises DataError where there is none.
+    """
+    files = list_images(config.pictures)
     if not files:
-        raise DataError(f"{settings.data}", "holds no photo", "name a folder of photos")
-    return files[:: max(1, len(files) // settings.images)][: settings.images]
+        raise DataError(f"{config.pictures}", "holds no photo", "name a folder of photos")
+    return files[:: max(1, len(files) // config.picture_count)][: config.picture_count]
 
 
 def _picture_rows(
-    settings: PhotographedConfig, model: LoadedModel, picture: Array, name: str, number: int
+    config: PhotographedConfig,
+    ways: dict[str, tuple[str, VirtualCamera]],
+    model: LoadedModel,
+    picture: Array,
+    name: str,
+    number: int,
 ) -> list[Row]:
     """The rows of one (n, n, 3) picture: what the victim sees of each version, on disk and
     photographed."""
-    clean, ways = to_tensor(picture)[None], settings.ways
+    clean = to_tensor(picture)[None].to(_device_of(model))
     truth, rows = _read(model, clean), []
 
     def taken(version: Array) -> dict[str, int]:
         """What the victim sees in each photograph; what is printed is printed once for all cameras."""
         printers = dict.fromkeys(printer for printer, _ in ways.values())
-        prints = {printer: print_flat(version, printer, seed=settings.seed) for printer in printers}
+        prints = {printer: print_flat(version, printer, seed=config.seed) for printer in printers}
         shown = {
-            n: photograph_flat(prints[p], camera=c, seed=settings.seed, shot=number)
+            n: photograph_flat(prints[p], camera=c, seed=config.seed, shot=number)
             for n, (p, c) in ways.items()
         }
         return {way: _read(model, to_tensor(photo)[None]) for way, photo in shown.items()}
 
     photos_of_clean = taken(picture)
-    for eps in settings.eps:
+    for eps in config.eps255:
         for attack in ATTACKS:
             made = make_adversarial(model, clean, attack, eps)
-            photos = taken((made[0].permute(1, 2, 0) * 255).round().byte().numpy())
+            photos = taken((made[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy())
             fooled = _read(model, made) != truth
             rows += [
                 {
@@ -191,7 +176,12 @@ def make_adversarial(model: LoadedModel, clean: Tensor, attack: str, eps: int) -
 
 @torch.no_grad()
 def _read(model: LoadedModel, image: Tensor) -> int:
-    return int(model(image).argmax(1))
+    return int(model(image.to(_device_of(model))).argmax(1))
+
+
+def _device_of(model: LoadedModel) -> torch.device:
+    """The device of a model's parameters; one without parameters computes on the CPU."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _square(picture: Array, size: int) -> Array:

@@ -154,7 +154,9 @@ def test_a_patch_certificate_claims_the_smaller_side_of_what_it_proves(
         return torch.stack([mean * 0, mean - 0.2], 1)
 
     defense = PatchCleanser(brightness, patch=(3, 2), masks=3)
-    monkeypatch.setattr(certified_accuracy, "certifying", lambda model: (defense, (SIDE, SIDE)))
+    monkeypatch.setattr(
+        certified_accuracy, "certified_defense", lambda model: (defense, (SIDE, SIDE))
+    )
     certifier = certified_accuracy.PatchCertifier(as_model(net(), classes=["0", "1", "2"]))
     rows = certifier.rows(
         torch.ones(2, 3, SIDE, SIDE), torch.ones(2, dtype=torch.long), [0, 1], lambda share: None

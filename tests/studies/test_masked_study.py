@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from physadv.core.errors import OptionError
 from physadv.core.rows import append_rows, read_rows
 from physadv.report.masked_report import render_masked_report
+from physadv.studies.config import MaskingConfig
 from physadv.studies.gradient_masking.study import (
     COLUMNS,
     ROWS,
     TOTAL,
-    MaskingConfig,
     masking_markdown,
     masking_table,
     run_masking_study,
     split_half,
     study_result,
 )
+from physadv_cli.main import app
+
+SMALL: dict[str, Any] = {
+    "limit": 6,
+    "attack_steps": 2,
+    "queries": 4,
+    "train_images": 60,
+    "epochs": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(data: Path) -> MaskingConfig:
-    return MaskingConfig(data, eps=0.1, images=6, steps=2, queries=4, train=60, epochs=1)
+    return MaskingConfig(data=str(data), threat="linf:0.1", **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +116,7 @@ def test_another_study_in_the_folder_is_refused(
     with pytest.raises(OptionError):
         next(
             run_masking_study(
-                MaskingConfig(data, eps=0.3, images=6, steps=2, queries=4, train=60, epochs=1),
+                MaskingConfig(data=str(data), threat="linf:0.3", **SMALL),
                 folder,
             )
         )
@@ -126,8 +139,39 @@ def test_settings_are_chosen_on_other_images_than_those_reported(folder: Path) -
 def test_bad_settings_are_refused(data: Path) -> None:
     """A radius of 0 and no images are errors."""
     with pytest.raises(OptionError):
-        MaskingConfig(data, eps=0.0)
+        MaskingConfig(data=str(data), threat="linf:0")
     with pytest.raises(OptionError):
-        MaskingConfig(data, images=0)
+        MaskingConfig(data=str(data), limit=0)
     with pytest.raises(OptionError):
-        MaskingConfig(data, part="all")
+        MaskingConfig(data=str(data), part="all")
+    with pytest.raises(OptionError, match="of l_inf"):
+        MaskingConfig(data=str(data), threat="l2:0.5")
+
+
+def test_the_command_records_and_repeats_a_study(data: Path, folder: Path, tmp_path: Path) -> None:
+    """The table of a finished study, from older spellings and from the recorded configuration."""
+    shutil.copytree(folder, tmp_path / "run")
+    words = ["--eps", "0.1", "--steps", "2", "--train", "60", "--epochs", "1", "--queries", "4"]
+    command = ["study", "masked", "--data", str(data), *words, "--limit", "6", "--json", "--out"]
+    done = CliRunner().invoke(app, [*command, str(tmp_path / "run")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert len(result["table"]) == TOTAL
+    assert (result["eps"], result["steps"], result["train"]) == (0.1, 2, 60)
+    assert (tmp_path / "run" / "report.html").is_file()
+
+    config = tmp_path / "run" / "config.toml"
+    recorded = MaskingConfig.from_toml(config)
+    assert (recorded.attack_steps, recorded.train_images) == (2, 60)
+    again = ["study", "masked", "--config", str(config), "--json", "--out", str(tmp_path / "run")]
+    repeated = CliRunner().invoke(app, again, catch_exceptions=False)
+    assert json.loads(repeated.stdout)["table"] == result["table"]
+
+
+def test_a_quick_study_is_a_small_one() -> None:
+    """Numbers that are smaller already stay; what is recorded is what was asked."""
+    config = MaskingConfig(data="d", quick=True, limit=7)
+    assert config.facts()["images"] == 7
+    assert config.facts()["train"] == 512
+    assert config.as_table()["train_images"] == 10_000
+    assert MaskingConfig(data="d").facts()["train"] == 10_000

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from physadv.core.errors import OptionError
 from physadv.core.image_io import save_png
@@ -15,17 +17,19 @@ from physadv.core.rows import read_rows
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model
+from physadv.studies.config import PhotographedConfig
 from physadv.studies.photographed_examples import (
     ATTACKS,
     ROWS,
-    PhotographedConfig,
     _square,
     make_adversarial,
+    photograph_ways,
     photographed_markdown,
     photographed_table,
     run_photographed,
 )
 from physadv.twin.cameras import EFFECTS, PHONE, leave_out
+from physadv_cli.main import app
 
 
 class Textures(nn.Module):
@@ -55,7 +59,12 @@ def test_a_stopped_study_goes_on_to_the_same_rows(photos: Path, tmp_path: Path) 
     """A row for each picture, attack and eps; stopping after one picture changes nothing of the
     outcome."""
     settings = PhotographedConfig(
-        photos, images=3, eps=(8,), cameras=("phone", "cctv"), only=("jpeg",), size=48
+        pictures=str(photos),
+        picture_count=3,
+        eps255=(8,),
+        camera=("phone", "cctv"),
+        only=("jpeg",),
+        picture_size=48,
     )
     for _ in run_photographed(settings, model(), tmp_path / "whole"):
         pass
@@ -119,8 +128,9 @@ def test_the_table_counts_what_was_lost() -> None:
 def test_unknown_effects_are_named(tmp_path: Path) -> None:
     """Only the twin's own effects can be kept."""
     with pytest.raises(OptionError, match="rain"):
-        PhotographedConfig(tmp_path, only=("rain",))
-    printer, camera = PhotographedConfig(tmp_path, only=("noise",)).ways["noise alone"]
+        photograph_ways(PhotographedConfig(pictures=str(tmp_path), only=("rain",)))
+    config = PhotographedConfig(pictures=str(tmp_path), only=("noise",))
+    printer, camera = photograph_ways(config)["noise alone"]
     assert camera.name == "phone"
     assert camera == leave_out(PHONE, [effect for effect in EFFECTS if effect != "noise"])
     assert printer == "ideal"
@@ -134,7 +144,10 @@ def test_the_order_of_the_published_rates(shared_data: Path, tmp_path: Path) -> 
     from physadv.defenses.load_model import load_model
 
     settings = PhotographedConfig(
-        shared_data / "imagenet-photos", images=40, eps=(16,), cameras=("cctv",)
+        pictures=str(shared_data / "imagenet-photos"),
+        picture_count=40,
+        eps255=(16,),
+        camera=("cctv",),
     )
     for _ in run_photographed(settings, load_model("efficientnet-lite0"), tmp_path):
         pass
@@ -161,3 +174,21 @@ def test_pictures_are_cut_to_their_middle_square(height: int, width: int) -> Non
     assert len(columns) == pytest.approx(len(rows), abs=1)
     assert rows.mean() == pytest.approx(31.5, abs=1)
     assert columns.mean() == pytest.approx(31.5, abs=1)
+
+
+def test_the_command_records_and_repeats_a_study(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older spellings are recorded under their present names; --config gives the same table."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    words = ["--data", str(photos), "--limit", "2", "--eps255", "8", "--picture-size", "48"]
+    command = ["study", "photographed", "--victim", f"{Path(__file__).stem}:Textures", "--json"]
+    done = CliRunner().invoke(app, [*command, *words, "--out", "one"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    config = PhotographedConfig.from_toml("one/config.toml")
+    assert (config.picture_count, config.eps255, config.camera) == (2, (8,), ("phone",))
+
+    again = ["study", "photographed", "--config", "one/config.toml", "--out", "two", "--json"]
+    repeated = CliRunner().invoke(app, again, catch_exceptions=False)
+    assert json.loads(repeated.stdout)["table"] == json.loads(done.stdout)["table"]

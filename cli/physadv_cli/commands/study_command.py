@@ -1,29 +1,35 @@
-"""`physadv study`: classic experiments, each one command and one report."""
+"""``physadv study``: classic experiments, each one command and one report."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from physadv_cli import options
-from physadv_cli.arithmetic import prepare_torch
+from physadv.studies.config import MaskingConfig, PhotographedConfig
+from physadv_cli.configured import from_config
+from physadv_cli.runs import RunOptions, console
 
-app = typer.Typer(no_args_is_help=True)
 
-
-def register(root: typer.Typer, panel: str) -> None:
-    """Attach the command group."""
-    root.add_typer(
-        app,
+def register(app: typer.Typer, panel: str) -> None:
+    """Attach the command group to ``app``, listed under ``panel``."""
+    group = typer.Typer(no_args_is_help=True)
+    group.callback()(study)
+    group.command("masked", short_help="Nine defenses that mask gradients. Resumable.")(
+        from_config(masked, MaskingConfig)
+    )
+    group.command(
+        "photographed", short_help="Adversarial pictures after print and photo. Resumable."
+    )(from_config(photographed, PhotographedConfig))
+    app.add_typer(
+        group,
         name="study",
         rich_help_panel=panel,
         short_help="Classic experiments with one report each: masked, photographed.",
     )
 
 
-@app.callback()
 def study() -> None:
     """Classic experiments, each one command and one report.
 
@@ -31,178 +37,112 @@ def study() -> None:
     """
 
 
-@app.command("masked")
-def masked(
-    data: options.Data,
-    eps: Annotated[
-        str, typer.Option("--eps", help="Radius in l_inf, in units of [0, 1]: 0.2, 8/255.")
-    ] = "0.2",
-    limit: Annotated[
-        int, typer.Option("--limit", help="This many test images are attacked.", min=1)
-    ] = 200,
-    steps: Annotated[
-        int, typer.Option("--steps", help="Steps of PGD, plain and adaptive.", min=1)
-    ] = 40,
-    queries: Annotated[
-        int, typer.Option("--queries", help="Black-box queries an image; 0: none.", min=0)
-    ] = 1000,
-    train: Annotated[
-        int, typer.Option("--train", help="Images the small nets are trained on.", min=10)
-    ] = 10_000,
-    epochs: Annotated[int, typer.Option("--epochs", help="Epochs of each net.", min=1)] = 4,
-    part: Annotated[
-        str,
-        typer.Option(
-            "--part",
-            help="Half of the test images: report, or choose, which settings were chosen on.",
-        ),
-    ] = "report",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A few images and steps, to see that it runs.")
-    ] = False,
-    seed: options.Seed = 0,
-    threads: options.Threads = 0,
-    out: options.Out = None,
-    as_json: options.Json = False,
-) -> None:
-    """Nine defenses that mask gradients: robustness under a plain attack beside what is left under
-    adaptive ones.
+def masked(config: MaskingConfig, run: RunOptions) -> None:
+    """Compare the apparent and the real robustness of nine defenses that mask gradients.
 
-    Small nets are trained here, one for each defense, and kept with --out: the same command goes on
-    where it stopped.
+    Apparent is the robustness under a plain attack, real what is left under adaptive attacks. Small
+    nets are trained here, one for each defense, and kept with --out: the same command goes on where
+    it stopped. The threat is in l_inf.
 
-    Example: physadv study masked --data mnist/ --eps 0.2 --out runs/masked
+    Example: physadv study masked --data mnist/ --threat linf:0.2 --out runs/masked
     """
+    from physadv.core.files import write_text
     from physadv.core.rows import read_rows
     from physadv.report.masked_report import write_masked_report
-    from physadv.studies.gradient_masking import study as study_
-    from physadv.threat.parsing import parse_eps
-    from physadv_cli.runs import finish, open_run
-
-    prepare_torch(threads)
-    settings = study_.MaskingConfig(
-        data, parse_eps(eps, "linf"), limit, steps, queries, train, epochs, seed, part
+    from physadv.studies.gradient_masking.study import (
+        ROWS,
+        masking_markdown,
+        masking_table,
+        study_result,
     )
-    if quick:
-        small = min(limit, 20), 5, min(queries, 20), min(train, 512), 1
-        settings = study_.MaskingConfig(data, settings.eps, *small, seed, part)
-    folder = open_run("study-masked", out, vars(settings))
-    stopped = _watch(settings, folder)
-    rows = list(read_rows(folder / study_.ROWS)) if (folder / study_.ROWS).is_file() else []
-    done = study_.study_result(folder)
-    lines = study_.masking_table([r for r in rows if r["defence"] in done])
-    result: dict[str, Any] = {
-        "table": lines,
-        "complete": not stopped,
-        "out": str(folder),
-        **vars(settings),
-    }
+
+    folder = run.open_folder(config)
+    stopped = _watch_masked(config, folder)
+    complete = study_result(folder)
+    rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
+    lines = masking_table([row for row in rows if row["defence"] in complete])
+
+    result = {"table": lines, "complete": not stopped, "out": str(folder), **config.facts()}
     if lines:
-        result["report"] = str(write_masked_report(folder, lines, vars(settings)))
-        (folder / "table.md").write_text(study_.masking_markdown(rows), encoding="utf-8")
-    finish(result, as_json=as_json, summary=_summary(lines, folder, stopped=stopped))
+        result["report"] = str(write_masked_report(folder, lines, config.facts()))
+        write_text(folder / "table.md", masking_markdown(rows))
+    run.finish(result, _masked_summary(lines, folder, stopped=stopped))
     if stopped:
         raise SystemExit(130)
 
 
-def _watch(settings: Any, folder: Path) -> bool:
+def photographed(config: PhotographedConfig, run: RunOptions) -> None:
+    """Measure in simulation how many printed and photographed adversarial pictures still fool a model.
+
+    After Kurakin et al. (2016). The class of a photo is the one that the model reads from its file.
+    Ctrl-C keeps what is done; the same command goes on.
+
+    Example: physadv study photographed --pictures photos/ --camera phone --printer office-laser --out
+    runs/photographed
+    """
+    from physadv.core.files import write_text
+    from physadv.core.rows import read_rows
+    from physadv.defenses.load_model import load_model
+    from physadv.studies import photographed_examples as examples
+
+    model = load_model(config.model, weights=config.weights, device=config.device)
+    examples.photograph_ways(config)
+    folder = run.open_folder(config)
+    stopped = _watch_photographed(config, model, folder)
+
+    rows = list(read_rows(folder / examples.ROWS)) if (folder / examples.ROWS).is_file() else []
+    lines = examples.photographed_table(rows)
+    table = examples.photographed_markdown(lines)
+    write_text(folder / "table.md", table)
+    result = {"simulation": True, "table": lines, "complete": not stopped, "out": str(folder)}
+    run.finish(result, f"simulation\n{table}rows and table in {folder}")
+    if stopped:
+        console.print("stopped; the same command with the same --out goes on")
+        raise SystemExit(130)
+
+
+def _watch_masked(config: MaskingConfig, folder: Path) -> bool:
     """Run with a bar; True where Ctrl-C ended it."""
-    from physadv.studies.gradient_masking import study as study_
+    from physadv.studies.gradient_masking.study import TOTAL, run_masking_study
     from physadv_cli.progress import bar
 
     with bar() as progress:
-        work = progress.add_task("defences", total=study_.TOTAL, note="reading data")
+        line = progress.add_task("defenses", total=TOTAL, note="reading data")
+
+        def tell(note: str) -> None:
+            progress.update(line, note=note)
+
         try:
-            for stage in study_.run_masking_study(
-                settings, folder, lambda note: progress.update(work, note=note)
-            ):
-                progress.update(work, completed=stage.done, total=stage.total, note=stage.note)
+            for step in run_masking_study(config, folder, tell):
+                progress.update(line, completed=step.done, total=step.total, note=step.note)
         except KeyboardInterrupt:
             return True
     return False
 
 
-def _summary(lines: list[dict[str, Any]], folder: Path, *, stopped: bool) -> str:
-    """A line a defense: clean, apparent, real."""
-    said = ["stopped; the same command with the same --out goes on"] if stopped else []
-    if lines:
-        said.append(f"{'':32} clean      plain  real   (n = {lines[0]['n']})")
-    for line in lines:
-        rates = (line[c]["rate"] for c in ("clean", "plain", "real"))
-        said.append(
-            f"{line['defense']:32}"
-            + "{:6.1%}  {:8.1%} {:6.1%}".format(*rates)
-            + f"   {line['remedy']}"
-        )
-    return "\n".join([*said, f"rows, table and report in {folder}"])
-
-
-@app.command("photographed")
-def photographed(
-    data: options.Data,
-    model: options.Model = "efficientnet-lite0",
-    weights: options.Weights = None,
-    limit: Annotated[int, typer.Option("--limit", help="This many photos.", min=1)] = 48,
-    eps: Annotated[
-        list[int] | None, typer.Option("--eps255", help="In 255ths; repeat it. (default: 16, 8)")
-    ] = None,
-    camera: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--camera",
-            help="Cameras of the twin, see `physadv twin --help`; repeat it. (default: phone)",
-        ),
-    ] = None,
-    printer: Annotated[
-        str, typer.Option("--printer", help="A printer of the twin.")
-    ] = "office-laser",
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", help="Also by the last camera with this effect alone; repeat it."),
-    ] = None,
-    seed: options.Seed = 0,
-    threads: options.Threads = 0,
-    out: options.Out = None,
-    as_json: options.Json = False,
-) -> None:
-    """Print and photograph adversarial pictures in simulation: how many still fool the victim
-    (Kurakin et al. 2016)?
-
-    The class of a photo is what the victim sees in it on disk. Ctrl-C keeps what is done; the same
-    command goes on.
-
-    Example: physadv study photographed --data photos/ --camera phone --printer office-laser --out
-    runs/photographed
-    """
-    from physadv.core.rows import read_rows
-    from physadv.defenses.load_model import load_model
-    from physadv.studies import photographed_examples as study_
+def _watch_photographed(config: PhotographedConfig, model: Any, folder: Path) -> bool:
+    """Run with a bar; True where Ctrl-C ended it."""
+    from physadv.studies.photographed_examples import run_photographed
     from physadv_cli.progress import bar
-    from physadv_cli.runs import console, finish, open_run
 
-    prepare_torch(threads)
-    radii, taken = tuple(eps or (16, 8)), tuple(camera or ("phone",))
-    settings = study_.PhotographedConfig(
-        data, limit, radii, taken, printer, tuple(only or ()), seed=seed
-    )
-    loaded = load_model(model, weights=weights)
-    folder, stopped = open_run("study-photographed", out, vars(settings)), False
     with bar() as progress:
-        work = progress.add_task("photos (simulation)", total=limit, note="")
+        line = progress.add_task("photos (simulation)", total=config.picture_count)
         try:
-            for done, total in study_.run_photographed(settings, loaded, folder):
-                progress.update(work, completed=done, total=total)
+            for done, total in run_photographed(config, model, folder):
+                progress.update(line, completed=done, total=total)
         except KeyboardInterrupt:
-            stopped = True
-    rows = list(read_rows(folder / study_.ROWS)) if (folder / study_.ROWS).is_file() else []
-    lines = study_.photographed_table(rows)
-    (folder / "table.md").write_text(study_.photographed_markdown(lines), encoding="utf-8")
-    result = {"simulation": True, "table": lines, "complete": not stopped, "out": str(folder)}
-    finish(
-        result,
-        as_json=as_json,
-        summary=f"simulation\n{study_.photographed_markdown(lines)}rows and table in {folder}",
-    )
-    if stopped:
-        console.print("stopped; the same command with the same --out goes on")
-        raise SystemExit(130)
+            return True
+    return False
+
+
+def _masked_summary(lines: list[dict[str, Any]], folder: Path, *, stopped: bool) -> str:
+    """For people: a line for each defense with its clean, apparent and real accuracy."""
+    text = ["stopped; the same command with the same --out goes on"] if stopped else []
+    if lines:
+        text.append(f"{'':32} clean      plain  real   (n = {lines[0]['n']})")
+    for line in lines:
+        clean, plain, real = (line[column]["rate"] for column in ("clean", "plain", "real"))
+        text.append(
+            f"{line['defence']:32}{clean:6.1%}  {plain:8.1%} {real:6.1%}   {line['remedy']}"
+        )
+    return "\n".join([*text, f"rows, table and report in {folder}"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.datasets import read_dataset
@@ -26,6 +25,7 @@ from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import claim_folder
 from physadv.evaluation.samples import choose_samples
 from physadv.models.cards import ModelCard
+from physadv.studies.config import MaskingConfig
 from physadv.studies.gradient_masking.gallery import MaskedDefense, SurvivingImages, attack_defense
 from physadv.studies.gradient_masking.trained_nets import StudyNets, trained_gallery
 from physadv.training.data import load_training_data
@@ -33,42 +33,7 @@ from physadv.training.data import load_training_data
 ROWS = "rows.jsonl"
 Indices = npt.NDArray[np.int64]
 ABOUT = ("defence", "paper", "hides", "threat", "plain_is", "remedy", "train_s", "attack_s")
-PARTS = ("choose", "report")
 COLUMNS = ("clean", "plain", "gradient", "black_box", "real")
-
-
-@dataclass(frozen=True)
-class MaskingConfig:
-    """What decides the study. ``eps`` is in l_inf; ``images`` are attacked, ``train`` images are
-    trained on.
-
-    ``part`` says which half of the test images they are drawn from: settings are chosen on
-    "choose", figures told of "report". The halves never overlap and do not depend on ``seed``.
-    """
-
-    data: Path
-    eps: float = 0.2
-    images: int = 200
-    steps: int = 40
-    queries: int = 1000
-    train: int = 10_000
-    epochs: int = 4
-    seed: int = 0
-    part: str = "report"
-
-    def __post_init__(self) -> None:
-        if (
-            not 0 < self.eps < 1
-            or min(self.images, self.steps, self.train, self.epochs) < 1
-            or self.queries < 0
-        ):
-            raise OptionError(
-                f"eps {self.eps}, images {self.images}, steps {self.steps}",
-                "0 < eps < 1 and counts of at least 1",
-                "use the defaults",
-            )
-        if self.part not in PARTS:
-            raise OptionError(f"part {self.part!r}", f"one of {', '.join(PARTS)}", "use report")
 
 
 @dataclass(frozen=True)
@@ -84,19 +49,31 @@ TOTAL = 11
 
 
 def run_masking_study(
-    settings: MaskingConfig, folder: Path, tell: Callable[[str], None] = lambda note: None
+    config: MaskingConfig, folder: Path, tell: Callable[[str], None] = lambda note: None
 ) -> Iterator[MaskingProgress]:
-    """Train, attack, write rows; yields before each defense and at the end.
+    """Train, attack and write rows; yield before each defense and at the end.
 
-    Nets and rows that ``folder`` holds are not made again. Raises OptionError where another study
-    lies in it.
+    Args:
+        config: the study's configuration.
+        folder: folder of the study; nets and rows that it holds are not made again.
+        tell: called with words for the work at hand.
+
+    Yields:
+        The progress.
+
+    Raises:
+        OptionError: another study lies in ``folder``.
+        DataError: the data cannot be read.
     """
-    claim_folder(folder, asdict(settings))
-    material = load_training_data(settings.data, limit=settings.train, seed=settings.seed)
+    settings = config.effective
+    claim_folder(folder, config.facts())
+    material = load_training_data(
+        Path(settings.data), limit=settings.train_images, seed=settings.seed
+    )
     card = ModelCard("study", classes=material.classes, extra={"channels": material.channels})
     dataset = read_dataset(settings.data, split="test")
     half = split_half(len(dataset), settings.part)
-    test = choose_samples(dataset.subset(half), card, limit=settings.images, seed=settings.seed)
+    test = choose_samples(dataset.subset(half), card, limit=settings.limit, seed=settings.seed)
     indices = [int(half[i]) for i in test.indices]
     positions = range(len(test))
     images = torch.nn.functional.interpolate(
@@ -214,7 +191,7 @@ def _rows(
         images,
         labels,
         eps=settings.eps,
-        steps=settings.steps,
+        steps=settings.attack_steps,
         seed=settings.seed,
         queries=settings.queries,
     )

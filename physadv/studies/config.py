@@ -1,0 +1,186 @@
+"""Configurations of ``study masked`` and ``study photographed``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
+
+from physadv.core import shared_fields as shared
+from physadv.core.config import Config, ConfigField
+from physadv.core.errors import OptionError
+from physadv.threat.parsing import parse_threat
+
+PARTS = ("report", "choose")
+"""Halves of the test images: figures are reported of the first, settings chosen on the second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingConfig(Config):
+    """Configuration of the study of defenses that mask gradients.
+
+    The images attacked are drawn from one half of the test images, ``part``. The halves never overlap
+    and do not depend on ``seed``.
+
+    Example:
+        >>> MaskingConfig(data="mnist/", quick=True).effective.attack_steps
+        5
+    """
+
+    command: ClassVar[str] = "study-masked"
+
+    data: shared.DataPath
+    limit: shared.SampleLimit = 200
+    part: Annotated[
+        str,
+        ConfigField(
+            "Half of the test images: report, or choose, which settings were chosen on.", "Data"
+        ),
+    ] = "report"
+    train_images: Annotated[
+        int,
+        ConfigField(
+            "Number of images the small nets are trained on.",
+            "Training",
+            least=10,
+            aliases=("train",),
+        ),
+    ] = 10_000
+    epochs: Annotated[int, ConfigField("Epochs.", "Training", least=1)] = 4
+    threat: shared.ThreatText = "linf:0.2"
+    attack_steps: Annotated[
+        int,
+        ConfigField(shared.ATTACK_STEPS_HELP, "Attack", least=1, aliases=("steps",)),
+    ] = 40
+    queries: Annotated[
+        int,
+        ConfigField("Queries of the black-box attack for each image; 0: none.", "Attack", least=0),
+    ] = 1000
+    quick: Annotated[
+        bool, ConfigField("A few images, steps and queries, to see that it runs.", "Run")
+    ] = False
+    seed: shared.Seed = 0
+
+    def __post_init__(self) -> None:
+        """Check threat and part beside types and limits."""
+        super().__post_init__()
+        norm, eps = parse_threat(self.threat)
+        if norm != "linf" or not 0 < eps < 1:
+            raise OptionError(
+                f"threat {self.threat!r}",
+                "the study is of l_inf, with a radius between 0 and 1",
+                "use linf:0.2",
+            )
+        if self.part not in PARTS:
+            raise OptionError(f"part {self.part!r}", f"one of {', '.join(PARTS)}", "use report")
+
+    @property
+    def eps(self) -> float:
+        """Radius of the threat in l_inf, in units of [0, 1] images."""
+        return parse_threat(self.threat)[1]
+
+    @property
+    def effective(self) -> MaskingConfig:
+        """The configuration with ``quick`` applied to the numbers that it makes small."""
+        if not self.quick:
+            return self
+        return replace(
+            self,
+            limit=min(self.limit or 20, 20),
+            attack_steps=5,
+            queries=min(self.queries, 20),
+            train_images=min(self.train_images, 512),
+            epochs=1,
+            quick=False,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what identifies a study, under the keys that its files have always had."""
+        config = self.effective
+        return {
+            "data": config.data,
+            "eps": config.eps,
+            "images": config.limit,
+            "steps": config.attack_steps,
+            "queries": config.queries,
+            "train": config.train_images,
+            "epochs": config.epochs,
+            "seed": config.seed,
+            "part": config.part,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotographedConfig(Config):
+    """Configuration of the study of printed and photographed adversarial pictures.
+
+    Every picture is photographed by each of the cameras. ``only`` adds photographs by the last of
+    them with one effect of the simulation alone, all others left out.
+
+    Example:
+        >>> PhotographedConfig(pictures="photos/", eps255=[8]).camera
+        ('phone',)
+    """
+
+    command: ClassVar[str] = "study-photographed"
+
+    model: shared.ModelName = "efficientnet-lite0"
+    weights: shared.ModelWeights = None
+    pictures: Annotated[
+        str,
+        ConfigField(
+            "Folder of photos to attack, print and photograph.",
+            "Data",
+            metavar="FOLDER",
+            path=True,
+            aliases=("data",),
+        ),
+    ]
+    picture_count: Annotated[
+        int,
+        ConfigField(
+            "Number of pictures, spread evenly over the folder.",
+            "Data",
+            least=1,
+            aliases=("limit",),
+        ),
+    ] = 48
+    picture_size: Annotated[
+        int, ConfigField("Side in pixels of the squares that are attacked.", "Data", least=8)
+    ] = 224
+    eps255: Annotated[
+        tuple[int, ...],
+        ConfigField("Radius in l_inf, in 255ths; may repeat.", "Attack", metavar="N"),
+    ] = (16, 8)
+    camera: shared.VirtualCameras = ("phone",)
+    printer: shared.VirtualPrinter = "office-laser"
+    only: Annotated[
+        tuple[str, ...],
+        ConfigField(
+            "Also by the last camera with this effect of the simulation alone; may repeat.",
+            "Filming",
+            metavar="EFFECT",
+        ),
+    ] = ()
+    seed: shared.Seed = 0
+    device: shared.Device = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the radii beside types and limits."""
+        super().__post_init__()
+        if not self.eps255 or min(self.eps255) < 1:
+            raise OptionError(
+                f"eps255 {list(self.eps255)}", "radii of at least 1/255 are needed", "use 8"
+            )
+
+    def facts(self) -> dict[str, str]:
+        """Return what identifies a study, under the keys that its files have always had."""
+        return {
+            "data": self.pictures,
+            "images": str(self.picture_count),
+            "eps": str(self.eps255),
+            "cameras": str(self.camera),
+            "printer": self.printer,
+            "only": str(self.only),
+            "size": str(self.picture_size),
+            "seed": str(self.seed),
+        }
