@@ -1,5 +1,4 @@
-"""A measured color map: from the sRGB values sent to a printer to those a camera shows of the
-print.
+"""Measured color map: from the sRGB values sent to a printer to those a camera shows of the print.
 
 Both sides are sRGB-encoded, in which the mixing of inks is nearly linear in each of them. The map
 is a polynomial in all three channels: cross-channel terms decide, for an ink that absorbs one
@@ -27,7 +26,9 @@ DEGREES = {"3x4": 1, "10-term": 2, "20-term": 3}
 
 
 def map_exponents(name: str) -> list[tuple[int, ...]]:
-    """The channels multiplied in each term, e.g. () for the constant and (0, 2) for r * b."""
+    """Return the channels multiplied in each term of the map ``name``: () for the constant, (0, 2)
+    for r * b.
+    """
     return [
         c
         for degree in range(DEGREES[name] + 1)
@@ -36,7 +37,7 @@ def map_exponents(name: str) -> list[tuple[int, ...]]:
 
 
 def color_terms(colors: F64, name: str) -> F64:
-    """(n, 3) encoded colors -> (n, k) terms of the map."""
+    """Return the (n, k) terms of the map ``name`` for (n, 3) encoded ``colors``."""
     one = np.ones(len(colors))
     return np.stack(
         [reduce(mul, (colors[:, i] for i in product), one) for product in map_exponents(name)], -1
@@ -44,7 +45,7 @@ def color_terms(colors: F64, name: str) -> F64:
 
 
 def terms_of_image(image: Tensor, name: str) -> Tensor:
-    """(b, 3, h, w) encoded -> (b, k, h, w) terms of the map."""
+    """Return the (b, k, h, w) terms of the map ``name`` for an encoded ``image`` (b, 3, h, w)."""
     one = torch.ones_like(image[:, 0])
     return torch.stack(
         [reduce(mul, (image[:, i] for i in product), one) for product in map_exponents(name)], 1
@@ -53,10 +54,14 @@ def terms_of_image(image: Tensor, name: str) -> Tensor:
 
 @dataclass(frozen=True)
 class ColorHull:
-    """A convex body in color space: ``normals`` (m, 3) pointing out, ``room`` (m,) from ``centre``
-    (3,) to each face.
+    """Convex body in color space.
 
     Colors outside are drawn straight towards the center until they lie on its surface.
+
+    Args:
+        center: (3,) a color inside.
+        normals: (m, 3) unit normals of the faces, pointing out.
+        room: (m,) distance from the center to each face.
     """
 
     center: Tensor
@@ -64,19 +69,20 @@ class ColorHull:
     room: Tensor
 
     def clamp(self, image: Tensor) -> Tensor:
-        """(b, 3, h, w) -> the same shape, inside; the identity for what is inside already."""
+        """Return ``image`` (b, 3, h, w) with its colors drawn inside; the identity for what is
+        inside."""
         offset = image - self.center.to(image)[None, :, None, None]
         reach = torch.einsum("mc,bchw->bmhw", self.normals.to(image), offset)
         share = (reach / self.room.to(image)[None, :, None, None]).amax(1, keepdim=True)
         return self.center.to(image)[None, :, None, None] + offset / share.clamp(min=1)
 
     def to(self, device: torch.device) -> ColorHull:
-        """The same hull on another device."""
+        """Return the same hull on another ``device``."""
         return ColorHull(self.center.to(device), self.normals.to(device), self.room.to(device))
 
 
 def color_hull(colors: F64) -> ColorHull:
-    """The convex hull of (n, 3) colors; their box where they span no volume."""
+    """Return the convex hull of (n, 3) ``colors``; their box where they span no volume."""
     center = colors.mean(0)
     try:
         faces = np.unique(ConvexHull(colors).equations.round(9), axis=0)
@@ -85,6 +91,8 @@ def color_hull(colors: F64) -> ColorHull:
         eye = np.eye(3)
         faces = np.concatenate([np.c_[eye, -high], np.c_[-eye, low]])
         center = (low + high) / 2
+
+    # Distance from the center to every face.
     room = -(faces[:, :3] @ center + faces[:, 3])
     return ColorHull(
         *(torch.from_numpy(np.ascontiguousarray(v)).float() for v in (center, faces[:, :3], room))
@@ -93,11 +101,15 @@ def color_hull(colors: F64) -> ColorHull:
 
 @dataclass(frozen=True)
 class ColorMap:
-    """A fitted map, clamped to what was measured: ``coefficients`` (k, 3), hulls of what was sent
-    and of what was seen.
+    """Fitted map from sent to shown colors, clamped to what was measured.
 
-    ``spread`` (3, 3) is a root of the residuals' covariance; ``basis`` (4, 4) makes (1, r, g, b) of
-    the chart's colors uncorrelated and of unit mean square.
+    Args:
+        name: Which terms it has, a key of :data:`DEGREES`.
+        coefficients: (k, 3) of each term and channel.
+        sent: Hull of the colors that were sent.
+        seen: Hull of the colors that were seen.
+        spread: (3, 3) a root of the residuals' covariance.
+        basis: (4, 4) makes (1, r, g, b) of the chart's colors uncorrelated and of unit mean square.
     """
 
     name: str
@@ -108,10 +120,10 @@ class ColorMap:
     basis: Tensor
 
     def encoded(self, patch: Tensor, error: Tensor | None = None) -> Tensor:
-        """(1, 3, h, w) sRGB sent to the printer -> what the camera shows, bare paper being 1.
-        Differentiable.
+        """Return what the camera shows of a ``patch``, bare paper being 1; differentiable.
 
-        ``error`` (3, 4) is one draw of :meth:`draw_error`.
+        ``patch`` (1, 3, h, w) is the sRGB sent to the printer; ``error`` (3, 4) one draw of
+        :meth:`draw_error`, None for the map itself.
         """
         inside = self.sent.clamp(patch)
         out = torch.einsum(
@@ -124,8 +136,7 @@ class ColorMap:
         return self.seen.clamp(out)
 
     def draw_error(self, generator: torch.Generator) -> Tensor:
-        """(3, 4): a color error that changes evenly over color space, its spread over the chart the
-        residuals'.
+        """Draw a color error (3, 4) that changes evenly over color space, from ``generator``.
 
         The mean over the chart of the error's covariance is that of the leave-one-out residuals.
         """
@@ -133,7 +144,7 @@ class ColorMap:
         return self.spread.cpu() @ normal @ self.basis.cpu()
 
     def to(self, device: torch.device) -> ColorMap:
-        """The same map on another device."""
+        """Return the same map on another ``device``."""
         return replace(
             self,
             coefficients=self.coefficients.to(device),
@@ -145,13 +156,25 @@ class ColorMap:
 
 
 def make_map(name: str, coefficients: F64, sent: F64, seen: F64, covariance: F64) -> ColorMap:
-    """Build a map from its (k, 3) coefficients, the (n, 3) colors sent and seen, and the residuals'
-    covariance."""
+    """Build a map from what was measured.
+
+    Args:
+        name: Which terms it has, a key of :data:`DEGREES`.
+        coefficients: (k, 3) of each term and channel.
+        sent: (n, 3) encoded colors sent to the printer.
+        seen: (n, 3) encoded colors seen of them.
+        covariance: (3, 3) of the residuals.
+
+    Returns:
+        The map, in float32.
+    """
     values, vectors = np.linalg.eigh(covariance)
     spread = vectors * np.sqrt(np.maximum(values, 0))
+
     linear = color_terms(sent, "3x4")
     second = linear.T @ linear / len(linear) + 1e-9 * np.eye(4)
     basis = np.linalg.inv(np.linalg.cholesky(second))
+
     tensors: Sequence[Tensor] = [
         torch.from_numpy(np.ascontiguousarray(v)).float() for v in (coefficients, spread, basis)
     ]

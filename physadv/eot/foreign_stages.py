@@ -66,7 +66,8 @@ class ModuleStage(_ForeignStage):
     """Any ``nn.Module``; what it draws at random is decided by the draw's seed."""
 
     def sample(self, batch: SceneBatch, ranges: None, stream: DrawStream) -> ForeignDraw:
-        """Return a seed from the ``stream`` of this stage; ``batch`` and ``ranges`` are not used."""
+        """Return a seed from the ``stream`` of this stage; ``batch`` and ``ranges`` are not
+        used."""
         return ForeignDraw(_seed(stream))
 
     def apply(self, images: Tensor, params: ForeignDraw) -> Tensor:
@@ -82,7 +83,10 @@ class KorniaStage(_ForeignStage):
     """
 
     def sample(self, batch: SceneBatch, ranges: None, stream: DrawStream) -> ForeignDraw:
-        """Draw kornia's parameters for ``batch`` under a seed from the ``stream`` of this stage."""
+        """Draw kornia's parameters for ``batch`` under a seed from the ``stream`` of this stage.
+
+        There are no ``ranges``: the augmentation holds its own.
+        """
         seed = _seed(stream)
         with _seeded(seed, batch.images):
             drawn = deepcopy(self.module).forward_parameters(batch.images.shape)  # type: ignore[operator]
@@ -111,6 +115,7 @@ def as_stage(item: Stage[Any, Any] | nn.Module) -> Stage[Any, Any]:
     """
     if isinstance(item, Stage):
         return item
+
     if isinstance(item, _BasicAugmentationBase | SequentialBase):
         return KorniaStage(item)
     if isinstance(item, nn.Module):

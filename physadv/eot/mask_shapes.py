@@ -1,4 +1,4 @@
-"""Shapes of stickers: rectangle, circle, octagon, two bars (RP2), or any PNG (alpha) or SVG file."""
+"""Shapes of stickers: rectangle, circle, octagon, two bars (RP2), or a PNG (alpha) or SVG file."""
 
 from __future__ import annotations
 
@@ -18,23 +18,41 @@ SHAPES = ("rectangle", "circle", "octagon", "bars")
 
 
 def make_mask(shape: str, width_mm: float, height_mm: float, *, longest_px: int = 128) -> Tensor:
-    """The (1, 1, h, w) mask in [0, 1] of a sticker whose bounding box is width_mm x height_mm.
+    """Return the mask of a sticker, its edges anti-aliased by 4x supersampling.
 
-    Edges are anti-aliased by 4x supersampling. Raises OptionError for an unknown shape and
-    GeometryError for a size that is not positive or a file without visible pixels.
+    Args:
+        shape: One of :data:`SHAPES`, or the path of a .png or .svg file.
+        width_mm: Width of the sticker's bounding box.
+        height_mm: Height of it.
+        longest_px: Texels along the longer side.
+
+    Returns:
+        (1, 1, h, w) in [0, 1].
+
+    Raises:
+        OptionError: An unknown shape.
+        GeometryError: A size that is not positive, or a file without visible pixels.
+
+    Example:
+        >>> make_mask("octagon", 190, 150, longest_px=32).shape
+        torch.Size([1, 1, 25, 32])
     """
     if not (width_mm > 0 and height_mm > 0):
         raise GeometryError(
-            f"sticker {width_mm:g} x {height_mm:g} mm",
-            "both sides must be over 0 mm",
-            "give --size W,H",
+            f"Sticker {width_mm:g} x {height_mm:g} mm",
+            "Both sides must be over 0 mm",
+            "Give --size W,H",
         )
+
     scale = longest_px / max(width_mm, height_mm)
     width, height = max(8, round(width_mm * scale)), max(8, round(height_mm * scale))
     mask = _drawn(shape, width, height) if shape in SHAPES else _from_file(shape, width, height)
+
     if float(mask.max()) < 0.5:
         raise GeometryError(
-            f"mask {shape}", "holds no visible pixel", "use a picture whose alpha marks the sticker"
+            f"Mask {shape!r} holds no visible pixel",
+            "Its alpha must mark the sticker",
+            "Use another picture",
         )
     return mask
 
@@ -42,6 +60,7 @@ def make_mask(shape: str, width_mm: float, height_mm: float, *, longest_px: int 
 def _drawn(shape: str, width: int, height: int, supersample: int = 4) -> Tensor:
     y, x = np.mgrid[0 : height * supersample, 0 : width * supersample].astype(np.float32) + 0.5
     u, v = x / (width * supersample) * 2 - 1, y / (height * supersample) * 2 - 1
+
     if shape == "circle":
         inside = u * u + v * v <= 1
     elif shape == "octagon":
@@ -50,6 +69,7 @@ def _drawn(shape: str, width: int, height: int, supersample: int = 4) -> Tensor:
         inside = np.abs(v) >= BAR_GAP
     else:
         inside = np.ones_like(u, dtype=bool)
+
     fine = torch.from_numpy(inside.astype(np.float32))[None, None]
     return torch.nn.functional.avg_pool2d(fine, supersample)
 
@@ -58,7 +78,9 @@ def _from_file(name: str, width: int, height: int) -> Tensor:
     path = Path(name)
     if path.suffix.lower() not in {".png", ".svg"}:
         raise OptionError(
-            f"mask {name!r}", f"one of {', '.join(SHAPES)}, or a .png or .svg file", "change --mask"
+            f"Mask {name!r}",
+            f"It must be one of {', '.join(SHAPES)}, or a .png or .svg file",
+            "Change --mask",
         )
     rgba = to_tensor(read_rgba(path, svg_px=4 * width))
     opaque = bool((rgba[3] > 0.999).all())
@@ -70,5 +92,15 @@ def _from_file(name: str, width: int, height: int) -> Tensor:
 
 
 def area_share(mask: Tensor, width_mm: float, height_mm: float, sign_area_mm2: float) -> float:
-    """The share of the sign's area that the sticker covers."""
+    """Return the share of the sign's area that the sticker covers.
+
+    Args:
+        mask: (1, 1, h, w) in [0, 1].
+        width_mm: Width of the sticker's bounding box.
+        height_mm: Height of it.
+        sign_area_mm2: Area of the sign.
+
+    Returns:
+        A share of ``sign_area_mm2``, over 1 for a sticker larger than the sign.
+    """
     return float(mask.mean()) * width_mm * height_mm / sign_area_mm2

@@ -1,4 +1,4 @@
-"""The way from a patch's pixels to the model's input, as a list of stages in the order of the light.
+"""Way from a patch's pixels to the model's input, as a list of stages in the order of the light.
 
 Print, bend, place, light, air, lens, sensor, processing, codec. Parameters are drawn first and then
 applied, so that any draw can be replayed.
@@ -78,9 +78,11 @@ class Pipeline:
         OptionError: Two or no Place, or something that is no stage.
 
     Example:
-        >>> pipeline = Pipeline.from_ranges(EotRanges())
-        >>> [name for name in pipeline.names][:4]
-        ['PatchEdits', 'Printer', 'StickerBend', 'Place']
+        >>> import kornia.augmentation as K
+        >>> from physadv.eot.transforms.exposure import Exposure, ExposureRanges
+        >>> place, exposure = Place(PoseRanges()), Exposure(ExposureRanges())
+        >>> Pipeline([place, exposure, K.RandomMotionBlur(3, 35.0, 0.5)]).names
+        ('Place', 'Exposure', 'RandomMotionBlur')
     """
 
     def __init__(
@@ -96,7 +98,9 @@ class Pipeline:
         places = [name for name, stage in self.stages.items() if isinstance(stage, Place)]
         if len(places) != 1:
             raise OptionError(
-                f"A pipeline with {len(places)} Place stages", "must have exactly one", "add Place"
+                f"A pipeline with {len(places)} Place stages",
+                "It must have exactly one",
+                "Add Place, or take one out",
             )
         self._place = places[0]
 
@@ -117,6 +121,13 @@ class Pipeline:
             colors: A measured printer in place of the drawn inks.
             backend: "kornia" takes kornia's arithmetic also where ours is the default, in every
                 stage that has both.
+
+        Returns:
+            The pipeline.
+
+        Example:
+            >>> Pipeline.from_ranges(EotRanges()).names[:4]
+            ('PatchEdits', 'Printer', 'StickerBend', 'Place')
         """
         own = [
             stage(ranges, backend=backend if backend in stage.backends else None)
@@ -143,7 +154,9 @@ class Pipeline:
         name = before if isinstance(before, str) else before.__name__
         if name not in self.stages:
             raise OptionError(
-                f"Stage {name!r}", f"must be one of {', '.join(self.names)}", "choose one of these"
+                f"Stage {name!r} is not in the pipeline",
+                f"It must be one of {', '.join(self.names)}",
+                "Choose one of these",
             )
         at = self.names.index(name)
         own = list(self.stages.values())
@@ -242,11 +255,13 @@ class Pipeline:
         """
         segments: list[tuple[list[str], list[int]]] = [([], [])]
         closed, blocks = False, False
+
         for name, stage in self._picture_stages(draw):
             reach = stage.reach(draw[name], picture) if stage.windowed else 0
             if closed or not stage.windowed or (blocks and reach):
                 segments.append(([], []))
                 blocks = False
+
             segments[-1][0].append(name)
             segments[-1][1].append(reach)
             closed, blocks = not stage.windowed, blocks or stage.blockwise
@@ -267,7 +282,7 @@ class Pipeline:
         window: CropWindow,
         margin: int,
     ) -> tuple[Tensor, Encoding]:
-        """Apply a segment to a crop with ``margin`` px round it; they are used up stage by stage."""
+        """Apply a segment to a crop with ``margin`` px round it, used up stage by stage."""
         spare = margin - segment.margin
         for name, reach in zip(segment.names, segment.reaches, strict=True):
             stage, params = self.stages[name], draw[name]

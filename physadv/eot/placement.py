@@ -1,5 +1,4 @@
-"""Placing a patch on a sign: its rectangle in millimeters on the plane, then into the picture by
-the homography."""
+"""Rectangle of a patch on a sign in mm, and the patch laid there in every picture."""
 
 from __future__ import annotations
 
@@ -18,8 +17,17 @@ from physadv.eot.warp import Lookup, apply_homography, warp_texture
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the sticker's bounding box lies on the sign, in mm from the sign's center (x right, y
-    down)."""
+    """Bounding box of the sticker on the sign.
+
+    Args:
+        width_mm: Width of the sticker.
+        height_mm: Height of it.
+        center_mm: Its center from the sign's, x to the right and y down.
+
+    Example:
+        >>> Placement(190, 150, (0.0, 95.0)).rectangle_mm.tolist()
+        [-95.0, 20.0, 190.0, 150.0]
+    """
 
     width_mm: float
     height_mm: float
@@ -27,7 +35,7 @@ class Placement:
 
     @property
     def rectangle_mm(self) -> Tensor:
-        """(4,): x0, y0, width, height."""
+        """Return (4,) x0, y0, width, height."""
         x, y = self.center_mm
         return torch.tensor(
             [x - self.width_mm / 2, y - self.height_mm / 2, self.width_mm, self.height_mm]
@@ -70,6 +78,7 @@ def place_patch(
     size = (scene_light.shape[-2], scene_light.shape[-1])
     rectangle = placement.rectangle_mm.to(scene_light)
     bending = None if bend is None else partial(unbend_points, rectangle_mm=rectangle, bend=bend)
+
     warped = warp_texture(
         texture,
         homography.to(scene_light),
@@ -80,6 +89,8 @@ def place_patch(
         bending=bending,
         backend=backend,
     )
+
+    # Alpha is applied once: light and mask were warped together.
     alpha = warped[:, 3:].clamp(0, 1)
     relit = warped[:, :3] * gain[:, :, None, None] + lift[:, :, None, None] * alpha
     return blend_over(scene_light, relit.clamp(0, None).minimum(alpha), alpha)
@@ -92,8 +103,19 @@ def reached_px(
     lens: BrownLens | None,
     picture: tuple[int, int],
 ) -> Tensor:
-    """(b, 4) boxes x0, y0, x1, y1 in px that hold the sticker, bent and seen through the lens, in
-    (h, w) pictures."""
+    """Return boxes that hold the sticker, bent and seen through the lens.
+
+    Args:
+        placement: Where the sticker lies on the sign.
+        homography: (b, 3, 3) mm of the sign's plane to px.
+        bend: How it is bent; None: flat.
+        lens: The lens; None: a pinhole.
+        picture: (height, width) of the pictures in px.
+
+    Returns:
+        (b, 4) x0, y0, x1, y1 in px; the whole picture where the sticker is partly behind the
+        camera.
+    """
     x, y, width, height = placement.rectangle_mm.tolist()
     slack = 1.0 if bend is None else 1.0 + 1.5 * float(bend.shift_mm.abs().max())
     x0, y0, x1, y1 = x - slack, y - slack, x + width + slack, y + height + slack

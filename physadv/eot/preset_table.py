@@ -1,4 +1,4 @@
-"""The presets as a table for docs/eot.md; a test holds the page to it.
+"""Table of the presets for docs/eot.md; a test holds the page to it.
 
 python -m physadv.eot.preset_table
 """
@@ -17,7 +17,8 @@ BEGIN, END = "<!-- presets -->", "<!-- end of presets -->"
 
 
 def presets_table() -> str:
-    """Markdown: one line a parameter, one column a preset; a dash where the effect is off."""
+    """Return Markdown: one line a parameter, one column a preset; a dash where the effect is
+    off."""
     head = f"| parameter | {' | '.join(PRESETS)} |\n|---|{'---|' * len(PRESETS)}\n"
     lines = []
     for field in fields(EotRanges):

@@ -120,15 +120,22 @@ SOURCES: dict[str, str] = {
 
 
 def eot_preset(name: str) -> EotRanges:
-    """Return the ranges called ``name``. Raises OptionError naming the known ones.
+    """Return the ranges called ``name``.
+
+    Raises:
+        OptionError: An unknown name; the error lists the known ones.
 
     Example:
         >>> eot_preset("brown").roll_deg
         (-45.0, 45.0)
+        >>> eot_preset("camera").acts("bend_mm", "curl_deg")
+        True
     """
     if name not in PRESETS:
         raise OptionError(
-            f"EOT preset {name!r}", f"one of {', '.join(PRESETS)}", "choose one with --eot"
+            f"EOT preset {name!r} is unknown",
+            f"It must be one of {', '.join(PRESETS)}",
+            "Choose one with --eot",
         )
     return PRESETS[name]
 
@@ -143,12 +150,21 @@ def ranges_from_toml(path: str | Path, base: EotRanges) -> EotRanges:
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise OptionError(f"{path}", f"cannot be read ({error.strerror})", "name a file") from error
+        raise OptionError(
+            f"'{path}' cannot be read ({error.strerror})",
+            "It must be a TOML file of ranges",
+            "Check the path",
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}", f"is no TOML ({error})", "repair it") from error
+        raise OptionError(
+            f"'{path}' is no TOML ({error})", "It must be a TOML file of ranges", "Repair it"
+        ) from error
+
     stated = table.get("eot", table)
     if not isinstance(stated, dict):
-        raise OptionError(f"{path}: eot", "must be a table of ranges", "write [eot] above them")
+        raise OptionError(
+            f"'eot' in '{path}'", "It must be a table of ranges", "Write [eot] above them"
+        )
     return replace(base, **ranges_from_table(stated, str(path)))
 
 
@@ -162,18 +178,24 @@ def ranges_from_table(table: Mapping[str, object], source: str) -> dict[str, Ran
     for name, value in table.items():
         if name not in known:
             near = get_close_matches(name, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "docs/eot.md lists all"
-            raise OptionError(f"{source}: {name!r}", "is no EOT range", hint)
+            hint = f"Did you mean {' or '.join(near)}" if near else "Choose one of docs/eot.md"
+            raise OptionError(
+                f"{name!r} in '{source}' is no EOT range", "Known names are in docs/eot.md", hint
+            )
+
         ends: list[Any] = list(value) if isinstance(value, list | tuple) else [value, value]
         if len(ends) != 2 or not all(_is_number(end) for end in ends) or ends[0] > ends[1]:
             raise OptionError(
-                f"{source}: {name} = {value}",
-                "must be a finite number or [low, high] with low <= high",
-                f"write for example {name} = [0, 1]",
+                f"{name} = {value} in '{source}'",
+                "It must be a finite number or [low, high] with low <= high",
+                f"Write for example {name} = [0, 1]",
             )
+
         low, high = float(ends[0]), float(ends[1])
         if name.endswith("_probability") and not 0 <= low <= high <= 1:
-            raise OptionError(f"{source}: {name} = {value}", "must lie in 0..1", "correct it")
+            raise OptionError(
+                f"{name} = {value} in '{source}'", "A probability lies in 0 to 1", "Correct it"
+            )
         checked[name] = (low, high)
     return checked
 

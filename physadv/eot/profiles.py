@@ -26,13 +26,24 @@ Table = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ColorProfile:
-    """What one camera shows of one printer's colors on one paper, all sRGB-encoded, bare paper
-    being 1.
+    """Colors that one camera shows of one printer on one paper.
 
-    ``sent`` (n, 3) and ``seen`` (n, 3) are the measured pairs, ``coefficients`` (k, 3) the map
-    fitted to them, ``covariance`` (3, 3) that of its leave-one-out residuals; ``de00`` its
-    leave-one-out color differences (mean, p95) and ``maps`` those of every map that was tried.
-    ``about`` names printer, paper, camera and more.
+    All are sRGB-encoded, bare paper being 1.
+
+    Args:
+        map: Name of the fitted map.
+        coefficients: (k, 3) of its terms and channels.
+        sent: (n, 3) colors sent to the printer.
+        seen: (n, 3) colors seen of them.
+        covariance: (3, 3) of the leave-one-out residuals.
+        de00: Leave-one-out color differences, mean and p95.
+        maps: The same of every map that was tried.
+        n_patches: Number of chart patches.
+        created: Time of the fit.
+        printer: Its name.
+        paper: Its name.
+        camera: Its name.
+        about: Whatever else is known.
     """
 
     map: str
@@ -50,11 +61,11 @@ class ColorProfile:
     about: dict[str, Any] = field(default_factory=dict)
 
     def color_map(self) -> ColorMap:
-        """The differentiable map, for training."""
+        """Return the differentiable map, for training."""
         return make_map(self.map, self.coefficients, self.sent, self.seen, self.covariance)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the JSON file."""
+        """Return the content of the JSON file."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         lists = {
             k: v.round(7).tolist() if isinstance(v, np.ndarray) else v for k, v in plain.items()
@@ -66,11 +77,27 @@ class ColorProfile:
 
 @dataclass(frozen=True)
 class CameraProfile:
-    """A camera's lens: focal lengths and principal point in px (origin: outer corner of the
-    top-left pixel).
+    """A camera's lens.
 
-    ``distortion`` is (k1, k2, p1, p2, k3) of Brown (1966) as OpenCV orders them; ``rms_px`` the
-    reprojection error.
+    Args:
+        fx: Horizontal focal length in px.
+        fy: Vertical focal length in px.
+        cx: Principal point in px from the outer corner of the top-left pixel, to the right.
+        cy: The same, down.
+        distortion: k1, k2, p1, p2, k3 of Brown (1966), in OpenCV's order.
+        width: Width of its pictures in px.
+        height: Height of its pictures in px.
+        rms_px: Reprojection error.
+        n_views: Number of board views.
+        created: Time of the calibration.
+        camera: Its name.
+        about: Whatever else is known.
+
+    Example:
+        >>> camera = CameraProfile(900, 900, 640, 360, (-0.2, 0.05), 1280, 720, 0.2, 12, "today")
+        >>> camera.check_invertible("camera.json")
+        >>> camera.brown_lens.terms.shape
+        torch.Size([1, 5])
     """
 
     fx: float
@@ -88,7 +115,7 @@ class CameraProfile:
 
     @property
     def brown_lens(self) -> BrownLens:
-        """The distortion as EOT applies it, for pictures of this camera's shape."""
+        """Return the distortion as EOT applies it, for pictures of this camera's shape."""
         half = self.width / 2
         center = [[(self.cx - half) / half, (self.cy - self.height / 2) / half]]
         terms = in_half_widths(self.distortion, half / self.fx)
@@ -115,16 +142,16 @@ class CameraProfile:
 
     @property
     def matrix(self) -> F64:
-        """(3, 3) camera matrix, pixels as above."""
+        """Return the (3, 3) camera matrix, pixels as above."""
         return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1.0]])
 
     @property
     def opencv_matrix(self) -> F64:
-        """The same for OpenCV, which counts from the center of the first pixel."""
+        """Return the same for OpenCV, which counts from the center of the first pixel."""
         return np.asarray(self.matrix - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]), np.float64)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the JSON file."""
+        """Return the content of the JSON file."""
         plain = asdict(self)
         about = plain.pop("about")
         table = {
@@ -138,14 +165,18 @@ class CameraProfile:
 
 
 def write_profile(path: str | Path, profile: ColorProfile | CameraProfile) -> Path:
-    """Write a profile as JSON, atomically."""
+    """Write ``profile`` to ``path`` as JSON, atomically, and return the path."""
     return write_json(path, profile.as_dict())
 
 
 def read_color_profile(path: str | Path) -> ColorProfile:
-    """Read what `calibrate fit` wrote. Raises CalibrationError for another file, a damaged or an
-    impossible one."""
+    """Read what `calibrate fit` wrote to ``path``.
+
+    Raises:
+        CalibrationError: Another file, a damaged or an impossible one.
+    """
     table = _table(path, COLOR_KIND, "physadv calibrate fit")
+
     known = {f.name for f in fields(ColorProfile)} - {"about"}
     try:
         name = str(table["map"])
@@ -158,6 +189,7 @@ def read_color_profile(path: str | Path) -> ColorProfile:
         profile = ColorProfile(**{**plain, **arrays, "about": about})
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"a field is missing or misshapen ({error})") from error
+
     if name not in DEGREES:
         raise _damaged(path, f"map {name!r} is none of {', '.join(DEGREES)}")
     shapes = {
@@ -170,14 +202,19 @@ def read_color_profile(path: str | Path) -> ColorProfile:
         raise _damaged(
             path, f"{', '.join(wrong) or 'sent'} has another shape than the map {name!r} needs"
         )
+
     if not all(np.isfinite(v).all() for v in arrays.values()):
         raise _damaged(path, "it holds numbers that are not finite")
     return profile
 
 
 def read_camera_profile(path: str | Path) -> CameraProfile:
-    """Read what `calibrate camera` wrote. Raises CalibrationError for another file, a damaged or an
-    impossible one."""
+    """Read what `calibrate camera` wrote to ``path``.
+
+    Raises:
+        CalibrationError: Another file, a damaged or an impossible one, or a lens that folds inside
+            its picture.
+    """
     table = _table(path, CAMERA_KIND, "physadv calibrate camera")
     try:
         matrix = np.asarray(table["matrix"], np.float64).reshape(3, 3)
@@ -210,6 +247,7 @@ def read_camera_profile(path: str | Path) -> CameraProfile:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"a field is missing or misshapen ({error})") from error
+
     finite = np.isfinite(matrix).all() and np.isfinite(lens).all()
     if not finite or min(profile.fx, profile.fy) <= 0 or min(width, height) < 1:
         raise _damaged(path, "focal lengths and sizes must be over 0")
@@ -226,17 +264,27 @@ def read_camera_profile(path: str | Path) -> CameraProfile:
 def _table(path: str | Path, kind: str, command: str) -> Table:
     file = Path(path)
     if not file.is_file():
-        raise CalibrationError(f"{file}", "no such file", f"make a profile with `{command}`")
+        raise CalibrationError(
+            f"'{file}' does not exist",
+            "A profile is a JSON file",
+            f"Make one with `{command}`",
+        )
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise CalibrationError(
-            f"{file}", "not a readable JSON file", f"make a profile with `{command}`"
+            f"'{file}' is not readable JSON",
+            "A profile is a JSON file",
+            f"Make one with `{command}`",
         ) from error
-    found = table.get("kind") if isinstance(table, dict) else None
-    if found != kind:
-        limit = f"its kind is {found!r}, not {kind!r}"
-        raise CalibrationError(f"{file}", limit, f"give a profile made by `{command}`")
+
+    stated = table.get("kind") if isinstance(table, dict) else None
+    if stated != kind:
+        raise CalibrationError(
+            f"'{file}' is of kind {stated!r}",
+            f"Its kind must be {kind!r}",
+            f"Give a profile made by `{command}`",
+        )
     return dict(table)
 
 

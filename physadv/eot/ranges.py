@@ -1,4 +1,4 @@
-"""The built-in stages in the order of the light, and the table of ranges that theirs make up.
+"""Built-in stages in the order of the light, and the table of ranges that theirs make up.
 
 A new built-in effect is a new file in :mod:`physadv.eot.transforms`, and its line in ``STAGES`` and
 ``EotRanges`` below. Cards, presets and the table in docs/eot.md follow. An effect of a user's own
@@ -105,7 +105,9 @@ def without(ranges: EotRanges, *effects: str) -> EotRanges:
     for effect in effects:
         if effect not in EFFECTS:
             raise OptionError(
-                f"effect {effect!r}", f"one of {', '.join(EFFECTS)}", "choose one of these"
+                f"Effect {effect!r} is unknown",
+                f"It must be one of {', '.join(EFFECTS)}",
+                "Choose one of these",
             )
         names |= set(EFFECTS[effect])
     return replace(ranges, **{name: NEUTRAL[name] for name in names})

@@ -92,6 +92,8 @@ def _first_release(generator: torch.Generator, shape: torch.Size) -> dict[str, T
         "read_noise": (count,),
         "shot_noise": (count,),
     }
+
+    # One call a name, in this order.
     drawn = {name: torch.rand(*size, generator=generator) for name, size in order.items()}
     drawn["normal"] = torch.randn(shape, generator=generator)
     drawn["jpeg_quality"] = torch.rand(count, generator=generator)
@@ -119,7 +121,8 @@ def log_uniform(generator: torch.Generator, bounds: Range, *shape: int) -> Tenso
 
 
 def draw_bernoulli(generator: torch.Generator, probability: Range, *shape: int) -> Tensor:
-    """Draw 1 with a ``probability`` between its two ends, else 0, from ``generator``; of ``shape``."""
+    """Draw 1 with a ``probability`` between its two ends, else 0, of ``shape`` from
+    ``generator``."""
     return (
         torch.rand(*shape, generator=generator) < draw_uniform(generator, probability, *shape)
     ).float()
@@ -130,6 +133,7 @@ def moved_to(value: T, device: torch.device) -> T:
     content: Any = value
     if isinstance(content, Tensor):
         return content.to(device)  # type: ignore[return-value]
+
     if is_dataclass(content) and not isinstance(content, type):
         own = {
             f.name: moved_to(getattr(content, f.name), device) for f in fields(content) if f.init

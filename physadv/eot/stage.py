@@ -47,6 +47,13 @@ def span(
 
     Returns:
         A field whose default is (low, high).
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class FadeRanges(StageRanges):
+        ...     fade_ev: Range = span(-1, 0)
+        >>> FadeRanges().acts("fade_ev"), FadeRanges(fade_ev=(0.0, 0.0)).acts("fade_ev")
+        (True, False)
     """
     return field(default=(low, high), metadata={"off": off, "effects": effects})
 

@@ -1,4 +1,4 @@
-"""Planes in perspective: pose to homography, and a texture warped into many images by area average.
+"""Planes in perspective, and a texture warped into many images by area average.
 
 Conventions. A sign is a plane in millimeters, origin at its center, x right, y down. Pixels are
 continuous with the origin at the outer corner of the top-left pixel, so pixel (row 0, column 0) has
@@ -26,20 +26,33 @@ _LEAST_TEXELS = 1e-3
 def square_corners(
     width: float, height: float | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """(4, 2) corners TL, TR, BR, BL of a rectangle centered on the origin."""
+    """Return (4, 2) corners TL, TR, BR, BL of a rectangle centered on the origin.
+
+    Args:
+        width: Its width.
+        height: Its height; None: a square.
+        dtype: Type of the tensor.
+    """
     x, y = width / 2, (width if height is None else height) / 2
     return torch.tensor([[-x, -y], [x, -y], [x, y], [-x, y]], dtype=dtype)
 
 
 def homography_from_corners(plane_mm: Tensor, pixels: Tensor) -> Tensor:
-    """(b, 3, 3) from four points each, (b, 4, 2) millimeters and (b, 4, 2) pixels. GeometryError
-    where degenerate."""
+    """Return (b, 3, 3) from four points each, ``plane_mm`` and ``pixels``, (b, 4, 2).
+
+    The arithmetic is kornia's, in float64.
+
+    Raises:
+        GeometryError: Three of the points lie on a line.
+    """
     matrix: Tensor = get_perspective_transform(plane_mm.double(), pixels.double())
     if not bool(torch.isfinite(matrix).all()) or bool(
         (torch.linalg.det(matrix).abs() < 1e-12).any()
     ):
         raise GeometryError(
-            "corners of the sign", "no three may lie on a line", "mark the four corners anew"
+            "Corners of the sign are degenerate",
+            "No three of them may lie on a line",
+            "Mark the four corners anew",
         )
     return matrix.to(pixels.dtype)
 
@@ -53,20 +66,30 @@ def pose_homography(
     focal_px: Tensor,
     center_px: Tensor,
 ) -> Tensor:
-    """Pinhole view of the sign plane: (b,) mm and radians, (b,) focal length in px, (b, 2) image of
-    the sign's center.
+    """Return the pinhole view of a sign's plane.
 
-    Yaw turns about the vertical axis, pitch about the horizontal one, roll about the optical axis;
-    returns (b, 3, 3).
+    Args:
+        distance_mm: (b,) from the camera to the sign's center.
+        yaw: (b,) radians about the vertical axis.
+        pitch: (b,) radians about the horizontal axis.
+        roll: (b,) radians about the optical axis.
+        focal_px: (b,) focal lengths.
+        center_px: (b, 2) x, y of the image of the sign's center.
+
+    Returns:
+        (b, 3, 3) mm to px.
     """
     cy, sy, cp, sp, cr, sr = yaw.cos(), yaw.sin(), pitch.cos(), pitch.sin(), roll.cos(), roll.sin()
+
     zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
     about_y = torch.stack([cy, zero, sy, zero, one, zero, -sy, zero, cy], -1).view(-1, 3, 3)
     about_x = torch.stack([one, zero, zero, zero, cp, -sp, zero, sp, cp], -1).view(-1, 3, 3)
     about_z = torch.stack([cr, -sr, zero, sr, cr, zero, zero, zero, one], -1).view(-1, 3, 3)
     rotation = about_z @ about_x @ about_y
+
     translation = torch.stack([zero, zero, distance_mm], -1)
     plane = torch.stack([rotation[:, :, 0], rotation[:, :, 1], translation], -1)
+
     intrinsics = torch.stack(
         [focal_px, zero, center_px[:, 0], zero, focal_px, center_px[:, 1], zero, zero, one], -1
     ).view(-1, 3, 3)
@@ -74,7 +97,12 @@ def pose_homography(
 
 
 def apply_homography(matrix: Tensor, points: Tensor) -> Tensor:
-    """Map (b, n, 2) points by (b, 3, 3)."""
+    """Return (b, n, 2) ``points`` mapped by ``matrix`` (b, 3, 3).
+
+    Example:
+        >>> apply_homography(2 * torch.eye(3)[None], torch.ones(1, 1, 2)).tolist()
+        [[[1.0, 1.0]]]
+    """
     mapped = torch.cat([points, torch.ones_like(points[..., :1])], -1) @ matrix.transpose(-1, -2)
     return mapped[..., :2] / mapped[..., 2:]
 
@@ -119,7 +147,8 @@ def warp_texture(
     Example:
         >>> twice = torch.tensor([[[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]]])
         >>> checks = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])
-        >>> warp_texture(checks, twice, torch.tensor([0.0, 0.0, 2.0, 2.0]), (4, 4))[0, 0].tolist()[0]
+        >>> rectangle_mm = torch.tensor([0.0, 0.0, 2.0, 2.0])
+        >>> warp_texture(checks, twice, rectangle_mm, (4, 4))[0, 0, 0].tolist()
         [0.0, 0.0, 1.0, 1.0]
     """
     xs, ys = pixel_centers(size, plane_to_px) if at is None else at
@@ -214,7 +243,9 @@ def _looked_up(texture: Tensor, grid: Tensor, *, padding: str, align_corners: bo
 
 
 def pixel_centers(size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (1, 1, width) and (1, height, 1) pixel centers of an image of ``size`` (height, width).
+    """Return (1, 1, width) and (1, height, 1) pixel centers of an image.
+
+    Its ``size`` is (height, width).
 
     They are of the type and on the device of ``like``.
     """

@@ -7,10 +7,10 @@ from math import log10
 
 import torch
 import torch.nn.functional as F
+from kornia.metrics import ssim
 from torch import Tensor
 
 _SIGMA, _RADIUS = 1.5, 5
-_C1, _C2 = 0.01**2, 0.03**2
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,10 @@ def dssim(first: Tensor, second: Tensor) -> Tensor:
 def dssim_map(first: Tensor, second: Tensor) -> Tensor:
     """Return the dissimilarity of ``first`` and ``second`` in each window and channel: (b, 3, h -
     10, w - 10)."""
-    a, b = _padded(first), _padded(second)
-    stacked = _blurred(torch.cat([a, b, a * a, b * b, a * b]))
-    mean_a, mean_b, square_a, square_b, product = stacked.chunk(5)
-    var_a, var_b = square_a - mean_a**2, square_b - mean_b**2
-
-    covariance = product - mean_a * mean_b
-    luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
-    structure = (2 * covariance + _C2) / (var_a + var_b + _C2)
-    return (1 - luminance * structure) / 2
+    similarity: Tensor = ssim(
+        _padded(first), _padded(second), 2 * _RADIUS + 1, eps=0.0, padding="valid"
+    )
+    return (1 - similarity) / 2
 
 
 def measure_change(before: Tensor, after: Tensor) -> ImageChange:

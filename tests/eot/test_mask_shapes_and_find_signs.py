@@ -166,7 +166,7 @@ def test_folders_split_by_photo(tmp_path: Path) -> None:
     empty = tmp_path / "grey"
     empty.mkdir()
     Image.fromarray(np.full((60, 60, 3), 90, np.uint8)).save(empty / "x.png")
-    with pytest.raises(DataError, match="no sign found"):
+    with pytest.raises(DataError, match="no sign was located"):
         load_scene_sources(empty, None, width_mm=762, seed=0)
 
 

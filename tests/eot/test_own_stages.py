@@ -290,12 +290,12 @@ def test_ranges_are_read_from_toml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("yaw_degs = [0, 1]", "did you mean yaw_deg"),
+        ("yaw_degs = [0, 1]", "Did you mean yaw_deg"),
         ("yaw_deg = [5, -5]", "low <= high"),
         ("yaw_deg = [0, 1, 2]", "low, high"),
         ("yaw_deg = 'wide'", "finite number"),
         ("yaw_deg = [0, inf]", "finite"),
-        ("shadow_probability = 1.5", "0..1"),
+        ("shadow_probability = 1.5", "0 to 1"),
         ("eot = 3", "table"),
         ("yaw_deg = [", "no TOML"),
     ],

@@ -210,7 +210,7 @@ def test_coefficients_beyond_brown_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("{}", "kind"), ("nonsense", "JSON"), (None, "no such file")]
+    ("text", "said"), [("{}", "kind"), ("nonsense", "JSON"), (None, "does not exist")]
 )
 def test_what_is_no_profile_is_refused(
     settings: StickerSettings, tmp_path: Path, text: str | None, said: str

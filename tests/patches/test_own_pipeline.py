@@ -117,5 +117,5 @@ def test_the_command_takes_ranges_and_pipelines(settings: StickerSettings, tmp_p
     assert 'eot = "own_eot:blurred"' in Path("out/card.toml").read_text()
 
     Path("my.toml").write_text("yaw = [-5, 5]")
-    with pytest.raises(OptionError, match="did you mean"):
+    with pytest.raises(OptionError, match="Did you mean"):
         build_task(replace(settings, eot_ranges="my.toml"))

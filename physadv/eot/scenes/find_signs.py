@@ -1,5 +1,4 @@
-"""Where the sign is in a photo: boxes from a file beside the photos, or a red octagon found in the
-picture."""
+"""Signs located in photos: boxes from a file beside them, or red octagons in the picture."""
 
 from __future__ import annotations
 
@@ -23,13 +22,23 @@ _SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
 
 
 def box_corners(x0: float, y0: float, x1: float, y1: float) -> Corners:
-    """(4, 2) corners TL, TR, BR, BL of a box in px."""
+    """Return (4, 2) corners TL, TR, BR, BL of a box in px.
+
+    Args:
+        x0: Left edge.
+        y0: Upper edge.
+        x1: Right edge.
+        y1: Lower edge.
+    """
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float32)
 
 
 def read_boxes(path: Path) -> dict[str, list[Corners]]:
-    """Boxes by file name from a CSV with the columns file, x0, y0, x1, y1 (px). Raises DataError
-    naming the line."""
+    """Return boxes by file name from a CSV at ``path`` with the columns file, x0, y0, x1, y1 (px).
+
+    Raises:
+        DataError: A missing column, or a line without numbers; the error names the line.
+    """
     boxes: dict[str, list[Corners]] = {}
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
@@ -38,6 +47,7 @@ def read_boxes(path: Path) -> dict[str, list[Corners]]:
             raise DataError(
                 f"{path}", f"needs the columns {', '.join(sorted(needed))}", "add a header line"
             )
+
         for number, row in enumerate(reader, 2):
             try:
                 corners = box_corners(*(float(row[key]) for key in ("x0", "y0", "x1", "y1")))
@@ -50,11 +60,17 @@ def read_boxes(path: Path) -> dict[str, list[Corners]]:
 
 
 def find_signs(image: Array, *, smallest_px: int = 20) -> list[Corners]:
-    """Red octagons in an (h, w, 3) uint8 picture, largest first, as the (4, 2) corners of their
-    bounding square.
+    """Find red octagons in a picture.
 
     Red regions are closed, their hulls compared with a regular octagon seen in perspective; what is
     not nearly one is left out. A miss is likely on faded or shaded signs: give a boxes file there.
+
+    Args:
+        image: (h, w, 3) uint8.
+        smallest_px: Least width and height of an octagon.
+
+    Returns:
+        (4, 2) corners of the bounding square of each, largest first.
     """
     found: list[tuple[float, Corners]] = []
     for mask in _red_masks(image):
@@ -68,7 +84,7 @@ def find_signs(image: Array, *, smallest_px: int = 20) -> list[Corners]:
 
 
 def _red_masks(image: Array) -> list[npt.NDArray[np.uint8]]:
-    """Red at a strict and at a lenient saturation, each opened and closed."""
+    """Return red at a strict and at lenient saturations, each closed."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     hue, saturation, value = hsv[..., 0], hsv[..., 1], hsv[..., 2]
     red_hue = (hue <= 8) | (hue >= 168)
@@ -93,13 +109,17 @@ def _fit_octagon(contour: npt.NDArray[np.int32], smallest_px: int) -> tuple[floa
     polygon = _reduce(hull[:, 0].astype(np.float32), 8)
     if polygon is None:
         return None
+
+    # The corner nearest to the upper left begins, as in the model.
     start = int(np.argmin(np.linalg.norm(polygon - (_OCTAGON[0] * (w, h) + (x, y)), axis=1)))
     ordered = np.roll(polygon, -start, axis=0)
     matrix = _plane_to_px(ordered)
     model = cv2.perspectiveTransform(_OCTAGON[None], matrix)[0]
+
     fit = _agreement(model, hull[:, 0])
     if w >= ROUND_FROM_PX and _agreement(_ellipse_of(hull), hull[:, 0]) > fit:
         return None
+
     sides = np.linalg.norm(np.roll(ordered, -1, 0) - ordered, axis=1) / np.array(
         [w, min(w, h), h, min(w, h)] * 2
     )

@@ -1,5 +1,4 @@
-"""From the user's folders to scenes: photos or drawings of the sign and backgrounds, parts of them
-held out."""
+"""Scenes from a user's folders: photos or drawings of signs and backgrounds, parts held out."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ SHARES = (0.6, 0.15, 0.25)
 
 @dataclass(frozen=True)
 class SceneSources:
-    """Everything a patch is optimized on and judged by."""
+    """Scenes that a patch is optimized on, chosen by and judged by."""
 
     train: SceneSource
     validation: SceneSource
@@ -52,31 +51,45 @@ def load_scene_sources(
     """Read signs and backgrounds and split them by photo; with neither, everything is drawn by
     code.
 
-    ``signs`` may be a folder or file of photos (corners from ``boxes`` or boxes.csv beside them,
-    else found), of drawings (SVG, or PNG with transparency), or a GTSRB folder or zip. ``accept``
-    can drop located signs that the victim does not know. Raises ImageError and DataError naming the
-    file for what cannot be used.
+    Args:
+        signs: Folder or file of photos (corners from ``boxes`` or boxes.csv beside them, else
+            located), of drawings (SVG, or PNG with transparency), or a GTSRB folder or zip.
+        backgrounds: Folder of photos without the sign; None: made by code.
+        width_mm: Width of the sign.
+        seed: Decides the split and what is made by code.
+        accept: Returns for each located sign whether to keep it; others are left out.
+        boxes: CSV of the signs' boxes.
+
+    Returns:
+        The three parts, with notes for the card.
+
+    Raises:
+        ImageError: A file that cannot be read.
+        DataError: Nothing usable in ``signs``.
     """
     photos, faces, notes = ([], [], []) if signs is None else read_signs(signs, boxes)
+
     if photos and accept is not None:
         keep = accept(photos)
         lost = len(photos) - sum(keep)
         photos = [p for p, good in zip(photos, keep, strict=True) if good]
         if not photos:
             raise DataError(
-                f"{signs}",
-                "no sign in it is recognised by the victim",
-                "use clearer photos of the sign",
+                f"'{signs}': no sign in it is recognized by the model",
+                "The model must recognize the true class without a patch",
+                "Use clearer photos of the sign",
             )
         if lost:
             notes.append(
                 f"{lost} located signs left out: the victim does not see the true class in them "
                 "unpatched"
             )
+
     pools, note = _background_pools(backgrounds, seed)
     if photos:
         drawn_beside = DrawnScenes([sign_face()], pools[0], width_mm)
         return _photo_material(photos, drawn_beside, [*notes, note], width_mm, seed)
+
     drawn = faces or [sign_face()]
     face_parts = split_parts(drawn, [f.name for f in drawn], seed)
     if len(drawn) > 1 and not all(face_parts):
@@ -95,6 +108,7 @@ def _photo_material(
     groups = [p.group for p in photos]
     train, validation, test = split_parts(photos, groups, seed)
     names = len(set(groups))
+
     if names < 2:
         test = train
         notes.append("one photo only: judged on the photo it was optimized on, with other draws")
@@ -103,9 +117,11 @@ def _photo_material(
             f"{names} photos split by photo: {_count(train)} train (drawn signs beside them), "
             f"{_count(test)} test"
         )
+
     if not validation:
         validation = train
         notes.append("validation on the training photos with other draws")
+
     first, second, third = (PhotoScenes(part, width_mm) for part in (train, validation, test))
     parts = (tuple(train), tuple(validation), tuple(test))
     return SceneSources(
@@ -120,15 +136,28 @@ def _count(photos: Sequence[PhotoSign]) -> int:
 def read_signs(
     path: Path, boxes: Path | None = None
 ) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
-    """Photo signs with their corners, drawn faces (1 mm wide), and notes on what was skipped in a
-    folder of signs."""
+    """Read photos and drawings of signs.
+
+    Args:
+        path: Folder or file; a GTSRB folder or zip.
+        boxes: CSV of the signs' boxes; None: boxes.csv beside the photos, where there is one.
+
+    Returns:
+        Photo signs with their corners, drawn faces (1 mm wide), and notes on what was skipped.
+
+    Raises:
+        ImageError: The only file cannot be read.
+        DataError: No sign in any picture, or no file ``boxes``.
+    """
     if path.suffix.lower() == ".zip" or any(path.glob("**/GT-*.csv")):
         return _read_gtsrb(path), [], []
+
     files = list_images(path, suffixes=SUFFIXES | {".svg"})
     boxes_file = boxes or (path if path.is_dir() else path.parent) / BOXES_FILE
     if boxes is not None and not boxes.is_file():
-        raise DataError(f"{boxes}", "no such file", "check the path")
+        raise DataError(f"'{boxes}' does not exist", "Boxes are a CSV file", "Check the path")
     known = read_boxes(boxes_file) if boxes_file.is_file() else {}
+
     photos: list[PhotoSign] = []
     faces: list[SignFace] = []
     notes: list[str] = []
@@ -147,23 +176,30 @@ def read_signs(
         if not located:
             notes.append(f"skipped: no sign found in {file.name}; name its box in {BOXES_FILE}")
         photos += [PhotoSign(rgba[..., :3], corners, file.name) for corners in located]
+
     if photos and faces:
         notes.append(f"{len(faces)} drawings left out beside photos")
     if not photos and not faces:
         raise DataError(
-            f"{path}", "no sign found in any picture", f"add {BOXES_FILE} with file,x0,y0,x1,y1"
+            f"'{path}': no sign was located in any picture",
+            "At least one picture must show it",
+            f"Add {BOXES_FILE} with file,x0,y0,x1,y1",
         )
     return photos, faces, notes
 
 
 def _read_gtsrb(path: Path, label: int = 14, most: int = 1500) -> list[PhotoSign]:
-    """Stop signs of the tracks that the embedded victim never saw; a track is one group: its frames
-    never part."""
+    """Read stop signs of the tracks that the embedded model was not trained on.
+
+    A track is one group: its frames never part.
+    """
     dataset = read_dataset(path, split="test")
     chosen = np.flatnonzero(dataset.labels == label)[:most]
     if dataset.boxes is None or len(chosen) == 0:
         raise DataError(
-            f"{path}", f"no image of class {label} with its box", "use the official GTSRB layout"
+            f"'{path}' has no image of class {label} with its box",
+            "Signs and their boxes are needed",
+            "Use the official GTSRB layout",
         )
     return [
         PhotoSign(dataset.read(i), box_corners(*dataset.boxes[i].tolist()), dataset.groups[i])
@@ -196,6 +232,7 @@ def _background_pools(
         return [
             [synthetic_background(seed, name, i) for i in range(made)] for name in names
         ], "backgrounds made by code"
+
     files = list_images(folder)
     pictures = [read_rgba(f)[..., :3] for f in files[:400]]
     parts = split_parts(pictures, [f.name for f in files[:400]], seed)
@@ -207,15 +244,26 @@ def _background_pools(
 def split_parts(
     items: Sequence[T], groups: Sequence[str], seed: int
 ) -> tuple[list[T], list[T], list[T]]:
-    """Split whole groups by :data:`SHARES`, at least one group in the test part where there are
-    two."""
+    """Split whole groups by :data:`SHARES`.
+
+    Args:
+        items: What is split.
+        groups: Group of each item; the items of a group never part.
+        seed: Decides the split.
+
+    Returns:
+        Training, validation and test items; at least one group in the test part where there are
+        two.
+    """
     names = sorted(set(groups))
     order = [names[i] for i in numpy_generator(seed, "split").permutation(len(names))]
+
     test = max(1, round(SHARES[2] * len(order))) if len(order) > 1 else 0
     validation = round(SHARES[1] * len(order)) if len(order) >= 6 else 0
     part = {
         name: 2 if i < test else 1 if i < test + validation else 0 for i, name in enumerate(order)
     }
+
     split: tuple[list[T], list[T], list[T]] = ([], [], [])
     for item, group in zip(items, groups, strict=True):
         split[part[group]].append(item)

@@ -1,5 +1,4 @@
-"""Photos for the patch to be tried in: anywhere in the picture (Brown 2017), or on the objects in
-it (Thys 2019)."""
+"""Photos with a patch anywhere in them (Brown 2017), or on the objects in them (Thys 2019)."""
 
 from __future__ import annotations
 
@@ -34,8 +33,14 @@ batch."""
 
 @dataclass(frozen=True)
 class ScenePhoto:
-    """One photo: (h, w, 3) uint8, its name, its class (-1: none), and (k, 4) px boxes of the
-    objects in it."""
+    """One photo.
+
+    Args:
+        image: (h, w, 3) uint8.
+        group: Its name.
+        label: Its class; -1: none.
+        boxes: (k, 4) px of the objects in it.
+    """
 
     image: Array
     group: str
@@ -63,10 +68,13 @@ class PatchPose:
 
 
 class PatchAnywhere:
-    """Photos with the patch in any place, at any scale and turn, wholly within the picture (Brown
+    """Photos with the patch in any place, at any scale and turn, wholly in the picture (Brown
     2017).
 
-    ``inner`` is the central share of the picture's side that the victim sees after its own crop.
+    Args:
+        photos: The photos.
+        lie: How the patch lies in them.
+        inner: Central share of the picture's side that the model takes after its own crop.
     """
 
     def __init__(self, photos: Sequence[ScenePhoto], lie: PatchPose, *, inner: float = 1.0) -> None:
@@ -75,12 +83,23 @@ class PatchAnywhere:
     def sample(
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
     ) -> SceneBatch:
-        """Draw ``count`` scenes; ``marks`` holds the photo's class and the patch's own box."""
+        """Draw scenes.
+
+        Args:
+            count: Number of scenes.
+            view: Size of their pictures, and whether they are whole frames.
+            ranges: Ranges of the pose.
+            rng: Decides everything.
+
+        Returns:
+            The scenes; ``marks`` holds the photo's class and the patch's own box.
+        """
         images, places, groups, labels = [], [], [], []
         for _ in range(count):
             photo = self.photos[int(rng.integers(len(self.photos)))]
             window = _square_window(photo.image, rng)
             images.append(_seen(photo.image, window, view.size))
+
             turned, half = _turned(
                 self.lie, ranges, rng, _between(rng, self.lie.share) * self.inner * view.size
             )
@@ -89,9 +108,11 @@ class PatchAnywhere:
                 reach + view.size * (1 - self.inner) / 2,
                 view.size * (1 + self.inner) / 2 - reach,
             )
+
             places.append(_moved(turned, rng.uniform(low, np.maximum(low, high))))
             groups.append(photo.group)
             labels.append(photo.label)
+
         batch = _lit(images, places, groups, self.lie, rng)
         marks = Annotations(
             patch_boxes(batch.homography, self.lie, view.size), torch.tensor(labels)
@@ -100,11 +121,14 @@ class PatchAnywhere:
 
 
 class OnObjects:
-    """Photos of objects that each carry the patch: persons with it before them, any other class
-    with it in the middle.
+    """Photos of objects that each carry the patch.
 
-    Up to ``most`` objects a photo carry it, largest first. Scale and turn as ``lie`` says; the
-    place jitters by ``jitter`` of the box's sides about ``centre`` (x, y in the box).
+    Args:
+        photos: The photos, with the boxes of their objects.
+        lie: Scale and turn of the patch on an object.
+        center: Place of the patch in the object's box, x and y in [0, 1].
+        jitter: How far the place strays from it, as a share of the box's sides.
+        most: Largest number of objects a photo that carry the patch, largest first.
     """
 
     def __init__(
@@ -127,7 +151,17 @@ class OnObjects:
     def sample(
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
     ) -> SceneBatch:
-        """Draw ``count`` scenes; ``marks`` holds the box of every object that carries the patch."""
+        """Draw scenes.
+
+        Args:
+            count: Number of scenes.
+            view: Size of their pictures, and whether they are whole frames.
+            ranges: Ranges of the pose.
+            rng: Decides everything.
+
+        Returns:
+            The scenes; ``marks`` holds the box of every object that carries the patch.
+        """
         images, groups, places, marks, owners = [], [], [], [], []
         for number in range(count):
             photo = self.photos[int(rng.integers(len(self.photos)))]
@@ -137,10 +171,13 @@ class OnObjects:
             places.append([self._worn(box, ranges, rng) for box in boxes])
             marks += [np.clip(box, 0, view.size) for box in boxes]
             owners += [number] * len(boxes)
+
+        # The first patch of each photo is its own, further ones are `others`.
         batch = _lit(images, [p[0] for p in places], groups, self.lie, rng)
         most = max(len(p) for p in places)
         rest = [[*p[1:], *[np.array(FAR_AWAY)] * (most - len(p))] for p in places]
         others = torch.from_numpy(np.array(rest, np.float64)).float().view(count, most - 1, 3, 3)
+
         boxes_px = torch.from_numpy(np.array(marks, np.float32)).view(-1, 4)
         return replace(
             batch,
@@ -151,13 +188,16 @@ class OnObjects:
     def _shown(
         self, photo: ScenePhoto, view: SceneSize, rng: np.random.Generator
     ) -> tuple[Float, list[Float]]:
-        """A closer or the whole view of a photo, perhaps mirrored, and the boxes in it; no object
-        is cut by half."""
+        """Return a closer or the whole view of a photo, perhaps mirrored, and the boxes in it.
+
+        No object is cut by half.
+        """
         height, width = photo.image.shape[:2]
         boxes = np.zeros((0, 4)) if photo.boxes is None else photo.boxes
         whole = np.array([0.0, 0.0, width, height])
         mirrored = bool(rng.integers(2))
         chosen = whole
+
         for _ in range(8):
             share = rng.uniform(0.6, 1.0)
             x, y = rng.uniform(0, 1 - share, 2)
@@ -169,10 +209,12 @@ class OnObjects:
             ):
                 chosen = window
                 break
+
         kept = boxes[_shares_inside(boxes, chosen) > 0.8]
         kept = kept[np.argsort(-(kept[:, 2:] - kept[:, :2]).prod(1))][: self.most]
         side = np.tile(view.size / (chosen[2:] - chosen[:2]), 2)
         seen = (kept - np.tile(chosen[:2], 2)) * side
+
         image = _seen(photo.image, chosen, view.size)
         if mirrored:
             image = np.ascontiguousarray(image[:, ::-1])
@@ -191,7 +233,13 @@ class OnObjects:
 
 
 def patch_boxes(homography: Tensor, lie: PatchPose, size: int) -> Tensor:
-    """Axis-aligned boxes (b, 4) of the patch itself, cut at the picture's edge."""
+    """Return axis-aligned boxes (b, 4) in px of the patch itself, cut at the picture's edge.
+
+    Args:
+        homography: (b, 3, 3) mm of the patch's plane to px.
+        lie: Its size in mm.
+        size: Side of the square picture in px.
+    """
     x, y = lie.width_mm / 2, lie.height_mm / 2
     corners = torch.tensor([[-x, -y], [x, -y], [x, y], [-x, y]]).expand(len(homography), 4, 2)
     seen = apply_homography(homography, corners)
@@ -199,7 +247,7 @@ def patch_boxes(homography: Tensor, lie: PatchPose, size: int) -> Tensor:
 
 
 def shrink_photo(image: Array, shorter_px: int) -> Array:
-    """A photo no larger than a victim can tell: the shorter side at most ``shorter_px``."""
+    """Return a photo ``image`` reduced so that its shorter side has at most ``shorter_px``."""
     factor = shorter_px / min(image.shape[:2])
     if factor >= 1:
         return image
@@ -214,10 +262,9 @@ def _between(rng: np.random.Generator, bounds: Range) -> float:
 def _turned(
     lie: PatchPose, ranges: EotRanges, rng: np.random.Generator, width_px: float
 ) -> tuple[Matrix, Float]:
-    """Plane mm -> px about the origin: turned and tilted, its area that of an upright patch
-    ``width_px`` wide.
+    """Return plane mm -> px about the origin, and the patch's four corners in px.
 
-    Returned with it: the patch's four corners in px.
+    Turned and tilted; its area is that of an upright patch ``width_px`` wide.
     """
     tilted = replace(ranges, roll_deg=lie.roll_deg)
     pose = draw_pose(rng, tilted, lie.tilt) @ np.diag([1 / lie.width_mm, 1 / lie.width_mm, 1.0])
@@ -253,9 +300,11 @@ def _seen(image: Array, window: Float, size: int) -> Float:
     matrix = np.array(
         [[scale[0], 0, -scale[0] * window[0]], [0, scale[1], -scale[1] * window[1]], [0, 0, 1.0]]
     )
+
     smooth = image
     if scale.max() < 1:  # area first, so that nothing aliases
         smooth = cv2.GaussianBlur(image, (0, 0), 0.35 / float(scale.max()))
+
     picture = cv2.warpPerspective(
         smooth,
         for_opencv(matrix),

@@ -25,7 +25,7 @@ class SceneBatch:
     distance_m: Tensor | None = None  # (b,) camera to sign, where it is known
 
     def to(self, device: torch.device) -> SceneBatch:
-        """The same scenes on another device."""
+        """Return the same scenes on another ``device``."""
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "groups"}
         return replace(
             self, **{name: part.to(device) for name, part in parts.items() if part is not None}

@@ -1,5 +1,4 @@
-"""Scenes for the patch to be tried in: drawn signs before backgrounds, or photos in which the sign
-already stands.
+"""Scenes that a patch is tried in: drawn signs before backgrounds, or photos with a sign.
 
 Scenes carry no gradient, so they are made by OpenCV on the CPU; only the patch is warped by torch.
 """
@@ -31,8 +30,13 @@ Float = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class PhotoSign:
-    """One sign in one photo: (h, w, 3) uint8, the (4, 2) px corners of its bounding square, and the
-    photo's name."""
+    """One sign in one photo.
+
+    Args:
+        image: (h, w, 3) uint8.
+        corners: (4, 2) px of its bounding square.
+        group: The photo's name.
+    """
 
     image: Array
     corners: Float
@@ -41,8 +45,12 @@ class PhotoSign:
 
 @dataclass(frozen=True)
 class SceneSize:
-    """What a victim is shown: a crop of the sign (classifier) or a whole frame (detector), ``size``
-    px square."""
+    """Picture that the model takes.
+
+    Args:
+        size: Its side in px.
+        whole_frame: A whole frame (detector), else a crop of the sign (classifier).
+    """
 
     size: int
     whole_frame: bool
@@ -54,7 +62,17 @@ class SceneSource(Protocol):
     def sample(
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
     ) -> SceneBatch:
-        """Draw ``count`` scenes; ``rng`` alone decides."""
+        """Draw scenes.
+
+        Args:
+            count: Number of scenes.
+            view: Size of their pictures, and whether they are whole frames.
+            ranges: Ranges of the pose.
+            rng: Decides everything.
+
+        Returns:
+            The scenes.
+        """
         ...
 
 
@@ -69,7 +87,17 @@ class DrawnScenes:
     def sample(
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
     ) -> SceneBatch:
-        """Draw ``count`` scenes."""
+        """Draw scenes.
+
+        Args:
+            count: Number of scenes.
+            view: Size of their pictures, and whether they are whole frames.
+            ranges: Ranges of the pose.
+            rng: Decides everything.
+
+        Returns:
+            The scenes.
+        """
         images, matrices, scale, groups, away = [], [], [], [], []
         for _ in range(count):
             camera = draw_framing(rng, ranges, self.width_mm)
@@ -77,9 +105,11 @@ class DrawnScenes:
             pose = draw_pose(rng, ranges, 1.0, camera) @ np.diag(
                 [1 / self.width_mm, 1 / self.width_mm, 1.0]
             )
+
             half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * self.width_mm / 2
             fit, enlargement = _fit(to_pixels(pose, half), view, ranges, rng, camera=camera)
             matrix = fit @ pose
+
             background = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
             canvas = _random_crop(background, view, rng)
             images.append(_lay(canvas, face, matrix, self.width_mm, rng))
@@ -87,13 +117,14 @@ class DrawnScenes:
             scale.append(enlargement)
             groups.append(face.name)
             away.append(pose[2, 2] * self.width_mm / 1000)
+
         ones = torch.ones(count, 3)
         batch = batch_of(images, matrices, ones, torch.zeros_like(ones), scale, groups)
         return replace(batch, distance_m=torch.tensor(away, dtype=torch.float32))
 
 
 class PhotoScenes:
-    """Signs that stand in photos, seen again by a virtual camera that zooms, shifts and turns a
+    """Signs that stand in photos, seen by a virtual camera that zooms, shifts and turns a
     little."""
 
     def __init__(self, signs: Sequence[PhotoSign], width_mm: float) -> None:
@@ -104,7 +135,17 @@ class PhotoScenes:
     def sample(
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
     ) -> SceneBatch:
-        """Draw ``count`` scenes."""
+        """Draw scenes.
+
+        Args:
+            count: Number of scenes.
+            view: Size of their pictures, and whether they are whole frames.
+            ranges: Ranges of the pose.
+            rng: Decides everything.
+
+        Returns:
+            The scenes.
+        """
         picks = [int(rng.integers(len(self.signs))) for _ in range(count)]
         images, matrices, scale, away = [], [], [], []
         for pick in picks:
@@ -114,6 +155,7 @@ class PhotoScenes:
             matrices.append(matrix)
             scale.append(enlargement)
             away.append(widths * self.width_mm / 1000)
+
         gain = torch.stack([self._light[p][0] for p in picks])
         lift = torch.stack([self._light[p][1] for p in picks])
         batch = batch_of(images, matrices, gain, lift, scale, [self.signs[p].group for p in picks])
@@ -127,8 +169,7 @@ class PhotoScenes:
         rng: np.random.Generator,
         camera: SignFraming | None,
     ) -> tuple[Float, Matrix, float, float]:
-        """The picture, the plane's homography, the enlargement and the distance in widths of the
-        sign."""
+        """Return picture, homography, enlargement, and distance in widths of the sign."""
         sign = self.signs[pick]
         center, side = sign.corners.mean(0), float(np.ptp(sign.corners, axis=0).max())
         to_unit = np.array(
@@ -140,9 +181,11 @@ class PhotoScenes:
         edges = to_pixels(turn, np.array([[0, 0], [width, 0], [width, height], [0, height]]))
         fit, enlargement = _fit(to_pixels(turn, sign.corners), view, ranges, rng, edges, camera)
         to_view = fit @ turn
+
         half = self.width_mm / 2
         plane = np.array([[-half, -half], [half, -half], [half, half], [-half, half]], np.float32)
         in_photo = cv2.getPerspectiveTransform(plane, sign.corners.astype(np.float32))
+
         shrink = side / max(np.ptp(to_pixels(to_view, sign.corners), axis=0).max(), 1)
         level = int(np.clip(np.floor(np.log2(max(shrink, 1))), 0, len(self._pyramids[pick]) - 1))
         photo = self._pyramids[pick][level]
@@ -164,8 +207,7 @@ class PhotoScenes:
 
 
 class MixedScenes:
-    """Scenes of several sources in turn, in equal shares: a few photos beside any number of drawn
-    signs."""
+    """Scenes of several sources in turn, in equal shares."""
 
     def __init__(self, sources: Sequence[SceneSource]) -> None:
         self.sources = tuple(sources)
@@ -173,7 +215,17 @@ class MixedScenes:
     def sample(
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
     ) -> SceneBatch:
-        """Draw ``count`` scenes."""
+        """Draw scenes.
+
+        Args:
+            count: Number of scenes.
+            view: Size of their pictures, and whether they are whole frames.
+            ranges: Ranges of the pose.
+            rng: Decides everything.
+
+        Returns:
+            The scenes.
+        """
         shares = [
             count // len(self.sources) + (i < count % len(self.sources))
             for i in range(len(self.sources))
@@ -181,11 +233,13 @@ class MixedScenes:
         parts = [
             s.sample(n, view, ranges, rng) for s, n in zip(self.sources, shares, strict=True) if n
         ]
+
         tensors: dict[str, Any] = {
             f.name: torch.cat([getattr(part, f.name) for part in parts])
             for f in fields(SceneBatch)
             if f.name not in {"groups", "marks", "others", "distance_m"}
         }
+
         away = [part.distance_m for part in parts if part.distance_m is not None]
         distance = torch.cat(away) if len(away) == len(parts) else None
         groups = tuple(g for part in parts for g in part.groups)
@@ -193,8 +247,11 @@ class MixedScenes:
 
 
 def relight_gains(sign: PhotoSign) -> tuple[Tensor, Tensor]:
-    """Linear gain and lift, (3,) each, that carry the drawn sign's light to the photo's
-    (percentiles, as in REAP)."""
+    """Return linear gain and lift, (3,) each, that carry a drawn sign's light to the photo's
+    ``sign``.
+
+    Percentiles of both decide, as in REAP (Hingun et al. 2023).
+    """
     target = np.array([[0, 0], [64, 0], [64, 64], [0, 64]], np.float32)
     rectified = cv2.warpPerspective(
         sign.image,
@@ -202,11 +259,13 @@ def relight_gains(sign: PhotoSign) -> tuple[Tensor, Tensor]:
         (64, 64),
         flags=cv2.INTER_AREA,
     )
+
     face = sign_face("stop", 64).rgba
     inside = face[..., 3] > 250
     seen, drawn = _linear(rectified[inside]), _linear(face[..., :3][inside])
     bright_seen, bright_drawn = np.percentile(seen, 92, axis=0), np.percentile(drawn, 92, axis=0)
     dark_seen, dark_drawn = np.percentile(seen, 8, axis=0), np.percentile(drawn, 8, axis=0)
+
     gain = np.clip(bright_seen / bright_drawn, 0.08, 1.6)
     lift = np.clip(dark_seen - gain * dark_drawn, 0.0, 0.15)
     return torch.from_numpy(np.clip(gain - lift, 0.05, 1.6)).float(), torch.from_numpy(lift).float()
@@ -250,8 +309,19 @@ class SignFraming:
 def draw_framing(
     rng: np.random.Generator, ranges: EotRanges, width_mm: float
 ) -> SignFraming | None:
-    """Draw distance, focal length and sensor from a stream of their own; None where the ranges give
-    no distance. Raises OptionError for a distance without the camera that it is seen by."""
+    """Draw distance, focal length and sensor of a camera, from a stream of their own.
+
+    Args:
+        rng: Parent of that stream.
+        ranges: Ranges of the three.
+        width_mm: Width of the sign.
+
+    Returns:
+        The camera; None where the ranges give no distance.
+
+    Raises:
+        OptionError: A distance without the camera that it is seen by.
+    """
     if not ranges.acts("distance_m"):
         return None
     if ranges.sensor_px[0] <= 0 or not 0 < ranges.field_of_view_deg[0] < 180:
@@ -273,17 +343,25 @@ def draw_framing(
 def draw_pose(
     rng: np.random.Generator, ranges: EotRanges, share: float, camera: SignFraming | None = None
 ) -> Matrix:
-    """A unit-wide plane turned within ``share`` of the ranges, unit focal length, from ``camera``
-    or 2.5 to 20 widths.
+    """Draw a homography of a plane of unit width under unit focal length.
 
-    Its [2, 2] is the distance in widths.
+    Args:
+        rng: Decides it.
+        ranges: Ranges of yaw, pitch and roll.
+        share: Share of the ranges of yaw and pitch.
+        camera: Gives the distance; None: 2.5 to 20 widths.
+
+    Returns:
+        (3, 3); its [2, 2] is the distance in widths.
     """
     yaw, pitch, roll = (
         np.radians(_uniform(rng, r)) for r in (ranges.yaw_deg, ranges.pitch_deg, ranges.roll_deg)
     )
+
     one = torch.ones(1, dtype=torch.float64)
     distance = float(np.exp(rng.uniform(np.log(2.5), np.log(20.0))))
     distance = distance if camera is None else max(camera.widths, 1.2)
+
     matrix = pose_homography(
         distance * one,
         share * yaw * one,
@@ -296,7 +374,7 @@ def draw_pose(
 
 
 def to_pixels(matrix: Matrix, points: npt.NDArray[np.floating]) -> Matrix:
-    """(n, 2) points through a homography (3, 3)."""
+    """Return (n, 2) ``points`` mapped by a homography ``matrix`` (3, 3)."""
     return np.asarray(
         cv2.perspectiveTransform(points.astype(np.float64)[None], matrix)[0], np.float64
     )
@@ -310,13 +388,15 @@ def _fit(
     edges: Matrix | None = None,
     camera: SignFraming | None = None,
 ) -> tuple[Matrix, float]:
-    """Similarity that brings the seen square to its place in the view, and how far it is enlarged
-    over the camera.
+    """Return the similarity that brings the seen square to its place in the view, and its
+    enlargement.
 
-    ``edges`` are the corners of the photo it stands in: a frame keeps within them as far as it can.
+    The enlargement is over the camera's own pixels. ``edges`` are the corners of the photo it
+    stands in: a frame keeps within them as far as it can.
     """
     low, high = corners.min(0), corners.max(0)
     side, center = float((high - low).max()), (low + high) / 2
+
     if view.whole_frame:
         share = float(np.exp(rng.uniform(*np.log(ranges.frame_share))))
         place = rng.uniform(0, 1, 2)
@@ -336,12 +416,13 @@ def _fit(
         native = float(np.exp(rng.uniform(*np.log(ranges.size_px))))
         native = native if camera is None else camera.native_px
         enlargement = max(1.0, scale * side / native)
+
     shift = where - scale * center
     return np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]]), enlargement
 
 
 def for_opencv(matrix: Matrix) -> Matrix:
-    """The same map for OpenCV, whose pixel centers lie on whole numbers."""
+    """Return the map ``matrix`` (3, 3) for OpenCV, whose pixel centers lie on whole numbers."""
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     return np.asarray(np.linalg.inv(half) @ matrix @ half, np.float64)
 
@@ -365,7 +446,9 @@ def _random_crop(image: Array, view: SceneSize, rng: np.random.Generator) -> Flo
         * (rng.uniform(0.75, 1.0) if view.whole_frame else rng.uniform(0.15, 0.8))
     )
     side = max(side, min(24, height, width))
+
     y, x = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
+
     method = cv2.INTER_AREA if side > view.size else cv2.INTER_LINEAR
     resized = cv2.resize(
         image[y : y + side, x : x + side], (view.size, view.size), interpolation=method
@@ -376,8 +459,8 @@ def _random_crop(image: Array, view: SceneSize, rng: np.random.Generator) -> Flo
 def _lay(
     canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np.random.Generator
 ) -> Float:
-    """Lay the face over the canvas, 2x supersampled, blended in linear light, with a slightly
-    varied material."""
+    """Lay the face over the canvas, 2x supersampled, in linear light, its material slightly
+    varied."""
     over = 2
     level = face.rgba
     corners = to_pixels(matrix, np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * width_mm / 2)
@@ -386,6 +469,7 @@ def _lay(
         level = cv2.resize(
             level, (level.shape[1] // 2, level.shape[0] // 2), interpolation=cv2.INTER_AREA
         )
+
     height_mm = width_mm * face.rgba.shape[0] / face.rgba.shape[1]
     to_mm = np.array(
         [
@@ -394,9 +478,11 @@ def _lay(
             [0, 0, 1],
         ]
     )
+
     alpha = level[..., 3:].astype(np.float32) / 255
     material = (rng.uniform(0.75, 1.1) * rng.uniform(0.93, 1.07, 3)).astype(np.float32)
     light = _linear(level[..., :3]) * alpha * material
+
     x0, y0, x1, y1 = _round(corners, canvas.shape[0], height_mm / width_mm)
     there = np.array([[1, 0, -x0], [0, 1, -y0], [0, 0, 1.0]])
     warp = np.diag([over, over, 1.0]) @ there @ matrix @ to_mm
@@ -404,6 +490,7 @@ def _lay(
     fine = cv2.warpPerspective(
         np.concatenate([light, alpha], 2), for_opencv(warp), (sides[0] * over, sides[1] * over)
     )
+
     layered = np.asarray(cv2.resize(fine, sides, interpolation=cv2.INTER_AREA), np.float32)
     part = canvas[y0:y1, x0:x1]
     mixed = layered[..., :3] + (1 - layered[..., 3:]) * _decode(part)
@@ -413,8 +500,10 @@ def _lay(
 
 
 def _round(corners: Matrix, size: int, tallness: float) -> tuple[int, int, int, int]:
-    """The part x0, y0, x1, y1 of a square canvas that holds a sign, with room to spare; all of it
-    where in doubt."""
+    """Return the part x0, y0, x1, y1 of a square canvas that holds a sign, with room to spare.
+
+    All of it where in doubt.
+    """
     if tallness > 1.01 or not np.isfinite(corners).all():
         return 0, 0, size, size
     low = np.clip(np.floor(corners.min(0)) - 2, 0, size - 1).astype(int)
@@ -430,7 +519,16 @@ def batch_of(
     scale: list[float],
     groups: list[str],
 ) -> SceneBatch:
-    """Scenes from (h, w, 3) pictures and (3, 3) homographies, one each, as tensors."""
+    """Return scenes as tensors.
+
+    Args:
+        images: (h, w, 3) in [0, 1] each.
+        matrices: (3, 3) mm of the sign's plane to px each.
+        gain: (b, 3) factor of the scene's light.
+        lift: (b, 3) light that the scene adds.
+        scale: Enlargement of each over the camera's own pixels.
+        groups: Name of each scene's photo or drawing.
+    """
     stacked = torch.from_numpy(np.stack(images).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
     homography = torch.from_numpy(np.stack([m / m[2, 2] for m in matrices])).float()
     return SceneBatch(stacked, homography, gain, lift, torch.tensor(scale), tuple(groups))

@@ -1,4 +1,4 @@
-"""Between sign and lens: something in the way, and haze."""
+"""Occluders and haze between sign and lens."""
 
 from __future__ import annotations
 
@@ -46,13 +46,22 @@ class AirDraw:
 
 
 def haze_transmission(extinction_per_km: Tensor, distance_m: Tensor) -> Tensor:
-    """Share of light that reaches the camera (Koschmieder 1924)."""
+    """Return the share of light that reaches the camera (Koschmieder 1924).
+
+    ``extinction_per_km`` and ``distance_m`` are (b,).
+    """
     return torch.exp(-extinction_per_km * distance_m / 1000)
 
 
 def look_through(light: Tensor, xs: Tensor, ys: Tensor, draw: AirDraw) -> Tensor:
-    """Linear light (b, 3, h, w) behind the occluder and the haze; all of it is taken to be as far
-    as the sign."""
+    """Return linear light behind the occluder and the haze; all of it as far away as the sign.
+
+    Args:
+        light: (b, 3, h, w) linear light.
+        xs: (b or 1, 1, w) px of the columns.
+        ys: (b or 1, h, 1) px of the rows.
+        draw: What b cameras look through.
+    """
     cover = occluder_cover(xs, ys, draw)[:, None] * broadcast_parameters(draw.present).to(light)
     seen = light + cover * (broadcast_parameters(draw.color).to(light) - light)
     clear = broadcast_parameters(draw.clear).to(light)
@@ -60,7 +69,13 @@ def look_through(light: Tensor, xs: Tensor, ys: Tensor, draw: AirDraw) -> Tensor
 
 
 def occluder_cover(xs: Tensor, ys: Tensor, draw: AirDraw) -> Tensor:
-    """(b, h, w) in [0, 1]: an ellipse whose edge is one pixel wide."""
+    """Return (b, h, w) in [0, 1]: an ellipse whose edge is one pixel wide.
+
+    Args:
+        xs: (b or 1, 1, w) px of the columns.
+        ys: (b or 1, h, 1) px of the rows.
+        draw: Where the b ellipses are.
+    """
     x, y = draw.spot.to_mm(xs, ys)
     turn, at = draw.angle.to(xs)[:, None, None], draw.at_mm.to(xs)
     dx, dy = x - at[:, :1, None], y - at[:, 1:, None]

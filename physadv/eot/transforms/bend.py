@@ -1,5 +1,4 @@
-"""Stickers that do not lie flat: a thin plate pushed about in its plane, and a curl about a
-cylinder.
+"""Stickers that do not lie flat: a thin plate pushed about in its plane, and a curl.
 
 kornia's thin plate centers its kernel on the moved points and solves a system for each picture;
 here the shifts enter linearly, so one constant matrix does for all.
@@ -38,7 +37,7 @@ class BendRanges(StageRanges):
 
 @dataclass(frozen=True)
 class BendDraw:
-    """How b stickers are bent."""
+    """Bending of b stickers."""
 
     shift_mm: Tensor  # (b, 5, 5, 2) x, y of the control points, row by row
     curl: Tensor  # (b,) radians of a cylinder that the longer side spans
@@ -48,16 +47,20 @@ class BendDraw:
 
 @cache
 def _plate_matrix() -> Tensor:
-    """(FIELD^2, CONTROL^2) float64: shifts of the control points -> thin plate (Bookstein 1989) on
-    the unit square."""
+    """Return (FIELD^2, CONTROL^2) float64: shifts of the control points -> those of a thin plate.
+
+    After Bookstein (1989), on the unit square.
+    """
     control, field = (_unit_grid(n) for n in (CONTROL, FIELD))
     ones = torch.ones(len(control), 1, dtype=torch.float64)
     affine = torch.cat([ones, control], 1)
     corner = torch.zeros(3, 3, dtype=torch.float64)
+
     system = torch.cat(
         [torch.cat([_kernel(control, control), affine], 1), torch.cat([affine.T, corner], 1)]
     )
     weights = torch.linalg.inv(system)[:, : len(control)]
+
     on_field = torch.cat([torch.ones(len(field), 1, dtype=torch.float64), field], 1)
     matrix: Tensor = torch.cat([_kernel(field, control), on_field], 1) @ weights
     return matrix
@@ -75,8 +78,10 @@ def _kernel(first: Tensor, second: Tensor) -> Tensor:
 
 
 def thin_plate(shift: Tensor) -> Tensor:
-    """(b, 2, FIELD, FIELD) shifts of a thin plate over the unit square from (b, 5, 5, 2) at its
-    control points."""
+    """Return (b, 2, FIELD, FIELD) shifts over the unit square of thin plates.
+
+    ``shift`` (b, 5, 5, 2) holds those at the control points, row by row.
+    """
     field: Tensor = _plate_matrix().to(shift) @ shift.flatten(1, 2)
     return field.transpose(1, 2).reshape(len(shift), 2, FIELD, FIELD)
 
@@ -100,11 +105,18 @@ def thin_plate_with_kornia(shift: Tensor) -> Tensor:
 def unbend_points(
     x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: BendDraw
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which point of the flat sticker is seen at (x, y) mm of the sign, (b, h, w) each, and how
-    much light it gets.
+    """Return the points of the flat sticker that are seen at points of the sign, and their light.
 
-    ``rectangle_mm`` (4,): x0, y0, width, height of the flat sticker. The light is Lambert's for a
-    lamp beside the camera: the cosine of the slope.
+    The light is Lambert's for a lamp beside the camera: the cosine of the slope.
+
+    Args:
+        x: (b, h, w) mm on the sign.
+        y: (b, h, w) mm.
+        rectangle_mm: (4,) x0, y0, width, height of the flat sticker.
+        bend: How the b stickers are bent.
+
+    Returns:
+        x and y in mm, and the share of light, (b, h, w) each.
     """
     x, y, shade = _uncurl(x, y, rectangle_mm, bend)
     grid = torch.stack(
@@ -119,7 +131,7 @@ def unbend_points(
 def _uncurl(
     x: Tensor, y: Tensor, rectangle_mm: Tensor, bend: BendDraw
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Arc length on a cylinder from its projection: R asin(p / R)."""
+    """Return arc lengths on a cylinder from their projection: R asin(p / R)."""
     curl, axis = (p.to(x)[:, None, None] for p in (bend.curl, bend.axis))
     middle = rectangle_mm[:2] + rectangle_mm[2:] / 2
     along = (x - middle[0]) * axis.cos() + (y - middle[1]) * axis.sin()

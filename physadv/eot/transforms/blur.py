@@ -38,10 +38,16 @@ class BlurDraw:
 
 
 def blur_lens(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tensor) -> Tensor:
-    """Defocus (Gaussian, (b,) px) and straight motion ((b,) px at (b,) radians) of (b, 3, h, w)
-    linear light.
+    """Blur linear light by defocus (Gaussian) and straight motion, borders reflected.
 
-    Borders are reflected before, and cut off after.
+    Args:
+        light: (b, 3, h, w).
+        sigma_px: (b,) standard deviations of the defocus.
+        motion_px: (b,) lengths of the motion.
+        motion_angle: (b,) radians, from the x axis down.
+
+    Returns:
+        (b, 3, h, w).
     """
     height, width = light.shape[-2:]
     margin = lens_reach(sigma_px, motion_px, (height, width))
@@ -50,13 +56,19 @@ def blur_lens(light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: 
 
 
 def lens_reach(sigma_px: Tensor, motion_px: Tensor, picture: tuple[int, int]) -> int:
-    """How many px round a pixel the lens mixes into it, within a picture of (height, width)."""
+    """Return how many px around a pixel the blur mixes into it.
+
+    Args:
+        sigma_px: (b,) standard deviations of the defocus.
+        motion_px: (b,) lengths of the motion.
+        picture: (height, width), which bounds it.
+    """
     reach = int(torch.ceil(3 * sigma_px.max() + motion_px.max() / 2).item())
     return min(max(reach, 1), picture[0] - 1, picture[1] - 1)
 
 
 def cut_margin(image: Tensor, margin: int) -> Tensor:
-    """(b, c, h, w) without ``margin`` px on each side."""
+    """Return ``image`` (b, c, h, w) without ``margin`` px on each side."""
     return (
         image[..., margin : image.shape[-2] - margin, margin : image.shape[-1] - margin]
         if margin
@@ -67,10 +79,19 @@ def cut_margin(image: Tensor, margin: int) -> Tensor:
 def blur_periodic(
     light: Tensor, sigma_px: Tensor, motion_px: Tensor, motion_angle: Tensor
 ) -> Tensor:
-    """The lens on a torus; the outermost :func:`lens_reach` px are wrong.
+    """Blur as :func:`blur_lens` does, on a torus: the outermost :func:`lens_reach` px are wrong.
 
     Defocus and motion are one product with the optical transfer function, exp(-2 pi^2 sigma^2 f^2)
     sinc(length f), so the cost does not grow with the blur.
+
+    Args:
+        light: (b, 3, h, w).
+        sigma_px: (b,) standard deviations of the defocus.
+        motion_px: (b,) lengths of the motion.
+        motion_angle: (b,) radians, from the x axis down.
+
+    Returns:
+        (b, 3, h, w).
     """
     rows, columns = light.shape[-2:]
     fy = torch.fft.fftfreq(rows, device=light.device, dtype=light.dtype)[None, :, None]
@@ -139,7 +160,10 @@ def _filtered(light: Tensor, transfer: Tensor) -> Tensor:
 
 
 def smooth_size(at_least: int) -> int:
-    """The next even size without prime factors over 5, for which the Fourier transform is fast."""
+    """Return the next even size from ``at_least`` on without prime factors over 5.
+
+    The Fourier transform is fast for these.
+    """
     size = at_least + at_least % 2
     while _rest(size) > 1:
         size += 2

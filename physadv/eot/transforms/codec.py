@@ -1,8 +1,7 @@
-"""What a file or a stream does to a picture: JPEG and video frames with 4:2:0 chroma,
-differentiable.
+"""JPEG files and video frames with 4:2:0 chroma, differentiable.
 
 kornia's codec is a little further from libjpeg and costs several times as much
-(benchmarks/eot_step.py measures both).
+(benchmarks/eot_kornia.py measures both).
 """
 
 from __future__ import annotations
@@ -150,14 +149,15 @@ _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, 
 
 @cache
 def _dct() -> Tensor:
-    """The orthonormal 8-point DCT-II matrix."""
+    """Return the orthonormal 8-point DCT-II matrix."""
     k, n = torch.arange(8.0)[:, None], torch.arange(8.0)[None]
     matrix = torch.cos(math.pi * (2 * n + 1) * k / 16) / 2
     return torch.cat([matrix[:1] / math.sqrt(2), matrix[1:]])
 
 
 def _table(base: tuple[int, ...], quality: Tensor) -> Tensor:
-    """Annex K's table at (b,) quality in 1..100, scaled as libjpeg does: (b, 1, 1, 1, 8, 8)."""
+    """Return Annex K's table at (b,) quality in 1..100, scaled as libjpeg does: (b, 1, 1, 1, 8,
+    8)."""
     whole = quality.round().clamp(1, 100)
     scale = torch.where(whole < 50, (5000 / whole).floor(), 200 - 2 * whole)
     table = torch.tensor(base, device=quality.device, dtype=quality.dtype).view(8, 8)
@@ -165,7 +165,7 @@ def _table(base: tuple[int, ...], quality: Tensor) -> Tensor:
 
 
 def _soft_round(x: Tensor) -> Tensor:
-    """Rounding with a usable gradient: 1 where the value survives, 3 x^2 where it is rounded to
+    """Round with a usable gradient: 1 where the value survives, 3 x^2 where it is rounded to
     nothing.
 
     The first is the straight-through estimate; the second is Shin & Song's (2017), which lets a
@@ -177,7 +177,8 @@ def _soft_round(x: Tensor) -> Tensor:
 
 
 def _quantized(plane: Tensor, table: Tensor) -> Tensor:
-    """Quantise 8x8 blocks of (b, c, h, w) planes in 0..255 levels about 0; sides are whole blocks."""
+    """Quantize 8x8 blocks of (b, c, h, w) planes in 0..255 levels about 0; sides are whole
+    blocks."""
     b, c, h, w = plane.shape
     matrix = _dct().to(plane)
     blocks = plane.view(b, c, h // 8, 8, w // 8, 8).transpose(3, 4)
@@ -186,22 +187,41 @@ def _quantized(plane: Tensor, table: Tensor) -> Tensor:
 
 
 def differentiable_jpeg(image: Tensor, quality: Tensor) -> Tensor:
-    """Encode and decode (b, 3, h, w) in [0, 1] at (b,) quality in 1..100 as libjpeg would; returns
-    [0, 1].
+    """Encode and decode ``image`` at ``quality`` as libjpeg would.
 
     The forward pass is the codec's arithmetic without its 8-bit roundings; sides are padded to
     whole 16 px blocks.
+
+    Args:
+        image: (b, 3, h, w) in [0, 1].
+        quality: (b,) in 1 to 100.
+
+    Returns:
+        (b, 3, h, w) in [0, 1].
+
+    Example:
+        >>> gray = torch.full((1, 3, 16, 16), 0.5)
+        >>> bool((differentiable_jpeg(gray, torch.tensor([50.0])) - gray).abs().max() < 0.01)
+        True
     """
     strength = quality.to(image)
     return _coded(image, _table(_LUMA, strength), _table(_CHROMA, strength))
 
 
 def file_or_frame(image: Tensor, quality: Tensor, video: Tensor, qp: Tensor) -> Tensor:
-    """As :func:`differentiable_jpeg`, but where (b,) ``video`` is 1 an intra-coded frame of a video stream at (b,)
-    quantizer ``qp``.
+    """Encode and decode pictures as files, or as intra-coded frames of a video stream.
 
     All coefficients of such a frame share one step, 2^((qp - 4) / 6), as in H.264 without its
     prediction and filter.
+
+    Args:
+        image: (b, 3, h, w) in [0, 1].
+        quality: (b,) of the files, in 1 to 100.
+        video: (b,) 1: a frame.
+        qp: (b,) quantizers of the frames.
+
+    Returns:
+        (b, 3, h, w) in [0, 1].
     """
     is_video = video.to(image)[:, None, None, None, None, None] > 0
     step = torch.exp2((qp.to(image) - 4) / 6)[:, None, None, None, None, None]
@@ -214,11 +234,14 @@ def file_or_frame(image: Tensor, quality: Tensor, video: Tensor, qp: Tensor) -> 
 def _coded(image: Tensor, luma_table: Tensor, chroma_table: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate") * 255
+
     to_ycc = torch.tensor(_TO_YCC, device=image.device, dtype=image.dtype)
     ycc = torch.einsum("ij,bjhw->bihw", to_ycc, padded)
+
     luma = _quantized(ycc[:, :1] - 128, luma_table) + 128
     chroma = _quantized(F.avg_pool2d(ycc[:, 1:], 2), chroma_table)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
+
     decoded = (
         torch.einsum("ij,bjhw->bihw", torch.linalg.inv(to_ycc), torch.cat([luma, chroma], 1)) / 255
     )

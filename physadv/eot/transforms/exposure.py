@@ -30,7 +30,18 @@ class ExposureDraw:
 
 
 def apply_exposure(linear: Tensor, ev: Tensor, white_balance: Tensor) -> Tensor:
-    """Scale (b, 3, h, w) light by 2**ev, (b,), and by gains per channel, (b, 3)."""
+    """Return linear light scaled by 2**ev and by a gain per channel.
+
+    Args:
+        linear: (b, 3, h, w).
+        ev: (b,) exposure values.
+        white_balance: (b, 3) gains.
+
+    Example:
+        >>> gray = torch.full((1, 3, 1, 1), 0.25)
+        >>> apply_exposure(gray, torch.tensor([1.0]), torch.ones(1, 3)).mean().item()
+        0.5
+    """
     return linear * (torch.exp2(ev)[:, None] * white_balance)[:, :, None, None]
 
 

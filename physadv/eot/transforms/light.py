@@ -1,5 +1,4 @@
-"""Light on the sign: shadow with its soft edge, a gradient, a specular highlight, and the lamp's
-color."""
+"""Light on the sign: shadow with its soft edge, gradient, specular highlight, color of the lamp."""
 
 from __future__ import annotations
 
@@ -45,22 +44,26 @@ class LightRanges(StageRanges):
 
 @dataclass(frozen=True)
 class SignSpot:
-    """Where the sign's center is in each of b pictures, and its scale there."""
+    """Place of the sign's center in each of b pictures, and the scale there."""
 
     center_px: Tensor  # (b, 2) x, y
     px_per_mm: Tensor  # (b,)
 
     def to_mm(self, xs: Tensor, ys: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixel centers (b, 1, w) and (b, h, 1) as mm from the sign's center, in the picture's
-        plane."""
+        """Return pixel centers ``xs`` (b, 1, w) and ``ys`` (b, h, 1) as mm from the sign's center.
+
+        In the picture's plane, not on the turned sign.
+        """
         scale = self.px_per_mm.to(xs)[:, None, None]
         center = self.center_px.to(xs)
         return (xs - center[:, :1, None]) / scale, (ys - center[:, 1:, None]) / scale
 
 
 def sign_spot(homography: Tensor) -> SignSpot:
-    """The image of the plane's origin under (b, 3, 3) mm -> px, and the root of the area that 1
-    mm^2 covers there."""
+    """Return the image of the plane's origin under ``homography`` (b, 3, 3), mm -> px.
+
+    Its scale is the root of the area that 1 mm^2 covers there.
+    """
     center = homography[:, :2, 2] / homography[:, 2:, 2]
     slope = (homography[:, :2, :2] - center[:, :, None] * homography[:, 2:, :2]) / homography[
         :, 2:, 2:
@@ -87,7 +90,14 @@ class LightDraw:
 
 
 def illuminate_scene(light: Tensor, xs: Tensor, ys: Tensor, draw: LightDraw) -> Tensor:
-    """Linear light (b, 3, h, w) at pixel centers (b, 1, w) and (b, h, 1) under the drawn light."""
+    """Return linear light under the drawn light.
+
+    Args:
+        light: (b, 3, h, w) linear light.
+        xs: (b or 1, 1, w) px of the columns.
+        ys: (b or 1, h, 1) px of the rows.
+        draw: Light on b scenes.
+    """
     x, y = draw.spot.to_mm(xs, ys)
     factor = torch.exp2(_gradient(x, y, draw) - _shadow(x, y, draw))[:, None]
     lit = light * (broadcast_parameters(temperature_gains(draw.temperature_k).to(light)) * factor)
@@ -121,21 +131,26 @@ def _glint(x: Tensor, y: Tensor, draw: LightDraw) -> Tensor:
 
 
 def temperature_gains(kelvin: Tensor) -> Tensor:
-    """(b, 3) gains of linear sRGB under a black body of (b,) K for a camera balanced to 6504 K;
-    green is 1."""
+    """Return (b, 3) gains of linear sRGB under a black body of ``kelvin`` (b,); green is 1.
+
+    The camera is balanced to 6504 K.
+    """
     return _black_body(kelvin) / _black_body(torch.full_like(kelvin, DAYLIGHT_K))
 
 
 def _black_body(kelvin: Tensor) -> Tensor:
-    """Linear sRGB of Planck's locus, green 1, by the cubic of Kim 2002, 1667 to 25000 K."""
+    """Return linear sRGB of Planck's locus, green 1, by the cubic of Kim (2002), 1667 to 25000
+    K."""
     t = 1000 / kelvin.clamp(1667, 25000)
     warm = -0.2661239 * t**3 - 0.2343589 * t**2 + 0.8776956 * t + 0.179910
     cold = -3.0258469 * t**3 + 2.1070379 * t**2 + 0.2226347 * t + 0.240390
     x = torch.where(kelvin <= 4000, warm, cold)
+
     low = -1.1063814 * x**3 - 1.34811020 * x**2 + 2.18555832 * x - 0.20219683
     middle = -0.9549476 * x**3 - 1.37418593 * x**2 + 2.09137015 * x - 0.16748867
     high = 3.0817580 * x**3 - 5.87338670 * x**2 + 3.75112997 * x - 0.37001483
     y = torch.where(kelvin <= 2222, low, torch.where(kelvin <= 4000, middle, high))
+
     big_x, big_z = x / y, (1 - x - y) / y
     red = 3.2404542 * big_x - 1.5371385 - 0.4985314 * big_z
     green = -0.9692660 * big_x + 1.8760108 + 0.0415560 * big_z

@@ -32,8 +32,17 @@ class NoiseDraw:
 
 
 def sensor_noise(image: Tensor, normal: Tensor, read: Tensor, shot: Tensor) -> Tensor:
-    """Add noise of standard deviation sqrt(read^2 + shot^2 * signal); ``normal`` is the drawn (b,
-    3, h, w) sample."""
+    """Add noise of standard deviation sqrt(read^2 + shot^2 * signal).
+
+    Args:
+        image: (b, 3, h, w) encoded values.
+        normal: (b, 3, h, w) drawn standard normal numbers.
+        read: (b,) part that does not depend on the light.
+        shot: (b,) part that grows with it.
+
+    Returns:
+        (b, 3, h, w), not clipped; the noise carries no gradient.
+    """
     variance = read[:, None, None, None] ** 2 + shot[
         :, None, None, None
     ] ** 2 * image.detach().clamp(0, 1)

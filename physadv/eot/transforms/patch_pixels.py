@@ -29,8 +29,10 @@ class PatchPixelRanges(StageRanges):
 
 @dataclass(frozen=True)
 class PatchPixels:
-    """What papers do to the patch before it is placed (Thys 2019, T-SEA): contrast, brightness,
-    noise, cutout."""
+    """Changes of the patch before it is placed: contrast, brightness, noise, cutout.
+
+    As Thys (2019) and T-SEA (Huang 2023) make them.
+    """
 
     contrast: Tensor  # (b,)
     brightness: Tensor  # (b,)
@@ -41,7 +43,7 @@ class PatchPixels:
     cut_at: Tensor  # (b, 2) x, y in [0, 1]
 
     def apply(self, patch: Tensor) -> Tensor:
-        """(1, 3, h, w) -> (b, 3, h, w) in [0, 1], one for each scene."""
+        """Return a ``patch`` (1, 3, h, w) changed for each scene: (b, 3, h, w) in [0, 1]."""
         height, width = patch.shape[-2:]
         stream = named_generator(self.noise_seed, "texels")
         noise = (2 * torch.rand(len(self.noise), 3, height, width, generator=stream) - 1).to(patch)

@@ -1,4 +1,4 @@
-"""The sRGB curve and its inverse, and blending in linear light."""
+"""sRGB curve, its inverse, and blending in linear light."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ def srgb_to_linear(image: Tensor) -> Tensor:
 
 
 def linear_to_srgb(linear: Tensor) -> Tensor:
-    """Return ``linear`` light sRGB-encoded; the inverse of :func:`srgb_to_linear`."""
+    """Return ``linear`` light sRGB-encoded; the inverse of :func:`srgb_to_linear`.
+
+    Example:
+        >>> import torch
+        >>> round(float(linear_to_srgb(torch.tensor(0.214))), 3)
+        0.5
+    """
     return _as_picture(linear_rgb_to_rgb, linear)
 
 
@@ -34,5 +40,14 @@ def _as_picture(operation: Callable[[Tensor], Tensor], values: Tensor) -> Tensor
 
 
 def blend_over(background: Tensor, premultiplied: Tensor, alpha: Tensor) -> Tensor:
-    """Lay premultiplied light over a background, all in linear light: alpha is applied once."""
+    """Lay premultiplied light over a background; alpha is applied once.
+
+    Args:
+        background: (b, 3, h, w) linear light.
+        premultiplied: (b, 3, h, w) linear light times its alpha.
+        alpha: (b, 1, h, w) in [0, 1].
+
+    Returns:
+        (b, 3, h, w) linear light.
+    """
     return premultiplied + (1 - alpha) * background

@@ -31,7 +31,7 @@ class PicturePixels:
     offset: Tensor  # (b, 3)
 
     def apply(self, image: Tensor) -> Tensor:
-        """(b, 3, h, w) in [0, 1]."""
+        """Return ``image`` (b, 3, h, w) changed, in [0, 1]."""
         return (
             image * broadcast_parameters(self.gain).to(image)
             + broadcast_parameters(self.offset).to(image)

@@ -1,4 +1,4 @@
-"""The patch in the scene: its pose, its placement, and its light there."""
+"""Patch in the scene: its pose, its placement, and its light there."""
 
 from __future__ import annotations
 

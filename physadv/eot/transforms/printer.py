@@ -27,23 +27,29 @@ class PrintRanges(StageRanges):
 
 @dataclass(frozen=True)
 class MeasuredPrinter:
-    """One draw of a measured printer and camera: its color map, and how far this print strays from
-    it (3, 4)."""
+    """One draw of a measured printer and camera.
+
+    Its color map, and how far this print strays from it (3, 4).
+    """
 
     colors: ColorMap
     error: Tensor
 
     def light(self, patch: Tensor) -> Tensor:
-        """(1, 3, h, w) sRGB sent to the printer -> linear light, bare paper being 1."""
+        """Return linear light of a ``patch`` (1, 3, h, w), sRGB sent to the printer; bare paper is
+        1."""
         return srgb_to_linear(self.colors.encoded(patch, self.error).clamp(0, 1))
 
     def to(self, device: torch.device) -> MeasuredPrinter:
-        """The same draw on another device."""
+        """Return the same draw on another ``device``."""
         return MeasuredPrinter(self.colors.to(device), self.error.to(device))
 
 
 def draw_printer(colors: ColorMap | None, generator: torch.Generator) -> MeasuredPrinter | None:
-    """Draw one print of the measured printer; None, and nothing drawn, where none was measured."""
+    """Draw one print of the measured printer ``colors`` from ``generator``.
+
+    None, and nothing drawn, where no printer was measured.
+    """
     return None if colors is None else MeasuredPrinter(colors, colors.draw_error(generator))
 
 
@@ -54,13 +60,18 @@ def printed_light(
     mixing: Tensor,
     measured: MeasuredPrinter | None = None,
 ) -> Tensor:
-    """Reflected linear light of a (1, 3, h, w) sRGB patch on paper, (1, 3, h, w), for one drawn
-    printer.
+    """Return the linear light that a patch on paper reflects, for one drawn printer.
 
-    ``black`` and ``white`` are (3,) reflectances of the darkest ink and of bare paper; ``mixing``
-    (3, 3) holds the cross-channel terms of the inks (they decide), rows summing to one so that
-    grays stay gray. With a ``measured`` printer its map takes the place of black and mixing; white
-    stays the light of the bare paper.
+    Args:
+        patch: (1, 3, h, w) sRGB.
+        black: (3,) reflectances of the darkest ink.
+        white: (3,) reflectances of bare paper.
+        mixing: (3, 3) cross-channel terms of the inks, which decide; rows sum to one so that grays
+            stay gray.
+        measured: A printer whose map takes the place of black and mixing.
+
+    Returns:
+        (1, 3, h, w).
     """
     paper = white[None, :, None, None]
     if measured is not None:

@@ -1,5 +1,4 @@
-"""The sensor: bands of a rolling shutter, photons and read-out, the color filter array and its
-demosaicing."""
+"""Sensor: bands of a rolling shutter, photons and read-out, color filter array and demosaicing."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ class SensorRanges(StageRanges):
 
 @dataclass(frozen=True)
 class SensorDraw:
-    """What b sensors do to the light."""
+    """Sensors of b cameras."""
 
     rolling_ev: Tensor  # (b,)
     rolling_px: Tensor  # (b,) period in rows
@@ -59,10 +58,15 @@ class SensorDraw:
 
 
 def rolling_bands(light: Tensor, ys: Tensor, draw: SensorDraw) -> Tensor:
-    """Rows exposed while the lamp was dim are darker by ``rolling_ev``; ``ys`` (b, h, 1) are their
-    heights in px.
+    """Return light whose rows are darker by ``rolling_ev`` where they were exposed while the lamp
+    was dim.
 
     The steps between bright and dim rows are soft over a tenth of the period.
+
+    Args:
+        light: (b, 3, h, w) linear light.
+        ys: (b or 1, h, 1) heights of the rows in px.
+        draw: The b sensors.
     """
     period, phase = (p.to(light)[:, None, None] for p in (draw.rolling_px, draw.rolling_phase))
     wave = torch.sin(2 * torch.pi * (ys / period + phase))
@@ -73,18 +77,29 @@ def rolling_bands(light: Tensor, ys: Tensor, draw: SensorDraw) -> Tensor:
 def expose_sensor(
     light: Tensor, normal: Tensor, draw: SensorDraw, demosaic: Demosaic | None = None
 ) -> Tensor:
-    """Clip (b, 3, h, w) light at white, add the noise of photons and read-out, and demosaic (RGGB).
+    """Clip light at white, add the noise of photons and read-out, and demosaic (RGGB).
 
-    ``normal`` is the drawn sample. Noise has the standard deviation sqrt(signal well + read^2)
-    electrons; its strength carries no gradient.
+    Noise has the standard deviation sqrt(signal well + read^2) electrons; its strength carries no
+    gradient.
+
+    Args:
+        light: (b, 3, h, w) linear light.
+        normal: (b, 3, h, w) drawn standard normal numbers.
+        draw: The b sensors.
+        demosaic: Filter array and back; None: :func:`demosaic_bilinear`.
+
+    Returns:
+        (b, 3, h, w) linear light.
     """
     signal = light.clamp(0, 1)
     if draw.full_well_e is not None:
         well, read = (broadcast_parameters(p).to(light) for p in (draw.full_well_e, draw.read_e))
         signal = signal + (signal.detach() / well + (read / well) ** 2).sqrt() * normal
+
     if not bool(draw.bayer.any()):
         return signal
     through = (demosaic or demosaic_bilinear)(signal, draw.phase)
+
     return (
         through
         if bool(draw.bayer.all())
@@ -93,11 +108,10 @@ def expose_sensor(
 
 
 def demosaic_bilinear(image: Tensor, phase: int = 0) -> Tensor:
-    """One color kept at each pixel of (b, 3, h, w) and the others interpolated (bilinear); the
-    mosaic is RGGB.
+    """Return ``image`` with one color kept at each pixel and the others interpolated; RGGB.
 
     As kornia's raw_to_rgb but at the borders; sums of slices, far cheaper on a CPU than its
-    convolutions.
+    convolutions. ``image`` is (b, 3, h, w); with ``phase`` 1 it begins on an odd row and column.
     """
     height, width = image.shape[-2:]
     rows, columns = ((torch.arange(-1, n + 1) + phase) % 2 for n in (height, width))
@@ -111,7 +125,7 @@ def demosaic_bilinear(image: Tensor, phase: int = 0) -> Tensor:
 
 
 def demosaic_with_kornia(image: Tensor, phase: int = 0) -> Tensor:
-    """Return ``image`` as :func:`demosaic_bilinear` does with the same ``phase``, but at the borders."""
+    """Return what :func:`demosaic_bilinear` does of ``image`` and ``phase``, but at the borders."""
     height, width = image.shape[-2:]
     even = F.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
     # kornia names an array by its second row, as OpenCV does: BG is RGGB.

@@ -1,4 +1,4 @@
-"""The camera's unsharp mask."""
+"""Unsharp mask of the camera."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ class SharpeningRanges(StageRanges):
 
 
 def sharpen_picture(image: Tensor, amount: Tensor) -> Tensor:
-    """Unsharp mask of (b,) amount over a 3 x 3 binomial blur, edges reflected."""
+    """Return ``image`` after an unsharp mask of (b,) ``amount`` over a 3 x 3 binomial blur.
+
+    Edges are reflected.
+
+    Example:
+        >>> flat = torch.full((1, 3, 4, 4), 0.5)
+        >>> bool((sharpen_picture(flat, torch.tensor([0.8])) == flat).all())
+        True
+    """
     # Sums of slices: on a CPU many times faster, backwards above all, than convolutions of single
     # planes.
     padded = F.pad(image, (1, 1, 1, 1), mode="reflect")
@@ -34,7 +42,7 @@ def sharpen_picture(image: Tensor, amount: Tensor) -> Tensor:
 
 
 def sharpen_with_kornia(image: Tensor, amount: Tensor) -> Tensor:
-    """Return ``image`` sharpened by (b,) ``amount`` as :func:`sharpen_picture` does, by kornia's filter."""
+    """Return ``image`` sharpened by (b,) ``amount``, by kornia's filter."""
     sigma = 1 / math.sqrt(2 * math.log(2))  # a kernel of 1, 2, 1
     once = unsharp_mask(image, 3, (sigma, sigma))
     return torch.lerp(image, once, broadcast_parameters(amount).to(image))

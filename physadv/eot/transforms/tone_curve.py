@@ -1,4 +1,4 @@
-"""The S-shaped tone curve that cameras lay over the picture."""
+"""S-shaped tone curve that cameras lay over the picture."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ class ToneCurveRanges(StageRanges):
 
 
 def tone_curve(image: Tensor, strength: Tensor) -> Tensor:
-    """An S-shaped curve on the encoded picture: (b,) 0 leaves it, 1 is the smoothstep 3 x^2 - 2
-    x^3."""
+    """Return ``image`` under an S-shaped curve of (b,) ``strength``.
+
+    0 leaves it, 1 is the smoothstep 3 x^2 - 2 x^3.
+    """
     inside = image.clamp(0, 1)
     return image + broadcast_parameters(strength).to(image) * (
         inside**2 * (3 - 2 * inside) - inside
