@@ -29,8 +29,9 @@ from physadv.core.rows import read_rows
 from physadv.demo import film, judge, lay_out
 from physadv.eot.presets import eot_preset
 from physadv.eot.ranges import EotRanges, without
+from physadv.patches.config import PatchConfig
 from physadv.patches.optimize import measure_patch
-from physadv.patches.sticker_run import StickerRun, StickerSettings
+from physadv.patches.patch_run import PatchRun
 from physadv.report.check_report import write_check_report
 
 ARMS = (
@@ -54,10 +55,10 @@ def ranges_of(arm: str) -> EotRanges:
 def run_arm(arm: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Optimize, measure under `camera`, print and film one sticker; returns its row."""
     began = time.process_time()
-    settings = StickerSettings(
+    settings = PatchConfig(
         steps=options.steps, draws=options.draws, seed=options.seed, test_draws=64, name=arm
     )
-    run = StickerRun(settings, folder / "bundle")
+    run = PatchRun(settings, folder / "bundle")
     run.task = replace(run.task, ranges=ranges_of(arm))
     for _ in run.steps(validate_every=max(10, options.steps // 4)):
         pass

@@ -34,8 +34,9 @@ from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.eot.presets import eot_preset
 from physadv.eot.scenes.signs import SceneSize
 from physadv.eot.transforms.codec import differentiable_jpeg
-from physadv.patches.optimize import PatchTask, render_scenes, scenes_of, steppers
-from physadv.patches.sticker_run import StickerSettings, build_task
+from physadv.patches.config import PatchConfig
+from physadv.patches.optimize import render_scenes, scenes_of, steppers
+from physadv.patches.task import PatchTask
 
 PARTS = (
     " step default",
@@ -96,15 +97,15 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
 def models(fastestdet: str | None, only: Sequence[str]) -> Iterator[tuple[str, PatchTask, int]]:
     """Name, task and draws a step of each row."""
     if "signs" in only:
-        yield "signs 32x64x64", build_task(StickerSettings(steps=1))[0], 32
+        yield "signs 32x64x64", PatchTask.from_config(PatchConfig(steps=1)), 32
     if "lite0" in only:
-        task, _ = build_task(
-            StickerSettings(model="efficientnet-lite0", true_class="street sign", steps=1)
+        task = PatchTask.from_config(
+            PatchConfig(model="efficientnet-lite0", true_class="street sign", steps=1)
         )
         yield "efficientnet-lite0 32x224x224", replace(task, view=SceneSize(224, False)), 32
     if "fastestdet" in only and fastestdet:
-        task, _ = build_task(
-            StickerSettings(model="fastestdet", weights=fastestdet, goal="vanish", steps=1)
+        task = PatchTask.from_config(
+            PatchConfig(model="fastestdet", weights=fastestdet, goal="vanish", steps=1)
         )
         yield "fastestdet 8x352x352", task, 8
 

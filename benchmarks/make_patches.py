@@ -24,14 +24,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 from physadv.core.image_io import read_image
-from physadv.patches.sticker_run import StickerSettings
+from physadv.patches.config import PatchConfig
+from physadv.patches.task import PatchTask
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 300_000
 BOXES = "stop-photos-boxes.csv"
 PATCHES = {
-    "stop-sticker-signs-v1": StickerSettings(model="signs", goal="untargeted", steps=300, draws=32),
-    "stop-sticker-fastestdet-v1": StickerSettings(
+    "stop-sticker-signs-v1": PatchConfig(model="signs", goal="untargeted", steps=300, draws=32),
+    "stop-sticker-fastestdet-v1": PatchConfig(
         model="fastestdet",
         weights="weights/fastestdet_coco.pth",
         goal="vanish",
@@ -40,19 +41,17 @@ PATCHES = {
         boxes=BOXES,
         steps=400,
         draws=12,
-        width_mm=200,
-        height_mm=200,
+        size_mm=(200, 200),
         center_mm=(0, 40),
     ),
-    "toaster-universal-v1": StickerSettings(
+    "toaster-universal-v1": PatchConfig(
         model="efficientnet-lite0",
         goal="targeted",
         target_class="toaster",
         object="anywhere",
         photos="imagenet-photos",
         mask="circle",
-        width_mm=180,
-        height_mm=180,
+        size_mm=(180, 180),
         share=(0.35, 0.55),
         steps=300,
         draws=12,
@@ -60,14 +59,13 @@ PATCHES = {
         tv=0.1,
         resolution=128,
     ),
-    "person-fastestdet-v1": StickerSettings(
+    "person-fastestdet-v1": PatchConfig(
         model="fastestdet",
         weights="weights/fastestdet_coco.pth",
         goal="vanish",
         object="person",
         photos="coco128/images",
-        width_mm=190,
-        height_mm=190,
+        size_mm=(190, 190),
         steps=340,
         draws=12,
         resolution=96,
@@ -95,11 +93,11 @@ HISTORY = {
 """Where a shipped patch is not what one run of its settings gives."""
 
 
-def optimize(name: str, settings: StickerSettings, folder: Path) -> None:
+def optimize(name: str, settings: PatchConfig, folder: Path) -> None:
     """Make the steps; the checkpoint in ``folder`` is the product."""
-    from physadv.patches.sticker_run import StickerRun
+    from physadv.patches.patch_run import PatchRun
 
-    for step in StickerRun(settings, folder).steps():
+    for step in PatchRun(settings, folder).steps():
         if step.success is not None:
             print(
                 name,
@@ -119,16 +117,17 @@ def patch_in(folder: Path, steps: int) -> tuple[Tensor, int]:
         return file.get_tensor("best"), int((file.metadata() or {}).get("step", steps))
 
 
-def measured_bundle(name: str, settings: StickerSettings, folder: Path, target: Path) -> None:
+def measured_bundle(name: str, settings: PatchConfig, folder: Path, target: Path) -> None:
     """Measure the patch in ``folder`` and write it as a ready-made bundle, small enough to ship."""
     from physadv.patches.bundle import read_bundle, write_bundle
+    from physadv.patches.card import make_card
     from physadv.patches.optimize import measure_patch, to_8bit
     from physadv.patches.preview import preview_picture
-    from physadv.patches.sticker_run import build_task, make_card
     from physadv.printing.layout import smallest_paper
     from physadv.printing.sheet import write_sheet
 
-    task, model = build_task(settings)
+    task = PatchTask.from_config(settings)
+    model = task.loaded_model
     best, steps_done = patch_in(folder, settings.steps)
     patch = to_8bit(task, best)
     measured = measure_patch(task, patch, draws=settings.test_draws)

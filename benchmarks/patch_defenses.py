@@ -37,8 +37,8 @@ from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
 from physadv.patches.bundle import read_bundle
 from physadv.patches.optimize import BLANK, render_scenes, scenes_of
-from physadv.patches.reverify import located, settings_from_bundle
-from physadv.patches.sticker_run import build_task
+from physadv.patches.reverify import config_from_bundle, located
+from physadv.patches.task import PatchTask
 from physadv.threat.losses import margin_loss
 
 STOP, SIDE = 14, 64
@@ -60,7 +60,7 @@ def make_scenes(bundle: Path, n: int, cache: Path) -> None:
     """Held-out scenes without sticker, with a blank one and with the ready-made one, and where it
     lies."""
     loaded = read_bundle(bundle)
-    task, _ = build_task(located(replace(settings_from_bundle(loaded), device="cpu"), loaded))
+    task = PatchTask.from_config(located(replace(config_from_bundle(loaded), device="cpu"), loaded))
     scenes = scenes_of(task, task.material.test, n, "patch-defences")
 
     def shown(patch: Tensor, mask: Tensor) -> Tensor:

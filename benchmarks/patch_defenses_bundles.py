@@ -26,9 +26,9 @@ from physadv.defenses.registry import defend_model
 from physadv.evaluation.metrics.intervals import clustered_interval
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import read_bundle
-from physadv.patches.optimize import BLANK, PatchTask, draw_of, marks_of, render_scenes, scenes_of
-from physadv.patches.reverify import located, settings_from_bundle
-from physadv.patches.sticker_run import build_task
+from physadv.patches.optimize import BLANK, draw_of, marks_of, render_scenes, scenes_of
+from physadv.patches.reverify import config_from_bundle, located
+from physadv.patches.task import PatchTask
 from physadv.threat.patch_goals import Annotations
 
 ROWS = Path("benchmarks/patch_defenses_bundles.jsonl")
@@ -104,9 +104,10 @@ def judged(task: PatchTask, model: LoadedModel, seen: Seen) -> list[Row]:
 def judge(bundle: str, names: Sequence[str], data: Path, n: int, out: Path) -> None:
     """Photograph once, then every defense in turn."""
     loaded = read_bundle(patches_dir() / bundle)
-    task, model = build_task(
-        located(replace(settings_from_bundle(loaded), device="cpu"), loaded, data)
+    task = PatchTask.from_config(
+        located(replace(config_from_bundle(loaded), device="cpu"), loaded, data)
     )
+    model = task.loaded_model
     cache = Path(f"runs/patch-defences-{bundle}-{n}.pt")
     if not cache.is_file():
         save(photographed(replace(task, mask=loaded.mask), loaded.patch, n), cache)

@@ -53,9 +53,11 @@ from physadv.evaluation.metrics.intervals import clustered_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
 from physadv.patches.bundle import PatchBundle, read_bundle, write_bundle
+from physadv.patches.card import make_card
+from physadv.patches.config import PatchConfig
 from physadv.patches.optimize import BLANK, measure_patch, optimize_patch, to_8bit
 from physadv.patches.preview import preview_picture
-from physadv.patches.sticker_run import StickerSettings, build_task, make_card
+from physadv.patches.task import PatchTask
 from physadv.threat.losses import margin_loss
 from physadv.training.loop import seed_all, update_average
 
@@ -335,10 +337,11 @@ class Hiding(nn.Module):
 def hiding_sticker(out: Path, steps: int, *, draws: int = 24, seed: int = 13) -> str:
     """A bundle of a printable sticker that hides from the remover, judged on held-out draws of
     `signs+remover`."""
-    settings = StickerSettings(
+    settings = PatchConfig(
         model="signs+remover", steps=steps, draws=draws, seed=seed, test_draws=100
     )
-    task, model = build_task(settings)
+    task = PatchTask.from_config(settings)
+    model = task.loaded_model
     aimed = replace(task, models=[Hiding(load_model("signs")).eval()])
     *_, last = optimize_patch(aimed, steps=steps, draws=draws, validate_every=steps + 1)
     patch = to_8bit(task, last.patch)

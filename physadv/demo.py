@@ -11,15 +11,15 @@ from physadv.check.locators import locator_for
 from physadv.check.run_check import BlockSource, CheckProgress, run_check
 from physadv.defenses.load_model import load_model
 from physadv.patches.bundle import read_bundle
-from physadv.patches.sticker_run import StickerSettings
+from physadv.patches.config import PatchConfig
 from physadv.printing.layout import smallest_paper
 from physadv.printing.sheet import write_sheet
 from physadv.twin.simulate import ClipDone, simulate_clips
 
 
-def demo_settings(*, steps: int = 300, seed: int = 0) -> StickerSettings:
+def demo_settings(*, steps: int = 300, seed: int = 0) -> PatchConfig:
     """The default sticker, which fits an A4 or Letter sheet."""
-    return StickerSettings(steps=steps, seed=seed, test_draws=300, name="demo-stop-sticker")
+    return PatchConfig(steps=steps, seed=seed, test_draws=300, name="demo-stop-sticker")
 
 
 def lay_out(folder: Path) -> Path:
@@ -39,7 +39,7 @@ def film(folder: Path, sheet: Path, *, clips: int, frames: int, seed: int) -> It
     )
 
 
-def judge(folder: Path, settings: StickerSettings) -> Iterator[CheckProgress]:
+def judge(folder: Path, settings: PatchConfig) -> Iterator[CheckProgress]:
     """Check the filmed clips with the victim; an earlier check of the same run is replaced."""
     target = folder / "check"
     if target.exists():

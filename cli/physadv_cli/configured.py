@@ -71,7 +71,7 @@ def from_config(
     has_short_forms = hidden is None and "threat" in documented
     extra = threat_forms() if has_short_forms else list(hidden or ())
     threat_required = any(f.name == "threat" and _is_required(f) for f in fields(kind))
-    run_parameters = _run_parameters(kind, out or f"runs/<utc>-{kind.command}", threads)
+    run_parameters = _run_parameters(kind, out or f"runs/<utc>-{kind.command}", threads, replaced)
 
     def command(context: typer.Context, **values: Any) -> None:
         run = RunOptions(
@@ -281,14 +281,22 @@ def _threat(values: dict[str, Any], *, required: bool) -> str | None:
     return threat
 
 
-def _run_parameters(kind: type[Config], out: str, threads: int | None) -> list[inspect.Parameter]:
+def _run_parameters(
+    kind: type[Config], out: str, threads: int | None, replaced: dict[str, Override | None]
+) -> list[inspect.Parameter]:
     """Options that every configured command has beside its fields."""
+
+    def as_option(name: str, value: Any) -> Any:
+        text = _to_text(value, kind.documented_fields()[name][1])
+        other = replaced.get(name)
+        # An option that may repeat in place of a field with one value takes a list.
+        repeats = other is not None and isinstance(other.default, list)
+        return [text] if repeats and not isinstance(text, list) else text
 
     def load(context: typer.Context, path: Path | None) -> Path | None:
         if path is not None and not context.resilient_parsing:
-            documented = kind.documented_fields()
             table = kind.read_toml(path)
-            texts = {name: _to_text(value, documented[name][1]) for name, value in table.items()}
+            texts = {name: as_option(name, value) for name, value in table.items()}
             context.default_map = {**(context.default_map or {}), **texts}
         return path
 

@@ -110,7 +110,7 @@ class CheckConfig(Config):
     sign_width_mm: Annotated[
         float | None,
         ConfigField(
-            "Width of the filmed sign in mm.",
+            shared.SIGN_WIDTH_HELP,
             "Camera",
             least=1,
             default="the test page's where its markers show, else the bundle's",

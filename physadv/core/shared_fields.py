@@ -72,6 +72,13 @@ SampleLimit = Annotated[
 ]
 BatchSize = Annotated[int, ConfigField("Images processed at once.", "Run", least=1)]
 
+SIGN_WIDTH_HELP = "Width of the sign in mm."
+"""Help of ``--sign-width-mm`` wherever it stands."""
+STEPS_HELP = "Steps of the optimization; queries of a black-box attack."
+"""Help of ``--steps`` wherever it stands."""
+LEARNING_RATE_HELP = "Learning rate, at its peak where it follows a schedule."
+"""Help of ``--lr`` wherever it stands."""
+
 THREAT_HELP = (
     "Norm and radius of the allowed change: linf:8/255, l2:0.5, l1:12. Short forms: --norm, --eps."
 )

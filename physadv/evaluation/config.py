@@ -88,7 +88,7 @@ class AttackConfig(SampleConfig):
     steps: Annotated[
         int | None,
         ConfigField(
-            "Steps of the attack, or queries of a black box.",
+            shared.STEPS_HELP,
             "Attack",
             least=1,
             default="the attack's own",

@@ -12,23 +12,19 @@ from torch import Tensor
 from physadv.attacks._fused_model import fuse_model
 from physadv.attacks._optimizers import CosineAdam
 from physadv.attacks.patch_loop import descend_patch
-from physadv.core.random_streams import generator, numpy_generator
+from physadv.core.random_streams import generator
 from physadv.core.rows import Row
 from physadv.core.types import Detections, Model, Prediction
-from physadv.eot.color_map import ColorMap
-from physadv.eot.pipeline import Draw, Pipeline
-from physadv.eot.placement import Placement
-from physadv.eot.ranges import EotRanges
-from physadv.eot.scenes.load import SceneSources
+from physadv.eot.pipeline import Draw
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.scenes.signs import SceneSize, SceneSource
-from physadv.eot.warp import apply_homography, square_corners
 from physadv.evaluation.metrics.detection import DetectionMetrics, scene_rows, summarize_detection
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
 from physadv.models.detectors import DetectedBoxes
+from physadv.patches.task import PatchTask as PatchTask
+from physadv.patches.task import scenes_of as scenes_of
+from physadv.patches.task import sign_boxes as sign_boxes
 from physadv.threat.patch_goals import Annotations, PatchGoal
 from physadv.threat.printability import (
-    PatchAppearance,
     eight_bit,
     ink_palette,
     non_printability,
@@ -39,43 +35,6 @@ from physadv.threat.printability import (
 BLOCKS = ("clean", "blank", "patch")
 BLANK = 0.94
 """sRGB value of the blank control: bare paper of the sticker's shape."""
-
-
-@dataclass(frozen=True)
-class PatchTask:
-    """One patch problem: what is attacked, where, and under which draws.
-
-    ``goals`` gives each victim of an ensemble its own, since each numbers its classes in its own
-    way.
-    """
-
-    models: Sequence[Model]
-    goal: PatchGoal
-    material: SceneSources
-    mask: Tensor  # (1, 1, ph, pw)
-    placement: Placement
-    sign_width_mm: float
-    view: SceneSize
-    ranges: EotRanges = field(default_factory=EotRanges)
-    seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    goals: Sequence[PatchGoal] = ()
-    look: PatchAppearance = field(default_factory=PatchAppearance)
-    colors: ColorMap | None = None
-    """A measured printer and camera in place of the drawn inks."""
-    pipeline: Pipeline | None = None
-    """What lies between print and model; None: the built-in stages under ``ranges``."""
-
-    @property
-    def stages(self) -> Pipeline:
-        """The pipeline that every draw goes through."""
-        if self.pipeline is not None:
-            return self.pipeline
-        return Pipeline.from_ranges(self.ranges, colors=self.colors)
-
-    def goal_of(self, model: int) -> PatchGoal:
-        """The goal in the terms of one of the victims."""
-        return self.goals[model] if self.goals else self.goal
 
 
 @dataclass(frozen=True)
@@ -116,19 +75,6 @@ def marks_of(task: PatchTask, scenes: SceneBatch) -> Annotations:
     if scenes.marks is not None:
         return scenes.marks
     return Annotations(sign_boxes(scenes.homography, task.sign_width_mm, scenes.images.shape[-1]))
-
-
-def sign_boxes(homography: Tensor, width_mm: float, size: int) -> Tensor:
-    """Axis-aligned boxes (b, 4) of the sign's square, cut at the picture's edge."""
-    corners = apply_homography(
-        homography, square_corners(width_mm).to(homography).expand(len(homography), 4, 2)
-    )
-    return torch.cat([corners.amin(1), corners.amax(1)], -1).clamp(0, size)
-
-
-def scenes_of(task: PatchTask, source: SceneSource, count: int, *name: str | int) -> SceneBatch:
-    """``count`` scenes of a source; the task's seed and the name decide."""
-    return source.sample(count, task.view, task.ranges, numpy_generator(task.seed, "scenes", *name))
 
 
 def optimize_patch(

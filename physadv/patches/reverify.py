@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.load import is_built_in
 from physadv.patches.bundle import PatchBundle
 from physadv.patches.calibrated import PROFILES, check_profiles
+from physadv.patches.config import PatchConfig
 from physadv.patches.optimize import PatchMeasurement, measure_patch
-from physadv.patches.sticker_run import StickerSettings, build_task
+from physadv.patches.task import PatchTask
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,15 @@ class VerifyOutcome:
     agrees: bool
 
 
-def settings_from_bundle(bundle: PatchBundle, *, eot: str | None = None) -> StickerSettings:
-    """Return the settings written on the card of a ``bundle``.
+def config_from_bundle(bundle: PatchBundle, *, eot: str | None = None) -> PatchConfig:
+    """Return the configuration written on the card of a ``bundle``.
 
     ``eot`` takes the place of the card's pipeline. A card that names one of its maker's own needs
     it: code is run because the user names it, never because a file does.
 
-    Raises BundleError where there are no settings, and for a pipeline that only the card names.
+    Raises BundleError where there is none, and for a pipeline that only the card names.
     """
     table: dict[str, Any] = dict(bundle.card.optimisation)
-    known = {f.name for f in fields(StickerSettings)}
     if not {"victim", "goal", "seed"} <= set(table):
         raise BundleError(
             f"{bundle.folder}", "its card holds no [optimisation] settings", "make it anew"
@@ -51,12 +51,7 @@ def settings_from_bundle(bundle: PatchBundle, *, eot: str | None = None) -> Stic
         )
     if eot is not None:
         table["eot"] = eot
-    table["model"] = table.pop("victim")
-    chosen = {k: v for k, v in table.items() if k in known}
-    for name in ("center_mm", "share", "ensemble"):
-        if name in chosen:
-            chosen[name] = tuple(chosen[name])
-    return StickerSettings(**chosen)
+    return PatchConfig.from_card_table(table)
 
 
 def refuse_foreign_models(
@@ -82,16 +77,14 @@ FILES = ("weights", "signs", "backgrounds", "photos", "boxes", "content", *PROFI
 itself."""
 
 
-def located(
-    settings: StickerSettings, bundle: PatchBundle, data: Path | None = None
-) -> StickerSettings:
-    """The settings with the files on the card found where they are now.
+def located(config: PatchConfig, bundle: PatchBundle, data: Path | None = None) -> PatchConfig:
+    """The config with the files on the card found where they are now.
 
     Raises DataError for one that is nowhere, with what the card says about how to get it.
     """
     found: dict[str, Any] = {}
     for key in FILES:
-        name = getattr(settings, key)
+        name = getattr(config, key)
         if name is None:
             continue
         places = [Path(name), *([data / name] if data else []), bundle.folder / Path(name).name]
@@ -107,12 +100,12 @@ def located(
                 f"{name}, named on the card of {bundle.card.patch.name}", "not found", remedy
             )
         found[key] = None if place is None else str(place)
-    return replace(settings, **found)
+    return replace(config, **found)
 
 
-def _recorded_ranges(settings: StickerSettings, bundle: PatchBundle) -> EotRanges | None:
+def _recorded_ranges(config: PatchConfig, bundle: PatchBundle) -> EotRanges | None:
     """Return the card's own table of ranges where they came from a file, which it does not hold."""
-    if settings.eot_ranges is None:
+    if config.eot_ranges is None:
         return None
     card = f"{bundle.folder}: [eot]"
     return replace(NOTHING, **ranges_from_table(bundle.card.eot, card))
@@ -137,14 +130,15 @@ def verify_bundle(
     BundleError where the victim's weights are not those on the card.
     """
     chosen: dict[str, Any] = {k: v for k, v in (given or {}).items() if v is not None}
-    stated = settings_from_bundle(bundle, eot=chosen.pop("eot", None))
-    settings = replace(stated, **chosen, device="cpu")
+    stated = config_from_bundle(bundle, eot=chosen.pop("eot", None))
+    config = replace(stated, **chosen, device="cpu")
     refuse_foreign_models(
-        bundle, (settings.model, *settings.ensemble), named_by_user=[chosen.get("model", "")]
+        bundle, (config.model, *config.ensemble), named_by_user=[chosen.get("model", "")]
     )
-    settings = located(settings, bundle, data)
-    check_profiles(asdict(settings), bundle.card.optimisation, bundle.folder)
-    task, model = build_task(settings, ranges=_recorded_ranges(settings, bundle))
+    config = located(config, bundle, data)
+    check_profiles(asdict(config), bundle.card.optimisation, bundle.folder)
+    task = PatchTask.from_config(config, ranges=_recorded_ranges(config, bundle))
+    model = task.loaded_model
     claimed_sha = bundle.card.victim.sha256
     if claimed_sha and model.card.sha256 and claimed_sha != model.card.sha256:
         raise BundleError(
@@ -155,10 +149,10 @@ def verify_bundle(
     task = replace(task, mask=bundle.mask)
     name = "fresh" if fresh else "test"
     measured = measure_patch(
-        task, bundle.patch, draws=draws or settings.test_draws, name=name, report=report
+        task, bundle.patch, draws=draws or config.test_draws, name=name, report=report
     )
     claimed = RateInterval(**bundle.card.heldout["success"])
-    if fresh or (draws or settings.test_draws) != settings.test_draws:
+    if fresh or (draws or config.test_draws) != config.test_draws:
         agrees = measured.success.low <= claimed.high and claimed.low <= measured.success.high
     else:
         agrees = claimed.low - 1e-9 <= measured.success.rate <= claimed.high + 1e-9

@@ -13,10 +13,12 @@ from physadv.core.rows import Row
 from physadv.defenses.load_model import load_model
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import PatchBundle
+from physadv.patches.card import rates_table
+from physadv.patches.config import PatchConfig
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.photo_task import ANYWHERE
-from physadv.patches.reverify import located, refuse_foreign_models, settings_from_bundle
-from physadv.patches.sticker_run import StickerSettings, build_task, goal_for, rates_table, view_for
+from physadv.patches.reverify import config_from_bundle, located, refuse_foreign_models
+from physadv.patches.task import PatchTask, goal_for, view_for
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,13 @@ def transfer_matrix(
     for bundle in bundles:
         refuse_foreign_models(
             bundle,
-            (settings_from_bundle(bundle).model, *settings_from_bundle(bundle).ensemble),
+            (config_from_bundle(bundle).model, *config_from_bundle(bundle).ensemble),
             named_by_user=[text.partition("=")[0] for text in models],
         )
-        settings = replace(
-            located(settings_from_bundle(bundle), bundle, data), device="cpu", **changed
-        )
-        name, made_on = bundle.card.patch.name, settings.model
-        task, own = build_task(settings)
+        config = replace(located(config_from_bundle(bundle), bundle, data), device="cpu", **changed)
+        name, made_on = bundle.card.patch.name, config.model
+        task = PatchTask.from_config(config)
+        own = task.loaded_model
         task = replace(task, mask=bundle.mask)
         for text in models:
             model_name, _, weights = text.partition("=")
@@ -80,17 +81,17 @@ def transfer_matrix(
                 report(f"{name} on {model_name}")
             model = (
                 own
-                if model_name == settings.model and not weights
+                if model_name == config.model and not weights
                 else _loaded(model_name, weights, data)
             )
             try:
-                judged = replace(task, models=(model,), goals=(), **_asked(settings, model, own))
+                judged = replace(task, models=(model,), goals=(), **_asked(config, model, own))
             except PhysadvError as error:
                 yield Cell(
-                    name, made_on, model_name, settings.goal, None, f"{error.value}: {error.limit}"
+                    name, made_on, model_name, config.goal, None, f"{error.value}: {error.limit}"
                 )
                 continue
-            measured = measure_patch(judged, bundle.patch, draws=draws or settings.test_draws)
+            measured = measure_patch(judged, bundle.patch, draws=draws or config.test_draws)
             yield Cell(name, made_on, model_name, judged.goal.kind, measured)
 
 
@@ -101,22 +102,22 @@ def _loaded(name: str, weights: str, data: Path | None) -> LoadedModel:
     return load_model(name, weights=file if weights else None)
 
 
-def _asked(settings: StickerSettings, model: LoadedModel, own: LoadedModel) -> dict[str, Any]:
+def _asked(config: PatchConfig, model: LoadedModel, own: LoadedModel) -> dict[str, Any]:
     """Goal and view of another victim. Raises OptionError and ModelError for what it cannot be
     asked."""
     detects = model.card.task == "detect"
-    if settings.object not in ("sign", ANYWHERE) and not detects:
+    if config.object not in ("sign", ANYWHERE) and not detects:
         raise OptionError(
-            f"boxes of {settings.object}", f"{model.card.name} is a classifier", "name a detector"
+            f"boxes of {config.object}", f"{model.card.name} is a classifier", "name a detector"
         )
-    if settings.object == ANYWHERE and not detects and model.card.classes != own.card.classes:
+    if config.object == ANYWHERE and not detects and model.card.classes != own.card.classes:
         raise OptionError(
             f"photos labeled by {own.card.name}'s classes",
             f"{model.card.name} has others",
             "name one",
         )
-    asked = replace(settings, threshold=settings.threshold if model is own else None)
-    if settings.object == ANYWHERE and detects:  # a class to be seen becomes a box to appear
+    asked = replace(config, threshold=config.threshold if model is own else None)
+    if config.object == ANYWHERE and detects:  # a class to be seen becomes a box to appear
         asked = replace(asked, goal="create")
     return {"goal": goal_for(asked, model), "view": view_for([model])}
 

@@ -32,7 +32,7 @@ _BatchSize = Annotated[
     int, ConfigField("Images processed at once.", "Run", least=2, aliases=("batch",))
 ]
 _Epochs = Annotated[int, ConfigField("Epochs.", "Training", least=1)]
-_LearningRate = Annotated[float, ConfigField("Peak learning rate.", "Training", least=1e-6)]
+_LearningRate = Annotated[float, ConfigField(shared.LEARNING_RATE_HELP, "Training", least=1e-6)]
 _Precision = Annotated[str, ConfigField("Arithmetic of training: fp32 or bf16.", "Training")]
 _METHOD = "Settings of a training method (default: its own)"
 

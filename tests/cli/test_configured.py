@@ -187,3 +187,34 @@ def test_quiet_prints_nothing_and_plain_lines_stand_for_a_bar(colors: Path) -> N
     quiet = physadv(colors, "attack", *options, "--out", "b", "--quiet", "--json")
     assert quiet.stderr == ""
     assert json.loads(quiet.stdout)["images"] == 12
+
+
+def test_a_patch_is_repeated_from_its_config_and_not_replaced_by_another(tmp_path: Path) -> None:
+    """--config with the recorded file gives the same pixels; another configuration leaves the
+    finished bundle alone unless --overwrite is given."""
+    small = ("--steps", "2", "--draws", "2", "--test-draws", "4", "--resolution", "8", "--json")
+    first = physadv(
+        tmp_path, "patch", *small, "--size", "150x100", "--center", "0,90", "--out", "a"
+    )
+    assert first.returncode == 0, first.stderr
+    recorded = tomllib.loads((tmp_path / "a" / "config.toml").read_text())
+    assert recorded["size_mm"] == [150.0, 100.0]
+    assert recorded["device"] == "auto"
+
+    again = physadv(tmp_path, "patch", "--config", "a/config.toml", "--out", "b", "--json")
+    assert again.returncode == 0, again.stderr
+    pixels = (tmp_path / "a" / "patch.png").read_bytes()
+    assert (tmp_path / "b" / "patch.png").read_bytes() == pixels
+    assert tomllib.loads((tmp_path / "b" / "config.toml").read_text()) == recorded
+
+    other = physadv(tmp_path, "patch", *small, "--out", "a")
+    assert other.returncode == 1
+    assert "width_mm" in other.stderr
+    assert "--overwrite" in other.stderr
+    assert len(other.stderr.splitlines()) == 1
+    assert (tmp_path / "a" / "patch.png").read_bytes() == pixels
+    assert tomllib.loads((tmp_path / "a" / "config.toml").read_text()) == recorded
+
+    forced = physadv(tmp_path, "patch", *small, "--out", "a", "--overwrite")
+    assert forced.returncode == 0, forced.stderr
+    assert (tmp_path / "a" / "patch.png").read_bytes() != pixels

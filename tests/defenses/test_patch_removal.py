@@ -20,8 +20,8 @@ from physadv.defenses.patch_removal import (
 from physadv.defenses.registry import defend_model
 from physadv.patches.bundle import read_bundle
 from physadv.patches.optimize import draw_of, render_scenes, scenes_of
-from physadv.patches.reverify import settings_from_bundle
-from physadv.patches.sticker_run import build_task
+from physadv.patches.reverify import config_from_bundle
+from physadv.patches.task import PatchTask
 
 
 class Reddish(nn.Module):
@@ -109,7 +109,8 @@ def test_the_ready_made_sticker_goes_and_the_sign_is_read_again() -> None:
     """In drawn scenes our own sticker hides stop signs from `signs` and not from `signs+remover`;
     bare ones stay."""
     bundle = read_bundle(patches_dir() / "stop-sticker-signs-v1")
-    task, model = build_task(settings_from_bundle(bundle))
+    task = PatchTask.from_config(config_from_bundle(bundle))
+    model = task.loaded_model
     scenes = scenes_of(task, task.material.test, 16, "remover test")
     seen, _ = render_scenes(task, bundle.patch, scenes, ("remover test",))
     bare = task.stages.without_patch(scenes, draw_of(task, scenes, ("remover test",)))

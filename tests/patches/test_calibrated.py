@@ -34,9 +34,11 @@ from physadv.eot.transforms.photometry import srgb_to_linear
 from physadv.eot.transforms.printer import draw_printer, printed_light
 from physadv.patches.bundle import read_bundle
 from physadv.patches.calibrated import with_camera
+from physadv.patches.config import PatchConfig
 from physadv.patches.optimize import render_scenes, scenes_of
+from physadv.patches.patch_run import PatchRun
 from physadv.patches.reverify import verify_bundle
-from physadv.patches.sticker_run import StickerRun, StickerSettings, build_task
+from physadv.patches.task import PatchTask
 
 
 def write_linear_profile(
@@ -53,8 +55,8 @@ def write_linear_profile(
 
 
 @pytest.fixture
-def settings(own_model: str) -> StickerSettings:
-    return StickerSettings(model=own_model, steps=4, draws=4, test_draws=40, resolution=16, lr=0.1)
+def settings(own_model: str) -> PatchConfig:
+    return PatchConfig(model=own_model, steps=4, draws=4, test_draws=40, resolution=16, lr=0.1)
 
 
 def test_printed_light_is_what_the_profile_says(tmp_path: Path) -> None:
@@ -101,12 +103,12 @@ def test_the_measured_printer_has_true_gradients(tmp_path: Path) -> None:
     assert torch.autograd.gradcheck(measured.light, (patch.requires_grad_(),), atol=1e-4)
 
 
-def test_training_sees_the_profile(settings: StickerSettings, tmp_path: Path) -> None:
+def test_training_sees_the_profile(settings: PatchConfig, tmp_path: Path) -> None:
     """A printer that makes everything dark gives darker pictures of a white patch, in the same
     scenes."""
     dark = write_linear_profile(tmp_path / "dark.json", (0.2, 0.2, 0.2))
-    plain, _ = build_task(settings)
-    task, _ = build_task(replace(settings, profile=str(dark)))
+    plain = PatchTask.from_config(settings)
+    task = PatchTask.from_config(replace(settings, profile=str(dark)))
     white = torch.ones(1, 3, *task.mask.shape[-2:])
     scenes = scenes_of(task, task.material.train, 6, "x")
     assert torch.equal(scenes.images, scenes_of(plain, plain.material.train, 6, "x").images)
@@ -114,13 +116,13 @@ def test_training_sees_the_profile(settings: StickerSettings, tmp_path: Path) ->
     assert float(after.mean()) < float(before.mean()) - 0.02
 
 
-def test_a_bundle_keeps_its_profiles_and_replays(settings: StickerSettings, tmp_path: Path) -> None:
+def test_a_bundle_keeps_its_profiles_and_replays(settings: PatchConfig, tmp_path: Path) -> None:
     """With the originals gone verify measures the card's very rate from the bundle's copies, unless
     altered."""
     profile = write_linear_profile(tmp_path / "mine.json", spread=0.01)
     camera = CameraProfile(900, 900, 640, 360, (-0.1, 0, 0, 0, 0), 1280, 720, 0.2, 12, "now")
     lens = write_profile(tmp_path / "lens.json", camera)
-    run = StickerRun(
+    run = PatchRun(
         replace(settings, profile=str(profile), camera_profile=str(lens)), tmp_path / "out"
     )
     for _ in run.steps(validate_every=2):
@@ -213,13 +215,13 @@ def test_coefficients_beyond_brown_are_refused(tmp_path: Path) -> None:
     ("text", "said"), [("{}", "kind"), ("nonsense", "JSON"), (None, "does not exist")]
 )
 def test_what_is_no_profile_is_refused(
-    settings: StickerSettings, tmp_path: Path, text: str | None, said: str
+    settings: PatchConfig, tmp_path: Path, text: str | None, said: str
 ) -> None:
     """Another JSON, no JSON and no file are each named."""
     if text is not None:
         (tmp_path / "p.json").write_text(text)
     with pytest.raises(CalibrationError, match=said):
-        build_task(replace(settings, profile=str(tmp_path / "p.json")))
+        PatchTask.from_config(replace(settings, profile=str(tmp_path / "p.json")))
 
 
 def test_a_damaged_profile_is_refused(tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_a_damaged_profile_is_refused(tmp_path: Path) -> None:
         read_color_profile(path)
 
 
-def test_the_command_takes_a_profile(settings: StickerSettings, tmp_path: Path) -> None:
+def test_the_command_takes_a_profile(settings: PatchConfig, tmp_path: Path) -> None:
     """`physadv patch --profile` and `patch verify` run in a process of their own and agree."""
     write_linear_profile(tmp_path / "mine.json", spread=0.01)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}

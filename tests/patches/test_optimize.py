@@ -11,17 +11,16 @@ from torch import Tensor
 
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.patches import optimize
-from physadv.patches.optimize import PatchProgress, PatchTask, optimize_patch
-from physadv.patches.sticker_run import StickerSettings, build_task
+from physadv.patches.config import PatchConfig
+from physadv.patches.optimize import PatchProgress, optimize_patch
+from physadv.patches.task import PatchTask
 from physadv.threat.printability import PatchAppearance
 
 
 @pytest.fixture
 def task(own_model: str) -> PatchTask:
-    chosen = StickerSettings(
-        model=own_model, steps=4, draws=2, resolution=8, palette="#000,#fff,#c00"
-    )
-    return build_task(chosen)[0]
+    chosen = PatchConfig(model=own_model, steps=4, draws=2, resolution=8, palette="#000,#fff,#c00")
+    return PatchTask.from_config(chosen)
 
 
 def progress(task: PatchTask, count: int) -> Iterator[PatchProgress]:

@@ -13,8 +13,10 @@ import torch
 
 from physadv.core.errors import BundleError, OptionError
 from physadv.patches.bundle import PatchBundle
+from physadv.patches.config import PatchConfig
+from physadv.patches.patch_run import PatchRun, checkpoint_key
 from physadv.patches.reverify import verify_bundle
-from physadv.patches.sticker_run import StickerRun, StickerSettings, build_task
+from physadv.patches.task import PatchTask
 
 STAGES = """
 from pathlib import Path
@@ -27,9 +29,9 @@ def blurred():
 
 
 @pytest.fixture
-def settings(own_model: str) -> StickerSettings:
+def settings(own_model: str) -> PatchConfig:
     Path("own_eot.py").write_text(STAGES)
-    return StickerSettings(
+    return PatchConfig(
         model=own_model,
         steps=3,
         draws=4,
@@ -40,16 +42,16 @@ def settings(own_model: str) -> StickerSettings:
     )
 
 
-def finished(settings: StickerSettings, out: Path) -> PatchBundle:
-    run = StickerRun(settings, out)
+def finished(settings: PatchConfig, out: Path) -> PatchBundle:
+    run = PatchRun(settings, out)
     for _ in run.steps(validate_every=3):
         pass
     return run.finish()[0]
 
 
-def test_an_own_pipeline_is_used_and_recorded(settings: StickerSettings, tmp_path: Path) -> None:
+def test_an_own_pipeline_is_used_and_recorded(settings: PatchConfig, tmp_path: Path) -> None:
     """Stages of a factory stand after the built-in ones, change the patch, and are on the card."""
-    task, _ = build_task(settings)
+    task = PatchTask.from_config(settings)
     assert task.stages.names[-1] == "RandomMotionBlur"
     own = finished(settings, tmp_path / "own")
     plain = finished(replace(settings, eot="default"), tmp_path / "plain")
@@ -57,7 +59,7 @@ def test_an_own_pipeline_is_used_and_recorded(settings: StickerSettings, tmp_pat
     assert own.card.optimisation["eot"] == "own_eot:blurred"
 
 
-def test_verify_runs_no_code_that_a_card_names(settings: StickerSettings, tmp_path: Path) -> None:
+def test_verify_runs_no_code_that_a_card_names(settings: PatchConfig, tmp_path: Path) -> None:
     """A card's own pipeline is refused, uncalled, until the user names it; then it agrees."""
     bundle = finished(settings, tmp_path / "own")
     Path("called").unlink()
@@ -68,7 +70,7 @@ def test_verify_runs_no_code_that_a_card_names(settings: StickerSettings, tmp_pa
 
 
 def test_ranges_from_a_file_are_recorded_and_verified_without_it(
-    settings: StickerSettings, tmp_path: Path
+    settings: PatchConfig, tmp_path: Path
 ) -> None:
     """The card holds the ranges themselves, so the file may be gone when the bundle is verified."""
     file = tmp_path / "my.toml"
@@ -82,7 +84,7 @@ def test_ranges_from_a_file_are_recorded_and_verified_without_it(
 
 
 def test_a_checkpoint_belongs_to_the_ranges_of_its_file(
-    settings: StickerSettings, tmp_path: Path
+    settings: PatchConfig, tmp_path: Path
 ) -> None:
     """Another content of the file is another run; without a file the key is what it was."""
     file = tmp_path / "my.toml"
@@ -90,11 +92,11 @@ def test_a_checkpoint_belongs_to_the_ranges_of_its_file(
     keys = set()
     for text in ("yaw_deg = [-5, 5]", "yaw_deg = [-6, 6]"):
         file.write_text(text)
-        keys.add(own.key())
-    assert len(keys | {replace(own, eot_ranges=None).key()}) == 3
+        keys.add(checkpoint_key(own))
+    assert len(keys | {checkpoint_key(replace(own, eot_ranges=None))}) == 3
 
 
-def test_the_command_takes_ranges_and_pipelines(settings: StickerSettings, tmp_path: Path) -> None:
+def test_the_command_takes_ranges_and_pipelines(settings: PatchConfig, tmp_path: Path) -> None:
     """--eot module:factory and --eot-ranges FILE work together; a misspelled name is one line."""
     Path("my.toml").write_text("yaw_deg = [-5, 5]")
     words = [
@@ -118,4 +120,4 @@ def test_the_command_takes_ranges_and_pipelines(settings: StickerSettings, tmp_p
 
     Path("my.toml").write_text("yaw = [-5, 5]")
     with pytest.raises(OptionError, match="Did you mean"):
-        build_task(replace(settings, eot_ranges="my.toml"))
+        PatchTask.from_config(replace(settings, eot_ranges="my.toml"))

@@ -16,8 +16,10 @@ from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import read_rows
 from physadv.evaluation.metrics.detection import summarize_detection
 from physadv.patches.bundle import PatchBundle, read_bundle
-from physadv.patches.reverify import located, settings_from_bundle, verify_bundle
-from physadv.patches.sticker_run import StickerRun, StickerSettings, build_task, own_name
+from physadv.patches.config import PatchConfig
+from physadv.patches.patch_run import PatchRun
+from physadv.patches.reverify import config_from_bundle, located, verify_bundle
+from physadv.patches.task import PatchTask, own_name
 from physadv.patches.transfer import transfer_matrix, transfer_table
 from physadv.threat.printability import in_palette, parse_palette
 
@@ -68,7 +70,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-BASE = StickerSettings(
+BASE = PatchConfig(
     model="small_models:rgb",
     photos="photos",
     object="anywhere",
@@ -79,8 +81,7 @@ BASE = StickerSettings(
     lr=0.1,
     test_draws=40,
     resolution=8,
-    width_mm=100,
-    height_mm=100,
+    size_mm=(100, 100),
     share=(0.7, 0.9),
     eot="default",
 )
@@ -95,8 +96,8 @@ WORN = replace(
 )
 
 
-def made(settings: StickerSettings, out: Path) -> PatchBundle:
-    run = StickerRun(settings, out)
+def made(settings: PatchConfig, out: Path) -> PatchBundle:
+    run = PatchRun(settings, out)
     for _ in run.steps(validate_every=5):
         pass
     return run.finish()[0]
@@ -117,8 +118,8 @@ def test_a_universal_patch_turns_every_photo(photos: Path, tmp_path: Path) -> No
         verify_bundle(read_bundle(bundle.folder))
     assert verify_bundle(read_bundle(bundle.folder), given={"model": BASE.model}).agrees
     train, test = (
-        set(build_task(BASE)[0].material.train.sample(60, *_view()).groups),
-        set(build_task(BASE)[0].material.test.sample(60, *_view()).groups),
+        set(PatchTask.from_config(BASE).material.train.sample(60, *_view()).groups),
+        set(PatchTask.from_config(BASE).material.test.sample(60, *_view()).groups),
     )
     assert not train & test
     assert len(test) >= 3
@@ -134,9 +135,9 @@ def _view() -> tuple[object, ...]:
 def test_without_labels_the_models_own_answer_is_the_truth(photos: Path) -> None:
     """The notes say whose labels they are, and photos of the target class are left out."""
     (photos / "labels.csv").unlink()
-    notes = " ".join(build_task(BASE)[0].material.notes)
+    notes = " ".join(PatchTask.from_config(BASE).material.notes)
     assert "own answer" in notes
-    task = build_task(replace(BASE, target_class="red"))[0]
+    task = PatchTask.from_config(replace(BASE, target_class="red"))
     assert "8 photos left out" in " ".join(task.material.notes)
 
 
@@ -161,11 +162,11 @@ def test_a_worn_patch_hides_what_the_detector_found(photos: Path, tmp_path: Path
 def test_boxes_can_be_given(photos: Path, tmp_path: Path) -> None:
     """boxes.csv takes the place of the victim's own detections; a file that is not there is named."""
     (tmp_path / "b.csv").write_text("file,x0,y0,x1,y1\n01.png,16,16,32,32\n03.png,16,16,32,32\n")
-    notes = " ".join(build_task(replace(WORN, boxes="b.csv"))[0].material.notes)
+    notes = " ".join(PatchTask.from_config(replace(WORN, boxes="b.csv")).material.notes)
     assert "boxes from b.csv" in notes
     assert "2 objects in 2 of 16" in notes
     with pytest.raises(DataError, match="no such file"):
-        build_task(replace(WORN, boxes="c.csv"))
+        PatchTask.from_config(replace(WORN, boxes="c.csv"))
 
 
 def test_a_box_is_created_where_none_is(photos: Path, tmp_path: Path) -> None:
@@ -196,14 +197,14 @@ def test_what_has_no_sense_is_said_in_one_line(
     """Boxes of a classifier, no photos, a target anywhere for a detector, mixed ensembles, bad
     palettes: each named."""
     with pytest.raises(OptionError, match=said):
-        build_task(replace(BASE, **change))  # type: ignore[arg-type]
+        PatchTask.from_config(replace(BASE, **change))  # type: ignore[arg-type]
 
 
 def test_an_ensemble_counts_classes_as_each_model_does(photos: Path, tmp_path: Path) -> None:
     """Blue is class 2 of the one and 0 of the other: the patch beats both, and the card has a rate
     for each."""
     settings = replace(BASE, ensemble=("small_models:bgr",))
-    task, _ = build_task(settings)
+    task = PatchTask.from_config(settings)
     assert [g.target_class for g in task.goals] == [2, 0]
     assert task.view.size == 48
     card = made(settings, tmp_path / "out").card
@@ -281,8 +282,8 @@ def test_files_on_the_card_are_found_under_a_data_folder(photos: Path, tmp_path:
     bundle = made(replace(BASE, steps=1, test_draws=4), tmp_path / "out")
     (tmp_path / "elsewhere").mkdir()
     photos.rename(tmp_path / "elsewhere" / "photos")
-    found = located(settings_from_bundle(bundle), bundle, tmp_path / "elsewhere")
+    found = located(config_from_bundle(bundle), bundle, tmp_path / "elsewhere")
     assert found.photos == str(tmp_path / "elsewhere" / "photos")
     told = replace(bundle, card=replace(bundle.card, data={"photos": "from the moon"}))
     with pytest.raises(DataError, match="from the moon"):
-        located(settings_from_bundle(told), told)
+        located(config_from_bundle(told), told)

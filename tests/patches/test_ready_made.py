@@ -16,7 +16,7 @@ from physadv.core.rows import read_rows
 from physadv.models.load import card_of
 from physadv.patches.bundle import read_bundle
 from physadv.patches.optimize import summarize_rows
-from physadv.patches.reverify import settings_from_bundle, verify_bundle
+from physadv.patches.reverify import config_from_bundle, verify_bundle
 
 BUNDLES = sorted(p.name for p in patches_dir().iterdir() if (p / "card.toml").is_file())
 
@@ -46,7 +46,7 @@ def test_bundle_is_whole(name: str) -> None:
     assert float(bundle.mask.max()) == 1
     assert bool(torch.isfinite(bundle.patch).all())
     assert card.victim.sha256 == card_of(card.victim.name).sha256
-    settings = settings_from_bundle(bundle)
+    settings = config_from_bundle(bundle)
     assert settings.goal == card.patch.goal
     assert (settings.width_mm, settings.height_mm) == (card.size.width_mm, card.size.height_mm)
     with Image.open(folder / "preview.png") as preview:
@@ -87,7 +87,7 @@ def test_nothing_of_a_machine_is_on_it(name: str) -> None:
     assert not re.search(r'"(/|~|\.\.|[A-Z]:\\)', text)
     assert not re.search(r"/(home|root|tmp|work|Users)/", text)
     bundle = read_bundle(folder)
-    settings = settings_from_bundle(bundle)
+    settings = config_from_bundle(bundle)
     for value in (settings.signs, settings.backgrounds, settings.photos, settings.weights):
         assert value is None or value.split("/")[0] in bundle.card.data
     assert sum(f.stat().st_size for f in folder.iterdir()) < 300_000

@@ -14,7 +14,7 @@ from physadv_cli.configured import from_config
 from physadv_cli.runs import RunOptions, console
 
 if TYPE_CHECKING:
-    from physadv.patches.sticker_run import StickerSettings
+    from physadv.patches.config import PatchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,7 @@ class DemoConfig(Config):
 
     command: ClassVar[str] = "demo"
 
-    steps: Annotated[
-        int, ConfigField("Optimization steps of the sticker.", "Optimization", least=1)
-    ] = 300
+    steps: Annotated[int, ConfigField(shared.STEPS_HELP, "Optimization", least=1)] = 300
     clips: shared.ClipCount = 8
     frames: shared.FrameCount = 20
     seed: shared.Seed = 0
@@ -55,9 +53,7 @@ def demo(config: DemoConfig, run: RunOptions) -> None:
     run.finish(result, _in_words(result))
 
 
-def run_stations(
-    settings: StickerSettings, folder: Path, *, clips: int, frames: int
-) -> dict[str, Any]:
+def run_stations(settings: PatchConfig, folder: Path, *, clips: int, frames: int) -> dict[str, Any]:
     """Run the stations one after the other, with progress; finished work is kept.
 
     Args:
@@ -71,11 +67,11 @@ def run_stations(
     """
     from physadv.demo import film, judge, lay_out
     from physadv.report.check_report import write_check_report
-    from physadv_cli.commands.patch_command import run_sticker
+    from physadv_cli.commands.patch_command import run_patch
     from physadv_cli.progress import bar
 
     console.print("[bold]1/4[/] optimize the sticker")
-    sticker, _ = run_sticker(settings, folder / "bundle")
+    sticker, _ = run_patch(settings, folder / "bundle")
 
     console.print("[bold]2/4[/] lay out the sheet")
     sheet = lay_out(folder)

@@ -1,33 +1,39 @@
-"""`physadv patch`: optimize a patch or sticker into a bundle; `physadv patch verify`: measure a
-bundle again."""
+"""``physadv patch``: optimize a patch or sticker into a bundle; verify and transfer bundles."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from physadv.core.shared_fields import MODEL_HELP
+from physadv.patches.config import PatchConfig
 from physadv_cli import options
 from physadv_cli.arithmetic import prepare_torch
-from physadv_cli.lengths import parse_size_mm
-from physadv_cli.runs import console, finish, open_run
+from physadv_cli.configured import Override, from_config
+from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
+from physadv_cli.runs import RunOptions, console, default_folder, finish, open_run
 
-app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
+if TYPE_CHECKING:
+    from physadv.patches.bundle import PatchBundle
+    from physadv.patches.optimize import PatchMeasurement
+    from physadv.patches.patch_run import PatchRun
+
+app = typer.Typer(cls=DefaultGroup)
 Models = Annotated[
-    list[str],
-    typer.Option(
-        "--model",
-        help="Name, model file or module:factory; several make an ensemble.",
-        metavar="V",
-    ),
+    list[str], typer.Option("--model", help=MODEL_HELP, metavar="MODEL", rich_help_panel="Model")
 ]
 WeightFiles = Annotated[
     list[str],
-    typer.Option("--weights", help="FILE of the first victim, or NAME=FILE.", metavar="FILE"),
+    typer.Option(
+        "--weights",
+        help="Weights file of the model, where it does not carry its own.",
+        metavar="FILE",
+        rich_help_panel="Model",
+    ),
 ]
-SIGNS = ["signs"]
 NO_WEIGHTS: list[str] = []
 DataFolder = Annotated[
     Path | None,
@@ -36,101 +42,34 @@ DataFolder = Annotated[
 
 
 def register(root: typer.Typer, panel: str) -> None:
-    """Attach the command group."""
+    """Attach the command group to ``root``, listed under ``panel``."""
+    optimize = from_config(
+        patch,
+        PatchConfig,
+        adapt=_join_models,
+        overrides={
+            "model": Override(Models, ["signs"]),
+            "weights": Override(WeightFiles, NO_WEIGHTS),
+        },
+        switches=("overwrite",),
+    )
+    app.command(DEFAULT, cls=DefaultCommand)(optimize)
     root.add_typer(
         app,
         name="patch",
         rich_help_panel=panel,
-        short_help="Optimise a patch or sticker under EOT -> bundle; `patch verify` re-measures.",
+        short_help="Optimize a patch or sticker into a bundle; verify bundles. Resumable.",
     )
 
 
-@app.callback()
-def patch(
-    context: typer.Context,
-    model: Models = SIGNS,
-    weights: WeightFiles = NO_WEIGHTS,
-    on: Annotated[
-        str,
-        typer.Option(
-            "--object",
-            help="What carries it: sign, anywhere (any photo), or a class the detector knows.",
-        ),
-    ] = "sign",
-    signs: options.Signs = None,
-    backgrounds: options.Backgrounds = None,
-    photos: options.Photos = None,
-    boxes: options.Boxes = None,
-    share: Annotated[
-        str | None,
-        typer.Option(
-            help="Patch width LOW:HIGH over the picture's side or an object's diagonal. (default: "
-            "published)"
-        ),
-    ] = None,
-    goal: Annotated[
-        str, typer.Option(help="untargeted, targeted, vanish, misclassify or create.")
-    ] = "untargeted",
-    eot: Annotated[
-        str,
-        typer.Option(
-            help="Ranges drawn: default, camera, athalye, brown, rp2, thys, tsea; or MODULE:FACTORY "
-            "of your own pipeline or stages."
-        ),
-    ] = "default",
-    eot_ranges: Annotated[
-        Path | None, typer.Option(help="TOML file of ranges in place of the preset's.")
-    ] = None,
-    true_class: Annotated[
-        str, typer.Option("--true-class", help="The class the sign is of.")
-    ] = "stop",
-    target: Annotated[
-        str | None, typer.Option("--target", help="Class to be seen instead, or to appear.")
-    ] = None,
-    mask: Annotated[
-        str, typer.Option(help="rectangle, circle, octagon, bars, or a PNG (alpha) or SVG file.")
-    ] = "rectangle",
-    size: Annotated[str, typer.Option(help="Width x height of the sticker in mm.")] = "190x150",
-    center: Annotated[
-        str, typer.Option(help="Its center from the sign's, in mm, x right, y down.")
-    ] = "0,95",
-    sign_width: Annotated[float, typer.Option(help="Width of the sign in mm.", min=1.0)] = 457.0,
-    steps: Annotated[int, typer.Option(help="Optimization steps.", min=1)] = 400,
-    draws: Annotated[int, typer.Option(help="EOT draws a step.", min=1)] = 32,
-    lr: Annotated[float, typer.Option(help="Adam's step size.")] = 0.04,
-    tv: Annotated[float, typer.Option(help="Weight of total variation.")] = 0.15,
-    nps: Annotated[
-        float, typer.Option(help="Weight of non-printability; unused with --profile.")
-    ] = 0.05,
-    profile: options.Profile = None,
-    camera_profile: options.CameraProfile = None,
-    palette: Annotated[
-        str | None, typer.Option(help="The only colors it may show: #c01c28,#ffffff,...")
-    ] = None,
-    content: Annotated[Path | None, typer.Option(help="Picture it shall stay near.")] = None,
-    content_weight: Annotated[float, typer.Option(help="How near.", min=0.0)] = 5.0,
-    resolution: Annotated[
-        int, typer.Option(help="Pixels of the patch along its longer side.", min=8, max=1024)
-    ] = 64,
-    test_draws: Annotated[
-        int, typer.Option(help="Held-out draws for the reported figure.", min=1)
-    ] = 400,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Score from which a detection counts. (default: the victim's)"),
-    ] = None,
-    name: Annotated[str, typer.Option(help="Name on the card and the sheet.")] = "",
-    seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    threads: options.Threads = 0,
-    out: options.Out = None,
-    as_json: options.Json = False,
-) -> None:
-    """Optimize a universal patch or sticker under expectation over transformation and write it as a
-    bundle.
+def patch(config: PatchConfig, run: RunOptions) -> None:
+    """Optimize a universal patch or sticker under expectation over transformation; write a bundle.
 
-    Ctrl-C keeps the best patch so far; the same command with the same --out goes on where it
-    stopped.
+    Ctrl-C keeps the best patch so far; the same command with the same --out resumes. A finished
+    bundle of another configuration is not replaced unless --overwrite is given.
+
+    See also: `physadv patch verify -h` measures a bundle again; `physadv patch transfer -h` tries
+    bundles on other models.
 
     Example: physadv patch --model signs --goal untargeted --size 190x150 --center 0,95 --out
     my-sticker
@@ -144,96 +83,44 @@ def patch(
     Example: physadv patch --model efficientnet-lite0 --object anywhere --photos photos/ --goal
     targeted --target toaster --mask circle --size 180x180
     """
-    if context.invoked_subcommand is not None:
-        return
-    from physadv.patches.sticker_run import StickerSettings
-
-    width_mm, height_mm = parse_size_mm(size, "--size")
-    center_mm = parse_size_mm(center, "--center", positive=False)
-    first, own_weights, further = parse_models(model, weights)
-    settings = StickerSettings(
-        model=first,
-        weights=own_weights,
-        ensemble=further,
-        object=on,
-        photos=_text(photos),
-        boxes=_text(boxes),
-        share=parse_share(share),
-        palette=palette,
-        content=_text(content),
-        content_weight=content_weight,
-        goal=goal,
-        true_class=true_class,
-        target_class=target,
-        mask=mask,
-        width_mm=width_mm,
-        height_mm=height_mm,
-        center_mm=center_mm,
-        sign_width_mm=sign_width,
-        signs=_text(signs),
-        backgrounds=_text(backgrounds),
-        steps=steps,
-        draws=draws,
-        lr=lr,
-        tv=tv,
-        nps=nps,
-        resolution=resolution,
-        test_draws=test_draws,
-        threshold=threshold,
-        seed=seed,
-        device=device,
-        name=name,
-        eot=eot,
-        eot_ranges=_text(eot_ranges),
-        profile=_text(profile),
-        camera_profile=_text(camera_profile),
-    )
-    prepare_torch(threads)
-    folder = out or default_folder()
-    result, summary = run_sticker(settings, folder)
-    finish(result, as_json=as_json, summary=summary)
+    folder = run.out or default_folder("patch")
+    result, summary = run_patch(config, folder, overwrite=run.overwrite)
+    run.finish(result, summary)
 
 
-def default_folder() -> Path:
-    """runs/<utc>-patch."""
-    from datetime import UTC, datetime
+def _join_models(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with several --model and NAME=WEIGHTS sorted into model, weights and ensemble."""
+    first, own_weights, further = parse_models(values["model"], values["weights"])
+    ensemble = tuple(dict.fromkeys([*further, *(values.get("ensemble") or ())]))
+    return {**values, "model": first, "weights": own_weights, "ensemble": ensemble}
 
-    return Path("runs") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-patch"
 
+def run_patch(
+    config: PatchConfig, folder: Path, *, overwrite: bool = False
+) -> tuple[dict[str, Any], str]:
+    """Run or resume an optimization with progress.
 
-def run_sticker(settings: Any, folder: Path) -> tuple[dict[str, Any], str]:
-    """Run or resume a sticker with progress; returns what --json prints and the summary for people."""
-    from dataclasses import asdict
+    Args:
+        config: what to optimize.
+        folder: the run's folder.
+        overwrite: whether a finished bundle of another configuration may be replaced.
 
-    from physadv.patches.sticker_run import StickerRun
-    from physadv_cli.progress import bar
+    Returns:
+        What ``--json`` prints, and the summary for people.
+    """
+    from physadv.patches.patch_run import PatchRun
 
-    run = StickerRun(settings, folder)
-    open_run("patch", folder, asdict(settings))
+    run = PatchRun(config, folder, overwrite=overwrite)
+    open_run("patch", folder, config.as_table())
     for note in run.task.material.notes:
         console.print(f"[dim]{note}[/]")
-    stopped = False
-    with bar() as progress:
-        work = progress.add_task("optimizing", total=settings.steps, note="")
-        try:
-            success = "-"
-            for step in run.steps():
-                if step.success is not None:
-                    success = f"{step.best_success:.0%}"
-                progress.update(
-                    work,
-                    completed=step.step,
-                    note=f"loss {step.loss:.3f}  held-out success {success}",
-                )
-        except KeyboardInterrupt:
-            stopped = True
+    stopped = _optimize(run)
     if run.resumed_at:
         console.print(f"resumed at step {run.resumed_at}")
     if stopped:
         console.print("stopped; measuring and keeping the best patch so far")
-    with bar() as progress:
-        work = progress.add_task("measuring on held-out draws", total=settings.test_draws, note="")
-        bundle, measured = run.finish(lambda done: progress.update(work, completed=done))
+
+    bundle, measured = _measure(run)
     result = {
         "bundle": str(bundle.folder),
         "preview": str(bundle.folder / "preview.png"),
@@ -251,12 +138,39 @@ def run_sticker(settings: Any, folder: Path) -> tuple[dict[str, Any], str]:
         }
     summary = (
         f"held-out draws (simulated): sticker succeeds in {measured.success}; blank sticker "
-        f"{measured.blank_success}; "
-        "clean control recognised "
-        f"{measured.clean_recognised}\n{said_of_detector(measured.detection)}"
+        f"{measured.blank_success}; clean control recognized {measured.clean_recognised}\n"
+        f"{said_of_detector(measured.detection)}"
         f"bundle: {bundle.folder}\nnext: physadv print {bundle.folder}"
     )
     return result, summary
+
+
+def _optimize(run: PatchRun) -> bool:
+    """Take the remaining steps with a bar; whether Ctrl-C ended them."""
+    from physadv_cli.progress import bar
+
+    success = "-"
+    with bar() as progress:
+        work = progress.add_task("optimizing", total=run.config.steps, note="")
+        try:
+            for step in run.steps():
+                if step.success is not None:
+                    success = f"{step.best_success:.0%}"
+                note = f"loss {step.loss:.3f}  held-out success {success}"
+                progress.update(work, completed=step.step, note=note)
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+def _measure(run: PatchRun) -> tuple[PatchBundle, PatchMeasurement]:
+    """Measure the best patch with a bar and write its bundle."""
+    from physadv_cli.progress import bar
+
+    with bar() as progress:
+        total = run.config.test_draws
+        work = progress.add_task("measuring on held-out draws", total=total, note="")
+        return run.finish(lambda done: progress.update(work, completed=done))
 
 
 def said_of_detector(blocks: Mapping[str, Any]) -> str:
@@ -309,7 +223,7 @@ def verify_bundle(
     from physadv.core.errors import BundleError
     from physadv.core.package_data import bundle_folder
     from physadv.patches.bundle import read_bundle
-    from physadv.patches.reverify import settings_from_bundle, verify_bundle
+    from physadv.patches.reverify import config_from_bundle, verify_bundle
     from physadv_cli.progress import bar
 
     prepare_torch(0)
@@ -324,7 +238,7 @@ def verify_bundle(
         "eot": eot,
     }
     with bar() as progress:
-        total = draws or settings_from_bundle(loaded, eot=eot).test_draws
+        total = draws or config_from_bundle(loaded, eot=eot).test_draws
         work = progress.add_task("measuring", total=total, note="")
         verdict = verify_bundle(
             loaded,
@@ -427,21 +341,6 @@ def parse_models(
         files[owner] = file if sign else text
     further = tuple(f"{n}={files[n]}" if n in files else n for n in names[1:])
     return names[0], files.get(names[0]), further
-
-
-def parse_share(text: str | None) -> tuple[float, float] | None:
-    """``0.3:0.5`` or ``0.4`` as a range. Raises OptionError for anything else."""
-    from physadv.core.errors import OptionError
-
-    if text is None:
-        return None
-    low, _, high = text.partition(":")
-    try:
-        return float(low), float(high or low)
-    except ValueError as error:
-        raise OptionError(
-            f"--share {text!r}", "one number or LOW:HIGH", "write for example 0.3:0.5"
-        ) from error
 
 
 def _text(path: Path | None) -> str | None:

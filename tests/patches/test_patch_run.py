@@ -18,24 +18,25 @@ from own_model import MODEL
 
 from physadv.core.errors import BundleError, GeometryError
 from physadv.patches.bundle import read_bundle
+from physadv.patches.config import PatchConfig
+from physadv.patches.patch_run import PatchRun
 from physadv.patches.reverify import verify_bundle
-from physadv.patches.sticker_run import StickerRun, StickerSettings
 
 
 @pytest.fixture
-def settings(own_model: str) -> StickerSettings:
-    return StickerSettings(model=own_model, steps=12, draws=4, test_draws=60, resolution=16, lr=0.1)
+def settings(own_model: str) -> PatchConfig:
+    return PatchConfig(model=own_model, steps=12, draws=4, test_draws=60, resolution=16, lr=0.1)
 
 
-def finished(settings: StickerSettings, out: Path) -> StickerRun:
-    run = StickerRun(settings, out)
+def finished(settings: PatchConfig, out: Path) -> PatchRun:
+    run = PatchRun(settings, out)
     for _ in run.steps(validate_every=6):
         pass
     return run
 
 
 def test_a_sticker_beats_the_blank_and_keeps_its_card(
-    settings: StickerSettings, tmp_path: Path
+    settings: PatchConfig, tmp_path: Path
 ) -> None:
     """On a victim that counts red the sticker turns away from red, and the card says what was
     measured."""
@@ -49,7 +50,7 @@ def test_a_sticker_beats_the_blank_and_keeps_its_card(
     assert card.eot["jpeg_quality"] == [45.0, 95.0]
 
 
-def test_same_seed_same_patch(settings: StickerSettings, tmp_path: Path) -> None:
+def test_same_seed_same_patch(settings: PatchConfig, tmp_path: Path) -> None:
     """The same settings give the same pixels; another seed gives others."""
     settings = replace(settings, steps=3)
     first, second = (finished(settings, tmp_path / name).finish()[0].patch for name in ("a", "b"))
@@ -58,11 +59,11 @@ def test_same_seed_same_patch(settings: StickerSettings, tmp_path: Path) -> None
     assert not torch.equal(first, other)
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not(settings: StickerSettings, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_as_if_it_had_not(settings: PatchConfig, tmp_path: Path) -> None:
     """Stopped after its first checkpoint and started again, it ends with the pixels of the
     uninterrupted run."""
     whole = finished(settings, tmp_path / "whole").finish()[0].patch
-    for step in StickerRun(settings, tmp_path / "cut").steps(validate_every=6):
+    for step in PatchRun(settings, tmp_path / "cut").steps(validate_every=6):
         if step.step == 7:
             break
     again = finished(settings, tmp_path / "cut")
@@ -70,9 +71,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(settings: StickerSettings, tmp_p
     assert torch.equal(again.finish()[0].patch, whole)
 
 
-def test_a_bundle_verifies_and_a_false_card_does_not(
-    settings: StickerSettings, tmp_path: Path
-) -> None:
+def test_a_bundle_verifies_and_a_false_card_does_not(settings: PatchConfig, tmp_path: Path) -> None:
     """Measured again the success lies in the card's interval; a card that claims more is found out."""
     bundle, _ = finished(settings, tmp_path / "out").finish()
     own = {"model": settings.model}
@@ -93,11 +92,11 @@ def test_a_bundle_verifies_and_a_false_card_does_not(
 
 @pytest.mark.parametrize("center", [(0.0, 300.0), (0.0, -180.0), (180.0, 0.0), (-180.0, 0.0)])
 def test_a_sticker_beyond_the_sign_is_refused(
-    center: tuple[float, float], settings: StickerSettings, tmp_path: Path
+    center: tuple[float, float], settings: PatchConfig, tmp_path: Path
 ) -> None:
     """A placement that hangs over any edge of the sign, its center on it or not, names both sizes."""
     with pytest.raises(GeometryError, match="beyond the sign"):
-        StickerRun(replace(settings, center_mm=center), tmp_path / "out")
+        PatchRun(replace(settings, center_mm=center), tmp_path / "out")
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:

@@ -1,0 +1,203 @@
+"""Configuration of ``patch``: everything that decides a sticker."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar
+
+from physadv.core import shared_fields as shared
+from physadv.core.config import Config, ConfigField
+from physadv.core.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchConfig(Config):
+    """Configuration of one patch optimization; its card records it, so that it can be verified.
+
+    Example:
+        >>> config = PatchConfig(model="signs", goal="untargeted", steps=100)
+        >>> config.width_mm, config.height_mm
+        (190.0, 150.0)
+    """
+
+    command: ClassVar[str] = "patch"
+
+    model: shared.ModelName = "signs"
+    weights: shared.ModelWeights = None
+    goal: Annotated[
+        str,
+        ConfigField(shared.GOAL_HELP, "Goal"),
+    ] = "untargeted"
+    true_class: Annotated[str, ConfigField(shared.TRUE_CLASS_HELP, "Goal", metavar="CLASS")] = (
+        "stop"
+    )
+    target_class: Annotated[
+        str | None,
+        ConfigField(shared.TARGET_HELP, "Goal", flag="--target", metavar="CLASS"),
+    ] = None
+    mask: Annotated[
+        str,
+        ConfigField(
+            "Shape: rectangle, circle, octagon, bars, or a PNG (alpha) or SVG file.", "Sticker"
+        ),
+    ] = "rectangle"
+    size_mm: Annotated[
+        tuple[float, float],
+        ConfigField(
+            "Width x height of the sticker in mm.", "Sticker", flag="--size", separator="x"
+        ),
+    ] = (190.0, 150.0)
+    center_mm: Annotated[
+        tuple[float, float],
+        ConfigField(
+            "Center of the sticker from that of the sign in mm, x right, y down.",
+            "Sticker",
+            flag="--center",
+            separator=",",
+        ),
+    ] = (0.0, 95.0)
+    sign_width_mm: Annotated[
+        float,
+        ConfigField(
+            shared.SIGN_WIDTH_HELP,
+            "Sticker",
+            least=1,
+            aliases=("sign-width",),
+        ),
+    ] = 457.0
+    signs: shared.SignPhotos = None
+    backgrounds: shared.BackgroundPhotos = None
+    boxes: shared.BoxesFile = None
+    object: Annotated[
+        str,
+        ConfigField(
+            "What carries the patch: sign, anywhere (any photo), or a class that the detector "
+            "knows.",
+            "Scene",
+        ),
+    ] = "sign"
+    photos: shared.ScenePhotos = None
+    share: Annotated[
+        tuple[float, float] | None,
+        ConfigField(
+            "Width of the patch, LOW:HIGH, over the diagonal of the object, or anywhere over the "
+            "side of the picture.",
+            "Scene",
+            separator=":",
+            default="as published",
+        ),
+    ] = None
+    ensemble: Annotated[
+        tuple[str, ...],
+        ConfigField(
+            "Further model that the patch shall work on, NAME or NAME=WEIGHTS; may repeat.",
+            "Model",
+            metavar="MODEL",
+        ),
+    ] = ()
+    palette: Annotated[
+        str | None, ConfigField("The only colors that it may show: #c01c28,#ffffff,...", "Sticker")
+    ] = None
+    content: Annotated[
+        str | None,
+        ConfigField(
+            "Reference image that the patch should resemble.", "Sticker", metavar="FILE", path=True
+        ),
+    ] = None
+    content_weight: Annotated[
+        float, ConfigField("Weight of the reference image.", "Sticker", least=0)
+    ] = 5.0
+    eot: Annotated[
+        str,
+        ConfigField(
+            "Ranges of the transformations: default, camera, athalye, brown, rp2, thys, tsea; or "
+            "MODULE:FACTORY of your own pipeline or stages.",
+            "Scene",
+        ),
+    ] = "default"
+    eot_ranges: Annotated[
+        str | None,
+        ConfigField(
+            "TOML file of ranges in place of the preset's.", "Scene", metavar="FILE", path=True
+        ),
+    ] = None
+    profile: shared.ColorProfileFile = None
+    camera_profile: shared.CameraProfileFile = None
+    steps: Annotated[int, ConfigField(shared.STEPS_HELP, "Optimization", least=1)] = 400
+    draws: Annotated[
+        int, ConfigField("Draws of the transformations a step.", "Optimization", least=1)
+    ] = 32
+    lr: Annotated[float, ConfigField(shared.LEARNING_RATE_HELP, "Optimization")] = 0.04
+    tv: Annotated[float, ConfigField("Weight of total variation.", "Optimization", least=0)] = 0.15
+    nps: Annotated[
+        float,
+        ConfigField("Weight of non-printability; unused with --profile.", "Optimization", least=0),
+    ] = 0.05
+    resolution: Annotated[
+        int,
+        ConfigField("Pixels of the patch along its longer side.", "Sticker", least=8, most=1024),
+    ] = 64
+    test_draws: Annotated[
+        int, ConfigField("Held-out draws for the reported figure.", "Optimization", least=1)
+    ] = 400
+    threshold: Annotated[
+        float | None,
+        ConfigField(
+            shared.THRESHOLD_HELP,
+            "Goal",
+            least=0,
+            most=1,
+            default="the model's",
+        ),
+    ] = None
+    seed: shared.Seed = 0
+    device: shared.Device = "auto"
+    name: Annotated[str, ConfigField("Name on the card and the sheet.", "Sticker")] = ""
+
+    def __post_init__(self) -> None:
+        """Check the values. OptionError for one of the wrong type or outside its limits."""
+        super().__post_init__()
+        if not all(0 < side < math.inf for side in self.size_mm):
+            raise OptionError(
+                f"--size {self.width_mm:g}x{self.height_mm:g}",
+                "Both sides must be over 0 mm",
+                "Write for example 280x190",
+            )
+        if not all(math.isfinite(value) for value in self.center_mm):
+            raise OptionError("--center", "Both numbers must be finite", "Write for example 0,95")
+
+    @property
+    def width_mm(self) -> float:
+        """Width of the sticker in mm."""
+        return self.size_mm[0]
+
+    @property
+    def height_mm(self) -> float:
+        """Height of the sticker in mm."""
+        return self.size_mm[1]
+
+    def as_card_table(self) -> dict[str, Any]:
+        """Return the configuration as a card spells it, in the order of the fields."""
+        table: dict[str, Any] = {}
+        for field in fields(self):
+            if field.name == "size_mm":
+                table |= {"width_mm": self.width_mm, "height_mm": self.height_mm}
+            else:
+                table["victim" if field.name == "model" else field.name] = getattr(self, field.name)
+        return table
+
+    @classmethod
+    def from_card_table(cls, table: dict[str, Any]) -> PatchConfig:
+        """Return the configuration that ``table``, as a card spells it, records.
+
+        Keys that are no fields are left out; the device is chosen anew.
+        """
+        known = {field.name for field in fields(cls)}
+        values = {key: value for key, value in table.items() if key in known}
+        if "victim" in table:
+            values["model"] = table["victim"]
+        if "width_mm" in table and "height_mm" in table:
+            values["size_mm"] = (table["width_mm"], table["height_mm"])
+        values["device"] = "auto"
+        return cls(**values)

@@ -1,0 +1,174 @@
+"""One optimization in a folder, in steps that can be stopped, killed and resumed."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from physadv.core.errors import OptionError
+from physadv.core.random_streams import derive
+from physadv.patches.bundle import CARD, PatchBundle, write_bundle
+from physadv.patches.calibrated import PROFILES, keep_profiles, profile_checksums
+from physadv.patches.card import make_card, rates_table
+from physadv.patches.config import PatchConfig
+from physadv.patches.optimize import (
+    PatchMeasurement,
+    PatchProgress,
+    measure_patch,
+    optimize_patch,
+    to_8bit,
+)
+from physadv.patches.preview import preview_picture
+from physadv.patches.resume import load_checkpoint, save_checkpoint
+from physadv.patches.task import PatchTask, stated_ranges
+
+_REPORTED_ONLY = ("test_draws", "name", "device")
+"""Fields that do not decide the optimization."""
+
+
+class PatchRun:
+    """A patch optimization in a folder: every validation is a checkpoint, which a second run resumes.
+
+    Args:
+        config: What to optimize.
+        out: Folder of checkpoint and bundle, created when first written to.
+        overwrite: Whether a finished bundle of another configuration may be replaced.
+
+    Raises:
+        OptionError: ``out`` holds the bundle of another configuration, or an option is out of
+            range.
+        PhysadvError: Something that the configuration names cannot be used.
+    """
+
+    def __init__(self, config: PatchConfig, out: Path, *, overwrite: bool = False) -> None:
+        if not overwrite:
+            refuse_other_result(config, out)
+        self.config, self.out = config, out
+        self.task = PatchTask.from_config(config)
+        self.model = self.task.loaded_model
+        self.resumed_at = 0
+        self._last: PatchProgress | None = None
+
+    def steps(self, *, validate_every: int = 50) -> Iterator[PatchProgress]:
+        """Run the remaining steps; the best patch so far is on disk whenever ``success`` is not
+        None."""
+        saved = load_checkpoint(
+            self.out, checkpoint_key(self.config), self.config.lr, self.config.steps
+        )
+        start: dict[str, Any] = {}
+        if saved is not None:
+            self.resumed_at, self._last = saved.step, saved
+            start = {
+                "start": saved.step,
+                "patch": saved.patch,
+                "state": saved.state,
+                "best": (saved.best, saved.best_success),
+            }
+        loop = optimize_patch(
+            self.task,
+            steps=self.config.steps,
+            draws=self.config.draws,
+            lr=self.config.lr,
+            tv=self.config.tv,
+            nps=0.0 if self.config.profile else self.config.nps,
+            validate_every=validate_every,
+            **start,
+        )
+        for progress in loop:
+            self._last = progress
+            if progress.success is not None:
+                save_checkpoint(self.out, progress, checkpoint_key(self.config))
+            yield progress
+
+    def finish(
+        self, report: Callable[[int], None] | None = None
+    ) -> tuple[PatchBundle, PatchMeasurement]:
+        """Measure the best patch on the held-out scenes and write the bundle. OptionError before
+        the first step."""
+        if self._last is None:
+            raise OptionError("no step was made", "at least one is needed", "let it run longer")
+        best = to_8bit(
+            self.task, self._last.best if self._last.best_success >= 0 else self._last.patch
+        )
+        measured = measure_patch(self.task, best, draws=self.config.test_draws, report=report)
+        card = make_card(self.config, self.task, self.model, measured, steps_done=self._last.step)
+        card.heldout.update(self._further(best))
+        picture = preview_picture(self.task, best)
+        bundle = write_bundle(
+            self.out,
+            card=card,
+            patch=best,
+            mask=self.task.mask,
+            preview=picture,
+            rows=list(measured.rows),
+        )
+        keep_profiles(asdict(self.config), self.out)
+        return bundle, measured
+
+    def _further(self, best: Tensor) -> dict[str, Any]:
+        """For the card of an ensemble: the same draws judged by each of its further victims."""
+        tables = {}
+        for number, text in enumerate(self.config.ensemble, 1):
+            judged = measure_patch(self.task, best, draws=self.config.test_draws, model=number)
+            tables[text.partition("=")[0]] = rates_table(judged)
+        return {"further_victims": tables} if tables else {}
+
+
+def checkpoint_key(config: PatchConfig) -> int:
+    """Return the number that identifies the optimization of ``config``.
+
+    A checkpoint is only resumed by the run of the same key. It depends on neither the device nor
+    the names of profiles and range files, but on their contents.
+    """
+    table = {**config.as_card_table(), "device": "cpu", **profile_checksums(asdict(config))}
+    ignored = {"test_draws", "name", "eot_ranges", *PROFILES}
+    words = [f"{k}={v}" for k, v in table.items() if k not in ignored]
+    if config.eot_ranges:
+        words.append(f"eot_ranges={stated_ranges(config).as_dict()}")
+    return derive(config.seed, *words)
+
+
+def refuse_other_result(config: PatchConfig, folder: Path) -> None:
+    """Refuse to replace a finished bundle that was made with another configuration.
+
+    Args:
+        config: Configuration of the run that is to write into ``folder``.
+        folder: Folder of the run, which need not exist.
+
+    Raises:
+        OptionError: ``folder`` holds the bundle of another configuration.
+    """
+    file = folder / CARD
+    if not file.is_file():
+        return
+    try:
+        recorded = tomllib.loads(file.read_text(encoding="utf-8")).get("optimisation", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        recorded = {}
+
+    differing = _differing_fields(config, recorded)
+    if differing:
+        raise OptionError(
+            f'"{folder}" holds a finished patch of another configuration ({", ".join(differing)})',
+            "A finished result is not replaced without being asked",
+            "Name another folder with --out, or add --overwrite",
+        )
+
+
+def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[str]:
+    """Names of the card's settings that are not those of the configuration."""
+    wanted = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in config.as_card_table().items()
+        if value is not None
+    }
+    profiles = {name: f"{name}.json" for name in PROFILES if name in wanted}
+    wanted |= profiles | profile_checksums(asdict(config))
+    ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold"}
+    names = [key for key in (*wanted, *recorded) if key not in ignored]
+    return [key for key in dict.fromkeys(names) if wanted.get(key) != recorded.get(key)]
