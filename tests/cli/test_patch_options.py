@@ -9,7 +9,7 @@ import pytest
 from physadv.core.errors import OptionError
 from physadv.core.package_data import bundle_folder, patches_dir
 from physadv_cli.commands.patch_command import parse_models
-from physadv_cli.configured import parse_pair
+from physadv_cli.configured import parse_numbers
 
 
 def test_weights_find_their_models() -> None:
@@ -34,10 +34,10 @@ def test_weights_of_nobody_are_refused(weights: list[str]) -> None:
 
 def test_shares_are_numbers_or_ranges() -> None:
     """0.4 stands for itself, 0.3:0.5 for a range; words are refused."""
-    assert parse_pair("0.4", "--share", ":") == (0.4, 0.4)
-    assert parse_pair("0.3:0.5", "--share", ":") == (0.3, 0.5)
+    assert parse_numbers("0.4", "--share", ":") == (0.4, 0.4)
+    assert parse_numbers("0.3:0.5", "--share", ":") == (0.3, 0.5)
     with pytest.raises(OptionError, match=r"0\.3:0\.5"):
-        parse_pair("half", "--share", ":")
+        parse_numbers("half", "--share", ":")
 
 
 def test_ready_made_names_stand_for_their_folder(
