@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -157,6 +157,8 @@ def convert_value(
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as wrong:
         inner, need = _in_words(str(wrong))
+        if choices := _choices_at(kind, inner):
+            need = f"{' or '.join(map(repr, choices))} is needed"
         dotted = f"{key}.{inner}".strip(".").replace(".[", "[")
         actual = _value_at(value, inner)
         shown = dotted if need == "is missing" else f"{dotted} = {actual!r}"
@@ -197,6 +199,16 @@ def _in_words(message: str) -> tuple[str, str]:
     kinds = [_PLAIN_NAMES.get(k, k) for k in expected[1].split(" | ") if k != "null"]
     length = f" of {expected[2]}" if expected[2] else ""
     return key, f"{' or '.join(kinds)}{length} is needed"
+
+
+def _choices_at(kind: Any, key: str) -> tuple[Any, ...]:
+    """The values that a field at a dotted key of a dataclass may have, where it lists them."""
+    for part in filter(None, key.split(".")):
+        hints = get_type_hints(kind) if is_dataclass(kind) else {}
+        if part not in hints:
+            return ()
+        kind = hints[part]
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _value_at(table: Any, key: str) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 from physadv.core.errors import DataError, OptionError
 from physadv.core.files import write_json
 from physadv.core.rows import Row, append_rows, read_rows
+from physadv.core.tables import read_table
 
 
 @dataclass
@@ -104,7 +105,7 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
             raise DataError(f"{folder}", "holds rows but no evaluation.json", "name another --out")
         write_json(file, identity)
         return False
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = read_table(file, remedy="name another --out")
     wanted = json.loads(json.dumps(identity, default=str))
     # What people name first; the curve, for one, follows from the threat.
     for key in sorted(

@@ -8,7 +8,6 @@ import importlib
 import os
 import pickle
 import sys
-import tomllib
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
+from physadv.core.tables import read_table
 from physadv.models.exported_archive import vetted_archive
 
 Kind = Literal["torchscript", "exported", "weights", "safetensors", "unknown"]
@@ -227,12 +227,7 @@ def sidecar(path: Path) -> dict[str, Any]:
         ModelError: The file is not TOML.
     """
     file = path.with_name(path.name + ".toml")
-    if not file.is_file():
-        return {}
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file}", f"not readable as TOML ({error})", "repair the file") from error
+    return read_table(file, error=ModelError, remedy="repair the file") if file.is_file() else {}
 
 
 def pick_device(name: str | torch.device) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from torch import nn
 
 from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
+from physadv.core.tables import read_table
 from physadv.models.architectures import efficientnet_lite, wongkolter
 from physadv.models.architectures.fastestdet import SIDE, FastestDet
 from physadv.models.architectures.signnet import NAMES, SignNet
@@ -174,7 +174,7 @@ def _true_of(card: ModelCard, file: Path, *, given: bool) -> ModelCard:
 def embedded_card(name: str) -> ModelCard:
     """Return the card of the embedded model ``name``, as read from beside its weights."""
     file = WEIGHTS / f"{name}.toml"
-    table = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    table = read_table(file, error=ModelError) if file.is_file() else {}
     return card_from(table, name=name, task="classify", classes=NAMES, input_size=64)
 
 

@@ -7,14 +7,15 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from physadv.core.errors import ImageError, OptionError, PhysadvError
+from physadv.core.errors import DataError, ImageError, OptionError, PhysadvError
 from physadv.core.files import sha256_of, write_bytes
 from physadv.core.image_io import Array, list_images
 from physadv.core.rows import Row, append_rows, read_rows
+from physadv.core.tables import convert_value, read_table
 from physadv.privacy.photo_io.photo import SUFFIXES, encode_photo, output_name, read_photo
 
 MANIFEST = "cloak-manifest.jsonl"
@@ -213,12 +214,36 @@ def refuse_other_settings(
         )
 
 
+@dataclass(frozen=True)
+class _RecordedEmbedder:
+    """An embedder that photos were cloaked with, as the settings file lists it."""
+
+    name: str
+    sha256: str
+
+
+def recorded_embedders(file: Path) -> list[dict[str, str]]:
+    """Return name and sha256 of the embedders that the settings file ``file`` lists.
+
+    Raises DataError where it is no settings file of a cloak.
+    """
+    remedy = "Remove it, or run the cloak again"
+    table = read_table(file, remedy=remedy)
+    listed: list[_RecordedEmbedder] = convert_value(
+        table.get("embedders"),
+        list[_RecordedEmbedder],
+        key="embedders",
+        name=f"{file} is no settings file of a cloak",
+        remedy=remedy,
+    )
+    return [asdict(embedder) for embedder in listed]
+
+
 def _difference(folder: Path, settings: Mapping[str, Any]) -> str:
     """Names of the settings that differ from those recorded in the folder, in parentheses."""
-    file = folder / SETTINGS
     try:
-        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError:
+        before = read_table(folder / SETTINGS)
+    except DataError:
         return ""
     plain = json.loads(json.dumps(dict(settings)))
     names = [name for name, value in plain.items() if name in before and before[name] != value]

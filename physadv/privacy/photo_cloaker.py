@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -21,7 +20,7 @@ from physadv.core.image_io import Array
 from physadv.core.random_streams import generator
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import DetectedFace, FaceFinder, Points, Scheme, find_faces
-from physadv.privacy.batch import CloakedPhoto
+from physadv.privacy.batch import CloakedPhoto, recorded_embedders
 from physadv.privacy.check.embeddings import aligned_crop, embed_crop
 from physadv.privacy.check.pairs import PortraitPair, find_portraits, match_files
 from physadv.privacy.cloak_faces import CloakedFace, CloakMode, FaceWindow, cloak_faces
@@ -150,7 +149,7 @@ class PhotoCloaker:
             )
 
         self.others = {
-            e.card.name: torch.cat([row[e.card.name] for row in rows.values()])
+            e.card.name: torch.cat([row[e.card.name] for row in rows.values()]).to(e.mean)
             for e in self.embedders
         }
 
@@ -183,8 +182,11 @@ def cloaker_settings(cloaker: PhotoCloaker) -> dict[str, Any]:
 
 def write_settings(path: Path, settings: dict[str, Any]) -> Path:
     """Write ``settings`` to ``path`` beside the cloaked photos; embedders of earlier runs into
-    that folder stay listed."""
-    before = json.loads(path.read_text(encoding="utf-8"))["embedders"] if path.is_file() else []
+    that folder stay listed.
+
+    Raises DataError where ``path`` holds something else.
+    """
+    before = recorded_embedders(path) if path.is_file() else []
     known = {e["sha256"] for e in settings["embedders"]}
     merged = {
         **settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 
@@ -109,6 +109,19 @@ def test_tables_in_tables_name_the_whole_key() -> None:
     ):
         with pytest.raises(DataError, match=words):
             parse_table({"name": "n", "inner": inner}, Outer)
+
+
+@dataclass
+class Choice:
+    """A field with listed values."""
+
+    order: Literal["rgb", "bgr"]
+
+
+def test_a_wrong_choice_names_the_allowed_ones() -> None:
+    """The error lists what the field may be."""
+    with pytest.raises(DataError, match="order = 'rbg': 'rgb' or 'bgr' is needed"):
+        parse_table({"order": "rbg"}, Choice)
 
 
 @pytest.mark.parametrize(("name", "text"), [("a.toml", "= 1"), ("a.json", "{"), ("b.json", "[1]")])

@@ -222,6 +222,9 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     assert claim_folder(tmp_path, {"eps": 0.1, "seed": 0})
     with pytest.raises(OptionError, match=r"eps = 0\.1"):
         claim_folder(tmp_path, {"eps": 0.2, "seed": 0})
+    (tmp_path / "evaluation.json").write_text('{"eps"')
+    with pytest.raises(DataError, match="no valid JSON"):
+        claim_folder(tmp_path, {"eps": 0.1, "seed": 0})
 
 
 def test_a_stage_sees_the_same_samples_whatever_its_own_rows_say(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_a_ten_line_descriptor_is_an_embedder(tmp_path: Path) -> None:
         "mean = [0.5, 0.5, 0.5]",
         "std = [0.25, 0.25, 0.25]",
         "dimension = 3",
-        'licence = "mine"',
+        'license = "mine"',
         "threshold = 0.4",
         "far = 0.01",
     ]
@@ -229,11 +229,19 @@ def test_a_ten_line_descriptor_is_an_embedder(tmp_path: Path) -> None:
     red[:, 0] = 1
     assert torch.allclose(embedder(red), torch.tensor([[-2.0, -2.0, 2.0]]))
     assert embedder.card.thresholds == {0.01: 0.4}
+    assert embedder.card.licence == "mine"
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("colour = 1", "colour"), ('channels = "rbg"', "rbg"), ("", "licence")],
+    [
+        ("colour = 1", "colour"),
+        ('channels = "rbg"', "'rgb' or 'bgr'"),
+        ("", "licence"),
+        ("mean = [0.5, true]", "mean"),
+        ('threshold = "x"', "thresholds"),
+        ("= 1", "TOML"),
+    ],
 )
 def test_wrong_descriptors_are_refused_by_name(tmp_path: Path, line: str, said: str) -> None:
     """An unknown key, a wrong choice and a missing field are each named."""

@@ -232,7 +232,7 @@ def test_a_detector_of_another_kind_is_refused_with_a_remedy() -> None:
         ("input_size = 22.4", "a side or"),
         ('task = "segment"', "neither classify nor detect"),
         ('outputs = "labels"', "neither logits nor probabilities"),
-        ("classes = [", "not readable as TOML"),
+        ("classes = [", "no valid TOML"),
     ],
 )
 def test_a_sidecar_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, said: str) -> None:

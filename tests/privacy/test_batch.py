@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from physadv.core.errors import ImageError, OptionError
+from physadv.core.errors import DataError, ImageError, OptionError
 from physadv.core.image_io import Array
 from physadv.privacy import batch as folder_module
 from physadv.privacy.batch import MANIFEST, CloakedPhoto, PhotoOutcome, plan_jobs, run_folder
@@ -258,3 +258,24 @@ def test_memory_stays_flat_over_500_photos(tmp_path: Path) -> None:
         if done.index in (50, 500):
             sizes[done.index] = _resident_mb()
     assert sizes[500] - sizes[50] < 30
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "no valid JSON"),
+        ("{}", "no settings file of a cloak"),
+        ('{"embedders": [{"name": "dlib"}]}', "sha256: is missing"),
+    ],
+)
+def test_a_broken_settings_file_is_one_error(tmp_path: Path, text: str, words: str) -> None:
+    """What is no settings file of a cloak is named as such, with a remedy."""
+    (tmp_path / folder_module.SETTINGS).write_text(text)
+    with pytest.raises(DataError, match=words):
+        folder_module.recorded_embedders(tmp_path / folder_module.SETTINGS)
+    (tmp_path / folder_module.SETTINGS).write_text(
+        '{"embedders": [{"name": "dlib", "sha256": "0a", "x": 1}]}'
+    )
+    assert folder_module.recorded_embedders(tmp_path / folder_module.SETTINGS) == [
+        {"name": "dlib", "sha256": "0a"}
+    ]

@@ -3,7 +3,6 @@ provenance and accuracy."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
+from physadv.core.tables import parse_table, read_table
 from physadv.models.architectures.dlib_resnet import load_dlib_resnet
 from physadv.models.architectures.mobilefacenet import MobileFaceNet, fold_batch_norms
 from physadv.models.cards import ModelCard
@@ -309,7 +309,7 @@ def _true_of(card: EmbedderCard, file: Path) -> EmbedderCard:
 
 
 def _from_descriptor(path: Path, weights: Path | None) -> FaceEmbedder:
-    table = _read_descriptor(path)
+    table = read_table(path, error=ModelError, remedy="See `load_embedder`")
     named = table.pop("weights", None)
     file = weights or (None if named is None else path.parent / str(named))
     factory = table.pop("factory", None)
@@ -337,44 +337,25 @@ def _from_descriptor(path: Path, weights: Path | None) -> FaceEmbedder:
     )
 
 
-def _read_descriptor(path: Path) -> dict[str, Any]:
+def _card_of(table: dict[str, Any], path: Path, digest: str) -> EmbedderCard:
+    """The card that a descriptor states; ``threshold`` and ``far`` may stand for ``thresholds``."""
+    values = {"name": path.stem, **table, "sha256": digest}
+    if "license" in values:
+        values["licence"] = values.pop("license")
+    lacking = sorted({"size", "dimension", "licence"} - values.keys())
+    if lacking:
+        raise ModelError(f"{path}", f"missing: {', '.join(lacking)}", "Add it, see `load_embedder`")
+
+    # Keys of TOML are text, those of the card are numbers.
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        thresholds = {float(k): float(v) for k, v in dict(values.pop("thresholds", {})).items()}
+        if "threshold" in values:
+            thresholds[float(values.pop("far", 0.01))] = float(values.pop("threshold"))
+    except (TypeError, ValueError) as error:
         raise ModelError(
-            f"{path}", f"not readable as TOML ({error})", "See `load_embedder`"
+            f"{path}: thresholds", "numbers are needed", "Write threshold = 0.31 and far = 0.01"
         ) from error
 
-
-def _card_of(table: dict[str, Any], path: Path, digest: str) -> EmbedderCard:
-    values = {"name": path.stem, **table, "sha256": digest}
-    thresholds = {float(k): float(v) for k, v in dict(values.pop("thresholds", {})).items()}
-    if "threshold" in values:
-        thresholds[float(values.pop("far", 0.01))] = float(values.pop("threshold"))
-
-    unknown = sorted(values.keys() - EmbedderCard.__dataclass_fields__.keys())
-    lacking = sorted({"size", "dimension", "licence"} - values.keys())
-    if unknown or lacking:
-        problem = "; ".join(
-            f"{what} {', '.join(k)}"
-            for what, k in (("unknown:", unknown), ("missing:", lacking))
-            if k
-        )
-        raise ModelError(
-            f"{path}", problem, f"Known are {', '.join(EmbedderCard.__dataclass_fields__)}"
-        )
-
-    for key, choices in (
-        ("alignment", ("dlib", "arcface")),
-        ("channels", ("rgb", "bgr")),
-        ("metric", ("cosine", "euclidean")),
-    ):
-        if values.get(key, choices[0]) not in choices:
-            raise ModelError(
-                f"{path}: {key} = {values[key]!r}", f"is none of {', '.join(choices)}", "Correct it"
-            )
-
-    for key in ("mean", "std"):
-        if key in values:
-            values[key] = tuple(float(v) for v in values[key])
-    return EmbedderCard(**values, thresholds=thresholds)
+    return parse_table(
+        {**values, "thresholds": thresholds}, EmbedderCard, name=str(path), error=ModelError
+    )

@@ -7,7 +7,6 @@ and pictures of face pairs; the report is made from these.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from physadv.core.errors import DataError, OptionError
+from physadv.core.errors import OptionError
 from physadv.core.files import write_json
 from physadv.core.image_io import Array, save_png, to_tensor
 from physadv.core.rows import Row, append_rows
@@ -23,6 +22,7 @@ from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import FaceFinder
 from physadv.privacy.batch import SETTINGS as SETTINGS
+from physadv.privacy.batch import recorded_embedders
 from physadv.privacy.check.adaptive_recognizer import adaptive_rows
 from physadv.privacy.check.channels import CHANNELS
 from physadv.privacy.check.embeddings import EmbeddingBank, EmbeddingPlan, fill_bank
@@ -187,12 +187,7 @@ def made_with_of(cloaked: str | Path) -> list[str] | None:
     file = Path(cloaked) / SETTINGS if Path(cloaked).is_dir() else Path(cloaked).parent / SETTINGS
     if not file.is_file():
         return None
-    try:
-        return [str(e["sha256"]) for e in json.loads(file.read_text(encoding="utf-8"))["embedders"]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{file}", "not a cloak's settings file", "Remove it, or run the cloak again"
-        ) from error
+    return [embedder["sha256"] for embedder in recorded_embedders(file)]
 
 
 def _fill(
