@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -51,7 +50,7 @@ def print_help(command: Any, ctx: Any) -> None:
     paragraphs, examples = split_examples(command.help or "")
     for paragraph in (Text(_usage_line(command, ctx), style="bold"), *map(_styled, paragraphs)):
         console.print()
-        console.print(_indented(paragraph, 1))
+        _print_indented(paragraph, 1, console)
     console.print()
     for panel in dict.fromkeys(entry.panel for entry in entries):
         rows = [entry for entry in entries if entry.panel == panel]
@@ -193,8 +192,8 @@ def _print_examples(examples: Sequence[str], console: Console) -> None:
         return
     console.print(Text("Example:" if len(examples) == 1 else "Examples:", style="bold"))
     for example in examples:
-        lines = " \\\n".join(_broken(example, max(console.width - 6, 30)))
-        console.print(_indented(_styled(lines), 2))
+        lines = " \\\n".join(_broken(example, console.width - 6))
+        _print_indented(_styled(lines), 2, console)
     console.print()
 
 
@@ -209,8 +208,11 @@ def _broken(example: str, width: int) -> list[str]:
     return lines
 
 
-def _indented(text: Text, columns: int) -> Padding:
-    return Padding(text, (0, 0, 0, columns), expand=False)
+def _print_indented(text: Text, columns: int, console: Console) -> None:
+    """Print wrapped text without spaces at the ends of lines, which would spoil a pasted command."""
+    for line in text.wrap(console, console.width - columns - 1):
+        line.rstrip()
+        console.print(Text(" " * columns) + line, soft_wrap=True)
 
 
 def _styled(text: str) -> Text:

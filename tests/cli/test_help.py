@@ -48,7 +48,7 @@ def test_examples_of_the_help_can_be_pasted(path: tuple[str, ...]) -> None:
     _, examples = split_examples(dict(COMMANDS)[path].help)
     lines = help_of(path, 60)
     printed = "\n".join(lines[lines.index(next(i for i in lines if i.startswith("Example"))) + 1 :])
-    commands = [c for c in re.split(r"(?<!\\)\n", re.sub(r" +\n", "\n", printed)) if c.strip()]
+    commands = [c for c in re.split(r"(?<!\\)\n", printed) if c.strip()]
     assert [shlex.split(c.replace("\\\n", "")) for c in commands] == [
         shlex.split(e) for e in examples
     ]
