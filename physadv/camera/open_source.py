@@ -3,7 +3,6 @@ twin folder."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from physadv.camera.recordings import ClipSource, PhotoSource, RecordedClip
 from physadv.core.errors import CaptureError
 from physadv.core.image_io import SUFFIXES
 from physadv.core.rows import read_rows
+from physadv.core.tables import read_table
 
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mjpg", ".mjpeg", ".mpg", ".mpeg", ".ts"}
@@ -179,7 +179,9 @@ def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameS
     source = ClipSource(str(folder), clips, timeout_s)
     source.kind, source.total, source.simulation = "twin", len(kept), True
     if (folder / "twin.json").is_file():
-        described = json.loads((folder / "twin.json").read_text(encoding="utf-8"))
+        described = read_table(
+            folder / "twin.json", error=CaptureError, remedy="run `physadv twin` again"
+        )
         source.settings = {"twin": described}
         source.simulation = bool(described.get("simulation", True))
     return source

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from physadv.core.errors import OptionError
+from physadv.core.errors import DataError, OptionError
+from physadv.core.tables import read_table
 
 ROWS, SETTINGS, EXAMPLES = "rows.jsonl", "check.json", "examples"
 _SAME = ("victim", "goal", "true_class", "target_class", "threshold", "iou", "margin", "asked_of")
@@ -58,11 +59,11 @@ def _mend(rows: Path) -> None:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
+    """The record of an earlier check; None where it cannot be read."""
     try:
-        record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_table(folder / SETTINGS)
+    except (OSError, DataError):
         return None
-    return record if isinstance(record, dict) else None
 
 
 def _taken(folder: Path, limit: str) -> OptionError:

@@ -29,14 +29,21 @@ _MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `\$?\.?(?P<key>.*)`)?$", re.DOTALL
 
 
 def read_table(
-    path: str | Path, *, error: type[PhysadvError] = DataError, remedy: str = "correct the file"
+    path: str | Path,
+    *,
+    error: type[PhysadvError] = DataError,
+    remedy: str = "correct the file",
+    missing: str = "check the path",
+    form: str = "",
 ) -> dict[str, Any]:
     """Return the table in a TOML or JSON file as a dictionary.
 
     Args:
-        path: the file; ``.json`` is read as JSON, anything else as TOML.
+        path: the file.
         error: class of the error for a file that cannot be parsed.
         remedy: what the reader of that error should do.
+        missing: the same for a file that does not exist.
+        form: "json" or "toml"; where empty, ``.json`` is read as JSON and anything else as TOML.
 
     Returns:
         The file's top-level table.
@@ -46,13 +53,13 @@ def read_table(
             holds no table.
     """
     file = Path(path)
+    kind = form.upper() or ("JSON" if file.suffix == ".json" else "TOML")
     try:
         text = file.read_text(encoding="utf-8")
-        table = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
-    except FileNotFoundError as missing:
-        raise error(f"{file}", "no such file", "check the path") from missing
+        table = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except FileNotFoundError as absent:
+        raise error(f"{file}", "no such file", missing) from absent
     except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as broken:
-        kind = "JSON" if file.suffix == ".json" else "TOML"
         raise error(f"{file}", f"it is no valid {kind} ({broken})", remedy) from broken
 
     if not isinstance(table, dict):

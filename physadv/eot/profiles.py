@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import torch
 
 from physadv.core.errors import CalibrationError, GeometryError
 from physadv.core.files import write_json
+from physadv.core.tables import convert_value, read_table
 from physadv.eot.color_map import DEGREES, ColorMap, make_map, map_exponents
 from physadv.eot.transforms.lens_distortion import BrownLens, check_lens, in_half_widths
 
@@ -22,6 +22,7 @@ COLOR_KIND, CAMERA_KIND = "physadv color profile 1", "physadv camera profile 1"
 PIXELS = "origin at the outer corner of the top-left pixel"
 MAX_COEFFICIENTS = 5
 Table = Mapping[str, Any]
+AnyTable = TypeVar("AnyTable", "_CameraTable", "_ColorTable")
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,28 @@ def write_profile(path: str | Path, profile: ColorProfile | CameraProfile) -> Pa
     return write_json(path, profile.as_dict())
 
 
+_Rows = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class _ColorTable:
+    """The keys of a color profile's file; others are facts about its making."""
+
+    kind: str
+    map: str
+    coefficients: _Rows
+    covariance: _Rows
+    sent: _Rows
+    seen: _Rows
+    de00: dict[str, Any]
+    maps: dict[str, dict[str, Any]]
+    n_patches: int
+    created: str
+    printer: str = ""
+    paper: str = ""
+    camera: str = ""
+
+
 def read_color_profile(path: str | Path) -> ColorProfile:
     """Read what `calibrate fit` wrote to ``path``.
 
@@ -176,36 +199,48 @@ def read_color_profile(path: str | Path) -> ColorProfile:
         CalibrationError: Another file, a damaged or an impossible one.
     """
     table = _table(path, COLOR_KIND, "physadv calibrate fit")
+    measured, about = _measured(path, table, _ColorTable)
+    if measured.map not in DEGREES:
+        raise _damaged(path, f"map {measured.map!r} is none of {', '.join(DEGREES)}")
 
-    known = {f.name for f in fields(ColorProfile)} - {"about"}
-    try:
-        name = str(table["map"])
-        arrays = {
-            k: np.asarray(table[k], np.float64)
-            for k in ("coefficients", "covariance", "sent", "seen")
-        }
-        plain = {k: v for k, v in table.items() if k in known and k not in arrays}
-        about = {k: v for k, v in table.items() if k not in known and k != "kind"}
-        profile = ColorProfile(**{**plain, **arrays, "about": about})
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"a field is missing or misshapen ({error})") from error
-
-    if name not in DEGREES:
-        raise _damaged(path, f"map {name!r} is none of {', '.join(DEGREES)}")
+    arrays = {}
+    for name in ("coefficients", "covariance", "sent", "seen"):
+        try:
+            arrays[name] = np.asarray(getattr(measured, name), np.float64)
+        except ValueError as error:
+            raise _damaged(path, f"the rows of {name} differ in length") from error
+    sent = arrays["sent"]
     shapes = {
-        "coefficients": (len(map_exponents(name)), 3),
+        "coefficients": (len(map_exponents(measured.map)), 3),
         "covariance": (3, 3),
-        "seen": profile.sent.shape,
+        "seen": sent.shape,
     }
-    wrong = [k for k, shape in shapes.items() if arrays[k].shape != shape]
-    if wrong or profile.sent.ndim != 2 or profile.sent.shape[1:] != (3,) or len(profile.sent) < 8:
+    wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
+    if wrong or sent.ndim != 2 or sent.shape[1:] != (3,) or len(sent) < 8:
         raise _damaged(
-            path, f"{', '.join(wrong) or 'sent'} has another shape than the map {name!r} needs"
+            path,
+            f"{', '.join(wrong) or 'sent'} has another shape than the map {measured.map!r} needs",
         )
-
-    if not all(np.isfinite(v).all() for v in arrays.values()):
+    if not all(np.isfinite(array).all() for array in arrays.values()):
         raise _damaged(path, "it holds numbers that are not finite")
-    return profile
+
+    plain = {f.name: getattr(measured, f.name) for f in fields(measured) if f.name != "kind"}
+    return ColorProfile(**{**plain, **arrays, "about": about})
+
+
+@dataclass(frozen=True)
+class _CameraTable:
+    """The keys of a camera profile's file; others are facts about its making."""
+
+    kind: str
+    matrix: tuple[tuple[float, float, float], ...]
+    image_size: tuple[int, int]
+    distortion: tuple[float, ...]
+    rms_px: float
+    n_views: int
+    created: str
+    camera: str = ""
+    pixels: str = ""
 
 
 def read_camera_profile(path: str | Path) -> CameraProfile:
@@ -216,40 +251,14 @@ def read_camera_profile(path: str | Path) -> CameraProfile:
             its picture.
     """
     table = _table(path, CAMERA_KIND, "physadv calibrate camera")
-    try:
-        matrix = np.asarray(table["matrix"], np.float64).reshape(3, 3)
-        width, height = (int(v) for v in table["image_size"])
-        lens = tuple(float(v) for v in table["distortion"])
-        known = {
-            "kind",
-            "matrix",
-            "image_size",
-            "distortion",
-            "rms_px",
-            "n_views",
-            "created",
-            "camera",
-            "pixels",
-        }
-        profile = CameraProfile(
-            matrix[0, 0],
-            matrix[1, 1],
-            matrix[0, 2],
-            matrix[1, 2],
-            lens,
-            width,
-            height,
-            float(table["rms_px"]),
-            int(table["n_views"]),
-            str(table["created"]),
-            str(table.get("camera", "")),
-            {k: v for k, v in table.items() if k not in known},
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"a field is missing or misshapen ({error})") from error
+    measured, about = _measured(path, table, _CameraTable)
+    if len(measured.matrix) != 3:
+        raise _damaged(path, f"its matrix has {len(measured.matrix)} rows, and 3 are needed")
 
-    finite = np.isfinite(matrix).all() and np.isfinite(lens).all()
-    if not finite or min(profile.fx, profile.fy) <= 0 or min(width, height) < 1:
+    (fx, _, cx), (_, fy, cy), _ = measured.matrix
+    lens, (width, height) = measured.distortion, measured.image_size
+    finite = np.isfinite(measured.matrix).all() and np.isfinite(lens).all()
+    if not finite or min(fx, fy) <= 0 or min(width, height) < 1:
         raise _damaged(path, "focal lengths and sizes must be over 0")
     if len(lens) > MAX_COEFFICIENTS:
         raise _damaged(
@@ -257,35 +266,51 @@ def read_camera_profile(path: str | Path) -> CameraProfile:
             f"it has {len(lens)} distortion coefficients, and at most {MAX_COEFFICIENTS} are used: "
             "k1, k2, p1, p2, k3",
         )
+
+    profile = CameraProfile(
+        fx=fx,
+        fy=fy,
+        cx=cx,
+        cy=cy,
+        distortion=lens,
+        width=width,
+        height=height,
+        rms_px=measured.rms_px,
+        n_views=measured.n_views,
+        created=measured.created,
+        camera=measured.camera,
+        about=about,
+    )
     profile.check_invertible(str(path))
     return profile
 
 
-def _table(path: str | Path, kind: str, command: str) -> Table:
-    file = Path(path)
-    if not file.is_file():
-        raise CalibrationError(
-            f"'{file}' does not exist",
-            "A profile is a JSON file",
-            f"Make one with `{command}`",
-        )
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CalibrationError(
-            f"'{file}' is not readable JSON",
-            "A profile is a JSON file",
-            f"Make one with `{command}`",
-        ) from error
+def _measured(
+    path: str | Path, table: Table, kind: type[AnyTable]
+) -> tuple[AnyTable, dict[str, Any]]:
+    """The measured values with their types checked, and the facts about their making."""
+    known = {f.name for f in fields(kind)}
+    measured: AnyTable = convert_value(
+        {key: value for key, value in table.items() if key in known},
+        kind,
+        name=str(path),
+        error=CalibrationError,
+        remedy="calibrate again",
+    )
+    return measured, {key: value for key, value in table.items() if key not in known}
 
-    stated = table.get("kind") if isinstance(table, dict) else None
-    if stated != kind:
+
+def _table(path: str | Path, kind: str, command: str) -> Table:
+    """The profile's table, whose kind must be ``kind``; ``command`` makes such profiles."""
+    remedy = f"make a profile with `{command}`"
+    table = read_table(path, error=CalibrationError, remedy=remedy, missing=remedy, form="json")
+    if table.get("kind") != kind:
         raise CalibrationError(
-            f"'{file}' is of kind {stated!r}",
+            f"'{path}' is of kind {table.get('kind')!r}",
             f"Its kind must be {kind!r}",
             f"Give a profile made by `{command}`",
         )
-    return dict(table)
+    return table
 
 
 def _damaged(path: str | Path, limit: str) -> CalibrationError:

@@ -9,6 +9,7 @@ from typing import Any
 from physadv.check.folder import ROWS, SETTINGS
 from physadv.core.errors import DataError
 from physadv.core.rows import Row, read_rows
+from physadv.core.tables import read_table
 from physadv.report.design import data_uri
 
 
@@ -22,13 +23,7 @@ def read_check(folder: Path) -> tuple[list[Row], dict[str, Any]]:
         raise DataError(
             f"{folder}", f"holds no {SETTINGS}", "Name the folder of a `physadv check` run"
         )
-    try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{folder / SETTINGS}", f"not JSON ({error.msg})", "Run the check again"
-        ) from error
-
+    settings = read_table(folder / SETTINGS, remedy="run the check again")
     rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
     for number, row in enumerate(rows, 1):
         lacking = {"clip", "block", "verdict", "true", "success"} - row.keys()

@@ -4,11 +4,9 @@ like with scissors."""
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +14,7 @@ import pypdfium2
 
 from physadv.core.errors import BundleError, GeometryError
 from physadv.core.image_io import read_rgba
+from physadv.core.tables import convert_value, read_table
 from physadv.twin.linear_light import F32, U8
 
 MM_PER_POINT = 25.4 / 72
@@ -48,20 +47,7 @@ def read_sticker(
     """
     folder = Path(bundle_folder)
     card, digest = _read_card(folder)
-    try:
-        size, place = card["size"], card["placement"]
-        width, height = float(size["width_mm"]), float(size["height_mm"])
-        center = (float(place["center_mm"][0]), float(place["center_mm"][1]))
-        sign, sign_width = str(place["sign"]), float(place["sign_width_mm"])
-        run_id = str(card["patch"].get("run_id", ""))
-    except KeyError as error:
-        raise BundleError(
-            f"{folder / 'card.toml'}", f"key {error.args[0]!r} is missing", "restore the card"
-        ) from error
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise BundleError(
-            f"{folder / 'card.toml'}", f"not a patch card ({error})", "restore the card"
-        ) from error
+    width, height = card.size.width_mm, card.size.height_mm
     if not (folder / "mask.png").is_file():
         raise BundleError(
             f"{folder}", "mask.png is missing", "name a folder made by `physadv patch`"
@@ -78,21 +64,58 @@ def read_sticker(
         )
     way = cv2.INTER_AREA if mask.shape[1] > shape[0] else cv2.INTER_NEAREST
     alpha = np.asarray(cv2.resize(mask, shape, interpolation=way), np.float32)
-    return CutSticker(rgb, alpha, width, height, center, sign, sign_width, scale, run_id, digest)
+    return CutSticker(
+        rgb,
+        alpha,
+        width,
+        height,
+        card.placement.center_mm,
+        card.placement.sign,
+        card.placement.sign_width_mm,
+        scale,
+        card.patch.run_id,
+        digest,
+    )
 
 
-def _read_card(folder: Path) -> tuple[dict[str, Any], str]:
-    path = folder / "card.toml"
+@dataclass(frozen=True)
+class _StickerSize:
+    width_mm: float
+    height_mm: float
+
+
+@dataclass(frozen=True)
+class _StickerPlacement:
+    sign: str
+    sign_width_mm: float
+    center_mm: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class _StickerRun:
+    run_id: str = ""
+
+
+@dataclass(frozen=True)
+class _StickerCard:
+    """The part of a bundle's card.toml that a cut sticker needs."""
+
+    size: _StickerSize
+    placement: _StickerPlacement
+    patch: _StickerRun
+
+
+def _read_card(folder: Path) -> tuple[_StickerCard, str]:
+    """The card of the bundle, and the sha256 of card, patch and mask."""
+    path, remedy = folder / "card.toml", "restore the card"
     if not path.is_file():
         raise BundleError(
             f"{folder}", "card.toml is missing", "name a folder made by `physadv patch`"
         )
-    data = path.read_bytes()
-    try:
-        card = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path}", f"not TOML ({error})", "restore the card") from error
-    digest = hashlib.sha256(data)
+    table = read_table(path, error=BundleError, remedy=remedy)
+    card = convert_value(table, _StickerCard, name=str(path), error=BundleError, remedy=remedy)
+
+    digest = hashlib.sha256(path.read_bytes())
     for part in ("patch.png", "mask.png"):
         digest.update((folder / part).read_bytes() if (folder / part).is_file() else b"")
     return card, digest.hexdigest()

@@ -13,9 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from physadv.core.errors import CaptureError, OptionError
+from physadv.core.errors import CaptureError, DataError, OptionError
 from physadv.core.files import atomic_path
 from physadv.core.image_io import save_png
+from physadv.core.tables import read_table
 from physadv.twin.linear_light import U8
 
 TRUTH, SETTINGS, CONTACT = "truth.jsonl", "twin.json", "contact.png"
@@ -105,7 +106,8 @@ def _label(picture: U8, text: str) -> U8:
 
 
 def _is_ours(out: Path) -> bool:
+    """Whether twin.json marks the folder as a simulation's."""
     try:
-        return bool(json.loads((out / SETTINGS).read_text(encoding="utf-8")).get("simulation"))
-    except (OSError, ValueError, AttributeError):
+        return bool(read_table(out / SETTINGS).get("simulation"))
+    except (OSError, DataError):
         return False

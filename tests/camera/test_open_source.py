@@ -147,6 +147,14 @@ def test_twin_folder_carries_its_truth(twin: Callable[..., Path]) -> None:
     ]
 
 
+def test_twin_with_broken_settings(twin: Callable[..., Path]) -> None:
+    """A twin.json that is no JSON is a named error, not a traceback."""
+    folder = twin({"clean-00": "r"})
+    (folder / "twin.json").write_text("{")
+    with pytest.raises(CaptureError, match=r"twin\.json: it is no valid JSON"):
+        open_frame_source(folder)
+
+
 def test_twin_with_a_bad_truth(twin: Callable[..., Path]) -> None:
     """A truth row without its block names the file and the key."""
     folder = twin({"clean-00": "r"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -212,7 +213,7 @@ def test_coefficients_beyond_brown_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("{}", "kind"), ("nonsense", "JSON"), (None, "does not exist")]
+    ("text", "said"), [("{}", "kind"), ("nonsense", "JSON"), (None, "no such file")]
 )
 def test_what_is_no_profile_is_refused(
     settings: PatchConfig, tmp_path: Path, text: str | None, said: str
@@ -233,6 +234,39 @@ def test_a_damaged_profile_is_refused(tmp_path: Path) -> None:
         read_color_profile(path)
     path.write_text(json.dumps({**table, "covariance": [[float("nan")] * 3] * 3}))
     with pytest.raises(CalibrationError, match="finite"):
+        read_color_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"matrix": [[1, 0], [0, 1]]}, "matrix"),
+        ({"matrix": [[900, 0, 640], [0, 900, 360]]}, "2 rows"),
+        ({"image_size": "1280x720"}, "image_size = '1280x720': a list"),
+        ({"rms_px": "small"}, "rms_px = 'small': a number is needed"),
+        ({"distortion": [0.1, None]}, "distortion"),
+        ({"created": None}, "created"),
+    ],
+)
+def test_a_field_of_another_type_is_named(
+    tmp_path: Path, change: dict[str, object], named: str
+) -> None:
+    """A camera profile with a wrong field is refused in one line that names file and field."""
+    camera = CameraProfile(1000, 1000, 640, 360, (-0.1, 0.0), 1280, 720, 0.2, 12, "now")
+    path = write_profile(tmp_path / "camera.json", camera)
+    assert read_camera_profile(path).distortion == (-0.1, 0.0)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CalibrationError, match=re.escape(named)) as caught:
+        read_camera_profile(path)
+    assert str(path) in str(caught.value)
+
+
+def test_ragged_rows_of_a_color_profile_are_named(tmp_path: Path) -> None:
+    """Rows of different lengths are no array."""
+    path = write_linear_profile(tmp_path / "p.json")
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps({**table, "sent": [[0.1, 0.2], *table["sent"]]}))
+    with pytest.raises(CalibrationError, match="rows of sent differ"):
         read_color_profile(path)
 
 

@@ -4,6 +4,7 @@ controls alike."""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -321,6 +322,15 @@ def test_sheet_of_another_bundle_is_refused(printed: Printed, tmp_path: Path) ->
     )
     with pytest.raises(GeometryError, match=r"400\.0 x 150\.0 mm, card 390\.0"):
         next(simulate_clips(other, sheet, tmp_path / "o"))
+    card = (folder / "card.toml").read_text()
+    for line, said in (
+        ('sign = "stop"', r"placement\.sign: is missing"),
+        ("width_mm = 400", r"size\.width_mm: is missing"),
+    ):
+        assert line in card
+        (other / "card.toml").write_text(re.sub(rf"(?m)^{line}.*$", "", card, count=1))
+        with pytest.raises(BundleError, match=said):
+            next(simulate_clips(other, sheet, tmp_path / "o"))
     (tmp_path / "no.pdf").write_text("no")
     with pytest.raises(BundleError, match="not a readable PDF"):
         next(simulate_clips(folder, tmp_path / "no.pdf", tmp_path / "o"))
