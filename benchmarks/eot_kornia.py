@@ -34,6 +34,7 @@ from PIL import Image
 from scipy import interpolate, ndimage
 from torch import Tensor
 
+from physadv.core.boxes import box_iou
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator
 from physadv.core.synthetic_backgrounds import synthetic_background
@@ -41,7 +42,7 @@ from physadv.eot.transforms import bend, blur, codec, lens_distortion, sensor
 from physadv.eot.transforms.sharpening import sharpen_picture
 from physadv.eot.transforms.tone import apply_tone
 from physadv.eot.warp import homography_from_corners, pixel_centers, warp_texture
-from physadv.models.detectors import Detections, box_iou, non_maximum_suppression
+from physadv.models.detectors import Detections, non_maximum_suppression
 from physadv.privacy.visibility import dssim
 from physadv.threat.printability import total_variation
 
@@ -673,7 +674,7 @@ def boxes() -> Iterator[Comparison]:
     overlap = _iou_in_numpy(corners.double().numpy())
     yield Comparison(
         "IoU, 400 x 400 boxes",
-        "detectors.box_iou",
+        "boxes.box_iou",
         lambda x: box_iou(x, x),
         "metrics.mean_iou_bbox",
         lambda x: kornia.metrics.mean_iou_bbox(x, x),

@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from physadv.camera.localization.boxes import Box, iou_with
+from physadv.camera.localization.boxes import Box
+from physadv.core.boxes import box_iou
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections, Prediction
 from physadv.models.cards import ModelCard
@@ -125,12 +126,18 @@ def _classified(shares: torch.Tensor, question: VerdictRule) -> FrameVerdict:
     return _answer(best, float(shares[best]), float(shares[question.true_class]), question)
 
 
+def _overlaps(box: Box, places: np.ndarray) -> np.ndarray:
+    """Return the overlap of a box with (n, 4) boxes: (n,)."""
+    one = torch.tensor([box], dtype=torch.float64)
+    return np.asarray(box_iou(one, torch.from_numpy(places))[0].numpy())
+
+
 def _detected(
     places: np.ndarray, scores: np.ndarray, box: Box | None, question: VerdictRule
 ) -> FrameVerdict:
     """True class if any detection of it lies on the sign; else the strongest other class on it;
     else nothing."""
-    on_sign = scores if box is None else scores[iou_with(box, places) >= question.iou]
+    on_sign = scores if box is None else scores[_overlaps(box, places) >= question.iou]
     best = on_sign.max(0) if len(on_sign) else np.zeros(scores.shape[-1])
     true_score = float(best[question.true_class])
     if true_score >= question.threshold:

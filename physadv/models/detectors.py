@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from physadv.core.boxes import box_iou
 from physadv.core.types import Detections
 
 
@@ -33,28 +34,6 @@ class DetectedBoxes:
         """Return only the boxes of class ``label``."""
         chosen = self.labels == label
         return DetectedBoxes(self.boxes[chosen], self.scores[chosen], self.labels[chosen])
-
-
-def box_areas(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
-    """Return the areas in px^2 of ``boxes`` (..., n, 4); a box turned inside out has none."""
-    sides = (boxes[..., 2:] - boxes[..., :2]).clamp_min(0)
-    return sides[..., 0] * sides[..., 1]
-
-
-def box_iou(
-    first: Float[Tensor, "*b n 4"], second: Float[Tensor, "*b m 4"]
-) -> Float[Tensor, "*b n m"]:
-    """Return the intersection over union of every pair of ``first`` (..., n, 4) and ``second``
-    (..., m, 4).
-
-    The result (..., n, m) lies in [0, 1]; it is 0 where both boxes are empty.
-    """
-    low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
-    high = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
-    sides = (high - low).clamp_min(0)
-    shared = sides[..., 0] * sides[..., 1]
-    union = box_areas(first)[..., :, None] + box_areas(second)[..., None, :] - shared
-    return shared / union.clamp_min(torch.finfo(union.dtype).tiny)
 
 
 def non_maximum_suppression(

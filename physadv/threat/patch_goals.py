@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from physadv.core.boxes import box_iou
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections, Prediction
 
@@ -220,14 +221,14 @@ class PatchGoal:
         A candidate is on the box where they share ``least`` of the smaller of both.
         """
         assert isinstance(prediction, Detections)  # checked in _by_object
-        near = box_overlap(prediction.boxes.detach(), boxes, of_smaller=True) >= least
+        near = _overlap_with_own(prediction.boxes.detach(), boxes, of_smaller=True) >= least
         return prediction.scores[..., int(self.target_class or 0)].masked_fill(~near, 0).amax(1)
 
     def _detector_loss(self, prediction: Detections, boxes: Tensor, labels: Tensor) -> Tensor:
         if self.kind == "create":
             return -self._target_score(prediction, boxes, 0.3).clamp(1e-4, 1).log()
 
-        near = box_overlap(prediction.boxes.detach(), boxes) >= 0.1
+        near = _overlap_with_own(prediction.boxes.detach(), boxes) >= 0.1
         hiding = _hiding_loss(_class_scores(prediction, labels), near)
 
         if self._target() is not None:
@@ -240,30 +241,9 @@ class PatchGoal:
         return hiding - other.clamp(1e-4, 1).log()
 
 
-def box_overlap(candidates: Tensor, boxes: Tensor, *, of_smaller: bool = False) -> Tensor:
-    """Return the overlap (m, n) of candidate boxes with the box of their row.
-
-    Args:
-        candidates: Boxes (m, n, 4), x0, y0, x1, y1.
-        boxes: One box for each row (m, 4).
-        of_smaller: Return the shared part of the smaller box in place of intersection over union.
-
-    Example:
-        >>> import torch
-        >>> from physadv.threat.patch_goals import box_overlap
-        >>> candidates = torch.tensor([[[0.0, 0.0, 2.0, 1.0]]])
-        >>> float(box_overlap(candidates, torch.tensor([[0.0, 0.0, 1.0, 1.0]])))
-        0.5
-    """
-    low = torch.maximum(candidates[..., :2], boxes[:, None, :2])
-    high = torch.minimum(candidates[..., 2:], boxes[:, None, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-
-    areas = (candidates[..., 2:] - candidates[..., :2]).clamp(min=0).prod(-1)
-    own = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1)[:, None]
-    if of_smaller:
-        return shared / torch.minimum(areas, own.expand_as(areas)).clamp(min=1e-9)
-    return shared / (areas + own - shared).clamp(min=1e-9)
+def _overlap_with_own(candidates: Tensor, boxes: Tensor, *, of_smaller: bool = False) -> Tensor:
+    """Return the overlap (m, n) of (m, n, 4) candidate boxes with the (m, 4) box of their row."""
+    return box_iou(candidates, boxes[:, None], of_smaller=of_smaller)[..., 0]
 
 
 def _class_scores(prediction: Detections, labels: Tensor) -> Tensor:
@@ -273,13 +253,13 @@ def _class_scores(prediction: Detections, labels: Tensor) -> Tensor:
 
 
 def _score_at(prediction: Detections, boxes: Tensor, labels: Tensor, min_iou: float) -> Tensor:
-    near = box_overlap(prediction.boxes, boxes) >= min_iou
+    near = _overlap_with_own(prediction.boxes, boxes) >= min_iou
     return _class_scores(prediction, labels).masked_fill(~near, 0).amax(1)
 
 
 def _best_other(prediction: Detections, boxes: Tensor, labels: Tensor, min_iou: float) -> Tensor:
     """Return the best score (m,) on each object of any class but the true one."""
-    near = box_overlap(prediction.boxes.detach(), boxes) >= min_iou
+    near = _overlap_with_own(prediction.boxes.detach(), boxes) >= min_iou
     index = labels[:, None, None].expand(*prediction.scores.shape[:2], 1)
     others = prediction.scores.scatter(2, index, 0.0).amax(2)
     return others.masked_fill(~near, 0).amax(1)

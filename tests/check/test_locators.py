@@ -8,11 +8,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from physadv.camera.frames import CameraFrame
 from physadv.camera.lens import lens_for
-from physadv.camera.localization.boxes import corners_of, crop_square, iou_with, square_around
+from physadv.camera.localization.boxes import corners_of, crop_square, square_around
 from physadv.camera.localization.with_pose import with_pose
 from physadv.check.locators import (
     SignLocation,
@@ -22,6 +23,7 @@ from physadv.check.locators import (
     locator_for,
     select_box,
 )
+from physadv.core.boxes import box_iou
 from physadv.core.errors import CaptureError, ModelError, OptionError
 
 
@@ -164,5 +166,6 @@ def test_square_and_iou() -> None:
     """The square is centered on the box and widened on each side; IoU of halves is a third."""
     assert square_around((10, 20, 30, 30), 0.0) == (10, 15, 20)
     assert square_around((10, 20, 30, 30), 0.1) == (8, 13, 24)
-    overlap = iou_with((0, 0, 2, 2), np.array([[1, 0, 3, 2], [0, 0, 2, 2], [5, 5, 6, 6]], float))
-    assert overlap == pytest.approx([1 / 3, 1, 0])
+    others = torch.tensor([[1.0, 0, 3, 2], [0, 0, 2, 2], [5, 5, 6, 6]])
+    overlap = box_iou(torch.tensor([[0.0, 0, 2, 2]]), others)[0]
+    assert overlap.tolist() == pytest.approx([1 / 3, 1, 0])

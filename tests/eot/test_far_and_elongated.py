@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from physadv.camera.localization.boxes import corners_of, iou_with, square_around
+from physadv.camera.localization.boxes import corners_of, square_around
+from physadv.core.boxes import box_iou
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.eot.pipeline import Pipeline
@@ -20,8 +21,6 @@ from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.signs import PhotoScenes, PhotoSign, SceneSize
 from physadv.eot.transforms.blur import BlurDraw, BlurRanges, LensBlur
 from physadv.eot.transforms.place import Place, PoseRanges
-from physadv.models.detectors import box_iou
-from physadv.threat.patch_goals import box_overlap
 
 SHARP = BlurRanges(defocus_px=(0.0, 0.0), motion_px=(0.0, 0.0))
 
@@ -86,7 +85,7 @@ def test_overlaps_of_boxes_of_any_shape_agree_with_plain_arithmetic(
     other: tuple[float, float],
     other_size: tuple[float, float],
 ) -> None:
-    """Every function that compares boxes, in Python and in torch, gives the textbook's figure; a
+    """The function that compares boxes gives the textbook's figure; a
     box a hundred times as high as wide is no exception."""
     first = (*at, at[0] + size[0], at[1] + size[1])
     second = (*other, other[0] + other_size[0], other[1] + other_size[1])
@@ -96,10 +95,8 @@ def test_overlaps_of_boxes_of_any_shape_agree_with_plain_arithmetic(
     iou = wide * high / (sum(areas) - wide * high)
     a, b = (torch.tensor([box], dtype=torch.float64) for box in (first, second))
     assert float(box_iou(a, b)) == pytest.approx(iou, abs=1e-9)
-    assert float(box_overlap(a[None], b)) == pytest.approx(iou, abs=1e-9)
     share = wide * high / min(areas)
-    assert float(box_overlap(a[None], b, of_smaller=True)) == pytest.approx(share, abs=1e-9)
-    assert float(iou_with(first, np.array([second]))[0]) == pytest.approx(iou, abs=1e-9)
+    assert float(box_iou(a, b, of_smaller=True)) == pytest.approx(share, abs=1e-9)
 
 
 @pytest.mark.parametrize(("width", "height"), [(20, 120), (120, 20), (50, 50)])

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from physadv.core.boxes import box_areas, box_iou
 from physadv.core.random_streams import generator
 from physadv.core.types import Detections
-from physadv.models.detectors import best_of_class, box_areas, box_iou, non_maximum_suppression
+from physadv.models.detectors import best_of_class, non_maximum_suppression
 
 
 def boxes_of(n: int, seed: int) -> torch.Tensor:

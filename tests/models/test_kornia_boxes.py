@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from physadv.core.boxes import box_iou
 from physadv.core.random_streams import generator
-from physadv.models.detectors import Detections, box_iou, non_maximum_suppression
+from physadv.models.detectors import Detections, non_maximum_suppression
 from physadv.threat.printability import total_variation
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from physadv.core.boxes import box_iou
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections
-from physadv.threat.patch_goals import Annotations, PatchGoal, box_overlap
+from physadv.threat.patch_goals import Annotations, PatchGoal
 from physadv.threat.printability import (
     PatchAppearance,
     ink_palette,
@@ -64,9 +65,8 @@ def test_a_detector_sees_the_sign_only_where_it_stands() -> None:
 def test_overlap_of_known_boxes() -> None:
     """Half shifted squares overlap by one third; disjoint ones by nothing."""
     candidates = torch.tensor([[[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [5.0, 5.0, 6.0, 6.0]]])
-    assert box_overlap(candidates, torch.tensor([[0.0, 0.0, 2.0, 2.0]]))[
-        0
-    ].tolist() == pytest.approx([1, 1 / 3, 0])
+    overlap = box_iou(torch.tensor([[[0.0, 0.0, 2.0, 2.0]]]), candidates)
+    assert overlap[0, 0].tolist() == pytest.approx([1, 1 / 3, 0])
 
 
 def test_total_variation_of_stripes() -> None:

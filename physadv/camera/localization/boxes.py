@@ -54,13 +54,3 @@ def overlaps_image(box: Box, image: Pixels) -> bool:
     """Whether any of ``box`` lies inside the picture."""
     x0, y0, x1, y1 = box
     return x1 > 0 and y1 > 0 and x0 < image.shape[1] and y0 < image.shape[0] and x1 > x0 and y1 > y0
-
-
-def iou_with(box: Box, boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Intersection over union of one box with (n, 4) boxes -> (n,)."""
-    one = np.asarray(box)
-    size = np.minimum(one[2:], boxes[:, 2:]) - np.maximum(one[:2], boxes[:, :2])
-    inter = np.clip(size, 0, None).prod(1)
-    areas = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1)
-    union = float((one[2:] - one[:2]).prod()) + areas - inter
-    return np.asarray(inter / np.maximum(union, 1e-9), dtype=np.float64)

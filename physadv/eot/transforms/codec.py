@@ -176,7 +176,7 @@ def _soft_round(x: Tensor) -> Tensor:
     return whole + slope * (x - x.detach())
 
 
-def _quantized(plane: Tensor, table: Tensor) -> Tensor:
+def quantize_blocks(plane: Tensor, table: Tensor) -> Tensor:
     """Quantize 8x8 blocks of (b, c, h, w) planes in 0..255 levels about 0; sides are whole
     blocks."""
     b, c, h, w = plane.shape
@@ -231,20 +231,32 @@ def file_or_frame(image: Tensor, quality: Tensor, video: Tensor, qp: Tensor) -> 
     return _coded(image, luma, chroma)
 
 
+def to_ycc(image: Tensor) -> Tensor:
+    """Return luma and the two chroma differences of ``image`` (b, 3, h, w), as JPEG has them.
+
+    kornia's rgb_to_ycbcr has rounded coefficients.
+    """
+    matrix = torch.tensor(_TO_YCC, device=image.device, dtype=image.dtype)
+    return torch.einsum("ij,bjhw->bihw", matrix, image)
+
+
+def from_ycc(ycc: Tensor) -> Tensor:
+    """Return RGB of ``ycc`` (b, 3, h, w); the inverse of :func:`to_ycc`."""
+    matrix = torch.tensor(_TO_YCC, device=ycc.device, dtype=ycc.dtype)
+    return torch.einsum("ij,bjhw->bihw", torch.linalg.inv(matrix), ycc)
+
+
 def _coded(image: Tensor, luma_table: Tensor, chroma_table: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate") * 255
 
-    to_ycc = torch.tensor(_TO_YCC, device=image.device, dtype=image.dtype)
-    ycc = torch.einsum("ij,bjhw->bihw", to_ycc, padded)
+    ycc = to_ycc(padded)
 
-    luma = _quantized(ycc[:, :1] - 128, luma_table) + 128
-    chroma = _quantized(F.avg_pool2d(ycc[:, 1:], 2), chroma_table)
+    luma = quantize_blocks(ycc[:, :1] - 128, luma_table) + 128
+    chroma = quantize_blocks(F.avg_pool2d(ycc[:, 1:], 2), chroma_table)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
 
-    decoded = (
-        torch.einsum("ij,bjhw->bihw", torch.linalg.inv(to_ycc), torch.cat([luma, chroma], 1)) / 255
-    )
+    decoded = from_ycc(torch.cat([luma, chroma], 1)) / 255
     return decoded[..., :height, :width].clamp(0, 1)
 
 

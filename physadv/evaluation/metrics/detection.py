@@ -16,12 +16,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from physadv.core.boxes import box_iou
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.core.types import Detections
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
-from physadv.models.detectors import DetectedBoxes, box_iou, non_maximum_suppression
+from physadv.models.detectors import DetectedBoxes, non_maximum_suppression
 
 FLOOR = 0.05
 """Detections under this score are not written down: they could only lengthen the flat end of the

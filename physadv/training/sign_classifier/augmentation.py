@@ -1,4 +1,6 @@
-"""What a camera on the road does to a sign, drawn in batches from our own generators.
+"""Camera effects on crops of signs, drawn in batches from named generators.
+
+Arithmetic is that of the EOT's stages; what is drawn is the recipe's own.
 
 Every function takes images (b, c, h, w) in [0, 1] and a CPU generator and returns new images of the
 same shape; the same generator state gives the same result. None of them mirrors: a mirrored sign is
@@ -7,18 +9,17 @@ another sign.
 
 from __future__ import annotations
 
-from math import pi
+from math import log, pi
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-_LUMA = torch.tensor([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]])
-
-
-def draw_uniform(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
-    """Uniform draws in [low, high) of the given shape."""
-    return torch.rand(shape, generator=generator) * (high - low) + low
+from physadv.eot.sampling import draw_uniform, log_uniform
+from physadv.eot.transforms.blur import blur_lens
+from physadv.eot.transforms.codec import from_ycc, quantize_blocks, to_ycc
+from physadv.eot.transforms.exposure import apply_exposure
+from physadv.eot.transforms.noise import sensor_noise
 
 
 def draw_chance(generator: Generator, share: float, n: int) -> Tensor:
@@ -43,15 +44,15 @@ def draw_homographies(
     tighter than the object.
     """
     b = len(boxes)
-    share = torch.exp(draw_uniform(generator, *(torch.tensor(fill).log().tolist()), b))
-    angle = draw_uniform(generator, -degrees, degrees, b) * pi / 180
-    stretch = torch.exp(draw_uniform(generator, -squeeze, squeeze, b) / 2)
+    share = log_uniform(generator, fill, b)
+    angle = draw_uniform(generator, (-degrees, degrees), b) * pi / 180
+    stretch = torch.exp(draw_uniform(generator, (-squeeze, squeeze), b) / 2)
     slack = 0.08 + 0.45 * (1 - share).clamp(min=0)
-    shift = draw_uniform(generator, -1, 1, b, 2) * slack[:, None]
+    shift = draw_uniform(generator, (-1, 1), b, 2) * slack[:, None]
     h = torch.eye(3).repeat(b, 1, 1)
     h[:, 0, 0], h[:, 0, 1] = angle.cos() * stretch, -angle.sin()
     h[:, 1, 0], h[:, 1, 1] = angle.sin(), angle.cos() / stretch
-    h[:, 2, :2] = draw_uniform(generator, -tilt, tilt, b, 2)
+    h[:, 2, :2] = draw_uniform(generator, (-tilt, tilt), b, 2)
     move = torch.eye(3).repeat(b, 1, 1)
     move[:, :2, :2] /= share[:, None, None]
     move[:, :2, 2] = shift / share[:, None]
@@ -97,15 +98,15 @@ def cover_with_stickers(
     if b == 0:
         return canvas
     twice = draw_chance(generator, 0.4, b)
-    area = draw_uniform(generator, 0.03, 0.25, b) / (1 + twice.float())
-    aspect = torch.exp(draw_uniform(generator, -1.6, 1.6, b) / 2)
+    area = draw_uniform(generator, (0.03, 0.25), b) / (1 + twice.float())
+    aspect = torch.exp(draw_uniform(generator, (-1.6, 1.6), b) / 2)
     half = torch.stack([area.sqrt() * aspect, area.sqrt() / aspect], 1)
-    angle = draw_uniform(generator, -pi / 2, pi / 2, b) * draw_chance(generator, 0.6, b)
+    angle = draw_uniform(generator, (-pi / 2, pi / 2), b) * draw_chance(generator, 0.6, b)
     inside = _rectangle(
-        boxes[hit], draw_uniform(generator, -0.85, 0.85, b, 2), half, angle, height, width
+        boxes[hit], draw_uniform(generator, (-0.85, 0.85), b, 2), half, angle, height, width
     )
     second = _rectangle(
-        boxes[hit], draw_uniform(generator, -0.85, 0.85, b, 2), half, angle, height, width
+        boxes[hit], draw_uniform(generator, (-0.85, 0.85), b, 2), half, angle, height, width
     )
     inside |= second & twice[:, None, None]
     out = canvas.clone()
@@ -134,13 +135,13 @@ def _rectangle(
 
 def _paint(b: int, height: int, width: int, generator: Generator) -> Tensor:
     """Flat colors (often black, white or gray) and coarse noise, (b, 3, height, width)."""
-    flat = draw_uniform(generator, 0, 1, b, 3)
-    gray = (draw_chance(generator, 0.5, b).float() * 0.85 + draw_uniform(generator, 0, 0.15, b))[
+    flat = draw_uniform(generator, (0, 1), b, 3)
+    gray = (draw_chance(generator, 0.5, b).float() * 0.85 + draw_uniform(generator, (0, 0.15), b))[
         :, None
     ].expand(b, 3)
     flat = torch.where(draw_chance(generator, 0.5, b)[:, None], gray, flat)[..., None, None]
     noise = F.interpolate(
-        draw_uniform(generator, 0, 1, b, 3, 16, 16), size=(height, width), mode="nearest"
+        draw_uniform(generator, (0, 1), b, 3, 16, 16), size=(height, width), mode="nearest"
     )
     return torch.where(
         draw_chance(generator, 0.35, b)[:, None, None, None], noise, flat.expand_as(noise)
@@ -153,18 +154,14 @@ def vary_light(images: Tensor, generator: Generator) -> Tensor:
     b = len(images)
 
     def per_image(low: float, high: float, channels: int = 1) -> Tensor:
-        return draw_uniform(generator, low, high, b, channels, 1, 1)
+        return draw_uniform(generator, (low, high), b, channels, 1, 1)
 
     x = images.clamp(0, 1)
     gray = x.mean(1, keepdim=True)
     x = gray + (x - gray) * per_image(0.5, 1.5)
     x = x.clamp(1e-4, 1) ** torch.exp(per_image(-0.4, 0.4))
-    x = (
-        x
-        * torch.exp(per_image(-0.6, 0.45))
-        * torch.exp(per_image(-0.13, 0.13, 3))
-        * _shadow(b, images, generator)
-    )
+    ev, tint = per_image(-0.6, 0.45).flatten() / log(2), torch.exp(per_image(-0.13, 0.13, 3))
+    x = apply_exposure(x, ev, tint.flatten(1)) * _shadow(b, images, generator)
     mean = x.mean((1, 2, 3), keepdim=True)
     x = mean + (x - mean) * per_image(0.6, 1.4)
     return (x + per_image(-0.05, 0.15) * (per_image(0, 1) < 0.5)).clamp(0, 1)
@@ -175,15 +172,15 @@ def _shadow(b: int, images: Tensor, generator: Generator) -> Tensor:
     h, w = images.shape[-2:]
     y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
     angle, offset = (
-        draw_uniform(generator, -pi, pi, b, 1, 1, 1),
-        draw_uniform(generator, -0.7, 0.7, b, 1, 1, 1),
+        draw_uniform(generator, (-pi, pi), b, 1, 1, 1),
+        draw_uniform(generator, (-0.7, 0.7), b, 1, 1, 1),
     )
     side = torch.sigmoid(
         (angle.cos() * x + angle.sin() * y - offset)
-        * torch.exp(draw_uniform(generator, 1, 4, b, 1, 1, 1))
+        * torch.exp(draw_uniform(generator, (1, 4), b, 1, 1, 1))
     )
     depth = (
-        draw_uniform(generator, 0.0, 0.6, b, 1, 1, 1)
+        draw_uniform(generator, (0.0, 0.6), b, 1, 1, 1)
         * draw_chance(generator, 0.35, b)[:, None, None, None]
     )
     return 1 - depth * side
@@ -192,7 +189,7 @@ def _shadow(b: int, images: Tensor, generator: Generator) -> Tensor:
 def view_from_afar(images: Tensor, generator: Generator, *, share: float = 0.4) -> Tensor:
     """Down to 18-48 px a side and up again, as a sign looks from far away."""
     b, _, h, w = images.shape
-    side = torch.exp(draw_uniform(generator, 2.88, 3.9, b)).round()
+    side = torch.exp(draw_uniform(generator, (2.88, 3.9), b)).round()
     side = torch.where(
         draw_chance(generator, share, b), (side / 6).round() * 6, torch.tensor(float(h))
     )
@@ -205,35 +202,41 @@ def view_from_afar(images: Tensor, generator: Generator, *, share: float = 0.4) 
 
 
 def blur_crops(images: Tensor, generator: Generator, *, share: float = 0.3) -> Tensor:
-    """Defocus and motion: a Gaussian stretched along a random direction, 7x7."""
-    b, c, h, w = images.shape
+    """Defocus, and motion along a random direction, by the blur of the EOT.
+
+    On ``share`` of the ``images``; all is drawn from ``generator``. Strengths are those of a Gaussian
+    in 7 x 7 px, stretched along the direction.
+    """
+    b = len(images)
     chosen = draw_chance(generator, share, b).nonzero().flatten()
     short, long = (
-        draw_uniform(generator, 0.3, 1.3, b)[chosen],
-        draw_uniform(generator, 0.0, 2.2, b)[chosen],
+        draw_uniform(generator, (0.3, 1.3), b)[chosen],
+        draw_uniform(generator, (0.0, 2.2), b)[chosen],
     )
-    angle = draw_uniform(generator, -pi, pi, b)[chosen]
+    angle = draw_uniform(generator, (-pi, pi), b)[chosen]
     if len(chosen) == 0:
         return images
-    y, x = torch.meshgrid(torch.arange(-3.0, 4), torch.arange(-3.0, 4), indexing="ij")
-    c_, s_ = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    along, across = (
-        (c_ * x + s_ * y) / (short + long)[:, None, None],
-        (c_ * y - s_ * x) / short[:, None, None],
-    )
-    kernel = torch.exp(-(along**2 + across**2) / 2)
-    kernel = (kernel / kernel.sum((1, 2), keepdim=True)).repeat_interleave(c, 0)[:, None]
-    flat = F.pad(images[chosen], (3, 3, 3, 3), mode="replicate").reshape(1, -1, h + 6, w + 6)
+
+    # A straight motion of length L has the variance L^2 / 12: that of the long axis beyond the short.
+    across, along = _variance_in_7px(short), _variance_in_7px(short + long)
+    motion = (12 * (along - across).clamp(min=0)).sqrt()
     out = images.clone()
-    out[chosen] = F.conv2d(flat, kernel, groups=len(chosen) * c).reshape(-1, c, h, w)
+    out[chosen] = blur_lens(images[chosen], across.sqrt(), motion, angle).clamp(0, 1)
     return out
+
+
+def _variance_in_7px(sigma: Tensor) -> Tensor:
+    """Return the variance (n,) of Gaussians of (n,) sigma cut to 7 whole px."""
+    reach = torch.arange(-3.0, 4)
+    weights = torch.exp(-(reach**2) / (2 * sigma[:, None] ** 2))
+    return (weights * reach**2).sum(1) / weights.sum(1)
 
 
 def sharpen_crops(images: Tensor, generator: Generator, *, share: float = 0.25) -> Tensor:
     """Unsharp masking up to 1.5, as cameras do; without it soft training photos teach that signs
     are soft."""
     chosen = draw_chance(generator, share, len(images)).nonzero().flatten()
-    amount = draw_uniform(generator, 0, 1.5, len(chosen), 1, 1, 1)
+    amount = draw_uniform(generator, (0, 1.5), len(chosen), 1, 1, 1)
     soft = F.avg_pool2d(F.pad(images[chosen], (2, 2, 2, 2), mode="replicate"), 5, 1)
     out = images.clone()
     out[chosen] = (images[chosen] + amount * (images[chosen] - soft)).clamp(0, 1)
@@ -244,36 +247,32 @@ def add_noise(images: Tensor, generator: Generator, *, share: float = 0.5) -> Te
     """Sensor noise, per pixel and (weaker) per 2x2 block, standard deviation up to 0.06."""
     _, c, h, w = images.shape
     chosen = draw_chance(generator, share, len(images)).nonzero().flatten()
-    strength = draw_uniform(generator, 0, 0.06, len(chosen), 1, 1, 1)
+    strength = draw_uniform(generator, (0, 0.06), len(chosen))
     fine = torch.randn(len(chosen), c, h, w, generator=generator)
     coarse = torch.randn(len(chosen), c, (h + 1) // 2, (w + 1) // 2, generator=generator)
     coarse = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :h, :w]
     out = images.clone()
-    out[chosen] = (images[chosen] + strength * (fine + 0.5 * coarse)).clamp(0, 1)
+    noisy = sensor_noise(images[chosen], fine + 0.5 * coarse, strength, torch.zeros_like(strength))
+    out[chosen] = noisy.clamp(0, 1)
     return out
 
 
 def compress_crops(images: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor:
     """JPEG-like loss: 8x8 cosine blocks in YCbCr, quantized more coarsely the higher the frequency.
     Sides: 8 n px."""
-    b, _, h, w = images.shape
+    b = len(images)
     chosen = draw_chance(generator, share, b).nonzero().flatten()
-    step = torch.exp(draw_uniform(generator, -5.0, -2.6, b))[chosen]
+    step = torch.exp(draw_uniform(generator, (-5.0, -2.6), b))[chosen]
     if len(chosen) == 0:
         return images
+
     n = torch.arange(8.0)
-    basis = torch.cos(pi / 8 * (n[None] + 0.5) * n[:, None]) / 2
-    basis[0] /= 2**0.5
     frequency = 1 + 0.6 * (n[:, None] + n[None])
     color = torch.tensor([1.0, 2.0, 2.0])
     table = step[:, None, None, None] * color[:, None, None] * frequency
-    luma = torch.einsum("dc,bchw->bdhw", _LUMA, images[chosen])
-    blocks = luma.reshape(-1, 3, h // 8, 8, w // 8, 8).permute(0, 2, 4, 1, 3, 5)
-    table = table[:, None, None]
-    kept = ((basis @ blocks @ basis.T) / table).round() * table
-    plane = (basis.T @ kept @ basis).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, h, w)
+    coded = quantize_blocks(to_ycc(images[chosen]), table[:, :, None, None])
     out = images.clone()
-    out[chosen] = torch.einsum("dc,bchw->bdhw", torch.linalg.inv(_LUMA), plane).clamp(0, 1)
+    out[chosen] = from_ycc(coded).clamp(0, 1)
     return out
 
 

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator, numpy_generator
+from physadv.eot.sampling import draw_uniform
 from physadv.models.architectures.signnet import BACKGROUND, INPUT_PX, STOP
 from physadv.training.loop import Batch
 from physadv.training.sign_classifier import augmentation
@@ -122,7 +123,7 @@ class SignBatches:
             torch.rand(b, generator=draws),
             torch.rand(b, generator=draws),
         )
-        tint = augmentation.draw_uniform(draws, 0.75, 1.1, b, 3, 1, 1)
+        tint = draw_uniform(draws, (0.75, 1.1), b, 3, 1, 1)
         canvas, boxes, alpha = (
             torch.empty(b, 3, CANVAS_PX, CANVAS_PX),
             torch.empty(b, 4),
