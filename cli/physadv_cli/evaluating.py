@@ -25,7 +25,7 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
     from physadv.report.evaluate_report import write_evaluate_report
 
     task = _prepare(config, settings)
-    folder = run.open_folder(config)
+    folder = run.open_folder(config, task.claim)
     evaluation = task.start(folder, None if config.save is None else Path(config.save))
     stopped = False
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -65,9 +65,19 @@ class RunOptions:
 
             prepare_torch(self.threads)
 
-    def open_folder(self, config: Config) -> Path:
-        """Create the run's folder, record ``config`` in it, and return it."""
-        return open_run(self.command, self.out, config.as_table())
+    def open_folder(self, config: Config, claim: Callable[[Path], object] | None = None) -> Path:
+        """Create the run's folder, record the configuration in it, and return it.
+
+        Args:
+            config: what the run records.
+            claim: called with the folder first; where it raises, as for the folder of another run,
+                nothing is recorded.
+        """
+        folder = self.out or default_folder(self.command)
+        folder.mkdir(parents=True, exist_ok=True)
+        if claim is not None:
+            claim(folder)
+        return open_run(self.command, folder, config.as_table())
 
     def record_beside(self, file: Path, config: Config) -> Path:
         """Record ``config`` beside ``file``, the one result of a command without a run folder.

@@ -93,12 +93,16 @@ class CertificationTask:
         device = str(next((p.device for p in model.parameters()), "cpu"))
         return cls(method.certifier, samples, method.radius, method.radii, facts, device)
 
+    def claim(self, folder: Path) -> None:
+        """Note in ``folder`` what is certified there. Raises OptionError where that is another."""
+        claim_folder(folder, self.facts)
+
     def open_log(self, folder: Path) -> ProgressLog:
         """Return the rows in ``folder``, which become or already are this task's.
 
         Raises OptionError where another certification lies in it.
         """
-        claim_folder(folder, self.facts)
+        self.claim(folder)
         return ProgressLog(folder)
 
     def run(

@@ -126,6 +126,10 @@ class EvaluationTask:
     facts: dict[str, Any]
     identity: dict[str, Any]
 
+    def claim(self, folder: Path) -> None:
+        """Note in ``folder`` what is evaluated there. Raises OptionError where that is another."""
+        claim_folder(folder, {**self.facts, **self.identity})
+
     def start(self, folder: Path | None = None, save: Path | None = None) -> Evaluation:
         """Return the evaluation to iterate over; one recorded in ``folder`` is resumed.
 
@@ -146,7 +150,7 @@ class EvaluationTask:
         keepers: list[Callable[[Sequence[int], Tensor, Tensor], None]] = []
         class_name, labels = self.model.card.class_name, self.samples.labels
         if folder is not None:
-            claim_folder(folder, {**self.facts, **self.identity})
+            self.claim(folder)
             examples = folder / "examples"
             keepers.append(AdversarialExamples(examples, self.model, class_name, labels))
         if save is not None:

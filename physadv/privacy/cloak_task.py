@@ -1,4 +1,4 @@
-"""Cloaking of a photo or a folder of photos: from a configuration to cloaked files and a manifest."""
+"""Cloaking of a photo or a folder: from a configuration to cloaked files and a manifest."""
 
 from __future__ import annotations
 

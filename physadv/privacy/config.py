@@ -1,4 +1,4 @@
-"""Configurations of ``cloak`` and ``cloak check``: cloaked photos, and a check of how well they protect."""
+"""Configurations of ``cloak`` and ``cloak check``: cloaked photos and a check of their effect."""
 
 from __future__ import annotations
 

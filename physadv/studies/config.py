@@ -18,8 +18,8 @@ PARTS = ("report", "choose")
 class MaskingConfig(Config):
     """Configuration of the study of defenses that mask gradients.
 
-    The images attacked are drawn from one half of the test images, ``part``. The halves never overlap
-    and do not depend on ``seed``.
+    The images attacked are drawn from one half of the test images, ``part``. The halves never
+    overlap and do not depend on ``seed``.
 
     Example:
         >>> MaskingConfig(data="mnist/", quick=True).effective.attack_steps

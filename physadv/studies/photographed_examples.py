@@ -79,7 +79,7 @@ def run_photographed(
         DataError: there is no picture.
     """
     ways = photograph_ways(config)
-    claim_folder(folder, config.facts() | {"victim": model.card.name})
+    claim_study(folder, config, model)
     rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
     known = {row["image"] for row in rows}
 
@@ -91,6 +91,20 @@ def run_photographed(
             fresh = _picture_rows(config, ways, model, picture, file.name, number)
             append_rows(folder / ROWS, fresh)
         yield number + 1, len(files)
+
+
+def claim_study(folder: Path, config: PhotographedConfig, model: LoadedModel) -> None:
+    """Note in ``folder`` which study it holds.
+
+    Args:
+        folder: folder of the study.
+        config: the study's configuration.
+        model: the classifier attacked.
+
+    Raises:
+        OptionError: it is another study.
+    """
+    claim_folder(folder, config.facts() | {"victim": model.card.name})
 
 
 def choose_photos(config: PhotographedConfig) -> list[Path]:

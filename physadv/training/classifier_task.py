@@ -60,12 +60,16 @@ class ClassifierTask:
         )
         return cls(config, recipe, data, device)
 
+    def claim(self, folder: Path) -> None:
+        """Note in ``folder`` which run it holds. Raises OptionError where that is another one."""
+        claim_folder(folder, self._identity())
+
     def run(self, folder: Path) -> Iterator[TrainingStep]:
         """Train and yield after each step; ``folder`` holds the progress and resumes it.
 
         Raises OptionError where ``folder`` holds another run.
         """
-        claim_folder(folder, self._identity())
+        self.claim(folder)
         yield from train_defense(self.recipe, self.data, folder, device=self.device)
 
     def publish(self, folder: Path, command: str = "") -> dict[str, Any]:
@@ -82,7 +86,7 @@ class ClassifierTask:
         return folder / WEIGHTS
 
     def _identity(self) -> dict[str, Any]:
-        """The facts that tell this run from another, under the keys that its files have always had."""
+        """Facts that tell this run from another, under the keys that its files always had."""
         recipe = {k: v for k, v in asdict(self.recipe).items() if k != "settings" and v is not None}
         method = {
             k: str(v) if isinstance(v, tuple) else v

@@ -129,7 +129,7 @@ class TrainConfig(Config):
     grow: Annotated[
         tuple[float, float] | None,
         _setting(
-            "ibp, crown-ibp, polytope: shares of the run between which the radius grows to its size.",
+            "ibp, crown-ibp, polytope: shares of the run between which the radius grows.",
             metavar="LOW HIGH",
         ),
     ] = None
@@ -237,6 +237,7 @@ class TrainSignsConfig(Config):
         ),
     ] = ()
     seed: shared.Seed = 0
+    device: shared.Device = "auto"
 
     @property
     def method_settings(self) -> dict[str, Any]:

@@ -159,6 +159,11 @@ def test_a_run_is_repeated_from_its_config(
     fewer = physadv(colors, command, "--config", "run/config.toml", "--limit", "3", "--json")
     assert json.loads(fewer.stdout)["images"] == 3
 
+    refused = physadv(colors, command, *options, "--limit", "3", "--out", "run")
+    assert refused.returncode == 1
+    assert "name another --out" in refused.stderr
+    assert tomllib.loads((colors / "run" / "config.toml").read_text()) == recorded
+
 
 def test_a_wrong_config_file_is_one_line(colors: Path) -> None:
     """An unknown key, another command's file and a missing required option say what to do."""

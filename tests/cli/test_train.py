@@ -136,6 +136,7 @@ def test_a_second_call_goes_on_and_another_run_is_refused(toy: Path, tmp_path: P
     assert first["sha256"] == second["sha256"]
     with pytest.raises((DataError, OptionError)):
         invoke(*[a if a != "fast" else "pgd" for a in arguments])
+    assert TrainConfig.from_toml(tmp_path / "config.toml").defense == "fast"
 
 
 def test_killed_and_resumed_it_is_the_uninterrupted_run(toy: Path, tmp_path: Path) -> None:

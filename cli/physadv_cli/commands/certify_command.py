@@ -47,7 +47,7 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
     from physadv.report.certify_report import write_certify_report
 
     task = CertificationTask.from_config(config)
-    folder = run.open_folder(config)
+    folder = run.open_folder(config, task.claim)
     log = task.open_log(folder)
     stopped = False
     try:

@@ -96,9 +96,7 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
     with calm_threads(run.threads or 0), bar(transient=True) as progress:
         recognizers = load_embedders(config.embedder, config.weights_files, device=config.device)
         finders = default_finders(config.detector_weights)
-        if run.out is not None:
-            refuse_other_check(run.out)
-        folder = run.open_folder(config)
+        folder = run.open_folder(config, refuse_other_check)
         line = progress.add_task("photos")
 
         def tell(done: int, total: int, activity: str) -> None:

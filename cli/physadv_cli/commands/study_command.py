@@ -48,6 +48,7 @@ def masked(config: MaskingConfig, run: RunOptions) -> None:
     """
     from physadv.core.files import write_text
     from physadv.core.rows import read_rows
+    from physadv.evaluation.progress_log import claim_folder
     from physadv.report.masked_report import write_masked_report
     from physadv.studies.gradient_masking.study import (
         ROWS,
@@ -56,7 +57,7 @@ def masked(config: MaskingConfig, run: RunOptions) -> None:
         study_result,
     )
 
-    folder = run.open_folder(config)
+    folder = run.open_folder(config, lambda folder: claim_folder(folder, config.facts()))
     stopped = _watch_masked(config, folder)
     complete = study_result(folder)
     rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
@@ -87,7 +88,7 @@ def photographed(config: PhotographedConfig, run: RunOptions) -> None:
 
     model = load_model(config.model, weights=config.weights, device=config.device)
     examples.photograph_ways(config)
-    folder = run.open_folder(config)
+    folder = run.open_folder(config, lambda folder: examples.claim_study(folder, config, model))
     stopped = _watch_photographed(config, model, folder)
 
     rows = list(read_rows(folder / examples.ROWS)) if (folder / examples.ROWS).is_file() else []

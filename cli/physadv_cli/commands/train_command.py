@@ -46,7 +46,7 @@ def train(config: TrainConfig, run: RunOptions) -> None:
 
     with console.status("reading data"):
         task = ClassifierTask.from_config(config)
-    folder = run.open_folder(config)
+    folder = run.open_folder(config, task.claim)
     if not watch(task.run(folder), judged=True):
         run.finish({"out": str(folder), "finished": False}, paused(folder))
         raise SystemExit(130)
@@ -71,6 +71,7 @@ def train_signs(config: TrainSignsConfig, run: RunOptions) -> None:
     Example: physadv train signs --data gtsrb-train.zip --defense masked --from signs --out
     runs/signs-masked
     """
+    from physadv.models.loading import pick_device
     from physadv.training.sign_classifier import recipe as signs
     from physadv_cli.training import command_line, paused, watch
 
@@ -78,7 +79,8 @@ def train_signs(config: TrainSignsConfig, run: RunOptions) -> None:
     with console.status("reading data"):
         data = signs.load_sign_data(recipe)
     folder = run.open_folder(config)
-    if not watch(signs.train_signs(recipe, data, folder)):
+    device = pick_device(config.device)
+    if not watch(signs.train_signs(recipe, data, folder, device=device)):
         run.finish({"out": str(folder), "finished": False}, paused(folder))
         raise SystemExit(130)
 

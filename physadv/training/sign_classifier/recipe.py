@@ -179,10 +179,27 @@ def load_sign_data(recipe: SignRecipe) -> SignTrainingData:
 
 
 def train_signs(
-    recipe: SignRecipe, material: SignTrainingData, out: Path
+    recipe: SignRecipe,
+    material: SignTrainingData,
+    out: Path,
+    *,
+    device: str | torch.device = "cpu",
 ) -> Iterator[TrainingStep]:
-    """Train SignNet and yield a Step each; ``out/checkpoint.safetensors`` is kept each epoch and
-    resumed from."""
+    """Train SignNet and yield after each step.
+
+    Args:
+        recipe: everything that decides the weights.
+        material: the training images.
+        out: folder of the run; ``checkpoint.safetensors`` in it is kept each epoch and resumed from.
+        device: device to train on.
+
+    Yields:
+        The step: its number, loss and averaged weights.
+
+    Raises:
+        DataError: ``out`` holds the checkpoint of another run, or the loss is no longer finite.
+        ModelError: ``recipe.start`` names no weights of the sign classifier.
+    """
     batches = SignBatches(
         sign_canvases(material.signs),
         BackgroundPhotos(material.photos, recipe.seed),
@@ -191,13 +208,15 @@ def train_signs(
         mix=recipe.mix,
     )
     net, origin = first_net(recipe)
-    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def ordered(step: int) -> Batch:
         images, labels = batches(step)
-        return images.contiguous(memory_format=torch.channels_last), labels
+        ordered_images = images.to(device, memory_format=torch.channels_last)
+        return ordered_images, labels.to(device)
 
-    identity = f"seed {recipe.seed}, batch {recipe.batch}, mix {asdict(recipe.mix)}, {_sizes(material)}{origin}"
+    settings = f"seed {recipe.seed}, batch {recipe.batch}, mix {asdict(recipe.mix)}"
+    identity = f"{settings}, {_sizes(material)}{origin}"
     return train_model(
         net,
         ordered,
