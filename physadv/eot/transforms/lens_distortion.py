@@ -292,7 +292,8 @@ def check_lens(lens: BrownLens, picture: tuple[int, int]) -> None:
             f"{name.removeprefix('lens_')} {v:.3g}" for name, v in zip(TERMS, worst, strict=True)
         )
         raise GeometryError(
-            f"Lens distortion {numbers} (in half picture widths) folds inside the picture",
+            f"Lens distortion {numbers} (in half picture widths) folds inside the picture "
+            f"of {width}x{height} px",
             "It must be invertible up to the corners",
             "Calibrate again with board views that reach all corners, or choose smaller values",
         )

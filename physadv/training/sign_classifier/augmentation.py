@@ -23,7 +23,7 @@ from physadv.eot.transforms.noise import sensor_noise
 
 
 def draw_chance(generator: Generator, share: float, n: int) -> Tensor:
-    """n booleans, each true with probability ``share``."""
+    """Draw ``n`` booleans from ``generator``, each true with probability ``share``."""
     return torch.rand(n, generator=generator) < share
 
 
@@ -36,12 +36,20 @@ def draw_homographies(
     tilt: float = 0.16,
     squeeze: float = 0.3,
 ) -> tuple[Tensor, Tensor]:
-    """Random views: (b, 3, 3) maps from output to canvas coordinates (both [-1, 1]), and the drawn
-    fill (b,).
+    """Draw views of objects on their canvases.
 
-    ``boxes`` (b, 4) is x0, y0, x1, y1 of the object on its canvas. ``fill`` is the share of the
-    output's side that the object spans: below 1 there is context around it, above 1 the crop is
-    tighter than the object.
+    Args:
+        boxes: (b, 4) x0, y0, x1, y1 of each object, in [-1, 1].
+        generator: Decides the views.
+        fill: Share of the output's side that the object spans, log-uniform: below 1 there is
+        context
+            around it, above 1 the crop is tighter than the object.
+        degrees: Largest turn.
+        tilt: Largest perspective term of either axis.
+        squeeze: Largest logarithm of the sides' ratio.
+
+    Returns:
+        (b, 3, 3) maps from output to canvas coordinates, both in [-1, 1], and the drawn fill (b,).
     """
     b = len(boxes)
     share = log_uniform(generator, fill, b)
@@ -49,13 +57,16 @@ def draw_homographies(
     stretch = torch.exp(draw_uniform(generator, (-squeeze, squeeze), b) / 2)
     slack = 0.08 + 0.45 * (1 - share).clamp(min=0)
     shift = draw_uniform(generator, (-1, 1), b, 2) * slack[:, None]
+
     h = torch.eye(3).repeat(b, 1, 1)
     h[:, 0, 0], h[:, 0, 1] = angle.cos() * stretch, -angle.sin()
     h[:, 1, 0], h[:, 1, 1] = angle.sin(), angle.cos() / stretch
     h[:, 2, :2] = draw_uniform(generator, (-tilt, tilt), b, 2)
+
     move = torch.eye(3).repeat(b, 1, 1)
     move[:, :2, :2] /= share[:, None, None]
     move[:, :2, 2] = shift / share[:, None]
+
     place = torch.eye(3).repeat(b, 1, 1)
     place[:, 0, 0], place[:, 1, 1] = (
         (boxes[:, 2] - boxes[:, 0]) / 2,
@@ -69,15 +80,20 @@ def draw_homographies(
 
 
 def warp_canvas(canvas: Tensor, view: Tensor, px: int, *, padding: str = "border") -> Tensor:
-    """Look at ``canvas`` (b, c, h, w) through ``view``: (b, c, px, px), anti-aliased by one pyramid
-    level."""
+    """Return ``canvas`` (b, c, h, w) seen through ``view`` (b, 3, 3): (b, c, px, px).
+
+    Anti-aliased by one pyramid level; outside of the canvas ``padding`` is that of grid_sample.
+    Photos are smooth, so they are interpolated, unlike a patch's texels in the EOT.
+    """
     b, _, height, _ = canvas.shape
     line = (torch.arange(px) + 0.5) / px * 2 - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     points = view @ torch.stack([x, y, torch.ones_like(x)]).reshape(3, -1)
     grid = (points[:, :2] / points[:, 2:].clamp(min=1e-3)).transpose(1, 2).reshape(b, px, px, 2)
+
     fine = F.grid_sample(canvas, grid, padding_mode=padding, align_corners=False)
     coarse = F.grid_sample(F.avg_pool2d(canvas, 2), grid, padding_mode=padding, align_corners=False)
+
     shrink = torch.linalg.det(view[:, :2, :2]).abs().sqrt() * height / px
     level = torch.log2(shrink.clamp(min=1e-3)).clamp(0, 1).reshape(b, 1, 1, 1)
     return torch.lerp(fine, coarse, level)
@@ -86,22 +102,33 @@ def warp_canvas(canvas: Tensor, view: Tensor, px: int, *, padding: str = "border
 def cover_with_stickers(
     canvas: Tensor, boxes: Tensor, generator: Generator, *, share: float = 0.5
 ) -> Tensor:
-    """On ``share`` of the canvases lay one or two stickers, flat-colored or of coarse noise, over
-    the box.
+    """Lay one or two stickers, flat-colored or of coarse noise, over the objects of some canvases.
 
     Together they take 3 to 25 % of the box, lie anywhere in it and are turned at random: a sticker
     as such must not change the verdict.
+
+    Args:
+        canvas: (b, 3, h, w) in [0, 1].
+        boxes: (b, 4) x0, y0, x1, y1 of each object, in [-1, 1].
+        generator: Decides the stickers.
+        share: Share of the canvases that get them.
+
+    Returns:
+        (b, 3, h, w).
     """
     height, width = canvas.shape[-2:]
     hit = draw_chance(generator, share, len(canvas)).nonzero().flatten()
+
     b = len(hit)
     if b == 0:
         return canvas
+
     twice = draw_chance(generator, 0.4, b)
     area = draw_uniform(generator, (0.03, 0.25), b) / (1 + twice.float())
     aspect = torch.exp(draw_uniform(generator, (-1.6, 1.6), b) / 2)
     half = torch.stack([area.sqrt() * aspect, area.sqrt() / aspect], 1)
     angle = draw_uniform(generator, (-pi / 2, pi / 2), b) * draw_chance(generator, 0.6, b)
+
     inside = _rectangle(
         boxes[hit], draw_uniform(generator, (-0.85, 0.85), b, 2), half, angle, height, width
     )
@@ -109,6 +136,7 @@ def cover_with_stickers(
         boxes[hit], draw_uniform(generator, (-0.85, 0.85), b, 2), half, angle, height, width
     )
     inside |= second & twice[:, None, None]
+
     out = canvas.clone()
     out[hit] = torch.where(inside[:, None], _paint(b, height, width, generator), canvas[hit])
     return out
@@ -117,16 +145,20 @@ def cover_with_stickers(
 def _rectangle(
     boxes: Tensor, center: Tensor, half: Tensor, angle: Tensor, height: int, width: int
 ) -> Tensor:
-    """(b, h, w) booleans: inside the turned rectangle; center and half sides in units of the box's
-    half sides."""
+    """Return (b, h, w) booleans: inside the turned rectangle.
+
+    Center and half sides are in units of the box's half sides.
+    """
     y, x = torch.meshgrid(
         (torch.arange(height) + 0.5) / height * 2 - 1,
         (torch.arange(width) + 0.5) / width * 2 - 1,
         indexing="ij",
     )
+
     middle, radius = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     u = (x - middle[:, 0, None, None]) / radius[:, 0, None, None] - center[:, 0, None, None]
     v = (y - middle[:, 1, None, None]) / radius[:, 1, None, None] - center[:, 1, None, None]
+
     c, s = angle.cos()[:, None, None], angle.sin()[:, None, None]
     return ((c * u + s * v).abs() < half[:, 0, None, None]) & (
         (c * v - s * u).abs() < half[:, 1, None, None]
@@ -134,12 +166,13 @@ def _rectangle(
 
 
 def _paint(b: int, height: int, width: int, generator: Generator) -> Tensor:
-    """Flat colors (often black, white or gray) and coarse noise, (b, 3, height, width)."""
+    """Return flat colors (often black, white or gray) and coarse noise, (b, 3, height, width)."""
     flat = draw_uniform(generator, (0, 1), b, 3)
     gray = (draw_chance(generator, 0.5, b).float() * 0.85 + draw_uniform(generator, (0, 0.15), b))[
         :, None
     ].expand(b, 3)
     flat = torch.where(draw_chance(generator, 0.5, b)[:, None], gray, flat)[..., None, None]
+
     noise = F.interpolate(
         draw_uniform(generator, (0, 1), b, 3, 16, 16), size=(height, width), mode="nearest"
     )
@@ -149,8 +182,10 @@ def _paint(b: int, height: int, width: int, generator: Generator) -> Tensor:
 
 
 def vary_light(images: Tensor, generator: Generator) -> Tensor:
-    """Exposure, contrast, gamma, color temperature, saturation, veiling light and a shadow edge, at
-    times strong."""
+    """Vary exposure, contrast, gamma, color temperature, saturation, veil and a shadow edge.
+
+    At times strongly, on all ``images`` (b, 3, h, w); all is drawn from ``generator``.
+    """
     b = len(images)
 
     def per_image(low: float, high: float, channels: int = 1) -> Tensor:
@@ -168,17 +203,19 @@ def vary_light(images: Tensor, generator: Generator) -> Tensor:
 
 
 def _shadow(b: int, images: Tensor, generator: Generator) -> Tensor:
-    """A soft-edged darker half plane on a third of the images, ones elsewhere."""
+    """Return a soft-edged darker half plane on a third of the images, ones elsewhere."""
     h, w = images.shape[-2:]
     y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
     angle, offset = (
         draw_uniform(generator, (-pi, pi), b, 1, 1, 1),
         draw_uniform(generator, (-0.7, 0.7), b, 1, 1, 1),
     )
+
     side = torch.sigmoid(
         (angle.cos() * x + angle.sin() * y - offset)
         * torch.exp(draw_uniform(generator, (1, 4), b, 1, 1, 1))
     )
+
     depth = (
         draw_uniform(generator, (0.0, 0.6), b, 1, 1, 1)
         * draw_chance(generator, 0.35, b)[:, None, None, None]
@@ -187,12 +224,16 @@ def _shadow(b: int, images: Tensor, generator: Generator) -> Tensor:
 
 
 def view_from_afar(images: Tensor, generator: Generator, *, share: float = 0.4) -> Tensor:
-    """Down to 18-48 px a side and up again, as a sign looks from far away."""
+    """Reduce to 18-48 px a side and enlarge again, as a sign looks from far away.
+
+    On ``share`` of the ``images`` (b, 3, h, w); all is drawn from ``generator``.
+    """
     b, _, h, w = images.shape
     side = torch.exp(draw_uniform(generator, (2.88, 3.9), b)).round()
     side = torch.where(
         draw_chance(generator, share, b), (side / 6).round() * 6, torch.tensor(float(h))
     )
+
     out = images.clone()
     for px in sorted({int(s) for s in side.tolist() if s < h}):
         chosen = (side == px).nonzero().flatten()
@@ -233,8 +274,11 @@ def _variance_in_7px(sigma: Tensor) -> Tensor:
 
 
 def sharpen_crops(images: Tensor, generator: Generator, *, share: float = 0.25) -> Tensor:
-    """Unsharp masking up to 1.5, as cameras do; without it soft training photos teach that signs
-    are soft."""
+    """Sharpen by an unsharp mask of 5 px, up to 1.5, as cameras do.
+
+    Without it soft training photos teach that signs are soft. On ``share`` of the ``images`` (b,
+    3, h, w); all is drawn from ``generator``.
+    """
     chosen = draw_chance(generator, share, len(images)).nonzero().flatten()
     amount = draw_uniform(generator, (0, 1.5), len(chosen), 1, 1, 1)
     soft = F.avg_pool2d(F.pad(images[chosen], (2, 2, 2, 2), mode="replicate"), 5, 1)
@@ -244,7 +288,10 @@ def sharpen_crops(images: Tensor, generator: Generator, *, share: float = 0.25) 
 
 
 def add_noise(images: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor:
-    """Sensor noise, per pixel and (weaker) per 2x2 block, standard deviation up to 0.06."""
+    """Add noise, per pixel and (weaker) per 2x2 block, standard deviation up to 0.06.
+
+    On ``share`` of the ``images`` (b, 3, h, w); all is drawn from ``generator``.
+    """
     _, c, h, w = images.shape
     chosen = draw_chance(generator, share, len(images)).nonzero().flatten()
     strength = draw_uniform(generator, (0, 0.06), len(chosen))
@@ -258,8 +305,11 @@ def add_noise(images: Tensor, generator: Generator, *, share: float = 0.5) -> Te
 
 
 def compress_crops(images: Tensor, generator: Generator, *, share: float = 0.5) -> Tensor:
-    """JPEG-like loss: 8x8 cosine blocks in YCbCr, quantized more coarsely the higher the frequency.
-    Sides: 8 n px."""
+    """Compress 8x8 cosine blocks in YCbCr, more coarsely the higher the frequency, as JPEG does.
+
+    Sides are whole blocks. On ``share`` of the ``images`` (b, 3, h, w); all is drawn from
+    ``generator``.
+    """
     b = len(images)
     chosen = draw_chance(generator, share, b).nonzero().flatten()
     step = torch.exp(draw_uniform(generator, (-5.0, -2.6), b))[chosen]
@@ -277,11 +327,14 @@ def compress_crops(images: Tensor, generator: Generator, *, share: float = 0.5) 
 
 
 def simulate_camera(images: Tensor, generator: Generator, *, share: float = 0.85) -> Tensor:
-    """What follows the lens, on ``share`` of the images: light, distance, blur, sharpening, noise,
-    compression."""
+    """Apply what follows the lens: light, distance, blur, sharpening, noise, compression.
+
+    On ``share`` of the ``images`` (b, 3, h, w); all is drawn from ``generator``.
+    """
     chosen = draw_chance(generator, share, len(images)).nonzero().flatten()
     if len(chosen) == 0:
         return images
+
     seen = view_from_afar(vary_light(images[chosen], generator), generator)
     seen = sharpen_crops(blur_crops(seen, generator), generator)
     out = images.clone()
