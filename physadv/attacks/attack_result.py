@@ -11,9 +11,19 @@ from torch import Tensor
 class AttackResult:
     """Adversarial images of a batch, with success, loss and query count for each sample.
 
-    ``images`` (b, c, h, w) lie within the constraint and in [0, 1]. ``success`` (b,) is the
-    criterion evaluated on exactly these images. ``loss`` (b,) is the attack's own objective, lower
-    is better for the attacker. ``queries`` (b,) counts forward passes of the model.
+    Attributes:
+        images: Images (b, c, h, w) within the constraint and in [0, 1].
+        success: Whether (b,) the criterion holds on exactly these images.
+        loss: The attack's own objective (b,), lower is better for the attacker; None without one.
+        queries: Forward passes (b,) of the model; None where they are not counted.
+
+    Example:
+        >>> import torch
+        >>> from physadv import attacks
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> result = attacks.fgsm(net, torch.rand(2, 3, 4, 4), [0, 1], eps=0.1)
+        >>> result.success.dtype
+        torch.bool
     """
 
     images: Tensor

@@ -32,8 +32,21 @@ from physadv.threat.norms import Norm, soft_threshold, step_toward
 class UniversalResult(AttackResult):
     """Result of a universal perturbation.
 
-    ``change`` (1, ...) lies within the ball. ``images`` are those that it was optimized on, with
-    the change added and clipped.
+    Attributes:
+        images: Images (b, c, h, w) that it was optimized on, with the change added and clipped.
+        success: Whether (b,) the criterion holds on exactly these images.
+        loss: The attack's objective (b,).
+        queries: Forward passes (b,) of the model.
+        change: Perturbation (1, c, h, w) within the ball.
+
+    Example:
+        >>> import torch
+        >>> from physadv import attacks
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> images = torch.rand(2, 3, 4, 4)
+        >>> result = attacks.universal_perturbation(net, images, [0, 1], eps=0.1, epochs=2)
+        >>> attacks.apply_change(images, result.change).shape
+        torch.Size([2, 3, 4, 4])
     """
 
     change: Tensor = None  # type: ignore[assignment]

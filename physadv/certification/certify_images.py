@@ -36,6 +36,12 @@ class SmoothingCertificates:
         lower_probability: Lower bounds (b,) on the probability of the class under noise.
         samples: Noisy images (b,) classified.
         norm: Norm of the radii.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+        >>> found = certify_smoothing(net, torch.rand(2, 3, 4, 4), sigma=0.25, n0=20, n=100)
+        >>> found.abstained.shape
+        torch.Size([2])
     """
 
     predicted: Int[Tensor, " b"]
@@ -59,6 +65,12 @@ class BoundCertificates:
         margin: Lower bounds (b,) over the ball on the logit of the label minus the best other one.
         predicted: Classes (b,) of the images themselves.
         method: Method that computed the bounds.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+        >>> found = certify_bounds(net, torch.rand(2, 3, 4, 4), [0, 1], eps=0.01)
+        >>> bool((found.certified == (found.margin > 0)).all())
+        True
     """
 
     certified: Bool[Tensor, " b"]

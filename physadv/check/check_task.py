@@ -128,8 +128,10 @@ class CheckTask:
     width_mm: WidthOf
 
     @classmethod
-    def from_config(cls, config: CheckConfig) -> CheckTask:
+    def from_config(cls, config: CheckConfig, *, model: LoadedModel | None = None) -> CheckTask:
         """Load and check everything that ``config`` names apart from the sources.
+
+        ``model`` takes the place of the model that the configuration or its bundle names.
 
         Raises OptionError for values that contradict each other, and the errors of reading a
         bundle, a camera profile and a model.
@@ -140,9 +142,11 @@ class CheckTask:
                 f"--block {config.block}", f"one of {', '.join(BLOCKS)}", "correct it"
             )
         lens, distance_m = _lens_of(config), _parse_distance(config.distance)
+        if model is not None:
+            config = replace(config, model=model.card.name)
         goal = CheckGoal.from_config(config)
         width_mm = _width_rule(config, goal)
-        model = load_model(goal.model, weights=config.weights, device=config.device)
+        model = model or load_model(goal.model, weights=config.weights, device=config.device)
 
         if config.select:
             with open_frame_source(config.source, **_source_settings(config)) as source:

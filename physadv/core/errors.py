@@ -5,9 +5,17 @@ from __future__ import annotations
 
 
 class PhysadvError(Exception):
-    """Base of every error this toolkit raises on purpose.
+    """Base of every error that this toolkit raises on purpose; the command line prints it as one line.
 
-    ``value`` says what was met, ``limit`` what is allowed, ``remedy`` what to do about it.
+    Args:
+        value: What is wrong.
+        limit: What is allowed.
+        remedy: What to do.
+
+    Example:
+        >>> error = PhysadvError("eps -1", "at least 0", "Use 8/255")
+        >>> str(error), error.remedy
+        ('eps -1: at least 0. Use 8/255.', 'Use 8/255')
     """
 
     def __init__(self, value: str, limit: str = "", remedy: str = "") -> None:
@@ -17,33 +25,120 @@ class PhysadvError(Exception):
 
 
 class ImageError(PhysadvError):
-    """An image, or a folder of them, that cannot be used."""
+    """Image, or folder of images, that cannot be used.
+
+    Args:
+        value: What is wrong.
+        limit: What is allowed.
+        remedy: What to do.
+
+    Example:
+        >>> raise ImageError("split 'dev'", "train or test", "Choose one")
+        Traceback (most recent call last):
+        physadv.core.errors.ImageError: split 'dev': train or test. Choose one.
+    """
 
 
 class DataError(PhysadvError):
-    """A data set or annotation file that cannot be used."""
+    """Data set or annotation file that cannot be used.
+
+    Args:
+        value: What is wrong.
+        limit: What is allowed.
+        remedy: What to do.
+
+    Example:
+        >>> raise DataError("split 'dev'", "train or test", "Choose one")
+        Traceback (most recent call last):
+        physadv.core.errors.DataError: split 'dev': train or test. Choose one.
+    """
 
 
 class ModelError(PhysadvError):
-    """A model that cannot be loaded or whose output cannot be trusted."""
+    """Model that cannot be loaded, or whose output cannot be used.
+
+    Args:
+        value: What is wrong.
+        limit: What is allowed.
+        remedy: What to do.
+
+    Example:
+        >>> raise ModelError("split 'dev'", "train or test", "Choose one")
+        Traceback (most recent call last):
+        physadv.core.errors.ModelError: split 'dev': train or test. Choose one.
+    """
 
 
 class OptionError(PhysadvError):
-    """An option or argument outside what is allowed."""
+    """Option or argument outside what is allowed.
+
+    Args:
+        value: What is wrong.
+        limit: What is allowed.
+        remedy: What to do.
+
+    Example:
+        >>> raise OptionError("split 'dev'", "train or test", "Choose one")
+        Traceback (most recent call last):
+        physadv.core.errors.OptionError: split 'dev': train or test. Choose one.
+    """
 
 
 class GeometryError(PhysadvError):
-    """A size or a placement that does not fit: a mask without pixels, a sticker larger than the
-    paper."""
+    """Size or placement that does not fit, such as a sticker larger than the paper.
+
+    Args:
+        value: What is wrong.
+        limit: What is allowed.
+        remedy: What to do.
+
+    Example:
+        >>> raise GeometryError("split 'dev'", "train or test", "Choose one")
+        Traceback (most recent call last):
+        physadv.core.errors.GeometryError: split 'dev': train or test. Choose one.
+    """
 
 
 class BundleError(PhysadvError):
-    """A patch folder that is incomplete, altered or fails its re-verification."""
+    """Patch bundle that is incomplete, altered or not what its card claims.
+
+    Args:
+        value: What is wrong.
+        limit: What is allowed.
+        remedy: What to do.
+
+    Example:
+        >>> raise BundleError("split 'dev'", "train or test", "Choose one")
+        Traceback (most recent call last):
+        physadv.core.errors.BundleError: split 'dev': train or test. Choose one.
+    """
 
 
 class CaptureError(PhysadvError):
-    """A camera, stream or video that cannot be opened or read."""
+    """Camera, stream or video that cannot be opened or read.
+
+    Args:
+        value: What is wrong.
+        limit: What is allowed.
+        remedy: What to do.
+
+    Example:
+        >>> raise CaptureError("split 'dev'", "train or test", "Choose one")
+        Traceback (most recent call last):
+        physadv.core.errors.CaptureError: split 'dev': train or test. Choose one.
+    """
 
 
 class CalibrationError(PhysadvError):
-    """A chart photo or a profile that cannot be used."""
+    """Chart photo or profile that cannot be used.
+
+    Args:
+        value: What is wrong.
+        limit: What is allowed.
+        remedy: What to do.
+
+    Example:
+        >>> raise CalibrationError("split 'dev'", "train or test", "Choose one")
+        Traceback (most recent call last):
+        physadv.core.errors.CalibrationError: split 'dev': train or test. Choose one.
+    """

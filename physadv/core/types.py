@@ -25,7 +25,15 @@ Homography = Float[Tensor, "b 3 3"]
 class Detections:
     """Everything a detector proposes, before suppression, so that gradients reach every candidate.
 
-    ``boxes`` is (b, n, 4) in pixels of the input image; ``scores`` is (b, n, classes) in [0, 1].
+    Attributes:
+        boxes: Corners (b, n, 4) x0, y0, x1, y1 in px of the input image.
+        scores: Scores (b, n, classes) in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> found = Detections(torch.tensor([[[0.0, 0, 8, 8]]]), torch.tensor([[[0.9, 0.1]]]))
+        >>> found.scores.argmax(-1).tolist()
+        [[0]]
     """
 
     boxes: Float[Tensor, "b n 4"]

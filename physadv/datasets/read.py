@@ -19,14 +19,33 @@ on."""
 
 
 def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
-    """Read a folder, a zip, an idx or an npz file; the layout is found by looking.
+    """Read an image data set from a folder, a zip, an idx or an npz file.
 
-    Known layouts: class folders (``[train|test/]<class>/*.png``), idx files as MNIST's (also
-    gzipped), npz (see ``read_npz``), GTSRB (``GT-*.csv`` beside ppm files). ``split`` is "train",
-    "test" or None for all there is. A set that has its own parts is divided by them. GTSRB's tracks
-    are divided 80 : 20 by the fixed split that the embedded victim was trained with. A set with
-    neither is returned whole. Raises DataError for what is missing, empty, of unknown layout or
-    damaged (naming the file), OptionError for another split.
+    The layout is found by looking: class folders (``[train|test/]<class>/*.png``), idx files as
+    MNIST's (also gzipped), npz, or GTSRB (``GT-*.csv`` beside ppm files). Images are streamed.
+
+    Args:
+        path: Folder or file.
+        split: "train", "test", or None for everything. A set that has its own parts is divided by
+            them; GTSRB's tracks are divided 80 : 20 by the fixed split that the built-in model was
+            trained with; a set with neither is returned whole.
+
+    Returns:
+        Images (h, w, 3) uint8 by index, with labels, class names and groups.
+
+    Raises:
+        DataError: The data are missing, empty, damaged or of unknown layout.
+        OptionError: ``split`` is another word.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "set.npz"
+        ...     np.savez(file, images=np.zeros((3, 8, 8, 3), np.uint8), labels=[0, 1, 1])
+        ...     read_dataset(file).counts().tolist()
+        [1, 2]
     """
     if split is not None and split not in SPLITS:
         raise OptionError(

@@ -63,11 +63,25 @@ class EvaluationSettings(TypedDict, total=False):
 class EvaluationResult:
     """Robust accuracy of a classifier under a threat, and what it rests on.
 
-    ``clean_accuracy`` and ``robust_accuracy`` are rates with their 95 % intervals. ``broken_by``
-    counts the samples each attack broke, ``curve`` maps radii to robust accuracies (0 to the clean
-    one). ``findings`` are reasons not to believe the figures. ``rows`` holds one dict a sample:
-    index, image, label, correct, robust, broken_by, distance. ``forwards`` counts images evaluated
-    by the model. ``facts`` name the model, the data and the settings.
+    Attributes:
+        clean_accuracy: Rate of right answers on clean images, with its 95 % interval.
+        robust_accuracy: Rate of right answers that no attack broke, with its 95 % interval.
+        broken_by: Number of samples that each attack broke.
+        curve: Robust accuracies by radius; that of radius 0 is the clean one.
+        findings: Reasons not to believe the figures.
+        rows: One table a sample: index, image, label, correct, robust, broken_by, distance.
+        seconds: Computing time.
+        forwards: Images evaluated by the model.
+        complete: Whether all samples were evaluated.
+        facts: The model, the data and the settings.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> images = torch.rand(4, 3, 4, 4)
+        >>> result = evaluate(net, (images, net(images).argmax(1)), attack="fgsm")
+        >>> result.complete, len(result.rows)
+        (True, 4)
     """
 
     clean_accuracy: RateInterval

@@ -95,9 +95,19 @@ class ModelCard:
 
 
 class LoadedModel(nn.Module):
-    """A network in eval mode with frozen parameters, and its card.
+    """A network in evaluation mode with frozen parameters, and its card.
 
-    Maps images (b, 3, h, w) in [0, 1] to a Prediction.
+    Maps images (b, 3, h, w) in [0, 1] to logits (b, classes), or to Detections.
+
+    Args:
+        net: The network, which owns resizing and normalization.
+        card: Facts of the model: name, task, classes, input size, terms.
+
+    Example:
+        >>> import physadv
+        >>> model = physadv.load_model("signs")
+        >>> model.card.task, len(model.card.classes)
+        ('classify', 44)
     """
 
     card: ModelCard

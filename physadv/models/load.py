@@ -64,7 +64,12 @@ _PREPARED_KEYS = ("mean", "std", "outputs")
 
 
 def list_models() -> list[ModelCard]:
-    """The cards of the victims known by name."""
+    """Return the cards of the models known by name.
+
+    Example:
+        >>> [card.name for card in list_models()][:1]
+        ['signs']
+    """
     return [known.card() for known in KNOWN.values()]
 
 
@@ -191,13 +196,33 @@ def as_model(
     task: Task = "classify",
     outputs: Outputs = "logits",
 ) -> LoadedModel:
-    """Wrap a module of your own. It is copied: your modes, flags and gradients stay as they are.
+    """Wrap a module of your own as a model. It is copied: your modes, flags and gradients stay.
 
-    The module gets ``(images - mean) / std``, stretched to ``input_size`` px where that is given. A
-    classifier returns logits, or probabilities with ``outputs="probabilities"``; a detector
-    (``task="detect"``) returns Detections or (boxes (b, n, 4) in px of what it was given, scores
-    (b, n, classes)) before suppression; detectors of torchvision and ultralytics are recognized and
-    opened. Raises ModelError for a module that cannot be copied and for settings that cannot be.
+    The module receives ``(images - mean) / std``, resized to ``input_size`` where that is given.
+    Detectors of torchvision and ultralytics are recognized and opened.
+
+    Args:
+        module: A classifier, or a detector that returns Detections or a pair (boxes (b, n, 4) in px
+            of its input, scores (b, n, classes)) before suppression.
+        name: Name on the card; the class's name where empty.
+        classes: Names of the classes, in order.
+        mean: Mean that is subtracted, one number or one a channel.
+        std: Standard deviation that is divided by, one number or one a channel.
+        input_size: Side, or height and width, in px that images are resized to; None for no resize.
+        task: "classify" or "detect".
+        outputs: "logits" or "probabilities" of a classifier.
+
+    Returns:
+        The model with its card.
+
+    Raises:
+        ModelError: The module cannot be copied, or a setting cannot be used.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+        >>> model = as_model(net, classes=["cat", "dog"], mean=0.5, std=0.25)
+        >>> model(torch.rand(1, 3, 4, 4)).shape, model.card.classes
+        (torch.Size([1, 2]), ('cat', 'dog'))
     """
     if isinstance(module, LoadedModel):
         return module

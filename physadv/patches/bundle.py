@@ -18,6 +18,7 @@ from torch import Tensor
 
 from physadv.core.errors import BundleError, GeometryError
 from physadv.core.image_io import Array, read_rgba, save_png, to_tensor, to_uint8
+from physadv.core.package_data import bundle_folder
 from physadv.core.rows import Row
 
 PATCH, MASK, CARD, ROWS, PREVIEW = "patch.png", "mask.png", "card.toml", "rows.jsonl", "preview.png"
@@ -101,8 +102,19 @@ class PatchCard:
 
 @dataclass(frozen=True)
 class PatchBundle:
-    """A patch in memory: card, ``patch`` (1, 3, h, w) and ``mask`` (1, 1, h, w) in [0, 1], and
-    where it lies."""
+    """A patch in memory, as its folder holds it.
+
+    Attributes:
+        card: What the patch is, how it was made, and what was measured.
+        patch: Pixels (1, 3, h, w) in [0, 1].
+        mask: Shape (1, 1, h, w) in [0, 1].
+        folder: Folder of the bundle.
+
+    Example:
+        >>> bundle = read_bundle("stop-sticker-signs-v1")
+        >>> bundle.card.size.width_mm, bundle.mask.shape == (1, 1, *bundle.patch.shape[-2:])
+        (190.0, True)
+    """
 
     card: PatchCard
     patch: Tensor
@@ -156,13 +168,26 @@ def write_bundle(
     return PatchBundle(card, patch, mask, target)
 
 
-def read_bundle(folder: str | Path) -> PatchBundle:
-    """Read a bundle folder.
+def read_bundle(name_or_path: str | Path) -> PatchBundle:
+    """Read a patch bundle.
 
-    Raises BundleError for a missing file, a bad card key, sizes that differ and for content altered
-    since it was written; GeometryError for a mask without pixels or with empty margins.
+    Args:
+        name_or_path: Folder of the bundle, or the name of a ready-made one.
+
+    Returns:
+        The bundle: card, patch, mask and folder.
+
+    Raises:
+        BundleError: A file is missing, a key of the card is wrong, sizes differ, or the content was
+            altered since it was written.
+        GeometryError: The mask has no pixels or empty margins.
+
+    Example:
+        >>> bundle = read_bundle("stop-sticker-signs-v1")
+        >>> bundle.card.patch.goal, bundle.patch.shape[:2]
+        ('untargeted', torch.Size([1, 3]))
     """
-    root = Path(folder)
+    root = bundle_folder(Path(name_or_path))
     for part in (CARD, PATCH, MASK):
         if not (root / part).is_file():
             raise BundleError(

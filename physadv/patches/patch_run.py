@@ -12,6 +12,7 @@ from torch import Tensor
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import derive
+from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, write_bundle
 from physadv.patches.calibrated import PROFILES, keep_profiles, profile_checksums
 from physadv.patches.card import make_card, rates_table
@@ -38,6 +39,7 @@ class PatchRun:
         config: What to optimize.
         out: Folder of checkpoint and bundle, created when first written to.
         overwrite: Whether a finished bundle of another configuration may be replaced.
+        model: Model in place of the one that the configuration names.
 
     Raises:
         OptionError: ``out`` holds the bundle of another configuration, or an option is out of
@@ -45,11 +47,18 @@ class PatchRun:
         PhysadvError: Something that the configuration names cannot be used.
     """
 
-    def __init__(self, config: PatchConfig, out: Path, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        config: PatchConfig,
+        out: Path,
+        *,
+        overwrite: bool = False,
+        model: LoadedModel | None = None,
+    ) -> None:
         if not overwrite:
             refuse_other_result(config, out)
         self.config, self.out = config, out
-        self.task = PatchTask.from_config(config)
+        self.task = PatchTask.from_config(config, model=model)
         self.model = self.task.loaded_model
         self.resumed_at = 0
         self._last: PatchProgress | None = None

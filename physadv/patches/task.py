@@ -77,12 +77,19 @@ class PatchTask:
         return Pipeline.from_ranges(self.ranges, colors=self.colors)
 
     @classmethod
-    def from_config(cls, config: PatchConfig, *, ranges: EotRanges | None = None) -> PatchTask:
+    def from_config(
+        cls,
+        config: PatchConfig,
+        *,
+        ranges: EotRanges | None = None,
+        model: LoadedModel | None = None,
+    ) -> PatchTask:
         """Load the models and scenes of ``config`` and test them.
 
         Args:
             config: What to optimize, on what, under which draws.
             ranges: EOT ranges in place of those that the configuration names.
+            model: Model in place of the one that the configuration names.
 
         Returns:
             The task, ready to run.
@@ -97,7 +104,7 @@ class PatchTask:
             >>> task.goal.kind, task.view.size
             ('untargeted', 64)
         """
-        return _task_of(config, ranges)
+        return _task_of(config, ranges, model)
 
     @property
     def loaded_model(self) -> LoadedModel:
@@ -172,17 +179,30 @@ def view_for(models: Sequence[LoadedModel]) -> SceneSize:
     return SceneSize(max(sides + crops), models[0].card.task == "detect")
 
 
-def load_models(config: PatchConfig) -> list[LoadedModel]:
-    """The victim and the further ones of its ensemble, all of one task: they are shown the same
-    pictures."""
-    models = [load_model(config.model, weights=config.weights, device=config.device)]
+def load_models(config: PatchConfig, given: LoadedModel | None = None) -> list[LoadedModel]:
+    """Return the model under attack and the further ones of its ensemble.
+
+    Args:
+        config: Names, weights and device.
+        given: Model in place of the one that the configuration names.
+
+    Returns:
+        The models, of one task, since all are shown the same pictures.
+
+    Raises:
+        ModelError: A model cannot be loaded.
+        OptionError: The ensemble mixes classifiers and detectors.
+    """
+    first = given or load_model(config.model, weights=config.weights, device=config.device)
+    models = [first]
     for text in config.ensemble:
         name, _, weights = text.partition("=")
         models.append(load_model(name, weights=weights or None, device=config.device))
-    if len({v.card.task for v in models}) > 1:
-        said = ", ".join(f"{v.card.name} ({v.card.task})" for v in models)
+
+    if len({model.card.task for model in models}) > 1:
+        names = ", ".join(f"{model.card.name} ({model.card.task})" for model in models)
         raise OptionError(
-            said, "an ensemble is of classifiers or of detectors", "make a patch for each kind"
+            names, "An ensemble is of classifiers or of detectors", "Make a patch for each kind"
         )
     return models
 
@@ -229,12 +249,12 @@ def recognized_photos(
     return kept
 
 
-def _task_of(config: PatchConfig, ranges: EotRanges | None) -> PatchTask:
+def _task_of(config: PatchConfig, ranges: EotRanges | None, given: LoadedModel | None) -> PatchTask:
     """Load the models and the scenes of a configuration and test them."""
     if not config.lr > 0:
         raise OptionError(f"--lr {config.lr:g}", "A step size over 0 is needed", "Use 0.04")
 
-    models = load_models(config)
+    models = load_models(config, given)
     model = models[0]
     mask = make_mask(config.mask, config.width_mm, config.height_mm, longest_px=config.resolution)
     goals = [goal_for(config, v) for v in models]

@@ -30,6 +30,12 @@ class CloakResult:
             face was found, and then nothing was changed.
         notes: What the owner should know, such as faces too small to be recognized.
         path: The file written, if any.
+
+    Example:
+        >>> import numpy as np
+        >>> result = cloak_photo(np.zeros((9, 9, 3), np.uint8), finders=[lambda pixels: []])
+        >>> result.pixels.shape, result.notes
+        ((9, 9, 3), ('no face was found',))
     """
 
     pixels: Array

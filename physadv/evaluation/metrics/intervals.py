@@ -15,7 +15,18 @@ from physadv.core.random_streams import numpy_generator
 
 @dataclass(frozen=True)
 class RateInterval:
-    """A share in [0, 1] with its confidence interval and the number of trials behind it."""
+    """A share with its confidence interval and the number of trials behind it.
+
+    Attributes:
+        rate: The share, in [0, 1].
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        n: Number of trials.
+
+    Example:
+        >>> print(wilson_interval(8, 10))
+        80.0% [49.0%, 94.3%], n = 10
+    """
 
     rate: float
     low: float
