@@ -244,6 +244,12 @@ class TrainSignsConfig(Config):
         """The settings of the training method that are given, under their names there."""
         return _masking_settings(self)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields that tell one run from another: all that decide the weights."""
+        apart = ("judge_stop", "judge_boxes", "judge_other", "device")
+        return {key: value for key, value in self.as_table().items() if key not in apart}
+
     def __post_init__(self) -> None:
         """Check what belongs together, beside types and limits."""
         super().__post_init__()

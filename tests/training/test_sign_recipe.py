@@ -23,6 +23,7 @@ from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import read_rows
 from physadv.datasets import read_dataset
 from physadv.models.architectures.signnet import BACKGROUND, NAMES, STOP, SignNet
+from physadv.training.config import TrainSignsConfig
 from physadv.training.sign_classifier.batches import BatchMix, SignBatches
 from physadv.training.sign_classifier.canvases import (
     BackgroundPhotos,
@@ -220,6 +221,11 @@ def test_command_writes_weights_card_and_rows(toy: Path, tmp_path: Path) -> None
         assert result.exit_code == 0, result.output
         digests.append(sha256_of(tmp_path / name / WEIGHTS))
     found = json.loads(result.stdout)
+    recorded = (tmp_path / "two" / "config.toml").read_text()
+    assert TrainSignsConfig.from_toml(tmp_path / "two" / "config.toml").epoch_steps == 2
+    other = CliRunner().invoke(app, [*arguments, "--seed", "1"])
+    assert isinstance(other.exception, OptionError)
+    assert (tmp_path / "two" / "config.toml").read_text() == recorded
     card = tomllib.loads((tmp_path / "two" / CARD).read_text())
     assert digests[0] == digests[1] == card["sha256"] == found["sha256"]
     assert card["classes"] == list(NAMES)

@@ -71,6 +71,7 @@ def train_signs(config: TrainSignsConfig, run: RunOptions) -> None:
     Example: physadv train signs --data gtsrb-train.zip --defense masked --from signs --out
     runs/signs-masked
     """
+    from physadv.evaluation.progress_log import claim_folder
     from physadv.models.loading import pick_device
     from physadv.training.sign_classifier import recipe as signs
     from physadv_cli.training import command_line, paused, watch
@@ -78,7 +79,7 @@ def train_signs(config: TrainSignsConfig, run: RunOptions) -> None:
     recipe = signs.SignRecipe.from_config(config)
     with console.status("reading data"):
         data = signs.load_sign_data(recipe)
-    folder = run.open_folder(config)
+    folder = run.open_folder(config, lambda folder: claim_folder(folder, config.identity))
     device = pick_device(config.device)
     if not watch(signs.train_signs(recipe, data, folder, device=device)):
         run.finish({"out": str(folder), "finished": False}, paused(folder))
