@@ -15,7 +15,7 @@ from physadv.twin.cameras import PHONE, ClipExposure, VirtualCamera, develop_fra
 from physadv.twin.linear_light import daylight_tint, smooth_noise
 from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw_texture, lay_over
 from physadv.twin.surface import PlaneTexture, build_texture
-from physadv.twin.trajectories import SignPose, pose_homography
+from physadv.twin.trajectories import SignPose, sign_homography
 from physadv.twin.virtual_printer import VirtualPrinter, print_picture, random_printer
 
 DPI = 150
@@ -64,7 +64,7 @@ def photograph(
     placed = SignPose(
         pose.distance_mm, pose.yaw, pose.pitch, roll, pose.u * size[0], pose.v * size[1]
     )
-    view = CameraView(pose_homography(placed, focal, size), camera.k1, focal, size)
+    view = CameraView(sign_homography(placed, focal, size), camera.k1, focal, size)
     scene = np.full((size[1], size[0], 3), 0.3, np.float32) * (
         0.8 + 0.4 * smooth_noise(rng, size[1], size[0])[..., None]
     )

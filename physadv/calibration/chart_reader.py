@@ -91,15 +91,15 @@ def read_chart(image: Pixels, name: str, camera: CameraProfile | None = None) ->
     cell_px = _cell_px(lens)
     if cell_px < MIN_CELL_PX:
         limit = f"a cell of the chart is {cell_px:.1f} px wide, at least {MIN_CELL_PX:g} are needed"
-        raise CalibrationError(name, limit, "go nearer or take a larger picture")
+        raise CalibrationError(name, limit, "Go nearer or take a larger picture")
     edge = _edge_mm(gray, lens, list(seen))
     if edge > MAX_EDGE_MM:
         limit = f"blurred: an edge is {edge:.1f} mm wide on the chart, at most {MAX_EDGE_MM:g} mm can be used"
-        raise CalibrationError(name, limit, "focus, hold still, use more light")
+        raise CalibrationError(name, limit, "Focus, hold still, use more light")
     bent = bent_px / cell_px * CELL
     if bent > MAX_BENT_MM:
         limit = f"the chart is not flat: its markers lie {bent:.1f} mm off, at most {MAX_BENT_MM:g} mm can be used"
-        raise CalibrationError(name, limit, "tape it flat, or give the lens with --camera-profile")
+        raise CalibrationError(name, limit, "Tape it flat, or give the lens with --camera-profile")
     light, clipped = _read_cells(image, lens)
     _check_exposure(chart, light, clipped, name)
     _check_colors(chart, light, name)
@@ -114,7 +114,7 @@ def undistort_photo(image: Pixels, camera: CameraProfile, name: str) -> Pixels:
         limit = (
             f"is {width}x{height}, the camera profile was made at {camera.width}x{camera.height}"
         )
-        raise CalibrationError(name, limit, "use pictures of the same camera, upright alike")
+        raise CalibrationError(name, limit, "Use pictures of the same camera, upright alike")
     camera.check_invertible(camera.camera or name)
     scale = np.diag([width / camera.width, height / camera.height, 1.0])
     matrix = scale @ camera.matrix - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
@@ -149,11 +149,11 @@ def _markers(gray: Pixels, name: str) -> tuple[ColorChart, dict[int, F64]]:
     if not best[1]:
         limit = f"no color chart found{blurred}"
         raise CalibrationError(
-            name, limit, "photograph the whole page of `physadv calibrate chart`, in focus"
+            name, limit, "Photograph the whole page of `physadv calibrate chart`, in focus"
         )
     limit = f"only {len(best[1])} of the chart's {len(BLOCKS)} markers found{blurred}; {MIN_MARKERS} are needed"
     raise CalibrationError(
-        name, limit, "keep the whole page in view, flat, in focus and without reflections"
+        name, limit, "Keep the whole page in view, flat, in focus and without reflections"
     )
 
 
@@ -290,11 +290,11 @@ def _check_exposure(
     over = int(clipped[chart.whites].any(1).sum())
     if over > 0.1 * len(chart.whites):
         limit = f"over-exposed: {over} of {len(chart.whites)} white cells are clipped (over {CLIPPED} of 255)"
-        raise CalibrationError(name, limit, "lower the exposure by about one stop, or the light")
+        raise CalibrationError(name, limit, "Lower the exposure by about one stop, or the light")
     white = 255 * float(linear_to_srgb(np.median(light[chart.whites], 0)).max())
     if white < DARK:
         limit = f"under-exposed: bare paper is {white:.0f} of 255, at least {DARK} is needed"
-        raise CalibrationError(name, limit, "raise the exposure or the light")
+        raise CalibrationError(name, limit, "Raise the exposure or the light")
 
 
 def _check_colors(chart: ColorChart, light: F64, name: str) -> None:
@@ -310,7 +310,7 @@ def _check_colors(chart: ColorChart, light: F64, name: str) -> None:
     if min(agree) < 0.6:
         limit = f"its colors do not follow the chart (correlation {min(agree):.2f}, at least 0.6 is needed)"
         raise CalibrationError(
-            name, limit, "print and photograph it in color, with nothing lying on it"
+            name, limit, "Print and photograph it in color, with nothing lying on it"
         )
 
 
@@ -325,7 +325,7 @@ def average_views(views: Sequence[ChartView]) -> ChartView:
     if len(numbers) != 1:
         limit = f"photos of sets {', '.join(map(str, numbers))} are mixed"
         raise CalibrationError(
-            f"{len(views)} photos", limit, "give one set; test the fit on another with --check"
+            f"{len(views)} photos", limit, "Give one set; test the fit on another with --check"
         )
     chart = views[0].chart
     even = [divide_light(v)[0] for v in views]
@@ -356,7 +356,7 @@ def divide_light(view: ChartView) -> tuple[F64, float]:
     if left > 0.08 or kept.mean() < 0.7:
         limit = f"the light is uneven: bare paper varies by {left:.0%} from cell to cell"
         raise CalibrationError(
-            "the chart photo", limit, "avoid shadow edges, reflections and several lamps"
+            "the chart photo", limit, "Avoid shadow edges, reflections and several lamps"
         )
     field = np.exp(_smooth(np.arange(COLUMNS * ROWS)) @ fit)
     return np.asarray(view.light / field), float(field[:, 1].max() / field[:, 1].min())

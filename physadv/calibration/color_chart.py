@@ -85,7 +85,7 @@ def color_chart(number: int = 1) -> ColorChart:
     """
     if number not in range(1, SETS + 1):
         raise OptionError(
-            f"chart set {number}", f"1 to {SETS}", "take set 1 to fit, 2 to 4 to test the fit"
+            f"chart set {number}", f"1 to {SETS}", "Take set 1 to fit, 2 to 4 to test the fit"
         )
     rng = numpy_generator(2005, "colour chart", number)
     grid = np.stack(np.meshgrid(LEVELS, LEVELS, LEVELS, indexing="ij"), -1).reshape(-1, 3)
@@ -145,7 +145,7 @@ def chart_origin(
     if width > page[0] - 14 or height > free:
         limit = f"at least {width + 14:.0f} x {height + HEAD + FOOT:.0f} mm are needed"
         raise GeometryError(
-            f"paper {page[0]:g} x {page[1]:g} mm", limit, "print it on a4 or letter"
+            f"paper {page[0]:g} x {page[1]:g} mm", limit, "Print it on a4 or letter"
         )
     return page, snap_to_dots((page[0] - width) / 2), snap_to_dots(HEAD + (free - height) / 2)
 

@@ -95,7 +95,7 @@ def measure_chart(views: Sequence[ChartView]) -> ChartMeasurement:
     """
     if not views:
         raise CalibrationError(
-            "no usable photo", "at least one is needed", "photograph the chart again"
+            "no usable photo", "at least one is needed", "Photograph the chart again"
         )
     unevenness = max(divide_light(v)[1] for v in views)
     view = average_views(views)
@@ -190,7 +190,7 @@ def fit_profile(
     OptionError: name."""
     if map_name not in ("auto", *DEGREES):
         raise OptionError(
-            f"map {map_name!r}", f"one of auto, {', '.join(DEGREES)}", "leave --map out"
+            f"map {map_name!r}", f"one of auto, {', '.join(DEGREES)}", "Leave --map out"
         )
     fits = best_fits(measured)
     chosen = (
@@ -245,7 +245,7 @@ def check_profile(profile: ColorProfile, measured: ChartMeasurement) -> ColorPro
     if profile.about.get("chart_set") == measured.chart_set:
         limit = f"set {measured.chart_set} is the set the map is fitted to"
         raise CalibrationError(
-            "the chart to check on", limit, "print another with `calibrate chart --set 2`"
+            "the chart to check on", limit, "Print another with `calibrate chart --set 2`"
         )
     differences = de00_of_srgb(predict_colors(profile, measured.sent), measured.seen)
     held_out = {**profile_summary(differences), "chart_set": measured.chart_set}

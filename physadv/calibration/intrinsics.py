@@ -61,7 +61,7 @@ def find_board(image: Pixels, name: str) -> BoardView:
     plane, pixels = made.matchImagePoints(corners, ids)
     flat = np.asarray(plane, np.float32).reshape(-1, 1, 3)
     if np.linalg.matrix_rank(flat[:, 0, :2] - flat[:, 0, :2].mean(0)) < 2:
-        raise CalibrationError(name, "the corners found lie on one line", "show more of the board")
+        raise CalibrationError(name, "the corners found lie on one line", "Show more of the board")
     return BoardView(
         name, flat, np.asarray(pixels, np.float32).reshape(-1, 1, 2), (gray.shape[1], gray.shape[0])
     )
@@ -126,14 +126,14 @@ def calibrate_camera(views: Sequence[BoardView], *, camera: str = "") -> CameraP
             f"the corners are {found.rms:.1f} px off on average, at most {MAX_RMS:g} px can be used"
         )
         raise CalibrationError(
-            "the views", limit_text, "flatten the board, hold still, and photograph it again"
+            "the views", limit_text, "Flatten the board, hold still, and photograph it again"
         )
     if doubt > MAX_DOUBT:
         limit_text = (
             f"the focal length is uncertain by {doubt:.1%}, at most {MAX_DOUBT:.0%} can be used"
         )
         raise CalibrationError(
-            "the views", limit_text, "add views nearer and more tilted, in all corners"
+            "the views", limit_text, "Add views nearer and more tilted, in all corners"
         )
     width, height = views[0].size
     about = {
@@ -188,7 +188,7 @@ def _check_views(views: Sequence[BoardView]) -> None:
         raise CalibrationError(
             f"{len(views)} usable views of the board",
             limit,
-            f"take {missing} or more, and {remedy}",
+            f"Take {missing} or more, and {remedy}",
         )
     sizes = sorted({v.size for v in views})
     if len(sizes) > 1:
@@ -196,7 +196,7 @@ def _check_views(views: Sequence[BoardView]) -> None:
         raise CalibrationError(
             f"pictures of {said}",
             "one size is needed",
-            "keep the camera upright, at one resolution",
+            "Keep the camera upright, at one resolution",
         )
     tilted = sum(tilt_deg(v) >= MIN_TILT for v in views)
     if tilted < MIN_TILTED:

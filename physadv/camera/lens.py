@@ -57,7 +57,7 @@ class CameraLens:
             raise CaptureError(
                 f"{self.name or 'the lens'} of {self.size[0]}x{self.size[1]}",
                 f"frames are {size[0]}x{size[1]}, which is another part of the sensor",
-                f"film with --camera-size {self.size[0]}x{self.size[1]}, or calibrate at the size "
+                f"Film with --camera-size {self.size[0]}x{self.size[1]}, or calibrate at the size "
                 "you film with",
             )
         (fx, fy), (cx, cy) = self.focal, self.center

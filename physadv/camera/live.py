@@ -138,7 +138,7 @@ class LiveSource(FrameSource):
                 if not handed:
                     limit = f"opened but gave no frame within {self.stall_s:g} s"
                     raise CaptureError(
-                        self.name, limit, "check the camera, or that the stream is running"
+                        self.name, limit, "Check the camera, or that the stream is running"
                     )
                 if not self._reopen(lost):
                     return

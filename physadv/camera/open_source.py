@@ -77,7 +77,7 @@ def open_frame_source(
         return _open_folder(path, timeout_s, clip_seconds, every, max_frames)
     if not path.exists():
         limit = "not a camera index, an address, a file or a folder"
-        raise CaptureError(text, limit, "check the path, or give a camera index such as 0")
+        raise CaptureError(text, limit, "Check the path, or give a camera index such as 0")
     if path.suffix.lower() in SUFFIXES:
         return PhotoSource(path, [path])
     return ClipSource(
@@ -153,7 +153,7 @@ def _open_folder(
     if not photos:
         limit = "holds neither videos nor photos"
         raise CaptureError(
-            str(folder), limit, f"name a folder with {', '.join(sorted(SUFFIXES)[:4])} ... or clips"
+            str(folder), limit, f"Name a folder with {', '.join(sorted(SUFFIXES)[:4])} ... or clips"
         )
     return PhotoSource(folder, photos)
 
@@ -161,7 +161,7 @@ def _open_folder(
 def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameSource:
     rows = list(read_rows(folder / "truth.jsonl"))
     if not rows:
-        raise CaptureError(f"{folder / 'truth.jsonl'}", "holds no row", "run `physadv twin` again")
+        raise CaptureError(f"{folder / 'truth.jsonl'}", "holds no row", "Run `physadv twin` again")
     try:
         kept = _spread(rows, max_frames)
         by_clip: dict[tuple[str, str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
@@ -170,7 +170,7 @@ def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameS
     except KeyError as error:
         limit = f"a row has no {error.args[0]!r}"
         raise CaptureError(
-            f"{folder / 'truth.jsonl'}", limit, "run `physadv twin` again"
+            f"{folder / 'truth.jsonl'}", limit, "Run `physadv twin` again"
         ) from error
     clips = [
         RecordedClip(folder / file, name, block, truth)

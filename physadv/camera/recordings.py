@@ -67,7 +67,7 @@ class ClipSource(FrameSource):
         if not any_frame:
             limit = f"none of {len(self.clips)} clips gave a frame"
             raise CaptureError(
-                self.name, limit, "check that they play, or record them again as MP4 or AVI"
+                self.name, limit, "Check that they play, or record them again as MP4 or AVI"
             )
 
     def _read(self, clip: RecordedClip) -> Iterator[CameraFrame]:
@@ -137,7 +137,7 @@ class PhotoSource(FrameSource):
             )
         if not read:
             limit = f"none of {len(self.photos)} photos could be read"
-            raise CaptureError(self.name, limit, "replace them with JPEG or PNG files")
+            raise CaptureError(self.name, limit, "Replace them with JPEG or PNG files")
 
     def _clip(self, path: Path) -> str:
         inner = path.relative_to(self.root)

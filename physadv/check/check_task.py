@@ -34,7 +34,7 @@ _METERS = {"mm": 0.001, "cm": 0.01, "m": 1.0}
 
 @dataclass(frozen=True)
 class CheckGoal:
-    """Model, goal and classes of a check: those of the bundle's card, overruled by the configuration.
+    """Model, goal and classes of a check: the bundle's, unless the configuration names others.
 
     Attributes:
         model: name of the model under test.
@@ -64,7 +64,7 @@ class CheckGoal:
                 raise OptionError(
                     "no --bundle",
                     "without one, --model, --goal and --true-class must be given",
-                    "name the bundle that was printed",
+                    "Name the bundle that was printed",
                 )
             return cls(
                 config.model, config.goal, config.true_class, config.target, config.sign_width_mm
@@ -139,7 +139,7 @@ class CheckTask:
         check_width(config.width or None)
         if config.block is not None and config.block not in BLOCKS:
             raise OptionError(
-                f"--block {config.block}", f"one of {', '.join(BLOCKS)}", "correct it"
+                f"--block {config.block}", f"one of {', '.join(BLOCKS)}", "Correct it"
             )
         lens, distance_m = _lens_of(config), _parse_distance(config.distance)
         if model is not None:
@@ -305,7 +305,7 @@ def _lens_of(config: CheckConfig) -> LensFor:
         raise OptionError(
             "--camera-profile with --focal-px",
             "one of the two",
-            "the profile holds the focal length",
+            "The profile holds the focal length",
         )
     return lens_for(config.camera_profile, config.focal_px)
 
@@ -329,5 +329,5 @@ def _parse_distance(text: str | None) -> float | None:
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(mm|cm|m)?\s*", text)
     if match is None:
-        raise OptionError(f"--distance {text}", "a length is needed", "write 2.5m, 250cm or 2500mm")
+        raise OptionError(f"--distance {text}", "a length is needed", "Write 2.5m, 250cm or 2500mm")
     return float(match[1]) * _METERS[match[2] or "m"]

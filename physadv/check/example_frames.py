@@ -1,5 +1,4 @@
-"""A few frames of each outcome, picked evenly at random while the check runs, so that a report can
-show them."""
+"""Sample frames of each block and outcome, drawn evenly while a check runs, for its report."""
 
 from __future__ import annotations
 
@@ -37,8 +36,13 @@ class _Kept:
 
 
 class ExampleFrames:
-    """Keeps ``keep`` pictures per block and outcome by reservoir sampling (Vitter 1985); same rows,
-    same choice."""
+    """Reservoir sample of pictures per block and outcome (Vitter 1985); equal rows give an equal
+    sample.
+
+    Args:
+        seed: Seed of the random stream.
+        keep: Number of pictures per block and outcome.
+    """
 
     def __init__(self, seed: int = 0, *, keep: int = 6) -> None:
         self.keep = keep
@@ -48,38 +52,46 @@ class ExampleFrames:
         self._random = numpy_generator(seed, "examples")
 
     def offer(self, image: Pixels, corners: Corners | None, row: dict[str, Any]) -> None:
-        """Show one judged frame; it is copied only if it is kept."""
+        """Count one classified frame and keep its picture if the reservoir draws it.
+
+        Args:
+            image: Frame (h, w, 3) uint8; copied only if it is kept.
+            corners: Corners (4, 2) of the sign in pixels; None where they are unknown.
+            row: Row of the frame, with ``block`` and ``success``.
+        """
         key = (str(row["block"]), bool(row["success"]))
         self._seen[key] += 1
-        kept = self._kept.setdefault(key, [])
-        if len(kept) < self.keep:
-            kept.append(_Kept(framed_sign(image, corners), row))
-        elif (place := int(self._random.integers(0, self._seen[key]))) < self.keep:
-            kept[place] = _Kept(framed_sign(image, corners), row)
+        reservoir = self._kept.setdefault(key, [])
+        if len(reservoir) < self.keep:
+            reservoir.append(_Kept(_framed_sign(image, corners), row))
+        elif (slot := int(self._random.integers(0, self._seen[key]))) < self.keep:
+            reservoir[slot] = _Kept(_framed_sign(image, corners), row)
 
     def take_up(self, folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Go on with the pictures that an earlier attempt left in ``folder``; ``rows`` are all it
-        judged."""
+        """Continue with the pictures that an interrupted run left in ``folder``; ``rows`` are all
+        rows of that run."""
         self._seen.update((str(r["block"]), bool(r["success"])) for r in rows)
         if not (folder / INDEX).is_file():
             return
+
         for entry in json.loads((folder / INDEX).read_text(encoding="utf-8")):
             row = {k: v for k, v in entry.items() if k != "file"}
             if (folder / entry["file"]).is_file():
-                kept = self._kept.setdefault((str(row["block"]), bool(row["success"])), [])
-                kept.append(_Kept(to_uint8(read_image(folder / entry["file"])), row))
+                reservoir = self._kept.setdefault((str(row["block"]), bool(row["success"])), [])
+                reservoir.append(_Kept(to_uint8(read_image(folder / entry["file"])), row))
 
     def save_now_and_then(self, folder: Path) -> None:
-        """Save if the last time is ``SAVE_EVERY_S`` ago, so that a kill leaves pictures too."""
+        """Save to ``folder`` every ``SAVE_EVERY_S`` seconds, so that a killed run leaves pictures
+        too."""
         if time.monotonic() - self._saved >= SAVE_EVERY_S:
             self.save(folder)
             self._saved = time.monotonic()
 
     def save(self, folder: Path) -> None:
-        """Write the pictures and index.json, which says which row each belongs to."""
+        """Write the pictures to ``folder``, and index.json with the row of each."""
         index = []
-        for (block, success), kept in sorted(self._kept.items()):
-            for number, item in enumerate(kept):
+        for (block, success), reservoir in sorted(self._kept.items()):
+            for number, item in enumerate(reservoir):
                 name = f"{block}-{'met' if success else 'notmet'}-{number}.png"
                 save_png(folder / name, item.picture)
                 index.append({"file": name, **item.row})
@@ -87,14 +99,15 @@ class ExampleFrames:
             write_json(folder / INDEX, index)
 
 
-def framed_sign(image: Pixels, corners: Corners | None) -> Pixels:
-    """The sign with its surroundings, outlined where its corners are known; the whole frame where
-    they are not."""
+def _framed_sign(image: Pixels, corners: Corners | None) -> Pixels:
+    """Return the sign outlined in its surroundings, or the whole frame where ``corners`` is
+    None."""
     if corners is None:
         scale = SIDE / max(image.shape[:2])
         return resize_box(
             image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
         )
+
     x, y, side = square_around(box_of(corners), CONTEXT)
     cut = resize_box(crop_square(image, x, y, side), SIDE, SIDE)
     outline = ((corners - [x, y]) * (SIDE / side)).round().astype(np.int32)

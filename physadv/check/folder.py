@@ -1,4 +1,4 @@
-"""The folder of a check: what lies in it, and whether a check may begin or go on there."""
+"""Files of a check's folder, and whether a check may start or continue there."""
 
 from __future__ import annotations
 
@@ -15,8 +15,17 @@ _SAME = ("victim", "goal", "true_class", "target_class", "threshold", "iou", "ma
 
 
 def assert_fresh(folder: str | Path) -> None:
-    """Raise OptionError where ``folder`` holds rows that no check can be added to: a whole one's,
-    or nobody's."""
+    """Refuse a folder whose rows no check may be appended to.
+
+    A folder without rows, or with those of an interrupted check, is accepted.
+
+    Args:
+        folder: Folder of the check.
+
+    Raises:
+        OptionError: ``folder`` holds the rows of a finished check, or rows without a readable
+            record.
+    """
     root = Path(folder)
     if (root / ROWS).exists():
         earlier = _read(root)
@@ -25,32 +34,44 @@ def assert_fresh(folder: str | Path) -> None:
 
 
 def earlier_record(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of the same check, stopped or killed in ``folder`` before its end; None where
-    nothing is there.
+    """Return the record of the interrupted check in ``folder`` that has the same settings.
 
-    A last row that was half written is cut off. Raises OptionError where another check's rows lie
-    there.
+    A last row that was written in part is cut off.
+
+    Args:
+        folder: Folder of the check.
+        settings: Settings of the check about to run.
+
+    Returns:
+        The record, or None where the folder holds no rows.
+
+    Raises:
+        OptionError: The folder holds rows of another check, or of a finished one.
     """
     assert_fresh(folder)
     if not (folder / ROWS).exists():
         return None
     earlier = _read(folder) or {}
+
+    # The record passed through JSON, where tuples are lists and paths are text.
     plain = json.loads(json.dumps(dict(settings), default=str))
     differs = [k for k in _SAME if earlier.get(k) != plain.get(k)]
     if (earlier.get("bundle") or {}).get("sha256") != (plain.get("bundle") or {}).get("sha256"):
         differs.append("bundle")
+
     if differs:
         raise _taken(
             folder,
             "already holds a check with another "
             f"{', '.join(differs).replace('asked_of', 'source')}",
         )
+
     _mend(folder / ROWS)
     return earlier
 
 
 def _mend(rows: Path) -> None:
-    """Cut off what a kill left of the last line, or the next row would be glued to it."""
+    """Cut off the last row where it was written in part, or the next row would be glued to it."""
     written = rows.read_bytes()
     whole = written.rfind(b"\n") + 1
     if whole < len(written):
@@ -67,5 +88,5 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _taken(folder: Path, limit: str) -> OptionError:
-    remedy = f"name another folder with --out; `physadv report {folder}` shows what is there"
+    remedy = f"Name another folder with --out; `physadv report {folder}` shows what is there"
     return OptionError(f"{folder}", limit, remedy)

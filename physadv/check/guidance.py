@@ -1,4 +1,5 @@
-"""What to do next: which page to hold up, where to move, what is still missing."""
+"""Instructions while filming: the page to hold up, where to move, and how many frames are
+missing."""
 
 from __future__ import annotations
 
@@ -24,8 +25,17 @@ _NEAR_M, _NEAR_DEG = 0.05, 8.0
 
 @dataclass(frozen=True)
 class FilmingAdvice:
-    """The block in hand, what to hold up, where to move, and the bins of that block with their
-    frames."""
+    """Instructions for the next frames.
+
+    Attributes:
+        block: Block in view; None where no sign is.
+        prompt: Page to hold up, and how much is missing.
+        move: Distance and angle to move to; empty without a plan.
+        next: Bin of the plan to fill next.
+        cells: Frames of the block by bin.
+        stopping_states: State of each block against the stopping rule.
+        waiting: Blocks that still lack frames.
+    """
 
     block: str | None
     prompt: str
@@ -34,12 +44,16 @@ class FilmingAdvice:
     cells: Counter[Cell] = field(default_factory=Counter)
     stopping_states: Mapping[str, StoppingState] = field(default_factory=dict)
     waiting: tuple[str, ...] = ()
-    """The blocks that still lack frames."""
 
 
 class FilmingGuide:
-    """Turns rows into advice. ``blocks`` are those to be filmed; ``plan`` the views, where
-    distances are known."""
+    """Derives instructions from the rows of a running check.
+
+    Args:
+        blocks: Blocks to be filmed.
+        width: Width of the 95 % interval at which a block is finished.
+        plan: Views to film, where distances are known.
+    """
 
     def __init__(
         self, blocks: Sequence[str] = BLOCKS, *, width: float, plan: ViewPlan | None = None
@@ -51,7 +65,8 @@ class FilmingGuide:
     def stands(
         self, rows: Mapping[str, Sequence[Row]], *, every: int = 10
     ) -> dict[str, StoppingState]:
-        """Where the blocks stand; looked at anew after ``every`` rows."""
+        """Return the state of each block; computed anew after ``every`` further ``rows`` (rows by
+        block)."""
         total = sum(map(len, rows.values()))
         if self._looked < 0 or total - self._looked >= every:
             self._stands, self._looked = stopping_states(rows, self.width), total
@@ -60,16 +75,26 @@ class FilmingGuide:
     def advise(
         self, rows: Mapping[str, Sequence[Row]], place: SignLocation | None, block: str | None
     ) -> FilmingAdvice:
-        """Advice while ``block`` is in hand (None: no sign in view) and the sign is at ``place``."""
-        now = self.stands(rows)
-        waiting = tuple(b for b in self.blocks if b not in now or not now[b].done)
-        prompt = _prompt(block, waiting, now)
+        """Return the instructions for the next frames.
+
+        Args:
+            rows: Rows so far by block.
+            place: Location of the sign in the newest frame; None where it was not found.
+            block: Block in view; None where no sign is.
+
+        Returns:
+            The instructions; ``move`` and ``next`` are empty without a plan or a block.
+        """
+        states = self.stands(rows)
+        waiting = tuple(b for b in self.blocks if b not in states or not states[b].done)
+        prompt = _prompt(block, waiting, states)
         if self.plan is None or block is None:
-            return FilmingAdvice(block, prompt, stopping_states=now, waiting=waiting)
+            return FilmingAdvice(block, prompt, stopping_states=states, waiting=waiting)
+
         cells = count_views(rows.get(block, ()), self.plan)
         target = _thinnest(self.plan, cells, place) if block in waiting else None
         return FilmingAdvice(
-            block, prompt, _move(self.plan, target, place), target, cells, now, waiting
+            block, prompt, _move(self.plan, target, place), target, cells, states, waiting
         )
 
 
@@ -85,12 +110,13 @@ def _prompt(block: str | None, waiting: Sequence[str], now: Mapping[str, Stoppin
 def _missing(block: str, now: Mapping[str, StoppingState]) -> str:
     if block not in now:
         return "nothing filmed yet"
-    return f"about {count_noun(now[block].clips_missing, 'clip')} ({count_noun(now[block].frames_missing, 'frame')}) to go"
+    clips = count_noun(now[block].clips_missing, "clip")
+    return f"about {clips} ({count_noun(now[block].frames_missing, 'frame')}) to go"
 
 
-def _thinnest(plan: ViewPlan, cells: Counter[Cell], place: SignLocation | None) -> Cell:
-    """The bin with the fewest frames; among equals the one nearest to where the sign is."""
-    here = plan.cell(place.distance_m, place.yaw_deg) if place is not None else None
+def _thinnest(plan: ViewPlan, cells: Counter[Cell], location: SignLocation | None) -> Cell:
+    """Return the bin with the fewest frames, the one nearest to the sign among equals."""
+    here = plan.cell(location.distance_m, location.yaw_deg) if location is not None else None
 
     def rank(cell: Cell) -> tuple[int, int, Cell]:
         steps = 0 if here is None else abs(cell[0] - here[0]) + abs(cell[1] - here[1])
@@ -99,24 +125,26 @@ def _thinnest(plan: ViewPlan, cells: Counter[Cell], place: SignLocation | None) 
     return min(plan.cells, key=rank)
 
 
-def _move(plan: ViewPlan, target: Cell | None, place: SignLocation | None) -> str:
-    if place is not None and place.refused is not None:
+def _move(plan: ViewPlan, target: Cell | None, location: SignLocation | None) -> str:
+    if location is not None and location.refused is not None:
         size = (
-            f" of {place.marker_px:.0f} px, {LEAST_PX:g} are needed"
-            if place.marker_px is not None
+            f" of {location.marker_px:.0f} px, {LEAST_PX:g} are needed"
+            if location.marker_px is not None
             else ""
         )
-        return f"Come closer: {place.refused if not size else 'markers' + size}"
+        return f"Come closer: {location.refused if not size else 'markers' + size}"
+
     if target is None:
         return ""
+
     distance, yaw = plan.middle(target)
-    if place is None or place.distance_m is None or place.yaw_deg is None:
+    if location is None or location.distance_m is None or location.yaw_deg is None:
         return f"Move to {distance:.1f} m, {_facing(yaw)}"
-    ways = [_step(distance - place.distance_m), _turn(yaw - place.yaw_deg)]
-    how = " and ".join(w for w in ways if w)
+    steps = [_step(distance - location.distance_m), _turn(yaw - location.yaw_deg)]
+    directions = " and ".join(w for w in steps if w)
     return (
-        f"Move to {distance:.1f} m, {_facing(yaw)}: {how}"
-        if how
+        f"Move to {distance:.1f} m, {_facing(yaw)}: {directions}"
+        if directions
         else f"Stay at {distance:.1f} m, {_facing(yaw)}"
     )
 

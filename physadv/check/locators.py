@@ -1,8 +1,8 @@
-"""Where the sign is in a frame: the twin's truth, printed markers, its features, a box by hand or a
-detector's.
+"""Locators of the sign in a frame: the twin's truth, printed markers, features, a fixed box, a
+detector.
 
-A locator takes a frame and says where the sign is, or None. Which one found it is written into
-every row.
+A locator maps a frame to a :class:`~physadv.camera.localization.location.SignLocation`, or to None
+where the sign is not found. Every row records which method found it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,13 @@ __all__ = [
     "Locator",
     "SignLocation",
     "by_fiducials",
-    "first_of",
     "locator_for",
     "select_box",
 ]
 
 
-def by_truth(frame: CameraFrame) -> SignLocation | None:
-    """The twin's corners, distance and yaw; None for a frame that was filmed."""
+def _by_truth(frame: CameraFrame) -> SignLocation | None:
+    """Return the twin's corners, distance and angles; None for a frame that was filmed."""
     if frame.truth is None:
         return None
     corners = np.asarray(frame.truth["corners"], dtype=np.float64).reshape(-1, 2)
@@ -49,12 +48,16 @@ def by_truth(frame: CameraFrame) -> SignLocation | None:
 
 
 def by_box(box: Box) -> Locator:
-    """The same box in every frame: a fixed camera and a fixed sign. Raises OptionError for a box
-    without area."""
+    """Build a locator that returns the same ``box`` (x0, y0, x1, y1) in every frame, for a fixed
+    camera and sign.
+
+    Raises:
+        OptionError: The box has no area.
+    """
     x0, y0, x1, y1 = box
     if not (x0 < x1 and y0 < y1):
         raise OptionError(
-            f"box {x0:g},{y0:g},{x1:g},{y1:g}", "x0 < x1 and y0 < y1", "give x0,y0,x1,y1 in pixels"
+            f"box {x0:g},{y0:g},{x1:g},{y1:g}", "x0 < x1 and y0 < y1", "Give x0,y0,x1,y1 in pixels"
         )
 
     def locate(frame: CameraFrame) -> SignLocation | None:
@@ -66,20 +69,31 @@ def by_box(box: Box) -> Locator:
 def by_detector(
     model: CardedModel, class_name: str = "stop sign", *, threshold: float = 0.25
 ) -> Locator:
-    """The detector's best box of ``class_name`` with at least ``threshold``. Raises ModelError for
-    another class."""
-    wanted = model.card.class_index(class_name)
+    """Build a locator that returns the detector's best box of one class.
+
+    Args:
+        model: Detector with a card.
+        class_name: Class of the sign.
+        threshold: Least score of a box.
+
+    Returns:
+        The locator.
+
+    Raises:
+        ModelError: The model's card does not have the class.
+    """
+    class_index = model.card.class_index(class_name)
 
     def locate(frame: CameraFrame) -> SignLocation | None:
         with torch.no_grad():
-            found = model(to_tensor(frame.image)[None])
-        if not isinstance(found, Detections):
-            raise OptionError("the locating victim", "a detector is needed", "use fastestdet")
-        scores = found.scores[0, :, wanted]
+            detections = model(to_tensor(frame.image)[None])
+        if not isinstance(detections, Detections):
+            raise OptionError("the locating model", "a detector is needed", "Use fastestdet")
+        scores = detections.scores[0, :, class_index]
         best = int(scores.argmax())
         if float(scores[best]) < threshold:
             return None
-        x0, y0, x1, y1 = (float(v) for v in found.boxes[0, best])
+        x0, y0, x1, y1 = (float(v) for v in detections.boxes[0, best])
         return (
             SignLocation(corners_of((x0, y0, x1, y1)), "detector") if x1 > x0 and y1 > y0 else None
         )
@@ -88,20 +102,22 @@ def by_detector(
 
 
 def by_frame(frame: CameraFrame) -> SignLocation:
-    """The sign is somewhere in the frame; no more is known."""
+    """Locate the sign as anywhere in ``frame``, without corners."""
     return SignLocation(None, "frame", frame.block)
 
 
-def first_of(locators: Sequence[Locator], by_hand: Sequence[Locator] = ()) -> Locator:
-    """The first locator that finds a sign speaks; a refusal stands, unless a box was drawn by hand."""
+def _first_of(locators: Sequence[Locator], by_hand: Sequence[Locator] = ()) -> Locator:
+    """Build a locator that tries ``locators`` in order; a refusal ends the search, except for
+    locators in ``by_hand``."""
 
     def locate(frame: CameraFrame) -> SignLocation | None:
+        # A refusal (a sign too small to measure) is not overruled by a coarser method.
         refusal: SignLocation | None = None
         for locator in locators:
-            place = locator(frame) if refusal is None or locator in by_hand else None
-            if place is not None and place.refused is None:
-                return place
-            refusal = refusal or place
+            location = locator(frame) if refusal is None or locator in by_hand else None
+            if location is not None and location.refused is None:
+                return location
+            refusal = refusal or location
         return refusal
 
     return locate
@@ -116,23 +132,48 @@ def locator_for(
     references: Sequence[Pixels] = (),
     whole_frame: bool = False,
 ) -> Locator:
-    """The locator of a strategy.
+    """Build the locator of a strategy.
 
-    "auto" tries truth, fiducials, the box, the sign's features and the detector, of those that are
-    given, in this order; ``references`` are square pictures of the sign for its features.
-    ``whole_frame`` lets "auto" end with "somewhere in the frame", which only detectors can use
-    well. Raises OptionError for an unknown strategy, and for "box", "features" and "detector"
-    without one.
+    Args:
+        strategy: One of ``STRATEGIES``. "auto" tries truth, markers, box, features and detector, of
+            those that are available, in this order.
+        box: Box (x0, y0, x1, y1) of the sign in pixels.
+        detector: Detector with a card.
+        detector_class: Class of the sign in the detector's card.
+        references: Square pictures of the sign for feature matching.
+        whole_frame: Whether "auto" may end with the whole frame, which only detectors can use well.
+
+    Returns:
+        The locator.
+
+    Raises:
+        OptionError: The strategy is unknown, or needs a box, references or a detector that is
+            missing.
+
+    Example:
+        >>> import numpy as np
+        >>> from physadv.camera.frames import CameraFrame
+        >>> frame = CameraFrame(np.zeros((48, 64, 3), np.uint8), 0.0, "clip", None, 0)
+        >>> locator_for("box", box=(8, 8, 40, 40))(frame).box
+        (8.0, 8.0, 40.0, 40.0)
     """
     if strategy not in STRATEGIES:
-        raise OptionError(f"locate {strategy!r}", f"one of {', '.join(STRATEGIES)}", "correct it")
-    made: dict[str, Locator] = {"truth": by_truth, "fiducials": by_fiducials(), "frame": by_frame}
+        raise OptionError(
+            f"locate {strategy!r}", f"one of {', '.join(STRATEGIES)}", "Correct the name"
+        )
+
+    available: dict[str, Locator] = {
+        "truth": _by_truth,
+        "fiducials": by_fiducials(),
+        "frame": by_frame,
+    }
     if box is not None:
-        made["box"] = by_box(box)
+        available["box"] = by_box(box)
     if len(references):
-        made["features"] = by_features(references)
+        available["features"] = by_features(references)
     if detector is not None:
-        made["detector"] = by_detector(detector, detector_class)
+        available["detector"] = by_detector(detector, detector_class)
+
     if strategy == "auto":
         order = (
             "truth",
@@ -142,25 +183,38 @@ def locator_for(
             "detector",
             *(["frame"] if whole_frame else []),
         )
-        return first_of(
-            [made[name] for name in order if name in made], [made["box"]] if box is not None else []
+        return _first_of(
+            [available[name] for name in order if name in available],
+            [available["box"]] if box is not None else [],
         )
-    if strategy not in made:
-        remedy = "give --box, the bundle, or the detector's weights"
+
+    if strategy not in available:
+        remedy = "Give --box, the bundle, or the detector's weights"
         raise OptionError(f"locate {strategy!r}", f"no {strategy} was given", remedy)
-    return made[strategy]
+    return available[strategy]
 
 
 def select_box(
     frame: CameraFrame, *, title: str = "Draw a box around the sign, then press Enter"
 ) -> Box:
-    """Ask for a box with the mouse. Raises CaptureError where no window can be opened or nothing
-    was drawn."""
-    remedy = "give the box as --box x0,y0,x1,y1"
+    """Let the user draw a box around the sign with the mouse.
+
+    Args:
+        frame: Frame to draw on.
+        title: Title of the window.
+
+    Returns:
+        The box (x0, y0, x1, y1) in pixels.
+
+    Raises:
+        CaptureError: No window can be opened, or no box was drawn.
+    """
+    remedy = "Give the box as --box x0,y0,x1,y1"
     if sys.platform.startswith("linux") and not (
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     ):
         raise CaptureError("--select", "no display to draw on", remedy)
+
     try:
         x, y, w, h = cv2.selectROI(
             title, cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), showCrosshair=False
@@ -168,6 +222,7 @@ def select_box(
         cv2.destroyWindow(title)
     except cv2.error as error:
         raise CaptureError("--select", "this OpenCV opens no windows", remedy) from error
+
     if w < 1 or h < 1:
         raise CaptureError("--select", "no box was drawn", remedy)
     return float(x), float(y), float(x + w), float(y + h)

@@ -1,5 +1,4 @@
-"""Rows -> rates with intervals, and what they allow one to say. Pure functions: the report
-recomputes from rows."""
+"""Rates with intervals from rows, and the conclusion that they support; all functions are pure."""
 
 from __future__ import annotations
 
@@ -12,13 +11,20 @@ from physadv.core.rows import Row
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
 
 CONTROL_FLOOR = 0.9
-"""Controls below this share of true verdicts leave nothing to attribute to the patch."""
+"""Share of true verdicts that a control needs for failures to be attributed to the patch."""
 FEW_CLIPS = 10
 
 
 @dataclass(frozen=True)
 class BlockRates:
-    """One block: how often the true class was the verdict, how often the attacker's goal was met."""
+    """Rates of one block.
+
+    Attributes:
+        block: "clean", "blank" or "patch".
+        true: Rate of frames with the true class as verdict.
+        attack: Rate of frames in which the attacker's goal is met.
+        clips: Number of clips.
+    """
 
     block: str
     true: RateInterval
@@ -26,7 +32,7 @@ class BlockRates:
     clips: int
 
     def as_dict(self) -> dict[str, float | int]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "frames": self.attack.n,
             "clips": self.clips,
@@ -41,7 +47,13 @@ class BlockRates:
 
 @dataclass(frozen=True)
 class CheckConclusion:
-    """Whether the controls allow a claim, one sentence with the result, and what else must be said."""
+    """Conclusion of a check.
+
+    Attributes:
+        valid: Whether the controls support a claim about the patch.
+        headline: Sentence with the result.
+        notes: Qualifications of the result.
+    """
 
     valid: bool
     headline: str
@@ -49,17 +61,40 @@ class CheckConclusion:
 
 
 def tabulate_rates(rows: Iterable[Row], *, seed: int = 0) -> dict[str, BlockRates]:
-    """Rates of each block that has frames, in the order clean, blank, patch; bootstrap over clips."""
-    kept = list(rows)
+    """Return the rates of each block with frames, in the order clean, blank, patch.
+
+    Args:
+        rows: Rows of a check.
+        seed: Seed of the bootstrap over clips.
+
+    Returns:
+        Rates by block.
+
+    Example:
+        >>> row = {"block": "patch", "clip": "a", "true": False, "success": True}
+        >>> rates = tabulate_rates([row, {**row, "clip": "b"}])
+        >>> rates["patch"].attack.rate, rates["patch"].clips
+        (1.0, 2)
+    """
+    all_rows = list(rows)
     return {
         b: block_rates(b, of_block, seed)
         for b in BLOCKS
-        if (of_block := [r for r in kept if r["block"] == b])
+        if (of_block := [r for r in all_rows if r["block"] == b])
     }
 
 
 def block_rates(block: str, rows: Sequence[Row], seed: int = 0) -> BlockRates:
-    """Both rates of one block, bootstrapped over clips."""
+    """Return both rates of one block, with intervals bootstrapped over clips.
+
+    Args:
+        block: "clean", "blank" or "patch".
+        rows: Rows of the block.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The rates.
+    """
     clips = [str(r["clip"]) for r in rows]
     true = clustered_interval([bool(r["true"]) for r in rows], clips, seed=seed)
     attack = clustered_interval([bool(r["success"]) for r in rows], clips, seed=seed)
@@ -69,32 +104,45 @@ def block_rates(block: str, rows: Sequence[Row], seed: int = 0) -> BlockRates:
 def draw_conclusion(
     table: Mapping[str, BlockRates], settings: Mapping[str, Any]
 ) -> CheckConclusion:
-    """Put the table in words, promising no more than was measured. ``settings`` is the run's
-    check.json."""
+    """Express the rates in words, without claiming more than was measured.
+
+    Args:
+        table: Rates by block.
+        settings: Record of the run, as in its check.json.
+
+    Returns:
+        The conclusion; not valid without the patch, without a control, or with a control that
+            failed.
+    """
     notes = _notes(table, settings)
     patch = table.get("patch")
-    seen = str(settings.get("true_class", "the true class"))
+    true_name = str(settings.get("true_class", "the true class"))
+
     if patch is None:
         return CheckConclusion(
             False, "No frame with the patch was measured: nothing can be said about it.", notes
         )
+
     measured = f"The patch met its goal ({goal_in_words(settings)}) in {_share(patch)}"
+
     missing = [b for b in ("clean", "blank") if b not in table]
     failed = [b for b in ("clean", "blank") if b in table and table[b].true.rate < CONTROL_FLOOR]
     if failed:
         which = " and ".join(f"{_named(b)} in only {table[b].true.rate:.1%}" for b in failed)
         return CheckConclusion(
             False,
-            f"Not valid for a claim: the victim says “{seen}” on {which} of the frames "
+            f"Not valid for a claim: the model reports “{true_name}” on {which} of the frames "
             f"({CONTROL_FLOOR:.0%} is "
-            f"needed), so failures under the patch cannot be laid to the patch. {measured}.",
+            f"needed), so failures under the patch cannot be attributed to it. {measured}.",
             notes,
         )
+
     if missing:
         lacking = " and ".join(_named(b) for b in missing)
         return CheckConclusion(
             False, f"{measured}, but without a control ({lacking}) this proves nothing yet.", notes
         )
+
     controls = ", ".join(f"{_named(b)} {table[b].attack.rate:.1%}" for b in ("clean", "blank"))
     if patch.attack.low <= max(table[b].attack.high for b in ("clean", "blank")):
         unclear = "The intervals overlap: no clear effect of the patch."
@@ -106,8 +154,9 @@ def _notes(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list
     notes = []
     if settings.get("simulation"):
         notes.append("This is a simulation: no sheet was printed and no camera was used.")
+
     bundle = settings.get("bundle") or {}
-    wanted, used = (
+    expected_sha256, model_sha256 = (
         str(bundle.get("victim_sha256") or ""),
         str((settings.get("victim") or {}).get("sha256") or ""),
     )
@@ -115,42 +164,45 @@ def _notes(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list
         str((settings.get("victim") or {}).get("name") or ""),
         str(bundle.get("victim") or ""),
     )
-    if wanted and used and wanted != used:
+
+    if expected_sha256 and model_sha256 and expected_sha256 != model_sha256:
         notes.append(
-            "The victim is not the one the patch was optimized against: this is a test of transfer."
+            "The model is not the one the patch was optimized against: this is a test of transfer."
         )
     elif made_on and name.startswith(f"{made_on}+"):
         notes.append(
-            f"A defense stands before the victim here ({name[len(made_on) + 1 :]}), and none did "
-            "where the patch was "
-            f"optimised: what is lost from the digital figure is lost to the defense as well."
+            f"A defense precedes the model here ({name[len(made_on) + 1 :]}), and none did when "
+            "the patch was optimized: part of the loss against the digital figure is due to the "
+            "defense."
         )
+
     few = [f"{b} {t.clips}" for b, t in table.items() if t.clips < FEW_CLIPS]
     if few:
         notes.append(
-            f"Few clips ({', '.join(few)}): frames of one clip are alike, so the intervals rest "
-            "on the number "
-            f"of clips. {FEW_CLIPS} or more, each a new approach, say much more."
+            f"Few clips ({', '.join(few)}): frames of one clip are alike, so the intervals depend "
+            f"on the number of clips. Film {FEW_CLIPS} or more, each a new approach."
         )
+
     if settings.get("status") != "complete":
         notes.append(
-            "The run was stopped before its end; the numbers are of what was measured until then."
+            "The run was stopped before its end; the figures cover the frames measured until then."
         )
     return notes
 
 
 def _share(rates: BlockRates) -> str:
     rate = rates.attack
-    return f"{rate.rate:.1%} of {rate.n} frames from {rates.clips} clips (95 % interval {rate.low:.1%} to {rate.high:.1%})"
+    interval = f"95 % interval {rate.low:.1%} to {rate.high:.1%}"
+    return f"{rate.rate:.1%} of {rate.n} frames from {rates.clips} clips ({interval})"
 
 
 def count_noun(n: int, noun: str) -> str:
-    """1 frame, 2 frames."""
+    """Return the number ``n`` with ``noun`` in singular or plural: 1 frame, 2 frames."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def goal_in_words(settings: Mapping[str, Any]) -> str:
-    """What counted as success."""
+    """Return what counts as success under ``settings``, in words."""
     true, target = settings.get("true_class", "the true class"), settings.get("target_class")
     if settings.get("goal") == "targeted":
         return f"“{true}” taken for “{target}”"

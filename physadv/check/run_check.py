@@ -1,8 +1,8 @@
-"""The check: frames in, one row a frame out, judged by the victim in blocks clean, blank and patch.
+"""The check: one row per frame, classified by the model, in the blocks clean, blank and patch.
 
-The folder of a check holds rows.jsonl (written as it goes), check.json (what was asked, of what,
-with which warnings) and examples/ (a few frames of each outcome). Tables and report are made from
-these alone. The same check on the same folder goes on where it was stopped or killed.
+The folder of a check holds rows.jsonl (appended as frames are classified), check.json (settings,
+sources and warnings) and examples/ (a few frames of each outcome). Tables and report are computed
+from these alone. The same check on the same folder resumes where it was interrupted.
 """
 
 from __future__ import annotations
@@ -64,24 +64,43 @@ def run_check(
     remote: RemoteControl | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Generator[CheckProgress, None, None]:
-    """Judge every frame of ``feeds``; yield after each batch and each frame left out.
+    """Classify every frame of ``feeds``; rows and settings are on disk at any time.
 
-    Rows and settings lie in ``folder`` at any time.
+    A classifier receives the sign's bounding square, widened by ``margin`` on each side and resized
+    by area; a detector receives the whole frame. A folder with rows of the same check, interrupted
+    before its end, is continued: files from the first frame without a row, live sources with clips
+    of a new name. Closing the generator ends the check; rows written so far are kept.
 
-    Classifiers see the sign's bounding square, wider by ``margin`` on each side, resized by area;
-    detectors see the whole frame, and the sign counts as its class when a detection of it scores
-    ``threshold`` or more and overlaps the sign's box by ``iou``. ``max_frames`` is a limit per
-    block; ``width`` ends a block when its 95 % interval is that narrow. ``about`` is recorded as it
-    is. ``remote`` lets somebody who watches name the block and end the check; ``tell`` is called
-    with a line when a source is lost or comes back.
+    Args:
+        feeds: Sources of frames, with their blocks.
+        model: Model under test, with its card.
+        folder: Folder of the check.
+        locator: Finds the sign in a frame.
+        goal: "targeted", "untargeted" or "vanish".
+        true_class: Class of the sign, by name or by index.
+        target_class: Class aimed at; needed for "targeted".
+        threshold: Score in (0, 1] from which a detection counts.
+        iou: Overlap in (0, 1] from which a detection belongs to the sign.
+        margin: Share of the sign's side added on each side of a classifier's crop.
+        batch: Frames per forward pass.
+        max_frames: Most frames per block.
+        device: Device of the model.
+        seed: Seed of the example frames.
+        about: Further entries of check.json.
+        width: Width of the 95 % interval at which a block is finished; None films to the end.
+        remote: Input of a person who watches.
+        tell: Called with a line when a source is lost or returns.
 
-    A folder with rows of the same check, stopped before its end, is continued: files go on at the
-    first frame not judged, live sources with clips of a new name. Raises OptionError for classes,
-    goals and folders that do not fit, CaptureError when no frame could be judged, ModelError for
-    NaN. Closing the generator ends the check; what was judged is kept.
+    Yields:
+        The progress after each batch and after each frame left out.
+
+    Raises:
+        OptionError: Classes, goal, width or folder do not fit.
+        CaptureError: No frame could be classified.
+        ModelError: The model returned NaN or infinite scores.
     """
     target, card = Path(folder), model.card
-    question = verdict_rule(
+    rule = verdict_rule(
         card,
         goal=goal,
         true_class=true_class,
@@ -89,17 +108,20 @@ def run_check(
         threshold=threshold,
         iou=iou,
     )
+
     if not feeds:
         raise OptionError(
-            "no source", "at least one is needed", "name a camera, a video or a folder"
+            "no source", "at least one is needed", "Name a camera, a video or a folder"
         )
     check_width(width)
-    settings = _settings(question, feeds, margin, seed, about)
+
+    settings = _settings(rule, feeds, margin, seed, about)
     earlier = earlier_record(target, settings)
+
     session = CheckSession(
         target / ROWS,
         model,
-        question,
+        rule,
         locator,
         ExampleFrames(seed),
         margin,
@@ -109,6 +131,7 @@ def run_check(
         width,
         remote or RemoteControl(),
     )
+
     settings |= {"width": width, "attempt": _take_up(session, target, earlier)}
     with _recorded(target, session, feeds, settings), _evaluating(model):
         total = _expected(feeds, max_frames)
@@ -116,20 +139,21 @@ def run_check(
             feed.source.tell = tell or session.remote.say
             yield from _drain(session, feed, total, settings["attempt"])
         if not any(session.kept.values()):
-            why = (
+            reasons = (
                 "; ".join(f"{n} {what}" for what, n in session.left_out.items())
                 or "the sources gave none"
             )
-            limit = f"{why}{_sizes(session)}"
+            limit = f"{reasons}{_sizes(session)}"
             raise CaptureError(
-                "no frame could be judged", limit, "try --locate, --box x0,y0,x1,y1 or --block"
+                "no frame could be judged", limit, "Try --locate, --box x0,y0,x1,y1 or --block"
             )
 
 
 def _take_up(session: CheckSession, folder: Path, earlier: Mapping[str, Any] | None) -> int:
-    """Count what earlier attempts judged; the number of this attempt."""
+    """Count the rows of earlier attempts; return the number of this attempt."""
     if earlier is None:
         return 1
+
     rows = list(read_rows(folder / ROWS))
     session.remember(rows)
     session.examples.take_up(folder / EXAMPLES, rows)
@@ -139,38 +163,41 @@ def _take_up(session: CheckSession, folder: Path, earlier: Mapping[str, Any] | N
 def _drain(
     session: CheckSession, feed: BlockSource, total: int | None, attempt: int
 ) -> Iterator[CheckProgress]:
-    """Judge one feed to its end, or until every block it can hold has its frames."""
+    """Classify one feed to its end, or until every block that it can hold is finished."""
     with feed.source as source:
         for frame in source:
             if session.remote.stopped:
                 break
-            if source.live and attempt > 1:  # clips are trials: those of another attempt are others
+            # Clips are trials: those of another attempt are not the same ones.
+            if source.live and attempt > 1:
                 frame = replace(frame, clip=f"take{attempt}-{frame.clip}")
+
             view = session.view(feed, frame)
             judged = view is not None and (session.add(view) or (source.live and session.flush()))
             if judged:
                 session.examples.save_now_and_then(session.rows.parent / EXAMPLES)
-            if (
-                judged or view is None
-            ):  # who holds a page up to a camera must see that it is not recognized
+            # A person who holds a page up to a camera must be shown that it is not recognized.
+
+            if judged or view is None:
                 yield session.progress(total)
             if _enough(session, feed):
                 break
         else:
             session.lost |= source.live
+
         if session.flush():
             yield session.progress(total)
 
 
 def _enough(session: CheckSession, feed: BlockSource) -> bool:
-    """Whether more of this feed would be thrown away. Without a sure block, any block may still
-    come."""
+    """Return whether further frames of this feed would be discarded; an unsorted feed may hold any
+    block."""
     blocks = BLOCKS if feed.block is None else (feed.block,)
     return all(session.full(block) for block in blocks)
 
 
 def _expected(feeds: Sequence[BlockSource], max_frames: int | None) -> int | None:
-    """How many frames will be judged at most, where all sources know their length."""
+    """Return the most frames that can be classified; None where a source has no known length."""
     expected = 0
     for feed in feeds:
         total = feed.source.total
@@ -182,23 +209,23 @@ def _expected(feeds: Sequence[BlockSource], max_frames: int | None) -> int | Non
 
 
 def _settings(
-    question: VerdictRule,
+    rule: VerdictRule,
     feeds: Sequence[BlockSource],
     margin: float,
     seed: int,
     about: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    card, target = question.card, question.target_class
+    card, target = rule.card, rule.target_class
     detects = card.task == "detect"
     return {
         "started": _now(),
         "status": "running",
         "victim": {"name": card.name, "task": card.task, "sha256": card.sha256},
-        "goal": question.goal,
-        "true_class": question.name(question.true_class),
-        "target_class": None if target is None else question.name(target),
-        "threshold": question.threshold if detects else None,
-        "iou": question.iou if detects else None,
+        "goal": rule.goal,
+        "true_class": rule.name(rule.true_class),
+        "target_class": None if target is None else rule.name(target),
+        "threshold": rule.threshold if detects else None,
+        "iou": rule.iou if detects else None,
         "margin": None if detects else margin,
         "seed": seed,
         "simulation": any(f.source.simulation for f in feeds),
@@ -208,11 +235,11 @@ def _settings(
 
 
 def _refusals(session: CheckSession) -> list[str]:
-    """What was seen too small to be measured."""
+    """Return a warning about signs too small to be measured."""
     if not session.refused_px:
         return []
     frames = count_noun(len(session.refused_px), "frame")
-    return [f"{frames} refused{_sizes(session)}: come closer, or print the signs larger"]
+    return [f"{frames} refused{_sizes(session)}. Come closer, or print the signs larger"]
 
 
 def _sizes(session: CheckSession) -> str:
@@ -224,8 +251,9 @@ def _sizes(session: CheckSession) -> str:
 def _recorded(
     folder: Path, session: CheckSession, feeds: Sequence[BlockSource], settings: dict[str, Any]
 ) -> Iterator[None]:
-    """check.json before the first frame and after the last, whatever ends the run."""
+    """Write check.json before the first frame and after the last, whatever ends the run."""
     write_json(folder / SETTINGS, settings)
+
     status = "stopped"
     try:
         yield
@@ -249,7 +277,7 @@ def _recorded(
 
 @contextmanager
 def _evaluating(model: object) -> Iterator[None]:
-    """Evaluation mode for the time of the check; every module's own flag is put back."""
+    """Switch ``model`` to evaluation mode, and restore every module's own flag afterwards."""
     modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     flags = [m.training for m in modules]
     for module in modules:

@@ -1,4 +1,5 @@
-"""A running check: frames are located, cut, judged in batches, written as rows, and counted."""
+"""State of a running check: frames are located, cropped, classified in batches, recorded and
+counted."""
 
 from __future__ import annotations
 
@@ -31,8 +32,13 @@ from physadv.models.cards import ModelCard
 
 @dataclass(frozen=True)
 class BlockSource:
-    """A source and what is known of its block: ``block`` is sure, ``fallback`` is used where
-    nothing else tells."""
+    """A source of frames and what is known of its block.
+
+    Attributes:
+        source: Source of frames.
+        block: Block of all its frames, where it is certain.
+        fallback: Block of frames that neither source, markers nor user assign.
+    """
 
     source: FrameSource
     block: str | None = None
@@ -41,28 +47,36 @@ class BlockSource:
 
 @dataclass(frozen=True)
 class CheckProgress:
-    """Frames judged and left out so far, the number expected (None: not known), and the newest row."""
+    """Progress of a check.
+
+    Attributes:
+        judged: Frames classified so far.
+        left_out: Frames left out so far.
+        total: Frames expected; None where the number is unknown.
+        row: Newest row.
+        true: Block -> (frames with the true class as verdict, frames).
+        success: Block -> (frames in which the goal was met, frames).
+        rows: Block -> its rows so far, which continue to grow.
+        frame: Newest frame, classified or not.
+        place: Location of the sign in that frame.
+        block: Block of that frame, where it is known.
+    """
 
     judged: int
     left_out: int
     total: int | None
     row: Row | None
     true: Mapping[str, tuple[int, int]]
-    """Block -> (frames with the true class as verdict, frames)."""
     success: Mapping[str, tuple[int, int]]
-    """Block -> (frames in which the goal was met, frames)."""
     rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
-    """Block -> all its rows so far; they go on growing."""
     frame: CameraFrame | None = None
-    """The newest frame, judged or not, and what was found in it."""
     place: SignLocation | None = None
     block: str | None = None
-    """The block that frame belongs to, where that is known."""
 
 
 @dataclass(frozen=True)
-class PreparedFrame:
-    """One frame made ready: what the victim sees, the sign's box in it, and the row without its
+class _PreparedFrame:
+    """A frame ready to classify: the model's input, the sign's box in it, and the row without a
     verdict."""
 
     pixels: Pixels
@@ -74,7 +88,35 @@ class PreparedFrame:
 
 @dataclass
 class CheckSession:
-    """What a check works with, and its counts so far."""
+    """Components of a check and its counts so far.
+
+    Attributes:
+        rows: File of the rows.
+        model: Model under test.
+        question: Rule of the verdict.
+        locator: Finds the sign in a frame.
+        examples: Sample of frames for the report.
+        margin: Share of the sign's side added on each side of a crop.
+        batch: Frames per forward pass.
+        max_frames: Most frames per block.
+        device: Device of the model.
+        width: Width of the 95 % interval at which a block is finished.
+        remote: Input of a person who watches.
+        taken: Frames used, by block.
+        judged: Frames classified, by block.
+        true: Frames with the true class as verdict, by block.
+        success: Frames in which the goal was met, by block.
+        left_out: Frames left out, by reason.
+        contradicted: Frames used despite a contradiction, by its description.
+        located: Block -> frames by locating method.
+        waiting: Frames of the next batch.
+        newest: Newest row.
+        lost: Whether a live source ended by itself.
+        kept: Rows by block.
+        known: (block, clip, index) of frames that earlier attempts classified.
+        refused_px: Sizes of markers that were too small.
+        looking: Newest frame, the sign's location and the block.
+    """
 
     rows: Path
     model: CardedModel
@@ -94,7 +136,7 @@ class CheckSession:
     left_out: Counter[str] = field(default_factory=Counter)
     contradicted: Counter[str] = field(default_factory=Counter)
     located: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    waiting: list[PreparedFrame] = field(default_factory=list)
+    waiting: list[_PreparedFrame] = field(default_factory=list)
     newest: Row | None = None
     lost: bool = False
     kept: dict[str, list[Row]] = field(default_factory=lambda: {b: [] for b in BLOCKS})
@@ -104,13 +146,14 @@ class CheckSession:
     _narrow: dict[str, tuple[int, bool]] = field(default_factory=dict)
 
     def full(self, block: str) -> bool:
-        """Whether the block has all the frames it may have, or an interval as narrow as was asked."""
+        """Return whether ``block`` has all its frames, or an interval as narrow as required."""
         if self.max_frames is not None and self.taken[block] >= self.max_frames:
             return True
         return self.width is not None and self._is_narrow(block, self.width)
 
     def _is_narrow(self, block: str, width: float) -> bool:
-        """Looked at every ``STEP`` rows; narrow once is narrow."""
+        """Return whether the interval is narrow enough; tested every ``STEP`` rows, and final once
+        it is."""
         rows = self.kept[block]
         looked, narrow = self._narrow.get(block, (0, False))
         if not narrow and len(rows) - looked >= STEP:
@@ -119,76 +162,94 @@ class CheckSession:
         return narrow
 
     def remember(self, rows: Sequence[Row]) -> None:
-        """Take up rows of an earlier attempt: they count, and their frames are not judged again."""
+        """Add ``rows`` of an earlier attempt: they count, and their frames are not classified
+        again."""
         for row in rows:
             self.known.add((row["block"], row["clip"], int(row["frame"])))
             self.taken[row["block"]] += 1
             self.located[row["block"]][str(row.get("located_by", "unknown"))] += 1
             self._tally(row)
 
-    def view(self, feed: BlockSource, frame: CameraFrame) -> PreparedFrame | None:
-        """Locate the sign and cut what the victim sees; None, and a count, for a frame that cannot
-        be used."""
+    def view(self, feed: BlockSource, frame: CameraFrame) -> _PreparedFrame | None:
+        """Locate the sign in one frame and crop the model's input.
+
+        Args:
+            feed: Source that the frame came from.
+            frame: The frame.
+
+        Returns:
+            The prepared frame, or None for a frame that is left out (and counted) or already
+                classified.
+        """
         frame = frame if feed.block is None else replace(frame, block=feed.block)
         if frame.block is not None and (frame.block, frame.clip, frame.index) in self.known:
             return None
-        place = self.locator(frame)
+
+        location = self.locator(frame)
         block = (
             frame.block
-            or (place.block if place is not None else None)
+            or (location.block if location is not None else None)
             or self.remote.block
             or feed.fallback
         )
-        self.looking = frame, place, block
-        why = self._unusable(frame, place, block)
-        if why is not None:
-            self.left_out[why] += 1
+
+        self.looking = frame, location, block
+
+        reason = self._unusable(frame, location, block)
+        if reason is not None:
+            self.left_out[reason] += 1
             return None
         if (
-            place is None
+            location is None
             or block is None
             or self.full(block)
             or (block, frame.clip, frame.index) in self.known
         ):
             return None
-        if place.block in BLOCKS and place.block != block:
-            self.contradicted[f"{block} frames carry the markers of the {place.block} page"] += 1
-        if place.note is not None:
-            self.contradicted[place.note] += 1
+
+        if location.block in BLOCKS and location.block != block:
+            self.contradicted[f"{block} frames carry the markers of the {location.block} page"] += 1
+
+        if location.note is not None:
+            self.contradicted[location.note] += 1
+
         self.taken[block] += 1
-        self.located[block][place.by] += 1
-        return self._cut(frame, place, block)
+        self.located[block][location.by] += 1
+        return self._cut(frame, location, block)
 
     def _unusable(
-        self, frame: CameraFrame, place: SignLocation | None, block: str | None
+        self, frame: CameraFrame, location: SignLocation | None, block: str | None
     ) -> str | None:
-        """Why a frame has to be left out; None where it need not."""
-        if place is None:
+        """Return why a frame has to be left out; None where it can be used."""
+        if location is None:
             return f"{block or 'unsorted'}: sign not found"
         if block not in BLOCKS:
             return "unsorted: block not known"
-        if place.refused is not None:
-            self.refused_px += [] if place.marker_px is None else [place.marker_px]
-            return f"{block}: {place.refused}"
-        outside = place.box is not None and not overlaps_image(place.box, frame.image)
+
+        if location.refused is not None:
+            self.refused_px += [] if location.marker_px is None else [location.marker_px]
+            return f"{block}: {location.refused}"
+        outside = location.box is not None and not overlaps_image(location.box, frame.image)
         return f"{block}: sign outside the frame" if outside else None
 
-    def add(self, view: PreparedFrame) -> bool:
-        """Put a view into the batch; judge the batch when it is full or sizes differ. True if any
-        was judged."""
+    def add(self, view: _PreparedFrame) -> bool:
+        """Add ``view`` to the batch and classify the batch when it is full or sizes differ; return
+        whether it was."""
         differs = bool(self.waiting) and self.waiting[0].pixels.shape != view.pixels.shape
         judged = self.flush() if differs else False
         self.waiting.append(view)
         return self.flush() if len(self.waiting) >= self.batch else judged
 
     def flush(self) -> bool:
-        """Judge the batch and write its rows; False if it was empty."""
+        """Classify the batch and write its rows; return False if it was empty."""
         if not self.waiting:
             return False
+
         images = torch.stack([to_tensor(v.pixels) for v in self.waiting]).to(self.device)
         with torch.no_grad():
             prediction = self.model(images)
         verdicts = frame_verdicts(prediction, [v.box for v in self.waiting], self.question)
+
         rows = [_row(v.row, a) for v, a in zip(self.waiting, verdicts, strict=True)]
         append_rows(self.rows, rows)
         for view, row in zip(self.waiting, rows, strict=True):
@@ -197,11 +258,12 @@ class CheckSession:
         return True
 
     def progress(self, total: int | None) -> CheckProgress:
-        """The counts so far."""
+        """Return the counts so far, of ``total`` frames expected."""
         true = {b: (self.true[b], self.judged[b]) for b in BLOCKS if self.judged[b]}
         success = {b: (self.success[b], self.judged[b]) for b in BLOCKS if self.judged[b]}
         left_out = sum(self.left_out.values())
         rows = {b: kept for b, kept in self.kept.items() if kept}
+
         return CheckProgress(
             sum(self.judged.values()),
             left_out,
@@ -213,36 +275,39 @@ class CheckSession:
             *self.looking,
         )
 
-    def _cut(self, frame: CameraFrame, place: SignLocation, block: str) -> PreparedFrame:
-        box = place.box
+    def _cut(self, frame: CameraFrame, location: SignLocation, block: str) -> _PreparedFrame:
+        box = location.box
         crop_px = None if box is None else round(max(box[2] - box[0], box[3] - box[1]))
+
         row: Row = {
             "clip": frame.clip,
             "block": block,
             "frame": frame.index,
             "time_s": round(frame.time_s, 4),
-            "distance_m": _short(place.distance_m),
-            "yaw_deg": _short(place.yaw_deg),
-            "pitch_deg": _short(place.pitch_deg),
-            "roll_deg": _short(place.roll_deg),
-            "pose_by": place.pose_by,
+            "distance_m": _short(location.distance_m),
+            "yaw_deg": _short(location.yaw_deg),
+            "pitch_deg": _short(location.pitch_deg),
+            "roll_deg": _short(location.roll_deg),
+            "pose_by": location.pose_by,
             "crop_px": crop_px,
-            "located_by": place.by,
+            "located_by": location.by,
         }
-        if place.marker_px is not None:
-            row["marker_px"] = round(place.marker_px, 1)
-        if place.poses:
-            row["reprojection_px"] = [round(p.error_px, 3) for p in place.poses]
-        if len(place.poses) > 1:  # the solution that was not believed
-            other = place.poses[1]
+
+        if location.marker_px is not None:
+            row["marker_px"] = round(location.marker_px, 1)
+        if location.poses:
+            row["reprojection_px"] = [round(p.error_px, 3) for p in location.poses]
+        # A planar pose has two solutions; the rejected one is recorded too.
+        if len(location.poses) > 1:
+            other = location.poses[1]
             row["other_pose"] = [
                 round(v, 4) for v in (other.distance_m, other.yaw_deg, other.pitch_deg)
             ]
-        return PreparedFrame(
-            model_input(frame.image, box, self.model.card, self.margin), box, row, frame, place
+        return _PreparedFrame(
+            _model_input(frame.image, box, self.model.card, self.margin), box, row, frame, location
         )
 
-    def _count(self, view: PreparedFrame, row: Row) -> None:
+    def _count(self, view: _PreparedFrame, row: Row) -> None:
         self._tally(row)
         self.examples.offer(view.frame.image, view.place.corners, row)
         self.newest = row
@@ -259,9 +324,9 @@ def _short(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def model_input(image: Pixels, box: Box | None, card: ModelCard, margin: float) -> Pixels:
-    """What the victim sees: a detector the frame, a classifier the sign's square (the frame,
-    without a box)."""
+def _model_input(image: Pixels, box: Box | None, card: ModelCard, margin: float) -> Pixels:
+    """Return what the model receives: a detector the frame, a classifier the sign's square (or the
+    frame, without a box)."""
     if card.task == "detect":
         return image
     if box is not None:
@@ -273,12 +338,12 @@ def model_input(image: Pixels, box: Box | None, card: ModelCard, margin: float) 
     )
 
 
-def _row(row: Row, answer: FrameVerdict) -> Row:
+def _row(row: Row, result: FrameVerdict) -> Row:
     verdict = {
-        "verdict": answer.verdict,
-        "confidence": answer.confidence,
-        "true_score": answer.true_score,
-        "true": answer.true,
-        "success": answer.success,
+        "verdict": result.verdict,
+        "confidence": result.confidence,
+        "true_score": result.true_score,
+        "true": result.true,
+        "success": result.success,
     }
     return {**row, **verdict}

@@ -83,7 +83,7 @@ def corners_from_markers(
     """
     if block is not None and block not in FIDUCIALS:
         raise GeometryError(
-            f"block {block!r}", f"one of {', '.join(FIDUCIALS)}", "correct the name"
+            f"block {block!r}", f"one of {', '.join(FIDUCIALS)}", "Correct the name"
         )
     names = [int(i) for i in np.asarray(ids).ravel()]
     seen = visible_blocks(names)

@@ -48,7 +48,7 @@ class CutOptions:
             raise OptionError(
                 f"cut name {self.name!r}",
                 limit,
-                "use the name your print shop gives, e.g. CutContour",
+                "Use the name your print shop gives, e.g. CutContour",
             )
 
 
@@ -65,7 +65,7 @@ def cut_contour(bundle: PatchBundle, place: PageRect, corner_radius: float = 0.3
         raise GeometryError(
             f"corner radius {corner_radius:g} mm",
             f"at most {limit:g} mm, half the shorter side",
-            "make it smaller",
+            "Make it smaller",
         )
     mask = to_uint8(bundle.mask)[:, :, 0] >= 128
     return [_rounded(polygon, corner_radius) for polygon in _outlines(mask, place)]
@@ -124,7 +124,7 @@ def cut_svg(
 def _within(what: str, value: float, low: float, high: float, unit: str) -> None:
     if not low <= value <= high:
         raise OptionError(
-            f"{what} {value:g} {unit}", f"{low:g} to {high:g} {unit}", "give a value in this range"
+            f"{what} {value:g} {unit}", f"{low:g} to {high:g} {unit}", "Give a value in this range"
         )
 
 

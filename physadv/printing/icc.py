@@ -61,11 +61,11 @@ class PressProfile:
     def __init__(self, profile: str | Path, *, intent: str = "relative") -> None:
         if intent not in INTENTS:
             raise OptionError(
-                f"intent {intent!r}", f"one of {', '.join(INTENTS)}", "correct the name"
+                f"intent {intent!r}", f"one of {', '.join(INTENTS)}", "Correct the name"
             )
         self.path, self.intent = Path(profile), intent
         if not self.path.is_file():
-            raise OptionError(f"ICC profile {self.path}", "no such file", "check the path")
+            raise OptionError(f"ICC profile {self.path}", "no such file", "Check the path")
         self.data = self.path.read_bytes()
         self._profile = self._read()
         self.name = ImageCms.getProfileDescription(self._profile).strip() or self.path.stem

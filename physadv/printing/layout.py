@@ -80,7 +80,7 @@ def paper_size(paper: Paper) -> tuple[float, float]:
             raise GeometryError(
                 f"paper {paper!r}",
                 f"known: {', '.join(PAPERS)}",
-                "name one of them or give a size such as 300x400mm",
+                "Name one of them or give a size such as 300x400mm",
             )
         width, height = PAPERS[paper.strip().lower()]
     else:
@@ -88,7 +88,7 @@ def paper_size(paper: Paper) -> tuple[float, float]:
 
     if min(width, height) < MIN_WIDTH or max(width, height) > 5000:
         limit = f"each side {MIN_WIDTH:g} to 5000 mm"
-        raise GeometryError(f"paper {width:g} x {height:g} mm", limit, "choose another paper")
+        raise GeometryError(f"paper {width:g} x {height:g} mm", limit, "Choose another paper")
     return float(width), float(height)
 
 

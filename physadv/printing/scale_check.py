@@ -38,6 +38,6 @@ def measure_bar(pdf: str | Path, bar: PageRect, *, page: int = 0, dpi: int = 600
     found = float(np.sum(1 - row / 255)) / float(scale) / points
     if abs(found - bar.w) > TOLERANCE:
         raise GeometryError(
-            f"{pdf}", f"the bar measures {found:.3f} mm, not {bar.w:g}", "write the sheet again"
+            f"{pdf}", f"the bar measures {found:.3f} mm, not {bar.w:g}", "Write the sheet again"
         )
     return found

@@ -91,7 +91,7 @@ def tile_layout(
         raise OptionError(
             f"overlap {overlap:g} mm",
             f"{OVERLAP[0]:g} to {OVERLAP[1]:g} mm",
-            "give a value in this range",
+            "Give a value in this range",
         )
     size = paper_size(paper)
     overlap = _up(overlap)
@@ -107,7 +107,7 @@ def tile_layout(
         name = paper if isinstance(paper, str) else f"{paper[0]:g} x {paper[1]:g} mm"
         value = f"sticker {width:g} x {height:g} mm, paper {name}, overlap {overlap:.0f} mm"
         raise GeometryError(
-            value, f"{found}; at most {MOST}", "choose a larger paper or a smaller overlap"
+            value, f"{found}; at most {MOST}", "Choose a larger paper or a smaller overlap"
         )
     columns, rows = int(counts[0]), int(counts[1])
     steps = [

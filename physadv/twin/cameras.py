@@ -112,7 +112,7 @@ def cameras_named(names: Sequence[str]) -> tuple[VirtualCamera, ...]:
     for name in wanted:
         if name not in KNOWN:
             raise OptionError(
-                f"camera {name!r}", f"one of {', '.join(KNOWN)}, or all", "choose one of these"
+                f"camera {name!r}", f"one of {', '.join(KNOWN)}, or all", "Choose one of these"
             )
     return tuple(KNOWN[name] for name in wanted)
 

@@ -20,7 +20,7 @@ from physadv.twin.cameras import (
 from physadv.twin.linear_light import F32, U8, daylight_tint
 from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw_texture, lay_over
 from physadv.twin.surface import EXTENT, build_texture
-from physadv.twin.trajectories import SignPose, pose_homography
+from physadv.twin.trajectories import SignPose, sign_homography
 from physadv.twin.virtual_printer import ideal_print, print_picture, printer_named
 
 # print dots drawn per pixel of the picture and axis, so that the print itself is not what limits
@@ -66,7 +66,7 @@ def print_flat(picture: U8, printer: str, *, width_mm: float = 100.0, seed: int 
     :func:`photograph_flat` the same."""
     size = picture.shape[0]
     if picture.shape != (size, size, 3):
-        raise OptionError(f"picture of shape {picture.shape}", "(n, n, 3)", "cut it to a square")
+        raise OptionError(f"picture of shape {picture.shape}", "(n, n, 3)", "Cut it to a square")
     fine = cv2.resize(picture, None, fx=_FINE, fy=_FINE, interpolation=cv2.INTER_NEAREST)
     dots = np.asarray(fine, np.uint8)
     machine = printer_named(printer, seed)
@@ -116,7 +116,7 @@ def _view(
     pose = SignPose(
         width_mm * focal / span_px, yaw, pitch, roll, float(middle[0]), float(middle[1])
     )
-    return CameraView(pose_homography(pose, focal, frame), camera.k1, focal, frame), frame
+    return CameraView(sign_homography(pose, focal, frame), camera.k1, focal, frame), frame
 
 
 def _on_paper(lit: F32) -> F32:

@@ -14,7 +14,7 @@ from physadv.core.errors import GeometryError
 from physadv.twin.cameras import VirtualCamera, random_exposure, vignette_gains
 from physadv.twin.linear_light import F32, LUMA, U8, to_linear
 from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw_texture, lay_over
-from physadv.twin.sign_clips import BLOCKS, PrintedSticker, sticker_layers
+from physadv.twin.sign_clips import BLOCKS, StickerPrint, sticker_layers
 from physadv.twin.surface import build_texture
 from physadv.twin.trajectories import F64, project_points
 
@@ -39,7 +39,7 @@ class PhotoClip:
         self,
         rng: np.random.Generator,
         scene: PhotoScene,
-        printed: PrintedSticker,
+        printed: StickerPrint,
         camera: VirtualCamera,
         *,
         frames: int,
@@ -91,7 +91,7 @@ class PhotoClip:
 
 
 def _composite_sticker(
-    image: F32, corners: F64, printed: PrintedSticker, hand: int
+    image: F32, corners: F64, printed: StickerPrint, hand: int
 ) -> dict[str, tuple[F32, ...]]:
     """The photo (linear) of each block, with its pyramid; the sticker is lit by the sign's own dark
     and light parts."""
@@ -145,12 +145,12 @@ def _checked(scene: PhotoScene) -> F64:
         raise GeometryError(
             f"{scene.name or 'photo'}: corners {corners.shape}",
             "(4, 2) numbers",
-            "give four corners",
+            "Give four corners",
         )
     area = cv2.contourArea(corners.astype(np.float32))
     if area < 16**2:
         limit = f"the sign covers {area:.0f} px, 256 are needed"
-        raise GeometryError(scene.name or "photo", limit, "use a photo that shows it larger")
+        raise GeometryError(scene.name or "photo", limit, "Use a photo that shows it larger")
     return corners
 
 

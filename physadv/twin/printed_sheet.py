@@ -47,10 +47,27 @@ def read_sticker(
     """
     folder = Path(bundle_folder)
     card, digest = _read_card(folder)
+<<<<<<< HEAD
     width, height = card.size.width_mm, card.size.height_mm
+=======
+    try:
+        size, place = card["size"], card["placement"]
+        width, height = float(size["width_mm"]), float(size["height_mm"])
+        center = (float(place["center_mm"][0]), float(place["center_mm"][1]))
+        sign, sign_width = str(place["sign"]), float(place["sign_width_mm"])
+        run_id = str(card["patch"].get("run_id", ""))
+    except KeyError as error:
+        raise BundleError(
+            f"{folder / 'card.toml'}", f"key {error.args[0]!r} is missing", "Restore the card"
+        ) from error
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise BundleError(
+            f"{folder / 'card.toml'}", f"not a patch card ({error})", "Restore the card"
+        ) from error
+>>>>>>> 1657f1e (Describe the check in the field's words, with examples that run)
     if not (folder / "mask.png").is_file():
         raise BundleError(
-            f"{folder}", "mask.png is missing", "name a folder made by `physadv patch`"
+            f"{folder}", "mask.png is missing", "Name a folder made by `physadv patch`"
         )
     scale = dpi / 25.4
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -60,7 +77,7 @@ def read_sticker(
         raise GeometryError(
             f"{folder / 'mask.png'}",
             "the mask has no pixels",
-            "mark the sticker's shape white in it",
+            "Mark the sticker's shape white in it",
         )
     way = cv2.INTER_AREA if mask.shape[1] > shape[0] else cv2.INTER_NEAREST
     alpha = np.asarray(cv2.resize(mask, shape, interpolation=way), np.float32)
@@ -110,12 +127,21 @@ def _read_card(folder: Path) -> tuple[_StickerCard, str]:
     path, remedy = folder / "card.toml", "restore the card"
     if not path.is_file():
         raise BundleError(
-            f"{folder}", "card.toml is missing", "name a folder made by `physadv patch`"
+            f"{folder}", "card.toml is missing", "Name a folder made by `physadv patch`"
         )
+<<<<<<< HEAD
     table = read_table(path, error=BundleError, remedy=remedy)
     card = convert_value(table, _StickerCard, name=str(path), error=BundleError, remedy=remedy)
 
     digest = hashlib.sha256(path.read_bytes())
+=======
+    data = path.read_bytes()
+    try:
+        card = tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}", f"not TOML ({error})", "Restore the card") from error
+    digest = hashlib.sha256(data)
+>>>>>>> 1657f1e (Describe the check in the field's words, with examples that run)
     for part in ("patch.png", "mask.png"):
         digest.update((folder / part).read_bytes() if (folder / part).is_file() else b"")
     return card, digest.hexdigest()
@@ -125,25 +151,25 @@ def _cut(pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], d
     """The TrimBox of page 1 as (h, w, 3) pixels of ``shape`` (w, h), placed to a fraction of a
     pixel."""
     if not pdf.is_file():
-        raise BundleError(f"{pdf}", "no such sheet", "make it with `physadv print`")
+        raise BundleError(f"{pdf}", "no such sheet", "Make it with `physadv print`")
     try:
         document = pypdfium2.PdfDocument(str(pdf))
     except pypdfium2.PdfiumError as error:
         raise BundleError(
-            f"{pdf}", f"not a readable PDF ({error})", "make it with `physadv print`"
+            f"{pdf}", f"not a readable PDF ({error})", "Make it with `physadv print`"
         ) from error
     with document:
         page = document[0]
         box = page.get_trimbox(fallback_ok=False)
         if box is None:
             raise GeometryError(
-                f"{pdf}", "page 1 has no TrimBox to cut along", "make it with `physadv print`"
+                f"{pdf}", "page 1 has no TrimBox to cut along", "Make it with `physadv print`"
             )
         left, bottom, right, top = box
         found = ((right - left) * MM_PER_POINT, (top - bottom) * MM_PER_POINT)
         if abs(found[0] - width_mm) > 0.2 or abs(found[1] - height_mm) > 0.2:
             sizes = f"sticker {found[0]:.1f} x {found[1]:.1f} mm, card {width_mm:.1f} x {height_mm:.1f} mm"
-            raise GeometryError(f"{pdf}", sizes, "print the sheet again from this bundle")
+            raise GeometryError(f"{pdf}", sizes, "Print the sheet again from this bundle")
         width, height = page.get_size()
         # whole points around the sticker, so that the cut falls on pixels that are known to a
         # fraction

@@ -48,7 +48,7 @@ class ClipWriter:
                     raise CaptureError(
                         f"{self._folder / name}",
                         "cannot write motion JPEG",
-                        "reinstall opencv-python",
+                        "Reinstall opencv-python",
                     )
                 writer.set(cv2.VIDEOWRITER_PROP_QUALITY, float(self._quality))
                 self._writers[block] = writer
@@ -68,7 +68,7 @@ def prepare_folder(out: Path) -> None:
     of something else."""
     if (out / TRUTH).exists() or (out / SETTINGS).exists():
         if not _is_ours(out):
-            raise OptionError(f"{out}", "holds other rows already", "name a new folder with --out")
+            raise OptionError(f"{out}", "holds other rows already", "Name a new folder with --out")
         for clip in (out / "clips").glob("*-[0-9][0-9].avi"):
             clip.unlink()
         for name in (TRUTH, SETTINGS, CONTACT):

@@ -32,14 +32,14 @@ from physadv.twin.surface import (
     square_side,
     sticker_layer,
 )
-from physadv.twin.trajectories import F64, AngleLimits, pose_homography, random_path
+from physadv.twin.trajectories import F64, AngleLimits, sign_homography, random_path
 from physadv.twin.virtual_printer import IDEAL_WHITE, VirtualPrinter, ideal_print, print_picture
 
 BLOCKS = ("clean", "blank", "patch")
 
 
 @dataclass(frozen=True)
-class PrintedSticker:
+class StickerPrint:
     """What came out of the printer: the sticker's place, its shape (h, w), its printed colors, and
     the bare paper."""
 
@@ -52,7 +52,7 @@ class PrintedSticker:
 FINEST_PX_PER_MM = 4.0
 
 
-def print_out(sticker: CutSticker, printer: VirtualPrinter | None, seed: int) -> PrintedSticker:
+def print_out(sticker: CutSticker, printer: VirtualPrinter | None, seed: int) -> StickerPrint:
     """Print the sticker (None: ideally); what no camera here resolves is averaged away."""
     alpha, paper = sticker.alpha, np.full(3, IDEAL_WHITE, np.float32)
     if printer is None:
@@ -65,7 +65,7 @@ def print_out(sticker: CutSticker, printer: VirtualPrinter | None, seed: int) ->
         inked = cv2.resize(colors * alpha[..., None], shape, interpolation=cv2.INTER_AREA)
         alpha = np.asarray(cv2.resize(alpha, shape, interpolation=cv2.INTER_AREA), np.float32)
         colors = np.asarray(inked / np.maximum(alpha, 1e-4)[..., None], np.float32)
-    return PrintedSticker(sticker, alpha, colors, paper)
+    return StickerPrint(sticker, alpha, colors, paper)
 
 
 class FilmedClip(Protocol):
@@ -89,7 +89,7 @@ class SignClip:
         rng: np.random.Generator,
         face: SignFace,
         background: U8,
-        printed: PrintedSticker,
+        printed: StickerPrint,
         camera: VirtualCamera,
         *,
         frames: int,
@@ -151,7 +151,7 @@ class SignClip:
     def _view(self, index: int) -> CameraView:
         pose = self._path[index]
         return CameraView(
-            pose_homography(pose, self.focal, self.size), self.camera.k1, self.focal, self.size
+            sign_homography(pose, self.focal, self.size), self.camera.k1, self.focal, self.size
         )
 
     def _motion(self, index: int) -> F64:
@@ -204,7 +204,7 @@ class _Backdrop:
 
 
 def _textures(
-    rng: np.random.Generator, face: SignFace, printed: PrintedSticker, level: F32, size_px: float
+    rng: np.random.Generator, face: SignFace, printed: StickerPrint, level: F32, size_px: float
 ) -> dict[str, PlaneTexture]:
     """The lit sign of each block; ``size_px`` bounds the texture's detail."""
     size = int(np.clip(np.ceil(size_px / 64) * 64, 256, 4096))
@@ -219,7 +219,7 @@ def _textures(
 
 
 def sticker_layers(
-    printed: PrintedSticker, side_mm: float, size: int, hand: int
+    printed: StickerPrint, side_mm: float, size: int, hand: int
 ) -> dict[str, F32 | None]:
     """The sticker's layer of each block, put on by the same hand."""
     colors: Sequence[tuple[str, F32]] = (("blank", printed.paper), ("patch", printed.colors))

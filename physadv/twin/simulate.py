@@ -144,7 +144,7 @@ def _check_effects(without: Collection[str]) -> None:
     for name in without:
         if name not in LEAVABLE:
             raise OptionError(
-                f"effect {name!r}", f"one of {', '.join(LEAVABLE)}", "choose one of these"
+                f"effect {name!r}", f"one of {', '.join(LEAVABLE)}", "Choose one of these"
             )
 
 
@@ -220,20 +220,20 @@ def _check(
     angles: AngleLimits,
 ) -> None:
     if not 1 <= clips <= 99:
-        raise OptionError(f"{clips} clips", "1 to 99", "choose another --clips")
+        raise OptionError(f"{clips} clips", "1 to 99", "Choose another --clips")
     if not 1 <= frames <= 10_000:
-        raise OptionError(f"{frames} frames", "1 to 10000", "choose another --frames")
+        raise OptionError(f"{frames} frames", "1 to 10000", "Choose another --frames")
     if min(size) < 64 or max(size) > 8192 or size[0] % 2 or size[1] % 2:
         raise OptionError(
-            f"frame size {size[0]}x{size[1]}", "even sides from 64 to 8192", "choose another size"
+            f"frame size {size[0]}x{size[1]}", "even sides from 64 to 8192", "Choose another size"
         )
     if not cameras:
         raise OptionError(
-            "no camera", "at least one is needed", "leave cameras out for the usual ones"
+            "no camera", "at least one is needed", "Leave cameras out for the usual ones"
         )
     if distances_m is not None and not 0 < distances_m[0] <= distances_m[1]:
-        raise OptionError(f"distances {distances_m}", "0 < nearest <= farthest (m)", "correct them")
+        raise OptionError(f"distances {distances_m}", "0 < nearest <= farthest (m)", "Correct them")
     if not (0 <= angles.yaw <= 75 and 0 <= angles.pitch <= 60 and 0 <= angles.roll <= 180):
         raise OptionError(
-            f"{angles}", "yaw <= 75, pitch <= 60, roll <= 180", "choose smaller angles"
+            f"{angles}", "yaw <= 75, pitch <= 60, roll <= 180", "Choose smaller angles"
         )

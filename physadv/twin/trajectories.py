@@ -47,7 +47,7 @@ def pose_rotation(pose: SignPose) -> F64:
     return np.asarray(about_z @ about_y @ about_x)
 
 
-def pose_homography(pose: SignPose, focal_px: float, size: tuple[int, int]) -> F64:
+def sign_homography(pose: SignPose, focal_px: float, size: tuple[int, int]) -> F64:
     """(3, 3): sign plane in mm, from its center -> ideal pixels in a picture of ``size`` (w, h), no
     lens distortion."""
     camera = np.array([[focal_px, 0, size[0] / 2], [0, focal_px, size[1] / 2], [0, 0, 1]])

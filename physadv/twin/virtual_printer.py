@@ -109,7 +109,7 @@ def printer_named(name: str, seed: int) -> VirtualPrinter | None:
         return None
     if name not in _KINDS:
         raise OptionError(
-            f"printer {name!r}", f"one of {', '.join(PRINTERS)}", "choose one of these"
+            f"printer {name!r}", f"one of {', '.join(PRINTERS)}", "Choose one of these"
         )
     kind = _KINDS[name]
     ink = (_PRIMARIES / _PRIMARIES[0]) ** kind.density

@@ -409,7 +409,7 @@ def test_small_markers_are_refused_and_their_size_is_said(
     assert len(rows) == 2
     assert all(r["marker_px"] > 30 for r in rows)
     assert settings["left_out"] == {"patch: markers under 20 px": 2}
-    assert any("come closer, or print the signs larger" in w for w in settings["warnings"])
+    assert any("Come closer, or print the signs larger" in w for w in settings["warnings"])
 
 
 def test_a_narrow_interval_ends_the_block(

@@ -347,7 +347,7 @@ def test_report_again(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        (["nowhere.mp4", *ASK], CaptureError, "check the path"),
+        (["nowhere.mp4", *ASK], CaptureError, "Check the path"),
         (["empty", *ASK], CaptureError, "holds neither videos nor photos"),
         (["v.avi", *ASK, "--box", "1,2,3"], OptionError, "four numbers"),
         (["v.avi", *ASK, "--camera-size", "big"], OptionError, "WIDTHxHEIGHT"),

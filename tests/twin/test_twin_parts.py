@@ -28,7 +28,7 @@ from physadv.twin.linear_light import light_to_srgb, srgb_to_light, to_linear
 from physadv.twin.optics import CameraView, blur_kernel, draw_texture
 from physadv.twin.printed_sheet import read_sticker
 from physadv.twin.surface import build_texture
-from physadv.twin.trajectories import SignPose, distort_points, pose_homography, pose_rotation
+from physadv.twin.trajectories import SignPose, distort_points, sign_homography, pose_rotation
 from physadv.twin.virtual_printer import PRINTERS, print_picture, printer_named, random_printer
 
 
@@ -97,7 +97,7 @@ def test_srgb_round_trip() -> None:
 def test_lens_inverse(k1: float) -> None:
     """Points shown through the lens come back to the plane they lie on."""
     pose = SignPose(3000.0, 25.0, -8.0, 4.0, 500.0, 120.0)
-    view = CameraView(pose_homography(pose, 500.0, (640, 480)), k1, 500.0, (640, 480))
+    view = CameraView(sign_homography(pose, 500.0, (640, 480)), k1, 500.0, (640, 480))
     points = np.array([[-300.0, -200.0], [0, 0], [310, 250], [100, -350]])
     for point, seen in zip(points, view.show(points), strict=True):
         x, y = (int(v) for v in np.floor(seen))
@@ -113,7 +113,7 @@ def test_pose_conventions() -> None:
     """The center is seen where the pose says; yaw > 0 faces right: its right edge is farther and
     looks shorter."""
     pose = SignPose(4000.0, 30.0, 0.0, 0.0, 320.0, 240.0)
-    view = CameraView(pose_homography(pose, 600.0, (640, 480)), 0.0, 600.0, (640, 480))
+    view = CameraView(sign_homography(pose, 600.0, (640, 480)), 0.0, 600.0, (640, 480))
     square = view.show(np.array([[-381.0, -381.0], [381, -381], [381, 381], [-381, 381]]))
     assert np.allclose(view.show(np.zeros((1, 2))), [[320, 240]])
     assert square[2, 1] - square[1, 1] < square[3, 1] - square[0, 1]
@@ -132,7 +132,7 @@ def test_drawing_small_does_not_alias() -> None:
     layer = np.dstack([np.repeat(board[..., None], 3, 2), np.ones((512, 512))]).astype(np.float32)
     surface = build_texture(layer, 762.0)
     pose = SignPose(9000.0, 20.0, 5.0, 3.0, 300.0, 200.0)
-    view = CameraView(pose_homography(pose, 600.0, (640, 480)), -0.05, 600.0, (640, 480))
+    view = CameraView(sign_homography(pose, 600.0, (640, 480)), -0.05, 600.0, (640, 480))
     drawn = draw_texture(surface, view)
     assert drawn is not None
     whole = drawn[1][drawn[1][..., 3] > 0.999][:, 0]

@@ -67,7 +67,7 @@ def _known(finder: Any, reference: Pixels, fewest: int) -> _Known:
     if count < 2 * fewest:
         limit = f"{count} corners in its drawing, {2 * fewest} are needed"
         raise OptionError(
-            "the sign's picture", limit, "use --locate fiducials with the printed pages, or --box"
+            "the sign's picture", limit, "Use --locate fiducials with the printed pages, or --box"
         )
     return _Known((np.array([p.pt for p in points]) + 0.5 - 24) / REFERENCE_PX, words)
 

@@ -34,7 +34,7 @@ def with_pose(
     OptionError for a typed distance that is none.
     """
     if typed_m is not None and not 0.01 <= typed_m <= 1000:
-        raise OptionError(f"distance {typed_m:g} m", "0.01 to 1000 m", "correct it")
+        raise OptionError(f"distance {typed_m:g} m", "0.01 to 1000 m", "Correct it")
     tracker = PoseTracker()
 
     def locate(frame: CameraFrame) -> SignLocation | None:

@@ -1,5 +1,4 @@
-"""An optional window for the live picture, where this machine has a screen and this OpenCV opens
-windows."""
+"""Desktop window for the live picture, where a display exists and OpenCV was built with one."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ _KEYS = {"c": "clean", "b": "blank", "p": "patch"}
 
 
 def why_no_window() -> str | None:
-    """Why no window can be opened here; None where one can."""
+    """Return why no window can be opened on this machine; None where one can."""
     gui = next(
         (
             line
@@ -26,6 +25,7 @@ def why_no_window() -> str | None:
         ),
         "",
     )
+
     if "NONE" in gui.upper():
         return "this OpenCV is headless and opens no windows (pip's opencv-python has them)"
     if sys.platform.startswith("linux") and not (
@@ -36,20 +36,26 @@ def why_no_window() -> str | None:
 
 
 class DesktopWindow:
-    """Shows the newest picture; keys name the block in hand and end the check. CaptureError where
-    none opens."""
+    """Window that shows the newest picture; keys choose the block and end the check.
+
+    Args:
+        remote: Control that the keys act on.
+
+    Raises:
+        CaptureError: No window can be opened.
+    """
 
     def __init__(self, remote: RemoteControl) -> None:
-        why = why_no_window()
-        if why is not None:
+        obstacle = why_no_window()
+        if obstacle is not None:
             raise CaptureError(
-                "--window", why, "use --serve and open the page it names, or leave it out"
+                "--window", obstacle, "Use --serve and open the page it names, or leave it out"
             )
         self.remote = remote
         cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_KEEPRATIO)
 
     def show(self, picture: Pixels) -> None:
-        """Draw, and obey a key."""
+        """Draw ``picture`` (h, w, 3) uint8 RGB and apply a key that was pressed."""
         cv2.imshow(TITLE, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         apply_key(self.remote, cv2.waitKey(1) & 0xFF)
 
@@ -59,7 +65,8 @@ class DesktopWindow:
 
 
 def apply_key(remote: RemoteControl, key: int) -> None:
-    """c, b and p choose a block; q and Escape end."""
+    """Choose a block in ``remote`` for a ``key`` of c, b and p, or end the check for q and
+    Escape."""
     letter = chr(key).lower() if key < 128 else ""
     if letter in _KEYS:
         remote.choose(_KEYS[letter])

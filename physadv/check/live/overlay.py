@@ -1,5 +1,4 @@
-"""The live picture: the frame with its verdict, beside it the blocks, the views covered, and what
-to do next."""
+"""Live picture of a check: the frame with its verdict, the blocks, the views and the next step."""
 
 from __future__ import annotations
 
@@ -26,7 +25,15 @@ COLORS = {"clean": (0, 114, 178), "blank": (122, 127, 133), "patch": (213, 94, 0
 
 @dataclass(frozen=True)
 class OverlayState:
-    """What is drawn beside the frame."""
+    """Content of the live picture.
+
+    Attributes:
+        step: Progress of the check, with the newest frame.
+        advice: Instructions for the next frames.
+        plan: Views to film, where distances are known.
+        note: Line of warning, such as a lost camera.
+        simulation: Whether the frames are simulated.
+    """
 
     step: CheckProgress
     advice: FilmingAdvice
@@ -36,9 +43,11 @@ class OverlayState:
 
 
 def draw_overlay(look: OverlayState) -> Pixels:
-    """The picture (h, w, 3) uint8: at most 800 x 600 px of frame, and a panel of 380 px."""
+    """Draw ``look``: at most 800 x 600 px of the frame, and a panel of 380 px; returns (h, w, 3)
+    uint8."""
     view = _view(look)
     height = max(view.shape[0], 560)
+
     sheet = Image.new("RGB", (view.shape[1] + PANEL, height), PAPER)
     sheet.paste((20, 24, 28), (0, 0, view.shape[1], height))
     sheet.paste(Image.fromarray(view), (0, 0))
@@ -47,19 +56,23 @@ def draw_overlay(look: OverlayState) -> Pixels:
 
 
 def _view(look: OverlayState) -> Pixels:
-    frame, place = look.step.frame, look.step.place
+    frame, location = look.step.frame, look.step.place
     if frame is None:
         return np.full((HIGH, WIDE, 3), 40, np.uint8)
+
     h, w = frame.image.shape[:2]
     scale = min(WIDE / w, HIGH / h)
     size = max(1, round(w * scale)), max(1, round(h * scale))
+
     picture = Image.fromarray(resize_box(frame.image, *size))
     pen = ImageDraw.Draw(picture)
-    corners = None if place is None else place.corners
+
+    corners = None if location is None else location.corners
     if corners is not None:
         color = _outline(look)
         points = [tuple(p) for p in (corners * scale).tolist()]
         pen.line([*points, points[0]], fill=color, width=3)
+
     _banner(pen, look, corners, scale, size)
     return np.asarray(picture, dtype=np.uint8)
 
@@ -74,23 +87,29 @@ def _outline(look: OverlayState) -> tuple[int, int, int]:
 def _banner(
     pen: Any, look: OverlayState, corners: Corners | None, scale: float, size: tuple[int, int]
 ) -> None:
-    """The verdict over the sign, the way to move at the picture's foot."""
-    row, place = look.step.row, look.step.place
-    if corners is not None and row is not None and place is not None and place.refused is None:
-        said = (
+    """Draw the verdict over the sign and the next move at the picture's foot."""
+    row, location = look.step.row, look.step.place
+    if (
+        corners is not None
+        and row is not None
+        and location is not None
+        and location.refused is None
+    ):
+        verdict_text = (
             f"{row['verdict']} {row['confidence']:.0%}"
             if row["confidence"]
             else str(row["verdict"])
         )
         _label(
             pen,
-            said,
+            verdict_text,
             (float(corners[:, 0].min()) * scale, float(corners[:, 1].min()) * scale - 30),
             20,
             size,
         )
-    elif place is None:
+    elif location is None:
         _label(pen, "no sign found", (12, 12), 20, size)
+
     if look.advice.move:
         _label(pen, look.advice.move, (12, size[1] - 38), 20, size)
 
@@ -102,15 +121,19 @@ def _label(
     while points > 11 and pen.textlength(words, font=font) > size[0] - 24:
         points -= 1
         font = _font(points)
-    wide = pen.textlength(words, font=font) + 12
-    x, y = min(max(at[0], 4), max(size[0] - wide - 4, 4)), min(max(at[1], 4), size[1] - points - 14)
-    pen.rectangle((x, y, x + wide, y + points + 9), fill=INK)
+    text_px = pen.textlength(words, font=font) + 12
+
+    x, y = (
+        min(max(at[0], 4), max(size[0] - text_px - 4, 4)),
+        min(max(at[1], 4), size[1] - points - 14),
+    )
+    pen.rectangle((x, y, x + text_px, y + points + 9), fill=INK)
     pen.text((x + 6, y + 2), words, font=font, fill=PAPER)
 
 
 @dataclass
 class _Pen:
-    """Writes down the panel, line after line."""
+    """Cursor that writes the lines of the panel from top to bottom."""
 
     draw: Any
     x: int
@@ -120,7 +143,7 @@ class _Pen:
     def words(
         self, text: str, points: int = 15, fill: tuple[int, int, int] = INK, gap: int = 6
     ) -> None:
-        """A paragraph."""
+        """Write a paragraph and move the cursor below it."""
         for line in wrap(text, max(8, int(self.wide / (points * 0.53)))):
             self.draw.text((self.x, self.y), line, font=_font(points), fill=fill)
             self.y += points + gap
@@ -132,10 +155,13 @@ def _panel(pen: _Pen, look: OverlayState) -> None:
     pen.words(look.advice.prompt, 18)
     if look.note:
         pen.words(look.note, 13, MET)
+
     pen.y += 6
     pen.words("goal met, 95 % interval over clips", 12, MUTED)
+
     for block in BLOCKS:
         _block(pen, block, look.advice.stopping_states.get(block), block == look.advice.block)
+
     if look.plan is not None and look.advice.block is not None:
         _grid(pen, look.plan, look.advice)
     if look.step.left_out:
@@ -143,52 +169,73 @@ def _panel(pen: _Pen, look: OverlayState) -> None:
 
 
 def _block(pen: _Pen, block: str, stand: StoppingState | None, now: bool) -> None:
-    draw, x, y, left = pen.draw, pen.x, pen.y, pen.x + 64
-    right = pen.x + pen.wide
+    draw, x, y, axis_left = pen.draw, pen.x, pen.y, pen.x + 64
+    axis_right = pen.x + pen.wide
+
     if now:
-        draw.rectangle((x - 8, y - 3, right + 8, y + 40), outline=COLORS[block], width=2)
+        draw.rectangle((x - 8, y - 3, axis_right + 8, y + 40), outline=COLORS[block], width=2)
+
     draw.text((x, y), block, font=_font(15), fill=COLORS[block])
-    draw.line((left, y + 9, right, y + 9), fill=LINE, width=2)
+    draw.line((axis_left, y + 9, axis_right, y + 9), fill=LINE, width=2)
+
     if stand is not None:
         rate = stand.rates.attack
-        a, b, at = (left + share * (right - left) for share in (rate.low, rate.high, rate.rate))
+        a, b, at = (
+            axis_left + share * (axis_right - axis_left)
+            for share in (rate.low, rate.high, rate.rate)
+        )
         draw.line((a, y + 9, b, y + 9), fill=COLORS[block], width=5)
         draw.ellipse((at - 6, y + 3, at + 6, y + 15), fill=COLORS[block])
-        todo = "enough" if stand.done else f"{stand.frames_missing} more for {stand.aim:.0%}"
-        said = f"{rate.rate:.0%} [{rate.low:.0%}, {rate.high:.0%}] of {rate.n}, {stand.rates.clips} clips; {todo}"
+        todo = "done" if stand.done else f"{stand.frames_missing} more for {stand.aim:.0%}"
+        interval = f"{rate.rate:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
+        summary = f"{interval} of {rate.n}, {stand.rates.clips} clips; {todo}"
     else:
-        said = "nothing filmed yet"
-    draw.text((x, y + 20), said, font=_font(13), fill=INK if stand else MUTED)
+        summary = "nothing filmed yet"
+
+    draw.text((x, y + 20), summary, font=_font(13), fill=INK if stand else MUTED)
     pen.y += 50
 
 
 def _grid(pen: _Pen, plan: ViewPlan, advice: FilmingAdvice) -> None:
-    """Frames a bin, far at the top; the next bin is framed."""
+    """Draw the frames per bin, far bins at the top, with the next bin framed."""
     pen.y += 4
     pen.words(f"views of {advice.block}: distance x angle, frames", 12, MUTED)
+
     rows, columns = len(plan.distances) - 1, len(plan.yaws) - 1
-    left, high = pen.x + 64, 26
-    wide = (pen.wide - 64) / columns
+    grid_left, cell_height = pen.x + 64, 26
+    cell_width = (pen.wide - 64) / columns
     most = max(advice.cells.values(), default=1)
+
     for i, j in plan.cells:
         n = advice.cells[i, j]
-        x, y = left + j * wide, pen.y + (rows - 1 - i) * high
+        x, y = grid_left + j * cell_width, pen.y + (rows - 1 - i) * cell_height
         fade = 0.15 + 0.6 * n / most if n else 0.0
         shade = tuple(round(255 + fade * (c - 255)) for c in COLORS[str(advice.block)])
-        pen.draw.rectangle((x + 1, y + 1, x + wide - 2, y + high - 2), fill=shade, outline=LINE)
-        if (i, j) == advice.next:
-            pen.draw.rectangle((x, y, x + wide - 1, y + high - 1), outline=INK, width=3)
-        pen.draw.text(
-            (x + wide / 2, y + high / 2), str(n or ""), font=_font(12), fill=INK, anchor="mm"
+        pen.draw.rectangle(
+            (x + 1, y + 1, x + cell_width - 2, y + cell_height - 2), fill=shade, outline=LINE
         )
+        if (i, j) == advice.next:
+            pen.draw.rectangle(
+                (x, y, x + cell_width - 1, y + cell_height - 1), outline=INK, width=3
+            )
+        pen.draw.text(
+            (x + cell_width / 2, y + cell_height / 2),
+            str(n or ""),
+            font=_font(12),
+            fill=INK,
+            anchor="mm",
+        )
+
+    # Axis labels: distances down the left side, angles below.
     for i in range(rows):
         middle = (plan.distances[i] + plan.distances[i + 1]) / 2
-        at = (pen.x, pen.y + (rows - 1 - i) * high + high / 2)
+        at = (pen.x, pen.y + (rows - 1 - i) * cell_height + cell_height / 2)
         pen.draw.text(at, f"{middle:.2f} m", font=_font(12), fill=MUTED, anchor="lm")
-    pen.y += rows * high + 4
+
+    pen.y += rows * cell_height + 4
     for j in range(columns):
         middle = (plan.yaws[j] + plan.yaws[j + 1]) / 2
-        below = (left + (j + 0.5) * wide, pen.y + 4)
+        below = (grid_left + (j + 0.5) * cell_width, pen.y + 4)
         pen.draw.text(
             below, f"{middle:+.0f}°" if middle else "0°", font=_font(11), fill=MUTED, anchor="mm"
         )

@@ -1,5 +1,4 @@
-"""What a person at a window or a page asks of a running check: the block in hand, and the end. Safe
-across threads."""
+"""Thread-safe user input to a running check: the block in view, the end, and a note to show."""
 
 from __future__ import annotations
 
@@ -10,8 +9,8 @@ from physadv.core.errors import OptionError
 
 
 class RemoteControl:
-    """The wishes of whoever watches. The block counts where neither the source nor a marker tells
-    one."""
+    """Input of a person at a window or a page. The block is used where neither source nor markers
+    name one."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -21,35 +20,39 @@ class RemoteControl:
 
     @property
     def block(self) -> str | None:
-        """The block that was chosen last."""
+        """Block chosen last; None before the first choice."""
         with self._lock:
             return self._block
 
     @property
     def stopped(self) -> bool:
-        """Whether the end was asked for."""
+        """Whether the check was asked to end."""
         with self._lock:
             return self._stopped
 
     @property
     def note(self) -> str:
-        """The newest thing to tell, such as a camera that was lost."""
+        """Newest message for the viewer, such as a camera that was lost."""
         with self._lock:
             return self._note
 
     def choose(self, block: str) -> None:
-        """Say which block is in hand. Raises OptionError for another name."""
+        """Set the ``block`` in view.
+
+        Raises:
+            OptionError: ``block`` is not clean, blank or patch.
+        """
         if block not in BLOCKS:
-            raise OptionError(f"block {block!r}", f"one of {', '.join(BLOCKS)}", "correct it")
+            raise OptionError(f"block {block!r}", f"one of {', '.join(BLOCKS)}", "Correct the name")
         with self._lock:
             self._block = block
 
     def stop(self) -> None:
-        """Ask for the end: what was measured is kept and reported."""
+        """End the check; frames classified so far are kept and reported."""
         with self._lock:
             self._stopped = True
 
     def say(self, note: str) -> None:
-        """Leave a line for those who watch."""
+        """Set the ``note`` that the viewer is shown."""
         with self._lock:
             self._note = note
