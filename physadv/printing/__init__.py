@@ -1,1 +1,1 @@
-"""Bundles and sheets, true to the millimeter."""
+"""Print sheets, test signs and markers as PDF, true to the millimeter."""

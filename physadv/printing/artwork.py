@@ -1,4 +1,5 @@
-"""The sticker's picture as it is printed: mask as alpha, or continued beyond the cut as bleed."""
+"""The sticker's picture for printing: with its mask as alpha, or extended beyond the cut as
+bleed."""
 
 from __future__ import annotations
 
@@ -18,44 +19,57 @@ _MAX_PIXELS = 8000
 
 @dataclass(frozen=True)
 class StickerArtwork:
-    """A picture ``rgba`` (h, w, 4) and by how many mm it reaches beyond the cut rectangle, across
-    and down."""
+    """The sticker's picture and its extent beyond the cut.
+
+    Attributes:
+        rgba: Picture (h, w, 4) uint8.
+        beyond: Extent beyond the cut rectangle in mm, across and down.
+    """
 
     rgba: Array
     beyond: tuple[float, float] = (0.0, 0.0)
 
     def around(self, sticker: PageRect) -> PageRect:
-        """Where the whole picture lies when the cut rectangle lies at ``sticker``."""
+        """Return the rectangle of the whole picture when the cut rectangle is ``sticker``."""
         x, y = self.beyond
         return PageRect(sticker.x - x, sticker.y - y, sticker.w + 2 * x, sticker.h + 2 * y)
 
 
 def sticker_art(bundle: PatchBundle) -> StickerArtwork:
-    """The sticker with its mask as alpha, every pixel as it is in the bundle."""
+    """Return the artwork of ``bundle`` with its mask as alpha; every pixel is the bundle's."""
     rgba = np.dstack([to_uint8(bundle.patch), to_uint8(bundle.mask)])
     return StickerArtwork(_repeated(rgba, _pixel_mm(bundle)))
 
 
 def bleed_art(bundle: PatchBundle, bleed: float) -> StickerArtwork:
-    """The sticker continued by at least ``bleed`` mm beyond its shape: every new pixel repeats the
-    nearest one inside.
+    """Extend the sticker beyond its shape: every added pixel repeats the nearest one inside.
 
-    Pixels inside the mask are those of the bundle; the picture ends on whole pixels, so clip it to
-    the bleed.
+    Pixels inside the mask are the bundle's. The picture ends on whole pixels, so the page has to
+    clip it to the bleed.
+
+    Args:
+        bundle: Patch to print.
+        bleed: Least extent in mm.
+
+    Returns:
+        The artwork.
     """
     size, pixel = bundle.card.size, _pixel_mm(bundle)
     across, down = (ceil(bleed / side - 1e-9) for side in pixel)
     inside = np.pad(to_uint8(bundle.mask)[:, :, 0] >= 128, ((down, down), (across, across)))
     rgb = np.pad(to_uint8(bundle.patch), ((down, down), (across, across), (0, 0)), mode="edge")
-    # labels number the inside pixels; each pixel bears the number of the nearest one
+
+    # Labels number the inside pixels; each pixel gets the label of the nearest one.
     _, labels = cv2.distanceTransformWithLabels(
         np.asarray(~inside, np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
+
     colors = np.zeros((int(labels.max()) + 1, 3), np.uint8)
     colors[labels[inside]] = rgb[inside]
     reach = cv2.dilate(
         np.asarray(inside, np.uint8), np.ones((2 * down + 1, 2 * across + 1), np.uint8)
     )
+
     rgba = np.dstack([colors[labels], reach * 255]).astype(np.uint8)
     beyond = (
         across * size.width_mm / bundle.patch.shape[-1],
@@ -70,6 +84,6 @@ def _pixel_mm(bundle: PatchBundle) -> tuple[float, float]:
 
 
 def _repeated(rgba: Array, pixel_mm: tuple[float, float]) -> Array:
-    """Pixels repeated, never smoothed, until no viewer has reason to smooth them."""
+    """Repeat pixels, without interpolation, until viewers have no reason to smooth them."""
     times = max(1, min(ceil(MIN_DPI * max(pixel_mm) / 25.4), _MAX_PIXELS // max(rgba.shape[:2])))
     return np.ascontiguousarray(rgba.repeat(times, 0).repeat(times, 1))

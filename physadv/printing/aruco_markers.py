@@ -1,8 +1,8 @@
-"""The ArUco markers on printed pages: which ids stand for what, and where they sit beside the sign.
+"""ArUco markers of printed pages (Garrido-Jurado et al. 2014): their ids and their positions around
+the sign.
 
-Units are sign widths, origin at the top-left corner of the sign's bounding square, x right, y down;
-the layout is the same on every paper, so a camera needs no paper size. Dictionary: DICT_4X4_50
-(Garrido-Jurado et al. 2014).
+Units are sign widths, origin at the top-left corner of the sign's bounding square, x right, y down.
+The layout is the same on every paper, so locating needs no paper size. Dictionary: DICT_4X4_50.
 """
 
 from __future__ import annotations
@@ -32,22 +32,32 @@ SIGN_SQUARE: Points = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 
 
 def marker_dictionary() -> Any:
-    """The marker dictionary all pages use."""
+    """Return the marker dictionary of all pages."""
     return cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_4X4_50)
 
 
 def marker_modules(marker_id: int) -> npt.NDArray[np.bool_]:
-    """The marker as 6x6 modules, black border included; True is black."""
+    """Return the marker ``marker_id`` as 6x6 modules, black border included; True is black."""
     return np.asarray(cv2.aruco.generateImageMarker(marker_dictionary(), int(marker_id), 6)) < 128
 
 
 def square_points(x: float, y: float, side: float) -> Points:
-    """Corners (4, 2) of a square: top-left, top-right, bottom-right, bottom-left."""
+    """Return the corners of a square.
+
+    Args:
+        x: Left edge.
+        y: Top edge.
+        side: Length of a side.
+
+    Returns:
+        Corners (4, 2): top-left, top-right, bottom-right, bottom-left.
+    """
     return np.array([[x, y], [x + side, y], [x + side, y + side], [x, y + side]])
 
 
 def test_sign_layout() -> Points:
-    """Corners (4 markers, 4 corners, 2) of the markers of one test sign, in sign widths."""
+    """Return the corners (4 markers, 4 corners, 2) of the markers of a test sign, in sign
+    widths."""
     top, bottom, right = -GAP - MARKER, 1 + GAP, 1 - MARKER
     return np.stack(
         [
@@ -61,7 +71,7 @@ test_sign_layout.__test__ = False  # type: ignore[attr-defined]  # its name must
 
 
 def visible_blocks(ids: Sequence[int]) -> list[str]:
-    """Blocks of which a marker is among ``ids``, the one with most markers first."""
+    """Return the blocks with a marker among ``ids``, the one with most markers first."""
     counts = {block: len(set(members) & set(map(int, ids))) for block, members in FIDUCIALS.items()}
     return sorted((b for b, n in counts.items() if n), key=lambda b: -counts[b])
 
@@ -73,23 +83,37 @@ def corners_from_markers(
     block: str | None = None,
     min_markers: int = 2,
 ) -> Points | None:
-    """The sign's bounding square (4, 2) in pixels (TL, TR, BR, BL), from markers as
-    ``ArucoDetector`` returns them.
+    """Return the sign's bounding square, from markers as OpenCV's ``ArucoDetector`` returns them.
 
-    ``ids`` n marker ids, ``marker_corners`` n arrays of 4 corners in pixels; markers of other
-    blocks are left out. ``block=None`` takes the block most seen. None when fewer than
-    ``min_markers`` (1 to 4) of the block are there. Pixel coordinates come back in the convention
-    they were given in. Raises GeometryError for an unknown block.
+    Args:
+        ids: Ids (n,) of the markers; those of other blocks are ignored.
+        marker_corners: Corners of each marker, n arrays (4, 2) in pixels.
+        block: "clean", "blank" or "patch"; None takes the block with most markers.
+        min_markers: Least number of markers, 1 to 4.
+
+    Returns:
+        Corners (4, 2) in pixels, top-left first, clockwise, in the pixel convention of
+            ``marker_corners``; None with fewer markers.
+
+    Raises:
+        GeometryError: The block is unknown.
+
+    Example:
+        >>> plane = 100 + 200 * test_sign_layout()
+        >>> corners_from_markers([8, 9, 10, 11], plane).round().tolist()
+        [[100.0, 100.0], [300.0, 100.0], [300.0, 300.0], [100.0, 300.0]]
     """
     if block is not None and block not in FIDUCIALS:
         raise GeometryError(
             f"block {block!r}", f"one of {', '.join(FIDUCIALS)}", "Correct the name"
         )
+
     names = [int(i) for i in np.asarray(ids).ravel()]
-    seen = visible_blocks(names)
-    chosen = block if block is not None else (seen[0] if seen else None)
+    blocks = visible_blocks(names)
+    chosen = block if block is not None else (blocks[0] if blocks else None)
     if chosen is None:
         return None
+
     layout, members = test_sign_layout(), FIDUCIALS[chosen]
     pairs = {
         m: np.asarray(c, float).reshape(4, 2)
@@ -98,6 +122,7 @@ def corners_from_markers(
     }
     if len(pairs) < max(min_markers, 1):
         return None
+
     plane = np.concatenate([layout[members.index(m)] for m in pairs])
     homography, _ = cv2.findHomography(plane, np.concatenate(list(pairs.values())), 0)
     if homography is None:

@@ -1,5 +1,5 @@
-"""Where the blade runs: the mask's outline with rounded corners, the safe area inside it, and both
-as SVG."""
+"""The cut line: the mask's outline with rounded corners, the safe area inside it, and both as
+SVG."""
 
 from __future__ import annotations
 
@@ -24,11 +24,21 @@ _POINT_MM = 25.4 / 72
 
 @dataclass(frozen=True)
 class CutOptions:
-    """How the sticker is cut: mm of ``bleed`` (0 to 5), ``safe`` area (0 to 20) and
-    ``corner_radius`` (0.3 or more).
+    """Options of the cut.
 
-    ``name`` is the spot color of the cut line, ``points`` its width (0.25 to 1 pt). Raises
-    OptionError outside these ranges and for a name that is a process ink's.
+    Attributes:
+        bleed: Print beyond the cut in mm, 0 to 5.
+        safe: Distance of the safe area from the cut in mm, 0 to 20.
+        corner_radius: Radius of the corners in mm, 0.3 or more.
+        name: Spot color of the cut line, as the print shop names it.
+        points: Width of the cut line, 0.25 to 1 pt.
+
+    Raises:
+        OptionError: A value is out of range, or the name is a process ink's.
+
+    Example:
+        >>> CutOptions(bleed=2.0).name
+        'CutContour'
     """
 
     bleed: float = 0.0
@@ -42,23 +52,33 @@ class CutOptions:
         _within("safe area", self.safe, 0, 20, "mm")
         _within("corner radius", self.corner_radius, 0.3, 1000, "mm")
         _within("cut line", self.points, 0.25, 1, "pt")
+
         plain = self.name.isascii() and self.name.isprintable() and self.name.strip() == self.name
         if not plain or not 0 < len(self.name) <= 60 or self.name.lower() in _PROCESS_INKS:
             limit = "1 to 60 plain characters, and not the name of a process ink"
             raise OptionError(
                 f"cut name {self.name!r}",
                 limit,
-                "Use the name your print shop gives, e.g. CutContour",
+                "Use the name that your print shop gives, e.g. CutContour",
             )
 
 
 def cut_contour(bundle: PatchBundle, place: PageRect, corner_radius: float = 0.3) -> list[Polygon]:
-    """Outlines of the mask as closed polygons (n, 2) in mm on the page, holes included, corners
-    rounded.
+    """Return the outlines of the mask on the page, corners rounded, holes included.
 
     The line runs on the outer edges of the mask's pixels. A corner between edges too short for the
-    radius gets the largest radius they take. Raises GeometryError for a radius over half the
-    shorter side.
+    radius gets the largest radius that they allow.
+
+    Args:
+        bundle: Patch with its mask.
+        place: Cut rectangle on the page in mm.
+        corner_radius: Radius of the corners in mm.
+
+    Returns:
+        Closed polygons (n, 2) in mm.
+
+    Raises:
+        GeometryError: The radius exceeds half the shorter side.
     """
     limit = min(place.w, place.h) / 2
     if corner_radius > limit + 1e-9:
@@ -67,13 +87,22 @@ def cut_contour(bundle: PatchBundle, place: PageRect, corner_radius: float = 0.3
             f"at most {limit:g} mm, half the shorter side",
             "Make it smaller",
         )
+
     mask = to_uint8(bundle.mask)[:, :, 0] >= 128
     return [_rounded(polygon, corner_radius) for polygon in _outlines(mask, place)]
 
 
 def safe_contour(bundle: PatchBundle, place: PageRect, safe: float) -> list[Polygon]:
-    """Outlines of what stays ``safe`` mm inside the cut, to a pixel of the mask; empty where
-    nothing does."""
+    """Return the outlines of the safe area, to a pixel of the mask.
+
+    Args:
+        bundle: Patch with its mask.
+        place: Cut rectangle on the page in mm.
+        safe: Distance from the cut in mm.
+
+    Returns:
+        Closed polygons (n, 2) in mm; none where nothing is that far inside.
+    """
     mask = to_uint8(bundle.mask)[:, :, 0] >= 128
     if bool(mask.all()):
         inner = place.grown(-safe)
@@ -82,13 +111,14 @@ def safe_contour(bundle: PatchBundle, place: PageRect, safe: float) -> list[Poly
 
 
 def safe_mask(bundle: PatchBundle, safe: float) -> npt.NDArray[np.bool_]:
-    """Which pixels (h, w) of the sticker lie wholly ``safe`` mm or more inside the cut."""
+    """Return the pixels (h, w) of ``bundle`` that lie wholly ``safe`` mm or more inside the cut."""
     mask = np.pad(to_uint8(bundle.mask)[:, :, 0] >= 128, 1)
     h, w = bundle.mask.shape[-2:]
     size = bundle.card.size
     across, down = (
         int(np.ceil(safe / side - 1e-9)) for side in (size.width_mm / w, size.height_mm / h)
     )
+
     ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * across + 1, 2 * down + 1))
     kept = cv2.erode(
         np.asarray(mask, np.uint8), ellipse, borderType=cv2.BORDER_CONSTANT, borderValue=0
@@ -104,19 +134,28 @@ def cut_svg(
     *,
     title: str,
 ) -> str:
-    """The cut line as SVG text in mm: the group named as the spot color is cut, the group "guides"
-    is not.
+    """Render the cut line as SVG in mm: the group named like the spot color is cut, the group
+    "guides" is not.
 
-    ``view`` is the part of the plane that becomes the SVG's canvas, in the contours' coordinates.
+    Args:
+        contours: Polygons of the cut line.
+        safe: Polygons of the safe area.
+        view: Part of the plane that becomes the canvas, in the contours' coordinates.
+        cut: Options of the cut.
+        title: Title of the drawing.
+
+    Returns:
+        The text of the file.
     """
     name, width = quoteattr(cut.name), cut.points * _POINT_MM
+    line = f'<path d="{_path(contours)}"/>'
     guide = f'<path d="{_path(safe)}" stroke-dasharray="2 1"/>' if safe else ""
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <svg xmlns="http://www.w3.org/2000/svg" width="{view.w:.4f}mm" height="{view.h:.4f}mm"
  viewBox="{view.x:.4f} {view.y:.4f} {view.w:.4f} {view.h:.4f}">
 <title>{escape(title)}</title>
 <g id="guides" fill="none" stroke="#00a0ff" stroke-width="0.1">{guide}</g>
-<g id={name} fill="none" stroke="#ff00ff" stroke-width="{width:.4f}"><path d="{_path(contours)}"/></g>
+<g id={name} fill="none" stroke="#ff00ff" stroke-width="{width:.4f}">{line}</g>
 </svg>
 """
 
@@ -141,19 +180,21 @@ def _corners(r: PageRect) -> Polygon:
 
 
 def _outlines(mask: npt.NDArray[np.bool_], place: PageRect) -> list[Polygon]:
-    """The mask's outlines on the page, where its edge, interpolated, is half covered."""
+    """Return the mask's outlines on the page, where its interpolated edge is half covered."""
     if bool(mask.all()):
         return [_corners(place)]
+
     h, w = mask.shape
     zoom = max(1, min(16, 8000 // max(h, w)))
     padded = np.pad(np.asarray(mask, np.uint8) * 255, 1)
     fine = cv2.resize(padded, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
-    found, _ = cv2.findContours(
+    contours, _ = cv2.findContours(
         np.asarray(fine >= 128, np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )
+
     step, origin = np.array([place.w / w, place.h / h]), np.array([place.x, place.y])
     outlines = []
-    for contour in found:
+    for contour in contours:
         edge = _pushed_out(contour.reshape(-1, 2).astype(np.float64))
         simple = cv2.approxPolyDP(edge.astype(np.float32)[:, None], 0.5, True).reshape(-1, 2)
         if len(simple) >= 3:
@@ -162,8 +203,8 @@ def _outlines(mask: npt.NDArray[np.bool_], place: PageRect) -> list[Polygon]:
 
 
 def _pushed_out(points: Polygon) -> Polygon:
-    """From the centers of the border's pixels to their outer edges; OpenCV keeps the inside on one
-    side."""
+    """Move points from the centers of the border's pixels to their outer edges; OpenCV keeps the
+    inside on one side."""
     along = np.roll(points, -2, 0) - np.roll(points, 2, 0)
     length = np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
     outward = np.stack([-along[:, 1], along[:, 0]], 1) / length
@@ -171,7 +212,7 @@ def _pushed_out(points: Polygon) -> Polygon:
 
 
 def _rounded(polygon: Polygon, radius: float) -> Polygon:
-    """Every corner replaced by an arc that touches both edges; an arc takes at most half of an
+    """Replace every corner by an arc that touches both edges; an arc takes at most half of an
     edge."""
     points = []
     before, after = np.roll(polygon, 1, 0), np.roll(polygon, -1, 0)
@@ -181,20 +222,24 @@ def _rounded(polygon: Polygon, radius: float) -> Polygon:
 
 
 def _arc(a: Polygon, corner: Polygon, b: Polygon, radius: float) -> Polygon:
+    """Return the arc at ``corner`` towards its neighbors ``a`` and ``b``, or the corner where none
+    is needed."""
     into, out = a - corner, b - corner
     reach = (float(np.linalg.norm(into)), float(np.linalg.norm(out)))
     if min(reach) < 1e-9:
         return corner[None]
+
     u, v = into / reach[0], out / reach[1]
     turn = np.pi - float(np.arccos(np.clip(u @ v, -1, 1)))
-    if (
-        turn > np.pi - 1e-3 or radius * (1 / np.cos(turn / 2) - 1) < _SAGITTA
-    ):  # a spike, or as good as round
+    spike, straight = turn > np.pi - 1e-3, radius * (1 / np.cos(turn / 2) - 1) < _SAGITTA
+    if spike or straight:
         return corner[None]
+
     tangent = min(radius * float(np.tan(turn / 2)), min(reach) / 2)
     radius = tangent / float(np.tan(turn / 2))
     middle = (u + v) / np.linalg.norm(u + v)
     center = corner + middle * (radius / np.cos(turn / 2))
+
     chord = 2 * float(np.arccos(max(0.0, 1 - _SAGITTA / radius))) if radius > _SAGITTA else np.pi
     angles = np.linspace(-turn / 2, turn / 2, max(2, int(np.ceil(turn / chord)) + 1))
     sideways = (v - u) / np.linalg.norm(v - u)

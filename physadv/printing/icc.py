@@ -1,7 +1,7 @@
-"""Color on paper: sRGB as the default output intent, or a print shop's CMYK profile with a soft
-proof.
+"""Color management of prints: sRGB as default output intent, or a print shop's CMYK profile with a
+soft proof.
 
-A proof is what the profile predicts, not a measurement of a print.
+A proof is the profile's prediction, not a measurement of a print.
 """
 
 from __future__ import annotations
@@ -27,14 +27,21 @@ INTENTS = {
     "absolute": ImageCms.Intent.ABSOLUTE_COLORIMETRIC,
 }
 FAR = 5.0
-"""dE00 above which a color counts as clearly missed."""
+"""Color difference (CIEDE2000) above which a color counts as clearly missed."""
 _DATE = slice(24, 36)  # of an ICC header
 
 
 @dataclass(frozen=True)
 class SoftProof:
-    """What a profile predicts of a picture: dE00 between wish and print (paper white taken as
-    white), and its ink."""
+    """Prediction of a profile for a picture, relative to the paper's white.
+
+    Attributes:
+        mean: Mean color difference between design and print, CIEDE2000.
+        p95: Its 95th percentile.
+        worst: Its maximum.
+        share_far: Share of pixels that differ by more than ``FAR``.
+        most_ink_percent: Largest sum of the four inks, in percent.
+    """
 
     mean: float
     p95: float
@@ -44,18 +51,23 @@ class SoftProof:
 
 
 def srgb_profile() -> bytes:
-    """The sRGB profile as ICC bytes, without the date of its making, so that the same sheet gives
-    the same file."""
+    """Return the sRGB profile as ICC bytes, with a fixed date so that equal sheets are equal
+    files."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     data[_DATE] = bytes([0x07, 0xD0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0])  # 2000-01-01
     return bytes(data)
 
 
 class PressProfile:
-    """A print shop's CMYK profile: converts pictures for it, and predicts how they will look.
+    """A print shop's CMYK profile, which converts pictures and predicts their appearance.
 
-    ``intent`` is relative (with black-point compensation), perceptual, saturation or absolute.
-    Raises OptionError for a file that is no CMYK output profile, naming what it is.
+    Args:
+        profile: ICC file.
+        intent: "relative" (with black-point compensation), "perceptual", "saturation" or
+            "absolute".
+
+    Raises:
+        OptionError: The intent is unknown, or the file is not a CMYK output profile.
     """
 
     def __init__(self, profile: str | Path, *, intent: str = "relative") -> None:
@@ -63,22 +75,25 @@ class PressProfile:
             raise OptionError(
                 f"intent {intent!r}", f"one of {', '.join(INTENTS)}", "Correct the name"
             )
+
         self.path, self.intent = Path(profile), intent
         if not self.path.is_file():
             raise OptionError(f"ICC profile {self.path}", "no such file", "Check the path")
+
         self.data = self.path.read_bytes()
         self._profile = self._read()
         self.name = ImageCms.getProfileDescription(self._profile).strip() or self.path.stem
 
     def _read(self) -> Any:
-        remedy = "give the CMYK output profile of your print shop, e.g. one of ISO Coated or GRACoL"
+        remedy = "Give the CMYK output profile of your print shop, e.g. one of ISO Coated or GRACoL"
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(self.data))
         except (ImageCms.PyCMSError, OSError) as error:
             raise OptionError(f"ICC profile {self.path}", "not an ICC profile", remedy) from error
+
         space = profile.profile.xcolor_space.strip()
         if space != "CMYK" or not profile.profile.is_intent_supported(INTENTS[self.intent], 1):
-            kind = f"colour space {space}" if space != "CMYK" else "it cannot be printed with"
+            kind = f"color space {space}" if space != "CMYK" else "no output profile"
             raise OptionError(
                 f"ICC profile {self.path}", f"{kind}; a CMYK output profile is needed", remedy
             )
@@ -91,45 +106,63 @@ class PressProfile:
             if self.intent == "relative"
             else ImageCms.Flags.NONE
         )
+
         srgb = ImageCms.createProfile("sRGB")
         return ImageCms.buildTransform(
             srgb, self._profile, "RGB", "CMYK", INTENTS[self.intent], flags
         )
 
     def convert(self, rgb: Array) -> Array:
-        """sRGB (h, w, 3) -> ink (h, w, 4), 255 is solid; transparency is no business of this."""
+        """Return the inks (h, w, 4) of ``rgb`` (h, w, 3) in sRGB, 255 being solid; alpha is not
+        handled."""
         return np.asarray(self._inked(rgb), np.uint8)
 
     def proof(self, rgb: Array) -> Array:
-        """sRGB (h, w, 3) -> sRGB as the profile predicts the print, seen with its paper as white."""
-        return self._seen(rgb, ImageCms.createProfile("sRGB"), "RGB")
+        """Return the print of ``rgb`` (h, w, 3) as the profile predicts it, in sRGB with the paper
+        as white."""
+        return self._predicted(rgb, ImageCms.createProfile("sRGB"), "RGB")
 
     def judge(
         self, rgb: Array, inside: npt.NDArray[np.bool_]
     ) -> tuple[SoftProof, npt.NDArray[np.float64]]:
-        """How far the print will be off over the pixels ``inside`` (h, w), and dE00 of every pixel
-        (h, w)."""
+        """Predict how far the print deviates from the design.
+
+        Args:
+            rgb: Picture (h, w, 3) uint8 in sRGB.
+            inside: Pixels (h, w) to count.
+
+        Returns:
+            The figures over ``inside``, and the color difference (h, w) of every pixel.
+        """
         lab = ImageCms.createProfile("LAB")
-        way = ImageCms.buildTransform(
+        to_lab = ImageCms.buildTransform(
             ImageCms.createProfile("sRGB"), lab, "RGB", "LAB", INTENTS["relative"]
         )
-        wished = np.asarray(ImageCms.applyTransform(Image.fromarray(rgb), way), np.uint8)
-        off = de00(_lab(wished), _lab(self._seen(rgb, lab, "LAB")))
-        there = off[inside]
+        target = np.asarray(ImageCms.applyTransform(Image.fromarray(rgb), to_lab), np.uint8)
+
+        off = de00(_lab(target), _lab(self._predicted(rgb, lab, "LAB")))
+        inside_off = off[inside]
         ink = self.convert(rgb).astype(np.float64).sum(-1)[inside].max() / 255 * 100
-        figures = (there.mean(), np.quantile(there, 0.95), there.max(), (there > FAR).mean(), ink)
+
+        figures = (
+            inside_off.mean(),
+            np.quantile(inside_off, 0.95),
+            inside_off.max(),
+            (inside_off > FAR).mean(),
+            ink,
+        )
         return SoftProof(*map(float, figures)), off
 
     def _inked(self, rgb: Array) -> Any:
         return ImageCms.applyTransform(Image.fromarray(rgb), self._to_press)
 
-    def _seen(self, rgb: Array, space: Any, mode: str) -> Array:
-        way = ImageCms.buildTransform(self._profile, space, "CMYK", mode, INTENTS["relative"])
-        return np.asarray(ImageCms.applyTransform(self._inked(rgb), way), np.uint8)
+    def _predicted(self, rgb: Array, space: Any, mode: str) -> Array:
+        to_space = ImageCms.buildTransform(self._profile, space, "CMYK", mode, INTENTS["relative"])
+        return np.asarray(ImageCms.applyTransform(self._inked(rgb), to_space), np.uint8)
 
 
 def _lab(eight_bit: Array) -> npt.NDArray[np.float64]:
-    """8-bit Lab as Pillow hands it out (a and b in two's complement) -> L 0 to 100, a and b -128 to
-    127."""
+    """Convert 8-bit Lab as Pillow returns it (a and b in two's complement) to L 0..100, a and b
+    -128..127."""
     signed = eight_bit[..., 1:].astype(np.int8).astype(np.float64)
     return np.concatenate([eight_bit[..., :1] / 2.55, signed], -1)

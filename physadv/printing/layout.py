@@ -1,5 +1,4 @@
-"""Where things lie on a printed page: mm from the page's top-left corner, x right, y down. Nothing
-is drawn here."""
+"""Positions on a printed page, in mm from its top-left corner, x right, y down."""
 
 from __future__ import annotations
 
@@ -30,7 +29,14 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:mm)?\s*[x×,;]\s*(\d+(?:\.\d+)?)\s*(?:
 
 @dataclass(frozen=True)
 class PageRect:
-    """A rectangle in mm: left, top, width, height."""
+    """A rectangle on the page, in mm.
+
+    Attributes:
+        x: Left edge.
+        y: Top edge.
+        w: Width.
+        h: Height.
+    """
 
     x: float
     y: float
@@ -38,14 +44,20 @@ class PageRect:
     h: float
 
     def grown(self, by: float) -> PageRect:
-        """The rectangle with ``by`` mm more on every side; negative shrinks it."""
+        """Return the rectangle grown ``by`` mm on every side; a negative value shrinks it."""
         return PageRect(self.x - by, self.y - by, self.w + 2 * by, self.h + 2 * by)
 
 
 @dataclass(frozen=True)
 class SheetLayout:
-    """The sticker sheet: the page (w, h), the sticker's cut rectangle, its markers by id, the 100
-    mm bar."""
+    """Layout of the sticker sheet.
+
+    Attributes:
+        page: Width and height of the page.
+        sticker: Cut rectangle.
+        markers: Markers by id.
+        bar: The 100 mm bar.
+    """
 
     page: tuple[float, float]
     sticker: PageRect
@@ -55,7 +67,13 @@ class SheetLayout:
 
 @dataclass(frozen=True)
 class SignPageLayout:
-    """A test-sign page: the page (w, h), the sign's bounding square, its four markers by id."""
+    """Layout of a test-sign page.
+
+    Attributes:
+        page: Width and height of the page.
+        sign: Bounding square of the sign.
+        markers: Its four markers by id.
+    """
 
     page: tuple[float, float]
     sign: PageRect
@@ -93,24 +111,42 @@ def paper_size(paper: Paper) -> tuple[float, float]:
 
 
 def max_sticker_size(page: tuple[float, float], bleed: float = 0.0) -> tuple[float, float]:
-    """The largest sticker (width, height) in mm that a page this way round takes, ``bleed`` mm
-    around it."""
-    sides = 2 * (
-        MARGIN - 1 + CUT_GAP + CUT_LENGTH
-    )  # cut marks may end a millimeter inside the margin
+    """Return the largest sticker (width, height) in mm that a page takes in this orientation.
+
+    ``page`` is its (width, height) in mm, ``bleed`` the print beyond the cut in mm.
+    """
+    # Cut marks may end a millimeter inside the margin.
+    sides = 2 * (MARGIN - 1 + CUT_GAP + CUT_LENGTH)
     ends = 2 * (MARGIN + SHEET_GAP + SHEET_MARKER) + HEADER + FOOTER
     return page[0] - sides - 2 * bleed, page[1] - ends - 2 * bleed
 
 
 def fits_paper(width: float, height: float, paper: Paper, bleed: float = 0.0) -> bool:
-    """Whether a sticker of that size in mm lies on one page of the paper, upright or turned."""
+    """Return whether a sticker fits on one page, upright or turned.
+
+    Args:
+        width: Width of the sticker in mm.
+        height: Height of the sticker in mm.
+        paper: Name or size, as for :func:`paper_size`.
+        bleed: Print beyond the cut in mm.
+
+    Returns:
+        True if it fits.
+
+    Example:
+        >>> fits_paper(150, 150, "a4"), fits_paper(300, 150, "a4")
+        (True, False)
+    """
     size = paper_size(paper)
     return any(_fits(width, height, page, bleed) for page in (size, (size[1], size[0])))
 
 
 def smallest_paper(width: float, height: float) -> str:
-    """The smallest named paper that takes a sticker of that size in mm. Raises GeometryError where
-    none does."""
+    """Return the smallest named paper that takes a sticker of ``width`` x ``height`` mm.
+
+    Raises:
+        GeometryError: No paper takes it.
+    """
     for name in PAPERS:
         if fits_paper(width, height, name):
             return name
@@ -120,17 +156,33 @@ def smallest_paper(width: float, height: float) -> str:
 def sheet_layout(
     width: float, height: float, paper: Paper, bleed: float = 0.0, *, instead: str = ""
 ) -> SheetLayout:
-    """Lay a sticker of ``width`` x ``height`` mm on the paper, turning the page where only that
-    fits.
+    """Lay out a sticker on one page, which is turned where the sticker fits only that way.
 
-    Raises GeometryError naming the sticker, the paper and what would fit; ``instead`` is a remedy
-    named first.
+    Args:
+        width: Width of the sticker in mm.
+        height: Height of the sticker in mm.
+        paper: Name or size, as for :func:`paper_size`.
+        bleed: Print beyond the cut in mm.
+        instead: Remedy to name first in the error.
+
+    Returns:
+        The layout.
+
+    Raises:
+        GeometryError: The sticker does not fit.
+
+    Example:
+        >>> layout = sheet_layout(100, 100, "a4")
+        >>> layout.sticker.w, sorted(layout.markers)
+        (100, [12, 13, 14, 15])
     """
     page = paper_size(paper)
     turned = (page[1], page[0])
+
     page = next((p for p in (page, turned) if _fits(width, height, p, bleed)), (0.0, 0.0))
     if not page[0]:
         raise _too_large(width, height, paper, bleed, instead)
+
     x = snap_to_dots((page[0] - width) / 2)
     top = MARGIN + HEADER + SHEET_GAP + SHEET_MARKER + bleed
     free = max_sticker_size(page, bleed)[1] - height
@@ -139,18 +191,26 @@ def sheet_layout(
 
 
 def bar_rect(page: tuple[float, float]) -> PageRect:
-    """Where the 100 mm bar lies on every page that carries one."""
+    """Return the rectangle of the 100 mm bar on any ``page`` (width, height) that carries one."""
     return PageRect(snap_to_dots(MARGIN + 1), page[1] - MARGIN - 8.5, BAR, 0.8)
 
 
 def sign_page_layout(paper: Paper, block: str) -> SignPageLayout:
-    """Lay the test sign of ``block`` (clean, blank or patch) on upright paper, as large as the
-    width allows."""
+    """Lay out a test sign on upright paper, as large as the width allows.
+
+    Args:
+        paper: Name or size, as for :func:`paper_size`.
+        block: "clean", "blank" or "patch", which selects the markers.
+
+    Returns:
+        The layout.
+    """
     width, height = sorted(paper_size(paper))
     header, footer, tall = 15.0, 9.0, 1 + 2 * (MARKER + GAP)
     side = min(width - 2 * (MARGIN + 1), (height - 2 * MARGIN - header - footer) / tall)
     x = (width - side) / 2
     y = MARGIN + header + (height - 2 * MARGIN - header - footer - side) / 2
+
     markers = {
         marker: PageRect(
             x + float(corners[0, 0]) * side,
@@ -164,8 +224,8 @@ def sign_page_layout(paper: Paper, block: str) -> SignPageLayout:
 
 
 def snap_to_dots(value: float) -> float:
-    """To whole dots of 300 dpi: printers paint every dot a picture touches, so an edge off the grid
-    grows it."""
+    """Round ``value`` in mm to dots of 300 dpi: printers paint every dot that a picture touches, so
+    an edge off the grid grows by one."""
     return round(value / 25.4 * 300) / 300 * 25.4
 
 
@@ -177,17 +237,19 @@ def _fits(width: float, height: float, page: tuple[float, float], bleed: float) 
 def _sheet_markers(
     sticker: PageRect, page: tuple[float, float], bleed: float
 ) -> dict[int, PageRect]:
-    """Diagonally off the corners where the page is wide enough, else above and below the sticker's
-    ends."""
+    """Place markers diagonally off the corners where the page is wide enough, else above and below
+    the sticker."""
     gap = SHEET_GAP + bleed
+
     outside = sticker.x - gap - SHEET_MARKER
-    left = outside if outside >= MARGIN else sticker.x + SHEET_GAP
-    right = page[0] - left - SHEET_MARKER
+    left_x = outside if outside >= MARGIN else sticker.x + SHEET_GAP
+    right_x = page[0] - left_x - SHEET_MARKER
     top, bottom = sticker.y - gap - SHEET_MARKER, sticker.y + sticker.h + gap
-    places = ((left, top), (right, top), (right, bottom), (left, bottom))
+    positions = ((left_x, top), (right_x, top), (right_x, bottom), (left_x, bottom))
+
     return {
         m: PageRect(x, y, SHEET_MARKER, SHEET_MARKER)
-        for m, (x, y) in zip(SHEET_IDS, places, strict=True)
+        for m, (x, y) in zip(SHEET_IDS, positions, strict=True)
     }
 
 
@@ -198,16 +260,18 @@ def _too_large(
     name = paper.lower() if isinstance(paper, str) else f"{size[0]:g} x {size[1]:g} mm"
     rooms = [max_sticker_size(size, bleed), max_sticker_size((size[1], size[0]), bleed)]
     limit = " or ".join(f"{w:.0f} x {h:.0f} mm" for w, h in rooms if h > 0) or "no sticker"
-    common = [
-        p for p in ("a4", "a3", "a2", "a1") if fits_paper(width, height, p, bleed)
-    ]  # the rarer ones are not named
+
+    # Only common formats are suggested.
+    common = [p for p in ("a4", "a3", "a2", "a1") if fits_paper(width, height, p, bleed)]
     remedies = [
         instead,
         f"print with --paper {common[0]}" if common else "",
         "make the sticker smaller",
     ]
+
     around = f" with {bleed:g} mm bleed" if bleed else ""
     remedy = ", or ".join(r for r in remedies if r)
+    remedy = remedy[0].upper() + remedy[1:]
     return GeometryError(
         f"sticker {width:g} x {height:g} mm{around}", f"{name} takes at most {limit}", remedy
     )

@@ -1,4 +1,4 @@
-"""A PDF page spoken to in millimeters from its top-left corner."""
+"""A PDF page addressed in millimeters from its top-left corner."""
 
 from __future__ import annotations
 
@@ -19,59 +19,110 @@ from physadv.printing.layout import PageRect
 
 
 class PdfPage:
-    """A canvas spoken to in millimeters from the top-left corner."""
+    """A canvas addressed in millimeters from the top-left corner.
+
+    Args:
+        canvas: reportlab canvas, whose current page gets the size of ``page``.
+        page: Width and height in mm.
+    """
 
     def __init__(self, canvas: Any, page: tuple[float, float]) -> None:
         self.canvas, self.width, self.height = canvas, page[0], page[1]
         canvas.setPageSize((page[0] * mm, page[1] * mm))
 
     def point(self, x: float, y: float) -> tuple[float, float]:
-        """mm from the top-left -> points from the bottom-left."""
+        """Convert ``x`` and ``y`` in mm from the top-left corner to points from the bottom-left
+        one."""
         return x * mm, (self.height - y) * mm
 
     def text(
         self, x: float, y: float, text: str, size: float, *, bold: bool = False, room: float = 1e9
     ) -> None:
-        """Baseline at y; shrunk, then cut, to ``room`` mm; characters outside Latin-1 become '?'."""
+        """Write one line; characters outside Latin-1 become "?".
+
+        Args:
+            x: Left end in mm.
+            y: Baseline in mm.
+            text: The line.
+            size: Font size in points.
+            bold: Whether the font is bold.
+            room: Width in mm to which the line is shrunk, then cut.
+        """
         font = "Helvetica-Bold" if bold else "Helvetica"
         text = text.encode("latin-1", "replace").decode("latin-1")
+
         while stringWidth(text, font, size) > room * mm and size > 6:
             size -= 0.25
         while stringWidth(text, font, size) > room * mm and len(text) > 4:
             text = text[:-4] + "..."
+
         self.canvas.setFont(font, size)
         self.canvas.drawString(*self.point(x, y), text)
 
     def text_centered(
         self, x: float, y: float, text: str, size: float, *, bold: bool = False
     ) -> None:
-        """Baseline at y, middle at x."""
+        """Write one line with its middle at ``x`` and its baseline at ``y`` in mm.
+
+        Args:
+            x: Middle in mm.
+            y: Baseline in mm.
+            text: The line.
+            size: Font size in points.
+            bold: Whether the font is bold.
+        """
         self.canvas.setFont("Helvetica-Bold" if bold else "Helvetica", size)
         self.canvas.drawCentredString(*self.point(x, y), text)
 
     def text_right(self, x: float, y: float, text: str, size: float) -> None:
-        """Baseline at y, ending at x."""
+        """Write one line that ends at ``x``.
+
+        Args:
+            x: Right end in mm.
+            y: Baseline in mm.
+            text: The line.
+            size: Font size in points.
+        """
         self.canvas.setFont("Helvetica", size)
         self.canvas.drawRightString(*self.point(x, y), text)
 
     def ring(self, x: float, y: float, radius: float) -> None:
-        """A stroked circle."""
+        """Stroke a circle.
+
+        Args:
+            x: Center in mm.
+            y: Center in mm.
+            radius: Radius in mm.
+        """
         self.canvas.circle(*self.point(x, y), radius * mm, stroke=1, fill=0)
 
     def line(self, x0: float, y0: float, x1: float, y1: float) -> None:
-        """A stroke between two points."""
+        """Stroke a line.
+
+        Args:
+            x0: Start in mm.
+            y0: Start in mm.
+            x1: End in mm.
+            y1: End in mm.
+        """
         self.canvas.line(*self.point(x0, y0), *self.point(x1, y1))
 
     def box(self, r: PageRect) -> None:
-        """A filled rectangle, exact to its outer edges."""
+        """Fill the rectangle ``r``, exact to its outer edges."""
         self.canvas.rect(*self.point(r.x, r.y + r.h), r.w * mm, r.h * mm, stroke=0, fill=1)
 
     def image(self, picture: ImageReader, r: PageRect) -> None:
-        """A picture filling the rectangle, its alpha as a soft mask."""
+        """Draw ``picture`` so that it fills the rectangle ``r``, with its alpha as a soft mask."""
         self.canvas.drawImage(picture, *self.point(r.x, r.y + r.h), r.w * mm, r.h * mm, mask="auto")
 
     def polygons(self, polygons: list[npt.NDArray[np.float64]], *, stroke: int, fill: int) -> None:
-        """One path of closed polygons given as (n, 2) mm, so that neighbors meet without a seam."""
+        """Draw closed polygons as one path, so that neighbors meet without a seam.
+
+        Args:
+            polygons: Vertices (n, 2) of each in mm.
+            stroke: 1 to stroke the path.
+            fill: 1 to fill the path.
+        """
         path = self.canvas.beginPath()
         for polygon in polygons:
             path.moveTo(*self.point(*polygon[0]))
@@ -81,14 +132,21 @@ class PdfPage:
         self.canvas.drawPath(path, stroke=stroke, fill=fill)
 
     def marker(self, marker: int, r: PageRect) -> None:
-        """An ArUco marker as one path: crisp at any size."""
+        """Draw the ArUco marker with id ``marker`` in the rectangle ``r``, as one path that is
+        crisp at any size."""
         module = r.w / 6
         cells = np.argwhere(marker_modules(marker))
         self.modules(cells, r.x, r.y, module)
 
     def modules(self, cells: npt.NDArray[np.intp], x: float, y: float, side: float) -> None:
-        """Black squares of ``side`` mm at the (row, column) ``cells`` (n, 2) of a grid at x, y, as
-        one path."""
+        """Fill the black squares of a grid as one path.
+
+        Args:
+            cells: Row and column (n, 2) of each square.
+            x: Left edge of the grid in mm.
+            y: Top edge of the grid in mm.
+            side: Side of a square in mm.
+        """
         self.canvas.setFillGray(0)
         self.polygons(
             [square_points(x + c * side, y + r * side, side) for r, c in cells], stroke=0, fill=1
@@ -96,7 +154,7 @@ class PdfPage:
 
     @contextmanager
     def clipped(self, r: PageRect) -> Iterator[None]:
-        """What is drawn inside shows within the rectangle only."""
+        """Clip what is drawn inside the context to the rectangle ``r``."""
         self.canvas.saveState()
         path = self.canvas.beginPath()
         path.rect(*self.point(r.x, r.y + r.h), r.w * mm, r.h * mm)
@@ -106,6 +164,7 @@ class PdfPage:
 
 
 def pdf_image(rgba: Array) -> ImageReader:
-    """An (h, w, 4) picture for :meth:`Page.image`; alpha only where it is used."""
+    """Convert ``rgba`` (h, w, 4) uint8 for :meth:`PdfPage.image`; an opaque picture loses its
+    alpha."""
     opaque = bool((rgba[..., 3] == 255).all())
     return ImageReader(Image.fromarray(rgba[..., :3] if opaque else rgba))

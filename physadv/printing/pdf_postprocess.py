@@ -1,4 +1,4 @@
-"""What reportlab cannot say about a PDF: boxes, printing as is, output intent, layers, ink; and
+"""PDF features that reportlab lacks: page boxes, print settings, output intent, layers, inks,
 lossless streams."""
 
 from __future__ import annotations
@@ -27,15 +27,19 @@ def finish_pdf(
     cut_name: str,
     press: PressProfile | None,
 ) -> None:
-    """Save reportlab's ``data`` at ``path``, whole or not at all; the same data gives the same
-    bytes.
+    """Save a PDF made by reportlab, whole or not at all; equal data gives equal bytes.
 
-    ``boxes`` maps a page's index to its TrimBox and BleedBox in mm from the page's top-left corner;
-    these pages bear the layer of the cut line. With ``press`` every picture is converted to its
-    inks.
+    Args:
+        data: The PDF of reportlab.
+        path: File to write.
+        boxes: TrimBox and BleedBox by page index, in mm from the page's top-left corner; these
+            pages carry the layer of the cut line.
+        cut_name: Name of the cut line's spot color and layer.
+        press: Profile to whose inks every picture is converted; None keeps sRGB.
     """
     with atomic_path(path) as temporary, pikepdf.open(io.BytesIO(data)) as pdf:
         print_as_is(pdf)
+
         layer = _layer(pdf, cut_name)
         for index, (trim, bleed) in boxes.items():
             page = pdf.pages[index].obj
@@ -47,13 +51,14 @@ def finish_pdf(
 
 
 def print_as_is(pdf: pikepdf.Pdf) -> None:
-    """Ask viewers to print at 100 %, on one side, on paper of the page's size."""
-    wanted = {"/PrintScaling": Name("/None"), "/Duplex": Name("/Simplex")}
-    pdf.Root.ViewerPreferences = Dictionary({**wanted, "/PickTrayByPDFSize": True})
+    """Set the viewer preferences of ``pdf``: 100 %, one side, paper of the page's size."""
+    preferences = {"/PrintScaling": Name("/None"), "/Duplex": Name("/Simplex")}
+    pdf.Root.ViewerPreferences = Dictionary({**preferences, "/PickTrayByPDFSize": True})
 
 
 def rewrite_images(pdf: pikepdf.Pdf, press: PressProfile | None = None) -> None:
-    """Every picture as Flate alone, in the press's inks where one is given."""
+    """Recompress every picture of ``pdf`` losslessly (Flate), in the inks of ``press`` where one is
+    given."""
     for item in pdf.objects:
         if isinstance(item, pikepdf.Stream) and item.get("/Subtype") == "/Image":
             _rewrite(item, press)
@@ -66,7 +71,7 @@ def _box(page: pikepdf.Object, r: PageRect) -> Array:
 
 
 def _layer(pdf: pikepdf.Pdf, name: str) -> pikepdf.Object:
-    """A layer that is seen and printed, so that a shop finds the cut line alone and a viewer can
+    """Add a visible and printable layer, so that a shop finds the cut line alone and a viewer can
     hide it."""
     layer = pdf.make_indirect(Dictionary(Type=Name("/OCG"), Name=String(name)))
     listed = Array([layer])
@@ -80,9 +85,9 @@ def _output_intent(pdf: pikepdf.Pdf, press: PressProfile | None) -> None:
     profile = pdf.make_stream(srgb_profile() if press is None else press.data)
     profile["/N"] = 3 if press is None else 4
     name = "sRGB IEC61966-2.1" if press is None else press.name
-    kind = (
-        Name("/GTS_PDFA1") if press is None else Name("/GTS_PDFX")
-    )  # a press profile belongs to PDF/X, sRGB does not
+    # A press profile belongs to PDF/X, sRGB does not.
+    kind = Name("/GTS_PDFA1") if press is None else Name("/GTS_PDFX")
+
     intent = Dictionary(
         Type=Name("/OutputIntent"),
         S=kind,
@@ -95,7 +100,8 @@ def _output_intent(pdf: pikepdf.Pdf, press: PressProfile | None) -> None:
 
 
 def _rewrite(image: pikepdf.Stream, press: PressProfile | None) -> None:
-    """Flate alone (reportlab wraps it in ASCII85), in the press's inks where one is given."""
+    """Recompress one picture with Flate alone (reportlab adds ASCII85), in the inks of ``press`` if
+    given."""
     data = image.read_bytes()
     if press is not None and image.get("/ColorSpace") == "/DeviceRGB":
         rgb = np.frombuffer(data, np.uint8).reshape(int(image["/Height"]), int(image["/Width"]), 3)

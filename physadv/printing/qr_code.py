@@ -1,4 +1,4 @@
-"""A QR code as modules, so that a photo of a print can be traced to the run it came from."""
+"""QR code of a run, by which a photo of a print is traced to its origin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ QUIET = 4
 
 
 def qr_modules(text: str) -> npt.NDArray[np.bool_]:
-    """The QR code (n, n) of ``text`` without its quiet zone, error correction M (15 % may be lost);
-    True is black."""
+    """Return the QR code (n, n) of ``text`` without its quiet zone, at error correction level M (15
+    % may be lost); True is black.
+
+    Example:
+        >>> qr_modules("physadv run 1").shape
+        (21, 21)
+    """
     code = segno.make_qr(text, error="m", boost_error=False)
     return np.array([[bool(v) for v in row] for row in code.matrix], np.bool_)

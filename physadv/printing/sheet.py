@@ -1,5 +1,5 @@
-"""The print sheet: a PDF in which the sticker measures on paper what its card says, on one page or
-on tiles."""
+"""The print sheet: a PDF on which the sticker measures what its card states, on one page or on
+tiles."""
 
 from __future__ import annotations
 
@@ -31,10 +31,19 @@ from physadv.printing.webcam_test_signs import draw_test_signs
 
 @dataclass(frozen=True)
 class PrintedSheet:
-    """What was written: files, pages, where things lie (``single`` or ``tiled``), the bar as
-    rasterized in mm.
+    """Files of a written sheet, with its layout.
 
-    ``safe_share`` is the share of the sticker's area inside the safe area.
+    Attributes:
+        pdf: The sheet.
+        svg: The cut line.
+        pages: Number of pages.
+        page_mm: Width and height of a page.
+        bar_mm: Length of the 100 mm bar, measured in the PDF.
+        safe_share: Share of the sticker's area inside the safe area.
+        single: Layout of a sticker on one page.
+        tiled: Layout of a sticker on tiles.
+        proof_png: Soft proof, for a press profile.
+        proof: Figures of the soft proof.
     """
 
     pdf: Path
@@ -50,7 +59,11 @@ class PrintedSheet:
 
     @property
     def layout(self) -> SheetLayout:
-        """Where things lie on the one page. Raises ValueError for a tiled sheet."""
+        """Layout of the one page.
+
+        Raises:
+            ValueError: The sheet is tiled.
+        """
         if self.single is None:
             raise ValueError("a tiled sheet has no single page")
         return self.single
@@ -69,22 +82,47 @@ def write_sheet(
     sign: SignFace | None = None,
     sign_dpi: int = 600,
 ) -> PrintedSheet:
-    """Write the PDF, the cut line as SVG beside it and, with ``press``, a proof beside it; say what
-    was written.
+    """Write the sheet as PDF, the cut line as SVG beside it and, with ``press``, a soft proof.
 
-    ``paper`` is a name (a4, letter, a3 ...) or (width, height) in mm. A sticker that does not fit
-    is laid over several sheets, ``overlap`` mm in common, where ``tile`` allows it; page 1 then
-    shows how to assemble them. ``test_signs`` adds three small paper signs, one a page, with
-    markers that tell `check` which is which; ``sign`` is the sign's picture for them where it is
-    not drawn by code.
+    The TrimBox of a single sheet is the cut rectangle, its BleedBox adds the bleed. On a tile both
+    are the tile's window, overlap included; other pages have neither. Equal input gives equal
+    bytes.
 
-    The TrimBox of a single sheet is the sticker's cut rectangle, its BleedBox that and the bleed;
-    on a tile both are the tile's window, overlap included; the other pages have none. The same
-    input gives the same bytes. Raises GeometryError when the sticker does not fit, OptionError for
-    an option out of range.
+    Args:
+        bundle: Patch to print.
+        path: PDF to write.
+        paper: Name (a4, letter, a3 ...) or (width, height) in mm.
+        tile: Whether a sticker that does not fit is laid over several pages; page 1 then shows how
+            to assemble them.
+        overlap: Common strip of neighboring tiles in mm.
+        cut: Options of the cut.
+        press: CMYK profile of the print shop.
+        test_signs: Whether three small paper signs are added, one per page, with markers by which
+            ``check`` tells the blocks apart.
+        sign: Picture of the sign for them; None draws it by code.
+        sign_dpi: Resolution of a sign drawn by code.
+
+    Returns:
+        The files and the layout.
+
+    Raises:
+        GeometryError: The sticker does not fit the paper.
+        OptionError: An option is out of range.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from physadv.core.package_data import bundle_folder
+        >>> from physadv.patches.bundle import read_bundle
+        >>> bundle = read_bundle(bundle_folder(Path("stop-sticker-signs-v1")))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sheet = write_sheet(bundle, f"{folder}/sheet.pdf")
+        >>> sheet.pages, round(sheet.bar_mm, 1)
+        (1, 100.0)
     """
     pdf, sticker = Path(path), PrintedSticker(bundle, cut or CutOptions())
     size, cut = bundle.card.size, sticker.cut
+
     single: SheetLayout | None = None
     tiled: TileLayout | None = None
     if tile and not fits_paper(size.width_mm, size.height_mm, paper, cut.bleed):
@@ -93,6 +131,7 @@ def write_sheet(
         instead = tiles_needed(size.width_mm, size.height_mm, paper, bleed=cut.bleed)
         single = sheet_layout(size.width_mm, size.height_mm, paper, cut.bleed, instead=instead)
     page_mm = single.page if single else tiled.page if tiled else (0.0, 0.0)
+
     buffer = io.BytesIO()
     canvas = _canvas(buffer, sticker, page_mm)
     boxes: dict[int, tuple[PageRect, PageRect]] = {}
@@ -102,11 +141,13 @@ def write_sheet(
     if single:
         _sticker_page(PdfPage(canvas, single.page), sticker, single)
         boxes = {0: (single.sticker, single.sticker.grown(cut.bleed))}
+
     if test_signs:
         draw_test_signs(canvas, sticker, paper, sign, sign_dpi)
     pages = canvas.getPageNumber() - 1
     canvas.save()
     finish_pdf(buffer.getvalue(), pdf, boxes=boxes, cut_name=cut.name, press=press)
+
     bar = single.bar if single else tiled.bar if tiled else PageRect(0, 0, 0, 0)
     proof_png, proof = write_proof(bundle, press, pdf) if press else (None, None)
     safe_share = float(safe_mask(bundle, cut.safe).sum()) / float((bundle.mask >= 0.5).sum())
@@ -119,6 +160,7 @@ def write_sheet(
 def _canvas(buffer: io.BytesIO, sticker: PrintedSticker, page: tuple[float, float]) -> Canvas:
     card = sticker.bundle.card
     canvas = Canvas(buffer, pagesize=(page[0] * mm, page[1] * mm), invariant=1, pageCompression=1)
+
     canvas.setTitle(f"{card.patch.name} - {sticker.size}")
     canvas.setSubject(VISIBLE_LINE)
     canvas.setAuthor("physadv")
@@ -138,11 +180,13 @@ def _sticker_page(page: PdfPage, sticker: PrintedSticker, layout: SheetLayout) -
 
 
 def _write_svg(sticker: PrintedSticker, path: Path, layout: SheetLayout | None) -> Path:
-    """In the page's coordinates for a single sheet; the sticker alone, with its bleed, for tiles."""
+    """Write the cut line in the page's coordinates for a single sheet, or the sticker alone with
+    its bleed for tiles."""
     bundle, cut = sticker.bundle, sticker.cut
     size = bundle.card.size
     place = layout.sticker if layout else PageRect(0, 0, size.width_mm, size.height_mm)
     view = PageRect(0, 0, *layout.page) if layout else place.grown(cut.bleed + 1)
+
     safe = safe_contour(bundle, place, cut.safe) if cut.safe else []
     title = f"{bundle.card.patch.name} {sticker.size}, run {bundle.card.patch.run_id}"
     return write_text(path, cut_svg(sticker.contour(place), safe, view, cut, title=title))

@@ -1,5 +1,5 @@
-"""What the pages of a sheet have in common: header with icon and QR code, 100 mm bar, cut line, the
-label of a test."""
+"""Common parts of a sheet's pages: header with icon and QR code, 100 mm bar, cut line, and the test
+label."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ VISIBLE_LINE = "Robustness test print - for your own signs in a lab, never for p
 BAR_LABEL = "100 mm - measure me"
 SCALE_LINE = "print at 100 % (no fit to page)"
 CUT_LAYER = "/CutLine"
-"""Resource name of the layer the cut line is drawn in; finish.py gives it the spot color's name."""
+"""Resource name of the cut line's layer, which :func:`finish_pdf` names like the spot color."""
 _ICON, _QR = 21.0, 17.0
-_HAIR = 0.002  # mm; an edge that rounding puts a hair outside its dot would be painted a dot wider
+_HAIR = 0.002  # mm; an edge that rounding puts just outside its dot would be a dot wider
 
 
 @dataclass(frozen=True)
 class PrintedSticker:
-    """What is printed: a bundle, how it is cut, and its pictures, prepared once for all pages."""
+    """The sticker to print, with pictures prepared once for all pages.
+
+    Attributes:
+        bundle: Patch to print.
+        cut: Options of the cut.
+    """
 
     bundle: PatchBundle
     cut: CutOptions = field(default_factory=CutOptions)
@@ -53,35 +58,37 @@ class PrintedSticker:
         return art, pdf_image(art.rgba)
 
     def draw(self, page: PdfPage, place: PageRect) -> None:
-        """The picture with its bleed, then the cut line over it, its cut rectangle at ``place``."""
+        """Draw the picture with its bleed, then the cut line, with the cut rectangle at ``place``
+        on ``page``."""
         art, reader = self._art
         with page.clipped(place.grown(self.cut.bleed - _HAIR)):
             page.image(reader, art.around(place))
         self.cut_line(page, self.contour(place))
 
     def contour(self, place: PageRect) -> list[Polygon]:
-        """The cut line's polygons when the cut rectangle lies at ``place``."""
+        """Return the polygons of the cut line when the cut rectangle is ``place``."""
         return cut_contour(self.bundle, place, self.cut.corner_radius)
 
     def cut_line(self, page: PdfPage, contour: list[Polygon]) -> None:
-        """A stroke in the spot color that knocks nothing out, in a layer of its own."""
+        """Stroke ``contour`` on ``page`` in the spot color, overprinting, in a layer of its own."""
         page.canvas.saveState()
         page.canvas.addLiteral(f"/OC {CUT_LAYER} BDC")
         page.canvas.setStrokeColor(CMYKColorSep(0, 1, 0, 0, spotName=self.cut.name))
         page.canvas.setStrokeOverprint(True)
         page.canvas.setOverprintMask(1)
         page.canvas.setLineWidth(self.cut.points)
+
         page.polygons(contour, stroke=1, fill=0)
         page.canvas.addLiteral("EMC")
         page.canvas.restoreState()
 
     @property
     def size(self) -> str:
-        """Its size in words."""
+        """Size in words."""
         return f"{self.bundle.card.size.width_mm:.1f} x {self.bundle.card.size.height_mm:.1f} mm"
 
     def on_sign(self, sign: PageRect, scale: float) -> PageRect:
-        """The sticker's rectangle on a sign drawn ``scale`` times its size."""
+        """Return the sticker's rectangle on the square ``sign`` drawn at ``scale``."""
         size, (cx, cy) = self.bundle.card.size, self.bundle.card.placement.center_mm
         w, h = size.width_mm * scale, size.height_mm * scale
         return PageRect(
@@ -90,24 +97,28 @@ class PrintedSticker:
 
 
 def draw_header(page: PdfPage, sticker: PrintedSticker) -> None:
-    """Name, size, run and place in words; the sign with the sticker on it; the run as QR code."""
+    """Draw on ``page`` name, size, run and placement of ``sticker``, the sign with it, and the run
+    as QR code."""
     card = sticker.bundle.card
     icon = PageRect(page.width - MARGIN - _ICON - 1, MARGIN + 1, _ICON, _ICON)
     _placement_icon(page, sticker, icon)
+
     modules = qr_modules(f"physadv run {card.patch.run_id}")
     module = _QR / len(modules)
     quiet = QUIET * module
     code_x = icon.x - quiet - _QR
     page.modules(np.argwhere(modules), code_x, icon.y + (_ICON - _QR) / 2, module)
+
     x, space = MARGIN + 1, code_x - quiet - MARGIN - 1
     (cx, cy), sign = card.placement.center_mm, card.placement
-    aim = card.patch.target_class or card.patch.goal
+    goal = card.patch.target_class or card.patch.goal
+
     page.text(x, MARGIN + 6, card.patch.name, 15, bold=True, room=space)
     page.text(x, MARGIN + 11.2, f"Sticker {sticker.size}, run {card.patch.run_id}", 8.5, room=space)
     page.text(
         x,
         MARGIN + 15.2,
-        f"{card.patch.true_class} -> {aim}; model: {card.victim.name}",
+        f"{card.patch.true_class} -> {goal}; model: {card.victim.name}",
         8.5,
         room=space,
     )
@@ -118,8 +129,8 @@ def draw_header(page: PdfPage, sticker: PrintedSticker) -> None:
         8.5,
         room=space,
     )
-    where = f"sticker's: {_off(cx, 'right', 'left')}, {_off(cy, 'down', 'up')}"
-    page.text(x, MARGIN + 23.2, where, 8.5, room=space)
+    offset = f"sticker's: {_off(cx, 'right', 'left')}, {_off(cy, 'down', 'up')}"
+    page.text(x, MARGIN + 23.2, offset, 8.5, room=space)
 
 
 def _off(value: float, positive: str, negative: str) -> str:
@@ -127,22 +138,31 @@ def _off(value: float, positive: str, negative: str) -> str:
 
 
 def _placement_icon(page: PdfPage, sticker: PrintedSticker, r: PageRect) -> None:
-    """The sign's outline with the sticker where it belongs."""
+    """Draw the sign's outline with the sticker in its position."""
     place = sticker.bundle.card.placement
     outline = octagon_mm(r.w) if place.sign == "stop" else [(0, 0), (r.w, 0), (r.w, r.w), (0, r.w)]
+
     page.canvas.setStrokeGray(0.3)
     page.canvas.setFillGray(0.93)
     page.canvas.setLineWidth(0.5)
     page.polygons([np.array(outline) + np.array([r.x, r.y])], stroke=1, fill=1)
+
     with page.clipped(r):
         page.image(sticker.plain, sticker.on_sign(r, r.w / place.sign_width_mm))
     page.canvas.setFillGray(0)
 
 
 def draw_cut_marks(page: PdfPage, r: PageRect, bleed: float = 0.0) -> None:
-    """Two short lines off every corner of the cut rectangle, outside the bleed."""
+    """Draw two short lines off every corner of the cut rectangle, outside the bleed.
+
+    Args:
+        page: Page to draw on.
+        r: Cut rectangle in mm.
+        bleed: Print beyond the cut in mm.
+    """
     page.canvas.setStrokeGray(0)
     page.canvas.setLineWidth(0.25)
+
     near = bleed + CUT_GAP
     for x, dx in ((r.x, -1), (r.x + r.w, 1)):
         for y, dy in ((r.y, -1), (r.y + r.h, 1)):
@@ -151,21 +171,22 @@ def draw_cut_marks(page: PdfPage, r: PageRect, bleed: float = 0.0) -> None:
 
 
 def draw_footer(page: PdfPage, bar: PageRect) -> None:
-    """The bar to measure and, below it, the label every page carries."""
+    """Draw the 100 mm ``bar`` on ``page`` and, below it, the label of every page."""
     page.canvas.setFillGray(0)
     page.box(bar)
-    for i in range(
-        11
-    ):  # 100 mm from outer edge to outer edge, a tick every 10 mm inside that length
+
+    # The bar is 100 mm from outer edge to outer edge, with a tick every 10 mm inside that length.
+    for i in range(11):
         thick, high = 0.3, 3.0 if i % 5 == 0 else 1.8
         page.box(PageRect(bar.x + (bar.w - thick) * i / 10, bar.y - high + bar.h, thick, high))
+
     page.text(bar.x, bar.y - 3.4, BAR_LABEL, 8.5, bold=True)
     page.text(bar.x + 36, bar.y - 3.4, SCALE_LINE, 8.5)
     draw_label(page)
 
 
 def draw_label(page: PdfPage) -> None:
-    """What the print is for, at the foot of the page."""
+    """Draw the purpose of the print at the foot of ``page``."""
     page.canvas.setFillGray(0)
     room = page.width - 2 * MARGIN - 2
     page.text(MARGIN + 1, page.height - MARGIN, VISIBLE_LINE, 8.5, bold=True, room=room)

@@ -1,4 +1,4 @@
-"""A PDF of one page that no printer may scale: what charts and boards have in common."""
+"""One-page PDF that printers must not scale, for color charts and calibration boards."""
 
 from __future__ import annotations
 
@@ -17,24 +17,32 @@ from physadv.printing.pdf_postprocess import print_as_is, rewrite_images
 from physadv.printing.sheet_parts import VISIBLE_LINE, draw_footer
 
 HEAD, FOOT = 20.0, 22.0
-"""mm taken by the lines above and by the bar and the line below."""
+"""Height in mm of the lines above, and of the bar and the line below."""
 
 
 def write_one_page(
     path: str | Path, size: tuple[float, float], title: str, draw: Callable[[PdfPage], None]
 ) -> None:
-    """Draw one page of ``size`` (width, height) mm and save it: 100 % scale asked for, same input,
-    same bytes."""
+    """Draw one page and save it, to be printed at 100 %; equal input gives equal bytes.
+
+    Args:
+        path: File to write.
+        size: Width and height in mm.
+        title: Title of the document.
+        draw: Function that draws on the page.
+    """
     buffer = io.BytesIO()
     canvas = Canvas(buffer, pagesize=(size[0] * mm, size[1] * mm), invariant=1, pageCompression=1)
     canvas.setTitle(title)
     canvas.setSubject(VISIBLE_LINE)
     canvas.setAuthor("physadv")
     canvas.setCreator("physadv")
+
     page = PdfPage(canvas, size)
     draw(page)
     canvas.showPage()
     canvas.save()
+
     with atomic_path(path) as temporary, pikepdf.open(io.BytesIO(buffer.getvalue())) as pdf:
         print_as_is(pdf)
         rewrite_images(pdf)
@@ -42,7 +50,16 @@ def write_one_page(
 
 
 def draw_head_and_foot(page: PdfPage, title: str, lines: tuple[str, str]) -> PageRect:
-    """Title and two lines above, 100 mm bar and test label below; returns the bar's rectangle."""
+    """Draw title and two lines above, 100 mm bar and test label below.
+
+    Args:
+        page: Page to draw on.
+        title: Title of the page.
+        lines: Two lines below the title.
+
+    Returns:
+        The rectangle of the bar.
+    """
     room = page.width - 2 * MARGIN - 2
     page.text(MARGIN + 1, MARGIN + 4, title, 12, bold=True, room=room)
     page.text(MARGIN + 1, MARGIN + 8.4, lines[0], 8.5, room=room)

@@ -1,4 +1,4 @@
-"""The pages of a tiled sticker: a drawing to assemble by, then one page a tile."""
+"""Pages of a tiled sticker: an assembly drawing, then one page per tile."""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ _RING = 1.8
 
 
 def draw_tiles(canvas: Any, sticker: PrintedSticker, layout: TileLayout) -> None:
-    """Draw the assembly page, then the tiles, row by row."""
+    """Draw the assembly page, then the tiles, row by row.
+
+    Args:
+        canvas: reportlab canvas.
+        sticker: Sticker to print.
+        layout: Layout of the tiles.
+    """
     _assembly_page(PdfPage(canvas, layout.page), sticker, layout)
     for tile in layout.tiles:
         _tile_page(PdfPage(canvas, layout.page), sticker, layout, tile)
@@ -45,36 +51,40 @@ def _assembly_page(page: PdfPage, sticker: PrintedSticker, layout: TileLayout) -
         bold=True,
         room=room,
     )
+
     for i, step in enumerate(_STEPS):
         page.text(MARGIN + 1, y + 5.5 + _LINE * i, step, 8.5, room=room)
     top = y + 5.5 + _LINE * len(_STEPS) + 2
     _drawing(page, sticker, layout, PageRect(MARGIN + 1, top, room, layout.bar.y - 9 - top))
+
     draw_footer(page, layout.bar)
     page.canvas.showPage()
 
 
 def _drawing(page: PdfPage, sticker: PrintedSticker, layout: TileLayout, space: PageRect) -> None:
-    """The whole sticker, scaled into ``space``, with every tile's edges and name."""
+    """Draw the whole sticker, scaled into ``space``, with every tile's edges and name."""
     last, first = layout.tiles[-1].region, layout.tiles[0].region
     whole = PageRect(first.x, first.y, last.x + last.w - first.x, last.y + last.h - first.y)
     scale = min(space.w / whole.w, space.h / whole.h)
     x0 = space.x + (space.w - whole.w * scale) / 2 - whole.x * scale
     y0 = space.y + (space.h - whole.h * scale) / 2 - whole.y * scale
+
     size = sticker.bundle.card.size
     page.image(sticker.plain, PageRect(x0, y0, size.width_mm * scale, size.height_mm * scale))
     page.canvas.setStrokeGray(0)
-    places = [
+
+    tile_rects = [
         PageRect(x0 + r.x * scale, y0 + r.y * scale, r.w * scale, r.h * scale)
         for r in (t.region for t in layout.tiles)
     ]
-    for place in places:
-        _outline(page, place)
-    for tile, place in zip(layout.tiles, places, strict=True):
-        _name_plate(page, tile.label, place)
+    for tile_rect in tile_rects:
+        _outline(page, tile_rect)
+    for tile, tile_rect in zip(layout.tiles, tile_rects, strict=True):
+        _name_plate(page, tile.label, tile_rect)
 
 
 def _outline(page: PdfPage, r: PageRect) -> None:
-    """Black on a white line, so that it shows on any picture; dashed."""
+    """Draw a dashed black outline on white, so that it shows on any picture."""
     corners = ((r.x, r.y), (r.x + r.w, r.y), (r.x + r.w, r.y + r.h), (r.x, r.y + r.h))
     for gray, width, dash in ((1.0, 0.9, []), (0.0, 0.45, [3, 2])):
         page.canvas.setStrokeGray(gray)
@@ -86,7 +96,7 @@ def _outline(page: PdfPage, r: PageRect) -> None:
 
 
 def _name_plate(page: PdfPage, name: str, r: PageRect) -> None:
-    """A tile's name in the middle of its place, on white."""
+    """Write a tile's name in the middle of its rectangle, on white."""
     points = max(5.0, min(16.0, r.w * 0.8, r.h * 1.2))
     high, wide = points * 0.35, points * 0.26 * len(name)
     page.canvas.setFillGray(1)
@@ -102,12 +112,13 @@ def _tile_page(
 ) -> None:
     card = sticker.bundle.card
     x, room = MARGIN + 1, page.width - 2 * MARGIN - 2
+
     page.text(x, MARGIN + 5.5, tile.label, 15, bold=True)
-    place = f"row {tile.row + 1} of {layout.rows}, column {tile.column + 1} of {layout.columns}"
+    position = f"row {tile.row + 1} of {layout.rows}, column {tile.column + 1} of {layout.columns}"
     page.text(
         x + 14,
         MARGIN + 2.5,
-        f"{card.patch.name}: tile {tile.label}, {place}",
+        f"{card.patch.name}: tile {tile.label}, {position}",
         8.5,
         bold=True,
         room=room - 14,
@@ -119,9 +130,11 @@ def _tile_page(
         8.5,
         room=room - 14,
     )
+
     size = card.size
     with page.clipped(tile.window):
         sticker.draw(page, PageRect(*tile.on_page(0, 0), size.width_mm, size.height_mm))
+
     _ticks(page, layout, tile)
     for mark in layout.marks(tile):
         _round_mark(page, *tile.on_page(*mark))
@@ -130,10 +143,11 @@ def _tile_page(
 
 
 def _ticks(page: PdfPage, layout: TileLayout, tile: StickerTile) -> None:
-    """Where this tile is cut, and where the edge of the one laid on it comes to lie."""
+    """Draw where this tile is cut, and where the edge of the tile laid on it comes to lie."""
     w, near, far = tile.window, *_TICK
     page.canvas.setStrokeGray(0)
     page.canvas.setLineWidth(0.35)
+
     upright = [(w.x, "cut")] if tile.column else []
     if tile.column + 1 < layout.columns:
         upright.append((w.x + w.w - layout.overlap, layout.tile(tile.row, tile.column + 1).label))
@@ -142,21 +156,21 @@ def _ticks(page: PdfPage, layout: TileLayout, tile: StickerTile) -> None:
         page.line(x, w.y + w.h + near, x, w.y + w.h + far)
         page.text_right(x - 0.8, w.y - far + 2, name, 6.5)
         page.text_right(x - 0.8, w.y + w.h + far, name, 6.5)
+
     level = [(w.y, "cut")] if tile.row else []
     if tile.row + 1 < layout.rows:
         level.append((w.y + w.h - layout.overlap, layout.tile(tile.row + 1, tile.column).label))
     for y, name in level:
         page.line(w.x - near, y, w.x - far, y)
         page.line(w.x + w.w + near, y, w.x + w.w + far, y)
-        beside = (
-            y + 2.6 if name == "cut" else y - 0.8
-        )  # away from the tick at the corner, and from the round mark
+        # Text stays clear of the tick at the corner and of the round mark.
+        beside = y + 2.6 if name == "cut" else y - 0.8
         page.text_right(w.x - near, beside, name, 6.5)
         page.text(w.x + w.w + near, beside, name, 6.5)
 
 
 def _round_mark(page: PdfPage, x: float, y: float) -> None:
-    """A ring with a cross through it."""
+    """Draw a ring with a cross through it."""
     page.canvas.setStrokeGray(0)
     page.canvas.setLineWidth(0.35)
     page.ring(x, y, _RING * 0.6)

@@ -1,9 +1,8 @@
-"""A sticker larger than the paper, laid over several sheets: where each tile is cut, glued and
-aligned.
+"""Tiling of a sticker larger than the paper: where each tile is cut, glued and aligned.
 
-Sticker coordinates are mm from the top-left corner of the cut rectangle. All tiles are of one size,
-and every offset is a whole number of 300 dpi dots, so that two tiles print their common strip dot
-for dot alike.
+Sticker coordinates are mm from the top-left corner of the cut rectangle. All tiles have one size,
+and every offset is a whole number of 300 dpi dots, so that two tiles print their common strip
+identically.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from physadv.printing.layout import BAR, MARGIN, PageRect, Paper, bar_rect, pape
 OVERLAP = (5.0, 50.0)
 """Least and most overlap in mm."""
 MARKS, HEAD, FOOT = 7.0, 12.0, 14.0
-"""mm left for alignment marks on every side, for the lines above and for the bar and the line
+"""Space in mm for alignment marks on every side, for the lines above, and for bar and line
 below."""
 MARK_OFF = 4.0
 """Distance of the round marks' centers from the tile, in mm."""
@@ -29,8 +28,15 @@ _DOT = 25.4 / 300
 
 @dataclass(frozen=True)
 class StickerTile:
-    """One sheet: the ``region`` of the sticker it shows (sticker coordinates), and its ``window``
-    on the page."""
+    """One page of a tiled sticker.
+
+    Attributes:
+        label: Name of the tile, such as "B2".
+        row: Row, from 0.
+        column: Column, from 0.
+        region: Part of the sticker on this page, in sticker coordinates.
+        window: Rectangle of that part on the page.
+    """
 
     label: str
     row: int
@@ -39,14 +45,22 @@ class StickerTile:
     window: PageRect
 
     def on_page(self, x: float, y: float) -> tuple[float, float]:
-        """A point in sticker coordinates -> mm on this tile's page."""
+        """Convert the point ``x``, ``y`` from sticker coordinates to mm on this tile's page."""
         return x - self.region.x + self.window.x, y - self.region.y + self.window.y
 
 
 @dataclass(frozen=True)
 class TileLayout:
-    """All tiles of a sticker, row by row, on pages of one size (w, h); ``overlap`` mm are shared by
-    neighbors."""
+    """All tiles of a sticker, row by row.
+
+    Attributes:
+        page: Width and height of every page in mm.
+        rows: Number of rows.
+        columns: Number of columns.
+        overlap: Common strip of neighbors in mm.
+        tiles: The tiles.
+        bar: The 100 mm bar of every page.
+    """
 
     page: tuple[float, float]
     rows: int
@@ -56,36 +70,56 @@ class TileLayout:
     bar: PageRect
 
     def tile(self, row: int, column: int) -> StickerTile:
-        """The tile in that place."""
+        """Return the tile at ``row`` and ``column``."""
         return self.tiles[row * self.columns + column]
 
     def marks(self, tile: StickerTile) -> list[tuple[float, float]]:
-        """Centers of the round marks of a tile, in sticker coordinates; neighbors have theirs at
-        the same points.
+        """Return the centers of a ``tile``'s round marks in sticker coordinates; neighbors share
+        them.
 
-        Marks of side-by-side tiles lie above and below the strip they share; marks of rows lie at
-        the rows' outer ends.
+        Marks of side-by-side tiles lie above and below their common strip, marks of rows at the
+        rows' outer ends.
         """
-        r, found = tile.region, []
+        region, centers = tile.region, []
+
         for seam in (tile.column, tile.column + 1):
             if 0 < seam < self.columns:
                 x = self.tile(0, seam).region.x + self.overlap / 2
-                found += [(x, r.y - MARK_OFF), (x, r.y + r.h + MARK_OFF)]
+                centers += [(x, region.y - MARK_OFF), (x, region.y + region.h + MARK_OFF)]
+
         for seam in (tile.row, tile.row + 1):
             if 0 < seam < self.rows:
                 y = self.tile(seam, 0).region.y + self.overlap / 2
-                found += [(r.x - MARK_OFF, y)] if tile.column == 0 else []
-                found += [(r.x + r.w + MARK_OFF, y)] if tile.column == self.columns - 1 else []
-        return found
+                centers += [(region.x - MARK_OFF, y)] if tile.column == 0 else []
+                centers += (
+                    [(region.x + region.w + MARK_OFF, y)] if tile.column == self.columns - 1 else []
+                )
+        return centers
 
 
 def tile_layout(
     width: float, height: float, paper: Paper, *, overlap: float = 10.0, bleed: float = 0.0
 ) -> TileLayout:
-    """Lay a sticker of ``width`` x ``height`` mm over as few sheets as it takes, upright or turned.
+    """Lay a sticker over as few pages as possible, upright or turned.
 
-    Raises OptionError for an overlap outside 5 to 50 mm, GeometryError for a paper without room or
-    over 400 sheets.
+    Args:
+        width: Width of the sticker in mm.
+        height: Height of the sticker in mm.
+        paper: Name or size, as for :func:`~physadv.printing.layout.paper_size`.
+        overlap: Common strip of neighboring tiles in mm, 5 to 50.
+        bleed: Print beyond the cut in mm.
+
+    Returns:
+        The layout.
+
+    Raises:
+        OptionError: The overlap is out of range.
+        GeometryError: The paper has no room for tiles, or more than 400 pages are needed.
+
+    Example:
+        >>> layout = tile_layout(300, 300, "a4")
+        >>> layout.columns, layout.rows, layout.tiles[-1].label
+        (2, 2, 'B2')
     """
     if not OVERLAP[0] <= overlap <= OVERLAP[1]:
         raise OptionError(
@@ -93,13 +127,16 @@ def tile_layout(
             f"{OVERLAP[0]:g} to {OVERLAP[1]:g} mm",
             "Give a value in this range",
         )
+
     size = paper_size(paper)
     overlap = _up(overlap)
     spans = tuple(side + 2 * _up(bleed + _RIM) for side in (width, height))
+
     layouts = [(_counts(spans, page, overlap), page) for page in (size, (size[1], size[0]))]
-    counts, page = min(layouts, key=lambda found: found[0][0] * found[0][1])
+    counts, page = min(layouts, key=lambda option: option[0][0] * option[0][1])
+
     if counts[0] * counts[1] > MOST:
-        found = (
+        outcome = (
             f"on {counts[0] * counts[1]:.0f} sheets"
             if counts[0] * counts[1] < inf
             else "has no room for tiles"
@@ -107,8 +144,9 @@ def tile_layout(
         name = paper if isinstance(paper, str) else f"{paper[0]:g} x {paper[1]:g} mm"
         value = f"sticker {width:g} x {height:g} mm, paper {name}, overlap {overlap:.0f} mm"
         raise GeometryError(
-            value, f"{found}; at most {MOST}", "Choose a larger paper or a smaller overlap"
+            value, f"{outcome}; at most {MOST}", "Choose a larger paper or a smaller overlap"
         )
+
     columns, rows = int(counts[0]), int(counts[1])
     steps = [
         _up((span - overlap) / n) if n > 1 else 0.0
@@ -118,10 +156,12 @@ def tile_layout(
         s + overlap if n > 1 else span
         for s, n, span in zip(steps, (columns, rows), spans, strict=True)
     )
+
     room = _room(page)
     x = snap_to_dots((page[0] - tile_w) / 2)
     y = snap_to_dots(MARGIN + HEAD + MARKS + (room[1] - tile_h) / 2)
     start = -_up(bleed + _RIM)
+
     tiles = tuple(
         StickerTile(
             f"{_letters(r)}{c + 1}",
@@ -138,12 +178,25 @@ def tile_layout(
 def tiles_needed(
     width: float, height: float, paper: Paper, *, overlap: float = 10.0, bleed: float = 0.0
 ) -> str:
-    """A remedy in words: how many sheets ``--tile`` would take, or nothing where it cannot help."""
+    """Return a remedy that names the pages ``--tile`` would take.
+
+    Args:
+        width: Width of the sticker in mm.
+        height: Height of the sticker in mm.
+        paper: Name or size, as for :func:`~physadv.printing.layout.paper_size`.
+        overlap: Common strip of neighboring tiles in mm.
+        bleed: Print beyond the cut in mm.
+
+    Returns:
+        The remedy; empty where tiles cannot help.
+    """
     try:
         layout = tile_layout(width, height, paper, overlap=overlap, bleed=bleed)
     except GeometryError:
         return ""
-    sheets = f"{len(layout.tiles)} sheet{'s' if len(layout.tiles) > 1 else ''} ({layout.columns} x {layout.rows})"
+
+    plural = "s" if len(layout.tiles) > 1 else ""
+    sheets = f"{len(layout.tiles)} sheet{plural} ({layout.columns} x {layout.rows})"
     return f"print with --tile on {sheets} and one to assemble by"
 
 
@@ -154,7 +207,8 @@ def _room(page: tuple[float, float]) -> tuple[float, float]:
 def _counts(
     spans: tuple[float, ...], page: tuple[float, float], overlap: float
 ) -> tuple[float, float]:
-    """Tiles across and down; infinite where the overlap leaves no room or the bar does not fit."""
+    """Return the tiles across and down; infinite where the overlap leaves no room or the bar does
+    not fit."""
     across, down = (
         _count(span, room, overlap) for span, room in zip(spans, _room(page), strict=True)
     )
@@ -169,10 +223,10 @@ def _count(span: float, room: float, overlap: float) -> float:
 
 
 def _up(value: float) -> float:
-    """To whole dots of 300 dpi, never less."""
+    """Round up to whole dots of 300 dpi."""
     return ceil(value / _DOT - 1e-6) * _DOT
 
 
 def _letters(row: int) -> str:
-    """A, B ... Z, AA, AB ..."""
+    """Return the letters of a row: A, B ... Z, AA, AB ..."""
     return (_letters(row // 26 - 1) if row >= 26 else "") + chr(ord("A") + row % 26)

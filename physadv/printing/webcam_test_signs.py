@@ -1,5 +1,5 @@
-"""Three small paper signs, one a page: clean, with a blank sticker and with the patch, for a
-webcam."""
+"""Three small paper signs for a webcam, one per page: clean, with a blank sticker and with the
+patch."""
 
 from __future__ import annotations
 
@@ -24,12 +24,20 @@ _PIECES = {
 def draw_test_signs(
     canvas: Any, sticker: PrintedSticker, paper: Paper, sign: SignFace | None, dpi: int
 ) -> None:
-    """Draw the three pages; ``sign`` is the sign's picture, drawn by code at ``dpi`` where it is
-    None."""
+    """Draw the three pages.
+
+    Args:
+        canvas: reportlab canvas.
+        sticker: Sticker to print.
+        paper: Name or size, as for :func:`~physadv.printing.layout.paper_size`.
+        sign: Picture of the sign; None draws it by code.
+        dpi: Resolution of a sign drawn by code.
+    """
     place = sticker.bundle.card.placement
     dots = sign_page_layout(paper, "clean").sign.w / 25.4 * dpi
     face = sign or sign_face(place.sign, round(dots), place.sign_width_mm)
     drawing = pdf_image(face.rgba)
+
     for block in FIDUCIALS:
         layout = sign_page_layout(paper, block)
         _sign_page(PdfPage(canvas, layout.page), sticker, face, drawing, layout, block)
@@ -43,12 +51,13 @@ def _sign_page(
     layout: SignPageLayout,
     block: str,
 ) -> None:
-    """One test sign: the face, its sticker in proportion, the markers, and what it is."""
+    """Draw one test sign: the face, its sticker to scale, the markers, and its description."""
     card, sign = sticker.bundle.card, layout.sign
     scale = sign.w / card.placement.sign_width_mm
     shape = min(1.0, face.width_mm / face.height_mm)
     w, h = sign.w * shape, sign.w * shape * face.height_mm / face.width_mm
     page.image(drawing, PageRect(sign.x + (sign.w - w) / 2, sign.y + (sign.h - h) / 2, w, h))
+
     if face.name == "stop":
         page.canvas.setStrokeGray(0.6)
         page.canvas.setLineWidth(0.3)
@@ -59,6 +68,7 @@ def _sign_page(
         )
     for marker, place in layout.markers.items():
         page.marker(marker, place)
+
     title = f"{card.patch.name}: {_PIECES[block]} ({list(FIDUCIALS).index(block) + 1} of 3)"
     x, space = MARGIN + 1, page.width - 2 * MARGIN - 2
     page.text(x, MARGIN + 5, title, 13, bold=True, room=space)

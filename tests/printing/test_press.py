@@ -106,7 +106,7 @@ def test_wrong_profiles_are_refused(tmp_path: Path) -> None:
         PressProfile(tmp_path / "none.icc")
     with pytest.raises(OptionError, match="not an ICC profile"):
         PressProfile(tmp_path / "x.icc")
-    with pytest.raises(OptionError, match="colour space RGB; a CMYK output profile is needed"):
+    with pytest.raises(OptionError, match="color space RGB; a CMYK output profile is needed"):
         PressProfile(tmp_path / "rgb.icc")
     with pytest.raises(OptionError, match="relative"):
         PressProfile(cmyk_profile(tmp_path / "press.icc"), intent="vivid")

@@ -276,7 +276,7 @@ def test_too_large_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GeometryError, match=r"250 x 200 mm.*a4 takes at most.*--paper a3"):
         write_sheet(make(tmp_path / "b", 250.0, 200.0), tmp_path / "s.pdf")
     assert not (tmp_path / "s.pdf").exists()
-    with pytest.raises(GeometryError, match="make the sticker smaller"):
+    with pytest.raises(GeometryError, match="Make the sticker smaller"):
         sheet_layout(900, 900, "a1")
     with pytest.raises(GeometryError, match="a4"):
         paper_size("a44")
