@@ -1,1 +1,1 @@
-"""Cameras, videos, streams and folders, and the check that runs on them."""
+"""Cameras, videos, streams and folders as sources of frames."""

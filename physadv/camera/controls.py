@@ -1,8 +1,7 @@
-"""Locking a camera's exposure, white balance and focus, each read back: what was asked need not be
-what is held.
+"""Lock of a camera's exposure, white balance and focus, each verified by reading it back.
 
-A camera that adapts sees a dark patch brighter than a light one, so that blocks are not filmed
-alike.
+An adapting camera exposes a dark patch longer than a light one, so that the blocks of a check would
+not be filmed alike.
 """
 
 from __future__ import annotations
@@ -21,8 +20,16 @@ _OTHER_MANUAL, _OTHER_AUTO = 0.25, 0.75
 
 @dataclass(frozen=True)
 class ControlLock:
-    """One automatic that was to be switched off: what was asked, what is read back, and the value
-    it is held at."""
+    """Result of switching one automatic control off.
+
+    Attributes:
+        name: Name of the control.
+        held: Whether the camera confirmed the lock.
+        asked: Value sent to the switch.
+        got: Value read back from the switch.
+        value: Value at which the control is held, where known.
+        why: Reason of a failure, or of a value that changed.
+    """
 
     name: str
     held: bool
@@ -32,7 +39,7 @@ class ControlLock:
     why: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run's record."""
+        """Return plain values for the record of the run."""
         return {k: v for k, v in asdict(self).items() if v not in (None, "")}
 
 
@@ -46,8 +53,16 @@ class _Automatic:
 
 
 def settle_controls(capture: Any, frames: int = SETTLE_FRAMES, seconds: float = SETTLE_S) -> int:
-    """Read some frames, so that the automatics find their values before they are locked; returns
-    how many came."""
+    """Read frames until the automatic controls have settled, before they are locked.
+
+    Args:
+        capture: Open ``cv2.VideoCapture``.
+        frames: Most frames to read.
+        seconds: Most time to spend.
+
+    Returns:
+        The number of frames read.
+    """
     limit, read = time.monotonic() + seconds, 0
     while read < frames and time.monotonic() < limit:
         ok, _ = capture.read()
@@ -58,14 +73,22 @@ def settle_controls(capture: Any, frames: int = SETTLE_FRAMES, seconds: float = 
 
 
 def lock_controls(capture: Any, backend: str) -> list[ControlLock]:
-    """Switch exposure, white balance and focus to manual at the values they have, and read each
-    back."""
+    """Switch exposure, white balance and focus of ``capture`` to manual at their present values,
+    and read each back.
+
+    ``backend`` is OpenCV's name of the driver, which decides the values of the switches.
+    """
     return [_lock(capture, automatic) for automatic in _automatics(backend)]
 
 
 def release_controls(capture: Any, backend: str, locks: Sequence[ControlLock]) -> None:
-    """Switch what was locked back to automatic: drivers keep it, and the next program would find it
-    so."""
+    """Switch locked controls back to automatic: drivers keep the setting for the next program.
+
+    Args:
+        capture: Open ``cv2.VideoCapture``.
+        backend: OpenCV's name of the driver.
+        locks: Results of :func:`lock_controls`.
+    """
     held = {each.name for each in locks if each.held}
     for automatic in _automatics(backend):
         if automatic.name in held:
@@ -73,7 +96,8 @@ def release_controls(capture: Any, backend: str, locks: Sequence[ControlLock]) -
 
 
 def control_warnings(name: str, locks: Sequence[ControlLock]) -> list[str]:
-    """One line for all that did not lock; none where everything did."""
+    """Return one line about all ``locks`` of the camera ``name`` that failed; none where all
+    hold."""
     loose = [f"{each.name} ({each.why})" for each in locks if not each.held]
     return (
         [f"{name} did not lock {', '.join(loose)}: it may change while you film"] if loose else []
@@ -81,8 +105,8 @@ def control_warnings(name: str, locks: Sequence[ControlLock]) -> list[str]:
 
 
 def _automatics(backend: str) -> list[_Automatic]:
-    """What to switch. V4L2 takes its own menu numbers for exposure, other backends a quarter and
-    three quarters."""
+    """Return the switches. V4L2 has menu numbers of its own for exposure; other backends use 0.25
+    and 0.75."""
     v4l2 = backend.upper().startswith("V4L")
     manual = (_V4L2_MANUAL, _OTHER_MANUAL) if v4l2 else (_OTHER_MANUAL, _V4L2_MANUAL)
     auto = _V4L2_AUTO if v4l2 else _OTHER_AUTO
@@ -96,19 +120,22 @@ def _automatics(backend: str) -> list[_Automatic]:
 def _lock(capture: Any, automatic: _Automatic) -> ControlLock:
     value = _get(capture, automatic.value)
     asked, got, took = automatic.off[0], _get(capture, automatic.switch), False
+
     for asked in automatic.off:
         took = _set(capture, automatic.switch, asked)
         got = _get(capture, automatic.switch)
         if took and _same(got, asked):
             break
+
     if not took:
         return ControlLock(automatic.name, False, asked, got, None, "the driver does not offer it")
     if not _same(got, asked):
         return ControlLock(
             automatic.name, False, asked, got, None, f"asked for {asked:g}, reads back {got:g}"
         )
-    if value in (0.0, -1.0):  # what drivers say of a value they do not know
+    if value in (0.0, -1.0):  # drivers return these for a value they do not know
         return ControlLock(automatic.name, True, asked, got, None)
+
     _set(capture, automatic.value, value)
     kept = _get(capture, automatic.value)
     moved = "" if _same(kept, value) else f"was {value:g}, reads back {kept:g}"

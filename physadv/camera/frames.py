@@ -1,7 +1,6 @@
-"""A frame, and what every source of frames has in common.
+"""Camera frames, and the base class of their sources.
 
-A clip is what an interval treats as one trial: one recording, one photo, or one stretch of a live
-source.
+A clip is one trial for an interval: one recording, one photo, or one stretch of a live source.
 """
 
 from __future__ import annotations
@@ -23,8 +22,17 @@ _BLOCK = re.compile(rf"^({'|'.join(BLOCKS)})(?![A-Za-z])")
 
 @dataclass(frozen=True)
 class CameraFrame:
-    """One picture of a source: (h, w, 3) uint8 RGB, its time in seconds, its clip, and its block
-    where known."""
+    """One picture of a source.
+
+    Attributes:
+        image: Picture (h, w, 3) uint8 RGB.
+        time_s: Time in seconds.
+        clip: Name of its clip.
+        block: "clean", "blank" or "patch", where known.
+        index: Number of the frame in its source.
+        truth: The twin's row for this frame (corners, distance_m, yaw_deg ...); None for filmed
+            frames.
+    """
 
     image: npt.NDArray[np.uint8]
     time_s: float
@@ -32,16 +40,22 @@ class CameraFrame:
     block: str | None
     index: int
     truth: Mapping[str, Any] | None = None
-    """The twin's row for this frame (corners, distance_m, yaw_deg ...); None for everything filmed.
-    """
 
 
 class FrameSource(ABC):
-    """Frames in order. ``warnings`` grows while it is read; ``settings`` is what the source reports
-    of itself.
+    """Frames in order.
 
-    ``tell`` is called with a line when something happens that somebody who watches should know at
-    once.
+    Args:
+        name: Name of the source in records and messages.
+
+    Attributes:
+        kind: Kind of source: "video", "clips", "photos", "camera", "stream" or "twin".
+        live: Whether frames come from a running device.
+        simulation: Whether frames are simulated.
+        total: Number of frames, where known.
+        warnings: Lines about lost or skipped frames; grows during iteration.
+        settings: Properties that the source reports.
+        tell: Called with a line as soon as something happens that the viewer should know.
     """
 
     kind = "video"
@@ -59,7 +73,7 @@ class FrameSource(ABC):
     def __iter__(self) -> Iterator[CameraFrame]: ...
 
     def close(self) -> None:  # noqa: B027 - files have nothing to give back
-        """Give the device back; a source read to its end is closed already."""
+        """Release the device; a source that was read to its end is closed already."""
 
     def __enter__(self) -> FrameSource:
         return self
@@ -71,13 +85,18 @@ class FrameSource(ABC):
 
 
 def block_of(name: str) -> str | None:
-    """The block a file or folder name starts with: "patch-03.avi" is "patch", "patchwork.avi" is
-    none."""
-    found = _BLOCK.match(name.lower())
-    return found[1] if found else None
+    """Return the block that the file or folder ``name`` starts with, or None.
+
+    Example:
+        >>> block_of("patch-03.avi"), block_of("patchwork.avi")
+        ('patch', None)
+    """
+    match = _BLOCK.match(name.lower())
+    return match[1] if match else None
 
 
 def block_in(path: Path, root: Path) -> str | None:
-    """The block named by the outermost part of ``path`` below ``root`` that names one."""
+    """Return the block named by the outermost component of ``path`` below ``root`` that names
+    one."""
     parts = path.relative_to(root).parts
     return next((block for part in parts if (block := block_of(part))), None)

@@ -1,5 +1,5 @@
-"""What is known of the camera's lens: a measured profile, a typed focal length, or an assumed one,
-which is said."""
+"""Lens of a camera: measured (a profile), given (a focal length), or assumed, with its origin
+recorded."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ from physadv.core.errors import CaptureError
 from physadv.eot.profiles import read_camera_profile
 
 ASSUMED = 0.75
-"""Focal length over the picture's longer side where nothing is known: 67 degrees across, between
-laptops' cameras (60 to 80) and telephones' (65 to 75). Distances are then 15 % wrong or more;
-angles suffer less."""
+"""Assumed focal length over the picture's longer side: 67 degrees across, between laptop cameras
+(60 to 80) and phones (65 to 75). Distances are then wrong by 15 % or more, angles by less."""
 SAME_SHAPE = 0.01
 
 
 @dataclass(frozen=True)
 class CameraLens:
-    """Focal lengths (x, y) and principal point in px of a picture of ``size`` (width, height).
+    """Lens model for pictures of one size; the origin of pixels is the outer corner of the top-left
+    one.
 
-    The origin is the outer corner of the top-left pixel. ``distortion`` is (k1, k2, p1, p2, k3) of
-    Brown (1966); ``known`` tells how: profile, typed or assumed.
+    Attributes:
+        focal: Focal lengths (x, y) in px.
+        center: Principal point (x, y) in px.
+        size: Width and height of the picture.
+        known: Origin: "profile", "typed" or "assumed".
+        distortion: k1, k2, p1, p2, k3 of Brown (1966); empty for none.
+        name: Name of the profile.
+
+    Example:
+        >>> lens = lens_for(focal_px=950)((1280, 720))
+        >>> lens.known, lens.center, lens.at((640, 360)).focal
+        ('typed', (640.0, 360.0), (475.0, 475.0))
     """
 
     focal: tuple[float, float]
@@ -38,20 +48,24 @@ class CameraLens:
 
     @property
     def matrix(self) -> npt.NDArray[np.float64]:
-        """(3, 3) camera matrix."""
+        """Camera matrix (3, 3)."""
         (fx, fy), (cx, cy) = self.focal, self.center
         return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
 
     @property
     def coefficients(self) -> npt.NDArray[np.float64] | None:
-        """The distortion as OpenCV takes it."""
+        """Distortion as OpenCV takes it; None without any."""
         return np.array(self.distortion, dtype=np.float64) if self.distortion else None
 
     def at(self, size: tuple[int, int]) -> CameraLens:
-        """The same lens for pictures of another size and the same shape; CaptureError for another
-        shape."""
+        """Return the same lens for pictures of another ``size`` (width, height) and the same shape.
+
+        Raises:
+            CaptureError: The pictures have another shape.
+        """
         if size == self.size:
             return self
+
         across, down = size[0] / self.size[0], size[1] / self.size[1]
         if abs(across / down - 1) > SAME_SHAPE:
             raise CaptureError(
@@ -60,13 +74,14 @@ class CameraLens:
                 f"Film with --camera-size {self.size[0]}x{self.size[1]}, or calibrate at the size "
                 "you film with",
             )
+
         (fx, fy), (cx, cy) = self.focal, self.center
         return replace(
             self, focal=(fx * across, fy * down), center=(cx * across, cy * down), size=size
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run's record."""
+        """Return plain values for the record of the run."""
         return {
             "known": self.known,
             "name": self.name,
@@ -77,25 +92,35 @@ class CameraLens:
 
 
 LensFor = Callable[[tuple[int, int]], CameraLens]
-"""The lens for pictures of a size (width, height)."""
+"""Function from the size (width, height) of pictures to their lens."""
 
 
 def lens_for(profile: str | Path | None = None, focal_px: float | None = None) -> LensFor:
-    """The lens of a camera profile, else of a typed focal length, else an assumed one.
+    """Return a function from picture size to lens: of a profile, else of a focal length, else
+    assumed.
 
-    Raises CalibrationError for a profile that cannot be read.
+    Args:
+        profile: File of a camera profile.
+        focal_px: Focal length in px.
+
+    Returns:
+        The function.
+
+    Raises:
+        CalibrationError: The profile cannot be read.
     """
     if profile is not None:
-        read = read_camera_profile(profile)
+        camera = read_camera_profile(profile)
         measured = CameraLens(
-            (read.fx, read.fy),
-            (read.cx, read.cy),
-            (read.width, read.height),
+            (camera.fx, camera.fy),
+            (camera.cx, camera.cy),
+            (camera.width, camera.height),
             "profile",
-            tuple(read.distortion),
+            tuple(camera.distortion),
             Path(profile).name,
         )
         return measured.at
+
     return lambda size: _central(
         focal_px or ASSUMED * max(size), size, "typed" if focal_px else "assumed"
     )

@@ -1,8 +1,7 @@
-"""Live sources: a thread reads all the time and hands on only the newest frame, so that no verdict
-is of the past.
+"""Live sources: a thread reads continuously and hands on only the newest frame, so that verdicts
+are up to date.
 
-A source that breaks or falls silent is opened again, with growing pauses, until it has been gone
-for too long.
+A source that breaks or stalls is opened again, with growing pauses, until a time limit.
 """
 
 from __future__ import annotations
@@ -25,12 +24,17 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 
 
 class NewestFrame:
-    """Reads ``capture`` in a thread and keeps one frame: the newest.
+    """Reads a capture in a thread and keeps only its newest frame.
 
-    Drivers queue about four frames even when told to keep one; who reads slowly then sees the past.
-    Iterating yields (seconds since ``start``, RGB frame, number of frames read so far) until the
-    source ends, stalls for ``stall_s`` or :meth:`close` is called. A frame is never yielded twice.
-    ``farewell`` is done to the device before its release.
+    Drivers queue about four frames even when told to keep one, so that a slow reader receives old
+    frames. Iteration yields (seconds since ``start``, RGB frame, number of frames read so far),
+    never a frame twice, until the source ends or stalls, or :meth:`close` is called.
+
+    Args:
+        capture: Open ``cv2.VideoCapture``.
+        stall_s: Longest wait for a frame in seconds.
+        start: Origin of time, as of ``time.monotonic``; None is now.
+        farewell: Called with the device before its release.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class NewestFrame:
     ) -> None:
         self._capture, self.stall_s, self._farewell = capture, stall_s, farewell
         self._start = time.monotonic() if start is None else start
+
         self._news = threading.Condition()
         self._frame: Pixels | None = None
         self._time, self.count = 0.0, 0
@@ -56,8 +61,8 @@ class NewestFrame:
             yield item
 
     def close(self, wait_s: float = 2.0) -> None:
-        """Stop reading; the thread releases the device itself, for releasing it under a read can
-        crash a driver."""
+        """Stop reading and wait for up to ``wait_s``; the thread releases the device itself, since
+        a release during a read can crash a driver."""
         self._stop = True
         with self._news:
             self._news.notify_all()
@@ -69,6 +74,7 @@ class NewestFrame:
                 ok, bgr = self._capture.read()
             except cv2.error:
                 ok, bgr = False, None
+
             with self._news:
                 if not ok or bgr is None:
                     self.ended = True
@@ -77,6 +83,7 @@ class NewestFrame:
                 self._frame, self._time = bgr, time.monotonic() - self._start
                 self.count += 1
                 self._news.notify_all()
+
         if self._farewell is not None:
             self._farewell(self._capture)
         self._capture.release()
@@ -95,11 +102,19 @@ class NewestFrame:
 
 
 class LiveSource(FrameSource):
-    """A camera or stream: always the newest frame, cut into clips of ``clip_seconds``.
+    """A camera or stream: always the newest frame, cut into clips.
 
-    ``again`` opens it anew; it is tried with pauses of 0.5, 1, 2, 4 and 8 s until the source has
-    been gone for ``retry_s``. What happened is told through ``tell`` as it happens, and kept in
-    ``warnings``.
+    A lost source is opened again with pauses of 0.5, 1, 2, 4 and 8 s. Events are reported through
+    ``tell`` as they happen, and kept in ``warnings``.
+
+    Args:
+        name: Name of the source.
+        kind: "camera" or "stream".
+        opened: The open device.
+        clip_seconds: Length of a clip.
+        stall_s: Longest wait for a frame.
+        retry_s: Time for which a lost source is tried again; 0 does not try.
+        again: Opens the source anew.
     """
 
     live = True
@@ -132,9 +147,11 @@ class LiveSource(FrameSource):
                     self._note_size(image, handed)
                     clip = f"live-{int(time_s // self.clip_seconds):03d}"
                     yield CameraFrame(image, time_s, clip, None, self._read_before + number - 1)
+
                 if self._closed.is_set():
                     return
                 lost = self._why(handed)
+
                 if not handed:
                     limit = f"opened but gave no frame within {self.stall_s:g} s"
                     raise CaptureError(
@@ -146,7 +163,7 @@ class LiveSource(FrameSource):
             self.close()
 
     def close(self) -> None:
-        """Stop the reader thread and give the device back."""
+        """Stop the reader thread and release the device."""
         self._closed.set()
         self._newest.close()
 
@@ -161,19 +178,21 @@ class LiveSource(FrameSource):
         return f"{self.name} ended or broke after {handed} frames"
 
     def _reopen(self, lost: str) -> bool:
-        """Try to get the source back; what happened becomes one warning either way."""
+        """Try to open a lost source again; the outcome becomes one warning either way."""
         self._read_before += self._newest.count
         gone = time.monotonic()
         if self._again is None or self.retry_s <= 0:
             self.warnings.append(f"{lost}; what was read is kept")
             return False
         self._newest.close(0.5)  # a read that hangs is left to its thread
+
         opened = self._try_again(lost, gone)
         if opened is None:
             self._say(
                 f"{lost}; not back after {time.monotonic() - gone:.0f} s, so what was read is kept"
             )
             return False
+
         self._say(f"{lost}; back after {time.monotonic() - gone:.1f} s")
         self._newest = self._reader(opened)
         return True
@@ -185,6 +204,7 @@ class LiveSource(FrameSource):
             if self._closed.wait(pause):
                 return None
             pause = min(2 * pause, LONGEST_PAUSE_S)
+
             try:
                 return self._again()
             except CaptureError:

@@ -1,5 +1,5 @@
-"""Reading MJPEG over HTTP ourselves: OpenCV stretches every frame to the size of the first and does
-not say so."""
+"""MJPEG over HTTP, read without OpenCV, which silently stretches every frame to the size of the
+first."""
 
 from __future__ import annotations
 
@@ -19,23 +19,29 @@ _END_OF_IMAGE = b"\xff\xd9"
 
 
 class MjpegCapture:
-    """What :mod:`physadv.camera.live` needs of a ``cv2.VideoCapture``, over an open multipart
-    answer."""
+    """The part of ``cv2.VideoCapture`` that live sources use, over an open multipart response.
+
+    Args:
+        answer: The response.
+        size: Width and height, until a first frame arrives.
+    """
 
     def __init__(self, answer: IO[bytes], size: tuple[int, int] | None = None) -> None:
         self._answer, self.size = answer, size
         self._first: Any = None
         ok, first = self.read()
-        if ok:  # its size is what the source reports
+        if ok:  # the source reports the size of its first frame
             self._first, self.size = first, (first.shape[1], first.shape[0])
 
     def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
-        """Whether it was read from once."""
+        """Return True: the response was read from once."""
         return True
 
     def get(self, key: int) -> float:
-        """Width and height of the first frame, and its FOURCC; 0 for what HTTP does not tell."""
+        """Return the property ``key`` of OpenCV: width, height or FOURCC of the first frame, 0 for
+        others."""
         width, height = self.size or (0, 0)
+
         known = {
             cv2.CAP_PROP_FRAME_WIDTH: width,
             cv2.CAP_PROP_FRAME_HEIGHT: height,
@@ -44,10 +50,12 @@ class MjpegCapture:
         return float(known.get(key, 0))
 
     def read(self) -> tuple[bool, Any]:
-        """The next frame (h, w, 3) BGR; a broken one is left out; (False, None) at the end."""
+        """Return (True, next frame (h, w, 3) BGR), skipping broken ones, or (False, None) at the
+        end."""
         if self._first is not None:
             frame, self._first = self._first, None
             return True, frame
+
         while (jpeg := self._part()) is not None:
             frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
             if frame is not None:
@@ -55,11 +63,12 @@ class MjpegCapture:
         return False, None
 
     def release(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._answer.close()
 
     def _part(self) -> bytes | None:
-        """The bytes of the next part; None at the end of the stream or where it makes no sense."""
+        """Return the bytes of the next part; None at the end of the stream or where it is
+        malformed."""
         try:
             length = self._length()
             if length is None:
@@ -68,27 +77,30 @@ class MjpegCapture:
                 jpeg = self._answer.read(length)
                 return jpeg if len(jpeg) == length else None
             return self._until_its_end()
-        except (OSError, ValueError):  # a time-out, a reset, or closed under our feet
+        except (OSError, ValueError):  # timeout, reset, or closed during the read
             return None
 
     def _length(self) -> int | None:
-        """The Content-Length of the next part's head, 0 where it names none; None at the end."""
+        """Return the Content-Length of the next part's header, 0 where it names none; None at the
+        end."""
         length, named = 0, False
         for _ in range(_MOST_LINES):
             line = self._answer.readline(_LONGEST_LINE)
             if not line:
                 return None
+
             words = line.strip()
             if not words and named:
                 return length if 0 <= length <= _LARGEST_JPEG else None
             named = named or bool(words)
+
             name, _, value = words.partition(b":")
             if name.lower() == b"content-length" and value.strip().isdigit():
                 length = int(value)
         return None
 
     def _until_its_end(self) -> bytes | None:
-        """A part without a length ends with its JPEG's end mark."""
+        """Read a part without a length up to its JPEG's end mark."""
         jpeg = bytearray()
         while len(jpeg) < _LARGEST_JPEG:
             line = self._answer.readline(1 << 16)
@@ -101,37 +113,44 @@ class MjpegCapture:
 
 
 def open_mjpeg(url: str, timeout_s: float) -> MjpegCapture | None:
-    """The stream at an HTTP address; None where something else, or nobody, answers there.
+    """Open the stream at an HTTP address.
 
-    A silent line ends :meth:`MjpegCapture.read` after ``timeout_s``. User and password in the
-    address are sent along.
+    Args:
+        url: Address; user and password in it are sent in a header.
+        timeout_s: Longest silence in seconds, after which reading ends.
+
+    Returns:
+        The capture; None where nothing or something else answers.
     """
     if not url.lower().startswith(("http://", "https://")):
         return None
+
     request = Request(*_with_credentials(url))
     try:
         answer = build_opener(ProxyHandler({})).open(request, timeout=timeout_s)
     except (URLError, OSError, ValueError):
         return None
+
     headers: Mapping[str, str] = answer.headers
     if not str(headers.get("Content-Type", "")).lower().startswith(KIND):
         answer.close()
         return None
     try:
-        made = MjpegCapture(answer)
+        capture = MjpegCapture(answer)
     except OSError:
         return None
-    if made.size is None:
-        made.release()
+    if capture.size is None:
+        capture.release()
         return None
-    return made
+    return capture
 
 
 def _with_credentials(url: str) -> tuple[str, None, dict[str, str]]:
-    """Address, no body, headers: user and password belong into a header, not into the address."""
-    parts = urlsplit(url)
-    user, _, host = parts.netloc.rpartition("@")
-    bare = urlunsplit((parts.scheme, host, parts.path or "/", parts.query, ""))
+    """Return address, no body, and headers, with user and password moved from the address to a
+    header."""
+    address = urlsplit(url)
+    user, _, host = address.netloc.rpartition("@")
+    bare = urlunsplit((address.scheme, host, address.path or "/", address.query, ""))
     if not user:
         return bare, None, {}
     word = base64.b64encode(unquote(user).encode()).decode()

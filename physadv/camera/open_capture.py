@@ -1,5 +1,5 @@
-"""Opening what OpenCV can read, with a time limit: a camera that never answers must not hang the
-run."""
+"""Opening of OpenCV captures with a time limit, so that a camera that never answers does not block
+the run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Size = tuple[int, int]
 
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """OpenCV's own log lines are held back while a source is tried; the level is put back
-    afterwards."""
+    """Silence OpenCV's log while a source is tried; the level is restored afterwards."""
     log = getattr(getattr(cv2, "utils", None), "logging", None)
     if log is None:
         yield
         return
+
     before = log.setLogLevel(log.LOG_LEVEL_SILENT)
     try:
         yield
@@ -35,8 +35,14 @@ def quiet_opencv() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class OpenedCapture:
-    """An open device: its capture, what it settled on, what to say of it, and what to do before it
-    is released."""
+    """An open device.
+
+    Attributes:
+        capture: The ``cv2.VideoCapture``.
+        settings: Properties that it reports.
+        warnings: Lines about properties that differ from those requested.
+        farewell: Called with the device before its release.
+    """
 
     capture: Any
     settings: dict[str, Any]
@@ -47,11 +53,20 @@ class OpenedCapture:
 def open_camera(
     index: int, *, size: Size | None, timeout_s: float, hold: bool = True
 ) -> OpenedCapture:
-    """Open camera ``index`` with MJPG asked for before the size, and all of it read back.
+    """Open a camera, requesting MJPG before the size, and read the properties back.
 
-    ``hold`` locks exposure, white balance and focus once they have settled; they are automatic
-    again when the camera is given back. Raises CaptureError when it does not open within
-    ``timeout_s``.
+    Args:
+        index: Number of the camera.
+        size: Width and height to request; None leaves the default.
+        timeout_s: Time limit in seconds.
+        hold: Whether exposure, white balance and focus are locked once they have settled; they are
+            automatic again after the release.
+
+    Returns:
+        The open device.
+
+    Raises:
+        CaptureError: The camera does not open in time.
     """
     name = f"camera {index}"
     capture = _within(lambda: cv2.VideoCapture(index), name, timeout_s, _camera_remedy(index))
@@ -61,29 +76,49 @@ def open_camera(
 def prepare_camera(
     capture: Any, name: str, *, size: Size | None, timeout_s: float, hold: bool
 ) -> OpenedCapture:
-    """Ask an open camera for format, size and locks, and read back what stuck."""
+    """Request format, size and locks from an open camera, and read them back.
+
+    Args:
+        capture: Open ``cv2.VideoCapture``.
+        name: Name of the camera.
+        size: Width and height to request; None leaves the default.
+        timeout_s: Time limit of the locks in seconds.
+        hold: Whether exposure, white balance and focus are locked.
+
+    Returns:
+        The device with its properties and warnings.
+    """
     capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
     if size is not None:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    got = read_settings(capture)
-    got["asked"] = {"fourcc": "MJPG"} | (
+
+    settings = read_settings(capture)
+    settings["asked"] = {"fourcc": "MJPG"} | (
         {} if size is None else {"width": size[0], "height": size[1]}
     )
-    warnings = _unlike(name, got, size)
+    warnings = _setting_warnings(name, settings, size)
+
     if not hold:
-        return OpenedCapture(capture, got | {"locks": "not asked"}, warnings)
+        return OpenedCapture(capture, settings | {"locks": "not asked"}, warnings)
+
     backend = _backend(capture)
     locks = _in_time(lambda: _settled_locks(capture, backend), timeout_s)
     if locks is None:
         return OpenedCapture(
-            capture, got | {"locks": "not asked"}, [*warnings, f"{name} gave no frame to settle on"]
+            capture,
+            settings | {"locks": "not asked"},
+            [*warnings, f"{name} gave no frame to settle on"],
         )
-    got |= {"backend": backend, "locks": [each.as_dict() for each in locks]}
+
+    settings |= {"backend": backend, "locks": [each.as_dict() for each in locks]}
     warnings += controls.control_warnings(name, locks)
     return OpenedCapture(
-        capture, got, warnings, lambda device: controls.release_controls(device, backend, locks)
+        capture,
+        settings,
+        warnings,
+        lambda device: controls.release_controls(device, backend, locks),
     )
 
 
@@ -92,18 +127,18 @@ def _settled_locks(capture: Any, backend: str) -> list[controls.ControlLock]:
     return controls.lock_controls(capture, backend)
 
 
-def _unlike(name: str, got: dict[str, Any], size: Size | None) -> list[str]:
-    """What the camera does not deliver as asked."""
-    said = []
-    if size is not None and (got["width"], got["height"]) != size:
-        said.append(
-            f"{name} delivers {got['width']}x{got['height']}, not the {size[0]}x{size[1]} asked for"
+def _setting_warnings(name: str, settings: dict[str, Any], size: Size | None) -> list[str]:
+    """Return warnings about what the camera does not deliver as requested."""
+    warnings = []
+    if size is not None and (settings["width"], settings["height"]) != size:
+        delivered = f"{settings['width']}x{settings['height']}"
+        warnings.append(f"{name} delivers {delivered}, not the {size[0]}x{size[1]} asked for")
+
+    if settings["fourcc"] != "MJPG":
+        warnings.append(
+            f"{name} delivers {settings['fourcc'] or 'an unnamed format'}, not MJPG: expect few fps"
         )
-    if got["fourcc"] != "MJPG":
-        said.append(
-            f"{name} delivers {got['fourcc'] or 'an unnamed format'}, not MJPG: expect few fps"
-        )
-    return said
+    return warnings
 
 
 def _backend(capture: Any) -> str:
@@ -114,14 +149,26 @@ def _backend(capture: Any) -> str:
 
 
 def open_url(url: str, name: str, *, timeout_s: float) -> OpenedCapture:
-    """Open an RTSP, HTTP or MJPEG address; raises CaptureError with ``name`` when nothing answers
-    in ``timeout_s``."""
+    """Open an RTSP, HTTP or MJPEG address.
+
+    Args:
+        url: Address.
+        name: Name for messages, without password.
+        timeout_s: Time limit in seconds.
+
+    Returns:
+        The open device.
+
+    Raises:
+        CaptureError: Nothing answers in time.
+    """
     limit = int(timeout_s * 1000)
     options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
-    remedy = "check the address, and that the machine that serves it can be reached from here"
-    # ffmpeg keeps the limit itself; the thread's own, a little longer, is for what it does not
-    # cover (name look-up). a silent line is noticed by who waits for frames; the socket's own
-    # limit, a little longer, ends its thread
+    remedy = "Check the address, and that the machine that serves it can be reached from here"
+
+    # ffmpeg keeps the limit itself; the thread's own, a little longer, covers name resolution. A
+    # silent connection is detected by the reader; the socket's limit, a little longer, ends its
+    # thread.
     capture = _in_time(lambda: open_mjpeg(url, timeout_s + 2), timeout_s)
     if capture is None:
         capture = _within(
@@ -131,14 +178,26 @@ def open_url(url: str, name: str, *, timeout_s: float) -> OpenedCapture:
 
 
 def open_file(path: str, *, timeout_s: float, name: str = "") -> Any:
-    """Open a video file; raises CaptureError when it is not a video OpenCV can read."""
-    remedy = "check that it plays, or convert it to MP4 (H.264) or AVI (MJPG)"
+    """Open a video file.
+
+    Args:
+        path: File or address.
+        timeout_s: Time limit in seconds.
+        name: Name for messages; ``path`` if empty.
+
+    Returns:
+        The ``cv2.VideoCapture``.
+
+    Raises:
+        CaptureError: OpenCV cannot read it as a video.
+    """
+    remedy = "Check that it plays, or convert it to MP4 (H.264) or AVI (MJPG)"
     return _within(lambda: cv2.VideoCapture(path), name or path, timeout_s, remedy)
 
 
 def read_settings(capture: Any) -> dict[str, Any]:
-    """Width, height, frame rate and FOURCC as the source reports them, which need not be what was
-    asked."""
+    """Return width, height, frame rate and FOURCC as ``capture`` reports them, which may differ
+    from those requested."""
     code = int(capture.get(cv2.CAP_PROP_FOURCC))
     letters = "".join(chr((code >> shift) & 0xFF) for shift in (0, 8, 16, 24)) if code > 0 else ""
     return {
@@ -150,37 +209,36 @@ def read_settings(capture: Any) -> dict[str, Any]:
 
 
 def _within(make: Callable[[], Any], name: str, timeout_s: float, remedy: str) -> Any:
-    """``make()`` in a thread of its own, so that a driver that blocks for ever costs ``timeout_s``
-    and no more."""
+    """Call ``make`` in a thread of its own, so that a driver that blocks forever costs only
+    ``timeout_s``."""
 
     def attempt() -> Any:
         try:
             return make()
-        except cv2.error:  # OpenCV says False or throws, depending on the backend
+        except cv2.error:  # OpenCV returns False or raises, depending on the backend
             return False
 
     with quiet_opencv():
-        made = _in_time(attempt, timeout_s)
-    if made is None:
+        capture = _in_time(attempt, timeout_s)
+    if capture is None:
         raise CaptureError(name, f"did not open within {timeout_s:g} s", remedy)
-    if made is False or not made.isOpened():
+    if capture is False or not capture.isOpened():
         raise CaptureError(name, "did not open", remedy)
-    return made
+    return capture
 
 
 def _in_time(make: Callable[[], Any], timeout_s: float) -> Any:
-    """What ``make`` returns, or None when it takes longer than ``timeout_s``; its thread is then
-    left behind."""
-    made: list[Any] = []
-    thread = threading.Thread(target=lambda: made.append(make()), daemon=True, name="opening")
+    """Return what ``make`` returns, or None when it takes longer than ``timeout_s``; its thread is
+    then abandoned."""
+    result: list[Any] = []
+    thread = threading.Thread(target=lambda: result.append(make()), daemon=True, name="opening")
     thread.start()
     thread.join(timeout_s)
-    return made[0] if made else None
+    return result[0] if result else None
 
 
 def _camera_remedy(index: int) -> str:
     return (
-        f"check that camera {index} is plugged in, allowed for this user and not used by another "
-        "program, "
-        "or name another index or a video file"
+        f"Check that camera {index} is plugged in, allowed for this user and not used by another "
+        "program, or name another index or a video file"
     )

@@ -1,5 +1,5 @@
-"""Where frames come from: camera index, video, stream address, folder of photos, folder of clips,
-twin folder."""
+"""Opening of frame sources: camera index, video, stream address, folder of photos, clips or a
+twin."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ VIDEO_SUFFIXES = frozenset(
     {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mjpg", ".mjpeg", ".mpg", ".mpeg", ".ts"}
 )
 LIVE_CLIP_S = 10.0
-"""Clips of a live source, where nothing else is asked: long enough for a hand to have moved the
-sign."""
+"""Default length of a live source's clips: long enough for a hand to have moved the sign."""
 __all__ = [
     "BLOCKS",
     "VIDEO_SUFFIXES",
@@ -49,15 +48,34 @@ def open_frame_source(
     retry_s: float = 0.0,
     hold: bool = True,
 ) -> FrameSource:
-    """Open ``spec``: a camera index ("0"), a stream or video address, a video, or a folder of
-    photos, clips or a twin.
+    """Open a source of frames.
 
-    ``clip_seconds`` cuts a longer recording into clips of that length (0: a recording is one clip;
-    live sources are then cut every ``LIVE_CLIP_S``). ``every`` takes each n-th frame of a file.
-    ``max_frames`` spreads that many frames a block evenly over a twin's clips. A live source that
-    is lost is tried again for ``retry_s`` (0: not at all); ``hold`` locks a camera's exposure,
-    white balance and focus. Raises CaptureError naming what did not open; nothing waits longer than
-    ``timeout_s``.
+    Args:
+        spec: Camera index ("0"), stream or video address, video, photo, or folder of photos, clips
+            or a twin.
+        timeout_s: Longest wait for a source in seconds.
+        camera_size: Width and height to request from a camera.
+        clip_seconds: Length into which recordings are cut; 0 leaves a recording whole and cuts live
+            sources every ``LIVE_CLIP_S``.
+        every: Take every n-th frame of a file.
+        max_frames: Most frames per block of a twin, spread evenly over its clips.
+        retry_s: Time for which a lost live source is tried again; 0 does not try.
+        hold: Whether exposure, white balance and focus of a camera are locked.
+
+    Returns:
+        The source.
+
+    Raises:
+        CaptureError: The source does not open.
+
+    Example:
+        >>> import tempfile
+        >>> from physadv.core.image_io import save_png
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_png(Path(folder) / "patch-1.png", np.zeros((8, 8, 3), np.uint8))
+        ...     frames = list(open_frame_source(folder))
+        >>> frames[0].block, frames[0].image.shape
+        ('patch', (8, 8, 3))
     """
     text = str(spec).strip()
     device = re.fullmatch(r"(?:/dev/video)?(\d{1,3})", text)
@@ -70,14 +88,17 @@ def open_frame_source(
             retry_s,
             lambda: open_camera(int(device[1]), size=camera_size, timeout_s=timeout_s, hold=hold),
         )
+
     if "://" in text:
         return _open_address(text, timeout_s, clip_seconds, every, retry_s)
+
     path = Path(text)
     if path.is_dir():
         return _open_folder(path, timeout_s, clip_seconds, every, max_frames)
     if not path.exists():
         limit = "not a camera index, an address, a file or a folder"
         raise CaptureError(text, limit, "Check the path, or give a camera index such as 0")
+
     if path.suffix.lower() in SUFFIXES:
         return PhotoSource(path, [path])
     return ClipSource(
@@ -86,7 +107,12 @@ def open_frame_source(
 
 
 def public_address(url: str) -> str:
-    """An address without user, password and query, which have no place in a report."""
+    """Return ``url`` without user, password and query, which must not appear in a report.
+
+    Example:
+        >>> public_address("rtsp://user:secret@10.0.0.7/live?key=1")
+        'rtsp://10.0.0.7/live'
+    """
     parts = urlsplit(url)
     return (
         f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if "://" in url else url
@@ -115,11 +141,12 @@ def _live(
 def _open_address(
     url: str, timeout_s: float, clip_seconds: float, every: int, retry_s: float
 ) -> FrameSource:
-    """A recorded video behind an address is read whole like a file; anything else is live."""
+    """Open a recorded video behind an address like a file, and anything else as a live source."""
     parts = urlsplit(url)
     if Path(parts.path).suffix.lower() in VIDEO_SUFFIXES - {".mjpg", ".mjpeg"}:
         clip = RecordedClip(url, Path(parts.path).stem, block_of(Path(parts.path).name))
         return ClipSource(public_address(url), [clip], timeout_s, clip_seconds, every)
+
     name = public_address(url)
     return _live(
         name,
@@ -136,9 +163,11 @@ def _open_folder(
 ) -> FrameSource:
     if (folder / "truth.jsonl").is_file():
         return _open_twin(folder, timeout_s, max_frames)
+
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     videos = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
     photos = [p for p in files if p.suffix.lower() in SUFFIXES]
+
     if videos:
         clips = [
             RecordedClip(p, p.relative_to(folder).with_suffix("").as_posix(), block_in(p, folder))
@@ -150,6 +179,7 @@ def _open_folder(
                 f"{len(photos)} photos beside the videos in {folder} were not read"
             )
         return source
+
     if not photos:
         limit = "holds neither videos nor photos"
         raise CaptureError(
@@ -162,25 +192,28 @@ def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameS
     rows = list(read_rows(folder / "truth.jsonl"))
     if not rows:
         raise CaptureError(f"{folder / 'truth.jsonl'}", "holds no row", "Run `physadv twin` again")
+
     try:
-        kept = _spread(rows, max_frames)
+        chosen_rows = _spread(rows, max_frames)
         by_clip: dict[tuple[str, str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
-        for row in kept:
+        for row in chosen_rows:
             by_clip[(row["clip"], row["block"], row["file"])][int(row["frame"])] = row
     except KeyError as error:
         limit = f"a row has no {error.args[0]!r}"
         raise CaptureError(
             f"{folder / 'truth.jsonl'}", limit, "Run `physadv twin` again"
         ) from error
+
     clips = [
         RecordedClip(folder / file, name, block, truth)
         for (name, block, file), truth in by_clip.items()
     ]
     source = ClipSource(str(folder), clips, timeout_s)
-    source.kind, source.total, source.simulation = "twin", len(kept), True
+    source.kind, source.total, source.simulation = "twin", len(chosen_rows), True
+
     if (folder / "twin.json").is_file():
         described = read_table(
-            folder / "twin.json", error=CaptureError, remedy="run `physadv twin` again"
+            folder / "twin.json", error=CaptureError, remedy="Run `physadv twin` again"
         )
         source.settings = {"twin": described}
         source.simulation = bool(described.get("simulation", True))
@@ -188,12 +221,15 @@ def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameS
 
 
 def _spread(rows: list[dict[str, Any]], most: int | None) -> list[dict[str, Any]]:
-    """At most ``most`` rows a block, evenly spaced, so that fewer frames still come from all clips."""
+    """Return at most ``most`` rows per block, evenly spaced, so that fewer frames still come from
+    all clips."""
     if most is None:
         return rows
+
     blocks: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         blocks[row["block"]].append(row)
+
     return [
         of_block[position]
         for of_block in blocks.values()

@@ -19,8 +19,14 @@ from physadv.core.image_io import read_image, to_uint8
 
 @dataclass(frozen=True)
 class RecordedClip:
-    """One recording: where it is, its name, its block where known, and the twin's rows by frame
-    number."""
+    """One recording.
+
+    Attributes:
+        path: File or address.
+        name: Name of the clip.
+        block: "clean", "blank" or "patch", where known.
+        truth: The twin's rows by frame number.
+    """
 
     path: Path | str
     name: str
@@ -29,8 +35,15 @@ class RecordedClip:
 
 
 class ClipSource(FrameSource):
-    """Recorded videos, one after the other, every frame in order (or each n-th); nothing is
-    dropped."""
+    """Recorded videos, one after the other, with every frame (or every n-th) in order.
+
+    Args:
+        name: Name of the source.
+        clips: The recordings.
+        timeout_s: Time limit for opening a file, in seconds.
+        clip_seconds: Length into which recordings are cut; 0 leaves them whole.
+        every: Take every n-th frame.
+    """
 
     def __init__(
         self,
@@ -48,7 +61,9 @@ class ClipSource(FrameSource):
             clip_seconds,
             max(1, every),
         )
-        if len(self.clips) == 1:  # one file: fail now, not after the other blocks have been filmed
+
+        # A single file fails now, not after the other blocks have been filmed.
+        if len(self.clips) == 1:
             capture = open_file(str(self.clips[0].path), timeout_s=timeout_s, name=name)
             self.settings = read_settings(capture)
             count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -64,6 +79,7 @@ class ClipSource(FrameSource):
                     yield frame
             except CaptureError as error:
                 self.warnings.append(f"left out: {error}")
+
         if not any_frame:
             limit = f"none of {len(self.clips)} clips gave a frame"
             raise CaptureError(
@@ -72,17 +88,18 @@ class ClipSource(FrameSource):
 
     def _read(self, clip: RecordedClip) -> Iterator[CameraFrame]:
         capture = open_file(str(clip.path), timeout_s=self.timeout_s)
-        promised = max(clip.truth) + 1 if clip.truth else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        expected = max(clip.truth) + 1 if clip.truth else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
         number = 0
         try:
-            while clip.truth is None or number < promised:
+            while clip.truth is None or number < expected:
                 with quiet_opencv():
                     if not capture.grab():
                         break
-                    wanted = (
+                    selected = (
                         number in clip.truth if clip.truth is not None else number % self.every == 0
                     )
-                    ok, bgr = capture.retrieve() if wanted else (True, None)
+                    ok, bgr = capture.retrieve() if selected else (True, None)
                 if not ok:
                     break
                 if bgr is not None:
@@ -92,12 +109,12 @@ class ClipSource(FrameSource):
                 number += 1
         finally:
             capture.release()
-        if number < promised:
-            name = (
-                clip.path if isinstance(clip.path, Path) else self.name
-            )  # an address may hold a password
+
+        if number < expected:
+            # An address may hold a password.
+            name = clip.path if isinstance(clip.path, Path) else self.name
             self.warnings.append(
-                f"{name} ended after {number} of {promised} frames; what was read is kept"
+                f"{name} ended after {number} of {expected} frames; what was read is kept"
             )
 
     def _frame(
@@ -110,8 +127,13 @@ class ClipSource(FrameSource):
 
 
 class PhotoSource(FrameSource):
-    """Photos, sorted by name. A photo is a clip of its own; photos in one sub-folder (not a
-    block's) are one clip."""
+    """Photos, sorted by name. A photo is a clip of its own; photos in one subfolder (other than a
+    block's) are one clip.
+
+    Args:
+        root: Folder of the photos, or the one photo.
+        photos: The photos.
+    """
 
     kind = "photos"
 
@@ -135,6 +157,7 @@ class PhotoSource(FrameSource):
             yield CameraFrame(
                 image, float(number), self._clip(path), block_in(path, self.root), number
             )
+
         if not read:
             limit = f"none of {len(self.photos)} photos could be read"
             raise CaptureError(self.name, limit, "Replace them with JPEG or PNG files")

@@ -47,24 +47,7 @@ def read_sticker(
     """
     folder = Path(bundle_folder)
     card, digest = _read_card(folder)
-<<<<<<< HEAD
     width, height = card.size.width_mm, card.size.height_mm
-=======
-    try:
-        size, place = card["size"], card["placement"]
-        width, height = float(size["width_mm"]), float(size["height_mm"])
-        center = (float(place["center_mm"][0]), float(place["center_mm"][1]))
-        sign, sign_width = str(place["sign"]), float(place["sign_width_mm"])
-        run_id = str(card["patch"].get("run_id", ""))
-    except KeyError as error:
-        raise BundleError(
-            f"{folder / 'card.toml'}", f"key {error.args[0]!r} is missing", "Restore the card"
-        ) from error
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise BundleError(
-            f"{folder / 'card.toml'}", f"not a patch card ({error})", "Restore the card"
-        ) from error
->>>>>>> 1657f1e (Describe the check in the field's words, with examples that run)
     if not (folder / "mask.png").is_file():
         raise BundleError(
             f"{folder}", "mask.png is missing", "Name a folder made by `physadv patch`"
@@ -129,19 +112,10 @@ def _read_card(folder: Path) -> tuple[_StickerCard, str]:
         raise BundleError(
             f"{folder}", "card.toml is missing", "Name a folder made by `physadv patch`"
         )
-<<<<<<< HEAD
     table = read_table(path, error=BundleError, remedy=remedy)
     card = convert_value(table, _StickerCard, name=str(path), error=BundleError, remedy=remedy)
 
     digest = hashlib.sha256(path.read_bytes())
-=======
-    data = path.read_bytes()
-    try:
-        card = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path}", f"not TOML ({error})", "Restore the card") from error
-    digest = hashlib.sha256(data)
->>>>>>> 1657f1e (Describe the check in the field's words, with examples that run)
     for part in ("patch.png", "mask.png"):
         digest.update((folder / part).read_bytes() if (folder / part).is_file() else b"")
     return card, digest.hexdigest()

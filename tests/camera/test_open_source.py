@@ -74,7 +74,7 @@ def test_missing_file_and_camera_are_named() -> None:
     """Camera 99 and a path that is not there fail at once, each with a remedy."""
     with pytest.raises(CaptureError, match=r"camera 99: did not open.*plugged in"):
         open_frame_source("99")
-    with pytest.raises(CaptureError, match=r"nowhere\.mp4.*check the path"):
+    with pytest.raises(CaptureError, match=r"nowhere\.mp4.*Check the path"):
         open_frame_source("nowhere.mp4")
 
 

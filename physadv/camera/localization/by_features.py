@@ -1,5 +1,5 @@
-"""Finding a known sign without markers, by the corners of its drawing (ORB; Rublee et al. 2011) and
-a homography."""
+"""Localization of a known sign without markers, by ORB features of its drawing (Rublee et al. 2011)
+and a homography."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from physadv.core.errors import OptionError
 from physadv.printing.aruco_markers import SIGN_SQUARE
 
 FEWEST = 18
-"""Matched corners that agree on one homography; walls and trees reach about ten by chance."""
+"""Matched features that must agree on one homography; walls and trees reach about ten by chance."""
 REFERENCE_PX, LONGEST_PX = 320, 960
 _RATIO, _REPROJECTION_PX = 0.8, 3.0
 
@@ -26,15 +26,22 @@ _RATIO, _REPROJECTION_PX = 0.8, 3.0
 @dataclass(frozen=True)
 class _Known:
     points: Points
-    words: npt.NDArray[np.uint8]
+    descriptors: npt.NDArray[np.uint8]
 
 
 def by_features(references: Sequence[Pixels], *, fewest: int = FEWEST) -> Locator:
-    """The sign whose square picture is one of ``references`` (RGB): clean, with a blank sticker,
-    with the patch.
+    """Build a locator of a sign by square pictures of it; it returns the position, not the block.
 
-    Tells the place, not the block. Raises OptionError where a reference has too few corners to be
-    recognized by.
+    Args:
+        references: Square pictures (h, w, 3) uint8 RGB of the sign: clean, with a blank sticker,
+            with the patch.
+        fewest: Least number of features that must agree.
+
+    Returns:
+        The locator.
+
+    Raises:
+        OptionError: A reference has too few features.
     """
     finder, matcher = cv2.ORB.create(1500), cv2.BFMatcher(cv2.NORM_HAMMING)
     known = [_known(finder, reference, fewest) for reference in references]
@@ -47,49 +54,54 @@ def by_features(references: Sequence[Pixels], *, fewest: int = FEWEST) -> Locato
             if scale < 1
             else frame.image
         )
-        points, words = finder.detectAndCompute(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), None)
-        if words is None or len(points) < fewest:
+        points, descriptors = finder.detectAndCompute(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), None)
+        if descriptors is None or len(points) < fewest:
             return None
-        seen = (np.array([p.pt for p in points]) + 0.5) / scale
-        places = [_place(matcher, each, seen, words, scale, fewest) for each in known]
-        found = [p for p in places if p is not None and p.matches is not None]
-        return max(found, key=lambda p: len(p.matches.seen) if p.matches else 0, default=None)
+
+        pixels = (np.array([p.pt for p in points]) + 0.5) / scale
+        candidates = [_match(matcher, each, pixels, descriptors, scale, fewest) for each in known]
+        located = [c for c in candidates if c is not None and c.matches is not None]
+        return max(located, key=lambda c: len(c.matches.seen) if c.matches else 0, default=None)
 
     return locate
 
 
 def _known(finder: Any, reference: Pixels, fewest: int) -> _Known:
     square = resize_box(reference, REFERENCE_PX, REFERENCE_PX)
-    # a sign ends where its drawing ends: the corners of its outline count too
+
+    # A sign ends where its drawing ends, so features of its outline count too.
     framed = cv2.copyMakeBorder(square, 24, 24, 24, 24, cv2.BORDER_REPLICATE)
-    points, words = finder.detectAndCompute(cv2.cvtColor(framed, cv2.COLOR_RGB2GRAY), None)
-    count = 0 if words is None else len(points)
+    points, descriptors = finder.detectAndCompute(cv2.cvtColor(framed, cv2.COLOR_RGB2GRAY), None)
+
+    count = 0 if descriptors is None else len(points)
     if count < 2 * fewest:
         limit = f"{count} corners in its drawing, {2 * fewest} are needed"
         raise OptionError(
             "the sign's picture", limit, "Use --locate fiducials with the printed pages, or --box"
         )
-    return _Known((np.array([p.pt for p in points]) + 0.5 - 24) / REFERENCE_PX, words)
+    return _Known((np.array([p.pt for p in points]) + 0.5 - 24) / REFERENCE_PX, descriptors)
 
 
-def _place(
+def _match(
     matcher: Any,
     known: _Known,
-    seen: Points,
-    words: npt.NDArray[np.uint8],
+    pixels: Points,
+    descriptors: npt.NDArray[np.uint8],
     scale: float,
     fewest: int,
 ) -> SignLocation | None:
-    pairs = [p for p in matcher.knnMatch(known.words, words, k=2) if len(p) == 2]
+    pairs = [p for p in matcher.knnMatch(known.descriptors, descriptors, k=2) if len(p) == 2]
     good = [a for a, b in pairs if a.distance < _RATIO * b.distance]
     if len(good) < fewest:
         return None
-    plane, image = known.points[[m.queryIdx for m in good]], seen[[m.trainIdx for m in good]]
+
+    plane, image = known.points[[m.queryIdx for m in good]], pixels[[m.trainIdx for m in good]]
     homography, inside = cv2.findHomography(
         plane, image, cv2.RANSAC, _REPROJECTION_PX / scale, maxIters=2000
     )
     if homography is None or int(inside.sum()) < fewest:
         return None
+
     corners = np.asarray(cv2.perspectiveTransform(SIGN_SQUARE[None], homography)[0], np.float64)
     if not _plausible(corners):
         return None
@@ -100,7 +112,8 @@ def _place(
 
 
 def _plausible(corners: Points) -> bool:
-    """A convex quadrilateral seen from the front, of some size, no side eight times another."""
+    """Return whether the corners form a convex quadrilateral seen from the front, of some size, no
+    side eight times another."""
     sides = np.linalg.norm(corners - np.roll(corners, -1, 0), axis=1)
     turns = np.cross(
         np.pad(np.roll(corners, -1, 0) - corners, ((0, 0), (0, 1))),

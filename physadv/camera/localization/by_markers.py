@@ -1,5 +1,5 @@
-"""Finding the printed markers around a test sign: exact corners, the block, and a refusal where
-they are too small."""
+"""Localization by the printed markers around a test sign: exact corners, the block, and refusal of
+markers that are too small."""
 
 from __future__ import annotations
 
@@ -20,32 +20,35 @@ from physadv.printing.aruco_markers import (
 )
 
 LEAST_PX = 20.0
-"""Smaller markers are found now and then, but their corners are too coarse for an angle."""
+"""Least side of a marker; corners of smaller ones are too coarse for an angle."""
 TOO_SMALL = f"markers under {LEAST_PX:g} px"
 _FEWEST = 2
 
 
 def by_fiducials(*, least_px: float = LEAST_PX) -> Locator:
-    """Printed markers around the sign; each page carries its own, so they tell the block too.
+    """Build a locator by the printed markers, which also tell the block, since each page carries
+    its own.
 
-    A page with less than two markers in view is not found. Markers smaller than ``least_px`` refuse
-    the frame.
+    A page with fewer than two markers in view is not found; with markers smaller than ``least_px``
+    it is refused.
     """
     detector = _detector()
 
     def locate(frame: CameraFrame) -> SignLocation | None:
-        found, ids, _ = detector.detectMarkers(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY))
+        quads, ids, _ = detector.detectMarkers(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY))
         if ids is None:
             return None
+
         names = [int(i) for i in ids.ravel()]
-        seen = visible_blocks(names)
-        block = frame.block if frame.block in seen else next(iter(seen), None)
+        blocks = visible_blocks(names)
+        block = frame.block if frame.block in blocks else next(iter(blocks), None)
         if block is None:
             return None
-        # OpenCV counts from the center of the first pixel; here all counts from its outer corner
+
+        # OpenCV counts from the center of the first pixel, this package from its outer corner.
         corners = {
             n: np.asarray(c, np.float64).reshape(4, 2) + 0.5
-            for n, c in zip(names, found, strict=True)
+            for n, c in zip(names, quads, strict=True)
         }
         return _location(
             block, {n: c for n, c in corners.items() if n in FIDUCIALS[block]}, least_px
@@ -54,22 +57,24 @@ def by_fiducials(*, least_px: float = LEAST_PX) -> Locator:
     return locate
 
 
-def side_px(corners: Sequence[Points]) -> float:
-    """The side of a square as large as the smallest of the quadrilaterals (4, 2), in px."""
+def _side_px(corners: Sequence[Points]) -> float:
+    """Return the side of a square as large as the smallest of the quadrilaterals (4, 2), in px."""
     return float(min(np.sqrt(abs(cv2.contourArea(c.astype(np.float32)))) for c in corners))
 
 
 def _location(block: str, markers: dict[int, Points], least_px: float) -> SignLocation | None:
     if len(markers) < _FEWEST:
         return None
+
     layout, members = test_sign_layout(), FIDUCIALS[block]
     plane = np.concatenate([layout[members.index(m)] for m in markers])
-    seen = np.concatenate(list(markers.values()))
-    homography, _ = cv2.findHomography(plane, seen, 0)
+    pixels = np.concatenate(list(markers.values()))
+    homography, _ = cv2.findHomography(plane, pixels, 0)
     if homography is None:
         return None
+
     square = np.asarray(cv2.perspectiveTransform(SIGN_SQUARE[None], homography)[0], np.float64)
-    side = side_px(list(markers.values()))
+    side = _side_px(list(markers.values()))
     refused = TOO_SMALL if side < least_px else None
     return SignLocation(
         square,
@@ -77,7 +82,7 @@ def _location(block: str, markers: dict[int, Points], least_px: float) -> SignLo
         block,
         marker_px=side,
         refused=refused,
-        matches=PointMatches(plane - 0.5, seen),
+        matches=PointMatches(plane - 0.5, pixels),
     )
 
 

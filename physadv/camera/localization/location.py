@@ -1,4 +1,4 @@
-"""What a locator says of a frame: where the sign is, who says so, and what else follows from it."""
+"""Result of a locator: corners of the sign, its block, its pose, and how they were obtained."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ Points = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PointMatches:
-    """Points known on the sign, ``plane`` (n, 2) in sign widths from its center, and where they are
-    ``seen`` in px."""
+    """Correspondences of points on the sign and in the picture.
+
+    Attributes:
+        plane: Points (n, 2) on the sign in sign widths from its center.
+        seen: The same points (n, 2) in the picture, in px.
+    """
 
     plane: Points
     seen: Points
@@ -26,11 +30,23 @@ class PointMatches:
 
 @dataclass(frozen=True)
 class SignLocation:
-    """The sign in a frame: TL, TR, BR, BL of its bounding square in px (None: somewhere in it), and
-    who says so.
+    """The sign in a frame.
 
-    ``refused`` says why a sign that was seen must not be used. ``poses`` are all that fit what was
-    seen, ``pose_by`` what distance and angles rest on.
+    Attributes:
+        corners: Corners (4, 2) of its bounding square in px, top-left first, clockwise; None where
+            the sign is anywhere in the frame.
+        by: Method that found it.
+        block: "clean", "blank" or "patch", where the method tells it.
+        distance_m: Distance from the lens to the sign's center.
+        yaw_deg: Positive where the sign faces to the right of the camera.
+        pitch_deg: Positive where the sign faces down.
+        roll_deg: Positive clockwise.
+        marker_px: Side of the smallest marker.
+        refused: Reason why the location must not be used; None where it may.
+        matches: Correspondences from which a pose is computed.
+        poses: All poses that fit, the chosen one first.
+        pose_by: Origin of distance and angles.
+        note: Warning about this frame.
     """
 
     corners: Corners | None
@@ -49,7 +65,7 @@ class SignLocation:
 
     @property
     def box(self) -> Box | None:
-        """The upright box around the corners."""
+        """Upright box around the corners; None without corners."""
         return None if self.corners is None else box_of(self.corners)
 
 

@@ -1,5 +1,5 @@
-"""Square pictures of the sign a bundle is for: clean, with a blank sticker, with the patch. To
-recognize it by."""
+"""Square reference pictures of a bundle's sign, by which it is recognized: clean, blank sticker,
+patch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _AROUND = 128
 
 
 def reference_images(bundle: PatchBundle) -> list[Pixels]:
-    """Three (h, w, 3) uint8 squares, gray around the sign; none for a sign that is not drawn by
-    code."""
-    place = bundle.card.placement
+    """Render the sign of ``bundle`` as three (h, w, 3) uint8 squares on gray; none for a sign that
+    is not drawn by code."""
+    placement = bundle.card.placement
     try:
-        face = sign_face(place.sign, SIDE).rgba.astype(np.float64)
+        face = sign_face(placement.sign, SIDE).rgba.astype(np.float64)
     except OptionError:
         return []
+
     opaque = face[..., 3:] / 255
     clean = (face[..., :3] * opaque + _AROUND * (1 - opaque)).round().astype(np.uint8)
     white = np.full((*bundle.patch.shape[-2:], 3), 244, np.uint8)
@@ -30,16 +31,18 @@ def reference_images(bundle: PatchBundle) -> list[Pixels]:
 
 
 def _worn(sign: Pixels, sticker: Pixels, bundle: PatchBundle) -> Pixels:
-    size, place = bundle.card.size, bundle.card.placement
-    scale = SIDE / place.sign_width_mm
+    size, placement = bundle.card.size, bundle.card.placement
+    scale = SIDE / placement.sign_width_mm
     w, h = max(1, round(size.width_mm * scale)), max(1, round(size.height_mm * scale))
-    x = round(SIDE / 2 + place.center_mm[0] * scale - w / 2)
-    y = round(SIDE / 2 + place.center_mm[1] * scale - h / 2)
-    made = sign.copy()
+    x = round(SIDE / 2 + placement.center_mm[0] * scale - w / 2)
+    y = round(SIDE / 2 + placement.center_mm[1] * scale - h / 2)
+
+    picture = sign.copy()
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, SIDE), min(y + h, SIDE)
     if right <= left or bottom <= top:
-        return made
+        return picture
+
     inside = slice(top - y, bottom - y), slice(left - x, right - x)
     mask = resize_box(to_uint8(bundle.mask)[..., 0], w, h)[inside] >= 128
-    made[top:bottom, left:right][mask] = resize_box(sticker, w, h)[inside][mask]
-    return made
+    picture[top:bottom, left:right][mask] = resize_box(sticker, w, h)[inside][mask]
+    return picture
