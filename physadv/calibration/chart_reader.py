@@ -1,6 +1,6 @@
-"""A photo of the color chart -> the colors of its cells; or the reason why it cannot be used.
+"""Colors of the cells in a photo of the color chart, or the reason why the photo cannot be used.
 
-Pixels: OpenCV's convention inside this module, the first pixel's center at (0, 0).
+Pixels follow OpenCV's convention inside this module: the first pixel's center is at (0, 0).
 """
 
 from __future__ import annotations
@@ -36,19 +36,27 @@ Pixels = npt.NDArray[np.uint8]
 MIN_MARKERS = 6
 MIN_CELL_PX = 8.0
 MAX_EDGE_MM = 3.0
-"""Widest edge (10 to 90 % of the step) at which the middle of a cell is still its own color."""
+"""Widest edge (10 to 90 % of the step) at which the middle of a cell still has its own color."""
 MAX_BENT_MM = 1.2
 CLIPPED, DARK = 251, 40
 _CENTER, _GRID, _TRIM = 0.5, 14, 0.15
-"""The middle half of a cell's side is read at 14 x 14 points; the lightest and the darkest 15 % are
-left out."""
+"""Cells are read over the middle half of their sides, at 14 x 14 points, without the lightest and
+the darkest 15 %."""
 _LINEAR = srgb_to_linear(np.arange(256) / 255)
 
 
 @dataclass(frozen=True)
 class ChartView:
-    """One photo's cells, in linear light: ``light`` (cells, 3), and which of them are ``clipped``
-    (cells, 3)."""
+    """Cells of one photo, in linear light.
+
+    Attributes:
+        chart: Set of colors that was printed.
+        light: Linear RGB (cells, 3).
+        clipped: Channels (cells, 3) that are over-exposed.
+        cell_px: Side of the smallest cell in px.
+        edge_mm: Width of the markers' edges on the chart, which measures blur.
+        bent_mm: Distance of the markers from a plane.
+    """
 
     chart: ColorChart
     light: F64
@@ -59,9 +67,8 @@ class ChartView:
 
 
 @dataclass(frozen=True)
-class ChartLens:
-    """Where the chart's mm are seen: a homography, then one radial term about the picture's
-    ``middle``."""
+class _ChartLens:
+    """A map from the chart's mm to px: a homography, then one radial term about the ``middle``."""
 
     matrix: F64
     k1: float
@@ -69,219 +76,262 @@ class ChartLens:
     reach: float
 
     def show(self, points: F64) -> F64:
-        """(n, 2) mm -> (n, 2) px."""
-        seen = (
+        """Map points (n, 2) in mm to px."""
+        offset = (
             cv2.perspectiveTransform(points[None].astype(np.float64), self.matrix)[0] - self.middle
         )
-        r2 = (seen**2).sum(1, keepdims=True) / self.reach**2
-        return np.asarray(self.middle + seen * (1 + self.k1 * r2))
+
+        r2 = (offset**2).sum(1, keepdims=True) / self.reach**2
+        return np.asarray(self.middle + offset * (1 + self.k1 * r2))
 
 
 def read_chart(image: Pixels, name: str, camera: CameraProfile | None = None) -> ChartView:
-    """Find the chart in an (h, w, 3) uint8 sRGB photo and read its cells.
+    """Find the chart in a photo and read its cells.
 
-    ``camera`` takes the lens's distortion out first. Raises CalibrationError, naming the photo and
-    the reason: not found, partly out of view, blurred, too small, over- or under-exposed, bent.
+    Args:
+        image: Photo (h, w, 3) uint8 sRGB.
+        name: Name of the photo for messages.
+        camera: Profile whose lens distortion is removed first.
+
+    Returns:
+        The cells.
+
+    Raises:
+        CalibrationError: The chart is not found, partly out of view, blurred, too small, bent, or
+            over- or under-exposed.
     """
     if camera is not None:
-        image = undistort_photo(image, camera, name)
+        image = _undistort_photo(image, camera, name)
     gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-    chart, seen = _markers(gray, name)
-    lens, bent_px = _fit_lens(seen, image.shape[1], image.shape[0])
+    chart, corners = _markers(gray, name)
+
+    lens, bent_px = _fit_lens(corners, image.shape[1], image.shape[0])
     cell_px = _cell_px(lens)
     if cell_px < MIN_CELL_PX:
         limit = f"a cell of the chart is {cell_px:.1f} px wide, at least {MIN_CELL_PX:g} are needed"
-        raise CalibrationError(name, limit, "Go nearer or take a larger picture")
-    edge = _edge_mm(gray, lens, list(seen))
+        raise CalibrationError(name, limit, "Go closer or take a larger picture")
+
+    edge = _edge_mm(gray, lens, list(corners))
     if edge > MAX_EDGE_MM:
-        limit = f"blurred: an edge is {edge:.1f} mm wide on the chart, at most {MAX_EDGE_MM:g} mm can be used"
+        width = f"an edge is {edge:.1f} mm wide on the chart"
+        limit = f"blurred: {width}, at most {MAX_EDGE_MM:g} mm can be used"
         raise CalibrationError(name, limit, "Focus, hold still, use more light")
+
     bent = bent_px / cell_px * CELL
     if bent > MAX_BENT_MM:
-        limit = f"the chart is not flat: its markers lie {bent:.1f} mm off, at most {MAX_BENT_MM:g} mm can be used"
+        deviation = f"its markers lie {bent:.1f} mm off"
+        limit = f"the chart is not flat: {deviation}, at most {MAX_BENT_MM:g} mm can be used"
         raise CalibrationError(name, limit, "Tape it flat, or give the lens with --camera-profile")
+
     light, clipped = _read_cells(image, lens)
     _check_exposure(chart, light, clipped, name)
     _check_colors(chart, light, name)
     return ChartView(chart, light, clipped, cell_px, edge, bent)
 
 
-def undistort_photo(image: Pixels, camera: CameraProfile, name: str) -> Pixels:
-    """The photo as a lens without distortion shows it. CalibrationError where the profile is of
-    another shape."""
+def _undistort_photo(image: Pixels, camera: CameraProfile, name: str) -> Pixels:
+    """Remove the distortion of ``camera``. Raises CalibrationError where the profile has another
+    shape."""
     height, width = image.shape[:2]
     if abs(width / height - camera.width / camera.height) > 0.01:
         limit = (
             f"is {width}x{height}, the camera profile was made at {camera.width}x{camera.height}"
         )
         raise CalibrationError(name, limit, "Use pictures of the same camera, upright alike")
+
     camera.check_invertible(camera.camera or name)
     scale = np.diag([width / camera.width, height / camera.height, 1.0])
     matrix = scale @ camera.matrix - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     return np.asarray(cv2.undistort(image, matrix, np.array(camera.distortion)), np.uint8)
 
 
-def is_blurred(gray: Pixels) -> bool:
-    """Whether a picture has no sharp edge: blurring it again changes little (after Crete et al.
-    2007)."""
+def _is_blurred(gray: Pixels) -> bool:
+    """Return whether a picture has no sharp edge, so that further blur changes little (after Crete
+    et al. 2007)."""
     small = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(np.float32)
     again = cv2.boxFilter(small, -1, (5, 5))
     steps = [np.abs(np.diff(p, axis=a)) for p in (small, again) for a in (0, 1)]
+
     strong = [s > np.percentile(s, 98) for s in steps[:2]]
-    before = sum(float(s[k].sum()) for s, k in zip(steps[:2], strong, strict=True))
-    after = sum(float(s[k].sum()) for s, k in zip(steps[2:], strong, strict=True))
-    return before == 0 or after / before > 0.62
+    sharp_sum = sum(float(s[k].sum()) for s, k in zip(steps[:2], strong, strict=True))
+    blurred_sum = sum(float(s[k].sum()) for s, k in zip(steps[2:], strong, strict=True))
+    return sharp_sum == 0 or blurred_sum / sharp_sum > 0.62
 
 
 def _markers(gray: Pixels, name: str) -> tuple[ColorChart, dict[int, F64]]:
-    """The set whose markers are seen, and the four corners in px of each by its place in BLOCKS."""
-    found = _detect(gray)
+    """Return the set with most markers in view, and the corners (4, 2) in px of each by its index
+    in BLOCKS."""
+    detected = _detect(gray)
+
     best: tuple[ColorChart, dict[int, F64]] = (color_chart(1), {})
     for number in range(1, SETS + 1):
         chart = color_chart(number)
-        seen = {
-            place: found[marker] for place, marker in enumerate(chart.marker_ids) if marker in found
+        visible = {
+            index: detected[marker]
+            for index, marker in enumerate(chart.marker_ids)
+            if marker in detected
         }
-        best = max(best, (chart, seen), key=lambda pair: len(pair[1]))
+        best = max(best, (chart, visible), key=lambda pair: len(pair[1]))
+
     if len(best[1]) >= MIN_MARKERS:
         return best
-    blurred = ", and the picture is blurred" if is_blurred(gray) else ""
+
+    blurred = ", and the picture is blurred" if _is_blurred(gray) else ""
     if not best[1]:
         limit = f"no color chart found{blurred}"
         raise CalibrationError(
             name, limit, "Photograph the whole page of `physadv calibrate chart`, in focus"
         )
-    limit = f"only {len(best[1])} of the chart's {len(BLOCKS)} markers found{blurred}; {MIN_MARKERS} are needed"
+
+    count = f"only {len(best[1])} of the chart's {len(BLOCKS)} markers found"
+    limit = f"{count}{blurred}; {MIN_MARKERS} are needed"
     raise CalibrationError(
         name, limit, "Keep the whole page in view, flat, in focus and without reflections"
     )
 
 
 def _detect(gray: Pixels) -> dict[int, F64]:
-    """Corners in px of every marker: at full size, then doubled for small pictures and halved for
-    soft ones."""
+    """Return the corners in px of every marker: at full size, then doubled for small pictures and
+    halved for soft ones."""
     settings = cv2.aruco.DetectorParameters()
     settings.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
-    # dark cells beside a marker, and blur, make other squares near it: more of them are looked into
+
+    # Dark cells beside a marker, and blur, form squares near it, so more candidates are tried.
     settings.minMarkerDistanceRate, settings.adaptiveThreshWinSizeStep = 0.01, 6
     settings.perspectiveRemoveIgnoredMarginPerCell = 0.25
     detector = cv2.aruco.ArucoDetector(marker_dictionary(), settings)
-    found: dict[int, F64] = {}
+
+    detected: dict[int, F64] = {}
     for scale in (1.0, 2.0 if max(gray.shape) <= 2400 else 0.25, 0.5):
-        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         resized = (
-            gray if scale == 1 else cv2.resize(gray, None, fx=scale, fy=scale, interpolation=way)
+            gray
+            if scale == 1
+            else cv2.resize(gray, None, fx=scale, fy=scale, interpolation=interpolation)
         )
+
         corners, ids, _ = detector.detectMarkers(resized)
         for marker, four in zip(
             [] if ids is None else np.asarray(ids).ravel().tolist(), corners, strict=False
         ):
             pixels = (np.asarray(four, np.float64).reshape(4, 2) + 0.5) / scale - 0.5
-            found.setdefault(int(marker), pixels)
+            detected.setdefault(int(marker), pixels)
+
         if any(
-            len(set(color_chart(n).marker_ids) & set(found)) >= MIN_MARKERS
+            len(set(color_chart(n).marker_ids) & set(detected)) >= MIN_MARKERS
             for n in range(1, SETS + 1)
         ):
             break
-    return found
+    return detected
 
 
-def _fit_lens(seen: dict[int, F64], width: int, height: int) -> tuple[ChartLens, float]:
-    """Homography and radial term from the markers, and the root mean square distance left, in px."""
-    plane = marker_corners()[list(seen)].reshape(-1, 2)
-    pixels = np.concatenate(list(seen.values()))
-    first, _ = cv2.findHomography(plane, pixels, 0)
+def _fit_lens(corners: dict[int, F64], width: int, height: int) -> tuple[_ChartLens, float]:
+    """Fit homography and radial term to the markers; return them and the root mean square residual
+    in px."""
+    plane = marker_corners()[list(corners)].reshape(-1, 2)
+    pixels = np.concatenate(list(corners.values()))
+    homography, _ = cv2.findHomography(plane, pixels, 0)
+
     middle, reach = (
         np.array([width / 2 - 0.5, height / 2 - 0.5]),
         float(np.hypot(width, height) / 2),
     )
 
-    def lens(v: F64) -> ChartLens:
-        return ChartLens(
+    def lens(v: F64) -> _ChartLens:
+        return _ChartLens(
             np.append(v[:8] * start[:8], 1.0).reshape(3, 3), float(v[8]), middle, reach
         )
 
-    start = np.asarray(first, np.float64).ravel() / first[2, 2]
+    start = np.asarray(homography, np.float64).ravel() / homography[2, 2]
     start = np.where(np.abs(start) < 1e-12, 1e-12, start)
     fit = least_squares(
         lambda v: (lens(v).show(plane) - pixels).ravel(), np.append(np.ones(8), 0.0), x_scale="jac"
     )
-    made = lens(np.asarray(fit.x))
-    left = made.show(plane) - pixels
-    return made, float(np.sqrt((left**2).sum(1).mean()))
+
+    fitted = lens(np.asarray(fit.x))
+    residual = fitted.show(plane) - pixels
+    return fitted, float(np.sqrt((residual**2).sum(1).mean()))
 
 
-def _cell_px(lens: ChartLens) -> float:
-    """The shorter side of a cell where it is seen smallest, in px."""
-    at = np.array([[c, r] for c in (0.5, COLUMNS - 1.5) for r in (0.5, ROWS - 1.5)]) * CELL
-    center = lens.show(at)
+def _cell_px(lens: _ChartLens) -> float:
+    """Return the shorter side of a cell where it appears smallest, in px."""
+    corners = np.array([[c, r] for c in (0.5, COLUMNS - 1.5) for r in (0.5, ROWS - 1.5)]) * CELL
+    center = lens.show(corners)
+
     sides = [
-        np.linalg.norm(lens.show(at + step) - center, axis=1)
+        np.linalg.norm(lens.show(corners + step) - center, axis=1)
         for step in (np.array([CELL, 0]), np.array([0, CELL]))
     ]
     return float(np.min(sides))
 
 
-def _edge_mm(gray: Pixels, lens: ChartLens, places: list[int]) -> float:
-    """Median width of the markers' outer edges, from 10 to 90 % of the step, in mm on the chart."""
-    steps = np.linspace(
-        -3.0, 2.0, 61
-    )  # mm along the way into the marker's black border; white lies 2.9 mm around it
+def _edge_mm(gray: Pixels, lens: _ChartLens, indices: list[int]) -> float:
+    """Return the median width of the markers' outer edges, from 10 to 90 % of the step, in mm on
+    the chart."""
+    # Distance in mm into the marker's black border; the white margin is 2.9 mm wide.
+    steps = np.linspace(-3.0, 2.0, 61)
     widths = []
-    for corners in marker_corners()[places]:
+
+    for corners in marker_corners()[indices]:
         for a, b in zip(corners, np.roll(corners, -1, 0), strict=True):
             along, inward = (b - a), np.array([-(b - a)[1], (b - a)[0]]) / np.linalg.norm(b - a)
             across = np.stack(
                 [a + t * along + steps[:, None] * inward for t in np.linspace(0.15, 0.85, 15)]
             )
+
             profile = _sample(gray, lens.show(across.reshape(-1, 2))).reshape(15, -1).mean(0)
             widths.append(_edge_width(profile, steps))
     return float(np.median(widths))
 
 
 def _edge_width(profile: F64, steps: F64) -> float:
-    """10 to 90 % of the step, by the spread of its slope: 2.56 standard deviations, as of a
-    Gaussian blur."""
+    """Return the 10 to 90 % width of a step by the spread of its slope: 2.56 standard deviations of
+    a Gaussian."""
     slope = np.clip(-np.diff(profile), 0, None)
     slope = np.where(slope > 0.08 * slope.max(), slope, 0)
-    at = (steps[1:] + steps[:-1]) / 2
+    positions = (steps[1:] + steps[:-1]) / 2
+
     if slope.sum() <= 0:
         return float("inf")
-    mean = float((slope * at).sum() / slope.sum())
-    return 2.56 * float(np.sqrt((slope * (at - mean) ** 2).sum() / slope.sum()))
+    mean = float((slope * positions).sum() / slope.sum())
+    return 2.56 * float(np.sqrt((slope * (positions - mean) ** 2).sum() / slope.sum()))
 
 
 def _sample(image: Pixels, points: F64) -> F64:
-    """Values at (n, 2) px, bilinear."""
-    columns = 4096  # remap takes no side over 32767
+    """Sample the picture at points (n, 2) in px, bilinearly."""
+    columns = 4096  # cv2.remap takes no side over 32767
     rows = -(-len(points) // columns)
     padded = np.zeros((rows * columns, 2), np.float32)
     padded[: len(points)] = points
+
     x, y = padded.reshape(rows, columns, 2).transpose(2, 0, 1)
     out = cv2.remap(image, np.ascontiguousarray(x), np.ascontiguousarray(y), cv2.INTER_LINEAR)
     return np.asarray(out.reshape(rows * columns, *image.shape[2:])[: len(points)], np.float64)
 
 
-def _read_cells(image: Pixels, lens: ChartLens) -> tuple[F64, npt.NDArray[np.bool_]]:
-    """Trimmed mean light (cells, 3) of every cell's middle, and the channels in which it is
-    clipped."""
+def _read_cells(image: Pixels, lens: _ChartLens) -> tuple[F64, npt.NDArray[np.bool_]]:
+    """Return the trimmed mean light (cells, 3) of every cell's middle, and the channels in which it
+    is clipped."""
     cells = np.arange(COLUMNS * ROWS)
     offset = ((np.arange(_GRID) + 0.5) / _GRID - 0.5) * CELL * _CENTER
     points = cell_centers(cells)[:, None] + np.stack(np.meshgrid(offset, offset), -1).reshape(
         1, -1, 2
     )
+
     values = (
         _sample(image, lens.show(points.reshape(-1, 2)))
         .round()
         .astype(np.uint8)
         .reshape(len(cells), -1, 3)
     )
+
     clipped = (values >= CLIPPED).mean(1) > 0.02
+
     light = _LINEAR[values]
     order = np.argsort(light.sum(2), axis=1)
     cut = int(_TRIM * light.shape[1])
-    kept = np.take_along_axis(light, order[:, cut : light.shape[1] - cut, None], 1)
-    return np.asarray(kept.mean(1)), np.asarray(clipped)
+    trimmed = np.take_along_axis(light, order[:, cut : light.shape[1] - cut, None], 1)
+    return np.asarray(trimmed.mean(1)), np.asarray(clipped)
 
 
 def _check_exposure(
@@ -289,8 +339,10 @@ def _check_exposure(
 ) -> None:
     over = int(clipped[chart.whites].any(1).sum())
     if over > 0.1 * len(chart.whites):
-        limit = f"over-exposed: {over} of {len(chart.whites)} white cells are clipped (over {CLIPPED} of 255)"
+        count = f"{over} of {len(chart.whites)} white cells"
+        limit = f"over-exposed: {count} are clipped (over {CLIPPED} of 255)"
         raise CalibrationError(name, limit, "Lower the exposure by about one stop, or the light")
+
     white = 255 * float(linear_to_srgb(np.median(light[chart.whites], 0)).max())
     if white < DARK:
         limit = f"under-exposed: bare paper is {white:.0f} of 255, at least {DARK} is needed"
@@ -298,28 +350,31 @@ def _check_exposure(
 
 
 def _check_colors(chart: ColorChart, light: F64, name: str) -> None:
-    """The cells must follow the chart in color, not only in lightness: a gray print or a wrong page
-    does not."""
+    """Compare the cells with the chart in chroma, not only in lightness: a gray print or a wrong
+    page fails."""
     sent = np.repeat(chart.colors / 255, 2, 0)
-    seen = linear_to_srgb(light[chart.places.ravel()])
-    chroma = [(v[:, 0] - v[:, 1], v[:, 2] - v[:, 1]) for v in (sent, seen)]
-    agree = [
+    measured = linear_to_srgb(light[chart.places.ravel()])
+    chroma = [(v[:, 0] - v[:, 1], v[:, 2] - v[:, 1]) for v in (sent, measured)]
+    correlations = [
         float(np.corrcoef(a, b)[0, 1]) if b.std() > 0.02 else 0.0
         for a, b in zip(*chroma, strict=True)
     ]
-    if min(agree) < 0.6:
-        limit = f"its colors do not follow the chart (correlation {min(agree):.2f}, at least 0.6 is needed)"
+
+    if min(correlations) < 0.6:
+        correlation = f"correlation {min(correlations):.2f}, at least 0.6 is needed"
+        limit = f"its colors do not follow the chart ({correlation})"
         raise CalibrationError(
             name, limit, "Print and photograph it in color, with nothing lying on it"
         )
 
 
 def average_views(views: Sequence[ChartView]) -> ChartView:
-    """Several photos of one set as one: the mean light of each cell after bringing all to the same
-    exposure.
+    """Average several photos of one set after bringing them to the same exposure.
 
-    A channel of a cell counts as clipped where it is in most photos. Raises CalibrationError for
-    photos of two sets.
+    A channel of a cell counts as clipped where it is in most of the ``views``.
+
+    Raises:
+        CalibrationError: The photos show different sets, or one has uneven light.
     """
     numbers = sorted({v.chart.number for v in views})
     if len(numbers) != 1:
@@ -327,42 +382,52 @@ def average_views(views: Sequence[ChartView]) -> ChartView:
         raise CalibrationError(
             f"{len(views)} photos", limit, "Give one set; test the fit on another with --check"
         )
+
     chart = views[0].chart
     even = [divide_light(v)[0] for v in views]
     clipped = np.mean([v.clipped for v in views], 0) > 0.5
     weights = np.stack([np.where(v.clipped, 1e-6, 1.0) for v in views])
+
     light = (np.stack(even) * weights).sum(0) / weights.sum(0)
     worst: Any = {k: max(getattr(v, k) for v in views) for k in ("edge_mm", "bent_mm")}
     return ChartView(chart, light, clipped, min(v.cell_px for v in views), **worst)
 
 
 def divide_light(view: ChartView) -> tuple[F64, float]:
-    """Cells divided by the light that falls on them, so that bare paper is 1, and how uneven that
-    light is.
+    """Divide the cells by the light that falls on them, so that bare paper is 1.
 
-    The light is a cubic of the place, per channel, fitted to the logarithm of the white cells;
-    whites three spreads off it (a crumb, a reflection) are left out. Raises CalibrationError where
-    the whites do not follow it: a shadow.
+    The light is a cubic of the position, per channel, fitted to the logarithm of the white cells;
+    whites more than three standard deviations off (a crumb, a reflection) are left out. ``view``
+    holds the cells of one photo.
+
+    Returns:
+        The cells (cells, 3), and the ratio of the brightest to the darkest light.
+
+    Raises:
+        CalibrationError: The whites do not follow the cubic, as under a shadow.
     """
     whites = view.chart.whites
     usable = whites[~view.clipped[whites].any(1)]
+
     basis, target = _smooth(usable), np.log(np.maximum(view.light[usable], 1e-6))
-    kept = np.ones(len(usable), bool)
+    inlier = np.ones(len(usable), bool)
     for _ in range(3):
-        fit, *_ = np.linalg.lstsq(basis[kept], target[kept], rcond=None)
+        fit, *_ = np.linalg.lstsq(basis[inlier], target[inlier], rcond=None)
         off = np.abs(target - basis @ fit).max(1)
-        kept = off <= 3 * max(1.4826 * float(np.median(off)), 0.004)
-    left = float(np.percentile(np.abs(target - basis @ fit).max(1), 90))
-    if left > 0.08 or kept.mean() < 0.7:
-        limit = f"the light is uneven: bare paper varies by {left:.0%} from cell to cell"
+        inlier = off <= 3 * max(1.4826 * float(np.median(off)), 0.004)
+
+    residual = float(np.percentile(np.abs(target - basis @ fit).max(1), 90))
+    if residual > 0.08 or inlier.mean() < 0.7:
+        limit = f"the light is uneven: bare paper varies by {residual:.0%} from cell to cell"
         raise CalibrationError(
             "the chart photo", limit, "Avoid shadow edges, reflections and several lamps"
         )
+
     field = np.exp(_smooth(np.arange(COLUMNS * ROWS)) @ fit)
     return np.asarray(view.light / field), float(field[:, 1].max() / field[:, 1].min())
 
 
 def _smooth(cells: npt.NDArray[np.int64]) -> F64:
-    """(n, 10) cubic terms of the cells' places, each axis from -1 to 1."""
+    """Return the cubic terms (n, 10) of the cells' positions, each axis from -1 to 1."""
     x, y = (cell_centers(cells) / (np.array([COLUMNS, ROWS]) * CELL / 2) - 1).T
     return np.stack([x**i * y**j for i in range(4) for j in range(4 - i)], -1)

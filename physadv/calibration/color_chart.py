@@ -1,8 +1,8 @@
-"""The color chart: a page of known colors in known places, which a photo of it is measured against.
+"""Color chart: a page of known colors in known positions, against which a photo of it is measured.
 
-Every color lies on the page twice, at random, and bare paper lies between them everywhere: the
-pairs show what is spoiled, the paper shows the light. Eight markers tell which set it is and where
-each cell lies. All sets have the same grid in mm on every paper.
+Every color is on the page twice, at random, with bare paper everywhere between: pairs reveal
+spoiled cells, paper reveals the light. Eight markers identify the set and locate each cell. All
+sets have the same grid in mm on every paper.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from physadv.printing.single_page import FOOT, HEAD, draw_head_and_foot, write_o
 
 COLUMNS, ROWS = 17, 22
 CELL = 124 / 300 * 25.4
-"""Side of a cell in mm: whole dots of 300 dpi, about 10.5 mm."""
+"""Side of a cell in mm: a whole number of 300 dpi dots, about 10.5 mm."""
 MARKER = 6 * 30 / 300 * 25.4
 """Side of a marker in mm, centered in a block of 2 x 2 cells."""
 BLOCKS = ((0, 0), (7, 0), (15, 0), (15, 10), (15, 20), (7, 20), (0, 20), (0, 10))
 """(column, row) of the top-left cell under each marker, clockwise from the top left."""
 SETS = 4
 FIRST_ID = 16
-"""Marker ids 16 to 47 of the dictionary all pages use: eight for each set."""
+"""First of the marker ids 16 to 47 of the common dictionary: eight for each set."""
 LEVELS = (0, 64, 128, 191, 255)
 GRAYS = (16, 32, 48, 80, 96, 112, 144, 160, 176, 208, 224)
 COLORS = len(LEVELS) ** 3 + len(GRAYS)
@@ -39,10 +39,13 @@ COLORS = len(LEVELS) ** 3 + len(GRAYS)
 
 @dataclass(frozen=True)
 class ColorChart:
-    """One set: ``colours`` (n, 3) uint8 sRGB; ``places`` (n, 2) cells of each; ``whites`` cells of
-    bare paper.
+    """One set of colors. A cell has the number ``row * COLUMNS + column``.
 
-    A cell is row * COLUMNS + column.
+    Attributes:
+        number: Number of the set, from 1.
+        colors: Colors (n, 3) uint8 sRGB.
+        places: The two cells (n, 2) of each color.
+        whites: Cells of bare paper.
     """
 
     number: int
@@ -57,14 +60,14 @@ class ColorChart:
         return tuple(range(first, first + len(BLOCKS)))
 
     def picture(self) -> npt.NDArray[np.uint8]:
-        """(rows, columns, 3) uint8: the color of every cell, white under the markers."""
+        """Return the color (rows, columns, 3) uint8 of every cell, white under the markers."""
         cells = np.full((ROWS * COLUMNS, 3), 255, np.uint8)
         for copy in (0, 1):
             cells[self.places[:, copy]] = self.colors
         return cells.reshape(ROWS, COLUMNS, 3)
 
     def as_dict(self) -> dict[str, Any]:
-        """For a JSON file: every cell's color, and where the markers are."""
+        """Return plain values for JSON: every cell's color, and the positions of the markers."""
         rows = [[f"#{r:02x}{g:02x}{b:02x}" for r, g, b in row] for row in self.picture().tolist()]
         blocks = {str(i): list(b) for i, b in zip(self.marker_ids, BLOCKS, strict=True)}
         return {
@@ -78,34 +81,44 @@ class ColorChart:
 
 @lru_cache(maxsize=SETS)
 def color_chart(number: int = 1) -> ColorChart:
-    """Set 1: five levels of each channel and a gray ramp, to fit on. Sets 2 to 4: random colors, to
-    test a fit on.
+    """Return a set of colors by its ``number``.
 
-    Raises OptionError for another number.
+    Set 1, five levels of each channel and a gray ramp, is for fitting; sets 2 to 4, random colors,
+    are for testing a fit.
+
+    Raises:
+        OptionError: There is no such set.
+
+    Example:
+        >>> chart = color_chart(1)
+        >>> len(chart.colors), chart.marker_ids[0]
+        (136, 16)
     """
     if number not in range(1, SETS + 1):
         raise OptionError(
-            f"chart set {number}", f"1 to {SETS}", "Take set 1 to fit, 2 to 4 to test the fit"
+            f"chart set {number}", f"1 to {SETS}", "Use set 1 to fit, 2 to 4 to test the fit"
         )
+
     rng = numpy_generator(2005, "colour chart", number)
     grid = np.stack(np.meshgrid(LEVELS, LEVELS, LEVELS, indexing="ij"), -1).reshape(-1, 3)
     colors = np.concatenate([grid, np.repeat(np.array(GRAYS)[:, None], 3, 1)])
     if number > 1:
         colors = rng.integers(0, 256, colors.shape)
+
     whites, rest = _spread(_free_cells(), len(_free_cells()) - 2 * len(colors))
     places = rng.permutation(rest).reshape(len(colors), 2)
     return ColorChart(number, colors.astype(np.uint8), places, whites)
 
 
 def _free_cells() -> npt.NDArray[np.int64]:
-    taken = {(r + i) * COLUMNS + c + j for c, r in BLOCKS for i in (0, 1) for j in (0, 1)}
-    return np.array([cell for cell in range(ROWS * COLUMNS) if cell not in taken], np.int64)
+    covered = {(r + i) * COLUMNS + c + j for c, r in BLOCKS for i in (0, 1) for j in (0, 1)}
+    return np.array([cell for cell in range(ROWS * COLUMNS) if cell not in covered], np.int64)
 
 
 def _spread(
     cells: npt.NDArray[np.int64], count: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """``count`` cells spread evenly over the page, and the others: the lowest of a low-discrepancy
+    """Return ``count`` cells spread evenly over the page, and the others, by a low-discrepancy
     dither."""
     order = np.argsort(
         (cells % COLUMNS * 0.7548776662 + cells // COLUMNS * 0.5698402910) % 1, kind="stable"
@@ -114,21 +127,28 @@ def _spread(
 
 
 def cell_centers(cells: npt.NDArray[np.int64]) -> Points:
-    """(n, 2) mm from the grid's top-left corner."""
+    """Return the centers (n, 2) of ``cells`` in mm from the grid's top-left corner."""
     return np.stack([(cells % COLUMNS + 0.5) * CELL, (cells // COLUMNS + 0.5) * CELL], -1).astype(
         np.float64
     )
 
 
 def marker_corners() -> Points:
-    """(8 markers, 4 corners, 2) mm from the grid's top-left corner, corners TL, TR, BR, BL."""
+    """Return the corners (8 markers, 4 corners, 2) in mm from the grid's top-left corner, top-left
+    first, clockwise."""
     inset = CELL - MARKER / 2
     return np.stack([square_points(c * CELL + inset, r * CELL + inset, MARKER) for c, r in BLOCKS])
 
 
 @dataclass(frozen=True)
 class ChartLayout:
-    """Where things lie on the page, in mm: the page (w, h), the grid of cells, the 100 mm bar."""
+    """Layout of a page, in mm.
+
+    Attributes:
+        page: Width and height of the page.
+        grid: Rectangle of the cells or of the board.
+        bar: The 100 mm bar.
+    """
 
     page: tuple[float, float]
     grid: PageRect
@@ -138,8 +158,19 @@ class ChartLayout:
 def chart_origin(
     paper: Paper, width: float, height: float
 ) -> tuple[tuple[float, float], float, float]:
-    """Upright page, and the top-left corner that centers ``width`` x ``height`` mm on it.
-    GeometryError: too small."""
+    """Center a grid on an upright page.
+
+    Args:
+        paper: Name or size, as for :func:`~physadv.printing.layout.paper_size`.
+        width: Width of the grid in mm.
+        height: Height of the grid in mm.
+
+    Returns:
+        The page (width, height) and the grid's left and top edges in mm.
+
+    Raises:
+        GeometryError: The paper is too small.
+    """
     page = (min(paper_size(paper)), max(paper_size(paper)))
     free = page[1] - HEAD - FOOT
     if width > page[0] - 14 or height > free:
@@ -151,30 +182,42 @@ def chart_origin(
 
 
 def write_chart(path: str | Path, number: int = 1, *, paper: Paper = "a4") -> ChartLayout:
-    """Write set ``number`` as a PDF and return where things lie. Raises OptionError, GeometryError
-    (paper too small).
+    """Write a set of colors as a PDF.
 
     The colors are one picture, not drawn boxes: printer drivers may treat the two differently, and
     patches are pictures.
+
+    Args:
+        path: File to write.
+        number: Number of the set.
+        paper: Name or size, as for :func:`~physadv.printing.layout.paper_size`.
+
+    Returns:
+        The layout of the page.
+
+    Raises:
+        OptionError: There is no such set.
+        GeometryError: The paper is too small.
     """
     chart = color_chart(number)
     page, x, y = chart_origin(paper, COLUMNS * CELL, ROWS * CELL)
     grid = PageRect(x, y, COLUMNS * CELL, ROWS * CELL)
-    title = f"Colour chart, set {number} of {SETS}: {COLORS} colors, each twice"
+    title = f"Color chart, set {number} of {SETS}: {COLORS} colors, each twice"
     bars: list[PageRect] = []
 
-    def draw(on: PdfPage) -> None:
+    def draw(pdf_page: PdfPage) -> None:
         lines = (
             "Print at 100 % with the printer, paper, quality and color settings of your stickers. "
             "Let it dry.",
             "Photograph it flat and whole, in even light, without flash or reflections, with "
             "nothing over-exposed.",
         )
-        bars.append(draw_head_and_foot(on, title, lines))
+        bars.append(draw_head_and_foot(pdf_page, title, lines))
+
         rgb = chart.picture().repeat(16, 0).repeat(16, 1)
-        on.image(pdf_image(np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])), grid)
+        pdf_page.image(pdf_image(np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])), grid)
         for marker, corners in zip(chart.marker_ids, marker_corners(), strict=True):
-            on.marker(
+            pdf_page.marker(
                 marker, PageRect(x + float(corners[0, 0]), y + float(corners[0, 1]), MARKER, MARKER)
             )
 

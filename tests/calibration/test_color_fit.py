@@ -203,7 +203,7 @@ def test_what_is_no_chart_is_refused(photo: np.ndarray) -> None:
     is."""
     scene = np.asarray(synthetic_background(0, height=600, width=800), np.uint8)[..., :3].copy()
     small = cv2.resize(photo, (320, 240), interpolation=cv2.INTER_AREA)
-    with pytest.raises(CalibrationError, match=r"x\.jpg: no color chart found\. photograph"):
+    with pytest.raises(CalibrationError, match=r"x\.jpg: no color chart found\. Photograph"):
         read_chart(scene, "x.jpg")
     with pytest.raises(CalibrationError, match="do not follow the chart"):
         read_chart(gray(photo), "x.jpg")
