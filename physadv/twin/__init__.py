@@ -1,1 +1,1 @@
-"""The print-and-photograph simulation; it stands on core/ alone, so that it can contradict scene/."""
+"""Simulation of printing and filming. It imports only core, so that it can contradict EOT."""

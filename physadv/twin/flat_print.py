@@ -1,5 +1,5 @@
-"""A picture printed on paper and photographed from the front, then cut out again: the way of
-Kurakin et al. (2016)."""
+"""A picture printed on paper, photographed from the front and cut out again, after Kurakin et al.
+(2016)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from physadv.twin.surface import EXTENT, build_texture
 from physadv.twin.trajectories import SignPose, sign_homography
 from physadv.twin.virtual_printer import ideal_print, print_picture, printer_named
 
-# print dots drawn per pixel of the picture and axis, so that the print itself is not what limits
+# Print dots per pixel of the picture and axis, enough that the print does not limit the resolution.
 _FINE = 4
 
 
@@ -39,13 +39,30 @@ def photograph_print(
     seed: int = 0,
     shot: int = 0,
 ) -> U8:
-    """Print a square (n, n, 3) uint8 picture ``width_mm`` wide, photograph it by hand, and cut it
-    out by its corners.
+    """Print a square picture, photograph it by hand, and cut it out by its corners.
 
-    In the photo it is ``span_px`` wide (0: 1.4 n), turned by up to ``tilt_deg`` about each axis;
-    the cut-out is (n, n, 3) uint8 again. ``seed`` names the printer, ``shot`` the photo: hand,
-    light, noise and white balance. ``without`` as in :func:`physadv.twin.simulate.simulate_clips`. Raises
-    OptionError for a picture that is not square.
+    Args:
+        picture: Picture (n, n, 3) uint8.
+        camera: Camera that photographs.
+        printer: One of ``virtual_printer.PRINTERS``.
+        width_mm: Width of the print.
+        span_px: Width of the print in the photo; 0 takes 1.4 n.
+        tilt_deg: Largest rotation about each axis.
+        without: Effects to leave out, as for :func:`physadv.twin.simulate.simulate_clips`.
+        seed: Seed of the printer.
+        shot: Number of the photo, which seeds hand, light, noise and white balance.
+
+    Returns:
+        The cut-out (n, n, 3) uint8.
+
+    Raises:
+        OptionError: The picture is not square.
+
+    Example:
+        >>> from physadv.twin.cameras import PHONE
+        >>> picture = np.full((32, 32, 3), 128, np.uint8)
+        >>> photograph_print(picture, camera=PHONE).shape
+        (32, 32, 3)
     """
     printed = print_flat(
         picture, "ideal" if "printer" in without else printer, width_mm=width_mm, seed=seed
@@ -62,18 +79,32 @@ def photograph_print(
 
 
 def print_flat(picture: U8, printer: str, *, width_mm: float = 100.0, seed: int = 0) -> F32:
-    """Reflectance (4 n, 4 n, 3) of the print; see :func:`photograph_print`. Several cameras can
-    :func:`photograph_flat` the same."""
+    """Print a square picture, so that several cameras can photograph the same print.
+
+    Args:
+        picture: Picture (n, n, 3) uint8.
+        printer: One of ``virtual_printer.PRINTERS``.
+        width_mm: Width of the print.
+        seed: Seed of the printer.
+
+    Returns:
+        Linear reflectance (4 n, 4 n, 3) of the print.
+
+    Raises:
+        OptionError: The picture is not square.
+    """
     size = picture.shape[0]
     if picture.shape != (size, size, 3):
         raise OptionError(f"picture of shape {picture.shape}", "(n, n, 3)", "Cut it to a square")
+
     fine = cv2.resize(picture, None, fx=_FINE, fy=_FINE, interpolation=cv2.INTER_NEAREST)
     dots = np.asarray(fine, np.uint8)
-    machine = printer_named(printer, seed)
+
+    device = printer_named(printer, seed)
     return (
         ideal_print(dots)
-        if machine is None
-        else print_picture(dots, machine, dots.shape[0] / width_mm, seed)
+        if device is None
+        else print_picture(dots, device, dots.shape[0] / width_mm, seed)
     )
 
 
@@ -87,30 +118,47 @@ def photograph_flat(
     seed: int = 0,
     shot: int = 0,
 ) -> U8:
-    """A photograph of a print of :func:`print_flat`, cut out again; see :func:`photograph_print`."""
+    """Photograph a print of :func:`print_flat` and cut it out again.
+
+    Args:
+        printed: Linear reflectance (4 n, 4 n, 3) of the print.
+        camera: Camera that photographs.
+        width_mm: Width of the print.
+        span_px: Width of the print in the photo; 0 takes 1.4 n.
+        tilt_deg: Largest rotation about each axis.
+        seed: Seed of the photo, together with ``shot``.
+        shot: Number of the photo.
+
+    Returns:
+        The cut-out (n, n, 3) uint8.
+    """
     size = printed.shape[0] // _FINE
     rng = numpy_generator(seed, "twin", "flat", shot)
     view, frame = _view(rng, camera, width_mm, span_px or round(1.4 * size), tilt_deg)
+
     light = np.float32(rng.uniform(0.75, 0.95)) * daylight_tint(rng.uniform(5500, 7500))
     light = light * np.float32(0.85 / light.max())
     sheet = build_texture(_on_paper(printed * light), width_mm)
+
     base = np.empty((frame[1], frame[0], 3), np.float32)
     base[:] = np.float32(0.5) * light
     kernel = blur_kernel(camera.defocus_px, rng.uniform(-2, 2, 2) * camera.shutter)
     drawn = draw_texture(sheet, view, pad=3 + kernel.shape[0] // 2)
     if drawn is not None:
         lay_over(base, drawn[0], drawn[1])
+
     base = blur_light(base, kernel) * vignette_gains(camera, *frame)
-    shown = develop_frame(base, camera, random_exposure(camera, rng, 1.0), rng)
-    return _cut_out(_stored(shown, camera.jpeg), view, width_mm, size)
+    photo = develop_frame(base, camera, random_exposure(camera, rng, 1.0), rng)
+    return _cut_out(_stored(photo, camera.jpeg), view, width_mm, size)
 
 
 def _view(
     rng: np.random.Generator, camera: VirtualCamera, width_mm: float, span_px: int, tilt_deg: float
 ) -> tuple[CameraView, tuple[int, int]]:
-    """Where the sheet is seen: nearly from the front, filling about two thirds of the frame."""
+    """Draw the view of the sheet: nearly from the front, filling about two thirds of the frame."""
     frame = (int(span_px * 1.5) // 2 * 2 + 2, int(span_px * 1.5) // 2 * 2 + 2)
     focal = camera.focal * frame[0] * 1.5
+
     yaw, pitch, roll = (float(a) for a in rng.uniform(-tilt_deg, tilt_deg, 3))
     middle = np.array(frame) / 2 + rng.uniform(-0.03, 0.03, 2) * span_px
     pose = SignPose(
@@ -120,7 +168,7 @@ def _view(
 
 
 def _on_paper(lit: F32) -> F32:
-    """Opaque RGBA with a rim of its own edge, as wide as a texture keeps for soft edges."""
+    """Return opaque RGBA, extended by its own edge as far as a texture's margin for soft edges."""
     rim = round((EXTENT - 1) / 2 * lit.shape[0])
     opaque = np.dstack([lit, np.ones(lit.shape[:2], np.float32)])
     return np.asarray(
@@ -140,10 +188,10 @@ def _stored(picture: U8, quality: int) -> U8:
 
 
 def _cut_out(photo: U8, view: CameraView, width_mm: float, size: int) -> U8:
-    """The sheet's square by its corners, as an experimenter cuts it with printed marks (here: by
-    the truth)."""
+    """Cut out the sheet's square by its true corners, as an experimenter does by printed marks."""
     half = width_mm / 2
     corners = view.show(np.array([[-half, -half], [half, -half], [half, half], [-half, half]]))
+
     target = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
     shift = np.float32(0.5)
     to_square = cv2.getPerspectiveTransform((corners - 0.5).astype(np.float32), target * 2 - shift)

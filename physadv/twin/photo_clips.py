@@ -1,5 +1,4 @@
-"""Clips over a real photo of a sign: the sticker composited on it, lit as the sign in the photo is
-lit."""
+"""Clips over a real photo of a sign, with the sticker composited on it in the photo's light."""
 
 from __future__ import annotations
 
@@ -19,13 +18,18 @@ from physadv.twin.surface import build_texture
 from physadv.twin.trajectories import F64, project_points
 
 _PLAIN = 0.88
-"""Linear reflectance taken for the white of a sign in a photo."""
+"""Assumed linear reflectance of the white of a sign in a photo."""
 
 
 @dataclass(frozen=True)
 class PhotoScene:
-    """A photo (h, w, 3) uint8 sRGB with a sign in it; ``corners`` (4, 2) TL, TR, BR, BL of its
-    bounding square, px."""
+    """A photo with a sign in it.
+
+    Attributes:
+        image: Photo (h, w, 3) uint8 sRGB.
+        corners: Corners (4, 2) of the sign's bounding square in px, top-left first, clockwise.
+        name: Name of the photo.
+    """
 
     image: U8
     corners: F64
@@ -33,7 +37,17 @@ class PhotoScene:
 
 
 class PhotoClip:
-    """A jittering, zooming virtual camera over a photo; the clean block is the photo itself."""
+    """A panning and zooming virtual camera over a photo; the clean block is the photo itself.
+
+    Args:
+        rng: Random stream of the clip.
+        scene: The photo.
+        printed: Printed sticker.
+        camera: Camera that films.
+        frames: Number of frames.
+        size: Width and height of a frame.
+        sign_px: Least and largest width of the sign in px.
+    """
 
     def __init__(
         self,
@@ -49,11 +63,13 @@ class PhotoClip:
         self.camera, self.size, self.name = camera, size, scene.name
         self._sign_mm = printed.sticker.sign_width_mm
         self._corners = _checked(scene)
+
         image = to_linear(scene.image)
         exposure = np.clip(
             0.2 / max(float((image[::4, ::4] @ LUMA).mean()), 1e-3), 0.7, 1.25
         ) * 2 ** rng.uniform(-0.5, 0.25)
         self.shot = random_exposure(camera, rng, float(exposure))
+
         self._photos = _composite_sticker(image, self._corners, printed, int(rng.integers(2**32)))
         self._maps = _path(
             rng, self._corners, (image.shape[1], image.shape[0]), size, frames, sign_px
@@ -64,21 +80,26 @@ class PhotoClip:
         return len(self._maps)
 
     def frame(self, index: int) -> tuple[Mapping[str, F32], dict[str, Any]]:
-        """The three blocks of one frame and its truth; angles of a photo's sign are not known."""
+        """Return the three blocks of frame ``index`` and its truth; the angles of a photo's sign
+        are unknown."""
         to_px = self._maps[index]
         middle = self._corners.mean(0, keepdims=True)
+
         near = self._maps[max(index - 1, 0)]
         motion = (project_points(to_px, middle) - project_points(near, middle))[0]
         kernel = blur_kernel(self.camera.defocus_px * 0.7, motion * self.camera.shutter)
+
         pictures = {
             b: blur_light(_warp(p, to_px, self.size), kernel) * self._vignette
             for b, p in self._photos.items()
         }
+
         corners = project_points(to_px, self._corners)
         width = (
             float(np.linalg.norm(corners[1] - corners[0]) + np.linalg.norm(corners[2] - corners[3]))
             / 2
         )
+
         truth = {
             "corners": np.round(corners, 3).tolist(),
             "distance_m": round(self.camera.focal * self.size[0] * self._sign_mm / width / 1000, 4),
@@ -93,18 +114,21 @@ class PhotoClip:
 def _composite_sticker(
     image: F32, corners: F64, printed: StickerPrint, hand: int
 ) -> dict[str, tuple[F32, ...]]:
-    """The photo (linear) of each block, with its pyramid; the sticker is lit by the sign's own dark
-    and light parts."""
+    """Return the photo of each block in linear light, with its pyramid; the sticker takes the
+    sign's own light."""
     h, w = image.shape[:2]
     side = printed.sticker.sign_width_mm
     px = float(np.linalg.norm(corners - np.roll(corners, 1, 0), axis=1).max())
     size = int(np.clip(np.ceil(3 * px / 64) * 64, 128, 2048))
+
     half = side / 2
     square = np.array([[-half, -half], [half, -half], [half, half], [-half, half]], np.float32)
     to_px = np.asarray(cv2.getPerspectiveTransform(square, corners.astype(np.float32)), np.float64)
     view = CameraView(to_px, 0.0, float(max(h, w)), (w, h))
+
     haze, gain = _sign_light(image, corners)
     soft = blur_kernel(0.6, np.zeros(2))
+
     photos = {}
     for block, layer in sticker_layers(printed, side, size, hand).items():
         picture = image
@@ -116,24 +140,29 @@ def _composite_sticker(
                 picture = image.copy()
                 lay_over(picture, drawn[0], blur_light(drawn[1], soft, constant=True))
         photos[block] = _pyramid(picture)
+
     return {block: photos[block] for block in BLOCKS}
 
 
 def _sign_light(image: F32, corners: F64) -> tuple[F32, F32]:
-    """(3,) haze and (3,) gain that turn reflectance into this photo's light, from percentiles over
-    the sign.
+    """Return haze (3,) and gain (3,) that map reflectance to this photo's light, from percentiles
+    over the sign.
 
-    After the relighting by percentiles of Hingun et al. (REAP, 2023): the darkest parts give the
-    haze, the brightest the light on white.
+    After the relighting of REAP (Hingun et al. 2023): the darkest areas determine the haze, the
+    brightest the light on white.
     """
     middle = corners.mean(0)
     inner = (middle + (corners - middle) * 0.85).astype(np.float32)
+
     inside = np.zeros(image.shape[:2], np.uint8)
     cv2.fillConvexPoly(inside, np.round(inner).astype(np.int32), 1)
+
     pixels = image[inside > 0]
     if len(pixels) < 16:
         return np.zeros(3, np.float32), np.full(3, float(image.max()), np.float32)
-    weakest = pixels.min(1)  # white is bright in its weakest channel too; a bright red is not
+
+    # White is bright in its weakest channel too; a bright red is not.
+    weakest = pixels.min(1)
     white = pixels[weakest >= np.quantile(weakest, 0.95)].mean(0)
     haze = np.full(3, 0.5 * float(np.quantile(weakest, 0.02)), np.float32)
     return haze, np.asarray(np.maximum(white - haze, 0.01) / _PLAIN, np.float32)
@@ -165,19 +194,21 @@ def _pyramid(picture: F32) -> tuple[F32, ...]:
 
 
 def _warp(levels: tuple[F32, ...], to_px: F64, size: tuple[int, int]) -> F32:
-    """The photo through a map (3, 3) photo px -> frame px, from the level that shrinks by less than
-    two."""
+    """Warp the photo by a map (3, 3) from photo px to frame px, from the pyramid level that shrinks
+    by less than two."""
     scale = float(np.sqrt(abs(np.linalg.det(to_px[:2, :2]))))
     k = int(np.clip(np.floor(np.log2(1 / scale)), 0, len(levels) - 1)) if scale < 1 else 0
+
     fx, fy = levels[0].shape[1] / levels[k].shape[1], levels[0].shape[0] / levels[k].shape[0]
     to_level = np.diag([1 / fx, 1 / fy, 1]) @ np.linalg.inv(to_px)
     shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     centered = np.linalg.inv(shift) @ to_level @ shift
+
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    seen = cv2.warpAffine(
+    warped = cv2.warpAffine(
         levels[k], centered[:2], size, flags=flags, borderMode=cv2.BORDER_REFLECT_101
     )
-    return np.asarray(seen, np.float32)
+    return np.asarray(warped, np.float32)
 
 
 def _path(
@@ -188,24 +219,27 @@ def _path(
     frames: int,
     sign_px: tuple[float, float],
 ) -> list[F64]:
-    """Maps photo px -> frame px: a zoom between two sizes of the sign, which wanders and trembles
-    in the frame."""
+    """Draw maps from photo px to frame px: a zoom between two sizes of the sign, which wanders and
+    trembles."""
     width = (
         float(np.linalg.norm(corners[1] - corners[0]) + np.linalg.norm(corners[2] - corners[3])) / 2
     )
+
     cover = max(size[0] / photo[0], size[1] / photo[1])
     low = max(cover * 1.02, sign_px[0] / width)
     high = max(low * 1.15, min(sign_px[1] / width, 3.0))
     t = np.linspace(0, 1, frames) if frames > 1 else np.array([0.5])
     ease = t * t * (3 - 2 * t)
+
     start, end = rng.uniform(np.log(low), np.log(high), 2)
     scales = np.exp(start + (end - start) * ease)
-    where = rng.uniform(0.25, 0.75, (2, 2)) * np.array(size)
+    positions = rng.uniform(0.25, 0.75, (2, 2)) * np.array(size)
     rolls = np.deg2rad(np.linspace(rng.uniform(-2, 2), rng.uniform(-2, 2), frames))
     tremor = np.cumsum(rng.normal(0, 0.6, (frames, 2)), 0)
+
     middle, maps = corners.mean(0), []
     for i in range(frames):
-        target = where[0] + (where[1] - where[0]) * ease[i] + tremor[i]
+        target = positions[0] + (positions[1] - positions[0]) * ease[i] + tremor[i]
         target = _inside(target, middle, scales[i], photo, size)
         c, s = np.cos(rolls[i]) * scales[i], np.sin(rolls[i]) * scales[i]
         turn = np.array([[c, -s], [s, c]])
@@ -217,7 +251,7 @@ def _path(
 def _inside(
     target: F64, middle: F64, scale: float, photo: tuple[int, int], size: tuple[int, int]
 ) -> F64:
-    """Move the wanted place of the sign so that the frame stays on the photo."""
+    """Move the sign's intended position so that the frame stays on the photo."""
     high = middle * scale
     low = np.array(size) - (np.array(photo) - middle) * scale
     return np.asarray(np.clip(target, np.minimum(low, high), np.maximum(low, high)))

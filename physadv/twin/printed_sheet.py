@@ -1,5 +1,5 @@
-"""The printed sheet as the twin gets it: rasterized from the PDF and cut along TrimBox and mask,
-like with scissors."""
+"""The printed sheet in the simulation: rasterized from the PDF, then cut out along TrimBox and
+mask."""
 
 from __future__ import annotations
 
@@ -22,8 +22,20 @@ MM_PER_POINT = 25.4 / 72
 
 @dataclass(frozen=True)
 class CutSticker:
-    """The cut sticker: ``rgb`` (h, w, 3) as sent to the printer, ``alpha`` (h, w) its shape, sizes
-    and place in mm."""
+    """A sticker cut from its sheet.
+
+    Attributes:
+        rgb: Colors (h, w, 3) uint8 as sent to the printer.
+        alpha: Shape (h, w) in [0, 1].
+        width_mm: Width of the cut rectangle.
+        height_mm: Height of the cut rectangle.
+        center_mm: Center of the sticker relative to the sign's.
+        sign: Name of the sign.
+        sign_width_mm: Width of the sign.
+        px_per_mm: Resolution of the raster.
+        run_id: Run that made the patch.
+        sha256: Hash of card, patch and mask.
+    """
 
     rgb: U8
     alpha: F32
@@ -40,10 +52,20 @@ class CutSticker:
 def read_sticker(
     bundle_folder: str | Path, sheet_pdf: str | Path, *, dpi: float = 150
 ) -> CutSticker:
-    """Rasterise page 1 of the sheet and cut the sticker out.
+    """Rasterize page 1 of the sheet and cut the sticker out.
 
-    Raises BundleError for a missing file or card key, GeometryError when the sheet carries no
-    TrimBox or one whose size is not the card's, and for a mask without pixels.
+    Args:
+        bundle_folder: Folder of the bundle.
+        sheet_pdf: Printed sheet of the bundle.
+        dpi: Resolution of the raster.
+
+    Returns:
+        The sticker.
+
+    Raises:
+        BundleError: A file or a key of the card is missing.
+        GeometryError: The sheet has no TrimBox or one of another size than the card's, or the mask
+            has no pixels.
     """
     folder = Path(bundle_folder)
     card, digest = _read_card(folder)
@@ -52,9 +74,11 @@ def read_sticker(
         raise BundleError(
             f"{folder}", "mask.png is missing", "Name a folder made by `physadv patch`"
         )
+
     scale = dpi / 25.4
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
     rgb = _cut(Path(sheet_pdf), width, height, shape, dpi)
+
     mask = read_rgba(folder / "mask.png")[:, :, 0].astype(np.float32) / 255
     if not bool((mask > 0.5).any()):
         raise GeometryError(
@@ -62,8 +86,9 @@ def read_sticker(
             "the mask has no pixels",
             "Mark the sticker's shape white in it",
         )
-    way = cv2.INTER_AREA if mask.shape[1] > shape[0] else cv2.INTER_NEAREST
-    alpha = np.asarray(cv2.resize(mask, shape, interpolation=way), np.float32)
+
+    interpolation = cv2.INTER_AREA if mask.shape[1] > shape[0] else cv2.INTER_NEAREST
+    alpha = np.asarray(cv2.resize(mask, shape, interpolation=interpolation), np.float32)
     return CutSticker(
         rgb,
         alpha,
@@ -106,12 +131,13 @@ class _StickerCard:
 
 
 def _read_card(folder: Path) -> tuple[_StickerCard, str]:
-    """The card of the bundle, and the sha256 of card, patch and mask."""
-    path, remedy = folder / "card.toml", "restore the card"
+    """Return the part of the card that is needed, and the SHA-256 of card, patch and mask."""
+    path, remedy = folder / "card.toml", "Restore the card"
     if not path.is_file():
         raise BundleError(
             f"{folder}", "card.toml is missing", "Name a folder made by `physadv patch`"
         )
+
     table = read_table(path, error=BundleError, remedy=remedy)
     card = convert_value(table, _StickerCard, name=str(path), error=BundleError, remedy=remedy)
 
@@ -122,8 +148,8 @@ def _read_card(folder: Path) -> tuple[_StickerCard, str]:
 
 
 def _cut(pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], dpi: float) -> U8:
-    """The TrimBox of page 1 as (h, w, 3) pixels of ``shape`` (w, h), placed to a fraction of a
-    pixel."""
+    """Return the TrimBox of page 1 as pixels (h, w, 3) of ``shape`` (w, h), placed to a fraction of
+    a pixel."""
     if not pdf.is_file():
         raise BundleError(f"{pdf}", "no such sheet", "Make it with `physadv print`")
     try:
@@ -132,6 +158,7 @@ def _cut(pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], d
         raise BundleError(
             f"{pdf}", f"not a readable PDF ({error})", "Make it with `physadv print`"
         ) from error
+
     with document:
         page = document[0]
         box = page.get_trimbox(fallback_ok=False)
@@ -139,26 +166,35 @@ def _cut(pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], d
             raise GeometryError(
                 f"{pdf}", "page 1 has no TrimBox to cut along", "Make it with `physadv print`"
             )
+
         left, bottom, right, top = box
-        found = ((right - left) * MM_PER_POINT, (top - bottom) * MM_PER_POINT)
-        if abs(found[0] - width_mm) > 0.2 or abs(found[1] - height_mm) > 0.2:
-            sizes = f"sticker {found[0]:.1f} x {found[1]:.1f} mm, card {width_mm:.1f} x {height_mm:.1f} mm"
+        sheet_mm = ((right - left) * MM_PER_POINT, (top - bottom) * MM_PER_POINT)
+        if abs(sheet_mm[0] - width_mm) > 0.2 or abs(sheet_mm[1] - height_mm) > 0.2:
+            sizes = (
+                f"sticker {sheet_mm[0]:.1f} x {sheet_mm[1]:.1f} mm, card {width_mm:.1f} x "
+                f"{height_mm:.1f} mm"
+            )
             raise GeometryError(f"{pdf}", sizes, "Print the sheet again from this bundle")
+
+        # The crop is a whole number of points around the sticker, so that the cut is known to a
+        # fraction of a pixel.
         width, height = page.get_size()
-        # whole points around the sticker, so that the cut falls on pixels that are known to a
-        # fraction
-        rim = (
+        margins = (
             floor(left) - 1.0,
             floor(bottom) - 1.0,
             width - ceil(right) - 1.0,
             height - ceil(top) - 1.0,
         )
-        rim = (max(rim[0], 0), max(rim[1], 0), max(rim[2], 0), max(rim[3], 0))
-        image = np.asarray(page.render(scale=dpi / 72, crop=rim).to_pil().convert("RGB"), np.uint8)
-    seen = (width - rim[0] - rim[2], height - rim[1] - rim[3])
-    per_x, per_y = image.shape[1] / seen[0], image.shape[0] / seen[1]
-    x0, y0 = (left - rim[0]) * per_x, (height - rim[3] - top) * per_y
+        margins = (max(margins[0], 0), max(margins[1], 0), max(margins[2], 0), max(margins[3], 0))
+        image = np.asarray(
+            page.render(scale=dpi / 72, crop=margins).to_pil().convert("RGB"), np.uint8
+        )
+
+    cropped = (width - margins[0] - margins[2], height - margins[1] - margins[3])
+    per_x, per_y = image.shape[1] / cropped[0], image.shape[0] / cropped[1]
+    x0, y0 = (left - margins[0]) * per_x, (height - margins[3] - top) * per_y
     sx, sy = (right - left) * per_x / shape[0], (top - bottom) * per_y / shape[1]
+
     to_source = np.array([[sx, 0, x0 + 0.5 * sx - 0.5], [0, sy, y0 + 0.5 * sy - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(

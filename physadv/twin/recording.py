@@ -1,5 +1,4 @@
-"""What a run leaves behind: clips as motion JPEG, truth rows, settings, and a contact sheet to look
-at."""
+"""Output of a simulation: motion-JPEG clips, truth rows, settings and a contact sheet."""
 
 from __future__ import annotations
 
@@ -24,8 +23,16 @@ FPS = 12.0
 
 
 class ClipWriter:
-    """Motion-JPEG clips of one number, one a block, moved into place together on success and
-    removed on failure."""
+    """Writer of one clip number's motion-JPEG videos, moved into place together on success and
+    removed on failure.
+
+    Args:
+        folder: Folder of the run.
+        number: Clip number.
+        blocks: Blocks, one video each.
+        size: Width and height of a frame.
+        quality: JPEG quality, 1 to 100.
+    """
 
     def __init__(
         self, folder: Path, number: int, blocks: Iterable[str], size: tuple[int, int], quality: int
@@ -40,6 +47,7 @@ class ClipWriter:
             for block, name in self.names.items():
                 temporary = opening.enter_context(atomic_path(self._folder / name))
                 code = cv2.VideoWriter.fourcc(*"MJPG")
+
                 writer = cv2.VideoWriter(
                     str(temporary), cv2.CAP_OPENCV_MJPEG, code, FPS, self._size
                 )
@@ -59,13 +67,16 @@ class ClipWriter:
         self._stack.__exit__(*error)
 
     def write(self, block: str, frame: U8) -> None:
-        """Append one (h, w, 3) RGB frame."""
+        """Append one ``frame`` (h, w, 3) uint8 RGB to the video of ``block``."""
         self._writers[block].write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
 
 def prepare_folder(out: Path) -> None:
-    """Make the folder ready, removing an earlier run's own files. Raises OptionError for a folder
-    of something else."""
+    """Create the folder ``out``, or remove the files of an earlier simulation from it.
+
+    Raises:
+        OptionError: The folder holds files of something else.
+    """
     if (out / TRUTH).exists() or (out / SETTINGS).exists():
         if not _is_ours(out):
             raise OptionError(f"{out}", "holds other rows already", "Name a new folder with --out")
@@ -77,7 +88,7 @@ def prepare_folder(out: Path) -> None:
 
 
 def append_truth(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows to truth.jsonl and force them to disk."""
+    """Append ``rows`` to truth.jsonl in ``out`` and force them to disk."""
     with (out / TRUTH).open("a", encoding="utf-8") as stream:
         stream.writelines(json.dumps(row) + "\n" for row in rows)
         stream.flush()
@@ -85,7 +96,15 @@ def append_truth(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_contact(out: Path, picked: Mapping[str, list[U8]]) -> Path:
-    """A contact sheet: one row a block, one column a clip, headed "simulation"."""
+    """Write a contact sheet: one row per block, one column per clip, labeled "simulation".
+
+    Args:
+        out: Folder of the run.
+        picked: One frame of each clip, by block.
+
+    Returns:
+        The file.
+    """
     rows, width = [], 320
     for block, frames in picked.items():
         shrunk = [

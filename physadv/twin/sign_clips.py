@@ -1,4 +1,4 @@
-"""Clips of a sign on its pole before a background: the same path and light for clean, blank and
+"""Clips of a sign on its pole before a background, with equal path and light for clean, blank and
 patch."""
 
 from __future__ import annotations
@@ -40,8 +40,14 @@ BLOCKS = ("clean", "blank", "patch")
 
 @dataclass(frozen=True)
 class StickerPrint:
-    """What came out of the printer: the sticker's place, its shape (h, w), its printed colors, and
-    the bare paper."""
+    """A printed sticker.
+
+    Attributes:
+        sticker: Sticker as cut from the sheet.
+        alpha: Its shape (h, w).
+        colors: Linear reflectance (h, w, 3) of the print.
+        paper: Linear reflectance (3,) of the bare paper.
+    """
 
     sticker: CutSticker
     alpha: F32
@@ -50,15 +56,27 @@ class StickerPrint:
 
 
 FINEST_PX_PER_MM = 4.0
+"""Resolution to which prints are averaged; no camera here resolves more."""
 
 
 def print_out(sticker: CutSticker, printer: VirtualPrinter | None, seed: int) -> StickerPrint:
-    """Print the sticker (None: ideally); what no camera here resolves is averaged away."""
+    """Print a sticker, and average away what no camera here resolves.
+
+    Args:
+        sticker: Sticker as cut from the sheet.
+        printer: Printer; None prints ideally.
+        seed: Seed of the print.
+
+    Returns:
+        The print.
+    """
     alpha, paper = sticker.alpha, np.full(3, IDEAL_WHITE, np.float32)
+
     if printer is None:
         colors = ideal_print(sticker.rgb)
     else:
         colors, paper = print_picture(sticker.rgb, printer, sticker.px_per_mm, seed), printer.paper
+
     shrink = FINEST_PX_PER_MM / sticker.px_per_mm
     if shrink < 1:
         shape = (max(2, round(alpha.shape[1] * shrink)), max(2, round(alpha.shape[0] * shrink)))
@@ -77,12 +95,25 @@ class FilmedClip(Protocol):
     def __len__(self) -> int: ...
 
     def frame(self, index: int) -> tuple[Mapping[str, F32], dict[str, Any]]:
-        """Linear light at the sensor for every block (h, w, 3), and the truth of that frame."""
+        """Return the linear light (h, w, 3) at the sensor of frame ``index`` for every block, and
+        the frame's truth."""
         ...
 
 
 class SignClip:
-    """A clip made from a sign's face, a background and a drawn path."""
+    """A clip of a sign's face before a background, along a random path.
+
+    Args:
+        rng: Random stream of the clip.
+        face: Face of the sign.
+        background: Picture (h, w, 3) uint8.
+        printed: Printed sticker.
+        camera: Camera that films.
+        frames: Number of frames.
+        size: Width and height of a frame.
+        distances_mm: Nearest and farthest distance.
+        angles: Largest angles of the sign.
+    """
 
     def __init__(
         self,
@@ -100,6 +131,7 @@ class SignClip:
         self.camera, self.size, self.focal = camera, size, camera.focal * size[0]
         self.side = square_side(face)
         self.face = face
+
         self._path = random_path(
             rng,
             frames,
@@ -109,16 +141,19 @@ class SignClip:
             distances_mm=distances_mm,
             angles=angles,
         )
+
+        # The light on the sign follows the background's, and the exposure keeps both in range.
         scene = to_linear(background)
-        bright = float(np.quantile(scene[::4, ::4] @ LUMA, 0.9))
-        level = np.float32(np.clip(bright * rng.uniform(0.8, 1.3), 0.2, 1.1)) * daylight_tint(
+        scene_light = float(np.quantile(scene[::4, ::4] @ LUMA, 0.9))
+        level = np.float32(np.clip(scene_light * rng.uniform(0.8, 1.3), 0.2, 1.1)) * daylight_tint(
             rng.uniform(5200, 8000)
         )
-        middle = float((scene[::4, ::4] @ LUMA).mean())
+        scene_mean = float((scene[::4, ::4] @ LUMA).mean())
         exposure = np.clip(
-            0.2 / max(middle, 1e-3), 0.5, 0.85 / float(level.max())
+            0.2 / max(scene_mean, 1e-3), 0.5, 0.85 / float(level.max())
         ) * 2 ** rng.uniform(-0.7, 0.4)
         self.shot = random_exposure(camera, rng, float(exposure))
+
         nearest = min(p.distance_mm for p in self._path)
         self._textures = _textures(
             rng, face, printed, level, 3.2 * self.side * self.focal / nearest
@@ -131,12 +166,14 @@ class SignClip:
         return len(self._path)
 
     def frame(self, index: int) -> tuple[Mapping[str, F32], dict[str, Any]]:
-        """The three blocks of one frame and its truth."""
+        """Return the three blocks of frame ``index`` in linear light, and its truth."""
         view = self._view(index)
         kernel = blur_kernel(self.camera.defocus_px, self._motion(index) * self.camera.shutter)
+
         base = self._backdrop.frame(index)
         draw_sign_pole(base, view, self.face.height_mm * 0.42, self._pole)
         base = blur_light(base, kernel) * self._vignette
+
         pictures = {}
         for block, surface in self._textures.items():
             picture = base.copy()
@@ -155,7 +192,7 @@ class SignClip:
         )
 
     def _motion(self, index: int) -> F64:
-        """Movement of the sign in px a frame, from the neighbors of this one."""
+        """Return the sign's movement in px per frame, from the neighbors of this one."""
         before, after = self._path[max(index - 1, 0)], self._path[min(index + 1, len(self) - 1)]
         span = max(1, min(index + 1, len(self) - 1) - max(index - 1, 0))
         return np.array([after.u - before.u, after.v - before.v]) / span
@@ -173,7 +210,7 @@ class SignClip:
 
 
 class _Backdrop:
-    """A background seen by a camera that pans and zooms a little; drawn without aliasing."""
+    """A background seen by a slightly panning and zooming camera, drawn without aliasing."""
 
     def __init__(
         self, rng: np.random.Generator, scene: F32, size: tuple[int, int], frames: int
@@ -181,39 +218,41 @@ class _Backdrop:
         self.size = size
         cover = max(size[0] / scene.shape[1], size[1] / scene.shape[0]) * 1.12
         shape = (int(np.ceil(scene.shape[1] * cover)), int(np.ceil(scene.shape[0] * cover)))
-        way = cv2.INTER_AREA if cover < 1 else cv2.INTER_CUBIC
+        interpolation = cv2.INTER_AREA if cover < 1 else cv2.INTER_CUBIC
         self._scene = np.maximum(
-            np.asarray(cv2.resize(scene, shape, interpolation=way), np.float32), 0
+            np.asarray(cv2.resize(scene, shape, interpolation=interpolation), np.float32), 0
         )
-        spare = np.array(shape) - np.array(size)
+
+        slack = np.array(shape) - np.array(size)
         t = np.linspace(0, 1, frames)[:, None]
         start, end = rng.uniform(0.15, 0.85, 2), rng.uniform(0.15, 0.85, 2)
         self._zoom = 1 + rng.uniform(0, 0.1) * t[:, 0]
-        self._corner = (start + (end - start) * t) * spare
+        self._corner = (start + (end - start) * t) * slack
 
     def frame(self, index: int) -> F32:
-        """(h, w, 3) linear light, writable."""
+        """Return a writable picture (h, w, 3) in linear light."""
         zoom, (x, y) = self._zoom[index], self._corner[index]
         cx, cy = self.size[0] / 2, self.size[1] / 2
         to_scene = np.array([[1 / zoom, 0, x + cx - cx / zoom], [0, 1 / zoom, y + cy - cy / zoom]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        seen = cv2.warpAffine(
+        warped = cv2.warpAffine(
             self._scene, to_scene, self.size, flags=flags, borderMode=cv2.BORDER_REFLECT_101
         )
-        return np.asarray(seen, np.float32)
+        return np.asarray(warped, np.float32)
 
 
 def _textures(
     rng: np.random.Generator, face: SignFace, printed: StickerPrint, level: F32, size_px: float
 ) -> dict[str, PlaneTexture]:
-    """The lit sign of each block; ``size_px`` bounds the texture's detail."""
+    """Return the lit sign of each block; ``size_px`` bounds the texture's detail."""
     size = int(np.clip(np.ceil(size_px / 64) * 64, 256, 4096))
     side = square_side(face)
-    bare, light = face_layer(face, size, rng), random_light(rng, level)
+    face_rgba, light = face_layer(face, size, rng), random_light(rng, level)
+
     hand = int(rng.integers(2**32))
     layers = sticker_layers(printed, side, size, hand)
     return {
-        block: build_texture(light_layer(compose_layers(bare, layers[block]), light), side)
+        block: build_texture(light_layer(compose_layers(face_rgba, layers[block]), light), side)
         for block in BLOCKS
     }
 
@@ -221,9 +260,20 @@ def _textures(
 def sticker_layers(
     printed: StickerPrint, side_mm: float, size: int, hand: int
 ) -> dict[str, F32 | None]:
-    """The sticker's layer of each block, put on by the same hand."""
+    """Return the sticker's layer for each block, all with the same placement error.
+
+    Args:
+        printed: Printed sticker.
+        side_mm: Side of the sign's bounding square.
+        size: Side of the layer in px.
+        hand: Seed of the placement error.
+
+    Returns:
+        Premultiplied RGBA (size, size, 4) by block; None for the clean sign.
+    """
     colors: Sequence[tuple[str, F32]] = (("blank", printed.paper), ("patch", printed.colors))
     layers: dict[str, F32 | None] = {"clean": None}
+
     for block, color in colors:
         layers[block] = sticker_layer(
             printed.sticker, printed.alpha, color, side_mm, size, np.random.default_rng(hand)

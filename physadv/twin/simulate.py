@@ -1,5 +1,4 @@
-"""Print, cut, stick, film: a bundle and its sheet -> clips with their truth, as if somebody had
-gone outside."""
+"""Simulation of a printed sticker: from a bundle and its sheet to filmed clips with their truth."""
 
 from __future__ import annotations
 
@@ -27,16 +26,24 @@ from physadv.twin.trajectories import AngleLimits
 from physadv.twin.virtual_printer import printer_named
 
 SIGN_PX = (40.0, 220.0)
-"""Width of the sign in the picture by default: small nets lose a clean sign below about 40 px."""
+"""Default widths of the sign in the picture: small networks lose a clean sign below about 40 px."""
 
 
 LEAVABLE = ("printer", *EFFECTS)
-"""What can be left out of a simulation."""
+"""Effects that can be left out of a simulation."""
 
 
 @dataclass(frozen=True)
 class ClipDone:
-    """One clip number is on disk: its frames for each block, and how far the run is."""
+    """Progress of a simulation after one clip number.
+
+    Attributes:
+        number: Clip number, from 0.
+        total: Number of clip numbers.
+        frames: Frames in each clip.
+        camera: Name of the camera.
+        files: Video files written.
+    """
 
     number: int
     total: int
@@ -63,30 +70,64 @@ def simulate_clips(
     distances_m: tuple[float, float] | None = None,
     angles: AngleLimits | None = None,
 ) -> Iterator[ClipDone]:
-    """Film ``clips`` clips of each block (clean, blank, patch) into ``out``, yielding after each
-    clip number.
+    """Film clips of each block (clean, blank, patch) into a folder, yielding after each clip
+    number.
 
-    A clip number has one path, light, camera and background for all three blocks. ``signs`` are
-    filmed before ``backgrounds`` (both made by code when None); ``scenes`` are photos with the sign
-    already in them (with ``scenes`` and no ``signs``, photos alone are used). ``distances_m`` None:
-    such that the sign is 40 to 220 px wide. ``printer`` is one of ``printer.PRINTERS``; ``without``
-    names effects of ``LEAVABLE`` that are left out, so that what each of them costs can be told.
-    Writes clips/<block>-<NN>.avi, truth.jsonl, contact.png and twin.json ("simulation": true); what
-    is complete stays when the caller stops early. Raises OptionError for counts and sizes out of
-    range, BundleError and GeometryError as :func:`physadv.twin.printed_sheet.read_sticker`. Nothing
-    happens before the first ``next``.
+    A clip number has one path, light, camera and background for all three blocks. Files are
+    clips/<block>-<NN>.avi, truth.jsonl, contact.png and twin.json ("simulation": true). Complete
+    clips stay when the caller stops early. Nothing happens before the first ``next``.
+
+    Args:
+        bundle_folder: Folder of the bundle.
+        sheet_pdf: Printed sheet of the bundle.
+        out: Folder to write.
+        clips: Clips of each block, 1 to 99.
+        frames: Frames of a clip, 1 to 10000.
+        frame_size: Width and height of a frame, even, 64 to 8192.
+        seed: Seed of all random streams.
+        cameras: Cameras, used in turn.
+        printer: One of ``virtual_printer.PRINTERS``.
+        without: Effects of ``LEAVABLE`` to leave out, so that the influence of each can be
+            measured.
+        signs: Signs to film before ``backgrounds``; None draws the bundle's, unless ``scenes`` are
+            given.
+        backgrounds: Pictures (h, w, 3) uint8; None draws synthetic ones.
+        scenes: Photos with a sign in them, on which the sticker is composited.
+        distances_m: Nearest and farthest distance in m; None makes the sign 40 to 220 px wide.
+        angles: Largest angles of the sign.
+
+    Yields:
+        The progress after each clip number.
+
+    Raises:
+        OptionError: A count, size, distance, angle or name is out of range.
+        BundleError: The bundle or the sheet cannot be read.
+        GeometryError: The sheet or the mask does not fit the card.
+
+    Example:
+        >>> import tempfile
+        >>> from physadv.core.package_data import bundle_folder
+        >>> bundle = bundle_folder(Path("stop-sticker-signs-v1"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = simulate_clips(bundle, bundle / "sheet.pdf", folder, clips=1, frames=2)
+        ...     files = [name for clip in run for name in clip.files]
+        >>> files
+        ['clips/clean-00.avi', 'clips/blank-00.avi', 'clips/patch-00.avi']
     """
     folder, angles = Path(out), angles or AngleLimits()
     _check(clips, frames, frame_size, cameras, distances_m, angles)
     _check_effects(without)
+
     sticker = read_sticker(bundle_folder, sheet_pdf)
-    machine = printer_named("ideal" if "printer" in without else printer, seed)
-    printed = print_out(sticker, machine, seed)
+    device = printer_named("ideal" if "printer" in without else printer, seed)
+    printed = print_out(sticker, device, seed)
     cameras = [leave_out(camera, without) for camera in cameras]
     prepare_folder(folder)
+
     sources: list[SignFace | PhotoScene] = [*(scenes or []), *(signs or [])]
     if not sources:
         sources = [sign_face(sticker.sign, 1024, sticker.sign_width_mm)]
+
     settings = {
         "simulation": True,
         "seed": seed,
@@ -105,13 +146,15 @@ def simulate_clips(
         "distances_m": distances_m,
         "angles_deg": asdict(angles),
         "cameras": [c.as_dict() for c in cameras],
-        "printer": {"name": "ideal"} if machine is None else machine.as_dict(),
+        "printer": {"name": "ideal"} if device is None else device.as_dict(),
         "without": sorted(without),
         "pixels": "origin at the outer corner of the top-left pixel",
         "complete": False,
     }
     write_json(folder / SETTINGS, settings)
-    picked: dict[str, list[U8]] = {block: [] for block in BLOCKS}
+
+    contact_frames: dict[str, list[U8]] = {block: [] for block in BLOCKS}
+
     for number in range(clips):
         camera, source = cameras[number % len(cameras)], sources[number % len(sources)]
         rng = numpy_generator(seed, "twin", "clip", number)
@@ -134,9 +177,11 @@ def simulate_clips(
                 distances_mm=reach,
                 angles=angles,
             )
-        files = _film(clip, number, folder, frame_size, seed, picked)
+
+        files = _film(clip, number, folder, frame_size, seed, contact_frames)
         yield ClipDone(number, clips, frames, camera.name, files)
-    write_contact(folder, picked)
+
+    write_contact(folder, contact_frames)
     write_json(folder / SETTINGS, {**settings, "complete": True})
 
 
@@ -154,12 +199,13 @@ def _film(
     out: Path,
     size: tuple[int, int],
     seed: int,
-    picked: dict[str, list[U8]],
+    contact_frames: dict[str, list[U8]],
 ) -> tuple[str, ...]:
-    """Record one clip number in all blocks; its rows follow once the videos are in place."""
+    """Record one clip number in all blocks; its rows are written once the videos are in place."""
     rows: dict[str, list[dict[str, Any]]] = {block: [] for block in BLOCKS}
     noise = {block: numpy_generator(seed, "twin", "noise", number, block) for block in BLOCKS}
-    shown: dict[str, U8] = {}
+    samples: dict[str, U8] = {}
+
     with ClipWriter(out, number, BLOCKS, size, clip.camera.jpeg) as writer:
         for index in range(len(clip)):
             pictures, truth = clip.frame(index)
@@ -167,7 +213,7 @@ def _film(
                 frame = develop_frame(pictures[block], clip.camera, clip.shot, noise[block])
                 writer.write(block, frame)
                 if index == (2 * len(clip)) // 3:
-                    shown[block] = frame
+                    samples[block] = frame
                 head = {
                     "clip": f"{block}-{number:02d}",
                     "block": block,
@@ -175,16 +221,17 @@ def _film(
                     "file": writer.names[block],
                 }
                 rows[block].append({**head, **truth, "camera": clip.camera.name})
+
     append_truth(out, [row for block in BLOCKS for row in rows[block]])
-    for block, frame in shown.items():
-        picked[block].append(frame)
+    for block, frame in samples.items():
+        contact_frames[block].append(frame)
     return tuple(writer.names.values())
 
 
 def _background(
     backgrounds: Sequence[Array] | None, seed: int, number: int, size: tuple[int, int]
 ) -> U8:
-    """A photo in shuffled order, or one made by code."""
+    """Return a photo in shuffled order, or a synthetic background."""
     if not backgrounds:
         height, width = int(size[1] * 1.2), int(size[0] * 1.2)
         return np.asarray(
@@ -197,7 +244,8 @@ def _background(
 def _distances(
     distances_m: tuple[float, float] | None, side_mm: float, focal_px: float
 ) -> tuple[float, float]:
-    """Nearest and farthest in mm; by default those at which the sign is SIGN_PX wide."""
+    """Return nearest and farthest distance in mm; by default those at which the sign is SIGN_PX
+    wide."""
     if distances_m is not None:
         return distances_m[0] * 1000, distances_m[1] * 1000
     return side_mm * focal_px / SIGN_PX[1], side_mm * focal_px / SIGN_PX[0]
@@ -220,13 +268,14 @@ def _check(
     angles: AngleLimits,
 ) -> None:
     if not 1 <= clips <= 99:
-        raise OptionError(f"{clips} clips", "1 to 99", "Choose another --clips")
+        raise OptionError(f"{clips} clips", "1 to 99 are allowed", "Choose another --clips")
     if not 1 <= frames <= 10_000:
-        raise OptionError(f"{frames} frames", "1 to 10000", "Choose another --frames")
+        raise OptionError(f"{frames} frames", "1 to 10000 are allowed", "Choose another --frames")
     if min(size) < 64 or max(size) > 8192 or size[0] % 2 or size[1] % 2:
         raise OptionError(
             f"frame size {size[0]}x{size[1]}", "even sides from 64 to 8192", "Choose another size"
         )
+
     if not cameras:
         raise OptionError(
             "no camera", "at least one is needed", "Leave cameras out for the usual ones"
@@ -235,5 +284,7 @@ def _check(
         raise OptionError(f"distances {distances_m}", "0 < nearest <= farthest (m)", "Correct them")
     if not (0 <= angles.yaw <= 75 and 0 <= angles.pitch <= 60 and 0 <= angles.roll <= 180):
         raise OptionError(
-            f"{angles}", "yaw <= 75, pitch <= 60, roll <= 180", "Choose smaller angles"
+            f"angles of yaw {angles.yaw:g}, pitch {angles.pitch:g}, roll {angles.roll:g} degrees",
+            "0 to 75, 0 to 60 and 0 to 180 are allowed",
+            "Choose smaller angles",
         )

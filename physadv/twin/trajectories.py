@@ -1,5 +1,4 @@
-"""Where the sign is from frame to frame: smooth paths with a trembling hand, and the pinhole camera
-that sees them.
+"""Trajectories of the sign, smooth with a hand's tremor, and the pinhole camera that films them.
 
 Camera: x right, y down, z forward, mm. Pixels: origin at the outer corner of the top-left pixel,
 principal point in the middle. Yaw is positive where the sign faces to the right of the camera,
@@ -18,7 +17,13 @@ F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class AngleLimits:
-    """Largest yaw, pitch and roll either way, in degrees."""
+    """Largest angles of the sign in either direction, in degrees.
+
+    Attributes:
+        yaw: Rotation about the vertical axis.
+        pitch: Rotation about the horizontal axis.
+        roll: Rotation about the viewing axis.
+    """
 
     yaw: float = 35.0
     pitch: float = 10.0
@@ -27,8 +32,16 @@ class AngleLimits:
 
 @dataclass(frozen=True)
 class SignPose:
-    """The sign in the camera: ``distance_mm`` to its center, which is seen at pixel (u, v), and its
-    three angles."""
+    """Pose of the sign in the camera.
+
+    Attributes:
+        distance_mm: Distance from the camera to the sign's center.
+        yaw: Yaw in degrees.
+        pitch: Pitch in degrees.
+        roll: Roll in degrees.
+        u: Column of the sign's center in px.
+        v: Row of the sign's center in px.
+    """
 
     distance_mm: float
     yaw: float
@@ -39,7 +52,8 @@ class SignPose:
 
 
 def pose_rotation(pose: SignPose) -> F64:
-    """(3, 3) sign (x right, y down, z away from the viewer) -> camera."""
+    """Return the rotation (3, 3) of ``pose`` from sign (x right, y down, z away from the viewer) to
+    camera."""
     y, p, r = np.deg2rad([pose.yaw, pose.pitch, pose.roll])
     about_y = np.array([[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]])
     about_x = np.array([[1, 0, 0], [0, np.cos(p), -np.sin(p)], [0, np.sin(p), np.cos(p)]])
@@ -48,8 +62,16 @@ def pose_rotation(pose: SignPose) -> F64:
 
 
 def sign_homography(pose: SignPose, focal_px: float, size: tuple[int, int]) -> F64:
-    """(3, 3): sign plane in mm, from its center -> ideal pixels in a picture of ``size`` (w, h), no
-    lens distortion."""
+    """Return the homography from the sign's plane to ideal pixels, without lens distortion.
+
+    Args:
+        pose: Pose of the sign.
+        focal_px: Focal length in px.
+        size: Width and height of the picture.
+
+    Returns:
+        Homography (3, 3) from mm, relative to the sign's center.
+    """
     camera = np.array([[focal_px, 0, size[0] / 2], [0, focal_px, size[1] / 2], [0, 0, 1]])
     ray = np.linalg.inv(camera) @ np.array([pose.u, pose.v, 1.0])
     center = ray / np.linalg.norm(ray) * pose.distance_mm
@@ -58,20 +80,29 @@ def sign_homography(pose: SignPose, focal_px: float, size: tuple[int, int]) -> F
 
 
 def project_points(h: F64, points: F64) -> F64:
-    """(n, 2) through a homography."""
+    """Map ``points`` (n, 2) through the homography ``h`` (3, 3)."""
     out = np.column_stack([points, np.ones(len(points))]) @ h.T
     return np.asarray(out[:, :2] / out[:, 2:])
 
 
 def distort_points(points: F64, k1: float, focal_px: float, size: tuple[int, int]) -> F64:
-    """Ideal pixels -> pixels as the lens shows them, the inverse of :func:`undistort` (fixed point,
-    12 steps)."""
+    """Map ideal pixels to pixels of a lens with radial distortion, by 12 fixed-point steps.
+
+    Args:
+        points: Ideal pixels (n, 2).
+        k1: Radial distortion: x_ideal = x_seen (1 + k1 r^2), with r in focal lengths.
+        focal_px: Focal length in px.
+        size: Width and height of the picture.
+
+    Returns:
+        Pixels (n, 2).
+    """
     middle = np.array(size) / 2
     ideal = (points - middle) / focal_px
-    seen = ideal.copy()
+    distorted = ideal.copy()
     for _ in range(12):
-        seen = ideal / (1 + k1 * (seen**2).sum(-1, keepdims=True))
-    return np.asarray(seen * focal_px + middle)
+        distorted = ideal / (1 + k1 * (distorted**2).sum(-1, keepdims=True))
+    return np.asarray(distorted * focal_px + middle)
 
 
 def random_path(
@@ -84,35 +115,50 @@ def random_path(
     distances_mm: tuple[float, float],
     angles: AngleLimits,
 ) -> list[SignPose]:
-    """A clip's poses: an approach, a walk past or a hand-held stand, all within the ranges given.
+    """Draw a clip's poses: an approach, a walk past, or a hand-held stand, with the sign inside the
+    picture.
 
-    The sign stays inside the picture.
+    Args:
+        rng: Random stream of the clip.
+        frames: Number of frames.
+        side_mm: Side of the sign's bounding square.
+        focal_px: Focal length in px.
+        size: Width and height of a frame.
+        distances_mm: Nearest and farthest distance.
+        angles: Largest angles.
+
+    Returns:
+        One pose per frame.
     """
     t = np.linspace(0, 1, frames) if frames > 1 else np.array([0.5])
     ease = t * t * (3 - 2 * t)
+
     near, far = np.log(distances_mm[0]), np.log(distances_mm[1])
     start, end = rng.uniform(near, far, 2)
-    kind = rng.choice(3, p=[0.5, 0.25, 0.25])
-    if kind == 0:  # approach
+    path_kind = rng.choice(3, p=[0.5, 0.25, 0.25])
+    if path_kind == 0:  # approach
         start, end = (
             rng.uniform(near + 0.6 * (far - near), far),
             rng.uniform(near, near + 0.3 * (far - near)),
         )
-    elif kind == 2:  # stand
+    elif path_kind == 2:  # stand
         end = start + rng.normal(0, 0.03)
+
     reach = np.array([angles.yaw, angles.pitch, angles.roll])
     first, last = rng.uniform(-reach, reach), rng.uniform(-reach, reach)
-    if kind == 2:
+    if path_kind == 2:
         last = first + rng.normal(0, 0.05, 3) * reach
     turns = np.clip(
         first + (last - first) * ease[:, None] + _tremor(rng, frames, 3) * (0.6, 0.6, 0.5),
         -reach,
         reach,
     )
+
     log_d = np.clip(start + (end - start) * ease + 0.004 * _tremor(rng, frames, 1)[:, 0], near, far)
     drift = rng.uniform(0.0, 1.0, (2, 2))
-    wander = drift[0] + (drift[1] - drift[0]) * ease[:, None] * (0.5 if kind else 1.0)
+    wander = drift[0] + (drift[1] - drift[0]) * ease[:, None] * (0.5 if path_kind else 1.0)
     shake = _tremor(rng, frames, 2) * 1.5
+
     poses = []
     for i in range(frames):
         distance = float(np.exp(log_d[i]))
@@ -128,7 +174,8 @@ def random_path(
 
 
 def _tremor(rng: np.random.Generator, frames: int, count: int) -> F64:
-    """(frames, count) a hand's tremor: a random walk pulled back to zero, about one unit in size."""
+    """Draw a hand's tremor (frames, count): a random walk pulled back to zero, about one unit in
+    size."""
     steps = rng.normal(0, 1, (frames, count))
     out = np.zeros((frames, count))
     for i in range(frames):

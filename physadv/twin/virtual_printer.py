@@ -1,4 +1,4 @@
-"""A virtual color printer: ink coverage, dot gain, ink spread, and colors mixed as overprinted dots
+"""Virtual color printer: ink coverage, dot gain, ink spread, and colors mixed as overprinted dots
 on paper."""
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.twin.linear_light import F32, U8, light_to_srgb, smooth_noise, srgb_to_light, to_linear
 
-# Linear reflectance of paper and of one, two and three inks over each other (index 4c + 2m + y), as
-# office inks on matt paper look under daylight. Overprints are far from products of single inks:
-# that is what makes it cross-channel.
+# Linear reflectance of paper and of one, two and three inks over each other (index 4c + 2m + y),
+# for office inks on matt paper in daylight. Overprints differ from products of single inks, which
+# couples the channels.
 _PRIMARIES: F32 = np.array(
     [
         [0.920, 0.920, 0.905],  # paper
@@ -37,8 +37,13 @@ _PRIMARIES: F32 = np.array(
 class VirtualPrinter:
     """One printer with its paper.
 
-    ``primaries`` (8, 3) linear reflectances, ``gain`` of a half-tone dot at 50 %, ``spread_mm``
-    standard deviation of the ink's spread, ``mottle`` relative unevenness.
+    Attributes:
+        primaries: Linear reflectances (8, 3) of paper, inks and overprints.
+        gain: Dot gain of a half-tone dot at 50 %.
+        spread_mm: Standard deviation of the ink's spread.
+        mottle: Relative unevenness of solid areas.
+        name: Name of the printer.
+        managed: Whether a driver with a profile sends the nearest printable colors.
     """
 
     primaries: F32
@@ -47,10 +52,9 @@ class VirtualPrinter:
     mottle: float
     name: str = "office machine"
     managed: bool = False
-    """With a driver that knows its inks and sends what comes nearest to the colors asked for."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for twin.json."""
+        """Return plain values for twin.json."""
         values = {
             "gain": self.gain,
             "spread_mm": self.spread_mm,
@@ -60,12 +64,12 @@ class VirtualPrinter:
 
     @property
     def paper(self) -> F32:
-        """(3,) linear reflectance of blank paper."""
+        """Linear reflectance (3,) of blank paper."""
         return np.asarray(self.primaries[0], np.float32)
 
 
 def random_printer(seed: int) -> VirtualPrinter:
-    """A printer drawn around an ordinary office machine; the same seed gives the same one."""
+    """Draw a printer around an ordinary office machine; equal ``seed``, equal printer."""
     rng = numpy_generator(seed, "twin", "printer")
     jitter = np.exp(rng.normal(0, 0.12, (8, 3))).astype(np.float32)
     jitter[0] = 1 + rng.uniform(-0.015, 0.015, 3)
@@ -77,8 +81,7 @@ def random_printer(seed: int) -> VirtualPrinter:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a kind of machine differs: ink density (1 as above), paper (3,), dot gain, spread in mm,
-    mottle."""
+    """A kind of machine: ink density (1 as above), paper (3,), dot gain, spread in mm, mottle."""
 
     density: float
     paper: tuple[float, float, float]
@@ -96,13 +99,20 @@ _KINDS = {
     "newsprint": _Kind(0.55, (0.62, 0.59, 0.52), 0.16, 0.20, 0.020),
 }
 PRINTERS = ("drawn", *_KINDS, "ideal")
-"""Every printer by name: ``drawn`` differs from seed to seed, ``ideal`` shows a screen's colors on
-paper."""
+"""Printers by name: ``drawn`` differs from seed to seed, ``ideal`` reproduces a screen's colors."""
 
 
 def printer_named(name: str, seed: int) -> VirtualPrinter | None:
-    """A printer by name; one machine of that kind for each seed; None for ``ideal``. Raises
-    OptionError otherwise."""
+    """Return the printer called ``name``, one machine of its kind for each ``seed``; None for
+    "ideal".
+
+    Raises:
+        OptionError: The name is unknown.
+
+    Example:
+        >>> printer_named("office-laser", seed=0).managed, printer_named("ideal", seed=0)
+        (True, None)
+    """
     if name == "drawn":
         return random_printer(seed)
     if name == "ideal":
@@ -111,6 +121,7 @@ def printer_named(name: str, seed: int) -> VirtualPrinter | None:
         raise OptionError(
             f"printer {name!r}", f"one of {', '.join(PRINTERS)}", "Choose one of these"
         )
+
     kind = _KINDS[name]
     ink = (_PRIMARIES / _PRIMARIES[0]) ** kind.density
     jitter = np.exp(numpy_generator(seed, "twin", "printer", name).normal(0, 0.03, (8, 3)))
@@ -119,28 +130,45 @@ def printer_named(name: str, seed: int) -> VirtualPrinter | None:
 
 
 IDEAL_WHITE = 0.92
-"""Reflectance of the paper of an ideal print."""
+"""Reflectance of an ideal print's paper."""
 
 
 def ideal_print(rgb: U8) -> F32:
-    """(h, w, 3) uint8 sRGB -> the same colors in reflectance of white paper: a print that changes
-    nothing."""
+    """Return the reflectance of a print that keeps all colors of ``rgb`` (h, w, 3) uint8 sRGB, on
+    white paper."""
     return to_linear(rgb) * np.float32(IDEAL_WHITE)
 
 
 def print_picture(rgb: U8, printer: VirtualPrinter, px_per_mm: float, seed: int) -> F32:
-    """(h, w, 3) uint8 sRGB sent to the printer -> (h, w, 3) linear reflectance of the print.
+    """Print a picture.
 
-    Coverage is one minus the encoded value, with dot gain; colors mix by Demichel's weights in Yule
-    and Nielsen's square-root space (Neugebauer 1937; Yule and Nielsen 1951, n = 2).
+    Coverage is one minus the encoded value, with dot gain; colors mix by the weights of Demichel
+    (1924) in the square-root space of Yule and Nielsen (1951, n = 2), after Neugebauer (1937).
+
+    Args:
+        rgb: Picture (h, w, 3) uint8 sRGB.
+        printer: Printer.
+        px_per_mm: Resolution of the picture on paper.
+        seed: Seed of the mottle.
+
+    Returns:
+        Linear reflectance (h, w, 3) of the print.
+
+    Example:
+        >>> white = np.full((8, 8, 3), 255, np.uint8)
+        >>> reflectance = print_picture(white, random_printer(0), px_per_mm=4.0, seed=0)
+        >>> reflectance.shape, bool(reflectance.min() > 0.8)
+        ((8, 8, 3), True)
     """
     ink = _driven_ink(rgb, printer) if printer.managed else 1 - rgb.astype(np.float32) / 255
     ink = np.asarray(ink + np.float32(4 * printer.gain) * ink * (1 - ink), np.float32)
+
     sigma = printer.spread_mm * px_per_mm
     if sigma > 0.3:
         ink = np.asarray(
             cv2.GaussianBlur(ink, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32
         )
+
     light = _mix_inks(ink, printer)
     rng = numpy_generator(seed, "twin", "mottle")
     uneven = smooth_noise(rng, *rgb.shape[:2], cells=12, octaves=4) * 2 - 1
@@ -148,10 +176,11 @@ def print_picture(rgb: U8, printer: VirtualPrinter, px_per_mm: float, seed: int)
 
 
 def _mix_inks(ink: F32, printer: VirtualPrinter) -> F32:
-    """(..., 3) coverage by cyan, magenta and yellow -> (..., 3) linear reflectance."""
+    """Return the linear reflectance (..., 3) of a coverage (..., 3) by cyan, magenta and yellow."""
     roots = np.sqrt(printer.primaries)
     cyan, magenta, yellow = (ink[..., i : i + 1] for i in range(3))
     pairs = [roots[i] + yellow * (roots[i + 1] - roots[i]) for i in (0, 2, 4, 6)]
+
     low = pairs[0] + magenta * (pairs[1] - pairs[0])
     high = pairs[2] + magenta * (pairs[3] - pairs[2])
     mixed = low + cyan * (high - low)
@@ -159,11 +188,11 @@ def _mix_inks(ink: F32, printer: VirtualPrinter) -> F32:
 
 
 def _driven_ink(rgb: U8, printer: VirtualPrinter) -> F32:
-    """(h, w, 3) uint8 sRGB -> (h, w, 3) coverage before dot gain, by a table as a driver's profile
-    holds it."""
-    places = rgb.reshape(-1, 3).T.astype(np.float32) * np.float32((_NODES - 1) / 255)
+    """Return the coverage (h, w, 3) before dot gain that a driver's profile, a table, assigns to
+    ``rgb``."""
+    positions = rgb.reshape(-1, 3).T.astype(np.float32) * np.float32((_NODES - 1) / 255)
     table = _driver_table(printer.primaries.tobytes(), printer.gain)
-    planes = [map_coordinates(table[..., i], places, order=1, mode="nearest") for i in range(3)]
+    planes = [map_coordinates(table[..., i], positions, order=1, mode="nearest") for i in range(3)]
     return np.asarray(np.stack(planes, -1).reshape(rgb.shape), np.float32)
 
 
@@ -172,32 +201,34 @@ _NODES = 17
 
 @lru_cache(maxsize=8)
 def _driver_table(primaries: bytes, gain: float) -> F32:
-    """(17, 17, 17, 3): coverage whose print comes nearest in encoded value to each color, black and
-    white matched.
+    """Return the coverage (17, 17, 17, 3) whose print is nearest in encoded value to each color,
+    black and white matched.
 
-    Found by damped Gauss-Newton steps within [0, 1]; colors out of gamut end on its edge.
+    Computed by damped Gauss-Newton steps within [0, 1]; colors out of gamut end on its edge.
     """
     printer = VirtualPrinter(np.frombuffer(primaries, np.float32).reshape(8, 3), gain, 0.0, 0.0)
     axis = np.linspace(0, 1, _NODES, dtype=np.float32)
-    asked = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    darkest, paper = printer.primaries[7], printer.primaries[0]
-    wanted = light_to_srgb(darkest + (paper - darkest) * srgb_to_light(asked))
-    ink = 1 - asked
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
 
-    def shown(cover: F32) -> F32:
+    darkest, paper = printer.primaries[7], printer.primaries[0]
+    target = light_to_srgb(darkest + (paper - darkest) * srgb_to_light(grid))
+    ink = 1 - grid
+
+    def printed(cover: F32) -> F32:
         inked = np.asarray(cover + np.float32(4 * gain) * cover * (1 - cover), np.float32)
         return np.asarray(light_to_srgb(_mix_inks(inked, printer)), np.float32)
 
     for _ in range(30):
-        now = shown(ink)
+        present = printed(ink)
         slopes = [
-            (shown(ink + h) - now) / np.float32(0.01)
+            (printed(ink + h) - present) / np.float32(0.01)
             for h in np.float32(0.01) * np.eye(3, dtype=np.float32)
         ]
+
         jacobian = np.stack(slopes, -1)
         across = np.swapaxes(jacobian, 1, 2)
         normal = across @ jacobian + np.float32(0.01) * np.eye(3, dtype=np.float32)
         ink = np.clip(
-            ink + np.linalg.solve(normal, across @ (wanted - now)[..., None])[..., 0], 0, 1
+            ink + np.linalg.solve(normal, across @ (target - present)[..., None])[..., 0], 0, 1
         ).astype(np.float32)
     return np.asarray(ink.reshape(_NODES, _NODES, _NODES, 3), np.float32)
