@@ -32,7 +32,7 @@ from physadv.twin.surface import (
     square_side,
     sticker_layer,
 )
-from physadv.twin.trajectories import F64, AngleLimits, sign_homography, random_path
+from physadv.twin.trajectories import F64, AngleLimits, random_path, sign_homography
 from physadv.twin.virtual_printer import IDEAL_WHITE, VirtualPrinter, ideal_print, print_picture
 
 BLOCKS = ("clean", "blank", "patch")

@@ -28,7 +28,7 @@ from physadv.twin.linear_light import light_to_srgb, srgb_to_light, to_linear
 from physadv.twin.optics import CameraView, blur_kernel, draw_texture
 from physadv.twin.printed_sheet import read_sticker
 from physadv.twin.surface import build_texture
-from physadv.twin.trajectories import SignPose, distort_points, sign_homography, pose_rotation
+from physadv.twin.trajectories import SignPose, distort_points, pose_rotation, sign_homography
 from physadv.twin.virtual_printer import PRINTERS, print_picture, printer_named, random_printer
 
 
