@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, replace
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -18,6 +18,7 @@ import typer
 from physadv.core.config import Config, ConfigField
 from physadv.core.errors import OptionError
 from physadv_cli import options
+from physadv_cli.help_page import REQUIRED
 from physadv_cli.runs import RunOptions
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -38,7 +39,7 @@ def from_config(
     action: Action[AnyConfig],
     kind: type[AnyConfig],
     *,
-    out: str = "",
+    out: str | None = "",
     threads: int | None = 0,
     adapt: Adapt | None = None,
     overrides: dict[str, Override | None] | None = None,
@@ -50,7 +51,8 @@ def from_config(
     Args:
         action: called with the configuration and the run's options; its docstring is the help.
         kind: the configuration's class.
-        out: words for the default of ``--out``; made of the command's name where empty.
+        out: words for the default of ``--out``; made of the command's name where empty, None for a
+            command that writes nothing.
         threads: default of ``--threads``; None for a command that runs no model.
         adapt: changes the values of the command line before the configuration is built of them.
         overrides: options that replace a field's own, by the field's name; None leaves it out.
@@ -71,12 +73,13 @@ def from_config(
     has_short_forms = hidden is None and "threat" in documented
     extra = threat_forms() if has_short_forms else list(hidden or ())
     threat_required = any(f.name == "threat" and _is_required(f) for f in fields(kind))
-    run_parameters = _run_parameters(kind, out or f"runs/<utc>-{kind.command}", threads, replaced)
+    target = f"runs/<utc>-{kind.command}" if out == "" else out
+    run_parameters = _run_parameters(kind, target, threads, replaced)
 
     def command(context: typer.Context, **values: Any) -> None:
         run = RunOptions(
             kind.command,
-            out=values.pop("out"),
+            out=values.pop("out", None),
             as_json=values.pop("json"),
             quiet=values.pop("quiet"),
             verbose=values.pop("verbose"),
@@ -155,8 +158,7 @@ def _parameter(
     words = note.default if default is None else ""
     if field.name == "threat" and _is_required(field):
         # --norm and --eps may stand in its place, so Typer must not ask for it.
-        annotation, default = str | None, None
-        note = replace(note, help=f"{note.help} Required.")
+        annotation, default, words = str | None, None, REQUIRED
     if note.argument:
         info: Any = typer.Argument(
             help=note.help, metavar=note.metavar or None, rich_help_panel=note.panel
@@ -282,7 +284,7 @@ def _threat(values: dict[str, Any], *, required: bool) -> str | None:
 
 
 def _run_parameters(
-    kind: type[Config], out: str, threads: int | None, replaced: dict[str, Override | None]
+    kind: type[Config], out: str | None, threads: int | None, replaced: dict[str, Override | None]
 ) -> list[inspect.Parameter]:
     """Options that every configured command has beside its fields."""
 
@@ -308,13 +310,18 @@ def _run_parameters(
         is_eager=True,
         callback=load,
     )
-    target = options.out_option(out)
+    target = [] if out is None else [_out_parameter(out)]
     arithmetic = [] if threads is None else [_keyword("threads", options.Threads, threads)]
     return [
         _keyword("config", Annotated[Path | None, config], None),
         *arithmetic,
-        _keyword("out", Annotated[Path | None, target], None),
+        *target,
         _keyword("json", options.Json, False),
         _keyword("quiet", options.Quiet, False),
         _keyword("verbose", options.Verbose, False),
     ]
+
+
+def _out_parameter(default: str) -> inspect.Parameter:
+    """The option ``--out``, with ``default`` in its help."""
+    return _keyword("out", Annotated[Path | None, options.out_option(default)], None)

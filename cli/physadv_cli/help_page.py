@@ -21,6 +21,8 @@ from rich.text import Text
 
 LAST_PANELS = ("Run", "Output")
 """Panels that stand last, in this order, on every page."""
+REQUIRED = "required"
+"""Words in place of the default of an option that another one may replace, so must be checked later."""
 _WIDEST_NAME = 32
 _EXAMPLE = "Example: "
 _STYLES = {
@@ -119,7 +121,7 @@ def _option_name(param: Any) -> str:
 
 def _meaning(param: Any, ctx: Any) -> str:
     """The help of a parameter with its limits, its default and whether it is required."""
-    default = "required" if param.required else _default(param, ctx)
+    default = REQUIRED if param.required else _default(param, ctx)
     notes = "; ".join(note for note in (_limits(param), default) if note)
     return f"{param.help or ''} [{notes}]" if notes else param.help or ""
 
@@ -135,7 +137,8 @@ def _limits(param: Any) -> str:
 def _default(param: Any, ctx: Any) -> str:
     """The default as the user would type it, or words in its place."""
     if isinstance(param.show_default, str):
-        return f"default: {param.show_default}"
+        is_required = param.show_default == REQUIRED
+        return REQUIRED if is_required else f"default: {param.show_default}"
     value = param.get_default(ctx, call=False)
     if isinstance(value, bool):
         return f"default: {param.opts[0]}" if value and param.secondary_opts else ""

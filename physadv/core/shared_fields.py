@@ -19,10 +19,12 @@ ModelOfBundle = Annotated[
     ConfigField(MODEL_HELP, "Model", metavar="MODEL", default="the bundle's"),
 ]
 """``--model`` of commands that take the model from a bundle's card where none is given."""
+WEIGHTS_HELP = "Weights file of the model, where it does not carry its own."
+"""Help of ``--weights`` wherever it stands."""
 ModelWeights = Annotated[
     str | None,
     ConfigField(
-        "Weights file of the model, where it does not carry its own.",
+        WEIGHTS_HELP,
         "Model",
         flag="--weights",
         metavar="FILE",
@@ -43,6 +45,13 @@ TRUE_CLASS_HELP = "True class of the sign or object, by name or number."
 TARGET_HELP = "Class aimed at, by name or number."
 THRESHOLD_HELP = "Detectors: score from which a detection counts."
 """Help of ``--goal``, ``--true-class``, ``--target`` and ``--threshold`` wherever they stand."""
+
+TEST_DRAWS_HELP = "Held-out draws for the reported figure."
+EOT_HELP = (
+    "Ranges of the transformations: default, camera, athalye, brown, rp2, thys, tsea; or "
+    "MODULE:FACTORY of your own pipeline or stages."
+)
+"""Help of ``--test-draws`` and ``--eot`` wherever they stand."""
 
 GoalOfBundle = Annotated[str | None, ConfigField(GOAL_HELP, "Goal", default="the bundle's")]
 TrueClassOfBundle = Annotated[

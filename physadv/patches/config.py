@@ -110,11 +110,7 @@ class PatchConfig(Config):
     ] = 5.0
     eot: Annotated[
         str,
-        ConfigField(
-            "Ranges of the transformations: default, camera, athalye, brown, rp2, thys, tsea; or "
-            "MODULE:FACTORY of your own pipeline or stages.",
-            "Scene",
-        ),
+        ConfigField(shared.EOT_HELP, "Scene"),
     ] = "default"
     eot_ranges: Annotated[
         str | None,
@@ -138,9 +134,7 @@ class PatchConfig(Config):
         int,
         ConfigField("Pixels of the patch along its longer side.", "Sticker", least=8, most=1024),
     ] = 64
-    test_draws: Annotated[
-        int, ConfigField("Held-out draws for the reported figure.", "Optimization", least=1)
-    ] = 400
+    test_draws: Annotated[int, ConfigField(shared.TEST_DRAWS_HELP, "Optimization", least=1)] = 400
     threshold: Annotated[
         float | None,
         ConfigField(

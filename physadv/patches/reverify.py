@@ -95,7 +95,8 @@ def located(config: PatchConfig, bundle: PatchBundle, data: Path | None = None) 
             place is None and key != "weights"
         ):  # the victim's own error says where its weights come from
             how = bundle.card.data.get(name) or bundle.card.data.get(str(name).split("/")[0], "")
-            remedy = f"give --{key} or --data FOLDER that holds it" + (f" ({how})" if how else "")
+            source = f" ({how})" if how else ""
+            remedy = f"give --{key} or --data-folder FOLDER that holds it{source}"
             raise DataError(
                 f"{name}, named on the card of {bundle.card.patch.name}", "not found", remedy
             )

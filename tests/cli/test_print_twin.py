@@ -88,6 +88,20 @@ def test_print_on_tiles(bundle: Path, tmp_path: Path) -> None:
     assert f"--tile on {len(said['tiles'])} sheets" in str(refused.exception)
 
 
+def test_a_sheet_is_repeated_from_the_record_beside_it(bundle: Path, tmp_path: Path) -> None:
+    """NAME.config.toml beside the PDF holds the options; --config gives the same bytes."""
+    first, again = tmp_path / "first.pdf", tmp_path / "again.pdf"
+    options = ["--paper", "a3", "--bleed", "2", "--test-signs", "--out", str(first)]
+    done = CliRunner().invoke(app, ["print", str(bundle), *options])
+    assert done.exit_code == 0, done.output
+    record = tmp_path / "first.config.toml"
+    assert 'paper = "a3"' in record.read_text()
+
+    done = CliRunner().invoke(app, ["print", "--config", str(record), "--out", str(again)])
+    assert done.exit_code == 0, done.output
+    assert again.read_bytes() == first.read_bytes()
+
+
 def test_print_error_is_one_line(tmp_path: Path) -> None:
     """A folder that is no bundle ends with exit code 1 and one line."""
     command = [sys.executable, "-m", "physadv_cli.main", "print", str(tmp_path)]

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from physadv.core.shared_fields import MODEL_HELP
+from physadv.core.shared_fields import MODEL_HELP, WEIGHTS_HELP
 from physadv.patches.config import PatchConfig
-from physadv_cli import options
-from physadv_cli.arithmetic import prepare_torch
+from physadv.patches.measure_config import TransferConfig, VerifyConfig
 from physadv_cli.configured import Override, from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
-from physadv_cli.runs import RunOptions, console, default_folder, finish, open_run
+from physadv_cli.runs import RunOptions, console, default_folder, open_run
 
 if TYPE_CHECKING:
     from physadv.patches.bundle import PatchBundle
@@ -29,16 +28,12 @@ WeightFiles = Annotated[
     list[str],
     typer.Option(
         "--weights",
-        help="Weights file of the model, where it does not carry its own.",
+        help=WEIGHTS_HELP,
         metavar="FILE",
         rich_help_panel="Model",
     ),
 ]
 NO_WEIGHTS: list[str] = []
-DataFolder = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder under which the data sets named on the card lie."),
-]
 
 
 def register(root: typer.Typer, panel: str) -> None:
@@ -54,6 +49,12 @@ def register(root: typer.Typer, panel: str) -> None:
         switches=("overwrite",),
     )
     app.command(DEFAULT, cls=DefaultCommand)(optimize)
+    app.command("verify", short_help="Measure a bundle again and compare it with its card.")(
+        from_config(verify, VerifyConfig, out=None)
+    )
+    app.command("transfer", short_help="Measure bundles on other models.")(
+        from_config(transfer, TransferConfig)
+    )
     root.add_typer(
         app,
         name="patch",
@@ -182,41 +183,11 @@ def said_of_detector(blocks: Mapping[str, Any]) -> str:
     )
 
 
-@app.command("verify")
-def verify_bundle(
-    bundle: Annotated[
-        Path, typer.Argument(help="A bundle folder, or a name in patches/.", metavar="BUNDLE")
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="The model, where the card names one of your own: a card may name built-in ones only.",
-            metavar="V",
-        ),
-    ] = None,
-    weights: options.Weights = None,
-    signs: options.Signs = None,
-    backgrounds: options.Backgrounds = None,
-    photos: options.Photos = None,
-    boxes: options.Boxes = None,
-    data: DataFolder = None,
-    eot: Annotated[
-        str | None,
-        typer.Option(
-            help="MODULE:FACTORY on the card, if you trust that code.", show_default=False
-        ),
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="New draws instead of the card's own: a sharper test.")
-    ] = False,
-    draws: Annotated[
-        int | None, typer.Option(help="How many held-out draws. (default: the card's)", min=1)
-    ] = None,
-    as_json: options.Json = False,
-) -> None:
-    """Measure a bundle's held-out success again and compare it with the card's interval; exit 1
-    where they differ.
+def verify(config: VerifyConfig, run: RunOptions) -> None:
+    """Measure a bundle's held-out success again and compare it with its card.
+
+    Ends with exit code 1 where they differ. A model or a pipeline of your own that the card names
+    is run only where you name it with --model or --eot.
 
     Example: physadv patch verify runs/my-sticker --fresh
     """
@@ -226,62 +197,40 @@ def verify_bundle(
     from physadv.patches.reverify import config_from_bundle, verify_bundle
     from physadv_cli.progress import bar
 
-    prepare_torch(0)
-    loaded = read_bundle(bundle_folder(bundle))
-    given = {
-        "model": model,
-        "weights": _text(weights),
-        "signs": _text(signs),
-        "backgrounds": _text(backgrounds),
-        "photos": _text(photos),
-        "boxes": _text(boxes),
-        "eot": eot,
-    }
+    bundle = read_bundle(bundle_folder(Path(config.bundle)))
     with bar() as progress:
-        total = draws or config_from_bundle(loaded, eot=eot).test_draws
-        work = progress.add_task("measuring", total=total, note="")
-        verdict = verify_bundle(
-            loaded,
-            given=given,
-            data=data,
-            fresh=fresh,
-            draws=draws,
-            report=lambda done: progress.update(work, completed=done),
+        total = config.test_draws or config_from_bundle(bundle, eot=config.eot).test_draws
+        task = progress.add_task("measuring", total=total)
+        outcome = verify_bundle(
+            bundle,
+            given=config.replacements,
+            data=_path(config.data_folder),
+            fresh=config.fresh,
+            draws=config.test_draws,
+            report=lambda done: progress.update(task, completed=done),
         )
-    now = verdict.measured.success
-    word = "agrees" if verdict.agrees else "differs"
+
+    success = outcome.measured.success
     result = {
-        "bundle": str(bundle),
-        "agrees": verdict.agrees,
-        "claimed": verdict.claimed.as_dict(),
-        "success": now.as_dict(),
+        "bundle": config.bundle,
+        "agrees": outcome.agrees,
+        "claimed": outcome.claimed.as_dict(),
+        "success": success.as_dict(),
     }
-    finish(result, as_json=as_json, summary=f"{word}: card {verdict.claimed}; measured now {now}")
-    if not verdict.agrees:
+    word = "agrees" if outcome.agrees else "differs"
+    run.finish(result, f"{word}: card {outcome.claimed}; measured now {success}")
+    if not outcome.agrees:
         raise BundleError(
-            f"{bundle}",
-            f"success {now} does not agree with the card's {verdict.claimed}",
+            f"{config.bundle}",
+            f"success {success} does not agree with the card's {outcome.claimed}",
             "make the patch anew",
         )
 
 
-@app.command("transfer")
-def transfer_bundles(
-    bundles: Annotated[
-        list[Path],
-        typer.Argument(help="Bundle folders, or names under patches/.", metavar="BUNDLE..."),
-    ],
-    model: Models,
-    weights: WeightFiles = NO_WEIGHTS,
-    data: DataFolder = None,
-    draws: Annotated[
-        int | None, typer.Option(help="Held-out draws a cell. (default: the card's)", min=1)
-    ] = None,
-    out: options.Out = None,
-    as_json: options.Json = False,
-) -> None:
-    """Judge bundles by other victims on the same held-out scenes: a matrix of success with
-    intervals and controls.
+def transfer(config: TransferConfig, run: RunOptions) -> None:
+    """Measure bundles on other models, on the same held-out scenes.
+
+    Writes a matrix of success with intervals and controls.
 
     Example: physadv patch transfer runs/a runs/b --model signs --model fastestdet --weights
     fastestdet=f.pth
@@ -293,39 +242,39 @@ def transfer_bundles(
     from physadv.patches.transfer import transfer_matrix, transfer_table
     from physadv_cli.progress import bar
 
-    prepare_torch(0)
-    first, own, further = parse_models(model, weights)
-    names = [first if own is None else f"{first}={own}", *further]
-    loaded = [read_bundle(bundle_folder(bundle)) for bundle in bundles]
-    folder = open_run(
-        "transfer", out, {"bundles": bundles, "victims": names, "data": data, "draws": draws}
-    )
+    first, own_weights, further = parse_models(config.model, config.weights)
+    names = [first if own_weights is None else f"{first}={own_weights}", *further]
+    bundles = [read_bundle(bundle_folder(Path(bundle))) for bundle in config.bundles]
+    folder = run.open_folder(config)
+
     cells = []
     with bar() as progress:
-        work = progress.add_task("judging", total=len(loaded) * len(names), note="")
+        task = progress.add_task("measuring", total=len(bundles) * len(names))
         for cell in transfer_matrix(
-            loaded, names, data=data, draws=draws, report=lambda t: progress.update(work, note=t)
+            bundles,
+            names,
+            data=_path(config.data_folder),
+            draws=config.test_draws,
+            report=lambda note: progress.update(task, note=note),
         ):
             append_rows(folder / "transfer.jsonl", [cell.as_row()])
             cells.append(cell)
-            progress.update(work, completed=len(cells))
+            progress.update(task, completed=len(cells))
+
+    table = transfer_table(cells)
+    write_text(folder / "transfer.md", f"{table}\n")
     notes = "".join(f"\n{c.bundle} on {c.model}: {c.reason}" for c in cells if c.reason)
-    write_text(folder / "transfer.md", f"{transfer_table(cells)}\n")
-    result = {"out": str(folder), "cells": [c.as_row() for c in cells]}
-    finish(
-        result,
-        as_json=as_json,
-        summary=f"{transfer_table(cells)}{notes}\nrows: {folder / 'transfer.jsonl'}",
-    )
+    result = {"out": str(folder), "cells": [cell.as_row() for cell in cells]}
+    run.finish(result, f"{table}{notes}\nrows: {folder / 'transfer.jsonl'}")
 
 
 def parse_models(
     models: Sequence[str], weights: Sequence[str]
 ) -> tuple[str, str | None, tuple[str, ...]]:
-    """The first victim, its weights, and the further ones as NAME or NAME=WEIGHTS.
+    """Return the first model, its weights, and the further ones as NAME or NAME=WEIGHTS.
 
-    A weights file without a name belongs to the first. Raises OptionError for one whose victim is
-    not named.
+    ``weights`` are FILE or NAME=FILE; one without a name belongs to the first of ``models``. Raises
+    OptionError for one whose model is not named.
     """
     from physadv.core.errors import OptionError
 
@@ -334,14 +283,16 @@ def parse_models(
         name, sign, file = text.partition("=")
         owner = name if sign else names[0]
         if owner not in names or owner in files:
-            limit = "has weights already" if owner in files else "is no --victim"
+            limit = "has weights already" if owner in files else "is no --model"
             raise OptionError(
-                f"--weights {text}", f"{owner} {limit}", "write --weights NAME=FILE, once a victim"
+                f"--weights {text}",
+                f"{owner} {limit}",
+                "write --weights NAME=FILE, once for each model",
             )
         files[owner] = file if sign else text
     further = tuple(f"{n}={files[n]}" if n in files else n for n in names[1:])
     return names[0], files.get(names[0]), further
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)

@@ -1,149 +1,102 @@
-"""`physadv print`: a patch folder -> a PDF true to the millimeter, and its cut line as SVG."""
+"""``physadv print``: a bundle's print sheet as a PDF true to the millimeter, its cut line as SVG."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from physadv_cli import options
-from physadv_cli.lengths import parse_size_mm
-from physadv_cli.runs import console, finish
+from physadv.printing.config import PrintConfig
+from physadv_cli.configured import from_config
+from physadv_cli.runs import RunOptions
 
 if TYPE_CHECKING:
+    from physadv.core.sign_artwork import SignFace
+    from physadv.patches.bundle import PatchBundle
     from physadv.printing.sheet import PrintedSheet
 
 
 def register(app: typer.Typer, panel: str) -> None:
-    """Attach the command."""
-    app.command("print", rich_help_panel=panel)(print_sheet)
+    """Attach the command to ``app``, listed under ``panel``."""
+    app.command(
+        "print",
+        short_help="Write the print sheet of a patch, true to the millimeter.",
+        rich_help_panel=panel,
+    )(from_config(print_sheet, PrintConfig, out="BUNDLE/sheet.pdf", threads=None))
 
 
-def print_sheet(
-    bundle: Annotated[
-        Path, typer.Argument(help="A bundle folder, or a name in patches/.", metavar="BUNDLE")
-    ],
-    paper: Annotated[
-        str,
-        typer.Option("--paper", help="a5, letter, a4, legal, a3, a2, a1, or a size: 300x400mm."),
-    ] = "a4",
-    tile: Annotated[
-        bool,
-        typer.Option("--tile", help="Lay a sticker larger than the paper over several sheets."),
-    ] = False,
-    overlap: Annotated[
-        float, typer.Option("--overlap", help="What two tiles have in common, 5 to 50 mm.")
-    ] = 10.0,
-    bleed: Annotated[
-        float, typer.Option("--bleed", help="Picture continued beyond the cut, 0 to 5 mm.")
-    ] = 0.0,
-    safe: Annotated[
-        float, typer.Option("--safe", help="Safe area inside the cut, in mm: a guide in the SVG.")
-    ] = 2.0,
-    corner_radius: Annotated[
-        float, typer.Option("--corner-radius", help="Of the cut line, 0.3 mm or more.")
-    ] = 0.3,
-    cut_name: Annotated[
-        str, typer.Option("--cut-name", help="Spot color of the cut line.")
-    ] = "CutContour",
-    cut_width: Annotated[
-        float, typer.Option("--cut-width", help="Width of the cut line, 0.25 to 1 pt.")
-    ] = 0.25,
-    icc: Annotated[
-        Path | None,
-        typer.Option(
-            "--icc", help="CMYK profile of your print shop; writes a proof. (default: sRGB)"
-        ),
-    ] = None,
-    intent: Annotated[
-        str,
-        typer.Option("--intent", help="With --icc: relative, perceptual, saturation or absolute."),
-    ] = "relative",
-    test_signs: Annotated[
-        bool,
-        typer.Option("--test-signs", help="Add three small paper signs to hold before a webcam."),
-    ] = False,
-    sign: Annotated[
-        Path | None,
-        typer.Option(
-            "--sign",
-            "--signs",
-            help="Drawing of the sign for --test-signs. (default: drawn by code)",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The PDF. (default: BUNDLE/sheet.pdf)")
-    ] = None,
-    json: options.Json = False,
-) -> None:
-    """Write the print sheet of a patch: cut line, 100 mm bar to measure, markers; print it at 100
-    %.
+def print_sheet(config: PrintConfig, run: RunOptions) -> None:
+    """Write the print sheet of a patch: sticker, cut line, markers and a 100 mm bar to measure.
 
-    Beside the PDF lie the cut line as SVG and, with --icc, a soft proof as PNG.
+    Print it at 100 %. Beside the PDF lie the cut line as SVG and, with --icc, a soft proof as PNG.
 
     Example: physadv print runs/stop --paper a4 --tile --bleed 2 --test-signs
     """
-    from physadv.core.image_io import read_rgba
     from physadv.core.package_data import bundle_folder
-    from physadv.core.sign_artwork import SignFace
     from physadv.patches.bundle import read_bundle
     from physadv.printing.cut_line import CutOptions
     from physadv.printing.icc import PressProfile
     from physadv.printing.sheet import write_sheet
+    from physadv_cli.progress import status_line
 
-    beside = (
-        bundle / "sheet.pdf" if bundle.exists() else Path(f"{bundle.name}.pdf")
-    )  # ready-made ones stay as they are
-    patch = read_bundle(bundle_folder(bundle))
-    place = patch.card.placement
-    face = (
-        None
-        if sign is None
-        else SignFace(place.sign, read_rgba(sign, svg_px=2048), place.sign_width_mm)
-    )
-    with console.status("Drawing the sheet"):
+    patch = read_bundle(bundle_folder(Path(config.bundle)))
+    with status_line("drawing the sheet"):
         sheet = write_sheet(
             patch,
-            out or beside,
-            paper=paper_of(paper),
-            tile=tile,
-            overlap=overlap,
-            cut=CutOptions(bleed, safe, corner_radius, cut_name, cut_width),
-            press=None if icc is None else PressProfile(icc, intent=intent),
-            test_signs=test_signs,
-            sign=face,
+            run.out or _usual_path(Path(config.bundle)),
+            paper=config.paper,
+            tile=config.tile,
+            overlap=config.overlap,
+            cut=CutOptions(
+                config.bleed, config.safe, config.corner_radius, config.cut_name, config.cut_width
+            ),
+            press=None if config.icc is None else PressProfile(config.icc, intent=config.intent),
+            test_signs=config.test_signs,
+            sign=None if config.sign is None else _face_of(config.sign, patch),
         )
+    run.record_beside(sheet.pdf, config)
+
     size = patch.card.size
-    result = {
+    words = f"{size.width_mm:.1f} x {size.height_mm:.1f} mm"
+    run.finish(_result(config, patch, sheet), _summary(sheet, words, config.paper))
+
+
+def _usual_path(bundle: Path) -> Path:
+    """sheet.pdf in the bundle's folder; ready-made bundles stay as they are."""
+    return bundle / "sheet.pdf" if bundle.exists() else Path(f"{bundle.name}.pdf")
+
+
+def _face_of(drawing: str, patch: PatchBundle) -> SignFace:
+    """The sign of the bundle with ``drawing`` as its picture."""
+    from physadv.core.image_io import read_rgba
+    from physadv.core.sign_artwork import SignFace
+
+    placement = patch.card.placement
+    return SignFace(placement.sign, read_rgba(drawing, svg_px=2048), placement.sign_width_mm)
+
+
+def _result(config: PrintConfig, patch: PatchBundle, sheet: PrintedSheet) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    size = patch.card.size
+    return {
         "pdf": sheet.pdf,
         "svg": sheet.svg,
         "proof": sheet.proof_png,
         "run_id": patch.card.patch.run_id,
-        "paper": paper,
+        "paper": config.paper,
         "page_mm": sheet.page_mm,
         "pages": sheet.pages,
         "size_mm": [size.width_mm, size.height_mm],
-        "bleed_mm": bleed,
-        "safe_mm": safe,
+        "bleed_mm": config.bleed,
+        "safe_mm": config.safe,
         "safe_share": round(sheet.safe_share, 4),
-        "corner_radius_mm": corner_radius,
-        "cut_name": cut_name,
+        "corner_radius_mm": config.corner_radius,
+        "cut_name": config.cut_name,
         "bar_mm": round(sheet.bar_mm, 3),
         **_places(sheet),
         **_proof(sheet),
     }
-    finish(
-        result,
-        as_json=json,
-        summary=_summary(sheet, f"{size.width_mm:.1f} x {size.height_mm:.1f} mm", paper),
-    )
-
-
-def paper_of(text: str) -> str | tuple[float, float]:
-    """A paper's name, or its size in mm, e.g. 300x400mm; other text is left for the library to
-    refuse."""
-    return parse_size_mm(text, "--paper") if text.strip()[:1].isdigit() else text.strip()
 
 
 def _places(sheet: PrintedSheet) -> dict[str, Any]:
@@ -165,6 +118,7 @@ def _places(sheet: PrintedSheet) -> dict[str, Any]:
 
 
 def _proof(sheet: PrintedSheet) -> dict[str, Any]:
+    """What the soft proof predicts, where there is one."""
     if sheet.proof is None:
         return {}
     p = sheet.proof
@@ -180,6 +134,7 @@ def _proof(sheet: PrintedSheet) -> dict[str, Any]:
 
 
 def _summary(sheet: PrintedSheet, size: str, paper: str) -> str:
+    """The files for people, a line each."""
     on = (
         f"on {paper}"
         if sheet.tiled is None
