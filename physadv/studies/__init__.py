@@ -1,1 +1,1 @@
-"""The classic experiments, each one command and one report."""
+"""Experiments that reproduce published claims, one module each."""

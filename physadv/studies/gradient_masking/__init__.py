@@ -1,1 +1,1 @@
-"""Defenses that only appear robust, and the attacks that show it."""
+"""Gradient masking: defenses that hide gradients, and the attacks that break each of them."""

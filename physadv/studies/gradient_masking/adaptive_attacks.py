@@ -1,7 +1,6 @@
-"""The attacks of the gallery of masked gradients that are made for one defense, or that its authors
-judged it by.
+"""Attacks made for one defense each, or used by its authors to evaluate it.
 
-Each is a callable of its own settings; all have the signature of :class:`AdaptiveAttack`.
+Each is a callable dataclass of its own settings with the signature of :class:`AdaptiveAttack`.
 """
 
 from __future__ import annotations
@@ -22,19 +21,27 @@ from physadv.training.methods._inner_maximization import ascend_loss
 
 
 class AdaptiveAttack(Protocol):
-    """An attack made for one defense: images (b, c, h, w), ``eps`` in l_inf away or less, or a few
-    pixels apart."""
+    """Protocol of an attack made for one defense."""
 
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
-        """The images to be judged by the deployed defense."""
+        """Return adversarial images to be judged by the deployed defense.
+
+        Args:
+            images: Clean images (b, c, h, w) in [0, 1].
+            labels: True classes (b,).
+            eps: Radius of the l_inf ball; attacks on few pixels ignore it.
+            steps: Steps of iterative attacks.
+            seed: Seed of random draws.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class SaliencyAttack:
-    """Pixels one after the other by their slope."""
+    """Greedy change of up to ``pixels`` pixels in the order of their gradients (JSMA, Papernot et
+    al. 2016)."""
 
     model: Classifier
     pixels: int
@@ -42,40 +49,44 @@ class SaliencyAttack:
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
-        """See :class:`AdaptiveAttack`."""
+        """Return ``images`` with a few pixels changed away from ``labels``; ``eps``, ``steps`` and
+        ``seed`` are not used."""
         return saliency_attack(self.model, images, labels, pixels=self.pixels).images
 
 
 @dataclass(frozen=True)
 class DeepFoolAttack:
-    """The nearest misread images within ``eps`` in l_inf."""
+    """Nearest misclassified images within ``eps`` in l_inf (DeepFool, Moosavi-Dezfooli et al.
+    2016)."""
 
     model: Classifier
 
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
-        """See :class:`AdaptiveAttack`."""
+        """Return ``images`` moved off ``labels`` within ``eps``; ``steps`` and ``seed`` are not
+        used."""
         return deepfool(self.model, images, labels, eps=eps, norm="linf", speed="plain").images
 
 
 @dataclass(frozen=True)
 class TextbookAttack:
-    """PGD on another net than the deployed one."""
+    """Plain PGD, on the deployed network or on another one."""
 
     model: Classifier
 
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
-        """See :class:`AdaptiveAttack`."""
+        """Return ``images`` moved off ``labels`` within ``eps`` in ``steps``; ``seed`` is not
+        used."""
         return textbook_pgd(self.model, images, labels, eps=eps, steps=steps)
 
 
 @dataclass(frozen=True)
 class MarginAttack:
-    """PGD on the margin that keeps the best; with ``pairs`` the slope is estimated by differences
-    over ``sigma``."""
+    """PGD on the margin that keeps the best iterate; with ``pairs`` the gradient is estimated by
+    differences over ``sigma``."""
 
     model: Classifier
     pairs: int = 0
@@ -84,22 +95,21 @@ class MarginAttack:
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
-        """See :class:`AdaptiveAttack`."""
-        asked: Classifier = self.model
+        """Return ``images`` moved off ``labels`` within ``eps`` in ``steps``, with draws of
+        ``seed``."""
+        model: Classifier = self.model
         if self.pairs:
-            asked, steps = (
-                EstimatedGradient(asked, pairs=self.pairs, sigma=self.sigma, seed=seed),
-                max(1, steps // 2),
-            )
-        found = pgd(
-            asked, images, labels, eps=eps, steps=steps, loss="margin", speed="plain", seed=seed
-        )
-        return found.images
+            model = EstimatedGradient(model, pairs=self.pairs, sigma=self.sigma, seed=seed)
+            steps = max(1, steps // 2)
+
+        return pgd(
+            model, images, labels, eps=eps, steps=steps, loss="margin", speed="plain", seed=seed
+        ).images
 
 
 @dataclass(frozen=True)
 class JointLossAttack:
-    """Two joint losses, 2.5 times the steps each."""
+    """Two joint losses on classifier and detectors, each with 2.5 times the steps."""
 
     model: Classifier
     detectors: Classifier
@@ -108,21 +118,34 @@ class JointLossAttack:
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
     ) -> Tensor:
-        """See :class:`AdaptiveAttack`."""
-        made = self.model, self.detectors, self.threshold
+        """Return ``images`` moved off ``labels`` within ``eps`` in ``steps``, with draws of
+        ``seed``."""
         return joint_loss_attack(
-            *made, images, labels, eps=eps, steps=round(2.5 * steps), seed=seed
+            self.model,
+            self.detectors,
+            self.threshold,
+            images,
+            labels,
+            eps=eps,
+            steps=round(2.5 * steps),
+            seed=seed,
         )
 
 
 def textbook_pgd(
     model: Classifier, images: Tensor, labels: Tensor, *, eps: float, steps: int
 ) -> Tensor:
-    """PGD as it is most often written: the sign of the gradient of the cross entropy, the last
-    iterate returned.
+    """Attack by PGD as it is most often written: sign of the cross-entropy's gradient, last iterate
+    returned.
 
-    What it cannot see is what the gallery is about; attack with
-    :func:`physadv.attacks.gradient.pgd` instead.
+    The study measures what this attack misses; to attack, use :func:`physadv.attacks.gradient.pgd`.
+
+    Args:
+        model: Classifier: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        eps: Radius of the l_inf ball, in units of [0, 1].
+        steps: Number of steps.
     """
     size = 2.5 * eps / max(1, steps)
     return ascend_loss(

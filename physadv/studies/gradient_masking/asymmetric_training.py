@@ -2,9 +2,9 @@
 moved towards it.
 
 Detector k learns to tell images of class k from *other* images that were moved, within eps, to look
-like class k. Only the other side is attacked, hence the name. Deployed, a classifier names a class
-and that class's detector must agree, else the image is rejected. Tramer et al. (2020) broke it by
-one attack on both at once.
+like class k. Only the other side is attacked, hence the name. In deployment a classifier predicts a
+class and that class's detector must accept, else the image is rejected. Tramer et al. (2020) broke
+it by one attack on both at once.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosit
 
 @dataclass
 class AsymmetricTraining(TrainingMethod):
-    """Training of a net whose output k is the logit of detector k, against ``steps`` of PGD within
-    ``eps`` in l_inf."""
+    """Training of a network whose output k is the logit of detector k, against PGD in l_inf.
+
+    Args:
+        eps: Radius of the ball, in units of [0, 1].
+        steps: Steps of PGD, at least 1.
+    """
 
     eps: float
     steps: int = 7
@@ -33,20 +37,24 @@ class AsymmetricTraining(TrainingMethod):
     recorded_as: ClassVar[str] = "Asymmetric"
 
     def __post_init__(self) -> None:
-        require_option("eps", self.eps, self.eps >= 0, "write it like 0.1 or 8/255")
-        require_option("steps", self.steps, self.steps >= 1, "use 7")
+        require_option("eps", self.eps, self.eps >= 0, "Write it like 0.1 or 8/255")
+        require_option("steps", self.steps, self.steps >= 1, "Use e.g. 7")
 
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`. Each image is its own class's example, and another's, drawn at
-        random, once moved."""
+        """Return the detectors' loss of ``net`` on a batch.
+
+        Each image is an example of its own class in ``labels``, and after the attack a
+        counterexample of another class, drawn from ``at``. ``images`` are (b, c, h, w) in [0, 1].
+        """
         classes = net(images[:1]).shape[1]
-        ahead = torch.randint(1, classes, labels.shape, generator=at.generator).to(labels.device)
-        others = (labels + ahead) % classes
+        offset = torch.randint(1, classes, labels.shape, generator=at.generator).to(labels.device)
+        others = (labels + offset) % classes
         moved = self._towards(net, images, others)
         own = net(images).float().gather(1, labels[:, None])
         other = net(moved).float().gather(1, others[:, None])
+
         accepted = F.binary_cross_entropy_with_logits(own, torch.ones_like(own))
         refused = F.binary_cross_entropy_with_logits(other, torch.zeros_like(other))
         return accepted + refused, {
@@ -55,6 +63,7 @@ class AsymmetricTraining(TrainingMethod):
         }
 
     def _towards(self, net: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+        """Return images moved to raise the logit of their detector in ``classes``."""
         x = images
         with frozen_eval(net):
             for _ in range(self.steps):
@@ -68,11 +77,11 @@ class AsymmetricTraining(TrainingMethod):
 
 
 class GuardedClassifier(nn.Module):
-    """``model`` whose verdict counts only where the detector of its class gives ``threshold`` or
-    more.
+    """A classifier whose prediction counts only where the detector of its class reaches
+    ``threshold``.
 
-    Logits (b, classes + 1): the victim's, and last a rejection, above all others by as much as the
-    detector's logit lies below the threshold.
+    Logits (b, classes + 1): those of ``model``, and last a rejection, which exceeds all others by
+    as much as the logit in ``detectors`` lies below the threshold.
     """
 
     def __init__(self, model: Classifier, detectors: Classifier, threshold: float = 0.0) -> None:
@@ -80,19 +89,19 @@ class GuardedClassifier(nn.Module):
         self.model, self.detectors, self.threshold = model, detectors, threshold
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
-        logits, found = self.model(images), self.detectors(images)
-        best, named = logits.max(1)
-        refusal = best + self.threshold - found.gather(1, named[:, None])[:, 0]
+        """Return the logits (b, classes + 1) of ``images``."""
+        logits, detections = self.model(images), self.detectors(images)
+        best, predicted = logits.max(1)
+        refusal = best + self.threshold - detections.gather(1, predicted[:, None])[:, 0]
         return torch.cat((logits, refusal[:, None]), 1)
 
 
 class JointMarginClassifier(nn.Module):
-    """The same verdicts as :class:`GuardedClassifier`, laid open: one number a class says how far it is from
-    being accepted.
+    """The same predictions as :class:`GuardedClassifier`, with a usable gradient: one number a
+    class measures its distance from acceptance.
 
-    Logits (b, classes + 1): for each class the smaller of its margin at the victim and its
-    detector's logit over the threshold; the rejection is 0. A class is the verdict where its number
+    Logits (b, classes + 1): for each class the smaller of its margin at the classifier and its
+    detector's logit over the threshold; the rejection is 0. A class is predicted where its number
     is positive, and at most one can be.
     """
 
@@ -101,12 +110,12 @@ class JointMarginClassifier(nn.Module):
         self.model, self.detectors, self.threshold = model, detectors, threshold
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
-        logits, found = self.model(images), self.detectors(images) - self.threshold
+        """Return the joint margins (b, classes + 1) of ``images``."""
+        logits, excess = self.model(images), self.detectors(images) - self.threshold
         top = logits.topk(2, 1).values
         rival = torch.where(logits == top[:, :1], top[:, 1:], top[:, :1])
-        reached = torch.minimum(logits - rival, found)
-        return torch.cat((reached, reached.new_zeros(len(reached), 1)), 1)
+        joint = torch.minimum(logits - rival, excess)
+        return torch.cat((joint, joint.new_zeros(len(joint), 1)), 1)
 
 
 def joint_loss_attack(
@@ -120,33 +129,46 @@ def joint_loss_attack(
     steps: int = 100,
     seed: int = 0,
 ) -> Tensor:
-    """Images (b, c, h, w) within ``eps`` in l_inf that another class's detector accepts too, where
-    one is found.
+    """Attack classifier and detectors at once (Tramer et al. 2020).
 
-    PGD towards every other class in turn, with two losses: the victim's margin, worth no more than
-    CLEAR, and the detector's logit together; then, from a random start, the margin until it is won
-    and the detector's logit from there on (Tramer et al. 2020). Images that are not broken come
-    back as they were.
+    PGD towards every other class in turn, with two losses: first the margin at the classifier,
+    worth no more than CLEAR, plus the detector's logit; then, from a random start, the margin until
+    it is positive and the detector's logit from there on.
+
+    Args:
+        model: Classifier.
+        detectors: Network with one detector logit a class.
+        threshold: Logit from which a detector accepts.
+        images: Clean images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        eps: Radius of the l_inf ball, in units of [0, 1].
+        steps: Steps of each run of PGD.
+        seed: Seed of the random starts.
+
+    Returns:
+        Adversarial images; those that were not broken are returned unchanged.
     """
-    best, open_ = images.clone(), torch.arange(len(images))
+    best, unbroken = images.clone(), torch.arange(len(images))
     classes = detectors(images[:1]).shape[1]
     for loss in ("sum", "turns"):
-        for ahead in range(1, classes):
-            x0, targets = images[open_], ((labels[open_] + ahead) % classes)[:, None]
-            draws = generator(seed, "both at once", ahead)
+        for offset in range(1, classes):
+            x0, targets = images[unbroken], ((labels[unbroken] + offset) % classes)[:, None]
+            draws = generator(seed, "both at once", offset)
             start = x0 if loss == "sum" else random_start(x0, eps, "linf", draws)
-            found, won = _toward_both(
+            moved, success = _attack_jointly(
                 model, detectors, threshold, x0, start, targets, eps, steps, loss
             )
-            best[open_[won]] = found[won]
-            open_ = open_[~won]
+            best[unbroken[success]] = moved[success]
+            unbroken = unbroken[~success]
+
     return best
 
 
 CLEAR = 0.5
+"""Margin at the classifier beyond which a larger one is worth nothing."""
 
 
-def _toward_both(
+def _attack_jointly(
     model: Classifier,
     detectors: Classifier,
     threshold: float,
@@ -157,8 +179,9 @@ def _toward_both(
     steps: int,
     loss: str,
 ) -> tuple[Tensor, Tensor]:
-    """The last iterate that both accept as ``targets`` (b, 1), and where there was one (b,)."""
-    best, won = x0.clone(), torch.zeros(len(x0), dtype=torch.bool)
+    """Return the last iterates that both accept as ``targets`` (b, 1), and (b,) whether there was
+    one."""
+    best, success = x0.clone(), torch.zeros(len(x0), dtype=torch.bool)
     with frozen_eval(model, detectors):
         for _ in range(steps if len(x0) else 0):
             x = x.detach().requires_grad_(True)
@@ -167,19 +190,28 @@ def _toward_both(
             margin = logits.gather(1, targets)[:, 0] - rival
             accepted = detectors(x).gather(1, targets)[:, 0] - threshold
             in_turns = torch.where(margin > 0.01, accepted, margin)
-            aim = margin.clamp(max=CLEAR) + accepted if loss == "sum" else in_turns
-            (slope,) = torch.autograd.grad(aim.sum(), x)
+            objective = margin.clamp(max=CLEAR) + accepted if loss == "sum" else in_turns
+            (slope,) = torch.autograd.grad(objective.sum(), x)
+
             now = (margin > 0) & (accepted > 0)
-            best[now], won = x.detach()[now], won | now
+            best[now], success = x.detach()[now], success | now
             x = x.detach() + 2.5 * eps / steps * slope.sign()
             x = torch.maximum(torch.minimum(x, x0 + eps), x0 - eps).clamp(0, 1)
-    return best, won
+
+    return best, success
 
 
 def acceptance_threshold(
     detectors: Classifier, images: Tensor, labels: Tensor, *, accept: float = 0.95
 ) -> float:
-    """The threshold that accepts a share ``accept`` of these images at their own class's detector."""
+    """Return the threshold that accepts a share of images at their own class's detector.
+
+    Args:
+        detectors: Network with one detector logit a class.
+        images: Images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        accept: Share to accept, between 0 and 1.
+    """
     with torch.no_grad():
         own = detectors(images).gather(1, labels[:, None])[:, 0]
     return float(own.double().quantile(1 - accept))

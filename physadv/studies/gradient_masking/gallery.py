@@ -1,8 +1,8 @@
-"""The gallery of masked gradients: defenses that look robust to a plain attack, each beside those
-that see through it.
+"""Gallery of masked gradients: defenses that look robust to a plain attack, each with the attacks
+that break it.
 
-After Athalye et al. (2018), Carlini et al. (2019) and Tramer et al. (2020). These are small honest
-versions: each has the mechanism of its paper, none its training.
+After Athalye et al. (2018), Carlini et al. (2019) and Tramer et al. (2020). Each defense is a small
+version with the mechanism of its paper, without its training.
 """
 
 from __future__ import annotations
@@ -47,25 +47,34 @@ Remedy = Literal[
     "the solver's own gradient",
     "none needed",
 ]
-Part = Callable[[Tensor], Tensor]
+Transform = Callable[[Tensor], Tensor]
 DRAWS, WIDE = 8, 50
+"""Draws of expectation over transformation, and pairs of estimated gradients."""
 TEXTBOOK = "PGD on it as deployed"
 
 
 @dataclass(frozen=True)
 class MaskedDefense:
-    """One defense: ``defended`` as deployed, ``adaptive`` with the same verdicts and its gradient
-    laid open.
+    """One defense: ``defended`` as deployed, ``adaptive`` with the same predictions and a usable
+    gradient.
 
-    ``hides`` says how the gradient is hidden, ``remedy`` how it is found, ``loss`` what the
-    adaptive attack climbs. ``random`` defenses are judged by their share of right verdicts over
-    fresh draws. One that ``rejects`` has a last logit for it: wrong for a clean image, and no
-    success for an attack. ``labels_only``: scores say nothing.
-
-    ``plain`` is the attack its authors judged it by, in the words of ``plain_is``; without one it
-    is textbook PGD on the deployed defense. ``further`` attacks try what the first adaptive one
-    leaves. Where ``pixels`` is above 0 the threat is that many pixels changed at will, as in its
-    paper, and not ``eps``.
+    Attributes:
+        name: Name in tables.
+        paper: Authors and year.
+        hides: Mechanism that hides the gradient.
+        remedy: How the gradient is recovered.
+        defended: Classifier as deployed.
+        adaptive: Classifier with the same predictions, for gradients.
+        loss: Loss of the adaptive attack, "ce" or "margin".
+        random: Whether predictions are random; then the majority over fresh draws counts.
+        rejects: Whether the last logit is a rejection: wrong for a clean image, and no success for
+            an attack.
+        labels_only: Whether scores carry no information.
+        plain: Attack that the authors used; None for textbook PGD on the deployed defense.
+        plain_is: Description of ``plain``.
+        further: Attacks for what the first adaptive one leaves.
+        pixels: Where above 0, the threat is this number of pixels changed at will, as in the paper,
+            and not an l_inf ball.
     """
 
     name: str
@@ -86,9 +95,14 @@ class MaskedDefense:
 
 @dataclass(frozen=True)
 class SurvivingImages:
-    """Which images (b,) bool the deployed defense still reads rightly: clean, under the plain
-    attack, under the adaptive ones, under the black box alone (None: not run), and under all of
-    them."""
+    """Images (b,), bool, that the deployed defense still classifies correctly under each attack.
+
+    Attributes:
+        clean: Without an attack.
+        plain: Under the plain attack.
+        gradient: Under the adaptive attacks.
+        black_box: Under the black-box attack alone; None where it was not run.
+    """
 
     clean: Tensor
     plain: Tensor
@@ -97,14 +111,14 @@ class SurvivingImages:
 
     @property
     def real(self) -> Tensor:
-        """Right whatever was tried."""
-        left = self.clean & self.plain & self.gradient
-        return left if self.black_box is None else left & self.black_box
+        """Images correct under all attacks."""
+        survived = self.clean & self.plain & self.gradient
+        return survived if self.black_box is None else survived & self.black_box
 
 
 @dataclass(frozen=True)
 class MaskingMeasurement:
-    """Accuracy (with n and interval) clean, under the plain attack and under all of them, in the
+    """Accuracy (with n and interval) clean, under the plain attack and under all attacks, in the
     same threat."""
 
     name: str
@@ -114,39 +128,41 @@ class MaskingMeasurement:
     adaptive: RateInterval
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def masked_defenses(
     model: nn.Module, images: Tensor, labels: Tensor, *, classes: int
 ) -> list[MaskedDefense]:
-    """Every defense around ``model``, a classifier of (b, c, h, w) in [0, 1].
+    """Build every defense of the gallery around one classifier.
 
-    ``images`` and ``labels`` fit the generative classifier, which stands on its own.
-    k-winners-take-all is left out where the victim has no ReLU module.
+    k-winners-take-all is left out where the model has no ReLU module.
+
+    Args:
+        model: Classifier: images (b, c, h, w) in [0, 1] to logits (b, classes).
+        images: Images that the generative classifier is fitted to, which does not use ``model``.
+        labels: Their classes.
+        classes: Number of classes.
     """
-    found = [
+    defenses = [
         one_hot_defense(model),
         saturated_softmax_defense(model),
         thermometer_defense(model),
         staircase_defense(model),
         sparse_recovery_defense(model, images),
-    ]
-    found += [
         random_resizing_defense(model),
         matrix_completion_defense(model),
         generative_defense(images, labels, classes=classes),
     ]
-    return (
-        [*found, k_winners_defense(model)]
-        if any(isinstance(m, nn.ReLU) for m in model.modules())
-        else found
-    )
+    if any(isinstance(m, nn.ReLU) for m in model.modules()):
+        defenses.append(k_winners_defense(model))
+    return defenses
 
 
 def one_hot_defense(model: Classifier) -> MaskedDefense:
-    """Labels alone are given out. Whoever has the net reads the logits behind them."""
+    """Return a defense of ``model`` that gives out labels alone; an attacker who has the network
+    reads the logits."""
     return MaskedDefense(
         "one-hot output",
         "label-only APIs",
@@ -159,52 +175,67 @@ def one_hot_defense(model: Classifier) -> MaskedDefense:
 
 
 def saturated_softmax_defense(model: Classifier, factor: float = 1e5) -> MaskedDefense:
-    """Logits so large that softmax is exactly 0 and 1, as defensive distillation makes them
-    (Papernot et al. 2016)."""
-    hot = obfuscations.ScaledLogits(model, factor)
+    """Return a defense that scales the logits of ``model`` by ``factor``, so that softmax is
+    exactly 0 and 1.
+
+    Defensive distillation saturates them the same way (Papernot et al. 2016).
+    """
+    scaled = obfuscations.ScaledLogits(model, factor)
     return MaskedDefense(
         "saturated softmax",
         "Papernot 2016",
         "float underflow",
         "scale-free loss",
-        hot,
+        scaled,
         model,
         loss="margin",
     )
 
 
 def thermometer_defense(model: Classifier, levels: int = 16) -> MaskedDefense:
-    """Pixels pass through a thermometer code."""
-    part = partial(obfuscations.thermometer_quantize, levels=levels)
-    return _preprocessed("thermometer code", "Buckman 2018", "quantisation", model, part)
+    """Return a defense that quantizes pixels to a thermometer code of ``levels`` before ``model``
+    (Buckman et al. 2018)."""
+    transform = partial(obfuscations.thermometer_quantize, levels=levels)
+    return _preprocessed("thermometer code", "Buckman 2018", "quantisation", model, transform)
 
 
 def staircase_defense(model: Classifier, levels: int = 16) -> MaskedDefense:
-    """Pixels pass through a deep smooth map whose slope vanishes or explodes."""
-    part = partial(obfuscations.staircase_map, levels=levels)
+    """Return a defense that passes pixels through a deep smooth map to ``levels`` steps before
+    ``model``.
+
+    Its slope vanishes or explodes, as in PixelDefend (Song et al. 2018).
+    """
+    transform = partial(obfuscations.staircase_map, levels=levels)
     return _preprocessed(
         "very deep purifier",
         "PixelDefend, Song 2018",
         "vanishing and exploding slopes",
         model,
-        part,
+        transform,
     )
 
 
 def sparse_recovery_defense(
     model: Classifier, like: Tensor, *, kept: float = 0.1, pixels: float = 0.025
 ) -> MaskedDefense:
-    """Iterative hard thresholding against a few spoiled pixels; shares are of the pixels of images
-    ``like`` (.., h, w).
+    """Return a defense by iterative hard thresholding against a few corrupted pixels (Bafna et al.
+    2018).
 
-    Its authors attacked the net without the correction (JSMA, l_0 Carlini-Wagner) and corrected the
-    result. The solver is a dozen lines of products and top-k: its own gradient is there for the
-    asking.
+    Its authors attacked the network without the correction (JSMA, l_0 Carlini-Wagner) and corrected
+    the result. The solver is a short chain of products and top-k, so its own gradient is available.
+
+    Args:
+        model: Classifier.
+        like: Images (..., h, w) whose size decides the counts.
+        kept: Share of cosine coefficients kept.
+        pixels: Share of pixels that the attacker may change.
     """
     size = like.shape[-2] * like.shape[-1]
     budget = max(1, round(pixels * size))
-    part = partial(obfuscations.hard_threshold, kept=max(1, round(kept * size)), spoiled=budget)
-    defended = _PreprocessedModel(model, part)
+    transform = partial(
+        obfuscations.hard_threshold, kept=max(1, round(kept * size)), spoiled=budget
+    )
+    defended = _PreprocessedModel(model, transform)
     return MaskedDefense(
         "sparse Fourier recovery",
         "Bafna 2018",
@@ -221,10 +252,15 @@ def sparse_recovery_defense(
 def random_resizing_defense(
     model: Classifier, most: float = 1.3, fill: float = 0.5
 ) -> MaskedDefense:
-    """A random size and place each time, on ``fill``.
+    """Return a defense by random resizing and placement (Xie et al. 2018).
 
-    Its authors let the attacker know the net, not the random layer ("vanilla"), and counted
-    DeepFool among the attacks.
+    Its authors let the attacker have the network, not the random layer ("vanilla"), and used
+    DeepFool among other attacks.
+
+    Args:
+        model: Classifier.
+        most: Largest factor by which images shrink.
+        fill: Value in [0, 1] of the border.
     """
     defended = _PreprocessedModel(model, partial(obfuscations.random_resize, most=most, fill=fill))
     return MaskedDefense(
@@ -242,30 +278,35 @@ def random_resizing_defense(
 
 
 def matrix_completion_defense(model: Classifier) -> MaskedDefense:
-    """Pixels are dropped at random and filled by low rank."""
+    """Return a defense of ``model`` that drops pixels at random and fills them by low rank (ME-Net,
+    Yang et al. 2019)."""
     defended = _PreprocessedModel(model, lambda x: obfuscations.complete_matrix(x).detach() + 0 * x)
-    open_one = _PreprocessedModel(model, bpda(obfuscations.complete_matrix))
+    adaptive = _PreprocessedModel(model, bpda(obfuscations.complete_matrix))
     return MaskedDefense(
         "matrix completion",
         "ME-Net, Yang 2019",
         "randomness and an iterated solver",
         "bpda + eot",
         defended,
-        expectation_model(open_one, draws=DRAWS),
+        expectation_model(adaptive, draws=DRAWS),
         random=True,
     )
 
 
 def k_winners_defense(model: nn.Module, share: float = 0.4) -> MaskedDefense:
-    """k-winners-take-all activations in the place of a trained net's ReLU."""
+    """Return a defense of ``model`` with its ReLUs replaced by k-winners-take-all of ``share``
+    (Xiao et al. 2020)."""
     return trained_k_winners_defense(
         obfuscations.with_k_winners(model, share, adaptive=False).eval(), share
     )
 
 
 def trained_k_winners_defense(net: nn.Module, share: float = 0.2) -> MaskedDefense:
-    """A net that was trained with k-winners-take-all. Its slope is averaged over noise, and
-    estimated from differences over many small changes (Tramer et al. 2020)."""
+    """Return a defense of ``net`` that was trained with k-winners-take-all of ``share``.
+
+    Its gradient is averaged over noise, and estimated from differences over many small changes
+    (Tramer et al. 2020).
+    """
     adaptive = expectation_model(
         obfuscations.NoisyModel(obfuscations.with_k_winners(net, share, adaptive=True).eval()),
         draws=DRAWS,
@@ -282,7 +323,13 @@ def trained_k_winners_defense(net: nn.Module, share: float = 0.2) -> MaskedDefen
 
 
 def generative_defense(images: Tensor, labels: Tensor, *, classes: int) -> MaskedDefense:
-    """Class-conditional Gaussians fitted to ``images``."""
+    """Return a defense by class-conditional Gaussians (Schott et al. 2019).
+
+    Args:
+        images: Images (n, c, h, w) to fit.
+        labels: Their classes (n,).
+        classes: Number of classes.
+    """
     net = obfuscations.GaussianClassifier(images, labels, classes=classes).eval()
     return MaskedDefense(
         "generative classifier",
@@ -296,19 +343,26 @@ def generative_defense(images: Tensor, labels: Tensor, *, classes: int) -> Maske
 
 
 class _PreprocessedModel(nn.Module):
-    """``model`` on the output of ``part``."""
+    """A classifier behind an image transform."""
 
-    def __init__(self, model: Classifier, part: Part) -> None:
+    def __init__(self, model: Classifier, transform: Transform) -> None:
         super().__init__()
-        self.model, self.part = model, part
+        self.model, self.transform = model, transform
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (b, classes)."""
-        return self.model(self.part(images))
+        """Return the logits (b, classes) of transformed images."""
+        return self.model(self.transform(images))
 
 
 def asymmetric_defense(model: Classifier, detectors: Classifier, threshold: float) -> MaskedDefense:
-    """A detector a class, trained adversarially, must agree with the classifier."""
+    """Return a defense in which an adversarially trained detector a class must accept the
+    prediction (Yin et al. 2020).
+
+    Args:
+        model: Classifier.
+        detectors: Network with one detector logit a class.
+        threshold: Logit from which a detector accepts.
+    """
     return MaskedDefense(
         "asymmetric adversarial training",
         "Yin 2020",
@@ -323,7 +377,8 @@ def asymmetric_defense(model: Classifier, detectors: Classifier, threshold: floa
 
 
 def thermometer_net_defense(net: Classifier, levels: int = 16) -> MaskedDefense:
-    """A net trained on the thermometer code itself: ``net`` takes (b, c * levels, h, w)."""
+    """Return a defense of ``net`` that was trained on a thermometer code of ``levels``: (b, c *
+    levels, h, w) to logits."""
     code = partial(obfuscations.thermometer_code, levels=levels)
     adaptive = _PreprocessedModel(
         net, bpda(code, partial(obfuscations.soft_thermometer_code, levels=levels))
@@ -348,11 +403,23 @@ def measure_masking(
     seed: int = 0,
     queries: int = 0,
 ) -> MaskingMeasurement:
-    """The shares of :func:`attack_defense`; the adaptive one counts what any of the attacks broke."""
-    found = attack_defense(masked, images, labels, eps=eps, steps=steps, seed=seed, queries=queries)
+    """Return accuracy clean, under the plain attack and under all attacks.
+
+    Args:
+        masked: Defense to measure.
+        images: Clean images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        eps: Radius of the l_inf ball, in units of [0, 1].
+        steps: Steps of iterative attacks.
+        seed: Seed of random draws.
+        queries: Queries of a black-box attack; 0 runs none.
+    """
+    outcome = attack_defense(
+        masked, images, labels, eps=eps, steps=steps, seed=seed, queries=queries
+    )
     shares = [
-        wilson_interval(int(r.sum()), len(labels))
-        for r in (found.clean, found.clean & found.plain, found.real)
+        wilson_interval(int(survived.sum()), len(labels))
+        for survived in (outcome.clean, outcome.clean & outcome.plain, outcome.real)
     ]
     return MaskingMeasurement(masked.name, masked.remedy, *shares)
 
@@ -367,17 +434,38 @@ def attack_defense(
     seed: int = 0,
     queries: int = 0,
 ) -> SurvivingImages:
-    """Attack the deployed defense by the plain attack, then by its adaptive ones.
+    """Attack the deployed defense with the plain attack, then with its adaptive ones.
 
-    Textbook PGD and the first adaptive attack both start at the image itself, so that the
-    difference is the gradient's alone; all adversarial images are judged by the deployed defense.
-    With ``queries`` a black box (Square, RayS where labels alone are given out, random search over
-    pixels) is tried too; random defenses, asked for several draws a query, get a quarter of them.
-    The caller's global generator stays as it was.
+    Textbook PGD and the first adaptive attack both start at the image itself, so that they differ
+    in the gradient alone. All adversarial images are judged by the deployed defense. The global
+    random generator is left as it was.
+
+    Args:
+        masked: Defense to attack.
+        images: Clean images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        eps: Radius of the l_inf ball, in units of [0, 1].
+        steps: Steps of iterative attacks.
+        seed: Seed of random draws.
+        queries: Queries of a black-box attack (Square; RayS for labels alone; random search over
+            pixels); 0 runs none. Random defenses get a quarter, as each query takes several draws.
+
+    Returns:
+        Images that survive each kind of attack.
+
+    Example:
+        >>> import torch
+        >>> from physadv.studies.gradient_masking.gallery import attack_defense, one_hot_defense
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).requires_grad_(False)
+        >>> images = torch.rand(8, 3, 2, 2)
+        >>> outcome = attack_defense(one_hot_defense(net), images, net(images).argmax(1), eps=1.0)
+        >>> int(outcome.plain.sum()), int(outcome.gradient.sum()) < 8  # no gradient, then the logits'
+        (8, True)
     """
     clean = correct_verdicts(masked, images, labels, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "masked", masked.name))
+
         first = masked.plain or TextbookAttack(masked.defended)
         plain = correct_verdicts(
             masked,
@@ -386,14 +474,17 @@ def attack_defense(
             seed,
             attacked=True,
         )
+
         adaptive = correct_verdicts(
             masked, _adaptive(masked, images, labels, eps, steps, seed), labels, seed, attacked=True
         )
+
         for attack in masked.further:
-            left = (clean & plain & adaptive).nonzero()[:, 0]
-            if len(left):
-                moved = attack(images[left], labels[left], eps=eps, steps=steps, seed=seed)
-                adaptive[left] = correct_verdicts(masked, moved, labels[left], seed, attacked=True)
+            rest = (clean & plain & adaptive).nonzero()[:, 0]
+            if len(rest):
+                moved = attack(images[rest], labels[rest], eps=eps, steps=steps, seed=seed)
+                adaptive[rest] = correct_verdicts(masked, moved, labels[rest], seed, attacked=True)
+
         if not queries:
             return SurvivingImages(clean, plain, adaptive, None)
         moved = _black_box(
@@ -407,8 +498,8 @@ def attack_defense(
 def _adaptive(
     masked: MaskedDefense, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int
 ) -> Tensor:
-    """The best the adaptive counterpart's gradient finds: untargeted, or towards each of up to nine
-    nearest classes."""
+    """Return the best images that the adaptive gradient finds: untargeted, or towards each of up to
+    nine likely classes."""
     options: dict[str, Any] = {
         "eps": eps,
         "steps": steps,
@@ -416,15 +507,18 @@ def _adaptive(
         "speed": "plain",
         "seed": seed,
     }
+
     if masked.pixels:
         return saliency_attack(masked.adaptive, images, labels, pixels=masked.pixels).images
     if not masked.rejects:
         return pgd(masked.adaptive, images, labels, loss=masked.loss, **options).images
     with torch.no_grad():
         logits = masked.defended(images)[:, :-1].scatter(1, labels[:, None], -torch.inf)
-    best, done = images.clone(), torch.zeros(len(images), dtype=torch.bool)
+
+    # A rejection is no success, so each likely class is tried as a target.
+    best, success = images.clone(), torch.zeros(len(images), dtype=torch.bool)
     for targets in logits.topk(min(9, logits.shape[1] - 1), 1).indices.T:
-        found = pgd(
+        result = pgd(
             masked.adaptive,
             images,
             labels,
@@ -432,32 +526,31 @@ def _adaptive(
             loss=masked.loss,
             **options,
         )
-        best[found.success & ~done] = found.images[found.success & ~done]
-        done |= found.success
+        best[result.success & ~success] = result.images[result.success & ~success]
+        success |= result.success
     return best
 
 
 def _black_box(
     masked: MaskedDefense, images: Tensor, labels: Tensor, eps: float, queries: int, seed: int
 ) -> Tensor:
-    asked: Classifier = (
-        expectation_model(masked.defended, draws=DRAWS // 2, seed=seed)
-        if masked.random
-        else masked.defended
-    )
+    model: Classifier = masked.defended
+    if masked.random:
+        model = expectation_model(masked.defended, draws=DRAWS // 2, seed=seed)
     if masked.rejects:
-        asked = _Scores(masked.adaptive)
+        model = _AcceptanceScores(masked.adaptive)
+
     if masked.pixels:
         return sparse_search(
-            asked, images, labels, pixels=masked.pixels, queries=queries, seed=seed
+            model, images, labels, pixels=masked.pixels, queries=queries, seed=seed
         ).images
     if masked.labels_only:
-        return rays(asked, images, labels, eps=eps, queries=queries).images
-    return square_attack(asked, images, labels, eps=eps, queries=queries, seed=seed).images
+        return rays(model, images, labels, eps=eps, queries=queries).images
+    return square_attack(model, images, labels, eps=eps, queries=queries, seed=seed).images
 
 
-class _Scores(nn.Module):
-    """The numbers of a rejecting defense with the rejection left out: a search climbs towards
+class _AcceptanceScores(nn.Module):
+    """The numbers of a rejecting defense without the rejection, so that a search climbs towards
     acceptance."""
 
     def __init__(self, model: Classifier) -> None:
@@ -465,7 +558,7 @@ class _Scores(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """(b, classes), 0 at least for none."""
+        """Return the acceptance (b, classes) of ``images``."""
         return self.model(images)[:, :-1]
 
 
@@ -473,29 +566,36 @@ class _Scores(nn.Module):
 def correct_verdicts(
     masked: MaskedDefense, images: Tensor, labels: Tensor, seed: int, *, attacked: bool = False
 ) -> Tensor:
-    """(b,) bool: the deployed defense reads the image rightly; a random one in most of 9 fresh
-    draws.
+    """Return (b,) bool whether the deployed defense classifies images correctly.
 
-    An ``attacked`` image that is rejected counts as right: the attack did not get through.
+    A random defense must do so in most of 9 fresh draws.
+
+    Args:
+        masked: Defense.
+        images: Images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        seed: Seed of the draws.
+        attacked: Whether a rejection counts as correct, since the attack failed.
     """
     if not masked.random:
-        verdicts = masked.defended(images).argmax(1)
-        rejected = verdicts == masked.defended(images[:1]).shape[1] - 1
-        return (
-            (verdicts == labels) | rejected if masked.rejects and attacked else verdicts == labels
-        )
+        predicted = masked.defended(images).argmax(1)
+        correct = predicted == labels
+        if masked.rejects and attacked:
+            correct |= predicted == masked.defended(images[:1]).shape[1] - 1
+        return correct
+
     draws = expectation_model(masked.defended, draws=9, seed=seed + 1).eot_draws()
     return torch.stack([draw(images).argmax(1) == labels for draw in draws]).float().mean(0) > 0.5
 
 
 def _preprocessed(
-    name: str, paper: str, hides: str, model: Classifier, part: Part
+    name: str, paper: str, hides: str, model: Classifier, transform: Transform
 ) -> MaskedDefense:
     return MaskedDefense(
         name,
         paper,
         hides,
         "bpda",
-        _PreprocessedModel(model, part),
-        _PreprocessedModel(model, bpda(part)),
+        _PreprocessedModel(model, transform),
+        _PreprocessedModel(model, bpda(transform)),
     )
