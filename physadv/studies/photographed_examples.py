@@ -1,10 +1,10 @@
-"""`physadv study photographed`: do adversarial pictures survive being printed and photographed?
+"""The study `physadv study photographed`: do adversarial images survive printing and photographing?
 
-After Kurakin, Goodfellow & Bengio (2016), with the twin in place of printer and phone: a
-simulation. Pictures are made adversarial by the fast method, by small steps of it, and by small
-steps towards the least likely class; then each is printed, photographed and cut out again. The
-destruction rate is the share of those that fooled the victim on disk and no longer do so in the
-photo. One row a picture, attack and eps; every table is computed from the rows.
+After Kurakin, Goodfellow and Bengio (2016), with the twin's simulation in place of printer and
+phone. Images are attacked by the fast method, by iterated small steps, and by small steps towards
+the least likely class; each is then printed, photographed and cropped. The destruction rate is the
+share of images that fooled the model on disk and no longer do so in the photo. One row an image,
+attack and eps is recorded; every table is computed from the rows.
 """
 
 from __future__ import annotations
@@ -39,19 +39,23 @@ PUBLISHED = {
     ("least-likely", 16): 0.722,
     ("least-likely", 8): 0.863,
 }
-"""Destruction rates of the paper's photos (table 1, top-1, 102 pictures, Inception v3)."""
+"""Destruction rates of the paper's photos (table 1, top-1, 102 images, Inception v3)."""
 
 
 def photograph_ways(config: PhotographedConfig) -> dict[str, tuple[str, VirtualCamera]]:
     """Return printer and camera of each way to photograph that ``config`` names, by its name.
 
-    Raises OptionError for an unknown camera or effect.
+    Raises:
+        OptionError: A camera or an effect is unknown.
     """
     for name in config.only:
         if name not in ("printer", *EFFECTS):
             raise OptionError(
-                f"effect {name!r}", f"one of printer, {', '.join(EFFECTS)}", "choose one of these"
+                f"unknown effect {name!r}",
+                f"the effects are printer, {', '.join(EFFECTS)}",
+                "Choose one of these",
             )
+
     ways = {camera.name: (config.printer, camera) for camera in cameras_named(config.camera)}
 
     last = list(ways.values())[-1][1]
@@ -64,29 +68,27 @@ def photograph_ways(config: PhotographedConfig) -> dict[str, tuple[str, VirtualC
 def run_photographed(
     config: PhotographedConfig, model: LoadedModel, folder: Path
 ) -> Generator[tuple[int, int], None, None]:
-    """Do what is not done yet, a picture at a time; rows are on disk before each yield.
+    """Run the study image by image, resuming a folder; yield (done, total), with rows on disk
+    before each.
 
     Args:
-        config: the study's configuration.
-        model: the classifier attacked.
-        folder: folder of the study; pictures that it holds rows of are not done again.
-
-    Yields:
-        Pictures done, and pictures in all.
+        config: Configuration of the study.
+        model: Classifier.
+        folder: Folder of the run.
 
     Raises:
-        OptionError: another study lies in ``folder``, or a camera or an effect is unknown.
-        DataError: there is no picture.
+        OptionError: The folder holds another study.
+        DataError: There is no photo.
     """
     ways = photograph_ways(config)
     claim_study(folder, config, model)
     rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
-    known = {row["image"] for row in rows}
-
+    done = {row["image"] for row in rows}
     files = choose_photos(config)
-    yield len(known), len(files)
+
+    yield len(done), len(files)
     for number, file in enumerate(files):
-        if file.name not in known:
+        if file.name not in done:
             picture = _square(read_rgba(file)[..., :3], config.picture_size)
             fresh = _picture_rows(config, ways, model, picture, file.name, number)
             append_rows(folder / ROWS, fresh)
@@ -94,27 +96,28 @@ def run_photographed(
 
 
 def claim_study(folder: Path, config: PhotographedConfig, model: LoadedModel) -> None:
-    """Note in ``folder`` which study it holds.
+    """Record in ``folder`` which study it holds.
 
     Args:
-        folder: folder of the study.
-        config: the study's configuration.
-        model: the classifier attacked.
+        folder: Folder of the study.
+        config: Configuration of the study.
+        model: Classifier under attack.
 
     Raises:
-        OptionError: it is another study.
+        OptionError: The folder holds another study.
     """
     claim_folder(folder, config.facts() | {"victim": model.card.name})
 
 
 def choose_photos(config: PhotographedConfig) -> list[Path]:
-    """Return every k-th photo of the folder that ``config`` names, so that they spread over it.
+    """Return evenly spaced photos of the folder that ``config`` names.
 
-    Raises DataError where there is none.
+    Raises:
+        DataError: There is none.
     """
     files = list_images(config.pictures)
     if not files:
-        raise DataError(f"{config.pictures}", "holds no photo", "name a folder of photos")
+        raise DataError(f"{config.pictures}", "holds no photo", "Give a folder of photos")
     return files[:: max(1, len(files) // config.picture_count)][: config.picture_count]
 
 
@@ -126,27 +129,28 @@ def _picture_rows(
     name: str,
     number: int,
 ) -> list[Row]:
-    """The rows of one (n, n, 3) picture: what the victim sees of each version, on disk and
+    """Return the rows of one (n, n, 3) image: predictions for each version, on disk and
     photographed."""
     clean = to_tensor(picture)[None].to(_device_of(model))
-    truth, rows = _read(model, clean), []
+    truth, rows = _classify(model, clean), []
 
-    def taken(version: Array) -> dict[str, int]:
-        """What the victim sees in each photograph; what is printed is printed once for all cameras."""
+    def photographed(version: Array) -> dict[str, int]:
+        """Return the prediction for each photograph of ``version``; it is printed once a printer,
+        for all cameras."""
         printers = dict.fromkeys(printer for printer, _ in ways.values())
         prints = {printer: print_flat(version, printer, seed=config.seed) for printer in printers}
-        shown = {
+        photos = {
             n: photograph_flat(prints[p], camera=c, seed=config.seed, shot=number)
             for n, (p, c) in ways.items()
         }
-        return {way: _read(model, to_tensor(photo)[None]) for way, photo in shown.items()}
+        return {way: _classify(model, to_tensor(photo)[None]) for way, photo in photos.items()}
 
-    photos_of_clean = taken(picture)
+    clean_photos = photographed(picture)
     for eps in config.eps255:
         for attack in ATTACKS:
-            made = make_adversarial(model, clean, attack, eps)
-            photos = taken((made[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy())
-            fooled = _read(model, made) != truth
+            moved = make_adversarial(model, clean, attack, eps)
+            photos = photographed((moved[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy())
+            fooled = _classify(model, moved) != truth
             rows += [
                 {
                     "image": name,
@@ -154,22 +158,31 @@ def _picture_rows(
                     "attack": attack,
                     "eps": eps,
                     "class": truth,
-                    "clean_photo": photos_of_clean[way] == truth,
+                    "clean_photo": clean_photos[way] == truth,
                     "fooled": fooled,
-                    "photo_fooled": seen != truth,
+                    "photo_fooled": predicted != truth,
                 }
-                for way, seen in photos.items()
+                for way, predicted in photos.items()
             ]
+
     return rows
 
 
 def make_adversarial(model: LoadedModel, clean: Tensor, attack: str, eps: int) -> Tensor:
-    """(1, 3, n, n) in l_inf ``eps``/255 and 8 bit, by one of ``ATTACKS``; steps of 1/255, as many
-    as in the paper."""
+    """Return an adversarial 8-bit image (1, 3, n, n) by one of the paper's attacks, in steps of
+    1/255.
+
+    Args:
+        model: Classifier.
+        clean: Image (1, 3, n, n) in [0, 1].
+        attack: "fast", "iterative" or "least-likely".
+        eps: Radius of the l_inf ball in 255ths; it decides the number of steps, as in the paper.
+    """
     radius, steps = eps / 255, round(min(eps + 4, 1.25 * eps))
     with torch.no_grad():
         logits = model(clean)
     labels = logits.argmax(1)
+
     if attack == "fast":
         return fgsm(model, clean, labels, eps=radius, levels=255).images
     towards = {"targets": logits.argmin(1)} if attack == "least-likely" else {}
@@ -189,7 +202,7 @@ def make_adversarial(model: LoadedModel, clean: Tensor, attack: str, eps: int) -
 
 
 @torch.no_grad()
-def _read(model: LoadedModel, image: Tensor) -> int:
+def _classify(model: LoadedModel, image: Tensor) -> int:
     return int(model(image.to(_device_of(model))).argmax(1))
 
 
@@ -206,38 +219,37 @@ def _square(picture: Array, size: int) -> Array:
 
 
 def photographed_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """A line for each way, eps and attack: fooled on disk, fooled in the photo, destroyed; each
-    with its interval."""
+    """Return a line for each way, eps and attack in ``rows``: fooled on disk, in the photo, and
+    destroyed, with intervals."""
     lines = []
-    for way, eps, attack in _places(rows):
-        mine = [r for r in rows if _place(r) == (way, eps, attack)]
-        fooled = [r for r in mine if r["fooled"]]
-        lost = sum(not r["photo_fooled"] for r in fooled)
+    for way, eps, attack in _settings(rows):
+        own = [r for r in rows if _setting(r) == (way, eps, attack)]
+        fooled = [r for r in own if r["fooled"]]
+        destroyed = sum(not r["photo_fooled"] for r in fooled)
+
         lines.append(
             {
                 "way": way,
                 "attack": attack,
                 "eps": eps,
-                "n": len(mine),
-                "clean_photo_right": _rate(
-                    sum(r["clean_photo"] for r in mine), len(mine)
-                ).as_dict(),
-                "fooled": _rate(len(fooled), len(mine)).as_dict(),
-                "photo_fooled": _rate(sum(r["photo_fooled"] for r in mine), len(mine)).as_dict(),
-                "destroyed": _rate(lost, len(fooled)).as_dict(),
+                "n": len(own),
+                "clean_photo_right": _rate(sum(r["clean_photo"] for r in own), len(own)).as_dict(),
+                "fooled": _rate(len(fooled), len(own)).as_dict(),
+                "photo_fooled": _rate(sum(r["photo_fooled"] for r in own), len(own)).as_dict(),
+                "destroyed": _rate(destroyed, len(fooled)).as_dict(),
                 "published": PUBLISHED.get((attack, eps)),
             }
         )
     return lines
 
 
-def _places(rows: Sequence[Row]) -> list[tuple[str, int, str]]:
-    """Way by way, in the order in which they were taken."""
+def _settings(rows: Sequence[Row]) -> list[tuple[str, int, str]]:
+    """Return the distinct (way, eps, attack), ways in the order in which they were run."""
     ways = list(dict.fromkeys(str(r["way"]) for r in rows))
-    return sorted(dict.fromkeys(map(_place, rows)), key=lambda place: ways.index(place[0]))
+    return sorted(dict.fromkeys(map(_setting, rows)), key=lambda setting: ways.index(setting[0]))
 
 
-def _place(row: Row) -> tuple[str, int, str]:
+def _setting(row: Row) -> tuple[str, int, str]:
     return str(row["way"]), int(row["eps"]), str(row["attack"])
 
 
@@ -246,7 +258,7 @@ def _rate(hits: int, n: int) -> RateInterval:
 
 
 def photographed_markdown(lines: Sequence[dict[str, Any]]) -> str:
-    """The table in Markdown."""
+    """Return the table of ``lines`` in Markdown."""
     heads = [
         "photographed by",
         "attack",
@@ -256,21 +268,24 @@ def photographed_markdown(lines: Sequence[dict[str, Any]]) -> str:
         "fooled in the photo",
     ]
     head = f"| {' | '.join([*heads, 'destroyed', 'of', 'Kurakin 2016'])} |"
+
     out = [head, "|---|---|---|---|---|---|---|---|---|"]
     for line in lines:
-        lost, known = line["destroyed"], line["published"]
-        share = f"{lost['rate']:.1%} [{lost['low']:.1%}, {lost['high']:.1%}]" if lost["n"] else "-"
+        destroyed, published = line["destroyed"], line["published"]
+        interval = f"[{destroyed['low']:.1%}, {destroyed['high']:.1%}]"
+        share = f"{destroyed['rate']:.1%} {interval}" if destroyed["n"] else "-"
         shares = (
             f"{line[key]['rate']:.1%}" for key in ("clean_photo_right", "fooled", "photo_fooled")
         )
+
         cells = [
             line["way"],
             line["attack"],
             f"{line['eps']}/255",
             *shares,
             share,
-            str(lost["n"]),
-            f"{known:.1%}" if known else "-",
+            str(destroyed["n"]),
+            f"{published:.1%}" if published else "-",
         ]
         out.append(f"| {' | '.join(cells)} |")
     return "\n".join(out) + "\n"

@@ -456,10 +456,11 @@ def attack_defense(
     Example:
         >>> import torch
         >>> from physadv.studies.gradient_masking.gallery import attack_defense, one_hot_defense
-        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).requires_grad_(False)
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> net = net.requires_grad_(False)
         >>> images = torch.rand(8, 3, 2, 2)
         >>> outcome = attack_defense(one_hot_defense(net), images, net(images).argmax(1), eps=1.0)
-        >>> int(outcome.plain.sum()), int(outcome.gradient.sum()) < 8  # no gradient, then the logits'
+        >>> int(outcome.plain.sum()), int(outcome.gradient.sum()) < 8
         (8, True)
     """
     clean = correct_verdicts(masked, images, labels, seed)

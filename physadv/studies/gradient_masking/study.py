@@ -1,8 +1,8 @@
-"""`physadv study masked`: nine defenses that mask gradients, each beside the attack that sees
-through it.
+"""The study `physadv study masked`: defenses that mask gradients, each beside the attacks that
+break it.
 
 After Athalye et al. (2018), Carlini et al. (2019) and Tramer et al. (2020). One row an image and
-defense is kept; every table is computed from the rows.
+defense is recorded; every table is computed from the rows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COLUMNS = ("clean", "plain", "gradient", "black_box", "real")
 
 @dataclass(frozen=True)
 class MaskingProgress:
-    """What the study is at: ``done`` of ``total`` defenses, and words for the one in work."""
+    """Progress of the study: ``done`` of ``total`` defenses, and a ``note`` on the current one."""
 
     done: int
     total: int
@@ -46,53 +46,60 @@ class MaskingProgress:
 
 
 TOTAL = 11
+"""Number of defenses and controls."""
 
 
 def run_masking_study(
     config: MaskingConfig, folder: Path, tell: Callable[[str], None] = lambda note: None
 ) -> Iterator[MaskingProgress]:
-    """Train, attack and write rows; yield before each defense and at the end.
+    """Train the defenses, attack them and write rows; yield before each defense and at the end.
+
+    Networks and rows that the folder holds are not computed again.
 
     Args:
-        config: the study's configuration.
-        folder: folder of the study; nets and rows that it holds are not made again.
-        tell: called with words for the work at hand.
+        config: Configuration of the study.
+        folder: Folder of the run.
+        tell: Called with a line on the current step.
 
     Yields:
         The progress.
 
     Raises:
-        OptionError: another study lies in ``folder``.
-        DataError: the data cannot be read.
+        OptionError: The folder holds another study.
+        DataError: The data cannot be read.
     """
     settings = config.effective
     claim_folder(folder, config.facts())
-    material = load_training_data(
+    training = load_training_data(
         Path(settings.data), limit=settings.train_images, seed=settings.seed
     )
-    card = ModelCard("study", classes=material.classes, extra={"channels": material.channels})
+
+    card = ModelCard("study", classes=training.classes, extra={"channels": training.channels})
     dataset = read_dataset(settings.data, split="test")
     half = split_half(len(dataset), settings.part)
     test = choose_samples(dataset.subset(half), card, limit=settings.limit, seed=settings.seed)
     indices = [int(half[i]) for i in test.indices]
+
     positions = range(len(test))
     images = torch.nn.functional.interpolate(
-        test.images(positions), (material.image_size,) * 2, mode="area"
+        test.images(positions), (training.image_size,) * 2, mode="area"
     )
     labels = test.targets(positions)
-    shop = StudyNets(
-        material,
+
+    nets = StudyNets(
+        training,
         folder / "nets",
         settings.epochs,
         settings.eps,
         settings.seed,
         lambda name, share: tell(f"training {name} {share:.0%}"),
     )
-    shop.folder.mkdir(parents=True, exist_ok=True)
+    nets.folder.mkdir(parents=True, exist_ok=True)
     done = study_result(folder)
+
     yield MaskingProgress(0, TOTAL, "")
     began = time.process_time()
-    for number, defense in enumerate(trained_gallery(shop), 1):
+    for number, defense in enumerate(trained_gallery(nets), 1):
         if defense.name not in done:
             trained = time.process_time() - began
             tell(f"attacking {defense.name}")
@@ -102,45 +109,48 @@ def run_masking_study(
 
 
 def split_half(n: int, part: str) -> Indices:
-    """Which of ``n`` test images belong to a part, ascending: the same cut whatever is asked for."""
+    """Return which of ``n`` test images belong to ``part``, ascending; the split does not depend on
+    any other setting."""
     order = numpy_generator(0, "limit").permutation(n)
     return np.sort(order[: n // 2] if part == "choose" else order[n // 2 :])
 
 
 def study_result(folder: Path) -> set[str]:
-    """The defenses whose rows are complete; rows of one that was cut short are taken out of the
-    file."""
+    """Return the defenses whose rows in ``folder`` are complete, and remove the rows of one that
+    was cut short."""
     path = folder / ROWS
     if not path.is_file():
         return set()
     rows = list(read_rows(path))
-    whole = {
+    complete = {
         str(r["defence"])
         for r in rows
         if r["of"] == sum(s["defence"] == r["defence"] for s in rows)
     }
-    if any(r["defence"] not in whole for r in rows):
+
+    if any(r["defence"] not in complete for r in rows):
         path.unlink()
-        append_rows(path, [r for r in rows if r["defence"] in whole])
-    return whole
+        append_rows(path, [r for r in rows if r["defence"] in complete])
+    return complete
 
 
 def masking_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One line a defense, in order of the rows: rates with intervals in each of COLUMNS, and CPU
-    seconds."""
+    """Return one line a defense, in order of ``rows``: rates with intervals in each of COLUMNS, and
+    CPU seconds."""
     lines = []
     for name in dict.fromkeys(str(r["defence"]) for r in rows):
         own = [r for r in rows if r["defence"] == name]
-        told = {k: own[0][k] for k in ABOUT}
+
+        about = {k: own[0][k] for k in ABOUT}
         rates = {
             c: wilson_interval(sum(bool(r[c]) for r in own), len(own)).as_dict() for c in COLUMNS
         }
-        lines.append({**told, "n": len(own), **rates})
+        lines.append({**about, "n": len(own), **rates})
     return lines
 
 
 def masking_markdown(rows: Sequence[Row]) -> str:
-    """The table for people, in Markdown."""
+    """Return the table of ``rows`` in Markdown."""
 
     def cell(rate: dict[str, float]) -> str:
         return f"{rate['rate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]".replace("%", " %")
@@ -160,11 +170,12 @@ def masking_markdown(rows: Sequence[Row]) -> str:
         "train s",
         "attack s",
     )
+
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for t in masking_table(rows):
-        named = t["defence"] + (f" ({t['paper']})" if t["paper"] else "")
+        name = t["defence"] + (f" ({t['paper']})" if t["paper"] else "")
         cells = [
-            named,
+            name,
             t["hides"],
             t["threat"],
             t["plain_is"],
@@ -174,6 +185,7 @@ def masking_markdown(rows: Sequence[Row]) -> str:
         ]
         cells += [str(t["n"]), f"{t['train_s']:.0f}", f"{t['attack_s']:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
+
     return "\n".join(lines) + "\n"
 
 
@@ -186,7 +198,7 @@ def _rows(
     trained: float,
 ) -> list[Row]:
     began = time.process_time()
-    found = attack_defense(
+    outcome = attack_defense(
         defense,
         images,
         labels,
@@ -195,6 +207,7 @@ def _rows(
         seed=settings.seed,
         queries=settings.queries,
     )
+
     about = {
         "defence": defense.name,
         "paper": defense.paper,
@@ -207,20 +220,22 @@ def _rows(
         "train_s": round(trained, 1),
         "attack_s": round(time.process_time() - began, 1),
     }
+
     return [
-        {**about, "index": int(i), "label": int(labels[k]), **_verdicts(found, k)}
+        {**about, "index": int(i), "label": int(labels[k]), **_verdicts(outcome, k)}
         for k, i in enumerate(indices)
     ]
 
 
-def _verdicts(found: SurvivingImages, k: int) -> dict[str, bool]:
-    """Right or not in each column. An image that is wrong as it is counts as wrong everywhere."""
-    clean = bool(found.clean[k])
-    black = True if found.black_box is None else bool(found.black_box[k])
+def _verdicts(outcome: SurvivingImages, k: int) -> dict[str, bool]:
+    """Return whether image ``k`` is correct in each column; one that is wrong without attack counts
+    as wrong everywhere."""
+    clean = bool(outcome.clean[k])
+    black = True if outcome.black_box is None else bool(outcome.black_box[k])
     return {
         "clean": clean,
-        "plain": clean and bool(found.plain[k]),
-        "gradient": clean and bool(found.gradient[k]),
+        "plain": clean and bool(outcome.plain[k]),
+        "gradient": clean and bool(outcome.gradient[k]),
         "black_box": clean and black,
-        "real": bool(found.real[k]),
+        "real": bool(outcome.real[k]),
     }

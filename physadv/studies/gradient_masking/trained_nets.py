@@ -1,4 +1,4 @@
-"""The nets of the masked study: each defense stands on a small net of its own, trained through the
+"""Networks of the gradient-masking study: each defense gets a small network trained through the
 defense itself."""
 
 from __future__ import annotations
@@ -33,45 +33,50 @@ from physadv.training.methods.base import (
 )
 
 LEVELS, WINNERS, MOST, BATCH = 16, 0.2, 1.3, 128
-"""Marks of the thermometer, share of winners (the authors: 0.3 to 0.005 on MNIST), largest
-shrinking (theirs: 1.11)."""
+"""Levels of the thermometer, share of winners (0.3 to 0.005 on MNIST in the paper), largest
+shrinking factor (1.11 in the paper), batch size."""
 KEPT, PIXELS = 0.1, 0.025
-"""Shares of the cosines that are kept and of the pixels that are taken for spoiled, which the
-attacker may change."""
+"""Shares of the cosines kept, and of the pixels that the attacker may change."""
 
 
 @dataclass
 class _PreprocessedTraining(TrainingMethod):
-    """Plain cross-entropy behind a part that may draw from the global generator; each step seeds it
-    anew."""
+    """Plain cross-entropy behind a transform that may draw from the global generator, seeded anew
+    each step."""
 
     name: str
-    part: Callable[[Tensor], Tensor] = field(repr=False)
+    transform: Callable[[Tensor], Tensor] = field(repr=False)
     score: ClassVar[str] = "clean"
 
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`."""
+        """Return the cross-entropy of ``net`` on transformed ``images`` with ``labels``, drawn from
+        ``at``."""
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(int(torch.randint(2**62, (), generator=at.generator)))
-            seen = self.part(images)
-        return F.cross_entropy(net(seen).float(), labels), {}
+            transformed = self.transform(images)
+        return F.cross_entropy(net(transformed).float(), labels), {}
 
     def settings(self) -> dict[str, Any]:
-        """See :class:`Defence`."""
+        """Return the name and the transform, to tell one run from another."""
         return {"defence": "Through", "part": self.name}
 
 
 @dataclass(frozen=True)
 class StudyNets:
-    """Trains small nets on ``material``, once each: what is finished in ``folder`` is taken from
-    there.
+    """Trains the small networks of the study once each; finished ones are loaded from the folder.
 
-    ``tell`` hears which net is at which share of its training.
+    Args:
+        training: Training and validation images.
+        folder: Folder of the checkpoints.
+        epochs: Epochs of each training.
+        eps: Radius of the l_inf ball of adversarial trainings.
+        seed: Seed of weights and batches.
+        tell: Called with a network's name and the share of its training that is done.
     """
 
-    material: TrainingData
+    training: TrainingData
     folder: Path
     epochs: int
     eps: float
@@ -87,86 +92,100 @@ class StudyNets:
         epochs: int | None = None,
         start: nn.Module | None = None,
     ) -> nn.Module:
-        """A small net trained with ``defence``, from the weights of ``start`` where given; in eval
-        mode and frozen."""
-        found = self._fresh(channels)
+        """Return a trained network, in eval mode and frozen.
+
+        Args:
+            name: Name of its checkpoint.
+            defense: Training method.
+            channels: Input channels; those of the data by default.
+            epochs: Epochs; those of the study by default.
+            start: Network whose weights to start from.
+        """
+        net = self._initial(channels)
         if start is not None:
-            found.load_state_dict(start.state_dict())
+            net.load_state_dict(start.state_dict())
         batches = ShuffledBatches(
-            self.material.train, size=min(BATCH, len(self.material.train)), seed=self.seed
+            self.training.train, size=min(BATCH, len(self.training.train)), seed=self.seed
         )
         lr = 3e-3 if start is None else 1e-3
         schedule = TrainingSchedule(
             epochs or self.epochs, batches.steps, lr=lr, precision="fp32", average=0.98
         )
+
         checkpoint = self.folder / f"{name}.safetensors"
         steps = train_model(
-            found,
+            net,
             batches,
             schedule,
             defense=defense,
             seed=derive(self.seed, name),
             checkpoint=checkpoint,
-            identity=f"{len(self.material.train)} images, side {self.material.image_size}, shuffled by "
-            f"{self.seed}",
+            identity=f"{len(self.training.train)} images, side {self.training.image_size}, "
+            f"shuffled by {self.seed}",
         )
         for step in steps:
             self.tell(name, step.number / step.total)
-        load_average(checkpoint, found)
-        return found.requires_grad_(False)
 
-    def _fresh(self, channels: int | None) -> nn.Module:
-        side, classes = self.material.image_size, len(self.material.classes)
-        wanted = channels or self.material.channels
+        load_average(checkpoint, net)
+        return net.requires_grad_(False)
+
+    def _initial(self, channels: int | None) -> nn.Module:
+        side, classes = self.training.image_size, len(self.training.classes)
+        inputs = channels or self.training.channels
         return seed_all(
-            lambda: SmallCNN(wanted, side, classes, WIDTHS["small-cnn"], norm=False), self.seed
+            lambda: SmallCNN(inputs, side, classes, WIDTHS["small-cnn"], norm=False), self.seed
         )
 
 
-def trained_gallery(shop: StudyNets) -> Iterator[MaskedDefense]:
-    """The controls and the nine defenses, one after the other, as their nets are ready."""
-    material = shop.material
-    base = shop.net("plain", StandardTraining())
+def trained_gallery(nets: StudyNets) -> Iterator[MaskedDefense]:
+    """Yield the controls and the defenses of ``nets``, each as soon as its network is trained."""
+    training = nets.training
+    base = nets.net("plain", StandardTraining())
     yield _control("no defence", "", base)
     yield gallery.one_hot_defense(base)
-    fill = 0.0 if material.channels == 1 else 0.5
+
+    fill = 0.0 if training.channels == 1 else 0.5
     resize = _PreprocessedTraining(
         f"random resizing to 1/{MOST}", partial(obfuscations.random_resize, most=MOST, fill=fill)
     )
-    yield gallery.random_resizing_defense(shop.net("random-resizing", resize), MOST, fill)
+    yield gallery.random_resizing_defense(nets.net("random-resizing", resize), MOST, fill)
+
     code = partial(obfuscations.thermometer_code, levels=LEVELS)
-    coded = shop.net(
+    coded = nets.net(
         "thermometer",
         _PreprocessedTraining("thermometer", code),
-        channels=material.channels * LEVELS,
+        channels=training.channels * LEVELS,
     )
     yield gallery.thermometer_net_defense(coded, LEVELS)
+
     yield gallery.staircase_defense(base, LEVELS)
-    yield _winners(shop)
+    yield _winners(nets)
     yield gallery.generative_defense(
-        *material.train.floats(slice(0, 6000)), classes=len(material.classes)
+        *training.train.floats(slice(0, 6000)), classes=len(training.classes)
     )
     yield gallery.matrix_completion_defense(
-        shop.net(
+        nets.net(
             "matrix-completion",
             _PreprocessedTraining("matrix completion", obfuscations.complete_matrix),
         )
     )
-    yield _sparse(shop)
-    yield _asymmetric(shop, base)
-    robust = shop.net(
-        "adversarial", PgdTraining(shop.eps, steps=7), epochs=2 * shop.epochs, start=base
+
+    yield _sparse(nets)
+    yield _asymmetric(nets, base)
+    robust = nets.net(
+        "adversarial", PgdTraining(nets.eps, steps=7), epochs=2 * nets.epochs, start=base
     )
     yield _control("adversarial training", "Madry 2018", robust)
 
 
 def _control(name: str, paper: str, net: Classifier) -> MaskedDefense:
-    """A net that hides nothing: what plain PGD says of it is nearly true."""
+    """Return a network that hides nothing: here plain PGD measures nearly the real robustness."""
     return MaskedDefense(name, paper, "nothing (control)", "none needed", net, net)
 
 
-def _winners(shop: StudyNets) -> MaskedDefense:
-    """Trained with the activation it is deployed with, from a plain ReLU net's shape."""
+def _winners(nets: StudyNets) -> MaskedDefense:
+    """Return a network trained with the activation it is deployed with, from a plain ReLU network's
+    weights."""
 
     class Winners(TrainingMethod):
         def begin(self, net: nn.Module, generator: torch.Generator) -> None:
@@ -180,24 +199,25 @@ def _winners(shop: StudyNets) -> MaskedDefense:
         def settings(self) -> dict[str, Any]:
             return {"defence": "k winners", "share": WINNERS}
 
-    trained = shop.net("k-winners", Winners())
+    trained = nets.net("k-winners", Winners())
     return gallery.trained_k_winners_defense(trained)
 
 
-def _sparse(shop: StudyNets) -> MaskedDefense:
-    """Trained, as its authors' nets, on images of few cosines; only when deployed are spoiled
-    pixels taken out."""
-    size = shop.material.image_size**2
+def _sparse(nets: StudyNets) -> MaskedDefense:
+    """Return a network trained, as by the authors, on images of few cosines; corrupted pixels are
+    removed only in deployment."""
+    size = nets.training.image_size**2
     few = partial(obfuscations.hard_threshold, kept=max(1, round(KEPT * size)), spoiled=0)
-    trained = shop.net("sparse", _PreprocessedTraining(f"{KEPT} of the cosines", few))
-    like = shop.material.train.images[:1]
+    trained = nets.net("sparse", _PreprocessedTraining(f"{KEPT} of the cosines", few))
+    like = nets.training.train.images[:1]
     return gallery.sparse_recovery_defense(trained, like, kept=KEPT, pixels=PIXELS)
 
 
-def _asymmetric(shop: StudyNets, base: Classifier) -> MaskedDefense:
-    detectors = shop.net("asymmetric", AsymmetricTraining(shop.eps), epochs=2 * shop.epochs)
-    held = shop.material.validation
-    part = held if len(held) >= 100 else shop.material.train
-    return gallery.asymmetric_defense(
-        base, detectors, acceptance_threshold(detectors, *part.floats(slice(0, 2000)))
-    )
+def _asymmetric(nets: StudyNets, base: Classifier) -> MaskedDefense:
+    detectors = nets.net("asymmetric", AsymmetricTraining(nets.eps), epochs=2 * nets.epochs)
+
+    # The threshold is set on images not trained on, where there are enough of them.
+    validation = nets.training.validation
+    subset = validation if len(validation) >= 100 else nets.training.train
+    threshold = acceptance_threshold(detectors, *subset.floats(slice(0, 2000)))
+    return gallery.asymmetric_defense(base, detectors, threshold)
