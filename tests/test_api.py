@@ -192,20 +192,20 @@ def test_shapes_are_checked_where_they_are_annotated(tmp_path: Path) -> None:
     code = """
 from jaxtyping import install_import_hook
 with install_import_hook(
-    ["physadv.certification.certify_images", "physadv.models.detectors", "physadv.core.types",
+    ["physadv.certification.certify_images", "physadv.core.boxes", "physadv.core.types",
      "physadv.patches.make_patch"],
     "beartype.beartype",
 ):
     import physadv.certification.certify_images as certify
-    import physadv.models.detectors as detectors
+    import physadv.core.boxes as boxes
     import physadv.patches.make_patch as make
 import doctest
 import torch
-for module in (certify, detectors):
+for module in (certify, boxes):
     assert doctest.testmod(module).failed == 0, module
 make.render_patch(torch.ones(3, 4, 4), torch.zeros(1, 3, 8, 8), [[1, 1], [6, 1], [6, 6], [1, 6]])
 try:
-    detectors.box_iou(torch.zeros(2, 4), torch.zeros(2, 5))
+    boxes.box_iou(torch.zeros(2, 4), torch.zeros(2, 5))
 except Exception as error:
     assert "box_iou" in str(error)
 else:

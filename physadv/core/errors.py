@@ -3,6 +3,9 @@ it as one line."""
 
 from __future__ import annotations
 
+_COMMANDS = ("pip", "physadv", "python")
+"""First words of a remedy that is a command line, which keeps its case."""
+
 
 class PhysadvError(Exception):
     """Base of every error that this toolkit raises on purpose; the command line prints it as one line.
@@ -19,9 +22,12 @@ class PhysadvError(Exception):
     """
 
     def __init__(self, value: str, limit: str = "", remedy: str = "") -> None:
+        if remedy.split(maxsplit=1)[:1] and remedy.split(maxsplit=1)[0] not in _COMMANDS:
+            remedy = remedy[:1].upper() + remedy[1:]
         self.value, self.limit, self.remedy = value, limit, remedy
         head = f"{value}: {limit}" if limit else value
-        super().__init__(" ".join(f"{head}. {remedy}.".split()) if remedy else f"{head}.")
+        end = "" if remedy.endswith(("?", ".")) else "."
+        super().__init__(" ".join(f"{head}. {remedy}{end}".split()) if remedy else f"{head}.")
 
 
 class ImageError(PhysadvError):

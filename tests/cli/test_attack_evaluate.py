@@ -279,7 +279,7 @@ def test_a_killed_run_goes_on_to_the_same_result(place: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--threat", "linf:8"), 1, "did you mean 8/255"),
+        (("--threat", "linf:8"), 1, "id you mean 8/255"),
         (("--threat", "8/255"), 1, "linf:8/255"),
         (("--threat", "linf:-1"), 1, "eps '-1'"),
         (("--threat", "l7:1"), 1, "norm 'l7'"),

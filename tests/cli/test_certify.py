@@ -158,7 +158,7 @@ def test_a_killed_run_goes_on_to_the_same_rows(place: Path) -> None:
         (("--method", "magic"), 1, "magic"),
         (("--method", "crown"), 1, "--threat"),
         (("--method", "patch", "--threat", "linf:0.1"), 1, "size of the patch"),
-        (("--method", "ibp", "--eps", "8"), 1, "did you mean 8/255"),
+        (("--method", "ibp", "--eps", "8"), 1, "id you mean 8/255"),
         (("--method", "ibp", "--eps", "0.1", "--norm", "l1"), 1, "l1"),
         (("--radius", "9"), 1, "lower the radius"),
         (("--noise", "laplace"), 1, "laplace"),

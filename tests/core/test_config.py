@@ -49,7 +49,7 @@ def test_whole_numbers_become_floats_where_floats_are_meant() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"stesp": 3}, ["'stesp'", "did you mean 'steps'"]),
+        ({"stesp": 3}, ["'stesp'", "Did you mean 'steps'"]),
         ({"steps": "3"}, ["steps = '3'", "a whole number is needed"]),
         ({"steps": True}, ["steps = True", "a whole number"]),
         ({"steps": 0}, ["--steps 0", "at least 1"]),

@@ -135,7 +135,7 @@ def test_streams_are_named(seed: int, path: list[str]) -> None:
 def test_errors_read_as_value_limit_remedy() -> None:
     """One line: value, limit, remedy; all under one base."""
     error = OptionError("eps 300", "at most 1", "write 300/255")
-    assert str(error) == "eps 300: at most 1. write 300/255."
+    assert str(error) == "eps 300: at most 1. Write 300/255."
     assert isinstance(error, PhysadvError)
 
 

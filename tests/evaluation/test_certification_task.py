@@ -63,7 +63,7 @@ def test_bounds_certify_exactly_what_the_margin_allows(colors: str, tmp_path: Pa
     list(task.run(kept))
     assert [step.done for step in task.run(task.open_log(tmp_path / "run"))] == [6]
     other = CertificationTask.from_config(config(colors, threat="linf:1/255", curve="none"))
-    with pytest.raises(OptionError, match="name another"):
+    with pytest.raises(OptionError, match="Name another"):
         other.open_log(tmp_path / "run")
 
 

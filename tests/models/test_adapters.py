@@ -247,7 +247,7 @@ def test_torchvision_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     stub_torchvision(monkeypatch, tmp_path)
     with pytest.raises(ModelError, match="DEFAULT"):
         load_model("torchvision:det")
-    with pytest.raises(ModelError, match="did you mean"):
+    with pytest.raises(ModelError, match="id you mean"):
         load_model("torchvision:dett")
     (tmp_path / "checkpoints").mkdir()
     for name in ("det", "cls"):

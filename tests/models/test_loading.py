@@ -140,7 +140,7 @@ def test_an_unknown_module_file_or_name_is_refused(tmp_path: Path) -> None:
         load_model("no_such_module_here:make")
     with pytest.raises(ModelError, match="no such file"):
         load_model(tmp_path / "absent.pt")
-    with pytest.raises(ModelError, match="did you mean fastestdet"):
+    with pytest.raises(ModelError, match="id you mean fastestdet"):
         load_model("fastestdt")
 
 
@@ -354,7 +354,7 @@ def test_class_names_are_found_or_explained() -> None:
     card = as_model(Tiny(4), classes=["stop sign", "crane", "crane", "other"]).card
     assert card.class_index("Stop_Sign") == 0
     assert card.class_index("3") == 3
-    with pytest.raises(ModelError, match="did you mean 'stop sign'"):
+    with pytest.raises(ModelError, match="id you mean 'stop sign'"):
         card.class_index("stop signs")
     with pytest.raises(ModelError, match=r"stands for \[1, 2\]"):
         card.class_index("crane")
