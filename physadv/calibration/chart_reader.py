@@ -99,6 +99,19 @@ def read_chart(image: Pixels, name: str, camera: CameraProfile | None = None) ->
     Raises:
         CalibrationError: The chart is not found, partly out of view, blurred, too small, bent, or
             over- or under-exposed.
+
+    Example:
+        A rendering of the page stands for a photo, darkened so that the paper is not over-exposed.
+
+        >>> import pypdfium2, tempfile
+        >>> from physadv.calibration.color_chart import write_chart
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     layout = write_chart(f"{folder}/chart.pdf")
+        ...     with pypdfium2.PdfDocument(f"{folder}/chart.pdf") as pdf:
+        ...         page = np.asarray(pdf[0].render(scale=2).to_pil().convert("RGB"))
+        >>> view = read_chart((0.9 * page).astype(np.uint8), "page")
+        >>> view.chart.number, view.light.shape, bool(view.clipped.any())
+        (1, (374, 3), False)
     """
     if camera is not None:
         image = _undistort_photo(image, camera, name)
@@ -163,7 +176,7 @@ def _markers(gray: Pixels, name: str) -> tuple[ColorChart, dict[int, F64]]:
     in BLOCKS."""
     detected = _detect(gray)
 
-    best: tuple[ColorChart, dict[int, F64]] = (color_chart(1), {})
+    nearest: tuple[ColorChart, dict[int, F64]] = (color_chart(1), {})
     for number in range(1, SETS + 1):
         chart = color_chart(number)
         visible = {
@@ -171,19 +184,19 @@ def _markers(gray: Pixels, name: str) -> tuple[ColorChart, dict[int, F64]]:
             for index, marker in enumerate(chart.marker_ids)
             if marker in detected
         }
-        best = max(best, (chart, visible), key=lambda pair: len(pair[1]))
+        nearest = max(nearest, (chart, visible), key=lambda pair: len(pair[1]))
 
-    if len(best[1]) >= MIN_MARKERS:
-        return best
+    if len(nearest[1]) >= MIN_MARKERS:
+        return nearest
 
     blurred = ", and the picture is blurred" if _is_blurred(gray) else ""
-    if not best[1]:
+    if not nearest[1]:
         limit = f"no color chart found{blurred}"
         raise CalibrationError(
             name, limit, "Photograph the whole page of `physadv calibrate chart`, in focus"
         )
 
-    count = f"only {len(best[1])} of the chart's {len(BLOCKS)} markers found"
+    count = f"only {len(nearest[1])} of the chart's {len(BLOCKS)} markers found"
     limit = f"{count}{blurred}; {MIN_MARKERS} are needed"
     raise CalibrationError(
         name, limit, "Keep the whole page in view, flat, in focus and without reflections"

@@ -198,6 +198,13 @@ def write_chart(path: str | Path, number: int = 1, *, paper: Paper = "a4") -> Ch
     Raises:
         OptionError: There is no such set.
         GeometryError: The paper is too small.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     layout = write_chart(f"{folder}/chart.pdf", paper="letter")
+        >>> layout.page, layout.bar.w
+        ((215.9, 279.4), 100.0)
     """
     chart = color_chart(number)
     page, x, y = chart_origin(paper, COLUMNS * CELL, ROWS * CELL)

@@ -63,13 +63,13 @@ def settle_controls(capture: Any, frames: int = SETTLE_FRAMES, seconds: float = 
     Returns:
         The number of frames read.
     """
-    limit, read = time.monotonic() + seconds, 0
-    while read < frames and time.monotonic() < limit:
+    limit, count = time.monotonic() + seconds, 0
+    while count < frames and time.monotonic() < limit:
         ok, _ = capture.read()
         if not ok:
             break
-        read += 1
-    return read
+        count += 1
+    return count
 
 
 def lock_controls(capture: Any, backend: str) -> list[ControlLock]:

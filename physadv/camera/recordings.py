@@ -146,19 +146,19 @@ class PhotoSource(FrameSource):
         )
 
     def __iter__(self) -> Iterator[CameraFrame]:
-        read = 0
+        count = 0
         for number, path in enumerate(self.photos):
             try:
                 image = to_uint8(read_image(path))
             except ImageError as error:
                 self.warnings.append(f"left out: {error}")
                 continue
-            read += 1
+            count += 1
             yield CameraFrame(
                 image, float(number), self._clip(path), block_in(path, self.root), number
             )
 
-        if not read:
+        if not count:
             limit = f"none of {len(self.photos)} photos could be read"
             raise CaptureError(self.name, limit, "Replace them with JPEG or PNG files")
 

@@ -37,12 +37,12 @@ class CheckGoal:
     """Model, goal and classes of a check: the bundle's, unless the configuration names others.
 
     Attributes:
-        model: name of the model under test.
+        model: Name of the model under test.
         goal: "targeted", "untargeted" or "vanish".
-        true_class: the sign's class.
-        target: the class aimed at, where the goal has one.
-        sign_width_mm: width of the sign for which the patch was made, where known.
-        bundle: the bundle, where there is one.
+        true_class: Class of the sign.
+        target: Class aimed at, where the goal has one.
+        sign_width_mm: Width of the sign for which the patch was made, where known.
+        bundle: The bundle, where there is one.
     """
 
     model: str
@@ -84,9 +84,10 @@ class CheckGoal:
         )
 
     def as_record(self) -> dict[str, Any]:
-        """Return the facts of the bundle that the check's record and report hold."""
+        """Return the facts of the bundle for the check's record and report."""
         if self.bundle is None:
             return {}
+
         card = self.bundle.card
         facts = {
             "name": card.patch.name,
@@ -103,15 +104,15 @@ class CheckGoal:
 
 @dataclass(frozen=True)
 class CheckTask:
-    """A check that is ready to run: everything but the sources is open and checked.
+    """A check that is ready to run: everything but the sources is open and validated.
 
     Attributes:
-        config: the configuration, with the box that was drawn, if any.
-        goal: model, goal and classes.
-        model: the model under test, on its device.
-        locator: finds the sign in a frame, with its pose.
-        lens: the lens of the camera for pictures of a size.
-        width_mm: the width of the sign at a location, where known.
+        config: The configuration, with the box that was drawn, if any.
+        goal: Model, goal and classes.
+        model: Model under test, on its device.
+        locator: Finds the sign in a frame, with its pose.
+        lens: Lens of the camera by picture size.
+        width_mm: Width of the sign by location, where known.
 
     Example:
         >>> config = CheckConfig(source="clip.mp4", bundle="stop-sticker-signs-v1")
@@ -139,7 +140,7 @@ class CheckTask:
         check_width(config.width or None)
         if config.block is not None and config.block not in BLOCKS:
             raise OptionError(
-                f"--block {config.block}", f"one of {', '.join(BLOCKS)}", "Correct it"
+                f"--block {config.block}", f"one of {', '.join(BLOCKS)}", "Correct the name"
             )
         lens, distance_m = _lens_of(config), _parse_distance(config.distance)
         if model is not None:
@@ -158,7 +159,7 @@ class CheckTask:
 
     @property
     def recorded(self) -> CheckConfig:
-        """The configuration as a run records it: addresses without user, password and query."""
+        """Configuration for the record of the run: addresses without user, password and query."""
         config = self.config
         return replace(
             config,
@@ -169,7 +170,7 @@ class CheckTask:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The bundle and the origin of distances, as check.json holds them."""
+        """Bundle and origin of distances, for check.json."""
         return {**self.goal.as_record(), "geometry": _geometry(self.config)}
 
     def open_sources(self, stack: ExitStack) -> list[BlockSource]:
@@ -198,27 +199,30 @@ class CheckTask:
         remote: RemoteControl | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> Generator[CheckProgress, None, None]:
-        """Judge every frame and write the rows.
+        """Classify every frame and write the rows.
 
         Args:
-            sources: those of :meth:`open_sources`.
-            folder: folder of the run; an unfinished check there is continued.
-            facts: further facts for check.json.
-            remote: input of a person who watches.
-            tell: called with a line when a source is lost or comes back.
+            sources: Sources of :meth:`open_sources`.
+            folder: Folder of the run; an interrupted check there is continued.
+            facts: Further facts for check.json.
+            remote: Input of a person who watches.
+            tell: Called with a line when a source is lost or returns.
 
         Returns:
             A generator of :class:`~physadv.check.session.CheckProgress`; closing it ends the check.
 
         Raises:
-            OptionError: for classes, goals and folders that do not fit.
-            CaptureError: where no frame could be judged.
-            ModelError: for NaN in the model's output.
+            OptionError: Classes, goal or folder do not fit.
+            CaptureError: No frame could be classified.
+            ModelError: The model returned NaN.
         """
         config, goal = self.config, self.goal
+
         live = any(source.source.live for source in sources)
         width = WIDTH if live and config.width is None else config.width
-        own = float(self.model.card.extra.get("score_threshold", THRESHOLD))
+
+        card_threshold = float(self.model.card.extra.get("score_threshold", THRESHOLD))
+
         return run_check(
             sources,
             self.model,
@@ -227,7 +231,7 @@ class CheckTask:
             goal=goal.goal,
             true_class=goal.true_class,
             target_class=goal.target,
-            threshold=own if config.threshold is None else config.threshold,
+            threshold=card_threshold if config.threshold is None else config.threshold,
             iou=config.iou,
             max_frames=config.max_frames,
             device=str(pick_device(config.device)),
@@ -240,7 +244,7 @@ class CheckTask:
 
 
 def _source_settings(config: CheckConfig) -> dict[str, Any]:
-    """The keywords of :func:`open_frame_source`."""
+    """Return the keyword arguments of :func:`open_frame_source`."""
     return {
         "timeout_s": config.timeout,
         "camera_size": config.camera_size,
@@ -253,7 +257,7 @@ def _source_settings(config: CheckConfig) -> dict[str, Any]:
 
 
 def _locator_of(config: CheckConfig, goal: CheckGoal, model: LoadedModel) -> Locator:
-    """The locator of the configured strategy.
+    """Build the locator of the configured strategy.
 
     In "auto" a detector is loaded for classifiers only, and only if its weights are installed.
     """
@@ -283,7 +287,8 @@ def _locator_of(config: CheckConfig, goal: CheckGoal, model: LoadedModel) -> Loc
 
 
 def _width_rule(config: CheckConfig, goal: CheckGoal) -> WidthOf:
-    """The sign's width at a location: as given, a test page's by its markers, else the bundle's."""
+    """Return the sign's width by location: as configured, a test page's by its markers, else the
+    bundle's."""
     page_width = _page_width_mm(config)
 
     def width_mm(location: SignLocation) -> float | None:
@@ -300,12 +305,12 @@ def _page_width_mm(config: CheckConfig) -> float:
 
 
 def _lens_of(config: CheckConfig) -> LensFor:
-    """The lens by profile or by focal length. Raises OptionError for both."""
+    """Return the lens by profile or by focal length. Raises OptionError for both."""
     if config.camera_profile is not None and config.focal_px is not None:
         raise OptionError(
             "--camera-profile with --focal-px",
-            "one of the two",
-            "The profile holds the focal length",
+            "only one of the two can be used",
+            "Leave one out; the profile holds the focal length",
         )
     return lens_for(config.camera_profile, config.focal_px)
 
@@ -324,7 +329,8 @@ def _geometry(config: CheckConfig) -> dict[str, Any]:
 
 
 def _parse_distance(text: str | None) -> float | None:
-    """A distance in meters, written 2.5m, 250cm or 2.5. Raises OptionError for anything else."""
+    """Parse a distance in meters, written 2.5m, 250cm or 2.5. Raises OptionError for anything
+    else."""
     if text is None:
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(mm|cm|m)?\s*", text)

@@ -154,7 +154,9 @@ class CheckConfig(Config):
             default="uncut; live sources every 10 s",
         ),
     ] = None
-    every: Annotated[int, ConfigField("Judge every n-th frame of a file.", "Length", least=1)] = 1
+    every: Annotated[
+        int, ConfigField("Classify every n-th frame of a file.", "Length", least=1)
+    ] = 1
     max_frames: Annotated[
         int | None, ConfigField("Most frames of each block.", "Length", least=1, default="all")
     ] = None

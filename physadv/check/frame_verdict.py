@@ -198,18 +198,18 @@ def _detected(
     that does, else nothing."""
     on_sign = scores if box is None else scores[_overlaps(box, detections) >= rule.iou]
 
-    best = on_sign.max(0) if len(on_sign) else np.zeros(scores.shape[-1])
-    true_score = float(best[rule.true_class])
+    class_scores = on_sign.max(0) if len(on_sign) else np.zeros(scores.shape[-1])
+    true_score = float(class_scores[rule.true_class])
     if true_score >= rule.threshold:
         return _answer(rule.true_class, true_score, true_score, rule)
 
     if box is None:
         # Other objects in the frame do not concern the sign, except for the class aimed at.
-        others = np.zeros_like(best)
+        others = np.zeros_like(class_scores)
         if rule.target_class is not None:
-            others[rule.target_class] = best[rule.target_class]
+            others[rule.target_class] = class_scores[rule.target_class]
     else:
-        others = best
+        others = class_scores
 
     strongest = int(others.argmax())
     strongest_class = strongest if others[strongest] >= rule.threshold else None

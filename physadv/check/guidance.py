@@ -73,13 +73,13 @@ class FilmingGuide:
         return self._stands
 
     def advise(
-        self, rows: Mapping[str, Sequence[Row]], place: SignLocation | None, block: str | None
+        self, rows: Mapping[str, Sequence[Row]], location: SignLocation | None, block: str | None
     ) -> FilmingAdvice:
         """Return the instructions for the next frames.
 
         Args:
             rows: Rows so far by block.
-            place: Location of the sign in the newest frame; None where it was not found.
+            location: Location of the sign in the newest frame; None where it was not found.
             block: Block in view; None where no sign is.
 
         Returns:
@@ -92,26 +92,26 @@ class FilmingGuide:
             return FilmingAdvice(block, prompt, stopping_states=states, waiting=waiting)
 
         cells = count_views(rows.get(block, ()), self.plan)
-        target = _thinnest(self.plan, cells, place) if block in waiting else None
+        target = _thinnest(self.plan, cells, location) if block in waiting else None
         return FilmingAdvice(
-            block, prompt, _move(self.plan, target, place), target, cells, states, waiting
+            block, prompt, _move(self.plan, target, location), target, cells, states, waiting
         )
 
 
-def _prompt(block: str | None, waiting: Sequence[str], now: Mapping[str, StoppingState]) -> str:
+def _prompt(block: str | None, waiting: Sequence[str], states: Mapping[str, StoppingState]) -> str:
     if not waiting:
         return "All blocks are measured: done."
     if block is not None and block in waiting:
-        return f"Keep {PAGES[block]} in view: {_missing(block, now)}"
+        return f"Keep {PAGES[block]} in view: {_missing(block, states)}"
     done = f"{block} is measured. " if block is not None else ""
-    return f"{done}Hold up {PAGES[waiting[0]]}: {_missing(waiting[0], now)}"
+    return f"{done}Hold up {PAGES[waiting[0]]}: {_missing(waiting[0], states)}"
 
 
-def _missing(block: str, now: Mapping[str, StoppingState]) -> str:
-    if block not in now:
+def _missing(block: str, states: Mapping[str, StoppingState]) -> str:
+    if block not in states:
         return "nothing filmed yet"
-    clips = count_noun(now[block].clips_missing, "clip")
-    return f"about {clips} ({count_noun(now[block].frames_missing, 'frame')}) to go"
+    clips = count_noun(states[block].clips_missing, "clip")
+    return f"about {clips} ({count_noun(states[block].frames_missing, 'frame')}) to go"
 
 
 def _thinnest(plan: ViewPlan, cells: Counter[Cell], location: SignLocation | None) -> Cell:

@@ -89,10 +89,12 @@ def by_detector(
             detections = model(to_tensor(frame.image)[None])
         if not isinstance(detections, Detections):
             raise OptionError("the locating model", "a detector is needed", "Use fastestdet")
+
         scores = detections.scores[0, :, class_index]
         best = int(scores.argmax())
         if float(scores[best]) < threshold:
             return None
+
         x0, y0, x1, y1 = (float(v) for v in detections.boxes[0, best])
         return (
             SignLocation(corners_of((x0, y0, x1, y1)), "detector") if x1 > x0 and y1 > y0 else None

@@ -106,13 +106,13 @@ def clips_missing(rate: RateInterval, clips: int, aim: float) -> int:
     Returns:
         The number of clips; 0 where the interval is narrow enough.
     """
-    wide = _width(rate)
-    if wide <= aim and clips >= FEW_CLIPS:
+    width = _width(rate)
+    if width <= aim and clips >= FEW_CLIPS:
         return 0
 
     # While clips do not vary, the interval is that of Wilson (1927) for n equal clips.
     alike = clips < 2 or rate.rate in (0.0, 1.0)
-    needed = _Z2 * (1 / aim - 1) if alike else clips * (wide / aim) ** 2
+    needed = _Z2 * (1 / aim - 1) if alike else clips * (width / aim) ** 2
     return max(ceil(needed) - clips, FEW_CLIPS - clips, 1)
 
 

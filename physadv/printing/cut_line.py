@@ -63,7 +63,7 @@ class CutOptions:
             )
 
 
-def cut_contour(bundle: PatchBundle, place: PageRect, corner_radius: float = 0.3) -> list[Polygon]:
+def cut_contour(bundle: PatchBundle, rect: PageRect, corner_radius: float = 0.3) -> list[Polygon]:
     """Return the outlines of the mask on the page, corners rounded, holes included.
 
     The line runs on the outer edges of the mask's pixels. A corner between edges too short for the
@@ -71,7 +71,7 @@ def cut_contour(bundle: PatchBundle, place: PageRect, corner_radius: float = 0.3
 
     Args:
         bundle: Patch with its mask.
-        place: Cut rectangle on the page in mm.
+        rect: Cut rectangle on the page in mm.
         corner_radius: Radius of the corners in mm.
 
     Returns:
@@ -80,7 +80,7 @@ def cut_contour(bundle: PatchBundle, place: PageRect, corner_radius: float = 0.3
     Raises:
         GeometryError: The radius exceeds half the shorter side.
     """
-    limit = min(place.w, place.h) / 2
+    limit = min(rect.w, rect.h) / 2
     if corner_radius > limit + 1e-9:
         raise GeometryError(
             f"corner radius {corner_radius:g} mm",
@@ -89,15 +89,15 @@ def cut_contour(bundle: PatchBundle, place: PageRect, corner_radius: float = 0.3
         )
 
     mask = to_uint8(bundle.mask)[:, :, 0] >= 128
-    return [_rounded(polygon, corner_radius) for polygon in _outlines(mask, place)]
+    return [_rounded(polygon, corner_radius) for polygon in _outlines(mask, rect)]
 
 
-def safe_contour(bundle: PatchBundle, place: PageRect, safe: float) -> list[Polygon]:
+def safe_contour(bundle: PatchBundle, rect: PageRect, safe: float) -> list[Polygon]:
     """Return the outlines of the safe area, to a pixel of the mask.
 
     Args:
         bundle: Patch with its mask.
-        place: Cut rectangle on the page in mm.
+        rect: Cut rectangle on the page in mm.
         safe: Distance from the cut in mm.
 
     Returns:
@@ -105,9 +105,9 @@ def safe_contour(bundle: PatchBundle, place: PageRect, safe: float) -> list[Poly
     """
     mask = to_uint8(bundle.mask)[:, :, 0] >= 128
     if bool(mask.all()):
-        inner = place.grown(-safe)
+        inner = rect.grown(-safe)
         return [_corners(inner)] if min(inner.w, inner.h) > 0 else []
-    return _outlines(safe_mask(bundle, safe), place)
+    return _outlines(safe_mask(bundle, safe), rect)
 
 
 def safe_mask(bundle: PatchBundle, safe: float) -> npt.NDArray[np.bool_]:
@@ -150,6 +150,7 @@ def cut_svg(
     name, width = quoteattr(cut.name), cut.points * _POINT_MM
     line = f'<path d="{_path(contours)}"/>'
     guide = f'<path d="{_path(safe)}" stroke-dasharray="2 1"/>' if safe else ""
+
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <svg xmlns="http://www.w3.org/2000/svg" width="{view.w:.4f}mm" height="{view.h:.4f}mm"
  viewBox="{view.x:.4f} {view.y:.4f} {view.w:.4f} {view.h:.4f}">
@@ -160,10 +161,12 @@ def cut_svg(
 """
 
 
-def _within(what: str, value: float, low: float, high: float, unit: str) -> None:
-    if not low <= value <= high:
+def _within(label: str, value: float, lower: float, upper: float, unit: str) -> None:
+    if not lower <= value <= upper:
         raise OptionError(
-            f"{what} {value:g} {unit}", f"{low:g} to {high:g} {unit}", "Give a value in this range"
+            f"{label} {value:g} {unit}",
+            f"{lower:g} to {upper:g} {unit}",
+            "Give a value in this range",
         )
 
 
@@ -179,10 +182,10 @@ def _corners(r: PageRect) -> Polygon:
     )
 
 
-def _outlines(mask: npt.NDArray[np.bool_], place: PageRect) -> list[Polygon]:
+def _outlines(mask: npt.NDArray[np.bool_], rect: PageRect) -> list[Polygon]:
     """Return the mask's outlines on the page, where its interpolated edge is half covered."""
     if bool(mask.all()):
-        return [_corners(place)]
+        return [_corners(rect)]
 
     h, w = mask.shape
     zoom = max(1, min(16, 8000 // max(h, w)))
@@ -192,7 +195,7 @@ def _outlines(mask: npt.NDArray[np.bool_], place: PageRect) -> list[Polygon]:
         np.asarray(fine >= 128, np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )
 
-    step, origin = np.array([place.w / w, place.h / h]), np.array([place.x, place.y])
+    step, origin = np.array([rect.w / w, rect.h / h]), np.array([rect.x, rect.y])
     outlines = []
     for contour in contours:
         edge = _pushed_out(contour.reshape(-1, 2).astype(np.float64))
@@ -237,12 +240,12 @@ def _arc(a: Polygon, corner: Polygon, b: Polygon, radius: float) -> Polygon:
 
     tangent = min(radius * float(np.tan(turn / 2)), min(reach) / 2)
     radius = tangent / float(np.tan(turn / 2))
-    middle = (u + v) / np.linalg.norm(u + v)
-    center = corner + middle * (radius / np.cos(turn / 2))
+    bisector = (u + v) / np.linalg.norm(u + v)
+    center = corner + bisector * (radius / np.cos(turn / 2))
 
     chord = 2 * float(np.arccos(max(0.0, 1 - _SAGITTA / radius))) if radius > _SAGITTA else np.pi
     angles = np.linspace(-turn / 2, turn / 2, max(2, int(np.ceil(turn / chord)) + 1))
     sideways = (v - u) / np.linalg.norm(v - u)
     return np.asarray(
-        center + radius * (np.outer(np.sin(angles), sideways) - np.outer(np.cos(angles), middle))
+        center + radius * (np.outer(np.sin(angles), sideways) - np.outer(np.cos(angles), bisector))
     )

@@ -184,9 +184,9 @@ def _write_svg(sticker: PrintedSticker, path: Path, layout: SheetLayout | None) 
     its bleed for tiles."""
     bundle, cut = sticker.bundle, sticker.cut
     size = bundle.card.size
-    place = layout.sticker if layout else PageRect(0, 0, size.width_mm, size.height_mm)
-    view = PageRect(0, 0, *layout.page) if layout else place.grown(cut.bleed + 1)
+    cut_rect = layout.sticker if layout else PageRect(0, 0, size.width_mm, size.height_mm)
+    view = PageRect(0, 0, *layout.page) if layout else cut_rect.grown(cut.bleed + 1)
 
-    safe = safe_contour(bundle, place, cut.safe) if cut.safe else []
+    safe = safe_contour(bundle, cut_rect, cut.safe) if cut.safe else []
     title = f"{bundle.card.patch.name} {sticker.size}, run {bundle.card.patch.run_id}"
-    return write_text(path, cut_svg(sticker.contour(place), safe, view, cut, title=title))
+    return write_text(path, cut_svg(sticker.contour(cut_rect), safe, view, cut, title=title))

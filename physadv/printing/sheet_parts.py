@@ -57,17 +57,17 @@ class PrintedSticker:
         art = bleed_art(self.bundle, self.cut.bleed) if self.cut.bleed else sticker_art(self.bundle)
         return art, pdf_image(art.rgba)
 
-    def draw(self, page: PdfPage, place: PageRect) -> None:
-        """Draw the picture with its bleed, then the cut line, with the cut rectangle at ``place``
+    def draw(self, page: PdfPage, rect: PageRect) -> None:
+        """Draw the picture with its bleed, then the cut line, with the cut rectangle at ``rect``
         on ``page``."""
         art, reader = self._art
-        with page.clipped(place.grown(self.cut.bleed - _HAIR)):
-            page.image(reader, art.around(place))
-        self.cut_line(page, self.contour(place))
+        with page.clipped(rect.grown(self.cut.bleed - _HAIR)):
+            page.image(reader, art.around(rect))
+        self.cut_line(page, self.contour(rect))
 
-    def contour(self, place: PageRect) -> list[Polygon]:
-        """Return the polygons of the cut line when the cut rectangle is ``place``."""
-        return cut_contour(self.bundle, place, self.cut.corner_radius)
+    def contour(self, rect: PageRect) -> list[Polygon]:
+        """Return the polygons of the cut line when the cut rectangle is ``rect``."""
+        return cut_contour(self.bundle, rect, self.cut.corner_radius)
 
     def cut_line(self, page: PdfPage, contour: list[Polygon]) -> None:
         """Stroke ``contour`` on ``page`` in the spot color, overprinting, in a layer of its own."""
@@ -139,8 +139,10 @@ def _off(value: float, positive: str, negative: str) -> str:
 
 def _placement_icon(page: PdfPage, sticker: PrintedSticker, r: PageRect) -> None:
     """Draw the sign's outline with the sticker in its position."""
-    place = sticker.bundle.card.placement
-    outline = octagon_mm(r.w) if place.sign == "stop" else [(0, 0), (r.w, 0), (r.w, r.w), (0, r.w)]
+    placement = sticker.bundle.card.placement
+    outline = (
+        octagon_mm(r.w) if placement.sign == "stop" else [(0, 0), (r.w, 0), (r.w, r.w), (0, r.w)]
+    )
 
     page.canvas.setStrokeGray(0.3)
     page.canvas.setFillGray(0.93)
@@ -148,7 +150,7 @@ def _placement_icon(page: PdfPage, sticker: PrintedSticker, r: PageRect) -> None
     page.polygons([np.array(outline) + np.array([r.x, r.y])], stroke=1, fill=1)
 
     with page.clipped(r):
-        page.image(sticker.plain, sticker.on_sign(r, r.w / place.sign_width_mm))
+        page.image(sticker.plain, sticker.on_sign(r, r.w / placement.sign_width_mm))
     page.canvas.setFillGray(0)
 
 

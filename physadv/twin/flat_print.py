@@ -67,6 +67,7 @@ def photograph_print(
     printed = print_flat(
         picture, "ideal" if "printer" in without else printer, width_mm=width_mm, seed=seed
     )
+
     return photograph_flat(
         printed,
         camera=leave_out(camera, without),

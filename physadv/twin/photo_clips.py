@@ -176,6 +176,7 @@ def _checked(scene: PhotoScene) -> F64:
             "(4, 2) numbers",
             "Give four corners",
         )
+
     area = cv2.contourArea(corners.astype(np.float32))
     if area < 16**2:
         limit = f"the sign covers {area:.0f} px, 256 are needed"

@@ -167,8 +167,8 @@ def _cut(pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], d
                 f"{pdf}", "page 1 has no TrimBox to cut along", "Make it with `physadv print`"
             )
 
-        left, bottom, right, top = box
-        sheet_mm = ((right - left) * MM_PER_POINT, (top - bottom) * MM_PER_POINT)
+        x0_points, y0_points, x1_points, y1_points = box
+        sheet_mm = ((x1_points - x0_points) * MM_PER_POINT, (y1_points - y0_points) * MM_PER_POINT)
         if abs(sheet_mm[0] - width_mm) > 0.2 or abs(sheet_mm[1] - height_mm) > 0.2:
             sizes = (
                 f"sticker {sheet_mm[0]:.1f} x {sheet_mm[1]:.1f} mm, card {width_mm:.1f} x "
@@ -180,10 +180,10 @@ def _cut(pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], d
         # fraction of a pixel.
         width, height = page.get_size()
         margins = (
-            floor(left) - 1.0,
-            floor(bottom) - 1.0,
-            width - ceil(right) - 1.0,
-            height - ceil(top) - 1.0,
+            floor(x0_points) - 1.0,
+            floor(y0_points) - 1.0,
+            width - ceil(x1_points) - 1.0,
+            height - ceil(y1_points) - 1.0,
         )
         margins = (max(margins[0], 0), max(margins[1], 0), max(margins[2], 0), max(margins[3], 0))
         image = np.asarray(
@@ -192,8 +192,8 @@ def _cut(pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], d
 
     cropped = (width - margins[0] - margins[2], height - margins[1] - margins[3])
     per_x, per_y = image.shape[1] / cropped[0], image.shape[0] / cropped[1]
-    x0, y0 = (left - margins[0]) * per_x, (height - margins[3] - top) * per_y
-    sx, sy = (right - left) * per_x / shape[0], (top - bottom) * per_y / shape[1]
+    x0, y0 = (x0_points - margins[0]) * per_x, (height - margins[3] - y1_points) * per_y
+    sx, sy = (x1_points - x0_points) * per_x / shape[0], (y1_points - y0_points) * per_y / shape[1]
 
     to_source = np.array([[sx, 0, x0 + 0.5 * sx - 0.5], [0, sy, y0 + 0.5 * sy - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

@@ -113,6 +113,7 @@ def write_contact(out: Path, picked: Mapping[str, list[U8]]) -> Path:
             )
             for f in frames
         ]
+
         row = np.hstack(shrunk)
         rows.append(_label(row, f"{block} (simulation)"))
     return save_png(out / CONTACT, np.vstack(rows))

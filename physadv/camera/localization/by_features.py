@@ -24,7 +24,7 @@ _RATIO, _REPROJECTION_PX = 0.8, 3.0
 
 
 @dataclass(frozen=True)
-class _Known:
+class _ReferenceFeatures:
     points: Points
     descriptors: npt.NDArray[np.uint8]
 
@@ -44,7 +44,7 @@ def by_features(references: Sequence[Pixels], *, fewest: int = FEWEST) -> Locato
         OptionError: A reference has too few features.
     """
     finder, matcher = cv2.ORB.create(1500), cv2.BFMatcher(cv2.NORM_HAMMING)
-    known = [_known(finder, reference, fewest) for reference in references]
+    features = [_reference_features(finder, reference, fewest) for reference in references]
 
     def locate(frame: CameraFrame) -> SignLocation | None:
         scale = min(1.0, LONGEST_PX / max(frame.image.shape[:2]))
@@ -59,14 +59,16 @@ def by_features(references: Sequence[Pixels], *, fewest: int = FEWEST) -> Locato
             return None
 
         pixels = (np.array([p.pt for p in points]) + 0.5) / scale
-        candidates = [_match(matcher, each, pixels, descriptors, scale, fewest) for each in known]
+        candidates = [
+            _match(matcher, each, pixels, descriptors, scale, fewest) for each in features
+        ]
         located = [c for c in candidates if c is not None and c.matches is not None]
         return max(located, key=lambda c: len(c.matches.seen) if c.matches else 0, default=None)
 
     return locate
 
 
-def _known(finder: Any, reference: Pixels, fewest: int) -> _Known:
+def _reference_features(finder: Any, reference: Pixels, fewest: int) -> _ReferenceFeatures:
     square = resize_box(reference, REFERENCE_PX, REFERENCE_PX)
 
     # A sign ends where its drawing ends, so features of its outline count too.
@@ -79,23 +81,28 @@ def _known(finder: Any, reference: Pixels, fewest: int) -> _Known:
         raise OptionError(
             "the sign's picture", limit, "Use --locate fiducials with the printed pages, or --box"
         )
-    return _Known((np.array([p.pt for p in points]) + 0.5 - 24) / REFERENCE_PX, descriptors)
+    return _ReferenceFeatures(
+        (np.array([p.pt for p in points]) + 0.5 - 24) / REFERENCE_PX, descriptors
+    )
 
 
 def _match(
     matcher: Any,
-    known: _Known,
+    reference: _ReferenceFeatures,
     pixels: Points,
     descriptors: npt.NDArray[np.uint8],
     scale: float,
     fewest: int,
 ) -> SignLocation | None:
-    pairs = [p for p in matcher.knnMatch(known.descriptors, descriptors, k=2) if len(p) == 2]
-    good = [a for a, b in pairs if a.distance < _RATIO * b.distance]
-    if len(good) < fewest:
+    pairs = [p for p in matcher.knnMatch(reference.descriptors, descriptors, k=2) if len(p) == 2]
+    matches = [a for a, b in pairs if a.distance < _RATIO * b.distance]
+    if len(matches) < fewest:
         return None
 
-    plane, image = known.points[[m.queryIdx for m in good]], pixels[[m.trainIdx for m in good]]
+    plane, image = (
+        reference.points[[m.queryIdx for m in matches]],
+        pixels[[m.trainIdx for m in matches]],
+    )
     homography, inside = cv2.findHomography(
         plane, image, cv2.RANSAC, _REPROJECTION_PX / scale, maxIters=2000
     )

@@ -81,17 +81,25 @@ def both_poses(plane_mm: Points, seen_px: Points, lens: CameraLens) -> list[Came
 
     Returns:
         Up to two poses, the better fitting one first.
+
+    Example:
+        >>> from physadv.camera.lens import lens_for
+        >>> square = np.array([[-100, -100], [100, -100], [100, 100], [-100, 100]])
+        >>> lens = lens_for(focal_px=500)((640, 480))
+        >>> poses = both_poses(square, np.array([320, 240]) + square * 0.2, lens)
+        >>> round(poses[0].distance_m, 3)
+        2.5
     """
     model = np.column_stack([plane_mm, np.zeros(len(plane_mm))]).astype(np.float64)
-    seen = np.ascontiguousarray(seen_px, dtype=np.float64)
+    pixels = np.ascontiguousarray(seen_px, dtype=np.float64)
     try:
         count, turns, shifts, _ = cv2.solvePnPGeneric(
-            model, seen, lens.matrix, lens.coefficients, flags=cv2.SOLVEPNP_IPPE
+            model, pixels, lens.matrix, lens.coefficients, flags=cv2.SOLVEPNP_IPPE
         )
     except cv2.error:
         return []
 
-    poses = [_refined(model, seen, lens, turns[k], shifts[k]) for k in range(count)]
+    poses = [_refined(model, pixels, lens, turns[k], shifts[k]) for k in range(count)]
     facing = [
         p for p in poses if p is not None and p.center[2] > 0 and p.rotation[:, 2] @ p.center > 0
     ]
@@ -99,27 +107,27 @@ def both_poses(plane_mm: Points, seen_px: Points, lens: CameraLens) -> list[Came
 
 
 def _refined(
-    model: Points, seen: Points, lens: CameraLens, turn: Points, shift: Points
+    model: Points, pixels: Points, lens: CameraLens, turn: Points, shift: Points
 ) -> CameraPose | None:
     """Refine by Levenberg-Marquardt; keep the solution as it was where refining would move to the
     other one."""
     better_turn, better_shift = cv2.solvePnPRefineLM(
-        model, seen, lens.matrix, lens.coefficients, turn.copy(), shift.copy()
+        model, pixels, lens.matrix, lens.coefficients, turn.copy(), shift.copy()
     )
 
     before, after = (
-        _pose(model, seen, lens, turn, shift),
-        _pose(model, seen, lens, better_turn, better_shift),
+        _pose(model, pixels, lens, turn, shift),
+        _pose(model, pixels, lens, better_turn, better_shift),
     )
     stayed = after is not None and before is not None and angle_between(before, after) < 10
     return after if stayed else before
 
 
 def _pose(
-    model: Points, seen: Points, lens: CameraLens, turn: Points, shift: Points
+    model: Points, pixels: Points, lens: CameraLens, turn: Points, shift: Points
 ) -> CameraPose | None:
     projected, _ = cv2.projectPoints(model, turn, shift, lens.matrix, lens.coefficients)
-    error = float(np.sqrt(((projected.reshape(-1, 2) - seen) ** 2).sum(1).mean()))
+    error = float(np.sqrt(((projected.reshape(-1, 2) - pixels) ** 2).sum(1).mean()))
 
     rotation = np.asarray(cv2.Rodrigues(turn)[0], np.float64)
     return (

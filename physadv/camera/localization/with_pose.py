@@ -42,6 +42,15 @@ def with_pose(
 
     Raises:
         OptionError: The typed distance is out of range.
+
+    Example:
+        >>> from physadv.camera.lens import lens_for
+        >>> from physadv.camera.localization.boxes import corners_of
+        >>> square = SignLocation(corners_of((300, 220, 340, 260)), "box")
+        >>> locate = with_pose(lambda frame: square, sign_width_mm=200, lens=lens_for(focal_px=500))
+        >>> picture = np.zeros((480, 640, 3), np.uint8)
+        >>> round(locate(CameraFrame(picture, 0.0, "clip", None, 0)).distance_m, 2)
+        2.5
     """
     if typed_m is not None and not 0.01 <= typed_m <= 1000:
         raise OptionError(f"distance {typed_m:g} m", "0.01 to 1000 m", "Correct the distance")

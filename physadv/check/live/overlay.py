@@ -42,21 +42,21 @@ class OverlayState:
     simulation: bool = False
 
 
-def draw_overlay(look: OverlayState) -> Pixels:
-    """Draw ``look``: at most 800 x 600 px of the frame, and a panel of 380 px; returns (h, w, 3)
+def draw_overlay(state: OverlayState) -> Pixels:
+    """Draw ``state``: at most 800 x 600 px of the frame, and a panel of 380 px; returns (h, w, 3)
     uint8."""
-    view = _view(look)
+    view = _view(state)
     height = max(view.shape[0], 560)
 
     sheet = Image.new("RGB", (view.shape[1] + PANEL, height), PAPER)
     sheet.paste((20, 24, 28), (0, 0, view.shape[1], height))
     sheet.paste(Image.fromarray(view), (0, 0))
-    _panel(_Pen(ImageDraw.Draw(sheet), view.shape[1] + 18, PANEL - 36), look)
+    _panel(_Pen(ImageDraw.Draw(sheet), view.shape[1] + 18, PANEL - 36), state)
     return np.asarray(sheet, dtype=np.uint8)
 
 
-def _view(look: OverlayState) -> Pixels:
-    frame, location = look.step.frame, look.step.place
+def _view(state: OverlayState) -> Pixels:
+    frame, location = state.step.frame, state.step.place
     if frame is None:
         return np.full((HIGH, WIDE, 3), 40, np.uint8)
 
@@ -69,26 +69,26 @@ def _view(look: OverlayState) -> Pixels:
 
     corners = None if location is None else location.corners
     if corners is not None:
-        color = _outline(look)
+        color = _outline(state)
         points = [tuple(p) for p in (corners * scale).tolist()]
         pen.line([*points, points[0]], fill=color, width=3)
 
-    _banner(pen, look, corners, scale, size)
+    _banner(pen, state, corners, scale, size)
     return np.asarray(picture, dtype=np.uint8)
 
 
-def _outline(look: OverlayState) -> tuple[int, int, int]:
-    place, row = look.step.place, look.step.row
+def _outline(state: OverlayState) -> tuple[int, int, int]:
+    place, row = state.step.place, state.step.row
     if place is None or place.refused is not None or row is None:
         return FOUND
     return MET if row["success"] else NOT_MET
 
 
 def _banner(
-    pen: Any, look: OverlayState, corners: Corners | None, scale: float, size: tuple[int, int]
+    pen: Any, state: OverlayState, corners: Corners | None, scale: float, size: tuple[int, int]
 ) -> None:
     """Draw the verdict over the sign and the next move at the picture's foot."""
-    row, location = look.step.row, look.step.place
+    row, location = state.step.row, state.step.place
     if (
         corners is not None
         and row is not None
@@ -110,8 +110,8 @@ def _banner(
     elif location is None:
         _label(pen, "no sign found", (12, 12), 20, size)
 
-    if look.advice.move:
-        _label(pen, look.advice.move, (12, size[1] - 38), 20, size)
+    if state.advice.move:
+        _label(pen, state.advice.move, (12, size[1] - 38), 20, size)
 
 
 def _label(
@@ -149,30 +149,30 @@ class _Pen:
             self.y += points + gap
 
 
-def _panel(pen: _Pen, look: OverlayState) -> None:
-    if look.simulation:
+def _panel(pen: _Pen, state: OverlayState) -> None:
+    if state.simulation:
         pen.words("simulation", 13, MET)
-    pen.words(look.advice.prompt, 18)
-    if look.note:
-        pen.words(look.note, 13, MET)
+    pen.words(state.advice.prompt, 18)
+    if state.note:
+        pen.words(state.note, 13, MET)
 
     pen.y += 6
     pen.words("goal met, 95 % interval over clips", 12, MUTED)
 
     for block in BLOCKS:
-        _block(pen, block, look.advice.stopping_states.get(block), block == look.advice.block)
+        _block(pen, block, state.advice.stopping_states.get(block), block == state.advice.block)
 
-    if look.plan is not None and look.advice.block is not None:
-        _grid(pen, look.plan, look.advice)
-    if look.step.left_out:
-        pen.words(f"{look.step.left_out} frames left out", 12, MUTED)
+    if state.plan is not None and state.advice.block is not None:
+        _grid(pen, state.plan, state.advice)
+    if state.step.left_out:
+        pen.words(f"{state.step.left_out} frames left out", 12, MUTED)
 
 
-def _block(pen: _Pen, block: str, stand: StoppingState | None, now: bool) -> None:
+def _block(pen: _Pen, block: str, stand: StoppingState | None, active: bool) -> None:
     draw, x, y, axis_left = pen.draw, pen.x, pen.y, pen.x + 64
     axis_right = pen.x + pen.wide
 
-    if now:
+    if active:
         draw.rectangle((x - 8, y - 3, axis_right + 8, y + 40), outline=COLORS[block], width=2)
 
     draw.text((x, y), block, font=_font(15), fill=COLORS[block])
@@ -228,16 +228,16 @@ def _grid(pen: _Pen, plan: ViewPlan, advice: FilmingAdvice) -> None:
 
     # Axis labels: distances down the left side, angles below.
     for i in range(rows):
-        middle = (plan.distances[i] + plan.distances[i + 1]) / 2
+        center = (plan.distances[i] + plan.distances[i + 1]) / 2
         at = (pen.x, pen.y + (rows - 1 - i) * cell_height + cell_height / 2)
-        pen.draw.text(at, f"{middle:.2f} m", font=_font(12), fill=MUTED, anchor="lm")
+        pen.draw.text(at, f"{center:.2f} m", font=_font(12), fill=MUTED, anchor="lm")
 
     pen.y += rows * cell_height + 4
     for j in range(columns):
-        middle = (plan.yaws[j] + plan.yaws[j + 1]) / 2
+        center = (plan.yaws[j] + plan.yaws[j + 1]) / 2
         below = (grid_left + (j + 0.5) * cell_width, pen.y + 4)
         pen.draw.text(
-            below, f"{middle:+.0f}°" if middle else "0°", font=_font(11), fill=MUTED, anchor="mm"
+            below, f"{center:+.0f}°" if center else "0°", font=_font(11), fill=MUTED, anchor="mm"
         )
     pen.y += 18
 

@@ -74,11 +74,12 @@ class LivePage:
                 self._jpeg, self._count = jpeg.tobytes(), self._count + 1
                 self._news.notify_all()
 
-    def next(self, seen: int) -> tuple[bytes, int] | None:
-        """Return the picture after number ``seen`` and its number, the same picture when none
+    def next(self, last: int) -> tuple[bytes, int] | None:
+        """Return the picture after number ``last`` and its number, the same picture when none
         arrives in time, or None once the server is closed."""
         with self._news:
-            self._news.wait_for(lambda: self._count > seen or not self._open, _PATIENCE_S)
+            self._news.wait_for(lambda: self._count > last or not self._open, _PATIENCE_S)
+
             return (self._jpeg, self._count) if self._open else None
 
     def close(self) -> None:
