@@ -23,15 +23,15 @@ from physadv.models.load import as_model
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Result of a check, and what it rests on.
+    """Result of a check.
 
     Attributes:
         blocks: Rates of each block measured: "clean", "blank" and "patch", with the true class's
             rate, the attack's success, and their 95 % intervals over clips.
         valid: Whether the controls allow a claim about the patch.
-        headline: The result in a sentence that promises no more than was measured.
-        notes: Further remarks, such as few clips or a simulation.
-        rows: One table a frame.
+        headline: Sentence with the result.
+        notes: Qualifications of the result, such as few clips or a simulation.
+        rows: One table per frame.
         folder: Folder of the run with rows and examples, where ``out`` was given.
 
     Example:
@@ -60,7 +60,7 @@ def check(
     on_progress: Callable[[CheckProgress], None] | None = None,
     **settings: Any,
 ) -> CheckResult:
-    """Measure how often a printed or simulated patch meets its goal, beside clean and blank controls.
+    """Measure how often a printed or simulated patch meets its goal, with clean and blank controls.
 
     Args:
         source: Folder of the twin, video, folder of photos or clips, stream address, or the index

@@ -1,4 +1,5 @@
-"""The chart and the board on paper: true to the millimeter, every color twice, whites everywhere."""
+"""The chart and the board on paper: true to the millimeter, every color twice, whites
+everywhere."""
 
 from __future__ import annotations
 
@@ -53,8 +54,8 @@ def dark_span(line: np.ndarray) -> tuple[float, float]:
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_a_set_holds_what_it_says(number: int) -> None:
-    """136 different cells twice, 70 whites, none of them under a marker; every third of the page
-    has whites."""
+    """A set has 136 colors in two cells each and 70 whites, none under a marker, some in every
+    third of the page."""
     chart = color_chart(number)
     used = np.concatenate([chart.places.ravel(), chart.whites])
     assert len(chart.colors) == 136 >= 125
@@ -71,7 +72,8 @@ def test_a_set_holds_what_it_says(number: int) -> None:
 
 
 def test_set_1_spans_the_cube_and_the_grays() -> None:
-    """All 125 combinations of five levels, and sixteen grays; the sets have different marker ids."""
+    """Set 1 has all 125 combinations of five levels, and eleven more grays; sets have different
+    marker ids."""
     colors = {tuple(c) for c in color_chart(1).colors.tolist()}
     assert len(colors) == 136
     assert {(r, g, b) for r in (0, 255) for g in (0, 255) for b in (0, 255)} <= colors
@@ -86,7 +88,8 @@ def test_set_1_spans_the_cube_and_the_grays() -> None:
 @poppler
 @pytest.mark.parametrize("paper", ["a4", "letter"])
 def test_the_chart_measures_true(tmp_path: Path, paper: str) -> None:
-    """Rasterised by poppler: bar, markers and cells within 0.05 mm of their place, colors exact."""
+    """Rasterized by poppler, bar, markers and cells are within 0.05 mm of their positions, with
+    exact colors."""
     layout = write_chart(tmp_path / "c.pdf", paper=paper)
     image = pdftoppm(tmp_path / "c.pdf")
     assert image.shape[:2] == pytest.approx((layout.page[1] / MM, layout.page[0] / MM), abs=1)
@@ -145,7 +148,7 @@ def test_the_board_measures_true(tmp_path: Path) -> None:
 
 
 def test_same_bytes_no_scaling_and_a_label(tmp_path: Path) -> None:
-    """Written twice the PDF is the same; it asks for 100 %; small paper is refused."""
+    """Equal input gives an equal PDF, to be printed at 100 %; small paper is refused."""
     for name in ("a.pdf", "b.pdf"):
         write_chart(tmp_path / name, 2)
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()

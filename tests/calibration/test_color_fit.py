@@ -1,4 +1,4 @@
-"""The chart through the twin's printer and camera: found, read, fitted to the truth, or refused
+"""The chart through the twin's printer and camera: found, read and fitted to the truth, or refused
 with the reason."""
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def test_leave_one_out_is_what_leaving_one_out_gives(photo: np.ndarray) -> None:
 
 
 def test_another_set_checks_the_fit(pages: dict[int, PlaneTexture], photo: np.ndarray) -> None:
-    """Set 2 gives the held-out error of the very printer; set 1 again does not count as held out."""
+    """Set 2 gives the held-out error of the same printer; set 1 does not count as held out."""
     views = {n: [read_chart(photograph(pages[n], seed=n), "x")] for n in (1, 2)}
     profile = fit_profile(measure_chart(views[1]))
     held_out = check_profile(profile, measure_chart(views[2])).about["held_out"]
@@ -136,7 +136,7 @@ def test_another_set_checks_the_fit(pages: dict[int, PlaneTexture], photo: np.nd
 
 
 def test_several_noisy_frames_are_better_than_one(pages: dict[int, PlaneTexture]) -> None:
-    """The average of six frames lies nearer to a quiet picture's cells than single frames do."""
+    """The average of six frames is nearer to a noiseless picture's cells than single frames are."""
     noisy = replace(PHONE, electrons=150.0, jpeg=70)
     frames = [read_chart(photograph(pages[1], noisy, seed=i), "x") for i in range(6)]
     quiet = divide_light(
@@ -163,8 +163,7 @@ def test_the_light_is_divided_out(pages: dict[int, PlaneTexture]) -> None:
 
 
 def test_turned_photos_and_covered_cells(photo: np.ndarray) -> None:
-    """Upside down it reads the same; a thumb on the chart costs the colors under it, and is
-    counted."""
+    """An upside-down photo reads the same; a thumb costs the colors under it, which are counted."""
     turned = read_chart(np.ascontiguousarray(photo[::-1, ::-1]), "x")
     np.testing.assert_allclose(turned.light, read_chart(photo, "x").light, atol=0.02)
     covered = photo.copy()
@@ -192,15 +191,15 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 def test_bad_photos_are_refused_with_the_reason(
     pages: dict[int, PlaneTexture], how: str, changes: dict[str, Any], reason: str
 ) -> None:
-    """What is wrong is said, in words that tell what to do."""
+    """Each error states what is wrong with the photo."""
     picture = photograph(pages[1], **{"pose": STRAIGHT, **changes})
     with pytest.raises(CalibrationError, match=reason):
         divide_light(read_chart(picture, "photo.jpg"))
 
 
 def test_what_is_no_chart_is_refused(photo: np.ndarray) -> None:
-    """A photo without the chart, a gray print, a small picture and an empty one, each for what it
-    is."""
+    """A photo without the chart, a gray print, a small picture and an empty one are refused, each
+    with its reason."""
     scene = np.asarray(synthetic_background(0, height=600, width=800), np.uint8)[..., :3].copy()
     small = cv2.resize(photo, (320, 240), interpolation=cv2.INTER_AREA)
     with pytest.raises(CalibrationError, match=r"x\.jpg: no color chart found\. Photograph"):
@@ -214,7 +213,7 @@ def test_what_is_no_chart_is_refused(photo: np.ndarray) -> None:
 
 
 def test_clipped_cells_are_left_out(photo: np.ndarray) -> None:
-    """A channel that is clipped in a cell has no part in the fit; the color's other channels have."""
+    """A clipped channel of a cell is not used in the fit; the cell's other channels are."""
     view = read_chart(photo, "x")
     clipped = view.clipped.copy()
     clipped[view.chart.places[:10, 0], 1] = True

@@ -1,4 +1,4 @@
-"""The lens from rendered views of the board: within 1 % of the truth, or refused with the reason."""
+"""The lens from rendered views of the board: within 1 % of the truth, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -119,8 +119,7 @@ def test_the_lens_is_found_within_one_per_cent(views: Sequence[BoardView], tmp_p
 
 
 def test_tilts_are_measured(views: Sequence[BoardView]) -> None:
-    """The rough tilt of a view, which knows nothing of distortion, is the true one within seven
-    degrees."""
+    """The approximate tilt of a view, without distortion, is within seven degrees of the truth."""
     for view, (yaw, pitch) in zip(views, TILTS, strict=True):
         turn, _ = cv2.Rodrigues(np.radians([float(pitch), float(yaw), 0.0]))
         true = np.degrees(np.arccos(abs(turn[2, 2])))
@@ -134,7 +133,8 @@ def test_too_few_views_are_counted(views: Sequence[BoardView]) -> None:
 
 
 def test_views_without_tilt_are_refused(page: np.ndarray) -> None:
-    """A board that is only moved about tells no focal length, and the error asks for tilt."""
+    """A board that is only shifted does not determine the focal length, and the error asks for
+    tilt."""
     places = [(x, y) for x in (-50, 0, 50) for y in (-25, 0, 25)]
     flat = [
         find_board(photo(page, (1, -1), place, seed=i), f"{i}") for i, place in enumerate(places)
@@ -144,12 +144,12 @@ def test_views_without_tilt_are_refused(page: np.ndarray) -> None:
 
 
 def test_a_picture_without_the_board_is_refused() -> None:
-    """Named, with the number of corners found."""
+    """The error names the picture and the number of corners found."""
     with pytest.raises(CalibrationError, match=r"empty\.png: 0 of 54 board corners"):
         find_board(np.full((200, 300, 3), 120, np.uint8), "empty.png")
 
 
 def test_standing_still_is_no_new_view(views: Sequence[BoardView]) -> None:
-    """A frame like one already taken adds nothing; another pose does."""
+    """A frame like an earlier one is not a new view; another pose is."""
     assert not is_new_view(views[0], views)
     assert is_new_view(views[1], views[:1])

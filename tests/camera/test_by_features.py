@@ -1,4 +1,5 @@
-"""A sign without markers is found by its drawing, and nothing is found where it is not."""
+"""Localization by features: a sign without markers is found, and none is found where there is
+none."""
 
 from __future__ import annotations
 
@@ -97,7 +98,8 @@ def test_walls_hold_no_sign(bundle: PatchBundle) -> None:
 
 
 def test_references_wear_their_stickers(bundle: PatchBundle) -> None:
-    """The sticker sits where the card says, white in the second picture, the patch in the third."""
+    """The sticker is at the card's position, white in the second picture, the patch in the
+    third."""
     clean, blank, patched = reference_images(bundle)
     y, x = round(SIDE / 2 + 100 * SIDE / SIGN_MM), SIDE // 2
     half = round(100 * SIDE / SIGN_MM)
@@ -108,7 +110,7 @@ def test_references_wear_their_stickers(bundle: PatchBundle) -> None:
 
 
 def test_what_cannot_be_recognized_is_refused() -> None:
-    """A plain picture has no corners to match; the strategy without pictures is named."""
+    """A plain reference picture is refused; so is the strategy without pictures."""
     with pytest.raises(OptionError, match="corners in its drawing"):
         by_features([np.full((64, 64, 3), 200, np.uint8)])
     with pytest.raises(OptionError, match="no features was given"):

@@ -1,5 +1,4 @@
-"""What is asked of a camera in which order, what it reads back, and that it is left as it was
-found."""
+"""Order of requests to a camera, values read back, and restoration of its state."""
 
 from __future__ import annotations
 
@@ -82,8 +81,8 @@ def prepared(camera: FakeCamera, **more: Any) -> OpenedCapture:
 
 
 def test_format_before_size() -> None:
-    """MJPG is asked for before the size: the other way round many cameras fall back to a few raw
-    frames a second."""
+    """MJPG is requested before the size; in the other order many cameras fall back to a few raw
+    frames per second."""
     camera = FakeCamera()
     prepared(camera)
     keys = [k for k, _ in camera.asked]
@@ -92,8 +91,7 @@ def test_format_before_size() -> None:
 
 
 def test_everything_locked_is_read_back() -> None:
-    """Exposure, white balance and focus are held at the values they had settled on; nothing is left
-    to warn of."""
+    """Exposure, white balance and focus are held at their settled values, without warnings."""
     opened = prepared(FakeCamera())
     assert {each["name"]: (each["held"], each["value"]) for each in opened.settings["locks"]} == {
         "exposure": (True, 157),
@@ -104,8 +102,8 @@ def test_everything_locked_is_read_back() -> None:
 
 
 def test_what_did_not_stick_is_said() -> None:
-    """A fixed focus, a white balance that takes and does not keep, a size and a format not
-    delivered: each is named."""
+    """A fixed focus, a white balance that does not hold, and a size and format not delivered are
+    each named."""
     opened = prepared(
         FakeCamera(
             deaf=(cv2.CAP_PROP_AUTOFOCUS,),
@@ -127,7 +125,7 @@ def test_what_did_not_stick_is_said() -> None:
 
 
 def test_each_backend_has_its_own_numbers() -> None:
-    """V4L2's manual exposure is 1 and its automatic 3; elsewhere a quarter and three quarters."""
+    """V4L2's manual exposure is 1 and its automatic 3; elsewhere they are 0.25 and 0.75."""
     for backend, manual, auto in (("V4L2", 1, 3), ("DSHOW", 0.25, 0.75), ("MSMF", 0.25, 0.75)):
         camera = FakeCamera(backend=backend)
         opened = prepared(camera)
@@ -139,7 +137,7 @@ def test_each_backend_has_its_own_numbers() -> None:
 
 
 def test_hold_can_be_left_out() -> None:
-    """Without hold no automatic is touched, and the record says so."""
+    """Without hold no automatic control is changed, and the record notes it."""
     camera = FakeCamera()
     opened = prepared(camera, hold=False)
     assert {k for k, _ in camera.asked}.isdisjoint(
@@ -149,7 +147,7 @@ def test_hold_can_be_left_out() -> None:
 
 
 def test_the_camera_is_left_as_it_was_found() -> None:
-    """When the source is closed the automatics are on again before the device is released."""
+    """When the source is closed, the controls are automatic again before the device is released."""
     camera = FakeCamera()
     source = LiveSource("camera 0", "camera", prepared(camera), clip_seconds=10, stall_s=5)
     next(iter(source))
@@ -160,7 +158,7 @@ def test_the_camera_is_left_as_it_was_found() -> None:
 
 
 def test_only_what_was_locked_is_released() -> None:
-    """An automatic that never was switched off is not switched on."""
+    """A control that was not locked is not switched on."""
     camera = FakeCamera(deaf=(cv2.CAP_PROP_AUTO_WB,))
     prepared(camera)
     camera.asked.clear()
@@ -169,8 +167,8 @@ def test_only_what_was_locked_is_released() -> None:
 
 
 def test_lost_and_found_again() -> None:
-    """A camera that breaks is opened again, twice in vain; frames go on, the gap is said, counting
-    goes on."""
+    """A camera that breaks is reopened after two failed attempts; frames and their count continue,
+    and the gap is reported."""
     tries: list[int] = []
 
     def again() -> OpenedCapture:
@@ -207,8 +205,8 @@ def test_lost_and_found_again() -> None:
 
 
 def test_gone_for_good() -> None:
-    """A source that stays away ends the loop after the time given, with one line; nothing is
-    raised."""
+    """A source that stays away ends the loop after the time limit, with one line and without an
+    error."""
 
     def never() -> OpenedCapture:
         from physadv.core.errors import CaptureError

@@ -34,7 +34,8 @@ def frames(stream: bytes) -> list[tuple[int, tuple[int, ...]]]:
 
 @pytest.mark.parametrize("length", [True, False])
 def test_every_part_in_its_own_size(length: bool) -> None:
-    """Frames come in order and are not stretched to the first one's size, with lengths and without."""
+    """Frames come in order, with and without lengths, and are not stretched to the first one's
+    size."""
     stream = (
         part(jpeg(40), length=length)
         + part(jpeg(90, (64, 24)), length=length)
@@ -44,7 +45,7 @@ def test_every_part_in_its_own_size(length: bool) -> None:
 
 
 def test_broken_parts_are_left_out() -> None:
-    """Junk in a part is skipped; a part cut off, a head without end or nothing at all is the end."""
+    """Junk in a part is skipped; a truncated part, an endless header or no data is the end."""
     junk = part(b"this is no picture")
     assert frames(part(jpeg(40)) + junk + part(jpeg(90))) == [(40, (24, 32)), (90, (24, 32))]
     assert frames(part(jpeg(40)) + part(jpeg(90))[:-40]) == [(40, (24, 32))]
@@ -53,7 +54,7 @@ def test_broken_parts_are_left_out() -> None:
 
 
 def test_what_the_source_reports() -> None:
-    """Size of the first frame and MJPG; the first frame is not lost by looking at it."""
+    """Size and format are those of the first frame, which is still delivered."""
     capture = MjpegCapture(io.BytesIO(part(jpeg(40))))
     assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (
         32,
@@ -64,7 +65,7 @@ def test_what_the_source_reports() -> None:
 
 
 def test_passwords_go_into_the_header() -> None:
-    """The address that is asked for holds neither user nor password; escapes are undone."""
+    """The requested address holds neither user nor password; escapes are decoded."""
     address, _, headers = _with_credentials("http://me:p%40ss@10.0.0.5:81/cam?x=1")
     assert address == "http://10.0.0.5:81/cam?x=1"
     assert headers == {"Authorization": "Basic bWU6cEBzcw=="}

@@ -1,5 +1,4 @@
-"""Frames come whole and in order from files, newest first from live sources, and a named error from
-the rest."""
+"""Files yield all frames in order, live sources the newest, and everything else a named error."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ def is_red(image: np.ndarray) -> bool:
 def test_a_video_gives_every_frame_in_order_as_rgb(
     tmp_path: Path, video: Callable[..., Path]
 ) -> None:
-    """Nothing of a file is dropped, colors are not swapped, times follow the frame rate."""
+    """No frame of a file is dropped, colors are not swapped, times follow the frame rate."""
     source = open_frame_source(video(tmp_path / "patch-00.avi", "rrbrb"))
     frames = list(source)
     assert [is_red(f.image) for f in frames] == [True, True, False, True, False]
@@ -71,7 +70,7 @@ def test_what_is_no_video_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_missing_file_and_camera_are_named() -> None:
-    """Camera 99 and a path that is not there fail at once, each with a remedy."""
+    """Camera 99 and a missing path fail at once, each with a remedy."""
     with pytest.raises(CaptureError, match=r"camera 99: did not open.*plugged in"):
         open_frame_source("99")
     with pytest.raises(CaptureError, match=r"nowhere\.mp4.*Check the path"):
@@ -79,7 +78,7 @@ def test_missing_file_and_camera_are_named() -> None:
 
 
 def test_an_address_nobody_answers_at_fails_within_the_limit() -> None:
-    """A port that accepts and says nothing costs the limit and no more, and the error names the
+    """A port that accepts but never answers costs no more than the limit, and the error names the
     address."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
@@ -122,15 +121,15 @@ def test_photos(tmp_path: Path, make_picture: Callable[..., np.ndarray]) -> None
 
 
 def test_folder_without_pictures(tmp_path: Path) -> None:
-    """A folder with nothing to read is named, with what it should hold."""
+    """The error about an empty folder names it and what it should hold."""
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(CaptureError, match="holds neither videos nor photos"):
         open_frame_source(tmp_path)
 
 
 def test_twin_folder_carries_its_truth(twin: Callable[..., Path]) -> None:
-    """Frames of a twin come with block and truth, the source says simulation, max_frames is spread
-    over the clips."""
+    """Frames of a twin have block and truth and are marked as simulation; max_frames is spread over
+    the clips."""
     folder = twin({"clean-00": "rrrr", "patch-00": "rrrr", "patch-01": "bbbb"})
     source = open_frame_source(folder)
     frames = list(source)
@@ -166,7 +165,7 @@ def test_twin_with_a_bad_truth(twin: Callable[..., Path]) -> None:
 def test_mjpeg_stream_until_it_ends(
     mjpeg_stream: Callable[..., str], make_picture: Callable[..., np.ndarray]
 ) -> None:
-    """A live stream is read until it ends; that it ended is a warning, and what was read is kept."""
+    """A live stream is read until it ends; the end is a warning, and earlier frames are kept."""
     url = mjpeg_stream([make_picture((200, 30, 30))] * 12, 0.05)
     source = open_frame_source(url, timeout_s=10)
     frames = list(source)
@@ -194,8 +193,8 @@ class SlowReaderCamera:
 
 
 def test_newest_frame_is_handed_on() -> None:
-    """Whoever reads slowly gets the newest frame each time, never an old one, none twice; the
-    device is released."""
+    """A slow reader receives the newest frame each time, never an old one or one twice; the device
+    is released."""
     camera = SlowReaderCamera(200)
     newest = NewestFrame(camera)
     seen = []
@@ -214,7 +213,7 @@ def test_newest_frame_is_handed_on() -> None:
 
 
 def test_a_live_source_that_falls_silent_ends() -> None:
-    """A device that blocks for ever ends the loop after the limit, marked as stalled."""
+    """A device that blocks forever ends the loop after the limit, marked as stalled."""
 
     class Blocking:
         def read(self) -> tuple[bool, Any]:

@@ -1,5 +1,5 @@
-"""Poses of printed test pages, drawn through a known camera: distances and angles come back, sides
-are not mixed up."""
+"""Poses of printed test pages, rendered through a known camera: distances, angles and sides are
+recovered."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ BLUR_PX, NOISE, QUALITY = 0.7, 2.0, 85
 
 @cache
 def page(block: str) -> np.ndarray:
-    """The A4 page of a test sign at 4 px a mm: white, a red octagon's square, its four markers."""
+    """Render the A4 page of a test sign at 4 px per mm: white, the sign's red square, its four
+    markers."""
     layout = sign_page_layout("a4", block)
     made = np.full((round(layout.page[1] * PX_MM), round(layout.page[0] * PX_MM), 3), 250, np.uint8)
     x, y, side = (round(v * PX_MM) for v in (layout.sign.x, layout.sign.y, layout.sign.w))
@@ -74,7 +75,7 @@ def shoot(
     seed: int = 0,
     distortion: tuple[float, ...] = (),
 ) -> np.ndarray:
-    """The page as a camera sees it: area-averaged from four times the size, blurred, noisy, JPEG."""
+    """Render the page in a camera: area-averaged from four times the size, blurred, noisy, JPEG."""
     over, layout = 4, sign_page_layout("a4", block)
     camera = np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]])
     plane = np.column_stack([pose.rotation[:, :2], pose.center])
@@ -98,7 +99,7 @@ def shoot(
 
 
 def bend(image: np.ndarray, camera: np.ndarray, distortion: tuple[float, ...]) -> np.ndarray:
-    """What a lens with that distortion makes of an ideal picture."""
+    """Apply the lens distortion to an ideal picture."""
     h, w = image.shape[:2]
     at = np.stack(np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5), -1).reshape(-1, 1, 2)
     ideal = cv2.undistortPoints(at, camera, np.array(distortion), P=camera).reshape(h, w, 2) - 0.5
@@ -125,8 +126,7 @@ def frame(image: np.ndarray, time_s: float = 0.0) -> CameraFrame:
 
 
 def views(n: int, distance: float, yaw: float, seed: int = 0) -> Iterator[CameraPose]:
-    """n views at that distance and yaw, with small pitches, rolls and places in the picture drawn
-    at random."""
+    """Draw n views at a distance and yaw, with small random pitches, rolls and positions."""
     random = np.random.default_rng([seed, round(distance * 100), round(yaw) + 90])
     for _ in range(n):
         pitch, roll, x, y = random.uniform(-1, 1, 4) * [8, 10, 0.12, 0.03]
@@ -140,8 +140,8 @@ def measure(pose: CameraPose, lens: Any, **more: Any) -> Any:
 
 @pytest.mark.parametrize(("distance", "yaw"), [(0.6, 0.0), (0.6, 30.0), (0.85, -30.0), (0.7, 45.0)])
 def test_distance_and_angle_of_a_page(distance: float, yaw: float) -> None:
-    """Within 0.5 % and 2 degrees in every view, with the right side; the block is read from the
-    markers."""
+    """Errors are within 0.5 % and 2 degrees in every view, with the right side; markers give the
+    block."""
     for number, pose in enumerate(views(3, distance, yaw)):
         place = measure(pose, lens_for(focal_px=FOCAL), seed=number)
         assert place is not None
@@ -210,7 +210,8 @@ def test_continuity_chooses_the_side() -> None:
 
 
 def test_the_tracker_starts_anew() -> None:
-    """After a gap, and for another clip, the better fitting solution is taken whatever came before."""
+    """After a gap, and for another clip, the better fitting solution is chosen whatever
+    preceded."""
     left, right = posed(1.0, -25.0), posed(1.0, 25.0)
     for poses_now, later in ((1.5, "after a gap"), (-1.0, "time ran backwards")):
         tracker = PoseTracker()
@@ -227,7 +228,7 @@ def test_the_tracker_starts_anew() -> None:
 
 @pytest.mark.parametrize(("distance", "refused"), [(0.95, False), (1.5, True)])
 def test_small_markers_are_refused(distance: float, refused: bool) -> None:
-    """Under 20 px a marker is refused and its size is said; over it the frame is used."""
+    """A marker under 20 px is refused with its size; over it the frame is used."""
     place = with_pose(by_fiducials(), sign_width_mm=WIDTH, lens=lens_for(focal_px=FOCAL))(
         frame(shoot(posed(distance, 0.0)))
     )
@@ -239,8 +240,8 @@ def test_small_markers_are_refused(distance: float, refused: bool) -> None:
 
 
 def test_a_profile_undoes_the_lens(tmp_path: Path) -> None:
-    """Through a strongly bent lens the profile gives the distance; an assumed lens is as wrong as
-    its focal length."""
+    """Through a strongly distorting lens the profile yields the distance; an assumed lens is as
+    wrong as its focal length."""
     bent = (-0.22, 0.05, 0.0, 0.0, 0.0)
     profile = CameraProfile(1180.0, 1180.0, 640.0, 360.0, bent, *SIZE, 0.2, 12, "2026-01-01")
     write_profile(tmp_path / "camera.json", profile)
@@ -258,8 +259,7 @@ def test_a_profile_undoes_the_lens(tmp_path: Path) -> None:
 
 
 def test_a_profile_of_another_shape_gives_no_distance(tmp_path: Path) -> None:
-    """16:9 scales to 16:9; 4:3 is another part of the sensor: the frame stays, without distance,
-    the reason is said."""
+    """A 16:9 profile scales to 16:9 frames; 4:3 frames stay without distance, with the reason."""
     write_profile(
         tmp_path / "c.json", CameraProfile(950, 950, 640, 360, (), *SIZE, 0.2, 12, "2026-01-01")
     )

@@ -1,5 +1,4 @@
-"""From the print sheet to the check: the pages that are printed are the pages the check sorts into
-blocks."""
+"""From the print sheet to the check: printed pages are sorted into their blocks."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ def pages(tmp_path: Path) -> Path:
 
 
 def test_markers_sort_the_printed_pages(tmp_path: Path, pages: Path, color_model: Any) -> None:
-    """Clean, blank and patch page are told apart by their markers; the sticker sheet is left out."""
+    """Markers tell clean, blank and patch page apart; the sticker sheet is left out."""
     feeds = [BlockSource(open_frame_source(pages))]
     for _ in run_check(
         feeds,

@@ -1,4 +1,4 @@
-"""When it is enough, what is missing, where to move, and the pictures and the page that say so."""
+"""Stopping rule, instructions, and the live picture, page and window that show them."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ def clips(n: int, hits: int, frames: int = 10, block: str = "patch") -> list[dic
 
 
 def test_equal_clips_need_what_wilson_needs() -> None:
-    """Where every clip says the same, the clips missing are those with which Wilson's interval has
-    the width."""
+    """If all clips agree, the clips missing are those at which Wilson's interval has the width."""
     rate = clustered_interval([True] * 20, [0] * 10 + [1] * 10)
     missing = clips_missing(rate, 2, 0.1)
     enough, short = (
@@ -61,7 +60,7 @@ def test_equal_clips_need_what_wilson_needs() -> None:
 
 
 def test_twice_as_wide_needs_four_times_the_clips() -> None:
-    """Where clips differ the interval shrinks with the root of their number."""
+    """If clips differ, the interval shrinks with the square root of their number."""
     rows = clips(20, 8) + [row(k, False) for k in range(100, 120) for _ in range(10)]
     now = stopping_state(block_rates("patch", rows), 0.1)
     assert now.clips_missing == pytest.approx(40 * ((now.width / 0.1) ** 2 - 1), abs=1)
@@ -69,7 +68,7 @@ def test_twice_as_wide_needs_four_times_the_clips() -> None:
 
 
 def test_ten_clips_are_the_least() -> None:
-    """A narrow interval of few clips is not enough; ten clips that agree on a wide aim are."""
+    """A narrow interval of few clips is not enough; ten clips that agree suffice for a wide aim."""
     assert clips_missing(clustered_interval([True, False] * 40, [0] * 40 + [1] * 40), 2, 0.5) == 8
     assert stopping_state(block_rates("patch", clips(10, 10)), 0.3).done
     assert not stopping_state(block_rates("patch", clips(9, 10)), 0.3).done
@@ -78,8 +77,8 @@ def test_ten_clips_are_the_least() -> None:
 
 
 def test_a_control_is_judged_by_both_its_rates() -> None:
-    """A targeted goal is never met on a clean sign; that it is recognized in half of the clips
-    still shows."""
+    """A clean sign never meets a targeted goal, so its rate of true verdicts must be narrow as
+    well."""
     rows = [{**row(k, False, "clean"), "true": k % 2 == 0} for k in range(12) for _ in range(10)]
     now = stopping_states({"clean": rows}, 0.3)["clean"]
     assert now.rates.attack.high - now.rates.attack.low < 0.3
@@ -88,7 +87,7 @@ def test_a_control_is_judged_by_both_its_rates() -> None:
 
 
 def test_the_plan_fits_lens_and_sign() -> None:
-    """At the nearest distance the page fits the picture, at the farthest its markers are over 20
+    """At the nearest distance the page fits the picture; at the farthest its markers exceed 20
     px."""
     lens = lens_for(focal_px=950)((1280, 720))
     plan = plan_views(lens, 190.0, tall=1.36, least_share=0.13, least_px=20)
@@ -111,7 +110,7 @@ def at(distance: float, yaw: float) -> SignLocation:
 
 
 def test_move_here_next() -> None:
-    """The emptiest view is next, the nearest of several; the words say how far and which way."""
+    """The emptiest view is next, the nearest among equals, with distance and direction in words."""
     rows = [
         row(0, True, distance_m=d, yaw_deg=y)
         for d, y in map(PLAN.middle, PLAN.cells)
@@ -131,7 +130,7 @@ def test_move_here_next() -> None:
 
 
 def test_prompts_go_through_the_blocks() -> None:
-    """First the page in hand, then the blocks that lack frames, then the end."""
+    """The prompt names the page in view, then the blocks that lack frames, then the end."""
     full = {b: clips(40, 10 * (b == "patch"), block=b) for b in ("clean", "blank", "patch")}
     guide = FilmingGuide(width=0.1)
     assert guide.advise({}, None, None).prompt.startswith(
@@ -153,7 +152,7 @@ def test_prompts_go_through_the_blocks() -> None:
 
 
 def test_too_small_says_come_closer() -> None:
-    """A refused page is answered with its markers' size."""
+    """For a refused page the instruction names the size of its markers."""
     small = SignLocation(
         corners_of((1, 1, 9, 9)),
         "fiducials",
@@ -177,7 +176,7 @@ def look(**more: Any) -> OverlayState:
 
 
 def test_overlay_shows_frame_and_panel() -> None:
-    """The frame is 800 px wide, the sign outlined in the color of a met goal, the panel written on."""
+    """The frame is 800 px wide, the sign has the outline of a met goal, and the panel has text."""
     picture = draw_overlay(look(note="camera 0 fell silent"))
     assert picture.shape[1] == 800 + PANEL
     x = round(100 * 800 / 1280)
@@ -188,7 +187,7 @@ def test_overlay_shows_frame_and_panel() -> None:
 
 
 def test_overlay_without_a_sign() -> None:
-    """No sign, no rows, portrait and tiny frames: still a picture."""
+    """A picture is drawn without a sign, without rows, and for portrait and tiny frames."""
     for size in ((720, 1280), (1280, 720), (48, 64)):
         frame = CameraFrame(np.zeros((*size, 3), np.uint8), 0.0, "a", None, 0)
         step = CheckProgress(0, 1, None, None, {}, {}, {}, frame, None, None)
@@ -211,7 +210,7 @@ def served() -> Iterator[LivePage]:
 
 
 def test_the_page_shows_the_newest_picture(served: LivePage) -> None:
-    """HTML with the stream in it; the newest picture as JPEG; two parts of the stream are two
+    """The page embeds the stream; the newest picture is a JPEG; two parts of the stream are two
     pictures."""
     status, html = ask(served, "GET", "/")
     assert status == 200
@@ -231,8 +230,8 @@ def test_the_page_shows_the_newest_picture(served: LivePage) -> None:
 
 
 def test_only_this_machine_may_look_and_only_the_page_may_steer(served: LivePage) -> None:
-    """Bound to 127.0.0.1; a foreign Host is refused; without the token nothing is steered; with it,
-    it is."""
+    """The server listens on 127.0.0.1 only, refuses a foreign Host, and obeys only requests with
+    the token."""
     assert served._server.server_address[0] == "127.0.0.1"
     assert ask(served, "GET", "/", Host="evil.example")[0] == 403
     assert ask(served, "POST", "/stop")[0] == 403
@@ -247,7 +246,8 @@ def test_only_this_machine_may_look_and_only_the_page_may_steer(served: LivePage
 
 
 def test_the_page_ends_with_the_run() -> None:
-    """After closing nobody answers, also where a browser was watching; a taken port is named."""
+    """After closing, the port is free, even if a browser was watching; a port in use is an
+    error."""
     page = LivePage(0, RemoteControl())
     page.show(np.zeros((8, 8, 3), np.uint8))
     watching = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
@@ -263,7 +263,8 @@ def test_the_page_ends_with_the_run() -> None:
 
 
 def test_windows_only_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a display, and with a headless OpenCV, --window is one clear line that names --serve."""
+    """Without a display, or with a headless OpenCV, --window is a one-line error that names
+    --serve."""
     monkeypatch.setattr("sys.platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
@@ -277,7 +278,7 @@ def test_windows_only_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_keys() -> None:
-    """b chooses blank, q ends, no key does nothing."""
+    """The key b chooses blank, q ends the check, and no key does nothing."""
     remote = RemoteControl()
     apply_key(remote, 255)
     assert (remote.block, remote.stopped) == (None, False)

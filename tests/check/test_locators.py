@@ -1,4 +1,4 @@
-"""Every way to find the sign gives its corners, or None; which one it was is said."""
+"""Every locator returns the sign's corners or None, and names itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def frame(image: np.ndarray, **more: Any) -> CameraFrame:
 
 @pytest.mark.parametrize("block", ["clean", "blank", "patch"])
 def test_markers_give_corners_and_block(block: str, marked_page: Callable[..., np.ndarray]) -> None:
-    """The sign's corners come out within a pixel, and the page's ids say which block it is."""
+    """The sign's corners are within a pixel, and the page's ids determine the block."""
     place = by_fiducials()(frame(marked_page(block)))
     assert place is not None
     assert (place.by, place.block) == ("fiducials", block)
@@ -41,7 +41,7 @@ def test_markers_give_corners_and_block(block: str, marked_page: Callable[..., n
 
 
 def test_markers_under_perspective(marked_page: Callable[..., np.ndarray]) -> None:
-    """A page seen from the side still gives the sign's corners within a pixel and a half."""
+    """A page seen from the side still yields the sign's corners within a pixel and a half."""
     source = np.array([[0, 0], [640, 0], [640, 480], [0, 480]], np.float32)
     seen = np.array([[40, 20], [560, 60], [600, 430], [20, 470]], np.float32)
     turn = cv2.getPerspectiveTransform(source, seen)
@@ -62,7 +62,7 @@ def test_no_markers_no_place() -> None:
 
 
 def test_box_and_its_errors() -> None:
-    """A box is used as it is; one without area is refused; one beside the picture finds nothing."""
+    """A box is used as given; one without area is refused; one outside the picture yields None."""
     image = np.zeros((100, 100, 3), np.uint8)
     place = by_box((10, 20, 50, 60))(frame(image))
     assert place is not None
@@ -73,7 +73,7 @@ def test_box_and_its_errors() -> None:
 
 
 def test_detector_box(red_detector: Any, make_picture: Any) -> None:
-    """The detector's best box of the class is the place; below the threshold there is none."""
+    """The detector's best box of the class is the location; below the threshold there is none."""
     place = by_detector(red_detector)(frame(make_picture((200, 30, 30))))
     assert place is not None
     assert place.box == (50, 30, 110, 90)
@@ -83,7 +83,7 @@ def test_detector_box(red_detector: Any, make_picture: Any) -> None:
 
 
 def test_auto_prefers_truth_then_markers_then_box(marked_page: Callable[..., np.ndarray]) -> None:
-    """auto asks in the order truth, fiducials, box, frame."""
+    """The strategy "auto" tries truth, fiducials, box and frame in this order."""
     truth = {"corners": [[1, 1], [9, 1], [9, 9], [1, 9]], "distance_m": 4.0, "yaw_deg": -3.0}
     wall, page = np.full((480, 640, 3), 128, np.uint8), marked_page("patch")
     auto = locator_for("auto", box=(1, 1, 50, 50), whole_frame=True)
@@ -102,7 +102,7 @@ def test_auto_prefers_truth_then_markers_then_box(marked_page: Callable[..., np.
 
 
 def test_pose_is_added_where_it_is_known() -> None:
-    """A drawn box tells distance but no angle; the truth is left as it is."""
+    """A drawn box yields distance but no angle; the truth is not changed."""
     image = np.zeros((720, 1280, 3), np.uint8)
     lens = lens_for(focal_px=950)
     posed = with_pose(by_box((540, 260, 740, 460)), sign_width_mm=762, lens=lens)(frame(image))
@@ -116,8 +116,7 @@ def test_pose_is_added_where_it_is_known() -> None:
 
 
 def test_typed_distance_is_for_what_cannot_be_measured() -> None:
-    """A typed distance stands in for an unknown width and for an assumed lens, never for a known
-    lens."""
+    """A typed distance replaces an unknown width and an assumed lens, never a known lens."""
     image, box = np.zeros((720, 1280, 3), np.uint8), by_box((540, 260, 740, 460))
 
     def told(width: float | None, lens: Any) -> tuple[float | None, str | None]:
@@ -133,8 +132,8 @@ def test_typed_distance_is_for_what_cannot_be_measured() -> None:
 
 
 def test_a_refusal_stands(marked_page: Callable[..., np.ndarray], red_detector: nn.Module) -> None:
-    """Markers too small are not made good by a detector that knows no block; a box drawn by hand
-    is."""
+    """Markers that are too small are not overruled by a detector, which knows no block, but by a
+    box drawn by hand."""
     small = frame(marked_page("patch", 100))
     place = locator_for(detector=red_detector)(small)  # type: ignore[arg-type]
     assert place is not None
@@ -145,7 +144,7 @@ def test_a_refusal_stands(marked_page: Callable[..., np.ndarray], red_detector: 
 
 
 def test_select_without_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no window can open, --select says so and names --box."""
+    """Where no window can open, the error of --select names --box."""
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(CaptureError, match="--box"):

@@ -1,5 +1,5 @@
-"""A check with a victim whose answers are known: rates, rows, controls and failures come out as
-worked out by hand."""
+"""Checks with a model of known outputs: rates, rows, controls and failures equal those computed by
+hand."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_classifier_sees_the_sign_and_its_margin(
 def test_same_input_same_rows_and_examples(
     tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
-    """Two runs write the same bytes of rows and choose the same example frames, whatever the batch."""
+    """Two runs write equal rows and choose equal example frames, whatever the batch size."""
     folder = twin(CLIPS)
     check(tmp_path / "a", folder, color_model)
     check(tmp_path / "b", folder, color_model, batch=3)
@@ -115,7 +115,7 @@ def test_same_input_same_rows_and_examples(
 def test_targeted_success_is_the_target(
     tmp_path: Path, twin: Callable[..., Path], color_model: nn.Module
 ) -> None:
-    """Targeted: only the target's verdict counts; the true rate is reported beside it."""
+    """For a targeted goal only the target's verdict counts; the true rate is reported beside it."""
     rows, _ = check(tmp_path / "r", twin(CLIPS), color_model, goal="targeted", target_class="limit")
     assert tabulate_rates(rows)["patch"].attack.rate == 0.7
     with pytest.raises(OptionError, match="needs a target"):
@@ -152,7 +152,7 @@ def test_detector_verdicts(
 def test_detector_without_a_box_asks_the_whole_frame(
     tmp_path: Path, video: Callable[..., Path], red_detector: nn.Module
 ) -> None:
-    """Where the sign's place is unknown any stop sign in the frame counts, and other objects do
+    """Where the sign's location is unknown, any stop sign in the frame counts, and other objects do
     not."""
     source = video(tmp_path / "a.avi", "rb")
     rows, _ = check(
@@ -170,7 +170,8 @@ def test_detector_without_a_box_asks_the_whole_frame(
 def test_failed_controls_forbid_the_claim(
     tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
-    """With a clean block below 90 % true the words say that the test is not valid."""
+    """If fewer than 90 % of clean verdicts are true, the conclusion states that the check is not
+    valid."""
     rows, settings = check(tmp_path / "r", twin({**CLIPS, "clean-01": "rrbbb"}), color_model)
     said = draw_conclusion(tabulate_rates(rows), settings)
     assert not said.valid
@@ -181,8 +182,8 @@ def test_failed_controls_forbid_the_claim(
 def test_words_for_a_valid_result(
     tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
-    """Ten clips each, the patch always: the headline has rate, n, clips, interval and both
-    controls; notes say twin."""
+    """The headline has rate, n, clips, interval and both controls; the notes name the
+    simulation."""
     clips = {
         f"{b}-{i:02d}": ("bb" if b == "patch" else "rr")
         for b in ("clean", "blank", "patch")
@@ -199,7 +200,7 @@ def test_words_for_a_valid_result(
 def test_missing_controls_and_no_effect(
     tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
-    """Without controls nothing is proved; a patch that does nothing has no clear effect."""
+    """Without controls there is no valid conclusion; a patch without effect is reported as such."""
     rows, settings = check(tmp_path / "a", twin({"patch-00": "bb"}, tmp_path / "t1"), color_model)
     assert "proves nothing yet" in draw_conclusion(tabulate_rates(rows), settings).headline
     rows, settings = check(
@@ -212,7 +213,7 @@ def test_missing_controls_and_no_effect(
 def test_nan_stops_with_what_was_judged_kept(
     tmp_path: Path, video: Callable[..., Path], middle: Any
 ) -> None:
-    """A victim that turns NaN raises ModelError; the rows of earlier batches stay."""
+    """A model that turns NaN raises ModelError; the rows of earlier batches stay."""
 
     class Turning(nn.Module):
         card = type("Card", (), {})
@@ -251,7 +252,8 @@ def test_wrong_number_of_classes(tmp_path: Path, twin: Callable[..., Path]) -> N
 def test_stopping_keeps_the_rows(
     tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
-    """Closing the generator after the first batch leaves its rows and a record that says stopped."""
+    """Closing the generator after the first batch leaves its rows and a record with status
+    "stopped"."""
     progress = run_check(
         [BlockSource(open_frame_source(twin(CLIPS)))],
         color_model,
@@ -281,7 +283,7 @@ def test_a_second_check_does_not_mix_rows(
 def test_max_frames_a_block(
     tmp_path: Path, video: Callable[..., Path], color_model: Any, middle: Any
 ) -> None:
-    """The limit counts per block, and reading stops there."""
+    """The limit applies per block, and reading stops there."""
     source = open_frame_source(video(tmp_path / "a.avi", "r" * 30))
     steps = list(
         run_check(
@@ -302,7 +304,8 @@ def test_max_frames_a_block(
 def test_signs_not_found_are_counted(
     tmp_path: Path, video: Callable[..., Path], color_model: Any
 ) -> None:
-    """A frame without a located sign is left out and counted; with none at all the check says so."""
+    """A frame without a located sign is left out and counted; without any sign the check is an
+    error."""
     with pytest.raises(CaptureError, match="5 patch: sign not found"):
         check(tmp_path / "run", video(tmp_path / "a.avi", "rrrrr"), color_model)
     with pytest.raises(CaptureError, match="3 patch: sign outside the frame"):
@@ -324,7 +327,7 @@ def by_frame_outside(_: Any) -> Any:
 def test_flags_of_the_model_are_put_back(
     tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
-    """A module in train mode is judged in eval mode and handed back in train mode."""
+    """A module in train mode is evaluated in eval mode and returned in train mode."""
     modes: list[bool] = []
     color_model.train()
     forward = color_model.forward
@@ -337,7 +340,7 @@ def test_flags_of_the_model_are_put_back(
 def test_a_truncated_clip_keeps_its_half(
     tmp_path: Path, twin: Callable[..., Path], color_model: nn.Module
 ) -> None:
-    """One clip of a twin cut in half: the rest is judged, the record carries the warning."""
+    """Of a clip cut in half the frames are classified, and the record carries a warning."""
     folder = twin({"clean-00": "r" * 10, "patch-00": "b" * 40})
     clip = folder / "clips" / "patch-00.avi"
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
@@ -351,7 +354,7 @@ def test_a_truncated_clip_keeps_its_half(
 def test_frames_of_several_sizes(
     tmp_path: Path, make_picture: Callable[..., np.ndarray], red_detector: nn.Module
 ) -> None:
-    """A detector gets frames of one size a batch, also where photos differ in size."""
+    """A detector receives batches of one frame size, even where photos differ in size."""
     from physadv.core.image_io import save_png
 
     for i, size in enumerate([(160, 120), (160, 120), (200, 160)]):
@@ -370,7 +373,7 @@ def test_frames_of_several_sizes(
 def test_progress_tells_of_frames_left_out(
     tmp_path: Path, twin: Callable[..., Path], video: Callable[..., Path], color_model: Any
 ) -> None:
-    """Frames without a sign are reported while they come, not only at the end."""
+    """Frames without a sign are reported as they arrive, not only at the end."""
     feeds = [
         BlockSource(open_frame_source(video(tmp_path / "a.avi", "rrr")), "clean"),
         BlockSource(open_frame_source(twin({"patch-00": "bb"}))),
@@ -392,8 +395,8 @@ def test_progress_tells_of_frames_left_out(
 def test_small_markers_are_refused_and_their_size_is_said(
     tmp_path: Path, color_model: Any, marked_page: Callable[..., np.ndarray]
 ) -> None:
-    """Pages too far away are left out; with none near enough the error names size and limit, else a
-    warning does."""
+    """Pages too far away are left out; their marker size and the limit are in the warning, or in
+    the error where none is near enough."""
     from physadv.core.image_io import save_png
 
     for name, width in (("far", 100), ("near", 300)):
@@ -415,7 +418,7 @@ def test_small_markers_are_refused_and_their_size_is_said(
 def test_a_narrow_interval_ends_the_block(
     tmp_path: Path, video: Callable[..., Path], color_model: Any
 ) -> None:
-    """Forty equal clips: the block ends at the first look at which Wilson's interval is narrow
+    """With equal clips the block ends at the first test at which Wilson's interval is narrow
     enough, not before."""
     from physadv.evaluation.metrics.intervals import wilson_interval
 
@@ -443,8 +446,8 @@ def test_a_narrow_interval_ends_the_block(
 def test_whoever_watches_names_the_block_and_ends_it(
     tmp_path: Path, color_model: Any, make_picture: Any
 ) -> None:
-    """Where no marker tells, the chosen block counts, from then on; a stop ends the check as
-    stopped."""
+    """Without markers the chosen block applies from then on; a stop ends the check with status
+    "stopped"."""
     from physadv.camera.frames import CameraFrame, FrameSource
     from physadv.check.live.remote_control import RemoteControl
 
@@ -483,8 +486,8 @@ def test_whoever_watches_names_the_block_and_ends_it(
 def test_the_same_check_goes_on(
     tmp_path: Path, twin: Callable[..., Path], color_model: Any
 ) -> None:
-    """Stopped after a batch and run again: the rows are those of one run, pictures of the first
-    attempt are kept."""
+    """A check stopped after a batch and run again has the rows of one run, and keeps the pictures
+    of the first."""
     folder = twin(CLIPS)
     check(tmp_path / "whole", folder, color_model)
     steps = run_check(

@@ -1,5 +1,4 @@
-"""The cut line: a real spot color, on the mask's edge in mm, with round corners, and the same in
-the SVG."""
+"""The cut line: a real spot color on the mask's edge in mm, with round corners, in PDF and SVG."""
 
 from __future__ import annotations
 
@@ -184,7 +183,8 @@ def test_svg_is_the_line_of_the_pdf(tmp_path: Path) -> None:
 
 
 def test_safe_area(tmp_path: Path) -> None:
-    """It lies that far inside, vanishes where nothing is left, and its share of the area is said."""
+    """The safe area lies that far inside, vanishes where nothing is left, and its share of the area
+    is reported."""
     bundle = in_memory(ellipse(300, 300), 100, 100)
     (line,) = safe_contour(bundle, PageRect(0, 0, 100, 100), 5)
     assert np.linalg.norm(line - 50, axis=1) == pytest.approx(45, abs=0.8)
@@ -196,8 +196,8 @@ def test_safe_area(tmp_path: Path) -> None:
 
 
 def test_bleed_repeats_the_edge() -> None:
-    """Beyond the cut the nearest pixel goes on; inside nothing changes; it reaches at least as far
-    as asked."""
+    """Beyond the cut the nearest pixel is repeated, inside nothing changes, and the bleed is at
+    least as wide as requested."""
     mask = ellipse(20, 30)
     bundle = in_memory(mask, 60, 40)
     patch = noise(20, 30)

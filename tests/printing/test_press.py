@@ -1,5 +1,5 @@
-"""Color on paper: sRGB by default; a CMYK profile converts the pictures and says what will be
-missed."""
+"""Color on paper: sRGB by default; a CMYK profile converts the pictures and predicts what the print
+misses."""
 
 from __future__ import annotations
 
@@ -79,8 +79,7 @@ def test_cmyk_profile_converts_every_picture(tmp_path: Path) -> None:
 
 
 def test_proof_says_what_is_missed(tmp_path: Path) -> None:
-    """A screen green is far off and is counted so; paper white is right; the PNG lies beside the
-    PDF."""
+    """A screen green counts as far off, paper white does not, and the PNG is beside the PDF."""
     press = PressProfile(cmyk_profile(tmp_path / "press.icc"))
     patch = torch.ones(1, 3, 20, 20)
     patch[..., :10] = torch.tensor([0.0, 1.0, 0.0])[None, :, None, None]

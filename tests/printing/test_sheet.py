@@ -1,4 +1,4 @@
-"""The sheet measures on paper what its card says, says what it is, and keeps every pixel."""
+"""The sheet has the size on the sticker's card, identifies itself, and keeps every pixel."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def blue_rectangle(image: np.ndarray, dpi: int) -> tuple[float, float, float, fl
 
 @pytest.mark.parametrize("paper", ["a4", "letter"])
 def test_sticker_and_bar_measure_true(tmp_path: Path, paper: str) -> None:
-    """Rasterised at 600 dpi the sticker and the 100 mm bar are within 0.1 mm of what they say they
-    are."""
+    """Rasterized at 600 dpi, the sticker and the 100 mm bar are within 0.1 mm of their nominal
+    size."""
     bundle = make(tmp_path / "b")
     layout = write_sheet(bundle, tmp_path / "s.pdf", paper=paper).layout
     image = render(tmp_path / "s.pdf")
@@ -141,7 +141,8 @@ def test_pdf_says_how_to_print(tmp_path: Path) -> None:
 
 
 def test_text_is_there(tmp_path: Path) -> None:
-    """Every page says where it may be used; the sheet says its name, size, run and how to print it."""
+    """Every page states where it may be used; the sheet states its name, size, run and how to print
+    it."""
     bundle = make(tmp_path / "b")
     write_sheet(bundle, tmp_path / "s.pdf", test_signs=True, sign_dpi=60)
     with pypdfium2.PdfDocument(str(tmp_path / "s.pdf")) as document:
@@ -227,7 +228,7 @@ def test_markers_are_found(tmp_path: Path, paper: str) -> None:
 
 
 def test_test_signs_differ_only_by_sticker(tmp_path: Path) -> None:
-    """The three signs are one drawing; the sticker sits in proportion where the card says."""
+    """The three signs are one drawing; the sticker is to scale and at the card's position."""
     write_sheet(make(tmp_path / "b"), tmp_path / "s.pdf", test_signs=True, sign_dpi=100)
     pages = [render(tmp_path / "s.pdf", i, 100).astype(int) for i in (1, 2, 3)]
     sign = sign_page_layout("a4", "clean").sign
@@ -264,7 +265,7 @@ def test_same_bytes(tmp_path: Path) -> None:
 
 
 def test_wide_sticker_turns_the_page(tmp_path: Path) -> None:
-    """A sticker that fits only the long way is laid on a turned page, and still measures true."""
+    """A sticker that fits only lengthwise is laid on a turned page, with its true size."""
     bundle = make(tmp_path / "b", 250.0, 100.0)
     layout = write_sheet(bundle, tmp_path / "s.pdf").layout
     assert layout.page == (297.0, 210.0)
@@ -284,8 +285,8 @@ def test_too_large_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("paper", ["a5", "a4", "letter", "a3", (160.0, 330.0)])
 def test_layout_keeps_apart(paper: Paper) -> None:
-    """At the largest size the paper takes, nothing leaves the page and markers stay off the sticker
-    and the bar."""
+    """At the largest size that the paper takes, nothing leaves the page, and markers stay clear of
+    sticker and bar."""
     for turn in (1, -1):
         page = paper_size(paper)[::turn]
         if min(max_sticker_size(page)) <= 40:

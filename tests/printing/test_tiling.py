@@ -1,4 +1,5 @@
-"""Tiles: together they are the sticker at its size, and what two of them share is printed alike."""
+"""Tiles: together they are the sticker at its size, and the strip that two of them share is printed
+identically."""
 
 from __future__ import annotations
 
@@ -150,8 +151,8 @@ def test_pages_say_what_they_are(tmp_path: Path) -> None:
 def test_assembled_tiles_are_the_sticker(
     tmp_path: Path, paper: str | tuple[float, float], size: tuple[float, float]
 ) -> None:
-    """Rasterised at 600 dpi, overlaps are equal pixel for pixel; laid together, all is the sticker
-    at its size."""
+    """Rasterized at 600 dpi, overlaps are equal pixel for pixel, and the assembled tiles are the
+    sticker at its size."""
     bundle = sticker(tmp_path / "b", *size, noise(11, 17))
     sheet = write_sheet(bundle, tmp_path / "s.pdf", paper=paper, tile=True, cut=CutOptions(bleed=2))
     tiled, dots = sheet.tiled, 600 / 25.4

@@ -1,5 +1,5 @@
-"""The twin films what was printed, knows where it is, repeats itself by seed, and keeps its
-controls alike."""
+"""The simulation films the printed sticker, records its true position, is reproducible, and keeps
+its controls comparable."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def filmed(printed: Printed, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_clips_and_truth_are_whole(filmed: Path) -> None:
-    """Every clip opens with the frames promised; every frame has its row; the run says that it is a
+    """Every clip has the requested frames, every frame has its row, and the run is marked as a
     simulation."""
     rows = rows_of(filmed)
     assert len(rows) == 3 * 2 * 4
@@ -188,7 +188,8 @@ def test_same_seed_same_files(printed: Printed, tmp_path: Path) -> None:
 
 
 def test_ranges_are_kept(printed: Printed, tmp_path: Path) -> None:
-    """Distances, angles and sizes stay within what was asked, and the sign within the picture."""
+    """Distances, angles and sizes stay within the requested ranges, and the sign within the
+    picture."""
     limits = AngleLimits(30, 8, 3)
     steps = simulate_clips(
         *printed,
@@ -212,7 +213,7 @@ def test_ranges_are_kept(printed: Printed, tmp_path: Path) -> None:
 
 
 def test_stopping_early_keeps_what_is_done(printed: Printed, tmp_path: Path) -> None:
-    """After a stop, the complete clips and their rows are there, and nothing half written."""
+    """After a stop, complete clips and their rows exist, and nothing is half written."""
     steps = simulate_clips(*printed, tmp_path, clips=3, frames=2, frame_size=(320, 240))
     next(steps)
     steps.close()
@@ -222,7 +223,7 @@ def test_stopping_early_keeps_what_is_done(printed: Printed, tmp_path: Path) -> 
 
 
 def test_second_run_replaces_the_first(printed: Printed, tmp_path: Path) -> None:
-    """A shorter second run leaves no clip of the first; rows of somebody else are not touched."""
+    """A shorter second run leaves no clip of the first; a folder with other rows is not changed."""
     for clips in (2, 1):
         list(simulate_clips(*printed, tmp_path / "t", clips=clips, frames=1, frame_size=(320, 240)))
     assert len(list((tmp_path / "t" / "clips").iterdir())) == 3
@@ -233,8 +234,8 @@ def test_second_run_replaces_the_first(printed: Printed, tmp_path: Path) -> None
 
 
 def test_photo_scene(printed: Printed, tmp_path: Path) -> None:
-    """On a photo, the clean block shows no sticker, the blank one a sticker lit like the sign's
-    white, at its place."""
+    """On a photo, the clean block has no sticker, the blank one a sticker lit like the sign's
+    white, in its position."""
     face = sign_face("stop", 240)
     photo = synthetic_background(3, height=600, width=800).copy()
     alpha = face.rgba[..., 3:] / 255
@@ -309,7 +310,7 @@ def test_options_out_of_range(printed: Printed, tmp_path: Path, wrong: dict, sai
 
 
 def test_sheet_of_another_bundle_is_refused(printed: Printed, tmp_path: Path) -> None:
-    """A card whose size is not the sheet's, a sheet that is no PDF, and a missing card are named."""
+    """A card of another size, a sheet that is no PDF, and a missing card are each named."""
     folder, sheet = printed
     other = tmp_path / "other"
     other.mkdir()
@@ -337,7 +338,8 @@ def test_sheet_of_another_bundle_is_refused(printed: Printed, tmp_path: Path) ->
 
 
 def test_an_effect_left_out_is_recorded_and_shows(printed: Printed, tmp_path: Path) -> None:
-    """Without the printer the sticker keeps a screen's colors; the settings name what was left out."""
+    """Without the printer the sticker keeps a screen's colors, and the settings name the effect
+    left out."""
     common = {"clips": 1, "frames": 1, "backgrounds": GRAY, "cameras": (SHARP,)}
     list(simulate_clips(*printed, tmp_path / "all", **common))
     list(simulate_clips(*printed, tmp_path / "ideal", without=("printer",), **common))
@@ -352,8 +354,8 @@ def test_an_effect_left_out_is_recorded_and_shows(printed: Printed, tmp_path: Pa
 
 
 def test_corners_are_as_dark_as_the_vignette_says(printed: Printed, tmp_path: Path) -> None:
-    """On a flat scene the corners of every block lose the camera's share of the light against the
-    middle of the edges; with the effect left out they do not."""
+    """On a flat scene the corners of every block are darker by the camera's vignette; with the
+    effect left out they are not."""
     flat = with_quality(SHARP, vignette=0.6)
     corner: dict[str, float] = {}
     for name, camera in (("on", flat), ("off", with_quality(SHARP, vignette=0.0))):

@@ -1,4 +1,4 @@
-"""The twin's printer, lens and sensor by themselves; and that it stands on core alone."""
+"""The twin's printer, lens and sensor on their own, and its independence of all rooms but core."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from physadv.twin.virtual_printer import PRINTERS, print_picture, printer_named,
 
 
 def test_imports_core_alone() -> None:
-    """No module of the twin imports another station of physadv, nor torch: it must be able to
-    contradict them."""
+    """No module of the twin imports torch or a room other than core, so that it can contradict
+    them."""
     folder = Path(physadv.twin.__file__).parent
     allowed = {"physadv.core", "physadv.twin"}
     modules = sorted(folder.glob("*.py"))
@@ -54,7 +54,7 @@ def test_imports_core_alone() -> None:
 
 
 def test_sheet_is_cut_to_the_sticker(printed: tuple[Path, Path]) -> None:
-    """What is cut out along the TrimBox is the sticker and nothing beside it, at the card's size."""
+    """The cut-out along the TrimBox is the sticker and nothing beside it, at the card's size."""
     sticker = read_sticker(*printed, dpi=100)
     assert sticker.rgb.shape == (round(150 / 25.4 * 100), round(400 / 25.4 * 100), 3)
     assert sticker.center_mm == (0.0, 210.0)
@@ -110,8 +110,8 @@ def test_lens_inverse(k1: float) -> None:
 
 
 def test_pose_conventions() -> None:
-    """The center is seen where the pose says; yaw > 0 faces right: its right edge is farther and
-    looks shorter."""
+    """The center is where the pose puts it; with yaw > 0 the sign faces right, and its right edge
+    is farther and shorter."""
     pose = SignPose(4000.0, 30.0, 0.0, 0.0, 320.0, 240.0)
     view = CameraView(sign_homography(pose, 600.0, (640, 480)), 0.0, 600.0, (640, 480))
     square = view.show(np.array([[-381.0, -381.0], [381, -381], [381, 381], [-381, 381]]))
@@ -181,7 +181,7 @@ def test_colors_pass_the_sensor() -> None:
 
 
 def test_noise_grows_with_less_light() -> None:
-    """Relative noise is larger in the dark, as photons count."""
+    """Relative noise is larger in the dark, as for photon counts."""
     rng, shot = np.random.default_rng(1), ClipExposure(1.0, np.ones(3, np.float32))
     camera = with_quality(PHONE, sharpen=0, electrons=1000, contrast=0)
     spread = []
@@ -219,8 +219,8 @@ def test_each_effect_of_a_camera_can_be_left_out(effect: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in PRINTERS if name not in ("drawn", "ideal")])
 def test_a_driver_sends_what_comes_nearest(name: str) -> None:
-    """Printed by its driver, grays stay gray and colors keep their hue; without it the same inks
-    are far off."""
+    """Printed through its driver, grays stay gray and colors keep their hue; without it the same
+    inks are far off."""
     printer = printer_named(name, 0)
     assert printer is not None
     asked = np.array([[[128, 128, 128], [90, 140, 60], [200, 120, 60], [250, 250, 250]]], np.uint8)
