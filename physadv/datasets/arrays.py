@@ -1,4 +1,4 @@
-"""Sets that come as arrays: idx files (MNIST's format, LeCun et al. 1998) and npz."""
+"""Data sets in arrays: idx files, the format of MNIST (LeCun et al. 1998), and npz."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ _PARTS = {"train": "train", "t10k": "test", "test": "test"}
 
 
 def idx_files(source: FileSource) -> dict[str, dict[str, str]]:
-    """Pairs of idx files by part: {"train": {"images": name, "labels": name}, ...}."""
+    """Return the idx files of a source by part and kind.
+
+    Args:
+        source: Files of the data set.
+
+    Returns:
+        File names by part, then by kind: ``{"train": {"images": name, "labels": name}}``.
+    """
     found: dict[str, dict[str, str]] = {}
     for name in source.names:
         match = _IDX.match(PurePosixPath(name).name)
@@ -37,8 +44,18 @@ def idx_files(source: FileSource) -> dict[str, dict[str, str]]:
 
 
 def read_idx(source: FileSource, split: str | None) -> ImageDataset:
-    """Read idx pairs; classes are named by their number. Raises DataError for a lone half or a
-    damaged file."""
+    """Read pairs of idx files; classes are named by their number.
+
+    Args:
+        source: Files of the data set.
+        split: "train", "test", or None for everything.
+
+    Returns:
+        The images with their labels.
+
+    Raises:
+        DataError: The part is missing, half of a pair is missing, or a file is damaged.
+    """
     pairs = idx_files(source)
     wanted = (
         [split] if split in pairs else [] if split is not None and len(pairs) > 1 else sorted(pairs)
@@ -47,6 +64,7 @@ def read_idx(source: FileSource, split: str | None) -> ImageDataset:
         raise DataError(
             f"{source.path}", f"has no {split} part", f"parts there: {', '.join(sorted(pairs))}"
         )
+
     images, labels = [], []
     for part in wanted:
         halves = pairs[str(part)]
@@ -63,18 +81,36 @@ def read_idx(source: FileSource, split: str | None) -> ImageDataset:
         labels.append(
             parse_idx(source.read(halves["labels"]), f"{source.path}: {halves['labels']}", 1)
         )
+
     if len({i.shape[1:] for i in images}) != 1:
         raise DataError(
             f"{source.path}", "its parts have images of different sizes", "read them one by one"
         )
+
     return _numbered(
         np.concatenate(images), np.concatenate(labels).astype(np.int64), source.path.name
     )
 
 
 def parse_idx(data: bytes, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
-    """The array in the bytes of an idx file, gzipped or not. Raises DataError naming the file where
-    it is damaged."""
+    """Return the array that the bytes of an idx file hold, gzipped or not.
+
+    Args:
+        data: Content of the file.
+        name: Name of the file in errors.
+        dimensions: Number of axes that the array must have.
+
+    Returns:
+        The array, uint8.
+
+    Raises:
+        DataError: The file is damaged, or of another kind.
+
+    Example:
+        >>> data = b"\\x00\\x00\\x08\\x01" + b"\\x00\\x00\\x00\\x02" + b"\\x07\\x09"
+        >>> parse_idx(data, "labels", 1).tolist()
+        [7, 9]
+    """
     if data[:2] == b"\x1f\x8b":
         try:
             data = gzip.decompress(data)
@@ -87,23 +123,36 @@ def parse_idx(data: bytes, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
         raise DataError(
             name, f"is no idx file of {dimensions} dimensions of bytes", "fetch the file again"
         )
+
     shape = struct.unpack(f">{dimensions}I", data[4:head])
     count = int(np.prod(shape, dtype=object))
     if len(data) - head != count:
         raise DataError(name, f"holds {len(data) - head} of {count} bytes", "fetch the file again")
+
     return np.frombuffer(data, np.uint8, count, head).reshape(shape)
 
 
 def read_npz(source: FileSource, names: list[str], split: str | None) -> ImageDataset:
-    """Read npz. Keys: ``images`` (or ``x``), (n, h, w) or (n, h, w, 3) uint8, and ``labels`` (or
-    ``y``), (n,).
+    """Read a data set from an npz file.
 
-    Optional: ``classes`` (names), ``groups`` (n names). A file may instead hold ``train_images``,
-    ``train_labels``, ``test_images``, ``test_labels`` (or x_train, y_train, x_test, y_test).
-    Pickled content is refused.
+    Keys are ``images`` (or ``x``), (n, h, w) or (n, h, w, 3) uint8, and ``labels`` (or ``y``),
+    (n,); optional are ``classes`` (names) and ``groups`` (n names). Parts have keys of their own:
+    ``train_images``, ``train_labels``, ``test_images``, ``test_labels``, or ``x_train`` and so on.
+
+    Args:
+        source: Files of the data set.
+        names: Names of the npz files in it; there must be one.
+        split: "train", "test", or None for everything.
+
+    Returns:
+        The images with their labels.
+
+    Raises:
+        DataError: The file cannot be read, holds pickled content, or lacks a key.
     """
     if len(names) != 1:
         raise DataError(f"{source.path}", f"holds {len(names)} npz files", "name one of them")
+
     where = f"{source.path}: {names[0]}"
     try:
         with np.load(io.BytesIO(source.read(names[0])), allow_pickle=False) as archive:
@@ -112,13 +161,16 @@ def read_npz(source: FileSource, names: list[str], split: str | None) -> ImageDa
         raise DataError(
             where, f"cannot be read ({error})", "save plain arrays with numpy.savez"
         ) from error
+
     images, labels = _pair(arrays, split, where)
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"{where}: labels of {labels.dtype}", "whole numbers are needed", "convert them"
         )
+
     classes = tuple(str(c) for c in arrays["classes"]) if "classes" in arrays else None
     dataset = _numbered(images, labels.reshape(-1).astype(np.int64), where, classes)
+
     return _grouped(dataset, arrays.get("groups"), where)
 
 
@@ -131,7 +183,9 @@ def _grouped(dataset: ImageDataset, groups: npt.NDArray[Any] | None, where: str)
             f"{len(dataset)} images have one each",
             "check the file",
         )
+
     names = tuple(str(g) for g in groups)
+
     return ImageDataset(dataset.read, dataset.labels, dataset.classes, names, dataset.names)
 
 
@@ -142,11 +196,13 @@ def _pair(
     for x, y in zip(_IMAGE_KEYS, _LABEL_KEYS, strict=True):
         if x in arrays and y in arrays:
             return arrays[x], arrays[y]
+
     found = []
     for part in [split] if split else ["train", "test"]:
         for x, y in ((f"{part}_images", f"{part}_labels"), (f"x_{part}", f"y_{part}")):
             if x in arrays and y in arrays:
                 found.append((arrays[x], arrays[y].reshape(-1)))
+
     if not found:
         there = ", ".join(sorted(arrays)) or "nothing"
         raise DataError(
@@ -154,6 +210,7 @@ def _pair(
         )
     if len({x.shape[1:] for x, _ in found}) != 1:
         raise DataError(where, "its parts have images of different sizes", "read them one by one")
+
     return np.concatenate([x for x, _ in found]), np.concatenate([y for _, y in found])
 
 

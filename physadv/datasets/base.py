@@ -1,4 +1,4 @@
-"""A labeled set of images of any size, in memory or read when asked for."""
+"""Labeled images of any size, in memory or read one by one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,25 @@ Boxes = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images with their labels; nothing is decoded before it is asked for.
+    """Images with their labels, decoded when they are read.
 
-    ``read(i)`` gives image i as (h, w, 3) uint8 sRGB. ``labels`` is (n,), indices into ``classes``.
-    ``groups`` (n names) says which images belong together (the frames of one track) and so must not
-    be split. ``boxes``, where the layout has them, is (n, 4): x0, y0, x1, y1 of the object in
-    pixels of its image.
+    Args:
+        read: Function that returns image i as (h, w, 3) uint8 sRGB.
+        labels: Class numbers (n,), int64.
+        classes: Names of the classes.
+        groups: Names (n) of what each image belongs to, such as the track of a frame; a group must
+            not be split.
+        names: Names (n) of the images.
+        boxes: Corners (n, 4) x0, y0, x1, y1 of the object in px of its image, where known.
+
+    Raises:
+        DataError: There is no image, lengths differ, or a label has no class.
+
+    Example:
+        >>> images = np.zeros((3, 8, 8, 3), np.uint8)
+        >>> data = in_memory(images, np.array([0, 1, 1]), ("cat", "dog"), "example")
+        >>> len(data), data[2][1], data.counts().tolist()
+        (3, 1, [1, 2])
     """
 
     read: Callable[[int], Array]
@@ -65,7 +78,7 @@ class ImageDataset:
         return (self[i] for i in range(len(self)))
 
     def subset(self, indices: Sequence[int] | Labels) -> ImageDataset:
-        """The images named by ``indices``, in that order, with the same classes."""
+        """Return the images of ``indices``, in that order, with the same classes."""
         chosen = np.asarray(indices, dtype=np.int64)
         return ImageDataset(
             lambda i: self.read(int(chosen[i])),
@@ -77,15 +90,27 @@ class ImageDataset:
         )
 
     def counts(self) -> Labels:
-        """How many images each class has."""
+        """Return the number of images of each class (classes,)."""
         return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
 
 
 def in_memory(
     images: npt.NDArray[np.uint8], labels: Labels, classes: Sequence[str], source: str
 ) -> ImageDataset:
-    """A set from one array: (n, h, w) gray or (n, h, w, 3) RGB uint8. Each image is a group of its
-    own."""
+    """Return a data set of images in one array; each image is a group of its own.
+
+    Args:
+        images: Images (n, h, w) or (n, h, w, 3), uint8.
+        labels: Class numbers (n,).
+        classes: Names of the classes.
+        source: Name of the set in errors and in the names of its images.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: The shapes or the type do not fit.
+    """
     if (
         images.dtype != np.uint8
         or images.ndim not in (3, 4)

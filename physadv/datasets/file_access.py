@@ -1,4 +1,4 @@
-"""A folder or a zip, seen alike: relative names with forward slashes, and the bytes behind them."""
+"""Uniform access to the files of a folder or a zip, by relative names."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ MAX_MEMBER_BYTES = 1 << 30
 
 
 class FileSource(ABC):
-    """Where the files of a data set lie."""
+    """Files of a data set, by relative names with forward slashes."""
 
     path: Path
     names: tuple[str, ...]
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The bytes of one file. Raises DataError naming it where it cannot be read."""
+        """Return the bytes of the file ``name``. Raises DataError where it cannot be read."""
 
     def image(self, name: str) -> Array:
-        """One image as (h, w, 3) uint8 sRGB. Raises DataError naming the file where it is truncated
+        """Return the image ``name`` as (h, w, 3) uint8 sRGB. Raises DataError where it is truncated
         or no image."""
         try:
             return decode_rgba(self.read(name), f"{self.path}: {name}")[..., :3]
@@ -35,7 +35,8 @@ class FileSource(ABC):
             raise DataError(error.value, error.limit, error.remedy) from error
 
     def size(self, name: str) -> tuple[int, int]:
-        """(width, height) of an image from its header alone. Raises DataError where it is no image."""
+        """Return width and height of the image ``name`` from its header. Raises DataError where it
+        is no image."""
         try:
             with Image.open(io.BytesIO(self.read(name))) as opened:
                 return opened.size
@@ -52,12 +53,17 @@ class FileSource(ABC):
             ) from error
 
     def images(self) -> list[str]:
-        """The names of all image files, sorted."""
+        """Return the names of all image files, sorted."""
         return [n for n in self.names if PurePosixPath(n).suffix.lower() in SUFFIXES]
 
 
 class FolderSource(FileSource):
-    """Files under a folder, hidden ones left out; ``only`` names some of them instead."""
+    """Files under a folder, hidden ones left out.
+
+    Args:
+        path: The folder.
+        only: Names of the files to take; None for all.
+    """
 
     def __init__(self, path: Path, only: tuple[str, ...] | None = None) -> None:
         self.path = path
@@ -70,7 +76,7 @@ class FolderSource(FileSource):
         )
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file."""
+        """Return the bytes of the file ``name``. Raises DataError where it cannot be read."""
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
@@ -80,7 +86,7 @@ class FolderSource(FileSource):
 
 
 class ZipSource(FileSource):
-    """Members of a zip, read in place; nothing is unpacked to disk."""
+    """Members of the zip file ``path``, read in place; nothing is unpacked to disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,7 +100,8 @@ class ZipSource(FileSource):
         self.names = tuple(sorted(m.filename for m in members))
 
     def read(self, name: str) -> bytes:
-        """The bytes of one member."""
+        """Return the bytes of the member ``name``. Raises DataError where it is too large or
+        damaged."""
         size = self._zip.getinfo(name).file_size
         if size > MAX_MEMBER_BYTES:
             raise DataError(
@@ -102,6 +109,7 @@ class ZipSource(FileSource):
                 f"{size} bytes is over {MAX_MEMBER_BYTES}",
                 "unpack the zip first",
             )
+
         try:
             return self._zip.read(name)
         except (
@@ -118,7 +126,17 @@ class ZipSource(FileSource):
 
 
 def open_file_source(path: Path) -> FileSource:
-    """A folder or a zip as a Source. Raises DataError for what is missing, empty or neither."""
+    """Open a folder or a zip file.
+
+    Args:
+        path: The folder or the file.
+
+    Returns:
+        Its files.
+
+    Raises:
+        DataError: ``path`` is missing, empty, or neither.
+    """
     if not path.exists():
         raise DataError(f"{path}", "no such file or folder", "check the path")
     if path.is_file() and not zipfile.is_zipfile(path):

@@ -1,4 +1,4 @@
-"""Class folders: ``<class>/<image>``, or ``train/<class>/<image>`` beside ``test/<class>/<image>``."""
+"""Class folders: ``<class>/<image>``, or the same below folders of parts such as ``train``."""
 
 from __future__ import annotations
 
@@ -23,10 +23,19 @@ have only it."""
 
 
 def read_folders(source: FileSource, split: str | None) -> ImageDataset:
-    """Read class folders; classes are sorted by name and numbered over all parts, each image is its
-    own group.
+    """Read class folders, ``<class>/<image>``, with or without folders of parts above them.
 
-    Raises DataError where images lie outside class folders, or the part asked for is empty.
+    Classes are sorted by name and numbered over all parts; each image is a group of its own.
+
+    Args:
+        source: Files of the data set.
+        split: "train", "test", or None for everything.
+
+    Returns:
+        The images with their labels.
+
+    Raises:
+        DataError: An image lies outside of the class folders, or the part is empty.
     """
     images = source.images()
     paths = [PurePosixPath(n) for n in images]
@@ -38,9 +47,11 @@ def read_folders(source: FileSource, split: str | None) -> ImageDataset:
         raise DataError(
             f"{source.path}", f"has no {split} part", f"parts there: {', '.join(_found(parts))}"
         )
+
     names = tuple(images[i] for i in chosen)
     numbers = {name: i for i, name in enumerate(classes)}
     labels = np.asarray([numbers[paths[i].parts[depth]] for i in chosen], np.int64)
+
     return ImageDataset(lambda i: source.image(names[i]), labels, classes, names, names)
 
 
@@ -58,6 +69,7 @@ def _class_depth(paths: list[PurePosixPath], source: FileSource) -> int:
         raise DataError(
             f"{source.path}: {stray}", "lies in no class folder", "sort images as <class>/<image>"
         )
+
     return depth
 
 

@@ -18,7 +18,7 @@ _Row = tuple[str, str, tuple[float, float, float, float], int]
 
 
 def annotation_files(source: FileSource) -> list[str]:
-    """The annotation files, by which the layout is known."""
+    """Return the names of the annotation files in ``source``, by which the layout is recognized."""
     return [
         n
         for n in source.names
@@ -27,12 +27,19 @@ def annotation_files(source: FileSource) -> list[str]:
 
 
 def read_gtsrb(source: FileSource) -> ImageDataset:
-    """Read the training layout. A track (group) is ``<class>/<track>`` of
-    ``<class>/<track>_<frame>.ppm``.
+    """Read the training layout of GTSRB (Stallkamp et al. 2012).
 
-    Classes are "00" to the highest ClassId; boxes are the sign within its image, scaled where a
-    copy's images were resized but its annotations were not. Rows whose file is absent (a thinned
-    copy) are left out. Raises DataError for a malformed annotation file or where no image is left.
+    A track is a group. Boxes are those of the signs, scaled where a copy's images were resized but
+    its annotations were not. Rows whose file is absent, as in a thinned copy, are left out.
+
+    Args:
+        source: Files of the data set.
+
+    Returns:
+        The images with labels, tracks and boxes; classes are "00" to the highest number.
+
+    Raises:
+        DataError: An annotation file is malformed, or no image is left.
     """
     present = set(source.names)
     rows = [
@@ -44,8 +51,10 @@ def read_gtsrb(source: FileSource) -> ImageDataset:
             "GT-*.csv names no image that is there",
             "keep csv and images together",
         )
+
     names, groups, boxes, labels = zip(*rows, strict=True)
     classes = tuple(f"{i:02d}" for i in range(max(labels) + 1))
+
     return ImageDataset(
         lambda i: source.image(names[i]),
         np.asarray(labels, np.int64),
@@ -68,7 +77,9 @@ def _rows(source: FileSource, name: str) -> list[_Row]:
             f"lacks the columns {', '.join(missing)}",
             "use GTSRB's own csv",
         )
+
     folder = PurePosixPath(name).parent
+
     return [
         _row(row, folder, f"{source.path}: {name}, line {line}")
         for line, row in enumerate(reader, 2)
@@ -81,13 +92,16 @@ def _row(row: dict[str, str], folder: PurePosixPath, where: str) -> _Row:
         label = int(row["ClassId"])
     except (TypeError, ValueError) as error:
         raise DataError(where, f"not a GTSRB row ({error})", "repair or remove the line") from error
+
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height and label >= 0):
         box = f"box {x0:g},{y0:g},{x1:g},{y1:g} of class {label}"
         raise DataError(
             f"{where}: {box}", f"is empty or outside {width:g}x{height:g}", "repair the line"
         )
+
     file = row["Filename"]
     track = f"{label:05d}/{file.rsplit('_', 1)[0]}"
+
     return str(folder / file), track, (x0 / width, y0 / height, x1 / width, y1 / height), label
 
 

@@ -1,4 +1,4 @@
-"""One entry for every layout: look at what is there and hand it to the reader that knows it."""
+"""Recognition of a data set's layout, and the one function that reads them all."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from physadv.datasets.split import split_by_group
 
 SPLITS = ("train", "test")
 HELD_OUT, SPLIT_SEED = 0.2, 0
-"""Tracks are divided once and for all, so that what one command holds out no other command trains
-on."""
+"""One fixed division of tracks: no command trains on what another one holds out."""
 
 
 def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
@@ -51,17 +50,20 @@ def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
         raise OptionError(
             f"split {split!r}", f"is none of {', '.join(SPLITS)}", "choose one, or leave it out"
         )
+
     root = Path(path).expanduser()
     source: FileSource = _single(root) if _is_array_file(root) else open_file_source(root)
     if annotation_files(source):
         return _by_track(read_gtsrb(source), split)
     if idx_files(source):
         return read_idx(source, split)
+
     arrays = [n for n in source.names if n.lower().endswith(".npz")]
     if arrays:
         return read_npz(source, arrays, split)
     if source.images():
         return read_folders(source, split)
+
     some = ", ".join(PurePosixPath(n).name for n in source.names[:3])
     raise DataError(
         f"{root}", f"no layout is known for {some}", "class folders, idx, npz and GTSRB are read"

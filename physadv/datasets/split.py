@@ -1,4 +1,4 @@
-"""Splits by group, never by image: frames of one track are near copies of each other."""
+"""Splits by group: frames of one track are near copies and must stay together."""
 
 from __future__ import annotations
 
@@ -12,14 +12,32 @@ from physadv.datasets.base import ImageDataset
 def split_by_group(
     dataset: ImageDataset, share: float, seed: int
 ) -> tuple[ImageDataset, ImageDataset]:
-    """(kept, held out): of each class about ``share`` of its groups are held out, at least one and
-    never all.
+    """Split a data set by groups, class by class; at least one group of each class is on either
+    side.
 
-    Raises OptionError for a share outside (0, 1), DataError where a class has a single group or a
-    group two classes.
+    Args:
+        dataset: The data set.
+        share: Share of the groups to hold out, in (0, 1).
+        seed: Seed of the choice.
+
+    Returns:
+        The part that is kept and the part that is held out.
+
+    Raises:
+        OptionError: ``share`` lies outside (0, 1).
+        DataError: A class has a single group, or a group has two classes.
+
+    Example:
+        >>> import numpy as np
+        >>> from physadv.datasets.base import in_memory
+        >>> images, labels = np.zeros((4, 2, 2), np.uint8), np.array([0, 0, 1, 1])
+        >>> kept, held = split_by_group(in_memory(images, labels, ("a", "b"), "x"), 0.5, 0)
+        >>> kept.counts().tolist(), held.counts().tolist()
+        ([1, 1], [1, 1])
     """
     if not 0 < share < 1:
         raise OptionError(f"held-out share {share}", "0 < share < 1", "use 0.2")
+
     held = set[str]()
     for label, groups in _groups_by_class(dataset).items():
         if len(groups) < 2:
@@ -30,7 +48,9 @@ def split_by_group(
         count = min(max(round(share * len(groups)), 1), len(groups) - 1)
         order = numpy_generator(seed, "split", label).permutation(len(groups))
         held.update(groups[i] for i in order[:count])
+
     out = np.asarray([g in held for g in dataset.groups])
+
     return dataset.subset(np.flatnonzero(~out)), dataset.subset(np.flatnonzero(out))
 
 
@@ -41,7 +61,9 @@ def _groups_by_class(dataset: ImageDataset) -> dict[int, list[str]]:
             raise DataError(
                 f"group {group!r}", "holds more than one class", "name the groups class by class"
             )
+
     found: dict[int, list[str]] = {}
     for group in sorted(owner):
         found.setdefault(owner[group], []).append(group)
+
     return dict(sorted(found.items()))
