@@ -1,2 +1,1 @@
-"""What every station stands on: types, errors, seeds, image and file I/O, and the sign faces drawn
-by code."""
+"""Types, errors, seeds, image and file I/O, tables and drawn sign faces that every room uses."""

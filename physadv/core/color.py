@@ -1,5 +1,4 @@
-"""Color differences as people see them: sRGB to linear light, CIELAB (D65) and CIEDE2000, in
-numpy."""
+"""Perceived color differences in numpy: sRGB to linear light, CIELAB (D65) and CIEDE2000."""
 
 from __future__ import annotations
 
@@ -21,7 +20,8 @@ _TO_XYZ = np.array(
 
 
 def srgb_to_linear(encoded: AnyFloat) -> F64:
-    """sRGB-encoded -> linear light (IEC 61966-2-1); values over 1 follow the same curve."""
+    """Return linear light of ``encoded`` sRGB (IEC 61966-2-1); values over 1 follow the same
+    curve."""
     v = np.asarray(encoded, np.float64)
     return np.asarray(
         np.where(v <= 0.04045, v / 12.92, ((np.maximum(v, 0.04045) + 0.055) / 1.055) ** 2.4)
@@ -29,14 +29,16 @@ def srgb_to_linear(encoded: AnyFloat) -> F64:
 
 
 def linear_to_srgb(linear: AnyFloat) -> F64:
-    """Linear light -> sRGB-encoded, the inverse of :func:`srgb_to_linear`; nothing is clipped."""
+    """Return sRGB of ``linear`` light, the inverse of :func:`srgb_to_linear`; nothing is
+    clipped."""
     v = np.asarray(linear, np.float64)
     curve = 1.055 * np.maximum(v, 0.0031308) ** (1 / 2.4) - 0.055
     return np.asarray(np.where(v <= 0.0031308, v * 12.92, curve))
 
 
 def lab(encoded: AnyFloat) -> F64:
-    """sRGB-encoded (..., 3) -> CIELAB (..., 3) under D65, with (1, 1, 1) as the white."""
+    """Return CIELAB (..., 3) under D65 of ``encoded`` sRGB (..., 3), with (1, 1, 1) as the
+    white."""
     ratio = srgb_to_linear(encoded) @ (_TO_XYZ / _TO_XYZ.sum(1, keepdims=True)).T
     f = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
     return np.stack(
@@ -45,8 +47,19 @@ def lab(encoded: AnyFloat) -> F64:
 
 
 def de00(first: AnyFloat, second: AnyFloat) -> F64:
-    """CIEDE2000 differences (...) of CIELAB colors (..., 3), kL = kC = kH = 1 (Sharma, Wu and Dalal
-    2005)."""
+    """Return CIEDE2000 color differences, kL = kC = kH = 1 (Sharma, Wu & Dalal 2005).
+
+    Args:
+        first: CIELAB colors (..., 3).
+        second: CIELAB colors (..., 3).
+
+    Returns:
+        Differences (...); about 1 is just noticeable.
+
+    Example:
+        >>> float(de00(np.array([50.0, 0, 0]), np.array([60.0, 0, 0]))) > 5
+        True
+    """
     l1, l2 = np.asarray(first, np.float64)[..., 0], np.asarray(second, np.float64)[..., 0]
     c1, h1, c2, h2 = _chroma_and_hue(np.asarray(first, np.float64), np.asarray(second, np.float64))
     gray = c1 * c2 == 0
@@ -57,7 +70,8 @@ def de00(first: AnyFloat, second: AnyFloat) -> F64:
 
 
 def de00_of_srgb(first: AnyFloat, second: AnyFloat) -> F64:
-    """CIEDE2000 differences (...) of sRGB-encoded colors (..., 3)."""
+    """Return CIEDE2000 differences (...) of sRGB colors ``first`` and ``second``, (..., 3) in [0,
+    1]."""
     return de00(lab(first), lab(second))
 
 

@@ -55,20 +55,21 @@ class ConfigField:
 class Config:
     """Base class of configurations: frozen dataclasses whose values are plain data.
 
-    Each field is annotated ``Annotated[type, ConfigField(...)]`` with text, numbers, yes/no or tuples
-    of these as its type. Paths are text; a :class:`pathlib.Path` given in their place is converted.
-    Values are checked when an instance is made.
+    Each field is annotated ``Annotated[type, ConfigField(...)]`` with text, numbers, yes/no or
+    tuples of these as its type. Paths are text; a :class:`pathlib.Path` given in their place is
+    converted. Values are checked when an instance is made.
 
     Raises:
         OptionError: for a value of the wrong type or outside its limits.
 
-    Example:
-        >>> from typing import Annotated
-        >>> @dataclass(frozen=True, kw_only=True)
-        ... class RunConfig(Config):
-        ...     steps: Annotated[int, ConfigField("Optimization steps.", least=1)] = 400
-        >>> RunConfig.from_table({"steps": 20})
-        RunConfig(steps=20)
+    Example::
+
+        @dataclass(frozen=True, kw_only=True)
+        class RunConfig(Config):
+            steps: Annotated[int, ConfigField("Optimization steps.", least=1)] = 400
+
+
+        RunConfig.from_table({"steps": 20})
     """
 
     command: ClassVar[str] = ""
@@ -131,7 +132,8 @@ class Config:
         }
 
     def as_table(self) -> dict[str, Any]:
-        """Return the configuration as a run records it: the activity, then every field with a value."""
+        """Return the configuration as a run records it: the activity, then every field with a
+        value."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         filled = {key: value for key, value in values.items() if value is not None}
         return {

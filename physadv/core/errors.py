@@ -1,5 +1,5 @@
-"""One tree of errors. Each names the value met, the limit it broke and the remedy; the CLI prints
-it as one line."""
+"""One tree of errors: what is wrong, what is allowed, what to do. The command line prints one
+line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ _COMMANDS = ("pip", "physadv", "python")
 
 
 class PhysadvError(Exception):
-    """Base of every error that this toolkit raises on purpose; the command line prints it as one line.
+    """Base of every error that this toolkit raises on purpose; the command line prints it as one
+    line.
 
     Args:
         value: What is wrong.

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: everything is written beside its place and moved in."""
+"""Atomic files: each is written beside its place and moved in, whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder (same suffix); on success it replaces ``path``,
-    else it is removed."""
+    """Yield a temporary path in the folder of ``path``, with its suffix; on success it replaces
+    ``path``, else it is removed."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
@@ -23,6 +23,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     )
     os.close(handle)
     temporary = Path(name)
+
     try:
         yield temporary
         temporary.chmod(0o644)
@@ -49,7 +50,7 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 
 def sha256_of(path: str | Path) -> str:
-    """Hex sha256 of a file, read in pieces."""
+    """Return the sha256 in hex of the file at ``path``, read in pieces."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
         while piece := stream.read(1 << 20):

@@ -1,5 +1,5 @@
-"""The only image I/O: EXIF orientation, ICC to sRGB, bit depth, alpha and SVG in; atomic lossless
-files out."""
+"""Image input with EXIF orientation, ICC profiles, bit depth, alpha and SVG; atomic lossless
+output."""
 
 from __future__ import annotations
 
@@ -24,13 +24,24 @@ MAX_PIXELS = 200_000_000
 
 
 def list_images(folder: str | Path, *, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
-    """Image files under ``folder`` (recursive, sorted), or the one file named. Raises ImageError if
-    there is none."""
+    """Return the image files under a folder, sorted, or the one file named.
+
+    Args:
+        folder: Folder, searched with its subfolders, or a file.
+        suffixes: Suffixes of the files that count, in lower case with the dot.
+
+    Returns:
+        The files.
+
+    Raises:
+        ImageError: There is no such path, or no image under it.
+    """
     root = Path(folder)
     if root.is_file():
         return [root]
     if not root.exists():
         raise ImageError(f"{root}", "no such file or folder", "check the path")
+
     found = sorted(p for p in root.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
     if not found:
         raise ImageError(
@@ -38,14 +49,22 @@ def list_images(folder: str | Path, *, suffixes: frozenset[str] = SUFFIXES) -> l
             f"holds no image ({', '.join(sorted(suffixes))})",
             "name a folder with images",
         )
+
     return found
 
 
 def read_rgba(path: str | Path, *, svg_px: int = 512) -> Array:
-    """Read any supported image as (h, w, 4) uint8 sRGB, upright, alpha not premultiplied.
+    """Read an image file: upright, in sRGB, alpha not premultiplied.
 
-    SVG files are rasterized ``svg_px`` wide. Raises ImageError for what is missing, truncated,
-    empty or not an image.
+    Args:
+        path: File of a supported format, SVG among them.
+        svg_px: Width in px that an SVG is rasterized to.
+
+    Returns:
+        Pixels (h, w, 4) uint8.
+
+    Raises:
+        ImageError: The file is missing, truncated, empty or no image.
     """
     file = Path(path)
     if not file.is_file():
@@ -58,8 +77,18 @@ def read_rgba(path: str | Path, *, svg_px: int = 512) -> Array:
 
 
 def decode_rgba(data: bytes, name: str) -> Array:
-    """The same from the bytes of one image file, say a member of a zip; ``name`` is what an
-    ImageError calls it."""
+    """Decode the bytes of an image file as :func:`read_rgba` does.
+
+    Args:
+        data: Content of the file.
+        name: Name of the file in errors.
+
+    Returns:
+        Pixels (h, w, 4) uint8.
+
+    Raises:
+        ImageError: The data are empty, truncated, over 200 megapixels, or no image.
+    """
     try:
         with Image.open(io.BytesIO(data)) as opened:
             if opened.width * opened.height > MAX_PIXELS:
@@ -82,15 +111,37 @@ def decode_rgba(data: bytes, name: str) -> Array:
 
 
 def read_image(path: str | Path, *, background: float = 1.0, svg_px: int = 512) -> Tensor:
-    """Read an image as (3, h, w) float32 in [0, 1]; transparency is laid on a gray of
-    ``background``."""
+    """Read an image file as a tensor.
+
+    Args:
+        path: File of a supported format, SVG among them.
+        background: Gray in [0, 1] behind transparent parts.
+        svg_px: Width in px that an SVG is rasterized to.
+
+    Returns:
+        Image (3, h, w) float32 in [0, 1].
+
+    Raises:
+        ImageError: The file is missing, truncated, empty or no image.
+    """
     rgba = to_tensor(read_rgba(path, svg_px=svg_px))
     return rgba[:3] * rgba[3:] + background * (1 - rgba[3:])
 
 
 def rasterize_svg(svg: str, width_px: int, *, name: str = "SVG") -> Array:
-    """Rasterise SVG text to (h, w, 4) uint8, ``width_px`` wide, aspect kept, transparent where
-    nothing is drawn."""
+    """Rasterize an SVG drawing.
+
+    Args:
+        svg: The drawing, as text.
+        width_px: Width in px; the height follows the drawing's aspect.
+        name: Name of the drawing in errors.
+
+    Returns:
+        Pixels (h, w, 4) uint8, transparent where nothing is drawn.
+
+    Raises:
+        ImageError: The text is no SVG.
+    """
     import resvg_py
 
     try:
@@ -104,19 +155,21 @@ def rasterize_svg(svg: str, width_px: int, *, name: str = "SVG") -> Array:
 
 
 def to_tensor(array: Array) -> Tensor:
-    """(h, w, c) uint8 -> (c, h, w) float32 in [0, 1]."""
+    """Return the pixels ``array`` (h, w, c) uint8 as a tensor (c, h, w) float32 in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1).float().div(255)
 
 
 def to_uint8(image: Tensor) -> Array:
-    """(c, h, w) or (1, c, h, w) in [0, 1] -> (h, w, c) uint8, rounded to nearest."""
+    """Return ``image`` (c, h, w) or (1, c, h, w) in [0, 1] as pixels (h, w, c) uint8, rounded to
+    nearest."""
     plane = image.detach().cpu().float()
     plane = plane[0] if plane.ndim == 4 else plane
     return plane.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
 def save_png(path: str | Path, image: Tensor | Array) -> Path:
-    """Save a (c, h, w) tensor in [0, 1] or an (h, w[, c]) uint8 array as PNG, atomically."""
+    """Save ``image``, a tensor (c, h, w) in [0, 1] or an array (h, w[, c]) uint8, to ``path`` as
+    PNG, atomically."""
     array = to_uint8(image) if isinstance(image, Tensor) else image
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
@@ -126,7 +179,8 @@ def save_png(path: str | Path, image: Tensor | Array) -> Path:
 
 
 def png_bytes(image: Tensor | Array) -> bytes:
-    """The same as bytes, for reports that carry their pictures."""
+    """Return ``image``, a tensor (c, h, w) in [0, 1] or an array (h, w[, c]) uint8, as a PNG file's
+    bytes."""
     array = to_uint8(image) if isinstance(image, Tensor) else image
     buffer = io.BytesIO()
     Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array).save(
@@ -136,7 +190,8 @@ def png_bytes(image: Tensor | Array) -> bytes:
 
 
 def stack(images: Sequence[Tensor]) -> Tensor:
-    """Stack (c, h, w) images of one size; raises ImageError naming the sizes where they differ."""
+    """Stack ``images`` (c, h, w) of one size to (b, c, h, w). Raises ImageError where sizes
+    differ."""
     sizes = {tuple(i.shape[-2:]) for i in images}
     if len(sizes) != 1:
         raise ImageError(
@@ -169,4 +224,5 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         image = converted if converted is not None else plain.convert("RGB")
         if alpha is not None:
             image.putalpha(alpha)
+
     return image.convert("RGBA")

@@ -1,5 +1,4 @@
-"""Where the project's own data lies: ready-made patches and calibration charts, in a wheel or in a
-checkout."""
+"""Folders of the project's own data, patches and charts, in a wheel or in a checkout."""
 
 from __future__ import annotations
 
@@ -18,16 +17,16 @@ def _folder(name: str) -> Path:
 
 
 def patches_dir() -> Path:
-    """The folder of ready-made patch bundles."""
+    """Return the folder of ready-made patch bundles."""
     return _folder("patches")
 
 
 def calibration_dir() -> Path:
-    """The folder of charts and fitted profiles."""
+    """Return the folder of charts and fitted profiles."""
     return _folder("calibration")
 
 
 def bundle_folder(name: Path) -> Path:
-    """The folder named, or else the ready-made bundle of that name."""
+    """Return the folder ``name``, or else that of the ready-made bundle of this name."""
     own = patches_dir() / name.name
     return own if not name.exists() and len(name.parts) == 1 and own.is_dir() else name

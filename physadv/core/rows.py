@@ -1,5 +1,5 @@
-"""Raw rows are kept and tables recomputed from them: JSON lines, one outcome a line, flushed as
-they come."""
+"""Raw rows as JSON lines, one outcome a line, flushed as they come; tables are recomputed from
+them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Row = dict[str, Any]
 
 
 def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
-    """Append rows and force them to disk, so that what was said to be saved survives a kill."""
+    """Append ``rows`` to the file at ``path`` and force them to disk, so that they survive a
+    kill."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("a", encoding="utf-8") as stream:
@@ -26,11 +27,15 @@ def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: str | Path) -> Iterator[Row]:
-    """Rows of a file; a half-written last line (a kill) is left out, any other bad line raises
-    DataError."""
+    """Yield the rows of the file at ``path``.
+
+    A half-written last line, left by a kill, is skipped. Raises DataError for a missing file and
+    any other line that is no JSON.
+    """
     file = Path(path)
     if not file.is_file():
         raise DataError(f"{file}", "no such rows file", "check the path")
+
     lines = file.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -7,9 +7,9 @@ from typing import Annotated
 from physadv.core.config import ConfigField
 
 MODEL_HELP = (
-    "Model under test: a name of `physadv models list`, a file, or module:factory. + puts a defense "
-    "before it, as in signs+jpeg (jpeg, median, blur, lgs, remover, patchcleanser, derandomized, "
-    "patchguard)."
+    "Model under test: a name of `physadv models list`, a file, or module:factory. + puts a "
+    "defense before it, as in signs+jpeg (jpeg, median, blur, lgs, remover, patchcleanser, "
+    "derandomized, patchguard)."
 )
 """Help of ``--model`` wherever it stands."""
 

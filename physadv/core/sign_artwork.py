@@ -33,24 +33,29 @@ class SignFace:
 
 
 def octagon_mm(across_flats_mm: float) -> list[tuple[float, float]]:
-    """The eight corners, clockwise from the left end of the top flat; origin at the top-left of the
-    bounding box."""
+    """Return the corners of a regular octagon that is ``across_flats_mm`` wide.
+
+    They run clockwise from the left end of the top side; the origin is the top left of its box.
+    """
     s = across_flats_mm
     c = s / 2 * (1 - tan(pi / 8))
     return [(c, 0), (s - c, 0), (s, c), (s, s - c), (s - c, s), (c, s), (0, s - c), (0, c)]
 
 
 def stop_sign_svg(across_flats_mm: float = STOP_WIDTH_MM) -> str:
-    """The stop sign as SVG text; one user unit is one millimeter of the standard 762 mm face."""
+    """Return the stop sign as SVG text, ``across_flats_mm`` wide; a user unit is a millimeter of
+    the standard 762 mm face."""
     outer = " ".join(f"{x:.2f},{y:.2f}" for x, y in octagon_mm(STOP_WIDTH_MM))
     border = 19.0
     inner_size = STOP_WIDTH_MM - 2 * border
     inner = " ".join(f"{x + border:.2f},{y + border:.2f}" for x, y in octagon_mm(inner_size))
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {STOP_WIDTH_MM:g} {STOP_WIDTH_MM:g}"
+    return f"""<svg xmlns="http://www.w3.org/2000/svg"
+ viewBox="0 0 {STOP_WIDTH_MM:g} {STOP_WIDTH_MM:g}"
  width="{across_flats_mm:g}mm" height="{across_flats_mm:g}mm">
 <polygon points="{outer}" fill="{_WHITE}"/>
 <polygon points="{inner}" fill="{_RED}"/>
-<g fill="none" stroke="{_WHITE}" stroke-width="44" stroke-linejoin="round" transform="translate(101 254)">
+<g fill="none" stroke="{_WHITE}" stroke-width="44" stroke-linejoin="round"
+ transform="translate(101 254)">
 <path d="M112 62 C112 34 94 22 67 22 C40 22 22 38 22 64 C22 92 44 106 67 124 C92 142 113 158 113 190
  C113 216 94 232 67 232 C40 232 21 216 21 188"/>
 <path d="M141 22 H271 M206 22 V254"/>
@@ -61,8 +66,19 @@ def stop_sign_svg(across_flats_mm: float = STOP_WIDTH_MM) -> str:
 
 
 def sign_face(name: str = "stop", width_px: int = 512, width_mm: float | None = None) -> SignFace:
-    """Draw the sign called ``name`` (only "stop" so far) ``width_px`` wide. Raises OptionError for
-    other names."""
+    """Draw a sign's face.
+
+    Args:
+        name: Name of the sign; only "stop" is drawn by code.
+        width_px: Width of the picture in px.
+        width_mm: Width of the sign in mm; None for the standard 762.
+
+    Returns:
+        The face with its size.
+
+    Raises:
+        OptionError: Another sign is named.
+    """
     if name != "stop":
         raise OptionError(
             f"sign {name!r}", "only 'stop' is drawn by code", "give a drawing with --signs FILE"

@@ -11,7 +11,17 @@ from physadv.core.random_streams import numpy_generator
 
 
 def synthetic_background(seed: int, *path: str | int, height: int = 360, width: int = 480) -> Array:
-    """One (height, width, 3) uint8 sRGB picture; the same names give the same picture."""
+    """Draw a street-like background; the same names give the same picture.
+
+    Args:
+        seed: Seed of the random streams.
+        path: Names of the stream under the seed.
+        height: Height in px.
+        width: Width in px.
+
+    Returns:
+        Pixels (height, width, 3) uint8 sRGB.
+    """
     rng = numpy_generator(seed, "background", *path)
     horizon = int(height * rng.uniform(0.35, 0.65))
     canvas = np.empty((height, width, 3), np.float32)
@@ -23,12 +33,15 @@ def synthetic_background(seed: int, *path: str | int, height: int = 360, width: 
     canvas[horizon:] = _ramp(_earth(rng), _earth(rng), height - horizon)
     for _ in range(int(rng.integers(2, 7))):
         _building(canvas, rng, horizon)
+
     _road(canvas, rng, horizon)
     for _ in range(int(rng.integers(2, 6))):
         _foliage(canvas, rng, horizon)
+
     canvas *= 1 + 0.18 * _fractal_noise(rng, height, width)[..., None]
     canvas += rng.normal(0, 0.01, canvas.shape).astype(np.float32)
     blurred = np.asarray(cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.6)), np.float32)
+
     return np.asarray((blurred.clip(0, 1) * 255).round(), np.uint8)
 
 
@@ -78,6 +91,7 @@ def _road(canvas: np.ndarray, rng: np.random.Generator, horizon: int) -> None:
         ]
     )
     cv2.fillPoly(canvas, [road.astype(np.int32)], (gray, gray, gray * 1.03))
+
     for t in np.linspace(0.15, 0.95, int(rng.integers(3, 8))):
         x, y = vanish + (center - vanish) * t, horizon + (height - horizon) * t
         cv2.line(
@@ -94,6 +108,7 @@ def _foliage(canvas: np.ndarray, rng: np.random.Generator, horizon: int) -> None
     leaf = rng.uniform((0.08, 0.18, 0.05), (0.35, 0.5, 0.25))
     center = np.array([rng.uniform(0, width), horizon - rng.uniform(-0.05, 0.25) * height])
     spread = rng.uniform(0.04, 0.16) * width
+
     for _ in range(int(rng.integers(60, 160))):
         x, y = center + rng.normal(0, spread, 2) * (1, 0.8)
         cv2.circle(

@@ -1,4 +1,4 @@
-"""Typed reading of TOML and JSON tables, with errors that name the key, what it needs and a remedy."""
+"""Typed reading of TOML and JSON tables, with errors that name the key, its type and a remedy."""
 
 from __future__ import annotations
 
@@ -140,7 +140,8 @@ def convert_value(
     error: type[PhysadvError] = DataError,
     remedy: str = "correct it",
 ) -> Any:
-    """Convert a plain value to a type: lists to tuples, whole numbers to float, tables to dataclasses.
+    """Convert a plain value to a type: lists to tuples, whole numbers to float, tables to
+    dataclasses.
 
     Args:
         value: text, number, yes/no, None, or lists and dictionaries of them.

@@ -13,7 +13,7 @@ from torch import Tensor
 from physadv.core.errors import ImageError, OptionError
 
 ImagesLike = Tensor | npt.NDArray[Any]
-"""Images (b, ...) as a tensor or an array: floats in [0, 1], or 8 bit where the function says so."""
+"""Images (b, ...) as a tensor or an array: floats in [0, 1], or 8 bit where that is stated."""
 LabelsLike = Tensor | npt.NDArray[Any] | Sequence[int]
 """One class number an image, (b,): a tensor, an array or a sequence of ints."""
 
@@ -32,6 +32,7 @@ def as_float_images(images: ImagesLike, device: torch.device | str | None = None
     """
     if isinstance(images, Tensor):
         return images if device is None else images.to(device)
+
     try:
         array = np.asarray(images)
         array = array.astype(np.float32) if array.dtype == np.float64 else array
@@ -45,7 +46,8 @@ def as_float_images(images: ImagesLike, device: torch.device | str | None = None
 
 
 def as_class_numbers(labels: LabelsLike, device: torch.device | str | None = None) -> Tensor:
-    """Return ``labels`` as an int64 tensor on ``device`` (None: where it is); a tensor keeps its dtype.
+    """Return ``labels`` as an int64 tensor on ``device`` (None: where it is); a tensor keeps its
+    dtype.
 
     Raises:
         OptionError: ``labels`` are not whole numbers.

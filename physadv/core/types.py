@@ -1,7 +1,7 @@
-"""The nouns of the journey and their shapes.
+"""Shared types and their shapes.
 
 Images are sRGB-encoded RGB, NCHW, float32 in [0, 1]. Box coordinates are pixels of the image handed
-to the victim, (x0, y0, x1, y1), origin at the outer corner of the top-left pixel.
+to the model, (x0, y0, x1, y1), origin at the outer corner of the top-left pixel.
 """
 
 from __future__ import annotations
