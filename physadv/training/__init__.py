@@ -1,1 +1,1 @@
-"""One training loop; a recipe is the part that differs."""
+"""Training of classifiers: one loop, training methods that differ in the loss, and recipes."""

@@ -1,8 +1,8 @@
-"""Where a run stands, in one safetensors file: its tensors by group, and everything else as JSON in
-the header.
+"""Checkpoint of a training run in one safetensors file: tensors by group, everything else as JSON
+in the header.
 
-One file, moved into place whole: a kill at any moment leaves the last checkpoint or the next, never
-half of each.
+The file is moved into place whole: a kill at any moment leaves the last checkpoint or the next,
+never half of each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,22 @@ Tensors = dict[str, Tensor]
 def save_state(
     path: Path, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
 ) -> None:
-    """Write ``groups`` of named tensors and ``facts`` (plain JSON values)."""
+    """Write a checkpoint.
+
+    Args:
+        path: File to write or replace.
+        groups: Named tensors by group.
+        facts: Plain JSON values.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from physadv.training.checkpoint import load_training_state, save_state
+        >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
+        >>> save_state(path, {"net": {"weight": torch.ones(2)}}, {"done": 3})
+        >>> load_training_state(path)
+        ({'net': {'weight': tensor([1., 1.])}}, {'done': 3})
+    """
     flat = {
         f"{group}/{key}": value.detach()
         for group, tensors in groups.items()
@@ -37,24 +52,29 @@ def save_state(
 def load_training_state(
     path: Path, *, facts: tuple[str, ...] = ()
 ) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """What :func:`save_state` wrote. Raises DataError for any other file, and where one of
-    ``facts`` is missing."""
+    """Read the groups and facts that :func:`save_state` wrote to ``path``; only ``facts``, where
+    some are named.
+
+    Raises:
+        DataError: The file is no such checkpoint, or one of ``facts`` is missing.
+    """
     groups: dict[str, Tensors] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            found: dict[str, Any] = json.loads(file.metadata()["facts"])
+            stored: dict[str, Any] = json.loads(file.metadata()["facts"])
             for name in file.keys():  # noqa: SIM118 - the file is no mapping
                 group, _, key = name.partition("/")
                 groups.setdefault(group, {})[key] = file.get_tensor(name)
-        return groups, {name: found[name] for name in facts} if facts else found
-    except Exception as error:  # safetensors raises several kinds for a broken file
+        return groups, {name: stored[name] for name in facts} if facts else stored
+    # safetensors raises several kinds of errors for a damaged file.
+    except Exception as error:
         raise DataError(
-            f"{path}", "not a readable checkpoint", "remove it to start afresh"
+            f"{path}", "is not a readable checkpoint", "Remove it to start anew"
         ) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
-    """The moments of an optimizer as named tensors."""
+    """Return the moments of ``optimizer`` as named tensors."""
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
     return {
         f"{i}.{key}": v for i, of in state.items() for key, v in of.items() if isinstance(v, Tensor)
@@ -62,7 +82,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put the moments back into an optimizer made with the same settings."""
+    """Restore the moments ``tensors`` of an ``optimizer`` made with the same settings."""
     state: dict[int, Tensors] = {}
     for name, value in tensors.items():
         number, _, key = name.partition(".")

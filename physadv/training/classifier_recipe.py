@@ -1,5 +1,4 @@
-"""From a data set and the name of a defense to a victim: train, judge on what was held out, write
-weights and card."""
+"""Recipe of a trained classifier: training, selection on validation images, weights and card."""
 
 from __future__ import annotations
 
@@ -38,20 +37,34 @@ from physadv.training.methods.occlusion import OcclusionTraining
 
 CHECKPOINT, WEIGHTS, CARD = "checkpoint.safetensors", "model.safetensors", "model.safetensors.toml"
 BOUND = {"polytope": "polytope"}
-"""What judges a net that was trained to a bound, where that is not the interval bound."""
+"""Bound that evaluates a network trained to a bound, where it is not the interval bound."""
 GROWN = 0.5
-"""Share of a run after which weights may be chosen, where the defense grows to its full strength
-first."""
+"""Share of a run after which weights may be selected, where the method first grows to its full
+strength."""
 
 
 @dataclass(frozen=True)
 class ClassifierRecipe:
-    """Everything that decides the weights, apart from the data. ``eps`` and ``norm`` are the threat
-    it is judged by.
+    """Everything that decides the weights, apart from the data.
 
-    ``settings`` are those of the defense (see :data:`physadv.training.methods.by_name.DEFENSES`),
-    None where it shall keep its own. ``judged`` is how many held-out images each epoch is judged
-    on, ``patience`` ends a run early.
+    Attributes:
+        defense: Name of the training method, see :data:`physadv.training.methods.by_name.DEFENSES`.
+        eps: Radius of the threat that the network is evaluated under.
+        norm: Norm of the threat.
+        architecture: Name of the architecture.
+        epochs: Epochs.
+        batch: Images in a batch.
+        lr: Peak of the learning rate.
+        optimizer: "adamw" or "sgd".
+        weight_decay: Weight decay of matrices and kernels.
+        average: Decay of the weights' moving average.
+        clip: Largest norm of the gradient.
+        precision: "fp32" or "bf16".
+        shift: Largest random translation in px, 0 to 8.
+        judged: Number of validation images that each epoch is evaluated on.
+        patience: Epochs without improvement that end a run early; None for no end.
+        seed: Seed of weights, batches and draws.
+        settings: Settings of the method; None keeps the method's own.
     """
 
     defense: str
@@ -80,16 +93,20 @@ class ClassifierRecipe:
             ("shift", self.shift, 0 <= self.shift <= 8),
         ):
             if not fits:
-                raise OptionError(f"{name} {value}", "outside its range", "leave it out")
-        self.made()
+                raise OptionError(
+                    f"{name} {value}", "is outside its range", "Leave it out for the default"
+                )
+        self.build_method()
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> ClassifierRecipe:
         """Return the part of ``config`` that decides the weights, apart from the data.
 
-        Raises OptionError for a setting outside what is allowed, or one that the defense lacks.
+        Raises:
+            OptionError: A setting is outside what is allowed, or the method does not have it.
         """
         norm, eps = parse_threat(config.threat)
+
         return cls(
             config.defense,
             eps,
@@ -107,18 +124,18 @@ class ClassifierRecipe:
             settings=config.method_settings,
         )
 
-    def made(self) -> TrainingMethod:
-        """The defense, fresh."""
+    def build_method(self) -> TrainingMethod:
+        """Return the training method, newly built."""
         return method_by_name(self.defense, {**self.settings, "eps": self.eps, "norm": self.norm})
 
-    def net(self, material: TrainingData) -> nn.Module:
-        """The net, with the initial weights that the seed gives."""
-        classes = len(material.classes)
+    def build_net(self, training_data: TrainingData) -> nn.Module:
+        """Return the network for ``training_data`` with the initial weights that the seed gives."""
+        classes = len(training_data.classes)
         return seed_all(
             lambda: build_network(
                 self.architecture,
-                channels=material.channels,
-                side=material.image_size,
+                channels=training_data.channels,
+                side=training_data.image_size,
                 classes=classes,
             ),
             self.seed,
@@ -127,16 +144,27 @@ class ClassifierRecipe:
 
 def train_defense(
     recipe: ClassifierRecipe,
-    material: TrainingData,
+    training_data: TrainingData,
     out: Path | None = None,
     *,
     device: str | torch.device = "cpu",
 ) -> Iterator[TrainingStep]:
-    """Train and yield a Step each. With ``out`` the run is kept there at each epoch's end, and
-    resumed to the bit."""
+    """Train a classifier and yield after each step.
+
+    Args:
+        recipe: Everything that decides the weights.
+        training_data: Training and validation images.
+        out: Folder that holds the progress after each epoch; a run in it is resumed
+            bit-identically.
+        device: Device to train on.
+
+    Yields:
+        The step.
+    """
     batches = ShuffledBatches(
-        material.train, size=recipe.batch, seed=recipe.seed, shift=recipe.shift, device=device
+        training_data.train, size=recipe.batch, seed=recipe.seed, shift=recipe.shift, device=device
     )
+
     schedule = TrainingSchedule(
         recipe.epochs,
         batches.steps,
@@ -147,27 +175,38 @@ def train_defense(
         clip=recipe.clip,
         precision=recipe.precision,
     )
-    defense = recipe.made()
-    judge = Validator(recipe, defense, material.validation, recipe.judged, device)
+    defense = recipe.build_method()
+
+    validator = Validator(recipe, defense, training_data.validation, recipe.judged, device)
+
     after = GROWN if defense.score == "certified" else 0.0
     plain = {k: v for k, v in asdict(recipe).items() if k != "settings"}
-    shape = f"{material.channels}x{material.image_size}x{material.image_size}"
-    facts = f"{plain}, {shape}, {len(material.train)} + {len(material.validation)}"
+    shape = f"{training_data.channels}x{training_data.image_size}x{training_data.image_size}"
+    facts = f"{plain}, {shape}, {len(training_data.train)} + {len(training_data.validation)}"
+
     return train_model(
-        recipe.net(material).to(device),
+        recipe.build_net(training_data).to(device),
         batches,
         schedule,
         defense=defense,
         seed=recipe.seed,
         identity=facts,
-        validation=ValidationSchedule(judge, defense.score, recipe.patience, after),
+        validation=ValidationSchedule(validator, defense.score, recipe.patience, after),
         checkpoint=None if out is None else out / CHECKPOINT,
     )
 
 
 class Validator:
-    """What a net gets right of held-out images: clean, under PGD, and as its defense asks (noisy,
-    masked, proven)."""
+    """Evaluates a network on validation images: clean, under PGD, and in the way its training
+    method is scored by.
+
+    Args:
+        recipe: Recipe with the threat and the seed.
+        defense: Training method; its score adds noisy, masked or certified accuracy.
+        part: Validation images.
+        count: Number of images to draw.
+        device: Device to evaluate on.
+    """
 
     def __init__(
         self,
@@ -183,33 +222,33 @@ class Validator:
         self.n = len(rows)
 
     def __call__(self, net: nn.Module) -> dict[str, float]:
-        """Shares by name."""
+        """Return the accuracies of ``net`` by name."""
         return {name: right / self.n for name, right in self.counts(net).items()}
 
     def counts(self, net: nn.Module) -> dict[str, int]:
-        """How many of ``n`` images are right, by name."""
-        found: dict[str, int] = {}
+        """Return how many of ``n`` images ``net`` classifies correctly, by name."""
+        counts: dict[str, int] = {}
         for start in range(0, self.n, 128):
             images = self.images[start : start + 128].to(self.device)
             labels = self.labels[start : start + 128].to(self.device)
             for name, right in self._batch(net, images, labels, start).items():
-                found[name] = found.get(name, 0) + int(right.sum())
-        return found
+                counts[name] = counts.get(name, 0) + int(right.sum())
+        return counts
 
     def _batch(
         self, net: nn.Module, images: Tensor, labels: Tensor, start: int
     ) -> dict[str, Tensor]:
         eps, norm = self.recipe.eps, parse_norm(self.recipe.norm)
         with torch.no_grad():
-            found = {"clean": net(images).argmax(1) == labels}
+            correct = {"clean": net(images).argmax(1) == labels}
         broken = pgd(
             net, images, labels, eps=eps, norm=norm, steps=10, seed=self.recipe.seed
         ).success
-        found["robust"] = found["clean"] & ~broken
+        correct["robust"] = correct["clean"] & ~broken
         if self.defense.score == "certified":
             graph = prepare_graph(net, tuple(images.shape[1:]))
             method = BOUND.get(self.recipe.defense, "ibp")
-            found["certified"] = verify_bounds(
+            correct["certified"] = verify_bounds(
                 graph, images, labels, eps=eps, method=method, norm=norm
             ).certified
         if self.defense.score == "noisy":
@@ -218,34 +257,54 @@ class Validator:
                 images.shape, generator=generator(self.recipe.seed, "judged", start)
             )
             with torch.no_grad():
-                found["noisy"] = net(images + noise.to(images)).argmax(1) == labels
+                correct["noisy"] = net(images + noise.to(images)).argmax(1) == labels
         if isinstance(self.defense, OcclusionTraining):
             hidden = self.defense.hide(images, generator(self.recipe.seed, "judged", start))
             with torch.no_grad():
-                found["masked"] = net(hidden).argmax(1) == labels
-        return found
+                correct["masked"] = net(hidden).argmax(1) == labels
+        return correct
 
 
 def publish_classifier(
-    recipe: ClassifierRecipe, material: TrainingData, out: Path, *, data: str, command: str = ""
+    recipe: ClassifierRecipe,
+    training_data: TrainingData,
+    out: Path,
+    *,
+    data: str,
+    command: str = "",
 ) -> dict[str, Any]:
-    """Judge the chosen weights in ``out`` on all held-out images (at most 2000), write weights and
-    card beside it.
+    """Evaluate the selected weights on validation images (at most 2000), and write weights and
+    card.
 
-    Returns the card as a table; `--model OUT/model.safetensors` loads it.
+    ``--model OUT/model.safetensors`` loads them.
+
+    Args:
+        recipe: Recipe of the run.
+        training_data: Training and validation images.
+        out: Folder of the run.
+        data: Name of the data set, for the card.
+        command: Command line, for the card.
+
+    Returns:
+        The card as a table.
     """
-    net = load_average(out / CHECKPOINT, recipe.net(material), best=True).requires_grad_(False)
-    judge = Validator(recipe, recipe.made(), material.validation, 2000)
-    measured = {name: wilson_interval(right, judge.n) for name, right in judge.counts(net).items()}
+    net = load_average(out / CHECKPOINT, recipe.build_net(training_data), best=True).requires_grad_(
+        False
+    )
+    validator = Validator(recipe, recipe.build_method(), training_data.validation, 2000)
+    measured = {
+        name: wilson_interval(correct, validator.n)
+        for name, correct in validator.counts(net).items()
+    }
     write_tensors(out / WEIGHTS, net.state_dict())
-    card = _card(recipe, material, out, measured, data, command)
+    card = _card(recipe, training_data, out, measured, data, command)
     write_text(out / CARD, tomli_w.dumps(card))
     return card
 
 
 def _card(
     recipe: ClassifierRecipe,
-    material: TrainingData,
+    training_data: TrainingData,
     out: Path,
     measured: Mapping[str, RateInterval],
     data: str,
@@ -253,25 +312,27 @@ def _card(
 ) -> dict[str, Any]:
     progress = read_progress(out / CHECKPOINT)
     threat = f"{recipe.norm}:{recipe.eps:g}"
-    said = ", ".join(f"{name} {rate}" for name, rate in measured.items())
+    rates = ", ".join(f"{name} {rate}" for name, rate in measured.items())
     settings = {k: v for k, v in asdict(recipe).items() if v is not None and k != "settings"}
+
     own = {
         k: list(v) if isinstance(v, tuple) else v
-        for k, v in recipe.made().settings().items()
+        for k, v in recipe.build_method().settings().items()
         if v is not None
     }
+
     return {
         "name": f"{recipe.architecture} {recipe.defense}",
         "task": "classify",
-        "classes": list(material.classes),
+        "classes": list(training_data.classes),
         "architecture": recipe.architecture,
-        "channels": material.channels,
-        "input_size": material.image_size,
+        "channels": training_data.channels,
+        "input_size": training_data.image_size,
         "licence": "yours, as far as the data's terms allow",
         "source": "trained by `physadv train --defense`",
         "data": data,
         "sha256": sha256_of(out / WEIGHTS),
-        "accuracy": f"{said} on held-out training images; robust is PGD-10 at {threat}",
+        "accuracy": f"{rates} on held-out training images; robust is PGD-10 at {threat}",
         "command": command,
         "threat": threat,
         "measured": {name: rate.as_dict() for name, rate in measured.items()},

@@ -46,8 +46,8 @@ class ClassifierTask:
         """Check the settings of ``config`` and read its data.
 
         Raises:
-            OptionError: a setting outside what is allowed, or one that the defense does not have.
-            DataError: the data cannot be read.
+            OptionError: A setting is outside what is allowed, or the method does not have it.
+            DataError: The data cannot be read.
         """
         recipe = ClassifierRecipe.from_config(config)
         device = pick_device(config.device)
@@ -61,21 +61,26 @@ class ClassifierTask:
         return cls(config, recipe, data, device)
 
     def claim(self, folder: Path) -> None:
-        """Note in ``folder`` which run it holds. Raises OptionError where that is another one."""
+        """Record in ``folder`` which run it holds.
+
+        Raises:
+            OptionError: The folder holds another run.
+        """
         claim_folder(folder, self._identity())
 
     def run(self, folder: Path) -> Iterator[TrainingStep]:
         """Train and yield after each step; ``folder`` holds the progress and resumes it.
 
-        Raises OptionError where ``folder`` holds another run.
+        Raises:
+            OptionError: The folder holds another run.
         """
         self.claim(folder)
         yield from train_defense(self.recipe, self.data, folder, device=self.device)
 
     def publish(self, folder: Path, command: str = "") -> dict[str, Any]:
-        """Judge the best weights in ``folder``, write them with their card, and return the card.
+        """Evaluate the best weights in ``folder``, write them with their card, and return the card.
 
-        ``command`` is what the card names as the command that trained them.
+        ``command`` is the command line that the card records.
         """
         return publish_classifier(
             self.recipe, self.data, folder, data=Path(self.config.data).name, command=command
@@ -86,13 +91,14 @@ class ClassifierTask:
         return folder / WEIGHTS
 
     def _identity(self) -> dict[str, Any]:
-        """Facts that tell this run from another, under the keys that its files always had."""
+        """Return the facts that tell this run from another, under the keys of earlier files."""
         recipe = {k: v for k, v in asdict(self.recipe).items() if k != "settings" and v is not None}
         method = {
             k: str(v) if isinstance(v, tuple) else v
-            for k, v in self.recipe.made().settings().items()
+            for k, v in self.recipe.build_method().settings().items()
             if k != "defence" and v is not None
         }
+
         return {
             **recipe,
             **method,

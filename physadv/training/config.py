@@ -255,11 +255,11 @@ class TrainSignsConfig(Config):
         super().__post_init__()
         if (self.judge_stop is None) != (self.judge_boxes is None):
             raise OptionError(
-                "--judge-stop and --judge-boxes", "belong together", "give both or neither"
+                "--judge-stop and --judge-boxes", "belong together", "Give both or neither"
             )
         if self.method_settings and self.defense is None:
             name = next(iter(self.method_settings))
-            raise OptionError(f"--{name}", "is a setting of a defense", "add --defense masked")
+            raise OptionError(f"--{name}", "is a setting of a defense", "Add --defense masked")
 
 
 def _masking_settings(config: TrainConfig | TrainSignsConfig) -> dict[str, Any]:

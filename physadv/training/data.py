@@ -131,7 +131,7 @@ class ShuffledBatches:
     ) -> None:
         if not 1 <= size <= len(part):
             limit = f"there are {len(part)} images to train on"
-            raise OptionError(f"batch {size}", limit, "use a smaller batch")
+            raise OptionError(f"batch {size}", limit, "Use a smaller batch")
         self.part, self.size, self.seed, self.shift, self.device = part, size, seed, shift, device
         self.steps = len(part) // size
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))

@@ -1,9 +1,8 @@
-"""The one training loop: a generator of steps. A recipe gives the batches, a defense the loss; the
-rest is here.
+"""The training loop: a generator of steps, given batches by a recipe and a loss by a training
+method.
 
-Batches are asked for by their number and a defense draws from a generator of its own step, so that
-a run resumed after a kill goes on exactly where its last checkpoint stood, without saved generator
-states.
+Batches are requested by number and a method draws from a generator of its own step, so that a run
+resumed after a kill continues exactly from its last checkpoint, without saved generator states.
 """
 
 from __future__ import annotations
@@ -43,8 +42,22 @@ FACTS = ("claim", "done", "history", "seconds")
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """How long and how fast. ``lr`` is the peak of a one-cycle schedule (linear up over ``warmup``,
-    cosine down)."""
+    """Length and speed of a training: a one-cycle learning rate, linear up and cosine down.
+
+    Attributes:
+        epochs: Epochs, at least 1.
+        steps: Steps an epoch, at least 1.
+        lr: Peak of the learning rate.
+        warmup: Share of the run in which the learning rate rises.
+        optimizer: "adamw" or "sgd".
+        weight_decay: Weight decay of matrices and kernels.
+        average: Decay of the weights' moving average, in [0, 1).
+        clip: Largest norm of the gradient.
+        precision: "bf16" or "fp32".
+
+    Raises:
+        OptionError: A number is out of range.
+    """
 
     epochs: int
     steps: int
@@ -68,17 +81,17 @@ class TrainingSchedule:
             if not fits:
                 raise OptionError(
                     f"{name} {value}",
-                    "outside what the training loop takes",
-                    "see Schedule's docstring",
+                    "is outside what the training loop takes",
+                    "See the ranges of TrainingSchedule",
                 )
 
     @property
     def total(self) -> int:
-        """Steps in all."""
+        """Number of steps in all."""
         return self.epochs * self.steps
 
     def rate(self, step: int) -> float:
-        """The learning rate at ``step`` of ``total``."""
+        """Return the learning rate at ``step`` of ``total``."""
         rise = max(1.0, self.warmup * self.total)
         if step < rise:
             return self.lr * (step + 1) / (rise + 1)
@@ -89,12 +102,14 @@ class TrainingSchedule:
 
 @dataclass(frozen=True)
 class ValidationSchedule:
-    """After each epoch ``judge`` measures the averaged net; the weights with the highest ``score``
-    are kept as best.
+    """Validation after each epoch, selection of the best weights, and early stopping.
 
-    With ``patience`` the run ends once so many epochs brought nothing better. Epochs before the
-    share ``after`` of the run are measured, not chosen: a defense still growing to its full
-    strength is not yet what was asked for.
+    Attributes:
+        judge: Measures the averaged network.
+        score: Metric whose highest value selects the weights.
+        patience: Epochs without improvement that end the run; None for no end.
+        after: Share of the run before which epochs are measured but not selected, for methods that
+            grow to their full strength first.
     """
 
     judge: Callable[[nn.Module], Metrics]
@@ -103,18 +118,20 @@ class ValidationSchedule:
     after: float = 0.0
 
     def scores(self, history: Sequence[Metrics], epochs: int) -> list[float]:
-        """One score an epoch, -inf where it does not count."""
+        """Return one score for each epoch of ``history``, -inf where it does not count in a run of
+        ``epochs``."""
         return [
             h[self.score] if i + 1 > self.after * epochs else -inf for i, h in enumerate(history)
         ]
 
     def best(self, history: Sequence[Metrics], epochs: int) -> int:
-        """The epoch (from 0) whose weights are best; of equals the latest."""
+        """Return the epoch of ``history`` (from 0) with the best weights in a run of ``epochs``; of
+        equals the latest."""
         scores = self.scores(history, epochs)
         return max(range(len(scores)), key=lambda i: (scores[i], i))
 
     def over(self, history: Sequence[Metrics], epochs: int) -> bool:
-        """Whether patience has run out."""
+        """Return whether patience has run out after ``history`` in a run of ``epochs``."""
         scores = self.scores(history, epochs)
         if self.patience is None or not scores or max(scores) == -inf:
             return False
@@ -123,11 +140,18 @@ class ValidationSchedule:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What the loop reports after each step; ``average`` is the averaged net, to be judged and
-    saved.
+    """Report of one step.
 
-    ``metrics`` are the defense's and, at an epoch's end, the validation's; ``seconds`` is CPU time
-    spent on training (without validation) since the run began.
+    Attributes:
+        number: Number of the step, from 1.
+        total: Number of steps in all.
+        epoch: Number of the epoch, from 1.
+        loss: Loss of the batch.
+        lr: Learning rate of the step.
+        ends_epoch: Whether the epoch ends here.
+        average: Averaged network, to be evaluated and saved.
+        metrics: Metrics of the method and, at an epoch's end, of the validation.
+        seconds: CPU time spent on training, without validation, since the run began.
     """
 
     number: int
@@ -143,7 +167,7 @@ class TrainingStep:
 
 @dataclass
 class _Progress:
-    """What the checkpoint keeps beside the moving parts."""
+    """State of a run that the checkpoint stores beside the tensors."""
 
     done: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -162,42 +186,70 @@ def train_model(
     checkpoint: Path | None = None,
     identity: str = "",
 ) -> Iterator[TrainingStep]:
-    """Train ``net`` in place and yield a Step each; ``batches(number)`` gives images and labels.
+    """Train a network in place and yield after each step.
 
-    Without a ``defence`` the plain loss with a little label smoothing is used, so that logits stay
-    calibrated enough to compare. With ``checkpoint`` the state is saved there at each epoch's end,
-    and an existing file of the same schedule, defense, seed and ``identity`` (whatever else decides
-    the result) is resumed, to the bit; a finished run yields nothing more. Raises DataError for a
-    checkpoint of another run, or when the loss is no longer finite.
+    Args:
+        net: Network to train.
+        batches: Function of a number that returns images and labels of that batch.
+        schedule: Length and speed.
+        defense: Training method. By default cross-entropy with a little label smoothing, so that
+            logits stay calibrated enough to compare.
+        seed: Seed of the method's draws.
+        validation: Validation after each epoch.
+        checkpoint: File that holds the state after each epoch. An existing file of the same
+            schedule, method, seed and ``identity`` is resumed bit-identically; a finished run
+            yields nothing more.
+        identity: Text of everything else that decides the result.
+
+    Yields:
+        The step.
+
+    Raises:
+        DataError: The checkpoint is of another run, or the loss is no longer finite.
+
+    Example:
+        >>> import torch
+        >>> from physadv.training.loop import TrainingSchedule, train_model
+        >>> images, labels = torch.rand(16, 2), torch.arange(16) % 2
+        >>> net = torch.nn.Linear(2, 2)
+        >>> schedule = TrainingSchedule(epochs=2, steps=3, precision="fp32")
+        >>> [step.epoch for step in train_model(net, lambda number: (images, labels), schedule)]
+        [1, 1, 1, 2, 2, 2]
     """
     defense = defense or StandardTraining(0.05)
     defense.begin(net, generator(seed, "begin"))
     run = TrainingRun(
         net, copy.deepcopy(net).eval().requires_grad_(False), _optimizer(net, schedule)
     )
+
     claim = {"schedule": asdict(schedule), **defense.settings(), "seed": seed, "identity": identity}
-    claim = json.loads(json.dumps(claim))  # as it will be read back: tuples are lists
+    claim = json.loads(json.dumps(claim))  # as it will be read back: tuples become lists
     progress = _resume(checkpoint, run, defense, claim)
+
     for number in range(progress.done, schedule.total):
         if validation is not None and validation.over(progress.history, schedule.epochs):
             return
+
         begun = time.process_time()
         at = TrainingPosition(number, schedule.total, generator(seed, "defence", number))
         for group in run.optimizer.param_groups:
             group["lr"] = schedule.rate(number)
+
         metrics = dict(defense.watch(run, at))
-        value, found = _step(
-            net, batches(number // defense.repeats), at, run.optimizer, schedule, defense
-        )
-        metrics |= found
+        batch = batches(number // defense.repeats)
+        value, step_metrics = _step(net, batch, at, run.optimizer, schedule, defense)
+        metrics |= step_metrics
         update_average(run.mean, net, min(schedule.average, (1 + number) / (10 + number)))
+
         progress.seconds += time.process_time() - begun
         progress.done, ends = number + 1, (number + 1) % schedule.steps == 0
+
         if ends:
             if validation is not None:
                 metrics |= _validate(validation, run.mean, progress, schedule.epochs)
             if checkpoint is not None:
                 _save(checkpoint, run, defense, progress, claim)
+
         yield TrainingStep(
             number + 1,
             schedule.total,
@@ -212,8 +264,8 @@ def train_model(
 
 
 def seed_all(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Build a net whose initial weights depend on ``seed`` alone; the global RNG is left as it was
-    found."""
+    """Build a network whose initial weights depend on ``seed`` alone, by calling ``build`` under a
+    seeded fork of the global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
         return build()
@@ -221,7 +273,14 @@ def seed_all(build: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 @torch.no_grad()
 def update_average(mean: nn.Module, net: nn.Module, keep: float) -> None:
-    """Exponential moving average of weights and of batch statistics (Polyak and Juditsky 1992)."""
+    """Update an exponential moving average of weights and batch statistics (Polyak and Juditsky
+    1992).
+
+    Args:
+        mean: Averaged network, changed in place.
+        net: Network in training.
+        keep: Share of the old average to keep.
+    """
     latest = net.state_dict()
     for name, value in mean.state_dict().items():
         if value.is_floating_point():
@@ -231,10 +290,15 @@ def update_average(mean: nn.Module, net: nn.Module, keep: float) -> None:
 
 
 def load_average(checkpoint: Path, net: nn.Module, *, best: bool = False) -> nn.Module:
-    """Put the averaged weights of a checkpoint into ``net`` and return it in eval mode. DataError
-    as ``train``.
+    """Load the averaged weights of a checkpoint and return the network in eval mode.
 
-    With ``best`` they are those of the epoch that validation chose, where there was one.
+    Args:
+        checkpoint: File that :func:`train_model` wrote.
+        net: Network to load them into.
+        best: Whether to load those of the best epoch, where validation selected one.
+
+    Raises:
+        DataError: The file is no such checkpoint.
     """
     groups, _ = load_training_state(checkpoint, facts=FACTS)
     net.load_state_dict(groups["best"] if best and "best" in groups else groups["mean"])
@@ -242,8 +306,8 @@ def load_average(checkpoint: Path, net: nn.Module, *, best: bool = False) -> nn.
 
 
 def read_progress(checkpoint: Path) -> Mapping[str, Any]:
-    """``done`` steps, the ``history`` of validations, CPU ``seconds`` and the ``claim`` of a
-    checkpoint."""
+    """Return ``done`` steps, the ``history`` of validations, CPU ``seconds`` and the ``claim`` of
+    ``checkpoint``."""
     return load_training_state(checkpoint, facts=FACTS)[1]
 
 
@@ -257,12 +321,18 @@ def _step(
 ) -> tuple[float, Metrics]:
     net.train()
     optimizer.zero_grad(set_to_none=True)
+
     images, labels = batch
     with torch.autocast(images.device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
         loss, metrics = defense.loss(net, images, labels, at)
+
     if not torch.isfinite(loss):
-        met = f"loss {float(loss.detach())} at step {at.step + 1}"
-        raise DataError(met, "the training diverged", "lower the learning rate")
+        raise DataError(
+            f"loss {float(loss.detach())} at step {at.step + 1}",
+            "the training diverged",
+            "Lower the learning rate",
+        )
+
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)
     optimizer.step()
@@ -272,15 +342,16 @@ def _step(
 def _validate(
     validation: ValidationSchedule, mean: nn.Module, progress: _Progress, epochs: int
 ) -> Metrics:
-    found = dict(validation.judge(mean))
-    progress.history.append(found)
+    metrics = dict(validation.judge(mean))
+    progress.history.append(metrics)
     if validation.best(progress.history, epochs) == len(progress.history) - 1:
         progress.best = {key: value.clone() for key, value in mean.state_dict().items()}
-    return found
+    return metrics
 
 
 def _optimizer(net: nn.Module, schedule: TrainingSchedule) -> torch.optim.Optimizer:
-    """Weight decay for matrices and kernels only, not for biases and norms."""
+    """Return the optimizer, with weight decay for matrices and kernels only, not for biases and
+    norms."""
     kernels = [p for p in net.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in net.parameters() if p.requires_grad and p.ndim <= 1]
     groups: list[dict[str, Any]] = [
@@ -306,6 +377,7 @@ def _save(
         "optimiser": optimizer_tensors(run.optimizer),
         "defence": defense.state(),
     }
+
     facts = {
         "claim": claim,
         "done": progress.done,
@@ -320,11 +392,13 @@ def _resume(
 ) -> _Progress:
     if path is None or not path.is_file():
         return _Progress()
+
     groups, facts = load_training_state(path, facts=FACTS)
     if facts["claim"] != claim:
         raise DataError(
-            f"{path}", "belongs to another run", "use the options it was begun with, or remove it"
+            f"{path}", "belongs to another run", "Use the options it was begun with, or remove it"
         )
+
     run.net.load_state_dict(groups["net"])
     run.mean.load_state_dict(groups["mean"])
     load_optimizer(run.optimizer, groups.get("optimiser", {}))

@@ -233,7 +233,7 @@ def test_every_defense_has_its_name_and_refuses_what_it_does_not_know() -> None:
         )  # type: ignore[attr-defined]
     with pytest.raises(OptionError, match="beta for pgd"):
         method_by_name("pgd", {"beta": 3.0})
-    with pytest.raises(OptionError, match="one of standard"):
+    with pytest.raises(OptionError, match="the defenses are standard"):
         method_by_name("magic", {})
     for bad in (
         lambda: IbpTraining(0.1, "l1"),

@@ -191,8 +191,8 @@ def test_material_is_divided_by_track_and_photo(toy: Path, tmp_path: Path) -> No
     for i in range(10):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((30, 30, 3), i, np.uint8))
     material = load_sign_data(SignRecipe(toy, (tmp_path,)))
-    assert not set(material.signs.groups) & set(material.held_signs.groups)
-    assert (len(material.photos), len(material.held_photos)) == (8, 2)
+    assert not set(material.signs.groups) & set(material.validation_signs.groups)
+    assert (len(material.photos), len(material.validation_photos)) == (8, 2)
     np.savez(tmp_path / "x.npz", images=np.zeros((4, 9, 9), np.uint8), labels=[0, 1, 0, 1])
     with pytest.raises(DataError, match="without boxes"):
         load_sign_data(SignRecipe(tmp_path / "x.npz"))
@@ -275,7 +275,7 @@ def test_a_defense_and_weights_to_begin_with(toy: Path, tmp_path: Path) -> None:
     assert card["recipe"]["start"] == "own.safetensors"
     said = card["recipe"]["defence"]
     assert (said["defence"], said["plain"], said["covers"]) == ("Masked", 0.5, [0.2, 0.3])
-    with pytest.raises(ModelError, match="no weights of the sign victim"):
+    with pytest.raises(ModelError, match="no weights of the model signs"):
         first_net(SignRecipe(toy, start=f"{__name__}:Redness"))
     alone = CliRunner().invoke(app, ["train", "signs", "--data", str(toy), "--plain", "0.5"])
     assert isinstance(alone.exception, OptionError)

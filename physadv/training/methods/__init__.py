@@ -1,2 +1,1 @@
-"""Training to a certified bound, and the recipe that puts any defense, data set and architecture
-together."""
+"""Training methods: each provides the loss of the training loop, one family a module."""

@@ -1,5 +1,5 @@
-"""What lets interval bounds train in few epochs (Shi et al. 2021): initial weights, batch
-statistics, regularizers."""
+"""Short interval bound training (Shi et al. 2021): initial weights, batch statistics,
+regularizers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ MOMENTUM = 0.1
 
 @torch.no_grad()
 def initialize_for_ibp(net: nn.Module, generator: Generator) -> None:
-    """Weights N(0, 2 pi / n^2) for n inputs a neuron, biases 0: a layer with its ReLU keeps the
-    mean width of boxes."""
+    """Initialize ``net`` with weights N(0, 2 pi / n^2) for n inputs a neuron and zero biases, drawn
+    from ``generator``.
+
+    Then a layer with its ReLU keeps the mean width of boxes.
+    """
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             inputs = module.weight[0].numel()
@@ -30,10 +33,10 @@ def initialize_for_ibp(net: nn.Module, generator: Generator) -> None:
 
 
 def set_batch_statistics(graph: LayerGraph, images: Tensor) -> tuple[LayerGraph, Tensor]:
-    """The graph as it is in training, batch normalization by the statistics of these images, and
-    its logits.
+    """Return ``graph`` folded with the batch statistics of ``images``, as in training, and its
+    logits.
 
-    The stored statistics move on as a forward pass in train mode moves them. The graph is folded.
+    The stored statistics are updated as a forward pass in train mode updates them.
     """
     values: dict[int, Tensor] = {0: images}
     nodes: list[LayerNode] = [graph.nodes[0]]
@@ -56,8 +59,8 @@ def _by_batch(layer: BatchNormLayer, x: Tensor) -> BatchNormLayer:
 
 
 def tightness_loss(first: Box, relus: Sequence[Box], tolerance: float = 0.5) -> Tensor:
-    """How much wider than 1 / ``tolerance`` times the input's box the boxes before the ReLUs are; 0
-    where none is."""
+    """Return how much wider than 1 / ``tolerance`` times the input's box ``first`` the boxes before
+    the ReLUs (``relus``) are; 0 where none is."""
     ground = (first[1] - first[0]).mean()
     widths = [(high - low).mean().clamp_min(1e-12) for low, high in relus]
     return torch.stack([(tolerance - ground / w).clamp_min(0) for w in widths]).sum() / (
@@ -66,8 +69,11 @@ def tightness_loss(first: Box, relus: Sequence[Box], tolerance: float = 0.5) -> 
 
 
 def balance_loss(relus: Sequence[Box], tolerance: float = 0.5) -> Tensor:
-    """How uneven the mean and the variance of box centers are between surely active and surely
-    inactive ReLUs."""
+    """Return how uneven the box centers of ``relus`` are between surely active and surely inactive
+    ReLUs.
+
+    Mean and variance count where the smaller is below ``tolerance`` of the larger.
+    """
     terms = []
     for low, high in relus:
         center = (low + high) / 2
@@ -75,12 +81,13 @@ def balance_loss(relus: Sequence[Box], tolerance: float = 0.5) -> Tensor:
         means = (center * active).sum(), -(center * inactive).sum()
         spread = (center - center.mean()).square()
         spreads = (spread * active).sum(), (spread * inactive).sum()
+
         terms += [_evenness(*means, tolerance), _evenness(*spreads, tolerance)]
     return torch.stack(terms).sum() / (tolerance * len(relus))
 
 
 def _evenness(a: Tensor, b: Tensor, tolerance: float) -> Tensor:
-    """0 where the smaller is at least ``tolerance`` of the larger; nothing to say where one is
+    """Return 0 where the smaller number is at least ``tolerance`` of the larger, or one of them is
     empty."""
     small, large = torch.minimum(a, b), torch.maximum(a, b)
     ratio = small / large.clamp_min(1e-12)

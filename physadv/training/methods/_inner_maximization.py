@@ -1,7 +1,7 @@
-"""Inner maximization: quick ascents within a ball, for a whole batch, as training needs them.
+"""Inner maximization: short ascents within a ball, for a whole batch, as training needs them.
 
-The attacks of :mod:`physadv.attacks` keep the best iterate of every sample and check all they meet;
-here every forward counts and the last iterate will do.
+The attacks of :mod:`physadv.attacks` keep the best iterate of every sample; here every forward pass
+counts and the last iterate suffices.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ from physadv.attacks._classifier_step import frozen_eval
 from physadv.attacks._directions import sparse_direction, unit_direction
 from physadv.threat.norms import Norm, parse_norm, project_onto_ball, unit_noise
 
-Aim = Callable[[Tensor], Tensor]
-"""Images -> a scalar to be made large, the sum over the batch."""
+Objective = Callable[[Tensor], Tensor]
+"""Function of images that returns a scalar to maximize, the sum over the batch."""
 
 
 def random_start(images: Tensor, eps: float, norm: Norm, generator: Generator) -> Tensor:
-    """A point of each image's ball, drawn evenly on the CPU and brought into [0, 1]."""
+    """Draw a point of each image's ball, uniformly on the CPU, and bring it into [0, 1].
+
+    Args:
+        images: Images (b, ...) in [0, 1].
+        eps: Radius of the ball.
+        norm: Norm of the ball.
+        generator: Source of the draws.
+    """
     if norm == "linf":
         noise = torch.rand(images.shape, generator=generator) * 2 - 1
         return (images + eps * noise.to(images)).clamp(0, 1)
@@ -29,15 +36,15 @@ def random_start(images: Tensor, eps: float, norm: Norm, generator: Generator) -
     return project_onto_ball(images + eps * noise.to(images), images, eps, norm)
 
 
-def input_gradient(aim: Aim, x: Tensor) -> Tensor:
-    """The gradient of ``aim`` at ``x``."""
+def input_gradient(objective: Objective, x: Tensor) -> Tensor:
+    """Return the gradient of ``objective`` at ``x``."""
     leaf = x.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(aim(leaf), leaf)
+    (gradient,) = torch.autograd.grad(objective(leaf), leaf)
     return gradient
 
 
 def ascend_loss(
-    aim: Aim,
+    objective: Objective,
     images: Tensor,
     *,
     eps: float,
@@ -46,17 +53,27 @@ def ascend_loss(
     step_size: float,
     start: Tensor | None = None,
 ) -> Tensor:
-    """``steps`` normalized gradient steps up ``aim`` from ``start`` (else the images), each back
-    into the ball."""
+    """Maximize an objective within balls by normalized gradient steps, and return the last iterate.
+
+    Args:
+        objective: Function of images that returns the sum over the batch.
+        images: Centers (b, ...) of the balls, in [0, 1].
+        eps: Radius of the balls.
+        norm: Norm of the balls.
+        steps: Number of steps.
+        step_size: Length of a step in ``norm``.
+        start: First iterate; the images by default.
+    """
     limits = ((images - eps).clamp_min(0), (images + eps).clamp_max(1)) if norm == "linf" else None
     x = images if start is None else start
     for _ in range(steps):
-        gradient = input_gradient(aim, x)
+        gradient = input_gradient(objective, x)
         x = x + step_size * (
             -sparse_direction(-gradient, x, 0.05)
             if norm == "l1"
             else unit_direction(gradient, norm)
         )
+
         x = (
             torch.clamp(x, *limits)
             if limits is not None
@@ -65,8 +82,8 @@ def ascend_loss(
     return x.detach()
 
 
-def class_cross_entropy(net: nn.Module, labels: Tensor) -> Aim:
-    """The summed cross-entropy as an aim."""
+def class_cross_entropy(net: nn.Module, labels: Tensor) -> Objective:
+    """Return the summed cross-entropy of ``net`` with ``labels`` as an objective."""
     return lambda x: F.cross_entropy(net(x).float(), labels, reduction="sum")
 
 
@@ -81,10 +98,21 @@ def frozen_attack(
     generator: Generator,
     step_size: float | None = None,
 ) -> Tensor:
-    """PGD from a random start on the cross-entropy, the net in eval mode meanwhile; steps of 2.5
-    eps / ``steps``."""
+    """Attack by PGD from a random start, with the network in eval mode meanwhile.
+
+    Args:
+        net: Network to attack.
+        images: Images (b, ...) in [0, 1].
+        labels: True classes (b,).
+        eps: Radius of the ball.
+        norm: Norm of the ball.
+        steps: Number of steps.
+        generator: Source of the random start.
+        step_size: Length of a step; 2.5 eps / ``steps`` by default.
+    """
     kind = parse_norm(norm)
     size = 2.5 * eps / max(1, steps) if step_size is None else step_size
+
     with frozen_eval(net):
         start = random_start(images, eps, kind, generator)
         return ascend_loss(

@@ -1,11 +1,11 @@
-"""Boxes of a relaxed net from few random projections (Wong et al. 2018), for training at the cost
-of a few passes.
+"""Boxes of a relaxed network from few random projections (Wong et al. 2018), at the cost of a few
+passes.
 
-With the chord's slope on both sides of every ReLU the net's value is a center plus terms that each
-range over [-1, 1]: one for every input number and every unstable ReLU. How far a neuron can move is
-the l_1 norm of its coefficients. With Cauchy numbers in place of the terms a neuron's value is
-Cauchy distributed with that norm as scale, so the median of a few such runs estimates it, for all
-neurons at once. Estimates are no bounds: certify without them.
+With the chord's slope on both sides of every ReLU the network's value is a center plus terms that
+each range over [-1, 1]: one for every input number and every unstable ReLU. A neuron's largest
+change is the l_1 norm of its coefficients. With Cauchy numbers in place of the terms a neuron's
+value is Cauchy distributed with that norm as scale, so the median of a few such runs estimates it,
+for all neurons at once. Estimates are no bounds: certify without them.
 """
 
 from __future__ import annotations
@@ -20,23 +20,32 @@ from physadv.certification.bounds.linear_forms import Box, ReluLines, relu_lines
 from physadv.core.errors import ModelError
 
 LARGEST = 1e4
-"""Cauchy draws are cut here, so that a float sum keeps its small terms."""
+"""Cauchy draws are clipped here, so that a float sum keeps its small terms."""
 
 
 def sketched_lines(
     graph: LayerGraph, ball: InputBall, projections: int, generator: Generator
 ) -> dict[int, ReluLines]:
-    """Parallel lines of every ReLU, from estimated boxes of its input; differentiable. ``ball``
-    must be l_inf."""
+    """Return parallel lines of every ReLU from estimated boxes of its input; differentiable.
+
+    Args:
+        graph: Folded graph of the network.
+        ball: Inputs, an l_inf ball.
+        projections: Number of runs; more give a better estimate.
+        generator: Source of the Cauchy draws.
+
+    Raises:
+        ModelError: A layer cannot be relaxed.
+    """
     low, high = ball.box()
     centers = {0: (low + high) / 2}
     runs = {0: _noise((high - low) / 2, projections, generator)}
-    found: dict[int, ReluLines] = {}
+    lines: dict[int, ReluLines] = {}
     for number, node in enumerate(graph.nodes[1:], 1):
         source = node.inputs[0]
         if isinstance(node.layer, ReluLayer):
             relaxed = relu_lines(_box(centers[source], runs[source]), parallel=True)
-            found[number] = relaxed
+            lines[number] = relaxed
             half = -relaxed.upper * relaxed.least / 2
             centers[number] = relaxed.upper * centers[source] + half
             runs[number] = relaxed.upper[:, None] * runs[source] + _noise(
@@ -53,14 +62,15 @@ def sketched_lines(
             runs[number] = flat.view(*runs[source].shape[:2], *flat.shape[1:])
         else:
             raise ModelError(
-                f"layer {type(node.layer).__name__}", "cannot be relaxed", "fold the graph first"
+                f"layer {type(node.layer).__name__}", "cannot be relaxed", "Fold the graph first"
             )
-    return found
+
+    return lines
 
 
 def _noise(radius: Tensor, projections: int, generator: Generator) -> Tensor:
-    """(b, projections, *shape): Cauchy numbers, the same for every image, times ``radius`` (b,
-    *shape)."""
+    """Return (b, projections, *shape): Cauchy numbers, the same for every image, times ``radius``
+    (b, *shape)."""
     draws = torch.empty((1, projections, *radius.shape[1:])).cauchy_(generator=generator)
     return radius[:, None] * draws.clamp_(-LARGEST, LARGEST).to(radius)
 

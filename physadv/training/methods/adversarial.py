@@ -1,4 +1,4 @@
-"""Adversarial training: defenses whose loss is taken where an attack has moved the images."""
+"""Adversarial training: methods whose loss is taken at attacked images."""
 
 from __future__ import annotations
 
@@ -22,30 +22,33 @@ from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosit
 
 @dataclass
 class _Attacked(TrainingMethod):
-    """What they share: the ball."""
+    """Base of methods with a ball of ``eps`` in ``norm`` to attack in."""
 
     eps: float
     norm: str = "linf"
 
     def __post_init__(self) -> None:
         parse_norm(self.norm)
-        require_option("eps", self.eps, self.eps >= 0, "write it like 0.1 or 8/255")
+        require_option("eps", self.eps, self.eps >= 0, "Write it like 0.1 or 8/255")
 
 
 @dataclass
 class FgsmTraining(_Attacked):
-    """Goodfellow et al. (2015): ``mix`` of the clean loss and 1 - ``mix`` of the loss after one
-    step of length eps."""
+    """FGSM training (Goodfellow et al. 2015): ``mix`` of the clean loss and 1 - ``mix`` of the loss
+    after one step of length eps."""
 
     mix: float = 0.5
 
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`. Other norms take the best step on the linearized loss."""
+        """Return the mixed loss of ``net`` on ``images`` with ``labels``; ``at`` is not used.
+
+        Norms other than l_inf take the best step on the linearized loss.
+        """
         with frozen_eval(net):
             gradient = input_gradient(class_cross_entropy(net, labels), images)
-        if self.norm == "linf":  # what `furthest` gives, without its float64
+        if self.norm == "linf":  # as steepest_point, without its float64
             moved = (images + self.eps * gradient.sign()).clamp(0, 1)
         else:
             moved = steepest_point(-gradient, images, self.eps, parse_norm(self.norm))
@@ -55,7 +58,8 @@ class FgsmTraining(_Attacked):
 
 @dataclass
 class PgdTraining(_Attacked):
-    """Madry et al. (2018): the loss at the end of ``steps`` of PGD from a random start."""
+    """PGD training (Madry et al. 2018): the loss at the end of ``steps`` of PGD from a random
+    start."""
 
     steps: int = 10
     step_size: float | None = None
@@ -63,7 +67,8 @@ class PgdTraining(_Attacked):
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`."""
+        """Return the loss of ``net`` on attacked ``images`` with ``labels``, started by draws of
+        ``at``."""
         moved = frozen_attack(
             net,
             images,
@@ -79,12 +84,12 @@ class PgdTraining(_Attacked):
 
 @dataclass
 class FreeTraining(_Attacked):
-    """Shafahi et al. (2019): a batch is replayed ``replays`` times, and each backward pass moves
-    weights and images.
+    """Free training (Shafahi et al. 2019): a batch is replayed ``replays`` times, and each backward
+    pass updates weights and images.
 
-    The change of the images goes on from batch to batch. An epoch counts steps, so that it costs
-    what an epoch of the standard loss costs and the data is seen once in ``replays`` epochs. All
-    batches must be of one size.
+    The change of the images carries over from batch to batch. An epoch counts steps, so that it
+    costs what an epoch of the standard loss costs and the data is passed once in ``replays``
+    epochs. All batches must be of one size.
     """
 
     replays: int = 4
@@ -92,18 +97,20 @@ class FreeTraining(_Attacked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_option("replays", self.replays, self.replays >= 1, "use 4 or 8")
+        require_option("replays", self.replays, self.replays >= 1, "Use 4 or 8")
 
     @property
     def repeats(self) -> int:
-        """See :class:`Defence`."""
+        """Number of steps in a row that get the same batch."""
         return self.replays
 
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`. The loop's own backward pass leaves the slope that the next call
-        climbs."""
+        """Return the loss of ``net`` on changed ``images`` with ``labels``; ``at`` is not used.
+
+        The loop's own backward pass provides the gradient that the next call ascends.
+        """
         moved = self._moved()
         self._change = (
             torch.zeros_like(images) if moved is None else moved.to(images)
@@ -111,8 +118,8 @@ class FreeTraining(_Attacked):
         return F.cross_entropy(net((images + self._change).clamp(0, 1)).float(), labels), {}
 
     def _moved(self) -> Tensor | None:
-        """The change after a step of eps along the slope of the last backward pass, back in the
-        ball."""
+        """Return the change after a step of eps along the gradient of the last backward pass,
+        projected into the ball."""
         if self._change is None:
             return None
         change, gradient = self._change.detach(), self._change.grad
@@ -121,28 +128,28 @@ class FreeTraining(_Attacked):
         if self.norm == "linf":
             return (change + self.eps * gradient.sign()).clamp(-self.eps, self.eps)
         order = {"l2": 2, "l1": 1}[self.norm]
-        tall = (-1, *[1] * (change.ndim - 1))
-        change = change + self.eps * gradient / gradient.flatten(1).norm(order, 1).clamp_min(
-            1e-12
-        ).view(tall)
+        column = (-1, *[1] * (change.ndim - 1))
+        slope: Tensor = gradient.flatten(1).norm(order, 1).clamp_min(1e-12)
+        change = change + self.eps * gradient / slope.view(column)
+
         size: Tensor = change.flatten(1).norm(order, 1).clamp_min(1e-12)
-        back: Tensor = change * (self.eps / size).clamp_max(1).view(tall)
-        return back
+        inside: Tensor = change * (self.eps / size).clamp_max(1).view(column)
+        return inside
 
     def state(self) -> dict[str, Tensor]:
-        """See :class:`Defence`."""
+        """Return the change of the images."""
         moved = self._moved()
         return {} if moved is None else {"change": moved}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """See :class:`Defence`."""
+        """Restore the change of the images from ``state``."""
         self._change = state.get("change")
 
 
 @dataclass
 class TradesTraining(_Attacked):
-    """Zhang et al. (2019): the clean loss plus ``beta`` times the divergence between clean and
-    attacked prediction."""
+    """TRADES (Zhang et al. 2019): the clean loss plus ``beta`` times the divergence between clean
+    and attacked prediction."""
 
     beta: float = 6.0
     steps: int = 10
@@ -150,15 +157,20 @@ class TradesTraining(_Attacked):
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`. The attack climbs the divergence itself, from a tiny random change."""
+        """Return the loss of ``net`` on ``images`` with ``labels``; the attack starts at a tiny
+        change drawn from ``at``.
+
+        The attack maximizes the divergence itself.
+        """
         if self.beta == 0:
             return F.cross_entropy(net(images).float(), labels), {}
+
         with frozen_eval(net):
             with torch.no_grad():
-                wanted = F.log_softmax(net(images).float(), 1)
+                prediction = F.log_softmax(net(images).float(), 1)
             nudge = 0.001 * torch.randn(images.shape, generator=at.generator).to(images)
             moved = ascend_loss(
-                lambda x: _divergence(wanted, net(x), "sum"),
+                lambda x: _divergence(prediction, net(x), "sum"),
                 images,
                 eps=self.eps,
                 norm=parse_norm(self.norm),
@@ -166,30 +178,32 @@ class TradesTraining(_Attacked):
                 step_size=2.5 * self.eps / max(1, self.steps),
                 start=(images + nudge).clamp(0, 1),
             )
+
         clean = net(images).float()
         gap = _divergence(F.log_softmax(clean, 1), net(moved), "batchmean")
         return F.cross_entropy(clean, labels) + self.beta * gap, {"divergence": float(gap.detach())}
 
 
-def _divergence(wanted: Tensor, logits: Tensor, reduction: str) -> Tensor:
-    """KL(wanted || softmax(logits)); ``wanted`` are log-probabilities."""
-    return F.kl_div(F.log_softmax(logits.float(), 1), wanted, reduction=reduction, log_target=True)
+def _divergence(target: Tensor, logits: Tensor, reduction: str) -> Tensor:
+    """Return KL(target || softmax(logits)); ``target`` are log-probabilities."""
+    return F.kl_div(F.log_softmax(logits.float(), 1), target, reduction=reduction, log_target=True)
 
 
 @dataclass
 class GradientPenalty(TrainingMethod):
-    """Ross and Doshi-Velez (2018): the clean loss plus ``penalty`` times the squared l_2 slope of
-    each image's loss."""
+    """Gradient regularization (Ross and Doshi-Velez 2018): the clean loss plus ``penalty`` times
+    the squared l_2 norm of each image's input gradient."""
 
     penalty: float = 10.0
 
     def __post_init__(self) -> None:
-        require_option("penalty", self.penalty, self.penalty >= 0, "use 10")
+        require_option("penalty", self.penalty, self.penalty >= 0, "Use 10")
 
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`."""
+        """Return the penalized loss of ``net`` on ``images`` with ``labels``; ``at`` is not
+        used."""
         x = images.detach().requires_grad_()
         each = F.cross_entropy(net(x).float(), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(each, x, create_graph=True)

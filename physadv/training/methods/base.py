@@ -1,5 +1,5 @@
-"""What a defense is to the training loop: a loss, and at most a way to begin, to watch and to
-remember."""
+"""Interface of a training method: a loss, and optionally a beginning, a guard and a state of its
+own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True)
 class TrainingPosition:
-    """Where in its schedule a run stands: ``step`` of ``total``, from 0. ``generator`` (CPU) is
-    this step's own."""
+    """Position in a run: ``step`` of ``total``, from 0. ``generator`` (CPU) is this step's own."""
 
     step: int
     total: int
@@ -28,11 +27,11 @@ class TrainingPosition:
 
     @property
     def share(self) -> float:
-        """How much of the run lies behind, in [0, 1)."""
+        """Share of the run that is done, in [0, 1)."""
         return self.step / self.total
 
     def ramp(self, begin: float, end: float) -> float:
-        """0 before the share ``begin`` of the run, 1 from ``end`` on, linear between."""
+        """Return 0 before the share ``begin`` of the run, 1 from ``end`` on, linear between."""
         return (
             min(1.0, max(0.0, (self.share - begin) / (end - begin)))
             if end > begin
@@ -41,7 +40,7 @@ class TrainingPosition:
 
 
 class TrainingRun(NamedTuple):
-    """The moving parts of a run: the net, its average, and the optimizer."""
+    """Mutable state of a run: the network, its average, and the optimizer."""
 
     net: nn.Module
     mean: nn.Module
@@ -49,49 +48,66 @@ class TrainingRun(NamedTuple):
 
 
 class TrainingMethod(ABC):
-    """The part of training that differs. Subclasses are dataclasses whose fields are their
-    settings.
+    """Base of training methods. Subclasses are dataclasses whose fields are their settings.
 
-    ``score`` names what chooses the best epoch: "clean", "robust" (under PGD), "certified", "noisy"
-    or "masked".
+    ``score`` names the metric that selects the best epoch: "clean", "robust" (under PGD),
+    "certified", "noisy" or "masked".
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import torch
+        >>> from physadv.training.methods.base import TrainingMethod
+        >>> @dataclass
+        ... class NoisyTraining(TrainingMethod):
+        ...     sigma: float = 0.1
+        ...     def loss(self, net, images, labels, at):
+        ...         noise = self.sigma * torch.randn(images.shape, generator=at.generator)
+        ...         return torch.nn.functional.cross_entropy(net(images + noise), labels), {}
+        >>> NoisyTraining().settings()
+        {'defence': 'NoisyTraining', 'sigma': 0.1}
     """
 
     recorded_as: ClassVar[str] = ""
-    """Its name in checkpoints and cards; empty: the name of the class."""
+    """Name in checkpoints and cards; the name of the class where empty."""
 
     score: ClassVar[str] = "robust"
 
     @property
     def repeats(self) -> int:
-        """How many steps in a row get the same batch."""
+        """Number of steps in a row that get the same batch."""
         return 1
 
     def begin(self, net: nn.Module, generator: Generator) -> None:  # noqa: B027 - most need nothing
-        """Once, before the first step: own initial weights, for example."""
+        """Prepare ``net`` before the first step, for example with own initial weights drawn from
+        ``generator``."""
 
     @abstractmethod
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """The scalar loss of a batch, with the net in train mode, and what to report of it.
+        """Return the scalar loss of a batch and metrics to report, with the network in train mode.
 
-        Images are (b, c, h, w) in [0, 1], labels (b,). Draw from ``at.generator`` alone.
+        Args:
+            net: Network to train.
+            images: Images (b, c, h, w) in [0, 1].
+            labels: True classes (b,).
+            at: Position in the run; draw from its generator alone.
         """
 
     def watch(self, run: TrainingRun, at: TrainingPosition) -> Metrics:
-        """Before each step: look at the run and, where it goes wrong, repair it. Returns what to
+        """Check ``run`` before the step ``at`` and repair it where it fails; return metrics to
         report."""
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """What must survive a kill, as named tensors."""
+        """Return what a checkpoint must hold, as named tensors."""
         return {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Take back what :meth:`state` gave."""
+        """Restore the ``state`` that :meth:`state` returned."""
 
     def settings(self) -> dict[str, Any]:
-        """Its name and settings, to tell one run from another."""
+        """Return the name and settings, to tell one run from another."""
         names: list[str] = [f.name for f in fields(self) if f.init] if is_dataclass(self) else []
         return {
             "defence": self.recorded_as or type(self).__name__,
@@ -100,14 +116,21 @@ class TrainingMethod(ABC):
 
 
 def require_option(what: str, value: float, fits: bool, remedy: str) -> None:
-    """Raise OptionError where a setting of a defense is outside its range."""
+    """Raise OptionError where a setting is outside its range.
+
+    Args:
+        what: Name of the setting.
+        value: Its value.
+        fits: Whether it is within its range.
+        remedy: Advice for the error.
+    """
     if not fits:
-        raise OptionError(f"{what} {value:g}", "outside its range", remedy)
+        raise OptionError(f"{what} {value:g}", "is outside its range", remedy)
 
 
 @dataclass
 class StandardTraining(TrainingMethod):
-    """Plain cross-entropy, with ``smoothing`` of the labels."""
+    """Plain cross-entropy, with label ``smoothing``."""
 
     smoothing: float = 0.0
     score: ClassVar[str] = "clean"
@@ -115,5 +138,5 @@ class StandardTraining(TrainingMethod):
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`."""
+        """Return the cross-entropy of ``net`` on ``images`` with ``labels``; ``at`` is not used."""
         return F.cross_entropy(net(images).float(), labels, label_smoothing=self.smoothing), {}

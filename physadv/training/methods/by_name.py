@@ -1,4 +1,4 @@
-"""Defenses by name, each with the settings that a command line knows."""
+"""Training methods by name, each with the settings that a command line offers."""
 
 from __future__ import annotations
 
@@ -38,25 +38,35 @@ DEFENSES: dict[str, Callable[..., TrainingMethod]] = {
     "masked": OcclusionTraining,
 }
 BALL = ("eps", "norm")
-"""Settings of the threat: a defense that has none is still judged under it."""
+"""Settings of the threat: a method without them is still evaluated under it."""
 
 
 def method_by_name(name: str, settings: Mapping[str, Any]) -> TrainingMethod:
-    """The defense called ``name``. Settings that are None keep its own.
+    """Return the training method called ``name`` with ``settings``; those that are None keep the
+    method's own.
 
-    Raises OptionError for an unknown name, for a setting the defense does not have, and for one out
-    of range.
+    Raises:
+        OptionError: The name is unknown, or a setting is unknown or out of range.
+
+    Example:
+        >>> from physadv.training.methods.by_name import method_by_name
+        >>> method_by_name("pgd", {"eps": 0.1, "steps": 7})
+        PgdTraining(eps=0.1, norm='linf', steps=7, step_size=None)
     """
     if name not in DEFENSES:
         raise OptionError(
-            f"defense {name!r}", f"one of {', '.join(DEFENSES)}", "choose one of these"
+            f"unknown defense {name!r}",
+            f"the defenses are {', '.join(DEFENSES)}",
+            "Choose one of these",
         )
+
     kind: Any = DEFENSES[name]
     known = [f.name for f in fields(kind) if f.init]
     given = {key: value for key, value in settings.items() if value is not None}
     for key in given:
         if key not in known and key not in BALL:
             own = ", ".join(k for k in known if k not in BALL) or "none"
-            raise OptionError(f"{key} for {name}", f"its settings are: {own}", f"leave {key} out")
-    made: TrainingMethod = kind(**{key: value for key, value in given.items() if key in known})
-    return made
+            raise OptionError(f"{key} for {name}", f"its settings are {own}", f"Leave {key} out")
+
+    method: TrainingMethod = kind(**{key: value for key, value in given.items() if key in known})
+    return method

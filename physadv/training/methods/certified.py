@@ -1,5 +1,5 @@
-"""Defenses whose loss is a bound: no image of the ball has a larger one (polytope: up to its
-estimates)."""
+"""Certified training: methods whose loss bounds that of every image in the ball (polytope: up to
+its estimates)."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosit
 
 @dataclass
 class _Bounded(TrainingMethod):
-    """What they share: the ball, which grows from 0 to eps between two shares of the run, and the
-    watched net.
+    """Base of certified methods: a ball that grows from 0 to eps, and the traced network.
 
-    With ``stretch`` it grows to so many times the eps that is asked for: interval bounds at a small
-    eps gain from it (Gowal et al. 2018 train at 0.2 for 0.1). Bounds are computed in single
-    precision whatever the schedule's; batch normalization is by the clean batch.
+    The ball grows between two shares of the run, ``grow``. With ``stretch`` it grows to so many
+    times eps: interval bounds at a small eps gain from it (Gowal et al. 2018 train at 0.2 for 0.1).
+    Bounds are computed in single precision whatever the schedule's; batch normalization uses the
+    clean batch.
     """
 
     eps: float
@@ -44,77 +44,82 @@ class _Bounded(TrainingMethod):
     grow: tuple[float, float] = (0.05, 0.5)
     stretch: float = 1.0
     score: ClassVar[str] = "certified"
-    _watched: tuple[nn.Module, tuple[int, ...], LayerGraph] | None = field(
+    _traced: tuple[nn.Module, tuple[int, ...], LayerGraph] | None = field(
         default=None, init=False, repr=False
     )
 
     def __post_init__(self) -> None:
-        require_option("eps", self.eps, 0 <= self.eps < float("inf"), "write it like 0.1 or 8/255")
+        require_option("eps", self.eps, 0 <= self.eps < float("inf"), "Write it like 0.1 or 8/255")
         require_option(
-            "stretch", self.stretch, 1 <= self.stretch <= 4, "use a number from 1 to 4, such as 1.5"
+            "stretch", self.stretch, 1 <= self.stretch <= 4, "Use a number from 1 to 4, such as 1.5"
         )
         if self.norm not in NORMS:
-            raise OptionError(f"norm {self.norm}", f"bounds know {' and '.join(NORMS)}", "use linf")
+            raise OptionError(
+                f"norm {self.norm}", f"bounds serve {' and '.join(NORMS)}", "Use linf"
+            )
         if not 0 <= self.grow[0] <= self.grow[1] <= 1:
             raise OptionError(
-                f"grow {self.grow}", "two shares of the run, in order", "use (0.05, 0.5)"
+                f"grow {self.grow}", "must be two ascending shares of the run", "Use (0.05, 0.5)"
             )
 
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`."""
+        """Return the bound on the loss of ``net`` over balls about ``images`` with ``labels``;
+        ``at`` decides the radius."""
         with torch.autocast(images.device.type, enabled=False):
             graph, logits = set_batch_statistics(self._graph(net, tuple(images.shape[1:])), images)
             eps = self.eps * self.stretch * at.ramp(*self.grow)
             if eps == 0:
                 return F.cross_entropy(logits, labels), {"eps": 0.0}
+
             forms = margin_forms(labels, graph.classes, images.dtype)
             loss, margins = self._bounded(graph, InputBall(images, eps, self.norm), forms, at)
+
             certified = float((margins.detach().amin(1) > 0).float().mean())
             return loss, {"eps": eps, "batch_certified": certified}
 
     def _bounded(
         self, graph: LayerGraph, ball: InputBall, forms: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Tensor]:
-        """The loss and the margins (b, k) it was made of."""
+        """Return the loss and the margins (b, k) it was made of."""
         raise NotImplementedError
 
     def _graph(self, net: nn.Module, shape: tuple[int, ...]) -> LayerGraph:
-        if self._watched is None or self._watched[0] is not net or self._watched[1] != shape:
-            self._watched = (net, shape, trace_graph(net, shape))
-        return self._watched[2]
+        if self._traced is None or self._traced[0] is not net or self._traced[1] != shape:
+            self._traced = (net, shape, trace_graph(net, shape))
+        return self._traced[2]
 
 
 @dataclass
 class IbpTraining(_Bounded):
-    """Interval bound propagation (Gowal et al. 2018) as Shi et al. (2021) train it.
+    """Interval bound propagation (Gowal et al. 2018) as in Shi et al. (2021).
 
-    The robust cross-entropy of the interval margins, and ``regularise`` times two regularizers that
-    fade out as eps grows. Initial weights are theirs, unless ``own_start`` is off.
+    The robust cross-entropy of the interval margins, and ``regularize`` times two regularizers that
+    fade out as eps grows. Initial weights are those of Shi et al., unless ``own_start`` is off.
     """
 
     regularize: float = 0.5
     own_start: bool = True
 
     def begin(self, net: nn.Module, generator: Generator) -> None:
-        """See :class:`Defence`."""
+        """Initialize ``net`` with draws of ``generator``."""
         if self.own_start:
             initialize_for_ibp(net, generator)
 
     def _bounded(
         self, graph: LayerGraph, ball: InputBall, forms: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Tensor]:
-        found, before, margins = _intervals(graph, ball, forms)
+        boxes, before, margins = _intervals(graph, ball, forms)
         return self._with_regularizers(
-            robust_cross_entropy(margins), graph, found, before, at
+            robust_cross_entropy(margins), graph, boxes, before, at
         ), margins
 
     def _with_regularizers(
         self,
         loss: Tensor,
         graph: LayerGraph,
-        found: dict[int, Box],
+        boxes: dict[int, Box],
         before: list[int],
         at: TrainingPosition,
     ) -> Tensor:
@@ -122,43 +127,47 @@ class IbpTraining(_Bounded):
         if fading == 0 or not before:
             return loss
         first = 1 if isinstance(graph.nodes[1].layer, ScaleLayer) else 0
-        each = [found[i] for i in before]
-        return loss + fading * (tightness_loss(found[first], each) + balance_loss(each))
+        relu_inputs = [boxes[i] for i in before]
+        return loss + fading * (
+            tightness_loss(boxes[first], relu_inputs) + balance_loss(relu_inputs)
+        )
 
 
 @dataclass
 class CrownIbpTraining(IbpTraining):
-    """CROWN-IBP (Zhang et al. 2020): a backward bound over interval boxes, weighed from 1 down to 0
-    as eps grows."""
+    """CROWN-IBP (Zhang et al. 2020): a backward bound over interval boxes, weighted from 1 down to
+    0 as eps grows."""
 
     def _bounded(
         self, graph: LayerGraph, ball: InputBall, forms: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Tensor]:
-        found, before, margins = _intervals(graph, ball, forms)
+        boxes, before, margins = _intervals(graph, ball, forms)
+
         weight = 1 - at.ramp(*self.grow)
         if weight > 0:
-            relaxed = {i: relu_lines(found[graph.nodes[i].inputs[0]]) for i in relu_nodes(graph)}
+            relaxed = {i: relu_lines(boxes[graph.nodes[i].inputs[0]]) for i in relu_nodes(graph)}
             margins = (
                 weight * backward_bounds(graph, ball, _last(graph), DenseForms(forms), relaxed)
                 + (1 - weight) * margins
             )
+
         return self._with_regularizers(
-            robust_cross_entropy(margins), graph, found, before, at
+            robust_cross_entropy(margins), graph, boxes, before, at
         ), margins
 
 
 @dataclass
 class PolytopeTraining(_Bounded):
-    """The dual of the convex outer polytope (Wong and Kolter 2018), boxes inside from random
-    projections (2018b)."""
+    """The dual of the convex outer polytope (Wong and Kolter 2018), with boxes from random
+    projections (Wong et al. 2018)."""
 
     projections: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_option("projections", self.projections, self.projections >= 1, "use 10")
+        require_option("projections", self.projections, self.projections >= 1, "Use 10")
         if self.norm != "linf":
-            raise OptionError(f"norm {self.norm}", "Cauchy projections serve l_inf", "use linf")
+            raise OptionError(f"norm {self.norm}", "Cauchy projections serve l_inf", "Use linf")
 
     def _bounded(
         self, graph: LayerGraph, ball: InputBall, forms: Tensor, at: TrainingPosition
@@ -169,8 +178,8 @@ class PolytopeTraining(_Bounded):
 
 
 def robust_cross_entropy(margins: Tensor) -> Tensor:
-    """The mean cross-entropy where every other class is as near as ``margins`` (b, classes - 1)
-    allow."""
+    """Return the mean cross-entropy where every other class is as near as ``margins`` (b, classes -
+    1) allow."""
     worst = F.pad(-margins, (1, 0))
     return F.cross_entropy(worst, torch.zeros(len(worst), dtype=torch.long, device=worst.device))
 
@@ -178,10 +187,11 @@ def robust_cross_entropy(margins: Tensor) -> Tensor:
 def _intervals(
     graph: LayerGraph, ball: InputBall, forms: Tensor
 ) -> tuple[dict[int, Box], list[int], Tensor]:
-    """Boxes, the nodes before the ReLUs in order, and the interval margins."""
+    """Return boxes, the nodes before the ReLUs in order, and the interval margins."""
     before = sorted({graph.nodes[i].inputs[0] for i in relu_nodes(graph)})
-    found = interval_boxes(graph, ball, {0, 1, *before, *graph.last_relus()})
-    return found, before, backward_bounds(graph, ball, _last(graph), DenseForms(forms), stops=found)
+    boxes = interval_boxes(graph, ball, {0, 1, *before, *graph.last_relus()})
+    margins = backward_bounds(graph, ball, _last(graph), DenseForms(forms), stops=boxes)
+    return boxes, before, margins
 
 
 def _last(graph: LayerGraph) -> int:

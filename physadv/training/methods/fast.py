@@ -16,19 +16,20 @@ from physadv.training.methods.adversarial import _Attacked
 from physadv.training.methods.base import Metrics, TrainingPosition, TrainingRun, require_option
 
 STRONGEST = 8
+"""Largest number of steps of the training attack."""
 _PARTS = ("net", "mean", "optimiser")
 
 
 @dataclass
 class FastTraining(_Attacked):
-    """One step of ``stride`` eps from a random start, watched.
+    """One step of ``stride`` eps from a random start, with a guard.
 
-    A net trained so can overfit to the one step within a few batches: its accuracy under FGSM stays
-    and under PGD is gone. So every ``every`` steps the net is attacked by PGD on a held batch: the
-    first ``held`` images it was ever given, which the guard keeps and whose labels it knows. Where
-    that accuracy fell by more than ``drop`` since the last sound check, the guard puts weights,
-    average and optimizer back to that check and doubles the steps of the training attack (1, 2, 4,
-    8 of PGD's usual length) from then on.
+    A network trained so can overfit to the single step within a few batches: its accuracy under
+    FGSM stays and under PGD drops to none. So every ``every`` steps the network is attacked by PGD
+    on a held-out batch: the first ``held`` images it was given. Where that accuracy fell by more
+    than ``drop`` since the last sound check, the guard restores weights, average and optimizer of
+    that check and doubles the steps of the training attack (1, 2, 4, 8 of PGD's usual length) from
+    then on.
     """
 
     stride: float = 1.25
@@ -36,7 +37,7 @@ class FastTraining(_Attacked):
     drop: float = 0.2
     held: int = 128
     strength: int = field(default=1, init=False)
-    """Steps of the attack now."""
+    """Current number of steps of the attack."""
     _images: Tensor | None = field(default=None, init=False, repr=False)
     _labels: Tensor | None = field(default=None, init=False, repr=False)
     _sound: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -44,15 +45,17 @@ class FastTraining(_Attacked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_option("steps between two checks", self.every, self.every >= 1, "use 50")
-        require_option("drop", self.drop, 0 < self.drop <= 1, "use 0.2")
+        require_option("steps between two checks", self.every, self.every >= 1, "Use 50")
+        require_option("drop", self.drop, 0 < self.drop <= 1, "Use 0.2")
 
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`."""
+        """Return the loss of ``net`` on attacked ``images`` with ``labels``, started by draws of
+        ``at``."""
         if self._images is None:
             self._images, self._labels = images[: self.held].clone(), labels[: self.held].clone()
+
         size = self.stride * self.eps if self.strength == 1 else None
         moved = frozen_attack(
             net,
@@ -64,21 +67,24 @@ class FastTraining(_Attacked):
             generator=at.generator,
             step_size=size,
         )
+
         return F.cross_entropy(net(moved).float(), labels), {"attack_steps": float(self.strength)}
 
     def watch(self, run: TrainingRun, at: TrainingPosition) -> Metrics:
-        """See :class:`Defence`."""
+        """Check the accuracy of ``run`` under PGD at ``at`` and restore the last sound state where
+        it collapsed."""
         if at.step == 0 or at.step % self.every or self._images is None:
             return {}
-        now = self._under_pgd(run.net, at)
-        if self._sound and now < self._accuracy - self.drop:
+
+        accuracy = self._pgd_accuracy(run.net, at)
+        if self._sound and accuracy < self._accuracy - self.drop:
             _restore(run, self._sound)
             self.strength = min(2 * self.strength, STRONGEST)
-            return {"guard_fired": 1.0, "held_robust": now}
-        self._accuracy, self._sound = now, _snapshot(run)
-        return {"held_robust": now}
+            return {"guard_fired": 1.0, "held_robust": accuracy}
+        self._accuracy, self._sound = accuracy, _snapshot(run)
+        return {"held_robust": accuracy}
 
-    def _under_pgd(self, net: nn.Module, at: TrainingPosition) -> float:
+    def _pgd_accuracy(self, net: nn.Module, at: TrainingPosition) -> float:
         assert self._images is not None
         assert self._labels is not None
         moved = frozen_attack(
@@ -90,22 +96,23 @@ class FastTraining(_Attacked):
             steps=10,
             generator=at.generator,
         )
+
         training = net.training
         net.eval()
         with torch.no_grad():
-            right = float((net(moved).argmax(1) == self._labels).float().mean())
+            accuracy = float((net(moved).argmax(1) == self._labels).float().mean())
         net.train(training)
-        return right
+        return accuracy
 
     def state(self) -> dict[str, Tensor]:
-        """See :class:`Defence`."""
+        """Return the guard's images, numbers and last sound state."""
         if self._images is None or self._labels is None:
             return {}
         numbers = torch.tensor([float(self.strength), self._accuracy], dtype=torch.float64)
         return {"images": self._images, "labels": self._labels, "numbers": numbers, **self._sound}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """See :class:`Defence`."""
+        """Restore the guard from ``state``."""
         if "numbers" not in state:
             return
         self._images, self._labels = state["images"], state["labels"]

@@ -1,4 +1,4 @@
-"""Training for randomized smoothing: the classifier must know its classes under Gaussian noise."""
+"""Training for randomized smoothing: classification under Gaussian noise."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosit
 
 @dataclass
 class GaussianAugmentation(TrainingMethod):
-    """Cohen et al. (2019): the loss of images with noise N(0, ``sigma``^2), not clipped."""
+    """Gaussian augmentation (Cohen et al. 2019): the loss of images with noise N(0, ``sigma``^2),
+    not clipped."""
 
     sigma: float = 0.25
     score: ClassVar[str] = "noisy"
     recorded_as: ClassVar[str] = "Gaussian"
 
     def __post_init__(self) -> None:
-        require_option("sigma", self.sigma, self.sigma > 0, "use 0.25")
+        require_option("sigma", self.sigma, self.sigma > 0, "Use 0.25")
 
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`."""
+        """Return the loss of ``net`` on noisy ``images`` with ``labels``, drawn from ``at``."""
         noise = self.sigma * torch.randn(images.shape, generator=at.generator).to(images)
         return F.cross_entropy(net(images + noise).float(), labels), {}
 
 
 @dataclass
 class SmoothAdvTraining(GaussianAugmentation):
-    """Salman et al. (2019): PGD on the smoothed classifier, then the loss at the attacked images
-    under the same noise.
+    """SmoothAdv (Salman et al. 2019): PGD on the smoothed classifier, then the loss at the attacked
+    images under the same noise.
 
     The smoothed classifier is the mean softmax over ``draws`` noises. ``eps`` grows from 0 over the
     share ``warmup``.
@@ -52,12 +53,13 @@ class SmoothAdvTraining(GaussianAugmentation):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_norm(self.norm)
-        require_option("draws", self.draws, self.draws >= 1, "use 2")
+        require_option("draws", self.draws, self.draws >= 1, "Use 2")
 
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`."""
+        """Return the loss of ``net`` on attacked noisy ``images`` with ``labels``, drawn from
+        ``at``."""
         noise = self.sigma * torch.randn((self.draws, *images.shape), generator=at.generator).to(
             images
         )
@@ -79,5 +81,6 @@ class SmoothAdvTraining(GaussianAugmentation):
                     steps=self.steps,
                     step_size=size,
                 )
-        every = (moved + noise).flatten(0, 1)
-        return F.cross_entropy(net(every).float(), labels.repeat(self.draws)), {}
+
+        noisy = (moved + noise).flatten(0, 1)
+        return F.cross_entropy(net(noisy).float(), labels.repeat(self.draws)), {}

@@ -1,5 +1,4 @@
-"""Training for patch defenses with a proof: the classifier must know its classes by what those
-leave of an image."""
+"""Training for certified patch defenses: classification of partly hidden images."""
 
 from __future__ import annotations
 
@@ -18,15 +17,21 @@ Range = tuple[float, float]
 
 @dataclass
 class OcclusionTraining(TrainingMethod):
-    """The loss of images of which a part is hidden behind ``fill``, as certified patch defenses
-    will hide it.
+    """Loss of images that are partly hidden, as certified patch defenses hide them.
 
-    Of the images a share of ``plain`` stays whole. A share of ``kept`` keeps nothing but a window,
-    as in derandomized smoothing (Levine and Feizi 2020): for a share of ``bands`` of them a band of
-    full height, else a square; its side is in ``windows``. The rest lies behind two rectangles with
-    sides in ``covers``, as in double masking (Xiang et al. 2022). Sides are shares of the image's,
-    drawn evenly like every place within the image. Each image's lot is drawn on its own, and each
-    image is shown in ``draws`` ways a step.
+    Each image's kind is drawn on its own; sides and positions are uniform, and windows and
+    rectangles lie within the image.
+
+    Attributes:
+        plain: Share of images that stay whole.
+        kept: Share of images of which only a window is kept, as in derandomized smoothing (Levine
+            and Feizi 2020). The rest is covered by two rectangles, as in double masking (Xiang et
+            al. 2022).
+        covers: Least and largest side of the rectangles, as shares of the image's.
+        windows: Least and largest side of the window, as shares of the image's.
+        bands: Share of the windows that are bands of full height; the others are squares.
+        fill: Value in [0, 1] of hidden pixels.
+        draws: Number of draws for each image in a step.
     """
 
     plain: float = 0.2
@@ -40,53 +45,74 @@ class OcclusionTraining(TrainingMethod):
     recorded_as: ClassVar[str] = "Masked"
 
     def __post_init__(self) -> None:
-        require_option("plain", self.plain, 0 <= self.plain <= 1, "a share from 0 to 1: use 0.2")
+        require_option(
+            "plain", self.plain, 0 <= self.plain <= 1, "Use a share from 0 to 1, e.g. 0.2"
+        )
         require_option(
             "kept",
             self.kept,
             0 <= self.kept <= 1 - self.plain,
-            "plain and kept are shares of one whole: use 0.4",
+            "Use e.g. 0.4: with plain it is at most 1",
         )
-        require_option("bands", self.bands, 0 <= self.bands <= 1, "a share from 0 to 1: use 0.25")
-        require_option("draws", self.draws, self.draws >= 1, "use 2")
-        require_option("fill", self.fill, 0 <= self.fill <= 1, "a gray from 0 to 1: use 0.5")
+        require_option(
+            "bands", self.bands, 0 <= self.bands <= 1, "Use a share from 0 to 1, e.g. 0.25"
+        )
+        require_option("draws", self.draws, self.draws >= 1, "Use 2")
+        require_option("fill", self.fill, 0 <= self.fill <= 1, "Use a gray from 0 to 1, e.g. 0.5")
+
+        # Ranges are checked for order too.
         for name, (low, high) in (("covers", self.covers), ("windows", self.windows)):
             if not 0 < low <= high <= 1:
                 raise OptionError(
                     f"{name} {low:g} to {high:g}",
-                    "0 < low <= high <= 1, shares of the side",
-                    "use 0.2 0.4",
+                    "must be ascending shares of the side, above 0",
+                    "Use 0.2 0.4",
                 )
 
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`."""
+        """Return the loss of ``net`` on partly hidden ``images`` with ``labels``, drawn from
+        ``at``."""
         hidden = torch.cat([self.hide(images, at.generator) for _ in range(self.draws)])
         return F.cross_entropy(net(hidden).float(), labels.repeat(self.draws)), {}
 
     def hide(self, images: Tensor, generator: Generator) -> Tensor:
-        """(b, c, h, w) with each image whole, reduced to a window or behind two rectangles."""
+        """Return ``images`` (b, c, h, w), each whole, reduced to a window or covered by two
+        rectangles, drawn from ``generator``."""
         count, (height, width) = len(images), images.shape[-2:]
-        lot, band = torch.rand(2, count, generator=generator)
+        kind, band = torch.rand(2, count, generator=generator)
         first, second = (
             cover_rectangles(count, height, width, self.covers, generator) for _ in range(2)
         )
+
         window = cover_rectangles(count, height, width, self.windows, generator, square=True)
         band_only = (band < self.bands).view(-1, 1, 1, 1)
         window = torch.where(band_only, window.any(2, keepdim=True), window)
-        lot = lot.view(-1, 1, 1, 1)
-        hidden = torch.where(lot < self.plain + self.kept, ~window, first | second) & (
-            lot >= self.plain
-        )
+
+        # One draw decides whether an image stays whole, is reduced to a window, or is covered.
+        kind = kind.view(-1, 1, 1, 1)
+        ablated = torch.where(kind < self.plain + self.kept, ~window, first | second)
+        hidden = ablated & (kind >= self.plain)
         return torch.where(hidden.to(images.device), self.fill, images)
 
 
 def cover_rectangles(
     count: int, height: int, width: int, sides: Range, generator: Generator, *, square: bool = False
 ) -> Tensor:
-    """(count, 1, height, width) bool, true in one rectangle each; both sides drawn, or one for
-    both, then the place."""
+    """Draw one rectangle for each image.
+
+    Args:
+        count: Number of images.
+        height: Height of the images in px.
+        width: Width of the images in px.
+        sides: Least and largest side, as shares of the image's.
+        generator: Source of the draws.
+        square: Whether one share is drawn for both sides.
+
+    Returns:
+        Masks (count, 1, height, width), bool, true inside.
+    """
     shares = sides[0] + (sides[1] - sides[0]) * torch.rand(2, count, generator=generator)
     if square:
         shares[1] = shares[0]
@@ -96,8 +122,8 @@ def cover_rectangles(
 
 
 def _spans(side: int, share: Tensor, place: Tensor) -> Tensor:
-    """(b, side) bool: a run of ``share`` of it, a pixel at least, at ``place`` in [0, 1) of where
-    it can begin."""
+    """Return (b, side) bool: a run of a ``share`` of the pixels, at least one, at ``place`` in [0,
+    1) of where it can begin."""
     length = (share * side).round().clamp(1, side)
     start = (place * (side - length + 1)).floor()
     pixels = torch.arange(side)[None]

@@ -1,5 +1,5 @@
-"""Patch-adversarial training: printed rectangles at random places and poses, made harmful by a few
-steps."""
+"""Adversarial training with patches: printed rectangles at random positions and poses, optimized
+for a few steps."""
 
 from __future__ import annotations
 
@@ -22,18 +22,22 @@ from physadv.training.methods._inner_maximization import input_gradient
 from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosition, require_option
 
 WIDTH_MM = 600.0
-"""The object is taken to fill the image and to be as wide as a sign."""
+"""Width of the object: it fills the image and is as wide as a sign."""
 TEXTURE_PX = 24
 
 
 @dataclass
 class StickerTraining(TrainingMethod):
-    """Half of the loss on clean images, half on images with a sticker (after Rao et al. 2020; Wu et
-    al. 2020).
+    """Training on stickers: half of the loss on clean images, half on images with a sticker (after
+    Rao et al. 2020; Wu et al. 2020).
 
-    Each batch gets one rectangle of ``area`` (low, high) of the image, printed, lying at another
-    place and in another pose in every image, and photographed (:mod:`physadv.eot.pipeline`). Its
-    texture climbs the loss for ``steps``.
+    Each batch gets one rectangle, printed, at another position and in another pose in every image,
+    and photographed (:mod:`physadv.eot.pipeline`).
+
+    Attributes:
+        area: Least and largest share of the image that the rectangle covers.
+        steps: Steps of the texture's optimization.
+        step_size: Length of a step, in units of [0, 1].
     """
 
     area: tuple[float, float] = (0.02, 0.1)
@@ -42,13 +46,16 @@ class StickerTraining(TrainingMethod):
 
     def __post_init__(self) -> None:
         if not 0 < self.area[0] <= self.area[1] < 1:
-            raise OptionError(f"area {self.area}", "0 < low <= high < 1", "use (0.02, 0.1)")
-        require_option("steps", self.steps, self.steps >= 0, "use 4")
+            raise OptionError(
+                f"area {self.area}", "must be ascending shares below 1", "Use (0.02, 0.1)"
+            )
+        require_option("steps", self.steps, self.steps >= 0, "Use 4")
 
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """See :class:`Defence`."""
+        """Return the loss of ``net`` on ``images`` with ``labels``, clean and with a sticker, drawn
+        from ``at``."""
         photo = self._camera(images, at.generator)
         texture = torch.rand((1, 3, TEXTURE_PX, TEXTURE_PX), generator=at.generator).to(images)
         with frozen_eval(net):
@@ -58,41 +65,45 @@ class StickerTraining(TrainingMethod):
                 )
                 texture = (texture + self.step_size * up.sign()).clamp(0, 1)
             with torch.no_grad():
-                seen = photo(texture)
-        clean, covered = (F.cross_entropy(net(x).float(), labels) for x in (images, seen))
+                photographed = photo(texture)
+
+        clean, covered = (F.cross_entropy(net(x).float(), labels) for x in (images, photographed))
         return 0.5 * (clean + covered), {"covered": float(covered.detach())}
 
     def _camera(self, images: Tensor, generator: Generator) -> partial[Tensor]:
-        """texture (1, 3, h, w) -> photographs of the batch with it, under one draw of everything
-        else."""
+        """Return a function from a texture (1, 3, h, w) to photographs of the batch with it, under
+        one draw of everything else."""
         color = images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1)
         count, size = len(images), images.shape[-1]
-        share = self.area[0] + (self.area[1] - self.area[0]) * float(
-            torch.rand((), generator=generator)
-        )
+
+        area = float(torch.rand((), generator=generator))
+        share = self.area[0] + (self.area[1] - self.area[0]) * area
         aspect = float(torch.exp(torch.rand((), generator=generator) * 1.4 - 0.7))
         width, height = WIDTH_MM * (share * aspect) ** 0.5, WIDTH_MM * (share / aspect) ** 0.5
+
         poses = _poses(count, size, generator)
         ones = torch.ones(count, 3)
         scenes = SceneBatch(color, poses, ones, 0 * ones, torch.ones(count), ("",) * count).to(
             images.device
         )
+
         ranges = EotRanges(defocus_px=(0.0, 0.3), motion_px=(0.0, 0.5))
         pipeline = Pipeline.from_ranges(ranges)
         draw = pipeline.sample(scenes, generator)
+
         mask = torch.ones(1, 1, TEXTURE_PX, TEXTURE_PX, device=images.device)
-        place = Placement(width, height)
+        placement = Placement(width, height)
         return partial(
-            _seen,
+            _photographed,
             pipeline=pipeline,
             mask=mask,
-            placement=place,
+            placement=placement,
             scenes=scenes,
             draw=draw.to(images.device),
         )
 
 
-def _seen(
+def _photographed(
     texture: Tensor,
     pipeline: Pipeline,
     mask: Tensor,
@@ -104,8 +115,8 @@ def _seen(
 
 
 def _poses(count: int, size: int, generator: Generator) -> Tensor:
-    """(count, 3, 3) plane mm -> px: the sticker's center anywhere in the inner 70 %, turned and
-    tilted at random."""
+    """Return (count, 3, 3) homographies from mm on the sticker to px: center in the inner 70 %,
+    turned and tilted at random."""
 
     def draw(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator)

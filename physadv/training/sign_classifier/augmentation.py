@@ -40,11 +40,10 @@ def draw_homographies(
 
     Args:
         boxes: (b, 4) x0, y0, x1, y1 of each object, in [-1, 1].
-        generator: Decides the views.
+        generator: Source of the draws.
         fill: Share of the output's side that the object spans, log-uniform: below 1 there is
-        context
-            around it, above 1 the crop is tighter than the object.
-        degrees: Largest turn.
+            context around it, above 1 the crop is tighter than the object.
+        degrees: Largest rotation.
         tilt: Largest perspective term of either axis.
         squeeze: Largest logarithm of the sides' ratio.
 
@@ -245,8 +244,8 @@ def view_from_afar(images: Tensor, generator: Generator, *, share: float = 0.4) 
 def blur_crops(images: Tensor, generator: Generator, *, share: float = 0.3) -> Tensor:
     """Defocus, and motion along a random direction, by the blur of the EOT.
 
-    On ``share`` of the ``images``; all is drawn from ``generator``. Strengths are those of a Gaussian
-    in 7 x 7 px, stretched along the direction.
+    On ``share`` of the ``images``; all is drawn from ``generator``. Strengths are those of a
+    Gaussian in 7 x 7 px, stretched along the direction.
     """
     b = len(images)
     chosen = draw_chance(generator, share, b).nonzero().flatten()
@@ -258,7 +257,8 @@ def blur_crops(images: Tensor, generator: Generator, *, share: float = 0.3) -> T
     if len(chosen) == 0:
         return images
 
-    # A straight motion of length L has the variance L^2 / 12: that of the long axis beyond the short.
+    # A straight motion of length L has the variance L^2 / 12, which the long axis has beyond the
+    # short one.
     across, along = _variance_in_7px(short), _variance_in_7px(short + long)
     motion = (12 * (along - across).clamp(min=0)).sqrt()
     out = images.clone()

@@ -1,9 +1,9 @@
-"""The recipe of the embedded victim ``signs``: GTSRB's 43 classes and ``background``, on SignNet.
+"""Training batches of the built-in model ``signs``: GTSRB's 43 classes and ``background``.
 
-A batch is drawn class by class (balanced), each sign laid on its own surroundings or cut out and
-laid on a photo, looked at from a random pose, half covered by blank stickers, and then sent through
-the camera chain of ``augment``. Some stop samples are the face drawn by code, so that the drawn
-sign of the demo is known too.
+A batch is drawn class by class (balanced). Each sign is laid on its own surroundings, or cut out
+and laid on a photo, viewed from a random pose, partly covered by blank stickers, and then passed
+through the camera effects of :mod:`physadv.training.sign_classifier.augmentation`. Some stop
+samples are the face drawn by code, so that the model classifies the drawn sign of the demo too.
 """
 
 from __future__ import annotations
@@ -33,11 +33,21 @@ from physadv.training.sign_classifier.canvases import (
 
 @dataclass(frozen=True)
 class BatchMix:
-    """Shares of a batch: ``background`` and ``stop`` of all samples, ``drawn`` of the stop samples,
-    ``cut`` of all samples cut out by their outline and laid on a photo, ``covered`` by blank
-    stickers, ``camera`` of those sent through the camera chain. The last three and the poses grow
-    from ``ease`` of this to all of it over the first ``easing`` steps: what is easy is learned
-    first (Bengio et al. 2009). They stop growing at ``hardest``.
+    """Shares of the kinds of samples in a batch.
+
+    Cut-outs, stickers, camera effects and poses grow from ``ease`` of their strength to all of it:
+    what is easy is learned first (Bengio et al. 2009).
+
+    Attributes:
+        background: Share of samples without a sign.
+        stop: Share of stop signs.
+        drawn: Share of the stop samples that are drawn by code.
+        cut: Share of signs cut out by their outline and laid on a photo.
+        covered: Share of samples covered by blank stickers.
+        camera: Share of samples passed through the camera effects.
+        ease: Strength at the first step.
+        easing: Steps after which the strength is full.
+        hardest: Strength at which growth stops, above 0 and at most 1.
     """
 
     background: float = 0.2
@@ -54,14 +64,21 @@ class BatchMix:
         if not 0 < self.hardest <= 1:
             raise OptionError(
                 f"hardest {self.hardest:g}",
-                "above 0, at most 1",
-                "use 1, or 0.5 for milder pictures",
+                "must be above 0 and at most 1",
+                "Use 1, or 0.5 for milder augmentation",
             )
 
 
 class SignBatches:
-    """Training batches by number: ``SignBatches(...)(step)`` is the same for the same seed,
-    canvases and photos."""
+    """Training batches by number: the same for the same seed, canvases and photos.
+
+    Args:
+        signs: Images of signs.
+        photos: Photos without signs.
+        size: Samples in a batch.
+        seed: Seed of the draws.
+        mix: Shares of the kinds of samples.
+    """
 
     def __init__(
         self,
@@ -73,42 +90,50 @@ class SignBatches:
         mix: BatchMix = BatchMix(),
     ) -> None:
         self.signs, self.photos, self.size, self.seed, self.mix = signs, photos, size, seed, mix
-        self._of = [torch.nonzero(signs.labels == c).flatten() for c in range(BACKGROUND)]
-        weights = torch.tensor([1.0 if len(of) else 0.0 for of in self._of])
-        others = 1 - mix.background - (mix.stop if len(self._of[STOP]) else 0.0)
+
+        # Stop signs and background have shares of their own; other classes are balanced.
+        self._members = [torch.nonzero(signs.labels == c).flatten() for c in range(BACKGROUND)]
+        weights = torch.tensor([1.0 if len(members) else 0.0 for members in self._members])
+        others = 1 - mix.background - (mix.stop if len(self._members[STOP]) else 0.0)
         weights[STOP] = 0.0
         weights = weights / weights.sum().clamp(min=1) * others
-        weights[STOP] = mix.stop if len(self._of[STOP]) else 0.0
+        weights[STOP] = mix.stop if len(self._members[STOP]) else 0.0
         self._odds = torch.cat([weights, torch.tensor([mix.background])])
         self._drawn = draw_stop_sign()
 
     def __call__(self, step: int) -> Batch:
-        """Images (size, 3, 64, 64) in [0, 1] and labels (size,)."""
+        """Return batch number ``step``: images (size, 3, 64, 64) in [0, 1] and labels (size,)."""
         draws = generator(self.seed, "batch", step)
         rng = numpy_generator(self.seed, "photos", step)
         labels = torch.multinomial(self._odds, self.size, replacement=True, generator=draws)
+
         hard = self._hardness(step)
         canvas, boxes, alpha = self._objects(labels, hard, draws, rng)
         canvas = augmentation.cover_with_stickers(
             canvas, boxes, draws, share=self.mix.covered * hard
         )
+
         view, _ = augmentation.draw_homographies(
             boxes, draws, fill=(1 - 0.45 * hard, 1.1), degrees=20 * hard, tilt=0.16 * hard
         )
-        seen = augmentation.warp_canvas(canvas, view, INPUT_PX)
+        foreground = augmentation.warp_canvas(canvas, view, INPUT_PX)
         shape = augmentation.warp_canvas(alpha, view, INPUT_PX, padding="zeros")
+
+        # Most signs on their own surroundings keep what lies beyond their canvas's edge.
         opaque = alpha.amin((2, 3), keepdim=True) == 1
         keep_edges = (
             opaque & augmentation.draw_chance(draws, 0.7, self.size)[:, None, None, None]
         ).float()
         shape = torch.maximum(shape, keep_edges)
-        behind = _floats([self.photos.crop(rng, INPUT_PX) for _ in range(self.size)])
+
+        background = _floats([self.photos.crop(rng, INPUT_PX) for _ in range(self.size)])
         return augmentation.simulate_camera(
-            behind + (seen - behind) * shape, draws, share=self.mix.camera * hard
+            background + (foreground - background) * shape, draws, share=self.mix.camera * hard
         ), labels
 
     def _hardness(self, step: int) -> float:
-        """From ``ease`` at the first step to 1 after ``easing`` steps, or to ``hardest`` before."""
+        """Return the strength at ``step``: from ``ease`` at the first to 1 after ``easing`` steps,
+        or ``hardest`` before."""
         return min(
             self.mix.hardest, self.mix.ease + (1 - self.mix.ease) * step / max(1, self.mix.easing)
         )
@@ -116,7 +141,8 @@ class SignBatches:
     def _objects(
         self, labels: Tensor, hard: float, draws: Generator, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Canvases (b, 3, px, px), boxes (b, 4) and alpha (b, 1, px, px) for the drawn labels."""
+        """Return canvases (b, 3, px, px), boxes (b, 4) and alpha (b, 1, px, px) for drawn
+        labels."""
         b = len(labels)
         pick, cut, drawn = (
             torch.rand(b, generator=draws),
@@ -124,11 +150,13 @@ class SignBatches:
             torch.rand(b, generator=draws),
         )
         tint = draw_uniform(draws, (0.75, 1.1), b, 3, 1, 1)
+
         canvas, boxes, alpha = (
             torch.empty(b, 3, CANVAS_PX, CANVAS_PX),
             torch.empty(b, 4),
             torch.ones(b, 1, CANVAS_PX, CANVAS_PX),
         )
+
         for i, label in enumerate(labels.tolist()):
             shape = label
             if label == BACKGROUND:
@@ -141,8 +169,9 @@ class SignBatches:
                 alpha[i, 0] = self._drawn[1] / 255
                 continue
             else:
-                index = int(self._of[label][int(pick[i] * len(self._of[label]))])
+                index = int(self._members[label][int(pick[i] * len(self._members[label]))])
                 canvas[i], boxes[i] = self.signs.images[index] / 255, self.signs.boxes[index]
+
             if cut[i] < self.mix.cut * hard:
                 alpha[i, 0] = (
                     torch.from_numpy(sign_outline_mask(sign_outline(shape), boxes[i].tolist()))

@@ -1,5 +1,5 @@
-"""What the sign recipe draws from: canvases of signs, outlines to cut them out by, and photos
-without signs."""
+"""Material of the sign recipe: images of signs, outlines to cut them out by, and photos without
+signs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ _ROUND: _Outline = [(cos(2 * pi * i / 40), sin(2 * pi * i / 40)) for i in range(
 
 @dataclass(frozen=True)
 class SignCanvases:
-    """``images`` (n, 3, px, px) uint8; ``boxes`` (n, 4) of the object in [-1, 1]; ``labels`` (n,)."""
+    """Images of signs: ``images`` (n, 3, px, px) uint8, ``boxes`` (n, 4) of the sign in [-1, 1],
+    ``labels`` (n,)."""
 
     images: Tensor
     boxes: Tensor
@@ -40,17 +41,19 @@ class SignCanvases:
 
 
 def sign_canvases(dataset: ImageDataset, px: int = CANVAS_PX) -> SignCanvases:
-    """Every image of a data set with boxes, resized to ``px`` square (area on the way down)."""
+    """Return every image of ``dataset``, which must have boxes, resized to ``px`` square."""
     images, boxes = (
         np.empty((len(dataset), px, px, 3), np.uint8),
         np.empty((len(dataset), 4), np.float32),
     )
+
     for i in range(len(dataset)):
         picture, _ = dataset[i]
         height, width = picture.shape[:2]
         box = (0, 0, width, height) if dataset.boxes is None else dataset.boxes[i]
         images[i] = _resize_canvas(picture, px)
         boxes[i] = np.asarray(box) / (width, height, width, height) * 2 - 1
+
     return SignCanvases(
         torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
         torch.from_numpy(boxes),
@@ -59,15 +62,16 @@ def sign_canvases(dataset: ImageDataset, px: int = CANVAS_PX) -> SignCanvases:
 
 
 def _resize_canvas(picture: Array, px: int) -> Array:
-    """To px by px: area average where it shrinks, bilinear where it grows."""
+    """Return ``picture`` resized to px by px: area average where it shrinks, bilinear where it
+    grows."""
     shrinks = max(picture.shape[:2]) > px
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(picture, (px, px), interpolation=how), np.uint8)
 
 
 def sign_outline(label: int) -> _Outline:
-    """The outline of a GTSRB class in its box, in [-1, 1]: triangles, the diamond, the octagon,
-    else a disc."""
+    """Return the outline of GTSRB class ``label`` in its box, in [-1, 1]: triangle, diamond,
+    octagon or disc."""
     if label == 14:
         return _OCTAGON
     if label == 11 or 18 <= label <= 31:
@@ -76,7 +80,16 @@ def sign_outline(label: int) -> _Outline:
 
 
 def sign_outline_mask(points: _Outline, box: Sequence[float], px: int = CANVAS_PX) -> Array:
-    """(px, px) uint8, 255 inside the outline laid into ``box``, with a soft edge."""
+    """Return the mask of an outline with a soft edge.
+
+    Args:
+        points: Outline in [-1, 1] of its box.
+        box: (x0, y0, x1, y1) of the box on the canvas, in [-1, 1].
+        px: Side of the canvas.
+
+    Returns:
+        Mask (px, px) uint8, 255 inside.
+    """
     x0, y0, x1, y1 = box
     corners = [
         ((x0 + x1) / 2 + u * (x1 - x0) / 2, (y0 + y1) / 2 + v * (y1 - y0) / 2) for u, v in points
@@ -88,7 +101,8 @@ def sign_outline_mask(points: _Outline, box: Sequence[float], px: int = CANVAS_P
 
 
 def draw_stop_sign(px: int = CANVAS_PX) -> tuple[Tensor, Tensor]:
-    """The stop face drawn by code: (3, px, px) uint8 and its outline (px, px) uint8."""
+    """Return the drawn stop face of ``px`` pixels: (3, px, px) uint8, and its outline (px, px)
+    uint8."""
     rgba = _resize_canvas(sign_face("stop", 4 * px).rgba, px)
     return torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1), torch.from_numpy(
         rgba[..., 3].copy()
@@ -96,23 +110,31 @@ def draw_stop_sign(px: int = CANVAS_PX) -> tuple[Tensor, Tensor]:
 
 
 class BackgroundPhotos:
-    """Photos without signs, and crops of them at any scale; with flat and code-made pictures among
-    them."""
+    """Photos without signs and random crops of them, with flat and synthetic images among them.
+
+    Args:
+        pictures: Photos (h, w, 3) uint8.
+        seed: Seed of the synthetic images.
+    """
 
     def __init__(self, pictures: Sequence[Array], seed: int = 0) -> None:
-        made = [synthetic_background(seed, "train", i) for i in range(SYNTHETIC)]
-        self.pictures = [*pictures, *made]
+        synthetic = [synthetic_background(seed, "train", i) for i in range(SYNTHETIC)]
+        self.pictures = [*pictures, *synthetic]
         photos = max(len(pictures), 1)
         self._odds = np.r_[
-            np.full(len(pictures), 0.85 / photos), np.full(len(made), 0.15 / len(made))
+            np.full(len(pictures), 0.85 / photos), np.full(SYNTHETIC, 0.15 / SYNTHETIC)
         ]
         self._odds /= self._odds.sum()
 
     def crop(self, rng: np.random.Generator, px: int) -> Array:
-        """One random square-ish crop, (px, px, 3) uint8: a part of a photo from 20 px a side up, or
-        a flat ramp."""
+        """Return one random, nearly square crop (px, px, 3) uint8 of a photo, from 20 px a side up,
+        or a flat ramp.
+
+        ``rng`` decides; ``px`` is the side of the result.
+        """
         if rng.random() < FLAT_SHARE:
             return _ramp(rng, px)
+
         picture = self.pictures[int(rng.choice(len(self.pictures), p=self._odds))]
         height, width = picture.shape[:2]
         side = np.exp(rng.uniform(np.log(20), np.log(min(height, width))))
@@ -120,16 +142,19 @@ class BackgroundPhotos:
             int(np.clip(side * np.exp(rng.uniform(-0.2, 0.2)), 8, limit))
             for limit in (height, width)
         )
+
         y, x = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
         return _resize_canvas(np.ascontiguousarray(picture[y : y + h, x : x + w]), px)
 
 
 def load_photos(folders: Sequence[Path], limit_px: int = PHOTO_PX) -> list[Array]:
-    """All photos of some folders as (h, w, 3) uint8, the longer side at most ``limit_px``.
+    """Return all photos of ``folders`` as (h, w, 3) uint8, the longer side at most ``limit_px``.
 
-    Raises ImageError for a folder without images or one that cannot be read.
+    Raises:
+        ImageError: A folder holds no images or one that cannot be read.
     """
     pictures = []
+
     for folder in folders:
         for path in list_images(folder):
             picture = np.ascontiguousarray(read_rgba(path)[..., :3])
@@ -143,11 +168,13 @@ def load_photos(folders: Sequence[Path], limit_px: int = PHOTO_PX) -> list[Array
                     cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8
                 )
             pictures.append(picture)
+
     return pictures
 
 
 def _ramp(rng: np.random.Generator, px: int) -> Array:
-    """A flat color or a smooth ramp of two, with a little grain, as sky, wall and road are."""
+    """Return a flat color or a smooth ramp of two, with a little grain, as sky, wall and road
+    have."""
     a, b = rng.uniform(0, 255, 3), rng.uniform(0, 255, 3)
     t = np.linspace(0, rng.uniform(0, 1), px)
     plane = a + (b - a) * (t[:, None, None] if rng.random() < 0.5 else t[None, :, None])

@@ -1,4 +1,4 @@
-"""From data on disk to the embedded victim: material, training run, judging, weights and card."""
+"""Recipe of the built-in model ``signs``: data, training run, evaluation, weights and card."""
 
 from __future__ import annotations
 
@@ -68,12 +68,22 @@ LICENSE = (
 
 @dataclass(frozen=True)
 class SignRecipe:
-    """Everything that decides the weights. ``data`` is GTSRB's training layout, ``backgrounds`` are
-    folders of photos without its signs. The held-out fifth of tracks and photos is fixed and does
-    not depend on ``seed``.
+    """Everything that decides the weights, apart from the content of the data.
 
-    ``defence`` gives the loss in place of the plain one. ``start`` is what the weights are at
-    first: the file of such weights, or "signs" for the embedded ones; else the seed decides.
+    The held-out fifth of tracks and photos is fixed and does not depend on ``seed``.
+
+    Attributes:
+        data: GTSRB in its official layout.
+        backgrounds: Folders of photos without signs of its classes.
+        epochs: Epochs.
+        steps: Steps an epoch.
+        batch: Samples in a batch.
+        lr: Peak of the learning rate.
+        precision: "fp32" or "bf16".
+        seed: Seed of weights and batches.
+        mix: Shares of the kinds of samples.
+        defense: Training method; None for plain training.
+        start: File of weights to start from, or "signs" for the built-in ones; None to draw them.
     """
 
     data: Path
@@ -92,11 +102,13 @@ class SignRecipe:
     def from_config(cls, config: TrainSignsConfig) -> SignRecipe:
         """Return the part of ``config`` that decides the weights.
 
-        Raises OptionError for an unknown defense or a setting that it does not have.
+        Raises:
+            OptionError: The defense is unknown or does not have a setting.
         """
         method = None
         if config.defense is not None:
             method = method_by_name(config.defense, config.method_settings)
+
         return cls(
             Path(config.data),
             tuple(Path(folder) for folder in config.backgrounds),
@@ -113,7 +125,7 @@ class SignRecipe:
 
     @property
     def name(self) -> str:
-        """What the victim is called: "signs", with a defense "signs-masked" and the like."""
+        """Name of the trained model: "signs", with a defense "signs-masked" and the like."""
         return (
             "signs"
             if self.defense is None
@@ -122,24 +134,23 @@ class SignRecipe:
 
     @property
     def schedule(self) -> TrainingSchedule:
-        """The part of it that the loop knows."""
+        """Length and speed of the training."""
         return TrainingSchedule(self.epochs, self.steps, lr=self.lr, precision=self.precision)
 
 
 @dataclass(frozen=True)
 class SignTrainingData:
-    """What is trained on and what is held out: signs by track, photos by photo."""
+    """Training and validation data: signs divided by track, backgrounds by photo."""
 
     signs: ImageDataset
-    held_signs: ImageDataset
+    validation_signs: ImageDataset
     photos: list[Array]
-    held_photos: list[Array]
+    validation_photos: list[Array]
 
 
 @dataclass(frozen=True)
 class StreetPhotos:
-    """Photos never trained on, for judging alone: boxed stop signs, and folders of photos without
-    stop signs."""
+    """Photos for evaluation alone: boxed stop signs, and folders of photos without stop signs."""
 
     stop_photos: Path | None = None
     boxes: Path | None = None
@@ -155,32 +166,44 @@ class StreetPhotos:
 
 
 def load_sign_data(recipe: SignRecipe) -> SignTrainingData:
-    """Read and divide the data of a recipe. Raises DataError where it is not GTSRB's 43 classes
-    with boxes."""
+    """Read and divide the data of ``recipe``.
+
+    Raises:
+        DataError: The data set is not GTSRB's 43 classes with boxes.
+        OptionError: The batch is below 2 images.
+    """
     if recipe.batch < 2:
         raise OptionError(
-            f"batch {recipe.batch}", "at least 2 images are needed to normalize by", "use 128"
+            f"batch {recipe.batch}",
+            "must be at least 2 images for batch normalization",
+            "Use e.g. 128",
         )
+
     signs = read_dataset(recipe.data, split="train")
     if signs.boxes is None or len(signs.classes) > BACKGROUND:
-        found = f"{len(signs.classes)} classes{'' if signs.boxes is not None else ' without boxes'}"
+        content = f"{len(signs.classes)} classes"
+        if signs.boxes is None:
+            content += " without boxes"
         raise DataError(
-            f"{recipe.data}: {found}", "GTSRB's 43 classes are needed", "use its official layout"
+            f"{recipe.data}: {content}",
+            "GTSRB's 43 classes with boxes are needed",
+            "Use its official layout",
         )
     photos = load_photos(recipe.backgrounds)
     order = numpy_generator(SPLIT_SEED, "split", "photos").permutation(len(photos))
-    held = round(HELD_OUT * len(photos))
+    held_out = round(HELD_OUT * len(photos))
+
     return SignTrainingData(
         signs,
         read_dataset(recipe.data, split="test"),
-        [photos[i] for i in order[held:]],
-        [photos[i] for i in order[:held]],
+        [photos[i] for i in order[held_out:]],
+        [photos[i] for i in order[:held_out]],
     )
 
 
 def train_signs(
     recipe: SignRecipe,
-    material: SignTrainingData,
+    training_data: SignTrainingData,
     out: Path,
     *,
     device: str | torch.device = "cpu",
@@ -188,21 +211,22 @@ def train_signs(
     """Train SignNet and yield after each step.
 
     Args:
-        recipe: everything that decides the weights.
-        material: the training images.
-        out: folder of the run; ``checkpoint.safetensors`` in it is kept each epoch and resumed from.
-        device: device to train on.
+        recipe: Everything that decides the weights.
+        training_data: Training and validation data.
+        out: Folder of the run; its ``checkpoint.safetensors`` is written each epoch and resumed
+            from.
+        device: Device to train on.
 
     Yields:
-        The step: its number, loss and averaged weights.
+        The step.
 
     Raises:
         DataError: ``out`` holds the checkpoint of another run, or the loss is no longer finite.
         ModelError: ``recipe.start`` names no weights of the sign classifier.
     """
     batches = SignBatches(
-        sign_canvases(material.signs),
-        BackgroundPhotos(material.photos, recipe.seed),
+        sign_canvases(training_data.signs),
+        BackgroundPhotos(training_data.photos, recipe.seed),
         size=recipe.batch,
         seed=recipe.seed,
         mix=recipe.mix,
@@ -216,7 +240,7 @@ def train_signs(
         return ordered_images, labels.to(device)
 
     settings = f"seed {recipe.seed}, batch {recipe.batch}, mix {asdict(recipe.mix)}"
-    identity = f"{settings}, {_sizes(material)}{origin}"
+    identity = f"{settings}, {_sizes(training_data)}{origin}"
     return train_model(
         net,
         ordered,
@@ -228,40 +252,57 @@ def train_signs(
 
 
 def first_net(recipe: SignRecipe) -> tuple[nn.Module, str]:
-    """SignNet as training finds it, and of weights taken over what tells them from others.
+    """Return SignNet with the initial weights of ``recipe``, and a text that identifies given ones.
 
-    Raises ModelError where ``start`` is neither a file of its weights nor a SignNet known by name.
+    Raises:
+        ModelError: ``start`` is neither a file of its weights nor a SignNet by name.
     """
     if recipe.start is None:
         return seed_all(SignNet, recipe.seed), ""
+
     file = Path(recipe.start)
     loaded = load_model("signs", weights=file) if file.is_file() else load_model(recipe.start)
     if not isinstance(loaded.net, SignNet):
         raise ModelError(
             f"--from {recipe.start}",
-            "no weights of the sign victim",
-            "use signs or a file of its weights",
+            "are no weights of the model signs",
+            "Use signs or a file of its weights",
         )
+
     return loaded.net.requires_grad_(True), f", from sha256 {loaded.card.sha256}"
 
 
 def judge_held_out(
     net: nn.Module,
-    material: SignTrainingData,
+    training_data: SignTrainingData,
     street: StreetPhotos,
     *,
     each: int = 40,
     seed: int = 0,
 ) -> list[Row]:
-    """Raw rows of everything held out: tracks, background photos and, where given, street photos."""
-    held = [(f"photo {i}", picture) for i, picture in enumerate(material.held_photos)]
-    rows = judge_tracks(net, material.held_signs) + judge_crops(
+    """Evaluate a network on everything held out: tracks, background photos and, where given, street
+    photos.
+
+    Args:
+        net: Network to evaluate.
+        training_data: Data with the held-out parts.
+        street: Photos for evaluation alone.
+        each: Number of crops of each photo.
+        seed: Seed of the crops.
+
+    Returns:
+        Raw rows, one a prediction.
+    """
+    held = [(f"photo {i}", picture) for i, picture in enumerate(training_data.validation_photos)]
+
+    rows = judge_tracks(net, training_data.validation_signs) + judge_crops(
         net, "held-out photos", held, each, seed
     )
     if street.stop_photos is not None and street.boxes is not None:
         rows += judge_stop_photos(
             net, street.stop_photos, read_sign_boxes(street.boxes), each, seed
         )
+
     for folder in street.others:
         rows += judge_crops(
             net, f"photos {folder.parent.name}/{folder.name}", named_photos([folder]), each, seed
@@ -271,39 +312,50 @@ def judge_held_out(
 
 def publish_sign_classifier(
     recipe: SignRecipe,
-    material: SignTrainingData,
+    training_data: SignTrainingData,
     street: StreetPhotos,
     out: Path,
     command: str = "",
 ) -> dict[str, Any]:
-    """Judge the averaged weights in ``out/checkpoint.safetensors`` and write weights, card and rows
-    beside it.
+    """Evaluate the averaged weights of a run, and write weights (fp32 safetensors under 4 MB), card
+    and rows.
 
-    Returns the card as a table. The weights are fp32 safetensors under 4 MB; the card is what the
-    registry shows.
+    Args:
+        recipe: Recipe of the run.
+        training_data: Data with the held-out parts.
+        street: Photos for evaluation alone.
+        out: Folder of the run.
+        command: Command line, for the card.
+
+    Returns:
+        The card as a table.
     """
     net = load_average(out / CHECKPOINT, SignNet())
-    rows = judge_held_out(net, material, street)
+    rows = judge_held_out(net, training_data, street)
     write_tensors(out / WEIGHTS, net.state_dict())
     (out / ROWS).unlink(missing_ok=True)
     append_rows(out / ROWS, rows)
-    card = _card_table(recipe, material, rows, net, sha256_of(out / WEIGHTS), command)
+    card = _card_table(recipe, training_data, rows, net, sha256_of(out / WEIGHTS), command)
     write_text(out / CARD, tomli_w.dumps(card))
     return card
 
 
 def _card_table(
     recipe: SignRecipe,
-    material: SignTrainingData,
+    training_data: SignTrainingData,
     rows: Sequence[Row],
     net: nn.Module,
     sha256: str,
     command: str,
 ) -> dict[str, Any]:
-    """The card: the keys the registry knows, then what was measured and how it was made."""
+    """Return the card: the keys of every model card, then measurements and the recipe."""
     measured = accuracy_rates(rows)
     tracks = measured["held-out tracks"]
-    accuracy = f"{tracks['right']} frames of {tracks['groups']} held-out tracks (by track {_span(tracks['by_group'])})"
+    by_track = _interval_text(tracks["by_group"])
+    accuracy = (
+        f"{tracks['right']} frames of {tracks['groups']} held-out tracks (by track {by_track})"
+    )
+
     return {
         "name": recipe.name,
         "task": "classify",
@@ -322,7 +374,7 @@ def _card_table(
         "out, see groups; stop photos and other street photos were used for judging alone",
         "command": command,
         "parameters": count_parameters(net),
-        "measured": {name: _plain(found) for name, found in measured.items()},
+        "measured": {name: _plain(rates) for name, rates in measured.items()},
         "stop_photos_by_sign": stop_share_by_sign(rows),
         "recipe": {
             **{
@@ -331,10 +383,10 @@ def _card_table(
                 if k not in ("data", "backgrounds", "defense", "start")
             },
             **_defended(recipe),
-            "sign_images_px": _median_px(material.signs),
+            "sign_images_px": _median_px(training_data.signs),
             "backgrounds": [folder.name for folder in recipe.backgrounds],
             "held_out": f"{HELD_OUT:.0%} of tracks and photos, split seed {SPLIT_SEED}; "
-            f"{_sizes(material)}",
+            f"{_sizes(training_data)}",
             "augmentation": "perspective, rotation to 20 degrees, crop margin from tight to 45 % "
             "context, light, "
             "distance, blur, sharpening, noise, JPEG-like loss, growing over the first steps; "
@@ -349,38 +401,39 @@ def _card_table(
 
 
 def _defended(recipe: SignRecipe) -> dict[str, Any]:
-    """What the card says of the defense and of the weights begun with, where there were any."""
-    said: dict[str, Any] = {} if recipe.start is None else {"start": Path(recipe.start).name}
+    """Return the training method and the initial weights for the card, where there were any."""
+    facts: dict[str, Any] = {} if recipe.start is None else {"start": Path(recipe.start).name}
     if recipe.defense is not None:
         settings = recipe.defense.settings()
-        said["defence"] = {
+        facts["defence"] = {
             k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if v is not None
         }
-    return said
+    return facts
 
 
-def _sizes(material: SignTrainingData) -> str:
-    signs, held = material.signs, material.held_signs
+def _sizes(training_data: SignTrainingData) -> str:
+    signs, photos = training_data.signs, training_data.photos
+    held_signs, held_photos = training_data.validation_signs, training_data.validation_photos
     return (
-        f"{len(signs)} frames of {len(set(signs.groups))} tracks and {len(material.photos)} "
-        "photos to train on, "
-        f"{len(held)} frames of {len(set(held.groups))} tracks and {len(material.held_photos)} "
-        "photos held out"
+        f"{len(signs)} frames of {len(set(signs.groups))} tracks and {len(photos)} photos to train "
+        f"on, {len(held_signs)} frames of {len(set(held_signs.groups))} tracks and "
+        f"{len(held_photos)} photos held out"
     )
 
 
 def _median_px(dataset: ImageDataset, probes: int = 200) -> int:
-    """Median longer side of the images: small ones teach less about sharp signs."""
+    """Return the median longer side of the images, since small images teach less about sharp
+    signs."""
     indices = np.linspace(0, len(dataset) - 1, min(probes, len(dataset))).astype(int)
     return int(np.median([max(dataset.read(int(i)).shape[:2]) for i in indices]))
 
 
-def _span(rate: Any) -> str:
+def _interval_text(rate: Any) -> str:
     return f"[{rate.low:.1%}, {rate.high:.1%}]"
 
 
-def _plain(found: Mapping[str, RateInterval | int]) -> dict[str, Any]:
-    digits = {k: v.as_dict() if isinstance(v, RateInterval) else v for k, v in found.items()}
+def _plain(measured: Mapping[str, RateInterval | int]) -> dict[str, Any]:
+    digits = {k: v.as_dict() if isinstance(v, RateInterval) else v for k, v in measured.items()}
     return {
         k: {n: round(x, 4) if isinstance(x, float) else x for n, x in v.items()}
         if isinstance(v, dict)

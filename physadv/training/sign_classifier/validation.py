@@ -1,8 +1,7 @@
-"""Judging a sign classifier on what it was not trained on: held-out tracks, held-out photos, and
+"""Evaluation of a sign classifier on data it was not trained on: tracks, background photos and
 street photos.
 
-Each function returns raw rows, one prediction a row; the rates are computed from the rows by
-``rates``.
+Each function returns raw rows, one a prediction; :func:`accuracy_rates` computes rates from them.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ FILLS = (0.6, 1.0)
 
 @dataclass(frozen=True)
 class SignBox:
-    """A sign in a photo: file name and box in pixels."""
+    """A sign in a photo: file name and box in px."""
 
     file: str
     box: tuple[float, float, float, float]
@@ -39,37 +38,48 @@ class SignBox:
 
 
 def read_sign_boxes(path: str | Path) -> list[SignBox]:
-    """Read ``file,x0,y0,x1,y1,note``. Raises DataError naming the line that is not such a box."""
+    """Read a table of columns ``file,x0,y0,x1,y1,note`` from ``path``.
+
+    Raises:
+        DataError: A line is no such box; it is named.
+    """
     file = Path(path)
     if not file.is_file():
-        raise DataError(f"{file}", "no such file", "check the path")
-    found = []
+        raise DataError(f"{file}", "no such file", "Check the path")
+
+    boxes = []
     for line, row in enumerate(csv.DictReader(file.read_text(encoding="utf-8").splitlines()), 2):
         try:
             x0, y0, x1, y1 = (float(row[key]) for key in ("x0", "y0", "x1", "y1"))
             name = row["file"]
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{file}:{line}", f"not a box ({error})", "columns: file,x0,y0,x1,y1,note"
+                f"{file}:{line}", f"not a box ({error})", "Give columns file,x0,y0,x1,y1,note"
             ) from error
         if not (x0 < x1 and y0 < y1):
-            raise DataError(f"{file}:{line}", "the box is empty", "x0 < x1 and y0 < y1 are needed")
-        found.append(SignBox(name, (x0, y0, x1, y1), row.get("note") or ""))
-    return found
+            raise DataError(f"{file}:{line}", "the box is empty", "Give x0 < x1 and y0 < y1")
+        boxes.append(SignBox(name, (x0, y0, x1, y1), row.get("note") or ""))
+    return boxes
 
 
 @torch.no_grad()
 def predict_images(
     net: nn.Module, pictures: Iterable[Array], batch: int = 128
 ) -> list[tuple[int, float]]:
-    """(class, confidence) of each (h, w, 3) uint8 picture, each resized by the net itself."""
-    found: list[tuple[int, float]] = []
+    """Return (class, confidence) of each image, resized to the network's input.
+
+    Args:
+        net: Classifier.
+        pictures: Images (h, w, 3) uint8.
+        batch: Images in one pass.
+    """
+    predictions: list[tuple[int, float]] = []
     waiting: list[Tensor] = []
 
     def flush() -> None:
         if waiting:
             confidence, label = net(torch.cat(waiting)).softmax(1).max(1)
-            found.extend(zip(label.tolist(), confidence.tolist(), strict=True))
+            predictions.extend(zip(label.tolist(), confidence.tolist(), strict=True))
             waiting.clear()
 
     for picture in pictures:
@@ -79,19 +89,21 @@ def predict_images(
         if len(waiting) == batch:
             flush()
     flush()
-    return found
+    return predictions
 
 
 def judge_tracks(net: nn.Module, dataset: ImageDataset) -> list[Row]:
-    """Every frame of a data set as it is, one row each, with its track."""
-    answers = predict_images(net, (dataset.read(i) for i in range(len(dataset))))
+    """Return one row for each frame of ``dataset`` with the prediction of ``net`` and the frame's
+    track."""
+    predictions = predict_images(net, (dataset.read(i) for i in range(len(dataset))))
+
     return [
         _row(
             "held-out tracks",
             dataset.names[i],
             dataset.groups[i],
             int(dataset.labels[i]),
-            *answers[i],
+            *predictions[i],
         )
         for i in range(len(dataset))
     ]
@@ -100,15 +112,23 @@ def judge_tracks(net: nn.Module, dataset: ImageDataset) -> list[Row]:
 def judge_crops(
     net: nn.Module, name: str, pictures: Sequence[tuple[str, Array]], each: int, seed: int
 ) -> list[Row]:
-    """``each`` random square crops, 24 px a side up to the whole, of photos without any of the
-    signs."""
+    """Evaluate a network on random square crops, 24 px a side up to the whole, of photos without
+    signs.
+
+    Args:
+        net: Classifier.
+        name: Name of the set in the rows.
+        pictures: Names and photos (h, w, 3) uint8.
+        each: Number of crops of each photo.
+        seed: Seed of the crops.
+    """
     rows = []
     for photo, picture in pictures:
         rng = numpy_generator(seed, "judge", name, photo)
-        answers = predict_images(net, [_any_crop(picture, rng) for _ in range(each)])
+        predictions = predict_images(net, [_any_crop(picture, rng) for _ in range(each)])
         rows += [
-            _row(name, f"{photo}#{i}", photo, BACKGROUND, *answer)
-            for i, answer in enumerate(answers)
+            _row(name, f"{photo}#{i}", photo, BACKGROUND, *prediction)
+            for i, prediction in enumerate(predictions)
         ]
     return rows
 
@@ -116,24 +136,41 @@ def judge_crops(
 def judge_stop_photos(
     net: nn.Module, folder: str | Path, boxes: Sequence[SignBox], each: int, seed: int
 ) -> list[Row]:
-    """``each`` crops about every boxed stop sign, of random scale (``FILLS``) and shift; the group
-    is the sign."""
+    """Evaluate a network on crops about boxed stop signs, of random scale (``FILLS``) and shift.
+
+    Args:
+        net: Classifier.
+        folder: Folder of the photos.
+        boxes: Boxes of the signs; each is a group in the rows.
+        each: Number of crops of each sign.
+        seed: Seed of the crops.
+    """
     rows = []
+
     for number, sign in enumerate(boxes):
         picture = np.ascontiguousarray(read_rgba(Path(folder) / sign.file)[..., :3])
         rng = numpy_generator(seed, "judge", "stop-photos", number)
-        answers = predict_images(net, [sign_crop(picture, sign.box, rng) for _ in range(each)])
+        predictions = predict_images(net, [sign_crop(picture, sign.box, rng) for _ in range(each)])
+
         group = f"{sign.file}@{sign.box[0]:g},{sign.box[1]:g}"
         rows += [
-            _row("stop photos", f"{group}#{i}", group, STOP, *answer)
-            for i, answer in enumerate(answers)
+            _row("stop photos", f"{group}#{i}", group, STOP, *prediction)
+            for i, prediction in enumerate(predictions)
         ]
+
     return rows
 
 
 def sign_crop(picture: Array, box: Sequence[float], rng: np.random.Generator) -> Array:
-    """A square crop about a box: the longer side spans a random ``FILLS`` share of it, shifted by
-    up to half the rest plus 4 %. Beyond the photo's edge its border is repeated.
+    """Return a square crop about a box, with the photo's border repeated beyond its edge.
+
+    The longer side of the box spans a random ``FILLS`` share of the crop, which is shifted by up to
+    half the rest plus 4 %.
+
+    Args:
+        picture: Photo (h, w, 3) uint8.
+        box: (x0, y0, x1, y1) in px.
+        rng: Source of the draws.
     """
     x0, y0, x1, y1 = box
     fill = rng.uniform(*FILLS)
@@ -141,6 +178,7 @@ def sign_crop(picture: Array, box: Sequence[float], rng: np.random.Generator) ->
     slack = side * ((1 - fill) / 4 + 0.04)
     cx, cy = (x0 + x1) / 2 + rng.uniform(-slack, slack), (y0 + y1) / 2 + rng.uniform(-slack, slack)
     left, top, px = round(cx - side / 2), round(cy - side / 2), max(1, round(side))
+
     pad = max(0, -left, -top, left + px - picture.shape[1], top + px - picture.shape[0])
     padded = (
         cv2.copyMakeBorder(picture, pad, pad, pad, pad, cv2.BORDER_REPLICATE) if pad else picture
@@ -149,7 +187,8 @@ def sign_crop(picture: Array, box: Sequence[float], rng: np.random.Generator) ->
 
 
 def named_photos(folders: Sequence[Path], leave_out: Sequence[str] = ()) -> list[tuple[str, Array]]:
-    """Every photo of some folders by name, without those whose file name is in ``leave_out``."""
+    """Return every photo of ``folders`` with its name, except those whose file name is in
+    ``leave_out``."""
     files = [p for folder in folders for p in list_images(folder) if p.name not in leave_out]
     return [
         (f"{p.parent.name}/{p.name}", np.ascontiguousarray(read_rgba(p)[..., :3])) for p in files
@@ -157,27 +196,30 @@ def named_photos(folders: Sequence[Path], leave_out: Sequence[str] = ()) -> list
 
 
 def accuracy_rates(rows: Sequence[Row]) -> dict[str, dict[str, RateInterval | int]]:
-    """Of each set: ``right`` (the share predicted as labeled) by Wilson over predictions and, as
-    ``by_group``, by bootstrap over tracks, signs or photos; ``groups``, their number; ``stop`` the
-    share of frames called stop.
+    """Return the rates of each set of ``rows``.
+
+    ``right`` is the share predicted as labeled, by Wilson over predictions; ``by_group`` the same
+    by bootstrap over ``groups`` tracks, signs or photos; ``called_stop`` the share predicted as
+    stop.
     """
-    found: dict[str, dict[str, RateInterval | int]] = {}
+    rates: dict[str, dict[str, RateInterval | int]] = {}
     for name in dict.fromkeys(str(r["set"]) for r in rows):
-        mine = [r for r in rows if r["set"] == name]
-        found[name] = _summary(mine)
-        stops = [r for r in mine if r["label"] == STOP]
-        if stops and len(stops) < len(mine):
-            found[f"{name}, stop"] = _summary(stops)
-    return found
+        own = [r for r in rows if r["set"] == name]
+        rates[name] = _summary(own)
+        stops = [r for r in own if r["label"] == STOP]
+        if stops and len(stops) < len(own):
+            rates[f"{name}, stop"] = _summary(stops)
+    return rates
 
 
 def stop_share_by_sign(rows: Sequence[Row]) -> dict[str, float]:
-    """Share of the crops of each boxed stop sign that are called stop, by ``file@x0,y0``."""
-    found: dict[str, list[bool]] = {}
+    """Return the share of crops predicted as stop for each boxed stop sign in ``rows``, by
+    ``file@x0,y0``."""
+    hits_by_sign: dict[str, list[bool]] = {}
     for row in rows:
         if row["set"] == "stop photos":
-            found.setdefault(str(row["group"]), []).append(row["predicted"] == STOP)
-    return {sign: round(sum(hits) / len(hits), 4) for sign, hits in found.items()}
+            hits_by_sign.setdefault(str(row["group"]), []).append(row["predicted"] == STOP)
+    return {sign: round(sum(hits) / len(hits), 4) for sign, hits in hits_by_sign.items()}
 
 
 def _summary(rows: Sequence[Row]) -> dict[str, RateInterval | int]:
