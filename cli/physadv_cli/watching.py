@@ -122,7 +122,7 @@ class CheckWatch:
         if line != self._told:
             self._told = line
             console.print(escape(line))
-        self.remote.say(line)
+        self.remote.set_note(line)
 
     def _prompt(self, step: CheckProgress) -> None:
         """Print the next instruction once for every change of the block to film."""

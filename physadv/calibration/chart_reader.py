@@ -75,7 +75,7 @@ class _ChartLens:
     middle: F64
     reach: float
 
-    def show(self, points: F64) -> F64:
+    def project(self, points: F64) -> F64:
         """Map points (n, 2) in mm to px."""
         offset = (
             cv2.perspectiveTransform(points[None].astype(np.float64), self.matrix)[0] - self.middle
@@ -258,21 +258,23 @@ def _fit_lens(corners: dict[int, F64], width: int, height: int) -> tuple[_ChartL
     start = np.asarray(homography, np.float64).ravel() / homography[2, 2]
     start = np.where(np.abs(start) < 1e-12, 1e-12, start)
     fit = least_squares(
-        lambda v: (lens(v).show(plane) - pixels).ravel(), np.append(np.ones(8), 0.0), x_scale="jac"
+        lambda v: (lens(v).project(plane) - pixels).ravel(),
+        np.append(np.ones(8), 0.0),
+        x_scale="jac",
     )
 
     fitted = lens(np.asarray(fit.x))
-    residual = fitted.show(plane) - pixels
+    residual = fitted.project(plane) - pixels
     return fitted, float(np.sqrt((residual**2).sum(1).mean()))
 
 
 def _cell_px(lens: _ChartLens) -> float:
     """Return the shorter side of a cell where it appears smallest, in px."""
     corners = np.array([[c, r] for c in (0.5, COLUMNS - 1.5) for r in (0.5, ROWS - 1.5)]) * CELL
-    center = lens.show(corners)
+    center = lens.project(corners)
 
     sides = [
-        np.linalg.norm(lens.show(corners + step) - center, axis=1)
+        np.linalg.norm(lens.project(corners + step) - center, axis=1)
         for step in (np.array([CELL, 0]), np.array([0, CELL]))
     ]
     return float(np.min(sides))
@@ -292,7 +294,7 @@ def _edge_mm(gray: Pixels, lens: _ChartLens, indices: list[int]) -> float:
                 [a + t * along + steps[:, None] * inward for t in np.linspace(0.15, 0.85, 15)]
             )
 
-            profile = _sample(gray, lens.show(across.reshape(-1, 2))).reshape(15, -1).mean(0)
+            profile = _sample(gray, lens.project(across.reshape(-1, 2))).reshape(15, -1).mean(0)
             widths.append(_edge_width(profile, steps))
     return float(np.median(widths))
 
@@ -332,7 +334,7 @@ def _read_cells(image: Pixels, lens: _ChartLens) -> tuple[F64, npt.NDArray[np.bo
     )
 
     values = (
-        _sample(image, lens.show(points.reshape(-1, 2)))
+        _sample(image, lens.project(points.reshape(-1, 2)))
         .round()
         .astype(np.uint8)
         .reshape(len(cells), -1, 3)

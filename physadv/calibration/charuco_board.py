@@ -76,6 +76,13 @@ def write_board(path: str | Path, *, paper: Paper = "a4") -> ChartLayout:
 
     Raises:
         GeometryError: The paper is too small.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     layout = write_board(f"{folder}/board.pdf")
+        >>> layout.page
+        (210.0, 297.0)
     """
     page, x, y = chart_origin(paper, COLUMNS * SQUARE, ROWS * SQUARE)
     title = f"Camera board: {COLUMNS} x {ROWS} squares of {SQUARE:.2f} mm"

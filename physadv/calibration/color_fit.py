@@ -244,6 +244,15 @@ def fit_profile(
 
     Raises:
         OptionError: There is no such form of map.
+
+    Example:
+        >>> sent = np.random.default_rng(0).uniform(0, 1, (80, 3))
+        >>> seen = 0.1 + 0.8 * sent
+        >>> valid, pair = np.ones((80, 3), bool), np.zeros(80)
+        >>> measured = ChartMeasurement(sent, seen, valid, pair, 1, 1, {}, 1.0, 1.0)
+        >>> profile = fit_profile(measured, printer="demo")
+        >>> profile.n_patches, profile.de00["mean"] < 0.1
+        (80, True)
     """
     if map_name not in ("auto", *DEGREES):
         raise OptionError(

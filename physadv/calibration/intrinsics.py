@@ -150,6 +150,19 @@ def calibrate_camera(views: Sequence[BoardView], *, camera: str = "") -> CameraP
     Raises:
         CalibrationError: There are too few views or too little tilt, pictures differ in size, or
             the result fits badly or is uncertain.
+
+    Example:
+        >>> inner = np.mgrid[1:COLUMNS, 1:ROWS].reshape(2, -1).T * SQUARE
+        >>> board = np.column_stack([inner, np.zeros(len(inner))]).astype(np.float32)[:, None]
+        >>> matrix = np.array([[900, 0, 639.5], [0, 900, 359.5], [0, 0, 1.0]])
+        >>> center = np.array([-80.0, -110.0, 500.0])
+        >>> views = []
+        >>> for turn in np.mgrid[-0.5:1:0.5, -0.5:1:0.5].reshape(2, -1).T:
+        ...     pixels, _ = cv2.projectPoints(board, np.append(turn, 0), center, matrix, None)
+        ...     views.append(BoardView("view", board, pixels.astype(np.float32), (1280, 720)))
+        >>> profile = calibrate_camera(views, camera="demo")
+        >>> round(profile.fx), profile.width
+        (900, 1280)
     """
     _check_views(views)
     used_views = list(views)

@@ -55,7 +55,7 @@ class FrameSource(ABC):
         total: Number of frames, where known.
         warnings: Lines about lost or skipped frames; grows during iteration.
         settings: Properties that the source reports.
-        tell: Called with a line as soon as something happens that the viewer should know.
+        on_message: Called with a line as soon as something happens that the viewer should know.
     """
 
     kind = "video"
@@ -67,7 +67,7 @@ class FrameSource(ABC):
         self.name = name
         self.warnings: list[str] = []
         self.settings: dict[str, Any] = {}
-        self.tell: Callable[[str], None] = lambda line: None
+        self.on_message: Callable[[str], None] = lambda line: None
 
     @abstractmethod
     def __iter__(self) -> Iterator[CameraFrame]: ...

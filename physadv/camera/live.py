@@ -105,7 +105,7 @@ class LiveSource(FrameSource):
     """A camera or stream: always the newest frame, cut into clips.
 
     A lost source is opened again with pauses of 0.5, 1, 2, 4 and 8 s. Events are reported through
-    ``tell`` as they happen, and kept in ``warnings``.
+    ``on_message`` as they happen, and kept in ``warnings``.
 
     Args:
         name: Name of the source.
@@ -200,7 +200,7 @@ class LiveSource(FrameSource):
     def _try_again(self, lost: str, gone: float) -> OpenedCapture | None:
         pause = FIRST_PAUSE_S
         while self._again is not None and time.monotonic() - gone < self.retry_s:
-            self.tell(f"{lost}; trying again in {pause:g} s")
+            self.on_message(f"{lost}; trying again in {pause:g} s")
             if self._closed.wait(pause):
                 return None
             pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -220,4 +220,4 @@ class LiveSource(FrameSource):
 
     def _say(self, line: str) -> None:
         self.warnings.append(line)
-        self.tell(line)
+        self.on_message(line)

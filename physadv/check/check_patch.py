@@ -80,7 +80,7 @@ def check(
         OptionError: Settings contradict each other, or ``out`` holds another check.
         BundleError: ``bundle`` is none.
         ModelError: The model cannot be loaded, or returns NaN.
-        CaptureError: The source cannot be opened, or no frame could be judged.
+        CaptureError: The source cannot be opened, or no frame could be classified.
 
     Example:
         >>> result = check("runs/twin", bundle="stop-sticker-signs-v1")  # doctest: +SKIP

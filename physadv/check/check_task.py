@@ -197,7 +197,7 @@ class CheckTask:
         *,
         facts: Mapping[str, Any] | None = None,
         remote: RemoteControl | None = None,
-        tell: Callable[[str], None] | None = None,
+        on_message: Callable[[str], None] | None = None,
     ) -> Generator[CheckProgress, None, None]:
         """Classify every frame and write the rows.
 
@@ -206,7 +206,7 @@ class CheckTask:
             folder: Folder of the run; an interrupted check there is continued.
             facts: Further facts for check.json.
             remote: Input of a person who watches.
-            tell: Called with a line when a source is lost or returns.
+            on_message: Called with a line when a source is lost or returns.
 
         Returns:
             A generator of :class:`~physadv.check.session.CheckProgress`; closing it ends the check.
@@ -239,7 +239,7 @@ class CheckTask:
             about={**self.facts, **(facts or {})},
             width=width or None,
             remote=remote,
-            tell=tell,
+            on_message=on_message,
         )
 
 

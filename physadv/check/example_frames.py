@@ -51,7 +51,7 @@ class ExampleFrames:
         self._kept: dict[tuple[str, bool], list[_Kept]] = {}
         self._random = numpy_generator(seed, "examples")
 
-    def offer(self, image: Pixels, corners: Corners | None, row: dict[str, Any]) -> None:
+    def add(self, image: Pixels, corners: Corners | None, row: dict[str, Any]) -> None:
         """Count one classified frame and keep its picture if the reservoir draws it.
 
         Args:
@@ -67,7 +67,7 @@ class ExampleFrames:
         elif (slot := int(self._random.integers(0, self._seen[key]))) < self.keep:
             reservoir[slot] = _Kept(_framed_sign(image, corners), row)
 
-    def take_up(self, folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    def resume(self, folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         """Continue with the pictures that an interrupted run left in ``folder``; ``rows`` are all
         rows of that run."""
         self._seen.update((str(r["block"]), bool(r["success"])) for r in rows)
@@ -80,7 +80,7 @@ class ExampleFrames:
                 reservoir = self._kept.setdefault((str(row["block"]), bool(row["success"])), [])
                 reservoir.append(_Kept(to_uint8(read_image(folder / entry["file"])), row))
 
-    def save_now_and_then(self, folder: Path) -> None:
+    def save_periodically(self, folder: Path) -> None:
         """Save to ``folder`` every ``SAVE_EVERY_S`` seconds, so that a killed run leaves pictures
         too."""
         if time.monotonic() - self._saved >= SAVE_EVERY_S:

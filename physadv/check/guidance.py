@@ -53,24 +53,28 @@ class FilmingGuide:
         blocks: Blocks to be filmed.
         width: Width of the 95 % interval at which a block is finished.
         plan: Views to film, where distances are known.
+
+    Example:
+        >>> FilmingGuide(width=0.1).advise({}, None, None).prompt
+        'Hold up the clean sign: nothing filmed yet'
     """
 
     def __init__(
         self, blocks: Sequence[str] = BLOCKS, *, width: float, plan: ViewPlan | None = None
     ) -> None:
         self.blocks, self.width, self.plan = tuple(blocks), width, plan
-        self._stands: dict[str, StoppingState] = {}
+        self._states: dict[str, StoppingState] = {}
         self._looked = -1
 
-    def stands(
+    def states(
         self, rows: Mapping[str, Sequence[Row]], *, every: int = 10
     ) -> dict[str, StoppingState]:
         """Return the state of each block; computed anew after ``every`` further ``rows`` (rows by
         block)."""
         total = sum(map(len, rows.values()))
         if self._looked < 0 or total - self._looked >= every:
-            self._stands, self._looked = stopping_states(rows, self.width), total
-        return self._stands
+            self._states, self._looked = stopping_states(rows, self.width), total
+        return self._states
 
     def advise(
         self, rows: Mapping[str, Sequence[Row]], location: SignLocation | None, block: str | None
@@ -85,7 +89,7 @@ class FilmingGuide:
         Returns:
             The instructions; ``move`` and ``next`` are empty without a plan or a block.
         """
-        states = self.stands(rows)
+        states = self.states(rows)
         waiting = tuple(b for b in self.blocks if b not in states or not states[b].done)
         prompt = _prompt(block, waiting, states)
         if self.plan is None or block is None:

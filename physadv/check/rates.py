@@ -113,6 +113,17 @@ def draw_conclusion(
     Returns:
         The conclusion; not valid without the patch, without a control, or with a control that
             failed.
+
+    Example:
+        >>> rows = [
+        ...     {"block": b, "clip": clip, "true": b != "patch", "success": b == "patch"}
+        ...     for b in BLOCKS
+        ...     for clip in range(10)
+        ... ]
+        >>> settings = {"true_class": "stop", "goal": "untargeted", "status": "complete"}
+        >>> conclusion = draw_conclusion(tabulate_rates(rows), settings)
+        >>> conclusion.valid, conclusion.notes
+        (True, [])
     """
     notes = _notes(table, settings)
     patch = table.get("patch")

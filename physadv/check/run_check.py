@@ -62,7 +62,7 @@ def run_check(
     about: Mapping[str, Any] | None = None,
     width: float | None = None,
     remote: RemoteControl | None = None,
-    tell: Callable[[str], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> Generator[CheckProgress, None, None]:
     """Classify every frame of ``feeds``; rows and settings are on disk at any time.
 
@@ -89,7 +89,7 @@ def run_check(
         about: Further entries of check.json.
         width: Width of the 95 % interval at which a block is finished; None films to the end.
         remote: Input of a person who watches.
-        tell: Called with a line when a source is lost or returns.
+        on_message: Called with a line when a source is lost or returns.
 
     Yields:
         The progress after each batch and after each frame left out.
@@ -136,7 +136,7 @@ def run_check(
     with _recorded(target, session, feeds, settings), _evaluating(model):
         total = _expected(feeds, max_frames)
         for feed in feeds:
-            feed.source.tell = tell or session.remote.say
+            feed.source.on_message = on_message or session.remote.set_note
             yield from _drain(session, feed, total, settings["attempt"])
         if not any(session.kept.values()):
             reasons = (
@@ -145,7 +145,7 @@ def run_check(
             )
             limit = f"{reasons}{_sizes(session)}"
             raise CaptureError(
-                "no frame could be judged", limit, "Try --locate, --box x0,y0,x1,y1 or --block"
+                "no frame could be classified", limit, "Try --locate, --box x0,y0,x1,y1 or --block"
             )
 
 
@@ -156,7 +156,7 @@ def _take_up(session: CheckSession, folder: Path, earlier: Mapping[str, Any] | N
 
     rows = list(read_rows(folder / ROWS))
     session.remember(rows)
-    session.examples.take_up(folder / EXAMPLES, rows)
+    session.examples.resume(folder / EXAMPLES, rows)
     return int(earlier.get("attempt", 1)) + 1
 
 
@@ -175,7 +175,7 @@ def _drain(
             view = session.view(feed, frame)
             judged = view is not None and (session.add(view) or (source.live and session.flush()))
             if judged:
-                session.examples.save_now_and_then(session.rows.parent / EXAMPLES)
+                session.examples.save_periodically(session.rows.parent / EXAMPLES)
             # A person who holds a page up to a camera must be shown that it is not recognized.
 
             if judged or view is None:

@@ -93,7 +93,7 @@ class CheckSession:
     Attributes:
         rows: File of the rows.
         model: Model under test.
-        question: Rule of the verdict.
+        rule: Rule of the verdict.
         locator: Finds the sign in a frame.
         examples: Sample of frames for the report.
         margin: Share of the sign's side added on each side of a crop.
@@ -115,12 +115,12 @@ class CheckSession:
         kept: Rows by block.
         known: (block, clip, index) of frames that earlier attempts classified.
         refused_px: Sizes of markers that were too small.
-        looking: Newest frame, the sign's location and the block.
+        latest: Newest frame, the sign's location and the block.
     """
 
     rows: Path
     model: CardedModel
-    question: VerdictRule
+    rule: VerdictRule
     locator: Locator
     examples: ExampleFrames
     margin: float
@@ -142,7 +142,7 @@ class CheckSession:
     kept: dict[str, list[Row]] = field(default_factory=lambda: {b: [] for b in BLOCKS})
     known: set[tuple[str, str, int]] = field(default_factory=set)
     refused_px: list[float] = field(default_factory=list)
-    looking: tuple[CameraFrame | None, SignLocation | None, str | None] = (None, None, None)
+    latest: tuple[CameraFrame | None, SignLocation | None, str | None] = (None, None, None)
     _narrow: dict[str, tuple[int, bool]] = field(default_factory=dict)
 
     def full(self, block: str) -> bool:
@@ -193,7 +193,7 @@ class CheckSession:
             or feed.fallback
         )
 
-        self.looking = frame, location, block
+        self.latest = frame, location, block
 
         reason = self._unusable(frame, location, block)
         if reason is not None:
@@ -248,7 +248,7 @@ class CheckSession:
         images = torch.stack([to_tensor(v.pixels) for v in self.waiting]).to(self.device)
         with torch.no_grad():
             prediction = self.model(images)
-        verdicts = frame_verdicts(prediction, [v.box for v in self.waiting], self.question)
+        verdicts = frame_verdicts(prediction, [v.box for v in self.waiting], self.rule)
 
         rows = [_row(v.row, a) for v, a in zip(self.waiting, verdicts, strict=True)]
         append_rows(self.rows, rows)
@@ -272,7 +272,7 @@ class CheckSession:
             true,
             success,
             rows,
-            *self.looking,
+            *self.latest,
         )
 
     def _cut(self, frame: CameraFrame, location: SignLocation, block: str) -> _PreparedFrame:
@@ -309,7 +309,7 @@ class CheckSession:
 
     def _count(self, view: _PreparedFrame, row: Row) -> None:
         self._tally(row)
-        self.examples.offer(view.frame.image, view.place.corners, row)
+        self.examples.add(view.frame.image, view.place.corners, row)
         self.newest = row
 
     def _tally(self, row: Row) -> None:

@@ -79,6 +79,15 @@ def cut_contour(bundle: PatchBundle, rect: PageRect, corner_radius: float = 0.3)
 
     Raises:
         GeometryError: The radius exceeds half the shorter side.
+
+    Example:
+        >>> from physadv.core.package_data import bundle_folder
+        >>> from physadv.patches.bundle import read_bundle
+        >>> from pathlib import Path
+        >>> bundle = read_bundle(bundle_folder(Path("stop-sticker-signs-v1")))
+        >>> contours = cut_contour(bundle, PageRect(10, 10, 50, 50), corner_radius=2)
+        >>> len(contours), round(float(contours[0].min()), 2)
+        (1, 10.0)
     """
     limit = min(rect.w, rect.h) / 2
     if corner_radius > limit + 1e-9:

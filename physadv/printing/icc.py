@@ -122,7 +122,7 @@ class PressProfile:
         as white."""
         return self._predicted(rgb, ImageCms.createProfile("sRGB"), "RGB")
 
-    def judge(
+    def compare(
         self, rgb: Array, inside: npt.NDArray[np.bool_]
     ) -> tuple[SoftProof, npt.NDArray[np.float64]]:
         """Predict how far the print deviates from the design.

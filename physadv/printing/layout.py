@@ -146,6 +146,10 @@ def smallest_paper(width: float, height: float) -> str:
 
     Raises:
         GeometryError: No paper takes it.
+
+    Example:
+        >>> smallest_paper(150, 150), smallest_paper(350, 200)
+        ('a4', 'a3')
     """
     for name in PAPERS:
         if fits_paper(width, height, name):
@@ -204,6 +208,11 @@ def sign_page_layout(paper: Paper, block: str) -> SignPageLayout:
 
     Returns:
         The layout.
+
+    Example:
+        >>> layout = sign_page_layout("a4", "patch")
+        >>> round(layout.sign.w), sorted(layout.markers)
+        (190, [8, 9, 10, 11])
     """
     width, height = sorted(paper_size(paper))
     header, footer, tall = 15.0, 9.0, 1 + 2 * (MARKER + GAP)

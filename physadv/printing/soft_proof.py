@@ -27,7 +27,7 @@ def write_proof(bundle: PatchBundle, press: PressProfile, pdf: Path) -> tuple[Pa
         The picture's path, and the figures over the sticker's mask.
     """
     rgb, inside = to_uint8(bundle.patch), to_uint8(bundle.mask)[:, :, 0] >= 128
-    proof, off = press.judge(rgb, inside)
+    proof, off = press.compare(rgb, inside)
     heat = np.clip(off / (4 * FAR) * 255, 0, 255).astype(np.uint8)
     missed = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 

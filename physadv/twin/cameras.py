@@ -138,7 +138,12 @@ def cameras_named(names: Sequence[str]) -> tuple[VirtualCamera, ...]:
 
 def leave_out(camera: VirtualCamera, effects: Collection[str]) -> VirtualCamera:
     """Return ``camera`` without those of its ``EFFECTS`` that ``effects`` names; other names are
-    ignored."""
+    ignored.
+
+    Example:
+        >>> leave_out(PHONE, ["noise", "distortion"]).k1
+        0.0
+    """
     changes = {
         key: value for effect in EFFECTS if effect in effects for key, value in _OFF[effect].items()
     }

@@ -191,7 +191,7 @@ def _stored(picture: U8, quality: int) -> U8:
 def _cut_out(photo: U8, view: CameraView, width_mm: float, size: int) -> U8:
     """Cut out the sheet's square by its true corners, as an experimenter does by printed marks."""
     half = width_mm / 2
-    corners = view.show(np.array([[-half, -half], [half, -half], [half, half], [-half, half]]))
+    corners = view.project(np.array([[-half, -half], [half, -half], [half, half], [-half, half]]))
 
     target = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
     shift = np.float32(0.5)

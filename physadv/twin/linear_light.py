@@ -31,7 +31,12 @@ _TABLE: F32 = srgb_to_light(np.arange(256) / 255).astype(np.float32)
 
 
 def to_linear(image: U8) -> F32:
-    """Convert ``image`` (h, w, 3) uint8 sRGB to linear light in [0, 1], float32."""
+    """Convert ``image`` (h, w, 3) uint8 sRGB to linear light in [0, 1], float32.
+
+    Example:
+        >>> to_linear(np.array([[[0, 255, 255]]], np.uint8)).tolist()
+        [[[0.0, 1.0, 1.0]]]
+    """
     return np.asarray(np.take(_TABLE, image), np.float32)
 
 

@@ -29,7 +29,7 @@ class CameraView:
     focal_px: float
     size: tuple[int, int]
 
-    def show(self, points_mm: F64) -> F64:
+    def project(self, points_mm: F64) -> F64:
         """Map ``points_mm`` (n, 2) on the plane to pixels."""
         return distort_points(
             project_points(self.plane_to_px, points_mm), self.k1, self.focal_px, self.size
@@ -78,14 +78,14 @@ def draw_texture(
         The window (x0, y0, x1, y1) and its premultiplied RGBA; None where the plane is out of view.
     """
     half = texture.side_mm / 2
-    outline = view.show(np.array([[-half, -half], [half, -half], [half, half], [-half, half]]))
+    outline = view.project(np.array([[-half, -half], [half, -half], [half, half], [-half, half]]))
     window = _window_of(outline, view.size, pad)
     if window is None:
         return None
 
     width_px = float(np.linalg.norm(outline - np.roll(outline, 1, 0), axis=1).max())
     fine = 3 if width_px < 150 else 2
-    level = texture.for_step(texture.side_mm / (width_px * fine))
+    level = texture.level_for(texture.side_mm / (width_px * fine))
 
     n = level.shape[0]
     x, y = view.plane_grid(window, fine)
@@ -119,7 +119,7 @@ def draw_sign_pole(
     ends = np.array(
         [[-radius_mm, top_mm], [radius_mm, top_mm], [radius_mm, 2500.0], [-radius_mm, 2500.0]]
     )
-    window = _window_of(view.show(ends), view.size, 2)
+    window = _window_of(view.project(ends), view.size, 2)
     if window is None:
         return
 

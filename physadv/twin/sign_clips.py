@@ -199,7 +199,7 @@ class SignClip:
 
     def _truth(self, index: int, view: CameraView) -> dict[str, Any]:
         pose, h = self._path[index], self.side / 2
-        corners = view.show(np.array([[-h, -h], [h, -h], [h, h], [-h, h]]))
+        corners = view.project(np.array([[-h, -h], [h, -h], [h, h], [-h, h]]))
         return {
             "corners": np.round(corners, 3).tolist(),
             "distance_m": round(pose.distance_mm / 1000, 4),

@@ -49,7 +49,7 @@ class PlaneTexture:
     levels: tuple[F32, ...]
     side_mm: float
 
-    def for_step(self, mm: float) -> F32:
+    def level_for(self, mm: float) -> F32:
         """Return the coarsest level whose pixels are at most ``mm`` wide."""
         fitting = [level for level in self.levels if self.side_mm / level.shape[0] <= mm]
         return fitting[-1] if fitting else self.levels[0]

@@ -71,6 +71,12 @@ def sign_homography(pose: SignPose, focal_px: float, size: tuple[int, int]) -> F
 
     Returns:
         Homography (3, 3) from mm, relative to the sign's center.
+
+    Example:
+        >>> pose = SignPose(2000, yaw=0, pitch=0, roll=0, u=320, v=240)
+        >>> h = sign_homography(pose, focal_px=500, size=(640, 480))
+        >>> project_points(h, np.array([[0.0, 0.0], [400.0, 0.0]])).round(6).tolist()
+        [[320.0, 240.0], [420.0, 240.0]]
     """
     camera = np.array([[focal_px, 0, size[0] / 2], [0, focal_px, size[1] / 2], [0, 0, 1]])
     ray = np.linalg.inv(camera) @ np.array([pose.u, pose.v, 1.0])

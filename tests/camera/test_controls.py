@@ -189,7 +189,7 @@ def test_lost_and_found_again() -> None:
         retry_s=5,
         again=again,
     )
-    source.tell = told.append
+    source.on_message = told.append
     frames = []
     for frame in source:
         frames.append(frame)

@@ -241,7 +241,7 @@ def test_only_this_machine_may_look_and_only_the_page_may_steer(served: LivePage
     assert ask(served, "POST", "/block/left", X_Token=served.token)[0] == 404
     assert ask(served, "POST", "/stop", X_Token=served.token)[0] == 200
     assert (served.remote.block, served.remote.stopped) == ("patch", True)
-    served.remote.say("camera 0 fell silent")
+    served.remote.set_note("camera 0 fell silent")
     assert json.loads(ask(served, "GET", "/state.json")[1])["note"] == "camera 0 fell silent"
 
 

@@ -99,7 +99,7 @@ def test_lens_inverse(k1: float) -> None:
     pose = SignPose(3000.0, 25.0, -8.0, 4.0, 500.0, 120.0)
     view = CameraView(sign_homography(pose, 500.0, (640, 480)), k1, 500.0, (640, 480))
     points = np.array([[-300.0, -200.0], [0, 0], [310, 250], [100, -350]])
-    for point, seen in zip(points, view.show(points), strict=True):
+    for point, seen in zip(points, view.project(points), strict=True):
         x, y = (int(v) for v in np.floor(seen))
         gx, gy = view.plane_grid((x, y, x + 1, y + 1), 41)
         near = np.argmin(np.hypot(gx - point[0], gy - point[1]))
@@ -114,8 +114,8 @@ def test_pose_conventions() -> None:
     is farther and shorter."""
     pose = SignPose(4000.0, 30.0, 0.0, 0.0, 320.0, 240.0)
     view = CameraView(sign_homography(pose, 600.0, (640, 480)), 0.0, 600.0, (640, 480))
-    square = view.show(np.array([[-381.0, -381.0], [381, -381], [381, 381], [-381, 381]]))
-    assert np.allclose(view.show(np.zeros((1, 2))), [[320, 240]])
+    square = view.project(np.array([[-381.0, -381.0], [381, -381], [381, 381], [-381, 381]]))
+    assert np.allclose(view.project(np.zeros((1, 2))), [[320, 240]])
     assert square[2, 1] - square[1, 1] < square[3, 1] - square[0, 1]
     away = pose_rotation(pose)[:, 2]
     assert np.rad2deg(np.arctan2(-away[0], away[2])) == pytest.approx(30)

@@ -83,7 +83,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
                 f"rows go to {folder}; a run that is cut off resumes with the same command and "
                 f"--out {folder}"
             )
-        steps = task.run(sources, folder, facts=twin, remote=remote, tell=watch.tell)
+        steps = task.run(sources, folder, facts=twin, remote=remote, on_message=watch.tell)
         with closing(steps):
             watch.follow(steps)
     checking.report_run(folder, run)

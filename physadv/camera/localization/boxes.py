@@ -50,6 +50,10 @@ def crop_square(image: Pixels, x: int, y: int, side: int) -> Pixels:
 
     Returns:
         The square (side, side, 3).
+
+    Example:
+        >>> crop_square(np.zeros((48, 64, 3), np.uint8), x=-4, y=0, side=20).shape
+        (20, 20, 3)
     """
     h, w = image.shape[:2]
     left, top, right, bottom = max(0, -x), max(0, -y), max(0, x + side - w), max(0, y + side - h)

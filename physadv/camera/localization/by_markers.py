@@ -31,6 +31,11 @@ def by_fiducials(*, least_px: float = LEAST_PX) -> Locator:
 
     A page with fewer than two markers in view is not found; with markers smaller than ``least_px``
     it is refused.
+
+    Example:
+        >>> locate = by_fiducials()
+        >>> locate(CameraFrame(np.full((48, 64, 3), 255, np.uint8), 0.0, "clip", None, 0)) is None
+        True
     """
     detector = _detector()
 

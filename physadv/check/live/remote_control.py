@@ -10,7 +10,14 @@ from physadv.core.errors import OptionError
 
 class RemoteControl:
     """Input of a person at a window or a page. The block is used where neither source nor markers
-    name one."""
+    name one.
+
+    Example:
+        >>> remote = RemoteControl()
+        >>> remote.choose("blank")
+        >>> remote.block, remote.stopped
+        ('blank', False)
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -52,7 +59,7 @@ class RemoteControl:
         with self._lock:
             self._stopped = True
 
-    def say(self, note: str) -> None:
+    def set_note(self, note: str) -> None:
         """Set the ``note`` that the viewer is shown."""
         with self._lock:
             self._note = note
