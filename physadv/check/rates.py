@@ -112,7 +112,7 @@ def draw_conclusion(
 
     Returns:
         The conclusion; not valid without the patch, without a control, or with a control that
-            failed.
+        failed.
 
     Example:
         >>> rows = [

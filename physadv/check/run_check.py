@@ -176,8 +176,8 @@ def _drain(
             judged = view is not None and (session.add(view) or (source.live and session.flush()))
             if judged:
                 session.examples.save_periodically(session.rows.parent / EXAMPLES)
-            # A person who holds a page up to a camera must be shown that it is not recognized.
 
+            # A person who holds a page up to a camera must be shown that it is not recognized.
             if judged or view is None:
                 yield session.progress(total)
             if _enough(session, feed):

@@ -179,7 +179,7 @@ class CheckSession:
 
         Returns:
             The prepared frame, or None for a frame that is left out (and counted) or already
-                classified.
+            classified.
         """
         frame = frame if feed.block is None else replace(frame, block=feed.block)
         if frame.block is not None and (frame.block, frame.clip, frame.index) in self.known:
@@ -192,13 +192,13 @@ class CheckSession:
             or self.remote.block
             or feed.fallback
         )
-
         self.latest = frame, location, block
 
         reason = self._unusable(frame, location, block)
         if reason is not None:
             self.left_out[reason] += 1
             return None
+        # Frames that are not needed are neither used nor counted as left out.
         if (
             location is None
             or block is None
@@ -209,7 +209,6 @@ class CheckSession:
 
         if location.block in BLOCKS and location.block != block:
             self.contradicted[f"{block} frames carry the markers of the {location.block} page"] += 1
-
         if location.note is not None:
             self.contradicted[location.note] += 1
 

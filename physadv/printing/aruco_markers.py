@@ -93,7 +93,7 @@ def corners_from_markers(
 
     Returns:
         Corners (4, 2) in pixels, top-left first, clockwise, in the pixel convention of
-            ``marker_corners``; None with fewer markers.
+        ``marker_corners``; None with fewer markers.
 
     Raises:
         GeometryError: The block is unknown.
