@@ -1,11 +1,13 @@
-"""How this process computes: set once at the start of a command."""
+"""Settings of torch for a command, made once at its start."""
 
 from __future__ import annotations
 
 
 def prepare_torch(threads: int = 0) -> None:
-    """Flush denormals, which slow small nets down many times over, and take ``threads`` CPU threads
-    where asked."""
+    """Flush denormals and use ``threads`` CPU threads, or as many as torch chooses where 0.
+
+    Denormal numbers slow small networks down many times over.
+    """
     import torch
 
     torch.set_flush_denormal(True)

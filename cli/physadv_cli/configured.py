@@ -1,8 +1,8 @@
 """Commands made of configuration dataclasses: options, ``--config FILE.toml``, help and defaults.
 
-Each field of a :class:`physadv.core.config.Config` becomes one option (or argument) with the field's
-type, default and help; beside them stand the options of every run (``--out``, ``--json``, ...). A file
-given with ``--config`` supplies defaults, so options on the command line overrule it.
+Each field of a :class:`physadv.core.config.Config` becomes one option (or argument) with the
+field's type, default and help; beside them stand the options of every run (``--out``, ``--json``,
+...). A file given with ``--config`` supplies defaults, so options on the command line overrule it.
 """
 
 from __future__ import annotations
@@ -184,7 +184,8 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _cli_type(kind: Any, note: ConfigField) -> Any:
-    """The type that Typer converts to: pairs are text, tuples lists, and paths complete as paths."""
+    """The type that Typer converts to: pairs are text, tuples lists, and paths complete as
+    paths."""
     plain = options.plain_type(kind)
     optional = plain is not kind
     if note.separator:
@@ -268,7 +269,7 @@ def parse_numbers(
         raise OptionError(
             f"{option} {text!r}",
             f"{_COUNTS[count]} numbers are needed",
-            f"write {option} {form or _EXAMPLES[separator]}",
+            f"Write {option} {form or _EXAMPLES[separator]}",
         )
     return tuple(int(n) if n.is_integer() else n for n in numbers)
 

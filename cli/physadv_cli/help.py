@@ -1,4 +1,5 @@
-"""Help and usage of the commands: their order, plain value names, examples, default sub-commands."""
+"""Help and usage of the commands: their order, plain value names, examples, default
+sub-commands."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ class OrderedGroup(TyperGroup):
 
 
 class DefaultGroup(OrderedGroup):
-    """A group that is a command itself: ``patch verify ...`` verifies, ``patch ...`` makes a patch."""
+    """A group that is a command itself: ``patch verify ...`` verifies, ``patch ...`` makes a
+    patch."""
 
     @property
     def default_command(self) -> Any:

@@ -22,7 +22,7 @@ from rich.text import Text
 LAST_PANELS = ("Run", "Output")
 """Panels that stand last, in this order, on every page."""
 REQUIRED = "required"
-"""Words in place of the default of an option that another one may replace, so must be checked later."""
+"""Words in place of the default of an option that another one may replace."""
 _WIDEST_NAME = 32
 _EXAMPLE = "Example: "
 _STYLES = {
@@ -212,7 +212,8 @@ def _broken(example: str, width: int) -> list[str]:
 
 
 def _print_indented(text: Text, columns: int, console: Console) -> None:
-    """Print wrapped text without spaces at the ends of lines, which would spoil a pasted command."""
+    """Print wrapped text without spaces at the ends of lines, which would spoil a pasted
+    command."""
     for line in text.wrap(console, console.width - columns - 1):
         line.rstrip()
         console.print(Text(" " * columns) + line, soft_wrap=True)

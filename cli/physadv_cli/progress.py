@@ -38,7 +38,8 @@ class ProgressDisplay(Protocol):
         ...
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """Set ``completed``, ``total``, ``description`` or ``note`` of a task, or ``advance`` it."""
+        """Set ``completed``, ``total``, ``description`` or ``note`` of a task, or ``advance``
+        it."""
         ...
 
 
@@ -109,8 +110,8 @@ def _duration(seconds: float) -> str:
 def bar(*, transient: bool = False) -> ProgressDisplay:
     """Return a progress display on stderr, to be used in a ``with`` statement.
 
-    On a terminal it is a bar with count, note and time left, removed at the end where ``transient``;
-    elsewhere a plain line every few seconds.
+    On a terminal it is a bar with count, note and time left, removed at the end where
+    ``transient``; elsewhere a plain line every few seconds.
     """
     if not console.is_terminal:
         return PlainProgress()

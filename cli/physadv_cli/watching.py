@@ -1,4 +1,5 @@
-"""Watching a check while it runs: progress, prompts, and the live picture in a window or on a page."""
+"""Watching a check while it runs: progress, prompts, and the live picture in a window or on a
+page."""
 
 from __future__ import annotations
 

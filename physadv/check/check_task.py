@@ -62,8 +62,8 @@ class CheckGoal:
         if config.bundle is None:
             if config.model is None or config.goal is None or config.true_class is None:
                 raise OptionError(
-                    "no --bundle",
-                    "without one, --model, --goal and --true-class must be given",
+                    "No --bundle is given",
+                    "without one, --model, --goal and --true-class are needed",
                     "Name the bundle that was printed",
                 )
             return cls(
@@ -335,5 +335,7 @@ def _parse_distance(text: str | None) -> float | None:
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(mm|cm|m)?\s*", text)
     if match is None:
-        raise OptionError(f"--distance {text}", "a length is needed", "Write 2.5m, 250cm or 2500mm")
+        raise OptionError(
+            f"--distance {text!r}", "a length is needed", "Write 2.5m, 250cm or 2500mm"
+        )
     return float(match[1]) * _METERS[match[2] or "m"]

@@ -23,7 +23,8 @@ def attack(config: AttackConfig, run: RunOptions) -> None:
 
     One attack bounds robustness from above only; `physadv evaluate` runs the whole ensemble.
 
-    Example: physadv attack --model signs --data gtsrb.zip --attack pgd --threat linf:8/255 --steps 40
+    Example: physadv attack --model signs --data gtsrb.zip --attack pgd --threat linf:8/255 --steps
+    40
     --limit 200
 
     Example: physadv attack --model signs --data gtsrb.zip --attack apgd --target stop --save

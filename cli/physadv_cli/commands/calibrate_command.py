@@ -61,7 +61,9 @@ def chart(config: ChartConfig, run: RunOptions) -> None:
         content = f"board of {SQUARE:.2f} mm squares"
         following = "physadv calibrate camera photos/"
     else:
-        raise OptionError(f"--kind {kind}", "color or charuco", "leave it out for the color chart")
+        raise OptionError(
+            f"--kind {kind!r}", "it must be color or charuco", "Leave it out for the color chart"
+        )
 
     result = {
         "pdf": path,

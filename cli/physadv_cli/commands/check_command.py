@@ -37,7 +37,7 @@ def register(app: typer.Typer, panel: str) -> None:
     app.command(
         "check",
         cls=_ServeWithoutPort,
-        short_help="Success of a patch on filmed or simulated signs, with both controls. Resumable.",
+        short_help="Success of a patch on filmed or simulated signs, with controls. Resumable.",
         rich_help_panel=panel,
     )(from_config(check, CheckConfig))
 
@@ -46,8 +46,8 @@ def check(config: CheckConfig, run: RunOptions) -> None:
     """Run a model on filmed or simulated signs and report success with intervals, beside controls.
 
     A camera sorts its frames into blocks by the printed markers: hold up the clean, the blank and
-    the patch page in turn. The check ends when all intervals are narrow enough, or with Ctrl-C: what
-    was measured is kept and reported. A stopped or killed run resumes with the same --out.
+    the patch page in turn. The check ends when all intervals are narrow enough, or with Ctrl-C:
+    what was measured is kept and reported. A stopped or killed run resumes with the same --out.
 
     Example: physadv check 0 --bundle patches/stop-sticker-signs-v1 --serve
 

@@ -27,6 +27,7 @@ class DemoConfig(Config):
     clips: shared.ClipCount = 8
     frames: shared.FrameCount = 20
     seed: shared.Seed = 0
+    device: shared.Device = "auto"
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -48,7 +49,7 @@ def demo(config: DemoConfig, run: RunOptions) -> None:
     from physadv.demo import demo_settings
 
     folder = run.open_folder(config)
-    settings = demo_settings(steps=config.steps, seed=config.seed)
+    settings = demo_settings(steps=config.steps, seed=config.seed, device=config.device)
     result = run_stations(settings, folder, clips=config.clips, frames=config.frames)
     run.finish(result, _in_words(result))
 

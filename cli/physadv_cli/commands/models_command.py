@@ -1,4 +1,5 @@
-"""``physadv models``: the models known by name, their cards, their weights, and checks of a model."""
+"""``physadv models``: the models known by name, their cards, their weights, and checks of a
+model."""
 
 from __future__ import annotations
 
@@ -146,7 +147,9 @@ def fetch(
     _print_origin(card, source)
     if not yes and not _accepted():
         raise OptionError(
-            f"the license of {name}", "was not accepted", "give --accept-license once you accept it"
+            f"The license of '{name}' was not accepted",
+            "weights are fetched only with it",
+            "Give --accept-license once you accept it",
         )
     path = _fetch(card, source)
     run.finish({"name": name, "path": path, "fetched": True}, f"{name} is installed: {path}")

@@ -135,12 +135,12 @@ def run_patch(
     }
     if measured.detection:
         result["detection"] = {
-            block: found.as_dict() for block, found in measured.detection.items()
+            block: rates.as_dict() for block, rates in measured.detection.items()
         }
     summary = (
         f"held-out draws (simulated): sticker succeeds in {measured.success}; blank sticker "
         f"{measured.blank_success}; clean control recognized {measured.clean_recognised}\n"
-        f"{said_of_detector(measured.detection)}"
+        f"{_detector_lines(measured.detection)}"
         f"bundle: {bundle.folder}\nnext: physadv print {bundle.folder}"
     )
     return result, summary
@@ -174,12 +174,11 @@ def _measure(run: PatchRun) -> tuple[PatchBundle, PatchMeasurement]:
         return run.finish(lambda done: progress.update(work, completed=done))
 
 
-def said_of_detector(blocks: Mapping[str, Any]) -> str:
-    """One line a block: misses, AP and extra boxes, apart from each other; nothing for a
-    classifier."""
+def _detector_lines(blocks: Mapping[str, Any]) -> str:
+    """Misses, AP and extra boxes of a detector, a line a block; nothing for a classifier."""
     return "".join(
-        f"  {block:5}  misses {found.fnr}; AP50 {found.ap}; extra boxes a picture {found.extra}\n"
-        for block, found in blocks.items()
+        f"  {block:5}  misses {rates.fnr}; AP50 {rates.ap}; extra boxes a picture {rates.extra}\n"
+        for block, rates in blocks.items()
     )
 
 
@@ -223,7 +222,7 @@ def verify(config: VerifyConfig, run: RunOptions) -> None:
         raise BundleError(
             f"{config.bundle}",
             f"success {success} does not agree with the card's {outcome.claimed}",
-            "make the patch anew",
+            "Make the patch anew",
         )
 
 
@@ -287,7 +286,7 @@ def parse_models(
             raise OptionError(
                 f"--weights {text}",
                 f"{owner} {limit}",
-                "write --weights NAME=FILE, once for each model",
+                "Write --weights NAME=FILE, once for each model",
             )
         files[owner] = file if sign else text
     further = tuple(f"{n}={files[n]}" if n in files else n for n in names[1:])

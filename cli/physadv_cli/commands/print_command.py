@@ -1,4 +1,5 @@
-"""``physadv print``: a bundle's print sheet as a PDF true to the millimeter, its cut line as SVG."""
+"""``physadv print``: a bundle's print sheet as a PDF true to the millimeter, its cut line as
+SVG."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def _signs(path: Path, patch: PatchBundle) -> tuple[list[PhotoScene], list[SignF
 
     large = [p for p in photos if cv2.contourArea(p.corners.astype(np.float32)) >= 256]
     if not large:
-        raise DataError(f"{path}", "no sign in it is 16 px wide", "use larger photos")
+        raise DataError(f"{path}", "no sign in it is 16 px wide", "Use larger photos")
 
     rows = patch.folder / "rows.jsonl"
     groups = {str(row.get("group")) for row in read_rows(rows)} if rows.is_file() else set()
