@@ -25,6 +25,7 @@ from physadv.eot.transforms.codec import CodecDraw, CodecRanges, FileOrStream
 from physadv.eot.transforms.exposure import Exposure, ExposureRanges
 from physadv.eot.transforms.sensor import demosaic_bilinear, demosaic_with_kornia
 from physadv.eot.transforms.sharpening import sharpen_picture, sharpen_with_kornia
+from physadv.eot.transforms.tone import apply_tone, apply_tone_with_kornia
 
 
 def pictures(size: int = 48, count: int = 2) -> Tensor:
@@ -78,6 +79,13 @@ def test_motion_of_an_odd_length_is_kornias_along_the_rows() -> None:
     torch.testing.assert_close(own, kornias, atol=0.01, rtol=0)
 
 
+def test_tone_is_kornias() -> None:
+    """Contrast, brightness and gamma are those of kornia's three functions."""
+    drawn = (torch.tensor([0.8, 1.2]), torch.tensor([-0.05, 0.08]), torch.tensor([0.8, 1.3]))
+    own, kornias = apply_tone(pictures(), *drawn), apply_tone_with_kornia(pictures(), *drawn)
+    torch.testing.assert_close(own, kornias, atol=1e-5, rtol=0)
+
+
 def test_thin_plate_is_kornias() -> None:
     """Bending of up to 3 mm on 100 mm differs by under 0.25 mm, all that kornia's solver misses."""
     shift = 3 * (2 * torch.rand(2, CONTROL, CONTROL, 2, generator=generator(0, "plate")) - 1)
@@ -113,7 +121,7 @@ def test_the_whole_camera_renders_on_kornia() -> None:
         draw = pipeline.sample(scenes, generator(1, "eot"))
         mask = make_mask("rectangle", 190, 150, longest_px=32)
         seen.append(pipeline.apply(patch, mask, Placement(190, 150, (0.0, 95.0)), scenes, draw))
-    assert sum("kornia" in stage.backends for stage in STAGES) == 7
+    assert sum("kornia" in stage.backends for stage in STAGES) == 8
     gap = (seen[0] - seen[1]).detach()
     assert float(gap.square().mean().sqrt()) < 0.05
     (gradient,) = torch.autograd.grad(seen[1].sum(), patch)

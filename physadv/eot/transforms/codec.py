@@ -165,13 +165,14 @@ def _table(base: tuple[int, ...], quality: Tensor) -> Tensor:
 
 
 def _soft_round(x: Tensor) -> Tensor:
-    """Round with a usable gradient: 1 where the value survives, 3 x^2 where it is rounded to
-    nothing.
+    """Round with a usable gradient: 1 where the value survives, 3 x^2 where nothing is left of it.
 
     The first is the straight-through estimate; the second is Shin & Song's (2017), which lets a
     lost coefficient come back once it is near the threshold without pretending that it passes.
     """
     whole = x.detach().round()
+    if not x.requires_grad:
+        return whole
     slope = torch.where(whole != 0, torch.ones_like(whole), 3 * x.detach() ** 2)
     return whole + slope * (x - x.detach())
 
@@ -181,9 +182,14 @@ def quantize_blocks(plane: Tensor, table: Tensor) -> Tensor:
     blocks."""
     b, c, h, w = plane.shape
     matrix = _dct().to(plane)
-    blocks = plane.view(b, c, h // 8, 8, w // 8, 8).transpose(3, 4)
-    coefficients = _soft_round(matrix @ blocks @ matrix.T / table) * table
-    return (matrix.T @ coefficients @ matrix).transpose(3, 4).reshape(b, c, h, w)
+    steps = table.transpose(3, 4)  # (b, c or 1, 1, 8, 1, 8), as the blocks lie in memory
+
+    # Rows of blocks and then their columns, without a copy that gathers each block.
+    down = matrix @ plane.reshape(b, c, h // 8, 8, w)
+    coefficients = down.view(b, c, h // 8, 8, w // 8, 8) @ matrix.T
+    kept = _soft_round(coefficients / steps) * steps
+    back = (kept @ matrix).view(b, c, h // 8, 8, w)
+    return (matrix.T @ back).view(b, c, h, w)
 
 
 def differentiable_jpeg(image: Tensor, quality: Tensor) -> Tensor:
@@ -236,24 +242,40 @@ def to_ycc(image: Tensor) -> Tensor:
 
     kornia's rgb_to_ycbcr has rounded coefficients.
     """
-    matrix = torch.tensor(_TO_YCC, device=image.device, dtype=image.dtype)
-    return torch.einsum("ij,bjhw->bihw", matrix, image)
+    return _mixed(_ycc_matrix(image), image)
 
 
 def from_ycc(ycc: Tensor) -> Tensor:
     """Return RGB of ``ycc`` (b, 3, h, w); the inverse of :func:`to_ycc`."""
-    matrix = torch.tensor(_TO_YCC, device=ycc.device, dtype=ycc.dtype)
-    return torch.einsum("ij,bjhw->bihw", torch.linalg.inv(matrix), ycc)
+    return _mixed(torch.linalg.inv(_ycc_matrix(ycc)), ycc)
+
+
+def _ycc_matrix(like: Tensor) -> Tensor:
+    return torch.tensor(_TO_YCC, device=like.device, dtype=like.dtype)
+
+
+def _halved(image: Tensor) -> Tensor:
+    """Return the mean of 2 x 2 pixels; sums of slices take a third of avg_pool2d's CPU time."""
+    down = image[..., 0::2, :] + image[..., 1::2, :]
+    return (down[..., 0::2] + down[..., 1::2]) / 4
+
+
+def _mixed(matrix: Tensor, image: Tensor) -> Tensor:
+    """Return (b, n, h, w): channels of (b, c, h, w) mixed by an (n, c) matrix."""
+    return (matrix @ image.flatten(2)).view(len(image), len(matrix), *image.shape[2:])
 
 
 def _coded(image: Tensor, luma_table: Tensor, chroma_table: Tensor) -> Tensor:
     height, width = image.shape[-2:]
-    padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate") * 255
+    scaled = image * 255
+    if height % 16 or width % 16:
+        scaled = F.pad(scaled, (0, -width % 16, 0, -height % 16), mode="replicate")
 
-    ycc = to_ycc(padded)
-
-    luma = quantize_blocks(ycc[:, :1] - 128, luma_table) + 128
-    chroma = quantize_blocks(F.avg_pool2d(ycc[:, 1:], 2), chroma_table)
+    # Chroma of the mean of four pixels is the mean of their chroma.
+    matrix = _ycc_matrix(image)
+    luma_row, chroma_rows = matrix[:1], matrix[1:]
+    luma = quantize_blocks(_mixed(luma_row, scaled) - 128, luma_table) + 128
+    chroma = quantize_blocks(_mixed(chroma_rows, _halved(scaled)), chroma_table)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
 
     decoded = from_ycc(torch.cat([luma, chroma], 1)) / 255

@@ -8,10 +8,10 @@ takes a fixed number of fixed-point steps, which leave up to 0.07 px or cost 13 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,14 @@ def focal_length_px(width_px: float, field_of_view_deg: float) -> float:
     return width_px / 2 / math.tan(math.radians(field_of_view_deg) / 2)
 
 
+class _Inverse(NamedTuple):
+    """The inverse of b lenses at the Chebyshev nodes of a picture, in float64."""
+
+    shift: Tensor  # (b, nodes, nodes, 2) from the lens's picture to the pinhole's, px
+    scale: Tensor  # (b, nodes, nodes) px of the pinhole's picture a px of the lens's
+    error_px: float  # of the polynomial through the shifts
+
+
 @dataclass(frozen=True)
 class BrownLens:
     """Brown's distortion of b pictures; lengths are in units of half the picture's width.
@@ -97,6 +105,9 @@ class BrownLens:
     center: Tensor | None = None
     aspect: Tensor | None = None
     backend: Backend = "own"
+    _inverses: dict[tuple[int, int], _Inverse] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def camera_matrix(self, picture: tuple[int, int], like: Tensor) -> Tensor:
         """Return (b, 3, 3) camera matrices for a ``picture`` of (height, width) px.
@@ -200,27 +211,41 @@ def undistorted_grid(
         stretch = _stretch(torch.stack([x, y], -1).flatten(1, 2), lens, picture)
         return x, y, stretch.clamp(min=_LEAST_STRETCH).rsqrt().view_as(x)
 
-    nodes = _chebyshev_nodes()[0].to(xs.device)
+    inverse = _inverse_at_nodes(lens, picture, xs.device)
+    shift, scale = inverse.shift.to(xs), inverse.scale.to(xs)
+    across = _interpolation(xs[:, 0] * (2 / width) - 1).transpose(1, 2)  # (b or 1, nodes, w)
+    down = _interpolation(ys[..., 0] * (2 / height) - 1)
+    x, y = xs + down @ shift[..., 0] @ across, ys + down @ shift[..., 1] @ across
+    if inverse.error_px > _TOLERANCE_PX:
+        x, y = _refined(x, y, xs, ys, lens, picture)
+
+    if lens.anchor_px is not None:
+        aim = _aim(lens, picture, xs)
+        x, y = x - aim[..., :1], y - aim[..., 1:]
+    return x, y, down @ scale @ across
+
+
+def _inverse_at_nodes(lens: BrownLens, picture: tuple[int, int], device: torch.device) -> _Inverse:
+    """Solve the inverse once for the scene and for the patch on it."""
+    if picture in lens._inverses:
+        return lens._inverses[picture]
+
+    height, width = picture
+    nodes = _chebyshev_nodes()[0].to(device)
     columns, rows = (nodes + 1) * width / 2, (nodes + 1) * height / 2
     shape = (len(lens.terms), _NODES, _NODES)
     points = torch.stack(
         [columns[None, None, :].expand(shape), rows[None, :, None].expand(shape)], -1
     ).flatten(1, 2)
     ideal = _unproject(points, lens, picture)
-    # Shifts instead of places: the smaller numbers keep their digits in float32.
-    shift = (ideal - points).view(*shape, 2).to(xs)
 
-    across = _interpolation(xs[:, 0] * (2 / width) - 1).transpose(1, 2)  # (b or 1, nodes, w)
-    down = _interpolation(ys[..., 0] * (2 / height) - 1)
-    x, y = xs + down @ shift[..., 0] @ across, ys + down @ shift[..., 1] @ across
-    stretch = _stretch(ideal, lens, picture).clamp(min=_LEAST_STRETCH)
-    if _polynomial_error(shift.double(), lens, picture) > _TOLERANCE_PX:
-        x, y = _refined(x, y, xs, ys, lens, picture)
-    scale = down @ stretch.rsqrt().view(shape).to(xs) @ across
-    aim = _aim(lens, picture, xs)
-    if lens.anchor_px is not None:
-        x, y = x - aim[..., :1], y - aim[..., 1:]
-    return x, y, scale
+    # Shifts instead of places: the smaller numbers keep their digits in float32.
+    shift = (ideal - points).view(*shape, 2)
+    scale = _stretch(ideal, lens, picture).clamp(min=_LEAST_STRETCH).rsqrt().view(shape)
+    inverse = _Inverse(shift, scale, _polynomial_error(shift, lens, picture))
+    if not lens.terms.requires_grad:
+        lens._inverses[picture] = inverse
+    return inverse
 
 
 def _polynomial_error(shift: Tensor, lens: BrownLens, picture: tuple[int, int]) -> float:
@@ -360,7 +385,10 @@ def _newton(
         # Beyond the fold the inverse does not exist; the bound keeps steps finite there.
         scale = determinant.clamp(min=_LEAST_STRETCH / 2).reciprocal()
         step = torch.stack([yy * miss_x - xy * miss_y, xx * miss_y - xy * miss_x], -1)
-        point = point - step * scale[..., None]
+        step = step * scale[..., None]
+        point = point - step
+        if steps > 1 and bool(step.abs().max() < 4 * torch.finfo(step.dtype).eps):
+            break
     return point
 
 
