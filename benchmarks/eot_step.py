@@ -35,8 +35,8 @@ from physadv.eot.presets import eot_preset
 from physadv.eot.scenes.signs import SceneSize
 from physadv.eot.transforms.codec import differentiable_jpeg
 from physadv.patches.config import PatchConfig
-from physadv.patches.optimize import render_scenes, scenes_of, steppers
-from physadv.patches.task import PatchTask
+from physadv.patches.optimize import gradient_models, render_scenes
+from physadv.patches.task import PatchTask, sample_scenes
 
 PARTS = (
     " step default",
@@ -61,9 +61,9 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
     task = replace(task, ranges=eot_preset(preset))
     model, goal = task.models[0], task.goal
     patch = torch.rand(1, 3, *task.mask.shape[-2:]).requires_grad_()
-    scenes = scenes_of(task, task.material.train, draws, "bench")
+    scenes = sample_scenes(task, task.scene_sources.train, draws, "bench")
     ready, marks = render_scenes(task, patch.detach(), scenes, ("bench",))
-    gradient_model = steppers(task)[0]
+    gradient_model = gradient_models(task)[0]
 
     def floor() -> None:
         images = ready.clone().requires_grad_()
@@ -89,7 +89,7 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
         parts |= {
             "floor": floor,
             "folded": folded,
-            "scenes": lambda: scenes_of(task, task.material.train, draws, "bench"),
+            "scenes": lambda: sample_scenes(task, task.scene_sources.train, draws, "bench"),
         }
     return parts
 
@@ -102,7 +102,7 @@ def models(fastestdet: str | None, only: Sequence[str]) -> Iterator[tuple[str, P
         task = PatchTask.from_config(
             PatchConfig(model="efficientnet-lite0", true_class="street sign", steps=1)
         )
-        yield "efficientnet-lite0 32x224x224", replace(task, view=SceneSize(224, False)), 32
+        yield "efficientnet-lite0 32x224x224", replace(task, scene_size=SceneSize(224, False)), 32
     if "fastestdet" in only and fastestdet:
         task = PatchTask.from_config(
             PatchConfig(model="fastestdet", weights=fastestdet, goal="vanish", steps=1)

@@ -36,9 +36,9 @@ from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import resize_images
 from physadv.patches.bundle import read_bundle
-from physadv.patches.optimize import BLANK, render_scenes, scenes_of
-from physadv.patches.reverify import config_from_bundle, located
-from physadv.patches.task import PatchTask
+from physadv.patches.optimize import BLANK_LEVEL, render_scenes
+from physadv.patches.reverify import config_from_bundle, locate_files
+from physadv.patches.task import PatchTask, sample_scenes
 from physadv.threat.losses import margin_loss
 
 STOP, SIDE = 14, 64
@@ -60,8 +60,10 @@ def make_scenes(bundle: Path, n: int, cache: Path) -> None:
     """Held-out scenes without sticker, with a blank one and with the ready-made one, and where it
     lies."""
     loaded = read_bundle(bundle)
-    task = PatchTask.from_config(located(replace(config_from_bundle(loaded), device="cpu"), loaded))
-    scenes = scenes_of(task, task.material.test, n, "patch-defences")
+    task = PatchTask.from_config(
+        locate_files(replace(config_from_bundle(loaded), device="cpu"), loaded)
+    )
+    scenes = sample_scenes(task, task.scene_sources.test, n, "patch-defences")
 
     def shown(patch: Tensor, mask: Tensor) -> Tensor:
         images, _ = render_scenes(replace(task, mask=mask), patch, scenes, ("patch-defences",))
@@ -73,7 +75,7 @@ def make_scenes(bundle: Path, n: int, cache: Path) -> None:
     torch.save(
         {
             "clean": shown(patch, torch.zeros_like(mask)),
-            "blank": shown(torch.full_like(patch, BLANK), mask),
+            "blank": shown(torch.full_like(patch, BLANK_LEVEL), mask),
             "sticker": shown(patch, mask),
             "area": area,
             "groups": list(scenes.groups),

@@ -26,9 +26,9 @@ from physadv.defenses.registry import defend_model
 from physadv.evaluation.metrics.intervals import clustered_interval
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import read_bundle
-from physadv.patches.optimize import BLANK, draw_of, marks_of, render_scenes, scenes_of
-from physadv.patches.reverify import config_from_bundle, located
-from physadv.patches.task import PatchTask
+from physadv.patches.optimize import BLANK_LEVEL, annotations_of, render_scenes, sample_eot
+from physadv.patches.reverify import config_from_bundle, locate_files
+from physadv.patches.task import PatchTask, sample_scenes
 from physadv.threat.patch_goals import Annotations
 
 ROWS = Path("benchmarks/patch_defenses_bundles.jsonl")
@@ -53,11 +53,11 @@ def photographed(task: PatchTask, patch: Tensor, n: int) -> Seen:
     found: Seen = []
     for first in range(0, n, BATCH):
         name = ("patch-defences", first)
-        scenes = scenes_of(task, task.material.test, min(BATCH, n - first), *name)
-        images = {"clean": task.stages.without_patch(scenes, draw_of(task, scenes, name))}
-        images["blank"], _ = render_scenes(task, torch.full_like(patch, BLANK), scenes, name)
+        scenes = sample_scenes(task, task.scene_sources.test, min(BATCH, n - first), *name)
+        images = {"clean": task.stages.without_patch(scenes, sample_eot(task, scenes, name))}
+        images["blank"], _ = render_scenes(task, torch.full_like(patch, BLANK_LEVEL), scenes, name)
         images["patch"], _ = render_scenes(task, patch, scenes, name)
-        found.append((images, marks_of(task, scenes), scenes.groups))
+        found.append((images, annotations_of(task, scenes), scenes.groups))
     return found
 
 
@@ -105,7 +105,7 @@ def judge(bundle: str, names: Sequence[str], data: Path, n: int, out: Path) -> N
     """Photograph once, then every defense in turn."""
     loaded = read_bundle(patches_dir() / bundle)
     task = PatchTask.from_config(
-        located(replace(config_from_bundle(loaded), device="cpu"), loaded, data)
+        locate_files(replace(config_from_bundle(loaded), device="cpu"), loaded, data)
     )
     model = task.loaded_model
     cache = Path(f"runs/patch-defences-{bundle}-{n}.pt")

@@ -55,7 +55,7 @@ from physadv.models.classifiers import resize_images
 from physadv.patches.bundle import PatchBundle, read_bundle, write_bundle
 from physadv.patches.card import make_card
 from physadv.patches.config import PatchConfig
-from physadv.patches.optimize import BLANK, measure_patch, optimize_patch, to_8bit
+from physadv.patches.optimize import BLANK_LEVEL, measure_patch, optimize_patch, to_8bit
 from physadv.patches.preview import preview_picture
 from physadv.patches.task import PatchTask
 from physadv.threat.losses import margin_loss
@@ -253,7 +253,7 @@ def sticker_rows(
     draw = pipeline.sample(scenes, generator(0, "stops"))
     size, placed = bundle.card.size, bundle.card.placement
     place = Placement(size.width_mm, size.height_mm, (placed.center_mm[0], placed.center_mm[1]))
-    blank = torch.full_like(bundle.patch, BLANK)
+    blank = torch.full_like(bundle.patch, BLANK_LEVEL)
     pictures = {
         "clean": pipeline.without_patch(scenes, draw),
         "blank": pipeline.apply(blank, bundle.mask, place, scenes, draw),

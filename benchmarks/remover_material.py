@@ -38,7 +38,8 @@ from physadv.eot.scenes.load import SceneSources, load_scene_sources
 from physadv.eot.scenes.signs import MixedScenes, PhotoScenes, PhotoSign, SceneSize
 from physadv.eot.stage import ZERO
 from physadv.eot.warp import warp_texture
-from physadv.patches.optimize import PatchTask, optimize_patch
+from physadv.patches.optimize import optimize_patch
+from physadv.patches.task import PatchTask
 from physadv.threat.patch_goals import PatchGoal
 
 SIGN_MM, SIDE, STOP, SIGNS = 457.0, 64, 14, 43

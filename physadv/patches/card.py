@@ -56,7 +56,7 @@ def make_card(
             "steps_done": steps_done,
             "score_threshold": task.goal.score_threshold,
         },
-        heldout=heldout_table(task.material, measured),
+        heldout=heldout_table(task.scene_sources, measured),
         versions={
             name: version(name) for name in ("physadv", "torch", "kornia", "numpy", "opencv-python")
         },
@@ -71,7 +71,7 @@ def _card_placement(config: PatchConfig, task: PatchTask) -> CardPlacement:
         share = area_share(task.mask, config.width_mm, config.height_mm, sign_mm2)
         return CardPlacement("stop", config.sign_width_mm, config.center_mm, round(share, 4))
     lie = pose_of(config)
-    share = object_share(task.material, lie) * float(task.mask.mean())
+    share = object_share(task.scene_sources, lie) * float(task.mask.mean())
     across_mm = round(2 * config.width_mm / sum(lie.share), 1)
     return CardPlacement(config.object, across_mm, (0.0, 0.0), round(share, 4))
 

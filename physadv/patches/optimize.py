@@ -20,9 +20,7 @@ from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.evaluation.metrics.detection import DetectionMetrics, scene_rows, summarize_detection
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
 from physadv.models.detectors import DetectedBoxes
-from physadv.patches.task import PatchTask as PatchTask
-from physadv.patches.task import scenes_of as scenes_of
-from physadv.patches.task import sign_boxes as sign_boxes
+from physadv.patches.task import PatchTask, sample_scenes, sign_boxes
 from physadv.threat.patch_goals import Annotations, PatchGoal
 from physadv.threat.printability import (
     eight_bit,
@@ -33,7 +31,7 @@ from physadv.threat.printability import (
 )
 
 BLOCKS = ("clean", "blank", "patch")
-BLANK = 0.94
+BLANK_LEVEL = 0.94
 """sRGB value of the blank control: bare paper of the sticker's shape."""
 
 
@@ -57,20 +55,20 @@ def render_scenes(
 ) -> tuple[Tensor, Annotations]:
     """One EOT draw named ``name``: the photographed scenes with the patch on them, and what is
     judged in them."""
-    draw = draw_of(task, scenes, name)
+    draw = sample_eot(task, scenes, name)
     moved = scenes.to(task.device)
     mask = task.mask.to(task.device)
     images = task.stages.apply(patch, mask, task.placement, moved, draw)
-    return images, marks_of(task, moved)
+    return images, annotations_of(task, moved)
 
 
-def draw_of(task: PatchTask, scenes: SceneBatch, name: tuple[str | int, ...]) -> Draw:
+def sample_eot(task: PatchTask, scenes: SceneBatch, name: tuple[str | int, ...]) -> Draw:
     """The EOT draw named ``name`` for these scenes, on the task's device."""
     rng = generator(task.seed, "eot", *name)
     return task.stages.sample(scenes, rng).to(task.device)
 
 
-def marks_of(task: PatchTask, scenes: SceneBatch) -> Annotations:
+def annotations_of(task: PatchTask, scenes: SceneBatch) -> Annotations:
     """What is judged in the scenes: what they name themselves, else the one sign in each."""
     if scenes.marks is not None:
         return scenes.marks
@@ -106,10 +104,10 @@ def optimize_patch(
     first = _initial(task) if patch is None else patch.to(task.device)
     kept, kept_score = best if best is not None else (first, -1.0)
 
-    look = task.look.to(task.device)
+    look = task.appearance.to(task.device)
 
     def draw_step(current: Tensor, index: int) -> tuple[Tensor, Annotations]:
-        scenes = scenes_of(task, task.material.train, draws, "train", index)
+        scenes = sample_scenes(task, task.scene_sources.train, draws, "train", index)
         return render_scenes(task, look.printed(current), scenes, ("train", index))
 
     def regularizer(current: Tensor) -> Tensor:
@@ -122,7 +120,7 @@ def optimize_patch(
     loop = descend_patch(
         first,
         render=draw_step,
-        models=steppers(task),
+        models=gradient_models(task),
         objective=goals,
         regularizer=regularizer,
         project=project_printable,
@@ -134,7 +132,7 @@ def optimize_patch(
     for step in loop:
         success = None
         if step.index % validate_every == 0 or step.index == steps:
-            success = validate(task, step.patch, validation_draws)
+            success = validation_success(task, step.patch, validation_draws)
             if success >= kept_score:
                 kept, kept_score = step.patch, success
         yield PatchProgress(
@@ -143,29 +141,29 @@ def optimize_patch(
 
 
 @torch.no_grad()
-def steppers(task: PatchTask) -> list[Model]:
+def gradient_models(task: PatchTask) -> list[Model]:
     """Faster copies of the classifiers, where they are the same function; detectors as they are."""
-    probe = scenes_of(task, task.material.train, 2, "probe").images.to(task.device)
+    probe = sample_scenes(task, task.scene_sources.train, 2, "probe").images.to(task.device)
     return [fuse_model(v, probe) if isinstance(v(probe), Tensor) else v for v in task.models]  # type: ignore[arg-type]
 
 
 def _initial(task: PatchTask) -> Tensor:
     shape = (1, 3, *task.mask.shape[-2:])
-    if task.look.content is not None:
-        return task.look.content.to(task.device).clone()
+    if task.appearance.content is not None:
+        return task.appearance.content.to(task.device).clone()
     noise = torch.rand(shape, generator=generator(task.seed, "initial patch"))
     return (0.5 + 0.1 * (noise - 0.5)).to(task.device)
 
 
 @torch.no_grad()
-def validate(task: PatchTask, patch: Tensor, count: int) -> float:
+def validation_success(task: PatchTask, patch: Tensor, count: int) -> float:
     """Share of fixed validation draws on which the goal is met, plus a small term for confidence to
     break ties."""
     won, doubt, judged = 0.0, 0.0, 0
     batch = _batch_of(task)
     for first in range(0, count, batch):
         size = min(batch, count - first)
-        scenes = scenes_of(task, task.material.validation, size, "validation", first)
+        scenes = sample_scenes(task, task.scene_sources.validation, size, "validation", first)
         images, marks = render_scenes(task, to_8bit(task, patch), scenes, ("validation", first))
         judged += len(marks.boxes)
         for number, model in enumerate(task.models):
@@ -179,12 +177,12 @@ def validate(task: PatchTask, patch: Tensor, count: int) -> float:
 
 def to_8bit(task: PatchTask, patch: Tensor) -> Tensor:
     """The patch as its PNG will hold it: in the task's palette, where there is one, and in 8 bits."""
-    return eight_bit(task.look.to(patch.device).printed(patch))
+    return eight_bit(task.appearance.to(patch.device).printed(patch))
 
 
 def _batch_of(task: PatchTask, pixels: int = 2**18) -> int:
     """How many scenes are judged at once: few whole frames, or many crops."""
-    return max(8, pixels // task.view.size**2)
+    return max(8, pixels // task.scene_size.size**2)
 
 
 @dataclass(frozen=True)
@@ -223,16 +221,16 @@ def measure_patch(
     rows: list[Row] = []
     batch = _batch_of(task)
     paper = (
-        BLANK if task.colors is None else 1.0
+        BLANK_LEVEL if task.colors is None else 1.0
     )  # through a measured printer, bare paper is what white prints as
     textures = {"blank": torch.full_like(patch, paper), "patch": to_8bit(task, patch)}
     for first in range(0, draws, batch):
         size = min(batch, draws - first)
-        scenes = scenes_of(task, task.material.test, size, name, first)
+        scenes = sample_scenes(task, task.scene_sources.test, size, name, first)
         rows += _judged(task, model, textures, scenes, (name, first))
         if report is not None:
             report(first + size)
-    return summarize_rows(rows, by_group=task.material.kind == "photos")
+    return summarize_rows(rows, by_group=task.scene_sources.kind == "photos")
 
 
 def _judged(
@@ -294,9 +292,9 @@ def _block(
 ) -> tuple[Tensor, Annotations]:
     if block != "clean":
         return render_scenes(task, textures[block].to(task.device), scenes, name)
-    draw = draw_of(task, scenes, name)
+    draw = sample_eot(task, scenes, name)
     moved = scenes.to(task.device)
-    return task.stages.without_patch(moved, draw), marks_of(task, moved)
+    return task.stages.without_patch(moved, draw), annotations_of(task, moved)
 
 
 def summarize_rows(rows: Sequence[Row], *, by_group: bool) -> PatchMeasurement:

@@ -26,7 +26,7 @@ from physadv.patches.optimize import (
 )
 from physadv.patches.preview import preview_picture
 from physadv.patches.resume import load_checkpoint, save_checkpoint
-from physadv.patches.task import PatchTask, stated_ranges
+from physadv.patches.task import PatchTask, configured_ranges
 
 _REPORTED_ONLY = ("test_draws", "name", "device")
 """Fields that do not decide the optimization."""
@@ -138,7 +138,7 @@ def checkpoint_key(config: PatchConfig) -> int:
     ignored = {"test_draws", "name", "eot_ranges", *PROFILES}
     words = [f"{k}={v}" for k, v in table.items() if k not in ignored]
     if config.eot_ranges:
-        words.append(f"eot_ranges={stated_ranges(config).as_dict()}")
+        words.append(f"eot_ranges={configured_ranges(config).as_dict()}")
     return derive(config.seed, *words)
 
 

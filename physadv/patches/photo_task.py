@@ -35,7 +35,7 @@ ROLL_DEG = {ANYWHERE: (-45.0, 45.0), "objects": (-20.0, 20.0)}
 TORSO = (0.5, 0.4)
 
 
-def photo_material(
+def load_photo_sources(
     folder: Path | None,
     *,
     kind: str,
@@ -99,7 +99,7 @@ def object_share(material: SceneSources, lie: PatchPose) -> float:
     return share * float(np.mean((sides**2).sum(1) / sides.prod(1)))
 
 
-def check_object(kind: str, model: LoadedModel) -> None:
+def check_object_class(kind: str, model: LoadedModel) -> None:
     """Raise OptionError where objects of a class shall carry the patch and the victim finds no
     objects."""
     if kind != ANYWHERE and model.card.task != "detect":
@@ -109,7 +109,7 @@ def check_object(kind: str, model: LoadedModel) -> None:
 
 
 def _check(kind: str, model: LoadedModel, goal: PatchGoal) -> None:
-    check_object(kind, model)
+    check_object_class(kind, model)
     if kind == ANYWHERE and model.card.task == "detect" and goal.kind != "create":
         raise OptionError(
             f"goal {goal.kind!r} {ANYWHERE} in a photo",

@@ -11,7 +11,8 @@ from physadv.core.image_io import to_tensor
 from physadv.core.sign_artwork import sign_face
 from physadv.eot.scenes.photos import OnObjects, PatchAnywhere
 from physadv.eot.transforms.photometry import blend_over, linear_to_srgb, srgb_to_linear
-from physadv.patches.optimize import PatchTask, render_scenes, scenes_of
+from physadv.patches.optimize import render_scenes
+from physadv.patches.task import PatchTask, sample_scenes
 from physadv.threat.printability import eight_bit
 
 SIDE = 480
@@ -22,7 +23,7 @@ def preview_picture(task: PatchTask, patch: Tensor) -> Tensor:
     """(3, 480, 960): left the face with the sticker (or the patch alone), right four held-out
     scenes with it."""
     patch = eight_bit(patch.detach().cpu())
-    scenes = scenes_of(task, task.material.test, 4, "preview")
+    scenes = sample_scenes(task, task.scene_sources.test, 4, "preview")
     images, _ = render_scenes(task, patch.to(task.device), scenes, ("preview",))
     tiles = F.interpolate(
         images.cpu(), size=(SIDE // 2, SIDE // 2), mode="bilinear", antialias=True
@@ -33,9 +34,9 @@ def preview_picture(task: PatchTask, patch: Tensor) -> Tensor:
 
 def face_with(task: PatchTask, patch: Tensor) -> Tensor:
     """(3, 480, 480): the drawn sign on gray with the patch where the card says."""
-    if isinstance(task.material.test, PatchAnywhere | OnObjects):
+    if isinstance(task.scene_sources.test, PatchAnywhere | OnObjects):
         return patch_alone(task, patch)
-    face = task.material.faces[0] if task.material.faces else sign_face(width_px=SIDE)
+    face = task.scene_sources.faces[0] if task.scene_sources.faces else sign_face(width_px=SIDE)
     rgba = F.interpolate(
         to_tensor(face.rgba)[None], size=(SIDE, SIDE), mode="bilinear", antialias=True
     )

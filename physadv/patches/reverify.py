@@ -77,7 +77,7 @@ FILES = ("weights", "signs", "backgrounds", "photos", "boxes", "content", *PROFI
 itself."""
 
 
-def located(config: PatchConfig, bundle: PatchBundle, data: Path | None = None) -> PatchConfig:
+def locate_files(config: PatchConfig, bundle: PatchBundle, data: Path | None = None) -> PatchConfig:
     """The config with the files on the card found where they are now.
 
     Raises DataError for one that is nowhere, with what the card says about how to get it.
@@ -136,7 +136,7 @@ def verify_bundle(
     refuse_foreign_models(
         bundle, (config.model, *config.ensemble), named_by_user=[chosen.get("model", "")]
     )
-    config = located(config, bundle, data)
+    config = locate_files(config, bundle, data)
     check_profiles(asdict(config), bundle.card.optimisation, bundle.folder)
     task = PatchTask.from_config(config, ranges=_recorded_ranges(config, bundle))
     model = task.loaded_model

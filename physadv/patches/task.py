@@ -34,8 +34,8 @@ from physadv.patches.photo_task import (
     ANYWHERE,
     ROLL_DEG,
     SHARES,
-    check_object,
-    photo_material,
+    check_object_class,
+    load_photo_sources,
 )
 from physadv.threat.patch_goals import PatchGoal
 from physadv.threat.printability import PatchAppearance, parse_palette
@@ -54,16 +54,16 @@ class PatchTask:
 
     models: Sequence[Model]
     goal: PatchGoal
-    material: SceneSources
+    scene_sources: SceneSources
     mask: Tensor  # (1, 1, ph, pw)
     placement: Placement
     sign_width_mm: float
-    view: SceneSize
+    scene_size: SceneSize
     ranges: EotRanges = field(default_factory=EotRanges)
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     goals: Sequence[PatchGoal] = ()
-    look: PatchAppearance = field(default_factory=PatchAppearance)
+    appearance: PatchAppearance = field(default_factory=PatchAppearance)
     colors: ColorMap | None = None
     """A measured printer and camera in place of the drawn inks."""
     pipeline: Pipeline | None = None
@@ -101,7 +101,7 @@ class PatchTask:
 
         Example:
             >>> task = PatchTask.from_config(PatchConfig(steps=1))
-            >>> task.goal.kind, task.view.size
+            >>> task.goal.kind, task.scene_size.size
             ('untargeted', 64)
         """
         return _task_of(config, ranges, model)
@@ -119,9 +119,11 @@ class PatchTask:
         return self.goals[model] if self.goals else self.goal
 
 
-def scenes_of(task: PatchTask, source: SceneSource, count: int, *name: str | int) -> SceneBatch:
+def sample_scenes(task: PatchTask, source: SceneSource, count: int, *name: str | int) -> SceneBatch:
     """``count`` scenes of a source; the task's seed and the name decide."""
-    return source.sample(count, task.view, task.ranges, numpy_generator(task.seed, "scenes", *name))
+    return source.sample(
+        count, task.scene_size, task.ranges, numpy_generator(task.seed, "scenes", *name)
+    )
 
 
 def sign_boxes(homography: Tensor, width_mm: float, size: int) -> Tensor:
@@ -132,7 +134,7 @@ def sign_boxes(homography: Tensor, width_mm: float, size: int) -> Tensor:
     return torch.cat([corners.amin(1), corners.amax(1)], -1).clamp(0, size)
 
 
-def stated_ranges(config: PatchConfig) -> EotRanges:
+def configured_ranges(config: PatchConfig) -> EotRanges:
     """Return the EOT ranges that ``config`` name: a preset's, with those of a file over them."""
     preset = "default" if is_import_path(config.eot) else config.eot
     ranges = eot_preset(preset)
@@ -144,13 +146,13 @@ def goal_for(config: PatchConfig, model: LoadedModel) -> PatchGoal:
     does not know."""
     card, name = model.card, config.true_class
     if config.object not in ("sign", ANYWHERE):
-        check_object(config.object, model)
+        check_object_class(config.object, model)
         name = config.object
-    true = 0 if config.object == ANYWHERE else card.class_index(own_name(name, card.classes))
+    true = 0 if config.object == ANYWHERE else card.class_index(class_name_for(name, card.classes))
     target = (
         None
         if config.target_class is None
-        else card.class_index(own_name(config.target_class, card.classes))
+        else card.class_index(class_name_for(config.target_class, card.classes))
     )
     threshold = config.threshold
     if threshold is None:
@@ -162,7 +164,7 @@ def goal_for(config: PatchConfig, model: LoadedModel) -> PatchGoal:
     return PatchGoal(config.goal, true, target, score_threshold=threshold)
 
 
-def own_name(name: str, classes: Sequence[str]) -> str:
+def class_name_for(name: str, classes: Sequence[str]) -> str:
     """A class as this victim calls it: some call a stop sign "stop", "stop sign" or just "street
     sign"."""
     if classes and name not in classes and name in STOP_NAMES:
@@ -170,7 +172,7 @@ def own_name(name: str, classes: Sequence[str]) -> str:
     return name
 
 
-def view_for(models: Sequence[LoadedModel]) -> SceneSize:
+def scene_size_for(models: Sequence[LoadedModel]) -> SceneSize:
     """Square pictures as large as the victim that sees most, before its own crop."""
     sides = [max(v.card.input_size or (64, 64)) for v in models]
     crops = [
@@ -179,7 +181,7 @@ def view_for(models: Sequence[LoadedModel]) -> SceneSize:
     return SceneSize(max(sides + crops), models[0].card.task == "detect")
 
 
-def load_models(config: PatchConfig, given: LoadedModel | None = None) -> list[LoadedModel]:
+def load_ensemble(config: PatchConfig, given: LoadedModel | None = None) -> list[LoadedModel]:
     """Return the model under attack and the further ones of its ensemble.
 
     Args:
@@ -240,7 +242,7 @@ def recognized_photos(
     kept = []
     for number, photo in enumerate(photos):
         scenes = PhotoScenes([photo], width_mm).sample(
-            4, view_for([model]), mild, numpy_generator(0, "accept", number)
+            4, scene_size_for([model]), mild, numpy_generator(0, "accept", number)
         )
         boxes = sign_boxes(scenes.homography, width_mm, scenes.images.shape[-1]).to(device)
         kept.append(
@@ -254,15 +256,15 @@ def _task_of(config: PatchConfig, ranges: EotRanges | None, given: LoadedModel |
     if not config.lr > 0:
         raise OptionError(f"--lr {config.lr:g}", "A step size over 0 is needed", "Use 0.04")
 
-    models = load_models(config, given)
+    models = load_ensemble(config, given)
     model = models[0]
     mask = make_mask(config.mask, config.width_mm, config.height_mm, longest_px=config.resolution)
     goals = [goal_for(config, v) for v in models]
-    goal, view = goals[0], view_for(models)
+    goal, view = goals[0], scene_size_for(models)
     whole, width_mm = view.whole_frame, config.sign_width_mm
     if ranges is None:
         ranges = with_camera_profile(
-            stated_ranges(config), config.camera_profile, width_mm, whole_frame=whole
+            configured_ranges(config), config.camera_profile, width_mm, whole_frame=whole
         )
     colors = color_map_of(config.profile)
     pipeline = None
@@ -287,7 +289,7 @@ def _task_of(config: PatchConfig, ranges: EotRanges | None, given: LoadedModel |
         )
     else:
         placement = Placement(config.width_mm, config.height_mm)
-        material = photo_material(
+        material = load_photo_sources(
             _path(config.photos),
             kind=config.object,
             lie=pose_of(config),
@@ -314,7 +316,7 @@ def _task_of(config: PatchConfig, ranges: EotRanges | None, given: LoadedModel |
         pipeline,
     )
     notes = (*material.notes, *_trusted(model, _probe(task).to(device)))
-    return replace(task, material=replace(material, notes=notes))
+    return replace(task, scene_sources=replace(material, notes=notes))
 
 
 @torch.no_grad()
@@ -347,7 +349,7 @@ def _path(name: str | None) -> Path | None:
 
 
 def _probe(task: PatchTask) -> Tensor:
-    return scenes_of(task, task.material.train, 2, "probe").images
+    return sample_scenes(task, task.scene_sources.train, 2, "probe").images
 
 
 def _check_on_sign(placement: Placement, config: PatchConfig) -> None:

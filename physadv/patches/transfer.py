@@ -17,12 +17,12 @@ from physadv.patches.card import rates_table
 from physadv.patches.config import PatchConfig
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.photo_task import ANYWHERE
-from physadv.patches.reverify import config_from_bundle, located, refuse_foreign_models
-from physadv.patches.task import PatchTask, goal_for, view_for
+from physadv.patches.reverify import config_from_bundle, locate_files, refuse_foreign_models
+from physadv.patches.task import PatchTask, goal_for, scene_size_for
 
 
 @dataclass(frozen=True)
-class Cell:
+class TransferCell:
     """One bundle judged by one victim; ``measured`` is None where ``reason`` says why that has no
     sense."""
 
@@ -54,7 +54,7 @@ def transfer_matrix(
     draws: int | None = None,
     scenes: dict[str, str] | None = None,
     report: Callable[[str], None] | None = None,
-) -> Iterator[Cell]:
+) -> Iterator[TransferCell]:
     """Judge every bundle by every victim (NAME or NAME=WEIGHTS), one cell after the other.
 
     The scenes are the bundle's own held-out ones, shown as the judging victim sees them: crops to a
@@ -70,7 +70,9 @@ def transfer_matrix(
             (config_from_bundle(bundle).model, *config_from_bundle(bundle).ensemble),
             named_by_user=[text.partition("=")[0] for text in models],
         )
-        config = replace(located(config_from_bundle(bundle), bundle, data), device="cpu", **changed)
+        config = replace(
+            locate_files(config_from_bundle(bundle), bundle, data), device="cpu", **changed
+        )
         name, made_on = bundle.card.patch.name, config.model
         task = PatchTask.from_config(config)
         own = task.loaded_model
@@ -87,12 +89,12 @@ def transfer_matrix(
             try:
                 judged = replace(task, models=(model,), goals=(), **_asked(config, model, own))
             except PhysadvError as error:
-                yield Cell(
+                yield TransferCell(
                     name, made_on, model_name, config.goal, None, f"{error.value}: {error.limit}"
                 )
                 continue
             measured = measure_patch(judged, bundle.patch, draws=draws or config.test_draws)
-            yield Cell(name, made_on, model_name, judged.goal.kind, measured)
+            yield TransferCell(name, made_on, model_name, judged.goal.kind, measured)
 
 
 def _loaded(name: str, weights: str, data: Path | None) -> LoadedModel:
@@ -119,10 +121,10 @@ def _asked(config: PatchConfig, model: LoadedModel, own: LoadedModel) -> dict[st
     asked = replace(config, threshold=config.threshold if model is own else None)
     if config.object == ANYWHERE and detects:  # a class to be seen becomes a box to appear
         asked = replace(asked, goal="create")
-    return {"goal": goal_for(asked, model), "view": view_for([model])}
+    return {"goal": goal_for(asked, model), "scene_size": scene_size_for([model])}
 
 
-def transfer_table(cells: Sequence[Cell]) -> str:
+def transfer_table(cells: Sequence[TransferCell]) -> str:
     """A Markdown table: a line a bundle, a column a victim, success with its interval and the blank
     control."""
     models = list(dict.fromkeys(c.model for c in cells))
@@ -134,7 +136,7 @@ def transfer_table(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
-def _cell(cell: Cell | None) -> str:
+def _cell(cell: TransferCell | None) -> str:
     if cell is None or cell.measured is None:
         return "-"
     found = cell.measured

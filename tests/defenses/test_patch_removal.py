@@ -19,9 +19,9 @@ from physadv.defenses.patch_removal import (
 )
 from physadv.defenses.registry import defend_model
 from physadv.patches.bundle import read_bundle
-from physadv.patches.optimize import draw_of, render_scenes, scenes_of
+from physadv.patches.optimize import render_scenes, sample_eot
 from physadv.patches.reverify import config_from_bundle
-from physadv.patches.task import PatchTask
+from physadv.patches.task import PatchTask, sample_scenes
 
 
 class Reddish(nn.Module):
@@ -111,9 +111,9 @@ def test_the_ready_made_sticker_goes_and_the_sign_is_read_again() -> None:
     bundle = read_bundle(patches_dir() / "stop-sticker-signs-v1")
     task = PatchTask.from_config(config_from_bundle(bundle))
     model = task.loaded_model
-    scenes = scenes_of(task, task.material.test, 16, "remover test")
+    scenes = sample_scenes(task, task.scene_sources.test, 16, "remover test")
     seen, _ = render_scenes(task, bundle.patch, scenes, ("remover test",))
-    bare = task.stages.without_patch(scenes, draw_of(task, scenes, ("remover test",)))
+    bare = task.stages.without_patch(scenes, sample_eot(task, scenes, ("remover test",)))
     behind = defend_model(model, "remover")
     read = [
         int((net(x).argmax(1) == 14).sum())

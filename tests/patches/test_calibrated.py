@@ -36,10 +36,10 @@ from physadv.eot.transforms.printer import draw_printer, printed_light
 from physadv.patches.bundle import read_bundle
 from physadv.patches.calibrated import with_camera
 from physadv.patches.config import PatchConfig
-from physadv.patches.optimize import render_scenes, scenes_of
+from physadv.patches.optimize import render_scenes
 from physadv.patches.patch_run import PatchRun
 from physadv.patches.reverify import verify_bundle
-from physadv.patches.task import PatchTask
+from physadv.patches.task import PatchTask, sample_scenes
 
 
 def write_linear_profile(
@@ -111,8 +111,10 @@ def test_training_sees_the_profile(settings: PatchConfig, tmp_path: Path) -> Non
     plain = PatchTask.from_config(settings)
     task = PatchTask.from_config(replace(settings, profile=str(dark)))
     white = torch.ones(1, 3, *task.mask.shape[-2:])
-    scenes = scenes_of(task, task.material.train, 6, "x")
-    assert torch.equal(scenes.images, scenes_of(plain, plain.material.train, 6, "x").images)
+    scenes = sample_scenes(task, task.scene_sources.train, 6, "x")
+    assert torch.equal(
+        scenes.images, sample_scenes(plain, plain.scene_sources.train, 6, "x").images
+    )
     before, after = (render_scenes(t, white, scenes, ("x", 0))[0] for t in (plain, task))
     assert float(after.mean()) < float(before.mean()) - 0.02
 

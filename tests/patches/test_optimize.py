@@ -32,7 +32,7 @@ def test_the_best_patch_is_kept_when_later_ones_are_worse(
 ) -> None:
     """Of four validations the second is the highest: its patch is the one kept to the end."""
     scores = iter([0.2, 0.9, 0.1, 0.8])
-    monkeypatch.setattr(optimize, "validate", lambda *_: next(scores))
+    monkeypatch.setattr(optimize, "validation_success", lambda *_: next(scores))
     steps = list(progress(task, 4))
     assert [step.best_success for step in steps] == [0.2, 0.9, 0.9, 0.9]
     assert torch.equal(steps[-1].best, steps[1].patch)
@@ -45,8 +45,8 @@ def test_a_tie_is_broken_by_the_models_doubt(
     """Two patches that win equally often are told apart by the confidence in the truth: the one nearer
     to winning scores higher."""
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, *task.mask.shape[-2:])
-    free = replace(task, look=PatchAppearance())
-    scores = [optimize.validate(free, patch, 16) for patch in (red, 0.9 * red)]
+    free = replace(task, appearance=PatchAppearance())
+    scores = [optimize.validation_success(free, patch, 16) for patch in (red, 0.9 * red)]
     wins = [round(score, 2) for score in scores]
     assert wins[0] == wins[1]
     assert scores[1] > scores[0]
@@ -66,10 +66,10 @@ def test_every_training_scene_shows_the_palette(
         return real(task, patch, scenes, name)
 
     monkeypatch.setattr(optimize, "render_scenes", watched)
-    monkeypatch.setattr(optimize, "validate", lambda *_: 0.0)
+    monkeypatch.setattr(optimize, "validation_success", lambda *_: 0.0)
     list(progress(task, 3))
-    assert task.look.palette is not None
-    colors = {tuple(c) for c in (task.look.palette * 255).round().int().tolist()}
+    assert task.appearance.palette is not None
+    colors = {tuple(c) for c in (task.appearance.palette * 255).round().int().tolist()}
     assert len(shown) == 3
     for patch in shown:
         pixels = (patch[0].flatten(1).T * 255).round().int().tolist()

@@ -18,8 +18,8 @@ from physadv.evaluation.metrics.detection import summarize_detection
 from physadv.patches.bundle import PatchBundle, read_bundle
 from physadv.patches.config import PatchConfig
 from physadv.patches.patch_run import PatchRun
-from physadv.patches.reverify import config_from_bundle, located, verify_bundle
-from physadv.patches.task import PatchTask, own_name
+from physadv.patches.reverify import config_from_bundle, locate_files, verify_bundle
+from physadv.patches.task import PatchTask, class_name_for
 from physadv.patches.transfer import transfer_matrix, transfer_table
 from physadv.threat.printability import in_palette, parse_palette
 
@@ -118,8 +118,8 @@ def test_a_universal_patch_turns_every_photo(photos: Path, tmp_path: Path) -> No
         verify_bundle(read_bundle(bundle.folder))
     assert verify_bundle(read_bundle(bundle.folder), given={"model": BASE.model}).agrees
     train, test = (
-        set(PatchTask.from_config(BASE).material.train.sample(60, *_view()).groups),
-        set(PatchTask.from_config(BASE).material.test.sample(60, *_view()).groups),
+        set(PatchTask.from_config(BASE).scene_sources.train.sample(60, *_view()).groups),
+        set(PatchTask.from_config(BASE).scene_sources.test.sample(60, *_view()).groups),
     )
     assert not train & test
     assert len(test) >= 3
@@ -135,10 +135,10 @@ def _view() -> tuple[object, ...]:
 def test_without_labels_the_models_own_answer_is_the_truth(photos: Path) -> None:
     """The notes say whose labels they are, and photos of the target class are left out."""
     (photos / "labels.csv").unlink()
-    notes = " ".join(PatchTask.from_config(BASE).material.notes)
+    notes = " ".join(PatchTask.from_config(BASE).scene_sources.notes)
     assert "own answer" in notes
     task = PatchTask.from_config(replace(BASE, target_class="red"))
-    assert "8 photos left out" in " ".join(task.material.notes)
+    assert "8 photos left out" in " ".join(task.scene_sources.notes)
 
 
 def test_a_worn_patch_hides_what_the_detector_found(photos: Path, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_worn_patch_hides_what_the_detector_found(photos: Path, tmp_path: Path
 def test_boxes_can_be_given(photos: Path, tmp_path: Path) -> None:
     """boxes.csv takes the place of the victim's own detections; a file that is not there is named."""
     (tmp_path / "b.csv").write_text("file,x0,y0,x1,y1\n01.png,16,16,32,32\n03.png,16,16,32,32\n")
-    notes = " ".join(PatchTask.from_config(replace(WORN, boxes="b.csv")).material.notes)
+    notes = " ".join(PatchTask.from_config(replace(WORN, boxes="b.csv")).scene_sources.notes)
     assert "boxes from b.csv" in notes
     assert "2 objects in 2 of 16" in notes
     with pytest.raises(DataError, match="no such file"):
@@ -206,7 +206,7 @@ def test_an_ensemble_counts_classes_as_each_model_does(photos: Path, tmp_path: P
     settings = replace(BASE, ensemble=("small_models:bgr",))
     task = PatchTask.from_config(settings)
     assert [g.target_class for g in task.goals] == [2, 0]
-    assert task.view.size == 48
+    assert task.scene_size.size == 48
     card = made(settings, tmp_path / "out").card
     assert card.heldout["success"]["rate"] > 0.8
     assert card.heldout["further_victims"]["small_models:bgr"]["success"]["n"] > 0
@@ -270,10 +270,10 @@ def read_bundle_rows(bundle: PatchBundle) -> list[dict[str, object]]:
 
 def test_stop_signs_have_many_names() -> None:
     """stop, stop sign, street sign: whichever the victim knows; other names are left alone."""
-    assert own_name("stop", ("car", "stop sign")) == "stop sign"
-    assert own_name("stop sign", ("stop", "yield")) == "stop"
-    assert own_name("stop", ("traffic light", "street sign")) == "street sign"
-    assert own_name("car", ("stop",)) == "car"
+    assert class_name_for("stop", ("car", "stop sign")) == "stop sign"
+    assert class_name_for("stop sign", ("stop", "yield")) == "stop"
+    assert class_name_for("stop", ("traffic light", "street sign")) == "street sign"
+    assert class_name_for("car", ("stop",)) == "car"
 
 
 def test_files_on_the_card_are_found_under_a_data_folder(photos: Path, tmp_path: Path) -> None:
@@ -282,8 +282,8 @@ def test_files_on_the_card_are_found_under_a_data_folder(photos: Path, tmp_path:
     bundle = made(replace(BASE, steps=1, test_draws=4), tmp_path / "out")
     (tmp_path / "elsewhere").mkdir()
     photos.rename(tmp_path / "elsewhere" / "photos")
-    found = located(config_from_bundle(bundle), bundle, tmp_path / "elsewhere")
+    found = locate_files(config_from_bundle(bundle), bundle, tmp_path / "elsewhere")
     assert found.photos == str(tmp_path / "elsewhere" / "photos")
     told = replace(bundle, card=replace(bundle.card, data={"photos": "from the moon"}))
     with pytest.raises(DataError, match="from the moon"):
-        located(config_from_bundle(told), told)
+        locate_files(config_from_bundle(told), told)

@@ -113,7 +113,7 @@ def run_patch(
 
     run = PatchRun(config, folder, overwrite=overwrite)
     open_run("patch", folder, config.as_table())
-    for note in run.task.material.notes:
+    for note in run.task.scene_sources.notes:
         console.print(f"[dim]{note}[/]")
     stopped = _optimize(run)
     if run.resumed_at:
