@@ -16,7 +16,7 @@ from physadv_cli.runs import RunOptions, console, record_config
 
 if TYPE_CHECKING:
     from physadv.privacy.batch import PhotoOutcome
-    from physadv.privacy.check.run_cloak_check import CheckResult
+    from physadv.privacy.check.run_cloak_check import CloakCheckResult
     from physadv.privacy.cloak_task import CloakTask
 
 _CALM_THREADS = 2
@@ -119,7 +119,7 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
     run.finish({**table, "report": report}, _check_summary(result, report))
 
 
-def _check_summary(result: CheckResult, report: Path) -> str:
+def _check_summary(result: CloakCheckResult, report: Path) -> str:
     """For people: the verdict, its reasons, and where the report is."""
     verdict = result.verdict
     head = f"[bold]{verdict.light}[/bold]: {verdict.words}."

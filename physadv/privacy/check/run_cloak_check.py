@@ -44,7 +44,7 @@ _SHOWN = 8
 
 
 @dataclass
-class CheckResult:
+class CloakCheckResult:
     """Result of a check, complete for its report; ``as_dict`` is check.json."""
 
     people: int
@@ -76,7 +76,7 @@ def run_cloak_check(
     adaptive_steps: int = 60,
     surrogates: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> CheckResult:
+) -> CloakCheckResult:
     """Check cloaked photos against their originals and write rows, result and pictures into a
     folder.
 
@@ -144,7 +144,7 @@ def run_cloak_check(
             _ask(recognizer, bank, plan, target, made_with, adaptive_steps if adaptive else 0)
         )
 
-    result = CheckResult(
+    result = CloakCheckResult(
         people=len(people),
         photos=len(bank.people),
         cloaked=len(changes),
