@@ -1,4 +1,4 @@
-"""Expectation over transformation: what lies between a print and a model, differentiable.
+"""Expectation over transformation: stages from a print to a model, differentiable.
 
 Names are loaded on first use, so that reading a profile does not load every stage.
 

@@ -96,8 +96,10 @@ def _red_masks(image: Array) -> list[npt.NDArray[np.uint8]]:
 
 
 def _fit_octagon(contour: npt.NDArray[np.int32], smallest_px: int) -> tuple[float, Corners] | None:
-    """The best octagon under a homography of the contour's hull, as (intersection over union,
-    square corners)."""
+    """Fit an octagon under a homography to the contour's hull.
+
+    Returns (intersection over union, square corners), or None where it is no octagon.
+    """
     x, y, w, h = cv2.boundingRect(contour)
     if min(w, h) < smallest_px or not 0.45 <= w / h <= 1.6:
         return None
@@ -130,7 +132,7 @@ def _fit_octagon(contour: npt.NDArray[np.int32], smallest_px: int) -> tuple[floa
 
 
 def _agreement(polygon: npt.NDArray[np.floating], hull: npt.NDArray[np.integer]) -> float:
-    """Intersection over union of two convex polygons."""
+    """Return the intersection over union of two convex polygons."""
     first, second = polygon.astype(np.float32), hull.astype(np.float32)
     shared, _ = cv2.intersectConvexConvex(first, second)
     union = cv2.contourArea(first) + cv2.contourArea(second) - shared
@@ -138,7 +140,7 @@ def _agreement(polygon: npt.NDArray[np.floating], hull: npt.NDArray[np.integer])
 
 
 def _ellipse_of(hull: npt.NDArray[np.int32]) -> Corners:
-    """The fitted ellipse as a polygon: a disc is nearer to it than to any octagon."""
+    """Return the fitted ellipse as a polygon: a disc is nearer to it than to any octagon."""
     (x, y), (a, b), turn = cv2.fitEllipse(hull) if len(hull) >= 5 else ((0, 0), (0, 0), 0)
     t = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
@@ -147,8 +149,10 @@ def _ellipse_of(hull: npt.NDArray[np.int32]) -> Corners:
 
 
 def _plane_to_px(octagon: Corners) -> npt.NDArray[np.float64]:
-    """Unit square -> px: a homography where the sign is large enough to show perspective, else an
-    affine map."""
+    """Return unit square -> px.
+
+    A homography where the sign is large enough to show perspective, else an affine map.
+    """
     if np.ptp(octagon, axis=0).max() >= PERSPECTIVE_FROM_PX:
         homography, _ = cv2.findHomography(_OCTAGON, octagon)
         if homography is not None:

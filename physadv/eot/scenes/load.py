@@ -103,8 +103,10 @@ def load_scene_sources(
 def _photo_material(
     photos: list[PhotoSign], drawn: DrawnScenes, notes: list[str], width_mm: float, seed: int
 ) -> SceneSources:
-    """Photos split by photo; few photos alone would be learnt by heart, so drawn signs are trained
-    on beside them."""
+    """Split photos by photo.
+
+    Few photos alone would be learnt by heart, so drawn signs are trained on beside them.
+    """
     groups = [p.group for p in photos]
     train, validation, test = split_parts(photos, groups, seed)
     names = len(set(groups))

@@ -283,8 +283,10 @@ def _moved(matrix: Matrix, to: Float) -> Matrix:
 
 
 def _square_window(image: Array, rng: np.random.Generator) -> Float:
-    """A square of most of the photo's shorter side, near its middle, as classifiers are shown
-    photos."""
+    """Draw a square of most of the photo's shorter side, near its middle.
+
+    Classifiers are shown photos so.
+    """
     height, width = image.shape[:2]
     side = min(height, width) * rng.uniform(0.9, 1.0)
     center = (
@@ -295,7 +297,7 @@ def _square_window(image: Array, rng: np.random.Generator) -> Float:
 
 
 def _seen(image: Array, window: Float, size: int) -> Float:
-    """The window x0, y0, x1, y1 of a photo as (size, size, 3) float in [0, 1]."""
+    """Return the window x0, y0, x1, y1 of a photo as (size, size, 3) float in [0, 1]."""
     scale = size / (window[2:] - window[:2])
     matrix = np.array(
         [[scale[0], 0, -scale[0] * window[0]], [0, scale[1], -scale[1] * window[1]], [0, 0, 1.0]]
@@ -316,7 +318,7 @@ def _seen(image: Array, window: Float, size: int) -> Float:
 
 
 def _shares_inside(boxes: Float, window: Float) -> Float:
-    """(k,): the share of each box that lies in the window."""
+    """Return (k,) the share of each box that lies in the window."""
     shared = (
         (np.minimum(boxes[:, 2:], window[2:]) - np.maximum(boxes[:, :2], window[:2]))
         .clip(0)

@@ -178,7 +178,16 @@ def _rest(number: int) -> int:
 
 
 class LensBlur(Stage[BlurRanges, BlurDraw]):
-    """Defocus and motion in linear light."""
+    """Defocus and motion in linear light.
+
+    Example:
+        >>> stage = LensBlur(BlurRanges())
+        >>> draw = BlurDraw(torch.ones(1), torch.zeros(1), torch.zeros(1))
+        >>> point = torch.zeros(1, 3, 9, 9)
+        >>> point[..., 4, 4] = 1
+        >>> round(stage.apply(point, draw)[0, 0, 4, 4].item(), 2)
+        0.16
+    """
 
     encoding = "linear"
     windowed = True

@@ -283,7 +283,14 @@ def _coded(image: Tensor, luma_table: Tensor, chroma_table: Tensor) -> Tensor:
 
 
 class FileOrStream(Stage[CodecRanges, CodecDraw]):
-    """JPEG file or intra-coded video frame."""
+    """JPEG file or intra-coded video frame.
+
+    Example:
+        >>> stage = FileOrStream(CodecRanges(jpeg_quality=(30.0, 30.0)))
+        >>> gray = torch.full((1, 3, 16, 16), 0.5)
+        >>> stage.apply(gray, CodecDraw(torch.tensor([30.0]))).shape
+        torch.Size([1, 3, 16, 16])
+    """
 
     windowed = True
     blockwise = True

@@ -46,7 +46,14 @@ def apply_exposure(linear: Tensor, ev: Tensor, white_balance: Tensor) -> Tensor:
 
 
 class Exposure(Stage[ExposureRanges, ExposureDraw]):
-    """Exposure and white balance of the camera."""
+    """Exposure and white balance of the camera.
+
+    Example:
+        >>> stage = Exposure(ExposureRanges(exposure_ev=(1.0, 1.0)))
+        >>> draw = ExposureDraw(torch.ones(1), torch.ones(1, 3))
+        >>> stage.apply(torch.full((1, 3, 1, 1), 0.25), draw).mean().item()
+        0.5
+    """
 
     encoding = "linear"
     windowed = True

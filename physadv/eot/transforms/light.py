@@ -115,7 +115,7 @@ def _gradient(x: Tensor, y: Tensor, draw: LightDraw) -> Tensor:
 
 
 def _shadow(x: Tensor, y: Tensor, draw: LightDraw) -> Tensor:
-    """EV taken away: nothing on one side, all on the other, a smoothstep over the half-shadow."""
+    """Return the EV taken away: nothing on one side, all on the other, a smoothstep between."""
     depth, edge, offset = (
         p.to(x)[:, None, None] for p in (draw.shadow_ev, draw.shadow_edge_mm, draw.shadow_offset_mm)
     )

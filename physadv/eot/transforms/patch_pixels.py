@@ -56,7 +56,7 @@ class PatchPixels:
         ).clamp(0, 1)
 
     def _cut_out(self, height: int, width: int) -> Tensor:
-        """(b, 1, h, w): the texels that a gray square covers."""
+        """Return (b, 1, h, w) booleans: the texels that a gray square covers."""
         half = self.cut_share[:, None] / 2
         ys = (torch.arange(height, device=half.device) + 0.5) / height
         xs = (torch.arange(width, device=half.device) + 0.5) / width

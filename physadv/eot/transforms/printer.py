@@ -1,5 +1,4 @@
-"""From the patch's pixel values to the colors a print really shows, with the spread between
-printers as noise."""
+"""Printed light of a patch: what paper shows of its pixel values, from printer to printer."""
 
 from __future__ import annotations
 

@@ -135,14 +135,14 @@ def demosaic_with_kornia(image: Tensor, phase: int = 0) -> Tensor:
 
 
 def _tent(plane: Tensor) -> Tensor:
-    """Bilinear interpolation of every other sample of every other row, without the outermost px."""
+    """Interpolate every other sample of every other row bilinearly, without the outermost px."""
     down = plane[:, 1:-1] + (plane[:, :-2] + plane[:, 2:]) / 2
     return down[..., 1:-1] + (down[..., :-2] + down[..., 2:]) / 2
 
 
 def _cross(plane: Tensor) -> Tensor:
-    """Samples on a chequerboard and the mean of the four neighbors between them, without the
-    outermost px."""
+    """Fill a chequerboard of samples with the mean of the four neighbors, without the outermost
+    px."""
     beside = plane[:, 1:-1, :-2] + plane[:, 1:-1, 2:] + plane[:, :-2, 1:-1] + plane[:, 2:, 1:-1]
     return plane[:, 1:-1, 1:-1] + beside / 4
 

@@ -31,7 +31,14 @@ def tone_curve(image: Tensor, strength: Tensor) -> Tensor:
 
 
 class ToneCurve(Stage[ToneCurveRanges, Tensor]):
-    """S-shaped curve on the encoded picture; parameters: (b,) strengths."""
+    """S-shaped curve on the encoded picture; parameters: (b,) strengths.
+
+    Example:
+        >>> import torch
+        >>> stage = ToneCurve(ToneCurveRanges(tone_curve=(1.0, 1.0)))
+        >>> stage.apply(torch.full((1, 3, 1, 1), 0.5), torch.ones(1)).mean().item()
+        0.5
+    """
 
     windowed = True
 
