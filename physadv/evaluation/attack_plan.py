@@ -22,7 +22,7 @@ class AttackSettings:
     """What can be set: ``steps`` (queries for a black box), ``restarts`` and ``loss``; None keeps
     the attack's own.
 
-    With ``surrogates`` the attack is made on them together, and the victim is only asked about the
+    With ``surrogates`` the attack is made on them together, and the model is only asked about the
     outcome.
     """
 
@@ -50,7 +50,7 @@ def _diverse(model: Classifier, images: Tensor, labels: Tensor, **options: Any) 
 def _nes(
     model: Classifier, images: Tensor, labels: Tensor, *, seed: int, **options: Any
 ) -> AttackResult:
-    """PGD on gradients estimated from scores; ``queries`` counts every image the victim was asked
+    """PGD on gradients estimated from scores; ``queries`` counts every image the model was asked
     about."""
     estimated = attacks.EstimatedGradient(model, seed=seed)
     found = attacks.pgd(

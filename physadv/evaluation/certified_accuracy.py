@@ -1,4 +1,4 @@
-"""Certify a victim over a data set: one row an image, whatever the method, resumable after a kill.
+"""Certify a model over a data set: one row an image, whatever the method, resumable after a kill.
 
 A row says that the class ``predicted`` holds for every image within ``radius`` of this one. So the
 certified accuracy at any radius, and the whole curve, are recomputed from the rows.
@@ -200,7 +200,7 @@ class PatchCertifier:
     """Certified patch defenses: ``radius`` is the side of the patch withstood, in px of the working
     size, or 0.
 
-    A defense for an h x w px patch is told by the smaller side. Raises OptionError for a victim
+    A defense for an h x w px patch is told by the smaller side. Raises OptionError for a model
     without such a proof.
     """
 
@@ -208,7 +208,7 @@ class PatchCertifier:
         found = certified_defense(model)
         if found is None:
             raise OptionError(
-                f"victim {model.card.name}",
+                f"model {model.card.name}",
                 "no patch certificate belongs to it",
                 "put patchcleanser, derandomized or patchguard before it: "
                 "signs-masked+patchcleanser",

@@ -3,7 +3,7 @@ before left whole.
 
 After AutoAttack (Croce & Hein 2020). What makes it cheaper at no higher robust accuracy: samples
 already broken are dropped at once, targets are tried in the order in which a linear model says they
-lie near (as MALT, Melamed et al. 2024), steps are made on a folded copy of the victim, and only
+lie near (as MALT, Melamed et al. 2024), steps are made on a folded copy of the model, and only
 close calls get the long runs.
 """
 
@@ -38,7 +38,7 @@ class EnsembleResult:
     "" where none did.
 
     A sample that the model misreads when clean has the stage "clean" and comes back as it was.
-    ``forwards`` counts images that the victim or its faster copy was asked about.
+    ``forwards`` counts images that the model or its faster copy was asked about.
     """
 
     images: Tensor
@@ -106,10 +106,10 @@ def quick_stages(norm: Norm = "linf") -> list[AttackStage]:
 
 
 def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
-    """The plan for a victim without gradients: its scores and its labels are all there is."""
+    """The plan for a model without gradients: its scores and its labels are all there is."""
     if norm == "l1":
         raise OptionError(
-            "norm l1 and a victim without gradients", "no black-box attack here", "use linf or l2"
+            "norm l1 and a model without gradients", "no black-box attack here", "use linf or l2"
         )
     plan = [AttackStage("square", "black", lambda case: _square(case, 5000))]
     if norm == "linf":

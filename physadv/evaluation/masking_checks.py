@@ -38,7 +38,7 @@ class Finding:
 def masking_findings(
     model: Model, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf"
 ) -> list[Finding]:
-    """All checks that need only the victim and a few images (b, c, h, w) with their labels (b,).
+    """All checks that need only the model and a few images (b, c, h, w) with their labels (b,).
 
     Asks for three forwards and two gradients. Raises ModelError where the output is not finite
     logits (b, classes).
@@ -54,7 +54,7 @@ def masking_findings(
 
 
 def checked_logits(model: Model, images: Tensor) -> Tensor:
-    """The victim's logits (b, classes). Raises ModelError for another shape, one class, or NaN and
+    """The model's logits (b, classes). Raises ModelError for another shape, one class, or NaN and
     infinity."""
     logits = model(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
@@ -82,7 +82,7 @@ def check_images(images: Tensor) -> Iterator[Finding]:
         yield Finding(
             "inputs-out-of-range",
             f"pixel values reach from {low:.3g} to {high:.3g}, outside [0, 1]",
-            "Hand over images in [0, 1] and let the victim normalize; eps means nothing otherwise",
+            "Hand over images in [0, 1] and let the model normalize; eps means nothing otherwise",
         )
     elif high <= 1 / 128:
         yield Finding(
@@ -116,7 +116,7 @@ def check_outputs(logits: Tensor, labels: Tensor) -> Iterator[Finding]:
             "at-chance",
             f"clean accuracy {accuracy:.1%} of {len(labels)} is that of guessing among {classes} "
             "classes",
-            "Check that the data's class order is the victim's",
+            "Check that the data's class order is the model's",
         )
 
 
@@ -130,7 +130,7 @@ def check_random(first: Tensor, second: Tensor) -> Iterator[Finding]:
             "random-output",
             f"two forwards of the same images differ by {change:.2g} ({flipped:.1%} of the "
             "decisions flip)",
-            "Attack the expectation (--eot-draws 16, or wrap the victim in eot), and read the "
+            "Attack the expectation (--eot-draws 16, or wrap the model in eot), and read the "
             "rate as one draw",
         )
 
@@ -144,7 +144,7 @@ def check_mode(model: Model) -> Iterator[Finding]:
             yield Finding(
                 "training-mode",
                 f"{active} batch-norm or dropout layers are in training mode",
-                "Call victim.eval(): the result depends on the batch and on chance otherwise",
+                "Call model.eval(): the result depends on the batch and on chance otherwise",
             )
 
 
@@ -233,7 +233,7 @@ def check_blackbox(
             yield Finding(
                 "blackbox-beats-whitebox",
                 f"{name} broke {extra} of {size} images that the gradient attacks had left whole",
-                "The gradients mislead: adapt the attack to this victim (BPDA, EOT, a gradient "
+                "The gradients mislead: adapt the attack to this model (BPDA, EOT, a gradient "
                 "estimate)",
             )
 

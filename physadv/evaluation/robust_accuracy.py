@@ -79,7 +79,7 @@ class Evaluation:
         self.ledger = ProgressLog(self.folder)
 
     def run(self) -> Iterator[EvaluationProgress]:
-        """Check the victim, attack every batch, then the other radii. What is already recorded is
+        """Check the model, attack every batch, then the other radii. What is already recorded is
         not done again."""
         self.findings = self.probe()
         if not self.plan:

@@ -1,4 +1,4 @@
-"""A data set as an evaluation needs it: a fixed choice of images, of one size, with the victim's
+"""A data set as an evaluation needs it: a fixed choice of images, of one size, with the model's
 class numbers."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class EvaluationSamples:
 
     Images come as (b, channels, height, width) float32 in [0, 1]. Those of another size are
     stretched to ``size`` (height, width): bilinear, anti-aliased, rounded to 8 bit again.
-    ``channels`` is 1 where the victim sees gray.
+    ``channels`` is 1 where the model sees gray.
     """
 
     dataset: ImageDataset
@@ -82,7 +82,7 @@ class EvaluationSamples:
         if (image - image[:1]).abs().max() > 0:
             raise DataError(
                 self.dataset.names[index],
-                "has colors, and the victim sees gray",
+                "has colors, and the model sees gray",
                 "convert the images",
             )
         return image[:1]
@@ -95,7 +95,7 @@ def choose_samples(
     the model needs them.
 
     The size is that of the images where they agree, else the card's ``input_size``, else the size
-    most of the first 64 have. Raises DataError where the classes cannot be those of the victim.
+    most of the first 64 have. Raises DataError where the classes cannot be those of the model.
     """
     order = numpy_generator(seed, "limit").permutation(len(dataset))
     indices = order if limit is None else np.sort(order[:limit])
@@ -122,9 +122,9 @@ def _size(dataset: ImageDataset, indices: list[int], card: ModelCard) -> tuple[i
 
 
 def class_numbers(classes: Sequence[str], card: ModelCard) -> list[int]:
-    """The victim's number of each class of the data: by name where the names agree, else in order.
+    """The model's number of each class of the data: by name where the names agree, else in order.
 
-    Raises DataError where the data has more classes than the victim knows.
+    Raises DataError where the data has more classes than the model knows.
     """
     if not card.classes:
         return list(range(len(classes)))
@@ -135,7 +135,7 @@ def class_numbers(classes: Sequence[str], card: ModelCard) -> list[int]:
         raise DataError(
             f"{len(classes)} classes in the data",
             f"{card.name} knows {len(card.classes)}, and the names do not agree",
-            "name the class folders as the victim's classes",
+            "name the class folders as the model's classes",
         )
     return list(range(len(classes)))
 

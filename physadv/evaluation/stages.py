@@ -1,4 +1,4 @@
-"""Attacks in a row, each on what the ones before left whole; every verdict is the victim's own."""
+"""Attacks in a row, each on what the ones before left whole; every verdict is the model's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from physadv.threat.criteria import Misclassification, success_criterion
 from physadv.threat.losses import dlr_loss
 
 CLEAN = "clean"
-"""Stage 0: what the victim says of the clean images. What it misreads is attacked no further."""
+"""Stage 0: what the model says of the clean images. What it misreads is attacked no further."""
 Family = Literal["white", "black"]
 
 
@@ -70,10 +70,10 @@ class AttackStage:
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What one stage did: images and whether the victim misreads them (b,), for the samples
+    """What one stage did: images and whether the model misreads them (b,), for the samples
     ``rows`` it was shown.
 
-    ``forwards`` counts images that the victim or its faster copy was asked about.
+    ``forwards`` counts images that the model or its faster copy was asked about.
     """
 
     stage: str
@@ -101,7 +101,7 @@ def sample_verdicts(
     """The stages one by one, so that the caller can save what each found; ``clean`` comes first.
 
     To go on with a batch, give the images still whole, their ``near``, and the names of the stages
-    ``done``. With ``targets`` a sample is broken where the victim sees its target. Raises
+    ``done``. With ``targets`` a sample is broken where the model sees its target. Raises
     OptionError for an empty plan.
     """
     if not plan:
@@ -139,7 +139,7 @@ def _untouched(case: StageInput) -> AttackResult:
 
 @torch.no_grad()
 def _judge(case: StageInput, stage: str, rows: Tensor, found: AttackResult) -> StageOutcome:
-    """Ask the victim itself about the very images that are handed out."""
+    """Ask the model itself about the very images that are handed out."""
     images = found.images if stage == CLEAN else case.ball.quantized(found.images, case.images)
     logits = case.model(images)
     criterion = (

@@ -79,7 +79,7 @@ def is_built_in(text: str) -> bool:
 
 
 def card_of(name: str) -> ModelCard:
-    """The card of a victim known by name. Raises ModelError, with the nearest names, for another."""
+    """The card of a model known by name. Raises ModelError, with the nearest names, for another."""
     if name not in KNOWN:
         near = difflib.get_close_matches(name, KNOWN, n=2)
         hint = (
@@ -87,18 +87,18 @@ def card_of(name: str) -> ModelCard:
             if near
             else "name a model file or module:factory for your own"
         )
-        raise ModelError(f"victim {name!r}", f"is none of {', '.join(KNOWN)}", hint)
+        raise ModelError(f"model {name!r}", f"is none of {', '.join(KNOWN)}", hint)
     return KNOWN[name].card()
 
 
 def weights_of(name: str) -> Path | None:
-    """The file with the weights of a victim known by name, None where it is not here yet."""
+    """The file with the weights of a model known by name, None where it is not here yet."""
     card_of(name)
     return KNOWN[name].own_weights()
 
 
 def remedy_for(name: str) -> str:
-    """How the weights of a victim known by name get here."""
+    """How the weights of a model known by name get here."""
     card_of(name)
     return KNOWN[name].remedy
 
@@ -109,7 +109,7 @@ def load_undefended_model(
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> LoadedModel:
-    """Load a victim by name, by file, or by ``module:factory``: eval mode, frozen parameters, on
+    """Load a model by name, by file, or by ``module:factory``: eval mode, frozen parameters, on
     ``device``.
 
     ``weights`` are read as a state dict into a named model or into what ``module:factory`` makes.
@@ -242,7 +242,7 @@ def as_model(
 
 
 def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> LoadedModel:
-    """A net and its table of settings -> a frozen victim; the settings of preprocessing stay on its
+    """A net and its table of settings -> a frozen model; the settings of preprocessing stay on its
     card."""
     adapted = adapt_detector(net)
     if adapted is not None:

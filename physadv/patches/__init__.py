@@ -1,1 +1,1 @@
-"""The stations chained: a sticker from its settings to a bundle, its re-verification, and the demo."""
+"""Patches and stickers: configuration, optimization, bundle, verification, transfer and preview."""

@@ -1,5 +1,5 @@
-"""A patch bundle is a folder: patch.png, mask.png, card.toml, rows.jsonl, preview.png; the card is
-written last."""
+"""Patch bundles: folders of patch.png, mask.png, rows.jsonl, preview.png and, written last,
+card.toml."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ _Section = TypeVar("_Section")
 
 @dataclass(frozen=True)
 class PatchInfo:
-    """What the patch is. ``sha256`` and an empty ``run_id`` are filled in by :func:`write_bundle`."""
+    """Section [patch] of a card: what the patch is. ``sha256`` and an empty ``run_id`` are filled
+    in by :func:`write_bundle`."""
 
     name: str
     goal: str
@@ -50,8 +51,14 @@ class PatchSize:
 
 @dataclass(frozen=True)
 class CardPlacement:
-    """Where the sticker sits: ``center_mm`` from the sign's center, x right, y down; ``area_share``
-    of the sign."""
+    """Section [placement] of a card: place of the sticker on the sign.
+
+    Attributes:
+        sign: Name of the sign or object.
+        sign_width_mm: Its width in mm.
+        center_mm: Center of the sticker from that of the sign in mm, x right, y down.
+        area_share: Share of the sign that the sticker covers.
+    """
 
     sign: str
     sign_width_mm: float
@@ -61,7 +68,7 @@ class CardPlacement:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The model the patch was optimized against."""
+    """Section [victim] of a card: the model that the patch was optimized against."""
 
     name: str
     task: str
@@ -70,7 +77,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class PatchCard:
-    """card.toml as typed sections, then free tables."""
+    """Content of card.toml: typed sections, then free tables."""
 
     patch: PatchInfo
     size: PatchSize
@@ -84,13 +91,23 @@ class PatchCard:
     versions: dict[str, Any] = field(default_factory=dict)
 
     def to_toml(self) -> str:
-        """The card as TOML text; keys that are None are left out."""
+        """Return the card as TOML text; keys that are None are left out."""
         return tomli_w.dumps(_plain(asdict(self)))
 
     @staticmethod
     def from_toml(text: str, *, name: str = CARD) -> PatchCard:
-        """Parse TOML text. Raises BundleError naming the key that is missing, unknown or of the
-        wrong kind."""
+        """Read a card.
+
+        Args:
+            text: Content of a card.toml.
+            name: Name of the file in errors.
+
+        Returns:
+            The card.
+
+        Raises:
+            BundleError: The text is no TOML, or a key is missing, unknown or of the wrong type.
+        """
         try:
             tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -131,12 +148,24 @@ def write_bundle(
     preview: Tensor | Array | None = None,
     rows: Iterable[Row] | None = None,
 ) -> PatchBundle:
-    """Write a bundle and return it as it reads back (8-bit). The card goes in last: no card, no
-    bundle.
+    """Write a bundle; the card goes in last, so that a folder without one is no bundle.
 
-    Empty margins of the mask are cut off and size and center corrected, so that the sizes on the
-    card are those of the cut sticker. ``rows=None`` leaves a rows.jsonl that is already there.
-    Raises GeometryError for shapes that differ and for a mask without pixels.
+    Empty margins of the mask are cut off, and size and center corrected, so that the sizes on the
+    card are those of the cut sticker.
+
+    Args:
+        folder: Folder of the bundle, created if need be.
+        card: Content of card.toml.
+        patch: Pixels (1, 3, h, w) in [0, 1].
+        mask: Shape (1, 1, h, w) in [0, 1].
+        preview: Picture of the patch, a tensor (3, h, w) in [0, 1] or an array (h, w, 3) uint8.
+        rows: Measured rows; None leaves a rows.jsonl that is already there.
+
+    Returns:
+        The bundle as it reads back, rounded to 8 bits.
+
+    Raises:
+        GeometryError: Patch and mask differ in size, or the mask has no pixels.
     """
     target = Path(folder)
     patch, mask = _eight_bit(patch), _eight_bit(mask)
@@ -165,6 +194,7 @@ def write_bundle(
             if (draft / part).exists():
                 (draft / part).chmod(0o644)
                 (draft / part).replace(target / part)
+
     return PatchBundle(card, patch, mask, target)
 
 
@@ -193,13 +223,16 @@ def read_bundle(name_or_path: str | Path) -> PatchBundle:
             raise BundleError(
                 f"{root}", f"{part} is missing", "name a folder made by `physadv patch`"
             )
+
     text = (root / CARD).read_text(encoding="utf-8", errors="replace")
     card = PatchCard.from_toml(text, name=str(root / CARD))
     patch = to_tensor(read_rgba(root / PATCH))[None, :3]
     mask = to_tensor(read_rgba(root / MASK))[None, :1]
     if patch.shape[-2:] != mask.shape[-2:]:
-        sizes = f"{PATCH} is {patch.shape[-1]}x{patch.shape[-2]} px, {MASK} {mask.shape[-1]}x{mask.shape[-2]} px"
+        (height, width), (h, w) = patch.shape[-2:], mask.shape[-2:]
+        sizes = f"{PATCH} is {width}x{height} px, {MASK} {w}x{h} px"
         raise BundleError(f"{root}", sizes, "the two must be of one size")
+
     _check_shapes(patch, mask, str(root / MASK))
     if _bounds(mask) != (0, 0, mask.shape[-1], mask.shape[-2]):
         raise GeometryError(
@@ -207,6 +240,7 @@ def read_bundle(name_or_path: str | Path) -> PatchBundle:
             "the mask has empty margins",
             "crop both pictures to it, or write_bundle",
         )
+
     bundle = PatchBundle(card, patch, mask, root)
     if card.patch.sha256 and card.patch.sha256 != bundle_fingerprint(bundle):
         raise BundleError(
@@ -214,11 +248,13 @@ def read_bundle(name_or_path: str | Path) -> PatchBundle:
             "picture or card changed since it was written",
             "restore the files, or delete the line sha256 under [patch] to accept the change",
         )
+
     return bundle
 
 
 def bundle_fingerprint(bundle: PatchBundle) -> str:
-    """Hex sha256 over the pixels, and over the names, sizes, placement and victim on the card."""
+    """Return the sha256 in hex over the pixels of ``bundle`` and the names, sizes, placement and
+    model on its card."""
     card = bundle.card
     info = {
         k: v
@@ -235,6 +271,7 @@ def bundle_fingerprint(bundle: PatchBundle) -> str:
     for picture in (bundle.patch, bundle.mask):
         digest.update(f"|{tuple(picture.shape)}|".encode())
         digest.update(to_uint8(picture).tobytes())
+
     return digest.hexdigest()
 
 
@@ -270,11 +307,13 @@ def _crop(card: PatchCard, patch: Tensor, mask: Tensor) -> tuple[PatchCard, Tens
     h, w = mask.shape[-2:]
     if (x0, y0, x1, y1) == (0, 0, w, h):
         return card, patch, mask
+
     px, py = card.size.width_mm / w, card.size.height_mm / h
     cx, cy = card.placement.center_mm
     center = (cx + ((x0 + x1) / 2 - w / 2) * px, cy + ((y0 + y1) / 2 - h / 2) * py)
     placement = replace(card.placement, center_mm=center)
     cut = replace(card, size=PatchSize((x1 - x0) * px, (y1 - y0) * py), placement=placement)
+
     return cut, patch[..., y0:y1, x0:x1].contiguous(), mask[..., y0:y1, x0:x1].contiguous()
 
 
@@ -294,6 +333,7 @@ def _section(kind: type[_Section], table: Mapping[str, Any], name: str, path: st
     for key in table:
         if key not in known:
             raise BundleError(f"{name}: {path}{key}", "unknown key", f"known: {', '.join(known)}")
+
     values: dict[str, Any] = {}
     for key, spec in known.items():
         required = spec.default is spec.default_factory  # both are MISSING
@@ -301,6 +341,7 @@ def _section(kind: type[_Section], table: Mapping[str, Any], name: str, path: st
             values[key] = _value(hints[key], table[key], name, f"{path}{key}")
         elif required:
             raise BundleError(f"{name}: {path}{key}", "is missing", "restore the card of the run")
+
     return kind(**values)
 
 
@@ -327,6 +368,7 @@ def _value(hint: Any, value: Any, name: str, key: str) -> Any:
         raise BundleError(
             f"{name}: {key} = {value!r}", f"{wanted} is needed", "restore the card of the run"
         )
+
     return float(value) if hint is float else value
 
 
@@ -335,6 +377,7 @@ def _check(card: PatchCard, name: str) -> None:
         raise BundleError(
             f"{name}: patch.goal = {card.patch.goal!r}", f"one of {', '.join(GOALS)}", "correct it"
         )
+
     sizes = {
         "size.width_mm": card.size.width_mm,
         "size.height_mm": card.size.height_mm,

@@ -1,5 +1,4 @@
-"""The user's own printer and camera in the training: profiles laid over the drawn ranges, and kept
-with the bundle."""
+"""Measured printers and cameras in an optimization: their profiles, over the drawn ranges."""
 
 from __future__ import annotations
 
@@ -21,15 +20,28 @@ PROFILES = ("profile", "camera_profile")
 
 
 def color_map_of(path: str | None) -> ColorMap | None:
-    """The map of a color profile, or None without one. Raises CalibrationError for a file that is
-    none."""
+    """Return the map of the color profile at ``path``; None without one. Raises CalibrationError
+    for a file that is none."""
     return None if path is None else read_color_profile(path).color_map()
 
 
 def with_camera_profile(
     ranges: EotRanges, path: str | None, sign_width_mm: float, *, whole_frame: bool
 ) -> EotRanges:
-    """The ranges as seen by the measured camera; unchanged without one. Raises CalibrationError."""
+    """Return EOT ranges as a measured camera has them.
+
+    Args:
+        ranges: Ranges otherwise drawn from.
+        path: Camera profile; None returns ``ranges`` unchanged.
+        sign_width_mm: Width of the sign in mm.
+        whole_frame: Whether the model sees whole frames, as a detector does.
+
+    Returns:
+        The ranges with the camera's angle of view, picture width and lens.
+
+    Raises:
+        CalibrationError: The file is no profile, or its lens cannot be inverted in the picture.
+    """
     return (
         ranges
         if path is None
@@ -78,13 +90,13 @@ def with_camera(
 
 
 def profile_checksums(settings: Mapping[str, object]) -> dict[str, str]:
-    """For the card: the sha256 of every profile in the settings, as <setting>_sha256."""
+    """Return the sha256 of every profile in ``settings``, as <setting>_sha256, for the card."""
     named = {name: settings.get(name) for name in PROFILES}
     return {f"{name}_sha256": sha256_of(str(path)) for name, path in named.items() if path}
 
 
 def keep_profiles(settings: Mapping[str, object], folder: Path) -> None:
-    """Copy the profiles of the settings into the bundle, so that it replays wherever it goes."""
+    """Copy the profiles in ``settings`` into ``folder``, so that the bundle replays anywhere."""
     for name in PROFILES:
         source = settings.get(name)
         target = folder / f"{name}.json"
@@ -96,7 +108,16 @@ def keep_profiles(settings: Mapping[str, object], folder: Path) -> None:
 def check_profiles(
     settings: Mapping[str, object], card: Mapping[str, object], bundle: Path
 ) -> None:
-    """Raise BundleError where a profile is not the one the card was measured with."""
+    """Check that profiles are those that a card was measured with.
+
+    Args:
+        settings: Settings that name the profiles.
+        card: Section [optimisation] of the card.
+        bundle: Folder of the bundle, for the error.
+
+    Raises:
+        BundleError: A profile is another one.
+    """
     for key, found in profile_checksums(settings).items():
         said = card.get(key)
         if said and said != found:

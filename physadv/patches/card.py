@@ -1,4 +1,4 @@
-"""The card of a finished patch: what it is, where it goes, how it was made, what was measured."""
+"""Cards of finished patches: identity, place, making and measurement."""
 
 from __future__ import annotations
 
@@ -28,7 +28,18 @@ def make_card(
     *,
     steps_done: int,
 ) -> PatchCard:
-    """The card of a sticker: what it is, where it goes, how it was made, and what was measured."""
+    """Return the card of a finished patch.
+
+    Args:
+        config: Configuration of the run.
+        task: The problem that was optimized.
+        model: The model under attack.
+        measured: Rates on held-out scenes.
+        steps_done: Steps that were taken.
+
+    Returns:
+        The card: what the patch is, its place, its making, and what was measured.
+    """
     true = ANYWHERE if config.object == ANYWHERE else model.card.class_name(task.goal.true_class)
     target = (
         None if task.goal.target_class is None else model.card.class_name(task.goal.target_class)
@@ -37,6 +48,7 @@ def make_card(
     plain = {k: v for k, v in config.as_card_table().items() if v is not None}
     plain["device"] = str(task.device)
     kept = {k: f"{k}.json" for k in PROFILES if k in plain} | profile_checksums(plain)
+
     return PatchCard(
         patch=PatchInfo(
             name=name,
@@ -70,14 +82,15 @@ def _card_placement(config: PatchConfig, task: PatchTask) -> CardPlacement:
         sign_mm2 = OCTAGON_SHARE * config.sign_width_mm**2
         share = area_share(task.mask, config.width_mm, config.height_mm, sign_mm2)
         return CardPlacement("stop", config.sign_width_mm, config.center_mm, round(share, 4))
-    lie = pose_of(config)
-    share = object_share(task.scene_sources, lie) * float(task.mask.mean())
-    across_mm = round(2 * config.width_mm / sum(lie.share), 1)
+    pose = pose_of(config)
+    share = object_share(task.scene_sources, pose) * float(task.mask.mean())
+    across_mm = round(2 * config.width_mm / sum(pose.share), 1)
     return CardPlacement(config.object, across_mm, (0.0, 0.0), round(share, 4))
 
 
 def heldout_table(material: SceneSources, measured: PatchMeasurement) -> dict[str, Any]:
-    """The [heldout] table: rates with their intervals, and in words how the scenes were held out."""
+    """Return the [heldout] table: the rates of ``measured`` with intervals, and how the scenes of
+    ``material`` were held out."""
     return {
         **rates_table(measured),
         "scenes": material.kind,
@@ -88,8 +101,8 @@ def heldout_table(material: SceneSources, measured: PatchMeasurement) -> dict[st
 
 
 def rates_table(measured: PatchMeasurement) -> dict[str, Any]:
-    """The rates of one measurement; for a detector misses, AP and extra boxes of each block beside
-    them."""
+    """Return the rates of ``measured`` as a table; for a detector with misses, AP and extra boxes
+    of each block."""
     rates: dict[str, Any] = {
         "success": measured.success.as_dict(),
         "blank_success": measured.blank_success.as_dict(),

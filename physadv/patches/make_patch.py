@@ -125,7 +125,8 @@ def render_patch(
 
     Example:
         >>> white = torch.ones(3, 8, 8)
-        >>> shown = render_patch(white, torch.zeros(1, 3, 32, 32), [[8, 8], [24, 8], [24, 24], [8, 24]])
+        >>> corners = [[8, 8], [24, 8], [24, 24], [8, 24]]
+        >>> shown = render_patch(white, torch.zeros(1, 3, 32, 32), corners)
         >>> round(float(shown.sum() / 3))
         256
     """
@@ -189,6 +190,7 @@ def _pixels_of(patch: PatchLike, mask: Tensor | None) -> tuple[Tensor, Tensor]:
             "(3, h, w) floats in [0, 1] are needed",
             "Permute and scale it",
         )
+
     return pixels, shape.to(pixels)
 
 

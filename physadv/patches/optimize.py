@@ -1,5 +1,4 @@
-"""Universal patches and stickers under EOT: optimize on some scenes, choose on others, report on
-yet others."""
+"""Optimization of universal patches under EOT, with separate scenes to train, choose and report."""
 
 from __future__ import annotations
 
@@ -37,8 +36,17 @@ BLANK_LEVEL = 0.94
 
 @dataclass(frozen=True)
 class PatchProgress:
-    """Where the optimization stands; ``best`` is the patch with the highest success on validation
-    draws so far."""
+    """State of the optimization after a step.
+
+    Attributes:
+        step: Number of the step.
+        patch: Pixels (1, 3, h, w) after it.
+        best: The patch with the highest validation score so far.
+        best_success: That score; -1 before the first validation.
+        loss: Mean loss of the step.
+        success: Validation score, on steps where it was measured.
+        state: State of the optimizer, for a resumed run.
+    """
 
     step: int
     patch: Tensor
@@ -53,8 +61,17 @@ class PatchProgress:
 def render_scenes(
     task: PatchTask, patch: Tensor, scenes: SceneBatch, name: tuple[str | int, ...]
 ) -> tuple[Tensor, Annotations]:
-    """One EOT draw named ``name``: the photographed scenes with the patch on them, and what is
-    judged in them."""
+    """Photograph scenes with the patch on them, under one draw.
+
+    Args:
+        task: The patch problem.
+        patch: Pixels (1, 3, h, w) in [0, 1]; gradients reach them.
+        scenes: Scenes without a patch.
+        name: Name of the draw in the random streams.
+
+    Returns:
+        Images (b, 3, h, w) in [0, 1], and what is judged in them.
+    """
     draw = sample_eot(task, scenes, name)
     moved = scenes.to(task.device)
     mask = task.mask.to(task.device)
@@ -63,13 +80,14 @@ def render_scenes(
 
 
 def sample_eot(task: PatchTask, scenes: SceneBatch, name: tuple[str | int, ...]) -> Draw:
-    """The EOT draw named ``name`` for these scenes, on the task's device."""
+    """Return the draw called ``name`` for ``scenes``, on the device of ``task``."""
     rng = generator(task.seed, "eot", *name)
     return task.stages.sample(scenes, rng).to(task.device)
 
 
 def annotations_of(task: PatchTask, scenes: SceneBatch) -> Annotations:
-    """What is judged in the scenes: what they name themselves, else the one sign in each."""
+    """Return what is judged in ``scenes`` of ``task``: their own annotations, else the one sign in
+    each."""
     if scenes.marks is not None:
         return scenes.marks
     return Annotations(sign_boxes(scenes.homography, task.sign_width_mm, scenes.images.shape[-1]))
@@ -90,14 +108,31 @@ def optimize_patch(
     best: tuple[Tensor, float] | None = None,
     state: object = None,
 ) -> Iterator[PatchProgress]:
-    """Optimize a universal patch; each step sees ``draws`` new scenes (Athalye 2018; Brown 2017;
-    Eykholt 2018).
+    """Optimize a universal patch; each step sees new scenes under new draws.
 
-    ``tv`` and ``nps`` weigh total variation and non-printability against the loss; the task's look
-    restricts it to a palette or keeps it near a picture. Every ``validate_every`` steps the patch
-    is scored, as 8-bit, on fixed draws that no step trains on; the best of these is kept. Give
-    ``start``, ``patch``, ``best`` and ``state`` of a saved :class:`PatchProgress` to go on. Steps are
-    made on a folded copy of a classifier, verdicts on the victim itself.
+    After Athalye et al. (2018), Brown et al. (2017) and Eykholt et al. (2018). Gradients are taken
+    of a folded copy of a classifier; success is evaluated on the model itself.
+
+    Args:
+        task: The patch problem.
+        steps: Number of steps in all.
+        draws: Scenes a step.
+        lr: Step size of Adam at the start of its cosine.
+        tv: Weight of total variation.
+        nps: Weight of non-printability.
+        validate_every: Steps from one validation to the next.
+        validation_draws: Fixed scenes a validation, which no step trains on.
+        start: Steps taken before, for a resumed run.
+        patch: Patch of a resumed run; None starts anew.
+        best: Best patch of a resumed run and its score.
+        state: Optimizer of a resumed run.
+
+    Yields:
+        The progress after every step; the best patch is the one with the highest validation score,
+        rounded to 8 bits.
+
+    Raises:
+        ModelError: The loss is not finite, or no gradient reaches the patch.
     """
     palette = ink_palette().to(task.device)
     mask = task.mask.to(task.device)
@@ -142,7 +177,8 @@ def optimize_patch(
 
 @torch.no_grad()
 def gradient_models(task: PatchTask) -> list[Model]:
-    """Faster copies of the classifiers, where they are the same function; detectors as they are."""
+    """Return faster copies of the classifiers of ``task`` where they are the same function;
+    detectors as they are."""
     probe = sample_scenes(task, task.scene_sources.train, 2, "probe").images.to(task.device)
     return [fuse_model(v, probe) if isinstance(v(probe), Tensor) else v for v in task.models]  # type: ignore[arg-type]
 
@@ -157,8 +193,16 @@ def _initial(task: PatchTask) -> Tensor:
 
 @torch.no_grad()
 def validation_success(task: PatchTask, patch: Tensor, count: int) -> float:
-    """Share of fixed validation draws on which the goal is met, plus a small term for confidence to
-    break ties."""
+    """Score a patch on fixed validation draws.
+
+    Args:
+        task: The patch problem.
+        patch: Pixels (1, 3, h, w).
+        count: Number of scenes.
+
+    Returns:
+        Share of objects on which the goal is met; the models' doubt breaks ties.
+    """
     won, doubt, judged = 0.0, 0.0, 0
     batch = _batch_of(task)
     for first in range(0, count, batch):
@@ -172,11 +216,13 @@ def validation_success(task: PatchTask, patch: Tensor, count: int) -> float:
             doubt += float((1 - goal.confidence_of_truth(prediction, marks)).sum()) / len(
                 task.models
             )
+
     return (won + 1e-3 * doubt) / max(judged, 1)
 
 
 def to_8bit(task: PatchTask, patch: Tensor) -> Tensor:
-    """The patch as its PNG will hold it: in the task's palette, where there is one, and in 8 bits."""
+    """Return ``patch`` as its PNG will hold it: in the palette of ``task``, if any, and in 8
+    bits."""
     return eight_bit(task.appearance.to(patch.device).printed(patch))
 
 
@@ -187,7 +233,17 @@ def _batch_of(task: PatchTask, pixels: int = 2**18) -> int:
 
 @dataclass(frozen=True)
 class PatchMeasurement:
-    """Rates on held-out scenes and draws; every block sees the same scenes and the same draws."""
+    """Rates on held-out scenes; every block sees the same scenes under the same draws.
+
+    Attributes:
+        clean_recognised: Share of clean objects that the model recognizes.
+        blank_recognised: The same with a blank sticker.
+        patch_recognised: The same with the patch.
+        success: Goal met with the patch, among draws whose clean control is recognized.
+        blank_success: The same with the blank sticker: the effect of covering alone.
+        rows: One table an object.
+        detection: For a detector, misses, AP and extra boxes of each block.
+    """
 
     clean_recognised: RateInterval
     blank_recognised: RateInterval
@@ -211,12 +267,18 @@ def measure_patch(
     model: int = 0,
     report: Callable[[int], None] | None = None,
 ) -> PatchMeasurement:
-    """Score a patch on the test scenes with clean and blank controls; intervals cluster by photo in
-    photos.
+    """Measure a patch on the test scenes, with clean and blank controls.
 
-    ``model`` is the number of the one of the task's that judges. One row an object; for a detector
-    the first row of each scene also says what was found in it (see
-    :mod:`physadv.evaluation.metrics.detection`).
+    Args:
+        task: The patch problem.
+        patch: Pixels (1, 3, h, w).
+        draws: Number of scenes.
+        name: Name of the draws in the random streams.
+        model: Number of the model of the task that judges.
+        report: Called with the number of scenes done.
+
+    Returns:
+        Rates with intervals, clustered by photo where scenes are photos.
     """
     rows: list[Row] = []
     batch = _batch_of(task)
@@ -230,6 +292,7 @@ def measure_patch(
         rows += _judged(task, model, textures, scenes, (name, first))
         if report is not None:
             report(first + size)
+
     return summarize_rows(rows, by_group=task.scene_sources.kind == "photos")
 
 
@@ -257,6 +320,7 @@ def _judged(
                 prediction, clean, truth, owner[: len(truth)], label, goal.score_threshold
             )
             found[block], clean = tables, clean or seen
+
     several = marks.scene is not None
     owners = marks.scene.tolist() if marks.scene is not None else range(len(scenes.groups))
     rows: list[Row] = []
@@ -268,6 +332,7 @@ def _judged(
         if found and row.get("object", 0) == 0:
             row["scene"] = {block: found[block][owner] for block in BLOCKS}
         rows.append(row)
+
     return rows
 
 
@@ -298,7 +363,15 @@ def _block(
 
 
 def summarize_rows(rows: Sequence[Row], *, by_group: bool) -> PatchMeasurement:
-    """Rates of rows, recomputable from a bundle's rows.jsonl."""
+    """Return the rates of measured rows, as a bundle's rows.jsonl holds them.
+
+    Args:
+        rows: One table an object.
+        by_group: Whether intervals are clustered by photo.
+
+    Returns:
+        Rates with their 95 % intervals.
+    """
 
     def rate(block: str, key: str, chosen: Sequence[Row]) -> RateInterval:
         hits = [bool(row[block][key]) for row in chosen]

@@ -33,7 +33,8 @@ _REPORTED_ONLY = ("test_draws", "name", "device")
 
 
 class PatchRun:
-    """A patch optimization in a folder: every validation is a checkpoint, which a second run resumes.
+    """A patch optimization in a folder: every validation is a checkpoint, which a second run
+    resumes.
 
     Args:
         config: What to optimize.
@@ -64,12 +65,20 @@ class PatchRun:
         self._last: PatchProgress | None = None
 
     def steps(self, *, validate_every: int = 50) -> Iterator[PatchProgress]:
-        """Run the remaining steps; the best patch so far is on disk whenever ``success`` is not
-        None."""
+        """Take the remaining steps; the best patch so far is on disk whenever ``success`` is not
+        None.
+
+        Args:
+            validate_every: Steps from one validation and checkpoint to the next.
+
+        Yields:
+            The progress after every step.
+        """
         saved = load_checkpoint(
             self.out, checkpoint_key(self.config), self.config.lr, self.config.steps
         )
         start: dict[str, Any] = {}
+
         if saved is not None:
             self.resumed_at, self._last = saved.step, saved
             start = {
@@ -97,10 +106,20 @@ class PatchRun:
     def finish(
         self, report: Callable[[int], None] | None = None
     ) -> tuple[PatchBundle, PatchMeasurement]:
-        """Measure the best patch on the held-out scenes and write the bundle. OptionError before
-        the first step."""
+        """Measure the best patch on the held-out scenes and write the bundle.
+
+        Args:
+            report: Called with the number of scenes done.
+
+        Returns:
+            The bundle and its measurement.
+
+        Raises:
+            OptionError: No step was taken.
+        """
         if self._last is None:
             raise OptionError("no step was made", "at least one is needed", "let it run longer")
+
         best = to_8bit(
             self.task, self._last.best if self._last.best_success >= 0 else self._last.patch
         )
@@ -117,10 +136,11 @@ class PatchRun:
             rows=list(measured.rows),
         )
         keep_profiles(asdict(self.config), self.out)
+
         return bundle, measured
 
     def _further(self, best: Tensor) -> dict[str, Any]:
-        """For the card of an ensemble: the same draws judged by each of its further victims."""
+        """For the card of an ensemble: the same draws judged by each of its further models."""
         tables = {}
         for number, text in enumerate(self.config.ensemble, 1):
             judged = measure_patch(self.task, best, draws=self.config.test_draws, model=number)
@@ -180,4 +200,5 @@ def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[
     wanted |= profiles | profile_checksums(asdict(config))
     ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold"}
     names = [key for key in (*wanted, *recorded) if key not in ignored]
+
     return [key for key in dict.fromkeys(names) if wanted.get(key) != recorded.get(key)]

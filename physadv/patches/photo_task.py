@@ -39,23 +39,38 @@ def load_photo_sources(
     folder: Path | None,
     *,
     kind: str,
-    lie: PatchPose,
+    pose: PatchPose,
     model: LoadedModel,
     goal: PatchGoal,
     view: SceneSize,
     seed: int,
     boxes: Path | None = None,
 ) -> SceneSources:
-    """Read a folder of photos, label what is not labeled by the victim itself, and hold photos out.
+    """Read a folder of photos, label what is not labeled, and hold photos out.
 
-    ``kind`` is "anywhere" or a class of the detector, whose objects carry the patch. Classes come
-    from labels.csv (file, class) and boxes from ``boxes`` or boxes.csv (file, x0, y0, x1, y1)
-    beside the photos; without them the victim's own answer on the clean photo stands for the truth,
-    and the notes say so. Raises OptionError for goals that have no sense there, DataError where
-    nothing usable is left.
+    Classes come from labels.csv (file, class) beside the photos, else they are the model's own
+    answers; boxes from ``boxes`` or boxes.csv (file, x0, y0, x1, y1), else from the detector.
+
+    Args:
+        folder: Folder of the photos; None is an error that names the option.
+        kind: "anywhere", or a class of the detector whose objects carry the patch.
+        pose: Size and turn of the patch in a photo.
+        model: The model under attack.
+        goal: Goal of the patch.
+        view: Size of the pictures that the model sees.
+        seed: Seed of the split.
+        boxes: File of boxes; None for boxes.csv beside the photos.
+
+    Returns:
+        Scenes for training, validation and test, split by photo.
+
+    Raises:
+        OptionError: No folder is given, or the model does not suit the kind.
+        DataError: Photos, labels or boxes cannot be used, or too few are left.
     """
     if folder is None:
         raise OptionError(f"--object {kind}", "needs photos", "give a folder with --photos")
+
     _check(kind, model, goal)
     sizes, photos, notes = _read(folder, 2 * view.size)
     if kind == ANYWHERE:
@@ -67,31 +82,32 @@ def load_photo_sources(
         *said,
         f"{len(photos)} photos split by photo: {len(parts[0])} train, {len(parts[2])} test",
     ]
-    train, validation, test = (_source(part or photos, kind, lie, model) for part in parts)
+    train, validation, test = (_source(part or photos, kind, pose, model) for part in parts)
     if not parts[1] or not parts[2]:
         notes.append(
             "too few photos to hold any out: judged on the photos it was optimized on, with other "
             "draws"
         )
+
     return SceneSources(train, validation, test, "photos", tuple(notes))
 
 
 def _source(
-    photos: Sequence[ScenePhoto], kind: str, lie: PatchPose, model: LoadedModel
+    photos: Sequence[ScenePhoto], kind: str, pose: PatchPose, model: LoadedModel
 ) -> SceneSource:
     if kind == ANYWHERE:
-        return PatchAnywhere(photos, lie, inner=_inner(model))
+        return PatchAnywhere(photos, pose, inner=_inner(model))
     return OnObjects(
-        photos, lie, center=TORSO if kind == "person" else (0.5, 0.5), most=MOST_OBJECTS
+        photos, pose, center=TORSO if kind == "person" else (0.5, 0.5), most=MOST_OBJECTS
     )
 
 
-def object_share(material: SceneSources, lie: PatchPose) -> float:
-    """How much of the picture (anywhere) or of the object's box the patch's rectangle covers on
-    average."""
+def object_share(material: SceneSources, pose: PatchPose) -> float:
+    """Return the share of the picture, or of an object's box, that the patch of ``pose`` covers on
+    average in ``material``."""
     source = material.train
-    mean_square = (lie.share[0] ** 2 + lie.share[0] * lie.share[1] + lie.share[1] ** 2) / 3
-    share = mean_square * lie.height_mm / lie.width_mm
+    mean_square = (pose.share[0] ** 2 + pose.share[0] * pose.share[1] + pose.share[1] ** 2) / 3
+    share = mean_square * pose.height_mm / pose.width_mm
     if not isinstance(source, OnObjects):
         return share
     boxes = np.concatenate([p.boxes for p in source.photos if p.boxes is not None])
@@ -100,8 +116,8 @@ def object_share(material: SceneSources, lie: PatchPose) -> float:
 
 
 def check_object_class(kind: str, model: LoadedModel) -> None:
-    """Raise OptionError where objects of a class shall carry the patch and the victim finds no
-    objects."""
+    """Raise OptionError where objects of class ``kind`` are to carry the patch and ``model`` is no
+    detector."""
     if kind != ANYWHERE and model.card.task != "detect":
         raise OptionError(
             f"--object {kind}", f"{model.card.name} is a classifier", f"use --object {ANYWHERE}"
@@ -119,7 +135,7 @@ def _check(kind: str, model: LoadedModel, goal: PatchGoal) -> None:
 
 
 def _inner(model: LoadedModel) -> float:
-    """The share of a picture's side that a victim with a central crop sees."""
+    """The share of a picture's side that a model with a central crop sees."""
     crop = model.net.crop if isinstance(model.net, Preprocessed) else None
     return 1.0 if crop is None else crop[0] / crop[1]
 
@@ -137,8 +153,10 @@ def _read(
             continue
         photos.append(ScenePhoto(np.ascontiguousarray(shrink_photo(image, shorter_px)), file.name))
         sizes.append((image.shape[1], image.shape[0]))
+
     if not photos:
         raise DataError(f"{folder}", "holds no photo that can be read", "name a folder of photos")
+
     return sizes, photos, notes
 
 
@@ -152,6 +170,7 @@ def _labeled(
     """Photos with their class, without those of the target class; for a detector as they are."""
     if model.card.task == "detect":
         return list(photos), []
+
     table = folder / LABELS_FILE
     if table.is_file():
         known = _read_labels(table, model.card.class_index)
@@ -160,7 +179,7 @@ def _labeled(
     else:
         labels = [_own_class(model, p, view.size) for p in photos]
         notes = [
-            f"no {LABELS_FILE}: the victim's own answer on the clean photo is taken for the truth"
+            f"no {LABELS_FILE}: the model's own answer on the clean photo is taken for the truth"
         ]
     pairs = zip(photos, labels, strict=True)
     kept = [
@@ -174,6 +193,7 @@ def _labeled(
         )
     if not kept:
         raise DataError(f"{folder}", "no photo is left", f"list more of them in {LABELS_FILE}")
+
     return kept, notes
 
 
@@ -209,7 +229,7 @@ def _boxed(
     else:
         found = [_own_boxes(model, goal, p, view.size) for p in photos]
         notes = [
-            f"no {BOXES_FILE}: what the victim itself detects as {name} on the clean photo "
+            f"no {BOXES_FILE}: what the model itself detects as {name} on the clean photo "
             f"(score {goal.score_threshold:g}) is taken for the truth"
         ]
     kept, crowded = [], 0
@@ -218,18 +238,21 @@ def _boxed(
         crowded += len(large) > MOST_OBJECTS
         if 1 <= len(large) <= MOST_OBJECTS:
             kept.append(ScenePhoto(photo.image, photo.group, goal.true_class, large))
+
     if not kept:
         raise DataError(
             f"{folder}",
             f"no {name} in it is large enough",
             f"add photos, or {BOXES_FILE} with boxes",
         )
+
     total = sum(len(p.boxes) for p in kept if p.boxes is not None)
     notes.append(
         f"{total} objects in {len(kept)} of {len(photos)} photos; left out: objects under "
         f"{SMALLEST:.0%} of the "
         f"height, and {crowded} photos with more than {MOST_OBJECTS}"
     )
+
     return kept, notes
 
 
@@ -244,7 +267,7 @@ def _scaled(corners: Sequence[Float], size: tuple[int, int], photo: ScenePhoto) 
 
 @torch.no_grad()
 def _answer(model: LoadedModel, photo: ScenePhoto, size: int) -> Prediction:
-    """The victim's answer on the clean photo, stretched to a square for a detector, its middle for
+    """The model's answer on the clean photo, stretched to a square for a detector, its middle for
     a classifier."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     image = to_tensor(photo.image)[None]

@@ -1,5 +1,4 @@
-"""The picture on a bundle: the sign with its sticker, or the patch, beside scenes as the victim's
-camera sees them."""
+"""Preview of a bundle: the sign with its sticker, or the patch, beside photographed scenes."""
 
 from __future__ import annotations
 
@@ -20,8 +19,16 @@ SIDE = 480
 
 @torch.no_grad()
 def preview_picture(task: PatchTask, patch: Tensor) -> Tensor:
-    """(3, 480, 960): left the face with the sticker (or the patch alone), right four held-out
-    scenes with it."""
+    """Draw the preview of a bundle (3, 480, 960).
+
+    Args:
+        task: The patch problem.
+        patch: Pixels (1, 3, h, w).
+
+    Returns:
+        On the left the face with the sticker, or the patch alone; on the right four held-out
+        scenes.
+    """
     patch = eight_bit(patch.detach().cpu())
     scenes = sample_scenes(task, task.scene_sources.test, 4, "preview")
     images, _ = render_scenes(task, patch.to(task.device), scenes, ("preview",))
@@ -33,7 +40,7 @@ def preview_picture(task: PatchTask, patch: Tensor) -> Tensor:
 
 
 def face_with(task: PatchTask, patch: Tensor) -> Tensor:
-    """(3, 480, 480): the drawn sign on gray with the patch where the card says."""
+    """Draw the sign on gray (3, 480, 480) with ``patch`` where ``task`` places it."""
     if isinstance(task.scene_sources.test, PatchAnywhere | OnObjects):
         return patch_alone(task, patch)
     face = task.scene_sources.faces[0] if task.scene_sources.faces else sign_face(width_px=SIDE)
@@ -46,7 +53,7 @@ def face_with(task: PatchTask, patch: Tensor) -> Tensor:
 
 
 def patch_alone(task: PatchTask, patch: Tensor) -> Tensor:
-    """(3, 480, 480): the patch on gray, as large as it fits."""
+    """Draw ``patch`` of ``task`` on gray (3, 480, 480), as large as it fits."""
     gray = srgb_to_linear(torch.full((1, 3, SIDE, SIDE), 0.6))
     longest = max(task.placement.width_mm, task.placement.height_mm)
     return linear_to_srgb(_laid(task, patch, gray, 0.9 * SIDE / longest)[0])
@@ -63,4 +70,5 @@ def _laid(task: PatchTask, patch: Tensor, canvas: Tensor, px_per_mm: float) -> T
     canvas[..., y : y + size[0], x : x + size[1]] = blend_over(
         region, srgb_to_linear(sticker) * alpha, alpha
     )
+
     return canvas

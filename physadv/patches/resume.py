@@ -1,5 +1,4 @@
-"""A patch run's checkpoint: safetensors with the patch, the best so far and Adam's moments; written
-atomically."""
+"""Checkpoint of a patch run: the patch, the best one so far and the moments of Adam."""
 
 from __future__ import annotations
 
@@ -17,7 +16,16 @@ NAME = "checkpoint.safetensors"
 
 
 def save_checkpoint(folder: Path, progress: PatchProgress, key: int) -> Path:
-    """Save everything the loop needs to go on; ``key`` identifies the settings."""
+    """Save everything that a resumed run needs, atomically.
+
+    Args:
+        folder: Folder of the run.
+        progress: State after a step.
+        key: Number that identifies the configuration.
+
+    Returns:
+        The file.
+    """
     moments = progress.state.optimizer.state[progress.state.leaf]  # type: ignore[attr-defined]
     tensors = {
         "patch": progress.patch,
@@ -31,14 +39,26 @@ def save_checkpoint(folder: Path, progress: PatchProgress, key: int) -> Path:
         "key": str(key),
         "loss": repr(progress.loss),
     }
+
     return write_tensors(folder / NAME, tensors, meta)
 
 
 def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> PatchProgress | None:
-    """The saved state of the run with this key, or None: no file, another run's, or damaged."""
+    """Load the state of an interrupted run.
+
+    Args:
+        folder: Folder of the run.
+        key: Number that identifies the configuration.
+        lr: Step size of Adam.
+        steps: Steps in all.
+
+    Returns:
+        The state; None without a file, and for a damaged one or that of another configuration.
+    """
     path = folder / NAME
     if not path.is_file():
         return None
+
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
@@ -47,8 +67,10 @@ def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> PatchProgr
             }
     except (SafetensorError, OSError, KeyError):
         return None
+
     if meta.get("key") != str(key):
         return None
+
     step, loss = int(meta["step"]), float(meta.get("loss", math.nan))
     state = CosineAdam(lr, steps).init(tensors["patch"])
     state.optimizer.state[state.leaf] = {
@@ -59,6 +81,7 @@ def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> PatchProgr
     for _ in range(step):
         state.optimizer._opt_called = True  # type: ignore[attr-defined]  # the schedule catches up, no step is made
         state.schedule.step()
+
     return PatchProgress(
         step, tensors["patch"], tensors["best"], float(meta["best_success"]), loss, None, state
     )

@@ -21,8 +21,13 @@ from physadv.patches.task import PatchTask
 
 @dataclass(frozen=True)
 class VerifyOutcome:
-    """The card's rate, the rate measured now, and whether the one lies within the interval of the
-    other."""
+    """Result of a verification.
+
+    Attributes:
+        claimed: Success on the card.
+        measured: Rates measured now.
+        agrees: Whether the one lies within the interval of the other.
+    """
 
     claimed: RateInterval
     measured: PatchMeasurement
@@ -30,18 +35,25 @@ class VerifyOutcome:
 
 
 def config_from_bundle(bundle: PatchBundle, *, eot: str | None = None) -> PatchConfig:
-    """Return the configuration written on the card of a ``bundle``.
+    """Return the configuration on the card of a bundle.
 
-    ``eot`` takes the place of the card's pipeline. A card that names one of its maker's own needs
-    it: code is run because the user names it, never because a file does.
+    Args:
+        bundle: The bundle.
+        eot: Pipeline in place of the card's; needed where the card names one of its maker's own,
+            since no code is run because a file names it.
 
-    Raises BundleError where there is none, and for a pipeline that only the card names.
+    Returns:
+        The configuration.
+
+    Raises:
+        BundleError: There is none, or only the card names the pipeline.
     """
     table: dict[str, Any] = dict(bundle.card.optimisation)
     if not {"victim", "goal", "seed"} <= set(table):
         raise BundleError(
             f"{bundle.folder}", "its card holds no [optimisation] settings", "make it anew"
         )
+
     named = str(table.get("eot", "default"))
     if eot is None and is_import_path(named):
         raise BundleError(
@@ -49,18 +61,25 @@ def config_from_bundle(bundle: PatchBundle, *, eot: str | None = None) -> PatchC
             "No code is run because a card names it",
             f"Read that code; if you trust it, pass --eot {named}",
         )
+
     if eot is not None:
         table["eot"] = eot
+
     return PatchConfig.from_card_table(table)
 
 
 def refuse_foreign_models(
     bundle: PatchBundle, names: Iterable[str], *, named_by_user: Collection[str] = ()
 ) -> None:
-    """Raise BundleError where the card of ``bundle`` names a model that would run foreign code.
+    """Refuse a bundle whose card names a model that would run foreign code.
 
-    ``names`` are the models on the card, each NAME or NAME=WEIGHTS; ``named_by_user`` are those
-    that the user asked for by name, which are allowed.
+    Args:
+        bundle: The bundle.
+        names: Models on the card, each NAME or NAME=WEIGHTS.
+        named_by_user: Models that the user named, which are allowed.
+
+    Raises:
+        BundleError: The card names a model that is neither built in nor named by the user.
     """
     for text in names:
         name = text.partition("=")[0]
@@ -78,9 +97,18 @@ itself."""
 
 
 def locate_files(config: PatchConfig, bundle: PatchBundle, data: Path | None = None) -> PatchConfig:
-    """The config with the files on the card found where they are now.
+    """Return a configuration with the files on the card where they lie now.
 
-    Raises DataError for one that is nowhere, with what the card says about how to get it.
+    Args:
+        config: Configuration of the card.
+        bundle: The bundle, whose folder is searched as well.
+        data: Folder under which the data sets pose.
+
+    Returns:
+        The configuration with paths that exist.
+
+    Raises:
+        DataError: A file is nowhere; the error says how the card obtains it.
     """
     found: dict[str, Any] = {}
     for key in FILES:
@@ -93,7 +121,7 @@ def locate_files(config: PatchConfig, bundle: PatchBundle, data: Path | None = N
         place = next((p for p in places if p.exists()), None)
         if (
             place is None and key != "weights"
-        ):  # the victim's own error says where its weights come from
+        ):  # the model's own error says where its weights come from
             how = bundle.card.data.get(name) or bundle.card.data.get(str(name).split("/")[0], "")
             source = f" ({how})" if how else ""
             remedy = f"give --{key} or --data-folder FOLDER that holds it{source}"
@@ -101,6 +129,7 @@ def locate_files(config: PatchConfig, bundle: PatchBundle, data: Path | None = N
                 f"{name}, named on the card of {bundle.card.patch.name}", "not found", remedy
             )
         found[key] = None if place is None else str(place)
+
     return replace(config, **found)
 
 
@@ -121,14 +150,24 @@ def verify_bundle(
     draws: int | None = None,
     report: Callable[[int], None] | None = None,
 ) -> VerifyOutcome:
-    """Measure a bundle's held-out success anew, by default on the very draws of its card.
+    """Measure the held-out success of a bundle again, by default on the draws of its card.
 
-    ``given`` replaces files on the card (:data:`FILES`) and, as "model" and "eot", the model and the
-    pipeline, which must be given where the card names others than built-in ones; ``data`` is a
-    folder under which the
-    others lie. ``fresh`` takes new draws (a sharper test). Agreement: the new rate lies in the
-    card's interval, or, with new draws or another number of them, the two intervals overlap. Raises
-    BundleError where the victim's weights are not those on the card.
+    Args:
+        bundle: The bundle.
+        given: Files in place of the card's (:data:`FILES`), and as "model" and "eot" the model and
+            the pipeline, which must be given where the card names foreign ones.
+        data: Folder under which the data sets pose.
+        fresh: Take new draws, a sharper test.
+        draws: Number of scenes; None for the card's.
+        report: Called with the number of scenes done.
+
+    Returns:
+        Both rates, and whether they agree: the new rate lies in the card's interval or, for new or
+        fewer draws, the intervals overlap.
+
+    Raises:
+        BundleError: The model's weights are not those on the card, or it names foreign code.
+        DataError: A data set on the card is not found.
     """
     chosen: dict[str, Any] = {k: v for k, v in (given or {}).items() if v is not None}
     stated = config_from_bundle(bundle, eot=chosen.pop("eot", None))
@@ -143,10 +182,11 @@ def verify_bundle(
     claimed_sha = bundle.card.victim.sha256
     if claimed_sha and model.card.sha256 and claimed_sha != model.card.sha256:
         raise BundleError(
-            f"victim {model.card.name} {model.card.sha256[:12]}",
+            f"model {model.card.name} {model.card.sha256[:12]}",
             f"the card was measured on {claimed_sha[:12]}",
             "give those weights with --weights, or make the patch anew",
         )
+
     task = replace(task, mask=bundle.mask)
     name = "fresh" if fresh else "test"
     measured = measure_patch(
@@ -157,4 +197,5 @@ def verify_bundle(
         agrees = measured.success.low <= claimed.high and claimed.low <= measured.success.high
     else:
         agrees = claimed.low - 1e-9 <= measured.success.rate <= claimed.high + 1e-9
+
     return VerifyOutcome(claimed, measured, agrees)

@@ -46,10 +46,23 @@ STOP_NAMES = ("stop", "stop sign", "street sign")
 
 @dataclass(frozen=True)
 class PatchTask:
-    """One patch problem: what is attacked, where, and under which draws.
+    """One patch problem: models, goal, scenes, placement and draws.
 
-    ``goals`` gives each victim of an ensemble its own, since each numbers its classes in its own
-    way.
+    Attributes:
+        models: The model under attack and the further ones of its ensemble.
+        goal: Goal of the patch in the classes of the first model.
+        scene_sources: Scenes for training, validation and test.
+        mask: Shape (1, 1, ph, pw) of the patch.
+        placement: Place of the patch on the sign.
+        sign_width_mm: Width of the sign in mm.
+        scene_size: Size of the pictures that the models see.
+        ranges: Ranges of the transformations.
+        seed: Seed of the random streams.
+        device: Device of the models.
+        goals: Goal in the classes of each model, for an ensemble.
+        appearance: Palette and reference image of the patch.
+        colors: Measured printer and camera in place of the drawn inks.
+        pipeline: Transformations between print and model; None for the built-in ones.
     """
 
     models: Sequence[Model]
@@ -71,7 +84,7 @@ class PatchTask:
 
     @property
     def stages(self) -> Pipeline:
-        """The pipeline that every draw goes through."""
+        """Return the pipeline that every draw goes through."""
         if self.pipeline is not None:
             return self.pipeline
         return Pipeline.from_ranges(self.ranges, colors=self.colors)
@@ -115,19 +128,38 @@ class PatchTask:
         return model
 
     def goal_of(self, model: int) -> PatchGoal:
-        """The goal in the terms of one of the victims."""
+        """Return the goal in the classes of the model of number ``model``."""
         return self.goals[model] if self.goals else self.goal
 
 
 def sample_scenes(task: PatchTask, source: SceneSource, count: int, *name: str | int) -> SceneBatch:
-    """``count`` scenes of a source; the task's seed and the name decide."""
+    """Draw scenes of a source.
+
+    Args:
+        task: The patch problem.
+        source: Source of the scenes.
+        count: Number of scenes.
+        name: Name of the draw in the random streams.
+
+    Returns:
+        The scenes, on the CPU.
+    """
     return source.sample(
         count, task.scene_size, task.ranges, numpy_generator(task.seed, "scenes", *name)
     )
 
 
 def sign_boxes(homography: Tensor, width_mm: float, size: int) -> Tensor:
-    """Axis-aligned boxes (b, 4) of the sign's square, cut at the picture's edge."""
+    """Return the axis-aligned boxes of signs.
+
+    Args:
+        homography: Plane of the sign in mm to px (b, 3, 3).
+        width_mm: Width of the sign in mm.
+        size: Side of the picture in px.
+
+    Returns:
+        Boxes (b, 4) in px, cut at the edge of the picture.
+    """
     corners = apply_homography(
         homography, square_corners(width_mm).to(homography).expand(len(homography), 4, 2)
     )
@@ -135,15 +167,26 @@ def sign_boxes(homography: Tensor, width_mm: float, size: int) -> Tensor:
 
 
 def configured_ranges(config: PatchConfig) -> EotRanges:
-    """Return the EOT ranges that ``config`` name: a preset's, with those of a file over them."""
+    """Return the EOT ranges that ``config`` names: those of a preset, with those of a file over
+    them."""
     preset = "default" if is_import_path(config.eot) else config.eot
     ranges = eot_preset(preset)
     return ranges if config.eot_ranges is None else ranges_from_toml(config.eot_ranges, ranges)
 
 
 def goal_for(config: PatchConfig, model: LoadedModel) -> PatchGoal:
-    """The config' goal in the numbers of one victim's classes. Raises ModelError for a class it
-    does not know."""
+    """Return the goal of a configuration in the class numbers of a model.
+
+    Args:
+        config: The configuration.
+        model: The model.
+
+    Returns:
+        The goal.
+
+    Raises:
+        ModelError: The model does not know a class.
+    """
     card, name = model.card, config.true_class
     if config.object not in ("sign", ANYWHERE):
         check_object_class(config.object, model)
@@ -161,19 +204,21 @@ def goal_for(config: PatchConfig, model: LoadedModel) -> PatchGoal:
         config.object == ANYWHERE and target == true
     ):  # every photo has its own class: this one is never used
         true = 1 if target == 0 else 0
+
     return PatchGoal(config.goal, true, target, score_threshold=threshold)
 
 
 def class_name_for(name: str, classes: Sequence[str]) -> str:
-    """A class as this victim calls it: some call a stop sign "stop", "stop sign" or just "street
-    sign"."""
+    """Return the class ``name`` as ``classes`` spell it: a stop sign may be "stop", "stop sign" or
+    "street sign"."""
     if classes and name not in classes and name in STOP_NAMES:
         return next((own for own in STOP_NAMES if own in classes), name)
     return name
 
 
 def scene_size_for(models: Sequence[LoadedModel]) -> SceneSize:
-    """Square pictures as large as the victim that sees most, before its own crop."""
+    """Return the size of pictures for ``models``: square, as large as the largest input before its
+    own crop."""
     sides = [max(v.card.input_size or (64, 64)) for v in models]
     crops = [
         v.net.crop[1] for v in models if isinstance(v.net, Preprocessed) and v.net.crop is not None
@@ -210,7 +255,8 @@ def load_ensemble(config: PatchConfig, given: LoadedModel | None = None) -> list
 
 
 def pose_of(config: PatchConfig) -> PatchPose:
-    """How a patch lies on photos: the config, and what is published where they are silent."""
+    """Return how a patch lies in photos: as ``config`` states, else as published. Raises
+    OptionError for a share out of range."""
     kind = ANYWHERE if config.object == ANYWHERE else "objects"
     share = config.share or SHARES[kind]
     if not 0 < share[0] <= share[1] <= 1:
@@ -230,8 +276,18 @@ def recognized_photos(
     width_mm: float,
     device: torch.device,
 ) -> list[bool]:
-    """Which located signs the victim sees as the true class in at least half of a few mild,
-    unpatched views."""
+    """Tell which located signs a model recognizes in at least half of a few mild, unpatched views.
+
+    Args:
+        model: The model.
+        goal: Goal, whose true class counts.
+        photos: Located signs.
+        width_mm: Width of the sign in mm.
+        device: Device of the model.
+
+    Returns:
+        One answer a photo.
+    """
     mild = EotRanges(
         yaw_deg=(-8, 8),
         pitch_deg=(-4, 4),
@@ -248,6 +304,7 @@ def recognized_photos(
         kept.append(
             bool(goal.recognized(model(scenes.images.to(device)), boxes).float().mean() >= 0.5)
         )
+
     return kept
 
 
@@ -292,7 +349,7 @@ def _task_of(config: PatchConfig, ranges: EotRanges | None, given: LoadedModel |
         material = load_photo_sources(
             _path(config.photos),
             kind=config.object,
-            lie=pose_of(config),
+            pose=pose_of(config),
             model=model,
             goal=goal,
             view=view,
@@ -321,14 +378,14 @@ def _task_of(config: PatchConfig, ranges: EotRanges | None, given: LoadedModel |
 
 @torch.no_grad()
 def _trusted(model: LoadedModel, images: Tensor) -> list[str]:
-    """Warnings about the victim. Raises ModelError for what no patch can be optimized on, softmax
+    """Warnings about the model. Raises ModelError for what no patch can be optimized on, softmax
     among it."""
     with torch.enable_grad():
         warnings = check_model(model, images)
     prediction = model(images)
     if isinstance(prediction, Tensor) and looks_like_probabilities(prediction):
         remedy = 'return logits, or wrap it with as_model(..., outputs="probabilities")'
-        raise ModelError("the victim returns softmax probabilities", "logits are needed", remedy)
+        raise ModelError("the model returns softmax probabilities", "logits are needed", remedy)
     return warnings
 
 

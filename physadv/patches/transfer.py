@@ -1,5 +1,4 @@
-"""Transfer: bundles made against one victim, judged by others on the same held-out scenes, with the
-same controls."""
+"""Transfer of bundles to other models, on the same held-out scenes with the same controls."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from physadv.patches.task import PatchTask, goal_for, scene_size_for
 
 @dataclass(frozen=True)
 class TransferCell:
-    """One bundle judged by one victim; ``measured`` is None where ``reason`` says why that has no
+    """One bundle judged by one model; ``measured`` is None where ``reason`` says why that has no
     sense."""
 
     bundle: str
@@ -55,13 +54,25 @@ def transfer_matrix(
     scenes: dict[str, str] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Iterator[TransferCell]:
-    """Judge every bundle by every victim (NAME or NAME=WEIGHTS), one cell after the other.
+    """Measure bundles on other models, on the bundles' own held-out scenes with the same controls.
 
-    The scenes are the bundle's own held-out ones, shown as the judging victim sees them: crops to a
-    classifier, frames to a detector, where a class to be seen anywhere becomes a box to be created.
-    Each victim's own clean control decides which draws count. ``data`` is where the files on the
-    cards lie; ``scenes`` replaces "signs", "backgrounds", "photos" or "boxes" of every bundle. What
-    a victim cannot be asked becomes a cell with its reason.
+    Scenes are shown as the judging model sees them: crops to a classifier, frames to a detector,
+    where a class to be seen anywhere becomes a box to be created. Only draws whose clean control
+    the judging model recognizes count.
+
+    Args:
+        bundles: The bundles.
+        models: Judging models, each NAME or NAME=WEIGHTS.
+        data: Folder under which the data sets on the cards pose.
+        draws: Number of scenes a cell; None for the card's.
+        scenes: Files in place of every card's "signs", "backgrounds", "photos" or "boxes".
+        report: Called with a line before each cell.
+
+    Yields:
+        One cell a pair; a pair that cannot be measured becomes a cell with its reason.
+
+    Raises:
+        BundleError: A card names a foreign model that the user did not name.
     """
     changed: dict[str, Any] = dict(scenes or {})
     for bundle in bundles:
@@ -105,7 +116,7 @@ def _loaded(name: str, weights: str, data: Path | None) -> LoadedModel:
 
 
 def _asked(config: PatchConfig, model: LoadedModel, own: LoadedModel) -> dict[str, Any]:
-    """Goal and view of another victim. Raises OptionError and ModelError for what it cannot be
+    """Goal and view of another model. Raises OptionError and ModelError for what it cannot be
     asked."""
     detects = model.card.task == "detect"
     if config.object not in ("sign", ANYWHERE) and not detects:
@@ -118,15 +129,17 @@ def _asked(config: PatchConfig, model: LoadedModel, own: LoadedModel) -> dict[st
             f"{model.card.name} has others",
             "name one",
         )
+
     asked = replace(config, threshold=config.threshold if model is own else None)
     if config.object == ANYWHERE and detects:  # a class to be seen becomes a box to appear
         asked = replace(asked, goal="create")
+
     return {"goal": goal_for(asked, model), "scene_size": scene_size_for([model])}
 
 
 def transfer_table(cells: Sequence[TransferCell]) -> str:
-    """A Markdown table: a line a bundle, a column a victim, success with its interval and the blank
-    control."""
+    """Return ``cells`` as a Markdown table: a line a bundle, a column a model, success with its
+    interval and the blank control."""
     models = list(dict.fromkeys(c.model for c in cells))
     lines = ["| patch (made on) | " + " | ".join(models) + " |", "|---" * (len(models) + 1) + "|"]
     for name in dict.fromkeys(c.bundle for c in cells):

@@ -81,7 +81,7 @@ def load_scene_sources(
             )
         if lost:
             notes.append(
-                f"{lost} located signs left out: the victim does not see the true class in them "
+                f"{lost} located signs left out: the model does not see the true class in them "
                 "unpatched"
             )
 
