@@ -161,7 +161,10 @@ def _parameter(
         annotation, default, words = str | None, None, REQUIRED
     if note.argument:
         info: Any = typer.Argument(
-            help=note.help, metavar=note.metavar or None, rich_help_panel=note.panel
+            help=note.help,
+            metavar=note.metavar or None,
+            rich_help_panel=note.panel,
+            autocompletion=options.completer_of(note),
         )
     else:
         info = options.field_option(note, [note.option_of(field.name)], kind, words)
@@ -229,6 +232,7 @@ def _from_text(kind: type[Config], values: dict[str, Any]) -> dict[str, Any]:
 
 
 _EXAMPLES = {"x": "280x190", ",": "0,95", ":": "0.3:0.5"}
+_BOX_EXAMPLE = "410,220,610,420"
 _COUNTS = {2: "two", 4: "four"}
 
 
@@ -242,7 +246,7 @@ def parse_numbers(
         option: the option's name, for the error.
         separator: the character between them; other usual ones are taken as well.
         count: how many are needed, 2 or 4.
-        form: how to write them, for the error; an example where empty.
+        form: how they are written, for the error.
 
     Returns:
         The numbers, whole ones as int.
@@ -268,8 +272,8 @@ def parse_numbers(
     if len(numbers) != count:
         raise OptionError(
             f"{option} {text!r}",
-            f"{_COUNTS[count]} numbers are needed",
-            f"Write {option} {form or _EXAMPLES[separator]}",
+            f"{_COUNTS[count]} numbers are needed{f', {form}' if form else ''}",
+            f"Write {option} {_EXAMPLES[separator] if count == 2 else _BOX_EXAMPLE}",
         )
     return tuple(int(n) if n.is_integer() else n for n in numbers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -44,10 +45,26 @@ def field_option(note: ConfigField, flags: list[str], kind: Any, words: str = ""
         help=note.help,
         metavar=note.metavar or None,
         rich_help_panel=note.panel,
+        autocompletion=completer_of(note),
         min=note.least if ranged else None,
         max=note.most if ranged else None,
         **shown,
     )
+
+
+def completer_of(note: ConfigField) -> Callable[[str], list[str]] | None:
+    """Return what completes the value of the field with documentation ``note``, if anything."""
+    if note.completions:
+        return lambda incomplete: [w for w in note.completions if w.startswith(incomplete)]
+    return _bundle_names if note.metavar == "BUNDLE" else None
+
+
+def _bundle_names(incomplete: str) -> list[str]:
+    """Names of ready-made bundles that begin with what was typed."""
+    from physadv.core.package_data import patches_dir
+
+    folders = (card.parent.name for card in patches_dir().glob("*/card.toml"))
+    return sorted(name for name in folders if name.startswith(incomplete))
 
 
 def option_of(hint: Any, flag: str) -> Any:
@@ -70,21 +87,8 @@ def out_option(default: str) -> Any:
     )
 
 
-Model = Annotated[str, option_of(shared_fields.ModelName, "--model")]
-Data = Annotated[Path, option_of(shared_fields.DataPath, "--data")]
-EotDraws = Annotated[int, option_of(shared_fields.EotDraws, "--eot-draws")]
-Profile = Annotated[Path | None, option_of(shared_fields.ColorProfileFile, "--profile")]
-CameraProfile = Annotated[
-    Path | None, option_of(shared_fields.CameraProfileFile, "--camera-profile")
-]
 Weights = Annotated[Path | None, option_of(shared_fields.ModelWeights, "--weights")]
-Signs = Annotated[Path | None, option_of(shared_fields.SignPhotos, "--signs")]
-Backgrounds = Annotated[Path | None, option_of(shared_fields.BackgroundPhotos, "--backgrounds")]
-Photos = Annotated[Path | None, option_of(shared_fields.ScenePhotos, "--photos")]
-Boxes = Annotated[Path | None, option_of(shared_fields.BoxesFile, "--boxes")]
-Seed = Annotated[int, option_of(shared_fields.Seed, "--seed")]
 Device = Annotated[str, option_of(shared_fields.Device, "--device")]
-Out = Annotated[Path | None, out_option("runs/<utc>-<command>")]
 
 Threads = Annotated[
     int,

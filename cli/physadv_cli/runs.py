@@ -90,7 +90,9 @@ class RunOptions:
 
     def finish(self, result: Mapping[str, Any], summary: str) -> None:
         """Print ``summary`` for people and, with ``--json``, ``result`` as one JSON object."""
-        finish(result, as_json=self.as_json, summary=summary)
+        console.print(summary)
+        if self.as_json:
+            sys.stdout.write(json.dumps(plain(result)) + "\n")
 
 
 def begin_report(command: str, *, json: bool, quiet: bool, verbose: bool) -> RunOptions:
@@ -167,16 +169,3 @@ def record_config(folder: Path, config: Config) -> None:
 
 def _write_config(folder: Path, table: Mapping[str, Any]) -> None:
     write_text(folder / "config.toml", tomli_w.dumps(table))
-
-
-def finish(result: Mapping[str, Any], *, as_json: bool, summary: str) -> None:
-    """End a command.
-
-    Args:
-        result: printed as one JSON object on stdout where ``as_json``.
-        as_json: whether ``--json`` was given.
-        summary: printed for people on stderr either way.
-    """
-    console.print(summary)
-    if as_json:
-        sys.stdout.write(json.dumps(plain(result)) + "\n")

@@ -38,7 +38,11 @@ class ChartConfig(Config):
 
     kind: Annotated[
         str,
-        ConfigField("Page: color, or charuco, the board for `calibrate camera`.", "Page"),
+        ConfigField(
+            "Page: color, or charuco, the board for `calibrate camera`.",
+            "Page",
+            completions=("color", "charuco"),
+        ),
     ] = "color"
     set: Annotated[
         int,
@@ -76,6 +80,7 @@ class ColorFitConfig(Config):
         ConfigField(
             "Form of the color map: auto (least leave-one-out error), 3x4, 10-term or 20-term.",
             "Profile",
+            completions=("auto", "3x4", "10-term", "20-term"),
         ),
     ] = "auto"
     printer_name: Annotated[

@@ -35,7 +35,9 @@ class CertifyConfig(Config):
     data: shared.DataPath
     split: shared.DataSplit = "test"
     limit: shared.SampleLimit = None
-    method: Annotated[str, ConfigField(f"Method: {', '.join(METHODS)}.", "Method")] = "smoothing"
+    method: Annotated[
+        str, ConfigField(f"Method: {', '.join(METHODS)}.", "Method", completions=METHODS)
+    ] = "smoothing"
     threat: Annotated[
         str | None,
         ConfigField(

@@ -45,7 +45,10 @@ class CheckConfig(Config):
     block: Annotated[
         str | None,
         ConfigField(
-            "Block of all frames of SOURCE: clean, blank or patch.", "Source", default="by markers"
+            "Block of all frames of SOURCE: clean, blank or patch.",
+            "Source",
+            default="by markers",
+            completions=("clean", "blank", "patch"),
         ),
     ] = None
 
@@ -78,6 +81,7 @@ class CheckConfig(Config):
         ConfigField(
             "How the sign is located: auto, truth, fiducials, box, features, detector or frame.",
             "Locating",
+            completions=("auto", "truth", "fiducials", "box", "features", "detector", "frame"),
         ),
     ] = "auto"
     box: Annotated[

@@ -32,6 +32,7 @@ class ConfigField:
         path: whether it names a file or a folder, so that shells complete it.
         default: words in place of the default value in the help.
         aliases: older names of the option, without dashes; accepted, but not in the help.
+        completions: words that a shell offers as the value.
     """
 
     help: str
@@ -45,6 +46,7 @@ class ConfigField:
     path: bool = False
     default: str = ""
     aliases: tuple[str, ...] = ()
+    completions: tuple[str, ...] = ()
 
     def option_of(self, name: str) -> str:
         """Return the command-line option of the field called ``name``."""

@@ -53,7 +53,15 @@ EOT_HELP = (
 )
 """Help of ``--test-draws`` and ``--eot`` wherever they stand."""
 
-GoalOfBundle = Annotated[str | None, ConfigField(GOAL_HELP, "Goal", default="the bundle's")]
+GoalOfBundle = Annotated[
+    str | None,
+    ConfigField(
+        GOAL_HELP,
+        "Goal",
+        default="the bundle's",
+        completions=("targeted", "untargeted", "vanish"),
+    ),
+]
 TrueClassOfBundle = Annotated[
     str | None, ConfigField(TRUE_CLASS_HELP, "Goal", metavar="CLASS", default="the bundle's")
 ]
@@ -203,6 +211,10 @@ VirtualCameras = Annotated[
         "all; may repeat.",
         "Filming",
         metavar="NAME",
+        completions=(
+            *("phone", "webcam", "dashcam", "old-phone", "system-camera", "action-cam", "cctv"),
+            "all",
+        ),
     ),
 ]
 VirtualPrinter = Annotated[
@@ -212,6 +224,10 @@ VirtualPrinter = Annotated[
         "photo-inkjet, vinyl-latex, poster-offset, newsprint or ideal.",
         "Filming",
         metavar="NAME",
+        completions=(
+            *("drawn", "office-laser", "office-inkjet", "photo-inkjet", "vinyl-latex"),
+            *("poster-offset", "newsprint", "ideal"),
+        ),
     ),
 ]
 PictureSources = Annotated[
@@ -226,5 +242,11 @@ PictureSources = Annotated[
 
 Seed = Annotated[int, ConfigField("Named seed of the run: same seed, same result.", "Run")]
 Device = Annotated[
-    str, ConfigField("Where to compute: auto, cpu, cuda, cuda:1, mps.", "Run", metavar="DEVICE")
+    str,
+    ConfigField(
+        "Where to compute: auto, cpu, cuda, cuda:1, mps.",
+        "Run",
+        metavar="DEVICE",
+        completions=("auto", "cpu", "cuda", "mps"),
+    ),
 ]

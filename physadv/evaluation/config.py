@@ -83,6 +83,10 @@ class AttackConfig(SampleConfig):
             "Attack: ascent, fgsm, pgd, mifgsm, difgsm, apgd, fab, deepfool, cw, universal (one "
             "change for each batch); black boxes: nes, square, rays, hopskipjump.",
             "Attack",
+            completions=(
+                *("ascent", "fgsm", "pgd", "mifgsm", "difgsm", "apgd", "fab", "deepfool", "cw"),
+                *("universal", "nes", "square", "rays", "hopskipjump"),
+            ),
         ),
     ] = "pgd"
     steps: Annotated[

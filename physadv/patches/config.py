@@ -27,7 +27,11 @@ class PatchConfig(Config):
     weights: shared.ModelWeights = None
     goal: Annotated[
         str,
-        ConfigField(shared.GOAL_HELP, "Goal"),
+        ConfigField(
+            shared.GOAL_HELP,
+            "Goal",
+            completions=("untargeted", "targeted", "vanish", "misclassify", "create"),
+        ),
     ] = "untargeted"
     true_class: Annotated[str, ConfigField(shared.TRUE_CLASS_HELP, "Goal", metavar="CLASS")] = (
         "stop"
@@ -45,7 +49,11 @@ class PatchConfig(Config):
     size_mm: Annotated[
         tuple[float, float],
         ConfigField(
-            "Width x height of the sticker in mm.", "Sticker", flag="--size", separator="x"
+            "Width x height of the sticker in mm.",
+            "Sticker",
+            flag="--size",
+            metavar="WxH",
+            separator="x",
         ),
     ] = (190.0, 150.0)
     center_mm: Annotated[
@@ -54,6 +62,7 @@ class PatchConfig(Config):
             "Center of the sticker from that of the sign in mm, x right, y down.",
             "Sticker",
             flag="--center",
+            metavar="X,Y",
             separator=",",
         ),
     ] = (0.0, 95.0)
@@ -84,6 +93,7 @@ class PatchConfig(Config):
             "Width of the patch, LOW:HIGH, over the diagonal of the object, or anywhere over the "
             "side of the picture.",
             "Scene",
+            metavar="LOW:HIGH",
             separator=":",
             default="as published",
         ),

@@ -65,7 +65,9 @@ class PrintConfig(Config):
     intent: Annotated[
         str,
         ConfigField(
-            "Rendering intent with --icc: relative, perceptual, saturation or absolute.", "Color"
+            "Rendering intent with --icc: relative, perceptual, saturation or absolute.",
+            "Color",
+            completions=("relative", "perceptual", "saturation", "absolute"),
         ),
     ] = "relative"
 

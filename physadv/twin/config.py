@@ -57,6 +57,10 @@ class TwinConfig(Config):
             "white-balance, tone, sharpening or jpeg; may repeat.",
             "Filming",
             metavar="EFFECT",
+            completions=(
+                *("printer", "distortion", "defocus", "motion", "vignette", "noise", "bayer"),
+                *("white-balance", "tone", "sharpening", "jpeg"),
+            ),
         ),
     ] = ()
 

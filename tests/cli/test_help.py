@@ -104,6 +104,12 @@ def test_completion_installs_and_completes(tmp_path: Path) -> None:
 
     assert shell_completion("physadv che", tmp_path) == ["check"]
     assert shell_completion("physadv calibrate ", tmp_path) == ["chart", "fit", "camera"]
+    assert shell_completion("physadv check --locate f", tmp_path) == [
+        "fiducials",
+        "features",
+        "frame",
+    ]
+    assert "stop-sticker-signs-v1" in shell_completion("physadv print st", tmp_path)
     assert shell_completion("physadv check --camera-", tmp_path) == [
         "--camera-profile",
         "--camera-size",

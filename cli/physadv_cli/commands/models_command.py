@@ -165,10 +165,14 @@ def check(
             help="Folder of photos to run the model on.",
             metavar="FOLDER",
             show_default="made by code",
+            rich_help_panel="Check",
         ),
     ] = None,
     gradients: Annotated[
-        bool, typer.Option(help="Check as well that a gradient reaches the image.")
+        bool,
+        typer.Option(
+            help="Check as well that a gradient reaches the image.", rich_help_panel="Check"
+        ),
     ] = True,
     device: options.Device = "auto",
     json: options.Json = False,

@@ -10,7 +10,7 @@ import typer
 from physadv.training.config import TrainConfig, TrainSignsConfig
 from physadv_cli.configured import from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
-from physadv_cli.runs import RunOptions, console
+from physadv_cli.runs import RunOptions
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -42,16 +42,17 @@ def train(config: TrainConfig, run: RunOptions) -> None:
     --epochs 16 --out runs/ibp
     """
     from physadv.training.classifier_task import ClassifierTask
+    from physadv_cli.progress import status_line
     from physadv_cli.training import command_line, paused, watch
 
-    with console.status("reading data"):
+    with status_line("reading data"):
         task = ClassifierTask.from_config(config)
     folder = run.open_folder(config, task.claim)
     if not watch(task.run(folder), judged=True):
         run.finish({"out": str(folder), "finished": False}, paused(folder))
         raise SystemExit(130)
 
-    with console.status("judging"):
+    with status_line("judging"):
         card = task.publish(folder, command_line())
     weights = task.weights_of(folder)
     result = {"out": str(folder), "victim": str(weights), "finished": True, **card}
@@ -74,10 +75,11 @@ def train_signs(config: TrainSignsConfig, run: RunOptions) -> None:
     from physadv.evaluation.progress_log import claim_folder
     from physadv.models.loading import pick_device
     from physadv.training.sign_classifier import recipe as signs
+    from physadv_cli.progress import status_line
     from physadv_cli.training import command_line, paused, watch
 
     recipe = signs.SignRecipe.from_config(config)
-    with console.status("reading data"):
+    with status_line("reading data"):
         data = signs.load_sign_data(recipe)
     folder = run.open_folder(config, lambda folder: claim_folder(folder, config.identity))
     device = pick_device(config.device)
@@ -85,7 +87,7 @@ def train_signs(config: TrainSignsConfig, run: RunOptions) -> None:
         run.finish({"out": str(folder), "finished": False}, paused(folder))
         raise SystemExit(130)
 
-    with console.status("judging"):
+    with status_line("judging"):
         card = signs.publish_sign_classifier(
             recipe, data, signs.StreetPhotos.from_config(config), folder, command=command_line()
         )
