@@ -1,1 +1,1 @@
-"""Rows, intervals and the evaluations that distrust themselves."""
+"""Robust and certified accuracy, their self-checks, intervals and detection metrics."""

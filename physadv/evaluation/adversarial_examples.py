@@ -1,4 +1,4 @@
-"""Pictures of what was broken: a few to look at, or all of them to keep."""
+"""Image files of adversarial examples: a few for the report, or all of them."""
 
 from __future__ import annotations
 
@@ -12,44 +12,47 @@ from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.core.image_io import save_png
 from physadv.core.rows import Row, append_rows, read_rows
 
-SHOWN, GAIN = 8, 10
+_SHOWN, _GAIN = 8, 10
 Names = Callable[[int], str]
 
 
 class AdversarialExamples:
-    """Keeps, from each call, the broken images whose wrong verdict is the surest: picture, change
-    and verdicts.
+    """Saves, in each call, the adversarial images with the most confident wrong predictions.
 
-    ``folder`` gets ``<index>-{clean,adversarial,change}.png`` and ``examples.jsonl``. ``name``
-    turns a class number into its name. The change is shown ``GAIN`` times as strong, around middle
-    gray.
+    Writes ``<index>-{clean,adversarial,change}.png`` and ``examples.jsonl``. The change is shown 10
+    times as strong, around middle gray.
+
+    Args:
+        folder: Folder to write to.
+        model: Model under test.
+        name: Class number to class name.
+        labels: True class of every position.
+        each: Number of images saved in a call.
     """
 
     def __init__(
         self, folder: Path, model: Classifier, name: Names, labels: Sequence[int], *, each: int = 3
     ) -> None:
-        self.folder, self.model, self.name, self.labels, self.each = (
-            folder,
-            model,
-            name,
-            labels,
-            each,
-        )
+        self.folder, self.model, self.name = folder, model, name
+        self.labels, self.each = labels, each
 
-    def __call__(self, positions: Sequence[int], clean: Tensor, found: Tensor) -> None:
-        """Look at clean and adversarial images (b, c, h, w) of the samples at ``positions``."""
+    def __call__(self, positions: Sequence[int], clean: Tensor, adversarial: Tensor) -> None:
+        """Save the most confident of ``adversarial`` (b, c, h, w) beside their ``clean`` images.
+
+        ``positions`` are the numbers of the samples.
+        """
         with frozen_eval(self.model), torch.no_grad():
-            before, after = (
-                self.model(clean).float().softmax(1).max(1),
-                self.model(found).float().softmax(1).max(1),
-            )
-        surest = after.values.argsort(dim=0, descending=True, stable=True)[: self.each].tolist()
+            before = self.model(clean).float().softmax(1).max(1)
+            after = self.model(adversarial).float().softmax(1).max(1)
+        order = after.values.argsort(dim=0, descending=True, stable=True)
+
         rows = []
-        for i in surest:
+        for i in order[: self.each].tolist():
             position = positions[i]
-            change = (0.5 + GAIN * (found[i] - clean[i])).clamp(0, 1)
-            for part, image in (("clean", clean[i]), ("adversarial", found[i]), ("change", change)):
-                save_png(self.folder / f"{position}-{part}.png", image)
+            change = (0.5 + _GAIN * (adversarial[i] - clean[i])).clamp(0, 1)
+            images = {"clean": clean[i], "adversarial": adversarial[i], "change": change}
+            for kind, image in images.items():
+                save_png(self.folder / f"{position}-{kind}.png", image)
             rows.append(
                 {
                     "index": position,
@@ -63,22 +66,29 @@ class AdversarialExamples:
         append_rows(self.folder / "examples.jsonl", rows)
 
 
-def strongest_example(folder: Path, count: int = SHOWN) -> list[Row]:
-    """The surest wrong verdicts among the examples kept, each sample once."""
+def strongest_example(folder: Path, count: int = _SHOWN) -> list[Row]:
+    """Return the ``count`` most confident wrong predictions in ``folder``, one for each sample."""
     file = folder / "examples.jsonl"
     rows = {row["index"]: row for row in read_rows(file)} if file.is_file() else {}
     return sorted(rows.values(), key=lambda row: (-row["confidence"], row["index"]))[:count]
 
 
 class ExampleSaver:
-    """Writes every broken image as ``<index>-<label>.png``: 8 bit, so the attack must have been
-    8-bit legal."""
+    """Saves every adversarial image as ``<index>-<label>.png``.
+
+    PNG has 8 bits, so the attack must round its images to them.
+
+    Args:
+        folder: Folder to write to.
+        name: Class number to class name.
+        labels: True class of every position.
+    """
 
     def __init__(self, folder: Path, name: Names, labels: Sequence[int]) -> None:
         self.folder, self.name, self.labels = folder, name, labels
 
-    def __call__(self, positions: Sequence[int], clean: Tensor, found: Tensor) -> None:
-        """Write the adversarial images of the samples at ``positions``."""
-        for position, image in zip(positions, found, strict=True):
+    def __call__(self, positions: Sequence[int], clean: Tensor, adversarial: Tensor) -> None:
+        """Save the ``adversarial`` images of the samples at ``positions``; ``clean`` is unused."""
+        for position, image in zip(positions, adversarial, strict=True):
             label = "".join(c if c.isalnum() else "-" for c in self.name(self.labels[position]))
             save_png(self.folder / f"{position:06d}-{label}.png", image)

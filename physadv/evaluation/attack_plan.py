@@ -1,4 +1,4 @@
-"""Attacks by name, each as a stage with the settings that a command line knows."""
+"""Attacks by name, each as a stage of an evaluation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from physadv.evaluation.stages import AttackStage, Family, StageInput
 
 @dataclass(frozen=True)
 class AttackSettings:
-    """What can be set: ``steps`` (queries for a black box), ``restarts`` and ``loss``; None keeps
-    the attack's own.
+    """Options of a named attack; None keeps the attack's own default.
 
-    With ``surrogates`` the attack is made on them together, and the model is only asked about the
-    outcome.
+    Args:
+        steps: Steps of the attack, or queries of a black-box attack.
+        restarts: Random starts.
+        loss: "ce", "margin" or "dlr".
+        surrogates: Models to attack together; the model under test then only evaluates the result.
     """
 
     steps: int | None = None
@@ -43,23 +45,22 @@ class _Named:
 
 
 def _diverse(model: Classifier, images: Tensor, labels: Tensor, **options: Any) -> AttackResult:
-    """Momentum and diverse input together, the usual choice for transfer."""
+    """Attack with momentum and diverse inputs together, the usual choice for transfer."""
     return attacks.mi_fgsm(model, images, labels, diverse=attacks.DiverseInputs(), **options)
 
 
 def _nes(
     model: Classifier, images: Tensor, labels: Tensor, *, seed: int, **options: Any
 ) -> AttackResult:
-    """PGD on gradients estimated from scores; ``queries`` counts every image the model was asked
-    about."""
+    """Attack with PGD on gradients estimated from scores; ``queries`` counts every image
+    queried."""
     estimated = attacks.EstimatedGradient(model, seed=seed)
-    found = attacks.pgd(
+    result = attacks.pgd(
         estimated, images, labels, seed=seed, speed="plain", drop_broken=False, **options
     )
-    each = torch.full_like(
-        found.success, estimated.queries // max(1, len(images)), dtype=torch.long
-    )
-    return AttackResult(found.images, found.success, found.loss, each)
+    queries = estimated.queries // max(1, len(images))
+    each = torch.full_like(result.success, queries, dtype=torch.long)
+    return AttackResult(result.images, result.success, result.loss, each)
 
 
 _BALL = ("levels", "speed", "seed", "index", "loss")
@@ -88,35 +89,27 @@ ATTACKS: dict[str, _Named] = {
 def attack_by_name(
     name: str, norm: str, settings: AttackSettings, *, targeted: bool = False
 ) -> AttackStage:
-    """The attack called ``name`` as a stage. Raises OptionError for another name and for what it
-    does not know."""
+    """Return an attack as a stage of an evaluation.
+
+    Args:
+        name: Name of the attack, a key of ``ATTACKS``.
+        norm: Norm of the threat.
+        settings: Options of the attack.
+        targeted: Whether samples have target classes.
+
+    Raises:
+        OptionError: The name is unknown, or the attack has no such norm or option.
+
+    Example:
+        >>> from physadv.evaluation.attack_plan import AttackSettings, attack_by_name
+        >>> attack_by_name("pgd", "linf", AttackSettings(steps=20)).name
+        'pgd'
+    """
     if name not in ATTACKS:
-        raise OptionError(f"attack {name!r}", f"one of {', '.join(ATTACKS)}", "choose one of these")
+        raise OptionError(f"attack {name!r}", f"one of {', '.join(ATTACKS)}", "Choose one of these")
     attack = ATTACKS[name]
-    if norm not in attack.norms:
-        raise OptionError(
-            f"{name} in {norm}",
-            f"it knows {', '.join(attack.norms)}",
-            "choose another attack or norm",
-        )
-    if targeted and not attack.targeted:
-        raise OptionError(f"{name} with targets", "it is untargeted", "choose another attack")
-    if settings.restarts != 1 and "restarts" not in attack.takes:
-        raise OptionError(
-            f"{name} with {settings.restarts} restarts", "it has none", "leave --restarts out"
-        )
-    if settings.loss is not None and "loss" not in attack.takes:
-        raise OptionError(
-            f"{name} with loss {settings.loss!r}", "it has its own", "leave --loss out"
-        )
-    if settings.steps is not None and attack.steps is None:
-        raise OptionError(
-            f"{name} with {settings.steps} steps", "it takes one", "leave --steps out"
-        )
-    if settings.surrogates and attack.family == "black":
-        raise OptionError(
-            f"{name} with surrogates", "it is a black-box attack itself", "choose a gradient attack"
-        )
+    _check_settings(attack, name, norm, settings, targeted)
+
     return AttackStage(
         name,
         "black" if settings.surrogates else attack.family,
@@ -124,7 +117,39 @@ def attack_by_name(
     )
 
 
+def _check_settings(
+    attack: _Named, name: str, norm: str, settings: AttackSettings, targeted: bool
+) -> None:
+    if norm not in attack.norms:
+        raise OptionError(
+            f"{name} in {norm}",
+            f"it supports {', '.join(attack.norms)}",
+            "Choose another attack or norm",
+        )
+    if targeted and not attack.targeted:
+        raise OptionError(f"{name} with targets", "it is untargeted", "Choose another attack")
+
+    # Options that this attack does not have.
+    if settings.restarts != 1 and "restarts" not in attack.takes:
+        raise OptionError(
+            f"{name} with {settings.restarts} restarts", "it has none", "Leave out --restarts"
+        )
+    if settings.loss is not None and "loss" not in attack.takes:
+        raise OptionError(
+            f"{name} with loss {settings.loss!r}", "it has its own", "Leave out --loss"
+        )
+    if settings.steps is not None and attack.steps is None:
+        raise OptionError(
+            f"{name} with {settings.steps} steps", "it takes one", "Leave out --steps"
+        )
+    if settings.surrogates and attack.family == "black":
+        raise OptionError(
+            f"{name} with surrogates", "it is a black-box attack itself", "Choose a gradient attack"
+        )
+
+
 def _run(attack: _Named, case: StageInput, settings: AttackSettings) -> AttackResult:
+    """Run the attack on a stage's input, with the options that it takes."""
     known: dict[str, Any] = {
         "levels": case.ball.levels,
         "speed": case.speed,
@@ -140,6 +165,7 @@ def _run(attack: _Named, case: StageInput, settings: AttackSettings) -> AttackRe
         options["targets"] = case.targets
     if len(attack.norms) > 1:
         options["norm"] = case.ball.norm
+
     function = partial(attack.function, eps=case.ball.eps, **options)
     if settings.surrogates:
         function = partial(function, speed="plain") if "speed" in attack.takes else function

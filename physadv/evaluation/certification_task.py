@@ -191,9 +191,11 @@ def _prepare_patch(
             "the defense sets the size of the patch",
             "leave the threat out, and name a size as in signs-masked+patchcleanser:patch6",
         )
+
     certifier = PatchCertifier(model)
     side = float(certifier.patch)
     size, patch = ("{} x {}".format(*pair) for pair in (certifier.size, certifier.defense.patch))
+
     return _PreparedMethod(
         certifier, side, (0.0, side), {"threat": f"one patch of {patch} px in {size} px"}
     )

@@ -40,13 +40,23 @@ Tick = Callable[[float], None]
 
 
 class CertificationMethod(Protocol):
-    """A method with its settings. ``group`` is how many images it takes at a time."""
+    """A method of certification with its settings; ``group`` is the number of images that it takes
+    at once."""
 
     group: int
 
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
-        """For each image at least ``predicted`` and ``radius``; ``indices`` name the images,
-        whatever their company."""
+        """Certify images.
+
+        Args:
+            images: Images (b, c, h, w) in [0, 1].
+            labels: True classes (b,).
+            indices: Numbers of the images, which name their random streams.
+            tick: Called with the share of the work done.
+
+        Returns:
+            One table an image, with at least ``predicted`` and ``radius``.
+        """
         ...
 
 
@@ -77,6 +87,7 @@ class SmoothingCertifier:
         self.n0 = n0 if n0 is not None else (100 if radius is None else 32)
         check_sample_counts(self.n0, self.n, alpha)
         self.plan: SequentialPlan | None = None
+
         if radius is not None:
             if radius <= 0:
                 raise OptionError(
@@ -89,7 +100,17 @@ class SmoothingCertifier:
         self.group = 1 if radius is None else 16
 
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
-        """See :class:`CertificationMethod`."""
+        """Certify images.
+
+        Args:
+            images: Images (b, c, h, w) in [0, 1].
+            labels: True classes (b,).
+            indices: Numbers of the images, which name their random streams.
+            tick: Called with the share of the work done.
+
+        Returns:
+            One table an image, with at least ``predicted`` and ``radius``.
+        """
         expected = len(images) * (self.n0 + (self.n if self.plan is None else self.plan.looks[0]))
         seen = 0
 
@@ -147,10 +168,19 @@ class BoundCertifier:
         self.radii, self.main = sorted(eps), main
 
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
-        """See :class:`CertificationMethod`. ``margin`` is the bound at the main radius.
+        """Certify images; ``margin`` in a row is the bound at the main radius.
 
-        At each radius only those images are bounded that no larger one has certified and no smaller
+        Each radius is tried on those images only that no larger one has certified and no smaller
         one refused.
+
+        Args:
+            images: Images (b, c, h, w) in [0, 1].
+            labels: True classes (b,).
+            indices: Numbers of the images, which name their random streams.
+            tick: Called with the share of the work done.
+
+        Returns:
+            One table an image, with at least ``predicted`` and ``radius``.
         """
         first = verify_bounds(
             self.graph, images, labels, eps=self.main, method=self.method, norm=self.norm
@@ -166,10 +196,12 @@ class BoundCertifier:
                 best,
                 [i for i, b in enumerate(best) if b == self._below(radius)],
             )
+
         for radius in reversed(self.radii[:place]):
             self._try(
                 images, labels, radius, best, [i for i, b in enumerate(best) if b < 0 and right[i]]
             )
+
         return [
             {"predicted": int(p), "radius": max(b, 0.0), "margin": float(m)}
             for p, b, m in zip(first.predicted, best, first.margins, strict=True)
@@ -183,6 +215,7 @@ class BoundCertifier:
     ) -> None:
         if not chosen:
             return
+
         found = verify_bounds(
             self.graph,
             images[chosen],
@@ -213,12 +246,23 @@ class PatchCertifier:
                 "put patchcleanser, derandomized or patchguard before it: "
                 "signs-masked+patchcleanser",
             )
+
         self.defense, self.size = found
         self.model, self.group, self.patch = model, group, min(self.defense.patch)
 
     @torch.no_grad()
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
-        """See :class:`CertificationMethod`."""
+        """Certify images.
+
+        Args:
+            images: Images (b, c, h, w) in [0, 1].
+            labels: True classes (b,).
+            indices: Numbers of the images, which name their random streams.
+            tick: Called with the share of the work done.
+
+        Returns:
+            One table an image, with at least ``predicted`` and ``radius``.
+        """
         predicted, sure = self.defense.verdicts(resize_images(images, *self.size))
         return [
             {"predicted": p, "radius": float(self.patch) if s else 0.0}
@@ -228,8 +272,7 @@ class PatchCertifier:
 
 @dataclass(frozen=True)
 class CertificationProgress:
-    """Images finished, of how many, and how many of the finished are right at the radius asked
-    about."""
+    """Images finished, their total, and how many of the finished are right within the radius."""
 
     done: int
     total: int
@@ -243,7 +286,18 @@ def certify_all(
     device: str,
     tick: Tick,
 ) -> Iterator[CertificationProgress]:
-    """Certify every sample that ``ledger`` has no row of yet, group by group, and yield after each."""
+    """Certify the samples that have no row yet, group by group.
+
+    Args:
+        certifier: The method.
+        samples: The images.
+        ledger: Rows of this and earlier attempts, which grow.
+        device: Device of the model.
+        tick: Called with the share of a group's work done.
+
+    Yields:
+        The progress after each group.
+    """
     waiting = [p for p in range(len(samples)) if samples.indices[p] not in ledger.rows]
     done = len(samples) - len(waiting)
     yield CertificationProgress(done, len(samples))
@@ -264,13 +318,20 @@ def certify_all(
 
 
 def is_certified(row: Row, radius: float) -> bool:
-    """Whether a row's class is right and holds within ``radius``."""
+    """Return whether ``row`` is right and certified within ``radius``."""
     return bool(row["predicted"] == row["label"] and row["radius"] >= radius)
 
 
 def summarize_certified(rows: Sequence[Row], radii: Sequence[float]) -> dict[str, Any]:
-    """Accuracy with intervals at each of ``radii`` (0 is accuracy alone), and the mean certified
-    radius."""
+    """Return accuracies with intervals at several radii, and the mean certified radius.
+
+    Args:
+        rows: One table an image.
+        radii: The radii; 0 is accuracy without a certificate.
+
+    Returns:
+        A table for the report and ``--json``.
+    """
     n = len(rows)
     points = [
         {"radius": r, **wilson_interval(sum(is_certified(row, r) for row in rows), n).as_dict()}

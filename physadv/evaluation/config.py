@@ -1,4 +1,4 @@
-"""Configurations of ``attack`` and ``evaluate``: one attack, or the ensemble of them, over a data set."""
+"""Configurations of ``attack`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from physadv.threat.parsing import parse_threat
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Config):
-    """Fields that every evaluation under an epsilon ball has."""
+    """Fields shared by all evaluations under an epsilon ball."""
 
     model: shared.ModelName
     weights: shared.ModelWeights = None
@@ -22,12 +22,12 @@ class SampleConfig(Config):
     threat: shared.ThreatText
     eot_draws: shared.EotDraws = 0
     eight_bit: Annotated[
-        bool, ConfigField("Judge images rounded to 8 bit, inside the radius.", "Attack")
+        bool, ConfigField("Round images to 8 bits, inside the radius.", "Attack")
     ] = False
     save: Annotated[
         str | None,
         ConfigField(
-            "Folder for all broken images as PNG (implies --eight-bit).",
+            "Folder for all adversarial images as PNG (implies --eight-bit).",
             "Output",
             metavar="FOLDER",
             path=True,
@@ -42,12 +42,12 @@ class SampleConfig(Config):
 
     @property
     def ball(self) -> tuple[str, float]:
-        """Norm and radius of the threat. Raises OptionError for text that names none."""
+        """Norm and radius of the threat. Raises OptionError where ``threat`` cannot be read."""
         return parse_threat(self.threat)
 
     @property
     def rounds_to_8_bit(self) -> bool:
-        """Whether images are judged as their PNG holds them."""
+        """Whether images are rounded to 8 bits before success is evaluated."""
         return self.eight_bit or self.save is not None
 
 
@@ -103,16 +103,16 @@ class AttackConfig(SampleConfig):
         str | None, ConfigField("Loss: ce, margin or dlr.", "Attack", default="the attack's own")
     ] = None
     targeted: Annotated[
-        bool, ConfigField("Aim at a class drawn at random for each image.", "Attack")
+        bool, ConfigField("Attack each image towards a random class.", "Attack")
     ] = False
     target: Annotated[
         str | None,
-        ConfigField("Class aimed at, by name or number.", "Attack", metavar="CLASS"),
+        ConfigField("Target class, by name or number.", "Attack", metavar="CLASS"),
     ] = None
     surrogate: Annotated[
         tuple[str, ...],
         ConfigField(
-            "Make the attack on this model (or NAME=WEIGHTS) instead; may repeat.",
+            "Take gradients of this model (or NAME=WEIGHTS) instead; may repeat.",
             "Model",
             metavar="MODEL",
         ),

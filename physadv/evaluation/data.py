@@ -105,6 +105,7 @@ class TensorSamples:
                 f"all are of class {label}, which is the target",
                 "choose another target, or more images",
             )
+
         return TensorSamples(
             self.pixels[others],
             tuple(self.labels[p] for p in others),
@@ -220,12 +221,14 @@ def _concatenate(batches: Iterable[Any], limit: int | None) -> tuple[Tensor, Ten
         count += len(images[-1])
         if limit is not None and count >= limit:
             break
+
     if not images:
         raise DataError("data without images", "at least one is needed", "check the data")
     if len({image.shape[1:] for image in images}) > 1:
         raise DataError(
             "images of different sizes", "one size is needed", "resize them in the data set"
         )
+
     return torch.cat(images)[:limit], torch.cat(labels)[:limit]
 
 

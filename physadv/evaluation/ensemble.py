@@ -1,5 +1,4 @@
-"""The ensemble: APGD-CE, APGD-T, FAB-T and Square, cheapest first, each only on what the ones
-before left whole.
+"""An attack ensemble: APGD-CE, APGD-T, FAB-T and Square, cheapest first, each on unbroken samples.
 
 After AutoAttack (Croce & Hein 2020). What makes it cheaper at no higher robust accuracy: samples
 already broken are dropped at once, targets are tried in the order in which a linear model says they
@@ -34,11 +33,14 @@ CLOSE = 0.3
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """``images`` (b, c, h, w), ``success`` (b,), and the name of the stage that broke each sample,
-    "" where none did.
+    """Result of the ensemble on a batch.
 
-    A sample that the model misreads when clean has the stage "clean" and comes back as it was.
-    ``forwards`` counts images that the model or its faster copy was asked about.
+    Attributes:
+        images: Images (b, c, h, w); a misclassified clean one comes back as it was.
+        success: Whether (b,) the model misclassifies them.
+        broken_by: Name of the stage that broke each sample, "clean" for one that was wrong from the
+            start, "" where none did.
+        forwards: Images evaluated by the model or its faster copy.
     """
 
     images: Tensor
@@ -59,13 +61,35 @@ def attack_ensemble(
     speed: Speed = "fold",
     seed: int = 0,
 ) -> EnsembleResult:
-    """Attack images (b, c, h, w) in [0, 1] with all stages of ``plan`` (:func:`standard_stages` without
-    one).
+    """Attack a batch with several attacks in sequence.
 
-    ``levels=255`` judges images rounded to 8 bit, still within ``eps``. The images are attacked as
-    one batch; see :class:`physadv.evaluation.robust_accuracy.Evaluation` for a whole data set.
-    Raises OptionError for an empty plan, an unknown norm or a negative eps, ImageError for images
-    out of [0, 1].
+    After AutoAttack (Croce & Hein 2020): each attack sees only the samples that earlier ones did
+    not break. For a whole data set see :func:`physadv.evaluate`.
+
+    Args:
+        model: Model under test: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        eps: Radius of the ball, at least 0, in units of [0, 1].
+        norm: "linf", "l2" or "l1".
+        plan: Attacks in order; None for :func:`standard_stages`.
+        levels: Round the images to k / levels (255 for 8 bits), still within ``eps``.
+        speed: "plain", "fold" or "bf16".
+        seed: Seed of the attacks.
+
+    Returns:
+        Images, success, and what broke each sample.
+
+    Raises:
+        OptionError: The plan is empty, the norm is unknown, or ``eps`` is negative.
+        ImageError: Images lie outside [0, 1].
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> images = torch.rand(2, 3, 4, 4)
+        >>> result = attack_ensemble(net, images, net(images).argmax(1), eps=0.1)
+        >>> len(result.broken_by)
+        2
     """
     check_batch(images, labels)
     plan = standard_stages(norm) if plan is None else plan
@@ -83,12 +107,13 @@ def attack_ensemble(
         for row in rows.tolist():
             broken_by[row] = verdict.stage
         forwards += verdict.forwards
+
     return EnsembleResult(result, success, tuple(broken_by), forwards)
 
 
 def standard_stages(norm: Norm = "linf") -> list[AttackStage]:
-    """The plan of :func:`attack_ensemble`: the four attacks of AutoAttack, short for all, long for the
-    close calls."""
+    """Return the attacks of :func:`attack_ensemble` in ``norm``: those of AutoAttack, short for all
+    samples, long for close calls."""
     plan = [
         AttackStage("apgd-ce", "white", lambda case: _apgd(case, "ce", steps=10)),
         AttackStage("apgd-t", "white", lambda case: apgd_targeted(case, count=3, steps=20)),
@@ -101,12 +126,12 @@ def standard_stages(norm: Norm = "linf") -> list[AttackStage]:
 
 
 def quick_stages(norm: Norm = "linf") -> list[AttackStage]:
-    """The two gradient attacks, short: for the curve over epsilon."""
+    """Return the two gradient attacks in ``norm``, short, for the curve over epsilon."""
     return standard_stages(norm)[:2]
 
 
 def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
-    """The plan for a model without gradients: its scores and its labels are all there is."""
+    """Return the attacks in ``norm`` on a model without gradients, by its scores and its labels."""
     if norm == "l1":
         raise OptionError(
             "norm l1 and a model without gradients", "no black-box attack here", "use linf or l2"
@@ -137,10 +162,10 @@ def _apgd(case: StageInput, loss: Loss, steps: int, targets: Tensor | None = Non
 
 def _long(case: StageInput) -> AttackResult:
     kept = BestFound(case)
-    kept.take(torch.arange(len(case.images)), _apgd(case, "ce", steps=100))
+    kept.update(torch.arange(len(case.images)), _apgd(case, "ce", steps=100))
     rows = kept.unbroken()
     if len(rows):
-        kept.take(rows, apgd_targeted(case.pick(rows), count=9, steps=100))
+        kept.update(rows, apgd_targeted(case.pick(rows), count=9, steps=100))
     return kept.result()
 
 
@@ -161,13 +186,30 @@ def _rays(case: StageInput) -> AttackResult:
 
 
 def apgd_targeted(case: StageInput, *, count: int, steps: int) -> AttackResult:
-    """APGD on the targeted DLR towards the ``count`` nearest classes, one after the other, on what
-    is still whole."""
+    """Run APGD on the targeted DLR loss towards the nearest classes, one after the other.
+
+    Args:
+        case: Samples of the stage.
+        count: Number of classes.
+        steps: Steps towards each.
+
+    Returns:
+        The result on all samples.
+    """
     return _each_target(case, count, lambda part, targets: _apgd(part, "dlr", steps, targets))
 
 
 def fab_targeted(case: StageInput, *, count: int, steps: int) -> AttackResult:
-    """FAB towards the ``count`` nearest classes, one after the other, on what is still whole."""
+    """Run FAB towards the nearest classes, one after the other.
+
+    Args:
+        case: Samples of the stage.
+        count: Number of classes.
+        steps: Steps towards each.
+
+    Returns:
+        The result on all samples.
+    """
 
     def run(part: StageInput, targets: Tensor) -> AttackResult:
         return fab(
@@ -196,27 +238,40 @@ def _each_target(
         rows = kept.unbroken()
         if not len(rows):
             break
-        kept.take(rows, run(case.pick(rows), column[rows]))
+        kept.update(rows, run(case.pick(rows), column[rows]))
     return kept.result()
 
 
 def close_calls(
     case: StageInput, below: float, run: Callable[[StageInput], AttackResult]
 ) -> AttackResult:
-    """Run on the samples that came near to breaking; the others come back as they are."""
+    """Run an attack on the samples that came near to breaking; others come back as they are.
+
+    Args:
+        case: Samples of the stage.
+        below: Scale-free margin under which a sample counts as near.
+        run: The attack.
+
+    Returns:
+        The result on all samples.
+    """
     kept = BestFound(case)
     rows = (case.near < below).nonzero()[:, 0]
     if len(rows):
-        kept.take(rows, run(case.pick(rows)))
+        kept.update(rows, run(case.pick(rows)))
     return kept.result()
 
 
 def nearest_classes(case: StageInput, count: int, candidates: int = 12) -> Tensor:
-    """The ``count`` classes (b, count) whose boundary a linear model puts nearest: margin over its
-    gradient's norm.
+    """Return the classes whose boundary is nearest by a linear model: margin over gradient norm.
 
-    Only the ``candidates`` classes of the highest logits are asked about. Fewer columns where there
-    are fewer classes.
+    Args:
+        case: Samples of the stage.
+        count: Number of classes.
+        candidates: Number of highest logits that are compared.
+
+    Returns:
+        Classes (b, count), nearest first; fewer columns where there are fewer classes.
     """
     x = case.images.detach().requires_grad_()
     with torch.enable_grad():
@@ -230,5 +285,7 @@ def nearest_classes(case: StageInput, count: int, candidates: int = 12) -> Tenso
             (slope,) = torch.autograd.grad(column.sum(), x, retain_graph=True)
             steep = torch.linalg.vector_norm(slope.flatten(1), ord=dual, dim=1)
             ratios.append(column.detach() / steep.clamp_min(1e-12))
+
     near = torch.stack(ratios, 1).argsort(dim=1, stable=True)
+
     return order.gather(1, near)[:, :count]

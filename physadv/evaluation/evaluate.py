@@ -97,7 +97,8 @@ class EvaluationResult:
 
     @classmethod
     def of(cls, evaluation: Evaluation, facts: Mapping[str, Any]) -> EvaluationResult:
-        """Return the result of ``evaluation`` as far as it has run; ``facts`` are handed through."""
+        """Return the result of ``evaluation`` as far as it has run; ``facts`` are handed
+        through."""
         table = evaluation.result()
         return cls(
             clean_accuracy=RateInterval(**table["clean_accuracy"]),
@@ -206,7 +207,8 @@ def evaluate(
     Args:
         model: a torch.nn.Module that maps images (b, c, h, w) in [0, 1] to logits (b, classes), or
             the name, file or ``module:factory`` of one; ``"signs+jpeg"`` is behind a defense.
-            A module is copied: modes, flags, buffers and gradients of the caller's stay as they are.
+            A module is copied: modes, flags, buffers and gradients of the caller's stay as they
+            are.
         data: a path to a data set, a pair (images, labels) of tensors or arrays, a DataLoader, or
             a torch Dataset; floats in [0, 1] or uint8.
         threat: a norm and a radius: ``"linf:8/255"``, ``"L2:0.5"``, ``("inf", 0.03)``, an LpBall.
@@ -437,6 +439,7 @@ def _load_classifier(
             "a classifier is needed, and this is a detector",
             "attack detectors with `physadv patch`",
         )
+
     return loaded
 
 
@@ -476,6 +479,7 @@ def _plan_of(
     """The stages of the attacks asked for; none is the ensemble's own plan."""
     if attack in (None, "", "ensemble"):
         return ()
+
     attacks = attack if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]
     stages: list[AttackStage] = []
     for one in attacks:
@@ -489,6 +493,7 @@ def _plan_of(
                 "a name or a function (model, images, labels) is needed",
                 "see physadv.attacks",
             )
+
     return tuple(stages)
 
 
@@ -504,8 +509,10 @@ def _own_stage(attack: OwnAttack) -> AttackStage:
                 f"{tuple(case.images.shape)} is needed",
                 "return one adversarial image for each given",
             )
+
         inside = case.ball.project(images.detach().to(case.images), case.images)
         nothing = torch.zeros(len(inside), dtype=torch.bool, device=inside.device)
+
         return AttackResult(inside, nothing)
 
     return AttackStage(_function_name(attack), "white", run)

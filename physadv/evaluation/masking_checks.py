@@ -1,5 +1,4 @@
-"""Checks by which an evaluation distrusts itself: each finds one way in which robustness is only
-apparent.
+"""Self-checks of an evaluation, each for one way in which robustness is only apparent.
 
 They follow the lists of Athalye et al. (2018), Carlini et al. (2019) and Croce et al. (2022). A
 check never raises for what it finds: it returns a :class:`Finding` that names the remedy.
@@ -21,7 +20,13 @@ from physadv.core.types import Model
 
 @dataclass(frozen=True)
 class Finding:
-    """A reason not to believe a robust accuracy: what was found and what to do about it."""
+    """A reason not to believe a robust accuracy.
+
+    Attributes:
+        name: Short name.
+        finding: What was found.
+        remedy: What to do about it.
+    """
 
     name: str
     finding: str
@@ -38,10 +43,20 @@ class Finding:
 def masking_findings(
     model: Model, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf"
 ) -> list[Finding]:
-    """All checks that need only the model and a few images (b, c, h, w) with their labels (b,).
+    """Run the checks that need only the model and a few images: 3 forwards and 2 gradients.
 
-    Asks for three forwards and two gradients. Raises ModelError where the output is not finite
-    logits (b, classes).
+    Args:
+        model: Model under test.
+        images: Images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        eps: Radius of the threat.
+        norm: Norm of the threat.
+
+    Returns:
+        The findings; empty where nothing was found.
+
+    Raises:
+        ModelError: The output is no finite logits (b, classes).
     """
     findings = list(check_images(images))
     with torch.no_grad():
@@ -54,8 +69,8 @@ def masking_findings(
 
 
 def checked_logits(model: Model, images: Tensor) -> Tensor:
-    """The model's logits (b, classes). Raises ModelError for another shape, one class, or NaN and
-    infinity."""
+    """Return the logits (b, classes) of ``images`` by ``model``. Raises ModelError for another
+    shape, one class, or NaN and infinity."""
     logits = model(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -72,6 +87,7 @@ def checked_logits(model: Model, images: Tensor) -> Tensor:
             "finite values are needed",
             "check weights and normalization",
         )
+
     return logits
 
 
@@ -93,9 +109,10 @@ def check_images(images: Tensor) -> Iterator[Finding]:
 
 
 def check_outputs(logits: Tensor, labels: Tensor) -> Iterator[Finding]:
-    """Are the outputs probabilities, constant, or unrelated to the labels?"""
+    """Report ``logits`` that are probabilities, constant, or unrelated to ``labels``."""
     values = logits.double()
     sums = values.sum(1)
+
     if values.min() >= 0 and ((sums - 1).abs() < 1e-3).all():
         yield Finding(
             "softmax-output",
@@ -121,7 +138,7 @@ def check_outputs(logits: Tensor, labels: Tensor) -> Iterator[Finding]:
 
 
 def check_random(first: Tensor, second: Tensor) -> Iterator[Finding]:
-    """Do two forwards of the same images differ?"""
+    """Report two forward passes, ``first`` and ``second``, of the same images that differ."""
     change = float((first - second).abs().max())
     spread = float(first.std().clamp_min(1e-12))
     if change > 1e-4 * spread:
@@ -151,8 +168,18 @@ def check_mode(model: Model) -> Iterator[Finding]:
 def check_gradients(
     model: Model, images: Tensor, labels: Tensor, *, eps: float, norm: str
 ) -> Iterator[Finding]:
-    """Do gradients arrive at the image, from the cross-entropy and from the margin, and are they of
-    use?"""
+    """Report gradients that do not reach the image or are of no use.
+
+    Args:
+        model: Model under test.
+        images: Images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        eps: Radius of the threat.
+        norm: Norm of the threat.
+
+    Returns:
+        The findings, for the cross-entropy and for the margin.
+    """
     ball = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}[norm]
     leaf = images.detach().clone().requires_grad_()
     with torch.enable_grad():
@@ -163,6 +190,7 @@ def check_gradients(
             _slope(loss, leaf)
             for loss in (margin, F.cross_entropy(logits, labels, reduction="none"))
         ]
+
     if slopes[0] is None or slopes[1] is None:
         yield Finding(
             "no-gradient",
@@ -171,10 +199,12 @@ def check_gradients(
             "black-box attacks alone",
         )
         return
+
     by_margin, by_ce = slopes[0].flatten(1).double(), slopes[1].flatten(1)
     right = margin.detach() > 0
     if not right.any():
         return
+
     dead = (by_margin == 0).all(1)[right]
     flat = (by_ce == 0).all(1)[right] & ~dead
     reach = eps * by_margin.norm(ball, dim=1)[right] / margin.detach()[right].double()
@@ -197,6 +227,7 @@ def _gradient_findings(dead: Tensor, flat: Tensor, reach: Tensor, gap: float) ->
             "A step, a clamp or a rounding hides it: use BPDA or a gradient estimate, and trust "
             "the black box more",
         )
+
     if flat.double().mean() > 0.05:
         yield Finding(
             "saturated-cross-entropy",
@@ -219,9 +250,15 @@ def _gradient_findings(dead: Tensor, flat: Tensor, reach: Tensor, gap: float) ->
 def check_blackbox(
     broken: Mapping[str, Sequence[bool]], white: Sequence[str], black: Sequence[str]
 ) -> Iterator[Finding]:
-    """Did a black-box attack break samples that every white-box attack had left whole?
+    """Report samples that a black-box attack broke and every white-box attack left.
 
-    ``broken`` maps an attack's name to its outcomes on the same samples, in the same order.
+    Args:
+        broken: Outcomes by attack, on the same samples in the same order.
+        white: Names of white-box attacks.
+        black: Names of black-box attacks.
+
+    Returns:
+        The findings.
     """
     size = max((len(v) for v in broken.values()), default=0)
     by_white = [any(broken[name][i] for name in white if name in broken) for i in range(size)]
@@ -241,7 +278,8 @@ def check_blackbox(
 def check_steps(
     few: Sequence[bool], many: Sequence[bool], steps: tuple[int, int]
 ) -> Iterator[Finding]:
-    """Does an attack with more steps break fewer of the same samples?"""
+    """Report an attack that breaks fewer samples in ``many`` than in ``few`` outcomes; ``steps``
+    are both numbers of steps."""
     lost = sum(a and not b for a, b in zip(few, many, strict=True))
     won = sum(b and not a for a, b in zip(few, many, strict=True))
     if lost - won > max(1, 0.02 * len(few)):
@@ -254,20 +292,20 @@ def check_steps(
 
 
 def check_unbounded(broken: Sequence[bool], eps: float) -> Iterator[Finding]:
-    """Does an attack that may change nearly everything still fail?"""
+    """Report an attack within a large ``eps`` that leaves samples: ``broken`` are its outcomes."""
     unbroken = len(broken) - sum(broken)
     if unbroken > max(0, 0.02 * len(broken)):
         yield Finding(
             "unbounded-attack-fails",
-            f"{unbroken} of {len(broken)} images withstand eps = {eps:.3g}, which leaves nothing of "
-            "them",
+            f"{unbroken} of {len(broken)} images withstand eps = {eps:.3g}, which leaves nothing "
+            "of them",
             "No honest classifier does: the gradients are masked; use BPDA, EOT or a gradient "
             "estimate",
         )
 
 
 def check_curve(rates: Mapping[float, float]) -> Iterator[Finding]:
-    """Does robust accuracy rise anywhere with eps?"""
+    """Report robust accuracies ``rates`` by radius that rise anywhere."""
     ordered = sorted(rates.items())
     for (a, high), (b, low) in pairwise(ordered):
         if low > high + 1e-9:

@@ -1,10 +1,9 @@
-"""What an evaluation has done so far, on disk: kill it at any moment and it goes on to the very
-same result.
+"""On-disk progress of an evaluation. An interrupted run resumes to a bit-identical result.
 
-Two files of JSON lines. ``<name>.jsonl`` holds one row for each finished sample,
-``<name>.marks.jsonl`` says which stage of which batch is complete. A stage always sees the samples
-that the *complete* stages before it left whole, whatever part of its own rows was already written
-when the kill came, so a batch is made up the same way each time.
+There are two files of JSON lines. ``<name>.jsonl`` has one row for each finished sample;
+``<name>.marks.jsonl`` has one mark for each complete stage of a batch. A stage always starts from
+the samples that the *complete* stages before it did not break, whatever part of its own rows was
+already written before the interruption, so that a batch consists of the same samples each time.
 """
 
 from __future__ import annotations
@@ -23,7 +22,21 @@ from physadv.core.tables import read_table
 
 @dataclass
 class ProgressLog:
-    """The rows and marks of one evaluation; in memory alone where ``folder`` is None."""
+    """Rows and marks of one evaluation.
+
+    Args:
+        folder: Folder of both files, which are read if they exist; None to record in memory only.
+        name: Stem of the files.
+        rows: Rows by sample number.
+        marks: Marks in their order.
+
+    Example:
+        >>> from physadv.evaluation.progress_log import ProgressLog
+        >>> log = ProgressLog(None)
+        >>> log.write(0, "clean", [{"index": 1, "stage": "clean"}], seconds=2.0)
+        >>> log.unfinished(0, [0, 1]), log.total("seconds")
+        ([0], 2.0)
+    """
 
     folder: Path | None
     name: str = "rows"
@@ -33,11 +46,11 @@ class ProgressLog:
     def __post_init__(self) -> None:
         if self.folder is None:
             return
-        for path, keep in ((self._rows_file, self._keep), (self._marks_file, self.marks.append)):
+        for path, add in ((self._rows_file, self._add), (self._marks_file, self.marks.append)):
             if path.is_file():
                 _drop_torn_line(path)
                 for row in read_rows(path):
-                    keep(row)
+                    add(row)
 
     @property
     def _rows_file(self) -> Path:
@@ -47,74 +60,89 @@ class ProgressLog:
     def _marks_file(self) -> Path:
         return (self.folder or Path()) / f"{self.name}.marks.jsonl"
 
-    def _keep(self, row: Row) -> None:
+    def _add(self, row: Row) -> None:
         self.rows[int(row["index"])] = row
 
     def stages_done(self, batch: int) -> list[str]:
-        """Names of the stages complete for a batch, in order."""
-        return [m["stage"] for m in self.marks if m["batch"] == batch]
+        """Return the names of the complete stages of ``batch``, in order."""
+        return [mark["stage"] for mark in self.marks if mark["batch"] == batch]
 
-    def left(self, batch: int, members: Sequence[int]) -> list[int]:
-        """The members of a batch that its complete stages left whole, in order."""
+    def unfinished(self, batch: int, members: Sequence[int]) -> list[int]:
+        """Return the ``members`` of ``batch`` that no complete stage finished, in order."""
         done = set(self.stages_done(batch))
         return [i for i in members if i not in self.rows or self.rows[i]["stage"] not in done]
 
     def state(self, batch: int, key: str) -> dict[int, float]:
-        """What the last complete stage of a batch noted per sample under ``key``."""
+        """Return the values by sample that the last complete stage of ``batch`` has at ``key``."""
         for mark in reversed(self.marks):
             if mark["batch"] == batch and key in mark:
                 return {int(k): v for k, v in mark[key].items()}
         return {}
 
-    def write(self, batch: int, stage: str, rows: Iterable[Row], **noted: Any) -> None:
-        """Record the samples that a stage finished, then that it is complete."""
+    def write(self, batch: int, stage: str, rows: Iterable[Row], **facts: Any) -> None:
+        """Record the samples that a stage finished, then that it is complete.
+
+        Args:
+            batch: Number of the batch.
+            stage: Name of the stage.
+            rows: Rows of the finished samples; those already recorded are skipped.
+            **facts: Further entries of the mark, such as seconds.
+        """
         fresh = [row for row in rows if int(row["index"]) not in self.rows]
         for row in fresh:
-            self._keep(row)
-        mark = {"batch": batch, "stage": stage, **noted}
+            self._add(row)
+        mark = {"batch": batch, "stage": stage, **facts}
         self.marks.append(mark)
+
+        # Rows first: a mark without its rows would lose samples.
         if self.folder is not None:
             append_rows(self._rows_file, fresh)
             append_rows(self._marks_file, [mark])
 
     def finished(self, batch: int, last: str) -> bool:
-        """Is the batch complete?"""
+        """Return whether ``batch`` is complete, that is its ``last`` stage is."""
         return last in self.stages_done(batch)
 
     def total(self, key: str) -> float:
-        """Sum over all complete stages of a number they noted (seconds, forwards)."""
-        return float(sum(m.get(key, 0) for m in self.marks))
+        """Return the sum of the entry ``key`` of all marks, such as "seconds" or "forwards"."""
+        return float(sum(mark.get(key, 0) for mark in self.marks))
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut off a last line that a kill left without its end, so that the next row starts on a line
-    of its own."""
+    """Remove an incomplete last line, left by an interruption, so that the next row gets its
+    own."""
     data = path.read_bytes()
     if data and not data.endswith(b"\n"):
         path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
-    """Note in ``folder`` what is evaluated there; True where it is resumed.
+    """Record in ``folder`` the ``identity`` of an evaluation, or compare it with the recorded one.
 
-    Raises OptionError where another evaluation lies in it, naming the first difference.
+    Returns:
+        True where the folder holds the same evaluation, to be resumed.
+
+    Raises:
+        OptionError: The folder holds another evaluation; the error names the first difference.
+        DataError: The folder holds rows without an identity.
     """
     file = folder / "evaluation.json"
     if not file.is_file():
         if any(folder.glob("*.marks.jsonl")):
-            raise DataError(f"{folder}", "holds rows but no evaluation.json", "name another --out")
+            raise DataError(f"{folder}", "holds rows but no evaluation.json", "Name another --out")
         write_json(file, identity)
         return False
-    found = read_table(file, remedy="name another --out")
-    wanted = json.loads(json.dumps(identity, default=str))
-    # What people name first; the curve, for one, follows from the threat.
-    for key in sorted(
-        found.keys() | wanted.keys(), key=lambda k: (k not in ("victim", "data", "threat"), k)
-    ):
-        if found.get(key) != wanted.get(key):
+
+    recorded = read_table(file, remedy="Name another --out")
+    current = json.loads(json.dumps(identity, default=str))
+
+    # The options that users set come first; others, such as the curve, follow from them.
+    first = ("victim", "data", "threat")
+    for key in sorted(recorded.keys() | current.keys(), key=lambda k: (k not in first, k)):
+        if recorded.get(key) != current.get(key):
             raise OptionError(
-                f"{folder}: {key} = {found.get(key)!r}",
-                f"this run has {wanted.get(key)!r}",
-                "name another --out, or repeat the settings to go on with that run",
+                f"{folder}: {key} = {recorded.get(key)!r}",
+                f"this run has {current.get(key)!r}",
+                "Name another --out, or repeat the settings to resume that run",
             )
     return True

@@ -38,7 +38,8 @@ Keep = Callable[[Sequence[int], Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class EvaluationProgress:
-    """Where an evaluation stands: samples finished, and the rates among these."""
+    """State of an evaluation: samples finished and in all, the rates among the finished, and the
+    current stage and round."""
 
     done: int
     total: int
@@ -50,13 +51,23 @@ class EvaluationProgress:
 
 @dataclass
 class Evaluation:
-    """One evaluation: iterate over :meth:`run`, then read :meth:`result`.
+    """An evaluation over a data set: iterate over :meth:`run`, then read :meth:`result`.
 
-    ``ball`` is the threat, ``plan`` the attacks in their order, ``curve`` further radii. With
-    ``folder`` everything is recorded there and a killed run goes on; the samples, seed and batch
-    size must be the same, which the caller ensures (:func:`physadv.evaluation.progress_log.claim_folder`).
-    ``keep`` gets the images of what was broken. ``targets`` gives the class wanted for each
-    position, where the attack is targeted.
+    Batches are finished one by one, so that at any moment the finished part is a fair sample.
+
+    Args:
+        model: Model under test.
+        samples: Images and labels.
+        ball: Threat model.
+        plan: Attacks in order.
+        curve: Further radii to measure.
+        folder: Folder that records the run, and resumes it; None for memory alone.
+        batch_size: Images a batch.
+        device: Device of the model.
+        speed: "plain", "fold" or "bf16".
+        seed: Seed of the attacks.
+        keep: Called with positions, clean and adversarial images of what was broken.
+        targets: Function that returns the target classes of positions, for a targeted evaluation.
     """
 
     model: Classifier
@@ -93,8 +104,7 @@ class Evaluation:
         yield from self._curve()
 
     def probe(self, count: int = 64) -> list[Finding]:
-        """The self-checks that need a few images only (see
-        :mod:`physadv.evaluation.masking_checks`)."""
+        """Return the findings of the self-checks on ``count`` images."""
         positions = list(range(0, len(self.samples), max(1, len(self.samples) // count)))[:count]
         images, labels = self._load(positions)
         findings = masking_checks.masking_findings(
@@ -104,6 +114,7 @@ class Evaluation:
             self.model = LogProbabilities(self.model)
         if any(d.name == "no-gradient" for d in findings):
             return findings
+
         few = self._pgd(images, labels, self.ball.eps, 5)
         findings += masking_checks.check_steps(
             few, self._pgd(images, labels, self.ball.eps, 20), (5, 20)
@@ -112,6 +123,7 @@ class Evaluation:
             self.ball.norm
         ]
         findings += masking_checks.check_unbounded(self._pgd(images, labels, widest, 20), widest)
+
         return findings
 
     def _pgd(self, images: Tensor, labels: Tensor, eps: float, steps: int) -> list[bool]:
@@ -148,7 +160,7 @@ class Evaluation:
         batch: list[int],
         keep: Keep | None,
     ) -> Iterator[str]:
-        left, names = ledger.left(number, batch), [stage.name for stage in plan]
+        left, names = ledger.unfinished(number, batch), [stage.name for stage in plan]
         begun = time.perf_counter()
         if left:
             images, labels = self._load(left)
@@ -217,6 +229,7 @@ class Evaluation:
             if moved
             else torch.zeros(1)
         )
+
         return {
             "index": left[row],
             "image": self.samples.name(left[row]),
@@ -245,6 +258,7 @@ class Evaluation:
         for eps in sorted((e for e in self.curve if e < self.ball.eps), reverse=True):
             yield from self._radius(eps, broken)
             broken = [p for p in broken if not self.rounds[eps].rows[p]["robust"]]
+
         unbroken = [p for p, row in sorted(self.ledger.rows.items()) if row["robust"]]
         for eps in sorted(e for e in self.curve if e > self.ball.eps):
             yield from self._radius(eps, unbroken)
@@ -267,10 +281,12 @@ class Evaluation:
         for eps in sorted((e for e in self.rounds if e < self.ball.eps), reverse=True):
             at = at | {p for p, row in self.rounds[eps].rows.items() if row["robust"]}
             found[eps] = wilson_interval(len(at), n)
+
         at = set(unbroken)
         for eps in sorted(e for e in self.rounds if e > self.ball.eps):
             at = {p for p, row in self.rounds[eps].rows.items() if row["robust"]}
             found[eps] = wilson_interval(len(at), n)
+
         return dict(sorted(found.items()))
 
     def _hindsight(self) -> list[Finding]:

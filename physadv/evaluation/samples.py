@@ -1,5 +1,5 @@
-"""A data set as an evaluation needs it: a fixed choice of images, of one size, with the model's
-class numbers."""
+"""Samples of an evaluation: a fixed choice of images of one size, with the model's class
+numbers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ from physadv.datasets.base import ImageDataset
 from physadv.models.cards import ModelCard
 from physadv.models.classifiers import resize_images
 
-PROBE = 64
+_PROBED_IMAGES = 64
 
 
 @dataclass(frozen=True)
 class EvaluationSamples:
-    """The chosen images of a data set. ``indices`` are their numbers in it, ``labels`` the model's
-    class numbers.
+    """Chosen images of a data set, as float32 (b, channels, height, width) in [0, 1].
 
-    Images come as (b, channels, height, width) float32 in [0, 1]. Those of another size are
-    stretched to ``size`` (height, width): bilinear, anti-aliased, rounded to 8 bit again.
-    ``channels`` is 1 where the model sees gray.
+    Images of another size are stretched to ``size``: bilinear, anti-aliased, rounded to 8 bits.
+
+    Args:
+        dataset: Data set of the images.
+        indices: Number of each chosen image in the data set.
+        labels: The model's class number of each.
+        size: Height and width in px.
+        channels: 3, or 1 where the model takes gray images.
     """
 
     dataset: ImageDataset
@@ -41,35 +45,39 @@ class EvaluationSamples:
         return len(self.indices)
 
     def images(self, positions: Sequence[int]) -> Tensor:
-        """The images at these positions of the choice. Raises DataError for one that is gray by
-        promise and is not."""
+        """Return the images at ``positions`` of the choice.
+
+        Raises:
+            DataError: The model takes gray images and one has colors.
+        """
         return torch.stack([self._image(self.indices[p]) for p in positions])
 
     def targets(self, positions: Sequence[int]) -> Tensor:
-        """Their class numbers (b,)."""
+        """Return the class numbers (b,) of the images at ``positions``."""
         return torch.tensor([self.labels[p] for p in positions], dtype=torch.long)
 
     def without(self, label: int) -> EvaluationSamples:
-        """The images of all other classes: one of the class ``label`` cannot be made to look like
-        what it is.
+        """Return the images of all classes but ``label``, for attacks towards that class.
 
-        Raises DataError where none is left.
+        Raises:
+            DataError: All images are of the class ``label``.
         """
-        kept = [p for p, own in enumerate(self.labels) if own != label]
-        if not kept:
+        others = [p for p, own in enumerate(self.labels) if own != label]
+        if not others:
             raise DataError(
                 f"{len(self)} images",
-                "all are of the class wanted",
-                "choose another target, or more images",
+                "all are of the target class",
+                "Choose another target, or more images",
             )
+
         return replace(
             self,
-            indices=tuple(self.indices[p] for p in kept),
-            labels=tuple(self.labels[p] for p in kept),
+            indices=tuple(self.indices[p] for p in others),
+            labels=tuple(self.labels[p] for p in others),
         )
 
     def name(self, position: int) -> str:
-        """The image's name in its data set."""
+        """Return the name in the data set of the image at ``position``."""
         return self.dataset.names[self.indices[position]]
 
     def _image(self, index: int) -> Tensor:
@@ -77,13 +85,14 @@ class EvaluationSamples:
         image = to_tensor(array)
         if image.shape[-2:] != self.size:
             image = resize_images(image[None], *self.size)[0].clamp(0, 1).mul(255).round().div(255)
+
         if self.channels == 3:
             return image
         if (image - image[:1]).abs().max() > 0:
             raise DataError(
                 self.dataset.names[index],
-                "has colors, and the model sees gray",
-                "convert the images",
+                "has colors, and the model takes gray images",
+                "Convert the images",
             )
         return image[:1]
 
@@ -91,51 +100,64 @@ class EvaluationSamples:
 def choose_samples(
     dataset: ImageDataset, card: ModelCard, *, limit: int | None = None, seed: int = 0
 ) -> EvaluationSamples:
-    """``limit`` images drawn at random (all of them without one), the same for the same seed, as
-    the model needs them.
+    """Draw images of a data set, in the size and class numbers of a model.
 
-    The size is that of the images where they agree, else the card's ``input_size``, else the size
-    most of the first 64 have. Raises DataError where the classes cannot be those of the model.
+    Their size is the common one where the images agree, else the card's ``input_size``, else the
+    most frequent among the first 64.
+
+    Args:
+        dataset: Data set to draw from.
+        card: The model's card.
+        limit: Number of images; None for all.
+        seed: Seed of the draw.
+
+    Raises:
+        DataError: The classes of the data set do not fit the model.
     """
     order = numpy_generator(seed, "limit").permutation(len(dataset))
-    indices = order if limit is None else np.sort(order[:limit])
-    indices = np.sort(indices)
+    indices = np.sort(order if limit is None else order[:limit])
+
     number = class_numbers(dataset.classes, card)
     labels = tuple(number[int(dataset.labels[i])] for i in indices)
     channels = 1 if card.extra.get("channels") == 1 else 3
-    return EvaluationSamples(
-        dataset,
-        tuple(int(i) for i in indices),
-        labels,
-        _size(dataset, indices.tolist(), card),
-        channels,
-    )
+    size = _size(dataset, indices.tolist(), card)
+    return EvaluationSamples(dataset, tuple(int(i) for i in indices), labels, size, channels)
 
 
 def _size(dataset: ImageDataset, indices: list[int], card: ModelCard) -> tuple[int, int]:
-    sizes = Counter(
-        (int(a.shape[0]), int(a.shape[1])) for a, _ in (dataset[i] for i in indices[:PROBE])
-    )
+    probed = (dataset[i][0] for i in indices[:_PROBED_IMAGES])
+    sizes = Counter((int(array.shape[0]), int(array.shape[1])) for array in probed)
     if len(sizes) == 1:
         return next(iter(sizes))
     return card.input_size or sizes.most_common(1)[0][0]
 
 
 def class_numbers(classes: Sequence[str], card: ModelCard) -> list[int]:
-    """The model's number of each class of the data: by name where the names agree, else in order.
+    """Return the model's number of each class of a data set.
 
-    Raises DataError where the data has more classes than the model knows.
+    Classes are matched by name where all names agree, else by order. ``classes`` are the names in
+    the data set, ``card`` is the model's.
+
+    Raises:
+        DataError: The data set has more classes than the model.
+
+    Example:
+        >>> from physadv.evaluation.samples import class_numbers
+        >>> from physadv.models.cards import ModelCard
+        >>> class_numbers(["yield", "stop"], ModelCard("mine", classes=("stop", "yield")))
+        [1, 0]
     """
     if not card.classes:
         return list(range(len(classes)))
+
     known = {_plain(name): i for i, name in enumerate(card.classes)}
     if all(_plain(name) in known for name in classes):
         return [known[_plain(name)] for name in classes]
     if len(classes) > len(card.classes):
         raise DataError(
             f"{len(classes)} classes in the data",
-            f"{card.name} knows {len(card.classes)}, and the names do not agree",
-            "name the class folders as the model's classes",
+            f"{card.name} has {len(card.classes)}, and the names do not agree",
+            "Name the class folders like the model's classes",
         )
     return list(range(len(classes)))
 

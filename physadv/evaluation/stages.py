@@ -1,4 +1,7 @@
-"""Attacks in a row, each on what the ones before left whole; every verdict is the model's own."""
+"""Attacks in sequence; each gets only the samples that earlier ones did not break.
+
+Success is measured on the original model.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,24 @@ from physadv.threat.criteria import Misclassification, success_criterion
 from physadv.threat.losses import dlr_loss
 
 CLEAN = "clean"
-"""Stage 0: what the model says of the clean images. What it misreads is attacked no further."""
+"""Stage 0, the prediction on the clean images; misclassified ones are not attacked."""
 Family = Literal["white", "black"]
 
 
 @dataclass(frozen=True)
 class StageInput:
-    """What a stage gets: images (b, c, h, w) still whole, their labels, the threat, and how near
-    each came to breaking.
+    """Input of a stage: the samples that no stage has broken so far, and the threat.
 
-    ``stepper`` is the model or a faster copy of it. ``index`` (b,) numbers the samples, for random
-    starts that do not depend on the batch. ``near`` (b,) is the lowest scale-free margin (DLR) that
-    any stage so far reached; 0 would be broken. ``targets`` (b,), if any, are the classes wanted.
+    Args:
+        model: Model under test.
+        gradient_model: The model or a faster copy of it, to take gradients of.
+        images: Clean images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        ball: Threat model.
+        seed: Seed of the attacks.
+        index: Numbers (b,) of the samples, so that random starts do not depend on the batch.
+        near: Lowest scale-free margin (b,) (DLR) of any stage so far; 0 would be broken.
+        targets: Target classes (b,) of a targeted evaluation.
     """
 
     model: Classifier
@@ -44,11 +53,11 @@ class StageInput:
 
     @property
     def speed(self) -> Speed | FusedModel:
-        """The stepper as the attacks take it."""
+        """The gradient model, as the attacks take it."""
         return self.gradient_model if isinstance(self.gradient_model, FusedModel) else "plain"
 
     def pick(self, rows: Tensor) -> StageInput:
-        """The same for a part of the samples."""
+        """Return the input restricted to the samples ``rows``."""
         return replace(
             self,
             images=self.images[rows],
@@ -61,7 +70,7 @@ class StageInput:
 
 @dataclass(frozen=True)
 class AttackStage:
-    """One attack of a plan: its name, its family, and how it is run."""
+    """One attack of a plan: its name, its family, and the function that runs it."""
 
     name: str
     family: Family
@@ -70,10 +79,15 @@ class AttackStage:
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What one stage did: images and whether the model misreads them (b,), for the samples
-    ``rows`` it was shown.
+    """Outcome of one stage.
 
-    ``forwards`` counts images that the model or its faster copy was asked about.
+    Args:
+        stage: Name of the stage.
+        rows: Samples (k,) that the stage attacked.
+        images: Their images (k, c, h, w) after the stage.
+        broken: Whether the model misclassifies them (k,).
+        near: Lowest scale-free margin (k,) so far.
+        forwards: Number of images evaluated by the model or its faster copy.
     """
 
     stage: str
@@ -98,63 +112,84 @@ def sample_verdicts(
     near: Tensor | None = None,
     done: Sequence[str] = (),
 ) -> Iterator[StageOutcome]:
-    """The stages one by one, so that the caller can save what each found; ``clean`` comes first.
+    """Run the stages one by one, the prediction on clean images first.
 
-    To go on with a batch, give the images still whole, their ``near``, and the names of the stages
-    ``done``. With ``targets`` a sample is broken where the model sees its target. Raises
-    OptionError for an empty plan.
+    A generator, so that the caller can record each outcome. To resume a batch, pass the images not
+    yet broken, their ``near``, and the names of the stages ``done``.
+
+    Args:
+        model: Model under test.
+        images: Clean images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        ball: Threat model.
+        plan: Attacks in order, at least one.
+        speed: "plain", "fold", "bf16", or a copy of the model to take gradients of.
+        seed: Seed of the attacks.
+        targets: Target classes (b,); a sample is then broken where its target is predicted.
+        index: Numbers (b,) of the samples; 0, 1, ... without it.
+        near: Lowest scale-free margins (b,) of the stages done.
+        done: Names of the stages to skip.
+
+    Yields:
+        The outcome of each stage.
+
+    Raises:
+        OptionError: The plan is empty.
     """
     if not plan:
-        raise OptionError("a plan of 0 stages", "at least one attack is needed", "name one")
+        raise OptionError("a plan of 0 stages", "at least one attack is needed", "Name one")
+
     unbroken = torch.arange(len(images), device=images.device)
     index = unbroken if index is None else index.to(images.device)
-    near = (
-        torch.full((len(images),), torch.inf, device=images.device)
-        if near is None
-        else near.to(images.device)
-    )
+    if near is None:
+        near = torch.full((len(images),), torch.inf, device=images.device)
+    near = near.to(images.device)
+
     with frozen_eval(model):
-        case, ready = (
-            StageInput(model, model, images, labels, ball, seed, index, near, targets),
-            False,
-        )
-        for stage in (AttackStage(CLEAN, "white", _untouched), *plan):
+        case = StageInput(model, model, images, labels, ball, seed, index, near, targets)
+        has_gradient_model = False
+        for stage in (AttackStage(CLEAN, "white", _unchanged), *plan):
             if stage.name in done or not len(unbroken):
                 continue
-            if stage.name != CLEAN and not ready:
-                case, ready = (
-                    replace(case, gradient_model=gradient_model_for(model, speed, case.images)),
-                    True,
-                )
-            found = stage.run(case)
-            verdict = _judge(case, stage.name, unbroken, found)
-            yield verdict
-            left = (~verdict.broken).nonzero()[:, 0]
-            unbroken, case = unbroken[left], replace(case, near=verdict.near).pick(left)
+
+            # The faster copy is checked on the images, so it is made once they are known.
+            if stage.name != CLEAN and not has_gradient_model:
+                faster = gradient_model_for(model, speed, case.images)
+                case, has_gradient_model = replace(case, gradient_model=faster), True
+
+            outcome = _evaluate(case, stage.name, unbroken, stage.run(case))
+            yield outcome
+            remaining = (~outcome.broken).nonzero()[:, 0]
+            unbroken = unbroken[remaining]
+            case = replace(case, near=outcome.near).pick(remaining)
 
 
-def _untouched(case: StageInput) -> AttackResult:
+def _unchanged(case: StageInput) -> AttackResult:
     return AttackResult(case.images, torch.zeros(len(case.images), dtype=torch.bool))
 
 
 @torch.no_grad()
-def _judge(case: StageInput, stage: str, rows: Tensor, found: AttackResult) -> StageOutcome:
-    """Ask the model itself about the very images that are handed out."""
-    images = found.images if stage == CLEAN else case.ball.quantized(found.images, case.images)
+def _evaluate(case: StageInput, stage: str, rows: Tensor, result: AttackResult) -> StageOutcome:
+    """Evaluate the model itself on exactly the images that are returned."""
+    images, criterion = result.images, success_criterion(case.labels, case.targets)
+    if stage == CLEAN:
+        criterion = Misclassification(case.labels)
+    else:
+        images = case.ball.quantized(images, case.images)
+
     logits = case.model(images)
-    criterion = (
-        Misclassification(case.labels)
-        if stage == CLEAN
-        else success_criterion(case.labels, case.targets)
-    )
-    closer = torch.minimum(case.near, dlr_loss(logits, case.labels).to(case.near))
-    asked = len(rows) + (int(found.queries.sum()) if found.queries is not None else 0)
-    return StageOutcome(stage, rows, images, criterion(logits), closer, asked)
+    near = torch.minimum(case.near, dlr_loss(logits, case.labels).to(case.near))
+    forwards = len(rows) + (int(result.queries.sum()) if result.queries is not None else 0)
+    return StageOutcome(stage, rows, images, criterion(logits), near, forwards)
 
 
 @dataclass
 class BestFound:
-    """The image of each sample over several runs of one stage: one that is broken, else the latest."""
+    """Images of each sample over several runs of one stage: a broken one, else the latest.
+
+    Args:
+        case: Input of the stage.
+    """
 
     case: StageInput
     images: Tensor = field(init=False)
@@ -167,15 +202,15 @@ class BestFound:
         self.queries = torch.zeros(len(self.images), dtype=torch.long, device=self.images.device)
 
     def unbroken(self) -> Tensor:
-        """Samples not broken yet."""
+        """Return the samples (k,) that no run has broken."""
         return (~self.success).nonzero()[:, 0]
 
-    def take(self, rows: Tensor, found: AttackResult) -> None:
-        """Note what a run on ``rows`` found."""
-        self.images[rows], self.success[rows] = found.images, found.success.to(self.success)
-        if found.queries is not None:
-            self.queries[rows] += found.queries.to(self.queries)
+    def update(self, rows: Tensor, result: AttackResult) -> None:
+        """Record the ``result`` of a run on the samples ``rows``."""
+        self.images[rows], self.success[rows] = result.images, result.success.to(self.success)
+        if result.queries is not None:
+            self.queries[rows] += result.queries.to(self.queries)
 
     def result(self) -> AttackResult:
-        """All together."""
+        """Return the images of all runs together."""
         return AttackResult(self.images, self.success, queries=self.queries)

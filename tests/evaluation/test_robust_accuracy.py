@@ -233,10 +233,10 @@ def test_a_stage_sees_the_same_samples_whatever_its_own_rows_say(tmp_path: Path)
     ledger.write(0, "clean", [{"index": 0, "stage": "clean"}])
     (tmp_path / "rows.jsonl").open("a").write('{"index": 1, "stage": "weak"}\n')
     again = ProgressLog(tmp_path)
-    assert again.left(0, [0, 1, 2]) == [1, 2]
+    assert again.unfinished(0, [0, 1, 2]) == [1, 2]
     again.write(0, "weak", [{"index": 1, "stage": "weak"}])
     assert len(list(read_rows(tmp_path / "rows.jsonl"))) == 2
-    assert ProgressLog(tmp_path).left(0, [0, 1, 2]) == [2]
+    assert ProgressLog(tmp_path).unfinished(0, [0, 1, 2]) == [2]
 
 
 def test_a_limit_draws_the_same_images_each_time() -> None:

@@ -1,5 +1,4 @@
-"""What a patch does to a detector, told apart: misses (FNR), average precision, and boxes that it
-adds.
+"""Effects of a patch on a detector: misses (FNR), average precision, and added boxes.
 
 mAP alone misleads: extra boxes lower it without hiding anything. So every figure here stands on its
 own, for the clean, the blank and the patched scene, each with an interval bootstrapped by photo.
@@ -32,8 +31,8 @@ MATCH_IOU = 0.5
 
 @dataclass(frozen=True)
 class IntervalEstimate:
-    """A figure with its 95 % interval, bootstrapped by photo; ``n`` is what it counts (objects,
-    pictures)."""
+    """A figure with its 95 % interval, bootstrapped by photo; ``n`` is the number of objects or
+    pictures."""
 
     value: float
     low: float
@@ -54,7 +53,7 @@ class IntervalEstimate:
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """One block of a measurement on a detector."""
+    """Misses, average precision and extra boxes of one block of a measurement on a detector."""
 
     fnr: RateInterval
     """Share of the objects that are not seen as what they are: misses."""
@@ -74,8 +73,16 @@ class DetectionMetrics:
 
 
 def match_boxes(boxes: Tensor, truth: Tensor, min_iou: float = MATCH_IOU) -> list[bool]:
-    """Which of the (m, 4) boxes, best first, hit a (k, 4) true box that no better one took (COCO's
-    greedy rule)."""
+    """Tell which detections hit a true box that no better one took, the greedy rule of COCO.
+
+    Args:
+        boxes: Detections (m, 4), best first.
+        truth: True boxes (k, 4).
+        min_iou: Smallest overlap of a hit.
+
+    Returns:
+        Whether (m,) each detection is a hit.
+    """
     pairs = box_iou(boxes, truth)
     free = torch.ones(len(truth), dtype=torch.bool)
     hits = []
@@ -86,18 +93,30 @@ def match_boxes(boxes: Tensor, truth: Tensor, min_iou: float = MATCH_IOU) -> lis
         if hit:
             free[best] = False
         hits.append(hit)
+
     return hits
 
 
 def average_precision(
     scores: Sequence[float], hits: Sequence[bool], truths: int, *, points: int | None = None
 ) -> float:
-    """Area under the precision-recall curve of detections pooled over all pictures; NaN without
-    true boxes.
+    """Return the area under the precision-recall curve of detections pooled over all pictures.
 
-    ``points`` None takes every point (PASCAL VOC 2010 on), 101 COCO's interpolation at recall 0,
-    0.01, ..., 1. Ties in the score keep their order. Raises OptionError where scores and hits
-    differ in number or hits exceed ``truths``.
+    Args:
+        scores: Scores of the detections; ties keep their order.
+        hits: Whether each is a hit.
+        truths: Number of true boxes.
+        points: None for every point (PASCAL VOC 2010), 101 for the interpolation of COCO.
+
+    Returns:
+        The area in [0, 1]; NaN without true boxes.
+
+    Raises:
+        OptionError: Scores and hits differ in number, or hits exceed ``truths``.
+
+    Example:
+        >>> average_precision([0.9, 0.8], [True, False], 1)
+        1.0
     """
     if len(scores) != len(hits) or sum(hits) > truths:
         raise OptionError(
@@ -105,17 +124,21 @@ def average_precision(
         )
     if truths == 0:
         return float("nan")
+
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     true = np.cumsum(np.asarray(hits, np.float64)[order])
     if len(true) == 0:
         return 0.0
+
     recall, precision = true / truths, true / np.arange(1, len(true) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if points is None:
         return float((np.diff(recall, prepend=0.0) * envelope).sum())
+
     at = np.searchsorted(
         recall, np.linspace(0, 1, points) - 1e-12, side="left"
     )  # 7/10 is not below 0.7
+
     return float(np.append(envelope, 0.0)[at].mean())
 
 
@@ -127,12 +150,19 @@ def scene_rows(
     label: int,
     threshold: float,
 ) -> tuple[list[dict[str, Any]], list[DetectedBoxes]]:
-    """What a block's rows keep of each scene, and what was found in it.
+    """Return what the rows of a block keep of each scene, and its detections.
 
-    ``marks`` (m, 4) are the true boxes and ``scene`` (m,) tells whose; ``label`` is their class.
-    ``clean`` is what the clean block found, None for that block itself. The table: ``truth`` boxes;
-    ``scores`` and ``hits`` of the class from :data:`FLOOR` on, best first; ``extra`` boxes of any
-    class that the clean picture lacks.
+    Args:
+        prediction: Candidates of a batch.
+        clean: Detections of the clean block; None for that block itself.
+        marks: True boxes (m, 4).
+        scene: Scene (m,) of each true box.
+        label: Class of the true boxes.
+        threshold: Score from which a detection counts.
+
+    Returns:
+        A table a scene (``truth`` boxes; ``scores`` and ``hits`` of the class, best first;
+        ``extra`` boxes of any class that the clean picture lacks), and the detections.
     """
     one_class = Detections(prediction.boxes, prediction.scores[..., label : label + 1])
     of_class = non_maximum_suppression(one_class, FLOOR)
@@ -146,6 +176,7 @@ def scene_rows(
         tables.append(
             {"truth": len(truth), "scores": scores, "hits": [int(h) for h in hits], "extra": extra}
         )
+
     return tables, found
 
 
@@ -192,7 +223,17 @@ def bootstrap_interval(
     n: int,
     draws: int = 300,
 ) -> IntervalEstimate:
-    """A statistic of line numbers with its percentile interval over whole groups (photos)."""
+    """Return a statistic of line numbers with its percentile interval over whole groups.
+
+    Args:
+        statistic: Function of line numbers.
+        groups: Group of each line, such as its photo.
+        n: Number of objects or pictures, for the result.
+        draws: Number of bootstrap draws.
+
+    Returns:
+        The figure with its 95 % interval.
+    """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     lines = [np.flatnonzero(index == i) for i in range(len(names))]
     value = statistic(np.arange(len(groups)))
@@ -201,5 +242,7 @@ def bootstrap_interval(
     values = values[np.isfinite(values)]
     if not np.isfinite(value) or len(values) == 0:
         return IntervalEstimate(float("nan"), 0.0, float("nan"), 0)
+
     low, high = np.quantile(values, [0.025, 0.975])
+
     return IntervalEstimate(value, float(min(low, value)), float(max(high, value)), n)

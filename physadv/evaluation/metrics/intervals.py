@@ -41,12 +41,28 @@ class RateInterval:
         )
 
     def as_dict(self) -> dict[str, float | int]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> RateInterval:
-    """Wilson's score interval (Wilson 1927); n = 0 gives the whole of [0, 1]."""
+    """Return a rate with Wilson's score interval (Wilson 1927).
+
+    Args:
+        successes: Number of successes.
+        n: Number of trials; 0 gives the whole of [0, 1].
+        confidence: Confidence of the interval, in (0, 1).
+
+    Returns:
+        The rate with its interval.
+
+    Raises:
+        OptionError: ``successes`` is negative or more than ``n``.
+
+    Example:
+        >>> print(wilson_interval(8, 10))
+        80.0% [49.0%, 94.3%], n = 10
+    """
     if not 0 <= successes <= n:
         raise OptionError(
             f"{successes} successes of {n}", "0 <= successes <= n", "check the counts"
@@ -65,16 +81,30 @@ def clustered_interval(
     draws: int = 2000,
     seed: int = 0,
 ) -> RateInterval:
-    """Percentile bootstrap over whole clusters (clips, people): frames of one clip are not
-    independent.
+    """Return a rate with its percentile bootstrap over whole clusters, such as clips or people.
 
-    Where the bootstrap is degenerate (one cluster, or all clusters alike) it knows nothing of what
-    was not seen, so the interval is widened to Wilson's with one trial a cluster.
+    Frames of one clip are not independent. Where the bootstrap is degenerate, with one cluster or
+    all clusters alike, the interval is widened to Wilson's with one trial a cluster.
+
+    Args:
+        outcomes: One outcome a trial.
+        clusters: Cluster of each trial.
+        confidence: Confidence of the interval, in (0, 1).
+        draws: Number of bootstrap draws.
+        seed: Seed of the draws.
+
+    Returns:
+        The rate with its interval.
+
+    Example:
+        >>> clustered_interval([True] * 4, ["a", "a", "b", "b"]).rate
+        1.0
     """
     hits = np.asarray(outcomes, dtype=float)
     names, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
     if hits.size == 0:
         return wilson_interval(0, 0)
+
     totals = np.bincount(index, minlength=len(names)).astype(float)
     sums = np.bincount(index, weights=hits, minlength=len(names))
     picks = numpy_generator(seed, "bootstrap").integers(0, len(names), (draws, len(names)))
@@ -85,4 +115,5 @@ def clustered_interval(
     if np.ptp(sums / totals) == 0:
         spread = wilson_interval(round(rate * len(names)), len(names), confidence)
         low, high = min(low, spread.low), max(high, spread.high)
+
     return RateInterval(rate, float(min(low, rate)), float(max(high, rate)), int(hits.size))
