@@ -203,7 +203,7 @@ def test_a_folder_of_another_run_is_refused(place: Path) -> None:
     assert physadv(place, *BOUNDS, "--out", "run").returncode == 0
     done = physadv(place, *BOUNDS[:-1], "2/255", "--out", "run")
     assert done.returncode == 1
-    assert "name another --out" in done.stderr
+    assert "Name another --out" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_a_run_is_repeated_from_its_config(
 
     refused = physadv(colors, command, *options, "--limit", "3", "--out", "run")
     assert refused.returncode == 1
-    assert "name another --out" in refused.stderr
+    assert "Name another --out" in refused.stderr
     assert tomllib.loads((colors / "run" / "config.toml").read_text()) == recorded
 
 
