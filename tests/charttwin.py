@@ -1,5 +1,4 @@
-"""Pages printed by the twin's printer and photographed by its cameras: what calibration is tested
-on."""
+"""Pages printed by the twin's printer and photographed by its cameras, to test calibration."""
 
 from __future__ import annotations
 
