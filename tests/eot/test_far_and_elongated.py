@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from physadv.camera.localization.boxes import corners_of, square_around
+from physadv.camera.localization.boxes import corners_of
 from physadv.core.boxes import box_iou
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator, numpy_generator
@@ -97,17 +97,6 @@ def test_overlaps_of_boxes_of_any_shape_agree_with_plain_arithmetic(
     assert float(box_iou(a, b)) == pytest.approx(iou, abs=1e-9)
     share = wide * high / min(areas)
     assert float(box_iou(a, b, of_smaller=True)) == pytest.approx(share, abs=1e-9)
-
-
-@pytest.mark.parametrize(("width", "height"), [(20, 120), (120, 20), (50, 50)])
-def test_a_square_around_a_box_holds_its_longer_side(width: int, height: int) -> None:
-    """The crop is as large as the longer side and its margin, whichever that is, about the same
-    center."""
-    x, y, side = square_around((40.0, 60.0, 40.0 + width, 60.0 + height), 0.25)
-    longer = max(width, height)
-    assert side == pytest.approx(1.5 * longer, abs=1)
-    assert x + side / 2 == pytest.approx(40 + width / 2, abs=1)
-    assert y + side / 2 == pytest.approx(60 + height / 2, abs=1)
 
 
 @pytest.mark.parametrize("box", [(60.0, 10.0, 78.0, 110.0), (10.0, 60.0, 150.0, 76.0)])
