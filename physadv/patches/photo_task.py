@@ -16,7 +16,8 @@ from physadv.core.types import Detections, Prediction
 from physadv.eot.scenes.find_signs import BOXES_FILE, read_boxes
 from physadv.eot.scenes.load import SceneSources, split_parts
 from physadv.eot.scenes.photos import OnObjects, PatchAnywhere, PatchPose, ScenePhoto, shrink_photo
-from physadv.eot.scenes.signs import Float, SceneSize, SceneSource
+from physadv.eot.scenes.sign_framing import Float
+from physadv.eot.scenes.signs import SceneSize, SceneSource
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import Preprocessed, resize_images
 from physadv.models.detectors import non_maximum_suppression

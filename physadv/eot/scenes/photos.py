@@ -13,15 +13,15 @@ from torch import Tensor
 from physadv.core.image_io import Array
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.scenes.signs import (
+from physadv.eot.scenes.sign_framing import (
     Float,
     Matrix,
-    SceneSize,
-    batch_of,
+    draw_between,
     draw_pose,
     for_opencv,
     to_pixels,
 )
+from physadv.eot.scenes.signs import SceneSize, batch_of
 from physadv.eot.stage import Range
 from physadv.eot.warp import apply_homography
 from physadv.threat.patch_goals import Annotations
@@ -101,7 +101,7 @@ class PatchAnywhere:
             images.append(_seen(photo.image, window, view.size))
 
             turned, half = _turned(
-                self.lie, ranges, rng, _between(rng, self.lie.share) * self.inner * view.size
+                self.lie, ranges, rng, draw_between(rng, self.lie.share) * self.inner * view.size
             )
             reach = np.minimum(np.abs(half).max(0), self.inner * view.size / 2)
             low, high = (
@@ -226,7 +226,7 @@ class OnObjects:
     def _worn(self, box: Float, ranges: EotRanges, rng: np.random.Generator) -> Matrix:
         sides = box[2:] - box[:2]
         turned, _ = _turned(
-            self.lie, ranges, rng, _between(rng, self.lie.share) * float(np.hypot(*sides))
+            self.lie, ranges, rng, draw_between(rng, self.lie.share) * float(np.hypot(*sides))
         )
         shift = rng.uniform(-self.jitter, self.jitter, 2)
         return _moved(turned, box[:2] + (np.array(self.center) + shift) * sides)
@@ -253,10 +253,6 @@ def shrink_photo(image: Array, shorter_px: int) -> Array:
         return image
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _between(rng: np.random.Generator, bounds: Range) -> float:
-    return float(rng.uniform(bounds[0], bounds[1]))
 
 
 def _turned(

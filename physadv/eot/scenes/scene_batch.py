@@ -1,4 +1,4 @@
-"""Scenes before the patch is put on them."""
+"""Batch of scenes in which a patch can be placed."""
 
 from __future__ import annotations
 
@@ -12,21 +12,31 @@ from physadv.threat.patch_goals import Annotations
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """b scenes with the sign in them and no patch on it yet."""
+    """b scenes without a patch, with the place, the light and the sharpness of a patch in each."""
 
-    images: Tensor  # (b, 3, h, w) sRGB in [0, 1]
-    homography: Tensor  # (b, 3, 3) sign plane in mm -> px
-    gain: Tensor  # (b, 3) linear gain that relights a patch to the scene
-    lift: Tensor  # (b, 3) linear offset (veil) of the scene
-    enlargement: Tensor  # (b,) px of the picture per px of the camera that saw it
-    groups: tuple[str, ...]  # which photo or drawing each scene comes from
-    marks: Annotations | None = None  # what is judged where that is not the one sign a scene
-    others: Tensor | None = None  # (b, k, 3, 3) further places of the patch in each scene
-    distance_m: Tensor | None = None  # (b,) camera to sign, where it is known
+    images: Tensor
+    """(b, 3, h, w) sRGB-encoded pictures in [0, 1]."""
+    homography: Tensor
+    """(b, 3, 3) maps from the plane of the sign or patch, in mm, to px."""
+    gain: Tensor
+    """(b, 3) factor in linear light that relights a patch to the scene."""
+    lift: Tensor
+    """(b, 3) veil of the scene, added in linear light."""
+    enlargement: Tensor
+    """(b,) px of the picture per px of the camera that took it, at least 1; a patch is blurred by
+    as much."""
+    groups: tuple[str, ...]
+    """Names of the photo or drawing that each scene is made from."""
+    marks: Annotations | None = None
+    """Objects to be judged; None: the one sign of each scene."""
+    others: Tensor | None = None
+    """(b, k, 3, 3) homographies of further copies of the patch in each scene."""
+    distance_m: Tensor | None = None
+    """(b,) distance from the camera to the sign, where it is known."""
 
     def to(self, device: torch.device) -> SceneBatch:
-        """Return the same scenes on another ``device``."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "groups"}
+        """Return the same scenes with all their tensors on ``device``."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "groups"}
         return replace(
-            self, **{name: part.to(device) for name, part in parts.items() if part is not None}
+            self, **{name: value.to(device) for name, value in tensors.items() if value is not None}
         )

@@ -1,6 +1,6 @@
-"""Scenes that a patch is tried in: drawn signs before backgrounds, or photos with a sign.
+"""Scenes with a sign: drawn before a background, or standing in a photo.
 
-Scenes carry no gradient, so they are made by OpenCV on the CPU; only the patch is warped by torch.
+Scenes carry no gradient, so OpenCV makes them on the CPU; torch warps only the patch.
 """
 
 from __future__ import annotations
@@ -11,73 +11,79 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from physadv.core.errors import OptionError
 from physadv.core.image_io import Array
 from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Range
-from physadv.eot.transforms.lens_distortion import focal_length_px
-from physadv.eot.warp import pose_homography
+from physadv.eot.scenes.sign_framing import (
+    Float,
+    Matrix,
+    SignFraming,
+    draw_framing,
+    draw_pose,
+    fit_into_crop,
+    fit_into_frame,
+    for_opencv,
+    square_corners,
+    to_pixels,
+)
 
-Matrix = npt.NDArray[np.float64]
-Float = npt.NDArray[np.floating]
+_SUPERSAMPLING = 2
+"""Samples a pixel and axis at which a sign is laid over its background."""
 
 
 @dataclass(frozen=True)
 class PhotoSign:
-    """One sign in one photo.
-
-    Args:
-        image: (h, w, 3) uint8.
-        corners: (4, 2) px of its bounding square.
-        group: The photo's name.
-    """
+    """One sign in one photo."""
 
     image: Array
+    """(h, w, 3) uint8 photo."""
     corners: Float
+    """(4, 2) corners in px of the sign's bounding square, clockwise from the upper left."""
     group: str
+    """Name of the photo; signs of one photo are never split between training and test."""
 
 
 @dataclass(frozen=True)
 class SceneSize:
-    """Picture that the model takes.
-
-    Args:
-        size: Its side in px.
-        whole_frame: A whole frame (detector), else a crop of the sign (classifier).
-    """
+    """Size of the square pictures that a model is given, and whether each is a whole frame."""
 
     size: int
+    """Side in px."""
     whole_frame: bool
+    """True for a detector's frame, False for a classifier's crop of the sign."""
 
 
 class SceneSource(Protocol):
-    """Anything that yields scenes for a generator."""
+    """Anything that draws scenes from a random stream."""
 
     def sample(
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
     ) -> SceneBatch:
-        """Draw scenes.
-
-        Args:
-            count: Number of scenes.
-            view: Size of their pictures, and whether they are whole frames.
-            ranges: Ranges of the pose.
-            rng: Decides everything.
-
-        Returns:
-            The scenes.
-        """
+        """Draw ``count`` scenes of the size ``view`` within ``ranges``; ``rng`` alone decides."""
         ...
 
 
 class DrawnScenes:
-    """Sign faces, drawn or given as pictures with alpha, in perspective before backgrounds."""
+    """Sign faces, drawn or given as pictures with alpha, in perspective before backgrounds.
+
+    Args:
+        faces: Faces to choose from.
+        backgrounds: (h, w, 3) uint8 pictures to choose from.
+        width_mm: Width of the sign.
+
+    Example:
+        >>> from physadv.core.random_streams import numpy_generator
+        >>> from physadv.core.synthetic_backgrounds import synthetic_background
+        >>> source = DrawnScenes([sign_face()], [synthetic_background(0, 0)], width_mm=457)
+        >>> view = SceneSize(64, whole_frame=False)
+        >>> scenes = source.sample(2, view, EotRanges(), numpy_generator(0, "scenes"))
+        >>> tuple(scenes.images.shape), scenes.groups
+        ((2, 3, 64, 64), ('stop', 'stop'))
+    """
 
     def __init__(
         self, faces: Sequence[SignFace], backgrounds: Sequence[Array], width_mm: float
@@ -87,45 +93,37 @@ class DrawnScenes:
     def sample(
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
     ) -> SceneBatch:
-        """Draw scenes.
-
-        Args:
-            count: Number of scenes.
-            view: Size of their pictures, and whether they are whole frames.
-            ranges: Ranges of the pose.
-            rng: Decides everything.
-
-        Returns:
-            The scenes.
-        """
-        images, matrices, scale, groups, away = [], [], [], [], []
+        """Draw ``count`` scenes of the size ``view`` within ``ranges`` from the stream ``rng``."""
+        images, matrices, enlargements, groups, distances = [], [], [], [], []
         for _ in range(count):
             camera = draw_framing(rng, ranges, self.width_mm)
             face = self.faces[int(rng.integers(len(self.faces)))]
-            pose = draw_pose(rng, ranges, 1.0, camera) @ np.diag(
-                [1 / self.width_mm, 1 / self.width_mm, 1.0]
-            )
-
-            half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * self.width_mm / 2
-            fit, enlargement = _fit(to_pixels(pose, half), view, ranges, rng, camera=camera)
+            to_unit = np.diag([1 / self.width_mm, 1 / self.width_mm, 1.0])
+            pose = draw_pose(rng, ranges, 1.0, camera) @ to_unit
+            corners = to_pixels(pose, square_corners(self.width_mm))
+            fit, enlargement = _fit(corners, view, ranges, rng, camera=camera)
             matrix = fit @ pose
 
             background = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
             canvas = _random_crop(background, view, rng)
-            images.append(_lay(canvas, face, matrix, self.width_mm, rng))
+            images.append(_composite(canvas, face, matrix, self.width_mm, rng))
             matrices.append(matrix)
-            scale.append(enlargement)
+            enlargements.append(enlargement)
             groups.append(face.name)
-            away.append(pose[2, 2] * self.width_mm / 1000)
+            distances.append(pose[2, 2] * self.width_mm / 1000)
 
         ones = torch.ones(count, 3)
-        batch = batch_of(images, matrices, ones, torch.zeros_like(ones), scale, groups)
-        return replace(batch, distance_m=torch.tensor(away, dtype=torch.float32))
+        batch = batch_of(images, matrices, ones, torch.zeros_like(ones), enlargements, groups)
+        return replace(batch, distance_m=torch.tensor(distances, dtype=torch.float32))
 
 
 class PhotoScenes:
-    """Signs that stand in photos, seen by a virtual camera that zooms, shifts and turns a
-    little."""
+    """Signs in photos, taken again by a virtual camera that zooms, shifts and turns a little.
+
+    Args:
+        signs: Signs to choose from.
+        width_mm: Width of every sign.
+    """
 
     def __init__(self, signs: Sequence[PhotoSign], width_mm: float) -> None:
         self.signs, self.width_mm = tuple(signs), width_mm
@@ -135,33 +133,24 @@ class PhotoScenes:
     def sample(
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
     ) -> SceneBatch:
-        """Draw scenes.
-
-        Args:
-            count: Number of scenes.
-            view: Size of their pictures, and whether they are whole frames.
-            ranges: Ranges of the pose.
-            rng: Decides everything.
-
-        Returns:
-            The scenes.
-        """
+        """Draw ``count`` scenes of the size ``view`` within ``ranges`` from the stream ``rng``."""
         picks = [int(rng.integers(len(self.signs))) for _ in range(count)]
-        images, matrices, scale, away = [], [], [], []
+        images, matrices, enlargements, distances = [], [], [], []
         for pick in picks:
             camera = draw_framing(rng, ranges, self.width_mm)
-            image, matrix, enlargement, widths = self._one(pick, view, ranges, rng, camera)
+            image, matrix, enlargement, widths = self._take(pick, view, ranges, rng, camera)
             images.append(image)
             matrices.append(matrix)
-            scale.append(enlargement)
-            away.append(widths * self.width_mm / 1000)
+            enlargements.append(enlargement)
+            distances.append(widths * self.width_mm / 1000)
 
-        gain = torch.stack([self._light[p][0] for p in picks])
-        lift = torch.stack([self._light[p][1] for p in picks])
-        batch = batch_of(images, matrices, gain, lift, scale, [self.signs[p].group for p in picks])
-        return replace(batch, distance_m=torch.tensor(away, dtype=torch.float32))
+        gain = torch.stack([self._light[pick][0] for pick in picks])
+        lift = torch.stack([self._light[pick][1] for pick in picks])
+        groups = [self.signs[pick].group for pick in picks]
+        batch = batch_of(images, matrices, gain, lift, enlargements, groups)
+        return replace(batch, distance_m=torch.tensor(distances, dtype=torch.float32))
 
-    def _one(
+    def _take(
         self,
         pick: int,
         view: SceneSize,
@@ -169,45 +158,54 @@ class PhotoScenes:
         rng: np.random.Generator,
         camera: SignFraming | None,
     ) -> tuple[Float, Matrix, float, float]:
-        """Return picture, homography, enlargement, and distance in widths of the sign."""
+        """Return a picture, the homography of the sign's plane, the enlargement and the distance in
+        widths of the sign."""
         sign = self.signs[pick]
         center, side = sign.corners.mean(0), float(np.ptp(sign.corners, axis=0).max())
         to_unit = np.array(
             [[1 / side, 0, -center[0] / side], [0, 1 / side, -center[1] / side], [0, 0, 1]]
         )
+        # A photo has a viewpoint of its own: only 0.4 of the turn is added to it.
         pose = draw_pose(rng, ranges, 0.4, camera)
         turn = pose @ to_unit
+
         height, width = sign.image.shape[:2]
         edges = to_pixels(turn, np.array([[0, 0], [width, 0], [width, height], [0, height]]))
         fit, enlargement = _fit(to_pixels(turn, sign.corners), view, ranges, rng, edges, camera)
         to_view = fit @ turn
-
-        half = self.width_mm / 2
-        plane = np.array([[-half, -half], [half, -half], [half, half], [-half, half]], np.float32)
-        in_photo = cv2.getPerspectiveTransform(plane, sign.corners.astype(np.float32))
-
         shrink = side / max(np.ptp(to_pixels(to_view, sign.corners), axis=0).max(), 1)
-        level = int(np.clip(np.floor(np.log2(max(shrink, 1))), 0, len(self._pyramids[pick]) - 1))
-        photo = self._pyramids[pick][level]
-        rescale = np.diag(
-            [sign.image.shape[1] / photo.shape[1], sign.image.shape[0] / photo.shape[0], 1.0]
-        )
+        image = self._warp(pick, to_view, shrink, view.size)
+
+        plane = square_corners(self.width_mm).astype(np.float32)
+        in_photo = cv2.getPerspectiveTransform(plane, sign.corners.astype(np.float32))
+        # Enlarging a small photo cannot add detail, so a patch on it must not be sharper than the
+        # photo.
+        blur = max(enlargement, 1 / max(float(shrink), 1e-3))
+        return image, np.asarray(to_view @ in_photo, np.float64), blur, float(pose[2, 2])
+
+    def _warp(self, pick: int, to_view: Matrix, shrink: float, size_px: int) -> Float:
+        """Warp the level of a photo's pyramid that is just finer than the picture."""
+        pyramid = self._pyramids[pick]
+        photo = pyramid[int(np.clip(np.floor(np.log2(max(shrink, 1))), 0, len(pyramid) - 1))]
+        height, width = self.signs[pick].image.shape[:2]
+        rescale = np.diag([width / photo.shape[1], height / photo.shape[0], 1.0])
         image = cv2.warpPerspective(
             photo,
             for_opencv(to_view @ rescale),
-            (view.size, view.size),
+            (size_px, size_px),
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        # Enlarging a small photo cannot add detail, so a patch on it must not be sharper than the
-        # photo.
-        seen = np.asarray(image, np.float32) / 255
-        blur = max(enlargement, 1 / max(float(shrink), 1e-3))
-        return seen, np.asarray(to_view @ in_photo, np.float64), blur, float(pose[2, 2])
+        return np.asarray(image, np.float32) / 255
 
 
 class MixedScenes:
-    """Scenes of several sources in turn, in equal shares."""
+    """Scenes of several sources in equal shares: a few photos beside any number of drawn signs.
+
+    Args:
+        sources: Sources to draw from, in order; the first ones give one more where the count does
+            not divide.
+    """
 
     def __init__(self, sources: Sequence[SceneSource]) -> None:
         self.sources = tuple(sources)
@@ -215,42 +213,31 @@ class MixedScenes:
     def sample(
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
     ) -> SceneBatch:
-        """Draw scenes.
-
-        Args:
-            count: Number of scenes.
-            view: Size of their pictures, and whether they are whole frames.
-            ranges: Ranges of the pose.
-            rng: Decides everything.
-
-        Returns:
-            The scenes.
-        """
-        shares = [
-            count // len(self.sources) + (i < count % len(self.sources))
-            for i in range(len(self.sources))
-        ]
-        parts = [
-            s.sample(n, view, ranges, rng) for s, n in zip(self.sources, shares, strict=True) if n
+        """Draw ``count`` scenes of the size ``view`` within ``ranges`` from the stream ``rng``."""
+        each, rest = divmod(count, len(self.sources))
+        batches = [
+            source.sample(each + (number < rest), view, ranges, rng)
+            for number, source in enumerate(self.sources)
+            if each + (number < rest)
         ]
 
         tensors: dict[str, Any] = {
-            f.name: torch.cat([getattr(part, f.name) for part in parts])
+            f.name: torch.cat([getattr(batch, f.name) for batch in batches])
             for f in fields(SceneBatch)
             if f.name not in {"groups", "marks", "others", "distance_m"}
         }
-
-        away = [part.distance_m for part in parts if part.distance_m is not None]
-        distance = torch.cat(away) if len(away) == len(parts) else None
-        groups = tuple(g for part in parts for g in part.groups)
+        distances = [batch.distance_m for batch in batches if batch.distance_m is not None]
+        distance = torch.cat(distances) if len(distances) == len(batches) else None
+        groups = tuple(group for batch in batches for group in batch.groups)
         return replace(SceneBatch(**tensors, groups=groups), distance_m=distance)
 
 
 def relight_gains(sign: PhotoSign) -> tuple[Tensor, Tensor]:
-    """Return linear gain and lift, (3,) each, that carry a drawn sign's light to the photo's
-    ``sign``.
+    """Fit the light on the photographed ``sign`` by percentiles, as in REAP (Hingun et al. 2023).
 
-    Percentiles of both decide, as in REAP (Hingun et al. 2023).
+    Returns:
+        Gain and lift, (3,) each, in linear light: the gain carries the white and red of a drawn
+        stop sign to those of the photo, the lift its darkest parts.
     """
     target = np.array([[0, 0], [64, 0], [64, 64], [0, 64]], np.float32)
     rectified = cv2.warpPerspective(
@@ -259,16 +246,53 @@ def relight_gains(sign: PhotoSign) -> tuple[Tensor, Tensor]:
         (64, 64),
         flags=cv2.INTER_AREA,
     )
-
     face = sign_face("stop", 64).rgba
     inside = face[..., 3] > 250
-    seen, drawn = _linear(rectified[inside]), _linear(face[..., :3][inside])
-    bright_seen, bright_drawn = np.percentile(seen, 92, axis=0), np.percentile(drawn, 92, axis=0)
-    dark_seen, dark_drawn = np.percentile(seen, 8, axis=0), np.percentile(drawn, 8, axis=0)
+    photographed, drawn = _linear(rectified[inside]), _linear(face[..., :3][inside])
 
-    gain = np.clip(bright_seen / bright_drawn, 0.08, 1.6)
-    lift = np.clip(dark_seen - gain * dark_drawn, 0.0, 0.15)
+    bright, bright_drawn = (np.percentile(x, 92, axis=0) for x in (photographed, drawn))
+    dark, dark_drawn = (np.percentile(x, 8, axis=0) for x in (photographed, drawn))
+    gain = np.clip(bright / bright_drawn, 0.08, 1.6)
+    lift = np.clip(dark - gain * dark_drawn, 0.0, 0.15)
     return torch.from_numpy(np.clip(gain - lift, 0.05, 1.6)).float(), torch.from_numpy(lift).float()
+
+
+def batch_of(
+    images: list[Float],
+    matrices: list[Matrix],
+    gain: Tensor,
+    lift: Tensor,
+    enlargements: list[float],
+    groups: list[str],
+) -> SceneBatch:
+    """Return a batch of scenes as tensors.
+
+    Args:
+        images: (h, w, 3) picture of each scene in [0, 1].
+        matrices: (3, 3) homography of each scene from mm to px.
+        gain: (b, 3) factor in linear light that relights a patch.
+        lift: (b, 3) veil in linear light.
+        enlargements: Px of the picture per px of the camera, of each scene.
+        groups: Name of the photo or drawing of each scene.
+    """
+    stacked = torch.from_numpy(np.stack(images).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+    homography = torch.from_numpy(np.stack([m / m[2, 2] for m in matrices])).float()
+    return SceneBatch(stacked, homography, gain, lift, torch.tensor(enlargements), tuple(groups))
+
+
+def _fit(
+    corners: Matrix,
+    view: SceneSize,
+    ranges: EotRanges,
+    rng: np.random.Generator,
+    edges: Matrix | None = None,
+    camera: SignFraming | None = None,
+) -> tuple[Matrix, float]:
+    """Return the similarity that brings a sign into the view, and its enlargement."""
+    if view.whole_frame:
+        frame = fit_into_frame(corners, view.size, ranges, rng, edges=edges, camera=camera)
+        return frame, 1.0
+    return fit_into_crop(corners, view.size, ranges, rng, camera)
 
 
 def _linear(values: Array) -> Float:
@@ -290,163 +314,21 @@ def _encode(linear: Float) -> Float:
     )
 
 
-def _uniform(rng: np.random.Generator, bounds: Range) -> float:
-    return float(rng.uniform(bounds[0], bounds[1]))
-
-
-@dataclass(frozen=True)
-class SignFraming:
-    """A camera before a sign: how far, and how large the sign is in its picture."""
-
-    widths: float
-    """Distance in widths of the sign."""
-    native_px: float
-    """Width of the sign in the camera's own pixels, seen frontally."""
-    frame_px: float
-    """Height of the camera's picture."""
-
-
-def draw_framing(
-    rng: np.random.Generator, ranges: EotRanges, width_mm: float
-) -> SignFraming | None:
-    """Draw distance, focal length and sensor of a camera, from a stream of their own.
-
-    Args:
-        rng: Parent of that stream.
-        ranges: Ranges of the three.
-        width_mm: Width of the sign.
-
-    Returns:
-        The camera; None where the ranges give no distance.
-
-    Raises:
-        OptionError: A distance without the camera that it is seen by.
-    """
-    if not ranges.acts("distance_m"):
-        return None
-    if ranges.sensor_px[0] <= 0 or not 0 < ranges.field_of_view_deg[0] < 180:
-        raise OptionError(
-            f"distance_m {ranges.distance_m} without a camera",
-            "A distance needs the camera's sensor_px over 0 and field_of_view_deg under 180",
-            "Give all three, for example sensor_px 1920 and field_of_view_deg 65",
-        )
-
-    own = rng.spawn(1)[0]
-    meters = float(np.exp(own.uniform(*np.log(ranges.distance_m))))
-    sensor = _uniform(own, ranges.sensor_px)
-    focal = focal_length_px(sensor, _uniform(own, ranges.field_of_view_deg))
-    return SignFraming(
-        1000 * meters / width_mm, focal * width_mm / (1000 * meters), sensor * 9 / 16
-    )
-
-
-def draw_pose(
-    rng: np.random.Generator, ranges: EotRanges, share: float, camera: SignFraming | None = None
-) -> Matrix:
-    """Draw a homography of a plane of unit width under unit focal length.
-
-    Args:
-        rng: Decides it.
-        ranges: Ranges of yaw, pitch and roll.
-        share: Share of the ranges of yaw and pitch.
-        camera: Gives the distance; None: 2.5 to 20 widths.
-
-    Returns:
-        (3, 3); its [2, 2] is the distance in widths.
-    """
-    yaw, pitch, roll = (
-        np.radians(_uniform(rng, r)) for r in (ranges.yaw_deg, ranges.pitch_deg, ranges.roll_deg)
-    )
-
-    one = torch.ones(1, dtype=torch.float64)
-    distance = float(np.exp(rng.uniform(np.log(2.5), np.log(20.0))))
-    distance = distance if camera is None else max(camera.widths, 1.2)
-
-    matrix = pose_homography(
-        distance * one,
-        share * yaw * one,
-        share * pitch * one,
-        roll * one,
-        focal_px=one,
-        center_px=torch.zeros(1, 2, dtype=torch.float64),
-    )
-    return np.asarray(matrix[0].numpy(), np.float64)
-
-
-def to_pixels(matrix: Matrix, points: npt.NDArray[np.floating]) -> Matrix:
-    """Return (n, 2) ``points`` mapped by a homography ``matrix`` (3, 3)."""
-    return np.asarray(
-        cv2.perspectiveTransform(points.astype(np.float64)[None], matrix)[0], np.float64
-    )
-
-
-def _fit(
-    corners: Matrix,
-    view: SceneSize,
-    ranges: EotRanges,
-    rng: np.random.Generator,
-    edges: Matrix | None = None,
-    camera: SignFraming | None = None,
-) -> tuple[Matrix, float]:
-    """Return the similarity that brings the seen square to its place in the view, and its
-    enlargement.
-
-    The enlargement is over the camera's own pixels. ``edges`` are the corners of the photo it
-    stands in: a frame keeps within them as far as it can.
-    """
-    low, high = corners.min(0), corners.max(0)
-    side, center = float((high - low).max()), (low + high) / 2
-
-    if view.whole_frame:
-        share = float(np.exp(rng.uniform(*np.log(ranges.frame_share))))
-        place = rng.uniform(0, 1, 2)
-        share = share if camera is None else min(camera.native_px / camera.frame_px, 0.9)
-        if edges is not None:
-            share = min(max(share, side / float(np.ptp(edges, axis=0).min())), 0.9)
-        window, enlargement = side / share, 1.0
-        first, last = high - window, low
-        if edges is not None:
-            first, last = np.maximum(first, edges.min(0)), np.minimum(last, edges.max(0) - window)
-        origin = first + place * (last - first)
-        scale, where = view.size / window, view.size / window * (center - origin)
-    else:
-        margin = _uniform(rng, ranges.margin)
-        scale = view.size / (side * (1 + 2 * margin))
-        where = view.size * (0.5 + rng.uniform(-0.06, 0.06, 2))
-        native = float(np.exp(rng.uniform(*np.log(ranges.size_px))))
-        native = native if camera is None else camera.native_px
-        enlargement = max(1.0, scale * side / native)
-
-    shift = where - scale * center
-    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]]), enlargement
-
-
-def for_opencv(matrix: Matrix) -> Matrix:
-    """Return the map ``matrix`` (3, 3) for OpenCV, whose pixel centers lie on whole numbers."""
-    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    return np.asarray(np.linalg.inv(half) @ matrix @ half, np.float64)
-
-
 def _pyramid(image: Array) -> list[Array]:
+    """Return the image and up to five levels of half the size, none under 32 px."""
     levels = [image]
     while min(levels[-1].shape[:2]) >= 64 and len(levels) < 6:
-        h, w = levels[-1].shape[:2]
-        levels.append(
-            np.asarray(
-                cv2.resize(levels[-1], (w // 2, h // 2), interpolation=cv2.INTER_AREA), np.uint8
-            )
-        )
+        height, width = levels[-1].shape[:2]
+        half = cv2.resize(levels[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        levels.append(np.asarray(half, np.uint8))
     return levels
 
 
 def _random_crop(image: Array, view: SceneSize, rng: np.random.Generator) -> Float:
+    """Cut a random square: most of a background for a frame, any part of it for a crop."""
     height, width = image.shape[:2]
-    side = int(
-        min(height, width)
-        * (rng.uniform(0.75, 1.0) if view.whole_frame else rng.uniform(0.15, 0.8))
-    )
-    side = max(side, min(24, height, width))
-
+    share = rng.uniform(0.75, 1.0) if view.whole_frame else rng.uniform(0.15, 0.8)
+    side = max(int(min(height, width) * share), min(24, height, width))
     y, x = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
 
     method = cv2.INTER_AREA if side > view.size else cv2.INTER_LINEAR
@@ -456,79 +338,59 @@ def _random_crop(image: Array, view: SceneSize, rng: np.random.Generator) -> Flo
     return np.asarray(resized, np.float32) / 255
 
 
-def _lay(
+def _composite(
     canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np.random.Generator
 ) -> Float:
-    """Lay the face over the canvas, 2x supersampled, in linear light, its material slightly
-    varied."""
-    over = 2
-    level = face.rgba
-    corners = to_pixels(matrix, np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * width_mm / 2)
-    seen = np.ptp(corners, axis=0).max() * over
-    while level.shape[1] > 2 * seen and level.shape[1] > 16:
-        level = cv2.resize(
-            level, (level.shape[1] // 2, level.shape[0] // 2), interpolation=cv2.INTER_AREA
-        )
+    """Lay a sign's face over the canvas, supersampled and blended in linear light.
+
+    Its reflectance varies a little from scene to scene, as prints and paints do.
+    """
+    corners = to_pixels(matrix, square_corners(width_mm))
+    picture = _no_finer_than(face.rgba, 2 * np.ptp(corners, axis=0).max() * _SUPERSAMPLING)
+    alpha = picture[..., 3:].astype(np.float32) / 255
+    reflectance = (rng.uniform(0.75, 1.1) * rng.uniform(0.93, 1.07, 3)).astype(np.float32)
+    light = _linear(picture[..., :3]) * alpha * reflectance
 
     height_mm = width_mm * face.rgba.shape[0] / face.rgba.shape[1]
     to_mm = np.array(
         [
-            [width_mm / level.shape[1], 0, -width_mm / 2],
-            [0, height_mm / level.shape[0], -height_mm / 2],
+            [width_mm / picture.shape[1], 0, -width_mm / 2],
+            [0, height_mm / picture.shape[0], -height_mm / 2],
             [0, 0, 1],
         ]
     )
-
-    alpha = level[..., 3:].astype(np.float32) / 255
-    material = (rng.uniform(0.75, 1.1) * rng.uniform(0.93, 1.07, 3)).astype(np.float32)
-    light = _linear(level[..., :3]) * alpha * material
-
-    x0, y0, x1, y1 = _round(corners, canvas.shape[0], height_mm / width_mm)
-    there = np.array([[1, 0, -x0], [0, 1, -y0], [0, 0, 1.0]])
-    warp = np.diag([over, over, 1.0]) @ there @ matrix @ to_mm
-    sides = (x1 - x0, y1 - y0)
+    x0, y0, x1, y1 = _affected_box(corners, canvas.shape[0], height_mm / width_mm)
+    to_box = np.array([[1, 0, -x0], [0, 1, -y0], [0, 0, 1.0]])
+    supersample = np.diag([_SUPERSAMPLING, _SUPERSAMPLING, 1.0])
+    width, height = x1 - x0, y1 - y0
     fine = cv2.warpPerspective(
-        np.concatenate([light, alpha], 2), for_opencv(warp), (sides[0] * over, sides[1] * over)
+        np.concatenate([light, alpha], 2),
+        for_opencv(supersample @ to_box @ matrix @ to_mm),
+        (width * _SUPERSAMPLING, height * _SUPERSAMPLING),
     )
+    layer = np.asarray(cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA), np.float32)
 
-    layered = np.asarray(cv2.resize(fine, sides, interpolation=cv2.INTER_AREA), np.float32)
-    part = canvas[y0:y1, x0:x1]
-    mixed = layered[..., :3] + (1 - layered[..., 3:]) * _decode(part)
+    mixed = layer[..., :3] + (1 - layer[..., 3:]) * _decode(canvas[y0:y1, x0:x1])
     result = canvas.copy()
     result[y0:y1, x0:x1] = _encode(np.asarray(np.clip(mixed, 0, 1), np.float32))
     return result
 
 
-def _round(corners: Matrix, size: int, tallness: float) -> tuple[int, int, int, int]:
-    """Return the part x0, y0, x1, y1 of a square canvas that holds a sign, with room to spare.
+def _no_finer_than(picture: Array, width_px: float) -> Array:
+    """Halve a picture until it is at most ``width_px`` wide, so that its warp does not alias."""
+    while picture.shape[1] > width_px and picture.shape[1] > 16:
+        half = (picture.shape[1] // 2, picture.shape[0] // 2)
+        picture = np.asarray(cv2.resize(picture, half, interpolation=cv2.INTER_AREA), np.uint8)
+    return picture
 
-    All of it where in doubt.
+
+def _affected_box(corners: Matrix, size: int, tallness: float) -> tuple[int, int, int, int]:
+    """Return the part x0, y0, x1, y1 of a square canvas that contains a sign, with a margin of 2 px.
+
+    It is the whole canvas for a face taller than wide, and for a degenerate pose.
     """
     if tallness > 1.01 or not np.isfinite(corners).all():
         return 0, 0, size, size
     low = np.clip(np.floor(corners.min(0)) - 2, 0, size - 1).astype(int)
     high = np.clip(np.ceil(corners.max(0)) + 2, low + 1, size).astype(int)
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
-
-
-def batch_of(
-    images: list[Float],
-    matrices: list[Matrix],
-    gain: Tensor,
-    lift: Tensor,
-    scale: list[float],
-    groups: list[str],
-) -> SceneBatch:
-    """Return scenes as tensors.
-
-    Args:
-        images: (h, w, 3) in [0, 1] each.
-        matrices: (3, 3) mm of the sign's plane to px each.
-        gain: (b, 3) factor of the scene's light.
-        lift: (b, 3) light that the scene adds.
-        scale: Enlargement of each over the camera's own pixels.
-        groups: Name of each scene's photo or drawing.
-    """
-    stacked = torch.from_numpy(np.stack(images).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
-    homography = torch.from_numpy(np.stack([m / m[2, 2] for m in matrices])).float()
-    return SceneBatch(stacked, homography, gain, lift, torch.tensor(scale), tuple(groups))

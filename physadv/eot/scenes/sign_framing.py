@@ -1,0 +1,234 @@
+"""Geometry between a sign and a picture of it: distance, pose and framing are drawn here.
+
+Points are in px with the origin at the corner of the first pixel; homographies act on columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from physadv.core.errors import OptionError
+from physadv.eot.ranges import EotRanges
+from physadv.eot.stage import Range
+from physadv.eot.transforms.lens_distortion import focal_length_px
+from physadv.eot.warp import pose_homography
+
+Matrix = npt.NDArray[np.float64]
+Float = npt.NDArray[np.floating]
+
+_SQUARE = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
+_LARGEST_SHARE = 0.9
+"""Largest width of a sign as a share of a frame."""
+
+
+@dataclass(frozen=True)
+class SignFraming:
+    """Distance of a camera from a sign, and the size of the sign in its picture."""
+
+    widths: float
+    """Distance in widths of the sign."""
+    native_px: float
+    """Width of the sign in the camera's own pixels, seen frontally."""
+    frame_px: float
+    """Height of the camera's picture in px."""
+
+
+def draw_framing(
+    rng: np.random.Generator, ranges: EotRanges, width_mm: float
+) -> SignFraming | None:
+    """Draw the distance of a sign and the focal length and width of the sensor.
+
+    The draws come from a stream spawned from ``rng``, so that they shift no other draw.
+
+    Args:
+        rng: Random stream.
+        ranges: Ranges of ``distance_m``, ``sensor_px`` and ``field_of_view_deg``.
+        width_mm: Width of the sign.
+
+    Returns:
+        The framing, or None where the ranges give no distance.
+
+    Raises:
+        OptionError: There is a distance, but no camera that it is seen by.
+
+    Example:
+        >>> camera = EotRanges(
+        ...     distance_m=(5, 5), sensor_px=(1920, 1920), field_of_view_deg=(90, 90)
+        ... )
+        >>> framing = draw_framing(np.random.default_rng(0), camera, width_mm=500)
+        >>> round(framing.widths, 6), round(framing.native_px, 6), framing.frame_px
+        (10.0, 96.0, 1080.0)
+    """
+    if not ranges.acts("distance_m"):
+        return None
+    if ranges.sensor_px[0] <= 0 or not 0 < ranges.field_of_view_deg[0] < 180:
+        raise OptionError(
+            f"distance_m {ranges.distance_m} without a camera",
+            "A distance needs the camera's sensor_px over 0 and field_of_view_deg under 180",
+            "Give all three, for example sensor_px 1920 and field_of_view_deg 65",
+        )
+
+    own = rng.spawn(1)[0]
+    distance_mm = 1000 * float(np.exp(own.uniform(*np.log(ranges.distance_m))))
+    sensor_px = draw_between(own, ranges.sensor_px)
+    focal_px = focal_length_px(sensor_px, draw_between(own, ranges.field_of_view_deg))
+    return SignFraming(
+        distance_mm / width_mm, focal_px * width_mm / distance_mm, sensor_px * 9 / 16
+    )
+
+
+def draw_pose(
+    rng: np.random.Generator, ranges: EotRanges, share: float, camera: SignFraming | None = None
+) -> Matrix:
+    """Draw the pose of a plane one unit wide before a camera of focal length 1.
+
+    Args:
+        rng: Random stream.
+        ranges: Ranges of ``yaw_deg``, ``pitch_deg`` and ``roll_deg``.
+        share: Factor of the drawn yaw and pitch, from 0 (parallel to the picture) to 1.
+        camera: Distance of the plane. None: 2.5 to 20 widths, uniform in the logarithm.
+
+    Returns:
+        (3, 3) homography from the plane to the picture; its [2, 2] is the distance in widths.
+
+    Example:
+        >>> pose = draw_pose(np.random.default_rng(0), EotRanges(), share=1.0)
+        >>> bool(2.5 <= pose[2, 2] <= 20)
+        True
+    """
+    yaw, pitch, roll = (
+        np.radians(draw_between(rng, r))
+        for r in (ranges.yaw_deg, ranges.pitch_deg, ranges.roll_deg)
+    )
+    # Drawn with a camera too, so that the draws that follow do not depend on whether there is one.
+    distance = float(np.exp(rng.uniform(np.log(2.5), np.log(20.0))))
+    if camera is not None:
+        distance = max(camera.widths, 1.2)
+
+    one = torch.ones(1, dtype=torch.float64)
+    matrix = pose_homography(
+        distance * one,
+        share * yaw * one,
+        share * pitch * one,
+        roll * one,
+        focal_px=one,
+        center_px=torch.zeros(1, 2, dtype=torch.float64),
+    )
+    return np.asarray(matrix[0].numpy(), np.float64)
+
+
+def fit_into_frame(
+    corners: Matrix,
+    size_px: int,
+    ranges: EotRanges,
+    rng: np.random.Generator,
+    *,
+    edges: Matrix | None = None,
+    camera: SignFraming | None = None,
+) -> Matrix:
+    """Draw the place of a sign in a whole frame.
+
+    Args:
+        corners: (4, 2) corners of the sign in the picture plane, in any unit.
+        size_px: Side of the square frame.
+        ranges: Range ``frame_share`` of the sign's width over the frame's, used without ``camera``.
+        rng: Random stream.
+        edges: (4, 2) corners of the photo that contains the sign; the frame stays within them as
+            far as the sign's share of it allows.
+        camera: Framing that determines the share.
+
+    Returns:
+        (3, 3) similarity from the picture plane to px of the frame.
+    """
+    low, high = corners.min(0), corners.max(0)
+    side = float((high - low).max())
+    share = float(np.exp(rng.uniform(*np.log(ranges.frame_share))))
+    position = rng.uniform(0, 1, 2)
+
+    if camera is not None:
+        share = min(camera.native_px / camera.frame_px, _LARGEST_SHARE)
+    if edges is not None:
+        share = min(max(share, side / float(np.ptp(edges, axis=0).min())), _LARGEST_SHARE)
+
+    # The frame's upper left corner moves between the two extremes that still contain the sign.
+    window = side / share
+    first, last = high - window, low
+    if edges is not None:
+        first, last = np.maximum(first, edges.min(0)), np.minimum(last, edges.max(0) - window)
+    origin = first + position * (last - first)
+
+    scale = size_px / window
+    center = (low + high) / 2
+    return _similarity(scale, size_px / window * (center - origin) - scale * center)
+
+
+def fit_into_crop(
+    corners: Matrix,
+    size_px: int,
+    ranges: EotRanges,
+    rng: np.random.Generator,
+    camera: SignFraming | None = None,
+) -> tuple[Matrix, float]:
+    """Draw the crop of a sign that a classifier is given.
+
+    Args:
+        corners: (4, 2) corners of the sign in the picture plane, in any unit.
+        size_px: Side of the square crop.
+        ranges: Range ``margin`` around the sign in widths of it, and ``size_px`` of the sign in the
+            camera's pixels, used without ``camera``.
+        rng: Random stream.
+        camera: Framing that determines the sign's size in the camera's pixels.
+
+    Returns:
+        (3, 3) similarity from the picture plane to px of the crop, and the px of the crop per px of
+        the camera, at least 1.
+    """
+    low, high = corners.min(0), corners.max(0)
+    side = float((high - low).max())
+    margin = draw_between(rng, ranges.margin)
+    scale = size_px / (side * (1 + 2 * margin))
+    position = size_px * (0.5 + rng.uniform(-0.06, 0.06, 2))
+    native_px = float(np.exp(rng.uniform(*np.log(ranges.size_px))))
+    if camera is not None:
+        native_px = camera.native_px
+
+    similarity = _similarity(scale, position - scale * ((low + high) / 2))
+    return similarity, max(1.0, scale * side / native_px)
+
+
+def draw_between(rng: np.random.Generator, bounds: Range) -> float:
+    """Draw a uniform number between the two ``bounds`` from ``rng``."""
+    return float(rng.uniform(bounds[0], bounds[1]))
+
+
+def square_corners(width: float) -> Matrix:
+    """Return (4, 2) corners of a square of side ``width`` about the origin, clockwise from the upper
+    left.
+
+    Example:
+        >>> square_corners(2.0).tolist()
+        [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]
+    """
+    return np.array(_SQUARE) * width
+
+
+def to_pixels(matrix: Matrix, points: npt.NDArray[np.floating]) -> Matrix:
+    """Map ``points`` (n, 2) through the homography ``matrix`` (3, 3)."""
+    return np.asarray(
+        cv2.perspectiveTransform(points.astype(np.float64)[None], matrix)[0], np.float64
+    )
+
+
+def for_opencv(matrix: Matrix) -> Matrix:
+    """Return the homography ``matrix`` (3, 3) for OpenCV, whose pixel centers are whole numbers."""
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    return np.asarray(np.linalg.inv(half) @ matrix @ half, np.float64)
+
+
+def _similarity(scale: float, shift: Float) -> Matrix:
+    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]])
