@@ -1,5 +1,7 @@
-"""The app and the one place where errors become exit codes: 0 done, 1 a known error in one line, 2
-wrong usage."""
+"""The app, and the mapping of errors to exit codes.
+
+0 is done, 1 a known error in one line, 2 wrong usage, 130 an interrupted run.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,6 @@ class _Journey(OrderedGroup):
 app = typer.Typer(
     name="physadv",
     cls=_Journey,
-    help="Physical-world adversarial robustness and photo privacy. For your own models, signs and "
-    "photos.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -62,8 +62,10 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """Physical-world adversarial robustness and photo privacy. For your own models, signs and
-    photos."""
+    """Physical-world adversarial robustness and photo privacy.
+
+    For your own models, signs and photos.
+    """
 
 
 for _panel, _names in PANELS.items():
@@ -72,39 +74,45 @@ for _panel, _names in PANELS.items():
 tidy_help(app)
 
 
-def _outside(error: OSError | MemoryError) -> str:
-    """Return one line for ``error``, a fault outside the program: disk, file, device or memory."""
-    if isinstance(error, MemoryError):
+def _one_line(error: Exception) -> str | None:
+    """A known error in one line; None for a fault of the program itself."""
+    from physadv.core.errors import PhysadvError
+
+    if isinstance(error, PhysadvError):
+        return str(error)
+
+    # torch reports memory that it cannot get in classes of its own, all of them RuntimeErrors.
+    text = str(error)
+    is_torch_memory = isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )
+    if isinstance(error, MemoryError) or is_torch_memory:
         return "Memory ran out. Use a smaller --batch-size, fewer --draws or smaller images."
-    reason = error.strerror or str(error) or type(error).__name__
-    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-    subject = f"{' -> '.join(names)}: " if names else ""
-    return f"{subject}{reason}. Check the path, its permissions and the space on the disk."
+
+    if isinstance(error, OSError):
+        reason = error.strerror or text or type(error).__name__
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        subject = f"{' -> '.join(names)}: " if names else ""
+        return f"{subject}{reason}. Check the path, its permissions and the space on the disk."
+    return None
 
 
 def main() -> None:
-    """Entry point of the ``physadv`` script."""
-    from physadv.core.errors import PhysadvError
-
+    """Run the ``physadv`` command and end the process with its exit code."""
     try:
         app(prog_name="physadv")
-    except PhysadvError as error:
-        if console.full_errors:
-            traceback.print_exc()
-        sys.stderr.write(f"physadv: {error}\n")
-        raise SystemExit(1) from None
     except KeyboardInterrupt:
-        sys.stderr.write("physadv: stopped; what was reported as saved is saved.\n")
+        sys.stderr.write("physadv: stopped. What was reported as saved is complete.\n")
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
-    except (OSError, MemoryError) as error:
-        sys.stderr.write(f"physadv: {_outside(error)}\n")
-        raise SystemExit(1) from None
-    except RuntimeError as error:  # torch reports memory that it cannot get in a class of its own
-        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+    except Exception as error:
+        line = _one_line(error)
+        if line is None:
             raise
-        sys.stderr.write(f"physadv: {_outside(MemoryError())}\n")
+        if console.full_errors:
+            traceback.print_exc()
+        sys.stderr.write(f"physadv: {line}\n")
         raise SystemExit(1) from None
 
 

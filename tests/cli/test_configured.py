@@ -177,6 +177,17 @@ def test_a_wrong_config_file_is_one_line(colors: Path) -> None:
     assert "--data" in done.stderr
 
 
+def test_verbose_prints_the_traceback(colors: Path) -> None:
+    """--verbose adds the traceback of a known error and of a fault of the disk; the line stays last."""
+    (colors / "file").write_text("")
+    options = ("--model", "colors:make", "--threat", "linf:4/255", "--verbose")
+    for words in (("--data", "nowhere"), ("--data", "data", "--out", "file/run")):
+        done = physadv(colors, "evaluate", *options, *words)
+        assert done.returncode == 1
+        assert "Traceback (most recent call last)" in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("physadv: ")
+
+
 def test_quiet_prints_nothing_and_plain_lines_stand_for_a_bar(colors: Path) -> None:
     """Without a terminal progress is text on stderr; --quiet leaves stderr empty."""
     options = ("--model", "colors:make", "--data", "data", "--threat", "linf:4/255")
