@@ -25,8 +25,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from resnet import ResNet
-from robust_net import load
+from resnet import ResNet, load_cifar10
 from torch import Tensor, nn
 
 from physadv.attacks.auto_pgd import apgd
@@ -162,7 +161,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--weights", type=Path, help="state of resnet.ResNet, from robust_net.py; random without"
+        "--weights",
+        type=Path,
+        help="state of resnet.ResNet, from scripts/train_benchmark_net.py; random without",
     )
     parser.add_argument("--data", type=Path)
     parser.add_argument("-n", type=int, default=64)
@@ -181,7 +182,7 @@ def main() -> None:
     net = ResNet().eval()
     if options.weights:
         net.load_state_dict(torch.load(options.weights, weights_only=True))
-    x, y = load(options.data, "test", 4 * options.n)
+    x, y = load_cifar10(options.data, "test", 4 * options.n)
     with torch.no_grad():
         right = (net(x).argmax(1) == y).nonzero()[: options.n, 0]
     x, y = x[right], y[right]

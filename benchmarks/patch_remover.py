@@ -1,9 +1,6 @@
-r"""Train the segmenter of the patch remover on signs with photographed stickers, and judge it on
-held-out ones.
+r"""Evaluate the patch remover on held-out signs, with stickers that it was not trained on.
 
-    python benchmarks/remover_material.py stickers DATA/gtsrb-train-third.zip --out
-    runs/remover-stickers.safetensors
-    python benchmarks/patch_remover.py train DATA/gtsrb-train-third.zip
+    python scripts/remover_pictures.py DATA/gtsrb-train-third.zip --out runs/remover-stickers.safetensors
     physadv patch --victim signs --seed 11 --steps 100 --draws 24 --out runs/fresh-sticker
     physadv patch --victim signs+remover --seed 12 --steps 100 --draws 24 --out runs/fresh-adaptive
     python benchmarks/patch_remover.py sticker DATA/gtsrb-train-third.zip --out runs/hiding-sticker
@@ -11,15 +8,14 @@ held-out ones.
         patches/stop-sticker-signs-v1 \
         runs/fresh-sticker runs/fresh-adaptive runs/hiding-sticker
 
-Cross-entropy and dice loss on photographs of stickers; in the last epochs also on stickers whose
-pixels are moved against the segmenter and the victim behind it (self adversarial training, Liu et
-al. 2022). `judge` looks at GTSRB's held-out tracks with stickers that were not trained on.
+`scripts/train_patch_remover.py` trains it. `judge` takes GTSRB's held-out tracks; `sticker` makes a
+sticker that is optimized to hide from the segmenter.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +23,7 @@ from textwrap import fill
 
 import torch
 import torch.nn.functional as F
-from remover_material import SIDE, SIGN_MM, STOP, Pictures, make_pictures, photo_signs, scene_source
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from physadv.core.image_io import to_tensor
@@ -59,7 +54,19 @@ from physadv.patches.optimize import BLANK_LEVEL, measure_patch, optimize_patch,
 from physadv.patches.preview import preview_picture
 from physadv.patches.task import PatchTask
 from physadv.threat.losses import margin_loss
-from physadv.training.loop import seed_all, update_average
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+from remover_pictures import (
+    HELD_STICKERS,
+    SIDE,
+    SIGN_MM,
+    STOP,
+    make_pictures,
+    overlap_rows,
+    overlap_text,
+    photo_signs,
+    scene_source,
+)
 
 ROWS = Path("benchmarks/patch_remover.jsonl")
 TITLE = "## The remover, and stickers told to hide from it"
@@ -71,138 +78,6 @@ which says little: its loss does not tell it to hide. That of `hiding-sticker` d
 the defense; pixels free to move and told to hide undo it all (last line). Overlap (IoU, mean) of what is taken out
 with stickers not trained on, of any size and place: {pixels}. Commands: `python benchmarks/patch_remover.py
 --help`."""
-HELD_STICKERS = 6
-"""How many of the stickers are kept for judging."""
-
-
-def segment_loss(logits: Tensor, areas: Tensor, care: Tensor) -> Tensor:
-    """Cross-entropy where the answer is known, and one minus the dice overlap of each picture with
-    a sticker."""
-    entropy = F.binary_cross_entropy_with_logits(logits, areas, care)
-    chance = logits.sigmoid() * care
-    both, sums = (chance * areas).sum((1, 2, 3)), (chance + areas).sum((1, 2, 3))
-    dice = 1 - (2 * both + 1) / (sums + 1)
-    there = areas.amax((1, 2, 3))
-    return entropy + 0.5 * (dice * there).sum() / there.sum().clamp_min(1)
-
-
-def evasive(
-    net: nn.Module,
-    model: nn.Module,
-    pictures: Pictures,
-    labels: Tensor,
-    draws: torch.Generator,
-    steps: int = 4,
-) -> Tensor:
-    """``pictures`` with the stickers' pixels moved in signed steps so that the segmenter and the
-    victim fail."""
-    images, areas = pictures.images, pictures.areas
-    start = torch.rand(images.shape, generator=draws)
-    mix = (torch.rand(len(images), 1, 1, 1, generator=draws) < 0.5).float()
-    x = images * (1 - areas) + areas * torch.lerp(images, start, 0.5 * mix)
-    for _ in range(steps):
-        x = x.detach().requires_grad_(True)
-        logits = net(x)
-        hidden = (F.softplus(logits) * areas).sum() / areas.sum().clamp_min(1)
-        wrong = margin_loss(model(fill_marked(x, logits.sigmoid())), labels).clamp_min(-2).mean()
-        (slope,) = torch.autograd.grad(hidden + wrong, x)
-        x = (x - 0.08 * slope.sign() * areas).clamp(0, 1)
-    return x.detach()
-
-
-def train(
-    pictures: Pictures, model: nn.Module, *, epochs: int, hard: int, seed: int, lr: float
-) -> nn.Module:
-    """The averaged segmenter after ``epochs``; in the last ``hard`` ones a quarter of each batch
-    fights back."""
-    net = seed_all(PatchSegmenter, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mean = seed_all(PatchSegmenter, seed).eval()
-    optimizer = torch.optim.AdamW(net.parameters(), lr, weight_decay=1e-2)
-    batches = len(pictures) // 32
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=epochs * batches, pct_start=0.2
-    )
-    with torch.no_grad():
-        labels = torch.cat([model(part).argmax(1) for part in pictures.images.split(64)])
-    began = time.process_time()
-    for epoch in range(epochs):
-        order = torch.randperm(len(pictures), generator=generator(seed, "epoch", epoch))
-        total = 0.0
-        for number, rows in enumerate(order[: batches * 32].split(32)):
-            batch = Pictures(pictures.images[rows], pictures.areas[rows], pictures.care[rows])
-            draws = generator(seed, "batch", epoch, number)
-            if epoch >= epochs - hard:
-                batch = with_evasive(net, model, batch, labels[rows], draws)
-            if number % 2:
-                batch = Pictures(*(t.flip(3) for t in (batch.images, batch.areas, batch.care)))
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = net(batch.images.contiguous(memory_format=torch.channels_last))
-            loss = segment_loss(logits.float(), batch.areas, batch.care)
-            loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-            optimizer.step()
-            schedule.step()
-            step = epoch * batches + number
-            update_average(mean, net, min(0.995, (1 + step) / (10 + step)))
-            total += float(loss.detach())
-        print(
-            f"epoch {epoch + 1}: loss {total / batches:.3f}; {time.process_time() - began:.0f} s "
-            "CPU",
-            flush=True,
-        )
-    return mean
-
-
-def with_evasive(
-    net: nn.Module, model: nn.Module, batch: Pictures, labels: Tensor, draws: torch.Generator
-) -> Pictures:
-    """The batch, eight of its stickers moved against the net as it now is."""
-    rows = (batch.areas.sum((1, 2, 3)) > 40).nonzero().flatten()[:8]
-    chosen = Pictures(batch.images[rows], batch.areas[rows], batch.care[rows])
-    net.eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        moved = evasive(net, model, chosen, labels[rows], draws)
-    net.train()
-    images = batch.images.clone()
-    images[rows] = moved
-    return Pictures(images, batch.areas, batch.care)
-
-
-@torch.no_grad()
-def pixel_rows(net: nn.Module, pictures: Pictures) -> list[Row]:
-    """One row a picture: IoU of what is taken out with the sticker or, without one, the share taken
-    out."""
-    remove = PatchRemover(net)
-    taken = torch.cat([remove.marks(part) for part in pictures.images.split(64)])
-    areas, care = pictures.areas > 0, pictures.care > 0
-    rows: list[Row] = []
-    for k in range(len(pictures)):
-        found, there, known = taken[k] & care[k], areas[k], int(care[k].sum())
-        row: Row = {"what": "pixels", "group": k, "sticker_px": int(there.sum())}
-        if there.any():
-            row["iou"] = round(int((found & there).sum()) / max(int((found | there).sum()), 1), 4)
-        elif known == SIDE * SIDE:  # neither a sticker nor a blank one
-            row["taken"] = round(int(found.sum()) / known, 5)
-        rows.append(row)
-    return rows
-
-
-def pixels_said(rows: Sequence[Row], from_px: int = 200) -> str:
-    """In words: mean IoU of small and of large stickers, and what is taken out of pictures without
-    one."""
-    means = []
-    for name, values in (
-        (
-            f"stickers from {from_px} px",
-            [r["iou"] for r in rows if "iou" in r and r["sticker_px"] >= from_px],
-        ),
-        ("smaller ones", [r["iou"] for r in rows if "iou" in r and r["sticker_px"] < from_px]),
-        ("bare signs (share of the picture)", [r["taken"] for r in rows if "taken" in r]),
-    ):
-        rate = clustered_interval(values, range(len(values)))
-        means.append(f"{name} {rate.rate:.3f} [{rate.low:.3f}, {rate.high:.3f}], n = {len(values)}")
-    return "; ".join(means)
 
 
 @torch.no_grad()
@@ -383,24 +258,20 @@ def page() -> str:
     rows = list(read_rows(ROWS))
     pixels = [r for r in rows if r["what"] == "pixels"]
     shares = table([r for r in rows if r["what"] != "pixels"])
-    return f"{TITLE}\n\n{fill(INTRO.format(pixels=pixels_said(pixels)), 120, break_on_hyphens=False)}\n\n{shares}"
+    return f"{TITLE}\n\n{fill(INTRO.format(pixels=overlap_text(pixels)), 120, break_on_hyphens=False)}\n\n{shares}"
 
 
 def main() -> None:
-    """Train and write, or judge."""
+    """Evaluate, or make the sticker that hides."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("train", "sticker", "judge"))
+    parser.add_argument("what", choices=("sticker", "judge"))
     parser.add_argument("data", type=Path)
     parser.add_argument("--stickers", type=Path, default=Path("runs/remover-stickers.safetensors"))
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--cache", type=Path, default=Path("runs/patch-defences.pt"))
-    parser.add_argument("--pictures", type=int, default=7000)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--hard", type=int, default=2)
     parser.add_argument("--steps", type=int, default=120, help="of the sticker that hides")
-    parser.add_argument("--lr", type=float, default=6e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--bundles", type=Path, nargs="*", default=[Path("patches/stop-sticker-signs-v1")]
@@ -412,30 +283,23 @@ def main() -> None:
         print(hiding_sticker(args.out, args.steps))
         return
     stickers, model = load_file(args.stickers)["stickers"], load_model("signs")
-    if args.what == "train":
-        source = scene_source(args.data, "train")
-        pictures = make_pictures(source, stickers[:-HELD_STICKERS], args.pictures, args.seed)
-        net = train(pictures, model, epochs=args.epochs, hard=args.hard, seed=args.seed, lr=args.lr)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        save_file(net.state_dict(), args.out)
     net = PatchSegmenter()
     net.load_state_dict(load_file(args.out))
-    part = "validation" if args.what == "train" else "test"
     held = make_pictures(
-        scene_source(args.data, part), stickers[-HELD_STICKERS:], 600, args.seed + 1
+        scene_source(args.data, "test"), stickers[-HELD_STICKERS:], 600, args.seed + 1
     )
-    pixels = pixel_rows(net.eval(), held)
-    print(f"{part}: {pixels_said(pixels)}", flush=True)
-    if args.what == "judge":
-        names = ("none", "remover")
-        rows = clean_rows(model, args.data, names)
-        for kind, source in stop_sources(args.data).items():
-            for folder in args.bundles:
-                rows += sticker_rows(model, source, kind, read_bundle(folder), names)
-        rows += hiding_rows(model, args.cache)
-        ROWS.unlink(missing_ok=True)
-        append_rows(ROWS, rows + pixels)
-        print(page())
+    pixels = overlap_rows(net.eval(), held)
+    print(f"test: {overlap_text(pixels)}", flush=True)
+
+    names = ("none", "remover")
+    rows = clean_rows(model, args.data, names)
+    for kind, source in stop_sources(args.data).items():
+        for folder in args.bundles:
+            rows += sticker_rows(model, source, kind, read_bundle(folder), names)
+    rows += hiding_rows(model, args.cache)
+    ROWS.unlink(missing_ok=True)
+    append_rows(ROWS, rows + pixels)
+    print(page())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,44 @@
-"""The net the epsilon-ball benchmark runs on: a small ResNet, 0.7 M parameters, 32x32 input."""
+"""Network and images of the epsilon-ball benchmark: a small ResNet (0.7 M parameters) and CIFAR-10.
+
+`scripts/train_benchmark_net.py` trains the network.
+"""
 
 from __future__ import annotations
 
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def load_cifar10(archive: Path, part: str, limit: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Read images of CIFAR-10 as a zip of JPEG files.
+
+    Args:
+        archive: Zip with folders train/<class>/ and test/<class>/.
+        part: "train" or "test".
+        limit: Number of images to draw.
+        seed: Seed of the draw.
+
+    Returns:
+        Images (n, 3, 32, 32) in [0, 1] and their classes (n,).
+    """
+    with zipfile.ZipFile(archive) as file:
+        names = sorted(n for n in file.namelist() if f"{part}/" in n and n.endswith(".jpg"))
+        chosen = np.random.default_rng(seed).permutation(len(names))[:limit]
+        pixels = np.stack(
+            [np.asarray(Image.open(io.BytesIO(file.read(names[i]))).convert("RGB")) for i in chosen]
+        )
+    labels = [next(c for c, name in enumerate(CLASSES) if f"/{name}/" in names[i]) for i in chosen]
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255).contiguous(), torch.tensor(
+        labels
+    )
 
 
 class Block(nn.Module):

@@ -6,7 +6,7 @@ surroundings.
 
 The built-in network was trained at 64 px on a drawn stop sign and on training tracks of GTSRB (a
 research data set, whose terms may bind commercial use), with stickers optimized against the model
-``signs`` and photographed in simulation (see :mod:`benchmarks.patch_remover`). It certifies
+``signs`` and photographed in simulation (scripts/train_patch_remover.py). It certifies
 nothing: a sticker optimized to evade it undoes much of it (benchmarks/patch_defenses.md).
 """
 

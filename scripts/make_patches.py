@@ -1,7 +1,6 @@
-"""The ready-made bundles under patches/: made, measured and laid out, from a folder with the data
-sets.
+"""Make, measure and lay out the ready-made bundles of patches/ from a folder with the data sets.
 
-    python benchmarks/make_patches.py --data ../shared/data --scratch runs/patches [--only NAME ...]
+    python scripts/make_patches.py --data ../shared/data --scratch runs/patches [--only NAME ...]
     [--measure]
 
 A name's run is resumable in the scratch folder. With --measure no step is made: the patch there (a

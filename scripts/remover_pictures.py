@@ -1,10 +1,8 @@
-"""What the patch remover learns from: stickers optimized as `physadv patch` does, photographed on
-signs at 64 px.
+"""Training data of the patch remover: stickers optimized as by `physadv patch`, photographed on signs.
 
-    python benchmarks/remover_material.py stickers DATA/gtsrb-train-third.zip --out
-    runs/remover-stickers.safetensors
+    python scripts/remover_pictures.py DATA/gtsrb-train-third.zip --out runs/remover-stickers.safetensors
 
-Signs are GTSRB's training tracks and the drawn stop sign before backgrounds made by code; each
+Pictures are 64 px. Signs are GTSRB's training tracks and the drawn stop sign before backgrounds made by code; each
 sticker has a seed, shape, size, place, goal and smoothness of its own. None is one of patches/, nor
 is any held-out track used.
 """
@@ -14,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,13 +20,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from physadv.core.random_streams import generator, numpy_generator
+from physadv.core.rows import Row
 from physadv.core.types import Model
 from physadv.datasets import read_dataset
 from physadv.datasets.split import split_by_group
 from physadv.defenses.load_model import load_model
+from physadv.defenses.patch_removal import PatchRemover
 from physadv.eot.mask_shapes import make_mask
 from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
@@ -38,11 +39,14 @@ from physadv.eot.scenes.load import SceneSources, load_scene_sources
 from physadv.eot.scenes.signs import MixedScenes, PhotoScenes, PhotoSign, SceneSize
 from physadv.eot.stage import ZERO
 from physadv.eot.warp import warp_texture
+from physadv.evaluation.metrics.intervals import clustered_interval
 from physadv.patches.optimize import optimize_patch
 from physadv.patches.task import PatchTask
 from physadv.threat.patch_goals import PatchGoal
 
 SIGN_MM, SIDE, STOP, SIGNS = 457.0, 64, 14, 43
+HELD_STICKERS = 6
+"""Number of stickers that are not trained on."""
 SHAPES = ("rectangle", "rectangle", "circle", "octagon", "bars")
 RANGES = (EotRanges(), EotRanges(), replace(eot_preset("camera"), lens_k1=ZERO))
 """The road as stickers meet it; every third batch with all effects of the camera but its
@@ -166,6 +170,42 @@ def make_pictures(
     return Pictures(*(torch.cat(column)[:count] for column in zip(*parts, strict=True)))
 
 
+@torch.no_grad()
+def overlap_rows(net: nn.Module, pictures: Pictures) -> list[Row]:
+    """One row a picture: IoU of what is taken out with the sticker or, without one, the share taken
+    out."""
+    remove = PatchRemover(net)
+    taken = torch.cat([remove.marks(part) for part in pictures.images.split(64)])
+    areas, care = pictures.areas > 0, pictures.care > 0
+    rows: list[Row] = []
+    for k in range(len(pictures)):
+        found, there, known = taken[k] & care[k], areas[k], int(care[k].sum())
+        row: Row = {"what": "pixels", "group": k, "sticker_px": int(there.sum())}
+        if there.any():
+            row["iou"] = round(int((found & there).sum()) / max(int((found | there).sum()), 1), 4)
+        elif known == SIDE * SIDE:  # neither a sticker nor a blank one
+            row["taken"] = round(int(found.sum()) / known, 5)
+        rows.append(row)
+    return rows
+
+
+def overlap_text(rows: Sequence[Row], from_px: int = 200) -> str:
+    """In words: mean IoU of small and of large stickers, and what is taken out of pictures without
+    one."""
+    means = []
+    for name, values in (
+        (
+            f"stickers from {from_px} px",
+            [r["iou"] for r in rows if "iou" in r and r["sticker_px"] >= from_px],
+        ),
+        ("smaller ones", [r["iou"] for r in rows if "iou" in r and r["sticker_px"] < from_px]),
+        ("bare signs (share of the picture)", [r["taken"] for r in rows if "taken" in r]),
+    ):
+        rate = clustered_interval(values, range(len(values)))
+        means.append(f"{name} {rate.rate:.3f} [{rate.low:.3f}, {rate.high:.3f}], n = {len(values)}")
+    return "; ".join(means)
+
+
 def _photographed(
     source: MixedScenes, stickers: Tensor, count: int, seed: int, number: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -262,7 +302,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("stickers",))
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/remover-stickers.safetensors"))
     parser.add_argument("--count", type=int, default=30)
