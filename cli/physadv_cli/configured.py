@@ -187,8 +187,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _cli_type(kind: Any, note: ConfigField) -> Any:
-    """The type that Typer converts to: pairs are text, tuples lists, and paths complete as
-    paths."""
+    """The type that Typer converts to: pairs as text, tuples as lists, paths as paths."""
     plain = options.plain_type(kind)
     optional = plain is not kind
     if note.separator:

@@ -1,4 +1,4 @@
-"""Course of ``attack`` and ``evaluate``: from a configuration to progress, a summary and a report."""
+"""Course of ``attack`` and ``evaluate``: from a configuration to summary and report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> None:
-    """Load, attack with progress, report. Ctrl-C leaves a report of what is finished; exit code 130.
+    """Load, attack with progress and report.
+
+    Ctrl-C leaves a report of what is finished and exit code 130.
 
     Args:
         config: the configuration, which the run's folder records.

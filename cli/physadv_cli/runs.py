@@ -1,4 +1,4 @@
-"""Record of a run: config.toml, environment.json, and the result as JSON on stdout, as text on stderr."""
+"""Record of a run in config.toml and environment.json, and its result on stdout and stderr."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def watch(run: Iterator[TrainingStep], *, judged: bool = False) -> bool:
 
 def paused(folder: Path) -> str:
     """Return the message after Ctrl-C for a run in ``folder``."""
-    return f"stopped; the last finished epoch is kept: the same command with --out {folder} goes on"
+    return f"stopped; the last finished epoch is kept: the same command with --out {folder} resumes"
 
 
 def command_line() -> str:

@@ -29,18 +29,21 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
     """Certify every image: no change within the radius, by whatever attack, alters the class.
 
     Smoothing certifies the majority vote under noise, for any classifier; train the model with
-    noise. With a radius (--threat l2:0.25) it certifies that radius alone, with 10 to 100 times fewer
-    noisy images; with a norm (--threat l2) the largest radius of each image. Bounds certify the net
-    itself where it is made of linear, convolution, batch norm, ReLU and average pooling layers. Patch
-    certificates are those of a defense in the model's name: no patch of its size, anywhere, changes
-    the verdict.
+    noise. With a radius (--threat l2:0.25) it certifies that radius alone, with 10 to 100 times
+    fewer noisy images; with a norm (--threat l2) the largest radius of each image. Bounds certify
+    the net itself where it is made of linear, convolution, batch norm, ReLU and average pooling
+    layers. Patch certificates are those of a defense in the model's name: no patch of its size,
+    anywhere, changes the verdict.
 
-    Example: physadv certify --model signs --data gtsrb.zip --sigma 0.25 --threat l2:0.25 --limit 100
+    Example: physadv certify --model signs --data gtsrb.zip --sigma 0.25 --threat l2:0.25 --limit
+    100
 
-    Example: physadv certify --model wongkolter-mnist --weights w.pth --data mnist/ --method polytope
+    Example: physadv certify --model wongkolter-mnist --weights w.pth --data mnist/ --method
+    polytope
     --threat linf:0.1
 
-    Example: physadv certify --model signs-masked+patchcleanser:patch6 --data gtsrb.zip --method patch
+    Example: physadv certify --model signs-masked+patchcleanser:patch6 --data gtsrb.zip --method
+    patch
     --limit 200
     """
     from physadv.evaluation.certification_task import CertificationTask
@@ -66,7 +69,7 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
 
 
 def _join_threat(values: dict[str, Any]) -> dict[str, Any]:
-    """Take ``--norm``, ``--eps`` and ``--radius`` into the threat, of which each part may be missing."""
+    """Join ``--norm``, ``--eps`` and ``--radius``, each of which may be missing, to a threat."""
     from physadv.threat.parsing import parse_norm
 
     norm, eps, radius = (values.pop(name) for name in ("norm", "eps", "radius"))

@@ -47,9 +47,9 @@ def register(app: typer.Typer, panel: str) -> None:
 def cloak(config: CloakConfig, run: RunOptions) -> None:
     """Cloak every face in photos; originals are never touched, nothing but face boxes changes.
 
-    Cloaked photos are written into PHOTOS-cloaked (or --out) beside a manifest, so that a second run
-    resumes and skips what is done. Works offline. Photos that were cloaked with other settings are
-    replaced only with --overwrite.
+    Cloaked photos are written into PHOTOS-cloaked (or --out) beside a manifest, so that a second
+    run resumes and skips what is done. Works offline. Photos that were cloaked with other settings
+    are replaced only with --overwrite.
 
     `physadv cloak check` measures how well it works (see its own --help).
 
@@ -173,7 +173,7 @@ def _follow(outcomes: Iterable[PhotoOutcome], total: int) -> list[PhotoOutcome]:
                     words = "; ".join([str(outcome.status), *outcome.notes])
                     console.print(f"{outcome.job.name}: {words}", markup=False)
         except KeyboardInterrupt:
-            console.print("stopped; run the same command again to go on")
+            console.print("stopped; the same command resumes")
     return done
 
 

@@ -73,13 +73,13 @@ def masked(config: MaskingConfig, run: RunOptions) -> None:
 
 
 def photographed(config: PhotographedConfig, run: RunOptions) -> None:
-    """Measure in simulation how many printed and photographed adversarial pictures still fool a model.
+    """Measure how many printed and photographed adversarial pictures still fool a model.
 
-    After Kurakin et al. (2016). The class of a photo is the one that the model reads from its file.
-    Ctrl-C keeps what is done; the same command goes on.
+    In simulation, after Kurakin et al. (2016). The class of a photo is the one that the model reads from its file.
+    Ctrl-C keeps what is done; the same command resumes.
 
-    Example: physadv study photographed --pictures photos/ --camera phone --printer office-laser --out
-    runs/photographed
+    Example: physadv study photographed --pictures photos/ --camera phone --printer office-laser
+    --out runs/photographed
     """
     from physadv.core.files import write_text
     from physadv.core.rows import read_rows
@@ -98,7 +98,7 @@ def photographed(config: PhotographedConfig, run: RunOptions) -> None:
     result = {"simulation": True, "table": lines, "complete": not stopped, "out": str(folder)}
     run.finish(result, f"simulation\n{table}rows and table in {folder}")
     if stopped:
-        console.print("stopped; the same command with the same --out goes on")
+        console.print("stopped; the same command with the same --out resumes")
         raise SystemExit(130)
 
 
@@ -138,7 +138,7 @@ def _watch_photographed(config: PhotographedConfig, model: Any, folder: Path) ->
 
 def _masked_summary(lines: list[dict[str, Any]], folder: Path, *, stopped: bool) -> str:
     """For people: a line for each defense with its clean, apparent and real accuracy."""
-    text = ["stopped; the same command with the same --out goes on"] if stopped else []
+    text = ["stopped; the same command with the same --out resumes"] if stopped else []
     if lines:
         text.append(f"{'':32} clean      plain  real   (n = {lines[0]['n']})")
     for line in lines:

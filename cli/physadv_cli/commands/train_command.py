@@ -34,7 +34,7 @@ def train(config: TrainConfig, run: RunOptions) -> None:
     A part of the training images is held out by group. After each epoch the averaged weights are
     judged on them: clean, under PGD and, where the defense certifies, by its bound; the best epoch
     is written as model.safetensors with its card, which --model takes. Ctrl-C or a kill costs at
-    most one epoch: the same command with the same --out goes on.
+    most one epoch: the same command with the same --out resumes.
 
     Example: physadv train --defense pgd --data mnist/ --threat linf:0.1 --epochs 5 --out runs/pgd
 
@@ -62,9 +62,9 @@ def train(config: TrainConfig, run: RunOptions) -> None:
 def train_signs(config: TrainSignsConfig, run: RunOptions) -> None:
     """Train the embedded traffic-sign classifier and judge it on held-out tracks and photos.
 
-    It trains on four fifths of the tracks and photos, is judged on the rest, and writes weights, card
-    and rows.jsonl. --backgrounds may repeat. Ctrl-C or a kill costs at most one epoch: the same
-    command with the same --out goes on.
+    It trains on four fifths of the tracks and photos, is judged on the rest, and writes weights,
+    card and rows.jsonl. --backgrounds may repeat. Ctrl-C or a kill costs at most one epoch: the
+    same command with the same --out resumes.
 
     Example: physadv train signs --data gtsrb-train.zip --backgrounds photos/ --epochs 24 --out
     runs/signs
