@@ -41,7 +41,7 @@ def masked(config: MaskingConfig, run: RunOptions) -> None:
     """Compare the apparent and the real robustness of nine defenses that mask gradients.
 
     Apparent is the robustness under a plain attack, real what is left under adaptive attacks. Small
-    nets are trained here, one for each defense, and kept with --out: the same command goes on where
+    nets are trained here, one for each defense, and kept with --out: the same command resumes where
     it stopped. The threat is in l_inf.
 
     Example: physadv study masked --data mnist/ --threat linf:0.2 --out runs/masked
@@ -75,8 +75,8 @@ def masked(config: MaskingConfig, run: RunOptions) -> None:
 def photographed(config: PhotographedConfig, run: RunOptions) -> None:
     """Measure how many printed and photographed adversarial pictures still fool a model.
 
-    In simulation, after Kurakin et al. (2016). The class of a photo is the one that the model reads from its file.
-    Ctrl-C keeps what is done; the same command resumes.
+    In simulation, after Kurakin et al. (2016). The class of a photo is the one that the model reads
+    from its file. Ctrl-C keeps what is done; the same command resumes.
 
     Example: physadv study photographed --pictures photos/ --camera phone --printer office-laser
     --out runs/photographed
