@@ -139,7 +139,7 @@ DEFENSES: dict[str, DefenseEntry] = {
     "patchcleanser": DefenseEntry(
         _cleanser, "double masking, certified (patch6, masks6)", {}, True
     ),
-    "derandomised": DefenseEntry(
+    "derandomized": DefenseEntry(
         _ablated,
         "votes on ablated images, certified (size19, stride4, patch6, threshold0.3, band)",
         _KIND,
@@ -153,6 +153,9 @@ DEFENSES: dict[str, DefenseEntry] = {
         True,
     ),
 }
+
+_FORMER_NAMES = {"derandomised": "derandomized"}
+"""Names of defenses in earlier cards and rows."""
 
 
 def defend_model(model: LoadedModel, text: str) -> LoadedModel:
@@ -179,6 +182,7 @@ def defend_model(model: LoadedModel, text: str) -> LoadedModel:
         'signs+jpeg:quality50'
     """
     name, _, rest = text.partition(":")
+    name = _FORMER_NAMES.get(name, name)
     if name not in DEFENSES:
         raise OptionError(
             f"unknown defense {name!r}",

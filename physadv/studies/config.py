@@ -80,7 +80,7 @@ class MaskingConfig(Config):
 
     @property
     def effective(self) -> MaskingConfig:
-        """The configuration with ``quick`` applied to the numbers that it makes small."""
+        """Configuration with ``quick`` applied to the numbers that it reduces."""
         if not self.quick:
             return self
         return replace(

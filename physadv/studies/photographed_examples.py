@@ -207,7 +207,7 @@ def _classify(model: LoadedModel, image: Tensor) -> int:
 
 
 def _device_of(model: LoadedModel) -> torch.device:
-    """The device of a model's parameters; one without parameters computes on the CPU."""
+    """Return the device of a model's parameters; the CPU for one without parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
@@ -220,7 +220,15 @@ def _square(picture: Array, size: int) -> Array:
 
 def photographed_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return a line for each way, eps and attack in ``rows``: fooled on disk, in the photo, and
-    destroyed, with intervals."""
+    destroyed, with intervals.
+
+    Example:
+        >>> from physadv.studies.photographed_examples import photographed_table
+        >>> row = {"way": "phone", "attack": "fast", "eps": 8, "clean_photo": True, "fooled": True}
+        >>> rows = [row | {"photo_fooled": fooled} for fooled in (True, True, True, False)]
+        >>> photographed_table(rows)[0]["destroyed"]["rate"]
+        0.25
+    """
     lines = []
     for way, eps, attack in _settings(rows):
         own = [r for r in rows if _setting(r) == (way, eps, attack)]

@@ -160,6 +160,17 @@ def train_defense(
 
     Yields:
         The step.
+
+    Example:
+        >>> import torch
+        >>> from physadv.training.classifier_recipe import ClassifierRecipe, train_defense
+        >>> from physadv.training.data import ImageSubset, TrainingData
+        >>> pixels = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8)
+        >>> subset = ImageSubset(pixels, torch.arange(64) % 2, tuple(map(str, range(64))))
+        >>> training_data = TrainingData(subset, subset, ("even", "odd"), channels=1, image_size=28)
+        >>> recipe = ClassifierRecipe("pgd", eps=0.1, epochs=1, batch=32, settings={"steps": 1})
+        >>> [step.ends_epoch for step in train_defense(recipe, training_data)]
+        [False, True]
     """
     batches = ShuffledBatches(
         training_data.train, size=recipe.batch, seed=recipe.seed, shift=recipe.shift, device=device

@@ -146,7 +146,7 @@ class TrainConfig(Config):
 
     @property
     def method_settings(self) -> dict[str, Any]:
-        """The settings of the training method that are given, under their names there."""
+        """Settings of the training method that are given, by their names there."""
         own = {
             "steps": self.attack_steps,
             "replays": self.replays,
@@ -241,17 +241,17 @@ class TrainSignsConfig(Config):
 
     @property
     def method_settings(self) -> dict[str, Any]:
-        """The settings of the training method that are given, under their names there."""
+        """Settings of the training method that are given, by their names there."""
         return _masking_settings(self)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The fields that tell one run from another: all that decide the weights."""
+        """Fields that tell one run from another: all that decide the weights."""
         apart = ("judge_stop", "judge_boxes", "judge_other", "device")
         return {key: value for key, value in self.as_table().items() if key not in apart}
 
     def __post_init__(self) -> None:
-        """Check what belongs together, beside types and limits."""
+        """Check options that depend on each other, beside types and limits."""
         super().__post_init__()
         if (self.judge_stop is None) != (self.judge_boxes is None):
             raise OptionError(
@@ -263,7 +263,7 @@ class TrainSignsConfig(Config):
 
 
 def _masking_settings(config: TrainConfig | TrainSignsConfig) -> dict[str, Any]:
-    """The settings of ``masked`` that are given."""
+    """Return the settings of ``masked`` that are given."""
     own = {
         "plain": config.plain,
         "kept": config.kept,

@@ -82,7 +82,7 @@ def load_training_data(
         DataError: The data set cannot be read.
     """
     if limit is not None and limit < 1:
-        raise OptionError(f"limit {limit}", "at least 1", "leave it out for all images")
+        raise OptionError(f"limit {limit}", "at least 1", "Leave it out for all images")
 
     dataset = read_dataset(data, split="train")
     if limit is not None and limit < len(dataset):

@@ -105,7 +105,7 @@ def test_bounds(build: Callable[[], nn.Module], norm: str) -> None:
 
 
 class Noisy(nn.Module):
-    """The victim under fresh noise from the global generator: what an attack on a smoothed
+    """The model under fresh noise from the global generator: what an attack on a smoothed
     classifier climbs."""
 
     def __init__(self, net: Classifier, noise: SmoothingNoise) -> None:

@@ -1,4 +1,4 @@
-"""Randomised smoothing: closed forms on linear victims, coverage by simulation, Cohen's published
+"""Randomized smoothing: closed forms on linear models, coverage by simulation, Cohen's published
 table."""
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def test_unanimity_gives_cohens_largest_radius() -> None:
 
 @pytest.mark.parametrize("noise", [GaussianNoise(0.25), LaplaceNoise(0.2), UniformNoise(0.6)])
 def test_certify_stays_within_the_true_distance(noise: SmoothingNoise) -> None:
-    """A certificate on the linear victim names the right class and a radius below, but near, the
+    """A certificate on the linear model names the right class and a radius below, but near, the
     true distance."""
     norm = "l2" if isinstance(noise, GaussianNoise) else "l1"
     found = certify_image(
@@ -161,7 +161,7 @@ def test_on_the_boundary_it_abstains() -> None:
 
 
 def test_memory_is_one_batch() -> None:
-    """However many samples are asked for, no batch is larger than the one allowed (in whole units)."""
+    """However many samples are requested, no batch is larger than the one allowed (in whole units)."""
     model = FirstPixel()
     certify_image(model, image(0.8), GaussianNoise(0.25), n=3000, batch=50)
     assert model.largest <= 50 + UNIT
@@ -202,7 +202,7 @@ def test_counts_do_not_depend_on_packing(batch: int, first: int, count: int) -> 
 
 
 def test_a_detector_is_refused() -> None:
-    """A victim that does not return logits ends in a plain error."""
+    """A model that does not return logits ends in a plain error."""
     with pytest.raises(ModelError):
         predict_smoothed(lambda x: x, image(0.5), GaussianNoise(1.0), n=16)
 
@@ -401,7 +401,7 @@ def test_the_laplace_radius_is_the_better_of_the_papers_two() -> None:
 
 
 def test_a_radius_out_of_reach_is_refused() -> None:
-    """Uniform noise cannot certify a radius of its half width: the plan says so."""
+    """Uniform noise cannot certify a radius of its half width, and the plan is refused."""
     with pytest.raises(OptionError):
         make_sequential_plan(UniformNoise(0.5).needed(0.5, "l1", 12))
 

@@ -1,4 +1,4 @@
-"""Front ends: the operation itself, its stand-in, and what an attack sees of each."""
+"""Input transforms: the operation itself, its stand-in, and the gradient that attacks receive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from physadv.defenses import input_transforms
 
 
 class Waves(nn.Module):
-    """Two classes by the strength of a slow wave, which every front end lets through."""
+    """Two classes by the strength of a slow wave, which every input transform preserves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ def images(n: int = 6) -> Tensor:
 
 
 def test_jpeg_is_the_real_codec() -> None:
-    """The image the victim sees is what Pillow reads back, bit for bit."""
+    """The image the model receives is what Pillow reads back, bit for bit."""
     x = images(2)
     seen = input_transforms.jpeg_purification(nn.Identity(), quality=60)(x)
     array = (x[1].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
@@ -117,8 +117,8 @@ def test_jpeg_masks_gradients_and_bpda_finds_them() -> None:
         ("local_gradient_smoothing", 24 / 255),
     ],
 )
-def test_every_front_end_falls_to_the_adaptive_attack(name: str, eps: float) -> None:
-    """None of them withstands PGD that knows of it; the wave that dimming halves takes a larger
+def test_every_input_transform_falls_to_the_adaptive_attack(name: str, eps: float) -> None:
+    """None of them withstands adaptive PGD; the wave that dimming halves takes a larger
     eps."""
     defended = getattr(input_transforms, name)(Waves())
     labels = defended(images()).argmax(1)
@@ -126,7 +126,7 @@ def test_every_front_end_falls_to_the_adaptive_attack(name: str, eps: float) -> 
 
 
 def test_detectors_pass_through() -> None:
-    """A front end wraps detectors too."""
+    """An input transform wraps detectors too."""
 
     def detector(x: Tensor) -> Detections:
         return Detections(

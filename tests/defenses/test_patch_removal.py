@@ -62,7 +62,7 @@ def test_the_patch_goes_and_what_is_far_stays() -> None:
 
 
 def test_the_stand_in_has_a_slope_where_the_marks_have_none() -> None:
-    """Adaptive or not the picture seen is the same; only the adaptive one lets a slope through to
+    """Adaptive or not the cleaned image is the same; only the adaptive one lets a slope through to
     the patch."""
     x = image().requires_grad_(True)
     slopes = []

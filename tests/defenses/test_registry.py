@@ -33,7 +33,7 @@ def images(n: int = 2) -> Tensor:
 
 
 def test_a_plus_puts_a_defense_before_any_model(signs: LoadedModel) -> None:
-    """The name carries the defense and its settings; card and classes stay the victim's, its
+    """The name carries the defense and its settings; card and classes stay the model's, its
     accuracy does not."""
     found = load_model("signs+jpeg:quality30")
     assert found.card.name == "signs+jpeg:quality30"
@@ -45,7 +45,7 @@ def test_a_plus_puts_a_defense_before_any_model(signs: LoadedModel) -> None:
 
 
 def test_defenses_stack() -> None:
-    """The last one named sees the image first."""
+    """The last one named transforms the image first."""
     both = load_model("signs+jpeg+median:size5")
     median, jpeg = load_model("signs+median:size5").net, load_model("signs+jpeg")
     assert torch.equal(both(images()), jpeg(median.clean(images())))
@@ -53,7 +53,7 @@ def test_defenses_stack() -> None:
 
 @pytest.mark.parametrize("name", list(DEFENSES))
 def test_every_defense_answers_and_passes_gradients(signs: LoadedModel, name: str) -> None:
-    """Logits of the victim's classes for images of any size, and a slope that attacks can climb."""
+    """Logits of the model's classes for images of any size, and a slope that attacks can climb."""
     found = defend_model(signs, name)
     x = images(1).requires_grad_(True)
     logits = found(x)
@@ -87,7 +87,7 @@ def test_the_certifying_ones_are_found(signs: LoadedModel) -> None:
     """Those with a proof say for which patch and at which size."""
     for name, patch in (
         ("patchcleanser:patch18,wide24", (18, 24)),
-        ("derandomised:patch9", (9, 9)),
+        ("derandomized:patch9", (9, 9)),
         ("patchguard:band,patch7", (7, 7)),
     ):
         found = certified_defense(defend_model(signs, name))
@@ -99,7 +99,7 @@ def test_the_certifying_ones_are_found(signs: LoadedModel) -> None:
 
 
 def test_a_detector_takes_front_ends_only() -> None:
-    """Certified defenses need logits; front ends pass detections through."""
+    """Certified defenses need logits; input transforms pass detections through."""
     detector = as_model(Boxes(), task="detect", name="boxes")
     assert isinstance(defend_model(detector, "median")(images()), Detections)
     with pytest.raises(ModelError):
@@ -117,12 +117,22 @@ def test_a_detector_takes_front_ends_only() -> None:
     ],
 )
 def test_unknown_names_and_settings_are_refused(name: str) -> None:
-    """One error that says what there is."""
+    """One error that lists what is known."""
     with pytest.raises(OptionError):
         load_model(name)
 
 
 def test_an_unknown_model_behind_a_defense_is_refused() -> None:
-    """The victim's own error comes first."""
+    """The model's own error comes first."""
     with pytest.raises(ModelError):
         load_model("nosuch+jpeg")
+
+
+def test_the_former_spelling_of_a_defense_still_works() -> None:
+    """Cards and rows of earlier versions name ``derandomised``; it is the same defense."""
+    images = torch.rand(2, 3, 64, 64)
+    former, current = (
+        load_model(f"signs+{name}:size20,stride8") for name in ("derandomised", "derandomized")
+    )
+    assert torch.equal(former(images), current(images))
+    assert former.card.name == "signs+derandomised:size20,stride8"

@@ -1,4 +1,4 @@
-"""The ready-made victim behind patch defenses: what it was trained for is there, and its sibling
+"""The ready-made model behind patch defenses: what it was trained for is there, and its sibling
 lacks it."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def stop_signs() -> Tensor:
     return resize_images(scenes, 64, 64)
 
 
-@pytest.mark.parametrize("name", ["patchcleanser", "derandomised", "patchguard"])
+@pytest.mark.parametrize("name", ["patchcleanser", "derandomized", "patchguard"])
 def test_a_stop_sign_is_proven_by_every_defense_at_its_defaults(name: str) -> None:
     """Read and certified behind each of them; patches of the size, random and by the slope, leave
     the verdict."""

@@ -1,4 +1,4 @@
-"""The gallery: what hides a gradient changes no verdict, and the adaptive attack sees through it."""
+"""The gallery: hiding a gradient changes no prediction, and the adaptive attack breaks it."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_thresholding_takes_out_spoiled_pixels() -> None:
 
 
 def test_both_at_once_stays_in_the_ball_and_counts_only_what_both_accept() -> None:
-    """What comes back changed is accepted as another class by victim and detector, within eps."""
+    """Changed images are accepted as another class by model and detector, within eps."""
     x = torch.full((3, 3, 4, 4), 0.45)
     x[:, 0, 0, :2] = torch.tensor([0.5, 0.56, 0.9])[:, None]
     labels = torch.zeros(3, dtype=torch.long)
@@ -186,7 +186,7 @@ def test_the_global_generator_stays(shown: dict[str, MaskedDefense]) -> None:
 
 
 def test_parts_do_what_they_say() -> None:
-    """Codes have as many levels as asked for; sparsity and winners leave the share they name;
+    """Codes have the given number of levels; sparsity and winners leave the share they name;
     stairs end on steps."""
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert set((obfuscations.thermometer_quantize(x, 4) * 4).unique().tolist()) == {

@@ -169,7 +169,7 @@ def test_the_command_records_and_repeats_a_study(data: Path, folder: Path, tmp_p
 
 
 def test_a_quick_study_is_a_small_one() -> None:
-    """Numbers that are smaller already stay; what is recorded is what was asked."""
+    """Numbers that are smaller already stay; the given values are recorded."""
     config = MaskingConfig(data="d", quick=True, limit=7)
     assert config.facts()["images"] == 7
     assert config.facts()["train"] == 512

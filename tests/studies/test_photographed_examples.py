@@ -33,7 +33,7 @@ from physadv_cli.main import app
 
 
 class Textures(nn.Module):
-    """Three classes told by contrast: none, along the rows, along the columns."""
+    """Three classes that differ in contrast: none, along the rows, along the columns."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (b, 3)."""
@@ -101,7 +101,7 @@ def test_versions_are_what_a_file_can_hold(attack: str) -> None:
 
 
 def test_the_table_counts_what_was_lost() -> None:
-    """Destroyed is a share of those that fooled the victim on disk, not of all."""
+    """Destroyed is a share of those that fooled the model on disk, not of all."""
     outcomes = [(True, True), (True, False), (True, False), (False, False), (False, True)]
     rows = [
         {

@@ -92,7 +92,7 @@ def test_a_killed_run_goes_on_where_it_stood(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    """Another schedule or identity, or a broken file, is a DataError that says what to do."""
+    """Another schedule or identity, or a broken file, is a DataError with a remedy."""
     run(checkpoint=tmp_path / "c.safetensors", stop=8)
     with pytest.raises(DataError, match="another run"):
         run(TrainingSchedule(4, 8, precision="fp32"), checkpoint=tmp_path / "c.safetensors")
@@ -125,7 +125,7 @@ class Seen(TrainingMethod):
 
 
 def test_a_defense_is_the_part_that_differs() -> None:
-    """It sees the net in train mode, the step and a generator of the step's own; its metrics come
+    """It receives the net in train mode, the step and a generator of the step's own; its metrics come
     out of the loop."""
     defense = Seen()
     steps = list(

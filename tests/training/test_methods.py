@@ -1,4 +1,4 @@
-"""Each defense against what its paper says of it, where that has a closed form."""
+"""Each training method against the claims of its paper, where that has a closed form."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_gradient_penalty_on_a_linear_net() -> None:
 
 
 def test_free_with_one_replay_trains_on_the_change_the_last_batch_left() -> None:
-    """Its first step is the standard one; its second sees the first one's sign step, within eps."""
+    """Its first step is the standard one; its second starts at the first one's sign step, within eps."""
     net, images, labels = linear_batch(4)
     free = FreeTraining(0.05, replays=1)
     first, _ = free.loss(net, images, labels, at(0))
@@ -294,6 +294,6 @@ def test_a_loss_touches_nothing_but_what_it_returns(defense: TrainingMethod) -> 
     ],
 )
 def test_settings_out_of_range_are_refused(make: Any) -> None:
-    """Each with an OptionError that says what to use."""
+    """Each with an OptionError that names a remedy."""
     with pytest.raises(OptionError):
         make()

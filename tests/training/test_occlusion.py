@@ -1,4 +1,4 @@
-"""Masked training: the shares it promises, rectangles of the sizes asked for, and certificates that
+"""Masked training: the shares it is set to, rectangles of the sizes given, and certificates that
 it earns."""
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
 
 
 def striped(count: int, *path: str) -> tuple[Tensor, Tensor]:
-    """Two classes told by a spot in the middle, bright or dark, and by faint stripes all over,
+    """Two classes that differ by a spot in the middle, bright or dark, and by faint stripes all over,
     across or down."""
     draw = generator(0, *path)
     labels = torch.randint(0, 2, (count,), generator=draw)

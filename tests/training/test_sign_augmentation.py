@@ -72,7 +72,7 @@ def test_views_never_mirror() -> None:
 
 
 def test_fill_is_the_share_of_the_crop() -> None:
-    """Without tilt and squeeze the object's side is the drawn fill, within the range asked for."""
+    """Without tilt and squeeze the object's side is the drawn fill, within the given range."""
     view, fill = augmentation.draw_homographies(
         BOXES.repeat(200, 1), generator(), fill=(0.6, 0.9), degrees=0, tilt=0, squeeze=0
     )
@@ -92,7 +92,7 @@ def test_identity_view_is_a_resize() -> None:
 
 
 def test_shrinking_views_are_smoothed() -> None:
-    """A view that shrinks a one-pixel checkerboard by two sees gray."""
+    """A view that shrinks a one-pixel checkerboard by two is gray."""
     y, x = torch.meshgrid(torch.arange(80), torch.arange(80), indexing="ij")
     board = ((x + y) % 2).float().expand(1, 3, 80, 80)
     seen = augmentation.warp_canvas(board, torch.eye(3)[None], 40)
@@ -100,7 +100,7 @@ def test_shrinking_views_are_smoothed() -> None:
 
 
 def test_stickers_cover_what_they_promise() -> None:
-    """About the asked-for share gets a sticker, each covers at most 25 % of the box, and the rest
+    """About the given share gets a sticker, each covers at most 25 % of the box, and the rest
     is untouched."""
     canvas = torch.full((400, 3, 40, 40), 0.5)
     covered = augmentation.cover_with_stickers(
@@ -113,7 +113,7 @@ def test_stickers_cover_what_they_promise() -> None:
 
 
 def test_far_away_loses_detail() -> None:
-    """Pictures seen from afar have less fine detail than before."""
+    """Pictures from afar have less fine detail than before."""
     sharp = torch.rand(20, 3, 64, 64, generator=generator(3))
     far = augmentation.view_from_afar(sharp, generator(), share=1.0)
     assert float(far.diff(dim=3).abs().mean()) < 0.3 * float(sharp.diff(dim=3).abs().mean())

@@ -171,7 +171,7 @@ def test_bad_boxes_are_named(tmp_path: Path, text: str, reason: str) -> None:
 
 
 def test_predict_resizes_as_the_net_does() -> None:
-    """Batching pictures of several sizes gives what the net says of each alone."""
+    """Batching pictures of several sizes gives the same predictions as each alone."""
     net = SignNet().eval()
     pictures = [
         np.random.default_rng(i).integers(0, 256, (20 + 9 * i, 50, 3), np.uint8) for i in range(5)
@@ -236,7 +236,7 @@ def test_command_writes_weights_card_and_rows(toy: Path, tmp_path: Path) -> None
 
 
 def test_a_defense_and_weights_to_begin_with(toy: Path, tmp_path: Path) -> None:
-    """`--defense masked --from` begins with the weights named, and the card says by what they were
+    """`--defense masked --from` begins with the weights named, and the card names what they were
     trained."""
     from physadv.training.methods.occlusion import OcclusionTraining
     from physadv.training.sign_classifier.recipe import first_net

@@ -211,6 +211,13 @@ def acceptance_threshold(
         images: Images (b, c, h, w) in [0, 1].
         labels: True classes (b,).
         accept: Share to accept, between 0 and 1.
+
+    Example:
+        >>> import torch
+        >>> from physadv.studies.gradient_masking.asymmetric_training import acceptance_threshold
+        >>> images, labels = torch.linspace(0, 1, 101).view(-1, 1, 1, 1), torch.zeros(101).long()
+        >>> round(acceptance_threshold(torch.nn.Flatten(), images, labels, accept=0.9), 2)
+        0.1
     """
     with torch.no_grad():
         own = detectors(images).gather(1, labels[:, None])[:, 0]

@@ -30,6 +30,12 @@ def thermometer_code(images: Tensor, levels: int = 16) -> Tensor:
     a network trained on it.
 
     It has no gradient.
+
+    Example:
+        >>> import torch
+        >>> from physadv.studies.gradient_masking.obfuscations import thermometer_code
+        >>> thermometer_code(torch.full((1, 1, 1, 1), 0.5), levels=4).flatten().tolist()
+        [1.0, 1.0, 0.0, 0.0]
     """
     return _codes((images[:, :, None] > _marks(images, levels)).to(images)) + 0 * images.sum()
 
