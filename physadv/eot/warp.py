@@ -37,6 +37,26 @@ def square_corners(
     return torch.tensor([[-x, -y], [x, -y], [x, y], [-x, y]], dtype=dtype)
 
 
+def square_boxes(homography: Tensor, width: float, size: int) -> Tensor:
+    """Return the axis-aligned boxes (b, 4) of a square centered on the plane's origin, in px.
+
+    Args:
+        homography: (b, 3, 3) plane to px.
+        width: Width of the square on the plane.
+        size: Side of the picture in px, at which the boxes are cut.
+
+    Returns:
+        x0, y0, x1, y1 of each.
+
+    Example:
+        >>> square_boxes(torch.eye(3)[None], 10.0, 100).tolist()
+        [[0.0, 0.0, 5.0, 5.0]]
+    """
+    corners = square_corners(width).to(homography).expand(len(homography), 4, 2)
+    pixels = apply_homography(homography, corners)
+    return torch.cat([pixels.amin(1), pixels.amax(1)], -1).clamp(0, size)
+
+
 def homography_from_corners(plane_mm: Tensor, pixels: Tensor) -> Tensor:
     """Return (b, 3, 3) from four points each, ``plane_mm`` and ``pixels``, (b, 4, 2).
 

@@ -1,5 +1,4 @@
-"""Patch bundles: folders of patch.png, mask.png, rows.jsonl, preview.png and, written last,
-card.toml."""
+"""Patch bundle: a folder of patch.png, mask.png, card.toml, rows.jsonl and preview.png."""
 
 from __future__ import annotations
 
@@ -8,9 +7,9 @@ import json
 import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any
 
 import tomli_w
 import torch
@@ -20,16 +19,27 @@ from physadv.core.errors import BundleError, GeometryError
 from physadv.core.image_io import Array, read_rgba, save_png, to_tensor, to_uint8
 from physadv.core.package_data import bundle_folder
 from physadv.core.rows import Row
+from physadv.core.tables import parse_table
 
 PATCH, MASK, CARD, ROWS, PREVIEW = "patch.png", "mask.png", "card.toml", "rows.jsonl", "preview.png"
-GOALS = ("targeted", "untargeted", "vanish", "misclassify", "create")
-_Section = TypeVar("_Section")
+_GOALS = ("targeted", "untargeted", "vanish", "misclassify", "create")
+_FINGERPRINTED = ("name", "goal", "true_class", "target_class")
 
 
 @dataclass(frozen=True)
 class PatchInfo:
-    """Section [patch] of a card: what the patch is. ``sha256`` and an empty ``run_id`` are filled
-    in by :func:`write_bundle`."""
+    """Identity of a patch.
+
+    Args:
+        name: Name on the card and the sheet.
+        goal: targeted, untargeted, vanish, misclassify or create.
+        true_class: Class of the object that carries it.
+        target_class: Class to be predicted instead, or to appear.
+        run_id: First 12 digits of ``sha256``, unless given; filled in by :func:`write_bundle`.
+        created: Time in UTC, ISO 8601.
+        physadv: Version that made it.
+        sha256: Fingerprint of the bundle; filled in by :func:`write_bundle`.
+    """
 
     name: str
     goal: str
@@ -43,7 +53,12 @@ class PatchInfo:
 
 @dataclass(frozen=True)
 class PatchSize:
-    """Physical size of patch.png and mask.png in mm; the mask touches all four edges of it."""
+    """Physical size of patch.png and mask.png; the mask touches all four edges of it.
+
+    Args:
+        width_mm: Width in mm.
+        height_mm: Height in mm.
+    """
 
     width_mm: float
     height_mm: float
@@ -51,13 +66,13 @@ class PatchSize:
 
 @dataclass(frozen=True)
 class CardPlacement:
-    """Section [placement] of a card: place of the sticker on the sign.
+    """Place of a sticker on its sign.
 
-    Attributes:
-        sign: Name of the sign or object.
-        sign_width_mm: Its width in mm.
+    Args:
+        sign: Name of the sign, or what else carries the patch.
+        sign_width_mm: Width of the sign in mm.
         center_mm: Center of the sticker from that of the sign in mm, x right, y down.
-        area_share: Share of the sign that the sticker covers.
+        area_share: Area of the sticker over that of the sign.
     """
 
     sign: str
@@ -68,7 +83,13 @@ class CardPlacement:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Section [victim] of a card: the model that the patch was optimized against."""
+    """Model that a patch was optimized on.
+
+    Args:
+        name: Its name or module:factory.
+        task: "classify" or "detect".
+        sha256: Checksum of its weights.
+    """
 
     name: str
     task: str
@@ -77,7 +98,24 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class PatchCard:
-    """Content of card.toml: typed sections, then free tables."""
+    """Card of a bundle: typed sections, then free tables.
+
+    Args:
+        patch: Identity of the patch.
+        size: Its physical size.
+        placement: Its place.
+        victim: Model that it was optimized on.
+        eot: Ranges of EOT by name.
+        optimisation: Configuration that it was made with.
+        heldout: Rates on held-out draws.
+        data: Sources of the data sets named in the configuration.
+        versions: Versions of the packages.
+
+    Example:
+        >>> card = read_bundle("stop-sticker-signs-v1").card
+        >>> PatchCard.from_toml(card.to_toml()) == card
+        True
+    """
 
     patch: PatchInfo
     size: PatchSize
@@ -87,7 +125,6 @@ class PatchCard:
     optimisation: dict[str, Any] = field(default_factory=dict)
     heldout: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
-    """Data sets named under [optimization], and how to get them."""
     versions: dict[str, Any] = field(default_factory=dict)
 
     def to_toml(self) -> str:
@@ -96,24 +133,18 @@ class PatchCard:
 
     @staticmethod
     def from_toml(text: str, *, name: str = CARD) -> PatchCard:
-        """Read a card.
-
-        Args:
-            text: Content of a card.toml.
-            name: Name of the file in errors.
-
-        Returns:
-            The card.
+        """Parse the TOML ``text`` of a card; errors call it ``name``.
 
         Raises:
             BundleError: The text is no TOML, or a key is missing, unknown or of the wrong type.
         """
+        remedy = "Restore the card of the run"
         try:
             tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise BundleError(name, f"not TOML ({error})", "restore the card of the run") from error
-        card = _section(PatchCard, tables, name, "")
-        _check(card, name)
+            raise BundleError(f'"{name}" is no TOML ({error})', "A card is TOML", remedy) from error
+        card = parse_table(tables, PatchCard, name=name, error=BundleError, remedy=remedy)
+        _check_card(card, name)
         return card
 
 
@@ -148,53 +179,53 @@ def write_bundle(
     preview: Tensor | Array | None = None,
     rows: Iterable[Row] | None = None,
 ) -> PatchBundle:
-    """Write a bundle; the card goes in last, so that a folder without one is no bundle.
+    """Write a patch bundle; the card goes in last, so that a folder without it is no bundle.
 
-    Empty margins of the mask are cut off, and size and center corrected, so that the sizes on the
-    card are those of the cut sticker.
+    Empty margins of the mask are cut off, and size and center on the card follow.
 
     Args:
-        folder: Folder of the bundle, created if need be.
-        card: Content of card.toml.
+        folder: Folder of the bundle, created if needed.
+        card: Its card; checksum and run id are filled in.
         patch: Pixels (1, 3, h, w) in [0, 1].
         mask: Shape (1, 1, h, w) in [0, 1].
-        preview: Picture of the patch, a tensor (3, h, w) in [0, 1] or an array (h, w, 3) uint8.
-        rows: Measured rows; None leaves a rows.jsonl that is already there.
+        preview: Picture for people, (3, h, w) in [0, 1] or an 8-bit array with channels last.
+        rows: Raw rows of the measurement; None leaves a rows.jsonl that is already there.
 
     Returns:
-        The bundle as it reads back, rounded to 8 bits.
+        The bundle as it reads back, in 8 bits.
 
     Raises:
-        GeometryError: Patch and mask differ in size, or the mask has no pixels.
+        BundleError: The card has an unknown goal or an impossible size.
+        GeometryError: The shapes differ, or the mask has no pixels.
     """
     target = Path(folder)
     patch, mask = _eight_bit(patch), _eight_bit(mask)
     _check_shapes(patch, mask, str(target))
-    card, patch, mask = _crop(card, patch, mask)
+    card, patch, mask = _cut_margins(card, patch, mask)
+
     digest = bundle_fingerprint(PatchBundle(card, patch, mask, target))
-    card = replace(
-        card, patch=replace(card.patch, sha256=digest, run_id=card.patch.run_id or digest[:12])
-    )
-    _check(card, CARD)
+    info = replace(card.patch, sha256=digest, run_id=card.patch.run_id or digest[:12])
+    card = replace(card, patch=info)
+    _check_card(card, CARD)
+
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=target) as name:
         draft = Path(name)
         save_png(draft / PATCH, patch[0])
         save_png(draft / MASK, mask[0])
+        if isinstance(preview, Tensor):
+            preview = preview.reshape(preview.shape[-3:])
         if preview is not None:
-            save_png(
-                draft / PREVIEW,
-                preview if not isinstance(preview, Tensor) else preview.reshape(preview.shape[-3:]),
-            )
+            save_png(draft / PREVIEW, preview)
         if rows is not None:
             lines = "".join(json.dumps(row, default=float) + "\n" for row in rows)
             (draft / ROWS).write_text(lines, encoding="utf-8")
         (draft / CARD).write_text(card.to_toml(), encoding="utf-8")
-        for part in (PATCH, MASK, PREVIEW, ROWS, CARD):
-            if (draft / part).exists():
-                (draft / part).chmod(0o644)
-                (draft / part).replace(target / part)
 
+        for file in (PATCH, MASK, PREVIEW, ROWS, CARD):
+            if (draft / file).exists():
+                (draft / file).chmod(0o644)
+                (draft / file).replace(target / file)
     return PatchBundle(card, patch, mask, target)
 
 
@@ -218,60 +249,65 @@ def read_bundle(name_or_path: str | Path) -> PatchBundle:
         ('untargeted', torch.Size([1, 3]))
     """
     root = bundle_folder(Path(name_or_path))
-    for part in (CARD, PATCH, MASK):
-        if not (root / part).is_file():
+    for file in (CARD, PATCH, MASK):
+        if not (root / file).is_file():
             raise BundleError(
-                f"{root}", f"{part} is missing", "name a folder made by `physadv patch`"
+                f"{root}: {file} is missing",
+                "A bundle has a card, a patch and a mask",
+                "Name a folder made by `physadv patch`",
             )
 
     text = (root / CARD).read_text(encoding="utf-8", errors="replace")
     card = PatchCard.from_toml(text, name=str(root / CARD))
     patch = to_tensor(read_rgba(root / PATCH))[None, :3]
     mask = to_tensor(read_rgba(root / MASK))[None, :1]
-    if patch.shape[-2:] != mask.shape[-2:]:
-        (height, width), (h, w) = patch.shape[-2:], mask.shape[-2:]
-        sizes = f"{PATCH} is {width}x{height} px, {MASK} {w}x{h} px"
-        raise BundleError(f"{root}", sizes, "the two must be of one size")
-
-    _check_shapes(patch, mask, str(root / MASK))
-    if _bounds(mask) != (0, 0, mask.shape[-1], mask.shape[-2]):
-        raise GeometryError(
-            f"{root / MASK}",
-            "the mask has empty margins",
-            "crop both pictures to it, or write_bundle",
-        )
-
     bundle = PatchBundle(card, patch, mask, root)
+    _check_pictures(bundle)
     if card.patch.sha256 and card.patch.sha256 != bundle_fingerprint(bundle):
         raise BundleError(
-            f"{root}",
-            "picture or card changed since it was written",
-            "restore the files, or delete the line sha256 under [patch] to accept the change",
+            f"{root}: picture or card changed since it was written",
+            "Its fingerprint must be that on the card",
+            "Restore the files, or delete the line sha256 under [patch] to accept the change",
         )
-
     return bundle
 
 
+def _check_pictures(bundle: PatchBundle) -> None:
+    """Raise BundleError or GeometryError for pictures of different sizes or a mask with margins."""
+    patch, mask, root = bundle.patch, bundle.mask, bundle.folder
+    if patch.shape[-2:] != mask.shape[-2:]:
+        raise BundleError(
+            f"{root}: {PATCH} is {patch.shape[-1]}x{patch.shape[-2]} px, "
+            f"{MASK} {mask.shape[-1]}x{mask.shape[-2]} px",
+            "The two must be of one size",
+            "Restore the files of the run",
+        )
+    _check_shapes(patch, mask, str(root / MASK))
+    if _bounds(mask) != (0, 0, mask.shape[-1], mask.shape[-2]):
+        raise GeometryError(
+            f"{root / MASK}: the mask has empty margins",
+            "It must touch all four edges",
+            "Crop both pictures to it, or use write_bundle",
+        )
+
+
 def bundle_fingerprint(bundle: PatchBundle) -> str:
-    """Return the sha256 in hex over the pixels of ``bundle`` and the names, sizes, placement and
-    model on its card."""
+    """Return the hex sha256 of a ``bundle``.
+
+    It covers the pixels, and the names, sizes, placement and model on the card.
+    """
     card = bundle.card
-    info = {
-        k: v
-        for k, v in asdict(card.patch).items()
-        if k in {"name", "goal", "true_class", "target_class"}
-    }
-    core = [
+    info = {key: value for key, value in asdict(card.patch).items() if key in _FINGERPRINTED}
+    facts = [
         info,
         _as_floats(asdict(card.size)),
         _as_floats(asdict(card.placement)),
         asdict(card.victim),
     ]
-    digest = hashlib.sha256(json.dumps(core, sort_keys=True, default=float).encode())
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=float).encode())
     for picture in (bundle.patch, bundle.mask):
         digest.update(f"|{tuple(picture.shape)}|".encode())
         digest.update(to_uint8(picture).tobytes())
-
     return digest.hexdigest()
 
 
@@ -291,30 +327,38 @@ def _eight_bit(picture: Tensor) -> Tensor:
 def _check_shapes(patch: Tensor, mask: Tensor, name: str) -> None:
     if patch.ndim != 4 or patch.shape[:2] != (1, 3) or mask.shape != (1, 1, *patch.shape[-2:]):
         shapes = f"patch {tuple(patch.shape)}, mask {tuple(mask.shape)}"
-        raise GeometryError(name, shapes, "give (1, 3, h, w) and (1, 1, h, w)")
+        raise GeometryError(
+            f"{name}: {shapes}", "(1, 3, h, w) and (1, 1, h, w) are needed", "Reshape them"
+        )
     if not bool((mask > 0.5).any()):
-        raise GeometryError(name, "the mask has no pixels", "mark the sticker's shape white in it")
+        raise GeometryError(
+            f"{name}: the mask has no pixels",
+            "It marks the sticker's shape",
+            "Paint the shape white in it",
+        )
 
 
 def _bounds(mask: Tensor) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of what is not black, in px."""
     ys, xs = torch.nonzero(mask[0, 0] > 0, as_tuple=True)
     return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
 
 
-def _crop(card: PatchCard, patch: Tensor, mask: Tensor) -> tuple[PatchCard, Tensor, Tensor]:
-    """Cut empty margins; the card's size and center follow."""
+def _cut_margins(card: PatchCard, patch: Tensor, mask: Tensor) -> tuple[PatchCard, Tensor, Tensor]:
+    """Card, patch and mask without the mask's empty margins."""
     x0, y0, x1, y1 = _bounds(mask)
-    h, w = mask.shape[-2:]
-    if (x0, y0, x1, y1) == (0, 0, w, h):
+    height, width = mask.shape[-2:]
+    if (x0, y0, x1, y1) == (0, 0, width, height):
         return card, patch, mask
 
-    px, py = card.size.width_mm / w, card.size.height_mm / h
-    cx, cy = card.placement.center_mm
-    center = (cx + ((x0 + x1) / 2 - w / 2) * px, cy + ((y0 + y1) / 2 - h / 2) * py)
+    x_mm, y_mm = card.size.width_mm / width, card.size.height_mm / height
+    x, y = card.placement.center_mm
+    center = (x + ((x0 + x1) / 2 - width / 2) * x_mm, y + ((y0 + y1) / 2 - height / 2) * y_mm)
     placement = replace(card.placement, center_mm=center)
-    cut = replace(card, size=PatchSize((x1 - x0) * px, (y1 - y0) * py), placement=placement)
-
-    return cut, patch[..., y0:y1, x0:x1].contiguous(), mask[..., y0:y1, x0:x1].contiguous()
+    size = PatchSize((x1 - x0) * x_mm, (y1 - y0) * y_mm)
+    window = (..., slice(y0, y1), slice(x0, x1))
+    card = replace(card, size=size, placement=placement)
+    return card, patch[window].contiguous(), mask[window].contiguous()
 
 
 def _plain(value: Any) -> Any:
@@ -326,56 +370,13 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) else str(value)
 
 
-def _section(kind: type[_Section], table: Mapping[str, Any], name: str, path: str) -> _Section:
-    """Build dataclass ``kind`` from a TOML table, checking every key."""
-    hints = get_type_hints(kind)
-    known = {f.name: f for f in fields(cast(Any, kind))}
-    for key in table:
-        if key not in known:
-            raise BundleError(f"{name}: {path}{key}", "unknown key", f"known: {', '.join(known)}")
-
-    values: dict[str, Any] = {}
-    for key, spec in known.items():
-        required = spec.default is spec.default_factory  # both are MISSING
-        if key in table:
-            values[key] = _value(hints[key], table[key], name, f"{path}{key}")
-        elif required:
-            raise BundleError(f"{name}: {path}{key}", "is missing", "restore the card of the run")
-
-    return kind(**values)
-
-
-def _value(hint: Any, value: Any, name: str, key: str) -> Any:
-    if isinstance(hint, type) and is_dataclass(hint):
-        if isinstance(value, Mapping):
-            return _section(hint, value, name, f"{key}.")
-        wanted, good = "a table", False
-    elif hint is float:
-        wanted, good = "a number", isinstance(value, int | float) and not isinstance(value, bool)
-    elif hint == tuple[float, float]:
-        wanted = "two numbers"
-        good = (
-            isinstance(value, list)
-            and len(value) == 2
-            and all(isinstance(v, int | float) for v in value)
-        )
-        value = tuple(map(float, value)) if good else value
-    elif hint == dict[str, Any]:
-        wanted, good = "a table", isinstance(value, dict)
-    else:
-        wanted, good = "text", isinstance(value, str)
-    if not good:
+def _check_card(card: PatchCard, name: str) -> None:
+    """Raise BundleError for an unknown goal or an impossible size."""
+    if card.patch.goal not in _GOALS:
         raise BundleError(
-            f"{name}: {key} = {value!r}", f"{wanted} is needed", "restore the card of the run"
-        )
-
-    return float(value) if hint is float else value
-
-
-def _check(card: PatchCard, name: str) -> None:
-    if card.patch.goal not in GOALS:
-        raise BundleError(
-            f"{name}: patch.goal = {card.patch.goal!r}", f"one of {', '.join(GOALS)}", "correct it"
+            f"{name}: patch.goal = {card.patch.goal!r}",
+            f"One of {', '.join(_GOALS)} is needed",
+            "Correct it",
         )
 
     sizes = {
@@ -386,5 +387,5 @@ def _check(card: PatchCard, name: str) -> None:
     for key, value in sizes.items():
         if not 0 < value < 100_000:
             raise BundleError(
-                f"{name}: {key} = {value:g}", "0 < mm < 100000", "give the size in millimeters"
+                f"{name}: {key} = {value:g}", "0 < mm < 100000", "Give the size in millimeters"
             )

@@ -1,4 +1,4 @@
-"""Optimization of universal patches under EOT, with separate scenes to train, choose and report."""
+"""Universal patches under EOT: optimized, chosen and measured on three sets of scenes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from physadv.core.rows import Row
 from physadv.core.types import Detections, Model, Prediction
 from physadv.eot.pipeline import Draw
 from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.warp import square_boxes
 from physadv.evaluation.metrics.detection import DetectionMetrics, scene_rows, summarize_detection
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
 from physadv.models.detectors import DetectedBoxes
-from physadv.patches.task import PatchTask, sample_scenes, sign_boxes
+from physadv.patches.task import PatchTask, sample_scenes
 from physadv.threat.patch_goals import Annotations, PatchGoal
 from physadv.threat.printability import (
     eight_bit,
@@ -30,22 +31,23 @@ from physadv.threat.printability import (
 )
 
 BLOCKS = ("clean", "blank", "patch")
+"""Measured blocks: without a patch, with a blank one, with the patch."""
 BLANK_LEVEL = 0.94
 """sRGB value of the blank control: bare paper of the sticker's shape."""
 
 
 @dataclass(frozen=True)
 class PatchProgress:
-    """State of the optimization after a step.
+    """State of an optimization after one step.
 
-    Attributes:
-        step: Number of the step.
-        patch: Pixels (1, 3, h, w) after it.
-        best: The patch with the highest validation score so far.
-        best_success: That score; -1 before the first validation.
-        loss: Mean loss of the step.
-        success: Validation score, on steps where it was measured.
-        state: State of the optimizer, for a resumed run.
+    Args:
+        step: Number of the step, from 1.
+        patch: Current patch (1, 3, ph, pw).
+        best: Patch with the highest success on the validation draws so far.
+        best_success: That success; -1 before the first validation.
+        loss: Loss of the step.
+        success: Success of ``patch`` on the validation draws, on steps where it was measured.
+        state: State of the optimizer, to resume from.
     """
 
     step: int
@@ -54,20 +56,19 @@ class PatchProgress:
     best_success: float
     loss: float
     success: float | None
-    """Success on the validation draws, on the steps where it was measured."""
     state: object
 
 
 def render_scenes(
     task: PatchTask, patch: Tensor, scenes: SceneBatch, name: tuple[str | int, ...]
 ) -> tuple[Tensor, Annotations]:
-    """Photograph scenes with the patch on them, under one draw.
+    """Photograph scenes with a patch on them, under one draw of EOT.
 
     Args:
         task: The patch problem.
-        patch: Pixels (1, 3, h, w) in [0, 1]; gradients reach them.
-        scenes: Scenes without a patch.
-        name: Name of the draw in the random streams.
+        patch: Patch (1, 3, ph, pw) in [0, 1] on the task's device.
+        scenes: Scenes (b) without a patch.
+        name: Name of the draw's random stream.
 
     Returns:
         Images (b, 3, h, w) in [0, 1], and what is judged in them.
@@ -80,17 +81,17 @@ def render_scenes(
 
 
 def sample_eot(task: PatchTask, scenes: SceneBatch, name: tuple[str | int, ...]) -> Draw:
-    """Return the draw called ``name`` for ``scenes``, on the device of ``task``."""
-    rng = generator(task.seed, "eot", *name)
-    return task.stages.sample(scenes, rng).to(task.device)
+    """Return the draw of EOT called ``name`` for ``scenes`` of ``task``, on the task's device."""
+    stream = generator(task.seed, "eot", *name)
+    return task.stages.sample(scenes, stream).to(task.device)
 
 
 def annotations_of(task: PatchTask, scenes: SceneBatch) -> Annotations:
-    """Return what is judged in ``scenes`` of ``task``: their own annotations, else the one sign in
-    each."""
+    """Return what is judged in ``scenes`` of ``task``: their own annotations, else the one sign."""
     if scenes.marks is not None:
         return scenes.marks
-    return Annotations(sign_boxes(scenes.homography, task.sign_width_mm, scenes.images.shape[-1]))
+    size = scenes.images.shape[-1]
+    return Annotations(square_boxes(scenes.homography, task.sign_width_mm, size))
 
 
 def optimize_patch(
@@ -108,55 +109,60 @@ def optimize_patch(
     best: tuple[Tensor, float] | None = None,
     state: object = None,
 ) -> Iterator[PatchProgress]:
-    """Optimize a universal patch; each step sees new scenes under new draws.
+    """Optimize a universal patch under expectation over transformation.
 
-    After Athalye et al. (2018), Brown et al. (2017) and Eykholt et al. (2018). Gradients are taken
-    of a folded copy of a classifier; success is evaluated on the model itself.
+    Each step is made on new scenes under new draws (Athalye 2018; Brown 2017; Eykholt 2018). Every
+    ``validate_every`` steps the patch is measured, in 8 bits, on fixed draws that no step trains
+    on; the best of these is kept. Steps are made on fused copies of classifiers, measurements on
+    the models themselves. Give ``start``, ``patch``, ``best`` and ``state`` of a saved
+    :class:`PatchProgress` to resume.
 
     Args:
-        task: The patch problem.
-        steps: Number of steps in all.
-        draws: Scenes a step.
-        lr: Step size of Adam at the start of its cosine.
+        task: The patch problem; its appearance limits the patch to a palette or a reference image.
+        steps: Number of steps in all, those before ``start`` included.
+        draws: Scenes and EOT draws a step.
+        lr: Step size of Adam, which falls to 0 along a cosine.
         tv: Weight of total variation.
         nps: Weight of non-printability.
-        validate_every: Steps from one validation to the next.
-        validation_draws: Fixed scenes a validation, which no step trains on.
-        start: Steps taken before, for a resumed run.
-        patch: Patch of a resumed run; None starts anew.
-        best: Best patch of a resumed run and its score.
-        state: Optimizer of a resumed run.
+        validate_every: Steps between two validations.
+        validation_draws: Draws of a validation.
+        start: Steps already made.
+        patch: Patch to start from (1, 3, ph, pw); None: gray with a little noise, or the reference
+            image.
+        best: Best patch so far and its success.
+        state: State of the optimizer.
 
     Yields:
-        The progress after every step; the best patch is the one with the highest validation score,
-        rounded to 8 bits.
+        The state after each step.
 
-    Raises:
-        ModelError: The loss is not finite, or no gradient reaches the patch.
+    Example:
+        >>> from physadv.patches.config import PatchConfig
+        >>> task = PatchTask.from_config(PatchConfig(resolution=8))
+        >>> *_, last = optimize_patch(task, steps=2, draws=2, validation_draws=4)
+        >>> last.step, last.success is not None
+        (2, True)
     """
+    first = _initial_patch(task) if patch is None else patch.to(task.device)
+    best_patch, best_success = best if best is not None else (first, -1.0)
+
     palette = ink_palette().to(task.device)
     mask = task.mask.to(task.device)
-    first = _initial(task) if patch is None else patch.to(task.device)
-    kept, kept_score = best if best is not None else (first, -1.0)
+    appearance = task.appearance.to(task.device)
 
-    look = task.appearance.to(task.device)
-
-    def draw_step(current: Tensor, index: int) -> tuple[Tensor, Annotations]:
+    def render(current: Tensor, index: int) -> tuple[Tensor, Annotations]:
         scenes = sample_scenes(task, task.scene_sources.train, draws, "train", index)
-        return render_scenes(task, look.printed(current), scenes, ("train", index))
+        return render_scenes(task, appearance.printed(current), scenes, ("train", index))
 
     def regularizer(current: Tensor) -> Tensor:
-        smooth = tv * total_variation(look.printed(current), mask)
-        return (
-            smooth + nps * non_printability(current, mask, palette) + look.distance(current, mask)
-        )
+        smoothness = tv * total_variation(appearance.printed(current), mask)
+        printability = nps * non_printability(current, mask, palette)
+        return smoothness + printability + appearance.distance(current, mask)
 
-    goals = [task.goal_of(i).loss for i in range(len(task.models))]
     loop = descend_patch(
         first,
-        render=draw_step,
+        render=render,
         models=gradient_models(task),
-        objective=goals,
+        objective=[task.goal_of(i).loss for i in range(len(task.models))],
         regularizer=regularizer,
         project=project_printable,
         update=CosineAdam(lr, steps),
@@ -168,93 +174,98 @@ def optimize_patch(
         success = None
         if step.index % validate_every == 0 or step.index == steps:
             success = validation_success(task, step.patch, validation_draws)
-            if success >= kept_score:
-                kept, kept_score = step.patch, success
+            if success >= best_success:
+                best_patch, best_success = step.patch, success
         yield PatchProgress(
-            step.index, step.patch, kept, kept_score, step.loss, success, step.state
+            step.index, step.patch, best_patch, best_success, step.loss, success, step.state
         )
 
 
 @torch.no_grad()
 def gradient_models(task: PatchTask) -> list[Model]:
-    """Return faster copies of the classifiers of ``task`` where they are the same function;
-    detectors as they are."""
-    probe = sample_scenes(task, task.scene_sources.train, 2, "probe").images.to(task.device)
-    return [fuse_model(v, probe) if isinstance(v(probe), Tensor) else v for v in task.models]  # type: ignore[arg-type]
+    """Return the models of ``task`` for gradients: classifiers fused, detectors as they are.
+
+    A fused copy is the same function and faster; where it is not the same, it is not used.
+    """
+    scenes = sample_scenes(task, task.scene_sources.train, 2, "probe")
+    probe = scenes.images.to(task.device)
+    return [
+        fuse_model(model, probe) if isinstance(model(probe), Tensor) else model  # type: ignore[arg-type]
+        for model in task.models
+    ]
 
 
-def _initial(task: PatchTask) -> Tensor:
-    shape = (1, 3, *task.mask.shape[-2:])
+def _initial_patch(task: PatchTask) -> Tensor:
+    """The reference image, or gray with a little noise."""
     if task.appearance.content is not None:
         return task.appearance.content.to(task.device).clone()
+    shape = (1, 3, *task.mask.shape[-2:])
     noise = torch.rand(shape, generator=generator(task.seed, "initial patch"))
     return (0.5 + 0.1 * (noise - 0.5)).to(task.device)
 
 
 @torch.no_grad()
 def validation_success(task: PatchTask, patch: Tensor, count: int) -> float:
-    """Score a patch on fixed validation draws.
+    """Measure a patch on fixed validation draws.
 
     Args:
-        task: The patch problem.
-        patch: Pixels (1, 3, h, w).
-        count: Number of scenes.
+        task: The patch problem; the models of an ensemble count alike.
+        patch: Patch (1, 3, ph, pw) in [0, 1]; measured in 8 bits.
+        count: Number of draws.
 
     Returns:
-        Share of objects on which the goal is met; the models' doubt breaks ties.
+        Share of objects on which the goal is met, plus 0.001 of the models' mean doubt in the
+        truth, which breaks ties.
     """
-    won, doubt, judged = 0.0, 0.0, 0
-    batch = _batch_of(task)
+    successes, doubt, judged = 0.0, 0.0, 0
+    batch = _batch_size(task)
     for first in range(0, count, batch):
         size = min(batch, count - first)
         scenes = sample_scenes(task, task.scene_sources.validation, size, "validation", first)
-        images, marks = render_scenes(task, to_8bit(task, patch), scenes, ("validation", first))
-        judged += len(marks.boxes)
+        images, annotations = render_scenes(
+            task, to_8bit(task, patch), scenes, ("validation", first)
+        )
+        judged += len(annotations.boxes)
         for number, model in enumerate(task.models):
             prediction, goal = model(images), task.goal_of(number)
-            won += float(goal.succeeded(prediction, marks).sum()) / len(task.models)
-            doubt += float((1 - goal.confidence_of_truth(prediction, marks)).sum()) / len(
-                task.models
-            )
-
-    return (won + 1e-3 * doubt) / max(judged, 1)
+            met = float(goal.succeeded(prediction, annotations).sum())
+            unsure = float((1 - goal.confidence_of_truth(prediction, annotations)).sum())
+            successes += met / len(task.models)
+            doubt += unsure / len(task.models)
+    return (successes + 1e-3 * doubt) / max(judged, 1)
 
 
 def to_8bit(task: PatchTask, patch: Tensor) -> Tensor:
-    """Return ``patch`` as its PNG will hold it: in the palette of ``task``, if any, and in 8
-    bits."""
+    """Return ``patch`` as its PNG stores it: in the palette of ``task``, if any, and in 8 bits."""
     return eight_bit(task.appearance.to(patch.device).printed(patch))
 
 
-def _batch_of(task: PatchTask, pixels: int = 2**18) -> int:
-    """How many scenes are judged at once: few whole frames, or many crops."""
+def _batch_size(task: PatchTask, pixels: int = 2**18) -> int:
+    """Number of scenes that are judged at once: few whole frames, or many crops."""
     return max(8, pixels // task.scene_size.size**2)
 
 
 @dataclass(frozen=True)
 class PatchMeasurement:
-    """Rates on held-out scenes; every block sees the same scenes under the same draws.
+    """Rates on held-out scenes and draws; every block has the same scenes and the same draws.
 
-    Attributes:
-        clean_recognised: Share of clean objects that the model recognizes.
-        blank_recognised: The same with a blank sticker.
+    Args:
+        clean_recognised: Draws recognized as the true class without a patch.
+        blank_recognised: The same with the blank patch.
         patch_recognised: The same with the patch.
-        success: Goal met with the patch, among draws whose clean control is recognized.
-        blank_success: The same with the blank sticker: the effect of covering alone.
-        rows: One table an object.
-        detection: For a detector, misses, AP and extra boxes of each block.
+        success: Goal met with the patch, among the draws whose clean control is recognized.
+        blank_success: Goal met with the blank patch, among the same: the effect of covering alone.
+        rows: One row an object and draw.
+        detection: For a detector, misses, AP and extra boxes by block.
     """
 
     clean_recognised: RateInterval
     blank_recognised: RateInterval
     patch_recognised: RateInterval
     success: RateInterval
-    """Goal met with the patch, among the draws whose clean control is recognized."""
     blank_success: RateInterval
-    """The same with the blank sticker: what covering alone does."""
     rows: tuple[Row, ...]
     detection: dict[str, DetectionMetrics] = field(default_factory=dict)
-    """For a detector: misses, AP and extra boxes of each block."""
 
 
 @torch.no_grad()
@@ -267,36 +278,43 @@ def measure_patch(
     model: int = 0,
     report: Callable[[int], None] | None = None,
 ) -> PatchMeasurement:
-    """Measure a patch on the test scenes, with clean and blank controls.
+    """Measure a patch on the test scenes, with a clean and a blank control.
 
     Args:
         task: The patch problem.
-        patch: Pixels (1, 3, h, w).
-        draws: Number of scenes.
-        name: Name of the draws in the random streams.
-        model: Number of the model of the task that judges.
-        report: Called with the number of scenes done.
+        patch: Patch (1, 3, ph, pw) in [0, 1]; measured in 8 bits.
+        draws: Number of scenes and draws.
+        name: Name of their random stream.
+        model: Number of the task's model that judges.
+        report: Called with the number of draws so far.
 
     Returns:
-        Rates with intervals, clustered by photo where scenes are photos.
+        The rates; in photos their intervals are clustered by photo. For a detector the first row of
+        each scene also holds its boxes (:mod:`physadv.evaluation.metrics.detection`).
+
+    Example:
+        >>> from physadv.patches.config import PatchConfig
+        >>> task = PatchTask.from_config(PatchConfig(resolution=8))
+        >>> measured = measure_patch(task, torch.full((1, 3, *task.mask.shape[-2:]), 0.5), draws=8)
+        >>> measured.clean_recognised.n
+        8
     """
-    rows: list[Row] = []
-    batch = _batch_of(task)
-    paper = (
-        BLANK_LEVEL if task.colors is None else 1.0
-    )  # through a measured printer, bare paper is what white prints as
+    # Through a measured printer, bare paper is what white prints as.
+    paper = BLANK_LEVEL if task.colors is None else 1.0
     textures = {"blank": torch.full_like(patch, paper), "patch": to_8bit(task, patch)}
+
+    rows: list[Row] = []
+    batch = _batch_size(task)
     for first in range(0, draws, batch):
         size = min(batch, draws - first)
         scenes = sample_scenes(task, task.scene_sources.test, size, name, first)
-        rows += _judged(task, model, textures, scenes, (name, first))
+        rows += _judged_rows(task, model, textures, scenes, (name, first))
         if report is not None:
             report(first + size)
-
     return summarize_rows(rows, by_group=task.scene_sources.kind == "photos")
 
 
-def _judged(
+def _judged_rows(
     task: PatchTask,
     model: int,
     textures: dict[str, Tensor],
@@ -305,56 +323,67 @@ def _judged(
 ) -> list[Row]:
     """The rows of one batch of scenes: every block under the same draw."""
     goal = task.goal_of(model)
-    answers: dict[str, list[Row]] = {}
-    found: dict[str, list[Row]] = {}
+    verdicts: dict[str, list[Row]] = {}
+    scene_tables: dict[str, list[Row]] = {}
     clean: list[DetectedBoxes] | None = None
     for block in BLOCKS:
-        images, marks = _block(task, block, textures, scenes, name)
+        images, annotations = _render_block(task, block, textures, scenes, name)
         prediction = task.models[model](images)
-        answers[block] = _answers(goal, prediction, marks)
+        verdicts[block] = _verdict_rows(goal, prediction, annotations)
         if isinstance(prediction, Detections):
-            owner = torch.arange(len(images)) if marks.scene is None else marks.scene
-            label = goal.true_class if goal.kind != "create" else int(goal.target_class or 0)
-            truth = marks.boxes if goal.kind != "create" else marks.boxes[:0]
-            tables, seen = scene_rows(
-                prediction, clean, truth, owner[: len(truth)], label, goal.score_threshold
-            )
-            found[block], clean = tables, clean or seen
+            tables, boxes = _scene_tables(goal, prediction, annotations, clean)
+            scene_tables[block], clean = tables, clean or boxes
 
-    several = marks.scene is not None
-    owners = marks.scene.tolist() if marks.scene is not None else range(len(scenes.groups))
+    # An object is a row; the boxes of a scene stand in the row of its first object.
+    several = annotations.scene is not None
+    owners = annotations.scene.tolist() if annotations.scene is not None else range(len(images))
     rows: list[Row] = []
     for number, owner in enumerate(owners):
         row: Row = {"draw": name[1] + owner, "group": scenes.groups[owner]}
         if several:
-            row["object"] = sum(r["draw"] == row["draw"] for r in rows)
-        row |= {block: answers[block][number] for block in BLOCKS}
-        if found and row.get("object", 0) == 0:
-            row["scene"] = {block: found[block][owner] for block in BLOCKS}
+            row["object"] = sum(earlier["draw"] == row["draw"] for earlier in rows)
+        row |= {block: verdicts[block][number] for block in BLOCKS}
+        if scene_tables and row.get("object", 0) == 0:
+            row["scene"] = {block: scene_tables[block][owner] for block in BLOCKS}
         rows.append(row)
-
     return rows
 
 
-def _answers(goal: PatchGoal, prediction: Prediction, marks: Annotations) -> list[Row]:
-    parts = (
-        goal.recognized(prediction, marks).tolist(),
-        goal.succeeded(prediction, marks).tolist(),
-        goal.confidence_of_truth(prediction, marks).tolist(),
-    )
+def _scene_tables(
+    goal: PatchGoal,
+    prediction: Detections,
+    annotations: Annotations,
+    clean: list[DetectedBoxes] | None,
+) -> tuple[list[Row], list[DetectedBoxes]]:
+    """What a detector found in each scene against the truth, and its boxes."""
+    creates = goal.kind == "create"
+    label = int(goal.target_class or 0) if creates else goal.true_class
+    truth = annotations.boxes[:0] if creates else annotations.boxes
+    owner = annotations.scene
+    if owner is None:
+        owner = torch.arange(len(prediction.boxes))
+    return scene_rows(prediction, clean, truth, owner[: len(truth)], label, goal.score_threshold)
+
+
+def _verdict_rows(goal: PatchGoal, prediction: Prediction, annotations: Annotations) -> list[Row]:
+    """Recognized, success and confidence of each object."""
+    recognized = goal.recognized(prediction, annotations).tolist()
+    success = goal.succeeded(prediction, annotations).tolist()
+    confidence = goal.confidence_of_truth(prediction, annotations).tolist()
     return [
         {"recognised": r, "success": s, "confidence": round(c, 4)}
-        for r, s, c in zip(*parts, strict=True)
+        for r, s, c in zip(recognized, success, confidence, strict=True)
     ]
 
 
-def _block(
+def _render_block(
     task: PatchTask,
     block: str,
     textures: dict[str, Tensor],
     scenes: SceneBatch,
     name: tuple[str | int, ...],
 ) -> tuple[Tensor, Annotations]:
+    """The scenes of one block, with its texture or without a patch."""
     if block != "clean":
         return render_scenes(task, textures[block].to(task.device), scenes, name)
     draw = sample_eot(task, scenes, name)
@@ -363,33 +392,31 @@ def _block(
 
 
 def summarize_rows(rows: Sequence[Row], *, by_group: bool) -> PatchMeasurement:
-    """Return the rates of measured rows, as a bundle's rows.jsonl holds them.
+    """Compute the rates of ``rows``, such as those of a bundle's rows.jsonl.
 
-    Args:
-        rows: One table an object.
-        by_group: Whether intervals are clustered by photo.
+    ``by_group`` clusters the intervals by the rows' group, for draws of few photos.
 
-    Returns:
-        Rates with their 95 % intervals.
+    Example:
+        >>> verdict = {"recognised": True, "success": False}
+        >>> row = {"group": "a", "clean": verdict, "blank": verdict, "patch": verdict}
+        >>> summarize_rows([row], by_group=False).success.n
+        1
     """
 
     def rate(block: str, key: str, chosen: Sequence[Row]) -> RateInterval:
         hits = [bool(row[block][key]) for row in chosen]
-        return (
-            clustered_interval(hits, [row["group"] for row in chosen])
-            if by_group
-            else wilson_interval(sum(hits), len(hits))
-        )
+        if by_group:
+            return clustered_interval(hits, [row["group"] for row in chosen])
+        return wilson_interval(sum(hits), len(hits))
 
     valid = [row for row in rows if row["clean"]["recognised"]]
     metrics = ((block, summarize_detection(rows, block)) for block in BLOCKS)
-    detection = {block: found for block, found in metrics if found is not None}
     return PatchMeasurement(
-        rate("clean", "recognised", rows),
-        rate("blank", "recognised", rows),
-        rate("patch", "recognised", rows),
-        rate("patch", "success", valid),
-        rate("blank", "success", valid),
-        tuple(rows),
-        detection,
+        clean_recognised=rate("clean", "recognised", rows),
+        blank_recognised=rate("blank", "recognised", rows),
+        patch_recognised=rate("patch", "recognised", rows),
+        success=rate("patch", "success", valid),
+        blank_success=rate("blank", "success", valid),
+        rows=tuple(rows),
+        detection={block: metric for block, metric in metrics if metric is not None},
     )

@@ -1,4 +1,4 @@
-"""One optimization in a folder, in steps that can be stopped, killed and resumed."""
+"""One patch optimization in a folder, which can be stopped, killed and resumed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from physadv.core.errors import OptionError
 from physadv.core.random_streams import derive
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, write_bundle
-from physadv.patches.calibrated import PROFILES, keep_profiles, profile_checksums
+from physadv.patches.bundle_profiles import PROFILES, keep_profiles, profile_checksums
 from physadv.patches.card import make_card, rates_table
 from physadv.patches.config import PatchConfig
+from physadv.patches.configured_eot import configured_ranges
 from physadv.patches.optimize import (
     PatchMeasurement,
     PatchProgress,
@@ -26,15 +27,14 @@ from physadv.patches.optimize import (
 )
 from physadv.patches.preview import preview_picture
 from physadv.patches.resume import load_checkpoint, save_checkpoint
-from physadv.patches.task import PatchTask, configured_ranges
+from physadv.patches.task import PatchTask
 
 _REPORTED_ONLY = ("test_draws", "name", "device")
 """Fields that do not decide the optimization."""
 
 
 class PatchRun:
-    """A patch optimization in a folder: every validation is a checkpoint, which a second run
-    resumes.
+    """Patch optimization in a folder; every validation is a checkpoint that a second run resumes.
 
     Args:
         config: What to optimize.
@@ -65,20 +65,14 @@ class PatchRun:
         self._last: PatchProgress | None = None
 
     def steps(self, *, validate_every: int = 50) -> Iterator[PatchProgress]:
-        """Take the remaining steps; the best patch so far is on disk whenever ``success`` is not
-        None.
+        """Run the remaining steps and yield the state after each.
 
-        Args:
-            validate_every: Steps from one validation and checkpoint to the next.
-
-        Yields:
-            The progress after every step.
+        Every ``validate_every`` steps the patch is measured on the validation draws, and the state
+        is on disk before it is yielded.
         """
-        saved = load_checkpoint(
-            self.out, checkpoint_key(self.config), self.config.lr, self.config.steps
-        )
+        key = checkpoint_key(self.config)
+        saved = load_checkpoint(self.out, key, self.config.lr, self.config.steps)
         start: dict[str, Any] = {}
-
         if saved is not None:
             self.resumed_at, self._last = saved.step, saved
             start = {
@@ -87,6 +81,7 @@ class PatchRun:
                 "state": saved.state,
                 "best": (saved.best, saved.best_success),
             }
+
         loop = optimize_patch(
             self.task,
             steps=self.config.steps,
@@ -100,7 +95,7 @@ class PatchRun:
         for progress in loop:
             self._last = progress
             if progress.success is not None:
-                save_checkpoint(self.out, progress, checkpoint_key(self.config))
+                save_checkpoint(self.out, progress, key)
             yield progress
 
     def finish(
@@ -108,43 +103,36 @@ class PatchRun:
     ) -> tuple[PatchBundle, PatchMeasurement]:
         """Measure the best patch on the held-out scenes and write the bundle.
 
-        Args:
-            report: Called with the number of scenes done.
-
-        Returns:
-            The bundle and its measurement.
+        ``report`` is called with the number of draws so far. Returns the bundle and its rates.
 
         Raises:
-            OptionError: No step was taken.
+            OptionError: No step was made.
         """
-        if self._last is None:
-            raise OptionError("no step was made", "at least one is needed", "let it run longer")
+        last = self._last
+        if last is None:
+            raise OptionError("No step was made", "At least one is needed", "Let it run longer")
 
-        best = to_8bit(
-            self.task, self._last.best if self._last.best_success >= 0 else self._last.patch
-        )
+        best = to_8bit(self.task, last.best if last.best_success >= 0 else last.patch)
         measured = measure_patch(self.task, best, draws=self.config.test_draws, report=report)
-        card = make_card(self.config, self.task, self.model, measured, steps_done=self._last.step)
-        card.heldout.update(self._further(best))
-        picture = preview_picture(self.task, best)
+        card = make_card(self.config, self.task, self.model, measured, steps_done=last.step)
+        card.heldout.update(self._further_models(best))
         bundle = write_bundle(
             self.out,
             card=card,
             patch=best,
             mask=self.task.mask,
-            preview=picture,
+            preview=preview_picture(self.task, best),
             rows=list(measured.rows),
         )
         keep_profiles(asdict(self.config), self.out)
-
         return bundle, measured
 
-    def _further(self, best: Tensor) -> dict[str, Any]:
-        """For the card of an ensemble: the same draws judged by each of its further models."""
+    def _further_models(self, best: Tensor) -> dict[str, Any]:
+        """Rates of an ensemble's further models on the same draws, for the card."""
         tables = {}
         for number, text in enumerate(self.config.ensemble, 1):
-            judged = measure_patch(self.task, best, draws=self.config.test_draws, model=number)
-            tables[text.partition("=")[0]] = rates_table(judged)
+            measured = measure_patch(self.task, best, draws=self.config.test_draws, model=number)
+            tables[text.partition("=")[0]] = rates_table(measured)
         return {"further_victims": tables} if tables else {}
 
 
@@ -191,14 +179,13 @@ def refuse_other_result(config: PatchConfig, folder: Path) -> None:
 
 def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[str]:
     """Names of the card's settings that are not those of the configuration."""
-    wanted = {
+    current = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in config.as_card_table().items()
         if value is not None
     }
-    profiles = {name: f"{name}.json" for name in PROFILES if name in wanted}
-    wanted |= profiles | profile_checksums(asdict(config))
+    profiles = {name: f"{name}.json" for name in PROFILES if name in current}
+    current |= profiles | profile_checksums(asdict(config))
     ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold"}
-    names = [key for key in (*wanted, *recorded) if key not in ignored]
-
-    return [key for key in dict.fromkeys(names) if wanted.get(key) != recorded.get(key)]
+    names = [key for key in (*current, *recorded) if key not in ignored]
+    return [key for key in dict.fromkeys(names) if current.get(key) != recorded.get(key)]

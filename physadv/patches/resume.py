@@ -1,4 +1,4 @@
-"""Checkpoint of a patch run: the patch, the best one so far and the moments of Adam."""
+"""Checkpoint of a patch run: safetensors with the patch, the best one and Adam's moments."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from physadv.attacks._optimizers import CosineAdam
 from physadv.core.tensor_files import write_tensors
 from physadv.patches.optimize import PatchProgress
 
-NAME = "checkpoint.safetensors"
+_NAME = "checkpoint.safetensors"
+_TENSORS = ("patch", "best", "exp_avg", "exp_avg_sq")
 
 
 def save_checkpoint(folder: Path, progress: PatchProgress, key: int) -> Path:
-    """Save everything that a resumed run needs, atomically.
+    """Write everything that an optimization needs to resume, atomically.
 
     Args:
         folder: Folder of the run.
         progress: State after a step.
-        key: Number that identifies the configuration.
+        key: Identifies the configuration.
 
     Returns:
         The file.
@@ -33,55 +34,51 @@ def save_checkpoint(folder: Path, progress: PatchProgress, key: int) -> Path:
         "exp_avg": moments["exp_avg"],
         "exp_avg_sq": moments["exp_avg_sq"],
     }
-    meta = {
+    facts = {
         "step": str(progress.step),
         "best_success": repr(progress.best_success),
         "key": str(key),
         "loss": repr(progress.loss),
     }
-
-    return write_tensors(folder / NAME, tensors, meta)
+    return write_tensors(folder / _NAME, tensors, facts)
 
 
 def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> PatchProgress | None:
-    """Load the state of an interrupted run.
+    """Read the checkpoint of a run.
 
     Args:
         folder: Folder of the run.
-        key: Number that identifies the configuration.
-        lr: Step size of Adam.
-        steps: Steps in all.
+        key: Identifies the configuration.
+        lr: Step size at the start.
+        steps: Number of steps in all.
 
     Returns:
-        The state; None without a file, and for a damaged one or that of another configuration.
+        The state to resume from; None where there is no file, where it is of another configuration,
+        or where it is damaged.
     """
-    path = folder / NAME
+    path = folder / _NAME
     if not path.is_file():
         return None
-
     try:
         with safe_open(path, framework="pt") as file:
-            meta = file.metadata()
-            tensors = {
-                name: file.get_tensor(name) for name in ("patch", "best", "exp_avg", "exp_avg_sq")
-            }
+            facts = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
     except (SafetensorError, OSError, KeyError):
         return None
-
-    if meta.get("key") != str(key):
+    if facts.get("key") != str(key):
         return None
 
-    step, loss = int(meta["step"]), float(meta.get("loss", math.nan))
+    step, loss = int(facts["step"]), float(facts.get("loss", math.nan))
     state = CosineAdam(lr, steps).init(tensors["patch"])
     state.optimizer.state[state.leaf] = {
         "step": torch.tensor(float(step)),
         "exp_avg": tensors["exp_avg"],
         "exp_avg_sq": tensors["exp_avg_sq"],
     }
-    for _ in range(step):
-        state.optimizer._opt_called = True  # type: ignore[attr-defined]  # the schedule catches up, no step is made
-        state.schedule.step()
 
-    return PatchProgress(
-        step, tensors["patch"], tensors["best"], float(meta["best_success"]), loss, None, state
-    )
+    # The schedule of the step size catches up; torch would warn that no step was made.
+    for _ in range(step):
+        state.optimizer._opt_called = True  # type: ignore[attr-defined]
+        state.schedule.step()
+    best_success = float(facts["best_success"])
+    return PatchProgress(step, tensors["patch"], tensors["best"], best_success, loss, None, state)

@@ -1,4 +1,4 @@
-"""Re-verify a bundle: rebuild its task from the card and measure its held-out success again."""
+"""Second measurement of a bundle: its task is rebuilt from its card and compared with it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from physadv.core.errors import BundleError, DataError
 from physadv.eot.presets import is_import_path, ranges_from_table
 from physadv.eot.ranges import NOTHING, EotRanges
 from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.models.cards import LoadedModel
 from physadv.models.load import is_built_in
 from physadv.patches.bundle import PatchBundle
-from physadv.patches.calibrated import PROFILES, check_profiles
+from physadv.patches.bundle_profiles import PROFILES, check_profiles
 from physadv.patches.config import PatchConfig
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.task import PatchTask
@@ -21,12 +22,12 @@ from physadv.patches.task import PatchTask
 
 @dataclass(frozen=True)
 class VerifyOutcome:
-    """Result of a verification.
+    """Success on a bundle's card beside a new measurement.
 
-    Attributes:
+    Args:
         claimed: Success on the card.
         measured: Rates measured now.
-        agrees: Whether the one lies within the interval of the other.
+        agrees: Whether they agree (:func:`verify_bundle`).
     """
 
     claimed: RateInterval
@@ -35,51 +36,50 @@ class VerifyOutcome:
 
 
 def config_from_bundle(bundle: PatchBundle, *, eot: str | None = None) -> PatchConfig:
-    """Return the configuration on the card of a bundle.
+    """Return the configuration that the card of ``bundle`` records.
 
-    Args:
-        bundle: The bundle.
-        eot: Pipeline in place of the card's; needed where the card names one of its maker's own,
-            since no code is run because a file names it.
-
-    Returns:
-        The configuration.
+    ``eot`` takes the place of the card's pipeline. A card that names one of its maker's own needs
+    it: code is run because the user names it, never because a file does.
 
     Raises:
-        BundleError: There is none, or only the card names the pipeline.
+        BundleError: The card records none, or names a pipeline that the user does not.
+
+    Example:
+        >>> from physadv.patches.bundle import read_bundle
+        >>> config_from_bundle(read_bundle("stop-sticker-signs-v1")).goal
+        'untargeted'
     """
     table: dict[str, Any] = dict(bundle.card.optimisation)
     if not {"victim", "goal", "seed"} <= set(table):
         raise BundleError(
-            f"{bundle.folder}", "its card holds no [optimisation] settings", "make it anew"
+            f'The card of "{bundle.folder}" records no configuration',
+            "[optimisation] with victim, goal and seed is needed",
+            "Make the patch again",
         )
-
     named = str(table.get("eot", "default"))
     if eot is None and is_import_path(named):
         raise BundleError(
-            f"{bundle.folder}: its card names the EOT pipeline {named!r}",
+            f'The card of "{bundle.folder}" names the EOT pipeline {named!r}',
             "No code is run because a card names it",
             f"Read that code; if you trust it, pass --eot {named}",
         )
-
     if eot is not None:
         table["eot"] = eot
-
     return PatchConfig.from_card_table(table)
 
 
 def refuse_foreign_models(
     bundle: PatchBundle, names: Iterable[str], *, named_by_user: Collection[str] = ()
 ) -> None:
-    """Refuse a bundle whose card names a model that would run foreign code.
+    """Refuse models that would run code because a card names them.
 
     Args:
-        bundle: The bundle.
-        names: Models on the card, each NAME or NAME=WEIGHTS.
-        named_by_user: Models that the user named, which are allowed.
+        bundle: The bundle, for errors.
+        names: Models on its card, each NAME or NAME=WEIGHTS.
+        named_by_user: Models that the user asked for by name, which are allowed.
 
     Raises:
-        BundleError: The card names a model that is neither built in nor named by the user.
+        BundleError: A name is neither built in nor named by the user.
     """
     for text in names:
         name = text.partition("=")[0]
@@ -91,46 +91,48 @@ def refuse_foreign_models(
             )
 
 
-FILES = ("weights", "signs", "backgrounds", "photos", "boxes", "content", *PROFILES)
-"""Settings that name files: relative names are looked for here, under ``data`` and in the bundle
-itself."""
+_FILE_FIELDS = ("weights", "signs", "backgrounds", "photos", "boxes", "content", *PROFILES)
 
 
 def locate_files(config: PatchConfig, bundle: PatchBundle, data: Path | None = None) -> PatchConfig:
-    """Return a configuration with the files on the card where they lie now.
+    """Return a card's configuration with its files where they are now.
 
     Args:
-        config: Configuration of the card.
-        bundle: The bundle, whose folder is searched as well.
-        data: Folder under which the data sets pose.
+        config: Configuration that the card records.
+        bundle: The bundle; files are looked for here, under ``data`` and in its folder, profiles in
+            the opposite order, since the bundle keeps its own.
+        data: Folder that holds the data sets named on the card.
 
     Returns:
-        The configuration with paths that exist.
+        The configuration with the paths that exist. Weights that do not are left out, since the
+        model's own error names their source.
 
     Raises:
-        DataError: A file is nowhere; the error says how the card obtains it.
+        DataError: A file is nowhere; the remedy is the source that the card records.
     """
-    found: dict[str, Any] = {}
-    for key in FILES:
-        name = getattr(config, key)
+    paths: dict[str, Any] = {}
+    for field in _FILE_FIELDS:
+        name = getattr(config, field)
         if name is None:
             continue
-        places = [Path(name), *([data / name] if data else []), bundle.folder / Path(name).name]
-        if key in PROFILES:  # the bundle keeps its own
-            places.reverse()
-        place = next((p for p in places if p.exists()), None)
-        if (
-            place is None and key != "weights"
-        ):  # the model's own error says where its weights come from
-            how = bundle.card.data.get(name) or bundle.card.data.get(str(name).split("/")[0], "")
-            source = f" ({how})" if how else ""
-            remedy = f"give --{key} or --data-folder FOLDER that holds it{source}"
-            raise DataError(
-                f"{name}, named on the card of {bundle.card.patch.name}", "not found", remedy
-            )
-        found[key] = None if place is None else str(place)
+        candidates = [Path(name), *([data / name] if data else []), bundle.folder / Path(name).name]
+        if field in PROFILES:
+            candidates.reverse()
+        path = next((file for file in candidates if file.exists()), None)
+        if path is None and field != "weights":
+            raise _missing_file(bundle, field, name)
+        paths[field] = None if path is None else str(path)
+    return replace(config, **paths)
 
-    return replace(config, **found)
+
+def _missing_file(bundle: PatchBundle, field: str, name: str) -> DataError:
+    source = bundle.card.data.get(name) or bundle.card.data.get(name.split("/")[0], "")
+    hint = f" ({source})" if source else ""
+    return DataError(
+        f'"{name}", named on the card of {bundle.card.patch.name}, is not found',
+        "It is needed to measure the patch as before",
+        f"Give --{field} or --data-folder FOLDER that holds it{hint}",
+    )
 
 
 def _recorded_ranges(config: PatchConfig, bundle: PatchBundle) -> EotRanges | None:
@@ -150,52 +152,58 @@ def verify_bundle(
     draws: int | None = None,
     report: Callable[[int], None] | None = None,
 ) -> VerifyOutcome:
-    """Measure the held-out success of a bundle again, by default on the draws of its card.
+    """Measure a bundle's held-out success again and compare it with its card.
+
+    On the card's own draws the two agree where the new rate lies in the card's interval; on other
+    draws, or another number of them, where the two intervals overlap.
 
     Args:
         bundle: The bundle.
-        given: Files in place of the card's (:data:`FILES`), and as "model" and "eot" the model and
-            the pipeline, which must be given where the card names foreign ones.
-        data: Folder under which the data sets pose.
-        fresh: Take new draws, a sharper test.
-        draws: Number of scenes; None for the card's.
-        report: Called with the number of scenes done.
+        given: What takes the place of files on the card and, as "model" and "eot", of its model
+            and pipeline, which have to be given where they are not built in.
+        data: Folder that holds the data sets named on the card.
+        fresh: Whether to take new draws, which is a sharper test.
+        draws: Number of draws; None for the card's.
+        report: Called with the number of draws so far.
 
     Returns:
-        Both rates, and whether they agree: the new rate lies in the card's interval or, for new or
-        fewer draws, the intervals overlap.
+        Both rates, and whether they agree.
 
     Raises:
-        BundleError: The model's weights are not those on the card, or it names foreign code.
-        DataError: A data set on the card is not found.
+        BundleError: The weights or profiles are not those on the card, or the card names foreign
+            code.
+        DataError: A file named on the card is nowhere.
     """
     chosen: dict[str, Any] = {k: v for k, v in (given or {}).items() if v is not None}
-    stated = config_from_bundle(bundle, eot=chosen.pop("eot", None))
-    config = replace(stated, **chosen, device="cpu")
-    refuse_foreign_models(
-        bundle, (config.model, *config.ensemble), named_by_user=[chosen.get("model", "")]
-    )
+    recorded = config_from_bundle(bundle, eot=chosen.pop("eot", None))
+    config = replace(recorded, **chosen, device="cpu")
+    trusted = [chosen.get("model", "")]
+    refuse_foreign_models(bundle, (config.model, *config.ensemble), named_by_user=trusted)
     config = locate_files(config, bundle, data)
     check_profiles(asdict(config), bundle.card.optimisation, bundle.folder)
+
     task = PatchTask.from_config(config, ranges=_recorded_ranges(config, bundle))
-    model = task.loaded_model
-    claimed_sha = bundle.card.victim.sha256
-    if claimed_sha and model.card.sha256 and claimed_sha != model.card.sha256:
-        raise BundleError(
-            f"model {model.card.name} {model.card.sha256[:12]}",
-            f"the card was measured on {claimed_sha[:12]}",
-            "give those weights with --weights, or make the patch anew",
-        )
-
-    task = replace(task, mask=bundle.mask)
+    _check_weights(bundle, task.loaded_model)
+    draws = draws or config.test_draws
     name = "fresh" if fresh else "test"
-    measured = measure_patch(
-        task, bundle.patch, draws=draws or config.test_draws, name=name, report=report
-    )
-    claimed = RateInterval(**bundle.card.heldout["success"])
-    if fresh or (draws or config.test_draws) != config.test_draws:
-        agrees = measured.success.low <= claimed.high and claimed.low <= measured.success.high
-    else:
-        agrees = claimed.low - 1e-9 <= measured.success.rate <= claimed.high + 1e-9
+    task = replace(task, mask=bundle.mask)
+    measured = measure_patch(task, bundle.patch, draws=draws, name=name, report=report)
 
+    claimed = RateInterval(**bundle.card.heldout["success"])
+    now = measured.success
+    if fresh or draws != config.test_draws:
+        agrees = now.low <= claimed.high and claimed.low <= now.high
+    else:
+        agrees = claimed.low - 1e-9 <= now.rate <= claimed.high + 1e-9
     return VerifyOutcome(claimed, measured, agrees)
+
+
+def _check_weights(bundle: PatchBundle, model: LoadedModel) -> None:
+    """Raise BundleError where the model's weights are not those on the card."""
+    recorded, actual = bundle.card.victim.sha256, model.card.sha256
+    if recorded and actual and recorded != actual:
+        raise BundleError(
+            f'Model "{model.card.name}" has weights with sha256 {actual[:12]}',
+            f"The card was measured on {recorded[:12]}",
+            "Give those weights with --weights, or make the patch again",
+        )

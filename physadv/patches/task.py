@@ -1,15 +1,15 @@
-"""One patch problem, built from its configuration: models, goal, scenes, placement and draws."""
+"""One patch problem, built from its configuration: models, goals, scenes, placement and EOT."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.core.errors import GeometryError, ModelError, OptionError
+from physadv.core.errors import ModelError, OptionError
 from physadv.core.image_io import read_image
 from physadv.core.random_streams import numpy_generator
 from physadv.core.types import Model
@@ -18,57 +18,47 @@ from physadv.eot.color_map import ColorMap
 from physadv.eot.mask_shapes import make_mask
 from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
-from physadv.eot.presets import eot_preset, is_import_path, pipeline_from, ranges_from_toml
 from physadv.eot.ranges import EotRanges
-from physadv.eot.scenes.load import SceneSources, load_scene_sources
-from physadv.eot.scenes.photos import PatchPose
+from physadv.eot.scenes.load import SceneSources
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.scenes.signs import PhotoScenes, PhotoSign, SceneSize, SceneSource
-from physadv.eot.warp import apply_homography, square_corners
+from physadv.eot.scenes.signs import SceneSize, SceneSource
 from physadv.models.cards import LoadedModel
 from physadv.models.checks import check_model, looks_like_probabilities
-from physadv.models.classifiers import Preprocessed
-from physadv.patches.calibrated import color_map_of, with_camera_profile
 from physadv.patches.config import PatchConfig
-from physadv.patches.photo_task import (
-    ANYWHERE,
-    ROLL_DEG,
-    SHARES,
-    check_object_class,
-    load_photo_sources,
-)
+from physadv.patches.configured_eot import color_map_of, own_pipeline, ranges_of_camera
+from physadv.patches.model_terms import goal_for, scene_size_for
+from physadv.patches.photo_sources import load_photo_sources
+from physadv.patches.sign_sources import load_sign_sources, sticker_placement
 from physadv.threat.patch_goals import PatchGoal
 from physadv.threat.printability import PatchAppearance, parse_palette
-
-STOP_NAMES = ("stop", "stop sign", "street sign")
-"""Name of the stop sign's class in GTSRB, COCO and ImageNet."""
 
 
 @dataclass(frozen=True)
 class PatchTask:
-    """One patch problem: models, goal, scenes, placement and draws.
+    """One patch problem: which models are attacked, in which scenes, under which draws of EOT.
 
-    Attributes:
-        models: The model under attack and the further ones of its ensemble.
-        goal: Goal of the patch in the classes of the first model.
+    Args:
+        models: Model under attack, then the further ones of an ensemble.
+        goal: Goal in the terms of the first model.
         scene_sources: Scenes for training, validation and test.
-        mask: Shape (1, 1, ph, pw) of the patch.
-        placement: Place of the patch on the sign.
-        sign_width_mm: Width of the sign in mm.
-        scene_size: Size of the pictures that the models see.
-        ranges: Ranges of the transformations.
-        seed: Seed of the random streams.
+        mask: Shape of the patch (1, 1, ph, pw) in [0, 1].
+        placement: Size of the patch and its place on the plane of the scenes, in mm.
+        sign_width_mm: Width of the sign.
+        scene_size: Size of the scenes.
+        ranges: Ranges of EOT.
+        seed: Seed of every random stream.
         device: Device of the models.
-        goals: Goal in the classes of each model, for an ensemble.
-        appearance: Palette and reference image of the patch.
+        goals: Goals in the terms of each model, which number their classes differently; empty where
+            that of the first serves all.
+        appearance: Palette or reference image of the patch.
         colors: Measured printer and camera in place of the drawn inks.
-        pipeline: Transformations between print and model; None for the built-in ones.
+        pipeline: What lies between print and model; None for the built-in stages under ``ranges``.
     """
 
     models: Sequence[Model]
     goal: PatchGoal
     scene_sources: SceneSources
-    mask: Tensor  # (1, 1, ph, pw)
+    mask: Tensor
     placement: Placement
     sign_width_mm: float
     scene_size: SceneSize
@@ -78,13 +68,11 @@ class PatchTask:
     goals: Sequence[PatchGoal] = ()
     appearance: PatchAppearance = field(default_factory=PatchAppearance)
     colors: ColorMap | None = None
-    """A measured printer and camera in place of the drawn inks."""
     pipeline: Pipeline | None = None
-    """What lies between print and model; None: the built-in stages under ``ranges``."""
 
     @property
     def stages(self) -> Pipeline:
-        """Return the pipeline that every draw goes through."""
+        """The pipeline that every draw goes through."""
         if self.pipeline is not None:
             return self.pipeline
         return Pipeline.from_ranges(self.ranges, colors=self.colors)
@@ -117,7 +105,52 @@ class PatchTask:
             >>> task.goal.kind, task.scene_size.size
             ('untargeted', 64)
         """
-        return _task_of(config, ranges, model)
+        if not config.lr > 0:
+            raise OptionError(f"--lr {config.lr:g}", "A step size over 0 is needed", "Use 0.04")
+
+        models = _load_ensemble(config, model)
+        first = models[0]
+        device = next((p.device for p in first.parameters()), torch.device("cpu"))
+        mask = make_mask(
+            config.mask, config.width_mm, config.height_mm, longest_px=config.resolution
+        )
+        goals = [goal_for(config, one) for one in models]
+        size = scene_size_for(models)
+
+        # An own pipeline decides the distances and angles of the scenes that it is given.
+        if ranges is None:
+            ranges = ranges_of_camera(config, whole_frame=size.whole_frame)
+        colors = color_map_of(config)
+        pipeline = own_pipeline(config, ranges, colors)
+        if pipeline is not None:
+            ranges = replace(ranges, **pipeline.pose)
+
+        if config.object == "sign":
+            placement = sticker_placement(config)
+            sources = load_sign_sources(config, first, goals[0], device)
+        else:
+            placement = Placement(config.width_mm, config.height_mm)
+            sources = load_photo_sources(config, first, goals[0], size)
+
+        task = cls(
+            models=models,
+            goal=goals[0],
+            scene_sources=sources,
+            mask=mask,
+            placement=placement,
+            sign_width_mm=config.sign_width_mm,
+            scene_size=size,
+            ranges=ranges,
+            seed=config.seed,
+            device=device,
+            goals=goals,
+            appearance=_appearance_of(config, mask),
+            colors=colors,
+            pipeline=pipeline,
+        )
+        probe = sample_scenes(task, sources.train, 2, "probe").images.to(device)
+        notes = (*sources.notes, *_check_patchable(first, probe))
+        return replace(task, scene_sources=replace(sources, notes=notes))
 
     @property
     def loaded_model(self) -> LoadedModel:
@@ -128,124 +161,35 @@ class PatchTask:
         return model
 
     def goal_of(self, model: int) -> PatchGoal:
-        """Return the goal in the classes of the model of number ``model``."""
+        """Return the goal in the terms of the model with the number ``model``."""
         return self.goals[model] if self.goals else self.goal
 
 
 def sample_scenes(task: PatchTask, source: SceneSource, count: int, *name: str | int) -> SceneBatch:
-    """Draw scenes of a source.
+    """Sample scenes; the task's seed and the name decide which.
 
     Args:
-        task: The patch problem.
-        source: Source of the scenes.
+        task: Its size of scenes, ranges and seed.
+        source: Training, validation or test scenes of the task.
         count: Number of scenes.
-        name: Name of the draw in the random streams.
+        name: Name of the random stream.
 
     Returns:
-        The scenes, on the CPU.
+        The scenes, without a patch.
     """
-    return source.sample(
-        count, task.scene_size, task.ranges, numpy_generator(task.seed, "scenes", *name)
-    )
+    stream = numpy_generator(task.seed, "scenes", *name)
+    return source.sample(count, task.scene_size, task.ranges, stream)
 
 
-def sign_boxes(homography: Tensor, width_mm: float, size: int) -> Tensor:
-    """Return the axis-aligned boxes of signs.
-
-    Args:
-        homography: Plane of the sign in mm to px (b, 3, 3).
-        width_mm: Width of the sign in mm.
-        size: Side of the picture in px.
-
-    Returns:
-        Boxes (b, 4) in px, cut at the edge of the picture.
-    """
-    corners = apply_homography(
-        homography, square_corners(width_mm).to(homography).expand(len(homography), 4, 2)
-    )
-    return torch.cat([corners.amin(1), corners.amax(1)], -1).clamp(0, size)
-
-
-def configured_ranges(config: PatchConfig) -> EotRanges:
-    """Return the EOT ranges that ``config`` names: those of a preset, with those of a file over
-    them."""
-    preset = "default" if is_import_path(config.eot) else config.eot
-    ranges = eot_preset(preset)
-    return ranges if config.eot_ranges is None else ranges_from_toml(config.eot_ranges, ranges)
-
-
-def goal_for(config: PatchConfig, model: LoadedModel) -> PatchGoal:
-    """Return the goal of a configuration in the class numbers of a model.
-
-    Args:
-        config: The configuration.
-        model: The model.
-
-    Returns:
-        The goal.
-
-    Raises:
-        ModelError: The model does not know a class.
-    """
-    card, name = model.card, config.true_class
-    if config.object not in ("sign", ANYWHERE):
-        check_object_class(config.object, model)
-        name = config.object
-    true = 0 if config.object == ANYWHERE else card.class_index(class_name_for(name, card.classes))
-    target = (
-        None
-        if config.target_class is None
-        else card.class_index(class_name_for(config.target_class, card.classes))
-    )
-    threshold = config.threshold
-    if threshold is None:
-        threshold = float(card.extra.get("score_threshold", 0.25))
-    if (
-        config.object == ANYWHERE and target == true
-    ):  # every photo has its own class: this one is never used
-        true = 1 if target == 0 else 0
-
-    return PatchGoal(config.goal, true, target, score_threshold=threshold)
-
-
-def class_name_for(name: str, classes: Sequence[str]) -> str:
-    """Return the class ``name`` as ``classes`` spell it: a stop sign may be "stop", "stop sign" or
-    "street sign"."""
-    if classes and name not in classes and name in STOP_NAMES:
-        return next((own for own in STOP_NAMES if own in classes), name)
-    return name
-
-
-def scene_size_for(models: Sequence[LoadedModel]) -> SceneSize:
-    """Return the size of pictures for ``models``: square, as large as the largest input before its
-    own crop."""
-    sides = [max(v.card.input_size or (64, 64)) for v in models]
-    crops = [
-        v.net.crop[1] for v in models if isinstance(v.net, Preprocessed) and v.net.crop is not None
-    ]
-    return SceneSize(max(sides + crops), models[0].card.task == "detect")
-
-
-def load_ensemble(config: PatchConfig, given: LoadedModel | None = None) -> list[LoadedModel]:
-    """Return the model under attack and the further ones of its ensemble.
-
-    Args:
-        config: Names, weights and device.
-        given: Model in place of the one that the configuration names.
-
-    Returns:
-        The models, of one task, since all are shown the same pictures.
-
-    Raises:
-        ModelError: A model cannot be loaded.
-        OptionError: The ensemble mixes classifiers and detectors.
-    """
+def _load_ensemble(config: PatchConfig, given: LoadedModel | None) -> list[LoadedModel]:
+    """The model under attack, ``given`` or by name, and the further ones, all of one task."""
     first = given or load_model(config.model, weights=config.weights, device=config.device)
     models = [first]
     for text in config.ensemble:
         name, _, weights = text.partition("=")
         models.append(load_model(name, weights=weights or None, device=config.device))
 
+    # All are shown the same scenes: frames to detectors, crops to classifiers.
     if len({model.card.task for model in models}) > 1:
         names = ", ".join(f"{model.card.name} ({model.card.task})" for model in models)
         raise OptionError(
@@ -254,167 +198,28 @@ def load_ensemble(config: PatchConfig, given: LoadedModel | None = None) -> list
     return models
 
 
-def pose_of(config: PatchConfig) -> PatchPose:
-    """Return how a patch lies in photos: as ``config`` states, else as published. Raises
-    OptionError for a share out of range."""
-    kind = ANYWHERE if config.object == ANYWHERE else "objects"
-    share = config.share or SHARES[kind]
-    if not 0 < share[0] <= share[1] <= 1:
-        raise OptionError(
-            f"--share {share[0]:g}:{share[1]:g}",
-            "0 < low <= high <= 1",
-            "write for example 0.3:0.5",
-        )
-    return PatchPose(config.width_mm, config.height_mm, share, ROLL_DEG[kind])
-
-
 @torch.no_grad()
-def recognized_photos(
-    model: LoadedModel,
-    goal: PatchGoal,
-    photos: Sequence[PhotoSign],
-    width_mm: float,
-    device: torch.device,
-) -> list[bool]:
-    """Tell which located signs a model recognizes in at least half of a few mild, unpatched views.
-
-    Args:
-        model: The model.
-        goal: Goal, whose true class counts.
-        photos: Located signs.
-        width_mm: Width of the sign in mm.
-        device: Device of the model.
-
-    Returns:
-        One answer a photo.
-    """
-    mild = EotRanges(
-        yaw_deg=(-8, 8),
-        pitch_deg=(-4, 4),
-        roll_deg=(-3, 3),
-        size_px=(400, 401),
-        frame_share=(0.25, 0.5),
-    )
-    kept = []
-    for number, photo in enumerate(photos):
-        scenes = PhotoScenes([photo], width_mm).sample(
-            4, scene_size_for([model]), mild, numpy_generator(0, "accept", number)
-        )
-        boxes = sign_boxes(scenes.homography, width_mm, scenes.images.shape[-1]).to(device)
-        kept.append(
-            bool(goal.recognized(model(scenes.images.to(device)), boxes).float().mean() >= 0.5)
-        )
-
-    return kept
-
-
-def _task_of(config: PatchConfig, ranges: EotRanges | None, given: LoadedModel | None) -> PatchTask:
-    """Load the models and the scenes of a configuration and test them."""
-    if not config.lr > 0:
-        raise OptionError(f"--lr {config.lr:g}", "A step size over 0 is needed", "Use 0.04")
-
-    models = load_ensemble(config, given)
-    model = models[0]
-    mask = make_mask(config.mask, config.width_mm, config.height_mm, longest_px=config.resolution)
-    goals = [goal_for(config, v) for v in models]
-    goal, view = goals[0], scene_size_for(models)
-    whole, width_mm = view.whole_frame, config.sign_width_mm
-    if ranges is None:
-        ranges = with_camera_profile(
-            configured_ranges(config), config.camera_profile, width_mm, whole_frame=whole
-        )
-    colors = color_map_of(config.profile)
-    pipeline = None
-    if is_import_path(config.eot):
-        pipeline = pipeline_from(config.eot, ranges, colors=colors)
-        ranges = replace(ranges, **pipeline.pose)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-
-    def accept(photos: Sequence[PhotoSign]) -> list[bool]:
-        return recognized_photos(model, goal, photos, config.sign_width_mm, device)
-
-    if config.object == "sign":
-        placement = Placement(config.width_mm, config.height_mm, config.center_mm)
-        _check_on_sign(placement, config)
-        material = load_scene_sources(
-            _path(config.signs),
-            _path(config.backgrounds),
-            width_mm=config.sign_width_mm,
-            seed=config.seed,
-            accept=accept,
-            boxes=_path(config.boxes),
-        )
-    else:
-        placement = Placement(config.width_mm, config.height_mm)
-        material = load_photo_sources(
-            _path(config.photos),
-            kind=config.object,
-            pose=pose_of(config),
-            model=model,
-            goal=goal,
-            view=view,
-            seed=config.seed,
-            boxes=_path(config.boxes),
-        )
-    task = PatchTask(
-        models,
-        goal,
-        material,
-        mask,
-        placement,
-        config.sign_width_mm,
-        view,
-        ranges,
-        config.seed,
-        device,
-        goals,
-        _look(config, mask),
-        colors,
-        pipeline,
-    )
-    notes = (*material.notes, *_trusted(model, _probe(task).to(device)))
-    return replace(task, scene_sources=replace(material, notes=notes))
-
-
-@torch.no_grad()
-def _trusted(model: LoadedModel, images: Tensor) -> list[str]:
-    """Warnings about the model. Raises ModelError for what no patch can be optimized on, softmax
-    among it."""
+def _check_patchable(model: LoadedModel, images: Tensor) -> list[str]:
+    """Warnings about a model; ModelError for one on which no patch can be optimized."""
     with torch.enable_grad():
         warnings = check_model(model, images)
     prediction = model(images)
     if isinstance(prediction, Tensor) and looks_like_probabilities(prediction):
-        remedy = 'return logits, or wrap it with as_model(..., outputs="probabilities")'
-        raise ModelError("the model returns softmax probabilities", "logits are needed", remedy)
+        raise ModelError(
+            "The model returns softmax probabilities",
+            "Logits are needed",
+            'Return logits, or wrap it with as_model(..., outputs="probabilities")',
+        )
     return warnings
 
 
-def _look(config: PatchConfig, mask: Tensor) -> PatchAppearance:
+def _appearance_of(config: PatchConfig, mask: Tensor) -> PatchAppearance:
+    """Palette and reference image of a configuration, the image in the size of the patch."""
     palette = None if config.palette is None else parse_palette(config.palette)
     if config.content is None:
         return PatchAppearance(palette)
+
     picture = read_image(config.content)[None]
     size = (mask.shape[-2], mask.shape[-1])
-    content = torch.nn.functional.interpolate(
-        picture, size=size, mode="bilinear", antialias=True
-    ).clamp(0, 1)
+    content = F.interpolate(picture, size=size, mode="bilinear", antialias=True).clamp(0, 1)
     return PatchAppearance(palette, content, config.content_weight)
-
-
-def _path(name: str | None) -> Path | None:
-    return None if name is None else Path(name)
-
-
-def _probe(task: PatchTask) -> Tensor:
-    return sample_scenes(task, task.scene_sources.train, 2, "probe").images
-
-
-def _check_on_sign(placement: Placement, config: PatchConfig) -> None:
-    x, y = placement.center_mm
-    half = config.sign_width_mm / 2
-    if abs(x) + placement.width_mm / 2 > half or abs(y) + placement.height_mm / 2 > half:
-        raise GeometryError(
-            f"sticker {placement.width_mm:g} x {placement.height_mm:g} mm at {x:g}, {y:g}",
-            f"reaches beyond the sign of {config.sign_width_mm:g} mm",
-            "make it smaller or move it with --center",
-        )

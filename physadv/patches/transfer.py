@@ -14,16 +14,24 @@ from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import PatchBundle
 from physadv.patches.card import rates_table
 from physadv.patches.config import PatchConfig
+from physadv.patches.model_terms import ANYWHERE, goal_for, scene_size_for
 from physadv.patches.optimize import PatchMeasurement, measure_patch
-from physadv.patches.photo_task import ANYWHERE
 from physadv.patches.reverify import config_from_bundle, locate_files, refuse_foreign_models
-from physadv.patches.task import PatchTask, goal_for, scene_size_for
+from physadv.patches.task import PatchTask
 
 
 @dataclass(frozen=True)
 class TransferCell:
-    """One bundle judged by one model; ``measured`` is None where ``reason`` says why that has no
-    sense."""
+    """One bundle measured on one model.
+
+    Args:
+        bundle: Name of the patch.
+        made_on: Model that it was optimized on.
+        model: Model that it was measured on.
+        goal: Goal that was measured.
+        measured: The rates; None where the measurement has no meaning.
+        reason: Why it has none.
+    """
 
     bundle: str
     made_on: str
@@ -33,7 +41,7 @@ class TransferCell:
     reason: str = ""
 
     def as_row(self) -> Row:
-        """One line of transfer.jsonl."""
+        """Return the cell as one line of transfer.jsonl."""
         row: Row = {
             "bundle": self.bundle,
             "made_on": self.made_on,
@@ -54,106 +62,121 @@ def transfer_matrix(
     scenes: dict[str, str] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Iterator[TransferCell]:
-    """Measure bundles on other models, on the bundles' own held-out scenes with the same controls.
+    """Measure every bundle on every model, one cell after the other.
 
-    Scenes are shown as the judging model sees them: crops to a classifier, frames to a detector,
-    where a class to be seen anywhere becomes a box to be created. Only draws whose clean control
-    the judging model recognizes count.
+    The scenes are each bundle's own held-out ones, in the form that the model takes: crops for a
+    classifier, frames for a detector, for which a target class anywhere becomes a box to create.
+    Each model's own clean control decides which draws count.
 
     Args:
-        bundles: The bundles.
-        models: Judging models, each NAME or NAME=WEIGHTS.
-        data: Folder under which the data sets on the cards pose.
-        draws: Number of scenes a cell; None for the card's.
-        scenes: Files in place of every card's "signs", "backgrounds", "photos" or "boxes".
-        report: Called with a line before each cell.
+        bundles: Bundles to measure.
+        models: Models as NAME or NAME=WEIGHTS.
+        data: Folder that holds the data sets named on the cards.
+        draws: Draws a cell; None for the number on each card.
+        scenes: Files that replace "signs", "backgrounds", "photos" or "boxes" of every bundle.
+        report: Called with the name of each cell before it is measured.
 
     Yields:
-        One cell a pair; a pair that cannot be measured becomes a cell with its reason.
+        The cells; a measurement that has no meaning has a reason instead.
 
     Raises:
-        BundleError: A card names a foreign model that the user did not name.
+        BundleError: A card names a model that would run foreign code.
+        DataError: A file named on a card is nowhere.
+        ModelError: A model cannot be loaded.
     """
-    changed: dict[str, Any] = dict(scenes or {})
+    trusted = [text.partition("=")[0] for text in models]
     for bundle in bundles:
-        refuse_foreign_models(
-            bundle,
-            (config_from_bundle(bundle).model, *config_from_bundle(bundle).ensemble),
-            named_by_user=[text.partition("=")[0] for text in models],
-        )
-        config = replace(
-            locate_files(config_from_bundle(bundle), bundle, data), device="cpu", **changed
-        )
-        name, made_on = bundle.card.patch.name, config.model
-        task = PatchTask.from_config(config)
-        own = task.loaded_model
-        task = replace(task, mask=bundle.mask)
+        recorded = config_from_bundle(bundle)
+        named = (recorded.model, *recorded.ensemble)
+        refuse_foreign_models(bundle, named, named_by_user=trusted)
+        changes: dict[str, Any] = dict(scenes or {})
+        config = replace(locate_files(recorded, bundle, data), device="cpu", **changes)
+        task = replace(PatchTask.from_config(config), mask=bundle.mask)
+
         for text in models:
-            model_name, _, weights = text.partition("=")
+            model, _, weights = text.partition("=")
             if report is not None:
-                report(f"{name} on {model_name}")
-            model = (
-                own
-                if model_name == config.model and not weights
-                else _loaded(model_name, weights, data)
-            )
-            try:
-                judged = replace(task, models=(model,), goals=(), **_asked(config, model, own))
-            except PhysadvError as error:
-                yield TransferCell(
-                    name, made_on, model_name, config.goal, None, f"{error.value}: {error.limit}"
-                )
-                continue
-            measured = measure_patch(judged, bundle.patch, draws=draws or config.test_draws)
-            yield TransferCell(name, made_on, model_name, judged.goal.kind, measured)
+                report(f"{bundle.card.patch.name} on {model}")
+            own = model == config.model and not weights
+            judge = task.loaded_model if own else _load_judge(model, weights, data)
+            yield _measure_cell(bundle, task, config, model, judge, draws)
 
 
-def _loaded(name: str, weights: str, data: Path | None) -> LoadedModel:
+def _measure_cell(
+    bundle: PatchBundle,
+    task: PatchTask,
+    config: PatchConfig,
+    name: str,
+    judge: LoadedModel,
+    draws: int | None,
+) -> TransferCell:
+    """One bundle on the model ``judge``, called ``name``."""
+    patch, made_on = bundle.card.patch.name, config.model
+    try:
+        terms = _terms_of(config, judge, task.loaded_model)
+    except PhysadvError as error:
+        reason = f"{error.value}: {error.limit}"
+        return TransferCell(patch, made_on, name, config.goal, None, reason)
+
+    judged = replace(task, models=(judge,), goals=(), **terms)
+    measured = measure_patch(judged, bundle.patch, draws=draws or config.test_draws)
+    return TransferCell(patch, made_on, name, judged.goal.kind, measured)
+
+
+def _load_judge(name: str, weights: str, data: Path | None) -> LoadedModel:
+    """The model ``name``, its weights looked for here and under ``data``."""
     file = Path(weights)
     if weights and not file.exists() and data is not None:
         file = data / weights
     return load_model(name, weights=file if weights else None)
 
 
-def _asked(config: PatchConfig, model: LoadedModel, own: LoadedModel) -> dict[str, Any]:
-    """Goal and view of another model. Raises OptionError and ModelError for what it cannot be
-    asked."""
-    detects = model.card.task == "detect"
+def _terms_of(config: PatchConfig, judge: LoadedModel, own: LoadedModel) -> dict[str, Any]:
+    """Goal and scene size for another model; PhysadvError where they have no meaning."""
+    detects = judge.card.task == "detect"
     if config.object not in ("sign", ANYWHERE) and not detects:
         raise OptionError(
-            f"boxes of {config.object}", f"{model.card.name} is a classifier", "name a detector"
+            f"boxes of {config.object}", f"{judge.card.name} is a classifier", "Name a detector"
         )
-    if config.object == ANYWHERE and not detects and model.card.classes != own.card.classes:
+    if config.object == ANYWHERE and not detects and judge.card.classes != own.card.classes:
         raise OptionError(
-            f"photos labeled by {own.card.name}'s classes",
-            f"{model.card.name} has others",
-            "name one",
+            f"photos labeled by the classes of {own.card.name}",
+            f"{judge.card.name} has others",
+            "Name a model with the same classes",
         )
 
-    asked = replace(config, threshold=config.threshold if model is own else None)
-    if config.object == ANYWHERE and detects:  # a class to be seen becomes a box to appear
-        asked = replace(asked, goal="create")
-
-    return {"goal": goal_for(asked, model), "scene_size": scene_size_for([model])}
+    terms = replace(config, threshold=config.threshold if judge is own else None)
+    if config.object == ANYWHERE and detects:
+        terms = replace(terms, goal="create")
+    return {"goal": goal_for(terms, judge), "scene_size": scene_size_for([judge])}
 
 
 def transfer_table(cells: Sequence[TransferCell]) -> str:
-    """Return ``cells`` as a Markdown table: a line a bundle, a column a model, success with its
-    interval and the blank control."""
-    models = list(dict.fromkeys(c.model for c in cells))
+    """Return ``cells`` as a Markdown table: a line a bundle, a column a model.
+
+    A cell is the success with its interval, the blank control's success, and n.
+
+    Example:
+        >>> print(transfer_table([TransferCell("stop", "signs", "other", "vanish", None)]))
+        | patch (made on) | other |
+        |---|---|
+        | stop (signs) | - |
+    """
+    models = list(dict.fromkeys(cell.model for cell in cells))
     lines = ["| patch (made on) | " + " | ".join(models) + " |", "|---" * (len(models) + 1) + "|"]
-    for name in dict.fromkeys(c.bundle for c in cells):
-        own = {c.model: c for c in cells if c.bundle == name}
-        made = next(iter(own.values())).made_on
-        lines.append(f"| {name} ({made}) | " + " | ".join(_cell(own.get(v)) for v in models) + " |")
+    for name in dict.fromkeys(cell.bundle for cell in cells):
+        row = {cell.model: cell for cell in cells if cell.bundle == name}
+        made_on = next(iter(row.values())).made_on
+        texts = (_cell_text(row.get(model)) for model in models)
+        lines.append(f"| {name} ({made_on}) | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 
 
-def _cell(cell: TransferCell | None) -> str:
+def _cell_text(cell: TransferCell | None) -> str:
     if cell is None or cell.measured is None:
         return "-"
-    found = cell.measured
-    if not found.success.n:
+    success, blank = cell.measured.success, cell.measured.blank_success
+    if not success.n:
         return "clean never recognised"
-    s, b = found.success, found.blank_success
-    return f"{s.rate:.0%} [{s.low:.0%}, {s.high:.0%}], blank {b.rate:.0%}, n {s.n}"
+    interval = f"[{success.low:.0%}, {success.high:.0%}]"
+    return f"{success.rate:.0%} {interval}, blank {blank.rate:.0%}, n {success.n}"

@@ -34,8 +34,8 @@ from physadv.eot.transforms.lens_distortion import LensDistortion, undistorted_g
 from physadv.eot.transforms.photometry import srgb_to_linear
 from physadv.eot.transforms.printer import draw_printer, printed_light
 from physadv.patches.bundle import read_bundle
-from physadv.patches.calibrated import with_camera
 from physadv.patches.config import PatchConfig
+from physadv.patches.configured_eot import with_camera
 from physadv.patches.optimize import render_scenes
 from physadv.patches.patch_run import PatchRun
 from physadv.patches.reverify import verify_bundle

@@ -17,9 +17,10 @@ from physadv.core.rows import read_rows
 from physadv.evaluation.metrics.detection import summarize_detection
 from physadv.patches.bundle import PatchBundle, read_bundle
 from physadv.patches.config import PatchConfig
+from physadv.patches.model_terms import class_name_for
 from physadv.patches.patch_run import PatchRun
 from physadv.patches.reverify import config_from_bundle, locate_files, verify_bundle
-from physadv.patches.task import PatchTask, class_name_for
+from physadv.patches.task import PatchTask
 from physadv.patches.transfer import transfer_matrix, transfer_table
 from physadv.threat.printability import in_palette, parse_palette
 
@@ -165,7 +166,7 @@ def test_boxes_can_be_given(photos: Path, tmp_path: Path) -> None:
     notes = " ".join(PatchTask.from_config(replace(WORN, boxes="b.csv")).scene_sources.notes)
     assert "boxes from b.csv" in notes
     assert "2 objects in 2 of 16" in notes
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="does not exist"):
         PatchTask.from_config(replace(WORN, boxes="c.csv"))
 
 

@@ -1,0 +1,327 @@
+"""Scenes of a patch in photos: anywhere in any photo, or on the objects of a detector's class."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from physadv.core.errors import DataError, ImageError, OptionError
+from physadv.core.image_io import list_images, read_rgba, to_tensor
+from physadv.core.types import Detections, Prediction
+from physadv.eot.scenes.find_signs import BOXES_FILE, read_boxes
+from physadv.eot.scenes.load import SceneSources, split_parts
+from physadv.eot.scenes.photos import OnObjects, PatchAnywhere, PatchPose, ScenePhoto, shrink_photo
+from physadv.eot.scenes.sign_framing import Float
+from physadv.eot.scenes.signs import SceneSize, SceneSource
+from physadv.models.cards import LoadedModel
+from physadv.models.classifiers import Preprocessed, resize_images
+from physadv.models.detectors import non_maximum_suppression
+from physadv.patches.config import PatchConfig
+from physadv.patches.model_terms import ANYWHERE, check_object_class
+from physadv.threat.patch_goals import PatchGoal
+
+LABELS_FILE = "labels.csv"
+"""Classes of the photos beside it: columns file, class."""
+MOST_OBJECTS = 4
+"""Photos with more large objects than this are left out."""
+LEAST_HEIGHT = 0.15
+"""Objects lower than this share of the picture's height are neither patched nor judged."""
+PATCH_SHARES = {ANYWHERE: (0.3, 0.5), "objects": (0.15, 0.25)}
+"""Width of the patch over the picture's side (Brown 2017), or over the diagonal of the object's box
+(Thys 2019: 0.2)."""
+ROLL_DEG = {ANYWHERE: (-45.0, 45.0), "objects": (-20.0, 20.0)}
+"""Rotation of the patch in the picture (Brown 2017, Thys 2019)."""
+TORSO = (0.5, 0.4)
+"""Center of a person's torso in the person's box, as shares of its width and height."""
+
+
+def pose_of(config: PatchConfig) -> PatchPose:
+    """Return how the patch of ``config`` lies in photos; what is not given is as published.
+
+    Raises:
+        OptionError: The share is no range in (0, 1].
+
+    Example:
+        >>> pose_of(PatchConfig(object="person", size_mm=(190, 190))).share
+        (0.15, 0.25)
+    """
+    kind = ANYWHERE if config.object == ANYWHERE else "objects"
+    share = config.share or PATCH_SHARES[kind]
+    if not 0 < share[0] <= share[1] <= 1:
+        raise OptionError(
+            f"--share {share[0]:g}:{share[1]:g}",
+            "0 < low <= high <= 1 is needed",
+            "Write for example 0.3:0.5",
+        )
+    return PatchPose(config.width_mm, config.height_mm, share, ROLL_DEG[kind])
+
+
+def load_photo_sources(
+    config: PatchConfig, model: LoadedModel, goal: PatchGoal, size: SceneSize
+) -> SceneSources:
+    """Load a folder of photos, label what is not labeled, and split it by photo.
+
+    Classes come from labels.csv (file, class) and boxes from ``config.boxes`` or boxes.csv (file,
+    x0, y0, x1, y1) beside the photos. Without them the model's own prediction on the clean photo is
+    taken for the truth, and the notes record so.
+
+    Args:
+        config: Its ``photos``, ``object`` ("anywhere", or a class of the detector whose objects
+            carry the patch) and ``boxes``.
+        model: Model under attack.
+        goal: Goal in its terms.
+        size: Size of the scenes.
+
+    Returns:
+        Scenes for training, validation and test, with notes for the card.
+
+    Raises:
+        OptionError: No photos are named, or the goal has no meaning there.
+        DataError: No photo is usable.
+    """
+    kind = config.object
+    if config.photos is None:
+        raise OptionError(
+            f"--object {kind} without photos",
+            "A folder of photos is needed",
+            "Name it with --photos",
+        )
+    _check_goal(kind, model, goal)
+
+    folder = Path(config.photos)
+    pose = pose_of(config)
+    sizes, photos, notes = _read_photos(folder, 2 * size.size)
+    if kind == ANYWHERE:
+        photos, label_notes = _labeled(folder, photos, model, goal, size)
+    else:
+        boxes = None if config.boxes is None else Path(config.boxes)
+        photos, label_notes = _boxed(folder, boxes, sizes, photos, model, goal, size)
+
+    parts = split_parts(photos, [photo.group for photo in photos], config.seed)
+    notes += [
+        *label_notes,
+        f"{len(photos)} photos split by photo: {len(parts[0])} train, {len(parts[2])} test",
+    ]
+    train, validation, test = (_scene_source(part or photos, kind, pose, model) for part in parts)
+    if not parts[1] or not parts[2]:
+        notes.append(
+            "too few photos to hold any out: judged on the photos it was optimized on, with other "
+            "draws"
+        )
+    return SceneSources(train, validation, test, "photos", tuple(notes))
+
+
+def _scene_source(
+    photos: Sequence[ScenePhoto], kind: str, pose: PatchPose, model: LoadedModel
+) -> SceneSource:
+    """Scenes made of ``photos``."""
+    if kind == ANYWHERE:
+        return PatchAnywhere(photos, pose, inner=_central_share(model))
+    center = TORSO if kind == "person" else (0.5, 0.5)
+    return OnObjects(photos, pose, center=center, most=MOST_OBJECTS)
+
+
+def object_share(sources: SceneSources, pose: PatchPose) -> float:
+    """Return the mean share of a picture, or of an object's box, that the patch's rectangle covers.
+
+    ``sources`` are the scenes, ``pose`` is how large the patch is in them.
+    """
+    low, high = pose.share
+    mean_square = (low**2 + low * high + high**2) / 3
+    share = mean_square * pose.height_mm / pose.width_mm
+    source = sources.train
+    if not isinstance(source, OnObjects):
+        return share
+
+    # The width is a share of the box's diagonal, so the area of the box decides.
+    boxes = np.concatenate([photo.boxes for photo in source.photos if photo.boxes is not None])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return share * float(np.mean((sides**2).sum(1) / sides.prod(1)))
+
+
+def _check_goal(kind: str, model: LoadedModel, goal: PatchGoal) -> None:
+    """Raise OptionError for a goal that has no meaning in photos."""
+    check_object_class(kind, model)
+    if kind == ANYWHERE and model.card.task == "detect" and goal.kind != "create":
+        raise OptionError(
+            f"Goal {goal.kind!r} {ANYWHERE} in a photo for a detector",
+            "Only a box can be made to appear there",
+            "Use --goal create --target CLASS, or --object CLASS to put the patch on objects",
+        )
+
+
+def _central_share(model: LoadedModel) -> float:
+    """Share of a picture's side that a model with a central crop receives."""
+    crop = model.net.crop if isinstance(model.net, Preprocessed) else None
+    return 1.0 if crop is None else crop[0] / crop[1]
+
+
+def _read_photos(
+    folder: Path, shorter_px: int
+) -> tuple[list[tuple[int, int]], list[ScenePhoto], list[str]]:
+    """Sizes (width, height) of the files, the photos shrunk to ``shorter_px``, and notes."""
+    sizes, photos, notes = [], [], []
+    for file in list_images(folder):
+        try:
+            image = read_rgba(file)[..., :3]
+        except ImageError as error:
+            notes.append(f"skipped: {error}")
+            continue
+        photos.append(ScenePhoto(np.ascontiguousarray(shrink_photo(image, shorter_px)), file.name))
+        sizes.append((image.shape[1], image.shape[0]))
+
+    if not photos:
+        raise DataError(
+            f'"{folder}" holds no photo that can be read',
+            "At least one is needed",
+            "Name a folder of photos with --photos",
+        )
+    return sizes, photos, notes
+
+
+def _labeled(
+    folder: Path,
+    photos: Sequence[ScenePhoto],
+    model: LoadedModel,
+    goal: PatchGoal,
+    size: SceneSize,
+) -> tuple[list[ScenePhoto], list[str]]:
+    """Photos with their class, without those of the target class; for a detector as they are."""
+    if model.card.task == "detect":
+        return list(photos), []
+
+    table = folder / LABELS_FILE
+    if table.is_file():
+        classes = _read_labels(table, model.card.class_index)
+        labels = [classes.get(photo.group, -1) for photo in photos]
+        notes = [f"classes from {LABELS_FILE}"]
+    else:
+        labels = [_predicted_class(model, photo, size.size) for photo in photos]
+        notes = [
+            f"no {LABELS_FILE}: the model's own answer on the clean photo is taken for the truth"
+        ]
+
+    usable = [
+        ScenePhoto(photo.image, photo.group, label)
+        for photo, label in zip(photos, labels, strict=True)
+        if label >= 0 and label != goal.target_class
+    ]
+    if len(usable) < len(photos):
+        notes.append(
+            f"{len(photos) - len(usable)} photos left out: without a class, or of the target class"
+        )
+    if not usable:
+        raise DataError(
+            f'No photo of "{folder}" has a class other than the target',
+            "At least one is needed",
+            f"List more of them in {LABELS_FILE}",
+        )
+    return usable, notes
+
+
+def _read_labels(path: Path, index: Callable[[str], int]) -> dict[str, int]:
+    """Class numbers by file name."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if not {"file", "class"} <= set(reader.fieldnames or ()):
+            raise DataError(
+                f'"{path}" lacks a column',
+                "The columns file, class are needed",
+                "Add a header line",
+            )
+        return {row["file"]: index(row["class"]) for row in reader}
+
+
+def _boxed(
+    folder: Path,
+    boxes: Path | None,
+    sizes: Sequence[tuple[int, int]],
+    photos: Sequence[ScenePhoto],
+    model: LoadedModel,
+    goal: PatchGoal,
+    size: SceneSize,
+) -> tuple[list[ScenePhoto], list[str]]:
+    """Photos with the boxes of the objects large enough to carry a patch."""
+    table = boxes or folder / BOXES_FILE
+    name = model.card.class_name(goal.true_class)
+    if table.is_file():
+        corners = read_boxes(table)
+        objects = [
+            _rescaled_boxes(corners.get(photo.group, []), file_size, photo)
+            for file_size, photo in zip(sizes, photos, strict=True)
+        ]
+        notes = [f"boxes from {table.name}"]
+    elif boxes is not None:
+        raise DataError(f'"{boxes}" does not exist', "Boxes are a CSV file", "Check the path")
+    else:
+        objects = [_detected_boxes(model, goal, photo, size.size) for photo in photos]
+        notes = [
+            f"no {BOXES_FILE}: what the model itself detects as {name} on the clean photo "
+            f"(score {goal.score_threshold:g}) is taken for the truth"
+        ]
+
+    usable, crowded = [], 0
+    for photo, own in zip(photos, objects, strict=True):
+        large = own[(own[:, 3] - own[:, 1]) >= LEAST_HEIGHT * photo.image.shape[0]]
+        crowded += len(large) > MOST_OBJECTS
+        if 1 <= len(large) <= MOST_OBJECTS:
+            usable.append(ScenePhoto(photo.image, photo.group, goal.true_class, large))
+    if not usable:
+        raise DataError(
+            f'No {name} in the photos of "{folder}" is large enough',
+            f"Its height must be {LEAST_HEIGHT:.0%} of the picture's or more",
+            f"Add photos, or {BOXES_FILE} with boxes",
+        )
+
+    total = sum(len(photo.boxes) for photo in usable if photo.boxes is not None)
+    notes.append(
+        f"{total} objects in {len(usable)} of {len(photos)} photos; left out: objects under "
+        f"{LEAST_HEIGHT:.0%} of the height, and {crowded} photos with more than {MOST_OBJECTS}"
+    )
+    return usable, notes
+
+
+def _rescaled_boxes(corners: Sequence[Float], size: tuple[int, int], photo: ScenePhoto) -> Float:
+    """Boxes (n, 4) in px of ``photo``, from corners in px of its file, whose size is ``size``."""
+    if not corners:
+        return np.zeros((0, 4))
+    factor = np.tile(np.array([photo.image.shape[1], photo.image.shape[0]]) / np.array(size), 2)
+    boxes = np.array([[*points.min(0), *points.max(0)] for points in corners])
+    return np.asarray(boxes * factor, np.float64)
+
+
+@torch.no_grad()
+def _predict(model: LoadedModel, photo: ScenePhoto, size: int) -> Prediction:
+    """Prediction on a clean photo: stretched to a square for a detector, else its middle."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    image = to_tensor(photo.image)[None]
+    if model.card.task == "classify":
+        side = min(image.shape[-2:])
+        y, x = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
+        image = image[..., y : y + side, x : x + side]
+
+    prediction: Prediction = model(resize_images(image, size, size).to(device))
+    return prediction
+
+
+def _predicted_class(model: LoadedModel, photo: ScenePhoto, size: int) -> int:
+    logits = _predict(model, photo, size)
+    assert isinstance(logits, torch.Tensor)
+    return int(logits.argmax(1))
+
+
+def _detected_boxes(model: LoadedModel, goal: PatchGoal, photo: ScenePhoto, size: int) -> Float:
+    """Boxes (n, 4) of the true class in px of the photo, after suppression of duplicates."""
+    prediction = _predict(model, photo, size)
+    assert isinstance(prediction, Detections)
+    detected = non_maximum_suppression(prediction, goal.score_threshold)[0]
+    boxes = detected.of_class(goal.true_class).boxes.cpu().numpy().reshape(-1, 4)
+
+    height, width = photo.image.shape[:2]
+    scale = np.tile([width / size, height / size], 2)
+    limit = np.array([width, height, width, height])
+    return np.asarray((boxes * scale).clip(0, limit), np.float64)

@@ -1,0 +1,119 @@
+"""Scenes of a sticker on a sign: signs that the model recognizes, from photos or drawn by code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from physadv.core.errors import GeometryError
+from physadv.core.random_streams import numpy_generator
+from physadv.eot.placement import Placement
+from physadv.eot.ranges import EotRanges
+from physadv.eot.scenes.load import SceneSources, load_scene_sources
+from physadv.eot.scenes.signs import PhotoScenes, PhotoSign
+from physadv.eot.warp import square_boxes
+from physadv.models.cards import LoadedModel
+from physadv.patches.config import PatchConfig
+from physadv.patches.model_terms import scene_size_for
+from physadv.threat.patch_goals import PatchGoal
+
+_MILD_VIEWS = EotRanges(
+    yaw_deg=(-8, 8),
+    pitch_deg=(-4, 4),
+    roll_deg=(-3, 3),
+    size_px=(400, 401),
+    frame_share=(0.25, 0.5),
+)
+"""Ranges under which a clean sign has to be recognized."""
+
+
+def sticker_placement(config: PatchConfig) -> Placement:
+    """Return where the sticker of ``config`` lies on its sign.
+
+    Raises:
+        GeometryError: The sticker reaches beyond the sign.
+
+    Example:
+        >>> sticker_placement(PatchConfig(size_mm=(100, 80), center_mm=(0, 50))).width_mm
+        100.0
+    """
+    placement = Placement(config.width_mm, config.height_mm, config.center_mm)
+    x, y = placement.center_mm
+    half = config.sign_width_mm / 2
+    if abs(x) + placement.width_mm / 2 > half or abs(y) + placement.height_mm / 2 > half:
+        raise GeometryError(
+            f"Sticker of {placement.width_mm:g} x {placement.height_mm:g} mm at {x:g}, {y:g} "
+            f"reaches beyond the sign of {config.sign_width_mm:g} mm",
+            "It must lie on the sign",
+            "Make it smaller with --size or move it with --center",
+        )
+    return placement
+
+
+def load_sign_sources(
+    config: PatchConfig, model: LoadedModel, goal: PatchGoal, device: torch.device
+) -> SceneSources:
+    """Load the signs and backgrounds of a configuration, split by photo.
+
+    Args:
+        config: Its ``signs``, ``backgrounds`` and ``boxes``; without signs they are drawn by code.
+        model: Model that has to recognize a located sign for it to be used.
+        goal: Goal in the terms of that model.
+        device: Device of that model.
+
+    Returns:
+        Scenes for training, validation and test, with notes for the card.
+
+    Raises:
+        ImageError: A file cannot be read.
+        DataError: No sign is usable.
+    """
+
+    def accept(photos: Sequence[PhotoSign]) -> list[bool]:
+        return recognized_photos(model, goal, photos, config.sign_width_mm, device)
+
+    return load_scene_sources(
+        _path(config.signs),
+        _path(config.backgrounds),
+        width_mm=config.sign_width_mm,
+        seed=config.seed,
+        accept=accept,
+        boxes=_path(config.boxes),
+    )
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+@torch.no_grad()
+def recognized_photos(
+    model: LoadedModel,
+    goal: PatchGoal,
+    photos: Sequence[PhotoSign],
+    width_mm: float,
+    device: torch.device,
+) -> list[bool]:
+    """Test which located signs a model recognizes in at least half of four mild, clean views.
+
+    Args:
+        model: Model under attack.
+        goal: Goal in its terms; recognized is what is of its true class.
+        photos: Located signs.
+        width_mm: Width of the sign.
+        device: Device of the model.
+
+    Returns:
+        Whether each sign is recognized.
+    """
+    recognized = []
+    for number, photo in enumerate(photos):
+        scenes = PhotoScenes([photo], width_mm).sample(
+            4, scene_size_for([model]), _MILD_VIEWS, numpy_generator(0, "accept", number)
+        )
+        boxes = square_boxes(scenes.homography, width_mm, scenes.images.shape[-1]).to(device)
+        hits = goal.recognized(model(scenes.images.to(device)), boxes)
+        recognized.append(bool(hits.float().mean() >= 0.5))
+    return recognized
