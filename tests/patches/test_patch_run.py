@@ -86,7 +86,7 @@ def test_a_bundle_verifies_and_a_false_card_does_not(settings: PatchConfig, tmp_
     )
     assert not verify_bundle(boasting, given=own).agrees
     empty = replace(bundle, card=replace(bundle.card, optimisation={}))
-    with pytest.raises(BundleError, match="settings"):
+    with pytest.raises(BundleError, match="no configuration"):
         verify_bundle(empty)
 
 
