@@ -89,7 +89,7 @@ class CertifyConfig(Config):
             raise OptionError(
                 f"method {self.method!r}",
                 f"one of {', '.join(METHODS)} is needed",
-                "for example smoothing",
+                "Use e.g. smoothing",
             )
 
     @property

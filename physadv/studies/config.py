@@ -68,10 +68,10 @@ class MaskingConfig(Config):
             raise OptionError(
                 f"threat {self.threat!r}",
                 "the study is of l_inf, with a radius between 0 and 1",
-                "use linf:0.2",
+                "Use e.g. linf:0.2",
             )
         if self.part not in PARTS:
-            raise OptionError(f"part {self.part!r}", f"one of {', '.join(PARTS)}", "use report")
+            raise OptionError(f"part {self.part!r}", f"one of {', '.join(PARTS)}", "Use report")
 
     @property
     def eps(self) -> float:
@@ -169,7 +169,7 @@ class PhotographedConfig(Config):
         super().__post_init__()
         if not self.eps255 or min(self.eps255) < 1:
             raise OptionError(
-                f"eps255 {list(self.eps255)}", "radii of at least 1/255 are needed", "use 8"
+                f"eps255 {list(self.eps255)}", "radii of at least 1/255 are needed", "Use e.g. 8"
             )
 
     def facts(self) -> dict[str, str]:
