@@ -18,9 +18,12 @@ from physadv.datasets import read_dataset
 from physadv.eot.scenes.find_signs import BOXES_FILE, box_corners, find_signs, read_boxes
 from physadv.eot.scenes.signs import DrawnScenes, MixedScenes, PhotoScenes, PhotoSign, SceneSource
 
-T = TypeVar("T")
-SHARES = (0.6, 0.15, 0.25)
-"""Training, validation (choosing the best patch) and test (the reported figure)."""
+_Item = TypeVar("_Item")
+SPLIT_SHARES = (0.6, 0.15, 0.25)
+"""Shares of training, validation (which chooses the best patch) and test (the reported rates)."""
+_MOST_BACKGROUNDS = 400
+_STOP_SIGN = 14
+"""Class of the stop sign in GTSRB."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,17 @@ class SceneSources:
     """Scenes that a patch is optimized on, chosen by and judged by."""
 
     train: SceneSource
+    """Scenes of the optimization."""
     validation: SceneSource
+    """Scenes that choose the best patch."""
     test: SceneSource
+    """Scenes of the reported rates."""
     kind: str
     """ "drawn" or "photos"."""
     notes: tuple[str, ...] = ()
-    """What was skipped and how the split was made, in plain words; goes on the card."""
+    """Files skipped and kind of the split, in plain words for the card."""
     faces: tuple[SignFace, ...] = ()
+    """Drawn faces, where there are no photos."""
     signs: tuple[tuple[PhotoSign, ...], ...] = field(default=())
     """Photo signs of the three parts."""
 
@@ -48,66 +55,79 @@ def load_scene_sources(
     accept: Callable[[Sequence[PhotoSign]], Sequence[bool]] | None = None,
     boxes: Path | None = None,
 ) -> SceneSources:
-    """Read signs and backgrounds and split them by photo; with neither, everything is drawn by
-    code.
+    """Read signs and backgrounds and split them by photo.
+
+    With neither, a drawn stop sign stands before synthetic backgrounds.
 
     Args:
         signs: Folder or file of photos (corners from ``boxes`` or boxes.csv beside them, else
             located), of drawings (SVG, or PNG with transparency), or a GTSRB folder or zip.
-        backgrounds: Folder of photos without the sign; None: made by code.
+        backgrounds: Folder of photos without the sign; None: synthetic ones.
         width_mm: Width of the sign.
-        seed: Decides the split and what is made by code.
-        accept: Returns for each located sign whether to keep it; others are left out.
-        boxes: CSV of the signs' boxes.
+        seed: Seed of the split and of synthetic backgrounds.
+        accept: Function of the located signs that returns whether each is kept.
+        boxes: CSV of the signs' boxes with the columns file, x0, y0, x1, y1.
 
     Returns:
         The three parts, with notes for the card.
 
     Raises:
-        ImageError: A file that cannot be read.
-        DataError: Nothing usable in ``signs``.
+        ImageError: A file cannot be read.
+        DataError: ``signs`` has no sign that can be used.
+
+    Example:
+        >>> sources = load_scene_sources(None, None, width_mm=457, seed=0)
+        >>> sources.kind, sources.notes
+        ('drawn', ('backgrounds made by code',))
     """
     photos, faces, notes = ([], [], []) if signs is None else read_signs(signs, boxes)
 
     if photos and accept is not None:
-        keep = accept(photos)
-        lost = len(photos) - sum(keep)
-        photos = [p for p, good in zip(photos, keep, strict=True) if good]
+        accepted = accept(photos)
+        rejected = len(photos) - sum(accepted)
+        photos = [sign for sign, good in zip(photos, accepted, strict=True) if good]
         if not photos:
             raise DataError(
                 f"'{signs}': no sign in it is recognized by the model",
                 "The model must recognize the true class without a patch",
                 "Use clearer photos of the sign",
             )
-        if lost:
+        if rejected:
             notes.append(
-                f"{lost} located signs left out: the model does not see the true class in them "
-                "unpatched"
+                f"{rejected} located signs left out: the model does not recognize the true class "
+                "in them without a patch"
             )
 
     pools, note = _background_pools(backgrounds, seed)
+    notes.append(note)
     if photos:
         drawn_beside = DrawnScenes([sign_face()], pools[0], width_mm)
-        return _photo_material(photos, drawn_beside, [*notes, note], width_mm, seed)
-
-    drawn = faces or [sign_face()]
-    face_parts = split_parts(drawn, [f.name for f in drawn], seed)
-    if len(drawn) > 1 and not all(face_parts):
-        face_parts = (drawn, drawn, drawn)
-    parts = [
-        DrawnScenes(f or drawn, pool, width_mm) for f, pool in zip(face_parts, pools, strict=True)
-    ]
-    return SceneSources(parts[0], parts[1], parts[2], "drawn", (*notes, note), faces=tuple(drawn))
+        return _photo_sources(photos, drawn_beside, notes, width_mm, seed)
+    return _drawn_sources(faces or [sign_face()], pools, notes, width_mm, seed)
 
 
-def _photo_material(
+def _drawn_sources(
+    faces: list[SignFace],
+    pools: list[list[Array]],
+    notes: list[str],
+    width_mm: float,
+    seed: int,
+) -> SceneSources:
+    """Split drawn faces by name; too few to split are used in every part."""
+    split = split_parts(faces, [face.name for face in faces], seed)
+    if not all(split):
+        split = (faces, faces, faces)
+    train, validation, test = (
+        DrawnScenes(part, pool, width_mm) for part, pool in zip(split, pools, strict=True)
+    )
+    return SceneSources(train, validation, test, "drawn", tuple(notes), faces=tuple(faces))
+
+
+def _photo_sources(
     photos: list[PhotoSign], drawn: DrawnScenes, notes: list[str], width_mm: float, seed: int
 ) -> SceneSources:
-    """Split photos by photo.
-
-    Few photos alone would be learnt by heart, so drawn signs are trained on beside them.
-    """
-    groups = [p.group for p in photos]
+    """Split signs by photo, and train on drawn signs too: few photos alone would be overfitted."""
+    groups = [sign.group for sign in photos]
     train, validation, test = split_parts(photos, groups, seed)
     names = len(set(groups))
 
@@ -116,23 +136,23 @@ def _photo_material(
         notes.append("one photo only: judged on the photo it was optimized on, with other draws")
     else:
         notes.append(
-            f"{names} photos split by photo: {_count(train)} train (drawn signs beside them), "
-            f"{_count(test)} test"
+            f"{names} photos split by photo: {_photo_count(train)} train (drawn signs beside "
+            f"them), {_photo_count(test)} test"
         )
 
     if not validation:
         validation = train
         notes.append("validation on the training photos with other draws")
 
-    first, second, third = (PhotoScenes(part, width_mm) for part in (train, validation, test))
-    parts = (tuple(train), tuple(validation), tuple(test))
+    signs = (tuple(train), tuple(validation), tuple(test))
+    scenes = [PhotoScenes(part, width_mm) for part in signs]
     return SceneSources(
-        MixedScenes([first, drawn]), second, third, "photos", tuple(notes), signs=parts
+        MixedScenes([scenes[0], drawn]), scenes[1], scenes[2], "photos", tuple(notes), signs=signs
     )
 
 
-def _count(photos: Sequence[PhotoSign]) -> int:
-    return len({p.group for p in photos})
+def _photo_count(signs: Sequence[PhotoSign]) -> int:
+    return len({sign.group for sign in signs})
 
 
 def read_signs(
@@ -141,15 +161,16 @@ def read_signs(
     """Read photos and drawings of signs.
 
     Args:
-        path: Folder or file; a GTSRB folder or zip.
+        path: Folder or file of photos and drawings, or a GTSRB folder or zip.
         boxes: CSV of the signs' boxes; None: boxes.csv beside the photos, where there is one.
+            Signs of photos without a box are located by :func:`find_signs`.
 
     Returns:
         Photo signs with their corners, drawn faces (1 mm wide), and notes on what was skipped.
 
     Raises:
         ImageError: The only file cannot be read.
-        DataError: No sign in any picture, or no file ``boxes``.
+        DataError: No picture shows a sign, or the file ``boxes`` does not exist.
     """
     if path.suffix.lower() == ".zip" or any(path.glob("**/GT-*.csv")):
         return _read_gtsrb(path), [], []
@@ -158,7 +179,7 @@ def read_signs(
     boxes_file = boxes or (path if path.is_dir() else path.parent) / BOXES_FILE
     if boxes is not None and not boxes.is_file():
         raise DataError(f"'{boxes}' does not exist", "Boxes are a CSV file", "Check the path")
-    known = read_boxes(boxes_file) if boxes_file.is_file() else {}
+    corners_by_file = read_boxes(boxes_file) if boxes_file.is_file() else {}
 
     photos: list[PhotoSign] = []
     faces: list[SignFace] = []
@@ -171,10 +192,12 @@ def read_signs(
                 raise
             notes.append(f"skipped: {error}")
             continue
+
         if _is_drawing(file, rgba):
-            faces.append(SignFace(file.stem, _tight(rgba), 1.0))
+            faces.append(SignFace(file.stem, _crop_to_square(rgba), 1.0))
             continue
-        located = known.get(file.name) or find_signs(rgba[..., :3])
+
+        located = corners_by_file.get(file.name) or find_signs(rgba[..., :3])
         if not located:
             notes.append(f"skipped: no sign found in {file.name}; name its box in {BOXES_FILE}")
         photos += [PhotoSign(rgba[..., :3], corners, file.name) for corners in located]
@@ -190,10 +213,10 @@ def read_signs(
     return photos, faces, notes
 
 
-def _read_gtsrb(path: Path, label: int = 14, most: int = 1500) -> list[PhotoSign]:
+def _read_gtsrb(path: Path, label: int = _STOP_SIGN, most: int = 1500) -> list[PhotoSign]:
     """Read stop signs of the tracks that the embedded model was not trained on.
 
-    A track is one group: its frames never part.
+    The frames of a track are one group, so that they fall into one part.
     """
     dataset = read_dataset(path, split="test")
     chosen = np.flatnonzero(dataset.labels == label)[:most]
@@ -210,14 +233,16 @@ def _read_gtsrb(path: Path, label: int = 14, most: int = 1500) -> list[PhotoSign
 
 
 def _is_drawing(file: Path, rgba: Array) -> bool:
+    """Return whether a file is a drawing: SVG, or over 2 % of it transparent."""
     return file.suffix.lower() == ".svg" or float((rgba[..., 3] < 128).mean()) > 0.02
 
 
-def _tight(rgba: Array) -> Array:
-    """Cut away transparent margins and make it square, so that its width is the sign's."""
+def _crop_to_square(rgba: Array) -> Array:
+    """Cut transparent margins and pad to a square, so that its width is the sign's."""
     ys, xs = np.nonzero(rgba[..., 3] > 127)
     if len(ys) == 0:
         return rgba
+
     cut = rgba[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
     side = max(cut.shape[:2])
     square = np.zeros((side, side, 4), np.uint8)
@@ -227,46 +252,53 @@ def _tight(rgba: Array) -> Array:
 
 
 def _background_pools(
-    folder: Path | None, seed: int, made: int = 24
+    folder: Path | None, seed: int, count: int = 24
 ) -> tuple[list[list[Array]], str]:
+    """Return the backgrounds of training, validation and test, and a note for the card.
+
+    Without a folder, each part gets ``count`` synthetic ones.
+    """
     if folder is None:
-        names = ("train", "validation", "test")
-        return [
-            [synthetic_background(seed, name, i) for i in range(made)] for name in names
-        ], "backgrounds made by code"
+        pools = [
+            [synthetic_background(seed, name, number) for number in range(count)]
+            for name in ("train", "validation", "test")
+        ]
+        return pools, "backgrounds made by code"
 
     files = list_images(folder)
-    pictures = [read_rgba(f)[..., :3] for f in files[:400]]
-    parts = split_parts(pictures, [f.name for f in files[:400]], seed)
-    if not all(parts):
+    pictures = [read_rgba(file)[..., :3] for file in files[:_MOST_BACKGROUNDS]]
+    split = split_parts(pictures, [file.name for file in files[:_MOST_BACKGROUNDS]], seed)
+    if not all(split):
         return [pictures] * 3, f"{len(files)} backgrounds: too few to hold any out"
-    return list(parts), f"{len(pictures)} backgrounds split by photo"
+    return list(split), f"{len(pictures)} backgrounds split by photo"
 
 
 def split_parts(
-    items: Sequence[T], groups: Sequence[str], seed: int
-) -> tuple[list[T], list[T], list[T]]:
-    """Split whole groups by :data:`SHARES`.
+    items: Sequence[_Item], groups: Sequence[str], seed: int
+) -> tuple[list[_Item], list[_Item], list[_Item]]:
+    """Split items by :data:`SPLIT_SHARES`, those of one group always together.
 
     Args:
-        items: What is split.
-        groups: Group of each item; the items of a group never part.
-        seed: Decides the split.
+        items: Items to split.
+        groups: Group of each item.
+        seed: Seed of the split.
 
     Returns:
-        Training, validation and test items; at least one group in the test part where there are
-        two.
+        Training, validation and test items. The test part is empty only for a single group, the
+        validation part for fewer than six.
+
+    Example:
+        >>> split_parts([1, 2, 3, 4], ["a", "a", "b", "b"], seed=0)
+        ([1, 2], [], [3, 4])
     """
     names = sorted(set(groups))
     order = [names[i] for i in numpy_generator(seed, "split").permutation(len(names))]
 
-    test = max(1, round(SHARES[2] * len(order))) if len(order) > 1 else 0
-    validation = round(SHARES[1] * len(order)) if len(order) >= 6 else 0
-    part = {
-        name: 2 if i < test else 1 if i < test + validation else 0 for i, name in enumerate(order)
-    }
-
-    split: tuple[list[T], list[T], list[T]] = ([], [], [])
+    test = max(1, round(SPLIT_SHARES[2] * len(order))) if len(order) > 1 else 0
+    validation = round(SPLIT_SHARES[1] * len(order)) if len(order) >= 6 else 0
+    test_groups, validation_groups = set(order[:test]), set(order[test : test + validation])
+    split: tuple[list[_Item], list[_Item], list[_Item]] = ([], [], [])
     for item, group in zip(items, groups, strict=True):
-        split[part[group]].append(item)
+        part = 2 if group in test_groups else 1 if group in validation_groups else 0
+        split[part].append(item)
     return split

@@ -207,8 +207,9 @@ def draw_between(rng: np.random.Generator, bounds: Range) -> float:
 
 
 def square_corners(width: float) -> Matrix:
-    """Return (4, 2) corners of a square of side ``width`` about the origin, clockwise from the upper
-    left.
+    """Return (4, 2) corners of a square about the origin, clockwise from the upper left.
+
+    Its side is ``width``.
 
     Example:
         >>> square_corners(2.0).tolist()

@@ -385,9 +385,9 @@ def _no_finer_than(picture: Array, width_px: float) -> Array:
 
 
 def _affected_box(corners: Matrix, size: int, tallness: float) -> tuple[int, int, int, int]:
-    """Return the part x0, y0, x1, y1 of a square canvas that contains a sign, with a margin of 2 px.
+    """Return the part x0, y0, x1, y1 of a square canvas that contains a sign.
 
-    It is the whole canvas for a face taller than wide, and for a degenerate pose.
+    It has a margin of 2 px. For a face taller than wide or a degenerate pose, it is all of it.
     """
     if tallness > 1.01 or not np.isfinite(corners).all():
         return 0, 0, size, size
