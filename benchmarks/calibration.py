@@ -3,8 +3,8 @@
     python benchmarks/calibration.py --printers 3 --out benchmarks/calibration.jsonl
 
 The chart is printed by a simulated printer and photographed once, slanted, in uneven light, as
-JPEG; the maps are fitted to that photo and tested on 200 colors that are not on the chart, against the
-camera's picture of large, evenly lit areas of them. The per-channel map is a cubic for each
+JPEG; the maps are fitted to that photo and tested on 200 colors that are not on the chart, against
+the camera's picture of large, evenly lit areas of them. The per-channel map is a cubic for each
 channel alone.
 """
 

@@ -71,7 +71,8 @@ def theirs(
 
 
 def load(name: str, weights: Path | None) -> LoadedModel:
-    """A victim by name; ``resnet`` is this folder's ResNet with ``weights`` of scripts/train_benchmark_net.py."""
+    """A victim by name; ``resnet`` is this folder's ResNet with ``weights`` of
+    scripts/train_benchmark_net.py."""
     if name != "resnet":
         return load_model(name, weights=weights)
     from resnet import ResNet  # type: ignore[import-not-found]

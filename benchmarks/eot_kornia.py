@@ -4,9 +4,9 @@
 
 References are OpenCV, scipy, Pillow (libjpeg), color formulas in float64 numpy and 16 x 16
 supersampling; none of them is torch or kornia. Costs are CPU seconds of this process for one
-forward and one backward pass at batch 32, 3 x 224 x 224, one thread. Both sides of a pair run in turn, so
-the load of the machine cancels in their ratio: ``ratio`` is the median of the paired quotients
-kornia / own, ``ratio_of_best`` the quotient of the two minima. Prints a Markdown table.
+forward and one backward pass at batch 32, 3 x 224 x 224, one thread. Both sides of a pair run in
+turn, so the load of the machine cancels in their ratio: ``ratio`` is the median of the paired
+quotients kornia / own, ``ratio_of_best`` the quotient of the two minima. Prints a Markdown table.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 r"""Evaluate the patch remover on held-out signs, with stickers that it was not trained on.
 
-    python scripts/remover_pictures.py DATA/gtsrb-train-third.zip --out runs/remover-stickers.safetensors
-    physadv patch --victim signs --seed 11 --steps 100 --draws 24 --out runs/fresh-sticker
-    physadv patch --victim signs+remover --seed 12 --steps 100 --draws 24 --out runs/fresh-adaptive
-    python benchmarks/patch_remover.py sticker DATA/gtsrb-train-third.zip --out runs/hiding-sticker
-    python benchmarks/patch_remover.py judge DATA/gtsrb-train-third.zip --bundles
+    python scripts/remover_pictures.py DATA/gtsrb-train-third.zip --out
+    runs/remover-stickers.safetensors physadv patch --victim signs --seed 11 --steps 100 --draws 24
+    --out runs/fresh-sticker physadv patch --victim signs+remover --seed 12 --steps 100 --draws 24
+    --out runs/fresh-adaptive python benchmarks/patch_remover.py sticker DATA/gtsrb-train-third.zip
+    --out runs/hiding-sticker python benchmarks/patch_remover.py judge DATA/gtsrb-train-third.zip
+    --bundles
         patches/stop-sticker-signs-v1 \
         runs/fresh-sticker runs/fresh-adaptive runs/hiding-sticker
 
@@ -105,7 +106,8 @@ def clean_rows(model: LoadedModel, data: Path, names: Sequence[str], n: int = 60
 
 
 def stop_sources(data: Path) -> dict[str, SceneSource]:
-    """Stop signs of held-out tracks, and drawn ones before backgrounds that nothing was trained on."""
+    """Stop signs of held-out tracks, and drawn ones before backgrounds that nothing was trained
+    on."""
     tracks = PhotoScenes(photo_signs(data, part="test", label=STOP), SIGN_MM)
     return {
         "stop signs": tracks,
@@ -122,7 +124,8 @@ def sticker_rows(
     names: Sequence[str],
     n: int = 160,
 ) -> list[Row]:
-    """Stop signs of a source with a bundle's sticker on them, blank, and without: is "stop" read."""
+    """Stop signs of a source with a bundle's sticker on them, blank, and without: is "stop"
+    read."""
     scenes = source.sample(n, SceneSize(SIDE, False), EotRanges(), numpy_generator(0, "stops"))
     pipeline = Pipeline.from_ranges(EotRanges())
     draw = pipeline.sample(scenes, generator(0, "stops"))

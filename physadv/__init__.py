@@ -1,8 +1,8 @@
 """physadv: physical-world adversarial robustness and photo privacy.
 
 The names that most users need, each loaded on first use, so that ``import physadv`` stays light.
-Models are given as modules or by name, images as tensors, arrays or files, norms and radii as people
-write them.
+Models are given as modules or by name, images as tensors, arrays or files, norms and radii as
+people write them.
 
 Example:
     >>> import torch, physadv

@@ -1,10 +1,12 @@
-"""Training data of the patch remover: stickers optimized as by `physadv patch`, photographed on signs.
+"""Training data of the patch remover: stickers optimized as by `physadv patch`, photographed on
+signs.
 
-    python scripts/remover_pictures.py DATA/gtsrb-train-third.zip --out runs/remover-stickers.safetensors
+    python scripts/remover_pictures.py DATA/gtsrb-train-third.zip --out
+    runs/remover-stickers.safetensors
 
-Pictures are 64 px. Signs are GTSRB's training tracks and the drawn stop sign before backgrounds made by code; each
-sticker has a seed, shape, size, place, goal and smoothness of its own. None is one of patches/, nor
-is any held-out track used.
+Pictures are 64 px. Signs are GTSRB's training tracks and the drawn stop sign before backgrounds
+made by code; each sticker has a seed, shape, size, place, goal and smoothness of its own. None is
+one of patches/, nor is any held-out track used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Train the ResNet of the epsilon-ball benchmark on CIFAR-10 by fast adversarial training.
 
-    python scripts/train_benchmark_net.py ../shared/data/cifar10-jpg.zip runs/robust_net.pt --steps 1500
+    python scripts/train_benchmark_net.py ../shared/data/cifar10-jpg.zip runs/robust_net.pt --steps
+    1500
 
 The training method is :class:`physadv.training.methods.fast.FastTraining` (Wong, Rice and Kolter
 2020), so that attacks of the benchmark meet some resistance. A stopped run is resumed.

@@ -1,7 +1,8 @@
 """Train the segmentation network of the patch remover on photographs of signs with stickers.
 
-    python scripts/remover_pictures.py DATA/gtsrb-train-third.zip --out runs/remover-stickers.safetensors
-    python scripts/train_patch_remover.py DATA/gtsrb-train-third.zip --out runs/remover.safetensors
+    python scripts/remover_pictures.py DATA/gtsrb-train-third.zip --out
+    runs/remover-stickers.safetensors python scripts/train_patch_remover.py
+    DATA/gtsrb-train-third.zip --out runs/remover.safetensors
 
 The loss is cross-entropy plus dice. In the last epochs some stickers are moved against the
 segmenter and the model behind it (self adversarial training, Liu et al. 2022). A stopped run is
@@ -38,7 +39,7 @@ from physadv.training.methods.base import Metrics, TrainingMethod, TrainingPosit
 
 BATCH = 32
 ATTACKED, SMALLEST_PX = 8, 40
-"""Stickers of a batch that are moved in the last epochs, and the fewest pixels of such a sticker."""
+"""Stickers of a batch moved in the last epochs, and the fewest pixels of such a sticker."""
 
 
 def segmentation_loss(logits: Tensor, areas: Tensor, care: Tensor) -> Tensor:
@@ -76,7 +77,8 @@ class SegmentationTraining(TrainingMethod):
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """Return the loss of ``net`` on ``images`` with ``labels``; ``at`` decides on the attack."""
+        """Return the loss of ``net`` on ``images`` with ``labels``; ``at`` decides on the
+        attack."""
         areas, care = labels[:, :1], labels[:, 1:]
         if at.share >= self.attack_from:
             images = self._with_moved(net, images, areas, at.generator)

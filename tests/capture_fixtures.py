@@ -177,7 +177,10 @@ def mjpeg_stream() -> Iterator[Callable[[Sequence[np.ndarray], float], str]]:
                 self.end_headers()
                 try:
                     for part in parts:
-                        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(part)}\r\n\r\n"
+                        head = (
+                            "--frame\r\nContent-Type: image/jpeg\r\n"
+                            f"Content-Length: {len(part)}\r\n\r\n"
+                        )
                         self.wfile.write(head.encode() + part + b"\r\n")
                         sleep(pause_s)
                 except OSError:  # the reader has seen enough

@@ -67,7 +67,8 @@ def least_margin(
 
 
 def _least(w: Tensor, x: Tensor, eps: Tensor, norm: Norm) -> Tensor:
-    """Minimum (b,) of <w, z> over the balls of radius ``eps`` (b, 1) around x (b, n) within [0, 1]."""
+    """Minimum (b,) of <w, z> over the balls of radius ``eps`` (b, 1) around x (b, n) within [0,
+    1]."""
     room, size = torch.where(w > 0, x, 1 - x), w.abs()
     if norm == "linf":
         move = torch.minimum(room, eps)

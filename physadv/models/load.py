@@ -126,7 +126,8 @@ def load_undefended_model(
 
 
 def names_a_model(text: str) -> bool:
-    """Whether ``text`` is a known name, a file, or an import path, before any defense is read from it."""
+    """Whether ``text`` is a known name, a file, or an import path, before any defense is read from
+    it."""
     foreign = ":" in text and text.partition(":")[0] in FOREIGN
     return text in KNOWN or foreign or Path(text).is_file() or bool(_IMPORT_PATH.fullmatch(text))
 

@@ -1,4 +1,5 @@
-"""Decision-based attacks: labels only, counted, near the closed-form distance of a linear victim."""
+"""Decision-based attacks: labels only, counted, near the closed-form distance of a linear
+victim."""
 
 from __future__ import annotations
 

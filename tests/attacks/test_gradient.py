@@ -105,7 +105,8 @@ def test_targeted_reaches_the_optimum(attack) -> None:  # type: ignore[no-untype
 
 
 def test_keep_loss_is_the_highest_loss() -> None:
-    """``keep="loss"`` drops nothing and ends with a cross-entropy no lower than ``keep="success"``."""
+    """``keep="loss"`` drops nothing and ends with a cross-entropy no lower than
+    ``keep="success"``."""
     model = Linear(5)
     x, y = samples(model, 16)
     losses = []

@@ -1,4 +1,5 @@
-"""Every attack by its name: any model, any container, any spelling, nothing of the caller's changed."""
+"""Every attack by its name: any model, any container, any spelling, nothing of the caller's
+changed."""
 
 from __future__ import annotations
 

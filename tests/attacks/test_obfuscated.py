@@ -20,7 +20,8 @@ def coarse(x: Tensor) -> Tensor:
 
 
 def test_bpda_restores_the_attack() -> None:
-    """Behind quantization FGSM has no gradient and finds nothing; with BPDA it breaks most samples."""
+    """Behind quantization FGSM has no gradient and finds nothing; with BPDA it breaks most
+    samples."""
     model = Linear()
     x, y = samples(model, 16)
     y = model(coarse(x)).argmax(1)

@@ -138,7 +138,8 @@ def test_square_refuses_what_it_cannot_do() -> None:
 
 
 def test_finite_differences_are_the_gradient_of_a_linear_model() -> None:
-    """Central differences along every pixel give the exact slope, and each image asked is counted."""
+    """Central differences along every pixel give the exact slope, and each image asked is
+    counted."""
     model = Plane().double()
     source = EstimatedGradient(model, method="finite", sigma=0.01)
     images = GRAY.double().requires_grad_()

@@ -233,7 +233,8 @@ def test_gradients_reach_the_image(number: int) -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    """Sizes below one, bands wider than the image, tiles that do not fit, and detectors are errors."""
+    """Sizes below one, bands wider than the image, tiles that do not fit, and detectors are
+    errors."""
     model = Brightness(0)
     x = torch.rand(1, 1, SIDE, SIDE)
     for make in (

@@ -34,7 +34,8 @@ def projected(step: Tensor, norm: str) -> Tensor:
 def least_margins(
     net: nn.Module, images: Tensor, labels: Tensor, norm: str, draw: torch.Generator
 ) -> Tensor:
-    """The least margins over corners and random points of the ball, and gradient steps from them."""
+    """The least margins over corners and random points of the ball, and gradient steps from
+    them."""
     least = margins_of(net, images, labels).detach()
     for start in range(3):
         noise = torch.randn(images.shape, generator=draw, dtype=images.dtype)
@@ -56,7 +57,8 @@ def least_margins(
 
 
 def hold(seed: int) -> bool:
-    """Assert every method and norm on the graph of one seed; whether the graph is bounded at all."""
+    """Assert every method and norm on the graph of one seed; whether the graph is bounded at
+    all."""
     net = RandomNet(seed).double()
     draw = torch.Generator().manual_seed(seed)
     images = torch.rand((3, *SHAPE), generator=draw, dtype=torch.float64)

@@ -133,7 +133,8 @@ def test_clopper_pearson_covers(p: float) -> None:
 
 
 def test_unanimity_gives_cohens_largest_radius() -> None:
-    """100,000 votes of 100,000 at alpha 0.001 give 3.811 sigma, the largest radius of the method."""
+    """100,000 votes of 100,000 at alpha 0.001 give 3.811 sigma, the largest radius of the
+    method."""
     assert GaussianNoise(1.0).radius(
         clopper_pearson_bound(100_000, 100_000, 0.001), "l2", 1
     ) == pytest.approx(3.811, abs=5e-4)
@@ -161,7 +162,8 @@ def test_on_the_boundary_it_abstains() -> None:
 
 
 def test_memory_is_one_batch() -> None:
-    """However many samples are requested, no batch is larger than the one allowed (in whole units)."""
+    """However many samples are requested, no batch is larger than the one allowed (in whole
+    units)."""
     model = FirstPixel()
     certify_image(model, image(0.8), GaussianNoise(0.25), n=3000, batch=50)
     assert model.largest <= 50 + UNIT

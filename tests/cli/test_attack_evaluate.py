@@ -1,4 +1,5 @@
-"""`physadv attack` and `physadv evaluate`: results, files, bad input in one line, and a real kill."""
+"""`physadv attack` and `physadv evaluate`: results, files, bad input in one line, and a real
+kill."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ import torch
 from torch import nn
 
 class Colors(nn.Module):
-    """Reads which channel is the brightest; each forward takes a moment, so that a kill finds it at work."""
+    """Reads the brightest channel; each forward takes a moment, so that a kill interrupts it."""
     def forward(self, x):
         time.sleep(PAUSE)
         return 20 * x.mean((2, 3))
@@ -65,7 +66,8 @@ EVALUATE = (
 
 
 def test_evaluate_reports_rates_rows_curve_and_pictures(place: Path) -> None:
-    """One command gives JSON with intervals, a row a sample, a report with a curve, and examples."""
+    """One command gives JSON with intervals, a row a sample, a report with a curve, and
+    examples."""
     done = physadv(place, *EVALUATE, "--out", "run", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -249,7 +251,8 @@ def test_random_models_are_attacked_in_expectation(place: Path) -> None:
 
 
 def test_a_killed_run_goes_on_to_the_same_result(place: Path) -> None:
-    """SIGKILL midway, the same command again: rows and rates are those of a run that nobody killed."""
+    """SIGKILL midway, the same command again: rows and rates are those of a run that nobody
+    killed."""
     words = (*EVALUATE, "--batch-size", "6", "--curve", "none", "--json")
     whole = json.loads(physadv(place, *words, "--out", "whole").stdout)
     write_model(place, 0.02)

@@ -27,10 +27,11 @@ from torch import nn
 import torch
 
 class Colors(nn.Module):
-    """A linear victim: which channel is the brightest. Told by order of folder names: blue, green, red."""
+    """A linear model of the brightest channel, in the order of the folders: blue, green, red."""
     def __init__(self):
         super().__init__()
-        self.pool, self.flat, self.head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3, bias=False)
+        self.pool, self.flat = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.head = nn.Linear(3, 3, bias=False)
         self.head.weight.data = torch.eye(3).flip(0)
     def forward(self, x):
         time.sleep(PAUSE)
@@ -78,7 +79,8 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_bounds_are_exact_on_a_linear_model(place: Path) -> None:
-    """Certified at eps is exactly: right, and the best channel mean leads by more than twice eps."""
+    """Certified at eps is exactly: right, and the best channel mean leads by more than twice
+    eps."""
     done = physadv(place, *BOUNDS, "--out", "run", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

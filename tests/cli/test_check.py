@@ -192,7 +192,8 @@ def test_three_videos_and_a_box(place: Path) -> None:
 
 
 def test_block_and_limits(place: Path) -> None:
-    """--block names the block of SOURCE; --max-frames, --every and --clip-seconds do what they say."""
+    """--block names the block of SOURCE; --max-frames, --every and --clip-seconds do what they
+    say."""
     video = film(place / "v.avi", "r" * 20)
     said = run(
         "check",
@@ -223,7 +224,8 @@ def test_half_a_video_is_a_warning(place: Path) -> None:
 
 
 def test_distance_from_focal_length(place: Path) -> None:
-    """--focal-px and the sign's width turn the box's size into a distance: 762 mm * 100 px / 60 px."""
+    """--focal-px and the sign's width turn the box's size into a distance: 762 mm * 100 px / 60
+    px."""
     run(
         "check",
         film(place / "v.avi", "bb"),
@@ -422,7 +424,9 @@ def endless_stream() -> Iterator[str]:
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()
-            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(part)}\r\n\r\n".encode()
+            head = (
+                f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(part)}\r\n\r\n"
+            ).encode()
             try:
                 while True:
                     self.wfile.write(head + part + b"\r\n")

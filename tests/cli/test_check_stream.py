@@ -69,7 +69,9 @@ class Webcam:
             ) -> None:
                 """That many frames, one every ``pause_s``."""
                 part = jpeg(size)
-                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(part)}\r\n\r\n".encode()
+                head = (
+                    f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(part)}\r\n\r\n"
+                ).encode()
                 for _ in range(frames):
                     if outer.over.is_set():
                         return

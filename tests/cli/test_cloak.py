@@ -111,7 +111,8 @@ def test_dry_run_writes_nothing(photos: Path, weights: list[str]) -> None:
 
 
 def test_cloak_then_resume_then_check(photos: Path, weights: list[str]) -> None:
-    """A first run cloaks, a second one skips, and the check reads the settings beside the photos."""
+    """A first run cloaks, a second one skips, and the check reads the settings beside the
+    photos."""
     first = invoke(str(photos), "--mode", "low", "--json", *QUICK, *weights)
     assert first.exit_code == 0, first.output
     said = json.loads(first.stdout)

@@ -178,7 +178,8 @@ def test_a_wrong_config_file_is_one_line(colors: Path) -> None:
 
 
 def test_verbose_prints_the_traceback(colors: Path) -> None:
-    """--verbose adds the traceback of a known error and of a fault of the disk; the line stays last."""
+    """--verbose adds the traceback of a known error and of a fault of the disk; the line stays
+    last."""
     (colors / "file").write_text("")
     options = ("--model", "colors:make", "--threat", "linf:4/255", "--verbose")
     for words in (("--data", "nowhere"), ("--data", "data", "--out", "file/run")):

@@ -108,7 +108,8 @@ def test_fetch_says_what_it_is_about_to_do(carried: Path) -> None:
 
 @pytest.mark.parametrize("accept", ["--yes", "--accept-license"])
 def test_fetch_once_accepted_is_here_and_loads(carried: Path, accept: str) -> None:
-    """--yes and --accept-license are one; a second fetch finds it here; the victim loads by name."""
+    """--yes and --accept-license are one; a second fetch finds it here; the victim loads by
+    name."""
     result = invoke("models", "fetch", "small", "--from", str(carried), accept, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["fetched"] is True
@@ -169,7 +170,8 @@ def test_doctor_finds_this_installation_sound() -> None:
 
 
 def test_doctor_names_a_broken_package_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package that cannot be imported is broken, with the command that repairs it; exit code 1."""
+    """A package that cannot be imported is broken, with the command that repairs it; exit code
+    1."""
     monkeypatch.setitem(doctor_command.ESSENTIAL, "no-such-package", "no_such_module")
     result = invoke("doctor", "--json")
     assert result.exit_code == 1

@@ -1,4 +1,5 @@
-"""The print and twin commands: files where they are said to be, one JSON object, one-line errors."""
+"""The print and twin commands: files where they are said to be, one JSON object, one-line
+errors."""
 
 from __future__ import annotations
 

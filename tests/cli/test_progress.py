@@ -86,7 +86,8 @@ def test_a_step_without_a_count_is_announced(written: io.StringIO) -> None:
 
 
 def test_a_pipe_sees_progress_of_a_simulation(tmp_path: Path) -> None:
-    """A real process whose stderr is a pipe: progress and summary are plain text, without colors."""
+    """A real process whose stderr is a pipe: progress and summary are plain text, without
+    colors."""
     command = [sys.executable, "-m", "physadv", "twin", "stop-sticker-signs-v1"]
     done = subprocess.run(
         [*command, "--clips", "1", "--frames", "1", "--out", "t"],

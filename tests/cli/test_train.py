@@ -57,7 +57,8 @@ def invoke(*arguments: object) -> str:
 
 @pytest.mark.parametrize("defense", list(DEFENSES))
 def test_every_defense_makes_a_model(toy: Path, tmp_path: Path, defense: str) -> None:
-    """Weights and a card true of them; the registry loads it, frozen, with the classes of the data."""
+    """Weights and a card true of them; the registry loads it, frozen, with the classes of the
+    data."""
     out = tmp_path / defense
     result = json.loads(
         invoke("train", "--defense", defense, "--data", toy, *FAST, "--out", out, "--json")

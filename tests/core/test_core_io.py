@@ -89,7 +89,8 @@ def test_unreadable_images_name_the_file(tmp_path: Path, kind: str) -> None:
 
 
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
-    """An absent and an empty folder each name the remedy; images are found in subfolders, sorted."""
+    """An absent and an empty folder each name the remedy; images are found in subfolders,
+    sorted."""
     with pytest.raises(ImageError, match="no such"):
         list_images(tmp_path / "absent")
     with pytest.raises(ImageError, match="holds no image"):

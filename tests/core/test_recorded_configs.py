@@ -1,4 +1,5 @@
-"""Every activity's configuration: what a run records is read back as the very same configuration."""
+"""Every activity's configuration: what a run records is read back as the very same
+configuration."""
 
 from __future__ import annotations
 

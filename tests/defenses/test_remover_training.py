@@ -1,4 +1,5 @@
-"""Training of the patch remover's segmenter, in scripts/: its loss, and stickers moved against it."""
+"""Training of the patch remover's segmenter, in scripts/: its loss, and stickers moved against
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Stages whose arithmetic is ours beside the same stages on kornia's: they agree, and both replay."""
+"""Stages whose arithmetic is ours beside the same stages on kornia's: they agree, and both
+replay."""
 
 from __future__ import annotations
 

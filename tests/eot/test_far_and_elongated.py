@@ -1,4 +1,5 @@
-"""Signs seen from afar are blurred as their enlargement asks, and boxes that are far higher than wide
+"""Signs seen from afar are blurred as their enlargement asks, and boxes that are far higher than
+wide
 keep their patch in its place and size."""
 
 from __future__ import annotations

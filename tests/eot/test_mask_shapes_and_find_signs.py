@@ -41,7 +41,10 @@ def test_a_png_marks_by_alpha_and_an_svg_by_ink(tmp_path: Path) -> None:
     assert mask.shape == (1, 1, 32, 64)
     assert float(mask[..., :31].min()) == 1
     assert float(mask[..., 33:].max()) == 0
-    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10"><rect width="10" height="5"/></svg>'
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10">'
+        '<rect width="10" height="5"/></svg>'
+    )
     (tmp_path / "top.svg").write_text(svg)
     assert float(make_mask(str(tmp_path / "top.svg"), 50, 50).mean()) == pytest.approx(
         0.5, abs=0.02

@@ -1,4 +1,5 @@
-"""Stages from elsewhere: a user's class, kornia augmentations, any module; files and import paths."""
+"""Stages from elsewhere: a user's class, kornia augmentations, any module; files and import
+paths."""
 
 from __future__ import annotations
 
@@ -229,7 +230,8 @@ def test_before_place_a_stage_changes_the_patch_alone(patch: Tensor, scenes: Sce
 
 
 def test_what_is_no_pipeline_is_refused(patch: Tensor, scenes: SceneBatch) -> None:
-    """No Place, two of them, something that is no stage, another shape, an unknown place: errors."""
+    """No Place, two of them, something that is no stage, another shape, an unknown place:
+    errors."""
     place = Place(EotRanges())
     for stages in ([], [place, place]):
         with pytest.raises(OptionError, match="exactly one"):
@@ -313,7 +315,8 @@ def test_what_is_no_range_is_refused(text: str, named: str, tmp_path: Path) -> N
 def test_a_factory_gives_stages_or_a_pipeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """module:factory returns stages to append, or a pipeline to take; a preset's name its stages."""
+    """module:factory returns stages to append, or a pipeline to take; a preset's name its
+    stages."""
     (tmp_path / "listed_stages.py").write_text(
         "from torch import nn\n"
         "from physadv.eot import EotRanges, Pipeline, Place\n"

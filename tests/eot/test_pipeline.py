@@ -112,7 +112,8 @@ def test_lens_spreads_light_by_its_sigma() -> None:
 
 
 def test_motion_goes_along_its_angle() -> None:
-    """Motion of 6 px at 0 degrees spreads a point along its row only, with variance length^2 / 12."""
+    """Motion of 6 px at 0 degrees spreads a point along its row only, with variance length^2 /
+    12."""
     out = blur.blur_lens(_pulse(), torch.tensor([1.0]), torch.tensor([6.0]), torch.tensor([0.0]))[
         0, 0
     ]
@@ -134,7 +135,8 @@ def test_printer_keeps_grays_and_orders_light() -> None:
 
 
 def test_the_chain_replays_and_differs_between_draws(scenes: SceneBatch) -> None:
-    """The same generator gives the same picture, another one a different; pictures stay in [0, 1]."""
+    """The same generator gives the same picture, another one a different; pictures stay in [0,
+    1]."""
     patch, mask = torch.rand(1, 3, 24, 32), make_mask("rectangle", 240, 180, longest_px=32)
     place_at = Placement(240, 180, (0.0, 150.0))
 

@@ -91,7 +91,8 @@ def test_another_effect_moves_no_draw() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_renders_replays_and_passes_gradients(name: str) -> None:
-    """Each preset gives a picture in [0, 1], the same one for the same seed, and a finite gradient."""
+    """Each preset gives a picture in [0, 1], the same one for the same seed, and a finite
+    gradient."""
     ranges = eot_preset(name)
     scenes = scenes_for(ranges)
     patch = torch.rand(1, 3, 25, 32, generator=generator(0, "patch")).requires_grad_()
@@ -143,7 +144,8 @@ def test_equal_ends_switch_an_effect_off(name: str) -> None:
 
 
 def test_effects_can_be_left_out_by_name() -> None:
-    """without() switches every range of an effect off, and names the known effects for another one."""
+    """without() switches every range of an effect off, and names the known effects for another
+    one."""
     ranges = without(eot_preset("camera"), "blur", "codec")
     assert not any(ranges.acts(name) for effect in ("blur", "codec") for name in EFFECTS[effect])
     assert ranges.acts("full_well_e")

@@ -201,7 +201,8 @@ def test_sign_spot_finds_center_and_scale() -> None:
 
 
 def test_thin_plate_is_scipys() -> None:
-    """The bending field is scipy's thin-plate spline on the same control points, and meets these."""
+    """The bending field is scipy's thin-plate spline on the same control points, and meets
+    these."""
     shift = torch.randn(CONTROL, CONTROL, 2, dtype=DOUBLE, generator=generator(0, "plate"))
     steps = [torch.linspace(0, 1, n, dtype=DOUBLE) for n in (CONTROL, FIELD)]
     control, field = (
@@ -367,7 +368,8 @@ def test_tone_curve_keeps_black_gray_and_white() -> None:
 
 
 def test_cutout_is_gray_and_of_its_size() -> None:
-    """A cutout of 0.4 of the side turns 16 % of the texels gray, in the scenes that have one only."""
+    """A cutout of 0.4 of the side turns 16 % of the texels gray, in the scenes that have one
+    only."""
     draw = PatchPixels(
         one(1, 2), one(0, 2), one(0, 2), 0, torch.tensor([1.0, 0.0]), one(0.4, 2), one(0.5, 2, 2)
     )

@@ -50,7 +50,8 @@ def test_corners_return_their_homography(
 
 
 def test_distance_is_true_to_scale() -> None:
-    """A frontal 762 mm sign at 7.62 m under f = 1000 px is 100 px wide, centered where it is put."""
+    """A frontal 762 mm sign at 7.62 m under f = 1000 px is 100 px wide, centered where it is
+    put."""
     one, zero = torch.ones(1), torch.zeros(1)
     matrix = pose_homography(
         7620 * one, zero, zero, zero, focal_px=1000 * one, center_px=torch.tensor([[50.0, 60.0]])

@@ -80,6 +80,7 @@ def test_bounds_certify_exactly_what_the_margin_allows(colors: str, tmp_path: Pa
 def test_a_threat_that_a_method_cannot_certify_is_refused(
     colors: str, changes: dict[str, object], words: str
 ) -> None:
-    """Bounds need a radius in their norms, patch defenses bring their own, and methods have names."""
+    """Bounds need a radius in their norms, patch defenses bring their own, and methods have
+    names."""
     with pytest.raises(OptionError, match=words):
         CertificationTask.from_config(config(colors, **changes))

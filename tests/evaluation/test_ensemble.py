@@ -119,7 +119,8 @@ def test_the_verdict_is_about_the_images_returned() -> None:
 
 
 def test_each_stage_sees_only_what_is_whole() -> None:
-    """Stages get fewer and fewer samples, and the images of a stage belong to the samples it names."""
+    """Stages get fewer and fewer samples, and the images of a stage belong to the samples it
+    names."""
     model = Linear(4)
     images, labels = samples(model, 20)
     shown = [set(range(20))]

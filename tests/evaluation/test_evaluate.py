@@ -201,7 +201,8 @@ def test_targets_are_reached_or_not(net: nn.Sequential, labels: Tensor) -> None:
     ],
 )
 def test_unusable_data_are_refused(net: nn.Sequential, data: Any, error: type[Exception]) -> None:
-    """Wrong counts, no images, values out of range, wrong shapes, classes, types: one clear error."""
+    """Wrong counts, no images, values out of range, wrong shapes, classes, types: one clear
+    error."""
     with pytest.raises(error):
         evaluate(net, data)
 

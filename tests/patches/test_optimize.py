@@ -42,7 +42,8 @@ def test_the_best_patch_is_kept_when_later_ones_are_worse(
 def test_a_tie_is_broken_by_the_models_doubt(
     task: PatchTask,
 ) -> None:
-    """Two patches that win equally often are told apart by the confidence in the truth: the one nearer
+    """Two patches that win equally often are told apart by the confidence in the truth: the one
+    nearer
     to winning scores higher."""
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, *task.mask.shape[-2:])
     free = replace(task, appearance=PatchAppearance())

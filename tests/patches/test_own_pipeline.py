@@ -1,4 +1,5 @@
-"""A sticker through a pipeline or ranges of the user's own: made, recorded, verified with consent."""
+"""A sticker through a pipeline or ranges of the user's own: made, recorded, verified with
+consent."""
 
 from __future__ import annotations
 

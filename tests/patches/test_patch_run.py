@@ -72,7 +72,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(settings: PatchConfig, tmp_path:
 
 
 def test_a_bundle_verifies_and_a_false_card_does_not(settings: PatchConfig, tmp_path: Path) -> None:
-    """Measured again the success lies in the card's interval; a card that claims more is found out."""
+    """Measured again the success lies in the card's interval; a card that claims more is found
+    out."""
     bundle, _ = finished(settings, tmp_path / "out").finish()
     own = {"model": settings.model}
     assert verify_bundle(bundle, given=own).agrees
@@ -94,7 +95,8 @@ def test_a_bundle_verifies_and_a_false_card_does_not(settings: PatchConfig, tmp_
 def test_a_sticker_beyond_the_sign_is_refused(
     center: tuple[float, float], settings: PatchConfig, tmp_path: Path
 ) -> None:
-    """A placement that hangs over any edge of the sign, its center on it or not, names both sizes."""
+    """A placement that hangs over any edge of the sign, its center on it or not, names both
+    sizes."""
     with pytest.raises(GeometryError, match="beyond the sign"):
         PatchRun(replace(settings, center_mm=center), tmp_path / "out")
 

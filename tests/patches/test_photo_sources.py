@@ -37,12 +37,13 @@ class Colors(torch.nn.Module):
         return 30 * x.mean((2, 3))[:, self.order]
 
 class Cells(torch.nn.Module):
-    # One candidate a cell of a 4 x 4 grid; the score of "person" is how much redder it is than green.
+    # One candidate a cell of a 4 x 4 grid; "person" scores by how much redder it is than green.
     def forward(self, x):
         b, _, h, w = x.shape
         cells = torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(2)
         y, x0 = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
-        boxes = torch.stack([x0 * w / 4, y * h / 4, (x0 + 1) * w / 4, (y + 1) * h / 4], -1).view(1, 16, 4)
+        corners = [x0 * w / 4, y * h / 4, (x0 + 1) * w / 4, (y + 1) * h / 4]
+        boxes = torch.stack(corners, -1).view(1, 16, 4)
         score = torch.sigmoid(16 * (cells[:, 0] - cells[:, 1]) - 2)
         blue = torch.sigmoid(16 * (cells[:, 2] - cells[:, 1]) - 2)
         return Detections(boxes.expand(b, 16, 4), torch.stack([score, blue], 2))
@@ -55,7 +56,8 @@ def cells(): return as_model(Cells(), classes=["person", "blue"], input_size=64,
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Sixteen photos: red and green ones, a red square of one cell in the middle of each green one."""
+    """Sixteen photos: red and green ones, a red square of one cell in the middle of each green
+    one."""
     work_beside("small_models", MODELS, tmp_path, monkeypatch)
     folder, rng = tmp_path / "photos", numpy_generator(0, "photos")
     folder.mkdir()
@@ -161,7 +163,8 @@ def test_a_worn_patch_hides_what_the_detector_found(photos: Path, tmp_path: Path
 
 
 def test_boxes_can_be_given(photos: Path, tmp_path: Path) -> None:
-    """boxes.csv takes the place of the victim's own detections; a file that is not there is named."""
+    """boxes.csv takes the place of the victim's own detections; a file that is not there is
+    named."""
     (tmp_path / "b.csv").write_text("file,x0,y0,x1,y1\n01.png,16,16,32,32\n03.png,16,16,32,32\n")
     notes = " ".join(PatchTask.from_config(replace(WORN, boxes="b.csv")).scene_sources.notes)
     assert "boxes from b.csv" in notes

@@ -20,7 +20,8 @@ PHOTO = drawn_photo(120, 120, face_at(30, 30, 60))
 
 
 def test_an_array_and_its_file_are_cloaked_alike(tmp_path: Path) -> None:
-    """Same pixels, same name, same seed: same cloak; the original and the array stay as they were."""
+    """Same pixels, same name, same seed: same cloak; the original and the array stay as they
+    were."""
     file = tmp_path / "photo"
     Image.fromarray(PHOTO).save(file.with_suffix(".png"))
     file.with_suffix(".png").rename(file)

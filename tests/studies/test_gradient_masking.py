@@ -218,7 +218,8 @@ def test_bad_settings_are_refused() -> None:
 
 
 def test_the_thermometer_code_and_its_stand_in_agree() -> None:
-    """The code is 0 or 1, falls along its marks, has no slope; the stand-in is near it and has one."""
+    """The code is 0 or 1, falls along its marks, has no slope; the stand-in is near it and has
+    one."""
     x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
     code, soft = obfuscations.thermometer_code(x, 8), obfuscations.soft_thermometer_code(x, 8)
     assert code.shape == soft.shape == (2, 24, 8, 8)

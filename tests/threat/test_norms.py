@@ -21,7 +21,8 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 def clean_and_far(
     seed: int = 0, dtype: torch.dtype = torch.float32, shape: tuple[int, ...] = (6, 3, 8, 8)
 ) -> tuple[Tensor, Tensor]:
-    """Clean images with pixels on both ends of [0, 1], and points far outside the ball and the box."""
+    """Clean images with pixels on both ends of [0, 1], and points far outside the ball and the
+    box."""
     source = generator(seed, "projection")
     x0 = (
         (torch.rand(shape, generator=source, dtype=torch.float64) * 1.4 - 0.2).clamp(0, 1).to(dtype)
@@ -48,7 +49,8 @@ def test_inside_after_rounding(norm: Norm, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_inside_points_unchanged(norm: Norm) -> None:
-    """A point that is already allowed comes back bit for bit: nothing is pushed out to the sphere."""
+    """A point that is already allowed comes back bit for bit: nothing is pushed out to the
+    sphere."""
     x0, far = clean_and_far()
     inside = project_onto_ball(far, x0, EPS[norm] * 0.7, norm)
     assert torch.equal(project_onto_ball(inside, x0, EPS[norm], norm), inside)

@@ -194,7 +194,8 @@ def test_a_targeted_misclassification_leaves_nothing_of_the_true_class() -> None
 
 
 def test_the_ink_palette_spans_black_to_white_and_shrinks_colors_toward_gray() -> None:
-    """Its ends are the darkest and lightest value given, its primaries keep 0.85 of their chroma."""
+    """Its ends are the darkest and lightest value given, its primaries keep 0.85 of their
+    chroma."""
     palette = ink_palette(2, black=0.2, white=0.9)
     assert palette.shape == (8, 3)
     assert palette[0].tolist() == pytest.approx([0.2, 0.2, 0.2])

@@ -168,7 +168,8 @@ def test_regularizers_are_zero_where_nothing_is_wrong() -> None:
 
 
 def test_on_batch_is_the_net_in_train_mode() -> None:
-    """Residual blocks included: logits of the graph are those of the module with batch statistics."""
+    """Residual blocks included: logits of the graph are those of the module with batch
+    statistics."""
     net = seed_all(lambda: build_network("signnet", channels=3, side=64, classes=5), 2)
     images = torch.rand((4, 3, 64, 64), generator=generator(0, "res"))
     graph, logits = set_batch_statistics(trace_graph(net, (3, 64, 64)), images)
@@ -225,7 +226,10 @@ def test_robust_cross_entropy_of_margins_is_that_of_the_logits() -> None:
 def test_every_defense_has_its_name_and_refuses_what_it_does_not_know() -> None:
     """All of the classic line are made by name; foreign settings and names are OptionErrors that
     say what there is."""
-    asked = "standard fgsm pgd free fast trades gradient-penalty gaussian smoothadv ibp crown-ibp polytope patch masked"
+    asked = (
+        "standard fgsm pgd free fast trades gradient-penalty gaussian smoothadv ibp crown-ibp "
+        "polytope patch masked"
+    )
     assert set(DEFENSES) == set(asked.split())
     for name in DEFENSES:
         assert method_by_name(name, {"eps": 0.1, "norm": None}).settings()["defence"] == (

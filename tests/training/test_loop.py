@@ -125,7 +125,8 @@ class Seen(TrainingMethod):
 
 
 def test_a_defense_is_the_part_that_differs() -> None:
-    """It receives the net in train mode, the step and a generator of the step's own; its metrics come
+    """It receives the net in train mode, the step and a generator of the step's own; its metrics
+    come
     out of the loop."""
     defense = Seen()
     steps = list(

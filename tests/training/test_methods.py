@@ -104,7 +104,8 @@ def test_gradient_penalty_on_a_linear_net() -> None:
 
 
 def test_free_with_one_replay_trains_on_the_change_the_last_batch_left() -> None:
-    """Its first step is the standard one; its second starts at the first one's sign step, within eps."""
+    """Its first step is the standard one; its second starts at the first one's sign step, within
+    eps."""
     net, images, labels = linear_batch(4)
     free = FreeTraining(0.05, replays=1)
     first, _ = free.loss(net, images, labels, at(0))

@@ -100,7 +100,8 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
 
 
 def striped(count: int, *path: str) -> tuple[Tensor, Tensor]:
-    """Two classes that differ by a spot in the middle, bright or dark, and by faint stripes all over,
+    """Two classes that differ by a spot in the middle, bright or dark, and by faint stripes all
+    over,
     across or down."""
     draw = generator(0, *path)
     labels = torch.randint(0, 2, (count,), generator=draw)

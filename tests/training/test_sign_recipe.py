@@ -72,7 +72,8 @@ def photos() -> BackgroundPhotos:
 
 
 def test_batches_are_balanced_repeatable_and_in_range(toy: Path, photos: BackgroundPhotos) -> None:
-    """Step and seed decide a batch; classes come in the mix's shares and only those that have data."""
+    """Step and seed decide a batch; classes come in the mix's shares and only those that have
+    data."""
     canvases = sign_canvases(read_dataset(toy))
     batches = SignBatches(canvases, photos, size=256, mix=BatchMix(background=0.25, stop=0.25))
     images, labels = batches(5)
@@ -187,7 +188,8 @@ def test_predict_resizes_as_the_net_does() -> None:
 
 
 def test_material_is_divided_by_track_and_photo(toy: Path, tmp_path: Path) -> None:
-    """No track is on both sides; a fifth of the photos is held out; data without boxes is refused."""
+    """No track is on both sides; a fifth of the photos is held out; data without boxes is
+    refused."""
     for i in range(10):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((30, 30, 3), i, np.uint8))
     material = load_sign_data(SignRecipe(toy, (tmp_path,)))

@@ -232,7 +232,8 @@ def load_embedders(
     """Load face embedders, or all whose weights are at hand.
 
     Args:
-        names: Names or descriptor files; embedders that are loaded already pass through. Without any,
+        names: Names or descriptor files; embedders that are loaded already pass through. Without
+        any,
             all at hand and those that ``weights`` names.
         weights: Weights files by the name of their embedder.
         device: Torch device, or "auto".
