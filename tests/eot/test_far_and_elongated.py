@@ -134,7 +134,7 @@ def test_objects_that_a_closer_view_cuts_carry_no_patch() -> None:
     source = OnObjects([photo], PatchPose(100, 100), most=3)
     rng = numpy_generator(5, "cut")
     for _ in range(60):
-        _, shown = source._shown(photo, SceneSize(96, True), rng)
+        _, shown = source._draw_view(photo, SceneSize(96, True), rng)
         for box in shown:
             inside = np.minimum(box[2:], 96) - np.maximum(box[:2], 0)
             assert inside.prod() > 0.8 * (box[2:] - box[:2]).prod()

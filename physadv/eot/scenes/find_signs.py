@@ -63,7 +63,7 @@ def read_boxes(path: Path) -> dict[str, list[Corners]]:
                 corners = box_corners(*(float(row[key]) for key in ("x0", "y0", "x1", "y1")))
             except (TypeError, ValueError) as error:
                 raise DataError(
-                    f"'{path}' line {number}", "x0, y0, x1, y1 must be numbers", "Correct the line"
+                    f"'{path}:{number}'", "x0, y0, x1, y1 must be numbers", "Correct the line"
                 ) from error
             boxes.setdefault(row["file"], []).append(corners)
     return boxes
