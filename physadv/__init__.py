@@ -22,6 +22,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from physadv import attacks as attacks
+    from physadv import eot as eot
     from physadv.attacks.attack_result import AttackResult as AttackResult
     from physadv.attacks.auto_pgd import apgd as apgd
     from physadv.attacks.gradient import fgsm as fgsm
@@ -106,7 +107,7 @@ _HOMES = {
     "render_patch": "patches.make_patch",
     "square_attack": "attacks.score_based",
 }
-_ROOMS = ("attacks", "check")
+_ROOMS = ("attacks", "check", "eot")
 """Packages that are exported themselves; ``check`` can be called."""
 __all__ = ["__version__", *sorted([*_HOMES, *_ROOMS])]
 

@@ -55,6 +55,7 @@ EXPORTS = [
     "certify_smoothing",
     "check",
     "cloak_photo",
+    "eot",
     "eot_preset",
     "evaluate",
     "fgsm",
@@ -75,7 +76,7 @@ def exported() -> list[tuple[str, Any]]:
     for module in (physadv, attacks):
         for name in module.__all__:
             value = getattr(module, name)
-            if not isinstance(value, str) and value is not attacks:
+            if not isinstance(value, str) and value not in (attacks, eot):
                 found[f"{module.__name__}.{name}"] = value
     return list({id(value): (name, value) for name, value in reversed(found.items())}.values())
 

@@ -233,10 +233,10 @@ def _checked_images(images: ImagesLike, model: Callable[[Tensor], Tensor]) -> Te
     owners = (getattr(model, name, tuple) for name in ("parameters", "buffers"))
     home = next((tensor.device for owner in owners for tensor in owner()), None)
     pixels = as_float_images(images, home).detach()
-    if not len(pixels) or pixels.ndim < 2 or not pixels.is_floating_point():
+    if not len(pixels) or pixels.ndim not in (2, 4) or not pixels.is_floating_point():
         raise ImageError(
             f"Images of shape {tuple(pixels.shape)} and type {pixels.dtype}",
-            "At least one image (b, c, h, w) of floats is needed",
+            "At least one image (b, c, h, w), or vector (b, n), of floats is needed",
             "Add a batch axis, and divide 8-bit images by 255",
         )
     low, high = float(pixels.min()), float(pixels.max())

@@ -30,3 +30,13 @@ def bundle_folder(name: Path) -> Path:
     """Return the folder ``name``, or else that of the ready-made bundle of this name."""
     own = patches_dir() / name.name
     return own if not name.exists() and len(name.parts) == 1 and own.is_dir() else name
+
+
+def ready_made_bundles() -> list[str]:
+    """Return the names of the ready-made patch bundles.
+
+    Example:
+        >>> "stop-sticker-signs-v1" in ready_made_bundles()
+        True
+    """
+    return sorted(card.parent.name for card in patches_dir().glob("*/card.toml"))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from physadv.eot.ranges import EotRanges as EotRanges
     from physadv.eot.ranges import without as without
     from physadv.eot.sampling import DrawStream as DrawStream
+    from physadv.eot.sampling import draw_uniform as draw_uniform
+    from physadv.eot.scenes.scene_batch import SceneBatch as SceneBatch
     from physadv.eot.stage import Range as Range
     from physadv.eot.stage import Stage as Stage
     from physadv.eot.stage import StageRanges as StageRanges
@@ -68,6 +70,7 @@ _HOMES = {
     "Printer": "transforms.printer",
     "Range": "stage",
     "RawSensor": "transforms.sensor",
+    "SceneBatch": "scenes.scene_batch",
     "SceneLight": "transforms.light",
     "Sharpening": "transforms.sharpening",
     "Stage": "stage",
@@ -75,6 +78,7 @@ _HOMES = {
     "StickerBend": "transforms.bend",
     "Tone": "transforms.tone",
     "ToneCurve": "transforms.tone_curve",
+    "draw_uniform": "sampling",
     "eot_preset": "presets",
     "pipeline_from": "presets",
     "ranges_from_toml": "presets",

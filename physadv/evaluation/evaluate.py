@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -15,7 +17,7 @@ from physadv.attacks._classifier_step import Classifier
 from physadv.attacks._fused_model import Speed
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.obfuscated import expectation_model
-from physadv.core.errors import ModelError, OptionError
+from physadv.core.errors import DataError, ImageError, ModelError, OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.datasets import ImageDataset
@@ -35,6 +37,14 @@ from physadv.threat.parsing import NormLike, format_eps, parse_eps, parse_threat
 
 OwnAttack = Callable[[Classifier, Tensor, Tensor], AttackResult | Tensor]
 """(model, images, labels) -> adversarial images, or an AttackResult that holds them."""
+_FUNCTION_NAMES = {
+    "square_attack": "square",
+    "mi_fgsm": "mifgsm",
+    "cw_l2": "cw",
+    "gradient_ascent": "ascent",
+    "universal_perturbation": "universal",
+}
+"""Names of functions in :mod:`physadv.attacks` that have a shorter one on the command line."""
 _SPEEDS: tuple[Speed, ...] = ("plain", "fold", "bf16")
 
 
@@ -213,7 +223,9 @@ def evaluate(
             a torch Dataset; floats in [0, 1] or uint8.
         threat: a norm and a radius: ``"linf:8/255"``, ``"L2:0.5"``, ``("inf", 0.03)``, an LpBall.
         attack: an attack's name, a function (model, images, labels) -> adversarial images, or a
-            sequence of these, run one after the other; None is the whole ensemble.
+            sequence of these, run one after the other; None is the whole ensemble. Images of a
+            function are projected onto the threat before they are evaluated; bind settings of its
+            own with ``functools.partial``. A resumed run tells functions apart by their code.
         out: a folder that records the run and that an interrupted run resumes from.
         save: a folder for the adversarial images as PNG; makes every image 8-bit legal.
         on_progress: called after each stage of each batch with an EvaluationProgress.
@@ -333,6 +345,7 @@ def prepare_evaluation(
     samples = open_samples(data, loaded.card, split=split, limit=limit, seed=seed)
     if target is not None:
         samples = samples.without(loaded.card.class_index(target))
+    _check_label_range(loaded, samples)
 
     radii = curve_radii(curve, ball.norm, ball.eps)
     names = _attack_names(attack)
@@ -359,6 +372,7 @@ def prepare_evaluation(
     identity = {
         "curve": radii,
         "attack": names,
+        "attack_code": _attack_code(attack),
         "steps": steps,
         "restarts": restarts,
         "loss": loss,
@@ -410,6 +424,22 @@ def curve_radii(curve: str | Sequence[float], norm: NormLike, eps: float) -> tup
         radii = [parse_eps(radius, norm) for radius in curve]
     largest = 1.0 if parse_threat((norm, eps))[0] == "linf" else float("inf")
     return tuple(sorted({radius for radius in radii if 0 < radius <= largest and radius != eps}))
+
+
+@torch.no_grad()
+def _check_label_range(model: LoadedModel, samples: SampleSource) -> None:
+    """Refuse labels that the model has no logit for. A model without a card says so only now."""
+    if model.card.classes or not len(samples):
+        return
+    with torch.random.fork_rng():
+        logits = model(samples.images([0]).to(_device_of(model)))
+    highest = max(samples.labels)
+    if isinstance(logits, Tensor) and logits.ndim == 2 and highest >= logits.shape[1]:
+        raise DataError(
+            f"Label {highest}",
+            f"{model.card.name} has {logits.shape[1]} classes, numbered from 0",
+            "Number the classes as the model does",
+        )
 
 
 def _ball_of(threat: str | tuple[NormLike, str | float] | LpBall, *, eight_bit: bool) -> LpBall:
@@ -484,7 +514,8 @@ def _plan_of(
     stages: list[AttackStage] = []
     for one in attacks:
         if isinstance(one, str):
-            stages.append(attack_by_name(one, ball.norm, settings, targeted=targeted))
+            name = _FUNCTION_NAMES.get(one, one)
+            stages.append(attack_by_name(name, ball.norm, settings, targeted=targeted))
         elif callable(one):
             stages.append(_own_stage(one))
         else:
@@ -494,7 +525,13 @@ def _plan_of(
                 "see physadv.attacks",
             )
 
-    return tuple(stages)
+    # Rows and progress know a stage by its name, so no two may share one.
+    named: list[AttackStage] = []
+    for stage in stages:
+        earlier = sum(stage.name == other.name for other in stages[: len(named)])
+        name = stage.name if not earlier else f"{stage.name}#{earlier + 1}"
+        named.append(replace(stage, name=name))
+    return tuple(named)
 
 
 def _own_stage(attack: OwnAttack) -> AttackStage:
@@ -503,6 +540,18 @@ def _own_stage(attack: OwnAttack) -> AttackStage:
     def run(case: StageInput) -> AttackResult:
         answer = attack(case.model, case.images, case.labels)
         images = answer.images if isinstance(answer, AttackResult) else answer
+        if not isinstance(images, Tensor):
+            raise OptionError(
+                f"The attack returned {type(images).__name__}",
+                "A tensor of images or an AttackResult is needed",
+                "Return one adversarial image for each given",
+            )
+        if not bool(torch.isfinite(images).all()):
+            raise ImageError(
+                "The attack returned NaN or infinity",
+                "Finite images are needed, since NaN would count as a break",
+                "Check the gradients of the attack",
+            )
         if images.shape != case.images.shape:
             raise OptionError(
                 f"the attack returned images of shape {tuple(images.shape)}",
@@ -523,6 +572,20 @@ def _attack_names(attack: str | OwnAttack | Sequence[str | OwnAttack] | None) ->
         return ""
     attacks = attack if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]
     return ", ".join(one if isinstance(one, str) else _function_name(one) for one in attacks)
+
+
+def _attack_code(attack: str | OwnAttack | Sequence[str | OwnAttack] | None) -> str | None:
+    """A digest of the code and bound settings of functions among the attacks; None without any."""
+    attacks = attack if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]
+    digest = hashlib.sha256()
+    functions = [one for one in attacks if callable(one)]
+    for one in functions:
+        inner = getattr(one, "func", one)
+        code = getattr(inner, "__code__", None)
+        bound = (getattr(one, "args", ()), sorted(getattr(one, "keywords", {}).items()))
+        parts = (inner, bound) if code is None else (code.co_code, code.co_consts, bound)
+        digest.update(re.sub(r"0x[0-9a-f]+", "", repr(parts)).encode())
+    return digest.hexdigest()[:16] if functions else None
 
 
 def _function_name(attack: Any) -> str:

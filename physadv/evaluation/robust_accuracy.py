@@ -165,7 +165,7 @@ class Evaluation:
         if left:
             images, labels = self._load(left)
             for verdict in self._verdicts(ledger, ball, plan, number, left, images, labels):
-                last = verdict.stage == names[-1]
+                last = verdict.stage == names[-1]  # names are unique, see prepare_evaluation
                 rows = [
                     self._row(left, images, labels, verdict, i, ball)
                     for i in _finished(verdict, last)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from physadv.core.errors import BundleError, GeometryError
 from physadv.core.image_io import Array, read_rgba, save_png, to_tensor, to_uint8
-from physadv.core.package_data import bundle_folder
+from physadv.core.package_data import bundle_folder, ready_made_bundles
 from physadv.core.rows import Row
 from physadv.core.tables import parse_table
 
@@ -254,7 +254,8 @@ def read_bundle(name_or_path: str | Path) -> PatchBundle:
             raise BundleError(
                 f"{root}: {file} is missing",
                 "A bundle has a card, a patch and a mask",
-                "Name a folder made by `physadv patch`",
+                "Name a folder made by `physadv patch`, or one of "
+                f"{', '.join(ready_made_bundles())}",
             )
 
     text = (root / CARD).read_text(encoding="utf-8", errors="replace")

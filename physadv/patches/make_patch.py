@@ -133,11 +133,12 @@ def render_patch(
     pixels, shape = _pixels_of(patch, mask)
     scenes = _images_of(images).to(pixels)
     quads = torch.as_tensor(np.asarray(corners, dtype=np.float32)).to(pixels)
-    quads = quads.expand(len(scenes), 4, 2) if quads.ndim == 2 else quads
+    if quads.shape == (4, 2):
+        quads = quads.expand(len(scenes), 4, 2)
     if quads.shape != (len(scenes), 4, 2) or not bool((_areas(quads) > 1e-6).all()):
         raise GeometryError(
             f"Corners of shape {tuple(np.shape(corners))} for {len(scenes)} images",
-            "Four points with an area between them are needed, for each image or for all",
+            "Four points that do not cross are needed, for each image or for all",
             "Give (4, 2) or (b, 4, 2) in px, in order round the patch",
         )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from physadv.core.errors import ImageError, OptionError
 from physadv.threat import norms
 from physadv.threat.norms import Norm
+from physadv.threat.parsing import parse_eps
 
 
 class AttackConstraint(Protocol):
@@ -37,7 +38,7 @@ class LpBall:
 
     Args:
         norm: "linf", "l2" or "l1", in any spelling.
-        eps: Radius of the ball, at least 0, in units of [0, 1].
+        eps: Radius of the ball, at least 0, in units of [0, 1]: a number or text such as "8/255".
         levels: Restrict images to the grid k / levels as well (255 for 8 bits).
 
     Raises:
@@ -58,6 +59,9 @@ class LpBall:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", norms.parse_norm(self.norm))
+        stated: object = self.eps
+        if isinstance(stated, str):
+            object.__setattr__(self, "eps", parse_eps(stated, self.norm))
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise OptionError(
                 f"eps {self.eps}",

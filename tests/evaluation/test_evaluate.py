@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from physadv.attacks import pgd
 from physadv.core.errors import DataError, ImageError, ModelError, OptionError
 from physadv.core.random_streams import generator
 from physadv.evaluation.evaluate import curve_radii, evaluate, prepare_evaluation
@@ -225,3 +227,59 @@ def test_radii_of_a_curve() -> None:
     assert curve_radii("2/255,1/255", "linf", 2 / 255) == (1 / 255,)
     assert curve_radii("auto", "Linf", 0.8) == (0.2, 0.4)
     assert curve_radii([3, 0, 1], 2, 1.0) == (3.0,)
+
+
+def test_two_attacks_of_one_name_are_two_stages() -> None:
+    """Functions that share a name both count: what the second breaks is broken."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    images = torch.rand(24, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    weak, strong = partial(pgd, eps=1e-4), partial(pgd, eps=0.2)
+    both = evaluate(model, (images, labels), "linf:0.2", attack=[weak, strong])
+    alone = evaluate(model, (images, labels), "linf:0.2", attack=strong)
+    assert both.robust_accuracy == alone.robust_accuracy
+    assert set(both.broken_by) == {"pgd", "pgd#2"}
+
+
+def test_an_own_attack_that_returns_no_images_is_refused() -> None:
+    """NaN would count as a break; None and another shape are named."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    images, labels = torch.rand(4, 3, 4, 4), torch.tensor([0, 1, 2, 0])
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    for answer, error in (
+        (lambda m, x, y: x * float("nan"), ImageError),
+        (lambda m, x, y: None, OptionError),
+        (lambda m, x, y: x[:1], OptionError),
+    ):
+        with pytest.raises(error):
+            evaluate(model, (images, labels), "linf:0.1", attack=answer)  # type: ignore[arg-type]
+
+
+def test_labels_that_the_model_lacks_are_one_of_our_errors() -> None:
+    """A module without class names has as many classes as logits."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    with pytest.raises(DataError, match="3 classes"):
+        evaluate(model, (torch.rand(2, 3, 4, 4), torch.tensor([0, 5])), "linf:0.1")
+
+
+def test_a_run_belongs_to_the_code_of_its_own_attack(tmp_path: Path) -> None:
+    """The same folder with another function of the same name is refused; the same one resumes."""
+
+    def first(model: Any, images: Tensor, labels: Tensor) -> Tensor:
+        return images
+
+    def second(model: Any, images: Tensor, labels: Tensor) -> Tensor:
+        return (images + 0.1).clamp(0, 1)
+
+    second.__name__ = "first"
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    with torch.no_grad():
+        model[1].weight.fill_(0.01)
+        model[1].bias.copy_(torch.tensor([0.1, 0.0, 0.0]))
+    data = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(1)), [0, 0, 0, 0]
+    evaluate(model, data, "linf:0.1", attack=first, out=tmp_path / "run")
+    evaluate(model, data, "linf:0.1", attack=first, out=tmp_path / "run")
+    with pytest.raises(OptionError):
+        evaluate(model, data, "linf:0.1", attack=second, out=tmp_path / "run")

@@ -48,3 +48,10 @@ def test_masked(norm: Norm) -> None:
         assert not torch.equal(y[..., :2], x0[..., :2])
         assert (constraint.violation(y, x0) == 0).all()
     assert (constraint.violation(x, x0) > 0).all()
+
+
+def test_a_radius_may_be_written_as_people_write_it() -> None:
+    """Text is the number; a count of 255ths without its /255 is refused."""
+    assert LpBall("Linf", "8/255") == LpBall("linf", 8 / 255)  # type: ignore[arg-type]
+    with pytest.raises(OptionError):
+        LpBall("linf", "8")  # type: ignore[arg-type]

@@ -57,7 +57,7 @@ def margin_forms(labels: Tensor, classes: int, dtype: torch.dtype = torch.float3
     """
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise OptionError(
-            f"label {int(labels.max())}",
+            f"label {int(labels.min() if int(labels.min()) < 0 else labels.max())}",
             f"the model has {classes} classes",
             "Check that model and data belong together",
         )
