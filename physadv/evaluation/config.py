@@ -107,7 +107,7 @@ class AttackConfig(SampleConfig):
     ] = False
     target: Annotated[
         str | None,
-        ConfigField("Target class, by name or number.", "Attack", metavar="CLASS"),
+        ConfigField(shared.TARGET_HELP, "Attack", metavar="CLASS"),
     ] = None
     surrogate: Annotated[
         tuple[str, ...],

@@ -313,7 +313,7 @@ def test_a_folder_of_another_run_is_refused(place: Path) -> None:
     )
     done = physadv(place, *EVALUATE, "--out", "run", "--limit", "4", "--curve", "none")
     assert done.returncode == 1
-    assert "name another --out" in done.stderr
+    assert "Name another --out" in done.stderr
 
 
 @pytest.mark.parametrize(
