@@ -149,6 +149,6 @@ def open_file_source(path: Path) -> FileSource:
 
 
 def _is_litter(name: str) -> bool:
-    """What archivers of desktops leave behind."""
+    """Return whether ``name`` is a hidden file or one that desktop archivers add."""
     parts = PurePosixPath(name).parts
     return "__MACOSX" in parts or any(p.startswith(".") for p in parts)

@@ -56,8 +56,7 @@ def read_folders(source: FileSource, split: str | None) -> ImageDataset:
 
 
 def _class_depth(paths: list[PurePosixPath], source: FileSource) -> int:
-    """How many folders lie above the class folders: common ones, then at most one that names a
-    part."""
+    """Count the folders above the class folders: common ones, then at most one of a split."""
     shallow = min(len(p.parts) for p in paths)
     depth = 0
     while depth < shallow - 2 and len({p.parts[depth] for p in paths}) == 1:

@@ -92,7 +92,7 @@ def checked_logits(model: Model, images: Tensor) -> Tensor:
 
 
 def check_images(images: Tensor) -> Iterator[Finding]:
-    """Are the images in [0, 1], and not of the range 0..1/255?"""
+    """Report ``images`` that leave [0, 1], or that were divided by 255 twice."""
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
         yield Finding(
@@ -153,7 +153,7 @@ def check_random(first: Tensor, second: Tensor) -> Iterator[Finding]:
 
 
 def check_mode(model: Model) -> Iterator[Finding]:
-    """Is a part of the model in training mode?"""
+    """Report layers of ``model`` that are in training mode."""
     if isinstance(model, nn.Module):
         kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
         active = sum(part.training for part in model.modules() if isinstance(part, kinds))
@@ -212,7 +212,7 @@ def check_gradients(
 
 
 def _slope(loss: Tensor, leaf: Tensor) -> Tensor | None:
-    """Gradient of the summed loss with respect to the images, None where there is no path."""
+    """Return the gradient of the summed loss at the images, None where there is no path."""
     if not loss.requires_grad:
         return None
     return torch.autograd.grad(loss.sum(), leaf, retain_graph=True, allow_unused=True)[0]

@@ -1,1 +1,1 @@
-"""What the attacker may do and wants: projections, constraints, objectives, criteria."""
+"""Threat models: norms, projections, constraints, losses, success criteria and patch goals."""

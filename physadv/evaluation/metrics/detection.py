@@ -181,7 +181,7 @@ def scene_rows(
 
 
 def count_added(found: DetectedBoxes, clean: DetectedBoxes) -> int:
-    """How many boxes of ``found`` match none of the same class in ``clean``."""
+    """Count the boxes of ``found`` that match none of the same class in ``clean``."""
     same = found.labels[:, None] == clean.labels[None]
     return (
         int((~((box_iou(found.boxes, clean.boxes) >= MATCH_IOU) & same).any(1)).sum())
