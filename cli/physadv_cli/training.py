@@ -38,6 +38,10 @@ def watch(run: Iterator[TrainingStep], *, judged: bool = False) -> bool:
                         f"step {step.number}: overfitted to its attack; put back, and attacked "
                         "harder now"
                     )
+                if "guard_exhausted" in step.metrics:
+                    console.print(
+                        f"step {step.number}: overfitted to its strongest attack; use --defense pgd"
+                    )
                 if judged and step.ends_epoch:
                     console.print(f"epoch {step.epoch:3d}  loss {loss:.3f}  {_rates(step.metrics)}")
     except KeyboardInterrupt:

@@ -209,6 +209,90 @@ def test_the_guard_leaves_a_sound_run_alone() -> None:
     assert net.training
 
 
+class Plateau(nn.Module):
+    """Constructed: with ``hidden`` above 0 no gradient at the images themselves, but wrong beyond a
+    change of 0.02; otherwise right over the whole ball."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class 0 for an image of 0.5; further away class 1, where ``hidden`` allows it."""
+        away = (x.flatten(1).mean(1) - 0.5).abs()
+        margin = 0.1 - F.relu(away - 0.02) * 20 * self.hidden.clamp_min(0)
+        return torch.stack([margin, -margin], 1) + 0 * self.hidden
+
+
+def test_the_guard_sees_a_collapse_before_its_first_sound_check() -> None:
+    """All right under FGSM and few under PGD is a collapse, whatever came before: the net gets its
+    first weights back."""
+    fast, net = FastTraining(0.2, every=4), Plateau()
+    images, labels = torch.full((32, 1, 1, 1), 0.5), torch.zeros(32, dtype=torch.long)
+    schedule = TrainingSchedule(1, 6, lr=1e-6, precision="fp32")
+    seen = []
+    for step in train_model(net, lambda _: (images, labels), schedule, defense=fast):
+        seen.append(dict(step.metrics))
+        if step.number == 2:
+            with torch.no_grad():
+                net.hidden.fill_(1.0)
+
+    assert [i for i, metrics in enumerate(seen) if "guard_fired" in metrics] == [4]
+    assert seen[4]["held_robust"] < 0.5
+    assert seen[4]["held_robust"] + seen[4]["held_gap"] == 1.0
+    assert float(net.hidden) == pytest.approx(-1.0, abs=1e-3)
+    assert fast.strength == 2
+
+
+class Sliding(nn.Module):
+    """Constructed: the share of images that are right is the one number of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class 0 where the image is below ``share``, by a margin that no attack passes."""
+        margin = torch.where(x.flatten(1).mean(1) < self.share, 1.0, -1.0) + 0 * x.sum()
+        return torch.stack([margin, -margin], 1) + 0 * self.share
+
+
+def test_the_guard_compares_with_the_best_so_far_and_not_with_the_last_check() -> None:
+    """A slide by 10 points a check fires once it is more than 20 points below the best."""
+    fast, net = FastTraining(1e-4, every=2), Sliding()
+    images = ((torch.arange(20) + 0.5) / 20).view(20, 1, 1, 1)
+    labels = torch.zeros(20, dtype=torch.long)
+    schedule = TrainingSchedule(1, 9, lr=1e-6, precision="fp32")
+    seen = []
+    for step in train_model(net, lambda _: (images, labels), schedule, defense=fast):
+        seen.append(dict(step.metrics))
+        if step.number % 2 == 0:
+            with torch.no_grad():
+                net.share.sub_(0.1)
+
+    checked = [metrics["held_robust"] for metrics in seen if "held_robust" in metrics]
+    assert checked[:3] == pytest.approx([0.9, 0.8, 0.7])
+    assert [i for i, metrics in enumerate(seen) if "guard_fired" in metrics] == [8]
+
+
+def test_the_guard_at_full_strength_reports_and_restores_no_more() -> None:
+    """A run that collapses under the strongest training attack too still comes to its end."""
+    fast, net = FastTraining(0.1, every=2), Fragile()
+    fast.strength = 8
+    seen = []
+    for step in train_model(
+        net, fragile_batch, TrainingSchedule(1, 8, lr=1e-6, precision="fp32"), defense=fast
+    ):
+        seen.append(dict(step.metrics))
+        if step.number == 4:
+            with torch.no_grad():
+                net.gain.fill_(-1.0)
+
+    assert not any("guard_fired" in metrics for metrics in seen)
+    assert [i for i, metrics in enumerate(seen) if "guard_exhausted" in metrics] == [4, 6, 7]
+    assert float(net.gain) == pytest.approx(-1.0, abs=1e-3)
+
+
 def test_gaussian_is_the_loss_under_its_noise() -> None:
     """The same generator gives the same noise, not clipped."""
     net, images, labels = linear_batch(4)
