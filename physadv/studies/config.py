@@ -55,6 +55,15 @@ class MaskingConfig(Config):
         int,
         ConfigField("Queries of the black-box attack for each image; 0: none.", "Attack", least=0),
     ] = 1000
+    rounds: Annotated[
+        int,
+        ConfigField(
+            "Largest number of rounds that attack what is left, each with twice the steps, queries "
+            "and seeds; they end with one that breaks nothing.",
+            "Attack",
+            least=0,
+        ),
+    ] = 3
     quick: Annotated[
         bool, ConfigField("A few images, steps and queries, to see that it runs.", "Run")
     ] = False
@@ -88,6 +97,7 @@ class MaskingConfig(Config):
             limit=min(self.limit or 20, 20),
             attack_steps=5,
             queries=min(self.queries, 20),
+            rounds=min(self.rounds, 1),
             train_images=min(self.train_images, 512),
             epochs=1,
             quick=False,
@@ -102,6 +112,7 @@ class MaskingConfig(Config):
             "images": config.limit,
             "steps": config.attack_steps,
             "queries": config.queries,
+            "rounds": config.rounds,
             "train": config.train_images,
             "epochs": config.epochs,
             "seed": config.seed,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,10 +16,12 @@ from physadv.studies.gradient_masking.asymmetric_training import (
     acceptance_threshold,
     joint_loss_attack,
 )
+from physadv.studies.gradient_masking.escalation import escalate_attacks, is_settled
 from physadv.studies.gradient_masking.gallery import (
     MaskedDefense,
     asymmetric_defense,
     attack_defense,
+    black_box_images,
     correct_verdicts,
     masked_defenses,
     measure_masking,
@@ -298,3 +302,72 @@ def test_the_black_box_needs_no_gradient(shown: dict[str, MaskedDefense]) -> Non
         found = attack_defense(shown[name], *data(6, 5), eps=EPS, steps=2, queries=300)
         assert found.black_box is not None
         assert found.black_box.sum() <= 2
+
+
+class Peephole(nn.Module):
+    """Constructed: right everywhere but near one corner of the ball; no slope leads there."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class 1 where all four pixels are within ``width`` of 0.7, 0.3, 0.3, 0.7."""
+        corner = torch.tensor([0.7, 0.3, 0.3, 0.7])
+        near = ((x.flatten(1) - corner).abs() < self.width).all(1).float() + 0 * x.sum((1, 2, 3))
+        return torch.stack([1 - near, near], 1)
+
+
+def test_rounds_go_on_until_twice_the_effort_breaks_nothing_more() -> None:
+    """What one round leaves is attacked with twice the queries and seeds, and the record says where
+    it stopped."""
+    images, labels = torch.full((40, 1, 2, 2), 0.5), torch.zeros(40, dtype=torch.long)
+    net = Peephole(0.15)
+    defense = MaskedDefense("peephole", "", "a flat loss", "none needed", net, net)
+    left, rounds = escalate_attacks(
+        defense,
+        images,
+        labels,
+        torch.ones(40, dtype=torch.bool),
+        eps=0.2,
+        steps=1,
+        queries=1,
+        rounds=4,
+    )
+
+    assert len(rounds) > 1
+    assert [(r.queries, r.seeds) for r in rounds] == [
+        (2**k, 2**k) for k in range(1, len(rounds) + 1)
+    ]
+    assert all(r.broken > 0 for r in rounds[:-1])
+    assert int(left.sum()) == 40 - sum(r.broken for r in rounds)
+    assert [r.attacked for r in rounds[1:]] == [r.attacked - r.broken for r in rounds[:-1]]
+
+
+def test_a_net_that_is_right_everywhere_costs_one_round() -> None:
+    """A round that breaks nothing is the last one; the images are as they were."""
+    images, labels = torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.long)
+    net = Peephole(-1.0)
+    defense = MaskedDefense("wall", "", "nothing", "none needed", net, net)
+    every = torch.ones(3, dtype=torch.bool)
+    options: dict[str, Any] = {"eps": 0.2, "steps": 2, "queries": 4, "rounds": 3}
+    left, rounds = escalate_attacks(defense, images, labels, every, **options)
+    assert left.all()
+    assert [(r.seeds, r.attacked, r.broken) for r in rounds] == [(2, 3, 0)]
+    assert is_settled(rounds)
+
+
+def test_a_search_against_rejection_ends_at_the_acceptance_of_another_class() -> None:
+    """Where classifier and detector can both be turned, the search turns them; a rejection alone is
+    no success."""
+    x = torch.full((3, 3, 4, 4), 0.45)
+    x[:, 0, 0, :2] = torch.tensor([0.5, 0.56, 0.9])[:, None]
+    labels = torch.zeros(3, dtype=torch.long)
+    defense = asymmetric_defense(Corner(0, 10.0), Corner(1, 4.0), 0.1)
+    moved = black_box_images(defense, x, labels, eps=0.1, queries=300, seed=0)
+    assert float((moved - x).abs().max()) <= 0.1 + 1e-6
+    assert correct_verdicts(defense, moved, labels, 0, attacked=True).tolist() == [
+        False,
+        False,
+        True,
+    ]

@@ -109,11 +109,13 @@ class MarginAttack:
 
 @dataclass(frozen=True)
 class JointLossAttack:
-    """Two joint losses on classifier and detectors, each with 2.5 times the steps."""
+    """Two joint losses on classifier and detectors, each with 2.5 times the steps; ``restart``
+    begins both at a random start."""
 
     model: Classifier
     detectors: Classifier
     threshold: float
+    restart: bool = False
 
     def __call__(
         self, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int
@@ -129,6 +131,7 @@ class JointLossAttack:
             eps=eps,
             steps=round(2.5 * steps),
             seed=seed,
+            restart=self.restart,
         )
 
 

@@ -128,6 +128,7 @@ def joint_loss_attack(
     eps: float,
     steps: int = 100,
     seed: int = 0,
+    restart: bool = False,
 ) -> Tensor:
     """Attack classifier and detectors at once (Tramer et al. 2020).
 
@@ -144,6 +145,7 @@ def joint_loss_attack(
         eps: Radius of the l_inf ball, in units of [0, 1].
         steps: Steps of each run of PGD.
         seed: Seed of the random starts.
+        restart: Whether the first loss begins at a random start too, and not at the image.
 
     Returns:
         Adversarial images; those that were not broken are returned unchanged.
@@ -154,7 +156,7 @@ def joint_loss_attack(
         for offset in range(1, classes):
             x0, targets = images[unbroken], ((labels[unbroken] + offset) % classes)[:, None]
             draws = generator(seed, "both at once", offset)
-            start = x0 if loss == "sum" else random_start(x0, eps, "linf", draws)
+            start = x0 if loss == "sum" and not restart else random_start(x0, eps, "linf", draws)
             moved, success = _attack_jointly(
                 model, detectors, threshold, x0, start, targets, eps, steps, loss
             )

@@ -477,7 +477,11 @@ def attack_defense(
         )
 
         adaptive = correct_verdicts(
-            masked, _adaptive(masked, images, labels, eps, steps, seed), labels, seed, attacked=True
+            masked,
+            adaptive_images(masked, images, labels, eps=eps, steps=steps, seed=seed),
+            labels,
+            seed,
+            attacked=True,
         )
 
         for attack in masked.further:
@@ -488,23 +492,39 @@ def attack_defense(
 
         if not queries:
             return SurvivingImages(clean, plain, adaptive, None)
-        moved = _black_box(
-            masked, images, labels, eps, queries // 4 if masked.random else queries, seed
-        )
+        per_image = queries // 4 if masked.random else queries
+        moved = black_box_images(masked, images, labels, eps=eps, queries=per_image, seed=seed)
     return SurvivingImages(
         clean, plain, adaptive, correct_verdicts(masked, moved, labels, seed, attacked=True)
     )
 
 
-def _adaptive(
-    masked: MaskedDefense, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int
+def adaptive_images(
+    masked: MaskedDefense,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    seed: int,
+    random_start: bool = False,
 ) -> Tensor:
     """Return the best images that the adaptive gradient finds: untargeted, or towards each of up to
-    nine likely classes."""
+    nine likely classes where a rejection is no success.
+
+    Args:
+        masked: Defense to attack.
+        images: Clean images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        eps: Radius of the l_inf ball, in units of [0, 1].
+        steps: Steps of PGD.
+        seed: Seed of random draws.
+        random_start: Whether PGD begins at a random point of the ball, not at the image itself.
+    """
     options: dict[str, Any] = {
         "eps": eps,
         "steps": steps,
-        "random_start": False,
+        "random_start": random_start,
         "speed": "plain",
         "seed": seed,
     }
@@ -532,14 +552,29 @@ def _adaptive(
     return best
 
 
-def _black_box(
-    masked: MaskedDefense, images: Tensor, labels: Tensor, eps: float, queries: int, seed: int
+def black_box_images(
+    masked: MaskedDefense,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    queries: int,
+    seed: int,
 ) -> Tensor:
+    """Return the best images of a search without gradients: Square, RayS for labels alone, or a
+    random search over pixels.
+
+    Args:
+        masked: Defense to attack.
+        images: Clean images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        eps: Radius of the l_inf ball, in units of [0, 1].
+        queries: Queries for each image.
+        seed: Seed of random draws.
+    """
     model: Classifier = masked.defended
     if masked.random:
         model = expectation_model(masked.defended, draws=DRAWS // 2, seed=seed)
-    if masked.rejects:
-        model = _AcceptanceScores(masked.adaptive)
 
     if masked.pixels:
         return sparse_search(
@@ -547,20 +582,33 @@ def _black_box(
         ).images
     if masked.labels_only:
         return rays(model, images, labels, eps=eps, queries=queries).images
-    return square_attack(model, images, labels, eps=eps, queries=queries, seed=seed).images
+    if not masked.rejects:
+        return square_attack(model, images, labels, eps=eps, queries=queries, seed=seed).images
+
+    # A rejection is no success: climb towards the acceptance of any other class. Which number is
+    # left out depends on the label, so each class is searched by itself.
+    best = images.clone()
+    for label in sorted(set(labels.tolist())):
+        own = (labels == label).nonzero()[:, 0]
+        accepted = _OtherAcceptance(masked.adaptive, label)
+        rejected = torch.full_like(own, accepted(images[:1]).shape[1] - 1)
+        best[own] = square_attack(
+            accepted, images[own], rejected, eps=eps, queries=queries, seed=seed
+        ).images
+    return best
 
 
-class _AcceptanceScores(nn.Module):
-    """The numbers of a rejecting defense without the rejection, so that a search climbs towards
-    acceptance."""
+class _OtherAcceptance(nn.Module):
+    """The joint margins of a rejecting defense, the rejection last, without those of one class."""
 
-    def __init__(self, model: Classifier) -> None:
+    def __init__(self, model: Classifier, left_out: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.left_out = model, left_out
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the acceptance (b, classes) of ``images``."""
-        return self.model(images)[:, :-1]
+        """Return the joint margins (b, classes) of ``images``."""
+        joint = self.model(images)
+        return torch.cat((joint[:, : self.left_out], joint[:, self.left_out + 1 :]), 1)
 
 
 @torch.no_grad()

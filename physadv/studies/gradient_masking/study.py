@@ -26,13 +26,24 @@ from physadv.evaluation.progress_log import claim_folder
 from physadv.evaluation.samples import choose_samples
 from physadv.models.cards import ModelCard
 from physadv.studies.config import MaskingConfig
+from physadv.studies.gradient_masking.escalation import escalate_attacks
 from physadv.studies.gradient_masking.gallery import MaskedDefense, SurvivingImages, attack_defense
 from physadv.studies.gradient_masking.trained_nets import StudyNets, trained_gallery
 from physadv.training.data import load_training_data
 
 ROWS = "rows.jsonl"
 Indices = npt.NDArray[np.int64]
-ABOUT = ("defence", "paper", "hides", "threat", "plain_is", "remedy", "train_s", "attack_s")
+ABOUT = (
+    "defence",
+    "paper",
+    "hides",
+    "threat",
+    "plain_is",
+    "remedy",
+    "train_s",
+    "attack_s",
+    "rounds",
+)
 COLUMNS = ("clean", "plain", "gradient", "black_box", "real")
 
 
@@ -141,12 +152,31 @@ def masking_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(str(r["defence"]) for r in rows):
         own = [r for r in rows if r["defence"] == name]
 
-        about = {k: own[0][k] for k in ABOUT}
+        about = {k: own[0].get(k, []) if k == "rounds" else own[0][k] for k in ABOUT}
         rates = {
             c: wilson_interval(sum(bool(r[c]) for r in own), len(own)).as_dict() for c in COLUMNS
         }
-        lines.append({**about, "n": len(own), **rates})
+        stopped = stopping_point(about["rounds"])
+        lines.append({**about, "stopped": stopped, "n": len(own), **rates})
     return lines
+
+
+def stopping_point(rounds: Sequence[dict[str, int]]) -> str:
+    """Return in words where the attacks of one defense stopped, from its recorded ``rounds``.
+
+    Example:
+        >>> stopping_point([{"queries": 2000, "seeds": 2, "steps": 80, "attacked": 6, "broken": 0}])
+        '2000 queries, 80 steps, 2 seeds: none of 6 broken'
+    """
+    if not rounds:
+        return "one round"
+    last = rounds[-1]
+    budget = f"{last['queries']} queries, {last['steps']} steps, {last['seeds']} seeds"
+    if last["broken"] == 0:
+        return f"{budget}: none of {last['attacked']} broken"
+    if last["broken"] == last["attacked"]:
+        return f"{budget}: nothing left"
+    return f"{budget}: {last['broken']} of {last['attacked']} broken, not settled"
 
 
 def masking_markdown(rows: Sequence[Row]) -> str:
@@ -166,6 +196,7 @@ def masking_markdown(rows: Sequence[Row]) -> str:
         "adaptive",
         "black box",
         "**real**",
+        "stopped at",
         "n",
         "train s",
         "attack s",
@@ -182,6 +213,7 @@ def masking_markdown(rows: Sequence[Row]) -> str:
             t["remedy"],
             *(cell(t[c]) for c in COLUMNS[:-1]),
             f"**{cell(t['real'])}**",
+            t["stopped"],
         ]
         cells += [str(t["n"]), f"{t['train_s']:.0f}", f"{t['attack_s']:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
@@ -207,6 +239,17 @@ def _rows(
         seed=settings.seed,
         queries=settings.queries,
     )
+    survived, rounds = escalate_attacks(
+        defense,
+        images,
+        labels,
+        outcome.real,
+        eps=settings.eps,
+        steps=settings.attack_steps,
+        queries=settings.queries,
+        rounds=settings.rounds,
+        seed=settings.seed,
+    )
 
     about = {
         "defence": defense.name,
@@ -219,17 +262,24 @@ def _rows(
         "of": len(labels),
         "train_s": round(trained, 1),
         "attack_s": round(time.process_time() - began, 1),
+        "rounds": [one.as_dict() for one in rounds],
     }
 
     return [
-        {**about, "index": int(i), "label": int(labels[k]), **_verdicts(outcome, k)}
+        {
+            **about,
+            "index": int(i),
+            "label": int(labels[k]),
+            **_verdicts(outcome, k),
+            "real": bool(survived[k]),
+        }
         for k, i in enumerate(indices)
     ]
 
 
 def _verdicts(outcome: SurvivingImages, k: int) -> dict[str, bool]:
-    """Return whether image ``k`` is correct in each column; one that is wrong without attack counts
-    as wrong everywhere."""
+    """Return whether image ``k`` is correct in each column but the last; one that is wrong without
+    attack counts as wrong everywhere."""
     clean = bool(outcome.clean[k])
     black = True if outcome.black_box is None else bool(outcome.black_box[k])
     return {
@@ -237,5 +287,4 @@ def _verdicts(outcome: SurvivingImages, k: int) -> dict[str, bool]:
         "plain": clean and bool(outcome.plain[k]),
         "gradient": clean and bool(outcome.gradient[k]),
         "black_box": clean and black,
-        "real": bool(outcome.real[k]),
     }
