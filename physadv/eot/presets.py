@@ -226,14 +226,13 @@ def pipeline_from(
         >>> pipeline_from("camera").names[-1]
         'FileOrStream'
     """
-    if not is_import_path(text):
-        return Pipeline.from_ranges(ranges or eot_preset(text), colors=colors)
-
-    own, _ = load_import_path(text)
-    if isinstance(own, Pipeline):
-        return own
-    stages = own if isinstance(own, list | tuple) else [own]
-    return Pipeline.from_ranges(ranges or eot_preset("default"), extra=stages, colors=colors)
+    own_code = is_import_path(text)
+    base = ranges or eot_preset("default" if own_code else text)
+    extra: Any = load_import_path(text)[0] if own_code else ()
+    if isinstance(extra, Pipeline):
+        return extra
+    stages = extra if isinstance(extra, list | tuple) else [extra]
+    return Pipeline.from_ranges(base, extra=stages, colors=colors)
 
 
 def is_import_path(text: str) -> bool:

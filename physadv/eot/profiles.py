@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,13 +15,19 @@ from physadv.core.errors import CalibrationError, GeometryError
 from physadv.core.files import write_json
 from physadv.core.tables import convert_value, read_table
 from physadv.eot.color_map import DEGREES, ColorMap, make_map, map_exponents
-from physadv.eot.transforms.lens_distortion import BrownLens, check_lens, in_half_widths
+from physadv.eot.ranges import EotRanges
+from physadv.eot.transforms.lens_distortion import (
+    CAMERA,
+    TERMS,
+    BrownLens,
+    check_lens,
+    in_half_widths,
+)
 
 F64 = npt.NDArray[np.float64]
 COLOR_KIND, CAMERA_KIND = "physadv color profile 1", "physadv camera profile 1"
 PIXELS = "origin at the outer corner of the top-left pixel"
 MAX_COEFFICIENTS = 5
-Table = Mapping[str, Any]
 AnyTable = TypeVar("AnyTable", "_CameraTable", "_ColorTable")
 
 
@@ -141,6 +147,53 @@ class CameraProfile:
                 "Calibrate again with board views that reach all corners",
             ) from error
 
+    def narrow_ranges(
+        self, ranges: EotRanges, *, sign_width_mm: float, whole_frame: bool
+    ) -> EotRanges:
+        """Return EOT ranges with this camera's angle of view, picture width and lens distortion.
+
+        Ranges that state the sign's size instead of its distance are turned into the distances at
+        which this camera shows it in that size.
+
+        Args:
+            ranges: What is drawn otherwise.
+            sign_width_mm: Width of the sign.
+            whole_frame: Whether the model receives the camera's whole frame, else a crop of the
+                sign.
+
+        Returns:
+            The ranges; all five coefficients and the principal point are in them.
+
+        Raises:
+            CalibrationError: The lens folds inside the picture.
+        """
+        self.check_invertible(self.camera or "camera")
+
+        distance = ranges.distance_m
+        if not ranges.acts("distance_m"):
+            height = 9 / 16 * self.width
+            smallest, largest = ranges.size_px
+            if whole_frame:
+                smallest, largest = (share * height for share in ranges.frame_share)
+            near, far = (self.fx * sign_width_mm / 1000 / px for px in (largest, smallest))
+            distance = (near, far)
+
+        half_width = self.width / 2 / self.fx  # in focal lengths
+        angle, width = 2 * math.degrees(math.atan(half_width)), float(self.width)
+        lens = self.brown_lens
+        terms = dict(zip(TERMS, lens.terms[0].tolist(), strict=True))
+        if any(terms.values()) and lens.center is not None and lens.aspect is not None:
+            shape = (*lens.center[0].tolist(), float(lens.aspect))
+            terms |= dict(zip(CAMERA, shape, strict=True))
+
+        return replace(
+            ranges,
+            distance_m=distance,
+            field_of_view_deg=(angle, angle),
+            sensor_px=(width, width),
+            **{name: (value, value) for name, value in terms.items()},
+        )
+
     @property
     def matrix(self) -> F64:
         """Return the (3, 3) camera matrix, pixels as above."""
@@ -198,8 +251,7 @@ def read_color_profile(path: str | Path) -> ColorProfile:
     Raises:
         CalibrationError: Another file, a damaged or an impossible one.
     """
-    table = _table(path, COLOR_KIND, "physadv calibrate fit")
-    measured, about = _measured(path, table, _ColorTable)
+    measured, about = _read_file(path, _ColorTable, COLOR_KIND, made_by="physadv calibrate fit")
     if measured.map not in DEGREES:
         raise _damaged(path, f"map {measured.map!r} is none of {', '.join(DEGREES)}")
 
@@ -250,8 +302,9 @@ def read_camera_profile(path: str | Path) -> CameraProfile:
         CalibrationError: Another file, a damaged or an impossible one, or a lens that folds inside
             its picture.
     """
-    table = _table(path, CAMERA_KIND, "physadv calibrate camera")
-    measured, about = _measured(path, table, _CameraTable)
+    measured, about = _read_file(
+        path, _CameraTable, CAMERA_KIND, made_by="physadv calibrate camera"
+    )
     if len(measured.matrix) != 3:
         raise _damaged(path, f"its matrix has {len(measured.matrix)} rows, and 3 are needed")
 
@@ -285,32 +338,31 @@ def read_camera_profile(path: str | Path) -> CameraProfile:
     return profile
 
 
-def _measured(
-    path: str | Path, table: Table, kind: type[AnyTable]
+def _read_file(
+    path: str | Path, layout: type[AnyTable], kind: str, *, made_by: str
 ) -> tuple[AnyTable, dict[str, Any]]:
-    """The measured values with their types checked, and the facts about their making."""
-    known = {f.name for f in fields(kind)}
-    measured: AnyTable = convert_value(
-        {key: value for key, value in table.items() if key in known},
-        kind,
-        name=str(path),
-        error=CalibrationError,
-        remedy="calibrate again",
-    )
-    return measured, {key: value for key, value in table.items() if key not in known}
+    """The values measured, their types checked, and the other facts in a profile's file.
 
-
-def _table(path: str | Path, kind: str, command: str) -> Table:
-    """The profile's table, whose kind must be ``kind``; ``command`` makes such profiles."""
-    remedy = f"make a profile with `{command}`"
+    The file must be of the ``kind`` that the command ``made_by`` writes.
+    """
+    remedy = f"make a profile with `{made_by}`"
     table = read_table(path, error=CalibrationError, remedy=remedy, missing=remedy, form="json")
     if table.get("kind") != kind:
         raise CalibrationError(
             f"'{path}' is of kind {table.get('kind')!r}",
             f"Its kind must be {kind!r}",
-            f"Give a profile made by `{command}`",
+            f"Give a profile made by `{made_by}`",
         )
-    return table
+
+    known = {f.name for f in fields(layout)}
+    measured: AnyTable = convert_value(
+        {key: value for key, value in table.items() if key in known},
+        layout,
+        name=str(path),
+        error=CalibrationError,
+        remedy="calibrate again",
+    )
+    return measured, {key: value for key, value in table.items() if key not in known}
 
 
 def _damaged(path: str | Path, limit: str) -> CalibrationError:

@@ -22,7 +22,7 @@ def goal_for(config: PatchConfig, model: LoadedModel) -> PatchGoal:
 
     Raises:
         ModelError: The model has no class of that name.
-        OptionError: Objects shall carry the patch, but the model is no detector.
+        OptionError: The goal has no meaning on what carries the patch.
 
     Example:
         >>> from physadv.defenses.load_model import load_model
@@ -44,6 +44,12 @@ def goal_for(config: PatchConfig, model: LoadedModel) -> PatchGoal:
     else:
         true = card.class_index(class_name_for(true_name, card.classes))
 
+    if config.object == ANYWHERE and card.task == "detect" and config.goal != "create":
+        raise OptionError(
+            f"Goal {config.goal!r} {ANYWHERE} in a photo for a detector",
+            "Only a box can be made to appear there",
+            "Use --goal create --target CLASS, or --object CLASS to put the patch on objects",
+        )
     threshold = config.threshold
     if threshold is None:
         threshold = float(card.extra.get("score_threshold", 0.25))

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from physadv.core.errors import DataError, ImageError, OptionError
-from physadv.core.image_io import list_images, read_rgba, to_tensor
+from physadv.core.errors import DataError, OptionError
+from physadv.core.image_io import to_tensor
 from physadv.core.types import Detections, Prediction
 from physadv.eot.scenes.find_signs import BOXES_FILE, read_boxes
 from physadv.eot.scenes.load import SceneSources, split_parts
-from physadv.eot.scenes.photos import OnObjects, PatchAnywhere, PatchPose, ScenePhoto, shrink_photo
+from physadv.eot.scenes.photos import OnObjects, PatchAnywhere, PatchPose, ScenePhoto, read_photos
 from physadv.eot.scenes.sign_framing import Float
 from physadv.eot.scenes.signs import SceneSize, SceneSource
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import Preprocessed, resize_images
 from physadv.models.detectors import non_maximum_suppression
 from physadv.patches.config import PatchConfig
-from physadv.patches.model_terms import ANYWHERE, check_object_class
+from physadv.patches.model_terms import ANYWHERE
 from physadv.threat.patch_goals import PatchGoal
 
 LABELS_FILE = "labels.csv"
@@ -80,7 +82,7 @@ def load_photo_sources(
         Scenes for training, validation and test, with notes for the card.
 
     Raises:
-        OptionError: No photos are named, or the goal has no meaning there.
+        OptionError: No photos are named, or the share is no range in (0, 1].
         DataError: No photo is usable.
     """
     kind = config.object
@@ -90,39 +92,32 @@ def load_photo_sources(
             "A folder of photos is needed",
             "Name it with --photos",
         )
-    _check_goal(kind, model, goal)
 
     folder = Path(config.photos)
     pose = pose_of(config)
-    sizes, photos, notes = _read_photos(folder, 2 * size.size)
+    photos, notes = read_photos(folder, 2 * size.size)
+    scenes_of: Callable[[Sequence[ScenePhoto]], SceneSource]
     if kind == ANYWHERE:
         photos, label_notes = _labeled(folder, photos, model, goal, size)
+        scenes_of = partial(PatchAnywhere, pose=pose, inner=_central_share(model))
     else:
         boxes = None if config.boxes is None else Path(config.boxes)
-        photos, label_notes = _boxed(folder, boxes, sizes, photos, model, goal, size)
+        photos, label_notes = _boxed(folder, boxes, photos, model, goal, size)
+        center = TORSO if kind == "person" else (0.5, 0.5)
+        scenes_of = partial(OnObjects, pose=pose, center=center, most=MOST_OBJECTS)
 
     parts = split_parts(photos, [photo.group for photo in photos], config.seed)
     notes += [
         *label_notes,
         f"{len(photos)} photos split by photo: {len(parts[0])} train, {len(parts[2])} test",
     ]
-    train, validation, test = (_scene_source(part or photos, kind, pose, model) for part in parts)
+    train, validation, test = (scenes_of(part or photos) for part in parts)
     if not parts[1] or not parts[2]:
         notes.append(
             "too few photos to hold any out: judged on the photos it was optimized on, with other "
             "draws"
         )
     return SceneSources(train, validation, test, "photos", tuple(notes))
-
-
-def _scene_source(
-    photos: Sequence[ScenePhoto], kind: str, pose: PatchPose, model: LoadedModel
-) -> SceneSource:
-    """Scenes made of ``photos``."""
-    if kind == ANYWHERE:
-        return PatchAnywhere(photos, pose, inner=_central_share(model))
-    center = TORSO if kind == "person" else (0.5, 0.5)
-    return OnObjects(photos, pose, center=center, most=MOST_OBJECTS)
 
 
 def object_share(sources: SceneSources, pose: PatchPose) -> float:
@@ -143,44 +138,10 @@ def object_share(sources: SceneSources, pose: PatchPose) -> float:
     return share * float(np.mean((sides**2).sum(1) / sides.prod(1)))
 
 
-def _check_goal(kind: str, model: LoadedModel, goal: PatchGoal) -> None:
-    """Raise OptionError for a goal that has no meaning in photos."""
-    check_object_class(kind, model)
-    if kind == ANYWHERE and model.card.task == "detect" and goal.kind != "create":
-        raise OptionError(
-            f"Goal {goal.kind!r} {ANYWHERE} in a photo for a detector",
-            "Only a box can be made to appear there",
-            "Use --goal create --target CLASS, or --object CLASS to put the patch on objects",
-        )
-
-
 def _central_share(model: LoadedModel) -> float:
     """Share of a picture's side that a model with a central crop receives."""
     crop = model.net.crop if isinstance(model.net, Preprocessed) else None
     return 1.0 if crop is None else crop[0] / crop[1]
-
-
-def _read_photos(
-    folder: Path, shorter_px: int
-) -> tuple[list[tuple[int, int]], list[ScenePhoto], list[str]]:
-    """Sizes (width, height) of the files, the photos shrunk to ``shorter_px``, and notes."""
-    sizes, photos, notes = [], [], []
-    for file in list_images(folder):
-        try:
-            image = read_rgba(file)[..., :3]
-        except ImageError as error:
-            notes.append(f"skipped: {error}")
-            continue
-        photos.append(ScenePhoto(np.ascontiguousarray(shrink_photo(image, shorter_px)), file.name))
-        sizes.append((image.shape[1], image.shape[0]))
-
-    if not photos:
-        raise DataError(
-            f'"{folder}" holds no photo that can be read',
-            "At least one is needed",
-            "Name a folder of photos with --photos",
-        )
-    return sizes, photos, notes
 
 
 def _labeled(
@@ -206,7 +167,7 @@ def _labeled(
         ]
 
     usable = [
-        ScenePhoto(photo.image, photo.group, label)
+        replace(photo, label=label)
         for photo, label in zip(photos, labels, strict=True)
         if label >= 0 and label != goal.target_class
     ]
@@ -239,7 +200,6 @@ def _read_labels(path: Path, index: Callable[[str], int]) -> dict[str, int]:
 def _boxed(
     folder: Path,
     boxes: Path | None,
-    sizes: Sequence[tuple[int, int]],
     photos: Sequence[ScenePhoto],
     model: LoadedModel,
     goal: PatchGoal,
@@ -250,10 +210,7 @@ def _boxed(
     name = model.card.class_name(goal.true_class)
     if table.is_file():
         corners = read_boxes(table)
-        objects = [
-            _rescaled_boxes(corners.get(photo.group, []), file_size, photo)
-            for file_size, photo in zip(sizes, photos, strict=True)
-        ]
+        objects = [_rescaled_boxes(corners.get(photo.group, []), photo) for photo in photos]
         notes = [f"boxes from {table.name}"]
     elif boxes is not None:
         raise DataError(f'"{boxes}" does not exist', "Boxes are a CSV file", "Check the path")
@@ -269,7 +226,7 @@ def _boxed(
         large = own[(own[:, 3] - own[:, 1]) >= LEAST_HEIGHT * photo.image.shape[0]]
         crowded += len(large) > MOST_OBJECTS
         if 1 <= len(large) <= MOST_OBJECTS:
-            usable.append(ScenePhoto(photo.image, photo.group, goal.true_class, large))
+            usable.append(replace(photo, label=goal.true_class, boxes=large))
     if not usable:
         raise DataError(
             f'No {name} in the photos of "{folder}" is large enough',
@@ -285,11 +242,12 @@ def _boxed(
     return usable, notes
 
 
-def _rescaled_boxes(corners: Sequence[Float], size: tuple[int, int], photo: ScenePhoto) -> Float:
-    """Boxes (n, 4) in px of ``photo``, from corners in px of its file, whose size is ``size``."""
+def _rescaled_boxes(corners: Sequence[Float], photo: ScenePhoto) -> Float:
+    """Boxes (n, 4) in px of ``photo``, from corners in px of its file."""
     if not corners:
         return np.zeros((0, 4))
-    factor = np.tile(np.array([photo.image.shape[1], photo.image.shape[0]]) / np.array(size), 2)
+    size = (photo.image.shape[1], photo.image.shape[0])
+    factor = np.tile(np.array(size) / np.array(photo.file_size or size), 2)
     boxes = np.array([[*points.min(0), *points.max(0)] for points in corners])
     return np.asarray(boxes * factor, np.float64)
 

@@ -12,11 +12,10 @@ from physadv.core.random_streams import numpy_generator
 from physadv.eot.placement import Placement
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.load import SceneSources, load_scene_sources
-from physadv.eot.scenes.signs import PhotoScenes, PhotoSign
+from physadv.eot.scenes.signs import PhotoScenes, PhotoSign, SceneSize
 from physadv.eot.warp import square_boxes
 from physadv.models.cards import LoadedModel
 from physadv.patches.config import PatchConfig
-from physadv.patches.model_terms import scene_size_for
 from physadv.threat.patch_goals import PatchGoal
 
 _MILD_VIEWS = EotRanges(
@@ -53,7 +52,7 @@ def sticker_placement(config: PatchConfig) -> Placement:
 
 
 def load_sign_sources(
-    config: PatchConfig, model: LoadedModel, goal: PatchGoal, device: torch.device
+    config: PatchConfig, model: LoadedModel, goal: PatchGoal, size: SceneSize
 ) -> SceneSources:
     """Load the signs and backgrounds of a configuration, split by photo.
 
@@ -61,7 +60,7 @@ def load_sign_sources(
         config: Its ``signs``, ``backgrounds`` and ``boxes``; without signs they are drawn by code.
         model: Model that has to recognize a located sign for it to be used.
         goal: Goal in the terms of that model.
-        device: Device of that model.
+        size: Size of the scenes that it takes.
 
     Returns:
         Scenes for training, validation and test, with notes for the card.
@@ -72,7 +71,7 @@ def load_sign_sources(
     """
 
     def accept(photos: Sequence[PhotoSign]) -> list[bool]:
-        return recognized_photos(model, goal, photos, config.sign_width_mm, device)
+        return recognized_photos(model, goal, photos, config.sign_width_mm, size)
 
     return load_scene_sources(
         _path(config.signs),
@@ -94,7 +93,7 @@ def recognized_photos(
     goal: PatchGoal,
     photos: Sequence[PhotoSign],
     width_mm: float,
-    device: torch.device,
+    size: SceneSize,
 ) -> list[bool]:
     """Test which located signs a model recognizes in at least half of four mild, clean views.
 
@@ -103,15 +102,16 @@ def recognized_photos(
         goal: Goal in its terms; recognized is what is of its true class.
         photos: Located signs.
         width_mm: Width of the sign.
-        device: Device of the model.
+        size: Size of the scenes that the model takes.
 
     Returns:
         Whether each sign is recognized.
     """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     recognized = []
     for number, photo in enumerate(photos):
         scenes = PhotoScenes([photo], width_mm).sample(
-            4, scene_size_for([model]), _MILD_VIEWS, numpy_generator(0, "accept", number)
+            4, size, _MILD_VIEWS, numpy_generator(0, "accept", number)
         )
         boxes = square_boxes(scenes.homography, width_mm, scenes.images.shape[-1]).to(device)
         hits = goal.recognized(model(scenes.images.to(device)), boxes)

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from physadv.core.errors import ModelError, OptionError
-from physadv.core.image_io import read_image
 from physadv.core.random_streams import numpy_generator
 from physadv.core.types import Model
 from physadv.defenses.load_model import load_model
@@ -25,12 +23,12 @@ from physadv.eot.scenes.signs import SceneSize, SceneSource
 from physadv.models.cards import LoadedModel
 from physadv.models.checks import check_model, looks_like_probabilities
 from physadv.patches.config import PatchConfig
-from physadv.patches.configured_eot import color_map_of, own_pipeline, ranges_of_camera
+from physadv.patches.configured_eot import read_configured_eot
 from physadv.patches.model_terms import goal_for, scene_size_for
 from physadv.patches.photo_sources import load_photo_sources
 from physadv.patches.sign_sources import load_sign_sources, sticker_placement
 from physadv.threat.patch_goals import PatchGoal
-from physadv.threat.printability import PatchAppearance, parse_palette
+from physadv.threat.printability import PatchAppearance
 
 
 @dataclass(frozen=True)
@@ -111,23 +109,20 @@ class PatchTask:
         models = _load_ensemble(config, model)
         first = models[0]
         device = next((p.device for p in first.parameters()), torch.device("cpu"))
+        goals = [goal_for(config, one) for one in models]
+        size, own_size = scene_size_for(models), scene_size_for(models[:1])
+        eot = read_configured_eot(config, whole_frame=size.whole_frame, ranges=ranges)
+
         mask = make_mask(
             config.mask, config.width_mm, config.height_mm, longest_px=config.resolution
         )
-        goals = [goal_for(config, one) for one in models]
-        size = scene_size_for(models)
-
-        # An own pipeline decides the distances and angles of the scenes that it is given.
-        if ranges is None:
-            ranges = ranges_of_camera(config, whole_frame=size.whole_frame)
-        colors = color_map_of(config)
-        pipeline = own_pipeline(config, ranges, colors)
-        if pipeline is not None:
-            ranges = replace(ranges, **pipeline.pose)
+        appearance = PatchAppearance.from_files(
+            config.palette, config.content, config.content_weight, (mask.shape[-2], mask.shape[-1])
+        )
 
         if config.object == "sign":
             placement = sticker_placement(config)
-            sources = load_sign_sources(config, first, goals[0], device)
+            sources = load_sign_sources(config, first, goals[0], own_size)
         else:
             placement = Placement(config.width_mm, config.height_mm)
             sources = load_photo_sources(config, first, goals[0], size)
@@ -140,15 +135,15 @@ class PatchTask:
             placement=placement,
             sign_width_mm=config.sign_width_mm,
             scene_size=size,
-            ranges=ranges,
+            ranges=eot.ranges,
             seed=config.seed,
             device=device,
             goals=goals,
-            appearance=_appearance_of(config, mask),
-            colors=colors,
-            pipeline=pipeline,
+            appearance=appearance,
+            colors=eot.colors,
+            pipeline=eot.pipeline,
         )
-        probe = sample_scenes(task, sources.train, 2, "probe").images.to(device)
+        probe = sample_scenes(task, task.scene_sources.train, 2, "probe").images.to(device)
         notes = (*sources.notes, *_check_patchable(first, probe))
         return replace(task, scene_sources=replace(sources, notes=notes))
 
@@ -211,15 +206,3 @@ def _check_patchable(model: LoadedModel, images: Tensor) -> list[str]:
             'Return logits, or wrap it with as_model(..., outputs="probabilities")',
         )
     return warnings
-
-
-def _appearance_of(config: PatchConfig, mask: Tensor) -> PatchAppearance:
-    """Palette and reference image of a configuration, the image in the size of the patch."""
-    palette = None if config.palette is None else parse_palette(config.palette)
-    if config.content is None:
-        return PatchAppearance(palette)
-
-    picture = read_image(config.content)[None]
-    size = (mask.shape[-2], mask.shape[-1])
-    content = F.interpolate(picture, size=size, mode="bilinear", antialias=True).clamp(0, 1)
-    return PatchAppearance(palette, content, config.content_weight)

@@ -7,9 +7,11 @@ import re
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from physadv.core.errors import OptionError
+from physadv.core.image_io import read_image
 
 
 def total_variation(patch: Tensor, mask: Tensor) -> Tensor:
@@ -104,6 +106,32 @@ class PatchAppearance:
     palette: Tensor | None = None
     content: Tensor | None = None
     weight: float = 0.0
+
+    @classmethod
+    def from_files(
+        cls, palette: str | None, content: str | None, weight: float, size: tuple[int, int]
+    ) -> PatchAppearance:
+        """Read the limits on a patch of ``size`` (height, width) in px.
+
+        Args:
+            palette: Colors as :func:`parse_palette` reads them; None for all.
+            content: Image file that the patch should resemble; None for none.
+            weight: Weight of its distance.
+            size: Height and width of the patch in px, to which the image is brought.
+
+        Returns:
+            The limits.
+
+        Raises:
+            OptionError: The palette cannot be read.
+            ImageError: The image cannot be read.
+        """
+        colors = None if palette is None else parse_palette(palette)
+        if content is None:
+            return cls(colors)
+        picture = read_image(content)[None]
+        resized = F.interpolate(picture, size=size, mode="bilinear", antialias=True)
+        return cls(colors, resized.clamp(0, 1), weight)
 
     def to(self, device: torch.device) -> PatchAppearance:
         """Return a copy on ``device``."""

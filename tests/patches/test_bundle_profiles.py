@@ -35,7 +35,6 @@ from physadv.eot.transforms.photometry import srgb_to_linear
 from physadv.eot.transforms.printer import draw_printer, printed_light
 from physadv.patches.bundle import read_bundle
 from physadv.patches.config import PatchConfig
-from physadv.patches.configured_eot import with_camera
 from physadv.patches.optimize import render_scenes
 from physadv.patches.patch_run import PatchRun
 from physadv.patches.reverify import verify_bundle
@@ -151,7 +150,9 @@ def test_a_camera_profile_becomes_ranges() -> None:
     at which it sees them so."""
     lens = (-0.2, 0.05, 0.001, -0.002, 0.01)
     camera = CameraProfile(1000, 1002, 650, 355, lens, 1280, 720, 0.2, 12, "now")
-    ranges = with_camera(EotRanges(size_px=(20, 100)), camera, 500, False)
+    ranges = camera.narrow_ranges(
+        EotRanges(size_px=(20, 100)), sign_width_mm=500, whole_frame=False
+    )
     assert ranges.distance_m == pytest.approx((5.0, 25.0))
     assert ranges.sensor_px == (1280, 1280)
     half = 0.64
@@ -163,7 +164,7 @@ def test_a_camera_profile_becomes_ranges() -> None:
     assert ranges.lens_center_x == pytest.approx((10 / 640,) * 2)
     assert ranges.lens_center_y == pytest.approx((-5 / 640,) * 2)
     assert ranges.lens_aspect == pytest.approx((1.002,) * 2)
-    given = with_camera(EotRanges(distance_m=(2, 3)), camera, 500, False)
+    given = camera.narrow_ranges(EotRanges(distance_m=(2, 3)), sign_width_mm=500, whole_frame=False)
     assert given.distance_m == (2, 3)
 
 
@@ -171,7 +172,7 @@ def test_eot_shows_a_profile_as_opencv_does() -> None:
     """Drawn from a 90 degree profile, the lens moves every pixel as OpenCV does, within 0.05 px."""
     lens = (-0.3, 0.1, 0.001, -0.0007, -0.01)
     camera = CameraProfile(640, 642, 646, 353, lens, 1280, 720, 0.2, 12, "now")
-    ranges = with_camera(NOTHING, camera, 500, True)
+    ranges = camera.narrow_ranges(NOTHING, sign_width_mm=500, whole_frame=True)
     blank = torch.zeros(1, 3, 720, 1280)
     pose = torch.tensor([[[1.0, 0.0, 646.0], [0.0, 1.0, 353.0], [0.0, 0.0, 1.0]]])
     scenes = SceneBatch(blank, pose, torch.ones(1, 3), torch.zeros(1, 3), torch.ones(1), ())
@@ -196,7 +197,7 @@ def test_a_lens_that_folds_is_refused(tmp_path: Path) -> None:
     """A profile whose distortion has no inverse in the picture is named wherever it is used."""
     camera = CameraProfile(640, 640, 640, 360, (-0.35, 0, 0, 0, 0), 1280, 720, 0.2, 12, "now")
     with pytest.raises(CalibrationError, match="folds inside its 1280x720 picture"):
-        with_camera(EotRanges(), camera, 500, False)
+        camera.narrow_ranges(EotRanges(), sign_width_mm=500, whole_frame=False)
     path = write_profile(tmp_path / "wide.json", camera)
     for use in (read_camera_profile, lens_for):
         with pytest.raises(CalibrationError, match=r"wide.json.*folds"):

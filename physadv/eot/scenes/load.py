@@ -81,52 +81,62 @@ def load_scene_sources(
         ('drawn', ('backgrounds made by code',))
     """
     photos, faces, notes = ([], [], []) if signs is None else read_signs(signs, boxes)
-
     if photos and accept is not None:
-        accepted = accept(photos)
-        rejected = len(photos) - sum(accepted)
-        photos = [sign for sign, good in zip(photos, accepted, strict=True) if good]
-        if not photos:
-            raise DataError(
-                f"'{signs}': no sign in it is recognized by the model",
-                "The model must recognize the true class without a patch",
-                "Use clearer photos of the sign",
-            )
-        if rejected:
-            notes.append(
-                f"{rejected} located signs left out: the model does not recognize the true class "
-                "in them without a patch"
-            )
-
+        photos = _accepted(photos, accept, str(signs), notes)
     pools, note = _background_pools(backgrounds, seed)
     notes.append(note)
-    if photos:
-        drawn_beside = DrawnScenes([sign_face()], pools[0], width_mm)
-        return _photo_sources(photos, drawn_beside, notes, width_mm, seed)
-    return _drawn_sources(faces or [sign_face()], pools, notes, width_mm, seed)
 
+    # Drawn signs stand beside photos in training: few photos alone would be overfitted.
+    faces = [sign_face()] if photos or not faces else faces
+    face_parts = split_parts(faces, [face.name for face in faces], seed)
+    if not all(face_parts):
+        face_parts = (faces, faces, faces)
+    photo_parts = _photo_parts(photos, notes, seed) if photos else ()
 
-def _drawn_sources(
-    faces: list[SignFace],
-    pools: list[list[Array]],
-    notes: list[str],
-    width_mm: float,
-    seed: int,
-) -> SceneSources:
-    """Split drawn faces by name; too few to split are used in every part."""
-    split = split_parts(faces, [face.name for face in faces], seed)
-    if not all(split):
-        split = (faces, faces, faces)
-    train, validation, test = (
-        DrawnScenes(part, pool, width_mm) for part, pool in zip(split, pools, strict=True)
+    drawn = [
+        DrawnScenes(part, pool, width_mm) for part, pool in zip(face_parts, pools, strict=True)
+    ]
+    if not photos:
+        train, validation, test = drawn
+        return SceneSources(train, validation, test, "drawn", tuple(notes), tuple(faces))
+    photographed = [PhotoScenes(part, width_mm) for part in photo_parts]
+    return SceneSources(
+        MixedScenes([photographed[0], drawn[0]]),
+        photographed[1],
+        photographed[2],
+        "photos",
+        tuple(notes),
+        signs=photo_parts,
     )
-    return SceneSources(train, validation, test, "drawn", tuple(notes), faces=tuple(faces))
 
 
-def _photo_sources(
-    photos: list[PhotoSign], drawn: DrawnScenes, notes: list[str], width_mm: float, seed: int
-) -> SceneSources:
-    """Split signs by photo, and train on drawn signs too: few photos alone would be overfitted."""
+def _accepted(
+    photos: list[PhotoSign],
+    accept: Callable[[Sequence[PhotoSign]], Sequence[bool]],
+    name: str,
+    notes: list[str],
+) -> list[PhotoSign]:
+    """The signs of the folder ``name`` that are accepted; how many are not goes to ``notes``."""
+    accepted = accept(photos)
+    kept = [sign for sign, good in zip(photos, accepted, strict=True) if good]
+    if not kept:
+        raise DataError(
+            f"'{name}': no sign in it is recognized by the model",
+            "The model must recognize the true class without a patch",
+            "Use clearer photos of the sign",
+        )
+    if len(kept) < len(photos):
+        notes.append(
+            f"{len(photos) - len(kept)} located signs left out: the model does not recognize the "
+            "true class in them without a patch"
+        )
+    return kept
+
+
+def _photo_parts(
+    photos: list[PhotoSign], notes: list[str], seed: int
+) -> tuple[tuple[PhotoSign, ...], ...]:
+    """The signs of training, validation and test, split by photo; ``notes`` says how."""
     groups = [sign.group for sign in photos]
     train, validation, test = split_parts(photos, groups, seed)
     names = len(set(groups))
@@ -143,12 +153,7 @@ def _photo_sources(
     if not validation:
         validation = train
         notes.append("validation on the training photos with other draws")
-
-    signs = (tuple(train), tuple(validation), tuple(test))
-    scenes = [PhotoScenes(part, width_mm) for part in signs]
-    return SceneSources(
-        MixedScenes([scenes[0], drawn]), scenes[1], scenes[2], "photos", tuple(notes), signs=signs
-    )
+    return tuple(train), tuple(validation), tuple(test)
 
 
 def _photo_count(signs: Sequence[PhotoSign]) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from physadv.core.image_io import Array
+from physadv.core.errors import DataError, ImageError
+from physadv.core.image_io import Array, list_images, read_rgba
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.sign_framing import (
@@ -46,6 +48,8 @@ class ScenePhoto:
     """Index of its class; -1: unknown."""
     boxes: Float | None = None
     """(k, 4) boxes x0, y0, x1, y1 in px of the objects in it."""
+    file_size: tuple[int, int] | None = None
+    """Width and height of its file in px, which ``image`` may have been reduced from."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,40 @@ def patch_boxes(homography: Tensor, pose: PatchPose, size: int) -> Tensor:
     corners = torch.tensor([[-x, -y], [x, -y], [x, y], [-x, y]]).expand(len(homography), 4, 2)
     corners_px = apply_homography(homography, corners)
     return torch.cat([corners_px.amin(1), corners_px.amax(1)], -1).clamp(0, size)
+
+
+def read_photos(folder: Path, shorter_px: int) -> tuple[list[ScenePhoto], list[str]]:
+    """Read the photos of a folder, each reduced as it is read.
+
+    Args:
+        folder: Folder of photos, or one photo.
+        shorter_px: Greatest length of a photo's shorter side.
+
+    Returns:
+        The photos, and a note on every file that cannot be read.
+
+    Raises:
+        ImageError: There is no such folder, or no image in it.
+        DataError: None of its images can be read.
+    """
+    photos, notes = [], []
+    for file in list_images(folder):
+        try:
+            image = read_rgba(file)[..., :3]
+        except ImageError as error:
+            notes.append(f"skipped: {error}")
+            continue
+        reduced = np.ascontiguousarray(shrink_photo(image, shorter_px))
+        size = (image.shape[1], image.shape[0])
+        photos.append(ScenePhoto(reduced, file.name, file_size=size))
+
+    if not photos:
+        raise DataError(
+            f'"{folder}" holds no photo that can be read',
+            "At least one is needed",
+            "Name a folder of photos with --photos",
+        )
+    return photos, notes
 
 
 def shrink_photo(image: Array, shorter_px: int) -> Array:
