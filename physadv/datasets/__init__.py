@@ -3,5 +3,6 @@
 from physadv.datasets.base import ImageDataset, in_memory
 from physadv.datasets.read import read_dataset
 from physadv.datasets.split import split_by_group
+from physadv.datasets.summary import DatasetSummary
 
-__all__ = ["ImageDataset", "in_memory", "read_dataset", "split_by_group"]
+__all__ = ["DatasetSummary", "ImageDataset", "in_memory", "read_dataset", "split_by_group"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from physadv.core.errors import DataError
 from physadv.core.image_io import Array
+from physadv.datasets.summary import DatasetSummary
 
 Labels = npt.NDArray[np.int64]
 Boxes = npt.NDArray[np.float32]
@@ -27,6 +28,7 @@ class ImageDataset:
             not be split.
         names: Names (n) of the images.
         boxes: Corners (n, 4) x0, y0, x1, y1 of the object in px of its image, where known.
+        summary: What the reader took the data for.
 
     Raises:
         DataError: There is no image, lengths differ, or a label has no class.
@@ -44,6 +46,7 @@ class ImageDataset:
     groups: tuple[str, ...]
     names: tuple[str, ...]
     boxes: Boxes | None = None
+    summary: DatasetSummary = DatasetSummary()
 
     def __post_init__(self) -> None:
         n = len(self.labels)
@@ -87,11 +90,16 @@ class ImageDataset:
             tuple(self.groups[i] for i in chosen),
             tuple(self.names[i] for i in chosen),
             None if self.boxes is None else self.boxes[chosen],
+            self.summary,
         )
 
     def counts(self) -> Labels:
         """Return the number of images of each class (classes,)."""
         return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
+
+    def summarized(self, summary: DatasetSummary) -> ImageDataset:
+        """Return the same images with another ``summary``."""
+        return replace(self, summary=summary)
 
 
 def in_memory(

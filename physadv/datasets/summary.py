@@ -1,0 +1,163 @@
+"""Summary of what a data set was taken for: layout, part, classes, sizes, and what was skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+_LISTED_CLASSES = 8
+_LISTED_PAIRS = 6
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """Facts that a run prints and records about its data.
+
+    A reader fills in where the images come from; whoever chooses images and matches their classes
+    to a model's adds the rest with :meth:`of_choice`.
+
+    Attributes:
+        path: Folder or file that was read.
+        layout: Layout that was recognized, such as "class folders".
+        part: Part that was read: "train", "val", "test", or "all".
+        parts: Parts that are there; empty where the set has none.
+        known_set: Name of the published set whose class numbers the labels are, such as "GTSRB".
+        skipped: Number of files left out, by the reason.
+        notes: Further facts in words, such as how labels were converted.
+        counts: Number of images by class name.
+        image_sizes: Sizes of the images, such as "32x32".
+        mapping: The model's class by class name of the data.
+        matched: Rule of that mapping, such as "by name".
+
+    Example:
+        >>> summary = DatasetSummary("signs", "class folders", "test", ("train", "test"))
+        >>> print("\\n".join(summary.of_choice({"stop": 3}, image_sizes="32x32").lines()))
+        class folders, part test of train, test; 3 images of 1 class: stop 3
+        images 32x32
+    """
+
+    path: str = ""
+    layout: str = "images in memory"
+    part: str = "all"
+    parts: tuple[str, ...] = ()
+    known_set: str = ""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    image_sizes: str = ""
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    matched: str = ""
+
+    def of_choice(
+        self,
+        counts: Mapping[str, int],
+        *,
+        image_sizes: str = "",
+        mapping: Mapping[str, str] | None = None,
+        matched: str = "",
+        notes: Sequence[str] = (),
+    ) -> DatasetSummary:
+        """Return the summary of the images that a run uses.
+
+        Args:
+            counts: Number of images by class name.
+            image_sizes: Sizes of the images.
+            mapping: The model's class by class name of the data.
+            matched: Rule of that mapping.
+            notes: Facts to add.
+
+        Returns:
+            The completed summary.
+        """
+        return replace(
+            self,
+            counts=dict(counts),
+            image_sizes=image_sizes,
+            mapping=dict(mapping or {}),
+            matched=matched,
+            notes=(*self.notes, *notes),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, without those that say nothing."""
+        table = {
+            "layout": self.layout,
+            "path": self.path,
+            "part": self.part,
+            "parts": list(self.parts),
+            "images": sum(self.counts.values()),
+            "images_by_class": dict(self.counts),
+            "image_sizes": self.image_sizes,
+            "classes_matched": self.matched,
+            "class_mapping": dict(self.mapping),
+            "skipped": dict(self.skipped),
+            "notes": list(self.notes),
+        }
+        return {key: value for key, value in table.items() if value not in ("", [], {})}
+
+    def facts(self) -> dict[str, str]:
+        """Return the summary in words, by heading, for a report."""
+        words = {
+            "Layout": self._layout_in_words(),
+            "Images": self._counts_in_words(),
+            "Image sizes": self.image_sizes,
+            "Classes": self._mapping_in_words(),
+            "Skipped": _listed(self.skipped),
+            "Notes": "; ".join(self.notes),
+        }
+        return {heading: text for heading, text in words.items() if text}
+
+    def lines(self) -> list[str]:
+        """Return the summary as one or two lines for people."""
+        words = self.facts()
+        first = "; ".join(words[key] for key in ("Layout", "Images") if key in words)
+        rest = [
+            words.get("Classes", ""),
+            f"images {self.image_sizes}" if self.image_sizes else "",
+            f"skipped {words['Skipped']}" if self.skipped else "",
+            words.get("Notes", ""),
+        ]
+        second = "; ".join(text for text in rest if text)
+        return [line for line in (first, second) if line]
+
+    def _layout_in_words(self) -> str:
+        if not self.parts:
+            whole = ", no parts: all of it" if self.layout != "images in memory" else ""
+            return self.layout + whole
+        there = ", ".join(self.parts)
+        return f"{self.layout}, {'all parts' if self.part == 'all' else f'part {self.part}'} of {there}"
+
+    def _counts_in_words(self) -> str:
+        present = {name: count for name, count in self.counts.items() if count}
+        if not present:
+            return ""
+
+        total = sum(present.values())
+        absent = len(self.counts) - len(present)
+        classes = f"{len(present)} class{'es' if len(present) != 1 else ''}"
+        if absent:
+            classes += f" ({absent} without an image)"
+        if len(present) <= _LISTED_CLASSES:
+            each = ", ".join(f"{name} {count}" for name, count in present.items())
+            return f"{total} images of {classes}: {each}"
+        fewest = min(present, key=lambda name: present[name])
+        most = max(present, key=lambda name: present[name])
+        return (
+            f"{total} images of {classes}: {present[fewest]} ({fewest}) to {present[most]} "
+            f"({most}) each"
+        )
+
+    def _mapping_in_words(self) -> str:
+        if not self.matched:
+            return ""
+        changed = [f"{own} = {model}" for own, model in self.mapping.items() if own != model]
+        if not changed:
+            return f"classes {self.matched}"
+        shown = ", ".join(changed[:_LISTED_PAIRS])
+        more = f", and {len(changed) - _LISTED_PAIRS} more" if len(changed) > _LISTED_PAIRS else ""
+        return f"classes {self.matched}: {shown}{more}"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
