@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ class ImageDataset:
     groups: tuple[str, ...]
     names: tuple[str, ...]
     boxes: Boxes | None = None
-    summary: DatasetSummary = DatasetSummary()
+    summary: DatasetSummary = field(default_factory=DatasetSummary)
 
     def __post_init__(self) -> None:
         n = len(self.labels)

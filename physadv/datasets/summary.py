@@ -125,8 +125,8 @@ class DatasetSummary:
         if not self.parts:
             whole = ", no parts: all of it" if self.layout != "images in memory" else ""
             return self.layout + whole
-        there = ", ".join(self.parts)
-        return f"{self.layout}, {'all parts' if self.part == 'all' else f'part {self.part}'} of {there}"
+        part = "all parts" if self.part == "all" else f"part {self.part}"
+        return f"{self.layout}, {part} of {', '.join(self.parts)}"
 
     def _counts_in_words(self) -> str:
         present = {name: count for name, count in self.counts.items() if count}
