@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physadv_cli.runs import RunOptions, console
+from physadv_cli.runs import RunOptions, print_findings
 
 if TYPE_CHECKING:
     from physadv.evaluation.config import SampleConfig
@@ -39,10 +39,7 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
     if evaluation.ledger.rows:
         example = strongest_example(folder / "examples")
         result["report"] = str(write_evaluate_report(folder, result, task.facts, example))
-    for finding in result["doubts"]:
-        console.print(
-            f"[yellow]warning[/] {finding['name']}: {finding['finding']}. {finding['remedy']}."
-        )
+    print_findings(result["doubts"])
     run.finish(result, _summary(result, stopped=stopped))
     if stopped:
         raise SystemExit(130)

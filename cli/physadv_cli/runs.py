@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +14,7 @@ from typing import Any
 
 import tomli_w
 from rich.console import Console
+from rich.markup import escape
 
 from physadv.core.config import COMMAND_KEY, Config
 from physadv.core.files import write_json, write_text
@@ -93,6 +94,15 @@ class RunOptions:
         console.print(summary)
         if self.as_json:
             sys.stdout.write(json.dumps(plain(result)) + "\n")
+
+
+def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
+    """Print each of ``findings``, as a run's ``doubts`` hold them: a warning for amber, "not valid"
+    for red."""
+    for finding in findings:
+        word = "[red]not valid[/]" if finding["light"] == "red" else "[yellow]warning[/]"
+        text = f"{finding['name']}: {finding['finding']}. {finding['remedy']}."
+        console.print(f"{word} {escape(text)}")
 
 
 def begin_report(command: str, *, json: bool, quiet: bool, verbose: bool) -> RunOptions:

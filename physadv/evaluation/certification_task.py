@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from physadv.certification.bounds.input_ball import NORMS
 from physadv.certification.bounds.verify import prepare_graph
 from physadv.certification.config import CertifyConfig
 from physadv.certification.smoothing.noise import noise_by_name
 from physadv.core.errors import OptionError
+from physadv.core.lights import worst_light
+from physadv.core.rows import Row
 from physadv.datasets import read_dataset
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.certified_accuracy import (
@@ -25,11 +29,13 @@ from physadv.evaluation.certified_accuracy import (
     is_certified,
     summarize_certified,
 )
+from physadv.evaluation.clean_accuracy import clean_accuracy_findings
 from physadv.evaluation.evaluate import curve_radii
+from physadv.evaluation.masking_checks import Finding, checked_logits
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import ProgressLog, claim_folder
 from physadv.evaluation.samples import EvaluationSamples, choose_samples
-from physadv.models.cards import LoadedModel
+from physadv.models.cards import LoadedModel, ModelCard
 
 _GAUSSIAN_ONE_SIGMA = 0.84134
 """Class probability that certifies a radius of one sigma under Gaussian noise."""
@@ -57,6 +63,8 @@ class CertificationTask:
     radii: tuple[float, ...]
     facts: dict[str, Any]
     device: str
+    card: ModelCard
+    classes: int
 
     @classmethod
     def from_config(cls, config: CertifyConfig) -> CertificationTask:
@@ -91,7 +99,16 @@ class CertificationTask:
             **method.facts,
         }
         device = str(next((p.device for p in model.parameters()), "cpu"))
-        return cls(method.certifier, samples, method.radius, method.radii, facts, device)
+        return cls(
+            method.certifier,
+            samples,
+            method.radius,
+            method.radii,
+            facts,
+            device,
+            model.card,
+            _class_count(model, samples, device),
+        )
 
     def claim(self, folder: Path) -> None:
         """Note in ``folder`` what is certified there. Raises OptionError where that is another."""
@@ -120,17 +137,46 @@ class CertificationTask:
         return sum(is_certified(row, self.radius) for row in rows) / max(len(rows), 1)
 
     def result(self, log: ProgressLog) -> dict[str, Any]:
-        """Return the rates of the rows of ``log`` with intervals, the curve, and the facts."""
+        """Return the rates of the rows of ``log`` with intervals, the curve, the doubts and their
+        light, and the facts."""
         rows = list(log.rows.values())
+        findings = self._findings(rows)
         certified = sum(is_certified(row, self.radius) for row in rows)
         return {
             "certified_accuracy": wilson_interval(certified, len(rows)).as_dict(),
             **summarize_certified(rows, self.radii),
             "complete": len(rows) == len(self.samples),
+            "doubts": [finding.as_dict() for finding in findings],
+            "light": worst_light(finding.light for finding in findings),
             "seconds": log.total("seconds"),
             **self.facts,
             "device": self.device,
         }
+
+    def _findings(self, rows: list[Row]) -> list[Finding]:
+        """Reasons not to believe the figures: the model's clean accuracy, and where noise decides
+        the class that of the vote too."""
+        labels = [int(row["label"]) for row in rows]
+        right = sum(row["predicted"] == row["label"] for row in rows)
+        clean = sum(row.get("clean", row["predicted"]) == row["label"] for row in rows)
+        findings = clean_accuracy_findings(
+            clean, len(rows), classes=self.classes, labels=labels, card=self.card
+        )
+        if any("clean" in row for row in rows) and right != clean:
+            subject = "accuracy of the vote under noise"
+            vote = clean_accuracy_findings(
+                right, len(rows), classes=self.classes, labels=labels, subject=subject
+            )
+            known = {finding.name for finding in findings}
+            findings += [finding for finding in vote if finding.name not in known]
+        return findings
+
+
+@torch.no_grad()
+def _class_count(model: LoadedModel, samples: EvaluationSamples, device: str) -> int:
+    """The number of classes that ``model`` returns logits of. Leaves the caller's generator."""
+    with torch.random.fork_rng():
+        return checked_logits(model, samples.images([0]).to(device)).shape[1]
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class SmoothingCertifier:
         self.group = 1 if radius is None else 16
 
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
-        """Certify images.
+        """Certify images; ``clean`` in a row is the model's own class, without noise.
 
         Args:
             images: Images (b, c, h, w) in [0, 1].
@@ -111,6 +111,7 @@ class SmoothingCertifier:
         Returns:
             One table an image, with at least ``predicted`` and ``radius``.
         """
+        clean = self.sampler.clean_classes(images)
         expected = len(images) * (self.n0 + (self.n if self.plan is None else self.plan.looks[0]))
         seen = 0
 
@@ -136,8 +137,14 @@ class SmoothingCertifier:
                 indices=indices,
             )
         return [
-            {"predicted": c.predicted, "radius": c.radius, "p_low": c.p_low, "samples": c.samples}
-            for c in found
+            {
+                "predicted": c.predicted,
+                "radius": c.radius,
+                "p_low": c.p_low,
+                "samples": c.samples,
+                "clean": own,
+            }
+            for c, own in zip(found, clean, strict=True)
         ]
 
     def _full(self, image: Tensor, index: int) -> SmoothingCertificate:

@@ -18,6 +18,7 @@ from physadv.attacks._fused_model import Speed
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.obfuscated import expectation_model
 from physadv.core.errors import DataError, ImageError, ModelError, OptionError
+from physadv.core.lights import Light, worst_light
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.datasets import ImageDataset
@@ -78,7 +79,7 @@ class EvaluationResult:
         robust_accuracy: Rate of right answers that no attack broke, with its 95 % interval.
         broken_by: Number of samples that each attack broke.
         curve: Robust accuracies by radius; that of radius 0 is the clean one.
-        findings: Reasons not to believe the figures.
+        findings: Reasons not to believe the figures; one whose ``light`` is red voids them.
         rows: One table a sample: index, image, label, correct, robust, broken_by, distance.
         seconds: Computing time.
         forwards: Images evaluated by the model.
@@ -122,6 +123,12 @@ class EvaluationResult:
             complete=table["complete"],
             facts=dict(facts),
         )
+
+    @property
+    def light(self) -> Light:
+        """Worst light of the findings: green without any, amber in doubt, red where the figures
+        mean nothing."""
+        return worst_light(finding.light for finding in self.findings)
 
     def __str__(self) -> str:
         lines = [
@@ -197,6 +204,7 @@ class EvaluationTask:
             speed=self.speed,
             seed=self.seed,
             targets=self.targets,
+            card=self.model.card,
             keep=keep if keepers else None,
         )
 

@@ -21,14 +21,17 @@ from torch import Tensor
 from physadv.attacks._classifier_step import Classifier, LogProbabilities
 from physadv.attacks._fused_model import Speed
 from physadv.attacks.gradient import pgd
+from physadv.core.lights import worst_light
 from physadv.core.rows import Row
 from physadv.evaluation import masking_checks
+from physadv.evaluation.clean_accuracy import clean_accuracy_findings
 from physadv.evaluation.data import SampleSource
 from physadv.evaluation.ensemble import quick_stages, score_based_stages, standard_stages
 from physadv.evaluation.masking_checks import Finding
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.progress_log import ProgressLog
 from physadv.evaluation.stages import CLEAN, AttackStage, StageOutcome, sample_verdicts
+from physadv.models.cards import ModelCard
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import lp_distance
 
@@ -68,6 +71,7 @@ class Evaluation:
         seed: Seed of the attacks.
         keep: Called with positions, clean and adversarial images of what was broken.
         targets: Function that returns the target classes of positions, for a targeted evaluation.
+        card: Model's card, with whose accuracy the clean one is compared.
     """
 
     model: Classifier
@@ -82,9 +86,11 @@ class Evaluation:
     seed: int = 0
     keep: Keep | None = None
     targets: Callable[[Sequence[int]], Tensor] | None = None
+    card: ModelCard | None = None
     findings: list[Finding] = field(default_factory=list)
     ledger: ProgressLog = field(init=False)
     rounds: dict[float, ProgressLog] = field(init=False, default_factory=dict)
+    _class_count: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.ledger = ProgressLog(self.folder)
@@ -291,18 +297,36 @@ class Evaluation:
 
     def _hindsight(self) -> list[Finding]:
         """The checks that need the outcome, of a run that was stopped as well."""
-        correct = [row for row in self.ledger.rows.values() if row["correct"]]
+        rows = list(self.ledger.rows.values())
+        correct = [row for row in rows if row["correct"]]
+        findings = clean_accuracy_findings(
+            len(correct),
+            len(rows),
+            classes=self._classes(),
+            labels=[row["label"] for row in rows],
+            card=self.card,
+        )
         broken = {s.name: [row["broken_by"] == s.name for row in correct] for s in self.plan}
         white = [s.name for s in self.plan if s.family == "white"]
         black = [s.name for s in self.plan if s.family == "black"]
-        findings = list(masking_checks.check_blackbox(broken, white, black)) if white else []
+        findings += masking_checks.check_blackbox(broken, white, black) if white else []
         findings += masking_checks.check_curve({e: r.rate for e, r in self.robust_at().items()})
         return findings
 
+    @torch.no_grad()
+    def _classes(self) -> int:
+        """The number of the model's classes; 0 without images. Leaves the caller's generator."""
+        if not self._class_count and len(self.samples):
+            with torch.random.fork_rng():
+                images, _ = self._load([0])
+                self._class_count = masking_checks.checked_logits(self.model, images).shape[1]
+        return self._class_count
+
     def result(self) -> dict[str, Any]:
-        """Rates with intervals, what each attack broke, the curve, doubts, seconds, images asked
-        about."""
+        """Rates with intervals, what each attack broke, the curve, doubts and their light, seconds,
+        images asked about."""
         rows = self.ledger.rows
+        findings = [*self._hindsight(), *self.findings]
         by = Counter(
             row["broken_by"] for row in rows.values() if row["correct"] and not row["robust"]
         )
@@ -313,7 +337,8 @@ class Evaluation:
             "complete": len(rows) == len(self.samples),
             "broken_by": {stage.name: by.get(stage.name, 0) for stage in self.plan},
             "curve": [{"eps": eps, **rate.as_dict()} for eps, rate in self.robust_at().items()],
-            "doubts": [finding.as_dict() for finding in [*self.findings, *self._hindsight()]],
+            "doubts": [finding.as_dict() for finding in findings],
+            "light": worst_light(finding.light for finding in findings),
             "seconds": sum(led.total("seconds") for led in ledgers),
             "forwards": int(sum(led.total("forwards") for led in ledgers)),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
@@ -13,6 +14,8 @@ from physadv.core.errors import ModelError
 from physadv.core.types import Prediction
 
 Task = Literal["classify", "detect"]
+_ACCURACY = re.compile(r"(?:clean |top-1 )?(\d+(?:\.\d+)?) ?%")
+"""Beginning of a card's line on accuracy: the clean accuracy in percent."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,27 @@ class ModelCard:
     def class_name(self, index: int) -> str:
         """Return the name of class ``index``, or the number itself where the card has no names."""
         return self.classes[index] if 0 <= index < len(self.classes) else str(index)
+
+    @property
+    def recorded_accuracy(self) -> float | None:
+        """Clean accuracy of a classifier in [0, 1] as the card records it; None where it does not.
+
+        It is the key ``clean_accuracy`` of the card, a share, or else the percentage that
+        ``accuracy`` begins with, such as "98.7%", "clean 98.7 %" or "top-1 89.3 %".
+
+        Example:
+            >>> ModelCard("demo", accuracy="clean 91.5% [90.1%, 92.8%], n = 2000").recorded_accuracy
+            0.915
+        """
+        text = str(self.accuracy)
+        if self.task != "classify" or text.startswith("not measured"):
+            return None
+
+        share = self.extra.get("clean_accuracy")
+        if isinstance(share, int | float) and 0 <= share <= 1:
+            return float(share)
+        found = _ACCURACY.match(text)
+        return None if found is None else min(float(found[1]) / 100, 1.0)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON and TOML."""

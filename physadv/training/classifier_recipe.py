@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from physadv.attacks.gradient import pgd
 from physadv.certification.bounds.verify import prepare_graph, verify_bounds
 from physadv.core.errors import OptionError
 from physadv.core.files import sha256_of, write_text
+from physadv.core.lights import worst_light
 from physadv.core.random_streams import generator
 from physadv.core.tensor_files import write_tensors
+from physadv.evaluation.clean_accuracy import clean_accuracy_findings
+from physadv.evaluation.masking_checks import Finding
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.architectures.cnn import build_network
 from physadv.threat.parsing import parse_norm, parse_threat
@@ -287,6 +290,7 @@ def publish_classifier(
     """Evaluate the selected weights on validation images (at most 2000), and write weights and
     card.
 
+    A clean accuracy in doubt, such as that of guessing, stands under ``doubts`` on the card.
     ``--model OUT/model.safetensors`` loads them.
 
     Args:
@@ -303,12 +307,16 @@ def publish_classifier(
         False
     )
     validator = Validator(recipe, recipe.build_method(), training_data.validation, 2000)
-    measured = {
-        name: wilson_interval(correct, validator.n)
-        for name, correct in validator.counts(net).items()
-    }
+    counts = validator.counts(net)
+    measured = {name: wilson_interval(correct, validator.n) for name, correct in counts.items()}
+    findings = clean_accuracy_findings(
+        counts["clean"],
+        validator.n,
+        classes=len(training_data.classes),
+        labels=validator.labels.tolist(),
+    )
     write_tensors(out / WEIGHTS, net.state_dict())
-    card = _card(recipe, training_data, out, measured, data, command)
+    card = _card(recipe, training_data, out, measured, findings, data, command)
     write_text(out / CARD, tomli_w.dumps(card))
     return card
 
@@ -318,6 +326,7 @@ def _card(
     training_data: TrainingData,
     out: Path,
     measured: Mapping[str, RateInterval],
+    findings: Sequence[Finding],
     data: str,
     command: str,
 ) -> dict[str, Any]:
@@ -347,6 +356,8 @@ def _card(
         "command": command,
         "threat": threat,
         "measured": {name: rate.as_dict() for name, rate in measured.items()},
+        "doubts": [finding.as_dict() for finding in findings],
+        "light": worst_light(finding.light for finding in findings),
         "cpu_seconds": round(float(progress["seconds"]), 1),
         "epochs_done": len(progress["history"]),
         "recipe": {**settings, "defence_settings": own},

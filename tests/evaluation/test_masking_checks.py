@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
@@ -80,21 +79,9 @@ def test_images_out_of_range_are_noticed() -> None:
         assert {d.name for d in masking_checks.check_images(images)} == {"inputs-out-of-range"}
 
 
-def test_guessing_and_constant_output_are_noticed() -> None:
-    """A victim whose classes are in another order, and one that answers the same to all."""
-    assert "at-chance" in names(Honest(), labels=(LABELS + 1) % 4)
+def test_constant_output_is_noticed() -> None:
+    """A model that answers the same to all."""
     assert "constant-output" in names(lambda x: Honest()(x * 0))
-
-
-@pytest.mark.parametrize(("n", "right", "noticed"), [(12, 0, True), (12, 1, False), (8, 0, False)])
-def test_ten_images_without_one_right_are_noticed(n: int, right: int, noticed: bool) -> None:
-    """A data set of other classes is seen with few images too; one that is read shows that some
-    agree."""
-    labels = torch.arange(n) % 4
-    logits = F.one_hot((labels + 1) % 4, 4).float()
-    logits[:right] = F.one_hot(labels[:right], 4).float()
-    found = [finding.name for finding in masking_checks.check_outputs(logits * 3 - 1, labels)]
-    assert ("at-chance" in found) == noticed
 
 
 def test_output_that_is_no_logits_is_an_error() -> None:
@@ -148,4 +135,4 @@ def test_every_doubt_names_a_remedy() -> None:
     """A doubt reads as one line: name, finding, remedy."""
     finding = next(iter(masking_checks.check_unbounded([False], 1.0)))
     assert str(finding).startswith("unbounded-attack-fails: ")
-    assert finding.as_dict().keys() == {"name", "finding", "remedy"}
+    assert finding.as_dict().keys() == {"name", "finding", "remedy", "light"}

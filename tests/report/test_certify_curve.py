@@ -45,6 +45,8 @@ def test_a_patch_certificate_has_no_curve_over_a_radius() -> None:
         "accuracy": rate,
         "curve": curve,
         "complete": True,
+        "doubts": [],
+        "light": "green",
         "abstained": 0,
         "mean_radius": 6.0,
         "samples": 0,

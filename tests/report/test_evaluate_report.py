@@ -21,6 +21,7 @@ def result(**changes: Any) -> dict[str, Any]:
         "broken_by": {"apgd-ce": 20, "square": 4},
         "curve": [],
         "doubts": [],
+        "light": "green",
         "seconds": 1.0,
         "forwards": 400,
     } | changes
@@ -52,9 +53,25 @@ def test_doubts_and_an_unfinished_run_are_shown() -> None:
     """Neither passes for a finished evaluation without doubts."""
     doubt = {"name": "at-chance", "finding": "guessing", "remedy": "Check the classes"}
     page = render_evaluate_report(
-        result(doubts=[doubt], complete=False), {**FACTS, "attacks": "ensemble"}, []
+        result(doubts=[doubt], light="amber", complete=False), {**FACTS, "attacks": "ensemble"}, []
     )
-    assert "self-checks failed" in page
     assert "self-checks passed" not in page
     assert "incomplete" in page
     assert "Check the classes" in page
+
+
+@pytest.mark.parametrize(
+    ("light", "tag", "words"),
+    [
+        ("green", "good", "self-checks passed"),
+        ("amber", "doubt", "self-checks found doubts"),
+        ("red", "bad", "self-checks failed: not a valid result"),
+    ],
+)
+def test_the_badge_has_the_color_and_the_words_of_its_light(
+    light: str, tag: str, words: str
+) -> None:
+    """Each light shows its own badge, and none of the others' words."""
+    page = render_evaluate_report(result(light=light), {**FACTS, "attacks": "ensemble"}, [])
+    assert f'<span class="tag {tag}">{words}</span>' in page
+    assert page.count("self-checks ") == 1

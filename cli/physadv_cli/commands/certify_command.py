@@ -8,7 +8,7 @@ import typer
 
 from physadv.certification.config import CertifyConfig
 from physadv_cli.configured import from_config, hidden_option, threat_forms
-from physadv_cli.runs import RunOptions
+from physadv_cli.runs import RunOptions, print_findings
 
 if TYPE_CHECKING:
     from physadv.evaluation.certification_task import CertificationTask
@@ -63,6 +63,7 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
         facts = {**task.facts, "device": task.device}
         report = write_certify_report(folder, result, facts, list(log.rows.values()))
         result["report"] = str(report)
+    print_findings(result["doubts"])
     run.finish(result, _summary(result, stopped=stopped))
     if stopped:
         raise SystemExit(130)

@@ -10,7 +10,7 @@ import typer
 from physadv.training.config import TrainConfig, TrainSignsConfig
 from physadv_cli.configured import from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
-from physadv_cli.runs import RunOptions
+from physadv_cli.runs import RunOptions, print_findings
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -56,6 +56,7 @@ def train(config: TrainConfig, run: RunOptions) -> None:
         card = task.publish(folder, command_line())
     weights = task.weights_of(folder)
     result = {"out": str(folder), "victim": str(weights), "finished": True, **card}
+    print_findings(card["doubts"])
     run.finish(result, _classifier_summary(weights, card))
 
 
@@ -91,6 +92,7 @@ def train_signs(config: TrainSignsConfig, run: RunOptions) -> None:
         card = signs.publish_sign_classifier(
             recipe, data, signs.StreetPhotos.from_config(config), folder, command=command_line()
         )
+    print_findings(card["doubts"])
     run.finish({"out": str(folder), "finished": True, **card}, _signs_summary(folder, card))
 
 

@@ -79,6 +79,16 @@ class NoiseSampler:
         self.model, self.noise, self.seed, self.batch = model, noise, seed, batch
         self.tick = tick or (lambda count: None)
 
+    def clean_classes(self, images: Tensor) -> list[int]:
+        """Return the model's own class of each of ``images`` (b, c, h, w), without noise.
+
+        Raises:
+            ModelError: The output is no logits (b, classes), or not a number.
+        """
+        with torch.random.fork_rng():  # a random model draws from the caller's generator
+            votes, _ = self._classify(images)
+        return [int(vote) for vote in votes]
+
     def count(self, requests: Sequence[SampleRequest]) -> list[Counts]:
         """Return the votes of each class for each of ``requests``; several requests share a batch.
 

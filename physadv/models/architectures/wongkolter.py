@@ -80,7 +80,7 @@ def mnist_card() -> ModelCard:
         sha256="95014ab0c04c73f48b3be0cb7acc42aff60ce4420c6c43bec25e9a1447279e08",
         accuracy="error 1.80 %, certified error <= 5.8 % and PGD error about 4.1 % at l_inf 0.1, "
         "as published",
-        extra={"channels": 1},
+        extra={"channels": 1, "clean_accuracy": 0.982},
     )
 
 

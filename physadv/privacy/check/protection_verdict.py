@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
+from physadv.core.lights import Light, worst_light
 from physadv.evaluation.metrics.intervals import RateInterval
 
-Light = Literal["green", "amber", "red"]
 SAFE, LOST = 0.2, 0.5
 """Green: not more than SAFE is likely matched (the interval's upper end). Red: more than LOST was
 matched."""
-_ORDER: tuple[Light, ...] = ("green", "amber", "red")
 _WORDS = {
     "green": "protected against what was tested",
     "amber": "partly protected",
@@ -133,7 +132,7 @@ def judge_protection(
         for name in counted
         for channel, rate in crossed[name].items()
     ]
-    light = max((f.light for f in findings), key=_ORDER.index)
+    light = worst_light(f.light for f in findings)
     worst = max(findings, key=lambda f: f.rate["rate"])
     headline = _headline(light, worst, capped)
     if capped and light == "green":

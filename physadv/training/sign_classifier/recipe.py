@@ -15,6 +15,7 @@ from torch import nn
 from physadv.core.errors import DataError, ModelError, OptionError
 from physadv.core.files import sha256_of, write_text
 from physadv.core.image_io import Array
+from physadv.core.lights import worst_light
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows
 from physadv.core.tensor_files import write_tensors
@@ -44,6 +45,7 @@ from physadv.training.methods.by_name import method_by_name
 from physadv.training.sign_classifier.batches import BatchMix, SignBatches
 from physadv.training.sign_classifier.canvases import BackgroundPhotos, load_photos, sign_canvases
 from physadv.training.sign_classifier.validation import (
+    accuracy_findings,
     accuracy_rates,
     judge_crops,
     judge_stop_photos,
@@ -350,6 +352,7 @@ def _card_table(
 ) -> dict[str, Any]:
     """Return the card: the keys of every model card, then measurements and the recipe."""
     measured = accuracy_rates(rows)
+    findings = accuracy_findings(rows, classes=len(NAMES))
     tracks = measured["held-out tracks"]
     by_track = _interval_text(tracks["by_group"])
     accuracy = (
@@ -375,6 +378,8 @@ def _card_table(
         "command": command,
         "parameters": count_parameters(net),
         "measured": {name: _plain(rates) for name, rates in measured.items()},
+        "doubts": [finding.as_dict() for finding in findings],
+        "light": worst_light(finding.light for finding in findings),
         "stop_photos_by_sign": stop_share_by_sign(rows),
         "recipe": {
             **{

@@ -21,6 +21,8 @@ from physadv.core.image_io import Array, list_images, read_rgba, to_tensor
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.datasets.base import ImageDataset
+from physadv.evaluation.clean_accuracy import clean_accuracy_findings
+from physadv.evaluation.masking_checks import Finding
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
 from physadv.models.architectures.signnet import BACKGROUND, INPUT_PX, STOP
 
@@ -210,6 +212,22 @@ def accuracy_rates(rows: Sequence[Row]) -> dict[str, dict[str, RateInterval | in
         if stops and len(stops) < len(own):
             rates[f"{name}, stop"] = _summary(stops)
     return rates
+
+
+def accuracy_findings(rows: Sequence[Row], *, classes: int) -> list[Finding]:
+    """Return the reasons to doubt the network: sets of ``rows`` that it reads like a guess.
+
+    ``classes`` is the number of the network's classes.
+    """
+    findings: list[Finding] = []
+    for name in dict.fromkeys(str(r["set"]) for r in rows):
+        own = [r for r in rows if r["set"] == name]
+        right = sum(r["predicted"] == r["label"] for r in own)
+        labels = [int(r["label"]) for r in own]
+        findings += clean_accuracy_findings(
+            right, len(own), classes=classes, labels=labels, subject=f"accuracy on {name}"
+        )
+    return findings
 
 
 def stop_share_by_sign(rows: Sequence[Row]) -> dict[str, float]:
