@@ -15,6 +15,7 @@ from reportlab.pdfbase.pdfmetrics import stringWidth
 
 from physadv.core.image_io import Array
 from physadv.printing.aruco_markers import marker_modules, square_points
+from physadv.printing.fonts import font_for
 from physadv.printing.layout import PageRect
 
 
@@ -38,7 +39,7 @@ class PdfPage:
     def text(
         self, x: float, y: float, text: str, size: float, *, bold: bool = False, room: float = 1e9
     ) -> None:
-        """Write one line; characters outside Latin-1 become "?".
+        """Write one line, in a font that has its characters.
 
         Args:
             x: Left end in mm.
@@ -47,9 +48,11 @@ class PdfPage:
             size: Font size in points.
             bold: Whether the font is bold.
             room: Width in mm to which the line is shrunk, then cut.
+
+        Raises:
+            OptionError: No font of this machine has a character of ``text``.
         """
-        font = "Helvetica-Bold" if bold else "Helvetica"
-        text = text.encode("latin-1", "replace").decode("latin-1")
+        font = font_for(text, bold=bold)
 
         while stringWidth(text, font, size) > room * mm and size > 6:
             size -= 0.25
@@ -71,7 +74,7 @@ class PdfPage:
             size: Font size in points.
             bold: Whether the font is bold.
         """
-        self.canvas.setFont("Helvetica-Bold" if bold else "Helvetica", size)
+        self.canvas.setFont(font_for(text, bold=bold), size)
         self.canvas.drawCentredString(*self.point(x, y), text)
 
     def text_right(self, x: float, y: float, text: str, size: float) -> None:
@@ -83,7 +86,7 @@ class PdfPage:
             text: The line.
             size: Font size in points.
         """
-        self.canvas.setFont("Helvetica", size)
+        self.canvas.setFont(font_for(text), size)
         self.canvas.drawRightString(*self.point(x, y), text)
 
     def ring(self, x: float, y: float, radius: float) -> None:

@@ -45,6 +45,7 @@ def finish_pdf(
             page = pdf.pages[index].obj
             page["/TrimBox"], page["/BleedBox"] = _box(page, trim), _box(page, bleed)
             page["/Resources"]["/Properties"] = Dictionary({CUT_LAYER: layer})
+            _name_spot_color(page, cut_name)
         _output_intent(pdf, press)
         rewrite_images(pdf, press)
         pdf.save(temporary, deterministic_id=True, compress_streams=True)
@@ -79,6 +80,14 @@ def _layer(pdf: pikepdf.Pdf, name: str) -> pikepdf.Object:
         OCGs=listed, D=Dictionary(Order=listed, ON=listed, Name=String("as printed"))
     )
     return layer
+
+
+def _name_spot_color(page: pikepdf.Object, name: str) -> None:
+    """Give the cut line's ink on ``page`` its ``name``; pikepdf escapes what a PDF name may not
+    hold, which reportlab does not."""
+    for space in page["/Resources"].get("/ColorSpace", Dictionary()).values():
+        if isinstance(space, Array) and space[0] == Name("/Separation") and space[1] == CUT_LAYER:
+            space[1] = Name(f"/{name}")
 
 
 def _output_intent(pdf: pikepdf.Pdf, press: PressProfile | None) -> None:

@@ -23,7 +23,8 @@ VISIBLE_LINE = "Robustness test print - for your own signs in a lab, never for p
 BAR_LABEL = "100 mm - measure me"
 SCALE_LINE = "print at 100 % (no fit to page)"
 CUT_LAYER = "/CutLine"
-"""Resource name of the cut line's layer, which :func:`finish_pdf` names like the spot color."""
+"""Resource name of the cut line's layer and spot color, which :func:`finish_pdf` names as the cut
+is named."""
 _ICON, _QR = 21.0, 17.0
 _HAIR = 0.002  # mm; an edge that rounding puts just outside its dot would be a dot wider
 
@@ -73,7 +74,7 @@ class PrintedSticker:
         """Stroke ``contour`` on ``page`` in the spot color, overprinting, in a layer of its own."""
         page.canvas.saveState()
         page.canvas.addLiteral(f"/OC {CUT_LAYER} BDC")
-        page.canvas.setStrokeColor(CMYKColorSep(0, 1, 0, 0, spotName=self.cut.name))
+        page.canvas.setStrokeColor(CMYKColorSep(0, 1, 0, 0, spotName=CUT_LAYER[1:]))
         page.canvas.setStrokeOverprint(True)
         page.canvas.setOverprintMask(1)
         page.canvas.setLineWidth(self.cut.points)

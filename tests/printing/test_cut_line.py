@@ -51,18 +51,19 @@ def ellipse(h: int, w: int) -> np.ndarray:
     )
 
 
-def test_spot_color_is_a_separation_and_overprints(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut_name", ["Thru Cut", "Kiss/Cut", "50% (cut) #2", "<[{cut}]>"])
+def test_spot_color_is_a_separation_and_overprints(tmp_path: Path, cut_name: str) -> None:
     """The page strokes one path in a /Separation of the given name, that wide, unfilled,
     overprinting, in its layer."""
-    cut = CutOptions(name="Thru Cut", points=0.5)
+    cut = CutOptions(name=cut_name, points=0.5)
     sheet = write_sheet(sticker(tmp_path / "b", 60, 40, noise(8, 12)), tmp_path / "s.pdf", cut=cut)
     with pikepdf.open(sheet.pdf) as pdf:
         page = pdf.pages[0]
         resources = page.obj.Resources
         (space,) = resources.ColorSpace.keys()
         kind, name, alternate, _ = resources.ColorSpace[space]
-        assert (kind, name, alternate) == ("/Separation", "/Thru Cut", "/DeviceCMYK")
-        assert [str(g.Name) for g in pdf.Root.OCProperties.OCGs] == ["Thru Cut"]
+        assert (kind, name, alternate) == ("/Separation", f"/{cut_name}", "/DeviceCMYK")
+        assert [str(g.Name) for g in pdf.Root.OCProperties.OCGs] == [cut_name]
         steps = [(str(i.operator), list(i.operands)) for i in pikepdf.parse_content_stream(page)]
         start = next(i for i, (op, _) in enumerate(steps) if op == "BDC")
         inside = steps[start : next(i for i, (op, _) in enumerate(steps) if op == "EMC")]
