@@ -76,21 +76,16 @@ tidy_help(app)
 
 def _one_line(error: Exception) -> str | None:
     """A known error in one line; None for a fault of the program itself."""
-    from physadv.core.errors import PhysadvError
+    from physadv.core.errors import PhysadvError, is_out_of_memory
 
     if isinstance(error, PhysadvError):
         return str(error)
 
-    # torch reports memory that it cannot get in classes of its own, all of them RuntimeErrors.
-    text = str(error)
-    is_torch_memory = isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
-    )
-    if isinstance(error, MemoryError) or is_torch_memory:
+    if is_out_of_memory(error):
         return "Memory ran out. Use a smaller --batch-size, fewer --draws or smaller images."
 
     if isinstance(error, OSError):
-        reason = error.strerror or text or type(error).__name__
+        reason = error.strerror or str(error) or type(error).__name__
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         subject = f"{' -> '.join(names)}: " if names else ""
         return f"{subject}{reason}. Check the path, its permissions and the space on the disk."

@@ -149,3 +149,10 @@ class CalibrationError(PhysadvError):
         Traceback (most recent call last):
         physadv.core.errors.CalibrationError: split 'dev': train or test. Choose one.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether ``error`` says that memory ran out, which torch reports as a RuntimeError."""
+    text = str(error)
+    torchs = "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and torchs)

@@ -10,8 +10,9 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
-from physadv.core.errors import ModelError
+from physadv.core.errors import ModelError, PhysadvError, is_out_of_memory
 from physadv.core.types import Prediction
+from physadv.models.failures import failure_of
 
 Task = Literal["classify", "detect"]
 _ACCURACY = re.compile(r"(?:clean |top-1 )?(\d+(?:\.\d+)?) ?%")
@@ -143,8 +144,17 @@ class LoadedModel(nn.Module):
 
     def forward(self, images: Tensor) -> Prediction:
         """Return logits (b, classes) of a classifier, or a detector's Detections in pixels of
-        ``images``."""
-        return cast(Prediction, self.net(images))
+        ``images``.
+
+        Raises:
+            ModelError: The network fails; the message says on what, and why.
+        """
+        try:
+            return cast(Prediction, self.net(images))
+        except Exception as error:  # a user's network may raise anything
+            if isinstance(error, PhysadvError) or is_out_of_memory(error):
+                raise
+            raise failure_of(self.net, images, error) from error
 
 
 def card_from(table: Mapping[str, Any], **defaults: Any) -> ModelCard:

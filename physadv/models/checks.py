@@ -6,9 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from physadv.core.errors import ModelError
+from physadv.core.errors import ModelError, is_out_of_memory
 from physadv.core.types import Detections, Model, Prediction
 from physadv.models.cards import ModelCard
+from physadv.models.failures import failure_of
 
 _SATURATED = 16.6
 """Gap between the two best logits from which the best class has probability 1 in float32: its loss
@@ -69,15 +70,10 @@ def _run(model: Model, images: Tensor) -> Prediction:
     with torch.no_grad():
         try:
             prediction = model(images)
-        except ModelError:
-            raise
         except Exception as error:  # whatever the user's model raises is told in one line
-            message = (str(error).strip().splitlines() or [""])[0][:160]
-            raise ModelError(
-                f"the model fails on images {tuple(images.shape)}",
-                f"{type(error).__name__}: {message}",
-                "Set input_size",
-            ) from error
+            if isinstance(error, ModelError) or is_out_of_memory(error):
+                raise
+            raise failure_of(model, images, error) from error
 
     if not isinstance(prediction, Tensor | Detections):
         raise ModelError(

@@ -21,6 +21,10 @@ from physadv.core.errors import ModelError
 from physadv.core.tables import read_table
 from physadv.models.exported_archive import vetted_archive
 
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights", "params", "network")
+"""Keys under which checkpoints hold the weights, the commonest first."""
+_COMPILED = "_orig_mod."
+"""What torch.compile puts before the keys of the net, or of a part, that it compiled."""
 Kind = Literal["torchscript", "exported", "weights", "safetensors", "unknown"]
 
 
@@ -50,11 +54,13 @@ def kind_of(path: Path) -> Kind:
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from ``path``, a safetensors or torch file, onto the CPU.
 
-    Unwraps ``{"state_dict": ...}`` and ``{"model": ...}`` and strips a common ``module.`` prefix.
-    Nothing is unpickled that ``weights_only=True`` refuses.
+    A checkpoint that holds the state dict beside other things, as ``{"model": ..., "epoch": 3}``
+    does, is unwrapped, and a common ``module.`` prefix is stripped. Nothing is unpickled that
+    ``weights_only=True`` refuses.
 
     Raises:
-        ModelError: The file holds a whole pickled module, TorchScript or anything else.
+        ModelError: The file holds a whole pickled module, TorchScript, several state dicts of which
+            none has a usual name, or anything else.
     """
     file = Path(path)
     kind = kind_of(file)
@@ -65,31 +71,29 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             f"{file}", f"holds no state dict ({kind})", "save model.state_dict() and name that file"
         )
 
-    found = _unpickle_weights(file)
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-        elif isinstance(found, Mapping) and isinstance(found.get(key), list) and found[key]:
-            found = found[key][0]  # a cascade keeps one state dict a stage: the first is the net
-
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+    state = _unwrapped(_unpickle_weights(file), file)
+    if not _is_state(state):
         raise ModelError(
             f"{file}",
             "holds something else than a state dict",
             "save model.state_dict() on its own",
         )
-    prefixed = bool(found) and all(k.startswith("module.") for k in found)
-    return {k.removeprefix("module.") if prefixed else k: v for k, v in found.items()}
+    prefixed = bool(state) and all(k.startswith("module.") for k in state)
+    return {k.removeprefix("module.") if prefixed else k: v for k, v in state.items()}
 
 
 def load_state(net: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
     """Load ``state`` into ``net``, every key and shape; ``name`` is what an error calls the
     weights.
 
+    What wrappers put before the keys is taken off: ``_orig_mod.`` of torch.compile, and any prefix,
+    as Lightning's ``model.``, where exactly one leaves the net's own keys.
+
     Raises:
         ModelError: Keys or shapes do not fit; the message names the first of them.
     """
     own = net.state_dict()
+    state = _with_keys_of(own, state)
     lacking, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
 
@@ -157,7 +161,9 @@ class Exported(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Mark only this module: the program inside was fixed when it was exported, and refuses to
         be told."""
-        self.training = self.net.training = mode
+        self.training = mode
+        for module in self.net.modules():  # their flags say nothing of what was exported
+            module.training = mode
         return self
 
     def forward(self, images: Tensor) -> Any:
@@ -253,6 +259,54 @@ def pick_device(name: str | torch.device) -> torch.device:
             f"device {name}", f"not usable ({_first_line(error)})", "try --device cpu"
         ) from error
     return device
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(v, Tensor) for v in value.values())
+
+
+def _unwrapped(found: Any, file: Path) -> Any:
+    """The state dict within a checkpoint, at most two tables deep; raise ModelError where several
+    could be meant."""
+    for _ in range(2):
+        if not isinstance(found, Mapping) or (found and _is_state(found)):
+            return found
+
+        # A cascade keeps one state dict a stage: the first is the net.
+        inner = {k: v[0] if isinstance(v, list) and v else v for k, v in found.items()}
+        tables = {k: v for k, v in inner.items() if isinstance(v, Mapping) and v}
+        usual = next((k for k in _STATE_KEYS if k in tables), None)
+        states = [k for k in tables if _is_state(tables[k])]
+        if usual is None and len(states) > 1:
+            raise ModelError(
+                f"{file}",
+                f"holds {len(states)} state dicts ({', '.join(map(str, states[:4]))})",
+                "save the one that is meant on its own",
+            )
+        if usual is None:
+            usual = next(iter(states or tables), None)
+        if usual is None:
+            return found
+        found = tables[usual]
+    return found
+
+
+def _with_keys_of(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """``state`` without what wrappers put before and within its keys, or as it is where none of
+    that leaves the keys of ``own``."""
+    plain = {key.replace(_COMPILED, ""): value for key, value in state.items()}
+    for candidate in (state, plain):
+        if candidate.keys() == own.keys():
+            return candidate
+
+    first = next(iter(own), "")
+    prefixes = [key.removesuffix(first) for key in plain if key.endswith(f".{first}")]
+    fitting = []
+    for prefix in prefixes:
+        inner = {k.removeprefix(prefix): v for k, v in plain.items() if k.startswith(prefix)}
+        if inner.keys() == own.keys():
+            fitting.append(inner)
+    return fitting[0] if len(fitting) == 1 else state
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

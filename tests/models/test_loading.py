@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from torch import Tensor, nn
 from physadv.core.errors import ModelError
 from physadv.core.types import Detections
 from physadv.defenses.load_model import load_model
+from physadv.models.checks import check_model
 from physadv.models.load import LoadedModel, as_model
+from physadv.models.loading import load_state, read_state
 
 TEN_LINES = """
 import torch
@@ -114,6 +118,90 @@ def test_an_instance_in_the_users_module_is_left_as_it_is(folder: Path) -> None:
     assert theirs.training
     assert all(p.requires_grad for p in theirs.parameters())
     assert not any(p is q for p in theirs.parameters() for q in model.parameters())
+
+
+def _prefixed(prefix: str) -> Callable[[dict[str, Tensor]], dict[str, Any]]:
+    return lambda state: {prefix + k: v for k, v in state.items()}
+
+
+WRAPPED: dict[str, Callable[[dict[str, Tensor]], dict[str, Any]]] = {
+    "torch.compile": _prefixed("_orig_mod."),
+    "parallel and compiled": _prefixed("module._orig_mod."),
+    "compiled and parallel": _prefixed("_orig_mod.module."),
+    "one part compiled": lambda s: {k.replace("0.", "0._orig_mod.", 1): s[k] for k in s},
+    "Lightning": lambda s: {"state_dict": _prefixed("model.")(s), "epoch": 3},
+    "Lightning with a metric": lambda s: {
+        "state_dict": {**_prefixed("net.")(s), "f1.n": s["1.bias"]}
+    },
+    "averaged": lambda s: {**_prefixed("module.")(s), "n_averaged": torch.tensor(5)},
+    "under net, beside numbers": lambda s: {"net": s, "acc": 91.2, "epoch": 3},
+    "under a name of its own": lambda s: {"classifier": s, "epoch": 3},
+    "under two names": lambda s: {"checkpoint": {"model": s, "step": 1}},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_what_wrappers_add_to_a_state_dict_is_taken_off(
+    tmp_path: Path, wrap: Callable[[dict[str, Tensor]], dict[str, Any]]
+) -> None:
+    """A state dict fits whatever torch.compile, DataParallel, Lightning or a training script put
+    around it."""
+    state = {k: v + 1 for k, v in Tiny().state_dict().items()}
+    torch.save(wrap(state), tmp_path / "w.pth")
+    net = Tiny()
+    load_state(net, read_state(tmp_path / "w.pth"), name="w.pth")
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+
+
+def test_two_state_dicts_of_which_either_could_be_meant_are_refused(tmp_path: Path) -> None:
+    """Generator and discriminator in one file, or two nets under prefixes: none is guessed."""
+    state = Tiny().state_dict()
+    torch.save({"generator": state, "discriminator": state}, tmp_path / "two.pth")
+    with pytest.raises(ModelError, match="2 state dicts"):
+        read_state(tmp_path / "two.pth")
+
+    both = {**_prefixed("a.")(state), **_prefixed("b.")(state)}
+    with pytest.raises(ModelError, match="do not fit"):
+        load_state(Tiny(), both, name="both")
+
+
+def test_an_exported_program_has_no_training_mode(tmp_path: Path) -> None:
+    """The flags of an exported program's parts say nothing: in evaluation mode, none is left
+    set."""
+    program = torch.export.export(Tiny().eval(), (torch.rand(2, 3, 16, 16),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    model = load_model(tmp_path / "net.pt2")
+    assert not any(m.training for m in model.modules())
+    assert check_model(model, torch.rand(2, 3, 16, 16)) == []
+
+
+def test_a_model_in_half_precision_is_named_as_one(tmp_path: Path) -> None:
+    """A float16 TorchScript model ends in one line with the number format, wherever it is run."""
+    torch.jit.trace(Tiny().eval().half(), torch.rand(2, 3, 16, 16).half()).save(  # type: ignore[no-untyped-call]
+        str(tmp_path / "half.ts")
+    )
+    model = load_model(tmp_path / "half.ts")
+    for run in (model, lambda images: check_model(model, images)):
+        with pytest.raises(ModelError, match=r"float16 weights: float32 is needed"):
+            run(torch.rand(2, 3, 16, 16))
+
+
+def test_what_a_users_model_raises_is_one_line_with_its_reason() -> None:
+    """Any exception in the user's forward becomes a ModelError that quotes it; running out of
+    memory stays what it is."""
+
+    class Fails(nn.Module):
+        error: Exception = KeyError("no such layer")
+
+        def forward(self, images: Tensor) -> Tensor:
+            raise self.error
+
+    model = as_model(Fails())
+    with pytest.raises(ModelError, match=r"fails on images \(1, 3, 8, 8\): KeyError: 'no such"):
+        model(torch.rand(1, 3, 8, 8))
+    Fails.error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        model(torch.rand(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize(

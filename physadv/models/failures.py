@@ -1,0 +1,49 @@
+"""What a user's network raised, in one line."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+from physadv.core.errors import ModelError
+from physadv.core.types import Model
+
+_ERROR_LINE = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception): ")
+
+
+def failure_of(model: Model, images: Tensor, error: BaseException) -> ModelError:
+    """Build the error that says why ``model`` failed on ``images``.
+
+    Args:
+        model: A network, or a function of images.
+        images: What it was given, (b, c, h, w).
+        error: What it raised.
+
+    Returns:
+        The error to raise: it names the number format of weights that are not float32, and
+        otherwise the reason in the model's own words.
+    """
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    kinds = {p.dtype for p in parameters if p.is_floating_point()} - {torch.float32}
+    if kinds and images.dtype == torch.float32:
+        names = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        return ModelError(
+            f"the model has {names} weights",
+            "float32 is needed, which attacks and gradients are computed in",
+            "Call .float() on it, or save it anew in float32",
+        )
+    return ModelError(
+        f"the model fails on images {tuple(images.shape)}",
+        f"{type(error).__name__}: {reason_in(str(error))}",
+        "Set input_size, or wrap it so that it takes (b, 3, h, w) in [0, 1]",
+    )
+
+
+def reason_in(text: str) -> str:
+    """Return the line of ``text``, an error's message, that says most: the last that names an
+    error, as TorchScript puts it after its traceback, or the first."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if _ERROR_LINE.match(line)]
+    return (named[-1] if named else "".join(lines[:1]))[:160]
