@@ -3,6 +3,7 @@ sub-commands."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from physadv_cli.help_page import print_help, split_examples, usage_pieces
+from physadv_cli.runs import stdout_for_json
 
 _VALUE_NAMES = {
     "bool": "",
@@ -49,6 +51,12 @@ class PlainCommand(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help for ``ctx``; ``formatter`` is not used."""
         print_help(self, ctx)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command of ``ctx``; with ``--json``, stdout holds the JSON object alone."""
+        lent = stdout_for_json() if ctx.params.get("json") else contextlib.nullcontext()
+        with lent:
+            return super().invoke(ctx)
 
 
 class OrderedGroup(TyperGroup):

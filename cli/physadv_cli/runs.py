@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import tomli_w
 from rich.console import Console
@@ -25,6 +28,8 @@ class RunConsole(Console):
 
     full_errors = False
     """Whether errors are printed with their traceback."""
+    json_stream: TextIO | None = None
+    """Where --json goes while stdout is lent to stderr; None for stdout itself."""
 
 
 console = RunConsole(stderr=True, highlight=False)
@@ -93,7 +98,9 @@ class RunOptions:
         """Print ``summary`` for people and, with ``--json``, ``result`` as one JSON object."""
         console.print(summary)
         if self.as_json:
-            sys.stdout.write(json.dumps(plain(result)) + "\n")
+            stream = console.json_stream or sys.stdout
+            stream.write(json.dumps(plain(result)) + "\n")
+            stream.flush()
 
 
 def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
@@ -103,6 +110,32 @@ def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
         word = "[red]not valid[/]" if finding["light"] == "red" else "[yellow]warning[/]"
         text = f"{finding['name']}: {finding['finding']}. {finding['remedy']}."
         console.print(f"{word} {escape(text)}")
+
+
+@contextlib.contextmanager
+def stdout_for_json() -> Iterator[None]:
+    """Send to stderr what other code prints, such as a user's model, so that ``--json`` has stdout
+    alone.
+
+    What native code writes to the process's stdout is sent there too.
+    """
+    console.json_stream = sys.stdout
+    with contextlib.ExitStack() as restored:
+        restored.callback(setattr, console, "json_stream", None)
+        try:
+            descriptor = sys.stdout.fileno()
+        except (OSError, io.UnsupportedOperation):
+            pass  # stdout is no file, as in tests: nothing native writes to it
+        else:
+            sys.stdout.flush()
+            kept = os.dup(descriptor)
+            restored.callback(os.close, kept)
+            restored.callback(os.dup2, kept, descriptor)
+            os.dup2(sys.stderr.fileno(), descriptor)
+            stream = os.fdopen(os.dup(kept), "w", encoding="utf-8")
+            console.json_stream = restored.enter_context(stream)
+        restored.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
 
 
 def begin_report(command: str, *, json: bool, quiet: bool, verbose: bool) -> RunOptions:

@@ -211,3 +211,32 @@ def test_doctor_names_a_folder_that_cannot_be_written(monkeypatch: pytest.Monkey
     result = invoke("doctor", "--json")
     assert findings(result)["runs folder"]["state"] == "broken"
     assert "--out" in findings(result)["runs folder"]["remedy"]
+
+
+NOISY = """
+import os
+import torch
+
+class Net(torch.nn.Sequential):
+    def forward(self, images):
+        print("forward", len(images))
+        return super().forward(images)
+
+print("imported")
+
+def make():
+    print("loading my model...")
+    os.write(1, b"native code\\n")
+    return Net(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+"""
+
+
+def test_json_has_stdout_alone_whatever_a_users_model_prints(tmp_path: Path) -> None:
+    """stdout is one JSON object, although module, factory, forward and native code print; what
+    they print is on stderr."""
+    (tmp_path / "noisy.py").write_text(NOISY)
+    command = [sys.executable, "-m", "physadv", "models", "check", "noisy:make", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert json.loads(done.stdout)["victim"] == "noisy:make"
+    for said in ("imported", "loading my model...", "native code", "forward"):
+        assert said in done.stderr
