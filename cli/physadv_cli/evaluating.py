@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physadv_cli.runs import RunOptions, print_findings
+from physadv_cli.runs import RunOptions, print_data, print_findings
 
 if TYPE_CHECKING:
     from physadv.evaluation.config import SampleConfig
@@ -27,7 +27,9 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
     from physadv.report.evaluate_report import write_evaluate_report
 
     task = _prepare(config, settings)
-    folder = run.open_folder(config, task.claim)
+    data = task.samples.summary
+    print_data(data)
+    folder = run.open_folder(config, task.claim, data=data)
     evaluation = task.start(folder, None if config.save is None else Path(config.save))
     stopped = False
     try:
@@ -35,10 +37,15 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
     except KeyboardInterrupt:
         stopped = True
 
-    result = {**evaluation.result(), **task.facts, "out": str(folder)}
+    result = {
+        **evaluation.result(),
+        **task.facts,
+        "data_summary": data.as_dict(),
+        "out": str(folder),
+    }
     if evaluation.ledger.rows:
         example = strongest_example(folder / "examples")
-        result["report"] = str(write_evaluate_report(folder, result, task.facts, example))
+        result["report"] = str(write_evaluate_report(folder, result, task.facts, example, data))
     print_findings(result["doubts"])
     run.finish(result, _summary(result, stopped=stopped))
     if stopped:
@@ -55,6 +62,7 @@ def _prepare(config: SampleConfig, settings: dict[str, Any]) -> EvaluationTask:
         config.threat,
         weights=config.weights,
         split=config.split,
+        labels=config.labels,
         limit=config.limit,
         eot_draws=config.eot_draws,
         eight_bit=config.rounds_to_8_bit,

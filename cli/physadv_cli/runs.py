@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import tomli_w
 from rich.console import Console
@@ -21,6 +21,9 @@ from rich.markup import escape
 
 from physadv.core.config import COMMAND_KEY, Config
 from physadv.core.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from physadv.datasets import DatasetSummary
 
 
 class RunConsole(Console):
@@ -71,19 +74,26 @@ class RunOptions:
 
             prepare_torch(self.threads)
 
-    def open_folder(self, config: Config, claim: Callable[[Path], object] | None = None) -> Path:
+    def open_folder(
+        self,
+        config: Config,
+        claim: Callable[[Path], object] | None = None,
+        *,
+        data: DatasetSummary | None = None,
+    ) -> Path:
         """Create the run's folder, record the configuration in it, and return it.
 
         Args:
             config: what the run records.
             claim: called with the folder first; where it raises, as for the folder of another run,
                 nothing is recorded.
+            data: what the run's data were taken for, which environment.json records.
         """
         folder = self.out or default_folder(self.command)
         folder.mkdir(parents=True, exist_ok=True)
         if claim is not None:
             claim(folder)
-        return open_run(self.command, folder, config.as_table())
+        return open_run(self.command, folder, config.as_table(), data)
 
     def record_beside(self, file: Path, config: Config) -> Path:
         """Record ``config`` beside ``file``, the one result of a command without a run folder.
@@ -101,6 +111,13 @@ class RunOptions:
             stream = console.json_stream or sys.stdout
             stream.write(json.dumps(plain(result)) + "\n")
             stream.flush()
+
+
+def print_data(summary: DatasetSummary) -> None:
+    """Print what a data set was taken for: layout, part, images a class, classes, what was left
+    out."""
+    for number, line in enumerate(summary.lines()):
+        console.print(f"{'data' if number == 0 else '':8} {escape(line)}")
 
 
 def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
@@ -180,13 +197,19 @@ def default_folder(command: str) -> Path:
     return Path("runs") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}"
 
 
-def open_run(command: str, out: Path | None, config: Mapping[str, Any]) -> Path:
+def open_run(
+    command: str,
+    out: Path | None,
+    config: Mapping[str, Any],
+    data: DatasetSummary | None = None,
+) -> Path:
     """Create a run's folder and record its configuration and environment there.
 
     Args:
         command: the activity's name.
         out: the folder; runs/<utc>-<command> where None.
         config: what config.toml shall hold.
+        data: what the run's data were taken for; None for a run without a data set.
 
     Returns:
         The folder.
@@ -196,7 +219,12 @@ def open_run(command: str, out: Path | None, config: Mapping[str, Any]) -> Path:
     _write_config(folder, {COMMAND_KEY: command, **plain(config)})
     write_json(
         folder / "environment.json",
-        {**versions(), "platform": platform.platform(), "argv": sys.argv[1:]},
+        {
+            **versions(),
+            "platform": platform.platform(),
+            "argv": sys.argv[1:],
+            **({} if data is None else {"data_summary": data.as_dict()}),
+        },
     )
     return folder
 

@@ -34,6 +34,7 @@ class CertifyConfig(Config):
     weights: shared.ModelWeights = None
     data: shared.DataPath
     split: shared.DataSplit = "test"
+    labels: shared.ClassLabels = None
     limit: shared.SampleLimit = None
     method: Annotated[
         str, ConfigField(f"Method: {', '.join(METHODS)}.", "Method", completions=METHODS)

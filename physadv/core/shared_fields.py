@@ -83,6 +83,21 @@ DataPath = Annotated[
     ),
 ]
 DataSplit = Annotated[str, ConfigField("Part of the data set, where it has parts.", "Data")]
+LABELS_HELP = (
+    "Classes of the data where their names are not the model's: a TOML file with lines such as "
+    '"Give Way" = "yield", or in-order.'
+)
+"""Help of ``--labels`` wherever it stands."""
+ClassLabels = Annotated[
+    str | None,
+    ConfigField(
+        LABELS_HELP,
+        "Data",
+        metavar="MAP.toml|in-order",
+        default="by name",
+        completions=("in-order",),
+    ),
+]
 SampleLimit = Annotated[
     int | None,
     ConfigField("Number of images, drawn at random.", "Data", least=1, default="all"),

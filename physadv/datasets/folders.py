@@ -7,8 +7,10 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from physadv.core.errors import DataError
+from physadv.core.names import natural_key
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.file_access import FileSource
+from physadv.datasets.summary import CLASS_FOLDERS, DatasetSummary
 
 PARTS = {
     "train": "train",
@@ -25,7 +27,8 @@ have only it."""
 def read_folders(source: FileSource, split: str | None) -> ImageDataset:
     """Read class folders, ``<class>/<image>``, with or without folders of parts above them.
 
-    Classes are sorted by name and numbered over all parts; each image is a group of its own.
+    Classes are sorted by name, numbers by value, and numbered over all parts; each image is a group
+    of its own.
 
     Args:
         source: Files of the data set.
@@ -41,7 +44,7 @@ def read_folders(source: FileSource, split: str | None) -> ImageDataset:
     paths = [PurePosixPath(n) for n in images]
     depth = _class_depth(paths, source)
     parts = [_part(p, depth) for p in paths]
-    classes = tuple(sorted({p.parts[depth] for p in paths}))
+    classes = tuple(sorted({p.parts[depth] for p in paths}, key=natural_key))
     chosen = [i for i, part in enumerate(parts) if split is None or part is None or part == split]
     if not chosen:
         raise DataError(
@@ -52,7 +55,19 @@ def read_folders(source: FileSource, split: str | None) -> ImageDataset:
     numbers = {name: i for i, name in enumerate(classes)}
     labels = np.asarray([numbers[paths[i].parts[depth]] for i in chosen], np.int64)
 
-    return ImageDataset(lambda i: source.image(names[i]), labels, classes, names, names)
+    return ImageDataset(
+        lambda i: source.image(names[i]),
+        labels,
+        classes,
+        names,
+        names,
+        summary=DatasetSummary(
+            str(source.path),
+            CLASS_FOLDERS,
+            split if split is not None and parts[chosen[0]] else "all",
+            tuple(_found(parts)),
+        ),
+    )
 
 
 def _class_depth(paths: list[PurePosixPath], source: FileSource) -> int:

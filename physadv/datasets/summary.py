@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from physadv.datasets.class_matching import ClassMatch
+
+CLASS_FOLDERS = "class folders"
+"""Layout in which labels come from sorting the names of folders."""
 _LISTED_CLASSES = 8
 _LISTED_PAIRS = 6
 
@@ -77,6 +82,40 @@ class DatasetSummary:
             mapping=dict(mapping or {}),
             matched=matched,
             notes=(*self.notes, *notes),
+        )
+
+    def of_labels(
+        self,
+        labels: Sequence[int],
+        classes: Sequence[str],
+        *,
+        match: ClassMatch | None = None,
+        image_sizes: str = "",
+        notes: Sequence[str] = (),
+    ) -> DatasetSummary:
+        """Return the summary of chosen images, by their labels.
+
+        Args:
+            labels: Label of each image.
+            classes: Class names by label; a label beyond them is its own name.
+            match: How the classes were matched with the model's; None where no model is asked.
+            image_sizes: Sizes of the images.
+            notes: Facts to add.
+
+        Returns:
+            The completed summary.
+        """
+        present = Counter(labels)
+        names = {i: classes[i] if i < len(classes) else str(i) for i in present}
+        counts = {name: present.get(i, 0) for i, name in enumerate(classes)}
+        counts |= {names[i]: count for i, count in sorted(present.items())}
+        mapping = {} if match is None else {names[i]: match.names[i] for i in sorted(present)}
+        return self.of_choice(
+            counts,
+            image_sizes=image_sizes,
+            mapping=mapping,
+            matched="" if match is None else match.rule,
+            notes=notes,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -157,6 +196,18 @@ class DatasetSummary:
         shown = ", ".join(changed[:_LISTED_PAIRS])
         more = f", and {len(changed) - _LISTED_PAIRS} more" if len(changed) > _LISTED_PAIRS else ""
         return f"classes {self.matched}: {shown}{more}"
+
+
+def sizes_in_words(sizes: Iterable[tuple[int, int]]) -> str:
+    """Return the sizes (height, width) in px of images as width x height, in words.
+
+    Example:
+        >>> sizes_in_words([(32, 32), (32, 32)]), sizes_in_words([(20, 30), (40, 25)])
+        ('32x32 px', '25x20 to 30x40 px')
+    """
+    heights, widths = zip(*sizes, strict=True)
+    least, most = f"{min(widths)}x{min(heights)}", f"{max(widths)}x{max(heights)}"
+    return f"{least} px" if least == most else f"{least} to {most} px"
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from physadv.certification.bounds.input_ball import NORMS
 from physadv.certification.bounds.verify import prepare_graph
 from physadv.certification.config import CertifyConfig
@@ -31,7 +29,7 @@ from physadv.evaluation.certified_accuracy import (
 )
 from physadv.evaluation.clean_accuracy import clean_accuracy_findings
 from physadv.evaluation.evaluate import curve_radii
-from physadv.evaluation.masking_checks import Finding, checked_logits
+from physadv.evaluation.masking_checks import Finding, count_classes
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import ProgressLog, claim_folder
 from physadv.evaluation.samples import EvaluationSamples, choose_samples
@@ -81,6 +79,8 @@ class CertificationTask:
             model.card,
             limit=config.limit,
             seed=config.seed,
+            labels=config.labels,
+            count_classes=lambda images: count_classes(model, images),
         )
 
         prepare = {"smoothing": _prepare_smoothing, "patch": _prepare_patch}
@@ -98,6 +98,9 @@ class CertificationTask:
             "seed": config.seed,
             **method.facts,
         }
+        if config.labels is not None and samples.match is not None:
+            facts["labels"] = config.labels
+            facts["class_numbers"] = ", ".join(map(str, samples.match.numbers))
         device = str(next((p.device for p in model.parameters()), "cpu"))
         return cls(
             method.certifier,
@@ -107,7 +110,7 @@ class CertificationTask:
             facts,
             device,
             model.card,
-            _class_count(model, samples, device),
+            count_classes(model, samples.images([0])),
         )
 
     def claim(self, folder: Path) -> None:
@@ -170,13 +173,6 @@ class CertificationTask:
             known = {finding.name for finding in findings}
             findings += [finding for finding in vote if finding.name not in known]
         return findings
-
-
-@torch.no_grad()
-def _class_count(model: LoadedModel, samples: EvaluationSamples, device: str) -> int:
-    """The number of classes that ``model`` returns logits of. Leaves the caller's generator."""
-    with torch.random.fork_rng():
-        return checked_logits(model, samples.images([0]).to(device)).shape[1]
 
 
 @dataclass(frozen=True)

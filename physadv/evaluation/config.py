@@ -18,6 +18,7 @@ class SampleConfig(Config):
     weights: shared.ModelWeights = None
     data: shared.DataPath
     split: shared.DataSplit = "test"
+    labels: shared.ClassLabels = None
     limit: shared.SampleLimit = None
     threat: shared.ThreatText
     eot_draws: shared.EotDraws = 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from physadv.core.errors import DataError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.tensors import as_class_numbers, as_unit_images
-from physadv.datasets import ImageDataset, read_dataset
+from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
+from physadv.datasets.class_matching import IN_ORDER, ClassMatch, LabelMap, match_classes
 from physadv.evaluation.samples import choose_samples
 from physadv.models.cards import ModelCard
 
@@ -50,6 +51,17 @@ class SampleSource(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def match(self) -> ClassMatch | None:
+        """How the classes of the data were matched with the model's; None where its labels are
+        class numbers as they are."""
+        ...
+
+    @property
+    def summary(self) -> DatasetSummary:
+        """What the data were taken for."""
+        ...
+
     def images(self, positions: Sequence[int]) -> Tensor:
         """Return the images at ``positions`` of the choice, (b, c, h, w) in [0, 1]."""
         ...
@@ -69,11 +81,29 @@ class SampleSource(Protocol):
 
 @dataclass(frozen=True)
 class TensorSamples:
-    """Images held in memory, not rounded to 8 bit. ``indices`` number them in the caller's data."""
+    """Images held in memory, not rounded to 8 bit.
+
+    Args:
+        pixels: Images in [0, 1].
+        labels: The model's class number of each.
+        indices: Number of each in the caller's data.
+        classes: The model's class names, for the summary; empty where it has none.
+        match: How the classes of the caller's data were matched with them, where it names them.
+    """
 
     pixels: Float[Tensor, "n c h w"]
     labels: tuple[int, ...]
     indices: tuple[int, ...]
+    classes: tuple[str, ...] = ()
+    match: ClassMatch | None = None
+
+    @property
+    def summary(self) -> DatasetSummary:
+        """What the data were taken for: images in memory, with the model's class numbers."""
+        height, width = self.size
+        size = f"{width}x{height} px"
+        summary = DatasetSummary().of_labels(self.labels, self.classes, image_sizes=size)
+        return replace(summary, matched="as numbered" if self.match is None else self.match.rule)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -106,10 +136,11 @@ class TensorSamples:
                 "choose another target, or more images",
             )
 
-        return TensorSamples(
-            self.pixels[others],
-            tuple(self.labels[p] for p in others),
-            tuple(self.indices[p] for p in others),
+        return replace(
+            self,
+            pixels=self.pixels[others],
+            labels=tuple(self.labels[p] for p in others),
+            indices=tuple(self.indices[p] for p in others),
         )
 
     def name(self, position: int) -> str:
@@ -124,6 +155,8 @@ def open_samples(
     split: str | None = "test",
     limit: int | None = None,
     seed: int = 0,
+    labels: LabelMap = None,
+    count_classes: Callable[[Tensor], int] | None = None,
 ) -> SampleSource:
     """Choose the images of an evaluation from data in any form.
 
@@ -136,6 +169,10 @@ def open_samples(
         limit: draw so many images at random, the same for the same seed; a loader or an iterable
             data set gives its first ones instead. None takes all.
         seed: decides the choice.
+        labels: the model's classes by class of the data, "in-order", or None to match them by name;
+            for data that name their classes, as files and torchvision's data sets do.
+        count_classes: returns the number of the model's classes from one image (1, c, h, w), for
+            files and a model without names.
 
     Returns:
         The chosen images. Data that are no files are held in memory.
@@ -153,24 +190,26 @@ def open_samples(
     if isinstance(data, str | Path):
         data = read_dataset(data, split=split)
     if isinstance(data, ImageDataset):
-        return choose_samples(data, card, limit=limit, seed=seed)
+        return choose_samples(
+            data, card, limit=limit, seed=seed, labels=labels, count_classes=count_classes
+        )
 
     # Loaders seed their workers from the global generator, which is the caller's.
     with torch.random.fork_rng(devices=[]):
         if isinstance(data, tuple | list) and len(data) == 2:
             count = len(data[0])
             indices = _draw(count, limit, seed)
-            images, labels = as_unit_images(data[0]), as_class_numbers(data[1])
-            _check_pair(images, labels)
-            images, labels = images[indices], labels[indices]
+            images, truth = as_unit_images(data[0]), as_class_numbers(data[1])
+            _check_pair(images, truth)
+            images, truth = images[indices], truth[indices]
         elif isinstance(data, DataLoader):
-            images, labels = _concatenate(data, limit)
+            images, truth = _concatenate(data, limit)
             indices = list(range(len(images)))
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
             indices = _draw(len(data), limit, seed)
-            images, labels = _concatenate((_batch_of_one(data[i]) for i in indices), None)
+            images, truth = _concatenate((_batch_of_one(data[i]) for i in indices), None)
         elif isinstance(data, Iterable):
-            images, labels = _concatenate(_batches(data, limit), limit)
+            images, truth = _concatenate(_batches(data, limit), limit)
             indices = list(range(len(images)))
         else:
             raise DataError(
@@ -178,9 +217,36 @@ def open_samples(
                 "a path, (images, labels), a DataLoader or a Dataset is needed",
                 "wrap it as one of these",
             )
-    _check_pair(images, labels)
-    _check_classes(labels, card)
-    return TensorSamples(images.detach().cpu(), tuple(labels.tolist()), tuple(indices))
+    _check_pair(images, truth)
+    match = _match_named(data, truth, card, labels)
+    numbers = tuple(truth.tolist() if match is None else match.of_labels(truth.tolist()))
+    _check_classes(numbers, card)
+    return TensorSamples(images.detach().cpu(), numbers, tuple(indices), card.classes, match)
+
+
+def _match_named(data: Any, labels: Tensor, card: ModelCard, given: LabelMap) -> ClassMatch | None:
+    """Match the classes that a torch data set names, as torchvision's do, with the model's; None
+    where either names none: then labels are class numbers."""
+    names, inner = getattr(data, "classes", None), data
+    while names is None and hasattr(inner, "dataset"):  # of a DataLoader, of a Subset
+        inner = inner.dataset
+        names = getattr(inner, "classes", None)
+    named = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    if not named or not names or not card.classes:
+        if given is not None and given != IN_ORDER:
+            raise DataError(
+                f"labels {given}", "these data name no classes", "number them as the model does"
+            )
+        return None
+
+    needed = sorted({int(label) for label in labels})
+    if needed[0] < 0 or needed[-1] >= len(names):
+        raise DataError(
+            f"label {needed[0] if needed[0] < 0 else needed[-1]}",
+            f"the data name {len(names)} classes, numbered from 0",
+            "correct the data set",
+        )
+    return match_classes(names, card.classes, model=card.name, labels=given, needed=needed)
 
 
 def _draw(count: int, limit: int | None, seed: int) -> list[int]:
@@ -241,8 +307,8 @@ def _check_pair(images: Tensor, labels: Tensor) -> None:
         )
 
 
-def _check_classes(labels: Tensor, card: ModelCard) -> None:
-    lowest, highest = int(labels.min()), int(labels.max())
+def _check_classes(labels: Sequence[int], card: ModelCard) -> None:
+    lowest, highest = min(labels), max(labels)
     if lowest < 0 or (card.classes and highest >= len(card.classes)):
         last = f"0 to {len(card.classes) - 1}" if card.classes else "0 and up"
         raise DataError(

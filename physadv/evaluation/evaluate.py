@@ -19,14 +19,16 @@ from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.obfuscated import expectation_model
 from physadv.core.errors import DataError, ImageError, ModelError, OptionError
 from physadv.core.lights import Light, worst_light
+from physadv.core.names import plain_name
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.datasets import ImageDataset
+from physadv.datasets.class_matching import LabelMap
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.adversarial_examples import AdversarialExamples, ExampleSaver
 from physadv.evaluation.attack_plan import AttackSettings, attack_by_name
 from physadv.evaluation.data import EvaluationData, SampleSource, open_samples
-from physadv.evaluation.masking_checks import Finding
+from physadv.evaluation.masking_checks import Finding, count_classes
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.evaluation.progress_log import claim_folder
 from physadv.evaluation.robust_accuracy import Evaluation
@@ -62,6 +64,7 @@ class EvaluationSettings(TypedDict, total=False):
     curve: str | Sequence[float]
     limit: int | None
     split: str | None
+    labels: LabelMap
     batch_size: int
     eight_bit: bool
     speed: str
@@ -238,7 +241,7 @@ def evaluate(
         save: a folder for the adversarial images as PNG; makes every image 8-bit legal.
         on_progress: called after each stage of each batch with an EvaluationProgress.
         **settings: further settings of :func:`prepare_evaluation`: ``limit``, ``split``,
-            ``batch_size``, ``steps``, ``restarts``, ``loss``, ``targeted``, ``target``,
+            ``labels``, ``batch_size``, ``steps``, ``restarts``, ``loss``, ``targeted``, ``target``,
             ``surrogates``, ``eot_draws``, ``curve``, ``eight_bit``, ``speed``, ``weights``,
             ``device``, ``seed``.
 
@@ -291,6 +294,7 @@ def prepare_evaluation(
     curve: str | Sequence[float] = (),
     limit: int | None = None,
     split: str | None = "test",
+    labels: LabelMap = None,
     batch_size: int = 128,
     eight_bit: bool = False,
     speed: str = "fold",
@@ -317,6 +321,8 @@ def prepare_evaluation(
             ``"none"``.
         limit: evaluate so many images, drawn at random; None for all.
         split: the part of a data set of files.
+        labels: the model's classes by class of the data: a table such as ``{"Give Way": "yield"}``,
+            a TOML file of one, or "in-order"; None matches them by name and refuses others.
         batch_size: images at a time.
         eight_bit: judge images rounded to 8 bit, inside the radius.
         speed: plain, fold (the same function, faster) or bf16.
@@ -350,7 +356,15 @@ def prepare_evaluation(
         steps, restarts, loss, tuple(_load_surrogate(s, device, loaded) for s in surrogates)
     )
     plan = _plan_of(attack, ball, settings, targeted=targeted or target is not None)
-    samples = open_samples(data, loaded.card, split=split, limit=limit, seed=seed)
+    samples = open_samples(
+        data,
+        loaded.card,
+        split=split,
+        limit=limit,
+        seed=seed,
+        labels=labels,
+        count_classes=lambda images: count_classes(loaded, images),
+    )
     if target is not None:
         samples = samples.without(loaded.card.class_index(target))
     _check_label_range(loaded, samples)
@@ -377,6 +391,8 @@ def prepare_evaluation(
         "eot_draws": eot_draws,
         "physadv": version("physadv"),
     }
+    if labels is not None:
+        facts["labels"] = labels if isinstance(labels, str) else "a label map"
     identity = {
         "curve": radii,
         "attack": names,
@@ -386,6 +402,8 @@ def prepare_evaluation(
         "loss": loss,
         "target": target,
     }
+    if labels is not None and samples.match is not None:
+        identity["class_numbers"] = ", ".join(map(str, samples.match.numbers))
     return EvaluationTask(
         model=loaded,
         attacked=expectation_model(loaded, draws=eot_draws, seed=seed) if eot_draws else loaded,
@@ -503,6 +521,14 @@ def _load_surrogate(
             f"surrogate {surrogate!r} of {len(own)} classes",
             f"the model has {len(needed)}",
             "choose one trained alike",
+        )
+    differing = [i for i in range(len(own)) if plain_name(own[i]) != plain_name(needed[i])]
+    if needed and differing:
+        i = differing[0]
+        raise OptionError(
+            f"surrogate {surrogate!r}, class {i}: {own[i]!r}",
+            f"the model's is {needed[i]!r}, so its gradients would be of other classes",
+            "choose one with the classes in the model's order",
         )
     return loaded
 

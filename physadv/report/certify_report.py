@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from physadv.core.files import write_text
 from physadv.core.rows import Row
+from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.report.design import MUTED, render_page
 from physadv.report.svg import WIDTH, svg_chart, svg_line, svg_text
@@ -21,7 +22,11 @@ MOST_STEPS = 400
 
 
 def write_certify_report(
-    folder: str | Path, result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]
+    folder: str | Path,
+    result: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    rows: Sequence[Row],
+    data: DatasetSummary | None = None,
 ) -> Path:
     """Write ``folder``/report.html.
 
@@ -30,15 +35,21 @@ def write_certify_report(
         result: Rates and curve of the certification, as plain values.
         facts: Settings to print.
         rows: One row an image: predicted, label, radius.
+        data: What the data were taken for.
 
     Returns:
         Path of the report.
     """
-    return write_text(Path(folder) / "report.html", render_certify_report(result, facts, rows))
+    return write_text(
+        Path(folder) / "report.html", render_certify_report(result, facts, rows, data)
+    )
 
 
 def render_certify_report(
-    result: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]
+    result: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    rows: Sequence[Row],
+    data: DatasetSummary | None = None,
 ) -> str:
     """Render the page.
 
@@ -46,6 +57,7 @@ def render_certify_report(
         result: Rates and curve of the certification, as plain values.
         facts: Settings to print.
         rows: One row an image: predicted, label, radius.
+        data: What the data were taken for.
 
     Returns:
         The page as HTML.
@@ -57,6 +69,7 @@ def render_certify_report(
         accuracy=RateInterval(**result["accuracy"]),
         result=result,
         facts=facts,
+        data={} if data is None else data.facts(),
         curve=_curve(result, facts, rows),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
+from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.design import MUTED, data_uri, render_page
 from physadv.report.svg import WIDTH, block_marker, svg_chart, svg_line, svg_text
@@ -26,6 +27,7 @@ def write_evaluate_report(
     result: Mapping[str, Any],
     facts: Mapping[str, Any],
     examples: Sequence[Mapping[str, Any]],
+    data: DatasetSummary | None = None,
 ) -> Path:
     """Write ``folder``/report.html.
 
@@ -35,6 +37,7 @@ def write_evaluate_report(
             :meth:`physadv.evaluation.robust_accuracy.Evaluation.result` returns it.
         facts: Settings to print.
         examples: Rows whose pictures lie in ``folder``/examples.
+        data: What the data were taken for.
 
     Returns:
         Path of the report.
@@ -42,12 +45,17 @@ def write_evaluate_report(
     root = Path(folder)
     return write_text(
         root / "report.html",
-        render_evaluate_report(result, facts, [_with_pictures(root, row) for row in examples]),
+        render_evaluate_report(
+            result, facts, [_with_pictures(root, row) for row in examples], data
+        ),
     )
 
 
 def render_evaluate_report(
-    result: Mapping[str, Any], facts: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
+    result: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]],
+    data: DatasetSummary | None = None,
 ) -> str:
     """Render the page.
 
@@ -55,6 +63,7 @@ def render_evaluate_report(
         result: Result of the evaluation, as plain values.
         facts: Settings to print.
         examples: Rows with their pictures as data URIs under ``uris``.
+        data: What the data were taken for.
 
     Returns:
         The page as HTML.
@@ -80,6 +89,7 @@ def render_evaluate_report(
         else None,
         examples=examples,
         facts=facts,
+        data={} if data is None else data.facts(),
     )
 
 

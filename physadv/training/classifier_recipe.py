@@ -351,6 +351,7 @@ def _card(
         "licence": "yours, as far as the data's terms allow",
         "source": "trained by `physadv train --defense`",
         "data": data,
+        "data_summary": training_data.summary.as_dict(),
         "sha256": sha256_of(out / WEIGHTS),
         "accuracy": f"{rates} on held-out training images; robust is PGD-10 at {threat}",
         "command": command,

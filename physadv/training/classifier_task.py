@@ -57,6 +57,7 @@ class ClassifierTask:
             image_size=config.image_size,
             limit=config.limit,
             seed=config.seed,
+            labels=config.labels,
         )
         return cls(config, recipe, data, device)
 
@@ -106,4 +107,5 @@ class ClassifierTask:
             "held": self.config.validation,
             "side": self.config.image_size,
             "limit": self.config.limit,
+            **({} if self.config.labels is None else {"classes": ", ".join(self.data.classes)}),
         }

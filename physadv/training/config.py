@@ -73,6 +73,7 @@ class TrainConfig(Config):
 
     defense: Annotated[str, ConfigField(_DEFENSE_HELP, "Training")]
     data: shared.DataPath
+    labels: shared.ClassLabels = None
     limit: shared.SampleLimit = None
     validation: Annotated[
         float,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,10 @@ from torch import Tensor
 from physadv.core.errors import OptionError
 from physadv.core.image_io import Array, to_tensor
 from physadv.core.random_streams import generator, numpy_generator
-from physadv.datasets import ImageDataset, read_dataset
+from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
+from physadv.datasets.class_matching import LabelMap, relabeled_classes
 from physadv.datasets.split import split_by_group
+from physadv.datasets.summary import sizes_in_words
 from physadv.models.classifiers import resize_images
 from physadv.training.loop import Batch
 
@@ -46,7 +48,7 @@ class TrainingData:
     """Training and validation images that share no group, such as the frames of one track.
 
     ``classes`` names the classes in the order of the labels. Images have ``channels`` channels and
-    are ``image_size`` pixels high and wide.
+    are ``image_size`` pixels high and wide. ``summary`` says what the data were taken for.
     """
 
     train: ImageSubset
@@ -54,6 +56,7 @@ class TrainingData:
     classes: tuple[str, ...]
     channels: int
     image_size: int
+    summary: DatasetSummary = field(default_factory=DatasetSummary)
 
 
 def load_training_data(
@@ -63,6 +66,7 @@ def load_training_data(
     image_size: int | None = None,
     limit: int | None = None,
     seed: int = 0,
+    labels: LabelMap = None,
 ) -> TrainingData:
     """Read the training split of a data set and hold out a share of each class's groups.
 
@@ -73,6 +77,8 @@ def load_training_data(
             they are square and all alike, else 32.
         limit: Number of images to draw at random; all without it.
         seed: Seed of the draw and of the split.
+        labels: Names of the classes by their names in the data, or a TOML file of such; None or
+            "in-order" keeps the data's own.
 
     Returns:
         The images in memory, with one channel where all probed images are gray, else three.
@@ -84,7 +90,7 @@ def load_training_data(
     if limit is not None and limit < 1:
         raise OptionError(f"limit {limit}", "at least 1", "Leave it out for all images")
 
-    dataset = read_dataset(data, split="train")
+    dataset = _relabeled(read_dataset(data, split="train"), labels)
     if limit is not None and limit < len(dataset):
         dataset = dataset.subset(
             np.sort(numpy_generator(seed, "limit").permutation(len(dataset))[:limit])
@@ -101,7 +107,20 @@ def load_training_data(
         classes=dataset.classes,
         channels=channels,
         image_size=size,
+        summary=dataset.summary.of_labels(
+            dataset.labels.tolist(),
+            dataset.classes,
+            image_sizes=sizes_in_words(_probed_sizes(dataset)),
+            notes=(f"{len(validation_part)} of them held out for validation",),
+        ),
     )
+
+
+def _relabeled(dataset: ImageDataset, labels: LabelMap) -> ImageDataset:
+    """The data set with the class names that the user gives."""
+    numbers, names = relabeled_classes(dataset.classes, labels)
+    new = np.asarray(numbers, np.int64)[dataset.labels]
+    return replace(dataset, labels=new, classes=tuple(names))
 
 
 class ShuffledBatches:
@@ -165,9 +184,14 @@ def _shifted(images: Tensor, reach: int, draws: torch.Generator) -> Tensor:
     )
 
 
+def _probed_sizes(dataset: ImageDataset) -> list[tuple[int, int]]:
+    """Heights and widths of a few evenly spaced images."""
+    arrays = (dataset.read(i) for i in range(0, len(dataset), max(1, len(dataset) // PROBE)))
+    return [(int(array.shape[0]), int(array.shape[1])) for array in arrays]
+
+
 def _own_size(dataset: ImageDataset) -> int:
-    step = max(1, len(dataset) // PROBE)
-    sizes = Counter(tuple(dataset.read(i).shape[:2]) for i in range(0, len(dataset), step))
+    sizes = Counter(_probed_sizes(dataset))
     (height, width), _ = sizes.most_common(1)[0]
     return int(height) if len(sizes) == 1 and height == width else 32
 

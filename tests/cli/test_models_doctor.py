@@ -183,7 +183,6 @@ def test_doctor_notices_weights_that_are_not_the_cards(
 ) -> None:
     """Embedded weights that are absent, and fetched ones that were changed, are broken."""
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
-    (tmp_path / "imagenet_classes.txt").write_text("a\n")
     changed = cache_path(zoo.fastestdet_card())
     changed.parent.mkdir(parents=True)
     changed.write_bytes(b"changed")

@@ -16,7 +16,7 @@ from physadv.core.rows import read_rows
 from physadv.datasets.base import ImageDataset, in_memory
 from physadv.evaluation.progress_log import ProgressLog, claim_folder
 from physadv.evaluation.robust_accuracy import Evaluation
-from physadv.evaluation.samples import EvaluationSamples, choose_samples, class_numbers
+from physadv.evaluation.samples import EvaluationSamples, choose_samples
 from physadv.evaluation.stages import AttackStage, StageInput
 from physadv.models.cards import ModelCard
 from physadv.threat.constraints import LpBall
@@ -251,16 +251,6 @@ def test_a_limit_draws_the_same_images_each_time() -> None:
     )
     assert set(few.indices) <= set(many.indices)
     assert few.indices != choose_samples(toy_data(), CARD, limit=5, seed=1).indices
-
-
-def test_classes_are_matched_by_name_before_number() -> None:
-    """Class folders in another order than the victim's get the victim's numbers; too many classes
-    are refused."""
-    card = ModelCard("v", classes=("stop sign", "Yield", "go"))
-    assert class_numbers(["go", "stop_sign"], card) == [2, 0]
-    assert class_numbers(["00", "01"], card) == [0, 1]
-    with pytest.raises(DataError, match="4 classes"):
-        class_numbers(["00", "01", "02", "03"], card)
 
 
 def test_images_of_several_sizes_become_one_size_on_the_grid() -> None:

@@ -8,7 +8,7 @@ import typer
 
 from physadv.certification.config import CertifyConfig
 from physadv_cli.configured import from_config, hidden_option, threat_forms
-from physadv_cli.runs import RunOptions, print_findings
+from physadv_cli.runs import RunOptions, print_data, print_findings
 
 if TYPE_CHECKING:
     from physadv.evaluation.certification_task import CertificationTask
@@ -50,7 +50,9 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
     from physadv.report.certify_report import write_certify_report
 
     task = CertificationTask.from_config(config)
-    folder = run.open_folder(config, task.claim)
+    data = task.samples.summary
+    print_data(data)
+    folder = run.open_folder(config, task.claim, data=data)
     log = task.open_log(folder)
     stopped = False
     try:
@@ -58,10 +60,10 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
     except KeyboardInterrupt:
         stopped = True
 
-    result = {**task.result(log), "out": str(folder)}
+    result = {**task.result(log), "data_summary": data.as_dict(), "out": str(folder)}
     if log.rows:
         facts = {**task.facts, "device": task.device}
-        report = write_certify_report(folder, result, facts, list(log.rows.values()))
+        report = write_certify_report(folder, result, facts, list(log.rows.values()), data)
         result["report"] = str(report)
     print_findings(result["doubts"])
     run.finish(result, _summary(result, stopped=stopped))

@@ -10,7 +10,7 @@ import typer
 from physadv.training.config import TrainConfig, TrainSignsConfig
 from physadv_cli.configured import from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
-from physadv_cli.runs import RunOptions, print_findings
+from physadv_cli.runs import RunOptions, print_data, print_findings
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -47,7 +47,8 @@ def train(config: TrainConfig, run: RunOptions) -> None:
 
     with status_line("reading data"):
         task = ClassifierTask.from_config(config)
-    folder = run.open_folder(config, task.claim)
+    print_data(task.data.summary)
+    folder = run.open_folder(config, task.claim, data=task.data.summary)
     if not watch(task.run(folder), judged=True):
         run.finish({"out": str(folder), "finished": False}, paused(folder))
         raise SystemExit(130)
