@@ -21,9 +21,11 @@ class RandomNet(nn.Module):
     memory or a neighbor shows in them.
     """
 
-    def __init__(self, seed: int, *, steps: int = 9) -> None:
+    def __init__(self, seed: int, *, steps: int = 9, kinds: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.draw = random.Random(seed)
+        self.kinds = kinds or tuple(KINDS)
+        self.rounds = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layers = nn.ModuleList()
@@ -57,7 +59,7 @@ class RandomNet(nn.Module):
     def _extend(self, values: list[Tensor]) -> None:
         """Add one step that works on the values so far, and its value."""
         source = self.draw.choice([len(values) - 1, self.draw.randrange(len(values))])
-        kind = self.draw.choice(list(KINDS))
+        kind = self.draw.choice(self.kinds)
         step = KINDS[kind](self, source, values)
         if step is not None:
             self.steps.append(step)
@@ -118,6 +120,14 @@ def _view(net: RandomNet, i: int, values: list[Tensor]) -> Step:
         lambda t: t.unsqueeze(1).squeeze(1),
         lambda t: t.flatten(2).unflatten(2, (height, width)),
         lambda t: t.reshape(len(t), channels, width, height),
+        lambda t: t.chunk(2, 1)[-1],
+        lambda t: t.split(3, 2)[0],
+        lambda t: t.unbind(1)[0][:, None],
+        lambda t: t.select(1, -1).unsqueeze(1),
+        lambda t: t.narrow(3, 0, (width + 1) // 2),
+        lambda t: t[:, :1].expand(-1, 2, -1, -1),
+        lambda t: t.movedim(1, 3).contiguous().movedim(3, 1),
+        lambda t: t[:, [0, channels - 1, 0]],
     ]
     view = net.draw.choice(forms)
     return lambda v: view(v[i])
@@ -132,6 +142,11 @@ def _idle(net: RandomNet, i: int, values: list[Tensor]) -> Step:
         lambda t: t.clone(),
         lambda t: t.contiguous(),
         lambda t: F.dropout(t, 0.5, training=False),
+        lambda t: t.detach(),
+        lambda t: t.to(t.dtype),
+        lambda t: t.type_as(t),
+        nn.Identity(),
+        nn.Dropout2d().eval(),
     ]
     idle = net.draw.choice(forms)
     return lambda v: idle(v[i])
@@ -144,6 +159,9 @@ def _scaled(net: RandomNet, i: int, values: list[Tensor]) -> Step:
         lambda t: 0.3 - t,
         lambda t: -t,
         lambda t: t + factor.to(t.dtype),
+        lambda t: factor.to(t.dtype).abs() * t,
+        lambda t: t * (factor > 0),
+        lambda t: torch.sub(t, 0.2).mul(-0.7),
     ]
     scale = net.draw.choice(forms)
     return lambda v: scale(v[i])
@@ -161,6 +179,31 @@ def _pooled(net: RandomNet, i: int, values: list[Tensor]) -> Step:
     ]
     pool = net.draw.choice(forms)
     return lambda v: pool(v[i])
+
+
+def _in_place(net: RandomNet, i: int, values: list[Tensor]) -> Step | None:
+    """Change a value itself, so that views of it and later readers see it changed."""
+    if values[i].untyped_storage().data_ptr() == values[0].untyped_storage().data_ptr():
+        return None  # the caller's images
+    forms: list[Callable[[Tensor], Tensor]] = [
+        lambda t: F.relu(t, inplace=True),
+        lambda t: t.clone().relu_(),
+        lambda t: t.mul_(0.5),
+        lambda t: t.add_(0.1),
+        lambda t: t[:, :1].relu_(),
+        lambda t: t.detach().sub_(0.2),
+    ]
+    change = net.draw.choice(forms)
+    return lambda v: change(v[i])
+
+
+def _cast(net: RandomNet, i: int, values: list[Tensor]) -> Step | None:
+    """Round a value by a cast and back, which no bound covers."""
+    if net.draw.random() < 0.8:
+        return None
+    dtype = net.draw.choice([torch.float16, torch.bfloat16, torch.float32])
+    net.rounds = True
+    return lambda v: v[i].to(dtype).to(v[0].dtype)
 
 
 def _residual(net: RandomNet, i: int, values: list[Tensor]) -> Step | None:
@@ -198,4 +241,8 @@ KINDS: dict[str, Maker] = {
     "residual": _residual,
     "residual again": _residual,
     "branch": _branch,
+    "in place": _in_place,
+    "cast": _cast,
 }
+LINEAR = ("conv", "norm", "view", "idle", "scaled", "pooled", "residual", "view", "conv")
+"""Kinds without ReLU: every bound is exact."""

@@ -351,7 +351,7 @@ def test_windows_inside_the_map_pass_a_scale() -> None:
 def test_a_wrong_folding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault that only the last transformation makes is found by comparing with the net."""
     monkeypatch.setattr(LayerGraph, "_readers", lambda graph: [1] * len(graph.nodes))
-    with pytest.raises(ModelError, match="differ from it"):
+    with pytest.raises(ModelError, match="differs from its own traced layers"):
         prepare_graph(made(IdleThenNorm, 3), SHAPE)
 
 

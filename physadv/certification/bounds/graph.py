@@ -6,7 +6,7 @@ The parameters in the graph are the module's own tensors, so bounds are differen
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import Any
 
@@ -36,14 +36,27 @@ class LayerNode:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """Nodes in order of computation; node 0 is the input, the last one the logits."""
+    """Nodes in order of computation; node 0 is the input, the last one the logits.
+
+    Attributes:
+        nodes: The layers.
+        traced: The same function as it was traced, before folding; None where it is unknown.
+    """
 
     nodes: tuple[LayerNode, ...]
+    traced: LayerGraph | None = field(default=None, compare=False, repr=False)
 
     @property
     def classes(self) -> int:
         """Number of logits."""
         return self.nodes[-1].shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Type of the graph's numbers; None where it has none."""
+        values = (getattr(n.layer, f.name) for n in self.nodes for f in fields(n.layer))
+        numbers = (v for v in values if isinstance(v, Tensor) and v.is_floating_point())
+        return next((v.dtype for v in numbers), None)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (b, classes) of ``images`` (b, *input shape)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.ibp import ibp_margins
 from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.polytope import polytope_margins
+from physadv.certification.bounds.rounding import rounding_of_margins
 from physadv.certification.bounds.tracing import folded_graph
 from physadv.core.errors import OptionError
 
@@ -23,6 +25,8 @@ METHODS: dict[str, Method] = {
     "crown": crown_margins,
     "polytope": polytope_margins,
 }
+_CLOSE = 100.0
+"""Bounds below this multiple of the network's rounding are computed in float64."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class BoundedMargins:
     Attributes:
         predicted: Classes (b,) of the images themselves.
         margins: Lower bounds (b,) on the logit of the label minus the best other one, over the
-            whole ball. Positive means certified.
+            whole ball. Positive ones have been lowered by the network's rounding; what is still
+            positive is certified.
     """
 
     predicted: Tensor
@@ -71,7 +76,11 @@ def margin_forms(labels: Tensor, classes: int, dtype: torch.dtype = torch.float3
 
 
 def prepare_graph(
-    net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = None
+    net: nn.Module,
+    shape: tuple[int, ...],
+    dtype: torch.dtype | None = None,
+    *,
+    ball: InputBall | None = None,
 ) -> LayerGraph:
     """Return the folded graph of a network, to be used for many batches.
 
@@ -79,10 +88,11 @@ def prepare_graph(
         net: Module that maps images to logits (b, classes); it is not changed.
         shape: Shape (c, h, w) of an image.
         dtype: Type of the graph's numbers; None keeps the network's own.
+        ball: Inputs that will be bounded over; the graph is compared with the network on them too.
 
     Raises:
         ModelError: Bounds cannot pass an operation, or the graph differs from the network on any of
-            64 test images.
+            70 test images or of the points of ``ball``.
 
     Example:
         >>> import torch
@@ -91,7 +101,7 @@ def prepare_graph(
         >>> prepare_graph(net, (3, 2, 2)).classes
         3
     """
-    return folded_graph(net, shape, dtype)
+    return folded_graph(net, shape, dtype, ball=ball)
 
 
 @torch.no_grad()
@@ -107,7 +117,9 @@ def verify_bounds(
 ) -> BoundedMargins:
     """Bound the margins of images over balls; a positive margin is a certificate.
 
-    Bounds are computed in floating point: each is exact up to its rounding.
+    Bounds are of the network in exact arithmetic. A positive one is lowered by an estimate of what
+    rounding changes (:mod:`physadv.certification.bounds.rounding`), and computed in float64 first
+    where it is close to that.
 
     Args:
         graph: Graph of the network, from :func:`prepare_graph`.
@@ -136,6 +148,31 @@ def verify_bounds(
     """
     if method not in METHODS:
         raise OptionError(f"method {method!r}", f"is none of {', '.join(METHODS)}", "Use crown-ibp")
-    forms = margin_forms(labels, graph.classes, images.dtype)
-    margins = METHODS[method](graph, InputBall(images, eps, norm, limits), forms)
-    return BoundedMargins(graph(images).argmax(1), margins.min(1).values)
+
+    def margins_of(graph: LayerGraph, images: Tensor, labels: Tensor) -> Tensor:
+        forms = margin_forms(labels, graph.classes, images.dtype)
+        return METHODS[method](graph, InputBall(images, eps, norm, limits), forms).min(1).values
+
+    with _full_precision(images.device.type):
+        margins = margins_of(graph, images, labels)
+        chosen = (margins > 0).nonzero()[:, 0]
+        if len(chosen):
+            rounding = rounding_of_margins(graph.traced or graph, images[chosen])
+            close = chosen[margins[chosen] <= _CLOSE * rounding]
+            if len(close) and images.dtype != torch.float64:
+                double = margins_of(
+                    graph.cast(torch.float64), images[close].double(), labels[close]
+                )
+                margins[close] = torch.minimum(margins[close], double.to(margins.dtype))
+            margins[chosen] -= rounding.to(margins.dtype)
+        return BoundedMargins(graph(images).argmax(1), margins)
+
+
+@contextmanager
+def _full_precision(device: str) -> Iterator[None]:
+    """Compute bounds without mixed precision and, on a GPU, without shortened products."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device, enabled=False))
+        if device == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
+        yield

@@ -1,0 +1,725 @@
+"""Recording of one pass of a network: every torch function that touches the images becomes a layer
+node, or an error that names it.
+
+Two observers watch the pass. :class:`OperationRecorder` sees calls of torch functions and knows
+their names and arguments; it records the layers. :class:`_MemoryWatch` sees every kernel that runs
+underneath, also in scripted code and custom functions, and knows which memory holds something
+computed from the images; it refuses what the recorder could not see.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from physadv.certification.bounds.graph import LayerGraph, LayerNode
+from physadv.certification.bounds.layers import (
+    AddLayer,
+    BatchNormLayer,
+    ConvLayer,
+    InputLayer,
+    Layer,
+    LinearLayer,
+    NonnegativeMap,
+    Pair,
+    ReluLayer,
+    ReshapeLayer,
+    ScaleLayer,
+)
+from physadv.core.errors import ModelError
+
+# Functions that read no values: they are run and leave no layer.
+_METADATA_NAMES = (
+    "shape ndim dtype device layout requires_grad is_leaf is_cuda is_mps is_sparse is_quantized "
+    "is_meta is_nested size dim ndimension numel nelement __len__ is_floating_point is_complex "
+    "is_contiguous stride get_device element_size names"
+)
+_METADATA = frozenset(_METADATA_NAMES.split())
+# Functions that return their input's values, in eval mode.
+_IDENTITY_NAMES = (
+    "clone contiguous detach float double identity type_as to dropout dropout1d dropout2d "
+    "dropout3d alpha_dropout feature_alpha_dropout"
+)
+_IDENTITIES = frozenset(_IDENTITY_NAMES.split())
+# Linear functions without negative weights.
+_NONNEGATIVE_NAMES = (
+    "avg_pool2d adaptive_avg_pool2d mean sum permute transpose swapaxes movedim getitem select "
+    "narrow expand"
+)
+_NONNEGATIVE = frozenset(_NONNEGATIVE_NAMES.split())
+# Functions that return a tuple of pieces of their input.
+_PIECES = frozenset(["chunk", "split", "tensor_split", "unbind"])
+_SYNONYMS = {
+    "iadd": "add",
+    "radd": "add",
+    "isub": "sub",
+    "imul": "mul",
+    "rmul": "mul",
+    "truediv": "div",
+    "itruediv": "div",
+    "true_divide": "div",
+    "multiply": "mul",
+    "subtract": "sub",
+    "divide": "div",
+    "view": "reshape",
+    "unflatten": "reshape",
+    "squeeze": "reshape",
+    "unsqueeze": "reshape",
+    "flatten": "reshape",
+    "swapdims": "swapaxes",
+    "moveaxis": "movedim",
+    "upsample": "interpolate",
+    "negative": "neg",
+}
+# What people call an operation, where its function's name does not say it.
+_WORDS = {
+    "output": "the output of the model",
+    "to": "a cast",
+    "type": "a cast",
+    "float": "a cast to float32",
+    "where": "a choice by a mask",
+    "max": "a maximum",
+    "min": "a minimum",
+    "maximum": "a maximum",
+    "minimum": "a minimum",
+    "rand": "a random number",
+    "randn": "a random number",
+    "max_pool2d": "max pooling",
+    "adaptive_max_pool2d": "max pooling",
+    "setitem": "assignment into a tensor, x[...] = value",
+    "item": "reading a number, .item()",
+    "bool": "a decision, such as if or while, by values of the images",
+    "int": "turning a value into a whole number",
+    "tolist": "reading numbers, .tolist()",
+    "numpy": "conversion to numpy",
+    "array": "conversion to numpy",
+    "cat": "concatenation",
+    "concat": "concatenation",
+    "concatenate": "concatenation",
+    "stack": "stacking",
+    "matmul": "a matrix product",
+    "bmm": "a matrix product",
+    "clamp": "clipping",
+    "clip": "clipping",
+    "half": "a cast to half precision",
+    "bfloat16": "a cast to bfloat16",
+    "double": "a cast to double precision",
+    "round": "rounding",
+    "data": "access past autograd, .data",
+    "layer_norm": "layer normalization",
+    "group_norm": "group normalization",
+    "instance_norm": "instance normalization",
+    "scaled_dot_product_attention": "attention",
+    "hardtanh": "clipping",
+    "silu": "SiLU",
+    "gelu": "GELU",
+    "leaky_relu": "leaky ReLU",
+    "elu": "ELU",
+    "prelu": "PReLU",
+    "softmax": "softmax",
+    "fake_quantize_per_tensor_affine": "fake quantization",
+    "fake_quantize_per_channel_affine": "fake quantization",
+    "fused_moving_avg_obs_fake_quant": "fake quantization",
+    "quantize_per_tensor": "quantization",
+}
+_INSTEAD = {
+    "max_pool2d": "Use average pooling, or --method smoothing",
+    "adaptive_max_pool2d": "Use average pooling, or --method smoothing",
+    "softmax": "Return the logits before it, or use --method smoothing",
+    "log_softmax": "Return the logits before it, or use --method smoothing",
+}
+
+
+def record_layers(net: nn.Module, images: Tensor) -> LayerGraph:
+    """Run a network once on images and return the graph of what it did.
+
+    Args:
+        net: Module in eval mode that maps images to logits (b, classes).
+        images: Images (b, c, h, w); b is a size that no layer has by accident.
+
+    Returns:
+        The graph as it was recorded, not folded.
+
+    Raises:
+        ModelError: An operation cannot be bounded (the first one is named), or the network cannot
+            process these images.
+    """
+    recorder = OperationRecorder(images)
+    try:
+        with ExitStack() as stack:
+            for name, module in net.named_modules():
+                if name and not isinstance(module, torch.jit.ScriptModule):
+                    for handle in recorder.follow(name, module):
+                        stack.callback(handle.remove)
+            stack.enter_context(recorder)
+            stack.enter_context(recorder.watch)
+            output = net(images)
+    except ModelError:
+        raise
+    except Exception as error:
+        # Scripted and compiled code wrap the refusal into errors of their own.
+        raise (recorder.refusal or _failed(net, images, error)) from error
+    if recorder.refusal is not None:  # swallowed by the network itself
+        raise recorder.refusal
+    return LayerGraph(tuple(recorder.nodes_up_to(output)))
+
+
+class OperationRecorder(TorchFunctionMode):
+    """Records the layers between ``images`` and whatever is computed from them.
+
+    Args:
+        images: Images (b, c, h, w) that a network is about to process.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.like = images
+        self.batch = len(images)
+        self.nodes = [LayerNode(InputLayer(), (), tuple(images.shape[1:]))]
+        self.refusal: ModelError | None = None
+        self.watch = _MemoryWatch(self, images)
+        self._numbers = {id(images): 0}
+        self._alive: list[Any] = [images]  # ids stay unique only while their tensors live
+        self._stale: set[int] = set()
+        self._path: list[str] = []
+
+    def follow(self, name: str, module: nn.Module) -> list[Any]:
+        """Note while ``module`` runs that errors are in it; return the handles of its hooks."""
+
+        def enter(*_: Any) -> None:
+            self._path.append(name)
+
+        def leave(*_: Any) -> None:
+            self._path.pop()
+
+        return [
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(leave, always_call=True),
+        ]
+
+    def unknown(self, name: str, why: str) -> ModelError:
+        """Return the error that operation ``name`` cannot be bounded for the reason ``why``, with
+        the layer it is in."""
+        words = _WORDS.get(name)
+        called = f"{words} ({name})" if words else f"operation {name!r}"
+        where = f" in layer {self._path[-1]!r}" if self._path else ""
+        self.refusal = ModelError(
+            f"{called}{where}",
+            f"cannot be bounded: {why}",
+            _INSTEAD.get(name, "Use --method smoothing"),
+        )
+        return self.refusal
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run ``func``, and record it if it touches a traced value."""
+        kwargs = kwargs or {}
+        tensors = _tensors((args, kwargs))
+        touched = [a for a in tensors if id(a) in self._numbers]
+        name = _name(func)
+        if not touched or name in _METADATA:
+            return func(*args, **kwargs)
+
+        self._refuse_stale(name, touched)
+        others = [a for a in tensors if id(a) not in self._numbers]
+        if any(self.watch.holds_images(a) for a in others):
+            raise self.unknown(name, "one of its inputs was filled with values of the images")
+        if "out" in kwargs:
+            raise self.unknown(name, "it writes its result into a given tensor (out=)")
+
+        # Numbers are read before the call: an in-place function records its input anew.
+        numbers = {id(a): self._numbers[id(a)] for a in touched}
+        self.watch.begin(name, others)
+        try:
+            result = func(*args, **kwargs)
+            if isinstance(result, Tensor):
+                self._check_kind(name, result)
+                self._record(name, func, args, kwargs, numbers, result)
+            else:
+                self._record_pieces(name, func, args, kwargs, numbers, result)
+        finally:
+            changed = self.watch.end()
+
+        if changed:
+            self._forget_views(name, changed, result)
+        return result
+
+    def nodes_up_to(self, output: Any) -> list[LayerNode]:
+        """Return the nodes that end in ``output``, without those it does not depend on.
+
+        Raises:
+            ModelError: The output is no tensor computed by recorded layers.
+        """
+        if not isinstance(output, Tensor):
+            raise ModelError(
+                f"this model returns a {type(output).__name__}",
+                "bounds need logits (b, classes)",
+                "Wrap the model so that it returns these",
+            )
+        if id(output) not in self._numbers:
+            raise ModelError(
+                "this model",
+                "its layers cannot be traced, as in a scripted or compiled module",
+                "Give it as a torch module, or use --method smoothing",
+            )
+        self._refuse_stale("output", [output])
+
+        needed, pending = set[int](), [self._numbers[id(output)]]
+        while pending:
+            number = pending.pop()
+            if number not in needed:
+                needed.add(number)
+                pending.extend(self.nodes[number].inputs)
+
+        order = sorted(needed | {0})
+        renumbered = {old: new for new, old in enumerate(order)}
+        return [
+            LayerNode(
+                self.nodes[i].layer,
+                tuple(renumbered[j] for j in self.nodes[i].inputs),
+                self.nodes[i].shape,
+            )
+            for i in order
+        ]
+
+    def _refuse_stale(self, name: str, tensors: Sequence[Tensor]) -> None:
+        if any(id(a) in self._stale for a in tensors):
+            raise self.unknown(name, "the value was changed in place through another view of it")
+
+    def _check_kind(self, name: str, result: Tensor) -> None:
+        """Refuse results of another type, device or layout than the images."""
+        like = self.like
+        if result.dtype != like.dtype:
+            raise self.unknown(name, f"it turns {like.dtype} into {result.dtype}")
+        if result.device != like.device or result.layout != like.layout:
+            raise self.unknown(name, "it moves the values to another device or layout")
+
+    def _record_pieces(
+        self,
+        name: str,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        numbers: dict[int, int],
+        result: Any,
+    ) -> None:
+        """Record each tensor of a tuple of pieces, as chunk and unbind return it."""
+        if name == "setitem":
+            raise self.unknown(name, "bounds have no rule for it")
+        if isinstance(result, tuple | list) and name not in _PIECES:
+            raise self.unknown(name, "bounds have no rule for it")
+        if name not in _PIECES or not args or id(args[0]) not in numbers:
+            raise self.unknown(name, "its outcome depends on the values of the images")
+
+        self._alive.append(result)
+        for place, piece in enumerate(result):
+            self._check_kind(name, piece)
+            if piece.ndim < 1 or piece.shape[0] != self.batch:
+                raise self.unknown(name, "it mixes the images in a way bounds do not follow")
+            cut = NonnegativeMap(_one_piece(func, place, args, kwargs))
+            self._number(piece, self._append(cut, (numbers[id(args[0])],), piece))
+
+    def _record(
+        self,
+        name: str,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        numbers: dict[int, int],
+        result: Tensor,
+    ) -> None:
+        if not args and "input" in kwargs:
+            args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
+        operands = [i for i, a in enumerate(args[:2]) if isinstance(a, Tensor) and id(a) in numbers]
+        elsewhere = set(numbers) - {id(args[i]) for i in operands}
+        if name in _IDENTITIES and operands[:1] == [0]:
+            operands = [0]  # the other one gives its type alone, as in type_as
+        if elsewhere or result.ndim < 1 or result.shape[0] != self.batch:
+            raise self.unknown(name, "it mixes the images in a way bounds do not follow")
+
+        inputs = tuple(numbers[id(args[i])] for i in operands)
+        if len(inputs) == 2:
+            number = self._sum(name, args, kwargs, inputs, result)
+        else:
+            (position,) = operands
+            layer = self._layer(name, func, args, kwargs, position, result)
+            number = inputs[0] if layer is None else self._append(layer, inputs, result)
+        self._number(result, number)
+
+    def _number(self, value: Tensor, number: int) -> None:
+        self._numbers[id(value)] = number
+        self._stale.discard(id(value))
+        self._alive.append(value)
+
+    def _forget_views(self, name: str, changed: set[int], result: Any) -> None:
+        """Mark other views of memory that was written to as stale: they no longer hold what was
+        recorded."""
+        if not isinstance(result, Tensor) or changed != {_memory(result)}:
+            raise self.unknown(name, "it writes to other memory than its result's")
+        views = (t for t in self._alive if isinstance(t, Tensor) and _memory(t) in changed)
+        self._stale.update(id(t) for t in views if t is not result)
+
+    def _append(self, layer: Layer, inputs: tuple[int, ...], result: Tensor) -> int:
+        self.nodes.append(LayerNode(layer, inputs, tuple(result.shape[1:])))
+        return len(self.nodes) - 1
+
+    def _sum(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: tuple[int, ...],
+        result: Tensor,
+    ) -> int:
+        """Record x + y or x - y of two traced values of one shape, and return the number of the
+        sum."""
+        if name not in ("add", "sub", "rsub"):
+            raise self.unknown(name, "it is taken of two values that both depend on the images")
+        if kwargs.get("alpha", 1) != 1 or args[0].shape != args[1].shape or len(args) > 2:
+            raise self.unknown(name, "its two values differ in shape or are weighted")
+
+        one = torch.ones((), dtype=result.dtype, device=result.device)
+        minus = ScaleLayer(-one, 0 * one)
+        first, second = inputs
+        if name == "sub":
+            second = self._append(minus, (second,), result)
+        if name == "rsub":
+            first = self._append(minus, (first,), result)
+        return self._append(AddLayer(), (first, second), result)
+
+    def _layer(
+        self,
+        name: str,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        position: int,
+        result: Tensor,
+    ) -> Layer | None:
+        """Return the layer of a function of one traced value; None where it changes nothing."""
+        x = args[position]
+        if position == 0 and name in _IDENTITIES:
+            if "dropout" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
+                raise self.unknown(name, "it is in training mode")
+            if not torch.equal(result, x):
+                raise self.unknown(name, "it changes the values")
+            return None
+
+        if name == "relu" and position == 0:
+            return ReluLayer()
+        if name in ("add", "sub", "rsub", "mul", "div", "neg"):
+            if result.shape != x.shape:
+                raise self.unknown(name, "its constant is larger than the value")
+            return self._scale(name, args, kwargs, position, x)
+        if position == 0 and name in ("conv2d", "linear", "batch_norm"):
+            return self._weighted(name, args, kwargs)
+        if position == 0 and name == "reshape":
+            return ReshapeLayer(tuple(result.shape[1:]))
+        if position == 0 and (
+            (name in _NONNEGATIVE and not _divides_by_negative(name, args, kwargs))
+            or (name == "pad" and _pads_with_zero(args, kwargs))
+            or (name == "interpolate" and _interpolates(args, kwargs))
+        ):
+            if _works_in_place(func):
+                raise self.unknown(name, "it works in place")
+            return NonnegativeMap(lambda t: func(t, *args[1:], **kwargs))
+
+        raise self.unknown(name, "bounds have no rule for it, or none with these arguments")
+
+    def _scale(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], position: int, x: Tensor
+    ) -> ScaleLayer:
+        """Return the layer of x + c, x - c, c - x, c x, x / c or -x with a constant c.
+
+        The constant must be the same for every image of a batch.
+        """
+        one = torch.ones((), dtype=x.dtype, device=x.device)
+        zero = 0 * one
+        if name == "neg":
+            return ScaleLayer(-one, zero)
+
+        other: Any = args[1 - position] if len(args) > 1 else kwargs["other"]
+        c = other.to(x) if isinstance(other, Tensor) else one * other
+        wider = c.ndim > x.ndim or (c.ndim == x.ndim and c.shape[0] != 1)
+        inverse = name == "div" and (position == 1 or kwargs.get("rounding_mode"))
+        if kwargs.get("alpha", 1) != 1 or len(args) > 2 or wider or inverse:
+            raise self.unknown(name, "bounds have no rule for these operands")
+
+        # With the constant first, x - c and c - x trade places.
+        if position == 1 and name in ("sub", "rsub"):
+            name = {"sub": "rsub", "rsub": "sub"}[name]
+        return {
+            "add": lambda: ScaleLayer(one, c),
+            "sub": lambda: ScaleLayer(one, -c),
+            "rsub": lambda: ScaleLayer(-one, c),
+            "mul": lambda: ScaleLayer(c, zero),
+            "div": lambda: ScaleLayer(1 / c, zero),
+        }[name]()
+
+    def _weighted(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layer:
+        """Return the layer of a convolution, linear layer or batch normalization from its call."""
+        if name == "linear":
+            return LinearLayer(*_bound(("weight", "bias"), (None, None), args, kwargs))
+
+        if name == "batch_norm":
+            stored = ("running_mean", "running_var", "weight", "bias", "training")
+            names = (*stored, "momentum", "eps")
+            defaults = (None, None, None, None, False, 0.1, 1e-5)
+            mean, var, weight, bias, training, _, eps = _bound(names, defaults, args, kwargs)
+            if training or mean is None:
+                raise self.unknown(name, "it uses statistics of the batch")
+            return BatchNormLayer(mean, var, weight, bias, eps)
+
+        weight, bias, stride, padding, dilation, groups = _bound(
+            ("weight", "bias", "stride", "padding", "dilation", "groups"),
+            (None, None, 1, 0, 1, 1),
+            args,
+            kwargs,
+        )
+        stride, dilation = _pair(stride), _pair(dilation)
+        around = _padding(padding, weight, dilation)
+        if around is None:
+            raise self.unknown(name, "its padding is uneven")
+        return ConvLayer(weight, bias, stride, around, dilation, groups)
+
+
+class _MemoryWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches every kernel: which memory holds something of the images, and who writes where.
+
+    Kernels on such memory that run outside a function that the recorder has let through are
+    refused: these are scripted functions, custom autograd functions and the like. So are random
+    numbers, and writes to parameters, buffers and constants that a recorded layer refers to.
+    """
+
+    def __init__(self, recorder: OperationRecorder, images: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recorder = recorder
+        self._images = _memory(images)
+        self._of_images = {self._images}
+        self._made: set[int] = set()  # in this pass
+        self._constants: set[int] = set()
+        self._kept: list[Tensor] = [images]  # addresses stay unique only while tensors live
+        self._running: str | None = None
+        self._before: frozenset[int] = frozenset()
+        self._written: set[int] = set()
+
+    def begin(self, name: str, constants: Sequence[Tensor]) -> None:
+        """Let kernels through until :meth:`end`: the recorder runs function ``name``, whose other
+        inputs are ``constants``."""
+        self._running, self._written = name, set()
+        self._before = frozenset(self._of_images)
+        strided = [c for c in constants if _strided(c)]
+        self._kept.extend(strided)
+        self._constants.update(_memory(c) for c in strided)
+
+    def end(self) -> set[int]:
+        """Return the addresses of memory of the images that was written to since :meth:`begin`, and
+        existed before."""
+        self._running = None
+        return self._written & self._before
+
+    def holds_images(self, value: Tensor) -> bool:
+        """Return whether ``value`` lies in memory that holds something of the images."""
+        return _strided(value) and _memory(value) in self._of_images
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the kernel ``func`` and follow what it reads and writes."""
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():
+            reads = [t for t in _tensors((args, kwargs)) if _strided(t)]
+            on_images = any(_memory(t) in self._of_images for t in reads)
+            self._refuse(func, on_images=on_images)
+
+            result = func(*args, **kwargs)
+
+            written = {_memory(t) for t in _written_by(func, args, kwargs) if _strided(t)}
+            self._check_writes(func, written)
+            self._written |= written
+
+            made = [t for t in _tensors(result) if _strided(t)]
+            self._kept.extend(made)
+            self._made |= {_memory(t) for t in made} - {_memory(t) for t in reads}
+            if on_images:
+                self._of_images |= written | {_memory(t) for t in made}
+        return result
+
+    def _check_writes(self, func: Any, written: set[int]) -> None:
+        """Raise ModelError for writes to what a recorded layer, or the next pass, still reads."""
+        name = self._running or _kernel(func)
+        if self._images in written:
+            raise self.recorder.unknown(name, "it changes the model's own input in place")
+        if written & self._constants or written - self._made:
+            raise self.recorder.unknown(
+                name, "it changes a parameter, a buffer or a constant of the model while it runs"
+            )
+
+    def _refuse(self, func: Any, *, on_images: bool) -> None:
+        """Raise ModelError for a kernel that the recorder does not know of, or a random one."""
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise self.recorder.unknown(
+                self._running or _kernel(func), "it draws random numbers at every pass"
+            )
+        if on_images and self._running is None:
+            raise self.recorder.unknown(
+                _kernel(func),
+                "it runs in code that tracing cannot follow, such as a scripted function or a "
+                "custom one",
+            )
+
+
+def _failed(net: nn.Module, images: Tensor, error: Exception) -> ModelError:
+    """Return the error that ``net`` itself fails on images of this shape."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    shape = " x ".join(str(n) for n in images.shape[1:])
+    return ModelError(
+        f"{type(net).__name__} fails on images of {shape}",
+        lines[0].strip().rstrip(".") if lines else type(error).__name__,
+        "Check that model and images belong together, their channels and size",
+    )
+
+
+def _written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors that a kernel writes to, by its schema."""
+    written: list[Tensor] = []
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            written += _tensors(value)
+    return written
+
+
+def _memory(value: Tensor) -> int:
+    """Return the address of the memory that ``value`` is a view of."""
+    with torch._C.DisableTorchFunction():
+        return int(value.untyped_storage()._cdata)
+
+
+def _strided(value: Tensor) -> bool:
+    """Return whether ``value`` lies in plain memory."""
+    with torch._C.DisableTorchFunction():
+        return value.layout == torch.strided
+
+
+def _kernel(func: Any) -> str:
+    """Return the plain name of a kernel: add for aten::add_.Tensor."""
+    plain = str(func._schema.name).split("::")[-1].strip("_")
+    return {"local_scalar_dense": "item", "is_nonzero": "bool"}.get(plain, plain)
+
+
+def _bound(
+    names: tuple[str, ...], defaults: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Any]:
+    rest = args[1:]
+    return [
+        rest[i] if i < len(rest) else kwargs.get(name, default)
+        for i, (name, default) in enumerate(zip(names, defaults, strict=True))
+    ]
+
+
+def _pair(value: Any) -> Pair:
+    numbers = [value] if isinstance(value, int) else list(value)
+    return (int(numbers[0]), int(numbers[-1]))
+
+
+def _padding(value: Any, weight: Tensor, dilation: Pair) -> Pair | None:
+    """Return rows and columns of padding on each side; None where the two sides differ."""
+    if value == "valid":
+        return (0, 0)
+    if value != "same":
+        return _pair(value)
+    sizes = [dilation[i] * (weight.shape[2 + i] - 1) for i in (0, 1)]
+    return None if any(s % 2 for s in sizes) else (sizes[0] // 2, sizes[1] // 2)
+
+
+def _option(
+    function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Return the value of one argument of a call."""
+    call = inspect.signature(function).bind(*args, **kwargs)
+    call.apply_defaults()
+    return call.arguments[name]
+
+
+def _pads_with_zero(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return _option(F.pad, "mode", args, kwargs) == "constant" and not _option(
+        F.pad, "value", args, kwargs
+    )
+
+
+def _interpolates(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether an interpolation has no negative weights, as bicubic has."""
+    return _option(F.interpolate, "mode", args, kwargs) in (
+        "nearest",
+        "nearest-exact",
+        "bilinear",
+        "area",
+    )
+
+
+def _one_piece(
+    func: Callable[..., Any], place: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[Tensor], Tensor]:
+    """Return the function from a value to the piece at ``place`` of the tuple that ``func``
+    returns."""
+
+    def piece(value: Tensor) -> Tensor:
+        result: Tensor = func(value, *args[1:], **kwargs)[place]
+        return result
+
+    return piece
+
+
+def _works_in_place(func: Callable[..., Any]) -> bool:
+    """Return whether a function is the in-place form of another, such as transpose_."""
+    name = getattr(func, "__name__", "")
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _divides_by_negative(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether a pooling has a divisor of its own that makes its weights negative."""
+    divisor = kwargs.get("divisor_override", args[6] if len(args) > 6 else None)
+    return name == "avg_pool2d" and divisor is not None and divisor <= 0
+
+
+def _name(func: Callable[..., Any]) -> str:
+    """Return the plain name of a function of torch.
+
+    That is relu for F.relu, torch.relu_ and Tensor.relu, add for Tensor.__add__, shape for its
+    getter. Functions that torch does not list, such as custom operators, keep their full name, so
+    that none passes for another.
+    """
+    full = str(resolve_name(func) or func)
+    if not full.startswith("torch."):
+        return full
+    last = full.removesuffix(".__get__").split(".")[-1]
+    if last in _METADATA:
+        return last
+
+    plain = last.strip("_")
+    return _SYNONYMS.get(plain, plain)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and tables."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = list(values.values())
+    if isinstance(values, slice):
+        values = [values.start, values.stop, values.step]
+    return [t for v in values for t in _tensors(v)] if isinstance(values, list | tuple) else []
