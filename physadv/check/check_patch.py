@@ -14,7 +14,7 @@ from torch import nn
 
 from physadv.check.check_task import CheckTask
 from physadv.check.config import CheckConfig
-from physadv.check.rates import BlockRates, draw_conclusion, tabulate_rates
+from physadv.check.rates import BlockRates, draw_conclusion, ended_by_data, tabulate_rates
 from physadv.check.run_check import ROWS, SETTINGS
 from physadv.check.session import CheckProgress
 from physadv.core.rows import Row, read_rows
@@ -109,7 +109,7 @@ def check(
         rows = tuple(read_rows(folder / ROWS))
         record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
 
-    blocks = tabulate_rates(rows, seed=config.seed)
+    blocks = tabulate_rates(rows, sequential=ended_by_data(record))
     conclusion = draw_conclusion(blocks, record)
     return CheckResult(
         blocks,

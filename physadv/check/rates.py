@@ -8,7 +8,12 @@ from typing import Any
 
 from physadv.camera.frames import BLOCKS
 from physadv.core.rows import Row
-from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
+from physadv.evaluation.metrics.intervals import (
+    LEAST_CLUSTERS,
+    RateInterval,
+    clustered_interval,
+    sequential_interval,
+)
 
 CONTROL_FLOOR = 0.9
 """Share of true verdicts that a control needs for failures to be attributed to the patch."""
@@ -60,12 +65,13 @@ class CheckConclusion:
     notes: list[str] = field(default_factory=list)
 
 
-def tabulate_rates(rows: Iterable[Row], *, seed: int = 0) -> dict[str, BlockRates]:
+def tabulate_rates(rows: Iterable[Row], *, sequential: bool = False) -> dict[str, BlockRates]:
     """Return the rates of each block with frames, in the order clean, blank, patch.
 
     Args:
         rows: Rows of a check.
-        seed: Seed of the bootstrap over clips.
+        sequential: Whether the data could decide when filming ended, see
+            :func:`ended_by_data`.
 
     Returns:
         Rates by block.
@@ -78,27 +84,35 @@ def tabulate_rates(rows: Iterable[Row], *, seed: int = 0) -> dict[str, BlockRate
     """
     all_rows = list(rows)
     return {
-        b: block_rates(b, of_block, seed)
+        b: block_rates(b, of_block, sequential=sequential)
         for b in BLOCKS
         if (of_block := [r for r in all_rows if r["block"] == b])
     }
 
 
-def block_rates(block: str, rows: Sequence[Row], seed: int = 0) -> BlockRates:
-    """Return both rates of one block, with intervals bootstrapped over clips.
+def block_rates(block: str, rows: Sequence[Row], *, sequential: bool = False) -> BlockRates:
+    """Return both rates of one block, with intervals whose trials are clips.
 
     Args:
         block: "clean", "blank" or "patch".
         rows: Rows of the block.
-        seed: Seed of the bootstrap.
+        sequential: Whether the data could decide when filming ended.
 
     Returns:
         The rates.
     """
+    interval = sequential_interval if sequential else clustered_interval
     clips = [str(r["clip"]) for r in rows]
-    true = clustered_interval([bool(r["true"]) for r in rows], clips, seed=seed)
-    attack = clustered_interval([bool(r["success"]) for r in rows], clips, seed=seed)
+    true = interval([bool(r["true"]) for r in rows], clips)
+    attack = interval([bool(r["success"]) for r in rows], clips)
     return BlockRates(block, true, attack, len(set(clips)))
+
+
+def ended_by_data(settings: Mapping[str, Any]) -> bool:
+    """Return whether the rates so far could decide when the run of ``settings`` ended: by its
+    stopping rule, or by a person who watched a live source."""
+    live = any(source.get("live") for source in settings.get("sources") or [])
+    return bool(settings.get("width") or settings.get("live") or live)
 
 
 def draw_conclusion(
@@ -111,8 +125,8 @@ def draw_conclusion(
         settings: Record of the run, as in its check.json.
 
     Returns:
-        The conclusion; not valid without the patch, without a control, or with a control that
-        failed.
+        The conclusion; not valid without the patch, without a control, with a control that
+        failed, or with a block of a single clip, whose rate has no interval.
 
     Example:
         >>> rows = [
@@ -152,6 +166,15 @@ def draw_conclusion(
         lacking = " and ".join(_named(b) for b in missing)
         return CheckConclusion(
             False, f"{measured}, but without a control ({lacking}) this proves nothing yet.", notes
+        )
+
+    single = [_named(b) for b, rates in table.items() if rates.attack.too_few]
+    if single:
+        return CheckConclusion(
+            False,
+            f"{measured}. Not valid for a claim: too few clips of {' and '.join(single)} for an "
+            f"interval; at least {LEAST_CLUSTERS} of each block are needed, each a new approach.",
+            notes,
         )
 
     controls = ", ".join(f"{_named(b)} {table[b].attack.rate:.1%}" for b in ("clean", "blank"))
@@ -203,8 +226,13 @@ def _notes(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list
 
 def _share(rates: BlockRates) -> str:
     rate = rates.attack
-    interval = f"95 % interval {rate.low:.1%} to {rate.high:.1%}"
-    return f"{rate.rate:.1%} of {rate.n} frames from {rates.clips} clips ({interval})"
+    interval = (
+        "too few clips for an interval"
+        if rate.too_few
+        else f"95 % interval {rate.low:.1%} to {rate.high:.1%}"
+    )
+    clips = count_noun(rates.clips, "clip")
+    return f"{rate.rate:.1%} of {rate.n} frames from {clips} ({interval})"
 
 
 def count_noun(n: int, noun: str) -> str:

@@ -229,6 +229,7 @@ def _settings(
         "margin": None if detects else margin,
         "seed": seed,
         "simulation": any(f.source.simulation for f in feeds),
+        "live": any(f.source.live for f in feeds),
         "asked_of": [[f.source.name, f.block or f.fallback] for f in feeds],
         **(about or {}),
     }

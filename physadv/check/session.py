@@ -157,7 +157,7 @@ class CheckSession:
         rows = self.kept[block]
         looked, narrow = self._narrow.get(block, (0, False))
         if not narrow and len(rows) - looked >= STEP:
-            narrow = stopping_state(block_rates(block, rows), width).done
+            narrow = stopping_state(block_rates(block, rows, sequential=True), width).done
             self._narrow[block] = len(rows), narrow
         return narrow
 

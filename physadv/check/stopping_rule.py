@@ -5,23 +5,22 @@ Until then the rule estimates how many clips and frames are missing.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
-
-from scipy import stats
 
 from physadv.camera.frames import BLOCKS
 from physadv.check.rates import FEW_CLIPS, BlockRates, block_rates
 from physadv.core.errors import OptionError
 from physadv.core.rows import Row
-from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.evaluation.metrics.intervals import RateInterval, sequential_interval
 
 WIDTH = 0.1
 """Default width of the 95 % interval, from its lower to its upper end."""
 STEP = 20
-"""Frames between two tests of the interval; each costs a bootstrap."""
-_Z2 = float(stats.norm.ppf(0.975)) ** 2
+"""Frames between two tests of the interval."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,9 @@ def stopping_state(rates: BlockRates, aim: float = WIDTH) -> StoppingState:
     """Apply the rule to one block, by its clips; controls need both rates narrow, the patch its
     success rate.
 
-    Sampling until an interval has a fixed width keeps its coverage in the limit of many clips (Chow
-    and Robbins 1965); ten clips are the least at any width.
+    The rule looks at the interval again and again, so its rates need the interval that allows it
+    (``sequential``); that for a fixed number of clips misses the rate too often at the stop. Ten
+    clips are the least at any width.
 
     Args:
         rates: Rates of the block.
@@ -85,8 +85,8 @@ def stopping_state(rates: BlockRates, aim: float = WIDTH) -> StoppingState:
 
     Example:
         >>> from physadv.check.rates import block_rates
-        >>> rows = [{"clip": k, "true": False, "success": True} for k in range(40)]
-        >>> stopping_state(block_rates("patch", rows), aim=0.1).done
+        >>> rows = [{"clip": k, "true": False, "success": True} for k in range(60)]
+        >>> stopping_state(block_rates("patch", rows, sequential=True), aim=0.1).done
         True
     """
     judged = [rates.attack] if rates.block == "patch" else [rates.attack, rates.true]
@@ -110,26 +110,42 @@ def clips_missing(rate: RateInterval, clips: int, aim: float) -> int:
     if width <= aim and clips >= FEW_CLIPS:
         return 0
 
-    # While clips do not vary, the interval is that of Wilson (1927) for n equal clips.
-    alike = clips < 2 or rate.rate in (0.0, 1.0)
-    needed = _Z2 * (1 / aim - 1) if alike else clips * (width / aim) ** 2
-    return max(ceil(needed) - clips, FEW_CLIPS - clips, 1)
+    alike = rate.too_few or rate.rate in (0.0, 1.0)
+    needed = _equal_clips(aim) if alike else ceil(clips * (width / aim) ** 2)
+    return max(needed - clips, FEW_CLIPS - clips, 1)
+
+
+@lru_cache
+def _equal_clips(aim: float) -> int:
+    """Return the number of clips, all of rate 1, at which the interval is ``aim`` wide."""
+
+    def narrow(clips: int) -> bool:
+        return _width(sequential_interval([True] * clips, range(clips))) <= aim
+
+    most = 2
+    while not narrow(most):
+        most *= 2
+    return bisect_left(range(most), True, lo=most // 2, key=narrow)
 
 
 def stopping_states(
-    rows: Mapping[str, Sequence[Row]], aim: float = WIDTH, *, seed: int = 0
+    rows: Mapping[str, Sequence[Row]], aim: float = WIDTH, *, sequential: bool = True
 ) -> dict[str, StoppingState]:
     """Apply the rule to every block with rows.
 
     Args:
         rows: Rows by block.
         aim: Width to reach.
-        seed: Seed of the bootstrap over clips.
+        sequential: Whether the data decide when filming ends.
 
     Returns:
         The states by block, in the order clean, blank, patch.
     """
-    return {b: stopping_state(block_rates(b, rows[b], seed), aim) for b in BLOCKS if rows.get(b)}
+    return {
+        b: stopping_state(block_rates(b, rows[b], sequential=sequential), aim)
+        for b in BLOCKS
+        if rows.get(b)
+    }
 
 
 def _width(rate: RateInterval) -> float:

@@ -57,12 +57,10 @@ def bin_index(value: float, bounds: Sequence[float]) -> int:
 
 
 def success_rate(rows: Sequence[Row]) -> RateInterval | None:
-    """Return the share of ``rows`` that met the goal, bootstrapped by clip; None without rows."""
+    """Return the share of ``rows`` that met the goal, with clips as trials; None without rows."""
     if not rows:
         return None
-    return clustered_interval(
-        [bool(r["success"]) for r in rows], [str(r["clip"]) for r in rows], draws=1000
-    )
+    return clustered_interval([bool(r["success"]) for r in rows], [str(r["clip"]) for r in rows])
 
 
 def rate_grid(rows: Sequence[Row], *, most: int = 7) -> RateGrid | None:

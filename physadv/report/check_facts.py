@@ -60,7 +60,7 @@ def measurement_limits(rows: Sequence[Row], settings: Settings) -> list[str]:
         _measured_range(rows),
         *_by_assumption(rows, settings),
         "Frames of one clip are similar. The intervals treat clips, not frames, as trials; few "
-        "clips make them wide.",
+        "clips make them wide, and one clip has none.",
         "One model was tested. Another model, or a whole system with tracking, maps or decisions "
         f"over several frames, may behave differently from {name}.",
         "Success is a single frame's verdict. It does not tell what a vehicle or a person would "

@@ -10,7 +10,7 @@ from typing import Any
 
 from physadv.camera.frames import BLOCKS
 from physadv.check.folder import EXAMPLES, ROWS
-from physadv.check.rates import count_noun, draw_conclusion, tabulate_rates
+from physadv.check.rates import count_noun, draw_conclusion, ended_by_data, tabulate_rates
 from physadv.check.stopping_rule import WIDTH, StoppingState, stopping_states
 from physadv.core.files import write_json, write_text
 from physadv.core.rows import Row
@@ -70,13 +70,16 @@ def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
     Returns:
         Conclusion, rates by block, verdicts, bins, warnings and settings as plain values.
     """
-    table = tabulate_rates(rows)
+    sequential = ended_by_data(settings)
+    table = tabulate_rates(rows, sequential=sequential)
     conclusion = draw_conclusion(table, settings)
 
     by_angle = rate_grid([r for r in rows if r["block"] == "patch"])
     known = known_stages(table, settings)
     to_go = stopping_states(
-        {b: [r for r in rows if r["block"] == b] for b in BLOCKS}, settings.get("width") or WIDTH
+        {b: [r for r in rows if r["block"] == b] for b in BLOCKS},
+        settings.get("width") or WIDTH,
+        sequential=sequential,
     )
 
     return {
@@ -121,7 +124,8 @@ def render_check_report(
         >>> "Check of a patch on signs" in page
         True
     """
-    table, summary = tabulate_rates(rows), summarize_check(rows, settings)
+    table = tabulate_rates(rows, sequential=ended_by_data(settings))
+    summary = summarize_check(rows, settings)
 
     bundle = settings.get("bundle") or {}
 
@@ -165,6 +169,8 @@ def _missing(block: str, stand: StoppingState) -> str:
         if stand.width <= stand.aim
         else f"{100 * stand.width:.0f} points wide"
     )
+    if stand.rates.attack.too_few:
+        return f"{block}: one clip has no interval; for {100 * stand.aim:g} points about {more}"
     return (
         f"{block}: the interval is {wide}; for {100 * stand.aim:g} points about {more} like these "
         "are needed"

@@ -57,7 +57,7 @@ def format_percent(share: float | None, digits: int = 1) -> str:
 
 def format_interval(low: float | None, high: float | None, digits: int = 1) -> str:
     """Format the interval from ``low`` to ``high``, both shares, in percent with ``digits``
-    decimals.
+    decimals; one that excludes nothing is named so.
 
     Example:
         >>> format_interval(0.857, 0.972)
@@ -65,6 +65,8 @@ def format_interval(low: float | None, high: float | None, digits: int = 1) -> s
     """
     if low is None or high is None or not (isfinite(low) and isfinite(high)):
         return "–"
+    if low <= 0 and high >= 1:
+        return "too few for an interval"
     return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.check.folder import ROWS
-from physadv.check.rates import BlockRates, tabulate_rates
+from physadv.check.rates import BlockRates, ended_by_data, tabulate_rates
 from physadv.core.errors import OptionError
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.check_folder import read_check
@@ -80,7 +80,7 @@ def stage_of_check(folder: str | Path, bundle: Mapping[str, Any] | None) -> dict
     if theirs and ours and theirs != ours:
         raise OptionError(f"{folder}", "a check of another patch", "Check the twin of this bundle")
 
-    stage = _of_table("twin", tabulate_rates(rows))
+    stage = _of_table("twin", tabulate_rates(rows, sequential=ended_by_data(settings)))
     if stage is None:
         raise OptionError(
             f"{folder / Path(ROWS)}",

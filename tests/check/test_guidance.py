@@ -21,12 +21,12 @@ from physadv.check.live.desktop_window import DesktopWindow, apply_key, why_no_w
 from physadv.check.live.overlay import PANEL, OverlayState, draw_overlay
 from physadv.check.live.remote_control import RemoteControl
 from physadv.check.live.server import LivePage
-from physadv.check.rates import block_rates
+from physadv.check.rates import BlockRates, block_rates
 from physadv.check.session import CheckProgress
 from physadv.check.stopping_rule import check_width, clips_missing, stopping_state, stopping_states
 from physadv.check.view_coverage import ViewPlan, count_views, plan_views
 from physadv.core.errors import CaptureError, OptionError
-from physadv.evaluation.metrics.intervals import clustered_interval, wilson_interval
+from physadv.evaluation.metrics.intervals import RateInterval, sequential_interval
 
 
 def row(clip: int, success: bool, block: str = "patch", **more: Any) -> dict[str, Any]:
@@ -47,31 +47,34 @@ def clips(n: int, hits: int, frames: int = 10, block: str = "patch") -> list[dic
     return [row(k, i < hits, block) for k in range(n) for i in range(frames)]
 
 
-def test_equal_clips_need_what_wilson_needs() -> None:
-    """If all clips agree, the clips missing are those at which Wilson's interval has the width."""
-    rate = clustered_interval([True] * 20, [0] * 10 + [1] * 10)
-    missing = clips_missing(rate, 2, 0.1)
-    enough, short = (
-        wilson_interval(2 + missing, 2 + missing),
-        wilson_interval(1 + missing, 1 + missing),
-    )
+def sequential(rows: list[dict[str, Any]], block: str = "patch") -> BlockRates:
+    """Rates with the interval that allows looking, which the stopping rule needs."""
+    return block_rates(block, rows, sequential=True)
+
+
+def test_equal_clips_need_what_they_will_need_at_the_stop() -> None:
+    """If all clips agree, the clips missing are those at which the interval has the width."""
+    missing = stopping_state(sequential(clips(2, 10)), 0.1).clips_missing
+    enough = sequential_interval([True] * (2 + missing), range(2 + missing))
+    short = sequential_interval([True] * (1 + missing), range(1 + missing))
     assert enough.high - enough.low <= 0.1 < short.high - short.low
-    assert stopping_state(block_rates("patch", clips(2, 10)), 0.1).frames_missing == 10 * missing
+    assert stopping_state(sequential(clips(1, 10)), 0.1).clips_missing == missing + 1
+    assert stopping_state(sequential(clips(2, 10)), 0.1).frames_missing == 10 * missing
 
 
 def test_twice_as_wide_needs_four_times_the_clips() -> None:
     """If clips differ, the interval shrinks with the square root of their number."""
     rows = clips(20, 8) + [row(k, False) for k in range(100, 120) for _ in range(10)]
-    now = stopping_state(block_rates("patch", rows), 0.1)
+    now = stopping_state(sequential(rows), 0.1)
     assert now.clips_missing == pytest.approx(40 * ((now.width / 0.1) ** 2 - 1), abs=1)
     assert not now.done
 
 
 def test_ten_clips_are_the_least() -> None:
     """A narrow interval of few clips is not enough; ten clips that agree suffice for a wide aim."""
-    assert clips_missing(clustered_interval([True, False] * 40, [0] * 40 + [1] * 40), 2, 0.5) == 8
-    assert stopping_state(block_rates("patch", clips(10, 10)), 0.3).done
-    assert not stopping_state(block_rates("patch", clips(9, 10)), 0.3).done
+    assert clips_missing(RateInterval(0.5, 0.4, 0.6, 80, 2), 2, 0.5) == 8
+    assert stopping_state(sequential(clips(10, 10)), 0.5).done
+    assert not stopping_state(sequential(clips(9, 10)), 0.5).done
     with pytest.raises(OptionError, match="below 1"):
         check_width(1.5)
 
@@ -79,7 +82,7 @@ def test_ten_clips_are_the_least() -> None:
 def test_a_control_is_judged_by_both_its_rates() -> None:
     """A clean sign never meets a targeted goal, so its rate of true verdicts must be narrow as
     well."""
-    rows = [{**row(k, False, "clean"), "true": k % 2 == 0} for k in range(12) for _ in range(10)]
+    rows = [{**row(k, False, "clean"), "true": k % 2 == 0} for k in range(20) for _ in range(10)]
     now = stopping_states({"clean": rows}, 0.3)["clean"]
     assert now.rates.attack.high - now.rates.attack.low < 0.3
     assert now.width > 0.4
@@ -131,14 +134,14 @@ def test_move_here_next() -> None:
 
 def test_prompts_go_through_the_blocks() -> None:
     """The prompt names the page in view, then the blocks that lack frames, then the end."""
-    full = {b: clips(40, 10 * (b == "patch"), block=b) for b in ("clean", "blank", "patch")}
+    full = {b: clips(60, 10 * (b == "patch"), block=b) for b in ("clean", "blank", "patch")}
     guide = FilmingGuide(width=0.1)
     assert guide.advise({}, None, None).prompt.startswith(
         "Hold up the clean sign: nothing filmed yet"
     )
     some = {"clean": full["clean"], "patch": clips(3, 10)}
     assert (
-        "about 32 clips (320 frames) to go"
+        "about 48 clips (480 frames) to go"
         in FilmingGuide(width=0.1).advise(some, None, "patch").prompt
     )
     turned = FilmingGuide(width=0.1).advise(some, None, "clean").prompt

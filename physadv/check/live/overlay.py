@@ -187,7 +187,9 @@ def _block(pen: _Pen, block: str, stand: StoppingState | None, active: bool) -> 
         draw.line((a, y + 9, b, y + 9), fill=COLORS[block], width=5)
         draw.ellipse((at - 6, y + 3, at + 6, y + 15), fill=COLORS[block])
         todo = "done" if stand.done else f"{stand.frames_missing} more for {stand.aim:.0%}"
-        interval = f"{rate.rate:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
+        interval = f"{rate.rate:.0%}"
+        if not rate.too_few:
+            interval += f" [{rate.low:.0%}, {rate.high:.0%}]"
         summary = f"{interval} of {rate.n}, {stand.rates.clips} clips; {todo}"
     else:
         summary = "nothing filmed yet"

@@ -1,16 +1,26 @@
-"""Every rate with its interval: Wilson for independent trials, bootstrap by cluster for video
-frames."""
+"""Every rate with its interval: Wilson's for independent trials, Gaffke's for trials in clusters
+such as video frames, and one by betting for data that decided when to stop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy import stats
+import numpy.typing as npt
+from scipy import optimize, special, stats
 
 from physadv.core.errors import OptionError
-from physadv.core.random_streams import numpy_generator
+
+_Array = npt.NDArray[np.float64]
+
+LEAST_CLUSTERS = 2
+"""Clusters below which a rate has no interval."""
+_LOG_FREQUENCIES = np.arange(-24.0, 24.0, 0.1)
+_CERTAIN = 8.0
+_LEAST_MEAN, _RUIN = 1e-6, -1 + 1e-15
+_nodes, _node_weights = np.polynomial.legendre.leggauss(128)
+_STAKES, _STAKE_WEIGHTS = (_nodes + 1) / 2, _node_weights / 2
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,8 @@ class RateInterval:
         low: Lower end of the interval.
         high: Upper end of the interval.
         n: Number of trials.
+        clusters: Number of clusters that the interval treats as trials; None where trials are
+            independent.
 
     Example:
         >>> print(wilson_interval(8, 10))
@@ -32,21 +44,30 @@ class RateInterval:
     low: float
     high: float
     n: int
+    clusters: int | None = None
 
     def __str__(self) -> str:
-        return (
-            f"{self.rate:.1%} [{self.low:.1%}, {self.high:.1%}], n = {self.n}"
-            if self.n
-            else "no trials"
-        )
+        if self.n == 0:
+            return "no trials"
+        if self.too_few:
+            return f"{self.rate:.1%} (too few clusters for an interval), n = {self.n}"
+        return f"{self.rate:.1%} [{self.low:.1%}, {self.high:.1%}], n = {self.n}"
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few trials or clusters for an interval, which is then [0, 1]."""
+        return self.n == 0 or (self.clusters is not None and self.clusters < LEAST_CLUSTERS)
 
     def as_dict(self) -> dict[str, float | int]:
-        """Return plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON; ``clusters`` only where there are some."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> RateInterval:
-    """Return a rate with Wilson's score interval (Wilson 1927).
+    """Return a rate with Wilson's score interval (Wilson 1927), for independent trials.
+
+    It covers its confidence on average over rates; single rates near 0 or 1 of few trials get a few
+    points less (Brown, Cai and DasGupta 2001).
 
     Args:
         successes: Number of successes.
@@ -74,46 +95,136 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> RateInt
 
 
 def clustered_interval(
-    outcomes: Sequence[bool | int],
-    clusters: Sequence[object],
-    *,
-    confidence: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
+    outcomes: Sequence[bool | int], clusters: Sequence[object], *, confidence: float = 0.95
 ) -> RateInterval:
-    """Return a rate with its percentile bootstrap over whole clusters, such as clips or people.
+    """Return a rate with an interval that treats whole clusters, such as clips or people, as
+    trials.
 
-    Frames of one clip are not independent. Where the bootstrap is degenerate, with one cluster or
-    all clusters alike, the interval is widened to Wilson's with one trial a cluster.
+    Frames of one clip are not independent, and how alike they are is not known. The interval is
+    Gaffke's (2005; Learned-Miller and Thomas 2019): the clusters' rates, weighted by Dirichlet
+    draws, with one more cluster of rate 0 for the lower end and 1 for the upper one. It assumes
+    nothing about the spread within or between clusters, and equals that of Clopper and Pearson
+    (1934) where each cluster is one trial. Clusters of unequal size weigh by their trials; the
+    further cluster has the size-weighted mean size, which simulation chose
+    (``benchmarks/coverage.py``).
 
     Args:
         outcomes: One outcome a trial.
         clusters: Cluster of each trial.
-        confidence: Confidence of the interval, in (0, 1).
-        draws: Number of bootstrap draws.
-        seed: Seed of the draws.
+        confidence: Confidence of the interval, in (0.5, 1).
 
     Returns:
-        The rate with its interval.
+        The rate with its interval; the whole of [0, 1] for fewer than two clusters.
 
     Example:
-        >>> clustered_interval([True] * 4, ["a", "a", "b", "b"]).rate
-        1.0
+        >>> print(clustered_interval([True] * 40, [k // 10 for k in range(40)]))
+        100.0% [39.8%, 100.0%], n = 40
     """
+    return _by_cluster(outcomes, clusters, confidence, _gaffke_lower)
+
+
+def sequential_interval(
+    outcomes: Sequence[bool | int], clusters: Sequence[object], *, confidence: float = 0.95
+) -> RateInterval:
+    """Return a rate with an interval that still covers when the data decided when to stop.
+
+    It is the confidence sequence by betting of Waudby-Smith and Ramdas (2024): a mean is excluded
+    once the capital of a bet against it, averaged over all stakes, exceeds 2 / (1 - confidence).
+    By Ville's inequality (1939) the probability that any of the intervals of a growing sample
+    misses the mean is at most 1 - confidence, so it may be looked at after every cluster.
+
+    Args:
+        outcomes: One outcome a trial.
+        clusters: Cluster of each trial.
+        confidence: Confidence of the interval, in (0.5, 1).
+
+    Returns:
+        The rate with its interval, wider than that of :func:`clustered_interval`; the whole of
+        [0, 1] for fewer than two clusters.
+
+    Example:
+        >>> print(sequential_interval([True] * 40, [k // 10 for k in range(40)]))
+        100.0% [28.9%, 100.0%], n = 40
+    """
+    return _by_cluster(outcomes, clusters, confidence, _betting_lower)
+
+
+def _by_cluster(
+    outcomes: Sequence[bool | int],
+    clusters: Sequence[object],
+    confidence: float,
+    lower_end: Callable[[_Array, _Array, float], float],
+) -> RateInterval:
+    """Return the rate with the interval whose ends ``lower_end`` gives for hits and for misses."""
     hits = np.asarray(outcomes, dtype=float)
-    names, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
     if hits.size == 0:
         return wilson_interval(0, 0)
 
-    totals = np.bincount(index, minlength=len(names)).astype(float)
-    sums = np.bincount(index, weights=hits, minlength=len(names))
-    picks = numpy_generator(seed, "bootstrap").integers(0, len(names), (draws, len(names)))
-    shares = sums[picks].sum(1) / totals[picks].sum(1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(shares, [tail, 1 - tail])
-    rate = float(hits.mean())
-    if np.ptp(sums / totals) == 0:
-        spread = wilson_interval(round(rate * len(names)), len(names), confidence)
-        low, high = min(low, spread.low), max(high, spread.high)
+    names, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
+    rate, n = float(hits.mean()), int(hits.size)
+    if len(names) < LEAST_CLUSTERS:
+        return RateInterval(rate, 0.0, 1.0, n, len(names))
 
-    return RateInterval(rate, float(min(low, rate)), float(max(high, rate)), int(hits.size))
+    sizes = np.bincount(index).astype(float)
+    shares = np.bincount(index, weights=hits) / sizes
+    tail = (1 - confidence) / 2
+    low, high = lower_end(shares, sizes, tail), 1 - lower_end(1 - shares, sizes, tail)
+    return RateInterval(rate, min(low, rate), max(high, rate), n, len(names))
+
+
+def _gaffke_lower(shares: _Array, sizes: _Array, tail: float) -> float:
+    """Return the ``tail`` quantile of the weighted mean of ``shares`` (k,) and a further 0."""
+    rate = float((sizes * shares).sum() / sizes.sum())
+    if rate == 0:
+        return 0.0
+
+    # Equal clusters share one factor of the characteristic function.
+    kinds, counts = np.unique(np.stack([shares, sizes]), axis=1, return_counts=True)
+    further = (sizes**2).sum() / sizes.sum()
+    values, weights = np.append(kinds[0], 0.0), np.append(kinds[1], further)
+    counts = np.append(counts, 1)
+
+    # With exponential weights E, sum(w x E) / sum(w E) <= t where sum(w (x - t) E) <= 0.
+    return float(
+        optimize.brentq(
+            lambda t: _probability_not_positive(weights * (values - t), counts) - tail,
+            1e-9 * rate,
+            rate,
+            xtol=1e-9,
+        )
+    )
+
+
+def _probability_not_positive(factors: _Array, counts: npt.NDArray[np.intp]) -> float:
+    """Return P(sum of c E <= 0) for independent standard exponential E, each factor c of
+    ``factors`` (j,) taken ``counts`` (j,) times, by inversion of its characteristic function
+    (Gil-Pelaez 1951)."""
+    factors = factors / np.abs(factors).max()
+    mean, spread = counts @ factors, np.sqrt(counts @ factors**2)
+    # So far from 0 the integrand turns faster than its steps, and the sum's sign is certain.
+    if abs(mean) > _CERTAIN * spread:
+        return float(mean < 0)
+
+    scaled = factors[:, None] * np.exp(_LOG_FREQUENCIES)
+    angle = counts @ np.arctan(scaled)
+    damping = counts @ np.log1p(scaled**2) / 2
+    step = _LOG_FREQUENCIES[1] - _LOG_FREQUENCIES[0]
+    return float(0.5 - (np.sin(angle) * np.exp(-damping)).sum() * step / np.pi)
+
+
+def _betting_lower(shares: _Array, sizes: _Array, tail: float) -> float:
+    """Return the least mean that a bet that it is higher, at all stakes, has not refuted."""
+    if shares.max() == 0:
+        return 0.0
+    rate = float((sizes * shares).sum() / sizes.sum())
+    sizes = sizes / sizes.max()
+
+    def log_capital(mean: float) -> float:
+        gains = sizes * (shares - mean) / mean
+        logs = np.log1p(np.maximum(_STAKES[:, None] * gains, _RUIN)).sum(1)
+        return float(special.logsumexp(logs, b=_STAKE_WEIGHTS))
+
+    limit = -np.log(tail)
+    if log_capital(_LEAST_MEAN) < limit:
+        return 0.0
+    return float(optimize.brentq(lambda m: log_capital(m) - limit, _LEAST_MEAN, rate, xtol=1e-9))

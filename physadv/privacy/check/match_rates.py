@@ -300,7 +300,7 @@ def linear_probe(
 def rate_of(rows: Sequence[Row], key: str = "matched_0.01") -> RateInterval:
     """Return the share of ``rows`` in which ``key`` is true, with its interval.
 
-    The bootstrap resamples people, or photos where there is one person only.
+    Its trials are people, or photos where there is one person only.
     """
     alone = len({row["person"] for row in rows}) == 1
     return clustered_interval(

@@ -201,7 +201,7 @@ def accuracy_rates(rows: Sequence[Row]) -> dict[str, dict[str, RateInterval | in
     """Return the rates of each set of ``rows``.
 
     ``right`` is the share predicted as labeled, by Wilson over predictions; ``by_group`` the same
-    by bootstrap over ``groups`` tracks, signs or photos; ``called_stop`` the share predicted as
+    with ``groups`` tracks, signs or photos as trials; ``called_stop`` the share predicted as
     stop.
     """
     rates: dict[str, dict[str, RateInterval | int]] = {}
