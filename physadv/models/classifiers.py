@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
 from physadv.core.types import Detections, Prediction
+from physadv.models.outputs import log_probabilities, read_logits
 
 Outputs = Literal["logits", "probabilities"]
-_TINY = 1e-12
 
 
 def resize_images(images: Tensor, height: int, width: int) -> Tensor:
@@ -94,11 +94,14 @@ class Preprocessed(nn.Module):
         elif self.input_size is not None:
             resized = resize_images(resized, *self.input_size)
 
-        output = self.net((resized - self.mean) / self.std)
+        normalized = (resized - self.mean) / self.std
+        if self.task != "detect" and self.outputs == "probabilities":
+            return log_probabilities(self.net, normalized)
+        output = self.net(normalized)
         if self.task == "detect":
             scale = (width / resized.shape[-1], height / resized.shape[-2])
             return _detections(output, scale)
-        return _logits(output, self.outputs)
+        return read_logits(output, len(images))
 
 
 def _channels(value: float | Sequence[float] | None, default: float, name: str) -> Tensor:
@@ -122,22 +125,6 @@ def _channels(value: float | Sequence[float] | None, default: float, name: str) 
             f"std {value}", "must be positive", "Give the numbers the model was trained with"
         )
     return numbers
-
-
-def _logits(output: Any, outputs: Outputs) -> Tensor:
-    """A model's output -> (b, classes). Objects with ``.logits`` (or such a key) are opened; else
-    it is a tensor."""
-    if isinstance(output, Mapping) and "logits" in output:
-        output = output["logits"]
-    output = getattr(output, "logits", output)
-
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"the model returned {type(output).__name__}",
-            "a tensor of logits is needed",
-            "Wrap it so that it returns one",
-        )
-    return output.clamp_min(_TINY).log() if outputs == "probabilities" else output
 
 
 def _detections(output: Any, scale: tuple[float, float]) -> Detections:

@@ -1,0 +1,157 @@
+"""Reading of what classifiers return: tensors, tuples, mappings and objects with logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from physadv.core.errors import ModelError
+
+_TINY = 1e-12
+
+
+def read_logits(output: Any, count: int) -> Tensor:
+    """Return the logits in what a classifier returned for ``count`` images.
+
+    Args:
+        output: A tensor; an object or a mapping with ``logits``, as transformers return; or a
+            tuple, list or mapping with exactly one tensor that can be logits.
+        count: Number of images the model was given.
+
+    Returns:
+        Logits (count, classes) of 2 classes or more.
+
+    Raises:
+        ModelError: No member or more than one can be logits, there are not ``count`` rows, or the
+            model has one output.
+
+    Example:
+        >>> logits, features = torch.zeros(4, 3), torch.zeros(4, 8, 2, 2)
+        >>> read_logits((features, {"unused": 0}, logits), 4).shape
+        torch.Size([4, 3])
+    """
+    logits = _opened(output, count)
+    if logits.ndim == 1 and count == 1 and len(logits) > 1:
+        return logits[None]  # of a model that squeezes its output
+    if logits.shape in ((count,), (count, 1)):
+        raise ModelError(
+            f"output of shape {tuple(logits.shape)}",
+            "at least 2 classes are needed, and the model returns one number an image",
+            "Let a binary model return two logits: [-z, z]",
+        )
+    if logits.ndim != 2 or len(logits) != count:
+        raise ModelError(
+            f"output of shape {tuple(logits.shape)} for {count} images",
+            "logits (images, classes) are needed",
+            "Wrap the model so that it returns one row of logits an image",
+        )
+    if logits.is_complex() or logits.dtype == torch.bool:
+        raise ModelError(f"output of {logits.dtype}", "real numbers are needed", "Return logits")
+    return logits
+
+
+def _opened(output: Any, count: int) -> Tensor:
+    """Return the tensor that stands for the logits in ``output``."""
+    if isinstance(output, Mapping) and "logits" in output:
+        output = output["logits"]
+    output = getattr(output, "logits", output)
+    if isinstance(output, Tensor):
+        return output
+
+    members = list(output.values()) if isinstance(output, Mapping) else output
+    if not isinstance(members, Sequence) or isinstance(members, str):
+        raise ModelError(
+            f"output of type {type(output).__name__}",
+            "a tensor of logits is needed, or an object that holds it as `logits`",
+            "Wrap the model so that it returns one",
+        )
+    able = [m for m in members if isinstance(m, Tensor) and m.ndim == 2 and m.shape[0] == count]
+    able = [m for m in able if m.shape[1] > 1 and m.is_floating_point()]
+    if len(able) != 1:
+        shapes = [tuple(m.shape) if isinstance(m, Tensor) else type(m).__name__ for m in members]
+        raise ModelError(
+            f"output {type(output).__name__} of {', '.join(map(str, shapes))}",
+            f"one tensor ({count}, classes) is needed, and {len(able)} of its parts could be it",
+            "Wrap the model so that it returns the logits alone",
+        )
+    return able[0]
+
+
+def log_probabilities(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+    """Return the log-probabilities of a model that returns probabilities.
+
+    Where the output is that of a softmax, sigmoid or exp, the logarithm is taken of the function
+    itself: log-probabilities and their gradients stay exact where probabilities round to 0 and 1.
+
+    Args:
+        model: Images (b, ...) to probabilities (b, classes).
+        images: Images (b, ...).
+
+    Returns:
+        Log-probabilities (b, classes), finite where a probability is 0.
+
+    Raises:
+        ModelError: The output is no (b, classes).
+
+    Example:
+        >>> log_probabilities(lambda x: x.softmax(1), torch.tensor([[1000.0, 0.0]])).tolist()
+        [[0.0, -1000.0]]
+    """
+    with _ActivationRecorder() as recorder:
+        probabilities = read_logits(model(images), len(images))
+    exact = recorder.log_of(probabilities)
+    return probabilities.clamp_min(_TINY).log() if exact is None else exact
+
+
+def ends_in_activation(model: Callable[[Tensor], Any], images: Tensor) -> tuple[Tensor, bool]:
+    """Run ``model`` on ``images`` and tell whether a softmax, sigmoid or exp made the output.
+
+    Returns:
+        The output (b, classes), and whether its logarithm can be taken exactly.
+
+    Raises:
+        ModelError: The output is no (b, classes).
+    """
+    with _ActivationRecorder() as recorder:
+        output = read_logits(model(images), len(images))
+    return output, recorder.log_of(output) is not None
+
+
+class _ActivationRecorder(TorchFunctionMode):
+    """Notes the inputs of softmax, sigmoid and exp while a model runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list[tuple[Tensor, Callable[[], Tensor]]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        options = kwargs or {}
+        output = func(*args, **options)
+        logarithm = _LOGARITHMS.get(getattr(func, "__name__", ""))
+        if logarithm is not None and isinstance(output, Tensor) and output.ndim == 2:
+            source = args[0] if args else options.get("input")
+            dim = args[1] if len(args) > 1 else options.get("dim")
+            if isinstance(source, Tensor) and dim in (None, 1, -1):
+                self._calls.append((output, lambda: logarithm(source)))
+        return output
+
+    def log_of(self, output: Tensor) -> Tensor | None:
+        """Return the logarithm of ``output``, None where no recorded call returned it."""
+        return next((log() for made, log in self._calls if made is output), None)
+
+
+_LOGARITHMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda z: F.log_softmax(z, 1),
+    "special_softmax": lambda z: F.log_softmax(z, 1),
+    "sigmoid": F.logsigmoid,
+    "special_expit": F.logsigmoid,
+    "exp": lambda z: z,
+}
+"""Functions that make probabilities, with their logarithms."""
