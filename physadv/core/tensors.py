@@ -46,8 +46,7 @@ def as_float_images(images: ImagesLike, device: torch.device | str | None = None
 
 
 def as_class_numbers(labels: LabelsLike, device: torch.device | str | None = None) -> Tensor:
-    """Return ``labels`` as an int64 tensor on ``device`` (None: where it is); a tensor keeps its
-    dtype.
+    """Return ``labels`` as an int64 tensor on ``device`` (None: where it is).
 
     Raises:
         OptionError: ``labels`` are not whole numbers.
@@ -57,7 +56,13 @@ def as_class_numbers(labels: LabelsLike, device: torch.device | str | None = Non
         tensor([3, 1])
     """
     if isinstance(labels, Tensor):
-        return labels if device is None else labels.to(device)
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise OptionError(
+                f"labels of {labels.dtype}",
+                "whole numbers are needed",
+                "give one class number an image; argmax(1) of one-hot labels",
+            )
+        return labels.detach().to(device=device or labels.device, dtype=torch.int64)
     array = np.asarray(labels)
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise OptionError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -42,8 +41,8 @@ class LpBall:
         levels: Restrict images to the grid k / levels as well (255 for 8 bits).
 
     Raises:
-        OptionError: The norm is unknown, ``eps`` is negative or not finite, or ``levels`` is below
-            1.
+        OptionError: The norm is unknown, ``eps`` is negative, not finite or over 1 in l_inf, or
+            ``levels`` is below 1.
 
     Example:
         >>> import torch
@@ -59,15 +58,7 @@ class LpBall:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", norms.parse_norm(self.norm))
-        stated: object = self.eps
-        if isinstance(stated, str):
-            object.__setattr__(self, "eps", parse_eps(stated, self.norm))
-        if not (math.isfinite(self.eps) and self.eps >= 0):
-            raise OptionError(
-                f"eps {self.eps}",
-                "a finite number, not negative, is needed",
-                "Write for example 8/255, 0.03 or 2.0",
-            )
+        object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
         if self.levels is not None and self.levels < 1:
             raise OptionError(f"levels {self.levels}", "at least 1", "Use 255 for 8-bit images")
 

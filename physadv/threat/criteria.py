@@ -1,4 +1,10 @@
-"""Success criteria of attacks on classifiers, apart from the loss. Criteria compose with ``&``."""
+"""Success criteria of attacks on classifiers, apart from the loss. Criteria compose with ``&``.
+
+A model predicts the class of its largest logit. Where several are exactly equal it is the one of
+the lowest number, as ``argmax`` has it. Where the largest logit is NaN or infinite the model
+predicts no class, so that neither an attack nor a correct answer can be counted there. Attacks and
+evaluations follow this one definition; exact ties are reported as a finding.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,24 @@ import torch
 from torch import Tensor
 
 from physadv.core.errors import ModelError
+
+NO_CLASS = -1
+"""Class predicted by logits with NaN, or whose largest is infinite."""
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """Return the class (b,) that each row of ``logits`` (b, classes) predicts.
+
+    It is the lowest number among the largest logits, and :data:`NO_CLASS` where a logit is NaN or
+    the largest infinite; -inf marks a class that is out of the question.
+
+    Example:
+        >>> import torch
+        >>> from physadv.threat.criteria import predicted_classes
+        >>> predicted_classes(torch.tensor([[0.0, 2.0, 2.0], [0.0, torch.inf, 1.0]])).tolist()
+        [1, -1]
+    """
+    return logits.argmax(1).masked_fill(~logits.amax(1).isfinite(), NO_CLASS)
 
 
 class Criterion:
@@ -35,16 +59,24 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Misclassification(Criterion):
-    """Success where the predicted class, ``argmax`` of the logits, is not the true class.
+    """Success where a class is predicted that is not the true one.
 
-    ``labels`` (b,) are the true classes. Ties are broken as ``argmax`` breaks them.
+    ``labels`` (b,) are the true classes.
+
+    Example:
+        >>> import torch
+        >>> from physadv.threat.criteria import Misclassification
+        >>> logits = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, torch.nan]])
+        >>> Misclassification(torch.tensor([0, 0, 0]))(logits).tolist()
+        [True, False, False]
     """
 
     labels: Tensor
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Return success (b,) for ``logits`` (b, classes)."""
-        return _checked(logits, self.labels).argmax(1) != self.labels
+        predicted = predicted_classes(_checked(logits, self.labels))
+        return (predicted != self.labels) & (predicted != NO_CLASS)
 
     def pick(self, index: Tensor) -> Misclassification:
         """Return the criterion for the samples ``index`` only."""
@@ -59,7 +91,7 @@ class TargetedMisclassification(Criterion):
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Return success (b,) for ``logits`` (b, classes)."""
-        return _checked(logits, self.targets).argmax(1) == self.targets
+        return predicted_classes(_checked(logits, self.targets)) == self.targets
 
     def pick(self, index: Tensor) -> TargetedMisclassification:
         """Return the criterion for the samples ``index`` only."""

@@ -66,20 +66,63 @@ def parse_eps(eps: str | float, norm: NormLike = "linf") -> float:
         (0.2, 0.5)
     """
     text = str(eps)
-    match = _RADIUS.fullmatch(text)
-    divisor = float(match[2]) if match and match[2] else 1.0
-    if match is None or divisor == 0:
+    if isinstance(eps, str):
+        match = _RADIUS.fullmatch(text)
+        divisor = float(match[2]) if match and match[2] else 1.0
+        radius = float(match[1]) / divisor if match and divisor else math.nan
+    else:
+        radius = _as_number(eps)
+    if not (math.isfinite(radius) and radius >= 0):
         raise OptionError(
-            f"eps {text!r}", "a number or a fraction >= 0 is needed", "Write 8/255, 0.03 or 2.0"
+            f"eps {text!r}",
+            "a finite number or a fraction >= 0 is needed",
+            "Write 8/255, 0.03 or 2.0",
         )
-
-    radius = float(match[1]) / divisor
-    if not math.isfinite(radius):
-        raise OptionError(f"eps {text!r}", "a finite number is needed", "Write 8/255, 0.03 or 2.0")
     if parse_norm(norm) == "linf" and radius > 1:
         remedy = f"Did you mean {text.strip()}/255" if radius <= 255 else "Pixels are in [0, 1]"
         raise OptionError(f"eps {text!r}", "at most 1 in l_inf, as images are in [0, 1]", remedy)
     return radius
+
+
+def _as_number(value: object) -> float:
+    """Return ``value`` as a float, NaN where it is no single number."""
+    if isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
+
+
+def largest_radius(norm: NormLike, size: int) -> float:
+    """Return the largest distance between two images of ``size`` numbers in [0, 1].
+
+    Example:
+        >>> largest_radius("l2", 3 * 32 * 32)
+        55.42562584220407
+    """
+    return {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size)}[parse_norm(norm)]
+
+
+def check_radius(eps: float, norm: NormLike, size: int) -> None:
+    """Refuse a radius that no image of ``size`` numbers in [0, 1] can reach.
+
+    Raises:
+        OptionError: ``eps`` is larger than the distance between a black and a white image.
+
+    Example:
+        >>> check_radius(8.0, "l2", 12)
+        Traceback (most recent call last):
+        physadv.core.errors.OptionError: eps 8: at most 3.46 in l2, as images are in [0, 1]. \
+Did you mean 8/255?
+    """
+    largest = largest_radius(norm, size)
+    if eps > largest * (1 + 1e-9):
+        raise OptionError(
+            f"eps {eps:g}",
+            f"at most {largest:.3g} in {parse_norm(norm)}, as images are in [0, 1]",
+            f"Did you mean {eps:g}/255?" if eps <= 255 else "Use a smaller one",
+        )
 
 
 def parse_threat(threat: str | tuple[NormLike, str | float]) -> tuple[Norm, float]:

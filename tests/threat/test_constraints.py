@@ -25,7 +25,9 @@ def test_violation(norm: Norm) -> None:
     x = x0.clone()
     x[1, 0, 0, 0] += 0.25
     assert LpBall(norm, 0.1).violation(x, x0).tolist() == pytest.approx([0.0, 0.15])
-    assert LpBall(norm, 9.0).violation(x0 + 0.75, x0).tolist() == pytest.approx([0.25, 0.25])
+    assert LpBall(norm, 1.0).violation(x0.double() + 0.75, x0).tolist() == pytest.approx(
+        [max(0.25, {"linf": 0.75, "l2": 1.5, "l1": 3.0}[norm] - 1.0)] * 2
+    )
 
 
 def test_legal_refuses_an_empty_ball() -> None:
