@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import ImageError, ModelError, OptionError
+from physadv.models.outputs import log_probabilities
 from physadv.threat.criteria import Criterion, success_criterion
 from physadv.threat.losses import Objective, objective_by_name
 
@@ -27,7 +28,8 @@ Classifier = Callable[[Tensor], Tensor]
 class LogProbabilities(nn.Module):
     """A model that returns log-probabilities in place of the probabilities ``model`` returns.
 
-    Predictions stay the same, and the gradients are usable by attacks written for logits.
+    Predictions stay the same, and the gradients are usable by attacks written for logits, also
+    where probabilities round to 0 and 1.
     """
 
     def __init__(self, model: Classifier) -> None:
@@ -36,8 +38,7 @@ class LogProbabilities(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return log-probabilities (b, classes) of ``images``, finite where a probability is 0."""
-        probabilities = self.model(images)
-        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+        return log_probabilities(self.model, images)
 
 
 @contextmanager
@@ -111,27 +112,51 @@ def check_batch(images: Tensor, labels: Tensor, targets: Tensor | None = None) -
 
     Raises:
         ImageError: The images are not floats, or lie outside [0, 1].
-        OptionError: Labels or targets have another shape or dtype.
+        OptionError: Labels or targets have another shape or dtype, or are negative.
     """
     if not images.is_floating_point():
         raise ImageError(
             f"images of {images.dtype}", "floats in [0, 1]", "Divide 8-bit images by 255"
         )
 
-    if len(images) and not (float(images.min()) >= 0 and float(images.max()) <= 1):
+    if images.ndim < 2:
+        raise ImageError(
+            f"images of shape {tuple(images.shape)}", "(b, ...) is needed", "Add a batch axis first"
+        )
+    if _channels_come_last(images.shape):
+        raise ImageError(
+            f"images of shape {tuple(images.shape)}",
+            "look like (b, h, w, channels), and (b, channels, h, w) is needed",
+            "Move the axis: images.movedim(-1, 1)",
+        )
+
+    if images.numel() and not (float(images.min()) >= 0 and float(images.max()) <= 1):
         low, high = float(images.min()), float(images.max())
         remedy = "Pass images in [0, 1] and leave normalization to the model"
+        if 1 < high <= 255 and low >= 0:
+            remedy = "Divide them by 255 where they are in 0 to 255; the model owns normalization"
         raise ImageError(f"images in [{low:.3g}, {high:.3g}]", "[0, 1]", remedy)
 
     for name, classes in (("labels", labels), ("targets", targets)):
         if classes is None:
             continue
         if classes.shape != images.shape[:1] or classes.dtype != torch.int64:
+            one_hot = classes.ndim == 2 and len(classes) == len(images)
             raise OptionError(
                 f"{name} of shape {tuple(classes.shape)} and {classes.dtype}",
                 f"({len(images)},) and int64",
-                "Give one class number for each image",
+                "Give one class number for each image"
+                + (f": {name}.argmax(1) where they are one-hot" if one_hot else ""),
             )
+        if len(classes) and int(classes.min()) < 0:
+            raise OptionError(
+                f"{name} down to {int(classes.min())}", "classes are numbered from 0", "Number them"
+            )
+
+
+def _channels_come_last(shape: torch.Size) -> bool:
+    """Return whether a batch of this shape can only be (b, h, w, channels)."""
+    return len(shape) == 4 and shape[3] in (1, 3, 4) and min(shape[1], shape[2]) > 4
 
 
 @dataclass(frozen=True)
@@ -311,7 +336,7 @@ class BestIterates:
         self.queries[index] += forward_count(self.task.gradient_model)
         loss = loss.double()
         old_success, old_loss = self.success[index], self.loss[index]
-        lower = loss < old_loss
+        lower = (loss < old_loss) & loss.isfinite()
         better = lower if self.by_loss else torch.where(success == old_success, lower, success)
 
         # A success of the faster copy ends a sample's search, so the model confirms it first.
@@ -319,7 +344,8 @@ class BestIterates:
         unconfirmed = success & better
         if self.indirect and self.drop and bool(unconfirmed.any()):
             loss, success, confirmed = self._confirm(index, x, loss, success, unconfirmed)
-            better = torch.where(success == old_success, loss < old_loss, success)
+            lower = (loss < old_loss) & loss.isfinite()
+            better = torch.where(success == old_success, lower, success)
 
         rows = index[better]
         self.images[rows] = x[better]

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from physadv.attacks._classifier_step import Classifier, frozen_eval
-from physadv.core.errors import OptionError
+from physadv.attacks._guarded_model import GuardedModel, Observations
+from physadv.core.errors import OptionError, PhysadvError
+from physadv.models.outputs import read_logits
 
 Speed = Literal["plain", "fold", "bf16"]
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -32,6 +34,7 @@ class FusedModel:
         bf16: Run convolutions and linear layers in bfloat16.
         exact: The copy in full precision for the last, smallest steps, where rounding in bfloat16
             turns the signs of small gradients into noise (see ``benchmarks/epsilon_ball.md``).
+        observations: Where to note what shows while it runs.
     """
 
     def __init__(
@@ -41,15 +44,19 @@ class FusedModel:
         bf16: bool = False,
         *,
         exact: FusedModel | None = None,
+        observations: Observations | None = None,
     ) -> None:
         self.module, self.channels_last, self.bf16 = module, channels_last, bf16
         self.exact: FusedModel = exact or self
+        self.observations = observations or Observations()
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return logits (b, classes) of ``images`` (b, ...)."""
+        copy = self.observations.shielded(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            logits: Tensor = self.module(images)
-        return logits.float() if self.bf16 else logits
+            logits = read_logits(self.module(copy), len(images))
+        self.observations.note_logits(logits)
+        return logits.float() if self.bf16 else logits.clone()
 
 
 def full_precision(gradient_model: Classifier) -> Classifier:
@@ -94,23 +101,30 @@ def fuse_model(model: Classifier, probe: Tensor, *, bf16: bool = False) -> Class
     Returns:
         The copy, or ``model``.
     """
-    if not isinstance(model, nn.Module) or _has_hooks(model) or not len(probe):
+    source = model.source if isinstance(model, GuardedModel) else model
+    observations = model.observations if isinstance(model, GuardedModel) else Observations()
+    if not isinstance(source, nn.Module) or _has_hooks(source) or not len(probe):
         return model
 
     probe = _with_noise(probe.detach())
     try:
         with torch.inference_mode(False):
-            module = copy.deepcopy(model).eval()
+            module = copy.deepcopy(source).eval()
             module.requires_grad_(False)
             fold_batch_norm(module, probe)
             channels_last = probe.ndim == 4
             if channels_last:
                 module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            exact = FusedModel(module, channels_last)
+            exact = FusedModel(module, channels_last, observations=observations)
             candidates = [exact]
             if bf16:
                 reduced = _in_bf16(copy.deepcopy(module))
-                candidates.insert(0, FusedModel(reduced, channels_last, True, exact=exact))
+                candidates.insert(
+                    0,
+                    FusedModel(
+                        reduced, channels_last, True, exact=exact, observations=observations
+                    ),
+                )
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
         return model  # a model that cannot be copied or traced is attacked as it is
 
@@ -200,7 +214,7 @@ def _agrees(candidate: FusedModel, model: Classifier, probe: Tensor) -> bool:
             logits, gradient = _response(model, probe)
             format_ = torch.channels_last if candidate.channels_last else torch.contiguous_format
             own_logits, own_gradient = _response(candidate, probe.contiguous(memory_format=format_))
-    except (RuntimeError, TypeError, ValueError):
+    except (RuntimeError, TypeError, ValueError, PhysadvError):
         return False
 
     scale = float(logits.abs().max().clamp_min(1e-6))

@@ -1,24 +1,46 @@
-"""A door for every attack: models by name, arrays in place of tensors, norms in any spelling."""
+"""The door of every attack: models by name, arrays, any spelling of norms, and the gate behind."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from torch import Tensor
 
+from physadv.attacks._fused_model import FusedModel
+from physadv.attacks._gate import Limits, gate
+from physadv.attacks._guarded_model import GuardedModel, guarded
+from physadv.attacks.attack_result import AttackResult
+from physadv.core.errors import OptionError
+from physadv.core.findings import warn_of
 from physadv.core.tensors import ImagesLike, LabelsLike, as_class_numbers, as_float_images
 from physadv.models.load import resolve_classifier
-from physadv.threat.parsing import parse_eps, parse_norm
+from physadv.threat.criteria import Misclassification, success_criterion
+from physadv.threat.norms import Norm
+from physadv.threat.parsing import check_radius, parse_eps, parse_norm
 
 _P = ParamSpec("_P")
-_Result = TypeVar("_Result", covariant=True)
+_Result = TypeVar("_Result", bound=AttackResult, covariant=True)
 _Classifier = Callable[[Tensor], Tensor]
 ClassifierLike = _Classifier | str | Path
 """A classifier, or what :func:`physadv.load_model` loads one by."""
+
+# Lowest and highest value of options that are numbers, and whether they are whole.
+_RANGES: dict[str, tuple[float, float, bool]] = {
+    **dict.fromkeys(("steps", "restarts", "queries", "probes", "searches"), (1, math.inf, True)),
+    **dict.fromkeys(("epochs", "batch", "classes", "refine"), (1, math.inf, True)),
+    **dict.fromkeys(("step_size", "rate", "weight", "clip"), (1e-300, math.inf, False)),
+    **dict.fromkeys(("decay", "confidence", "overshoot"), (0, math.inf, False)),
+    **dict.fromkeys(("backward", "pull"), (0, 1, False)),
+    "share": (1e-300, 1, False),
+    "seed": (-math.inf, math.inf, True),
+}
+_OWN_NORMS: dict[str, Norm] = {"cw_l2": "l2"}
+"""Norms of the attacks without an option for it, l_inf for all others."""
 
 
 class OpenAttack(Protocol[_P, _Result]):
@@ -41,11 +63,10 @@ def open_inputs(
 ) -> OpenAttack[_P, _Result]:
     """Let ``attack`` take a model's name, arrays, lists of labels, norms and radii in any spelling.
 
-    Arrays go to the device of the model, labels and targets to that of the images.
+    Arrays go to the device of the model, labels and targets to that of the images. Unless the model
+    is guarded already, the attack runs behind the gate (:mod:`physadv.attacks._gate`). With an eps
+    of 0, which leaves nothing to search for, it takes as few steps as it can.
     """
-
-    parameter = inspect.signature(attack).parameters.get("norm")
-    default_norm = "linf" if parameter is None else parameter.default
 
     @functools.wraps(attack)
     def opened(
@@ -59,20 +80,94 @@ def open_inputs(
         home = None if isinstance(images, Tensor) else _device_of(classifier)
         pixels = as_float_images(images, home)
         truth = as_class_numbers(labels, pixels.device)
-        changes: dict[str, Any] = {}
-        if "norm" in options:
-            changes["norm"] = parse_norm(options["norm"])  # type: ignore[arg-type]
-        if isinstance(options.get("eps"), str):
-            changes["eps"] = parse_eps(str(options["eps"]), changes.get("norm", default_norm))
-        if options.get("targets") is not None:
-            changes["targets"] = as_class_numbers(options["targets"], pixels.device)  # type: ignore[arg-type]
-        if options.get("surrogates"):
-            named: Any = options["surrogates"]
-            changes["surrogates"] = tuple(resolve_classifier(net) for net in named)
-        options.update(changes)
-        return attack(classifier, pixels, truth, *args, **options)
+        settings = _parsed(attack, options, pixels)
+        limits = _limits(attack, settings)
+        if limits.eps is not None:
+            check_radius(limits.eps, limits.norm, pixels.shape[1:].numel())
 
-    return opened
+        if limits.eps == 0:
+            settings.update(_fewest_steps(attack))
+        if isinstance(classifier, GuardedModel | FusedModel):
+            return attack(classifier, pixels, truth, *args, **settings)
+
+        targets = settings.get("targets")
+        also = (settings.get("surrogates"), settings.get("speed"))
+        with gate(classifier, pixels, truth, targets, also=also) as batch:
+            found = attack(batch.model, batch.images, batch.labels, *args, **settings)
+            any_class = targets is None or settings.get("any_class", False)
+            criterion = Misclassification(truth) if any_class else success_criterion(truth, targets)
+            result = batch.judged(found, criterion, limits)
+        warn_of(result.findings, stacklevel=2)
+        return result
+
+    return cast("OpenAttack[_P, _Result]", opened)
+
+
+def _parsed(attack: Callable[..., Any], options: Mapping[str, Any], images: Tensor) -> Any:
+    """Return the options of an attack with norms, radii, targets and models as it takes them."""
+    settings = dict(options)
+    if "norm" in settings:
+        settings["norm"] = parse_norm(settings["norm"])
+    if settings.get("eps") is not None:
+        settings["eps"] = parse_eps(settings["eps"], _norm_of(attack, settings))
+    if settings.get("targets") is not None:
+        settings["targets"] = as_class_numbers(settings["targets"], images.device)
+    if settings.get("surrogates"):
+        settings["surrogates"] = tuple(
+            guarded(resolve_classifier(net)) for net in settings["surrogates"]
+        )
+    index = settings.get("index")
+    if index is not None and tuple(index.shape) != (len(images),):
+        raise OptionError(
+            f"index of shape {tuple(index.shape)}", f"({len(images)},)", "Give a number an image"
+        )
+    for name, (low, high, whole) in _RANGES.items():
+        if settings.get(name) is not None:
+            _check_number(name, settings[name], low, high, whole)
+    return settings
+
+
+def _check_number(name: str, value: Any, low: float, high: float, whole: bool) -> None:
+    """Raise OptionError unless ``value`` is a finite, where asked a whole number in the range."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not (math.isfinite(number) and low <= number <= high and (not whole or number % 1 == 0)):
+        kind = "a whole number" if whole else "a finite number"
+        lowest = f" of at least {low:g}" if low >= 0 and low not in (1e-300,) else ""
+        lowest = " above 0" if low == 1e-300 else lowest
+        highest = f", at most {high:g}" if math.isfinite(high) else ""
+        raise OptionError(f"{name} {value!r}", f"{kind}{lowest}{highest} is needed", "Correct it")
+
+
+def _norm_of(attack: Callable[..., Any], options: Mapping[str, Any]) -> Norm:
+    """Return the norm that an attack uses with these options."""
+    if "norm" in options:
+        return parse_norm(options["norm"])
+    parameter = inspect.signature(attack).parameters.get("norm")
+    if parameter is None:
+        return _OWN_NORMS.get(getattr(attack, "__name__", ""), "linf")
+    return parse_norm(parameter.default)
+
+
+def _limits(attack: Callable[..., Any], options: Mapping[str, Any]) -> Limits:
+    """Return what an attack promises of its images; that of a transfer attack is bound in it."""
+    inner = options.get("attack")
+    if isinstance(inner, functools.partial):
+        return _limits(inner.func, inner.keywords)
+    eps, norm = options.get("eps"), _norm_of(attack, options)
+    radius = None if eps is None else parse_eps(eps, norm)
+    return Limits(norm, radius, options.get("pixels"))
+
+
+def _fewest_steps(attack: Callable[..., Any]) -> dict[str, int]:
+    """Return the options of the shortest run, which suffices where no image can be moved."""
+    known = inspect.signature(attack).parameters
+    fewest = dict.fromkeys(("steps", "restarts", "queries", "probes", "searches", "epochs"), 1)
+    if "refine" in known:
+        fewest |= {"refine": 1, "steps": 2}
+    return {name: number for name, number in fewest.items() if name in known}
 
 
 def _device_of(model: Any) -> Any:

@@ -19,6 +19,7 @@ from physadv.attacks.gradient import to_memory_format
 from physadv.core.errors import ModelError
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import Norm, lp_distance, parse_norm
+from physadv.threat.parsing import largest_radius
 
 
 class NearestAdversarial:
@@ -131,11 +132,10 @@ class NearestAdversarial:
         confirmed = self._refine(refine)
         candidates = torch.where(per_sample(confirmed, self.x0), self.best, self.last)
 
-        # Without eps no ball limits the result: one larger than any change in [0, 1] stands in.
+        # Without eps no ball limits the result: one that holds all images in [0, 1] stands in.
         radius = self.eps
         if radius is None:
-            largest = lp_distance(self.x0, torch.ones_like(self.x0), self.norm)
-            radius = float(largest.max()) + 1 if len(candidates) else 1.0
+            radius = largest_radius(self.norm, self.x0.shape[1:].numel())
         ball = LpBall(self.norm, radius, levels)
         images = ball.quantized(ball.project(candidates, self.x0), self.x0)
 

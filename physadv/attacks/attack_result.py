@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from physadv.core.findings import Finding
+
 
 @dataclass(frozen=True)
 class AttackResult:
@@ -13,9 +15,11 @@ class AttackResult:
 
     Attributes:
         images: Images (b, c, h, w) within the constraint and in [0, 1].
-        success: Whether (b,) the criterion holds on exactly these images.
+        success: Whether (b,) the criterion holds on exactly these images, judged by the untouched
+            model after the attack; for one that is random or depends on the batch, in each pass.
         loss: The attack's own objective (b,), lower is better for the attacker; None without one.
-        queries: Forward passes (b,) of the model; None where they are not counted.
+        queries: Forward passes (b,) of the model by the attack; None where they are not counted.
+        findings: Reasons not to believe the success; a FindingWarning names them too.
 
     Example:
         >>> import torch
@@ -30,3 +34,4 @@ class AttackResult:
     success: Tensor
     loss: Tensor | None = None
     queries: Tensor | None = None
+    findings: tuple[Finding, ...] = ()

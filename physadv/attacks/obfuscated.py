@@ -12,6 +12,7 @@ from torch import Tensor
 from physadv.attacks._classifier_step import Classifier
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import derive
+from physadv.models.outputs import read_logits
 
 Part = Callable[[Tensor], Tensor]
 """A part of a model: tensor in, tensor out."""
@@ -127,6 +128,10 @@ class ExpectationModel:
         for number in range(self.eot_count):
             yield partial(self._once, number)
 
+    def with_fresh_draws(self) -> ExpectationModel:
+        """Return the same model over draws of another seed, to see what holds for fresh ones."""
+        return ExpectationModel(self.model, self.eot_count, derive(self.seed, "fresh draws"))
+
     def __call__(self, images: Tensor) -> Tensor:
         """Return the log of the mean probability (b, classes) of ``images``."""
         draws = [draw(images).double().log_softmax(1) for draw in self.eot_draws()]
@@ -137,4 +142,4 @@ class ExpectationModel:
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive(self.seed, "expectation_model", number))
-            return self.model(images)
+            return read_logits(self.model(images), len(images))

@@ -17,6 +17,8 @@ from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
+from physadv.models.outputs import read_logits
+from physadv.threat.criteria import Criterion, success_criterion
 from physadv.threat.losses import Objective, margin_loss
 from physadv.threat.norms import linf_bounds, project_l2
 
@@ -84,7 +86,9 @@ def square_attack(
     proposals = _linf_proposals if norm == "linf" else _l2_proposals
     with frozen_eval(model), torch.no_grad():
         goal = Objective(margin_loss, labels, targets)
-        return _search(model, images, goal, proposals(images, eps, queries, share, seed), queries)
+        criterion = success_criterion(labels, targets)
+        steps = proposals(images, eps, queries, share, seed)
+        return _search(model, images, goal, criterion, steps, queries)
 
 
 _Proposal = Callable[[Tensor, Tensor], Tensor]
@@ -92,12 +96,18 @@ _Proposal = Callable[[Tensor, Tensor], Tensor]
 
 
 def _search(
-    model: Scores, images: Tensor, goal: Objective, proposals: Iterator[_Proposal], queries: int
+    model: Scores,
+    images: Tensor,
+    goal: Objective,
+    criterion: Criterion,
+    proposals: Iterator[_Proposal],
+    queries: int,
 ) -> AttackResult:
     """Keep each proposal that lowers the margin; query only samples not yet broken."""
     best, used = images.clone(), torch.ones(len(images), dtype=torch.long)
-    loss = goal(model(images))
-    rows = (loss >= 0).nonzero()[:, 0]
+    logits = model(images)
+    loss, success = goal(logits), criterion(logits)
+    rows = (~success).nonzero()[:, 0]
     clean, points, row_goal = images[rows], images[rows], goal.pick(rows)
     point_loss = torch.full_like(loss[rows], torch.inf)
 
@@ -105,23 +115,24 @@ def _search(
         if not len(rows):
             break
         trial = propose(clean, points)
-        score = row_goal(model(trial))
+        logits = model(trial)
+        score, broken = row_goal(logits), criterion.pick(rows)(logits)
         used[rows.to(used.device)] += 1
 
-        better = score < point_loss
+        better = broken | (score < point_loss) & score.isfinite()
         points = torch.where(better.view(-1, 1, 1, 1), trial, points)
         point_loss = torch.where(better, score, point_loss)
 
-        broken = point_loss < 0
         if broken.any():
             best[rows[broken]], loss[rows[broken]] = points[broken], point_loss[broken]
+            success[rows[broken]] = True
             rows, clean = rows[~broken], clean[~broken]
             points, point_loss = points[~broken], point_loss[~broken]
             row_goal = goal.pick(rows)
 
     lower = point_loss < loss[rows]
     best[rows[lower]], loss[rows[lower]] = points[lower], point_loss[lower]
-    return AttackResult(images=best, success=loss < 0, loss=loss, queries=used)
+    return AttackResult(images=best, success=success, loss=loss, queries=used)
 
 
 def _side(step: int, queries: int, share: float, height: int, width: int) -> int:
@@ -347,7 +358,7 @@ class EstimatedGradient(nn.Module):
         self.queries += len(images)
         with torch.no_grad():
             batches = torch.split(images.clamp(0, 1), self.batch)
-            return torch.cat([self.model(batch) for batch in batches])
+            return torch.cat([read_logits(self.model(batch), len(batch)) for batch in batches])
 
     def _directions(self, images: Tensor) -> Iterator[Tensor]:
         """Yield directions (1, c, h, w) of differences, the same for every sample of the batch."""

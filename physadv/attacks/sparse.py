@@ -14,6 +14,7 @@ from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.score_based import Scores
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
+from physadv.threat.criteria import Misclassification
 from physadv.threat.losses import Objective, margin_loss
 
 
@@ -51,6 +52,7 @@ def saliency_attack(
     check_batch(images, labels)
     _check_pixels(images, pixels)
     x, goal = images.detach().clone(), Objective(margin_loss, labels)
+    criterion = Misclassification(labels)
     free = torch.ones_like(x[:, 0], dtype=torch.bool)
     success, loss = torch.zeros_like(labels, dtype=torch.bool), torch.zeros(len(x)).to(x)
     queries = torch.zeros(len(x), dtype=torch.long)
@@ -61,11 +63,12 @@ def saliency_attack(
             if not len(rows):
                 break
 
-            _, value, slope = loss_and_gradient(model, x[rows], goal.pick(rows))
+            logits, value, slope = loss_and_gradient(model, x[rows], goal.pick(rows))
+            broken = criterion.pick(rows)(logits)
             queries[rows.cpu()] += 1
-            loss[rows], success[rows] = value.to(loss), value < 0
+            loss[rows], success[rows] = value.to(loss), broken
             if step < pixels:
-                unbroken = (value >= 0).nonzero()[:, 0]
+                unbroken = (~broken).nonzero()[:, 0]
                 rows, slope = rows[unbroken], slope[unbroken]
                 x[rows], free[rows] = _change_pixel(x[rows], slope, free[rows])
 
@@ -129,11 +132,12 @@ def sparse_search(
     best, used = images.clone(), torch.ones(b, dtype=torch.long)
 
     with frozen_eval(model), torch.no_grad():
-        goal = Objective(margin_loss, labels)
-        loss = goal(model(images))
+        goal, criterion = Objective(margin_loss, labels), Misclassification(labels)
+        logits = model(images)
+        loss, success = goal(logits), criterion(logits)
         current_loss = torch.full_like(loss, torch.inf)
         for step in range(queries):
-            rows = (loss >= 0).nonzero()[:, 0].cpu()
+            rows = (~success).nonzero()[:, 0].cpu()
             if not len(rows):
                 break
 
@@ -146,21 +150,23 @@ def sparse_search(
                 trial_positions[:, slots] = new_positions
                 trial_corners[:, :, slots] = new_corners
             trial = _with_pixels(images[rows], trial_positions, trial_corners)
-            score = goal.pick(rows)(model(trial))
+            logits = model(trial)
+            score, broken = goal.pick(rows)(logits), criterion.pick(rows)(logits)
             used[rows] += 1
 
-            better = (score < current_loss[rows]).cpu()
+            better = (broken | (score < current_loss[rows]) & score.isfinite()).cpu()
             improved = rows[better]
             positions[improved] = trial_positions[better]
             corners[improved] = trial_corners[better]
             current_loss[improved] = score[better]
 
             # The result may also stay the clean image: its margin counts as well.
-            lower = score < loss[rows]
+            lower = broken | (score < loss[rows]) & score.isfinite()
             lower_rows = rows[lower.cpu()]
             best[lower_rows], loss[lower_rows] = trial[lower], score[lower]
+            success[rows[broken.cpu()]] = True
 
-    return AttackResult(images=best, success=loss < 0, loss=loss, queries=used)
+    return AttackResult(images=best, success=success, loss=loss, queries=used)
 
 
 def _exchange(

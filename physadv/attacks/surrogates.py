@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, check_batch, frozen_eval
+from physadv.attacks._guarded_model import guarded
 from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
+from physadv.models.outputs import read_logits
 from physadv.threat.criteria import success_criterion
 from physadv.threat.losses import margin_loss
 
@@ -48,7 +50,7 @@ class SurrogateEnsemble:
         Raises:
             OptionError: The surrogates differ in their number of classes.
         """
-        logits = [surrogate(images) for surrogate in self.surrogates]
+        logits = [read_logits(net(images.clone()), len(images)) for net in self.surrogates]
         counts = {output.shape[1] for output in logits}
         if len(counts) > 1:
             raise OptionError(
@@ -99,7 +101,7 @@ def transfer_attack(
         [1, 1]
     """
     check_batch(images, labels, targets)
-    adversarial = attack(SurrogateEnsemble(surrogates), images, labels).images
+    adversarial = attack(guarded(SurrogateEnsemble(surrogates)), images, labels).images
     with frozen_eval(model), torch.no_grad():
         logits = model(adversarial)
 

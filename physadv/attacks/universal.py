@@ -37,6 +37,7 @@ class UniversalResult(AttackResult):
         success: Whether (b,) the criterion holds on exactly these images.
         loss: The attack's objective (b,).
         queries: Forward passes (b,) of the model.
+        findings: Reasons not to believe the success.
         change: Perturbation (1, c, h, w) within the ball.
 
     Example:
@@ -142,7 +143,7 @@ def universal_perturbation(
     forwards = epochs * forward_count(gradient_model) + forward_count(model)
     used = torch.full((len(x0),), forwards, device=x0.device)
     out = torch.empty_like(images).copy_(x)
-    return UniversalResult(out, success, value.float(), used, change.contiguous())
+    return UniversalResult(out, success, value.float(), used, change=change.contiguous())
 
 
 def apply_change(images: Tensor, change: Tensor) -> Tensor:

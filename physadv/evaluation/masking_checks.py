@@ -7,46 +7,34 @@ check never raises for what it finds: it returns a :class:`Finding` that names t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from physadv.attacks._classifier_step import modules_of
+from physadv.attacks._gate import (
+    OTHER_BATCH,
+    check_ties,
+    difference,
+    in_other_batches,
+    spread_of,
+)
 from physadv.core.errors import ModelError
-from physadv.core.lights import Light
+from physadv.core.findings import Finding as Finding
 from physadv.core.types import Model
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A reason not to believe a figure.
-
-    Attributes:
-        name: Short name.
-        finding: What was found.
-        remedy: What to do about it.
-        light: "amber" where the figure is in doubt, "red" where it means nothing.
-    """
-
-    name: str
-    finding: str
-    remedy: str
-    light: Light = "amber"
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.finding}. {self.remedy}."
-
-    def as_dict(self) -> dict[str, str]:
-        """Plain values for JSON."""
-        return asdict(self)
+from physadv.models.outputs import read_logits
+from physadv.models.preserved_state import preserved_state
 
 
 def masking_findings(
     model: Model, images: Tensor, labels: Tensor, *, eps: float, norm: str = "linf"
 ) -> list[Finding]:
-    """Run the checks that need only the model and a few images: 3 forwards and 2 gradients.
+    """Run the checks that need only the model and a few images: 4 forwards and 2 gradients.
+
+    Modes, buffers and parameters of the model and the global random states stay as they are.
 
     Args:
         model: Model under test.
@@ -62,28 +50,22 @@ def masking_findings(
         ModelError: The output is no finite logits (b, classes).
     """
     findings = list(check_images(images))
-    with torch.no_grad():
-        first, second = checked_logits(model, images), checked_logits(model, images)
-    findings += check_outputs(first)
-    findings += check_random(first, second)
-    findings += check_mode(model)
-    findings += check_gradients(model, images, labels, eps=eps, norm=norm)
+    with preserved_state(*modules_of(model), device=images.device):
+        with torch.no_grad():
+            first, second = checked_logits(model, images), checked_logits(model, images)
+            other = in_other_batches(partial(checked_logits, model), images, images)
+        findings += check_outputs(first)
+        random = list(check_random(first, second))
+        findings += random or check_batch(first, other)
+        findings += check_mode(model)
+        findings += check_gradients(model, images, labels, eps=eps, norm=norm)
     return findings
 
 
 def checked_logits(model: Model, images: Tensor) -> Tensor:
-    """Return the logits (b, classes) of ``images`` by ``model``. Raises ModelError for another
-    shape, one class, or NaN and infinity."""
-    logits = model(images)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(
-            f"output {shape}", f"({len(images)}, classes) logits are needed", "wrap the model"
-        )
-    if logits.shape[1] < 2:
-        raise ModelError(
-            "1 class", "at least 2 are needed", "let a binary model return two logits: [-z, z]"
-        )
+    """Return the logits (b, classes) of ``images`` by ``model``, which gets a copy of them. Raises
+    ModelError for another shape, one class, or NaN and infinity."""
+    logits = read_logits(model(images.clone()), len(images)).clone()
     if not logits.isfinite().all():
         raise ModelError(
             "NaN or infinity in the logits",
@@ -149,6 +131,20 @@ def check_outputs(logits: Tensor) -> Iterator[Finding]:
             "constant-output",
             "all images get the same output",
             "Check the weights and the normalization",
+        )
+    yield from check_ties(logits)
+
+
+def check_batch(first: Tensor, other: Tensor | None) -> Iterator[Finding]:
+    """Report outputs ``first`` (b, classes) that are ``other`` in another composition of the batch,
+    which is None for a model that takes no other."""
+    if other is not None and difference(first, other) > OTHER_BATCH * spread_of(first):
+        flipped = int((first.argmax(1) != other.argmax(1)).sum())
+        yield Finding(
+            "batch-dependent",
+            "the output for an image depends on the other images of its batch "
+            f"({flipped} of {len(first)} decisions flip)",
+            "Make the model use no statistics of the batch; a rate holds for these batches alone",
         )
 
 

@@ -8,6 +8,7 @@ from linear import Linear, samples
 from roster import CASES, EPS, IDS, Entry
 from torch import Tensor, nn
 
+from physadv.attacks._guarded_model import guarded
 from physadv.core.errors import ImageError, OptionError
 from physadv.threat.norms import Norm, lp_distance
 
@@ -166,13 +167,13 @@ def test_no_side_effects(entry: Entry, norm: Norm, plain: bool) -> None:
 
 @pytest.mark.parametrize(("entry", "norm"), CASES, ids=IDS)
 def test_forwards(entry: Entry, norm: Norm) -> None:
-    """k steps take at most k + 1 forwards of any sample, counted by a hook, and ``queries`` says
-    how many."""
+    """k steps take at most k + 1 forwards of any sample, counted by a hook behind the gate, and
+    ``queries`` says how many."""
     net = Net()
     x, y = of_net(net)
     seen: list[int] = []
     net.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    result = entry(net, x, y, norm, plain=True)
+    result = entry(guarded(net), x, y, norm, plain=True)
     calls = entry.steps + 1 if entry.name != "universal" else (entry.steps + 1) * 3
     assert len(seen) <= calls
     assert result.queries is not None

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from physadv.attacks._classifier_step import Classifier
+from physadv.attacks._guarded_model import guarded
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.decision_based import hopskipjump, rays
 from physadv.core.errors import OptionError
@@ -34,7 +36,7 @@ GRAY, ZEROS = torch.full((3, 1, 5, 5), 0.5), torch.zeros(3, dtype=torch.long)
 
 
 def attack(
-    name: str, model: LabelOnly, norm: str, labels: Tensor, eps: float, queries: int
+    name: str, model: Classifier, norm: str, labels: Tensor, eps: float, queries: int
 ) -> AttackResult:
     """Either attack in one spelling."""
     if name == "rays":
@@ -64,7 +66,7 @@ def test_every_question_is_counted_and_limited(name: str, norm: str, factor: flo
     """The counts add up to what the victim was asked, at most q + 1 a sample; a misread sample
     costs one."""
     model = LabelOnly(norm)
-    found = attack(name, model, norm, torch.tensor([0, 1, 0]), 1e-4, 150)
+    found = attack(name, guarded(model), norm, torch.tensor([0, 1, 0]), 1e-4, 150)
     assert found.queries is not None
     assert int(found.queries.sum()) == model.asked
     assert int(found.queries.max()) <= 151

@@ -10,6 +10,7 @@ from linear import Linear, least_margin, samples
 from torch import Tensor, nn
 
 from physadv.attacks._classifier_step import frozen_eval, modules_of
+from physadv.attacks._guarded_model import guarded
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
 from physadv.attacks.transfer_based import DiverseInputs, mi_fgsm
 from physadv.core.errors import ModelError, OptionError
@@ -180,7 +181,7 @@ def test_surrogates_spare_the_model() -> None:
     fully."""
     model, twin = Linear(3), Linear(3)
     x, y = samples(model)
-    result = mi_fgsm(model, x, y, eps=0.1, surrogates=[twin])
+    result = mi_fgsm(guarded(model), x, y, eps=0.1, surrogates=[twin])
     assert model.calls == 2  # samples() asked once for the labels
     assert result.queries is not None
     assert result.queries.tolist() == [1] * len(x)

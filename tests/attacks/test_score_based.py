@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from physadv.attacks._guarded_model import guarded
 from physadv.attacks.score_based import EstimatedGradient, square_attack
 from physadv.core.errors import ImageError, OptionError
 from physadv.threat.norms import lp_distance
@@ -71,7 +72,7 @@ def test_square_asks_at_most_one_more_than_its_queries_and_counts_them() -> None
     """q queries are at most q + 1 forwards; a sample that the victim misreads costs one."""
     model = Plane()
     labels = torch.tensor([0, 0, 1])
-    found = square_attack(model, GRAY, labels, eps=0.001, queries=40)
+    found = square_attack(guarded(model), GRAY, labels, eps=0.001, queries=40)
     assert model.forwards == 41
     assert found.queries is not None
     assert found.queries.tolist() == [41, 41, 1]
@@ -131,7 +132,7 @@ def test_square_refuses_what_it_cannot_do() -> None:
     """An unknown norm, a negative eps and images out of [0, 1] are said in one line each."""
     with pytest.raises(OptionError, match="l1"):
         square_attack(Plane(), GRAY, ZEROS, eps=1, norm="l1")
-    with pytest.raises(OptionError, match="eps -1"):
+    with pytest.raises(OptionError, match="eps '-1'"):
         square_attack(Plane(), GRAY, ZEROS, eps=-1)
     with pytest.raises(ImageError, match="0, 1"):
         square_attack(Plane(), GRAY * 255, ZEROS, eps=1)

@@ -1,0 +1,179 @@
+"""A model as attacks may call it: out of reach of their tensors, its output read as logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from physadv.attacks._classifier_step import Classifier, LogProbabilities, RandomizedModel
+from physadv.core.errors import ModelError, OptionError, PhysadvError
+from physadv.core.findings import Finding
+from physadv.models.checks import looks_like_probabilities
+from physadv.models.outputs import ends_in_activation, read_logits
+
+
+class Observations:
+    """What showed while an attack ran: gradients of exactly zero, outputs that are not finite."""
+
+    def __init__(self) -> None:
+        self.gradients: Tensor | None = None
+        self.non_finite: Tensor | int = 0
+
+    def note_gradient(self, gradient: Tensor) -> None:
+        """Keep which samples (b,) of the first ``gradient`` (b, ...) have one at all."""
+        if self.gradients is None and len(gradient):
+            self.gradients = (gradient.detach().flatten(1) != 0).any(1)
+
+    def note_logits(self, logits: Tensor) -> None:
+        """Count the rows of ``logits`` (b, classes) that predict no class."""
+        self.non_finite = self.non_finite + (~logits.detach().amax(1).isfinite()).sum()
+
+    def shielded(self, images: Tensor) -> Tensor:
+        """Return a copy of ``images`` for the model to use as it likes; gradients pass through."""
+        copy = images.clone()
+        if self.gradients is None and copy.requires_grad:
+            copy.register_hook(self.note_gradient)  # type: ignore[no-untyped-call]
+        return copy
+
+
+class GuardedModel:
+    """A model that cannot change the images it is given, and whose output is read as logits.
+
+    An attack that is given one runs without a gate of its own: whoever made it judges the result.
+
+    Args:
+        model: Model under attack.
+    """
+
+    def __init__(self, model: Classifier) -> None:
+        self.model = model
+        self.source: Classifier = model
+        self.observations = Observations()
+        self.findings: list[Finding] = []
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return logits (b, classes) of ``images`` (b, ...)."""
+        return self._read(self.source, images)
+
+    def _read(self, source: Classifier, images: Tensor) -> Tensor:
+        logits = read_logits(source(self.observations.shielded(images)), len(images))
+        self.observations.note_logits(logits)
+        # Models may return the same buffer from every call, and inference tensors.
+        return logits.clone()
+
+    def output(self, images: Tensor) -> Tensor:
+        """Return the output (b, classes) of the untouched model for ``images`` (b, ...)."""
+        output = read_logits(self.model(images.clone()), len(images)).clone()
+        self.observations.note_logits(output)
+        return output
+
+    @property
+    def has_log_probabilities(self) -> bool:
+        """Whether the logits that attacks get are the logarithm of the model's output."""
+        return self.source is not self.model
+
+    def open(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> None:
+        """Run the model on the first images and check that it can be attacked.
+
+        Args:
+            images: Clean images (b, ...).
+            labels: True classes (b,).
+            targets: Target classes (b,), or None.
+
+        Raises:
+            ModelError: The model fails on the images, or returns no logits of 2 classes or more.
+            OptionError: A label or target is not a class of the model.
+        """
+        first, written = self._first_output(images)
+        for name, classes in (("label", labels), ("target", targets)):
+            highest = -1 if classes is None else int(classes.max())
+            if highest >= first.shape[1]:
+                raise OptionError(
+                    f"{name} {highest}",
+                    f"the model has {first.shape[1]} classes, numbered from 0",
+                    "Number the classes as the model does",
+                )
+        if written:
+            self.findings.append(
+                Finding(
+                    "changes-its-input",
+                    "the model overwrites the images it is given",
+                    "It was given copies here; replace operations like x.sub_() by x - mean",
+                )
+            )
+
+    def _first_output(self, images: Tensor) -> tuple[Tensor, bool]:
+        """Return the output for the first images, and whether the model wrote into them."""
+        # Two images suffice; models of a fixed batch size get all.
+        for count in sorted({min(2, len(images)), len(images)}):
+            copy = images[:count].clone()
+            try:
+                output, exact = ends_in_activation(self.model, copy)
+            except PhysadvError:
+                raise
+            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+                if count < len(images):
+                    continue
+                raise _failure(images, error) from error
+            break
+        if exact or looks_like_probabilities(output):
+            self.source = LogProbabilities(self.model)
+        if looks_like_probabilities(output):
+            self.findings.append(
+                Finding(
+                    "softmax-output",
+                    "the outputs are probabilities (no value below 0, each row sums to 1)",
+                    "Return logits: softmax flattens the gradients; their logarithm was attacked",
+                )
+            )
+        return output, not torch.equal(copy, images[:count])
+
+
+class GuardedExpectation(GuardedModel):
+    """A guarded model with random parts, which attacks evaluate over several draws."""
+
+    model: RandomizedModel
+
+    @property
+    def eot_count(self) -> int:
+        """Number of draws."""
+        return self.model.eot_count
+
+    def fresh_output(self, images: Tensor) -> Tensor:
+        """Return the output (b, classes) for ``images`` (b, ...) over draws of another seed."""
+        source = getattr(self.model, "with_fresh_draws", lambda: self.model)()
+        return read_logits(source(images.clone()), len(images)).clone()
+
+    def eot_draws(self) -> Iterator[Classifier]:
+        """Yield the model once for each draw."""
+        for draw in self.model.eot_draws():
+            yield partial(self._read, draw)
+
+
+def guarded(model: Classifier) -> GuardedModel:
+    """Return ``model`` behind a guard, itself where it is behind one."""
+    if isinstance(model, GuardedModel):
+        return model
+    return GuardedExpectation(model) if isinstance(model, RandomizedModel) else GuardedModel(model)
+
+
+def unguarded(model: Any) -> Any:
+    """Return the model behind a guard; any other as it is."""
+    return model.model if isinstance(model, GuardedModel) else model
+
+
+def _failure(images: Tensor, error: Exception) -> ModelError:
+    """The error of a model that fails on the images, with a remedy where one is known."""
+    message = (str(error).strip().splitlines() or [""])[0][:160]
+    remedy = "Pass images of the shape, dtype and device that the model takes"
+    if "dtype" in message.lower() or "type" in message.lower():
+        remedy = "Convert the images to the model's dtype, most often images.float()"
+    return ModelError(
+        f"images of shape {tuple(images.shape)} and {images.dtype}",
+        f"the model fails on them ({type(error).__name__}: {message})",
+        remedy,
+    )
