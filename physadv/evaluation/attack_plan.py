@@ -12,6 +12,7 @@ from torch import Tensor
 
 from physadv import attacks
 from physadv.attacks._classifier_step import Classifier
+from physadv.attacks._guarded_model import guarded
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.evaluation.stages import AttackStage, Family, StageInput
@@ -56,7 +57,7 @@ def _nes(
     queried."""
     estimated = attacks.EstimatedGradient(model, seed=seed)
     result = attacks.pgd(
-        estimated, images, labels, seed=seed, speed="plain", drop_broken=False, **options
+        guarded(estimated), images, labels, seed=seed, speed="plain", drop_broken=False, **options
     )
     queries = estimated.queries // max(1, len(images))
     each = torch.full_like(result.success, queries, dtype=torch.long)

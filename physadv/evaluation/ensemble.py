@@ -16,6 +16,7 @@ from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, check_batch
 from physadv.attacks._fused_model import Speed
+from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.decision_based import rays
@@ -32,23 +33,30 @@ CLOSE = 0.3
 
 
 @dataclass(frozen=True)
-class EnsembleResult:
+class EnsembleResult(AttackResult):
     """Result of the ensemble on a batch.
 
     Attributes:
         images: Images (b, c, h, w); a misclassified clean one comes back as it was.
-        success: Whether (b,) the model misclassifies them.
+        success: Whether (b,) the model misclassifies them, judged after the attack.
+        loss: None; the stages have losses of their own.
+        queries: None; see ``forwards``.
+        findings: Reasons not to believe the success.
         broken_by: Name of the stage that broke each sample, "clean" for one that was wrong from the
             start, "" where none did.
         forwards: Images evaluated by the model or its faster copy.
     """
 
-    images: Tensor
-    success: Tensor
-    broken_by: tuple[str, ...]
-    forwards: int
+    broken_by: tuple[str, ...] = ()
+    forwards: int = 0
+
+    def __post_init__(self) -> None:
+        # What the last judgment does not confirm has been broken by no stage.
+        kept = zip(self.broken_by, self.success.tolist(), strict=True)
+        object.__setattr__(self, "broken_by", tuple(name if won else "" for name, won in kept))
 
 
+@open_inputs
 def attack_ensemble(
     model: Classifier,
     images: Tensor,
@@ -67,8 +75,8 @@ def attack_ensemble(
     not break. For a whole data set see :func:`physadv.evaluate`.
 
     Args:
-        model: Model under test: images in [0, 1] to logits (b, classes).
-        images: Clean images (b, c, h, w) in [0, 1].
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w) in [0, 1]; a tensor or an array.
         labels: True classes (b,).
         eps: Radius of the ball, at least 0, in units of [0, 1].
         norm: "linf", "l2" or "l1".
@@ -108,7 +116,7 @@ def attack_ensemble(
             broken_by[row] = verdict.stage
         forwards += verdict.forwards
 
-    return EnsembleResult(result, success, tuple(broken_by), forwards)
+    return EnsembleResult(result, success, broken_by=tuple(broken_by), forwards=forwards)
 
 
 def standard_stages(norm: Norm = "linf") -> list[AttackStage]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from physadv.attacks._fused_model import Speed
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.obfuscated import expectation_model
 from physadv.core.errors import DataError, ImageError, ModelError, OptionError
+from physadv.core.findings import FindingWarning
 from physadv.core.lights import Light, worst_light
 from physadv.core.names import plain_name
 from physadv.core.random_streams import numpy_generator
@@ -572,7 +574,10 @@ def _own_stage(attack: OwnAttack) -> AttackStage:
     """A stage of a user's own attack; its images are projected onto the ball before the verdict."""
 
     def run(case: StageInput) -> AttackResult:
-        answer = attack(case.model, case.images, case.labels)
+        # It gets the model itself, which may have to be a module, and copies of its own.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FindingWarning)  # the evaluation has its own findings
+            answer = attack(case.model.model, case.images.clone(), case.labels.clone())
         images = answer.images if isinstance(answer, AttackResult) else answer
         if not isinstance(images, Tensor):
             raise OptionError(

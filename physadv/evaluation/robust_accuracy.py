@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from physadv.attacks._classifier_step import Classifier, LogProbabilities
+from physadv.attacks._classifier_step import Classifier, frozen_eval, modules_of
 from physadv.attacks._fused_model import Speed
+from physadv.attacks._gate import changed_findings, non_finite_findings
+from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.gradient import pgd
 from physadv.core.lights import worst_light
 from physadv.core.rows import Row
@@ -30,8 +32,15 @@ from physadv.evaluation.ensemble import quick_stages, score_based_stages, standa
 from physadv.evaluation.masking_checks import Finding
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.progress_log import ProgressLog
-from physadv.evaluation.stages import CLEAN, AttackStage, StageOutcome, sample_verdicts
+from physadv.evaluation.stages import (
+    CLEAN,
+    UNCHANGED,
+    AttackStage,
+    StageOutcome,
+    sample_verdicts,
+)
 from physadv.models.cards import ModelCard
+from physadv.models.preserved_state import PreservedState
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import lp_distance
 
@@ -55,6 +64,9 @@ class EvaluationProgress:
 @dataclass
 class Evaluation:
     """An evaluation over a data set: iterate over :meth:`run`, then read :meth:`result`.
+
+    Modes, parameters, buffers and gradients of the model are its owner's again after the run. With
+    a radius of 0 nothing is attacked, as robust accuracy is clean accuracy.
 
     Batches are finished one by one, so that at any moment the finished part is a fair sample.
 
@@ -90,15 +102,27 @@ class Evaluation:
     findings: list[Finding] = field(default_factory=list)
     ledger: ProgressLog = field(init=False)
     rounds: dict[float, ProgressLog] = field(init=False, default_factory=dict)
+    _guard: GuardedModel = field(init=False)
     _class_count: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.ledger = ProgressLog(self.folder)
+        self._guard = guarded(self.model)
 
     def run(self) -> Iterator[EvaluationProgress]:
         """Check the model, attack every batch, then the other radii. What is already recorded is
         not done again."""
+        state = PreservedState(modules_of(self.model))
+        try:
+            yield from self._run()
+        finally:
+            self.findings += changed_findings(state.restore_tensors())
+            state.restore_modes()
+
+    def _run(self) -> Iterator[EvaluationProgress]:
         self.findings = self.probe()
+        if self.ball.eps == 0:
+            self.plan = (UNCHANGED,)
         if not self.plan:
             blind = any(d.name == "no-gradient" for d in self.findings)
             self.plan = (
@@ -113,12 +137,16 @@ class Evaluation:
         """Return the findings of the self-checks on ``count`` images."""
         positions = list(range(0, len(self.samples), max(1, len(self.samples) // count)))[:count]
         images, labels = self._load(positions)
+        with frozen_eval(self._guard), torch.no_grad(), torch.random.fork_rng():
+            self._guard.open(images, labels, None)
         findings = masking_checks.masking_findings(
             self.model, images, labels, eps=self.ball.eps, norm=self.ball.norm
         )
-        if any(d.name == "softmax-output" for d in findings):
-            self.model = LogProbabilities(self.model)
-        if any(d.name == "no-gradient" for d in findings):
+        known = {finding.name for finding in findings}
+        findings += [finding for finding in self._guard.findings if finding.name not in known]
+        if self.ball.eps == 0:
+            return [finding for finding in findings if finding.name not in _OF_GRADIENTS]
+        if "no-gradient" in known:
             return findings
 
         few = self._pgd(images, labels, self.ball.eps, 5)
@@ -134,7 +162,7 @@ class Evaluation:
 
     def _pgd(self, images: Tensor, labels: Tensor, eps: float, steps: int) -> list[bool]:
         found = pgd(
-            self.model, images, labels, eps=eps, norm=self.ball.norm, steps=steps, seed=self.seed
+            self._guard, images, labels, eps=eps, norm=self.ball.norm, steps=steps, seed=self.seed
         )
         return [bool(x) for x in found.success.tolist()]
 
@@ -206,7 +234,7 @@ class Evaluation:
     ) -> Iterator[StageOutcome]:
         near = ledger.state(number, "near")
         return sample_verdicts(
-            self.model,
+            self._guard,
             images,
             labels,
             ball=ball,
@@ -311,6 +339,7 @@ class Evaluation:
         black = [s.name for s in self.plan if s.family == "black"]
         findings += masking_checks.check_blackbox(broken, white, black) if white else []
         findings += masking_checks.check_curve({e: r.rate for e, r in self.robust_at().items()})
+        findings += non_finite_findings(self._guard)
         return findings
 
     @torch.no_grad()
@@ -342,6 +371,15 @@ class Evaluation:
             "seconds": sum(led.total("seconds") for led in ledgers),
             "forwards": int(sum(led.total("forwards") for led in ledgers)),
         }
+
+
+_OF_GRADIENTS = {
+    "no-gradient",
+    "zero-gradient",
+    "saturated-cross-entropy",
+    "vanishing-gradient",
+}
+"""Findings about gradients, which say nothing about a figure that no attack made."""
 
 
 def _finished(verdict: StageOutcome, last: bool) -> list[int]:

@@ -1,6 +1,7 @@
 """Attacks in sequence; each gets only the samples that earlier ones did not break.
 
-Success is measured on the original model.
+Success is measured on the original model, which stages get behind a guard: one that runs an attack
+is judged here and not by the attack's own gate.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.attacks._fused_model import FusedModel, Speed, gradient_model_for
+from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.threat.constraints import LpBall
@@ -30,7 +32,7 @@ class StageInput:
     """Input of a stage: the samples that no stage has broken so far, and the threat.
 
     Args:
-        model: Model under test.
+        model: Model under test, guarded.
         gradient_model: The model or a faster copy of it, to take gradients of.
         images: Clean images (b, c, h, w) in [0, 1].
         labels: True classes (b,).
@@ -41,7 +43,7 @@ class StageInput:
         targets: Target classes (b,) of a targeted evaluation.
     """
 
-    model: Classifier
+    model: GuardedModel
     gradient_model: Classifier
     images: Tensor
     labels: Tensor
@@ -145,8 +147,9 @@ def sample_verdicts(
         near = torch.full((len(images),), torch.inf, device=images.device)
     near = near.to(images.device)
 
-    with frozen_eval(model):
-        case = StageInput(model, model, images, labels, ball, seed, index, near, targets)
+    guard = guarded(model)
+    with frozen_eval(guard):
+        case = StageInput(guard, guard, images, labels, ball, seed, index, near, targets)
         has_gradient_model = False
         for stage in (AttackStage(CLEAN, "white", _unchanged), *plan):
             if stage.name in done or not len(unbroken):
@@ -154,7 +157,7 @@ def sample_verdicts(
 
             # The faster copy is checked on the images, so it is made once they are known.
             if stage.name != CLEAN and not has_gradient_model:
-                faster = gradient_model_for(model, speed, case.images)
+                faster = gradient_model_for(guard, speed, case.images)
                 case, has_gradient_model = replace(case, gradient_model=faster), True
 
             outcome = _evaluate(case, stage.name, unbroken, stage.run(case))
@@ -168,6 +171,10 @@ def _unchanged(case: StageInput) -> AttackResult:
     return AttackResult(case.images, torch.zeros(len(case.images), dtype=torch.bool))
 
 
+UNCHANGED = AttackStage("unchanged", "white", _unchanged)
+"""The one stage within a radius of 0, which leaves nothing to attack."""
+
+
 @torch.no_grad()
 def _evaluate(case: StageInput, stage: str, rows: Tensor, result: AttackResult) -> StageOutcome:
     """Evaluate the model itself on exactly the images that are returned."""
@@ -177,10 +184,11 @@ def _evaluate(case: StageInput, stage: str, rows: Tensor, result: AttackResult) 
     else:
         images = case.ball.quantized(images, case.images)
 
-    logits = case.model(images)
+    output = case.model.output(images)
+    logits = case.model(images) if case.model.has_log_probabilities else output
     near = torch.minimum(case.near, dlr_loss(logits, case.labels).to(case.near))
     forwards = len(rows) + (int(result.queries.sum()) if result.queries is not None else 0)
-    return StageOutcome(stage, rows, images, criterion(logits), near, forwards)
+    return StageOutcome(stage, rows, images, criterion(output), near, forwards)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from linear import Linear, least_margin, samples
 from torch import Tensor, nn
 
+from physadv.attacks._guarded_model import guarded
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.datasets import read_dataset
@@ -92,7 +93,7 @@ def test_what_is_misread_when_clean_is_not_attacked() -> None:
     model = Linear(3)
     images, labels = samples(model, 6)
     wrong = (labels + 1) % 3
-    found = attack_ensemble(model, images, wrong, eps=0.04)
+    found = attack_ensemble(guarded(model), images, wrong, eps=0.04)
     assert found.broken_by == ("clean",) * 6
     assert torch.equal(found.images, images)
     assert model.calls <= 2

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier
+from physadv.attacks._guarded_model import guarded
 from physadv.attacks.gradient import pgd
 from physadv.attacks.minimum_norm import deepfool
 from physadv.attacks.score_based import EstimatedGradient
@@ -51,7 +52,7 @@ class SaliencyAttack:
     ) -> Tensor:
         """Return ``images`` with a few pixels changed away from ``labels``; ``eps``, ``steps`` and
         ``seed`` are not used."""
-        return saliency_attack(self.model, images, labels, pixels=self.pixels).images
+        return saliency_attack(guarded(self.model), images, labels, pixels=self.pixels).images
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class DeepFoolAttack:
     ) -> Tensor:
         """Return ``images`` moved off ``labels`` within ``eps``; ``steps`` and ``seed`` are not
         used."""
-        return deepfool(self.model, images, labels, eps=eps, norm="linf", speed="plain").images
+        return deepfool(
+            guarded(self.model), images, labels, eps=eps, norm="linf", speed="plain"
+        ).images
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,14 @@ class MarginAttack:
             steps = max(1, steps // 2)
 
         return pgd(
-            model, images, labels, eps=eps, steps=steps, loss="margin", speed="plain", seed=seed
+            guarded(model),
+            images,
+            labels,
+            eps=eps,
+            steps=steps,
+            loss="margin",
+            speed="plain",
+            seed=seed,
         ).images
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from physadv.attacks._classifier_step import Classifier
+from physadv.attacks._guarded_model import guarded
 from physadv.attacks.decision_based import rays
 from physadv.attacks.gradient import pgd
 from physadv.attacks.obfuscated import bpda, expectation_model
@@ -530,9 +531,11 @@ def adaptive_images(
     }
 
     if masked.pixels:
-        return saliency_attack(masked.adaptive, images, labels, pixels=masked.pixels).images
+        return saliency_attack(
+            guarded(masked.adaptive), images, labels, pixels=masked.pixels
+        ).images
     if not masked.rejects:
-        return pgd(masked.adaptive, images, labels, loss=masked.loss, **options).images
+        return pgd(guarded(masked.adaptive), images, labels, loss=masked.loss, **options).images
     with torch.no_grad():
         logits = masked.defended(images)[:, :-1].scatter(1, labels[:, None], -torch.inf)
 
@@ -540,7 +543,7 @@ def adaptive_images(
     best, success = images.clone(), torch.zeros(len(images), dtype=torch.bool)
     for targets in logits.topk(min(9, logits.shape[1] - 1), 1).indices.T:
         result = pgd(
-            masked.adaptive,
+            guarded(masked.adaptive),
             images,
             labels,
             targets=targets.contiguous(),
@@ -578,12 +581,14 @@ def black_box_images(
 
     if masked.pixels:
         return sparse_search(
-            model, images, labels, pixels=masked.pixels, queries=queries, seed=seed
+            guarded(model), images, labels, pixels=masked.pixels, queries=queries, seed=seed
         ).images
     if masked.labels_only:
-        return rays(model, images, labels, eps=eps, queries=queries).images
+        return rays(guarded(model), images, labels, eps=eps, queries=queries).images
     if not masked.rejects:
-        return square_attack(model, images, labels, eps=eps, queries=queries, seed=seed).images
+        return square_attack(
+            guarded(model), images, labels, eps=eps, queries=queries, seed=seed
+        ).images
 
     # A rejection is no success: climb towards the acceptance of any other class. Which number is
     # left out depends on the label, so each class is searched by itself.
@@ -593,7 +598,7 @@ def black_box_images(
         accepted = _OtherAcceptance(masked.adaptive, label)
         rejected = torch.full_like(own, accepted(images[:1]).shape[1] - 1)
         best[own] = square_attack(
-            accepted, images[own], rejected, eps=eps, queries=queries, seed=seed
+            guarded(accepted), images[own], rejected, eps=eps, queries=queries, seed=seed
         ).images
     return best
 
