@@ -77,25 +77,35 @@ def write_video(path: Path, images: Sequence[np.ndarray], fps: float = 10) -> Pa
     return path
 
 
+def numbered(image: np.ndarray, number: int) -> np.ndarray:
+    """The picture with its number (0 to 255) in black and white bits along its upper edge, for a
+    camera never sees the same picture twice."""
+    marked = image.copy()
+    for bit in range(8):
+        marked[:16, 16 * bit : 16 * bit + 16] = 255 * (number >> bit & 1)
+    return marked
+
+
 @pytest.fixture
 def video() -> Callable[..., Path]:
     """write(path, "rrb"): a video of red and blue signs, one letter a frame."""
     colors = {"r": RED, "b": BLUE}
     return lambda path, letters, **more: write_video(
-        path, [picture(colors[c]) for c in letters], **more
+        path, [numbered(picture(colors[c]), i) for i, c in enumerate(letters)], **more
     )
 
 
 @pytest.fixture
-def twin(tmp_path: Path, video: Callable[..., Path]) -> Callable[..., Path]:
+def twin(tmp_path: Path) -> Callable[..., Path]:
     """make({"patch-00": "rrb", ...}): a twin folder with clips of those colors and the truth about
     them."""
+    colors = {"r": RED, "b": BLUE}
 
     def make(clips: dict[str, str], folder: Path = tmp_path / "twin") -> Path:
         rows: list[dict[str, Any]] = []
         x0, y0, x1, y1 = MIDDLE
         for number, (name, letters) in enumerate(clips.items()):
-            video(folder / "clips" / f"{name}.avi", letters)
+            write_video(folder / "clips" / f"{name}.avi", [picture(colors[c]) for c in letters])
             rows += [
                 {
                     "clip": name,

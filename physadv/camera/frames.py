@@ -5,8 +5,10 @@ A clip is one trial for an interval: one recording, one photo, or one stretch of
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCKS = ("clean", "blank", "patch")
+_MOST_NAMED = 5
+"""Clips with repeated frames that are named one by one."""
 _BLOCK = re.compile(rf"^({'|'.join(BLOCKS)})(?![A-Za-z])")
 
 
@@ -82,6 +86,66 @@ class FrameSource(ABC):
         self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class RepeatedFrames:
+    """Detection of pictures that repeat an earlier one of the same block in every pixel.
+
+    A camera's noise never repeats; a frozen source, a copied file, a converter that pads the frame
+    rate and a decoder that hands out old memory do.
+
+    Args:
+        unit: Word for one picture in the warnings.
+
+    Example:
+        >>> repeats = RepeatedFrames()
+        >>> black = np.zeros((8, 8, 3), np.uint8)
+        >>> repeats.is_repeat(black, None, "a"), repeats.is_repeat(black, None, "a")
+        (False, True)
+        >>> repeats.warnings()
+        ['a: 1 of 2 frames repeats an earlier one exactly; not counted as new']
+    """
+
+    def __init__(self, unit: str = "frame") -> None:
+        self._unit = unit
+        self._seen: set[tuple[str | None, bytes]] = set()
+        self._read: Counter[str] = Counter()
+        self._repeated: Counter[str] = Counter()
+
+    def is_repeat(self, image: npt.NDArray[np.uint8], block: str | None, name: str) -> bool:
+        """Return whether a picture was seen before, and remember it.
+
+        Args:
+            image: Picture (h, w, 3) uint8.
+            block: Its block; pictures of other blocks do not count.
+            name: Name of its clip, for the warnings.
+        """
+        content = np.ascontiguousarray(image)
+        digest = hashlib.blake2b(content.data, digest_size=16)
+        digest.update(repr(content.shape).encode())
+        key = (block, digest.digest())
+
+        self._read[name] += 1
+        if key not in self._seen:
+            self._seen.add(key)
+            return False
+        self._repeated[name] += 1
+        return True
+
+    def warnings(self) -> list[str]:
+        """Return one line for each clip with repeats, or one for all where they are many."""
+        if len(self._repeated) > _MOST_NAMED:
+            total, read = self._repeated.total(), self._read.total()
+            return [self._line(f"{len(self._repeated)} clips", total, read)]
+        return [self._line(name, n, self._read[name]) for name, n in self._repeated.items()]
+
+    def _line(self, name: str, repeated: int, read: int) -> str:
+        plural, verb = ("", "repeats") if read == 1 else ("s", "repeat")
+        verb = "repeats" if repeated == 1 else verb
+        return (
+            f"{name}: {repeated} of {read} {self._unit}{plural} {verb} an earlier one exactly; "
+            "not counted as new"
+        )
 
 
 def block_of(name: str) -> str | None:

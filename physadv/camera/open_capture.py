@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 
@@ -16,6 +16,7 @@ from physadv.camera.mjpeg import open_mjpeg
 from physadv.core.errors import CaptureError
 
 Size = tuple[int, int]
+Opened = TypeVar("Opened")
 
 
 @contextmanager
@@ -177,22 +178,34 @@ def open_url(url: str, name: str, *, timeout_s: float) -> OpenedCapture:
     return OpenedCapture(capture, read_settings(capture))
 
 
-def open_file(path: str, *, timeout_s: float, name: str = "") -> Any:
-    """Open a video file.
+def open_in_time(make: Callable[[], Opened], name: str, timeout_s: float) -> Opened:
+    """Return what ``make`` returns.
 
     Args:
-        path: File or address.
-        timeout_s: Time limit in seconds.
-        name: Name for messages; ``path`` if empty.
+        make: Function that opens a file or an address.
+        name: Name for messages.
+        timeout_s: Time limit in seconds; a file system that never answers costs no more.
 
     Returns:
-        The ``cv2.VideoCapture``.
+        The open file.
 
     Raises:
-        CaptureError: OpenCV cannot read it as a video.
+        CaptureError: It does not open in time. What ``make`` raises is passed on.
     """
-    remedy = "Check that it plays, or convert it to MP4 (H.264) or AVI (MJPG)"
-    return _within(lambda: cv2.VideoCapture(path), name or path, timeout_s, remedy)
+
+    def attempt() -> Opened | Exception:
+        try:
+            return make()
+        except Exception as error:  # raised again below, in the caller's thread
+            return error
+
+    opened: Opened | Exception | None = _in_time(attempt, timeout_s)
+    if opened is None:
+        limit = f"did not open within {timeout_s:g} s"
+        raise CaptureError(name, limit, "Copy the file to a local disk, or check the address")
+    if isinstance(opened, Exception):
+        raise opened
+    return opened
 
 
 def read_settings(capture: Any) -> dict[str, Any]:

@@ -16,14 +16,24 @@ from physadv.camera.frames import BLOCKS, CameraFrame, FrameSource, block_in, bl
 from physadv.camera.live import LiveSource
 from physadv.camera.open_capture import OpenedCapture, Size, open_camera, open_url
 from physadv.camera.recordings import ClipSource, PhotoSource, RecordedClip
+from physadv.camera.video_reader import is_animated
 from physadv.core.errors import CaptureError
-from physadv.core.image_io import SUFFIXES
+from physadv.core.image_io import IMAGE_SUFFIXES, list_files
 from physadv.core.rows import read_rows
 from physadv.core.tables import read_table
 
 VIDEO_SUFFIXES = frozenset(
-    {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mjpg", ".mjpeg", ".mpg", ".mpeg", ".ts"}
+    {".3g2", ".3gp", ".3gpp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265"}
+    | {".hevc", ".insv", ".ivf", ".lrv", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg"}
+    | {".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".obu"}
+    | {".ogv", ".qt", ".rm", ".rmvb", ".tod", ".ts", ".vob", ".webm", ".wmv", ".y4m"}
 )
+"""Suffixes of the files in a folder that are read as videos; a file named alone may have any."""
+_SIDE_FILES = frozenset(
+    {".csv", ".html", ".ini", ".json", ".jsonl", ".log", ".lrf", ".md", ".pdf", ".srt", ".sub"}
+    | {".thm", ".toml", ".txt", ".wav", ".xml"}
+)
+"""Suffixes of files beside recordings that are no pictures."""
 LIVE_CLIP_S = 10.0
 """Default length of a live source's clips: long enough for a hand to have moved the sign."""
 __all__ = [
@@ -99,7 +109,7 @@ def open_frame_source(
         limit = "not a camera index, an address, a file or a folder"
         raise CaptureError(text, limit, "Check the path, or give a camera index such as 0")
 
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in IMAGE_SUFFIXES and not is_animated(path):
         return PhotoSource(path, [path])
     return ClipSource(
         text, [RecordedClip(path, path.stem, block_of(path.name))], timeout_s, clip_seconds, every
@@ -164,28 +174,48 @@ def _open_folder(
     if (folder / "truth.jsonl").is_file():
         return _open_twin(folder, timeout_s, max_frames)
 
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    files = list_files(folder)
     videos = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
-    photos = [p for p in files if p.suffix.lower() in SUFFIXES]
+    photos = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+    animations = [p for p in photos if is_animated(p)]
+    if videos or len(animations) == len(photos):
+        videos = sorted([*videos, *animations])
+        photos = [p for p in photos if p not in animations]
 
+    source: FrameSource
     if videos:
         clips = [
-            RecordedClip(p, p.relative_to(folder).with_suffix("").as_posix(), block_in(p, folder))
-            for p in videos
+            RecordedClip(p, _clip_name(p, folder, videos), block_in(p, folder)) for p in videos
         ]
         source = ClipSource(str(folder), clips, timeout_s, clip_seconds, every)
         if photos:
             source.warnings.append(
                 f"{len(photos)} photos beside the videos in {folder} were not read"
             )
-        return source
-
-    if not photos:
+    elif photos:
+        source = PhotoSource(folder, photos)
+    else:
         limit = "holds neither videos nor photos"
+        kinds = ", ".join(sorted({p.suffix or p.name for p in files})[:5])
         raise CaptureError(
-            str(folder), limit, f"Name a folder with {', '.join(sorted(SUFFIXES)[:4])} ... or clips"
+            str(folder),
+            f"{limit}; its files are {kinds}" if kinds else limit,
+            "Name a folder with videos (.mp4, .mov, .avi ...) or photos (.jpg, .png ...)",
         )
-    return PhotoSource(folder, photos)
+
+    known = VIDEO_SUFFIXES | IMAGE_SUFFIXES | _SIDE_FILES
+    if unread := [p.name for p in files if p.suffix.lower() not in known]:
+        source.warnings.append(
+            f"{len(unread)} files in {folder} are of no kind that is read: {', '.join(unread[:3])}"
+        )
+    return source
+
+
+def _clip_name(path: Path, folder: Path, videos: list[Path]) -> str:
+    """Return the name of a clip, with its suffix where a.mp4 lies beside a.mov."""
+    inner = path.relative_to(folder)
+    namesakes = [p for p in videos if p.with_suffix("") == path.with_suffix("")]
+    return inner.as_posix() if len(namesakes) > 1 else inner.with_suffix("").as_posix()
 
 
 def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameSource:

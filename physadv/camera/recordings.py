@@ -1,20 +1,22 @@
-"""Recorded sources: videos read whole, frame by frame, and folders of photos."""
+"""Recorded sources: videos read whole, frame by frame, and folders of photos.
+
+Frames and photos that repeat an earlier one of their block exactly are no new evidence, and are
+left out with a warning.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
-from physadv.camera.frames import BLOCKS, CameraFrame, FrameSource, block_in
-from physadv.camera.open_capture import open_file, quiet_opencv, read_settings
+from physadv.camera.frames import BLOCKS, CameraFrame, FrameSource, RepeatedFrames, block_in
+from physadv.camera.open_capture import open_in_time
+from physadv.camera.video_reader import AnimationReader, DecodedFrame, VideoReader, open_recording
 from physadv.core.errors import CaptureError, ImageError
-from physadv.core.image_io import read_image, to_uint8
+from physadv.core.image_io import picture_count, read_rgb
 
 
 @dataclass(frozen=True)
@@ -64,66 +66,71 @@ class ClipSource(FrameSource):
 
         # A single file fails now, not after the other blocks have been filmed.
         if len(self.clips) == 1:
-            capture = open_file(str(self.clips[0].path), timeout_s=timeout_s, name=name)
-            self.settings = read_settings(capture)
-            count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-            self.total = -(-count // self.every) if count > 0 else None
-            capture.release()
+            with closing(self._open(self.clips[0])) as reader:
+                self.settings = dict(reader.settings)
+                expected = reader.expected
+            self.total = -(-expected // self.every) if expected > 0 else None
 
     def __iter__(self) -> Iterator[CameraFrame]:
         any_frame = False
+        repeats = RepeatedFrames()
+        errors: list[CaptureError] = []
         for clip in self.clips:
             try:
-                for frame in self._read(clip):
+                for frame in self._read(clip, repeats):
                     any_frame = True
                     yield frame
             except CaptureError as error:
+                errors.append(error)
                 self.warnings.append(f"left out: {error}")
+        self.warnings += repeats.warnings()
 
         if not any_frame:
-            limit = f"none of {len(self.clips)} clips gave a frame"
-            raise CaptureError(
-                self.name, limit, "Check that they play, or record them again as MP4 or AVI"
-            )
+            if len(errors) == 1:
+                raise errors[0]
+            reason = f": {errors[0].value}: {errors[0].limit}" if errors else ""
+            limit = f"none of {len(self.clips)} clips gave a frame{reason}"
+            remedy = errors[0].remedy if errors else "Check that they play"
+            raise CaptureError(self.name, limit, remedy)
 
-    def _read(self, clip: RecordedClip) -> Iterator[CameraFrame]:
-        capture = open_file(str(clip.path), timeout_s=self.timeout_s)
-        expected = max(clip.truth) + 1 if clip.truth else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    def _open(self, clip: RecordedClip) -> VideoReader | AnimationReader:
+        # An address may hold a password.
+        name = str(clip.path) if isinstance(clip.path, Path) else self.name
+        return open_in_time(
+            lambda: open_recording(clip.path, name, self.timeout_s), name, self.timeout_s + 2
+        )
 
-        number = 0
-        try:
-            while clip.truth is None or number < expected:
-                with quiet_opencv():
-                    if not capture.grab():
-                        break
-                    selected = (
-                        number in clip.truth if clip.truth is not None else number % self.every == 0
-                    )
-                    ok, bgr = capture.retrieve() if selected else (True, None)
-                if not ok:
+    def _read(self, clip: RecordedClip, repeats: RepeatedFrames) -> Iterator[CameraFrame]:
+        last = max(clip.truth) if clip.truth else None
+        number = -1
+        with closing(self._open(clip)) as reader:
+            for frame in reader.frames(lambda number: self._is_selected(clip, number)):
+                number = frame.number
+
+                # A twin's frames are numbered by its truth, and none is a stale copy.
+                if clip.truth is None and repeats.is_repeat(frame.image, clip.block, clip.name):
+                    continue
+                yield self._frame(clip, frame)
+                if number == last:
                     break
-                if bgr is not None:
-                    yield self._frame(
-                        clip, number, float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000, bgr
-                    )
-                number += 1
-        finally:
-            capture.release()
+            self.settings |= {k: v for k, v in reader.settings.items() if k == "shown"}
 
-        if number < expected:
-            # An address may hold a password.
-            name = clip.path if isinstance(clip.path, Path) else self.name
+        self.warnings += [line for line in reader.warnings if line not in self.warnings]
+        if last is not None and number < last and not reader.warnings:
             self.warnings.append(
-                f"{name} ended after {number} of {expected} frames; what was read is kept"
+                f"{reader.name} ended before frame {last} of its truth; what was read is kept"
             )
 
-    def _frame(
-        self, clip: RecordedClip, number: int, time_s: float, bgr: npt.NDArray[np.uint8]
-    ) -> CameraFrame:
-        stretch = f"@{int(time_s // self.clip_seconds):03d}" if self.clip_seconds > 0 else ""
-        rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-        truth = clip.truth.get(number) if clip.truth is not None else None
-        return CameraFrame(rgb, time_s, clip.name + stretch, clip.block, number, truth)
+    def _is_selected(self, clip: RecordedClip, number: int) -> bool:
+        return number in clip.truth if clip.truth is not None else number % self.every == 0
+
+    def _frame(self, clip: RecordedClip, frame: DecodedFrame) -> CameraFrame:
+        cut = self.clip_seconds > 0
+        stretch = f"@{int(frame.time_s // self.clip_seconds):03d}" if cut else ""
+        truth = clip.truth.get(frame.number) if clip.truth is not None else None
+        return CameraFrame(
+            frame.image, frame.time_s, clip.name + stretch, clip.block, frame.number, truth
+        )
 
 
 class PhotoSource(FrameSource):
@@ -146,21 +153,28 @@ class PhotoSource(FrameSource):
         )
 
     def __iter__(self) -> Iterator[CameraFrame]:
-        count = 0
+        errors: list[ImageError] = []
+        repeats = RepeatedFrames("photo")
         for number, path in enumerate(self.photos):
             try:
-                image = to_uint8(read_image(path))
+                image = read_rgb(path)
             except ImageError as error:
+                errors.append(error)
                 self.warnings.append(f"left out: {error}")
                 continue
-            count += 1
-            yield CameraFrame(
-                image, float(number), self._clip(path), block_in(path, self.root), number
-            )
 
-        if not count:
-            limit = f"none of {len(self.photos)} photos could be read"
-            raise CaptureError(self.name, limit, "Replace them with JPEG or PNG files")
+            block = block_in(path, self.root)
+            if repeats.is_repeat(image, block, path.relative_to(self.root).as_posix()):
+                continue
+            if (pictures := picture_count(path)) > 1:
+                self.warnings.append(f"{path}: the first of its {pictures} pictures is read")
+            yield CameraFrame(image, float(number), self._clip(path), block, number)
+        self.warnings += repeats.warnings()
+
+        if len(errors) == len(self.photos):
+            limit = f"none of {len(self.photos)} photos could be read: {errors[0].limit}"
+            remedy = errors[0].remedy or "Replace them with JPEG or PNG files"
+            raise CaptureError(self.name, limit, remedy)
 
     def _clip(self, path: Path) -> str:
         inner = path.relative_to(self.root)

@@ -106,8 +106,9 @@ def test_folder_of_clips_knows_its_blocks(tmp_path: Path, video: Callable[..., P
 def test_photos(tmp_path: Path, make_picture: Callable[..., np.ndarray]) -> None:
     """A photo is its own clip; photos in a sub-folder are one; a broken one is left out with a
     warning."""
-    for name in ("clean/a.png", "clean/b.png", "patch/walk1/1.png", "patch/walk1/2.png"):
-        save_png(tmp_path / name, make_picture((200, 30, 30)))
+    names = ("clean/a.png", "clean/b.png", "patch/walk1/1.png", "patch/walk1/2.png")
+    for blue, name in enumerate(names):
+        save_png(tmp_path / name, make_picture((200, 30, blue)))
     (tmp_path / "clean" / "c.png").write_bytes(b"")
     source = open_frame_source(tmp_path)
     assert [(f.clip, f.block) for f in source] == [

@@ -376,7 +376,7 @@ def test_frames_of_several_sizes(
     from physadv.core.image_io import save_png
 
     for i, size in enumerate([(160, 120), (160, 120), (200, 160)]):
-        save_png(tmp_path / "p" / f"patch-{i}.png", make_picture((200, 30, 30), size))
+        save_png(tmp_path / "p" / f"patch-{i}.png", make_picture((200, 30, i), size))
     rows, _ = check(
         tmp_path / "run",
         tmp_path / "p",
@@ -419,7 +419,9 @@ def test_small_markers_are_refused_and_their_size_is_said(
 
     for name, width in (("far", 100), ("near", 300)):
         for k in range(2):
-            save_png(tmp_path / name / f"{k}.png", marked_page("patch", width))
+            page = marked_page("patch", width)
+            page[0, 0] = k  # no two photos are alike
+            save_png(tmp_path / name / f"{k}.png", page)
     with pytest.raises(
         CaptureError,
         match=r"2 patch: markers under 20 px \(markers of 1\d to 1\d px, 20 are needed\)",

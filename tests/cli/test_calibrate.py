@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from capture_fixtures import numbered
 from charttwin import SLANTED, photograph, printed, printer_of, raster
 
 from physadv.calibration.charuco_board import write_board
@@ -117,8 +118,8 @@ def test_fit_averages_a_video(photos: Path, tmp_path: Path) -> None:
         5,
         (picture.shape[1], picture.shape[0]),
     )
-    for _ in range(5):
-        writer.write(picture)
+    for number in range(5):
+        writer.write(numbered(picture, number))
     writer.release()
     done = physadv(tmp_path, "fit", "v.avi", "--frames", "3", "--json")
     assert done.returncode == 0, done.stderr

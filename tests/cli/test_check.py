@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from capture_fixtures import numbered
 from typer.testing import CliRunner
 
 from physadv.core.errors import CaptureError, OptionError, PhysadvError
@@ -47,8 +48,8 @@ def picture(letter: str) -> np.ndarray:
 def film(path: Path, letters: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
-    for letter in letters:
-        writer.write(picture(letter))
+    for number, letter in enumerate(letters):
+        writer.write(numbered(picture(letter), number))
     writer.release()
     return path
 

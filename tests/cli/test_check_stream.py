@@ -21,6 +21,7 @@ from urllib.request import urlopen
 import cv2
 import numpy as np
 import pytest
+from capture_fixtures import numbered
 
 VICTIM = """
 import torch
@@ -273,8 +274,8 @@ def test_a_page_while_it_runs_and_an_end_of_its_own(
 
 def film(path: Path, frames: int) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
-    for _ in range(frames):
-        writer.write(picture())
+    for number in range(frames):
+        writer.write(numbered(picture(), number))
     writer.release()
     return path
 
