@@ -10,20 +10,48 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from physadv.core.errors import ImageError
 from physadv.core.files import atomic_path
 
 Array = npt.NDArray[np.uint8]
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+"""Suffixes of HEIF pictures, which the package pillow-heif reads where it is installed."""
+IMAGE_SUFFIXES = HEIF_SUFFIXES | frozenset(
+    {".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
+    | {".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
+"""Suffixes of the files in a folder that are read as images; a file named alone may have any."""
 MAX_PIXELS = 200_000_000
+_LITTER = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
+"""Files and folders that archivers, network drives and desktops add."""
+_SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that exchange width and height."""
+_UNREADABLE = (
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises on damaged files."""
 
 
-def list_images(folder: str | Path, *, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
+def list_files(folder: Path) -> list[Path]:
+    """Return the files under ``folder`` and its subfolders, sorted, without hidden ones and litter
+    such as ``__MACOSX``."""
+
+    def is_own(path: Path) -> bool:
+        parts = path.relative_to(folder).parts
+        return not any(part.startswith(".") or part in _LITTER for part in parts)
+
+    return sorted(p for p in folder.rglob("*") if is_own(p) and p.is_file())
+
+
+def list_images(folder: str | Path, *, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Return the image files under a folder, sorted, or the one file named.
 
     Args:
@@ -42,7 +70,7 @@ def list_images(folder: str | Path, *, suffixes: frozenset[str] = SUFFIXES) -> l
     if not root.exists():
         raise ImageError(f"{root}", "no such file or folder", "check the path")
 
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+    found = [p for p in list_files(root) if p.suffix.lower() in suffixes]
     if not found:
         raise ImageError(
             f"{root}",
@@ -90,24 +118,123 @@ def decode_rgba(data: bytes, name: str) -> Array:
         ImageError: The data are empty, truncated, over 200 megapixels, or no image.
     """
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise ImageError(
-                    name, f"{opened.width}x{opened.height} is over {MAX_PIXELS} px", "scale it down"
-                )
+        with open_picture(data, name) as opened:
             opened.load()
-            return np.asarray(_to_srgb(ImageOps.exif_transpose(opened)), dtype=np.uint8).copy()
-    except ImageError:
-        raise
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
-        reason = f"not a readable image ({error})" if data else "empty file"
-        raise ImageError(name, reason, "replace or remove the file") from error
+            return np.asarray(to_srgb(opened), dtype=np.uint8).copy()
+    except ImageError as error:
+        raise error if error.value == name else ImageError(name, f"{error}") from error
+    except _UNREADABLE as error:
+        raise _unreadable(data, name, error) from error
+
+
+def open_picture(data: bytes, name: str) -> Image.Image:
+    """Open the bytes of an image file; its pixels are not decoded yet.
+
+    Args:
+        data: Content of the file.
+        name: Name of the file in errors.
+
+    Returns:
+        The image as stored, to be closed by the caller.
+
+    Raises:
+        ImageError: The data are empty, over 200 megapixels, no image, or a HEIC file where the
+            package pillow-heif is missing.
+    """
+    if _is_heif(data) or Path(name).suffix.lower() in HEIF_SUFFIXES:
+        register_heif(name)
+    try:
+        opened = Image.open(io.BytesIO(data))
+    except _UNREADABLE as error:
+        raise _unreadable(data, name, error) from error
+    if opened.width * opened.height > MAX_PIXELS:
+        size = f"{opened.width}x{opened.height}"
+        opened.close()
+        raise ImageError(name, f"{size} is over {MAX_PIXELS} px", "scale it down")
+    if opened.format == "PNG":
+        _match_key_to_depth(opened, bits=data[24])
+    return opened
+
+
+def register_heif(name: str) -> None:
+    """Enable reading of HEIC files.
+
+    Args:
+        name: Name of the file in errors.
+
+    Raises:
+        ImageError: The package pillow-heif is missing.
+    """
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise ImageError(
+            name, "HEIC needs the package pillow-heif", "pip install pillow-heif"
+        ) from error
+    register_heif_opener()
+
+
+def shown_size(data: bytes, name: str) -> tuple[int, int]:
+    """Return width and height of an image file as it is shown, from its header.
+
+    Args:
+        data: Content of the file.
+        name: Name of the file in errors.
+
+    Returns:
+        Width and height in px, with the EXIF orientation applied.
+
+    Raises:
+        ImageError: The data are no image.
+    """
+    with open_picture(data, name) as opened:
+        width, height = opened.size
+        sideways = opened.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
+    return (height, width) if sideways else (width, height)
+
+
+def picture_count(path: str | Path) -> int:
+    """Return how many pictures the file at ``path`` holds, such as the pages of a TIFF.
+
+    Previews and second views that cameras store behind a JPEG are not counted, and what cannot be
+    read counts as one.
+    """
+    try:
+        with open_picture(Path(path).read_bytes(), str(path)) as opened:
+            return 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", 1))
+    except (ImageError, *_UNREADABLE):
+        return 1
+
+
+def read_rgb(path: str | Path, *, svg_px: int = 512) -> Array:
+    """Read an image file as :func:`read_rgba` does, and lay it on white where it is transparent.
+
+    Args:
+        path: File of a supported format, SVG among them.
+        svg_px: Width in px that an SVG is rasterized to.
+
+    Returns:
+        Pixels (h, w, 3) uint8.
+
+    Raises:
+        ImageError: The file is missing, truncated, empty or no image.
+    """
+    return lay_on_white(read_rgba(path, svg_px=svg_px))
+
+
+def lay_on_white(rgba: Array) -> Array:
+    """Return pixels (h, w, 4) uint8 as (h, w, 3), laid on white where they are transparent.
+
+    Example:
+        >>> lay_on_white(np.array([[[0, 0, 0, 0], [9, 9, 9, 255]]], np.uint8)).tolist()
+        [[[255, 255, 255], [9, 9, 9]]]
+    """
+    alpha = rgba[..., 3:]
+    if bool((alpha == 255).all()):
+        return np.ascontiguousarray(rgba[..., :3])
+    share = alpha.astype(np.float32) / 255
+    laid = rgba[..., :3] * share + 255 * (1 - share)
+    return np.ascontiguousarray(laid.round().astype(np.uint8))
 
 
 def read_image(path: str | Path, *, background: float = 1.0, svg_px: int = 512) -> Tensor:
@@ -200,29 +327,87 @@ def stack(images: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(images))
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode -> RGBA in sRGB, honoring an embedded ICC profile and 16-bit grayscale."""
-    if image.mode in {"I;16", "I;16B", "I;16L", "I"}:
-        image = Image.fromarray(
-            (np.asarray(image, dtype=np.float64) / 257.0).clip(0, 255).astype(np.uint8)
-        )
-    elif image.mode == "F":
-        raise ImageError(
-            "mode F (floating point)", "8- or 16-bit images are read", "convert it to PNG first"
-        )
+def to_srgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as RGBA in sRGB, upright.
+
+    Its EXIF orientation, ICC profile, transparency and 16-bit depth are honored.
+
+    Args:
+        image: Image as Pillow opened it.
+
+    Returns:
+        Image of mode RGBA.
+
+    Raises:
+        ImageError: It has floating point or 32-bit pixels.
+    """
+    image = ImageOps.exif_transpose(image)
+    alpha = _alpha_of(image)
+    plain = _without_alpha(image)
+
     profile = image.info.get("icc_profile")
-    if profile and image.mode in {"RGB", "RGBA", "CMYK", "L"}:
-        alpha = image.getchannel("A") if image.mode == "RGBA" else None
-        plain = image.convert("RGB") if image.mode == "RGBA" else image
+    if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(
                 plain, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
             )
+            plain = plain if converted is None else converted
         except (ImageCms.PyCMSError, OSError):
-            converted = plain.convert("RGB")
-        image = converted if converted is not None else plain.convert("RGB")
-        if alpha is not None:
-            image.putalpha(alpha)
+            pass  # a damaged profile, or one of another color space: the pixels as they are
 
-    return image.convert("RGBA")
+    rgba = plain.convert("RGB").convert("RGBA")
+    if alpha is not None:
+        rgba.putalpha(alpha)
+    return rgba
+
+
+def _alpha_of(image: Image.Image) -> Image.Image | None:
+    """Return the opacity of an image as mode L, or None where it is opaque."""
+    if image.mode in {"RGBA", "RGBa", "LA", "La", "PA"}:
+        return image.getchannel("A")
+    key = image.info.get("transparency")
+    if key is None:
+        return None
+    if image.mode.startswith("I"):
+        return Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
+    return image.convert("RGBA").getchannel("A")
+
+
+def _match_key_to_depth(image: Image.Image, bits: int) -> None:
+    """Bring the transparent color that a PNG names at its own depth to Pillow's 8 bits."""
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and bits == 16 and key is not None:
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    elif image.mode == "L" and bits < 8 and key is not None:
+        image.info["transparency"] = key * 255 // (2**bits - 1)
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """Return the colors of an image at 8 bits a channel, of mode L, RGB or CMYK."""
+    if image.mode in {"I;16", "I;16B", "I;16L", "I;16N", "I"}:
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError(
+                "32-bit integer pixels", "8- or 16-bit images are read", "convert it to PNG first"
+            )
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ImageError(
+            "mode F (floating point)", "8- or 16-bit images are read", "convert it to PNG first"
+        )
+    if image.mode in {"LA", "La", "1"}:
+        return image.convert("LA").convert("L") if image.mode == "La" else image.convert("L")
+    if image.mode in {"L", "RGB", "CMYK"}:
+        return image
+    return (image.convert("RGBA") if image.mode == "RGBa" else image).convert("RGB")
+
+
+def _is_heif(data: bytes) -> bool:
+    """Return whether ``data`` begin as a HEIC file does, whatever its name."""
+    return data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"hevc", b"mif1", b"msf1"}
+
+
+def _unreadable(data: bytes, name: str, error: Exception) -> ImageError:
+    reason = f"not a readable image ({error})" if data else "empty file"
+    return ImageError(name, reason, "replace or remove the file")

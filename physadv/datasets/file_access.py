@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 from zlib import error as ZlibError
 
-from PIL import Image, UnidentifiedImageError
-
 from physadv.core.errors import DataError, ImageError
-from physadv.core.image_io import SUFFIXES, Array, decode_rgba
+from physadv.core.image_io import IMAGE_SUFFIXES, Array, decode_rgba, lay_on_white, shown_size
 
 MAX_MEMBER_BYTES = 1 << 30
 
@@ -27,10 +24,10 @@ class FileSource(ABC):
         """Return the bytes of the file ``name``. Raises DataError where it cannot be read."""
 
     def image(self, name: str) -> Array:
-        """Return the image ``name`` as (h, w, 3) uint8 sRGB. Raises DataError where it is truncated
-        or no image."""
+        """Return the image ``name`` as (h, w, 3) uint8 sRGB, on white where it is transparent.
+        Raises DataError where it is truncated or no image."""
         try:
-            return decode_rgba(self.read(name), f"{self.path}: {name}")[..., :3]
+            return lay_on_white(decode_rgba(self.read(name), f"{self.path}: {name}"))
         except ImageError as error:
             raise DataError(error.value, error.limit, error.remedy) from error
 
@@ -38,23 +35,13 @@ class FileSource(ABC):
         """Return width and height of the image ``name`` from its header. Raises DataError where it
         is no image."""
         try:
-            with Image.open(io.BytesIO(self.read(name))) as opened:
-                return opened.size
-        except (
-            UnidentifiedImageError,
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:
-            where = f"{self.path}: {name}"
-            raise DataError(
-                where, f"not a readable image ({error})", "replace or remove the file"
-            ) from error
+            return shown_size(self.read(name), f"{self.path}: {name}")
+        except ImageError as error:
+            raise DataError(error.value, error.limit, error.remedy) from error
 
     def images(self) -> list[str]:
         """Return the names of all image files, sorted."""
-        return [n for n in self.names if PurePosixPath(n).suffix.lower() in SUFFIXES]
+        return [n for n in self.names if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES]
 
 
 class FolderSource(FileSource):

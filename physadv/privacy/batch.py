@@ -16,7 +16,7 @@ from physadv.core.files import sha256_of, write_bytes
 from physadv.core.image_io import Array, list_images
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.core.tables import convert_value, read_table
-from physadv.privacy.photo_io.photo import SUFFIXES, encode_photo, output_name, read_photo
+from physadv.privacy.photo_io.photo import encode_photo, output_name, read_photo
 
 MANIFEST = "cloak-manifest.jsonl"
 SETTINGS = "cloak-settings.json"
@@ -95,7 +95,7 @@ def plan_jobs(source: str | Path, out: str | Path | None = None) -> tuple[list[P
             f"--out {target}", "lies among the originals", "Name a folder outside of them"
         )
 
-    paths = [p for p in list_images(root, suffixes=SUFFIXES) if not p.name.startswith(".")]
+    paths = list_images(root)
     return [
         PhotoJob(p, target / p.relative_to(folder), str(p.relative_to(folder))) for p in paths
     ], target

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from physadv.attacks.gradient import fgsm, pgd
 from physadv.core.errors import DataError, OptionError
-from physadv.core.image_io import Array, list_images, read_rgba, to_tensor
+from physadv.core.image_io import Array, list_images, read_rgb, to_tensor
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.progress_log import claim_folder
@@ -89,7 +89,7 @@ def run_photographed(
     yield len(done), len(files)
     for number, file in enumerate(files):
         if file.name not in done:
-            picture = _square(read_rgba(file)[..., :3], config.picture_size)
+            picture = _square(read_rgb(file), config.picture_size)
             fresh = _picture_rows(config, ways, model, picture, file.name, number)
             append_rows(folder / ROWS, fresh)
         yield number + 1, len(files)

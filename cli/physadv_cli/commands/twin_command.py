@@ -165,6 +165,6 @@ def _signs(path: Path, patch: PatchBundle) -> tuple[list[PhotoScene], list[SignF
 
 
 def _backgrounds(folder: Path) -> list[Array]:
-    from physadv.core.image_io import list_images, read_rgba
+    from physadv.core.image_io import list_images, read_rgb
 
-    return [read_rgba(path)[..., :3] for path in list_images(folder)[:200]]
+    return [read_rgb(path) for path in list_images(folder)[:200]]

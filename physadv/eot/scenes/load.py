@@ -10,7 +10,14 @@ from typing import TypeVar
 import numpy as np
 
 from physadv.core.errors import DataError, ImageError
-from physadv.core.image_io import SUFFIXES, Array, list_images, read_rgba
+from physadv.core.image_io import (
+    IMAGE_SUFFIXES,
+    Array,
+    lay_on_white,
+    list_images,
+    read_rgb,
+    read_rgba,
+)
 from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
@@ -180,7 +187,7 @@ def read_signs(
     if path.suffix.lower() == ".zip" or any(path.glob("**/GT-*.csv")):
         return _read_gtsrb(path), [], []
 
-    files = list_images(path, suffixes=SUFFIXES | {".svg"})
+    files = list_images(path, suffixes=IMAGE_SUFFIXES | {".svg"})
     boxes_file = boxes or (path if path.is_dir() else path.parent) / BOXES_FILE
     if boxes is not None and not boxes.is_file():
         raise DataError(f"'{boxes}' does not exist", "Boxes are a CSV file", "Check the path")
@@ -202,10 +209,10 @@ def read_signs(
             faces.append(SignFace(file.stem, _crop_to_square(rgba), 1.0))
             continue
 
-        located = corners_by_file.get(file.name) or find_signs(rgba[..., :3])
+        located = corners_by_file.get(file.name) or find_signs(lay_on_white(rgba))
         if not located:
             notes.append(f"skipped: no sign found in {file.name}; name its box in {BOXES_FILE}")
-        photos += [PhotoSign(rgba[..., :3], corners, file.name) for corners in located]
+        photos += [PhotoSign(lay_on_white(rgba), corners, file.name) for corners in located]
 
     if photos and faces:
         notes.append(f"{len(faces)} drawings left out beside photos")
@@ -271,7 +278,7 @@ def _background_pools(
         return pools, "backgrounds made by code"
 
     files = list_images(folder)
-    pictures = [read_rgba(file)[..., :3] for file in files[:_MOST_BACKGROUNDS]]
+    pictures = [read_rgb(file) for file in files[:_MOST_BACKGROUNDS]]
     split = split_parts(pictures, [file.name for file in files[:_MOST_BACKGROUNDS]], seed)
     if not all(split):
         return [pictures] * 3, f"{len(files)} backgrounds: too few to hold any out"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from physadv.core.errors import DataError, ImageError
-from physadv.core.image_io import Array, list_images, read_rgba
+from physadv.core.image_io import Array, list_images, read_rgb
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.sign_framing import (
@@ -276,7 +276,7 @@ def read_photos(folder: Path, shorter_px: int) -> tuple[list[ScenePhoto], list[s
     photos, notes = [], []
     for file in list_images(folder):
         try:
-            image = read_rgba(file)[..., :3]
+            image = read_rgb(file)
         except ImageError as error:
             notes.append(f"skipped: {error}")
             continue

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from physadv.core.errors import ImageError, PhysadvError
-from physadv.core.image_io import Array, list_images
+from physadv.core.image_io import IMAGE_SUFFIXES, Array, list_images
 from physadv.models.faces.face_detection import DetectedFace, FaceFinder, find_faces
-from physadv.privacy.photo_io.photo import SUFFIXES, read_photo
+from physadv.privacy.photo_io.photo import read_photo
 
 # What other tools add to a name: photo_cloaked.png, photo_high_cloaked.png, photo_attacked.png,
 # photo.jpg.png
@@ -77,7 +77,7 @@ def match_files(
         ImageError: There is nothing to compare.
     """
     root = Path(originals)
-    keys = {p: _key(p, root) for p in list_images(root, suffixes=SUFFIXES)}
+    keys = {p: _key(p, root) for p in list_images(root)}
     folders = (
         {p.relative_to(root).parts[0] for p in keys if len(p.relative_to(root).parts) > 1}
         if root.is_dir()
@@ -89,7 +89,7 @@ def match_files(
         cloaked_root = Path(cloaked)
         copies = {
             _key(p, cloaked_root): p
-            for p in list_images(cloaked_root, suffixes=SUFFIXES)
+            for p in list_images(cloaked_root)
             if not p.name.startswith(".")
         }
 
@@ -112,7 +112,7 @@ def _key(path: Path, root: Path) -> str:
     """The relative name without suffixes and without what tools add to it."""
     relative = path.relative_to(root) if root.is_dir() else Path(path.name)
     stem = relative.name
-    while Path(stem).suffix.lower() in SUFFIXES:
+    while Path(stem).suffix.lower() in IMAGE_SUFFIXES:
         stem = Path(stem).stem
     return str(relative.with_name(_ADDED.sub("", stem))).casefold()
 

@@ -18,12 +18,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from physadv.core.errors import ImageError
 from physadv.core.files import write_bytes
-from physadv.core.image_io import MAX_PIXELS, Array
+from physadv.core.image_io import HEIF_SUFFIXES, MAX_PIXELS, Array, register_heif
 from physadv.privacy.photo_io import metadata, sixteen_bit
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif"}
-)
 _REFUSED = {
     "CMYK": "CMYK is for print; its way back to screen colors is not ours to choose",
     "LAB": "Lab is not a photo's color space",
@@ -70,8 +67,8 @@ def read_photo(path: str | Path) -> LoadedPhoto:
         ImageError: The file is damaged or of a kind that is not supported; the message names which.
     """
     file = Path(path)
-    if file.suffix.lower() in {".heic", ".heif"}:
-        _need_heif(file)
+    if file.suffix.lower() in HEIF_SUFFIXES:
+        register_heif(f"{file}")
 
     data = _bytes_of(file)
 
@@ -276,13 +273,3 @@ def _bytes_of(file: Path) -> bytes:
         raise ImageError(
             f"{file}", f"cannot be read ({error.strerror})", "Check the path and the rights"
         ) from error
-
-
-def _need_heif(file: Path) -> None:
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError as error:
-        raise ImageError(
-            f"{file}", "HEIC needs the package pillow-heif", "pip install pillow-heif"
-        ) from error
-    register_heif_opener()

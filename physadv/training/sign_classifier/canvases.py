@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from physadv.core.image_io import Array, list_images, read_rgba
+from physadv.core.image_io import Array, list_images, read_rgb
 from physadv.core.sign_artwork import octagon_mm, sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.datasets.base import ImageDataset
@@ -157,7 +157,7 @@ def load_photos(folders: Sequence[Path], limit_px: int = PHOTO_PX) -> list[Array
 
     for folder in folders:
         for path in list_images(folder):
-            picture = np.ascontiguousarray(read_rgba(path)[..., :3])
+            picture = read_rgb(path)
             scale = limit_px / max(picture.shape[:2])
             if scale < 1:
                 size = (

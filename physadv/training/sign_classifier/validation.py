@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.errors import DataError
-from physadv.core.image_io import Array, list_images, read_rgba, to_tensor
+from physadv.core.image_io import Array, list_images, read_rgb, to_tensor
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.datasets.base import ImageDataset
@@ -150,7 +150,7 @@ def judge_stop_photos(
     rows = []
 
     for number, sign in enumerate(boxes):
-        picture = np.ascontiguousarray(read_rgba(Path(folder) / sign.file)[..., :3])
+        picture = read_rgb(Path(folder) / sign.file)
         rng = numpy_generator(seed, "judge", "stop-photos", number)
         predictions = predict_images(net, [sign_crop(picture, sign.box, rng) for _ in range(each)])
 
@@ -192,9 +192,7 @@ def named_photos(folders: Sequence[Path], leave_out: Sequence[str] = ()) -> list
     """Return every photo of ``folders`` with its name, except those whose file name is in
     ``leave_out``."""
     files = [p for folder in folders for p in list_images(folder) if p.name not in leave_out]
-    return [
-        (f"{p.parent.name}/{p.name}", np.ascontiguousarray(read_rgba(p)[..., :3])) for p in files
-    ]
+    return [(f"{p.parent.name}/{p.name}", read_rgb(p)) for p in files]
 
 
 def accuracy_rates(rows: Sequence[Row]) -> dict[str, dict[str, RateInterval | int]]:
