@@ -46,11 +46,9 @@ def load_model(
         return load_undefended_model(text, weights=weights, device=device)
 
     model = load_model(base, weights=weights, device=device)
-    return (
-        defend_model(model, defense).eval().requires_grad_(False).to(_model_device(model, device))
-    )
+    return defend_model(model, defense).eval().requires_grad_(False).to(_model_device(model))
 
 
-def _model_device(model: LoadedModel, fallback: str | torch.device) -> str | torch.device:
-    """Return the device that a model's parameters are on, or ``fallback`` where it has none."""
-    return next((parameter.device for parameter in model.parameters()), fallback)
+def _model_device(model: LoadedModel) -> str | torch.device:
+    """Return the device that a model's parameters and buffers are on; the CPU without any."""
+    return next((t.device for t in [*model.parameters(), *model.buffers()]), "cpu")
