@@ -34,10 +34,13 @@ def failure_of(model: Model, images: Tensor, error: BaseException) -> ModelError
             "float32 is needed, which attacks and gradients are computed in",
             "Call .float() on it, or save it anew in float32",
         )
+    gray = images.ndim == 4 and images.shape[1] == 3 and "to have 1 channels" in str(error)
     return ModelError(
         f"the model fails on images {tuple(images.shape)}",
         f"{type(error).__name__}: {reason_in(str(error))}",
-        "Set input_size, or wrap it so that it takes (b, 3, h, w) in [0, 1]",
+        "Wrap it by as_model(net, channels=1), as it takes gray images"
+        if gray
+        else "Set input_size, or wrap it so that it takes (b, 3, h, w) in [0, 1]",
     )
 
 

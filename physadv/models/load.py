@@ -194,6 +194,7 @@ def as_model(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     input_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
     task: Task = "classify",
     outputs: Outputs = "logits",
 ) -> LoadedModel:
@@ -210,6 +211,7 @@ def as_model(
         mean: Mean that is subtracted, one number or one a channel.
         std: Standard deviation that is divided by, one number or one a channel.
         input_size: Side, or height and width, in px that images are resized to; None for no resize.
+        channels: Channels of the images that it takes: 3, or 1 for gray images; None stands for 3.
         task: "classify" or "detect".
         outputs: "logits" or "probabilities" of a classifier.
 
@@ -227,9 +229,11 @@ def as_model(
     """
     if isinstance(module, LoadedModel):
         return module
+    _check_channels(channels, mean, std)
     table = {
         "classes": classes,
         "input_size": input_size,
+        "channels": channels,
         "task": task,
         "mean": mean,
         "std": std,
@@ -240,6 +244,18 @@ def as_model(
         {k: v for k, v in table.items() if v is not None},
         name or type(module).__name__,
     )
+
+
+def _check_channels(
+    channels: int | None, mean: float | Sequence[float] | None, std: float | Sequence[float] | None
+) -> None:
+    """Raise ModelError for a number of channels that images do not have, or a normalization of
+    another number."""
+    if channels not in (None, 1, 3):
+        raise ModelError(f"channels {channels!r}", "images have 1 or 3", "Give 1 for gray images")
+    for name, value in (("mean", mean), ("std", std)):
+        if channels == 1 and torch.as_tensor(0.0 if value is None else value).numel() > 1:
+            raise ModelError(f"{name} {value!r}", "gray images have one channel", "Give one number")
 
 
 def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> LoadedModel:

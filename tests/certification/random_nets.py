@@ -26,7 +26,7 @@ class RandomNet(nn.Module):
         self.draw = random.Random(seed)
         self.kinds = kinds or tuple(KINDS)
         self.rounds = False
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             self.layers = nn.ModuleList()
             self.steps: list[Step] = []

@@ -105,11 +105,13 @@ def test_linf_pays_the_root_of_the_dimension() -> None:
 
 def test_half_certifies_nothing() -> None:
     """No radius where the class probability is one half or less."""
-    assert (
-        GaussianNoise(1.0).radius(0.5, "l2", 4)
-        == LaplaceNoise(1.0).radius(0.3, "l1", 4)
-        == UniformNoise(1.0).radius(0.5, "l1", 4)
-    )
+    for p in (0.0, 0.3, 0.5):
+        assert GaussianNoise(1.0).radius(p, "l2", 4) == 0
+        assert LaplaceNoise(1.0).radius(p, "l1", 4) == 0
+        assert UniformNoise(1.0).radius(p, "l1", 4) == 0
+    assert GaussianNoise(1.0).radius(0.51, "l2", 4) > 0
+    assert LaplaceNoise(1.0).radius(0.51, "l1", 4) > 0
+    assert UniformNoise(1.0).radius(0.51, "l1", 4) > 0
 
 
 @pytest.mark.parametrize(

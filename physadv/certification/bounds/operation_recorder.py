@@ -35,6 +35,7 @@ from physadv.certification.bounds.layers import (
     ScaleLayer,
 )
 from physadv.core.errors import ModelError
+from physadv.models.failures import failure_of
 
 # Functions that read no values: they are run and leave no layer.
 _METADATA_NAMES = (
@@ -166,7 +167,7 @@ def record_layers(net: nn.Module, images: Tensor) -> LayerGraph:
         raise
     except Exception as error:
         # Scripted and compiled code wrap the refusal into errors of their own.
-        raise (recorder.refusal or _failed(net, images, error)) from error
+        raise (recorder.refusal or failure_of(net, images, error)) from error
     if recorder.refusal is not None:  # swallowed by the network itself
         raise recorder.refusal
     return LayerGraph(tuple(recorder.nodes_up_to(output)))
@@ -580,17 +581,6 @@ class _MemoryWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 "it runs in code that tracing cannot follow, such as a scripted function or a "
                 "custom one",
             )
-
-
-def _failed(net: nn.Module, images: Tensor, error: Exception) -> ModelError:
-    """Return the error that ``net`` itself fails on images of this shape."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    shape = " x ".join(str(n) for n in images.shape[1:])
-    return ModelError(
-        f"{type(net).__name__} fails on images of {shape}",
-        lines[0].strip().rstrip(".") if lines else type(error).__name__,
-        "Check that model and images belong together, their channels and size",
-    )
 
 
 def _written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

@@ -21,6 +21,7 @@ from physadv.certification.smoothing.noise import SmoothingNoise
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.random_streams import generator
 from physadv.core.types import Model
+from physadv.models.failures import failure_of
 
 UNIT = 16
 """Samples drawn from one named seed."""
@@ -142,7 +143,10 @@ class NoiseSampler:
     def _classify(self, noisy: Tensor) -> tuple[npt.NDArray[np.int64], int]:
         # Eval mode: a vote must not depend on the other images of its batch.
         with frozen_eval(cast(Classifier, self.model)), torch.no_grad():
-            logits = self.model(noisy)
+            try:
+                logits = self.model(noisy)
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                raise failure_of(self.model, noisy, error) from error
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ModelError(
                 "this model's output", "smoothing needs logits (b, classes)", "Use a classifier"
