@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.verify import METHODS, prepare_graph, verify_bounds
 from physadv.certification.smoothing.certify import ABSTAIN, certify_with_sampler
 from physadv.certification.smoothing.noise import noise_by_name
@@ -21,6 +22,9 @@ from physadv.threat.parsing import NormLike, parse_eps, parse_norm
 
 CertifiedModel = nn.Module | Callable[[Tensor], Tensor] | str | Path
 """A classifier, or what :func:`physadv.load_model` loads one by."""
+
+_CHECKED_IMAGES = 64
+"""Most images about which a graph is compared with its network."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +164,8 @@ def certify_bounds(
 ) -> BoundCertificates:
     """Certify images by bounds on a model's margins over balls around them.
 
-    Bounds hold for the model in evaluation mode and for images in [0, 1]. They are computed in
-    floating point, exact up to its rounding.
+    Bounds hold for the model in evaluation mode and for images in [0, 1]. What rounding of the
+    model may change is taken off a positive bound.
 
     Args:
         model: Module of supported layers, its name or its file: images to logits (b, classes).
@@ -211,7 +215,8 @@ def certify_bounds(
 
     order = parse_norm(norm)
     radius = parse_eps(eps, order)
-    graph = prepare_graph(net, tuple(pixels.shape[1:]))
+    ball = InputBall(pixels[:_CHECKED_IMAGES], radius, order)
+    graph = prepare_graph(net, tuple(pixels.shape[1:]), ball=ball)
     parts = [
         verify_bounds(
             graph,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from physadv.certification.bounds.input_ball import NORMS
+from physadv.certification.bounds.input_ball import NORMS, InputBall
 from physadv.certification.bounds.verify import prepare_graph
 from physadv.certification.config import CertifyConfig
 from physadv.certification.smoothing.noise import noise_by_name
@@ -16,6 +17,13 @@ from physadv.core.lights import worst_light
 from physadv.core.rows import Row
 from physadv.datasets import read_dataset
 from physadv.defenses.load_model import load_model
+from physadv.evaluation.certificate_attack import (
+    BoundAttack,
+    CertificateAttack,
+    Counterexample,
+    PatchAttack,
+    SmoothingAttack,
+)
 from physadv.evaluation.certified_accuracy import (
     BoundCertifier,
     CertificationMethod,
@@ -35,6 +43,8 @@ from physadv.evaluation.progress_log import ProgressLog, claim_folder
 from physadv.evaluation.samples import EvaluationSamples, choose_samples
 from physadv.models.cards import LoadedModel, ModelCard
 
+_CHECKED_IMAGES = 64
+"""Most images of the data about which a graph is compared with its network."""
 _GAUSSIAN_ONE_SIGMA = 0.84134
 """Class probability that certifies a radius of one sigma under Gaussian noise."""
 
@@ -44,7 +54,8 @@ class CertificationTask:
     """One certification, ready to run: everything is loaded and checked, nothing is certified.
 
     ``radius`` is the radius by which images are counted, ``radii`` those of the table. ``facts``
-    identify the task; a folder may only be resumed by a task of the same facts.
+    identify the task; a folder may only be resumed by a task of the same facts. ``attack`` is tried
+    on each certificate; ``command`` is the command line of the task, for those that break.
 
     Example:
         >>> def certify_signs(data):  # a path to GTSRB
@@ -63,6 +74,8 @@ class CertificationTask:
     device: str
     card: ModelCard
     classes: int
+    attack: CertificateAttack | None = None
+    command: str = ""
 
     @classmethod
     def from_config(cls, config: CertifyConfig) -> CertificationTask:
@@ -111,6 +124,8 @@ class CertificationTask:
             device,
             model.card,
             count_classes(model, samples.images([0])),
+            method.attack if config.attack else None,
+            _command_line(config),
         )
 
     def claim(self, folder: Path) -> None:
@@ -130,9 +145,24 @@ class CertificationTask:
     ) -> Iterator[CertificationProgress]:
         """Certify every image that ``log`` has no row of yet, and yield after each group.
 
-        ``tick`` is called with the share of the present group that is finished.
+        ``tick`` is called with the share of the present group that is finished. A certificate that
+        breaks under attack is saved in the folder of ``log``, as broken-INDEX.npz.
         """
-        yield from certify_all(self.certifier, self.samples, log, device=self.device, tick=tick)
+        folder, facts, command = log.folder, self.facts, self.command
+
+        def save(example: Counterexample) -> None:
+            if folder is not None:
+                example.save(folder, facts, command)
+
+        yield from certify_all(
+            self.certifier,
+            self.samples,
+            log,
+            device=self.device,
+            tick=tick,
+            attack=self.attack,
+            report=save,
+        )
 
     def certified_share(self, log: ProgressLog) -> float:
         """Return the share of the rows of ``log`` that are right within the task's radius."""
@@ -152,6 +182,7 @@ class CertificationTask:
             "doubts": [finding.as_dict() for finding in findings],
             "light": worst_light(finding.light for finding in findings),
             "seconds": log.total("seconds"),
+            "attack_seconds": log.total("attack_seconds"),
             **self.facts,
             "device": self.device,
         }
@@ -172,17 +203,48 @@ class CertificationTask:
             )
             known = {finding.name for finding in findings}
             findings += [finding for finding in vote if finding.name not in known]
-        return findings
+        return [*_broken_findings(rows), *findings]
+
+
+def _broken_findings(rows: list[Row]) -> list[Finding]:
+    """The finding that certificates broke under attack; none where all held."""
+    broken = [str(row["image"]) for row in rows if row.get("broken")]
+    if not broken:
+        return []
+    attacked = sum("broken" in row for row in rows)
+    return [
+        Finding(
+            "certificate-broken",
+            f"{len(broken)} of {attacked} certificates broke under attack within their own radius "
+            f"({', '.join(broken[:3])}): the proof or its program is wrong",
+            "Believe none of them, and report the files broken-*.npz of this run",
+            "red",
+        )
+    ]
+
+
+def _command_line(config: CertifyConfig) -> str:
+    """The command line of ``config``: every setting that is not the default."""
+    words = ["physadv", "certify"]
+    for field in fields(config):
+        value, option = getattr(config, field.name), field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [] if value == field.default else [f"--{'' if value else 'no-'}{option}"]
+        elif value != field.default:
+            words += [f"--{option}", str(value)]
+    return shlex.join(words)
 
 
 @dataclass(frozen=True)
 class _PreparedMethod:
-    """A method with its settings, the radius it is judged by, the radii of its table, its facts."""
+    """A method with its settings, the radius it is judged by, the radii of its table, its facts,
+    and the attack on its certificates."""
 
     certifier: CertificationMethod
     radius: float
     radii: tuple[float, ...]
     facts: dict[str, Any]
+    attack: CertificateAttack
 
 
 def _prepare_smoothing(
@@ -221,7 +283,8 @@ def _prepare_smoothing(
         "alpha": config.alpha,
         "threat": f"{config.norm}:{radius:.4g}",
     }
-    return _PreparedMethod(certifier, radius, radii, facts)
+    attack = SmoothingAttack(certifier.sampler, norm=config.norm)
+    return _PreparedMethod(certifier, radius, radii, facts, attack)
 
 
 def _prepare_patch(
@@ -239,7 +302,11 @@ def _prepare_patch(
     size, patch = ("{} x {}".format(*pair) for pair in (certifier.size, certifier.defense.patch))
 
     return _PreparedMethod(
-        certifier, side, (0.0, side), {"threat": f"one patch of {patch} px in {size} px"}
+        certifier,
+        side,
+        (0.0, side),
+        {"threat": f"one patch of {patch} px in {size} px"},
+        PatchAttack(certifier.defense, certifier.size, seed=config.seed),
     )
 
 
@@ -259,7 +326,9 @@ def _prepare_bounds(
         )
 
     radii = sorted({radius, *curve_radii(config.curve, config.norm, radius)})
-    graph = prepare_graph(model, (samples.channels, *samples.size))
+    checked = samples.images(range(min(len(samples), _CHECKED_IMAGES)))
+    ball = InputBall(checked, radius, config.norm)
+    graph = prepare_graph(model, (samples.channels, *samples.size), ball=ball)
     certifier = BoundCertifier(
         graph,
         config.method,
@@ -273,4 +342,5 @@ def _prepare_bounds(
         "radii": ", ".join(f"{r:.6g}" for r in radii),
         "threat": f"{config.norm}:{config.threat.partition(':')[2].strip()}",
     }
-    return _PreparedMethod(certifier, radius, (0.0, *radii), facts)
+    attack = BoundAttack(model, norm=config.norm, main=radius, seed=config.seed)
+    return _PreparedMethod(certifier, radius, (0.0, *radii), facts, attack)

@@ -29,6 +29,11 @@ from physadv.core.errors import OptionError
 from physadv.core.rows import Row
 from physadv.core.types import Model
 from physadv.defenses.registry import certified_defense
+from physadv.evaluation.certificate_attack import (
+    CertificateAttack,
+    Counterexample,
+    is_attackable,
+)
 from physadv.evaluation.data import SampleSource
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import ProgressLog
@@ -292,6 +297,8 @@ def certify_all(
     *,
     device: str,
     tick: Tick,
+    attack: CertificateAttack | None = None,
+    report: Callable[[Counterexample], None] = lambda example: None,
 ) -> Iterator[CertificationProgress]:
     """Certify the samples that have no row yet, group by group.
 
@@ -301,6 +308,8 @@ def certify_all(
         ledger: Rows of this and earlier attempts, which grow.
         device: Device of the model.
         tick: Called with the share of a group's work done.
+        attack: Attack on the certificates; each row attacked says whether it is ``broken``.
+        report: Called with each certificate that broke, before its row is written.
 
     Yields:
         The progress after each group.
@@ -319,9 +328,31 @@ def certify_all(
             {"index": i, "image": samples.name(p), "label": samples.labels[p], **row}
             for i, p, row in zip(indices, group, rows, strict=True)
         ]
-        ledger.write(indices[0], "certify", named, seconds=seconds)
+        began = time.perf_counter()
+        if attack is not None:
+            named = _attacked(attack, images, named, indices, report)
+        spent = {"seconds": seconds, "attack_seconds": time.perf_counter() - began}
+        ledger.write(indices[0], "certify", named, **spent)
         done += len(group)
         yield CertificationProgress(done, len(samples))
+
+
+def _attacked(
+    attack: CertificateAttack,
+    images: Tensor,
+    rows: list[Row],
+    indices: Sequence[int],
+    report: Callable[[Counterexample], None],
+) -> list[Row]:
+    """Return ``rows`` with whether each certificate broke under ``attack``; report those."""
+    found = attack.counterexamples(images, rows, indices)
+    for example in found:
+        report(example)
+    broken = {example.index for example in found}
+    return [
+        {**row, "broken": index in broken} if is_attackable(row) else row
+        for index, row in zip(indices, rows, strict=True)
+    ]
 
 
 def is_certified(row: Row, radius: float) -> bool:
@@ -352,5 +383,7 @@ def summarize_certified(rows: Sequence[Row], radii: Sequence[float]) -> dict[str
         "abstained": sum(row["predicted"] < 0 for row in rows),
         "mean_radius": mean,
         "samples": sum(int(row.get("samples", 0)) for row in rows),
+        "attacked": sum("broken" in row for row in rows),
+        "broken": sum(bool(row.get("broken")) for row in rows),
         "curve": points,
     }

@@ -35,6 +35,9 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
     layers. Patch certificates are those of a defense in the model's name: no patch of its size,
     anywhere, changes the verdict.
 
+    Each certificate is attacked at its own radius. One that breaks is wrong: it is saved as
+    broken-INDEX.npz, and the command ends with exit code 1. --no-attack leaves this out.
+
     Example: physadv certify --model signs --data gtsrb.zip --sigma 0.25 --threat l2:0.25 --limit
     100
 
@@ -67,6 +70,8 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
         result["report"] = str(report)
     print_findings(result["doubts"])
     run.finish(result, _summary(result, stopped=stopped))
+    if result["broken"]:
+        raise SystemExit(1)
     if stopped:
         raise SystemExit(130)
 
@@ -125,6 +130,8 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
         points = (f"{p['radius']:.3g}: {p['rate']:.1%}" for p in result["curve"])
         lines += [f"over the radius     {', '.join(points)}"]
 
+    if result["attacked"]:
+        lines += [f"certified and broken {result['broken']} of {result['attacked']}"]
     if result["samples"] and certified.n:
         lines += [f"{result['samples'] / certified.n:.0f} noisy images each"]
     return "\n".join([*lines, f"{result['seconds']:.1f} s; rows and report in {result['out']}"])
