@@ -14,7 +14,7 @@ import torch
 from physadv.core.errors import DataError, OptionError
 from physadv.core.image_io import to_tensor
 from physadv.core.types import Detections, Prediction
-from physadv.eot.scenes.find_signs import BOXES_FILE, read_boxes
+from physadv.eot.scenes.find_signs import BOXES_FILE, Box, read_boxes
 from physadv.eot.scenes.load import SceneSources, split_parts
 from physadv.eot.scenes.photos import OnObjects, PatchAnywhere, PatchPose, ScenePhoto, read_photos
 from physadv.eot.scenes.sign_framing import Float
@@ -209,8 +209,8 @@ def _boxed(
     table = boxes or folder / BOXES_FILE
     name = model.card.class_name(goal.true_class)
     if table.is_file():
-        corners = read_boxes(table)
-        objects = [_rescaled_boxes(corners.get(photo.group, []), photo) for photo in photos]
+        boxes_by_file = read_boxes(table)
+        objects = [_rescaled_boxes(boxes_by_file.get(photo.group, []), photo) for photo in photos]
         notes = [f"boxes from {table.name}"]
     elif boxes is not None:
         raise DataError(f'"{boxes}" does not exist', "Boxes are a CSV file", "Check the path")
@@ -242,14 +242,14 @@ def _boxed(
     return usable, notes
 
 
-def _rescaled_boxes(corners: Sequence[Float], photo: ScenePhoto) -> Float:
-    """Boxes (n, 4) in px of ``photo``, from corners in px of its file."""
-    if not corners:
+def _rescaled_boxes(boxes: Sequence[Box], photo: ScenePhoto) -> Float:
+    """Boxes (n, 4) in px of ``photo``, from ``boxes`` in px of its file."""
+    if not boxes:
         return np.zeros((0, 4))
     size = (photo.image.shape[1], photo.image.shape[0])
-    factor = np.tile(np.array(size) / np.array(photo.file_size or size), 2)
-    boxes = np.array([[*points.min(0), *points.max(0)] for points in corners])
-    return np.asarray(boxes * factor, np.float64)
+    factor = np.array(size) / np.array(photo.file_size or size)
+    ends = np.array(boxes).reshape(-1, 2, 2) * factor
+    return np.asarray(np.concatenate([ends.min(1), ends.max(1)], 1), np.float64)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -74,17 +73,13 @@ def load_sign_sources(
         return recognized_photos(model, goal, photos, config.sign_width_mm, size)
 
     return load_scene_sources(
-        _path(config.signs),
-        _path(config.backgrounds),
+        config.signs,
+        config.backgrounds,
         width_mm=config.sign_width_mm,
         seed=config.seed,
         accept=accept,
-        boxes=_path(config.boxes),
+        boxes=config.boxes,
     )
-
-
-def _path(name: str | None) -> Path | None:
-    return None if name is None else Path(name)
 
 
 @torch.no_grad()

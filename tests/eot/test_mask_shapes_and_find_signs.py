@@ -115,10 +115,10 @@ def test_most_signs_of_real_photos_are_found(shared_data: Path) -> None:
 
 
 def test_boxes_file_is_read_and_its_errors_name_the_line(tmp_path: Path) -> None:
-    """boxes.csv gives corners; a missing column and a bad number are named."""
+    """boxes.csv gives boxes; a missing column and a bad number are named."""
     good = tmp_path / "boxes.csv"
     good.write_text("file,x0,y0,x1,y1\na.jpg,1,2,11,12\n")
-    assert read_boxes(good)["a.jpg"][0].tolist() == [[1, 2], [11, 2], [11, 12], [1, 12]]
+    assert read_boxes(good)["a.jpg"][0].tolist() == [1, 2, 11, 12]
     good.write_text("file,x0,y0,x1\na.jpg,1,2,11\n")
     with pytest.raises(DataError, match="y1"):
         read_boxes(good)

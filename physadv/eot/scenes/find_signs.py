@@ -15,7 +15,10 @@ from physadv.core.sign_artwork import octagon_mm
 
 BOXES_FILE = "boxes.csv"
 """Name of the file of boxes beside a folder's photos."""
+Box = npt.NDArray[np.float32]
+"""(4,) edges x0, y0, x1, y1 in px."""
 Corners = npt.NDArray[np.float32]
+"""(4, 2) corners in px, clockwise from the upper left."""
 
 _PERSPECTIVE_FROM_PX = 120
 """Width of a sign from which its perspective can be measured."""
@@ -41,13 +44,13 @@ def box_corners(x0: float, y0: float, x1: float, y1: float) -> Corners:
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float32)
 
 
-def read_boxes(path: Path) -> dict[str, list[Corners]]:
+def read_boxes(path: Path) -> dict[str, list[Box]]:
     """Return boxes by file name from a CSV at ``path`` with the columns file, x0, y0, x1, y1 (px).
 
     Raises:
         DataError: A missing column, or a line without numbers; the error names the line.
     """
-    boxes: dict[str, list[Corners]] = {}
+    boxes: dict[str, list[Box]] = {}
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         needed = {"file", "x0", "y0", "x1", "y1"}
@@ -60,12 +63,12 @@ def read_boxes(path: Path) -> dict[str, list[Corners]]:
 
         for number, row in enumerate(reader, 2):
             try:
-                corners = box_corners(*(float(row[key]) for key in ("x0", "y0", "x1", "y1")))
+                edges = [float(row[key]) for key in ("x0", "y0", "x1", "y1")]
             except (TypeError, ValueError) as error:
                 raise DataError(
                     f"'{path}:{number}'", "x0, y0, x1, y1 must be numbers", "Correct the line"
                 ) from error
-            boxes.setdefault(row["file"], []).append(corners)
+            boxes.setdefault(row["file"], []).append(np.array(edges, np.float32))
     return boxes
 
 

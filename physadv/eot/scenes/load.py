@@ -15,14 +15,13 @@ from physadv.core.image_io import (
     Array,
     lay_on_white,
     list_images,
-    read_rgb,
     read_rgba,
 )
 from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.datasets import read_dataset
-from physadv.eot.scenes.find_signs import BOXES_FILE, box_corners, find_signs, read_boxes
+from physadv.eot.scenes.find_signs import BOXES_FILE, Box, box_corners, find_signs, read_boxes
 from physadv.eot.scenes.signs import DrawnScenes, MixedScenes, PhotoScenes, PhotoSign, SceneSource
 
 _Item = TypeVar("_Item")
@@ -54,13 +53,13 @@ class SceneSources:
 
 
 def load_scene_sources(
-    signs: Path | None,
-    backgrounds: Path | None,
+    signs: str | Path | None,
+    backgrounds: str | Path | None,
     *,
     width_mm: float,
     seed: int,
     accept: Callable[[Sequence[PhotoSign]], Sequence[bool]] | None = None,
-    boxes: Path | None = None,
+    boxes: str | Path | None = None,
 ) -> SceneSources:
     """Read signs and backgrounds and split them by photo.
 
@@ -168,7 +167,7 @@ def _photo_count(signs: Sequence[PhotoSign]) -> int:
 
 
 def read_signs(
-    path: Path, boxes: Path | None = None
+    path: str | Path, boxes: str | Path | None = None
 ) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
     """Read photos and drawings of signs.
 
@@ -184,35 +183,26 @@ def read_signs(
         ImageError: The only file cannot be read.
         DataError: No picture shows a sign, or the file ``boxes`` does not exist.
     """
-    if path.suffix.lower() == ".zip" or any(path.glob("**/GT-*.csv")):
-        return _read_gtsrb(path), [], []
-
-    files = list_images(path, suffixes=IMAGE_SUFFIXES | {".svg"})
-    boxes_file = boxes or (path if path.is_dir() else path.parent) / BOXES_FILE
-    if boxes is not None and not boxes.is_file():
-        raise DataError(f"'{boxes}' does not exist", "Boxes are a CSV file", "Check the path")
-    corners_by_file = read_boxes(boxes_file) if boxes_file.is_file() else {}
+    notes: list[str] = []
+    if Path(path).suffix.lower() == ".zip" or any(Path(path).glob("**/GT-*.csv")):
+        pictures = _read_gtsrb(path)
+    else:
+        pictures = _read_sign_files(path, boxes, notes)
 
     photos: list[PhotoSign] = []
-    faces: list[SignFace] = []
-    notes: list[str] = []
-    for file in files:
-        try:
-            rgba = read_rgba(file)
-        except ImageError as error:
-            if len(files) == 1:
-                raise
-            notes.append(f"skipped: {error}")
+    for picture in pictures:
+        if picture.is_drawing:
             continue
-
-        if _is_drawing(file, rgba):
-            faces.append(SignFace(file.stem, _crop_to_square(rgba), 1.0))
-            continue
-
-        located = corners_by_file.get(file.name) or find_signs(lay_on_white(rgba))
+        image = lay_on_white(picture.pixels)
+        located = [box_corners(*box.tolist()) for box in picture.boxes] or find_signs(image)
         if not located:
-            notes.append(f"skipped: no sign found in {file.name}; name its box in {BOXES_FILE}")
-        photos += [PhotoSign(lay_on_white(rgba), corners, file.name) for corners in located]
+            notes.append(f"skipped: no sign found in {picture.name}; name its box in {BOXES_FILE}")
+        photos += [PhotoSign(image, corners, picture.name) for corners in located]
+    faces = [
+        SignFace(Path(picture.name).stem, _crop_to_square(picture.pixels), 1.0)
+        for picture in pictures
+        if picture.is_drawing
+    ]
 
     if photos and faces:
         notes.append(f"{len(faces)} drawings left out beside photos")
@@ -225,10 +215,65 @@ def read_signs(
     return photos, faces, notes
 
 
-def _read_gtsrb(path: Path, label: int = _STOP_SIGN, most: int = 1500) -> list[PhotoSign]:
+@dataclass(frozen=True)
+class _SignPicture:
+    """One picture of a user's folder of signs.
+
+    Args:
+        name: Name of its file, or of the track that its frame is of.
+        pixels: (h, w, 3) uint8, or (h, w, 4) with alpha.
+        boxes: Known boxes of the signs in it; empty where they have to be located.
+        is_drawing: Whether it is a drawing of a sign's face rather than a photo.
+    """
+
+    name: str
+    pixels: Array
+    boxes: Sequence[Box] = ()
+    is_drawing: bool = False
+
+
+def _read_sign_files(
+    path: str | Path, boxes: str | Path | None, notes: list[str]
+) -> list[_SignPicture]:
+    """Read photos and drawings with the boxes named or beside them; ``notes`` takes the skipped."""
+    beside = Path(path) if Path(path).is_dir() else Path(path).parent
+    boxes_file = Path(boxes or beside / BOXES_FILE)
+    if boxes is not None and not boxes_file.is_file():
+        raise DataError(f"'{boxes}' does not exist", "Boxes are a CSV file", "Check the path")
+    boxes_by_file = read_boxes(boxes_file) if boxes_file.is_file() else {}
+    return [
+        _SignPicture(file.name, rgba, boxes_by_file.get(file.name, ()), _is_drawing(file, rgba))
+        for file, rgba in _read_pictures(path, suffixes=IMAGE_SUFFIXES | {".svg"}, skipped=notes)
+    ]
+
+
+def _read_pictures(
+    path: str | Path,
+    *,
+    suffixes: frozenset[str] = IMAGE_SUFFIXES,
+    most: int | None = None,
+    skipped: list[str] | None = None,
+) -> list[tuple[Path, Array]]:
+    """The image files under ``path``, at most ``most``, and their pixels (h, w, 4).
+
+    Files that cannot be read are noted in ``skipped``, where it is given and others can be.
+    """
+    files = list_images(path, suffixes=suffixes)[:most]
+    pictures = []
+    for file in files:
+        try:
+            pictures.append((file, read_rgba(file)))
+        except ImageError as error:
+            if skipped is None or len(files) == 1:
+                raise
+            skipped.append(f"skipped: {error}")
+    return pictures
+
+
+def _read_gtsrb(path: str | Path, label: int = _STOP_SIGN, most: int = 1500) -> list[_SignPicture]:
     """Read stop signs of the tracks that the embedded model was not trained on.
 
-    The frames of a track are one group, so that they fall into one part.
+    The frames of a track have one name, so that they fall into one part.
     """
     dataset = read_dataset(path, split="test")
     chosen = np.flatnonzero(dataset.labels == label)[:most]
@@ -238,10 +283,7 @@ def _read_gtsrb(path: Path, label: int = _STOP_SIGN, most: int = 1500) -> list[P
             "Signs and their boxes are needed",
             "Use the official GTSRB layout",
         )
-    return [
-        PhotoSign(dataset.read(i), box_corners(*dataset.boxes[i].tolist()), dataset.groups[i])
-        for i in chosen
-    ]
+    return [_SignPicture(dataset.groups[i], dataset.read(i), [dataset.boxes[i]]) for i in chosen]
 
 
 def _is_drawing(file: Path, rgba: Array) -> bool:
@@ -264,7 +306,7 @@ def _crop_to_square(rgba: Array) -> Array:
 
 
 def _background_pools(
-    folder: Path | None, seed: int, count: int = 24
+    folder: str | Path | None, seed: int, count: int = 24
 ) -> tuple[list[list[Array]], str]:
     """Return the backgrounds of training, validation and test, and a note for the card.
 
@@ -277,12 +319,12 @@ def _background_pools(
         ]
         return pools, "backgrounds made by code"
 
-    files = list_images(folder)
-    pictures = [read_rgb(file) for file in files[:_MOST_BACKGROUNDS]]
-    split = split_parts(pictures, [file.name for file in files[:_MOST_BACKGROUNDS]], seed)
+    pictures = _read_pictures(folder, most=_MOST_BACKGROUNDS)
+    scenes = [lay_on_white(rgba) for _, rgba in pictures]
+    split = split_parts(scenes, [file.name for file, _ in pictures], seed)
     if not all(split):
-        return [pictures] * 3, f"{len(files)} backgrounds: too few to hold any out"
-    return list(split), f"{len(pictures)} backgrounds split by photo"
+        return [scenes] * 3, f"{len(scenes)} backgrounds: too few to hold any out"
+    return list(split), f"{len(scenes)} backgrounds split by photo"
 
 
 def split_parts(
