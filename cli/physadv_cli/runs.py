@@ -216,7 +216,8 @@ def open_run(
     """
     folder = out or default_folder(command)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_config(folder, {COMMAND_KEY: command, **plain(config)})
+    table = {COMMAND_KEY: command, **plain(config)}
+    _write_config(folder, table)
     write_json(
         folder / "environment.json",
         {

@@ -154,6 +154,21 @@ def looks_like_probabilities(logits: Tensor) -> bool:
     return inside and bool((logits.double().sum(1) - 1).abs().max() < 1e-3)
 
 
+@torch.no_grad()
+def require_logits(model: Model, images: Tensor) -> None:
+    """Raise ModelError where a classifier returns softmax probabilities for ``images``.
+
+    An optimization through another softmax would make next to no progress.
+    """
+    prediction = model(images)
+    if isinstance(prediction, Tensor) and looks_like_probabilities(prediction):
+        raise ModelError(
+            "The model returns softmax probabilities",
+            "Logits are needed",
+            'Return logits, or wrap it with as_model(..., outputs="probabilities")',
+        )
+
+
 def _scale(prediction: Prediction) -> str:
     if not isinstance(prediction, Tensor):
         return ""

@@ -10,8 +10,7 @@ from physadv.eot.mask_shapes import area_share
 from physadv.eot.scenes.load import SceneSources
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CardPlacement, ModelInfo, PatchCard, PatchInfo, PatchSize
-from physadv.patches.bundle_profiles import PROFILES, profile_checksums
-from physadv.patches.config import PatchConfig
+from physadv.patches.config import PROFILES, PatchConfig
 from physadv.patches.model_terms import ANYWHERE
 from physadv.patches.optimize import PatchMeasurement
 from physadv.patches.photo_sources import object_share, pose_of
@@ -57,7 +56,6 @@ def make_card(
     settings = {k: v for k, v in config.as_card_table().items() if v is not None}
     settings["device"] = str(task.device)
     copies = {name: f"{name}.json" for name in PROFILES if name in settings}
-    checksums = profile_checksums(settings)
     outcome = {"steps_done": steps_done, "score_threshold": task.goal.score_threshold}
     return PatchCard(
         patch=info,
@@ -65,7 +63,7 @@ def make_card(
         placement=_placement_of(config, task),
         victim=ModelInfo(model.card.name, model.card.task, model.card.sha256),
         eot=task.ranges.as_dict(),
-        optimisation={**settings, **copies, **checksums, **outcome},
+        optimisation={**settings, **copies, **config.profile_checksums(), **outcome},
         heldout=heldout_table(task.scene_sources, measured),
         versions={name: version(name) for name in _RECORDED_PACKAGES},
     )

@@ -9,6 +9,10 @@ from typing import Annotated, Any, ClassVar
 from physadv.core import shared_fields as shared
 from physadv.core.config import Config, ConfigField
 from physadv.core.errors import OptionError
+from physadv.core.files import sha256_of
+
+PROFILES = ("profile", "camera_profile")
+"""Fields that name a profile; a bundle keeps a copy of each as <field>.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +194,11 @@ class PatchConfig(Config):
             else:
                 table["victim" if field.name == "model" else field.name] = getattr(self, field.name)
         return table
+
+    def profile_checksums(self) -> dict[str, str]:
+        """Return the sha256 of every profile that is named, as <field>_sha256."""
+        paths = {"profile": self.profile, "camera_profile": self.camera_profile}
+        return {f"{name}_sha256": sha256_of(path) for name, path in paths.items() if path}
 
     @classmethod
     def from_card_table(cls, table: dict[str, Any]) -> PatchConfig:

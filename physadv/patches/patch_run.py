@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from physadv.core.errors import OptionError
+from physadv.core.files import atomic_path
 from physadv.core.random_streams import derive
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, write_bundle
-from physadv.patches.bundle_profiles import PROFILES, keep_profiles, profile_checksums
 from physadv.patches.card import make_card, rates_table
-from physadv.patches.config import PatchConfig
-from physadv.patches.configured_eot import configured_ranges
+from physadv.patches.config import PROFILES, PatchConfig
 from physadv.patches.optimize import (
     PatchMeasurement,
     PatchProgress,
@@ -27,7 +26,7 @@ from physadv.patches.optimize import (
 )
 from physadv.patches.preview import preview_picture
 from physadv.patches.resume import load_checkpoint, save_checkpoint
-from physadv.patches.task import PatchTask
+from physadv.patches.task import PatchTask, configured_ranges
 
 _REPORTED_ONLY = ("test_draws", "name", "device")
 """Fields that do not decide the optimization."""
@@ -124,7 +123,7 @@ class PatchRun:
             preview=preview_picture(self.task, best),
             rows=list(measured.rows),
         )
-        keep_profiles(asdict(self.config), self.out)
+        _keep_profiles(self.config, self.out)
         return bundle, measured
 
     def _further_models(self, best: Tensor) -> dict[str, Any]:
@@ -136,13 +135,22 @@ class PatchRun:
         return {"further_victims": tables} if tables else {}
 
 
+def _keep_profiles(config: PatchConfig, folder: Path) -> None:
+    """Copy the named profiles into the bundle, which can then be measured again anywhere."""
+    for name in PROFILES:
+        source, target = getattr(config, name), folder / f"{name}.json"
+        if source and Path(source).resolve() != target.resolve():
+            with atomic_path(target) as temporary:
+                shutil.copyfile(source, temporary)
+
+
 def checkpoint_key(config: PatchConfig) -> int:
     """Return the number that identifies the optimization of ``config``.
 
     A checkpoint is only resumed by the run of the same key. It depends on neither the device nor
     the names of profiles and range files, but on their contents.
     """
-    table = {**config.as_card_table(), "device": "cpu", **profile_checksums(asdict(config))}
+    table = {**config.as_card_table(), "device": "cpu", **config.profile_checksums()}
     ignored = {"test_draws", "name", "eot_ranges", *PROFILES}
     words = [f"{k}={v}" for k, v in table.items() if k not in ignored]
     if config.eot_ranges:
@@ -185,7 +193,7 @@ def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[
         if value is not None
     }
     profiles = {name: f"{name}.json" for name in PROFILES if name in current}
-    current |= profiles | profile_checksums(asdict(config))
+    current |= profiles | config.profile_checksums()
     ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold"}
     names = [key for key in (*current, *recorded) if key not in ignored]
     return [key for key in dict.fromkeys(names) if current.get(key) != recorded.get(key)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.cards import LoadedModel
 from physadv.models.load import is_built_in
 from physadv.patches.bundle import PatchBundle
-from physadv.patches.bundle_profiles import PROFILES, check_profiles
-from physadv.patches.config import PatchConfig
+from physadv.patches.config import PROFILES, PatchConfig
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.task import PatchTask
 
@@ -180,7 +179,7 @@ def verify_bundle(
     trusted = [chosen.get("model", "")]
     refuse_foreign_models(bundle, (config.model, *config.ensemble), named_by_user=trusted)
     config = locate_files(config, bundle, data)
-    check_profiles(asdict(config), bundle.card.optimisation, bundle.folder)
+    _check_profiles(bundle, config)
 
     task = PatchTask.from_config(config, ranges=_recorded_ranges(config, bundle))
     _check_weights(bundle, task.loaded_model)
@@ -196,6 +195,19 @@ def verify_bundle(
     else:
         agrees = claimed.low - 1e-9 <= now.rate <= claimed.high + 1e-9
     return VerifyOutcome(claimed, measured, agrees)
+
+
+def _check_profiles(bundle: PatchBundle, config: PatchConfig) -> None:
+    """Raise BundleError where a profile is not the one that the card records."""
+    for key, actual in config.profile_checksums().items():
+        recorded = bundle.card.optimisation.get(key)
+        if recorded and recorded != actual:
+            name = key.removesuffix("_sha256")
+            raise BundleError(
+                f'In "{bundle.folder}" the {name} has sha256 {actual[:12]}',
+                f"The card records {str(recorded)[:12]}",
+                "Restore the profile that it was made with, or make the patch again",
+            )
 
 
 def _check_weights(bundle: PatchBundle, model: LoadedModel) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from physadv.core.errors import ModelError, OptionError
+from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.types import Model
 from physadv.defenses.load_model import load_model
@@ -16,14 +16,15 @@ from physadv.eot.color_map import ColorMap
 from physadv.eot.mask_shapes import make_mask
 from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
+from physadv.eot.presets import eot_preset, is_import_path, pipeline_from, ranges_from_toml
+from physadv.eot.profiles import read_camera_profile, read_color_profile
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.load import SceneSources
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.signs import SceneSize, SceneSource
 from physadv.models.cards import LoadedModel
-from physadv.models.checks import check_model, looks_like_probabilities
+from physadv.models.checks import check_model, require_logits
 from physadv.patches.config import PatchConfig
-from physadv.patches.configured_eot import read_configured_eot
 from physadv.patches.model_terms import goal_for, scene_size_for
 from physadv.patches.photo_sources import load_photo_sources
 from physadv.patches.sign_sources import load_sign_sources, sticker_placement
@@ -111,7 +112,7 @@ class PatchTask:
         device = next((p.device for p in first.parameters()), torch.device("cpu"))
         goals = [goal_for(config, one) for one in models]
         size, own_size = scene_size_for(models), scene_size_for(models[:1])
-        eot = read_configured_eot(config, whole_frame=size.whole_frame, ranges=ranges)
+        drawn, colors, pipeline = _read_eot(config, ranges, whole_frame=size.whole_frame)
 
         mask = make_mask(
             config.mask, config.width_mm, config.height_mm, longest_px=config.resolution
@@ -135,16 +136,17 @@ class PatchTask:
             placement=placement,
             sign_width_mm=config.sign_width_mm,
             scene_size=size,
-            ranges=eot.ranges,
+            ranges=drawn,
             seed=config.seed,
             device=device,
             goals=goals,
             appearance=appearance,
-            colors=eot.colors,
-            pipeline=eot.pipeline,
+            colors=colors,
+            pipeline=pipeline,
         )
         probe = sample_scenes(task, task.scene_sources.train, 2, "probe").images.to(device)
-        notes = (*sources.notes, *_check_patchable(first, probe))
+        notes = (*sources.notes, *check_model(first, probe))
+        require_logits(first, probe)
         return replace(task, scene_sources=replace(sources, notes=notes))
 
     @property
@@ -176,6 +178,40 @@ def sample_scenes(task: PatchTask, source: SceneSource, count: int, *name: str |
     return source.sample(count, task.scene_size, task.ranges, stream)
 
 
+def configured_ranges(config: PatchConfig) -> EotRanges:
+    """Return the EOT ranges named in ``config``: a preset's, with those of its file over them.
+
+    Raises:
+        OptionError: The preset is unknown, or the file cannot be read or states no ranges.
+
+    Example:
+        >>> configured_ranges(PatchConfig(eot="brown")).roll_deg
+        (-45.0, 45.0)
+    """
+    preset = "default" if is_import_path(config.eot) else config.eot
+    ranges = eot_preset(preset)
+    return ranges if config.eot_ranges is None else ranges_from_toml(config.eot_ranges, ranges)
+
+
+def _read_eot(
+    config: PatchConfig, given: EotRanges | None, *, whole_frame: bool
+) -> tuple[EotRanges, ColorMap | None, Pipeline | None]:
+    """The ranges, colors and own pipeline of ``config``; ``given`` ranges are taken as they are."""
+    ranges = configured_ranges(config) if given is None else given
+    if given is None and config.camera_profile is not None:
+        camera = read_camera_profile(config.camera_profile)
+        ranges = camera.narrow_ranges(
+            ranges, sign_width_mm=config.sign_width_mm, whole_frame=whole_frame
+        )
+    colors = None if config.profile is None else read_color_profile(config.profile).color_map()
+    if not is_import_path(config.eot):
+        return ranges, colors, None
+
+    # An own pipeline decides the distances and angles of the scenes that it is given.
+    pipeline = pipeline_from(config.eot, ranges, colors=colors)
+    return replace(ranges, **pipeline.pose), colors, pipeline
+
+
 def _load_ensemble(config: PatchConfig, given: LoadedModel | None) -> list[LoadedModel]:
     """The model under attack, ``given`` or by name, and the further ones, all of one task."""
     first = given or load_model(config.model, weights=config.weights, device=config.device)
@@ -191,18 +227,3 @@ def _load_ensemble(config: PatchConfig, given: LoadedModel | None) -> list[Loade
             names, "An ensemble is of classifiers or of detectors", "Make a patch for each kind"
         )
     return models
-
-
-@torch.no_grad()
-def _check_patchable(model: LoadedModel, images: Tensor) -> list[str]:
-    """Warnings about a model; ModelError for one on which no patch can be optimized."""
-    with torch.enable_grad():
-        warnings = check_model(model, images)
-    prediction = model(images)
-    if isinstance(prediction, Tensor) and looks_like_probabilities(prediction):
-        raise ModelError(
-            "The model returns softmax probabilities",
-            "Logits are needed",
-            'Return logits, or wrap it with as_model(..., outputs="probabilities")',
-        )
-    return warnings
