@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError, PhysadvError, is_out_of_memory
@@ -145,6 +146,11 @@ class LoadedModel(nn.Module):
         super().__init__()
         self.net = net
         self.card = card
+
+    @property
+    def device(self) -> torch.device:
+        """Device of its parameters; the CPU where it has none."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     def forward(self, images: Tensor) -> Prediction:
         """Return logits (b, classes) of a classifier, or a detector's Detections in pixels of

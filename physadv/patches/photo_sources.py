@@ -255,14 +255,13 @@ def _rescaled_boxes(boxes: Sequence[Box], photo: ScenePhoto) -> Float:
 @torch.no_grad()
 def _predict(model: LoadedModel, photo: ScenePhoto, size: int) -> Prediction:
     """Prediction on a clean photo: stretched to a square for a detector, else its middle."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     image = to_tensor(photo.image)[None]
     if model.card.task == "classify":
         side = min(image.shape[-2:])
         y, x = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
         image = image[..., y : y + side, x : x + side]
 
-    prediction: Prediction = model(resize_images(image, size, size).to(device))
+    prediction: Prediction = model(resize_images(image, size, size).to(model.device))
     return prediction
 
 

@@ -102,13 +102,12 @@ def recognized_photos(
     Returns:
         Whether each sign is recognized.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     recognized = []
     for number, photo in enumerate(photos):
         scenes = PhotoScenes([photo], width_mm).sample(
             4, size, _MILD_VIEWS, numpy_generator(0, "accept", number)
         )
-        boxes = square_boxes(scenes.homography, width_mm, scenes.images.shape[-1]).to(device)
-        hits = goal.recognized(model(scenes.images.to(device)), boxes)
+        boxes = square_boxes(scenes.homography, width_mm, scenes.images.shape[-1]).to(model.device)
+        hits = goal.recognized(model(scenes.images.to(model.device)), boxes)
         recognized.append(bool(hits.float().mean() >= 0.5))
     return recognized

@@ -109,7 +109,6 @@ class PatchTask:
 
         models = _load_ensemble(config, model)
         first = models[0]
-        device = next((p.device for p in first.parameters()), torch.device("cpu"))
         goals = [goal_for(config, one) for one in models]
         size, own_size = scene_size_for(models), scene_size_for(models[:1])
         drawn, colors, pipeline = _read_eot(config, ranges, whole_frame=size.whole_frame)
@@ -138,13 +137,13 @@ class PatchTask:
             scene_size=size,
             ranges=drawn,
             seed=config.seed,
-            device=device,
+            device=first.device,
             goals=goals,
             appearance=appearance,
             colors=colors,
             pipeline=pipeline,
         )
-        probe = sample_scenes(task, task.scene_sources.train, 2, "probe").images.to(device)
+        probe = sample_scenes(task, task.scene_sources.train, 2, "probe").images.to(first.device)
         notes = (*sources.notes, *check_model(first, probe))
         require_logits(first, probe)
         return replace(task, scene_sources=replace(sources, notes=notes))
