@@ -10,8 +10,7 @@ from physadv.eot.mask_shapes import area_share
 from physadv.eot.scenes.load import SceneSources
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CardPlacement, ModelInfo, PatchCard, PatchInfo, PatchSize
-from physadv.patches.config import PROFILES, PatchConfig
-from physadv.patches.model_terms import ANYWHERE
+from physadv.patches.config import ANYWHERE, PROFILES, PatchConfig
 from physadv.patches.optimize import PatchMeasurement
 from physadv.patches.photo_sources import object_share, pose_of
 from physadv.patches.task import PatchTask

@@ -11,6 +11,8 @@ from physadv.core.config import Config, ConfigField
 from physadv.core.errors import OptionError
 from physadv.core.files import sha256_of
 
+ANYWHERE = "anywhere"
+"""Value of ``object`` for a patch that may lie anywhere in a photo."""
 PROFILES = ("profile", "camera_profile")
 """Fields that name a profile; a bundle keeps a copy of each as <field>.json."""
 

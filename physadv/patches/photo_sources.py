@@ -22,8 +22,7 @@ from physadv.eot.scenes.signs import SceneSize, SceneSource
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import Preprocessed, resize_images
 from physadv.models.detectors import non_maximum_suppression
-from physadv.patches.config import PatchConfig
-from physadv.patches.model_terms import ANYWHERE
+from physadv.patches.config import ANYWHERE, PatchConfig
 from physadv.threat.patch_goals import PatchGoal
 
 LABELS_FILE = "labels.csv"

@@ -13,11 +13,10 @@ from physadv.defenses.load_model import load_model
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import PatchBundle
 from physadv.patches.card import rates_table
-from physadv.patches.config import PatchConfig
-from physadv.patches.model_terms import ANYWHERE, goal_for, scene_size_for
+from physadv.patches.config import ANYWHERE, PatchConfig
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.reverify import config_from_bundle, locate_files, refuse_foreign_models
-from physadv.patches.task import PatchTask
+from physadv.patches.task import PatchTask, goal_for, scene_size_for
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from physadv.core.rows import read_rows
 from physadv.evaluation.metrics.detection import summarize_detection
 from physadv.patches.bundle import PatchBundle, read_bundle
 from physadv.patches.config import PatchConfig
-from physadv.patches.model_terms import class_name_for
 from physadv.patches.patch_run import PatchRun
 from physadv.patches.reverify import config_from_bundle, locate_files, verify_bundle
-from physadv.patches.task import PatchTask
+from physadv.patches.task import PatchTask, class_name_for
 from physadv.patches.transfer import transfer_matrix, transfer_table
 from physadv.threat.printability import in_palette, parse_palette
 
