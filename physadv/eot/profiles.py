@@ -14,7 +14,7 @@ import torch
 from physadv.core.errors import CalibrationError, GeometryError
 from physadv.core.files import write_json
 from physadv.core.tables import convert_value, read_table
-from physadv.eot.color_map import DEGREES, ColorMap, make_map, map_exponents
+from physadv.eot.color_map import DEGREES, ColorMap, make_map
 from physadv.eot.ranges import EotRanges
 from physadv.eot.transforms.lens_distortion import (
     CAMERA,
@@ -262,8 +262,10 @@ def read_color_profile(path: str | Path) -> ColorProfile:
         except ValueError as error:
             raise _damaged(path, f"the rows of {name} differ in length") from error
     sent = arrays["sent"]
+    # Monomials of r, g and b up to the map's degree.
+    terms = math.comb(DEGREES[measured.map] + 3, 3)
     shapes = {
-        "coefficients": (len(map_exponents(measured.map)), 3),
+        "coefficients": (terms, 3),
         "covariance": (3, 3),
         "seen": sent.shape,
     }
