@@ -15,6 +15,7 @@ from torch import Tensor
 
 from physadv.core.errors import ImageError
 from physadv.core.files import atomic_path
+from physadv.core.litter import is_litter
 
 Array = npt.NDArray[np.uint8]
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
@@ -25,8 +26,6 @@ IMAGE_SUFFIXES = HEIF_SUFFIXES | frozenset(
 )
 """Suffixes of the files in a folder that are read as images; a file named alone may have any."""
 MAX_PIXELS = 200_000_000
-_LITTER = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
-"""Files and folders that archivers, network drives and desktops add."""
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 _UNREADABLE = (
@@ -44,11 +43,8 @@ def list_files(folder: Path) -> list[Path]:
     """Return the files under ``folder`` and its subfolders, sorted, without hidden ones and litter
     such as ``__MACOSX``."""
 
-    def is_own(path: Path) -> bool:
-        parts = path.relative_to(folder).parts
-        return not any(part.startswith(".") or part in _LITTER for part in parts)
-
-    return sorted(p for p in folder.rglob("*") if is_own(p) and p.is_file())
+    own = (p for p in folder.rglob("*") if not is_litter(p.relative_to(folder).as_posix()))
+    return sorted(p for p in own if p.is_file())
 
 
 def list_images(folder: str | Path, *, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:

@@ -82,7 +82,14 @@ DataPath = Annotated[
         path=True,
     ),
 ]
-DataSplit = Annotated[str, ConfigField("Part of the data set, where it has parts.", "Data")]
+DataSplit = Annotated[
+    str,
+    ConfigField(
+        "Part of the data set, where it has parts: train, val, test or all.",
+        "Data",
+        completions=("train", "val", "test", "all"),
+    ),
+]
 LABELS_HELP = (
     "Classes of the data where their names are not the model's: a TOML file with lines such as "
     '"Give Way" = "yield", or in-order.'

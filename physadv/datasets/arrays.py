@@ -7,6 +7,7 @@ import io
 import re
 import struct
 import zipfile
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 from zlib import error as ZlibError
@@ -17,29 +18,46 @@ import numpy.typing as npt
 from physadv.core.errors import DataError
 from physadv.datasets.base import ImageDataset, in_memory
 from physadv.datasets.file_access import FileSource
+from physadv.datasets.left_out import left_out
+from physadv.datasets.parts import ALL, choose_parts, part_of, shown_parts
+from physadv.datasets.summary import DatasetSummary
 
-_IDX = re.compile(
-    r"(?P<part>.*?)[-_]?(?P<kind>images|labels)[-.]idx[13][-.]ubyte(\.gz)?$", re.IGNORECASE
-)
-_IMAGE_KEYS, _LABEL_KEYS = ("images", "x"), ("labels", "y")
-_PARTS = {"train": "train", "t10k": "test", "test": "test"}
+_IDX = re.compile(r"(?P<name>.*?)[-_.]?(?P<kind>images|labels)[-.]idx[13][-.]ubyte(\.gz)?$", re.I)
+_WHOLE = "whole"
+"""Name of the one part of a set whose file names or keys name none."""
+_KINDS = {
+    **dict.fromkeys(("images", "image", "imgs", "x", "data"), "images"),
+    **dict.fromkeys(("labels", "label", "targets", "target", "y"), "labels"),
+}
 
 
-def idx_files(source: FileSource) -> dict[str, dict[str, str]]:
-    """Return the idx files of a source by part and kind.
+@dataclass(frozen=True)
+class _Pair:
+    """Images and labels of one part, as they were found."""
+
+    images: npt.NDArray[Any]
+    labels: npt.NDArray[Any]
+
+
+def idx_files(source: FileSource) -> dict[str, dict[str, dict[str, str]]]:
+    """Return the idx files of a source by data set, by the set's own name of the part, and by kind.
 
     Args:
         source: Files of the data set.
 
     Returns:
-        File names by part, then by kind: ``{"train": {"images": name, "labels": name}}``.
+        File names: ``{"emnist-letters": {"train": {"images": name, "labels": name}}}``.
     """
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, dict[str, str]]] = {}
     for name in source.names:
-        match = _IDX.match(PurePosixPath(name).name)
+        path = PurePosixPath(name)
+        match = _IDX.match(path.name)
         if match:
-            part = match["part"].lower()
-            found.setdefault(_PARTS.get(part, part), {})[match["kind"].lower()] = name
+            words = match["name"].replace("_", "-").split("-")
+            part = words.pop() if part_of(words[-1]) else _WHOLE
+            data_set = str(path.parent / "-".join(words))
+            halves = found.setdefault(data_set, {}).setdefault(part, {})
+            halves.setdefault(match["kind"].lower(), name)
     return found
 
 
@@ -54,42 +72,74 @@ def read_idx(source: FileSource, split: str | None) -> ImageDataset:
         The images with their labels.
 
     Raises:
-        DataError: The part is missing, half of a pair is missing, or a file is damaged.
+        DataError: The part is missing, half of a pair is missing, a file is damaged, or the files
+            are those of several data sets.
     """
-    pairs = idx_files(source)
-    wanted = (
-        [split] if split in pairs else [] if split is not None and len(pairs) > 1 else sorted(pairs)
-    )
-    if not wanted:
+    where, sets = f"{source.path}", idx_files(source)
+    if len(sets) > 1:
         raise DataError(
-            f"{source.path}", f"has no {split} part", f"parts there: {', '.join(sorted(pairs))}"
+            f"{where}: {', '.join(PurePosixPath(name).name or '.' for name in sets)}",
+            f"are {len(sets)} data sets, whose labels mean different classes",
+            "keep one of them, or name one of its files",
         )
+    ((name, parts),) = sets.items()
+    pairs = {part: _read_halves(source, halves) for part, halves in parts.items()}
 
-    images, labels = [], []
-    for part in wanted:
-        halves = pairs[str(part)]
-        if set(halves) != {"images", "labels"}:
-            lone = next(iter(halves.values()))
-            raise DataError(
-                f"{source.path}: {lone}",
-                "its images or labels are missing",
-                "keep both files together",
-            )
-        images.append(
-            parse_idx(source.read(halves["images"]), f"{source.path}: {halves['images']}", 3)
+    dataset = _dataset_of(pairs, split, where, source.path.name, "idx")
+    used = [file for halves in parts.values() for file in halves.values()]
+    notes = ("EMNIST's files hold letters and digits mirrored along the diagonal",)
+    return dataset.summarized(
+        replace(
+            dataset.summary,
+            skipped=left_out(source.litter, source.names, used),
+            notes=notes if "emnist" in name.lower() else (),
         )
-        labels.append(
-            parse_idx(source.read(halves["labels"]), f"{source.path}: {halves['labels']}", 1)
-        )
-
-    if len({i.shape[1:] for i in images}) != 1:
-        raise DataError(
-            f"{source.path}", "its parts have images of different sizes", "read them one by one"
-        )
-
-    return _numbered(
-        np.concatenate(images), np.concatenate(labels).astype(np.int64), source.path.name
     )
+
+
+def _read_halves(source: FileSource, halves: dict[str, str]) -> _Pair:
+    if set(halves) != {"images", "labels"}:
+        raise DataError(
+            f"{source.path}: {next(iter(halves.values()))}",
+            "its images or labels are missing",
+            "keep both files together",
+        )
+    images, labels = halves["images"], halves["labels"]
+    return _Pair(
+        parse_idx(source.read(images), f"{source.path}: {images}", 3),
+        parse_idx(source.read(labels), f"{source.path}: {labels}", 1),
+    )
+
+
+def _dataset_of(
+    pairs: dict[str, _Pair],
+    split: str | None,
+    where: str,
+    name: str,
+    layout: str,
+    classes: tuple[str, ...] | None = None,
+) -> ImageDataset:
+    """The images of the parts asked for; classes are counted over all parts."""
+    parts = {part: part_of(part) or "" for part in pairs if part != _WHOLE}
+    if parts and _WHOLE in pairs:
+        raise DataError(
+            f"{where}: parts {', '.join(parts)}, and images of no part",
+            "which part these are cannot be told",
+            "name them train or test",
+        )
+    chosen = choose_parts(parts, split, where) if parts else [_WHOLE]
+    taken = [pairs[part] for part in chosen]
+    if len({pair.images.shape[1:] for pair in taken}) != 1:
+        raise DataError(where, "its parts have images of different sizes", "read them one by one")
+
+    labels = np.concatenate([pair.labels.reshape(-1).astype(np.int64) for pair in taken])
+    if len(labels) == 0:
+        raise DataError(where, "holds no image", "check the file")
+    highest = max(int(pair.labels.max()) for pair in pairs.values() if pair.labels.size)
+    names = classes or tuple(str(i) for i in range(highest + 1))
+    dataset = in_memory(np.concatenate([pair.images for pair in taken]), labels, names, name)
+    part = parts[chosen[0]] if parts and len(chosen) == 1 else ALL
+    return dataset.summarized(DatasetSummary(where, layout, part, shown_parts(parts)))
 
 
 def parse_idx(data: bytes, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
@@ -148,7 +198,8 @@ def read_npz(source: FileSource, names: list[str], split: str | None) -> ImageDa
         The images with their labels.
 
     Raises:
-        DataError: The file cannot be read, holds pickled content, or lacks a key.
+        DataError: The file cannot be read, holds pickled content, lacks a key, or the part is not
+            there.
     """
     if len(names) != 1:
         raise DataError(f"{source.path}", f"holds {len(names)} npz files", "name one of them")
@@ -162,14 +213,15 @@ def read_npz(source: FileSource, names: list[str], split: str | None) -> ImageDa
             where, f"cannot be read ({error})", "save plain arrays with numpy.savez"
         ) from error
 
-    images, labels = _pair(arrays, split, where)
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"{where}: labels of {labels.dtype}", "whole numbers are needed", "convert them"
-        )
-
-    classes = tuple(str(c) for c in arrays["classes"]) if "classes" in arrays else None
-    dataset = _numbered(images, labels.reshape(-1).astype(np.int64), where, classes)
+    pairs, used = _pairs(arrays, where)
+    classes = tuple(_text(c) for c in arrays["classes"]) if "classes" in arrays else None
+    dataset = _dataset_of(pairs, split, where, where, "npz", classes)
+    unread = [key for key in arrays if key not in (*used, "classes", "groups")]
+    skipped = left_out(source.litter, source.names, names)
+    if unread:
+        more = " ..." if len(unread) > 3 else ""
+        skipped[f"arrays ({', '.join(unread[:3])}{more})"] = len(unread)
+    dataset = dataset.summarized(replace(dataset.summary, skipped=skipped))
 
     return _grouped(dataset, arrays.get("groups"), where)
 
@@ -183,45 +235,42 @@ def _grouped(dataset: ImageDataset, groups: npt.NDArray[Any] | None, where: str)
             f"{len(dataset)} images have one each",
             "check the file",
         )
-
-    names = tuple(str(g) for g in groups)
-
-    return ImageDataset(dataset.read, dataset.labels, dataset.classes, names, dataset.names)
+    return replace(dataset, groups=tuple(_text(g) for g in groups))
 
 
-def _pair(
-    arrays: dict[str, npt.NDArray[Any]], split: str | None, where: str
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Images and labels by whichever of the documented keys are there."""
-    for x, y in zip(_IMAGE_KEYS, _LABEL_KEYS, strict=True):
-        if x in arrays and y in arrays:
-            return arrays[x], arrays[y]
+def _text(value: Any) -> str:
+    """A name, also one that was saved as bytes."""
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
-    found = []
-    for part in [split] if split else ["train", "test"]:
-        for x, y in ((f"{part}_images", f"{part}_labels"), (f"x_{part}", f"y_{part}")):
-            if x in arrays and y in arrays:
-                found.append((arrays[x], arrays[y].reshape(-1)))
 
-    if not found:
+def _pairs(arrays: dict[str, npt.NDArray[Any]], where: str) -> tuple[dict[str, _Pair], list[str]]:
+    """Images and labels by part, and the keys that they were found under."""
+    halves: dict[str, dict[str, str]] = {}
+    for key in arrays:
+        words = re.split(r"[_\-. ]+", key.lower())
+        kinds = [_KINDS[word] for word in words if word in _KINDS]
+        rest = [word for word in words if word not in _KINDS]
+        part = rest[0] if len(rest) == 1 and part_of(rest[0]) else _WHOLE if not rest else ""
+        if len(kinds) == 1 and part:
+            halves.setdefault(part, {}).setdefault(kinds[0], key)
+
+    pairs, used = {}, []
+    for part, keys in halves.items():
+        if set(keys) == {"images", "labels"}:
+            labels = arrays[keys["labels"]]
+            if not np.issubdtype(labels.dtype, np.integer):
+                raise DataError(
+                    f"{where}: labels of {labels.dtype}",
+                    "whole numbers are needed",
+                    "convert them",
+                )
+            pairs[part] = _Pair(arrays[keys["images"]], labels)
+            used += [keys["images"], keys["labels"]]
+    if not pairs:
         there = ", ".join(sorted(arrays)) or "nothing"
         raise DataError(
-            f"{where}: holds {there}", "images and labels are needed", "save them under these keys"
+            f"{where}: holds {there}",
+            "images and labels are needed",
+            "save them as images and labels, or train_images, train_labels and so on",
         )
-    if len({x.shape[1:] for x, _ in found}) != 1:
-        raise DataError(where, "its parts have images of different sizes", "read them one by one")
-
-    return np.concatenate([x for x, _ in found]), np.concatenate([y for _, y in found])
-
-
-def _numbered(
-    images: npt.NDArray[Any],
-    labels: npt.NDArray[np.int64],
-    source: str,
-    classes: tuple[str, ...] | None = None,
-) -> ImageDataset:
-    if len(labels) == 0:
-        raise DataError(source, "holds no image", "check the file")
-    return in_memory(
-        images, labels, classes or tuple(str(i) for i in range(int(labels.max()) + 1)), source
-    )
+    return pairs, used

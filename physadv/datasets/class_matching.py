@@ -11,7 +11,7 @@ from pathlib import Path
 from physadv.core.errors import DataError
 from physadv.core.names import plain_name
 from physadv.core.tables import read_table
-from physadv.datasets.known_sets import KnownSet, known_sets, sets_with
+from physadv.datasets.known_sets import KnownSet, known_set, known_sets, sets_with
 
 IN_ORDER = "in-order"
 """Value of ``labels`` that numbers the classes of the data as they are sorted."""
@@ -52,6 +52,7 @@ def match_classes(
     model: str = "the model",
     labels: LabelMap = None,
     needed: Iterable[int] | None = None,
+    known: str = "",
     sorted_names: bool = False,
 ) -> ClassMatch:
     """Match the classes of a data set with a model's.
@@ -68,6 +69,7 @@ def match_classes(
         model: Name of the model in errors.
         labels: What the user says about the classes.
         needed: Labels that must be matched; None for all.
+        known: Name of the known set whose numbers the class names are, such as "GTSRB".
         sorted_names: Whether the labels come from sorting the names, as for folders.
 
     Returns:
@@ -95,7 +97,7 @@ def match_classes(
     if labels is not None:
         return _by_map(classes, target, labels, wanted)
 
-    numbers, rule = _automatic(classes, target)
+    numbers, rule = _automatic(classes, target, [known_set(known)] if known else [])
     words = not any(name.isdecimal() for name in classes)
     if not target.named and words and any(numbers[i] is None for i in wanted):
         return _in_order_of_names(classes, target, sorted_names=sorted_names)
@@ -215,13 +217,15 @@ class _ModelClasses:
         return found
 
 
-def _automatic(classes: Sequence[str], target: _ModelClasses) -> tuple[tuple[int | None, ...], str]:
+def _automatic(
+    classes: Sequence[str], target: _ModelClasses, data_sets: Sequence[KnownSet]
+) -> tuple[tuple[int | None, ...], str]:
     """The model's number of each class that needs no word of the user, and the rule."""
     by_name = tuple(target.by_name(name) for name in classes)
     if None not in by_name:
         return by_name, "by name" if target.named else "by number"
 
-    own_sets = [] if target.numeric else target.complete_sets()
+    own_sets = [] if target.numeric else data_sets or target.complete_sets()
     sets = sets_with([n for n, hit in zip(classes, by_name, strict=True) if hit is None])
     numbers: list[int | None] = []
     rules = set()
@@ -239,18 +243,19 @@ def _automatic(classes: Sequence[str], target: _ModelClasses) -> tuple[tuple[int
 
 
 def _of_number(
-    number: int, target: _ModelClasses, own_sets: Sequence[KnownSet]
+    number: int, target: _ModelClasses, known_as: Sequence[KnownSet]
 ) -> tuple[int | None, str]:
-    """The class that a number stands for: in the known set of the model's classes, else its own.
+    """The class that a number stands for: in the known set of the data or of the model's classes,
+    else the model's own.
 
     Among names that are numbers themselves it would have been found by name.
     """
     if target.numeric:
         return None, "by number"
-    if own_sets:
-        hits = {target.by_alias(known, number) for known in own_sets}
+    if known_as:
+        hits = {target.by_alias(known, number) for known in known_as}
         hit = hits.pop() if len(hits) == 1 else None
-        return hit, f"by the numbers of {' and '.join(known.name for known in own_sets)}"
+        return hit, f"by the numbers of {' and '.join(known.name for known in known_as)}"
     return (number if number < len(target.names) else None), "by number"
 
 

@@ -9,6 +9,8 @@ from zlib import error as ZlibError
 
 from physadv.core.errors import DataError, ImageError
 from physadv.core.image_io import IMAGE_SUFFIXES, Array, decode_rgba, lay_on_white, shown_size
+from physadv.core.litter import is_litter
+from physadv.core.names import natural_key
 
 MAX_MEMBER_BYTES = 1 << 30
 
@@ -18,6 +20,8 @@ class FileSource(ABC):
 
     path: Path
     names: tuple[str, ...]
+    litter: int = 0
+    """Number of files left out: hidden ones and those that desktops add."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -39,6 +43,12 @@ class FileSource(ABC):
         except ImageError as error:
             raise DataError(error.value, error.limit, error.remedy) from error
 
+    def _take(self, found: list[str]) -> None:
+        """Keep the names of the set's own files, sorted with numbers by value."""
+        own = [name for name in found if not is_litter(name)]
+        self.names = tuple(sorted(own, key=natural_key))
+        self.litter = len(found) - len(own)
+
     def images(self) -> list[str]:
         """Return the names of all image files, sorted."""
         return [n for n in self.names if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES]
@@ -57,10 +67,8 @@ class FolderSource(FileSource):
         if only is not None:
             self.names = only
             return
-        found = (p.relative_to(path) for p in path.rglob("*") if p.is_file())
-        self.names = tuple(
-            sorted(p.as_posix() for p in found if not any(q.startswith(".") for q in p.parts))
-        )
+        found = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
+        self._take(found)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of the file ``name``. Raises DataError where it cannot be read."""
@@ -83,8 +91,7 @@ class ZipSource(FileSource):
             raise DataError(
                 f"{path}", f"not a readable zip ({error})", "fetch the file again"
             ) from error
-        members = [m for m in self._zip.infolist() if not m.is_dir() and not _is_litter(m.filename)]
-        self.names = tuple(sorted(m.filename for m in members))
+        self._take([m.filename for m in self._zip.infolist() if not m.is_dir()])
 
     def read(self, name: str) -> bytes:
         """Return the bytes of the member ``name``. Raises DataError where it is too large or
@@ -133,9 +140,3 @@ def open_file_source(path: Path) -> FileSource:
     if not source.names:
         raise DataError(f"{path}", "holds no file", "name a folder or zip with images")
     return source
-
-
-def _is_litter(name: str) -> bool:
-    """Return whether ``name`` is a hidden file or one that desktop archivers add."""
-    parts = PurePosixPath(name).parts
-    return "__MACOSX" in parts or any(p.startswith(".") for p in parts)

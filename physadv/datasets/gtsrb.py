@@ -1,50 +1,69 @@
-"""The layout of the German Traffic Sign Recognition Benchmark (Stallkamp et al. 2012): class
-folders with GT-*.csv."""
+"""The layouts of the German Traffic Sign Recognition Benchmark (Stallkamp et al. 2012): its own,
+class folders and a test folder with GT-*.csv, and that of its copies with Train.csv and
+Test.csv."""
 
 from __future__ import annotations
 
 import csv
 import io
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
 from physadv.core.errors import DataError
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.file_access import FileSource
+from physadv.datasets.left_out import left_out
+from physadv.datasets.parts import ALL, choose_parts
+from physadv.datasets.split import split_by_group
+from physadv.datasets.summary import DatasetSummary
 
-_COLUMNS = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
-_Row = tuple[str, str, tuple[float, float, float, float], int]
+HELD_OUT, SPLIT_SEED = 0.2, 0
+"""One fixed division of tracks: no command trains on what another one holds out."""
+_COLUMNS = ("Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
+_UNLABELED = "GT-final_test.test.csv"
+
+
+class _Row(NamedTuple):
+    """One image: its file, its track, the box as shares of the image, its class and part."""
+
+    file: str
+    track: str
+    box: tuple[float, float, float, float]
+    label: int
+    part: str
 
 
 def annotation_files(source: FileSource) -> list[str]:
     """Return the names of the annotation files in ``source``, by which the layout is recognized."""
-    return [
-        n
-        for n in source.names
-        if PurePosixPath(n).name.startswith("GT-") and n.lower().endswith(".csv")
-    ]
+    found = []
+    for name in source.names:
+        base = PurePosixPath(name).name
+        copy = base.lower() in ("train.csv", "test.csv") and _has_paths(source, name)
+        if (base.startswith("GT-") and base.lower().endswith(".csv")) or copy:
+            found.append(name)
+    return found
 
 
-def read_gtsrb(source: FileSource) -> ImageDataset:
-    """Read the training layout of GTSRB (Stallkamp et al. 2012).
+def read_gtsrb(source: FileSource, split: str | None = None) -> ImageDataset:
+    """Read GTSRB (Stallkamp et al. 2012): its training set, its test set, or both.
 
     A track is a group. Boxes are those of the signs, scaled where a copy's images were resized but
-    its annotations were not. Rows whose file is absent, as in a thinned copy, are left out.
+    its annotations were not. Rows whose file is absent, as in a thinned copy, are left out. The
+    training set alone is divided by tracks, always alike.
 
     Args:
         source: Files of the data set.
+        split: "train", "test", or None for everything.
 
     Returns:
         The images with labels, tracks and boxes; classes are "00" to the highest number.
 
     Raises:
-        DataError: An annotation file is malformed, or no image is left.
+        DataError: An annotation file is malformed, no image is left, or the part is not there.
     """
-    present = set(source.names)
-    rows = [
-        row for name in annotation_files(source) for row in _rows(source, name) if row[0] in present
-    ]
+    rows = [row for name in _labeled_files(source) for row in _rows(source, name)]
     if not rows:
         raise DataError(
             f"{source.path}",
@@ -52,25 +71,73 @@ def read_gtsrb(source: FileSource) -> ImageDataset:
             "keep csv and images together",
         )
 
-    names, groups, boxes, labels = zip(*rows, strict=True)
-    classes = tuple(f"{i:02d}" for i in range(max(labels) + 1))
+    parts = {part: part for part in ("train", "test") if any(row.part == part for row in rows)}
+    divided = "train" in parts and "test" not in parts
+    known = {"train": "train", "test": "test"} if divided else parts
+    chosen = choose_parts(known, split, f"{source.path}")
+    taken = rows if divided else [row for row in rows if row.part in chosen]
+    dataset = _dataset(source, taken, 1 + max(row.label for row in rows))
+    if divided and len(chosen) == 1:
+        kept, held = split_by_group(dataset, HELD_OUT, SPLIT_SEED)
+        dataset = kept if chosen == ["train"] else held
 
-    return ImageDataset(
-        lambda i: source.image(names[i]),
-        np.asarray(labels, np.int64),
-        classes,
-        groups,
-        names,
-        np.asarray(
-            [_scaled(b, source.size(n)) for b, n in zip(boxes, names, strict=True)], np.float32
-        ),
+    note = f"parts are tracks of the training set, {HELD_OUT:.0%} of them held out as test"
+    return dataset.summarized(
+        DatasetSummary(
+            str(source.path),
+            "GTSRB",
+            chosen[0] if len(chosen) == 1 else ALL,
+            tuple(known),
+            known_set="GTSRB",
+            skipped=left_out(source.litter, source.names, _used(source, rows)),
+            notes=(note,) if divided else (),
+        )
     )
 
 
+def _dataset(source: FileSource, rows: list[_Row], classes: int) -> ImageDataset:
+    files = tuple(row.file for row in rows)
+    return ImageDataset(
+        lambda i: source.image(files[i]),
+        np.asarray([row.label for row in rows], np.int64),
+        tuple(f"{i:02d}" for i in range(classes)),
+        tuple(row.track for row in rows),
+        files,
+        np.asarray([_scaled(row.box, source.size(row.file)) for row in rows], np.float32),
+    )
+
+
+def _used(source: FileSource, rows: list[_Row]) -> set[str]:
+    return {*(row.file for row in rows), *annotation_files(source)}
+
+
+def _has_paths(source: FileSource, name: str) -> bool:
+    """Whether a csv is that of a copy of GTSRB: rows with a path, a class and a box."""
+    head = source.read(name)[:500].decode("utf-8-sig", errors="replace").partition("\n")[0]
+    columns = {column.strip().strip('"') for column in head.split(",")}
+    return columns >= {*_COLUMNS, "Path"}
+
+
+def _labeled_files(source: FileSource) -> list[str]:
+    """The annotation files without that of the test images whose classes were kept back."""
+    names = annotation_files(source)
+    labeled = [name for name in names if PurePosixPath(name).name != _UNLABELED]
+    if not labeled:
+        raise DataError(
+            f"{source.path}: {names[0]}",
+            "names no classes: it is the list without answers",
+            "put GT-final_test.csv of GTSRB_Final_Test_GT.zip beside it",
+        )
+    return labeled
+
+
 def _rows(source: FileSource, name: str) -> list[_Row]:
+    """The rows of one annotation file whose image is there."""
     text = source.read(name).decode("utf-8-sig", errors="replace")
-    reader = csv.DictReader(io.StringIO(text), delimiter=";")
-    missing = [c for c in _COLUMNS if c not in (reader.fieldnames or ())]
+    copy = ";" not in text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text), delimiter="," if copy else ";")
+    column = "Path" if copy else "Filename"
+    missing = [c for c in (column, *_COLUMNS) if c not in (reader.fieldnames or ())]
     if missing:
         raise DataError(
             f"{source.path}: {name}",
@@ -78,18 +145,31 @@ def _rows(source: FileSource, name: str) -> list[_Row]:
             "use GTSRB's own csv",
         )
 
-    folder = PurePosixPath(name).parent
+    part = "test" if "test" in PurePosixPath(name).name.lower() else "train"
+    present, named = set(source.names), _test_images(source) if part == "test" else {}
+    rows = []
+    for line, values in enumerate(reader, 2):
+        row = _row(values, column, part, f"{source.path}: {name}, line {line}")
+        file = str(PurePosixPath(name).parent / row.file)
+        file = file if file in present else named.get(PurePosixPath(file).name, "")
+        if file:
+            rows.append(row._replace(file=file))
+    return rows
 
-    return [
-        _row(row, folder, f"{source.path}: {name}, line {line}")
-        for line, row in enumerate(reader, 2)
-    ]
+
+def _test_images(source: FileSource) -> dict[str, str]:
+    """Images of a test folder by their file name: the answers are published apart from them."""
+    return {
+        PurePosixPath(name).name: name
+        for name in source.images()
+        if any("test" in part.lower() for part in PurePosixPath(name).parts[:-1])
+    }
 
 
-def _row(row: dict[str, str], folder: PurePosixPath, where: str) -> _Row:
+def _row(values: dict[str, str], column: str, part: str, where: str) -> _Row:
     try:
-        width, height, x0, y0, x1, y1 = (float(row[c]) for c in _COLUMNS[1:7])
-        label = int(row["ClassId"])
+        width, height, x0, y0, x1, y1 = (float(values[c]) for c in _COLUMNS[:6])
+        label = int(values["ClassId"])
     except (TypeError, ValueError) as error:
         raise DataError(where, f"not a GTSRB row ({error})", "repair or remove the line") from error
 
@@ -99,10 +179,9 @@ def _row(row: dict[str, str], folder: PurePosixPath, where: str) -> _Row:
             f"{where}: {box}", f"is empty or outside {width:g}x{height:g}", "repair the line"
         )
 
-    file = row["Filename"]
-    track = f"{label:05d}/{file.rsplit('_', 1)[0]}"
-
-    return str(folder / file), track, (x0 / width, y0 / height, x1 / width, y1 / height), label
+    file = values[column]
+    track = f"{label:05d}/{PurePosixPath(file).name.rsplit('_', 1)[0]}"
+    return _Row(file, track, (x0 / width, y0 / height, x1 / width, y1 / height), label, part)
 
 
 def _scaled(

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from physadv.core.errors import DataError, OptionError
+from physadv.core.errors import DataError
 from physadv.datasets.arrays import idx_files, read_idx, read_npz
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.file_access import FileSource, FolderSource, open_file_source
 from physadv.datasets.folders import read_folders
 from physadv.datasets.gtsrb import annotation_files, read_gtsrb
-from physadv.datasets.split import split_by_group
-
-SPLITS = ("train", "test")
-HELD_OUT, SPLIT_SEED = 0.2, 0
-"""One fixed division of tracks: no command trains on what another one holds out."""
+from physadv.datasets.parts import check_split
 
 
 def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
@@ -25,15 +21,17 @@ def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
 
     Args:
         path: Folder or file.
-        split: "train", "test", or None for everything. A set that has its own parts is divided by
-            them; GTSRB's tracks are divided 80 : 20 by the fixed split that the built-in model was
-            trained with; a set with neither is returned whole.
+        split: Part to read: "train", "val" or "test", by whatever name the set has for it, or that
+            name; "all" or None for everything. GTSRB's training set is divided by tracks, 80 : 20,
+            by the fixed split that the built-in model was trained with; a set without parts is
+            returned whole.
 
     Returns:
         Images (h, w, 3) uint8 by index, with labels, class names and groups.
 
     Raises:
-        DataError: The data are missing, empty, damaged or of unknown layout.
+        DataError: The data are missing, empty, damaged or of unknown layout, or the part is not
+            there.
         OptionError: ``split`` is another word.
 
     Example:
@@ -46,15 +44,11 @@ def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
         ...     read_dataset(file).counts().tolist()
         [1, 2]
     """
-    if split is not None and split not in SPLITS:
-        raise OptionError(
-            f"split {split!r}", f"is none of {', '.join(SPLITS)}", "choose one, or leave it out"
-        )
-
+    check_split(split)
     root = Path(path).expanduser()
     source: FileSource = _single(root) if _is_array_file(root) else open_file_source(root)
     if annotation_files(source):
-        return _by_track(read_gtsrb(source), split)
+        return read_gtsrb(source, split)
     if idx_files(source):
         return read_idx(source, split)
 
@@ -68,13 +62,6 @@ def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
     raise DataError(
         f"{root}", f"no layout is known for {some}", "class folders, idx, npz and GTSRB are read"
     )
-
-
-def _by_track(dataset: ImageDataset, split: str | None) -> ImageDataset:
-    if split is None:
-        return dataset
-    kept, held = split_by_group(dataset, HELD_OUT, SPLIT_SEED)
-    return kept if split == "train" else held
 
 
 def _is_array_file(path: Path) -> bool:

@@ -169,6 +169,7 @@ def choose_samples(
         model=card.name,
         labels=labels,
         needed=np.unique(dataset.labels).tolist(),
+        known=dataset.summary.known_set,
         sorted_names=dataset.summary.layout == CLASS_FOLDERS,
     )
     return replace(samples, labels=match.of_labels(samples.labels), match=match)

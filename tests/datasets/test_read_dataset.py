@@ -228,8 +228,8 @@ def test_unknown_split_and_missing_part(tmp_path: Path) -> None:
     parts there."""
     put(tmp_path, {"train/a/1.png": picture(1)})
     put(tmp_path, {"train/b/1.png": picture(1)})
-    with pytest.raises(OptionError, match="dev"):
-        read_dataset(tmp_path, split="dev")
+    with pytest.raises(OptionError, match="tset"):
+        read_dataset(tmp_path, split="tset")
     with pytest.raises(DataError, match="no test part"):
         read_dataset(tmp_path, split="test")
 

@@ -20,7 +20,7 @@ from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows
 from physadv.core.tensor_files import write_tensors
 from physadv.datasets import ImageDataset, read_dataset
-from physadv.datasets.read import HELD_OUT, SPLIT_SEED
+from physadv.datasets.gtsrb import HELD_OUT, SPLIT_SEED
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.architectures.signnet import (

@@ -1,0 +1,72 @@
+"""Layouts of detection and segmentation sets, whose images have boxes or masks and no class."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+from physadv.core.errors import DataError
+from physadv.datasets.file_access import FileSource
+
+_COCO = re.compile(
+    r"(^|/)((instances|captions|person_keypoints|panoptic|stuff|image_info)_[^/]*\.json"
+    r"|_annotations\.coco\.json|annotations/[^/]*\.json)$",
+    re.IGNORECASE,
+)
+_TABLES = re.compile(r"(^|/)(_annotations\.(csv|createml\.json|txt)|_darknet\.labels)$", re.I)
+_GENERIC = frozenset(
+    {"image", "images", "img", "imgs", "jpegimages", "pictures", "photos", "frames", "raw", "rgb"}
+    | {"mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth"}
+    | {"ground_truth", "segmentation", "segmentationclass", "segmentationobject", "depth"}
+    | {"leftimg8bit", "gtfine", "overlay", "overlays", "thumbnails"}
+)
+"""Names of folders, in lower case, that say what lies in them and not of which class it is."""
+
+
+def is_generic(folder: str) -> bool:
+    """Return whether a folder's name says what lies in it, such as "images" or "masks"."""
+    return folder.casefold() in _GENERIC
+
+
+def refuse_detection(source: FileSource) -> None:
+    """Refuse a set in the layout of YOLO, COCO, Pascal VOC or another with boxes.
+
+    Args:
+        source: Files of the data set.
+
+    Raises:
+        DataError: It is one.
+    """
+    layout = _layout_of(source)
+    if layout:
+        raise DataError(
+            f"{source.path}",
+            f"is a set for detection ({layout}): its images have boxes, and no class each",
+            "sort the images, or crops of the boxes, as <class>/<image>",
+        )
+
+
+def _layout_of(source: FileSource) -> str:
+    """The detection layout of a source in words; empty for none."""
+    stems = {PurePosixPath(name).stem for name in source.images()}
+    for name in source.names:
+        path = PurePosixPath(name)
+        suffix, folders = path.suffix.lower(), {part.casefold() for part in path.parts[:-1]}
+        if _COCO.search(name):
+            return f"COCO, {name}"
+        if _TABLES.search(name):
+            return f"Roboflow, {name}"
+        if suffix == ".txt" and path.stem in stems and ("labels" in folders or _has_yaml(source)):
+            return f"YOLO, {name}"
+        if suffix == ".xml" and path.stem in stems:
+            return f"Pascal VOC, {name}"
+    return ""
+
+
+def _has_yaml(source: FileSource) -> bool:
+    """Whether a YOLO description lies in the set."""
+    return any(
+        PurePosixPath(name).name.casefold()
+        in ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
+        for name in source.names
+    )
