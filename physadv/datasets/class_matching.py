@@ -86,7 +86,7 @@ def match_classes(
         "by number, 2 of the model's 3"
         >>> match_classes(["stop", "other"], ["stop", "yield"])
         Traceback (most recent call last):
-        physadv.core.errors.DataError: classes 'other' = ?: the model has none of that name ...
+        physadv.core.errors.DataError: classes 'other' = ?: the model has none of that name; ...
     """
     names = tuple(model_classes) or tuple(str(i) for i in range(count or len(classes)))
     target = _ModelClasses(model, names, named=bool(model_classes))
