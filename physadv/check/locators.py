@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import cv2
@@ -52,10 +53,10 @@ def by_box(box: Box) -> Locator:
     camera and sign.
 
     Raises:
-        OptionError: The box has no area.
+        OptionError: The box has no area, or is not finite.
     """
     x0, y0, x1, y1 = box
-    if not (x0 < x1 and y0 < y1):
+    if not (x0 < x1 and y0 < y1 and isfinite(x1 - x0 + y1 - y0)):
         raise OptionError(
             f"box {x0:g},{y0:g},{x1:g},{y1:g}", "x0 < x1 and y0 < y1", "Give x0,y0,x1,y1 in pixels"
         )

@@ -171,7 +171,7 @@ ScenePhotos = Annotated[
 BoxesFile = Annotated[
     str | None,
     ConfigField(
-        "CSV file,x0,y0,x1,y1 of the signs or objects.",
+        "Boxes of the signs or objects: CSV file,x0,y0,x1,y1; COCO; VOC; YOLO.",
         "Scene",
         metavar="FILE",
         path=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from physadv.core.csv_tables import read_csv
 from physadv.core.errors import DataError, OptionError
 from physadv.core.image_io import to_tensor
 from physadv.core.types import Detections, Prediction
-from physadv.eot.scenes.find_signs import BOXES_FILE, Box, read_boxes
-from physadv.eot.scenes.load import SceneSources, split_parts
+from physadv.eot.scenes.boxes import BOXES_FILE, LabeledBox, match_names
+from physadv.eot.scenes.load import SceneSources, photo_boxes, split_parts
 from physadv.eot.scenes.photos import OnObjects, PatchAnywhere, PatchPose, ScenePhoto, read_photos
 from physadv.eot.scenes.sign_framing import Float
 from physadv.eot.scenes.signs import SceneSize, SceneSource
@@ -156,9 +156,8 @@ def _labeled(
 
     table = folder / LABELS_FILE
     if table.is_file():
-        classes = _read_labels(table, model.card.class_index)
+        classes, notes = _read_labels(table, photos, model.card.class_index)
         labels = [classes.get(photo.group, -1) for photo in photos]
-        notes = [f"classes from {LABELS_FILE}"]
     else:
         labels = [_predicted_class(model, photo, size.size) for photo in photos]
         notes = [
@@ -183,17 +182,24 @@ def _labeled(
     return usable, notes
 
 
-def _read_labels(path: Path, index: Callable[[str], int]) -> dict[str, int]:
-    """Class numbers by file name."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        if not {"file", "class"} <= set(reader.fieldnames or ()):
-            raise DataError(
-                f'"{path}" lacks a column',
-                "The columns file, class are needed",
-                "Add a header line",
-            )
-        return {row["file"]: index(row["class"]) for row in reader}
+def _read_labels(
+    path: Path, photos: Sequence[ScenePhoto], index: Callable[[str], int]
+) -> tuple[dict[str, int], list[str]]:
+    """Class numbers by the photo's name, and notes on how the table was read."""
+    table = read_csv(path, {"file": ("filename", "image", "path"), "class": ("label", "category")})
+    names = [photo.group for photo in photos]
+    root = path.parent.resolve().name
+    matched, notes = match_names([row.cells["file"] for row in table.rows], names, path, root)
+
+    classes: dict[str, int] = {}
+    for row in table.rows:
+        name = matched.get(row.cells["file"])
+        if name is None:
+            continue
+        label = index(row.cells["class"])
+        if classes.setdefault(name, label) != label:
+            raise DataError(f"'{row.where}': {name} has two classes", "One counts", "Remove a row")
+    return classes, [f"classes from {LABELS_FILE}", *table.notes, *notes]
 
 
 def _boxed(
@@ -205,14 +211,11 @@ def _boxed(
     size: SceneSize,
 ) -> tuple[list[ScenePhoto], list[str]]:
     """Photos with the boxes of the objects large enough to carry a patch."""
-    table = boxes or folder / BOXES_FILE
     name = model.card.class_name(goal.true_class)
-    if table.is_file():
-        boxes_by_file = read_boxes(table)
-        objects = [_rescaled_boxes(boxes_by_file.get(photo.group, []), photo) for photo in photos]
-        notes = [f"boxes from {table.name}"]
-    elif boxes is not None:
-        raise DataError(f'"{boxes}" does not exist', "Boxes are a CSV file", "Check the path")
+    boxes_of, notes = photo_boxes(folder if folder.is_dir() else folder.parent, boxes, name)
+    if boxes_of:
+        objects = [_rescaled_boxes(boxes_of.get(photo.group, []), photo) for photo in photos]
+        notes.insert(0, f"boxes from {boxes.name if boxes else 'beside the photos'}")
     else:
         objects = [_detected_boxes(model, goal, photo, size.size) for photo in photos]
         notes = [
@@ -241,14 +244,16 @@ def _boxed(
     return usable, notes
 
 
-def _rescaled_boxes(boxes: Sequence[Box], photo: ScenePhoto) -> Float:
-    """Boxes (n, 4) in px of ``photo``, from ``boxes`` in px of its file."""
+def _rescaled_boxes(boxes: Sequence[LabeledBox], photo: ScenePhoto) -> Float:
+    """Boxes (n, 4) in px of ``photo``, which may have been reduced from its file."""
     if not boxes:
         return np.zeros((0, 4))
     size = (photo.image.shape[1], photo.image.shape[0])
-    factor = np.array(size) / np.array(photo.file_size or size)
-    ends = np.array(boxes).reshape(-1, 2, 2) * factor
-    return np.asarray(np.concatenate([ends.min(1), ends.max(1)], 1), np.float64)
+    file_size = photo.file_size or size
+    factor = np.tile(np.array(size) / np.array(file_size), 2)
+    corners = [box.corners(file_size) for box in boxes]
+    own = np.array([[*points.min(0), *points.max(0)] for points in corners])
+    return np.asarray((own * factor).clip(0, np.tile(size, 2)), np.float64)
 
 
 @torch.no_grad()

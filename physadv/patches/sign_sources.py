@@ -79,6 +79,7 @@ def load_sign_sources(
         seed=config.seed,
         accept=accept,
         boxes=config.boxes,
+        class_name=model.card.class_name(goal.true_class),
     )
 
 

@@ -16,7 +16,7 @@ from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import sign_face
 from physadv.eot.mask_shapes import area_share, make_mask
 from physadv.eot.ranges import EotRanges
-from physadv.eot.scenes.find_signs import find_signs, read_boxes
+from physadv.eot.scenes.find_signs import find_signs
 from physadv.eot.scenes.load import load_scene_sources
 from physadv.eot.scenes.signs import DrawnScenes, PhotoScenes, PhotoSign, SceneSize, relight_gains
 
@@ -112,19 +112,6 @@ def test_most_signs_of_real_photos_are_found(shared_data: Path) -> None:
     ]
     assert sum(bool(found) for found in stops) >= 11
     assert sum(bool(found) for found in others) <= 2
-
-
-def test_boxes_file_is_read_and_its_errors_name_the_line(tmp_path: Path) -> None:
-    """boxes.csv gives boxes; a missing column and a bad number are named."""
-    good = tmp_path / "boxes.csv"
-    good.write_text("file,x0,y0,x1,y1\na.jpg,1,2,11,12\n")
-    assert read_boxes(good)["a.jpg"][0].tolist() == [1, 2, 11, 12]
-    good.write_text("file,x0,y0,x1\na.jpg,1,2,11\n")
-    with pytest.raises(DataError, match="y1"):
-        read_boxes(good)
-    good.write_text("file,x0,y0,x1,y1\na.jpg,1,2,oops,12\n")
-    with pytest.raises(DataError, match=r"boxes.csv:2"):
-        read_boxes(good)
 
 
 def test_photo_scenes_keep_the_sign_under_the_homography() -> None:

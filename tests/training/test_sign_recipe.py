@@ -159,7 +159,7 @@ def test_sign_crops_hold_the_sign() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("file,x0,y0\na,1,2", "not a box"),
+        ("file,x0,y0\na,1,2", "lacks the column x1"),
         ("file,x0,y0,x1,y1\na,5,5,1,9", "empty"),
         ("file,x0,y0,x1,y1\na,b,5,1,9", "2"),
     ],

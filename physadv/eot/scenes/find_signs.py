@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from physadv.core.errors import DataError
 from physadv.core.image_io import Array
 from physadv.core.sign_artwork import octagon_mm
+from physadv.eot.scenes.boxes import Corners, read_boxes
 
-BOXES_FILE = "boxes.csv"
-"""Name of the file of boxes beside a folder's photos."""
-Box = npt.NDArray[np.float32]
-"""(4,) edges x0, y0, x1, y1 in px."""
-Corners = npt.NDArray[np.float32]
-"""(4, 2) corners in px, clockwise from the upper left."""
+__all__ = ["find_signs", "read_boxes"]
+
 
 _PERSPECTIVE_FROM_PX = 120
 """Width of a sign from which its perspective can be measured."""
@@ -26,50 +19,6 @@ _ROUND_FROM_PX = 40
 """Width of a sign from which a disc can be told from an octagon."""
 _OCTAGON = np.array(octagon_mm(1.0), np.float32)
 _SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
-
-
-def box_corners(x0: float, y0: float, x1: float, y1: float) -> Corners:
-    """Return the (4, 2) corners of a box, clockwise from the upper left.
-
-    Args:
-        x0: Left edge in px.
-        y0: Upper edge in px.
-        x1: Right edge in px.
-        y1: Lower edge in px.
-
-    Example:
-        >>> box_corners(1, 2, 5, 6).tolist()
-        [[1.0, 2.0], [5.0, 2.0], [5.0, 6.0], [1.0, 6.0]]
-    """
-    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float32)
-
-
-def read_boxes(path: Path) -> dict[str, list[Box]]:
-    """Return boxes by file name from a CSV at ``path`` with the columns file, x0, y0, x1, y1 (px).
-
-    Raises:
-        DataError: A missing column, or a line without numbers; the error names the line.
-    """
-    boxes: dict[str, list[Box]] = {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        needed = {"file", "x0", "y0", "x1", "y1"}
-        if not needed <= set(reader.fieldnames or ()):
-            raise DataError(
-                f"'{path}' lacks a column",
-                f"It needs the columns {', '.join(sorted(needed))}",
-                "Add a header line",
-            )
-
-        for number, row in enumerate(reader, 2):
-            try:
-                edges = [float(row[key]) for key in ("x0", "y0", "x1", "y1")]
-            except (TypeError, ValueError) as error:
-                raise DataError(
-                    f"'{path}:{number}'", "x0, y0, x1, y1 must be numbers", "Correct the line"
-                ) from error
-            boxes.setdefault(row["file"], []).append(np.array(edges, np.float32))
-    return boxes
 
 
 def find_signs(image: Array, *, smallest_px: int = 20) -> list[Corners]:

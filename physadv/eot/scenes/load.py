@@ -15,13 +15,22 @@ from physadv.core.image_io import (
     Array,
     lay_on_white,
     list_images,
+    picture_count,
     read_rgba,
 )
 from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.datasets import read_dataset
-from physadv.eot.scenes.find_signs import BOXES_FILE, Box, box_corners, find_signs, read_boxes
+from physadv.eot.scenes.boxes import (
+    BOXES_FILE,
+    Corners,
+    LabeledBox,
+    box_corners,
+    find_box_file,
+    read_boxes,
+)
+from physadv.eot.scenes.find_signs import find_signs
 from physadv.eot.scenes.signs import DrawnScenes, MixedScenes, PhotoScenes, PhotoSign, SceneSource
 
 _Item = TypeVar("_Item")
@@ -60,6 +69,7 @@ def load_scene_sources(
     seed: int,
     accept: Callable[[Sequence[PhotoSign]], Sequence[bool]] | None = None,
     boxes: str | Path | None = None,
+    class_name: str | None = None,
 ) -> SceneSources:
     """Read signs and backgrounds and split them by photo.
 
@@ -72,7 +82,8 @@ def load_scene_sources(
         width_mm: Width of the sign.
         seed: Seed of the split and of synthetic backgrounds.
         accept: Function of the located signs that returns whether each is kept.
-        boxes: CSV of the signs' boxes with the columns file, x0, y0, x1, y1.
+        boxes: CSV (file, x0, y0, x1, y1), COCO, VOC or YOLO file or folder of the signs' boxes.
+        class_name: Class of the signs, for files with boxes of several classes.
 
     Returns:
         The three parts, with notes for the card.
@@ -86,7 +97,7 @@ def load_scene_sources(
         >>> sources.kind, sources.notes
         ('drawn', ('backgrounds made by code',))
     """
-    photos, faces, notes = ([], [], []) if signs is None else read_signs(signs, boxes)
+    photos, faces, notes = ([], [], []) if signs is None else read_signs(signs, boxes, class_name)
     if photos and accept is not None:
         photos = _accepted(photos, accept, str(signs), notes)
     pools, note = _background_pools(backgrounds, seed)
@@ -167,34 +178,37 @@ def _photo_count(signs: Sequence[PhotoSign]) -> int:
 
 
 def read_signs(
-    path: str | Path, boxes: str | Path | None = None
+    path: str | Path, boxes: str | Path | None = None, class_name: str | None = None
 ) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
     """Read photos and drawings of signs.
 
     Args:
         path: Folder or file of photos and drawings, or a GTSRB folder or zip.
-        boxes: CSV of the signs' boxes; None: boxes.csv beside the photos, where there is one.
+        boxes: File or folder of the signs' boxes; None: one beside the photos, where there is one.
             Signs of photos without a box are located by :func:`find_signs`.
+        class_name: Class of the signs, for files with boxes of several classes.
 
     Returns:
         Photo signs with their corners, drawn faces (1 mm wide), and notes on what was skipped.
 
     Raises:
         ImageError: The only file cannot be read.
-        DataError: No picture shows a sign, or the file ``boxes`` does not exist.
+        DataError: No picture shows a sign, or ``boxes`` cannot be used.
     """
     notes: list[str] = []
     if Path(path).suffix.lower() == ".zip" or any(Path(path).glob("**/GT-*.csv")):
         pictures = _read_gtsrb(path)
     else:
-        pictures = _read_sign_files(path, boxes, notes)
+        pictures = _read_sign_files(path, boxes, class_name, notes)
 
     photos: list[PhotoSign] = []
+    searched = 0
     for picture in pictures:
         if picture.is_drawing:
             continue
         image = lay_on_white(picture.pixels)
-        located = [box_corners(*box.tolist()) for box in picture.boxes] or find_signs(image)
+        located = picture.corners or find_signs(image)
+        searched += not picture.corners
         if not located:
             notes.append(f"skipped: no sign found in {picture.name}; name its box in {BOXES_FILE}")
         photos += [PhotoSign(image, corners, picture.name) for corners in located]
@@ -204,12 +218,15 @@ def read_signs(
         if picture.is_drawing
     ]
 
+    if searched and any(picture.corners for picture in pictures):
+        notes.append(f"{searched} photos without a box: red octagons were searched in them")
     if photos and faces:
         notes.append(f"{len(faces)} drawings left out beside photos")
     if not photos and not faces:
+        skipped = next((note for note in notes if note.startswith("skipped: ")), "")
         raise DataError(
             f"'{path}': no sign was located in any picture",
-            "At least one picture must show it",
+            skipped.partition(": ")[2] or "At least one picture must show it",
             f"Add {BOXES_FILE} with file,x0,y0,x1,y1",
         )
     return photos, faces, notes
@@ -220,31 +237,64 @@ class _SignPicture:
     """One picture of a user's folder of signs.
 
     Args:
-        name: Name of its file, or of the track that its frame is of.
+        name: Name of its file relative to its folder, or of the track that its frame is of.
         pixels: (h, w, 3) uint8, or (h, w, 4) with alpha.
-        boxes: Known boxes of the signs in it; empty where they have to be located.
+        corners: Known corners of the signs in it; empty where they have to be located.
         is_drawing: Whether it is a drawing of a sign's face rather than a photo.
     """
 
     name: str
     pixels: Array
-    boxes: Sequence[Box] = ()
+    corners: list[Corners] = field(default_factory=list)
     is_drawing: bool = False
 
 
+def photo_boxes(
+    folder: Path, boxes: Path | None, class_name: str | None
+) -> tuple[dict[str, list[LabeledBox]], list[str]]:
+    """Return the boxes of a folder's photos.
+
+    Args:
+        folder: Folder of photos.
+        boxes: File or folder of their boxes; None: one beside them, where there is one.
+        class_name: Class of the boxes, for files with several classes.
+
+    Returns:
+        Boxes by the photo's name relative to ``folder``, empty without such a file, and notes on
+        how they were read and matched.
+
+    Raises:
+        DataError: The file cannot be used, or names no photo that is there.
+    """
+    photos = list_images(folder, suffixes=IMAGE_SUFFIXES | {".svg"})
+    place = boxes or find_box_file(folder, photos)
+    if place is None:
+        return {}, []
+    table = read_boxes(place, class_name)
+    names = [photo.relative_to(folder).as_posix() for photo in photos]
+    matched, notes = table.match(names, folder.resolve().name)
+    return matched, [*table.notes, *notes]
+
+
 def _read_sign_files(
-    path: str | Path, boxes: str | Path | None, notes: list[str]
+    path: str | Path, boxes: str | Path | None, class_name: str | None, notes: list[str]
 ) -> list[_SignPicture]:
     """Read photos and drawings with the boxes named or beside them; ``notes`` takes the skipped."""
-    beside = Path(path) if Path(path).is_dir() else Path(path).parent
-    boxes_file = Path(boxes or beside / BOXES_FILE)
-    if boxes is not None and not boxes_file.is_file():
-        raise DataError(f"'{boxes}' does not exist", "Boxes are a CSV file", "Check the path")
-    boxes_by_file = read_boxes(boxes_file) if boxes_file.is_file() else {}
-    return [
-        _SignPicture(file.name, rgba, boxes_by_file.get(file.name, ()), _is_drawing(file, rgba))
-        for file, rgba in _read_pictures(path, suffixes=IMAGE_SUFFIXES | {".svg"}, skipped=notes)
-    ]
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    files = _read_pictures(path, suffixes=IMAGE_SUFFIXES | {".svg"}, skipped=notes)
+    boxes_of, box_notes = photo_boxes(folder, None if boxes is None else Path(boxes), class_name)
+    notes += box_notes
+
+    pictures = []
+    for file, rgba in files:
+        name = file.relative_to(folder).as_posix()
+        size = (rgba.shape[1], rgba.shape[0])
+        corners = [box.corners(size) for box in boxes_of.get(name, [])]
+        is_drawing = not corners and _is_drawing(file, rgba)
+        pictures.append(_SignPicture(name, rgba, corners, is_drawing))
+        if (count := picture_count(file)) > 1:
+            notes.append(f"{name}: the first of its {count} pictures is read")
+    return pictures
 
 
 def _read_pictures(
@@ -283,7 +333,10 @@ def _read_gtsrb(path: str | Path, label: int = _STOP_SIGN, most: int = 1500) -> 
             "Signs and their boxes are needed",
             "Use the official GTSRB layout",
         )
-    return [_SignPicture(dataset.groups[i], dataset.read(i), [dataset.boxes[i]]) for i in chosen]
+    return [
+        _SignPicture(dataset.groups[i], dataset.read(i), [box_corners(*dataset.boxes[i].tolist())])
+        for i in chosen
+    ]
 
 
 def _is_drawing(file: Path, rgba: Array) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from physadv.core.errors import DataError, ImageError
-from physadv.core.image_io import Array, list_images, read_rgb
+from physadv.core.image_io import Array, list_images, picture_count, read_rgb
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.sign_framing import (
@@ -43,7 +43,7 @@ class ScenePhoto:
     image: Array
     """(h, w, 3) uint8."""
     group: str
-    """Name of the photo."""
+    """Name of the photo, relative to its folder."""
     label: int = -1
     """Index of its class; -1: unknown."""
     boxes: Float | None = None
@@ -274,6 +274,7 @@ def read_photos(folder: Path, shorter_px: int) -> tuple[list[ScenePhoto], list[s
         DataError: None of its images can be read.
     """
     photos, notes = [], []
+    root = folder if folder.is_dir() else folder.parent
     for file in list_images(folder):
         try:
             image = read_rgb(file)
@@ -282,12 +283,15 @@ def read_photos(folder: Path, shorter_px: int) -> tuple[list[ScenePhoto], list[s
             continue
         reduced = np.ascontiguousarray(shrink_photo(image, shorter_px))
         size = (image.shape[1], image.shape[0])
-        photos.append(ScenePhoto(reduced, file.name, file_size=size))
+        name = file.relative_to(root).as_posix()
+        photos.append(ScenePhoto(reduced, name, file_size=size))
+        if (pictures := picture_count(file)) > 1:
+            notes.append(f"{name}: the first of its {pictures} pictures is read")
 
     if not photos:
         raise DataError(
             f'"{folder}" holds no photo that can be read',
-            "At least one is needed",
+            notes[0].partition(": ")[2] if notes else "At least one is needed",
             "Name a folder of photos with --photos",
         )
     return photos, notes

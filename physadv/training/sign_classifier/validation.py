@@ -6,7 +6,6 @@ Each function returns raw rows, one a prediction; :func:`accuracy_rates` compute
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from physadv.core.csv_tables import parse_number, read_csv
 from physadv.core.errors import DataError
 from physadv.core.image_io import Array, list_images, read_rgb, to_tensor
 from physadv.core.random_streams import numpy_generator
@@ -50,17 +50,13 @@ def read_sign_boxes(path: str | Path) -> list[SignBox]:
         raise DataError(f"{file}", "no such file", "Check the path")
 
     boxes = []
-    for line, row in enumerate(csv.DictReader(file.read_text(encoding="utf-8").splitlines()), 2):
-        try:
-            x0, y0, x1, y1 = (float(row[key]) for key in ("x0", "y0", "x1", "y1"))
-            name = row["file"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{file}:{line}", f"not a box ({error})", "Give columns file,x0,y0,x1,y1,note"
-            ) from error
+    for row in read_csv(file, dict.fromkeys(("file", "x0", "y0", "x1", "y1"), ())).rows:
+        x0, y0, x1, y1 = (
+            parse_number(row.cells[key], key, row.where) for key in ("x0", "y0", "x1", "y1")
+        )
         if not (x0 < x1 and y0 < y1):
-            raise DataError(f"{file}:{line}", "the box is empty", "Give x0 < x1 and y0 < y1")
-        boxes.append(SignBox(name, (x0, y0, x1, y1), row.get("note") or ""))
+            raise DataError(row.where, "the box is empty", "Give x0 < x1 and y0 < y1")
+        boxes.append(SignBox(row.cells["file"], (x0, y0, x1, y1), row.cells.get("note", "")))
     return boxes
 
 

@@ -1,0 +1,531 @@
+"""Boxes of signs and objects in photos, from CSV, YOLO, COCO and Pascal VOC files, matched to the
+photos they belong to."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physadv.core.csv_tables import parse_number, read_csv
+from physadv.core.errors import DataError
+from physadv.core.image_io import list_files
+
+BOXES_FILE = "boxes.csv"
+"""Name of the file of boxes beside a folder's photos."""
+Corners = npt.NDArray[np.float32]
+_CSV_FILES = (BOXES_FILE, "_annotations.csv")
+_COCO_FILES = ("_annotations.coco.json", "annotations.json", "boxes.json")
+_CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
+_COLUMNS = {
+    "file": ("filename", "file_name", "image", "image_name", "name", "path"),
+    "x0": ("xmin", "x_min", "left"),
+    "y0": ("ymin", "y_min", "top"),
+    "x1": ("xmax", "x_max", "right"),
+    "y1": ("ymax", "y_max", "bottom"),
+}
+_COLUMNS_FROM_ONE = {
+    "file": _COLUMNS["file"],
+    "x0": ("x1",),
+    "y0": ("y1",),
+    "x1": ("x2",),
+    "y1": ("y2",),
+}
+"""Names of the columns of a table that counts its corners from one."""
+_CLASS_COLUMNS = ("class", "label", "category", "class_name")
+_MOST_NAMED = 3
+"""Rows that a note names one by one."""
+
+
+@dataclass(frozen=True)
+class LabeledBox:
+    """One box of an annotation file.
+
+    Attributes:
+        file: Name of its photo as written, with forward slashes; YOLO's lacks the suffix.
+        box: x0, y0, x1, y1 in px of the photo's file, or in shares of its sides.
+        where: Its place in the annotation file.
+        class_name: Its class, where one is given.
+        is_share: Whether ``box`` is in shares of the photo's sides.
+        size: Width and height of the photo in px that the file states.
+    """
+
+    file: str
+    box: tuple[float, float, float, float]
+    where: str
+    class_name: str = ""
+    is_share: bool = False
+    size: tuple[float, float] | None = None
+
+    def corners(self, size: tuple[int, int]) -> Corners:
+        """Return the (4, 2) corners in px of a photo of ``size`` (width, height).
+
+        Raises:
+            DataError: The box lies outside of the photo, or was drawn in one of another shape.
+        """
+        x0, y0, x1, y1 = self.box
+        if self.is_share:
+            x0, y0, x1, y1 = x0 * size[0], y0 * size[1], x1 * size[0], y1 * size[1]
+        elif self.size is not None:
+            scale = (size[0] / self.size[0], size[1] / self.size[1])
+            if abs(scale[0] / scale[1] - 1) > 0.02:
+                stated = f"{self.size[0]:g}x{self.size[1]:g}"
+                raise DataError(
+                    f"'{self.where}': the box is of a picture of {stated} px",
+                    f"{self.file} is shown with {size[0]}x{size[1]}",
+                    "Label the picture as it is shown, or correct the size",
+                )
+            x0, y0, x1, y1 = x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1]
+
+        inside = max(0.0, min(x1, size[0]) - max(x0, 0)) * max(0.0, min(y1, size[1]) - max(y0, 0))
+        if inside < 0.5 * (x1 - x0) * (y1 - y0):
+            raise DataError(
+                f"'{self.where}': the box {x0:g},{y0:g},{x1:g},{y1:g} lies outside",
+                f"{self.file} has {size[0]}x{size[1]} px",
+                "Give boxes in px of the picture as it is shown",
+            )
+        return box_corners(x0, y0, x1, y1)
+
+
+class BoxTable(Mapping[str, list[Corners]]):
+    """The boxes of an annotation file or folder, by the names of photos as written in it.
+
+    Args:
+        path: The file or folder.
+        boxes: Its boxes.
+        notes: Remarks on how they were read.
+
+    Example:
+        >>> box = LabeledBox("day/1.jpg", (1, 2, 11, 12), "boxes.csv:2")
+        >>> table = BoxTable(Path("boxes.csv"), [box])
+        >>> table["day/1.jpg"][0].tolist()
+        [[1.0, 2.0], [11.0, 2.0], [11.0, 12.0], [1.0, 12.0]]
+        >>> matched, notes = table.match(["1.jpg", "day/1.jpg"])
+        >>> sorted(matched), notes
+        (['day/1.jpg'], [])
+    """
+
+    def __init__(self, path: Path, boxes: Sequence[LabeledBox], notes: Sequence[str] = ()) -> None:
+        self.path, self.boxes, self.notes = path, tuple(boxes), tuple(notes)
+        self._by_name: dict[str, list[Corners]] = defaultdict(list)
+        for box in boxes:
+            self._by_name[box.file].append(box_corners(*box.box))
+
+    def __getitem__(self, name: str) -> list[Corners]:
+        if name not in self._by_name:
+            raise KeyError(name)
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def match(
+        self, names: Sequence[str], root: str = ""
+    ) -> tuple[dict[str, list[LabeledBox]], list[str]]:
+        """Return the boxes of each photo.
+
+        Args:
+            names: Names of the photos, relative to their folder, with forward slashes.
+            root: Name of their folder, for rows that name it too.
+
+        Returns:
+            Boxes by name, and notes on rows that match in case or place only, or nothing.
+
+        Raises:
+            DataError: No row names a photo, or one may mean several.
+        """
+        matched, notes = match_names([box.file for box in self.boxes], names, self.path, root)
+        of_photo: dict[str, list[LabeledBox]] = defaultdict(list)
+        repeated = 0
+        for box in self.boxes:
+            name = matched.get(box.file)
+            if name is None:
+                continue
+            if any(box.box == other.box for other in of_photo[name]):
+                repeated += 1
+            else:
+                of_photo[name].append(box)
+        if repeated:
+            notes.append(f"{self.path.name}: {repeated} repeated boxes count once")
+        return dict(of_photo), notes
+
+
+def box_corners(x0: float, y0: float, x1: float, y1: float) -> Corners:
+    """Return the (4, 2) corners of a box, clockwise from the upper left.
+
+    Args:
+        x0: Left edge in px.
+        y0: Upper edge in px.
+        x1: Right edge in px.
+        y1: Lower edge in px.
+
+    Example:
+        >>> box_corners(1, 2, 5, 6).tolist()
+        [[1.0, 2.0], [5.0, 2.0], [5.0, 6.0], [1.0, 6.0]]
+    """
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float32)
+
+
+def read_boxes(path: Path, class_name: str | None = None) -> BoxTable:
+    """Read boxes from a CSV, COCO (.json) or VOC (.xml) file, or a folder of YOLO or VOC files.
+
+    Args:
+        path: The file, with columns file, x0, y0, x1, y1 (px) where it is a CSV, or the folder.
+        class_name: Class of the boxes to take where the file has several.
+
+    Returns:
+        The boxes, with corners in order.
+
+    Raises:
+        DataError: The file is missing or malformed, a number is missing, NaN or infinite, a box is
+            empty, or it has several classes and none is ``class_name``; the error names the line.
+    """
+    if not path.exists():
+        raise DataError(
+            f"'{path}' does not exist", "Boxes are a CSV, COCO, VOC or YOLO file", "Check the path"
+        )
+    boxes, notes = _read_any(path)
+    if not boxes:
+        raise DataError(f"'{path}' holds no box", "At least one is needed", "Label the photos")
+
+    turned = sum(box.box[0] > box.box[2] or box.box[1] > box.box[3] for box in boxes)
+    if turned:
+        notes.append(f"{path.name}: {turned} boxes have their corners swapped; put in order")
+    boxes = [_in_order(box) for box in boxes]
+    return BoxTable(path, _of_class(path, boxes, class_name, notes), notes)
+
+
+def find_box_file(folder: Path, photos: Sequence[Path]) -> Path | None:
+    """Return the annotation file or folder that lies beside photos, or None.
+
+    Args:
+        folder: Folder of the photos.
+        photos: The photos.
+
+    Raises:
+        DataError: There are several.
+    """
+    found = [folder / name for name in (*_CSV_FILES, *_COCO_FILES) if (folder / name).is_file()]
+    if any(p.with_suffix(suffix).is_file() for p in photos for suffix in (".txt", ".xml")):
+        found.append(folder)
+    elif (folder.parent / "labels").is_dir() and folder.name == "images":
+        found.append(folder.parent / "labels")
+    if len(found) > 1:
+        raise DataError(
+            f"'{folder}' has boxes in several files: {', '.join(p.name for p in found)}",
+            "One of them counts",
+            "Name it with --boxes",
+        )
+    return found[0] if found else None
+
+
+def match_names(
+    written: Sequence[str], names: Sequence[str], path: Path, root: str = ""
+) -> tuple[dict[str, str], list[str]]:
+    """Match names of photos as written in a file to the photos that are there.
+
+    A name counts as written first, then whatever its case, its folders and, where it has none, its
+    suffix.
+
+    Args:
+        written: Names in the file.
+        names: Names of the photos, relative to their folder, with forward slashes.
+        path: The file, for messages.
+        root: Name of the photos' folder.
+
+    Returns:
+        The photo of each written name that has one, and notes on the others.
+
+    Raises:
+        DataError: No name matches, or one may mean several photos.
+
+    Example:
+        >>> match_names(["photos/A.JPG", "b.jpg"], ["a.jpg"], Path("boxes.csv"))[1]
+        ["boxes.csv: matched by another case or folder: 'photos/A.JPG' is a.jpg", \
+"boxes.csv: 1 names are of no photo here: 'b.jpg'"]
+    """
+    matched: dict[str, str] = {}
+    loose, absent = [], []
+    for name in dict.fromkeys(written):
+        candidates = _candidates(name, names, root)
+        if len(candidates) > 1:
+            raise DataError(
+                f"'{path}': {name!r} may be {' or '.join(candidates[:3])}",
+                "A name must mean one photo",
+                "Write its folder too",
+            )
+        if not candidates:
+            absent.append(repr(name))
+            continue
+        matched[name] = candidates[0]
+        if name != candidates[0] and PurePosixPath(name).suffix:
+            loose.append(f"{name!r} is {candidates[0]}")
+
+    if not matched:
+        raise DataError(
+            f"'{path}': no row names a photo that is there ({', '.join(absent[:_MOST_NAMED])})",
+            f"The photos are {', '.join(names[:_MOST_NAMED])}",
+            "Write names as they are in the folder",
+        )
+    notes = []
+    if loose:
+        notes.append(f"{path.name}: matched by another case or folder: {_few(loose)}")
+    if absent:
+        notes.append(f"{path.name}: {len(absent)} names are of no photo here: {_few(absent)}")
+    return matched, notes
+
+
+def _few(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
+    return ", ".join(items[:_MOST_NAMED]) + more
+
+
+def _candidates(name: str, names: Sequence[str], root: str) -> list[str]:
+    """Return the photos that a written name may mean, the closest kind of match alone."""
+    plain = PurePosixPath(name.replace("\\", "/"))
+    if plain.as_posix() in names:
+        return [plain.as_posix()]
+
+    def same(a: PurePosixPath, b: PurePosixPath) -> bool:
+        left, right = a.as_posix().lower(), b.as_posix().lower()
+        return left == right or (not a.suffix and left == b.with_suffix("").as_posix().lower())
+
+    def tail_of(longer: PurePosixPath, shorter: PurePosixPath) -> PurePosixPath:
+        return PurePosixPath(*longer.parts[-len(shorter.parts) :])
+
+    paths = [PurePosixPath(each) for each in names]
+    if root and len(plain.parts) > 1 and plain.parts[0].lower() == root.lower():
+        inner = PurePosixPath(*plain.parts[1:])
+        if found := [p.as_posix() for p in paths if same(inner, p)]:
+            return found
+    if found := [p.as_posix() for p in paths if same(plain, p)]:
+        return found
+
+    # The row names further folders around, or fewer than the photo lies in.
+    found = [p.as_posix() for p in paths if same(tail_of(plain, p), p)]
+    return found or [p.as_posix() for p in paths if same(plain, tail_of(p, plain))]
+
+
+def _read_any(path: Path) -> tuple[list[LabeledBox], list[str]]:
+    if path.is_dir():
+        return _read_folder(path), []
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return _read_coco(path), []
+    if suffix == ".xml":
+        return _read_voc(path, path.with_suffix("").name), []
+    if suffix == ".txt" and not path.read_bytes()[:200].strip()[:1].isalpha():
+        return _read_yolo(path, path.with_suffix("").name, _class_names(path.parent)), []
+    return _read_csv_boxes(path)
+
+
+def _read_csv_boxes(path: Path) -> tuple[list[LabeledBox], list[str]]:
+    try:
+        table = read_csv(path, _COLUMNS)
+    except DataError as error:
+        if "lacks the column" not in error.value:
+            raise
+        try:
+            table = read_csv(path, _COLUMNS_FROM_ONE)
+        except DataError:
+            raise error from None
+
+    boxes = []
+    for row in table.rows:
+        x0, y0, x1, y1 = (
+            parse_number(row.cells[key], key, row.where) for key in ("x0", "y0", "x1", "y1")
+        )
+        if not row.cells["file"]:
+            raise DataError(f"'{row.where}': the file has no name", "Each row names a photo")
+        named = next((row.cells[c] for c in _CLASS_COLUMNS if c in row.cells), "")
+        file = row.cells["file"].replace("\\", "/")
+        size = None
+        if {"width", "height"} <= row.cells.keys():
+            width, height = (parse_number(row.cells[k], k, row.where) for k in ("width", "height"))
+            size = (width, height) if min(width, height) > 0 else None
+        boxes.append(LabeledBox(file, (x0, y0, x1, y1), row.where, named, size=size))
+    return boxes, list(table.notes)
+
+
+def _read_folder(folder: Path) -> list[LabeledBox]:
+    """Read the YOLO (.txt) and VOC (.xml) files of a folder and its subfolders."""
+    classes = _class_names(folder)
+    boxes: list[LabeledBox] = []
+    for file in list_files(folder):
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if file.suffix.lower() == ".xml":
+            boxes += _read_voc(file, name)
+        elif file.suffix.lower() == ".txt" and file.name not in _CLASS_FILES:
+            if _is_note(file):
+                continue
+            boxes += _read_yolo(file, name, classes)
+    return boxes
+
+
+def _is_note(file: Path) -> bool:
+    """Return whether a text file is prose beside the labels, such as a README."""
+    first = file.read_text(encoding="utf-8", errors="replace").strip()[:1]
+    return bool(first) and first not in "0123456789.-+n"
+
+
+def _class_names(folder: Path) -> list[str]:
+    """Return the names of YOLO's classes from a file in the folder or the one above; often none."""
+    for place in (folder, folder.parent):
+        for name in _CLASS_FILES:
+            if (place / name).is_file():
+                text = (place / name).read_text(encoding="utf-8-sig", errors="replace")
+                return [line.strip() for line in text.splitlines() if line.strip()]
+    return []
+
+
+def _read_yolo(path: Path, name: str, classes: Sequence[str]) -> list[LabeledBox]:
+    """Read a YOLO file: class, then center and size, or the points of a polygon, in shares."""
+    boxes = []
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1
+    ):
+        if not line.split():
+            continue
+        where = f"{path}:{number}"
+        numbers = [parse_number(word, "a value", where) for word in line.split()]
+        kind, values = int(numbers[0]), numbers[1:]
+        if len(values) in (4, 5):  # a fifth value is a detector's confidence
+            x, y, width, height = values[:4]
+            box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        elif len(values) >= 6 and len(values) % 2 == 0:
+            xs, ys = values[::2], values[1::2]
+            box = (min(xs), min(ys), max(xs), max(ys))
+        else:
+            limit = "A YOLO row is a class and 4 values, or the points of a polygon"
+            raise DataError(f"'{where}': {len(numbers)} values", limit, "Correct the line")
+        if max(abs(value) for value in values) > 1.5:
+            limit = "YOLO counts in shares of the picture's sides, 0 to 1"
+            raise DataError(f"'{where}': {line.strip()[:60]}", limit, "Divide by width and height")
+        named = classes[kind] if 0 <= kind < len(classes) else str(kind)
+        boxes.append(LabeledBox(name, box, where, named, is_share=True))
+    return boxes
+
+
+def _read_voc(path: Path, name: str) -> list[LabeledBox]:
+    """Read a Pascal VOC file; its photo is the one of its own name."""
+    try:
+        root = ElementTree.fromstring(path.read_bytes())
+    except ElementTree.ParseError as error:
+        raise DataError(f"'{path}'", f"it is no valid XML ({error})", "Save it again") from error
+    if root.tag != "annotation":
+        limit = "A VOC file holds an <annotation>"
+        raise DataError(f"'{path}' holds <{root.tag}>", limit, "Name another file")
+
+    def number(element: ElementTree.Element, key: str) -> float:
+        return parse_number(element.findtext(key) or "", key, str(path))
+
+    size = root.find("size")
+    stated = None if size is None else (number(size, "width"), number(size, "height"))
+    boxes = []
+    for each in root.iter("object"):
+        corners = each.find("bndbox")
+        if corners is None:
+            raise DataError(f"'{path}': an object has no bndbox", "Each needs one", "Label it")
+        x0, y0, x1, y1 = (number(corners, key) for key in ("xmin", "ymin", "xmax", "ymax"))
+        boxes.append(
+            LabeledBox(
+                name,
+                (x0, y0, x1, y1),
+                str(path),
+                (each.findtext("name") or "").strip(),
+                size=stated if stated and min(stated) > 0 else None,
+            )
+        )
+    return boxes
+
+
+def _read_coco(path: Path) -> list[LabeledBox]:
+    """Read the boxes of a COCO file; crowds are left out."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
+        raise DataError(f"'{path}'", f"it is no valid JSON ({error})", "Save it again") from error
+    try:
+        images = {image["id"]: image for image in table["images"]}
+        classes = {each["id"]: str(each["name"]) for each in table.get("categories", [])}
+        return [
+            _coco_box(f"{path}: annotation {each.get('id', number)}", each, images, classes)
+            for number, each in enumerate(table["annotations"])
+            if not each.get("iscrowd")
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"'{path}'",
+            f"it is no COCO file ({type(error).__name__}: {error})",
+            "COCO has images with id and file_name, and annotations with image_id and bbox",
+        ) from error
+
+
+def _coco_box(
+    where: str, each: Mapping[str, Any], images: Mapping[Any, Any], classes: Mapping[Any, str]
+) -> LabeledBox:
+    image = images[each["image_id"]]
+    x, y, width, height = (parse_number(str(value), "bbox", where) for value in each["bbox"])
+    if width <= 0 or height <= 0:
+        raise DataError(f"'{where}': {width:g}x{height:g} px", "A box has an area", "Correct it")
+    size = (float(image.get("width") or 0), float(image.get("height") or 0))
+    return LabeledBox(
+        str(image["file_name"]).replace("\\", "/"),
+        (x, y, x + width, y + height),
+        where,
+        classes.get(each.get("category_id"), str(each.get("category_id", ""))),
+        size=size if min(size) > 0 else None,
+    )
+
+
+def _in_order(box: LabeledBox) -> LabeledBox:
+    """Return the box with its upper left corner first."""
+    x0, y0, x1, y1 = box.box
+    ordered = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+    if ordered[0] == ordered[2] or ordered[1] == ordered[3]:
+        raise DataError(
+            f"'{box.where}': the box {x0:g},{y0:g},{x1:g},{y1:g} is empty",
+            "It must be wider and higher than 0",
+            "Correct the line",
+        )
+    return replace(box, box=ordered)
+
+
+def _of_class(
+    path: Path, boxes: list[LabeledBox], class_name: str | None, notes: list[str]
+) -> list[LabeledBox]:
+    """Return the boxes of the class wanted, where the file has several."""
+
+    def plain(name: str) -> str:
+        return "".join(letter for letter in name.lower() if letter.isalnum())
+
+    classes = Counter(box.class_name for box in boxes)
+    wanted = plain(class_name or "")
+    chosen = [box for box in boxes if wanted and plain(box.class_name) == wanted]
+    if chosen:
+        if len(chosen) < len(boxes):
+            notes.append(
+                f"{path.name}: {len(chosen)} boxes of {class_name} taken, "
+                f"{len(boxes) - len(chosen)} of other classes left out"
+            )
+        return chosen
+    if len(classes) > 1:
+        listed = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in classes.most_common(5))
+        raise DataError(
+            f"'{path}' has boxes of {len(classes)} classes: {listed}",
+            f"None is {class_name}" if class_name else "Boxes of one class are needed",
+            "Keep the boxes of the sign or object alone, or name its class as the model does",
+        )
+    if only := next(iter(classes)):
+        notes.append(f"{path.name}: its boxes of class {only} are taken")
+    return boxes
