@@ -41,9 +41,12 @@ def report_run(folder: Path, run: RunOptions) -> None:
 
 def _in_words(summary: Mapping[str, Any], html: Path) -> str:
     """The result for people, one line for each block."""
+    from physadv.report.design import format_interval
+
     lines = ["simulation" if summary["simulation"] else "filmed", str(summary["headline"])]
     for name, block in summary["blocks"].items():
-        success = f"{block['attack_success_rate']:6.1%} [{block['low']:.1%}, {block['high']:.1%}]"
+        interval = format_interval(block["low"], block["high"])
+        success = f"{block['attack_success_rate']:6.1%} [{interval}]"
         lines.append(
             f"  {name:5}  goal met {success}  true class {block['true_class_rate']:6.1%}  "
             f"n {block['frames']}, clips {block['clips']}"

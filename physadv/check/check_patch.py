@@ -14,6 +14,7 @@ from torch import nn
 
 from physadv.check.check_task import CheckTask
 from physadv.check.config import CheckConfig
+from physadv.check.differences import control_differences
 from physadv.check.rates import BlockRates, draw_conclusion, ended_by_data, tabulate_rates
 from physadv.check.run_check import ROWS, SETTINGS
 from physadv.check.session import CheckProgress
@@ -109,8 +110,12 @@ def check(
         rows = tuple(read_rows(folder / ROWS))
         record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
 
-    blocks = tabulate_rates(rows, sequential=ended_by_data(record))
-    conclusion = draw_conclusion(blocks, record)
+    sequential = ended_by_data(record)
+    blocks = tabulate_rates(rows, sequential=sequential)
+    differences = control_differences(
+        blocks, rows, simulation=bool(record.get("simulation")), sequential=sequential
+    )
+    conclusion = draw_conclusion(blocks, record, differences)
     return CheckResult(
         blocks,
         conclusion.valid,

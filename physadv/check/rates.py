@@ -10,8 +10,10 @@ from physadv.camera.frames import BLOCKS
 from physadv.core.rows import Row
 from physadv.evaluation.metrics.intervals import (
     LEAST_CLUSTERS,
+    DifferenceInterval,
     RateInterval,
     clustered_interval,
+    difference_interval,
     sequential_interval,
 )
 
@@ -115,14 +117,45 @@ def ended_by_data(settings: Mapping[str, Any]) -> bool:
     return bool(settings.get("width") or settings.get("live") or live)
 
 
+def control_doubt(table: Mapping[str, BlockRates]) -> str:
+    """Return why the controls of ``table``, rates by block, support no claim; empty where they
+    do."""
+    if failed := _failed_controls(table):
+        return f"the model recognizes {failed} of the frames"
+    if missing := _missing_controls(table):
+        return f"{missing} not measured"
+    few = _blocks_of_few_clips(table)
+    return f"too few clips of {few}" if few else ""
+
+
+def _failed_controls(table: Mapping[str, BlockRates]) -> str:
+    return " and ".join(
+        f"{_named(b)} in only {table[b].true.rate:.1%}"
+        for b in ("clean", "blank")
+        if b in table and table[b].true.rate < CONTROL_FLOOR
+    )
+
+
+def _missing_controls(table: Mapping[str, BlockRates]) -> str:
+    return " and ".join(_named(b) for b in ("clean", "blank") if b not in table)
+
+
+def _blocks_of_few_clips(table: Mapping[str, BlockRates]) -> str:
+    return " and ".join(_named(b) for b, rates in table.items() if rates.attack.too_few)
+
+
 def draw_conclusion(
-    table: Mapping[str, BlockRates], settings: Mapping[str, Any]
+    table: Mapping[str, BlockRates],
+    settings: Mapping[str, Any],
+    differences: Mapping[str, DifferenceInterval] | None = None,
 ) -> CheckConclusion:
     """Express the rates in words, without claiming more than was measured.
 
     Args:
         table: Rates by block.
         settings: Record of the run, as in its check.json.
+        differences: The patch's success less that of each control, from
+            :func:`physadv.check.differences.control_differences`; None takes it from the rates.
 
     Returns:
         The conclusion; not valid without the patch, without a control, with a control that
@@ -150,38 +183,43 @@ def draw_conclusion(
 
     measured = f"The patch met its goal ({goal_in_words(settings)}) in {_share(patch)}"
 
-    missing = [b for b in ("clean", "blank") if b not in table]
-    failed = [b for b in ("clean", "blank") if b in table and table[b].true.rate < CONTROL_FLOOR]
-    if failed:
-        which = " and ".join(f"{_named(b)} in only {table[b].true.rate:.1%}" for b in failed)
+    if failed := _failed_controls(table):
         return CheckConclusion(
             False,
-            f"Not valid for a claim: the model reports “{true_name}” on {which} of the frames "
+            f"Not valid for a claim: the model reports “{true_name}” on {failed} of the frames "
             f"({CONTROL_FLOOR:.0%} is "
             f"needed), so failures under the patch cannot be attributed to it. {measured}.",
             notes,
         )
 
-    if missing:
-        lacking = " and ".join(_named(b) for b in missing)
+    if missing := _missing_controls(table):
         return CheckConclusion(
-            False, f"{measured}, but without a control ({lacking}) this proves nothing yet.", notes
+            False, f"{measured}, but without a control ({missing}) this proves nothing yet.", notes
         )
 
-    single = [_named(b) for b, rates in table.items() if rates.attack.too_few]
-    if single:
+    if few := _blocks_of_few_clips(table):
         return CheckConclusion(
             False,
-            f"{measured}. Not valid for a claim: too few clips of {' and '.join(single)} for an "
-            f"interval; at least {LEAST_CLUSTERS} of each block are needed, each a new approach.",
+            f"{measured}. Not valid for a claim: too few clips of {few} for an interval; at least "
+            f"{LEAST_CLUSTERS} of each block are needed, each a new approach.",
             notes,
         )
 
+    if differences is None:
+        differences = {
+            b: difference_interval(table[b].attack, patch.attack) for b in ("clean", "blank")
+        }
+    return CheckConclusion(True, f"{measured}; {_against_controls(table, differences)}", notes)
+
+
+def _against_controls(
+    table: Mapping[str, BlockRates], differences: Mapping[str, DifferenceInterval]
+) -> str:
     controls = ", ".join(f"{_named(b)} {table[b].attack.rate:.1%}" for b in ("clean", "blank"))
-    if patch.attack.low <= max(table[b].attack.high for b in ("clean", "blank")):
-        unclear = "The intervals overlap: no clear effect of the patch."
-        return CheckConclusion(True, f"{measured}; without it: {controls}. {unclear}", notes)
-    return CheckConclusion(True, f"{measured}; without it: {controls}.", notes)
+    effect = ", ".join(f"{change} against {_named(b)}" for b, change in differences.items())
+    clear = all(change.low > 0 for change in differences.values())
+    verdict = "" if clear else " An interval holds 0: no clear effect of the patch."
+    return f"without it: {controls}. The difference is {effect}.{verdict}"
 
 
 def _notes(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list[str]:

@@ -38,11 +38,11 @@ def check_figures(
         }
     ]
 
-    known = known_stages(table, settings)
+    known = [stage for stage in known_stages(table, settings) if not stage.doubt]
     if len(known) > 1:
         caption = (
-            "The patch's success digitally, in simulation and before the camera; bars are 95 % "
-            "intervals."
+            "The patch's success digitally, in simulation and before the camera, where the "
+            "controls are valid; bars are 95 % intervals."
         )
         figures.append(
             {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from physadv.camera.frames import BLOCKS
+from physadv.check.differences import control_differences
 from physadv.check.folder import EXAMPLES, ROWS
 from physadv.check.rates import count_noun, draw_conclusion, ended_by_data, tabulate_rates
 from physadv.check.stopping_rule import WIDTH, StoppingState, stopping_states
@@ -72,7 +73,10 @@ def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
     """
     sequential = ended_by_data(settings)
     table = tabulate_rates(rows, sequential=sequential)
-    conclusion = draw_conclusion(table, settings)
+    differences = control_differences(
+        table, rows, simulation=bool(settings.get("simulation")), sequential=sequential
+    )
+    conclusion = draw_conclusion(table, settings, differences)
 
     by_angle = rate_grid([r for r in rows if r["block"] == "patch"])
     known = known_stages(table, settings)
@@ -89,8 +93,14 @@ def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
         "notes": conclusion.notes,
         "simulation": bool(settings.get("simulation")),
         "blocks": {name: rates.as_dict() for name, rates in table.items()},
+        "differences": (
+            {name: change.as_dict() for name, change in differences.items()}
+            if conclusion.valid
+            else {}
+        ),
         "stages": [s.as_dict() for s in known],
-        "stages_in_words": stage_changes(known),
+        "stages_in_words": [str(change) for change in stage_changes(known)],
+        "stage_changes": [change.as_dict() for change in stage_changes(known)],
         "precision": {name: stand.as_dict() for name, stand in to_go.items()},
         "missing": [_missing(name, stand) for name, stand in to_go.items() if not stand.done],
         "verdicts": {name: _frequent_verdicts(rows, name) for name in table},

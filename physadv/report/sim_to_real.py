@@ -4,7 +4,7 @@ success remains."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,19 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.check.folder import ROWS
-from physadv.check.rates import BlockRates, ended_by_data, tabulate_rates
+from physadv.check.rates import (
+    CONTROL_FLOOR,
+    BlockRates,
+    control_doubt,
+    ended_by_data,
+    tabulate_rates,
+)
 from physadv.core.errors import OptionError
-from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.evaluation.metrics.intervals import (
+    DifferenceInterval,
+    RateInterval,
+    difference_interval,
+)
 from physadv.report.check_folder import read_check
 from physadv.report.design import MUTED
 from physadv.report.svg import WIDTH, block_marker, percent_axis, svg_chart, svg_line, svg_text
@@ -37,6 +47,7 @@ class MeasuredStage:
         clips: Number of clips, None where frames are independent draws.
         blank: Success rate of a blank sticker, the control.
         clean_recognised: Share of clean signs that were recognized, the other control.
+        doubt: Why the controls support no claim; empty where they do, None in older records.
     """
 
     name: str
@@ -47,16 +58,54 @@ class MeasuredStage:
     clips: int | None = None
     blank: float | None = None
     clean_recognised: float | None = None
+    doubt: str | None = None
+
+    @property
+    def interval(self) -> RateInterval:
+        """The rate with its interval."""
+        return RateInterval(self.rate, self.low, self.high, self.n, self.clips)
 
     def __str__(self) -> str:
         clips = "" if self.clips is None else f", {self.clips} clips"
-        return (
-            f"{self.name}: {self.rate:.1%} [{self.low:.1%}, {self.high:.1%}], n = {self.n}{clips}"
-        )
+        return f"{self.name}: {self.interval}{clips}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class StageChange:
+    """Change of the success from one stage to the next.
+
+    Attributes:
+        first: Earlier stage.
+        second: Later stage.
+        change: Difference with its interval; None where a control of either stage failed, since
+            then the two successes are not the patch's.
+    """
+
+    first: MeasuredStage
+    second: MeasuredStage
+    change: DifferenceInterval | None
+
+    def __str__(self) -> str:
+        steps = f"From {self.first.name} to {self.second.name}"
+        if self.change is None:
+            reasons = "; ".join(
+                f"{s.name}: {s.doubt}" for s in (self.first, self.second) if s.doubt
+            )
+            return f"{steps}: not compared, since a control is not valid ({reasons})."
+
+        value = f"{self.first.rate:.1%} to {self.second.rate:.1%}, {_points(self.change.value)}"
+        if self.change.is_clear:
+            return f"{steps}: {value}; {_interval(self.change)}."
+        return f"{steps}: {value}; {_interval(self.change)}, so no clear change."
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        change = None if self.change is None else self.change.as_dict()
+        return {"from": self.first.name, "to": self.second.name, "change": change}
 
 
 def stage_of_check(folder: str | Path, bundle: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -103,9 +152,7 @@ def known_stages(
 
     known = {
         "digital": _of_card((settings.get("bundle") or {}).get("heldout") or {}),
-        "twin": MeasuredStage(**{k: twin.get(k) for k in MeasuredStage.__dataclass_fields__})
-        if twin
-        else None,
+        "twin": _of_record(twin) if twin else None,
     }
 
     if here is not None:
@@ -113,14 +160,25 @@ def known_stages(
     return [stage for name in NAMES if (stage := known.get(name)) is not None]
 
 
-def stage_changes(stages: Sequence[MeasuredStage]) -> list[str]:
-    """Return one sentence for each change from one of the ``stages`` to the next; none for
-    a single stage."""
+def stage_changes(stages: Sequence[MeasuredStage]) -> list[StageChange]:
+    """Return the change from each of the ``stages`` to the next; none for a single stage.
+
+    The stages have no frame in common, so their differences are those of independent rates.
+    """
     return [
-        f"From {a.name} to {b.name}: {a.rate:.1%} to {b.rate:.1%}, "
-        f"{_points(b.rate - a.rate)}{_unclear(a, b)}."
-        for a, b in pairwise(stages)
+        StageChange(
+            first,
+            second,
+            None
+            if first.doubt or second.doubt
+            else difference_interval(*_intervals(first, second)),
+        )
+        for first, second in pairwise(stages)
     ]
+
+
+def _intervals(*stages: MeasuredStage) -> list[RateInterval]:
+    return [stage.interval for stage in stages]
 
 
 def stage_chart(stages: Sequence[MeasuredStage]) -> Markup:
@@ -154,7 +212,28 @@ def _of_table(name: str, table: Mapping[str, BlockRates]) -> MeasuredStage | Non
         patch.clips,
         None if blank is None else blank.attack.rate,
         None if clean is None else clean.true.rate,
+        control_doubt(table),
     )
+
+
+def _of_record(twin: Mapping[str, Any]) -> MeasuredStage:
+    """Return the stage that :func:`stage_of_check` recorded; earlier versions kept no doubt."""
+    values: dict[str, Any] = {k: twin.get(k) for k in MeasuredStage.__dataclass_fields__}
+    stage = MeasuredStage(**values)
+    if stage.doubt is not None:
+        return stage
+    return replace(stage, doubt=_rates_doubt(stage.clean_recognised, stage.blank))
+
+
+def _rates_doubt(clean: float | None, blank: float | None) -> str:
+    """Return why a stage with these rates of its controls, where measured, supports no claim."""
+    if clean is not None and clean < CONTROL_FLOOR:
+        return f"the clean sign is recognized in only {clean:.1%}"
+    if blank is None:
+        return "a blank sticker was not measured"
+    if blank > 1 - CONTROL_FLOOR:
+        return f"a blank sticker alone meets the goal in {blank:.1%}"
+    return ""
 
 
 def _of_card(heldout: Mapping[str, Any]) -> MeasuredStage | None:
@@ -165,7 +244,11 @@ def _of_card(heldout: Mapping[str, Any]) -> MeasuredStage | None:
     rate = RateInterval(
         float(success["rate"]), float(success["low"]), float(success["high"]), int(success["n"])
     )
-    return MeasuredStage("digital", *_plain(rate), None, blank.get("rate"), clean.get("rate"))
+    # The success counts only draws in which the clean sign is recognized, so its rate is no doubt.
+    doubt = _rates_doubt(None, blank.get("rate"))
+    return MeasuredStage(
+        "digital", *_plain(rate), None, blank.get("rate"), clean.get("rate"), doubt
+    )
 
 
 def _plain(rate: RateInterval) -> tuple[float, float, float, int]:
@@ -178,5 +261,7 @@ def _points(change: float) -> str:
     return f"{abs(change) * 100:.1f} points {'more' if change > 0 else 'less'}"
 
 
-def _unclear(a: MeasuredStage, b: MeasuredStage) -> str:
-    return " (the intervals overlap)" if a.low <= b.high and b.low <= a.high else ""
+def _interval(change: DifferenceInterval) -> str:
+    if change.too_few:
+        return "too few clips for an interval"
+    return f"95 % interval {100 * change.low:+.1f} to {100 * change.high:+.1f} points"

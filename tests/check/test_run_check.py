@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from physadv.camera.open_source import open_frame_source
+from physadv.check.differences import control_differences
 from physadv.check.locators import by_box, by_frame, locator_for
 from physadv.check.rates import draw_conclusion, ended_by_data, tabulate_rates
 from physadv.check.run_check import BlockSource, run_check
@@ -193,6 +194,24 @@ def test_one_clip_supports_no_claim(
     assert not said.valid
     assert "20 frames from 1 clip (too few clips for an interval)" in said.headline
     assert "too few clips of the patch for an interval; at least 2" in said.headline
+
+
+def test_twin_blocks_are_compared_frame_by_frame(
+    tmp_path: Path, twin: Callable[..., Path], color_model: Any
+) -> None:
+    """Where blank and patch fail together, the paired difference is narrower than that of the
+    rates; frames that one block lacks, or filmed ones, are compared by the rates."""
+    words = ["rr", "bb", "rr", "bb"] * 3
+    clips = {f"{b}-{i:02d}": w for b in ("blank", "patch") for i, w in enumerate(words)}
+    rows, _ = check(tmp_path / "r", twin(clips), color_model)
+    table = tabulate_rates(rows)
+    paired = control_differences(table, rows, simulation=True)["blank"]
+    apart = control_differences(table, rows, simulation=False)["blank"]
+    fewer = control_differences(table, rows[:-1], simulation=True)["blank"]
+    assert (paired.value, paired.paired) == (0, True)
+    assert paired.high - paired.low < 0.7 * (apart.high - apart.low)
+    assert not apart.paired
+    assert not fewer.paired
 
 
 def test_words_for_a_valid_result(

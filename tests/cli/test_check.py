@@ -270,6 +270,7 @@ def test_digital_twin_and_camera_side_by_side(place: Path) -> None:
     held = {
         "success": {"rate": 0.9, "low": 0.86, "high": 0.93, "n": 300},
         "clean_recognised": {"rate": 1.0},
+        "blank_success": {"rate": 0.02},
     }
     for name in ("blue", "other"):
         card = PatchCard(
@@ -303,8 +304,17 @@ def test_digital_twin_and_camera_side_by_side(place: Path) -> None:
     stages = {s["name"]: (s["rate"], s["n"], s["clean_recognised"]) for s in said["stages"]}
     assert stages == {"digital": (0.9, 300, 1.0), "twin": (0.75, 12, 1.0), "camera": (0.25, 4, 1.0)}
     assert said["stages_in_words"][0].startswith(
-        "From digital to twin: 90.0% to 75.0%, 15.0 points less"
+        "From digital to twin: 90.0% to 75.0%, 15.0 points less; 95 % interval -"
     )
+    change = said["stage_changes"][0]["change"]
+    assert change["value"] == pytest.approx(-0.15)
+    assert change["low"] < -0.15 < change["high"]
+    # One clip of each block before the camera has no interval, and supports no comparison.
+    assert said["stages_in_words"][1].startswith(
+        "From twin to camera: not compared, since a control is not valid (camera: too few clips of"
+    )
+    assert "change" not in said["stage_changes"][1]
+    assert said["differences"] == {}
     assert "From the screen to the camera" in (place / "out" / "report.html").read_text()
     for folder in (
         "in-twin",

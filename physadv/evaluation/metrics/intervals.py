@@ -63,6 +63,46 @@ class RateInterval:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
+@dataclass(frozen=True)
+class DifferenceInterval:
+    """A difference of two shares with its 95 % confidence interval.
+
+    Attributes:
+        value: Second share less the first, in [-1, 1].
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        paired: Whether both shares are of the same trials, compared one by one.
+
+    Example:
+        >>> print(difference_interval(wilson_interval(30, 40), wilson_interval(18, 40)))
+        -30.0 points [-47.9, -8.5]
+    """
+
+    value: float
+    low: float
+    high: float
+    paired: bool = False
+
+    def __str__(self) -> str:
+        if self.too_few:
+            return f"{100 * self.value:+.1f} points (too few clusters for an interval)"
+        return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+    @property
+    def too_few(self) -> bool:
+        """Whether the interval excludes nothing."""
+        return self.low <= -1 and self.high >= 1
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes "no difference"."""
+        return self.low > 0 or self.high < 0
+
+    def as_dict(self) -> dict[str, float | bool]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> RateInterval:
     """Return a rate with Wilson's score interval (Wilson 1927), for independent trials.
 
@@ -149,8 +189,69 @@ def sequential_interval(
     return _by_cluster(outcomes, clusters, confidence, _betting_lower)
 
 
+def difference_interval(first: RateInterval, second: RateInterval) -> DifferenceInterval:
+    """Return the difference of two independent shares, with an interval from those of the shares.
+
+    Each end takes the squares of the distances from share to end (Newcombe 1998; Zou and Donner
+    2008), whatever interval the shares have.
+
+    Args:
+        first: Share that is subtracted.
+        second: Share that it is subtracted from.
+
+    Returns:
+        The difference with its interval; the whole of [-1, 1] where a share has none.
+
+    Example:
+        >>> difference_interval(wilson_interval(30, 40), wilson_interval(18, 40)).is_clear
+        True
+    """
+    value = second.rate - first.rate
+    if first.too_few or second.too_few:
+        return DifferenceInterval(value, -1.0, 1.0)
+    low = value - np.hypot(second.rate - second.low, first.high - first.rate)
+    high = value + np.hypot(second.high - second.rate, first.rate - first.low)
+    return DifferenceInterval(value, max(float(low), -1.0), min(float(high), 1.0))
+
+
+def paired_difference(
+    first: Sequence[bool | int],
+    second: Sequence[bool | int],
+    clusters: Sequence[object],
+    *,
+    sequential: bool = False,
+    confidence: float = 0.95,
+) -> DifferenceInterval:
+    """Return the difference of two shares of the same trials, such as frames of the same paths.
+
+    A trial's difference lies in [-1, 1]; its half above -1 is a share, which gets the interval of
+    :func:`clustered_interval` or :func:`sequential_interval`.
+
+    Args:
+        first: Outcome of each trial that is subtracted.
+        second: Outcome of the same trial that it is subtracted from.
+        clusters: Cluster of each trial.
+        sequential: Whether the data could decide how many trials there are.
+        confidence: Confidence of the interval, in (0.5, 1).
+
+    Returns:
+        The difference with its interval; the whole of [-1, 1] for fewer than two clusters.
+
+    Example:
+        >>> first, second = [True] * 20, [False] * 20
+        >>> print(paired_difference(first, second, [k // 2 for k in range(20)]))
+        -100.0 points [-100.0, -38.3]
+    """
+    halves = (np.asarray(second, dtype=float) - np.asarray(first, dtype=float) + 1) / 2
+    lower_end = _betting_lower if sequential else _gaffke_lower
+    found = _by_cluster(halves, clusters, confidence, lower_end)
+    return DifferenceInterval(
+        2 * found.rate - 1, 2 * found.low - 1, 2 * found.high - 1, paired=True
+    )
+
+
 def _by_cluster(
-    outcomes: Sequence[bool | int],
+    outcomes: Sequence[bool | int] | _Array,
     clusters: Sequence[object],
     confidence: float,
     lower_end: Callable[[_Array, _Array, float], float],
