@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from physadv.check.rates import block_rates
+from physadv.check.stopping_rule import stopping_state
 from physadv.core.random_streams import numpy_generator
 from physadv.evaluation.metrics.intervals import (
     RateInterval,
     clustered_interval,
+    difference_interval,
+    paired_difference,
     sequential_interval,
     wilson_interval,
 )
@@ -21,6 +27,7 @@ from physadv.evaluation.metrics.intervals import (
 Interval = Callable[[Sequence[bool], Sequence[object]], RateInterval]
 Hits = list[tuple[int, int]]
 """Hits and trials of each cluster."""
+BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "coverage.py"))
 REPEATS = 300
 # Seen as the share of REPEATS, 95 % falls below this once in 6,000 times.
 BOUND = 0.95 - 3.6 * (0.95 * 0.05 / REPEATS) ** 0.5
@@ -32,17 +39,11 @@ def of_hits(hits: Hits, interval: Interval = clustered_interval) -> RateInterval
 
 
 def bootstrap(outcomes: Sequence[bool], clusters: Sequence[object]) -> RateInterval:
-    """The percentile bootstrap over clusters, widened to Wilson's where they are alike: the method
-    that the coverage test must catch."""
-    hits, index = np.asarray(outcomes, float), np.asarray(clusters, int)
-    totals, sums = np.bincount(index), np.bincount(index, hits)
-    picks = np.random.default_rng(0).integers(0, len(totals), (1000, len(totals)))
-    low, high = np.quantile(sums[picks].sum(1) / totals[picks].sum(1), [0.025, 0.975])
-    rate = float(hits.mean())
-    if np.ptp(sums / totals) == 0:
-        spread = wilson_interval(round(rate * len(totals)), len(totals))
-        low, high = min(low, spread.low), max(high, spread.high)
-    return RateInterval(rate, float(low), float(high), len(hits))
+    """The percentile bootstrap over clusters of equal size, which the coverage test must catch."""
+    index = np.asarray(clusters, int)
+    hits = np.bincount(index, np.asarray(outcomes, float))[None]
+    low, high = BENCHMARK["bootstrap_ends"](hits, np.bincount(index))
+    return RateInterval(float(np.mean(outcomes)), float(low[0]), float(high[0]), len(index))
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 2), (1, 2), (8, 10), (10, 10), (55, 60), (390, 400)])
@@ -99,6 +100,37 @@ def test_interval_holds_its_rate_and_mirrors(hits: Hits) -> None:
     assert looked.high >= found.high - 0.02
 
 
+def test_a_difference_of_independent_shares_is_newcombes() -> None:
+    """From Wilson's intervals it is method 10 of Newcombe (1998), whose table II has 56/70 less
+    48/80 as 0.2000 [0.0524, 0.3339]."""
+    found = difference_interval(wilson_interval(48, 80), wilson_interval(56, 70))
+    assert found.value == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert found.is_clear
+    nothing = difference_interval(of_hits([(3, 4)]), wilson_interval(56, 70))
+    assert nothing.too_few
+    assert not nothing.is_clear
+
+
+@settings(max_examples=30, deadline=None)
+@given(CLUSTERS)
+def test_a_paired_difference_from_never_is_the_share_itself(hits: Hits) -> None:
+    """Against trials that all fail, the difference is the share; swapped, its sign changes; equal
+    trials differ by 0, and one cluster tells nothing."""
+    outcomes = [i < h for h, n in hits for i in range(n)]
+    clusters = [k for k, (_, n) in enumerate(hits) for _ in range(n)]
+    never = [False] * len(outcomes)
+    found = paired_difference(never, outcomes, clusters)
+    swapped = paired_difference(outcomes, never, clusters)
+    assert found.value == pytest.approx(sum(outcomes) / len(outcomes))
+    assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low), abs=1e-6)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    same = paired_difference(outcomes, outcomes, clusters)
+    assert same.value == 0
+    assert same.low < 0 < same.high
+    assert paired_difference(never, outcomes, [0] * len(outcomes)).too_few
+
+
 def test_many_clusters_are_those_of_the_normal_limit() -> None:
     """With many clusters the width is that of the mean of their rates."""
     rng = np.random.default_rng(2)
@@ -136,3 +168,46 @@ def test_intervals_cover_what_they_state(cell: tuple[int, int, float, float]) ->
 def test_the_coverage_test_catches_the_bootstrap(cell: tuple[int, int, float, float]) -> None:
     """The percentile bootstrap over clips fails the bound in each of these settings."""
     assert coverage(bootstrap, *cell) < BOUND
+
+
+def test_the_benchmark_computes_the_packages_interval() -> None:
+    """Gaffke's ends of the benchmark, for many samples at once, are those of the package, for clips
+    of one size and of several."""
+    rng = np.random.default_rng(3)
+    for sizes in (np.full(6, 10), np.array([60, 1, 7, 20])):
+        hits = rng.binomial(sizes, rng.beta(4, 1, (5, len(sizes))))
+        low, high = BENCHMARK["gaffke_ends"](hits, sizes)
+        found = [of_hits(list(zip(h.tolist(), sizes.tolist(), strict=True))) for h in hits]
+        assert low == pytest.approx([f.low for f in found], abs=1e-4)
+        assert high == pytest.approx([f.high for f in found], abs=1e-4)
+
+
+def test_intervals_at_the_stop_cover_what_they_state() -> None:
+    """A block that is filmed until its interval is narrow enough has an interval that holds the
+    rate; the bootstrap, looked at in the same way, fails the bound."""
+    row = BENCHMARK["simulate_stops"]("beta-binomial", 0.95, 0.3, 0.3, samples=REPEATS)
+    assert row["stopped"]["betting"] == 1
+    assert row["coverage"]["betting"] >= BOUND
+    assert row["coverage"]["bootstrap"] < BOUND
+
+
+def test_the_stopping_rule_stops_where_the_benchmark_does() -> None:
+    """The rule of a check, clip after clip, needs the clips that the benchmark counts."""
+    m, aim = 10, 0.3
+    hits = BENCHMARK["draw_hits"](
+        "beta-binomial", np.random.default_rng(4), 3, np.full(60, m), 0.95, 0.3
+    )
+    counted, _ = BENCHMARK["_stop_betting"](hits, m, 0.95, aim)
+    for sample, clips in zip(hits, counted, strict=True):
+        rows = [
+            {"clip": k, "true": True, "success": i < h}
+            for k, h in enumerate(sample)
+            for i in range(m)
+        ]
+        stopped = next(
+            k
+            for k in range(1, 61)
+            if stopping_state(block_rates("patch", rows[: m * k], sequential=True), aim).done
+        )
+        # The benchmark reads the width off a grid of 1 point.
+        assert abs(stopped - clips) <= 2
