@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from physadv.certification.bounds.graph_check import number_of
 from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.verify import METHODS, prepare_graph, verify_bounds
 from physadv.certification.smoothing.certify import ABSTAIN, certify_with_sampler
@@ -136,6 +137,7 @@ def certify_smoothing(
     kind = noise_by_name(noise, sigma)
     kind.needed(0.0, order, pixels[0].numel())  # refuses a norm that the noise does not serve
     sampler = NoiseSampler(classifier, kind, seed=seed, batch=batch)
+    sampler.check_model(pixels[:1])
 
     found = [
         certify_with_sampler(
@@ -205,6 +207,7 @@ def certify_bounds(
         raise OptionError(f"Batch {batch}", "At least 1 is needed", "Use 64")
 
     pixels = _checked_images(images, net)
+    pixels = pixels.to(number_of(net, pixels).dtype)
     truth = as_class_numbers(labels, pixels.device)
     if truth.shape != pixels.shape[:1]:
         raise OptionError(

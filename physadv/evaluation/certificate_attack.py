@@ -6,6 +6,7 @@ again. Surviving shows nothing new: the attacks are cheap, and a certificate nee
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,14 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from physadv.attacks._classifier_step import Classifier
+from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import pgd
 from physadv.attacks.obfuscated import expectation_model
 from physadv.certification.smoothing.certify import ABSTAIN
 from physadv.certification.smoothing.noise import SmoothingNoise
 from physadv.certification.smoothing.sampler import NoiseSampler, SampleRequest
+from physadv.core.findings import FindingWarning
 from physadv.core.random_streams import derive, generator
 from physadv.core.rows import Row
 from physadv.core.types import Model
@@ -170,12 +174,12 @@ class BoundAttack:
             else:
                 step = noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
             found.append((images + radius * _INSIDE * step).clamp(0, 1))
-        attacked = pgd(
+        attacked = _quiet_pgd(
             self.net,
             images,
             predicted,
             eps=radius * _INSIDE,
-            norm=self.norm,  # type: ignore[arg-type]
+            norm=self.norm,
             steps=self._STEPS,
             restarts=self._STARTS,
             loss="margin",
@@ -239,12 +243,12 @@ class SmoothingAttack:
         """Return the attacked images; ``index`` names the stream of the noise."""
         noisy = _NoisyModel(self.sampler.model, self.sampler.noise)
         seed = derive(self.sampler.seed, "attack on a certificate", index) % 2**31
-        return pgd(
+        return _quiet_pgd(
             expectation_model(noisy, draws=self._DRAWS, seed=seed),
             images,
             predicted,
             eps=min(radius * _INSIDE, 1.0) if self.norm == "linf" else radius * _INSIDE,
-            norm=self.norm,  # type: ignore[arg-type]
+            norm=self.norm,
             steps=self._STEPS,
             random_start=False,
             keep="loss",
@@ -334,6 +338,13 @@ def _by_radius(rows: Sequence[Row]) -> list[tuple[float, list[int]]]:
         if is_attackable(row):
             places.setdefault(float(row["radius"]), []).append(i)
     return sorted(places.items())
+
+
+def _quiet_pgd(model: Classifier, images: Tensor, labels: Tensor, **options: Any) -> AttackResult:
+    """Run :func:`pgd` without its warnings: what it returns is judged here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FindingWarning)
+        return pgd(model, images, labels, **options)
 
 
 class _NoisyModel(nn.Module):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.verify import verify_bounds
+from physadv.certification.fixed_network import check_fixed
 from physadv.certification.smoothing.certify import (
     SmoothingCertificate,
     certify_with_sampler,
@@ -87,6 +88,7 @@ class SmoothingCertifier:
         seed: int = 0,
     ) -> None:
         self.sampler = NoiseSampler(model, noise, seed=seed, batch=batch)
+        self._is_checked = False
         self.norm, self.radius, self.alpha = norm, radius, alpha
         self.n = n if n is not None else (100_000 if radius is None else 120_000)
         self.n0 = n0 if n0 is not None else (100 if radius is None else 32)
@@ -116,6 +118,9 @@ class SmoothingCertifier:
         Returns:
             One table an image, with at least ``predicted`` and ``radius``.
         """
+        if not self._is_checked and len(images):
+            self.sampler.check_model(images[:1])
+            self._is_checked = True
         clean = self.sampler.clean_classes(images)
         expected = len(images) * (self.n0 + (self.n if self.plan is None else self.plan.looks[0]))
         seen = 0
@@ -261,6 +266,7 @@ class PatchCertifier:
 
         self.defense, self.size = found
         self.model, self.group, self.patch = model, group, min(self.defense.patch)
+        self._is_checked = False
 
     @torch.no_grad()
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
@@ -275,7 +281,11 @@ class PatchCertifier:
         Returns:
             One table an image, with at least ``predicted`` and ``radius``.
         """
-        predicted, sure = self.defense.verdicts(resize_images(images, *self.size))
+        working = resize_images(images, *self.size)
+        if not self._is_checked:
+            check_fixed(cast(Model, self.defense), working[:2], may_be_random=False)
+            self._is_checked = True
+        predicted, sure = self.defense.verdicts(working)
         return [
             {"predicted": p, "radius": float(self.patch) if s else 0.0}
             for p, s in zip(predicted.tolist(), sure.tolist(), strict=True)

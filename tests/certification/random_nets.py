@@ -35,7 +35,7 @@ class RandomNet(nn.Module):
             for _ in range(steps):
                 self._extend(values)
             self.heads = [
-                (i, self._layer(nn.Linear(values[i][0].numel(), CLASSES)))
+                (i, self._layer(_head(values[i][0].numel(), self.draw, linear=bool(kinds))))
                 for i in sorted({len(values) - 1, *self.draw.sample(range(len(values)), 2)})
             ]
         self.eval().requires_grad_(False)
@@ -67,6 +67,19 @@ class RandomNet(nn.Module):
             values.append(step(values))
 
 
+def _head(inputs: int, draw: random.Random, *, linear: bool) -> nn.Module:
+    """A linear layer, or a small dense net with a norm."""
+    if linear or draw.random() < 0.7:
+        return nn.Linear(inputs, CLASSES)
+    norm = nn.BatchNorm1d(6)
+    nn.init.uniform_(norm.running_var, 0.3, 1.5)
+    nn.init.normal_(norm.running_mean, 0, 0.3)
+    bias = draw.random() < 0.5
+    return nn.Sequential(
+        nn.Linear(inputs, 6, bias), norm, nn.ReLU(), nn.Dropout(), nn.Linear(6, CLASSES)
+    )
+
+
 def _sum(logits: list[Tensor]) -> Tensor:
     total = logits[0]
     for logit in logits[1:]:
@@ -94,6 +107,24 @@ def _conv(net: RandomNet, i: int, values: list[Tensor]) -> Step | None:
     )
     layer = net._layer(conv)
     return lambda v: net.layers[layer](v[i])
+
+
+def _functional(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    """Functions with weights of their own, positional and named."""
+    channels, _, width = values[i].shape[1:]
+    weight = torch.randn(channels, 1, 3, 3).double() / 3
+    square = torch.randn(width, width).double() / 3
+    wide = torch.randn(4, channels, 1, 1).double() / 2
+    shift = torch.randn(4).double()
+    forms: list[Callable[[Tensor], Tensor]] = [
+        lambda t: F.conv2d(t, weight.to(t.dtype), padding="same", groups=channels),
+        lambda t: F.conv2d(t, wide.to(t.dtype), shift.to(t.dtype), padding="valid"),
+        lambda t: torch.conv2d(t, wide.to(t.dtype), None, 1, 0),
+        lambda t: F.linear(t, square.to(t.dtype)),
+        lambda t: F.linear(input=t, weight=square.to(t.dtype), bias=None),
+    ]
+    function = net.draw.choice(forms)
+    return lambda v: function(v[i])
 
 
 def _norm(net: RandomNet, i: int, values: list[Tensor]) -> Step:
@@ -193,6 +224,8 @@ def _in_place(net: RandomNet, i: int, values: list[Tensor]) -> Step | None:
         lambda t: t[:, :1].relu_(),
         lambda t: t.detach().sub_(0.2),
     ]
+    if 0 in values[i].stride():
+        return None  # an expanded value, which cannot be written to
     change = net.draw.choice(forms)
     return lambda v: change(v[i])
 
@@ -241,8 +274,20 @@ KINDS: dict[str, Maker] = {
     "residual": _residual,
     "residual again": _residual,
     "branch": _branch,
+    "functional": _functional,
     "in place": _in_place,
     "cast": _cast,
 }
-LINEAR = ("conv", "norm", "view", "idle", "scaled", "pooled", "residual", "view", "conv")
+LINEAR = (
+    "conv",
+    "functional",
+    "norm",
+    "view",
+    "idle",
+    "scaled",
+    "pooled",
+    "residual",
+    "view",
+    "conv",
+)
 """Kinds without ReLU: every bound is exact."""

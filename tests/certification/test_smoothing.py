@@ -12,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
+from physadv.certification.certify_images import certify_smoothing
 from physadv.certification.smoothing.certify import (
     ABSTAIN,
     SmoothingCertificate,
@@ -419,3 +420,21 @@ def test_cohens_rows_give_cohens_table(shared_data: Path, sigma: str, radius: fl
     assert certified_accuracy([int(r[1]) for r in rows], found, radius) == pytest.approx(
         PUBLISHED[sigma, radius]
     )
+
+
+class Centered(nn.Module):
+    """Subtracts the mean of the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.mean(0)).flatten(1)[:, :3]
+
+
+def test_votes_that_depend_on_each_other_are_refused() -> None:
+    """A noisy image's class must not depend on the others of its batch, and one logit is no
+    vote."""
+    pixels = torch.rand(2, 1, 4, 4)
+    with pytest.raises(ModelError, match="alone and in a batch"):
+        certify_smoothing(Centered(), pixels, sigma=0.1, n0=5, n=50)
+    single = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+    with pytest.raises(ModelError, match="at least two"):
+        certify_smoothing(single, pixels, sigma=0.1, n0=5, n=50)

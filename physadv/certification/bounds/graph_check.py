@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from physadv.certification.bounds.input_ball import InputBall
 from physadv.core.errors import ModelError
 from physadv.core.random_streams import generator
 
-_BATCH_SIZES = (8, 1, 5)
+_BATCH_SIZES = (8, 1, 5, 64)
 """Sizes of the batches that are compared, in turn: dependence on the batch shows."""
 _FAR = (4.0, 30.0)
 """Scales of the images far outside [0, 1]: what clips or saturates shows."""
@@ -38,10 +39,12 @@ def check_graph(
     """
     own = images.to(number_of(net, images))
     with evaluated(net), torch.no_grad():
-        pairs = [(piece, net(piece.clone())) for piece in _pieces(own)]
-        floor = 0.01 * max(_largest(logits) for _, logits in pairs)
+        pieces = list(_pieces(own))
+        modes = [i % 2 == 1 for i in range(len(pieces))]
+        answers = [_logits_of(net, p, graded=g) for p, g in zip(pieces, modes, strict=True)]
+        floor = 0.01 * max(_largest(logits) for logits in answers)
         done = 0
-        for piece, expected in pairs:
+        for piece, graded, expected in zip(pieces, modes, answers, strict=True):
             if expected.ndim != 2 or len(expected) != len(piece):
                 raise ModelError(
                     f"{type(net).__name__} returns logits of shape {tuple(expected.shape)} for a "
@@ -56,7 +59,7 @@ def check_graph(
                 allowed = tolerance * expected.abs().amax(1).clamp_min(floor)
             done += len(piece)
             if not bool((gaps <= allowed).all()):
-                raise _difference(net, piece, expected, gaps)
+                raise _difference(net, piece, expected, gaps, graded=graded)
 
 
 def probe_images(shape: Shape, count: int) -> Tensor:
@@ -162,6 +165,18 @@ def _pieces(images: Tensor) -> Iterator[Tensor]:
         start += size
 
 
+def _logits_of(net: nn.Module, piece: Tensor, *, graded: bool) -> Tensor:
+    """Return the logits of ``net``; with ``graded`` as an attack computes them, with gradients."""
+    if not graded:
+        return cast(Tensor, net(piece.clone()))
+    try:
+        with torch.enable_grad():
+            leaf = piece.clone().requires_grad_(True)
+            return cast(Tensor, net(leaf.clone())).detach()
+    except RuntimeError:  # a step in place that autograd does not allow
+        return cast(Tensor, net(piece.clone()))
+
+
 def _gaps(graph: LayerGraph, piece: Tensor, expected: Tensor) -> Tensor:
     """Return the largest differences (b,) of the graph's logits from ``expected`` (b, classes)."""
     try:
@@ -175,9 +190,11 @@ def _largest(logits: Tensor) -> float:
     return float(logits.abs().max()) if logits.numel() else 0.0
 
 
-def _difference(net: nn.Module, piece: Tensor, expected: Tensor, gaps: Tensor) -> ModelError:
+def _difference(
+    net: nn.Module, piece: Tensor, expected: Tensor, gaps: Tensor, *, graded: bool
+) -> ModelError:
     """Return the error that a graph is not its network, and whether the network is one function."""
-    again = net(piece.clone())
+    again = _logits_of(net, piece, graded=graded)
     if again.shape != expected.shape or not torch.equal(again, expected):
         return ModelError(
             f"{type(net).__name__} answers differently when asked twice",
@@ -187,6 +204,7 @@ def _difference(net: nn.Module, piece: Tensor, expected: Tensor, gaps: Tensor) -
     return ModelError(
         f"{type(net).__name__} differs from its own traced layers by {float(gaps.max()):.2g} in a "
         f"logit of up to {_largest(expected):.2g}",
-        "something in it depends on the batch, on values of the images or on a state, or rounds",
+        "something in it rounds, or depends on the batch, on values of the images, on a state or "
+        "on gradients",
         "Use --method smoothing",
     )

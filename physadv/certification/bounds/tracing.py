@@ -24,7 +24,7 @@ from physadv.core.random_streams import generator
 
 _BATCH = 7
 """Batch size of the traced pass; no layer has this first size by accident."""
-_PROBES = 70
+_PROBES = 78
 """Number of test images on which a graph is compared with its network."""
 _SINGLE, _DOUBLE = 1e-4, 1e-9
 """Largest differences of logits in float32 and in float64, as shares of the largest logit."""
@@ -53,6 +53,12 @@ def trace_graph(net: nn.Module, shape: Shape) -> LayerGraph:
             "bounds need logits (b, classes)",
             "Wrap the model so that it returns these",
         )
+    if graph.classes < 2:
+        raise ModelError(
+            "a single logit",
+            "bounds need one a class, at least two",
+            "Return torch.cat([-logit, logit], 1) for a classifier of two classes",
+        )
     check_graph(graph, net, probe_images(shape, count=14), tolerance=_SINGLE)
     return graph
 
@@ -73,7 +79,7 @@ def folded_graph(
         ball: Inputs that will be bounded over, whose points are compared too.
 
     Returns:
-        The graph that bounds are computed on. It has been compared with the network on 70 images
+        The graph that bounds are computed on. It has been compared with the network on 78 images
         within and far outside [0, 1] and on points of ``ball``, after its last transformation:
         once folded in float64 beside a float64 copy of the network (where the network runs in
         float64), and once as it is returned.

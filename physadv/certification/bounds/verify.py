@@ -92,7 +92,7 @@ def prepare_graph(
 
     Raises:
         ModelError: Bounds cannot pass an operation, or the graph differs from the network on any of
-            70 test images or of the points of ``ball``.
+            78 test images or of the points of ``ball``.
 
     Example:
         >>> import torch

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, frozen_eval
+from physadv.certification.fixed_network import check_fixed
 from physadv.certification.smoothing.noise import SmoothingNoise
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.random_streams import generator
@@ -25,6 +26,8 @@ from physadv.models.failures import failure_of
 
 UNIT = 16
 """Samples drawn from one named seed."""
+_CHECKED = 4
+"""Noisy images on which a model is compared with itself."""
 Counts = npt.NDArray[np.int64]
 
 
@@ -79,6 +82,19 @@ class NoiseSampler:
             raise OptionError(f"batch {batch}", "must be at least 1", "Use e.g. 256")
         self.model, self.noise, self.seed, self.batch = model, noise, seed, batch
         self.tick = tick or (lambda count: None)
+
+    def check_model(self, image: Tensor) -> None:
+        """Check on noisy copies of ``image`` (1, c, h, w) that votes do not depend on each other.
+
+        Raises:
+            ModelError: The model's answer to an image depends on the others of its batch, it
+                changes a buffer, or the output is no logits (b, classes) of two classes or more.
+        """
+        request = SampleRequest(image, 0, "check", 0, _CHECKED)
+        ((_, noisy),) = self._batches([request])
+        self._classify(noisy)  # refuses other outputs first, in words of its own
+        with frozen_eval(cast(Classifier, self.model)):
+            check_fixed(self.model, noisy, may_be_random=True)
 
     def clean_classes(self, images: Tensor) -> list[int]:
         """Return the model's own class of each of ``images`` (b, c, h, w), without noise.
