@@ -42,7 +42,7 @@ class LogProbabilities(nn.Module):
 
 
 @contextmanager
-def frozen_eval(*models: Classifier) -> Iterator[None]:
+def frozen_eval(*models: object) -> Iterator[None]:
     """Put all modules of ``models`` in eval mode with frozen parameters, and restore them on exit.
 
     Gradients are enabled within, so that inputs can be differentiated.
@@ -130,8 +130,8 @@ def check_batch(images: Tensor, labels: Tensor, targets: Tensor | None = None) -
             "Move the axis: images.movedim(-1, 1)",
         )
 
-    if images.numel() and not (float(images.min()) >= 0 and float(images.max()) <= 1):
-        low, high = float(images.min()), float(images.max())
+    low, high = (float(x) for x in images.detach().aminmax()) if images.numel() else (0.0, 1.0)
+    if not (low >= 0 and high <= 1):
         remedy = "Pass images in [0, 1] and leave normalization to the model"
         if 1 < high <= 255 and low >= 0:
             remedy = "Divide them by 255 where they are in 0 to 255; the model owns normalization"

@@ -174,7 +174,7 @@ def _judge(model: GuardedModel, images: Tensor, clean: Tensor, criterion: Criter
     logits = model.output(images)
     success, findings = criterion(logits), list(check_ties(logits))
     if isinstance(model, GuardedExpectation):
-        return _judge_again(model, images, success, criterion, findings)
+        return _judge_again(model, images, clean, success, criterion, findings)
     other = in_other_batches(model.output, images, clean)
     spread = spread_of(logits)
     rounding = float(torch.finfo(logits.dtype).eps) if logits.is_floating_point() else 0.0
@@ -214,12 +214,17 @@ def _judge(model: GuardedModel, images: Tensor, clean: Tensor, criterion: Criter
 def _judge_again(
     model: GuardedExpectation,
     images: Tensor,
+    clean: Tensor,
     success: Tensor,
     criterion: Criterion,
     findings: list[Finding],
 ) -> _Verdict:
-    """Judge images of an expectation model by fresh draws too, other than those attacked."""
-    fresh = criterion(model.fresh_output(images))
+    """Judge images of an expectation model by fresh draws too, in another composition of the batch.
+
+    The draws attacked go with the place in the batch, so the batch alone cannot be changed.
+    """
+    other = in_other_batches(model.fresh_output, images, clean)
+    fresh = criterion(model.fresh_output(images) if other is None else other)
     flipped = int((fresh != success).sum())
     if flipped:
         findings.append(

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, LogProbabilities, RandomizedModel
-from physadv.core.errors import ModelError, OptionError, PhysadvError
+from physadv.core.errors import OptionError, PhysadvError, is_out_of_memory
 from physadv.core.findings import Finding
 from physadv.models.checks import looks_like_probabilities
+from physadv.models.failures import failure_of
 from physadv.models.outputs import ends_in_activation, read_logits
 
 
@@ -113,12 +114,12 @@ class GuardedModel:
             copy = images[:count].clone()
             try:
                 output, exact = ends_in_activation(self.model, copy)
-            except PhysadvError:
-                raise
-            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            except Exception as error:  # whatever the user's model raises is told in one line
+                if isinstance(error, PhysadvError) or is_out_of_memory(error):
+                    raise
                 if count < len(images):
                     continue
-                raise _failure(images, error) from error
+                raise failure_of(self.model, images, error) from error
             break
         if exact or looks_like_probabilities(output):
             self.source = LogProbabilities(self.model)
@@ -164,16 +165,3 @@ def guarded(model: Classifier) -> GuardedModel:
 def unguarded(model: Any) -> Any:
     """Return the model behind a guard; any other as it is."""
     return model.model if isinstance(model, GuardedModel) else model
-
-
-def _failure(images: Tensor, error: Exception) -> ModelError:
-    """The error of a model that fails on the images, with a remedy where one is known."""
-    message = (str(error).strip().splitlines() or [""])[0][:160]
-    remedy = "Pass images of the shape, dtype and device that the model takes"
-    if "dtype" in message.lower() or "type" in message.lower():
-        remedy = "Convert the images to the model's dtype, most often images.float()"
-    return ModelError(
-        f"images of shape {tuple(images.shape)} and {images.dtype}",
-        f"the model fails on them ({type(error).__name__}: {message})",
-        remedy,
-    )

@@ -36,7 +36,8 @@ def as_float_images(images: ImagesLike, device: torch.device | str | None = None
     try:
         array = np.asarray(images)
         array = array.astype(np.float32) if array.dtype == np.float64 else array
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        array = np.ascontiguousarray(array)
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
     except (TypeError, ValueError) as error:
         raise ImageError(
             f"images of type {type(images).__name__}",
