@@ -37,6 +37,7 @@ from physadv.evaluation.robust_accuracy import Evaluation
 from physadv.evaluation.stages import AttackStage, StageInput
 from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model, list_models, weights_of
+from physadv.models.preserved_state import preserved_state
 from physadv.threat.constraints import LpBall
 from physadv.threat.parsing import NormLike, format_eps, parse_eps, parse_threat
 
@@ -649,9 +650,9 @@ def _targets_of(
         return lambda positions: torch.full((len(positions),), fixed)
     if not targeted:
         return None
-    with torch.no_grad():
-        logits = model(samples.images([0]).to(_device_of(model)))
-    classes = int(logits.shape[1])
+    device = _device_of(model)
+    with preserved_state(model, device=device), torch.no_grad():
+        classes = int(model(samples.images([0]).to(device)).shape[1])
 
     def draw(position: int) -> int:
         stream = numpy_generator(seed, "target", samples.indices[position])

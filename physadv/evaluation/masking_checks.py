@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physadv.attacks._classifier_step import modules_of
+from physadv.attacks._classifier_step import frozen_eval, modules_of
 from physadv.attacks._gate import (
     OTHER_BATCH,
     check_ties,
@@ -34,7 +34,8 @@ def masking_findings(
 ) -> list[Finding]:
     """Run the checks that need only the model and a few images: 4 forwards and 2 gradients.
 
-    Modes, buffers and parameters of the model and the global random states stay as they are.
+    They run in eval mode, as attacks do; modes, buffers and parameters of the model and the global
+    random states stay as they are.
 
     Args:
         model: Model under test.
@@ -49,15 +50,14 @@ def masking_findings(
     Raises:
         ModelError: The output is no finite logits (b, classes).
     """
-    findings = list(check_images(images))
-    with preserved_state(*modules_of(model), device=images.device):
+    findings = [*check_images(images), *check_mode(model)]
+    with preserved_state(*modules_of(model), device=images.device), frozen_eval(model):
         with torch.no_grad():
             first, second = checked_logits(model, images), checked_logits(model, images)
             other = in_other_batches(partial(checked_logits, model), images, images)
         findings += check_outputs(first)
         random = list(check_random(first, second))
         findings += random or check_batch(first, other)
-        findings += check_mode(model)
         findings += check_gradients(model, images, labels, eps=eps, norm=norm)
     return findings
 
@@ -66,6 +66,7 @@ def checked_logits(model: Model, images: Tensor) -> Tensor:
     """Return the logits (b, classes) of ``images`` by ``model``, which gets a copy of them. Raises
     ModelError for another shape, one class, or NaN and infinity."""
     logits = read_logits(model(images.clone()), len(images)).clone()
+    logits = logits if logits.is_floating_point() else logits.float()
     if not logits.isfinite().all():
         raise ModelError(
             "NaN or infinity in the logits",
@@ -151,8 +152,7 @@ def check_batch(first: Tensor, other: Tensor | None) -> Iterator[Finding]:
 def check_random(first: Tensor, second: Tensor) -> Iterator[Finding]:
     """Report two forward passes, ``first`` and ``second``, of the same images that differ."""
     change = float((first - second).abs().max())
-    spread = float(first.std().clamp_min(1e-12))
-    if change > 1e-4 * spread:
+    if change > 1e-4 * spread_of(first):
         flipped = float((first.argmax(1) != second.argmax(1)).double().mean())
         yield Finding(
             "random-output",
@@ -172,7 +172,7 @@ def check_mode(model: Model) -> Iterator[Finding]:
             yield Finding(
                 "training-mode",
                 f"{active} batch-norm or dropout layers are in training mode",
-                "Call model.eval(): the result depends on the batch and on chance otherwise",
+                "Call model.eval(), as is done here: the batch and chance decide otherwise",
             )
 
 

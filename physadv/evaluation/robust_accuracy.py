@@ -40,7 +40,7 @@ from physadv.evaluation.stages import (
     sample_verdicts,
 )
 from physadv.models.cards import ModelCard
-from physadv.models.preserved_state import PreservedState
+from physadv.models.preserved_state import PreservedState, preserved_state
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import lp_distance
 
@@ -137,7 +137,7 @@ class Evaluation:
         """Return the findings of the self-checks on ``count`` images."""
         positions = list(range(0, len(self.samples), max(1, len(self.samples) // count)))[:count]
         images, labels = self._load(positions)
-        with frozen_eval(self._guard), torch.no_grad(), torch.random.fork_rng():
+        with preserved_state(device=images.device), frozen_eval(self._guard), torch.no_grad():
             self._guard.open(images, labels, None)
         findings = masking_checks.masking_findings(
             self.model, images, labels, eps=self.ball.eps, norm=self.ball.norm
@@ -344,11 +344,12 @@ class Evaluation:
 
     @torch.no_grad()
     def _classes(self) -> int:
-        """The number of the model's classes; 0 without images. Leaves the caller's generator."""
+        """The number of the model's classes; 0 without images."""
         if not self._class_count and len(self.samples):
-            with torch.random.fork_rng():
-                images, _ = self._load([0])
-                self._class_count = masking_checks.checked_logits(self.model, images).shape[1]
+            images, _ = self._load([0])
+            modules = modules_of(self.model)
+            with preserved_state(*modules, device=images.device), frozen_eval(self._guard):
+                self._class_count = self._guard.output(images).shape[1]
         return self._class_count
 
     def result(self) -> dict[str, Any]:

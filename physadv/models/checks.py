@@ -10,6 +10,7 @@ from physadv.core.errors import ModelError, is_out_of_memory
 from physadv.core.types import Detections, Model, Prediction
 from physadv.models.cards import ModelCard
 from physadv.models.failures import failure_of
+from physadv.models.preserved_state import preserved_state
 
 _SATURATED = 16.6
 """Gap between the two best logits from which the best class has probability 1 in float32: its loss
@@ -54,9 +55,9 @@ def check_model(
             "Pass a batch of images",
         )
 
-    # A model that draws noise must not move the caller's random state.
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    # A model that draws noise or updates its statistics must not change what is the caller's.
+    modules = [model] if isinstance(model, nn.Module) else []
+    with preserved_state(*modules, device=images.device):
         prediction = _run(model, images)
         _require_shape(prediction, images.shape[0], getattr(model, "card", None))
         _require_finite(prediction)

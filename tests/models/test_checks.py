@@ -94,6 +94,9 @@ def test_a_model_without_gradients_passes_where_none_are_needed() -> None:
 def test_training_mode_is_named() -> None:
     """A model left in training mode is warned of."""
     assert any("training mode" in w for w in check_model(Linear().train(), IMAGES))
+    norm = nn.BatchNorm2d(3).train()
+    check_model(nn.Sequential(norm, Linear()), IMAGES)
+    assert int(norm.num_batches_tracked) == 0
 
 
 def test_classes_on_the_card_must_be_the_models() -> None:
