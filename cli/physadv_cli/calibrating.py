@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
+from rich.text import Text
 
 from physadv_cli.progress import bar
 from physadv_cli.runs import console
@@ -122,6 +122,6 @@ def _joined(refused: Sequence[CalibrationError]) -> CalibrationError:
 def _print_refused(refused: Sequence[CalibrationError], most: int = 5) -> None:
     """Print why pictures were left out, the first ``most`` of them."""
     for error in refused[:most]:
-        console.print(f"[yellow]left out:[/] {escape(str(error))}")
+        console.print(Text.assemble(("left out:", "yellow"), f" {error}"))
     if len(refused) > most:
-        console.print(f"[yellow]left out:[/] {len(refused) - most} more")
+        console.print(Text.assemble(("left out:", "yellow"), f" {len(refused) - most} more"))

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 from physadv_cli.runs import RunOptions
 
 
@@ -55,4 +53,4 @@ def _in_words(summary: Mapping[str, Any], html: Path) -> str:
     lines += [str(line) for line in (*summary["stages_in_words"], *summary["missing"])]
     lines += [f"note: {note}" for note in summary["notes"]]
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
-    return escape("\n".join([*lines, f"report: {html}"]))
+    return "\n".join([*lines, f"report: {html}"])

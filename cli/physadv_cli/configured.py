@@ -58,7 +58,8 @@ def from_config(
         overrides: options that replace a field's own, by the field's name; None leaves it out.
         hidden: options from :func:`hidden_option`, which ``adapt`` takes out of the values; where
             None, a configuration with a threat has ``--norm`` and ``--eps``.
-        switches: which of the run's switches the command has: ``overwrite``, ``dry_run``.
+        switches: which further switches of a run the command has, as ``dry_run``; all that write
+            have ``overwrite``.
 
     Returns:
         A function whose signature has a parameter for each option, for ``app.command``.
@@ -74,6 +75,7 @@ def from_config(
     extra = threat_forms() if has_short_forms else list(hidden or ())
     threat_required = any(f.name == "threat" and _is_required(f) for f in fields(kind))
     target = f"runs/<utc>-{kind.command}" if out == "" else out
+    switches = (*(() if out is None else ("overwrite",)), *switches)
     run_parameters = _run_parameters(kind, target, threads, replaced)
 
     def command(context: typer.Context, **values: Any) -> None:
@@ -93,7 +95,8 @@ def from_config(
             values = adapt(values)
         config = kind(**_from_text(kind, values))
         run.begin()
-        action(config, run)
+        with run.held:
+            action(config, run)
 
     signature = inspect.Signature(
         [

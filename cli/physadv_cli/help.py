@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from physadv_cli.help_page import print_help, split_examples, usage_pieces
+from physadv_cli.outside_faults import outside_faults_in_words, refuse_empty_words
 from physadv_cli.runs import stdout_for_json
 
 _VALUE_NAMES = {
@@ -55,8 +56,13 @@ class PlainCommand(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command of ``ctx``; with ``--json``, stdout holds the JSON object alone."""
         lent = stdout_for_json() if ctx.params.get("json") else contextlib.nullcontext()
-        with lent:
+        with lent, outside_faults_in_words():
             return super().invoke(ctx)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse ``args`` in ``ctx``; an empty word is refused."""
+        refuse_empty_words(args)
+        return super().parse_args(ctx, args)
 
 
 class OrderedGroup(TyperGroup):

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from physadv_cli.help import OTHER_SPELLINGS, OrderedGroup, tidy_help
+from physadv_cli.outside_faults import in_words
 from physadv_cli.runs import console
 
 PANELS = {
@@ -74,24 +75,6 @@ for _panel, _names in PANELS.items():
 tidy_help(app)
 
 
-def _one_line(error: Exception) -> str | None:
-    """A known error in one line; None for a fault of the program itself."""
-    from physadv.core.errors import PhysadvError, is_out_of_memory
-
-    if isinstance(error, PhysadvError):
-        return str(error)
-
-    if is_out_of_memory(error):
-        return "Memory ran out. Use a smaller --batch-size, fewer --draws or smaller images."
-
-    if isinstance(error, OSError):
-        reason = error.strerror or str(error) or type(error).__name__
-        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        subject = f"{' -> '.join(names)}: " if names else ""
-        return f"{subject}{reason}. Check the path, its permissions and the space on the disk."
-    return None
-
-
 def main() -> None:
     """Run the ``physadv`` command and end the process with its exit code."""
     try:
@@ -102,12 +85,12 @@ def main() -> None:
     except BrokenPipeError:
         raise SystemExit(0) from None
     except Exception as error:
-        line = _one_line(error)
-        if line is None:
+        known = in_words(error)
+        if known is None:
             raise
         if console.full_errors:
             traceback.print_exc()
-        sys.stderr.write(f"physadv: {line}\n")
+        sys.stderr.write(f"physadv: {known}\n")
         raise SystemExit(1) from None
 
 

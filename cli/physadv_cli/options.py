@@ -104,7 +104,7 @@ SWITCHES: dict[str, Any] = {
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace a finished result of another configuration.",
+            help="Replace what --out holds of another configuration.",
             rich_help_panel="Output",
         ),
     ],

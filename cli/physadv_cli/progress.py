@@ -15,6 +15,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from physadv_cli.runs import console
 
@@ -98,7 +99,7 @@ class PlainProgress:
             line += f", about {_duration(left)} left"
         if task["note"]:
             line += f": {task['note']}"
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:
@@ -116,10 +117,10 @@ def bar(*, transient: bool = False) -> ProgressDisplay:
     if not console.is_terminal:
         return PlainProgress()
     return _TerminalProgress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
         console=console,
         transient=transient,
@@ -132,8 +133,8 @@ def status_line(description: str) -> AbstractContextManager[object]:
     On a terminal it is a spinner beside ``description``; elsewhere the description on a line.
     """
     if console.is_terminal:
-        return console.status(description)
-    console.print(description, markup=False)
+        return console.status(Text(description))
+    console.print(description)
     return nullcontext()
 
 

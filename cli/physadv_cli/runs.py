@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,10 +17,20 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import tomli_w
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from physadv.core.config import COMMAND_KEY, Config
+from physadv.core.errors import PhysadvError
 from physadv.core.files import write_json, write_text
+from physadv.core.run_folder import (
+    assert_folder_possible,
+    locked_folder,
+    new_run_folder,
+    record_of,
+    refuse_other_file,
+    refuse_other_run,
+    set_aside,
+)
 
 if TYPE_CHECKING:
     from physadv.datasets import DatasetSummary
@@ -35,8 +45,9 @@ class RunConsole(Console):
     """Where --json goes while stdout is lent to stderr; None for stdout itself."""
 
 
-console = RunConsole(stderr=True, highlight=False)
-"""Everything for people goes here; stdout belongs to --json."""
+console = RunConsole(stderr=True, highlight=False, markup=False)
+"""Everything for people goes here; stdout belongs to --json. Brackets are text: names of files may
+hold them."""
 
 _RECORDED_PACKAGES = (
     "physadv",
@@ -64,6 +75,8 @@ class RunOptions:
     """CPU threads of torch; 0 leaves the number to torch, None leaves torch alone."""
     overwrite: bool = False
     dry_run: bool = False
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False)
+    """What is released when the command ends, such as the lock of the run's folder."""
 
     def begin(self) -> None:
         """Set how much is printed, and torch's threads."""
@@ -81,26 +94,79 @@ class RunOptions:
         *,
         data: DatasetSummary | None = None,
     ) -> Path:
-        """Create the run's folder, record the configuration in it, and return it.
+        """Create the run's folder, keep other processes out of it, record the configuration there,
+        and return it.
 
         Args:
             config: what the run records.
-            claim: called with the folder first; where it raises, as for the folder of another run,
-                nothing is recorded.
+            claim: called with the folder first; raises where the folder holds a run that this one
+                does not resume. Without it, that is a run of another configuration.
             data: what the run's data were taken for, which environment.json records.
+
+        Raises:
+            OptionError: the folder holds another run, unless ``overwrite``; or another process
+                writes there.
         """
-        folder = self.out or default_folder(self.command)
-        folder.mkdir(parents=True, exist_ok=True)
-        if claim is not None:
-            claim(folder)
+        folder = self.take_folder(self.out or default_folder(self.command))
+        self.make_room(folder, config, claim)
         return open_run(self.command, folder, config.as_table(), data)
+
+    def make_room(
+        self, folder: Path, config: Config, claim: Callable[[Path], object] | None = None
+    ) -> None:
+        """Refuse a folder with another run or, with ``overwrite``, set that run aside.
+
+        Args:
+            folder: the run's folder.
+            config: configuration of this run.
+            claim: compares the run there with this one, as in :meth:`open_folder`.
+
+        Raises:
+            OptionError: the folder holds another run, and ``overwrite`` is off.
+        """
+        try:
+            refuse_other_run(folder, config, by_command_only=claim is not None)
+            if claim is not None:
+                claim(folder)
+        except PhysadvError:
+            if not self.overwrite:
+                raise
+            console.print(f"the earlier run is kept in {set_aside(folder)}")
+            if claim is not None:
+                claim(folder)
+
+    def take_folder(self, folder: Path) -> Path:
+        """Create ``folder`` and keep other processes out of it until the command ends; return it.
+
+        Raises:
+            OptionError: a file stands there, or another process writes into the folder.
+        """
+        assert_folder_possible(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.held.enter_context(locked_folder(folder))
+        return folder
+
+    def claim_file(self, file: Path, config: Config) -> Path:
+        """Refuse to replace a file that another configuration made, or something else; return it.
+
+        Args:
+            file: where the one result of a command without a run folder goes.
+            config: what :meth:`record_beside` will record.
+
+        Raises:
+            OptionError: such a file stands there, unless ``overwrite``.
+        """
+        assert_folder_possible(file.parent)
+        if not self.overwrite:
+            refuse_other_file(file, record_of(file), config)
+        return file
 
     def record_beside(self, file: Path, config: Config) -> Path:
         """Record ``config`` beside ``file``, the one result of a command without a run folder.
 
         Returns the record, ``NAME.config.toml`` for a file ``NAME.json``.
         """
-        record = file.with_name(f"{file.stem}.config.toml")
+        record = record_of(file)
         write_text(record, tomli_w.dumps(plain(config.as_table())))
         return record
 
@@ -117,16 +183,16 @@ def print_data(summary: DatasetSummary) -> None:
     """Print what a data set was taken for: layout, part, images a class, classes, what was left
     out."""
     for number, line in enumerate(summary.lines()):
-        console.print(f"{'data' if number == 0 else '':8} {escape(line)}")
+        console.print(f"{'data' if number == 0 else '':8} {line}")
 
 
 def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
     """Print each of ``findings``, as a run's ``doubts`` hold them: a warning for amber, "not valid"
     for red."""
     for finding in findings:
-        word = "[red]not valid[/]" if finding["light"] == "red" else "[yellow]warning[/]"
+        word = ("not valid", "red") if finding["light"] == "red" else ("warning", "yellow")
         text = f"{finding['name']}: {finding['finding']}. {finding['remedy']}."
-        console.print(f"{word} {escape(text)}")
+        console.print(Text.assemble(word, f" {text}"))
 
 
 @contextlib.contextmanager
@@ -193,8 +259,9 @@ def plain(value: Any) -> Any:
 
 
 def default_folder(command: str) -> Path:
-    """Return the folder of a run of ``command`` that starts now: runs/<utc>-<command>."""
-    return Path("runs") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}"
+    """Create the folder of a run of ``command`` that starts now, runs/<utc>-<command>, and return
+    it."""
+    return new_run_folder(command, datetime.now(UTC))
 
 
 def open_run(
@@ -207,7 +274,7 @@ def open_run(
 
     Args:
         command: the activity's name.
-        out: the folder; runs/<utc>-<command> where None.
+        out: the folder; a new one under runs/ where None.
         config: what config.toml shall hold.
         data: what the run's data were taken for; None for a run without a data set.
 

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
-from rich.markup import escape
-
 from physadv_cli.runs import console
 
 if TYPE_CHECKING:
@@ -122,7 +120,7 @@ class CheckWatch:
         """Print ``line`` once, such as that a source was lost, and pass it on to who watches."""
         if line != self._told:
             self._told = line
-            console.print(escape(line))
+            console.print(line)
         self.remote.set_note(line)
 
     def _prompt(self, step: CheckProgress) -> None:
@@ -134,7 +132,7 @@ class CheckWatch:
         # A frame without a sign gives no new prompt.
         if waiting != self._prompted and (step.block is not None or not self._prompted):
             self._prompted = waiting
-            console.print(escape(advice.prompt))
+            console.print(advice.prompt)
 
     def _show(self, step: CheckProgress) -> None:
         """Draw the live picture, at most ``PICTURES_A_SECOND`` times a second."""

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast, get_type_hints
+from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
 
 from physadv.core.errors import OptionError
+from physadv.core.files import as_utf8
 from physadv.core.tables import check_keys, convert_value, read_table
 
 COMMAND_KEY = "command"
@@ -33,6 +34,8 @@ class ConfigField:
         default: words in place of the default value in the help.
         aliases: older names of the option, without dashes; accepted, but not in the help.
         completions: words that a shell offers as the value.
+        affects_result: whether another value can make another result; a run may be resumed with
+            another value of the others, such as the device or a window.
     """
 
     help: str
@@ -47,6 +50,7 @@ class ConfigField:
     default: str = ""
     aliases: tuple[str, ...] = ()
     completions: tuple[str, ...] = ()
+    affects_result: bool = True
 
     def option_of(self, name: str) -> str:
         """Return the command-line option of the field called ``name``."""
@@ -143,10 +147,80 @@ class Config:
             **{k: list(v) if isinstance(v, tuple) else v for k, v in filled.items()},
         }
 
+    def differences(self, recorded: Mapping[str, Any]) -> list[str]:
+        """Return which settings differ from those of an earlier run, as ``--seed 0 -> 1``.
+
+        Args:
+            recorded: table of the earlier run, as :meth:`as_table` made it; a setting that it
+                lacks had its default.
+
+        Returns:
+            One text a setting, in the order of the fields. Two names of the same file are the
+            same value, and fields that do not affect the result are left out.
+        """
+        texts = []
+        for field in fields(self):
+            kind, note = self.documented_fields()[field.name]
+            new, old = getattr(self, field.name), recorded.get(field.name)
+            if old is None and not _is_optional(kind):
+                old = _default_of(field)
+            old = _plain_value(old)
+            names_files = note.path or note.argument
+            if note.affects_result and not _is_same(old, new, names_files=names_files):
+                texts.append(
+                    f"{note.option_of(field.name)} {_in_words(old, note)} -> {_in_words(new, note)}"
+                )
+        return texts
+
+
+def _is_optional(kind: Any) -> bool:
+    return type(None) in get_args(kind)
+
+
+def _default_of(field: Field[Any]) -> Any:
+    """The default of ``field``; None where it has none."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return None if field.default is MISSING else field.default
+
+
+def _is_same(old: Any, new: Any, *, names_files: bool) -> bool:
+    """Whether two values are the same setting; names of files are the same where the file is."""
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        return len(old) == len(new) and all(
+            _is_same(a, b, names_files=names_files) for a, b in zip(old, new, strict=True)
+        )
+    if not (isinstance(old, str) and isinstance(new, str)):
+        return bool(old == new)
+    if not names_files:
+        return as_utf8(old) == as_utf8(new)
+    paths = [os.path.normpath(as_utf8(text)) for text in (old, new)]
+    return paths[0] == paths[1] or os.path.realpath(paths[0]) == os.path.realpath(paths[1])
+
+
+def _in_words(value: Any, note: ConfigField) -> str:
+    """A value as an option has it."""
+    if value is None:
+        return "(none)"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return (note.separator or " ").join(_in_words(each, note) for each in value) or "(none)"
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
 
 def _checked(value: Any, kind: Any, note: ConfigField, name: str, source: str = "") -> Any:
     """The value as plain data of its type, within its limits; raise OptionError for any other."""
     plain = convert_value(_plain_value(value), kind, key=name, name=source, error=OptionError)
+    if note.path or note.argument:
+        # pathlib takes the empty text, such as an unset variable of a shell, for the working folder
+        for text in plain if isinstance(plain, tuple) else (plain,):
+            if isinstance(text, str) and not text.strip():
+                raise OptionError(
+                    f"{source or note.metavar or note.option_of(name)}: an empty name",
+                    "It names no file and no folder",
+                    "Give a name, or . for the working folder",
+                )
     if isinstance(plain, bool) or not isinstance(plain, int | float):
         return plain
 

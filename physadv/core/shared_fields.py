@@ -270,5 +270,6 @@ Device = Annotated[
         "Run",
         metavar="DEVICE",
         completions=("auto", "cpu", "cuda", "mps"),
+        affects_result=False,
     ),
 ]

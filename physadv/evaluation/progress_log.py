@@ -138,11 +138,22 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
 
     # The options that users set come first; others, such as the curve, follow from them.
     first = ("victim", "data", "threat")
-    for key in sorted(recorded.keys() | current.keys(), key=lambda k: (k not in first, k)):
-        if recorded.get(key) != current.get(key):
-            raise OptionError(
-                f"{folder}: {key} = {recorded.get(key)!r}",
-                f"this run has {current.get(key)!r}",
-                "Name another --out, or repeat the settings to resume that run",
-            )
+    differing = [
+        f"{key} {recorded.get(key)} -> {current.get(key)}"
+        for key in sorted(recorded.keys() | current.keys(), key=lambda k: (k not in first, k))
+        if not _is_same(key, recorded.get(key), current.get(key))
+    ]
+    if differing:
+        raise OptionError(
+            f'"{folder}" holds a run of another configuration ({", ".join(differing[:4])})',
+            "A result is not replaced without being asked",
+            "Name another --out, repeat the settings to resume that run, or add --overwrite",
+        )
     return True
+
+
+def _is_same(key: str, old: Any, new: Any) -> bool:
+    """Whether two entries of an identity agree; two names of one place are one data set."""
+    if key == "data" and isinstance(old, str) and isinstance(new, str):
+        return old == new or Path(old).resolve() == Path(new).resolve()
+    return bool(old == new)

@@ -224,7 +224,6 @@ def write_bundle(
 
         for file in (PATCH, MASK, PREVIEW, ROWS, CARD):
             if (draft / file).exists():
-                (draft / file).chmod(0o644)
                 (draft / file).replace(target / file)
     return PatchBundle(card, patch, mask, target)
 

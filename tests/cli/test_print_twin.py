@@ -54,10 +54,10 @@ def test_print_writes_the_sheet(bundle: Path, tmp_path: Path) -> None:
 
 def test_print_paper_in_mm(bundle: Path) -> None:
     """WxH is read as millimeters; too small a paper is a GeometryError."""
-    assert CliRunner().invoke(app, ["print", str(bundle), "--paper", "250x300"]).exit_code == 0
-    assert (bundle / "sheet.pdf").is_file()
     refused = CliRunner().invoke(app, ["print", str(bundle), "--paper", "125x125"])
     assert isinstance(refused.exception, GeometryError)
+    assert CliRunner().invoke(app, ["print", str(bundle), "--paper", "250x300"]).exit_code == 0
+    assert (bundle / "sheet.pdf").is_file()
 
 
 def test_print_on_tiles(bundle: Path, tmp_path: Path) -> None:

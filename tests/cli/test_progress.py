@@ -35,7 +35,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def written(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What the console is given, as in a pipe."""
     stream = io.StringIO()
-    monkeypatch.setattr(progress, "console", RunConsole(file=stream, highlight=False, width=40))
+    monkeypatch.setattr(
+        progress, "console", RunConsole(file=stream, highlight=False, markup=False, width=40)
+    )
     return stream
 
 

@@ -51,12 +51,12 @@ def chart(config: ChartConfig, run: RunOptions) -> None:
 
     kind = "color" if config.kind == "colour" else config.kind
     if kind == "color":
-        path = run.out or Path(f"chart-{config.set}.pdf")
+        path = run.claim_file(run.out or Path(f"chart-{config.set}.pdf"), config)
         layout = write_chart(path, config.set, paper=config.paper)
         content = f"{COLORS} colors, each twice, set {config.set}"
         following = "physadv calibrate fit photo.jpg"
     elif kind == "charuco":
-        path = run.out or Path("board.pdf")
+        path = run.claim_file(run.out or Path("board.pdf"), config)
         layout = write_board(path, paper=config.paper)
         content = f"board of {SQUARE:.2f} mm squares"
         following = "physadv calibrate camera photos/"
@@ -65,6 +65,7 @@ def chart(config: ChartConfig, run: RunOptions) -> None:
             f"--kind {kind!r}", "it must be color or charuco", "Leave it out for the color chart"
         )
 
+    run.record_beside(path, config)
     result = {
         "pdf": path,
         "kind": kind,
@@ -92,6 +93,7 @@ def fit(config: ColorFitConfig, run: RunOptions) -> None:
     from physadv.eot.profiles import read_camera_profile, write_profile
     from physadv_cli.calibrating import chart_views
 
+    path = run.claim_file(run.out or Path("profile.json"), config)
     lens = None if config.camera_profile is None else read_camera_profile(config.camera_profile)
     views, left_out = chart_views(config.sources, lens, config.views, task="reading the chart")
     profile = fit_profile(
@@ -108,7 +110,6 @@ def fit(config: ColorFitConfig, run: RunOptions) -> None:
         )
         profile = check_profile(profile, measure_chart(others))
 
-    path = run.out or Path("profile.json")
     write_profile(path, profile)
     run.record_beside(path, config)
     result = {
@@ -172,11 +173,11 @@ def camera(config: CameraFitConfig, run: RunOptions) -> None:
     from physadv_cli.calibrating import board_views
     from physadv_cli.progress import status_line
 
+    path = run.claim_file(run.out or Path("camera.json"), config)
     views, left_out = board_views(config.sources, config.views)
     with status_line("solving for the lens"):
         profile = calibrate_camera(views, camera=config.camera_name)
 
-    path = run.out or Path("camera.json")
     write_profile(path, profile)
     run.record_beside(path, config)
     result = {"profile": path, **profile.as_dict(), "pictures_left_out": left_out}

@@ -60,7 +60,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
     from physadv.check.run_check import assert_fresh
     from physadv.check.stopping_rule import WIDTH
 
-    if run.out is not None:
+    if run.out is not None and not run.overwrite:
         assert_fresh(run.out)
     task = CheckTask.from_config(config)
     twin = checking.twin_summary(config.twin_check, task.goal.as_record().get("bundle"))
@@ -77,7 +77,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
             width_mm=task.width_mm,
             aim=config.width or WIDTH,
         )
-        folder = run.open_folder(task.recorded)
+        folder = run.open_folder(task.recorded, assert_fresh)
         if watch.live:
             console.print(
                 f"rows go to {folder}; a run that is cut off resumes with the same command and "

@@ -32,7 +32,7 @@ def register(app: typer.Typer, panel: str) -> None:
             CloakConfig,
             out="PHOTOS-cloaked",
             threads=_CALM_THREADS,
-            switches=("overwrite", "dry_run"),
+            switches=("dry_run",),
         )
     )
     group.command("check")(from_config(cloak_check, CloakCheckConfig, threads=_CALM_THREADS))
@@ -64,6 +64,7 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
             _dry_run(task, run)
             return
         task.prepare(overwrite=run.overwrite)
+        run.take_folder(task.folder)
         record_config(task.folder, config)
         with closing(task.run(overwrite=run.overwrite)) as outcomes:
             done = _follow(outcomes, len(task.jobs))
@@ -122,7 +123,7 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
 def _check_summary(result: CloakCheckResult, report: Path) -> str:
     """For people: the verdict, its reasons, and where the report is."""
     verdict = result.verdict
-    head = f"[bold]{verdict.light}[/bold]: {verdict.words}."
+    head = f"{verdict.light}: {verdict.words}."
     return "\n".join([head, *verdict.reasons, f"report: {report}"])
 
 
@@ -141,7 +142,7 @@ def _dry_run(task: CloakTask, run: RunOptions) -> None:
         except PhysadvError as error:
             row, words = {"faces": 0, "failed": str(error)}, f"cannot be done: {error}"
         rows.append({"photo": job.name, **row})
-        console.print(f"{job.name}: {words}", markup=False)
+        console.print(f"{job.name}: {words}")
 
     faces_in_all = sum(row["faces"] for row in rows)
     summary = (
@@ -171,7 +172,7 @@ def _follow(outcomes: Iterable[PhotoOutcome], total: int) -> list[PhotoOutcome]:
                 )
                 if outcome.notes or outcome.status in ("failed", "no face"):
                     words = "; ".join([str(outcome.status), *outcome.notes])
-                    console.print(f"{outcome.job.name}: {words}", markup=False)
+                    console.print(f"{outcome.job.name}: {words}")
         except KeyboardInterrupt:
             console.print("stopped; the same command resumes")
     return done

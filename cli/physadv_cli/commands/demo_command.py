@@ -71,19 +71,19 @@ def run_stations(settings: PatchConfig, folder: Path, *, clips: int, frames: int
     from physadv_cli.commands.patch_command import run_patch
     from physadv_cli.progress import bar
 
-    console.print("[bold]1/4[/] optimize the sticker")
+    console.print("[bold]1/4[/] optimize the sticker", markup=True)
     sticker, _ = run_patch(settings, folder / "bundle")
 
-    console.print("[bold]2/4[/] lay out the sheet")
+    console.print("[bold]2/4[/] lay out the sheet", markup=True)
     sheet = lay_out(folder)
 
-    console.print("[bold]3/4[/] print and film it [dim](simulation)[/]")
+    console.print("[bold]3/4[/] print and film it [dim](simulation)[/]", markup=True)
     with bar() as progress:
         task = progress.add_task("filming", total=clips)
         for clip in film(folder, sheet, clips=clips, frames=frames, seed=settings.seed):
             progress.update(task, completed=clip.number + 1, note=clip.camera)
 
-    console.print("[bold]4/4[/] check it as a camera would")
+    console.print("[bold]4/4[/] check it as a camera would", markup=True)
     with bar() as progress:
         task = progress.add_task("judging frames", total=3 * clips * frames)
         for step in judge(folder, settings):

@@ -107,15 +107,15 @@ def examine() -> list[Finding]:
 
 
 def _print_findings(findings: list[Finding]) -> None:
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     colors = {"ok": "green", "absent": "yellow", "broken": "red"}
     table = Table("", "what", "found", box=None, header_style="bold")
     for finding in findings:
         detail = f"{finding.detail}. {finding.remedy}" if finding.remedy else finding.detail
         color = colors[finding.state]
-        table.add_row(f"[{color}]{finding.state}[/]", finding.what, escape(detail))
+        table.add_row(Text(finding.state, style=color), finding.what, detail)
     console.print(table)
 
 

@@ -46,7 +46,6 @@ def list_models(
 
     Example: physadv models list
     """
-    from rich.markup import escape
     from rich.table import Table
 
     from physadv.models.load import list_models, remedy_for, weights_of
@@ -57,7 +56,7 @@ def list_models(
     for card in list_models():
         installed = weights_of(card.name) is not None
         state = "installed" if installed else remedy_for(card.name)
-        table.add_row(card.name, card.task, str(len(card.classes)), card.licence, escape(state))
+        table.add_row(card.name, card.task, str(len(card.classes)), card.licence, state)
         rows.append({**card.as_dict(), "here": installed})
 
     console.print(table)
@@ -77,7 +76,6 @@ def show(
 
     Example: physadv models show fastestdet
     """
-    from rich.markup import escape
     from rich.table import Table
 
     from physadv.defenses.load_model import load_model
@@ -95,12 +93,12 @@ def show(
     table = Table(box=None, show_header=False)
     for key, value in (result | plain).items():
         if value and key != "name":
-            table.add_row("license" if key == "licence" else key, escape(_in_words(value)))
+            table.add_row("license" if key == "licence" else key, _in_words(value))
     if len(plain) < len(extra):
         table.add_row("more", f"{', '.join(k for k in extra if k not in plain)}: with --json")
 
     console.print(table)
-    summary = f"[bold]{escape(card.name)}[/bold]: a model to {card.task}."
+    summary = f"{card.name}: a model to {card.task}."
     run.finish({**result, "extra": extra}, summary)
 
 
@@ -192,7 +190,7 @@ def check(
     batch = _pictures(images).to(pick_device(device))
     warnings = check_model(loaded, batch, gradients=gradients)
     for warning in warnings:
-        console.print(f"warning: {warning}", soft_wrap=True, markup=False, style="yellow")
+        console.print(f"warning: {warning}", soft_wrap=True, style="yellow")
 
     verdict = f"{len(warnings)} warnings" if warnings else "outputs, shapes and gradients are sound"
     result = {
@@ -224,7 +222,7 @@ def _print_origin(card: ModelCard, source: str | None) -> None:
         f"sha256  {card.sha256}",
         f"license {card.licence}",
     ]
-    console.print("\n".join(lines), soft_wrap=True, markup=False)
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 def _accepted() -> bool:

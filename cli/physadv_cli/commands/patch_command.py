@@ -46,7 +46,6 @@ def register(root: typer.Typer, panel: str) -> None:
             "model": Override(Models, ["signs"]),
             "weights": Override(WeightFiles, NO_WEIGHTS),
         },
-        switches=("overwrite",),
     )
     app.command(DEFAULT, cls=DefaultCommand)(optimize)
     app.command("verify", short_help="Measure a bundle again and compare it with its card.")(
@@ -84,7 +83,8 @@ def patch(config: PatchConfig, run: RunOptions) -> None:
     Example: physadv patch --model efficientnet-lite0 --object anywhere --photos photos/ --goal
     targeted --target toaster --mask circle --size 180x180
     """
-    folder = run.out or default_folder("patch")
+    folder = run.take_folder(run.out or default_folder("patch"))
+    run.make_room(folder, config, lambda folder: None)  # PatchRun compares the bundle itself
     result, summary = run_patch(config, folder, overwrite=run.overwrite)
     run.finish(result, summary)
 
@@ -114,7 +114,7 @@ def run_patch(
     run = PatchRun(config, folder, overwrite=overwrite)
     open_run("patch", folder, config.as_table())
     for note in run.task.scene_sources.notes:
-        console.print(f"[dim]{note}[/]")
+        console.print(note, style="dim")
     stopped = _optimize(run)
     if run.resumed_at:
         console.print(f"resumed at step {run.resumed_at}")
@@ -246,6 +246,7 @@ def transfer(config: TransferConfig, run: RunOptions) -> None:
     bundles = [read_bundle(bundle_folder(Path(bundle))) for bundle in config.bundles]
     folder = run.open_folder(config)
 
+    (folder / "transfer.jsonl").unlink(missing_ok=True)
     cells = []
     with bar() as progress:
         task = progress.add_task("measuring", total=len(bundles) * len(names))

@@ -42,10 +42,11 @@ def print_sheet(config: PrintConfig, run: RunOptions) -> None:
     from physadv_cli.progress import status_line
 
     patch = read_bundle(bundle_folder(Path(config.bundle)))
+    target = run.claim_file(run.out or _usual_path(Path(config.bundle)), config)
     with status_line("drawing the sheet"):
         sheet = write_sheet(
             patch,
-            run.out or _usual_path(Path(config.bundle)),
+            target,
             paper=config.paper,
             tile=config.tile,
             overlap=config.overlap,

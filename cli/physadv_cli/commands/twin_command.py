@@ -50,7 +50,7 @@ def film_twin(config: TwinConfig, run: RunOptions) -> None:
     folder = run.open_folder(config)
     sheet = _sheet(patch, folder) if config.sheet is None else Path(config.sheet)
     for note in simulation["notes"]:
-        console.print(note, style="dim", markup=False)
+        console.print(note, style="dim")
 
     clips, stopped = _film(config, simulation, patch, sheet, folder)
     result = {

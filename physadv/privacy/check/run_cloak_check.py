@@ -168,7 +168,11 @@ def run_cloak_check(
 def refuse_other_check(folder: str | Path) -> None:
     """Raise OptionError where ``folder`` holds a check already."""
     if (Path(folder) / "rows.jsonl").exists():
-        raise OptionError(f"{folder}", "already holds a check", "Name another folder with --out")
+        raise OptionError(
+            f"{folder}",
+            "already holds a check",
+            "Name another folder with --out, or add --overwrite",
+        )
 
 
 def _protected(bank: EmbeddingBank, recognizer: str) -> set[str]:

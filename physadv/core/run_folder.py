@@ -1,0 +1,213 @@
+"""Folders and files of runs: unique names, one process at a time, nothing replaced unasked."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from physadv.core.config import COMMAND_KEY, Config
+from physadv.core.errors import OptionError
+from physadv.core.tables import read_table
+
+CONFIG = "config.toml"
+"""Record of a run's configuration in its folder."""
+_UNASKED = "A finished result is not replaced without being asked"
+_REMEDY = "Name another --out, or add --overwrite"
+_LOCK, _OWNER = ".physadv.lock", ".physadv.pid"
+
+
+def new_run_folder(command: str, now: datetime, *, root: str | Path = "runs") -> Path:
+    """Create an empty folder for a run of ``command`` that starts now, and return it.
+
+    Its name is ``<root>/<utc>-<command>``. A run that starts in the same second gets the next
+    number, ``<utc>-<command>-2``, so that no two runs share a folder.
+
+    Args:
+        command: Name of the activity.
+        now: Time of the start, in UTC.
+        root: Folder of all runs, created if needed.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OptionError: ``root``, or a folder above it, is a file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     at = datetime(2026, 1, 1)
+        ...     [new_run_folder("check", at, root=root).name for _ in range(2)]
+        ['20260101T000000Z-check', '20260101T000000Z-check-2']
+    """
+    assert_folder_possible(Path(root))
+    Path(root).mkdir(parents=True, exist_ok=True)
+    name = f"{now:%Y%m%dT%H%M%SZ}-{command}"
+    for number in count(1):
+        folder = Path(root) / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("count() ends")  # pragma: no cover
+
+
+def assert_folder_possible(folder: Path) -> None:
+    """Refuse a path that cannot be a folder.
+
+    Args:
+        folder: Folder that exists or is to be created.
+
+    Raises:
+        OptionError: ``folder``, or what stands at a path above it, is no folder.
+    """
+    for path in (folder, *folder.parents):
+        # A link that leads nowhere is in the way as well.
+        if path.is_symlink() or path.exists():
+            if not path.is_dir():
+                below = "" if path == folder else f', so "{folder}" cannot lie in it'
+                raise OptionError(f'"{path}" is no folder{below}', "", "Name another --out")
+            return
+
+
+def refuse_other_run(folder: Path, config: Config, *, by_command_only: bool = False) -> None:
+    """Refuse a folder that holds a run of another configuration.
+
+    Args:
+        folder: Folder of a run, or one without a run.
+        config: Configuration of the run about to start.
+        by_command_only: Whether any run of the same activity is accepted, because the activity
+            compares the rest itself.
+
+    Raises:
+        OptionError: It does; the error names the settings that differ.
+    """
+    recorded = _read_record(folder / CONFIG)
+    if recorded is None:
+        return
+    command = recorded.get(COMMAND_KEY, config.command)
+    if command != config.command:
+        raise OptionError(
+            f'"{folder}" holds a run of `physadv {str(command).replace("-", " ")}`',
+            _UNASKED,
+            _REMEDY,
+        )
+    differences = [] if by_command_only else config.differences(recorded)
+    if differences:
+        raise OptionError(
+            f'"{folder}" holds a run of another configuration ({", ".join(differences)})',
+            _UNASKED,
+            f"Repeat the settings to go on with that run, {_REMEDY[0].lower()}{_REMEDY[1:]}",
+        )
+
+
+def refuse_other_file(file: Path, record: Path, config: Config) -> None:
+    """Refuse to replace a file that was not made with the same configuration.
+
+    Args:
+        file: File to be written.
+        record: Record of the configuration that made it, beside it.
+        config: Configuration of the run about to start.
+
+    Raises:
+        OptionError: Another configuration made the file, or nothing says what did.
+    """
+    if not file.exists():
+        return
+    recorded = _read_record(record)
+    if recorded is None:
+        what = "stands there already, and no record says what made it"
+    else:
+        differences = config.differences(recorded)
+        if recorded.get(COMMAND_KEY, config.command) != config.command:
+            differences = [f"made by {recorded[COMMAND_KEY]}"]
+        if not differences:
+            return
+        what = f"was made with another configuration ({', '.join(differences)})"
+    raise OptionError(f'"{file}" {what}', _UNASKED, _REMEDY)
+
+
+def record_of(file: Path) -> Path:
+    """Return the path of the record beside ``file``: ``sheet.config.toml`` for ``sheet.pdf``."""
+    return file.with_name(f"{file.stem}.config.toml")
+
+
+def set_aside(folder: Path) -> Path:
+    """Move what ``folder`` holds into a new folder beside it, and return that.
+
+    Args:
+        folder: Folder of a run, whose lock stays where it is.
+
+    Returns:
+        The new folder, ``<folder>-replaced-<number>``.
+    """
+    target = folder.resolve()
+    for number in count(1):
+        kept = target.with_name(f"{target.name}-replaced-{number}")
+        with suppress(FileExistsError):
+            kept.mkdir()
+            break
+    for entry in list(folder.iterdir()):
+        if entry.name not in (_LOCK, _OWNER):
+            entry.rename(kept / entry.name)
+    return kept
+
+
+def _read_record(file: Path) -> dict[str, Any] | None:
+    """The table recorded in ``file``; None where there is none."""
+    return read_table(file, error=OptionError) if file.is_file() else None
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep every other process that asks for the same lock out of ``folder``.
+
+    The operating system releases the lock when its process ends, however it ends, so a killed run
+    is never in the way of its resumption.
+
+    Args:
+        folder: Folder of a run, which exists.
+
+    Yields:
+        Nothing; the folder is free again afterwards.
+
+    Raises:
+        OptionError: Another process holds the folder; the error names it.
+    """
+    lock, owner = filelock.FileLock(folder / _LOCK, timeout=0), folder / _OWNER
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise OptionError(
+            f'"{folder}" is in use by {_owner_in_words(owner)}',
+            "One run at a time writes into a folder",
+            "Wait for its end, or name another --out",
+        ) from None
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+
+    try:
+        owner.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner_in_words(file: Path) -> str:
+    """The process that wrote ``file``, with its machine where that is another one."""
+    try:
+        pid, _, host = file.read_text(encoding="utf-8").strip().partition(" ")
+    except OSError:
+        pid, host = "", ""
+    if not pid:
+        return "another process"
+    return f"process {pid}" + (f" on {host}" if host not in ("", socket.gethostname()) else "")

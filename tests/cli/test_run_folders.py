@@ -1,0 +1,239 @@
+"""What a run wrote is never replaced by another one unasked, and one run at a time writes there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commandline import environment
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from physadv.core.errors import OptionError
+from physadv.patches.bundle import (
+    CardPlacement,
+    ModelInfo,
+    PatchCard,
+    PatchInfo,
+    PatchSize,
+    write_bundle,
+)
+from physadv_cli.main import app
+
+FAST = ("--attack", "fgsm", "--limit", "2", "--model", "own:make")
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder with a bundle, a data set and a model of its own."""
+    monkeypatch.chdir(tmp_path)
+    card = PatchCard(
+        patch=PatchInfo("demo", "targeted", "stop", "priority road"),
+        size=PatchSize(120.0, 80.0),
+        placement=CardPlacement("stop", 762.0, (0.0, 180.0), 0.02),
+        victim=ModelInfo("signs", "classify"),
+    )
+    patch = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(5))
+    write_bundle(tmp_path / "patch", card=card, patch=patch, mask=torch.ones(1, 1, 40, 60))
+
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(4) % 2)
+    (tmp_path / "own.py").write_text(
+        "import torch\n\ndef make():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))\n"
+    )
+
+
+def invoke(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def refusal(*words: str) -> str:
+    """The refusal in words of a command that must end with one."""
+    result = invoke(*words)
+    assert isinstance(result.exception, OptionError), result.output
+    return str(result.exception)
+
+
+def commands(group: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command below ``group`` with its words."""
+    for word, command in group.commands.items():
+        path = f"{name} {word}".strip()
+        if hasattr(command, "commands"):
+            yield from commands(command, path)
+        else:
+            yield path, command
+
+
+def test_all_commands_that_write_can_be_told_to_overwrite() -> None:
+    """--overwrite stands beside every --out, with one help text."""
+    found = dict(commands(get_command(app)))
+    writing = {n: c for n, c in found.items() if any("--out" in p.opts for p in c.params)}
+    helps = {p.help for c in writing.values() for p in c.params if "--overwrite" in p.opts}
+    assert len(writing) >= 16
+    assert len(helps) == 1
+    assert all(any("--overwrite" in p.opts for p in c.params) for c in writing.values())
+
+
+TWIN = ("twin", "patch", "--clips", "1", "--frames", "1")
+ATTACK = ("attack", "--data", "data.npz", *FAST)
+RESULTS = {
+    "print": (("print", "patch", "--paper", "a4"), ("--paper", "letter"), "--paper a4 -> letter"),
+    "chart": (("calibrate", "chart"), ("--paper", "letter"), "--paper a4 -> letter"),
+    "twin": (TWIN, ("--frames", "2"), "--frames 1 -> 2"),
+    "attack": ((*ATTACK, "--eps", "1/255"), ("--eps", "2/255"), "threat"),
+    "transfer": (
+        ("patch", "transfer", "stop-sticker-signs-v1", "--model", "signs", "--test-draws", "2"),
+        ("--test-draws", "3"),
+        "--test-draws 2 -> 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("command", "other", "said"), RESULTS.values(), ids=RESULTS)
+def test_another_configuration_is_refused_and_can_be_asked_for(
+    tmp_path: Path, command: tuple[str, ...], other: tuple[str, ...], said: str
+) -> None:
+    """The difference is named and nothing is touched; the same settings pass; --overwrite
+    replaces, and a folder's earlier run is kept beside it."""
+    out = tmp_path / "o" / ("x.pdf" if command[0] in ("print", "calibrate") else "run")
+    assert invoke(*command, "--out", str(out)).exit_code == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "o").rglob("*") if p.is_file()}
+
+    words = refusal(*command, *other, "--out", str(out))
+    assert said in words
+    assert "--overwrite" in words
+    assert {p: p.read_bytes() for p in before} == before
+
+    assert invoke(*command, "--out", str(out)).exit_code == 0
+    assert invoke(*command, *other, "--out", str(out), "--overwrite").exit_code == 0
+    if out.is_dir():
+        kept = out.with_name("run-replaced-1")
+        assert (kept / "config.toml").read_bytes() == before[out / "config.toml"]
+
+
+def test_a_file_of_somebody_elses_is_not_replaced(tmp_path: Path) -> None:
+    """A PDF that no record explains stays, unless --overwrite is given."""
+    (tmp_path / "thesis.pdf").write_text("years of work")
+    assert "no record says" in refusal("print", "patch", "--out", "thesis.pdf")
+    assert (tmp_path / "thesis.pdf").read_text() == "years of work"
+
+
+def test_a_folder_of_another_command_is_refused() -> None:
+    """An attack does not write into the folder of a twin."""
+    assert invoke(*TWIN, "--out", "o").exit_code == 0
+    assert "holds a run of `physadv twin`" in refusal(*ATTACK, "--eps", "1/255", "--out", "o")
+
+
+def test_two_names_of_one_data_set_are_the_same_run(tmp_path: Path) -> None:
+    """A run goes on where --data is written in another way, and on another device."""
+    assert invoke(*ATTACK, "--eps", "1/255", "--out", "o").exit_code == 0
+    again = ["attack", "--data", str(tmp_path / "data.npz"), *FAST, "--eps", "1/255", "--out", "o"]
+    assert invoke(*again, "--device", "cpu").exit_code == 0
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from physadv.core.run_folder import locked_folder
+with locked_folder(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_run_at_a_time_and_a_killed_one_is_no_obstacle(tmp_path: Path) -> None:
+    """A second process is told which one writes there; after a kill the folder is free."""
+    (tmp_path / "o").mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, "o"], stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        said = refusal(*ATTACK, "--eps", "1/255", "--out", "o")
+        assert f'"o" is in use by process {holder.pid}' in said
+        assert not (tmp_path / "o" / "config.toml").exists()
+    finally:
+        holder.kill()
+        holder.wait()
+    assert invoke(*ATTACK, "--eps", "1/255", "--out", "o").exit_code == 0
+
+
+def test_runs_that_start_in_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    """Two processes started together without --out write two runs."""
+    command = [sys.executable, "-m", "physadv", *ATTACK, "--eps", "1/255", "--json"]
+    runs = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+        for _ in range(2)
+    ]
+    folders = [json.loads(run.communicate(timeout=240)[0])["out"] for run in runs]
+    assert len(set(folders)) == 2
+    assert all((tmp_path / folder / "config.toml").is_file() for folder in folders)
+
+
+@pytest.mark.parametrize("name", ["[/b]x", "[bold]x"])
+def test_brackets_in_names_are_text(name: str) -> None:
+    """Names of files are no markup."""
+    result = invoke(*ATTACK, "--eps", "1/255", "--out", f"runs/{name}")
+    assert result.exit_code == 0
+    assert f"runs/{name}" in "".join(result.stderr.split("\n"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", ""),
+        ("check", " "),
+        ("print", "patch", "--out", ""),
+        (*ATTACK[:1], "--data=", *FAST),
+    ],
+)
+def test_an_empty_word_names_nothing(words: tuple[str, ...]) -> None:
+    """An unset variable of a shell is no path: not the working folder."""
+    assert "is empty: A value is needed" in refusal(*words)
+
+
+def test_links_and_the_users_umask_are_honored(tmp_path: Path) -> None:
+    """The file that a link leads to is written, and new files are as private as the umask says."""
+    (tmp_path / "link.pdf").symlink_to("real.pdf")
+    before = os.umask(0o077)
+    try:
+        assert invoke("print", "patch", "--out", "link.pdf").exit_code == 0
+        assert invoke("print", "patch", "--out", "new.pdf").exit_code == 0
+    finally:
+        os.umask(before)
+    assert (tmp_path / "link.pdf").is_symlink()
+    assert (tmp_path / "real.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "new.pdf").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("out", ["afile", "afile/x", "afile/x/y.pdf"])
+@pytest.mark.parametrize(
+    "words",
+    [("print", "patch"), ("calibrate", "chart"), (*ATTACK, "--eps", "1/255"), TWIN],
+    ids=lambda words: words[0],
+)
+def test_a_file_in_the_way_is_one_line(words: tuple[str, ...], out: str, tmp_path: Path) -> None:
+    """--out at or below a file is refused before any work, for files and folders alike."""
+    (tmp_path / "afile").write_text("x")
+    if out == "afile" and words[0] in ("print", "calibrate"):
+        assert "no record says" in refusal(*words, "--out", out)
+    else:
+        assert "is no folder" in refusal(*words, "--out", out)
+    assert (tmp_path / "afile").read_text() == "x"
+
+
+def test_no_lock_is_left_held() -> None:
+    """The lock ends with the command, also where it fails: the next one in the process runs."""
+    assert invoke(*ATTACK, "--eps", "1/255", "--out", "o").exit_code == 0
+    refusal(*ATTACK, "--eps", "2/255", "--out", "o")
+    assert invoke(*ATTACK, "--eps", "1/255", "--out", "o").exit_code == 0
