@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 _LITTER = frozenset(
     {"__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information"}
     | {"lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
@@ -21,5 +19,4 @@ def is_litter(name: str) -> bool:
         >>> is_litter("cat/1.png"), is_litter("__MACOSX/cat/1.png"), is_litter("cat/Thumbs.db")
         (False, True, True)
     """
-    parts = PurePosixPath(name).parts
-    return any(p.startswith((".", "~$")) or p.casefold() in _LITTER for p in parts)
+    return any(p.startswith((".", "~$")) or p.casefold() in _LITTER for p in name.split("/"))

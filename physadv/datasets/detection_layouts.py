@@ -14,6 +14,8 @@ _COCO = re.compile(
     re.IGNORECASE,
 )
 _TABLES = re.compile(r"(^|/)(_annotations\.(csv|createml\.json|txt)|_darknet\.labels)$", re.I)
+_DESCRIPTIONS = frozenset({"data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names"})
+"""Names of files, in lower case, that describe a set in the layout of YOLO."""
 _GENERIC = frozenset(
     {"image", "images", "img", "imgs", "jpegimages", "pictures", "photos", "frames", "raw", "rgb"}
     | {"mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth"}
@@ -48,25 +50,19 @@ def refuse_detection(source: FileSource) -> None:
 
 def _layout_of(source: FileSource) -> str:
     """The detection layout of a source in words; empty for none."""
-    stems = {PurePosixPath(name).stem for name in source.images()}
-    for name in source.names:
+    images = source.images()
+    others = sorted(set(source.names) - set(images))
+    stems = {PurePosixPath(name).stem for name in images} if others else set()
+    described = any(PurePosixPath(name).name.casefold() in _DESCRIPTIONS for name in others)
+    for name in others:
         path = PurePosixPath(name)
         suffix, folders = path.suffix.lower(), {part.casefold() for part in path.parts[:-1]}
         if _COCO.search(name):
             return f"COCO, {name}"
         if _TABLES.search(name):
             return f"Roboflow, {name}"
-        if suffix == ".txt" and path.stem in stems and ("labels" in folders or _has_yaml(source)):
+        if suffix == ".txt" and path.stem in stems and ("labels" in folders or described):
             return f"YOLO, {name}"
         if suffix == ".xml" and path.stem in stems:
             return f"Pascal VOC, {name}"
     return ""
-
-
-def _has_yaml(source: FileSource) -> bool:
-    """Whether a YOLO description lies in the set."""
-    return any(
-        PurePosixPath(name).name.casefold()
-        in ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
-        for name in source.names
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from zlib import error as ZlibError
 
@@ -51,6 +52,10 @@ class FileSource(ABC):
 
     def images(self) -> list[str]:
         """Return the names of all image files, sorted."""
+        return self._images
+
+    @cached_property
+    def _images(self) -> list[str]:
         return [n for n in self.names if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES]
 
 

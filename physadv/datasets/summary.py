@@ -182,6 +182,8 @@ class DatasetSummary:
             return f"{total} images of {classes}: {each}"
         fewest = min(present, key=lambda name: present[name])
         most = max(present, key=lambda name: present[name])
+        if present[fewest] == present[most]:
+            return f"{total} images of {classes}, {present[most]} each"
         return (
             f"{total} images of {classes}: {present[fewest]} ({fewest}) to {present[most]} "
             f"({most}) each"

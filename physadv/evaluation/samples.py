@@ -156,7 +156,8 @@ def choose_samples(
         tuple(int(dataset.labels[i]) for i in indices),
         _size(sizes, card),
         channels,
-        image_sizes=sizes_in_words(sizes),
+        image_sizes=sizes_in_words(sizes)
+        + (f" in the first {_PROBED_IMAGES}" if len(indices) > _PROBED_IMAGES else ""),
     )
 
     counted = None

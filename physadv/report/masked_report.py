@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
+from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.design import BLOCK_COLORS, render_page
 from physadv.report.svg import block_marker, percent_axis, svg_chart, svg_line, svg_text
@@ -20,20 +21,29 @@ WIDE = 640
 
 
 def write_masked_report(
-    folder: str | Path, lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+    folder: str | Path,
+    lines: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    data: DatasetSummary | None = None,
 ) -> Path:
-    """Write ``folder``/report.html from the study's table ``lines`` and settings ``facts``."""
-    return write_text(Path(folder) / "report.html", render_masked_report(lines, facts))
+    """Write ``folder``/report.html from the study's table ``lines``, its settings ``facts``, and
+    what its ``data`` were taken for."""
+    return write_text(Path(folder) / "report.html", render_masked_report(lines, facts, data))
 
 
-def render_masked_report(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
-    """Render the page of the study's table ``lines`` and settings ``facts``, and return it as
-    HTML."""
+def render_masked_report(
+    lines: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    data: DatasetSummary | None = None,
+) -> str:
+    """Render the page of the study's table ``lines``, its settings ``facts``, and what its ``data``
+    were taken for, and return it as HTML."""
     return render_page(
         "masked.html.j2",
         title="Masked gradients: apparent and real robustness",
         lines=lines,
         facts=facts,
+        data={} if data is None else data.facts(),
         figure=_accuracy_figure(lines),
         n=lines[0]["n"] if lines else 0,
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from physadv.studies.config import MaskingConfig, PhotographedConfig
 from physadv_cli.configured import from_config
-from physadv_cli.runs import RunOptions, console
+from physadv_cli.runs import RunOptions, console, print_data
+
+if TYPE_CHECKING:
+    from physadv.datasets import DatasetSummary
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -58,14 +61,15 @@ def masked(config: MaskingConfig, run: RunOptions) -> None:
     )
 
     folder = run.open_folder(config, lambda folder: claim_folder(folder, config.facts()))
-    stopped = _watch_masked(config, folder)
+    stopped, data = _watch_masked(config, folder)
     complete = study_result(folder)
     rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
     lines = masking_table([row for row in rows if row["defence"] in complete])
 
     result = {"table": lines, "complete": not stopped, "out": str(folder), **config.facts()}
+    result["data_summary"] = {} if data is None else data.as_dict()
     if lines:
-        result["report"] = str(write_masked_report(folder, lines, config.facts()))
+        result["report"] = str(write_masked_report(folder, lines, config.facts(), data))
         write_text(folder / "table.md", masking_markdown(rows))
     run.finish(result, _masked_summary(lines, folder, stopped=stopped))
     if stopped:
@@ -102,23 +106,27 @@ def photographed(config: PhotographedConfig, run: RunOptions) -> None:
         raise SystemExit(130)
 
 
-def _watch_masked(config: MaskingConfig, folder: Path) -> bool:
-    """Run with a bar; True where Ctrl-C ended it."""
+def _watch_masked(config: MaskingConfig, folder: Path) -> tuple[bool, DatasetSummary | None]:
+    """Run with a bar; return whether Ctrl-C ended it, and what the data were taken for."""
     from physadv.studies.gradient_masking.study import TOTAL, run_masking_study
     from physadv_cli.progress import bar
 
     with bar() as progress:
         line = progress.add_task("defenses", total=TOTAL, note="reading data")
+        data = None
 
         def tell(note: str) -> None:
             progress.update(line, note=note)
 
         try:
             for step in run_masking_study(config, folder, tell):
+                if step.data is not None:
+                    data = step.data
+                    print_data(data)
                 progress.update(line, completed=step.done, total=step.total, note=step.note)
         except KeyboardInterrupt:
-            return True
-    return False
+            return True, data
+    return False, data
 
 
 def _watch_photographed(config: PhotographedConfig, model: Any, folder: Path) -> bool:

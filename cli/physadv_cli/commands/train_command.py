@@ -83,7 +83,10 @@ def train_signs(config: TrainSignsConfig, run: RunOptions) -> None:
     recipe = signs.SignRecipe.from_config(config)
     with status_line("reading data"):
         data = signs.load_sign_data(recipe)
-    folder = run.open_folder(config, lambda folder: claim_folder(folder, config.identity))
+    print_data(data.summary)
+    folder = run.open_folder(
+        config, lambda folder: claim_folder(folder, config.identity), data=data.summary
+    )
     device = pick_device(config.device)
     if not watch(signs.train_signs(recipe, data, folder, device=device)):
         run.finish({"out": str(folder), "finished": False}, paused(folder))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows, read_rows
-from physadv.datasets import read_dataset
+from physadv.datasets import DatasetSummary, read_dataset
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import claim_folder
 from physadv.evaluation.samples import choose_samples
@@ -49,11 +49,13 @@ COLUMNS = ("clean", "plain", "gradient", "black_box", "real")
 
 @dataclass(frozen=True)
 class MaskingProgress:
-    """Progress of the study: ``done`` of ``total`` defenses, and a ``note`` on the current one."""
+    """Progress of the study: ``done`` of ``total`` defenses, a ``note`` on the current one, and at
+    the beginning what the ``data`` were taken for."""
 
     done: int
     total: int
     note: str
+    data: DatasetSummary | None = None
 
 
 TOTAL = 11
@@ -108,7 +110,7 @@ def run_masking_study(
     nets.folder.mkdir(parents=True, exist_ok=True)
     done = study_result(folder)
 
-    yield MaskingProgress(0, TOTAL, "")
+    yield MaskingProgress(0, TOTAL, "", test.summary)
     began = time.process_time()
     for number, defense in enumerate(trained_gallery(nets), 1):
         if defense.name not in done:

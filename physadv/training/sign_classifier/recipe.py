@@ -19,8 +19,10 @@ from physadv.core.lights import worst_light
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows
 from physadv.core.tensor_files import write_tensors
-from physadv.datasets import ImageDataset, read_dataset
+from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
+from physadv.datasets.class_matching import match_classes
 from physadv.datasets.gtsrb import HELD_OUT, SPLIT_SEED
+from physadv.datasets.summary import sizes_in_words
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.architectures.signnet import (
@@ -140,6 +142,9 @@ class SignRecipe:
         return TrainingSchedule(self.epochs, self.steps, lr=self.lr, precision=self.precision)
 
 
+_PROBED_IMAGES = 64
+
+
 @dataclass(frozen=True)
 class SignTrainingData:
     """Training and validation data: signs divided by track, backgrounds by photo."""
@@ -148,6 +153,18 @@ class SignTrainingData:
     validation_signs: ImageDataset
     photos: list[Array]
     validation_photos: list[Array]
+
+    @property
+    def summary(self) -> DatasetSummary:
+        """What the signs were taken for: layout, part, images and names of each class."""
+        few = range(0, len(self.signs), max(1, len(self.signs) // _PROBED_IMAGES))
+        arrays = (self.signs.read(i) for i in few)
+        return self.signs.summary.of_labels(
+            self.signs.labels.tolist(),
+            self.signs.classes,
+            match=match_classes(self.signs.classes, NAMES, model="signs", known="GTSRB"),
+            image_sizes=sizes_in_words((int(a.shape[0]), int(a.shape[1])) for a in arrays),
+        )
 
 
 @dataclass(frozen=True)
@@ -369,6 +386,7 @@ def _card_table(
         "data": "GTSRB training set, every third frame (Stallkamp et al. 2012); backgrounds from "
         "BSDS500 and ImageNet "
         "sample photos, and made by code",
+        "data_summary": training_data.summary.as_dict(),
         "sha256": sha256,
         "accuracy": accuracy,
         "licence_note": LICENSE,
