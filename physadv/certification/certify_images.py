@@ -24,7 +24,7 @@ from physadv.threat.parsing import NormLike, parse_eps, parse_norm
 CertifiedModel = nn.Module | Callable[[Tensor], Tensor] | str | Path
 """A classifier, or what :func:`physadv.load_model` loads one by."""
 
-_CHECKED_IMAGES = 64
+_CHECKED_IMAGES = 16
 """Most images about which a graph is compared with its network."""
 
 

@@ -43,7 +43,7 @@ from physadv.evaluation.progress_log import ProgressLog, claim_folder
 from physadv.evaluation.samples import EvaluationSamples, choose_samples
 from physadv.models.cards import LoadedModel, ModelCard
 
-_CHECKED_IMAGES = 64
+_CHECKED_IMAGES = 16
 """Most images of the data about which a graph is compared with its network."""
 _GAUSSIAN_ONE_SIGMA = 0.84134
 """Class probability that certifies a radius of one sigma under Gaussian noise."""

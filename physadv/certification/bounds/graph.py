@@ -78,12 +78,15 @@ class LayerGraph:
         """
         return self.cast(dtype)._without_identity_scales()._with_merged_scales()
 
-    def cast(self, dtype: torch.dtype | None) -> LayerGraph:
-        """Return the graph with all its numbers in ``dtype``; None changes nothing."""
-        if dtype is None:
+    def cast(
+        self, dtype: torch.dtype | None, device: torch.device | str | None = None
+    ) -> LayerGraph:
+        """Return the graph with all its numbers in ``dtype`` and on ``device``; None changes
+        nothing."""
+        if dtype is None and device is None:
             return self
         return LayerGraph(
-            tuple(replace(node, layer=_cast(node.layer, dtype)) for node in self.nodes)
+            tuple(replace(node, layer=_cast(node.layer, dtype, device)) for node in self.nodes)
         )
 
     def _without_identity_scales(self) -> LayerGraph:
@@ -180,8 +183,13 @@ def relu_nodes(graph: LayerGraph) -> Iterator[int]:
     return (i for i, node in enumerate(graph.nodes) if isinstance(node.layer, ReluLayer))
 
 
-def _cast(layer: Layer, dtype: torch.dtype) -> Layer:
+def _cast(
+    layer: Layer, dtype: torch.dtype | None, device: torch.device | str | None = None
+) -> Layer:
     values: dict[str, Any] = {f.name: getattr(layer, f.name) for f in fields(layer)}
     return type(layer)(
-        **{k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in values.items()}
+        **{
+            k: v.to(device=device, dtype=dtype) if isinstance(v, Tensor) else v
+            for k, v in values.items()
+        }
     )

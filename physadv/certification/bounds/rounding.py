@@ -35,28 +35,32 @@ _TF32 = 2.0**-11
 
 
 @torch.no_grad()
-def rounding_of_margins(graph: LayerGraph, images: Tensor) -> Tensor:
-    """Return (b,) sizes that the rounding of a margin (a difference of two logits) stays below.
+def rounding_of_margins(graph: LayerGraph, images: Tensor, *, unit: float | None = None) -> Tensor:
+    """Return (b,) sizes that the rounding of a margin, a difference of two logits, stays below.
 
     It is an estimate with a factor of safety, not a proof.
 
     Args:
         graph: Graph of the network, as traced or folded.
-        images: Images (b, c, h, w), in the type the network runs in.
+        images: Images (b, c, h, w), in the type the network runs in, which the result has too.
+        unit: Relative rounding of one operation; None stands for :func:`rounding_unit` of them.
     """
-    unit = _unit(images)
-    exact = graph.cast(torch.float64)
-    points = images.double()
-    largest = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+    unit = rounding_unit(images) if unit is None else unit
+    home = images.device
+    if home.type == "mps":  # has no float64
+        home = torch.device("cpu")
+    exact = graph.cast(torch.float64, home)
+    points = images.to(home).double()
+    largest = torch.zeros(len(images), dtype=torch.float64, device=home)
     logits = exact(points)
     for number in range(_DRAWS):
         draw = generator(0, "bounds", "rounding", number)
         change = (_perturbed(exact, points, unit, draw) - logits).abs().amax(1)
         largest = torch.maximum(largest, torch.nan_to_num(change, nan=torch.inf))
-    return 2 * _SAFETY * largest
+    return (2 * _SAFETY * largest).to(images)
 
 
-def _unit(images: Tensor) -> float:
+def rounding_unit(images: Tensor) -> float:
     """Return the relative rounding of one operation in the type and on the device of ``images``."""
     cuda = images.device.type == "cuda" and images.dtype == torch.float32
     if cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32):

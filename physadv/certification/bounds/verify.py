@@ -14,7 +14,7 @@ from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.ibp import ibp_margins
 from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.polytope import polytope_margins
-from physadv.certification.bounds.rounding import rounding_of_margins
+from physadv.certification.bounds.rounding import rounding_of_margins, rounding_unit
 from physadv.certification.bounds.tracing import folded_graph
 from physadv.core.errors import OptionError
 
@@ -153,18 +153,19 @@ def verify_bounds(
         forms = margin_forms(labels, graph.classes, images.dtype)
         return METHODS[method](graph, InputBall(images, eps, norm, limits), forms).min(1).values
 
+    unit = rounding_unit(images)  # the network's own, not that of the bounds
     with _full_precision(images.device.type):
         margins = margins_of(graph, images, labels)
         chosen = (margins > 0).nonzero()[:, 0]
         if len(chosen):
-            rounding = rounding_of_margins(graph.traced or graph, images[chosen])
+            rounding = rounding_of_margins(graph.traced or graph, images[chosen], unit=unit)
             close = chosen[margins[chosen] <= _CLOSE * rounding]
-            if len(close) and images.dtype != torch.float64:
+            if len(close) and images.dtype != torch.float64 and images.device.type != "mps":
                 double = margins_of(
                     graph.cast(torch.float64), images[close].double(), labels[close]
                 )
                 margins[close] = torch.minimum(margins[close], double.to(margins.dtype))
-            margins[chosen] -= rounding.to(margins.dtype)
+            margins[chosen] -= rounding
         return BoundedMargins(graph(images).argmax(1), margins)
 
 
