@@ -83,6 +83,11 @@ class CheckGoal:
             bundle,
         )
 
+    @property
+    def run_id(self) -> str | None:
+        """Run that made the bundle's patch; None without a bundle."""
+        return None if self.bundle is None else self.bundle.card.patch.run_id or None
+
     def as_record(self) -> dict[str, Any]:
         """Return the facts of the bundle for the check's record and report."""
         if self.bundle is None:
@@ -92,6 +97,7 @@ class CheckGoal:
         facts = {
             "name": card.patch.name,
             "sha256": card.patch.sha256,
+            "run_id": card.patch.run_id,
             "folder": str(self.bundle.folder),
             "victim": card.victim.name,
             "victim_sha256": card.victim.sha256,
@@ -177,7 +183,8 @@ class CheckTask:
         """Open the controls, then the source itself; ``stack`` closes them.
 
         The source's block is the configuration's, else that of the twin or the markers, else, for a
-        file, "patch". Raises CaptureError naming what did not open.
+        file, "patch". Raises CaptureError naming what did not open, and OptionError for a twin of
+        another patch.
         """
         config, settings = self.config, _source_settings(self.config)
 
@@ -187,6 +194,8 @@ class CheckTask:
         controls = {"clean": config.clean, "blank": config.blank}
         sources = [BlockSource(opened(s), b) for b, s in controls.items() if s is not None]
         main = opened(config.source)
+        for source in (*(each.source for each in sources), main):
+            _refuse_foreign_twin(source, self.goal.run_id)
         fallback = None if main.live or main.kind == "twin" else "patch"
         return [*sources, BlockSource(main, config.block, fallback)]
 
@@ -237,9 +246,21 @@ class CheckTask:
             device=str(pick_device(config.device)),
             seed=config.seed,
             about={**self.facts, **(facts or {})},
+            run_id=goal.run_id,
             width=width or None,
             remote=remote,
             on_message=on_message,
+        )
+
+
+def _refuse_foreign_twin(source: FrameSource, run_id: str | None) -> None:
+    """Raise OptionError where ``source`` is a twin that was filmed of another run's patch."""
+    filmed = (source.settings.get("twin") or {}).get("run_id")
+    if run_id and filmed and filmed != run_id:
+        raise OptionError(
+            f"{source.name} shows the patch of run {filmed}",
+            f"the bundle is of run {run_id}",
+            "Name the bundle that was filmed, or film this one with `physadv twin`",
         )
 
 

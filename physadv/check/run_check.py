@@ -23,6 +23,7 @@ from physadv.check.example_frames import ExampleFrames
 from physadv.check.folder import EXAMPLES, ROWS, SETTINGS, assert_fresh, earlier_record
 from physadv.check.frame_verdict import IOU, THRESHOLD, CardedModel, VerdictRule, verdict_rule
 from physadv.check.live.remote_control import RemoteControl
+from physadv.check.page_identity import PageIdentity
 from physadv.check.rates import count_noun
 from physadv.check.session import BlockSource, CheckProgress, CheckSession
 from physadv.check.stopping_rule import check_width
@@ -60,6 +61,7 @@ def run_check(
     device: str = "cpu",
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
+    run_id: str | None = None,
     width: float | None = None,
     remote: RemoteControl | None = None,
     on_message: Callable[[str], None] | None = None,
@@ -87,6 +89,7 @@ def run_check(
         device: Device of the model.
         seed: Seed of the example frames.
         about: Further entries of check.json.
+        run_id: Run whose printed pages the frames must show; None where that is not known.
         width: Width of the 95 % interval at which a block is finished; None films to the end.
         remote: Input of a person who watches.
         on_message: Called with a line when a source is lost or returns.
@@ -130,6 +133,7 @@ def run_check(
         device,
         width,
         remote or RemoteControl(),
+        pages=PageIdentity.of_run(run_id),
     )
 
     settings |= {"width": width, "attempt": _take_up(session, target, earlier)}
@@ -144,6 +148,12 @@ def run_check(
                 or "the sources gave none"
             )
             limit = f"{reasons}{_sizes(session)}"
+            if session.pages.foreign:
+                raise CaptureError(
+                    "the frames show another patch",
+                    reasons,
+                    "Name the bundle that was printed, or print this one's test signs",
+                )
             raise CaptureError(
                 "no frame could be classified", limit, "Try --locate, --box x0,y0,x1,y1 or --block"
             )
@@ -269,6 +279,7 @@ def _recorded(
             "sources": [_described(f.source, f) for f in feeds],
             "located_by": {block: dict(ways) for block, ways in session.located.items()},
             "left_out": dict(session.left_out),
+            **session.pages.as_record(),
             "warnings": [w for f in feeds for w in f.source.warnings]
             + [f"{n} {what}" for what, n in session.contradicted.items()]
             + _refusals(session),

@@ -23,6 +23,7 @@ from physadv.camera.localization.location import Locator, SignLocation
 from physadv.check.example_frames import ExampleFrames
 from physadv.check.frame_verdict import CardedModel, FrameVerdict, VerdictRule, frame_verdicts
 from physadv.check.live.remote_control import RemoteControl
+from physadv.check.page_identity import PageIdentity
 from physadv.check.rates import block_rates
 from physadv.check.stopping_rule import STEP, stopping_state
 from physadv.core.image_io import to_tensor
@@ -116,6 +117,7 @@ class CheckSession:
         known: (block, clip, index) of frames that earlier attempts classified.
         refused_px: Sizes of markers that were too small.
         latest: Newest frame, the sign's location and the block.
+        pages: Whether the pages before the camera are the bundle's.
     """
 
     rows: Path
@@ -143,6 +145,7 @@ class CheckSession:
     known: set[tuple[str, str, int]] = field(default_factory=set)
     refused_px: list[float] = field(default_factory=list)
     latest: tuple[CameraFrame | None, SignLocation | None, str | None] = (None, None, None)
+    pages: PageIdentity = field(default_factory=PageIdentity)
     _narrow: dict[str, tuple[int, bool]] = field(default_factory=dict)
 
     def full(self, block: str) -> bool:
@@ -228,6 +231,9 @@ class CheckSession:
         if location.refused is not None:
             self.refused_px += [] if location.marker_px is None else [location.marker_px]
             return f"{block}: {location.refused}"
+        other = self.pages.refusal(location)
+        if other is not None:
+            return f"{block}: {other}"
         outside = location.box is not None and not overlaps_image(location.box, frame.image)
         return f"{block}: sign outside the frame" if outside else None
 

@@ -12,6 +12,7 @@ from physadv.core.sign_artwork import SignFace, octagon_mm, sign_face
 from physadv.printing.aruco_markers import FIDUCIALS
 from physadv.printing.layout import MARGIN, PageRect, Paper, SignPageLayout, sign_page_layout
 from physadv.printing.pdf_page import PdfPage, pdf_image
+from physadv.printing.run_markers import RUN_MARKER, code_in_words, run_code, run_marker_layout
 from physadv.printing.sheet_parts import PrintedSticker, draw_label
 
 _PIECES = {
@@ -68,11 +69,16 @@ def _sign_page(
         )
     for marker, place in layout.markers.items():
         page.marker(marker, place)
+    code = run_code(card.patch.run_id)
+    for marker, corners in zip(code, run_marker_layout(), strict=True):
+        x, y, side = (float(v) * sign.w for v in (*corners[0], RUN_MARKER))
+        page.marker(marker, PageRect(sign.x + x, sign.y + y, side, side))
 
     title = f"{card.patch.name}: {_PIECES[block]} ({list(FIDUCIALS).index(block) + 1} of 3)"
     x, space = MARGIN + 1, page.width - 2 * MARGIN - 2
     page.text(x, MARGIN + 5, title, 13, bold=True, room=space)
-    note = f"1 : {1 / scale:.1f} of the sign, {sign.w:.0f} mm wide, run {card.patch.run_id}"
-    page.text(x, MARGIN + 10.5, f"{note}. Keep all four markers in view.", 9, room=space)
+    run = f"run {card.patch.run_id}, code {code_in_words(code)}"
+    note = f"1 : {1 / scale:.1f} of the sign, {sign.w:.0f} mm wide, {run}"
+    page.text(x, MARGIN + 10.5, f"{note}. Keep all markers in view.", 9, room=space)
     draw_label(page)
     page.canvas.showPage()

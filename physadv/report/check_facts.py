@@ -39,7 +39,14 @@ def check_warnings(settings: Settings) -> list[str]:
         for block, ways in located.items()
         if ways.get("detector")
     ]
-    return [*map(str, settings.get("warnings") or []), *left_out, *unseen, *biased]
+    pages = settings.get("pages") or {}
+    unverified = (
+        ["The test signs carry no readable markers of a run: nothing but you says whose they are"]
+        if pages and not pages["verified"]
+        else []
+    )
+    recorded = map(str, settings.get("warnings") or [])
+    return [*recorded, *left_out, *unseen, *biased, *unverified]
 
 
 def measurement_limits(rows: Sequence[Row], settings: Settings) -> list[str]:
@@ -114,6 +121,8 @@ def measurement_facts(settings: Settings) -> list[tuple[str, Any]]:
         ("Goal", goal_in_words(settings)),
         ("Patch", bundle.get("name")),
         ("Patch sha256", bundle.get("sha256")),
+        ("Patch run", bundle.get("run_id")),
+        ("Patch in the frames", _patch_identity(settings)),
         ("Score threshold", settings.get("threshold")),
         ("Least overlap (IoU) with the sign", settings.get("iou")),
         ("Margin around the sign's square", settings.get("margin")),
@@ -141,6 +150,20 @@ def measurement_facts(settings: Settings) -> list[tuple[str, Any]]:
     pairs += [(f"Sign located, {block}", found) for block, found in ways.items()]
     pairs += [("Started", settings.get("started")), ("Finished", settings.get("finished"))]
     return [(key, value) for key, value in pairs if value not in (None, "")]
+
+
+def _patch_identity(settings: Settings) -> str | None:
+    """Whether the frames were seen to show the bundle's patch, in words; None without a bundle."""
+    if not (settings.get("bundle") or {}).get("run_id"):
+        return None
+    twins = [(s.get("settings") or {}).get("twin") for s in settings.get("sources") or []]
+    if any(twins):
+        return "the bundle's, by the run that the simulation recorded"
+    pages = settings.get("pages") or {}
+    if not pages.get("verified"):
+        return "not verified: no markers of a run were read; test signs printed anew carry them"
+    seen = pages["verified"] + pages["unread"]
+    return f"the bundle's (code {pages['code']}), read in {pages['verified']} of {seen} frames"
 
 
 def _camera_facts(got: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -4,9 +4,11 @@ mask."""
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -64,6 +66,7 @@ def read_sticker(
 
     Raises:
         BundleError: A file or a key of the card is missing.
+        BundleError: The sheet is of another run.
         GeometryError: The sheet has no TrimBox or one of another size than the card's, or the mask
             has no pixels.
     """
@@ -77,7 +80,7 @@ def read_sticker(
 
     scale = dpi / 25.4
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
-    rgb = _cut(Path(sheet_pdf), width, height, shape, dpi)
+    rgb = _cut(Path(sheet_pdf), width, height, shape, dpi, card.patch.run_id)
 
     mask = read_rgba(folder / "mask.png")[:, :, 0].astype(np.float32) / 255
     if not bool((mask > 0.5).any()):
@@ -147,7 +150,22 @@ def _read_card(folder: Path) -> tuple[_StickerCard, str]:
     return card, digest.hexdigest()
 
 
-def _cut(pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], dpi: float) -> U8:
+def _refuse_foreign_sheet(document: Any, pdf: Path, run_id: str) -> None:
+    """Raise BundleError where the sheet names another run than the bundle; one that names none, of
+    another program, is accepted."""
+    keywords = str(document.get_metadata_dict().get("Keywords", ""))
+    named = re.search(r"\brun ([0-9A-Za-z_-]+)", keywords)
+    if run_id and named and named[1] != run_id:
+        raise BundleError(
+            f"{pdf} is the sheet of run {named[1]}",
+            f"the bundle is of run {run_id}",
+            "Print the sheet again from this bundle",
+        )
+
+
+def _cut(
+    pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], dpi: float, run_id: str
+) -> U8:
     """Return the TrimBox of page 1 as pixels (h, w, 3) of ``shape`` (w, h), placed to a fraction of
     a pixel."""
     if not pdf.is_file():
@@ -160,6 +178,7 @@ def _cut(pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], d
         ) from error
 
     with document:
+        _refuse_foreign_sheet(document, pdf, run_id)
         page = document[0]
         box = page.get_trimbox(fallback_ok=False)
         if box is None:

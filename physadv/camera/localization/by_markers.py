@@ -18,6 +18,7 @@ from physadv.printing.aruco_markers import (
     test_sign_layout,
     visible_blocks,
 )
+from physadv.printing.run_markers import RUN_IDS, read_run_markers
 
 LEAST_PX = 20.0
 """Least side of a marker; corners of smaller ones are too coarse for an angle."""
@@ -55,9 +56,7 @@ def by_fiducials(*, least_px: float = LEAST_PX) -> Locator:
             n: np.asarray(c, np.float64).reshape(4, 2) + 0.5
             for n, c in zip(names, quads, strict=True)
         }
-        return _location(
-            block, {n: c for n, c in corners.items() if n in FIDUCIALS[block]}, least_px
-        )
+        return _location(block, corners, least_px)
 
     return locate
 
@@ -67,7 +66,9 @@ def _side_px(corners: Sequence[Points]) -> float:
     return float(min(np.sqrt(abs(cv2.contourArea(c.astype(np.float32)))) for c in corners))
 
 
-def _location(block: str, markers: dict[int, Points], least_px: float) -> SignLocation | None:
+def _location(block: str, seen: dict[int, Points], least_px: float) -> SignLocation | None:
+    """The sign of ``block`` by the corners in px of all markers ``seen``; None with too few."""
+    markers = {n: c for n, c in seen.items() if n in FIDUCIALS[block]}
     if len(markers) < _FEWEST:
         return None
 
@@ -88,6 +89,20 @@ def _location(block: str, markers: dict[int, Points], least_px: float) -> SignLo
         marker_px=side,
         refused=refused,
         matches=PointMatches(plane - 0.5, pixels),
+        run_markers=_run_markers(seen, homography),
+    )
+
+
+def _run_markers(seen: dict[int, Points], homography: Points) -> dict[int, int]:
+    """The markers of the page's run by their places, through the ``homography`` from sign to
+    picture."""
+    inverse = np.linalg.pinv(homography)
+    others = {n: c for n, c in seen.items() if n in RUN_IDS}
+    return read_run_markers(
+        {
+            n: np.asarray(cv2.perspectiveTransform(c[None], inverse)[0], np.float64)
+            for n, c in others.items()
+        }
     )
 
 

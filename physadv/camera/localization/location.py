@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,7 @@ class SignLocation:
         poses: All poses that fit, the chosen one first.
         pose_by: Origin of distance and angles.
         note: Warning about this frame.
+        run_markers: Markers of the page's run: place (0 to 3) -> marker id, where read.
     """
 
     corners: Corners | None
@@ -62,6 +63,7 @@ class SignLocation:
     poses: tuple[CameraPose, ...] = ()
     pose_by: str | None = None
     note: str | None = None
+    run_markers: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def box(self) -> Box | None:
