@@ -31,6 +31,11 @@ _KINDS = {
 }
 
 
+_IdxSets = dict[tuple[str, str], dict[str, dict[str, str]]]
+"""File names by folder and name of the set, by part and by kind."""
+_CLASS_KEYS = ("classes", "class_names", "label_names", "categories")
+
+
 @dataclass(frozen=True)
 class _Pair:
     """Images and labels of one part, as they were found."""
@@ -39,25 +44,24 @@ class _Pair:
     labels: npt.NDArray[Any]
 
 
-def idx_files(source: FileSource) -> dict[str, dict[str, dict[str, str]]]:
+def idx_files(source: FileSource) -> _IdxSets:
     """Return the idx files of a source by data set, by the set's own name of the part, and by kind.
 
     Args:
         source: Files of the data set.
 
     Returns:
-        File names: ``{"emnist-letters": {"train": {"images": name, "labels": name}}}``.
+        File names: ``{("folder", "emnist-letters"): {"train": {"images": name, "labels": name}}}``.
     """
-    found: dict[str, dict[str, dict[str, str]]] = {}
+    found: _IdxSets = {}
     for name in source.names:
         path = PurePosixPath(name)
         match = _IDX.match(path.name)
         if match:
             words = match["name"].replace("_", "-").split("-")
             part = words.pop() if part_of(words[-1]) else _WHOLE
-            data_set = str(path.parent / "-".join(words))
-            halves = found.setdefault(data_set, {}).setdefault(part, {})
-            halves.setdefault(match["kind"].lower(), name)
+            parts = found.setdefault((str(path.parent), "-".join(words)), {})
+            parts.setdefault(part, {}).setdefault(match["kind"].lower(), name)
     return found
 
 
@@ -75,14 +79,14 @@ def read_idx(source: FileSource, split: str | None) -> ImageDataset:
         DataError: The part is missing, half of a pair is missing, a file is damaged, or the files
             are those of several data sets.
     """
-    where, sets = f"{source.path}", idx_files(source)
+    where, sets = f"{source.path}", _distinct(idx_files(source))
     if len(sets) > 1:
         raise DataError(
-            f"{where}: {', '.join(PurePosixPath(name).name or '.' for name in sets)}",
+            f"{where}: {', '.join(str(PurePosixPath(*key)) for key in sets)}",
             f"are {len(sets)} data sets, whose labels mean different classes",
             "keep one of them, or name one of its files",
         )
-    ((name, parts),) = sets.items()
+    (((_, name), parts),) = sets.items()
     pairs = {part: _read_halves(source, halves) for part, halves in parts.items()}
 
     dataset = _dataset_of(pairs, split, where, source.path.name, "idx")
@@ -95,6 +99,28 @@ def read_idx(source: FileSource, split: str | None) -> ImageDataset:
             notes=notes if "emnist" in name.lower() else (),
         )
     )
+
+
+def _distinct(sets: _IdxSets) -> _IdxSets:
+    """The sets without copies of their files in other folders; a set whose images and labels lie in
+    folders of their own is one."""
+    whole = {
+        key: parts
+        for key, parts in sets.items()
+        if all(len(halves) == 2 for halves in parts.values())
+    }
+    if whole:
+        names = {name for _, name in whole}
+        return whole if names == {name for _, name in sets} else sets
+
+    merged: _IdxSets = {}
+    for (_, name), parts in sets.items():
+        for part, halves in parts.items():
+            known = merged.setdefault(("", name), {}).setdefault(part, {})
+            if known.keys() & halves.keys():
+                return sets
+            known.update(halves)
+    return merged
 
 
 def _read_halves(source: FileSource, halves: dict[str, str]) -> _Pair:
@@ -186,8 +212,9 @@ def read_npz(source: FileSource, names: list[str], split: str | None) -> ImageDa
     """Read a data set from an npz file.
 
     Keys are ``images`` (or ``x``), (n, h, w) or (n, h, w, 3) uint8, and ``labels`` (or ``y``),
-    (n,); optional are ``classes`` (names) and ``groups`` (n names). Parts have keys of their own:
-    ``train_images``, ``train_labels``, ``test_images``, ``test_labels``, or ``x_train`` and so on.
+    (n,); optional are ``classes`` or ``class_names`` and ``groups`` (n names). Parts have keys of
+    their own: ``train_images``, ``train_labels``, ``test_images``, ``test_labels``, or ``x_train``
+    and so on.
 
     Args:
         source: Files of the data set.
@@ -214,9 +241,10 @@ def read_npz(source: FileSource, names: list[str], split: str | None) -> ImageDa
         ) from error
 
     pairs, used = _pairs(arrays, where)
-    classes = tuple(_text(c) for c in arrays["classes"]) if "classes" in arrays else None
+    named = next((key for key in _CLASS_KEYS if key in arrays), None)
+    classes = None if named is None else tuple(_text(c) for c in arrays[named])
     dataset = _dataset_of(pairs, split, where, where, "npz", classes)
-    unread = [key for key in arrays if key not in (*used, "classes", "groups")]
+    unread = [key for key in arrays if key not in (*used, named, "groups")]
     skipped = left_out(source.litter, source.names, names)
     if unread:
         more = " ..." if len(unread) > 3 else ""

@@ -14,10 +14,13 @@ _COCO = re.compile(
     re.IGNORECASE,
 )
 _TABLES = re.compile(r"(^|/)(_annotations\.(csv|createml\.json|txt)|_darknet\.labels)$", re.I)
+_BOX = re.compile(rb"\s*\d+([ \t]+[\d.]+){4,}\s*(\n|$)")
+"""A line of YOLO's files: a class and the box, as numbers."""
 _DESCRIPTIONS = frozenset({"data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names"})
 """Names of files, in lower case, that describe a set in the layout of YOLO."""
 _GENERIC = frozenset(
     {"image", "images", "img", "imgs", "jpegimages", "pictures", "photos", "frames", "raw", "rgb"}
+    | {"data", "dataset", "files", "image_2", "label_2"}
     | {"mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth"}
     | {"ground_truth", "segmentation", "segmentationclass", "segmentationobject", "depth"}
     | {"leftimg8bit", "gtfine", "overlay", "overlays", "thumbnails"}
@@ -61,8 +64,10 @@ def _layout_of(source: FileSource) -> str:
             return f"COCO, {name}"
         if _TABLES.search(name):
             return f"Roboflow, {name}"
-        if suffix == ".txt" and path.stem in stems and ("labels" in folders or described):
-            return f"YOLO, {name}"
+        if suffix == ".txt" and path.stem in stems:
+            labels = any(folder.startswith("label") for folder in folders)
+            if labels or described or _BOX.match(source.read(name)[:200]):
+                return f"YOLO, {name}"
         if suffix == ".xml" and path.stem in stems:
             return f"Pascal VOC, {name}"
     return ""

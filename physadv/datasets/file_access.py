@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -72,8 +73,7 @@ class FolderSource(FileSource):
         if only is not None:
             self.names = only
             return
-        found = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
-        self._take(found)
+        self._take(_files_under(path))
 
     def read(self, name: str) -> bytes:
         """Return the bytes of the file ``name``. Raises DataError where it cannot be read."""
@@ -122,6 +122,19 @@ class ZipSource(FileSource):
             raise DataError(
                 f"{self.path}: {name}", f"cannot be unpacked ({error})", "fetch the zip again"
             ) from error
+
+
+def _files_under(root: Path) -> list[str]:
+    """Relative names of all files below a folder, also behind links, each folder once."""
+    found, seen = [], set[str]()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [(Path(folder) / file).relative_to(root).as_posix() for file in files]
+    return [name for name in found if (root / name).is_file()]
 
 
 def open_file_source(path: Path) -> FileSource:

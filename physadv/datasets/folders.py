@@ -113,6 +113,7 @@ def _tree_of(source: FileSource) -> _Tree:
             images[p[depth + 1]].append((p[depth], "/".join(p)))
         return _Tree(images, {}, own)
 
+    _refuse_folds(source, inside, depth)
     return _Tree({"": [(p[depth], "/".join(p)) for p in inside]}, {}, {})
 
 
@@ -223,6 +224,23 @@ def _refuse_mixed(
             f"{source.path}: {', '.join(doubtful[:3])} beside {', '.join(others[:3])}",
             "some folders name parts and some do not",
             "sort images as <part>/<class>/<image>, or name one of the folders",
+        )
+
+
+def _refuse_folds(source: FileSource, paths: Sequence[_Parts], depth: int) -> None:
+    """Refuse folders that hold the same folders: which of both are the classes cannot be told."""
+    inner: dict[str, set[str]] = {}
+    for p in paths:
+        inner.setdefault(p[depth], set())
+        if len(p) > depth + 2 and not is_generic(p[depth + 1]):
+            inner[p[depth]].add(p[depth + 1])
+    shared = set.intersection(*inner.values())
+    if len(inner) > 1 and shared:
+        raise DataError(
+            f"{source.path}: {', '.join(list(inner)[:3])}",
+            f"each hold the folders {', '.join(sorted(shared)[:3])}: which are the classes cannot "
+            "be told",
+            "sort images as <class>/<image> or <part>/<class>/<image>",
         )
 
 

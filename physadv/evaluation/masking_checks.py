@@ -79,7 +79,7 @@ def checked_logits(model: Model, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def count_classes(model: nn.Module, images: Tensor) -> int:
-    """Return the number of classes that a model returns logits of.
+    """Return the number of classes that a model returns logits of, and check that its card agrees.
 
     Random parts of the model draw from a copy of the caller's generator.
 
@@ -91,11 +91,20 @@ def count_classes(model: nn.Module, images: Tensor) -> int:
         The number of classes, at least 2.
 
     Raises:
-        ModelError: The output is no finite (b, classes) logits.
+        ModelError: The output is no finite (b, classes) logits, or of another number of classes
+            than the model's card names.
     """
     device = next((parameter.device for parameter in model.parameters()), images.device)
     with torch.random.fork_rng():
-        return checked_logits(model, images.to(device)).shape[1]
+        count = checked_logits(model, images.to(device)).shape[1]
+    card = getattr(model, "card", None)
+    if card is not None and card.classes and len(card.classes) != count:
+        raise ModelError(
+            f"{card.name}: {count} logits",
+            f"its card names {len(card.classes)} classes",
+            "give the card one name for each logit",
+        )
+    return count
 
 
 def check_images(images: Tensor) -> Iterator[Finding]:

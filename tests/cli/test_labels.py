@@ -14,7 +14,7 @@ from commandline import write_colors
 from PIL import Image
 from typer.testing import CliRunner
 
-from physadv.core.errors import DataError
+from physadv.core.errors import DataError, ModelError, OptionError
 from physadv_cli.main import app
 
 MODEL = """
@@ -35,6 +35,12 @@ class Brightest(nn.Module):
 
 def named():
     return as_model(Brightest(3), classes=["Red", "GREEN", "deep_blue"])
+
+def misnamed():
+    return as_model(Brightest(3), classes=["red", "green", "blue", "black"])
+
+def turned():
+    return as_model(Brightest(3), classes=["green", "blue", "red"])
 
 def unnamed():
     return Brightest(3)
@@ -165,3 +171,23 @@ def test_training_takes_the_names_it_is_given(place: Path) -> None:
     assert card["classes"] == result["classes"] == ["sky", "grass", "fire"]
     assert card["data_summary"]["images_by_class"] == {"sky": 8, "grass": 8, "fire": 8}
     assert "24 images of 3 classes: sky 8, grass 8, fire 8" in terminal
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_card_of_other_classes_than_the_logits_is_refused(place: Path, command: str) -> None:
+    """Four names for three logits: which name is which logit's cannot be told."""
+    words = [*COMMANDS[command], "--model", "brightest:misnamed", "--data", "data"]
+    with pytest.raises(ModelError, match="3 logits: its card names 4 classes"):
+        CliRunner().invoke(app, [*words, "--out", "no"], catch_exceptions=False)
+
+
+def test_a_surrogate_with_the_classes_in_another_order_is_refused(place: Path) -> None:
+    """Its gradients towards class 0 would be those of another class."""
+    Path("map.toml").write_text("blue = 2\nred = 0\ngreen = 1\n")
+    words = [*COMMANDS["attack"], "--model", "brightest:named", "--data", "data", "--labels"]
+    with pytest.raises(OptionError, match="class 0: 'green': the model's is 'Red'"):
+        CliRunner().invoke(
+            app,
+            [*words, "map.toml", "--surrogate", "brightest:turned", "--out", "no"],
+            catch_exceptions=False,
+        )

@@ -397,3 +397,65 @@ def test_a_summary_is_short_however_many_classes(tmp_path: Path, count: int) -> 
     assert max(len(line) for line in summary.lines()) < 200 + len(str(path))
     assert (": 0 1, 1 1, 2 2" in text) == (count == 3)
     assert len(summary.as_dict()["images_by_class"]) == count
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        (["fold1/a/0.png", "fold1/b/0.png", "fold2/a/0.png"], "fold1, fold2.*folders a: which"),
+        (["obj_train_data/0.jpg", "obj_train_data/0.txt"], "YOLO"),
+        (["training/image_2/0.png", "training/label_2/0.txt"], "YOLO"),
+        (["data/0.jpg", "labels.json"], "say what lies in them"),
+        (["leftImg8bit/train/x/0.png", "gtFine/train/x/0.png"], "say what lies in them|cannot be"),
+    ],
+)
+def test_what_may_be_two_things_is_refused(tmp_path: Path, files: list[str], text: str) -> None:
+    """Folds, boxes beside images, and images without a class folder."""
+    path = lay_out(tmp_path, *files)
+    for name in files:
+        if name.endswith(".txt"):
+            (path / name).write_text("0 0.5 0.5 0.25 0.25\n")
+    with pytest.raises(DataError, match=text):
+        read_dataset(path)
+
+
+def test_captions_beside_images_are_no_boxes(tmp_path: Path) -> None:
+    """A text of words for each image leaves class folders what they are."""
+    data = read_dataset(lay_out(tmp_path, "a/0.png", "a/0.txt", "b/0.png"))
+    assert data.classes == ("a", "b")
+    assert data.summary.skipped == {"other files (.txt)": 1}
+
+
+def test_folders_behind_links_are_read_once(tmp_path: Path) -> None:
+    """A class folder that is a link is a class, and a link to above is not followed for ever."""
+    lay_out(tmp_path, "set/a/0.png", "elsewhere/0.png")
+    (tmp_path / "set" / "b").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "set" / "a" / "up").symlink_to(tmp_path / "set", target_is_directory=True)
+    assert read_dataset(tmp_path / "set").names == ("a/0.png", "b/0.png")
+
+
+def test_copies_of_idx_files_in_folders_are_one_set(tmp_path: Path) -> None:
+    """Unpacked copies, each in a folder of its file's name, lie beside the files themselves."""
+    put_idx(tmp_path, "train", 3)
+    for kind in ("images-idx3", "labels-idx1"):
+        packed = tmp_path / f"train-{kind}-ubyte.gz"
+        folder = tmp_path / f"train-{kind}-ubyte"
+        folder.mkdir()
+        (folder / folder.name).write_bytes(gzip.decompress(packed.read_bytes()))
+    assert len(read_dataset(tmp_path)) == 3
+
+
+def test_idx_halves_in_folders_of_their_own_are_one_set(tmp_path: Path) -> None:
+    """images/ and labels/ each hold one half."""
+    put_idx(tmp_path, "train", 3)
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        for file in tmp_path.glob(f"train-{kind}-*"):
+            file.rename(tmp_path / kind / file.name)
+    assert len(read_dataset(tmp_path)) == 3
+
+
+def test_npz_class_names_have_other_keys(tmp_path: Path) -> None:
+    """class_names are classes as well."""
+    path = save(tmp_path, images=images(2), labels=[0, 1], class_names=["stop", "yield"])
+    assert read_dataset(path).classes == ("stop", "yield")
