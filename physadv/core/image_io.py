@@ -16,6 +16,7 @@ from torch import Tensor
 from physadv.core.errors import ImageError
 from physadv.core.files import atomic_path
 from physadv.core.litter import is_litter
+from physadv.core.svg import decode_svg, rasterize_svg
 
 Array = npt.NDArray[np.uint8]
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
@@ -94,9 +95,8 @@ def read_rgba(path: str | Path, *, svg_px: int = 512) -> Array:
     if not file.is_file():
         raise ImageError(f"{file}", "no such file", "check the path")
     if file.suffix.lower() == ".svg":
-        return rasterize_svg(
-            file.read_text(encoding="utf-8", errors="replace"), svg_px, name=str(file)
-        )
+        svg = decode_svg(file.read_bytes(), str(file))
+        return rasterize_svg(svg, svg_px, name=str(file), most_px=MAX_PIXELS)
     return decode_rgba(file.read_bytes(), str(file))
 
 
@@ -249,32 +249,6 @@ def read_image(path: str | Path, *, background: float = 1.0, svg_px: int = 512) 
     """
     rgba = to_tensor(read_rgba(path, svg_px=svg_px))
     return rgba[:3] * rgba[3:] + background * (1 - rgba[3:])
-
-
-def rasterize_svg(svg: str, width_px: int, *, name: str = "SVG") -> Array:
-    """Rasterize an SVG drawing.
-
-    Args:
-        svg: The drawing, as text.
-        width_px: Width in px; the height follows the drawing's aspect.
-        name: Name of the drawing in errors.
-
-    Returns:
-        Pixels (h, w, 4) uint8, transparent where nothing is drawn.
-
-    Raises:
-        ImageError: The text is no SVG.
-    """
-    import resvg_py
-
-    try:
-        png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=int(width_px), dpi=96))
-        with Image.open(io.BytesIO(png)) as opened:
-            return np.asarray(opened.convert("RGBA"), dtype=np.uint8).copy()
-    except (ValueError, OSError, UnidentifiedImageError) as error:
-        raise ImageError(
-            name, f"not a readable SVG ({error})", "replace or remove the file"
-        ) from error
 
 
 def to_tensor(array: Array) -> Tensor:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from math import pi, tan
 
 from physadv.core.errors import OptionError
-from physadv.core.image_io import Array, rasterize_svg
+from physadv.core.image_io import Array
+from physadv.core.svg import rasterize_svg
 
 STOP_WIDTH_MM = 762.0
 _RED, _WHITE = "#b01c2e", "#f4f4f1"

@@ -12,6 +12,8 @@ from torch import Tensor
 from physadv.core.errors import GeometryError, OptionError
 from physadv.core.image_io import read_rgba, to_tensor
 
+_WHITE_FROM = 0.95
+"""Least value of all three channels in a mask's white; scans and JPEGs are not pure."""
 BAR_GAP = 0.45
 """Half of the space between the two bars, as a share of half the height."""
 SHAPES = ("rectangle", "circle", "octagon", "bars")
@@ -84,11 +86,26 @@ def _from_file(name: str, width: int, height: int) -> Tensor:
         )
     rgba = to_tensor(read_rgba(path, svg_px=4 * width))
     opaque = bool((rgba[3] > 0.999).all())
-    # A PNG without alpha marks the sticker by what is not white.
-    coverage = 1 - rgba[:3].mean(0, keepdim=True).round() if opaque else rgba[3:]
+    # A picture without transparency marks the sticker by what is not white, in any color.
+    coverage = _not_white(rgba[:3], name) if opaque else rgba[3:]
     return torch.nn.functional.interpolate(coverage[None], size=(height, width), mode="area").clamp(
         0, 1
     )
+
+
+def _not_white(image: Tensor, name: str) -> Tensor:
+    """Return (1, h, w) of 1 where an opaque picture (3, h, w) is of any color but white."""
+    inked = (image.amin(0, keepdim=True) < _WHITE_FROM).float()
+    dark = (image.amax(0, keepdim=True) < 1 - _WHITE_FROM).float()
+    two_tone = float((inked == dark).float().mean()) > 0.99
+    border = torch.cat([inked[0, 0], inked[0, -1], inked[0, :, 0], inked[0, :, -1]])
+    if two_tone and float(border.mean()) > 0.9 and float(inked.mean()) < 0.99:
+        raise GeometryError(
+            f"Mask {name!r} is white on black",
+            "What is not white marks the sticker, which would be all around",
+            "Invert it, or make the surroundings transparent",
+        )
+    return inked
 
 
 def area_share(mask: Tensor, width_mm: float, height_mm: float, sign_area_mm2: float) -> float:
