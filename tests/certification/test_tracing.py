@@ -162,6 +162,19 @@ class Counting(nn.Module):
         return self.linear(x.flatten(1)) + self.leak * self.calls
 
 
+class Decaying(nn.Module):
+    """Changes its own weight in every pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(192, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.linear.weight.mul_(0.99)
+        return self.linear(x.flatten(1))
+
+
 class Drifting(nn.Module):
     """Counts its calls in Python."""
 
@@ -240,6 +253,7 @@ REFUSED = {
     "dropout": Refused(lambda: Net(lambda x: F.dropout(x, 0.1)), "random"),
     "counting": Refused(lambda: Counting(anew=False, leak=0.0), "buffer"),
     "counting anew": Refused(lambda: Counting(anew=True, leak=0.0), "buffer 'calls'"),
+    "decaying": Refused(Decaying, "parameter"),
     "drifting": Refused(Drifting, "(twice|differs)"),
     "decision by value": Refused(lambda: Net(by_value), "maximum"),
     "decision by list": Refused(lambda: Net(by_list), "mixes the images"),

@@ -46,7 +46,7 @@ def steep():
     return Linear(3, 1000.0)
 
 def gray():
-    return as_model(Linear(1).eval(), channels=1, mean=0.5, std=0.5)
+    return as_model(Linear(1).eval(), channels=1, mean=0.5, std=0.5, input_size=12)
 
 def unwrapped_gray():
     return Linear(1)
@@ -122,13 +122,15 @@ def test_a_set_without_any_right_certificate_ends_with_a_report(
         "--method crown --threat l2:0.01",
         VOTES,
         VOTES + " --threat l2:0.05",
+        "--method patch",
     ],
 )
 def test_gray_models_are_certified_by_every_method(
     options: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """as_model(channels=1) takes gray images as they are."""
-    code, out, err = run(CERTIFY.format("gray", "gray") + options, monkeypatch, capsys)
+    model = "gray+patchcleanser:patch1,masks6" if "patch" in options else "gray"
+    code, out, err = run(CERTIFY.format(model, "gray") + options, monkeypatch, capsys)
     assert code == 0, err
     result = json.loads(out)
     assert result["image_size"] == "1x12x12"

@@ -131,7 +131,7 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
         lines += [f"over the radius     {', '.join(points)}"]
 
     if result["attacked"]:
-        lines += [f"certified and broken {result['broken']} of {result['attacked']}"]
+        lines += [f"certified and broken: {result['broken']} of {result['attacked']}"]
     if result["samples"] and certified.n:
         lines += [f"{result['samples'] / certified.n:.0f} noisy images each"]
     return "\n".join([*lines, f"{result['seconds']:.1f} s; rows and report in {result['out']}"])

@@ -2,9 +2,9 @@
 node, or an error that names it.
 
 Two observers watch the pass. :class:`OperationRecorder` sees calls of torch functions and knows
-their names and arguments; it records the layers. :class:`_MemoryWatch` sees every kernel that runs
-underneath, also in scripted code and custom functions, and knows which memory holds something
-computed from the images; it refuses what the recorder could not see.
+their names and arguments; it records the layers. A ``MemoryWatch`` (memory_watch.py) sees every
+kernel that runs underneath, also in scripted code and custom functions, and knows which memory
+holds something computed from the images; it refuses what the recorder could not see.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from physadv.certification.bounds.graph import LayerGraph, LayerNode
 from physadv.certification.bounds.layers import (
@@ -34,16 +33,15 @@ from physadv.certification.bounds.layers import (
     ReshapeLayer,
     ScaleLayer,
 )
+from physadv.certification.bounds.memory_watch import MemoryWatch, memory_of, tensors_in
+from physadv.certification.bounds.operation_names import (
+    METADATA,
+    operation_name,
+    operation_words,
+)
 from physadv.core.errors import ModelError
 from physadv.models.failures import failure_of
 
-# Functions that read no values: they are run and leave no layer.
-_METADATA_NAMES = (
-    "shape ndim dtype device layout requires_grad is_leaf is_cuda is_mps is_sparse is_quantized "
-    "is_meta is_nested size dim ndimension numel nelement __len__ is_floating_point is_complex "
-    "is_contiguous stride get_device element_size names"
-)
-_METADATA = frozenset(_METADATA_NAMES.split())
 # Functions that return their input's values, in eval mode.
 _IDENTITY_NAMES = (
     "clone contiguous detach float double identity type_as to dropout dropout1d dropout2d "
@@ -58,85 +56,6 @@ _NONNEGATIVE_NAMES = (
 _NONNEGATIVE = frozenset(_NONNEGATIVE_NAMES.split())
 # Functions that return a tuple of pieces of their input.
 _PIECES = frozenset(["chunk", "split", "tensor_split", "unbind"])
-_SYNONYMS = {
-    "iadd": "add",
-    "radd": "add",
-    "isub": "sub",
-    "imul": "mul",
-    "rmul": "mul",
-    "truediv": "div",
-    "itruediv": "div",
-    "true_divide": "div",
-    "multiply": "mul",
-    "subtract": "sub",
-    "divide": "div",
-    "view": "reshape",
-    "unflatten": "reshape",
-    "squeeze": "reshape",
-    "unsqueeze": "reshape",
-    "flatten": "reshape",
-    "swapdims": "swapaxes",
-    "moveaxis": "movedim",
-    "upsample": "interpolate",
-    "negative": "neg",
-}
-# What people call an operation, where its function's name does not say it.
-_WORDS = {
-    "output": "the output of the model",
-    "to": "a cast",
-    "type": "a cast",
-    "float": "a cast to float32",
-    "where": "a choice by a mask",
-    "max": "a maximum",
-    "min": "a minimum",
-    "maximum": "a maximum",
-    "minimum": "a minimum",
-    "rand": "a random number",
-    "randn": "a random number",
-    "max_pool2d": "max pooling",
-    "adaptive_max_pool2d": "max pooling",
-    "setitem": "assignment into a tensor, x[...] = value",
-    "item": "reading a number, .item()",
-    "bool": "a decision, such as if or while, by values of the images",
-    "int": "turning a value into a whole number",
-    "tolist": "reading numbers, .tolist()",
-    "numpy": "conversion to numpy",
-    "array": "conversion to numpy",
-    "cat": "concatenation",
-    "concat": "concatenation",
-    "concatenate": "concatenation",
-    "stack": "stacking",
-    "matmul": "a matrix product",
-    "bmm": "a matrix product",
-    "clamp": "clipping",
-    "clip": "clipping",
-    "half": "a cast to half precision",
-    "bfloat16": "a cast to bfloat16",
-    "double": "a cast to double precision",
-    "round": "rounding",
-    "data": "access past autograd, .data",
-    "layer_norm": "layer normalization",
-    "group_norm": "group normalization",
-    "instance_norm": "instance normalization",
-    "scaled_dot_product_attention": "attention",
-    "hardtanh": "clipping",
-    "silu": "SiLU",
-    "gelu": "GELU",
-    "leaky_relu": "leaky ReLU",
-    "elu": "ELU",
-    "prelu": "PReLU",
-    "softmax": "softmax",
-    "fake_quantize_per_tensor_affine": "fake quantization",
-    "fake_quantize_per_channel_affine": "fake quantization",
-    "fused_moving_avg_obs_fake_quant": "fake quantization",
-    "quantize_per_tensor": "quantization",
-}
-_INSTEAD = {
-    "max_pool2d": "Use average pooling, or --method smoothing",
-    "adaptive_max_pool2d": "Use average pooling, or --method smoothing",
-    "softmax": "Return the logits before it, or use --method smoothing",
-    "log_softmax": "Return the logits before it, or use --method smoothing",
-}
 
 
 def record_layers(net: nn.Module, images: Tensor) -> LayerGraph:
@@ -186,7 +105,7 @@ class OperationRecorder(TorchFunctionMode):
         self.batch = len(images)
         self.nodes = [LayerNode(InputLayer(), (), tuple(images.shape[1:]))]
         self.refusal: ModelError | None = None
-        self.watch = _MemoryWatch(self, images)
+        self.watch = MemoryWatch(images, self.unknown)
         self._numbers = {id(images): 0}
         self._alive: list[Any] = [images]  # ids stay unique only while their tensors live
         self._stale: set[int] = set()
@@ -209,14 +128,9 @@ class OperationRecorder(TorchFunctionMode):
     def unknown(self, name: str, why: str) -> ModelError:
         """Return the error that operation ``name`` cannot be bounded for the reason ``why``, with
         the layer it is in."""
-        words = _WORDS.get(name)
-        called = f"{words} ({name})" if words else f"operation {name!r}"
+        called, remedy = operation_words(name)
         where = f" in layer {self._path[-1]!r}" if self._path else ""
-        self.refusal = ModelError(
-            f"{called}{where}",
-            f"cannot be bounded: {why}",
-            _INSTEAD.get(name, "Use --method smoothing"),
-        )
+        self.refusal = ModelError(f"{called}{where}", f"cannot be bounded: {why}", remedy)
         return self.refusal
 
     def __torch_function__(
@@ -228,10 +142,10 @@ class OperationRecorder(TorchFunctionMode):
     ) -> Any:
         """Run ``func``, and record it if it touches a traced value."""
         kwargs = kwargs or {}
-        tensors = _tensors((args, kwargs))
+        tensors = tensors_in((args, kwargs))
         touched = [a for a in tensors if id(a) in self._numbers]
-        name = _name(func)
-        if not touched or name in _METADATA:
+        name = operation_name(func)
+        if not touched or name in METADATA:
             return func(*args, **kwargs)
 
         self._refuse_stale(name, touched)
@@ -368,9 +282,9 @@ class OperationRecorder(TorchFunctionMode):
     def _forget_views(self, name: str, changed: set[int], result: Any) -> None:
         """Mark other views of memory that was written to as stale: they no longer hold what was
         recorded."""
-        if not isinstance(result, Tensor) or changed != {_memory(result)}:
+        if not isinstance(result, Tensor) or changed != {memory_of(result)}:
             raise self.unknown(name, "it writes to other memory than its result's")
-        views = (t for t in self._alive if isinstance(t, Tensor) and _memory(t) in changed)
+        views = (t for t in self._alive if isinstance(t, Tensor) and memory_of(t) in changed)
         self._stale.update(id(t) for t in views if t is not result)
 
     def _append(self, layer: Layer, inputs: tuple[int, ...], result: Tensor) -> int:
@@ -497,120 +411,6 @@ class OperationRecorder(TorchFunctionMode):
         return ConvLayer(weight, bias, stride, around, dilation, groups)
 
 
-class _MemoryWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches every kernel: which memory holds something of the images, and who writes where.
-
-    Kernels on such memory that run outside a function that the recorder has let through are
-    refused: these are scripted functions, custom autograd functions and the like. So are random
-    numbers, and writes to parameters, buffers and constants that a recorded layer refers to.
-    """
-
-    def __init__(self, recorder: OperationRecorder, images: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.recorder = recorder
-        self._images = _memory(images)
-        self._of_images = {self._images}
-        self._made: set[int] = set()  # in this pass
-        self._constants: set[int] = set()
-        self._kept: list[Tensor] = [images]  # addresses stay unique only while tensors live
-        self._running: str | None = None
-        self._before: frozenset[int] = frozenset()
-        self._written: set[int] = set()
-
-    def begin(self, name: str, constants: Sequence[Tensor]) -> None:
-        """Let kernels through until :meth:`end`: the recorder runs function ``name``, whose other
-        inputs are ``constants``."""
-        self._running, self._written = name, set()
-        self._before = frozenset(self._of_images)
-        strided = [c for c in constants if _strided(c)]
-        self._kept.extend(strided)
-        self._constants.update(_memory(c) for c in strided)
-
-    def end(self) -> set[int]:
-        """Return the addresses of memory of the images that was written to since :meth:`begin`, and
-        existed before."""
-        self._running = None
-        return self._written & self._before
-
-    def holds_images(self, value: Tensor) -> bool:
-        """Return whether ``value`` lies in memory that holds something of the images."""
-        return _strided(value) and _memory(value) in self._of_images
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Run the kernel ``func`` and follow what it reads and writes."""
-        kwargs = kwargs or {}
-        with torch._C.DisableTorchFunction():
-            reads = [t for t in _tensors((args, kwargs)) if _strided(t)]
-            on_images = any(_memory(t) in self._of_images for t in reads)
-            self._refuse(func, on_images=on_images)
-
-            result = func(*args, **kwargs)
-
-            written = {_memory(t) for t in _written_by(func, args, kwargs) if _strided(t)}
-            self._check_writes(func, written)
-            self._written |= written
-
-            made = [t for t in _tensors(result) if _strided(t)]
-            self._kept.extend(made)
-            self._made |= {_memory(t) for t in made} - {_memory(t) for t in reads}
-            if on_images:
-                self._of_images |= written | {_memory(t) for t in made}
-        return result
-
-    def _check_writes(self, func: Any, written: set[int]) -> None:
-        """Raise ModelError for writes to what a recorded layer, or the next pass, still reads."""
-        name = self._running or _kernel(func)
-        if self._images in written:
-            raise self.recorder.unknown(name, "it changes the model's own input in place")
-        if written & self._constants or written - self._made:
-            raise self.recorder.unknown(
-                name, "it changes a parameter, a buffer or a constant of the model while it runs"
-            )
-
-    def _refuse(self, func: Any, *, on_images: bool) -> None:
-        """Raise ModelError for a kernel that the recorder does not know of, or a random one."""
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            raise self.recorder.unknown(
-                self._running or _kernel(func), "it draws random numbers at every pass"
-            )
-        if on_images and self._running is None:
-            raise self.recorder.unknown(
-                _kernel(func),
-                "it runs in code that tracing cannot follow, such as a scripted function or a "
-                "custom one",
-            )
-
-
-def _written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Return the tensors that a kernel writes to, by its schema."""
-    written: list[Tensor] = []
-    for place, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[place] if place < len(args) else kwargs.get(argument.name)
-            written += _tensors(value)
-    return written
-
-
-def _memory(value: Tensor) -> int:
-    """Return the address of the memory that ``value`` is a view of."""
-    with torch._C.DisableTorchFunction():
-        return int(value.untyped_storage()._cdata)
-
-
-def _strided(value: Tensor) -> bool:
-    """Return whether ``value`` lies in plain memory."""
-    with torch._C.DisableTorchFunction():
-        return value.layout == torch.strided
-
-
-def _kernel(func: Any) -> str:
-    """Return the plain name of a kernel: add for aten::add_.Tensor."""
-    plain = str(func._schema.name).split("::")[-1].strip("_")
-    return {"local_scalar_dense": "item", "is_nonzero": "bool"}.get(plain, plain)
-
-
 def _bound(
     names: tuple[str, ...], defaults: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[Any]:
@@ -684,32 +484,3 @@ def _divides_by_negative(name: str, args: tuple[Any, ...], kwargs: dict[str, Any
     """Return whether a pooling has a divisor of its own that makes its weights negative."""
     divisor = kwargs.get("divisor_override", args[6] if len(args) > 6 else None)
     return name == "avg_pool2d" and divisor is not None and divisor <= 0
-
-
-def _name(func: Callable[..., Any]) -> str:
-    """Return the plain name of a function of torch.
-
-    That is relu for F.relu, torch.relu_ and Tensor.relu, add for Tensor.__add__, shape for its
-    getter. Functions that torch does not list, such as custom operators, keep their full name, so
-    that none passes for another.
-    """
-    full = str(resolve_name(func) or func)
-    if not full.startswith("torch."):
-        return full
-    last = full.removesuffix(".__get__").split(".")[-1]
-    if last in _METADATA:
-        return last
-
-    plain = last.strip("_")
-    return _SYNONYMS.get(plain, plain)
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    """Return the tensors in nested tuples, lists and tables."""
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, dict):
-        values = list(values.values())
-    if isinstance(values, slice):
-        values = [values.start, values.stop, values.step]
-    return [t for v in values for t in _tensors(v)] if isinstance(values, list | tuple) else []
