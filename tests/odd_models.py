@@ -91,6 +91,21 @@ def same_buffer(net: nn.Module, images: Tensor) -> Tensor:
     return _BUFFER[: len(images)]
 
 
+def by_hand(net: nn.Module, images: Tensor) -> Tensor:
+    """Take a softmax in steps, which saturates."""
+    logits = 500 * net(images)
+    powers = (logits - logits.amax(1, keepdim=True)).exp()
+    return powers / powers.sum(1, keepdim=True)
+
+
+def seeded(net: nn.Module, images: Tensor) -> Tensor:
+    """Seed the global generators in every pass, and draw from them."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    return net(images) + 0.1 * torch.rand(1, 3)
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of model: what is around the net, the finding it must carry, or the words of the error
@@ -123,6 +138,15 @@ KINDS = {
     "batch-dependent": Kind(batch_statistics, "batch-dependent", exact=False),
     "NaN off the clean image": Kind(nan_off_the_clean_image, "non-finite-output"),
     "NaN": Kind(lambda net, x: net(x) * torch.nan, "non-finite-output"),
+    "NaN gradient": Kind(lambda net, x: net(x) + (net(x) * 0).sqrt(), "zero-gradient"),
+    "stairs": Kind(lambda net, x: (net(x) * 10).floor(), "zero-gradient"),
+    "sigmoid": Kind(lambda net, x: (300 * net(x)).sigmoid()),
+    "saturated by hand": Kind(by_hand, "softmax-output"),
+    "seeds itself": Kind(seeded),
+    "input changed by autograd": Kind(
+        lambda net, x: net(x.mul_(0.5).add_(0.2)), "changes-its-input"
+    ),
+    "own no_grad": Kind(torch.no_grad()(lambda net, x: net(x)), gradient=False),
     "constant": Kind(lambda net, x: net(x) * 0, "tied-output"),
     "ties": Kind(lambda net, x: (x.flatten(1) @ net.weight.T).round() + 0 * net(x), "tied-output"),
     "random": Kind(noisy, "random-output", exact=False),

@@ -303,7 +303,7 @@ def _observed(model: GuardedModel, success: Tensor) -> Iterator[Finding]:
     if seen.gradients is not None and dead > 0.05 * len(seen.gradients) and unbroken:
         yield Finding(
             "zero-gradient",
-            f"the gradient was exactly zero for {dead} of {len(seen.gradients)} images, and "
+            f"the gradient was zero or not finite for {dead} of {len(seen.gradients)} images, and "
             f"{unbroken} withstood the attack",
             "A saturated output, a step or a rounding hides it: use bpda, or a black-box attack",
         )

@@ -25,9 +25,10 @@ class Observations:
         self.non_finite: Tensor | int = 0
 
     def note_gradient(self, gradient: Tensor) -> None:
-        """Keep which samples (b,) of the first ``gradient`` (b, ...) have one at all."""
+        """Keep which samples (b,) of the first ``gradient`` (b, ...) have one of any use."""
         if self.gradients is None and len(gradient):
-            self.gradients = (gradient.detach().flatten(1) != 0).any(1)
+            slopes = gradient.detach().flatten(1)
+            self.gradients = ((slopes != 0) & slopes.isfinite()).any(1)
 
     def note_logits(self, logits: Tensor) -> None:
         """Count the rows of ``logits`` (b, classes) that predict no class."""

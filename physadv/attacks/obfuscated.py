@@ -62,14 +62,14 @@ class _Straight(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.stand_in = backward
         with torch.no_grad():
-            return part(x.detach()).clone()
+            return part(x.detach().clone()).clone()  # parts may write into either
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (saved,) = ctx.saved_tensors
         with torch.enable_grad():
             x = saved.detach().requires_grad_()
-            stand_in = ctx.stand_in(x)
+            stand_in = ctx.stand_in(x.clone())
 
         if stand_in.shape != grads[0].shape:
             raise OptionError(
@@ -142,4 +142,4 @@ class ExpectationModel:
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive(self.seed, "expectation_model", number))
-            return read_logits(self.model(images), len(images))
+            return read_logits(self.model(images.clone()), len(images))

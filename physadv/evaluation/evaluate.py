@@ -39,7 +39,7 @@ from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model, list_models, weights_of
 from physadv.models.preserved_state import preserved_state
 from physadv.threat.constraints import LpBall
-from physadv.threat.parsing import NormLike, format_eps, parse_eps, parse_threat
+from physadv.threat.parsing import NormLike, check_radius, format_eps, parse_eps, parse_threat
 
 OwnAttack = Callable[[Classifier, Tensor, Tensor], AttackResult | Tensor]
 """(model, images, labels) -> adversarial images, or an AttackResult that holds them."""
@@ -269,12 +269,13 @@ def evaluate(
     """
     if save is not None:
         settings["eight_bit"] = True
-    task = prepare_evaluation(model, data, threat, attack=attack, **settings)
+    with preserved_state():
+        task = prepare_evaluation(model, data, threat, attack=attack, **settings)
     folder = None if out is None else Path(out)
     evaluation = task.start(folder, None if save is None else Path(save))
 
-    # Random parts of a model draw from the global generator, which is the caller's.
-    with torch.random.fork_rng():
+    # Random parts of a model draw from the global generators, which are the caller's.
+    with preserved_state(device=_device_of(task.model)):
         for progress in evaluation.run():
             if on_progress is not None:
                 on_progress(progress)
@@ -371,6 +372,7 @@ def prepare_evaluation(
     if target is not None:
         samples = samples.without(loaded.card.class_index(target))
     _check_label_range(loaded, samples)
+    check_radius(ball.eps, ball.norm, samples.channels * samples.size[0] * samples.size[1])
 
     radii = curve_radii(curve, ball.norm, ball.eps)
     names = _attack_names(attack)

@@ -225,8 +225,8 @@ def check_gradients(
     if not right.any():
         return
 
-    dead = (by_margin == 0).all(1)[right]
-    flat = (by_ce == 0).all(1)[right] & ~dead
+    dead = ~((by_margin != 0) & by_margin.isfinite()).any(1)[right]
+    flat = ~((by_ce != 0) & by_ce.isfinite()).any(1)[right] & ~dead
     reach = eps * by_margin.norm(ball, dim=1)[right] / margin.detach()[right].double()
     yield from _gradient_findings(dead, flat, reach, float(margin.detach()[right].median()))
 
@@ -243,7 +243,7 @@ def _gradient_findings(dead: Tensor, flat: Tensor, reach: Tensor, gap: float) ->
     if dead.double().mean() > 0.05:
         yield Finding(
             "zero-gradient",
-            f"the gradient of the margin is exactly zero for {int(dead.sum())} of {n} images",
+            f"the gradient of the margin is zero or not finite for {int(dead.sum())} of {n} images",
             "A step, a clamp or a rounding hides it: use BPDA or a gradient estimate, and trust "
             "the black box more",
         )

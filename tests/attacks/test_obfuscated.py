@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from linear import Linear, samples
-from torch import Tensor
+from torch import Tensor, nn
 
 from physadv.attacks._classifier_step import loss_and_gradient
 from physadv.attacks.gradient import fgsm, pgd
@@ -97,3 +97,21 @@ def test_eot_verdict_is_the_mean_probability() -> None:
     torch.testing.assert_close(model(x).exp(), chances)
     with pytest.raises(OptionError, match="draws"):
         expectation_model(net, draws=0)
+
+
+def test_parts_and_models_that_write_into_their_input_get_copies() -> None:
+    """A part in place leaves the image, and every draw of an expectation sees the same image."""
+
+    def halve(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return x.mul_(0.5)
+
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    clean = images.detach().clone()
+    bpda(halve)(images).sum().backward()
+    assert torch.equal(images.detach(), clean)
+    assert torch.equal(images.grad, torch.ones_like(clean))
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    mean = expectation_model(lambda x: net(halve(x)), draws=3)(clean)
+    torch.testing.assert_close(mean, net(clean / 2).log_softmax(1))
