@@ -85,7 +85,8 @@ class ModelCard:
             )
 
         near = difflib.get_close_matches(plain_name(text), plain, n=3)
-        hint = f"did you mean {' or '.join(repr(n) for n in near)}" if near else "give its number"
+        likely = [repr(self.classes[plain.index(name)]) for name in near]
+        hint = f"did you mean {' or '.join(likely)}" if likely else "give its number"
         raise ModelError(f"class {text!r}", f"unknown to {self.name}", hint)
 
     def class_name(self, index: int) -> str:

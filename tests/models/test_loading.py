@@ -450,6 +450,14 @@ def test_class_names_are_found_or_explained() -> None:
         card.class_index(4)
 
 
+def test_a_class_whose_name_is_a_number_is_found_by_it() -> None:
+    """Among the speeds 20, 30 and 50 the text "30" is a name, and the number 1 an index."""
+    card = as_model(Tiny(3), classes=["20", "30", "50"]).card
+    assert (card.class_index("30"), card.class_index(1)) == (1, 1)
+    with pytest.raises(ModelError, match=r"0\.\.2"):
+        card.class_index("40")
+
+
 def test_a_device_that_is_not_there_is_refused() -> None:
     """An unknown device name raises ModelError with the remedy."""
     with pytest.raises(ModelError, match="--device cpu"):
