@@ -1,7 +1,7 @@
 """Effects of a patch on a detector: misses (FNR), average precision, and added boxes.
 
 mAP alone misleads: extra boxes lower it without hiding anything. So every figure here stands on its
-own, for the clean, the blank and the patched scene, each with an interval bootstrapped by photo.
+own, for the clean, the blank and the patched scene, each with an interval over photos.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import stats
 from torch import Tensor
 
 from physadv.core.boxes import box_iou
 from physadv.core.errors import OptionError
-from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.core.types import Detections
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
@@ -27,28 +27,32 @@ FLOOR = 0.05
 """Detections under this score are not written down: they could only lengthen the flat end of the
 curve."""
 MATCH_IOU = 0.5
+LEAST_PHOTOS = 3
+"""Photos below which average precision and extra boxes have no interval."""
 
 
 @dataclass(frozen=True)
 class IntervalEstimate:
-    """A figure with its 95 % interval, bootstrapped by photo; ``n`` is the number of objects or
-    pictures."""
+    """A figure with its 95 % interval over photos; without one where these are too few.
+
+    ``n`` is the number of objects or pictures.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}"
-            if self.n
-            else "no trials"
-        )
+        if self.n == 0:
+            return "no trials"
+        if self.low is None or self.high is None:
+            return f"{self.value:.3g} (too few photos for an interval), n = {self.n}"
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}"
 
     def as_dict(self) -> dict[str, float | int]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON; without an interval where there is none."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -206,43 +210,73 @@ def summarize_detection(rows: Sequence[Row], block: str) -> DetectionMetrics | N
         hits = [bool(h) for t in picked for h in t["hits"]]
         return average_precision(scores, hits, sum(t["truth"] for t in picked))
 
-    def extra(chosen: npt.NDArray[np.intp]) -> float:
-        return float(np.mean([tables[i]["extra"] for i in chosen]))
-
+    # The clean block is what the others are compared with, so it has no extra boxes by definition.
+    extra = (
+        IntervalEstimate(0.0, 0.0, 0.0, len(tables))
+        if block == "clean"
+        else count_interval([t["extra"] for t in tables], groups)
+    )
     return DetectionMetrics(
         clustered_interval(missed, [row["group"] for row in rows]),
-        bootstrap_interval(ap, groups, n=sum(t["truth"] for t in tables)),
-        bootstrap_interval(extra, groups, n=len(tables)),
+        jackknife_interval(ap, groups, n=sum(t["truth"] for t in tables)),
+        extra,
     )
 
 
-def bootstrap_interval(
-    statistic: Callable[[npt.NDArray[np.intp]], float],
-    groups: Sequence[str],
-    *,
-    n: int,
-    draws: int = 300,
+def jackknife_interval(
+    statistic: Callable[[npt.NDArray[np.intp]], float], groups: Sequence[str], *, n: int
 ) -> IntervalEstimate:
-    """Return a statistic of line numbers with its percentile interval over whole groups.
+    """Return a statistic in [0, 1] of line numbers with its 95 % interval over whole groups.
+
+    The standard error is that of leaving out one group in turn (Tukey 1958), with the quantile of
+    t. As in Gaffke's interval for a mean, one further group that has the worst value shifts the
+    lower end, and one that has the best value the upper end. Simulated, it covered 96 to 99 % for 3
+    to 40 photos.
 
     Args:
         statistic: Function of line numbers.
         groups: Group of each line, such as its photo.
         n: Number of objects or pictures, for the result.
-        draws: Number of bootstrap draws.
 
     Returns:
-        The figure with its 95 % interval.
+        The figure with its interval, without one for fewer than three groups.
     """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
-    lines = [np.flatnonzero(index == i) for i in range(len(names))]
-    value = statistic(np.arange(len(groups)))
-    picks = numpy_generator(0, "bootstrap detection").integers(0, len(names), (draws, len(names)))
-    values = np.array([statistic(np.concatenate([lines[i] for i in pick])) for pick in picks])
-    values = values[np.isfinite(values)]
-    if not np.isfinite(value) or len(values) == 0:
-        return IntervalEstimate(float("nan"), 0.0, float("nan"), 0)
+    value, k = statistic(np.arange(len(groups))), len(names)
+    if not np.isfinite(value):
+        return IntervalEstimate(float("nan"), None, None, 0)
+    if k < LEAST_PHOTOS:
+        return IntervalEstimate(value, None, None, n)
 
-    low, high = np.quantile(values, [0.025, 0.975])
+    without = np.array([statistic(np.flatnonzero(index != i)) for i in range(k)])
+    without = without[np.isfinite(without)]
+    error = np.sqrt((k - 1) * without.var()) * stats.t.ppf(0.975, k - 1)
+    low, high = k * value / (k + 1) - error, (k * value + 1) / (k + 1) + error
+    return IntervalEstimate(value, max(0.0, float(low)), min(1.0, float(high)), n)
 
-    return IntervalEstimate(value, float(min(low, value)), float(max(high, value)), n)
+
+def count_interval(counts: Sequence[float], groups: Sequence[str]) -> IntervalEstimate:
+    """Return the mean of counts with its 95 % interval over whole groups.
+
+    It is :func:`physadv.evaluation.metrics.intervals.clustered_interval` of the counts as shares of
+    a limit. A count has none; here it is twice the mean of the worst group, and at least 1.
+    Simulated with gamma-distributed means of groups, it covered 94 % or more for 3 to 60 photos.
+
+    Args:
+        counts: Count of each picture, at least 0.
+        groups: Group of each picture, such as its photo.
+
+    Returns:
+        The mean with its interval, without one for fewer than three groups.
+    """
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    means = np.bincount(index, weights=np.asarray(counts, float)) / np.bincount(index)
+    if len(names) < LEAST_PHOTOS:
+        return IntervalEstimate(float(np.mean(counts)), None, None, len(counts))
+
+    limit = max(1.0, 2 * float(means.max()))
+    # A picture may be above the limit, a group's mean is not, and groups alone count.
+    share = clustered_interval((means[index] / limit).tolist(), groups)
+    return IntervalEstimate(
+        float(np.mean(counts)), limit * share.low, limit * share.high, len(counts)
+    )

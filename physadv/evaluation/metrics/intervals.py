@@ -135,7 +135,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> RateInt
 
 
 def clustered_interval(
-    outcomes: Sequence[bool | int], clusters: Sequence[object], *, confidence: float = 0.95
+    outcomes: Sequence[bool | float], clusters: Sequence[object], *, confidence: float = 0.95
 ) -> RateInterval:
     """Return a rate with an interval that treats whole clusters, such as clips or people, as
     trials.
@@ -149,7 +149,7 @@ def clustered_interval(
     (``benchmarks/coverage.py``).
 
     Args:
-        outcomes: One outcome a trial.
+        outcomes: One outcome a trial, or a share in [0, 1].
         clusters: Cluster of each trial.
         confidence: Confidence of the interval, in (0.5, 1).
 
@@ -215,8 +215,8 @@ def difference_interval(first: RateInterval, second: RateInterval) -> Difference
 
 
 def paired_difference(
-    first: Sequence[bool | int],
-    second: Sequence[bool | int],
+    first: Sequence[bool | float],
+    second: Sequence[bool | float],
     clusters: Sequence[object],
     *,
     sequential: bool = False,
@@ -228,7 +228,7 @@ def paired_difference(
     :func:`clustered_interval` or :func:`sequential_interval`.
 
     Args:
-        first: Outcome of each trial that is subtracted.
+        first: Outcome of each trial, or a share, that is subtracted.
         second: Outcome of the same trial that it is subtracted from.
         clusters: Cluster of each trial.
         sequential: Whether the data could decide how many trials there are.
@@ -251,7 +251,7 @@ def paired_difference(
 
 
 def _by_cluster(
-    outcomes: Sequence[bool | int] | _Array,
+    outcomes: Sequence[bool | float] | _Array,
     clusters: Sequence[object],
     confidence: float,
     lower_end: Callable[[_Array, _Array, float], float],
