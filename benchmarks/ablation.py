@@ -7,7 +7,7 @@
 The twin shares no code with the chain that the stickers are optimized under. Every arm has the same
 steps, draws and seed, and is filmed by the same cameras on the same paths; success counts frames,
 its interval resamples whole clips. So arms are compared clip by clip: the last column is the mean
-difference to `camera` on the same clips, by bootstrap.
+difference to `camera` on the same clips.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy import stats
 
 from physadv.core.rows import read_rows
 from physadv.demo import film, judge, lay_out
 from physadv.eot.presets import eot_preset
 from physadv.eot.ranges import EotRanges, without
+from physadv.evaluation.metrics.intervals import paired_difference
 from physadv.patches.config import PatchConfig
 from physadv.patches.optimize import measure_patch
 from physadv.patches.patch_run import PatchRun
@@ -104,7 +103,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| twin, less `camera` |",
         "|---|" + "---|" * 5,
     ]
-    full = next((row["by_clip"] for row in rows if row["arm"] == "camera"), {})
+    full: dict[str, float] = next((row["by_clip"] for row in rows if row["arm"] == "camera"), {})
     for row in rows:
         rates = [_rate(row["own_draws"]), _rate(row["camera_draws"])]
         seen = [_block(row["twin"][name]) for name in ("patch", "blank")]
@@ -115,12 +114,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _difference(mine: dict[str, float], full: dict[str, float]) -> str:
-    """Mean difference over the clips that both have, with its 95 % interval."""
-    found = [mine[clip] - full[clip] for clip in full if clip in mine]
-    if not any(found):
-        return "0"
-    low, high = stats.bootstrap((found,), np.mean, rng=np.random.default_rng(0)).confidence_interval
-    return f"{_mean(found):+.1%} ({low:+.1%} to {high:+.1%}, n = {len(found)} clips)"
+    """Difference over the clips that both have, clip by clip, with its 95 % interval."""
+    clips = [clip for clip in full if clip in mine]
+    change = paired_difference([full[c] for c in clips], [mine[c] for c in clips], clips)
+    return f"{change}, n = {len(clips)} clips"
 
 
 def _mean(values: Sequence[float]) -> float:

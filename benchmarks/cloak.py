@@ -231,8 +231,8 @@ def title_of(c: dict[str, Any]) -> str:
 _SETTING = (
     "People of odd number in the folder; settings were chosen on those of even number. One photo "
     "of each is cloaked "
-    "and compared with five others of the person. Brackets: 95 % intervals, bootstrap over "
-    "people. Both nets ran on "
+    "and compared with five others of the person. Brackets: 95 % intervals over people, "
+    "as wide as a rate allows, which is where a person's comparisons all agree. Both nets ran on "
     "one thread of a machine with two cores that other work kept busy: the CPU column is what a "
     "face costs, the next "
     "one what it took under that load."

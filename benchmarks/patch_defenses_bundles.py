@@ -38,7 +38,7 @@ INTRO = """## The other bundles
 
 The same front ends before the victims that the other three bundles attack: how often an object is still seen as what it
 is, and how often the universal patch gets its "toaster". Each at its bundle's held-out photos, in simulated draws that
-the card does not report; 95 % intervals by bootstrap over photos, wide where these are few. The remover learned from
+the card does not report; 95 % intervals over photos, wide where these are few. The remover learned from
 signs at 64 px; `side` is what it stretches other pictures to. These patches were made without any front end: what
 stops them here is not shown to stop one made with it (above, every front end falls). No proof is asked for: those of
 this project are for classifiers trained on masked pictures, and this page has them for signs only."""

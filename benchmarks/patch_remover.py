@@ -73,7 +73,7 @@ ROWS = Path("benchmarks/patch_remover.jsonl")
 TITLE = "## The remover, and stickers told to hide from it"
 INTRO = """Signs of all classes as they are, and stop signs in simulated photographs, of tracks that neither `signs`
 nor the remover was trained on; and drawn stop signs, whose face the training shares, not the backgrounds or stickers.
-95 % intervals by bootstrap over tracks, or over scenes where drawn. `fresh-sticker` is one of another seed, made by
+95 % intervals over tracks, or over scenes where drawn. `fresh-sticker` is one of another seed, made by
 `physadv patch` as the ready-made one was. `fresh-adaptive` was made so against `signs+remover` and found nothing,
 which says little: its loss does not tell it to hide. That of `hiding-sticker` does (120 steps), and it undoes much of
 the defense; pixels free to move and told to hide undo it all (last line). Overlap (IoU, mean) of what is taken out
