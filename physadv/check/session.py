@@ -26,9 +26,10 @@ from physadv.check.live.remote_control import RemoteControl
 from physadv.check.page_identity import PageIdentity
 from physadv.check.rates import block_rates
 from physadv.check.stopping_rule import STEP, stopping_state
-from physadv.core.image_io import to_tensor
+from physadv.core.image_io import to_tensor, to_uint8
 from physadv.core.rows import Row, append_rows
 from physadv.models.cards import ModelCard
+from physadv.models.resizing import InputResizing
 
 
 @dataclass(frozen=True)
@@ -336,11 +337,13 @@ def _model_input(image: Pixels, box: Box | None, card: ModelCard, margin: float)
         return image
     if box is not None:
         image = crop_square(image, *square_around(box, margin))
-    return (
-        image
-        if card.input_size is None
-        else resize_box(image, card.input_size[1], card.input_size[0])
-    )
+    if card.resizing is None:
+        return image
+    height, width = card.resizing.uncropped_size
+    if image.shape[0] * width == image.shape[1] * height:
+        return resize_box(image, width, height)
+    whole = InputResizing((height, width), short_side=card.resizing.short_side)
+    return to_uint8(whole(to_tensor(image)[None])[0].clamp(0, 1))
 
 
 def _row(row: Row, result: FrameVerdict) -> Row:

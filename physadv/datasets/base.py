@@ -77,6 +77,11 @@ class ImageDataset:
         index %= len(self)
         return self.read(index), int(self.labels[index])
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return height and width in px of the image ``index``, which is read for it."""
+        height, width = self.read(index).shape[:2]
+        return int(height), int(width)
+
     def __iter__(self) -> Iterator[tuple[Array, int]]:
         return (self[i] for i in range(len(self)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from physadv.datasets.class_matching import ClassMatch
 
@@ -200,16 +200,42 @@ class DatasetSummary:
         return f"classes {self.matched}: {shown}{more}"
 
 
-def sizes_in_words(sizes: Iterable[tuple[int, int]]) -> str:
-    """Return the sizes (height, width) in px of images as width x height, in words.
+class _Resizing(Protocol):
+    """How images are brought to the input of a model, such as
+    :class:`physadv.models.resizing.InputResizing`."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in px of the input."""
+        ...
+
+    def in_words(self, sizes: Iterable[tuple[int, int]] = ()) -> str:
+        """Return the rule in words, for images of ``sizes``."""
+        ...
+
+
+def sizes_in_words(sizes: Iterable[tuple[int, int]], resizing: _Resizing | None = None) -> str:
+    """Return the sizes (height, width) in px of images as width x height, in words, and how they
+    are resized.
+
+    Args:
+        sizes: Sizes of the images.
+        resizing: How the images are brought to the model's input; None where they are not.
+
+    Returns:
+        The words, which say how images are resized if one of them has another size than the input.
 
     Example:
         >>> sizes_in_words([(32, 32), (32, 32)]), sizes_in_words([(20, 30), (40, 25)])
         ('32x32 px', '25x20 to 30x40 px')
     """
-    heights, widths = zip(*sizes, strict=True)
+    distinct = set(sizes)
+    heights, widths = zip(*distinct, strict=True)
     least, most = f"{min(widths)}x{min(heights)}", f"{max(widths)}x{max(heights)}"
-    return f"{least} px" if least == most else f"{least} to {most} px"
+    words = f"{least} px" if least == most else f"{least} to {most} px"
+    if resizing is None or distinct == {resizing.size}:
+        return words
+    return f"{words}, {'all' if len(distinct) == 1 else 'each'} {resizing.in_words(distinct)}"
 
 
 def _listed(counts: Mapping[str, int]) -> str:

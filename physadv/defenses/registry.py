@@ -23,7 +23,7 @@ from physadv.core.types import Prediction
 from physadv.defenses import input_transforms
 from physadv.defenses.patch_removal import patch_removal
 from physadv.models.cards import LoadedModel
-from physadv.models.classifiers import resize_images
+from physadv.models.resizing import InputResizing
 
 SIDE = 64
 """Working size in px where the model's card names none."""
@@ -53,15 +53,15 @@ class CertifiedDefense(Protocol):
 
 
 class _ResizedDefense(nn.Module):
-    """A defense at one working ``size`` (height, width) in px: images are resized to it first."""
+    """A defense at one working size: images are brought to it first, as to the model's input."""
 
-    def __init__(self, defense: nn.Module, size: tuple[int, int]) -> None:
+    def __init__(self, defense: nn.Module, resizing: InputResizing) -> None:
         super().__init__()
-        self.defense, self.size = defense, size
+        self.defense, self.resizing = defense, resizing
 
     def forward(self, images: Tensor) -> Prediction:
         """Return the defense's logits (b, classes) on resized ``images``."""
-        return cast(Prediction, self.defense(resize_images(images, *self.size)))
+        return cast(Prediction, self.defense(self.resizing(images)))
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _cleanser(
     model: LoadedModel, *, patch: int = 6, wide: int | None = None, masks: int = 6
 ) -> nn.Module:
     return _ResizedDefense(
-        PatchCleanser(model, patch=(patch, wide or patch), masks=masks), _size(model)
+        PatchCleanser(model, patch=(patch, wide or patch), masks=masks), _resizing(model)
     )
 
 
@@ -102,7 +102,7 @@ def _ablated(
     local = DerandomizedSmoothing(
         model, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold
     )
-    return _ResizedDefense(local, _size(model))
+    return _ResizedDefense(local, _resizing(model))
 
 
 def _guard(
@@ -117,7 +117,7 @@ def _guard(
     local = DerandomizedSmoothing(
         model, size=size, patch=patch, kind=cast(Any, kind), stride=stride, threshold=threshold
     )
-    return _ResizedDefense(RobustMasking(local), _size(model))
+    return _ResizedDefense(RobustMasking(local), _resizing(model))
 
 
 _KIND = {"band": {"kind": "band"}, "block": {"kind": "block"}}
@@ -203,12 +203,12 @@ def defend_model(model: LoadedModel, text: str) -> LoadedModel:
     return LoadedModel(defended, card)
 
 
-def certified_defense(model: nn.Module) -> tuple[CertifiedDefense, tuple[int, int]] | None:
-    """Return the outermost defense of ``model`` that certifies its predictions and its working
-    size; None without one."""
+def certified_defense(model: nn.Module) -> tuple[CertifiedDefense, InputResizing] | None:
+    """Return the outermost defense of ``model`` that certifies its predictions, and how images are
+    brought to its working size; None without one."""
     net = model.net if isinstance(model, LoadedModel) else model
     if isinstance(net, _ResizedDefense) and isinstance(net.defense, CertifiedDefense):
-        return net.defense, net.size
+        return net.defense, net.resizing
     return None
 
 
@@ -249,5 +249,5 @@ def _shown(default: object) -> str:
     return "8" if default is None else f"{default}"
 
 
-def _size(model: LoadedModel) -> tuple[int, int]:
-    return model.card.input_size or (SIDE, SIDE)
+def _resizing(model: LoadedModel) -> InputResizing:
+    return model.card.resizing or InputResizing((SIDE, SIDE))

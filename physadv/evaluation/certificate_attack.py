@@ -29,7 +29,7 @@ from physadv.core.random_streams import derive, generator
 from physadv.core.rows import Row
 from physadv.core.types import Model
 from physadv.defenses.registry import CertifiedDefense
-from physadv.models.classifiers import resize_images
+from physadv.models.resizing import InputResizing
 
 _INSIDE = 1 - 1e-4
 """Share of the radius that is attacked, so that rounding leaves no image outside the ball."""
@@ -281,21 +281,23 @@ class PatchAttack:
 
     Args:
         defense: The certified defense.
-        size: Height and width in px that the defense works at.
+        resizing: How images are brought to the size that the defense works at.
         seed: Seed of the places.
     """
 
     _PLACES = 3
 
-    def __init__(self, defense: CertifiedDefense, size: tuple[int, int], *, seed: int = 0) -> None:
-        self.defense, self.size, self.seed = defense, size, seed
+    def __init__(
+        self, defense: CertifiedDefense, resizing: InputResizing, *, seed: int = 0
+    ) -> None:
+        self.defense, self.resizing, self.seed = defense, resizing, seed
 
     @torch.no_grad()
     def counterexamples(
         self, images: Tensor, rows: Sequence[Row], indices: Sequence[int]
     ) -> list[Counterexample]:
         """Attack the certificates in ``rows`` of ``images`` (b, c, h, w) numbered ``indices``."""
-        working = resize_images(images, *self.size)
+        working = self.resizing(images)
         broken = []
         for i, row in enumerate(rows):
             if not is_attackable(row):

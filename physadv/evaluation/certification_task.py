@@ -299,14 +299,15 @@ def _prepare_patch(
 
     certifier = PatchCertifier(model)
     side = float(certifier.patch)
-    size, patch = ("{} x {}".format(*pair) for pair in (certifier.size, certifier.defense.patch))
+    pairs = (certifier.resizing.size, certifier.defense.patch)
+    size, patch = ("{} x {}".format(*pair) for pair in pairs)
 
     return _PreparedMethod(
         certifier,
         side,
         (0.0, side),
         {"threat": f"one patch of {patch} px in {size} px"},
-        PatchAttack(certifier.defense, certifier.size, seed=config.seed),
+        PatchAttack(certifier.defense, certifier.resizing, seed=config.seed),
     )
 
 

@@ -39,7 +39,6 @@ from physadv.evaluation.data import SampleSource
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import ProgressLog
 from physadv.models.cards import LoadedModel
-from physadv.models.classifiers import resize_images
 
 Tick = Callable[[float], None]
 """Told how much of the present group is done, as a share in [0, 1]."""
@@ -264,7 +263,7 @@ class PatchCertifier:
                 "signs-masked+patchcleanser",
             )
 
-        self.defense, self.size = found
+        self.defense, self.resizing = found
         self.model, self.group, self.patch = model, group, min(self.defense.patch)
         self._is_checked = False
 
@@ -281,7 +280,7 @@ class PatchCertifier:
         Returns:
             One table an image, with at least ``predicted`` and ``radius``.
         """
-        working = resize_images(images, *self.size)
+        working = self.resizing(images)
         if not self._is_checked:
             check_fixed(cast(Model, self.defense), working[:2], may_be_random=False)
             self._is_checked = True

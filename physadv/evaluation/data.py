@@ -19,8 +19,10 @@ from physadv.core.random_streams import numpy_generator
 from physadv.core.tensors import as_class_numbers, as_unit_images
 from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
 from physadv.datasets.class_matching import IN_ORDER, ClassMatch, LabelMap, match_classes
+from physadv.datasets.summary import sizes_in_words
 from physadv.evaluation.samples import choose_samples
 from physadv.models.cards import ModelCard
+from physadv.models.resizing import InputResizing
 
 EvaluationData = Any
 """A path, an ImageDataset, a pair (images, labels), a DataLoader, or a torch Dataset."""
@@ -89,6 +91,7 @@ class TensorSamples:
         indices: Number of each in the caller's data.
         classes: The model's class names, for the summary; empty where it has none.
         match: How the classes of the caller's data were matched with them, where it names them.
+        resizing: How the model brings images to its input, for the summary.
     """
 
     pixels: Float[Tensor, "n c h w"]
@@ -96,13 +99,13 @@ class TensorSamples:
     indices: tuple[int, ...]
     classes: tuple[str, ...] = ()
     match: ClassMatch | None = None
+    resizing: InputResizing | None = None
 
     @property
     def summary(self) -> DatasetSummary:
         """What the data were taken for: images in memory, with the model's class numbers."""
-        height, width = self.size
-        size = f"{width}x{height} px"
-        summary = DatasetSummary().of_labels(self.labels, self.classes, image_sizes=size)
+        sizes = sizes_in_words([self.size], self.resizing)
+        summary = DatasetSummary().of_labels(self.labels, self.classes, image_sizes=sizes)
         return replace(summary, matched="as numbered" if self.match is None else self.match.rule)
 
     @property
@@ -221,7 +224,9 @@ def open_samples(
     match = _match_named(data, truth, card, labels)
     numbers = tuple(truth.tolist() if match is None else match.of_labels(truth.tolist()))
     _check_classes(numbers, card)
-    return TensorSamples(images.detach().cpu(), numbers, tuple(indices), card.classes, match)
+    return TensorSamples(
+        images.detach().cpu(), numbers, tuple(indices), card.classes, match, card.resizing
+    )
 
 
 def _match_named(data: Any, labels: Tensor, card: ModelCard, given: LabelMap) -> ClassMatch | None:

@@ -19,31 +19,32 @@ from physadv.datasets.base import ImageDataset
 from physadv.datasets.class_matching import ClassMatch, LabelMap, match_classes
 from physadv.datasets.summary import CLASS_FOLDERS, sizes_in_words
 from physadv.models.cards import ModelCard
-from physadv.models.classifiers import resize_images
-
-_PROBED_IMAGES = 64
+from physadv.models.resizing import InputResizing, standard_size
 
 
 @dataclass(frozen=True)
 class EvaluationSamples:
     """Chosen images of a data set, as float32 (b, channels, height, width) in [0, 1].
 
-    Images of another size are stretched to ``size``: bilinear, anti-aliased, rounded to 8 bits.
+    Images of several sizes are brought to the model's input as the model itself does, and rounded
+    to 8 bits.
 
     Args:
         dataset: Data set of the images.
         indices: Number of each chosen image in the data set.
         labels: The model's class number of each.
         size: Height and width in px.
+        resizing: How images of another size are brought to ``size``.
         channels: 3, or 1 where the model takes gray images.
         match: How the classes of the data set were matched with the model's.
-        image_sizes: Sizes of the images before they are stretched, in words.
+        image_sizes: Sizes of the images before they are resized, and how they are, in words.
     """
 
     dataset: ImageDataset
     indices: tuple[int, ...]
     labels: tuple[int, ...]
     size: tuple[int, int]
+    resizing: InputResizing | None = None
     channels: int = 3
     match: ClassMatch | None = None
     image_sizes: str = ""
@@ -102,7 +103,8 @@ class EvaluationSamples:
         array, _ = self.dataset[index]
         image = to_tensor(array)
         if image.shape[-2:] != self.size:
-            image = resize_images(image[None], *self.size)[0].clamp(0, 1).mul(255).round().div(255)
+            resizing = self.resizing or InputResizing(self.size)
+            image = resizing(image[None])[0].clamp(0, 1).mul(255).round().div(255)
 
         if self.channels == 3:
             return image
@@ -126,8 +128,9 @@ def choose_samples(
 ) -> EvaluationSamples:
     """Draw images of a data set, in the size and class numbers of a model.
 
-    Their size is the common one where the images agree, else the card's ``input_size``, else the
-    most frequent among the first 64. Classes are matched by
+    Images that all have one size keep it: the model resizes them for itself. Images of several
+    sizes are brought to the model's input as :attr:`physadv.models.cards.ModelCard.resizing` says;
+    where the card states no input size, to a central crop of up to 224 px. Classes are matched by
     :func:`physadv.datasets.class_matching.match_classes`.
 
     Args:
@@ -149,15 +152,18 @@ def choose_samples(
     indices = np.sort(order if limit is None else order[:limit])
 
     channels = 1 if card.extra.get("channels") == 1 else 3
-    sizes = _probed_sizes(dataset, indices.tolist())
+    sizes = Counter(dataset.image_size(i) for i in indices.tolist())
+    resizing = card.resizing
+    if resizing is None and len(sizes) > 1:
+        resizing = InputResizing(standard_size(sizes.most_common(1)[0][0]))
     samples = EvaluationSamples(
         dataset,
         tuple(int(i) for i in indices),
         tuple(int(dataset.labels[i]) for i in indices),
-        _size(sizes, card),
+        next(iter(sizes)) if len(sizes) == 1 or resizing is None else resizing.size,
+        resizing,
         channels,
-        image_sizes=sizes_in_words(sizes)
-        + (f" in the first {_PROBED_IMAGES}" if len(indices) > _PROBED_IMAGES else ""),
+        image_sizes=sizes_in_words(sizes, resizing),
     )
 
     counted = None
@@ -174,15 +180,3 @@ def choose_samples(
         sorted_names=dataset.summary.layout == CLASS_FOLDERS,
     )
     return replace(samples, labels=match.of_labels(samples.labels), match=match)
-
-
-def _probed_sizes(dataset: ImageDataset, indices: list[int]) -> Counter[tuple[int, int]]:
-    """Height and width of the first images, with how many have them."""
-    probed = (dataset[i][0] for i in indices[:_PROBED_IMAGES])
-    return Counter((int(array.shape[0]), int(array.shape[1])) for array in probed)
-
-
-def _size(sizes: Counter[tuple[int, int]], card: ModelCard) -> tuple[int, int]:
-    if len(sizes) == 1:
-        return next(iter(sizes))
-    return card.input_size or sizes.most_common(1)[0][0]

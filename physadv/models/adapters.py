@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
 from physadv.core.types import Detections
-from physadv.models.classifiers import Preprocessed
 from physadv.models.loading import load_state, read_state
 
 FOREIGN = ("torchvision", "ultralytics")
@@ -178,6 +177,8 @@ def _adapt_yolo(net: nn.Module, task: str) -> tuple[nn.Module, dict[str, Any]]:
         "task": "detect",
         "classes": classes,
         "input_size": 640,
+        "resize": "letterbox",
+        "antialias": False,
         "score_threshold": 0.25,
         "licence": "AGPL-3.0",
     }
@@ -245,9 +246,16 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
         return net, {**table, "task": "detect", "score_threshold": 0.5}
 
     shown = published.transforms()
-    crop = (int(shown.crop_size[0]), int(shown.resize_size[0]))
-    prepared = Preprocessed(net, mean=list(shown.mean), std=list(shown.std), crop=crop)
-    return prepared, {**table, "input_size": None}
+    preprocessing = {
+        "mean": list(shown.mean),
+        "std": list(shown.std),
+        "input_size": int(shown.crop_size[0]),
+        "short_side": int(shown.resize_size[0]),
+        # Presets of older releases, and those of a user's own, state fewer settings.
+        "interpolation": str(getattr(getattr(shown, "interpolation", None), "value", "bilinear")),
+        "antialias": bool(getattr(shown, "antialias", True)),
+    }
+    return net, {**table, **preprocessing}
 
 
 def _detects(published: Any) -> bool:

@@ -15,6 +15,7 @@ from physadv.core.errors import ModelError, PhysadvError, is_out_of_memory
 from physadv.core.names import plain_name
 from physadv.core.types import Prediction
 from physadv.models.failures import failure_of
+from physadv.models.resizing import InputResizing, resizing_from
 
 Task = Literal["classify", "detect"]
 _ACCURACY = re.compile(r"(?:clean |top-1 )?(\d+(?:\.\d+)?) ?%")
@@ -37,8 +38,8 @@ class ModelCard:
         sha256: Hash of the weights' file; pins what is loaded.
         accuracy: Measured accuracy, with the data, the interval and who measured it.
         urls: Addresses that ``physadv models fetch`` tries in turn.
-        extra: Further entries of the card: ``score_threshold`` of a detector, tables of a
-            measurement.
+        extra: Further entries of the card: ``score_threshold`` of a detector, how images are
+            resized (see :attr:`resizing`), tables of a measurement.
 
     Example:
         >>> card = ModelCard("demo", classes=("stop", "yield"))
@@ -92,6 +93,13 @@ class ModelCard:
     def class_name(self, index: int) -> str:
         """Return the name of class ``index``, or the number itself where the card has no names."""
         return self.classes[index] if 0 <= index < len(self.classes) else str(index)
+
+    @property
+    def resizing(self) -> InputResizing | None:
+        """How images are brought to the model's input, by ``input_size`` and the keys ``resize``,
+        ``short_side``, ``interpolation`` and ``antialias`` of the card; None where it states no
+        size."""
+        return resizing_from(self.input_size, self.task, self.extra)
 
     @property
     def recorded_accuracy(self) -> float | None:
@@ -196,7 +204,9 @@ def card_from(table: Mapping[str, Any], **defaults: Any) -> ModelCard:
     known["classes"] = tuple(str(c) for c in known.get("classes") or ())
     known["urls"] = tuple(known.get("urls", ()))
     known["input_size"] = as_size(known.get("input_size"))
-    return ModelCard(**known, extra=extra)
+    card = ModelCard(**known, extra=extra)
+    resizing_from(card.input_size, card.task, extra)  # its values are checked before they are used
+    return card
 
 
 def as_size(value: Any) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ detections."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from physadv.core.errors import ModelError
 from physadv.core.types import Detections, Prediction
 from physadv.models.outputs import log_probabilities, read_logits
+from physadv.models.resizing import InputResizing
 
 Outputs = Literal["logits", "probabilities"]
 
@@ -30,26 +32,6 @@ def resize_images(images: Tensor, height: int, width: int) -> Tensor:
     )
 
 
-def center_crop(images: Tensor, side: int, short_side: int) -> Tensor:
-    """Scale the short side of ``images`` and crop the center, as ImageNet models expect.
-
-    Args:
-        images: Batch (b, c, h, w).
-        side: Side of the returned square in px.
-        short_side: Length in px that the short side is scaled to, aspect kept.
-
-    Returns:
-        Images (b, c, side, side), differentiable.
-    """
-    height, width = images.shape[-2:]
-    scale = short_side / min(height, width)
-    images = resize_images(
-        images, max(side, round(height * scale)), max(side, round(width * scale))
-    )
-    top, left = (images.shape[-2] - side) // 2, (images.shape[-1] - side) // 2
-    return images[..., top : top + side, left : left + side]
-
-
 class Preprocessed(nn.Module):
     """A network with its own preprocessing, so that callers pass images in [0, 1] of any size.
 
@@ -58,8 +40,7 @@ class Preprocessed(nn.Module):
         task: "classify" or "detect".
         mean: Subtracted mean in units of [0, 1]: one number or one a channel.
         std: Divisor in units of [0, 1]: one number or one a channel, positive.
-        input_size: (height, width) in px to stretch images to; None takes them as they come.
-        crop: (side, short side) in px of a central crop, used in place of ``input_size``.
+        resizing: How images are brought to the network's input; None takes them as they come.
         outputs: Whether a classifier returns logits or probabilities; the logarithm of these then
             stands for the logits.
     """
@@ -74,13 +55,12 @@ class Preprocessed(nn.Module):
         task: str = "classify",
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
-        input_size: tuple[int, int] | None = None,
-        crop: tuple[int, int] | None = None,
+        resizing: InputResizing | None = None,
         outputs: Outputs = "logits",
     ) -> None:
         super().__init__()
         self.net, self.task, self.outputs = net, task, outputs
-        self.input_size, self.crop = input_size, crop
+        self.resizing = resizing
         self.register_buffer("mean", _channels(mean, 0.0, "mean"), persistent=False)
         self.register_buffer("std", _channels(std, 1.0, "std"), persistent=False)
 
@@ -88,19 +68,17 @@ class Preprocessed(nn.Module):
         """Map ``images`` (b, 3, h, w) in [0, 1] to logits, or to Detections in pixels of
         ``images``."""
         height, width = images.shape[-2:]
-        resized = images
-        if self.crop is not None:
-            resized = center_crop(resized, *self.crop)
-        elif self.input_size is not None:
-            resized = resize_images(resized, *self.input_size)
+        resized = images if self.resizing is None else self.resizing(images)
 
         normalized = (resized - self.mean) / self.std
         if self.task != "detect" and self.outputs == "probabilities":
             return log_probabilities(self.net, normalized)
         output = self.net(normalized)
         if self.task == "detect":
-            scale = (width / resized.shape[-1], height / resized.shape[-2])
-            return _detections(output, scale)
+            found = _detections(output)
+            if self.resizing is None:
+                return found
+            return replace(found, boxes=self.resizing.boxes_on_image(found.boxes, height, width))
         return read_logits(output, len(images))
 
 
@@ -127,8 +105,8 @@ def _channels(value: float | Sequence[float] | None, default: float, name: str) 
     return numbers
 
 
-def _detections(output: Any, scale: tuple[float, float]) -> Detections:
-    """A detector's output before suppression -> Detections, boxes scaled to the image's pixels.
+def _detections(output: Any) -> Detections:
+    """A detector's output before suppression -> Detections in px of its input.
 
     Read are Detections, a (boxes, scores) pair, a mapping of these, and the YOLO layout: one tensor
     (b, 4 + classes, n) of center x, center y, width, height in px and scores, alone or first in a
@@ -157,4 +135,4 @@ def _detections(output: Any, scale: tuple[float, float]) -> Detections:
             "Wrap the model so that it returns this pair",
         )
 
-    return Detections(boxes * boxes.new_tensor((*scale, *scale)), scores)
+    return Detections(boxes, scores)

@@ -43,6 +43,7 @@ from physadv.models.loading import (
     read_state,
     sidecar,
 )
+from physadv.models.resizing import Fit, Interpolation
 from physadv.models.zoo import KNOWN
 
 __all__ = [
@@ -113,8 +114,9 @@ def load_undefended_model(
     ``device``.
 
     ``weights`` are read as a state dict into a named model or into what ``module:factory`` makes.
-    A model file may have a sidecar ``<file>.toml`` with classes, mean, std, input_size, task and
-    outputs. Raises ModelError for a name that is unknown, a file that is absent, damaged or a
+    A model file may have a sidecar ``<file>.toml`` with classes, mean, std, input_size, task,
+    outputs, and resize, short_side, interpolation and antialias as :func:`as_model` takes them.
+    Raises ModelError for a name that is unknown, a file that is absent, damaged or a
     pickle of more than weights, and weights that do not fit.
     """
     file = None if weights is None else Path(weights)
@@ -197,10 +199,16 @@ def as_model(
     channels: int | None = None,
     task: Task = "classify",
     outputs: Outputs = "logits",
+    resize: Fit | None = None,
+    short_side: int | None = None,
+    interpolation: Interpolation = "bilinear",
+    antialias: bool = True,
 ) -> LoadedModel:
     """Wrap a module of your own as a model. It is copied: your modes, flags and gradients stay.
 
-    The module receives ``(images - mean) / std``, resized to ``input_size`` where that is given.
+    The module receives ``(images - mean) / std``, brought to ``input_size`` where that is given:
+    images of that size are taken as they are, and others keep their aspect unless ``resize`` says
+    "stretch".
     Detectors of torchvision and ultralytics are recognized and opened.
 
     Args:
@@ -210,10 +218,16 @@ def as_model(
         classes: Names of the classes, in order.
         mean: Mean that is subtracted, one number or one a channel.
         std: Standard deviation that is divided by, one number or one a channel.
-        input_size: Side, or height and width, in px that images are resized to; None for no resize.
+        input_size: Side, or height and width, in px of the module's input; None for any size.
         channels: Channels of the images that it takes: 3, or 1 for gray images; None stands for 3.
         task: "classify" or "detect".
         outputs: "logits" or "probabilities" of a classifier.
+        resize: "crop" of the center, "letterbox", or "stretch"; None for a crop before classifiers
+            and a letterbox before detectors.
+        short_side: Length in px of an image's short side before a crop to a square; None for
+            256/224 of the input's side.
+        interpolation: "bilinear", "bicubic" or "nearest".
+        antialias: Whether images are smoothed where they shrink.
 
     Returns:
         The model with its card.
@@ -238,6 +252,10 @@ def as_model(
         "mean": mean,
         "std": std,
         "outputs": outputs,
+        "resize": resize,
+        "short_side": short_side,
+        "interpolation": None if interpolation == "bilinear" else interpolation,
+        "antialias": None if antialias is True else antialias,
     }
     return _wrap(
         _copied(module),
@@ -270,7 +288,7 @@ def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> 
         raise ModelError(
             f"outputs {settings['outputs']!r}", "is neither logits nor probabilities", "correct it"
         )
-    net = Preprocessed(net, task=card.task, input_size=card.input_size, **settings)
+    net = Preprocessed(net, task=card.task, resizing=card.resizing, **settings)
     for parameter in net.parameters():
         parameter.grad = None
     return LoadedModel(net, card).eval().requires_grad_(False)
@@ -301,6 +319,8 @@ def _load_file(path: Path, weights: Path | None) -> LoadedModel:
     elif kind == "safetensors" and "architecture" in table:
         net = build_from_card(table, path.name)
         load_state(net, read_state(path), name=path.name)
+        # Trained before the card named it: on images that were stretched.
+        table = {"resize": "stretch", **table}
     elif kind in ("weights", "safetensors"):
         read_state(path)  # says so itself where the file is an unsafe pickle
         raise ModelError(

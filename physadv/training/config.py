@@ -86,7 +86,7 @@ class TrainConfig(Config):
     image_size: Annotated[
         int | None,
         ConfigField(
-            "Height and width in pixels to resize images to.",
+            "Height and width in pixels that images are resized and center-cropped to.",
             "Data",
             default="their own, else 32",
             aliases=("side",),

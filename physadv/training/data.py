@@ -17,7 +17,7 @@ from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
 from physadv.datasets.class_matching import LabelMap, relabeled_classes
 from physadv.datasets.split import split_by_group
 from physadv.datasets.summary import sizes_in_words
-from physadv.models.classifiers import resize_images
+from physadv.models.resizing import InputResizing
 from physadv.training.loop import Batch
 
 PROBE = 64
@@ -58,6 +58,11 @@ class TrainingData:
     image_size: int
     summary: DatasetSummary = field(default_factory=DatasetSummary)
 
+    @property
+    def resizing(self) -> InputResizing:
+        """How images of other sizes were brought to ``image_size``."""
+        return InputResizing((self.image_size, self.image_size))
+
 
 def load_training_data(
     data: Path,
@@ -73,8 +78,9 @@ def load_training_data(
     Args:
         data: Folder or archive that :func:`physadv.datasets.read_dataset` reads.
         validation: Share of each class's groups to hold out, between 0 and 1.
-        image_size: Height and width in pixels to resize to. Without it the images' own size if
-            they are square and all alike, else 32.
+        image_size: Height and width in pixels of the images in memory; others are resized and
+            their center is cropped. Without it the images' own size if they are square and all
+            alike, else 32.
         limit: Number of images to draw at random; all without it.
         seed: Seed of the draw and of the split.
         labels: Names of the classes by their names in the data, or a TOML file of such; None or
@@ -101,16 +107,19 @@ def load_training_data(
     probe = range(0, len(dataset), max(1, len(dataset) // PROBE))
     channels = 1 if all(_gray(dataset.read(i)) for i in probe) else 3
     size = image_size or _own_size(dataset)
+    resizing = InputResizing((size, size))
+    train, sizes = _load_subset(training_part, resizing, channels)
+    held_out, other_sizes = _load_subset(validation_part, resizing, channels)
     return TrainingData(
-        train=_load_subset(training_part, size, channels),
-        validation=_load_subset(validation_part, size, channels),
+        train=train,
+        validation=held_out,
         classes=dataset.classes,
         channels=channels,
         image_size=size,
         summary=dataset.summary.of_labels(
             dataset.labels.tolist(),
             dataset.classes,
-            image_sizes=sizes_in_words(_probed_sizes(dataset)),
+            image_sizes=sizes_in_words(sizes | other_sizes, resizing),
             notes=(f"{len(validation_part)} of them held out for validation",),
         ),
     )
@@ -200,16 +209,23 @@ def _gray(image: Array) -> bool:
     return bool((image == image[..., :1]).all())
 
 
-def _load_subset(dataset: ImageDataset, size: int, channels: int) -> ImageSubset:
-    """Read all images of a data set, resized to ``size`` pixels."""
-    images = torch.empty((len(dataset), channels, size, size), dtype=torch.uint8)
+def _load_subset(
+    dataset: ImageDataset, resizing: InputResizing, channels: int
+) -> tuple[ImageSubset, set[tuple[int, int]]]:
+    """Read all images of a data set; return them resized, and the sizes (height, width) that they
+    had."""
+    sizes: set[tuple[int, int]] = set()
+    images = torch.empty((len(dataset), channels, *resizing.size), dtype=torch.uint8)
     for i in range(len(dataset)):
         image = dataset.read(i)
-        if image.shape[:2] == (size, size):
+        height, width = image.shape[:2]
+        sizes.add((height, width))
+        if (height, width) == resizing.size:
             pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         else:
-            resized = resize_images(to_tensor(image)[None], size, size)[0]
+            resized = resizing(to_tensor(image)[None])[0]
             pixels = resized.clamp(0, 1).mul(255).round().byte()
         images[i] = pixels[:channels]
 
-    return ImageSubset(images, torch.from_numpy(dataset.labels.astype(np.int64)), dataset.groups)
+    labels = torch.from_numpy(dataset.labels.astype(np.int64))
+    return ImageSubset(images, labels, dataset.groups), sizes

@@ -92,9 +92,9 @@ def test_the_certifying_ones_are_found(signs: LoadedModel) -> None:
     ):
         found = certified_defense(defend_model(signs, name))
         assert found is not None
-        defense, size = found
+        defense, resizing = found
         assert defense.patch == patch
-        assert size == (64, 64)
+        assert resizing.size == (64, 64)
     assert certified_defense(defend_model(signs, "jpeg")) is None
 
 

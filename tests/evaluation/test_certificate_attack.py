@@ -20,6 +20,7 @@ from physadv.evaluation.certificate_attack import (
     SmoothingAttack,
     is_attackable,
 )
+from physadv.models.resizing import InputResizing
 
 SIDE = 8
 PIXELS = SIDE * SIDE
@@ -127,7 +128,7 @@ def test_a_patch_certificate_holds_where_it_is_true_alone() -> None:
         certificates = rows(float(defense.patch[0]), 2)
         for row, own in zip(certificates, predicted.tolist(), strict=True):
             row["predicted"] = own
-        attack = PatchAttack(defense, (SIDE, SIDE))
+        attack = PatchAttack(defense, InputResizing((SIDE, SIDE)))
         assert len(attack.counterexamples(pair, certificates, [0, 1])) == broken
 
 

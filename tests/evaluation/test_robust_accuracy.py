@@ -254,7 +254,7 @@ def test_a_limit_draws_the_same_images_each_time() -> None:
 
 
 def test_images_of_several_sizes_become_one_size_on_the_grid() -> None:
-    """Other sizes are stretched to the card's size and are 8-bit images again; gray ones keep one
+    """Other sizes are brought to the card's size and are 8-bit images again; gray ones keep one
     channel if asked."""
     arrays = [np.full((size, size, 3), 77, np.uint8) for size in (8, 12, 16)]
     names = ("x", "y", "z")

@@ -220,7 +220,14 @@ def stub_torchvision(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.mean((2, 3)) @ self.weight
 
-    shown = types.SimpleNamespace(crop_size=[32], resize_size=[40], mean=[0.5] * 3, std=[0.5] * 3)
+    shown = types.SimpleNamespace(
+        crop_size=[32],
+        resize_size=[40],
+        mean=[0.5] * 3,
+        std=[0.5] * 3,
+        interpolation=types.SimpleNamespace(value="bicubic"),
+        antialias=False,
+    )
     det = types.SimpleNamespace(
         url="https://x/det-1234.pth",
         meta={"categories": ["bg", "person", "sign"], "_metrics": {"C": {"box_map": 1.0}}},

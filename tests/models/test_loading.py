@@ -19,6 +19,7 @@ from physadv.defenses.load_model import load_model
 from physadv.models.checks import check_model
 from physadv.models.load import LoadedModel, as_model
 from physadv.models.loading import load_state, read_state
+from physadv.models.resizing import Fit
 
 TEN_LINES = """
 import torch
@@ -272,11 +273,18 @@ def test_probabilities_become_logits_with_the_same_ranking_and_softmax() -> None
     assert torch.allclose(found.softmax(1), given(images), atol=1e-6)
 
 
-def test_a_detectors_boxes_come_back_in_pixels_of_the_image_given() -> None:
-    """A detector fed at 64x64 and asked about a 100x200 image: the last box ends at (200, 100)."""
-    found = as_model(Pair(), task="detect", input_size=64)(torch.rand(2, 3, 100, 200))
+@pytest.mark.parametrize(
+    ("resize", "box"), [("letterbox", [100, 50, 200, 150]), ("stretch", [100, 50, 200, 100])]
+)
+def test_a_detectors_boxes_come_back_in_pixels_of_the_image_given(
+    resize: Fit, box: list[float]
+) -> None:
+    """The lower right quarter of a 64x64 input is the image's where it was stretched; a letterbox
+    has 16 px of padding above and below a 100x200 image, so that it reaches beyond."""
+    model = as_model(Pair(), task="detect", input_size=64, resize=resize)
+    found = model(torch.rand(2, 3, 100, 200))
     assert isinstance(found, Detections)
-    assert found.boxes[1, 3].tolist() == pytest.approx([100, 50, 200, 100])
+    assert found.boxes[1, 3].tolist() == pytest.approx(box)
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -295,7 +303,7 @@ def test_the_yolo_layout_is_read(beside: bool) -> None:
     found = as_model(Yolo(), task="detect", input_size=64)(torch.rand(2, 3, 64, 128))
     assert isinstance(found, Detections)
     assert found.boxes.shape == (2, 7, 4)
-    assert found.boxes[1, 6].tolist() == pytest.approx([44, 11, 84, 21])
+    assert found.boxes[1, 6].tolist() == pytest.approx([44, -10, 84, 10])
     assert found.scores[0, 0].tolist() == pytest.approx([0.25, 0.75])
 
 

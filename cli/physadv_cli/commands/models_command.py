@@ -254,10 +254,11 @@ def _pictures(folder: Path | None) -> Tensor:
 
     from physadv.core.image_io import list_images, read_image, to_tensor
     from physadv.core.synthetic_backgrounds import synthetic_background
-    from physadv.models.classifiers import resize_images
+    from physadv.models.resizing import InputResizing
 
     if folder is None:
         pictures = [synthetic_background(0, "check", i, height=240, width=320) for i in range(4)]
         return torch.stack([to_tensor(picture) for picture in pictures])
     files = list_images(folder)[:4]
-    return torch.cat([resize_images(read_image(file)[None], 240, 320) for file in files])
+    resizing = InputResizing((240, 320))
+    return torch.cat([resizing(read_image(file)[None]) for file in files])

@@ -1,0 +1,197 @@
+"""Resizing of images to the input of a model: crop, letterbox, or stretch, as the model declares.
+
+A classifier that declares nothing gets the standard of ImageNet models: the short side is resized
+to 256/224 of the input, and its center is cropped. A detector gets the whole image, padded. Only a
+model that was trained on stretched images, and says so, gets them stretched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from physadv.core.errors import ModelError
+
+Fit = Literal["crop", "letterbox", "stretch"]
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
+STANDARD_SIDE, STANDARD_SHORT_SIDE = 224, 256
+"""Side of the crop and short side of the resized image in px, by ImageNet models' convention."""
+_PADDING = 114 / 255
+"""Gray of a letterbox's borders, as YOLO detectors are trained with."""
+
+
+@dataclass(frozen=True)
+class InputResizing:
+    """How images of any size are brought to the input of a model.
+
+    Images that have the input's size already are taken as they are.
+
+    Attributes:
+        size: Height and width in px of the input.
+        fit: "crop" keeps the aspect and cuts the center out; "letterbox" keeps the aspect and pads
+            the whole image with gray; "stretch" does not keep the aspect.
+        short_side: Length in px of the short side before a crop to a square; None for 256/224 of
+            the input's sides.
+        interpolation: "bilinear", "bicubic" or "nearest".
+        antialias: Whether images are smoothed where they shrink.
+
+    Raises:
+        ModelError: A value cannot be used.
+
+    Example:
+        >>> import torch
+        >>> resizing = InputResizing((64, 64))
+        >>> resizing(torch.rand(1, 3, 100, 200)).shape, resizing.in_words()
+        (torch.Size([1, 3, 64, 64]), 'short side resized to 73 px, center crop of 64x64 px')
+    """
+
+    size: tuple[int, int]
+    fit: Fit = "crop"
+    short_side: int | None = None
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = True
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("resize", self.fit, get_args(Fit)),
+            ("interpolation", self.interpolation, get_args(Interpolation)),
+        ):
+            if value not in known:
+                raise ModelError(
+                    f"{name} {value!r}", f"is none of {', '.join(known)}", "correct it"
+                )
+        if not isinstance(self.antialias, bool):
+            raise ModelError(f"antialias {self.antialias!r}", "is no true or false", "correct it")
+        short = self.short_side
+        if short is None:
+            return
+        if isinstance(short, bool) or not isinstance(short, int) or short < max(self.size):
+            raise ModelError(
+                f"short_side {short!r}",
+                f"the crop is {self.size[1]}x{self.size[0]} px",
+                "give a whole number of px, at least that",
+            )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return ``images`` (b, c, h, w) in [0, 1] at the input's size; differentiable."""
+        if images.shape[-2:] == self.size:
+            return images
+
+        resized_size, (top, left) = self._placement(images.shape[-2], images.shape[-1])
+        resized = self._interpolated(images, resized_size)
+        height, width = self.size
+        if self.fit == "letterbox":
+            below, right = height - top - resized_size[0], width - left - resized_size[1]
+            return F.pad(resized, (left, right, top, below), value=_PADDING)
+        return resized[..., -top : height - top, -left : width - left]
+
+    def boxes_on_image(self, boxes: Tensor, height: int, width: int) -> Tensor:
+        """Return boxes in px of an image that was resized.
+
+        Args:
+            boxes: Corners (..., 4) x0, y0, x1, y1 in px of the input.
+            height: Height of the image in px.
+            width: Width of the image in px.
+        """
+        if (height, width) == self.size:
+            return boxes
+        (rows, columns), (top, left) = self._placement(height, width)
+        scale = boxes.new_tensor((width / columns, height / rows) * 2)
+        return (boxes - boxes.new_tensor((left, top) * 2)) * scale
+
+    @property
+    def uncropped_size(self) -> tuple[int, int]:
+        """Height and width in px that images of the input's aspect have before a declared crop."""
+        return self.size if self.short_side is None else (self.short_side, self.short_side)
+
+    def in_words(self, sizes: Iterable[tuple[int, int]] = ()) -> str:
+        """Return the rule in words, for reports on images of ``sizes`` (height, width) in px."""
+        size = f"{self.size[1]}x{self.size[0]} px"
+        how = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
+        how += "" if self.antialias else ", not antialiased"
+        if self.fit == "stretch":
+            aspects = {(height * self.size[1], width * self.size[0]) for height, width in sizes}
+            if aspects and all(height == width for height, width in aspects):
+                return f"resized to {size}{how}"
+            return f"stretched to {size}, as the model declares{how}"
+        if self.fit == "letterbox":
+            return f"resized and padded to {size}{how}"
+        rows, columns = self._least()
+        if self.size[0] == self.size[1]:
+            return f"short side resized to {rows} px, center crop of {size}{how}"
+        return f"resized to at least {columns}x{rows} px, center crop of {size}{how}"
+
+    def _least(self) -> tuple[int, int]:
+        """Height and width in px that a resized image has at least, before its crop."""
+        if self.short_side is not None:
+            return self.short_side, self.short_side
+        height, width = (round(s * STANDARD_SHORT_SIDE / STANDARD_SIDE) for s in self.size)
+        return height, width
+
+    def _placement(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The size to resize an image to, and where its upper left corner lies in the input:
+        (top, left), negative where it is cropped."""
+        rows, columns = self.size
+        if self.fit == "stretch":
+            return self.size, (0, 0)
+
+        if self.fit == "letterbox":
+            scale = min(rows / height, columns / width)
+            inner = (max(1, round(height * scale)), max(1, round(width * scale)))
+            # The odd pixel of padding goes below and right, as in YOLO's own.
+            return inner, ((rows - inner[0]) // 2, (columns - inner[1]) // 2)
+
+        # One side gets its least length exactly and the other is rounded down, as in torchvision.
+        least = self._least()
+        if least[0] * width >= least[1] * height:
+            inner = (least[0], max(columns, least[0] * width // height))
+        else:
+            inner = (max(rows, least[1] * height // width), least[1])
+        return inner, (-round((inner[0] - rows) / 2), -round((inner[1] - columns) / 2))
+
+    def _interpolated(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        if images.shape[-2:] == size:
+            return images
+        if self.interpolation == "nearest":
+            return F.interpolate(images, size, mode="nearest-exact")
+        resized = F.interpolate(
+            images, size, mode=self.interpolation, antialias=self.antialias, align_corners=False
+        )
+        # Bicubic interpolation overshoots at edges; 8-bit images, which models see, cannot.
+        return resized.clamp(0, 1) if self.interpolation == "bicubic" else resized
+
+
+def standard_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) in px that images of several sizes get where a model declares
+    none: square, 224 px, or the short side of the most frequent ``size`` where that is shorter."""
+    side = min(STANDARD_SIDE, *size)
+    return side, side
+
+
+def resizing_from(
+    size: tuple[int, int] | None, task: str, settings: Mapping[str, Any]
+) -> InputResizing | None:
+    """Return the resizing that a card declares; None where it declares no input size.
+
+    Args:
+        size: Height and width in px of the input, or None.
+        task: "classify" or "detect".
+        settings: Values by key, of which "resize", "short_side", "interpolation" and "antialias"
+            are read.
+
+    Raises:
+        ModelError: A value cannot be used.
+    """
+    if size is None:
+        return None
+    return InputResizing(
+        size,
+        cast(Fit, settings.get("resize", "letterbox" if task == "detect" else "crop")),
+        settings.get("short_side"),
+        cast(Interpolation, settings.get("interpolation", "bilinear")),
+        settings.get("antialias", True),
+    )
