@@ -111,9 +111,11 @@ def open_frame_source(
 
     if path.suffix.lower() in IMAGE_SUFFIXES and not is_animated(path):
         return PhotoSource(path, [path])
-    return ClipSource(
+    source = ClipSource(
         text, [RecordedClip(path, path.stem, block_of(path.name))], timeout_s, clip_seconds, every
     )
+    _describe_as_twin(source, path.resolve().parent.parent)
+    return source
 
 
 def public_address(url: str) -> str:
@@ -188,6 +190,7 @@ def _open_folder(
             RecordedClip(p, _clip_name(p, folder, videos), block_in(p, folder)) for p in videos
         ]
         source = ClipSource(str(folder), clips, timeout_s, clip_seconds, every)
+        _describe_as_twin(source, folder.resolve().parent)
         if photos:
             source.warnings.append(
                 f"{len(photos)} photos beside the videos in {folder} were not read"
@@ -240,14 +243,18 @@ def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameS
     ]
     source = ClipSource(str(folder), clips, timeout_s)
     source.kind, source.total, source.simulation = "twin", len(chosen_rows), True
+    _describe_as_twin(source, folder)
+    return source
 
+
+def _describe_as_twin(source: FrameSource, folder: Path) -> None:
+    """Add to ``source`` what the twin in ``folder`` records of itself, if there is one."""
     if (folder / "twin.json").is_file():
         described = read_table(
             folder / "twin.json", error=CaptureError, remedy="Run `physadv twin` again"
         )
-        source.settings = {"twin": described}
+        source.settings = {**source.settings, "twin": described}
         source.simulation = bool(described.get("simulation", True))
-    return source
 
 
 def _spread(rows: list[dict[str, Any]], most: int | None) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,23 +29,34 @@ class PageIdentity:
     verified: int = 0
     unread: int = 0
     foreign: Counter[str] = field(default_factory=Counter)
+    _foreign_clips: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_run(cls, run_id: str | None) -> PageIdentity:
         """Expect the pages of the run ``run_id``; none in particular where it is not known."""
         return cls(run_code(run_id) if run_id else None)
 
-    def refusal(self, location: SignLocation) -> str | None:
+    def refusal(self, location: SignLocation, clip: str) -> str | None:
         """Count a frame and return why it must not be used; None where it may.
+
+        In a clip that showed another patch's page, frames whose markers cannot be read are refused
+        as well, until the bundle's own are.
 
         Args:
             location: Where the sign is in the frame, found by its markers.
+            clip: Clip and block of the frame.
         """
         if self.expected is None or location.by != "fiducials":
             return None
         agree = [self.expected[place] == m for place, m in location.run_markers.items()]
         if agree.count(False) >= _FEWEST > agree.count(True):
             code = "-".join(str(location.run_markers.get(place, "?")) for place in range(4))
+            self._foreign_clips[clip] = code
+        elif agree.count(True) >= _FEWEST:
+            self._foreign_clips.pop(clip, None)
+
+        if clip in self._foreign_clips:
+            code = self._foreign_clips[clip]
             self.foreign[code] += 1
             return f"the page of another patch, code {code} instead of {self._code}"
         if agree.count(True) >= _FEWEST:
@@ -52,6 +64,12 @@ class PageIdentity:
         else:
             self.unread += 1
         return None
+
+    def remember(self, pages: Mapping[str, Any]) -> None:
+        """Add the counts of an earlier attempt, as its check.json holds them in ``pages``."""
+        self.verified += int(pages.get("verified", 0))
+        self.unread += int(pages.get("unread", 0))
+        self.foreign.update(pages.get("foreign") or {})
 
     @property
     def _code(self) -> str:
@@ -69,3 +87,31 @@ class PageIdentity:
                 "foreign": dict(self.foreign),
             }
         }
+
+
+def identity_in_words(settings: Mapping[str, Any]) -> tuple[bool, str]:
+    """Return whether the frames of a check were seen to show its bundle's patch, and by what.
+
+    Args:
+        settings: Record of the check, as in its check.json.
+
+    Returns:
+        Whether something tells it, and what does, or what is missing.
+
+    Example:
+        >>> twin = {"name": "t", "settings": {"twin": {"run_id": "e3b4fc9f4078"}}}
+        >>> identity_in_words({"sources": [twin]})
+        (True, "the bundle's, by the run that the simulation recorded")
+    """
+    twins = [(s.get("settings") or {}).get("twin") or {} for s in settings.get("sources") or []]
+    if twins and all(twin.get("run_id") for twin in twins):
+        return True, "the bundle's, by the run that the simulation recorded"
+
+    pages = settings.get("pages") or {}
+    if not pages.get("verified"):
+        return False, "not verified: no markers of a run were read"
+    seen = pages["verified"] + pages["unread"]
+    return (
+        True,
+        f"the bundle's (code {pages['code']}), read in {pages['verified']} of {seen} frames",
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from physadv.camera.frames import BLOCKS
+from physadv.check.page_identity import identity_in_words
 from physadv.core.rows import Row
 from physadv.evaluation.metrics.intervals import (
     LEAST_CLUSTERS,
@@ -246,6 +247,12 @@ def _notes(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list
             f"A defense precedes the model here ({name[len(made_on) + 1 :]}), and none did when "
             "the patch was optimized: part of the loss against the digital figure is due to the "
             "defense."
+        )
+
+    verified, how = identity_in_words(settings)
+    if bundle.get("run_id") and not verified:
+        notes.append(
+            f"Whether the frames show this bundle's print (run {bundle['run_id']}) is {how}."
         )
 
     few = [f"{b} {t.clips}" for b, t in table.items() if t.clips < FEW_CLIPS]

@@ -150,7 +150,7 @@ def run_check(
             limit = f"{reasons}{_sizes(session)}"
             if session.pages.foreign:
                 raise CaptureError(
-                    "the frames show another patch",
+                    f"the frames show another patch than that of run {run_id}",
                     reasons,
                     "Name the bundle that was printed, or print this one's test signs",
                 )
@@ -166,6 +166,7 @@ def _take_up(session: CheckSession, folder: Path, earlier: Mapping[str, Any] | N
 
     rows = list(read_rows(folder / ROWS))
     session.remember(rows)
+    session.pages.remember(earlier.get("pages") or {})
     session.examples.resume(folder / EXAMPLES, rows)
     return int(earlier.get("attempt", 1)) + 1
 

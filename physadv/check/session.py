@@ -232,7 +232,7 @@ class CheckSession:
         if location.refused is not None:
             self.refused_px += [] if location.marker_px is None else [location.marker_px]
             return f"{block}: {location.refused}"
-        other = self.pages.refusal(location)
+        other = self.pages.refusal(location, f"{block} {frame.clip}")
         if other is not None:
             return f"{block}: {other}"
         outside = location.box is not None and not overlaps_image(location.box, frame.image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from physadv.check.page_identity import identity_in_words
 from physadv.check.rates import count_noun, goal_in_words
 from physadv.core.rows import Row
 
@@ -39,14 +40,7 @@ def check_warnings(settings: Settings) -> list[str]:
         for block, ways in located.items()
         if ways.get("detector")
     ]
-    pages = settings.get("pages") or {}
-    unverified = (
-        ["The test signs carry no readable markers of a run: nothing but you says whose they are"]
-        if pages and not pages["verified"]
-        else []
-    )
-    recorded = map(str, settings.get("warnings") or [])
-    return [*recorded, *left_out, *unseen, *biased, *unverified]
+    return [*map(str, settings.get("warnings") or []), *left_out, *unseen, *biased]
 
 
 def measurement_limits(rows: Sequence[Row], settings: Settings) -> list[str]:
@@ -156,14 +150,7 @@ def _patch_identity(settings: Settings) -> str | None:
     """Whether the frames were seen to show the bundle's patch, in words; None without a bundle."""
     if not (settings.get("bundle") or {}).get("run_id"):
         return None
-    twins = [(s.get("settings") or {}).get("twin") for s in settings.get("sources") or []]
-    if any(twins):
-        return "the bundle's, by the run that the simulation recorded"
-    pages = settings.get("pages") or {}
-    if not pages.get("verified"):
-        return "not verified: no markers of a run were read; test signs printed anew carry them"
-    seen = pages["verified"] + pages["unread"]
-    return f"the bundle's (code {pages['code']}), read in {pages['verified']} of {seen} frames"
+    return identity_in_words(settings)[1]
 
 
 def _camera_facts(got: Mapping[str, Any]) -> list[tuple[str, Any]]:

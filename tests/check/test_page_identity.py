@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from physadv.camera.frames import CameraFrame
 from physadv.camera.localization.by_markers import by_fiducials
+from physadv.camera.localization.location import SignLocation
+from physadv.check.page_identity import PageIdentity, identity_in_words
 from physadv.check.run_check import MARGIN
 from physadv.core.errors import BundleError, CaptureError, OptionError
 from physadv.patches.bundle import (
@@ -119,7 +121,9 @@ def test_check_refuses_the_pages_of_another_patch(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, [*words, str(tmp_path / "x"), "--bundle", str(other.folder)])
     assert isinstance(refused.exception, CaptureError)
     said = str(refused.exception)
-    assert said.startswith("the frames show another patch")
+    assert said.startswith(
+        f"the frames show another patch than that of run {other.card.patch.run_id}"
+    )
     for bundle in (own, other):
         assert "-".join(map(str, run_code(bundle.card.patch.run_id))) in said
 
@@ -137,6 +141,17 @@ def test_a_twin_and_a_sheet_of_another_patch_are_refused(tmp_path: Path) -> None
     assert isinstance(refused.exception, OptionError)
     for bundle in (own, other):
         assert f"run {bundle.card.patch.run_id}" in str(refused.exception)
+
+    for part in ("clips", "clips/patch-00.avi"):
+        source = f"{twin}/{part}"
+        words = ["check", source, "--box", "0,0,640,480", "--bundle"]
+        refused = CliRunner().invoke(app, [*words, str(other.folder)])
+        assert isinstance(refused.exception, OptionError)
+        done = CliRunner().invoke(app, [*words, str(own.folder), "--out", f"{twin}-{part[-3:]}"])
+        assert done.exit_code == 0, done.exception
+        record = json.loads(Path(f"{twin}-{part[-3:]}", "report.json").read_text())
+        assert record["simulation"]
+        assert not any("not verified" in note for note in record["notes"])
 
     film[1] = str(other.folder)
     refused = CliRunner().invoke(app, [*film, str(tmp_path / "sheet.pdf"), "--out", f"{twin}-2"])
@@ -162,3 +177,35 @@ def test_pages_without_run_markers_are_said_to_be_unverified(
     )
     assert done.exit_code == 0, done.exception
     assert "not verified" in (tmp_path / "o" / "report.html").read_text()
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert any("is not verified" in note for note in report["notes"])
+
+
+def at(*markers: int) -> SignLocation:
+    """A sign located by its markers, with these run markers."""
+    return SignLocation(None, "fiducials", "patch", run_markers=dict(enumerate(markers)))
+
+
+def test_what_follows_a_foreign_page_in_its_clip_is_refused() -> None:
+    """After another patch's page, frames whose markers cannot be read are refused until the
+    bundle's own are read; other clips are not concerned."""
+    own, other = run_code("own"), run_code("other")
+    pages = PageIdentity.of_run("own")
+    assert pages.refusal(at(), "a") is None
+    assert "another patch" in str(pages.refusal(at(*other), "a"))
+    assert "another patch" in str(pages.refusal(at(), "a"))
+    assert "another patch" in str(pages.refusal(at(other[0]), "a"))
+    assert pages.refusal(at(), "b") is None
+    assert pages.refusal(at(*own), "a") is None
+    assert pages.refusal(at(), "a") is None
+    assert (pages.verified, pages.unread, pages.foreign.total()) == (1, 3, 3)
+
+
+@pytest.mark.parametrize("kept", [{}, {"run_id": ""}])
+def test_a_simulation_that_recorded_no_run_is_not_verified(kept: dict[str, str]) -> None:
+    """Nor is a check whose control was filmed elsewhere, beside a twin that did."""
+    twin = {"settings": {"twin": kept}}
+    assert identity_in_words({"sources": [twin]})[0] is False
+    known = {"settings": {"twin": {"run_id": "e3b4fc9f4078"}}}
+    assert identity_in_words({"sources": [known]})[0] is True
+    assert identity_in_words({"sources": [known, {"settings": {}}]})[0] is False
