@@ -137,7 +137,10 @@ class CheckConfig(Config):
     timeout: Annotated[
         float,
         ConfigField(
-            "Seconds that a source may take to open or to give a frame.", "Camera", least=0.1
+            "Seconds that a source may take to open or to give a frame.",
+            "Camera",
+            least=0.1,
+            affects_result=False,
         ),
     ] = 20.0
     retry: Annotated[
@@ -146,6 +149,7 @@ class CheckConfig(Config):
             "Seconds during which a lost camera or stream is tried again; 0: never.",
             "Camera",
             least=0,
+            affects_result=False,
         ),
     ] = 30.0
 
@@ -174,7 +178,9 @@ class CheckConfig(Config):
         ),
     ] = None
 
-    window: Annotated[bool, ConfigField("Show the live picture in a window.", "Output")] = False
+    window: Annotated[
+        bool, ConfigField("Show the live picture in a window.", "Output", affects_result=False)
+    ] = False
     serve: Annotated[
         int | None,
         ConfigField(
@@ -183,6 +189,7 @@ class CheckConfig(Config):
             metavar="[PORT]",
             least=0,
             most=65535,
+            affects_result=False,
         ),
     ] = None
     twin_check: Annotated[
@@ -192,6 +199,7 @@ class CheckConfig(Config):
             "Output",
             metavar="FOLDER",
             path=True,
+            affects_result=False,
         ),
     ] = None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import DataError, OptionError
+from physadv.core.rows import drop_torn_row
 from physadv.core.tables import read_table
 
 ROWS, SETTINGS, EXAMPLES = "rows.jsonl", "check.json", "examples"
@@ -66,17 +67,8 @@ def earlier_record(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] 
             f"{', '.join(differs).replace('asked_of', 'source')}",
         )
 
-    _mend(folder / ROWS)
+    drop_torn_row(folder / ROWS)
     return earlier
-
-
-def _mend(rows: Path) -> None:
-    """Cut off the last row where it was written in part, or the next row would be glued to it."""
-    written = rows.read_bytes()
-    whole = written.rfind(b"\n") + 1
-    if whole < len(written):
-        with rows.open("r+b") as stream:
-            stream.truncate(whole)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

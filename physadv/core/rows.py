@@ -26,6 +26,14 @@ def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
         os.fsync(stream.fileno())
 
 
+def drop_torn_row(path: str | Path) -> None:
+    """Cut off the last line of the file at ``path`` where it was written in part, or the next row
+    would be glued to it."""
+    with Path(path).open("r+b") as stream:
+        written = stream.read()
+        stream.truncate(written.rfind(b"\n") + 1)
+
+
 def read_rows(path: str | Path) -> Iterator[Row]:
     """Yield the rows of the file at ``path``.
 

@@ -24,6 +24,7 @@ from physadv.attacks.obfuscated import expectation_model
 from physadv.certification.smoothing.certify import ABSTAIN
 from physadv.certification.smoothing.noise import SmoothingNoise
 from physadv.certification.smoothing.sampler import NoiseSampler, SampleRequest
+from physadv.core.files import atomic_path
 from physadv.core.findings import FindingWarning
 from physadv.core.random_streams import derive, generator
 from physadv.core.rows import Row
@@ -83,7 +84,8 @@ class Counterexample:
             "command": command,
             **{f"setting_{key}": str(value) for key, value in facts.items()},
         }
-        np.savez(path, **entries)
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **entries)
         return path
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from physadv.core.errors import DataError, OptionError
 from physadv.core.files import write_json
-from physadv.core.rows import Row, append_rows, read_rows
+from physadv.core.rows import Row, append_rows, drop_torn_row, read_rows
 from physadv.core.tables import read_table
 
 
@@ -48,7 +48,7 @@ class ProgressLog:
             return
         for path, add in ((self._rows_file, self._add), (self._marks_file, self.marks.append)):
             if path.is_file():
-                _drop_torn_line(path)
+                drop_torn_row(path)
                 for row in read_rows(path):
                     add(row)
 
@@ -106,14 +106,6 @@ class ProgressLog:
     def total(self, key: str) -> float:
         """Return the sum of the entry ``key`` of all marks, such as "seconds" or "forwards"."""
         return float(sum(mark.get(key, 0) for mark in self.marks))
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Remove an incomplete last line, left by an interruption, so that the next row gets its
-    own."""
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:

@@ -227,7 +227,7 @@ def test_killed_and_gone_on(place: Path, webcam: Callable[..., Webcam]) -> None:
     )
     _, err = other.communicate(timeout=240)
     assert other.returncode == 1
-    assert "another source" in err
+    assert "--block patch -> clean" in err
     assert "--out" in err
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 from commandline import environment
+from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from physadv.core.errors import OptionError
+from physadv.core.run_folder import locked_folder
 from physadv.patches.bundle import (
     CardPlacement,
     ModelInfo,
@@ -90,6 +93,19 @@ RESULTS = {
     "chart": (("calibrate", "chart"), ("--paper", "letter"), "--paper a4 -> letter"),
     "twin": (TWIN, ("--frames", "2"), "--frames 1 -> 2"),
     "attack": ((*ATTACK, "--eps", "1/255"), ("--eps", "2/255"), "threat"),
+    "evaluate": (
+        ("evaluate", *ATTACK[1:3], "--model", "own:make", "--limit", "2", "--eps", "1/255"),
+        ("--limit", "3"),
+        "",
+    ),
+    "certify": (
+        (
+            *("certify", "--data", "data.npz", "--model", "own:make", "--method", "ibp"),
+            *("--limit", "2", "--eps", "1/255"),
+        ),
+        ("--eps", "2/255"),
+        "",
+    ),
     "transfer": (
         ("patch", "transfer", "stop-sticker-signs-v1", "--model", "signs", "--test-draws", "2"),
         ("--test-draws", "3"),
@@ -125,6 +141,34 @@ def test_a_file_of_somebody_elses_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.pdf").write_text("years of work")
     assert "no record says" in refusal("print", "patch", "--out", "thesis.pdf")
     assert (tmp_path / "thesis.pdf").read_text() == "years of work"
+
+
+OWN = ("--data", "data.npz", "--model", "own:make")
+FOLDER_COMMANDS = (
+    ("attack", *OWN, "--attack", "fgsm", "--eps", "1/255"),
+    ("evaluate", *OWN, "--eps", "1/255"),
+    ("certify", *OWN, "--method", "ibp", "--eps", "1/255"),
+    ("train", "--data", "data.npz", "--defense", "standard"),
+    ("check", "photo.png", "--bundle", "patch", "--locate", "frame"),
+    ("twin", "patch"),
+    ("patch", "--goal", "untargeted", "--size", "100x100"),
+    ("patch", "transfer", "patch", "--model", "signs"),
+    ("study", "masked", "--data", "data.npz"),
+    ("study", "photographed", "--pictures", "patch"),
+    ("demo",),
+)
+
+
+@pytest.mark.parametrize("words", FOLDER_COMMANDS, ids=lambda words: " ".join(words[:2]))
+def test_no_command_writes_among_another_ones_results(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Whatever the command, a folder that another one recorded is refused and left as it is."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "config.toml").write_text('command = "something-else"\n')
+    assert "holds a run of `physadv something else`" in refusal(*words, "--out", "o")
+    assert (tmp_path / "o" / "config.toml").read_text() == 'command = "something-else"\n'
 
 
 def test_a_folder_of_another_command_is_refused() -> None:
@@ -237,3 +281,49 @@ def test_no_lock_is_left_held() -> None:
     assert invoke(*ATTACK, "--eps", "1/255", "--out", "o").exit_code == 0
     refusal(*ATTACK, "--eps", "2/255", "--out", "o")
     assert invoke(*ATTACK, "--eps", "1/255", "--out", "o").exit_code == 0
+
+
+BREAK = """
+import sys
+from pathlib import Path
+from physadv.core.run_folder import locked_folder
+with locked_folder(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_ctrl_c_frees_the_folder(tmp_path: Path) -> None:
+    """An interrupted run leaves neither its lock nor the note of its process."""
+    (tmp_path / "o").mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", BREAK, "o"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(),
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.send_signal(signal.SIGINT)
+    assert holder.wait(timeout=60) != 0
+    assert not (tmp_path / "o" / ".physadv.pid").exists()
+    with locked_folder(tmp_path / "o"):
+        pass
+
+
+def test_an_interrupted_check_is_not_resumed_with_another_box(tmp_path: Path) -> None:
+    """Rows of two boxes never stand in one file: the difference is named."""
+    for block in ("clean", "blank", "patch"):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        image = np.random.default_rng(len(block)).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / "p" / f"{block}.png")
+    words = ("check", "p", "--bundle", "patch", "--locate", "box", "--out", "o", "--box")
+    assert invoke(*words, "8,8,40,40").exit_code == 0
+    assert "already holds" in refusal(*words, "8,8,40,40")
+
+    record = json.loads((tmp_path / "o" / "check.json").read_text())
+    (tmp_path / "o" / "check.json").write_text(json.dumps({**record, "status": "stopped"}))
+    assert "--box 8,8,40,40 -> 9,9,50,50" in refusal(*words, "9,9,50,50")
+    assert invoke(*words, "8,8,40,40", "--timeout", "5").exit_code == 0

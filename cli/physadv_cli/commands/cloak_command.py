@@ -55,6 +55,7 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
 
     Example: physadv cloak photos/ --mode low
     """
+    from physadv.core.run_folder import refuse_other_run
     from physadv.privacy.cloak_task import CloakTask
     from physadv.privacy.photo_cloaker import calm_threads
 
@@ -65,6 +66,8 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
             return
         task.prepare(overwrite=run.overwrite)
         run.take_folder(task.folder)
+        if not run.overwrite:
+            refuse_other_run(task.folder, config, by_command_only=True)
         record_config(task.folder, config)
         with closing(task.run(overwrite=run.overwrite)) as outcomes:
             done = _follow(outcomes, len(task.jobs))
