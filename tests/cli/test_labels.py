@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from physadv.core.errors import DataError, ModelError, OptionError
+from physadv.evaluation.evaluate import evaluate
 from physadv_cli.main import app
 
 MODEL = """
@@ -48,6 +49,8 @@ def unnamed():
 def four():
     return Brightest(4)
 """
+NUMBERED_SIGNS = Path(__file__).parents[1] / "datasets" / "gtsrb-by-number.zip"
+"""One 32x32 px image of each of GTSRB's classes 0 to 14, in folders of these numbers."""
 COMMANDS = {
     "attack": ["attack", "--attack", "fgsm", "--threat", "linf:1/255"],
     "evaluate": ["evaluate", "--threat", "linf:1/255", "--curve", "none"],
@@ -149,6 +152,14 @@ def test_folders_above_nine_are_sorted_by_number(
     assert {Path(row["image"]).parent.name: row["label"] for row in rows} == {
         str(i): i for i in range(15)
     }
+
+
+def test_real_signs_in_numbered_folders_are_recognized() -> None:
+    """GTSRB images in folders 0 to 14 are what `signs` reads in them; sorted as text, 10 before 2,
+    only 0 and 1 would keep their places."""
+    result = evaluate("signs", NUMBERED_SIGNS, "linf:1/255", attack="fgsm")
+    assert result.clean_accuracy.rate >= 14 / 15
+    assert not [finding for finding in result.findings if finding.light != "green"]
 
 
 def test_another_map_is_another_run(place: Path) -> None:

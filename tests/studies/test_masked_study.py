@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from physadv.core.errors import OptionError
 from physadv.core.rows import append_rows, read_rows
+from physadv.datasets import DatasetSummary
 from physadv.report.masked_report import render_masked_report
 from physadv.studies.config import MaskingConfig
 from physadv.studies.gradient_masking.study import (
@@ -100,12 +101,17 @@ def test_report_and_table_name_every_defense(folder: Path) -> None:
     """Both are made from the rows alone."""
     rows = list(read_rows(folder / ROWS))
     page, text = (
-        render_masked_report(masking_table(rows), {"eps": 0.1, "data": "bars", "steps": 2}),
+        render_masked_report(
+            masking_table(rows),
+            {"eps": 0.1, "data": "bars", "steps": 2},
+            DatasetSummary("bars", "npz", "test", ("train", "test")),
+        ),
         masking_markdown(rows),
     )
     for t in masking_table(rows):
         assert t["defence"] in page
         assert t["defence"] in text
+    assert "npz, part test of train, test" in page
     assert "n</th>" in text or "| n |" in text
 
 

@@ -231,6 +231,8 @@ def test_command_writes_weights_card_and_rows(toy: Path, tmp_path: Path) -> None
     card = tomllib.loads((tmp_path / "two" / CARD).read_text())
     assert digests[0] == digests[1] == card["sha256"] == found["sha256"]
     assert card["classes"] == list(NAMES)
+    assert card["data_summary"]["layout"] == "GTSRB"
+    assert card["data_summary"]["class_mapping"]["14"] == "stop"
     assert str(tmp_path) not in (tmp_path / "two" / CARD).read_text()
     assert card["measured"]["held-out tracks"]["right"]["n"] == 6
     assert len(list(read_rows(tmp_path / "two" / ROWS))) == 6
