@@ -74,7 +74,7 @@ def clean_accuracy_findings(
 
     interval = stats.binomtest(correct, n).proportion_ci(_CONFIDENCE, method="exact")
     low, high = float(interval.low), float(interval.high)
-    measured = f"{subject} is {correct} of {n} (95 % interval {low:.1%} to {high:.1%})"
+    measured = f"{subject} is {correct} of {n} (exact 95 % interval {low:.1%} to {high:.1%})"
 
     findings = []
     chance, guess = _chance(classes, labels)
