@@ -1,14 +1,14 @@
 """Coverage and width of intervals for rates over clips, simulated.
 
-    python benchmarks/coverage.py run        # about 8 minutes of one thread
+    python benchmarks/coverage.py run        # about 10 minutes of one thread
     python benchmarks/coverage.py table
 
 ``run`` draws k clips of m frames from three models of how clips differ, each of mean p and a
 correlation within clips, and counts how often each 95 % interval holds p: Gaffke's, which
 :func:`physadv.evaluation.metrics.intervals.clustered_interval` gives, and those that it was chosen
 from. It then films clip after clip until an interval is narrow enough, and counts how often the
-interval at the stop holds p, and how often the interval of a difference holds it. Writes one row a
-setting to benchmarks/coverage.jsonl, ``table`` their summary to benchmarks/coverage.md.
+interval at the stop holds p, how often the interval of a difference holds it, and how often those of
+an average precision and of extra boxes hold theirs. Writes one row a setting to benchmarks/coverage.jsonl, ``table`` their summary to benchmarks/coverage.md.
 
 The ends of Gaffke's and of the betting interval are computed here for many samples at once; a test
 compares them with those of the package.
@@ -28,6 +28,11 @@ from scipy import special, stats
 
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows, read_rows
+from physadv.evaluation.metrics.detection import (
+    average_precision,
+    count_interval,
+    jackknife_interval,
+)
 
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -37,6 +42,7 @@ FOLDER = Path(__file__).resolve().parent
 ROWS, TABLE = FOLDER / "coverage.jsonl", FOLDER / "coverage.md"
 TAIL = 0.025
 CLIPS, FRAMES = (2, 3, 5, 10, 20, 40, 60), (1, 5, 20, 60)
+PARTS = ("fixed", "unequal", "difference", "stop", "detection")
 # A setting with 1 - p mirrors that with p in all three models.
 RATES, CORRELATIONS = (0.02, 0.1, 0.2, 0.5), (0.0, 0.1, 0.3, 0.6, 0.9)
 MODELS = ("beta-binomial", "two points", "rare clips")
@@ -341,6 +347,52 @@ def simulate_differences(model: str) -> Iterator[Row]:
         yield setting | {"coverage": {"mover": float(held.mean())}}
 
 
+def draw_scenes(rng: np.random.Generator, spread: float, draws: int = 8) -> list[Row]:
+    """Draw the scenes of one photo with one object: it is seen with a probability of the photo's
+    own, and boxes beside it are as frequent as the photo has it."""
+    seen, beside = special.expit(1 + rng.normal(0, spread)), rng.gamma(0.5, 0.6)
+    scenes: list[Row] = []
+    for _ in range(draws):
+        hit, extra = bool(rng.random() < seen), int(rng.poisson(beside))
+        scores = [*([float(rng.beta(5, 2))] if hit else []), *rng.beta(2, 3, extra).tolist()]
+        scenes.append({"scores": scores, "hits": [hit] * hit + [False] * extra, "extra": extra})
+    return scenes
+
+
+def simulate_detection(spread: float, samples: int = 200) -> Iterator[Row]:
+    """Yield a row a number of photos: coverage of the intervals of average precision and of extra
+    boxes a picture."""
+    rng = numpy_generator(0, "detection", str(spread))
+    population = [draw_scenes(rng, spread) for _ in range(4000)]
+    truth = _precision([scene for photo in population for scene in photo])
+
+    for k in (3, 5, 10, 20, 40):
+        held = np.zeros(2)
+        for chosen in rng.integers(0, len(population), (samples, k)):
+            scenes = [scene for i in chosen for scene in population[i]]
+            photos = [str(number // 8) for number in range(len(scenes))]
+            ap = jackknife_interval(
+                partial(_precision_of, scenes),
+                photos,
+                n=len(scenes),
+            )
+            extra = count_interval([scene["extra"] for scene in scenes], photos)
+            for number, (found, value) in enumerate(((ap, truth), (extra, 0.3))):
+                held[number] += float(found.low or 0) <= value <= float(found.high or 0)
+        covered = dict(zip(("ap", "extra boxes"), (held / samples).tolist(), strict=True))
+        yield {"part": "detection", "k": k, "spread": spread, "coverage": covered}
+
+
+def _precision_of(scenes: Sequence[Row], chosen: Sequence[int]) -> float:
+    return _precision([scenes[number] for number in chosen])
+
+
+def _precision(scenes: Sequence[Row]) -> float:
+    scores = [score for scene in scenes for score in scene["scores"]]
+    hits = [hit for scene in scenes for hit in scene["hits"]]
+    return average_precision(scores, hits, len(scenes))
+
+
 # Table.
 
 
@@ -399,6 +451,11 @@ def summary(rows: Sequence[Row]) -> str:
         ]
         setting = f"| {row['p']:g} | {row['icc']:g} | {row['aim']:g} | "
         lines.append(setting + " | ".join(cells) + " |")
+
+    lines += ["", "| photos | spread | average precision | extra boxes |", "|---|---|---|---|"]
+    for row in (row for row in rows if row["part"] == "detection"):
+        ap, extra = row["coverage"].values()
+        lines.append(f"| {row['k']} | {row['spread']:g} | {ap:.1%} | {extra:.1%} |")
     return "\n".join(lines)
 
 
@@ -406,7 +463,7 @@ def main() -> None:
     """Simulate, or write the table of the rows."""
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["run", "table"])
-    parser.add_argument("--parts", nargs="+", default=["fixed", "unequal", "difference", "stop"])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS))
     options = parser.parse_args()
 
     if options.command == "run":
@@ -425,6 +482,8 @@ def main() -> None:
                 simulate_stops(MODELS[0], p, icc, aim)
                 for p, icc, aim in itertools.product((0.5, 0.8, 0.95), (0.1, 0.3, 0.6), (0.2, 0.3))
             ]
+        if "detection" in options.parts:
+            rows += [row for spread in (1.0, 2.5) for row in simulate_detection(spread)]
         ROWS.unlink(missing_ok=True)
         append_rows(ROWS, rows)
 

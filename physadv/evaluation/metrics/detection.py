@@ -230,8 +230,8 @@ def jackknife_interval(
 
     The standard error is that of leaving out one group in turn (Tukey 1958), with the quantile of
     t. As in Gaffke's interval for a mean, one further group that has the worst value shifts the
-    lower end, and one that has the best value the upper end. Simulated, it covered 96 to 99 % for 3
-    to 40 photos.
+    lower end, and one that has the best value the upper end. Simulated, it covered 94.5 to 100 %
+    for 3 to 40 photos (``benchmarks/coverage.py``).
 
     Args:
         statistic: Function of line numbers.
@@ -260,7 +260,8 @@ def count_interval(counts: Sequence[float], groups: Sequence[str]) -> IntervalEs
 
     It is :func:`physadv.evaluation.metrics.intervals.clustered_interval` of the counts as shares of
     a limit. A count has none; here it is twice the mean of the worst group, and at least 1.
-    Simulated with gamma-distributed means of groups, it covered 94 % or more for 3 to 60 photos.
+    Simulated with gamma-distributed means of groups, it covered 96 % or more for 3 to 40 photos
+    (``benchmarks/coverage.py``).
 
     Args:
         counts: Count of each picture, at least 0.
