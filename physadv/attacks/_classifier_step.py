@@ -48,7 +48,8 @@ def frozen_eval(*models: object) -> Iterator[None]:
     Gradients are enabled within, so that inputs can be differentiated.
     """
     modules = [m for model in models for m in modules_of(model)]
-    modes = [(m, m.training) for root in modules for m in root.modules()]
+    parts = [part for root in modules for part in root.modules()]
+    modes = [(part, part.training) for part in parts if hasattr(part, "training")]
     flags = [(p, p.requires_grad) for root in modules for p in root.parameters()]
 
     try:

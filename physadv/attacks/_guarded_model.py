@@ -49,6 +49,10 @@ class GuardedModel:
 
     Args:
         model: Model under attack.
+
+    Attributes:
+        source: The model, or its log-probabilities where it returns probabilities.
+        classes: Number of the model's classes, 0 until it is opened.
     """
 
     def __init__(self, model: Classifier) -> None:
@@ -56,6 +60,7 @@ class GuardedModel:
         self.source: Classifier = model
         self.observations = Observations()
         self.findings: list[Finding] = []
+        self.classes = 0
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return logits (b, classes) of ``images`` (b, ...)."""
@@ -91,6 +96,7 @@ class GuardedModel:
             OptionError: A label or target is not a class of the model.
         """
         first, written = self._first_output(images)
+        self.classes = first.shape[1]
         for name, classes in (("label", labels), ("target", targets)):
             highest = -1 if classes is None else int(classes.max())
             if highest >= first.shape[1]:
@@ -99,6 +105,15 @@ class GuardedModel:
                     f"the model has {first.shape[1]} classes, numbered from 0",
                     "Number the classes as the model does",
                 )
+        own = 0 if targets is None else int((targets == labels).sum())
+        if own:
+            self.findings.append(
+                Finding(
+                    "target-is-label",
+                    f"the target of {own} of {len(images)} images is their true class",
+                    "Leave them out: they count as successes without any change",
+                )
+            )
         if written:
             self.findings.append(
                 Finding(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
+import torch
 from torch import Tensor
 
+from physadv.attacks._classifier_step import frozen_eval
 from physadv.attacks._fused_model import FusedModel
-from physadv.attacks._gate import Limits, gate
+from physadv.attacks._gate import Gate, Limits, gate
 from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
@@ -93,6 +95,7 @@ def open_inputs(
         targets = settings.get("targets")
         also = (settings.get("surrogates"), settings.get("speed"))
         with gate(classifier, pixels, truth, targets, also=also) as batch:
+            _open_surrogates(batch, settings.get("surrogates") or ())
             found = attack(batch.model, batch.images, batch.labels, *args, **settings)
             any_class = targets is None or settings.get("any_class", False)
             criterion = Misclassification(truth) if any_class else success_criterion(truth, targets)
@@ -121,10 +124,25 @@ def _parsed(attack: Callable[..., Any], options: Mapping[str, Any], images: Tens
         raise OptionError(
             f"index of shape {tuple(index.shape)}", f"({len(images)},)", "Give a number an image"
         )
+    if settings.get("keep", "loss") not in ("success", "loss"):
+        raise OptionError(f"keep {settings['keep']!r}", "success or loss", "Choose one of these")
     for name, (low, high, whole) in _RANGES.items():
         if settings.get(name) is not None:
             _check_number(name, settings[name], low, high, whole)
     return settings
+
+
+def _open_surrogates(batch: Gate, surrogates: Sequence[GuardedModel]) -> None:
+    """Run every surrogate once. Raises OptionError for other classes than the model's."""
+    for surrogate in surrogates if len(batch.images) else ():
+        with frozen_eval(surrogate), torch.no_grad():
+            surrogate.open(batch.images, batch.labels, None)
+        if surrogate.classes != batch.model.classes:
+            raise OptionError(
+                f"a surrogate of {surrogate.classes} classes",
+                f"the model has {batch.model.classes}",
+                "Choose surrogates of the model's own classes",
+            )
 
 
 def _check_number(name: str, value: Any, low: float, high: float, whole: bool) -> None:

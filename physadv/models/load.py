@@ -296,7 +296,8 @@ def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> 
 
 def _copied(module: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(module)
+        with torch.no_grad():  # a copy of TorchScript would hang on the original's graph
+            return copy.deepcopy(module)
     except (RuntimeError, TypeError) as error:
         raise ModelError(
             type(module).__name__,

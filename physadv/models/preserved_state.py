@@ -57,7 +57,8 @@ class PreservedState:
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         # Wrappers of compiled code list their modules more than once.
         parts = {id(part): part for root in modules for part in root.modules()}
-        self._modes = [(part, part.training) for part in parts.values()]
+        # A frozen TorchScript module has no mode.
+        self._modes = [(p, p.training) for p in parts.values() if hasattr(p, "training")]
         self._tables = [
             (table, dict(table))
             for part in parts.values()

@@ -299,3 +299,41 @@ def test_no_attack_is_left_out() -> None:
     others = {"AttackResult", "DiverseInputs", "SurrogateEnsemble", "UniversalResult"}
     named = {name.split("-")[0] for name in ATTACKS}
     assert set(attacks.__all__) - others - {"apply_change"} == named - {"ensemble"}
+
+
+def test_surrogates_of_other_classes_and_targets_that_are_labels_are_told() -> None:
+    """A surrogate of fewer classes is refused; a target that is the label carries a finding."""
+    images, labels = batch()
+    fewer = nn.Sequential(nn.Flatten(), nn.Linear(108, 5))
+    with pytest.raises(PhysadvError, match="surrogate of 5 classes: the model has 3"):
+        attacks.mi_fgsm(Net(), images, labels, eps=EPS, surrogates=[fewer])
+    attack = partial(attacks.pgd, eps=EPS)
+    with pytest.raises(PhysadvError, match="surrogate of 5 classes: the model has 3"):
+        attacks.transfer_attack(Net(), images, labels, surrogates=[fewer], attack=attack)
+    with pytest.warns(FindingWarning, match="target of 7 of 7 images"):
+        attacks.pgd(Net(), images, labels, eps=EPS, targets=labels, steps=1)
+    with pytest.raises(PhysadvError, match="keep"):
+        attacks.pgd(Net(), images, labels, eps=EPS, keep="worst")  # type: ignore[arg-type]
+
+
+def test_saturated_surrogates_are_attacked_by_their_logarithm() -> None:
+    """A surrogate whose softmax rounds to 0 and 1 transfers as its logits do."""
+    images, labels = batch()
+    hidden = Wrapped(KINDS["saturated softmax"].around, None)
+    by_logits = attacks.mi_fgsm(Net(), images, labels, eps=0.3, surrogates=[Net()])
+    by_softmax = attacks.mi_fgsm(Net(), images, labels, eps=0.3, surrogates=[hidden])
+    assert by_logits.success.sum() >= 5
+    assert torch.equal(by_logits.success, by_softmax.success)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_scripted_and_frozen_modules_are_attacked_too() -> None:
+    """TorchScript, frozen as well, which has no training mode."""
+    images, labels = batch()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(108, 3)).eval()
+    labels = net(images).argmax(1)
+    plain = attacks.pgd(net, images, labels, eps=EPS, steps=3)
+    scripted = torch.jit.script(net)
+    for module in (scripted, torch.jit.freeze(scripted)):
+        found = attacks.pgd(module, images, labels, eps=EPS, steps=3)
+        torch.testing.assert_close(found.images, plain.images, rtol=0, atol=1e-6)

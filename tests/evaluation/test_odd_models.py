@@ -128,3 +128,14 @@ def test_attacks_of_ones_own_get_copies_and_are_judged() -> None:
     inside = images + (0.5 - images).clamp(-0.001, 0.001)
     broken = int((Net()(inside).argmax(1) != labels).sum())
     assert round(result.robust_accuracy.rate * 5) == 5 - broken
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_a_scripted_module_is_evaluated_like_the_module() -> None:
+    """TorchScript is copied without its graph."""
+    images, _ = batch(8)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 3))
+    labels = net(images).argmax(1)
+    plain = physadv.evaluate(net, (images, labels), "linf:0.02", attack="pgd")
+    scripted = physadv.evaluate(torch.jit.script(net), (images, labels), "linf:0.02", attack="pgd")
+    assert scripted.robust_accuracy == plain.robust_accuracy
