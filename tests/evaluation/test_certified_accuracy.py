@@ -24,6 +24,7 @@ from physadv.evaluation.progress_log import ProgressLog
 from physadv.evaluation.samples import EvaluationSamples, choose_samples
 from physadv.models.cards import ModelCard
 from physadv.models.load import as_model
+from physadv.models.resizing import InputResizing
 from physadv.training.loop import seed_all
 
 SIDE = 6
@@ -155,7 +156,9 @@ def test_a_patch_certificate_claims_the_smaller_side_of_what_it_proves(
 
     defense = PatchCleanser(brightness, patch=(3, 2), masks=3)
     monkeypatch.setattr(
-        certified_accuracy, "certified_defense", lambda model: (defense, (SIDE, SIDE))
+        certified_accuracy,
+        "certified_defense",
+        lambda model: (defense, InputResizing((SIDE, SIDE))),
     )
     certifier = certified_accuracy.PatchCertifier(as_model(net(), classes=["0", "1", "2"]))
     rows = certifier.rows(
