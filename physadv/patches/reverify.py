@@ -10,7 +10,7 @@ from typing import Any
 from physadv.core.errors import BundleError, DataError
 from physadv.eot.presets import is_import_path, ranges_from_table
 from physadv.eot.ranges import NOTHING, EotRanges
-from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.load import is_built_in
 from physadv.patches.bundle import PatchBundle
@@ -153,8 +153,9 @@ def verify_bundle(
 ) -> VerifyOutcome:
     """Measure a bundle's held-out success again and compare it with its card.
 
-    On the card's own draws the two agree where the new rate lies in the card's interval; on other
-    draws, or another number of them, where the two intervals overlap.
+    On the card's own draws, whose photos are the same, the two agree where the new rate lies in
+    Wilson's interval of the card's; on other draws, or another number of them, where the two
+    intervals overlap.
 
     Args:
         bundle: The bundle.
@@ -193,7 +194,9 @@ def verify_bundle(
     if fresh or draws != config.test_draws:
         agrees = now.low <= claimed.high and claimed.low <= now.high
     else:
-        agrees = claimed.low - 1e-9 <= now.rate <= claimed.high + 1e-9
+        # The draws are the same, so their photos, however few, are no source of chance.
+        same = wilson_interval(round(claimed.rate * claimed.n), claimed.n)
+        agrees = same.low - 1e-9 <= now.rate <= same.high + 1e-9
     return VerifyOutcome(claimed, measured, agrees)
 
 
