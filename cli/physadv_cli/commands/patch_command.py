@@ -137,6 +137,10 @@ def run_patch(
         result["detection"] = {
             block: rates.as_dict() for block, rates in measured.detection.items()
         }
+    doubt = _controls_doubt(measured)
+    if doubt:
+        result["doubt"] = doubt
+        console.print(f"warning: {doubt}: its success does not show what the patch does")
     summary = (
         f"held-out draws (simulated): sticker succeeds in {measured.success}; blank sticker "
         f"{measured.blank_success}; clean control recognized {measured.clean_recognised}\n"
@@ -144,6 +148,21 @@ def run_patch(
         f"bundle: {bundle.folder}\nnext: physadv print {bundle.folder}"
     )
     return result, summary
+
+
+def _controls_doubt(measured: PatchMeasurement) -> str:
+    """Why the controls leave the success of a patch in doubt, by the check's own limit; "" where
+    they do not."""
+    from physadv.check.rates import CONTROL_FLOOR
+
+    clean, blank = measured.clean_recognised, measured.blank_recognised
+    if clean.rate < CONTROL_FLOOR:
+        return f"the clean control is recognized in {clean} only"
+    if blank.rate < CONTROL_FLOOR:
+        return f"with a blank sticker the truth is recognized in {blank} only"
+    if measured.blank_success.n and measured.blank_success.rate > 1 - CONTROL_FLOOR:
+        return f"a blank sticker alone meets the goal in {measured.blank_success}"
+    return ""
 
 
 def _optimize(run: PatchRun) -> bool:
