@@ -108,6 +108,14 @@ SWITCHES: dict[str, Any] = {
             rich_help_panel="Output",
         ),
     ],
+    "force": Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Go on where the clean or the blank control is not valid.",
+            rich_help_panel="Optimization",
+        ),
+    ],
     "dry_run": Annotated[
         bool,
         typer.Option(

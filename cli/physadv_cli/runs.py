@@ -74,6 +74,7 @@ class RunOptions:
     threads: int | None = 0
     """CPU threads of torch; 0 leaves the number to torch, None leaves torch alone."""
     overwrite: bool = False
+    force: bool = False
     dry_run: bool = False
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False)
     """What is released when the command ends, such as the lock of the run's folder."""

@@ -17,9 +17,8 @@ from physadv.evaluation.metrics.intervals import (
     difference_interval,
     sequential_interval,
 )
+from physadv.patches.controls import CONTROL_FLOOR
 
-CONTROL_FLOOR = 0.9
-"""Share of true verdicts that a control needs for failures to be attributed to the patch."""
 FEW_CLIPS = 10
 
 

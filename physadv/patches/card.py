@@ -6,11 +6,14 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from physadv.core.findings import Finding
+from physadv.core.lights import worst_light
 from physadv.eot.mask_shapes import area_share
 from physadv.eot.scenes.load import SceneSources
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CardPlacement, ModelInfo, PatchCard, PatchInfo, PatchSize
 from physadv.patches.config import ANYWHERE, PROFILES, PatchConfig
+from physadv.patches.controls import control_findings
 from physadv.patches.optimize import PatchMeasurement
 from physadv.patches.photo_sources import object_share, pose_of
 from physadv.patches.task import PatchTask
@@ -27,6 +30,7 @@ def make_card(
     measured: PatchMeasurement,
     *,
     steps_done: int,
+    forced: bool = False,
 ) -> PatchCard:
     """Return the card of a patch.
 
@@ -36,6 +40,7 @@ def make_card(
         model: Model that it was optimized on.
         measured: Its rates on held-out draws.
         steps_done: Steps that were made.
+        forced: Whether it was made although its controls, measured before, were not valid.
 
     Returns:
         The card; checksum and run id are filled in by :func:`physadv.patches.bundle.write_bundle`.
@@ -55,6 +60,13 @@ def make_card(
     settings = {k: v for k, v in config.as_card_table().items() if v is not None}
     settings["device"] = str(task.device)
     copies = {name: f"{name}.json" for name in PROFILES if name in settings}
+    findings = patch_findings(measured)
+    doubts: dict[str, Any] = {
+        "light": worst_light(finding.light for finding in findings),
+        "doubts": [finding.as_dict() for finding in findings],
+    }
+    if forced:
+        doubts["forced"] = True
     outcome = {"steps_done": steps_done, "score_threshold": task.goal.score_threshold}
     return PatchCard(
         patch=info,
@@ -63,8 +75,15 @@ def make_card(
         victim=ModelInfo(model.card.name, model.card.task, model.card.sha256),
         eot=task.ranges.as_dict(),
         optimisation={**settings, **copies, **config.profile_checksums(), **outcome},
-        heldout=heldout_table(task.scene_sources, measured),
+        heldout={**heldout_table(task.scene_sources, measured), **doubts},
         versions={name: version(name) for name in _RECORDED_PACKAGES},
+    )
+
+
+def patch_findings(measured: PatchMeasurement) -> list[Finding]:
+    """Return what the controls of ``measured`` say against its success."""
+    return control_findings(
+        measured.clean_recognised, measured.blank_recognised, measured.blank_success
     )
 
 

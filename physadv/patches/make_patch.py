@@ -40,6 +40,7 @@ def make_patch(
     model: nn.Module | str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    force: bool = False,
     on_progress: Callable[[PatchProgress], None] | None = None,
     **settings: Any,
 ) -> PatchBundle:
@@ -55,6 +56,7 @@ def make_patch(
             :func:`physadv.as_model`.
         out: Folder of the run and its bundle; None makes ``runs/<utc>-patch``.
         overwrite: Whether a finished bundle of another configuration may be replaced.
+        force: Whether to go on where the clean or the blank control is not valid.
         on_progress: Called after every step.
         **settings: Fields of :class:`PatchConfig` that overrule ``config``, such as ``goal``,
             ``steps`` or ``size_mm``.
@@ -83,7 +85,9 @@ def make_patch(
         chosen = replace(chosen, model=model)
 
     folder = Path("runs") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-patch"
-    run = PatchRun(chosen, folder if out is None else Path(out), overwrite=overwrite, model=loaded)
+    target = folder if out is None else Path(out)
+    run = PatchRun(chosen, target, overwrite=overwrite, force=force, model=loaded)
+    run.check_controls()
     for progress in run.steps():
         if on_progress is not None:
             on_progress(progress)

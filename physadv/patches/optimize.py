@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -48,6 +49,8 @@ class PatchProgress:
         loss: Loss of the step.
         success: Success of ``patch`` on the validation draws, on steps where it was measured.
         state: State of the optimizer, to resume from.
+        best_rate: Success of ``best`` among the validation draws whose clean control is recognized,
+            as :func:`measure_patch` counts it; None before the first validation.
     """
 
     step: int
@@ -57,6 +60,7 @@ class PatchProgress:
     loss: float
     success: float | None
     state: object
+    best_rate: RateInterval | None = None
 
 
 def render_scenes(
@@ -170,14 +174,25 @@ def optimize_patch(
         start=start,
         state=state,
     )
+    best_rate = None
     for step in loop:
         success = None
         if step.index % validate_every == 0 or step.index == steps:
             success = validation_success(task, step.patch, validation_draws)
-            if success >= best_success:
+            is_best = success >= best_success
+            if is_best:
                 best_patch, best_success = step.patch, success
+            if is_best or best_rate is None:  # None as well after a resumed run's start
+                best_rate = validation_rate(task, best_patch, validation_draws)
         yield PatchProgress(
-            step.index, step.patch, best_patch, best_success, step.loss, success, step.state
+            step.index,
+            step.patch,
+            best_patch,
+            best_success,
+            step.loss,
+            success,
+            step.state,
+            best_rate,
         )
 
 
@@ -235,6 +250,28 @@ def validation_success(task: PatchTask, patch: Tensor, count: int) -> float:
     return (successes + 1e-3 * doubt) / max(judged, 1)
 
 
+def validation_rate(task: PatchTask, patch: Tensor, count: int) -> RateInterval:
+    """Return the success of ``patch`` among the valid ones of ``count`` validation draws.
+
+    It is counted as :func:`measure_patch` counts it in the end, on other draws.
+    """
+    return measure_patch(task, patch, draws=count, part="validation").success
+
+
+def measure_controls(task: PatchTask, draws: int = 128) -> PatchMeasurement:
+    """Measure the clean and the blank control on validation draws, before there is a patch.
+
+    Args:
+        task: The patch problem.
+        draws: Number of scenes and draws.
+
+    Returns:
+        The rates; a blank patch stands in the place of the patch.
+    """
+    blank = torch.full((1, 3, *task.mask.shape[-2:]), _paper_of(task), device=task.device)
+    return measure_patch(task, blank, draws=draws, part="validation")
+
+
 def to_8bit(task: PatchTask, patch: Tensor) -> Tensor:
     """Return ``patch`` as its PNG stores it: in the palette of ``task``, if any, and in 8 bits."""
     return eight_bit(task.appearance.to(patch.device).printed(patch))
@@ -275,16 +312,18 @@ def measure_patch(
     *,
     draws: int = 400,
     name: str = "test",
+    part: Literal["test", "validation"] = "test",
     model: int = 0,
     report: Callable[[int], None] | None = None,
 ) -> PatchMeasurement:
-    """Measure a patch on the test scenes, with a clean and a blank control.
+    """Measure a patch on held-out scenes, with a clean and a blank control.
 
     Args:
         task: The patch problem.
         patch: Patch (1, 3, ph, pw) in [0, 1]; measured in 8 bits.
         draws: Number of scenes and draws.
-        name: Name of their random stream.
+        name: Name of their random stream; that of ``part`` for validation scenes.
+        part: Scenes: "test", or "validation" for the draws that choose the best patch.
         model: Number of the task's model that judges.
         report: Called with the number of draws so far.
 
@@ -299,19 +338,25 @@ def measure_patch(
         >>> measured.clean_recognised.n
         8
     """
-    # Through a measured printer, bare paper is what white prints as.
-    paper = BLANK_LEVEL if task.colors is None else 1.0
-    textures = {"blank": torch.full_like(patch, paper), "patch": to_8bit(task, patch)}
+    textures = {"blank": torch.full_like(patch, _paper_of(task)), "patch": to_8bit(task, patch)}
+    source, stream = task.scene_sources.test, name
+    if part == "validation":
+        source, stream = task.scene_sources.validation, part
 
     rows: list[Row] = []
     batch = _batch_size(task)
     for first in range(0, draws, batch):
         size = min(batch, draws - first)
-        scenes = sample_scenes(task, task.scene_sources.test, size, name, first)
-        rows += _judged_rows(task, model, textures, scenes, (name, first))
+        scenes = sample_scenes(task, source, size, stream, first)
+        rows += _judged_rows(task, model, textures, scenes, (stream, first))
         if report is not None:
             report(first + size)
     return summarize_rows(rows, by_group=task.scene_sources.kind == "photos")
+
+
+def _paper_of(task: PatchTask) -> float:
+    """sRGB value of bare paper: through a measured printer, what white prints as."""
+    return BLANK_LEVEL if task.colors is None else 1.0
 
 
 def _judged_rows(

@@ -12,14 +12,17 @@ from torch import Tensor
 
 from physadv.core.errors import OptionError
 from physadv.core.files import atomic_path
+from physadv.core.findings import Finding
 from physadv.core.random_streams import derive
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, write_bundle
-from physadv.patches.card import make_card, rates_table
+from physadv.patches.card import make_card, patch_findings, rates_table
 from physadv.patches.config import PROFILES, PatchConfig
+from physadv.patches.controls import refuse_invalid
 from physadv.patches.optimize import (
     PatchMeasurement,
     PatchProgress,
+    measure_controls,
     measure_patch,
     optimize_patch,
     to_8bit,
@@ -39,6 +42,7 @@ class PatchRun:
         config: What to optimize.
         out: Folder of checkpoint and bundle, created when first written to.
         overwrite: Whether a finished bundle of another configuration may be replaced.
+        force: Whether to go on where the controls are not valid.
         model: Model in place of the one that the configuration names.
 
     Raises:
@@ -53,15 +57,29 @@ class PatchRun:
         out: Path,
         *,
         overwrite: bool = False,
+        force: bool = False,
         model: LoadedModel | None = None,
     ) -> None:
         if not overwrite:
             refuse_other_result(config, out)
-        self.config, self.out = config, out
+        self.config, self.out, self.force = config, out, force
         self.task = PatchTask.from_config(config, model=model)
         self.model = self.task.loaded_model
         self.resumed_at = 0
+        self._is_forced = False
         self._last: PatchProgress | None = None
+
+    def check_controls(self) -> list[Finding]:
+        """Measure the clean and the blank control, before any step, and return what they say.
+
+        Raises:
+            OptionError: A control is not valid, and ``force`` is off.
+        """
+        findings = patch_findings(measure_controls(self.task))
+        if not self.force:
+            refuse_invalid(findings)
+        self._is_forced = any(finding.light == "red" for finding in findings)
+        return findings
 
     def steps(self, *, validate_every: int = 50) -> Iterator[PatchProgress]:
         """Run the remaining steps and yield the state after each.
@@ -113,7 +131,14 @@ class PatchRun:
 
         best = to_8bit(self.task, last.best if last.best_success >= 0 else last.patch)
         measured = measure_patch(self.task, best, draws=self.config.test_draws, report=report)
-        card = make_card(self.config, self.task, self.model, measured, steps_done=last.step)
+        card = make_card(
+            self.config,
+            self.task,
+            self.model,
+            measured,
+            steps_done=last.step,
+            forced=self._is_forced,
+        )
         card.heldout.update(self._further_models(best))
         bundle = write_bundle(
             self.out,

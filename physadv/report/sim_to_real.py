@@ -13,7 +13,6 @@ from markupsafe import Markup
 
 from physadv.check.folder import ROWS
 from physadv.check.rates import (
-    CONTROL_FLOOR,
     BlockRates,
     control_doubt,
     ended_by_data,
@@ -25,6 +24,7 @@ from physadv.evaluation.metrics.intervals import (
     RateInterval,
     difference_interval,
 )
+from physadv.patches.controls import CONTROL_FLOOR
 from physadv.report.check_folder import read_check
 from physadv.report.design import MUTED
 from physadv.report.svg import WIDTH, block_marker, percent_axis, svg_chart, svg_line, svg_text

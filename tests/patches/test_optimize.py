@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.patches import optimize
 from physadv.patches.config import PatchConfig
 from physadv.patches.optimize import PatchProgress, optimize_patch
@@ -68,6 +69,7 @@ def test_every_training_scene_shows_the_palette(
 
     monkeypatch.setattr(optimize, "render_scenes", watched)
     monkeypatch.setattr(optimize, "validation_success", lambda *_: 0.0)
+    monkeypatch.setattr(optimize, "validation_rate", lambda *_: wilson_interval(0, 1))
     list(progress(task, 3))
     assert task.appearance.palette is not None
     colors = {tuple(c) for c in (task.appearance.palette * 255).round().int().tolist()}

@@ -13,7 +13,7 @@ from physadv.patches.config import PatchConfig
 from physadv.patches.measure_config import TransferConfig, VerifyConfig
 from physadv_cli.configured import Override, from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
-from physadv_cli.runs import RunOptions, console, default_folder, open_run
+from physadv_cli.runs import RunOptions, console, default_folder, open_run, print_findings
 
 if TYPE_CHECKING:
     from physadv.patches.bundle import PatchBundle
@@ -46,6 +46,7 @@ def register(root: typer.Typer, panel: str) -> None:
             "model": Override(Models, ["signs"]),
             "weights": Override(WeightFiles, NO_WEIGHTS),
         },
+        switches=("force",),
     )
     app.command(DEFAULT, cls=DefaultCommand)(optimize)
     app.command("verify", short_help="Measure a bundle again and compare it with its card.")(
@@ -66,7 +67,9 @@ def patch(config: PatchConfig, run: RunOptions) -> None:
     """Optimize a universal patch or sticker under expectation over transformation; write a bundle.
 
     Ctrl-C keeps the best patch so far; the same command with the same --out resumes. A finished
-    bundle of another configuration is not replaced unless --overwrite is given.
+    bundle of another configuration is not replaced unless --overwrite is given. The clean and the
+    blank control are measured first; where one is not valid, nothing is made unless --force is
+    given.
 
     See also: `physadv patch verify -h` measures a bundle again; `physadv patch transfer -h` tries
     bundles on other models.
@@ -85,7 +88,7 @@ def patch(config: PatchConfig, run: RunOptions) -> None:
     """
     folder = run.take_folder(run.out or default_folder("patch"))
     run.make_room(folder, config, lambda folder: None)  # PatchRun compares the bundle itself
-    result, summary = run_patch(config, folder, overwrite=run.overwrite)
+    result, summary = run_patch(config, folder, overwrite=run.overwrite, force=run.force)
     run.finish(result, summary)
 
 
@@ -97,7 +100,7 @@ def _join_models(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_patch(
-    config: PatchConfig, folder: Path, *, overwrite: bool = False
+    config: PatchConfig, folder: Path, *, overwrite: bool = False, force: bool = False
 ) -> tuple[dict[str, Any], str]:
     """Run or resume an optimization with progress.
 
@@ -105,16 +108,19 @@ def run_patch(
         config: what to optimize.
         folder: the run's folder.
         overwrite: whether a finished bundle of another configuration may be replaced.
+        force: whether to go on where the controls are not valid.
 
     Returns:
         What ``--json`` prints, and the summary for people.
     """
     from physadv.patches.patch_run import PatchRun
 
-    run = PatchRun(config, folder, overwrite=overwrite)
+    run = PatchRun(config, folder, overwrite=overwrite, force=force)
+    controls = run.check_controls()
     open_run("patch", folder, config.as_table())
     for note in run.task.scene_sources.notes:
         console.print(note, style="dim")
+    print_findings([finding.as_dict() for finding in controls])
     stopped = _optimize(run)
     if run.resumed_at:
         console.print(f"resumed at step {run.resumed_at}")
@@ -122,7 +128,7 @@ def run_patch(
         console.print("stopped; measuring and keeping the best patch so far")
 
     bundle, measured = _measure(run)
-    result = {
+    result: dict[str, Any] = {
         "bundle": str(bundle.folder),
         "preview": str(bundle.folder / "preview.png"),
         "success": measured.success.as_dict(),
@@ -130,6 +136,8 @@ def run_patch(
         "clean_recognised": measured.clean_recognised.as_dict(),
         "blank_recognised": measured.blank_recognised.as_dict(),
         "patch_recognised": measured.patch_recognised.as_dict(),
+        "doubts": bundle.card.heldout["doubts"],
+        "light": bundle.card.heldout["light"],
         "area_share": bundle.card.placement.area_share,
         "stopped": stopped,
     }
@@ -137,10 +145,7 @@ def run_patch(
         result["detection"] = {
             block: rates.as_dict() for block, rates in measured.detection.items()
         }
-    doubt = _controls_doubt(measured)
-    if doubt:
-        result["doubt"] = doubt
-        console.print(f"warning: {doubt}: its success does not show what the patch does")
+    print_findings(result["doubts"])
     summary = (
         f"held-out draws (simulated): sticker succeeds in {measured.success}; blank sticker "
         f"{measured.blank_success}; clean control recognized {measured.clean_recognised}\n"
@@ -148,21 +153,6 @@ def run_patch(
         f"bundle: {bundle.folder}\nnext: physadv print {bundle.folder}"
     )
     return result, summary
-
-
-def _controls_doubt(measured: PatchMeasurement) -> str:
-    """Why the controls leave the success of a patch in doubt, by the check's own limit; "" where
-    they do not."""
-    from physadv.check.rates import CONTROL_FLOOR
-
-    clean, blank = measured.clean_recognised, measured.blank_recognised
-    if clean.rate < CONTROL_FLOOR:
-        return f"the clean control is recognized in {clean} only"
-    if blank.rate < CONTROL_FLOOR:
-        return f"with a blank sticker the truth is recognized in {blank} only"
-    if measured.blank_success.n and measured.blank_success.rate > 1 - CONTROL_FLOOR:
-        return f"a blank sticker alone meets the goal in {measured.blank_success}"
-    return ""
 
 
 def _optimize(run: PatchRun) -> bool:
@@ -174,8 +164,8 @@ def _optimize(run: PatchRun) -> bool:
         work = progress.add_task("optimizing", total=run.config.steps, note="")
         try:
             for step in run.steps():
-                if step.success is not None:
-                    success = f"{step.best_success:.0%}"
+                if step.best_rate is not None:
+                    success = f"{step.best_rate.rate:.0%} of {step.best_rate.n} valid draws"
                 note = f"loss {step.loss:.3f}  held-out success {success}"
                 progress.update(work, completed=step.step, note=note)
         except KeyboardInterrupt:
