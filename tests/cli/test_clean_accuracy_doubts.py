@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commandline import write_colors
+import torch
+from commandline import physadv, write_colors
 from typer.testing import CliRunner
 
 from physadv_cli.main import app
@@ -99,3 +100,48 @@ def test_training_on_noise_is_in_doubt(tmp_path: Path) -> None:
     assert "clean accuracy is" in terminal
     card = tomllib.loads((out / "model.safetensors.toml").read_text())
     assert card["doubts"] == result["doubts"]
+
+
+class Brightest(torch.nn.Module):
+    """Logits blue, green, red: the mean of each channel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 20 * x.mean((2, 3)).flip(1)
+
+
+@pytest.mark.parametrize(
+    ("command", "model", "light", "finding"),
+    [
+        ("attack", "color_order:rotated", "red", "nothing-right"),
+        ("bounds", "color_order:rotated", "red", "nothing-right"),
+        ("evaluate", "color_order:swapped", "amber", "at-chance"),
+        ("attack", "net.pt", "amber", "below-card"),
+        ("smoothing", "net.pt", "amber", "below-card"),
+    ],
+)
+def test_doubts_in_a_process_of_its_own(
+    place: Path, command: str, model: str, light: str, finding: str
+) -> None:
+    """As a user types it: the light in JSON and on the page, the finding on the terminal."""
+    with (place / "color_order.py").open("a") as file:
+        file.write(
+            "\ndef swapped():  # blue and green change places\n    return Colors([1, 2, 0])\n"
+        )
+    torch.jit.script(Brightest()).save(str(place / "net.pt"))
+    sidecar = 'classes = ["blue", "green", "red"]\naccuracy = "99.0%"\n'
+    (place / "net.pt.toml").write_text(sidecar)
+    if model == "net.pt":  # 18 of 24 right: below the card, and no guess
+        for i in range(6):
+            source = place / "data" / "green" / f"{i}.png"
+            (place / "data" / "red" / f"{i}.png").write_bytes(source.read_bytes())
+
+    words = [*COMMANDS[command], "--model", model, "--data", "data", "--out", "run", "--json"]
+    done = physadv(place, *words)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["light"], result["doubts"][0]["name"]) == (light, finding)
+    word = "not valid" if light == "red" else "warning"
+    assert f"{word} {finding}: clean accuracy is" in " ".join(done.stderr.split())
+    page = (place / "run" / "report.html").read_text()
+    assert "self-checks passed" not in page
+    assert f"<b>{finding}</b>" in page
