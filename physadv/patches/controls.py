@@ -42,8 +42,8 @@ def control_findings(
         findings.append(
             Finding(
                 "clean-control",
-                f"without a patch the true class is recognized in only {clean_recognised} of the "
-                f"draws ({CONTROL_FLOOR:.0%} is needed for a claim)",
+                f"without a patch the true class is recognized in only {clean_recognised} "
+                f"({CONTROL_FLOOR:.0%} is needed for a claim)",
                 "Check class, scenes, image size and weights, or narrow the distances and angles",
                 "red" if clean_recognised.high < _HALF else "amber",
             )
@@ -53,8 +53,8 @@ def control_findings(
         findings.append(
             Finding(
                 "blank-control",
-                f"a blank patch of its shape alone meets the goal in {blank_success} and leaves "
-                f"the true class recognized in {blank_recognised} of the draws "
+                f"a blank patch of its shape alone meets the goal in {blank_success}, "
+                f"and with it the true class is recognized in {blank_recognised} "
                 f"({CONTROL_FLOOR:.0%} is needed for a claim)",
                 "Make the patch smaller, or place it where it covers less",
                 "red" if blank_success.n and blank_success.low > _HALF else "amber",

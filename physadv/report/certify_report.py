@@ -101,7 +101,7 @@ def certified_curve(rows: Sequence[Row], norm: str, requested: float = 0.0) -> M
     widest = (max([*steps, requested]) or 1.0) * 1.05
     rates = [wilson_interval(sum(h >= s for h in radii), len(rows)) for s in steps]
 
-    left, top, right, bottom = 46.0, 10.0, WIDTH - 20.0, 210.0
+    left, top, right, bottom = 46.0, 10.0, WIDTH - 32.0, 210.0
 
     def across(radius: float) -> float:
         return left + radius / widest * (right - left)

@@ -111,7 +111,7 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
 
     ``norm`` names the norm on the axis.
     """
-    left, top, right, bottom = 46.0, 10.0, WIDTH - 20.0, 210.0
+    left, top, right, bottom = 46.0, 10.0, WIDTH - 32.0, 210.0
     widest = max(p["eps"] for p in points) or 1.0
     places = [
         (left + p["eps"] / widest * (right - left), bottom - p["rate"] * (bottom - top))

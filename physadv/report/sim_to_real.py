@@ -246,6 +246,9 @@ def _of_card(heldout: Mapping[str, Any]) -> MeasuredStage | None:
     )
     # The success counts only draws in which the clean sign is recognized, so its rate is no doubt.
     doubt = _rates_doubt(None, blank.get("rate"))
+    under_blank = (heldout.get("blank_recognised") or {}).get("rate")
+    if not doubt and under_blank is not None and under_blank < CONTROL_FLOOR:
+        doubt = f"with a blank sticker the true class is recognized in only {under_blank:.1%}"
     return MeasuredStage(
         "digital", *_plain(rate), None, blank.get("rate"), clean.get("rate"), doubt
     )
