@@ -25,7 +25,8 @@ def field_option(note: ConfigField, flags: list[str], kind: Any, words: str = ""
 
     Args:
         note: the field's documentation.
-        flags: the option's names, the first of which gets a ``--no-`` form where it is a yes or no.
+        flags: the option's names, the first of which gets a ``--no-`` form where it is a yes or no
+            and is none itself.
         kind: the field's type.
         words: what the help shows in place of the default.
 
@@ -33,7 +34,7 @@ def field_option(note: ConfigField, flags: list[str], kind: Any, words: str = ""
         The value for ``Annotated[type, ...]``.
     """
     plain = plain_type(kind)
-    if plain is bool:
+    if plain is bool and not flags[0].startswith("--no-"):
         flags = [f"{flags[0]}/--no-{flags[0].removeprefix('--')}", *flags[1:]]
 
     ranged = plain in (int, float)

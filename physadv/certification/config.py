@@ -79,10 +79,10 @@ class CertifyConfig(Config):
     alpha: Annotated[
         float, ConfigField("Smoothing: allowed probability of error of each certificate.", "Method")
     ] = 0.001
-    attack: Annotated[
+    no_attack: Annotated[
         bool,
-        ConfigField("Attack each certificate at its own radius: it must hold.", "Method"),
-    ] = True
+        ConfigField("Leave out the attack on each certificate at its own radius.", "Method"),
+    ] = False
     batch_size: shared.BatchSize = 256
     seed: shared.Seed = 0
     device: shared.Device = "auto"

@@ -124,7 +124,7 @@ class CertificationTask:
             device,
             model.card,
             count_classes(model, samples.images([0])),
-            method.attack if config.attack else None,
+            None if config.no_attack else method.attack,
             _command_line(config),
         )
 

@@ -220,7 +220,7 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     """A folder belongs to one evaluation: other settings are named, the same ones go on."""
     assert not claim_folder(tmp_path, {"eps": 0.1, "seed": 0})
     assert claim_folder(tmp_path, {"eps": 0.1, "seed": 0})
-    with pytest.raises(OptionError, match=r"eps = 0\.1"):
+    with pytest.raises(OptionError, match=r"eps 0\.1 -> 0\.2"):
         claim_folder(tmp_path, {"eps": 0.2, "seed": 0})
     (tmp_path / "evaluation.json").write_text('{"eps"')
     with pytest.raises(DataError, match="no valid JSON"):
