@@ -468,7 +468,7 @@ def _example(name: str, target: _ModelClasses) -> str:
 def _range(target: _ModelClasses) -> str:
     if not target.named:
         return f"the numbers 0 to {len(target.names) - 1}"
-    return f"{len(target.names)}: {_listed(target.names)}"
+    return _listed(target.names)
 
 
 def _listed(names: Sequence[str], show: Callable[[str], str] = str) -> str:
