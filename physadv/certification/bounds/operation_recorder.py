@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -92,6 +93,32 @@ def record_layers(net: nn.Module, images: Tensor) -> LayerGraph:
     return LayerGraph(tuple(recorder.nodes_up_to(output)))
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One call of a torch function.
+
+    Attributes:
+        name: Name of the operation.
+        func: The function.
+        args: Its arguments by position.
+        kwargs: Its arguments by name.
+    """
+
+    name: str
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def with_input_first(self) -> _Call:
+        """Return the same call with the argument called ``input`` by position."""
+        rest = {key: value for key, value in self.kwargs.items() if key != "input"}
+        return replace(self, args=(self.kwargs["input"],), kwargs=rest)
+
+    def of(self, value: Tensor) -> Any:
+        """Return what the function gives for ``value`` in place of its first argument."""
+        return self.func(value, *self.args[1:], **self.kwargs)
+
+
 class OperationRecorder(TorchFunctionMode):
     """Records the layers between ``images`` and whatever is computed from them.
 
@@ -160,11 +187,12 @@ class OperationRecorder(TorchFunctionMode):
         self.watch.begin(name, others)
         try:
             result = func(*args, **kwargs)
+            call = _Call(name, func, args, kwargs)
             if isinstance(result, Tensor):
                 self._check_kind(name, result)
-                self._record(name, func, args, kwargs, numbers, result)
+                self._record(call, numbers, result)
             else:
-                self._record_pieces(name, func, args, kwargs, numbers, result)
+                self._record_pieces(call, numbers, result)
         finally:
             changed = self.watch.end()
 
@@ -222,16 +250,9 @@ class OperationRecorder(TorchFunctionMode):
         if result.device != like.device or result.layout != like.layout:
             raise self.unknown(name, "it moves the values to another device or layout")
 
-    def _record_pieces(
-        self,
-        name: str,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        numbers: dict[int, int],
-        result: Any,
-    ) -> None:
+    def _record_pieces(self, call: _Call, numbers: dict[int, int], result: Any) -> None:
         """Record each tensor of a tuple of pieces, as chunk and unbind return it."""
+        name, args = call.name, call.args
         if name == "setitem":
             raise self.unknown(name, "bounds have no rule for it")
         if isinstance(result, tuple | list) and name not in _PIECES:
@@ -244,20 +265,14 @@ class OperationRecorder(TorchFunctionMode):
             self._check_kind(name, piece)
             if piece.ndim < 1 or piece.shape[0] != self.batch:
                 raise self.unknown(name, "it mixes the images in a way bounds do not follow")
-            cut = NonnegativeMap(_one_piece(func, place, args, kwargs))
+            cut = NonnegativeMap(_one_piece(call, place))
             self._number(piece, self._append(cut, (numbers[id(args[0])],), piece))
 
-    def _record(
-        self,
-        name: str,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        numbers: dict[int, int],
-        result: Tensor,
-    ) -> None:
-        if not args and "input" in kwargs:
-            args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
+    def _record(self, call: _Call, numbers: dict[int, int], result: Tensor) -> None:
+        """Record a function that returned one tensor."""
+        if not call.args and "input" in call.kwargs:
+            call = call.with_input_first()
+        name, args = call.name, call.args
         operands = [i for i, a in enumerate(args[:2]) if isinstance(a, Tensor) and id(a) in numbers]
         elsewhere = set(numbers) - {id(args[i]) for i in operands}
         if name in _IDENTITIES and operands[:1] == [0]:
@@ -267,10 +282,10 @@ class OperationRecorder(TorchFunctionMode):
 
         inputs = tuple(numbers[id(args[i])] for i in operands)
         if len(inputs) == 2:
-            number = self._sum(name, args, kwargs, inputs, result)
+            number = self._sum(call, inputs, result)
         else:
             (position,) = operands
-            layer = self._layer(name, func, args, kwargs, position, result)
+            layer = self._layer(call, position, result)
             number = inputs[0] if layer is None else self._append(layer, inputs, result)
         self._number(result, number)
 
@@ -291,19 +306,13 @@ class OperationRecorder(TorchFunctionMode):
         self.nodes.append(LayerNode(layer, inputs, tuple(result.shape[1:])))
         return len(self.nodes) - 1
 
-    def _sum(
-        self,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        inputs: tuple[int, ...],
-        result: Tensor,
-    ) -> int:
+    def _sum(self, call: _Call, inputs: tuple[int, ...], result: Tensor) -> int:
         """Record x + y or x - y of two traced values of one shape, and return the number of the
         sum."""
+        name, args = call.name, call.args
         if name not in ("add", "sub", "rsub"):
             raise self.unknown(name, "it is taken of two values that both depend on the images")
-        if kwargs.get("alpha", 1) != 1 or args[0].shape != args[1].shape or len(args) > 2:
+        if call.kwargs.get("alpha", 1) != 1 or args[0].shape != args[1].shape or len(args) > 2:
             raise self.unknown(name, "its two values differ in shape or are weighted")
 
         one = torch.ones((), dtype=result.dtype, device=result.device)
@@ -315,16 +324,9 @@ class OperationRecorder(TorchFunctionMode):
             first = self._append(minus, (first,), result)
         return self._append(AddLayer(), (first, second), result)
 
-    def _layer(
-        self,
-        name: str,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        position: int,
-        result: Tensor,
-    ) -> Layer | None:
+    def _layer(self, call: _Call, position: int, result: Tensor) -> Layer | None:
         """Return the layer of a function of one traced value; None where it changes nothing."""
+        name, args, kwargs = call.name, call.args, call.kwargs
         x = args[position]
         if position == 0 and name in _IDENTITIES:
             if "dropout" in name and kwargs.get("training", args[2] if len(args) > 2 else True):
@@ -338,29 +340,28 @@ class OperationRecorder(TorchFunctionMode):
         if name in ("add", "sub", "rsub", "mul", "div", "neg"):
             if result.shape != x.shape:
                 raise self.unknown(name, "its constant is larger than the value")
-            return self._scale(name, args, kwargs, position, x)
+            return self._scale(call, position, x)
         if position == 0 and name in ("conv2d", "linear", "batch_norm"):
-            return self._weighted(name, args, kwargs)
+            return self._weighted(call)
         if position == 0 and name == "reshape":
             return ReshapeLayer(tuple(result.shape[1:]))
         if position == 0 and (
-            (name in _NONNEGATIVE and not _divides_by_negative(name, args, kwargs))
-            or (name == "pad" and _pads_with_zero(args, kwargs))
-            or (name == "interpolate" and _interpolates(args, kwargs))
+            (name in _NONNEGATIVE and not _divides_by_negative(call))
+            or (name == "pad" and _pads_with_zero(call))
+            or (name == "interpolate" and _interpolates(call))
         ):
-            if _works_in_place(func):
+            if _works_in_place(call.func):
                 raise self.unknown(name, "it works in place")
-            return NonnegativeMap(lambda t: func(t, *args[1:], **kwargs))
+            return NonnegativeMap(call.of)
 
         raise self.unknown(name, "bounds have no rule for it, or none with these arguments")
 
-    def _scale(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], position: int, x: Tensor
-    ) -> ScaleLayer:
+    def _scale(self, call: _Call, position: int, x: Tensor) -> ScaleLayer:
         """Return the layer of x + c, x - c, c - x, c x, x / c or -x with a constant c.
 
         The constant must be the same for every image of a batch.
         """
+        name, args, kwargs = call.name, call.args, call.kwargs
         one = torch.ones((), dtype=x.dtype, device=x.device)
         zero = 0 * one
         if name == "neg":
@@ -384,25 +385,25 @@ class OperationRecorder(TorchFunctionMode):
             "div": lambda: ScaleLayer(1 / c, zero),
         }[name]()
 
-    def _weighted(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layer:
+    def _weighted(self, call: _Call) -> Layer:
         """Return the layer of a convolution, linear layer or batch normalization from its call."""
+        name = call.name
         if name == "linear":
-            return LinearLayer(*_bound(("weight", "bias"), (None, None), args, kwargs))
+            return LinearLayer(*_bound(call, ("weight", "bias"), (None, None)))
 
         if name == "batch_norm":
             stored = ("running_mean", "running_var", "weight", "bias", "training")
             names = (*stored, "momentum", "eps")
             defaults = (None, None, None, None, False, 0.1, 1e-5)
-            mean, var, weight, bias, training, _, eps = _bound(names, defaults, args, kwargs)
+            mean, var, weight, bias, training, _, eps = _bound(call, names, defaults)
             if training or mean is None:
                 raise self.unknown(name, "it uses statistics of the batch")
             return BatchNormLayer(mean, var, weight, bias, eps)
 
         weight, bias, stride, padding, dilation, groups = _bound(
+            call,
             ("weight", "bias", "stride", "padding", "dilation", "groups"),
             (None, None, 1, 0, 1, 1),
-            args,
-            kwargs,
         )
         stride, dilation = _pair(stride), _pair(dilation)
         around = _padding(padding, weight, dilation)
@@ -411,12 +412,11 @@ class OperationRecorder(TorchFunctionMode):
         return ConvLayer(weight, bias, stride, around, dilation, groups)
 
 
-def _bound(
-    names: tuple[str, ...], defaults: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[Any]:
-    rest = args[1:]
+def _bound(call: _Call, names: tuple[str, ...], defaults: tuple[Any, ...]) -> list[Any]:
+    """Return the arguments of a call behind its first, by their names."""
+    rest = call.args[1:]
     return [
-        rest[i] if i < len(rest) else kwargs.get(name, default)
+        rest[i] if i < len(rest) else call.kwargs.get(name, default)
         for i, (name, default) in enumerate(zip(names, defaults, strict=True))
     ]
 
@@ -436,39 +436,28 @@ def _padding(value: Any, weight: Tensor, dilation: Pair) -> Pair | None:
     return None if any(s % 2 for s in sizes) else (sizes[0] // 2, sizes[1] // 2)
 
 
-def _option(
-    function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Return the value of one argument of a call."""
-    call = inspect.signature(function).bind(*args, **kwargs)
-    call.apply_defaults()
-    return call.arguments[name]
+def _option(function: Callable[..., Any], name: str, call: _Call) -> Any:
+    """Return the value of one argument of a call of ``function``."""
+    bound = inspect.signature(function).bind(*call.args, **call.kwargs)
+    bound.apply_defaults()
+    return bound.arguments[name]
 
 
-def _pads_with_zero(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return _option(F.pad, "mode", args, kwargs) == "constant" and not _option(
-        F.pad, "value", args, kwargs
-    )
+def _pads_with_zero(call: _Call) -> bool:
+    return _option(F.pad, "mode", call) == "constant" and not _option(F.pad, "value", call)
 
 
-def _interpolates(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _interpolates(call: _Call) -> bool:
     """Return whether an interpolation has no negative weights, as bicubic has."""
-    return _option(F.interpolate, "mode", args, kwargs) in (
-        "nearest",
-        "nearest-exact",
-        "bilinear",
-        "area",
-    )
+    return _option(F.interpolate, "mode", call) in ("nearest", "nearest-exact", "bilinear", "area")
 
 
-def _one_piece(
-    func: Callable[..., Any], place: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Callable[[Tensor], Tensor]:
-    """Return the function from a value to the piece at ``place`` of the tuple that ``func``
+def _one_piece(call: _Call, place: int) -> Callable[[Tensor], Tensor]:
+    """Return the function from a value to the piece at ``place`` of the tuple that the call
     returns."""
 
     def piece(value: Tensor) -> Tensor:
-        result: Tensor = func(value, *args[1:], **kwargs)[place]
+        result: Tensor = call.of(value)[place]
         return result
 
     return piece
@@ -480,7 +469,7 @@ def _works_in_place(func: Callable[..., Any]) -> bool:
     return name.endswith("_") and not name.endswith("__")
 
 
-def _divides_by_negative(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _divides_by_negative(call: _Call) -> bool:
     """Return whether a pooling has a divisor of its own that makes its weights negative."""
-    divisor = kwargs.get("divisor_override", args[6] if len(args) > 6 else None)
-    return name == "avg_pool2d" and divisor is not None and divisor <= 0
+    divisor = call.kwargs.get("divisor_override", call.args[6] if len(call.args) > 6 else None)
+    return call.name == "avg_pool2d" and divisor is not None and divisor <= 0
