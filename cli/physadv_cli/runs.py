@@ -93,6 +93,7 @@ class RunOptions:
         config: Config,
         claim: Callable[[Path], object] | None = None,
         *,
+        compares_settings: bool | None = None,
         data: DatasetSummary | None = None,
     ) -> Path:
         """Create the run's folder, keep other processes out of it, record the configuration there,
@@ -101,7 +102,9 @@ class RunOptions:
         Args:
             config: what the run records.
             claim: called with the folder first; raises where the folder holds a run that this one
-                does not resume. Without it, that is a run of another configuration.
+                does not resume.
+            compares_settings: whether a run there must have the same configuration; None for
+                commands without a ``claim``, which would compare what matters.
             data: what the run's data were taken for, which environment.json records.
 
         Raises:
@@ -109,11 +112,16 @@ class RunOptions:
                 writes there.
         """
         folder = self.take_folder(self.out or default_folder(self.command))
-        self.make_room(folder, config, claim)
+        self.make_room(folder, config, claim, compares_settings=compares_settings)
         return open_run(self.command, folder, config.as_table(), data)
 
     def make_room(
-        self, folder: Path, config: Config, claim: Callable[[Path], object] | None = None
+        self,
+        folder: Path,
+        config: Config,
+        claim: Callable[[Path], object] | None = None,
+        *,
+        compares_settings: bool | None = None,
     ) -> None:
         """Refuse a folder with another run or, with ``overwrite``, set that run aside.
 
@@ -121,12 +129,15 @@ class RunOptions:
             folder: the run's folder.
             config: configuration of this run.
             claim: compares the run there with this one, as in :meth:`open_folder`.
+            compares_settings: as in :meth:`open_folder`.
 
         Raises:
             OptionError: the folder holds another run, and ``overwrite`` is off.
         """
+        if compares_settings is None:
+            compares_settings = claim is None
         try:
-            refuse_other_run(folder, config, by_command_only=claim is not None)
+            refuse_other_run(folder, config, by_command_only=not compares_settings)
             if claim is not None:
                 claim(folder)
         except PhysadvError:

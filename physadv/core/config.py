@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
 
 from physadv.core.errors import OptionError
-from physadv.core.files import as_utf8
+from physadv.core.files import as_utf8, is_same_path
 from physadv.core.tables import check_keys, convert_value, read_table
 
 COMMAND_KEY = "command"
@@ -194,8 +194,7 @@ def _is_same(old: Any, new: Any, *, names_files: bool) -> bool:
         return bool(old == new)
     if not names_files:
         return as_utf8(old) == as_utf8(new)
-    paths = [os.path.normpath(as_utf8(text)) for text in (old, new)]
-    return paths[0] == paths[1] or os.path.realpath(paths[0]) == os.path.realpath(paths[1])
+    return is_same_path(old, new)
 
 
 def _in_words(value: Any, note: ConfigField) -> str:

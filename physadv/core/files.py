@@ -53,6 +53,17 @@ def as_utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def is_same_path(first: str, second: str) -> bool:
+    """Return whether two texts name the same place, in whatever way: ``../data`` and ``/a/data``.
+
+    Example:
+        >>> is_same_path("data/../data/", "data")
+        True
+    """
+    paths = [os.path.normpath(as_utf8(text)) for text in (first, second)]
+    return paths[0] == paths[1] or os.path.realpath(paths[0]) == os.path.realpath(paths[1])
+
+
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write ``data`` atomically and return the path."""
     with atomic_path(path) as temporary:

@@ -19,7 +19,8 @@ from physadv.core.tables import read_table
 
 CONFIG = "config.toml"
 """Record of a run's configuration in its folder."""
-_UNASKED = "A finished result is not replaced without being asked"
+UNASKED = "A finished result is not replaced without being asked"
+"""What every refusal to replace a result says is allowed."""
 _REMEDY = "Name another --out, or add --overwrite"
 _LOCK, _OWNER = ".physadv.lock", ".physadv.pid"
 
@@ -96,14 +97,14 @@ def refuse_other_run(folder: Path, config: Config, *, by_command_only: bool = Fa
     if command != config.command:
         raise OptionError(
             f'"{folder}" holds a run of `physadv {str(command).replace("-", " ")}`',
-            _UNASKED,
+            UNASKED,
             _REMEDY,
         )
     differences = [] if by_command_only else config.differences(recorded)
     if differences:
         raise OptionError(
             f'"{folder}" holds a run of another configuration ({", ".join(differences)})',
-            _UNASKED,
+            UNASKED,
             f"Repeat the settings to go on with that run, {_REMEDY[0].lower()}{_REMEDY[1:]}",
         )
 
@@ -131,7 +132,7 @@ def refuse_other_file(file: Path, record: Path, config: Config) -> None:
         if not differences:
             return
         what = f"was made with another configuration ({', '.join(differences)})"
-    raise OptionError(f'"{file}" {what}', _UNASKED, _REMEDY)
+    raise OptionError(f'"{file}" {what}', UNASKED, _REMEDY)
 
 
 def record_of(file: Path) -> Path:

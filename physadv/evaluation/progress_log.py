@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import DataError, OptionError
-from physadv.core.files import write_json
+from physadv.core.files import is_same_path, write_json
 from physadv.core.rows import Row, append_rows, drop_torn_row, read_rows
 from physadv.core.tables import read_table
 
@@ -147,5 +147,5 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
 def _is_same(key: str, old: Any, new: Any) -> bool:
     """Whether two entries of an identity agree; two names of one place are one data set."""
     if key == "data" and isinstance(old, str) and isinstance(new, str):
-        return old == new or Path(old).resolve() == Path(new).resolve()
+        return is_same_path(old, new)
     return bool(old == new)

@@ -14,6 +14,7 @@ from physadv.core.errors import OptionError
 from physadv.core.files import atomic_path
 from physadv.core.findings import Finding
 from physadv.core.random_streams import derive
+from physadv.core.run_folder import UNASKED
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, write_bundle
 from physadv.patches.card import make_card, patch_findings, rates_table
@@ -205,7 +206,7 @@ def refuse_other_result(config: PatchConfig, folder: Path) -> None:
     if differing:
         raise OptionError(
             f'"{folder}" holds a finished patch of another configuration ({", ".join(differing)})',
-            "A finished result is not replaced without being asked",
+            UNASKED,
             "Name another folder with --out, or add --overwrite",
         )
 

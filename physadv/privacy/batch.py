@@ -15,6 +15,7 @@ from physadv.core.errors import DataError, ImageError, OptionError, PhysadvError
 from physadv.core.files import sha256_of, write_bytes
 from physadv.core.image_io import Array, list_images
 from physadv.core.rows import Row, append_rows, read_rows
+from physadv.core.run_folder import UNASKED
 from physadv.core.tables import convert_value, read_table
 from physadv.privacy.photo_io.photo import encode_photo, output_name, read_photo
 
@@ -209,7 +210,7 @@ def refuse_other_settings(
         raise OptionError(
             f'"{folder}" holds {len(other)} of these photos cloaked with other settings'
             f"{_difference(folder, settings)}",
-            "A finished result is not replaced without being asked",
+            UNASKED,
             "Name another folder with --out, or add --overwrite",
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -60,16 +59,11 @@ def check(config: CheckConfig, run: RunOptions) -> None:
     from physadv.check.live.remote_control import RemoteControl
     from physadv.check.run_check import assert_fresh
     from physadv.check.stopping_rule import WIDTH
-    from physadv.core.run_folder import refuse_other_run
 
     if run.out is not None and not run.overwrite:
         assert_fresh(run.out)
     task = CheckTask.from_config(config)
     twin = checking.twin_summary(config.twin_check, task.goal.as_record().get("bundle"))
-
-    def refuse_others(folder: Path) -> None:
-        refuse_other_run(folder, task.recorded)
-        assert_fresh(folder)
 
     remote = RemoteControl()
     with ExitStack() as stack:
@@ -83,7 +77,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
             width_mm=task.width_mm,
             aim=config.width or WIDTH,
         )
-        folder = run.open_folder(task.recorded, refuse_others)
+        folder = run.open_folder(task.recorded, assert_fresh, compares_settings=True)
         if watch.live:
             console.print(
                 f"rows go to {folder}; a run that is cut off resumes with the same command and "

@@ -87,7 +87,7 @@ def patch(config: PatchConfig, run: RunOptions) -> None:
     targeted --target toaster --mask circle --size 180x180
     """
     folder = run.take_folder(run.out or default_folder("patch"))
-    run.make_room(folder, config, lambda folder: None)  # PatchRun compares the bundle itself
+    run.make_room(folder, config, compares_settings=False)  # PatchRun compares the bundle itself
     result, summary = run_patch(config, folder, overwrite=run.overwrite, force=run.force)
     run.finish(result, summary)
 
