@@ -9,6 +9,7 @@ import numpy as np
 import pypdfium2
 import pytest
 import torch
+from bundle_fixtures import demo_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,15 +21,7 @@ from physadv.camera.localization.location import SignLocation
 from physadv.check.page_identity import PageIdentity, identity_in_words
 from physadv.check.run_check import MARGIN
 from physadv.core.errors import BundleError, CaptureError, OptionError
-from physadv.patches.bundle import (
-    CardPlacement,
-    ModelInfo,
-    PatchBundle,
-    PatchCard,
-    PatchInfo,
-    PatchSize,
-    write_bundle,
-)
+from physadv.patches.bundle import PatchBundle
 from physadv.printing.aruco_markers import test_sign_layout
 from physadv.printing.run_markers import RUN_IDS, run_code, run_marker_layout
 from physadv.printing.sheet import write_sheet
@@ -37,14 +30,8 @@ from physadv_cli.main import app
 
 def made(folder: Path, seed: int) -> PatchBundle:
     """A bundle whose patch, and with it its run, depends on ``seed``."""
-    card = PatchCard(
-        patch=PatchInfo("demo", "targeted", "stop", "priority road"),
-        size=PatchSize(120.0, 80.0),
-        placement=CardPlacement("stop", 762.0, (0.0, 180.0), 0.02),
-        victim=ModelInfo("signs", "classify"),
-    )
     patch = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(seed))
-    return write_bundle(folder, card=card, patch=patch, mask=torch.ones(1, 1, 8, 12))
+    return demo_bundle(folder, patch)
 
 
 def photos(bundle: PatchBundle, folder: Path, *, dpi: float = 90) -> list[np.ndarray]:

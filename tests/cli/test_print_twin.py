@@ -11,32 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bundle_fixtures import demo_bundle
 from typer.testing import CliRunner
 
 from physadv.core.errors import GeometryError, OptionError
 from physadv.core.image_io import save_png
-from physadv.patches.bundle import (
-    CardPlacement,
-    ModelInfo,
-    PatchCard,
-    PatchInfo,
-    PatchSize,
-    write_bundle,
-)
 from physadv_cli.main import app
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A small patch folder."""
-    card = PatchCard(
-        patch=PatchInfo("demo", "targeted", "stop", "priority road"),
-        size=PatchSize(120.0, 80.0),
-        placement=CardPlacement("stop", 762.0, (0.0, 180.0), 0.02),
-        victim=ModelInfo("signs", "classify"),
-    )
     patch = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(5))
-    write_bundle(tmp_path / "patch", card=card, patch=patch, mask=torch.ones(1, 1, 40, 60))
+    demo_bundle(tmp_path / "patch", patch)
     return tmp_path / "patch"
 
 

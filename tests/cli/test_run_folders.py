@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bundle_fixtures import demo_bundle
 from commandline import environment
 from PIL import Image
 from typer.main import get_command
@@ -21,14 +22,6 @@ from typer.testing import CliRunner, Result
 
 from physadv.core.errors import OptionError
 from physadv.core.run_folder import locked_folder
-from physadv.patches.bundle import (
-    CardPlacement,
-    ModelInfo,
-    PatchCard,
-    PatchInfo,
-    PatchSize,
-    write_bundle,
-)
 from physadv_cli.main import app
 
 FAST = ("--attack", "fgsm", "--limit", "2", "--model", "own:make")
@@ -38,14 +31,8 @@ FAST = ("--attack", "fgsm", "--limit", "2", "--model", "own:make")
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working folder with a bundle, a data set and a model of its own."""
     monkeypatch.chdir(tmp_path)
-    card = PatchCard(
-        patch=PatchInfo("demo", "targeted", "stop", "priority road"),
-        size=PatchSize(120.0, 80.0),
-        placement=CardPlacement("stop", 762.0, (0.0, 180.0), 0.02),
-        victim=ModelInfo("signs", "classify"),
-    )
     patch = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(5))
-    write_bundle(tmp_path / "patch", card=card, patch=patch, mask=torch.ones(1, 1, 40, 60))
+    demo_bundle(tmp_path / "patch", patch)
 
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", images=images, labels=np.arange(4) % 2)

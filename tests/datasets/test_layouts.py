@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
-import struct
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from idx_files import idx
 from PIL import Image
 
 from physadv.core.errors import DataError, OptionError
@@ -34,15 +34,6 @@ def lay_out(root: Path, *names: str) -> Path:
         form = {".jpg": "JPEG", ".ppm": "PPM"}.get(file.suffix, "PNG")
         file.write_bytes(picture(number, form) if image else b"word")
     return root
-
-
-def idx(array: np.ndarray) -> bytes:
-    return (
-        b"\0\0\x08"
-        + bytes([array.ndim])
-        + struct.pack(f">{array.ndim}I", *array.shape)
-        + array.tobytes()
-    )
 
 
 def put_idx(root: Path, name: str, count: int, highest: int = 9) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
-import struct
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from idx_files import idx
 from PIL import Image
 
 from physadv.core.errors import DataError, OptionError
@@ -50,15 +50,6 @@ def gtsrb_files(tracks: int = 3, frames: int = 2, declared: int = 12) -> dict[st
         lines.append(f"00099_00000.ppm;12;12;2;4;10;12;{label}")
         files[f"GTSRB/Images/{label:05d}/GT-{label:05d}.csv"] = "\n".join(lines).encode()
     return files
-
-
-def idx(array: np.ndarray) -> bytes:
-    return (
-        b"\0\0\x08"
-        + bytes([array.ndim])
-        + struct.pack(f">{array.ndim}I", *array.shape)
-        + array.tobytes()
-    )
 
 
 def mnist_files(n: int = 3) -> dict[str, bytes]:

@@ -13,17 +13,10 @@ import numpy as np
 import pikepdf
 import pytest
 import torch
+from bundle_fixtures import demo_bundle
 from PIL import Image
 
-from physadv.patches.bundle import (
-    CardPlacement,
-    ModelInfo,
-    PatchBundle,
-    PatchCard,
-    PatchInfo,
-    PatchSize,
-    write_bundle,
-)
+from physadv.patches.bundle import PatchBundle
 
 needs_poppler = pytest.mark.skipif(
     shutil.which("pdftoppm") is None, reason="pdftoppm (poppler-utils) is not installed"
@@ -34,14 +27,7 @@ def sticker(
     folder: Path, width: float, height: float, patch: torch.Tensor, mask: torch.Tensor | None = None
 ) -> PatchBundle:
     """A bundle of that size in mm; the mask is full where none is given."""
-    card = PatchCard(
-        patch=PatchInfo("demo", "targeted", "stop", "priority road"),
-        size=PatchSize(width, height),
-        placement=CardPlacement("stop", 762.0, (0.0, 150.0), 0.02),
-        victim=ModelInfo("signs", "classify"),
-    )
-    full = torch.ones(1, 1, *patch.shape[-2:])
-    return write_bundle(folder, card=card, patch=patch, mask=full if mask is None else mask)
+    return demo_bundle(folder, patch, size=(width, height), below=150.0, mask=mask)
 
 
 def noise(h: int, w: int, seed: int = 4) -> torch.Tensor:

@@ -12,19 +12,11 @@ import pikepdf
 import pypdfium2
 import pytest
 import torch
+from bundle_fixtures import demo_bundle
 from PIL import Image
 
 from physadv.core.errors import GeometryError
-from physadv.patches.bundle import (
-    CardPlacement,
-    ModelInfo,
-    PatchBundle,
-    PatchCard,
-    PatchInfo,
-    PatchSize,
-    read_bundle,
-    write_bundle,
-)
+from physadv.patches.bundle import PatchBundle, read_bundle
 from physadv.printing.aruco_markers import (
     FIDUCIALS,
     SHEET_IDS,
@@ -53,15 +45,7 @@ def make(
     patch = torch.zeros(1, 3, 82, 120)
     patch[:, 2] = 1
     patch[:, :, 20:60, 30:90] = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(3))
-    card = PatchCard(
-        patch=PatchInfo("demo", "targeted", "stop", "priority road"),
-        size=PatchSize(width, height),
-        placement=CardPlacement("stop", 762.0, (0.0, 150.0), 0.02),
-        victim=ModelInfo("signs", "classify"),
-    )
-    return write_bundle(
-        folder, card=card, patch=patch, mask=torch.ones(1, 1, 82, 120) if mask is None else mask
-    )
+    return demo_bundle(folder, patch, size=(width, height), below=150.0, mask=mask)
 
 
 def render(path: Path, page: int = 0, dpi: int = DPI) -> np.ndarray:
