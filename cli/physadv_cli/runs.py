@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -194,8 +195,17 @@ class RunOptions:
 def print_data(summary: DatasetSummary) -> None:
     """Print what a data set was taken for: layout, part, images a class, classes, what was left
     out."""
+    indent = " " * 9
     for number, line in enumerate(summary.lines()):
-        console.print(f"{'data' if number == 0 else '':8} {line}")
+        wrapped = textwrap.wrap(
+            line,
+            width=max(40, console.width),
+            initial_indent=f"{'data':9}" if number == 0 else indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        console.print("\n".join(wrapped), soft_wrap=True)
 
 
 def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:

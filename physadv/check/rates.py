@@ -289,7 +289,7 @@ def goal_in_words(settings: Mapping[str, Any]) -> str:
     true, target = settings.get("true_class", "the true class"), settings.get("target_class")
     if settings.get("goal") == "targeted":
         return f"“{true}” taken for “{target}”"
-    return f"“{true}” not recognised"
+    return f"“{true}” not recognized"
 
 
 def _named(block: str) -> str:

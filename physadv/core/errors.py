@@ -27,7 +27,8 @@ class PhysadvError(Exception):
             remedy = remedy[:1].upper() + remedy[1:]
         self.value, self.limit, self.remedy = value, limit, remedy
         head = f"{value}: {limit}" if limit else value
-        end = "" if remedy.endswith(("?", ".")) else "."
+        asks = remedy.startswith("Did you mean")
+        end = "" if remedy.endswith(("?", ".")) else "?" if asks else "."
         super().__init__(" ".join(f"{head}. {remedy}{end}".split()) if remedy else f"{head}.")
 
 

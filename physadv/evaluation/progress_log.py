@@ -131,7 +131,7 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
     # The options that users set come first; others, such as the curve, follow from them.
     first = ("victim", "data", "threat")
     differing = [
-        f"{key} {recorded.get(key)} -> {current.get(key)}"
+        f"{key} {_in_words(recorded.get(key))} -> {_in_words(current.get(key))}"
         for key in sorted(recorded.keys() | current.keys(), key=lambda k: (k not in first, k))
         if not _is_same(key, recorded.get(key), current.get(key))
     ]
@@ -149,3 +149,7 @@ def _is_same(key: str, old: Any, new: Any) -> bool:
     if key == "data" and isinstance(old, str) and isinstance(new, str):
         return is_same_path(old, new)
     return bool(old == new)
+
+
+def _in_words(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
