@@ -185,8 +185,8 @@ class DatasetSummary:
         if present[fewest] == present[most]:
             return f"{total} images of {classes}, {present[most]} each"
         return (
-            f"{total} images of {classes}: {present[fewest]} ({fewest}) to {present[most]} "
-            f"({most}) each"
+            f"{total} images of {classes}: from {present[fewest]} of class {fewest} to "
+            f"{present[most]} of class {most}"
         )
 
     def _mapping_in_words(self) -> str:
