@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import DataError
+from physadv.core.files import write_text
 
 Row = dict[str, Any]
 
@@ -24,6 +25,12 @@ def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
             stream.write(json.dumps(row, default=float) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def replace_rows(path: str | Path, rows: Iterable[Row]) -> None:
+    """Write ``rows`` in place of those in the file at ``path``, atomically: a kill leaves the old
+    ones or the new ones."""
+    write_text(path, "".join(json.dumps(row, default=float) + "\n" for row in rows))
 
 
 def drop_torn_row(path: str | Path) -> None:

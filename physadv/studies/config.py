@@ -104,7 +104,10 @@ class MaskingConfig(Config):
         )
 
     def facts(self) -> dict[str, Any]:
-        """Return what identifies a study, under the keys that its files have always had."""
+        """Return what identifies a study, under the keys that its files have always had.
+
+        The rounds are not among them: a study with more of them goes on from one with fewer.
+        """
         config = self.effective
         return {
             "data": config.data,
@@ -112,7 +115,6 @@ class MaskingConfig(Config):
             "images": config.limit,
             "steps": config.attack_steps,
             "queries": config.queries,
-            "rounds": config.rounds,
             "train": config.train_images,
             "epochs": config.epochs,
             "seed": config.seed,

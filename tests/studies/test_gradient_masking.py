@@ -344,6 +344,21 @@ def test_rounds_go_on_until_twice_the_effort_breaks_nothing_more() -> None:
     assert [r.attacked for r in rounds[1:]] == [r.attacked - r.broken for r in rounds[:-1]]
 
 
+def test_rounds_run_in_two_calls_are_those_of_one() -> None:
+    """The second call goes on with the survivors and the record of the first."""
+    images, labels = torch.full((40, 1, 2, 2), 0.5), torch.zeros(40, dtype=torch.long)
+    net = Peephole(0.15)
+    defense = MaskedDefense("peephole", "", "a flat loss", "none needed", net, net)
+    every = torch.ones(40, dtype=torch.bool)
+    options: dict[str, Any] = {"eps": 0.2, "steps": 1, "queries": 1}
+    whole, rounds = escalate_attacks(defense, images, labels, every, rounds=2, **options)
+
+    left, first = escalate_attacks(defense, images, labels, every, rounds=1, **options)
+    left, both = escalate_attacks(defense, images, labels, left, rounds=2, earlier=first, **options)
+    assert len(first) == 1 < len(both)
+    assert (both, left.tolist()) == (rounds, whole.tolist())
+
+
 def test_a_net_that_is_right_everywhere_costs_one_round() -> None:
     """A round that breaks nothing is the last one; the images are as they were."""
     images, labels = torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.long)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from physadv.core.errors import OptionError
-from physadv.core.rows import append_rows, read_rows
+from physadv.core.rows import Row, append_rows, read_rows
 from physadv.datasets import DatasetSummary
 from physadv.report.masked_report import render_masked_report
 from physadv.studies.config import MaskingConfig
@@ -23,6 +24,7 @@ from physadv.studies.gradient_masking.study import (
     TOTAL,
     masking_markdown,
     masking_table,
+    more_rounds,
     run_masking_study,
     split_half,
     study_result,
@@ -79,6 +81,11 @@ def test_nine_defenses_and_two_controls_in_one_table(folder: Path) -> None:
         assert max(t[c]["rate"] for c in COLUMNS) == t["clean"]["rate"]
 
 
+def timeless(rows: list[Row]) -> list[Row]:
+    """The rows without their seconds."""
+    return [{k: v for k, v in r.items() if not k.endswith("_s")} for r in rows]
+
+
 def test_a_stopped_study_goes_on_to_the_same_rows(
     settings: MaskingConfig, folder: Path, tmp_path: Path
 ) -> None:
@@ -91,10 +98,30 @@ def test_a_stopped_study_goes_on_to_the_same_rows(
     append_rows(tmp_path / ROWS, whole[:-4])
     assert len(study_result(tmp_path)) == TOTAL - 1
     list(run_masking_study(settings, tmp_path))
-    timeless = [
-        {k: v for k, v in r.items() if not k.endswith("_s")} for r in read_rows(tmp_path / ROWS)
-    ]
-    assert timeless == [{k: v for k, v in r.items() if not k.endswith("_s")} for r in whole]
+    assert timeless(list(read_rows(tmp_path / ROWS))) == timeless(whole)
+
+
+def test_more_rounds_go_on_from_fewer(
+    settings: MaskingConfig, folder: Path, tmp_path: Path
+) -> None:
+    """A defense that is not settled is attacked further, one that is stays as it was; the rows keep
+    their order and add up."""
+    (tmp_path / "nets").symlink_to(folder / "nets")
+    list(run_masking_study(replace(settings, rounds=1), tmp_path))
+    rows = list(read_rows(tmp_path / ROWS))
+    list(run_masking_study(settings, tmp_path))
+
+    after = list(read_rows(tmp_path / ROWS))
+    assert [(r["defence"], r["index"]) for r in after] == [(r["defence"], r["index"]) for r in rows]
+    assert all(old["real"] or not new["real"] for old, new in zip(rows, after, strict=True))
+    for t in masking_table(after):
+        own = [r for r in after if r["defence"] == t["defence"]]
+        before = [r for r in rows if r["defence"] == t["defence"]]
+        broken = sum(r["real"] for r in before) - sum(r["real"] for r in own)
+        further = own[0]["rounds"][len(before[0]["rounds"]) :]
+        assert broken == sum(one["broken"] for one in further)
+        assert not more_rounds(own, 3)
+    assert timeless(after) == timeless(list(read_rows(folder / ROWS)))
 
 
 def test_report_and_table_name_every_defense(folder: Path) -> None:

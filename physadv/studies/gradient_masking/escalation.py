@@ -72,6 +72,7 @@ def escalate_attacks(
     queries: int,
     rounds: int,
     seed: int = 0,
+    earlier: Sequence[AttackRound] = (),
 ) -> tuple[Tensor, list[AttackRound]]:
     """Attack surviving images in rounds, each with twice the steps, queries and seeds of the last.
 
@@ -88,11 +89,13 @@ def escalate_attacks(
         eps: Radius of the l_inf ball, in units of [0, 1].
         steps: Steps of the gradient attacks before the first round.
         queries: Queries of the black-box attack before the first round; 0 runs none.
-        rounds: Largest number of rounds.
+        rounds: Largest number of rounds, ``earlier`` ones included.
         seed: Seed of random draws.
+        earlier: Rounds already run, whose survivors ``survived`` holds; the next one goes on from
+            them as if all had run in one call.
 
     Returns:
-        Images (b,), bool, that survive all rounds, and the rounds.
+        Images (b,), bool, that survive all rounds, and the rounds, ``earlier`` ones included.
 
     Example:
         >>> import torch
@@ -106,8 +109,8 @@ def escalate_attacks(
         >>> int(left.sum()), [(r.queries, r.seeds, r.broken) for r in record]
         (8, [(20, 2, 0)])
     """
-    survived, record = survived.clone(), list[AttackRound]()
-    for number in range(1, rounds + 1):
+    survived, record = survived.clone(), list(earlier)
+    for number in range(len(record) + 1, rounds + 1):
         attacked = int(survived.sum())
         if not attacked or (record and is_settled(record)):
             break

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from physadv.core.random_streams import numpy_generator
-from physadv.core.rows import Row, append_rows, read_rows
+from physadv.core.rows import Row, append_rows, read_rows, replace_rows
 from physadv.datasets import DatasetSummary, read_dataset
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import claim_folder
 from physadv.evaluation.samples import choose_samples
 from physadv.models.cards import ModelCard
+from physadv.models.resizing import InputResizing
 from physadv.studies.config import MaskingConfig
-from physadv.studies.gradient_masking.escalation import escalate_attacks
+from physadv.studies.gradient_masking.escalation import AttackRound, escalate_attacks, is_settled
 from physadv.studies.gradient_masking.gallery import MaskedDefense, SurvivingImages, attack_defense
 from physadv.studies.gradient_masking.trained_nets import StudyNets, trained_gallery
 from physadv.training.data import load_training_data
@@ -67,7 +68,8 @@ def run_masking_study(
 ) -> Iterator[MaskingProgress]:
     """Train the defenses, attack them and write rows; yield before each defense and at the end.
 
-    Networks and rows that the folder holds are not computed again.
+    Networks and rows that the folder holds are not computed again; a defense that is not settled
+    there is attacked in further rounds where ``config`` allows more of them.
 
     Args:
         config: Configuration of the study.
@@ -94,9 +96,7 @@ def run_masking_study(
     indices = [int(half[i]) for i in test.indices]
 
     positions = range(len(test))
-    images = torch.nn.functional.interpolate(
-        test.images(positions), (training.image_size,) * 2, mode="area"
-    )
+    images = InputResizing((training.image_size,) * 2)(test.images(positions))
     labels = test.targets(positions)
 
     nets = StudyNets(
@@ -109,6 +109,7 @@ def run_masking_study(
     )
     nets.folder.mkdir(parents=True, exist_ok=True)
     done = study_result(folder)
+    shown = list(read_rows(folder / ROWS)) if done else []
 
     yield MaskingProgress(0, TOTAL, "", test.summary)
     began = time.process_time()
@@ -117,6 +118,10 @@ def run_masking_study(
             trained = time.process_time() - began
             tell(f"attacking {defense.name}")
             append_rows(folder / ROWS, _rows(defense, images, labels, indices, settings, trained))
+        elif more_rounds(own := _rows_of(shown, defense.name), settings.rounds):
+            tell(f"attacking {defense.name} further")
+            shown = _replaced(shown, _further_rows(defense, images, labels, own, settings))
+            replace_rows(folder / ROWS, shown)
         began = time.process_time()
         yield MaskingProgress(number, TOTAL, defense.name)
 
@@ -142,8 +147,7 @@ def study_result(folder: Path) -> set[str]:
     }
 
     if any(r["defence"] not in complete for r in rows):
-        path.unlink()
-        append_rows(path, [r for r in rows if r["defence"] in complete])
+        replace_rows(path, [r for r in rows if r["defence"] in complete])
     return complete
 
 
@@ -152,8 +156,7 @@ def masking_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     CPU seconds."""
     lines = []
     for name in dict.fromkeys(str(r["defence"]) for r in rows):
-        own = [r for r in rows if r["defence"] == name]
-
+        own = _rows_of(rows, name)
         about = {k: own[0].get(k, []) if k == "rounds" else own[0][k] for k in ABOUT}
         rates = {
             c: wilson_interval(sum(bool(r[c]) for r in own), len(own)).as_dict() for c in COLUMNS
@@ -161,6 +164,19 @@ def masking_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
         stopped = stopping_point(about["rounds"])
         lines.append({**about, "stopped": stopped, "n": len(own), **rates})
     return lines
+
+
+def more_rounds(rows: Sequence[Row], limit: int) -> bool:
+    """Return whether the ``rows`` of a defense are of fewer rounds than ``limit`` and not settled.
+
+    Example:
+        >>> more_rounds([{"real": True, "rounds": [{"attacked": 7, "broken": 2}]}], 2)
+        True
+        >>> more_rounds([{"real": True, "rounds": [{"attacked": 5, "broken": 0}]}], 2)
+        False
+    """
+    rounds = rows[0].get("rounds", [])
+    return len(rounds) < limit and not is_settled(rounds) and any(row["real"] for row in rows)
 
 
 def stopping_point(rounds: Sequence[dict[str, int]]) -> str:
@@ -188,7 +204,7 @@ def masking_markdown(rows: Sequence[Row]) -> str:
         return f"{rate['rate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]".replace("%", " %")
 
     head = (
-        "defence",
+        "defense",
         "hides by",
         "threat",
         "plain attack",
@@ -221,6 +237,46 @@ def masking_markdown(rows: Sequence[Row]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
 
     return "\n".join(lines) + "\n"
+
+
+def _rows_of(rows: Sequence[Row], name: str) -> list[Row]:
+    """Return the rows of the defense ``name``."""
+    return [row for row in rows if row["defence"] == name]
+
+
+def _replaced(rows: Sequence[Row], own: Sequence[Row]) -> list[Row]:
+    """Return ``rows`` with those of one defense replaced by ``own``, in the old order."""
+    renewed = {(row["defence"], row["index"]): row for row in own}
+    return [renewed.get((row["defence"], row["index"]), row) for row in rows]
+
+
+def _further_rows(
+    defense: MaskedDefense,
+    images: Tensor,
+    labels: Tensor,
+    rows: Sequence[Row],
+    settings: MaskingConfig,
+) -> list[Row]:
+    """Return the ``rows`` of a defense after the rounds that they lack of ``settings``."""
+    began = time.process_time()
+    survived, rounds = escalate_attacks(
+        defense,
+        images,
+        labels,
+        torch.tensor([bool(row["real"]) for row in rows]),
+        eps=settings.eps,
+        steps=settings.attack_steps,
+        queries=settings.queries,
+        rounds=settings.rounds,
+        seed=settings.seed,
+        earlier=[AttackRound(**record) for record in rows[0].get("rounds", [])],
+    )
+
+    about = {
+        "attack_s": round(rows[0]["attack_s"] + time.process_time() - began, 1),
+        "rounds": [one.as_dict() for one in rounds],
+    }
+    return [{**row, **about, "real": bool(survived[k])} for k, row in enumerate(rows)]
 
 
 def _rows(
