@@ -190,16 +190,31 @@ def shown_size(data: bytes, name: str) -> tuple[int, int]:
 
 
 def picture_count(path: str | Path) -> int:
-    """Return how many pictures the file at ``path`` holds, such as the pages of a TIFF.
+    """Return how many pictures the file at ``path`` holds, as :func:`pictures_in` counts them; what
+    cannot be read counts as one."""
+    try:
+        return pictures_in(Path(path).read_bytes(), str(path))
+    except (ImageError, OSError):
+        return 1
 
-    Previews and second views that cameras store behind a JPEG are not counted, and what cannot be
-    read counts as one.
+
+def pictures_in(data: bytes, name: str) -> int:
+    """Return how many pictures the bytes of an image file hold, such as the pages of a TIFF.
+
+    Previews and second views that cameras store behind a JPEG are not counted.
+
+    Args:
+        data: Content of the file.
+        name: Name of the file in errors.
+
+    Raises:
+        ImageError: The data are empty, truncated or no image.
     """
     try:
-        with open_picture(Path(path).read_bytes(), str(path)) as opened:
+        with open_picture(data, name) as opened:
             return 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", 1))
-    except (ImageError, *_UNREADABLE):
-        return 1
+    except _UNREADABLE as error:
+        raise _unreadable(data, name, error) from error
 
 
 def read_rgb(path: str | Path, *, svg_px: int = 512) -> Array:

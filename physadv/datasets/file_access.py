@@ -10,7 +10,14 @@ from pathlib import Path, PurePosixPath
 from zlib import error as ZlibError
 
 from physadv.core.errors import DataError, ImageError
-from physadv.core.image_io import IMAGE_SUFFIXES, Array, decode_rgba, lay_on_white, shown_size
+from physadv.core.image_io import (
+    IMAGE_SUFFIXES,
+    Array,
+    decode_rgba,
+    lay_on_white,
+    pictures_in,
+    shown_size,
+)
 from physadv.core.litter import is_litter
 from physadv.core.names import natural_key
 
@@ -31,9 +38,14 @@ class FileSource(ABC):
 
     def image(self, name: str) -> Array:
         """Return the image ``name`` as (h, w, 3) uint8 sRGB, on white where it is transparent.
-        Raises DataError where it is truncated or no image."""
+        Raises DataError where it is truncated, no image or several, as an animation is."""
+        data, called = self.read(name), f"{self.path}: {name}"
         try:
-            return lay_on_white(decode_rgba(self.read(name), f"{self.path}: {name}"))
+            if (count := pictures_in(data, called)) > 1:
+                raise DataError(
+                    called, f"holds {count} pictures, one is needed", "Save the one that is meant"
+                )
+            return lay_on_white(decode_rgba(data, called))
         except ImageError as error:
             raise DataError(error.value, error.limit, error.remedy) from error
 

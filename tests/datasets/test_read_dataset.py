@@ -242,6 +242,18 @@ def test_truncated_files_are_named(tmp_path: Path) -> None:
         read_dataset(put(tmp_path / "g", files))
 
 
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_an_animation_or_several_pages_are_no_photo(tmp_path: Path, form: str) -> None:
+    """A file of two pictures is refused by name, rather than read as its first."""
+    frames = [Image.new("RGB", (6, 4), (gray, gray, gray)) for gray in (20, 220)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format=form, save_all=True, append_images=frames[1:])
+    files = {"a/ok.png": picture(1), f"b/two.{form.lower()}": buffer.getvalue()}
+    data = read_dataset(put(tmp_path, files))
+    with pytest.raises(DataError, match=r"b/two\..* holds 2 pictures, one is needed"):
+        data[1]
+
+
 def test_split_by_group_is_stratified_and_seeded() -> None:
     """Every class has held-out groups, no group is torn, the seed decides and nothing else."""
     labels = np.repeat(np.arange(4), 30)
