@@ -4,8 +4,7 @@ the run."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,24 +13,10 @@ import cv2
 from physadv.camera import controls
 from physadv.camera.mjpeg import open_mjpeg
 from physadv.core.errors import CaptureError
+from physadv.core.opencv_log import quiet_opencv
 
 Size = tuple[int, int]
 Opened = TypeVar("Opened")
-
-
-@contextmanager
-def quiet_opencv() -> Iterator[None]:
-    """Silence OpenCV's log while a source is tried; the level is restored afterwards."""
-    log = getattr(getattr(cv2, "utils", None), "logging", None)
-    if log is None:
-        yield
-        return
-
-    before = log.setLogLevel(log.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        log.setLogLevel(before)
 
 
 @dataclass(frozen=True)
