@@ -18,6 +18,9 @@ from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections, Prediction
 
 GOALS = ("targeted", "untargeted", "vanish", "misclassify", "create")
+_LEAST_SCORE = 1e-8
+"""Score below which a class that should appear has no gradient. Detectors that multiply two
+probabilities give 1e-6 to a class that nothing suggests."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,7 @@ class PatchGoal:
 
     def _detector_loss(self, prediction: Detections, boxes: Tensor, labels: Tensor) -> Tensor:
         if self.kind == "create":
-            return -self._target_score(prediction, boxes, 0.3).clamp(1e-4, 1).log()
+            return -self._target_score(prediction, boxes, 0.3).clamp(_LEAST_SCORE, 1).log()
 
         near = _overlap_with_own(prediction.boxes.detach(), boxes) >= 0.1
         hiding = _hiding_loss(_class_scores(prediction, labels), near)
@@ -238,7 +241,7 @@ class PatchGoal:
             other = _best_other(prediction, boxes, labels, 0.1)
         else:
             return hiding
-        return hiding - other.clamp(1e-4, 1).log()
+        return hiding - other.clamp(_LEAST_SCORE, 1).log()
 
 
 def _overlap_with_own(candidates: Tensor, boxes: Tensor, *, of_smaller: bool = False) -> Tensor:
