@@ -12,10 +12,12 @@ import numpy.typing as npt
 import torch
 
 from physadv.calibration.chart_reader import ChartView, average_views, divide_light, read_chart
+from physadv.calibration.photo_limits import PaperLevels, photo_findings
 from physadv.camera.frames import CameraFrame, FrameSource
 from physadv.camera.recordings import PhotoSource
 from physadv.core.color import de00_of_srgb, linear_to_srgb
 from physadv.core.errors import CalibrationError, OptionError
+from physadv.core.findings import Finding
 from physadv.eot.color_map import DEGREES, color_terms
 from physadv.eot.profiles import CameraProfile, ColorProfile
 
@@ -26,6 +28,12 @@ RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)
 MIN_PATCHES = 60
 MAX_PAIR = 6.0
 """Color difference (CIEDE2000) between a color's two cells above which both count as spoiled."""
+LARGE_ERROR = 5.0
+"""Leave-one-out mean above which the print or the photo is probably faulty."""
+TRUE_TO_STATED = (0.6, 1.0)
+"""Ratio of the true mean error on colors off the chart to the leave-one-out mean: over 95 % of
+foreign printers, cameras and photos lie in this range (``benchmarks/calibration.py --foreign``).
+Many of the chart's colors lie on the faces of the cube, where leaving one out costs most."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class ChartMeasurement:
         rejected: Colors left out, by reason.
         unevenness: Ratio of the brightest to the darkest light.
         edge_mm: Width of the markers' edges on the chart.
+        paper: Levels of bare paper, 0 to 255, in the darkest photo.
     """
 
     sent: F64
@@ -53,6 +62,7 @@ class ChartMeasurement:
     rejected: dict[str, int]
     unevenness: float
     edge_mm: float
+    paper: PaperLevels = (255.0, 255.0, 255.0)
 
 
 @dataclass(frozen=True)
@@ -152,6 +162,7 @@ def measure_chart(views: Sequence[ChartView]) -> ChartMeasurement:
         rejected,
         unevenness,
         view.edge_mm,
+        view.paper,
     )
 
 
@@ -276,6 +287,9 @@ def fit_profile(
         "ridge": chosen.ridge,
         "light_ratio": round(measured.unevenness, 3),
         "edge_mm": round(measured.edge_mm, 2),
+        "paper_level": [round(level) for level in measured.paper],
+        "expected_de00": expected_de00(float(chosen.de00.mean())),
+        "doubts": [finding.as_dict() for finding in _findings(measured, chosen)],
     }
 
     return ColorProfile(
@@ -293,6 +307,42 @@ def fit_profile(
         camera=camera,
         about={**facts, **about},
     )
+
+
+def _findings(measured: ChartMeasurement, fit: ProfileFit) -> list[Finding]:
+    """Return the doubts about a profile."""
+    findings = photo_findings(measured.paper)
+    mean = float(fit.de00.mean())
+    if mean > LARGE_ERROR:
+        findings.append(
+            Finding(
+                "large-error",
+                f"leave-one-out dE00 {mean:.1f} is over {LARGE_ERROR:g}, the most on faultless "
+                "photos of foreign printers",
+                "Look for reflections, wet ink or a smudge, and print in sRGB without effects",
+            )
+        )
+    return findings
+
+
+def expected_de00(leave_one_out: float) -> dict[str, float]:
+    """Return the mean error to expect on colors that are not on the chart.
+
+    The range holds for 95 % of printers and cameras that are not the twin's, at the exposure and
+    white balance of a photo without doubts.
+
+    Args:
+        leave_one_out: Mean of the leave-one-out color differences, CIEDE2000.
+
+    Returns:
+        The range as ``low`` and ``high``.
+
+    Example:
+        >>> expected_de00(0.0)
+        {'low': 0.0, 'high': 0.0}
+    """
+    low, high = (round(leave_one_out * ratio, 2) for ratio in TRUE_TO_STATED)
+    return {"low": low, "high": high}
 
 
 def _profile_summary(differences: F64) -> dict[str, float]:

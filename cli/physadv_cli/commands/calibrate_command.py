@@ -9,13 +9,11 @@ import typer
 
 from physadv.calibration.config import CameraFitConfig, ChartConfig, ColorFitConfig
 from physadv_cli.configured import from_config
-from physadv_cli.runs import RunOptions, console
+from physadv_cli.runs import RunOptions, console, print_findings
 
 if TYPE_CHECKING:
     from physadv.eot.profiles import CameraProfile, ColorProfile
 
-_LARGE_ERROR = 3.0
-"""dE00 from which a profile's mean error deserves another photo."""
 _WHOLE_PICTURE = 0.6
 """Share of the picture that the board must have reached for a trusted distortion."""
 
@@ -143,22 +141,24 @@ def _print_fit(profile: ColorProfile) -> None:
         f"The two copies of a color differ by dE00 {repeated:.2f} on average"
         + (f"; left out {rejected}." if rejected else ".")
     )
+    expected, level = profile.about["expected_de00"], max(profile.about["paper_level"])
+    console.print(
+        f"Expect a mean of dE00 {expected['low']:.1f} to {expected['high']:.1f} on colors that are "
+        f"not on the chart, at this exposure (paper {level} of 255)."
+    )
     held_out = profile.about.get("held_out")
     if held_out:
         console.print(
-            f"On {held_out['n']} other colors: dE00 {held_out['mean']:.2f} mean, "
+            f"Measured on {held_out['n']} other colors: dE00 {held_out['mean']:.2f} mean, "
             f"{held_out['p95']:.2f} at 95 %."
         )
+    print_findings(profile.about["doubts"])
 
 
 def _fit_summary(profile: ColorProfile, path: Path) -> str:
-    mean = profile.de00["mean"]
-    warning = (
-        f"dE00 over {_LARGE_ERROR:g}: look for reflections, wet ink or a smudge, and photograph "
-        "it again.\n"
-    )
+    expected = profile.about["expected_de00"]
     return (
-        f"{warning if mean > _LARGE_ERROR else ''}profile: {path} (dE00 {mean:.2f})\n"
+        f"profile: {path} (expected dE00 {expected['low']:.1f} to {expected['high']:.1f})\n"
         f"next: physadv patch --profile {path}"
     )
 
